@@ -1,0 +1,1 @@
+"""`Op`: the operations that translated code asks the virtual processor to perform."""
