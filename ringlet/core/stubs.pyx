@@ -9,7 +9,6 @@ from ringlet.core.template cimport (STUB_ENTER, STUB_LINK, STUB_INDIRECT, STUB_O
 
 cdef CpuState* _null = NULL
 cdef u32 RIP = <u32><size_t>&_null.rip
-cdef u32 RFLAGS = <u32><size_t>&_null.rflags
 cdef u32 WIN_TAG_AT = <u32><size_t>&_null.win_tag
 cdef u32 WIN_ADDEND_AT = <u32><size_t>&_null.win_addend
 cdef u32 HOST_RSP = <u32><size_t>&_null.host_rsp
@@ -69,12 +68,12 @@ cdef void emit_enter(Writer* w) noexcept nogil:
     b1(w, 0x41); b1(w, 0x56)
     b1(w, 0x41); b1(w, 0x57)
     absolute(w, 8, 0x89, 4, HOST_RSP)             # mov [host_rsp], rsp
-    b1(w, 0xF6); b1(w, 0x04); b1(w, 0x25)         # test byte [rflags + 1], DF
-    b4(w, <u32>(w.block + RFLAGS + 1))
+    b1(w, 0xF6); b1(w, 0x04); b1(w, 0x25)         # test byte [flags_in + 2], DF
+    b4(w, <u32>(w.block + FLAGS_IN + 2))
     b1(w, 4)
     b1(w, 0x74); b1(w, 1)                         # jz over
     b1(w, 0xFD)                                   # std
-    absolute(w, 0, 0x8B, 0, FLAGS_IN)             # mov eax, [OF | low flags << 8]
+    absolute(w, 0, 0x8B, 0, FLAGS_IN)             # mov eax, [OF | low flags << 8 | DF << 16]
     b1(w, 0x04); b1(w, 0x7F)                      # add al, 7Fh: sets OF from bit 0
     b1(w, 0x9E)                                   # sahf
     for r in range(1, 16):

@@ -42,6 +42,8 @@ cdef struct Builder:
     ShapeTable* shapes
     const u8* code
     u32 avail         # bytes that may be read at code
+    u32 before        # and bytes of the same page before it
+    u32 limit         # most instructions to take
     u32 key
     u64 linear        # the fragment's linear address
     u64 block         # host address of the block below 2 GiB

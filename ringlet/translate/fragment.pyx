@@ -42,9 +42,9 @@ cdef u16 peek_live(Builder* b, i64 at) noexcept nogil:
     """Status flags that may be read at fragment offset `at` before being overwritten."""
     cdef Insn i
     cdef u16 live = 0, pending = STATUS
-    cdef u32 k
-    for k in range(PEEK):
-        if at < 0 or at >= b.avail:
+    cdef u32 _
+    for _ in range(PEEK):
+        if at < -<i64>b.before or at >= b.avail:
             break
         if decode(b.shapes, b.code + at, <u32>(b.avail - at), &i) != DECODE_OK:
             break
@@ -79,7 +79,7 @@ cdef int scan(Builder* b) noexcept nogil:
     cdef int r
     cdef Insn* i
     b.count = 0
-    while b.count < MAX_INSNS:
+    while b.count < b.limit:
         i = &b.insns[b.count]
         r = decode(b.shapes, b.code + at, b.avail - at, i)
         i.offset = <u16>at
