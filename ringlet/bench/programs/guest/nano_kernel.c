@@ -27,6 +27,8 @@ void nano_init(void)
     frame += 2 * PAGE;
     map_page(space, CODE_AREA, frame, PTE_P | PTE_W | PTE_U);
     frame += PAGE;
+    map_page(space, COUNT_AREA, (u64)&timer_count / PAGE * PAGE - KERNEL_BASE,
+             PTE_P | PTE_U | PTE_NX);
 
     spaces[0] = space;
     for (u64 i = 1; i <= 2; i++) {
@@ -110,7 +112,7 @@ long nano_syscall(long number, long a)
     case NANO_SPACE: load_cr3(spaces[a]); return 0;
     case NANO_FAULT_RESET: reset_faults(); return 0;
     case NANO_DIVIDE: divide_skip = (uint32_t)a; return 0;
-    case NANO_TIMER: set_timer(a); return (long)*(volatile u64 *)&timer_count;
+    case NANO_TIMER: set_timer(a); return (long)(COUNT_AREA + (u64)&timer_count % PAGE);
     default: return -ENOSYS;
     }
 }

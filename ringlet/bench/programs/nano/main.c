@@ -3,7 +3,8 @@
 #include "nano.h"
 #include "rt.h"
 
-enum { BATCHES = 9, SLICES = 25, SPIN = 20000000 };
+enum { BATCHES = 9, SPIN = 5000, INTERRUPTS = 300 };
+#define TIMER_TICKS (1ul << 33) /* a few seconds: no timer here if it is silent for so long */
 enum { SYS_MMAP = 9 };
 
 typedef uint64_t batch(long count);
@@ -153,30 +154,40 @@ static uint64_t spin(long count)
     return rt_tsc() - start;
 }
 
-static uint64_t median(uint64_t *values)
+static uint64_t median(uint64_t *values, int count)
 {
-    for (int i = 1; i < SLICES; i++)
+    for (int i = 1; i < count; i++)
         for (int j = i; j > 0 && values[j] < values[j - 1]; j--) {
             uint64_t t = values[j];
             values[j] = values[j - 1];
             values[j - 1] = t;
         }
-    return values[SLICES / 2];
+    return values[count / 2];
 }
 
-/* How much longer a fixed loop takes when the timer interrupts it.  Medians of many slices, with
- * and without by turns, for the host has its own interruptions. */
+/* How much longer a fixed loop of a few microseconds takes when the timer interrupts it: the
+ * median of those that were interrupted, less the median of those that were not. */
 static void timer(void)
 {
-    uint64_t quiet[SLICES], busy[SLICES], interrupts[SLICES];
-    for (int i = 0; i < SLICES; i++) {
-        quiet[i] = spin(SPIN);
-        uint64_t before = (uint64_t)rt_syscall(NANO_TIMER, 1, 0, 0);
-        busy[i] = spin(SPIN);
-        interrupts[i] = (uint64_t)rt_syscall(NANO_TIMER, 0, 0, 0) - before;
+    static uint64_t busy[INTERRUPTS], quiet[INTERRUPTS];
+    const volatile uint64_t *handled =
+        (const volatile uint64_t *)rt_syscall(NANO_TIMER, 1, 0, 0);
+    int interrupted = 0, others = 0;
+    uint64_t end = rt_tsc() + TIMER_TICKS;
+    while (interrupted < INTERRUPTS && rt_tsc() < end) {
+        uint64_t before = *handled, ticks = spin(SPIN), now = *handled - before;
+        if (now == 1)
+            busy[interrupted++] = ticks;
+        else if (now == 0)
+            quiet[others++ % INTERRUPTS] = ticks;
     }
-    uint64_t with = median(busy), without = median(quiet);
-    rt_printf("nano timer %lu %lu\n", with > without ? with - without : 0, median(interrupts));
+    rt_syscall(NANO_TIMER, 0, 0, 0);
+    if (interrupted < INTERRUPTS || others < INTERRUPTS) {
+        rt_printf("nano timer 0 0\n");
+        return;
+    }
+    uint64_t with = median(busy, INTERRUPTS), without = median(quiet, INTERRUPTS);
+    rt_printf("nano timer %lu 1\n", with > without ? with - without : 0);
 }
 
 static void measure(const char *name, batch *run, long count)

@@ -11,13 +11,14 @@ enum {
     NANO_SPACE,         /* load CR3 with address space A: 0, or 1 and 2 with their own pages */
     NANO_FAULT_RESET,   /* make the pages at FAULT_AREA not present */
     NANO_DIVIDE,        /* from now on #DE skips A bytes; 0: it ends the run */
-    NANO_TIMER,         /* A = 1: interrupts at TIMER_HZ; 0: none.  Returns those handled so far */
+    NANO_TIMER,         /* A = 1: interrupts at TIMER_HZ; 0: none.  Returns where their count is */
 };
 
 /* Linear addresses. */
 #define FAULT_AREA 0x40000000ul
 #define PTE_AREA 0x40200000ul
 #define CODE_AREA 0x40400000ul
+#define COUNT_AREA 0x40600000ul
 #define SPACE_AREA 0x80000000ul
 
 enum { FAULT_PAGES = 512, SPACE_PAGES = 500, TIMER_HZ = 1000, PAGE = 4096 };
