@@ -66,7 +66,7 @@ def payload(image: bytes) -> bytes:
 
 def decompress(data: bytes) -> bytes:
     """Undoes whichever compression the kernel was built with; a length may follow the stream."""
-    if data.startswith(b"\xfd7zXZ\0") or data.startswith(b"\x5d\0\0"):
+    if data.startswith((b"\xfd7zXZ\0", b"\x5d\0\0")):
         return lzma.LZMADecompressor().decompress(data)
     if data.startswith(b"\x1f\x8b"):
         return zlib.decompressobj(wbits=31).decompress(data)

@@ -1,10 +1,10 @@
 """What a benchmark program prints, as values.
 
-    clock TSC NS              the time stamp counter at a time of CLOCK_MONOTONIC (native only)
-    mark TSC                  at the program's start and end
-    section NAME TICKS SUM    a section of `cpu`
-    nano NAME TICKS COUNT     a measurement of `nano`; COUNT 0: it could not be made here
-    panic: ...                the guest's kernel met an exception it has no use for
+* `clock TSC NS`: the time stamp counter at a time of CLOCK_MONOTONIC (native only)
+* `mark TSC`: at the program's start and end
+* `section NAME TICKS SUM`: a section of `cpu`
+* `nano NAME TICKS COUNT`: a measurement of `nano`; COUNT 0: it could not be made here
+* `panic: ...`: the guest's kernel met an exception it has no use for
 """
 
 from collections.abc import Iterable, Sequence

@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from ringlet.bench import engines, report, toolchain, translation
-from ringlet.bench import kernel as kernels
-from ringlet.bench import rounds as interleaved
+from ringlet.bench import engines
 from ringlet.errors import ConfigError
 
 bench_app = typer.Typer(
@@ -64,7 +61,13 @@ def translate(
     as_json: Json = False,
 ) -> None:
     """The translator over a kernel's text: speed cold and warm, expansion, code cache use."""
-    text, linear = kernels.kernel_text(kernel)
+    # Late, so that help and other commands do not wait for what only a benchmark needs.
+    from rich.console import Console
+
+    from ringlet.bench import report, translation
+    from ringlet.bench.kernel import kernel_text
+
+    text, linear = kernel_text(kernel)
     throughput = translation.measure(text[: int(megabytes * 2**20)], linear)
     if as_json:
         typer.echo(json.dumps(report.throughput_json(throughput), indent=2))
@@ -75,11 +78,16 @@ def translate(
 def _compare(
     name: str, count: int, chosen: list[str] | None, memory: int, timeout: float, as_json: bool
 ) -> None:
+    from rich.console import Console
+
+    from ringlet.bench import report, toolchain
+    from ringlet.bench.rounds import compare
+
     selected = _selected(chosen)
     program = toolchain.build(name)
     console = Console(stderr=True)
     with console.status(name) as status:
-        comparison = interleaved.compare(program, selected, count, memory, timeout, status.update)
+        comparison = compare(program, selected, count, memory, timeout, status.update)
     if as_json:
         typer.echo(json.dumps(report.as_json(comparison), indent=2))
     else:
