@@ -16,7 +16,7 @@ from ringlet.vcpu.emulate cimport complete
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport handle_fault
-from ringlet.vcpu.run cimport (run_loop, code_unmapped, code_written, space_dropped, request_stop)
+from ringlet.vcpu.run cimport (run_guest, code_unmapped, code_written, space_dropped, request_stop)
 
 cdef extern from * nogil:
     """
@@ -30,23 +30,10 @@ cdef extern from * nogil:
     static void ringlet_guard(void *p, unsigned long size) { mprotect(p, size, PROT_NONE); }
     static void ringlet_free_low(void *p, unsigned long size) { munmap(p, size); }
 
-    /* The guest's x87, SSE and AVX state lives in the registers only while the guest runs. */
-    static inline void ringlet_load_vectors(void *area)
-    {
-        __asm__ volatile("xrstor64 (%0)" : : "r"(area), "a"(7), "d"(0) : "memory");
-    }
-    static inline void ringlet_save_vectors(void *area)
-    {
-        static const unsigned mxcsr = 0x1F80;
-        __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(7), "d"(0) : "memory");
-        __asm__ volatile("vzeroupper\\n\\tfninit\\n\\tldmxcsr %0" : : "m"(mxcsr));
-    }
     """
     void* ringlet_low(unsigned long size)
     void ringlet_guard(void* p, unsigned long size)
     void ringlet_free_low(void* p, unsigned long size)
-    void ringlet_load_vectors(void* area)
-    void ringlet_save_vectors(void* area)
 
 cdef enum:
     XSAVE_SIZE = 832
@@ -280,9 +267,7 @@ cdef class Processor:
         self.c.n_python_exits += 1
         while True:
             with nogil:
-                ringlet_load_vectors(area)
-                kind = run_loop(self.c, self.builder)
-                ringlet_save_vectors(area)
+                kind = run_guest(self.c, self.builder, area)
             if kind == EXIT_LEARN:
                 self.learn()
                 continue
