@@ -29,7 +29,7 @@ class _Run:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _SYNCHRONOUS)
         try:
             self.end = self.machine.run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
             self.error = error
         finally:
             self.done.set()

@@ -85,9 +85,9 @@ class Counter:
         """Drive GATE: a level in modes 0, 2, 3, 4, a trigger in modes 1, 2, 3, 5."""
         s = self.s
         rises = level and not s.gate
-        if s.gate and not level and s.start is not None:
-            if s.mode in (0, 2, 3, 4) and s.held is None:
-                s.held = self._elapsed(now)
+        falls = s.gate and not level
+        if falls and s.start is not None and s.held is None and s.mode in (0, 2, 3, 4):
+            s.held = self._elapsed(now)
         s.gate = level
         if not rises:
             return

@@ -7,7 +7,7 @@ from ringlet.devices.wiring import Clock
 
 
 class Alarm:
-    """Calls `ring` from a thread of its own, once for each `set`.  The thread starts when needed."""
+    """Calls `ring` from a thread of its own, once for each `set`; the thread starts when needed."""
 
     def __init__(self, clock: Clock, ring: Callable[[], None]) -> None:
         self._clock = clock

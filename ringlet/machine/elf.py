@@ -28,7 +28,7 @@ _TYPES: Final = {
     3: "is position independent; link it with -static -no-pie",
     4: "is a core dump",
 }
-_MACHINES: Final = {3: "32-bit x86", 40: "ARM", 183: "AArch64", 243: "RISC-V", 8: "MIPS", 21: "PPC64"}
+_MACHINES: Final = {3: "32-bit x86", 40: "ARM", 183: "AArch64", 243: "RISC-V", 8: "MIPS"}
 _EM_X86_64: Final = 62
 _PT_LOAD: Final = 1
 _PT_DYNAMIC: Final = 2

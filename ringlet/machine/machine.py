@@ -20,8 +20,9 @@ MIN_TIMER_NS: Final = 20_000
 """A guest may ask for a tick each microsecond; looking more often than this would starve it."""
 
 _REGISTERS: Final = (
-    "rip rflags rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15 cr0 cr2 cr3 cr4 efer"
-).split()
+    "rip", "rflags", "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10",
+    "r11", "r12", "r13", "r14", "r15", "cr0", "cr2", "cr3", "cr4", "efer",
+)  # fmt: skip
 
 
 class Timer(Protocol):
