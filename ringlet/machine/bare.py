@@ -104,13 +104,13 @@ def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Machine:
 def enter_long_mode(cpu: Cpu, entry: int, *, avx: bool) -> None:
     """Write the loader's tables and set the registers for the first instruction at `entry`."""
     cpu.write_phys(at.GDT, struct.pack("<3Q", 0, _CODE_DESCRIPTOR, _DATA_DESCRIPTOR))
-    cpu.write_phys(at.PML4, _entries([at.PDPT | _PRESENT_WRITABLE]))
+    cpu.write_phys(at.PML4, _table([at.PDPT | _PRESENT_WRITABLE]))
     directories = [at.PAGE_DIRECTORIES + i * _PAGE for i in range(at.PAGE_DIRECTORY_COUNT)]
-    cpu.write_phys(at.PDPT, _entries([d | _PRESENT_WRITABLE for d in directories]))
+    cpu.write_phys(at.PDPT, _table([d | _PRESENT_WRITABLE for d in directories]))
     for number, directory in enumerate(directories):
         first = number * 512
         pages = [(first + i) * _LARGE_PAGE | _PRESENT_WRITABLE | _PAGE_SIZE for i in range(512)]
-        cpu.write_phys(directory, _entries(pages))
+        cpu.write_phys(directory, _table(pages))
 
     cpu.set("cr4", _CR4 | (_CR4_OSXSAVE if avx else 0))
     cpu.set("xcr0", _XCR0_AVX if avx else _XCR0_SSE)
@@ -133,5 +133,5 @@ def enter_long_mode(cpu: Cpu, entry: int, *, avx: bool) -> None:
     cpu.set("rip", entry)
 
 
-def _entries(values: list[int]) -> bytes:
-    return struct.pack(f"<{len(values)}Q", *values)
+def _table(entries: list[int]) -> bytes:
+    return struct.pack(f"<{len(entries)}Q", *entries).ljust(_PAGE, b"\0")

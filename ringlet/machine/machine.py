@@ -188,7 +188,9 @@ class Machine:
             elif self._timer is None or (due := self._timer.next_event()) is None:
                 self.finish(outcome.halted(rip, "no timer is running"))
             elif not self._interrupts.accepts(self._timer_irq):
-                self.finish(outcome.halted(rip, "the timer's interrupt is masked"))
+                self.finish(
+                    outcome.halted(rip, "the timer's interrupt is masked or still in service")
+                )
             else:
                 self._woken.wait(max(0, due - self._clock()) / 1e9)
         self.timer_changed()
