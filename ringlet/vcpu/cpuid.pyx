@@ -56,7 +56,7 @@ cdef void cpuid_read(CpuState* c, u32 leaf, u32 subleaf, u32* out) noexcept nogi
     if leaf >= 0x40000000 and leaf < 0x50000000:
         if cpuid_find(c, leaf, subleaf) == NULL:
             leaf = top
-    elif leaf > top and (leaf < 0x80000000 or leaf > top_extended):
+    elif leaf > top and (leaf < <u64>0x80000000 or leaf > top_extended):
         # Intel: a leaf out of range answers as the highest basic leaf; AMD answers with zeros.
         leaf = top
     entry = cpuid_find(c, leaf, subleaf)
@@ -85,7 +85,7 @@ cdef void cpuid_read(CpuState* c, u32 leaf, u32 subleaf, u32* out) noexcept nogi
     elif leaf == 0xD and subleaf < 2:
         # The size for what XCR0 enables; AVX is the last component of both formats.
         out[1] = 832 if c.xcr0 & XCR0_AVX else 576
-    elif leaf == 0x80000001:
+    elif leaf == <u64>0x80000001:
         if c.misc_enable & (<u64>1 << 34):
             out[3] &= ~<u32>FEATURE_NX
 

@@ -273,7 +273,7 @@ cdef int complete(CpuState* c) noexcept nogil:
     elif pending == PENDING_INS:
         result = finish_ins(c, op)
     elif pending == PENDING_MSR_READ:
-        c.gpr[RAX] = c.io_data & 0xFFFFFFFF
+        c.gpr[RAX] = c.io_data & <u64>0xFFFFFFFF
         c.gpr[RDX] = c.io_data >> 32
         advance(c, op)
     elif pending == PENDING_MSR_WRITE:

@@ -77,7 +77,7 @@ cdef int enter(CpuState* c, Event* e) noexcept nogil:
         return raise_err(c, VEC_NP, idt_error)
     selector = <u32>(gate[0] >> 16) & 0xFFFF
     ist = <u32>(gate[0] >> 32) & 7
-    target = (gate[0] & 0xFFFF) | ((gate[0] >> 32) & 0xFFFF0000) | (gate[1] << 32)
+    target = (gate[0] & 0xFFFF) | ((gate[0] >> 32) & <u64>0xFFFF0000) | (gate[1] << 32)
 
     if is_null(selector):
         return raise_err(c, VEC_GP, 0)

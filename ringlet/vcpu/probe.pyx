@@ -52,7 +52,7 @@ cdef void ignore_dropped(CpuState* c, u32 space) noexcept nogil:
 
 # Any pointer that is not 0 becomes one that a test can recognize.
 cdef u64 marked_pointer(CpuState* c, u64 host, int data) noexcept nogil:
-    return 0xDA7A00001111 if data else 0xC0DE00002222
+    return <u64>0xDA7A00001111 if data else <u64>0xC0DE00002222
 
 
 def _fields() -> dict[str, tuple[int, int]]:
@@ -107,7 +107,7 @@ cdef class Probe:
             raise MemoryError("no room below 2 GiB for the virtual processor's state")
         self.c = <CpuState*>block
         self.c.block = <u64>block
-        self.c.dr[6] = 0xFFFF0FF0
+        self.c.dr[6] = <u64>0xFFFF0FF0
         self.c.dr[7] = 0x400
         self.c.xcr0 = 1
         self.c.cpuid = &self.entries[0]
@@ -213,7 +213,7 @@ cdef class Probe:
         memset(guest, 0, 1024)
         memcpy(guest, image, AREA)
         self.op.rip = self.c.rip
-        self.op.imm = imm & 0xFFFFFFFFFFFFFFFF
+        self.op.imm = imm & <u64>0xFFFFFFFFFFFFFFFF
         self.op.op = op
         self.op.size = size
         self.op.length = len(code)

@@ -50,7 +50,7 @@ cdef int op_pushf(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_popf(CpuState* c, OpInfo* op) noexcept nogil:
     """POPF (SDM 2B): IOPL only at CPL 0, IF only at CPL <= IOPL, never VM, VIF, VIP; RF is cleared."""
-    cdef u64 image
+    cdef u64 image = 0
     cdef u64 old = get_rflags(c)
     cdef u64 rsp = c.gpr[RSP]
     cdef u64 mask = (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_TF | FLAG_DF |
