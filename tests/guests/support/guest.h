@@ -80,6 +80,9 @@ enum {
 
 /* Guest physical memory that no program occupies. */
 #define FREE_RAM 0x2000000ul
+/* Linear addresses in which nothing is mapped at the start. */
+#define WINDOW 0x10000000000ul
+#define HIGH_WINDOW 0xFFFF900000000000ul
 #define RAM_SIZE 0x8000000ul
 
 /* --- start, output, checks (start.c, print.c) */
@@ -95,6 +98,10 @@ void check_failed(const char *name, const char *format, ...);
 #define CHECK(name, got, want) check(name, (u64)(got), (u64)(want))
 void skip(const char *name, const char *reason);
 void format_name(char *out, const char *format, ...);
+/* "name.cplN" and "name.what" in a buffer that the next call reuses. */
+const char *at(const char *name, int cpl);
+const char *with(const char *name, const char *what);
+#define EACH_CPL(cpl) for (int cpl = 0; cpl <= 3; cpl += 3)
 
 /* --- snippets and the recorder (trap.S, trap.c) */
 
@@ -142,6 +149,8 @@ struct cpu at_cpl3(const void *code);
 struct cpu at_cpl(int cpl, const void *code);
 
 void run_code(int cpl, const void *code);
+/* As at_cpl(), but with these RFLAGS. */
+void run_flags(int cpl, const void *code, u64 rflags);
 /* Run it with up to three registers: rax, rcx, rdx. */
 void run_with(int cpl, const void *code, u64 rax, u64 rcx, u64 rdx);
 
@@ -244,6 +253,7 @@ static inline struct cpuid cpuid(u32 leaf, u32 subleaf)
     return r;
 }
 int is_intel(void);
+void mask_pics(void);               /* so that IF=1 lets nothing in */
 
 void *memset(void *to, int value, u64 count);
 void *memcpy(void *to, const void *from, u64 count);

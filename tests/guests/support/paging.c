@@ -40,6 +40,10 @@ u64 *entry_at(u64 root, u64 linear, int level)
             return entry;
         if (!(*entry & P_P))
             *entry = new_table() | P_P | P_W | P_U;
+        if (*entry & P_PS) {
+            print("FATAL 0x%lx is in a large page\n", linear);
+            guest_exit(1);
+        }
         table = (u64 *)(*entry & P_ADDR);
     }
 }

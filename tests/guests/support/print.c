@@ -90,6 +90,20 @@ void format_name(char *out, const char *format, ...)
     *out = 0;
 }
 
+const char *at(const char *name, int cpl)
+{
+    static char buffer[96];
+    format_name(buffer, "%s.cpl%d", name, cpl);
+    return buffer;
+}
+
+const char *with(const char *name, const char *what)
+{
+    static char buffer[96];
+    format_name(buffer, "%s.%s", name, what);
+    return buffer;
+}
+
 void check_ok(const char *name)
 {
     checks++;

@@ -11,6 +11,12 @@ int is_intel(void)
     return cpuid(0, 0).ebx == 0x756E6547; /* "Genu" */
 }
 
+void mask_pics(void)
+{
+    out8(0x21, 0xFF);
+    out8(0xA1, 0xFF);
+}
+
 void guest_start(void)
 {
     write_msr(MSR_EFER, read_msr(MSR_EFER) | EFER_SCE | EFER_NXE);

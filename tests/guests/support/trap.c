@@ -58,6 +58,13 @@ void run_code(int cpl, const void *code)
     run_with(cpl, code, 0, 0, 0);
 }
 
+void run_flags(int cpl, const void *code, u64 rflags)
+{
+    struct cpu c = at_cpl(cpl, code);
+    c.rflags = rflags | F_1;
+    run(&c);
+}
+
 void run_with(int cpl, const void *code, u64 rax, u64 rcx, u64 rdx)
 {
     struct cpu c = at_cpl(cpl, code);
