@@ -3,4 +3,23 @@
 They hold on a real processor by the manual (Intel SDM); every other engine must pass them.
 """
 
-QEMU_FAULTS: dict[str, str] = {}
+_L_AND_D = "accepts a code segment with L = D = 1 (SDM 2A JMP, IRET: #GP(selector))"
+_LATE = "checks a popped RIP only at the next fetch, after the return is done"
+_SS_NP = "#NP for a stack segment that is not present (SDM 2A IRET, 2B RET: #SS)"
+_IDT_ERROR = "error code of an IDT violation is vector*16+2 in long mode, not vector*8+2"
+
+QEMU_FAULTS: dict[str, str] = {
+    "load.ss.null-rpl3.cpl0": "takes a null SS at CPL < 3 whatever its RPL (SDM 2B, MOV)",
+    "far-jmp.l-and-d.cpl3": _L_AND_D,
+    "iretq.cs-l-and-d": _L_AND_D,
+    "iretq.cs-l-and-d.rsp": _L_AND_D,
+    "far-jmp.sets-accessed": "a far jump leaves the descriptor's accessed bit clear",
+    "far-call.stack-fault": "m16:32 far calls in 64-bit mode truncate RSP to 32 bits",
+    "far-call.stack-fault.rsp": "m16:32 far calls in 64-bit mode truncate RSP to 32 bits",
+    "lretq.non-canonical.cpl0": _LATE,
+    "lretq.non-canonical.cpl3": _LATE,
+    "iretq.non-canonical": _LATE,
+    "lretq.to-cpl3.ss-not-present": _SS_NP,
+    "iretq.to-cpl3-ss-not-present": _SS_NP,
+    "int.dpl0.cpl3": _IDT_ERROR,
+}
