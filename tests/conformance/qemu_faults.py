@@ -1,7 +1,10 @@
 """Checks that QEMU 7.2's TCG is known to fail, each with what it does wrong.
 
 They hold on a real processor by the manual (Intel SDM); every other engine must pass them.
+A name may be a shell pattern.
 """
+
+from fnmatch import fnmatchcase
 
 _L_AND_D = "accepts a code segment with L = D = 1 (SDM 2A JMP, IRET: #GP(selector))"
 _LATE = "checks a popped RIP only at the next fetch, after the return is done"
@@ -22,4 +25,11 @@ QEMU_FAULTS: dict[str, str] = {
     "lretq.to-cpl3.ss-not-present": _SS_NP,
     "iretq.to-cpl3-ss-not-present": _SS_NP,
     "int.dpl0.cpl3": _IDT_ERROR,
+    "reserved.*": "clears P in the error code of a reserved bit (SDM 3A 4.7: RSVD implies P)",
+    "non-canonical-stack.*": "#GP for every non-canonical address; by RSP and RBP it is #SS",
 }
+
+
+def known_fault(check: str) -> str | None:
+    """What QEMU does wrong where `check` fails, or None: it should pass."""
+    return next((why for name, why in QEMU_FAULTS.items() if fnmatchcase(check, name)), None)
