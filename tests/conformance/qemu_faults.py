@@ -7,9 +7,10 @@ A name may be a shell pattern.
 from fnmatch import fnmatchcase
 
 _L_AND_D = "accepts a code segment with L = D = 1 (SDM 2A JMP, IRET: #GP(selector))"
-_LATE = "checks a popped RIP only at the next fetch, after the return is done"
+_LATE = "checks a branch's target only at the next fetch, after the branch is done"
 _SS_NP = "#NP for a stack segment that is not present (SDM 2A IRET, 2B RET: #SS)"
 _IDT_ERROR = "error code of an IDT violation is vector*16+2 in long mode, not vector*8+2"
+_RMW = "reads first, so W is clear in the error code of an instruction that reads and writes"
 
 QEMU_FAULTS: dict[str, str] = {
     "load.ss.null-rpl3.cpl0": "takes a null SS at CPL < 3 whatever its RPL (SDM 2B, MOV)",
@@ -26,6 +27,10 @@ QEMU_FAULTS: dict[str, str] = {
     "iretq.to-cpl3-ss-not-present": _SS_NP,
     "int.dpl0.cpl3": _IDT_ERROR,
     "reserved.*": "clears P in the error code of a reserved bit (SDM 3A 4.7: RSVD implies P)",
+    "crossing.*-rmw.*-absent.cpl?": _RMW,
+    "crossing.*-rmw.*-supervisor.cpl?": _RMW,
+    "stack.xchg-rmw.cpl?": _RMW,
+    "fetch.non-canonical-*": _LATE,
     "non-canonical-stack.*": "#GP for every non-canonical address; by RSP and RBP it is #SS",
 }
 

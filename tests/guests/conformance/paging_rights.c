@@ -212,6 +212,12 @@ static void test_non_canonical(void)
                 check_fault(at(name, cpl), stack[i], V_SS, 0);
             }
         }
+    /* DS and SS overrides are ignored in 64-bit mode. */
+    void *ds = CODE("mov %rax, %rbp;" MARK "mov %ds:(%rbp), %rcx"), *ss = CODE("mov %ss:(%rax), %rcx");
+    run_with(0, ds, addresses[0], 0, 0);
+    check_fault("non-canonical-stack.ds-override", ds, V_SS, 0);
+    run_with(0, ss, addresses[0], 0, 0);
+    check_fault("non-canonical.ss-override", ss, V_GP, 0);
     /* FS adds its base first, and makes a stack-based operand an ordinary one. */
     write_msr(MSR_FS_BASE, 0x7FFFFFFFF000);
     void *code = CODE("mov %fs:0x1000(%rax), %rcx");
