@@ -13,8 +13,8 @@ QEMU_CPU = (
     "max,vendor=GenuineIntel,pcid=off,smep=off,smap=off,umip=off,la57=off,pku=off"
 )
 QEMU = (
-    "qemu-system-x86_64", "-M", "pc,usb=off,vmport=off", "-accel", "tcg", "-m", "128M", "-bios",
-    "qboot.rom", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-device",
+    "qemu-system-x86_64", "-M", "pc,usb=off,vmport=off", "-accel", "tcg", "-m", "128M",
+    "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-device",
     "isa-debug-exit,iobase=0xf4,iosize=4",
 )
 

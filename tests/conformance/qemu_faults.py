@@ -10,6 +10,7 @@ _L_AND_D = "accepts a code segment with L = D = 1 (SDM 2A JMP, IRET: #GP(selecto
 _LATE = "checks a branch's target only at the next fetch, after the branch is done"
 _SS_NP = "#NP for a stack segment that is not present (SDM 2A IRET, 2B RET: #SS)"
 _IDT_ERROR = "error code of an IDT violation is vector*16+2 in long mode, not vector*8+2"
+_EXT = "never sets EXT in an error code"
 _RMW = "reads first, so W is clear in the error code of an instruction that reads and writes"
 
 QEMU_FAULTS: dict[str, str] = {
@@ -39,6 +40,17 @@ QEMU_FAULTS: dict[str, str] = {
     "step.sti.cpl0": "STI's shadow holds a single step back, too",
     "gd.*": "has no general detect",
     "rf.*": "never sets RF in saved flags, and clears it late",
+    "gate-of-ud.*": _EXT,
+    "stack.ist-beyond-tss.of-ud": _EXT,
+    "double.*-then-np.cpl?": _IDT_ERROR,
+    "gate.task-gate.cpl?": _IDT_ERROR,
+    "gate.call-gate.cpl?": _IDT_ERROR,
+    "gate.type-6.cpl?": _IDT_ERROR,
+    "gate.not-present": _IDT_ERROR,
+    "gate.dpl": _IDT_ERROR,
+    "gate.dpl-before-present": _IDT_ERROR,
+    "gate.limit-one-short": _IDT_ERROR,
+    "gate.non-canonical": "checks a gate's target only at the handler's first fetch",
     "reserved.*": "clears P in the error code of a reserved bit (SDM 3A 4.7: RSVD implies P)",
     "crossing.*-rmw.*-absent.cpl?": _RMW,
     "crossing.*-rmw.*-supervisor.cpl?": _RMW,
