@@ -263,6 +263,11 @@ cdef struct CpuState:
     void* cpuid          # CpuidEntry[], cpuid_count of them
     u64 cpuid_count
     u64 block            # host address of the block this stands in
+    void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.fpstate), or NULL
+    # --- an instruction that left for Python and is not finished (ringlet.vcpu.emulate)
+    u32 pending          # PENDING_*
+    u32 pad1
+    OpInfo pending_op
     # --- counters: one name, one unit, one reader (ringlet stats)
     u64 n_exits, n_ops, n_links, n_indirect_misses, n_lookups
     u64 n_fragments, n_guest_insns, n_code_bytes, n_guest_bytes

@@ -129,9 +129,9 @@ cdef class Processor:
         self.c.rflags = 2
         self.c.win_tag = 0x8000
         self.c.cr0 = 0x60000010
-        self.c.pat = 0x0007040600070406
+        self.c.pat = <u64>0x0007040600070406
         self.c.xcr0 = 1
-        self.c.dr[6] = 0xFFFF0FF0
+        self.c.dr[6] = <u64>0xFFFF0FF0
         self.c.dr[7] = 0x400
         # The XSAVE image of a processor after INIT: x87 control word and MXCSR (SDM 1 13.6).
         (<u16*>self.xsave())[0] = 0x37F
