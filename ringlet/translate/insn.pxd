@@ -26,6 +26,7 @@ cdef enum:
     GROUP_REG = 2        # ModRM.reg extends the opcode
     GROUP_RM = 4         # ModRM.rm extends it where mod == 3
     GROUP_OPREG = 8      # the opcode's low three bits name a register
+    GROUP_REGISTER = 16  # mod is ignored: always a register form (MOV CRn, MOV DRn)
 
 # Learned shapes: `index` is addressed by shape key, `shapes` by its value; 0 is unknown.
 cdef struct ShapeTable:

@@ -148,6 +148,8 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
             return DECODE_INVALID if limit == 15 else DECODE_MORE
         i.modrm = code[at]
         at += 1
+        if group & GROUP_REGISTER:
+            i.modrm |= 0xC0
         mod = i.modrm >> 6
         if mod != 3:
             if (i.modrm & 7) == 4:

@@ -1,5 +1,6 @@
 """Shapes as they are learned: Python asks iced-x86 once per shape, compiled code looks it up."""
-from libc.string cimport memset
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.string cimport memcpy
 from ringlet.core.state cimport u8, u16, u32
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
@@ -37,12 +38,15 @@ cdef class LearnTable:
         self.t.shapes[1].kind = SHAPE_INVALID
 
     def __init__(self):
-        from ringlet.translate.learn import learn, opcode_groups
+        from ringlet.translate.key import opcode_groups
+        from ringlet.translate.learn import learn
 
-        cdef int enc, map_, opcode
+        cdef u8* groups = &self.t.groups[0][0][0]
+        cdef int i
+        cdef bytes flags = opcode_groups(64)
         self.learner = learn
-        for (enc, map_, opcode), flags in opcode_groups(64).items():
-            self.t.groups[enc][map_][opcode] = flags
+        for i in range(2048):
+            groups[i] = flags[i]
 
     def __dealloc__(self):
         ringlet_shape_unmap(self.t.index, KEYS * sizeof(u16))
@@ -53,7 +57,7 @@ cdef class LearnTable:
         cdef Insn i
         cdef u8 buffer[32]
         cdef int k
-        cdef Shape* s
+        cdef bytes row
         for k in range(32):
             buffer[k] = code[k] if k < len(code) else 0
         # The instruction may be cut off at the end of `code`; its shape is in its first bytes.
@@ -61,29 +65,8 @@ cdef class LearnTable:
             return
         if self.t.count >= self.t.capacity:
             raise RuntimeError("shape table full")
-        row = self.learner(bytes(buffer[:15]))
-        s = &self.t.shapes[self.t.count]
-        s.kind = row.kind
-        s.op = row.op
-        s.modrm = row.modrm
-        s.imm = row.imm
-        s.reg = row.reg
-        s.rm = row.rm
-        s.vvvv = row.vvvv
-        s.opreg = row.opreg
-        s.mem = row.mem
-        s.mem_size = row.mem_size
-        s.unit = row.unit
-        s.stack = row.stack
-        s.implicit_read = row.implicit_read
-        s.implicit_write = row.implicit_write
-        s.flags_read = row.flags_read
-        s.flags_kill = row.flags_kill
-        s.flags_write = row.flags_write
-        s.size = row.size
-        s.traps = row.traps
-        s.code16[0] = row.code & 0xFF
-        s.code16[1] = (row.code >> 8) & 0xFF
+        row = self.learner(bytes(buffer[:15])).pack()
+        memcpy(&self.t.shapes[self.t.count], PyBytes_AS_STRING(row), sizeof(Shape))
         self.t.index[shape_key(&self.t, &i)] = <u16>self.t.count
         self.t.count += 1
 

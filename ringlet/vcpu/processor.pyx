@@ -146,7 +146,7 @@ cdef class Processor:
         self.emulator = emulator
         cache_create(self.c, CODE_CACHE)
         mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
-        self.set_cpuid(cpuid if cpuid is not None else default_cpuid())
+        self.set_cpuid(cpuid if cpuid is not None else ())
         install_handlers(handle_fault)
         update_key(self.c)
 
@@ -196,6 +196,8 @@ cdef class Processor:
             return get_rflags(self.c)
         if name == "cpl":
             return self.c.cpl
+        if name == "exception":
+            return self.c.exc_vector | (<u64>self.c.exc_error << 32)
         return (<u64*>(<u8*>self.c + <size_t>_FIELDS[name]))[0]
 
     def set(self, str name, u64 value) -> None:
