@@ -33,9 +33,8 @@ cdef CpuidEntry* cpuid_find(CpuState* c, u32 leaf, u32 subleaf) noexcept nogil:
     cdef CpuidEntry* entry = <CpuidEntry*>c.cpuid
     cdef u64 i
     for i in range(c.cpuid_count):
-        if entry.leaf == leaf and (not entry.flags & 1 or entry.subleaf == subleaf):
-            return entry
-        entry += 1
+        if entry[i].leaf == leaf and (not entry[i].flags & 1 or entry[i].subleaf == subleaf):
+            return &entry[i]
     return NULL
 
 

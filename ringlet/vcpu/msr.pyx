@@ -96,11 +96,11 @@ cdef int fixed_mtrr(u32 index) noexcept nogil:
 
 cdef bint memory_types(u64 value, bint pat) noexcept nogil:
     """Whether all 8 bytes are memory types: 0, 1, 4, 5, 6, and 7 (UC-) in the PAT."""
-    cdef u32 i
-    for i in range(8):
-        if not (0xF3 if pat else 0x73) >> (value & 7) & 1 or value & 0xF8:
+    cdef u32 kind, shift
+    for shift in range(0, 64, 8):
+        kind = <u32>(value >> shift) & 0xFF
+        if kind > 7 or not (0xF3 if pat else 0x73) >> kind & 1:
             return False
-        value >>= 8
     return True
 
 
