@@ -9,7 +9,7 @@ Every instruction that iced-x86 can decode is in exactly one class:
 
 from dataclasses import dataclass
 
-from iced_x86 import Instruction, OpCodeInfo
+from iced_x86 import Code_, Instruction, OpCodeInfo
 
 from ringlet.translate.features import OFFERED, feature_name, missing
 from ringlet.translate.rules import RULES
@@ -43,7 +43,7 @@ def classify(code: int, mode: int = 64, features: frozenset[str] = OFFERED) -> C
 
     `features` are the names of `ringlet.translate.features` that the virtual processor has.
     """
-    info = OpCodeInfo(code)
+    info = OpCodeInfo(Code_(code))
     if not info.is_instruction:
         return Refused("no such instruction")
     if not info.is_available_in_mode(mode):
@@ -52,7 +52,7 @@ def classify(code: int, mode: int = 64, features: frozenset[str] = OFFERED) -> C
     if rule is not None and rule.absent:
         return Ruled(rule)
     instruction = Instruction()
-    instruction.code = code
+    instruction.code = Code_(code)
     lacking = missing(instruction.cpuid_features(), features)
     if lacking:
         return Refused(f"the processor lacks {', '.join(map(feature_name, lacking))}")

@@ -79,11 +79,7 @@ def bound_registers() -> Op:
 
 
 @RULES.rule(
-    *(
-        code
-        for name, code in sorted(vars(Code).items())
-        if name.startswith("RESERVEDNOP_")
-    ),
+    *(code for name, code in sorted(vars(Code).items()) if name.startswith("RESERVEDNOP_")),
     manual="vol. 2B 4.3 NOP and table A-3, 0F 0D and 0F 18 to 0F 1F",
     absent=True,
 )

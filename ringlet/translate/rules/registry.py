@@ -56,9 +56,7 @@ class Registry(Mapping[int, Rule]):
             reason = " ".join((function.__doc__ or "").split())
             if not reason or not codes:
                 raise RegistryError(f"the rule {function.__name__} lacks a reason or instructions")
-            rule = Rule(
-                function.__name__, function(), reason, manual, codes, robin_irvine, absent
-            )
+            rule = Rule(function.__name__, function(), reason, manual, codes, robin_irvine, absent)
             self.add(rule)
             return rule
 

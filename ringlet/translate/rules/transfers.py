@@ -45,9 +45,7 @@ def overflow_trap() -> Op:
     return Op.OP_EMULATE
 
 
-@RULES.rule(
-    Code.IRETW, Code.IRETD, Code.IRETQ, manual="vol. 2A IRET/IRETD/IRETQ; vol. 3A 6.14.3"
-)
+@RULES.rule(Code.IRETW, Code.IRETD, Code.IRETQ, manual="vol. 2A IRET/IRETD/IRETQ; vol. 3A 6.14.3")
 def interrupt_return() -> Op:
     """Loads CS, RIP, RFLAGS, SS and RSP: it may change privilege, mode and IF.
 
