@@ -1,4 +1,4 @@
-"""`Op`, for type checkers: the definition is ops.pxd, and a test compares them."""
+# `Op`, for type checkers: the definition is ops.pxd, and a test compares them.
 
 import enum
 

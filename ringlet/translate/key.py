@@ -61,7 +61,7 @@ class ShapeKey(NamedTuple):
     repe: bool
     repne: bool
     w: bool
-    l: bool
+    vl: bool  # VEX.L
     lock: bool
     register: bool
     reg: int
@@ -79,7 +79,7 @@ class ShapeKey(NamedTuple):
             | self.vex << 10
             | prefixes << 11
             | self.w << 14
-            | (self.l if self.vex else self.lock) << 15
+            | (self.vl if self.vex else self.lock) << 15
             | self.register << 16
             | self.reg << 17
             | self.rm << 20
