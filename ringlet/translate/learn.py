@@ -99,9 +99,11 @@ def learn_key(key: ShapeKey, features: frozenset[str] = OFFERED) -> Shape:
 
 # --- a representative instruction
 
-# Registers that no instruction uses without naming them, so that what is implicit can be told by
-# subtraction.  Outside 64-bit code only EBX comes close; the memory operand there is [EBP].
-_NAMED: Final = 3
+# Registers (r11, r15, r12 in 64-bit code) that no instruction uses both named and implicitly, so
+# that what is implicit can be told by subtraction; all different, for XOR r,r reads nothing.
+# Outside 64-bit code the memory operand is [EBP].
+_NAMED_REG: Final = 3
+_NAMED_RM: Final = 7
 _NAMED_VVVV: Final = {16: 6, 32: 6, 64: 12}
 # Immediates of 3: a shift by 0 would change no flags, one by 1 more than others.
 _PADDING: Final = b"\x03" * 8
@@ -154,13 +156,13 @@ def _prefixes(key: ShapeKey, extend: int) -> bytes:
 
 
 def _modrm(key: ShapeKey, group: int, vsib: bool) -> bytes:
-    reg = (key.reg if group & GROUP_REG else _NAMED) << 3
+    reg = (key.reg if group & GROUP_REG else _NAMED_REG) << 3
     if key.register:
-        rm = key.rm if group & GROUP_RM else _NAMED
+        rm = key.rm if group & GROUP_RM else _NAMED_RM
         return bytes((0xC0 | reg | rm,))
     if vsib:
         # [base + vector 4]
-        return bytes((reg | 4, 4 << 3 | _NAMED))
+        return bytes((reg | 4, 4 << 3 | _NAMED_RM))
     if key.mode == 64:
-        return bytes((reg | _NAMED,))
+        return bytes((reg | _NAMED_RM,))
     return bytes((0x40 | reg | (6 if key.mode == 16 else 5), 0))

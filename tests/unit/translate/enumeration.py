@@ -27,11 +27,12 @@ OPERANDS = (0x00, 0x04, 0x0D, 0x44, 0x9C, 0xC1, 0xDA, 0xE7, 0xFF)
 SIB_AND_REST = bytes((0x25, 3, 3, 3, 3, 3, 3, 3, 3))
 ESCAPES = (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a")
 NOT_OPCODES = {
-    0: {0x0F, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xC4, 0xC5, 0xF0, 0xF2, 0xF3},
+    0: {0x0F, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3},
     1: {0x38, 0x3A},
     2: set[int](),
     3: set[int](),
 }
+NOT_OPCODES_64 = {*range(0x40, 0x50), 0xC4, 0xC5}
 PREFIXES = (b"", b"\x66", b"\xf2", b"\xf3", b"\x66\xf2", b"\xf3\x66", b"\xf0", b"\x67")
 MORE_PREFIXES = (b"\x66\xf0", b"\xf2\xf0", b"\xf3\xf2")
 
@@ -46,7 +47,7 @@ def legacy(mode: int, thorough: bool = False) -> Iterator[bytes]:
                 for opcode in ALL:
                     if opcode in NOT_OPCODES[opcode_map]:
                         continue
-                    if mode == 64 and opcode_map == 0 and opcode & 0xF0 == 0x40:
+                    if mode == 64 and opcode_map == 0 and opcode in NOT_OPCODES_64:
                         continue
                     group = groups[group_index(False, opcode_map, opcode)]
                     start = prefix + rex + escape + bytes((opcode,))

@@ -3,6 +3,8 @@
 What the compiled decoder does, without its speed: the tests compare its lengths with iced-x86's.
 """
 
+from collections.abc import Iterator
+
 from ringlet.translate.key import GROUP_MODRM, GROUP_REGISTER, Parsed, ShapeKey, parse
 from ringlet.translate.learn import Shape, learn_key
 
@@ -15,6 +17,9 @@ class Shapes:
 
     def __len__(self) -> int:
         return len(self._by_key)
+
+    def __iter__(self) -> Iterator[ShapeKey]:
+        return iter(self._by_key)
 
     def __getitem__(self, key: ShapeKey) -> Shape:
         shape = self._by_key.get(key)
