@@ -11,6 +11,7 @@ _LATE = "checks a branch's target only at the next fetch, after the branch is do
 _SS_NP = "#NP for a stack segment that is not present (SDM 2A IRET, 2B RET: #SS)"
 _IDT_ERROR = "error code of an IDT violation is vector*16+2 in long mode, not vector*8+2"
 _UNCHECKED = "takes reserved bits in a control register or MSR"
+_FIP = "FXSAVE stores 0 for the x87 pointers"
 _EXT = "never sets EXT in an error code"
 _RMW = "reads first, so W is clear in the error code of an instruction that reads and writes"
 
@@ -73,6 +74,14 @@ QEMU_FAULTS: dict[str, str] = {
     "wrmsr.*": "writes of an MSR it does not know are ignored",
     "tsc.msr": "RDMSR of the time-stamp counter gives 0",
     "xsetbv.osxsave-clear.cpl3": "looks at CPL before CR4.OSXSAVE",
+    "fxrstor.mxcsr-reserved.cpl?": "FXRSTOR and XRSTOR accept reserved bits of MXCSR",
+    "xrstor.mxcsr-reserved.cpl?": "FXRSTOR and XRSTOR accept reserved bits of MXCSR",
+    "fip.fxsave64.cpl?": _FIP,
+    "fip.memory-operand": _FIP,
+    "fip.high": _FIP,
+    "fdp.fxsave64": _FIP,
+    "ts.xsave*.cpl?": "XSAVE and XRSTOR do not look at CR0.TS",
+    "ts.xrstor.cpl?": "XSAVE and XRSTOR do not look at CR0.TS",
     "reserved.*": "clears P in the error code of a reserved bit (SDM 3A 4.7: RSVD implies P)",
     "crossing.*-rmw.*-absent.cpl?": _RMW,
     "crossing.*-rmw.*-supervisor.cpl?": _RMW,
