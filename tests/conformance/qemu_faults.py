@@ -82,6 +82,8 @@ QEMU_FAULTS: dict[str, str] = {
     "fdp.fxsave64": _FIP,
     "ts.xsave*.cpl?": "XSAVE and XRSTOR do not look at CR0.TS",
     "ts.xrstor.cpl?": "XSAVE and XRSTOR do not look at CR0.TS",
+    "bit-string.fault.cpl?": _RMW,
+    "vmaskmov.*": "VMASKMOVPS touches the elements that are masked off",
     "reserved.*": "clears P in the error code of a reserved bit (SDM 3A 4.7: RSVD implies P)",
     "crossing.*-rmw.*-absent.cpl?": _RMW,
     "crossing.*-rmw.*-supervisor.cpl?": _RMW,
