@@ -2,80 +2,13 @@
    and read-modify-write in each size; FS, GS, 67h, RIP-relative and absolute ones. The programs are
    made here byte by byte and compared with the address computed in C. */
 #include "guest.h"
+#include "operand.h"
 
-enum { SPAN = 0x4000 };
 /* Divisible by 2, 3, 5 and 9, so that one register can be base and index at once. */
 static const u64 target = WINDOW / 90 * 90 + 0x1C2000 / 90 * 90;
-static u8 buffer[0x10000] UDATA;
 extern u64 user_cell;       /* global, so that assembly can name it */
 u64 user_cell UDATA = 0x1234;
-static u32 used;
 static const u64 frame = FREE_RAM;
-
-enum kind { LOAD, STORE, ADD };
-
-struct operand {
-    int base, index, scale;     /* -1: none */
-    i32 displacement;
-    int prefix;                 /* 64h, 65h, 67h or 0 */
-};
-
-static void emit(u8 b)
-{
-    buffer[used++] = b;
-}
-
-static void emit32(i32 v)
-{
-    for (int i = 0; i < 4; i++)
-        emit((u8)((u32)v >> (8 * i)));
-}
-
-/* `op reg, [operand]` or the other way round, in `size` bytes, then the end. */
-static void *make(const struct operand *o, enum kind kind, int size, int reg)
-{
-    void *start = &buffer[used];
-    static const u8 opcodes[] = { 0x8B, 0x89, 0x01 };
-    int base = o->base, index = o->index;
-    if (o->prefix)
-        emit((u8)o->prefix);
-    if (size == 2)
-        emit(0x66);
-    emit((u8)(0x40 | (size == 8) << 3 | (reg >> 3 & 1) << 2 | (index >= 0 ? index >> 3 & 1 : 0) << 1
-              | (base >= 0 ? base >> 3 & 1 : 0)));
-    emit((u8)(opcodes[kind] - (size == 1)));
-    int disp8 = o->displacement >= -128 && o->displacement < 128;
-    int mod = base < 0 ? 0 : o->displacement == 0 && (base & 7) != RBP ? 0 : disp8 ? 1 : 2;
-    if (index >= 0 || base < 0 || (base & 7) == RSP) {
-        emit((u8)(mod << 6 | (reg & 7) << 3 | 4));
-        emit((u8)(o->scale << 6 | (index >= 0 ? index & 7 : 4) << 3 | (base >= 0 ? base & 7 : 5)));
-    } else {
-        emit((u8)(mod << 6 | (reg & 7) << 3 | (base & 7)));
-    }
-    if (base < 0 || mod == 2)
-        emit32(o->displacement);
-    else if (mod == 1)
-        emit((u8)o->displacement);
-    emit(0xCD);
-    emit(V_END);
-    return start;
-}
-
-static u64 effective(const struct operand *o, const struct cpu *c)
-{
-    u64 a = (u64)(i64)o->displacement;
-    if (o->base >= 0)
-        a += c->r[o->base];
-    if (o->index >= 0)
-        a += c->r[o->index] << o->scale;
-    if (o->prefix == 0x67)
-        a &= 0xFFFFFFFF;
-    if (o->prefix == 0x64)
-        a += read_msr(MSR_FS_BASE);
-    if (o->prefix == 0x65)
-        a += read_msr(MSR_GS_BASE);
-    return a;
-}
 
 static u64 mask_of(int size)
 {
@@ -87,9 +20,9 @@ static void operand_check(const char *what, const struct operand *o, enum kind k
 {
     char name[80];
     format_name(name, "%s.%s%d.b%d.i%d.s%d.d%d.p%x.r%d", what,
-                kind == LOAD ? "load" : kind == STORE ? "store" : "add", size, o->base, o->index, o->scale, o->displacement,
-                (u32)o->prefix, reg);
-    u64 before = 0xA1B2C3D4E5F60718 ^ (u64)used * 0x0101010101010101, mask = mask_of(size);
+                kind == LOAD ? "load" : kind == STORE ? "store" : "add", size,
+                o->base, o->index, o->scale, o->displacement, (u32)o->prefix, reg);
+    u64 before = 0xA1B2C3D4E5F60718 ^ linear * 0x0101010101010101, mask = mask_of(size);
     u64 value = c->r[reg], around = ~before;
     *(u64 *)(physical - 8) = *(u64 *)(physical + 8) = around;
     *(u64 *)physical = before;
@@ -140,16 +73,14 @@ static void form(int cpl, const struct operand *o, u32 turn)
     static const int sizes[] = { 8, 4, 1, 2 };
     enum kind kind = turn % 3;
     int size = sizes[turn / 3 % 4], reg = (int)(turn * 7 % 16);
-    if (used > sizeof buffer - 64)
-        used = 0;
-    void *code = make(o, kind, size, reg);
+    void *code = operand_code(o, kind, size, reg);
     u64 linear = target;
     if (o->base >= 0 && o->base == o->index)
         linear = target + (u64)(i64)o->displacement;
     struct cpu c = registers(cpl, code, o, linear);
     if (reg != o->base && reg != o->index)
         c.r[reg] = 0x7766554433221100 + turn;
-    linear = effective(o, &c);
+    linear = operand_address(o, &c);
     operand_check("form", o, kind, size, reg, &c, linear, frame + linear - (target & ~0xFFFul) + 0x2000);
 }
 
@@ -187,20 +118,19 @@ static void special(int cpl, const char *what, struct operand o, u64 base, u64 i
     for (int i = 0; i < 6; i++) {
         int reg = i & 1 ? R9 : RDX, size = i & 2 ? 4 : 8;
         enum kind kind = (enum kind)(i % 3);
-        struct cpu c = at_cpl(cpl, make(&o, kind, size, reg));
+        struct cpu c = at_cpl(cpl, operand_code(&o, kind, size, reg));
         c.r[reg] = 0x0123456789ABCDEF;
         if (o.base >= 0)
             c.r[o.base] = base;
         if (o.index >= 0)
             c.r[o.index] = index;
-        operand_check(what, &o, kind, size, reg, &c, effective(&o, &c), physical);
+        operand_check(what, &o, kind, size, reg, &c, operand_address(&o, &c), physical);
     }
 }
 
 static void test_special(int cpl)
 {
     u64 low = (u64)user_stack + 256;    /* below 4 GiB, for 67h */
-    used = 0;
     write_msr(MSR_FS_BASE, 0xFFFF900000000000);
     write_msr(MSR_GS_BASE, 0x00007FFF00000000);
     u64 fs_page = 0xFFFF900000000000, gs_page = 0x00007FFF00000000;
