@@ -190,8 +190,8 @@ static void test_lea_and_rip(int cpl)
     check_end(at("moffs", cpl), code);
     CHECK(at("moffs.load", cpl), trap.c.r[RBX], 0x0700000000001235);
     CHECK(at("moffs.addr32", cpl), trap.c.r[RAX], 0x1235);
-    write_msr(MSR_FS_BASE, (u64)&user_cell - 0x1122334455667788);
-    code = CODE(".byte 0x64, 0x48, 0xA1; .quad 0x1122334455667788");
+    write_msr(MSR_FS_BASE, (u64)&user_cell - 0x112233445566);
+    code = CODE(".byte 0x64, 0x48, 0xA1; .quad 0x112233445566");
     run_code(cpl, code);
     CHECK(at("moffs.fs", cpl), trap.c.r[RAX], 0x0700000000001235);
     write_msr(MSR_FS_BASE, 0);
