@@ -12,6 +12,8 @@ import ringlet
 from tests.unit.machine.elf_maker import Elf
 
 ROOT = Path(__file__).parents[3]
+# Python puts the current directory first: the checkout would hide the installed package.
+ELSEWHERE = "/"
 
 # The installed package comes first; the checkout only adds the tests' own modules.
 FAKE = f"""
@@ -38,6 +40,7 @@ def start(command: list[str], says: str) -> subprocess.Popen[bytes]:
     environment = {"GUEST_SAYS": says, "PYTHONPATH": str(Path(ringlet.__file__).parents[1])}
     return subprocess.Popen(
         command,
+        cwd=ELSEWHERE,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -103,7 +106,7 @@ def test_all_streams_closed(command: list[str]) -> None:
 def words(arguments: list[str], stdout: int) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "ringlet", *arguments],
-        stdout=stdout, stderr=subprocess.PIPE, timeout=20, check=False,
+        cwd=ELSEWHERE, stdout=stdout, stderr=subprocess.PIPE, timeout=20, check=False,
     )  # fmt: skip
 
 
@@ -131,7 +134,7 @@ def test_words_for_a_reader_that_went_away(arguments: list[str]) -> None:
 def test_python_m_ringlet() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ringlet", "--version"],
-        capture_output=True, text=True, timeout=20, check=True,
+        cwd=ELSEWHERE, capture_output=True, text=True, timeout=20, check=True,
     )  # fmt: skip
 
     assert done.stdout == f"ringlet {ringlet.__version__}\n"
