@@ -12,7 +12,7 @@ from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mm
                               mmu_load_cr3, mmu_flush_all)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.learn_table cimport LearnTable
-from ringlet.vcpu.emulate cimport complete
+from ringlet.vcpu.emulate cimport complete, refuse
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport handle_fault
@@ -310,6 +310,11 @@ cdef class Processor:
         self.c.io_data = value
         if complete(self.c) == EMU_FAULT:
             deliver(self.c)
+
+    def refuse(self) -> None:
+        """Raise #GP(0) for the pending RDMSR or WRMSR: the machine has no such register."""
+        refuse(self.c)
+        deliver(self.c)
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt; the guest must be able to take it (EXIT_WINDOW)."""

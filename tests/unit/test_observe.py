@@ -1,18 +1,14 @@
 """Counters: every one has its words."""
 
-import re
-from pathlib import Path
+from ringlet.vcpu.processor import Processor
 
 from ringlet.observe import COUNTERS, MACHINE_COUNTERS, PROCESSOR_COUNTERS, format_stats
 
-STATE = Path(__file__).parents[2] / "ringlet/core/state.pxd"
-
 
 def test_every_counter_of_the_processor_is_described() -> None:
-    fields = re.findall(r"^ +u64 (n_\w+(?:, n_\w+)*)", STATE.read_text(), re.MULTILINE)
-    in_state = {name.removeprefix("n_") for line in fields for name in line.split(", ")}
+    names = set(Processor(2 << 20).counters())
 
-    assert in_state == {c.name for c in PROCESSOR_COUNTERS}
+    assert names == {c.name for c in PROCESSOR_COUNTERS}
 
 
 def test_names_are_unique() -> None:
@@ -20,7 +16,7 @@ def test_names_are_unique() -> None:
 
 
 def test_a_line_has_name_value_unit_and_meaning() -> None:
-    (line,) = format_stats({"n_exits": 1234567})
+    (line,) = format_stats({"exits": 1234567})
 
     assert line.split()[:3] == ["exits", "1,234,567", "exits"]
     assert "left for the run loop" in line
