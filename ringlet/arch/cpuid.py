@@ -160,8 +160,8 @@ FEATURES: Mapping[str, Bit] = MappingProxyType(
 """Every feature that can be offered, by Linux's name for it in /proc/cpuinfo where it has one."""
 
 X86_64_V3: frozenset[str] = frozenset(
-    "fpu cx8 cmov mmx fxsr sse sse2 syscall lm cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3 avx avx2 "
-    "bmi1 bmi2 f16c fma abm movbe xsave".split()
+    "fpu cx8 cmov mmx fxsr sse sse2 syscall lm cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3 avx "
+    "avx2 bmi1 bmi2 f16c fma abm movbe xsave".split()
 )
 """The x86-64 psABI's level 3; a host without one of these runs no v3 program."""
 
@@ -186,7 +186,8 @@ class Model:
 
 DEFAULT = Model("x86-64-v3")
 
-# What the APIC timer ticks at; leaf 15h names it.  Linux multiplies kHz by the numerator in 32 bits.
+# What the APIC timer ticks at; leaf 15h names it.  Linux multiplies kHz by the numerator, in 32
+# bits.
 CRYSTAL_HZ = 1_000_000
 BUS_MHZ = 100
 HYPERVISOR_LEAF = 0x40000000
@@ -257,8 +258,10 @@ def _cache(kind: int, level: int, size: int, ways: int) -> tuple[int, int, int, 
 
 
 def tsc_ratio(tsc_khz: int) -> tuple[int, int]:
-    """Leaf 15h's denominator and numerator of TSC to crystal, so that Linux's 32-bit product of
-    crystal kHz and numerator does not overflow."""
+    """Leaf 15h's denominator and numerator of TSC to crystal.
+
+    They are such that Linux's 32-bit product of crystal kHz and numerator does not overflow.
+    """
     denominator, numerator = CRYSTAL_HZ // 1000, tsc_khz
     while numerator * (CRYSTAL_HZ // 1000) >= 1 << 32:
         denominator, numerator = denominator // 2, numerator // 2

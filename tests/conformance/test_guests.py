@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from build_guest import Guest, program_names
-from engines import Outcome, run_qemu, run_ringlet
-from qemu_faults import known_fault
+
+from tests.conformance.engines import Outcome, run_qemu, run_ringlet
+from tests.conformance.qemu_faults import known_fault
+from tests.guests.build_guest import Guest, program_names
 
 SHUTDOWNS = {"triple_fault"}  # programs that end by a triple fault
 CHECKED = [name for name in program_names() if name not in SHUTDOWNS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from ringlet.core.ops import Op
 from ringlet.vcpu.probe import Probe
@@ -173,8 +174,10 @@ class Bench:
         p.set_segment("tr", TSS_SEL, TSS, 0x2100, 0x8B)
         p.set_segment("ldtr", LDT_SEL, LDT, 0x17, 0x82)
 
-    def gate(self, vector: int, *, kind: int = 14, selector: int = K_CODE, offset: int | None = None,
-             dpl: int = 0, ist: int = 0, present: bool = True) -> None:
+    def gate(
+        self, vector: int, *, kind: int = 14, selector: int = K_CODE, offset: int | None = None,
+        dpl: int = 0, ist: int = 0, present: bool = True,
+    ) -> None:  # fmt: skip
         """Replaces the gate of a vector."""
         where = handler(vector) if offset is None else offset
         self.p.write_phys(IDT + vector * 16, gate(kind, selector, where, dpl, ist, present))
@@ -193,7 +196,7 @@ class Bench:
         p.set("rsp", USER_STACK if cpl == 3 else KERNEL_STACK)
         p.set("rflags", 0x202)
 
-    def run(self, op: int, ea: int | None = None, **operands: object) -> int:
+    def run(self, op: int, ea: int | None = None, **operands: Any) -> int:
         """Executes one operation; `ea` is its memory operand."""
         if ea is not None:
             self.p.set("ea", ea)
