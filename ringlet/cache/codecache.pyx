@@ -443,6 +443,11 @@ cdef u32 cache_guest_offset(Cache* k, Fragment* f, u32 host, u32* start) noexcep
 
 
 cdef bint cache_is_boundary(Cache* k, Fragment* f, u32 host, u32* guest) noexcept nogil:
-    cdef u32 start
-    guest[0] = cache_guest_offset(k, f, host, &start)
-    return start == host
+    cdef MapEntry* m = k.map + f.map
+    cdef u32 i
+    host -= f.host
+    for i in range(f.n_map):
+        if m[i].host == host and (i == 0 or m[i - 1].guest != m[i].guest or m[i].guest == 0):
+            guest[0] = m[i].guest
+            return True
+    return False
