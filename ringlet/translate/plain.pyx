@@ -40,7 +40,8 @@ cdef inline void copy_imm(Builder* b, Insn* i) noexcept nogil:
     b.n += i.shape.imm
 
 
-cdef void encode(Builder* b, Insn* i, u32 opcode, u32 reg, Ref* mem, u32 rm, u32 vvvv) noexcept nogil:
+cdef void encode(Builder* b, Insn* i, u32 opcode, u32 reg, Ref* mem, u32 rm,
+        u32 vvvv) noexcept nogil:
     """Emit `i` with other registers: memory operand `mem`, or register `rm` where it is NULL."""
     cdef u32 rex = (i.rex & 8) | ((reg >> 3) << 2)
     if mem != NULL:
@@ -393,8 +394,8 @@ cdef int emit_lea(Builder* b, Insn* i) noexcept nogil:
         lea_disp(b, RSP, RSP, i.disp)
         b.sp_moved += <u32>(i.disp if i.disp > 0 else -i.disp)
         return 1
-    if not away(reg) and (base == NO_REG or not away(base)) and (index == NO_REG or not away(index)) \
-            and i.seg == SEG_NONE:
+    if not away(reg) and (base == NO_REG or not away(base)) \
+            and (index == NO_REG or not away(index)) and i.seg == SEG_NONE:
         copy_verbatim(b, i)
         return 1
     if base == RSP and index == NO_REG and not away(reg) and (i.rex & 8) \

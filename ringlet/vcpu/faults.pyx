@@ -101,7 +101,8 @@ cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
     return a
 
 
-cdef u32 addresses(CpuState* c, Insn* i, u64 rip, u64* out, u32* access, bint* stack) noexcept nogil:
+cdef u32 addresses(CpuState* c, Insn* i, u64 rip, u64* out, u32* access,
+        bint* stack) noexcept nogil:
     """Linear addresses the instruction accesses (at most three); 0 if none."""
     cdef u32 n = 0
     cdef u32 kind = i.shape.kind

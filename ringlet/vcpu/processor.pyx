@@ -14,7 +14,7 @@ from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mm
                               mmu_load_cr3, mmu_flush_all)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.learn_table cimport LearnTable
-from ringlet.vcpu.emulate cimport complete
+from ringlet.vcpu.emulate cimport complete, refuse
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport handle_fault
@@ -121,6 +121,7 @@ cdef class Processor:
     cdef CpuState* c
     cdef Builder* builder
     cdef LearnTable table
+    cdef int owed  # an exit that came of ending an instruction or injecting: the next run's
     cdef readonly object emulator
     cdef readonly unsigned long ram_size
 
@@ -288,6 +289,9 @@ cdef class Processor:
         """Run the guest until Python has to act; an `Exit`.  Releases the GIL."""
         cdef int kind
         cdef u8* area = self.xsave()
+        if self.owed:
+            kind, self.owed = self.owed, 0
+            return kind
         enter_thread(self.c)
         self.c.n_python_exits += 1
         while True:
@@ -318,13 +322,22 @@ cdef class Processor:
     def complete(self, u64 value=0) -> None:
         """Finish the instruction that left for a port or MSR; `value` is what was read."""
         self.c.io_data = value
-        if complete(self.c) == EMU_FAULT:
-            deliver(self.c)
+        cdef int result = complete(self.c)
+        self.ended(deliver(self.c) if result == EMU_FAULT else result)
+
+    def refuse(self) -> None:
+        """Raise #GP(0) for the pending RDMSR or WRMSR: the machine has no such register."""
+        refuse(self.c)
+        self.ended(deliver(self.c))
+
+    cdef void ended(self, int result):
+        """Keep the triple fault that delivery outside the run loop may come to."""
+        if result == EMU_EXIT:
+            self.owed = self.c.exit_kind
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt; the guest must be able to take it (EXIT_WINDOW)."""
-        self.c.n_interrupts += 1
-        interrupt(self.c, vector)
+        self.ended(interrupt(self.c, vector))
 
     def set_interrupt(self, bint pending) -> None:
         """The interrupt line of the machine's controller; any thread may call this."""
