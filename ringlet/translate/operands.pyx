@@ -16,7 +16,9 @@ from ringlet.core.state cimport CpuState, BLOCK_SLOTS_K
 from ringlet.translate.insn cimport (Insn, insn_base, insn_index, insn_opreg, NO_REG, PFX_67)
 from ringlet.translate.builder cimport *
 
-cdef u32 GPR = 0
+cdef enum:
+    FAR = 1 << 28
+
 cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
 cdef u32 FS_HOST = <u32><size_t>&_null.fs_host
@@ -203,9 +205,13 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
             return ref_mem(RSP, i.disp)
         if base == NO_REG:
             return absolute(b, i.disp, NO_REG, 0)
+        if not -FAR <= i.disp <= FAR:
+            # Likely an address in the displacement: the sum is in another slot than the base.
+            effective_address(b, i, base, index)
+            return shrink(b, window(b, H9, 0, NO_REG, flags_dead), keep)
         host = load_guest(b, base, H9)
         return shrink(b, window(b, host, i.disp, base, flags_dead), keep)
-    if bounded(b, index) and not 8 <= index <= 11:
+    if bounded(b, index) and not 8 <= index <= 11 and (base == NO_REG or -FAR <= i.disp <= FAR):
         if base == RSP:
             r = ref_sum(RSP, <u8>index, i.disp)
             r.scale = scale

@@ -10,6 +10,7 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil
 cdef int emit_string(Builder* b, Insn* i) noexcept nogil
 cdef int emit_leave(Builder* b, Insn* i) noexcept nogil
 cdef int emit_xlat(Builder* b, Insn* i, u32 flags_dead) noexcept nogil
+cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil
 cdef void copy_verbatim(Builder* b, Insn* i) noexcept nogil
 # What the instruction's writes do to the bindings of the fragment.
 cdef void retire(Builder* b, Insn* i) noexcept nogil

@@ -373,7 +373,7 @@ cdef inline void emit_lea_bytes(Builder* b, Insn* i, u32 dst, Ref* r) noexcept n
 cdef inline void store_lea(Builder* b, u32 reg, u32 dst) noexcept nogil:
     if reg == RSP:
         bind_rsp(b, dst)
-    elif dst != reg:
+    elif away(reg):
         store_state(b, dst, reg * 8)
 
 
@@ -484,6 +484,22 @@ cdef int emit_xlat(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     lea_sum(b, H9, RBX, H9, 0)
     r = window(b, H9, 0, NO_REG, flags_dead)
     e8(b, 0x40 | rex_of(0, RAX, &r)); e8(b, 0x8A)
+    modrm_mem(b, RAX, &r)
+    return 1
+
+
+cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
+    """MOV between rAX and an address given whole: becomes the ModRM form."""
+    cdef Ref r
+    if i.seg != SEG_NONE:
+        return 0
+    e8(b, 0x49); e8(b, 0xB9); e64(b, <u64>i.imm)             # mov r9, imm64
+    lookup(b, H9)
+    r = ref_sum(H9, H8, 0)
+    if i.prefixes & PFX_66:
+        e8(b, 0x66)
+    e8(b, 0x40 | (i.rex & 8) | rex_of(0, RAX, &r))
+    e8(b, (0x8A if i.opcode < 0xA2 else 0x88) | (i.opcode & 1))
     modrm_mem(b, RAX, &r)
     return 1
 

@@ -232,7 +232,6 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
     cdef int result
     cdef int kind = op.op
     c.inhibit = 0
-    c.n_ops += 1
     result = dispatch(c, op)
     if result == EMU_NEXT:
         advance(c, op)

@@ -197,7 +197,6 @@ cdef int deliver(CpuState* c) noexcept nogil:
     if c.exc_is_soft:
         return software_interrupt(
             c, c.exc_vector, c.rip + (op.length if op != NULL and op.rip == c.rip else 0), False)
-    c.n_exceptions += 1
     arise(c)
     e.vector = c.exc_vector
     e.error = c.exc_error

@@ -150,7 +150,6 @@ cdef int op_fxsave(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_fxrstor(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u8* area = buffer(c)
-    cdef u32 i
     if check_fx(c):
         return EMU_FAULT
     if not c.key & KEY_MODE64:

@@ -1,4 +1,6 @@
 """`Processor`: one virtual CPU with its guest memory, as Python sees it."""
+import time
+from functools import cache
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_AS_STRING
@@ -30,6 +32,12 @@ cdef extern from * nogil:
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT | MAP_NORESERVE, -1, 0);
         return p == MAP_FAILED ? NULL : p;
     }
+    static unsigned long ringlet_rdtsc(void)
+    {
+        unsigned low, high;
+        __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+        return (unsigned long)high << 32 | low;
+    }
     static void ringlet_guard(void *p, unsigned long size) { mprotect(p, size, PROT_NONE); }
     static void ringlet_free_low(void *p, unsigned long size) { munmap(p, size); }
 
@@ -46,6 +54,7 @@ cdef extern from * nogil:
     }
     """
     void* ringlet_low(unsigned long size)
+    unsigned long ringlet_rdtsc()
     void ringlet_guard(void* p, unsigned long size)
     void ringlet_free_low(void* p, unsigned long size)
     void ringlet_load_vectors(void* area)
@@ -153,7 +162,8 @@ cdef class Processor:
         self.emulator = Emulator(self.native)
         cache_create(self.c, CODE_CACHE)
         mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
-        self.set_cpuid(cpuid if cpuid is not None else ())
+        self.c.tsc_khz = host_tsc_khz()
+        self.set_cpuid(cpuid if cpuid is not None else default_cpuid())
         install_handlers(handle_fault)
         update_key(self.c)
 
@@ -368,8 +378,20 @@ cdef class Processor:
         return values
 
 
+@cache
+def host_tsc_khz() -> int:
+    """The host's TSC frequency in kHz, measured against CLOCK_MONOTONIC over 20 ms."""
+    cdef u64 first = ringlet_rdtsc(), last
+    start = time.monotonic_ns()
+    time.sleep(0.02)
+    elapsed = time.monotonic_ns() - start
+    last = ringlet_rdtsc()
+    return (last - first) * 1_000_000 // elapsed
+
+
 def default_cpuid():
     """The CPUID table of the default model on this host."""
-    from ringlet.arch.cpuid import default_entries
+    from ringlet.arch.cpuid import DEFAULT, entries
+    from ringlet.vcpu.cpuid import host_cpuid
 
-    return default_entries()
+    return entries(DEFAULT, host_cpuid, host_tsc_khz())
