@@ -314,6 +314,15 @@ cdef class Processor:
                 kind = self.advance(None)
         return kind
 
+    def emulate(self) -> int:
+        """Perform the instruction at RIP by the general emulator; an `Exit`.
+
+        EXIT_NONE: it is done, or its exception was delivered.  `run` does this where translated
+        code cannot go on; here it is a way to try one instruction, sensitive ones excepted.
+        """
+        self.emulation = self.emulator.execute()
+        return self.advance(None)
+
     cdef int advance(self, answer) except -1:
         """Go on with an emulated instruction: the exit it needs, or EXIT_NONE when it is over."""
         cdef CpuState* c = self.c
