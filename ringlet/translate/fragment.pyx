@@ -206,6 +206,7 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     if more:
         map_here(b, b.guest_bytes)
         emit_jump(b, b.guest_bytes)
+    b.tail = b.n
     # Beyond here: code that a fault cannot name an instruction for, but by the window misses.
     emit_cold(b)
     map_here(b, b.guest_bytes)
