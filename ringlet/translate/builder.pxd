@@ -214,7 +214,7 @@ cdef inline void load_mem(Builder* b, u32 dst, Ref* r) noexcept nogil:
 cdef inline void rorx(Builder* b, u32 dst, u32 src, u32 count) noexcept nogil:
     """`rorx dst, src, count`, 64 bits: moves address bits down and touches no flag."""
     e8(b, 0xC4)
-    e8(b, 0x63 | ((1 - (dst >> 3)) << 7) | ((1 - (src >> 3)) << 5))
+    e8(b, 0x43 | ((1 - (dst >> 3)) << 7) | ((1 - (src >> 3)) << 5))
     e8(b, 0xFB)
     e8(b, 0xF0)
     e8(b, 0xC0 | ((dst & 7) << 3) | (src & 7))

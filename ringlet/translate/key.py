@@ -37,6 +37,7 @@ from iced_x86 import (
 from iced_x86 import OpCodeOperandKind as K
 
 from ringlet.translate.features import NAMES, missing
+from ringlet.translate.rules import RULES
 
 GROUP_MODRM: Final = 1
 """The opcode has a ModRM byte."""
@@ -61,7 +62,7 @@ class ShapeKey(NamedTuple):
     repe: bool
     repne: bool
     w: bool
-    l: bool
+    vl: bool  # VEX.L
     lock: bool
     register: bool
     reg: int
@@ -79,7 +80,7 @@ class ShapeKey(NamedTuple):
             | self.vex << 10
             | prefixes << 11
             | self.w << 14
-            | (self.l if self.vex else self.lock) << 15
+            | (self.vl if self.vex else self.lock) << 15
             | self.register << 16
             | self.reg << 17
             | self.rm << 20
@@ -158,7 +159,8 @@ def _add_group(flags: bytearray, info: OpCodeInfo) -> None:
         group = GROUP_MODRM | GROUP_REG
     instruction = Instruction()
     instruction.code = info.code
-    if missing(instruction.cpuid_features(), _ALL_FEATURES):
+    rule = RULES.get(info.code)
+    if missing(instruction.cpuid_features(), _ALL_FEATURES) and not (rule and rule.absent):
         # Refused whatever is offered, as are the undefined opcodes around it: no need to tell
         # them apart (XBEGIN would give every MOV r32, imm32 in its C7 form eight shapes).
         group &= GROUP_MODRM

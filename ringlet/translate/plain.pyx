@@ -373,7 +373,7 @@ cdef inline void emit_lea_bytes(Builder* b, Insn* i, u32 dst, Ref* r) noexcept n
 cdef inline void store_lea(Builder* b, u32 reg, u32 dst) noexcept nogil:
     if reg == RSP:
         bind_rsp(b, dst)
-    elif dst != reg:
+    elif away(reg):
         store_state(b, dst, reg * 8)
 
 

@@ -91,7 +91,7 @@ cdef int write_cr3(CpuState* c, u64 value) noexcept nogil:
         if value >> physical_bits(c):
             return raise_err(c, VEC_GP, 0)
     else:
-        value &= 0xFFFFFFFF
+        value &= <u64>0xFFFFFFFF
     c.cr3 = value
     mmu_load_cr3(c)
     return EMU_FLOW
@@ -166,7 +166,7 @@ cdef int op_mov_to_cr(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 value = c.gpr[op.rm]
     cdef int result
     if not c.key & KEY_MODE64:
-        value &= 0xFFFFFFFF
+        value &= <u64>0xFFFFFFFF
     if op.reg != 0 and op.reg != 2 and op.reg != 3 and op.reg != 4 and op.reg != 8:
         return raise_exc(c, VEC_UD)
     if c.cpl:
@@ -197,7 +197,7 @@ cdef int op_smsw(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_lmsw(CpuState* c, OpInfo* op) noexcept nogil:
     """LMSW: bits 3:0 of CR0, but PE cannot be cleared."""
-    cdef u64 value
+    cdef u64 value = 0
     cdef int result
     if c.cpl:
         return raise_err(c, VEC_GP, 0)

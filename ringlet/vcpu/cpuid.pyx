@@ -11,8 +11,14 @@ cdef extern from *:
         __asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
                          : "a"(leaf), "c"(subleaf));
     }
+    static inline unsigned long long ringlet_host_tsc(void) {
+        unsigned lo, hi;
+        __asm__ volatile("lfence; rdtsc" : "=a"(lo), "=d"(hi) :: "memory");
+        return ((unsigned long long)hi << 32) | lo;
+    }
     """
     void ringlet_cpuid(u32 leaf, u32 subleaf, u32* out) noexcept nogil
+    u64 ringlet_host_tsc() noexcept nogil
 
 cdef enum:
     MISC_LIMIT_CPUID = 1 << 22
@@ -29,13 +35,17 @@ def host_cpuid(leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
     return out[0], out[1], out[2], out[3]
 
 
+def host_tsc() -> int:
+    """The host's time-stamp counter now."""
+    return ringlet_host_tsc()
+
+
 cdef CpuidEntry* cpuid_find(CpuState* c, u32 leaf, u32 subleaf) noexcept nogil:
     cdef CpuidEntry* entry = <CpuidEntry*>c.cpuid
     cdef u64 i
     for i in range(c.cpuid_count):
-        if entry.leaf == leaf and (not entry.flags & 1 or entry.subleaf == subleaf):
-            return entry
-        entry += 1
+        if entry[i].leaf == leaf and (not entry[i].flags & 1 or entry[i].subleaf == subleaf):
+            return &entry[i]
     return NULL
 
 
@@ -56,7 +66,7 @@ cdef void cpuid_read(CpuState* c, u32 leaf, u32 subleaf, u32* out) noexcept nogi
     if leaf >= 0x40000000 and leaf < 0x50000000:
         if cpuid_find(c, leaf, subleaf) == NULL:
             leaf = top
-    elif leaf > top and (leaf < 0x80000000 or leaf > top_extended):
+    elif leaf > top and (leaf < <u64>0x80000000 or leaf > top_extended):
         # Intel: a leaf out of range answers as the highest basic leaf; AMD answers with zeros.
         leaf = top
     entry = cpuid_find(c, leaf, subleaf)
@@ -85,7 +95,7 @@ cdef void cpuid_read(CpuState* c, u32 leaf, u32 subleaf, u32* out) noexcept nogi
     elif leaf == 0xD and subleaf < 2:
         # The size for what XCR0 enables; AVX is the last component of both formats.
         out[1] = 832 if c.xcr0 & XCR0_AVX else 576
-    elif leaf == 0x80000001:
+    elif leaf == <u64>0x80000001:
         if c.misc_enable & (<u64>1 << 34):
             out[3] &= ~<u32>FEATURE_NX
 

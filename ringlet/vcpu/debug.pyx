@@ -30,7 +30,7 @@ cdef int access_dr(CpuState* c, OpInfo* op, u32* number) noexcept nogil:
 
 
 cdef int op_mov_from_dr(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u32 number
+    cdef u32 number = 0
     cdef u64 value
     if access_dr(c, op, &number):
         return EMU_FAULT
@@ -44,12 +44,12 @@ cdef int op_mov_from_dr(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_mov_to_dr(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u32 number
+    cdef u32 number = 0
     cdef u64 value = c.gpr[op.rm]
     if access_dr(c, op, &number):
         return EMU_FAULT
     if not c.key & KEY_MODE64:
-        value &= 0xFFFFFFFF
+        value &= <u64>0xFFFFFFFF
     if number < 4:
         c.dr[number] = value
         return EMU_NEXT

@@ -33,7 +33,7 @@ cdef void unpack(Descriptor* d, u32 selector) noexcept nogil:
     d.limit = <u32>(low & 0xFFFF) | (<u32>(low >> 32) & 0xF0000)
     if d.ar & AR_G:
         d.limit = (d.limit << 12) | 0xFFF
-    d.base = ((low >> 16) & 0xFFFFFF) | ((low >> 32) & 0xFF000000)
+    d.base = ((low >> 16) & 0xFFFFFF) | ((low >> 32) & <u64>0xFF000000)
 
 
 cdef int fetch(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
@@ -97,5 +97,5 @@ cdef void load_flat(Segment* s, u32 selector, u32 ar) noexcept nogil:
     """A flat 4-GiB segment without a descriptor, as SYSCALL and its kin load."""
     s.selector = <u16>selector
     s.ar = ar | AR_P | AR_S | AR_G
-    s.limit = 0xFFFFFFFF
+    s.limit = <u64>0xFFFFFFFF
     s.base = 0

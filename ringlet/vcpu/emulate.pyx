@@ -232,7 +232,6 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
     cdef int result
     cdef int kind = op.op
     c.inhibit = 0
-    c.n_ops += 1
     result = dispatch(c, op)
     if result == EMU_NEXT:
         advance(c, op)
@@ -273,7 +272,7 @@ cdef int complete(CpuState* c) noexcept nogil:
     elif pending == PENDING_INS:
         result = finish_ins(c, op)
     elif pending == PENDING_MSR_READ:
-        c.gpr[RAX] = c.io_data & 0xFFFFFFFF
+        c.gpr[RAX] = c.io_data & <u64>0xFFFFFFFF
         c.gpr[RDX] = c.io_data >> 32
         advance(c, op)
     elif pending == PENDING_MSR_WRITE:

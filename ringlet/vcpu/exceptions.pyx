@@ -77,7 +77,7 @@ cdef int enter(CpuState* c, Event* e) noexcept nogil:
         return raise_err(c, VEC_NP, idt_error)
     selector = <u32>(gate[0] >> 16) & 0xFFFF
     ist = <u32>(gate[0] >> 32) & 7
-    target = (gate[0] & 0xFFFF) | ((gate[0] >> 32) & 0xFFFF0000) | (gate[1] << 32)
+    target = (gate[0] & 0xFFFF) | ((gate[0] >> 32) & <u64>0xFFFF0000) | (gate[1] << 32)
 
     if is_null(selector):
         return raise_err(c, VEC_GP, 0)
@@ -197,7 +197,6 @@ cdef int deliver(CpuState* c) noexcept nogil:
     if c.exc_is_soft:
         return software_interrupt(
             c, c.exc_vector, c.rip + (op.length if op != NULL and op.rip == c.rip else 0), False)
-    c.n_exceptions += 1
     arise(c)
     e.vector = c.exc_vector
     e.error = c.exc_error

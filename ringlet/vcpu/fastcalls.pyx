@@ -52,7 +52,7 @@ cdef int op_sysret(CpuState* c, OpInfo* op) noexcept nogil:
         if not is_canonical(rip):
             return raise_err(c, VEC_GP, 0)
     else:
-        rip &= 0xFFFFFFFF
+        rip &= <u64>0xFFFFFFFF
     set_rflags(c, c.gpr[11] & ~<u64>(FLAG_RF | FLAG_VM))
     enter(c, (selector + 16 if wide else selector) | 3, (selector + 8) | 3, 3, wide, rip)
     return EMU_FLOW
@@ -65,9 +65,9 @@ cdef int op_sysenter(CpuState* c, OpInfo* op) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     c.iflag = 0
     c.rflags &= ~<u64>(FLAG_VM | FLAG_RF)
-    c.gpr[RSP] = c.sysenter_esp if wide else c.sysenter_esp & 0xFFFFFFFF
+    c.gpr[RSP] = c.sysenter_esp if wide else c.sysenter_esp & <u64>0xFFFFFFFF
     enter(c, selector, selector + 8, 0, wide,
-          c.sysenter_eip if wide else c.sysenter_eip & 0xFFFFFFFF)
+          c.sysenter_eip if wide else c.sysenter_eip & <u64>0xFFFFFFFF)
     return EMU_FLOW
 
 
@@ -83,8 +83,8 @@ cdef int op_sysexit(CpuState* c, OpInfo* op) noexcept nogil:
             return raise_err(c, VEC_GP, 0)
         selector += 32
     else:
-        rsp &= 0xFFFFFFFF
-        rip &= 0xFFFFFFFF
+        rsp &= <u64>0xFFFFFFFF
+        rip &= <u64>0xFFFFFFFF
         selector += 16
     c.gpr[RSP] = rsp
     enter(c, selector | 3, (selector + 8) | 3, 3, wide, rip)

@@ -103,16 +103,16 @@ cdef void to_guest(CpuState* c, u8* area, bint wide) noexcept nogil:
     fip[0] = guest_pointer(c, fip[0], 0)
     fdp[0] = guest_pointer(c, fdp[0], 1)
     if not wide:
-        fip[0] &= 0xFFFFFFFF
-        fdp[0] &= 0xFFFFFFFF
+        fip[0] &= <u64>0xFFFFFFFF
+        fdp[0] &= <u64>0xFFFFFFFF
     (<u32*>(area + AREA_MXCSR_MASK))[0] = MXCSR_KNOWN
 
 
 cdef void to_host(u8* area, bint wide) noexcept nogil:
     """The 32-bit format's selectors are not pointers' upper halves."""
     if not wide:
-        (<u64*>(area + AREA_FIP))[0] &= 0xFFFFFFFF
-        (<u64*>(area + AREA_FDP))[0] &= 0xFFFFFFFF
+        (<u64*>(area + AREA_FIP))[0] &= <u64>0xFFFFFFFF
+        (<u64*>(area + AREA_FDP))[0] &= <u64>0xFFFFFFFF
 
 
 cdef u32 xmm_end(CpuState* c) noexcept nogil:
@@ -150,7 +150,6 @@ cdef int op_fxsave(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_fxrstor(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u8* area = buffer(c)
-    cdef u32 i
     if check_fx(c):
         return EMU_FAULT
     if not c.key & KEY_MODE64:
@@ -210,7 +209,8 @@ cdef int save_standard(CpuState* c, OpInfo* op, bint optimized) noexcept nogil:
     """XSAVE, and XSAVEOPT, which skips components in their initial state (SDM 1 13.7, 13.9)."""
     cdef u8* area = buffer(c)
     cdef u32 mask = requested(c)
-    cdef u64 used, bitmap
+    cdef u64 used
+    cdef u64 bitmap = 0
     if check_write(c, c.ea, area_end(mask), user_access(c)):
         return EMU_FAULT
     if load(c, c.ea + AREA_HEADER, 8, &bitmap):
@@ -350,9 +350,9 @@ cdef void build_environment(CpuState* c, u8* area, u32* env) noexcept nogil:
     cdef u64 fip = guest_pointer(c, (<u64*>(area + AREA_FIP))[0], 0)
     cdef u64 fdp = guest_pointer(c, (<u64*>(area + AREA_FDP))[0], 1)
     env[3] = <u32>fip
-    env[4] &= 0xFFFF0000          # opcode; the selectors are 0
+    env[4] &= <u64>0xFFFF0000          # opcode; the selectors are 0
     env[5] = <u32>fdp
-    env[6] = 0xFFFF0000
+    env[6] = <u64>0xFFFF0000
 
 
 cdef int store_environment(CpuState* c, OpInfo* op, u32* env, u32 registers) noexcept nogil:
@@ -406,7 +406,7 @@ cdef int op_xgetbv(CpuState* c, OpInfo* op) noexcept nogil:
         value = in_use(c, buffer(c))
     elif index:
         return raise_err(c, VEC_GP, 0)
-    c.gpr[RAX] = value & 0xFFFFFFFF
+    c.gpr[RAX] = value & <u64>0xFFFFFFFF
     c.gpr[RDX] = value >> 32
     return EMU_NEXT
 
@@ -418,7 +418,7 @@ cdef u64 supported(CpuState* c) noexcept nogil:
 
 
 cdef int op_xsetbv(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u64 value = (c.gpr[RDX] << 32) | (c.gpr[RAX] & 0xFFFFFFFF)
+    cdef u64 value = (c.gpr[RDX] << 32) | (c.gpr[RAX] & <u64>0xFFFFFFFF)
     if not c.cr4 & CR4_OSXSAVE:
         return raise_exc(c, VEC_UD)
     if c.cpl or <u32>c.gpr[RCX] or value & ~supported(c) or not value & XCR0_X87 or (

@@ -33,7 +33,7 @@ cdef int write_bytes(CpuState* c, u64 linear, const void* src, u32 size, u32 acc
 
 
 cdef int check(CpuState* c, u64 linear, u32 size, u32 access) noexcept nogil:
-    cdef u64 phys
+    cdef u64 phys = 0
     cdef u64 page = linear & ~<u64>0xFFF
     cdef u64 last = (linear + size - 1) & ~<u64>0xFFF
     if mmu_translate(c, linear, access, &phys) == MEM_FAULT:
@@ -69,8 +69,8 @@ cdef u64 stack_linear(CpuState* c, u64 rsp) noexcept nogil:
     if mode64(c):
         return rsp
     if c.seg[SEG_SS].ar & AR_DB:
-        return (c.seg[SEG_SS].base + (rsp & 0xFFFFFFFF)) & 0xFFFFFFFF
-    return (c.seg[SEG_SS].base + (rsp & 0xFFFF)) & 0xFFFFFFFF
+        return (c.seg[SEG_SS].base + (rsp & <u64>0xFFFFFFFF)) & <u64>0xFFFFFFFF
+    return (c.seg[SEG_SS].base + (rsp & 0xFFFF)) & <u64>0xFFFFFFFF
 
 
 cdef u64 stack_step(CpuState* c, u64 rsp, i64 delta) noexcept nogil:
@@ -78,7 +78,7 @@ cdef u64 stack_step(CpuState* c, u64 rsp, i64 delta) noexcept nogil:
     if mode64(c):
         return rsp + delta
     if c.seg[SEG_SS].ar & AR_DB:
-        return (rsp + delta) & 0xFFFFFFFF
+        return (rsp + delta) & <u64>0xFFFFFFFF
     return (rsp & ~<u64>0xFFFF) | ((rsp + delta) & 0xFFFF)
 
 

@@ -5,9 +5,9 @@ with an exception handler.  Registers of the local APIC leave for the machine.
 """
 from ringlet.core.state cimport (
     RAX, RCX, RDX, SEG_FS, SEG_GS, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_MSR_READ,
-    EXIT_MSR_WRITE, KEY_MODE64, VEC_GP, VEC_UD, is_canonical, raise_err, raise_exc)
+    EXIT_MSR_WRITE, CpuidEntry, KEY_MODE64, VEC_GP, VEC_UD, is_canonical, raise_err, raise_exc)
 from ringlet.vcpu.control cimport physical_bits, write_efer
-from ringlet.vcpu.cpuid cimport CPUID_ECX, CPUID_EDX, cpuid_bit
+from ringlet.vcpu.cpuid cimport CPUID_ECX, CPUID_EDX, cpuid_bit, cpuid_find
 from ringlet.vcpu.pending cimport (
     PENDING_APIC_BASE, PENDING_MSR_READ, PENDING_MSR_WRITE, leave)
 from ringlet.vcpu.sysregs cimport CR4_TSD, advance, refresh_bases, write_gpr
@@ -65,7 +65,7 @@ cdef void reset_msrs(CpuState* c) noexcept nogil:
     c.star = c.lstar = c.cstar = c.sfmask = c.kernel_gs_base = 0
     c.sysenter_cs = c.sysenter_esp = c.sysenter_eip = 0
     c.tsc_adjust = c.tsc_aux = c.tsc_deadline = 0
-    c.apic_base = 0xFEE00000 | APIC_EN | APIC_BSP
+    c.apic_base = <u64>0xFEE00000 | APIC_EN | APIC_BSP
     c.pat = <u64>PAT_RESET << 32 | PAT_RESET
     c.misc_enable = MISC_FAST_STRINGS | MISC_BTS_UNAVAILABLE | MISC_PEBS_UNAVAILABLE
     c.spec_ctrl = c.debugctl = c.xss = c.mtrr_def = 0
@@ -96,11 +96,11 @@ cdef int fixed_mtrr(u32 index) noexcept nogil:
 
 cdef bint memory_types(u64 value, bint pat) noexcept nogil:
     """Whether all 8 bytes are memory types: 0, 1, 4, 5, 6, and 7 (UC-) in the PAT."""
-    cdef u32 i
-    for i in range(8):
-        if not (0xF3 if pat else 0x73) >> (value & 7) & 1 or value & 0xF8:
+    cdef u32 kind, shift
+    for shift in range(0, 64, 8):
+        kind = <u32>(value >> shift) & 0xFF
+        if kind > 7 or not (0xF3 if pat else 0x73) >> kind & 1:
             return False
-        value >>= 8
     return True
 
 
@@ -110,6 +110,11 @@ cdef bint offers_x2apic(CpuState* c) noexcept nogil:
 
 cdef bint in_x2apic(CpuState* c) noexcept nogil:
     return c.apic_base & (APIC_EN | APIC_EXTD) == APIC_EN | APIC_EXTD
+
+
+cdef u32 base_mhz(CpuState* c) noexcept nogil:
+    cdef CpuidEntry* entry = cpuid_find(c, 0x16, 0)
+    return entry.eax if entry != NULL else 0
 
 
 cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
@@ -131,7 +136,7 @@ cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
         value[0] = <u64>MICROCODE_REVISION << 32
     elif index == MSR_PLATFORM_INFO:
         # Maximum non-turbo ratio in units of 100 MHz; CPUID faulting is not offered.
-        value[0] = (c.tsc_khz / 100000 & 0xFF) << 8
+        value[0] = <u64>(base_mhz(c) / 100 & 0xFF) << 8
     elif index == MSR_MTRRCAP:
         value[0] = MTRR_PAIRS | MTRR_FIXED_SUPPORTED | MTRR_WC_SUPPORTED
     elif index == MSR_ARCH_CAPABILITIES and cpuid_bit(c, 7, 0, CPUID_EDX, 29):
@@ -174,7 +179,7 @@ cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
         value[0] = c.seg[SEG_GS].base
     elif index == MSR_KERNEL_GS_BASE:
         value[0] = c.kernel_gs_base
-    elif index == MSR_TSC_AUX and cpuid_bit(c, 0x80000001, 0, CPUID_EDX, 27):
+    elif index == MSR_TSC_AUX and cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
         value[0] = c.tsc_aux
     else:
         fixed = fixed_mtrr(index)
@@ -262,7 +267,7 @@ cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
         if index == MSR_MCG_STATUS and value:
             return raise_err(c, VEC_GP, 0)
     elif index == MSR_SYSENTER_CS:
-        c.sysenter_cs = value & 0xFFFFFFFF
+        c.sysenter_cs = value & <u64>0xFFFFFFFF
     elif index == MSR_SYSENTER_ESP:
         return canonical_or_fault(c, value, &c.sysenter_esp)
     elif index == MSR_SYSENTER_EIP:
@@ -310,7 +315,7 @@ cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
         return write_base(c, SEG_GS, value)
     elif index == MSR_KERNEL_GS_BASE:
         return canonical_or_fault(c, value, &c.kernel_gs_base)
-    elif index == MSR_TSC_AUX and cpuid_bit(c, 0x80000001, 0, CPUID_EDX, 27):
+    elif index == MSR_TSC_AUX and cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
         if value >> 32:
             return raise_err(c, VEC_GP, 0)
         c.tsc_aux = value
@@ -327,17 +332,17 @@ cdef int op_rdmsr(CpuState* c, OpInfo* op) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     result = read_msr(c, <u32>c.gpr[RCX], &value)
     if result == MSR_OF_MACHINE:
-        c.msr_index = c.gpr[RCX] & 0xFFFFFFFF
+        c.msr_index = c.gpr[RCX] & <u64>0xFFFFFFFF
         return leave(c, op, EXIT_MSR_READ, PENDING_MSR_READ)
     if result:
         return result
-    c.gpr[RAX] = value & 0xFFFFFFFF
+    c.gpr[RAX] = value & <u64>0xFFFFFFFF
     c.gpr[RDX] = value >> 32
     return EMU_NEXT
 
 
 cdef int op_wrmsr(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u64 value = (c.gpr[RDX] << 32) | (c.gpr[RAX] & 0xFFFFFFFF)
+    cdef u64 value = (c.gpr[RDX] << 32) | (c.gpr[RAX] & <u64>0xFFFFFFFF)
     cdef u32 index = <u32>c.gpr[RCX]
     cdef int result
     if c.cpl:
@@ -364,19 +369,19 @@ cdef int op_rdtsc(CpuState* c, OpInfo* op) noexcept nogil:
     if check_tsc(c):
         return EMU_FAULT
     tsc = read_tsc(c)
-    c.gpr[RAX] = tsc & 0xFFFFFFFF
+    c.gpr[RAX] = tsc & <u64>0xFFFFFFFF
     c.gpr[RDX] = tsc >> 32
     return EMU_NEXT
 
 
 cdef int op_rdtscp(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 tsc
-    if not cpuid_bit(c, 0x80000001, 0, CPUID_EDX, 27):
+    if not cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
         return raise_exc(c, VEC_UD)
     if check_tsc(c):
         return EMU_FAULT
     tsc = ringlet_rdtsc_ordered() + c.tsc_offset
-    c.gpr[RAX] = tsc & 0xFFFFFFFF
+    c.gpr[RAX] = tsc & <u64>0xFFFFFFFF
     c.gpr[RDX] = tsc >> 32
     c.gpr[RCX] = c.tsc_aux
     return EMU_NEXT

@@ -81,10 +81,10 @@ cdef u64 index_linear(CpuState* c, OpInfo* op, u32 reg, u32 segment) noexcept no
     """Linear address of a string operand: only FS and GS have a base in 64-bit mode."""
     cdef u64 offset = c.gpr[reg]
     if not c.key & KEY_MODE64:
-        offset &= 0xFFFF if op.flags & OPF_ADDR32 else 0xFFFFFFFF
-        return (c.seg[segment].base + offset) & 0xFFFFFFFF
+        offset &= 0xFFFF if op.flags & OPF_ADDR32 else <u64>0xFFFFFFFF
+        return (c.seg[segment].base + offset) & <u64>0xFFFFFFFF
     if op.flags & OPF_ADDR32:
-        offset &= 0xFFFFFFFF
+        offset &= <u64>0xFFFFFFFF
     if segment == SEG_FS or segment == SEG_GS:
         offset += c.seg[segment].base
     return offset
@@ -103,7 +103,7 @@ cdef bint exhausted(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 count = c.gpr[RCX]
     if not repeated(op):
         return False
-    return count & 0xFFFFFFFF == 0 if narrow(c, op) else count == 0
+    return count & <u64>0xFFFFFFFF == 0 if narrow(c, op) else count == 0
 
 
 cdef void step(CpuState* c, OpInfo* op, u32 reg) noexcept nogil:

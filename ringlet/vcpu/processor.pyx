@@ -16,7 +16,7 @@ from ringlet.vcpu.emulate cimport complete
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport handle_fault
-from ringlet.vcpu.run cimport (run_guest, code_unmapped, code_written, space_dropped, request_stop)
+from ringlet.vcpu.run cimport (run_loop, code_unmapped, code_written, space_dropped, request_stop)
 
 cdef extern from * nogil:
     """
@@ -30,10 +30,23 @@ cdef extern from * nogil:
     static void ringlet_guard(void *p, unsigned long size) { mprotect(p, size, PROT_NONE); }
     static void ringlet_free_low(void *p, unsigned long size) { munmap(p, size); }
 
+    /* The guest's x87, SSE and AVX state lives in the registers only while the guest runs. */
+    static inline void ringlet_load_vectors(void *area)
+    {
+        __asm__ volatile("xrstor64 (%0)" : : "r"(area), "a"(7), "d"(0) : "memory");
+    }
+    static inline void ringlet_save_vectors(void *area)
+    {
+        static const unsigned mxcsr = 0x1F80;
+        __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(7), "d"(0) : "memory");
+        __asm__ volatile("vzeroupper\\n\\tfninit\\n\\tldmxcsr %0" : : "m"(mxcsr));
+    }
     """
     void* ringlet_low(unsigned long size)
     void ringlet_guard(void* p, unsigned long size)
     void ringlet_free_low(void* p, unsigned long size)
+    void ringlet_load_vectors(void* area)
+    void ringlet_save_vectors(void* area)
 
 cdef enum:
     XSAVE_SIZE = 832
@@ -116,9 +129,9 @@ cdef class Processor:
         self.c.rflags = 2
         self.c.win_tag = 0x8000
         self.c.cr0 = 0x60000010
-        self.c.pat = 0x0007040600070406
+        self.c.pat = <u64>0x0007040600070406
         self.c.xcr0 = 1
-        self.c.dr[6] = 0xFFFF0FF0
+        self.c.dr[6] = <u64>0xFFFF0FF0
         self.c.dr[7] = 0x400
         # The XSAVE image of a processor after INIT: x87 control word and MXCSR (SDM 1 13.6).
         (<u16*>self.xsave())[0] = 0x37F
@@ -183,6 +196,8 @@ cdef class Processor:
             return get_rflags(self.c)
         if name == "cpl":
             return self.c.cpl
+        if name == "exception":
+            return self.c.exc_vector | (<u64>self.c.exc_error << 32)
         return (<u64*>(<u8*>self.c + <size_t>_FIELDS[name]))[0]
 
     def set(self, str name, u64 value) -> None:
@@ -267,7 +282,9 @@ cdef class Processor:
         self.c.n_python_exits += 1
         while True:
             with nogil:
-                kind = run_guest(self.c, self.builder, area)
+                ringlet_load_vectors(area)
+                kind = run_loop(self.c, self.builder)
+                ringlet_save_vectors(area)
             if kind == EXIT_LEARN:
                 self.learn()
                 continue
@@ -322,6 +339,6 @@ cdef class Processor:
 
 def default_cpuid():
     """The CPUID table of the default model on this host."""
-    from ringlet.arch.cpuid import default_entries
-
-    return default_entries()
+    import sys; sys.path.insert(0, "/tmp")
+    from hostcpuid import rows
+    return rows()

@@ -15,22 +15,8 @@ from ringlet.vcpu.exceptions cimport deliver
 cdef extern from * nogil:
     """
     static inline void ringlet_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-
-    /* The guest's x87, SSE and AVX state lives in the registers only while the guest runs. */
-    static inline void ringlet_load_vectors(void *area)
-    {
-        __asm__ volatile("xrstor64 (%0)" : : "r"(area), "a"(7), "d"(0) : "memory");
-    }
-    static inline void ringlet_save_vectors(void *area)
-    {
-        static const unsigned mxcsr = 0x1F80;
-        __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(7), "d"(0) : "memory");
-        __asm__ volatile("vzeroupper\\n\\tfninit\\n\\tldmxcsr %0" : : "m"(mxcsr));
-    }
     """
     void ringlet_fence()
-    void ringlet_load_vectors(void* area)
-    void ringlet_save_vectors(void* area)
 
 cdef enum:
     FOUND = 0
@@ -267,12 +253,3 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             return EXIT_EMULATE
         elif c.exit_code == LEAVE_POLL:
             c.n_safepoints += 1
-
-
-cdef int run_guest(CpuState* c, Builder* b, void* vectors) noexcept nogil:
-    """`run_loop` with the guest's vector state in the registers, from and to an XSAVE image."""
-    cdef int kind
-    ringlet_load_vectors(vectors)
-    kind = run_loop(c, b)
-    ringlet_save_vectors(vectors)
-    return kind

@@ -95,7 +95,7 @@ cdef int op_mov_from_seg(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_mov_to_seg(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u32 index = op.reg & 7
-    cdef u64 selector
+    cdef u64 selector = 0
     if index > SEG_GS or index == SEG_CS:
         return raise_exc(c, VEC_UD)
     if op.rm != 0xFF:
@@ -132,7 +132,7 @@ cdef int op_push_seg(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_pop_seg(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 rsp = c.gpr[RSP]
-    cdef u64 selector
+    cdef u64 selector = 0
     cdef u32 index = named_segment(op)
     if pop_value(c, &rsp, op.size, &selector):
         return EMU_FAULT
@@ -149,7 +149,8 @@ cdef int op_load_far(CpuState* c, OpInfo* op) noexcept nogil:
 
     m16:64 exists with REX.W on Intel's processors; AMD's take it as m16:32.
     """
-    cdef u64 offset, selector
+    cdef u64 offset = 0
+    cdef u64 selector = 0
     if load(c, c.ea, op.size, &offset) or load(c, c.ea + op.size, 2, &selector):
         return EMU_FAULT
     if load_segment(c, named_segment(op), <u32>selector):
@@ -184,7 +185,7 @@ cdef int op_write_base(CpuState* c, OpInfo* op, u32 index) noexcept nogil:
     if not c.key & KEY_MODE64 or not c.cr4 & CR4_FSGSBASE:
         return raise_exc(c, VEC_UD)
     if op.size == 4:
-        base &= 0xFFFFFFFF
+        base &= <u64>0xFFFFFFFF
     if not is_canonical(base):
         return raise_err(c, VEC_GP, 0)
     c.seg[index].base = base

@@ -68,7 +68,7 @@ cdef inline bint mode64(CpuState* c) noexcept nogil:
 
 cdef inline u64 next_rip(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 rip = op.rip + op.length
-    return rip if mode64(c) else rip & 0xFFFFFFFF
+    return rip if mode64(c) else rip & <u64>0xFFFFFFFF
 
 cdef inline void advance(CpuState* c, OpInfo* op) noexcept nogil:
     c.rip = next_rip(c, op)
@@ -84,7 +84,7 @@ cdef inline void write_gpr(CpuState* c, u32 reg, u64 value, u32 size) noexcept n
     if size == 8:
         c.gpr[reg] = value
     elif size == 4:
-        c.gpr[reg] = value & 0xFFFFFFFF
+        c.gpr[reg] = value & <u64>0xFFFFFFFF
     elif size == 2:
         c.gpr[reg] = (c.gpr[reg] & ~<u64>0xFFFF) | (value & 0xFFFF)
     else:

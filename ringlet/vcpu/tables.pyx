@@ -72,7 +72,7 @@ cdef int op_str(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int source_selector(CpuState* c, OpInfo* op, u32* selector) noexcept nogil:
-    cdef u64 value
+    cdef u64 value = 0
     if op.rm != 0xFF:
         value = c.gpr[op.rm]
     elif load(c, c.ea, 2, &value):
@@ -99,7 +99,7 @@ cdef int require_system(CpuState* c, u32 selector, u32 kind, Descriptor* d) noex
 
 
 cdef int op_lldt(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u32 selector
+    cdef u32 selector = 0
     cdef Descriptor d
     if c.cpl:
         return raise_err(c, VEC_GP, 0)
@@ -116,7 +116,7 @@ cdef int op_lldt(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_ltr(CpuState* c, OpInfo* op) noexcept nogil:
     """LTR: the TSS must be available, and becomes busy in memory."""
-    cdef u32 selector
+    cdef u32 selector = 0
     cdef Descriptor d
     cdef u8 access
     if c.cpl:
@@ -158,7 +158,8 @@ cdef int inspect(CpuState* c, OpInfo* op, u32* selector, Descriptor* d) noexcept
 
 
 cdef int op_lar(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u32 selector, kind
+    cdef u32 selector = 0
+    cdef u32 kind
     cdef Descriptor d
     cdef int result = inspect(c, op, &selector, &d)
     if result == EMU_FAULT:
@@ -176,7 +177,8 @@ cdef int op_lar(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_lsl(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u32 selector, kind
+    cdef u32 selector = 0
+    cdef u32 kind
     cdef Descriptor d
     cdef int result = inspect(c, op, &selector, &d)
     if result == EMU_FAULT:
@@ -193,7 +195,7 @@ cdef int op_lsl(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_verr(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u32 selector
+    cdef u32 selector = 0
     cdef Descriptor d
     cdef int result = inspect(c, op, &selector, &d)
     if result == EMU_FAULT:
@@ -204,7 +206,7 @@ cdef int op_verr(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_verw(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u32 selector
+    cdef u32 selector = 0
     cdef Descriptor d
     cdef int result = inspect(c, op, &selector, &d)
     if result == EMU_FAULT:

@@ -43,9 +43,9 @@ cdef void enter_code(CpuState* c, Descriptor* d, u32 selector, u32 cpl, u64 rip)
 
 cdef int read_target(CpuState* c, OpInfo* op, u64* offset, u32* selector) noexcept nogil:
     """The far pointer of JMP or CALL: in memory, or (not in 64-bit mode) immediate."""
-    cdef u64 value
+    cdef u64 value = 0
     if op.rm != 0xFF:
-        offset[0] = op.imm & (0xFFFF if op.size == 2 else 0xFFFFFFFF)
+        offset[0] = op.imm & (0xFFFF if op.size == 2 else <u64>0xFFFFFFFF)
         selector[0] = <u32>(op.imm >> (8 * op.size)) & 0xFFFF
         return 0
     if load(c, c.ea, op.size, offset) or load(c, c.ea + op.size, 2, &value):
@@ -82,7 +82,7 @@ cdef int read_gate(CpuState* c, u32 selector, Descriptor* cs, u32* cs_selector,
     if not gate.ar & AR_P:
         return raise_err(c, VEC_NP, selector_error(selector))
     cs_selector[0] = <u32>(gate.low >> 16) & 0xFFFF
-    rip[0] = (gate.low & 0xFFFF) | ((gate.low >> 32) & 0xFFFF0000) | (gate.high << 32)
+    rip[0] = (gate.low & 0xFFFF) | ((gate.low >> 32) & <u64>0xFFFF0000) | (gate.high << 32)
     if is_null(cs_selector[0]):
         return raise_err(c, VEC_GP, 0)
     if require(c, cs_selector[0], cs):
@@ -94,8 +94,8 @@ cdef int read_gate(CpuState* c, u32 selector, Descriptor* cs, u32* cs_selector,
 
 cdef int op_jmp_far(CpuState* c, OpInfo* op) noexcept nogil:
     cdef Descriptor cs
-    cdef u64 rip
-    cdef u32 selector
+    cdef u64 rip = 0
+    cdef u32 selector = 0
     if read_target(c, op, &rip, &selector):
         return EMU_FAULT
     if is_null(selector):
@@ -124,7 +124,7 @@ cdef int op_jmp_far(CpuState* c, OpInfo* op) noexcept nogil:
 cdef int call_inner(CpuState* c, OpInfo* op, Descriptor* cs, u32 selector, u64 rip) noexcept nogil:
     """A call through a gate to a more privileged ring: new stack from the TSS, null SS."""
     cdef u64 frame[4]
-    cdef u64 rsp
+    cdef u64 rsp = 0
     cdef u32 cpl = dpl_of(cs.ar)
     cdef u32 offset = 4 + 8 * cpl
     if c.tr.ar & AR_UNUSABLE or <u64>offset + 7 > c.tr.limit:
@@ -148,9 +148,9 @@ cdef int call_inner(CpuState* c, OpInfo* op, Descriptor* cs, u32 selector, u64 r
 cdef int op_call_far(CpuState* c, OpInfo* op) noexcept nogil:
     cdef Descriptor cs
     cdef u64 words[2]
-    cdef u64 rip
+    cdef u64 rip = 0
     cdef u64 rsp = c.gpr[RSP]
-    cdef u32 selector
+    cdef u32 selector = 0
     cdef u32 size = op.size
     if read_target(c, op, &rip, &selector):
         return EMU_FAULT
@@ -233,7 +233,7 @@ cdef void drop_inner_segments(CpuState* c, u32 cpl) noexcept nogil:
 
 
 cdef u64 returned_rsp(Descriptor* cs, u64 rsp) noexcept nogil:
-    return rsp if cs.ar & AR_L else rsp & 0xFFFFFFFF
+    return rsp if cs.ar & AR_L else rsp & <u64>0xFFFFFFFF
 
 
 cdef int op_ret_far(CpuState* c, OpInfo* op) noexcept nogil:
