@@ -143,6 +143,9 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
             retire(b, i)
             return 1
         emit_op(b, i, i.shape.op)
+        if i.shape.op == OP_MOV_TO_CR or i.shape.op == OP_SERIALIZE:
+            # They end the fragment, but may have changed nothing and resume.
+            emit_jump(b, <i64>i.offset + i.length)
         return not ends_fragment(i.shape.op)
     if kind == SHAPE_INVALID:
         emit_op(b, i, OP_UD)
