@@ -58,11 +58,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One instruction: iced-x86's, or its raw bytes; `target` is the item a branch goes to."""
+    """One instruction: iced-x86's, or its raw bytes.
+
+    `target` is the item that a branch goes to, or that a RIP-relative operand points at, `delta`
+    bytes into it.
+    """
 
     instruction: Instruction | None = None
     raw: bytes = b""
     target: int | None = None
+    delta: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,10 @@ class Program:
 
     @property
     def memory(self) -> tuple[tuple[int, bytes], ...]:
-        """All that is written over the base image, the code included."""
-        return (*self.patches, (self.origin, self.code))
+        """All that is written over the base image, the code included (as much as has a page)."""
+        area = layout.area_at(self.origin)
+        room = area.end - self.origin if area else 0
+        return (*self.patches, (self.origin, self.code[:room]))
 
     def initial_image(self) -> bytes:
         """The memory that the program finds."""
@@ -124,6 +131,15 @@ class Program:
         return lines
 
 
+def _aimed(ins: Instruction, linear: int) -> Instruction:
+    out = ins.copy()
+    if ins.is_ip_rel_memory_operand:
+        out.memory_displacement = linear
+    else:
+        out.near_branch64 = linear
+    return out
+
+
 def assemble(items: Sequence[Item], origin: int) -> tuple[bytes, tuple[int, ...]]:
     """Encode items at `origin`: the bytes with the final INT3, and each one's linear address."""
     encoder = Encoder(64)
@@ -137,16 +153,14 @@ def assemble(items: Sequence[Item], origin: int) -> tuple[bytes, tuple[int, ...]
             ins = item.instruction
             if item.target is not None:
                 pending.append(i)
-                ins = ins.copy()
-                ins.near_branch64 = starts[i]
+                ins = _aimed(ins, starts[i])
             encoder.encode(ins, starts[i])
             pieces.append(encoder.take_buffer())
         starts.append(starts[i] + len(pieces[i]))
     for i in pending:
         item = items[i]
         assert item.instruction is not None and item.target is not None
-        ins = item.instruction.copy()
-        ins.near_branch64 = starts[item.target]
+        ins = _aimed(item.instruction, starts[item.target] + item.delta)
         encoder.encode(ins, starts[i])
         pieces[i] = encoder.take_buffer()
     return b"".join(pieces) + INT3, tuple(starts)
