@@ -51,6 +51,8 @@ class UnicornRunner:
         uc.hook_add(unicorn.UC_HOOK_INTR, self._interrupt)
         uc.hook_add(unicorn.UC_HOOK_INSN, self._syscall, aux1=x.UC_X86_INS_SYSCALL)
         self._uc = uc
+        # Restored before each program: a pending exception would make the next one a double fault.
+        self._fresh = uc.context_save()
         self._vector: int | None = None
 
     def __enter__(self) -> UnicornRunner:
@@ -79,6 +81,7 @@ class UnicornRunner:
         uc = self._uc
         uc.mem_write(guest.IMAGE, program.initial_image())
         uc.ctl_flush_tb()
+        uc.context_restore(self._fresh)
         self._load(program.state)
         self._vector = None
         note = ""
@@ -89,6 +92,8 @@ class UnicornRunner:
                 status = Status.TIMEOUT
         except unicorn.UcError as error:
             note = str(error)
+            if error.errno == unicorn.UC_ERR_INSN_INVALID:
+                self._vector = 6
             status = Status.EVENT if self._vector is not None else Status.SHUTDOWN
         vector = self._vector if self._vector is not None else 0
         return Outcome(status, vector, 0, uc.reg_read(x.UC_X86_REG_CR2), self._store(),
