@@ -171,3 +171,8 @@ def table() -> tuple[Form, ...]:
 def by_group() -> dict[Group, tuple[Form, ...]]:
     """The same, by group."""
     return {g: tuple(f for f in table() if f.group is g) for g in Group}
+
+
+def kind_names(form: Form) -> tuple[str, ...]:
+    """iced-x86's names of a form's operand kinds."""
+    return tuple(_KIND_NAMES[k] for k in form.kinds)
