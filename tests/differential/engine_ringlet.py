@@ -1,7 +1,6 @@
 """Ringlet as an engine: the only place where the differential and fuzz tests touch its API."""
 from __future__ import annotations
 
-import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,12 +14,14 @@ from tests.differential import guest, layout
 from tests.differential.layout import PAGE
 from tests.differential.program import (
     REGISTERS,
+    SEGMENTS,
     SYSCALL_VECTOR,
     Outcome,
     Program,
     State,
     Status,
 )
+from tests.differential.ring0 import CODE, HLT, Case, Result, initial_registers
 
 _CS, _SS = 1, 2
 _NULL = (0, 0, 0, 0x10000)  # selector, base, limit, access rights: unusable
@@ -59,10 +60,10 @@ class Watchdog:
                 self._processor.kick()
 
 
-def new_processor() -> Processor:
+def new_processor(ist: int = 0) -> Processor:
     """A processor with the guest of `tests.differential.guest` in its memory."""
     p = Processor(guest.RAM_SIZE)
-    p.write_phys(0, guest.memory())
+    p.write_phys(0, guest.memory(ist))
     reset_system(p)
     return p
 
@@ -102,6 +103,50 @@ def load_state(p: Processor, state: State, cpl: int = 3) -> None:
     p.set("fs_base", state.fs_base)
     p.set("gs_base", state.gs_base)
     p.set_xsave(state.xsave)
+
+
+_RING0_NAMES = ("rip", "rflags", "cr0", "cr2", "cr3", "cr4", "fs_base", "gs_base", "efer", "star",
+                "lstar", "sfmask", "kernel_gs_base")
+
+
+class RingletRing0:
+    """Runs ring-0 cases, all on one Processor."""
+
+    def __init__(self, timeout: float = 0.5) -> None:
+        self.processor = new_processor(ist=1)
+        self._memory = guest.memory(ist=1)
+        self._watchdog = Watchdog(self.processor, timeout)
+
+    def close(self) -> None:
+        """End the watchdog."""
+        self._watchdog.close()
+
+    def run(self, case: Case) -> Result:
+        """Run to HLT or an exception."""
+        p = self.processor
+        p.write_phys(0, self._memory)
+        code = (case.code + HLT).ljust(0x200, HLT)
+        p.write_phys(guest.RING0_CODE, code)
+        if case.data:
+            p.write_phys(guest.RING0_DATA, case.data)
+        reset_system(p)
+        registers = initial_registers(case)
+        load_state(p, State(tuple(registers[n] for n in REGISTERS), CODE, case.rflags), cpl=0)
+        with self._watchdog.watch():
+            kind = p.run()
+        if kind != Exit.EXIT_HLT:
+            return Result(f"{Exit(kind).name} {p.exit_info()}", {}, b"")
+        values = {n: p.get(n) for n in (*REGISTERS, *_RING0_NAMES)}
+        values |= {n: p.get_segment(i)[0] for i, n in enumerate(SEGMENTS)}
+        for name in ("gdtr", "idtr"):
+            values[f"{name}_base"], values[f"{name}_limit"] = p.get_table(name)
+        memory = p.read_phys(guest.GDT, 0x1000) + p.read_phys(guest.RING0_DATA, 0x2000)
+        vector = guest.vector_of(values["rip"])
+        if vector is None:
+            return Result("hlt", values, memory)
+        error, frame = guest.frame(p.read_phys(guest.IST1_TOP - 48, 48), vector)
+        values |= dict(zip(("rip", "cs", "rflags", "rsp", "ss"), frame, strict=True))
+        return Result(f"vector {vector}", values, memory, f"error code {error:#x}")
 
 
 class RingletRunner:
@@ -169,9 +214,8 @@ class RingletRunner:
                           state.xsave, (state.selectors[0], guest.USER_CS, guest.USER_SS,
                                         *state.selectors[3:]))
             return Outcome(Status.EVENT, SYSCALL_VECTOR, state=state, pages=pages)
-        words = struct.unpack("<6Q", p.read_phys(guest.STACK_TOP - 48, 48))
-        error = words[0] if vector in guest.ERROR_CODE_VECTORS else 0
-        return Outcome(Status.EVENT, vector, error, p.get("cr2"), self._state(words[1:]), pages)
+        error, frame = guest.frame(p.read_phys(guest.STACK_TOP - 48, 48), vector)
+        return Outcome(Status.EVENT, vector, error, p.get("cr2"), self._state(frame), pages)
 
     def _state(self, frame: Sequence[int] | None = None) -> State:
         """The processor's state; `frame` (RIP CS RFLAGS RSP SS) is what an exception pushed."""

@@ -21,7 +21,10 @@ STACK_TOP = 0x6000  # RSP0; the page below it is the ring-0 stack
 HANDLERS = 0x6000
 HANDLER_SIZE = 16
 SYSCALL_HANDLER = 0x7800
-PROBE = 0x8000      # a page for ring-0 programs' code
+RING0_CODE = 0x8000  # pages for ring-0 programs
+RING0_DATA = 0x9000
+RING0_STACK_TOP = 0xB000
+IST1_TOP = 0xC000    # the stack of all exceptions, if memory() is asked for it
 PML4 = 0x10000
 IMAGE = 0x100000    # where layout's image stands
 
@@ -72,15 +75,19 @@ def _page_tables(memory: bytearray) -> None:
         place(KERNEL + page, page, _P | _RW)
 
 
-def _gate(vector: int) -> bytes:
+def _gate(vector: int, ist: int) -> bytes:
     handler = KERNEL + HANDLERS + HANDLER_SIZE * vector
     dpl = 3 if vector in (3, 4) else 0
-    return struct.pack("<HHBBHII", handler & 0xFFFF, KERNEL_CS, 0, 0x8E | dpl << 5,
+    return struct.pack("<HHBBHII", handler & 0xFFFF, KERNEL_CS, ist, 0x8E | dpl << 5,
                        handler >> 16 & 0xFFFF, handler >> 32, 0)
 
 
-def memory() -> bytes:
-    """Guest physical memory from 0, up to and with the image."""
+def memory(ist: int = 0) -> bytes:
+    """Guest physical memory from 0, up to and with the image.
+
+    With `ist` 1 all exceptions switch to the stack at IST1_TOP, so that a ring-0 program's own
+    stack is left as it was.
+    """
     out = bytearray(IMAGE + layout.IMAGE_SIZE)
     for selector, value in _DESCRIPTORS.items():
         struct.pack_into("<Q", out, GDT + selector, value)
@@ -88,10 +95,11 @@ def memory() -> bytes:
     struct.pack_into("<HHBBBBQ", out, GDT + TSS_SELECTOR, 0x67, base & 0xFFFF, base >> 16 & 0xFF,
                      0x8B, 0, base >> 24 & 0xFF, base >> 32)
     for vector in range(256):
-        out[IDT + 16 * vector:IDT + 16 * vector + 16] = _gate(vector)
-    for at in range(HANDLERS, PROBE, HANDLER_SIZE):
+        out[IDT + 16 * vector:IDT + 16 * vector + 16] = _gate(vector, ist)
+    for at in range(HANDLERS, RING0_CODE, HANDLER_SIZE):
         out[at:at + 3] = b"\xf4\xeb\xfd"  # hlt; jmp to it
     struct.pack_into("<Q", out, TSS + 4, KERNEL + STACK_TOP)
+    struct.pack_into("<Q", out, TSS + 36, KERNEL + IST1_TOP)
     struct.pack_into("<H", out, TSS + 102, 0x68)  # no I/O permission map
     _page_tables(out)
     out[IMAGE:] = layout.BASE_IMAGE
@@ -106,8 +114,7 @@ def vector_of(rip: int) -> int | None:
     return None
 
 
-def frame(stack: bytes, vector: int) -> tuple[int, int, int, int, int, int]:
-    """(error, rip, cs, rflags, rsp, ss) of the exception frame at the top of the stack page."""
-    words = struct.unpack("<6Q", stack[-48:])
-    error = words[0] if vector in ERROR_CODE_VECTORS else 0
-    return int(error), *words[1:]  # type: ignore[return-value]  # six of them
+def frame(stack: bytes, vector: int) -> tuple[int, tuple[int, ...]]:
+    """(error code, (rip, cs, rflags, rsp, ss)) from the 48 bytes below the top of its stack."""
+    words = struct.unpack("<6Q", stack)
+    return words[0] if vector in ERROR_CODE_VECTORS else 0, words[1:]

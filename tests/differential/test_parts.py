@@ -102,9 +102,9 @@ class TestForms:
         assert None in reasons
         assert all((forms.why_not(c) is None) == (c in compared) for c in forms.CODE_NAMES)
 
-    @pytest.mark.parametrize("name", ["ADD_RM64_R64", "MOV_R64_RM64", "REPE_CMPSB" , "PEXT"])
+    @pytest.mark.parametrize("name", ["ADD_RM64_R64", "MOV_R64_RM64", "MULX_R64_R64_RM64", "CMPSB_M8_M8"])
     def test_common_forms_are_there(self, name: str) -> None:
-        assert any(name.split("_")[-1] in f.name or f.name == name for f in forms.table())
+        assert any(name in f.name for f in forms.table())
 
     def test_no_privileged_code_is_compared_as_plain(self) -> None:
         plain = forms.by_group()[forms.Group.PLAIN]
