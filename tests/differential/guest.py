@@ -26,7 +26,7 @@ RING0_DATA = 0x9000
 RING0_STACK_TOP = 0xB000
 IST1_TOP = 0xC000    # the stack of all exceptions, if memory() is asked for it
 PML4 = 0x10000
-IMAGE = 0x100000    # where layout's image stands
+IMAGE = 0x40000     # where layout's image stands
 
 KERNEL_CS, KERNEL_SS, USER_CS32, USER_SS, USER_CS = 0x10, 0x18, 0x23, 0x2B, 0x33
 TSS_SELECTOR = 0x40

@@ -8,18 +8,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
-import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from tests.differential.campaign import Report, form_programs, random_programs, run_campaign
 from tests.differential.engine import make_engine
+from tests.differential.isolate import Death, Progress, isolated
 from tests.differential.native import NativeRunner
 from tests.differential.program import Program, to_text
 
@@ -43,38 +41,26 @@ class Chunk:
         return random_programs(self.seed, self.count)
 
 
-def _run_chunk(chunk: Chunk, index: Synchronized[int], results: Connection) -> None:
+def _run_chunk(chunk: Chunk, progress: Progress) -> Report:
     engine = make_engine(chunk.engine)
-
-    def progress(number: int) -> None:
-        index.value = number
-
     try:
         with NativeRunner() as native:
-            results.send(run_campaign(native, engine, chunk.programs(), progress=progress))
+            return run_campaign(native, engine, chunk.programs(), progress=progress)
     finally:
         engine.close()
 
 
 def run_chunk(chunk: Chunk) -> Report:
     """Run a chunk in a process of its own: an engine that dies is a finding, not the end."""
-    context = multiprocessing.get_context("spawn")
-    index = context.Value("q", 0)
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_run_chunk, args=(chunk, index, send))
-    process.start()
-    send.close()
-    try:
-        report = receive.recv()
-        assert isinstance(report, Report)
-    except EOFError:
-        process.join()
-        program = next(itertools.islice(chunk.programs(), index.value, None))
-        report = Report(programs=index.value + 1, different=1)
+    result = isolated(_run_chunk, chunk)
+    if isinstance(result, Death):
+        program = next(itertools.islice(chunk.programs(), result.index, None))
+        report = Report(programs=result.index + 1, different=1)
         report.crashes.append(to_text(replace(
-            program, comment=f"the process died with exit code {process.exitcode}")))
-    process.join()
-    return report
+            program, comment=f"the process died with exit code {result.exit_code}")))
+        return report
+    assert isinstance(result, Report)
+    return result
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -30,7 +30,7 @@ def _without_rf(result: Result) -> Result:
     return Result(result.end, values, result.memory, result.note)
 
 
-@pytest.mark.parametrize("case", random_cases(seed=1, each=12), ids=lambda c: c.name)
+@pytest.mark.parametrize("case", list(random_cases(seed=1, each=12)), ids=lambda c: c.name)
 def test_ring0_case_is_equal(case: Case, ringlet: object) -> None:
     expected = _without_rf(UnicornRing0().run(case))
     found = _without_rf(ringlet.run(case))  # type: ignore[attr-defined]  # imported late
