@@ -1,0 +1,41 @@
+"""Builds the guest programs once a session; keeps the reference engine for those who ask."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "guests")]
+
+from build_guest import Guest, build
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "reference: runs a guest program under QEMU; only when asked by -m reference"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    asked = "reference" in config.getoption("markexpr")
+    missing = shutil.which("qemu-system-x86_64") is None
+    for item in items:
+        if item.get_closest_marker("reference") and (missing or not asked):
+            reason = "no qemu-system-x86_64" if asked else "the reference engine: -m reference"
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def guest_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Guest]:
+    """Gives a program by name, built at its first use in the session."""
+    directory = tmp_path_factory.mktemp("guests")
+    built: dict[str, Guest] = {}
+
+    def get(name: str) -> Guest:
+        if name not in built:
+            built[name] = build(name, directory)
+        return built[name]
+
+    return get

@@ -1,0 +1,78 @@
+"""The two ways of running a guest program, and what its output came to."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from build_guest import Guest
+
+TIMEOUT = 60.0  # seconds a program may take
+
+# What Ringlet offers its guests, as far as QEMU can be told: features it hides are off.
+QEMU_CPU = (
+    "max,vendor=GenuineIntel,pcid=off,smep=off,smap=off,umip=off,la57=off,pku=off"
+)
+QEMU = (
+    "qemu-system-x86_64", "-M", "pc,usb=off,vmport=off", "-accel", "tcg", "-m", "128M",
+    "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-device",
+    "isa-debug-exit,iobase=0xf4,iosize=4",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run printed and how it ended; `status` is None after a timeout."""
+
+    status: int | None
+    lines: list[str]
+    errors: str
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The failed checks' lines by the check's name."""
+        lines = (line for line in self.lines if line.startswith("FAIL "))
+        return {line.split()[1]: line for line in lines}
+
+    @property
+    def passed(self) -> set[str]:
+        return {line.split()[1] for line in self.lines if line.startswith("ok ")}
+
+    @property
+    def done(self) -> bool:
+        """Whether the program got to its closing line."""
+        return any(line.startswith("done ") for line in self.lines)
+
+    def tail(self) -> str:
+        """The last of its output, for a message."""
+        return "\n".join([f"status {self.status}", *self.lines[-8:], self.errors[-2000:]])
+
+
+def run_qemu(guest: Guest) -> Outcome:
+    """Run under QEMU's TCG."""
+    return _run([*QEMU, "-cpu", QEMU_CPU, "-kernel", str(guest.pvh)])
+
+
+def run_ringlet(guest: Guest) -> Outcome:
+    """Run under Ringlet, as a user would."""
+    command = [sys.executable, "-m", "ringlet", "run", "--bare", str(guest.bare)]
+    return _run([*command, "--memory", "128M"])
+
+
+def _run(command: list[str]) -> Outcome:
+    try:
+        result = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired as timeout:
+        return Outcome(None, _lines(timeout.stdout), _text(timeout.stderr))
+    return Outcome(result.returncode, _lines(result.stdout), _text(result.stderr))
+
+
+def _text(output: bytes | None) -> str:
+    return (output or b"").decode(errors="replace")
+
+
+def _lines(output: bytes | None) -> list[str]:
+    return _text(output).replace("\r", "").splitlines()
+
+

@@ -1,0 +1,51 @@
+"""Every bare guest program on every engine: all its checks hold."""
+
+from collections.abc import Callable
+
+import pytest
+from build_guest import Guest, program_names
+from engines import Outcome, run_qemu, run_ringlet
+from qemu_faults import known_fault
+
+SHUTDOWNS = {"triple_fault"}  # programs that end by a triple fault
+CHECKED = [name for name in program_names() if name not in SHUTDOWNS]
+
+GuestFor = Callable[[str], Guest]
+
+
+def no_known_fault(check: str) -> None:
+    """Of an engine that must pass every check."""
+
+
+def assert_all_checks_hold(outcome: Outcome, known: Callable[[str], str | None]) -> None:
+    wrong = [line for name, line in outcome.failed.items() if not known(name)]
+    assert not wrong, "\n" + "\n".join(wrong)
+    assert outcome.done, "no closing line:\n" + outcome.tail()
+    assert outcome.status == (3 if outcome.failed else 1), outcome.tail()
+
+
+def assert_shut_down(outcome: Outcome) -> None:
+    assert outcome.lines[-1:] == ["about to triple fault"], outcome.tail()
+    assert outcome.status not in (None, 1, 3), outcome.tail()
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_program_on_ringlet(name: str, guest_for: GuestFor) -> None:
+    assert_all_checks_hold(run_ringlet(guest_for(name)), no_known_fault)
+
+
+@pytest.mark.parametrize("name", sorted(SHUTDOWNS))
+def test_triple_fault_shuts_ringlet_down(name: str, guest_for: GuestFor) -> None:
+    assert_shut_down(run_ringlet(guest_for(name)))
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", CHECKED)
+def test_program_on_qemu(name: str, guest_for: GuestFor) -> None:
+    assert_all_checks_hold(run_qemu(guest_for(name)), known_fault)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", sorted(SHUTDOWNS))
+def test_triple_fault_shuts_qemu_down(name: str, guest_for: GuestFor) -> None:
+    assert_shut_down(run_qemu(guest_for(name)))
