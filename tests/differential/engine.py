@@ -15,6 +15,9 @@ class Engine(Protocol):
 
     def run(self, programs: Sequence[Program]) -> list[Outcome]: ...
 
+    def reset(self) -> None:
+        """Forget all that earlier programs left: translations, shadow pages."""
+
     def close(self) -> None: ...
 
 

@@ -32,7 +32,7 @@ class Watchdog:
     """Kicks a processor out of run() when it has run for `timeout` seconds."""
 
     def __init__(self, processor: Processor, timeout: float) -> None:
-        self._processor = processor
+        self.processor = processor
         self._timeout = timeout
         self._since: float | None = None
         self._stop = threading.Event()
@@ -57,7 +57,7 @@ class Watchdog:
         while not self._stop.wait(self._timeout / 4):
             since = self._since
             if since is not None and time.monotonic() - since > self._timeout:
-                self._processor.kick()
+                self.processor.kick()
 
 
 def new_processor(ist: int = 0) -> Processor:
@@ -157,7 +157,7 @@ class RingletRunner:
 
     name = "ringlet"
 
-    def __init__(self, timeout: float = 0.5) -> None:
+    def __init__(self, timeout: float = 0.2) -> None:
         self.processor = new_processor()
         self._timeout = timeout
         self._watchdog = Watchdog(self.processor, timeout)
@@ -173,6 +173,11 @@ class RingletRunner:
     def close(self) -> None:
         """End the watchdog."""
         self._watchdog.close()
+
+    def reset(self) -> None:
+        """A new processor, without translations."""
+        self.processor = self._watchdog.processor = new_processor()
+        self._stale = {}
 
     def run(self, programs: Sequence[Program]) -> list[Outcome]:
         """Run each program from its own fresh memory."""
@@ -201,8 +206,10 @@ class RingletRunner:
         if kind == Exit.EXIT_INTERRUPTED:
             return Outcome(Status.TIMEOUT, state=self._state(), pages=pages)
         if kind != Exit.EXIT_HLT:
-            return Outcome(Status.SHUTDOWN, state=self._state(), pages=pages,
-                           note=f"{Exit(kind).name} {p.exit_info()}")
+            outcome = Outcome(Status.SHUTDOWN, state=self._state(), pages=pages,
+                              note=f"{Exit(kind).name} {p.exit_info()}")
+            self.reset()  # it waits for something that nothing here gives
+            return outcome
         rip = p.get("rip")
         vector = guest.vector_of(rip)
         if vector is None:

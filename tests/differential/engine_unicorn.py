@@ -65,6 +65,9 @@ class UnicornRunner:
     def close(self) -> None:
         """Nothing to release."""
 
+    def reset(self) -> None:
+        """Nothing is kept between programs."""
+
     def run(self, programs: Sequence[Program]) -> list[Outcome]:
         """Run each program from its own fresh memory."""
         return [self._run(p) for p in programs]

@@ -92,6 +92,9 @@ class NativeRunner:
         self._shared.close()
         os.close(self._fd)
 
+    def reset(self) -> None:
+        """Nothing is kept between programs."""
+
     def run(self, programs: Sequence[Program]) -> list[Outcome]:
         """Run each program from its own fresh memory; outcomes in the same order."""
         out: list[Outcome] = []

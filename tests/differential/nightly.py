@@ -92,6 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
     for reason, count in total.excluded.items():
         print(f"not compared: {count} ({reason})")
     print(f"differ: {total.different}, {len(total.divergences)} kinds")
+    for kind, count in total.kinds.most_common():
+        print(f"    {count} {kind}")
     for signature, divergence in total.divergences.items():
         text = divergence.text()
         print(f"\n--- {signature}\n{text}", end="")

@@ -1,6 +1,7 @@
 """Makes a program that shows a difference as small and plain as it can be."""
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -38,17 +39,17 @@ def _plainer_state(program: Program) -> Iterator[Program]:
         yield replace(program, patches=program.patches[:i] + program.patches[i + 1:])
 
 
-def shrink(program: Program, differs: Callable[[Program], bool], tries: int = 2000) -> Program:
-    """The smallest program found for which `differs` still holds, in at most `tries` runs."""
-    left = tries
+def shrink(program: Program, differs: Callable[[Program], bool],
+           seconds: float = 5.0) -> Program:
+    """The smallest program for which `differs` still holds that is found in that time."""
+    end = time.monotonic() + seconds
     for candidates in (_fewer_items, _plainer_state) * _ROUNDS:
         found = True
         while found:
             found = False
             for candidate in candidates(program):
-                if left <= 0:
+                if time.monotonic() > end:
                     return program
-                left -= 1
                 try:
                     holds = differs(candidate)
                 except ValueError:  # a branch no longer reaches

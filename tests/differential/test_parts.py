@@ -8,7 +8,13 @@ import pytest
 from iced_x86 import Code, Decoder, Mnemonic
 
 from tests.differential import forms, guest, layout, xsave
-from tests.differential.campaign import form_programs, random_programs, run_campaign
+from tests.differential.campaign import (
+    Divergence,
+    form_programs,
+    from_corpus,
+    random_programs,
+    run_campaign,
+)
 from tests.differential.compare import comparable_flags, compare
 from tests.differential.generate import random_program
 from tests.differential.liveness import ARITHMETIC, flags_live_at, live_in
@@ -85,6 +91,11 @@ class TestText:
         assert after.patches == before.patches
         assert after.state.gpr == before.state.gpr
         assert xsave.canonical(after.state.xsave) == xsave.canonical(before.state.xsave)
+
+    def test_a_corpus_file_may_hold_programs_that_run_before(self) -> None:
+        first, last = program("90"), program("4801d8")
+        text = Divergence(last, ["rax: 0x1 / 0x2"], (first,)).text()
+        assert [p.code for p in from_corpus(text)] == [first.code, last.code]
 
     def test_a_line_that_is_not_understood_is_named(self) -> None:
         with pytest.raises(ValueError, match="line 2"):

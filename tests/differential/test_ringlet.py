@@ -12,13 +12,13 @@ from tests.differential.campaign import (
     Report,
     differences,
     form_programs,
+    from_corpus,
     random_programs,
     run_campaign,
 )
 from tests.differential.engine import Engine
 from tests.differential.generate import Style, random_program
 from tests.differential.native import NativeRunner
-from tests.differential.program import from_text
 
 CORPUS = sorted(Path(__file__).with_name("corpus").glob("*.txt"))
 
@@ -29,7 +29,7 @@ def _summary(report: Report) -> str:
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda p: p.stem)
 def test_corpus_program_is_equal(path: Path, native: NativeRunner, ringlet: Engine) -> None:
-    assert differences(native, ringlet, from_text(path.read_text())) == []
+    assert differences(native, ringlet, from_corpus(path.read_text())) == []
 
 
 def test_every_form_is_equal(native: NativeRunner, ringlet: Engine) -> None:
@@ -54,4 +54,4 @@ def test_programs_with_wild_addresses_are_equal(native: NativeRunner, ringlet: E
 def test_hypothesis_programs_are_equal(native: NativeRunner, ringlet: Engine,
                                        rng: random.Random) -> None:
     program = random_program(rng, Style(most=6))
-    assert differences(native, ringlet, program) == []
+    assert differences(native, ringlet, [program]) == []
