@@ -1,6 +1,8 @@
-from enum import IntEnum
+# `Op`, for type checkers: the definition is ops.pxd, and a test compares them.
 
-class Op(IntEnum):
+import enum
+
+class Op(enum.IntEnum):
     OP_NONE = 0
     OP_IN = 1
     OP_OUT = 2

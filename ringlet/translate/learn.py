@@ -99,9 +99,11 @@ def learn_key(key: ShapeKey, features: frozenset[str] = OFFERED) -> Shape:
 
 # --- a representative instruction
 
-# Registers that no instruction uses without naming them, so that what is implicit can be told by
-# subtraction.  Outside 64-bit code only EBX comes close; the memory operand there is [EBP].
-_NAMED: Final = 3
+# Registers (r11, r15, r12 in 64-bit code) that no instruction uses both named and implicitly, so
+# that what is implicit can be told by subtraction; all different, for XOR r,r reads nothing.
+# Outside 64-bit code the memory operand is [EBP].
+_NAMED_REG: Final = 3
+_NAMED_RM: Final = 7
 _NAMED_VVVV: Final = {16: 6, 32: 6, 64: 12}
 # Immediates of 3: a shift by 0 would change no flags, one by 1 more than others.
 _PADDING: Final = b"\x03" * 8
@@ -122,40 +124,45 @@ def _representative(key: ShapeKey, group: int) -> tuple[Instruction, int] | None
 
 def _header(key: ShapeKey, group: int, extend: int, vvvv: int, vsib: bool) -> bytes:
     """Return the bytes before the immediate; `extend` are the R and B bits of REX or VEX."""
-    if key.opcode == 0x90 and not key.map and not key.vex and key.mode == 64:
+    if key.mode == 64 and not key.vex and key.map == 0 and key.opcode == 0x90:
         # Here REX.B selects the instruction; F3 does not make XCHG r8,rAX a PAUSE (iced-x86
         # says that it does, processors disagree).
         extend = key.reg
         if extend:
             key = key._replace(repe=False)
-    out = bytearray()
-    if vsib and key.mode == 16:
-        out.append(0x67)
-    if key.vex:
-        pp = 1 if key.p66 else 2 if key.repe else 3 if key.repne else 0
-        last = key.w << 7 | (vvvv ^ 15) << 3 | key.l << 2 | pp
-        out += bytes((0xC4, (extend ^ 7) << 5 | key.map, last))
-    else:
-        if key.p66:
-            out.append(0x66)
-        if key.repe or key.repne:
-            out.append(0xF3 if key.repe else 0xF2)
-        if key.lock:
-            out.append(0xF0)
-        if key.mode == 64 and (extend or key.w):
-            out.append(0x40 | key.w << 3 | extend)
-        out += (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a")[key.map]
-    out.append(key.opcode)
-    if group & GROUP_MODRM:
-        reg = key.reg if group & GROUP_REG else _NAMED
-        if key.register:
-            rm = key.rm if group & GROUP_RM else _NAMED
-            out.append(0xC0 | reg << 3 | rm)
-        elif vsib:
-            # [base + vector 4]
-            out += bytes((reg << 3 | 4, 4 << 3 | _NAMED))
-        elif key.mode == 64:
-            out.append(reg << 3 | _NAMED)
-        else:
-            out += bytes((0x40 | reg << 3 | (6 if key.mode == 16 else 5), 0))
-    return bytes(out)
+    # Only 32-bit addresses can have an index of a gather.
+    start = b"\x67" if vsib and key.mode == 16 else b""
+    start += _vex(key, extend, vvvv) if key.vex else _prefixes(key, extend)
+    start += bytes((key.opcode,))
+    return start + _modrm(key, group, vsib) if group & GROUP_MODRM else start
+
+
+def _vex(key: ShapeKey, extend: int, vvvv: int) -> bytes:
+    pp = 1 if key.p66 else 2 if key.repe else 3 if key.repne else 0
+    last = key.w << 7 | (vvvv ^ 15) << 3 | key.vl << 2 | pp
+    return bytes((0xC4, (extend ^ 7) << 5 | key.map, last))
+
+
+def _prefixes(key: ShapeKey, extend: int) -> bytes:
+    given = (
+        (key.p66, 0x66),
+        (key.repe, 0xF3),
+        (key.repne, 0xF2),
+        (key.lock, 0xF0),
+        (key.mode == 64 and (extend or key.w), 0x40 | key.w << 3 | extend),
+    )
+    escape = (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a")[key.map]
+    return bytes(byte for present, byte in given if present) + escape
+
+
+def _modrm(key: ShapeKey, group: int, vsib: bool) -> bytes:
+    reg = (key.reg if group & GROUP_REG else _NAMED_REG) << 3
+    if key.register:
+        rm = key.rm if group & GROUP_RM else _NAMED_RM
+        return bytes((0xC0 | reg | rm,))
+    if vsib:
+        # [base + vector 4]
+        return bytes((reg | 4, 4 << 3 | _NAMED_RM))
+    if key.mode == 64:
+        return bytes((reg | _NAMED_RM,))
+    return bytes((0x40 | reg | (6 if key.mode == 16 else 5), 0))

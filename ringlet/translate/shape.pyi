@@ -1,4 +1,4 @@
-"""The enums of shape.pxd, for type checkers: a test compares them."""
+# The enums of shape.pxd, for type checkers: a test compares them.
 
 import enum
 

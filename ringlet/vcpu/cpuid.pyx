@@ -11,8 +11,14 @@ cdef extern from *:
         __asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
                          : "a"(leaf), "c"(subleaf));
     }
+    static inline unsigned long long ringlet_host_tsc(void) {
+        unsigned lo, hi;
+        __asm__ volatile("lfence; rdtsc" : "=a"(lo), "=d"(hi) :: "memory");
+        return ((unsigned long long)hi << 32) | lo;
+    }
     """
     void ringlet_cpuid(u32 leaf, u32 subleaf, u32* out) noexcept nogil
+    u64 ringlet_host_tsc() noexcept nogil
 
 cdef enum:
     MISC_LIMIT_CPUID = 1 << 22
@@ -29,18 +35,22 @@ def host_cpuid(leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
     return out[0], out[1], out[2], out[3]
 
 
+def host_tsc() -> int:
+    """The host's time-stamp counter now."""
+    return ringlet_host_tsc()
+
+
 cdef CpuidEntry* cpuid_find(CpuState* c, u32 leaf, u32 subleaf) noexcept nogil:
     cdef CpuidEntry* entry = <CpuidEntry*>c.cpuid
     cdef u64 i
     for i in range(c.cpuid_count):
-        if entry.leaf == leaf and (not entry.flags & 1 or entry.subleaf == subleaf):
-            return entry
-        entry += 1
+        if entry[i].leaf == leaf and (not entry[i].flags & 1 or entry[i].subleaf == subleaf):
+            return &entry[i]
     return NULL
 
 
 cdef bint cpuid_bit(CpuState* c, u32 leaf, u32 subleaf, u32 reg, u32 bit) noexcept nogil:
-    """Whether the model offers a feature.  It reads the table, not the state: OSXSAVE is never set."""
+    """Whether the model offers a feature, by the table, not the state: OSXSAVE is never set."""
     cdef CpuidEntry* entry = cpuid_find(c, leaf, subleaf)
     if entry == NULL:
         return False

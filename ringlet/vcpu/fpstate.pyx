@@ -150,7 +150,6 @@ cdef int op_fxsave(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_fxrstor(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u8* area = buffer(c)
-    cdef u32 i
     if check_fx(c):
         return EMU_FAULT
     if not c.key & KEY_MODE64:
@@ -283,7 +282,7 @@ cdef int check_header(CpuState* c, u64* header, bint compacted_only) noexcept no
     cdef u32 i
     cdef bint bad
     if layout >> 63:
-        bad = (layout & ~(<u64>1 << 63) & ~c.xcr0) != 0 or (bitmap & ~layout) != 0
+        bad = (layout & ~(<u64>1 << 63) & ~c.xcr0) != 0 or (bitmap & ~(layout & c.xcr0)) != 0
         for i in range(2, 8):
             bad = bad or header[i] != 0
     else:

@@ -5,9 +5,9 @@ with an exception handler.  Registers of the local APIC leave for the machine.
 """
 from ringlet.core.state cimport (
     RAX, RCX, RDX, SEG_FS, SEG_GS, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_MSR_READ,
-    EXIT_MSR_WRITE, KEY_MODE64, VEC_GP, VEC_UD, is_canonical, raise_err, raise_exc)
+    EXIT_MSR_WRITE, CpuidEntry, KEY_MODE64, VEC_GP, VEC_UD, is_canonical, raise_err, raise_exc)
 from ringlet.vcpu.control cimport physical_bits, write_efer
-from ringlet.vcpu.cpuid cimport CPUID_ECX, CPUID_EDX, cpuid_bit
+from ringlet.vcpu.cpuid cimport CPUID_ECX, CPUID_EDX, cpuid_bit, cpuid_find
 from ringlet.vcpu.pending cimport (
     PENDING_APIC_BASE, PENDING_MSR_READ, PENDING_MSR_WRITE, leave)
 from ringlet.vcpu.sysregs cimport CR4_TSD, advance, refresh_bases, write_gpr
@@ -60,7 +60,7 @@ cdef u64 misc_writable() noexcept nogil:
 
 
 cdef void reset_msrs(CpuState* c) noexcept nogil:
-    """Values after power-up (SDM 3A table 9-1 and vol. 4), FEATURE_CONTROL locked as firmware does."""
+    """Values after power-up (SDM 3A table 9-1, vol. 4), FEATURE_CONTROL locked as firmware does."""
     cdef u32 i
     c.star = c.lstar = c.cstar = c.sfmask = c.kernel_gs_base = 0
     c.sysenter_cs = c.sysenter_esp = c.sysenter_eip = 0
@@ -96,11 +96,11 @@ cdef int fixed_mtrr(u32 index) noexcept nogil:
 
 cdef bint memory_types(u64 value, bint pat) noexcept nogil:
     """Whether all 8 bytes are memory types: 0, 1, 4, 5, 6, and 7 (UC-) in the PAT."""
-    cdef u32 i
-    for i in range(8):
-        if not (0xF3 if pat else 0x73) >> (value & 7) & 1 or value & 0xF8:
+    cdef u32 kind, shift
+    for shift in range(0, 64, 8):
+        kind = <u32>(value >> shift) & 0xFF
+        if kind > 7 or not (0xF3 if pat else 0x73) >> kind & 1:
             return False
-        value >>= 8
     return True
 
 
@@ -110,6 +110,11 @@ cdef bint offers_x2apic(CpuState* c) noexcept nogil:
 
 cdef bint in_x2apic(CpuState* c) noexcept nogil:
     return c.apic_base & (APIC_EN | APIC_EXTD) == APIC_EN | APIC_EXTD
+
+
+cdef u32 base_mhz(CpuState* c) noexcept nogil:
+    cdef CpuidEntry* entry = cpuid_find(c, 0x16, 0)
+    return entry.eax if entry != NULL else 0
 
 
 cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
@@ -131,7 +136,7 @@ cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
         value[0] = <u64>MICROCODE_REVISION << 32
     elif index == MSR_PLATFORM_INFO:
         # Maximum non-turbo ratio in units of 100 MHz; CPUID faulting is not offered.
-        value[0] = (c.tsc_khz / 100000 & 0xFF) << 8
+        value[0] = <u64>(base_mhz(c) / 100 & 0xFF) << 8
     elif index == MSR_MTRRCAP:
         value[0] = MTRR_PAIRS | MTRR_FIXED_SUPPORTED | MTRR_WC_SUPPORTED
     elif index == MSR_ARCH_CAPABILITIES and cpuid_bit(c, 7, 0, CPUID_EDX, 29):

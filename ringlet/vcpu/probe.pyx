@@ -10,7 +10,8 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_
 from ringlet.core.state cimport (
     BLOCK_SIZE, CpuState, CpuidEntry, OpInfo, Segment, SEG_NONE, get_rflags, set_rflags,
     u8, u16, u32, u64)
-from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, phys_read, phys_write
+from ringlet.mmu.mmu cimport (
+    mmu_create, mmu_destroy, mmu_flush_all, mmu_load_cr3, phys_read, phys_write)
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.debug cimport data_breakpoint, instruction_breakpoint
 from ringlet.vcpu.emulate cimport complete, emulate, refuse
@@ -57,9 +58,13 @@ cdef u64 marked_pointer(CpuState* c, u64 host, int data) noexcept nogil:
 
 def _fields() -> dict[str, tuple[int, int]]:
     cdef CpuState* c = NULL
-    fields = {name: (<size_t>&c.gpr[i], 8) for i, name in enumerate(
-        "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split())}
-    fields.update({f"dr{i}": (<size_t>&c.dr[i], 8) for i in range(8)})
+    cdef int i
+    names = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
+    fields = {}
+    for i in range(16):
+        fields[names[i]] = (<size_t>&c.gpr[i], 8)
+    for i in range(8):
+        fields[f"dr{i}"] = (<size_t>&c.dr[i], 8)
     fields.update({
         "rip": (<size_t>&c.rip, 8), "ea": (<size_t>&c.ea, 8), "iflag": (<size_t>&c.iflag, 8),
         "cr0": (<size_t>&c.cr0, 8), "cr2": (<size_t>&c.cr2, 8), "cr3": (<size_t>&c.cr3, 8),
@@ -140,6 +145,10 @@ cdef class Probe:
         else:
             offset, size = _FIELDS[name]
             memcpy(<u8*>self.c + <size_t>offset, &number, size)
+        if name in ("cr0", "cr4", "efer"):
+            mmu_flush_all(self.c)
+        if name == "cr3":
+            mmu_load_cr3(self.c)
         update_key(self.c)
 
     cdef Segment* segment(self, name):
@@ -178,8 +187,10 @@ cdef class Probe:
     def set_cpuid(self, entries: list[tuple[int, int, int, int, int, int, int]]) -> None:
         """The CPUID table, as rows of leaf, subleaf, flags, EAX, EBX, ECX, EDX."""
         cdef CpuidEntry* e
-        for i, row in enumerate(entries):
-            e = &self.entries[<int>i]
+        cdef int i = 0
+        for row in entries:
+            e = &self.entries[i]
+            i += 1
             e.leaf, e.subleaf, e.flags, e.eax, e.ebx, e.ecx, e.edx = row
         self.c.cpuid_count = len(entries)
 
@@ -208,6 +219,8 @@ cdef class Probe:
         cdef u8* host = <u8*>((<u64>&host_area[0] + 63) & ~<u64>63)
         cdef u8* guest = <u8*>((<u64>&guest_area[0] + 63) & ~<u64>63)
         cdef u8* image = self.fp
+        cdef const u8* view = code
+        cdef int i
         memset(&self.op, 0, sizeof(OpInfo))
         memset(host, 0, 1024)
         memset(guest, 0, 1024)
@@ -221,8 +234,8 @@ cdef class Probe:
         self.op.rm = rm
         self.op.seg = segment
         self.op.flags = flags
-        for i, byte in enumerate(code[:15]):
-            self.op.bytes[<int>i] = byte
+        for i in range(min(<int>len(code), 15)):
+            self.op.bytes[i] = view[i]
         self.c.op_info = <u64>&self.op
         self.c.exit_kind = 0
         with nogil:

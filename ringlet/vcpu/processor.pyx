@@ -1,4 +1,6 @@
 """`Processor`: one virtual CPU with its guest memory, as Python sees it."""
+import time
+from functools import cache
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_AS_STRING
@@ -12,7 +14,7 @@ from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mm
                               mmu_load_cr3, mmu_flush_all)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.learn_table cimport LearnTable
-from ringlet.vcpu.emulate cimport complete
+from ringlet.vcpu.emulate cimport complete, refuse
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport handle_fault
@@ -26,6 +28,12 @@ cdef extern from * nogil:
         void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT | MAP_NORESERVE, -1, 0);
         return p == MAP_FAILED ? NULL : p;
+    }
+    static unsigned long ringlet_rdtsc(void)
+    {
+        unsigned low, high;
+        __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+        return (unsigned long)high << 32 | low;
     }
     static void ringlet_guard(void *p, unsigned long size) { mprotect(p, size, PROT_NONE); }
     static void ringlet_free_low(void *p, unsigned long size) { munmap(p, size); }
@@ -43,6 +51,7 @@ cdef extern from * nogil:
     }
     """
     void* ringlet_low(unsigned long size)
+    unsigned long ringlet_rdtsc()
     void ringlet_guard(void* p, unsigned long size)
     void ringlet_free_low(void* p, unsigned long size)
     void ringlet_load_vectors(void* area)
@@ -112,6 +121,7 @@ cdef class Processor:
     cdef CpuState* c
     cdef Builder* builder
     cdef LearnTable table
+    cdef int owed  # an exit that came of ending an instruction or injecting: the next run's
     cdef readonly object emulator
     cdef readonly unsigned long ram_size
 
@@ -146,6 +156,7 @@ cdef class Processor:
         self.emulator = emulator
         cache_create(self.c, CODE_CACHE)
         mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
+        self.c.tsc_khz = host_tsc_khz()
         self.set_cpuid(cpuid if cpuid is not None else default_cpuid())
         install_handlers(handle_fault)
         update_key(self.c)
@@ -196,6 +207,8 @@ cdef class Processor:
             return get_rflags(self.c)
         if name == "cpl":
             return self.c.cpl
+        if name == "exception":
+            return self.c.exc_vector | (<u64>self.c.exc_error << 32)
         return (<u64*>(<u8*>self.c + <size_t>_FIELDS[name]))[0]
 
     def set(self, str name, u64 value) -> None:
@@ -276,6 +289,9 @@ cdef class Processor:
         """Run the guest until Python has to act; an `Exit`.  Releases the GIL."""
         cdef int kind
         cdef u8* area = self.xsave()
+        if self.owed:
+            kind, self.owed = self.owed, 0
+            return kind
         enter_thread(self.c)
         self.c.n_python_exits += 1
         while True:
@@ -306,13 +322,22 @@ cdef class Processor:
     def complete(self, u64 value=0) -> None:
         """Finish the instruction that left for a port or MSR; `value` is what was read."""
         self.c.io_data = value
-        if complete(self.c) == EMU_FAULT:
-            deliver(self.c)
+        cdef int result = complete(self.c)
+        self.ended(deliver(self.c) if result == EMU_FAULT else result)
+
+    def refuse(self) -> None:
+        """Raise #GP(0) for the pending RDMSR or WRMSR: the machine has no such register."""
+        refuse(self.c)
+        self.ended(deliver(self.c))
+
+    cdef void ended(self, int result):
+        """Keep the triple fault that delivery outside the run loop may come to."""
+        if result == EMU_EXIT:
+            self.owed = self.c.exit_kind
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt; the guest must be able to take it (EXIT_WINDOW)."""
-        self.c.n_interrupts += 1
-        interrupt(self.c, vector)
+        self.ended(interrupt(self.c, vector))
 
     def set_interrupt(self, bint pending) -> None:
         """The interrupt line of the machine's controller; any thread may call this."""
@@ -335,8 +360,20 @@ cdef class Processor:
         return values
 
 
+@cache
+def host_tsc_khz() -> int:
+    """The host's TSC frequency in kHz, measured against CLOCK_MONOTONIC over 20 ms."""
+    cdef u64 first = ringlet_rdtsc(), last
+    start = time.monotonic_ns()
+    time.sleep(0.02)
+    elapsed = time.monotonic_ns() - start
+    last = ringlet_rdtsc()
+    return (last - first) * 1_000_000 // elapsed
+
+
 def default_cpuid():
     """The CPUID table of the default model on this host."""
-    from ringlet.arch.cpuid import default_entries
+    from ringlet.arch.cpuid import DEFAULT, entries
+    from ringlet.vcpu.cpuid import host_cpuid
 
-    return default_entries()
+    return entries(DEFAULT, host_cpuid, host_tsc_khz())

@@ -53,9 +53,9 @@ def save_extended_state_compacted() -> Op:
 
 @RULES.rule(Code.XSAVEOPT_MEM, Code.XSAVEOPT64_MEM, manual="vol. 2D XSAVEOPT; vol. 1 13.9")
 def save_extended_state_optimized() -> Op:
-    """As XSAVE, but may leave out what did not change since an XRSTOR of the same area: the
-    host's memory of that is another guest's or none.
+    """As XSAVE, but may leave out what did not change since an XRSTOR of the same area.
 
+    What the host remembers of that is the last XRSTOR that ran on it, which is not the guest's.
     Faults: as XSAVE.  Leaves; done as XSAVE, which is always correct.
     """
     return Op.OP_XSAVEOPT

@@ -43,9 +43,9 @@ def undefined() -> Op:
     absent=True,
 )
 def read_shadow_stack_pointer() -> Op:
-    """A NOP that keeps its register where shadow stacks are off, as they are for the guest: a
-    host that has them on for this process would show its own.
+    """A NOP that keeps its register where shadow stacks are off, as they are for the guest.
 
+    A host that has them on for this process would show its own pointer.
     Faults: none.  Does nothing.
     """
     return Op.OP_NONE
@@ -70,9 +70,9 @@ def read_shadow_stack_pointer() -> Op:
     absent=True,
 )
 def bound_registers() -> Op:
-    """Hidden MPX: its opcodes are NOPs that access no memory, but a host that has MPX enabled
-    might check bounds or load from a bound table.
+    """Hidden MPX, whose opcodes are NOPs that access no memory.
 
+    A host that has it enabled might check bounds or load from a bound table.
     Faults: none.  Does nothing.
     """
     return Op.OP_NONE
@@ -84,9 +84,10 @@ def bound_registers() -> Op:
     absent=True,
 )
 def reserved_nop() -> Op:
-    """Opcodes kept free for hints: a later host may have given one a meaning, and AMD's calls
-    some of them undefined, so they are not executed.
+    """Opcodes kept free for hints, which must stay NOPs whatever the host.
 
+    A later host may have given one a meaning, and AMD calls some of them undefined, so they are
+    not executed.
     Faults: none; a memory operand is not accessed.  Does nothing.
     """
     return Op.OP_NONE
@@ -100,9 +101,9 @@ def reserved_nop() -> Op:
     absent=True,
 )
 def hint_not_offered() -> Op:
-    """Hints in the space of reserved NOPs; the address of an instruction to prefetch would be a
-    host address.
+    """Hints in the space of reserved NOPs, of features that are not offered.
 
+    The address of an instruction to prefetch would have to be that of its translation.
     Faults: none; memory is not accessed.  Does nothing.
     """
     return Op.OP_NONE
