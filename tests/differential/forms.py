@@ -64,6 +64,7 @@ _UNEQUAL: dict[str, str] = {
     "UD0 UD1": "their ModRM is fetched by some processors only",
     "XSAVEC XSAVEC64 XSAVEOPT XSAVEOPT64": "the optimisations depend on internal tracking",
     "INT": "Linux has gates of its own (80h)",
+    "INT1": "hypervisors under the host give it its own address, processors the next one",
     "PREFETCHWT1 CLDEMOTE": "a feature of the machine's model",
 }
 _UNEQUAL_BY_MNEMONIC = {name: why for names, why in _UNEQUAL.items() for name in names.split()}

@@ -5,11 +5,16 @@ import hashlib
 from collections.abc import Sequence
 
 from tests.differential import guest
-from tests.differential.engine_ringlet import RingletRunner, Watchdog, load_state, new_processor, \
-    reset_system
-from tests.differential.layout import IMAGE_SIZE
+from tests.differential.engine_ringlet import (
+    RingletRunner,
+    Watchdog,
+    load_state,
+    new_processor,
+    reset_system,
+)
+from tests.differential.layout import CODE, IMAGE_SIZE
 from tests.differential.program import REGISTERS, Outcome, Program, State
-from tests.fuzz.canary import Canaries, Mapping, host_mappings
+from tests.fuzz.canary import Canaries, Mapping, host_mappings, leaked
 
 _CHUNK = 1 << 16
 
@@ -44,7 +49,7 @@ class Victim:
         """Run bytes in a fresh guest at `cpl`; the exit's kind."""
         p = self.processor
         p.write_phys(0, self._memory)
-        linear = guest.KERNEL + guest.RING0_CODE if cpl == 0 else _user_code()
+        linear = guest.KERNEL + guest.RING0_CODE if cpl == 0 else CODE.linear
         at = guest.RING0_CODE if cpl == 0 else guest.IMAGE
         p.write_phys(at, code)
         reset_system(p)
@@ -55,6 +60,17 @@ class Victim:
     def run_program(self, program: Program) -> Outcome:
         """Run a ring-3 program as the differential test does."""
         return self.runner.run([program])[0]
+
+    def host_pages(self, offset: int) -> list[int]:
+        """Host addresses at which the runner's guest has the page at `offset` of the image."""
+        at = guest.IMAGE + offset
+        return [m.start + at - m.offset for m in host_mappings()
+                if m.name.startswith("/memfd:") and m.offset <= at < m.offset + m.end - m.start]
+
+    @staticmethod
+    def leaked(outcome: Outcome) -> bool:
+        """Whether a canary's contents came into the guest's registers."""
+        return leaked(outcome.state)
 
     def harm(self) -> list[str]:
         """What changed outside the guest since the last question."""
@@ -67,7 +83,6 @@ class Victim:
 
     def marks(self) -> bool:
         """Whether the last run_bytes left a canary's contents in the guest's registers."""
-        from tests.fuzz.canary import leaked
         p = self.processor
         return leaked(State(tuple(p.get(n) for n in REGISTERS), xsave=p.get_xsave()))
 
@@ -76,8 +91,3 @@ class Victim:
         for at in range(0, guest.RAM_SIZE, _CHUNK):
             digest.update(self.bystander.read_phys(at, _CHUNK))
         return digest.digest()
-
-
-def _user_code() -> int:
-    from tests.differential.layout import CODE
-    return CODE.linear
