@@ -50,6 +50,8 @@ cdef void protect_code(CpuState* c, Mmu* m, u64 phys) noexcept nogil:
     if offset == ~<u64>0 or is_code(m, offset):
         return
     make_room(c, m)
+    # The next write fault on it is news, not a repetition.
+    m.last_page = 0
     bit_set(m.code, offset >> PAGE_SHIFT)
     protect_all(m, offset, False)
 
