@@ -127,7 +127,19 @@ cpdef enum Exit:
     EXIT_EMULATE = 11    # op_info's instruction needs the general emulator (Python)
     EXIT_LEARN = 12      # the translator met an instruction shape it has not learned
     EXIT_EOI = 13
-    EXIT_INTERNAL = 14   # a broken invariant; the fields name it
+    EXIT_INTERNAL = 14   # a broken invariant: `internal` names it
+    EXIT_DEBUG = 15      # stopped by the debugger's single step
+
+# How translated code left.
+cdef enum:
+    LEAVE_LINK = 1       # an unlinked direct jump: exit_arg is the link's number
+    LEAVE_INDIRECT = 2   # an indirect jump whose table entry is another's: rip is the target
+    LEAVE_OP = 3         # op_info
+    LEAVE_FAULT = 4      # a host signal that is the guest's exception: exc_*
+    LEAVE_POLL = 5       # a safepoint
+    LEAVE_AGAIN = 6      # bindings went stale: dispatch the same instruction anew
+    LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
+    LEAVE_STEPPED = 8    # a store into translated code completed
 
 # Translation mode key: everything about the processor that a translation depends on.
 cdef enum:
@@ -195,10 +207,12 @@ cdef struct CpuState:
     u64 scratch[4]
     u64 host_rsp
     u64 host_flags
-    u64 exit_code        # how translated code left: LEAVE_*
+    u64 exit_code        # how translated code left: Leave
     u64 exit_arg
     u64 entry            # host address to enter at
     u64 stub[8]          # host addresses of the stubs
+    u64 stepping         # 1 + the dropped fragment a store is being completed in
+    u64 again            # where bindings were last found stale, to notice no progress
     # --- events
     u32 stop             # another thread asks the run loop to return (kick)
     u32 intr             # an interrupt is pending at the machine's controller
@@ -249,6 +263,11 @@ cdef struct CpuState:
     void* cpuid          # CpuidEntry[], cpuid_count of them
     u64 cpuid_count
     u64 block            # host address of the block this stands in
+    void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.fpstate), or NULL
+    # --- an instruction that left for Python and is not finished (ringlet.vcpu.emulate)
+    u32 pending          # PENDING_*
+    u32 pad1
+    OpInfo pending_op
     # --- counters: one name, one unit, one reader (ringlet stats)
     u64 n_exits, n_ops, n_links, n_indirect_misses, n_lookups
     u64 n_fragments, n_guest_insns, n_code_bytes, n_guest_bytes

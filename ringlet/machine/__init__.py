@@ -1,0 +1,1 @@
+"""Machines: a processor, a bus and devices, wired, loaded and run."""

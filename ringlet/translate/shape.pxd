@@ -1,14 +1,15 @@
 """`Shape`: what the translator knows of an instruction's opcode, learned once from iced-x86.
 
 A shape is (mode, encoding, map, opcode, 66h, F2h/F3h, REX.W, VEX.L, LOCK, mod == 3, and ModRM.reg
-or ModRM.rm where they extend the opcode).  `ringlet.translate.learn` makes the rows.
+or ModRM.rm where they extend the opcode).  `ringlet.translate.learn` makes the rows;
+`ringlet.translate.key` says what a shape's key is.
 """
 from ringlet.core.state cimport u8, u16, u32
 
-cdef enum ShapeKind:
+cpdef enum ShapeKind:
     SHAPE_UNKNOWN = 0
     SHAPE_PLAIN = 1      # innocuous: registers renamed and the memory operand rewritten, else as is
-    SHAPE_OP = 2         # sensitive or refused: leaves for `op`
+    SHAPE_OP = 2         # sensitive or refused: leaves for `op`; OP_NONE: a NOP, no code at all
     SHAPE_JMP = 3        # direct, relative
     SHAPE_JCC = 4
     SHAPE_CALL = 5
@@ -21,14 +22,14 @@ cdef enum ShapeKind:
     SHAPE_ADDRESS = 12   # LEA
     SHAPE_XLAT = 13
     SHAPE_MASKMOV = 14   # MASKMOVQ, MASKMOVDQU: [rDI]
-    SHAPE_GATHER = 15    # VSIB
+    SHAPE_GATHER = 15    # VSIB; #UD without a SIB byte
     SHAPE_BITS = 16      # BT BTS BTR BTC with a register offset and a memory operand
     SHAPE_PUSH_MEM = 17  # PUSH r/m64 with a memory operand
     SHAPE_POP_MEM = 18
     SHAPE_INVALID = 19   # no such instruction: #UD
 
 # Role of a general register field: low 3 bits the size, then how it is used.
-cdef enum RegRole:
+cpdef enum RegRole:
     ROLE_NONE = 0        # not a general register (or not there)
     ROLE_8 = 1           # AH-DH without REX
     ROLE_16 = 2
@@ -37,24 +38,24 @@ cdef enum RegRole:
     ROLE_READ = 8
     ROLE_WRITE = 16      # a 32-bit write zeroes the upper half; CMOV counts as read and write
 
-cdef enum MemUse:
+cpdef enum MemUse:
     MEM_NONE = 0
     MEM_READ = 1
     MEM_WRITE = 2
-    MEM_HINT = 4         # named but not accessed: multi-byte NOP, PREFETCH, CLFLUSH-like handled by op
+    MEM_HINT = 4         # named but not accessed: multi-byte NOP, PREFETCH, LEA
     MEM_MAYBE = 8        # the access may be skipped (masked moves): not a performed access
 
-cdef enum UnitUse:
+cpdef enum UnitUse:
     UNIT_NONE = 0
     UNIT_X87 = 1         # also MMX
     UNIT_SSE = 2
     UNIT_AVX = 3
     UNIT_WAIT = 4        # FWAIT: CR0.MP and TS
 
-cdef enum StackUse:
+cpdef enum StackUse:
     STACK_NONE = 0
     STACK_PUSH = 1       # PUSH reg/imm: stores at RSP - size
-    STACK_POP = 2
+    STACK_POP = 2        # loads at RSP, then RSP += size
 
 cdef struct Shape:
     u8 kind
@@ -65,15 +66,15 @@ cdef struct Shape:
     u8 rm            # role of ModRM.rm as a register (mod == 3)
     u8 vvvv          # role of VEX.vvvv
     u8 opreg         # role of the register in the opcode's low three bits
-    u8 mem           # MemUse of the ModRM memory operand
-    u8 mem_size      # bytes; 0 if unknown
+    u8 mem           # MemUse of the ModRM memory operand (mod != 3), not of an implicit one
+    u8 mem_size      # bytes, of a string element or masked move too; 0 if unknown or over 255
     u8 unit
     u8 stack
     u16 implicit_read    # general registers read without being named, a bit each
     u16 implicit_write
     u16 flags_read       # RFLAGS bits 0-11: tested
-    u16 flags_kill       # surely overwritten or undefined on every execution
-    u16 flags_write      # perhaps changed
+    u16 flags_kill       # surely overwritten or undefined on every execution that ends
+    u16 flags_write      # perhaps changed: holds flags_kill; a shift's, if its count is not 0
     u8 size              # operand size in bytes, for the virtual processor
-    u8 traps             # 1: may raise a fault of its own (DIV, SSE), 0: only its memory operand
+    u8 traps             # 1: may fault by itself (DIV, x87, SSE; VEX: #UD), 0: only by its operand
     u8 code16[2]         # iced-x86 Code, little endian: for explain and errors

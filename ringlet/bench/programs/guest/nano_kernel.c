@@ -1,0 +1,118 @@
+/* The measurements of the nano program that need ring 0. */
+#include "kernel.h"
+
+#include "../nano/nano.h"
+
+enum { UART_SCRATCH = 0x3ff };
+enum { PIT_CHANNEL0 = 0x40, PIT_CONTROL = 0x43, PIT_HZ = 1193182, PIC_MASK = 0x21 };
+enum { ENOSYS = 38 };
+
+static u64 spaces[3];
+static u64 *pte_entry;
+
+/* Everything is mapped at start, so that later only what is measured changes. */
+void nano_init(void)
+{
+    u64 frame = FRAMES, space = kernel_space();
+    for (int i = 0; i < FAULT_PAGES; i++, frame += PAGE)
+        map_page(space, FAULT_AREA + (u64)i * PAGE, frame, PTE_W | PTE_U | PTE_NX);
+    fault_entries = (u64)entry_of(space, FAULT_AREA);
+    fault_start = FAULT_AREA;
+    fault_bytes = FAULT_PAGES * PAGE;
+
+    pte_entry = entry_of(space, PTE_AREA);
+    for (u64 i = 0; i < 2; i++)
+        *(u64 *)at_physical(frame + i * PAGE) = i;
+    *pte_entry = frame | PTE_P | PTE_W | PTE_U | PTE_NX;
+    frame += 2 * PAGE;
+    map_page(space, CODE_AREA, frame, PTE_P | PTE_W | PTE_U);
+    frame += PAGE;
+    map_page(space, COUNT_AREA, (u64)&timer_count / PAGE * PAGE - KERNEL_BASE,
+             PTE_P | PTE_U | PTE_NX);
+
+    spaces[0] = space;
+    for (u64 i = 1; i <= 2; i++) {
+        spaces[i] = new_space();
+        for (int page = 0; page < SPACE_PAGES; page++, frame += PAGE) {
+            *(u64 *)at_physical(frame) = i;
+            map_page(spaces[i], SPACE_AREA + (u64)page * PAGE, frame,
+                     PTE_P | PTE_W | PTE_U | PTE_NX);
+        }
+    }
+}
+
+static u64 measure_in(long count)
+{
+    u64 start = read_tsc();
+    while (count--)
+        inb(UART_SCRATCH);
+    return read_tsc() - start;
+}
+
+static u64 measure_out(long count)
+{
+    u64 start = read_tsc();
+    while (count--)
+        outb(UART_SCRATCH, (uint8_t)count);
+    return read_tsc() - start;
+}
+
+static u64 measure_cr8(long count)
+{
+    u64 start = read_tsc();
+    while (count--)
+        __asm__ volatile("mov %0, %%cr8" : : "r"((u64)count & 1));
+    u64 ticks = read_tsc() - start;
+    __asm__ volatile("mov %0, %%cr8" : : "r"(0ull));
+    return ticks;
+}
+
+/* -1 if a read went through a stale translation. */
+static long measure_pte(long count)
+{
+    volatile u64 *page = (volatile u64 *)PTE_AREA;
+    u64 entry = *pte_entry, other = entry + PAGE, wrong = 0, start = read_tsc();
+    for (long i = 1; i <= count; i++) {
+        *(volatile u64 *)pte_entry = i & 1 ? other : entry;
+        __asm__ volatile("invlpg (%0)" : : "r"(page) : "memory");
+        wrong |= *page ^ (u64)(i & 1);
+    }
+    u64 ticks = read_tsc() - start;
+    *(volatile u64 *)pte_entry = entry;
+    __asm__ volatile("invlpg (%0)" : : "r"(page) : "memory");
+    return wrong ? -1 : (long)ticks;
+}
+
+static void reset_faults(void)
+{
+    u64 *entries = (u64 *)fault_entries;
+    for (int i = 0; i < FAULT_PAGES; i++)
+        entries[i] &= ~(u64)PTE_P;
+    load_cr3(spaces[0]);
+}
+
+static void set_timer(long on)
+{
+    if (on) {
+        unsigned divisor = PIT_HZ / TIMER_HZ;
+        outb(PIT_CONTROL, 0x34); /* channel 0, low then high byte, mode 2 */
+        outb(PIT_CHANNEL0, (uint8_t)divisor);
+        outb(PIT_CHANNEL0, (uint8_t)(divisor >> 8));
+    }
+    outb(PIC_MASK, on ? 0xfe : 0xff);
+}
+
+long nano_syscall(long number, long a)
+{
+    switch (number) {
+    case NANO_IN: return (long)measure_in(a);
+    case NANO_OUT: return (long)measure_out(a);
+    case NANO_CR8: return (long)measure_cr8(a);
+    case NANO_PTE: return measure_pte(a);
+    case NANO_SPACE: load_cr3(spaces[a]); return 0;
+    case NANO_FAULT_RESET: reset_faults(); return 0;
+    case NANO_DIVIDE: divide_skip = (uint32_t)a; return 0;
+    case NANO_TIMER: set_timer(a); return (long)(COUNT_AREA + (u64)&timer_count % PAGE);
+    default: return -ENOSYS;
+    }
+}

@@ -1,0 +1,26 @@
+/* What the nano program asks of the bare guest's kernel, beyond Linux's own numbers. */
+#ifndef RINGLET_NANO_H
+#define RINGLET_NANO_H
+
+/* System calls.  Those that measure return ticks; A is the first argument. */
+enum {
+    NANO_IN = 1000,     /* read the UART's scratch register A times */
+    NANO_OUT,           /* write it A times */
+    NANO_CR8,           /* load CR8 A times */
+    NANO_PTE,           /* A times: change a PTE, INVLPG, read through it */
+    NANO_SPACE,         /* load CR3 with address space A: 0, or 1 and 2 with their own pages */
+    NANO_FAULT_RESET,   /* make the pages at FAULT_AREA not present */
+    NANO_DIVIDE,        /* from now on #DE skips A bytes; 0: it ends the run */
+    NANO_TIMER,         /* A = 1: interrupts at TIMER_HZ; 0: none.  Returns where their count is */
+};
+
+/* Linear addresses. */
+#define FAULT_AREA 0x40000000ul
+#define PTE_AREA 0x40200000ul
+#define CODE_AREA 0x40400000ul
+#define COUNT_AREA 0x40600000ul
+#define SPACE_AREA 0x80000000ul
+
+enum { FAULT_PAGES = 512, SPACE_PAGES = 500, TIMER_HZ = 1000, PAGE = 4096 };
+
+#endif

@@ -1,0 +1,185 @@
+"""A comparison as a table and as JSON."""
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ringlet.bench.engines import NATIVE, QEMU, RINGLET
+from ringlet.bench.rounds import Cell, Comparison
+from ringlet.bench.translation import Pass, Throughput
+
+TITLES = {NATIVE: "native", RINGLET: "Ringlet", QEMU: "QEMU"}
+RATIOS = ((RINGLET, NATIVE), (QEMU, NATIVE), (QEMU, RINGLET))
+
+LABELS = {
+    "syscall": "SYSCALL and SYSRET",
+    "int80": "INT 80h and IRETQ",
+    "in": "IN from the UART",
+    "out": "OUT to the UART",
+    "cr8": "CR8 write",
+    "call": "call and return",
+    "pagefault": "page fault and IRETQ",
+    "divide": "divide error and IRETQ",
+    "pte": "PTE write, INVLPG, read",
+    "cr3": "CR3 load, then 500 pages",
+    "timer": "timer interrupt",
+    "smc": "self-modifying code",
+}
+
+NATIVE_NOTE = (
+    "native: getppid under this host's Linux, which does more than the guest's null system call"
+)
+
+
+def table(comparison: Comparison) -> RenderableType:
+    """The comparison for people: seconds for `cpu`, ns for `nano`."""
+    speed = comparison.program == "cpu"
+    text: Callable[[float], str] = _seconds if speed else _nanoseconds
+    pairs = [p for p in RATIOS if p[0] in comparison.engines and p[1] in comparison.engines]
+    made = Table(
+        title=f"{comparison.program}: {'s' if speed else 'ns'}, "
+        f"minimum of {comparison.rounds} round{'s' if comparison.rounds > 1 else ''}",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    made.add_column("section" if speed else "primitive", no_wrap=True)
+    for engine in comparison.engines:
+        made.add_column(TITLES[engine], justify="right", no_wrap=True)
+    for above, below in pairs:
+        made.add_column(f"{TITLES[above]}\n/{TITLES[below]}", justify="right", no_wrap=True)
+    for row in comparison.rows:
+        cells = [_cell(row.cells.get(engine, Cell()), text) for engine in comparison.engines]
+        ratios = [_ratio(row.ratio(*pair)) for pair in pairs]
+        made.add_row(LABELS.get(row.name, row.name), *cells, *ratios)
+    if speed and pairs:
+        blank = [""] * len(comparison.engines)
+        made.add_section()
+        made.add_row("geometric mean", *blank, *(_ratio(comparison.mean(*p)) for p in pairs))
+        made.add_row("least", *blank, *(_ratio(_least(comparison, p)) for p in pairs))
+        made.add_row("most", *blank, *(_ratio(_most(comparison, p)) for p in pairs))
+    notes = [] if speed else [Text(NATIVE_NOTE)]
+    notes += [Text(f"{TITLES[e]}: {why}") for e, why in comparison.errors.items()]
+    return Group(made, *notes)
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison for programs.  Times in ns; a ratio is time over time."""
+    return {
+        "benchmark": comparison.program,
+        "unit": "ns",
+        "statistic": "minimum",
+        "rounds": comparison.rounds,
+        "engines": list(comparison.engines),
+        "host": {"processor": processor_name(), "kernel": platform.release()},
+        "tsc_khz": comparison.ticks_per_ns and round(comparison.ticks_per_ns * 1e6),
+        "sections": [
+            {
+                "name": row.name,
+                "ns": {engine: cell.ns for engine, cell in row.cells.items()},
+                "errors": {e: cell.error for e, cell in row.cells.items() if cell.error},
+                "ratios": {f"{a}/{b}": row.ratio(a, b) for a, b in RATIOS},
+            }
+            for row in comparison.rows
+        ],
+        "ratios": {
+            f"{a}/{b}": {
+                "geometric_mean": comparison.mean(a, b),
+                "least": _least(comparison, (a, b)),
+                "most": _most(comparison, (a, b)),
+            }
+            for a, b in RATIOS
+        },
+        "errors": comparison.errors,
+    }
+
+
+def throughput_table(throughput: Throughput) -> RenderableType:
+    """The translator's throughput for people."""
+    made = Table(title="translate: a kernel's text", box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("", "cold", "warm"):
+        made.add_column(title, justify="right" if title else "left", no_wrap=True)
+    cold, warm = throughput.cold, throughput.warm
+    made.add_row("start-up, s", f"{throughput.start:.3f}", "-")
+    made.add_row("walk, s", f"{cold.seconds:.3f}", f"{warm.seconds:.3f}")
+    figures: list[tuple[str, Callable[[Pass], str]]] = [
+        ("us per guest instruction", lambda p: f"{p.us_per_instruction:.3f}"),
+        ("guest instructions", lambda p: f"{p.instructions:,}"),
+        ("fragments", lambda p: f"{p.fragments:,}"),
+        ("guest bytes", lambda p: f"{p.guest_bytes:,}"),
+        ("bytes not decoded", lambda p: f"{p.skipped_bytes:,}"),
+        ("host code bytes per guest byte", lambda p: f"{p.expansion:.2f}"),
+        ("code cache bytes per guest byte", lambda p: f"{p.cache_expansion:.2f}"),
+    ]
+    for label, show in figures:
+        made.add_row(label, show(cold), show(warm))
+    return made
+
+
+def throughput_json(throughput: Throughput) -> dict[str, Any]:
+    """The translator's throughput for programs."""
+
+    def of(walked: Pass) -> dict[str, Any]:
+        return {
+            "seconds": walked.seconds,
+            "us_per_instruction": walked.us_per_instruction,
+            "instructions": walked.instructions,
+            "fragments": walked.fragments,
+            "guest_bytes": walked.guest_bytes,
+            "host_bytes": walked.host_bytes,
+            "cache_bytes": walked.cache_bytes,
+            "skipped_bytes": walked.skipped_bytes,
+            "expansion": walked.expansion,
+            "cache_expansion": walked.cache_expansion,
+        }
+
+    return {
+        "benchmark": "translate",
+        "host": {"processor": processor_name(), "kernel": platform.release()},
+        "start_seconds": throughput.start,
+        "cold": of(throughput.cold),
+        "warm": of(throughput.warm),
+    }
+
+
+def processor_name() -> str:
+    """The host processor's name, from /proc/cpuinfo."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def _least(comparison: Comparison, pair: tuple[str, str]) -> float | None:
+    return min(comparison.ratios(*pair), default=None)
+
+
+def _most(comparison: Comparison, pair: tuple[str, str]) -> float | None:
+    return max(comparison.ratios(*pair), default=None)
+
+
+def _cell(cell: Cell, text: Callable[[float], str]) -> str:
+    if cell.ns is not None:
+        return text(cell.ns)
+    return cell.error or "-"
+
+
+def _seconds(ns: float) -> str:
+    return f"{ns / 1e9:.3f}"
+
+
+def _nanoseconds(ns: float) -> str:
+    return f"{ns:,.1f}" if ns < 100 else f"{ns:,.0f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,160 @@
+"""Interleaved rounds of a program over the engines, and what they come to.
+
+Each round runs every engine once, so that a host that is busy for a while disturbs all alike.  A
+figure is the minimum over the rounds: what disturbs a run only ever adds time.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from ringlet.bench import engines
+from ringlet.bench.engines import NATIVE, Transcript
+from ringlet.bench.output import Measurement, Output, parse, ticks_per_ns
+from ringlet.bench.toolchain import Program
+
+Runner = Callable[[list[str], float], Transcript]
+
+
+@dataclass
+class Cell:
+    """One figure: ns per operation, or why there is none (neither: not applicable)."""
+
+    ns: float | None = None
+    error: str | None = None
+
+
+@dataclass
+class Row:
+    """One section or primitive over all engines."""
+
+    name: str
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+    def ratio(self, engine: str, base: str = NATIVE) -> float | None:
+        """Time under `engine` as a multiple of that under `base`."""
+        above = self.cells.get(engine, Cell()).ns
+        below = self.cells.get(base, Cell()).ns
+        return above / below if above and below else None
+
+
+@dataclass
+class Comparison:
+    """A benchmark's outcome."""
+
+    program: str
+    engines: Sequence[str]
+    rounds: int
+    rows: list[Row]
+    errors: dict[str, str]
+    ticks_per_ns: float | None
+
+    def ratios(self, engine: str, base: str = NATIVE) -> list[float]:
+        """All rows' ratios that exist."""
+        found = (row.ratio(engine, base) for row in self.rows)
+        return [ratio for ratio in found if ratio is not None]
+
+    def mean(self, engine: str, base: str = NATIVE) -> float | None:
+        """Their geometric mean."""
+        return geometric_mean(self.ratios(engine, base))
+
+
+def geometric_mean(values: Iterable[float]) -> float | None:
+    """The geometric mean; None of nothing."""
+    logarithms = [math.log(value) for value in values]
+    return math.exp(fmean(logarithms)) if logarithms else None
+
+
+def compare(
+    program: Program,
+    chosen: Sequence[str],
+    rounds: int,
+    memory: int = 128,
+    timeout: float = 300.0,
+    progress: Callable[[str], None] = lambda _: None,
+    runner: Runner = engines.run,
+) -> Comparison:
+    """Runs `program` under each chosen engine, `rounds` times.
+
+    An engine that fails keeps what it measured until then and is not run again; its message is
+    in `errors`.  `memory` is in MiB, `timeout` in seconds for one run.
+    """
+    outputs: dict[str, list[Output]] = {engine: [] for engine in chosen}
+    errors: dict[str, str] = {}
+    for index in range(rounds):
+        for engine in chosen:
+            if engine in errors:
+                continue
+            progress(f"{program.name}: round {index + 1} of {rounds}, {engine}")
+            transcript = runner(engines.command(engine, program, memory), timeout)
+            output = parse(transcript.lines)
+            outputs[engine].append(output)
+            if error := failure(engine, transcript, output, timeout):
+                errors[engine] = error
+    host = _host_rate(outputs.get(NATIVE, []))
+    return Comparison(program.name, chosen, rounds, _rows(outputs, errors, host), errors, host)
+
+
+def failure(engine: str, transcript: Transcript, output: Output, timeout: float) -> str | None:
+    """Why a run failed, in a line; None if it went well."""
+    if transcript.status == engines.success(engine) and output.complete:
+        return None
+    if output.complaint:
+        return output.complaint
+    if transcript.status is None:
+        return f"not finished after {timeout:g} s"
+    last = transcript.stderr.splitlines()[-1:] or ["no message"]
+    return f"ended with status {transcript.status}: {last[0].strip(' │')}"
+
+
+def _host_rate(outputs: Iterable[Output]) -> float | None:
+    rates = [rate for output in outputs if (rate := ticks_per_ns(output, None)) is not None]
+    return sorted(rates)[len(rates) // 2] if rates else None
+
+
+def _rows(
+    outputs: dict[str, list[Output]], errors: dict[str, str], host: float | None
+) -> list[Row]:
+    names: dict[str, None] = {}
+    for of_engine in outputs.values():
+        for output in of_engine:
+            names.update(dict.fromkeys(output.measurements))
+    checksums = _checksums(outputs.get(NATIVE, []))
+    rows = []
+    for name in names:
+        row = Row(name)
+        for engine, of_engine in outputs.items():
+            row.cells[engine] = _cell(name, of_engine, engine in errors, host, checksums.get(name))
+        rows.append(row)
+    return rows
+
+
+def _checksums(outputs: Iterable[Output]) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for output in outputs:
+        for name, measurement in output.measurements.items():
+            found.setdefault(name, measurement.checksum)
+    return found
+
+
+def _cell(
+    name: str, outputs: Iterable[Output], failed: bool, host: float | None, checksum: str | None
+) -> Cell:
+    best: float | None = None
+    for output in outputs:
+        measurement = output.measurements.get(name)
+        if measurement is None:
+            continue
+        if checksum is not None and measurement.checksum != checksum:
+            return Cell(error="wrong result")
+        ns = _ns(measurement, ticks_per_ns(output, host))
+        if ns is not None and (best is None or ns < best):
+            best = ns
+    return Cell(best, "error" if failed and best is None else None)
+
+
+def _ns(measurement: Measurement, rate: float | None) -> float | None:
+    if rate is None or not measurement.count:
+        return None
+    return measurement.ticks / measurement.count / rate

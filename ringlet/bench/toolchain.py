@@ -1,0 +1,114 @@
+"""Builds the benchmark programs with the host's gcc, once for each state of their sources.
+
+A program's own sources are compiled once; the very same objects are linked with the native
+run-time layer (a static Linux program without a C library) and with the bare guest's.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ringlet.errors import HostError
+
+SOURCES = Path(__file__).parent / "programs"
+
+COMMON = (
+    "-std=gnu11", "-O2", "-ffreestanding", "-fno-stack-protector", "-fcf-protection=none",
+    "-fno-asynchronous-unwind-tables",
+    # gcc must not turn the loop of memset into a call of memset.
+    "-fno-tree-loop-distribute-patterns",
+)  # fmt: skip
+PROGRAM = (*COMMON, "-fno-pic", "-falign-functions=64")
+# The guest's kernel refers to itself relative to RIP and leaves ring 3's vector registers alone.
+KERNEL = (*COMMON, "-fpie", "-fvisibility=hidden", "-mgeneral-regs-only", "-mno-red-zone")
+LINK = ("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none,-z,noexecstack")
+LINK_GUEST = (*LINK, "-Wl,--no-warn-rwx-segments")
+
+PROGRAMS = ("cpu", "nano")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One benchmark program: a Linux executable and a bare guest (`ringlet run --bare`)."""
+
+    name: str
+    native: Path
+    guest: Path
+
+
+def cache_directory() -> Path:
+    """Where everything made or fetched for benchmarks is kept (XDG base directories)."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "ringlet" / "bench"
+
+
+def build(name: str, cache: Path | None = None) -> Program:
+    """The program `name`, built if this state of its sources has not been built before.
+
+    Raises HostError if gcc is missing or fails.
+    """
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        raise HostError("the benchmarks are compiled on this host: install gcc and binutils")
+    directory = (cache or cache_directory()) / "programs" / _fingerprint(compiler)
+    program = Program(name, directory / name, directory / f"{name}.elf")
+    if not (program.native.exists() and program.guest.exists()):
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory) as scratch:
+            built = _build(compiler, name, Path(scratch))
+            built.native.replace(program.native)
+            built.guest.replace(program.guest)
+    return program
+
+
+def _fingerprint(compiler: str) -> str:
+    """A name for the state of all sources, the flags and the compiler."""
+    digest = hashlib.sha256(_run([compiler, "--version"]).encode())
+    digest.update(repr((PROGRAM, KERNEL, LINK_GUEST)).encode())
+    for path in sorted(p for p in SOURCES.rglob("*") if p.suffix in {".c", ".h", ".S", ".ld"}):
+        digest.update(str(path.relative_to(SOURCES)).encode() + b"\0")
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(compiler: str, name: str, scratch: Path) -> Program:
+    def objects(
+        prefix: str, flags: Sequence[str], directory: str, pattern: str = "*.c"
+    ) -> list[str]:
+        return _compile(compiler, flags, sorted((SOURCES / directory).glob(pattern)), scratch,
+                        prefix)  # fmt: skip
+
+    program = objects("program_", PROGRAM, "lib") + objects("program_", PROGRAM, name)
+    native = objects("native_", PROGRAM, "native")
+    # The linker script tells the kernel's objects by the start of their names.
+    user = objects("user_", PROGRAM, "guest", "user.c")
+    kernel = objects("kernel_", KERNEL, "guest", "[!u]*.c") + objects("asm_", (), "guest", "*.S")
+    result = Program(name, scratch / name, scratch / f"{name}.elf")
+    _run([compiler, *LINK, "-o", str(result.native), *native, *program])
+    script = f"-Wl,-T,{SOURCES / 'guest' / 'guest.ld'}"
+    _run([compiler, *LINK_GUEST, script, "-o", str(result.guest), *kernel, *user, *program])
+    return result
+
+
+def _compile(
+    compiler: str, flags: Sequence[str], sources: Iterable[Path], scratch: Path, prefix: str
+) -> list[str]:
+    made = []
+    for source in sources:
+        target = str(scratch / f"{prefix}{source.parent.name}_{source.stem}.o")
+        _run([compiler, *flags, f"-I{SOURCES / 'lib'}", "-c", str(source), "-o", target])
+        made.append(target)
+    return made
+
+
+def _run(command: Sequence[str]) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        reason = next((line for line in result.stderr.splitlines() if "error" in line), "")
+        raise HostError(f"{Path(command[0]).name} cannot build the benchmark: {reason.strip()}")
+    return result.stdout

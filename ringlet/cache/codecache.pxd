@@ -1,0 +1,92 @@
+"""The code cache: installed fragments, their lookup, links and invalidation."""
+from ringlet.core.state cimport CpuState, OpInfo, u8, u16, u32, u64, i64
+from ringlet.core.template cimport Template, MapEntry
+from ringlet.core.stubs cimport StubSet
+
+cdef enum:
+    NONE = 0xFFFFFFFF
+    HASH_SIZE = 1 << 16
+    PAGE_HASH_SIZE = 1 << 14
+    MAX_FRAGMENTS = 1 << 18
+    MAX_CACHE_LINKS = 1 << 19
+    MAX_CACHE_MAP = 1 << 22
+    UNDO_SIZE = 8192
+
+cdef struct Fragment:
+    u64 linear
+    u64 phys[2]        # guest physical pages of its bytes; the second may equal the first
+    u32 key
+    u32 space          # identity of the address space of its half
+    u32 host           # offset in the cache; fragments are in order of it
+    u32 size
+    u32 thunk          # offset in the cache; 0: none
+    u32 body
+    u32 map            # index of its first MapEntry
+    u32 n_map
+    u32 links          # index of its first LinkRec
+    u32 n_links
+    u32 in_links       # links of others that are patched to lead here
+    u32 next_hash
+    u32 next_linear
+    u32 next_phys[2]
+    u16 guest_bytes
+    u16 insns
+    u32 dead
+
+cdef struct LinkRec:
+    u64 target         # linear
+    u32 at             # cache offset of the rel32
+    u32 stub           # cache offset of the stub it leads to when not linked
+    u32 source         # fragment
+    u32 next_in        # next link patched to the same fragment
+    u32 linked         # fragment, or NONE
+
+cdef struct Undo:
+    u16 index[UNDO_SIZE]
+    u32 count
+    u32 overflow
+    u32 key            # of the fragments the table leads to
+    u32 pad
+
+cdef struct Cache:
+    u8* write          # the writable mapping
+    u8* run            # the executable one, below 2 GiB
+    u32 size
+    u32 used
+    u32 first          # where fragments begin, after the stubs
+    u32 n_fragments
+    u32 n_links
+    u32 n_map
+    u32 generation     # counts flushes
+    u32 drops          # counts fragments dropped since creation
+    u32 live
+    int fd
+    StubSet stubs
+    Fragment* fragments
+    LinkRec* links
+    MapEntry* map
+    u32* hash
+    u32* linear_hash
+    u32* phys_hash
+    Undo undo[2]       # jump tables: CPL 0-2, CPL 3
+
+cdef Cache* cache_create(CpuState* c, u32 size) except NULL
+cdef void cache_destroy(CpuState* c)
+cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil
+# Install a translation; NONE: the cache is full (flush and translate again).
+cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0, u64 phys1) noexcept nogil
+cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil
+cdef void cache_enter_table(CpuState* c, Cache* k, u32 fragment) noexcept nogil
+# Forget the table entries that lead to low-half fragments (CR3 was loaded), or all.
+cdef void cache_reset_table(CpuState* c, Cache* k, u32 table, bint low_only) noexcept nogil
+cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil
+cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil
+cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexcept nogil
+cdef void cache_drop_space(CpuState* c, Cache* k, u32 space) noexcept nogil
+# The fragment whose translation holds cache offset `host`, or NONE.
+cdef u32 cache_fragment_at(Cache* k, u32 host) noexcept nogil
+# Guest offset in the fragment of the instruction at cache offset `host`; *start is the cache offset
+# where its translation begins.
+cdef u32 cache_guest_offset(Cache* k, Fragment* f, u32 host, u32* start) noexcept nogil
+# 1: `host` is the first byte of an instruction's translation.
+cdef bint cache_is_boundary(Cache* k, Fragment* f, u32 host, u32* guest) noexcept nogil

@@ -1,0 +1,105 @@
+"""`ringlet bench`: how fast guests run here, beside the host itself and QEMU."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ringlet.bench import engines
+from ringlet.errors import ConfigError
+
+bench_app = typer.Typer(
+    name="bench",
+    help="Measure this host: native, under Ringlet, and under QEMU where it is installed.",
+    no_args_is_help=True,
+)
+
+Rounds = Annotated[int, typer.Option(min=1, help="Interleaved rounds; the minimum counts.")]
+Engines = Annotated[
+    list[str] | None,
+    typer.Option("--engine", help="native, ringlet or qemu; repeat for several. Default: all."),
+]
+Memory = Annotated[int, typer.Option(min=128, help="Guest RAM in MiB.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@bench_app.command()
+def cpu(
+    rounds: Rounds = 3,
+    engine: Engines = None,
+    memory: Memory = 128,
+    timeout: Timeout = 300.0,
+    as_json: Json = False,
+) -> None:
+    """Ring-3 programs: ten sections, the same object code natively and in a guest."""
+    _compare("cpu", rounds, engine, memory, timeout, as_json)
+
+
+@bench_app.command()
+def nano(
+    rounds: Rounds = 3,
+    engine: Engines = None,
+    memory: Memory = 128,
+    timeout: Timeout = 300.0,
+    as_json: Json = False,
+) -> None:
+    """What a virtual machine monitor makes dear: system calls, faults, ports, page tables."""
+    _compare("nano", rounds, engine, memory, timeout, as_json)
+
+
+@bench_app.command()
+def translate(
+    kernel: Annotated[
+        Path | None,
+        typer.Option(help="A bzImage or vmlinux. Default: Debian's cloud kernel, fetched once."),
+    ] = None,
+    megabytes: Annotated[
+        float, typer.Option(min=0.01, help="How much of its text to translate.")
+    ] = 4.0,
+    as_json: Json = False,
+) -> None:
+    """The translator over a kernel's text: speed cold and warm, expansion, code cache use."""
+    # Late, so that help and other commands do not wait for what only a benchmark needs.
+    from rich.console import Console
+
+    from ringlet.bench import report, translation
+    from ringlet.bench.kernel import kernel_text
+
+    text, linear = kernel_text(kernel)
+    throughput = translation.measure(text[: int(megabytes * 2**20)], linear)
+    if as_json:
+        typer.echo(json.dumps(report.throughput_json(throughput), indent=2))
+    else:
+        Console().print(report.throughput_table(throughput))
+
+
+def _compare(
+    name: str, count: int, chosen: list[str] | None, memory: int, timeout: float, as_json: bool
+) -> None:
+    from rich.console import Console
+
+    from ringlet.bench import report, toolchain
+    from ringlet.bench.rounds import compare
+
+    selected = _selected(chosen)
+    program = toolchain.build(name)
+    console = Console(stderr=True)
+    with console.status(name) as status:
+        comparison = compare(program, selected, count, memory, timeout, status.update)
+    if as_json:
+        typer.echo(json.dumps(report.as_json(comparison), indent=2))
+    else:
+        Console().print(report.table(comparison))
+
+
+def _selected(chosen: list[str] | None) -> list[str]:
+    """The engines asked for, in the table's order."""
+    available = engines.available()
+    for name in chosen or ():
+        if name not in engines.ENGINES:
+            raise ConfigError(f"no engine {name!r}: choose from {', '.join(engines.ENGINES)}")
+        if name not in available:
+            raise ConfigError(f"engine {name!r} needs qemu-system-x86_64: install QEMU")
+    return [name for name in engines.ENGINES if name in (chosen or available)]

@@ -1,0 +1,110 @@
+"""The command `ringlet`.
+
+Exit status: the guest's own where it gives one; 2 for the user's mistakes and a host that lacks
+something; 3 for a triple fault; 4 for a guest that halted for good; 70 for a defect of Ringlet;
+128 + n if signal n ended the run.
+"""
+
+import errno
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ringlet import __version__, config
+from ringlet.cli.streams import abandon_stdout, claim_standard_streams, complain, emit
+from ringlet.errors import InternalError, RingletError
+
+STATUS_USAGE = 2
+STATUS_INTERRUPTED = 130
+_BENCH = "ringlet.cli.bench"
+_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
+
+_SUMMARY = "Run x86 guests in user space: no VT-x, no kernel module, no guest patches."
+
+
+def run(
+    program: Annotated[str, typer.Argument(help="The program to run.")] = "",
+    bare: Annotated[bool, typer.Option(config.BARE.flag, help=config.BARE.help)] = False,
+    memory: Annotated[
+        str, typer.Option(config.MEMORY.flag, help=config.MEMORY.help)
+    ] = config.MEMORY.default,
+    stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
+) -> int:
+    """Run a guest; its serial port is standard output."""
+    if not bare:
+        raise RingletError("only bare programs run so far: ringlet run --bare PROGRAM.elf")
+    # The commands import late, so that help and a mistyped option answer at once.
+    from ringlet.cli.run import run_bare
+
+    return run_bare(program, memory, stats=stats)
+
+
+def doctor() -> int:
+    """Tell what this host offers and lacks for running guests."""
+    from ringlet.cli.doctor import run_doctor
+
+    return run_doctor()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        emit(f"ringlet {__version__}")
+        raise typer.Exit(0)
+
+
+def _top(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        emit(context.get_help())
+
+
+def make_app() -> typer.Typer:
+    """Return the command line: `run`, `doctor`, and `bench` where it is installed."""
+    app = typer.Typer(
+        name="ringlet", help=_SUMMARY, add_completion=False, pretty_exceptions_enable=False
+    )
+    app.callback(invoke_without_command=True)(_top)
+    app.command()(run)
+    app.command()(doctor)
+    if importlib.util.find_spec(_BENCH) is not None:
+        app.add_typer(importlib.import_module(_BENCH).bench_app, name="bench")
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; no error leaves as a traceback."""
+    claim_standard_streams()
+    try:
+        status = make_app()(args=arguments, prog_name="ringlet", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except RingletError as error:
+        complain(str(error))
+        return error.exit_status
+    except typer.TyperException as error:
+        complain(f"{error.format_message().rstrip('.')}; see ringlet --help")
+        return STATUS_USAGE
+    except InternalError as error:
+        complain(f"internal error, please report it: {error}")
+        return error.exit_status
+    except (KeyboardInterrupt, typer.Abort):
+        return STATUS_INTERRUPTED
+    except OSError as error:
+        abandon_stdout()
+        what = "cannot write standard output" if error.errno in _OUTPUT else "the host refused"
+        complain(f"{what}: {error.strerror}")
+        return STATUS_USAGE
+    except MemoryError:
+        complain("the host has no memory left; give the guest less with --memory")
+        return STATUS_USAGE
+    except SystemExit:  # how typer answers a closed pipe while it prints help
+        abandon_stdout()
+        complain("cannot write standard output: its reader is gone")
+        return STATUS_USAGE

@@ -1,0 +1,42 @@
+"""`ringlet run`: builds a machine, runs it, and turns its end into an exit status."""
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from ringlet.cli.streams import complain
+from ringlet.cli.supervise import supervise
+from ringlet.config import MachineConfig, parse_memory
+from ringlet.devices.backends.fd_sink import FdSink
+from ringlet.errors import ConfigError
+from ringlet.machine import bare, host
+from ringlet.machine.elf import read_program
+from ringlet.observe import format_stats
+
+STDOUT = 1
+
+
+def run_bare(program: str, memory: str, *, stats: bool) -> int:
+    """Run `program` on the bare machine and return the exit status.  Raises RingletError."""
+    if not program:
+        raise ConfigError("no program given; for example: ringlet run --bare PROGRAM.elf")
+    config = MachineConfig(Path(program), parse_memory(memory, host.memory_size()), stats)
+    read_program(config.program, config.memory)
+    host.require()
+    # Imported late: the engine is the largest part, and help or a wrong option do not need it.
+    from ringlet.vcpu.processor import Processor
+
+    machine = bare.build(config, Processor, FdSink(STDOUT), avx="avx" in host.cpu_flags())
+    end = supervise(machine)
+    if end.message:
+        complain(end.message)
+    if config.stats:
+        _print_stats(machine.counters())
+    return end.status
+
+
+def _print_stats(counters: Mapping[str, int]) -> None:
+    for line in format_stats(counters):
+        with contextlib.suppress(OSError):  # no reason to lose the guest's status
+            print(line, file=sys.stderr)

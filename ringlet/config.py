@@ -1,0 +1,97 @@
+"""Options of a run: each is declared once, here, with its text, its default and its check."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ringlet.errors import ConfigError
+
+PAGE_SIZE: Final = 4096
+MIN_MEMORY: Final = 2 << 20
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of the command line."""
+
+    flag: str
+    help: str
+    default: str = ""
+
+
+MEMORY: Final = Option(
+    "--memory",
+    "Guest RAM: a number of bytes, or one with K, M or G (powers of 1024), such as 128M.",
+    "128M",
+)
+STATS: Final = Option("--stats", "When the run ends, print its counters on standard error.")
+BARE: Final = Option(
+    "--bare",
+    "Run PROGRAM, a static ELF64, on the bare machine: long mode, CPL 0, no firmware.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineConfig:
+    """A machine as asked for.  `memory` is the size of guest RAM in bytes."""
+
+    program: Path
+    memory: int
+    stats: bool = False
+
+
+def parse_memory(text: str, host_memory: int | None = None) -> int:
+    """Return the bytes that `text` ("128M", "0x8000000", "1048576") asks for.
+
+    `host_memory` is the host's RAM in bytes; more than that is refused, because a guest that
+    touches all its RAM would be killed half way.  Raises ConfigError.
+    """
+    size = _parse_size(text)
+    flag = MEMORY.flag
+    if size <= 0:
+        raise ConfigError(f"{flag} {text}: a machine needs RAM; give a size such as 128M")
+    if size % PAGE_SIZE:
+        raise ConfigError(
+            f"{flag} {text}: {size} bytes is not a multiple of 4 KiB; "
+            f"the next size that is: {(size // PAGE_SIZE + 1) * 4}K"
+        )
+    if size < MIN_MEMORY:
+        raise ConfigError(f"{flag} {text}: too small; the least is {format_size(MIN_MEMORY)}")
+    if host_memory is not None and size > host_memory:
+        raise ConfigError(
+            f"{flag} {text}: this host has {format_size(host_memory)} of RAM; give a smaller size"
+        )
+    return size
+
+
+def _parse_size(text: str) -> int:
+    cleaned = text.strip().upper()
+    for suffix in ("IB", "B"):
+        if not cleaned.startswith("0X"):
+            cleaned = cleaned.removesuffix(suffix)
+    unit = cleaned[-1:] if cleaned[-1:] in _UNITS and cleaned[-1:] else ""
+    digits = cleaned.removesuffix(unit)
+    try:
+        if len(digits) > 20 or not digits.isascii() or "_" in digits:
+            raise ValueError
+        return int(digits, 16 if digits.startswith("0X") else 10) * _UNITS[unit]
+    except ValueError:
+        raise ConfigError(
+            f"{MEMORY.flag} {_shorten(text)!r}: not a size; "
+            "give a number of bytes, or one with K, M or G, such as 128M"
+        ) from None
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def format_size(size: int) -> str:
+    """Return `size` bytes as people write it: "128 MiB", "23.5 GiB"."""
+    value = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+        value /= 1024
+    return f"{value:.1f}".removesuffix(".0") + " TiB"

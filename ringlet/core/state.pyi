@@ -1,0 +1,20 @@
+from enum import IntEnum
+
+class Exit(IntEnum):
+    EXIT_NONE = 0
+    EXIT_IO_IN = 1
+    EXIT_IO_OUT = 2
+    EXIT_MMIO_READ = 3
+    EXIT_MMIO_WRITE = 4
+    EXIT_HLT = 5
+    EXIT_SHUTDOWN = 6
+    EXIT_INTERRUPTED = 7
+    EXIT_WINDOW = 8
+    EXIT_MSR_READ = 9
+    EXIT_MSR_WRITE = 10
+    EXIT_EMULATE = 11
+    EXIT_LEARN = 12
+    EXIT_EOI = 13
+    EXIT_INTERNAL = 14
+
+def offsets() -> dict[str, int]: ...

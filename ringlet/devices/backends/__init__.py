@@ -1,0 +1,1 @@
+"""Where devices' data goes on the host, and where it comes from."""

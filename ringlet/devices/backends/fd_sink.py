@@ -1,0 +1,38 @@
+"""A serial port's output to a file descriptor: every byte at once, and as it is."""
+
+import errno
+import os
+import select
+
+from ringlet.errors import OutputError
+
+
+class FdSink:
+    """Writes what the guest sends to `fd` without buffering, so that nothing is lost at the end.
+
+    `name` is what messages call it.  Raises OutputError when the reader is gone or the disk full.
+    """
+
+    def __init__(self, fd: int, name: str = "standard output") -> None:
+        self._fd = fd
+        self._name = name
+
+    def __call__(self, data: bytes) -> None:
+        try:
+            written = os.write(self._fd, data)
+        except OSError as error:
+            self._explain(error)
+            written = 0
+        if written < len(data):
+            self(data[written:])
+
+    def _explain(self, error: OSError) -> None:
+        match error.errno:
+            case errno.EAGAIN:  # someone made the terminal non-blocking
+                select.select([], [self._fd], [])
+            case errno.EPIPE:
+                raise OutputError(f"{self._name} was closed by its reader") from error
+            case errno.EBADF:
+                raise OutputError(f"{self._name} is closed") from error
+            case _:
+                raise OutputError(f"cannot write {self._name}: {error.strerror}") from error

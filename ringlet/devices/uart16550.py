@@ -1,0 +1,302 @@
+"""The 16550A serial port (National Semiconductor PC16550D data sheet).
+
+There is no wire behind it: a byte written to THR reaches the sink at once, so the transmitter is
+always empty, and a character timeout is due as soon as the receive FIFO holds fewer bytes than
+its trigger level.  The baud rate is kept and has no effect.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ringlet.devices.wiring import Line, unconnected
+
+Sink = Callable[[bytes], None]
+"""Takes what the guest sends."""
+
+# Interrupt Enable Register
+IER_RDA = 1 << 0  # received data available, and character timeout
+IER_THRE = 1 << 1  # transmitter holding register empty
+IER_RLS = 1 << 2  # receiver line status
+IER_MS = 1 << 3  # modem status
+
+# Interrupt Identification Register
+IIR_NONE = 0x01
+IIR_MODEM = 0x00
+IIR_THRE = 0x02
+IIR_RDA = 0x04
+IIR_RLS = 0x06
+IIR_TIMEOUT = 0x0C
+IIR_FIFO_ENABLED = 0xC0
+
+# FIFO Control Register
+FCR_ENABLE = 1 << 0
+FCR_RESET_RX = 1 << 1
+FCR_TRIGGER_SHIFT = 6
+TRIGGER_LEVELS = (1, 4, 8, 14)
+FIFO_SIZE = 16
+
+# Line Control Register
+LCR_BREAK = 1 << 6
+LCR_DLAB = 1 << 7
+
+# Modem Control Register
+MCR_DTR = 1 << 0
+MCR_RTS = 1 << 1
+MCR_OUT1 = 1 << 2
+MCR_OUT2 = 1 << 3  # on a PC, lets the interrupt line through
+MCR_LOOP = 1 << 4
+MCR_MASK = 0x1F
+
+# Line Status Register
+LSR_DR = 1 << 0
+LSR_OE = 1 << 1
+LSR_PE = 1 << 2
+LSR_FE = 1 << 3
+LSR_BI = 1 << 4
+LSR_THRE = 1 << 5
+LSR_TEMT = 1 << 6
+LSR_FIFO_ERROR = 1 << 7
+_LSR_BYTE_ERRORS = LSR_PE | LSR_FE | LSR_BI
+_LSR_ERRORS = LSR_OE | _LSR_BYTE_ERRORS
+
+# Modem Status Register: inputs in bits 4-7, what changed since the last read in bits 0-3
+MSR_DCTS = 1 << 0
+MSR_DDSR = 1 << 1
+MSR_TERI = 1 << 2  # trailing edge of RI
+MSR_DDCD = 1 << 3
+MSR_CTS = 1 << 4
+MSR_DSR = 1 << 5
+MSR_RI = 1 << 6
+MSR_DCD = 1 << 7
+_MSR_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD
+
+_LSR_OFFSET = 5
+_LSR_IDLE = LSR_THRE | LSR_TEMT
+_BYTES = [bytes([byte]) for byte in range(256)]
+
+
+@dataclass(slots=True)
+class Uart16550State:
+    """The registers, by their data-sheet names, and the receive FIFO as (byte, LSR errors)."""
+
+    ier: int = 0
+    fcr: int = 0
+    lcr: int = 0
+    mcr: int = 0
+    overrun: int = 0
+    msr: int = _MSR_CONNECTED
+    scr: int = 0
+    divisor: int = 12
+    thre_pending: bool = False
+    rx: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Uart16550:
+    """One serial port at eight ports of one byte."""
+
+    def __init__(self, sink: Sink, irq: Line = unconnected) -> None:
+        self._sink = sink
+        self._irq = irq
+        self._s = Uart16550State()
+        self._quiet = True
+        """Output only: no interrupts, nothing received, no divisor latch, no loop-back."""
+        self._readers = (
+            self._read_data, self._read_ier, self._read_iir, lambda: self._s.lcr,
+            lambda: self._s.mcr, self._read_lsr, self._read_msr, lambda: self._s.scr,
+        )  # fmt: skip
+        self._writers = (
+            self._write_data, self._write_ier, self._write_fcr, self._write_lcr,
+            self._write_mcr, self._ignore, self._ignore, self._write_scr,
+        )  # fmt: skip
+
+    # --- the bus
+
+    def read(self, offset: int, size: int) -> int:
+        """Return register `offset`."""
+        if offset == _LSR_OFFSET and self._quiet:
+            return _LSR_IDLE
+        return self._readers[offset]()
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Write register `offset`."""
+        if offset == 0 and self._quiet:  # a console at work: all output comes this way
+            self._sink(_BYTES[value])
+            return
+        self._writers[offset](value)
+
+    # --- the wire
+
+    def receive(self, data: bytes, errors: int = 0) -> int:
+        """Take bytes from the wire, each with the LSR error bits `errors`; return how many fit.
+
+        The caller keeps the rest for later; only a byte looped back can overrun.
+        """
+        taken = data[: max(0, self._capacity() - len(self._s.rx))]
+        self._s.rx.extend((byte, errors) for byte in taken)
+        self._update()
+        return len(taken)
+
+    def set_modem_inputs(self, inputs: int) -> None:
+        """Set CTS, DSR, RI and DCD from the bits MSR_CTS to MSR_DCD."""
+        if not self._s.mcr & MCR_LOOP:
+            self._change_modem(inputs)
+
+    # --- state
+
+    def save(self) -> Uart16550State:
+        """Return a copy of the state."""
+        return replace(self._s, rx=list(self._s.rx))
+
+    def restore(self, state: Uart16550State) -> None:
+        """Take over `state` and drive the interrupt line as it says."""
+        self._s = replace(state, rx=list(state.rx))
+        self._update()
+
+    # --- registers
+
+    def _read_data(self) -> int:
+        s = self._s
+        if s.lcr & LCR_DLAB:
+            return s.divisor & 0xFF
+        if not s.rx:
+            return 0
+        byte, _ = s.rx.pop(0)
+        self._update()
+        return byte
+
+    def _write_data(self, value: int) -> None:
+        s = self._s
+        if s.lcr & LCR_DLAB:
+            s.divisor = s.divisor & 0xFF00 | value
+            return
+        if s.mcr & MCR_LOOP:
+            self._loop_back(value, 0)
+        else:
+            self._sink(_BYTES[value])
+        s.thre_pending = True
+        self._update()
+
+    def _read_ier(self) -> int:
+        return self._s.divisor >> 8 if self._s.lcr & LCR_DLAB else self._s.ier
+
+    def _write_ier(self, value: int) -> None:
+        s = self._s
+        if s.lcr & LCR_DLAB:
+            s.divisor = s.divisor & 0xFF | value << 8
+            return
+        if value & IER_THRE and not s.ier & IER_THRE:
+            s.thre_pending = True  # enabling it while THR is empty interrupts at once
+        s.ier = value & 0x0F
+        self._update()
+
+    def _read_iir(self) -> int:
+        iir = self._interrupt()
+        if iir == IIR_THRE:
+            self._s.thre_pending = False
+            self._update()
+        return iir | (IIR_FIFO_ENABLED if self._s.fcr & FCR_ENABLE else 0)
+
+    def _write_fcr(self, value: int) -> None:
+        s = self._s
+        if (value ^ s.fcr) & FCR_ENABLE:
+            s.rx.clear()
+        if value & FCR_ENABLE and value & FCR_RESET_RX:
+            s.rx.clear()
+        # The other bits are not programmed while FIFOs are off.
+        s.fcr = value & 0xC9 if value & FCR_ENABLE else 0
+        self._update()
+
+    def _write_lcr(self, value: int) -> None:
+        s = self._s
+        starts_break = value & ~s.lcr & LCR_BREAK
+        s.lcr = value
+        if starts_break and s.mcr & MCR_LOOP:
+            self._loop_back(0, LSR_BI | LSR_FE)
+        self._update()
+
+    def _write_mcr(self, value: int) -> None:
+        s = self._s
+        s.mcr = value & MCR_MASK
+        if s.mcr & MCR_LOOP:
+            inputs = 0
+            for output, reads_as in (
+                (MCR_RTS, MSR_CTS), (MCR_DTR, MSR_DSR), (MCR_OUT1, MSR_RI), (MCR_OUT2, MSR_DCD),
+            ):  # fmt: skip
+                inputs |= reads_as if value & output else 0
+        else:
+            inputs = _MSR_CONNECTED
+        self._change_modem(inputs)
+
+    def _read_lsr(self) -> int:
+        s = self._s
+        lsr = LSR_THRE | LSR_TEMT | s.overrun
+        if s.rx:
+            byte, errors = s.rx[0]
+            lsr |= LSR_DR | errors
+            if s.fcr & FCR_ENABLE and any(bits for _, bits in s.rx):
+                lsr |= LSR_FIFO_ERROR
+            s.rx[0] = (byte, 0)
+        if lsr & _LSR_ERRORS:
+            s.overrun = 0
+            self._update()
+        return lsr
+
+    def _read_msr(self) -> int:
+        msr = self._s.msr
+        self._s.msr = msr & 0xF0
+        self._update()
+        return msr
+
+    def _write_scr(self, value: int) -> None:
+        self._s.scr = value
+
+    def _ignore(self, value: int) -> None:
+        """LSR and MSR are read only: factory tests aside, a write does nothing."""
+
+    # --- inside
+
+    def _capacity(self) -> int:
+        return FIFO_SIZE if self._s.fcr & FCR_ENABLE else 1
+
+    def _loop_back(self, byte: int, errors: int) -> None:
+        s = self._s
+        if len(s.rx) < self._capacity():
+            s.rx.append((byte, errors))
+            return
+        s.overrun = LSR_OE
+        if not s.fcr & FCR_ENABLE:  # without FIFOs the new character overwrites the old one
+            s.rx[0] = (byte, errors)
+
+    def _change_modem(self, inputs: int) -> None:
+        s = self._s
+        changed = (s.msr ^ inputs) & 0xF0
+        deltas = changed >> 4 & (MSR_DCTS | MSR_DDSR | MSR_DDCD)
+        if changed & MSR_RI and not inputs & MSR_RI:
+            deltas |= MSR_TERI
+        s.msr = inputs & 0xF0 | s.msr & 0x0F | deltas
+        self._update()
+
+    def _interrupt(self) -> int:
+        """Return the highest pending interrupt as IIR shows it (data sheet table IV)."""
+        s = self._s
+        ier = s.ier
+        if ier & IER_RLS and (s.overrun or (s.rx and s.rx[0][1])):
+            return IIR_RLS
+        if ier & IER_RDA and s.rx:
+            if not s.fcr & FCR_ENABLE:
+                return IIR_RDA
+            trigger = TRIGGER_LEVELS[s.fcr >> FCR_TRIGGER_SHIFT]
+            return IIR_RDA if len(s.rx) >= trigger else IIR_TIMEOUT
+        if ier & IER_THRE and s.thre_pending:
+            return IIR_THRE
+        if ier & IER_MS and s.msr & 0x0F:
+            return IIR_MODEM
+        return IIR_NONE
+
+    def _update(self) -> None:
+        s = self._s
+        self._quiet = not (s.ier or s.rx or s.overrun or s.lcr & LCR_DLAB or s.mcr & MCR_LOOP)
+        pending = self._interrupt() != IIR_NONE
+        # In loop-back mode OUT2 is turned inward and its pin is inactive.
+        connected = s.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2
+        self._irq(pending and connected)

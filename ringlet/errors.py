@@ -1,0 +1,64 @@
+"""What goes wrong, as types.
+
+    Exception
+    ├── RingletError            a user's mistake or a host's lack; one line that says what to do
+    │   ├── ConfigError         an option has an impossible value
+    │   ├── ProgramError        the program to run cannot be loaded
+    │   ├── HostError           this host lacks something that Ringlet needs
+    │   └── OutputError         the guest's output has nowhere to go
+    └── InternalError           a broken invariant: a defect of Ringlet, never of its user
+
+A guest's exception (#PF, #GP, ...) and the end of a run are values, not exceptions: see
+`ringlet.machine.outcome`.
+"""
+
+from collections.abc import Mapping
+
+
+class RingletError(Exception):
+    """Something the user can put right.
+
+    The message is one line without a final full stop or a name of the program: the command line
+    prints it after `ringlet: ` and ends with `exit_status`.
+    """
+
+    exit_status = 2
+
+
+class ConfigError(RingletError):
+    """An option has a value that cannot be honoured."""
+
+
+class ProgramError(RingletError):
+    """The program named on the command line cannot be loaded."""
+
+
+class HostError(RingletError):
+    """The host lacks something without which no guest can run; `ringlet doctor` tells more."""
+
+
+class OutputError(RingletError):
+    """The guest's output cannot be written: its reader is gone or the disk is full."""
+
+
+class InternalError(Exception):
+    """A broken invariant inside Ringlet.
+
+    `details` are the values a report needs: registers, counters, the fields of the exit.
+    """
+
+    exit_status = 70
+
+    def __init__(self, message: str, details: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.details: dict[str, object] = dict(details or {})
+
+    def __str__(self) -> str:
+        message = str(self.args[0])
+        if not self.details:
+            return message
+        return f"{message} ({', '.join(f'{k}={_show(v)}' for k, v in self.details.items())})"
+
+
+def _show(value: object) -> str:
+    return f"{value:#x}" if type(value) is int else str(value)

@@ -1,0 +1,46 @@
+"""Every guest address that Ringlet itself chooses, in one place.
+
+The bare machine (guest physical = linear, for the first 4 GiB):
+
+    0x0000_0000  never used by the loader, so that a null pointer hits nothing of ours
+    0x0000_1000  GDT: null, 64-bit code (selector 08h), data (selector 10h)
+    0x0000_2000  PML4
+    0x0000_3000  page directory pointer table
+    0x0000_4000  four page directories of 2 MiB pages: 0 to 4 GiB, identity
+    0x0000_8000  end of the loader's tables
+    0x0001_0000  stack, lowest byte
+    0x0009_0000  stack, top: RSP at entry
+    0x0010_0000  first address where a program may be loaded
+    ...          end of RAM (--memory)
+
+Port addresses are those of an IBM PC/AT.
+"""
+
+from typing import Final
+
+# --- the bare machine's low memory
+GDT: Final = 0x1000
+PML4: Final = 0x2000
+PDPT: Final = 0x3000
+PAGE_DIRECTORIES: Final = 0x4000
+PAGE_DIRECTORY_COUNT: Final = 4
+TABLES_END: Final = PAGE_DIRECTORIES + PAGE_DIRECTORY_COUNT * 0x1000
+STACK_BOTTOM: Final = 0x10000
+STACK_TOP: Final = 0x90000
+PROGRAM_START: Final = 0x100000
+
+CODE_SELECTOR: Final = 0x08
+DATA_SELECTOR: Final = 0x10
+
+# --- ports
+PORT_PIC_MASTER: Final = 0x20
+PORT_PIT: Final = 0x40
+PORT_B: Final = 0x61
+PORT_PIC_SLAVE: Final = 0xA0
+PORT_DEBUG_EXIT: Final = 0xF4
+PORT_COM1: Final = 0x3F8
+PORT_ELCR: Final = 0x4D0
+
+# --- inputs of the 8259 pair
+IRQ_TIMER: Final = 0
+IRQ_COM1: Final = 4

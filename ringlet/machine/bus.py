@@ -1,0 +1,67 @@
+"""The port bus: 65,536 one-byte ports, some of which belong to devices."""
+
+from collections.abc import Callable
+
+from ringlet.devices.wiring import PortDevice
+from ringlet.errors import InternalError
+
+PORTS = 0x10000
+
+Read = Callable[[int, int], int]
+Write = Callable[[int, int, int], None]
+
+
+class PortBus:
+    """Finds the device of a port by one dictionary lookup.
+
+    An access wider than the device's width, or one that runs past its last port, is split in
+    bytes for consecutive ports, as an ISA bus does.  Nothing answers at an unmapped port: it
+    reads as all ones, and a write to it is lost.
+    """
+
+    def __init__(self) -> None:
+        # port -> (bound method, offset in the device, bytes it takes at once from here)
+        self._readers: dict[int, tuple[Read, int, int]] = {}
+        self._writers: dict[int, tuple[Write, int, int]] = {}
+
+    def map(self, base: int, count: int, device: PortDevice, width: int = 1) -> None:
+        """Give ports `base` to `base + count - 1` to `device`, which takes `width` bytes at once.
+
+        Raises InternalError if a port is taken or does not exist.
+        """
+        if not 0 <= base < base + count <= PORTS:
+            raise InternalError("no such ports", {"base": base, "count": count})
+        for offset in range(count):
+            port = base + offset
+            if port in self._readers:
+                raise InternalError("two devices at one port", {"port": port})
+            limit = min(width, count - offset)
+            self._readers[port] = (device.read, offset, limit)
+            self._writers[port] = (device.write, offset, limit)
+
+    def read(self, port: int, size: int) -> int:
+        """Return what `size` bytes at `port` hold."""
+        entry = self._readers.get(port)
+        if entry is not None:
+            read, offset, limit = entry
+            if size <= limit:
+                return read(offset, size)
+        elif size == 1:
+            return 0xFF
+        value = 0
+        for i in range(size):
+            value |= self.read((port + i) & 0xFFFF, 1) << 8 * i
+        return value
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """Write `size` bytes of `value` at `port`."""
+        entry = self._writers.get(port)
+        if entry is not None:
+            write, offset, limit = entry
+            if size <= limit:
+                write(offset, size, value)
+                return
+        elif size == 1:
+            return
+        for i in range(size):
+            self.write((port + i) & 0xFFFF, 1, value >> 8 * i & 0xFF)

@@ -1,0 +1,267 @@
+"""What the host offers, and what of it Ringlet cannot do without.
+
+The variable RINGLET_HIDE_CPU names processor features, as /proc/cpuinfo spells them, that are to
+be taken as absent ("bmi2,avx2"): it lets tests see what a lesser host would be told.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import platform
+import resource
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from ringlet.config import format_size
+from ringlet.errors import HostError
+
+HIDE_VARIABLE: Final = "RINGLET_HIDE_CPU"
+LEAST_KERNEL: Final = (5, 11)
+_AT_HWCAP2: Final = 26
+_HWCAP2_FSGSBASE: Final = 1 << 1
+_MAP_32BIT: Final = 0x40
+_MAP_NORESERVE: Final = 0x4000
+_BLOCK: Final = 4 << 20
+_LEAST_ADDRESS_SPACE: Final = 1 << 42
+_LEAST_MAPPINGS: Final = 65_530
+_SYS_LANDLOCK_CREATE_RULESET: Final = 444
+_LANDLOCK_CREATE_RULESET_VERSION: Final = 1
+_PR_GET_SECCOMP: Final = 21
+
+
+class Verdict(Enum):
+    """What a check came to."""
+
+    OK = "ok"
+    MISSING = "missing"  # no guest can run
+    INFO = "info"  # good to know
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at.  `remedy` says what to do if it is missing."""
+
+    name: str
+    verdict: Verdict
+    text: str
+    remedy: str = ""
+
+
+def cpu_flags(environ: Mapping[str, str] = os.environ, cpuinfo: Path | None = None) -> set[str]:
+    """Return the processor's features as the kernel names them, less those hidden for a test."""
+    flags: set[str] = set()
+    with (cpuinfo or Path("/proc/cpuinfo")).open(encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name.strip() == "flags":
+                flags = set(value.split())
+                break
+    return flags - set(environ.get(HIDE_VARIABLE, "").replace(",", " ").split())
+
+
+def memory_size() -> int:
+    """Return the host's RAM in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def examine() -> list[Finding]:
+    """Look at everything."""
+    return [*(check() for check in _REQUIRED), *(check() for check in _INFORMATION)]
+
+
+def require() -> None:
+    """Raise HostError, naming the first thing that is missing, if no guest can run here."""
+    for check in _REQUIRED:
+        finding = check()
+        if finding.verdict is Verdict.MISSING:
+            raise HostError(f"this host lacks {finding.name}: {finding.text}; {finding.remedy}")
+
+
+# --- what no guest can run without
+
+
+def _architecture() -> Finding:
+    name = "an x86-64 Linux"
+    if platform.system() == "Linux" and platform.machine() == "x86_64":
+        return Finding(name, Verdict.OK, f"{platform.system()} on {platform.machine()}")
+    text = f"this is {platform.system()} on {platform.machine()}"
+    return Finding(name, Verdict.MISSING, text, "run Ringlet on x86-64 Linux")
+
+
+def _bmi2() -> Finding:
+    if "bmi2" in cpu_flags():
+        return Finding("BMI2", Verdict.OK, "RORX and SHRX compute addresses without flags")
+    return Finding(
+        "BMI2",
+        Verdict.MISSING,
+        "the processor has no RORX, SHRX and PEXT, which translated code is made of",
+        "use a processor from 2013 (Intel Haswell) or 2015 (AMD Excavator) or later",
+    )
+
+
+def _fsgsbase() -> Finding:
+    if "fsgsbase" not in cpu_flags():
+        return Finding(
+            "FSGSBASE",
+            Verdict.MISSING,
+            "the processor cannot write FS and GS bases in user mode",
+            "use a processor from 2012 (Intel Ivy Bridge) or later",
+        )
+    if not _libc().getauxval(_AT_HWCAP2) & _HWCAP2_FSGSBASE:
+        return Finding(
+            "FSGSBASE",
+            Verdict.MISSING,
+            "the processor has it but the kernel has not enabled it",
+            "boot the host without nofsgsbase, on Linux 5.9 or later",
+        )
+    return Finding("FSGSBASE", Verdict.OK, "the processor has it and the kernel enabled it")
+
+
+def _kernel() -> Finding:
+    release = os.uname().release
+    version = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
+    least = ".".join(map(str, LEAST_KERNEL))
+    if version >= LEAST_KERNEL:
+        return Finding("Linux " + least, Verdict.OK, f"this is {release}")
+    return Finding(
+        "Linux " + least,
+        Verdict.MISSING,
+        f"this is {release}, without syscall user dispatch",
+        f"boot a kernel from {least} on",
+    )
+
+
+def _memfd() -> Finding:
+    try:
+        fd = os.memfd_create("ringlet-doctor", os.MFD_CLOEXEC)
+    except OSError as error:
+        return Finding(
+            "memfd",
+            Verdict.MISSING,
+            f"memfd_create fails: {error.strerror}",
+            "allow the memfd_create system call (a container's seccomp profile may forbid it)",
+        )
+    os.close(fd)
+    return Finding("memfd", Verdict.OK, "guest RAM can be mapped at several addresses")
+
+
+def _low_reservation() -> Finding:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_32BIT | _MAP_NORESERVE
+    try:
+        block = mmap.mmap(-1, _BLOCK, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError as error:
+        return Finding(
+            "MAP_32BIT",
+            Verdict.MISSING,
+            f"{format_size(_BLOCK)} below 2 GiB cannot be had: {error.strerror}",
+            "raise the limit on address space (ulimit -v)",
+        )
+    block.close()
+    return Finding("MAP_32BIT", Verdict.OK, f"{format_size(_BLOCK)} below 2 GiB can be reserved")
+
+
+def _address_space() -> Finding:
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY or soft >= _LEAST_ADDRESS_SPACE:
+        text = "unlimited" if soft == resource.RLIM_INFINITY else format_size(soft)
+        return Finding("address space", Verdict.OK, text)
+    return Finding(
+        "address space",
+        Verdict.MISSING,
+        f"it is limited to {format_size(soft)}, and windows reserve 100 GiB each",
+        "raise the limit (ulimit -v unlimited)",
+    )
+
+
+def _max_map_count() -> Finding:
+    count = _read_number("/proc/sys/vm/max_map_count")
+    if count is None or count >= _LEAST_MAPPINGS:
+        return Finding("mappings", Verdict.OK, f"vm.max_map_count is {count or 'unknown'}")
+    return Finding(
+        "mappings",
+        Verdict.MISSING,
+        f"vm.max_map_count is {count}, and shadow pages are mappings",
+        f"as root: sysctl vm.max_map_count={_LEAST_MAPPINGS}",
+    )
+
+
+# --- what is good to know
+
+
+def _avx2() -> Finding:
+    has = "avx2" in cpu_flags()
+    text = "guests may use AVX2" if has else "absent: guests see a processor without AVX2"
+    return Finding("AVX2", Verdict.OK if has else Verdict.INFO, text)
+
+
+def _mmap_min_addr() -> Finding:
+    least = _read_number("/proc/sys/vm/mmap_min_addr")
+    return Finding(
+        "low addresses", Verdict.INFO, f"vm.mmap_min_addr is {least}: windows stand elsewhere"
+    )
+
+
+def _seccomp() -> Finding:
+    mode = _libc().prctl(_PR_GET_SECCOMP, 0, 0, 0, 0)
+    if mode < 0:
+        return Finding("seccomp", Verdict.INFO, "the kernel has none: a guest is confined less")
+    under = " (and this process is under a filter already)" if mode else ""
+    return Finding("seccomp", Verdict.OK, f"system calls can be filtered{under}")
+
+
+def _landlock() -> Finding:
+    version = _libc().syscall(
+        ctypes.c_long(_SYS_LANDLOCK_CREATE_RULESET),
+        None,
+        ctypes.c_size_t(0),
+        ctypes.c_uint(_LANDLOCK_CREATE_RULESET_VERSION),
+    )
+    if version > 0:
+        return Finding("Landlock", Verdict.OK, f"ABI version {version}")
+    why = "disabled at boot" if ctypes.get_errno() == errno.EOPNOTSUPP else "not in the kernel"
+    return Finding("Landlock", Verdict.INFO, f"{why}: files cannot be fenced off from the process")
+
+
+def _kvm() -> Finding:
+    here = Path("/dev/kvm").exists()
+    return Finding(
+        "/dev/kvm", Verdict.INFO, "there" if here else "not there", "Ringlet never uses it"
+    )
+
+
+def _tool(name: str, use: str) -> Callable[[], Finding]:
+    def check() -> Finding:
+        path = shutil.which(name)
+        return Finding(name, Verdict.INFO, f"{path or 'not installed'} ({use})")
+
+    return check
+
+
+_REQUIRED: Final = (
+    _architecture, _bmi2, _fsgsbase, _kernel, _memfd, _low_reservation, _address_space,
+    _max_map_count,
+)  # fmt: skip
+_INFORMATION: Final = (
+    _avx2, _mmap_min_addr, _seccomp, _landlock, _kvm,
+    _tool("gcc", "builds the examples"), _tool("qemu-system-x86_64", "comparison in benchmarks"),
+)  # fmt: skip
+
+
+def _read_number(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.getauxval.restype = ctypes.c_ulong
+    libc.getauxval.argtypes = [ctypes.c_ulong]
+    libc.syscall.restype = ctypes.c_long
+    return libc

@@ -1,0 +1,215 @@
+"""The run loop in Python: run the processor, do what its exit asks, run it again."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from ringlet.core.state import Exit
+from ringlet.devices.i8259 import I8259Pair
+from ringlet.devices.wiring import Clock
+from ringlet.errors import InternalError
+from ringlet.machine import outcome
+from ringlet.machine.alarm import Alarm
+from ringlet.machine.bus import PortBus
+from ringlet.machine.cpu import Cpu
+from ringlet.machine.outcome import End
+
+RFLAGS_IF: Final = 1 << 9
+MSR_X2APIC_TPR: Final = 0x808
+MIN_TIMER_NS: Final = 20_000
+"""A guest may ask for a tick each microsecond; looking more often than this would starve it."""
+
+_REGISTERS: Final = (
+    "rip", "rflags", "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10",
+    "r11", "r12", "r13", "r14", "r15", "cr0", "cr2", "cr3", "cr4", "efer",
+)  # fmt: skip
+
+
+class Timer(Protocol):
+    """A device that acts by itself when a moment has come."""
+
+    def update(self) -> None: ...
+
+    def next_event(self) -> int | None: ...
+
+
+class InterruptLine:
+    """The processor's INTR pin: passes on changes of level only."""
+
+    def __init__(self, cpu: Cpu) -> None:
+        self._set = cpu.set_interrupt
+        self.level = False
+
+    def __call__(self, level: bool) -> None:
+        if level is not self.level:
+            self.level = level
+            self._set(level)
+
+
+class Machine:
+    """A processor, a bus, an interrupt controller and a timer.
+
+    `run` belongs to one thread; `stop` may be called from any, and from a signal handler.
+    """
+
+    def __init__(
+        self,
+        cpu: Cpu,
+        bus: PortBus,
+        interrupts: I8259Pair,
+        line: InterruptLine,
+        clock: Clock = time.monotonic_ns,
+    ) -> None:
+        self.cpu = cpu
+        self.bus = bus
+        self._interrupts = interrupts
+        self._line = line
+        self._clock = clock
+        self._alarm = Alarm(clock, cpu.kick)
+        self._timer: Timer | None = None
+        self._timer_irq = 0
+        self._end: End | None = None
+        self._woken = threading.Event()
+        self._reads = self._writes = self._mmio = 0
+        self._halts = self._kicks = self._injected = self._wall_ns = 0
+        self._handlers = self._make_handlers()
+
+    def attach_timer(self, timer: Timer, irq: int) -> None:
+        """Let `timer`, wired to input `irq` of the interrupt controller, act in time."""
+        self._timer = timer
+        self._timer_irq = irq
+
+    def timer_changed(self) -> None:
+        """Set the alarm anew: the timer was programmed."""
+        due = self._timer.next_event() if self._timer is not None else None
+        self._alarm.set(None if due is None else max(due, self._clock() + MIN_TIMER_NS))
+
+    def finish(self, end: End) -> None:
+        """End the run as `end` says, unless it has ended already; for devices."""
+        if self._end is None:
+            self._end = end
+
+    def stop(self, end: End) -> None:
+        """End the run from another thread or a signal handler."""
+        self.finish(end)
+        self._woken.set()
+        self.cpu.kick()
+
+    def run(self) -> End:
+        """Run the guest until it ends, and return how.
+
+        Raises OutputError if its output has nowhere to go, InternalError for a defect of ours.
+        """
+        run = self.cpu.run
+        handlers = self._handlers
+        started = self._clock()
+        try:
+            while self._end is None:
+                handlers[run()]()
+        finally:
+            self._wall_ns += self._clock() - started
+            self._alarm.close()
+        return self._end
+
+    def counters(self) -> dict[str, int]:
+        """Return the processor's counters and the machine's own (`ringlet.observe`)."""
+        return {
+            **self.cpu.counters(),
+            "machine_io_reads": self._reads,
+            "machine_io_writes": self._writes,
+            "machine_mmio": self._mmio,
+            "machine_halts": self._halts,
+            "machine_kicks": self._kicks,
+            "machine_injected": self._injected,
+            "machine_wall_ns": self._wall_ns,
+        }
+
+    # --- exits
+
+    def _make_handlers(self) -> list[Callable[[], None]]:
+        handlers = [self._unexpected] * (max(Exit) + 1)
+        handlers[Exit.EXIT_NONE] = self._nothing
+        handlers[Exit.EXIT_IO_IN] = self._port_read
+        handlers[Exit.EXIT_IO_OUT] = self._port_write
+        handlers[Exit.EXIT_MMIO_READ] = self._mmio_read
+        handlers[Exit.EXIT_MMIO_WRITE] = self._mmio_write
+        handlers[Exit.EXIT_HLT] = self._halt
+        handlers[Exit.EXIT_SHUTDOWN] = self._shutdown
+        handlers[Exit.EXIT_INTERRUPTED] = self._interrupted
+        handlers[Exit.EXIT_WINDOW] = self._window
+        handlers[Exit.EXIT_MSR_READ] = self.cpu.refuse
+        handlers[Exit.EXIT_MSR_WRITE] = self._msr_write
+        return handlers
+
+    def _nothing(self) -> None:
+        """Run on."""
+
+    def _port_read(self) -> None:
+        self._reads += 1
+        info = self.cpu.exit_info()
+        self.cpu.complete(self.bus.read(info.port, info.size))
+
+    def _port_write(self) -> None:
+        self._writes += 1
+        info = self.cpu.exit_info()
+        self.bus.write(info.port, info.size, info.data)
+        self.cpu.complete()
+
+    def _mmio_read(self) -> None:
+        # Nothing answers where there is no RAM: the bus floats high.
+        self._mmio += 1
+        self.cpu.complete((1 << 8 * self.cpu.exit_info().size) - 1)
+
+    def _mmio_write(self) -> None:
+        self._mmio += 1
+        self.cpu.complete()
+
+    def _msr_write(self) -> None:
+        # Without a local APIC, CR8 is still there; it leaves as its x2APIC twin.
+        info = self.cpu.exit_info()
+        if info.msr == MSR_X2APIC_TPR:
+            self.cpu.complete(info.data)
+        else:
+            self.cpu.refuse()
+
+    def _shutdown(self) -> None:
+        self.finish(outcome.triple_fault(self.cpu.get("shutdown_rip")))
+
+    def _interrupted(self) -> None:
+        self._kicks += 1
+        if self._timer is not None:
+            self._timer.update()
+            self.timer_changed()
+
+    def _window(self) -> None:
+        self._injected += 1
+        self.cpu.inject(self._interrupts.acknowledge())
+
+    def _halt(self) -> None:
+        """Wait for the next interrupt, or end the run if none can come."""
+        self._halts += 1
+        self._alarm.set(None)
+        rip, flags = self.cpu.get("rip"), self.cpu.get("rflags")
+        while self._end is None:
+            if self._timer is not None:
+                self._timer.update()
+            if not flags & RFLAGS_IF:
+                self.finish(outcome.halted(rip, "interrupts are off"))
+            elif self._line.level:
+                break
+            elif self._timer is None or (due := self._timer.next_event()) is None:
+                self.finish(outcome.halted(rip, "no timer is running"))
+            elif not self._interrupts.accepts(self._timer_irq):
+                self.finish(
+                    outcome.halted(rip, "the timer's interrupt is masked or still in service")
+                )
+            else:
+                self._woken.wait(max(0, due - self._clock()) / 1e9)
+        self.timer_changed()
+
+    def _unexpected(self) -> None:
+        info = self.cpu.exit_info()
+        details: dict[str, object] = {name: self.cpu.get(name) for name in _REGISTERS}
+        details |= {"msr": info.msr, "phys": info.phys, "port": info.port}
+        raise InternalError("the processor left with an exit that this machine lacks", details)

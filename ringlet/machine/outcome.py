@@ -1,0 +1,54 @@
+"""How a run ended: a value, not an exception."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+STATUS_TRIPLE_FAULT: Final = 3
+STATUS_HALTED: Final = 4
+
+
+class EndKind(Enum):
+    """Who ended the run."""
+
+    DEBUG_EXIT = "the guest wrote to the debug exit port"
+    TRIPLE_FAULT = "the guest's processor shut down"
+    HALTED = "the guest halted and nothing can wake it"
+    STOPPED = "the host asked"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a run: the exit status of the process and, perhaps, a line for the user."""
+
+    kind: EndKind
+    status: int
+    message: str = ""
+
+
+def debug_exit(status: int) -> End:
+    """Return the end that a guest asked for through the debug exit port."""
+    return End(EndKind.DEBUG_EXIT, status)
+
+
+def triple_fault(rip: int) -> End:
+    """Return the end of a guest whose double fault handler faulted at `rip` (SDM 3A 6.15)."""
+    return End(
+        EndKind.TRIPLE_FAULT,
+        STATUS_TRIPLE_FAULT,
+        f"triple fault: the guest's processor shut down at RIP {rip:#x}",
+    )
+
+
+def halted(rip: int, why: str) -> End:
+    """Return the end of a guest that executed its last HLT."""
+    return End(
+        EndKind.HALTED,
+        STATUS_HALTED,
+        f"the guest halted at RIP {rip:#x} and nothing can wake it: {why}",
+    )
+
+
+def stopped(signal_number: int) -> End:
+    """Return the end of a run that signal `signal_number` stopped."""
+    return End(EndKind.STOPPED, 128 + signal_number)

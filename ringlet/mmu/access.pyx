@@ -1,0 +1,75 @@
+"""Accesses to guest memory by compiled code and devices: physical, and linear through a walk."""
+from ringlet.core.state cimport (
+    CpuState, u8, u32, u64, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK)
+from ringlet.mmu.codepages cimport about_to_write, is_code
+from ringlet.mmu.layout cimport (
+    Mmu, PAGE_SIZE, PAGING_LONG, Walk, ram_left, ram_offset)
+from ringlet.mmu.memory cimport copy_bytes
+from ringlet.mmu.walker cimport resolve
+
+
+cdef int mmio(CpuState* c, u64 phys, u64 linear) noexcept nogil:
+    c.mmio_phys = phys
+    c.mmio_linear = linear
+    return MEM_MMIO
+
+
+cdef int phys_access(CpuState* c, Mmu* m, u64 phys, u8* data, u32 size, bint write) noexcept nogil:
+    """Copy to or from guest physical memory.  MEM_MMIO: some of it is not RAM; nothing was
+    copied, mmio_phys names the first such byte."""
+    cdef u64 offset = ram_offset(m, phys)
+    cdef u64 page
+    if offset == ~<u64>0:
+        return mmio(c, phys, 0)
+    if ram_left(m, offset) < size:
+        return mmio(c, phys + ram_left(m, offset), 0)
+    if not write:
+        copy_bytes(data, m.ram + offset, size)
+        return MEM_OK
+    page = offset & ~<u64>(PAGE_SIZE - 1)
+    while page < offset + size:
+        if is_code(m, page):
+            about_to_write(c, m, phys - offset + page)
+        page += PAGE_SIZE
+    copy_bytes(m.ram + offset, data, size)
+    return MEM_OK
+
+
+cdef int translate(CpuState* c, Mmu* m, u64 linear, u32 access, u64* phys) noexcept nogil:
+    """The guest physical address of an access.  MEM_MMIO: there is one, but no RAM at it."""
+    cdef Walk w
+    if resolve(c, m, linear, access, &w) != MEM_OK:
+        return MEM_FAULT
+    phys[0] = w.phys
+    if ram_offset(m, w.phys) == ~<u64>0:
+        return mmio(c, w.phys, w.linear)
+    return MEM_OK
+
+
+cdef int linear_access(CpuState* c, Mmu* m, u64 linear, u8* data, u32 size,
+                       u32 access) noexcept nogil:
+    """Copy to or from linear addresses.  An access that crosses pages is checked on all of them
+    before a byte moves; it may span at most 4096 bytes beyond the first page."""
+    cdef u64 phys = 0
+    cdef u64 second = 0
+    cdef u64 first = PAGE_SIZE - (linear & (PAGE_SIZE - 1))
+    cdef int result
+    cdef bint write = (access & ACC_WRITE) != 0
+    while size > first + PAGE_SIZE:
+        result = linear_access(c, m, linear, data, <u32>first, access)
+        if result != MEM_OK:
+            return result
+        linear += first
+        data += first
+        size -= <u32>first
+        first = PAGE_SIZE
+    result = translate(c, m, linear, access, &phys)
+    if result != MEM_OK:
+        return result
+    if size <= first:
+        return phys_access(c, m, phys, data, size, write)
+    result = translate(c, m, linear + first, access, &second)
+    if result != MEM_OK:
+        return result
+    phys_access(c, m, phys, data, <u32>first, write)
+    return phys_access(c, m, second, data + first, size - <u32>first, write)

@@ -1,0 +1,96 @@
+"""Decoding: bytes of guest code to `Insn`, with opcodes looked up as learned `Shape`s."""
+from ringlet.core.state cimport u8, u16, u32, u64, i32, i64
+from ringlet.translate.shape cimport Shape
+
+cdef enum:
+    ENC_LEGACY = 0
+    ENC_VEX = 1
+
+cdef enum:
+    PFX_66 = 1
+    PFX_67 = 2
+    PFX_LOCK = 4
+    PFX_REP = 8      # F3 is the last of F2/F3
+    PFX_REPNE = 16   # F2 is
+    PFX_REX = 32
+
+# What decoding one instruction came to.
+cdef enum:
+    DECODE_OK = 0
+    DECODE_MORE = 1      # it goes on past the bytes given
+    DECODE_LEARN = 2     # its shape is not known yet
+    DECODE_INVALID = 3   # longer than 15 bytes
+
+cdef enum:
+    GROUP_MODRM = 1      # the opcode has a ModRM byte
+    GROUP_REG = 2        # ModRM.reg extends the opcode
+    GROUP_RM = 4         # ModRM.rm extends it where mod == 3
+    GROUP_OPREG = 8      # the opcode's low three bits name a register
+    GROUP_REGISTER = 16  # mod is ignored: always a register form (MOV CRn, MOV DRn)
+
+# Learned shapes: `index` is addressed by shape key, `shapes` by its value; 0 is unknown.
+cdef struct ShapeTable:
+    u16* index
+    Shape* shapes
+    u32 count
+    u32 capacity
+    u8 groups[2][4][256]
+
+cdef struct Insn:
+    Shape* shape
+    i64 imm          # sign-extended
+    i32 disp
+    u16 offset       # of its first byte, from the fragment's
+    u16 live         # status flags live before it
+    u16 host         # offset of its translation
+    u8 length
+    u8 prefixes      # PFX_*
+    u8 rex           # low four bits WRXB (from VEX as well)
+    u8 enc
+    u8 map
+    u8 opcode
+    u8 modrm
+    u8 sib
+    u8 seg           # segment override or SEG_NONE
+    u8 vvvv
+    u8 vex           # L << 2 | pp
+    u8 has_sib
+    u8 disp_size     # 0, 1 or 4
+    u8 imm_at        # offset of the immediate in the instruction
+    u8 rip_relative
+    u8 pad[3]
+
+cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogil
+cdef u32 shape_key(ShapeTable* t, Insn* i) noexcept nogil
+
+cdef inline u8 insn_mod(Insn* i) noexcept nogil:
+    return i.modrm >> 6
+
+cdef inline u8 insn_reg(Insn* i) noexcept nogil:
+    return ((i.modrm >> 3) & 7) | ((i.rex & 4) << 1)
+
+cdef inline u8 insn_rm(Insn* i) noexcept nogil:
+    return (i.modrm & 7) | ((i.rex & 1) << 3)
+
+cdef inline u8 insn_opreg(Insn* i) noexcept nogil:
+    return (i.opcode & 7) | ((i.rex & 1) << 3)
+
+cdef enum:
+    NO_REG = 0xFF
+
+# Base and index of the memory operand; NO_REG where there is none.
+cdef inline u8 insn_base(Insn* i) noexcept nogil:
+    if i.rip_relative:
+        return NO_REG
+    if i.has_sib:
+        if (i.sib & 7) == 5 and i.modrm < 0x40:
+            return NO_REG
+        return (i.sib & 7) | ((i.rex & 1) << 3)
+    return (i.modrm & 7) | ((i.rex & 1) << 3)
+
+cdef inline u8 insn_index(Insn* i) noexcept nogil:
+    cdef u8 r
+    if not i.has_sib:
+        return NO_REG
+    r = ((i.sib >> 3) & 7) | ((i.rex & 2) << 2)
+    return NO_REG if r == 4 else r

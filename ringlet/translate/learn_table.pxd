@@ -1,0 +1,8 @@
+"""Learned shapes of one translator."""
+from ringlet.core.state cimport u8, u16, u32
+from ringlet.translate.insn cimport ShapeTable
+
+cdef class LearnTable:
+    cdef ShapeTable t
+    cdef object learner
+    cpdef learn(self, bytes code)

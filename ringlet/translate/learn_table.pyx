@@ -1,0 +1,76 @@
+"""Shapes as they are learned: Python asks iced-x86 once per shape, compiled code looks it up."""
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.string cimport memcpy
+from ringlet.core.state cimport u8, u16, u32
+from ringlet.translate.insn cimport *
+from ringlet.translate.shape cimport *
+
+cdef extern from * nogil:
+    """
+    #include <sys/mman.h>
+    static void *ringlet_shape_map(unsigned long size)
+    {
+        void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        return p == MAP_FAILED ? NULL : p;
+    }
+    static void ringlet_shape_unmap(void *p, unsigned long size) { if (p) munmap(p, size); }
+    """
+    void* ringlet_shape_map(unsigned long size)
+    void ringlet_shape_unmap(void* p, unsigned long size)
+
+cdef enum:
+    KEYS = 1 << 23
+    CAPACITY = 16384
+
+
+cdef class LearnTable:
+    """The shapes one translator knows; they grow as guests show new instructions."""
+
+    def __cinit__(self):
+        self.t.index = <u16*>ringlet_shape_map(KEYS * sizeof(u16))
+        self.t.shapes = <Shape*>ringlet_shape_map(CAPACITY * sizeof(Shape))
+        if self.t.index == NULL or self.t.shapes == NULL:
+            raise MemoryError("shape table")
+        self.t.capacity = CAPACITY
+        # Shape 1 is that of no instruction; 0 stands for "not learned".
+        self.t.count = 2
+        self.t.shapes[1].kind = SHAPE_INVALID
+
+    def __init__(self):
+        from ringlet.translate.key import opcode_groups
+        from ringlet.translate.learn import learn
+
+        cdef u8* groups = &self.t.groups[0][0][0]
+        cdef int i
+        cdef bytes flags = opcode_groups(64)
+        self.learner = learn
+        for i in range(2048):
+            groups[i] = flags[i]
+
+    def __dealloc__(self):
+        ringlet_shape_unmap(self.t.index, KEYS * sizeof(u16))
+        ringlet_shape_unmap(self.t.shapes, CAPACITY * sizeof(Shape))
+
+    cpdef learn(self, bytes code):
+        """Learn the shape of the instruction at the start of `code`."""
+        cdef Insn i
+        cdef u8 buffer[32]
+        cdef int k
+        cdef bytes row
+        for k in range(32):
+            buffer[k] = code[k] if k < len(code) else 0
+        # The instruction may be cut off at the end of `code`; its shape is in its first bytes.
+        if decode(&self.t, buffer, 32, &i) != DECODE_LEARN:
+            return
+        if self.t.count >= self.t.capacity:
+            raise RuntimeError("shape table full")
+        row = self.learner(bytes(buffer[:15])).pack()
+        memcpy(&self.t.shapes[self.t.count], PyBytes_AS_STRING(row), sizeof(Shape))
+        self.t.index[shape_key(&self.t, &i)] = <u16>self.t.count
+        self.t.count += 1
+
+    @property
+    def count(self) -> int:
+        """How many shapes are known."""
+        return self.t.count - 2

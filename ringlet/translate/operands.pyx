@@ -1,0 +1,270 @@
+"""Rewriting of memory operands.
+
+A linear address reaches memory as address + addend, where the addend is that of the address' slot
+(64 GiB).  Four ways find it, cheapest first:
+
+- RSP-based: the host's RSP has the addend in it.
+- The base was compared with the cached window earlier in the fragment: r11 is its addend.
+- Flags are dead: compare bits 63..32 with the window's tag (r10); the rare miss refills r10, r11.
+- Else the slot table, which costs a load on the address' path but changes no flag.
+
+Every way is sound for every 64-bit value: unused and non-canonical slots have addends that make
+the sum non-canonical, and displacements and zero-extended indices end in the guards.
+"""
+from ringlet.core.state cimport u8, u16, u32, u64, i32, i64, RSP, SEG_FS, SEG_GS, SEG_NONE
+from ringlet.core.state cimport CpuState, BLOCK_SLOTS_K
+from ringlet.translate.insn cimport (Insn, insn_base, insn_index, insn_opreg, NO_REG, PFX_67)
+from ringlet.translate.bindings cimport *
+from ringlet.translate.builder cimport *
+
+cdef enum:
+    FAR = 1 << 28
+
+cdef CpuState* _null = NULL
+cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
+cdef u32 FS_HOST = <u32><size_t>&_null.fs_host
+cdef u32 GS_HOST = <u32><size_t>&_null.gs_host
+cdef u32 FS_BASE = <u32><size_t>&_null.seg[4].base
+cdef u32 GS_BASE = <u32><size_t>&_null.seg[5].base
+
+
+cdef u32 load_guest(Builder* b, u32 reg, u32 scratch) noexcept nogil:
+    """The host register that holds guest register `reg`'s value; loaded to `scratch` if spilled."""
+    if reg == RSP:
+        guest_rsp(b, scratch)
+        return scratch
+    if 8 <= reg <= 11:
+        load_state(b, scratch, reg * 8)
+        return scratch
+    return reg
+
+
+cdef void guest_rsp(Builder* b, u32 dst) noexcept nogil:
+    """`dst` := the guest's RSP."""
+    load_state(b, dst, NADDEND)
+    lea_sum(b, dst, RSP, <u8>dst, 0)
+
+
+cdef void bind_rsp(Builder* b, u32 reg) noexcept nogil:
+    """The guest's RSP becomes the value in `reg` (r8 or r9); both scratch registers are lost."""
+    cdef u32 other = H9 if reg == H8 else H8
+    rorx(b, other, reg, 36)
+    movzx16(b, other, other)
+    mov_rr(b, RSP, reg)
+    load_table(b, reg, other, b.nslots)
+    store_state(b, reg, NADDEND)
+    load_table(b, reg, other, b.slots)
+    lea_sum(b, RSP, RSP, <u8>reg, 0)
+    b.sp_moved = 0
+
+
+cdef void lookup(Builder* b, u32 reg) noexcept nogil:
+    """r8 := addend of the slot of the linear address in `reg`."""
+    rorx(b, H8, reg, 36)
+    movzx16(b, H8, H8)
+    load_table(b, H8, H8, b.slots)
+
+
+cdef inline bint fits32(u64 v) noexcept nogil:
+    return <i64>(<i32>v) == <i64>v
+
+
+cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) noexcept nogil:
+    """The operand [reg + disp]; `what` says which guest registers `reg` is made of, or is NULL.
+
+    The first miss in a fragment refills the window in place.  Later ones would take it from what is
+    bound already: they leave for a fragment that begins at this instruction.
+    """
+    cdef Cold* cold
+    cdef Link* link
+    cdef Binding* known = find_binding(b, what)
+    if known != NULL:
+        if not b.maybe:
+            known.accessed = 1
+            known.moved = 0
+        return ref_sum(<u8>reg, WIN_ADDEND, <i32>disp)
+    if not flags_dead or not b.speculate or b.n_cold >= MAX_COLD or b.n_links >= MAX_LINKS - 4:
+        lookup(b, reg)
+        return ref_sum(<u8>reg, H8, <i32>disp)
+    if b.n_bindings:
+        probe(b)
+    rorx(b, H8, reg, 32)
+    e8(b, 0x45); e8(b, 0x39); e8(b, 0xD0)          # cmp r8d, r10d
+    e8(b, 0x0F); e8(b, 0x85)                       # jne
+    if b.n_bindings:
+        link = &b.links[b.n_links]
+        b.n_links += 1
+        link.at = b.n
+        link.target = b.current
+        link.conditional = 1
+        e32(b, 0)
+    else:
+        cold = &b.cold[b.n_cold]
+        b.n_cold += 1
+        cold.at = b.n
+        e32(b, 0)
+        cold.back = b.n
+        cold.reg = <u8>reg
+        cold.guest = <u16>b.current
+    if what != NULL:
+        add_binding(b, what, 0, not b.maybe)
+    return ref_sum(<u8>reg, WIN_ADDEND, <i32>disp)
+
+
+cdef void probe(Builder* b) noexcept nogil:
+    """RSP moved without an access: perform one, so that it cannot march past the guards."""
+    if b.sp_moved:
+        # The DS prefix marks it: a fault here is no fault of the guest's.
+        e8(b, 0x3E); e8(b, 0x44); e8(b, 0x8B); e8(b, 0x04); e8(b, 0x24)   # mov r8d, [rsp]
+        b.sp_moved = 0
+
+
+cdef void emit_cold(Builder* b) noexcept nogil:
+    """The window misses, out of line: r10 and r11 become those of the address in `reg`."""
+    cdef u32 k
+    cdef Cold* c
+    for k in range(b.n_cold):
+        c = &b.cold[k]
+        map_here(b, c.guest)
+        patch_rel32(b, c.at, b.n)
+        rorx(b, WIN_TAG, c.reg, 32)
+        rorx(b, H8, c.reg, 36)
+        movzx16(b, H8, H8)
+        load_table(b, WIN_ADDEND, H8, b.slots)
+        e8(b, 0xE9)
+        e32(b, c.back - (b.n + 4))
+
+
+cdef Ref constant(Builder* b, i64 delta) noexcept nogil:
+    """The operand at the fragment's linear address + delta (RIP-relative)."""
+    cdef Ref r
+    e8(b, 0x4C); e8(b, 0x8B); e8(b, 0x04); e8(b, 0x25)      # mov r8, [slot entry]
+    reloc(b, RELOC_SLOT, delta)
+    e32(b, 0)
+    if fits32(b.linear + <u64>delta):
+        r = ref_mem(H8, <i32>delta)
+        r.linear = 1
+        return r
+    e8(b, 0x49); e8(b, 0xB9)                                # mov r9, imm64
+    reloc(b, RELOC_LINEAR64, delta)
+    e64(b, b.linear + <u64>delta)
+    lea_sum(b, H8, H8, H9, 0)
+    return ref_mem(H8, 0)
+
+
+cdef inline Ref absolute(Builder* b, i32 disp, u8 index, u8 scale) noexcept nogil:
+    """The operand [index * scale + disp] with a zero-extended index or none: its slot is known."""
+    cdef Ref r
+    e8(b, 0x4C); e8(b, 0x8B); e8(b, 0x04); e8(b, 0x25)
+    reloc(b, RELOC_STATE, b.slots + <i64>((<u64><i64>disp >> 36) & 0xFFFF) * 8)
+    e32(b, <u32>(b.block + b.slots + ((<u64><i64>disp >> 36) & 0xFFFF) * 8))
+    r = ref_sum(H8, index, disp)
+    r.scale = scale
+    return r
+
+
+cdef void effective_address(Builder* b, Insn* i, u32 base, u32 index) noexcept nogil:
+    """r9 := base + index * scale + disp of any registers, truncated under 67h; not the segment."""
+    cdef Ref r
+    cdef u32 w = 0 if i.prefixes & PFX_67 else 8
+    if i.rip_relative:
+        mov_linear64(b, H9, <i64>i.offset + i.length + i.disp)
+        if w == 0:
+            mov_rr32(b, H9, H9)
+        return
+    r.linear = 0
+    r.pad = 0
+    r.disp = i.disp
+    r.scale = i.sib >> 6 if i.has_sib else 0
+    r.base = <u8>base
+    r.index = NO_REG
+    if base != NO_REG:
+        r.base = <u8>load_guest(b, base, H9)
+    if index != NO_REG:
+        r.index = <u8>load_guest(b, index, H8)
+    else:
+        r.scale = 0
+    e8(b, 0x40 | w | rex_of(0, H9, &r))
+    e8(b, 0x8D)
+    modrm_mem(b, H9, &r)
+
+
+cdef inline void mov_linear64(Builder* b, u32 dst, i64 delta) noexcept nogil:
+    e8(b, 0x48 | (dst >> 3))
+    e8(b, 0xB8 | (dst & 7))
+    reloc(b, RELOC_LINEAR64, delta)
+    e64(b, b.linear + <u64>delta)
+
+
+cdef inline void mov_rr32(Builder* b, u32 dst, u32 src) noexcept nogil:
+    e8(b, 0x40 | ((src >> 3) << 2) | (dst >> 3))
+    e8(b, 0x89)
+    e8(b, 0xC0 | ((src & 7) << 3) | (dst & 7))
+
+
+cdef void linear_operand(Builder* b, Insn* i) noexcept nogil:
+    effective_address(b, i, insn_base(i), insn_index(i))
+    if i.seg == SEG_FS or i.seg == SEG_GS:
+        load_state(b, H8, FS_BASE if i.seg == SEG_FS else GS_BASE)
+        lea_sum(b, H9, H9, H8, 0)
+
+
+cdef inline bint bounded(Builder* b, u32 index) noexcept nogil:
+    return index != RSP and (b.zero_extended >> index) & 1
+
+
+cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept nogil:
+    cdef u32 base = insn_base(i), index = insn_index(i), host
+    cdef Binding what
+    cdef u8 scale = i.sib >> 6 if i.has_sib else 0
+    cdef Ref r
+    if i.prefixes & PFX_67:
+        linear_operand(b, i)
+        return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
+    if i.seg != SEG_NONE:
+        if base == NO_REG and index == NO_REG and not i.rip_relative:
+            load_state(b, H8, FS_HOST if i.seg == SEG_FS else GS_HOST)
+            return ref_mem(H8, i.disp)
+        linear_operand(b, i)
+        return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
+    if i.rip_relative:
+        return constant(b, <i64>i.offset + i.length + i.disp)
+    if index == NO_REG:
+        if base == RSP:
+            return ref_mem(RSP, i.disp)
+        if base == NO_REG:
+            return absolute(b, i.disp, NO_REG, 0)
+        if not -FAR <= i.disp <= FAR:
+            # Likely an address in the displacement: the sum is in another slot than the base.
+            effective_address(b, i, base, index)
+            return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
+        host = load_guest(b, base, H9)
+        what = binding(base, NO_REG, 0)
+        return shrink(b, window(b, host, i.disp, &what, flags_dead), keep)
+    if bounded(b, index) and not 8 <= index <= 11 and (base == NO_REG or -FAR <= i.disp <= FAR):
+        if base == RSP:
+            r = ref_sum(RSP, <u8>index, i.disp)
+            r.scale = scale
+            return r
+        if base == NO_REG:
+            return absolute(b, i.disp, <u8>index, scale)
+        host = load_guest(b, base, H9)
+        what = binding(base, NO_REG, 0)
+        r = window(b, host, 0, &what, flags_dead)
+        lea_sum(b, H9, r.base, r.index, 0)
+        r = ref_sum(H9, <u8>index, i.disp)
+        r.scale = scale
+        return r
+    effective_address(b, i, base, index)
+    if base == NO_REG or base == RSP or not -FAR <= i.disp <= FAR:
+        return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
+    what = binding(base, index, scale)
+    return shrink(b, window(b, H9, 0, &what, flags_dead), keep)
+
+
+cdef inline Ref shrink(Builder* b, Ref r, bint keep) noexcept nogil:
+    """Free r8 where both scratch registers are in the operand."""
+    if keep and r.index == H8 and r.base == H9:
+        lea(b, H9, &r)
+        return ref_mem(H9, 0)
+    return r

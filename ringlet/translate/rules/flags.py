@@ -1,0 +1,60 @@
+"""The flags that are virtual: IF, IOPL, NT, VM, AC, and all of them through PUSHF and POPF."""
+
+from iced_x86 import Code
+
+from ringlet.core.ops import Op
+from ringlet.translate.rules.registry import Registry
+
+RULES = Registry()
+
+
+@RULES.rule(Code.CLI, manual="vol. 2A CLI; vol. 3A 6.8.1")
+def clear_interrupts() -> Op:
+    """Clears the virtual IF; the host's stays 1, and the host would raise #GP at ring 3.
+
+    Faults: #GP(0) if CPL > IOPL (CR4.PVI and VME are not offered).
+    Usually inlined: one store.  Otherwise it leaves for the operation and goes on after it.
+    """
+    return Op.OP_CLI
+
+
+@RULES.rule(Code.STI, manual="vol. 2B STI; vol. 3A 6.8.1")
+def set_interrupts() -> Op:
+    """Sets the virtual IF; interrupts are inhibited until after the next instruction.
+
+    Faults: #GP(0) if CPL > IOPL.
+    Leaves, or is inlined with a poll of the interrupt pointer after the next instruction.
+    """
+    return Op.OP_STI
+
+
+@RULES.rule(
+    Code.PUSHFW,
+    Code.PUSHFD,
+    Code.PUSHFQ,
+    manual="vol. 2B PUSHF/PUSHFD/PUSHFQ",
+    robin_irvine=True,
+)
+def push_flags() -> Op:
+    """Shows IF and IOPL: on the host it would push the host's, without any trap.
+
+    Faults: #PF or #SS of the stack; in virtual-8086 mode #GP(0) if IOPL < 3.
+    Leaves, or is inlined: the host's arithmetic flags merged with the virtual rest.
+    """
+    return Op.OP_PUSHF
+
+
+@RULES.rule(
+    Code.POPFW,
+    Code.POPFD,
+    Code.POPFQ,
+    manual="vol. 2B POPF/POPFD/POPFQ, table 4-16",
+    robin_irvine=True,
+)
+def pop_flags() -> Op:
+    """Changes IF, IOPL, AC, TF as far as CPL and IOPL allow: ring 3 on the host would drop them.
+
+    Faults: #PF or #SS of the stack; in virtual-8086 mode #GP(0) if IOPL < 3; a TF that it sets
+    raises #DB after the next instruction.  Leaves; interrupts are polled if IF became 1.
+    """
+    return Op.OP_POPF

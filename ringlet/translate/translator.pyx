@@ -1,0 +1,140 @@
+"""`Translator`: the pure translator for Python: bytes and a key in, a `Translation` out."""
+from typing import NamedTuple
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+from ringlet.core.state cimport *
+from ringlet.core.template cimport *
+from ringlet.translate.builder cimport Builder, MAX_INSNS
+from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
+                                         TRANSLATE_LEARN, TRANSLATE_CROSS)
+from ringlet.translate.learn_table cimport LearnTable
+
+DEFAULT_KEY = KEY_MODE64
+
+# Where the state block stands in what `Translation.code` shows; any address below 2 GiB would do.
+BLOCK = 0x40000000
+
+
+class Translation(NamedTuple):
+    """A fragment's translation as a relocatable template."""
+
+    linear: int
+    guest_bytes: int
+    guest_instructions: int
+    code: bytes
+    body: int
+    map: tuple[tuple[int, int], ...]
+    links: tuple[tuple[int, int], ...]
+    relocations: tuple[tuple[int, int, int], ...]
+    operations: tuple[tuple[int, int], ...]
+
+    @property
+    def host_bytes(self) -> int:
+        """Size of the translated code in bytes."""
+        return len(self.code)
+
+
+cdef class Translator:
+    """Translates 64-bit guest code; learns instruction shapes as it meets them."""
+
+    cdef Builder* b
+    cdef LearnTable table
+
+    def __cinit__(self, speculate=True):
+        self.table = LearnTable()
+        self.b = <Builder*>calloc(1, sizeof(Builder))
+        if self.b == NULL:
+            raise MemoryError("translator")
+        self.b.shapes = &self.table.t
+        self.b.speculate = speculate
+        self.b.block = BLOCK
+
+    def __dealloc__(self):
+        free(self.b)
+
+    @property
+    def shapes(self) -> int:
+        """How many instruction shapes are known."""
+        return self.table.count
+
+    cdef int run(self, const unsigned char[::1] data, u64 linear, u32 key, u32 limit,
+                 bint indirect) except -1:
+        """Translate one fragment at the start of `data`, at most `limit` instructions."""
+        cdef int r
+        cdef Builder* b = self.b
+        while True:
+            b.code = &data[0]
+            b.avail = data.shape[0]
+            b.before = 0
+            b.limit = limit if 0 < limit < MAX_INSNS else MAX_INSNS
+            b.linear = linear
+            b.key = key
+            with nogil:
+                r = translate_fragment(b, indirect)
+            if r == TRANSLATE_LEARN:
+                self.table.learn(bytes(data[b.learn_at:b.learn_at + 15]))
+                continue
+            if r == TRANSLATE_CROSS:
+                raise ValueError("the first instruction goes on past the bytes given")
+            return 0
+
+    def translate(self, const unsigned char[::1] data, u64 linear=0x100000,
+                  u32 key=DEFAULT_KEY, u32 limit=0, bint indirect=False):
+        """Translate the fragment that begins with `data`'s first byte.
+
+        `data` are guest bytes from linear address `linear`, of one page's worth at most that
+        matters; `key` is the processor mode (KEY_*).  ValueError if the first instruction is cut.
+        """
+        cdef Template t
+        cdef u32 i
+        if data.shape[0] == 0:
+            raise ValueError("no bytes to translate")
+        self.run(data, linear, key, limit, indirect)
+        t = template_of(self.b)
+        return Translation(
+            linear, t.guest_bytes, t.insns,
+            PyBytes_FromStringAndSize(<char*>t.code, t.size), t.body,
+            tuple([(t.map[i].host, t.map[i].guest) for i in range(t.n_map)]),
+            tuple([(t.links[i].at, linear + t.links[i].target) for i in range(t.n_links)]),
+            tuple([(t.relocs[i].at, t.relocs[i].kind, t.relocs[i].value)
+                   for i in range(t.n_relocs)]),
+            tuple([(t.ops[i].rip, t.ops[i].op) for i in range(t.n_ops)]))
+
+    def sweep(self, const unsigned char[::1] text, u64 linear, u32 key=DEFAULT_KEY):
+        """Translate all of `text`, fragment after fragment, page by page.
+
+        Returns (fragments, guest instructions, guest bytes, host bytes); nothing is kept.  For
+        measuring: the work is the translator's alone.
+        """
+        cdef Builder* b = self.b
+        cdef u64 at = 0, size = text.shape[0], fragments = 0, insns = 0, host = 0, room
+        cdef int r
+        while at < size:
+            room = 4096 - ((linear + at) & 0xFFF)
+            b.code = &text[at]
+            b.avail = <u32>(room if room < size - at else size - at)
+            b.before = <u32>((linear + at) & 0xFFF if (linear + at) & 0xFFF <= at else 0)
+            b.limit = MAX_INSNS
+            b.linear = linear + at
+            b.key = key
+            r = translate_fragment(b, True)
+            if r == TRANSLATE_LEARN:
+                self.table.learn(bytes(text[at + b.learn_at:at + b.learn_at + 15]))
+                continue
+            if r == TRANSLATE_CROSS:
+                if at + 16 > size:
+                    break
+                b.avail = 16
+                b.before = 0
+                b.limit = 1
+                r = translate_fragment(b, True)
+                if r == TRANSLATE_LEARN:
+                    self.table.learn(bytes(text[at:at + 15]))
+                    continue
+            fragments += 1
+            insns += b.count
+            host += b.n
+            at += b.guest_bytes
+        return fragments, insns, at, host

@@ -1,0 +1,40 @@
+"""Segment descriptors of the guest's GDT and LDT (SDM 3A 3.4.5, 3.5, 5.8.3.1)."""
+from ringlet.core.state cimport CpuState, Segment, u8, u16, u32, u64
+
+cdef struct Descriptor:
+    u64 low          # the first 8 bytes
+    u64 high         # the second 8 bytes of a system descriptor, when read by fetch_wide
+    u64 base         # of a segment (32 bits, or 64 after fetch_wide)
+    u64 linear       # where it stands
+    u32 limit        # in bytes, the granularity bit applied
+    u32 ar           # as in Segment.ar
+    u32 selector
+
+cdef enum:
+    DESC_OK = 0
+    DESC_OUTSIDE = 1     # beyond the table's limit, or no LDT
+    # 2 is EMU_FAULT: reading the table raised what is in exc_*
+
+# System descriptor types of IA-32e mode (SDM 3A table 3-2).
+cdef enum:
+    SYS_LDT = 2
+    SYS_TSS_AVAILABLE = 9
+    SYS_TSS_BUSY = 11
+    SYS_CALL_GATE = 12
+    SYS_INTERRUPT_GATE = 14
+    SYS_TRAP_GATE = 15
+
+cdef inline bint is_null(u32 selector) noexcept nogil:
+    return (selector & 0xFFFC) == 0
+
+cdef inline u32 selector_error(u32 selector) noexcept nogil:
+    """The error code that names a selector: its index and TI (SDM 3A 6.13)."""
+    return selector & 0xFFFC
+
+cdef int fetch(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
+cdef int fetch_wide(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
+cdef int require(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
+cdef int mark_accessed(CpuState* c, Descriptor* d) noexcept nogil
+cdef void load_cache(Segment* s, Descriptor* d, u32 selector) noexcept nogil
+cdef void load_null(Segment* s, u32 selector, u32 dpl) noexcept nogil
+cdef void load_flat(Segment* s, u32 selector, u32 ar) noexcept nogil

@@ -1,0 +1,286 @@
+"""Host faults of translated code.
+
+Runs in the signal handler: no allocation, no lock, no Python.  A page fault inside a window is
+filled from the guest's page tables or becomes the guest's #PF; a non-canonical sum is an unused
+slot or the guest's #GP; the rest are the guest's own exceptions.  State is exact: every rewriting
+performs its access before it changes anything (docs/adr/0001).
+"""
+from ringlet.core.state cimport *
+from ringlet.core.signals cimport *
+from ringlet.core.template cimport STUB_LEAVE
+from ringlet.cache.codecache cimport (Cache, Fragment, NONE, cache_fragment_at, cache_guest_offset,
+                                      cache_is_boundary)
+from ringlet.mmu.mmu cimport mmu_shadow_fault, mmu_slot_fault, ram_host
+from ringlet.translate.insn cimport *
+from ringlet.translate.shape cimport *
+
+cdef enum:
+    HOST_TF = 0x100
+    HOST_DF = 0x400
+    HOST_AC = 0x40000
+    SIG_TRAP = 5
+
+
+cdef void unbias_string(CpuState* c, u64* regs) noexcept nogil:
+    """Inside a string instruction RSI and RDI hold host addresses: give the guest's back."""
+    cdef const u8* p = <const u8*>regs[HR_RIP]
+    while p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66 or p[0] == 0x48:
+        p += 1
+    if not (0xA4 <= p[0] <= 0xA7 or 0xAA <= p[0] <= 0xAF):
+        return
+    if p[0] <= 0xA7 or (p[0] & 0xFE) == 0xAC:
+        regs[HR_RSI] += c.scratch[0]
+    if (p[0] & 0xFE) != 0xAC:
+        regs[HR_RDI] += c.scratch[1]
+
+
+cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
+    """Make the handler return to the dispatcher with the guest's state before its instruction."""
+    unbias_string(c, f.regs)
+    save_registers(c, f.regs)
+    c.rip = frag.linear + guest
+    c.win_tag = f.regs[HR_R10]
+    c.win_addend = f.regs[HR_R11]
+    c.exit_code = code
+    c.stepping = 0
+    f.regs[HR_RIP] = c.stub[STUB_LEAVE]
+    f.regs[HR_RSP] = c.host_rsp
+    f.regs[HR_EFL] &= ~<u64>(HOST_TF | HOST_DF | HOST_AC)
+    return 1
+
+
+cdef inline bint is_probe(u64 rip) noexcept nogil:
+    cdef const u8* p = <const u8*>rip
+    return p[0] == 0x3E and p[1] == 0x44 and p[2] == 0x8B and p[3] == 0x04 and p[4] == 0x24
+
+
+cdef int raise_here(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 vector,
+                    bint has_error) noexcept nogil:
+    if has_error:
+        raise_err(c, vector, 0)
+    else:
+        raise_exc(c, vector)
+    return leave(c, f, frag, guest, LEAVE_FAULT)
+
+
+cdef inline bint slot_live(CpuState* c, u64 linear) noexcept nogil:
+    cdef u64 table = c.block + (BLOCK_SLOTS_U if c.cpl == 3 else BLOCK_SLOTS_K)
+    cdef u64 addend = (<u64*>table)[(linear >> SLOT_SHIFT) & 0xFFFF]
+    return (linear + addend) >> 47 == 0
+
+
+cdef u64 segment_base(CpuState* c, Insn* i) noexcept nogil:
+    if i.seg == SEG_FS or i.seg == SEG_GS:
+        return c.seg[i.seg].base
+    return 0
+
+
+cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
+    """Linear address of the ModRM memory operand, from guest registers in c.gpr."""
+    cdef u64 a = <u64><i64>i.disp
+    cdef u32 r
+    cdef i64 offset
+    if i.rip_relative:
+        a += rip + i.length
+    else:
+        r = insn_base(i)
+        if r != NO_REG:
+            a += c.gpr[r]
+        r = insn_index(i)
+        if r != NO_REG:
+            a += c.gpr[r] << (i.sib >> 6)
+    if i.prefixes & PFX_67:
+        a = <u32>a
+    a += segment_base(c, i)
+    if i.shape.kind == SHAPE_BITS:
+        offset = <i64>c.gpr[insn_reg(i)]
+        if i.rex & 8:
+            a += <u64>((offset >> 6) * 8)
+        else:
+            a += <u64>((<i64><i32>offset >> 5) * 4)
+    return a
+
+
+cdef u32 addresses(CpuState* c, Insn* i, u64 rip, u64* out, u32* access,
+        bint* stack) noexcept nogil:
+    """Linear addresses the instruction accesses (at most three); 0 if none."""
+    cdef u32 n = 0
+    cdef u32 kind = i.shape.kind
+    cdef u32 op = i.opcode & 0xFE
+    stack[0] = stack[1] = stack[2] = False
+    if kind == SHAPE_STRING:
+        if op == 0xA4 or op == 0xA6 or op == 0xAC:
+            out[n] = c.gpr[RSI] + segment_base(c, i)
+            access[n] = ACC_READ
+            n += 1
+        if op != 0xAC:
+            out[n] = c.gpr[RDI]
+            access[n] = ACC_WRITE if op == 0xA4 or op == 0xAA else ACC_READ
+            n += 1
+        return n
+    if kind == SHAPE_LEAVE:
+        out[0] = c.gpr[RBP]
+        access[0] = ACC_READ
+        stack[0] = True
+        return 1
+    if kind == SHAPE_XLAT:
+        out[0] = c.gpr[RBX] + (c.gpr[RAX] & 0xFF) + segment_base(c, i)
+        access[0] = ACC_READ
+        return 1
+    if i.modrm < 0xC0 and i.shape.mem & (MEM_READ | MEM_WRITE) \
+            and kind != SHAPE_ADDRESS and not i.shape.mem & MEM_HINT:
+        out[n] = operand_address(c, i, rip)
+        access[n] = ACC_WRITE if i.shape.mem & MEM_WRITE else ACC_READ
+        stack[n] = i.seg == SEG_NONE and not i.rip_relative and (insn_base(i) == RSP
+                                                                 or insn_base(i) == RBP)
+        n += 1
+    if (i.shape.stack == STACK_PUSH or kind == SHAPE_CALL or kind == SHAPE_CALL_IND
+            or kind == SHAPE_PUSH_MEM or kind == SHAPE_OP):
+        out[n] = c.gpr[RSP] - 8
+        access[n] = ACC_WRITE
+        stack[n] = True
+        n += 1
+    elif i.shape.stack == STACK_POP or kind == SHAPE_RET or kind == SHAPE_POP_MEM:
+        out[n] = c.gpr[RSP]
+        access[n] = ACC_READ
+        stack[n] = True
+        n += 1
+    return n
+
+
+cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept nogil:
+    """The guest's instruction bytes at offset `guest` of the fragment."""
+    cdef u64 at = (frag.linear & 0xFFF) + guest
+    cdef u8* page
+    cdef u32 k
+    for k in range(16):
+        page = ram_host(c, frag.phys[1] if at + k >= 4096 else frag.phys[0])
+        if page == NULL:
+            return False
+        out[k] = page[(at + k) & 0xFFF]
+    return True
+
+
+cdef int leave_saved(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
+    """`leave`, after unbias_string: string registers are the guest's already."""
+    cdef u64 source = c.scratch[0], target = c.scratch[1]
+    c.scratch[0] = 0
+    c.scratch[1] = 0
+    leave(c, f, frag, guest, code)
+    c.scratch[0] = source
+    c.scratch[1] = target
+    return 1
+
+
+cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
+    """The host raised #GP or #SS: an unused slot, a non-canonical address, or the instruction."""
+    cdef Insn i
+    cdef u8 code[16]
+    cdef u64 at[3]
+    cdef u32 access[3]
+    cdef bint stack[3]
+    cdef u32 n, k, user = ACC_USER if c.cpl == 3 else 0
+    cdef int r
+    if not guest_bytes(c, frag, guest, code):
+        return 0
+    if decode(<ShapeTable*>c.translator, code, 16, &i) != DECODE_OK:
+        return raise_here(c, f, frag, guest, VEC_GP, True)
+    unbias_string(c, f.regs)
+    save_registers(c, f.regs)
+    n = addresses(c, &i, frag.linear + guest, at, access, stack)
+    if is_probe(f.regs[HR_RIP]):
+        at[0] = c.gpr[RSP]
+        stack[0] = True
+        access[0] = ACC_READ
+        n = 1
+    for k in range(n):
+        if not is_canonical(at[k]):
+            if is_probe(f.regs[HR_RIP]):
+                f.regs[HR_RIP] += 5
+                return 1
+            raise_err(c, VEC_SS if stack[k] else VEC_GP, 0)
+            return leave_saved(c, f, frag, guest, LEAVE_FAULT)
+        if not slot_live(c, at[k]):
+            r = mmu_slot_fault(c, at[k], access[k] | user)
+            if is_probe(f.regs[HR_RIP]):
+                if r == MEM_OK:
+                    return leave(c, f, frag, guest, LEAVE_AGAIN)
+                f.regs[HR_RIP] += 5
+                return 1
+            if r == MEM_OK:
+                return leave_saved(c, f, frag, guest, LEAVE_AGAIN)
+            if r == MEM_MMIO:
+                return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
+            return leave_saved(c, f, frag, guest, LEAVE_FAULT)
+    raise_err(c, VEC_GP, 0)
+    return leave_saved(c, f, frag, guest, LEAVE_FAULT)
+
+
+cdef int step(CpuState* c, HostFault* f, Cache* k, u32 host) noexcept nogil:
+    """Single steps complete a store into the fragment that it dropped, up to the next boundary."""
+    cdef u32 index = <u32>(c.stepping - 1), guest
+    cdef Fragment* frag = &k.fragments[index]
+    if frag.host <= host < frag.host + frag.size:
+        if not cache_is_boundary(k, frag, host, &guest):
+            return 1
+        return leave(c, f, frag, guest, LEAVE_STEPPED)
+    f.regs[HR_EFL] &= ~<u64>HOST_TF
+    c.stepping = 0
+    return 1
+
+
+cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) noexcept nogil:
+    cdef Fragment* frag = &k.fragments[index]
+    cdef u64 linear = 0, rip = frag.linear + guest
+    cdef int r
+    if f.address - (c.block + BLOCK_POLL + 4096) < 4096:
+        return leave(c, f, frag, guest, LEAVE_POLL)
+    r = mmu_shadow_fault(c, f.address, f.error & (ACC_WRITE | ACC_FETCH), &linear)
+    c.n_shadow_faults += 1
+    if r == MEM_OK:
+        if frag.dead:
+            # The store hits code of its own fragment: finish it, then leave.
+            c.stepping = 1 + index
+            f.regs[HR_EFL] |= HOST_TF
+        return 1
+    if is_probe(f.regs[HR_RIP]) and r != -1:
+        f.regs[HR_RIP] += 5
+        return 1
+    if r == MEM_FAULT:
+        return leave(c, f, frag, guest, LEAVE_FAULT)
+    if r == MEM_MMIO:
+        return leave(c, f, frag, guest, LEAVE_EMULATE)
+    # A guard: bindings are stale, or the access straddles slots.
+    if c.again == rip:
+        c.again = 0
+        return leave(c, f, frag, guest, LEAVE_EMULATE)
+    c.again = rip
+    return leave(c, f, frag, guest, LEAVE_AGAIN)
+
+
+cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
+    """The signal handler's policy: 1 if the fault was translated code's."""
+    cdef Cache* k = <Cache*>c.cache
+    cdef u64 host = f.regs[HR_RIP] - <u64>k.run
+    cdef u32 index, guest, start
+    cdef Fragment* frag
+    if host >= k.size:
+        return 0
+    if f.signal == SIG_TRAP and c.stepping:
+        return step(c, f, k, <u32>host)
+    if host < k.first:
+        return 0
+    index = cache_fragment_at(k, <u32>host)
+    if index == NONE:
+        return 0
+    frag = &k.fragments[index]
+    guest = cache_guest_offset(k, frag, <u32>host, &start)
+    if f.trap == VEC_PF:
+        return page_fault(c, f, k, index, guest)
+    if f.trap == VEC_GP or f.trap == VEC_SS:
+        return general_protection(c, f, frag, guest)
+    if f.trap == VEC_AC:
+        return raise_here(c, f, frag, guest, VEC_AC, True)
+    if f.trap == VEC_DE or f.trap == VEC_UD or f.trap == VEC_MF or f.trap == VEC_XM:
+        return raise_here(c, f, frag, guest, f.trap, False)
+    return 0

@@ -1,0 +1,51 @@
+"""The default processor model on this host: its CPUID table and the frequency of its TSC."""
+
+import time
+
+from ringlet.arch import cpuid
+from ringlet.vcpu.cpuid import host_cpuid, host_tsc
+
+_MEASURE_NS = 20_000_000
+_HYPERVISOR = 1 << 31
+
+
+def tsc_khz() -> int:
+    """Frequency of the host's TSC in kHz.
+
+    From the host's CPUID where it says so exactly (leaf 15h, or a hypervisor's leaf 40000010h),
+    else measured against CLOCK_MONOTONIC_RAW for 20 ms, which is good to some 5 ppm.
+    """
+    if host_cpuid(0)[0] >= 0x15:
+        denominator, numerator, crystal, _ = host_cpuid(0x15)
+        if denominator and numerator and crystal:
+            return crystal * numerator // denominator // 1000
+    if host_cpuid(1)[2] & _HYPERVISOR and host_cpuid(cpuid.HYPERVISOR_LEAF)[0] >= cpuid.TIMING_LEAF:
+        khz = host_cpuid(cpuid.TIMING_LEAF)[0]
+        if khz:
+            return khz
+    return _measure()
+
+
+def _sample() -> tuple[int, int]:
+    """Nanoseconds and TSC at one moment: of several pairs the one read fastest."""
+    best: tuple[int, int, int] | None = None
+    for _ in range(16):
+        before = host_tsc()
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+        after = host_tsc()
+        if best is None or after - before < best[0]:
+            best = (after - before, now, (before + after) // 2)
+    assert best is not None
+    return best[1], best[2]
+
+
+def _measure() -> int:
+    started, first = _sample()
+    time.sleep(_MEASURE_NS / 1e9)
+    ended, last = _sample()
+    return round((last - first) * 1_000_000 / (ended - started))
+
+
+def default_entries(hide: frozenset[str] = frozenset()) -> list[cpuid.Entry]:
+    """The CPUID table of the default model on this host, without the features in `hide`."""
+    return cpuid.entries(cpuid.DEFAULT, host_cpuid, tsc_khz(), hide)

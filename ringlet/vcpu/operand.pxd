@@ -1,0 +1,7 @@
+"""What of an instruction's bytes its operation still needs: opcode, prefixes, ModRM."""
+from ringlet.core.state cimport OpInfo, u8, u32
+
+cdef u32 opcode_of(OpInfo* op) noexcept nogil
+cdef u32 opcode_index(OpInfo* op) noexcept nogil
+cdef u32 rex_of(OpInfo* op) noexcept nogil
+cdef bint on_stack(OpInfo* op) noexcept nogil

@@ -1,0 +1,289 @@
+"""A virtual processor without translated code: one operation at a time, for tests.
+
+It owns a `CpuState` in a block of its own and guest RAM behind the real virtual MMU, executes one
+`Op` with given registers, and shows what came of it.  The x87 and vector state of the guest is
+`Probe.fp`, a standard-format XSAVE image of 832 bytes, live in the host's registers only meanwhile.
+"""
+from libc.string cimport memcpy, memset
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+
+from ringlet.core.state cimport (
+    BLOCK_SIZE, CpuState, CpuidEntry, OpInfo, Segment, SEG_NONE, get_rflags, set_rflags,
+    u8, u16, u32, u64)
+from ringlet.mmu.mmu cimport (
+    mmu_create, mmu_destroy, mmu_flush_all, mmu_load_cr3, phys_read, phys_write)
+from ringlet.vcpu.control cimport update_key
+from ringlet.vcpu.debug cimport data_breakpoint, instruction_breakpoint
+from ringlet.vcpu.emulate cimport complete, emulate, refuse
+from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
+from ringlet.vcpu.msr cimport reset_msrs
+from ringlet.vcpu.segments cimport set_segment
+
+cdef extern from *:
+    """
+    #ifndef MAP_32BIT
+    #define MAP_32BIT 0x40
+    #endif
+    static inline void probe_xsave(void *area) {
+        __asm__ volatile("xsave64 (%0)" :: "r"(area), "a"(7), "d"(0) : "memory");
+    }
+    static inline void probe_xrstor(const void *area) {
+        __asm__ volatile("xrstor64 (%0)" :: "r"(area), "a"(7), "d"(0) : "memory");
+    }
+    """
+    enum: MAP_32BIT
+    void probe_xsave(void* area) nogil
+    void probe_xrstor(const void* area) nogil
+
+cdef enum:
+    AREA = 832
+
+
+cdef void ignore_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil:
+    pass
+
+
+cdef void ignore_written(CpuState* c, u64 phys_page) noexcept nogil:
+    pass
+
+
+cdef void ignore_dropped(CpuState* c, u32 space) noexcept nogil:
+    pass
+
+
+# Any pointer that is not 0 becomes one that a test can recognize.
+cdef u64 marked_pointer(CpuState* c, u64 host, int data) noexcept nogil:
+    return <u64>0xDA7A00001111 if data else <u64>0xC0DE00002222
+
+
+def _fields() -> dict[str, tuple[int, int]]:
+    cdef CpuState* c = NULL
+    cdef int i
+    names = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
+    fields = {}
+    for i in range(16):
+        fields[names[i]] = (<size_t>&c.gpr[i], 8)
+    for i in range(8):
+        fields[f"dr{i}"] = (<size_t>&c.dr[i], 8)
+    fields.update({
+        "rip": (<size_t>&c.rip, 8), "ea": (<size_t>&c.ea, 8), "iflag": (<size_t>&c.iflag, 8),
+        "cr0": (<size_t>&c.cr0, 8), "cr2": (<size_t>&c.cr2, 8), "cr3": (<size_t>&c.cr3, 8),
+        "cr4": (<size_t>&c.cr4, 8), "cr8": (<size_t>&c.cr8, 8), "efer": (<size_t>&c.efer, 8),
+        "xcr0": (<size_t>&c.xcr0, 8), "cpl": (<size_t>&c.cpl, 4), "key": (<size_t>&c.key, 4),
+        "star": (<size_t>&c.star, 8), "lstar": (<size_t>&c.lstar, 8),
+        "cstar": (<size_t>&c.cstar, 8), "sfmask": (<size_t>&c.sfmask, 8),
+        "kernel_gs_base": (<size_t>&c.kernel_gs_base, 8),
+        "sysenter_cs": (<size_t>&c.sysenter_cs, 8), "sysenter_esp": (<size_t>&c.sysenter_esp, 8),
+        "sysenter_eip": (<size_t>&c.sysenter_eip, 8), "tsc_offset": (<size_t>&c.tsc_offset, 8),
+        "tsc_adjust": (<size_t>&c.tsc_adjust, 8), "tsc_aux": (<size_t>&c.tsc_aux, 8),
+        "tsc_khz": (<size_t>&c.tsc_khz, 8), "apic_base": (<size_t>&c.apic_base, 8),
+        "misc_enable": (<size_t>&c.misc_enable, 8), "pat": (<size_t>&c.pat, 8),
+        "inhibit": (<size_t>&c.inhibit, 4), "intr": (<size_t>&c.intr, 4),
+        "halted": (<size_t>&c.halted, 4), "nmi_pending": (<size_t>&c.nmi_pending, 4),
+        "nmi_blocked": (<size_t>&c.nmi_blocked, 4),
+        "window_request": (<size_t>&c.window_request, 4),
+        "exc_vector": (<size_t>&c.exc_vector, 4), "exc_error": (<size_t>&c.exc_error, 4),
+        "exc_has_error": (<size_t>&c.exc_has_error, 4), "exc_cr2": (<size_t>&c.exc_cr2, 8),
+        "exc_is_soft": (<size_t>&c.exc_is_soft, 4), "exc_dr6": (<size_t>&c.exc_dr6, 8),
+        "exit_kind": (<size_t>&c.exit_kind, 4), "io_port": (<size_t>&c.io_port, 4),
+        "io_size": (<size_t>&c.io_size, 4), "io_count": (<size_t>&c.io_count, 4),
+        "io_data": (<size_t>&c.io_data, 8), "msr_index": (<size_t>&c.msr_index, 8),
+        "shutdown_rip": (<size_t>&c.shutdown_rip, 8), "pending": (<size_t>&c.pending, 4),
+        "fs_host": (<size_t>&c.fs_host, 8), "gs_host": (<size_t>&c.gs_host, 8),
+    })
+    return fields
+
+
+_FIELDS = _fields()
+
+
+cdef class Probe:
+    """One vCPU whose instructions are given as `Op`s."""
+
+    cdef CpuState* c
+    cdef OpInfo op
+    cdef CpuidEntry entries[128]
+    cdef public bytearray fp
+
+    def __cinit__(self, ram_size: int):
+        cdef void* block = mmap(NULL, BLOCK_SIZE, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0)
+        if block == MAP_FAILED:
+            raise MemoryError("no room below 2 GiB for the virtual processor's state")
+        self.c = <CpuState*>block
+        self.c.block = <u64>block
+        self.c.dr[6] = <u64>0xFFFF0FF0
+        self.c.dr[7] = 0x400
+        self.c.xcr0 = 1
+        self.c.cpuid = &self.entries[0]
+        reset_msrs(self.c)
+        mmu_create(self.c, ram_size, ignore_unmapped, ignore_written, ignore_dropped)
+        update_key(self.c)
+        self.fp = bytearray(AREA)
+        self.fp[0:2] = b"\x7f\x03"
+        self.fp[24:28] = b"\x80\x1f\x00\x00"
+
+    def __dealloc__(self):
+        if self.c != NULL:
+            mmu_destroy(self.c)
+            munmap(self.c, BLOCK_SIZE)
+
+    def get(self, name: str) -> int:
+        """A register or field; `rflags` is the whole of RFLAGS."""
+        cdef u64 value = 0
+        if name == "rflags":
+            return get_rflags(self.c)
+        offset, size = _FIELDS[name]
+        memcpy(&value, <u8*>self.c + <size_t>offset, size)
+        return value
+
+    def set(self, name: str, value: int) -> None:
+        """Sets a register or field and recomputes the key."""
+        cdef u64 number = value & 0xFFFFFFFFFFFFFFFF
+        if name == "rflags":
+            set_rflags(self.c, number)
+        else:
+            offset, size = _FIELDS[name]
+            memcpy(<u8*>self.c + <size_t>offset, &number, size)
+        if name in ("cr0", "cr4", "efer"):
+            mmu_flush_all(self.c)
+        if name == "cr3":
+            mmu_load_cr3(self.c)
+        update_key(self.c)
+
+    cdef Segment* segment(self, name):
+        if name == "ldtr":
+            return &self.c.ldtr
+        if name == "tr":
+            return &self.c.tr
+        return &self.c.seg["es cs ss ds fs gs".split().index(name)]
+
+    def get_segment(self, name: str) -> tuple[int, int, int, int]:
+        """Selector, base, limit, access rights."""
+        cdef Segment* s = self.segment(name)
+        return s.selector, s.base, s.limit, s.ar
+
+    def set_segment(self, name: str, selector: int, base: int, limit: int, ar: int) -> None:
+        """Sets a segment register, LDTR or TR without reading a descriptor."""
+        cdef Segment* s = self.segment(name)
+        if name in ("ldtr", "tr"):
+            s.selector, s.base, s.limit, s.ar = selector, base, limit, ar
+        else:
+            set_segment(self.c, s - &self.c.seg[0], selector, base, limit, ar)
+
+    def get_table(self, name: str) -> tuple[int, int]:
+        """Base and limit of gdtr or idtr."""
+        if name == "gdtr":
+            return self.c.gdtr.base, self.c.gdtr.limit
+        return self.c.idtr.base, self.c.idtr.limit
+
+    def set_table(self, name: str, base: int, limit: int) -> None:
+        """Sets gdtr or idtr."""
+        if name == "gdtr":
+            self.c.gdtr.base, self.c.gdtr.limit = base, limit
+        else:
+            self.c.idtr.base, self.c.idtr.limit = base, limit
+
+    def set_cpuid(self, entries: list[tuple[int, int, int, int, int, int, int]]) -> None:
+        """The CPUID table, as rows of leaf, subleaf, flags, EAX, EBX, ECX, EDX."""
+        cdef CpuidEntry* e
+        cdef int i = 0
+        for row in entries:
+            e = &self.entries[i]
+            i += 1
+            e.leaf, e.subleaf, e.flags, e.eax, e.ebx, e.ecx, e.edx = row
+        self.c.cpuid_count = len(entries)
+
+    def mark_fpu_pointers(self, on: bool) -> None:
+        """Translates x87 pointers to recognizable values, or (off) to none."""
+        self.c.fpu_pointer = <void*>marked_pointer if on else NULL
+
+    def read_phys(self, address: int, size: int) -> bytes:
+        """Guest RAM by guest physical address."""
+        data = bytearray(size)
+        cdef u8* view = data
+        phys_read(self.c, address, view, size)
+        return bytes(data)
+
+    def write_phys(self, address: int, data: bytes) -> None:
+        """Writes guest RAM."""
+        cdef const u8* view = data
+        phys_write(self.c, address, view, len(data))
+
+    def execute(self, op: int, *, size: int = 8, imm: int = 0, reg: int = 0, rm: int = 0xFF,
+                code: bytes = b"\x90", flags: int = 0, segment: int = SEG_NONE) -> int:
+        """Performs one operation at rip; `code` is the instruction itself.  Returns EMU_*."""
+        cdef int result
+        cdef u8 host_area[1024 + 64]
+        cdef u8 guest_area[1024 + 64]
+        cdef u8* host = <u8*>((<u64>&host_area[0] + 63) & ~<u64>63)
+        cdef u8* guest = <u8*>((<u64>&guest_area[0] + 63) & ~<u64>63)
+        cdef u8* image = self.fp
+        cdef const u8* view = code
+        cdef int i
+        memset(&self.op, 0, sizeof(OpInfo))
+        memset(host, 0, 1024)
+        memset(guest, 0, 1024)
+        memcpy(guest, image, AREA)
+        self.op.rip = self.c.rip
+        self.op.imm = imm & <u64>0xFFFFFFFFFFFFFFFF
+        self.op.op = op
+        self.op.size = size
+        self.op.length = len(code)
+        self.op.reg = reg
+        self.op.rm = rm
+        self.op.seg = segment
+        self.op.flags = flags
+        for i in range(min(<int>len(code), 15)):
+            self.op.bytes[i] = view[i]
+        self.c.op_info = <u64>&self.op
+        self.c.exit_kind = 0
+        with nogil:
+            probe_xsave(host)
+            probe_xrstor(guest)
+            result = emulate(self.c, &self.op)
+            memset(guest, 0, 1024)
+            probe_xsave(guest)
+            probe_xrstor(host)
+        memcpy(image, guest, AREA)
+        return result
+
+    def complete(self, data: int = 0) -> int:
+        """Ends a pending IN, INS, RDMSR (with its value) or WRMSR.  Returns EMU_*."""
+        self.c.io_data = data if self.c.pending < 4 else self.c.io_data
+        return complete(self.c)
+
+    def refuse(self) -> int:
+        """Makes the pending RDMSR or WRMSR raise #GP(0)."""
+        return refuse(self.c)
+
+    def deliver(self) -> int:
+        """Delivers the exception in exc_*."""
+        return deliver(self.c)
+
+    def raise_exception(self, vector: int, error: int | None = None, cr2: int = 0,
+                        dr6: int = 0, soft: bool = False) -> int:
+        """Delivers an exception at rip."""
+        self.c.exc_vector = vector
+        self.c.exc_error = error or 0
+        self.c.exc_has_error = error is not None
+        self.c.exc_cr2 = cr2
+        self.c.exc_dr6 = dr6
+        self.c.exc_is_soft = soft
+        return deliver(self.c)
+
+    def interrupt(self, vector: int) -> int:
+        """Delivers an external interrupt."""
+        return interrupt(self.c, vector)
+
+    def nmi(self) -> int:
+        """Delivers an NMI."""
+        return nmi(self.c)
+
+    def instruction_breakpoint(self) -> int:
+        """Checks for an instruction breakpoint at rip."""
+        return instruction_breakpoint(self.c)
+
+    def data_breakpoint(self, linear: int, size: int, write: bool) -> int:
+        """Checks for a data breakpoint on an access."""
+        return data_breakpoint(self.c, linear, size, write)

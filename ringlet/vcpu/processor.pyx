@@ -1,0 +1,379 @@
+"""`Processor`: one virtual CPU with its guest memory, as Python sees it."""
+import time
+from functools import cache
+from typing import NamedTuple
+
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_AS_STRING
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from ringlet.core.state cimport *
+from ringlet.core.template cimport STUB_COUNT
+from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
+from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
+from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mmu_read, mmu_write,
+                              mmu_load_cr3, mmu_flush_all)
+from ringlet.translate.builder cimport Builder
+from ringlet.translate.learn_table cimport LearnTable
+from ringlet.vcpu.emulate cimport complete, refuse
+from ringlet.vcpu.exceptions cimport interrupt, deliver
+from ringlet.vcpu.control cimport update_key
+from ringlet.vcpu.faults cimport handle_fault
+from ringlet.vcpu.run cimport (run_loop, code_unmapped, code_written, space_dropped, request_stop)
+
+cdef extern from * nogil:
+    """
+    #include <sys/mman.h>
+    static void *ringlet_low(unsigned long size)
+    {
+        void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT | MAP_NORESERVE, -1, 0);
+        return p == MAP_FAILED ? NULL : p;
+    }
+    static unsigned long ringlet_rdtsc(void)
+    {
+        unsigned low, high;
+        __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+        return (unsigned long)high << 32 | low;
+    }
+    static void ringlet_guard(void *p, unsigned long size) { mprotect(p, size, PROT_NONE); }
+    static void ringlet_free_low(void *p, unsigned long size) { munmap(p, size); }
+
+    /* The guest's x87, SSE and AVX state lives in the registers only while the guest runs. */
+    static inline void ringlet_load_vectors(void *area)
+    {
+        __asm__ volatile("xrstor64 (%0)" : : "r"(area), "a"(7), "d"(0) : "memory");
+    }
+    static inline void ringlet_save_vectors(void *area)
+    {
+        static const unsigned mxcsr = 0x1F80;
+        __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(7), "d"(0) : "memory");
+        __asm__ volatile("vzeroupper\\n\\tfninit\\n\\tldmxcsr %0" : : "m"(mxcsr));
+    }
+    """
+    void* ringlet_low(unsigned long size)
+    unsigned long ringlet_rdtsc()
+    void ringlet_guard(void* p, unsigned long size)
+    void ringlet_free_low(void* p, unsigned long size)
+    void ringlet_load_vectors(void* area)
+    void ringlet_save_vectors(void* area)
+
+cdef enum:
+    XSAVE_SIZE = 832
+    CODE_CACHE = 32 << 20
+
+cdef CpuState* _null = NULL
+
+_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+              "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+
+# Offset of every 64-bit field that has a name of its own; `cpl`, `rflags` and the bases that live
+# in segments are handled apart.
+_FIELDS = {name: 8 * i for i, name in enumerate(_REGISTERS)} | {
+    "rip": <size_t>&_null.rip, "cr0": <size_t>&_null.cr0, "cr2": <size_t>&_null.cr2,
+    "cr3": <size_t>&_null.cr3, "cr4": <size_t>&_null.cr4, "cr8": <size_t>&_null.cr8,
+    "efer": <size_t>&_null.efer, "xcr0": <size_t>&_null.xcr0, "star": <size_t>&_null.star,
+    "lstar": <size_t>&_null.lstar, "cstar": <size_t>&_null.cstar,
+    "sfmask": <size_t>&_null.sfmask, "kernel_gs_base": <size_t>&_null.kernel_gs_base,
+    "sysenter_cs": <size_t>&_null.sysenter_cs, "sysenter_esp": <size_t>&_null.sysenter_esp,
+    "sysenter_eip": <size_t>&_null.sysenter_eip, "tsc_offset": <size_t>&_null.tsc_offset,
+    "tsc_aux": <size_t>&_null.tsc_aux, "tsc_deadline": <size_t>&_null.tsc_deadline,
+    "tsc_khz": <size_t>&_null.tsc_khz, "apic_base": <size_t>&_null.apic_base,
+    "fs_base": <size_t>&_null.seg[SEG_FS].base, "gs_base": <size_t>&_null.seg[SEG_GS].base,
+    "shutdown_rip": <size_t>&_null.shutdown_rip, "internal": <size_t>&_null.internal,
+    "ea": <size_t>&_null.ea,
+} | {f"dr{i}": <size_t>&_null.dr[i] for i in range(8)}
+
+_COUNTERS = {
+    "exits": <size_t>&_null.n_exits, "ops": <size_t>&_null.n_ops,
+    "links": <size_t>&_null.n_links, "indirect_misses": <size_t>&_null.n_indirect_misses,
+    "lookups": <size_t>&_null.n_lookups, "fragments": <size_t>&_null.n_fragments,
+    "guest_instructions": <size_t>&_null.n_guest_insns,
+    "code_bytes": <size_t>&_null.n_code_bytes, "guest_bytes": <size_t>&_null.n_guest_bytes,
+    "shadow_faults": <size_t>&_null.n_shadow_faults,
+    "shadow_pages": <size_t>&_null.n_shadow_pages,
+    "guest_faults": <size_t>&_null.n_guest_faults, "interrupts": <size_t>&_null.n_interrupts,
+    "exceptions": <size_t>&_null.n_exceptions, "code_writes": <size_t>&_null.n_smc,
+    "flushes": <size_t>&_null.n_flushes, "cr3_loads": <size_t>&_null.n_cr3_loads,
+    "cr3_dropped": <size_t>&_null.n_cr3_dropped, "invlpg": <size_t>&_null.n_invlpg,
+    "python_exits": <size_t>&_null.n_python_exits, "safepoints": <size_t>&_null.n_safepoints,
+}
+
+
+class ExitInfo(NamedTuple):
+    """The fields of the last exit; which of them count depends on its kind."""
+
+    port: int
+    size: int
+    count: int
+    data: int
+    phys: int
+    linear: int
+    msr: int
+    rip: int
+
+
+cdef class Processor:
+    """One virtual CPU and its guest physical memory of `ram_size` bytes.
+
+    Not for two threads at once, but for `kick` and `set_interrupt`, which any thread may call.
+    """
+
+    cdef CpuState* c
+    cdef Builder* builder
+    cdef LearnTable table
+    cdef int owed  # an exit that came of ending an instruction or injecting: the next run's
+    cdef readonly object emulator
+    cdef readonly unsigned long ram_size
+
+    def __cinit__(self, unsigned long ram_size, cpuid=None, emulator=None):
+        cdef void* block = ringlet_low(BLOCK_SIZE)
+        cdef u32 i
+        if block == NULL:
+            raise MemoryError("no room below 2 GiB for the virtual processor's state")
+        self.c = <CpuState*>block
+        self.c.block = <u64>block
+        self.ram_size = ram_size
+        ringlet_guard(<void*>(self.c.block + BLOCK_POLL + 4096), 4096)
+        self.c.poll = self.c.irq_poll = self.c.block + BLOCK_POLL
+        self.c.arith_mask = FLAGS_HOST
+        self.c.rflags = 2
+        self.c.win_tag = 0x8000
+        self.c.cr0 = 0x60000010
+        self.c.pat = <u64>0x0007040600070406
+        self.c.xcr0 = 1
+        self.c.dr[6] = <u64>0xFFFF0FF0
+        self.c.dr[7] = 0x400
+        # The XSAVE image of a processor after INIT: x87 control word and MXCSR (SDM 1 13.6).
+        (<u16*>self.xsave())[0] = 0x37F
+        (<u32*>(self.xsave() + 24))[0] = 0x1F80
+        self.builder = <Builder*>calloc(1, sizeof(Builder))
+        if self.builder == NULL:
+            raise MemoryError("translator")
+        self.table = LearnTable()
+        self.builder.shapes = &self.table.t
+        self.builder.speculate = 1
+        self.c.translator = &self.table.t
+        self.emulator = emulator
+        cache_create(self.c, CODE_CACHE)
+        mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
+        self.c.tsc_khz = host_tsc_khz()
+        self.set_cpuid(cpuid if cpuid is not None else default_cpuid())
+        install_handlers(handle_fault)
+        update_key(self.c)
+
+    def __dealloc__(self):
+        if self.c != NULL:
+            if self.c.mmu != NULL:
+                mmu_destroy(self.c)
+            cache_destroy(self.c)
+            free(self.c.cpuid)
+            ringlet_free_low(self.c, BLOCK_SIZE)
+        free(self.builder)
+
+    cdef inline u8* xsave(self):
+        return <u8*>((<u64>&self.c.xsave[0] + 63) & ~<u64>63)
+
+    # --- memory
+
+    def read_phys(self, u64 address, size_t size) -> bytes:
+        """`size` bytes of guest physical memory; ValueError where there is no RAM."""
+        data = PyBytes_FromStringAndSize(NULL, size)
+        if phys_read(self.c, address, PyBytes_AS_STRING(data), size) != MEM_OK:
+            raise ValueError(f"no RAM at guest physical {address:#x}, {size} bytes")
+        return data
+
+    def write_phys(self, u64 address, const unsigned char[::1] data) -> None:
+        """Write guest physical memory; translations of what changes are dropped."""
+        if data.shape[0] and phys_write(self.c, address, &data[0], data.shape[0]) != MEM_OK:
+            raise ValueError(f"no RAM at guest physical {address:#x}, {data.shape[0]} bytes")
+
+    def read_linear(self, u64 address, size_t size) -> bytes:
+        """`size` bytes at a linear address, as a supervisor read; ValueError if not mapped."""
+        data = PyBytes_FromStringAndSize(NULL, size)
+        if mmu_read(self.c, address, PyBytes_AS_STRING(data), size, ACC_READ) != MEM_OK:
+            raise ValueError(f"linear {address:#x} is not mapped to RAM")
+        return data
+
+    def write_linear(self, u64 address, const unsigned char[::1] data) -> None:
+        if data.shape[0] and mmu_write(self.c, address, &data[0], data.shape[0],
+                                       ACC_WRITE) != MEM_OK:
+            raise ValueError(f"linear {address:#x} is not mapped to writable RAM")
+
+    # --- registers
+
+    def get(self, str name) -> int:
+        """The value of a register by its SDM name in lower case."""
+        if name == "rflags":
+            return get_rflags(self.c)
+        if name == "cpl":
+            return self.c.cpl
+        if name == "exception":
+            return self.c.exc_vector | (<u64>self.c.exc_error << 32)
+        return (<u64*>(<u8*>self.c + <size_t>_FIELDS[name]))[0]
+
+    def set(self, str name, u64 value) -> None:
+        """Set a register; control registers take effect at once."""
+        if name == "rflags":
+            set_rflags(self.c, value)
+        elif name == "cpl":
+            self.c.cpl = value & 3
+        else:
+            (<u64*>(<u8*>self.c + <size_t>_FIELDS[name]))[0] = value
+        if name in ("cr0", "cr4", "efer"):
+            mmu_flush_all(self.c)
+        if name == "cr3":
+            mmu_load_cr3(self.c)
+        update_key(self.c)
+
+    cdef Segment* segment(self, int index):
+        if 0 <= index < 6:
+            return &self.c.seg[index]
+        if index == 6:
+            return &self.c.ldtr
+        if index == 7:
+            return &self.c.tr
+        return NULL
+
+    def get_segment(self, int index) -> tuple[int, int, int, int]:
+        """(selector, base, limit, access rights) of ES CS SS DS FS GS (0-5), LDTR (6), TR (7)."""
+        cdef Segment* s = self.segment(index)
+        if s == NULL:
+            raise IndexError(index)
+        return s.selector, s.base, s.limit, s.ar
+
+    def set_segment(self, int index, u16 selector, u64 base, u32 limit, u32 ar) -> None:
+        cdef Segment* s = self.segment(index)
+        if s == NULL:
+            raise IndexError(index)
+        s.selector = selector
+        s.base = base
+        s.limit = limit
+        s.ar = ar
+        update_key(self.c)
+
+    def get_table(self, str name) -> tuple[int, int]:
+        """(base, limit) of "gdtr" or "idtr"."""
+        cdef TableReg* t = &self.c.gdtr if name == "gdtr" else &self.c.idtr
+        return t.base, t.limit
+
+    def set_table(self, str name, u64 base, u32 limit) -> None:
+        cdef TableReg* t = &self.c.gdtr if name == "gdtr" else &self.c.idtr
+        t.base = base
+        t.limit = limit
+
+    def get_xsave(self) -> bytes:
+        """x87, SSE and AVX state as a standard-format XSAVE image, 832 bytes (SDM 1 13.4)."""
+        return PyBytes_FromStringAndSize(<char*>self.xsave(), XSAVE_SIZE)
+
+    def set_xsave(self, const unsigned char[::1] image) -> None:
+        if image.shape[0] != XSAVE_SIZE:
+            raise ValueError(f"an XSAVE image of x87, SSE and AVX has {XSAVE_SIZE} bytes")
+        memcpy(self.xsave(), &image[0], XSAVE_SIZE)
+
+    def set_cpuid(self, entries) -> None:
+        """The CPUID table: (leaf, subleaf, flags, eax, ebx, ecx, edx) rows."""
+        rows = list(entries)
+        cdef CpuidEntry* table = <CpuidEntry*>calloc(len(rows) or 1, sizeof(CpuidEntry))
+        if table == NULL:
+            raise MemoryError("CPUID table")
+        for i, row in enumerate(rows):
+            (table[i].leaf, table[i].subleaf, table[i].flags,
+             table[i].eax, table[i].ebx, table[i].ecx, table[i].edx) = row
+        free(self.c.cpuid)
+        self.c.cpuid = table
+        self.c.cpuid_count = len(rows)
+
+    # --- running
+
+    def run(self) -> int:
+        """Run the guest until Python has to act; an `Exit`.  Releases the GIL."""
+        cdef int kind
+        cdef u8* area = self.xsave()
+        if self.owed:
+            kind, self.owed = self.owed, 0
+            return kind
+        enter_thread(self.c)
+        self.c.n_python_exits += 1
+        while True:
+            with nogil:
+                ringlet_load_vectors(area)
+                kind = run_loop(self.c, self.builder)
+                ringlet_save_vectors(area)
+            if kind == EXIT_LEARN:
+                self.learn()
+                continue
+            break
+        leave_thread()
+        return kind
+
+    cdef learn(self):
+        """The translator met an instruction whose shape is new."""
+        cdef Builder* b = self.builder
+        cdef u32 at = b.learn_at
+        cdef u32 size = b.avail - at
+        self.table.learn(PyBytes_FromStringAndSize(<char*>b.code + at, size if size < 15 else 15))
+
+    def exit_info(self):
+        """The fields of the last exit."""
+        cdef CpuState* c = self.c
+        return ExitInfo(c.io_port, c.io_size, c.io_count, c.io_data, c.mmio_phys, c.mmio_linear,
+                        c.msr_index, c.rip)
+
+    def complete(self, u64 value=0) -> None:
+        """Finish the instruction that left for a port or MSR; `value` is what was read."""
+        self.c.io_data = value
+        cdef int result = complete(self.c)
+        self.ended(deliver(self.c) if result == EMU_FAULT else result)
+
+    def refuse(self) -> None:
+        """Raise #GP(0) for the pending RDMSR or WRMSR: the machine has no such register."""
+        refuse(self.c)
+        self.ended(deliver(self.c))
+
+    cdef void ended(self, int result):
+        """Keep the triple fault that delivery outside the run loop may come to."""
+        if result == EMU_EXIT:
+            self.owed = self.c.exit_kind
+
+    def inject(self, int vector) -> None:
+        """Deliver an external interrupt; the guest must be able to take it (EXIT_WINDOW)."""
+        self.ended(interrupt(self.c, vector))
+
+    def set_interrupt(self, bint pending) -> None:
+        """The interrupt line of the machine's controller; any thread may call this."""
+        self.c.intr = pending
+        if pending:
+            request_stop(self.c)
+
+    def kick(self) -> None:
+        """Make `run` return EXIT_INTERRUPTED soon; any thread may call this."""
+        self.c.stop = 1
+        request_stop(self.c)
+
+    def counters(self) -> dict[str, int]:
+        """The engine's counters by name."""
+        cdef Cache* k = <Cache*>self.c.cache
+        values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in _COUNTERS.items()}
+        values["code_cache_used"] = k.used
+        values["code_cache_size"] = k.size
+        values["fragments_live"] = k.live
+        return values
+
+
+@cache
+def host_tsc_khz() -> int:
+    """The host's TSC frequency in kHz, measured against CLOCK_MONOTONIC over 20 ms."""
+    cdef u64 first = ringlet_rdtsc(), last
+    start = time.monotonic_ns()
+    time.sleep(0.02)
+    elapsed = time.monotonic_ns() - start
+    last = ringlet_rdtsc()
+    return (last - first) * 1_000_000 // elapsed
+
+
+def default_cpuid():
+    """The CPUID table of the default model on this host."""
+    from ringlet.arch.cpuid import DEFAULT, entries
+    from ringlet.vcpu.cpuid import host_cpuid
+
+    return entries(DEFAULT, host_cpuid, host_tsc_khz())

@@ -1,0 +1,10 @@
+"""The run loop of one virtual processor."""
+from ringlet.core.state cimport CpuState, u32, u64
+from ringlet.translate.builder cimport Builder
+
+# Run the guest until Python has to act; returns an Exit.
+cdef int run_loop(CpuState* c, Builder* b) noexcept nogil
+cdef void code_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil
+cdef void code_written(CpuState* c, u64 phys_page) noexcept nogil
+cdef void space_dropped(CpuState* c, u32 space) noexcept nogil
+cdef void request_stop(CpuState* c) noexcept nogil

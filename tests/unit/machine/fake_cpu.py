@@ -1,0 +1,106 @@
+"""A processor that does what a test wrote down: exits in a list, registers in a dictionary."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ringlet.core.state import Exit
+
+
+@dataclass(frozen=True)
+class FakeExit:
+    """One exit with its fields, and what the guest does before it (`effect`)."""
+
+    kind: Exit
+    port: int = 0
+    size: int = 1
+    data: int = 0
+    phys: int = 0
+    msr: int = 0
+    effect: Callable[[], None] | None = None
+
+
+def out(port: int, data: int, size: int = 1) -> FakeExit:
+    return FakeExit(Exit.EXIT_IO_OUT, port=port, size=size, data=data)
+
+
+def inp(port: int, size: int = 1) -> FakeExit:
+    return FakeExit(Exit.EXIT_IO_IN, port=port, size=size)
+
+
+HLT = FakeExit(Exit.EXIT_HLT)
+
+
+@dataclass
+class FakeCpu:
+    """Plays `script`.  With `interruptible`, an interrupt that is pending with IF set comes first.
+
+    When the script is over it spins, as a guest in a loop would, until it is kicked.
+    """
+
+    script: list[FakeExit] = field(default_factory=list)
+    interruptible: bool = True
+    registers: dict[str, int] = field(default_factory=lambda: {"rip": 0x100000, "rflags": 2})
+    segments: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
+    tables: dict[str, tuple[int, int]] = field(default_factory=dict)
+    memory: dict[int, bytes] = field(default_factory=dict)
+    completed: list[int] = field(default_factory=list)
+    injected: list[int] = field(default_factory=list)
+    refused: int = 0
+    pending: bool = False
+    current: FakeExit = HLT
+
+    def __post_init__(self) -> None:
+        self.kicked = threading.Event()
+
+    def run(self) -> int:
+        if self.kicked.is_set():
+            self.kicked.clear()
+            return Exit.EXIT_INTERRUPTED
+        if self.interruptible and self.pending and self.registers["rflags"] & 0x200:
+            return Exit.EXIT_WINDOW
+        if not self.script:
+            if not self.kicked.wait(10):
+                raise AssertionError("the script is over and nobody stopped the machine")
+            self.kicked.clear()
+            return Exit.EXIT_INTERRUPTED
+        self.current = self.script.pop(0)
+        if self.current.effect is not None:
+            self.current.effect()
+        return self.current.kind
+
+    def exit_info(self) -> FakeExit:
+        return self.current
+
+    def complete(self, value: int = 0) -> None:
+        self.completed.append(value)
+
+    def refuse(self) -> None:
+        self.refused += 1
+
+    def kick(self) -> None:
+        self.kicked.set()
+
+    def set_interrupt(self, pending: bool) -> None:
+        self.pending = pending
+
+    def inject(self, vector: int) -> None:
+        self.injected.append(vector)
+
+    def get(self, name: str) -> int:
+        return self.registers.get(name, 0)
+
+    def set(self, name: str, value: int) -> None:
+        self.registers[name] = value
+
+    def set_segment(self, i: int, selector: int, base: int, limit: int, ar: int) -> None:
+        self.segments[i] = (selector, base, limit, ar)
+
+    def set_table(self, name: str, base: int, limit: int) -> None:
+        self.tables[name] = (base, limit)
+
+    def write_phys(self, addr: int, data: bytes) -> None:
+        self.memory[addr] = data
+
+    def counters(self) -> dict[str, int]:
+        return {"exits": 7}
