@@ -66,6 +66,7 @@ cdef enum:
     IMAGE_XMM = 160
     IMAGE_BV = 512
     IMAGE_YMM = 576
+    IMAGE_SIZE = 832
 
 FIRST = BOUNCE_FIRST
 SECOND = BOUNCE_SECOND
@@ -218,6 +219,17 @@ cdef class Native:
             return True
         self.raised()
         return False
+
+    def refuses(self, u64 entry) -> bool:
+        """Whether the instruction at `entry` raises #GP; what else it does is undone."""
+        cdef bytes image = self.image()[:IMAGE_SIZE]
+        cdef u32 vector = self.c.exc_vector, error = self.c.exc_error, has = self.c.exc_has_error
+        self.execute(entry)
+        memcpy(self.image(), PyBytes_AS_STRING(image), IMAGE_SIZE)
+        self.c.exc_vector = vector
+        self.c.exc_error = error
+        self.c.exc_has_error = has
+        return self.c.native_vector == VEC_GP
 
     cdef int raised(self) except -1:
         cdef u64 vector = self.c.native_vector

@@ -9,44 +9,46 @@ from ringlet.vcpu.emulation.operands import encode, number, on_bounce, size_of
 from ringlet.vcpu.native import FAULT, FIRST, OK, Native, Operand
 
 _UD: Final = 6
+_GP: Final = 13
 
 
 class Plain:
     """The operand moves to the bounce area, the instruction runs there, the result moves back."""
 
-    __slots__ = ("_align", "_aligned", "_length", "_operand", "_unaligned")
+    __slots__ = ("_align", "_entry", "_length", "_operand")
 
     def __init__(self, native: Native, instruction: Instruction, operand: Operand) -> None:
         self._operand = operand
         self._length = instruction.len
         address = native.bounce + FIRST
-        self._aligned = self._unaligned = native.place(on_bounce(instruction, address))
-        # MOVAPS and its like, and CMPXCHG16B, raise #GP for an operand that is not aligned.
-        self._align = operand.size - 1 if operand.size in {16, 32} else 0
-        if self._align:
-            self._unaligned = native.place(on_bounce(instruction, address + 1))
+        self._entry = native.place(on_bounce(instruction, address))
+        # MOVAPS and its like, and CMPXCHG16B, raise #GP for an operand that is not aligned, before
+        # it is looked at: ask the processor which.
+        self._align = 0
+        if operand.size in {16, 32}:
+            if native.refuses(native.place(on_bounce(instruction, address + 1))):
+                self._align = operand.size - 1
 
     def run(self, native: Native) -> Accesses:
         operand = self._operand
+        if self._align and native.linear(operand, 0) & self._align:
+            return native.raise_with_error(_GP, 0)
         found = native.resolve(operand)
         if found == FAULT:
             return False
-        at, entry = FIRST, self._aligned
-        if operand.linear & self._align:
-            at, entry = FIRST + 1, self._unaligned
         if operand.reads:
             if found == OK:
-                native.load(operand, at)
+                native.load(operand, FIRST)
             else:
-                yield from read(native, operand, at)
-        if not native.execute(entry):
+                yield from read(native, operand, FIRST)
+        if not native.execute(self._entry):
             return False
         native.commit(self._length)
         if operand.writes:
             if found == OK:
-                native.store(operand, at)
+                native.store(operand, FIRST)
             else:
-                yield from write(native, operand, at)
+                yield from write(native, operand, FIRST)
         return True
 
 
