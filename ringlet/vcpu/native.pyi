@@ -1,5 +1,3 @@
-"""The emulator's hold on the virtual processor, for type checkers."""
-
 from typing import final
 
 OK: int
@@ -32,6 +30,7 @@ class Operand:
     def writes(self) -> bool: ...
     @property
     def linear(self) -> int: ...
+    align: int
     def units(self) -> list[tuple[int, int, int]]: ...
 
 @final

@@ -107,7 +107,8 @@ def _stub(block: int, image: int) -> tuple[bytes, int]:
 cdef class Operand:
     """A memory operand as decoded: registers by number (-1: none), segment by SEG_*.
 
-    `linear` and what is known of its physical addresses are those of its last `resolve`.
+    `align` is the mask of address bits that must be 0, or #GP is raised.  `linear` and what is known
+    of its physical addresses are those of its last `resolve`.
     """
 
     def __init__(self, int base, int index, u32 scale, u64 displacement, bint rip_relative,
@@ -398,6 +399,9 @@ cdef class Native:
         cdef int r
         if not is_canonical(linear) or not is_canonical(linear + size - 1):
             raise_err(c, VEC_SS if o.stack else VEC_GP, 0)
+            return MEM_FAULT
+        if linear & o.align:
+            raise_err(c, VEC_GP, 0)
             return MEM_FAULT
         if c.cpl == 3:
             access |= ACC_USER

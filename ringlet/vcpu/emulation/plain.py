@@ -5,34 +5,31 @@ from typing import Final
 from iced_x86 import Instruction
 
 from ringlet.vcpu.emulation.access import Accesses, read, write
-from ringlet.vcpu.emulation.operands import encode, number, on_bounce, size_of
+from ringlet.vcpu.emulation.operands import encode, explicit_operand, number, on_bounce, size_of
 from ringlet.vcpu.native import FAULT, FIRST, OK, Native, Operand
 
 _UD: Final = 6
-_GP: Final = 13
 
 
 class Plain:
     """The operand moves to the bounce area, the instruction runs there, the result moves back."""
 
-    __slots__ = ("_align", "_entry", "_length", "_operand")
+    __slots__ = ("_entry", "_length", "_operand")
 
     def __init__(self, native: Native, instruction: Instruction, operand: Operand) -> None:
         self._operand = operand
         self._length = instruction.len
         address = native.bounce + FIRST
         self._entry = native.place(on_bounce(instruction, address))
-        # MOVAPS and its like, and CMPXCHG16B, raise #GP for an operand that is not aligned, before
-        # it is looked at: ask the processor which.
-        self._align = 0
-        if operand.size in {16, 32}:
-            if native.refuses(native.place(on_bounce(instruction, address + 1))):
-                self._align = operand.size - 1
+        # MOVAPS and its like, and CMPXCHG16B, raise #GP for an operand that is not aligned: ask the
+        # processor which do.
+        if operand.size in {16, 32} and native.refuses(
+            native.place(on_bounce(instruction, address + 1))
+        ):
+            operand.align = operand.size - 1
 
     def run(self, native: Native) -> Accesses:
         operand = self._operand
-        if self._align and native.linear(operand, 0) & self._align:
-            return native.raise_with_error(_GP, 0)
         found = native.resolve(operand)
         if found == FAULT:
             return False
@@ -105,9 +102,9 @@ class Address:
 
     __slots__ = ("_length", "_operand", "_register", "_size")
 
-    def __init__(self, instruction: Instruction, operand: Operand) -> None:
+    def __init__(self, native: Native, instruction: Instruction) -> None:
         self._length = instruction.len
-        self._operand = operand
+        self._operand = explicit_operand(instruction, 0)
         self._register = number(instruction.op0_register)
         self._size = size_of(instruction.op0_register)
 

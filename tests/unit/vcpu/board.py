@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from ringlet.core.state import Exit
 from ringlet.vcpu.processor import Processor
+
+from ringlet.core.state import Exit
 
 RAM = 4 << 20
 PML4, PDPT, PD, PT, GDT, IDT, TSS = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000, 0x7000
@@ -111,7 +112,7 @@ class Board:
         """Put the processor at `CODE` at a privilege."""
         p = self.p
         dpl = cpl << 5
-        code, data = ((0x20 | 3, 0x18 | 3) if cpl else (8, 0x10))
+        code, data = (0x20 | 3, 0x18 | 3) if cpl else (8, 0x10)
         p.set_segment(1, code, 0, 0xFFFFFFFF, 0xA09B | dpl)
         for i in (0, 2, 3, 4, 5):
             p.set_segment(i, data, 0, 0xFFFFFFFF, 0xC093 | dpl)
@@ -150,7 +151,7 @@ class Board:
 
     def vector(self, number: int) -> bytes:
         """A YMM register."""
-        image = self.p.get_xsave()
+        image = bytes(self.p.get_xsave())
         return image[160 + 16 * number :][:16] + image[576 + 16 * number :][:16]
 
     def set_vectors(self, **values: bytes) -> None:
@@ -159,9 +160,9 @@ class Board:
         image[512] |= 7
         for name, value in values.items():
             number = int(name[3:])
-            value = value.ljust(32, b"\0")
-            image[160 + 16 * number : 176 + 16 * number] = value[:16]
-            image[576 + 16 * number : 592 + 16 * number] = value[16:]
+            whole = value.ljust(32, b"\0")
+            image[160 + 16 * number : 176 + 16 * number] = whole[:16]
+            image[576 + 16 * number : 592 + 16 * number] = whole[16:]
         self.p.set_xsave(bytes(image))
 
     # --- running
