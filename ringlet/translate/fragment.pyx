@@ -10,7 +10,9 @@ from ringlet.core.ops cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 from ringlet.translate.builder cimport *
+from ringlet.translate.bindings cimport *
 from ringlet.translate.plain cimport *
+from ringlet.translate.special cimport *
 from ringlet.translate.flow cimport *
 from ringlet.translate.operands cimport emit_cold
 
@@ -138,6 +140,8 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     cdef u32 kind = i.shape.kind, op
     cdef u32 dead = not i.live & STATUS
     cdef int done = 1
+    b.current = i.offset
+    b.maybe = i.shape.mem & MEM_MAYBE
     op = unit_op(b, i)
     if op != OP_NONE:
         emit_op(b, i, op)
@@ -174,6 +178,39 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     return 1
 
 
+cdef void emit_loop_copy(Builder* b) noexcept nogil:
+    """The body of a loop once more, for all passes but the first: what that one bound still holds.
+
+    Its own last branch goes back to the copy if the bindings hold at its end as well, else to the
+    start, which checks again.
+    """
+    cdef u32 k = 0, head, last, n_links
+    cdef Insn* i
+    cdef u16 after
+    for k in range(b.n_loop):
+        b.bindings[k] = b.loop[k]
+    b.n_bindings = b.n_loop
+    b.zero_extended = b.loop_zero
+    b.sp_moved = 0
+    b.in_loop = 1
+    head = b.n
+    last = b.loop_last
+    patch_rel32(b, b.loop_at, head)
+    for k in range(last + 1):
+        i = &b.insns[k]
+        map_here(b, i.offset)
+        after = b.insns[k + 1].live if k + 1 < b.count else b.live_out
+        n_links = b.n_links
+        emit_insn(b, i, after)
+    if b.n_links == n_links + 1 and loop_holds(b):
+        # The last link is the branch back: it needs no stub.
+        b.n_links -= 1
+        patch_rel32(b, b.links[n_links].at, head)
+    if b.insns[last].shape.kind == SHAPE_JCC:
+        map_here(b, b.insns[last].offset + b.insns[last].length)
+        emit_jump(b, b.insns[last].offset + b.insns[last].length)
+
+
 cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     cdef u32 k = 0, more = 1, user = (b.key & KEY_CPL) == 3
     cdef int r
@@ -184,7 +221,7 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     b.jump = BLOCK_JUMP_U if user else BLOCK_JUMP_K
     b.small = (<i64>(b.linear << 32) >> 32) == <i64>b.linear
     b.n = b.n_relocs = b.n_cold = b.n_map = b.n_links = b.n_ops = 0
-    b.full = b.bound = b.adjusted = b.zero_extended = b.sp_moved = b.sti_pending = 0
+    b.full = b.n_bindings = b.zero_extended = b.sp_moved = b.sti_pending = b.loop_at = b.in_loop = 0
     b.thunk = 0xFFFFFFFF
     r = scan(b)
     if r != TRANSLATE_OK:
@@ -200,9 +237,11 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
         map_here(b, i.offset)
         after = b.insns[k + 1].live if k + 1 < b.count else b.live_out
         more = emit_insn(b, i, after)
+        if b.loop_at and b.loop_after == b.n:
+            b.loop_last = k
         if not more:
             break
-        if b.full or b.n > FRAGMENT_FULL or b.n_map > MAX_MAP - 2 * MAX_INSNS:
+        if b.full or b.n > FRAGMENT_FULL // 2 or b.n_map > MAX_MAP - 2 * MAX_INSNS:
             break
     if k < b.count - 1:
         b.count = k + 1
@@ -210,6 +249,8 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     if more:
         map_here(b, b.guest_bytes)
         emit_jump(b, b.guest_bytes)
+    if b.loop_at:
+        emit_loop_copy(b)
     # Beyond here: code that a fault cannot name an instruction for, but by the window misses.
     emit_cold(b)
     map_here(b, b.guest_bytes)

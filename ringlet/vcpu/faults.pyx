@@ -51,7 +51,7 @@ cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) n
 
 cdef inline bint is_probe(u64 rip) noexcept nogil:
     cdef const u8* p = <const u8*>rip
-    return p[0] == 0x3E and p[1] == 0x44 and p[2] == 0x8B and p[3] == 0x0C and p[4] == 0x24
+    return p[0] == 0x3E and p[1] == 0x44 and p[2] == 0x8B and p[3] == 0x04 and p[4] == 0x24
 
 
 cdef int raise_here(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 vector,
@@ -101,7 +101,8 @@ cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
     return a
 
 
-cdef u32 addresses(CpuState* c, Insn* i, u64 rip, u64* out, u32* access, bint* stack) noexcept nogil:
+cdef u32 addresses(CpuState* c, Insn* i, u64 rip, u64* out, u32* access,
+        bint* stack) noexcept nogil:
     """Linear addresses the instruction accesses (at most three); 0 if none."""
     cdef u32 n = 0
     cdef u32 kind = i.shape.kind

@@ -14,7 +14,7 @@ from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mm
                               mmu_load_cr3, mmu_flush_all)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.learn_table cimport LearnTable
-from ringlet.vcpu.emulate cimport complete
+from ringlet.vcpu.emulate cimport complete, refuse
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport handle_fault
@@ -127,7 +127,7 @@ cdef class Processor:
     cdef Native native
     cdef object emulator
     cdef object emulation   # an instruction that waits for the machine, or None
-    cdef int waiting        # the exit that tells the machine so, until it has been returned
+    cdef int waiting        # an exit that the next `run` has to return
     cdef readonly unsigned long ram_size
 
     def __cinit__(self, unsigned long ram_size, cpuid=None):
@@ -361,13 +361,22 @@ cdef class Processor:
             self.waiting = self.advance(value)
             return
         self.c.io_data = value
-        if complete(self.c) == EMU_FAULT:
-            deliver(self.c)
+        cdef int result = complete(self.c)
+        self.ended(deliver(self.c) if result == EMU_FAULT else result)
+
+    def refuse(self) -> None:
+        """Raise #GP(0) for the pending RDMSR or WRMSR: the machine has no such register."""
+        refuse(self.c)
+        self.ended(deliver(self.c))
+
+    cdef void ended(self, int result):
+        """Keep the triple fault that delivery outside the run loop may come to."""
+        if result == EMU_EXIT:
+            self.waiting = self.c.exit_kind
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt; the guest must be able to take it (EXIT_WINDOW)."""
-        self.c.n_interrupts += 1
-        interrupt(self.c, vector)
+        self.ended(interrupt(self.c, vector))
 
     def set_interrupt(self, bint pending) -> None:
         """The interrupt line of the machine's controller; any thread may call this."""
