@@ -362,6 +362,10 @@ cdef class Processor:
         """(port, size, data) of the last exit for a port: `exit_info` in a quarter of its time."""
         return self.c.io_port, self.c.io_size, self.c.io_data
 
+    def io(self) -> tuple[int, int, int]:
+        """(port, size, data) of the last port exit."""
+        return self.c.io_port, self.c.io_size, self.c.io_data
+
     def complete(self, u64 value=0) -> None:
         """Finish the instruction that left for a device or MSR; `value` is what was read."""
         if self.emulation is not None:
