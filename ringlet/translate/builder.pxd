@@ -69,6 +69,7 @@ cdef struct Builder:
     u32 n_ops
     u32 thunk         # offset of the entry for indirect jumps; 0xFFFFFFFF: none
     u32 body          # offset of the first instruction's translation
+    u32 tail          # offset of the first code out of line
     u32 guest_bytes
     u32 full          # ran out of room: the fragment must be cut here
     u32 n_bindings

@@ -161,6 +161,9 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
             retire(b, i)
             return 1
         emit_op(b, i, i.shape.op)
+        if i.shape.op == OP_MOV_TO_CR or i.shape.op == OP_SERIALIZE:
+            # They end the fragment, but may have changed nothing and resume.
+            emit_jump(b, <i64>i.offset + i.length)
         return not ends_fragment(i.shape.op)
     if kind == SHAPE_INVALID:
         emit_op(b, i, OP_UD)
@@ -194,7 +197,7 @@ cdef void emit_loop_copy(Builder* b) noexcept nogil:
     Its own last branch goes back to the copy if the bindings hold at its end as well, else to the
     start, which checks again.
     """
-    cdef u32 k = 0, head, last, n_links
+    cdef u32 k = 0, head, last, n_links = 0
     cdef Insn* i
     cdef u16 after
     for k in range(b.n_loop):
@@ -261,6 +264,7 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
         emit_jump(b, b.guest_bytes)
     if b.loop_at:
         emit_loop_copy(b)
+    b.tail = b.n
     # Beyond here: code that a fault cannot name an instruction for, but by the window misses.
     emit_cold(b)
     map_here(b, b.guest_bytes)

@@ -102,7 +102,8 @@ cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
     return a
 
 
-cdef u32 addresses(CpuState* c, Insn* i, u64 rip, u64* out, u32* access, bint* stack) noexcept nogil:
+cdef u32 addresses(CpuState* c, Insn* i, u64 rip, u64* out, u32* access,
+        bint* stack) noexcept nogil:
     """Linear addresses the instruction accesses (at most three); 0 if none."""
     cdef u32 n = 0
     cdef u32 kind = i.shape.kind
@@ -258,12 +259,22 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     return leave(c, f, frag, guest, LEAVE_AGAIN)
 
 
+cdef int native_fault(CpuState* c, HostFault* f) noexcept nogil:
+    """A single emulated instruction faulted: its emulator takes the vector (vcpu.native)."""
+    c.native_vector = f.trap
+    f.regs[HR_RIP] = c.native_leave
+    f.regs[HR_EFL] &= ~<u64>(HOST_TF | HOST_DF | HOST_AC)
+    return 1
+
+
 cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     """The signal handler's policy: 1 if the fault was translated code's."""
     cdef Cache* k = <Cache*>c.cache
     cdef u64 host = f.regs[HR_RIP] - <u64>k.run
     cdef u32 index, guest, start
     cdef Fragment* frag
+    if f.regs[HR_RIP] - c.native < NATIVE_SIZE:
+        return native_fault(c, f)
     if host >= k.size:
         return 0
     if f.signal == SIG_TRAP and c.stepping:

@@ -75,7 +75,8 @@ cdef inline void enter(CpuState* c, u64 host) noexcept nogil:
         c.gpr[RSP] = c.scratch[3] + c.rsp_naddend
 
 
-cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect, u32* out) noexcept nogil:
+cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
+        u32* out) noexcept nogil:
     """Translate at RIP; FOUND puts the fragment's number in out[0]."""
     cdef Cache* k = <Cache*>c.cache
     cdef u64 phys = 0, second
