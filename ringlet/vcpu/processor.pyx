@@ -20,7 +20,8 @@ from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
 from ringlet.vcpu.native cimport Native, native_create
-from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written, space_dropped, request_stop)
+from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
+                                 space_dropped, request_stop)
 
 from ringlet.vcpu.emulator import Emulator
 
@@ -368,10 +369,6 @@ cdef class Processor:
 
     def io(self) -> tuple[int, int, int]:
         """(port, size, data) of the last exit for a port: `exit_info` in a quarter of its time."""
-        return self.c.io_port, self.c.io_size, self.c.io_data
-
-    def io(self) -> tuple[int, int, int]:
-        """(port, size, data) of the last port exit."""
         return self.c.io_port, self.c.io_size, self.c.io_data
 
     def complete(self, u64 value=0) -> None:
