@@ -140,7 +140,9 @@ def make_step(native: Native, instruction: Instruction) -> Step:
     if isinstance(kind, Ruled):
         if kind.rule.op == Op.OP_NONE:
             return Nothing(instruction)
-        if kind.rule.op != Op.OP_PUSHF:
+        if kind.rule.op == Op.OP_UD:
+            return Undefined()
+        if kind.rule.op not in {Op.OP_EMULATE, Op.OP_PUSHF}:
             return Sensitive()
     elif not isinstance(kind, Innocuous):
         return Undefined()
