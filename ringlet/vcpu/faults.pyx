@@ -11,6 +11,7 @@ from ringlet.core.template cimport STUB_LEAVE
 from ringlet.cache.codecache cimport (Cache, Fragment, NONE, cache_fragment_at, cache_guest_offset,
                                       cache_is_boundary)
 from ringlet.mmu.mmu cimport mmu_shadow_fault, mmu_slot_fault, ram_host
+from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 
@@ -290,7 +291,12 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     if f.trap == VEC_GP or f.trap == VEC_SS:
         return general_protection(c, f, frag, guest)
     if f.trap == VEC_AC:
+        if is_probe(f.regs[HR_RIP]):
+            f.regs[HR_RIP] += 5
+            return 1
         return raise_here(c, f, frag, guest, VEC_AC, True)
+    if f.trap == VEC_XM and not c.cr4 & CR4_OSXMMEXCPT:
+        return raise_here(c, f, frag, guest, VEC_UD, False)
     if f.trap == VEC_DE or f.trap == VEC_UD or f.trap == VEC_MF or f.trap == VEC_XM:
         return raise_here(c, f, frag, guest, f.trap, False)
     return 0
