@@ -1,9 +1,9 @@
 """The general emulator on RAM: instructions, faults, what they leave unchanged."""
 
 import pytest
+from ringlet.vcpu.processor import Processor
 
 from ringlet.core.state import Exit
-from ringlet.vcpu.processor import Processor
 from tests.unit.vcpu.board import (
     AF,
     CF,
