@@ -1,5 +1,7 @@
 """The general emulator on RAM: instructions, faults, what they leave unchanged."""
 
+import ctypes
+
 import pytest
 from ringlet.vcpu.processor import Processor
 
@@ -347,6 +349,24 @@ def test_the_last_x87_instruction_is_the_guests(kernel: Board) -> None:
     image = kernel.p.get_xsave()
     assert int.from_bytes(image[8:16], "little") in {CODE, 0}
     assert int.from_bytes(image[16:24], "little") in {DATA, 0}
+
+
+class SignalStack(ctypes.Structure):
+    """stack_t of sigaltstack(2)."""
+
+    _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def test_a_stack_pointer_into_the_hosts_signal_stack_does_no_harm(user: Board) -> None:
+    user.poke(DATA, 0)
+    user.set(rbx=DATA)
+    user.emulate("8B03")
+    stack = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    user.set(rsp=stack.sp + 0x80)
+    user.emulate("F733")  # div dword [rbx]
+    assert user.raised() == DE
+    assert user.peek(user.get("rsp") + 24) == stack.sp + 0x80
 
 
 def test_many_different_instructions(kernel: Board) -> None:
