@@ -192,6 +192,9 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
             return emit_high_byte(b, i, flags_dead)
     if (s.rm & 7) == ROLE_8 and not i.prefixes & PFX_REX and i.enc == ENC_LEGACY and rm >= 4:
         rm_away = False
+        if reg_away:
+            # RSP's scratch register needs REX, beside which there is no AH.
+            return 0
     simple = not mem or (insn_base(i) == RSP and insn_index(i) == NO_REG and i.seg == SEG_NONE
                          and not i.prefixes & PFX_67)
     if simple and not (reg_away or rm_away or vvvv_away):
