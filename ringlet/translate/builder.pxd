@@ -69,6 +69,7 @@ cdef struct Builder:
     u32 sp_moved      # bytes RSP moved without a performed access
     u32 sti_pending   # poll for interrupts after the next instruction
     u32 learn_at      # offset of the instruction whose shape is not known
+    u32 unlearned     # looking ahead met an instruction whose shape is not known
     u32 speculate     # compare-and-go windows allowed
     u16 live_out      # status flags live where the fragment ends
     Insn insns[MAX_INSNS]

@@ -42,11 +42,17 @@ cdef u16 peek_live(Builder* b, i64 at) noexcept nogil:
     """Status flags that may be read at fragment offset `at` before being overwritten."""
     cdef Insn i
     cdef u16 live = 0, pending = STATUS
+    cdef int r
     cdef u32 _
     for _ in range(PEEK):
         if at < -<i64>b.before or at >= b.avail:
             break
-        if decode(b.shapes, b.code + at, <u32>(b.avail - at), &i) != DECODE_OK:
+        r = decode(b.shapes, b.code + at, <u32>(b.avail - at), &i)
+        if r == DECODE_LEARN and at >= 0:
+            # What is emitted may not depend on what has been met before.
+            b.learn_at = <u32>at
+            b.unlearned = 1
+        if r != DECODE_OK:
             break
         live |= i.shape.flags_read & pending
         if i.shape.kind == SHAPE_OP:
@@ -139,6 +145,8 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
         emit_op(b, i, op)
         return 0
     if kind == SHAPE_OP:
+        if i.shape.op == OP_NONE:
+            return 1
         if emit_inline_op(b, i):
             retire(b, i)
             return 1
@@ -188,7 +196,10 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     r = scan(b)
     if r != TRANSLATE_OK:
         return r
+    b.unlearned = 0
     liveness(b)
+    if b.unlearned:
+        return TRANSLATE_LEARN
     map_here(b, 0)
     if indirect:
         emit_thunk(b, not b.insns[0].live & STATUS)
