@@ -5,7 +5,7 @@ relocations that the translator left: fields of the state block by name, tables,
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -56,7 +56,7 @@ class HostLine:
     data: bytes
     text: str
     label: str = ""
-    same: bool = False  # byte for byte the guest's instruction
+    same: bool = False  # the guest's instruction, byte for byte and alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class _Lister:
             decoder.position, decoder.ip = offset, (t.linear + offset) & _MASK
             instruction = decoder.decode()
             data = self._guest[offset : offset + self._length(instruction)]
-            code = tuple(_marked(line, data) for line in host if begin <= line.offset < end)
+            code = _marked([line for line in host if begin <= line.offset < end], data)
             lines.append(self._guest_line(instruction, data, operations.get(offset), code))
         return FragmentListing(
             t.linear,
@@ -338,10 +338,11 @@ class _Lister:
         return f"state.{fields[offset]}" if offset in fields else f"state + {offset:#x}"
 
 
-def _marked(line: HostLine, data: bytes) -> HostLine:
-    if line.data != data:
-        return line
-    return HostLine(line.offset, line.data, line.text, line.label, same=True)
+def _marked(lines: list[HostLine], data: bytes) -> tuple[HostLine, ...]:
+    """The host's code of an instruction, marked if it is that instruction."""
+    if len(lines) == 1 and lines[0].data == data:
+        return (replace(lines[0], same=True),)
+    return tuple(lines)
 
 
 def _state_fields() -> dict[int, str]:
