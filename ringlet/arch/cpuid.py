@@ -123,7 +123,7 @@ FEATURES: Mapping[str, Bit] = MappingProxyType(
         },
         {0: "fsgsbase", 1: "tsc_adjust", 13: "zero_fcs_fds"},
     )
-    | _bits(7, 0, ECX, {9: "vaes", 10: "vpclmulqdq"}, {22: "rdpid"})
+    | _bits(7, 0, ECX, {8: "gfni", 9: "vaes", 10: "vpclmulqdq", 27: "movdiri"}, {22: "rdpid"})
     | _bits(
         7,
         0,
@@ -138,6 +138,7 @@ FEATURES: Mapping[str, Bit] = MappingProxyType(
             31: "ssbd",
         },
     )
+    | _bits(7, 1, EAX, {4: "avx_vnni"}, {})
     | _bits(7, 2, EDX, {}, {4: "bhi_ctrl"})
     | _bits(0xD, 1, EAX, {}, {0: "xsaveopt", 1: "xsavec", 2: "xgetbv1", 3: "xsaves"})
     | _bits(
@@ -160,13 +161,38 @@ FEATURES: Mapping[str, Bit] = MappingProxyType(
 """Every feature that can be offered, by Linux's name for it in /proc/cpuinfo where it has one."""
 
 X86_64_V3: frozenset[str] = frozenset(
-    "fpu cx8 cmov mmx fxsr sse sse2 syscall lm cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3 avx avx2 "
-    "bmi1 bmi2 f16c fma abm movbe xsave".split()
+    [
+        "fpu",
+        "cx8",
+        "cmov",
+        "mmx",
+        "fxsr",
+        "sse",
+        "sse2",
+        "syscall",
+        "lm",
+        "cx16",
+        "lahf_lm",
+        "popcnt",
+        "pni",
+        "sse4_1",
+        "sse4_2",
+        "ssse3",
+        "avx",
+        "avx2",
+        "bmi1",
+        "bmi2",
+        "f16c",
+        "fma",
+        "abm",
+        "movbe",
+        "xsave",
+    ]
 )
 """The x86-64 psABI's level 3; a host without one of these runs no v3 program."""
 
 # Vector features are worth nothing without the state that they use.
-_NEEDS_AVX = frozenset({"avx2", "f16c", "fma", "vaes", "vpclmulqdq"})
+_NEEDS_AVX = frozenset({"avx2", "avx_vnni", "f16c", "fma", "vaes", "vpclmulqdq"})
 
 
 @dataclass(frozen=True)
@@ -186,7 +212,7 @@ class Model:
 
 DEFAULT = Model("x86-64-v3")
 
-# What the APIC timer ticks at; leaf 15h names it.  Linux multiplies kHz by the numerator in 32 bits.
+# What the APIC timer ticks at; leaf 15h names it.
 CRYSTAL_HZ = 1_000_000
 BUS_MHZ = 100
 HYPERVISOR_LEAF = 0x40000000
@@ -200,14 +226,12 @@ _AVX_SIZE = 256
 
 def _host_has(host: HostCpuid, where: Bit) -> bool:
     top = host(where.leaf & 0x80000000, 0)[EAX]
-    if where.leaf > top:
+    if where.leaf > top or (where.leaf == 7 and where.subleaf > host(7, 0)[EAX]):
         return False
     return bool(host(where.leaf, where.subleaf)[where.register] >> where.bit & 1)
 
 
-def offered(
-    model: Model, host: HostCpuid, hide: frozenset[str] = frozenset()
-) -> frozenset[str]:
+def offered(model: Model, host: HostCpuid, hide: frozenset[str] = frozenset()) -> frozenset[str]:
     """Names of the model's features that this host can run, without those in `hide`."""
     names = {
         name
@@ -257,8 +281,10 @@ def _cache(kind: int, level: int, size: int, ways: int) -> tuple[int, int, int, 
 
 
 def tsc_ratio(tsc_khz: int) -> tuple[int, int]:
-    """Leaf 15h's denominator and numerator of TSC to crystal, so that Linux's 32-bit product of
-    crystal kHz and numerator does not overflow."""
+    """Leaf 15h's ratio of TSC to crystal, as denominator and numerator.
+
+    Linux multiplies the crystal's kHz by the numerator in 32 bits: the product stays below that.
+    """
     denominator, numerator = CRYSTAL_HZ // 1000, tsc_khz
     while numerator * (CRYSTAL_HZ // 1000) >= 1 << 32:
         denominator, numerator = denominator // 2, numerator // 2
@@ -304,6 +330,7 @@ def entries(
     subleaf(4, 3, *_cache(3, 3, 16 << 20, 16))
     row(6, shown(6, 0, EAX), 0, 0, 0)
     subleaf(7, 0, 2, shown(7, 0, EBX), shown(7, 0, ECX), shown(7, 0, EDX))
+    subleaf(7, 1, shown(7, 1, EAX), 0, 0, 0)
     subleaf(7, 2, 0, 0, 0, shown(7, 2, EDX))
     subleaf(0xB, 0, 0, 1, 0x100, apic_id)
     subleaf(0xB, 1, 0, 1, 0x201, apic_id)

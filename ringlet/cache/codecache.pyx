@@ -179,7 +179,8 @@ cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil:
     return NONE
 
 
-cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0, u64 phys1) noexcept nogil:
+cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
+        u64 phys1) noexcept nogil:
     cdef u32 index = k.n_fragments, i, h, ops
     cdef u32 room = t.size + 16 + t.n_ops * <u32>sizeof(OpInfo)
     cdef Fragment* f
@@ -223,7 +224,8 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         for h in range(sizeof(OpInfo) >> 3):
             (<u64*>o)[h] = (<u64*>&t.ops[i])[h]
         o.rip += t.linear
-        o.resume = host_of(k, host + <u32>t.ops[i].resume)
+        if o.resume:
+            o.resume = host_of(k, host + <u32>o.resume)
     f = &k.fragments[index]
     f.linear = t.linear
     f.phys[0] = phys0
@@ -442,6 +444,11 @@ cdef u32 cache_guest_offset(Cache* k, Fragment* f, u32 host, u32* start) noexcep
 
 
 cdef bint cache_is_boundary(Cache* k, Fragment* f, u32 host, u32* guest) noexcept nogil:
-    cdef u32 start
-    guest[0] = cache_guest_offset(k, f, host, &start)
-    return start == host
+    cdef MapEntry* m = k.map + f.map
+    cdef u32 i
+    host -= f.host
+    for i in range(f.n_map):
+        if m[i].host == host and (i == 0 or m[i - 1].guest != m[i].guest or m[i].guest == 0):
+            guest[0] = m[i].guest
+            return True
+    return False

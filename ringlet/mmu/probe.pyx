@@ -6,12 +6,12 @@ answer and not a crash.
 """
 from posix.mman cimport (
     mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE)
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
 from ringlet.core.state cimport (
-    BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U, CpuidEntry, CpuState,
-    MEM_MMIO, SLOT_COUNT, u8, u32, u64)
-from ringlet.mmu.layout cimport Mmu, REGION_SHIFT, mmu_of
+    BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U, CpuidEntry,
+    CpuState, SLOT_COUNT, u8, u32, u64)
+from ringlet.mmu.layout cimport Mmu, mmu_of
 from ringlet.mmu.mmu cimport (
     mmu_create, mmu_destroy, mmu_fetch, mmu_flush_all, mmu_invlpg, mmu_load_cr3, mmu_prefill,
     mmu_protect_code, mmu_read, mmu_shadow_fault, mmu_slot_fault, mmu_space, mmu_translate,
@@ -63,7 +63,7 @@ cdef void on_dropped(CpuState* c, u32 space) noexcept nogil:
 
 cdef u64 now() noexcept nogil:
     cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t)
     return <u64>t.tv_sec * 1000000000 + <u64>t.tv_nsec
 
 

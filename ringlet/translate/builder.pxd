@@ -15,6 +15,7 @@ cdef enum:
     MAX_MAP = 1024
     MAX_LINKS = 128
     MAX_OPS = MAX_INSNS
+    MAX_BINDINGS = 8
     FRAGMENT_FULL = MAX_CODE - 1024
 
 cdef enum:
@@ -29,6 +30,14 @@ cdef struct Cold:
     u16 guest
     u8 reg            # host register with the address
     u8 pad
+
+# What is known to be in the cached window: base + index * scale of guest registers.
+cdef struct Binding:
+    u8 base           # guest registers; NO_REG
+    u8 index
+    u8 scale
+    u8 accessed       # an access through it was performed in this pass over the code
+    u32 moved         # how far it may have moved since the last, bytes
 
 cdef struct Ref:
     u8 base           # host registers; NO_REG
@@ -63,8 +72,17 @@ cdef struct Builder:
     u32 tail          # offset of the first code out of line
     u32 guest_bytes
     u32 full          # ran out of room: the fragment must be cut here
-    u32 bound         # guest registers whose address is in the cached window
-    u32 adjusted      # how far they may have moved since, bytes
+    u32 n_bindings
+    u32 maybe         # the access of the instruction at hand may not be performed
+    u32 current       # guest offset of the instruction at hand
+    u32 loop_at       # offset of the rel32 of a jump back to the first instruction; 0: none
+    u32 loop_last     # the instruction that jumps back
+    u32 loop_after    # offset behind it
+    u32 loop_zero     # zero_extended there
+    u32 in_loop       # emitting the copy of a loop's body
+    u32 n_loop
+    Binding bindings[MAX_BINDINGS]
+    Binding loop[MAX_BINDINGS]   # bindings there
     u32 zero_extended # guest registers whose upper halves are zero
     u32 sp_moved      # bytes RSP moved without a performed access
     u32 sti_pending   # poll for interrupts after the next instruction
@@ -78,6 +96,7 @@ cdef struct Builder:
     MapEntry map[MAX_MAP]
     Link links[MAX_LINKS]
     OpInfo ops[MAX_OPS]
+    u8 crossing[32]   # bytes of an instruction that crosses into another page
     u8 out[MAX_CODE]
 
 cdef inline void e8(Builder* b, u32 v) noexcept nogil:

@@ -10,8 +10,9 @@ from ringlet.core.state cimport (u8, u16, u32, u64, i32, i64, RSP, SEG_NONE, KEY
 from ringlet.core.ops cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
+from ringlet.translate.bindings cimport keep_for_loop
 from ringlet.translate.builder cimport *
-from ringlet.translate.operands cimport memory_operand, linear_operand, load_guest, guest_rsp
+from ringlet.translate.operands cimport memory_operand, linear_operand, load_guest, guest_rsp, probe
 
 cdef CpuState* _null = NULL
 cdef u32 EA = <u32><size_t>&_null.ea
@@ -36,14 +37,6 @@ cdef void emit_poll(Builder* b, bint interrupts) noexcept nogil:
     e8(b, 0x45); e8(b, 0x8B); e8(b, 0x09)                     # mov r9d, [r9]
 
 
-cdef void emit_probe(Builder* b) noexcept nogil:
-    """RSP moved without an access: perform one, so that it cannot march past the guards."""
-    if b.sp_moved:
-        # The DS prefix marks it: a fault here is no fault of the guest's.
-        e8(b, 0x3E); e8(b, 0x44); e8(b, 0x8B); e8(b, 0x0C); e8(b, 0x24)
-        b.sp_moved = 0
-
-
 cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
     """Leave for the virtual processor to perform `op`; `resume` follows where it comes back."""
     cdef OpInfo* o
@@ -52,7 +45,7 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
     if b.n_ops >= MAX_OPS:
         b.full = 1
         return
-    emit_probe(b)
+    probe(b)
     if mem and i.shape.kind == SHAPE_OP and op != OP_UD and op != OP_NM:
         linear_operand(b, i)
         store_state(b, H9, EA)
@@ -79,16 +72,17 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
     if i.rex & 8:
         o.flags |= OPF_REXW
     for k in range(16):
-        o.bytes[k] = b.code[i.offset + k] if k < i.length else 0
+        o.bytes[k] = b.code[i.offset + k] if k < i.length and k < 15 else 0
     e8(b, 0x48); e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)        # mov qword [op_info], imm32
     reloc(b, RELOC_STATE, OP_INFO)
     e32(b, <u32>(b.block + OP_INFO))
     reloc(b, RELOC_OP, b.n_ops)
     e32(b, 0)
     jmp_stub(b, STUB_OP)
-    o.resume = b.n
+    # Nothing follows an operation that ends the fragment, even if it comes to EMU_NEXT.
+    o.resume = 0 if ends_fragment(op) and i.shape.unit != UNIT_WAIT else b.n
     b.n_ops += 1
-    b.bound = 0
+    b.n_bindings = 0
     b.zero_extended = 0
 
 
@@ -108,7 +102,7 @@ cdef void add_link(Builder* b, i64 target, u32 conditional) noexcept nogil:
 
 
 cdef void emit_jump(Builder* b, i64 target) noexcept nogil:
-    emit_probe(b)
+    probe(b)
     e8(b, 0xE9)
     add_link(b, target, 0)
 
@@ -220,6 +214,23 @@ cdef int emit_loop(Builder* b, Insn* i, i64 target, i64 after) noexcept nogil:
     return 1
 
 
+cdef bint begin_loop(Builder* b) noexcept nogil:
+    """The branch at hand goes back to the fragment's start: lead it to a copy of the body.
+
+    The copy begins with what the first pass has bound, so it need not check again
+    (`fragment.emit_loop`).  False if there is nothing to gain.
+    """
+    if b.in_loop or b.loop_at or b.n_ops or not b.speculate or b.key & KEY_STEP:
+        return False
+    keep_for_loop(b)
+    if b.n_loop == 0:
+        return False
+    b.loop_at = b.n
+    e32(b, 0)
+    b.loop_after = b.n
+    return True
+
+
 cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     """Any control transfer that is not sensitive; 1 if the fragment goes on after it."""
     cdef u32 kind = i.shape.kind
@@ -231,15 +242,19 @@ cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     elif kind == SHAPE_JMP_IND:
         emit_poll(b, False)
     if kind == SHAPE_JMP:
-        emit_jump(b, target)
+        probe(b)
+        e8(b, 0xE9)
+        if target != 0 or not begin_loop(b):
+            add_link(b, target, 0)
         return 0
     if kind == SHAPE_JCC:
-        emit_probe(b)
+        probe(b)
         e8(b, 0x0F); e8(b, 0x80 | (i.opcode & 15))
-        add_link(b, target, 1)
+        if target != 0 or not begin_loop(b):
+            add_link(b, target, 1)
         return 1
     if kind == SHAPE_LOOP:
-        emit_probe(b)
+        probe(b)
         emit_loop(b, i, target, after)
         return 0
     if kind == SHAPE_CALL:
@@ -247,7 +262,7 @@ cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
         emit_jump(b, target)
         return 0
     if kind == SHAPE_JMP_IND:
-        emit_probe(b)
+        probe(b)
         load_target(b, i, flags_dead)
         emit_indirect(b)
         return 0

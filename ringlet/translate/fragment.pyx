@@ -10,13 +10,16 @@ from ringlet.core.ops cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 from ringlet.translate.builder cimport *
+from ringlet.translate.bindings cimport *
 from ringlet.translate.plain cimport *
+from ringlet.translate.special cimport *
 from ringlet.translate.flow cimport *
 from ringlet.translate.operands cimport emit_cold
 
 cdef enum:
     STATUS = 0x8D5        # CF PF AF ZF SF OF
     PEEK = 12             # instructions looked ahead for flag liveness
+    TOO_LONG = 16         # length given to an instruction of more than 15 bytes
 
 
 cdef u32 unit_op(Builder* b, Insn* i) noexcept nogil:
@@ -25,7 +28,8 @@ cdef u32 unit_op(Builder* b, Insn* i) noexcept nogil:
     if unit == UNIT_NONE or not b.key & (KEY_NM | KEY_NOSSE | KEY_NOAVX):
         return OP_NONE
     if unit == UNIT_WAIT:
-        return OP_NONE
+        # CR0.MP and TS decide, and it may go on.
+        return OP_NM if b.key & KEY_NM else OP_NONE
     if unit == UNIT_SSE and b.key & (KEY_NOSSE | KEY_EM):
         return OP_UD
     if unit == UNIT_AVX and b.key & KEY_NOAVX:
@@ -103,7 +107,7 @@ cdef int scan(Builder* b) noexcept nogil:
         if r == DECODE_INVALID:
             # Longer than 15 bytes: #GP, which the virtual processor raises.
             i.shape = &b.shapes.shapes[1]
-            i.length = 15
+            i.length = TOO_LONG
             b.count += 1
             at += 15
             break
@@ -120,6 +124,12 @@ cdef void liveness(Builder* b) noexcept nogil:
     cdef Insn* i = &b.insns[b.count - 1]
     cdef u16 live
     cdef i64 after = <i64>i.offset + i.length
+    if b.key & KEY_STEP or not b.speculate:
+        # Exact at every fault.
+        for k in range(<i64>b.count):
+            b.insns[k].live = STATUS
+        b.live_out = STATUS
+        return
     if i.shape.kind == SHAPE_JMP or i.shape.kind == SHAPE_CALL:
         live = peek_live(b, after + i.imm)
     elif stays(i):
@@ -135,25 +145,28 @@ cdef void liveness(Builder* b) noexcept nogil:
         i.live = live
 
 
+cdef inline bint is_moffs(Insn* i) noexcept nogil:
+    return i.enc == ENC_LEGACY and i.map == 0 and (i.opcode & 0xFC) == 0xA0
+
+
 cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     """Emit one instruction; 0 if the fragment ends with it."""
     cdef u32 kind = i.shape.kind, op
     cdef u32 dead = not i.live & STATUS
     cdef int done = 1
+    b.current = i.offset
+    b.maybe = i.shape.mem & MEM_MAYBE
     op = unit_op(b, i)
     if op != OP_NONE:
         emit_op(b, i, op)
-        return 0
+        return i.shape.unit == UNIT_WAIT
     if kind == SHAPE_OP:
         if i.shape.op == OP_NONE:
             return 1
-        if emit_inline_op(b, i):
+        if emit_inline_op(b, i) or (is_moffs(i) and emit_moffs(b, i)):
             retire(b, i)
             return 1
         emit_op(b, i, i.shape.op)
-        if i.shape.op == OP_MOV_TO_CR or i.shape.op == OP_SERIALIZE:
-            # They end the fragment, but may have changed nothing and resume.
-            emit_jump(b, <i64>i.offset + i.length)
         return not ends_fragment(i.shape.op)
     if kind == SHAPE_INVALID:
         emit_op(b, i, OP_UD)
@@ -181,6 +194,39 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     return 1
 
 
+cdef void emit_loop_copy(Builder* b) noexcept nogil:
+    """The body of a loop once more, for all passes but the first: what that one bound still holds.
+
+    Its own last branch goes back to the copy if the bindings hold at its end as well, else to the
+    start, which checks again.
+    """
+    cdef u32 k = 0, head, last, n_links = 0
+    cdef Insn* i
+    cdef u16 after
+    for k in range(b.n_loop):
+        b.bindings[k] = b.loop[k]
+    b.n_bindings = b.n_loop
+    b.zero_extended = b.loop_zero
+    b.sp_moved = 0
+    b.in_loop = 1
+    head = b.n
+    last = b.loop_last
+    patch_rel32(b, b.loop_at, head)
+    for k in range(last + 1):
+        i = &b.insns[k]
+        map_here(b, i.offset)
+        after = b.insns[k + 1].live if k + 1 < b.count else b.live_out
+        n_links = b.n_links
+        emit_insn(b, i, after)
+    if b.n_links == n_links + 1 and loop_holds(b):
+        # The last link is the branch back: it needs no stub.
+        b.n_links -= 1
+        patch_rel32(b, b.links[n_links].at, head)
+    if b.insns[last].shape.kind == SHAPE_JCC:
+        map_here(b, b.insns[last].offset + b.insns[last].length)
+        emit_jump(b, b.insns[last].offset + b.insns[last].length)
+
+
 cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     cdef u32 k = 0, more = 1, user = (b.key & KEY_CPL) == 3
     cdef int r
@@ -191,7 +237,7 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     b.jump = BLOCK_JUMP_U if user else BLOCK_JUMP_K
     b.small = (<i64>(b.linear << 32) >> 32) == <i64>b.linear
     b.n = b.n_relocs = b.n_cold = b.n_map = b.n_links = b.n_ops = 0
-    b.full = b.bound = b.adjusted = b.zero_extended = b.sp_moved = b.sti_pending = 0
+    b.full = b.n_bindings = b.zero_extended = b.sp_moved = b.sti_pending = b.loop_at = b.in_loop = 0
     b.thunk = 0xFFFFFFFF
     r = scan(b)
     if r != TRANSLATE_OK:
@@ -210,9 +256,11 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
         map_here(b, i.offset)
         after = b.insns[k + 1].live if k + 1 < b.count else b.live_out
         more = emit_insn(b, i, after)
+        if b.loop_at and b.loop_after == b.n:
+            b.loop_last = k
         if not more:
             break
-        if b.full or b.n > FRAGMENT_FULL or b.n_map > MAX_MAP - 2 * MAX_INSNS:
+        if b.full or b.n > FRAGMENT_FULL // 2 or b.n_map > MAX_MAP - 2 * MAX_INSNS:
             break
     if k < b.count - 1:
         b.count = k + 1
@@ -220,6 +268,8 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     if more:
         map_here(b, b.guest_bytes)
         emit_jump(b, b.guest_bytes)
+    if b.loop_at:
+        emit_loop_copy(b)
     b.tail = b.n
     # Beyond here: code that a fault cannot name an instruction for, but by the window misses.
     emit_cold(b)

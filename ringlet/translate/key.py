@@ -20,13 +20,11 @@ in (E)CX with 67h; and any of 66h, F2h, F3h, F0h or REX before VEX is #UD (`Pars
 Sources: SDM vol. 2A chapter 2.
 """
 
-from collections.abc import Mapping
+import functools
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from iced_x86 import (
-    Code,
     Code_,
     DecoderOptions,
     EncodingKind,
@@ -38,6 +36,7 @@ from iced_x86 import OpCodeOperandKind as K
 
 from ringlet.translate.features import NAMES, missing
 from ringlet.translate.rules import RULES
+from ringlet.translate.rules.registry import CODE_NAMES
 
 GROUP_MODRM: Final = 1
 """The opcode has a ModRM byte."""
@@ -104,11 +103,6 @@ def group_index(vex: bool, opcode_map: int, opcode: int) -> int:
     return vex << 10 | opcode_map << 8 | opcode
 
 
-def opcode_groups(mode: int = 64) -> bytes:
-    """Return the GROUP_* flags of all opcodes of `mode`, at `group_index(vex, map, opcode)`."""
-    return _GROUPS[mode]
-
-
 _MAPS: Final = {
     OpCodeTableKind.NORMAL: 0,
     OpCodeTableKind.T0F: 1,
@@ -130,14 +124,6 @@ _WITHOUT_MODRM: Final = (
     | frozenset({K.NONE, K.ST0, K.STI_OPCODE})
     | _IN_OPCODE
 )
-
-
-def _make_groups(infos: list[OpCodeInfo], mode: int) -> bytes:
-    flags = bytearray(2 * 4 * 256)
-    for info in infos:
-        if info.is_available_in_mode(mode):
-            _add_group(flags, info)
-    return bytes(flags)
 
 
 def _add_group(flags: bytearray, info: OpCodeInfo) -> None:
@@ -177,21 +163,23 @@ def _add_group(flags: bytearray, info: OpCodeInfo) -> None:
         flags[group_index(vex, opcode_map, opcode)] |= group
 
 
-def _all_groups() -> Mapping[int, bytes]:
+@functools.cache
+def opcode_groups(mode: int = 64) -> bytes:
+    """Return the GROUP_* flags of all opcodes of `mode`, at `group_index(vex, map, opcode)`."""
     wanted = (EncodingKind.LEGACY, EncodingKind.VEX, EncodingKind.D3NOW)
-    codes = [value for value in vars(Code).values() if isinstance(value, int)]
-    infos = [
-        info
-        for info in (OpCodeInfo(Code_(code)) for code in codes)
-        if info.is_instruction
-        and info.encoding in wanted
-        and info.table in _MAPS
-        and info.decoder_option == DecoderOptions.NONE
-    ]
-    return MappingProxyType({mode: _make_groups(infos, mode) for mode in (16, 32, 64)})
+    flags = bytearray(2 * 4 * 256)
+    for code in CODE_NAMES:
+        info = OpCodeInfo(Code_(code))
+        if (
+            info.is_available_in_mode(mode)
+            and info.is_instruction
+            and info.encoding in wanted
+            and info.table in _MAPS
+            and info.decoder_option == DecoderOptions.NONE
+        ):
+            _add_group(flags, info)
+    return bytes(flags)
 
-
-_GROUPS: Final = _all_groups()
 
 _SEGMENT_PREFIXES: Final = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65})
 
@@ -240,7 +228,7 @@ def _parse(code: bytes, mode: int) -> Parsed | None:
             opcode_map = 2 if byte == 0x38 else 3
             byte = code[at]
             at += 1
-    group = _GROUPS[mode][group_index(False, opcode_map, byte)]
+    group = opcode_groups(mode)[group_index(False, opcode_map, byte)]
     register, reg, rm = _modrm_key(group, code, at)
     if byte == 0x90 and opcode_map == 0:
         # NOP or PAUSE against XCHG r8,rAX.
@@ -266,7 +254,7 @@ def _parse_vex(code: bytes, at: int, mode: int, p67: bool, bad: bool) -> Parsed 
     at += 1
     if opcode_map not in (1, 2, 3):
         return None
-    group = _GROUPS[mode][group_index(True, opcode_map, opcode)]
+    group = opcode_groups(mode)[group_index(True, opcode_map, opcode)]
     register, reg, rm = _modrm_key(group, code, at)
     pp = last & 3
     key = ShapeKey(

@@ -14,9 +14,12 @@ the sum non-canonical, and displacements and zero-extended indices end in the gu
 from ringlet.core.state cimport u8, u16, u32, u64, i32, i64, RSP, SEG_FS, SEG_GS, SEG_NONE
 from ringlet.core.state cimport CpuState, BLOCK_SLOTS_K
 from ringlet.translate.insn cimport (Insn, insn_base, insn_index, insn_opreg, NO_REG, PFX_67)
+from ringlet.translate.bindings cimport *
 from ringlet.translate.builder cimport *
 
-cdef u32 GPR = 0
+cdef enum:
+    FAR = 1 << 28
+
 cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
 cdef u32 FS_HOST = <u32><size_t>&_null.fs_host
@@ -66,27 +69,54 @@ cdef inline bint fits32(u64 v) noexcept nogil:
     return <i64>(<i32>v) == <i64>v
 
 
-cdef Ref window(Builder* b, u32 reg, i64 disp, u32 guest, u32 flags_dead) noexcept nogil:
-    """The operand [reg + disp]; `guest` is the guest register whose value it is, or NO_REG."""
+cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) noexcept nogil:
+    """The operand [reg + disp]; `what` says which guest registers `reg` is made of, or is NULL.
+
+    The first miss in a fragment refills the window in place.  Later ones would take it from what is
+    bound already: they leave for a fragment that begins at this instruction.
+    """
     cdef Cold* cold
-    if guest != NO_REG and (b.bound >> guest) & 1:
+    cdef Link* link
+    cdef Binding* known = find_binding(b, what)
+    if known != NULL:
+        if not b.maybe:
+            known.accessed = 1
+            known.moved = 0
         return ref_sum(<u8>reg, WIN_ADDEND, <i32>disp)
-    if not flags_dead or not b.speculate or b.n_cold >= MAX_COLD:
+    if not flags_dead or not b.speculate or b.n_cold >= MAX_COLD or b.n_links >= MAX_LINKS - 4:
         lookup(b, reg)
         return ref_sum(<u8>reg, H8, <i32>disp)
+    if b.n_bindings:
+        probe(b)
     rorx(b, H8, reg, 32)
     e8(b, 0x45); e8(b, 0x39); e8(b, 0xD0)          # cmp r8d, r10d
-    e8(b, 0x0F); e8(b, 0x85)                       # jne cold
-    cold = &b.cold[b.n_cold]
-    b.n_cold += 1
-    cold.at = b.n
-    e32(b, 0)
-    cold.back = b.n
-    cold.reg = <u8>reg
-    cold.guest = b.map[b.n_map - 1].guest
-    b.bound = 0 if guest == NO_REG else 1 << guest
-    b.adjusted = 0
+    e8(b, 0x0F); e8(b, 0x85)                       # jne
+    if b.n_bindings:
+        link = &b.links[b.n_links]
+        b.n_links += 1
+        link.at = b.n
+        link.target = b.current
+        link.conditional = 1
+        e32(b, 0)
+    else:
+        cold = &b.cold[b.n_cold]
+        b.n_cold += 1
+        cold.at = b.n
+        e32(b, 0)
+        cold.back = b.n
+        cold.reg = <u8>reg
+        cold.guest = <u16>b.current
+    if what != NULL:
+        add_binding(b, what, 0, not b.maybe)
     return ref_sum(<u8>reg, WIN_ADDEND, <i32>disp)
+
+
+cdef void probe(Builder* b) noexcept nogil:
+    """RSP moved without an access: perform one, so that it cannot march past the guards."""
+    if b.sp_moved:
+        # The DS prefix marks it: a fault here is no fault of the guest's.
+        e8(b, 0x3E); e8(b, 0x44); e8(b, 0x8B); e8(b, 0x04); e8(b, 0x24)   # mov r8d, [rsp]
+        b.sp_moved = 0
 
 
 cdef void emit_cold(Builder* b) noexcept nogil:
@@ -185,17 +215,18 @@ cdef inline bint bounded(Builder* b, u32 index) noexcept nogil:
 
 cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept nogil:
     cdef u32 base = insn_base(i), index = insn_index(i), host
+    cdef Binding what
     cdef u8 scale = i.sib >> 6 if i.has_sib else 0
     cdef Ref r
     if i.prefixes & PFX_67:
         linear_operand(b, i)
-        return shrink(b, window(b, H9, 0, NO_REG, flags_dead), keep)
+        return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
     if i.seg != SEG_NONE:
         if base == NO_REG and index == NO_REG and not i.rip_relative:
             load_state(b, H8, FS_HOST if i.seg == SEG_FS else GS_HOST)
             return ref_mem(H8, i.disp)
         linear_operand(b, i)
-        return shrink(b, window(b, H9, 0, NO_REG, flags_dead), keep)
+        return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
     if i.rip_relative:
         return constant(b, <i64>i.offset + i.length + i.disp)
     if index == NO_REG:
@@ -203,9 +234,14 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
             return ref_mem(RSP, i.disp)
         if base == NO_REG:
             return absolute(b, i.disp, NO_REG, 0)
+        if not -FAR <= i.disp <= FAR:
+            # Likely an address in the displacement: the sum is in another slot than the base.
+            effective_address(b, i, base, index)
+            return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
         host = load_guest(b, base, H9)
-        return shrink(b, window(b, host, i.disp, base, flags_dead), keep)
-    if bounded(b, index) and not 8 <= index <= 11:
+        what = binding(base, NO_REG, 0)
+        return shrink(b, window(b, host, i.disp, &what, flags_dead), keep)
+    if bounded(b, index) and not 8 <= index <= 11 and (base == NO_REG or -FAR <= i.disp <= FAR):
         if base == RSP:
             r = ref_sum(RSP, <u8>index, i.disp)
             r.scale = scale
@@ -213,13 +249,17 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
         if base == NO_REG:
             return absolute(b, i.disp, <u8>index, scale)
         host = load_guest(b, base, H9)
-        r = window(b, host, 0, base, flags_dead)
+        what = binding(base, NO_REG, 0)
+        r = window(b, host, 0, &what, flags_dead)
         lea_sum(b, H9, r.base, r.index, 0)
         r = ref_sum(H9, <u8>index, i.disp)
         r.scale = scale
         return r
     effective_address(b, i, base, index)
-    return shrink(b, window(b, H9, 0, NO_REG, flags_dead), keep)
+    if base == NO_REG or base == RSP or not -FAR <= i.disp <= FAR:
+        return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
+    what = binding(base, index, scale)
+    return shrink(b, window(b, H9, 0, &what, flags_dead), keep)
 
 
 cdef inline Ref shrink(Builder* b, Ref r, bint keep) noexcept nogil:

@@ -6,10 +6,5 @@ from ringlet.translate.builder cimport Builder, Ref
 # 1: emitted; 0: the instruction needs the general emulator.
 cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcept nogil
 cdef int emit_lea(Builder* b, Insn* i) noexcept nogil
-cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil
-cdef int emit_string(Builder* b, Insn* i) noexcept nogil
-cdef int emit_leave(Builder* b, Insn* i) noexcept nogil
-cdef int emit_xlat(Builder* b, Insn* i, u32 flags_dead) noexcept nogil
+cdef void encode(Builder* b, Insn* i, u32 opcode, u32 reg, Ref* mem, u32 rm, u32 vvvv) noexcept nogil
 cdef void copy_verbatim(Builder* b, Insn* i) noexcept nogil
-# What the instruction's writes do to the bindings of the fragment.
-cdef void retire(Builder* b, Insn* i) noexcept nogil

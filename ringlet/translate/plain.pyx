@@ -7,14 +7,10 @@ from ringlet.core.state cimport (u8, u16, u32, u64, i32, i64, RAX, RCX, RBX, RSP
                                  SEG_NONE, CpuState)
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
+from ringlet.translate.bindings cimport SMALL_MOVE, TOTAL_MOVE
 from ringlet.translate.builder cimport *
 from ringlet.translate.operands cimport (memory_operand, guest_rsp, bind_rsp, lookup, load_guest,
                                          window, linear_operand)
-
-# How far RSP may move without an access before it is bound anew; the guards are 40 GiB.
-cdef enum:
-    SMALL_MOVE = 1 << 20
-    TOTAL_MOVE = 1 << 24
 
 cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
@@ -44,7 +40,8 @@ cdef inline void copy_imm(Builder* b, Insn* i) noexcept nogil:
     b.n += i.shape.imm
 
 
-cdef void encode(Builder* b, Insn* i, u32 opcode, u32 reg, Ref* mem, u32 rm, u32 vvvv) noexcept nogil:
+cdef void encode(Builder* b, Insn* i, u32 opcode, u32 reg, Ref* mem, u32 rm,
+        u32 vvvv) noexcept nogil:
     """Emit `i` with other registers: memory operand `mem`, or register `rm` where it is NULL."""
     cdef u32 rex = (i.rex & 8) | ((reg >> 3) << 2)
     if mem != NULL:
@@ -121,6 +118,58 @@ cdef int emit_rsp_move(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     return 1
 
 
+cdef bint in_memory(Insn* i) noexcept nogil:
+    """The instruction does the same with its r/m register in memory.
+
+    A 32-bit write is not among them (it zeroes the upper half), nor XCHG, which would lock, nor a
+    bit test with an offset from a register, which would address memory beside it.
+    """
+    cdef u8 op = i.opcode
+    if i.enc != ENC_LEGACY:
+        return False
+    if (i.shape.rm & ROLE_WRITE) and (i.shape.rm & 7) == ROLE_32:
+        return False
+    if i.map == 0:
+        if op < 0x40:
+            return (op & 7) < 4
+        return (op == 0x63 or op == 0x69 or op == 0x6B or op == 0x80 or op == 0x81 or op == 0x83
+                or op == 0x84 or op == 0x85 or 0x88 <= op <= 0x8B or op == 0xC0 or op == 0xC1
+                or op == 0xC6 or op == 0xC7 or 0xD0 <= op <= 0xD3 or op == 0xF6 or op == 0xF7
+                or op == 0xFE or op == 0xFF)
+    if i.map == 1:
+        return (0x40 <= op <= 0x4F or 0x90 <= op <= 0x9F or op == 0xAF or op == 0xB6 or op == 0xB7
+                or op == 0xBE or op == 0xBF or op == 0xBA or op == 0xBC or op == 0xBD or op == 0xB8
+                or op == 0xA4 or op == 0xA5 or op == 0xAC or op == 0xAD)
+    return False
+
+
+cdef inline bint copies_rsp(Insn* i) noexcept nogil:
+    """MOV r64, RSP."""
+    return i.opcode == 0x89 and i.map == 0 and (i.rex & 8) and i.enc == ENC_LEGACY \
+        and not i.prefixes & PFX_66
+
+
+cdef void encode_state(Builder* b, Insn* i, u32 reg, u32 spilled) noexcept nogil:
+    """`encode` with the r/m operand [state + spilled * 8]."""
+    cdef u32 rex = (i.rex & 8) | ((reg >> 3) << 2)
+    if i.prefixes & PFX_66:
+        e8(b, 0x66)
+    if i.prefixes & PFX_REP:
+        e8(b, 0xF3)
+    elif i.prefixes & PFX_REPNE:
+        e8(b, 0xF2)
+    if rex or (i.prefixes & PFX_REX):
+        e8(b, 0x40 | rex)
+    if i.map:
+        e8(b, 0x0F)
+    e8(b, i.opcode)
+    e8(b, ((reg & 7) << 3) | 4)
+    e8(b, 0x25)
+    reloc(b, RELOC_STATE, spilled * 8)
+    e32(b, <u32>(b.block + spilled * 8))
+    copy_imm(b, i)
+
+
 cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcept nogil:
     cdef Shape* s = i.shape
     cdef u8 group = b.shapes.groups[i.enc][i.map][i.opcode]
@@ -193,6 +242,19 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
         else:
             encode(b, i, i.opcode, reg, &ref, 0, vvvv)
         return 1
+    if rm_away and rm != RSP and not vvvv_away and in_memory(i):
+        # The spilled register is operated on where it is.
+        if reg_away:
+            fetch(b, reg, H8, s.reg)
+            reg = H8
+        encode_state(b, i, reg, rm)
+        if reg_away:
+            store_back(b, insn_reg(i), H8, s.reg)
+        return 1
+    if reg_away and reg == RSP and not rm_away and copies_rsp(i):
+        load_state(b, rm, NADDEND)
+        lea_sum(b, rm, RSP, <u8>rm, 0)
+        return 1
     # Register forms: at most three general registers, two scratch registers.
     free_reg = H8
     if rm_away:
@@ -261,6 +323,10 @@ cdef int emit_opreg(Builder* b, Insn* i) noexcept nogil:
         else:
             store_state(b, H8, reg * 8)
         b.sp_moved = 0
+        return 1
+    if reg != RSP and (i.opcode & 0xF8) == 0xB8 and i.map == 0 and not i.prefixes & PFX_66 \
+            and not i.rex & 8 and i.imm >= 0:
+        store_state_imm(b, reg * 8, <u32>i.imm)
         return 1
     fetch(b, reg, H8, s.opreg)
     if i.prefixes & PFX_66:
@@ -331,9 +397,14 @@ cdef int emit_lea(Builder* b, Insn* i) noexcept nogil:
         lea_disp(b, RSP, RSP, i.disp)
         b.sp_moved += <u32>(i.disp if i.disp > 0 else -i.disp)
         return 1
-    if not away(reg) and (base == NO_REG or not away(base)) and (index == NO_REG or not away(index)) \
-            and i.seg == SEG_NONE:
+    if not away(reg) and (base == NO_REG or not away(base)) \
+            and (index == NO_REG or not away(index)) and i.seg == SEG_NONE:
         copy_verbatim(b, i)
+        return 1
+    if base == RSP and index == NO_REG and not away(reg) and (i.rex & 8) \
+            and not i.prefixes & (PFX_66 | PFX_67):
+        load_state(b, reg, NADDEND)
+        lea_sum(b, reg, RSP, <u8>reg, i.disp)
         return 1
     r.linear = 0
     r.pad = 0
@@ -378,183 +449,3 @@ cdef inline void store_lea(Builder* b, u32 reg, u32 dst) noexcept nogil:
         bind_rsp(b, dst)
     elif away(reg):
         store_state(b, dst, reg * 8)
-
-
-cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
-    """BT, BTS, BTR, BTC with a register offset: the access is at EA + (offset >> 6) * 8.
-
-    The slot is that of the address accessed; the processor adds the offset itself.
-    """
-    cdef u32 reg = insn_reg(i), host
-    cdef u32 shift = 6 if i.rex & 8 else 5
-    cdef Ref r
-    if i.prefixes & PFX_66:
-        return 0
-    linear_operand(b, i)
-    # r8 := sign-extended bit offset >> shift
-    host = load_guest(b, reg, H8)
-    if not i.rex & 8:
-        e8(b, 0x4C | (host >> 3)); e8(b, 0x63); e8(b, 0xC0 | (host & 7))     # movsxd r8, host
-        host = H8
-    b.bound = 0
-    # RCX would be the usual count; SARX takes any register: borrow r10, which the miss path and
-    # the window refill anyway, so the window is invalidated by the lookup below.
-    e8(b, 0x41); e8(b, 0xBA); e32(b, shift)                                   # mov r10d, shift
-    e8(b, 0xC4); e8(b, 0x42 | ((1 - (host >> 3)) << 5)); e8(b, 0xAA); e8(b, 0xF7)
-    e8(b, 0xC0 | (host & 7))                                                  # sarx r8, host, r10
-    r = ref_sum(H9, H8, 0)
-    r.scale = 3 if i.rex & 8 else 2
-    lea(b, H8, &r)                                                            # r8 := final address
-    rorx(b, WIN_TAG, H8, 32)
-    rorx(b, H8, H8, 36)
-    movzx16(b, H8, H8)
-    load_table(b, WIN_ADDEND, H8, b.slots)
-    r = ref_sum(H9, WIN_ADDEND, 0)
-    host = reg
-    if away(reg):
-        load_guest(b, reg, H8)
-        host = H8
-    encode(b, i, i.opcode, host, &r, 0, 0)
-    return 1
-
-
-cdef inline void bias(Builder* b, u32 reg, u32 slot) noexcept nogil:
-    """`reg` := its host address; minus the addend goes to scratch[slot]."""
-    rorx(b, H8, reg, 36)
-    movzx16(b, H8, H8)
-    load_table(b, H9, H8, b.nslots)
-    store_state(b, H9, SCRATCH + 8 * slot)
-    load_table(b, H8, H8, b.slots)
-    lea_sum(b, reg, <u8>reg, H8, 0)
-
-
-cdef inline void unbias(Builder* b, u32 reg, u32 slot) noexcept nogil:
-    load_state(b, H8, SCRATCH + 8 * slot)
-    lea_sum(b, reg, <u8>reg, H8, 0)
-
-
-cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
-    """MOVS, STOS, LODS, SCAS, CMPS run natively on host addresses; the fault handler knows."""
-    cdef u32 op = i.opcode & 0xFE
-    cdef bint source = op == 0xA4 or op == 0xA6 or op == 0xAC
-    cdef bint target = op != 0xAC
-    if i.prefixes & PFX_67 or (i.seg != SEG_NONE and source):
-        return 0
-    if source:
-        bias(b, RSI, 0)
-    if target:
-        bias(b, RDI, 1)
-    map_here(b, i.offset)
-    if i.prefixes & PFX_66:
-        e8(b, 0x66)
-    if i.prefixes & PFX_REP:
-        e8(b, 0xF3)
-    elif i.prefixes & PFX_REPNE:
-        e8(b, 0xF2)
-    if i.rex & 8:
-        e8(b, 0x48)
-    e8(b, i.opcode)
-    if source:
-        unbias(b, RSI, 0)
-    if target:
-        unbias(b, RDI, 1)
-    return 1
-
-
-cdef int emit_leave(Builder* b, Insn* i) noexcept nogil:
-    """RSP := RBP + 8, RBP := [RBP]; the access comes before any change."""
-    cdef Ref r
-    if i.prefixes & PFX_66:
-        return 0
-    lookup(b, RBP)
-    r = ref_sum(RBP, H8, 0)
-    load_mem(b, H9, &r)
-    lea_sum(b, RSP, RBP, H8, 8)
-    rorx(b, H8, RBP, 36)
-    movzx16(b, H8, H8)
-    load_table(b, H8, H8, b.nslots)
-    store_state(b, H8, NADDEND)
-    mov_rr(b, RBP, H9)
-    b.sp_moved = 0
-    return 1
-
-
-cdef int emit_xlat(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
-    cdef Ref r
-    if i.prefixes & PFX_67 or i.seg != SEG_NONE:
-        return 0
-    e8(b, 0x44); e8(b, 0x0F); e8(b, 0xB6); e8(b, 0xC8)       # movzx r9d, al
-    lea_sum(b, H9, RBX, H9, 0)
-    r = window(b, H9, 0, NO_REG, flags_dead)
-    e8(b, 0x40 | rex_of(0, RAX, &r)); e8(b, 0x8A)
-    modrm_mem(b, RAX, &r)
-    return 1
-
-
-cdef inline bint copies(Insn* i) noexcept nogil:
-    """MOV r64, r64."""
-    return ((i.opcode == 0x89 or i.opcode == 0x8B) and i.map == 0 and i.modrm >= 0xC0
-            and (i.rex & 8) and i.enc == ENC_LEGACY and not i.prefixes & PFX_66)
-
-
-cdef inline bint steps(Insn* i) noexcept nogil:
-    """ADD, SUB, INC or DEC of a 64-bit register by a constant."""
-    if i.map or i.enc or i.modrm < 0xC0 or not i.rex & 8 or i.prefixes & PFX_66:
-        return False
-    if i.opcode == 0x83 or i.opcode == 0x81:
-        return ((i.modrm >> 3) & 7) == 0 or ((i.modrm >> 3) & 7) == 5
-    return i.opcode == 0xFF and (i.modrm >> 3) & 7 <= 1
-
-
-cdef inline void written(u32 role, u32 reg, bint high, u32* mask, u32* zero) noexcept nogil:
-    if role & ROLE_WRITE:
-        if high:
-            reg -= 4
-        mask[0] |= 1 << reg
-        if (role & 7) == ROLE_32 and not role & ROLE_MAYBE:
-            zero[0] |= 1 << reg
-
-
-cdef void retire(Builder* b, Insn* i) noexcept nogil:
-    cdef Shape* s = i.shape
-    cdef u32 mask = s.implicit_write, zero = 0, narrow = 0, dst, src, kept
-    cdef i64 move = 0
-    cdef bint byte_high = not i.prefixes & PFX_REX and i.enc == ENC_LEGACY
-    if s.reg & ROLE_WRITE:
-        written(s.reg, insn_reg(i), byte_high and (s.reg & 7) == ROLE_8 and insn_reg(i) >= 4,
-                &mask, &zero)
-        if (s.reg & 7) <= ROLE_16:
-            narrow |= mask
-    if (s.rm & ROLE_WRITE) and i.modrm >= 0xC0:
-        written(s.rm, insn_rm(i), byte_high and (s.rm & 7) == ROLE_8 and insn_rm(i) >= 4,
-                &mask, &zero)
-        if (s.rm & 7) <= ROLE_16:
-            narrow |= mask
-    if s.vvvv & ROLE_WRITE:
-        written(s.vvvv, i.vvvv, False, &mask, &zero)
-    if s.opreg & ROLE_WRITE:
-        written(s.opreg, insn_opreg(i),
-                byte_high and (s.opreg & 7) == ROLE_8 and insn_opreg(i) >= 4, &mask, &zero)
-        if (s.opreg & 7) <= ROLE_16:
-            narrow |= mask
-    kept = b.bound
-    b.bound &= ~mask
-    b.zero_extended = (b.zero_extended & ~(mask & ~narrow)) | zero
-    if s.implicit_write:
-        b.zero_extended &= ~<u32>s.implicit_write
-    if kept == 0:
-        return
-    if copies(i):
-        dst = insn_rm(i) if i.opcode == 0x89 else insn_reg(i)
-        src = insn_reg(i) if i.opcode == 0x89 else insn_rm(i)
-        if (kept >> src) & 1:
-            b.bound |= 1 << dst
-    elif steps(i):
-        dst = insn_rm(i)
-        move = i.imm if i.opcode != 0xFF else 1
-        if move < 0:
-            move = -move
-        if (kept >> dst) & 1 and move <= SMALL_MOVE and b.adjusted < TOTAL_MOVE:
-            b.adjusted += <u32>move
-            b.bound |= 1 << dst
-    b.bound &= ~<u32>(1 << RSP)

@@ -9,7 +9,7 @@ from ringlet.core.state cimport u8, u16, u32
 cpdef enum ShapeKind:
     SHAPE_UNKNOWN = 0
     SHAPE_PLAIN = 1      # innocuous: registers renamed and the memory operand rewritten, else as is
-    SHAPE_OP = 2         # sensitive or refused: leaves for `op`
+    SHAPE_OP = 2         # sensitive or refused: leaves for `op`; OP_NONE: a NOP, no code at all
     SHAPE_JMP = 3        # direct, relative
     SHAPE_JCC = 4
     SHAPE_CALL = 5
@@ -22,7 +22,7 @@ cpdef enum ShapeKind:
     SHAPE_ADDRESS = 12   # LEA
     SHAPE_XLAT = 13
     SHAPE_MASKMOV = 14   # MASKMOVQ, MASKMOVDQU: [rDI]
-    SHAPE_GATHER = 15    # VSIB
+    SHAPE_GATHER = 15    # VSIB; #UD without a SIB byte
     SHAPE_BITS = 16      # BT BTS BTR BTC with a register offset and a memory operand
     SHAPE_PUSH_MEM = 17  # PUSH r/m64 with a memory operand
     SHAPE_POP_MEM = 18
@@ -77,5 +77,5 @@ cdef struct Shape:
     u16 flags_kill       # surely overwritten or undefined on every execution that ends
     u16 flags_write      # perhaps changed: holds flags_kill; a shift's, if its count is not 0
     u8 size              # operand size in bytes, for the virtual processor
-    u8 traps             # 1: may raise a fault of its own (DIV, SSE), 0: only its memory operand
+    u8 traps             # 1: may fault by itself (DIV, x87, SSE; VEX: #UD), 0: only by its operand
     u8 code16[2]         # iced-x86 Code, little endian: for explain and errors

@@ -16,7 +16,8 @@ from ringlet.core.ops cimport (
     OP_FNSAVE, OP_ENTER, OP_SERIALIZE, OP_NM, OP_EMULATE)
 from ringlet.core.state cimport (
     RAX, RDX, SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_EMULATE, EXIT_HLT,
-    EXIT_SHUTDOWN, FLAG_RF, FLAG_TF, VEC_BP, VEC_DB, VEC_GP, VEC_UD, raise_err, raise_exc)
+    EXIT_SHUTDOWN, FLAG_RF, FLAG_TF, VEC_BP, VEC_DB, VEC_GP, VEC_SS, VEC_UD,
+    is_canonical, raise_err, raise_exc)
 from ringlet.vcpu.control cimport (
     op_cache, op_clts, op_invlpg, op_lmsw, op_mov_from_cr, op_mov_to_cr, op_smsw)
 from ringlet.vcpu.cpuid cimport CPUID_EDX, cpuid_bit, op_cpuid
@@ -27,6 +28,7 @@ from ringlet.vcpu.fpstate cimport (
     op_xsavec, op_xsaveopt, op_xsaves, op_xsetbv)
 from ringlet.vcpu.msr cimport (
     op_rdmsr, op_rdpid, op_rdpmc, op_rdtsc, op_rdtscp, op_wrmsr)
+from ringlet.vcpu.operand cimport on_stack
 from ringlet.vcpu.pending cimport (
     PENDING_APIC_BASE, PENDING_CR8, PENDING_IN, PENDING_INS, PENDING_MSR_READ, PENDING_MSR_WRITE,
     PENDING_NONE, PENDING_TRAP)
@@ -211,7 +213,9 @@ cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
         return op_cache(c, op)
     elif kind == OP_WBINVD:
         return op_cache(c, op)
-    # OP_UD, and an operation that no rule produces.
+    # OP_UD, and an operation that no rule produces.  Too long comes before undefined.
+    if op.length > 15:
+        return raise_err(c, VEC_GP, 0)
     return raise_exc(c, VEC_UD)
 
 cdef int trap_if(CpuState* c, int result, u64 stepping) noexcept nogil:
@@ -236,6 +240,10 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
     if result == EMU_NEXT:
         advance(c, op)
     if result == EMU_FAULT:
+        if (c.exc_vector == VEC_GP and op.rm == 0xFF and not is_canonical(c.ea) and
+                on_stack(op)):
+            # The MMU does not know through which segment it was asked (SDM 3A 6.15).
+            c.exc_vector = VEC_SS
         return result
     c.rflags &= ~<u64>FLAG_RF if kind != OP_IRET else ~<u64>0
     if kind == OP_SYSCALL or kind == OP_SYSRET:

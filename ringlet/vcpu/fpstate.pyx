@@ -282,7 +282,7 @@ cdef int check_header(CpuState* c, u64* header, bint compacted_only) noexcept no
     cdef u32 i
     cdef bint bad
     if layout >> 63:
-        bad = (layout & ~(<u64>1 << 63) & ~c.xcr0) != 0 or (bitmap & ~layout) != 0
+        bad = (layout & ~(<u64>1 << 63) & ~c.xcr0) != 0 or (bitmap & ~(layout & c.xcr0)) != 0
         for i in range(2, 8):
             bad = bad or header[i] != 0
     else:

@@ -1,4 +1,5 @@
 """What of an instruction's bytes its operation still needs: the opcode behind the prefixes."""
+from ringlet.core.state cimport SEG_FS, SEG_GS
 
 
 cdef bint is_prefix(u32 byte) noexcept nogil:
@@ -37,3 +38,19 @@ cdef u32 rex_of(OpInfo* op) noexcept nogil:
     if i and op.bytes[i - 1] & 0xF0 == 0x40:
         return op.bytes[i - 1]
     return 0
+
+
+cdef bint on_stack(OpInfo* op) noexcept nogil:
+    """Whether the ModRM memory operand belongs to SS: its base is RSP or RBP (SDM 1 3.7.4)."""
+    cdef u32 at = opcode_index(op) + 1
+    cdef u32 mod = op.bytes[at] >> 6
+    cdef u32 base = op.bytes[at] & 7
+    if op.rm != 0xFF or op.seg == SEG_FS or op.seg == SEG_GS:
+        return False
+    if base == 4:
+        base = op.bytes[at + 1] & 7
+    elif base == 5 and mod == 0:
+        return False
+    if rex_of(op) & 1:
+        return False
+    return base == 4 or (base == 5 and mod != 0)

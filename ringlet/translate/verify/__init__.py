@@ -11,6 +11,7 @@ numbers of the state block's fields.  It follows every path and knows values as 
       (RORX 36, MOVZX 16), or from a constant entry, which covers the addresses of that slot;
     - it is r11 and V's bits 63..32 were compared equal to r10 (RORX 32, CMP r32, JNE), on the path
       where they are.  On entry r11 is the addend of an unknown value whose tag r10 is;
+    - an access at V through it was surely performed: it did not fault, so it was in the slot;
     - it was the addend in RSP on entry, and V the guest's RSP then (see 3);
     - it is the host address of FS or GS, which covers itself.
     The table answers every index with a region between guards or with an addend that makes the sum
@@ -22,8 +23,10 @@ numbers of the state block's fields.  It follows every path and knows values as 
     which must be part of the value covered.
 3.  **RSP** is a guest value and its addend.  On entry it may be beyond its region by `BELOW` or
     `ABOVE`, from accesses at a distance from it that were performed.  It may leave the fragment
-    unmoved, or near an access that was surely performed, or near the value it was bound to.
+    unmoved, or that near to an access that was surely performed or the value it was bound to.
     `rsp_naddend` in the state must be the negative of its addend wherever the fragment is left.
+    So it is where a loop inside the fragment begins its next pass; and the same holds there for
+    sums of registers that r11 covers: unmoved, or near an access of that very pass.
 4.  **r10 and r11** are a tag and an addend that covers values with that tag, wherever it is left.
 5.  **No addend reaches the guest**: neither a guest register at an exit, nor guest memory, nor an
     instruction that computes with it.  Nor is what r8 and r9 held before an instruction's code: the
@@ -31,9 +34,9 @@ numbers of the state block's fields.  It follows every path and knows values as 
 6.  **The state block** is reached at constant addresses only, each with its relocation, and only
     the fields that translated code may read or write; tables of the other privilege never.
 7.  **Control** leaves through stubs, links and the privilege's jump table, whose index is the low
-    16 bits of r8; a thunk lets through only r8 = the fragment's address; other branches go forward
-    to instructions, or to out-of-line code that comes back to the instruction after its branch.
-    Where an operation may resume, code follows.
+    16 bits of r8; a thunk lets through only r8 = the fragment's address; other branches go to
+    instructions of the fragment, or to out-of-line code that comes back to the instruction after
+    its branch.  Where an operation may resume, code follows.
 8.  **Nothing sensitive is executed**: no instruction that has a rule or is not offered (but for
     PUSHFQ at CPL 0, part of the inlined one), no segment FS or GS, no 32-bit address, no
     RIP-relative one, no vector of addresses, no masked store at RDI, no call or return of the host.
@@ -46,7 +49,8 @@ Sources: SDM vol. 1 3.3.7 (canonical addresses), 3.4.1.1 (32-bit results); vol. 
 """
 
 from ringlet.translate.translator import Translation
-from ringlet.translate.verify.execution import ABOVE, BELOW, GUARD
+from ringlet.translate.verify.execution import GUARD
+from ringlet.translate.verify.facts import ABOVE, BELOW
 from ringlet.translate.verify.paths import Paths, Violation
 from ringlet.translate.verify.plan import Plan
 

@@ -1,6 +1,6 @@
 """What instructions other than branches do to `Facts`: rules 1, 2, 5 and 6."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from iced_x86 import Instruction, RegisterExt
@@ -14,10 +14,14 @@ from ringlet.translate.translator import (
     Relocation,
 )
 from ringlet.translate.verify.facts import (
+    ABOVE,
+    BELOW,
     SPILLED,
     Comparison,
+    Cover,
     Facts,
     UnsoundError,
+    add_cover,
     as_form,
     symbol_of,
 )
@@ -38,9 +42,6 @@ from ringlet.translate.verify.plan import NONE, RSP, Access, Kind, Plan
 
 GUARD: Final = 40 << 30
 """How far beyond a region an address may lie (docs/adr/0001)."""
-BELOW: Final = (1 << 35) + (1 << 31) + (1 << 26)
-"""How far below its region RSP may be: an access at RSP + index * 8 + displacement was in it."""
-ABOVE: Final = (1 << 31) + (1 << 26)
 
 _SLOT_BYTES: Final = 1 << 36
 _MANY_TERMS: Final = 8
@@ -120,21 +121,23 @@ class Execution:
             return offset // 8 if 0 <= offset < TABLE_BYTES and offset % 8 == 0 else None
         return NONE if offset == 0 and access.scale == 8 else None
 
-    def distance(self, s: Facts, addend: int, value: Form) -> tuple[int, int]:
-        """Bounds of how far `value` is from what `addend` covers (rule 2)."""
+    def reach(self, s: Facts, addend: int, value: Form) -> Iterator[tuple[int, int]]:
+        """How far below and above what `addend` covers `value` may be, by each cover (rule 2)."""
         if addend in self._fixed:
             start = signed(self._fixed[addend] << 48) >> 12
             bounds = self._y.bounds(minus(value, constant(start)))
             if bounds is not None:
-                return min(bounds[0], 0), max(bounds[1] - _SLOT_BYTES + 1, 0)
-        best = None
+                yield max(-bounds[0], 0), max(bounds[1] - _SLOT_BYTES + 1, 0)
         for cover in s.covers.get(addend, ()):
-            bounds = self._y.bounds(minus(value, cover))
-            if bounds and (best is None or bounds[1] - bounds[0] < best[1] - best[0]):
-                best = bounds
-        if best is None:
-            raise UnsoundError("its addend is another address's, or an index is not bounded")
-        return best
+            bounds = self._y.bounds(minus(value, cover.value))
+            if bounds is not None:
+                yield max(cover.below - bounds[0], 0), max(cover.above + bounds[1], 0)
+
+    def near(self, s: Facts, addend: int, value: Form) -> bool:
+        """The value is in the addend's slot, or no further from it than `BELOW` and `ABOVE`."""
+        return any(
+            below <= BELOW and above <= ABOVE for below, above in self.reach(s, addend, value)
+        )
 
     # --- values
 
@@ -185,7 +188,7 @@ class Execution:
             raise UnsoundError("the index of a slot is not made of an address's bits 51..36")
         value = as_form(made[1])
         found = self._y.computed("addend", value, host=True)
-        s.covers.setdefault(symbol_of(found), (value,))
+        s.covers.setdefault(symbol_of(found), (Cover(value),))
         return found
 
     def _load_field(self, s: Facts, name: str) -> Form:
@@ -197,7 +200,7 @@ class Execution:
             return s.naddend
         if name in ("fs_host", "gs_host"):
             found = self._y.computed(name, host=True)
-            s.covers[symbol_of(found)] = (ZERO,)
+            s.covers[symbol_of(found)] = (Cover(ZERO),)
             return found
         if name in ("poll", "irq_poll"):
             s.poll = self._y.fresh(host=True)
@@ -276,6 +279,8 @@ class Execution:
             if kind != Relocation.OP:
                 raise UnsoundError("an operation has no relocation")
             s.operation = value
+        elif name.startswith("gpr"):
+            s.spilled[SPILLED.index(int(name[3:]))] = constant(p.constant)
         elif name != "iflag" or p.constant not in (0, 0x200) or self._user:
             raise UnsoundError("it writes a field of the state that it may not")
 
@@ -312,13 +317,21 @@ class Execution:
         for access in p.accesses:
             if access.base != NONE:
                 self._access(s, access)
-            elif self._field(access) != "arith_mask":
-                raise UnsoundError("it reads or writes a field of the state that it may not")
+            else:
+                self._operate(s, self._field(access), access)
         for register in p.reads:
             self.guest_value(s.registers[register])
         self._write(s, p)
         if p.stack:
             s.registers[RSP] = shift(s.registers[RSP], p.stack)
+
+    def _operate(self, s: Facts, name: str, access: Access) -> None:
+        """An operand in the state: a spilled register where it is, or a constant."""
+        if name.startswith("gpr") and access.size <= 8:
+            if access.written:
+                s.spilled[SPILLED.index(int(name[3:]))] = self._y.fresh()
+        elif name != "arith_mask" or access.written:
+            raise UnsoundError("it reads or writes a field of the state that it may not")
 
     def _write(self, s: Facts, p: Plan) -> None:
         """New, unknown values in the registers that an instruction writes."""
@@ -348,9 +361,11 @@ class Execution:
         if split is None:
             raise UnsoundError("its address is not a value and one addend")
         addend, value = split
-        low, high = self.distance(s, addend, value)
-        below, above = (BELOW, ABOVE) if addend == s.drifted else (0, 0)
-        if low - below < -GUARD or high + above + access.size > GUARD:
+        reaches = list(self.reach(s, addend, value))
+        if not reaches:
+            raise UnsoundError("its addend is another address's, or an index is not bounded")
+        if not any(b <= GUARD and a + access.size <= GUARD for b, a in reaches):
             raise UnsoundError("it may reach beyond the guards")
         if performed and access.sure:
-            s.performed += ((addend, low, high),)
+            # It did not fault, so it was in the slot.
+            add_cover(s, addend, Cover(value))

@@ -1,7 +1,7 @@
 """`Facts`: what the verifier knows at one point of a path, and where two paths meet."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from ringlet.translate.verify.forms import MASK, U32, ZERO, Form, Symbols, add, times
 from ringlet.translate.verify.plan import RSP
@@ -11,6 +11,10 @@ SPILLED: Final = (8, 9, 10, 11)
 IN_HOST: Final = (0, 1, 2, 3, 5, 6, 7, 12, 13, 14, 15)
 """Guest registers that live in the host's of their number."""
 SCRATCH: Final = (8, 9)
+BELOW: Final = (1 << 35) + (1 << 31) + (1 << 26)
+"""How far below its slot a value may be that an access went through: by index * 8 and more."""
+ABOVE: Final = (1 << 31) + (1 << 26)
+"""How far above."""
 TAG: Final = 10
 ADDEND: Final = 11
 
@@ -28,6 +32,19 @@ class Comparison:
     bits: int
 
 
+class Cover(NamedTuple):
+    """A value in an addend's slot, or at most `below` or `above` bytes outside it."""
+
+    value: Form
+    below: int = 0
+    above: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """The value is in the slot."""
+        return self.below == 0 and self.above == 0
+
+
 @dataclass(slots=True)
 class Facts:
     """Values as forms, of registers and fields of the state, and what each addend covers."""
@@ -37,9 +54,7 @@ class Facts:
     scratch: list[Form]
     naddend: Form
     poll: Form
-    covers: dict[int, tuple[Form, ...]]
-    drifted: int  # the addend of an RSP that may lie beyond its region
-    performed: tuple[tuple[int, int, int], ...] = ()  # addend, bounds of the distance
+    covers: dict[int, tuple[Cover, ...]]
     compared: Comparison | None = None
     operation: int = -1  # the one that op_info names
     proved: bool = False  # r8 was the fragment's address
@@ -53,8 +68,6 @@ class Facts:
             self.naddend,
             self.poll,
             dict(self.covers),
-            self.drifted,
-            self.performed,
             self.compared,
             self.operation,
             self.proved,
@@ -79,15 +92,22 @@ def at_entry(symbols: Symbols) -> Facts:
         [symbols.fresh(host=True) for _ in range(4)],
         times(addend, MASK),
         symbols.fresh(host=True),
-        {symbol_of(addend): (rsp,), symbol_of(registers[ADDEND]): (window,)},
-        symbol_of(addend),
+        {
+            symbol_of(addend): (Cover(rsp, BELOW, ABOVE),),
+            symbol_of(registers[ADDEND]): (Cover(window),),
+        },
     )
+
+
+def add_cover(facts: Facts, addend: int, cover: Cover) -> None:
+    """Note that the addend covers a value."""
+    covers = facts.covers.get(addend, ())
+    if cover not in covers:
+        facts.covers[addend] = (*covers, cover)
 
 
 def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
     """What is known where two paths meet."""
-    if a.drifted != b.drifted:
-        raise UnsoundError("paths meet that do not begin at one entry")
     met = a.copy()
     met.covers = {
         symbol: tuple(cover for cover in covers if cover in b.covers[symbol])
@@ -102,7 +122,7 @@ def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
             return symbols.fresh(U32 if symbols.is_u32(x) and symbols.is_u32(y) else None)
         joined = symbols.fresh(host=True)
         left, right = symbols.split(x), symbols.split(y)
-        if left and right and left[1] == right[1] == ZERO and left[0] != a.drifted != right[0]:
+        if left and right and left[1] == right[1] == ZERO:
             known = b.covers.get(right[0], ())
             covers = tuple(cover for cover in a.covers.get(left[0], ()) if cover in known)
             met.covers[symbol_of(joined)] = covers
@@ -113,7 +133,6 @@ def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
     met.scratch = [either(x, y) for x, y in zip(a.scratch, b.scratch, strict=True)]
     met.naddend = either(a.naddend, b.naddend)
     met.poll = either(a.poll, b.poll)
-    met.performed = tuple(access for access in a.performed if access in b.performed)
     met.compared = None
     met.operation = a.operation if a.operation == b.operation else -1
     met.proved = a.proved and b.proved
@@ -126,9 +145,10 @@ def learn_equal_tags(symbols: Symbols, facts: Facts, compared: Comparison) -> No
     if left is None or right is None or left[1] != 32 or right[1] != 32:
         return
     one, other = as_form(left[2]), as_form(right[2])
-    for addend, covers in facts.covers.items():
-        if addend != facts.drifted and (one in covers or other in covers):
-            facts.covers[addend] = tuple(dict.fromkeys((*covers, one, other)))
+    for addend, covers in list(facts.covers.items()):
+        if Cover(one) in covers or Cover(other) in covers:
+            add_cover(facts, addend, Cover(one))
+            add_cover(facts, addend, Cover(other))
     facts.registers = [compared.left if r == compared.right else r for r in facts.registers]
 
 

@@ -5,7 +5,6 @@ from typing import Final, NamedTuple
 from iced_x86 import Decoder, DecoderOptions, Instruction, Mnemonic
 
 from ringlet.core import state
-from ringlet.core.ops import Op
 from ringlet.translate.translator import (
     BLOCK,
     JUMP_TABLES,
@@ -15,13 +14,14 @@ from ringlet.translate.translator import (
     Stub,
     Translation,
 )
-from ringlet.translate.verify.execution import ABOVE, BELOW, Execution
+from ringlet.translate.verify.execution import Execution
 from ringlet.translate.verify.facts import (
     ADDEND,
     IN_HOST,
     SCRATCH,
     TAG,
     Comparison,
+    Cover,
     Facts,
     UnsoundError,
     as_form,
@@ -30,16 +30,9 @@ from ringlet.translate.verify.facts import (
     merge,
 )
 from ringlet.translate.verify.forms import MASK, ZERO, Form, Symbols, minus, shift
+from ringlet.translate.verify.invariant import Invariant
 from ringlet.translate.verify.plan import NONE, RSP, Kind, Plan, plan_of
 
-# Operations that come back, if at all, at another instruction or through the dispatcher.
-_FINAL: Final = frozenset(
-    {
-        Op.OP_INT, Op.OP_INT3, Op.OP_INT1, Op.OP_IRET, Op.OP_SYSCALL, Op.OP_SYSRET,
-        Op.OP_SYSENTER, Op.OP_SYSEXIT, Op.OP_CALL_FAR, Op.OP_JMP_FAR, Op.OP_RET_FAR, Op.OP_UD,
-        Op.OP_NM,
-    }
-)  # fmt: skip
 _STUB_BYTES: Final = 16
 
 
@@ -68,7 +61,13 @@ class Paths:
         self._links = {at for at, _ in translation.links}
         self._code = _installed(translation, SLOTS[user])
         self._steps: dict[int, tuple[Instruction, Plan]] = {}
+        self._starts = _instruction_starts(translation)
+        self._resumes = set(translation.resumes)
+        self._resumed: set[int] = set()
         self._pending: dict[int, Facts] = {}
+        self._loops: dict[int, int] = {}
+        self._inside: set[int] = set()
+        self._back: dict[int, list[Facts]] = {}
         self._target: Form = ZERO
         self._found: list[Violation] = []
         self._at = 0
@@ -137,68 +136,108 @@ class Paths:
 
     def _follow(self) -> None:
         s: Facts | None = None
-        resumed = False
-        starts = _instruction_starts(self._t)
         if self._t.body:
             s = at_entry(self._y)
             self._target = s.registers[8]
-        for at, (instruction, plan) in self._steps.items():
-            if at >= self._t.cold:
-                break
+            s = self._run(0, self._t.body, s)
+            if s is not None and not s.proved:
+                raise UnsoundError("the entry lets any indirect target in")
+        self._find_loops()
+        s = self._run(self._t.body, self._t.cold, at_entry(self._y))
+        self._at = self._t.cold
+        if s is not None or self._pending or not self._resumes <= self._resumed:
+            raise UnsoundError("execution runs on into code out of line")
+
+    def _find_loops(self) -> None:
+        """Where branches go back to, and the last that goes there."""
+        for at, (i, plan) in self._steps.items():
+            if plan.kind in (Kind.JUMP, Kind.BRANCH) and at < self._t.cold:
+                field = i.next_ip - 4
+                if field not in self._relocated and self._t.body <= i.near_branch_target <= at:
+                    self._loops[i.near_branch_target] = i.next_ip
+
+    def _run(self, start: int, end: int, s: Facts | None) -> Facts | None:
+        """Follow the instructions from `start` to before `end`; the facts where that is reached."""
+        at = start
+        while at < end:
             self._at = at
-            if at == self._t.body:
-                if s is not None and not s.proved:
-                    raise UnsoundError("the entry lets any indirect target in")
-                s = at_entry(self._y)
+            if at not in self._steps:
+                raise UnsoundError("it begins inside another instruction")
             other = self._pending.pop(at, None)
             if other is not None:
                 s = other if s is None else merge(self._y, s, other)
-            if s is None and resumed:
+            if s is None and at in self._resumes:
+                self._resumed.add(at)
                 s = at_entry(self._y)
             if s is None:
                 raise UnsoundError("no path leads to it")
-            if at in starts:
+            if at in self._loops and at not in self._inside:
+                behind = self._loops[at]
+                s = self._loop(at, behind, s)
+                at = behind
+                continue
+            if at in self._starts:
                 # Scratch registers carry nothing from one guest instruction to the next.
                 for scratch in SCRATCH:
                     s.registers[scratch] = self._y.fresh(host=True)
-            s, resumed = self._step(s, instruction, plan)
-        self._at = self._t.cold
-        if s is not None or resumed or self._pending:
-            raise UnsoundError("execution runs on into code out of line")
+            instruction, plan = self._steps[at]
+            s = self._step(s, instruction, plan)
+            at = instruction.next_ip
+        return s
 
-    def _step(self, s: Facts, i: Instruction, p: Plan) -> tuple[Facts | None, bool]:
-        """The facts after `i`, None if it does not go on; whether an operation may resume."""
+    def _loop(self, head: int, behind: int, s: Facts) -> Facts | None:
+        """Follow a loop with what holds at its head in every pass.
+
+        What is assumed there is guessed from the facts of the first arrival, and what a pass does
+        not keep is dropped until all is kept.
+        """
+        self._leave(s)
+        kept = Invariant.guess(self._y, self._execution, s)
+        before = dict(self._pending)
+        self._inside.add(head)
+        while True:
+            self._pending = dict(before)
+            self._back[head] = []
+            after = self._run(head, behind, kept.assume(self._y))
+            weaker = kept
+            for back in self._back[head]:
+                weaker = weaker.holding(self._y, self._execution, back)
+            if weaker == kept:
+                break
+            kept = weaker
+        self._inside.discard(head)
+        return after
+
+    def _step(self, s: Facts, i: Instruction, p: Plan) -> Facts | None:
+        """The facts after `i`; None if it does not go on."""
         match p.kind:
             case Kind.FORBIDDEN:
                 raise UnsoundError(p.why)
             case Kind.JUMP:
-                return None, self._jump(s, i)
+                self._jump(s, i)
+                return None
             case Kind.BRANCH:
-                return self._branch(s, i, p), False
+                return self._branch(s, i, p)
             case Kind.JUMP_TABLE:
                 self._indirect(s, p)
-                return None, False
+                return None
             case _:
                 self._execution.step(s, i, p)
-                return s, False
+                return s
 
-    def _jump(self, s: Facts, i: Instruction) -> bool:
-        """An unconditional jump; whether what it leaves for may resume after it."""
+    def _jump(self, s: Facts, i: Instruction) -> None:
         field = i.next_ip - 4
         kind, value = self._relocated.get(field, (NONE, NONE))
         if field in self._links:
             self._leave(s)
-            return False
-        if kind != Relocation.STUB:
-            self._forward(i, s)
-            return False
-        self._leave(s)
-        if value == Stub.OP:
-            if not 0 <= s.operation < len(self._t.operations):
+        elif kind != Relocation.STUB:
+            self._within(i, s)
+        else:
+            self._leave(s)
+            if value != Stub.OP:
+                self._check_thunk_stub(i, value)
+            elif not 0 <= s.operation < len(self._t.operations):
                 raise UnsoundError("it leaves for no operation")
-            return self._t.operations[s.operation][1] not in _FINAL
-        self._check_thunk_stub(i, value)
-        return False
 
     def _branch(self, s: Facts, i: Instruction, p: Plan) -> Facts:
         field = i.next_ip - 4 if i.len > 4 else NONE
@@ -206,6 +245,8 @@ class Paths:
         kind, value = self._relocated.get(field, (NONE, NONE))
         if field in self._links:
             self._leave(s)
+            if compared is not None and compared.bits == 32 and i.mnemonic == Mnemonic.JNE:
+                learn_equal_tags(self._y, s, compared)
         elif kind == Relocation.STUB:
             self._leave(s)
             self._check_thunk_stub(i, value)
@@ -216,7 +257,7 @@ class Paths:
         else:
             taken = s.copy()
             taken.proved = p.first != NONE and self._is_here(s.registers[p.first])
-            self._forward(i, taken)
+            self._within(i, taken)
         return s
 
     def _check_thunk_stub(self, i: Instruction, stub: int) -> None:
@@ -227,12 +268,17 @@ class Paths:
         """That `difference` is 0 says that r8, on entry, was the fragment's address."""
         return difference == shift(self._target, -self._t.linear)
 
-    def _forward(self, i: Instruction, s: Facts) -> None:
+    def _within(self, i: Instruction, s: Facts) -> None:
+        """A branch to another instruction in line: back to a loop's head, or forward."""
         target = i.near_branch_target
+        if target in self._inside:
+            self._leave(s)
+            self._back[target].append(s.copy())
+            return
         if not self._at < target < self._t.cold or target not in self._steps:
-            raise UnsoundError("it branches to no instruction ahead of it")
+            raise UnsoundError("it branches to no instruction of its fragment")
         other = self._pending.get(target)
-        self._pending[target] = s if other is None else merge(self._y, other, s)
+        self._pending[target] = s.copy() if other is None else merge(self._y, other, s)
 
     def _miss(self, s: Facts, i: Instruction, compared: Comparison | None) -> Facts:
         """A comparison with the window: follow the miss, and meet it where it comes back."""
@@ -279,25 +325,17 @@ class Paths:
             or tag[1] != 32
             or window is None
             or window[1] != ZERO
-            or as_form(tag[2]) not in s.covers.get(window[0], ())
+            or Cover(as_form(tag[2])) not in s.covers.get(window[0], ())
         ):
             raise UnsoundError("r10 and r11 do not belong together at an exit")
-        self._leave_stack(s)
-
-    def _leave_stack(self, s: Facts) -> None:
         split = self._y.split(s.registers[RSP])
         if split is None:
             raise UnsoundError("RSP is not a value and its addend at an exit")
         addend, value = split
         if s.naddend != (0, ((addend, MASK),)):
             raise UnsoundError("rsp_naddend is another addend's at an exit")
-        low, high = self._execution.distance(s, addend, value)
-        if low == high == 0 or (addend != s.drifted and low >= -BELOW and high <= ABOVE):
-            return
-        for other, near, far in s.performed:
-            if other == addend and low - far >= -BELOW and high - near <= ABOVE:
-                return
-        raise UnsoundError("RSP has moved away from every access at an exit")
+        if not self._execution.near(s, addend, value):
+            raise UnsoundError("RSP has moved away from every access at an exit")
 
 
 def _instruction_starts(t: Translation) -> frozenset[int]:

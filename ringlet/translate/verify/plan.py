@@ -89,6 +89,7 @@ class Access:
     displacement: int
     size: int
     sure: bool  # performed whenever the instruction is
+    written: bool
 
     @property
     def constant(self) -> bool:
@@ -129,6 +130,7 @@ def plan_of(i: Instruction) -> Plan:
             m.displacement,
             MemorySizeExt.size(m.memory_size) or 512,
             m.access not in _MAYBE and i.mnemonic not in _MASKED,
+            m.access in _WRITES,
         )
         for m in info.used_memory()
         if m.access not in _NO_ACCESS

@@ -16,6 +16,7 @@ from iced_x86 import (
     Instruction,
     InstructionInfoFactory,
     OpAccess,
+    OpAccess_,
     OpCodeInfo,
     Register_,
     RegisterExt,
@@ -173,7 +174,7 @@ def field_mask(code: bytes, parsed: Parsed, shape: Shape, use: RegRole) -> int:
     return result
 
 
-def used(instruction: Instruction, accesses: set[int]) -> int:
+def used(instruction: Instruction, accesses: set[OpAccess_]) -> int:
     result = 0
     for register in FACTORY.info(instruction).used_registers():
         if register.access in accesses:

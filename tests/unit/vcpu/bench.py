@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
-from ringlet.core.ops import Op
 from ringlet.vcpu.probe import Probe
 
 EMU_NEXT, EMU_FLOW, EMU_FAULT, EMU_EXIT = range(4)
@@ -62,8 +62,15 @@ def system(kind: int, base: int, limit: int, dpl: int = 0, present: bool = True)
     return struct.pack("<QQ", segment(access, 0, base, limit), base >> 32)
 
 
-def gate(kind: int, selector: int, offset: int, dpl: int = 0, ist: int = 0, present: bool = True,
-         upper: int = 0) -> bytes:
+def gate(
+    kind: int,
+    selector: int,
+    offset: int,
+    dpl: int = 0,
+    ist: int = 0,
+    present: bool = True,
+    upper: int = 0,
+) -> bytes:
     """A 16-byte gate; `upper` fills the upper half of its last quadword."""
     low = (
         offset & 0xFFFF
@@ -173,8 +180,17 @@ class Bench:
         p.set_segment("tr", TSS_SEL, TSS, 0x2100, 0x8B)
         p.set_segment("ldtr", LDT_SEL, LDT, 0x17, 0x82)
 
-    def gate(self, vector: int, *, kind: int = 14, selector: int = K_CODE, offset: int | None = None,
-             dpl: int = 0, ist: int = 0, present: bool = True) -> None:
+    def gate(
+        self,
+        vector: int,
+        *,
+        kind: int = 14,
+        selector: int = K_CODE,
+        offset: int | None = None,
+        dpl: int = 0,
+        ist: int = 0,
+        present: bool = True,
+    ) -> None:
         """Replaces the gate of a vector."""
         where = handler(vector) if offset is None else offset
         self.p.write_phys(IDT + vector * 16, gate(kind, selector, where, dpl, ist, present))
@@ -193,7 +209,7 @@ class Bench:
         p.set("rsp", USER_STACK if cpl == 3 else KERNEL_STACK)
         p.set("rflags", 0x202)
 
-    def run(self, op: int, ea: int | None = None, **operands: object) -> int:
+    def run(self, op: int, ea: int | None = None, **operands: Any) -> int:
         """Executes one operation; `ea` is its memory operand."""
         if ea is not None:
             self.p.set("ea", ea)
@@ -225,6 +241,3 @@ class Bench:
         """Sets registers by name."""
         for name, value in values.items():
             self.p.set(name, value)
-
-
-__all__ = [name for name in dir() if not name.startswith("_")] + ["Op"]

@@ -1,7 +1,8 @@
 """Fixtures: a virtual processor at CPL 0 and one at CPL 3."""
 
 import pytest
-from bench import Bench
+
+from tests.unit.vcpu.bench import Bench
 
 
 @pytest.fixture

@@ -1,14 +1,53 @@
 """Delivery through the IDT: frames, stacks, error codes, nested exceptions."""
 
 import struct
+from typing import Any
 
 import pytest
-from bench import (
-    ABSENT_CODE, ABSENT_LDT, BP, CONFORMING, DB, DE, DF, EMU_EXIT, EMU_FAULT, EMU_FLOW, GP, HOLE,
-    IDT, IF, IST1, IST2, KERNEL_CODE, KERNEL_STACK, K_CODE, K_CODE32, K_DATA, MF, NMI,
-    NON_CANONICAL, NP, NT, Op, PF, RF, RSP0, SS, TF, TS, TSS, TSS_SEL, UD, USER_CODE, USER_STACK,
-    U_CODE, U_DATA, Bench, handler,
-)  # fmt: skip
+
+from ringlet.core.ops import Op
+from tests.unit.vcpu.bench import (
+    ABSENT_CODE,
+    BP,
+    CONFORMING,
+    DB,
+    DE,
+    DF,
+    EMU_EXIT,
+    EMU_FAULT,
+    EMU_FLOW,
+    GP,
+    HOLE,
+    IDT,
+    IF,
+    IST1,
+    IST2,
+    K_CODE,
+    K_CODE32,
+    K_DATA,
+    KERNEL_CODE,
+    KERNEL_STACK,
+    MF,
+    NMI,
+    NON_CANONICAL,
+    NP,
+    NT,
+    PF,
+    RF,
+    RSP0,
+    SS,
+    TF,
+    TS,
+    TSS,
+    TSS_SEL,
+    U_CODE,
+    U_DATA,
+    UD,
+    USER_CODE,
+    USER_STACK,
+    Bench,
+    handler,
+)
 
 
 def test_fault_at_cpl0_pushes_the_whole_frame_on_the_aligned_stack(kernel: Bench) -> None:
@@ -114,7 +153,7 @@ def test_accessed_bit_of_the_handlers_segment_is_set_in_memory(kernel: Bench) ->
     ],
 )
 def test_faulty_gate_of_an_exception(
-    kernel: Bench, change: dict[str, int], expected: tuple[int, int]
+    kernel: Bench, change: dict[str, Any], expected: tuple[int, int]
 ) -> None:
     kernel.gate(UD, **change)
     assert kernel.p.raise_exception(UD) == EMU_FLOW

@@ -1,0 +1,181 @@
+"""Bindings of guest registers to the cached window."""
+from ringlet.core.state cimport u8, u32, i64, RSP
+from ringlet.translate.insn cimport *
+from ringlet.translate.shape cimport *
+from ringlet.translate.builder cimport *
+
+
+cdef Binding* find_binding(Builder* b, Binding* what) noexcept nogil:
+    cdef u32 k
+    if what == NULL:
+        return NULL
+    for k in range(b.n_bindings):
+        if (b.bindings[k].base == what.base and b.bindings[k].index == what.index
+                and b.bindings[k].scale == what.scale):
+            return &b.bindings[k]
+    return NULL
+
+
+cdef void add_binding(Builder* b, Binding* what, u32 moved, bint accessed) noexcept nogil:
+    cdef Binding* x = find_binding(b, what)
+    if x == NULL:
+        if b.n_bindings == MAX_BINDINGS:
+            return
+        x = &b.bindings[b.n_bindings]
+        b.n_bindings += 1
+        x[0] = what[0]
+    x.moved = moved
+    x.accessed = accessed
+
+
+cdef inline bint copies(Insn* i) noexcept nogil:
+    """MOV r64, r64."""
+    return ((i.opcode == 0x89 or i.opcode == 0x8B) and i.map == 0 and i.modrm >= 0xC0
+            and (i.rex & 8) and i.enc == ENC_LEGACY and not i.prefixes & PFX_66)
+
+
+cdef inline bint steps(Insn* i) noexcept nogil:
+    """ADD, SUB, INC or DEC of a 64-bit register by a constant."""
+    if i.map or i.enc or i.modrm < 0xC0 or not i.rex & 8 or i.prefixes & PFX_66:
+        return False
+    if i.opcode == 0x83 or i.opcode == 0x81:
+        return ((i.modrm >> 3) & 7) == 0 or ((i.modrm >> 3) & 7) == 5
+    return i.opcode == 0xFF and (i.modrm >> 3) & 7 <= 1
+
+
+cdef inline void written(u32 role, u32 reg, bint high, u32* mask, u32* zero) noexcept nogil:
+    if role & ROLE_WRITE:
+        if high:
+            reg -= 4
+        mask[0] |= 1 << reg
+        if (role & 7) == ROLE_32 and not role & ROLE_MAYBE:
+            zero[0] |= 1 << reg
+
+
+cdef void step_bindings(Builder* b, u32 reg, i64 step) noexcept nogil:
+    """`reg` changed by a constant: bindings that hold it moved."""
+    cdef u32 k = 0, by
+    cdef Binding* x
+    if step < 0:
+        step = -step
+    while k < b.n_bindings:
+        x = &b.bindings[k]
+        by = 0
+        if x.base == reg:
+            by += <u32>step
+        if x.index == reg:
+            by += <u32>step << x.scale
+        if by:
+            x.moved += by
+            if x.moved > TOTAL_MOVE:
+                b.n_bindings -= 1
+                x[0] = b.bindings[b.n_bindings]
+                continue
+        k += 1
+
+
+cdef void end_bindings(Builder* b, u32 mask) noexcept nogil:
+    """The registers in `mask` have new values."""
+    cdef u32 k = 0
+    cdef Binding* x
+    while k < b.n_bindings:
+        x = &b.bindings[k]
+        if (mask >> x.base) & 1 or (x.index != NO_REG and (mask >> x.index) & 1):
+            b.n_bindings -= 1
+            x[0] = b.bindings[b.n_bindings]
+            continue
+        k += 1
+
+
+cdef void derive(Builder* b, Insn* i, u32 mask) noexcept nogil:
+    """A copy or LEA of something bound: its destination is bound as well."""
+    cdef Binding source, target
+    cdef Binding* x
+    cdef u32 dst, src, moved
+    if copies(i):
+        dst = insn_rm(i) if i.opcode == 0x89 else insn_reg(i)
+        src = insn_reg(i) if i.opcode == 0x89 else insn_rm(i)
+        source = binding(src, NO_REG, 0)
+        moved = 0
+    elif (i.shape.kind == SHAPE_ADDRESS and (i.rex & 8) and not i.prefixes & (PFX_66 | PFX_67)
+            and not i.rip_relative and insn_base(i) != NO_REG
+            and -SMALL_MOVE <= i.disp <= SMALL_MOVE):
+        dst = insn_reg(i)
+        source = binding(insn_base(i), insn_index(i), i.sib >> 6 if i.has_sib
+                         and insn_index(i) != NO_REG else 0)
+        moved = <u32>(i.disp if i.disp >= 0 else -i.disp)
+    else:
+        end_bindings(b, mask)
+        return
+    x = find_binding(b, &source)
+    if x == NULL or x.moved + moved > TOTAL_MOVE or dst == RSP:
+        end_bindings(b, mask)
+        return
+    moved += x.moved
+    end_bindings(b, mask)
+    target = binding(dst, NO_REG, 0)
+    add_binding(b, &target, moved, False)
+
+
+cdef void retire(Builder* b, Insn* i) noexcept nogil:
+    cdef Shape* s = i.shape
+    cdef u32 mask = s.implicit_write, zero = 0, narrow = 0
+    cdef i64 step
+    cdef bint byte_high = not i.prefixes & PFX_REX and i.enc == ENC_LEGACY
+    if s.reg & ROLE_WRITE:
+        written(s.reg, insn_reg(i), byte_high and (s.reg & 7) == ROLE_8 and insn_reg(i) >= 4,
+                &mask, &zero)
+        if (s.reg & 7) <= ROLE_16:
+            narrow |= mask
+    if (s.rm & ROLE_WRITE) and i.modrm >= 0xC0:
+        written(s.rm, insn_rm(i), byte_high and (s.rm & 7) == ROLE_8 and insn_rm(i) >= 4,
+                &mask, &zero)
+        if (s.rm & 7) <= ROLE_16:
+            narrow |= mask
+    if s.vvvv & ROLE_WRITE:
+        written(s.vvvv, i.vvvv, False, &mask, &zero)
+    if s.opreg & ROLE_WRITE:
+        written(s.opreg, insn_opreg(i),
+                byte_high and (s.opreg & 7) == ROLE_8 and insn_opreg(i) >= 4, &mask, &zero)
+        if (s.opreg & 7) <= ROLE_16:
+            narrow |= mask
+    b.zero_extended = (b.zero_extended & ~(mask & ~narrow)) | zero
+    if s.implicit_write:
+        b.zero_extended &= ~<u32>s.implicit_write
+    if b.n_bindings == 0 or mask == 0:
+        return
+    if steps(i):
+        step = i.imm if i.opcode != 0xFF else 1
+        if -SMALL_MOVE <= step <= SMALL_MOVE:
+            step_bindings(b, insn_rm(i), step)
+            return
+    derive(b, i, mask)
+
+
+cdef void keep_for_loop(Builder* b) noexcept nogil:
+    """Record what holds where the body jumps back to its start.
+
+    A binding that moves in the body goes on only if the body performs an access through it: then no
+    two accesses are further apart than one pass moves it.
+    """
+    cdef u32 k
+    cdef Binding* x
+    b.n_loop = 0
+    for k in range(b.n_bindings):
+        x = &b.bindings[k]
+        if x.accessed or x.moved == 0:
+            b.loop[b.n_loop] = x[0]
+            b.loop[b.n_loop].accessed = 0
+            b.n_loop += 1
+    b.loop_zero = b.zero_extended
+
+
+cdef bint loop_holds(Builder* b) noexcept nogil:
+    """Whether a pass that began with the recorded bindings ends with them."""
+    cdef u32 k
+    cdef Binding* x
+    for k in range(b.n_loop):
+        x = find_binding(b, &b.loop[k])
+        if x == NULL or (not x.accessed and x.moved != b.loop[k].moved):
+            return False
+    return b.loop_zero & ~b.zero_extended == 0
