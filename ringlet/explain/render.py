@@ -93,6 +93,12 @@ class _Layouter:
             yield from self._guest(guest)
         if fragment.end:
             yield from self._rows("", Span("(goes on)", _DIM), fragment.end)
+        if fragment.again:
+            yield (Span(f"{_MARGIN}the loop's later passes:", _DIM),)
+        for guest in fragment.again:
+            yield from self._guest(guest)
+        if fragment.again_end:
+            yield from self._rows("", Span("(goes on)", _DIM), fragment.again_end)
         if fragment.cold:
             yield (Span(f"{_MARGIN}out of line, where the window is another's:", _DIM),)
         for cold in fragment.cold:
@@ -155,24 +161,27 @@ def _fragment_json(fragment: FragmentListing) -> dict[str, Any]:
         "guest_bytes": fragment.guest_bytes,
         "host_bytes": fragment.host_bytes,
         "thunk": [_host_json(line) for line in fragment.thunk],
-        "instructions": [
-            {
-                "linear": f"{guest.linear:#x}",
-                "bytes": guest.data.hex(),
-                "text": guest.text,
-                "class": guest.kind.value,
-                "operation": guest.operation,
-                "reason": guest.reason,
-                "manual": guest.manual,
-                "host": [_host_json(line) for line in guest.host],
-            }
-            for guest in fragment.guest
-        ],
+        "instructions": [_guest_json(guest) for guest in fragment.guest],
         "end": [_host_json(line) for line in fragment.end],
+        "again": [_guest_json(guest) for guest in fragment.again],
+        "again_end": [_host_json(line) for line in fragment.again_end],
         "cold": [
             {"linear": f"{cold.linear:#x}", "host": [_host_json(line) for line in cold.host]}
             for cold in fragment.cold
         ],
+    }
+
+
+def _guest_json(guest: GuestLine) -> dict[str, Any]:
+    return {
+        "linear": f"{guest.linear:#x}",
+        "bytes": guest.data.hex(),
+        "text": guest.text,
+        "class": guest.kind.value,
+        "operation": guest.operation,
+        "reason": guest.reason,
+        "manual": guest.manual,
+        "host": [_host_json(line) for line in guest.host],
     }
 
 

@@ -77,7 +77,6 @@ cdef struct Builder:
     u32 current       # guest offset of the instruction at hand
     u32 loop_at       # offset of the rel32 of a jump back to the first instruction; 0: none
     u32 loop_last     # the instruction that jumps back
-    u32 loop_after    # offset behind it
     u32 loop_zero     # zero_extended there
     u32 in_loop       # emitting the copy of a loop's body
     u32 n_loop

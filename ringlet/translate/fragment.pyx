@@ -228,7 +228,7 @@ cdef void emit_loop_copy(Builder* b) noexcept nogil:
 
 
 cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
-    cdef u32 k = 0, more = 1, user = (b.key & KEY_CPL) == 3
+    cdef u32 k = 0, more = 1, looped, user = (b.key & KEY_CPL) == 3
     cdef int r
     cdef Insn* i
     cdef u16 after
@@ -255,8 +255,9 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
         i.host = <u16>b.n
         map_here(b, i.offset)
         after = b.insns[k + 1].live if k + 1 < b.count else b.live_out
+        looped = b.loop_at
         more = emit_insn(b, i, after)
-        if b.loop_at and b.loop_after == b.n:
+        if b.loop_at != looped:
             b.loop_last = k
         if not more:
             break

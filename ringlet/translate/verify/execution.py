@@ -82,6 +82,7 @@ class Execution:
             Kind.COMPARE: self._compare,
             Kind.STORE: self._store,
             Kind.STORE_CONSTANT: self._store_constant,
+            Kind.ADD_MEMORY: self._add_memory,
             Kind.STRING: self._string,
             Kind.BITS: self._bits,
             Kind.OTHER: self._other,
@@ -280,9 +281,20 @@ class Execution:
                 raise UnsoundError("an operation has no relocation")
             s.operation = value
         elif name.startswith("gpr"):
-            s.spilled[SPILLED.index(int(name[3:]))] = constant(p.constant)
+            whole = access.size == 8
+            s.spilled[SPILLED.index(int(name[3:]))] = (
+                constant(p.constant) if whole else self._y.fresh()
+            )
         elif name != "iflag" or p.constant not in (0, 0x200) or self._user:
             raise UnsoundError("it writes a field of the state that it may not")
+
+    def _add_memory(self, s: Facts, i: Instruction, p: Plan) -> None:
+        name = self._field(p.accesses[0])
+        if not name.startswith("gpr"):
+            self._other(s, i, p)
+            return
+        index = SPILLED.index(int(name[3:]))
+        s.spilled[index] = shift(s.spilled[index], p.constant)
 
     def _string(self, s: Facts, _: Instruction, p: Plan) -> None:
         """RSI and RDI move by what was accessed; the addend stays in them."""

@@ -71,6 +71,7 @@ class Kind(Enum):
     LOAD = auto()  # MOV r64, m64
     STORE = auto()  # MOV m64, r64
     STORE_CONSTANT = auto()  # MOV m, imm
+    ADD_MEMORY = auto()  # a constant to 64 bits of memory
     STRING = auto()
     BITS = auto()  # BT, BTS, BTR, BTC m, r
     JUMP = auto()
@@ -244,6 +245,12 @@ _WITH_MEMORY: Final[Mapping[int, Kind]] = MappingProxyType(
         Code.MOV_RM32_IMM32: Kind.STORE_CONSTANT,
         Code.MOV_RM64_IMM32: Kind.STORE_CONSTANT,
         Code.JMP_RM64: Kind.JUMP_TABLE,
+        Code.ADD_RM64_IMM8: Kind.ADD_MEMORY,
+        Code.ADD_RM64_IMM32: Kind.ADD_MEMORY,
+        Code.SUB_RM64_IMM8: Kind.ADD_MEMORY,
+        Code.SUB_RM64_IMM32: Kind.ADD_MEMORY,
+        Code.INC_RM64: Kind.ADD_MEMORY,
+        Code.DEC_RM64: Kind.ADD_MEMORY,
     }
 )
 _NEGATIVE: Final = frozenset({Code.SUB_RM64_IMM8, Code.SUB_RM64_IMM32, Code.DEC_RM64})
