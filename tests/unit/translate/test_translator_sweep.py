@@ -15,7 +15,7 @@ RING_0 = KEYS["mode64"]
 RING_3 = KEYS["mode64"] | 3
 # Translating and checking a page takes some 40 ms.
 LIBC_EVERY = 16
-KERNEL_EVERY = 128
+KERNEL_EVERY = 256
 LINEARS = (0x401000, 0xFFFFFFFF81000000, 0xFFFF888012345000, 0x7FFFF7DD1000, 0)
 
 TRANSLATORS = {True: Translator(), False: Translator(speculate=False)}
@@ -84,13 +84,22 @@ _INSTRUCTION = (
     key=st.sampled_from([RING_0, RING_3, RING_0 | KEYS["step"], RING_3 | KEYS["nm"]]),
     indirect=st.booleans(),
     speculate=st.booleans(),
+    back=st.sampled_from([b"", b"", b"\xe9", b"\x0f\x85"]),
 )
 def test_translations_of_made_up_code_are_sound(
-    instructions: list[bytes], linear: int, key: int, indirect: bool, speculate: bool
+    instructions: list[bytes],
+    linear: int,
+    key: int,
+    indirect: bool,
+    speculate: bool,
+    back: bytes,
 ) -> None:
-    translator = TRANSLATORS[speculate]
+    code = b"".join(instructions)
+    # Perhaps a jump back to the start: a loop.
+    distance = len(code) + len(back) + 4
+    code += back and back + (-distance).to_bytes(4, "little", signed=True)
 
-    made = translator.translate(b"".join(instructions), linear, key, 0, indirect)
+    made = TRANSLATORS[speculate].translate(code, linear, key, 0, indirect)
 
     assert VERIFIER.check(made) == []
 
