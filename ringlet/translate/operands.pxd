@@ -17,3 +17,4 @@ cdef void bind_rsp(Builder* b, u32 reg) noexcept nogil
 cdef void emit_cold(Builder* b) noexcept nogil
 cdef u32 load_guest(Builder* b, u32 reg, u32 scratch) noexcept nogil
 cdef void probe(Builder* b) noexcept nogil
+cdef void add_segment(Builder* b, u32 seg) noexcept nogil

@@ -4,7 +4,7 @@ from ringlet.core.state cimport (u8, u32, u64, i32, i64, RAX, RBX, RSP, RBP, RSI
 from ringlet.translate.insn cimport *
 from ringlet.translate.builder cimport *
 from ringlet.translate.plain cimport encode
-from ringlet.translate.operands cimport lookup, load_guest, window, linear_operand
+from ringlet.translate.operands cimport add_segment, lookup, load_guest, window, linear_operand
 
 cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
@@ -129,9 +129,8 @@ cdef int emit_xlat(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
 cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
     """MOV between rAX and an address given whole: becomes the ModRM form."""
     cdef Ref r
-    if i.seg != SEG_NONE:
-        return 0
     e8(b, 0x49); e8(b, 0xB9); e64(b, <u64>i.imm)             # mov r9, imm64
+    add_segment(b, i.seg)
     lookup(b, H9)
     r = ref_sum(H9, H8, 0)
     if i.prefixes & PFX_66:
