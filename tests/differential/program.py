@@ -1,4 +1,4 @@
-"""A test program: instructions, the state it starts in, the memory it finds, and what it came to."""
+"""A test program: its instructions, state and memory at the start, and what it came to."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -115,9 +115,8 @@ class Program:
         for i, item in enumerate(self.items):
             if i == index:
                 continue
-            if item.target is not None and item.target > index:
-                item = replace(item, target=item.target - 1)
-            items.append(item)
+            behind = item.target is not None and item.target > index
+            items.append(replace(item, target=(item.target or 0) - 1) if behind else item)
         return replace(self, items=tuple(items))
 
     def listing(self) -> list[str]:
