@@ -21,6 +21,7 @@ STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
 _BENCH = "ringlet.cli.bench"
 _OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
+_EXPLAIN = "ringlet.cli.explain"
 
 _SUMMARY = "Run x86 guests in user space: no VT-x, no kernel module, no guest patches."
 
@@ -32,6 +33,7 @@ def run(
         str, typer.Option(config.MEMORY.flag, help=config.MEMORY.help)
     ] = config.MEMORY.default,
     stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
+    exact: Annotated[bool, typer.Option(config.EXACT.flag, help=config.EXACT.help)] = False,
 ) -> int:
     """Run a guest; its serial port is standard output."""
     if not bare:
@@ -39,7 +41,7 @@ def run(
     # The commands import late, so that help and a mistyped option answer at once.
     from ringlet.cli.run import run_bare
 
-    return run_bare(program, memory, stats=stats)
+    return run_bare(program, memory, stats=stats, exact=exact)
 
 
 def doctor() -> int:
@@ -67,13 +69,15 @@ def _top(
 
 
 def make_app() -> typer.Typer:
-    """Return the command line: `run`, `doctor`, and `bench` where it is installed."""
+    """Return the command line: `run`, `doctor`, and `explain`, `bench` where they are installed."""
     app = typer.Typer(
         name="ringlet", help=_SUMMARY, add_completion=False, pretty_exceptions_enable=False
     )
     app.callback(invoke_without_command=True)(_top)
     app.command()(run)
     app.command()(doctor)
+    if importlib.util.find_spec(_EXPLAIN) is not None:
+        app.command()(importlib.import_module(_EXPLAIN).explain)
     if importlib.util.find_spec(_BENCH) is not None:
         app.add_typer(importlib.import_module(_BENCH).bench_app, name="bench")
     return app

@@ -72,14 +72,15 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
     if i.rex & 8:
         o.flags |= OPF_REXW
     for k in range(16):
-        o.bytes[k] = b.code[i.offset + k] if k < i.length else 0
+        o.bytes[k] = b.code[i.offset + k] if k < i.length and k < 15 else 0
     e8(b, 0x48); e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)        # mov qword [op_info], imm32
     reloc(b, RELOC_STATE, OP_INFO)
     e32(b, <u32>(b.block + OP_INFO))
     reloc(b, RELOC_OP, b.n_ops)
     e32(b, 0)
     jmp_stub(b, STUB_OP)
-    o.resume = b.n
+    # Nothing follows an operation that ends the fragment, even if it comes to EMU_NEXT.
+    o.resume = 0 if ends_fragment(op) and i.shape.unit != UNIT_WAIT else b.n
     b.n_ops += 1
     b.n_bindings = 0
     b.zero_extended = 0

@@ -18,7 +18,10 @@ from ringlet.vcpu.emulate cimport complete, refuse
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport handle_fault
+from ringlet.vcpu.native cimport Native, native_create
 from ringlet.vcpu.run cimport (run_loop, code_unmapped, code_written, space_dropped, request_stop)
+
+from ringlet.vcpu.emulator import Emulator
 
 cdef extern from * nogil:
     """
@@ -115,17 +118,22 @@ class ExitInfo(NamedTuple):
 cdef class Processor:
     """One virtual CPU and its guest physical memory of `ram_size` bytes.
 
+    Without `speculate` the arithmetic flags are exact at every fault and no access runs ahead of
+    a bounds check; that is slower.
+
     Not for two threads at once, but for `kick` and `set_interrupt`, which any thread may call.
     """
 
     cdef CpuState* c
     cdef Builder* builder
     cdef LearnTable table
-    cdef int owed  # an exit that came of ending an instruction or injecting: the next run's
-    cdef readonly object emulator
+    cdef Native native
+    cdef object emulator
+    cdef object emulation   # an instruction that waits for the machine, or None
+    cdef int waiting        # an exit that the next `run` has to return
     cdef readonly unsigned long ram_size
 
-    def __cinit__(self, unsigned long ram_size, cpuid=None, emulator=None):
+    def __cinit__(self, unsigned long ram_size, cpuid=None, bint speculate=True):
         cdef void* block = ringlet_low(BLOCK_SIZE)
         cdef u32 i
         if block == NULL:
@@ -151,9 +159,10 @@ cdef class Processor:
             raise MemoryError("translator")
         self.table = LearnTable()
         self.builder.shapes = &self.table.t
-        self.builder.speculate = 1
+        self.builder.speculate = speculate
         self.c.translator = &self.table.t
-        self.emulator = emulator
+        self.native = native_create(self.c)
+        self.emulator = Emulator(self.native)
         cache_create(self.c, CODE_CACHE)
         mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
         self.c.tsc_khz = host_tsc_khz()
@@ -287,24 +296,54 @@ cdef class Processor:
 
     def run(self) -> int:
         """Run the guest until Python has to act; an `Exit`.  Releases the GIL."""
-        cdef int kind
+        cdef int kind = self.waiting
         cdef u8* area = self.xsave()
-        if self.owed:
-            kind, self.owed = self.owed, 0
-            return kind
-        enter_thread(self.c)
         self.c.n_python_exits += 1
-        while True:
+        if kind == EXIT_NONE and self.emulation is not None:
+            kind = self.advance(0)
+        self.waiting = EXIT_NONE
+        while kind == EXIT_NONE:
+            enter_thread(self.c)
             with nogil:
                 ringlet_load_vectors(area)
                 kind = run_loop(self.c, self.builder)
                 ringlet_save_vectors(area)
+            leave_thread()
             if kind == EXIT_LEARN:
                 self.learn()
-                continue
-            break
-        leave_thread()
+                kind = EXIT_NONE
+            elif kind == EXIT_EMULATE:
+                self.emulation = self.emulator.execute()
+                kind = self.advance(None)
         return kind
+
+    def emulate(self, u64 value=0) -> int:
+        """Perform the instruction at RIP by the general emulator; an `Exit`.
+
+        EXIT_NONE: it is over, done or its exception delivered.  After EXIT_MMIO_READ or
+        EXIT_MMIO_WRITE the next call goes on with it, and `value` is what was read.  `run` does all
+        this where translated code cannot go on; here it is a way to try one instruction.
+        """
+        if self.emulation is None:
+            self.emulation = self.emulator.execute()
+            return self.advance(None)
+        return self.advance(value)
+
+    cdef int advance(self, answer) except -1:
+        """Go on with an emulated instruction: the exit it needs, or EXIT_NONE when it is over."""
+        cdef CpuState* c = self.c
+        emulation = self.emulation
+        self.emulation = None
+        try:
+            access = emulation.send(answer)
+        except StopIteration as end:
+            if not end.value and deliver(c) == EMU_EXIT:
+                return c.exit_kind
+            return EXIT_NONE
+        self.emulation = emulation
+        c.mmio_phys, c.io_size, write, c.io_data = access
+        c.exit_kind = EXIT_MMIO_WRITE if write else EXIT_MMIO_READ
+        return c.exit_kind
 
     cdef learn(self):
         """The translator met an instruction whose shape is new."""
@@ -319,8 +358,15 @@ cdef class Processor:
         return ExitInfo(c.io_port, c.io_size, c.io_count, c.io_data, c.mmio_phys, c.mmio_linear,
                         c.msr_index, c.rip)
 
+    def io(self) -> tuple[int, int, int]:
+        """(port, size, data) of the last exit for a port: `exit_info` in a quarter of its time."""
+        return self.c.io_port, self.c.io_size, self.c.io_data
+
     def complete(self, u64 value=0) -> None:
-        """Finish the instruction that left for a port or MSR; `value` is what was read."""
+        """Finish the instruction that left for a device or MSR; `value` is what was read."""
+        if self.emulation is not None:
+            self.waiting = self.advance(value)
+            return
         self.c.io_data = value
         cdef int result = complete(self.c)
         self.ended(deliver(self.c) if result == EMU_FAULT else result)
@@ -333,7 +379,7 @@ cdef class Processor:
     cdef void ended(self, int result):
         """Keep the triple fault that delivery outside the run loop may come to."""
         if result == EMU_EXIT:
-            self.owed = self.c.exit_kind
+            self.waiting = self.c.exit_kind
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt; the guest must be able to take it (EXIT_WINDOW)."""
