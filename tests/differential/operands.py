@@ -259,7 +259,7 @@ class Operands:
         if base is None:
             base = linear - rng.choice((0, 0x28, -8, 0x1000, rng.getrandbits(31),
                                         -rng.getrandbits(31), rng.getrandbits(47)))
-            base = base & M64 if base >> 47 in (0, -1) else 0
+            base = base & M64 if base >> 47 in (0, -1) and (linear - base) >> 47 == 0 else 0
             if fs:
                 known.fs_base = base
             else:
