@@ -1,4 +1,8 @@
-"""Says in what two outcomes of one program differ, and what is not comparable, with reasons."""
+"""Says in what two outcomes of one program differ, and what is not comparable, with reasons.
+
+Not compared at all: the x87's FOP, FIP and FDP.  An engine does not know where the last x87
+instruction was without slowing all of them; programs clear them in images they store.
+"""
 from __future__ import annotations
 
 from iced_x86 import Decoder, Register

@@ -148,7 +148,9 @@ def why_not(code: Code_) -> str | None:
         return "far transfer, tested at ring 0"
     if kinds & {K.BR16_1, K.BR16_2} or name in ("CALL_RM16", "JMP_RM16", "RETNW", "RETNW_IMM16"):
         return "66h on a near branch: Intel ignores it, AMD truncates RIP"
-    return "FWAIT and another instruction in one" if info.fwait else None
+    if info.fwait:
+        return "FWAIT and another instruction in one"
+    return "with a register: #UD on AMD, a NOP on Intel" if name.endswith("_0F0D") else None
 
 
 def all_codes() -> list[Code_]:

@@ -76,7 +76,8 @@ class Generator(Setups):
         for i, item in enumerate(self.items):
             ins = item.instruction
             if self.rng.random() > 0.04 or item.target is not None or ins is None \
-                    or ins.is_ip_rel_memory_operand:
+                    or ins.is_ip_rel_memory_operand or item.tied \
+                    or ins.flow_control != FlowControl.NEXT:
                 continue
             size = encoder.encode(ins, 0)
             code = bytes((self.rng.choice(_PREFIXES),)) + encoder.take_buffer()

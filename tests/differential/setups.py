@@ -1,13 +1,15 @@
 """How each group of forms is set up so that it mostly does not fault."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 from iced_x86 import Code, Instruction, Mnemonic, OpKind, Register
 from iced_x86 import OpCodeOperandKind as K
 
 from tests.differential import forms
 from tests.differential.emit import Emitter
 from tests.differential.forms import Form, Group
-from tests.differential.operands import M64, MM, R16, R32, R64, RSP, XMM
+from tests.differential.operands import M64, MM, R16, R32, R64, RSP, XMM, Target
 
 RCX, RDX, RBX, RBP, RSI, RDI = 1, 2, 3, 5, 6, 7
 _DIVIDES = frozenset((Mnemonic.DIV, Mnemonic.IDIV))
@@ -23,6 +25,11 @@ _IMAGE_SIZE = {Mnemonic.XSAVE: 832, Mnemonic.XSAVE64: 832, Mnemonic.XRSTOR: 832,
 _ALIGN = {Mnemonic.XSAVE: 64, Mnemonic.XSAVE64: 64, Mnemonic.XRSTOR: 64, Mnemonic.XRSTOR64: 64,
           Mnemonic.FXSAVE: 16, Mnemonic.FXSAVE64: 16, Mnemonic.FXRSTOR: 16, Mnemonic.FXRSTOR64: 16,
           Mnemonic.CMPXCHG16B: 16}
+# Offsets of quadwords that cover FOP, FIP and FDP, FCS and FDS in what each instruction stores.
+_POINTERS = {Code.FNSTENV_M14BYTE: (6,), Code.FNSAVE_M94BYTE: (6,),
+             Code.FNSTENV_M28BYTE: (12, 20), Code.FNSAVE_M108BYTE: (12, 20),
+             Code.FXSAVE_M512BYTE: (6, 14, 16), Code.FXSAVE64_M512BYTE: (6, 14, 16),
+             Code.XSAVE_MEM: (6, 14, 16), Code.XSAVE64_MEM: (6, 14, 16)}
 
 
 class Setups(Emitter):
@@ -226,3 +233,16 @@ class Setups(Emitter):
             ins.set_op_kind(0, OpKind.MEMORY)
             self.operands.memory(ins, place)
             self._emit(ins)
+            if code in _POINTERS:
+                self._forget(place, _POINTERS[code])
+
+    def _forget(self, place: Target, offsets: tuple[int, ...]) -> None:
+        """Clear the x87 instruction and data pointers that an image holds: see compare."""
+        start = len(self.items)
+        for offset in offsets:
+            store = self._make(Code.MOV_RM64_IMM32)
+            store.set_op_kind(0, OpKind.MEMORY)
+            store.set_op_kind(1, OpKind.IMMEDIATE32TO64)
+            self.operands.memory(store, Target(place.linear + offset & M64))
+            self._emit(store)
+        self.items[start:] = [replace(item, tied=True) for item in self.items[start:]]

@@ -13,7 +13,8 @@ _ROUNDS = 6
 
 def _fewer_items(program: Program) -> Iterator[Program]:
     for i in reversed(range(len(program.items))):
-        yield program.without(i)
+        if not program.items[i].tied:
+            yield program.without(i)
 
 
 def _plainer_state(program: Program) -> Iterator[Program]:
