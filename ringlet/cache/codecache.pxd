@@ -69,6 +69,8 @@ cdef struct Cache:
     u32* linear_hash
     u32* phys_hash
     Undo undo[2]       # jump tables: CPL 0-2, CPL 3
+    u32 table_low      # address spaces whose fragments the tables lead to
+    u32 table_high
 
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL
 cdef void cache_destroy(CpuState* c)

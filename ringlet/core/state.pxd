@@ -221,7 +221,7 @@ cdef struct CpuState:
     u32 nmi_pending
     u32 nmi_blocked
     u32 window_request   # report EXIT_WINDOW when IF becomes 1
-    u32 pad0
+    u32 tpr_exits        # the machine has a local APIC that must learn of CR8
     # --- system registers
     u64 cr0, cr2, cr3, cr4, cr8
     u64 efer, xcr0

@@ -15,7 +15,7 @@ from ringlet.mmu cimport access, codepages, spaces, windows
 from ringlet.mmu.layout cimport Mmu, NODES, Node, mmu_of, ram_offset
 from ringlet.mmu.memory cimport ram_create, ram_destroy
 from ringlet.mmu.records cimport nodes_create
-from ringlet.mmu.regions cimport arena_create, arena_destroy
+from ringlet.mmu.regions cimport arena_create, arena_destroy, region_at
 from ringlet.mmu.walker cimport read_paging_mode
 
 
@@ -57,6 +57,12 @@ cdef int mmu_fetch(CpuState* c, u64 linear, u64* phys) noexcept nogil:
 
 cdef int mmu_shadow_fault(CpuState* c, u64 host, u32 err, u64* linear) noexcept nogil:
     return windows.shadow_fault(c, mmu_of(c), host, err, linear)
+
+
+cdef u64 mmu_linear(CpuState* c, u64 host) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    cdef u32 region = region_at(m, host)
+    return m.regions[region].linear + (host - m.regions[region].base) if region else host
 
 
 cdef int mmu_slot_fault(CpuState* c, u64 linear, u32 kind) noexcept nogil:

@@ -10,7 +10,7 @@ from ringlet.core.signals cimport *
 from ringlet.core.template cimport STUB_LEAVE
 from ringlet.cache.codecache cimport (Cache, Fragment, NONE, cache_fragment_at, cache_guest_offset,
                                       cache_is_boundary)
-from ringlet.mmu.mmu cimport mmu_shadow_fault, mmu_slot_fault, ram_host
+from ringlet.mmu.mmu cimport mmu_linear, mmu_shadow_fault, mmu_slot_fault, ram_host
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
@@ -213,8 +213,24 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
             if r == MEM_MMIO:
                 return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
-    raise_err(c, VEC_GP, 0)
-    return leave_saved(c, f, frag, guest, LEAVE_FAULT)
+    # The instruction's own #GP (alignment), or an operand in another slot than its base.
+    return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
+
+
+cdef u64 x87_pointer(CpuState* c, u64 host, int data) noexcept nogil:
+    """The guest's address for a last x87 instruction or data pointer as the host has it."""
+    cdef Cache* k = <Cache*>c.cache
+    cdef u32 index, start = 0
+    if data:
+        return mmu_linear(c, host)
+    if host - <u64>k.run >= k.size:
+        # Not from translated code: the guest loaded it.
+        return host
+    index = cache_fragment_at(k, <u32>(host - <u64>k.run))
+    if index == NONE:
+        return 0
+    return k.fragments[index].linear + cache_guest_offset(
+        k, &k.fragments[index], <u32>(host - <u64>k.run), &start)
 
 
 cdef int step(CpuState* c, HostFault* f, Cache* k, u32 host) noexcept nogil:

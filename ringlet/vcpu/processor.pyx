@@ -17,7 +17,7 @@ from ringlet.translate.learn_table cimport LearnTable
 from ringlet.vcpu.emulate cimport complete, refuse
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
-from ringlet.vcpu.faults cimport handle_fault
+from ringlet.vcpu.faults cimport handle_fault, x87_pointer
 from ringlet.vcpu.native cimport Native, native_create
 from ringlet.vcpu.run cimport (run_loop, code_unmapped, code_written, space_dropped, request_stop)
 
@@ -167,6 +167,7 @@ cdef class Processor:
         mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
         self.c.tsc_khz = host_tsc_khz()
         self.set_cpuid(cpuid if cpuid is not None else default_cpuid())
+        self.c.fpu_pointer = <void*>x87_pointer
         install_handlers(handle_fault)
         update_key(self.c)
 
@@ -360,6 +361,10 @@ cdef class Processor:
 
     def io(self) -> tuple[int, int, int]:
         """(port, size, data) of the last exit for a port: `exit_info` in a quarter of its time."""
+        return self.c.io_port, self.c.io_size, self.c.io_data
+
+    def io(self) -> tuple[int, int, int]:
+        """(port, size, data) of the last port exit."""
         return self.c.io_port, self.c.io_size, self.c.io_data
 
     def complete(self, u64 value=0) -> None:

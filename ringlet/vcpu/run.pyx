@@ -161,6 +161,19 @@ cdef int events(CpuState* c) noexcept nogil:
     return EXIT_NONE
 
 
+cdef inline void settle_tables(CpuState* c, Cache* k) noexcept nogil:
+    """Indirect jumps must not lead to another address space's fragments."""
+    cdef u32 low = mmu_space(c, 0), high = mmu_space(c, <u64>1 << 63)
+    if high != k.table_high:
+        cache_reset_table(c, k, 0, False)
+        cache_reset_table(c, k, 1, False)
+    elif low != k.table_low:
+        cache_reset_table(c, k, 0, True)
+        cache_reset_table(c, k, 1, True)
+    k.table_low = low
+    k.table_high = high
+
+
 cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef Cache* k = <Cache*>c.cache
     cdef OpInfo* op
@@ -178,6 +191,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             if c.intr:
                 key |= KEY_STEP
             c.inhibit = 0
+        settle_tables(c, k)
         space = mmu_space(c, c.rip)
         index = cache_find(k, c.rip, key, space)
         c.n_lookups += 1
