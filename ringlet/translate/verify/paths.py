@@ -151,12 +151,12 @@ class Paths:
     def _find_loops(self) -> None:
         """Where branches go back to, and the last that goes there."""
         for at, (i, plan) in self._steps.items():
-            if plan.kind in (Kind.JUMP, Kind.BRANCH) and at < self._t.cold:
-                if (
-                    _distance_field(i) not in self._relocated
-                    and self._t.body <= i.near_branch_target <= at
-                ):
-                    self._loops[i.near_branch_target] = i.next_ip
+            if (
+                plan.kind in (Kind.JUMP, Kind.BRANCH)
+                and _distance_field(i) not in self._relocated
+                and self._t.body <= i.near_branch_target <= at < self._t.cold
+            ):
+                self._loops[i.near_branch_target] = i.next_ip
 
     def _run(self, start: int, end: int, s: Facts | None) -> Facts | None:
         """Follow the instructions from `start` to before `end`; the facts where that is reached."""
