@@ -1,7 +1,7 @@
 """Counters: each has a name, a unit, a meaning, and a reader (`ringlet run --stats`).
 
-Hot paths only add to an integer; compiled ones keep theirs in `CpuState` (fields `n_*`), the
-machine in Python.  This table gives both their words.
+Hot paths only add to an integer; compiled ones keep theirs in `CpuState` (fields `n_*`) and name
+them in `Processor.counters`, the machine in Python.  This table gives both their words.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """What a counter counts.  `name` is its field in `CpuState` without `n_`."""
+    """What a counter counts."""
 
     name: str
     unit: str
@@ -25,7 +25,7 @@ PROCESSOR_COUNTERS: Final = (
     Counter("indirect_misses", "jumps", "indirect jumps and returns not found in the jump table"),
     Counter("lookups", "lookups", "fragments looked up by guest address"),
     Counter("fragments", "fragments", "fragments translated"),
-    Counter("guest_insns", "instructions", "guest instructions translated"),
+    Counter("guest_instructions", "instructions", "guest instructions translated"),
     Counter("code_bytes", "bytes", "host code made by the translator"),
     Counter("guest_bytes", "bytes", "guest code read by the translator"),
     Counter("shadow_faults", "faults", "host faults that a window's filling resolved"),
@@ -33,15 +33,16 @@ PROCESSOR_COUNTERS: Final = (
     Counter("guest_faults", "faults", "page faults raised in the guest"),
     Counter("interrupts", "interrupts", "external interrupts delivered to the guest"),
     Counter("exceptions", "exceptions", "exceptions delivered to the guest"),
-    Counter("smc", "writes", "guest writes to pages that hold translated code"),
+    Counter("code_writes", "writes", "guest writes to pages that hold translated code"),
     Counter("flushes", "flushes", "times the whole code cache was emptied"),
     Counter("cr3_loads", "loads", "loads of CR3"),
     Counter("cr3_dropped", "pages", "pages dropped from windows because a CR3 load changed them"),
     Counter("invlpg", "instructions", "INVLPG performed"),
     Counter("python_exits", "exits", "exits that the machine handled in Python"),
-    Counter("window_misses", "lookups", "memory accesses outside the cached window"),
     Counter("safepoints", "stops", "stops at a safepoint asked for by another thread"),
-    Counter("polls", "polls", "polls where interrupts became enabled"),
+    Counter("fragments_live", "fragments", "fragments in the code cache now"),
+    Counter("code_cache_used", "bytes", "host code in the code cache now"),
+    Counter("code_cache_size", "bytes", "room in the code cache"),
 )
 
 MACHINE_COUNTERS: Final = (
@@ -59,9 +60,8 @@ COUNTERS: Final = {c.name: c for c in (*PROCESSOR_COUNTERS, *MACHINE_COUNTERS)}
 
 def format_stats(values: Mapping[str, int]) -> Iterable[str]:
     """Yield a line for each counter in `values`, in the order of this table, unknown ones last."""
-    known = {name.removeprefix("n_"): value for name, value in values.items()}
-    names = [name for name in COUNTERS if name in known]
-    names += sorted(name for name in known if name not in COUNTERS)
+    names = [name for name in COUNTERS if name in values]
+    names += sorted(name for name in values if name not in COUNTERS)
     for name in names:
         counter = COUNTERS.get(name, Counter(name, "", ""))
-        yield f"{name:<20} {known[name]:>16,} {counter.unit:<13} {counter.description}".rstrip()
+        yield f"{name:<20} {values[name]:>16,} {counter.unit:<13} {counter.description}".rstrip()

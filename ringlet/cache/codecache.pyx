@@ -179,7 +179,8 @@ cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil:
     return NONE
 
 
-cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0, u64 phys1) noexcept nogil:
+cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
+        u64 phys1) noexcept nogil:
     cdef u32 index = k.n_fragments, i, h, ops
     cdef u32 room = t.size + 16 + t.n_ops * <u32>sizeof(OpInfo)
     cdef Fragment* f

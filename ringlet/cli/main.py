@@ -5,6 +5,7 @@ something; 3 for a triple fault; 4 for a guest that halted for good; 70 for a de
 128 + n if signal n ended the run.
 """
 
+import errno
 import importlib
 import importlib.util
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from ringlet.errors import InternalError, RingletError
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
 _BENCH = "ringlet.cli.bench"
+_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
+_EXPLAIN = "ringlet.cli.explain"
 
 _SUMMARY = "Run x86 guests in user space: no VT-x, no kernel module, no guest patches."
 
@@ -30,6 +33,7 @@ def run(
         str, typer.Option(config.MEMORY.flag, help=config.MEMORY.help)
     ] = config.MEMORY.default,
     stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
+    exact: Annotated[bool, typer.Option(config.EXACT.flag, help=config.EXACT.help)] = False,
 ) -> int:
     """Run a guest; its serial port is standard output."""
     if not bare:
@@ -37,7 +41,7 @@ def run(
     # The commands import late, so that help and a mistyped option answer at once.
     from ringlet.cli.run import run_bare
 
-    return run_bare(program, memory, stats=stats)
+    return run_bare(program, memory, stats=stats, exact=exact)
 
 
 def doctor() -> int:
@@ -65,13 +69,15 @@ def _top(
 
 
 def make_app() -> typer.Typer:
-    """Return the command line: `run`, `doctor`, and `bench` where it is installed."""
+    """Return the command line: `run`, `doctor`, and `explain`, `bench` where they are installed."""
     app = typer.Typer(
         name="ringlet", help=_SUMMARY, add_completion=False, pretty_exceptions_enable=False
     )
     app.callback(invoke_without_command=True)(_top)
     app.command()(run)
     app.command()(doctor)
+    if importlib.util.find_spec(_EXPLAIN) is not None:
+        app.command()(importlib.import_module(_EXPLAIN).explain)
     if importlib.util.find_spec(_BENCH) is not None:
         app.add_typer(importlib.import_module(_BENCH).bench_app, name="bench")
     return app
@@ -94,7 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except (KeyboardInterrupt, typer.Abort):
         return STATUS_INTERRUPTED
-    except SystemExit as error:  # typer's answer to a closed pipe
+    except OSError as error:
         abandon_stdout()
-        complain("cannot write standard output")
-        return error.code if isinstance(error.code, int) and error.code > 1 else STATUS_USAGE
+        what = "cannot write standard output" if error.errno in _OUTPUT else "the host refused"
+        complain(f"{what}: {error.strerror}")
+        return STATUS_USAGE
+    except MemoryError:
+        complain("the host has no memory left; give the guest less with --memory")
+        return STATUS_USAGE
+    except SystemExit:  # how typer answers a closed pipe while it prints help
+        abandon_stdout()
+        complain("cannot write standard output: its reader is gone")
+        return STATUS_USAGE

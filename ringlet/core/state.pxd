@@ -264,6 +264,9 @@ cdef struct CpuState:
     u64 cpuid_count
     u64 block            # host address of the block this stands in
     void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.fpstate), or NULL
+    u64 native           # host address of the code of single emulated instructions, or 0
+    u64 native_leave     # where such an instruction goes on after a host fault
+    u64 native_vector    # that fault's vector; NATIVE_DONE: none
     # --- an instruction that left for Python and is not finished (ringlet.vcpu.emulate)
     u32 pending          # PENDING_*
     u32 pad1
@@ -288,6 +291,7 @@ cdef struct CpuidEntry:
 cdef enum:
     BLOCK_STATE = 0
     BLOCK_POLL = 0x10000           # readable page; the next page is the guarded one
+    BLOCK_BOUNCE = 0x20000         # 64 KiB: operands of emulated instructions (ringlet.vcpu.native)
     BLOCK_SLOTS_K = 0x100000       # 65,536 addends for CPL 0-2
     BLOCK_NSLOTS_K = 0x180000      # the same, negated
     BLOCK_SLOTS_U = 0x200000       # for CPL 3
@@ -295,6 +299,11 @@ cdef enum:
     BLOCK_JUMP_K = 0x300000        # indirect targets by the low 16 bits of the address
     BLOCK_JUMP_U = 0x380000
     BLOCK_SIZE = 0x400000
+
+# Size of the code of single emulated instructions, and native_vector where none has faulted.
+cdef enum:
+    NATIVE_SIZE = 0x10000
+    NATIVE_DONE = 0xFF
 
 # Slots: bits 47..36 of a linear address.
 cdef enum:

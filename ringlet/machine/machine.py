@@ -16,6 +16,7 @@ from ringlet.machine.cpu import Cpu
 from ringlet.machine.outcome import End
 
 RFLAGS_IF: Final = 1 << 9
+MSR_X2APIC_TPR: Final = 0x808
 MIN_TIMER_NS: Final = 20_000
 """A guest may ask for a tick each microsecond; looking more often than this would starve it."""
 
@@ -137,6 +138,8 @@ class Machine:
         handlers[Exit.EXIT_SHUTDOWN] = self._shutdown
         handlers[Exit.EXIT_INTERRUPTED] = self._interrupted
         handlers[Exit.EXIT_WINDOW] = self._window
+        handlers[Exit.EXIT_MSR_READ] = self.cpu.refuse
+        handlers[Exit.EXIT_MSR_WRITE] = self._msr_write
         return handlers
 
     def _nothing(self) -> None:
@@ -151,6 +154,7 @@ class Machine:
         self._writes += 1
         info = self.cpu.exit_info()
         self.bus.write(info.port, info.size, info.data)
+        self.cpu.complete()
 
     def _mmio_read(self) -> None:
         # Nothing answers where there is no RAM: the bus floats high.
@@ -159,9 +163,18 @@ class Machine:
 
     def _mmio_write(self) -> None:
         self._mmio += 1
+        self.cpu.complete()
+
+    def _msr_write(self) -> None:
+        # Without a local APIC, CR8 is still there; it leaves as its x2APIC twin.
+        info = self.cpu.exit_info()
+        if info.msr == MSR_X2APIC_TPR:
+            self.cpu.complete(info.data)
+        else:
+            self.cpu.refuse()
 
     def _shutdown(self) -> None:
-        self.finish(outcome.triple_fault(self.cpu.exit_info().rip))
+        self.finish(outcome.triple_fault(self.cpu.get("shutdown_rip")))
 
     def _interrupted(self) -> None:
         self._kicks += 1

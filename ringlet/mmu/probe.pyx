@@ -6,7 +6,7 @@ answer and not a crash.
 """
 from posix.mman cimport (
     mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE)
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
 from ringlet.core.state cimport (
     BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U, CpuidEntry, CpuState,
@@ -63,7 +63,7 @@ cdef void on_dropped(CpuState* c, u32 space) noexcept nogil:
 
 cdef u64 now() noexcept nogil:
     cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t)
     return <u64>t.tv_sec * 1000000000 + <u64>t.tv_nsec
 
 

@@ -11,7 +11,8 @@ was translated can be write-protected everywhere without a search.
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.mmu.hostmap cimport host_unmap, settle
 from ringlet.mmu.layout cimport (
-    FRAME_XD, ENTRY_BITS, ENTRIES, Mmu, NODES, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D, PTE_G, PTE_P,
+    FRAME_XD, ENTRY_BITS, ENTRIES, Mmu, NODES, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D, PTE_G,
+    PTE_P,
     PTE_PS, PTE_U, PTE_W, Region, SLOT_SHIFT, Walk,
     bit_clear, bit_set, bit_test, entry_index, leaf_size, lowest_bit, ram_offset)
 

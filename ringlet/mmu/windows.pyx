@@ -11,7 +11,8 @@ from ringlet.core.state cimport (
 from ringlet.mmu.codepages cimport about_to_write, is_code, protect_run
 from ringlet.mmu.hostmap cimport host_map, host_unmap, settle
 from ringlet.mmu.layout cimport (
-    FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D, PTE_G, PTE_P, PTE_PS,
+    FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D, PTE_G, PTE_P,
+    PTE_PS,
     PTE_U, PTE_W, Region, SPACES, Walk,
     bit_set, bit_test, entry_index, leaf_size, load_entry, ram_left, ram_offset, slot_region)
 from ringlet.mmu.records cimport (

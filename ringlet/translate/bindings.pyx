@@ -48,7 +48,7 @@ cdef inline void written(u32 role, u32 reg, bint high, u32* mask, u32* zero) noe
         if high:
             reg -= 4
         mask[0] |= 1 << reg
-        if (role & 7) == ROLE_32:
+        if (role & 7) == ROLE_32 and not role & ROLE_MAYBE:
             zero[0] |= 1 << reg
 
 

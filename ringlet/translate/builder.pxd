@@ -69,6 +69,7 @@ cdef struct Builder:
     u32 n_ops
     u32 thunk         # offset of the entry for indirect jumps; 0xFFFFFFFF: none
     u32 body          # offset of the first instruction's translation
+    u32 tail          # offset of the first code out of line
     u32 guest_bytes
     u32 full          # ran out of room: the fragment must be cut here
     u32 n_bindings
@@ -94,6 +95,7 @@ cdef struct Builder:
     MapEntry map[MAX_MAP]
     Link links[MAX_LINKS]
     OpInfo ops[MAX_OPS]
+    u8 crossing[32]   # bytes of an instruction that crosses into another page
     u8 out[MAX_CODE]
 
 cdef inline void e8(Builder* b, u32 v) noexcept nogil:

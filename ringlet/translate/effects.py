@@ -126,15 +126,17 @@ _ROLE_SIZES: Final = {
 }
 _READ: Final = int(RegRole.ROLE_READ)
 _WRITE: Final = int(RegRole.ROLE_WRITE)
-# A write that may not happen leaves the old value, which must therefore be there: a read.
+_MAYBE: Final = int(RegRole.ROLE_MAYBE)
+# A write that may not happen leaves the old value, which must therefore be there: a read.  It
+# leaves the upper half, too, so that a 32-bit one does not zero-extend (SDM vol. 2A BSF, CMPXCHG).
 _ROLE_ACCESS: Final[Mapping[int, int]] = MappingProxyType(
     {
         OpAccess.READ: _READ,
         OpAccess.COND_READ: _READ,
         OpAccess.WRITE: _WRITE,
-        OpAccess.COND_WRITE: _READ | _WRITE,
+        OpAccess.COND_WRITE: _READ | _WRITE | _MAYBE,
         OpAccess.READ_WRITE: _READ | _WRITE,
-        OpAccess.READ_COND_WRITE: _READ | _WRITE,
+        OpAccess.READ_COND_WRITE: _READ | _WRITE | _MAYBE,
     }
 )
 _MEM_ACCESS: Final[Mapping[int, int]] = MappingProxyType(

@@ -40,7 +40,8 @@ cdef inline void copy_imm(Builder* b, Insn* i) noexcept nogil:
     b.n += i.shape.imm
 
 
-cdef void encode(Builder* b, Insn* i, u32 opcode, u32 reg, Ref* mem, u32 rm, u32 vvvv) noexcept nogil:
+cdef void encode(Builder* b, Insn* i, u32 opcode, u32 reg, Ref* mem, u32 rm,
+        u32 vvvv) noexcept nogil:
     """Emit `i` with other registers: memory operand `mem`, or register `rm` where it is NULL."""
     cdef u32 rex = (i.rex & 8) | ((reg >> 3) << 2)
     if mem != NULL:
@@ -117,6 +118,58 @@ cdef int emit_rsp_move(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     return 1
 
 
+cdef bint in_memory(Insn* i) noexcept nogil:
+    """The instruction does the same with its r/m register in memory.
+
+    A 32-bit write is not among them (it zeroes the upper half), nor XCHG, which would lock, nor a
+    bit test with an offset from a register, which would address memory beside it.
+    """
+    cdef u8 op = i.opcode
+    if i.enc != ENC_LEGACY:
+        return False
+    if (i.shape.rm & ROLE_WRITE) and (i.shape.rm & 7) == ROLE_32:
+        return False
+    if i.map == 0:
+        if op < 0x40:
+            return (op & 7) < 4
+        return (op == 0x63 or op == 0x69 or op == 0x6B or op == 0x80 or op == 0x81 or op == 0x83
+                or op == 0x84 or op == 0x85 or 0x88 <= op <= 0x8B or op == 0xC0 or op == 0xC1
+                or op == 0xC6 or op == 0xC7 or 0xD0 <= op <= 0xD3 or op == 0xF6 or op == 0xF7
+                or op == 0xFE or op == 0xFF)
+    if i.map == 1:
+        return (0x40 <= op <= 0x4F or 0x90 <= op <= 0x9F or op == 0xAF or op == 0xB6 or op == 0xB7
+                or op == 0xBE or op == 0xBF or op == 0xBA or op == 0xBC or op == 0xBD or op == 0xB8
+                or op == 0xA4 or op == 0xA5 or op == 0xAC or op == 0xAD)
+    return False
+
+
+cdef inline bint copies_rsp(Insn* i) noexcept nogil:
+    """MOV r64, RSP."""
+    return i.opcode == 0x89 and i.map == 0 and (i.rex & 8) and i.enc == ENC_LEGACY \
+        and not i.prefixes & PFX_66
+
+
+cdef void encode_state(Builder* b, Insn* i, u32 reg, u32 spilled) noexcept nogil:
+    """`encode` with the r/m operand [state + spilled * 8]."""
+    cdef u32 rex = (i.rex & 8) | ((reg >> 3) << 2)
+    if i.prefixes & PFX_66:
+        e8(b, 0x66)
+    if i.prefixes & PFX_REP:
+        e8(b, 0xF3)
+    elif i.prefixes & PFX_REPNE:
+        e8(b, 0xF2)
+    if rex or (i.prefixes & PFX_REX):
+        e8(b, 0x40 | rex)
+    if i.map:
+        e8(b, 0x0F)
+    e8(b, i.opcode)
+    e8(b, ((reg & 7) << 3) | 4)
+    e8(b, 0x25)
+    reloc(b, RELOC_STATE, spilled * 8)
+    e32(b, <u32>(b.block + spilled * 8))
+    copy_imm(b, i)
+
+
 cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcept nogil:
     cdef Shape* s = i.shape
     cdef u8 group = b.shapes.groups[i.enc][i.map][i.opcode]
@@ -186,6 +239,19 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
         else:
             encode(b, i, i.opcode, reg, &ref, 0, vvvv)
         return 1
+    if rm_away and rm != RSP and not vvvv_away and in_memory(i):
+        # The spilled register is operated on where it is.
+        if reg_away:
+            fetch(b, reg, H8, s.reg)
+            reg = H8
+        encode_state(b, i, reg, rm)
+        if reg_away:
+            store_back(b, insn_reg(i), H8, s.reg)
+        return 1
+    if reg_away and reg == RSP and not rm_away and copies_rsp(i):
+        load_state(b, rm, NADDEND)
+        lea_sum(b, rm, RSP, <u8>rm, 0)
+        return 1
     # Register forms: at most three general registers, two scratch registers.
     free_reg = H8
     if rm_away:
@@ -252,6 +318,10 @@ cdef int emit_opreg(Builder* b, Insn* i) noexcept nogil:
         else:
             store_state(b, H8, reg * 8)
         b.sp_moved = 0
+        return 1
+    if reg != RSP and (i.opcode & 0xF8) == 0xB8 and i.map == 0 and not i.prefixes & PFX_66 \
+            and not i.rex & 8 and i.imm >= 0:
+        store_state_imm(b, reg * 8, <u32>i.imm)
         return 1
     fetch(b, reg, H8, s.opreg)
     if i.prefixes & PFX_66:
@@ -324,9 +394,14 @@ cdef int emit_lea(Builder* b, Insn* i) noexcept nogil:
         lea_disp(b, RSP, RSP, i.disp)
         b.sp_moved += <u32>(i.disp if i.disp > 0 else -i.disp)
         return 1
-    if not away(reg) and (base == NO_REG or not away(base)) and (index == NO_REG or not away(index)) \
-            and i.seg == SEG_NONE:
+    if not away(reg) and (base == NO_REG or not away(base)) \
+            and (index == NO_REG or not away(index)) and i.seg == SEG_NONE:
         copy_verbatim(b, i)
+        return 1
+    if base == RSP and index == NO_REG and not away(reg) and (i.rex & 8) \
+            and not i.prefixes & (PFX_66 | PFX_67):
+        load_state(b, reg, NADDEND)
+        lea_sum(b, reg, RSP, <u8>reg, i.disp)
         return 1
     r.linear = 0
     r.pad = 0

@@ -37,6 +37,7 @@ cpdef enum RegRole:
     ROLE_64 = 4
     ROLE_READ = 8
     ROLE_WRITE = 16      # a 32-bit write zeroes the upper half; CMOV counts as read and write
+    ROLE_MAYBE = 32      # BSF, BSR, CMPXCHG: a write that may leave all 64 bits alone
 
 cpdef enum MemUse:
     MEM_NONE = 0

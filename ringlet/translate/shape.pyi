@@ -32,6 +32,7 @@ class RegRole(enum.IntEnum):
     ROLE_64 = 4
     ROLE_READ = 8
     ROLE_WRITE = 16
+    ROLE_MAYBE = 32
 
 class MemUse(enum.IntEnum):
     MEM_NONE = 0

@@ -1,4 +1,5 @@
 """`Translator`: the pure translator for Python: bytes and a key in, a `Translation` out."""
+from enum import IntEnum
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -13,12 +14,53 @@ from ringlet.translate.learn_table cimport LearnTable
 
 DEFAULT_KEY = KEY_MODE64
 
+
+class Relocation(IntEnum):
+    """What a field of the translated bytes becomes at installation: ringlet/core/template.pxd."""
+
+    STATE = RELOC_STATE
+    LINEAR32 = RELOC_LINEAR32
+    LINEAR64 = RELOC_LINEAR64
+    NLINEAR64 = RELOC_NLINEAR64
+    SLOT = RELOC_SLOT
+    STUB = RELOC_STUB
+    OP = RELOC_OP
+    LINK = RELOC_LINK
+
+
+class Stub(IntEnum):
+    """The stubs a translation leaves through: ringlet/core/template.pxd."""
+
+    LINK = STUB_LINK
+    INDIRECT = STUB_INDIRECT
+    OP = STUB_OP
+    LEAVE = STUB_LEAVE
+
+
+# The tables in the block below 2 GiB, by privilege (supervisor, user): ringlet/core/state.pxd.
+SLOTS = (BLOCK_SLOTS_K, BLOCK_SLOTS_U)
+NEGATED_SLOTS = (BLOCK_NSLOTS_K, BLOCK_NSLOTS_U)
+JUMP_TABLES = (BLOCK_JUMP_K, BLOCK_JUMP_U)
+TABLE_BYTES = SLOT_COUNT * 8
+
+KEYS = {
+    "cpl": KEY_CPL, "mode64": KEY_MODE64, "nm": KEY_NM, "nosse": KEY_NOSSE, "noavx": KEY_NOAVX,
+    "step": KEY_STEP, "em": KEY_EM,
+}
+
 # Where the state block stands in what `Translation.code` shows; any address below 2 GiB would do.
 BLOCK = 0x40000000
 
 
 class Translation(NamedTuple):
-    """A fragment's translation as a relocatable template."""
+    """A fragment's translation as a relocatable template.
+
+    `code` stands as if the state block were at `BLOCK` and the fragment at `linear`; fields of
+    stubs, links and operations are 0.  `map` holds (host offset, guest offset), `links` (offset of
+    a rel32, linear target), `relocations` (offset, `Relocation`, value), `operations` (guest
+    offset, `Op`).  From offset `cold` on is what no guest instruction falls into: window misses,
+    then, from `stubs` on, a stub for each link.
+    """
 
     linear: int
     guest_bytes: int
@@ -29,6 +71,9 @@ class Translation(NamedTuple):
     links: tuple[tuple[int, int], ...]
     relocations: tuple[tuple[int, int, int], ...]
     operations: tuple[tuple[int, int], ...]
+    key: int
+    cold: int
+    stubs: int
 
     @property
     def host_bytes(self) -> int:
@@ -100,7 +145,8 @@ cdef class Translator:
             tuple([(t.links[i].at, linear + t.links[i].target) for i in range(t.n_links)]),
             tuple([(t.relocs[i].at, t.relocs[i].kind, t.relocs[i].value)
                    for i in range(t.n_relocs)]),
-            tuple([(t.ops[i].rip, t.ops[i].op) for i in range(t.n_ops)]))
+            tuple([(t.ops[i].rip, t.ops[i].op) for i in range(t.n_ops)]),
+            key, self.b.tail, t.links[0].stub if t.n_links else t.size)
 
     def sweep(self, const unsigned char[::1] text, u64 linear, u32 key=DEFAULT_KEY):
         """Translate all of `text`, fragment after fragment, page by page.

@@ -50,7 +50,7 @@ cdef CpuidEntry* cpuid_find(CpuState* c, u32 leaf, u32 subleaf) noexcept nogil:
 
 
 cdef bint cpuid_bit(CpuState* c, u32 leaf, u32 subleaf, u32 reg, u32 bit) noexcept nogil:
-    """Whether the model offers a feature.  It reads the table, not the state: OSXSAVE is never set."""
+    """Whether the model offers a feature, by the table, not the state: OSXSAVE is never set."""
     cdef CpuidEntry* entry = cpuid_find(c, leaf, subleaf)
     if entry == NULL:
         return False

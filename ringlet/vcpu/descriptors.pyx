@@ -67,7 +67,7 @@ cdef int require(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
 
 
 cdef int mark_accessed(CpuState* c, Descriptor* d) noexcept nogil:
-    """Sets the accessed bit of a code or data segment in memory, unless it is set (SDM 3A 3.4.5.1)."""
+    """Sets the accessed bit of a segment's descriptor, unless it is set (SDM 3A 3.4.5.1)."""
     cdef u8 access
     if not d.ar & AR_S or d.ar & AR_ACCESSED:
         return 0

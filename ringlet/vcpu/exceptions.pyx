@@ -191,7 +191,7 @@ cdef int take(CpuState* c, Event* e) noexcept nogil:
 
 
 cdef int deliver(CpuState* c) noexcept nogil:
-    """Delivers the exception in exc_*, raised at c.rip (for a trap: already past its instruction)."""
+    """Delivers the exception in exc_*, raised at c.rip (a trap: past its instruction)."""
     cdef Event e
     cdef OpInfo* op = <OpInfo*>c.op_info
     if c.exc_is_soft:
@@ -208,7 +208,8 @@ cdef int deliver(CpuState* c) noexcept nogil:
     return take(c, &e)
 
 
-cdef int software_interrupt(CpuState* c, u32 vector, u64 return_rip, bint privileged) noexcept nogil:
+cdef int software_interrupt(
+        CpuState* c, u32 vector, u64 return_rip, bint privileged) noexcept nogil:
     """INT n and INT3, or (privileged) INT1; a fault on the way has c.rip, the instruction's own."""
     cdef Event e
     c.n_exceptions += 1
@@ -225,7 +226,7 @@ cdef int software_interrupt(CpuState* c, u32 vector, u64 return_rip, bint privil
 
 
 cdef int interrupt(CpuState* c, u32 vector) noexcept nogil:
-    """An external interrupt at an instruction boundary; the caller has checked IF and the shadow."""
+    """An external interrupt between instructions; the caller has checked IF and the shadow."""
     cdef Event e
     c.n_interrupts += 1
     e.vector = vector & 0xFF

@@ -11,6 +11,7 @@ from ringlet.core.template cimport STUB_LEAVE
 from ringlet.cache.codecache cimport (Cache, Fragment, NONE, cache_fragment_at, cache_guest_offset,
                                       cache_is_boundary)
 from ringlet.mmu.mmu cimport mmu_shadow_fault, mmu_slot_fault, ram_host
+from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 
@@ -101,7 +102,8 @@ cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
     return a
 
 
-cdef u32 addresses(CpuState* c, Insn* i, u64 rip, u64* out, u32* access, bint* stack) noexcept nogil:
+cdef u32 addresses(CpuState* c, Insn* i, u64 rip, u64* out, u32* access,
+        bint* stack) noexcept nogil:
     """Linear addresses the instruction accesses (at most three); 0 if none."""
     cdef u32 n = 0
     cdef u32 kind = i.shape.kind
@@ -257,12 +259,22 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     return leave(c, f, frag, guest, LEAVE_AGAIN)
 
 
+cdef int native_fault(CpuState* c, HostFault* f) noexcept nogil:
+    """A single emulated instruction faulted: its emulator takes the vector (vcpu.native)."""
+    c.native_vector = f.trap
+    f.regs[HR_RIP] = c.native_leave
+    f.regs[HR_EFL] &= ~<u64>(HOST_TF | HOST_DF | HOST_AC)
+    return 1
+
+
 cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     """The signal handler's policy: 1 if the fault was translated code's."""
     cdef Cache* k = <Cache*>c.cache
     cdef u64 host = f.regs[HR_RIP] - <u64>k.run
     cdef u32 index, guest, start
     cdef Fragment* frag
+    if f.regs[HR_RIP] - c.native < NATIVE_SIZE:
+        return native_fault(c, f)
     if host >= k.size:
         return 0
     if f.signal == SIG_TRAP and c.stepping:
@@ -279,7 +291,12 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     if f.trap == VEC_GP or f.trap == VEC_SS:
         return general_protection(c, f, frag, guest)
     if f.trap == VEC_AC:
+        if is_probe(f.regs[HR_RIP]):
+            f.regs[HR_RIP] += 5
+            return 1
         return raise_here(c, f, frag, guest, VEC_AC, True)
+    if f.trap == VEC_XM and not c.cr4 & CR4_OSXMMEXCPT:
+        return raise_here(c, f, frag, guest, VEC_UD, False)
     if f.trap == VEC_DE or f.trap == VEC_UD or f.trap == VEC_MF or f.trap == VEC_XM:
         return raise_here(c, f, frag, guest, f.trap, False)
     return 0

@@ -65,7 +65,7 @@ cdef int store(CpuState* c, u64 linear, u32 size, u64 value) noexcept nogil:
 
 
 cdef u64 stack_linear(CpuState* c, u64 rsp) noexcept nogil:
-    """Linear address of the stack slot at `rsp`: no base in 64-bit mode, else SS's base and size."""
+    """Linear address of the stack slot at `rsp`: in 64-bit mode no base, else SS's and its size."""
     if mode64(c):
         return rsp
     if c.seg[SEG_SS].ar & AR_DB:

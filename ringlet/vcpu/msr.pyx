@@ -60,7 +60,7 @@ cdef u64 misc_writable() noexcept nogil:
 
 
 cdef void reset_msrs(CpuState* c) noexcept nogil:
-    """Values after power-up (SDM 3A table 9-1 and vol. 4), FEATURE_CONTROL locked as firmware does."""
+    """Values after power-up (SDM 3A table 9-1, vol. 4), FEATURE_CONTROL locked as firmware does."""
     cdef u32 i
     c.star = c.lstar = c.cstar = c.sfmask = c.kernel_gs_base = 0
     c.sysenter_cs = c.sysenter_esp = c.sysenter_eip = 0

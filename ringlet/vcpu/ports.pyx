@@ -107,7 +107,7 @@ cdef bint exhausted(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef void step(CpuState* c, OpInfo* op, u32 reg) noexcept nogil:
-    """Moves the index and the count past one element, and RIP past the instruction if it is done."""
+    """Moves the index and the count past one element, and RIP on if the instruction is done."""
     cdef u64 delta = -<u64>op.size if c.rflags & FLAG_DF else <u64>op.size
     cdef u32 width = 4 if narrow(c, op) else 8
     write_gpr(c, reg, c.gpr[reg] + delta, width)

@@ -14,11 +14,14 @@ from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mm
                               mmu_load_cr3, mmu_flush_all)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.learn_table cimport LearnTable
-from ringlet.vcpu.emulate cimport complete
+from ringlet.vcpu.emulate cimport complete, refuse
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport handle_fault
+from ringlet.vcpu.native cimport Native, native_create
 from ringlet.vcpu.run cimport (run_loop, code_unmapped, code_written, space_dropped, request_stop)
+
+from ringlet.vcpu.emulator import Emulator
 
 cdef extern from * nogil:
     """
@@ -115,16 +118,22 @@ class ExitInfo(NamedTuple):
 cdef class Processor:
     """One virtual CPU and its guest physical memory of `ram_size` bytes.
 
+    Without `speculate` the arithmetic flags are exact at every fault and no access runs ahead of
+    a bounds check; that is slower.
+
     Not for two threads at once, but for `kick` and `set_interrupt`, which any thread may call.
     """
 
     cdef CpuState* c
     cdef Builder* builder
     cdef LearnTable table
-    cdef readonly object emulator
+    cdef Native native
+    cdef object emulator
+    cdef object emulation   # an instruction that waits for the machine, or None
+    cdef int waiting        # an exit that the next `run` has to return
     cdef readonly unsigned long ram_size
 
-    def __cinit__(self, unsigned long ram_size, cpuid=None, emulator=None):
+    def __cinit__(self, unsigned long ram_size, cpuid=None, bint speculate=True):
         cdef void* block = ringlet_low(BLOCK_SIZE)
         cdef u32 i
         if block == NULL:
@@ -150,9 +159,10 @@ cdef class Processor:
             raise MemoryError("translator")
         self.table = LearnTable()
         self.builder.shapes = &self.table.t
-        self.builder.speculate = 1
+        self.builder.speculate = speculate
         self.c.translator = &self.table.t
-        self.emulator = emulator
+        self.native = native_create(self.c)
+        self.emulator = Emulator(self.native)
         cache_create(self.c, CODE_CACHE)
         mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
         self.c.tsc_khz = host_tsc_khz()
@@ -286,21 +296,51 @@ cdef class Processor:
 
     def run(self) -> int:
         """Run the guest until Python has to act; an `Exit`.  Releases the GIL."""
-        cdef int kind
+        cdef int kind = self.waiting
         cdef u8* area = self.xsave()
-        enter_thread(self.c)
         self.c.n_python_exits += 1
-        while True:
+        if kind == EXIT_NONE and self.emulation is not None:
+            kind = self.advance(0)
+        self.waiting = EXIT_NONE
+        while kind == EXIT_NONE:
+            enter_thread(self.c)
             with nogil:
                 ringlet_load_vectors(area)
                 kind = run_loop(self.c, self.builder)
                 ringlet_save_vectors(area)
+            leave_thread()
             if kind == EXIT_LEARN:
                 self.learn()
-                continue
-            break
-        leave_thread()
+                kind = EXIT_NONE
+            elif kind == EXIT_EMULATE:
+                self.emulation = self.emulator.execute()
+                kind = self.advance(None)
         return kind
+
+    def emulate(self) -> int:
+        """Perform the instruction at RIP by the general emulator; an `Exit`.
+
+        EXIT_NONE: it is done, or its exception was delivered.  `run` does this where translated
+        code cannot go on; here it is a way to try one instruction, sensitive ones excepted.
+        """
+        self.emulation = self.emulator.execute()
+        return self.advance(None)
+
+    cdef int advance(self, answer) except -1:
+        """Go on with an emulated instruction: the exit it needs, or EXIT_NONE when it is over."""
+        cdef CpuState* c = self.c
+        emulation = self.emulation
+        self.emulation = None
+        try:
+            access = emulation.send(answer)
+        except StopIteration as end:
+            if not end.value and deliver(c) == EMU_EXIT:
+                return c.exit_kind
+            return EXIT_NONE
+        self.emulation = emulation
+        c.mmio_phys, c.io_size, write, c.io_data = access
+        c.exit_kind = EXIT_MMIO_WRITE if write else EXIT_MMIO_READ
+        return c.exit_kind
 
     cdef learn(self):
         """The translator met an instruction whose shape is new."""
@@ -316,15 +356,27 @@ cdef class Processor:
                         c.msr_index, c.rip)
 
     def complete(self, u64 value=0) -> None:
-        """Finish the instruction that left for a port or MSR; `value` is what was read."""
+        """Finish the instruction that left for a device or MSR; `value` is what was read."""
+        if self.emulation is not None:
+            self.waiting = self.advance(value)
+            return
         self.c.io_data = value
-        if complete(self.c) == EMU_FAULT:
-            deliver(self.c)
+        cdef int result = complete(self.c)
+        self.ended(deliver(self.c) if result == EMU_FAULT else result)
+
+    def refuse(self) -> None:
+        """Raise #GP(0) for the pending RDMSR or WRMSR: the machine has no such register."""
+        refuse(self.c)
+        self.ended(deliver(self.c))
+
+    cdef void ended(self, int result):
+        """Keep the triple fault that delivery outside the run loop may come to."""
+        if result == EMU_EXIT:
+            self.waiting = self.c.exit_kind
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt; the guest must be able to take it (EXIT_WINDOW)."""
-        self.c.n_interrupts += 1
-        interrupt(self.c, vector)
+        self.ended(interrupt(self.c, vector))
 
     def set_interrupt(self, bint pending) -> None:
         """The interrupt line of the machine's controller; any thread may call this."""

@@ -11,6 +11,7 @@ from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSL
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
 from ringlet.vcpu.emulate cimport emulate
 from ringlet.vcpu.exceptions cimport deliver
+from ringlet.vcpu.sysregs cimport CR0_AM
 
 cdef extern from * nogil:
     """
@@ -25,6 +26,7 @@ cdef enum:
 
 cdef enum:
     DR6_BS = 1 << 14
+    ALIGN_IN = 1 << 19   # in scratch[2]: the host's AC flag is to be set (ringlet.core.stubs)
 
 
 cdef inline u64 poll_page(CpuState* c) noexcept nogil:
@@ -61,7 +63,10 @@ cdef inline void enter(CpuState* c, u64 host) noexcept nogil:
     c.fs_host = c.seg[SEG_FS].base + slots[(c.seg[SEG_FS].base >> SLOT_SHIFT) & 0xFFFF]
     c.gs_host = c.seg[SEG_GS].base + slots[(c.seg[SEG_GS].base >> SLOT_SHIFT) & 0xFFFF]
     c.scratch[2] = ((flags & 0xD7) << 8) | ((flags >> 11) & 1) | ((flags & FLAG_DF) << 8)
-    c.rflags = flags & ~<u64>FLAGS_HOST
+    if flags & FLAG_AC and c.cpl == 3 and c.cr0 & CR0_AM:
+        c.scratch[2] |= ALIGN_IN
+    # RF lasts for one instruction; fragments hold no check of it.
+    c.rflags = flags & ~<u64>(FLAGS_HOST | FLAG_RF)
     c.entry = host
     c.n_exits += 1
     (<void (*)() noexcept nogil>c.stub[STUB_ENTER])()
@@ -70,12 +75,12 @@ cdef inline void enter(CpuState* c, u64 host) noexcept nogil:
         c.gpr[RSP] = c.scratch[3] + c.rsp_naddend
 
 
-cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect, u32* out) noexcept nogil:
+cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
+        u32* out) noexcept nogil:
     """Translate at RIP; FOUND puts the fragment's number in out[0]."""
     cdef Cache* k = <Cache*>c.cache
     cdef u64 phys = 0, second
     cdef u8* page
-    cdef u8 crossing[32]
     cdef u32 at = c.rip & 0xFFF, i, room
     cdef Template t
     cdef int r
@@ -111,8 +116,8 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect, u
         mmu_protect_code(c, second)
         room = 4096 - at
         for i in range(16):
-            crossing[i] = page[at + i] if i < room else ram_host(c, second)[i - room]
-        b.code = crossing
+            b.crossing[i] = page[at + i] if i < room else ram_host(c, second)[i - room]
+        b.code = &b.crossing[0]
         b.avail = 16
         b.before = 0
         b.limit = 1

@@ -4,7 +4,8 @@ In 64-bit mode the bases of ES, CS, SS and DS and all limits are ignored by acce
 loads check as ever (SDM 3A 3.4.4, 5.6).
 """
 from ringlet.core.state cimport (
-    RSP, SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, AR_S, AR_P, AR_UNUSABLE, EMU_FAULT, EMU_NEXT,
+    RSP, SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, AR_S, AR_P, AR_UNUSABLE, EMU_FAULT,
+    EMU_NEXT,
     KEY_MODE64, VEC_GP, VEC_NP, VEC_SS, VEC_UD, is_canonical, raise_err, raise_exc)
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.descriptors cimport (
@@ -70,7 +71,8 @@ cdef int load_segment(CpuState* c, u32 index, u32 selector) noexcept nogil:
     return 0
 
 
-cdef void set_segment(CpuState* c, u32 index, u32 selector, u64 base, u32 limit, u32 ar) noexcept nogil:
+cdef void set_segment(CpuState* c, u32 index, u32 selector, u64 base, u32 limit,
+        u32 ar) noexcept nogil:
     """Sets a segment register without a descriptor (loaders, snapshots, gdb); CS sets the CPL."""
     c.seg[index].selector = <u16>selector
     c.seg[index].base = base

@@ -1,6 +1,7 @@
 """Flags, software interrupts, HLT and ENTER."""
 from ringlet.core.state cimport (
-    RBP, RSP, ACC_WRITE, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_HLT, FLAG_AC, FLAG_AF, FLAG_CF,
+    RBP, RSP, ACC_WRITE, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_HLT, FLAG_AC, FLAG_AF,
+    FLAG_CF,
     FLAG_DF, FLAG_ID, FLAG_IF, FLAG_IOPL, FLAG_NT, FLAG_OF, FLAG_PF, FLAG_RF, FLAG_SF, FLAG_TF,
     FLAG_VM, FLAG_ZF, VEC_GP, VEC_SS, get_rflags, is_canonical, raise_err, set_rflags)
 from ringlet.vcpu.control cimport update_key
@@ -49,7 +50,7 @@ cdef int op_pushf(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_popf(CpuState* c, OpInfo* op) noexcept nogil:
-    """POPF (SDM 2B): IOPL only at CPL 0, IF only at CPL <= IOPL, never VM, VIF, VIP; RF is cleared."""
+    """POPF (SDM 2B): IOPL only at CPL 0, IF only at CPL <= IOPL, never VM, VIF, VIP; RF clears."""
     cdef u64 image = 0
     cdef u64 old = get_rflags(c)
     cdef u64 rsp = c.gpr[RSP]

@@ -1,15 +1,11 @@
 """Builds the guest programs once a session; keeps the reference engine for those who ask."""
 
 import shutil
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "guests")]
-
-from build_guest import Guest, build
+from tests.guests.build_guest import Guest, build
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from build_guest import Guest
+from tests.guests.build_guest import Guest
 
 TIMEOUT = 60.0  # seconds a program may take
 

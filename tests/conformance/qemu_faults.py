@@ -10,6 +10,8 @@ _L_AND_D = "accepts a code segment with L = D = 1 (SDM 2A JMP, IRET: #GP(selecto
 _LATE = "checks a branch's target only at the next fetch, after the branch is done"
 _SS_NP = "#NP for a stack segment that is not present (SDM 2A IRET, 2B RET: #SS)"
 _IDT_ERROR = "error code of an IDT violation is vector*16+2 in long mode, not vector*8+2"
+_UNCHECKED = "takes reserved bits in a control register or MSR"
+_FIP = "FXSAVE stores 0 for the x87 pointers"
 _EXT = "never sets EXT in an error code"
 _RMW = "reads first, so W is clear in the error code of an instruction that reads and writes"
 
@@ -60,6 +62,37 @@ QEMU_FAULTS: dict[str, str] = {
     "msr.*.kept": "WRMSR does not look whether an address is canonical",
     "fsgsbase.non-canonical.cpl?": "WRFSBASE does not look whether an address is canonical",
     "call-gate.conforming.cs": "a gate to conforming code gives CS the descriptor's DPL as RPL",
+    "cr0.nw-without-cd": _UNCHECKED,
+    "cr0.high-half": _UNCHECKED,
+    "cr8.16": _UNCHECKED,
+    "cr8.high": _UNCHECKED,
+    "cr8.kept": _UNCHECKED,
+    "efer.bit*": _UNCHECKED,
+    "efer.high-half": _UNCHECKED,
+    "pat.bad-type": _UNCHECKED,
+    "rdmsr.*": "an MSR it does not know reads as 0",
+    "wrmsr.*": "writes of an MSR it does not know are ignored",
+    "tsc.msr": "RDMSR of the time-stamp counter gives 0",
+    "xsetbv.osxsave-clear.cpl3": "looks at CPL before CR4.OSXSAVE",
+    "fxrstor.mxcsr-reserved.cpl?": "FXRSTOR and XRSTOR accept reserved bits of MXCSR",
+    "xrstor.mxcsr-reserved.cpl?": "FXRSTOR and XRSTOR accept reserved bits of MXCSR",
+    "fip.fxsave64.cpl?": _FIP,
+    "fip.memory-operand": _FIP,
+    "fip.high": _FIP,
+    "fdp.fxsave64": _FIP,
+    "ts.xsave*.cpl?": "XSAVE and XRSTOR do not look at CR0.TS",
+    "ts.xrstor.cpl?": "XSAVE and XRSTOR do not look at CR0.TS",
+    "bit-string.fault.cpl?": _RMW,
+    "vmaskmov.*": "VMASKMOVPS touches the elements that are masked off",
+    "kind.bts.*": _RMW,
+    "kind.xchg.*": _RMW,
+    "kind.cmpxchg8b.*": _RMW,
+    "hidden.xbegin.cpl?": "has XBEGIN, which aborts, without RTM",
+    "hidden.rdseed.cpl?": "has RDSEED whatever CPUID says",
+    "hidden.umonitor.cpl?": "takes UMONITOR and TPAUSE for CLFLUSHOPT and CLWB",
+    "hidden.tpause.cpl?": "takes UMONITOR and TPAUSE for CLFLUSHOPT and CLWB",
+    "hidden.xop.cpl?": "takes 8F with any reg field for POP",
+    "hidden.tbm.cpl?": "takes 8F with any reg field for POP",
     "reserved.*": "clears P in the error code of a reserved bit (SDM 3A 4.7: RSVD implies P)",
     "crossing.*-rmw.*-absent.cpl?": _RMW,
     "crossing.*-rmw.*-supervisor.cpl?": _RMW,

@@ -24,7 +24,9 @@ CFLAGS = (
 LDFLAGS = (
     "-Wl,--build-id=none", "-Wl,-z,max-page-size=4096", "-Wl,--no-warn-rwx-segments",
 )
-LIBRARY = ("crt0.S", "trap.S", "trap.c", "start.c", "print.c", "cpu.c", "paging.c")
+LIBRARY = (
+    "crt0.S", "trap.S", "trap.c", "start.c", "print.c", "cpu.c", "paging.c", "operand.c",
+)
 
 
 @dataclass(frozen=True)

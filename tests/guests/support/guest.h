@@ -253,6 +253,7 @@ static inline struct cpuid cpuid(u32 leaf, u32 subleaf)
     return r;
 }
 int is_intel(void);
+int under_tcg(void);                /* for checks that would end QEMU rather than fail */
 void mask_pics(void);               /* so that IF=1 lets nothing in */
 
 void *memset(void *to, int value, u64 count);

@@ -11,6 +11,11 @@ int is_intel(void)
     return cpuid(0, 0).ebx == 0x756E6547; /* "Genu" */
 }
 
+int under_tcg(void)
+{
+    return cpuid(1, 0).ecx >> 31 && cpuid(0x40000000, 0).ebx == 0x54474354; /* "TCGT" */
+}
+
 void mask_pics(void)
 {
     out8(0x21, 0xFF);

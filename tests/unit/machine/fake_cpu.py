@@ -17,7 +17,6 @@ class FakeExit:
     data: int = 0
     phys: int = 0
     msr: int = 0
-    rip: int = 0
     effect: Callable[[], None] | None = None
 
 
@@ -47,6 +46,7 @@ class FakeCpu:
     memory: dict[int, bytes] = field(default_factory=dict)
     completed: list[int] = field(default_factory=list)
     injected: list[int] = field(default_factory=list)
+    refused: int = 0
     pending: bool = False
     current: FakeExit = HLT
 
@@ -74,6 +74,9 @@ class FakeCpu:
 
     def complete(self, value: int = 0) -> None:
         self.completed.append(value)
+
+    def refuse(self) -> None:
+        self.refused += 1
 
     def kick(self) -> None:
         self.kicked.set()

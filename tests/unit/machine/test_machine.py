@@ -58,14 +58,30 @@ def test_in_is_completed_with_what_the_device_says(console: Console) -> None:
     cpu = FakeCpu([inp(0x3FD), inp(0x80, 2), BYE])
     machine_for(cpu, console).run()
 
-    assert cpu.completed == [0x60, 0xFFFF]
+    assert cpu.completed[:2] == [0x60, 0xFFFF]
 
 
-def test_out_needs_no_completion(console: Console) -> None:
+def test_out_is_completed_for_a_trap_that_may_follow(console: Console) -> None:
     cpu = FakeCpu([out(0x3F8, 65), BYE])
     machine_for(cpu, console).run()
 
-    assert cpu.completed == []
+    assert cpu.completed == [0, 0]
+
+
+def test_msr_that_the_machine_lacks_is_refused(console: Console) -> None:
+    read = FakeExit(Exit.EXIT_MSR_READ, msr=0x802)
+    write = FakeExit(Exit.EXIT_MSR_WRITE, msr=0x80B)
+    cpu = FakeCpu([read, write, BYE])
+    machine_for(cpu, console).run()
+
+    assert cpu.refused == 2
+
+
+def test_task_priority_is_taken_without_an_apic(console: Console) -> None:
+    cpu = FakeCpu([FakeExit(Exit.EXIT_MSR_WRITE, msr=0x808, data=0x50), BYE])
+    machine_for(cpu, console).run()
+
+    assert (cpu.completed[0], cpu.refused) == (0x50, 0)
 
 
 def test_memory_without_ram_reads_as_ones(console: Console) -> None:
@@ -74,11 +90,13 @@ def test_memory_without_ram_reads_as_ones(console: Console) -> None:
     cpu = FakeCpu([read, write, BYE])
     machine_for(cpu, console).run()
 
-    assert cpu.completed == [0xFFFFFFFF]
+    assert cpu.completed[0] == 0xFFFFFFFF
 
 
 def test_triple_fault_names_the_faulting_rip(console: Console) -> None:
-    end = machine_for(FakeCpu([FakeExit(Exit.EXIT_SHUTDOWN, rip=0x101234)]), console).run()
+    cpu = FakeCpu([FakeExit(Exit.EXIT_SHUTDOWN)])
+    cpu.registers["shutdown_rip"] = 0x101234
+    end = machine_for(cpu, console).run()
 
     assert (end.kind, end.status) == (EndKind.TRIPLE_FAULT, 3)
     assert "0x101234" in end.message

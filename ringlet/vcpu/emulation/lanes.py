@@ -1,0 +1,218 @@
+"""Vector instructions that access memory lane by lane: masked moves and gathers, and XLAT.
+
+Lanes that the mask leaves out are not accessed and cannot fault.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from iced_x86 import (
+    Code,
+    Instruction,
+    MemoryOperand,
+    Mnemonic,
+    Register,
+    RegisterExt,
+)
+
+from ringlet.vcpu.emulation.access import Accesses, read, write
+from ringlet.vcpu.emulation.operands import (
+    RAX,
+    RDI,
+    encode,
+    explicit_operand,
+    info_of,
+    on_bounce,
+    operand_of,
+    size_of,
+    without_segment,
+)
+from ringlet.vcpu.native import FAULT, FIRST, Native
+
+_UD: Final = 6
+
+MASKED: Final = {
+    Mnemonic.VMASKMOVPS: 4,
+    Mnemonic.VMASKMOVPD: 8,
+    Mnemonic.VPMASKMOVD: 4,
+    Mnemonic.VPMASKMOVQ: 8,
+}
+"""Masked loads and stores, and their lanes' size in bytes; the mask is the second operand."""
+
+BYTE_MASKED: Final = frozenset({Mnemonic.MASKMOVQ, Mnemonic.MASKMOVDQU, Mnemonic.VMASKMOVDQU})
+"""Stores to [RDI], whose mask is the third operand."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gather:
+    """Sizes of a gather's index and its lanes in bytes."""
+
+    index: int
+    lane: int
+
+
+GATHERS: Final = {
+    Mnemonic.VPGATHERDD: _Gather(4, 4),
+    Mnemonic.VPGATHERDQ: _Gather(4, 8),
+    Mnemonic.VPGATHERQD: _Gather(8, 4),
+    Mnemonic.VPGATHERQQ: _Gather(8, 8),
+    Mnemonic.VGATHERDPS: _Gather(4, 4),
+    Mnemonic.VGATHERDPD: _Gather(4, 8),
+    Mnemonic.VGATHERQPS: _Gather(8, 4),
+    Mnemonic.VGATHERQPD: _Gather(8, 8),
+}
+
+
+def runs(mask: bytes, lane: int, size: int) -> list[tuple[int, int]]:
+    """(offset, size) in bytes of the runs of lanes whose highest mask bit is set."""
+    result: list[tuple[int, int]] = []
+    for at in range(0, size, lane):
+        if not mask[at + lane - 1] & 0x80:
+            continue
+        if result and sum(result[-1]) == at:
+            start, length = result[-1]
+            result[-1] = (start, length + lane)
+        else:
+            result.append((at, lane))
+    return result
+
+
+class Masked:
+    """VMASKMOV, VPMASKMOV and MASKMOV: on the bounce area, of which only some lanes are real."""
+
+    __slots__ = (
+        "_entry", "_implicit", "_lane", "_length", "_mask", "_mmx", "_operand", "_parts", "_size",
+        "_store",
+    )  # fmt: skip
+
+    def __init__(self, native: Native, instruction: Instruction) -> None:
+        memory = info_of(instruction).used_memory()[0]
+        self._length = instruction.len
+        self._operand = operand_of(instruction, memory)
+        self._implicit = instruction.mnemonic in BYTE_MASKED
+        self._size = self._operand.size
+        self._store = self._operand.writes
+        # No more runs than every other lane.
+        self._parts = [operand_of(instruction, memory) for _ in range(8)]
+        self._mmx = instruction.mnemonic == Mnemonic.MASKMOVQ
+        if self._implicit:
+            self._lane = 1
+            self._mask = RegisterExt.number(instruction.op2_register)
+            self._entry = native.place(encode(without_segment(instruction)))
+        else:
+            self._lane = MASKED[instruction.mnemonic]
+            self._mask = RegisterExt.number(instruction.op1_register)
+            self._entry = native.place(on_bounce(instruction, native.bounce + FIRST))
+
+    def run(self, native: Native) -> Accesses:
+        mask = native.mmx(self._mask) if self._mmx else native.vector(self._mask)
+        lanes = runs(mask, self._lane, self._size)
+        for (start, size), part in zip(lanes, self._parts, strict=False):
+            linear = native.linear(self._operand, start)
+            if native.resolve_at(part, linear, size, self._store) == FAULT:
+                return False
+        native.put(FIRST, bytes(self._size))
+        if not self._store:
+            for (start, _), part in zip(lanes, self._parts, strict=False):
+                yield from read(native, part, FIRST + start)
+        if self._implicit:
+            done = native.execute(self._entry, RDI, native.bounce + FIRST)
+        else:
+            done = native.execute(self._entry)
+        if not done:
+            return False
+        native.commit(self._length, RDI if self._implicit else -1)
+        if self._store:
+            for (start, _), part in zip(lanes, self._parts, strict=False):
+                yield from write(native, part, FIRST + start)
+        return True
+
+
+def _load(native: Native, register: int) -> int:
+    """Code that loads a YMM register from the bounce area."""
+    memory = MemoryOperand(Register.NONE, displ=native.bounce + FIRST, displ_size=8)
+    load = Instruction.create_reg_mem(Code.VEX_VMOVDQU_YMM_YMMM256, register, memory)
+    return native.place(encode(load))
+
+
+class Gather:
+    """Lanes are loaded one by one, from the lowest; each that is done clears its mask (SDM 2C).
+
+    A fault in one of them leaves the lower ones done, so that the instruction can be restarted.
+    """
+
+    __slots__ = (
+        "_count", "_index", "_index_size", "_lane", "_length", "_load_mask", "_load_target",
+        "_mask", "_operand", "_scale", "_target", "_valid",
+    )  # fmt: skip
+
+    def __init__(self, native: Native, instruction: Instruction) -> None:
+        sizes = GATHERS[instruction.mnemonic]
+        self._length = instruction.len
+        self._lane = sizes.lane
+        self._index_size = sizes.index
+        self._scale = instruction.memory_index_scale
+        self._operand = explicit_operand(instruction, sizes.lane, index=False, reads=True)
+        registers = (
+            instruction.op0_register, instruction.op2_register, instruction.memory_index,
+        )  # fmt: skip
+        self._target, self._mask, self._index = map(RegisterExt.number, registers)
+        self._valid = len({self._target, self._mask, self._index}) == len(registers)
+        self._count = min(
+            size_of(instruction.op0_register) // sizes.lane,
+            size_of(instruction.memory_index) // sizes.index,
+        )
+        self._load_target = _load(native, Register.YMM0 + self._target)
+        self._load_mask = _load(native, Register.YMM0 + self._mask)
+
+    def run(self, native: Native) -> Accesses:
+        if not self._valid:
+            return native.raise_exception(_UD)
+        lane, operand = self._lane, self._operand
+        index = native.vector(self._index)
+        size = self._count * lane
+        target = bytearray(native.vector(self._target)[:size])
+        mask = bytearray(native.vector(self._mask)[:size])
+        done = True
+        for i in range(self._count):
+            at = i * lane
+            if mask[at + lane - 1] & 0x80:
+                position = index[i * self._index_size : (i + 1) * self._index_size]
+                offset = int.from_bytes(position, "little", signed=True) * self._scale
+                linear = native.linear(operand, offset)
+                if native.resolve_at(operand, linear, lane, False) == FAULT:
+                    done = False
+                    break
+                yield from read(native, operand, FIRST)
+                target[at : at + lane] = native.get(FIRST, lane)
+            mask[at : at + lane] = bytes(lane)
+        self._set(native, self._load_target, target)
+        self._set(native, self._load_mask, mask)
+        if done:
+            native.skip(self._length)
+        return done
+
+    def _set(self, native: Native, load: int, value: bytearray) -> None:
+        native.put(FIRST, bytes(value).ljust(32, b"\0"))
+        native.execute(load)
+
+
+class Xlat:
+    """XLAT: AL := [rBX + AL]."""
+
+    __slots__ = ("_length", "_operand")
+
+    def __init__(self, instruction: Instruction) -> None:
+        memory = info_of(instruction).used_memory()[0]
+        self._length = instruction.len
+        self._operand = operand_of(instruction, memory, index=False)
+
+    def run(self, native: Native) -> Accesses:
+        operand = self._operand
+        linear = native.linear(operand, native.gpr(RAX) & 0xFF)
+        if native.resolve_at(operand, linear, 1, False) == FAULT:
+            return False
+        yield from read(native, operand, FIRST)
+        native.set_gpr(RAX, native.peek(FIRST, 1), 1)
+        native.skip(self._length)
+        return True

@@ -1,0 +1,144 @@
+"""From iced-x86's view of an instruction to operands and to code that runs on the bounce area."""
+
+from functools import lru_cache
+from typing import Final
+
+from iced_x86 import (
+    CodeSize,
+    Encoder,
+    Instruction,
+    InstructionInfo,
+    InstructionInfoFactory,
+    MemorySizeExt,
+    OpAccess,
+    OpKind,
+    Register,
+    RegisterExt,
+    UsedMemory,
+)
+
+from ringlet.vcpu.native import Operand
+
+RAX: Final = 0
+RCX: Final = 1
+RBX: Final = 3
+RSP: Final = 4
+RBP: Final = 5
+RSI: Final = 6
+RDI: Final = 7
+
+_SEGMENTS: Final = {
+    Register.ES: 0, Register.CS: 1, Register.SS: 2, Register.DS: 3, Register.FS: 4, Register.GS: 5,
+}  # fmt: skip
+_FS_GS: Final = (Register.FS, Register.GS)
+_STACK_BASES: Final = (RSP, RBP)
+_MASKS: Final = {CodeSize.CODE16: 0xFFFF, CodeSize.CODE32: 0xFFFFFFFF}
+_READS: Final = (OpAccess.READ, OpAccess.COND_READ, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE)
+_WRITES: Final = (
+    OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE,
+)  # fmt: skip
+ALL64: Final = (1 << 64) - 1
+
+
+@lru_cache(maxsize=1)
+def _info_factory() -> InstructionInfoFactory:
+    return InstructionInfoFactory()
+
+
+def info_of(instruction: Instruction) -> InstructionInfo:
+    """What an instruction does to registers and memory."""
+    return _info_factory().info(instruction)
+
+
+def number(register: int) -> int:
+    """A general register's number, -1 for none."""
+    return -1 if register == Register.NONE else RegisterExt.number(register)
+
+
+def size_of(register: int) -> int:
+    """A register's size in bytes."""
+    return RegisterExt.size(register)
+
+
+def _is_stack(segment: int, base: int) -> bool:
+    """Whether SS is the segment: in 64-bit code no prefix but FS and GS changes it (SDM 1 3.4.4)."""
+    return segment not in _FS_GS and base in _STACK_BASES
+
+
+def operand_of(instruction: Instruction, memory: UsedMemory, *, index: bool = True) -> Operand:
+    """An operand as iced-x86 lists it, or it without its index, which may be no whole register.
+
+    The instruction must have been decoded at address 0.
+    """
+    base = number(memory.base)
+    added = number(memory.index) if index else -1
+    relative = instruction.is_ip_rel_memory_operand and base < 0 and added < 0
+    return Operand(
+        base,
+        added,
+        memory.scale,
+        memory.displacement & ALL64,
+        relative,
+        _SEGMENTS.get(memory.segment, 3),
+        _MASKS.get(memory.address_size, ALL64),
+        _is_stack(memory.segment, base),
+        MemorySizeExt.size(memory.memory_size),
+        memory.access in _READS,
+        memory.access in _WRITES,
+    )
+
+
+def explicit_operand(
+    instruction: Instruction, size: int, *, index: bool = True, reads: bool = False
+) -> Operand:
+    """The ModRM operand whatever its use; without its index if that is a vector register."""
+    base = instruction.memory_base
+    relative = instruction.is_ip_rel_memory_operand
+    narrow = base == Register.EIP or RegisterExt.size(base) == 4
+    narrow = narrow or RegisterExt.size(instruction.memory_index) == 4
+    narrow = narrow or instruction.memory_displ_size == 4 and base == Register.NONE
+    return Operand(
+        -1 if relative else number(base),
+        number(instruction.memory_index) if index else -1,
+        instruction.memory_index_scale,
+        instruction.memory_displacement & ALL64,
+        relative,
+        _SEGMENTS.get(instruction.memory_segment, 3),
+        0xFFFFFFFF if narrow else ALL64,
+        not relative and _is_stack(instruction.memory_segment, number(base)),
+        size,
+        reads,
+        False,
+    )
+
+
+def has_memory_operand(instruction: Instruction) -> bool:
+    """Whether there is a ModRM (or moffs) memory operand."""
+    kinds = (instruction.op_kind(i) for i in range(instruction.op_count))
+    return OpKind.MEMORY in kinds
+
+
+def on_bounce(instruction: Instruction, address: int) -> bytes:
+    """The instruction with its explicit memory operand at an absolute address below 2 GiB."""
+    copy = instruction.copy()
+    copy.segment_prefix = Register.NONE
+    copy.memory_base = Register.NONE
+    copy.memory_index = Register.NONE
+    copy.memory_index_scale = 1
+    copy.memory_displacement = address
+    copy.memory_displ_size = 8
+    return encode(copy)
+
+
+def without_segment(instruction: Instruction) -> Instruction:
+    """A copy of an instruction with implicit operands, which will be where its registers say."""
+    copy = instruction.copy()
+    copy.segment_prefix = Register.NONE
+    return copy
+
+
+def encode(instruction: Instruction) -> bytes:
+    """Machine code; nothing in it depends on where it stands."""
+    encoder = Encoder(64)
+    encoder.encode(instruction, 0)
+    return encoder.take_buffer()

@@ -1,0 +1,157 @@
+"""Instructions with one memory operand of ModRM, or none: executed as they are on the host."""
+
+from typing import Final
+
+from iced_x86 import Instruction
+
+from ringlet.vcpu.emulation.access import Accesses, read, write
+from ringlet.vcpu.emulation.operands import encode, number, on_bounce, size_of
+from ringlet.vcpu.native import FAULT, FIRST, OK, Native, Operand
+
+_UD: Final = 6
+
+
+class Plain:
+    """The operand moves to the bounce area, the instruction runs there, the result moves back."""
+
+    __slots__ = ("_align", "_aligned", "_length", "_operand", "_unaligned")
+
+    def __init__(self, native: Native, instruction: Instruction, operand: Operand) -> None:
+        self._operand = operand
+        self._length = instruction.len
+        address = native.bounce + FIRST
+        self._aligned = self._unaligned = native.place(on_bounce(instruction, address))
+        # MOVAPS and its like, and CMPXCHG16B, raise #GP for an operand that is not aligned.
+        self._align = operand.size - 1 if operand.size in {16, 32} else 0
+        if self._align:
+            self._unaligned = native.place(on_bounce(instruction, address + 1))
+
+    def run(self, native: Native) -> Accesses:
+        operand = self._operand
+        found = native.resolve(operand)
+        if found == FAULT:
+            return False
+        at, entry = FIRST, self._aligned
+        if operand.linear & self._align:
+            at, entry = FIRST + 1, self._unaligned
+        if operand.reads:
+            if found == OK:
+                native.load(operand, at)
+            else:
+                yield from read(native, operand, at)
+        if not native.execute(entry):
+            return False
+        native.commit(self._length)
+        if operand.writes:
+            if found == OK:
+                native.store(operand, at)
+            else:
+                yield from write(native, operand, at)
+        return True
+
+
+class Bits:
+    """BT, BTS, BTR, BTC with a bit offset in a register: it names memory far from the operand."""
+
+    __slots__ = ("_entry", "_length", "_operand", "_register")
+
+    def __init__(self, native: Native, instruction: Instruction, operand: Operand) -> None:
+        self._operand = operand
+        self._length = instruction.len
+        self._register = number(instruction.op1_register)
+        self._entry = native.place(on_bounce(instruction, native.bounce + FIRST))
+
+    def run(self, native: Native) -> Accesses:
+        operand = self._operand
+        size = operand.size
+        bits = 8 * size
+        offset = native.gpr(self._register) & (1 << bits) - 1
+        if offset >> bits - 1:
+            offset -= 1 << bits
+        linear = native.linear(operand, offset // bits * size)
+        found = native.resolve_at(operand, linear, size, operand.writes)
+        if found == FAULT:
+            return False
+        yield from read(native, operand, FIRST)
+        if not native.execute(self._entry, self._register, offset % bits):
+            return False
+        native.commit(self._length, self._register)
+        if operand.writes:
+            yield from write(native, operand, FIRST)
+        return True
+
+
+class Registers:
+    """No memory operand at all."""
+
+    __slots__ = ("_entry", "_length")
+
+    def __init__(self, native: Native, instruction: Instruction) -> None:
+        self._length = instruction.len
+        self._entry = native.place(encode(instruction))
+
+    def run(self, native: Native) -> Accesses:
+        yield from ()
+        if not native.execute(self._entry):
+            return False
+        native.commit(self._length)
+        return True
+
+
+class Address:
+    """LEA."""
+
+    __slots__ = ("_length", "_operand", "_register", "_size")
+
+    def __init__(self, instruction: Instruction, operand: Operand) -> None:
+        self._length = instruction.len
+        self._operand = operand
+        self._register = number(instruction.op0_register)
+        self._size = size_of(instruction.op0_register)
+
+    def run(self, native: Native) -> Accesses:
+        yield from ()
+        native.set_gpr(self._register, native.address(self._operand), self._size)
+        native.skip(self._length)
+        return True
+
+
+class Touch:
+    """CLFLUSH and its like: checked as a read, and there is no cache of ours to act on."""
+
+    __slots__ = ("_length", "_operand")
+
+    def __init__(self, instruction: Instruction, operand: Operand) -> None:
+        self._length = instruction.len
+        self._operand = operand
+
+    def run(self, native: Native) -> Accesses:
+        yield from ()
+        if native.resolve(self._operand) == FAULT:
+            return False
+        native.skip(self._length)
+        return True
+
+
+class Nothing:
+    """An operand that is named but not accessed: NOP, PREFETCH."""
+
+    __slots__ = ("_length",)
+
+    def __init__(self, instruction: Instruction) -> None:
+        self._length = instruction.len
+
+    def run(self, native: Native) -> Accesses:
+        yield from ()
+        native.skip(self._length)
+        return True
+
+
+class Undefined:
+    """No such instruction: #UD."""
+
+    __slots__ = ()
+
+    def run(self, native: Native) -> Accesses:
+        yield from ()
+        return native.raise_exception(_UD)

@@ -1,0 +1,135 @@
+"""MOVS, STOS, LODS, SCAS and CMPS, one repetition at a time (SDM 1 7.3.9, 2B REP)."""
+
+from typing import Final
+
+from iced_x86 import Instruction, Mnemonic, OpKind, Register
+
+from ringlet.vcpu.emulation.access import Accesses, read, write
+from ringlet.vcpu.emulation.operands import (
+    RAX,
+    RCX,
+    RDI,
+    RSI,
+    encode,
+    info_of,
+    operand_of,
+    without_segment,
+)
+from ringlet.vcpu.native import FAULT, FIRST, SECOND, Native, Operand
+
+_ZF: Final = 1 << 6
+_TF: Final = 1 << 8
+_DF: Final = 1 << 10
+
+BATCH: Final = 64
+"""Repetitions before the run loop is asked again whether something waits."""
+
+_MOVS: Final = frozenset({Mnemonic.MOVSB, Mnemonic.MOVSW, Mnemonic.MOVSD, Mnemonic.MOVSQ})
+_STOS: Final = frozenset({Mnemonic.STOSB, Mnemonic.STOSW, Mnemonic.STOSD, Mnemonic.STOSQ})
+_LODS: Final = frozenset({Mnemonic.LODSB, Mnemonic.LODSW, Mnemonic.LODSD, Mnemonic.LODSQ})
+_COMPARES: Final = frozenset(
+    {
+        Mnemonic.SCASB, Mnemonic.SCASW, Mnemonic.SCASD, Mnemonic.SCASQ,
+        Mnemonic.CMPSB, Mnemonic.CMPSW, Mnemonic.CMPSD, Mnemonic.CMPSQ,
+    }
+)  # fmt: skip
+_TARGET_BASES: Final = (Register.EDI, Register.RDI)
+_NARROW: Final = (OpKind.MEMORY_SEG_ESI, OpKind.MEMORY_ESEDI)
+
+
+class String:
+    """A string instruction, with or without REP.
+
+    Each repetition is complete in itself; between two of them RIP stands at the instruction, so
+    that interrupts and faults find the registers as the manual says.
+    """
+
+    __slots__ = (
+        "_address_size", "_entry", "_length", "_mnemonic", "_repeat", "_size", "_source",
+        "_target", "_until",
+    )  # fmt: skip
+
+    def __init__(self, native: Native, instruction: Instruction) -> None:
+        single = instruction.copy()
+        single.has_rep_prefix = False
+        single.has_repne_prefix = False
+        self._mnemonic = instruction.mnemonic
+        self._length = instruction.len
+        self._repeat = instruction.has_rep_prefix or instruction.has_repne_prefix
+        # The value of ZF that ends REPE and REPNE; only comparisons look at it.
+        self._until = _ZF if instruction.has_repne_prefix else 0
+        kinds = [instruction.op_kind(i) for i in range(instruction.op_count)]
+        self._address_size = 4 if any(kind in _NARROW for kind in kinds) else 8
+        self._source: Operand | None = None
+        self._target: Operand | None = None
+        for memory in info_of(single).used_memory():
+            operand = operand_of(single, memory)
+            if memory.base in _TARGET_BASES:
+                self._target = operand
+            else:
+                self._source = operand
+            self._size = operand.size
+        self._entry = 0
+        if self._mnemonic in _COMPARES:
+            self._entry = native.place(encode(without_segment(single)))
+
+    def run(self, native: Native) -> Accesses:
+        mask = (1 << 8 * self._address_size) - 1
+        start = native.rip
+        for _ in range(BATCH):
+            if self._repeat and native.gpr(RCX) & mask == 0:
+                native.skip(self._length)
+                return True
+            if not (yield from self._once(native, mask)):
+                return False
+            if native.rip != start or native.wanted or native.rflags & _TF:
+                return True
+        return True
+
+    def _once(self, native: Native, mask: int) -> Accesses:
+        source, target = self._source, self._target
+        if source is not None and native.resolve(source) == FAULT:
+            return False
+        if target is not None and native.resolve(target) == FAULT:
+            return False
+        if source is not None:
+            yield from read(native, source, FIRST)
+        if target is not None and target.reads:
+            yield from read(native, target, SECOND)
+        if self._entry:
+            bounce = native.bounce
+            if not native.execute(self._entry, RSI, bounce + FIRST, RDI, bounce + SECOND):
+                return False
+            native.commit_flags()
+        elif self._mnemonic in _LODS:
+            native.set_gpr(RAX, native.peek(FIRST, self._size), self._size)
+        elif self._mnemonic in _STOS:
+            native.poke(FIRST, native.gpr(RAX), self._size)
+        self._advance(native, mask)
+        if target is not None and target.writes:
+            yield from write(native, target, FIRST)
+        return True
+
+    def _advance(self, native: Native, mask: int) -> None:
+        """Step the registers, and RIP after the last repetition."""
+        flags = native.rflags
+        step = -self._size if flags & _DF else self._size
+        width = self._address_size
+        if self._source is not None:
+            native.set_gpr(RSI, native.gpr(RSI) + step & mask, width)
+        if self._target is not None:
+            native.set_gpr(RDI, native.gpr(RDI) + step & mask, width)
+        if self._repeat:
+            count = native.gpr(RCX) - 1 & mask
+            native.set_gpr(RCX, count, width)
+            compared = self._mnemonic in _COMPARES and flags & _ZF == self._until
+            if count and not compared:
+                return
+        native.skip(self._length)
+
+
+def is_string(instruction: Instruction) -> bool:
+    """Whether `String` performs the instruction."""
+    return instruction.mnemonic in _MOVS | _STOS | _LODS | _COMPARES and (
+        instruction.is_string_instruction
+    )

@@ -1,0 +1,162 @@
+"""The general emulator: one innocuous instruction whose memory translated code cannot reach.
+
+Translated code leaves an instruction here that accesses a device, that straddles what its windows
+map, or that the translator has no form for.  It is not interpreted: its operands are fetched
+through the virtual MMU with the rights of the guest, and the same instruction runs on the host with
+the guest's registers on a copy of them (`ringlet.vcpu.native`).  Stack instructions, transfers and
+what accesses memory lane by lane are done by hand (`ringlet.vcpu.emulation`).
+"""
+
+from typing import Final
+
+from iced_x86 import Code, Decoder, DecoderError, Instruction, Mnemonic, OpAccess, OpKind
+
+from ringlet.core.ops import Op
+from ringlet.errors import InternalError
+from ringlet.translate.classify import Innocuous, Ruled, classify
+from ringlet.vcpu.emulation.access import Accesses, Step
+from ringlet.vcpu.emulation.flow import flow_step, is_flow
+from ringlet.vcpu.emulation.lanes import BYTE_MASKED, GATHERS, MASKED, Gather, Masked, Xlat
+from ringlet.vcpu.emulation.operands import (
+    explicit_operand,
+    has_memory_operand,
+    info_of,
+    operand_of,
+)
+from ringlet.vcpu.emulation.plain import (
+    Address,
+    Bits,
+    Nothing,
+    Plain,
+    Registers,
+    Touch,
+    Undefined,
+)
+from ringlet.vcpu.emulation.strings import String, is_string
+from ringlet.vcpu.native import Native
+
+_TF: Final = 1 << 8
+_MAX_LENGTH: Final = 15
+_ROOM: Final = 1024
+_KEPT: Final = 4096
+
+_BIT_TESTS: Final = frozenset({Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC})
+_CACHE_LINES: Final = frozenset(
+    {Mnemonic.CLFLUSH, Mnemonic.CLFLUSHOPT, Mnemonic.CLWB, Mnemonic.CLDEMOTE}
+)
+
+
+class Emulator:
+    """Performs the instruction at the guest's RIP, for one virtual processor."""
+
+    def __init__(self, native: Native) -> None:
+        self._native = native
+        self._by_window: dict[bytes, Step] = {}
+        self._steps: dict[bytes, Step] = {}
+
+    def execute(self) -> Accesses:
+        """Perform one instruction, or some repetitions of a string instruction.
+
+        Accesses to devices are yielded.  False: an exception is set, to be delivered; for the
+        single-step trap, RIP is past the instruction.
+        """
+        native = self._native
+        stepping = native.rflags & _TF
+        step = self._step()
+        if step is None:
+            return False
+        if not (yield from step.run(native)):
+            return False
+        native.resume_flag_off()
+        if stepping:
+            native.step_trap()
+            return False
+        return True
+
+    def _step(self) -> Step | None:
+        """The step at RIP; None if fetching it faults."""
+        native = self._native
+        rip = native.rip
+        window = native.fetch(rip)
+        if window is None:
+            return None
+        step = self._by_window.get(window)
+        if step is not None:
+            return step
+        decoder = Decoder(64, window)
+        instruction = decoder.decode()
+        if decoder.last_error == DecoderError.NO_MORE_BYTES and len(window) < _MAX_LENGTH:
+            rest = native.fetch(rip + len(window) & (1 << 64) - 1)
+            if rest is None:
+                return None
+            window = (window + rest)[:_MAX_LENGTH]
+            instruction = Decoder(64, window).decode()
+        if native.room < _ROOM or len(self._by_window) >= _KEPT:
+            native.forget()
+            self._by_window.clear()
+            self._steps.clear()
+        code = window[: instruction.len] if instruction.code != Code.INVALID else window
+        step = self._steps.get(code)
+        if step is None:
+            step = self._steps[code] = make_step(native, instruction)
+        self._by_window[window] = step
+        return step
+
+
+class Sensitive:
+    """Not innocuous: the guest has changed its code since it was translated; look again."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def run(self, native: Native) -> Accesses:
+        yield from ()
+        if self._last == native.rip:
+            raise InternalError("a sensitive instruction was left to the emulator",
+                                {"rip": native.rip})
+        self._last = native.rip
+        return True
+
+
+def make_step(native: Native, instruction: Instruction) -> Step:
+    """How an instruction, decoded at address 0, is performed."""
+    kind = classify(instruction.code)
+    if isinstance(kind, Ruled):
+        if kind.rule.op == Op.OP_NONE:
+            return Nothing(instruction)
+        if kind.rule.op != Op.OP_PUSHF:
+            return Sensitive()
+    elif not isinstance(kind, Innocuous):
+        return Undefined()
+    if is_flow(instruction):
+        return flow_step(instruction)
+    if is_string(instruction):
+        return String(native, instruction)
+    mnemonic = instruction.mnemonic
+    if mnemonic in MASKED or mnemonic in BYTE_MASKED:
+        return Masked(native, instruction)
+    if mnemonic in GATHERS:
+        return Gather(native, instruction)
+    if mnemonic == Mnemonic.XLATB:
+        return Xlat(instruction)
+    if mnemonic == Mnemonic.LEA:
+        return Address(instruction, explicit_operand(instruction, 0))
+    if not has_memory_operand(instruction):
+        return Registers(native, instruction)
+    return _with_operand(native, instruction)
+
+
+def _with_operand(native: Native, instruction: Instruction) -> Step:
+    """An instruction with a ModRM memory operand and no other."""
+    used = info_of(instruction).used_memory()
+    if not used or used[0].access == OpAccess.NO_MEM_ACCESS:
+        return Nothing(instruction)
+    operand = operand_of(instruction, used[0])
+    mnemonic = instruction.mnemonic
+    if mnemonic in _CACHE_LINES:
+        return Touch(instruction, operand)
+    if mnemonic in _BIT_TESTS and instruction.op1_kind == OpKind.REGISTER:
+        return Bits(native, instruction, operand)
+    return Plain(native, instruction, operand)

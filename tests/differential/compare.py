@@ -1,0 +1,111 @@
+"""Says in what two outcomes of one program differ, and what is not comparable, with reasons."""
+from __future__ import annotations
+
+from tests.differential import layout, xsave
+from tests.differential.liveness import ARITHMETIC, flags_live_at
+from tests.differential.native import TASK_SIZE_MAX
+from tests.differential.program import (
+    REGISTERS,
+    SEGMENTS,
+    SYSCALL_VECTOR,
+    Outcome,
+    Program,
+    Status,
+)
+
+_DB, _BP, _PF, _AC = 1, 3, 14, 17
+_RF = 1 << 16
+_AC_FLAG = 1 << 18
+_FAULTS = frozenset((0, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 19))
+
+
+def excluded(program: Program, native: Outcome) -> str | None:
+    """Why the host's outcome of a program is nothing to compare with; None: it is."""
+    del program
+    if native.status is Status.NOT_RUN:
+        return "the host could not run it"
+    if native.status is Status.TIMEOUT:
+        return "an endless loop stops anywhere"
+    if native.vector == _AC or native.state.rflags & _AC_FLAG:
+        return "the host has CR0.AM set; the guest has not"
+    return None
+
+
+def compare(program: Program, native: Outcome, other: Outcome) -> list[str]:
+    """Each difference as a line, native's value first; an empty list: equal."""
+    if native.status is not other.status:
+        return [f"status: {native.status.name} / {other.status.name} {other.note}"]
+    out = []
+    if native.vector != other.vector:
+        out.append(f"vector: {native.vector} / {other.vector} {other.note}".rstrip())
+    a, b = native.state, other.state
+    if a.rip != b.rip:
+        out.append(f"rip: {a.rip:#x} / {b.rip:#x}")
+    if native.vector != SYSCALL_VECTOR:
+        out += _compare_error(native, other)
+    for name, x, y in zip(REGISTERS, a.gpr, b.gpr, strict=True):
+        if x != y:
+            out.append(f"{name}: {x:#x} / {y:#x}")
+    mask = comparable_flags(program, native)
+    if (a.rflags ^ b.rflags) & mask:
+        out.append(f"rflags: {a.rflags & mask:#x} / {b.rflags & mask:#x} "
+                   f"(differ in {(a.rflags ^ b.rflags) & mask:#x})")
+    for name, x, y in zip(SEGMENTS, a.selectors, b.selectors, strict=True):
+        if x != y:
+            out.append(f"{name}: {x:#x} / {y:#x}")
+    for name in ("fs_base", "gs_base"):
+        if getattr(a, name) != getattr(b, name):
+            out.append(f"{name}: {getattr(a, name):#x} / {getattr(b, name):#x}")
+    if a.xsave != b.xsave:
+        theirs = xsave.fields(xsave.canonical(b.xsave))
+        for name, value in xsave.fields(xsave.canonical(a.xsave)).items():
+            if value != theirs[name]:
+                out.append(f"{name}: {value} / {theirs[name]}")
+    return out + _compare_memory(native, other)
+
+
+def comparable_flags(program: Program, native: Outcome) -> int:
+    """RFLAGS bits that must be equal: all at the end, the live ones at a fault.  RF is compared at
+    faults, where the processor pushes it set."""
+    mask = (1 << 22) - 1
+    if native.vector in _FAULTS:
+        mask &= ~ARITHMETIC | flags_live_at(program, native.state.rip)
+    return mask
+
+
+def _compare_error(native: Outcome, other: Outcome) -> list[str]:
+    out = []
+    mask = ~0
+    if native.vector == _PF:
+        if native.cr2 != other.cr2:
+            out.append(f"cr2: {native.cr2:#x} / {other.cr2:#x}")
+        if native.cr2 >= TASK_SIZE_MAX:
+            mask = ~1
+    elif native.vector in (_DB, _BP):
+        return []
+    if (native.error ^ other.error) & mask:
+        out.append(f"error code: {native.error:#x} / {other.error:#x}")
+    return out
+
+
+def _compare_memory(native: Outcome, other: Outcome) -> list[str]:
+    out = []
+    for page in sorted({*native.pages, *other.pages}):
+        start = page * layout.PAGE
+        base = layout.BASE_IMAGE[start:start + layout.PAGE]
+        a, b = native.pages.get(page, base), other.pages.get(page, base)
+        if a == b or _same_but_mxcsr_mask(a, b):
+            continue
+        first = next(i for i in range(layout.PAGE) if a[i] != b[i])
+        area = next(x for x in layout.AREAS.values() if x.offset <= start < x.offset + x.size)
+        linear = area.linear + start - area.offset + first
+        out.append(f"memory {linear:#x} ({area.name}): {a[first:first + 16].hex()} / "
+                   f"{b[first:first + 16].hex()}")
+    return out
+
+
+def _same_but_mxcsr_mask(a: bytes, b: bytes) -> bool:
+    """FXSAVE and XSAVE store MXCSR_MASK, in which AMD has a bit (17, misaligned SSE) that the
+    virtual processor's model has not."""
+    changed = [i for i in range(len(a)) if a[i] != b[i]]
+    return all(a[i - 2:i + 2] == b"\xff\xff\x02\x00" and b[i] == 0 for i in changed)

@@ -1,0 +1,35 @@
+"""What an engine is to the differential test, and the engines by name."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tests.differential.program import Outcome, Program
+
+
+class Engine(Protocol):
+    """Something that runs programs; each from its own fresh memory and state."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, programs: Sequence[Program]) -> list[Outcome]: ...
+
+    def reset(self) -> None:
+        """Forget all that earlier programs left: translations, shadow pages."""
+
+    def close(self) -> None: ...
+
+
+def make_engine(name: str) -> Engine:
+    """The engine `name`: ringlet, unicorn or native."""
+    if name == "ringlet":
+        from tests.differential.engine_ringlet import RingletRunner
+        return RingletRunner()
+    if name == "unicorn":
+        from tests.differential.engine_unicorn import UnicornRunner
+        return UnicornRunner()
+    if name == "native":
+        from tests.differential.native import NativeRunner
+        return NativeRunner()
+    raise ValueError(f"no engine is called {name!r}: ringlet, unicorn or native")

@@ -1,0 +1,69 @@
+"""Which arithmetic flags are live at a place in a program.
+
+An engine may leave a flag stale where nothing reads it before it is overwritten in the same
+straight line: at a fault there, only the live flags can be compared.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits
+
+from tests.differential.program import Program
+
+_BITS = ((RflagsBits.CF, 0x1), (RflagsBits.PF, 0x4), (RflagsBits.AF, 0x10), (RflagsBits.ZF, 0x40),
+         (RflagsBits.SF, 0x80), (RflagsBits.OF, 0x800))
+ARITHMETIC = 0x8D5
+_SHIFTS = frozenset((Mnemonic.SHL, Mnemonic.SAL, Mnemonic.SHR, Mnemonic.SAR, Mnemonic.ROL,
+                     Mnemonic.ROR, Mnemonic.RCL, Mnemonic.RCR, Mnemonic.SHLD, Mnemonic.SHRD))
+
+
+def flag_bits(iced: int) -> int:
+    """iced-x86's RflagsBits as RFLAGS bits, arithmetic ones only."""
+    out = 0
+    for theirs, ours in _BITS:
+        if iced & theirs:
+            out |= ours
+    return out
+
+
+def surely_overwritten(ins: Instruction) -> int:
+    """Flags that every execution of `ins` changes or leaves undefined.
+
+    A shift by CL may be by zero, and a REP string may run no iteration: those keep all flags.
+    """
+    if ins.has_rep_prefix or ins.has_repne_prefix:
+        return 0
+    if ins.mnemonic in _SHIFTS:
+        last = ins.op_count - 1
+        if ins.op_kind(last) == OpKind.REGISTER and ins.op_register(last) == Register.CL:
+            return 0
+        if ins.op_kind(last) == OpKind.IMMEDIATE8 and ins.immediate8 & 0x1F == 0:
+            return 0
+    return flag_bits(ins.rflags_modified)
+
+
+def live_in(line: Sequence[Instruction]) -> int:
+    """Flags live before the first of these instructions, which run one after the other."""
+    decided = live = 0
+    for ins in line:
+        live |= flag_bits(ins.rflags_read) & ~decided
+        if ins.flow_control != FlowControl.NEXT:
+            break
+        decided |= surely_overwritten(ins) | flag_bits(ins.rflags_read)
+    return live | (ARITHMETIC & ~decided)
+
+
+@lru_cache(maxsize=4096)
+def _decoded(code: bytes, origin: int) -> tuple[Instruction, ...]:
+    return tuple(Decoder(64, code, ip=origin))
+
+
+def flags_live_at(program: Program, linear: int) -> int:
+    """Arithmetic flags live before the instruction at `linear`: ARITHMETIC where it is unknown."""
+    line = _decoded(program.code, program.origin)
+    for i, ins in enumerate(line):
+        if ins.ip == linear:
+            return live_in(line[i:])
+    return ARITHMETIC

@@ -1,0 +1,109 @@
+"""The long differential run: `python -m tests.differential.nightly --programs 200000`.
+
+Prints counts and every divergence, minimised, with disassembly and both values; `--save` writes
+them to the corpus, which the short tests replay.  Exit status 1 if there is one.
+"""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.differential.campaign import Report, form_programs, random_programs, run_campaign
+from tests.differential.engine import make_engine
+from tests.differential.isolate import Death, Progress, isolated
+from tests.differential.native import NativeRunner
+from tests.differential.program import Program, to_text
+
+CORPUS = Path(__file__).with_name("corpus")
+_CHUNK = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Programs that one process runs: random ones, or the sweep of all forms."""
+
+    engine: str
+    seed: int
+    count: int
+    sweep: bool = False
+
+    def programs(self) -> Iterator[Program]:
+        """The same ones each time."""
+        if self.sweep:
+            return form_programs(self.seed, self.count)
+        return random_programs(self.seed, self.count)
+
+
+def _run_chunk(chunk: Chunk, progress: Progress) -> Report:
+    engine = make_engine(chunk.engine)
+    try:
+        with NativeRunner() as native:
+            return run_campaign(native, engine, chunk.programs(), progress=progress)
+    finally:
+        engine.close()
+
+
+def run_chunk(chunk: Chunk) -> Report:
+    """Run a chunk in a process of its own: an engine that dies is a finding, not the end."""
+    result = isolated(_run_chunk, chunk)
+    if isinstance(result, Death):
+        program = next(itertools.islice(chunk.programs(), result.index, None))
+        report = Report(programs=result.index + 1, different=1)
+        report.crashes.append(to_text(replace(
+            program, comment=f"the process died with exit code {result.exit_code}")))
+        return report
+    assert isinstance(result, Report)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the campaign; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.differential.nightly",
+                                     description="Compare an engine with the host processor.")
+    parser.add_argument("--programs", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--engine", default="ringlet", choices=("ringlet", "unicorn", "native"))
+    parser.add_argument("--save", action="store_true", help="write divergences to the corpus")
+    options = parser.parse_args(arguments)
+    work = [Chunk(options.engine, options.seed, 4, sweep=True)]
+    work += [Chunk(options.engine, options.seed + 1 + i,
+                   min(_CHUNK, options.programs - i * _CHUNK))
+             for i in range(-(-options.programs // _CHUNK))]
+    total = Report()
+    start = time.monotonic()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for report in pool.map(run_chunk, work):
+            total.merge(report)
+            print(f"\r{total.programs} programs, {total.different} differ", end="",
+                  file=sys.stderr, flush=True)
+    seconds = time.monotonic() - start
+    print(file=sys.stderr)
+    print(f"seed {options.seed}: {total.programs} programs of {total.instructions} instructions "
+          f"in {seconds:.0f} s ({total.programs / seconds:.0f} a second)")
+    print("ended by vector: " + ", ".join(f"{v}: {n}" for v, n in sorted(total.vectors.items())))
+    for reason, count in total.excluded.items():
+        print(f"not compared: {count} ({reason})")
+    print(f"differ: {total.different}, {len(total.divergences)} kinds")
+    for kind, count in total.kinds.most_common():
+        print(f"    {count} {kind}")
+    for signature, divergence in total.divergences.items():
+        text = divergence.text()
+        print(f"\n--- {signature}\n{text}", end="")
+        if options.save:
+            name = hashlib.sha256(text.encode()).hexdigest()[:12]
+            (CORPUS / f"{name}.txt").write_text(text)
+    for crash in total.crashes:
+        print(f"\n--- killed the process\n{crash}", end="")
+    return 1 if total.different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

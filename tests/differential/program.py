@@ -1,0 +1,218 @@
+"""A test program: instructions, the state it starts in, the memory it finds, and what it came to."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from functools import cached_property
+
+from iced_x86 import Decoder, Encoder, Formatter, FormatterSyntax, Instruction
+
+from tests.differential import layout, xsave
+
+REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+             "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
+START_SELECTORS = (0, 0x33, 0x2B, 0, 0, 0)
+INT3 = b"\xcc"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The user-visible processor: registers in ModRM order, RFLAGS, FS and GS base, vectors."""
+
+    gpr: tuple[int, ...] = (0,) * 16
+    rip: int = layout.CODE.linear
+    rflags: int = 0x202
+    fs_base: int = 0
+    gs_base: int = 0
+    xsave: bytes = xsave.INIT
+    selectors: tuple[int, ...] = START_SELECTORS
+
+
+class Status(IntEnum):
+    """How a run ended."""
+
+    NOT_RUN = 0   # the runner died on it
+    EVENT = 1     # an exception (the final INT3 is one)
+    TIMEOUT = 2
+    SHUTDOWN = 3  # a triple fault, or the runner could not go on
+
+
+SYSCALL_VECTOR = 0x100  # not an exception: SYSCALL reached the kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a program came to: `vector` SDM 3A table 6-1, `pages` the pages of the image that differ
+    from the base image, by number."""
+
+    status: Status
+    vector: int = 0
+    error: int = 0
+    cr2: int = 0
+    state: State = State()
+    pages: Mapping[int, bytes] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One instruction: iced-x86's, or its raw bytes.
+
+    `target` is the item that a branch goes to, or that a RIP-relative operand points at, `delta`
+    bytes into it.
+    """
+
+    instruction: Instruction | None = None
+    raw: bytes = b""
+    target: int | None = None
+    delta: int = 0
+
+
+@dataclass(frozen=True)
+class Program:
+    """`items` at linear address `origin`, entered at the first, followed by INT3."""
+
+    items: tuple[Item, ...]
+    origin: int = layout.CODE.linear
+    state: State = State()
+    patches: tuple[tuple[int, bytes], ...] = ()  # (linear address, bytes) over the base image
+    comment: str = field(default="", compare=False)
+
+    @cached_property
+    def _assembled(self) -> tuple[bytes, tuple[int, ...]]:
+        return assemble(self.items, self.origin)
+
+    @property
+    def code(self) -> bytes:
+        """The program's bytes with its final INT3."""
+        return self._assembled[0]
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Linear address of each item, and of the final INT3."""
+        return self._assembled[1]
+
+    @property
+    def memory(self) -> tuple[tuple[int, bytes], ...]:
+        """All that is written over the base image, the code included (as much as has a page)."""
+        area = layout.area_at(self.origin)
+        room = area.end - self.origin if area else 0
+        return (*self.patches, (self.origin, self.code[:room]))
+
+    def initial_image(self) -> bytes:
+        """The memory that the program finds."""
+        image = bytearray(layout.BASE_IMAGE)
+        for linear, data in self.memory:
+            offset = layout.image_offset(linear)
+            image[offset:offset + len(data)] = data
+        return bytes(image)
+
+    def without(self, index: int) -> Program:
+        """The program less one item; branches to it go to the next."""
+        items = []
+        for i, item in enumerate(self.items):
+            if i == index:
+                continue
+            if item.target is not None and item.target > index:
+                item = replace(item, target=item.target - 1)
+            items.append(item)
+        return replace(self, items=tuple(items))
+
+    def listing(self) -> list[str]:
+        """Bytes and disassembly, one line an item."""
+        lines = []
+        formatter = Formatter(FormatterSyntax.NASM)
+        for start, end in zip(self.starts, self.starts[1:], strict=False):
+            data = self.code[start - self.origin:end - self.origin]
+            text = "; ".join(formatter.format(i) for i in Decoder(64, data, ip=start))
+            lines.append(f"{start:x}  {data.hex(' '):<32} ; {text}")
+        return lines
+
+
+def _aimed(ins: Instruction, linear: int) -> Instruction:
+    out = ins.copy()
+    if ins.is_ip_rel_memory_operand:
+        out.memory_displacement = linear
+    else:
+        out.near_branch64 = linear
+    return out
+
+
+def assemble(items: Sequence[Item], origin: int) -> tuple[bytes, tuple[int, ...]]:
+    """Encode items at `origin`: the bytes with the final INT3, and each one's linear address."""
+    encoder = Encoder(64)
+    starts = [origin]
+    pieces: list[bytes] = []
+    pending: list[int] = []
+    for i, item in enumerate(items):
+        if item.instruction is None:
+            pieces.append(item.raw)
+        else:
+            ins = item.instruction
+            if item.target is not None:
+                pending.append(i)
+                ins = _aimed(ins, starts[i])
+            encoder.encode(ins, starts[i])
+            pieces.append(encoder.take_buffer())
+        starts.append(starts[i] + len(pieces[i]))
+    for i in pending:
+        item = items[i]
+        assert item.instruction is not None and item.target is not None
+        ins = _aimed(item.instruction, starts[item.target] + item.delta)
+        encoder.encode(ins, starts[i])
+        pieces[i] = encoder.take_buffer()
+    return b"".join(pieces) + INT3, tuple(starts)
+
+
+def to_text(program: Program) -> str:
+    """The corpus form: readable, and complete for `from_text`."""
+    lines = [f"# {line}" for line in program.comment.splitlines()]
+    lines.append(f"origin {program.origin:#x}")
+    lines += [f"  {line.split('  ', 1)[1]}" for line in program.listing()]
+    state = program.state
+    lines += [f"{n} = {v:#x}" for n, v in zip(REGISTERS, state.gpr, strict=True) if v]
+    lines.append(f"rflags = {state.rflags:#x}")
+    if state.rip != program.origin:
+        lines.append(f"rip = {state.rip:#x}")
+    if state.fs_base:
+        lines.append(f"fs_base = {state.fs_base:#x}")
+    if state.gs_base:
+        lines.append(f"gs_base = {state.gs_base:#x}")
+    default = xsave.fields(xsave.canonical(xsave.INIT))
+    lines += [f"{n} = {v}" for n, v in xsave.fields(xsave.canonical(state.xsave)).items()
+              if v != default[n]]
+    lines += [f"mem {linear:#x} = {data.hex()}" for linear, data in program.patches]
+    return "\n".join(lines) + "\n"
+
+
+def from_text(text: str) -> Program:
+    """Read `to_text`'s form; ValueError names the line that is wrong."""
+    items: list[Item] = []
+    comment: list[str] = []
+    patches: list[tuple[int, bytes]] = []
+    values: dict[str, str] = {}
+    origin = layout.CODE.linear
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        if line.startswith("#"):
+            comment.append(line[1:].strip())
+        elif line.startswith(" "):
+            items.append(Item(raw=bytes.fromhex(line.split(";")[0])))
+        elif words[0] == "origin":
+            origin = int(words[1], 0)
+        elif words[0] == "mem" and words[2] == "=":
+            patches.append((int(words[1], 0), bytes.fromhex(words[3])))
+        elif len(words) == 3 and words[1] == "=":
+            values[words[0]] = words[2]
+        else:
+            raise ValueError(f"line {number} is not understood: {line!r}")
+    gpr = tuple(int(values.pop(n, "0"), 0) for n in REGISTERS)
+    state = State(gpr=gpr, rip=int(values.pop("rip", str(origin)), 0),
+                  rflags=int(values.pop("rflags", "0x202"), 0),
+                  fs_base=int(values.pop("fs_base", "0"), 0),
+                  gs_base=int(values.pop("gs_base", "0"), 0), xsave=xsave.from_fields(values))
+    return Program(tuple(items), origin, state, tuple(patches), "\n".join(comment))

@@ -1,0 +1,171 @@
+"""The command line in this process, over a fake processor."""
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ringlet
+from ringlet.cli.main import main
+from ringlet.core.state import Exit
+from tests.unit.machine.elf_maker import Elf
+from tests.unit.machine.fake_cpu import FakeCpu, FakeExit, out
+
+Capture = pytest.CaptureFixture[str]
+Script = Callable[..., None]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    return str(Elf().write(tmp_path / "program.elf"))
+
+
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Put a fake in the engine's place; call it with the exits it is to make."""
+
+    def play(*exits: FakeExit) -> None:
+        module = types.ModuleType("ringlet.vcpu.processor")
+        vars(module)["Processor"] = lambda ram_size: FakeCpu(list(exits))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    return play
+
+
+def test_output_and_status_are_the_guests(program: str, processor: Script, capfd: Capture) -> None:
+    processor(out(0x3F8, ord("h")), out(0x3F8, ord("i")), out(0xF4, 2))
+    status = main(["run", "--bare", program])
+
+    assert status == 5
+    assert capfd.readouterr() == ("hi", "")
+
+
+def test_options_may_come_in_any_order(program: str, processor: Script, capfd: Capture) -> None:
+    processor(out(0xF4, 0))
+
+    assert main(["run", program, "--memory", "2M", "--bare"]) == 1
+
+
+def test_triple_fault_is_a_line_and_status_3(
+    program: str, processor: Script, capfd: Capture
+) -> None:
+    processor(FakeExit(Exit.EXIT_SHUTDOWN))
+    status = main(["run", "--bare", program])
+    captured = capfd.readouterr()
+
+    assert status == 3
+    assert captured.err == ("ringlet: triple fault: the guest's processor shut down at RIP 0x0\n")
+
+
+def test_last_halt_is_a_line_and_status_4(program: str, processor: Script, capfd: Capture) -> None:
+    processor(FakeExit(Exit.EXIT_HLT))
+    status = main(["run", "--bare", program])
+
+    assert status == 4
+    assert "nothing can wake it" in capfd.readouterr().err
+
+
+def test_internal_error_is_a_line_and_status_70(
+    program: str, processor: Script, capfd: Capture
+) -> None:
+    processor(FakeExit(Exit.EXIT_INTERNAL))
+    status = main(["run", "--bare", program])
+    captured = capfd.readouterr()
+
+    assert status == 70
+    assert captured.err.startswith("ringlet: internal error, please report it: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capture) -> None:
+    processor(out(0x3F8, 65), out(0xF4, 0))
+    main(["run", "--bare", program, "--stats"])
+    captured = capfd.readouterr()
+
+    assert captured.out == "A"
+    assert "machine_io_writes" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "only bare programs run so far"),
+        (["run", "--bare"], "no program given"),
+        (["run", "--bare", "/nonexistent"], "/nonexistent: no such file"),
+        (["run", "--bare", "/"], "/: is a directory"),
+        (["run", "--bare", "PROGRAM", "--memory", "0"], "a machine needs RAM"),
+        (["run", "--bare", "PROGRAM", "--memory", "-1"], "a machine needs RAM"),
+        (["run", "--bare", "PROGRAM", "--memory", "5000"], "multiple of 4 KiB"),
+        (["run", "--bare", "PROGRAM", "--memory", "900T"], "this host has"),
+        (["run", "--bare", "PROGRAM", "--memory", "big"], "not a size"),
+        (["run", "--bare", "PROGRAM", "--memory"], "requires an argument"),
+        (["run", "--bare", "PROGRAM", "extra"], "extra"),
+        (["run", "--fast"], "No such option: --fast"),
+        (["fly"], "No such command 'fly'"),
+        (["--fly"], "No such option: --fly"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    program: str, capfd: Capture, arguments: list[str], message: str
+) -> None:
+    status = main([program if a == "PROGRAM" else a for a in arguments])
+    captured = capfd.readouterr()
+
+    assert status == 2
+    assert captured.out == ""
+    assert captured.err.startswith("ringlet: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_newline_in_a_file_name_does_not_break_the_line(capfd: Capture) -> None:
+    main(["run", "--bare", "/no\nwhere\x1b[2J"])
+    captured = capfd.readouterr()
+
+    assert captured.err == "ringlet: /no\\nwhere\\x1b[2J: no such file\n"
+
+
+def test_a_host_without_bmi2_is_one_line_and_status_2(
+    program: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RINGLET_HIDE_CPU", "bmi2")
+    status = main(["run", "--bare", program])
+    captured = capfd.readouterr()
+
+    assert status == 2
+    assert captured.err.startswith("ringlet: this host lacks BMI2: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_doctor_on_this_host(capfd: Capture) -> None:
+    status = main(["doctor"])
+    captured = capfd.readouterr()
+
+    assert status == 0
+    assert "guests can run on this host" in captured.out
+    assert captured.err == ""
+
+
+def test_doctor_on_a_lesser_host(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINGLET_HIDE_CPU", "bmi2")
+    status = main(["doctor"])
+    captured = capfd.readouterr()
+
+    assert status == 2
+    assert "missing  BMI2" in captured.out
+    assert captured.err == "ringlet: no guest can run on this host, for want of BMI2\n"
+
+
+def test_version(capfd: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capfd.readouterr().out == f"ringlet {ringlet.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_names_the_commands(capfd: Capture, arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    captured = capfd.readouterr()
+
+    assert all(word in captured.out for word in ("run", "doctor", "--version"))

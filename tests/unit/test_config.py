@@ -1,0 +1,63 @@
+"""Sizes of memory, as people write them and as they get them wrong."""
+
+import pytest
+
+from ringlet.config import format_size, parse_memory
+from ringlet.errors import ConfigError
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("128M", 128 << 20),
+        ("128m", 128 << 20),
+        ("128MiB", 128 << 20),
+        ("128MB", 128 << 20),
+        (" 1G ", GIB),
+        ("2048K", 2 << 20),
+        ("4194304", 4 << 20),
+        ("0x400000", 4 << 20),
+    ],
+)
+def test_sizes_that_are_understood(text: str, size: int) -> None:
+    assert parse_memory(text, 8 * GIB) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0", "a machine needs RAM"),
+        ("0M", "a machine needs RAM"),
+        ("-128M", "a machine needs RAM"),
+        ("4195000", "is not a multiple of 4 KiB; the next size that is: 4100K"),
+        ("4096", "too small; the least is 2 MiB"),
+        ("9G", "this host has 8 GiB of RAM"),
+        ("99999999T", "this host has 8 GiB of RAM"),
+        ("1" * 400, "not a size"),
+        ("lots", "not a size"),
+        ("", "not a size"),
+        ("M", "not a size"),
+        ("12.5M", "not a size"),
+        ("1_000M", "not a size"),
+        ("0x", "not a size"),
+        ("128X", "not a size"),
+        ("١٢٨M", "not a size"),
+        ("1e3M", "not a size"),
+    ],
+)
+def test_sizes_that_are_refused_in_a_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_memory(text, 8 * GIB)
+
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 bytes"), (4096, "4 KiB"), (128 << 20, "128 MiB"), (25 * GIB // 2, "12.5 GiB")],
+)
+def test_sizes_as_shown(size: int, text: str) -> None:
+    assert format_size(size) == text

@@ -1,0 +1,28 @@
+"""Counters: every one has its words."""
+
+from ringlet.vcpu.processor import Processor
+
+from ringlet.observe import COUNTERS, MACHINE_COUNTERS, PROCESSOR_COUNTERS, format_stats
+
+
+def test_every_counter_of_the_processor_is_described() -> None:
+    names = set(Processor(2 << 20).counters())
+
+    assert names == {c.name for c in PROCESSOR_COUNTERS}
+
+
+def test_names_are_unique() -> None:
+    assert len(COUNTERS) == len(PROCESSOR_COUNTERS) + len(MACHINE_COUNTERS)
+
+
+def test_a_line_has_name_value_unit_and_meaning() -> None:
+    (line,) = format_stats({"exits": 1234567})
+
+    assert line.split()[:3] == ["exits", "1,234,567", "exits"]
+    assert "left for the run loop" in line
+
+
+def test_unknown_counters_come_last_without_words() -> None:
+    lines = list(format_stats({"novel": 1, "ops": 2}))
+
+    assert [line.split()[0] for line in lines] == ["ops", "novel"]
