@@ -224,7 +224,8 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         for h in range(sizeof(OpInfo) >> 3):
             (<u64*>o)[h] = (<u64*>&t.ops[i])[h]
         o.rip += t.linear
-        o.resume = host_of(k, host + <u32>t.ops[i].resume)
+        if o.resume:
+            o.resume = host_of(k, host + <u32>o.resume)
     f = &k.fragments[index]
     f.linear = t.linear
     f.phys[0] = phys0

@@ -1,9 +1,7 @@
 """Accesses to guest memory by compiled code and devices: physical, and linear through a walk."""
-from ringlet.core.state cimport (
-    CpuState, u8, u32, u64, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK)
+from ringlet.core.state cimport CpuState, u8, u32, u64, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK
 from ringlet.mmu.codepages cimport about_to_write, is_code
-from ringlet.mmu.layout cimport (
-    Mmu, PAGE_SIZE, PAGING_LONG, Walk, ram_left, ram_offset)
+from ringlet.mmu.layout cimport Mmu, PAGE_SIZE, Walk, ram_left, ram_offset
 from ringlet.mmu.memory cimport copy_bytes
 from ringlet.mmu.walker cimport resolve
 

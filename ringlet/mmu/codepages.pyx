@@ -6,8 +6,8 @@ leaves, so that its cost is that of the windows which show the page and no more.
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.mmu.hostmap cimport host_protect, settle
 from ringlet.mmu.layout cimport (
-    ENTRIES, ENTRY_BITS, Mmu, Node, PAGE_SHIFT, PAGE_SIZE, Region,
-    bit_clear, bit_set, bit_test, leaf_size, lowest_bit, ram_offset)
+    ENTRIES, ENTRY_BITS, Mmu, Node, PAGE_SHIFT, PAGE_SIZE, Region, bit_clear, bit_set, bit_test,
+    leaf_size, lowest_bit, ram_offset)
 from ringlet.mmu.regions cimport make_room
 
 

@@ -6,4 +6,6 @@ cdef bint host_map(Mmu* m, Region* r, u64 linear, u64 offset, u64 size,
                    bint writable) noexcept nogil
 cdef void host_unmap(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil
 cdef void host_protect(Mmu* m, Region* r, u64 linear, u64 size, bint writable) noexcept nogil
+cdef bint ballast_take(Mmu* m) noexcept nogil
+cdef bint ballast_drop(Mmu* m) noexcept nogil
 cdef void settle(Mmu* m, Region* r) noexcept nogil

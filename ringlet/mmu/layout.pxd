@@ -27,6 +27,7 @@ cdef enum:
     REGIONS = 320                    # at most; fewer if the host grants a smaller arena; 0 is none
     ENTRY_BITS = 9
     ENTRIES = 512
+    BALLAST = 256                    # mappings kept to be thrown off
     POPULATE_MAX = 16                # pages; longer runs are left to the host's own faults
 
 # Sizes in host address space: a region every 128 GiB leaves 64 GiB of guard on each side, of
@@ -129,6 +130,7 @@ cdef struct Owner:
     u32 id             # 0: free
     u32 group          # address space: its group's index in owners[]
     u32 regions        # list
+    u32 global_pages   # may hold global pages, which survive CR3 loads but not INVLPG
     u32 unrecorded     # a fetch could not be recorded, or regions ran out: forget all when loaded
 
 cdef struct Mmu:
@@ -170,6 +172,7 @@ cdef struct Mmu:
     u32 next_id
     u32 maps           # host mappings in all regions, at most
     u32 maps_limit
+    u64 ballast        # host address of the ballast, 0 once dropped
     u64 clock
     u64 epoch
     # --- a range about to be dropped or write-protected

@@ -4,11 +4,10 @@ The file is sealed against a change of size, so that no mapping of it can ever r
 """
 from libc.errno cimport errno
 from libc.string cimport strerror
-from posix.mman cimport (
-    mmap, munmap, MAP_FAILED, MAP_SHARED, MAP_NORESERVE, PROT_READ, PROT_WRITE)
+from posix.mman cimport mmap, munmap, MAP_FAILED, MAP_SHARED, MAP_NORESERVE, PROT_READ, PROT_WRITE
 from posix.unistd cimport close, ftruncate
 
-from ringlet.core.state cimport u8, u32, u64
+from ringlet.core.state cimport u8, u64
 from ringlet.mmu.layout cimport Mmu, PAGE_SIZE
 
 cdef extern from * nogil:

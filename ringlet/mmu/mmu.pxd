@@ -1,17 +1,21 @@
 """The virtual MMU's interface to the rest of the core.  See `ringlet.mmu` for how it works."""
 from ringlet.core.state cimport CpuState, u8, u16, u32, u64, i64
 
-# Translations fetched from these pages are gone or must be looked up again.
+# Hooks.  They are called from within the functions below, so also in the signal handler.
+# Translations fetched from these pages of the current address space (or its upper half) are gone
+# or must be looked up again.
 ctypedef void (*code_unmapped_fn)(CpuState* c, u64 linear, u64 pages) noexcept nogil
-# A code page of guest RAM is about to become writable: drop what was translated from it.
+# A code page of guest RAM, by the address of its first byte, is about to become writable: drop
+# what was translated from it.
 ctypedef void (*code_written_fn)(CpuState* c, u64 phys_page) noexcept nogil
-# An address space was evicted: its identity may be used again.
+# An address space or an upper half was evicted and its identity is gone; its pages are not named
+# by code_unmapped.
 ctypedef void (*space_dropped_fn)(CpuState* c, u32 space) noexcept nogil
 
 # --- guest physical memory
 cdef u8* ram_host(CpuState* c, u64 phys) noexcept nogil              # NULL: no RAM there
 cdef int phys_read(CpuState* c, u64 phys, void* dst, u32 size) noexcept nogil   # MEM_OK | MEM_MMIO
-cdef int phys_write(CpuState* c, u64 phys, const void* src, u32 size) noexcept nogil  # honours code pages
+cdef int phys_write(CpuState* c, u64 phys, const void* src, u32 size) noexcept nogil  # may call hooks
 
 # --- linear accesses by compiled code (emulation, exception delivery).  `access` is ACC_WRITE |
 # ACC_USER | ACC_FETCH.  MEM_FAULT leaves #PF (or #GP/#SS for a non-canonical address) in exc_*.
@@ -23,22 +27,28 @@ cdef int mmu_write(CpuState* c, u64 linear, const void* src, u32 size, u32 acces
 cdef int mmu_fetch(CpuState* c, u64 linear, u64* phys) noexcept nogil
 
 # --- windows
+# Addends in the slot tables change in mmu_load_cr3 and mmu_flush_all; elsewhere those of the
+# running privilege only ever turn from poison to a region.  The other privilege's may change at any
+# time, so bindings are formed anew when CPL changes between 3 and less.
+#
 # A host SIGSEGV at `host` (si_addr, canonical) with the host's #PF error bits: MEM_OK (mapped: try
 # again), MEM_FAULT, MEM_MMIO (mmio_phys, mmio_linear), or -1: not an address of a window (a guard,
 # or not ours); *linear is filled for all but -1.
 cdef int mmu_shadow_fault(CpuState* c, u64 host, u32 err, u64* linear) noexcept nogil
-# The guest touched `linear`, whose slot has no region: give it one.  MEM_OK: try again; MEM_FAULT.
+# The guest touched `linear`, whose slot has no region: give it one.  MEM_OK: try again; MEM_FAULT;
+# MEM_MMIO: there is no region to be had before the next CR3 load, emulate the access.
 cdef int mmu_slot_fault(CpuState* c, u64 linear, u32 access) noexcept nogil
-# Map what a walk of `linear` gives, if it gives something; never raises (prefetch of a window page).
+# Map what a walk of `linear` gives, if it gives something; never raises.
 cdef void mmu_prefill(CpuState* c, u64 linear, u32 access) noexcept nogil
 
 # --- events of the guest
 cdef void mmu_load_cr3(CpuState* c) noexcept nogil       # c.cr3 was written: compare, switch slots
 cdef void mmu_flush_all(CpuState* c) noexcept nogil      # CR0.PG/WP, CR4.PGE/PAE, EFER.NXE changed
 cdef void mmu_invlpg(CpuState* c, u64 linear) noexcept nogil
-cdef u32 mmu_space(CpuState* c, u64 linear) noexcept nogil   # identity of the address space for linear's half
+# The identity of the address space, for the half of it that `linear` is in.
+cdef u32 mmu_space(CpuState* c, u64 linear) noexcept nogil
 
-# --- code pages
+# --- code pages, by any guest physical address inside
 cdef void mmu_protect_code(CpuState* c, u64 phys_page) noexcept nogil
 cdef void mmu_unprotect_code(CpuState* c, u64 phys_page) noexcept nogil
 

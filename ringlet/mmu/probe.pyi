@@ -1,5 +1,3 @@
-"""Types of `ringlet.mmu.probe`."""
-
 class Probe:
     cpl: int
     exception: tuple[int, int, int]

@@ -9,9 +9,9 @@ from posix.mman cimport (
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
 from ringlet.core.state cimport (
-    BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U, CpuidEntry, CpuState,
-    MEM_MMIO, SLOT_COUNT, u8, u32, u64)
-from ringlet.mmu.layout cimport Mmu, REGION_SHIFT, mmu_of
+    BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U, CpuidEntry,
+    CpuState, SLOT_COUNT, u8, u32, u64)
+from ringlet.mmu.layout cimport Mmu, mmu_of
 from ringlet.mmu.mmu cimport (
     mmu_create, mmu_destroy, mmu_fetch, mmu_flush_all, mmu_invlpg, mmu_load_cr3, mmu_prefill,
     mmu_protect_code, mmu_read, mmu_shadow_fault, mmu_slot_fault, mmu_space, mmu_translate,

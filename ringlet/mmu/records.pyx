@@ -11,10 +11,9 @@ was translated can be write-protected everywhere without a search.
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.mmu.hostmap cimport host_unmap, settle
 from ringlet.mmu.layout cimport (
-    FRAME_XD, ENTRY_BITS, ENTRIES, Mmu, NODES, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D, PTE_G,
-    PTE_P,
-    PTE_PS, PTE_U, PTE_W, Region, SLOT_SHIFT, Walk,
-    bit_clear, bit_set, bit_test, entry_index, leaf_size, lowest_bit, ram_offset)
+    FRAME_XD, ENTRY_BITS, ENTRIES, Mmu, NODES, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D,
+    PTE_G, PTE_P, PTE_PS, PTE_U, PTE_W, Region, SLOT_SHIFT, Walk, bit_clear, bit_set, bit_test,
+    entry_index, leaf_size, lowest_bit, ram_offset)
 
 # Bits of an entry that a mapping depends on: P, R/W, U/S, A, D, PS, G, the frame, XD.  Above a
 # leaf the processor ignores D and G, guests leave them alone.
@@ -240,6 +239,8 @@ cdef u32 record(CpuState* c, Mmu* m, Region* r, Walk* w, bint refill) noexcept n
         r.pml4e = w.entry[4]
     if local:
         r.check = 1
+    else:
+        m.owners[r.owner].global_pages = 1
     index = r.top
     while True:
         node = &m.nodes[index]

@@ -7,16 +7,17 @@ from posix.mman cimport (
     mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE)
 
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT
-from ringlet.mmu.hostmap cimport host_unmap, settle
+from ringlet.mmu.hostmap cimport ballast_drop, ballast_take, host_unmap, settle
 from ringlet.mmu.layout cimport (
-    GROUPS, Mmu, Owner, REGIONS, Region, SPACES, STRIDE_SHIFT,
-    poison, set_slot, slot_addend, slot_linear)
+    GROUPS, Mmu, Owner, REGIONS, Region, SPACES, STRIDE_SHIFT, poison, set_slot, slot_addend,
+    slot_linear)
 from ringlet.mmu.records cimport empty_region, flush_code, forget_region
 
 cdef enum:
     FIRST_GROUP = 1 + SPACES
     MAPS_MARGIN = 64     # more than one operation can add
     NODES_MARGIN = 8
+    BUDGET_MIN = 2 * MAPS_MARGIN
 
 
 cdef int arena_create(CpuState* c, Mmu* m) except -1:
@@ -41,6 +42,7 @@ cdef int arena_create(CpuState* c, Mmu* m) except -1:
     m.arena_size = <u64>count << STRIDE_SHIFT
     m.region_count = count
     m.region_free = 0
+    ballast_take(m)
     for i in range(count - 1, 0, -1):
         m.regions[i].base = m.arena + (<u64>i << STRIDE_SHIFT) + align
         m.regions[i].next = m.region_free
@@ -55,6 +57,7 @@ cdef void arena_destroy(Mmu* m) noexcept:
     if m.reserve_size:
         munmap(<void*>m.reserve, m.reserve_size)
         m.reserve_size = 0
+    ballast_drop(m)
 
 
 # --- slot tables
@@ -150,6 +153,7 @@ cdef void strip(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
     o.regions = 0
     o.id = 0
     o.unrecorded = 0
+    o.global_pages = 0
     if m.dropped != NULL:
         m.dropped(c, id)
 
@@ -211,11 +215,18 @@ cdef void region_split(CpuState* c, Mmu* m, u32 region) noexcept nogil:
         set_slot(c, r.slot, True, poison(r.slot))
 
 
+cdef void lower_budget(Mmu* m) noexcept nogil:
+    """The host gives out before the budget does: the rest of the process has grown."""
+    m.maps_limit = max(<u32>BUDGET_MIN, min(m.maps_limit, m.maps))
+
+
 cdef void make_room(CpuState* c, Mmu* m) noexcept nogil:
     """Make sure that host mappings and nodes are left for one more fill: evict address spaces,
     at last empty the region with the most mappings.  Regions of the running code are emptied,
     never given away: its registers may hold their addresses."""
     cdef u32 victim, i, best
+    if not m.ballast:
+        lower_budget(m)
     if m.maps + MAPS_MARGIN < m.maps_limit and m.nodes_left >= NODES_MARGIN:
         return
     while m.maps > m.maps_limit - m.maps_limit // 8 or m.nodes_left < NODES_MARGIN:
@@ -230,7 +241,7 @@ cdef void make_room(CpuState* c, Mmu* m) noexcept nogil:
             if m.regions[i].owner and (not best or m.regions[i].maps > m.regions[best].maps):
                 best = i
         if not best or (m.regions[best].maps <= 1 and m.nodes_left >= NODES_MARGIN):
-            return
+            break
         if m.nodes_left < NODES_MARGIN:
             for i in range(1, m.region_count):
                 if m.regions[i].owner:
@@ -238,3 +249,4 @@ cdef void make_room(CpuState* c, Mmu* m) noexcept nogil:
         else:
             empty_region(c, m, &m.regions[best])
         flush_code(c, m)
+    ballast_take(m)

@@ -8,12 +8,11 @@ from changed entries is dropped, in ranges.
 The upper half belongs to a *group*: all address spaces whose PML4 entries 256..511 agree.
 """
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT, is_canonical
-from ringlet.mmu.codepages cimport is_code
 from ringlet.mmu.hostmap cimport host_protect, host_unmap, settle
 from ringlet.mmu.layout cimport (
-    FRAME_XD, CR4_PSE, FORM_64, GROUPS, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PAGING_OFF, PAGING_PAE,
-    PTE_A, PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk,
-    bit_clear, bit_test, entry_index, leaf_size, load_entry, lowest_bit, ram_offset, slot_region)
+    FRAME_XD, CR4_PSE, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
+    PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_clear, bit_test, entry_index,
+    leaf_size, load_entry, lowest_bit, ram_offset, slot_region)
 from ringlet.mmu.records cimport (
     CHANGE_LESS, CHANGE_MORE, CHANGE_NONE, CHANGE_OTHER, change_of, empty_region, flush_code,
     forget)
@@ -367,7 +366,7 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
 
 
 cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
-    cdef u32 slot, kernel, user
+    cdef u32 slot, kernel, user, i
     c.n_invlpg += 1
     m.last_page = 0
     if m.mode != PAGING_LONG:
@@ -375,6 +374,10 @@ cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     elif not is_canonical(linear):
         return
     slot = <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
+    # Global translations know no address space: those that others keep go as well.
+    for i in range(1, FIRST_GROUP + GROUPS):
+        if m.owners[i].global_pages and i != m.space and i != m.group:
+            m.owners[i].epoch = 0
     kernel = slot_region(c, m, slot, False)
     user = slot_region(c, m, slot, True)
     if kernel:

@@ -6,15 +6,12 @@ known to be allowed, and updates the walk's copies, so that what is recorded is 
 guest memory afterwards.
 """
 from ringlet.core.state cimport (
-    CpuState, CpuidEntry, u32, u64, i64,
-    ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_OK, PF_P, PF_RSVD, VEC_GP, VEC_PF,
-    is_canonical, raise_err)
+    CpuState, CpuidEntry, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_OK, PF_P,
+    PF_RSVD, VEC_GP, VEC_PF, is_canonical, raise_err)
 from ringlet.mmu.layout cimport (
-    CR0_WP, CR4_PAE, CR4_PGE, EFER_LMA, EFER_LME, EFER_NXE,
-    FORM_64, FORM_FLAT, FORM_PDPTE, FORM_ROOT32,
-    Mmu, PAGING_32, PAGING_LONG, PAGING_OFF, PAGING_PAE,
-    PTE_A, PTE_D, PTE_P, PTE_PS, PTE_U, PTE_W, Walk,
-    below, entry_index, leaf_size, load_entry, ram_offset, set_entry_bits)
+    CR0_WP, CR4_PAE, CR4_PGE, EFER_LMA, EFER_LME, EFER_NXE, FORM_64, FORM_FLAT, FORM_PDPTE,
+    FORM_ROOT32, Mmu, PAGING_32, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A, PTE_D, PTE_P,
+    PTE_PS, PTE_U, PTE_W, Walk, below, entry_index, leaf_size, load_entry, set_entry_bits)
 
 cdef u32 physical_bits(CpuState* c) noexcept nogil:
     """MAXPHYADDR, from the guest's own CPUID table (leaf 80000008h; 36 without it, SDM 4.1.4)."""

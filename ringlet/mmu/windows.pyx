@@ -5,18 +5,15 @@ longest run that is contiguous in both spaces and that the guest has already tou
 not allow is the guest's own #PF.
 """
 from ringlet.core.state cimport (
-    CpuState, u32, u64,
-    ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT, SLOT_SHIFT,
-    is_canonical)
+    CpuState, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT,
+    SLOT_SHIFT, is_canonical)
 from ringlet.mmu.codepages cimport about_to_write, is_code, protect_run
 from ringlet.mmu.hostmap cimport host_map, host_unmap, settle
 from ringlet.mmu.layout cimport (
     FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D, PTE_G, PTE_P,
-    PTE_PS,
-    PTE_U, PTE_W, Region, SPACES, Walk,
-    bit_set, bit_test, entry_index, leaf_size, load_entry, ram_left, ram_offset, slot_region)
-from ringlet.mmu.records cimport (
-    CHANGE_LESS, change_of, flush_code, leaf_link, leaf_offset, record)
+    PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_set, bit_test, entry_index, leaf_size,
+    load_entry, ram_left, ram_offset, slot_region)
+from ringlet.mmu.records cimport CHANGE_LESS, change_of, flush_code, leaf_link, leaf_offset, record
 from ringlet.mmu.regions cimport make_room, region_of_host, region_share, region_split, region_take
 from ringlet.mmu.walker cimport allowed, mark_used, resolve, walk
 
@@ -134,7 +131,8 @@ cdef int touch(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept no
         about_to_write(c, m, w.phys)
         if mapped_right(m, r, w, True) and m.repeats == 0:
             return MEM_OK
-    if not fill(c, m, region, w):
+    # The second try comes after room was made.
+    if not fill(c, m, region, w) and not fill(c, m, region, w):
         return -1
     flush_code(c, m)
     return MEM_OK
@@ -209,9 +207,11 @@ cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
         return MEM_FAULT
     region = region_for(c, m, &w)
     if not region:
-        return -1
+        c.mmio_phys = w.phys
+        c.mmio_linear = w.linear
+        return MEM_MMIO
     if ram_offset(m, w.phys) != ~<u64>0:
-        return touch(c, m, region, &w, access)
+        touch(c, m, region, &w, access)
     return MEM_OK
 
 

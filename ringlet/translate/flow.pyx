@@ -79,7 +79,8 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
     reloc(b, RELOC_OP, b.n_ops)
     e32(b, 0)
     jmp_stub(b, STUB_OP)
-    o.resume = b.n
+    # Nothing follows an operation that ends the fragment, even if it comes to EMU_NEXT.
+    o.resume = 0 if ends_fragment(op) and i.shape.unit != UNIT_WAIT else b.n
     b.n_ops += 1
     b.n_bindings = 0
     b.zero_extended = 0

@@ -317,14 +317,17 @@ cdef class Processor:
                 kind = self.advance(None)
         return kind
 
-    def emulate(self) -> int:
+    def emulate(self, u64 value=0) -> int:
         """Perform the instruction at RIP by the general emulator; an `Exit`.
 
-        EXIT_NONE: it is done, or its exception was delivered.  `run` does this where translated
-        code cannot go on; here it is a way to try one instruction, sensitive ones excepted.
+        EXIT_NONE: it is over, done or its exception delivered.  After EXIT_MMIO_READ or
+        EXIT_MMIO_WRITE the next call goes on with it, and `value` is what was read.  `run` does all
+        this where translated code cannot go on; here it is a way to try one instruction.
         """
-        self.emulation = self.emulator.execute()
-        return self.advance(None)
+        if self.emulation is None:
+            self.emulation = self.emulator.execute()
+            return self.advance(None)
+        return self.advance(value)
 
     cdef int advance(self, answer) except -1:
         """Go on with an emulated instruction: the exit it needs, or EXIT_NONE when it is over."""
@@ -354,6 +357,10 @@ cdef class Processor:
         cdef CpuState* c = self.c
         return ExitInfo(c.io_port, c.io_size, c.io_count, c.io_data, c.mmio_phys, c.mmio_linear,
                         c.msr_index, c.rip)
+
+    def io(self) -> tuple[int, int, int]:
+        """(port, size, data) of the last exit for a port: `exit_info` in a quarter of its time."""
+        return self.c.io_port, self.c.io_size, self.c.io_data
 
     def complete(self, u64 value=0) -> None:
         """Finish the instruction that left for a device or MSR; `value` is what was read."""

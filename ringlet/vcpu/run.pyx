@@ -209,7 +209,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             c.n_ops += 1
             drops = k.drops
             r = emulate(c, op)
-            if r == EMU_NEXT and not key & KEY_STEP and k.drops == drops \
+            if r == EMU_NEXT and op.resume and not key & KEY_STEP and k.drops == drops \
                     and not c.inhibit and c.poll == poll_page(c) and not (c.intr and c.iflag):
                 enter(c, op.resume)
                 continue

@@ -1,4 +1,4 @@
-"""A guest without a processor: page tables in guest RAM, and accesses as translated code makes them.
+"""A guest without a processor: page tables in guest RAM, accesses as translated code makes them.
 
 `Guest.load` and `Guest.store` go to the host address that translated code would use.  Whether the
 host lets them is asked with read(2) and write(2) on a pipe, which answer EFAULT where the
@@ -95,8 +95,13 @@ class Tables:
 class Guest:
     """A probe in long mode with one address space loaded."""
 
-    def __init__(self, ram: int = 64 * MIB, efer: int = EFER_LONG | EFER_NXE,
-                 cr4: int = CR4_PAE | CR4_PGE, maps_limit: int = 0) -> None:
+    def __init__(
+        self,
+        ram: int = 64 * MIB,
+        efer: int = EFER_LONG | EFER_NXE,
+        cr4: int = CR4_PAE | CR4_PGE,
+        maps_limit: int = 0,
+    ) -> None:
         self.probe = Probe(ram, maps_limit=maps_limit)
         self.next_table = [1 * MIB]
         self.efer = efer

@@ -62,7 +62,7 @@ def fault(probe: Probe, root: int, linear: int, access: int) -> int | None:
     found = walk(probe, root, linear)
     if isinstance(found, int):
         return found | access
-    if access & U and not found.user or access & W and not found.write:
+    if (access & U and not found.user) or (access & W and not found.write):
         return PF_P | access
     if access & PF_I and found.nx:
         return PF_P | access

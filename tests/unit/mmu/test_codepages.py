@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.unit.mmu.guest import DIRECT, GIB, MIB, OK, PAGE, A, D, G, Guest, P, U, W
@@ -12,7 +14,7 @@ DATA = 8 * MIB
 
 def rights_at(host: int) -> str:
     """The host's rights of a page, as /proc/self/maps shows them."""
-    with open("/proc/self/maps") as maps:
+    with Path("/proc/self/maps").open() as maps:
         for line in maps:
             low, high = (int(part, 16) for part in line.split()[0].split("-"))
             if low <= host < high:
@@ -179,3 +181,17 @@ def test_chains_survive_drops_in_any_order(guest: Guest) -> None:
         [False, True, True, False, True, True, False]
     )
     assert not any(guest.writable(AT + i * PAGE) for i in (1, 2, 4, 5))
+
+
+def test_chains_survive_neighbours_that_go_and_come_back_elsewhere(guest: Guest) -> None:
+    entries = [guest.tables.map(AT + i * PAGE, DATA, P | W | U | A | D) for i in range(7)]
+    for i in range(7):
+        guest.load(AT + i * PAGE)
+    for i in (3, 2, 6, 5):
+        guest.probe.set_entry(entries[i], (9 * MIB + i * 2 * PAGE) | P | W | U | A | D)
+        guest.probe.invlpg(AT + i * PAGE)
+    guest.probe.protect_code(DATA)
+
+    assert [guest.writable(AT + i * PAGE) for i in range(7)] == (
+        [False, False, True, True, False, True, True]
+    )

@@ -255,7 +255,9 @@ def test_paging_off_is_identity_of_32_bits(guest: Guest) -> None:
 
 
 def test_32_bit_walk_of_4_kib_pages(guest: Guest) -> None:
-    guest.probe.write_phys(0x5000 + (0x8040_3000 >> 22) * 4, (0x6000 | P | W | U).to_bytes(4, "little"))
+    guest.probe.write_phys(
+        0x5000 + (0x8040_3000 >> 22) * 4, (0x6000 | P | W | U).to_bytes(4, "little")
+    )
     guest.probe.write_phys(0x6000 + 3 * 4, (DATA | P | U).to_bytes(4, "little"))
     guest.set(cr0=CR0, cr3=0x5000, cr4=0, efer=0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ringlet.mmu.probe import Probe
@@ -93,7 +95,7 @@ def test_guards_reach_40_gib_on_both_sides(guest: Guest) -> None:
     base = guest.probe.regions()[0]
     start, end = base - 40 * GIB, base + 104 * GIB
 
-    with open("/proc/self/maps") as maps:
+    with Path("/proc/self/maps").open() as maps:
         spans = [(line.split()[0].split("-"), line.split()[1]) for line in maps]
     inside = [
         (max(int(low, 16), start), min(int(high, 16), end), rights)
