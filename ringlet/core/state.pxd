@@ -263,7 +263,6 @@ cdef struct CpuState:
     void* cpuid          # CpuidEntry[], cpuid_count of them
     u64 cpuid_count
     u64 block            # host address of the block this stands in
-    void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.fpstate), or NULL
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction goes on after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none

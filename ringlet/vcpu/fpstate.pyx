@@ -5,13 +5,19 @@ CpuState by the host's own XSAVE and FXSAVE, and to or from the guest's memory b
 so that no host instruction touches a guest page or can fault: headers and MXCSR are validated
 first.  Only components 0 to 2 exist; compacted and standard areas then have the same layout.
 
-The last x87 instruction and data pointers are host addresses while guest code runs translated;
-they are replaced (CpuState.fpu_pointer), never shown.  Code and data selectors are saved as 0, as
-CPUID.7.EBX[13] announces.
+The last x87 instruction and data pointers are host addresses while guest code runs translated:
+the code cache and the MMU name the guest's, and what they do not know is saved as 0, never shown.
+So are pointers that the guest itself has loaded and not used since.  AMD's processors save them
+only while an exception is pending; the instruction pointer is then taken from the environment,
+whose 32 bits are enough for the code cache.  Code and data selectors are saved as 0, as CPUID.7.EBX[13]
+announces.
 """
 from ringlet.core.state cimport (
     RAX, RCX, RDX, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_EMULATE, KEY_MODE64, VEC_GP,
     VEC_MF, VEC_NM, VEC_UD, raise_err, raise_exc)
+from ringlet.cache.codecache cimport (
+    NONE, Cache, cache_fragment_at, cache_guest_offset)
+from ringlet.mmu.mmu cimport mmu_linear_of
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.cpuid cimport CPUID_EAX, CPUID_ECX, CPUID_EDX, cpuid_bit
 from ringlet.vcpu.memory cimport (
@@ -37,6 +43,9 @@ cdef extern from *:
     static inline void fp_fnstenv(void *area) {
         __asm__ volatile("fnstenv (%0)" :: "r"(area) : "memory");
     }
+    static inline void fp_fldenv(const void *area) {
+        __asm__ volatile("fldenv (%0)" :: "r"(area) : "memory");
+    }
     static inline void fp_fnsave(void *area) {
         __asm__ volatile("fnsave (%0)" :: "r"(area) : "memory");
     }
@@ -56,12 +65,15 @@ cdef extern from *:
     void fp_xsave(void* area, u32 mask) noexcept nogil
     void fp_xrstor(const void* area, u32 mask) noexcept nogil
     void fp_fnstenv(void* area) noexcept nogil
+    void fp_fldenv(const void* area) noexcept nogil
     void fp_fnsave(void* area) noexcept nogil
     u32 fp_mxcsr() noexcept nogil
     u16 fp_status() noexcept nogil
 
 cdef enum:
     # Offsets in a save area (SDM 1 tables 10-2 and 13-1).
+    AREA_FSW = 2
+    AREA_FOP = 6
     AREA_FIP = 8
     AREA_FDP = 16
     AREA_MXCSR = 24
@@ -90,18 +102,43 @@ cdef void clear(u8* area, u32 size) noexcept nogil:
         (<u64*>(area + i))[0] = 0
 
 
-cdef u64 guest_pointer(CpuState* c, u64 host, int data) noexcept nogil:
-    if host == 0 or c.fpu_pointer == NULL:
+cdef u64 code_pointer(CpuState* c, u64 host) noexcept nogil:
+    """The guest linear address of the instruction translated at `host`; 0: not in the code cache."""
+    cdef Cache* k = <Cache*>c.cache
+    cdef u32 fragment
+    cdef u32 start = 0
+    if k == NULL or host < <u64>k.run or host >= <u64>k.run + k.size:
         return 0
-    return (<fpu_pointer_fn>c.fpu_pointer)(c, host, data)
+    fragment = cache_fragment_at(k, <u32>(host - <u64>k.run))
+    if fragment == NONE:
+        return 0
+    return k.fragments[fragment].linear + cache_guest_offset(
+        k, &k.fragments[fragment], <u32>(host - <u64>k.run), &start)
 
 
-cdef void to_guest(CpuState* c, u8* area, bint wide) noexcept nogil:
-    """Makes a legacy region of the host one of the guest's, in the 64-bit or the 32-bit format."""
+cdef void complete_pointers(u8* area) noexcept nogil:
+    """Fills opcode and instruction pointer of a region that has none, as AMD's have."""
+    cdef u32 env[7]
+    if (<u64*>(area + AREA_FIP))[0] or (<u16*>(area + AREA_FSW))[0] & FSW_ES:
+        return
+    fp_fnstenv(env)
+    # FNSTENV has masked all exceptions.
+    fp_fldenv(env)
+    (<u16*>(area + AREA_FOP))[0] = <u16>(env[4] >> 16) & 0x7FF
+    (<u64*>(area + AREA_FIP))[0] = env[3]
+
+
+cdef void to_guest(CpuState* c, u8* area, bint wide, bint x87) noexcept nogil:
+    """Makes a legacy region of the host one of the guest's, in the 64-bit or the 32-bit format.
+
+    `x87`: that component is not in its initial state, so there may be pointers.
+    """
     cdef u64* fip = <u64*>(area + AREA_FIP)
     cdef u64* fdp = <u64*>(area + AREA_FDP)
-    fip[0] = guest_pointer(c, fip[0], 0)
-    fdp[0] = guest_pointer(c, fdp[0], 1)
+    if x87:
+        complete_pointers(area)
+    fip[0] = code_pointer(c, fip[0])
+    fdp[0] = mmu_linear_of(c, fdp[0])
     if not wide:
         fip[0] &= <u64>0xFFFFFFFF
         fdp[0] &= <u64>0xFFFFFFFF
@@ -144,7 +181,7 @@ cdef int op_fxsave(CpuState* c, OpInfo* op) noexcept nogil:
     if check_fx(c) or check_write(c, c.ea, FXSAVE_SIZE, user_access(c)):
         return EMU_FAULT
     fp_fxsave(area)
-    to_guest(c, area, op.size == 8)
+    to_guest(c, area, op.size == 8, True)
     return put(c, area, 0, xmm_end(c))
 
 
@@ -216,7 +253,7 @@ cdef int save_standard(CpuState* c, OpInfo* op, bint optimized) noexcept nogil:
     if load(c, c.ea + AREA_HEADER, 8, &bitmap):
         return EMU_FAULT
     used = in_use(c, area)
-    to_guest(c, area, op.size == 8)
+    to_guest(c, area, op.size == 8, used & mask & XCR0_X87 != 0)
     if put_components(c, area, mask & <u32>used if optimized else mask,
                       mask & (XCR0_SSE | XCR0_AVX) != 0):
         return EMU_FAULT
@@ -234,7 +271,7 @@ cdef int save_compacted(CpuState* c, OpInfo* op) noexcept nogil:
     if (<u32*>(area + AREA_MXCSR))[0] != MXCSR_RESET:
         used |= XCR0_SSE
     used &= mask
-    to_guest(c, area, op.size == 8)
+    to_guest(c, area, op.size == 8, used & XCR0_X87 != 0)
     if put_components(c, area, <u32>used, used & XCR0_SSE != 0):
         return EMU_FAULT
     if store(c, c.ea + AREA_HEADER, 8, used):
@@ -347,8 +384,8 @@ cdef int op_xrstors(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef void build_environment(CpuState* c, u8* area, u32* env) noexcept nogil:
     """Rewrites the pointers of the 7 doublewords of an x87 environment; `area`: an FXSAVE image."""
-    cdef u64 fip = guest_pointer(c, (<u64*>(area + AREA_FIP))[0], 0)
-    cdef u64 fdp = guest_pointer(c, (<u64*>(area + AREA_FDP))[0], 1)
+    cdef u64 fip = code_pointer(c, (<u64*>(area + AREA_FIP))[0])
+    cdef u64 fdp = mmu_linear_of(c, (<u64*>(area + AREA_FDP))[0])
     env[3] = <u32>fip
     env[4] &= <u64>0xFFFF0000          # opcode; the selectors are 0
     env[5] = <u32>fdp
