@@ -60,6 +60,10 @@ cdef int mmu_shadow_fault(CpuState* c, u64 host, u32 err, u64* linear) noexcept 
     return windows.shadow_fault(c, mmu_of(c), host, err, linear)
 
 
+cdef int mmu_slot_fault(CpuState* c, u64 linear, u32 kind) noexcept nogil:
+    return windows.slot_fault(c, mmu_of(c), linear, kind)
+
+
 cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil:
     cdef Mmu* m = mmu_of(c)
     cdef u64 distance = host - m.arena
@@ -68,10 +72,6 @@ cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil:
         return 0
     r = &m.regions[distance >> STRIDE_SHIFT]
     return r.linear + (host - r.base) if r.owner else 0
-
-
-cdef int mmu_slot_fault(CpuState* c, u64 linear, u32 kind) noexcept nogil:
-    return windows.slot_fault(c, mmu_of(c), linear, kind)
 
 
 cdef void mmu_prefill(CpuState* c, u64 linear, u32 kind) noexcept nogil:

@@ -5,19 +5,13 @@ CpuState by the host's own XSAVE and FXSAVE, and to or from the guest's memory b
 so that no host instruction touches a guest page or can fault: headers and MXCSR are validated
 first.  Only components 0 to 2 exist; compacted and standard areas then have the same layout.
 
-The last x87 instruction and data pointers are host addresses while guest code runs translated:
-the code cache and the MMU name the guest's, and what they do not know is saved as 0, never shown.
-So are pointers that the guest itself has loaded and not used since.  AMD's processors save them
-only while an exception is pending; the instruction pointer is then taken from the environment,
-whose 32 bits are enough for the code cache.  Code and data selectors are saved as 0, as CPUID.7.EBX[13]
-announces.
+The last x87 instruction and data pointers are host addresses while guest code runs translated;
+they are replaced (CpuState.fpu_pointer), never shown.  Code and data selectors are saved as 0, as
+CPUID.7.EBX[13] announces.
 """
 from ringlet.core.state cimport (
     RAX, RCX, RDX, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_EMULATE, KEY_MODE64, VEC_GP,
     VEC_MF, VEC_NM, VEC_UD, raise_err, raise_exc)
-from ringlet.cache.codecache cimport (
-    NONE, Cache, cache_fragment_at, cache_guest_offset)
-from ringlet.mmu.mmu cimport mmu_linear_of
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.cpuid cimport CPUID_EAX, CPUID_ECX, CPUID_EDX, cpuid_bit
 from ringlet.vcpu.memory cimport (
@@ -102,30 +96,32 @@ cdef void clear(u8* area, u32 size) noexcept nogil:
         (<u64*>(area + i))[0] = 0
 
 
-cdef u64 code_pointer(CpuState* c, u64 host) noexcept nogil:
-    """The guest linear address of the instruction translated at `host`; 0: not in the code cache."""
-    cdef Cache* k = <Cache*>c.cache
-    cdef u32 fragment
-    cdef u32 start = 0
-    if k == NULL or host < <u64>k.run or host >= <u64>k.run + k.size:
+cdef u64 guest_pointer(CpuState* c, u64 host, int data) noexcept nogil:
+    if host == 0 or c.fpu_pointer == NULL:
         return 0
-    fragment = cache_fragment_at(k, <u32>(host - <u64>k.run))
-    if fragment == NONE:
-        return 0
-    return k.fragments[fragment].linear + cache_guest_offset(
-        k, &k.fragments[fragment], <u32>(host - <u64>k.run), &start)
+    if host == c.fpu_restored[data]:
+        # Not of an instruction that ran here: the guest loaded it.
+        return host
+    return (<fpu_pointer_fn>c.fpu_pointer)(c, host, data)
 
 
-cdef void complete_pointers(u8* area) noexcept nogil:
-    """Fills opcode and instruction pointer of a region that has none, as AMD's have."""
+cdef void complete_pointers(CpuState* c, u8* area) noexcept nogil:
+    """Fills in the pointers that AMD's FXSAVE and XSAVE leave out while no exception is pending.
+
+    The environment always has them, but of 32 bits: enough for the code cache, and to recognize
+    what the guest has loaded.
+    """
     cdef u32 env[7]
     if (<u64*>(area + AREA_FIP))[0] or (<u16*>(area + AREA_FSW))[0] & FSW_ES:
         return
     fp_fnstenv(env)
-    # FNSTENV has masked all exceptions.
-    fp_fldenv(env)
+    fp_fldenv(env)       # FNSTENV has masked all exceptions
     (<u16*>(area + AREA_FOP))[0] = <u16>(env[4] >> 16) & 0x7FF
-    (<u64*>(area + AREA_FIP))[0] = env[3]
+    if env[3] == <u32>c.fpu_restored[0]:
+        (<u64*>(area + AREA_FIP))[0] = c.fpu_restored[0]
+        (<u64*>(area + AREA_FDP))[0] = c.fpu_restored[1]
+    else:
+        (<u64*>(area + AREA_FIP))[0] = env[3]
 
 
 cdef void to_guest(CpuState* c, u8* area, bint wide, bint x87) noexcept nogil:
@@ -136,20 +132,22 @@ cdef void to_guest(CpuState* c, u8* area, bint wide, bint x87) noexcept nogil:
     cdef u64* fip = <u64*>(area + AREA_FIP)
     cdef u64* fdp = <u64*>(area + AREA_FDP)
     if x87:
-        complete_pointers(area)
-    fip[0] = code_pointer(c, fip[0])
-    fdp[0] = mmu_linear_of(c, fdp[0])
+        complete_pointers(c, area)
+    fip[0] = guest_pointer(c, fip[0], 0)
+    fdp[0] = guest_pointer(c, fdp[0], 1)
     if not wide:
         fip[0] &= <u64>0xFFFFFFFF
         fdp[0] &= <u64>0xFFFFFFFF
     (<u32*>(area + AREA_MXCSR_MASK))[0] = MXCSR_KNOWN
 
 
-cdef void to_host(u8* area, bint wide) noexcept nogil:
+cdef void to_host(CpuState* c, u8* area, bint wide) noexcept nogil:
     """The 32-bit format's selectors are not pointers' upper halves."""
     if not wide:
         (<u64*>(area + AREA_FIP))[0] &= <u64>0xFFFFFFFF
         (<u64*>(area + AREA_FDP))[0] &= <u64>0xFFFFFFFF
+    c.fpu_restored[0] = (<u64*>(area + AREA_FIP))[0]
+    c.fpu_restored[1] = (<u64*>(area + AREA_FDP))[0]
 
 
 cdef u32 xmm_end(CpuState* c) noexcept nogil:
@@ -195,7 +193,7 @@ cdef int op_fxrstor(CpuState* c, OpInfo* op) noexcept nogil:
         return EMU_FAULT
     if (<u32*>(area + AREA_MXCSR))[0] & ~<u32>MXCSR_KNOWN:
         return raise_err(c, VEC_GP, 0)
-    to_host(area, op.size == 8)
+    to_host(c, area, op.size == 8)
     fp_fxrstor(area)
     return EMU_NEXT
 
@@ -344,7 +342,7 @@ cdef int restore(CpuState* c, OpInfo* op, bint compacted_only) noexcept nogil:
     if loaded & XCR0_X87:
         if get(c, area, 0, AREA_MXCSR) or get(c, area, AREA_ST, AREA_XMM):
             return EMU_FAULT
-        to_host(area, op.size == 8)
+        to_host(c, area, op.size == 8)
     # MXCSR: the standard form loads it with SSE or AVX requested, whatever XSTATE_BV says; in the
     # compacted form it is a part of SSE and has its initial value with it.
     mxcsr[0] = fp_mxcsr()
@@ -384,8 +382,8 @@ cdef int op_xrstors(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef void build_environment(CpuState* c, u8* area, u32* env) noexcept nogil:
     """Rewrites the pointers of the 7 doublewords of an x87 environment; `area`: an FXSAVE image."""
-    cdef u64 fip = code_pointer(c, (<u64*>(area + AREA_FIP))[0])
-    cdef u64 fdp = mmu_linear_of(c, (<u64*>(area + AREA_FDP))[0])
+    cdef u64 fip = guest_pointer(c, (<u64*>(area + AREA_FIP))[0], 0)
+    cdef u64 fdp = guest_pointer(c, (<u64*>(area + AREA_FDP))[0], 1)
     env[3] = <u32>fip
     env[4] &= <u64>0xFFFF0000          # opcode; the selectors are 0
     env[5] = <u32>fdp

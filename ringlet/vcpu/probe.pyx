@@ -51,6 +51,11 @@ cdef void ignore_dropped(CpuState* c, u32 space) noexcept nogil:
     pass
 
 
+# Any pointer that is not 0 becomes one that a test can recognize.
+cdef u64 marked_pointer(CpuState* c, u64 host, int data) noexcept nogil:
+    return <u64>0xDA7A00001111 if data else <u64>0xC0DE00002222
+
+
 def _fields() -> dict[str, tuple[int, int]]:
     cdef CpuState* c = NULL
     cdef int i
@@ -188,6 +193,10 @@ cdef class Probe:
             i += 1
             e.leaf, e.subleaf, e.flags, e.eax, e.ebx, e.ecx, e.edx = row
         self.c.cpuid_count = len(entries)
+
+    def mark_fpu_pointers(self, on: bool) -> None:
+        """Translates x87 pointers to recognizable values, or (off) to none."""
+        self.c.fpu_pointer = <void*>marked_pointer if on else NULL
 
     def read_phys(self, address: int, size: int) -> bytes:
         """Guest RAM by guest physical address."""

@@ -24,6 +24,7 @@ from tests.unit.vcpu.bench import (
 
 AREA = USER_DATA
 FCW, MXCSR, ST0, XMM0, HEADER, AVX = 0, 24, 32, 160, 512, 576
+CODE_POINTER, DATA_POINTER = 0xC0DE00002222, 0xDA7A00001111
 
 SAVES = [Op.OP_XSAVE, Op.OP_XSAVEOPT, Op.OP_XSAVEC, Op.OP_XSAVES]
 RESTORES = [Op.OP_XRSTOR, Op.OP_XRSTORS]
@@ -80,11 +81,32 @@ def pending() -> bytearray:
     return image
 
 
-@pytest.mark.parametrize("size", [4, 8])
-def test_fxsave_never_shows_a_pointer_that_is_not_the_guests(user: Bench, size: int) -> None:
+def test_fxsave_shows_guest_pointers_or_none(user: Bench) -> None:
     user.p.fp = pending()
-    user.run(Op.OP_FXSAVE, ea=AREA, size=size)
+    user.run(Op.OP_FXSAVE, ea=AREA, size=8)
     assert struct.unpack_from("<QQ", area(user), 8) == (0, 0)
+    user.p.mark_fpu_pointers(True)
+    user.run(Op.OP_FXSAVE, ea=AREA, size=8)
+    assert struct.unpack_from("<QQ", area(user), 8) == (CODE_POINTER, DATA_POINTER)
+    user.run(Op.OP_FXSAVE, ea=AREA, size=4)
+    assert struct.unpack_from("<IIII", area(user), 8) == (
+        CODE_POINTER & 0xFFFFFFFF, 0, DATA_POINTER & 0xFFFFFFFF, 0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_pointers_that_the_guest_loaded_come_back(user: Bench, quiet: bool) -> None:
+    image = state(used=3) if quiet else pending()
+    struct.pack_into("<QQ", image, 8, 0xFFFF800012345678, 0xFFFF800087654321)
+    user.p.write_phys(AREA, bytes(image[:512]))
+    user.run(Op.OP_FXRSTOR, ea=AREA, size=8)
+    fill(user)
+    user.run(Op.OP_FXSAVE, ea=AREA, size=8)
+    assert struct.unpack_from("<QQ", area(user), 8) in {
+        (0xFFFF800012345678, 0xFFFF800087654321),
+        (0, 0),  # a host whose registers hold no pointers without an exception
+    }
+    assert user.p.fp[0:2] == image[0:2]
 
 
 def test_fxrstor_loads_what_fxsave_wrote(user: Bench) -> None:
@@ -350,14 +372,15 @@ def test_component_outside_xcr0_is_refused(user: Bench) -> None:
 def test_fnstenv_stores_the_environment_and_masks_exceptions(user: Bench) -> None:
     fill(user)
     user.p.fp = pending()
+    user.p.mark_fpu_pointers(True)
     assert user.run(Op.OP_FNSTENV, ea=AREA + 2, size=4) == EMU_NEXT
     env = struct.unpack("<7I", user.p.read_phys(AREA + 2, 28))
     assert env[0] == 0xFFFF037E
     assert env[1] == 0xFFFFB881
     assert env[2] == 0xFFFF3FFF
-    assert env[3] == 0
+    assert env[3] == CODE_POINTER & 0xFFFFFFFF
     assert env[4] & 0xFFFF == 0
-    assert env[5:] == (0, 0xFFFF0000)
+    assert env[5:] == (DATA_POINTER & 0xFFFFFFFF, 0xFFFF0000)
     assert user.p.read_phys(AREA + 30, 1) == b"\xcc"
     assert struct.unpack_from("<H", user.p.fp, FCW) == (0x37F,)
 
@@ -365,9 +388,10 @@ def test_fnstenv_stores_the_environment_and_masks_exceptions(user: Bench) -> Non
 def test_fnstenv_of_16_bits(user: Bench) -> None:
     fill(user)
     user.p.fp = pending()
+    user.p.mark_fpu_pointers(True)
     user.run(Op.OP_FNSTENV, ea=AREA, size=2)
     env = struct.unpack("<7H", user.p.read_phys(AREA, 14))
-    assert env == (0x37E, 0xB881, 0x3FFF, 0, 0, 0, 0)
+    assert env == (0x37E, 0xB881, 0x3FFF, CODE_POINTER & 0xFFFF, 0, DATA_POINTER & 0xFFFF, 0)
     assert user.p.read_phys(AREA + 14, 1) == b"\xcc"
 
 
@@ -470,7 +494,7 @@ def test_unit_that_is_not_available(
 
 def test_fwait_without_mp_only_looks_for_an_exception(user: Bench) -> None:
     user.set(cr0=user.get("cr0") & ~0xE | 8)
-    assert user.run(Op.OP_NM, code=b"\x9b") == EMU_FLOW
+    assert user.run(Op.OP_NM, code=b"\x9b") == EMU_NEXT
     user.p.fp = state(fcw=0x37E)
     struct.pack_into("<H", user.p.fp, 2, 0x8081)
     assert user.run(Op.OP_NM, code=b"\x9b") == EMU_FAULT
