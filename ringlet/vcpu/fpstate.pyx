@@ -97,11 +97,11 @@ cdef void clear(u8* area, u32 size) noexcept nogil:
 
 
 cdef u64 guest_pointer(CpuState* c, u64 host, int data) noexcept nogil:
-    if host == 0 or c.fpu_pointer == NULL:
-        return 0
-    if host == c.fpu_restored[data]:
+    if host == 0 or host == c.fpu_restored[data]:
         # Not of an instruction that ran here: the guest loaded it.
         return host
+    if c.fpu_pointer == NULL:
+        return 0
     return (<fpu_pointer_fn>c.fpu_pointer)(c, host, data)
 
 
