@@ -158,7 +158,13 @@ def test_key_follows_cr4_and_xcr0(kernel: Bench) -> None:
     assert kernel.get("key") == 0x10 | KEY_NOAVX
 
 
+def test_cr8_without_an_apic_is_only_a_register(kernel: Bench) -> None:
+    assert write(kernel, 8, 9) == EMU_FLOW
+    assert kernel.get("cr8") == 9
+
+
 def test_cr8_reaches_the_apic(kernel: Bench) -> None:
+    kernel.set(tpr_exits=1)
     assert write(kernel, 8, 9) == EMU_EXIT
     assert kernel.get("exit_kind") == 10
     assert (kernel.get("msr_index"), kernel.get("io_data")) == (0x808, 0x90)
