@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Self
 
-from ringlet.core.state import Exit
 from ringlet.vcpu.processor import Processor
 
+from ringlet.core.state import Exit
 from tests.differential import guest, layout
 from tests.differential.layout import PAGE
 from tests.differential.program import (
@@ -163,7 +164,7 @@ class RingletRunner:
         self._watchdog = Watchdog(self.processor, timeout)
         self._stale: dict[int, bytes] = {}
 
-    def __enter__(self) -> RingletRunner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,

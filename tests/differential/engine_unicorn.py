@@ -7,6 +7,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Self
 
 import unicorn
 from unicorn import x86_const as x
@@ -55,7 +56,7 @@ class UnicornRunner:
         self._fresh = uc.context_save()
         self._vector: int | None = None
 
-    def __enter__(self) -> UnicornRunner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,

@@ -1,4 +1,4 @@
-"""Makes test programs: every instruction form, in the company that compilers and kernels give it."""
+"""Makes test programs: every instruction form, in the company that real code gives it."""
 from __future__ import annotations
 
 import functools
@@ -349,7 +349,8 @@ class Generator:
         self.registers.written(RSP)
         if rng.random() < 0.3:  # and return once more through a pushed address
             self._need(RSP, self._stack_address)
-            number = rng.choice([i for i in range(16) if i != RSP and i not in self.registers.pinned])
+            pinned = self.registers.pinned
+            number = rng.choice([i for i in range(16) if i != RSP and i not in pinned])
             self._lea_label(number, len(self.items) + 3)
             self._emit(Instruction.create_reg(Code.PUSH_R64, R64[number]))
             self._emit(self._make(Code.RETNQ))

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tests.differential import layout
 from tests.differential.layout import AREAS, BASE_IMAGE, IMAGE_SIZE, PAGE
@@ -79,7 +80,7 @@ class NativeRunner:
         self._shared[self._base:self._base + IMAGE_SIZE] = BASE_IMAGE
         self._child: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> NativeRunner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,

@@ -307,7 +307,8 @@ class Operands:
             offset = 0
             if index is not None:
                 if index in unknowns:
-                    known.assign(index, rng.choice((0, 1, -1, rng.randrange(4096), edge_value(rng))))
+                    choices = (0, 1, -1, rng.randrange(4096), edge_value(rng))
+                    known.assign(index, rng.choice(choices))
                 offset = (known.value[index] or 0) * scale
             high = rng.getrandbits(32) << 32 if addr32 and rng.random() < 0.5 else 0
             known.assign(base, ((ea - displacement - offset) & mask) | high)
@@ -365,7 +366,7 @@ class Operands:
         if mem is None:
             mem = rng.random() < 0.55
         for i, kind in enumerate(kinds):
-            if kind in _OR_MEM and mem or kind == K.MEM:
+            if (kind in _OR_MEM and mem) or kind == K.MEM:
                 ins.set_op_kind(i, OpKind.MEMORY)
                 memory = i
             elif kind in _GPR_FILES:

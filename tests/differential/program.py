@@ -1,4 +1,4 @@
-"""A test program: instructions, the state it starts in, the memory it finds, and what it came to."""
+"""A test program: instructions, state and memory to start with, and what it came to."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

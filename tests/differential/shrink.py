@@ -32,7 +32,7 @@ def _plainer_state(program: Program) -> Iterator[Program]:
         yield replace(program, state=replace(state, fs_base=0, gs_base=0))
     for i, value in enumerate(state.gpr):
         for simple in (0, 1):
-            if value > simple:
+            if value > simple:  # type: ignore[operator]  # registers hold numbers here
                 gpr = (*state.gpr[:i], simple, *state.gpr[i + 1:])
                 yield replace(program, state=replace(state, gpr=gpr))
     for i in range(len(program.patches)):

@@ -1,6 +1,7 @@
-"""The parts of the differential test itself: an instrument that must be right before it measures."""
+"""The parts of the differential test itself: an instrument must be right to measure."""
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -39,7 +40,7 @@ def decode(code: str) -> list[object]:
 class TestLayout:
     def test_areas_do_not_touch(self) -> None:
         areas = sorted(layout.AREAS.values(), key=lambda a: a.linear)
-        gaps = [b.linear - a.end for a, b in zip(areas, areas[1:], strict=False)]
+        gaps = [b.linear - a.end for a, b in itertools.pairwise(areas)]
         assert min(gaps) >= layout.PAGE
 
     def test_holes_are_in_no_area(self) -> None:
@@ -113,7 +114,9 @@ class TestForms:
         assert None in reasons
         assert all((forms.why_not(c) is None) == (c in compared) for c in forms.CODE_NAMES)
 
-    @pytest.mark.parametrize("name", ["ADD_RM64_R64", "MOV_R64_RM64", "MULX_R64_R64_RM64", "CMPSB_M8_M8"])
+    @pytest.mark.parametrize(
+        "name", ["ADD_RM64_R64", "MOV_R64_RM64", "MULX_R64_R64_RM64", "CMPSB_M8_M8"]
+    )
     def test_common_forms_are_there(self, name: str) -> None:
         assert any(name in f.name for f in forms.table())
 

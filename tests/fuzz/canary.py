@@ -4,6 +4,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.differential.program import State
 
@@ -35,7 +36,7 @@ class Mapping:
 def host_mappings() -> list[Mapping]:
     """This process's mappings, in order."""
     out = []
-    with open("/proc/self/maps", encoding="ascii") as maps:
+    with Path("/proc/self/maps").open(encoding="ascii") as maps:
         for line in maps:
             words = line.split(None, 5)
             start, end = (int(x, 16) for x in words[0].split("-"))

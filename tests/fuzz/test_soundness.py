@@ -21,7 +21,7 @@ from tests.fuzz.canary import SIZE
 
 pytest.importorskip("ringlet.vcpu.processor")
 
-from tests.fuzz.victim import Victim  # noqa: E402  needs the engine
+from tests.fuzz.victim import Victim
 
 M64 = (1 << 64) - 1
 BASE = DATA.linear + 0x800
@@ -31,7 +31,8 @@ def aimed(*code: str, ymm: dict[int, bytes] | None = None, fs_base: int = 0, gs_
           **registers: int) -> Program:
     """A program of raw instructions; RBX is a good pointer, RSP a good stack."""
     values = {"rbx": BASE, "rsp": STACK.linear + 0x2000, **registers}
-    names = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{i}" for i in range(8, 16)))
+    names = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+             *(f"r{i}" for i in range(8, 16)))
     vectors = [(ymm or {}).get(i, bytes(32)) for i in range(16)]
     state = State(tuple(values.get(n, 0) & M64 for n in names), xsave=xsave.make(vectors),
                   fs_base=fs_base, gs_base=gs_base)
@@ -150,7 +151,7 @@ def distances(victim: Victim) -> list[int]:
     offset = BASE - DATA.linear
     out = [canary + SIZE // 2 - (page + offset) for page in host_addresses(victim)
            for canary in victim.canaries.addresses]
-    return out + [1 << 36, -1 << 36, 1 << 40, 39 << 30, 41 << 30, -(41 << 30), 1 << 47, 1 << 63]
+    return [*out, 1 << 36, -1 << 36, 1 << 40, 39 << 30, 41 << 30, -(41 << 30), 1 << 47, 1 << 63]
 
 
 def test_the_guest_page_is_found_in_the_host(victim: Victim) -> None:
