@@ -11,6 +11,9 @@ from ringlet.core.template cimport STUB_LEAVE
 cdef extern from * nogil:
     """
     #include <signal.h>
+    #ifndef SS_AUTODISARM
+    #define SS_AUTODISARM (1U << 31)
+    #endif
     #include <ucontext.h>
     #include <string.h>
     #include <stdlib.h>
@@ -46,6 +49,8 @@ cdef extern from * nogil:
         f.address = (unsigned long)info->si_addr;
         if (ringlet_cpu && ringlet_handler(ringlet_cpu, &f))
             return;
+        if (sig == SIGURG)                   /* came too late (ringlet.core.prod) */
+            return;
         struct sigaction *old = &ringlet_old[sig];
         if (old->sa_flags & SA_SIGINFO)
             old->sa_sigaction(sig, info, context);
@@ -57,14 +62,15 @@ cdef extern from * nogil:
 
     static int ringlet_install(void *handler)
     {
-        static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+        static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP,
+                                      SIGURG};
         struct sigaction sa;
         if (ringlet_installed)
             return 0;
         ringlet_handler = (ringlet_fault_fn)handler;
         memset(&sa, 0, sizeof sa);
         sa.sa_sigaction = ringlet_signal;
-        sa.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        sa.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART;
         sigemptyset(&sa.sa_mask);
         for (unsigned i = 0; i < sizeof signals / sizeof *signals; i++)
             if (sigaction(signals[i], &sa, &ringlet_old[signals[i]]))
@@ -81,7 +87,8 @@ cdef extern from * nogil:
             void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
             if (p == MAP_FAILED)
                 return -1;
-            ss.ss_sp = p; ss.ss_size = size; ss.ss_flags = 0;
+            /* RSP may be a value of the guest's: no value of it means "on this stack already". */
+            ss.ss_sp = p; ss.ss_size = size; ss.ss_flags = (int)SS_AUTODISARM;
             if (sigaltstack(&ss, NULL))
                 return -1;
             ringlet_stack = p;

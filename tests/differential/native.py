@@ -32,11 +32,15 @@ _SIGSYS = 31
 
 
 @functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="ringlet-native-")
+
+
+@functools.cache
 def build() -> Path:
     """Compile native.c once per process; the path of the executable."""
-    folder = Path(tempfile.mkdtemp(prefix="ringlet-native-"))
     source = Path(__file__).with_name("native.c")
-    target = folder / "native"
+    target = Path(_folder().name) / "native"
     subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-static-pie", "-fPIE", "-nostdlib",
                     "-ffreestanding", "-fno-stack-protector", "-mgeneral-regs-only",
                     "-fcf-protection=none", "-o", target, source], check=True)
@@ -48,7 +52,7 @@ def pack_state(state: State) -> bytes:
                        *state.selectors, state.xsave)
 
 
-def unpack_state(data: bytes | memoryview, offset: int = 0) -> State:
+def unpack_state(data: bytes | mmap.mmap, offset: int = 0) -> State:
     v = _STATE.unpack_from(data, offset)
     return State(v[:16], v[16], v[17], v[18], v[19], v[26], v[20:26])
 

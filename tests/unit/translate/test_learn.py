@@ -516,8 +516,9 @@ def test_stubs_agree_with_the_compiled_enums(stub: str, module: object) -> None:
 
 
 def test_learning_is_fast() -> None:
-    texts = ("4801c8", "0f94c0", "c4e2f3f6c2", "0f05", "f3a4", "660f58c1")
-    codes = [bytes.fromhex(c) for c in texts]
+    codes = [
+        bytes.fromhex(c) for c in ("4801c8", "0f94c0", "c4e2f3f6c2", "0f05", "f3a4", "660f58c1")
+    ]
     for code in codes:
         learn(code)
 
