@@ -1,7 +1,8 @@
 """Says in what two outcomes of one program differ, and what is not comparable, with reasons.
 
-Not compared at all: the x87's FOP, FIP and FDP.  An engine does not know where the last x87
-instruction was without slowing all of them; programs clear them in images they store.
+Not compared: the x87's FOP, FIP and FDP in the final state and in what FNSTENV and FNSAVE store
+(programs clear them there), because AMD's FXSAVE and XSAVE, with which a state is moved, do not
+hold them unless an unmasked exception is pending.
 """
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Watchdog:
 
 def new_processor(ist: int = 0) -> Processor:
     """A processor with the guest of `tests.differential.guest` in its memory."""
-    p = Processor(guest.RAM_SIZE, cpuid=())  # no program here asks CPUID
+    p = Processor(guest.RAM_SIZE)
     p.write_phys(0, guest.memory(ist))
     reset_system(p)
     return p
