@@ -128,13 +128,16 @@ def run_task(task: Task, progress: Progress) -> Findings:
         progress(i)
         one = sample(task.seed + i, hosts)
         findings.count += 1
+        broken = ""
         try:
             kind = victim.run_bytes(one.code, one.registers, one.cpl, one.rflags)
         except InternalError as error:
-            what = str(error).split("(")[0]
+            broken = str(error)
+        if broken:
+            what = broken.split("(")[0]
             findings.kinds[what] += 1
             if findings.kinds[what] <= _EACH:
-                findings.broken.append(f"seed {task.seed + i}: {error}: {one.text()}")
+                findings.broken.append(f"seed {task.seed + i}: {broken}: {one.text()}")
             victim.renew()
             continue
         findings.kinds[Exit(kind).name] += 1

@@ -59,6 +59,7 @@ class Victim:
 
     def renew(self) -> None:
         """A new processor for run_bytes, after one broke."""
+        del self.processor, self._watchdog.processor
         self.processor = self._watchdog.processor = new_processor()
 
     def run_program(self, program: Program) -> Outcome:
