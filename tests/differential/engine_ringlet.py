@@ -64,7 +64,7 @@ class Watchdog:
 
 def new_processor(ist: int = 0) -> Processor:
     """A processor with the guest of `tests.differential.guest` in its memory."""
-    p = Processor(guest.RAM_SIZE, cpuid=())  # no program here asks CPUID
+    p = Processor(guest.RAM_SIZE)
     p.write_phys(0, guest.memory(ist))
     reset_system(p)
     return p
@@ -164,6 +164,7 @@ class RingletRunner:
         self._timeout = timeout
         self._watchdog = Watchdog(self.processor, timeout)
         self._stale: dict[int, bytes] = {}
+        self._kind = 0
 
     def __enter__(self) -> Self:
         return self
@@ -177,7 +178,8 @@ class RingletRunner:
         self._watchdog.close()
 
     def reset(self) -> None:
-        """A new processor, without translations."""
+        """A new processor, without translations; the old one's address space is freed first."""
+        del self.processor, self._watchdog.processor
         self.processor = self._watchdog.processor = new_processor()
         self._stale = {}
 
@@ -186,6 +188,19 @@ class RingletRunner:
         return [self._run(p) for p in programs]
 
     def _run(self, program: Program) -> Outcome:
+        broken = self._start(program)
+        if broken is not None:
+            self.reset()
+            return Outcome(Status.SHUTDOWN, note=broken)
+        pages = layout.changed_pages(self.processor.read_phys(guest.IMAGE, layout.IMAGE_SIZE))
+        self._stale = pages
+        outcome = self._outcome(pages)
+        if outcome.status is Status.SHUTDOWN:
+            self.reset()  # it waits for something that nothing here gives
+        return outcome
+
+    def _start(self, program: Program) -> str | None:
+        """Load and run a program until `_kind` is known; the message of an internal error."""
         p = self.processor
         for page in self._stale:
             at = page * PAGE
@@ -196,26 +211,22 @@ class RingletRunner:
         start = time.monotonic()
         try:
             with self._watchdog.watch():
-                kind = p.run()
+                self._kind = p.run()
                 # A kick meant for the program before may arrive late.
-                while kind == Exit.EXIT_INTERRUPTED and time.monotonic() - start < self._timeout:
-                    kind = p.run()
+                while self._kind == Exit.EXIT_INTERRUPTED \
+                        and time.monotonic() - start < self._timeout:
+                    self._kind = p.run()
         except InternalError as error:
-            self.reset()
-            return Outcome(Status.SHUTDOWN, note=str(error))
-        pages = layout.changed_pages(p.read_phys(guest.IMAGE, layout.IMAGE_SIZE))
-        self._stale = pages
-        return self._outcome(kind, pages)
+            return str(error)
+        return None
 
-    def _outcome(self, kind: int, pages: dict[int, bytes]) -> Outcome:
-        p = self.processor
+    def _outcome(self, pages: dict[int, bytes]) -> Outcome:
+        p, kind = self.processor, self._kind
         if kind == Exit.EXIT_INTERRUPTED:
             return Outcome(Status.TIMEOUT, state=self._state(), pages=pages)
         if kind != Exit.EXIT_HLT:
-            outcome = Outcome(Status.SHUTDOWN, state=self._state(), pages=pages,
-                              note=f"{Exit(kind).name} {p.exit_info()}")
-            self.reset()  # it waits for something that nothing here gives
-            return outcome
+            return Outcome(Status.SHUTDOWN, state=self._state(), pages=pages,
+                           note=f"{Exit(kind).name} {p.exit_info()}")
         rip = p.get("rip")
         vector = guest.vector_of(rip)
         if vector is None:

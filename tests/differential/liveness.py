@@ -49,7 +49,7 @@ def live_in(line: Sequence[Instruction]) -> int:
     decided = live = 0
     for ins in line:
         live |= flag_bits(ins.rflags_read) & ~decided
-        if ins.flow_control != FlowControl.NEXT:
+        if ins.flow_control != FlowControl.NEXT and not ins.is_invalid:
             break
         decided |= surely_overwritten(ins) | flag_bits(ins.rflags_read)
     return live | (ARITHMETIC & ~decided)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -98,8 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
         text = divergence.text()
         print(f"\n--- {signature}\n{text}", end="")
         if options.save:
-            name = hashlib.sha256(text.encode()).hexdigest()[:12]
-            (CORPUS / f"{name}.txt").write_text(text)
+            slug = re.sub(r"[^a-z0-9]+", "-", signature.lower()).strip("-")[:40]
+            digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+            (CORPUS / f"{slug}-{digest}.txt").write_text(text)
     for crash in total.crashes:
         print(f"\n--- killed the process\n{crash}", end="")
     return 1 if total.different else 0

@@ -37,6 +37,8 @@ class UnicornRing0:
         uc.reg_write(x.UC_X86_REG_CR0, guest.CR0)
         uc.reg_write(x.UC_X86_REG_GDTR, (0, guest.KERNEL + guest.GDT, guest.GDT_LIMIT, 0))
         uc.reg_write(x.UC_X86_REG_IDTR, (0, guest.KERNEL + guest.IDT, 0xFFF, 0))
+        uc.reg_write(x.UC_X86_REG_TR,
+                     (guest.TSS_SELECTOR, guest.KERNEL + guest.TSS, 0x67, 0x8B00))
         uc.reg_write(x.UC_X86_REG_CS, guest.KERNEL_CS)
         uc.reg_write(x.UC_X86_REG_SS, guest.KERNEL_SS)
         for name, value in initial_registers(case).items():

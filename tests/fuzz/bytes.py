@@ -18,6 +18,7 @@ from tests.differential.generate import random_program
 from tests.differential.isolate import Death, Progress, isolated
 
 _CHUNK = 10_000
+_EACH = 3     # examples of one internal error
 _CHECK = 100  # programs between looks at the canaries
 _OPCODES = bytes((0x0F, 0x48, 0x66, 0xF2, 0xF3, 0x67, 0x64, 0x65, 0xC4, 0xC5, 0x0F, 0xFF, 0x8B,
                   0x89, 0x8E, 0x0F, 0xF7, 0x48, 0x4C, 0xE8, 0xEB, 0x74, 0xCF, 0xCB, 0x9D, 0xA4,
@@ -117,6 +118,7 @@ def sample(seed: int, hosts: list[int]) -> Sample:
 def run_task(task: Task, progress: Progress) -> Findings:
     """Run a task's samples in this process."""
     from ringlet.core.state import Exit
+    from ringlet.errors import InternalError
     from tests.fuzz.victim import Victim
     findings = Findings()
     victim = Victim()
@@ -125,8 +127,19 @@ def run_task(task: Task, progress: Progress) -> Findings:
     for i in range(task.count):
         progress(i)
         one = sample(task.seed + i, hosts)
-        kind = victim.run_bytes(one.code, one.registers, one.cpl, one.rflags)
         findings.count += 1
+        broken = ""
+        try:
+            kind = victim.run_bytes(one.code, one.registers, one.cpl, one.rflags)
+        except InternalError as error:
+            broken = str(error)
+        if broken:
+            what = broken.split("(")[0]
+            findings.kinds[what] += 1
+            if findings.kinds[what] <= _EACH:
+                findings.broken.append(f"seed {task.seed + i}: {broken}: {one.text()}")
+            victim.renew()
+            continue
         findings.kinds[Exit(kind).name] += 1
         if kind == Exit.EXIT_INTERNAL:
             findings.broken.append(f"seed {task.seed + i}: EXIT_INTERNAL: {one.text()}")

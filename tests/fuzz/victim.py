@@ -57,6 +57,11 @@ class Victim:
         with self._watchdog.watch():
             return int(p.run())
 
+    def renew(self) -> None:
+        """A new processor for run_bytes, after one broke."""
+        del self.processor, self._watchdog.processor
+        self.processor = self._watchdog.processor = new_processor()
+
     def run_program(self, program: Program) -> Outcome:
         """Run a ring-3 program as the differential test does."""
         return self.runner.run([program])[0]
