@@ -52,10 +52,10 @@ def run_qemu(guest: Guest) -> Outcome:
     return _run([*QEMU, "-cpu", QEMU_CPU, "-kernel", str(guest.pvh)])
 
 
-def run_ringlet(guest: Guest) -> Outcome:
+def run_ringlet(guest: Guest, *options: str) -> Outcome:
     """Run under Ringlet, as a user would."""
     command = [sys.executable, "-m", "ringlet", "run", "--bare", str(guest.bare)]
-    return _run([*command, "--memory", "128M"])
+    return _run([*command, "--memory", "128M", *options])
 
 
 def _run(command: list[str]) -> Outcome:
