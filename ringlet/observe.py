@@ -21,6 +21,7 @@ class Counter:
 PROCESSOR_COUNTERS: Final = (
     Counter("exits", "exits", "times translated code left for the run loop"),
     Counter("ops", "operations", "sensitive instructions performed by the virtual processor"),
+    Counter("emulated", "instructions", "instructions performed by the general emulator"),
     Counter("links", "links", "direct jumps patched to go straight to their target"),
     Counter("indirect_misses", "jumps", "indirect jumps and returns not found in the jump table"),
     Counter("lookups", "lookups", "fragments looked up by guest address"),

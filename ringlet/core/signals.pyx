@@ -11,6 +11,9 @@ from ringlet.core.template cimport STUB_LEAVE
 cdef extern from * nogil:
     """
     #include <signal.h>
+    #ifndef SS_AUTODISARM
+    #define SS_AUTODISARM (1U << 31)
+    #endif
     #include <ucontext.h>
     #include <string.h>
     #include <stdlib.h>
@@ -84,7 +87,8 @@ cdef extern from * nogil:
             void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
             if (p == MAP_FAILED)
                 return -1;
-            ss.ss_sp = p; ss.ss_size = size; ss.ss_flags = 0;
+            /* RSP may be a value of the guest's: no value of it means "on this stack already". */
+            ss.ss_sp = p; ss.ss_size = size; ss.ss_flags = (int)SS_AUTODISARM;
             if (sigaltstack(&ss, NULL))
                 return -1;
             ringlet_stack = p;

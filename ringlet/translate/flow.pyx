@@ -243,7 +243,6 @@ cdef bint begin_loop(Builder* b) noexcept nogil:
         return False
     b.loop_at = b.n
     e32(b, 0)
-    b.loop_after = b.n
     return True
 
 

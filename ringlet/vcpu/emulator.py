@@ -46,6 +46,7 @@ from ringlet.vcpu.emulation.strings import String, is_string
 from ringlet.vcpu.native import Native
 
 _TF: Final = 1 << 8
+_KEY_MODE64: Final = 1 << 4
 _MAX_LENGTH: Final = 15
 _ROOM: Final = 1024
 _KEPT: Final = 4096
@@ -96,6 +97,8 @@ class Emulator:
         """The step at RIP; None if fetching it faults."""
         native = self._native
         rip = native.rip
+        if not native.key & _KEY_MODE64:
+            raise InternalError("the emulator was given code that is not 64-bit", {"rip": rip})
         window = native.fetch(rip)
         if window is None:
             return None
@@ -140,7 +143,9 @@ def make_step(native: Native, instruction: Instruction) -> Step:
     if isinstance(kind, Ruled):
         if kind.rule.op == Op.OP_NONE:
             return Nothing(instruction)
-        if kind.rule.op != Op.OP_PUSHF:
+        if kind.rule.op == Op.OP_UD:
+            return Undefined()
+        if kind.rule.op not in {Op.OP_EMULATE, Op.OP_PUSHF}:
             return Sensitive()
     elif not isinstance(kind, Innocuous):
         return Undefined()

@@ -132,6 +132,7 @@ cdef class Processor:
     cdef Native native
     cdef object emulator
     cdef object emulation   # an instruction that waits for the machine, or None
+    cdef u64 emulated       # instructions the emulator was asked for
     cdef int waiting        # an exit that the next `run` has to return
     cdef readonly unsigned long ram_size
 
@@ -322,6 +323,7 @@ cdef class Processor:
                 self.learn()
                 kind = EXIT_NONE
             elif kind == EXIT_EMULATE:
+                self.emulated += 1
                 self.emulation = self.emulator.execute()
                 kind = self.advance(None)
         return kind
@@ -409,6 +411,7 @@ cdef class Processor:
         """The engine's counters by name."""
         cdef Cache* k = <Cache*>self.c.cache
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in _COUNTERS.items()}
+        values["emulated"] = self.emulated
         values["code_cache_used"] = k.used
         values["code_cache_size"] = k.size
         values["fragments_live"] = k.live

@@ -259,7 +259,7 @@ class Branch:
         self._mnemonic = instruction.mnemonic
         self._target = instruction.near_branch_target
         # iced-x86 numbers the conditions from 1, in the order of the opcodes.
-        self._code = instruction.condition_code - 1
+        self._code = instruction.condition_code - 1 if instruction.is_jcc_short_or_near else -1
         used = info_of(instruction).used_registers()
         self._count_size = 4 if any(r.register == Register.ECX for r in used) else 8
 
