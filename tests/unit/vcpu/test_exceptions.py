@@ -228,7 +228,7 @@ def test_unmapped_kernel_stack_raises_pf_with_the_write_bit(kernel: Bench) -> No
     kernel.p.raise_exception(UD)
     assert kernel.get("rip") == handler(PF)
     assert kernel.q(IST1 - 48) == [2]
-    assert kernel.get("cr2") == HOLE + 0x1000 - 40
+    assert kernel.get("cr2") == HOLE + 0x1000 - 8
 
 
 def test_frame_that_crosses_into_an_unmapped_page_writes_nothing(kernel: Bench) -> None:
@@ -270,7 +270,7 @@ def test_page_fault_then_page_fault_is_a_double_fault(kernel: Bench) -> None:
     kernel.p.raise_exception(PF, 0, cr2=0x1234)
     assert kernel.get("rip") == handler(DF)
     assert kernel.get("rsp") == IST1 - 48
-    assert kernel.get("cr2") == HOLE + 0x1000 - 48
+    assert kernel.get("cr2") == HOLE + 0x1000 - 8
 
 
 def test_contributory_then_page_fault_is_a_page_fault(kernel: Bench) -> None:
