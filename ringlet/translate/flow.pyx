@@ -86,8 +86,8 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
         store_state(b, H9, EA)
     name_op(b, i, op)
     jmp_stub(b, STUB_OP)
-    if (not ends_fragment(op) or op == OP_MOV_TO_CR or op == OP_SERIALIZE
-            or i.shape.unit == UNIT_WAIT):
+    # Nothing follows an operation that ends the fragment, even if it changed nothing.
+    if not ends_fragment(op) or i.shape.unit == UNIT_WAIT:
         b.ops[b.n_ops - 1].resume = b.n
     b.n_bindings = 0
     b.zero_extended = 0
