@@ -28,7 +28,7 @@ cdef u32 ARITH = <u32><size_t>&_null.arith_mask
 cdef bint ends_fragment(u32 op) noexcept nogil:
     """The operation never goes on at the next instruction, or does so as another processor."""
     return op in (OP_INT, OP_INT3, OP_INT1, OP_IRET, OP_SYSCALL, OP_SYSRET, OP_SYSENTER, OP_SYSEXIT,
-                  OP_CALL_FAR, OP_JMP_FAR, OP_RET_FAR, OP_UD, OP_MOV_TO_CR, OP_SERIALIZE, OP_NM)
+                  OP_CALL_FAR, OP_JMP_FAR, OP_RET_FAR, OP_UD, OP_NM)
 
 
 cdef void emit_poll(Builder* b, bint interrupts) noexcept nogil:

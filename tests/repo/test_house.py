@@ -11,6 +11,7 @@ import ringlet
 from tests.repo.layers import ROOT
 
 LONGEST = 500
+LONGEST_TEST = 720
 TEXT = {".py", ".pyx", ".pxd", ".pyi", ".md", ".toml", ".build", ".S", ".c", ".h", ".sh", ""}
 # Put together here, so that this file does not mention what it forbids.
 OUTSIDE = ["/" + place for place in ("work/", "tmp/wt", "opt/rv", "home/", "root/", "tmp/brief")]
@@ -39,7 +40,9 @@ def test_no_source_file_is_too_long() -> None:
     sources = [p for p in FILES if p.suffix in {".py", ".pyx"}]
     lengths = {str(p.relative_to(ROOT)): len(readable(p).splitlines()) for p in sources}
 
-    assert {name: n for name, n in lengths.items() if n > LONGEST} == {}
+    limits = {n: LONGEST_TEST if n.startswith("tests/") else LONGEST for n in lengths}
+
+    assert {name: n for name, n in lengths.items() if n > limits[name]} == {}
 
 
 def test_lines_of_cython_fit_in_100_columns() -> None:
