@@ -227,7 +227,8 @@ class _Lister:
         self, host: list[HostLine], parts: list[_Part], behind: int
     ) -> tuple[tuple[GuestLine, ...], tuple[HostLine, ...]]:
         """The instructions before guest offset `behind`, and the code that follows them."""
-        operations = dict(self._t.operations)
+        # An indirect branch may be named without leaving for an operation.
+        operations = {at: op for at, op in self._t.operations if op != Op.OP_NONE}
         decoder = Decoder(64, self._guest)
         lines = []
         rest: list[HostLine] = []

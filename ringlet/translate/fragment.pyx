@@ -167,7 +167,12 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
             retire(b, i)
             return 1
         emit_op(b, i, i.shape.op)
-        return not ends_fragment(i.shape.op)
+        if not ends_fragment(i.shape.op):
+            return 1
+        if b.n_ops and b.ops[b.n_ops - 1].resume == b.n:
+            # It may have changed nothing, and come back.
+            emit_jump(b, <i64>i.offset + i.length)
+        return 0
     if kind == SHAPE_INVALID:
         emit_op(b, i, OP_UD)
         return 0

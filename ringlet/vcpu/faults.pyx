@@ -109,7 +109,8 @@ cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
     return a
 
 
-cdef inline void add(Access* out, u32* n, u64 linear, u32 size, u32 kind, bint stack) noexcept nogil:
+cdef inline void add(Access* out, u32* n, u64 linear, u32 size, u32 kind,
+                     bint stack) noexcept nogil:
     cdef Access* a = out + n[0]
     a.linear = linear
     a.size = size if size else 1

@@ -37,6 +37,9 @@ cdef extern from *:
     static inline void fp_fnstenv(void *area) {
         __asm__ volatile("fnstenv (%0)" :: "r"(area) : "memory");
     }
+    static inline void fp_fldenv(const void *area) {
+        __asm__ volatile("fldenv (%0)" :: "r"(area) : "memory");
+    }
     static inline void fp_fnsave(void *area) {
         __asm__ volatile("fnsave (%0)" :: "r"(area) : "memory");
     }
@@ -56,12 +59,15 @@ cdef extern from *:
     void fp_xsave(void* area, u32 mask) noexcept nogil
     void fp_xrstor(const void* area, u32 mask) noexcept nogil
     void fp_fnstenv(void* area) noexcept nogil
+    void fp_fldenv(const void* area) noexcept nogil
     void fp_fnsave(void* area) noexcept nogil
     u32 fp_mxcsr() noexcept nogil
     u16 fp_status() noexcept nogil
 
 cdef enum:
     # Offsets in a save area (SDM 1 tables 10-2 and 13-1).
+    AREA_FSW = 2
+    AREA_FOP = 6
     AREA_FIP = 8
     AREA_FDP = 16
     AREA_MXCSR = 24
@@ -91,18 +97,42 @@ cdef void clear(u8* area, u32 size) noexcept nogil:
 
 
 cdef u64 guest_pointer(CpuState* c, u64 host, int data) noexcept nogil:
-    if host == 0 or c.fpu_pointer == NULL:
-        return 0
-    if host == c.fpu_restored[data]:
+    if host == 0 or host == c.fpu_restored[data]:
         # Not of an instruction that ran here: the guest loaded it.
         return host
+    if c.fpu_pointer == NULL:
+        return 0
     return (<fpu_pointer_fn>c.fpu_pointer)(c, host, data)
 
 
-cdef void to_guest(CpuState* c, u8* area, bint wide) noexcept nogil:
-    """Makes a legacy region of the host one of the guest's, in the 64-bit or the 32-bit format."""
+cdef void complete_pointers(CpuState* c, u8* area) noexcept nogil:
+    """Fills in the pointers that AMD's FXSAVE and XSAVE leave out while no exception is pending.
+
+    The environment always has them, but of 32 bits: enough for the code cache, and to recognize
+    what the guest has loaded.
+    """
+    cdef u32 env[7]
+    if (<u64*>(area + AREA_FIP))[0] or (<u16*>(area + AREA_FSW))[0] & FSW_ES:
+        return
+    fp_fnstenv(env)
+    fp_fldenv(env)       # FNSTENV has masked all exceptions
+    (<u16*>(area + AREA_FOP))[0] = <u16>(env[4] >> 16) & 0x7FF
+    if env[3] == <u32>c.fpu_restored[0]:
+        (<u64*>(area + AREA_FIP))[0] = c.fpu_restored[0]
+        (<u64*>(area + AREA_FDP))[0] = c.fpu_restored[1]
+    else:
+        (<u64*>(area + AREA_FIP))[0] = env[3]
+
+
+cdef void to_guest(CpuState* c, u8* area, bint wide, bint x87) noexcept nogil:
+    """Makes a legacy region of the host one of the guest's, in the 64-bit or the 32-bit format.
+
+    `x87`: that component is not in its initial state, so there may be pointers.
+    """
     cdef u64* fip = <u64*>(area + AREA_FIP)
     cdef u64* fdp = <u64*>(area + AREA_FDP)
+    if x87:
+        complete_pointers(c, area)
     fip[0] = guest_pointer(c, fip[0], 0)
     fdp[0] = guest_pointer(c, fdp[0], 1)
     if not wide:
@@ -149,7 +179,7 @@ cdef int op_fxsave(CpuState* c, OpInfo* op) noexcept nogil:
     if check_fx(c) or check_write(c, c.ea, FXSAVE_SIZE, user_access(c)):
         return EMU_FAULT
     fp_fxsave(area)
-    to_guest(c, area, op.size == 8)
+    to_guest(c, area, op.size == 8, True)
     return put(c, area, 0, xmm_end(c))
 
 
@@ -221,7 +251,7 @@ cdef int save_standard(CpuState* c, OpInfo* op, bint optimized) noexcept nogil:
     if load(c, c.ea + AREA_HEADER, 8, &bitmap):
         return EMU_FAULT
     used = in_use(c, area)
-    to_guest(c, area, op.size == 8)
+    to_guest(c, area, op.size == 8, used & mask & XCR0_X87 != 0)
     if put_components(c, area, mask & <u32>used if optimized else mask,
                       mask & (XCR0_SSE | XCR0_AVX) != 0):
         return EMU_FAULT
@@ -239,7 +269,7 @@ cdef int save_compacted(CpuState* c, OpInfo* op) noexcept nogil:
     if (<u32*>(area + AREA_MXCSR))[0] != MXCSR_RESET:
         used |= XCR0_SSE
     used &= mask
-    to_guest(c, area, op.size == 8)
+    to_guest(c, area, op.size == 8, used & XCR0_X87 != 0)
     if put_components(c, area, <u32>used, used & XCR0_SSE != 0):
         return EMU_FAULT
     if store(c, c.ea + AREA_HEADER, 8, used):

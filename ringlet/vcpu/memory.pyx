@@ -5,8 +5,8 @@ that is not RAM reads as ones and ignores writes: no device register is a sensib
 or save area.
 """
 from ringlet.core.state cimport (
-    SEG_SS, AR_DB, ACC_WRITE, ACC_USER, EMU_FAULT, MEM_FAULT, MEM_MMIO, VEC_SS,
-    raise_err, is_canonical)
+    SEG_SS, AR_DB, ACC_WRITE, ACC_USER, EMU_FAULT, MEM_FAULT, MEM_MMIO, VEC_PF,
+    VEC_SS, raise_err, is_canonical)
 from ringlet.mmu.mmu cimport mmu_read, mmu_translate, mmu_write
 from ringlet.vcpu.sysregs cimport mode64
 
@@ -113,6 +113,27 @@ cdef int pop_value(CpuState* c, u64* rsp, u32 size, u64* value) noexcept nogil:
     return pop_values(c, rsp, value, 1, size)
 
 
+cdef int write_down(CpuState* c, u64 linear, const void* image, u32 count, u32 size,
+                    u32 access) noexcept nogil:
+    """Writes `count` pushed values at once, or none.
+
+    Pushes go downwards, so a page fault is that of the highest value on the page at fault.
+    """
+    cdef u32 i = count
+    cdef u64 at = linear + (count - 1) * size
+    if (linear & 0xFFF) + count * size <= 0x1000:
+        if mmu_write(c, linear, image, count * size, access | ACC_WRITE) != MEM_FAULT:
+            return 0
+        if c.exc_vector == VEC_PF:
+            c.exc_cr2 = at
+        return EMU_FAULT
+    while i:
+        i -= 1
+        if check_write(c, linear + i * size, size, access):
+            return EMU_FAULT
+    return write_bytes(c, linear, image, count * size, access)
+
+
 cdef int push_values(CpuState* c, u64* rsp, const u64* words, u32 count, u32 size) noexcept nogil:
     """Pushes `count` (at most 8) values of `size` bytes: words[0] ends at the lowest address."""
     cdef u8 image[64]
@@ -124,7 +145,7 @@ cdef int push_values(CpuState* c, u64* rsp, const u64* words, u32 count, u32 siz
             image[i * size + j] = <u8>(words[i] >> (8 * j))
     if check_stack(c, linear, count * size):
         return EMU_FAULT
-    if write_bytes(c, linear, image, count * size, user_access(c)):
+    if write_down(c, linear, image, count, size, user_access(c)):
         return EMU_FAULT
     rsp[0] = top
     return 0
@@ -135,9 +156,4 @@ cdef int push_frame(CpuState* c, u64 top, const u64* words, u32 count, u32 acces
     cdef u64 linear = top - 8 * count
     if check_stack(c, linear, 8 * count):
         return EMU_FAULT
-    if not write_bytes(c, linear, words, 8 * count, access):
-        return 0
-    # The processor pushes from the top: the highest word that faults is the one to name.
-    while count and not check_write(c, linear + 8 * (count - 1), 8, access):
-        count -= 1
-    return EMU_FAULT
+    return write_down(c, linear, words, count, 8, access)

@@ -107,8 +107,8 @@ def _stub(block: int, image: int) -> tuple[bytes, int]:
 cdef class Operand:
     """A memory operand as decoded: registers by number (-1: none), segment by SEG_*.
 
-    `align` is the mask of address bits that must be 0, or #GP is raised.  `linear` and what is known
-    of its physical addresses are those of its last `resolve`.
+    `align` is the mask of address bits that must be 0, or #GP is raised.  `linear` and what is
+    known of its physical addresses are those of its last `resolve`.
     """
 
     def __init__(self, int base, int index, u32 scale, u64 displacement, bint rip_relative,

@@ -82,6 +82,7 @@ def _fields() -> dict[str, tuple[int, int]]:
         "halted": (<size_t>&c.halted, 4), "nmi_pending": (<size_t>&c.nmi_pending, 4),
         "nmi_blocked": (<size_t>&c.nmi_blocked, 4),
         "window_request": (<size_t>&c.window_request, 4),
+        "tpr_exits": (<size_t>&c.tpr_exits, 4),
         "exc_vector": (<size_t>&c.exc_vector, 4), "exc_error": (<size_t>&c.exc_error, 4),
         "exc_has_error": (<size_t>&c.exc_has_error, 4), "exc_cr2": (<size_t>&c.exc_cr2, 8),
         "exc_is_soft": (<size_t>&c.exc_is_soft, 4), "exc_dr6": (<size_t>&c.exc_dr6, 8),

@@ -16,7 +16,7 @@ from ringlet.vcpu.memory cimport (
     load, pop_values, push_frame, push_values, read_bytes, stack_step)
 from ringlet.vcpu.segments cimport check_stack_segment
 from ringlet.vcpu.sysregs cimport (
-    AR_CODE, AR_CONFORMING, dpl_of, iopl, next_rip, refresh_bases)
+    AR_CODE, AR_CONFORMING, DR7_ENABLES, dpl_of, iopl, next_rip, refresh_bases)
 
 
 cdef bint is_code(u32 ar) noexcept nogil:
@@ -322,6 +322,9 @@ cdef int op_iret(CpuState* c, OpInfo* op) noexcept nogil:
         return EMU_FAULT
 
     return_flags(c, words[2], op.size)
+    if not c.dr[7] & DR7_ENABLES:
+        # Nothing looks at RF then, and nothing would clear it after the next instruction.
+        c.rflags &= ~<u64>FLAG_RF
     if with_stack:
         load_return_stack(c, stack_selector, &ss, cpl)
         rsp = returned_rsp(&cs, words[3])

@@ -151,10 +151,12 @@ class Paths:
     def _find_loops(self) -> None:
         """Where branches go back to, and the last that goes there."""
         for at, (i, plan) in self._steps.items():
-            if plan.kind in (Kind.JUMP, Kind.BRANCH) and at < self._t.cold:
-                field = i.next_ip - 4
-                if field not in self._relocated and self._t.body <= i.near_branch_target <= at:
-                    self._loops[i.near_branch_target] = i.next_ip
+            if (
+                plan.kind in (Kind.JUMP, Kind.BRANCH)
+                and _distance_field(i) not in self._relocated
+                and self._t.body <= i.near_branch_target <= at < self._t.cold
+            ):
+                self._loops[i.near_branch_target] = i.next_ip
 
     def _run(self, start: int, end: int, s: Facts | None) -> Facts | None:
         """Follow the instructions from `start` to before `end`; the facts where that is reached."""
@@ -226,7 +228,7 @@ class Paths:
                 return s
 
     def _jump(self, s: Facts, i: Instruction) -> None:
-        field = i.next_ip - 4
+        field = _distance_field(i)
         kind, value = self._relocated.get(field, (NONE, NONE))
         if field in self._links:
             self._leave(s)
@@ -240,7 +242,7 @@ class Paths:
                 raise UnsoundError("it leaves for no operation")
 
     def _branch(self, s: Facts, i: Instruction, p: Plan) -> Facts:
-        field = i.next_ip - 4 if i.len > 4 else NONE
+        field = _distance_field(i)
         compared, s.compared = s.compared, None
         kind, value = self._relocated.get(field, (NONE, NONE))
         if field in self._links:
@@ -336,6 +338,11 @@ class Paths:
             raise UnsoundError("rsp_naddend is another addend's at an exit")
         if not self._execution.near(s, addend, value):
             raise UnsoundError("RSP has moved away from every access at an exit")
+
+
+def _distance_field(i: Instruction) -> int:
+    """The offset of a branch's 32-bit distance; NONE if it has 8 bits."""
+    return i.next_ip - 4 if i.len > 4 else NONE
 
 
 def _instruction_starts(t: Translation) -> frozenset[int]:

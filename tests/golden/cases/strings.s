@@ -14,6 +14,11 @@
     movs byte ptr [rdi], byte ptr gs:[rsi]
     ret
 
+# case: repetitions one by one | step
+    rep movsb
+    repe cmpsb
+    repne scasq
+
 # case: bit strings
     bt [rdi], rax
     lock bts [rdi + 8], ecx

@@ -28,7 +28,7 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> Script:
 
     def play(*exits: FakeExit) -> None:
         module = types.ModuleType("ringlet.vcpu.processor")
-        vars(module)["Processor"] = lambda ram_size, speculate: FakeCpu(list(exits))
+        vars(module)["Processor"] = lambda ram_size, **options: FakeCpu(list(exits))
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
     return play

@@ -23,7 +23,7 @@ sys.path.append({str(ROOT)!r})
 from tests.unit.machine.fake_cpu import FakeCpu, out
 module = types.ModuleType("ringlet.vcpu.processor")
 script = [out(0x3F8, ord(c)) for c in os.environ["GUEST_SAYS"]]
-module.Processor = lambda ram_size, speculate: FakeCpu(script)
+module.Processor = lambda ram_size, **options: FakeCpu(script)
 sys.modules[module.__name__] = module
 sys.exit(ringlet.cli.main.main(sys.argv[1:]))
 """

@@ -9,6 +9,7 @@ CF, PF, AF, ZF, SF, DF, OF = 1, 4, 0x10, 0x40, 0x80, 0x400, 0x800
 STATUS = CF | PF | AF | ZF | SF | OF
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R11 = (1 << n for n in (0, 1, 2, 3, 4, 5, 6, 7, 11))
 R, W, RW = 8, 16, 24
+MAYBE = RW | int(RegRole.ROLE_MAYBE)
 B8, B16, B32, B64 = (
     int(RegRole.ROLE_8),
     int(RegRole.ROLE_16),
@@ -35,16 +36,16 @@ def at(code: str, mode: int = 64) -> Shape:
         ("89c8", B32 | R, B32 | W, 0, 0),
         ("39c8", B32 | R, B32 | R, 0, 0),
         ("0f44c1", B32 | RW, B32 | R, 0, 0),  # cmove: an old value may stay
-        ("480f44c1", B64 | RW, B64 | R, 0, 0),
-        ("660f44c1", B16 | RW, B16 | R, 0, 0),
-        ("0fbcc1", B32 | RW, B32 | R, 0, 0),  # bsf of 0 keeps the destination
+        ("480f44c1", B64 | MAYBE, B64 | R, 0, 0),
+        ("660f44c1", B16 | MAYBE, B16 | R, 0, 0),
+        ("0fbcc1", B32 | MAYBE, B32 | R, 0, 0),  # bsf of 0 keeps the destination
         ("f30fbcc1", B32 | W, B32 | R, 0, 0),  # tzcnt
         ("0fb6c1", B32 | W, B8 | R, 0, 0),
         ("480fbfc1", B64 | W, B16 | R, 0, 0),
         ("4863c1", B64 | W, B32 | R, 0, 0),
         ("87c1", B32 | RW, B32 | RW, 0, 0),
         ("0fc1c1", B32 | RW, B32 | RW, 0, 0),
-        ("0fb1c1", B32 | R, B32 | RW, 0, 0),
+        ("0fb1c1", B32 | R, B32 | MAYBE, 0, 0),
         ("0f94c0", 0, B8 | W, 0, 0),
         ("0fa5c8", B32 | R, B32 | RW, 0, 0),
         ("b000", 0, 0, 0, B8 | W),

@@ -104,7 +104,7 @@ def test_entering_long_mode_needs_pae(kernel: Bench) -> None:
 
 
 def test_cr2_takes_any_value(kernel: Bench) -> None:
-    assert write(kernel, 2, NON_CANONICAL | 0xABC) == EMU_NEXT
+    assert write(kernel, 2, NON_CANONICAL | 0xABC) == EMU_FLOW
     assert kernel.get("cr2") == NON_CANONICAL | 0xABC
 
 
@@ -158,14 +158,20 @@ def test_key_follows_cr4_and_xcr0(kernel: Bench) -> None:
     assert kernel.get("key") == 0x10 | KEY_NOAVX
 
 
+def test_cr8_without_an_apic_is_only_a_register(kernel: Bench) -> None:
+    assert write(kernel, 8, 9) == EMU_FLOW
+    assert kernel.get("cr8") == 9
+
+
 def test_cr8_reaches_the_apic(kernel: Bench) -> None:
+    kernel.set(tpr_exits=1)
     assert write(kernel, 8, 9) == EMU_EXIT
     assert kernel.get("exit_kind") == 10
     assert (kernel.get("msr_index"), kernel.get("io_data")) == (0x808, 0x90)
     assert (kernel.get("cr8"), kernel.get("rip")) == (0, KERNEL_CODE)
     assert kernel.p.complete() == EMU_FLOW
     assert (kernel.get("cr8"), kernel.get("rip")) == (9, KERNEL_CODE + 3)
-    assert write(kernel, 8, 9) == EMU_NEXT
+    assert write(kernel, 8, 9) == EMU_FLOW
 
 
 def test_cr8_has_four_bits(kernel: Bench) -> None:

@@ -238,6 +238,7 @@ def test_frame_that_crosses_into_an_unmapped_page_writes_nothing(kernel: Bench) 
     kernel.gate(PF, ist=1)
     kernel.p.raise_exception(UD)
     assert kernel.q(HOLE + 0x1000, 2) == [0xAAAA, 0xBBBB]
+    assert kernel.get("cr2") == HOLE + 0x1000 - 8
 
 
 # --- double and triple faults (SDM 3A table 6-5)

@@ -94,6 +94,17 @@ def test_fxsave_shows_guest_pointers_or_none(user: Bench) -> None:
     )  # fmt: skip
 
 
+def test_pointers_that_the_guest_loaded_come_back(user: Bench) -> None:
+    image = pending()
+    struct.pack_into("<QQ", image, 8, 0xFFFF800012345678, 0xFFFF800087654321)
+    user.p.write_phys(AREA, bytes(image[:512]))
+    user.run(Op.OP_FXRSTOR, ea=AREA, size=8)
+    fill(user)
+    user.run(Op.OP_FXSAVE, ea=AREA, size=8)
+    assert struct.unpack_from("<QQ", area(user), 8) == (0xFFFF800012345678, 0xFFFF800087654321)
+    assert user.p.fp[0:2] == image[0:2]
+
+
 def test_fxrstor_loads_what_fxsave_wrote(user: Bench) -> None:
     user.p.write_phys(AREA, bytes(state(used=3, mxcsr=0x3F80, fcw=0x27F)[:512]))
     assert user.run(Op.OP_FXRSTOR, ea=AREA) == EMU_NEXT
@@ -479,7 +490,7 @@ def test_unit_that_is_not_available(
 
 def test_fwait_without_mp_only_looks_for_an_exception(user: Bench) -> None:
     user.set(cr0=user.get("cr0") & ~0xE | 8)
-    assert user.run(Op.OP_NM, code=b"\x9b") == EMU_NEXT
+    assert user.run(Op.OP_NM, code=b"\x9b") == EMU_FLOW
     user.p.fp = state(fcw=0x37E)
     struct.pack_into("<H", user.p.fp, 2, 0x8081)
     assert user.run(Op.OP_NM, code=b"\x9b") == EMU_FAULT

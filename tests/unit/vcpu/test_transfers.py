@@ -334,7 +334,8 @@ def test_iret_of_16_bits_leaves_the_upper_flags(kernel: Bench) -> None:
     assert kernel.get("rflags") == 0x202 | ID
 
 
-def test_iret_loads_rf(kernel: Bench) -> None:
+def test_iret_loads_rf_while_there_are_breakpoints(kernel: Bench) -> None:
+    kernel.set(dr7=0x401)
     frame(kernel, TARGET, K_CODE, 2 | RF, KERNEL_STACK, K_DATA)
     kernel.run(Op.OP_IRET)
     assert kernel.get("rflags") == 2 | RF
