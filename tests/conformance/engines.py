@@ -18,7 +18,6 @@ QEMU = (
     "isa-debug-exit,iobase=0xf4,iosize=4",
 )
 
-
 @dataclass(frozen=True)
 class Outcome:
     """What a run printed and how it ended; `status` is None after a timeout."""
@@ -56,6 +55,11 @@ def run_ringlet(guest: Guest, *options: str) -> Outcome:
     """Run under Ringlet, as a user would."""
     command = [sys.executable, "-m", "ringlet", "run", "--bare", str(guest.bare)]
     return _run([*command, "--memory", "128M", *options])
+
+
+def run_disturbed(guest: Guest, mode: str) -> Outcome:
+    """Run under Ringlet, an instruction at a time ("step") or often stopped ("kick")."""
+    return _run([sys.executable, "-m", "tests.conformance.disturbed", mode, str(guest.bare)])
 
 
 def _run(command: list[str]) -> Outcome:

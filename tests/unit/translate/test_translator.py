@@ -132,7 +132,7 @@ def test_no_speculation_never_compares() -> None:
         ("90 0f05 90", 2, []),
         ("90 0f0b 90", 2, []),
         ("90 0fa2 90", 3, [LINEAR + 4]),
-        ("90 0f22d8 90", 2, [LINEAR + 4]),
+        ("90 0f22d8 90", 3, [LINEAR + 5]),
         ("90 06 90", 2, []),
         ("90 90", 2, [LINEAR + 2]),
     ],
