@@ -86,6 +86,7 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
         store_state(b, H9, EA)
     name_op(b, i, op)
     jmp_stub(b, STUB_OP)
+    # Nothing follows an operation that ends the fragment, even if it changed nothing.
     if not ends_fragment(op) or i.shape.unit == UNIT_WAIT:
         b.ops[b.n_ops - 1].resume = b.n
     b.n_bindings = 0

@@ -66,7 +66,8 @@ cdef int op_mov_to_dr(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int single_step(CpuState* c) noexcept nogil:
     """Raises the single-step trap after an instruction that began with TF set; rip is past it."""
-    c.exc_dr6 = DR6_BS
+    c.exc_dr6 = DR6_BS | c.db_pending
+    c.db_pending = 0
     return raise_exc(c, VEC_DB)
 
 
@@ -104,6 +105,12 @@ cdef u64 data_hits(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil
     if not c.dr[7] & 0xFF:
         return 0
     return matches(c, linear, size, 0xA if write else 0x8)
+
+
+cdef u64 port_hits(CpuState* c, u64 port, u32 size) noexcept nogil:
+    if not c.dr[7] & 0xFF:
+        return 0
+    return matches(c, port, size, 4)
 
 
 cdef int data_breakpoint(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil:

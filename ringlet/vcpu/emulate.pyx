@@ -239,9 +239,6 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
     result = dispatch(c, op)
     if result == EMU_NEXT:
         advance(c, op)
-        if kind == OP_MOV_TO_CR or kind == OP_SERIALIZE or kind == OP_NM:
-            # The translator ends a fragment after these: there is nothing to resume at.
-            result = EMU_FLOW
     if result == EMU_FAULT:
         if (c.exc_vector == VEC_GP and op.rm == 0xFF and not is_canonical(c.ea) and
                 on_stack(op)):

@@ -282,6 +282,10 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
     repeated string instruction now."""
     cdef u32 index, start = 0
     cdef const u8* p = <const u8*>f.regs[HR_RIP]
+    if c.poll == c.block + BLOCK_POLL:
+        # It has, and went on.
+        c.prodding = 0
+        return 1
     if k.first <= host < k.size:
         cache_reset_table(c, k, 0, False)
         cache_reset_table(c, k, 1, False)

@@ -12,7 +12,7 @@ from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSL
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
 from ringlet.vcpu.emulate cimport emulate
 from ringlet.vcpu.exceptions cimport deliver
-from ringlet.vcpu.step cimport Step, step_after, step_before, step_undone, step_watch
+from ringlet.vcpu.step cimport Step, step_after, step_before, step_left, step_undone, step_watch
 from ringlet.vcpu.sysregs cimport CR0_AM
 
 cdef extern from * nogil:
@@ -205,7 +205,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef OpInfo* op
     cdef Step step
     cdef u64 host, resume = c.resume
-    cdef u32 index = NONE, key, space, link = NONE, generation = 0, drops, stepping
+    cdef u64 shadow = 0   # RIP of the instruction after STI or MOV SS, if `inhibit` says so
+    cdef u32 index = NONE, key, space, link = NONE, generation = 0, drops, stepping, inhibit = 0
     cdef bint indirect = False
     cdef int r, exit_kind
     c.resume = 0
@@ -219,18 +220,19 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
         if resumes(c, k, resume):
             host = resume
         else:
-            if stepping and step_before(c, c.inhibit, &step):
+            if (stepping or c.db_pending) and step_before(c, c.inhibit, &step):
                 link = NONE
                 indirect = False
                 exit_kind = raised(c)
                 if exit_kind != EXIT_NONE:
                     return exit_kind
                 continue
-            if c.inhibit:
+            shadow = c.rip
+            inhibit = c.inhibit
+            c.inhibit = 0
+            if inhibit and c.intr:
                 # The instruction after STI or MOV SS runs alone if an interrupt waits for its end.
-                if c.intr:
-                    key |= KEY_STEP
-                c.inhibit = 0
+                key |= KEY_STEP
             space = mmu_space(c, c.rip)
             index = cache_find(k, c.rip, key, space)
             c.n_lookups += 1
@@ -240,6 +242,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             if index == NONE or (indirect and k.fragments[index].thunk == 0):
                 r = translate(c, b, key, space, indirect, &index)
                 if r == LEAVE_LOOP:
+                    if inhibit and c.rip == shadow:
+                        c.inhibit = inhibit
                     return c.exit_kind
                 if r == RAISED:
                     link = NONE
@@ -267,9 +271,14 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             c.rip = op.rip
             c.n_ops += 1
             drops = k.drops
+            inhibit = 0
             r = emulate(c, op)
             if r == EMU_NEXT and op.resume and not key & KEY_STEP and k.drops == drops \
-                    and not c.inhibit and c.poll == poll_page(c) and not (c.intr and c.iflag):
+                    and c.poll == poll_page(c) and not (c.intr and (c.iflag or c.inhibit)):
+                if c.inhibit:
+                    shadow = c.rip
+                    inhibit = c.inhibit
+                    c.inhibit = 0
                 enter(c, op.resume)
                 continue
             break
@@ -277,6 +286,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             if r == EMU_EXIT:
                 if k.drops == drops:
                     remember(c, k, op, op.resume)
+                if stepping:
+                    step_left(c, &step)
                 return c.exit_kind
         elif c.exit_code == LEAVE_LINK:
             c.n_links += 1
@@ -297,6 +308,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             # A safepoint, or bindings went stale: the instruction is still to be done.
             if c.exit_code == LEAVE_POLL:
                 c.n_safepoints += 1
+            if inhibit and c.rip == shadow:
+                c.inhibit = inhibit
             if stepping:
                 step_undone(c, &step)
             continue

@@ -13,6 +13,8 @@ cdef struct Step:
 cdef int step_before(CpuState* c, u32 shadow, Step* s) noexcept nogil
 # It is the first one of the fragment, which is about to be entered.
 cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil
+# It goes on in the machine: its traps come when that is over.
+cdef void step_left(CpuState* c, Step* s) noexcept nogil
 # It was begun and left for later.
 cdef void step_undone(CpuState* c, Step* s) noexcept nogil
 # It is over, with EMU_FAULT in `result` if an exception is to be delivered; `emulated` where

@@ -3,12 +3,13 @@
 With KEY_STEP in the key, a fragment holds one instruction, and one repetition of a string
 instruction; the run loop calls these before and after it.
 """
+from ringlet.core.ops cimport OP_IN, OP_INS, OP_OUT, OP_OUTS
 from ringlet.core.state cimport *
 from ringlet.translate.insn cimport *
-from ringlet.translate.shape cimport SHAPE_STRING
-from ringlet.vcpu.debug cimport data_hits, instruction_breakpoint
+from ringlet.translate.shape cimport SHAPE_OP, SHAPE_STRING
+from ringlet.vcpu.debug cimport data_hits, instruction_breakpoint, port_hits
 from ringlet.vcpu.faults cimport Access, accesses, guest_bytes
-from ringlet.vcpu.sysregs cimport DR6_BS, DR7_ENABLES
+from ringlet.vcpu.sysregs cimport CR4_DE, DR6_BS, DR7_ENABLES
 
 cdef enum:
     SHADOW_MOV_SS = 2
@@ -22,6 +23,11 @@ cdef int step_before(CpuState* c, u32 shadow, Step* s) noexcept nogil:
     s.repeats = False
     if shadow == SHADOW_MOV_SS:
         return 0
+    if c.db_pending:
+        # Of an instruction that the machine has finished.
+        c.exc_dr6 = c.db_pending
+        c.db_pending = 0
+        return raise_exc(c, VEC_DB)
     return instruction_breakpoint(c)
 
 
@@ -37,9 +43,25 @@ cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil:
     s.repeats = i.shape.kind == SHAPE_STRING and i.prefixes & (PFX_REP | PFX_REPNE)
     if not c.dr[7] & DR7_ENABLES or (s.repeats and c.gpr[RCX] == 0):
         return
+    if i.shape.kind == SHAPE_OP and c.cr4 & CR4_DE:
+        s.hits |= port_accesses(c, &i)
     n = accesses(c, &i, s.rip, at)
     for k in range(n):
         s.hits |= data_hits(c, at[k].linear, at[k].size, at[k].kind == ACC_WRITE)
+
+
+cdef u64 port_accesses(CpuState* c, Insn* i) noexcept nogil:
+    """DR6.B0-B3 of the I/O breakpoints the instruction hits (SDM 3B 17.2.4: R/W = 2, CR4.DE)."""
+    cdef u32 op = i.shape.op
+    if op != OP_IN and op != OP_OUT and op != OP_INS and op != OP_OUTS:
+        return 0
+    if (i.opcode & 0xFC) == 0xE4:
+        return port_hits(c, <u64>i.imm & 0xFF, i.shape.size)
+    return port_hits(c, c.gpr[RDX] & 0xFFFF, i.shape.size)
+
+
+cdef void step_left(CpuState* c, Step* s) noexcept nogil:
+    c.db_pending |= s.hits
 
 
 cdef void step_undone(CpuState* c, Step* s) noexcept nogil:

@@ -18,10 +18,6 @@ QEMU = (
     "isa-debug-exit,iobase=0xf4,iosize=4",
 )
 
-# Programs that look at dead flags in exception frames (docs/adr/0003).
-EXACT = frozenset({"exceptions", "paging_crossing"})
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a run printed and how it ended; `status` is None after a timeout."""
@@ -55,12 +51,15 @@ def run_qemu(guest: Guest) -> Outcome:
     return _run([*QEMU, "-cpu", QEMU_CPU, "-kernel", str(guest.pvh)])
 
 
-def run_ringlet(guest: Guest) -> Outcome:
+def run_ringlet(guest: Guest, *options: str) -> Outcome:
     """Run under Ringlet, as a user would."""
     command = [sys.executable, "-m", "ringlet", "run", "--bare", str(guest.bare)]
-    if guest.name in EXACT:
-        command.append("--exact")
-    return _run([*command, "--memory", "128M"])
+    return _run([*command, "--memory", "128M", *options])
+
+
+def run_disturbed(guest: Guest, mode: str) -> Outcome:
+    """Run under Ringlet, an instruction at a time ("step") or often stopped ("kick")."""
+    return _run([sys.executable, "-m", "tests.conformance.disturbed", mode, str(guest.bare)])
 
 
 def _run(command: list[str]) -> Outcome:

@@ -1,11 +1,13 @@
 """Every bare guest program on every engine: all its checks hold."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from tests.conformance.engines import Outcome, run_qemu, run_ringlet
+from tests.conformance.engines import Outcome, run_disturbed, run_qemu, run_ringlet
 from tests.conformance.qemu_faults import known_fault
+from tests.conformance.speculation import SPECULATION, given_up
 from tests.guests.build_guest import Guest, program_names
 
 pytestmark = pytest.mark.timeout(120)  # a build and a run, each with a limit of its own
@@ -34,7 +36,26 @@ def assert_shut_down(outcome: Outcome, status: int) -> None:
 
 @pytest.mark.parametrize("name", CHECKED)
 def test_program_on_ringlet(name: str, guest_for: GuestFor) -> None:
-    assert_all_checks_hold(run_ringlet(guest_for(name)), no_known_fault)
+    assert_all_checks_hold(run_ringlet(guest_for(name)), partial(given_up, name))
+
+
+@pytest.mark.parametrize("name", sorted(SPECULATION))
+def test_program_on_exact_ringlet(name: str, guest_for: GuestFor) -> None:
+    assert_all_checks_hold(run_ringlet(guest_for(name), "--exact"), no_known_fault)
+
+
+STEPPED = ("addressing", "exceptions", "fpu", "memory", "paging_crossing", "selfmod", "strings")
+KICKED = ("debug", "interrupts", "paging_crossing", "strings")
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_program_an_instruction_at_a_time(name: str, guest_for: GuestFor) -> None:
+    assert_all_checks_hold(run_disturbed(guest_for(name), "step"), no_known_fault)
+
+
+@pytest.mark.parametrize("name", KICKED)
+def test_program_that_is_often_stopped(name: str, guest_for: GuestFor) -> None:
+    assert_all_checks_hold(run_disturbed(guest_for(name), "kick"), no_known_fault)
 
 
 @pytest.mark.parametrize("name", sorted(SHUTDOWNS))

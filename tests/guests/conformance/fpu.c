@@ -81,7 +81,7 @@ static void test_fxsave(void)
 static void test_pointers(void)
 {
     void *code = CODE("fninit; fldz; movw $0x37B, -16(%rsp); fldcw -16(%rsp); fld1;" MARK
-                      "fdiv %st(1), %st; fnstenv (%rcx); fxsave64 64(%rcx); fnclex");
+                      "fdiv %st(1), %st; fxsave64 64(%rcx); fnstenv (%rcx); fnclex");
     EACH_CPL(cpl) {
         memset(area, 0xEE, sizeof area);
         run_area(cpl, code, 0);

@@ -1,0 +1,280 @@
+"""The run loop over translated code: exits and how they go on, stops, exact faults."""
+
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ringlet.core.state import Exit
+from tests.unit.vcpu.board import (
+    CF,
+    CODE,
+    DATA,
+    DB,
+    GP,
+    HOLE,
+    IDT,
+    IF,
+    PAGE_FAULT,
+    RF,
+    STACK,
+    TF,
+    UD,
+    ZF,
+    Board,
+)
+
+DR6_FIXED, BS = 0xFFFF0FF0, 1 << 14
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board()
+
+
+@contextmanager
+def kicked_after(board: Board, seconds: float) -> Iterator[None]:
+    """Another thread asks the processor to stop."""
+    timer = threading.Timer(seconds, board.p.kick)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def vector(board: Board) -> int:
+    """The vector in whose handler the processor has halted."""
+    return (board.get("rip") - 0x10000) // 16
+
+
+def frame(board: Board, words: int) -> tuple[int, ...]:
+    """The words on top of the stack."""
+    return struct.unpack(f"<{words}Q", board.p.read_linear(board.get("rsp"), 8 * words))
+
+
+# --- exits to the machine
+
+
+def test_in_takes_what_complete_gives(board: Board) -> None:
+    board.place("66BAF803 EC")  # mov dx, 3F8h; in al, dx
+    assert board.p.run() == Exit.EXIT_IO_IN
+    board.p.complete(0x5A)
+    assert board.p.run() == Exit.EXIT_HLT
+    assert board.get("rax") == 0x5A
+
+
+def test_translated_code_goes_on_after_an_exit_without_a_lookup(board: Board) -> None:
+    board.place("B964000000 E6F4 FFC9 75FA")  # mov ecx, 100; 1: out F4h, al; dec ecx; jnz 1b
+    kinds = [board.p.run() for _ in range(101)]
+    assert kinds == [Exit.EXIT_IO_OUT] * 100 + [Exit.EXIT_HLT]
+    assert board.p.counters()["lookups"] < 20
+
+
+def test_code_changed_during_an_exit_is_seen(board: Board) -> None:
+    board.place("E6F4 B801000000")  # out F4h, al; mov eax, 1
+    assert board.p.run() == Exit.EXIT_IO_OUT
+    board.p.write_phys(CODE + 3, b"\x02")
+    assert board.p.run() == Exit.EXIT_HLT
+    assert board.get("rax") == 2
+
+
+def test_a_register_set_during_an_exit_is_used(board: Board) -> None:
+    board.place("E6F4 89D8")  # out F4h, al; mov eax, ebx
+    assert board.p.run() == Exit.EXIT_IO_OUT
+    board.set(rbx=77)
+    assert board.p.run() == Exit.EXIT_HLT
+    assert board.get("rax") == 77
+
+
+# --- stops
+
+
+LOOPS = {
+    "jmp": "EBFE",
+    "jmp-register": "488D05F9FFFFFF FFE0",  # 1: lea rax, [1b]; jmp rax
+    "ret": f"68{(CODE + 8).to_bytes(4, 'little').hex()} C3 9090"  # 1: push 2f; ret
+    f"68{CODE.to_bytes(4, 'little').hex()} C3",  # 2: push 1b; ret
+}
+
+
+@pytest.mark.parametrize("name", ["jmp", "jmp-register", "ret"])
+def test_a_kick_stops_a_loop(board: Board, name: str) -> None:
+    board.place(LOOPS[name])
+    started = time.monotonic()
+    with kicked_after(board, 0.05):
+        assert board.p.run() == Exit.EXIT_INTERRUPTED
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("name", ["jmp", "ret"])
+def test_an_interrupt_stops_a_loop(board: Board, name: str) -> None:
+    board.place(LOOPS[name])
+    board.set(rflags=2 | IF)
+    timer = threading.Timer(0.05, board.p.set_interrupt, (True,))
+    timer.start()
+    assert board.p.run() == Exit.EXIT_WINDOW
+    timer.join()
+
+
+def test_a_kick_before_the_run_stops_it(board: Board) -> None:
+    board.place("EBFE")
+    board.p.kick()
+    assert board.p.run() == Exit.EXIT_INTERRUPTED
+
+
+def test_a_kick_from_the_thread_of_another_run(board: Board) -> None:
+    """The timer that helps a kick follows the thread that runs."""
+    kinds: list[int] = []
+    for _ in range(2):
+        board.place(LOOPS["ret"])
+        thread = threading.Thread(target=lambda: kinds.append(board.p.run()))
+        with kicked_after(board, 0.05):
+            thread.start()
+            thread.join(10)
+    assert kinds == [Exit.EXIT_INTERRUPTED] * 2
+
+
+# --- instructions that are not what they look like
+
+
+def test_xchg_r8_rax_with_f3_is_no_pause(board: Board) -> None:
+    board.set(rax=1, r8=2)
+    board.run("F34190")
+    assert (board.get("rax"), board.get("r8")) == (2, 1)
+
+
+def test_nops_access_nothing(board: Board) -> None:
+    board.set(rax=HOLE)
+    assert board.run("0F1F00 0F18 08 660F1F440000 F390") == Exit.EXIT_HLT
+    assert vector(board) > 32
+
+
+@pytest.mark.parametrize("code", ["66" * 15 + "90", "2E" * 14 + "31C0", "66" * 12 + "C70425"])
+def test_more_than_15_bytes_are_a_general_protection_fault(board: Board, code: str) -> None:
+    board.run(code)
+    assert vector(board) == GP
+    assert frame(board, 2) == (0, CODE)
+
+
+def test_an_instruction_over_two_pages_is_learned(board: Board) -> None:
+    board.p.write_phys(CODE + 0xFFE, bytes.fromhex("6641B83412 F4"))
+    board.place("E9F90F0000")  # jmp CODE + FFEh
+    assert board.p.run() == Exit.EXIT_HLT
+    assert board.get("r8") == 0x1234
+
+
+# --- exact faults
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+def test_flags_that_are_read_later_are_exact_at_a_fault(speculate: bool) -> None:
+    board = Board(speculate=speculate)
+    board.set(rbx=DATA, rcx=HOLE)
+    board.run("F9 8B03 8B09 73FE")  # stc; mov eax, [rbx]; mov ecx, [rcx]; jnc $
+    assert vector(board) == PAGE_FAULT
+    assert frame(board, 4)[3] & CF
+
+
+def test_dead_flags_are_exact_at_a_fault_without_speculation() -> None:
+    board = Board(speculate=False)
+    board.set(rbx=DATA, rcx=HOLE)
+    board.run("F9 8B03 0309")  # stc; mov eax, [rbx]; add ecx, [rcx]
+    assert vector(board) == PAGE_FAULT
+    assert frame(board, 4)[3] & (CF | ZF) == CF
+
+
+@pytest.mark.parametrize(
+    ("code", "offset"),
+    [("FFE0", 0), ("90FFD0", 1), ("50C3", 1), ("50C21000", 1)],
+    ids=["jmp", "call", "ret", "ret-16"],
+)
+def test_a_branch_to_no_address_is_its_own_fault(code: str, offset: int) -> None:
+    board = Board(speculate=False)
+    board.set(rax=1 << 47)
+    board.run(code)
+    pushed = STACK - 8 if code.startswith("50") else STACK
+    error, rip, _, _, rsp = frame(board, 5)
+    assert (vector(board), error, rip, rsp) == (GP, 0, CODE + offset, pushed)
+
+
+# --- single steps, at the edges
+
+
+def test_a_step_ends_at_the_handler(board: Board) -> None:
+    board.set(rflags=2 | TF)
+    board.run("90")
+    assert vector(board) == DB
+    assert frame(board, 3)[0] == CODE + 1
+    assert board.get("dr6") == DR6_FIXED | BS
+
+
+def test_a_step_over_an_exit_to_the_machine(board: Board) -> None:
+    board.set(rflags=2 | TF)
+    board.place("E4F4 90")
+    assert board.p.run() == Exit.EXIT_IO_IN
+    board.p.complete(9)
+    assert board.p.run() == Exit.EXIT_HLT
+    assert (vector(board), frame(board, 1)[0], board.get("rax")) == (DB, CODE + 2, 9)
+
+
+@pytest.mark.parametrize(("code", "rcx", "left"), [("F3A4", 3, 2), ("F2AE", 3, 2), ("F3A6", 3, 2)])
+def test_a_step_is_one_repetition(board: Board, code: str, rcx: int, left: int) -> None:
+    board.set(rflags=2 | TF, rcx=rcx, rsi=DATA, rdi=DATA + 64, rax=1)
+    board.run(code)
+    rip, _, flags = frame(board, 3)
+    assert (vector(board), rip, board.get("rcx")) == (DB, CODE, left)
+    assert (board.get("rsi") - DATA, board.get("rdi") - DATA) in {(1, 65), (0, 65)}
+    assert flags & RF
+
+
+def test_a_breakpoint_is_before_its_instruction_and_rf_passes_it(board: Board) -> None:
+    board.set(dr0=CODE, dr7=0x402)
+    board.run("FFC0")
+    rip, _, flags = frame(board, 3)
+    assert (vector(board), rip, flags & RF, board.get("rax")) == (DB, CODE, 0, 0)
+    board.enter(0)
+    board.set(rflags=2 | RF)
+    assert board.run("FFC0") == Exit.EXIT_HLT
+    assert (board.get("rip"), board.get("rax")) == (CODE + 3, 1)
+
+
+def test_the_trap_of_a_store_waits_for_the_instruction_after_mov_ss(board: Board) -> None:
+    board.poke(DATA, 0x10)
+    board.set(dr0=DATA, dr7=0x402 | 3 << 16, rbx=DATA)
+    board.run("8E13 90 90")  # mov ss, [rbx]
+    assert (vector(board), frame(board, 1)[0]) == (DB, CODE + 3)
+    assert board.get("dr6") & 0xF == 1
+
+
+@pytest.mark.parametrize("flags", [2, 2 | TF])
+@pytest.mark.parametrize(("de", "hit"), [(True, 2), (False, 0)])
+def test_a_breakpoint_of_a_port_traps_after_the_access(
+    board: Board, flags: int, de: bool, hit: int
+) -> None:
+    board.set(dr1=0x80, dr7=0x408 | 2 << 20, cr4=board.get("cr4") & ~8 | (8 if de else 0))
+    board.set(rflags=flags)
+    board.place("E680 FFC0 FFC0")
+    assert board.p.run() == Exit.EXIT_IO_OUT
+    board.p.complete()
+    assert board.p.run() == Exit.EXIT_HLT
+    step = BS if flags & TF else 0
+    assert board.get("dr6") == DR6_FIXED | hit | step
+    assert board.get("rax") == (0 if hit or step else 2)
+
+
+def test_sti_goes_on_in_its_fragment(board: Board) -> None:
+    board.place("B964000000 FBFA FFC9 75FA")  # mov ecx, 100; 1: sti; cli; dec ecx; jnz 1b
+    assert board.p.run() == Exit.EXIT_HLT
+    assert board.p.counters()["lookups"] < 20
+
+
+def test_a_fault_while_stepping_is_delivered_instead(board: Board) -> None:
+    board.set(rflags=2 | TF)
+    board.run("0F0B")
+    assert (vector(board), frame(board, 1)[0]) == (UD, CODE)
+    assert board.peek(IDT) != 0
