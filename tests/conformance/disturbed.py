@@ -1,4 +1,4 @@
-"""Runs a guest program exactly, but disturbed: `python -m tests.conformance.disturbed MODE PROGRAM`.
+"""Runs a guest program exactly, but disturbed: `python disturbed.py MODE PROGRAM`.
 
 `step`: every instruction by itself, as under a debugger (a breakpoint is set where nothing is).
 `kick`: another thread stops the processor a few thousand times a second.

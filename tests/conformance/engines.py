@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.guests.build_guest import Guest
 
 TIMEOUT = 60.0  # seconds a program may take
+DISTURBED = Path(__file__).with_name("disturbed.py")
 
 # What Ringlet offers its guests, as far as QEMU can be told: features it hides are off.
 QEMU_CPU = (
@@ -59,7 +61,7 @@ def run_ringlet(guest: Guest, *options: str) -> Outcome:
 
 def run_disturbed(guest: Guest, mode: str) -> Outcome:
     """Run under Ringlet, an instruction at a time ("step") or often stopped ("kick")."""
-    return _run([sys.executable, "-m", "tests.conformance.disturbed", mode, str(guest.bare)])
+    return _run([sys.executable, str(DISTURBED), mode, str(guest.bare)])
 
 
 def _run(command: list[str]) -> Outcome:
