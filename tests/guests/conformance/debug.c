@@ -303,7 +303,6 @@ static void test_rf(void)
 
 void guest_main(void)
 {
-    mask_pics();
     clear_breakpoints();
     test_steps();
     test_execute();

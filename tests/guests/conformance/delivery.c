@@ -65,7 +65,6 @@ static void test_frame(void)
 
 static void test_flags(void)
 {
-    mask_pics();
     EACH_CPL(cpl)
         for (int type = GATE_INTERRUPT; type <= GATE_TRAP; type++) {
             char name[64];

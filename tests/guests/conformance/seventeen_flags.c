@@ -111,7 +111,6 @@ static void test_flags_kept(void)
 
 void guest_main(void)
 {
-    mask_pics();
     test_pushf();
     test_popf();
     test_cli_sti();

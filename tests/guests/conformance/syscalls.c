@@ -21,7 +21,6 @@ static void test_syscall(void)
     write_msr(MSR_LSTAR, (u64)entry);
     static const u64 masks[] = { 0, F_IF | F_DF, ~0ul >> 32, F_TF | F_AC | F_NT | F_IOPL };
     u64 flags = F_ARITH | F_DF | F_AC | F_ID | F_IF | F_NT | F_IOPL;
-    mask_pics();
     for (int i = 0; i < 4; i++)
         EACH_CPL(cpl) {
             char name[64];

@@ -254,7 +254,6 @@ static inline struct cpuid cpuid(u32 leaf, u32 subleaf)
 }
 int is_intel(void);
 int under_tcg(void);                /* for checks that would end QEMU rather than fail */
-void mask_pics(void);               /* so that IF=1 lets nothing in */
 
 void *memset(void *to, int value, u64 count);
 void *memcpy(void *to, const void *from, u64 count);

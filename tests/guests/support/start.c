@@ -16,7 +16,8 @@ int under_tcg(void)
     return cpuid(1, 0).ecx >> 31 && cpuid(0x40000000, 0).ebx == 0x54474354; /* "TCGT" */
 }
 
-void mask_pics(void)
+/* So that IF = 1 lets nothing in until a program asks for it: firmware leaves a timer running. */
+static void mask_pics(void)
 {
     out8(0x21, 0xFF);
     out8(0xA1, 0xFF);
@@ -33,6 +34,7 @@ void guest_start(void)
     if (cr4 & CR4_OSXSAVE)
         asm volatile("xsetbv" :: "c"(0), "a"(cpuid(1, 0).ecx & 1 << 28 ? 7 : 3), "d"(0));
     asm volatile("fninit");
+    mask_pics();
     descriptors_start();
     paging_start();
     guest_main();
