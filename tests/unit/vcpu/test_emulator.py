@@ -363,10 +363,10 @@ def test_a_stack_pointer_into_the_hosts_signal_stack_does_no_harm(user: Board) -
     user.emulate("8B03")
     stack = SignalStack()
     assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
-    user.set(rsp=stack.sp + 0x80)
+    user.set(rsp=stack.sp + 0x100)
     user.emulate("F733")  # div dword [rbx]
     assert user.raised() == DE
-    assert user.peek(user.get("rsp") + 24) == stack.sp + 0x80
+    assert user.peek(user.get("rsp") + 24) == stack.sp + 0x100
 
 
 def test_many_different_instructions(kernel: Board) -> None:
