@@ -49,6 +49,8 @@ cdef extern from * nogil:
         f.address = (unsigned long)info->si_addr;
         if (ringlet_cpu && ringlet_handler(ringlet_cpu, &f))
             return;
+        if (sig == SIGURG)                   /* came too late (ringlet.core.prod) */
+            return;
         struct sigaction *old = &ringlet_old[sig];
         if (old->sa_flags & SA_SIGINFO)
             old->sa_sigaction(sig, info, context);
@@ -60,14 +62,15 @@ cdef extern from * nogil:
 
     static int ringlet_install(void *handler)
     {
-        static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+        static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP,
+                                      SIGURG};
         struct sigaction sa;
         if (ringlet_installed)
             return 0;
         ringlet_handler = (ringlet_fault_fn)handler;
         memset(&sa, 0, sizeof sa);
         sa.sa_sigaction = ringlet_signal;
-        sa.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        sa.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART;
         sigemptyset(&sa.sa_mask);
         for (unsigned i = 0; i < sizeof signals / sizeof *signals; i++)
             if (sigaction(signals[i], &sa, &ringlet_old[signals[i]]))

@@ -5,9 +5,9 @@ relocations that the translator left: fields of the state block by name, tables,
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from iced_x86 import Code, Decoder, Formatter, FormatterSyntax, Instruction, OpKind
 
@@ -56,7 +56,7 @@ class HostLine:
     data: bytes
     text: str
     label: str = ""
-    same: bool = False  # byte for byte the guest's instruction
+    same: bool = False  # the guest's instruction, byte for byte and alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,10 @@ class Cold:
 class FragmentListing:
     """One translated fragment.
 
-    `thunk` is its entry for indirect jumps, `end` what follows its last instruction, `cold` the
-    misses of the cached window; the stubs of links are left out, for links name their targets.
+    `thunk` is its entry for indirect jumps, `end` what follows its last instruction.  `again` are
+    the instructions of a loop a second time, for its later passes, and `again_end` what follows
+    them.  `cold` are the misses of the cached window; the stubs of links are left out, for links
+    name their targets.
     """
 
     linear: int
@@ -95,6 +97,8 @@ class FragmentListing:
     thunk: tuple[HostLine, ...]
     guest: tuple[GuestLine, ...]
     end: tuple[HostLine, ...]
+    again: tuple[GuestLine, ...]
+    again_end: tuple[HostLine, ...]
     cold: tuple[Cold, ...]
 
 
@@ -161,6 +165,14 @@ def new_formatter() -> Formatter:
     return formatter
 
 
+class _Part(NamedTuple):
+    """Host offsets `begin` to `end` are the guest's instruction at offset `guest`."""
+
+    guest: int
+    begin: int
+    end: int
+
+
 class _Lister:
     """Makes one fragment's listing."""
 
@@ -172,47 +184,64 @@ class _Lister:
         self._fields = {at: (kind, value) for at, kind, value in translation.relocations}
         self._links = dict(translation.links)
         self._labels: dict[int, str] = {}
+        self._branches: dict[int, int] = {}
 
     def fragment(self) -> FragmentListing:
         t = self._t
         host = self._host()
-        starts = self._starts()
-        operations = dict(t.operations)
-        lines = []
-        decoder = Decoder(64, self._guest, ip=t.linear)
-        ends = [at for _, at in starts[1:]] + [self._end()]
-        for (offset, begin), end in zip(starts, ends, strict=True):
-            decoder.position, decoder.ip = offset, (t.linear + offset) & _MASK
-            instruction = decoder.decode()
-            data = self._guest[offset : offset + self._length(instruction)]
-            code = tuple(_marked(line, data) for line in host if begin <= line.offset < end)
-            lines.append(self._guest_line(instruction, data, operations.get(offset), code))
+        parts = self._parts()
+        again = next((n for n, part in enumerate(parts) if n and part.guest == 0), len(parts))
+        first, end = self._lines(host, parts[:again], t.guest_bytes)
+        copy, copy_end = self._lines(host, parts[again:], self._behind_loop(parts[:again], parts))
         return FragmentListing(
             t.linear,
             t.guest_bytes,
             len(t.code),
             tuple(line for line in host if line.offset < t.body),
-            tuple(lines),
-            tuple(line for line in host if self._end() <= line.offset < t.cold),
+            first,
+            end,
+            copy,
+            copy_end,
             tuple(self._cold(host)),
         )
 
-    def _starts(self) -> list[tuple[int, int]]:
-        """(guest offset, host offset) of each instruction."""
-        first: dict[int, int] = {}
+    def _parts(self) -> list[_Part]:
+        """The code in line, by guest instruction; a loop's copy begins at 0 once more."""
+        marks: list[tuple[int, int]] = []
         for host, guest in self._t.map:
-            if self._t.body <= host < self._t.cold and guest < self._t.guest_bytes:
-                first.setdefault(guest, host)
-        # Instructions without code have the host offset of the next one.
-        for host, guest in self._t.map:
-            if host >= self._t.body and guest < self._t.guest_bytes:
-                first.setdefault(guest, host)
-        return sorted(first.items())
+            if self._t.body <= host < self._t.cold and (not marks or marks[-1][1] != guest):
+                marks.append((host, guest))
+        ends = [host for host, _ in marks[1:]] + [self._t.cold]
+        return [_Part(guest, host, end) for (host, guest), end in zip(marks, ends, strict=True)]
 
-    def _end(self) -> int:
-        """Where the code of the last instruction ends."""
-        ends = [h for h, g in self._t.map if g == self._t.guest_bytes and h <= self._t.cold]
-        return min(ends, default=self._t.cold)
+    def _behind_loop(self, first: list[_Part], parts: list[_Part]) -> int:
+        """Guest offset behind the branch that leads to the copy."""
+        if len(first) == len(parts):
+            return 0
+        head = parts[len(first)].begin
+        sources = [at for at, target in self._branches.items() if target == head]
+        after = [part.guest for part in parts if part.begin > min(sources)]
+        return after[0] or self._t.guest_bytes
+
+    def _lines(
+        self, host: list[HostLine], parts: list[_Part], behind: int
+    ) -> tuple[tuple[GuestLine, ...], tuple[HostLine, ...]]:
+        """The instructions before guest offset `behind`, and the code that follows them."""
+        operations = dict(self._t.operations)
+        decoder = Decoder(64, self._guest)
+        lines = []
+        rest: list[HostLine] = []
+        for part in parts:
+            code = [line for line in host if part.begin <= line.offset < part.end]
+            if part.guest >= behind:
+                rest += code
+                continue
+            decoder.position, decoder.ip = part.guest, (self._t.linear + part.guest) & _MASK
+            instruction = decoder.decode()
+            data = self._guest[part.guest : part.guest + self._length(instruction)]
+            op = operations.get(part.guest)
+            lines.append(self._guest_line(instruction, data, op, _marked(code, data)))
+        return tuple(lines), tuple(rest)
 
     def _length(self, instruction: Instruction) -> int:
         return instruction.len if instruction.code != Code.INVALID else _LONGEST
@@ -272,21 +301,20 @@ class _Lister:
         ]
 
     def _name_targets(self, instructions: list[Instruction]) -> None:
-        misses = again = 0
-        targets = {
-            i.near_branch_target: i
-            for i in instructions
-            if i.op_count and i.op0_kind == OpKind.NEAR_BRANCH64 and not self._field_of_branch(i)
-        }
-        for target, instruction in sorted(targets.items()):
-            if self._t.cold <= target < self._t.stubs:
-                misses += 1
-                self._labels[target] = f"miss{misses}"
-            elif instruction.ip >= self._t.cold:
-                again += 1
-                self._labels[target] = f"found{again}"
+        for i in instructions:
+            if i.op_count and i.op0_kind == OpKind.NEAR_BRANCH64 and not self._field_of_branch(i):
+                self._branches[i.ip] = i.near_branch_target
+        counts = dict.fromkeys(("miss", "found", "again", "skip"), 0)
+        for target in sorted(set(self._branches.values())):
+            sources = [at for at, to in self._branches.items() if to == target]
+            if target >= self._t.cold:
+                name = "miss"
+            elif max(sources) >= self._t.cold:
+                name = "found"
             else:
-                self._labels[target] = f"skip{len(self._labels) + 1 - misses - again}"
+                name = "again" if max(sources) >= target else "skip"
+            counts[name] += 1
+            self._labels[target] = f"{name}{counts[name]}"
 
     def _field_of_branch(self, instruction: Instruction) -> str:
         at = instruction.next_ip - 4
@@ -338,10 +366,11 @@ class _Lister:
         return f"state.{fields[offset]}" if offset in fields else f"state + {offset:#x}"
 
 
-def _marked(line: HostLine, data: bytes) -> HostLine:
-    if line.data != data:
-        return line
-    return HostLine(line.offset, line.data, line.text, line.label, same=True)
+def _marked(lines: list[HostLine], data: bytes) -> tuple[HostLine, ...]:
+    """The host's code of an instruction, marked if it is that instruction."""
+    if len(lines) == 1 and lines[0].data == data:
+        return (replace(lines[0], same=True),)
+    return tuple(lines)
 
 
 def _state_fields() -> dict[int, str]:

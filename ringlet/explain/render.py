@@ -27,6 +27,13 @@ _STYLES: Final = {
     Kind.REFUSED: "bold red",
     Kind.EMULATED: "magenta",
 }
+_CLASSES: Final = {
+    Kind.INLINED: "sensitive, inlined",
+    Kind.IGNORED: "sensitive, does nothing here",
+    Kind.LEAVES: "sensitive, leaves for ",
+    Kind.REFUSED: "refused, leaves for ",
+    Kind.EMULATED: "leaves for ",
+}
 _DIM: Final = "bright_black"
 _SAME: Final = "green"
 _NOTE: Final = "cyan"
@@ -43,20 +50,20 @@ class Span:
 Line = tuple[Span, ...]
 
 
-def as_text(listing: Listing, with_bytes: bool = False) -> str:
+def as_text(listing: Listing, with_bytes: bool = False, reasons: bool = True) -> str:
     """Return the listing as plain text, without blanks at the ends of lines."""
-    lines = ("".join(span.text for span in line) for line in layout(listing, with_bytes))
+    lines = ("".join(span.text for span in line) for line in layout(listing, with_bytes, reasons))
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def layout(listing: Listing, with_bytes: bool = False) -> Iterator[Line]:
-    """The listing's lines."""
+def layout(listing: Listing, with_bytes: bool = False, reasons: bool = True) -> Iterator[Line]:
+    """The listing's lines; without `reasons` an instruction's class is told in a word."""
     longest = max((len(g.text) for f in listing.fragments for g in f.guest), default=0)
     column = min(max(longest, _NARROW), _WIDE) + 2
     digits = max((len(f"{f.linear:x}") for f in listing.fragments), default=1)
-    layouter = _Layouter(digits, column, with_bytes)
+    layouter = _Layouter(digits, column, with_bytes, reasons)
     yield (
-        Span(f"{listing.name}: {sum(f.guest_bytes for f in listing.fragments)} bytes, "),
+        Span(f"{listing.name}: {_count(sum(f.guest_bytes for f in listing.fragments), 'byte')}, "),
         Span(f"CPL {listing.cpl}, {_count(len(listing.fragments), 'fragment')}"),
     )
     for fragment in listing.fragments:
@@ -68,10 +75,11 @@ def layout(listing: Listing, with_bytes: bool = False) -> Iterator[Line]:
 
 
 class _Layouter:
-    def __init__(self, digits: int, column: int, with_bytes: bool) -> None:
+    def __init__(self, digits: int, column: int, with_bytes: bool, reasons: bool) -> None:
         self._digits = digits
         self._column = column + (_GUEST_BYTES if with_bytes else 0)
         self._bytes = with_bytes
+        self._reasons = reasons
 
     def fragment(self, fragment: FragmentListing) -> Iterator[Line]:
         yield (
@@ -85,6 +93,12 @@ class _Layouter:
             yield from self._guest(guest)
         if fragment.end:
             yield from self._rows("", Span("(goes on)", _DIM), fragment.end)
+        if fragment.again:
+            yield (Span(f"{_MARGIN}the loop's later passes:", _DIM),)
+        for guest in fragment.again:
+            yield from self._guest(guest)
+        if fragment.again_end:
+            yield from self._rows("", Span("(goes on)", _DIM), fragment.again_end)
         if fragment.cold:
             yield (Span(f"{_MARGIN}out of line, where the window is another's:", _DIM),)
         for cold in fragment.cold:
@@ -96,7 +110,7 @@ class _Layouter:
             text = f"{guest.data.hex(' '):<{_GUEST_BYTES - 1}} {text}"
         yield from self._rows(f"{guest.linear:x}", Span(text, _STYLES[guest.kind]), guest.host)
         indent = _MARGIN + " " * (self._digits + 2)
-        for line in textwrap.wrap(_note(guest), WIDTH, initial_indent=indent + "! ",
+        for line in textwrap.wrap(_note(guest, self._reasons), WIDTH, initial_indent=indent + "! ",
                                   subsequent_indent=indent + "  "):  # fmt: skip
             yield (Span(line, _NOTE),)
 
@@ -118,22 +132,13 @@ class _Layouter:
         yield Span(line.text, _SAME if line.same else "")
 
 
-def _note(guest: GuestLine) -> str:
+def _note(guest: GuestLine, reasons: bool) -> str:
     """What is to be said about an instruction that does not just run; "" for one that does."""
+    if guest.kind is Kind.INNOCUOUS:
+        return ""
+    what = _CLASSES[guest.kind] + guest.operation
     where = f" (SDM {guest.manual})" if guest.manual else ""
-    match guest.kind:
-        case Kind.INNOCUOUS:
-            return ""
-        case Kind.INLINED:
-            return f"sensitive, inlined{where}: {guest.reason}"
-        case Kind.IGNORED:
-            return f"sensitive, does nothing here{where}: {guest.reason}"
-        case Kind.LEAVES:
-            return f"sensitive, leaves for {guest.operation}{where}: {guest.reason}"
-        case Kind.REFUSED:
-            return f"refused, leaves for {guest.operation}: {guest.reason}"
-        case Kind.EMULATED:
-            return f"leaves for {guest.operation}: {guest.reason}"
+    return f"{what}{where}: {guest.reason}" if reasons else what
 
 
 def _count(number: int, what: str) -> str:
@@ -156,24 +161,27 @@ def _fragment_json(fragment: FragmentListing) -> dict[str, Any]:
         "guest_bytes": fragment.guest_bytes,
         "host_bytes": fragment.host_bytes,
         "thunk": [_host_json(line) for line in fragment.thunk],
-        "instructions": [
-            {
-                "linear": f"{guest.linear:#x}",
-                "bytes": guest.data.hex(),
-                "text": guest.text,
-                "class": guest.kind.value,
-                "operation": guest.operation,
-                "reason": guest.reason,
-                "manual": guest.manual,
-                "host": [_host_json(line) for line in guest.host],
-            }
-            for guest in fragment.guest
-        ],
+        "instructions": [_guest_json(guest) for guest in fragment.guest],
         "end": [_host_json(line) for line in fragment.end],
+        "again": [_guest_json(guest) for guest in fragment.again],
+        "again_end": [_host_json(line) for line in fragment.again_end],
         "cold": [
             {"linear": f"{cold.linear:#x}", "host": [_host_json(line) for line in cold.host]}
             for cold in fragment.cold
         ],
+    }
+
+
+def _guest_json(guest: GuestLine) -> dict[str, Any]:
+    return {
+        "linear": f"{guest.linear:#x}",
+        "bytes": guest.data.hex(),
+        "text": guest.text,
+        "class": guest.kind.value,
+        "operation": guest.operation,
+        "reason": guest.reason,
+        "manual": guest.manual,
+        "host": [_host_json(line) for line in guest.host],
     }
 
 

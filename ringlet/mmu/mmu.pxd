@@ -35,11 +35,11 @@ cdef int mmu_fetch(CpuState* c, u64 linear, u64* phys) noexcept nogil
 # again), MEM_FAULT, MEM_MMIO (mmio_phys, mmio_linear), or -1: not an address of a window (a guard,
 # or not ours); *linear is filled for all but -1.
 cdef int mmu_shadow_fault(CpuState* c, u64 host, u32 err, u64* linear) noexcept nogil
-# The linear address behind a host address of a window; any other host address comes back as it is.
-cdef u64 mmu_linear(CpuState* c, u64 host) noexcept nogil
 # The guest touched `linear`, whose slot has no region: give it one.  MEM_OK: try again; MEM_FAULT;
 # MEM_MMIO: there is no region to be had before the next CR3 load, emulate the access.
 cdef int mmu_slot_fault(CpuState* c, u64 linear, u32 access) noexcept nogil
+# The linear address that a host address in a window stands for, of whatever space; 0 if it is none.
+cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil
 # Map what a walk of `linear` gives, if it gives something; never raises.
 cdef void mmu_prefill(CpuState* c, u64 linear, u32 access) noexcept nogil
 

@@ -6,7 +6,6 @@ cdef int arena_create(CpuState* c, Mmu* m) except -1
 cdef void arena_destroy(Mmu* m) noexcept
 cdef u32 region_take(CpuState* c, Mmu* m, u32 slot, bint user, bint kernel) noexcept nogil
 cdef void region_split(CpuState* c, Mmu* m, u32 region) noexcept nogil
-cdef u32 region_at(Mmu* m, u64 host) noexcept nogil
 cdef u32 region_of_host(CpuState* c, Mmu* m, u64 host) noexcept nogil
 cdef void install(CpuState* c, Mmu* m, u32 owner) noexcept nogil
 cdef void uninstall(CpuState* c, Mmu* m, u32 owner) noexcept nogil

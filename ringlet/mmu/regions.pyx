@@ -91,21 +91,16 @@ cdef void uninstall(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
         i = m.regions[i].next
 
 
-cdef u32 region_at(Mmu* m, u64 host) noexcept nogil:
-    """The region in use that a host address lies in, or 0."""
-    cdef u64 distance = host - m.arena
-    cdef u32 index = <u32>(distance >> STRIDE_SHIFT)
-    if host < m.arena or distance >= m.arena_size or not distance >> SLOT_SHIFT & 1:
-        return 0
-    return index if m.regions[index].owner else 0
-
-
 cdef u32 region_of_host(CpuState* c, Mmu* m, u64 host) noexcept nogil:
     """The region a host address lies in, if the running code may reach it; 0 if not (a guard, or
     a binding that has gone stale)."""
-    cdef u32 index = region_at(m, host)
-    cdef Region* r = &m.regions[index]
-    if not index or slot_addend(c, r.slot, c.cpl == 3) != r.base - r.linear:
+    cdef u64 distance = host - m.arena
+    cdef u32 index = <u32>(distance >> STRIDE_SHIFT)
+    cdef Region* r
+    if host < m.arena or distance >= m.arena_size or not distance >> SLOT_SHIFT & 1:
+        return 0
+    r = &m.regions[index]
+    if not r.owner or slot_addend(c, r.slot, c.cpl == 3) != r.base - r.linear:
         return 0
     return index
 

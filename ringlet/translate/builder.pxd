@@ -77,7 +77,6 @@ cdef struct Builder:
     u32 current       # guest offset of the instruction at hand
     u32 loop_at       # offset of the rel32 of a jump back to the first instruction; 0: none
     u32 loop_last     # the instruction that jumps back
-    u32 loop_after    # offset behind it
     u32 loop_zero     # zero_extended there
     u32 in_loop       # emitting the copy of a loop's body
     u32 n_loop
@@ -87,6 +86,7 @@ cdef struct Builder:
     u32 sp_moved      # bytes RSP moved without a performed access
     u32 sti_pending   # poll for interrupts after the next instruction
     u32 learn_at      # offset of the instruction whose shape is not known
+    u32 unlearned     # looking ahead met an instruction whose shape is not known
     u32 speculate     # compare-and-go windows allowed
     u16 live_out      # status flags live where the fragment ends
     Insn insns[MAX_INSNS]

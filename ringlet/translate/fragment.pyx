@@ -46,11 +46,17 @@ cdef u16 peek_live(Builder* b, i64 at) noexcept nogil:
     """Status flags that may be read at fragment offset `at` before being overwritten."""
     cdef Insn i
     cdef u16 live = 0, pending = STATUS
+    cdef int r
     cdef u32 _
     for _ in range(PEEK):
         if at < -<i64>b.before or at >= b.avail:
             break
-        if decode(b.shapes, b.code + at, <u32>(b.avail - at), &i) != DECODE_OK:
+        r = decode(b.shapes, b.code + at, <u32>(b.avail - at), &i)
+        if r == DECODE_LEARN and at >= 0:
+            # What is emitted may not depend on what has been met before.
+            b.learn_at = <u32>at
+            b.unlearned = 1
+        if r != DECODE_OK:
             break
         live |= i.shape.flags_read & pending
         if i.shape.kind == SHAPE_OP:
@@ -161,9 +167,6 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
             retire(b, i)
             return 1
         emit_op(b, i, i.shape.op)
-        if i.shape.op == OP_MOV_TO_CR or i.shape.op == OP_SERIALIZE:
-            # They end the fragment, but may have changed nothing and resume.
-            emit_jump(b, <i64>i.offset + i.length)
         return not ends_fragment(i.shape.op)
     if kind == SHAPE_INVALID:
         emit_op(b, i, OP_UD)
@@ -225,7 +228,7 @@ cdef void emit_loop_copy(Builder* b) noexcept nogil:
 
 
 cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
-    cdef u32 k = 0, more = 1, user = (b.key & KEY_CPL) == 3
+    cdef u32 k = 0, more = 1, looped, user = (b.key & KEY_CPL) == 3
     cdef int r
     cdef Insn* i
     cdef u16 after
@@ -239,7 +242,10 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     r = scan(b)
     if r != TRANSLATE_OK:
         return r
+    b.unlearned = 0
     liveness(b)
+    if b.unlearned:
+        return TRANSLATE_LEARN
     map_here(b, 0)
     if indirect:
         emit_thunk(b, not b.insns[0].live & STATUS)
@@ -249,8 +255,9 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
         i.host = <u16>b.n
         map_here(b, i.offset)
         after = b.insns[k + 1].live if k + 1 < b.count else b.live_out
+        looped = b.loop_at
         more = emit_insn(b, i, after)
-        if b.loop_at and b.loop_after == b.n:
+        if b.loop_at != looped:
             b.loop_last = k
         if not more:
             break

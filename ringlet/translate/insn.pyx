@@ -175,8 +175,6 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
     if found == 0:
         return DECODE_LEARN
     i.shape = &t.shapes[found]
-    if at + i.shape.imm > limit:
-        return DECODE_INVALID if limit == 15 else DECODE_MORE
     i.imm_at = <u8>at
     if (i.opcode & 0xFC) == 0xA0 and i.map == 0 and (i.prefixes & PFX_67) and i.enc == ENC_LEGACY:
         # The address of MOV moffs has the address size.
@@ -185,6 +183,8 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
         i.imm = <i64><u32>signed_imm(code + at, 4)
         i.length = <u8>(at + 4)
         return DECODE_OK
+    if at + i.shape.imm > limit:
+        return DECODE_INVALID if limit == 15 else DECODE_MORE
     i.imm = signed_imm(code + at, i.shape.imm)
     i.length = <u8>(at + i.shape.imm)
     return DECODE_OK

@@ -192,8 +192,8 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
             return emit_high_byte(b, i, flags_dead)
     if (s.rm & 7) == ROLE_8 and not i.prefixes & PFX_REX and i.enc == ENC_LEGACY and rm >= 4:
         rm_away = False
-        if reg_away:
-            # RSP's scratch register needs REX, beside which there is no AH.
+        if reg_away and not mem:
+            # MOVZX ESP, AH: a scratch register needs REX, beside which there is no AH.
             return 0
     simple = not mem or (insn_base(i) == RSP and insn_index(i) == NO_REG and i.seg == SEG_NONE
                          and not i.prefixes & PFX_67)
@@ -276,6 +276,8 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
     if reg_away:
         if reg == insn_rm(i) and rm_away:
             free_reg = rm
+            if not s.rm & ROLE_READ:
+                fetch(b, reg, rm, s.reg)
         else:
             fetch(b, reg, free_reg, s.reg)
         reg = free_reg
@@ -365,9 +367,7 @@ cdef int emit_high_byte(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
         encode(b, i, i.opcode, low, NULL, free_reg, 0)
         swap_high(b, reg)
         return 1
-    swap_high(b, reg)
-    e8(b, 0x44); e8(b, 0x0F); e8(b, 0xB6); e8(b, 0xC0 | ((free_reg & 7) << 3) | low)
-    swap_high(b, reg)
+    rorx(b, free_reg, low, 8)
     encode(b, i, i.opcode, free_reg, &ref, 0, 0)
     return 1
 

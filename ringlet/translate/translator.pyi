@@ -38,6 +38,7 @@ class Translation(NamedTuple):
     key: int
     cold: int
     stubs: int
+    resumes: tuple[int, ...]
     @property
     def host_bytes(self) -> int: ...
 

@@ -59,7 +59,8 @@ class Translation(NamedTuple):
     stubs, links and operations are 0.  `map` holds (host offset, guest offset), `links` (offset of
     a rel32, linear target), `relocations` (offset, `Relocation`, value), `operations` (guest
     offset, `Op`).  From offset `cold` on is what no guest instruction falls into: window misses,
-    then, from `stubs` on, a stub for each link.
+    then, from `stubs` on, a stub for each link.  `resumes` are the
+    offsets that operations come back to.
     """
 
     linear: int
@@ -74,6 +75,7 @@ class Translation(NamedTuple):
     key: int
     cold: int
     stubs: int
+    resumes: tuple[int, ...]
 
     @property
     def host_bytes(self) -> int:
@@ -146,7 +148,8 @@ cdef class Translator:
             tuple([(t.relocs[i].at, t.relocs[i].kind, t.relocs[i].value)
                    for i in range(t.n_relocs)]),
             tuple([(t.ops[i].rip, t.ops[i].op) for i in range(t.n_ops)]),
-            key, self.b.tail, t.links[0].stub if t.n_links else t.size)
+            key, self.b.tail, t.links[0].stub if t.n_links else t.size,
+            tuple([t.ops[i].resume for i in range(t.n_ops) if t.ops[i].resume]))
 
     def sweep(self, const unsigned char[::1] text, u64 linear, u32 key=DEFAULT_KEY):
         """Translate all of `text`, fragment after fragment, page by page.

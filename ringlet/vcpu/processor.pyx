@@ -8,6 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_COUNT
+from ringlet.core.prod cimport prod_attach, prod_detach
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
 from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mmu_read, mmu_write,
@@ -17,9 +18,10 @@ from ringlet.translate.learn_table cimport LearnTable
 from ringlet.vcpu.emulate cimport complete, refuse
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
-from ringlet.vcpu.faults cimport handle_fault, x87_pointer
+from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
 from ringlet.vcpu.native cimport Native, native_create
-from ringlet.vcpu.run cimport (run_loop, code_unmapped, code_written, space_dropped, request_stop)
+from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
+                                 space_dropped, request_stop)
 
 from ringlet.vcpu.emulator import Emulator
 
@@ -152,6 +154,7 @@ cdef class Processor:
         self.c.xcr0 = 1
         self.c.dr[6] = <u64>0xFFFF0FF0
         self.c.dr[7] = 0x400
+        self.c.fpu_pointer = <void*>fpu_pointer
         # The XSAVE image of a processor after INIT: x87 control word and MXCSR (SDM 1 13.6).
         (<u16*>self.xsave())[0] = 0x37F
         (<u32*>(self.xsave() + 24))[0] = 0x1F80
@@ -168,12 +171,12 @@ cdef class Processor:
         mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
         self.c.tsc_khz = host_tsc_khz()
         self.set_cpuid(cpuid if cpuid is not None else default_cpuid())
-        self.c.fpu_pointer = <void*>x87_pointer
         install_handlers(handle_fault)
         update_key(self.c)
 
     def __dealloc__(self):
         if self.c != NULL:
+            prod_detach(self.c)
             if self.c.mmu != NULL:
                 mmu_destroy(self.c)
             cache_destroy(self.c)
@@ -230,6 +233,7 @@ cdef class Processor:
             self.c.cpl = value & 3
         else:
             (<u64*>(<u8*>self.c + <size_t>_FIELDS[name]))[0] = value
+        self.c.resume = 0
         if name in ("cr0", "cr4", "efer"):
             mmu_flush_all(self.c)
         if name == "cr3":
@@ -260,6 +264,7 @@ cdef class Processor:
         s.base = base
         s.limit = limit
         s.ar = ar
+        self.c.resume = 0
         update_key(self.c)
 
     def get_table(self, str name) -> tuple[int, int]:
@@ -306,10 +311,13 @@ cdef class Processor:
         self.waiting = EXIT_NONE
         while kind == EXIT_NONE:
             enter_thread(self.c)
+            prod_attach(self.c)
             with nogil:
+                begin_run(self.c)
                 ringlet_load_vectors(area)
                 kind = run_loop(self.c, self.builder)
                 ringlet_save_vectors(area)
+                end_run(self.c)
             leave_thread()
             if kind == EXIT_LEARN:
                 self.learn()
@@ -363,10 +371,6 @@ cdef class Processor:
 
     def io(self) -> tuple[int, int, int]:
         """(port, size, data) of the last exit for a port: `exit_info` in a quarter of its time."""
-        return self.c.io_port, self.c.io_size, self.c.io_data
-
-    def io(self) -> tuple[int, int, int]:
-        """(port, size, data) of the last port exit."""
         return self.c.io_port, self.c.io_size, self.c.io_data
 
     def complete(self, u64 value=0) -> None:

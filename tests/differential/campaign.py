@@ -175,7 +175,8 @@ def _explain(native: Engine, engine: Engine, history: Sequence[Program],
     for i in range(len(before)):
         before[i] = shrink(before[i], lambda p, i=i: differs(  # type: ignore[misc]  # bound now
             [*before[:i], p, *before[i + 1:], last]))
-    return Divergence(last, differences(native, engine, [*before, last]), tuple(before))
+    again = differences(native, engine, [*before, last])
+    return Divergence(last, again or ["(not each time)", *found], tuple(before))
 
 
 def forms_used(seed: int, count: int) -> Counter[str]:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Self
 
-from ringlet.core.state import Exit
 from ringlet.vcpu.processor import Processor
 
+from ringlet.core.state import Exit
+from ringlet.errors import InternalError
 from tests.differential import guest, layout
 from tests.differential.layout import PAGE
 from tests.differential.program import (
@@ -163,7 +165,7 @@ class RingletRunner:
         self._watchdog = Watchdog(self.processor, timeout)
         self._stale: dict[int, bytes] = {}
 
-    def __enter__(self) -> RingletRunner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -192,11 +194,15 @@ class RingletRunner:
             p.write_phys(guest.IMAGE + layout.image_offset(linear), data)
         load_state(p, program.state)
         start = time.monotonic()
-        with self._watchdog.watch():
-            kind = p.run()
-            # A kick meant for the program before may arrive late.
-            while kind == Exit.EXIT_INTERRUPTED and time.monotonic() - start < self._timeout:
+        try:
+            with self._watchdog.watch():
                 kind = p.run()
+                # A kick meant for the program before may arrive late.
+                while kind == Exit.EXIT_INTERRUPTED and time.monotonic() - start < self._timeout:
+                    kind = p.run()
+        except InternalError as error:
+            self.reset()
+            return Outcome(Status.SHUTDOWN, note=str(error))
         pages = layout.changed_pages(p.read_phys(guest.IMAGE, layout.IMAGE_SIZE))
         self._stale = pages
         return self._outcome(kind, pages)

@@ -4,15 +4,18 @@ It is not a truth: `KNOWN_BUGS` lists where it was found to differ from the proc
 """
 from __future__ import annotations
 
+import importlib
 import struct
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any, Self
 
-import unicorn
 from unicorn import x86_const as x
 
 from tests.differential import guest, layout, xsave
 from tests.differential.program import SEGMENTS, SYSCALL_VECTOR, Outcome, Program, State, Status
+
+unicorn: Any = importlib.import_module("unicorn")  # its annotations are no use
 
 KNOWN_BUGS = {
     "flags": "flags that the SDM leaves undefined differ from the processor's",
@@ -55,7 +58,7 @@ class UnicornRunner:
         self._fresh = uc.context_save()
         self._vector: int | None = None
 
-    def __enter__(self) -> UnicornRunner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -72,11 +75,11 @@ class UnicornRunner:
         """Run each program from its own fresh memory."""
         return [self._run(p) for p in programs]
 
-    def _interrupt(self, uc: unicorn.Uc, number: int, data: object) -> None:
+    def _interrupt(self, uc: Any, number: int, data: object) -> None:
         self._vector = number
         uc.emu_stop()
 
-    def _syscall(self, uc: unicorn.Uc, data: object) -> None:
+    def _syscall(self, uc: Any, data: object) -> None:
         self._vector = SYSCALL_VECTOR
         uc.emu_stop()
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
+from typing import cast
 
 from iced_x86 import (
     Code,
+    Code_,
     CpuidFeature,
     EncodingKind,
     FlowControl,
@@ -15,24 +18,31 @@ from iced_x86 import (
     Mnemonic,
     OpCodeInfo,
     OpCodeOperandKind,
+    OpCodeOperandKind_,
 )
+
+from ringlet.translate import features
 
 K = OpCodeOperandKind
 
 
-def _names(enum: type) -> dict[int, str]:
+def _names(enum: object) -> dict[int, str]:
     return {v: k for k, v in vars(enum).items() if isinstance(v, int)}
 
 
 CODE_NAMES = _names(Code)
 FEATURE_NAMES = _names(CpuidFeature)
 MNEMONIC_NAMES = _names(Mnemonic)
+_KIND_NAMES = _names(K)
 
-# What the virtual processor offers: the base, x86-64-v3, and the cryptographic extensions.
-OFFERED = frozenset((
-    "X64 INTEL8086 INTEL186 INTEL286 INTEL386 INTEL486 FPU FPU287 FPU387 CMOV CX8 FXSR MMX SSE "
-    "SSE2 CLFSH PAUSE MULTIBYTENOP SSE3 SSSE3 SSE4_1 SSE4_2 POPCNT CMPXCHG16B MOVBE AVX AVX2 BMI1 "
-    "BMI2 F16C FMA LZCNT ADX AES PCLMULQDQ SHA PREFETCHW CLFLUSHOPT CLWB XSAVE").split())
+
+
+@functools.cache
+def offered() -> frozenset[str]:
+    """Features that the virtual processor offers and this host has, by Linux's names."""
+    flags = next(line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+                 if line.startswith("flags"))
+    return features.OFFERED & frozenset(flags.split()) | {features.BASE}
 
 
 class Group(Enum):
@@ -55,7 +65,6 @@ _UNEQUAL: dict[str, str] = {
     "CPUID RDTSC RDTSCP RDPMC RDRAND RDSEED RDPID XGETBV": "its result is the machine's own",
     "SGDT SIDT SLDT STR SMSW": "Linux answers them itself under UMIP",
     "SYSENTER SYSEXIT SYSEXITQ SYSRET SYSRETQ": "AMD and Intel differ in long mode",
-    "WRFSBASE WRGSBASE RDFSBASE RDGSBASE": "a feature of the machine's model",
     "XBEGIN XABORT XEND XTEST": "transactions abort at random",
     "XSETBV XSAVES XRSTORS XSAVES64 XRSTORS64": "privileged, tested at ring 0",
     "LTR LLDT LGDT LIDT LMSW": "privileged, tested at ring 0",
@@ -65,7 +74,6 @@ _UNEQUAL: dict[str, str] = {
     "XSAVEC XSAVEC64 XSAVEOPT XSAVEOPT64": "the optimisations depend on internal tracking",
     "INT": "Linux has gates of its own (80h)",
     "INT1": "hypervisors under the host give it its own address, processors the next one",
-    "PREFETCHWT1 CLDEMOTE": "a feature of the machine's model",
 }
 _UNEQUAL_BY_MNEMONIC = {name: why for names, why in _UNEQUAL.items() for name in names.split()}
 
@@ -73,28 +81,29 @@ _STRING_KINDS = frozenset((K.SEG_RSI, K.ES_RDI, K.SEG_RDI))
 _VSIB = frozenset((K.MEM_VSIB32X, K.MEM_VSIB32Y, K.MEM_VSIB64X, K.MEM_VSIB64Y))
 _BRANCHES = frozenset((K.BR16_1, K.BR16_2, K.BR32_1, K.BR32_4, K.BR64_1, K.BR64_4))
 _FAR = frozenset((K.FARBR2_2, K.FARBR4_2))
-_IMAGE = frozenset("FNSTENV FLDENV FNSAVE FRSTOR FSTENV FSAVE FXSAVE FXSAVE64 FXRSTOR FXRSTOR64 XSAVE "
-                   "XSAVE64 XRSTOR XRSTOR64".split())
+_IMAGE = frozenset("FNSTENV FLDENV FNSAVE FRSTOR FSTENV FSAVE FXSAVE FXSAVE64 FXRSTOR FXRSTOR64 "
+                   "XSAVE XSAVE64 XRSTOR XRSTOR64".split())
 _TRAPS = frozenset("HLT CLI STI IN OUT INSB INSW INSD OUTSB OUTSW OUTSD SWAPGS CLTS INVD WBINVD "
-                   "INVLPG WRMSR RDMSR UD2 INT1 INT3 CLAC STAC".split())
+                   "SYSCALL INVLPG WRMSR RDMSR UD2 INT1 INT3 CLAC STAC".split())
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """One iced-x86 `Code`: its name, group, operand kinds and what it needs."""
 
-    code: int
+    code: Code_
     name: str
     mnemonic: str
     group: Group
-    kinds: tuple[int, ...]
+    kinds: tuple[OpCodeOperandKind_, ...]
     lock: bool
     rep: bool
     repne: bool
     vex: bool
 
 
-def _group(ins: Instruction, info: OpCodeInfo, mnemonic: str, kinds: tuple[int, ...]) -> Group:
+def _group(ins: Instruction, info: OpCodeInfo, mnemonic: str,
+           kinds: tuple[OpCodeOperandKind_, ...]) -> Group:
     if mnemonic in _IMAGE:
         return Group.IMAGE
     if ins.is_privileged or mnemonic in _TRAPS:
@@ -116,23 +125,19 @@ def _group(ins: Instruction, info: OpCodeInfo, mnemonic: str, kinds: tuple[int, 
     return Group.VECTOR if vector else Group.PLAIN
 
 
-_KIND_NAMES = _names(K)
-
-
-def why_not(code: int) -> str | None:
+def why_not(code: Code_) -> str | None:
     """Why a code has no place in the comparison with the host; None: it has one."""
     info = OpCodeInfo(code)
     ins = Instruction()
     ins.code = code
     mnemonic = MNEMONIC_NAMES[info.mnemonic]
     name = CODE_NAMES[code]
-    if not info.is_instruction or not info.mode64:
-        return "not an instruction of 64-bit mode"
-    if info.encoding not in (EncodingKind.LEGACY, EncodingKind.VEX):
-        return "its encoding is not offered"
-    missing = {FEATURE_NAMES[f] for f in ins.cpuid_features()} - OFFERED
+    if not info.is_instruction or not info.mode64 \
+            or info.encoding not in (EncodingKind.LEGACY, EncodingKind.VEX):
+        return "not an instruction of 64-bit mode, or in an encoding that is not offered"
+    missing = features.missing(ins.cpuid_features(), offered())
     if missing:
-        return f"needs {' '.join(sorted(missing))}, which is not offered"
+        return f"needs {' '.join(map(features.feature_name, missing))}"
     if mnemonic in _UNEQUAL_BY_MNEMONIC:
         return _UNEQUAL_BY_MNEMONIC[mnemonic]
     kinds = {info.op_kind(i) for i in range(info.op_count)}
@@ -145,16 +150,19 @@ def why_not(code: int) -> str | None:
         return "66h on a near branch: Intel ignores it, AMD truncates RIP"
     if info.fwait:
         return "FWAIT and another instruction in one"
-    if name.startswith(("LOOP", "JCXZ", "JECXZ", "JRCXZ")) and "_REL8_16" in name:
-        return "66h on a near branch: Intel ignores it, AMD truncates RIP"
-    return None
+    return "with a register: #UD on AMD, a NOP on Intel" if name.endswith("_0F0D") else None
+
+
+def all_codes() -> list[Code_]:
+    """Every `Code` of iced-x86."""
+    return [cast("Code_", number) for number in CODE_NAMES]
 
 
 @functools.cache
 def table() -> tuple[Form, ...]:
     """All forms that are compared with the host."""
     forms = []
-    for code, name in CODE_NAMES.items():
+    for code in all_codes():
         if why_not(code) is not None:
             continue
         info = OpCodeInfo(code)
@@ -162,7 +170,8 @@ def table() -> tuple[Form, ...]:
         ins.code = code
         kinds = tuple(info.op_kind(i) for i in range(info.op_count))
         mnemonic = MNEMONIC_NAMES[info.mnemonic]
-        forms.append(Form(code, name, mnemonic, _group(ins, info, mnemonic, kinds), kinds,
+        group = _group(ins, info, mnemonic, kinds)
+        forms.append(Form(code, CODE_NAMES[code], mnemonic, group, kinds,
                           info.can_use_lock_prefix, info.can_use_rep_prefix,
                           info.can_use_repne_prefix, info.encoding == EncodingKind.VEX))
     return tuple(forms)

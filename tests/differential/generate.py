@@ -1,61 +1,25 @@
-"""Makes test programs: every instruction form, in the company that compilers and kernels give it."""
+"""Makes test programs: every instruction form, in the company that compilers give it."""
 from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from iced_x86 import (
-    Code,
-    FlowControl,
-    Instruction,
-    InstructionInfoFactory,
-    Mnemonic,
-    OpAccess,
-    OpKind,
-    Register,
-)
-from iced_x86 import OpCodeOperandKind as K
+from iced_x86 import Code, Code_, Decoder, Encoder, FlowControl, Instruction, OpKind, Register
 
 from tests.differential import forms, layout, vectors
 from tests.differential.forms import Form, Group
-from tests.differential.operands import (
-    M64,
-    R16,
-    R32,
-    R64,
-    RSP,
-    Operands,
-    Registers,
-    edge_value,
-    gpr_number,
-    vector_number,
-)
+from tests.differential.operands import M64, R32, R64, RSP, edge_value
 from tests.differential.program import Item, Program, State
-
-RCX, RDX, RBX, RBP, RSI, RDI = 1, 2, 3, 5, 6, 7
-_WRITES = frozenset((OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE,
-                     OpAccess.READ_COND_WRITE))
-_DIVIDES = frozenset((Mnemonic.DIV, Mnemonic.IDIV))
-_HINTS = frozenset((Mnemonic.LEA, Mnemonic.NOP, Mnemonic.PREFETCHNTA, Mnemonic.PREFETCHT0,
-                    Mnemonic.PREFETCHT1, Mnemonic.PREFETCHT2, Mnemonic.PREFETCHW,
-                    Mnemonic.RESERVEDNOP))
-_RESTORES = {Code.FLDENV_M14BYTE: Code.FNSTENV_M14BYTE, Code.FLDENV_M28BYTE: Code.FNSTENV_M28BYTE,
-             Code.FRSTOR_M94BYTE: Code.FNSAVE_M94BYTE, Code.FRSTOR_M108BYTE: Code.FNSAVE_M108BYTE,
-             Code.FXRSTOR_M512BYTE: Code.FXSAVE_M512BYTE, Code.XRSTOR_MEM: Code.XSAVE_MEM,
-             Code.FXRSTOR64_M512BYTE: Code.FXSAVE64_M512BYTE, Code.XRSTOR64_MEM: Code.XSAVE64_MEM}
-_IMAGE_SIZE = {Mnemonic.XSAVE: 832, Mnemonic.XSAVE64: 832, Mnemonic.XRSTOR: 832,
-               Mnemonic.XRSTOR64: 832}
-_ALIGN = {Mnemonic.XSAVE: 64, Mnemonic.XSAVE64: 64, Mnemonic.XRSTOR: 64, Mnemonic.XRSTOR64: 64,
-          Mnemonic.FXSAVE: 16, Mnemonic.FXSAVE64: 16, Mnemonic.FXRSTOR: 16, Mnemonic.FXRSTOR64: 16,
-          Mnemonic.CMPXCHG16B: 16}
+from tests.differential.setups import RCX, Setups
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What programs to make.  `wild` is the chance that one address is bad; `traps` allows
-    privileged instructions; the weights choose what each step is."""
+    """What programs to make.
+
+    `wild` is the chance that one address is bad; the weights choose what each step is.
+    """
 
     wild: float = 0.03
     most: int = 12
@@ -63,6 +27,9 @@ class Style:
         ("plain", 40), ("vector", 22), ("x87", 5), ("string", 5), ("stack", 8), ("branch", 8),
         ("loop", 2), ("call", 3), ("bits", 4), ("gather", 2), ("image", 1), ("trap", 1),
         ("pointer", 6), ("self_modify", 2), ("indirect", 2))
+
+
+_PREFIXES = (0x2E, 0x3E, 0x26, 0x36, 0x40, 0x48, 0x4F, 0x66, 0xF2, 0xF3)
 
 
 @functools.cache
@@ -76,19 +43,14 @@ def _steps(style: Style) -> tuple[tuple[str, ...], tuple[int, ...]]:
     return names, tuple(cumulative)
 
 
-class Generator:
+class Generator(Setups):
     """Draws one program from `rng` (hypothesis's own `Random` for one that shrinks)."""
 
     def __init__(self, rng: random.Random, style: Style | None = None) -> None:
-        self.rng = rng
         self.style = style or Style()
-        self.registers = Registers()
-        self.operands = Operands(rng, self.registers, self.style.wild)
-        self.operands.load = self._load
-        self.items: list[Item] = []
+        super().__init__(rng, self.style.wild)
         self.patches: list[tuple[int, bytes]] = []
         self.used: list[Form] = []
-        self._info = InstructionInfoFactory()
         self._area = layout.SMC if rng.random() < 0.1 else layout.CODE
 
     # --- one program
@@ -108,8 +70,26 @@ class Generator:
             self._step_plain()
         return self._finish()
 
+    def _decorate(self) -> None:
+        """Prefixes that mean nothing there, as assemblers pad with and compilers misplace."""
+        encoder = Encoder(64)
+        for i, item in enumerate(self.items):
+            ins = item.instruction
+            if self.rng.random() > 0.04 or item.target is not None or ins is None \
+                    or ins.is_ip_rel_memory_operand or item.tied \
+                    or ins.flow_control != FlowControl.NEXT:
+                continue
+            size = encoder.encode(ins, 0)
+            code = bytes((self.rng.choice(_PREFIXES),)) + encoder.take_buffer()
+            if size >= 15:
+                continue
+            again = Decoder(64, code).decode()
+            if again.code == ins.code and again.len == len(code):
+                self.items[i] = Item(raw=code)
+
     def _finish(self) -> Program:
         rng, known = self.rng, self.registers
+        self._decorate()
         if known.initial[RSP] is None:
             known.initial[RSP] = self._stack_address()
         gpr = tuple(edge_value(rng) if v is None else v for v in known.initial)
@@ -135,76 +115,7 @@ class Generator:
             return area.end - size
         return area.end - rng.randrange(1, size + 1)  # runs into the unmapped page
 
-    # --- emitting
-
-    def _emit(self, ins: Instruction, target: int | None = None, delta: int = 0) -> None:
-        self.items.append(Item(ins, target=target, delta=delta))
-        known = self.registers
-        stack = known.value[RSP]
-        explicit = False
-        for used in self._info.info(ins).used_registers():
-            if used.access in _WRITES:
-                number = gpr_number(used.register)
-                if number is not None:
-                    explicit |= number == RSP
-                    known.written(number)
-                else:
-                    vector = vector_number(used.register)
-                    if vector is not None:
-                        known.vector_free.discard(vector)
-        if explicit and stack is not None and ins.is_stack_instruction \
-                and not (ins.op_count and ins.op0_register == Register.RSP):
-            known.value[RSP] = stack + ins.stack_pointer_increment & M64
-
-    def _make(self, code: int) -> Instruction:
-        ins = Instruction()
-        ins.code = code
-        return ins
-
-    def _load(self, number: int, value: int) -> None:
-        """MOV register, value by one of its encodings."""
-        if value <= 0x7FFFFFFF and self.rng.random() < 0.7:
-            self._emit(Instruction.create_reg_u32(Code.MOV_R32_IMM32, R32[number], value))
-        else:
-            self._emit(Instruction.create_reg_u64(Code.MOV_R64_IMM64, R64[number], value))
-        self.registers.value[number] = value
-
-    def _need(self, number: int, choose: Callable[[], int]) -> int:
-        """The value of a register that an implicit operand uses, made known if it is not."""
-        known = self.registers
-        value = known.value[number]
-        if value is None:
-            value = choose() & M64
-            if number in known.free:
-                known.assign(number, value)
-            else:
-                self._load(number, value)
-        return value
-
-    def _stack_address(self) -> int:
-        rng = self.rng
-        kind = rng.randrange(20)
-        if kind < 15:
-            return layout.STACK.linear + 0x2000 + rng.randrange(-64, 64) * 8
-        if kind == 15:
-            return layout.STACK.linear + 0x2000 + rng.randrange(-512, 512)
-        if kind == 16:
-            return self.operands.target(64, True).linear
-        if kind == 17:
-            return layout.STACK.linear + rng.randrange(64)
-        if kind == 18:
-            return layout.STACK.end - rng.randrange(64)
-        return layout.AREAS[rng.choice(("slot", "gib4"))].linear + layout.PAGE \
-            + rng.randrange(-8, 8) * 8
-
     # --- steps
-
-    def _form(self, form: Form, mem: bool | None = None) -> None:
-        self.used.append(form)
-        getattr(self, f"_do_{form.group.name.lower()}")(form, mem)
-
-    def _pick(self, group: Group) -> Form:
-        return self.rng.choice(forms.by_group()[group])
 
     def _step_plain(self) -> None:
         self._form(self.rng.choice(_common()))
@@ -242,7 +153,7 @@ class Generator:
         numbers = [i for i in known.usable() if known.value[i] is not None
                    and i not in known.pinned]
         if not numbers:
-            number = rng.choice([i for i in range(16) if i not in known.pinned and i != RSP])
+            number = rng.choice(self._spare())
             self._load(number, self.operands.target(8, False).linear)
             return
         number = rng.choice(numbers)
@@ -268,7 +179,7 @@ class Generator:
             step = 1 if rng.random() < 0.5 else -1
             self._emit(Instruction.create_reg(Code.INC_RM64 if step > 0 else Code.DEC_RM64, reg))
         else:
-            other = rng.choice([i for i in range(16) if i not in known.pinned and i != RSP])
+            other = rng.choice(self._spare())
             self._emit(Instruction.create_reg_reg(Code.MOV_R64_RM64, R64[other], reg))
             number, step = other, 0
         known.value[number] = value + step & M64
@@ -288,7 +199,7 @@ class Generator:
     def _step_loop(self) -> None:
         """A counted loop; its counter is written by nothing else."""
         rng, known = self.rng, self.registers
-        numbers = [i for i in range(16) if i not in known.pinned and i != RSP]
+        numbers = self._spare()
         counter = RCX if rng.random() < 0.4 and RCX in numbers else rng.choice(numbers)
         self._load(counter, rng.randrange(1, 8))
         known.written(counter)
@@ -320,14 +231,6 @@ class Generator:
                 rng.choice((Code.JNE_REL8_64, Code.JNE_REL32_64, Code.JG_REL8_64)), 0), head)
         known.pinned.discard(counter)
 
-    def _overwritten(self, start: int, number: int) -> bool:
-        for item in self.items[start:]:
-            assert item.instruction is not None
-            for used in self._info.info(item.instruction).used_registers():
-                if used.access in _WRITES and gpr_number(used.register) == number:
-                    return True
-        return False
-
     def _step_call(self) -> None:
         """CALL a small function that stands behind a jump, directly or by a register or memory."""
         rng = self.rng
@@ -349,7 +252,7 @@ class Generator:
         self.registers.written(RSP)
         if rng.random() < 0.3:  # and return once more through a pushed address
             self._need(RSP, self._stack_address)
-            number = rng.choice([i for i in range(16) if i != RSP and i not in self.registers.pinned])
+            number = rng.choice(self._spare())
             self._lea_label(number, len(self.items) + 3)
             self._emit(Instruction.create_reg(Code.PUSH_R64, R64[number]))
             self._emit(self._make(Code.RETNQ))
@@ -362,9 +265,9 @@ class Generator:
         ins.memory_displ_size = 8
         self._emit(ins, target)
 
-    def _indirect(self, code: int, target: int) -> None:
+    def _indirect(self, code: Code_, target: int) -> None:
         rng = self.rng
-        number = rng.choice([i for i in range(16) if i != RSP and i not in self.registers.pinned])
+        number = rng.choice(self._spare())
         self._lea_label(number, target)
         ins = self._make(code)
         if rng.random() < 0.5:
@@ -409,176 +312,6 @@ class Generator:
         number = rng.choice([i for i in range(8) if i != RSP and i not in self.registers.pinned])
         self._emit(Instruction.create_reg_u32(Code.MOV_R32_IMM32, R32[number], 0x11223344))
 
-    # --- one form of each group
-
-    def _fill(self, form: Form, mem: bool | None, align: int = 1, rip: bool = True) -> Instruction:
-        ins = self._make(form.code)
-        if not self.operands.fill(ins, form.kinds, mem, align=align, rip=rip):
-            raise ValueError(f"{form.name}: no rule for an operand")
-        if form.lock and ins.op0_kind == OpKind.MEMORY and self.rng.random() < 0.3:
-            ins.has_lock_prefix = True
-        return ins
-
-    def _do_plain(self, form: Form, mem: bool | None) -> None:
-        rng = self.rng
-        ins = self._make(form.code)
-        if ins.mnemonic in _DIVIDES and rng.random() < 0.75 and RDX not in self.registers.pinned:
-            self._load(RDX, rng.choice((0, 0, 1)))
-        if ins.mnemonic == Mnemonic.XLATB:
-            self._need(RBX, lambda: self.operands.target(256, False).linear)
-            ins.set_op_kind(0, OpKind.MEMORY)
-            ins.memory_base = Register.RBX
-            ins.memory_index = Register.AL
-            self._emit(ins)
-            return
-        wild = self.operands.wild
-        if ins.mnemonic in _HINTS:
-            self.operands.wild = 0.3
-        self._emit(self._fill(form, mem, _ALIGN.get(ins.mnemonic, 1)))
-        self.operands.wild = wild
-
-    def _do_vector(self, form: Form, mem: bool | None) -> None:
-        aligned = self.rng.random() < (0.4 if form.vex else 0.9)
-        self._emit(self._fill(form, mem, (32 if form.vex else 16) if aligned else 1))
-
-    def _do_x87(self, form: Form, mem: bool | None) -> None:
-        self._emit(self._fill(form, mem))
-
-    def _do_trap(self, form: Form, mem: bool | None) -> None:
-        ins = self._make(form.code)
-        if K.SEG_RSI in form.kinds or K.ES_RDI in form.kinds:
-            self._string_operands(ins, form, 8, 4)
-        else:
-            ins = self._fill(form, mem)
-        self._emit(ins)
-
-    def _do_gather(self, form: Form, mem: bool | None) -> None:
-        self._emit(self._fill(form, mem))
-
-    def _do_bits(self, form: Form, mem: bool | None) -> None:
-        rng, known = self.rng, self.registers
-        width = {K.R16_REG: 16, K.R32_REG: 32, K.R64_REG: 64}[form.kinds[1]]
-        if mem is None:
-            mem = rng.random() < 0.7
-        if not mem:
-            self._emit(self._fill(form, False))
-            return
-        number = rng.choice([i for i in range(16) if i != RSP and i not in known.pinned])
-        reach = rng.choice((64, 4096, 4096, 1 << 16, 1 << 31, 1 << 35))
-        offset = rng.randrange(-reach, reach)
-        if number in known.free and rng.random() < 0.7:
-            known.assign(number, offset)
-        elif rng.random() < 0.9:
-            self._load(number, offset & M64)
-        ins = self._make(form.code)
-        value = (known.value[number] or 0) & ((1 << width) - 1)
-        value -= (value >> (width - 1)) << width
-        pinned = number not in known.pinned
-        known.pinned.add(number)
-        place = self.operands.target(width // 8, ins.mnemonic != Mnemonic.BT)
-        place.linear = place.linear - (value // width) * (width // 8) & M64
-        ins.set_op_kind(0, OpKind.MEMORY)
-        ins.set_op_kind(1, OpKind.REGISTER)
-        ins.set_op_register(1, {16: R16, 32: R32, 64: R64}[width][number])
-        self.operands.memory(ins, place)
-        if pinned:
-            known.pinned.discard(number)
-        if form.lock and rng.random() < 0.3:
-            ins.has_lock_prefix = True
-        self._emit(ins)
-
-    def _string_operands(self, ins: Instruction, form: Form, size: int, count: int) -> None:
-        """Make RSI and RDI point where a string of `count` elements fits either way."""
-        rng = self.rng
-        addr32 = rng.random() < 0.1
-        span = size * max(1, min(count, 64))
-        accumulators = {K.AL: Register.AL, K.AX: Register.AX, K.EAX: Register.EAX,
-                        K.RAX: Register.RAX, K.DX: Register.DX}
-
-        def place(write: bool) -> int:
-            spot = self.operands.target(2 * span, write)
-            return spot.linear if spot.bad else spot.linear + span - size
-
-        for i, kind in enumerate(form.kinds):
-            if kind == K.SEG_RSI:
-                value = self._need(RSI, lambda: place(False))
-                ins.set_op_kind(i, OpKind.MEMORY_SEG_ESI if addr32 and value >> 32 == 0
-                                else OpKind.MEMORY_SEG_RSI)
-                addr32 = addr32 and value >> 32 == 0
-            elif kind in (K.ES_RDI, K.SEG_RDI):
-                value = self._need(RDI, lambda: place(True))
-                if kind == K.SEG_RDI:
-                    ins.set_op_kind(i, OpKind.MEMORY_SEG_EDI if addr32 else OpKind.MEMORY_SEG_RDI)
-                else:
-                    ins.set_op_kind(i, OpKind.MEMORY_ESEDI if addr32 else OpKind.MEMORY_ESRDI)
-            elif kind in accumulators:
-                ins.set_op_kind(i, OpKind.REGISTER)
-                ins.set_op_register(i, accumulators[kind])
-        memory = [i for i in range(len(form.kinds)) if ins.op_kind(i) != OpKind.REGISTER]
-        if len(memory) == 2 and addr32:  # both address the same way
-            source = {OpKind.MEMORY_SEG_ESI, OpKind.MEMORY_ESEDI}
-            if not all(ins.op_kind(i) in source for i in memory):
-                for i in memory:
-                    ins.set_op_kind(i, OpKind.MEMORY_SEG_RSI if form.kinds[i] == K.SEG_RSI
-                                    else OpKind.MEMORY_ESRDI)
-
-    def _do_string(self, form: Form, mem: bool | None) -> None:
-        del mem
-        rng = self.rng
-        ins = self._make(form.code)
-        if K.SEG_RDI in form.kinds:  # MASKMOVQ, MASKMOVDQU
-            self._string_operands(ins, form, 16, 1)
-            file = K.MM_REG if K.MM_REG in form.kinds else K.XMM_REG
-            rest = [k for k in form.kinds if k != K.SEG_RDI]
-            base = Register.MM0 if file == K.MM_REG else Register.XMM0
-            for i in range(len(rest)):
-                ins.set_op_kind(i + 1, OpKind.REGISTER)
-                ins.set_op_register(i + 1, base + rng.randrange(8 if file == K.MM_REG else 16))
-            self._emit(ins)
-            return
-        rep = rng.random() < 0.6 and RCX not in self.registers.pinned
-        count = 1
-        if rep:
-            pick = rng.choice((0, 1, 2, 3, rng.randrange(64), rng.randrange(64), 300, 5000))
-            count = self._need(RCX, lambda: pick)
-            if count > 1 << 16 and rng.random() < 0.95:
-                self._load(RCX, pick)
-                count = pick
-        size = {"B": 1, "W": 2, "D": 4, "Q": 8}[form.name.split("_")[0][-1]]
-        self._string_operands(ins, form, size, count)
-        if rep:
-            if form.repne and rng.random() < 0.5:
-                ins.has_repne_prefix = True
-            elif form.rep or not form.repne:
-                ins.has_rep_prefix = True
-            else:
-                ins.has_repne_prefix = True
-        self._emit(ins)
-
-    def _do_stack(self, form: Form, mem: bool | None) -> None:
-        rng, known = self.rng, self.registers
-        self._need(RSP, self._stack_address)
-        if form.mnemonic.startswith("POPF") and rng.random() < 0.9:
-            # neither AC (the host checks alignment) nor, mostly, TF
-            flags = rng.getrandbits(16) & (0x4FD5 if rng.random() < 0.9 else 0xFFD5) & ~0x100
-            flags |= (rng.random() < 0.05) << 8 | (rng.random() < 0.1) << 21
-            self._emit(Instruction.create_i32(
-                Code.PUSHW_IMM8 if form.mnemonic == "POPF" else Code.PUSHQ_IMM32,
-                (flags & 0x57) if form.mnemonic == "POPF" else flags))
-        if form.mnemonic == "LEAVE":
-            self._need(RBP, self._stack_address)
-        if form.mnemonic == "ENTER":
-            ins = self._make(form.code)
-            ins.set_op_kind(0, OpKind.IMMEDIATE16)
-            ins.immediate16 = rng.choice((0, 8, 16, 32, 128, rng.randrange(1024)))
-            ins.set_op_kind(1, OpKind.IMMEDIATE8_2ND)
-            ins.immediate8_2nd = rng.choice((0, 0, 0, 1, 2, rng.randrange(256)))
-            self._need(RBP, self._stack_address)
-            self._emit(ins)
-            known.written(RSP)
-            return
-        self._emit(self._fill(form, mem))
-
     def _do_branch(self, form: Form, mem: bool | None) -> None:
         del mem
         ins = self._make(form.code)
@@ -592,29 +325,6 @@ class Generator:
         self._emit(Instruction.create_branch(form.code, 0))
         self._body(self.rng.randrange(3), self._INNER)
         self.items[place] = replace(self.items[place], target=len(self.items))
-
-    def _do_image(self, form: Form, mem: bool | None) -> None:
-        """XSAVE and its family: restores mostly load what was saved before."""
-        del mem
-        rng = self.rng
-        codes = [form.code]
-        if form.code in _RESTORES and rng.random() < 0.9:
-            codes = [_RESTORES[form.code], form.code]
-        if "XSAVE" in form.mnemonic or "XRSTOR" in form.mnemonic:
-            if self.registers.pinned & {0, RDX}:
-                return
-            self._load(0, rng.choice((7, 7, 3, 2, 1, 4, 5, 6, 0)))
-            self._load(RDX, 0)
-        ins = self._make(form.code)
-        size = _IMAGE_SIZE.get(ins.mnemonic, 512)
-        place = self.operands.target(size, True, _ALIGN.get(ins.mnemonic, 1))
-        for i, code in enumerate(codes):
-            if i and rng.random() < 0.5:
-                self._form(self._pick(rng.choice((Group.X87, Group.VECTOR))))
-            ins = self._make(code)
-            ins.set_op_kind(0, OpKind.MEMORY)
-            self.operands.memory(ins, place)
-            self._emit(ins)
 
 
 @functools.cache

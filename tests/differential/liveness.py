@@ -33,7 +33,7 @@ def surely_overwritten(ins: Instruction) -> int:
 
     A shift by CL may be by zero, and a REP string may run no iteration: those keep all flags.
     """
-    if ins.has_rep_prefix or ins.has_repne_prefix:
+    if ins.is_string_instruction and (ins.has_rep_prefix or ins.has_repne_prefix):
         return 0
     if ins.mnemonic in _SHIFTS:
         last = ins.op_count - 1

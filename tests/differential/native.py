@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tests.differential import layout
 from tests.differential.layout import AREAS, BASE_IMAGE, IMAGE_SIZE, PAGE
@@ -31,11 +32,15 @@ _SIGSYS = 31
 
 
 @functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="ringlet-native-")
+
+
+@functools.cache
 def build() -> Path:
     """Compile native.c once per process; the path of the executable."""
-    folder = Path(tempfile.mkdtemp(prefix="ringlet-native-"))
     source = Path(__file__).with_name("native.c")
-    target = folder / "native"
+    target = Path(_folder().name) / "native"
     subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-static-pie", "-fPIE", "-nostdlib",
                     "-ffreestanding", "-fno-stack-protector", "-mgeneral-regs-only",
                     "-fcf-protection=none", "-o", target, source], check=True)
@@ -47,7 +52,7 @@ def pack_state(state: State) -> bytes:
                        *state.selectors, state.xsave)
 
 
-def unpack_state(data: bytes | memoryview, offset: int = 0) -> State:
+def unpack_state(data: bytes | mmap.mmap, offset: int = 0) -> State:
     v = _STATE.unpack_from(data, offset)
     return State(v[:16], v[16], v[17], v[18], v[19], v[26], v[20:26])
 
@@ -79,7 +84,7 @@ class NativeRunner:
         self._shared[self._base:self._base + IMAGE_SIZE] = BASE_IMAGE
         self._child: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> NativeRunner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,

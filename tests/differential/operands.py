@@ -9,8 +9,16 @@ import random
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
-from iced_x86 import Instruction, MemorySizeExt, OpKind, Register
+from iced_x86 import (
+    Instruction,
+    MemorySizeExt,
+    OpCodeOperandKind_,
+    OpKind,
+    Register,
+    Register_,
+)
 from iced_x86 import OpCodeOperandKind as K
 
 from tests.differential import layout
@@ -19,22 +27,24 @@ M64 = (1 << 64) - 1
 M32 = (1 << 32) - 1
 RSP = 4
 
-R64 = tuple(Register.RAX + i for i in range(16))
-R32 = tuple(Register.EAX + i for i in range(16))
-R16 = tuple(Register.AX + i for i in range(16))
+
+def _file(first: Register_, count: int = 16) -> tuple[Register_, ...]:
+    return tuple(cast("Register_", first + i) for i in range(count))
+
+
+R64 = _file(Register.RAX)
+R32 = _file(Register.EAX)
+R16 = _file(Register.AX)
 # AL CL DL BL SPL BPL SIL DIL R8L..; AH CH DH BH stand apart, for they exclude REX.
 R8 = (Register.AL, Register.CL, Register.DL, Register.BL, Register.SPL, Register.BPL,
-      Register.SIL, Register.DIL, *(Register.R8L + i for i in range(8)))
+      Register.SIL, Register.DIL, *_file(Register.R8L, 8))
 R8_HIGH = (Register.AH, Register.CH, Register.DH, Register.BH)
-XMM = tuple(Register.XMM0 + i for i in range(16))
-YMM = tuple(Register.YMM0 + i for i in range(16))
-MM = tuple(Register.MM0 + i for i in range(8))
-ST = tuple(Register.ST0 + i for i in range(8))
+XMM = _file(Register.XMM0)
+YMM = _file(Register.YMM0)
+MM = _file(Register.MM0, 8)
+ST = _file(Register.ST0, 8)
 
-_NUMBER: dict[int, int] = {}
-for _file in (R64, R32, R16, R8, R8_HIGH):
-    for _i, _r in enumerate(_file):
-        _NUMBER[_r] = _i
+_NUMBER = {r: i for file in (R64, R32, R16, R8, R8_HIGH) for i, r in enumerate(file)}
 _VECTOR_NUMBER = {r: i for file in (XMM, YMM) for i, r in enumerate(file)}
 
 _GPR_FILES = {K.R8_REG: R8, K.R8_OR_MEM: R8, K.R8_OPCODE: R8, K.R16_REG: R16, K.R16_OR_MEM: R16,
@@ -59,12 +69,12 @@ _EDGES = (0, 1, 2, 7, 8, 15, 16, 31, 32, 33, 63, 64, 0x7F, 0x80, 0xFF, 0x7FFF, 0
           0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0x8000000000000000, M64)
 
 
-def gpr_number(register: int) -> int | None:
+def gpr_number(register: Register_) -> int | None:
     """ModRM number of the general register that this is or is a part of."""
     return _NUMBER.get(register)
 
 
-def vector_number(register: int) -> int | None:
+def vector_number(register: Register_) -> int | None:
     """Number of the vector register."""
     return _VECTOR_NUMBER.get(register)
 
@@ -141,7 +151,7 @@ class Operands:
 
     # --- registers and immediates
 
-    def register(self, file: tuple[int, ...], written: bool) -> int:
+    def register(self, file: tuple[Register_, ...], written: bool) -> Register_:
         """A general register; a written one is seldom RSP or one that addresses use."""
         rng, known = self.rng, self.registers
         for _ in range(6):
@@ -158,7 +168,7 @@ class Operands:
         spare = [i for i in range(16) if i not in known.pinned and i != RSP]
         return file[rng.choice(spare)]
 
-    def byte_register(self, written: bool, high: bool) -> int:
+    def byte_register(self, written: bool, high: bool) -> Register_:
         """A byte register; `high` allows AH CH DH BH (no other operand may need REX)."""
         if high and self.rng.random() < 0.3:
             register = self.rng.choice(R8_HIGH)
@@ -249,7 +259,7 @@ class Operands:
         if base is None:
             base = linear - rng.choice((0, 0x28, -8, 0x1000, rng.getrandbits(31),
                                         -rng.getrandbits(31), rng.getrandbits(47)))
-            base = base & M64 if base >> 47 in (0, -1) else 0
+            base = base & M64 if base >> 47 in (0, -1) and (linear - base) >> 47 == 0 else 0
             if fs:
                 known.fs_base = base
             else:
@@ -291,53 +301,24 @@ class Operands:
                addr32: bool) -> bool:
         """Choose displacement, scale and the values of free registers so that the sum is `ea`."""
         rng, known = self.rng, self.registers
-        mask = M32 if addr32 else M64
         scale = rng.choice((1, 2, 4, 8)) if index is not None else 1
         size = rng.choice((0, 1, 1, 4)) if base is not None else 4
-        displacement = {0: 0, 1: rng.randrange(-128, 128),
-                        4: rng.choice((0, 64, -0x80000000, 0x7FFFFFFF, rng.randrange(-4096, 4096),
-                                       rng.randrange(-1 << 31, 1 << 31)))}[size]
-        unknowns = {n for n in (base, index) if n is not None and n in known.free}
-        if base == index and base in unknowns:
-            assert base is not None
-            rest = (ea - displacement) & mask
-            displacement += rest % (scale + 1)
-            known.assign(base, rest // (scale + 1))
-        elif base is not None and base in unknowns:
-            offset = 0
-            if index is not None:
-                if index in unknowns:
-                    known.assign(index, rng.choice((0, 1, -1, rng.randrange(4096), edge_value(rng))))
-                offset = (known.value[index] or 0) * scale
-            high = rng.getrandbits(32) << 32 if addr32 and rng.random() < 0.5 else 0
-            known.assign(base, ((ea - displacement - offset) & mask) | high)
-        elif index is not None and index in unknowns:
-            origin = (known.value[base] or 0) if base is not None else 0
-            rest = (ea - origin - displacement) & mask
-            if base is None and rest >> 63:
-                rest -= 1 << 64
-            displacement += rest % scale
-            known.assign(index, rest // scale)
-        else:
-            total = 0
-            if base is not None:
-                total += known.value[base] or 0
-            if index is not None:
-                total += (known.value[index] or 0) * scale
-            rest = (ea - total) & mask
-            found = signed32(rest) if not addr32 else rest - (rest >> 31 << 32)
+        wanted = {0: 0, 1: rng.randrange(-128, 128),
+                  4: rng.choice((0, 64, -0x80000000, 0x7FFFFFFF, rng.randrange(-4096, 4096),
+                                 rng.randrange(-1 << 31, 1 << 31)))}[size]
+        if known.free.isdisjoint((base, index)):
+            total = self._value(base) + self._value(index) * scale
+            rest = (ea - total) & (M32 if addr32 else M64)
+            found = rest - (rest >> 31 << 32) if addr32 else signed32(rest)
             if found is None:
                 return False
-            displacement = found
-            size = 0 if not found and base is not None else 1 if -128 <= found < 128 else 4
-            if base is None:
-                size = 4
+            displacement, size = found, 0 if base is not None else 4
+        else:
+            displacement = self._assign(ea, base, index, scale, wanted, addr32)
         if not -0x80000000 <= displacement <= 0x7FFFFFFF:
             return False
-        if size < 2 and not (-128 <= displacement < 128):
-            size = 4
-        if size == 0 and displacement:
-            size = 1
+        if size < 4 and displacement:
+            size = 1 if -128 <= displacement < 128 else 4
         file = R32 if addr32 else R64
         if base is not None:
             ins.memory_base = file[base]
@@ -350,22 +331,47 @@ class Operands:
         ins.memory_displ_size = size if size != 4 else (4 if addr32 else 8)
         return True
 
+    def _value(self, number: int | None) -> int:
+        return 0 if number is None else self.registers.value[number] or 0
+
+    def _assign(self, ea: int, base: int | None, index: int | None, scale: int, displacement: int,
+                addr32: bool) -> int:
+        """Give the free ones of `base` and `index` values; the displacement that is left."""
+        rng, known = self.rng, self.registers
+        mask = M32 if addr32 else M64
+        if base is not None and base == index:
+            rest = (ea - displacement) & mask
+            known.assign(base, rest // (scale + 1))
+            return displacement + rest % (scale + 1)
+        if base is not None and base in known.free:
+            if index is not None and index in known.free:
+                known.assign(index, rng.choice((0, 1, -1, rng.randrange(4096), edge_value(rng))))
+            high = rng.getrandbits(32) << 32 if addr32 and rng.random() < 0.5 else 0
+            known.assign(base, ((ea - displacement - self._value(index) * scale) & mask) | high)
+            return displacement
+        assert index is not None
+        rest = (ea - self._value(base) - displacement) & mask
+        if base is None and rest >> 63:
+            rest -= 1 << 64
+        known.assign(index, rest // scale)
+        return displacement + rest % scale
+
     # --- whole operand kinds
 
-    def fill(self, ins: Instruction, kinds: tuple[int, ...], mem: bool | None = None, *,
-             align: int = 1, rip: bool = True) -> bool:
+    def fill(self, ins: Instruction, kinds: tuple[OpCodeOperandKind_, ...],
+             mem: bool | None = None, *, align: int = 1, rip: bool = True) -> bool:
         """Fill all operands of `ins`.  `mem` forces or forbids a memory operand where it may be
         either.  False: a kind that has no plain operand."""
         rng = self.rng
         memory = -1
         offsets = -1
-        vsib: int | None = None
+        vsib: OpCodeOperandKind_ | None = None
         immediates = 0
         high = not any(k in _GPR_FILES and _GPR_FILES[k] is R64 for k in kinds)
         if mem is None:
             mem = rng.random() < 0.55
         for i, kind in enumerate(kinds):
-            if kind in _OR_MEM and mem or kind == K.MEM:
+            if (kind in _OR_MEM and mem) or kind == K.MEM:
                 ins.set_op_kind(i, OpKind.MEMORY)
                 memory = i
             elif kind in _GPR_FILES:
@@ -416,7 +422,7 @@ class Operands:
         ins.memory_displacement = ea
         ins.memory_displ_size = 4 if ea <= M32 and self.rng.random() < 0.2 else 8
 
-    def _gather(self, ins: Instruction, kind: int) -> None:
+    def _gather(self, ins: Instruction, kind: OpCodeOperandKind_) -> None:
         """[base + vector*scale + disp] with lanes that stay in an area, mostly."""
         rng, known = self.rng, self.registers
         width, file = _VSIB_SHAPE[kind]

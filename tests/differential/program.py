@@ -1,4 +1,4 @@
-"""A test program: instructions, the state it starts in, the memory it finds, and what it came to."""
+"""A test program: its instructions, state and memory at the start, and what it came to."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -61,13 +61,14 @@ class Item:
     """One instruction: iced-x86's, or its raw bytes.
 
     `target` is the item that a branch goes to, or that a RIP-relative operand points at, `delta`
-    bytes into it.
+    bytes into it.  A `tied` item makes the one before it comparable and is only removed with it.
     """
 
     instruction: Instruction | None = None
     raw: bytes = b""
     target: int | None = None
     delta: int = 0
+    tied: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,16 @@ class Program:
         return bytes(image)
 
     def without(self, index: int) -> Program:
-        """The program less one item; branches to it go to the next."""
+        """The program less one item and those tied to it; branches to them go to the next."""
+        end = index + 1
+        while end < len(self.items) and self.items[end].tied:
+            end += 1
         items = []
-        for i, item in enumerate(self.items):
-            if i == index:
-                continue
-            if item.target is not None and item.target > index:
-                item = replace(item, target=item.target - 1)
-            items.append(item)
+        for item in (*self.items[:index], *self.items[end:]):
+            target = item.target
+            if target is not None and target > index:
+                target = max(index, target - (end - index))
+            items.append(replace(item, target=target))
         return replace(self, items=tuple(items))
 
     def listing(self) -> list[str]:

@@ -103,7 +103,8 @@ def control_registers(rng: random.Random) -> Case:
 
 def task_switched(rng: random.Random) -> Case:
     """CR0.TS set: x87, SSE and AVX raise #NM, until CLTS."""
-    use = rng.choice((b"\xd9\xe8", b"\x0f\x57\xc0", b"\xc5\xfc\x57\xc0", b"\x9b", b"\x66\x0f\xef\xc0"))
+    use = rng.choice((b"\xd9\xe8", b"\x0f\x57\xc0", b"\xc5\xfc\x57\xc0", b"\x9b",
+                      b"\x66\x0f\xef\xc0"))
     clear = rng.choice((b"", b"\x0f\x06"))
     return Case("ts", _mov_rax(guest.CR0 | 8) + b"\x0f\x22\xc0" + clear + use)
 

@@ -1,14 +1,16 @@
 """Ring-0 cases under Unicorn, and where it is known to be wrong."""
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-import unicorn
 from unicorn import x86_const as x
 
 from tests.differential import guest
 from tests.differential.program import REGISTERS, SEGMENTS
 from tests.differential.ring0 import CODE, HLT, Case, Result, initial_registers
+
+unicorn: Any = importlib.import_module("unicorn")  # its annotations are no use
 
 _NAMED = {n: getattr(x, f"UC_X86_REG_{n.upper()}") for n in (
     *REGISTERS, *SEGMENTS, "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "fs_base", "gs_base")}
@@ -21,7 +23,7 @@ class UnicornRing0:
 
     def run(self, case: Case) -> Result:
         """Run to HLT or an exception."""
-        uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+        uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         uc.ctl_set_cpu_model(x.UC_CPU_X86_EPYC_ROME)
         uc.mem_map(0, guest.RAM_SIZE)
         uc.mem_write(0, guest.memory(ist=1))
@@ -50,9 +52,9 @@ class UnicornRing0:
         note = ""
         try:
             uc.emu_start(CODE, 0, count=1000)
-        except unicorn.UcError as error:  # type: ignore[attr-defined]  # re-exported
+        except unicorn.UcError as error:
             note = str(error)
-            if error.errno == unicorn.UC_ERR_INSN_INVALID:  # type: ignore[attr-defined]
+            if error.errno == unicorn.UC_ERR_INSN_INVALID:
                 seen.append(6)
             elif not seen:
                 return Result(f"error {error}", {}, b"", note)

@@ -13,7 +13,8 @@ _ROUNDS = 6
 
 def _fewer_items(program: Program) -> Iterator[Program]:
     for i in reversed(range(len(program.items))):
-        yield program.without(i)
+        if not program.items[i].tied:
+            yield program.without(i)
 
 
 def _plainer_state(program: Program) -> Iterator[Program]:
@@ -22,8 +23,8 @@ def _plainer_state(program: Program) -> Iterator[Program]:
         yield replace(program, state=replace(state, xsave=xsave.INIT))
         fields = xsave.fields(xsave.canonical(state.xsave))
         plain = xsave.fields(xsave.canonical(xsave.INIT))
-        for name, value in fields.items():
-            if value != plain[name]:
+        for name, text in fields.items():
+            if text != plain[name]:
                 image = xsave.from_fields({**fields, name: plain[name]})
                 yield replace(program, state=replace(state, xsave=image))
     if state.rflags != 0x202:

@@ -1,11 +1,12 @@
-"""The parts of the differential test itself: an instrument that must be right before it measures."""
+"""The parts of the differential test itself: the instrument must be right before it measures."""
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 
 import pytest
-from iced_x86 import Code, Decoder, Mnemonic
+from iced_x86 import Code, Decoder
 
 from tests.differential import forms, guest, layout, xsave
 from tests.differential.campaign import (
@@ -39,7 +40,7 @@ def decode(code: str) -> list[object]:
 class TestLayout:
     def test_areas_do_not_touch(self) -> None:
         areas = sorted(layout.AREAS.values(), key=lambda a: a.linear)
-        gaps = [b.linear - a.end for a, b in zip(areas, areas[1:], strict=False)]
+        gaps = [b.linear - a.end for a, b in itertools.pairwise(areas)]
         assert min(gaps) >= layout.PAGE
 
     def test_holes_are_in_no_area(self) -> None:
@@ -108,12 +109,12 @@ class TestForms:
         assert made > len(forms.table())
 
     def test_what_is_left_out_has_a_reason(self) -> None:
-        reasons = {forms.why_not(code) for code in forms.CODE_NAMES}
         compared = {f.code for f in forms.table()}
-        assert None in reasons
-        assert all((forms.why_not(c) is None) == (c in compared) for c in forms.CODE_NAMES)
+        without = [c for c in forms.all_codes() if c not in compared]
+        assert all(forms.why_not(c) for c in without)
 
-    @pytest.mark.parametrize("name", ["ADD_RM64_R64", "MOV_R64_RM64", "MULX_R64_R64_RM64", "CMPSB_M8_M8"])
+    @pytest.mark.parametrize("name", ["ADD_RM64_R64", "MOV_R64_RM64", "CMPSB_M8_M8",
+                                      "MULX_R64_R64_RM64"])
     def test_common_forms_are_there(self, name: str) -> None:
         assert any(name in f.name for f in forms.table())
 
@@ -121,7 +122,7 @@ class TestForms:
         plain = forms.by_group()[forms.Group.PLAIN]
         assert not [f.name for f in plain if f.mnemonic in ("CLI", "HLT", "IN", "OUT")]
         assert Code.HLT in {f.code for f in forms.by_group()[forms.Group.TRAP]}
-        assert Mnemonic.CPUID not in {f.code for f in forms.table()}
+        assert "CPUID" not in {f.mnemonic for f in forms.table()}
 
 
 class TestCompare:

@@ -18,7 +18,8 @@ _F64 = (0, 1 << 63, 0x3FF0000000000000, 0xBFF0000000000000, 0x7FF0000000000000,
 _ST = (b"\0" * 10, struct.pack("<QH", 1 << 63, 0x3FFF), struct.pack("<QH", 1 << 63, 0xBFFF),
        struct.pack("<QH", 0xC90FDAA22168C235, 0x4000), struct.pack("<QH", 1 << 63, 0x7FFF),
        struct.pack("<QH", 0xC000000000000000, 0x7FFF), struct.pack("<QH", 1, 0),
-       struct.pack("<QH", 0xFFFFFFFFFFFFFFFF, 0x7FFE), struct.pack("<QH", 0x1234567812345678, 0x4005))
+       struct.pack("<QH", 0xFFFFFFFFFFFFFFFF, 0x7FFE),
+       struct.pack("<QH", 0x1234567812345678, 0x4005))
 
 
 def _chunk(rng: random.Random) -> bytes:

@@ -19,8 +19,9 @@ from tests.differential.isolate import Death, Progress, isolated
 
 _CHUNK = 10_000
 _CHECK = 100  # programs between looks at the canaries
-_OPCODES = bytes((0x0F, 0x48, 0x66, 0xF2, 0xF3, 0x67, 0x64, 0x65, 0xC4, 0xC5, 0x0F, 0xFF, 0x8B, 0x89,
-                  0x8E, 0x0F, 0xF7, 0x48, 0x4C, 0xE8, 0xEB, 0x74, 0xCF, 0xCB, 0x9D, 0xA4, 0xAA))
+_OPCODES = bytes((0x0F, 0x48, 0x66, 0xF2, 0xF3, 0x67, 0x64, 0x65, 0xC4, 0xC5, 0x0F, 0xFF, 0x8B,
+                  0x89, 0x8E, 0x0F, 0xF7, 0x48, 0x4C, 0xE8, 0xEB, 0x74, 0xCF, 0xCB, 0x9D, 0xA4,
+                  0xAA))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ class Sample:
     def text(self) -> str:
         """To be pasted into a test."""
         registers = ", ".join(f"{r:#x}" for r in self.registers)
-        return f"Sample(bytes.fromhex({self.code.hex()!r}), ({registers}), {self.cpl}, " \
-               f"{self.rflags:#x})"
+        code = f"bytes.fromhex({self.code.hex()!r})"
+        return f"Sample({code}, ({registers}), {self.cpl}, {self.rflags:#x})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,6 @@ def sample(seed: int, hosts: list[int]) -> Sample:
 def run_task(task: Task, progress: Progress) -> Findings:
     """Run a task's samples in this process."""
     from ringlet.core.state import Exit
-
     from tests.fuzz.victim import Victim
     findings = Findings()
     victim = Victim()

@@ -4,6 +4,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.differential.program import State
 
@@ -35,18 +36,16 @@ class Mapping:
 def host_mappings() -> list[Mapping]:
     """This process's mappings, in order."""
     out = []
-    with open("/proc/self/maps", encoding="ascii") as maps:
-        for line in maps:
-            words = line.split(None, 5)
-            start, end = (int(x, 16) for x in words[0].split("-"))
-            name = words[5].strip() if len(words) > 5 else ""
-            out.append(Mapping(start, end, words[1], int(words[2], 16), name))
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        words = line.split(None, 5)
+        start, end = (int(x, 16) for x in words[0].split("-"))
+        name = words[5] if len(words) > 5 else ""
+        out.append(Mapping(start, end, words[1], int(words[2], 16), name))
     return out
 
 
 class Canaries:
-    """Arenas of a pattern: below 2 GiB, wherever the kernel likes, and against the edges of the
-    mappings in `beside`."""
+    """Arenas of a pattern: below 2 GiB, wherever the kernel likes, and at the edges of `beside`."""
 
     def __init__(self, beside: list[Mapping] | None = None) -> None:
         self._arenas: list[int] = []

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.differential.program import State
 from tests.fuzz.bytes import Task, random_code, run_isolated, sample
 from tests.fuzz.canary import MARK, Canaries, host_mappings, leaked
-from tests.differential.program import State
 
 
 def test_a_seed_means_one_sample_whatever_the_host_addresses_are() -> None:

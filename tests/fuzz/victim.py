@@ -65,7 +65,8 @@ class Victim:
         """Host addresses at which the runner's guest has the page at `offset` of the image."""
         at = guest.IMAGE + offset
         return [m.start + at - m.offset for m in host_mappings()
-                if m.name.startswith("/memfd:") and m.offset <= at < m.offset + m.end - m.start]
+                if m.name.startswith("/memfd:ringlet-ram")
+                and m.offset <= at < m.offset + m.end - m.start]
 
     @staticmethod
     def leaked(outcome: Outcome) -> bool:

@@ -462,7 +462,9 @@ def test_what_follows_the_instruction_does_not_count() -> None:
     assert learn(bytes.fromhex("81c0")) == learn(bytes.fromhex("81c0ffffffff"))
 
 
-@pytest.mark.parametrize("code", ["", "48", "0f", "660f38", "01", "c5", "c5f8", "c4e27d18", "66" * 15])
+@pytest.mark.parametrize(
+    "code", ["", "48", "0f", "660f38", "01", "c5", "c5f8", "c4e27d18", "66" * 15]
+)
 def test_bytes_that_end_too_early(code: str) -> None:
     with pytest.raises(ValueError, match="end before"):
         learn(bytes.fromhex(code))
@@ -514,7 +516,9 @@ def test_stubs_agree_with_the_compiled_enums(stub: str, module: object) -> None:
 
 
 def test_learning_is_fast() -> None:
-    codes = [bytes.fromhex(c) for c in ("4801c8", "0f94c0", "c4e2f3f6c2", "0f05", "f3a4", "660f58c1")]
+    codes = [
+        bytes.fromhex(c) for c in ("4801c8", "0f94c0", "c4e2f3f6c2", "0f05", "f3a4", "660f58c1")
+    ]
     for code in codes:
         learn(code)
 

@@ -1,0 +1,383 @@
+"""What instructions other than branches do to `Facts`: rules 1, 2, 5 and 6."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from iced_x86 import Instruction, RegisterExt
+
+from ringlet.core import state
+from ringlet.translate.translator import (
+    BLOCK,
+    NEGATED_SLOTS,
+    SLOTS,
+    TABLE_BYTES,
+    Relocation,
+)
+from ringlet.translate.verify.facts import (
+    ABOVE,
+    BELOW,
+    SPILLED,
+    Comparison,
+    Cover,
+    Facts,
+    UnsoundError,
+    add_cover,
+    as_form,
+    symbol_of,
+)
+from ringlet.translate.verify.forms import (
+    MASK,
+    U32,
+    ZERO,
+    Form,
+    Symbols,
+    add,
+    constant,
+    minus,
+    shift,
+    signed,
+    times,
+)
+from ringlet.translate.verify.plan import NONE, RSP, Access, Kind, Plan
+
+GUARD: Final = 40 << 30
+"""How far beyond a region an address may lie (docs/adr/0001)."""
+
+_SLOT_BYTES: Final = 1 << 36
+_MANY_TERMS: Final = 8
+_PLAIN_LOADS: Final = frozenset({"fs_base", "gs_base", "iflag", "rflags"})
+_KNOWN: Final = _PLAIN_LOADS | {
+    "rsp_naddend", "fs_host", "gs_host", "poll", "irq_poll", "arith_mask", "ea", "op_info",
+    "exit_arg",
+}  # fmt: skip
+
+
+def _fields() -> dict[int, str]:
+    named = state.offsets()
+    found = {at: name for name, at in named.items() if name in _KNOWN}
+    found.update({named["gpr"] + 8 * number: f"gpr{number}" for number in SPILLED})
+    found.update({named["scratch"] + 8 * n: f"scratch{n}" for n in range(4)})
+    return found
+
+
+_FIELDS: Final = _fields()
+
+
+class Execution:
+    """Carries out instructions on facts.
+
+    `user` is 1 at CPL 3; `relocated` gives the kind and value of the relocation at an offset.
+    """
+
+    def __init__(self, symbols: Symbols, user: int, relocated: dict[int, tuple[int, int]]) -> None:
+        self._y = symbols
+        self._user = user
+        self._relocated = relocated
+        self._fixed: dict[int, int] = {}  # addends of constant slots
+        self._rules: dict[Kind, Callable[[Facts, Instruction, Plan], None]] = {
+            Kind.ALIGN: self._align,
+            Kind.LEA: self._lea,
+            Kind.LOW16: self._low16,
+            Kind.EXCHANGE: self._exchange,
+            Kind.COMPARE: self._compare,
+            Kind.STORE: self._store,
+            Kind.STORE_CONSTANT: self._store_constant,
+            Kind.ADD_MEMORY: self._add_memory,
+            Kind.STRING: self._string,
+            Kind.BITS: self._bits,
+            Kind.OTHER: self._other,
+        }
+        self._values: dict[Kind, Callable[[Facts, Plan], Form]] = {
+            Kind.MOVE: lambda s, p: s.registers[p.second],
+            Kind.MOVE32: lambda s, p: self._low32(s.registers[p.second]),
+            Kind.CONSTANT: lambda _, p: constant(p.constant),
+            Kind.ADD: lambda s, p: shift(s.registers[p.first], p.constant),
+            Kind.RORX: lambda s, p: self._computed("rot", p.constant, s.registers[p.second]),
+            Kind.SARX: self._sarx,
+            Kind.MOVSXD: lambda s, p: self._computed("signed32", NONE, s.registers[p.second]),
+            Kind.SWAP: self._swap,
+            Kind.LOAD: self._load,
+        }
+
+    def step(self, s: Facts, i: Instruction, p: Plan) -> None:
+        """Carry out `i`, which is no branch.  Raises UnsoundError."""
+        s.compared = None
+        value = self._values.get(p.kind)
+        if value is not None:
+            s.registers[p.first] = value(s, p)
+        else:
+            self._rules[p.kind](s, i, p)
+
+    def guest_value(self, form: Form) -> None:
+        """Raise unless the value may be the guest's (rule 5)."""
+        if self._y.is_host(form):
+            raise UnsoundError("it computes with, or gives away, a host address")
+
+    def table_index(self, access: Access, tables: Sequence[int]) -> int | None:
+        """The constant index of a table's entry, NONE if a register has it, None: no table."""
+        offset = access.displacement - BLOCK - tables[self._user]
+        if access.base != NONE:
+            return None
+        if access.index == NONE:
+            return offset // 8 if 0 <= offset < TABLE_BYTES and offset % 8 == 0 else None
+        return NONE if offset == 0 and access.scale == 8 else None
+
+    def reach(self, s: Facts, addend: int, value: Form) -> Iterator[tuple[int, int]]:
+        """How far below and above what `addend` covers `value` may be, by each cover (rule 2)."""
+        if addend in self._fixed:
+            start = signed(self._fixed[addend] << 48) >> 12
+            bounds = self._y.bounds(minus(value, constant(start)))
+            if bounds is not None:
+                yield max(-bounds[0], 0), max(bounds[1] - _SLOT_BYTES + 1, 0)
+        for cover in s.covers.get(addend, ()):
+            bounds = self._y.bounds(minus(value, cover.value))
+            if bounds is not None:
+                yield max(cover.below - bounds[0], 0), max(cover.above + bounds[1], 0)
+
+    def near(self, s: Facts, addend: int, value: Form) -> bool:
+        """The value is in the addend's slot, or no further from it than `BELOW` and `ABOVE`."""
+        return any(
+            below <= BELOW and above <= ABOVE for below, above in self.reach(s, addend, value)
+        )
+
+    # --- values
+
+    def _computed(self, word: str, number: int, value: Form) -> Form:
+        self.guest_value(value)
+        return self._y.computed(word, number, value)
+
+    def _low32(self, value: Form) -> Form:
+        self.guest_value(value)
+        if self._y.is_u32(value):
+            return value
+        return self._y.computed("low32", value, bounds=U32)
+
+    def _sarx(self, s: Facts, p: Plan) -> Form:
+        count = s.registers[p.constant]
+        self.guest_value(s.registers[p.second])
+        self.guest_value(count)
+        if count[1]:
+            return self._y.fresh()
+        return self._y.computed("sar", count[0] & 63, s.registers[p.second])
+
+    def _swap(self, s: Facts, p: Plan) -> Form:
+        """Swapped twice is as before."""
+        value = s.registers[p.first]
+        swapped = self._y.how(value, "swapped")
+        bounds = U32 if self._y.is_u32(value) else None
+        self.guest_value(value)
+        return as_form(swapped[1]) if swapped else self._y.computed("swapped", value, bounds=bounds)
+
+    def _load(self, s: Facts, p: Plan) -> Form:
+        access = p.accesses[0]
+        if access.base != NONE:
+            self._access(s, access)
+            return self._y.fresh()
+        for tables, sign in ((SLOTS, 1), (NEGATED_SLOTS, MASK)):
+            index = self.table_index(access, tables)
+            if index is not None:
+                return times(self._addend(s, access, index), sign)
+        return self._load_field(s, self._field(access))
+
+    def _addend(self, s: Facts, access: Access, index: int) -> Form:
+        if index != NONE:
+            found = self._y.computed("entry", index, host=True)
+            self._fixed[symbol_of(found)] = index
+            return found
+        made = self._y.how(s.registers[access.index], "slot")
+        if made is None:
+            raise UnsoundError("the index of a slot is not made of an address's bits 51..36")
+        value = as_form(made[1])
+        found = self._y.computed("addend", value, host=True)
+        s.covers.setdefault(symbol_of(found), (Cover(value),))
+        return found
+
+    def _load_field(self, s: Facts, name: str) -> Form:
+        if name.startswith("gpr"):
+            return s.spilled[SPILLED.index(int(name[3:]))]
+        if name.startswith("scratch"):
+            return s.scratch[int(name[7:])]
+        if name == "rsp_naddend":
+            return s.naddend
+        if name in ("fs_host", "gs_host"):
+            found = self._y.computed(name, host=True)
+            s.covers[symbol_of(found)] = (Cover(ZERO),)
+            return found
+        if name in ("poll", "irq_poll"):
+            s.poll = self._y.fresh(host=True)
+            return s.poll
+        if name in _PLAIN_LOADS:
+            return self._y.fresh()
+        raise UnsoundError("it reads a field of the state that it may not")
+
+    # --- rules
+
+    def _align(self, s: Facts, _: Instruction, p: Plan) -> None:
+        s.registers[p.first] = add(s.registers[p.first], self._y.fresh((-127, 0)))
+
+    def _lea(self, s: Facts, i: Instruction, p: Plan) -> None:
+        form = constant(i.memory_displacement)
+        wide = True
+        for register, scale in ((i.memory_base, 1), (i.memory_index, i.memory_index_scale)):
+            if register:
+                number = RegisterExt.number(RegisterExt.full_register(register))
+                form = add(form, times(s.registers[number], scale))
+                wide = wide and RegisterExt.is_gpr64(register)
+        if p.constant == 8 and wide:
+            long = len(form[1]) > _MANY_TERMS and not self._y.is_host(form)
+            s.registers[p.first] = self._y.fresh() if long else form
+            return
+        self.guest_value(form)
+        if p.constant == 2:
+            self._write(s, p)
+        else:
+            s.registers[p.first] = self._y.computed("low32", form, bounds=U32)
+
+    def _low16(self, s: Facts, _: Instruction, p: Plan) -> None:
+        value = s.registers[p.second]
+        self.guest_value(value)
+        word, rotated = "low16", self._y.how(value, "rot")
+        if rotated is not None and rotated[1] == 36:
+            word, value = "slot", as_form(rotated[2])
+        s.registers[p.first] = self._y.computed(word, value, bounds=(0, 0xFFFF))
+
+    def _exchange(self, s: Facts, _: Instruction, p: Plan) -> None:
+        r = s.registers
+        r[p.first], r[p.second] = r[p.second], r[p.first]
+
+    def _compare(self, s: Facts, _: Instruction, p: Plan) -> None:
+        left = s.registers[p.first]
+        right = constant(p.constant) if p.second == NONE else s.registers[p.second]
+        self.guest_value(left)
+        self.guest_value(right)
+        s.compared = Comparison(left, right, 32 if p.second != NONE and p.constant == 32 else 64)
+
+    def _store(self, s: Facts, _: Instruction, p: Plan) -> None:
+        access, value = p.accesses[0], s.registers[p.first]
+        name = self._field(access)
+        if name == "rsp_naddend":
+            s.naddend = value
+            return
+        if name.startswith("scratch"):
+            s.scratch[int(name[7:])] = value
+            return
+        self.guest_value(value)
+        if access.base != NONE:
+            self._access(s, access)
+        elif name.startswith("gpr"):
+            s.spilled[SPILLED.index(int(name[3:]))] = value
+        elif name != "ea":
+            raise UnsoundError("it writes a field of the state that it may not")
+
+    def _store_constant(self, s: Facts, i: Instruction, p: Plan) -> None:
+        access = p.accesses[0]
+        if access.base != NONE:
+            self._access(s, access)
+            return
+        name = self._field(access)
+        if name == "op_info":
+            kind, value = self._relocated.get(i.next_ip - 4, (NONE, NONE))
+            if kind != Relocation.OP:
+                raise UnsoundError("an operation has no relocation")
+            s.operation = value
+        elif name.startswith("gpr"):
+            whole = access.size == 8
+            s.spilled[SPILLED.index(int(name[3:]))] = (
+                constant(p.constant) if whole else self._y.fresh()
+            )
+        elif name != "iflag" or p.constant not in (0, 0x200) or self._user:
+            raise UnsoundError("it writes a field of the state that it may not")
+
+    def _add_memory(self, s: Facts, i: Instruction, p: Plan) -> None:
+        name = self._field(p.accesses[0])
+        if not name.startswith("gpr"):
+            self._other(s, i, p)
+            return
+        index = SPILLED.index(int(name[3:]))
+        s.spilled[index] = shift(s.spilled[index], p.constant)
+
+    def _string(self, s: Facts, _: Instruction, p: Plan) -> None:
+        """RSI and RDI move by what was accessed; the addend stays in them."""
+        kept = {}
+        for access in p.accesses:
+            self._access(s, access, performed=False)
+            split = self._y.split(s.registers[access.base])
+            if split is None:
+                raise UnsoundError("a string's address has no addend")
+            kept[access.base] = split[0]
+        for register in p.reads:
+            if register not in kept:
+                self.guest_value(s.registers[register])
+        self._write(s, p)
+        for register, addend in kept.items():
+            s.registers[register] = add(self._y.fresh(), (0, ((addend, 1),)))
+
+    def _bits(self, s: Facts, _: Instruction, p: Plan) -> None:
+        offset = s.registers[p.first]
+        self.guest_value(offset)
+        if p.constant == 8:
+            extra = times(self._y.computed("sar", 6, offset), 8)
+        elif p.constant == 4:
+            extended = self._y.computed("signed32", NONE, offset)
+            extra = times(self._y.computed("sar", 5, extended), 4)
+        else:
+            raise UnsoundError("it is a string of bits in 16-bit units")
+        self._access(s, p.accesses[0], extra)
+        self._write(s, p)
+
+    def _other(self, s: Facts, _: Instruction, p: Plan) -> None:
+        for access in p.accesses:
+            if access.base != NONE:
+                self._access(s, access)
+            else:
+                self._operate(s, self._field(access), access)
+        for register in p.reads:
+            self.guest_value(s.registers[register])
+        self._write(s, p)
+        if p.stack:
+            s.registers[RSP] = shift(s.registers[RSP], p.stack)
+
+    def _operate(self, s: Facts, name: str, access: Access) -> None:
+        """An operand in the state: a spilled register where it is, or a constant."""
+        if name.startswith("gpr") and access.size <= 8:
+            if access.written:
+                s.spilled[SPILLED.index(int(name[3:]))] = self._y.fresh()
+        elif name != "arith_mask" or access.written:
+            raise UnsoundError("it reads or writes a field of the state that it may not")
+
+    def _write(self, s: Facts, p: Plan) -> None:
+        """New, unknown values in the registers that an instruction writes."""
+        for register, extended, kept in p.writes:
+            if register == RSP:
+                raise UnsoundError("it gives RSP a value of its own")
+            old = s.registers[register]
+            if kept:
+                self.guest_value(old)
+            zero = extended or (kept and self._y.is_u32(old))
+            s.registers[register] = self._y.fresh(U32 if zero else None)
+
+    # --- memory
+
+    def _field(self, access: Access) -> str:
+        name = _FIELDS.get(access.displacement - BLOCK) if access.constant else None
+        return name or ""
+
+    def _access(self, s: Facts, access: Access, extra: Form = ZERO, performed: bool = True) -> None:
+        """Raise unless the access goes through an addend (rule 1)."""
+        form = shift(add(s.registers[access.base], extra), access.displacement)
+        if access.index != NONE:
+            form = add(form, times(s.registers[access.index], access.scale))
+        if form == s.poll and access.size == 4:
+            return
+        split = self._y.split(form)
+        if split is None:
+            raise UnsoundError("its address is not a value and one addend")
+        addend, value = split
+        reaches = list(self.reach(s, addend, value))
+        if not reaches:
+            raise UnsoundError("its addend is another address's, or an index is not bounded")
+        if not any(b <= GUARD and a + access.size <= GUARD for b, a in reaches):
+            raise UnsoundError("it may reach beyond the guards")
+        if performed and access.sure:
+            # It did not fault, so it was in the slot.
+            add_cover(s, addend, Cover(value))

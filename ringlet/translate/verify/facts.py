@@ -1,0 +1,158 @@
+"""`Facts`: what the verifier knows at one point of a path, and where two paths meet."""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ringlet.translate.verify.forms import MASK, U32, ZERO, Form, Symbols, add, times
+from ringlet.translate.verify.plan import RSP
+
+SPILLED: Final = (8, 9, 10, 11)
+"""Guest registers that live in the state block."""
+IN_HOST: Final = (0, 1, 2, 3, 5, 6, 7, 12, 13, 14, 15)
+"""Guest registers that live in the host's of their number."""
+SCRATCH: Final = (8, 9)
+BELOW: Final = (1 << 35) + (1 << 31) + (1 << 26)
+"""How far below its slot a value may be that an access went through: by index * 8 and more."""
+ABOVE: Final = (1 << 31) + (1 << 26)
+"""How far above."""
+TAG: Final = 10
+ADDEND: Final = 11
+
+
+class UnsoundError(Exception):
+    """The path breaks a rule; the message says which, of "it", the instruction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the instruction before a branch compared."""
+
+    left: Form
+    right: Form
+    bits: int
+
+
+class Cover(NamedTuple):
+    """A value in an addend's slot, or at most `below` or `above` bytes outside it."""
+
+    value: Form
+    below: int = 0
+    above: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """The value is in the slot."""
+        return self.below == 0 and self.above == 0
+
+
+@dataclass(slots=True)
+class Facts:
+    """Values as forms, of registers and fields of the state, and what each addend covers."""
+
+    registers: list[Form]
+    spilled: list[Form]
+    scratch: list[Form]
+    naddend: Form
+    poll: Form
+    covers: dict[int, tuple[Cover, ...]]
+    compared: Comparison | None = None
+    operation: int = -1  # the one that op_info names
+    proved: bool = False  # r8 was the fragment's address
+
+    def copy(self) -> "Facts":
+        """Return facts that change apart from these."""
+        return Facts(
+            self.registers[:],
+            self.spilled[:],
+            self.scratch[:],
+            self.naddend,
+            self.poll,
+            dict(self.covers),
+            self.compared,
+            self.operation,
+            self.proved,
+        )
+
+
+def symbol_of(form: Form) -> int:
+    """The symbol of a form that is nothing else."""
+    return form[1][0][0]
+
+
+def at_entry(symbols: Symbols) -> Facts:
+    """Anything may be in the guest's registers; RSP, r10 and r11 keep what rules 3 and 4 say."""
+    registers = [symbols.fresh() for _ in range(16)]
+    rsp, addend, window = registers[RSP], symbols.fresh(host=True), symbols.fresh()
+    registers[RSP] = add(rsp, addend)
+    registers[TAG] = symbols.computed("rot", 32, window)
+    registers[ADDEND] = symbols.computed("addend", window, host=True)
+    return Facts(
+        registers,
+        [symbols.fresh() for _ in SPILLED],
+        [symbols.fresh(host=True) for _ in range(4)],
+        times(addend, MASK),
+        symbols.fresh(host=True),
+        {
+            symbol_of(addend): (Cover(rsp, BELOW, ABOVE),),
+            symbol_of(registers[ADDEND]): (Cover(window),),
+        },
+    )
+
+
+def add_cover(facts: Facts, addend: int, cover: Cover) -> None:
+    """Note that the addend covers a value."""
+    covers = facts.covers.get(addend, ())
+    if cover not in covers:
+        facts.covers[addend] = (*covers, cover)
+
+
+def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
+    """What is known where two paths meet."""
+    met = a.copy()
+    met.covers = {
+        symbol: tuple(cover for cover in covers if cover in b.covers[symbol])
+        for symbol, covers in a.covers.items()
+        if symbol in b.covers
+    }
+
+    def either(x: Form, y: Form) -> Form:
+        if x == y:
+            return x
+        if not symbols.is_host(x) and not symbols.is_host(y):
+            return symbols.fresh(U32 if symbols.is_u32(x) and symbols.is_u32(y) else None)
+        joined = symbols.fresh(host=True)
+        left, right = symbols.split(x), symbols.split(y)
+        if left and right and left[1] == right[1] == ZERO:
+            known = b.covers.get(right[0], ())
+            covers = tuple(cover for cover in a.covers.get(left[0], ()) if cover in known)
+            met.covers[symbol_of(joined)] = covers
+        return joined
+
+    met.registers = [either(x, y) for x, y in zip(a.registers, b.registers, strict=True)]
+    met.spilled = [either(x, y) for x, y in zip(a.spilled, b.spilled, strict=True)]
+    met.scratch = [either(x, y) for x, y in zip(a.scratch, b.scratch, strict=True)]
+    met.naddend = either(a.naddend, b.naddend)
+    met.poll = either(a.poll, b.poll)
+    met.compared = None
+    met.operation = a.operation if a.operation == b.operation else -1
+    met.proved = a.proved and b.proved
+    return met
+
+
+def learn_equal_tags(symbols: Symbols, facts: Facts, compared: Comparison) -> None:
+    """Two tags are equal: what covers one value exactly covers the other."""
+    left, right = symbols.how(compared.left, "rot"), symbols.how(compared.right, "rot")
+    if left is None or right is None or left[1] != 32 or right[1] != 32:
+        return
+    one, other = as_form(left[2]), as_form(right[2])
+    for addend, covers in list(facts.covers.items()):
+        if Cover(one) in covers or Cover(other) in covers:
+            add_cover(facts, addend, Cover(one))
+            add_cover(facts, addend, Cover(other))
+    facts.registers = [compared.left if r == compared.right else r for r in facts.registers]
+
+
+def as_form(value: object) -> Form:
+    """A part of how a symbol was made that is a form."""
+    assert isinstance(value, tuple)
+    return value

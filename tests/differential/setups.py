@@ -1,0 +1,248 @@
+"""How each group of forms is set up so that it mostly does not fault."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+from iced_x86 import Code, Instruction, Mnemonic, OpKind, Register
+from iced_x86 import OpCodeOperandKind as K
+
+from tests.differential import forms
+from tests.differential.emit import Emitter
+from tests.differential.forms import Form, Group
+from tests.differential.operands import M64, MM, R16, R32, R64, RSP, XMM, Target
+
+RCX, RDX, RBX, RBP, RSI, RDI = 1, 2, 3, 5, 6, 7
+_DIVIDES = frozenset((Mnemonic.DIV, Mnemonic.IDIV))
+_HINTS = frozenset((Mnemonic.LEA, Mnemonic.NOP, Mnemonic.PREFETCHNTA, Mnemonic.PREFETCHT0,
+                    Mnemonic.PREFETCHT1, Mnemonic.PREFETCHT2, Mnemonic.PREFETCHW,
+                    Mnemonic.RESERVEDNOP))
+_RESTORES = {Code.FLDENV_M14BYTE: Code.FNSTENV_M14BYTE, Code.FLDENV_M28BYTE: Code.FNSTENV_M28BYTE,
+             Code.FRSTOR_M94BYTE: Code.FNSAVE_M94BYTE, Code.FRSTOR_M108BYTE: Code.FNSAVE_M108BYTE,
+             Code.FXRSTOR_M512BYTE: Code.FXSAVE_M512BYTE, Code.XRSTOR_MEM: Code.XSAVE_MEM,
+             Code.FXRSTOR64_M512BYTE: Code.FXSAVE64_M512BYTE, Code.XRSTOR64_MEM: Code.XSAVE64_MEM}
+_IMAGE_SIZE = {Mnemonic.XSAVE: 832, Mnemonic.XSAVE64: 832, Mnemonic.XRSTOR: 832,
+               Mnemonic.XRSTOR64: 832}
+_ALIGN = {Mnemonic.XSAVE: 64, Mnemonic.XSAVE64: 64, Mnemonic.XRSTOR: 64, Mnemonic.XRSTOR64: 64,
+          Mnemonic.FXSAVE: 16, Mnemonic.FXSAVE64: 16, Mnemonic.FXRSTOR: 16, Mnemonic.FXRSTOR64: 16,
+          Mnemonic.CMPXCHG16B: 16}
+# Offsets of quadwords that cover FOP, FIP and FDP, FCS and FDS in what each instruction stores.
+_POINTERS = {Code.FNSTENV_M14BYTE: (6,), Code.FNSAVE_M94BYTE: (6,),
+             Code.FNSTENV_M28BYTE: (12, 20), Code.FNSAVE_M108BYTE: (12, 20),
+             Code.FXSAVE_M512BYTE: (6, 14, 16), Code.FXSAVE64_M512BYTE: (6, 14, 16),
+             Code.XSAVE_MEM: (6, 14, 16), Code.XSAVE64_MEM: (6, 14, 16)}
+
+
+class Setups(Emitter):
+    """One method a group: `_do_` and its name in lower case."""
+
+    used: list[Form]
+
+    def _form(self, form: Form, mem: bool | None = None) -> None:
+        self.used.append(form)
+        getattr(self, f"_do_{form.group.name.lower()}")(form, mem)
+
+    def _pick(self, group: Group) -> Form:
+        return self.rng.choice(forms.by_group()[group])
+
+    def _fill(self, form: Form, mem: bool | None, align: int = 1, rip: bool = True) -> Instruction:
+        ins = self._make(form.code)
+        if not self.operands.fill(ins, form.kinds, mem, align=align, rip=rip):
+            raise ValueError(f"{form.name}: no rule for an operand")
+        if form.lock and ins.op0_kind == OpKind.MEMORY and self.rng.random() < 0.3:
+            ins.has_lock_prefix = True
+        return ins
+
+    def _do_plain(self, form: Form, mem: bool | None) -> None:
+        rng = self.rng
+        ins = self._make(form.code)
+        if ins.mnemonic in _DIVIDES and rng.random() < 0.75 and RDX not in self.registers.pinned:
+            self._load(RDX, rng.choice((0, 0, 1)))
+        if ins.mnemonic == Mnemonic.XLATB:
+            self._need(RBX, lambda: self.operands.target(256, False).linear)
+            ins.set_op_kind(0, OpKind.MEMORY)
+            ins.memory_base = Register.RBX
+            ins.memory_index = Register.AL
+            self._emit(ins)
+            return
+        wild = self.operands.wild
+        if ins.mnemonic in _HINTS:
+            self.operands.wild = 0.3
+        self._emit(self._fill(form, mem, _ALIGN.get(ins.mnemonic, 1)))
+        self.operands.wild = wild
+
+    def _do_vector(self, form: Form, mem: bool | None) -> None:
+        aligned = self.rng.random() < (0.4 if form.vex else 0.9)
+        self._emit(self._fill(form, mem, (32 if form.vex else 16) if aligned else 1))
+
+    def _do_x87(self, form: Form, mem: bool | None) -> None:
+        self._emit(self._fill(form, mem))
+
+    def _do_trap(self, form: Form, mem: bool | None) -> None:
+        ins = self._make(form.code)
+        if K.SEG_RSI in form.kinds or K.ES_RDI in form.kinds:
+            self._string_operands(ins, form, 8, 4)
+        else:
+            ins = self._fill(form, mem)
+        self._emit(ins)
+
+    def _do_gather(self, form: Form, mem: bool | None) -> None:
+        self._emit(self._fill(form, mem))
+
+    def _do_bits(self, form: Form, mem: bool | None) -> None:
+        rng, known = self.rng, self.registers
+        width = {K.R16_REG: 16, K.R32_REG: 32, K.R64_REG: 64}[form.kinds[1]]
+        if mem is None:
+            mem = rng.random() < 0.7
+        if not mem:
+            self._emit(self._fill(form, False))
+            return
+        number = rng.choice(self._spare())
+        reach = rng.choice((64, 4096, 4096, 1 << 16, 1 << 31, 1 << 35))
+        offset = rng.randrange(-reach, reach)
+        if number in known.free and rng.random() < 0.7:
+            known.assign(number, offset)
+        elif rng.random() < 0.9:
+            self._load(number, offset & M64)
+        ins = self._make(form.code)
+        value = (known.value[number] or 0) & ((1 << width) - 1)
+        value -= (value >> (width - 1)) << width
+        pinned = number not in known.pinned
+        known.pinned.add(number)
+        place = self.operands.target(width // 8, ins.mnemonic != Mnemonic.BT)
+        place.linear = place.linear - (value // width) * (width // 8) & M64
+        ins.set_op_kind(0, OpKind.MEMORY)
+        ins.set_op_kind(1, OpKind.REGISTER)
+        ins.set_op_register(1, {16: R16, 32: R32, 64: R64}[width][number])
+        self.operands.memory(ins, place)
+        if pinned:
+            known.pinned.discard(number)
+        if form.lock and rng.random() < 0.3:
+            ins.has_lock_prefix = True
+        self._emit(ins)
+
+    def _string_operands(self, ins: Instruction, form: Form, size: int, count: int) -> None:
+        """Make RSI and RDI point where a string of `count` elements fits either way."""
+        rng = self.rng
+        addr32 = rng.random() < 0.1
+        span = size * max(1, min(count, 64))
+        accumulators = {K.AL: Register.AL, K.AX: Register.AX, K.EAX: Register.EAX,
+                        K.RAX: Register.RAX, K.DX: Register.DX}
+
+        def place(write: bool) -> int:
+            spot = self.operands.target(2 * span, write)
+            return spot.linear if spot.bad else spot.linear + span - size
+
+        for i, kind in enumerate(form.kinds):
+            if kind == K.SEG_RSI:
+                value = self._need(RSI, lambda: place(False))
+                ins.set_op_kind(i, OpKind.MEMORY_SEG_ESI if addr32 and value >> 32 == 0
+                                else OpKind.MEMORY_SEG_RSI)
+                addr32 = addr32 and value >> 32 == 0
+            elif kind in (K.ES_RDI, K.SEG_RDI):
+                value = self._need(RDI, lambda: place(True))
+                if kind == K.SEG_RDI:
+                    ins.set_op_kind(i, OpKind.MEMORY_SEG_EDI if addr32 else OpKind.MEMORY_SEG_RDI)
+                else:
+                    ins.set_op_kind(i, OpKind.MEMORY_ESEDI if addr32 else OpKind.MEMORY_ESRDI)
+            elif kind in accumulators:
+                ins.set_op_kind(i, OpKind.REGISTER)
+                ins.set_op_register(i, accumulators[kind])
+        memory = [i for i in range(len(form.kinds)) if ins.op_kind(i) != OpKind.REGISTER]
+        if len(memory) == 2 and addr32:  # both address the same way
+            source = {OpKind.MEMORY_SEG_ESI, OpKind.MEMORY_ESEDI}
+            if not all(ins.op_kind(i) in source for i in memory):
+                for i in memory:
+                    ins.set_op_kind(i, OpKind.MEMORY_SEG_RSI if form.kinds[i] == K.SEG_RSI
+                                    else OpKind.MEMORY_ESRDI)
+
+    def _do_string(self, form: Form, mem: bool | None) -> None:
+        del mem
+        rng = self.rng
+        ins = self._make(form.code)
+        if K.SEG_RDI in form.kinds:  # MASKMOVQ, MASKMOVDQU
+            self._string_operands(ins, form, 16, 1)
+            file = K.MM_REG if K.MM_REG in form.kinds else K.XMM_REG
+            rest = [k for k in form.kinds if k != K.SEG_RDI]
+            for i in range(len(rest)):
+                ins.set_op_kind(i + 1, OpKind.REGISTER)
+                ins.set_op_register(i + 1, rng.choice(MM if file == K.MM_REG else XMM))
+            self._emit(ins)
+            return
+        rep = rng.random() < 0.6 and RCX not in self.registers.pinned
+        count = 1
+        if rep:
+            pick = rng.choice((0, 1, 2, 3, rng.randrange(64), rng.randrange(64), 300, 5000))
+            count = self._need(RCX, lambda: pick)
+            if count > 1 << 16 and rng.random() < 0.95:
+                self._load(RCX, pick)
+                count = pick
+        size = {"B": 1, "W": 2, "D": 4, "Q": 8}[form.name.split("_")[0][-1]]
+        self._string_operands(ins, form, size, count)
+        if rep:
+            if form.repne and rng.random() < 0.5:
+                ins.has_repne_prefix = True
+            elif form.rep or not form.repne:
+                ins.has_rep_prefix = True
+            else:
+                ins.has_repne_prefix = True
+        self._emit(ins)
+
+    def _do_stack(self, form: Form, mem: bool | None) -> None:
+        rng, known = self.rng, self.registers
+        self._need(RSP, self._stack_address)
+        if form.mnemonic.startswith("POPF") and rng.random() < 0.9:
+            # neither AC (the host checks alignment) nor, mostly, TF
+            flags = rng.getrandbits(16) & (0x4FD5 if rng.random() < 0.9 else 0xFFD5) & ~0x100
+            flags |= (rng.random() < 0.05) << 8 | (rng.random() < 0.1) << 21
+            self._emit(Instruction.create_i32(
+                Code.PUSHW_IMM8 if form.mnemonic == "POPF" else Code.PUSHQ_IMM32,
+                (flags & 0x57) if form.mnemonic == "POPF" else flags))
+        if form.mnemonic == "LEAVE":
+            self._need(RBP, self._stack_address)
+        if form.mnemonic == "ENTER":
+            ins = self._make(form.code)
+            ins.set_op_kind(0, OpKind.IMMEDIATE16)
+            ins.immediate16 = rng.choice((0, 8, 16, 32, 128, rng.randrange(1024)))
+            ins.set_op_kind(1, OpKind.IMMEDIATE8_2ND)
+            ins.immediate8_2nd = rng.choice((0, 0, 0, 1, 2, rng.randrange(256)))
+            self._need(RBP, self._stack_address)
+            self._emit(ins)
+            known.written(RSP)
+            return
+        self._emit(self._fill(form, mem))
+
+    def _do_image(self, form: Form, mem: bool | None) -> None:
+        """XSAVE and its family: restores mostly load what was saved before."""
+        del mem
+        rng = self.rng
+        codes = [form.code]
+        if form.code in _RESTORES and rng.random() < 0.9:
+            codes = [_RESTORES[form.code], form.code]
+        if "XSAVE" in form.mnemonic or "XRSTOR" in form.mnemonic:
+            if self.registers.pinned & {0, RDX}:
+                return
+            self._load(0, rng.choice((7, 7, 3, 2, 1, 4, 5, 6, 0)))
+            self._load(RDX, 0)
+        ins = self._make(form.code)
+        size = _IMAGE_SIZE.get(ins.mnemonic, 512)
+        place = self.operands.target(size, True, _ALIGN.get(ins.mnemonic, 1))
+        for i, code in enumerate(codes):
+            if i and rng.random() < 0.5:
+                self._form(self._pick(rng.choice((Group.X87, Group.VECTOR))))
+            ins = self._make(code)
+            ins.set_op_kind(0, OpKind.MEMORY)
+            self.operands.memory(ins, place)
+            self._emit(ins)
+            if code in _POINTERS:
+                self._forget(place, _POINTERS[code])
+
+    def _forget(self, place: Target, offsets: tuple[int, ...]) -> None:
+        """Clear the x87 instruction and data pointers that an image holds: see compare."""
+        start = len(self.items)
+        for offset in offsets:
+            store = self._make(Code.MOV_RM64_IMM32)
+            store.set_op_kind(0, OpKind.MEMORY)
+            store.set_op_kind(1, OpKind.IMMEDIATE32TO64)
+            self.operands.memory(store, Target(place.linear + offset & M64))
+            self._emit(store)
+        self.items[start:] = [replace(item, tied=True) for item in self.items[start:]]

@@ -1,0 +1,57 @@
+# Loops inside a fragment: later passes do not check what the first has bound.
+
+# case: steps through memory
+1:  mov rax, [rdi]
+    add rdi, 8
+    dec ecx
+    jne 1b
+    ret
+
+# case: two pointers and an index
+1:  mov al, [rsi + rcx]
+    mov [rdi + rcx], al
+    inc rcx
+    cmp rcx, rdx
+    jne 1b
+    ret
+
+# case: unconditional, with a way out
+1:  cmp byte ptr [rdi], 0
+    je 2f
+    inc rdi
+    jmp 1b
+2:  ret
+
+# case: nothing bound, so nothing to gain
+1:  mov rax, [rdi + rax*8]
+    dec ecx
+    jne 1b
+    ret
+
+# case: a new address in each pass
+1:  mov rdi, [rdi]
+    test rdi, rdi
+    jne 1b
+    ret
+
+# case: a pass does not keep what the first bound
+1:  mov rax, [rdi]
+    mov rbx, [rsi]
+    mov rsi, rbx
+    dec ecx
+    jne 1b
+    ret
+
+# case: with an operation
+1:  mov rax, [rdi]
+    cpuid
+    dec ecx
+    jne 1b
+    ret
+
+# case: loop without speculation | no-speculate
+1:  mov rax, [rdi]
+    add rdi, 8
+    dec ecx
+    jne 1b
+    ret

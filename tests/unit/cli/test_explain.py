@@ -1,0 +1,90 @@
+"""`ringlet explain`: its options and its refusals."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ringlet.cli.main import main
+
+CODE = "48 8b 07 c3"
+
+
+def test_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["explain", "--hex", CODE])
+
+    out = capsys.readouterr().out
+    assert status == 0
+    assert out.startswith("hex: 4 bytes, CPL 0, 1 fragment\n")
+    assert "\x1b" not in out
+
+
+def test_linear_address_and_privilege(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explain", "--hex", CODE, "--at", "0xffffffff81000000", "--cpl", "3"])
+
+    out = capsys.readouterr().out
+    assert "CPL 3" in out
+    assert "fragment 0xffffffff81000000" in out
+
+
+def test_no_speculate(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explain", "--hex", "48 8b 07 31 c0", "--no-speculate"])
+
+    assert "miss" not in capsys.readouterr().out
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explain", "--hex", CODE, "--json"])
+
+    assert json.loads(capsys.readouterr().out)["fragments"][0]["guest_bytes"] == 4
+
+
+def test_part_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "code"
+    path.write_bytes(b"\x90\xc3\x90")
+
+    status = main(["explain", "--file", str(path), "--offset", "0x1", "--length", "1"])
+
+    assert status == 0
+    assert "ret" in capsys.readouterr().out
+
+
+def test_symbol(capsys: pytest.CaptureFixture[str]) -> None:
+    maps = Path("/proc/self/maps").read_text().split()
+    libc = next(word for word in maps if "/libc.so" in word)
+
+    assert main(["explain", f"{libc}:getppid"]) == 0
+    assert main(["explain", "--elf", libc, "--symbol", "getppid"]) == 0
+    assert capsys.readouterr().out.count("leaves for OP_SYSCALL") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name one thing to explain"),
+        (["--hex", CODE, "--file", "x"], "name one thing to explain"),
+        (["/bin/sh"], "write PATH:SYMBOL"),
+        (["/bin/sh:"], "write PATH:SYMBOL"),
+        (["--symbol", "main"], "--symbol needs its file"),
+        (["--elf", "/bin/sh"], "name a function"),
+        (["--hex", "4"], "odd number of digits"),
+        (["--hex", "0f"], "is not a whole instruction"),
+        (["--hex", CODE, "--cpl", "1"], "give one of them"),
+        (["--hex", CODE, "--at", "here"], "is not a number"),
+        (["--hex", CODE, "--at", "0x10000000000000000"], "is out of range"),
+        (["--file", "/nowhere", "--length", "1"], "no such file"),
+        (["--file", "/bin/sh", "--offset", "-1"], "is out of range"),
+        (["/nowhere:main"], "no such file"),
+    ],
+)
+def test_mistake_is_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main(["explain", *arguments])
+
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.out == ""
+    assert captured.err.startswith("ringlet: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err

@@ -1,0 +1,79 @@
+"""Installs a translation as the code cache would, and walks real text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ringlet.translate.translator import BLOCK, SLOTS, Relocation, Stub, Translation, Translator
+
+PAGE = 4096
+AT = 0x10000000
+STUBS = {Stub.LINK: 0x1000, Stub.INDIRECT: 0x2000, Stub.OP: 0x3000}
+OP_INFO = 0x20000000
+OP_INFO_BYTES = 0x40
+
+
+def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
+    """The bytes at host address `AT` of the fragment at `linear`: every relocation applied."""
+    code = bytearray(t.code)
+    for at, kind, value in t.relocations:
+        address = (linear + value) & (1 << 64) - 1
+        size = 4
+        match kind:
+            case Relocation.STATE:
+                field = block + value
+            case Relocation.LINEAR32:
+                field = address & 0xFFFFFFFF
+            case Relocation.LINEAR64:
+                field, size = address, 8
+            case Relocation.NLINEAR64:
+                field, size = -address & (1 << 64) - 1, 8
+            case Relocation.SLOT:
+                field = block + SLOTS[t.key & 3 == 3] + (address >> 36 & 0xFFFF) * 8
+            case Relocation.STUB:
+                field = STUBS[Stub(value)] - (AT + at + 4) & 0xFFFFFFFF
+            case Relocation.OP:
+                field = OP_INFO + value * OP_INFO_BYTES
+            case _:
+                field = value
+        assert at + size <= len(code)
+        code[at : at + size] = field.to_bytes(size, "little")
+    return bytes(code)
+
+
+def bare(t: Translation) -> bytes:
+    """The code with 0 in every relocated field."""
+    code = bytearray(t.code)
+    for at, kind, _ in t.relocations:
+        size = 8 if kind in (Relocation.LINEAR64, Relocation.NLINEAR64) else 4
+        code[at : at + size] = bytes(size)
+    return bytes(code)
+
+
+def fragments(
+    translator: Translator, text: bytes, linear: int, key: int, every: int
+) -> Iterator[Translation]:
+    """The fragments of each `every`th page of `text`, one after the other."""
+    first = -linear % PAGE
+    for page in range(first, len(text) - PAGE, PAGE * every):
+        at = page
+        while at < page + PAGE:
+            made = _fragment(translator, text, at, page + PAGE, linear, key)
+            yield made
+            at += made.guest_bytes
+
+
+def _fragment(
+    translator: Translator, text: bytes, at: int, end: int, linear: int, key: int
+) -> Translation:
+    try:
+        return translator.translate(text[at:end], linear=linear + at, key=key, indirect=True)
+    except ValueError:
+        # The instruction goes on in the next page.
+        rest = text[at : at + 16]
+        return translator.translate(rest, linear=linear + at, key=key, limit=1, indirect=True)
+
+
+def libc() -> Path:
+    """The C library that this process runs with."""
+    maps = Path("/proc/self/maps").read_text()
+    return Path(next(word for word in maps.split() if "/libc.so" in word or "/libc-" in word))

@@ -1,0 +1,220 @@
+"""The verifier: what it accepts, what it must refuse, and translations it once refused."""
+
+import pytest
+
+from ringlet.translate.translator import BLOCK, KEYS, SLOTS, Relocation, Translation, Translator
+from ringlet.translate.verify import Verifier, verify
+
+RING_0 = KEYS["mode64"]
+RING_3 = KEYS["mode64"] | 3
+TRANSLATOR = Translator()
+
+
+def translate(code: str, key: int = RING_0, indirect: bool = False) -> Translation:
+    return TRANSLATOR.translate(bytes.fromhex(code), linear=0x401000, key=key, indirect=indirect)
+
+
+def changed(translation: Translation, old: str, new: str) -> Translation:
+    """`translation` with other bytes of the same length at the one place that has the old ones."""
+    assert translation.code.count(bytes.fromhex(old)) == 1
+    assert len(old) == len(new)
+    code = translation.code.replace(bytes.fromhex(old), bytes.fromhex(new))
+    return translation._replace(code=code)
+
+
+def reasons(translation: Translation) -> list[str]:
+    return [violation.reason for violation in verify(translation)]
+
+
+@pytest.mark.parametrize("key", [RING_0, RING_3])
+@pytest.mark.parametrize("indirect", [False, True])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "0fb1d1 488b04cb c3",  # cmpxchg ecx, edx; mov rax, [rbx + rcx*8]: RCX may keep its top
+        "0fbcc8 488b04cb c3",  # bsf ecx, eax; the same
+        "0fbdc8 488b04cb c3",  # bsr ecx, eax
+        "0f22d8",  # mov cr3, rax: nothing followed that could be resumed
+        "0f01e8",  # serialize
+        "488b07 4589c9 c3",  # mov r9d, r9d: the scratch register held an addend
+        "488b07 4d89db c3",  # mov r11, r11
+        "0fb6e4 c3",  # movzx esp, ah: beside REX, AH is SPL
+        "488944cf08 31c0 c3",  # mov [rdi + rcx*8 + 8], rax: RORX of r9
+        "8827 31c0 c3",  # mov [rdi], ah
+        "022f 8a6f01 31c0 c3",  # add ch, [rdi]
+        "88 20 8a20 31c0",  # mov [rax], ah; mov ah, [rax]
+    ],
+)
+def test_translation_is_sound(code: str, key: int, indirect: bool) -> None:
+    assert reasons(translate(code, key, indirect)) == []
+
+
+def test_mov_of_a_spilled_register_to_itself_loads_it() -> None:
+    translation = translate("4589c9")  # mov r9d, r9d
+
+    assert translation.code.startswith(b"\x4c\x8b\x04\x25")  # mov r8, [state.r9]
+    assert translation.relocations[0] == (4, Relocation.STATE, 9 * 8)
+
+
+def test_hidden_hint_has_no_code() -> None:
+    translation = translate("f3480f1ec8 c3")  # rdsspq rax; ret
+
+    assert translation.operations == ()
+    assert translation.map[1:3] == ((0, 0), (0, 5))
+
+
+# mov rax, [rdi]; adc eax, eax: rorx r8, rdi, 36; movzx r8d, r8w; mov r8, [r8*8 + slots];
+# mov rax, [rdi + r8]
+LOOKUP = translate("488b07 11c0")
+# The same with dead flags: rorx r8, rdi, 32; cmp r8d, r10d; jne miss; mov rax, [rdi + r11]
+WINDOW = translate("488b07 31c0")
+RSP_BOUND = translate("4889c4")  # mov rsp, rax
+STRING = translate("a4")
+RETURN = translate("c3")
+
+
+@pytest.mark.parametrize(
+    ("translation", "old", "new", "reason"),
+    [
+        (LOOKUP, "4a8b0407", "488b0790", "not a value and one addend"),
+        (LOOKUP, "4a8b0407", "4a8b0406", "another address's"),  # [rsi + r8]
+        (LOOKUP, "4a8b0407", "4a8b0447", "not a value and one addend"),  # [rdi + r8*2]
+        (LOOKUP, "4a8b0407", "664a8b07", "not a value and one addend"),
+        (LOOKUP, "c463fbf0c724", "c463fbf0c723", "bits 51..36"),
+        (LOOKUP, "c463fbf0c724", "c463fbf0c624", "another address's"),  # rorx r8, rsi
+        (LOOKUP, "450fb7c0", "4589c090", "bits 51..36"),  # no MOVZX
+        (WINDOW, "4539d0", "4539d8", "host address"),  # cmp r8d, r11d
+        (WINDOW, "4539d0", "4d39d0", "another address's"),  # 64 bits
+        (WINDOW, "0f85", "0f84", "another address's"),  # je miss
+        (WINDOW, "c463fbf0c720", "c463fbf0c620", "another address's"),
+        (WINDOW, "4e8b1cc5", "4e8b14c5", "another address's"),  # r10 loaded, not r11
+        (RSP_BOUND, "4a8d2404", "4a8d2444", "its addend"),
+        (STRING, "a4", "6c", "sensitive"),  # insb
+        (STRING, "a4", "f4", "sensitive"),  # hlt
+        (RETURN, "450fb7c8", "450fb7ca", "another index"),  # movzx r9d, r10w
+        (RETURN, "4158", "415a", "host address"),  # pop r10: r8 is of another instruction
+        (RETURN, "4158", "5890", "host address"),  # pop rax
+    ],
+)
+def test_verifier_refuses_changed_code(
+    translation: Translation, old: str, new: str, reason: str
+) -> None:
+    (found,) = reasons(changed(translation, old, new))
+
+    assert reason in found
+
+
+def test_verifier_refuses_the_other_privileges_table() -> None:
+    user = SLOTS[1] + BLOCK
+    kernel = SLOTS[0] + BLOCK
+    code = LOOKUP.code.replace(kernel.to_bytes(4, "little"), user.to_bytes(4, "little"))
+    relocations = tuple(
+        (at, kind, SLOTS[1] if value == SLOTS[0] else value)
+        for at, kind, value in LOOKUP.relocations
+    )
+
+    assert reasons(LOOKUP._replace(code=code, relocations=relocations)) == [
+        "it reads a field of the state that it may not"
+    ]
+
+
+def test_verifier_refuses_a_constant_address_without_relocation() -> None:
+    assert reasons(LOOKUP._replace(relocations=LOOKUP.relocations[1:])) == [
+        "its constant address has no relocation"
+    ]
+
+
+def test_verifier_refuses_an_unbounded_index() -> None:
+    # mov ecx, ecx; mov rax, [rdi + rcx]
+    bounded = translate("89c9 488b040f 11c0")
+
+    assert reasons(bounded) == []
+    assert reasons(changed(bounded, "89c9", "6690")) == [
+        "its addend is another address's, or an index is not bounded"
+    ]
+
+
+def test_verifier_refuses_an_entry_that_lets_any_target_in() -> None:
+    thunk = translate("31c0", indirect=True)  # cmp r8, 0x401000
+
+    assert reasons(thunk) == []
+    assert reasons(changed(thunk, "4981f800104000", "4981f801104000")) == [
+        "the entry lets any indirect target in"
+    ]
+
+
+def test_verifier_refuses_rsp_far_from_every_access() -> None:
+    far = translate("4881ec00001000 488b0424 c3")  # sub rsp, 1 MiB; mov rax, [rsp]
+
+    assert reasons(far) == []
+    assert reasons(changed(far, "488b0424", "90909090")) == []  # the return is an access
+    assert reasons(
+        changed(translate("4883ec08 eb00"), "3e448b0424", "0f1f440000")  # no probe
+    ) == ["RSP has moved away from every access at an exit"]
+
+
+def test_verifier_refuses_a_string_address_that_keeps_its_addend() -> None:
+    # lea rdi, [rdi + r8] after the string instruction
+    last = STRING.code.rindex(b"\x4a\x8d\x3c\x07")
+    code = STRING.code[:last] + b"\x0f\x1f\x40\x00" + STRING.code[last + 4 :]
+
+    assert reasons(STRING._replace(code=code)) == ["register 7 holds a host address at an exit"]
+
+
+def test_violation_names_the_guests_instruction() -> None:
+    translation = changed(translate("90 90 488b07 11c0"), "4a8b0407", "488b0790")
+
+    violation = verify(translation)[0]
+
+    assert (violation.guest, violation.text) == (2, "mov rax,[rdi]")
+
+
+def test_a_verifier_serves_many_translations() -> None:
+    verifier = Verifier()
+
+    found = [verifier.check(t) for t in (LOOKUP, WINDOW, changed(LOOKUP, "4a8b0407", "4a8b0406"))]
+
+    assert [len(violations) for violations in found] == [0, 0, 1]
+
+
+LOOP = "488b07 4883c708 ffc9 75f5 c3"  # 1: mov rax, [rdi]; add rdi, 8; dec ecx; jne 1b; ret
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        LOOP,
+        "488b04cf 48ffc1 4839d1 75f4 c3",  # mov rax, [rdi + rcx*8]; inc rcx; cmp rcx, rdx; jne
+        "8a0417 880416 48ffc2 4839d1 75f2 c3",
+        "498b01 4983e904 49ffca 75f4 c3",  # spilled registers
+        "488b07 4883c708 4839f9 77f4 6690 c3",  # a NOP, which has no code, behind the branch back
+        "488b07 4883c708 50 4839f9 77f3 c3",  # RSP moves in each pass
+        "488b07 0fbccf 4839f9 77f5 488b040f c3",  # bsf ecx, edi
+        "c4e27d8c07 4883c720 4839f9 77f2 c3",  # a masked load may be no access
+        "488b07 89c9 8b0c8f 4839f9 77f3 c3",  # a bounded index
+    ],
+)
+def test_loop_is_sound(code: str) -> None:
+    assert reasons(translate(code)) == []
+
+
+def loop_changed(old: str, new: str) -> list[str]:
+    """Why the loop is refused with other code in its later passes."""
+    translation = translate(LOOP)
+    head = translation.code.rindex(bytes.fromhex("4a8b041f"))  # mov rax, [rdi + r11]
+    code = translation.code[:head] + translation.code[head:].replace(
+        bytes.fromhex(old), bytes.fromhex(new)
+    )
+    assert code != translation.code
+    return reasons(translation._replace(code=code))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("4883c708", "480fafff"),  # imul rdi, rdi
+        ("4a8b041f", "4a8b041e"),  # by RSI, which was never compared
+    ],
+)
+def test_verifier_refuses_a_loop_that_may_leave_its_window(old: str, new: str) -> None:
+    assert loop_changed(old, new) != []
