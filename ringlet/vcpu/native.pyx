@@ -13,6 +13,7 @@ from ringlet.core.signals cimport enter_thread, leave_thread
 from ringlet.core.state cimport *
 from ringlet.mmu.mmu cimport mmu_translate, phys_read, phys_write
 from ringlet.vcpu.debug cimport single_step
+from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
 
 from ringlet.errors import InternalError
 
@@ -234,6 +235,8 @@ cdef class Native:
 
     cdef int raised(self) except -1:
         cdef u64 vector = self.c.native_vector
+        if vector == VEC_XM and not self.c.cr4 & CR4_OSXMMEXCPT:
+            vector = VEC_UD
         if vector == VEC_DE or vector == VEC_UD or vector == VEC_MF or vector == VEC_XM:
             raise_exc(self.c, <u32>vector)
         elif vector == VEC_GP or vector == VEC_SS or vector == VEC_AC:
