@@ -26,6 +26,11 @@ MEMORY: Final = Option(
     "128M",
 )
 STATS: Final = Option("--stats", "When the run ends, print its counters on standard error.")
+EXACT: Final = Option(
+    "--exact",
+    "Keep the arithmetic flags exact at every fault, even those that nothing reads, and let no "
+    "access speculate past a bounds check; slower.",
+)
 BARE: Final = Option(
     "--bare",
     "Run PROGRAM, a static ELF64, on the bare machine: long mode, CPL 0, no firmware.",
@@ -39,6 +44,7 @@ class MachineConfig:
     program: Path
     memory: int
     stats: bool = False
+    exact: bool = False
 
 
 def parse_memory(text: str, host_memory: int | None = None) -> int:

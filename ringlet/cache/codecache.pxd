@@ -41,12 +41,12 @@ cdef struct LinkRec:
     u32 next_in        # next link patched to the same fragment
     u32 linked         # fragment, or NONE
 
+# The entries of a jump table that were made for fragments of one half of the address space.
 cdef struct Undo:
     u16 index[UNDO_SIZE]
+    u64 listed[1024]   # a bit for each index in the list
     u32 count
     u32 overflow
-    u32 key            # of the fragments the table leads to
-    u32 pad
 
 cdef struct Cache:
     u8* write          # the writable mapping
@@ -68,7 +68,9 @@ cdef struct Cache:
     u32* hash
     u32* linear_hash
     u32* phys_hash
-    Undo undo[2]       # jump tables: CPL 0-2, CPL 3
+    Undo undo[2][2]    # jump tables of CPL 0-2 and CPL 3; lower and upper half
+    u32 table_key[2]   # of the fragments a table leads to
+    u32 space[2]       # identities of the two halves that the tables are for
 
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL
 cdef void cache_destroy(CpuState* c)
@@ -77,8 +79,10 @@ cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil
 cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0, u64 phys1) noexcept nogil
 cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil
 cdef void cache_enter_table(CpuState* c, Cache* k, u32 fragment) noexcept nogil
-# Forget the table entries that lead to low-half fragments (CR3 was loaded), or all.
+# Forget the table entries that lead to lower-half fragments, or all.
 cdef void cache_reset_table(CpuState* c, Cache* k, u32 table, bint low_only) noexcept nogil
+# The halves of the address space are now these: forget the entries that lead to others.
+cdef void cache_set_spaces(CpuState* c, Cache* k, u32 low, u32 high) noexcept nogil
 cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil
 cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil
 cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexcept nogil

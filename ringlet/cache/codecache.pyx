@@ -78,8 +78,8 @@ cdef Cache* cache_create(CpuState* c, u32 size) except NULL:
     for i in range(STUB_COUNT):
         c.stub[i] = host_of(k, k.stubs.at[i])
     k.first = (k.stubs.size + 63) & ~<u32>63
-    k.undo[0].overflow = 1
-    k.undo[1].overflow = 1
+    k.undo[0][0].overflow = 1
+    k.undo[1][0].overflow = 1
     cache_flush(c, k)
     return k
 
@@ -125,47 +125,64 @@ cdef inline u64* table_of(CpuState* c, u32 table) noexcept nogil:
     return <u64*>(c.block + (BLOCK_JUMP_U if table else BLOCK_JUMP_K))
 
 
+cdef void undo_clear(Undo* u, u64* t, u64 miss) noexcept nogil:
+    """Take a list's entries out of the table."""
+    cdef u32 i
+    if t != NULL:
+        for i in range(u.count):
+            t[u.index[i]] = miss
+    for i in range(u.count):
+        u.listed[u.index[i] >> 6] = 0
+    u.count = 0
+    u.overflow = 0
+
+
 cdef void cache_reset_table(CpuState* c, Cache* k, u32 table, bint low_only) noexcept nogil:
-    cdef Undo* u = &k.undo[table]
+    cdef Undo* low = &k.undo[table][0]
+    cdef Undo* high = &k.undo[table][1]
     cdef u64* t = table_of(c, table)
     cdef u64 miss = c.stub[STUB_INDIRECT]
-    cdef u32 i, n = 0, f
-    if u.overflow:
+    cdef u32 i
+    if low.overflow or (high.overflow and not low_only):
         for i in range(65536):
             t[i] = miss
-        u.count = 0
-        u.overflow = 0
+        undo_clear(low, NULL, miss)
+        undo_clear(high, NULL, miss)
         return
-    for i in range(u.count):
-        if low_only:
-            f = cache_fragment_at(k, <u32>(t[u.index[i]] - <u64>k.run))
-            if f != NONE and <i64>k.fragments[f].linear < 0:
-                u.index[n] = u.index[i]
-                n += 1
-                continue
-        t[u.index[i]] = miss
-    u.count = n
+    undo_clear(low, t, miss)
+    if not low_only:
+        undo_clear(high, t, miss)
+
+
+cdef void cache_set_spaces(CpuState* c, Cache* k, u32 low, u32 high) noexcept nogil:
+    cdef bint low_only = high == k.space[1]
+    if low == k.space[0] and low_only:
+        return
+    cache_reset_table(c, k, 0, low_only)
+    cache_reset_table(c, k, 1, low_only)
+    k.space[0] = low
+    k.space[1] = high
 
 
 cdef void cache_enter_table(CpuState* c, Cache* k, u32 fragment) noexcept nogil:
     """Let indirect jumps of the same privilege reach the fragment's thunk."""
     cdef Fragment* f = &k.fragments[fragment]
     cdef u32 table = (f.key & KEY_CPL) == 3
-    cdef Undo* u = &k.undo[table]
-    cdef u64* t = table_of(c, table)
+    cdef Undo* u = &k.undo[table][f.linear >> 63]
     cdef u32 index = f.linear & 0xFFFF
     if f.thunk == 0:
         return
-    if u.key != f.key:
+    if k.table_key[table] != f.key:
         cache_reset_table(c, k, table, False)
-        u.key = f.key
-    if t[index] == c.stub[STUB_INDIRECT]:
+        k.table_key[table] = f.key
+    if not u.listed[index >> 6] >> (index & 63) & 1:
         if u.count < UNDO_SIZE:
             u.index[u.count] = <u16>index
             u.count += 1
+            u.listed[index >> 6] |= <u64>1 << (index & 63)
         else:
             u.overflow = 1
-    t[index] = host_of(k, f.thunk)
+    table_of(c, table)[index] = host_of(k, f.thunk)
 
 
 cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil:
@@ -224,7 +241,8 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         for h in range(sizeof(OpInfo) >> 3):
             (<u64*>o)[h] = (<u64*>&t.ops[i])[h]
         o.rip += t.linear
-        o.resume = host_of(k, host + <u32>t.ops[i].resume)
+        if o.resume:
+            o.resume = host_of(k, host + <u32>o.resume)
     f = &k.fragments[index]
     f.linear = t.linear
     f.phys[0] = phys0

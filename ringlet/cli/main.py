@@ -33,6 +33,7 @@ def run(
         str, typer.Option(config.MEMORY.flag, help=config.MEMORY.help)
     ] = config.MEMORY.default,
     stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
+    exact: Annotated[bool, typer.Option(config.EXACT.flag, help=config.EXACT.help)] = False,
 ) -> int:
     """Run a guest; its serial port is standard output."""
     if not bare:
@@ -40,7 +41,7 @@ def run(
     # The commands import late, so that help and a mistyped option answer at once.
     from ringlet.cli.run import run_bare
 
-    return run_bare(program, memory, stats=stats)
+    return run_bare(program, memory, stats=stats, exact=exact)
 
 
 def doctor() -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from ringlet.cli.streams import complain
@@ -17,17 +18,18 @@ from ringlet.observe import format_stats
 STDOUT = 1
 
 
-def run_bare(program: str, memory: str, *, stats: bool) -> int:
+def run_bare(program: str, memory: str, *, stats: bool, exact: bool = False) -> int:
     """Run `program` on the bare machine and return the exit status.  Raises RingletError."""
     if not program:
         raise ConfigError("no program given; for example: ringlet run --bare PROGRAM.elf")
-    config = MachineConfig(Path(program), parse_memory(memory, host.memory_size()), stats)
+    config = MachineConfig(Path(program), parse_memory(memory, host.memory_size()), stats, exact)
     read_program(config.program, config.memory)
     host.require()
     # Imported late: the engine is the largest part, and help or a wrong option do not need it.
     from ringlet.vcpu.processor import Processor
 
-    machine = bare.build(config, Processor, FdSink(STDOUT), avx="avx" in host.cpu_flags())
+    make_cpu = partial(Processor, speculate=not config.exact)
+    machine = bare.build(config, make_cpu, FdSink(STDOUT), avx="avx" in host.cpu_flags())
     end = supervise(machine)
     if end.message:
         complain(end.message)

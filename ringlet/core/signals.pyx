@@ -27,16 +27,26 @@ cdef extern from * nogil:
     struct ringlet_fault { int signal; unsigned trap; unsigned error;
                            unsigned long address; unsigned long *regs; };
 
+    /* Linux leaves AC set in a handler: the guest's alignment checks are not ours. */
+    static inline void ringlet_clear_ac(void)
+    {
+        __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; andl $~0x40000, (%%rsp); popfq;"
+                         "lea 128(%%rsp), %%rsp" ::: "memory", "cc");
+    }
+
     static void ringlet_signal(int sig, siginfo_t *info, void *context)
     {
         ucontext_t *uc = context;
         struct ringlet_fault f;
+        ringlet_clear_ac();
         f.signal = sig;
         f.regs = (unsigned long *)uc->uc_mcontext.gregs;
         f.trap = (unsigned)uc->uc_mcontext.gregs[REG_TRAPNO];
         f.error = (unsigned)uc->uc_mcontext.gregs[REG_ERR];
         f.address = (unsigned long)info->si_addr;
         if (ringlet_cpu && ringlet_handler(ringlet_cpu, &f))
+            return;
+        if (sig == SIGURG)                   /* came too late (ringlet.core.prod) */
             return;
         struct sigaction *old = &ringlet_old[sig];
         if (old->sa_flags & SA_SIGINFO)
@@ -49,14 +59,15 @@ cdef extern from * nogil:
 
     static int ringlet_install(void *handler)
     {
-        static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+        static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP,
+                                      SIGURG};
         struct sigaction sa;
         if (ringlet_installed)
             return 0;
         ringlet_handler = (ringlet_fault_fn)handler;
         memset(&sa, 0, sizeof sa);
         sa.sa_sigaction = ringlet_signal;
-        sa.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        sa.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART;
         sigemptyset(&sa.sa_mask);
         for (unsigned i = 0; i < sizeof signals / sizeof *signals; i++)
             if (sigaction(signals[i], &sa, &ringlet_old[signals[i]]))

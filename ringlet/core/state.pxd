@@ -221,7 +221,7 @@ cdef struct CpuState:
     u32 nmi_pending
     u32 nmi_blocked
     u32 window_request   # report EXIT_WINDOW when IF becomes 1
-    u32 pad0
+    u32 tpr_exits        # the machine has a local APIC that must learn of CR8
     # --- system registers
     u64 cr0, cr2, cr3, cr4, cr8
     u64 efer, xcr0
@@ -264,6 +264,16 @@ cdef struct CpuState:
     u64 cpuid_count
     u64 block            # host address of the block this stands in
     void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.fpstate), or NULL
+    u64 fpu_restored[2]  # x87 instruction and data pointer as the guest last loaded them
+    u64 resume           # where to go on after an exit to Python, if nothing has changed; or 0
+    u64 resume_rip       # what must be the same then: RIP, key, Cache.drops
+    u32 resume_key
+    u32 resume_drops
+    u64 db_pending       # DR6.B0-B3 held back by a load of SS
+    u32 running          # a thread is in the run loop
+    u32 prodding         # the timer that gets it out of there was armed (ringlet.core.prod)
+    void* prod
+    u64 prod_thread
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction goes on after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none

@@ -59,6 +59,13 @@ cdef void pop_saved(Writer* w) noexcept nogil:
     b1(w, 0xC3)
 
 
+cdef void test_align(Writer* w) noexcept nogil:
+    """ZF: the guest runs without alignment checks."""
+    b1(w, 0xF6); b1(w, 0x04); b1(w, 0x25)         # test byte [flags_in + 2], 8
+    b4(w, <u32>(w.block + FLAGS_IN + 2))
+    b1(w, 8)
+
+
 cdef void emit_enter(Writer* w) noexcept nogil:
     cdef u32 r
     b1(w, 0x53)                                   # push rbx, rbp, r12-r15
@@ -73,6 +80,11 @@ cdef void emit_enter(Writer* w) noexcept nogil:
     b1(w, 4)
     b1(w, 0x74); b1(w, 1)                         # jz over
     b1(w, 0xFD)                                   # std
+    test_align(w)
+    b1(w, 0x74); b1(w, 7)                         # jz over
+    b1(w, 0x9C)                                   # pushfq
+    b1(w, 0x80); b1(w, 0x4C); b1(w, 0x24); b1(w, 2); b1(w, 4)   # or byte [rsp + 2], AC
+    b1(w, 0x9D)                                   # popfq
     absolute(w, 0, 0x8B, 0, FLAGS_IN)             # mov eax, [OF | low flags << 8 | DF << 16]
     b1(w, 0x04); b1(w, 0x7F)                      # add al, 7Fh: sets OF from bit 0
     b1(w, 0x9E)                                   # sahf
@@ -106,6 +118,11 @@ cdef void emit_common(Writer* w) noexcept nogil:
     b1(w, 0x8F); b1(w, 0x04); b1(w, 0x25)         # pop [host_flags]
     b4(w, <u32>(w.block + HOST_FLAGS))
     b1(w, 0xFC)                                   # cld
+    test_align(w)
+    b1(w, 0x74); b1(w, 7)                         # jz over
+    b1(w, 0x9C)                                   # pushfq
+    b1(w, 0x80); b1(w, 0x64); b1(w, 0x24); b1(w, 2); b1(w, 0xFB)  # and byte [rsp + 2], ~AC
+    b1(w, 0x9D)                                   # popfq
     pop_saved(w)
 
 

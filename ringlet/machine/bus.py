@@ -41,9 +41,8 @@ class PortBus:
 
     def read(self, port: int, size: int) -> int:
         """Return what `size` bytes at `port` hold."""
-        entry = self._readers.get(port)
-        if entry is not None:
-            read, offset, limit = entry
+        if port in self._readers:
+            read, offset, limit = self._readers[port]
             if size <= limit:
                 return read(offset, size)
         elif size == 1:
@@ -55,9 +54,8 @@ class PortBus:
 
     def write(self, port: int, size: int, value: int) -> None:
         """Write `size` bytes of `value` at `port`."""
-        entry = self._writers.get(port)
-        if entry is not None:
-            write, offset, limit = entry
+        if port in self._writers:
+            write, offset, limit = self._writers[port]
             if size <= limit:
                 write(offset, size, value)
                 return

@@ -1,7 +1,8 @@
 """Accesses to guest memory by compiled code and devices: physical, and linear through a walk."""
 from ringlet.core.state cimport CpuState, u8, u32, u64, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK
 from ringlet.mmu.codepages cimport about_to_write, is_code
-from ringlet.mmu.layout cimport Mmu, PAGE_SIZE, Walk, ram_left, ram_offset
+from ringlet.mmu.layout cimport (
+    Mmu, PAGE_SHIFT, PAGE_SIZE, TLB_SIZE, Tlb, Walk, ram_left, ram_offset)
 from ringlet.mmu.memory cimport copy_bytes
 from ringlet.mmu.walker cimport resolve
 
@@ -36,11 +37,18 @@ cdef int phys_access(CpuState* c, Mmu* m, u64 phys, u8* data, u32 size, bint wri
 cdef int translate(CpuState* c, Mmu* m, u64 linear, u32 access, u64* phys) noexcept nogil:
     """The guest physical address of an access.  MEM_MMIO: there is one, but no RAM at it."""
     cdef Walk w
+    cdef u64 tag = (linear & ~<u64>(PAGE_SIZE - 1)) | access | 1
+    cdef Tlb* t = &m.tlb[((linear >> PAGE_SHIFT) ^ access) & (TLB_SIZE - 1)]
+    if t.tag == tag:
+        phys[0] = t.phys | (linear & (PAGE_SIZE - 1))
+        return MEM_OK
     if resolve(c, m, linear, access, &w) != MEM_OK:
         return MEM_FAULT
     phys[0] = w.phys
     if ram_offset(m, w.phys) == ~<u64>0:
         return mmio(c, w.phys, w.linear)
+    t.tag = tag
+    t.phys = w.phys & ~<u64>(PAGE_SIZE - 1)
     return MEM_OK
 
 

@@ -133,6 +133,14 @@ cdef struct Owner:
     u32 global_pages   # may hold global pages, which survive CR3 loads but not INVLPG
     u32 unrecorded     # a fetch could not be recorded, or regions ran out: forget all when loaded
 
+# A translation that a linear access of compiled code may use again.
+cdef struct Tlb:
+    u64 tag            # linear page | access bits | 1; 0: empty
+    u64 phys           # of the page
+
+cdef enum:
+    TLB_SIZE = 64
+
 cdef struct Mmu:
     # --- guest RAM
     u8* ram            # host address of guest physical 0
@@ -188,6 +196,7 @@ cdef struct Mmu:
     u32 last_err
     u32 repeats
     u64 self_size
+    Tlb tlb[TLB_SIZE]
     Owner owners[73]
     Region regions[320]
     u64 group_top[8][256]  # groups: PML4 entries 256..511
@@ -319,3 +328,8 @@ cdef inline u32 slot_region(CpuState* c, Mmu* m, u32 slot, bint user) noexcept n
     if addend == poison(slot):
         return 0
     return <u32>((addend + slot_linear(slot) - m.arena) >> STRIDE_SHIFT)
+
+cdef inline void tlb_flush(Mmu* m) noexcept nogil:
+    cdef u32 i
+    for i in range(TLB_SIZE):
+        m.tlb[i].tag = 0

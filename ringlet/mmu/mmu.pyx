@@ -10,9 +10,10 @@ this one is their face.
 from posix.mman cimport (
     mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE)
 
-from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_WRITE
+from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_WRITE, SLOT_SHIFT
 from ringlet.mmu cimport access, codepages, spaces, windows
-from ringlet.mmu.layout cimport Mmu, NODES, Node, mmu_of, ram_offset
+from ringlet.mmu.layout cimport (
+    Mmu, NODES, Node, Region, STRIDE_SHIFT, mmu_of, ram_offset)
 from ringlet.mmu.memory cimport ram_create, ram_destroy
 from ringlet.mmu.records cimport nodes_create
 from ringlet.mmu.regions cimport arena_create, arena_destroy
@@ -61,6 +62,16 @@ cdef int mmu_shadow_fault(CpuState* c, u64 host, u32 err, u64* linear) noexcept 
 
 cdef int mmu_slot_fault(CpuState* c, u64 linear, u32 kind) noexcept nogil:
     return windows.slot_fault(c, mmu_of(c), linear, kind)
+
+
+cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    cdef u64 distance = host - m.arena
+    cdef Region* r
+    if host < m.arena or distance >= m.arena_size or not distance >> SLOT_SHIFT & 1:
+        return 0
+    r = &m.regions[distance >> STRIDE_SHIFT]
+    return r.linear + (host - r.base) if r.owner else 0
 
 
 cdef void mmu_prefill(CpuState* c, u64 linear, u32 kind) noexcept nogil:

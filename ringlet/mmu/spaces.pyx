@@ -12,7 +12,7 @@ from ringlet.mmu.hostmap cimport host_protect, host_unmap, settle
 from ringlet.mmu.layout cimport (
     FRAME_XD, CR4_PSE, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
     PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_clear, bit_test, entry_index,
-    leaf_size, load_entry, lowest_bit, ram_offset, slot_region)
+    leaf_size, load_entry, lowest_bit, ram_offset, slot_region, tlb_flush)
 from ringlet.mmu.records cimport (
     CHANGE_LESS, CHANGE_MORE, CHANGE_NONE, CHANGE_OTHER, change_of, empty_region, flush_code,
     forget)
@@ -258,6 +258,7 @@ cdef void switch_space(CpuState* c, Mmu* m) noexcept nogil:
 
 
 cdef void load_cr3(CpuState* c, Mmu* m) noexcept nogil:
+    tlb_flush(m)
     c.n_cr3_loads += 1
     switch_space(c, m)
 
@@ -273,6 +274,7 @@ cdef void flush_all(CpuState* c, Mmu* m) noexcept nogil:
     cdef u32 phys_bits = m.phys_bits
     cdef bint reread
     cdef u32 i
+    tlb_flush(m)
     read_paging_mode(c, m)
     m.epoch += 1
     # What entries mean has changed: nothing that was filled from them is worth comparing.
@@ -367,6 +369,7 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
 
 cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     cdef u32 slot, kernel, user, i
+    tlb_flush(m)
     c.n_invlpg += 1
     m.last_page = 0
     if m.mode != PAGING_LONG:

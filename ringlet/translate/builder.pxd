@@ -95,6 +95,7 @@ cdef struct Builder:
     MapEntry map[MAX_MAP]
     Link links[MAX_LINKS]
     OpInfo ops[MAX_OPS]
+    u8 crossing[32]   # bytes of an instruction that crosses into another page
     u8 out[MAX_CODE]
 
 cdef inline void e8(Builder* b, u32 v) noexcept nogil:

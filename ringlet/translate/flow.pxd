@@ -4,6 +4,8 @@ from ringlet.translate.insn cimport Insn
 from ringlet.translate.builder cimport Builder
 
 cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil
+# A rel32 at the current position that will lead to guest offset `target`.
+cdef void add_link(Builder* b, i64 target, u32 conditional) noexcept nogil
 cdef void emit_jump(Builder* b, i64 target) noexcept nogil
 cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil
 cdef void emit_link_stubs(Builder* b) noexcept nogil

@@ -37,19 +37,11 @@ cdef void emit_poll(Builder* b, bint interrupts) noexcept nogil:
     e8(b, 0x45); e8(b, 0x8B); e8(b, 0x09)                     # mov r9d, [r9]
 
 
-cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
-    """Leave for the virtual processor to perform `op`; `resume` follows where it comes back."""
-    cdef OpInfo* o
+cdef void name_op(Builder* b, Insn* i, u32 op) noexcept nogil:
+    """op_info := what the instruction is; there must be room for it."""
+    cdef OpInfo* o = &b.ops[b.n_ops]
     cdef u32 k
     cdef bint mem = (b.shapes.groups[i.enc][i.map][i.opcode] & GROUP_MODRM) and i.modrm < 0xC0
-    if b.n_ops >= MAX_OPS:
-        b.full = 1
-        return
-    probe(b)
-    if mem and i.shape.kind == SHAPE_OP and op != OP_UD and op != OP_NM:
-        linear_operand(b, i)
-        store_state(b, H9, EA)
-    o = &b.ops[b.n_ops]
     o.op = <u16>op
     o.rip = i.offset
     o.imm = <u64>i.imm
@@ -72,17 +64,42 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
     if i.rex & 8:
         o.flags |= OPF_REXW
     for k in range(16):
-        o.bytes[k] = b.code[i.offset + k] if k < i.length else 0
+        o.bytes[k] = b.code[i.offset + k] if k < i.length and k < 15 else 0
+    o.resume = 0
     e8(b, 0x48); e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)        # mov qword [op_info], imm32
     reloc(b, RELOC_STATE, OP_INFO)
     e32(b, <u32>(b.block + OP_INFO))
     reloc(b, RELOC_OP, b.n_ops)
     e32(b, 0)
-    jmp_stub(b, STUB_OP)
-    o.resume = b.n
     b.n_ops += 1
+
+
+cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
+    """Leave for the virtual processor to perform `op`; `resume` follows where it comes back."""
+    cdef bint mem = (b.shapes.groups[i.enc][i.map][i.opcode] & GROUP_MODRM) and i.modrm < 0xC0
+    if b.n_ops >= MAX_OPS:
+        b.full = 1
+        return
+    probe(b)
+    if mem and i.shape.kind == SHAPE_OP and op != OP_UD and op != OP_NM:
+        linear_operand(b, i)
+        store_state(b, H9, EA)
+    name_op(b, i, op)
+    jmp_stub(b, STUB_OP)
+    if (not ends_fragment(op) or op == OP_MOV_TO_CR or op == OP_SERIALIZE
+            or i.shape.unit == UNIT_WAIT):
+        b.ops[b.n_ops - 1].resume = b.n
     b.n_bindings = 0
     b.zero_extended = 0
+
+
+cdef void name_branch(Builder* b, Insn* i, i64 back) noexcept nogil:
+    """Where no speed is asked for: op_info names the indirect branch, so that a non-canonical
+    target is its own #GP; `back` is what RSP has to move then."""
+    if (b.speculate and not b.key & KEY_STEP) or b.n_ops >= MAX_OPS:
+        return
+    name_op(b, i, OP_NONE)
+    b.ops[b.n_ops - 1].imm = <u64>back
 
 
 cdef void add_link(Builder* b, i64 target, u32 conditional) noexcept nogil:
@@ -263,17 +280,20 @@ cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     if kind == SHAPE_JMP_IND:
         probe(b)
         load_target(b, i, flags_dead)
+        name_branch(b, i, 0)
         emit_indirect(b)
         return 0
     if kind == SHAPE_CALL_IND:
         load_target(b, i, flags_dead)
         push_return(b, i)
+        name_branch(b, i, 8)
         emit_indirect(b)
         return 0
     # Near return.
     e8(b, 0x41); e8(b, 0x58)                                  # pop r8
     if i.shape.imm:
         lea_disp(b, RSP, RSP, <i32>(i.imm & 0xFFFF))
+    name_branch(b, i, -8 - ((i.imm & 0xFFFF) if i.shape.imm else 0))
     emit_indirect(b)
     return 0
 

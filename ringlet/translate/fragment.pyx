@@ -19,6 +19,7 @@ from ringlet.translate.operands cimport emit_cold
 cdef enum:
     STATUS = 0x8D5        # CF PF AF ZF SF OF
     PEEK = 12             # instructions looked ahead for flag liveness
+    TOO_LONG = 16         # length given to an instruction of more than 15 bytes
 
 
 cdef u32 unit_op(Builder* b, Insn* i) noexcept nogil:
@@ -27,7 +28,8 @@ cdef u32 unit_op(Builder* b, Insn* i) noexcept nogil:
     if unit == UNIT_NONE or not b.key & (KEY_NM | KEY_NOSSE | KEY_NOAVX):
         return OP_NONE
     if unit == UNIT_WAIT:
-        return OP_NONE
+        # CR0.MP and TS decide, and it may go on.
+        return OP_NM if b.key & KEY_NM else OP_NONE
     if unit == UNIT_SSE and b.key & (KEY_NOSSE | KEY_EM):
         return OP_UD
     if unit == UNIT_AVX and b.key & KEY_NOAVX:
@@ -99,7 +101,7 @@ cdef int scan(Builder* b) noexcept nogil:
         if r == DECODE_INVALID:
             # Longer than 15 bytes: #GP, which the virtual processor raises.
             i.shape = &b.shapes.shapes[1]
-            i.length = 15
+            i.length = TOO_LONG
             b.count += 1
             at += 15
             break
@@ -116,6 +118,12 @@ cdef void liveness(Builder* b) noexcept nogil:
     cdef Insn* i = &b.insns[b.count - 1]
     cdef u16 live
     cdef i64 after = <i64>i.offset + i.length
+    if b.key & KEY_STEP or not b.speculate:
+        # Exact at every fault.
+        for k in range(<i64>b.count):
+            b.insns[k].live = STATUS
+        b.live_out = STATUS
+        return
     if i.shape.kind == SHAPE_JMP or i.shape.kind == SHAPE_CALL:
         live = peek_live(b, after + i.imm)
     elif stays(i):
@@ -145,8 +153,10 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     op = unit_op(b, i)
     if op != OP_NONE:
         emit_op(b, i, op)
-        return 0
+        return i.shape.unit == UNIT_WAIT
     if kind == SHAPE_OP:
+        if i.shape.op == OP_NONE:
+            return 1
         if emit_inline_op(b, i) or (is_moffs(i) and emit_moffs(b, i)):
             retire(b, i)
             return 1

@@ -9,6 +9,7 @@ from ringlet.translate.builder cimport Binding, Builder, Ref
 cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept nogil
 # The linear address of the memory operand in r9 (for operations that leave translated code).
 cdef void linear_operand(Builder* b, Insn* i) noexcept nogil
+cdef void add_segment(Builder* b, Insn* i) noexcept nogil
 # An addend for the linear address in `reg` (r9 or a guest register) in r8: no flag is touched.
 cdef void lookup(Builder* b, u32 reg) noexcept nogil
 cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) noexcept nogil

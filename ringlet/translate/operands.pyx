@@ -202,11 +202,16 @@ cdef inline void mov_rr32(Builder* b, u32 dst, u32 src) noexcept nogil:
     e8(b, 0xC0 | ((src & 7) << 3) | (dst & 7))
 
 
+cdef void add_segment(Builder* b, Insn* i) noexcept nogil:
+    """r9 += the base of FS or GS; r8 is lost."""
+    load_state(b, H8, FS_BASE if i.seg == SEG_FS else GS_BASE)
+    lea_sum(b, H9, H9, H8, 0)
+
+
 cdef void linear_operand(Builder* b, Insn* i) noexcept nogil:
     effective_address(b, i, insn_base(i), insn_index(i))
     if i.seg == SEG_FS or i.seg == SEG_GS:
-        load_state(b, H8, FS_BASE if i.seg == SEG_FS else GS_BASE)
-        lea_sum(b, H9, H9, H8, 0)
+        add_segment(b, i)
 
 
 cdef inline bint bounded(Builder* b, u32 index) noexcept nogil:

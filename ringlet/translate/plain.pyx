@@ -273,6 +273,8 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
     if reg_away:
         if reg == insn_rm(i) and rm_away:
             free_reg = rm
+            if not s.rm & ROLE_READ:
+                fetch(b, reg, rm, s.reg)
         else:
             fetch(b, reg, free_reg, s.reg)
         reg = free_reg

@@ -1,10 +1,11 @@
 """Innocuous instructions whose memory operand is not plain ModRM: bit strings, strings, LEAVE."""
 from ringlet.core.state cimport (u8, u32, u64, i32, i64, RAX, RBX, RSP, RBP, RSI, RDI, SEG_NONE,
-                                 CpuState)
+                                 KEY_STEP, CpuState)
 from ringlet.translate.insn cimport *
 from ringlet.translate.builder cimport *
 from ringlet.translate.plain cimport encode
-from ringlet.translate.operands cimport lookup, load_guest, window, linear_operand
+from ringlet.translate.operands cimport lookup, load_guest, window, linear_operand, add_segment
+from ringlet.translate.flow cimport add_link
 
 cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
@@ -75,6 +76,30 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
     cdef bint target = op != 0xAC
     if i.prefixes & PFX_67 or (i.seg != SEG_NONE and source):
         return 0
+    if b.key & KEY_STEP and i.prefixes & (PFX_REP | PFX_REPNE):
+        emit_once(b, i, source, target)
+        return 1
+    emit_element(b, i, source, target, True)
+    return 1
+
+
+cdef void emit_once(Builder* b, Insn* i, bint source, bint target) noexcept nogil:
+    """One repetition of a string instruction, for single steps; then it is dispatched anew."""
+    cdef bint compares = (i.opcode & 0xFE) == 0xA6 or (i.opcode & 0xFE) == 0xAE
+    e8(b, 0xE3); e8(b, 2)                                    # jrcxz to the jump below
+    e8(b, 0xEB); e8(b, 5)                                    # jmp over it
+    e8(b, 0xE9)
+    add_link(b, <i64>i.offset + i.length, 0)
+    emit_element(b, i, source, target, False)
+    e8(b, 0x48); e8(b, 0x8D); e8(b, 0x49); e8(b, 0xFF)       # lea rcx, [rcx - 1]
+    if compares:
+        e8(b, 0x75 if i.prefixes & PFX_REP else 0x74); e8(b, 7)   # REPE ends at ZF = 0, REPNE at 1
+    e8(b, 0xE3); e8(b, 5)                                    # jrcxz over
+    e8(b, 0xE9)
+    add_link(b, i.offset, 0)
+
+
+cdef void emit_element(Builder* b, Insn* i, bint source, bint target, bint repeat) noexcept nogil:
     if source:
         bias(b, RSI, 0)
     if target:
@@ -82,9 +107,9 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
     map_here(b, i.offset)
     if i.prefixes & PFX_66:
         e8(b, 0x66)
-    if i.prefixes & PFX_REP:
+    if repeat and i.prefixes & PFX_REP:
         e8(b, 0xF3)
-    elif i.prefixes & PFX_REPNE:
+    elif repeat and i.prefixes & PFX_REPNE:
         e8(b, 0xF2)
     if i.rex & 8:
         e8(b, 0x48)
@@ -93,7 +118,6 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
         unbias(b, RSI, 0)
     if target:
         unbias(b, RDI, 1)
-    return 1
 
 
 cdef int emit_leave(Builder* b, Insn* i) noexcept nogil:
@@ -129,9 +153,9 @@ cdef int emit_xlat(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
 cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
     """MOV between rAX and an address given whole: becomes the ModRM form."""
     cdef Ref r
-    if i.seg != SEG_NONE:
-        return 0
     e8(b, 0x49); e8(b, 0xB9); e64(b, <u64>i.imm)             # mov r9, imm64
+    if i.seg != SEG_NONE:
+        add_segment(b, i)
     lookup(b, H9)
     r = ref_sum(H9, H8, 0)
     if i.prefixes & PFX_66:

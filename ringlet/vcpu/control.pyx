@@ -151,11 +151,12 @@ cdef int op_mov_from_cr(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int write_cr8(CpuState* c, OpInfo* op, u64 value) noexcept nogil:
-    """CR8 is the task priority of the local APIC, which is a device: it learns of a change as of a
-    write to its x2APIC register (SDM 3A 10.8.6.1)."""
+    """CR8 is the task priority of the local APIC.  Where the machine has one it is a device, and
+    learns of a change as of a write to its x2APIC register (SDM 3A 10.8.6.1)."""
     if value >> 4:
         return raise_err(c, VEC_GP, 0)
-    if value == c.cr8:
+    if value == c.cr8 or not c.tpr_exits:
+        c.cr8 = value
         return EMU_NEXT
     c.msr_index = X2APIC_TPR
     c.io_data = value << 4

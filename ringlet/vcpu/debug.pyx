@@ -100,12 +100,15 @@ cdef int instruction_breakpoint(CpuState* c) noexcept nogil:
     return raise_exc(c, VEC_DB)
 
 
-cdef int data_breakpoint(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil:
-    """Raises the #DB trap of a performed data access, rip past its instruction: EMU_FAULT or 0."""
-    cdef u64 hit
+cdef u64 data_hits(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil:
     if not c.dr[7] & 0xFF:
         return 0
-    hit = matches(c, linear, size, 0xA if write else 0x8)
+    return matches(c, linear, size, 0xA if write else 0x8)
+
+
+cdef int data_breakpoint(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil:
+    """Raises the #DB trap of a performed data access, rip past its instruction: EMU_FAULT or 0."""
+    cdef u64 hit = data_hits(c, linear, size, write)
     if not hit:
         return 0
     c.exc_dr6 = hit

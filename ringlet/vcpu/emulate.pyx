@@ -213,7 +213,9 @@ cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
         return op_cache(c, op)
     elif kind == OP_WBINVD:
         return op_cache(c, op)
-    # OP_UD, and an operation that no rule produces.
+    # OP_UD, and an operation that no rule produces.  Too long comes before undefined.
+    if op.length > 15:
+        return raise_err(c, VEC_GP, 0)
     return raise_exc(c, VEC_UD)
 
 cdef int trap_if(CpuState* c, int result, u64 stepping) noexcept nogil:

@@ -7,9 +7,20 @@ the guest's registers on a copy of them (`ringlet.vcpu.native`).  Stack instruct
 what accesses memory lane by lane are done by hand (`ringlet.vcpu.emulation`).
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
-from iced_x86 import Code, Decoder, DecoderError, Instruction, Mnemonic, OpAccess, OpKind
+from iced_x86 import (
+    Code,
+    Decoder,
+    DecoderError,
+    Instruction,
+    Mnemonic,
+    Mnemonic_,
+    OpAccess,
+    OpKind,
+)
 
 from ringlet.core.ops import Op
 from ringlet.errors import InternalError
@@ -18,7 +29,6 @@ from ringlet.vcpu.emulation.access import Accesses, Step
 from ringlet.vcpu.emulation.flow import flow_step, is_flow
 from ringlet.vcpu.emulation.lanes import BYTE_MASKED, GATHERS, MASKED, Gather, Masked, Xlat
 from ringlet.vcpu.emulation.operands import (
-    explicit_operand,
     has_memory_operand,
     info_of,
     operand_of,
@@ -53,6 +63,7 @@ class Emulator:
         self._native = native
         self._by_window: dict[bytes, Step] = {}
         self._steps: dict[bytes, Step] = {}
+        self._refused = -1
 
     def execute(self) -> Accesses:
         """Perform one instruction, or some repetitions of a string instruction.
@@ -65,6 +76,14 @@ class Emulator:
         step = self._step()
         if step is None:
             return False
+        if isinstance(step, Sensitive):
+            if self._refused == native.rip:
+                raise InternalError(
+                    "a sensitive instruction was left to the emulator", {"rip": native.rip}
+                )
+            self._refused = native.rip
+            return True
+        self._refused = -1
         if not (yield from step.run(native)):
             return False
         native.resume_flag_off()
@@ -104,19 +123,14 @@ class Emulator:
 
 
 class Sensitive:
-    """Not innocuous: the guest has changed its code since it was translated; look again."""
+    """Not innocuous, so it was none of the emulator's business when it was translated."""
 
-    __slots__ = ("_last",)
-
-    def __init__(self) -> None:
-        self._last = -1
+    __slots__ = ()
 
     def run(self, native: Native) -> Accesses:
+        """Leave it: the guest has changed its code since, which is to be translated again."""
+        del native
         yield from ()
-        if self._last == native.rip:
-            raise InternalError("a sensitive instruction was left to the emulator",
-                                {"rip": native.rip})
-        self._last = native.rip
         return True
 
 
@@ -134,18 +148,19 @@ def make_step(native: Native, instruction: Instruction) -> Step:
         return flow_step(instruction)
     if is_string(instruction):
         return String(native, instruction)
-    mnemonic = instruction.mnemonic
-    if mnemonic in MASKED or mnemonic in BYTE_MASKED:
-        return Masked(native, instruction)
-    if mnemonic in GATHERS:
-        return Gather(native, instruction)
-    if mnemonic == Mnemonic.XLATB:
-        return Xlat(instruction)
-    if mnemonic == Mnemonic.LEA:
-        return Address(instruction, explicit_operand(instruction, 0))
+    make = _FAMILIES.get(instruction.mnemonic)
+    if make is not None:
+        return make(native, instruction)
     if not has_memory_operand(instruction):
         return Registers(native, instruction)
     return _with_operand(native, instruction)
+
+
+_FAMILIES: Final[Mapping[Mnemonic_, Callable[[Native, Instruction], Step]]] = MappingProxyType(
+    dict.fromkeys((*MASKED, *BYTE_MASKED), Masked)
+    | dict.fromkeys(GATHERS, Gather)
+    | {Mnemonic.XLATB: Xlat, Mnemonic.LEA: Address}
+)
 
 
 def _with_operand(native: Native, instruction: Instruction) -> Step:

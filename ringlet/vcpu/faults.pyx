@@ -9,8 +9,11 @@ from ringlet.core.state cimport *
 from ringlet.core.signals cimport *
 from ringlet.core.template cimport STUB_LEAVE
 from ringlet.cache.codecache cimport (Cache, Fragment, NONE, cache_fragment_at, cache_guest_offset,
-                                      cache_is_boundary)
-from ringlet.mmu.mmu cimport mmu_shadow_fault, mmu_slot_fault, ram_host
+                                      cache_is_boundary, cache_reset_table)
+from ringlet.core.prod cimport prod_arm
+from ringlet.core.ops cimport OP_PUSHF
+from ringlet.mmu.mmu cimport mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host
+from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 
@@ -19,19 +22,24 @@ cdef enum:
     HOST_DF = 0x400
     HOST_AC = 0x40000
     SIG_TRAP = 5
+    SIG_URG = 23
 
 
-cdef void unbias_string(CpuState* c, u64* regs) noexcept nogil:
-    """Inside a string instruction RSI and RDI hold host addresses: give the guest's back."""
+cdef bint unbias_string(CpuState* c, u64* regs) noexcept nogil:
+    """Inside a string instruction RSI and RDI hold host addresses: give the guest's back.
+
+    True: it is one.
+    """
     cdef const u8* p = <const u8*>regs[HR_RIP]
     while p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66 or p[0] == 0x48:
         p += 1
     if not (0xA4 <= p[0] <= 0xA7 or 0xAA <= p[0] <= 0xAF):
-        return
+        return False
     if p[0] <= 0xA7 or (p[0] & 0xFE) == 0xAC:
         regs[HR_RSI] += c.scratch[0]
     if (p[0] & 0xFE) != 0xAC:
         regs[HR_RDI] += c.scratch[1]
+    return True
 
 
 cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
@@ -101,51 +109,55 @@ cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
     return a
 
 
-cdef u32 addresses(CpuState* c, Insn* i, u64 rip, u64* out, u32* access,
-        bint* stack) noexcept nogil:
-    """Linear addresses the instruction accesses (at most three); 0 if none."""
+cdef inline void add(Access* out, u32* n, u64 linear, u32 size, u32 kind, bint stack) noexcept nogil:
+    cdef Access* a = out + n[0]
+    a.linear = linear
+    a.size = size if size else 1
+    a.kind = kind
+    a.stack = stack
+    n[0] += 1
+
+
+cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
     cdef u32 n = 0
     cdef u32 kind = i.shape.kind
     cdef u32 op = i.opcode & 0xFE
-    stack[0] = stack[1] = stack[2] = False
+    cdef u32 size = i.shape.mem_size
+    cdef u32 word = 2 if i.prefixes & PFX_66 else 8
     if kind == SHAPE_STRING:
         if op == 0xA4 or op == 0xA6 or op == 0xAC:
-            out[n] = c.gpr[RSI] + segment_base(c, i)
-            access[n] = ACC_READ
-            n += 1
+            add(out, &n, c.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
         if op != 0xAC:
-            out[n] = c.gpr[RDI]
-            access[n] = ACC_WRITE if op == 0xA4 or op == 0xAA else ACC_READ
-            n += 1
+            add(out, &n, c.gpr[RDI], size,
+                ACC_WRITE if op == 0xA4 or op == 0xAA else ACC_READ, False)
         return n
     if kind == SHAPE_LEAVE:
-        out[0] = c.gpr[RBP]
-        access[0] = ACC_READ
-        stack[0] = True
-        return 1
+        add(out, &n, c.gpr[RBP], word, ACC_READ, True)
+        return n
     if kind == SHAPE_XLAT:
-        out[0] = c.gpr[RBX] + (c.gpr[RAX] & 0xFF) + segment_base(c, i)
-        access[0] = ACC_READ
-        return 1
+        add(out, &n, c.gpr[RBX] + (c.gpr[RAX] & 0xFF) + segment_base(c, i), 1, ACC_READ, False)
+        return n
     if i.modrm < 0xC0 and i.shape.mem & (MEM_READ | MEM_WRITE) \
             and kind != SHAPE_ADDRESS and not i.shape.mem & MEM_HINT:
-        out[n] = operand_address(c, i, rip)
-        access[n] = ACC_WRITE if i.shape.mem & MEM_WRITE else ACC_READ
-        stack[n] = i.seg == SEG_NONE and not i.rip_relative and (insn_base(i) == RSP
-                                                                 or insn_base(i) == RBP)
-        n += 1
+        add(out, &n, operand_address(c, i, rip), size,
+            ACC_WRITE if i.shape.mem & MEM_WRITE else ACC_READ,
+            i.seg == SEG_NONE and not i.rip_relative and (insn_base(i) == RSP
+                                                          or insn_base(i) == RBP))
     if (i.shape.stack == STACK_PUSH or kind == SHAPE_CALL or kind == SHAPE_CALL_IND
-            or kind == SHAPE_PUSH_MEM or kind == SHAPE_OP):
-        out[n] = c.gpr[RSP] - 8
-        access[n] = ACC_WRITE
-        stack[n] = True
-        n += 1
+            or kind == SHAPE_PUSH_MEM or (kind == SHAPE_OP and i.shape.op == OP_PUSHF)):
+        add(out, &n, c.gpr[RSP] - word, word, ACC_WRITE, True)
     elif i.shape.stack == STACK_POP or kind == SHAPE_RET or kind == SHAPE_POP_MEM:
-        out[n] = c.gpr[RSP]
-        access[n] = ACC_READ
-        stack[n] = True
-        n += 1
+        add(out, &n, c.gpr[RSP], word, ACC_READ, True)
     return n
+
+
+cdef bint bound_elsewhere(CpuState* c, Insn* i) noexcept nogil:
+    """The base register of the memory operand lies in another slot, and that one is not used: the
+    displacement led to the operand's, but the sum was formed with the base's addend."""
+    cdef u32 base = insn_base(i)
+    if i.modrm >= 0xC0 or not i.shape.mem or base == NO_REG:
+        return False
+    return not slot_live(c, c.gpr[base])
 
 
 cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept nogil:
@@ -176,9 +188,7 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
     """The host raised #GP or #SS: an unused slot, a non-canonical address, or the instruction."""
     cdef Insn i
     cdef u8 code[16]
-    cdef u64 at[3]
-    cdef u32 access[3]
-    cdef bint stack[3]
+    cdef Access at[3]
     cdef u32 n, k, user = ACC_USER if c.cpl == 3 else 0
     cdef int r
     if not guest_bytes(c, frag, guest, code):
@@ -187,21 +197,19 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
         return raise_here(c, f, frag, guest, VEC_GP, True)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
-    n = addresses(c, &i, frag.linear + guest, at, access, stack)
+    n = accesses(c, &i, frag.linear + guest, at)
     if is_probe(f.regs[HR_RIP]):
-        at[0] = c.gpr[RSP]
-        stack[0] = True
-        access[0] = ACC_READ
-        n = 1
+        n = 0
+        add(at, &n, c.gpr[RSP], 4, ACC_READ, True)
     for k in range(n):
-        if not is_canonical(at[k]):
+        if not is_canonical(at[k].linear):
             if is_probe(f.regs[HR_RIP]):
                 f.regs[HR_RIP] += 5
                 return 1
-            raise_err(c, VEC_SS if stack[k] else VEC_GP, 0)
+            raise_err(c, VEC_SS if at[k].stack else VEC_GP, 0)
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
-        if not slot_live(c, at[k]):
-            r = mmu_slot_fault(c, at[k], access[k] | user)
+        if not slot_live(c, at[k].linear):
+            r = mmu_slot_fault(c, at[k].linear, at[k].kind | user)
             if is_probe(f.regs[HR_RIP]):
                 if r == MEM_OK:
                     return leave(c, f, frag, guest, LEAVE_AGAIN)
@@ -212,6 +220,8 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
             if r == MEM_MMIO:
                 return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
+    if bound_elsewhere(c, &i):
+        return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
     raise_err(c, VEC_GP, 0)
     return leave_saved(c, f, frag, guest, LEAVE_FAULT)
 
@@ -266,6 +276,25 @@ cdef int native_fault(CpuState* c, HostFault* f) noexcept nogil:
     return 1
 
 
+cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
+    """The thread has not come to a safepoint for long: its next indirect jump shall leave, and a
+    repeated string instruction now."""
+    cdef u32 index, start = 0
+    cdef const u8* p = <const u8*>f.regs[HR_RIP]
+    if k.first <= host < k.size:
+        cache_reset_table(c, k, 0, False)
+        cache_reset_table(c, k, 1, False)
+        index = cache_fragment_at(k, <u32>host)
+        if index != NONE and (p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66) and not c.stepping \
+                and unbias_string(c, f.regs):
+            return leave_saved(c, f, &k.fragments[index],
+                               cache_guest_offset(k, &k.fragments[index], <u32>host, &start),
+                               LEAVE_POLL)
+    if c.running:
+        prod_arm(c)
+    return 1
+
+
 cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     """The signal handler's policy: 1 if the fault was translated code's."""
     cdef Cache* k = <Cache*>c.cache
@@ -274,6 +303,8 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     cdef Fragment* frag
     if f.regs[HR_RIP] - c.native < NATIVE_SIZE:
         return native_fault(c, f)
+    if f.signal == SIG_URG:
+        return prodded(c, f, k, host)
     if host >= k.size:
         return 0
     if f.signal == SIG_TRAP and c.stepping:
@@ -290,7 +321,28 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     if f.trap == VEC_GP or f.trap == VEC_SS:
         return general_protection(c, f, frag, guest)
     if f.trap == VEC_AC:
+        if is_probe(f.regs[HR_RIP]):
+            f.regs[HR_RIP] += 5
+            return 1
         return raise_here(c, f, frag, guest, VEC_AC, True)
+    if f.trap == VEC_XM and not c.cr4 & CR4_OSXMMEXCPT:
+        return raise_here(c, f, frag, guest, VEC_UD, False)
     if f.trap == VEC_DE or f.trap == VEC_UD or f.trap == VEC_MF or f.trap == VEC_XM:
         return raise_here(c, f, frag, guest, f.trap, False)
     return 0
+
+
+cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
+    cdef Cache* k = <Cache*>c.cache
+    cdef u64 at = host - <u64>k.run
+    cdef u32 index, start = 0
+    cdef Fragment* frag
+    if data:
+        return mmu_linear_of(c, host)
+    if at >= k.size:
+        return 0
+    index = cache_fragment_at(k, <u32>at)
+    if index == NONE:
+        return 0
+    frag = &k.fragments[index]
+    return frag.linear + cache_guest_offset(k, frag, <u32>at, &start)

@@ -93,6 +93,9 @@ cdef void clear(u8* area, u32 size) noexcept nogil:
 cdef u64 guest_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     if host == 0 or c.fpu_pointer == NULL:
         return 0
+    if host == c.fpu_restored[data]:
+        # Not of an instruction that ran here: the guest loaded it.
+        return host
     return (<fpu_pointer_fn>c.fpu_pointer)(c, host, data)
 
 
@@ -108,11 +111,13 @@ cdef void to_guest(CpuState* c, u8* area, bint wide) noexcept nogil:
     (<u32*>(area + AREA_MXCSR_MASK))[0] = MXCSR_KNOWN
 
 
-cdef void to_host(u8* area, bint wide) noexcept nogil:
+cdef void to_host(CpuState* c, u8* area, bint wide) noexcept nogil:
     """The 32-bit format's selectors are not pointers' upper halves."""
     if not wide:
         (<u64*>(area + AREA_FIP))[0] &= <u64>0xFFFFFFFF
         (<u64*>(area + AREA_FDP))[0] &= <u64>0xFFFFFFFF
+    c.fpu_restored[0] = (<u64*>(area + AREA_FIP))[0]
+    c.fpu_restored[1] = (<u64*>(area + AREA_FDP))[0]
 
 
 cdef u32 xmm_end(CpuState* c) noexcept nogil:
@@ -158,7 +163,7 @@ cdef int op_fxrstor(CpuState* c, OpInfo* op) noexcept nogil:
         return EMU_FAULT
     if (<u32*>(area + AREA_MXCSR))[0] & ~<u32>MXCSR_KNOWN:
         return raise_err(c, VEC_GP, 0)
-    to_host(area, op.size == 8)
+    to_host(c, area, op.size == 8)
     fp_fxrstor(area)
     return EMU_NEXT
 
@@ -307,7 +312,7 @@ cdef int restore(CpuState* c, OpInfo* op, bint compacted_only) noexcept nogil:
     if loaded & XCR0_X87:
         if get(c, area, 0, AREA_MXCSR) or get(c, area, AREA_ST, AREA_XMM):
             return EMU_FAULT
-        to_host(area, op.size == 8)
+        to_host(c, area, op.size == 8)
     # MXCSR: the standard form loads it with SSE or AVX requested, whatever XSTATE_BV says; in the
     # compacted form it is a part of SSE and has its initial value with it.
     mxcsr[0] = fp_mxcsr()

@@ -135,4 +135,9 @@ cdef int push_frame(CpuState* c, u64 top, const u64* words, u32 count, u32 acces
     cdef u64 linear = top - 8 * count
     if check_stack(c, linear, 8 * count):
         return EMU_FAULT
-    return write_bytes(c, linear, words, 8 * count, access)
+    if not write_bytes(c, linear, words, 8 * count, access):
+        return 0
+    # The processor pushes from the top: the highest word that faults is the one to name.
+    while count and not check_write(c, linear + 8 * (count - 1), 8, access):
+        count -= 1
+    return EMU_FAULT

@@ -14,6 +14,7 @@ cdef class Operand:
     cdef readonly u32 size
     cdef readonly bint reads
     cdef readonly bint writes
+    cdef public u32 align
     cdef readonly u64 linear
     cdef u64 phys[2]         # of its part in each page
     cdef u32 length[2]

@@ -66,6 +66,7 @@ cdef enum:
     IMAGE_XMM = 160
     IMAGE_BV = 512
     IMAGE_YMM = 576
+    IMAGE_SIZE = 832
 
 FIRST = BOUNCE_FIRST
 SECOND = BOUNCE_SECOND
@@ -106,7 +107,8 @@ def _stub(block: int, image: int) -> tuple[bytes, int]:
 cdef class Operand:
     """A memory operand as decoded: registers by number (-1: none), segment by SEG_*.
 
-    `linear` and what is known of its physical addresses are those of its last `resolve`.
+    `align` is the mask of address bits that must be 0, or #GP is raised.  `linear` and what is known
+    of its physical addresses are those of its last `resolve`.
     """
 
     def __init__(self, int base, int index, u32 scale, u64 displacement, bint rip_relative,
@@ -218,6 +220,17 @@ cdef class Native:
             return True
         self.raised()
         return False
+
+    def refuses(self, u64 entry) -> bool:
+        """Whether the instruction at `entry` raises #GP; what else it does is undone."""
+        cdef bytes image = self.image()[:IMAGE_SIZE]
+        cdef u32 vector = self.c.exc_vector, error = self.c.exc_error, has = self.c.exc_has_error
+        self.execute(entry)
+        memcpy(self.image(), PyBytes_AS_STRING(image), IMAGE_SIZE)
+        self.c.exc_vector = vector
+        self.c.exc_error = error
+        self.c.exc_has_error = has
+        return self.c.native_vector == VEC_GP
 
     cdef int raised(self) except -1:
         cdef u64 vector = self.c.native_vector
@@ -386,6 +399,9 @@ cdef class Native:
         cdef int r
         if not is_canonical(linear) or not is_canonical(linear + size - 1):
             raise_err(c, VEC_SS if o.stack else VEC_GP, 0)
+            return MEM_FAULT
+        if linear & o.align:
+            raise_err(c, VEC_GP, 0)
             return MEM_FAULT
         if c.cpl == 3:
             access |= ACC_USER

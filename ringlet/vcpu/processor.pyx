@@ -8,6 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_COUNT
+from ringlet.core.prod cimport prod_attach, prod_detach
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
 from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mmu_read, mmu_write,
@@ -17,9 +18,10 @@ from ringlet.translate.learn_table cimport LearnTable
 from ringlet.vcpu.emulate cimport complete, refuse
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
-from ringlet.vcpu.faults cimport handle_fault
+from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
 from ringlet.vcpu.native cimport Native, native_create
-from ringlet.vcpu.run cimport (run_loop, code_unmapped, code_written, space_dropped, request_stop)
+from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
+                                 space_dropped, request_stop)
 
 from ringlet.vcpu.emulator import Emulator
 
@@ -118,6 +120,9 @@ class ExitInfo(NamedTuple):
 cdef class Processor:
     """One virtual CPU and its guest physical memory of `ram_size` bytes.
 
+    Without `speculate` the arithmetic flags are exact at every fault and no access runs ahead of
+    a bounds check; that is slower.
+
     Not for two threads at once, but for `kick` and `set_interrupt`, which any thread may call.
     """
 
@@ -130,7 +135,7 @@ cdef class Processor:
     cdef int waiting        # an exit that the next `run` has to return
     cdef readonly unsigned long ram_size
 
-    def __cinit__(self, unsigned long ram_size, cpuid=None):
+    def __cinit__(self, unsigned long ram_size, cpuid=None, bint speculate=True):
         cdef void* block = ringlet_low(BLOCK_SIZE)
         cdef u32 i
         if block == NULL:
@@ -148,6 +153,7 @@ cdef class Processor:
         self.c.xcr0 = 1
         self.c.dr[6] = <u64>0xFFFF0FF0
         self.c.dr[7] = 0x400
+        self.c.fpu_pointer = <void*>fpu_pointer
         # The XSAVE image of a processor after INIT: x87 control word and MXCSR (SDM 1 13.6).
         (<u16*>self.xsave())[0] = 0x37F
         (<u32*>(self.xsave() + 24))[0] = 0x1F80
@@ -156,7 +162,7 @@ cdef class Processor:
             raise MemoryError("translator")
         self.table = LearnTable()
         self.builder.shapes = &self.table.t
-        self.builder.speculate = 1
+        self.builder.speculate = speculate
         self.c.translator = &self.table.t
         self.native = native_create(self.c)
         self.emulator = Emulator(self.native)
@@ -169,6 +175,7 @@ cdef class Processor:
 
     def __dealloc__(self):
         if self.c != NULL:
+            prod_detach(self.c)
             if self.c.mmu != NULL:
                 mmu_destroy(self.c)
             cache_destroy(self.c)
@@ -225,6 +232,7 @@ cdef class Processor:
             self.c.cpl = value & 3
         else:
             (<u64*>(<u8*>self.c + <size_t>_FIELDS[name]))[0] = value
+        self.c.resume = 0
         if name in ("cr0", "cr4", "efer"):
             mmu_flush_all(self.c)
         if name == "cr3":
@@ -255,6 +263,7 @@ cdef class Processor:
         s.base = base
         s.limit = limit
         s.ar = ar
+        self.c.resume = 0
         update_key(self.c)
 
     def get_table(self, str name) -> tuple[int, int]:
@@ -301,10 +310,13 @@ cdef class Processor:
         self.waiting = EXIT_NONE
         while kind == EXIT_NONE:
             enter_thread(self.c)
+            prod_attach(self.c)
             with nogil:
+                begin_run(self.c)
                 ringlet_load_vectors(area)
                 kind = run_loop(self.c, self.builder)
                 ringlet_save_vectors(area)
+                end_run(self.c)
             leave_thread()
             if kind == EXIT_LEARN:
                 self.learn()
@@ -314,14 +326,17 @@ cdef class Processor:
                 kind = self.advance(None)
         return kind
 
-    def emulate(self) -> int:
+    def emulate(self, u64 value=0) -> int:
         """Perform the instruction at RIP by the general emulator; an `Exit`.
 
-        EXIT_NONE: it is done, or its exception was delivered.  `run` does this where translated
-        code cannot go on; here it is a way to try one instruction, sensitive ones excepted.
+        EXIT_NONE: it is over, done or its exception delivered.  After EXIT_MMIO_READ or
+        EXIT_MMIO_WRITE the next call goes on with it, and `value` is what was read.  `run` does all
+        this where translated code cannot go on; here it is a way to try one instruction.
         """
-        self.emulation = self.emulator.execute()
-        return self.advance(None)
+        if self.emulation is None:
+            self.emulation = self.emulator.execute()
+            return self.advance(None)
+        return self.advance(value)
 
     cdef int advance(self, answer) except -1:
         """Go on with an emulated instruction: the exit it needs, or EXIT_NONE when it is over."""
@@ -351,6 +366,10 @@ cdef class Processor:
         cdef CpuState* c = self.c
         return ExitInfo(c.io_port, c.io_size, c.io_count, c.io_data, c.mmio_phys, c.mmio_linear,
                         c.msr_index, c.rip)
+
+    def io(self) -> tuple[int, int, int]:
+        """(port, size, data) of the last exit for a port: `exit_info` in a quarter of its time."""
+        return self.c.io_port, self.c.io_size, self.c.io_data
 
     def complete(self, u64 value=0) -> None:
         """Finish the instruction that left for a device or MSR; `value` is what was read."""

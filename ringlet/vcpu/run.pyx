@@ -3,6 +3,7 @@
 All of it runs without the GIL and without touching a vector register, for those hold the guest's.
 """
 from ringlet.core.state cimport *
+from ringlet.core.prod cimport prod_arm, prod_disarm
 from ringlet.core.template cimport Template, STUB_ENTER
 from ringlet.cache.codecache cimport *
 from ringlet.mmu.mmu cimport (mmu_fetch, mmu_space, mmu_protect_code, ram_host)
@@ -11,6 +12,8 @@ from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSL
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
 from ringlet.vcpu.emulate cimport emulate
 from ringlet.vcpu.exceptions cimport deliver
+from ringlet.vcpu.step cimport Step, step_after, step_before, step_undone, step_watch
+from ringlet.vcpu.sysregs cimport CR0_AM
 
 cdef extern from * nogil:
     """
@@ -24,7 +27,7 @@ cdef enum:
     LEAVE_LOOP = 2   # exit_kind says why
 
 cdef enum:
-    DR6_BS = 1 << 14
+    ALIGN_IN = 1 << 19   # in scratch[2]: the host's AC flag is to be set (ringlet.core.stubs)
 
 
 cdef inline u64 poll_page(CpuState* c) noexcept nogil:
@@ -35,6 +38,22 @@ cdef void request_stop(CpuState* c) noexcept nogil:
     """Make the virtual processor come to a safepoint; any thread may."""
     ringlet_fence()
     c.poll = poll_page(c) + 4096
+    ringlet_fence()
+    if c.running and not c.prodding:
+        prod_arm(c)
+
+
+cdef void begin_run(CpuState* c) noexcept nogil:
+    c.running = 1
+    # `events` looks for requests made before this.
+    ringlet_fence()
+
+
+cdef void end_run(CpuState* c) noexcept nogil:
+    c.running = 0
+    ringlet_fence()
+    if c.prodding:
+        prod_disarm(c)
 
 
 cdef void code_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil:
@@ -61,7 +80,10 @@ cdef inline void enter(CpuState* c, u64 host) noexcept nogil:
     c.fs_host = c.seg[SEG_FS].base + slots[(c.seg[SEG_FS].base >> SLOT_SHIFT) & 0xFFFF]
     c.gs_host = c.seg[SEG_GS].base + slots[(c.seg[SEG_GS].base >> SLOT_SHIFT) & 0xFFFF]
     c.scratch[2] = ((flags & 0xD7) << 8) | ((flags >> 11) & 1) | ((flags & FLAG_DF) << 8)
-    c.rflags = flags & ~<u64>FLAGS_HOST
+    if flags & FLAG_AC and c.cpl == 3 and c.cr0 & CR0_AM:
+        c.scratch[2] |= ALIGN_IN
+    # RF lasts for one instruction; fragments hold no check of it.
+    c.rflags = flags & ~<u64>(FLAGS_HOST | FLAG_RF)
     c.entry = host
     c.n_exits += 1
     (<void (*)() noexcept nogil>c.stub[STUB_ENTER])()
@@ -76,7 +98,6 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
     cdef Cache* k = <Cache*>c.cache
     cdef u64 phys = 0, second
     cdef u8* page
-    cdef u8 crossing[32]
     cdef u32 at = c.rip & 0xFFF, i, room
     cdef Template t
     cdef int r
@@ -112,8 +133,8 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
         mmu_protect_code(c, second)
         room = 4096 - at
         for i in range(16):
-            crossing[i] = page[at + i] if i < room else ram_host(c, second)[i - room]
-        b.code = crossing
+            b.crossing[i] = page[at + i] if i < room else ram_host(c, second)[i - room]
+        b.code = &b.crossing[0]
         b.avail = 16
         b.before = 0
         b.limit = 1
@@ -137,13 +158,6 @@ cdef int raised(CpuState* c) noexcept nogil:
     return EXIT_NONE
 
 
-cdef int stepped(CpuState* c) noexcept nogil:
-    """The single-step trap after an instruction that began with TF set (SDM 3B 18.3.1.4)."""
-    raise_exc(c, VEC_DB)
-    c.exc_dr6 = DR6_BS
-    return raised(c)
-
-
 cdef int events(CpuState* c) noexcept nogil:
     """What must be seen to before the next instruction: an Exit, or EXIT_NONE."""
     if c.poll != poll_page(c):
@@ -157,100 +171,140 @@ cdef int events(CpuState* c) noexcept nogil:
     return EXIT_NONE
 
 
+cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
+    """An indirect branch missed its table: EMU_NEXT, or EMU_FAULT where its target is no address.
+
+    That is the branch's own #GP; but only where speed was not asked for (`named`) is it known
+    which one it was, and RIP is the target otherwise.
+    """
+    cdef OpInfo* op = <OpInfo*>c.op_info
+    if is_canonical(c.rip):
+        return EMU_NEXT
+    if named:
+        c.rip = op.rip
+        c.gpr[RSP] += op.imm
+    return raise_err(c, VEC_GP, 0)
+
+
+cdef inline bint resumes(CpuState* c, Cache* k, u64 host) noexcept nogil:
+    """Nothing has changed since the exit to Python: translated code goes on at `host`."""
+    return (host != 0 and c.rip == c.resume_rip and c.key == c.resume_key
+            and k.drops == c.resume_drops and not c.inhibit and not c.key & KEY_STEP)
+
+
+cdef inline void remember(CpuState* c, Cache* k, OpInfo* op, u64 host) noexcept nogil:
+    """The operation leaves for Python: what `resumes` compares."""
+    c.resume = host
+    c.resume_rip = op.rip + op.length
+    c.resume_key = c.key
+    c.resume_drops = k.drops
+
+
 cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef Cache* k = <Cache*>c.cache
     cdef OpInfo* op
-    cdef u32 index = NONE, key, space, link = NONE, generation = 0, drops, trap
+    cdef Step step
+    cdef u64 host, resume = c.resume
+    cdef u32 index = NONE, key, space, link = NONE, generation = 0, drops, stepping
     cdef bint indirect = False
     cdef int r, exit_kind
+    c.resume = 0
     while True:
         exit_kind = events(c)
         if exit_kind != EXIT_NONE:
             return exit_kind
         key = c.key
-        trap = key & KEY_STEP
-        if c.inhibit:
-            # The instruction after STI or MOV SS runs alone if an interrupt waits for its end.
-            if c.intr:
-                key |= KEY_STEP
-            c.inhibit = 0
-        space = mmu_space(c, c.rip)
-        index = cache_find(k, c.rip, key, space)
-        c.n_lookups += 1
-        if index == NONE or (indirect and k.fragments[index].thunk == 0):
-            r = translate(c, b, key, space, indirect, &index)
-            if r == LEAVE_LOOP:
-                return c.exit_kind
-            if r == RAISED:
+        stepping = key & KEY_STEP
+        cache_set_spaces(c, k, mmu_space(c, 0), mmu_space(c, <u64>1 << 63))
+        if resumes(c, k, resume):
+            host = resume
+        else:
+            if stepping and step_before(c, c.inhibit, &step):
                 link = NONE
                 indirect = False
                 exit_kind = raised(c)
                 if exit_kind != EXIT_NONE:
                     return exit_kind
                 continue
-        if link != NONE:
-            if generation == k.generation and not key & KEY_STEP \
-                    and k.fragments[k.links[link].source].key == key \
-                    and k.fragments[k.links[link].source].space == space:
-                cache_link(k, link, index)
-            link = NONE
-        if indirect:
-            if not key & KEY_STEP:
+            if c.inhibit:
+                # The instruction after STI or MOV SS runs alone if an interrupt waits for its end.
+                if c.intr:
+                    key |= KEY_STEP
+                c.inhibit = 0
+            space = mmu_space(c, c.rip)
+            index = cache_find(k, c.rip, key, space)
+            c.n_lookups += 1
+            if key & KEY_STEP:
+                link = NONE
+                indirect = False
+            if index == NONE or (indirect and k.fragments[index].thunk == 0):
+                r = translate(c, b, key, space, indirect, &index)
+                if r == LEAVE_LOOP:
+                    return c.exit_kind
+                if r == RAISED:
+                    link = NONE
+                    indirect = False
+                    exit_kind = raised(c)
+                    if exit_kind != EXIT_NONE:
+                        return exit_kind
+                    continue
+            if link != NONE:
+                if generation == k.generation and k.fragments[k.links[link].source].key == key \
+                        and k.fragments[k.links[link].source].space == space:
+                    cache_link(k, link, index)
+                link = NONE
+            if indirect:
                 cache_enter_table(c, k, index)
-            indirect = False
-        enter(c, <u64>k.run + k.fragments[index].body)
+                indirect = False
+            if stepping:
+                step_watch(c, &k.fragments[index], &step)
+            host = <u64>k.run + k.fragments[index].body
+        resume = 0
+        enter(c, host)
+        r = EMU_NEXT
         while c.exit_code == LEAVE_OP:
             op = <OpInfo*>c.op_info
             c.rip = op.rip
             c.n_ops += 1
             drops = k.drops
             r = emulate(c, op)
-            if r == EMU_NEXT and not key & KEY_STEP and k.drops == drops \
+            if r == EMU_NEXT and op.resume and not key & KEY_STEP and k.drops == drops \
                     and not c.inhibit and c.poll == poll_page(c) and not (c.intr and c.iflag):
                 enter(c, op.resume)
                 continue
-            if r == EMU_EXIT:
-                return c.exit_kind
-            if r == EMU_FAULT:
-                exit_kind = raised(c)
-                if exit_kind != EXIT_NONE:
-                    return exit_kind
-            elif trap:
-                exit_kind = stepped(c)
-                if exit_kind != EXIT_NONE:
-                    return exit_kind
             break
-        if c.exit_code == LEAVE_LINK:
+        if c.exit_code == LEAVE_OP:
+            if r == EMU_EXIT:
+                if k.drops == drops:
+                    remember(c, k, op, op.resume)
+                return c.exit_kind
+        elif c.exit_code == LEAVE_LINK:
             c.n_links += 1
             link = <u32>c.exit_arg
             generation = k.generation
             c.rip = k.links[link].target
-            if trap:
-                link = NONE
-                exit_kind = stepped(c)
-                if exit_kind != EXIT_NONE:
-                    return exit_kind
         elif c.exit_code == LEAVE_INDIRECT:
             c.n_indirect_misses += 1
-            indirect = True
-            if not is_canonical(c.rip):
-                indirect = False
-                raise_err(c, VEC_GP, 0)
-                exit_kind = raised(c)
-                if exit_kind != EXIT_NONE:
-                    return exit_kind
-            elif trap:
-                indirect = False
-                exit_kind = stepped(c)
-                if exit_kind != EXIT_NONE:
-                    return exit_kind
+            r = left_by_branch(c, b, not b.speculate or key & KEY_STEP)
+            indirect = r == EMU_NEXT
         elif c.exit_code == LEAVE_FAULT:
             c.n_guest_faults += 1
-            exit_kind = raised(c)
-            if exit_kind != EXIT_NONE:
-                return exit_kind
+            r = EMU_FAULT
         elif c.exit_code == LEAVE_EMULATE:
             c.exit_kind = EXIT_EMULATE
             return EXIT_EMULATE
-        elif c.exit_code == LEAVE_POLL:
-            c.n_safepoints += 1
+        elif c.exit_code != LEAVE_STEPPED:
+            # A safepoint, or bindings went stale: the instruction is still to be done.
+            if c.exit_code == LEAVE_POLL:
+                c.n_safepoints += 1
+            if stepping:
+                step_undone(c, &step)
+            continue
+        if stepping:
+            r = step_after(c, &step, r, c.exit_code == LEAVE_OP)
+        if r == EMU_FAULT:
+            link = NONE
+            indirect = False
+            exit_kind = raised(c)
+            if exit_kind != EXIT_NONE:
+                return exit_kind

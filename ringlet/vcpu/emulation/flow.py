@@ -14,7 +14,6 @@ from ringlet.vcpu.emulation.operands import (
     info_of,
     number,
     operand_of,
-    size_of,
 )
 from ringlet.vcpu.native import FAULT, FIRST, SECOND, Native, Operand
 

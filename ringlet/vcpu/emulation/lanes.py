@@ -12,6 +12,7 @@ from iced_x86 import (
     MemoryOperand,
     Mnemonic,
     Register,
+    Register_,
     RegisterExt,
 )
 
@@ -128,8 +129,9 @@ class Masked:
         return True
 
 
-def _load(native: Native, register: int) -> int:
+def _load(native: Native, number: int) -> int:
     """Code that loads a YMM register from the bounce area."""
+    register = Register_(Register.YMM0 + number)
     memory = MemoryOperand(Register.NONE, displ=native.bounce + FIRST, displ_size=8)
     load = Instruction.create_reg_mem(Code.VEX_VMOVDQU_YMM_YMMM256, register, memory)
     return native.place(encode(load))
@@ -162,8 +164,8 @@ class Gather:
             size_of(instruction.op0_register) // sizes.lane,
             size_of(instruction.memory_index) // sizes.index,
         )
-        self._load_target = _load(native, Register.YMM0 + self._target)
-        self._load_mask = _load(native, Register.YMM0 + self._mask)
+        self._load_target = _load(native, self._target)
+        self._load_mask = _load(native, self._mask)
 
     def run(self, native: Native) -> Accesses:
         if not self._valid:
@@ -202,7 +204,7 @@ class Xlat:
 
     __slots__ = ("_length", "_operand")
 
-    def __init__(self, instruction: Instruction) -> None:
+    def __init__(self, native: Native, instruction: Instruction) -> None:
         memory = info_of(instruction).used_memory()[0]
         self._length = instruction.len
         self._operand = operand_of(instruction, memory, index=False)

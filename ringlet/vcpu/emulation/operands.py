@@ -13,6 +13,7 @@ from iced_x86 import (
     OpAccess,
     OpKind,
     Register,
+    Register_,
     RegisterExt,
     UsedMemory,
 )
@@ -50,18 +51,18 @@ def info_of(instruction: Instruction) -> InstructionInfo:
     return _info_factory().info(instruction)
 
 
-def number(register: int) -> int:
-    """A general register's number, -1 for none."""
-    return -1 if register == Register.NONE else RegisterExt.number(register)
+def number(register: Register_) -> int:
+    """A general register's number, -1 for anything else."""
+    return RegisterExt.number(register) if RegisterExt.is_gpr(register) else -1
 
 
-def size_of(register: int) -> int:
+def size_of(register: Register_) -> int:
     """A register's size in bytes."""
     return RegisterExt.size(register)
 
 
 def _is_stack(segment: int, base: int) -> bool:
-    """Whether SS is the segment: in 64-bit code no prefix but FS and GS changes it (SDM 1 3.4.4)."""
+    """Whether SS is the segment: in 64-bit code only FS and GS override it (SDM 1 3.4.4)."""
     return segment not in _FS_GS and base in _STACK_BASES
 
 
@@ -94,9 +95,8 @@ def explicit_operand(
     """The ModRM operand whatever its use; without its index if that is a vector register."""
     base = instruction.memory_base
     relative = instruction.is_ip_rel_memory_operand
-    narrow = base == Register.EIP or RegisterExt.size(base) == 4
-    narrow = narrow or RegisterExt.size(instruction.memory_index) == 4
-    narrow = narrow or instruction.memory_displ_size == 4 and base == Register.NONE
+    base_size = size_of(base) or instruction.memory_displ_size
+    narrow = base_size == 4 or size_of(instruction.memory_index) == 4
     return Operand(
         -1 if relative else number(base),
         number(instruction.memory_index) if index else -1,

@@ -5,7 +5,7 @@ from typing import Final
 from iced_x86 import Instruction
 
 from ringlet.vcpu.emulation.access import Accesses, read, write
-from ringlet.vcpu.emulation.operands import encode, number, on_bounce, size_of
+from ringlet.vcpu.emulation.operands import encode, explicit_operand, number, on_bounce, size_of
 from ringlet.vcpu.native import FAULT, FIRST, OK, Native, Operand
 
 _UD: Final = 6
@@ -14,39 +14,38 @@ _UD: Final = 6
 class Plain:
     """The operand moves to the bounce area, the instruction runs there, the result moves back."""
 
-    __slots__ = ("_align", "_aligned", "_length", "_operand", "_unaligned")
+    __slots__ = ("_entry", "_length", "_operand")
 
     def __init__(self, native: Native, instruction: Instruction, operand: Operand) -> None:
         self._operand = operand
         self._length = instruction.len
         address = native.bounce + FIRST
-        self._aligned = self._unaligned = native.place(on_bounce(instruction, address))
-        # MOVAPS and its like, and CMPXCHG16B, raise #GP for an operand that is not aligned.
-        self._align = operand.size - 1 if operand.size in {16, 32} else 0
-        if self._align:
-            self._unaligned = native.place(on_bounce(instruction, address + 1))
+        self._entry = native.place(on_bounce(instruction, address))
+        # MOVAPS and its like, and CMPXCHG16B, raise #GP for an operand that is not aligned: ask the
+        # processor which do.
+        if operand.size in {16, 32} and native.refuses(
+            native.place(on_bounce(instruction, address + 1))
+        ):
+            operand.align = operand.size - 1
 
     def run(self, native: Native) -> Accesses:
         operand = self._operand
         found = native.resolve(operand)
         if found == FAULT:
             return False
-        at, entry = FIRST, self._aligned
-        if operand.linear & self._align:
-            at, entry = FIRST + 1, self._unaligned
         if operand.reads:
             if found == OK:
-                native.load(operand, at)
+                native.load(operand, FIRST)
             else:
-                yield from read(native, operand, at)
-        if not native.execute(entry):
+                yield from read(native, operand, FIRST)
+        if not native.execute(self._entry):
             return False
         native.commit(self._length)
         if operand.writes:
             if found == OK:
-                native.store(operand, at)
+                native.store(operand, FIRST)
             else:
-                yield from write(native, operand, at)
+                yield from write(native, operand, FIRST)
         return True
 
 
@@ -103,9 +102,9 @@ class Address:
 
     __slots__ = ("_length", "_operand", "_register", "_size")
 
-    def __init__(self, instruction: Instruction, operand: Operand) -> None:
+    def __init__(self, native: Native, instruction: Instruction) -> None:
         self._length = instruction.len
-        self._operand = operand
+        self._operand = explicit_operand(instruction, 0)
         self._register = number(instruction.op0_register)
         self._size = size_of(instruction.op0_register)
 

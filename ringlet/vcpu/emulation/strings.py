@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from iced_x86 import Instruction, Mnemonic, OpKind, Register
+from iced_x86 import Instruction, Mnemonic, OpKind
 
 from ringlet.vcpu.emulation.access import Accesses, read, write
 from ringlet.vcpu.emulation.operands import (
@@ -12,6 +12,7 @@ from ringlet.vcpu.emulation.operands import (
     RSI,
     encode,
     info_of,
+    number,
     operand_of,
     without_segment,
 )
@@ -33,7 +34,6 @@ _COMPARES: Final = frozenset(
         Mnemonic.CMPSB, Mnemonic.CMPSW, Mnemonic.CMPSD, Mnemonic.CMPSQ,
     }
 )  # fmt: skip
-_TARGET_BASES: Final = (Register.EDI, Register.RDI)
 _NARROW: Final = (OpKind.MEMORY_SEG_ESI, OpKind.MEMORY_ESEDI)
 
 
@@ -62,9 +62,10 @@ class String:
         self._address_size = 4 if any(kind in _NARROW for kind in kinds) else 8
         self._source: Operand | None = None
         self._target: Operand | None = None
+        self._size = 0
         for memory in info_of(single).used_memory():
             operand = operand_of(single, memory)
-            if memory.base in _TARGET_BASES:
+            if number(memory.base) == RDI:
                 self._target = operand
             else:
                 self._source = operand

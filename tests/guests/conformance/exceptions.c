@@ -224,7 +224,8 @@ static void test_alignment(void)
     void *codes[] = { CODE("mov 1(%rdi), %eax"), CODE("mov %rax, 4(%rdi)"), CODE("mov %ax, 1(%rdi)"),
                       CODE("lock incl 2(%rdi)"), CODE("push 4(%rdi)") };
     void *aligned = CODE("mov 4(%rdi), %eax; mov %rax, 8(%rdi); mov %ax, 2(%rdi); mov %al, 1(%rdi);"
-                         "movups 1(%rdi), %xmm0");
+                         /* Unaligned, MOVUPS is checked or not as the processor likes (SDM 2B). */
+                         "movups 16(%rdi), %xmm0");
     for (int am = 0; am < 2; am++)
         for (int ac = 0; ac < 2; ac++)
             EACH_CPL(cpl) {

@@ -72,6 +72,9 @@ class FakeCpu:
     def exit_info(self) -> FakeExit:
         return self.current
 
+    def io(self) -> tuple[int, int, int]:
+        return self.current.port, self.current.size, self.current.data
+
     def complete(self, value: int = 0) -> None:
         self.completed.append(value)
 

@@ -1,0 +1,9 @@
+"""A timer that makes a thread look up from translated code."""
+from ringlet.core.state cimport CpuState
+
+# The timer of `c` shall signal the calling thread from now on.
+cdef int prod_attach(CpuState* c) except -1
+cdef void prod_detach(CpuState* c) noexcept
+# Signal the thread in a moment, unless it comes out before and disarms; any thread may.
+cdef void prod_arm(CpuState* c) noexcept nogil
+cdef void prod_disarm(CpuState* c) noexcept nogil

@@ -1,0 +1,82 @@
+"""A timer that makes a thread look up from translated code.
+
+Safepoints (docs/adr/0001) stop all loops but those that go round by returns and indirect calls
+alone.  If a virtual processor has not come out a while after it was asked to, a signal takes its
+jump tables away, so that its next indirect jump leaves.  SIGURG: nobody else uses it, and where no
+handler is, it is ignored.
+"""
+from ringlet.core.state cimport CpuState
+
+cdef extern from * nogil:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <signal.h>
+    #include <string.h>
+    #include <time.h>
+    #include <unistd.h>
+    #include <sys/syscall.h>
+    #ifndef sigev_notify_thread_id
+    #define sigev_notify_thread_id _sigev_un._tid
+    #endif
+
+    enum { RINGLET_PATIENCE_NS = 10000000 };
+
+    static long ringlet_thread(void)
+    {
+        static __thread long id;
+        if (!id)
+            id = syscall(SYS_gettid);
+        return id;
+    }
+
+    static int ringlet_timer_create(void **timer)
+    {
+        struct sigevent event;
+        memset(&event, 0, sizeof event);
+        event.sigev_notify = SIGEV_THREAD_ID;
+        event.sigev_signo = SIGURG;
+        event.sigev_notify_thread_id = (int)ringlet_thread();
+        return timer_create(CLOCK_MONOTONIC, &event, (timer_t *)timer);
+    }
+    static void ringlet_timer_delete(void *timer) { timer_delete((timer_t)timer); }
+    static void ringlet_timer_set(void *timer, long ns)
+    {
+        struct itimerspec when = {{0, 0}, {0, ns}};
+        timer_settime((timer_t)timer, 0, &when, 0);
+    }
+    """
+    long ringlet_thread()
+    int ringlet_timer_create(void** timer)
+    void ringlet_timer_delete(void* timer)
+    void ringlet_timer_set(void* timer, long ns)
+    long RINGLET_PATIENCE_NS
+
+
+cdef int prod_attach(CpuState* c) except -1:
+    cdef long thread = ringlet_thread()
+    if c.prod_thread == <unsigned long>thread:
+        return 0
+    prod_detach(c)
+    if ringlet_timer_create(&c.prod):
+        raise OSError("cannot make a timer")
+    c.prod_thread = thread
+    return 0
+
+
+cdef void prod_detach(CpuState* c) noexcept:
+    if c.prod_thread:
+        c.prod_thread = 0
+        ringlet_timer_delete(c.prod)
+
+
+cdef void prod_arm(CpuState* c) noexcept nogil:
+    c.prodding = 1
+    if c.prod_thread:
+        ringlet_timer_set(c.prod, RINGLET_PATIENCE_NS)
+
+
+cdef void prod_disarm(CpuState* c) noexcept nogil:
+    c.prodding = 0
+    ringlet_timer_set(c.prod, 0)

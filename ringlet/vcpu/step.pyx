@@ -1,0 +1,69 @@
+"""Single steps and breakpoints around one instruction of translated code (SDM 3B 17.2-17.3).
+
+With KEY_STEP in the key, a fragment holds one instruction, and one repetition of a string
+instruction; the run loop calls these before and after it.
+"""
+from ringlet.core.state cimport *
+from ringlet.translate.insn cimport *
+from ringlet.translate.shape cimport SHAPE_STRING
+from ringlet.vcpu.debug cimport data_hits, instruction_breakpoint
+from ringlet.vcpu.faults cimport Access, accesses, guest_bytes
+from ringlet.vcpu.sysregs cimport DR6_BS, DR7_ENABLES
+
+cdef enum:
+    SHADOW_MOV_SS = 2
+
+
+cdef int step_before(CpuState* c, u32 shadow, Step* s) noexcept nogil:
+    s.rip = c.rip
+    s.traps = c.rflags & FLAG_TF
+    s.resume = c.rflags & FLAG_RF
+    s.hits = 0
+    s.repeats = False
+    if shadow == SHADOW_MOV_SS:
+        return 0
+    return instruction_breakpoint(c)
+
+
+cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil:
+    cdef Insn i
+    cdef u8 code[16]
+    cdef Access at[3]
+    cdef u32 k, n
+    if not guest_bytes(c, frag, 0, code):
+        return
+    if decode(<ShapeTable*>c.translator, code, 16, &i) != DECODE_OK:
+        return
+    s.repeats = i.shape.kind == SHAPE_STRING and i.prefixes & (PFX_REP | PFX_REPNE)
+    if not c.dr[7] & DR7_ENABLES or (s.repeats and c.gpr[RCX] == 0):
+        return
+    n = accesses(c, &i, s.rip, at)
+    for k in range(n):
+        s.hits |= data_hits(c, at[k].linear, at[k].size, at[k].kind == ACC_WRITE)
+
+
+cdef void step_undone(CpuState* c, Step* s) noexcept nogil:
+    if c.rip == s.rip:
+        c.rflags |= s.resume
+
+
+cdef int step_after(CpuState* c, Step* s, int result, bint emulated) noexcept nogil:
+    cdef u64 hits = s.hits | c.db_pending
+    if result == EMU_FAULT and not (c.exc_vector == VEC_DB and c.exc_dr6 & DR6_BS):
+        c.db_pending = 0
+        return EMU_FAULT
+    if result == EMU_FAULT:
+        hits |= c.exc_dr6
+    elif s.traps and not emulated:
+        hits |= DR6_BS
+    c.db_pending = 0
+    if result != EMU_FAULT and c.inhibit == SHADOW_MOV_SS:
+        # A load of SS holds its own traps back until after the next instruction.
+        c.db_pending = hits
+        return result
+    if s.repeats and c.rip == s.rip:
+        c.rflags |= FLAG_RF
+    if not hits:
+        return result
+    c.exc_dr6 = hits
+    return raise_exc(c, VEC_DB)
