@@ -1,0 +1,171 @@
+"""Flushes, identities, and the bounds of everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ringlet.mmu.probe import Probe
+from tests.unit.mmu.guest import (
+    CR0,
+    CR4_PAE,
+    EFER_LONG,
+    EFER_NXE,
+    FAULT,
+    GIB,
+    MIB,
+    MMIO,
+    NX,
+    OK,
+    PAGE,
+    PF,
+    PF_P,
+    PF_RSVD,
+    WRITE,
+    Guest,
+    P,
+    U,
+    W,
+)
+
+AT = 0x0000_1234_5678_9000
+DATA = 8 * MIB
+OTHER = 9 * MIB
+
+
+def reload(guest: Guest) -> None:
+    guest.probe.load_cr3(guest.tables.root)
+
+
+# --- flushes
+
+
+def test_nxe_change_rereads_everything() -> None:
+    guest = Guest()
+    guest.tables.map(AT, DATA, P | W | U | NX)
+    guest.load(AT)
+    guest.set(cr0=CR0, cr3=guest.tables.root, cr4=CR4_PAE, efer=EFER_LONG)
+
+    assert guest.shown(AT) is None
+    assert guest.reach(AT) == FAULT
+    assert guest.probe.exception == (PF, PF_P | PF_RSVD, AT)
+
+
+def test_turning_paging_off_and_on_keeps_spaces_apart(guest: Guest) -> None:
+    guest.tables.map(0, OTHER)
+    guest.fill(OTHER, b"paged ")
+    guest.fill(0, b"flat  ")
+    root, efer = guest.tables.root, EFER_LONG | EFER_NXE
+    paged = guest.load(0, 6)
+    guest.set(cr0=1, cr3=root, cr4=CR4_PAE, efer=efer)
+    flat = guest.load(0, 6)
+    guest.set(cr0=CR0, cr3=root, cr4=CR4_PAE, efer=efer)
+
+    assert (paged, flat, guest.load(0, 6)) == (b"paged ", b"flat  ", b"paged ")
+
+
+# --- identities and eviction
+
+
+def test_identity_belongs_to_the_root(guest: Guest) -> None:
+    first, second = guest.tables, guest.new_tables()
+    one = guest.probe.space(AT)
+    guest.probe.load_cr3(second.root)
+    two = guest.probe.space(AT)
+    guest.probe.load_cr3(first.root | 0x18)  # PWT and PCD
+
+    assert one != two
+    assert guest.probe.space(AT) == one
+
+
+def test_address_spaces_are_bounded_and_the_oldest_goes(guest: Guest) -> None:
+    first = guest.tables
+    first.map(AT, DATA)
+    guest.load(AT)
+    old = guest.probe.space(AT)
+    guest.probe.hooks()
+    for _ in range(64):
+        guest.probe.load_cr3(guest.new_tables().root)
+    dropped = guest.probe.hooks()[2]
+    guest.probe.load_cr3(first.root)
+
+    assert old in dropped
+    assert guest.probe.space(AT) not in (old, 0)
+    assert guest.load(AT) is not None
+
+
+def test_hosts_mappings_are_bounded() -> None:
+    guest = Guest(64 * MIB, maps_limit=2000)
+    spaces = [guest.new_tables() for _ in range(8)]
+    frames = list(range(16 * MIB, 60 * MIB, 2 * PAGE))
+    worst = 0
+    for tables in spaces:
+        guest.probe.load_cr3(tables.root)
+        for i in range(400):
+            tables.map(AT + i * PAGE, frames[i * 7 % len(frames)])
+            assert guest.reach(AT + i * PAGE) == OK
+        with Path("/proc/self/maps").open() as maps:
+            worst = max(worst, sum(1 for _ in maps))
+    # Each page makes two mappings; whatever else the process has is not ours to bound.
+    assert guest.probe.counters()["maps"] <= 2000
+    assert worst < 2000 + 1000
+
+
+def test_one_space_with_too_many_mappings_is_emptied_and_goes_on() -> None:
+    guest = Guest(64 * MIB, maps_limit=1000)
+    frames = list(range(16 * MIB, 60 * MIB, 2 * PAGE))
+    for i in range(1500):
+        guest.tables.map(AT + i * PAGE, frames[i])
+        guest.probe.write_phys(frames[i], i.to_bytes(8, "little"))
+
+    seen = [guest.load(AT + i * PAGE) for i in range(1500)]
+
+    assert seen == [i.to_bytes(8, "little") for i in range(1500)]
+    assert guest.probe.counters()["maps"] <= 1000
+
+
+def test_more_slots_than_regions_are_handed_back_and_recovered() -> None:
+    guest = Guest()
+    for i in range(400):
+        guest.tables.map(i << 36, DATA)
+    results = [guest.reach(i << 36) for i in range(400)]
+    late = next(i for i, result in enumerate(results) if result != OK)
+    old = guest.probe.space(0)
+    reload(guest)
+
+    assert results[:300] == [OK] * 300
+    assert results[late] == MMIO
+    assert guest.probe.space(0) != old
+    assert guest.reach(late << 36) == OK
+
+
+def test_nodes_come_back_when_windows_go(guest: Guest) -> None:
+    before = guest.probe.counters()["nodes_left"]
+    for i in range(32):
+        guest.tables.map(AT + i * GIB, DATA + i * PAGE)
+        guest.load(AT + i * GIB)
+    used = guest.probe.counters()["nodes_left"]
+    guest.probe.set_entry(guest.tables.where(AT, 4), 0)
+    guest.probe.set_entry(guest.tables.where(AT + 40 * GIB, 4), 0)
+    reload(guest)
+
+    assert used < before
+    assert guest.probe.counters()["nodes_left"] == before
+
+
+def test_out_of_date_page_is_not_written_through(guest: Guest) -> None:
+    """A page taken from a process after a flush may already hold another's data."""
+    at = guest.tables.map(AT, DATA)
+    guest.store(AT, b"mine")
+    guest.probe.set_entry(at, 0)
+    reload(guest)
+
+    assert guest.reach(AT, write=True) == FAULT
+    assert guest.probe.translate(AT, WRITE)[0] == FAULT
+
+
+def test_two_probes_in_one_process_have_separate_spaces() -> None:
+    one, two = Probe(MIB), Probe(MIB)
+
+    assert one.space() == two.space()
+    assert one.host(0) != 0
+    assert one.slots(False) == two.slots(False)
