@@ -35,6 +35,7 @@ PROCESSOR_COUNTERS: Final = (
     Counter("interrupts", "interrupts", "external interrupts delivered to the guest"),
     Counter("exceptions", "exceptions", "exceptions delivered to the guest"),
     Counter("code_writes", "writes", "guest writes to pages that hold translated code"),
+    Counter("stale_fragments", "fragments", "fragments that found their guest bytes changed"),
     Counter("flushes", "flushes", "times the whole code cache was emptied"),
     Counter("cr3_loads", "loads", "loads of CR3"),
     Counter("cr3_dropped", "pages", "pages dropped from windows because a CR3 load changed them"),

@@ -11,6 +11,10 @@ cdef enum:
     MAX_CACHE_LINKS = 1 << 19
     MAX_CACHE_MAP = 1 << 22
     UNDO_SIZE = 8192
+    HOT_SIZE = 1 << 16
+    HOT_WRITES = 4     # faults of writes to a page within a period, until it is hot
+    HOT_AGAIN = 2      # what a page that was hot begins the next period with
+    MAX_HOT = 64       # hot pages at a time
 
 cdef struct Fragment:
     u64 linear
@@ -25,6 +29,7 @@ cdef struct Fragment:
     u32 n_map
     u32 links          # index of its first LinkRec
     u32 n_links
+    u32 n_ops
     u32 in_links       # links of others that are patched to lead here
     u32 next_hash
     u32 next_linear
@@ -71,12 +76,26 @@ cdef struct Cache:
     Undo undo[2][2]    # jump tables of CPL 0-2 and CPL 3; lower and upper half
     u32 table_key[2]   # of the fragments a table leads to
     u32 space[2]       # identities of the two halves that the tables are for
+    u8 writes[HOT_SIZE]          # write faults by page number, in this period
+    u64 hot[MAX_HOT]             # pages whose fragments check themselves
+    u32 n_hot
+    u64 period         # TSC when it began
 
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL
 cdef void cache_destroy(CpuState* c)
 cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil
 # Install a translation; NONE: the cache is full (flush and translate again).
 cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0, u64 phys1) noexcept nogil
+# Put a new translation in the place of fragment `index`, whose bytes have changed.  False: it does
+# not fit there, or differs in more than values.
+cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil
+cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil
+# A write to a page with translations faulted.
+cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil
+# Its fragments are to check themselves, for it is written too often to be protected.
+cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil
+# Begin a new period: all pages are protected again, and hot only if they are still written.
+cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil
 cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil
 cdef void cache_enter_table(CpuState* c, Cache* k, u32 fragment) noexcept nogil
 # Forget the table entries that lead to lower-half fragments, or all.
@@ -87,10 +106,3 @@ cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil
 cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil
 cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexcept nogil
 cdef void cache_drop_space(CpuState* c, Cache* k, u32 space) noexcept nogil
-# The fragment whose translation holds cache offset `host`, or NONE.
-cdef u32 cache_fragment_at(Cache* k, u32 host) noexcept nogil
-# Guest offset in the fragment of the instruction at cache offset `host`; *start is the cache offset
-# where its translation begins.
-cdef u32 cache_guest_offset(Cache* k, Fragment* f, u32 host, u32* start) noexcept nogil
-# 1: `host` is the first byte of an instruction's translation.
-cdef bint cache_is_boundary(Cache* k, Fragment* f, u32 host, u32* guest) noexcept nogil

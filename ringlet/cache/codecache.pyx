@@ -114,6 +114,7 @@ cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
     k.n_links = 0
     k.n_map = 0
     k.live = 0
+    k.n_hot = 0
     k.generation += 1
     k.drops += 1
     c.n_flushes += 1
@@ -196,25 +197,16 @@ cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil:
     return NONE
 
 
-cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
-        u64 phys1) noexcept nogil:
-    cdef u32 index = k.n_fragments, i, h, ops
-    cdef u32 room = t.size + 16 + t.n_ops * <u32>sizeof(OpInfo)
-    cdef Fragment* f
-    cdef u8* p
-    cdef u32 host, at
+cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 index,
+                     u32 links) noexcept nogil:
+    """The translation's bytes at cache offset `host`, its operations at `ops`."""
+    cdef u32 i, h, at
+    cdef u8* p = k.write + host
     cdef Reloc* r
     cdef u64 v
     cdef OpInfo* o
-    cdef LinkRec* l
-    if (k.used + room + 64 > k.size or index >= MAX_FRAGMENTS
-            or k.n_links + t.n_links > MAX_CACHE_LINKS or k.n_map + t.n_map > MAX_CACHE_MAP):
-        return NONE
-    host = (k.used + 15) & ~<u32>15
-    p = k.write + host
     for i in range((t.size + 7) >> 3):
         (<u64*>p)[i] = (<u64*>t.code)[i]
-    ops = (host + t.size + 15) & ~<u32>7
     for i in range(t.n_relocs):
         r = &t.relocs[i]
         at = r.at
@@ -234,8 +226,12 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
             (<u32*>(p + at))[0] = k.stubs.at[r.value] - (host + at + 4)
         elif r.kind == RELOC_OP:
             (<u32*>(p + at))[0] = <u32>host_of(k, ops + <u32>r.value * <u32>sizeof(OpInfo))
+        elif r.kind == RELOC_SOURCE:
+            (<u64*>(p + at))[0] = <u64>t.source + <u64>r.value
+        elif r.kind == RELOC_FRAGMENT:
+            (<u32*>(p + at))[0] = index
         else:
-            (<u32*>(p + at))[0] = k.n_links + <u32>r.value
+            (<u32*>(p + at))[0] = links + <u32>r.value
     for i in range(t.n_ops):
         o = <OpInfo*>(k.write + ops) + i
         for h in range(sizeof(OpInfo) >> 3):
@@ -243,6 +239,20 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         o.rip += t.linear
         if o.resume:
             o.resume = host_of(k, host + <u32>o.resume)
+
+
+cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
+        u64 phys1) noexcept nogil:
+    cdef u32 index = k.n_fragments, i, h, ops, host
+    cdef u32 room = t.size + 16 + t.n_ops * <u32>sizeof(OpInfo)
+    cdef Fragment* f
+    cdef LinkRec* l
+    if (k.used + room + 64 > k.size or index >= MAX_FRAGMENTS
+            or k.n_links + t.n_links > MAX_CACHE_LINKS or k.n_map + t.n_map > MAX_CACHE_MAP):
+        return NONE
+    host = (k.used + 15) & ~<u32>15
+    ops = (host + t.size + 15) & ~<u32>7
+    write_code(c, k, t, host, ops, index, k.n_links)
     f = &k.fragments[index]
     f.linear = t.linear
     f.phys[0] = phys0
@@ -257,6 +267,7 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     f.n_map = t.n_map
     f.links = k.n_links
     f.n_links = t.n_links
+    f.n_ops = t.n_ops
     f.in_links = NONE
     f.guest_bytes = <u16>t.guest_bytes
     f.insns = <u16>t.insns
@@ -361,6 +372,66 @@ cdef void drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
         t[0] = c.stub[STUB_INDIRECT]
 
 
+cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
+    drop(c, k, index)
+
+
+cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil:
+    """Links from and to the fragment, and its entry for indirect jumps, stay."""
+    cdef Fragment* f = &k.fragments[index]
+    cdef u32 i
+    cdef LinkRec* l
+    if (t.size != f.size or t.n_map != f.n_map or t.n_links != f.n_links or t.n_ops != f.n_ops
+            or f.host + t.body != f.body or f.thunk != (0 if t.thunk == NONE else f.host + t.thunk)
+            or f.dead):
+        return False
+    for i in range(t.n_links):
+        l = &k.links[f.links + i]
+        if (l.target != t.linear + <u64>t.links[i].target or l.at != f.host + t.links[i].at
+                or l.stub != f.host + t.links[i].stub):
+            return False
+    write_code(c, k, t, f.host, (f.host + t.size + 15) & ~<u32>7, index, f.links)
+    for i in range(t.n_links):
+        l = &k.links[f.links + i]
+        if l.linked != NONE:
+            patch(k, l.at, k.fragments[l.linked].body)
+    for i in range(t.n_map):
+        k.map[f.map + i] = t.map[i]
+    f.guest_bytes = <u16>t.guest_bytes
+    f.insns = <u16>t.insns
+    return True
+
+
+cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil:
+    cdef u32 i
+    if k.writes[(phys_page >> 12) & (HOT_SIZE - 1)] < HOT_WRITES:
+        return False
+    for i in range(k.n_hot):
+        if k.hot[i] == phys_page:
+            return True
+    return False
+
+
+cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil:
+    cdef u8* writes = &k.writes[(phys_page >> 12) & (HOT_SIZE - 1)]
+    if writes[0] < HOT_WRITES:
+        writes[0] += 1
+    if writes[0] == HOT_WRITES and k.n_hot < MAX_HOT and not cache_is_hot(k, phys_page):
+        k.hot[k.n_hot] = phys_page
+        k.n_hot += 1
+
+
+cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil:
+    """A page once hot, as in a booting kernel that patches itself, must not be checked for ever."""
+    cdef u32 i
+    for i in range(HOT_SIZE >> 3):
+        (<u64*>k.writes)[i] = 0
+    for i in range(k.n_hot):
+        k.writes[(k.hot[i] >> 12) & (HOT_SIZE - 1)] = HOT_AGAIN
+        cache_drop_phys(c, k, k.hot[i])
+    k.n_hot = 0
+
+
 cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil:
     """Drop what was translated from a guest physical page; how many fragments that were."""
     cdef u32* p = &k.phys_hash[page_hash(phys_page >> 12)]
@@ -422,50 +493,3 @@ cdef void cache_drop_space(CpuState* c, Cache* k, u32 space) noexcept nogil:
     for i in range(k.n_fragments):
         if k.fragments[i].space == space:
             drop(c, k, i)
-
-
-cdef u32 cache_fragment_at(Cache* k, u32 host) noexcept nogil:
-    cdef u32 low = 0, high = k.n_fragments, mid
-    while low < high:
-        mid = (low + high) >> 1
-        if k.fragments[mid].host <= host:
-            low = mid + 1
-        else:
-            high = mid
-    if low == 0:
-        return NONE
-    low -= 1
-    if host >= k.fragments[low].host + k.fragments[low].size:
-        return NONE
-    return low
-
-
-cdef u32 cache_guest_offset(Cache* k, Fragment* f, u32 host, u32* start) noexcept nogil:
-    cdef MapEntry* m = k.map + f.map
-    cdef u32 low = 0, high = f.n_map, mid, guest
-    host -= f.host
-    while low < high:
-        mid = (low + high) >> 1
-        if m[mid].host <= host:
-            low = mid + 1
-        else:
-            high = mid
-    guest = m[low - 1].guest if low else 0
-    for mid in range(f.n_map):
-        # The thunk shares guest offset 0 with the first instruction, which begins at the body.
-        if m[mid].guest == guest and f.host + m[mid].host >= f.body:
-            start[0] = f.host + m[mid].host
-            return guest
-    start[0] = f.body
-    return guest
-
-
-cdef bint cache_is_boundary(Cache* k, Fragment* f, u32 host, u32* guest) noexcept nogil:
-    cdef MapEntry* m = k.map + f.map
-    cdef u32 i
-    host -= f.host
-    for i in range(f.n_map):
-        if m[i].host == host and (i == 0 or m[i - 1].guest != m[i].guest or m[i].guest == 0):
-            guest[0] = m[i].guest
-            return True
-    return False

@@ -140,6 +140,7 @@ cdef enum:
     LEAVE_AGAIN = 6      # bindings went stale: dispatch the same instruction anew
     LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
     LEAVE_STEPPED = 8    # a store into translated code completed
+    LEAVE_STALE = 9      # the guest bytes of fragment exit_arg have changed
 
 # Translation mode key: everything about the processor that a translation depends on.
 cdef enum:
@@ -286,7 +287,7 @@ cdef struct CpuState:
     u64 n_fragments, n_guest_insns, n_code_bytes, n_guest_bytes
     u64 n_shadow_faults, n_shadow_pages, n_guest_faults, n_interrupts, n_exceptions
     u64 n_smc, n_flushes, n_cr3_loads, n_cr3_dropped, n_invlpg, n_python_exits
-    u64 n_window_misses, n_safepoints, n_polls
+    u64 n_window_misses, n_safepoints, n_polls, n_stale
     # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
     u8 pad_xsave[64]
     u8 xsave[4096]

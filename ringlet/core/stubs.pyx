@@ -4,8 +4,10 @@ The entry stub is called as a C function: it saves what the ABI wants kept, load
 registers and flags, and jumps to `CpuState.entry`.  Every way out stores the guest's registers and
 returns from that call.  No vector register is touched: the guest's stay live (docs/adr/0001).
 """
-from ringlet.core.state cimport (CpuState, u8, u32, u64, LEAVE_LINK, LEAVE_INDIRECT, LEAVE_OP)
-from ringlet.core.template cimport (STUB_ENTER, STUB_LINK, STUB_INDIRECT, STUB_OP, STUB_LEAVE)
+from ringlet.core.state cimport (CpuState, u8, u32, u64, LEAVE_LINK, LEAVE_INDIRECT, LEAVE_OP,
+                                 LEAVE_STALE)
+from ringlet.core.template cimport (STUB_ENTER, STUB_LINK, STUB_INDIRECT, STUB_OP, STUB_LEAVE,
+                                    STUB_STALE)
 
 cdef CpuState* _null = NULL
 cdef u32 RIP = <u32><size_t>&_null.rip
@@ -144,6 +146,9 @@ cdef StubSet emit_stubs(u8* out, u64 block) noexcept nogil:
     emit_common(&w)
     s.at[STUB_OP] = w.n
     emit_leave_code(&w, LEAVE_OP)
+    emit_common(&w)
+    s.at[STUB_STALE] = w.n
+    emit_leave_code(&w, LEAVE_STALE)
     emit_common(&w)
     s.at[STUB_LEAVE] = w.n
     pop_saved(&w)

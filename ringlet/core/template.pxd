@@ -14,6 +14,8 @@ cdef enum:  # Reloc.kind
     RELOC_STUB = 5     # rel32 to stub number `value`
     RELOC_OP = 6       # abs32 of OpInfo number `value`
     RELOC_LINK = 7     # imm32: number of the link whose index in the fragment is `value`
+    RELOC_SOURCE = 8   # abs64: host address of the guest byte at offset `value` of the fragment
+    RELOC_FRAGMENT = 9 # imm32: number of the fragment
 
 # The stubs a translation leaves through; their addresses are the machine's (ringlet.core.stubs).
 cdef enum:  # Stub
@@ -22,7 +24,8 @@ cdef enum:  # Stub
     STUB_INDIRECT = 2    # r8: linear target
     STUB_OP = 3          # op_info
     STUB_LEAVE = 4       # after a host signal: registers are in CpuState already
-    STUB_COUNT = 5
+    STUB_STALE = 5       # exit_arg: the fragment whose guest bytes are not what they were
+    STUB_COUNT = 6
 
 cdef struct Reloc:
     u32 at
@@ -53,6 +56,7 @@ cdef struct Template:
     u32 n_links
     u32 n_ops
     u8* code
+    const u8* source  # where the guest bytes are, in the host (of a checked fragment)
     Reloc* relocs
     MapEntry* map
     Link* links

@@ -17,6 +17,8 @@ cdef enum:
     MAX_OPS = MAX_INSNS
     MAX_BINDINGS = 8
     FRAGMENT_FULL = MAX_CODE - 1024
+    MAX_CHECKED = 128   # guest bytes of a checked fragment
+    MAX_CHECKS = 32
 
 cdef enum:
     H8 = 8
@@ -88,6 +90,10 @@ cdef struct Builder:
     u32 learn_at      # offset of the instruction whose shape is not known
     u32 unlearned     # looking ahead met an instruction whose shape is not known
     u32 speculate     # compare-and-go windows allowed
+    u32 checked       # compare the guest bytes on entry
+    u32 n_checks
+    u32 checks[MAX_CHECKS]       # offsets of the rel32s that lead to the stale exit
+    const u8* source  # checked: where the guest bytes are; `code` is a copy
     u16 live_out      # status flags live where the fragment ends
     Insn insns[MAX_INSNS]
     Reloc relocs[MAX_RELOCS]
@@ -96,6 +102,7 @@ cdef struct Builder:
     Link links[MAX_LINKS]
     OpInfo ops[MAX_OPS]
     u8 crossing[32]   # bytes of an instruction that crosses into another page
+    u8 copy[MAX_CHECKED]
     u8 out[MAX_CODE]
 
 cdef inline void e8(Builder* b, u32 v) noexcept nogil:

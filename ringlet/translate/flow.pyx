@@ -86,8 +86,9 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
         store_state(b, H9, EA)
     name_op(b, i, op)
     jmp_stub(b, STUB_OP)
-    # Nothing follows an operation that ends the fragment, even if it changed nothing.
-    if not ends_fragment(op) or i.shape.unit == UNIT_WAIT:
+    # Nothing follows an operation that ends the fragment, even if it changed nothing; nor any in a
+    # checked fragment, for it may have written what follows.
+    if not b.checked and (not ends_fragment(op) or i.shape.unit == UNIT_WAIT):
         b.ops[b.n_ops - 1].resume = b.n
     b.n_bindings = 0
     b.zero_extended = 0
@@ -158,6 +159,67 @@ cdef void emit_thunk(Builder* b, u32 flags_dead) noexcept nogil:
     mov_rr(b, 1, H9)
     jmp_stub(b, STUB_INDIRECT)
     mov_rr(b, 1, H9)
+
+
+cdef void check_piece(Builder* b, u32 at, u32 size) noexcept nogil:
+    """Compare `size` (1, 2, 4, 8) guest bytes at `at` with those this is a translation of."""
+    cdef u64 expected = 0
+    cdef u32 k
+    for k in range(size):
+        expected |= <u64>b.code[at + k] << (8 * k)
+    e8(b, 0x49); e8(b, 0xB8)                                  # mov r8, source + at
+    reloc(b, RELOC_SOURCE, at)
+    e64(b, <u64>b.source + at)
+    if size == 8:
+        e8(b, 0x4D); e8(b, 0x8B)                              # mov r8, [r8]
+    elif size == 4:
+        e8(b, 0x45); e8(b, 0x8B)                              # mov r8d, [r8]
+    else:
+        e8(b, 0x45); e8(b, 0x0F)                              # movzx r8d, word or byte [r8]
+        e8(b, 0xB7 if size == 2 else 0xB6)
+    e8(b, 0)
+    e8(b, 0x48); e8(b, 0xB9)                                  # mov rcx, -expected
+    e64(b, 0 - expected)
+    lea_sum(b, 1, 1, H8, 0)
+    e8(b, 0xE3); e8(b, 5)                                     # jrcxz over
+    e8(b, 0xE9)                                               # jmp stale
+    b.checks[b.n_checks] = b.n
+    b.n_checks += 1
+    e32(b, 0)
+
+
+cdef void emit_check(Builder* b) noexcept nogil:
+    """Leave if the guest bytes are not those that this is a translation of.
+
+    What this fragment stores comes last in it, so that it runs as checked.  No flag is touched:
+    where the bytes have changed, what these need of the flags says nothing.
+    """
+    cdef u32 at = 0, size = 8, length = b.guest_bytes
+    b.n_checks = 0
+    mov_rr(b, H9, 1)
+    while size > length:
+        size >>= 1
+    while at + size <= length:
+        check_piece(b, at, size)
+        at += size
+    if at < length:
+        # What is left overlaps the piece before.
+        check_piece(b, length - size, size)
+    mov_rr(b, 1, H9)
+
+
+cdef void emit_stale(Builder* b) noexcept nogil:
+    """Out of line: where `emit_check` leaves."""
+    cdef u32 k
+    for k in range(b.n_checks):
+        patch_rel32(b, b.checks[k], b.n)
+    mov_rr(b, 1, H9)
+    e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)                     # mov dword [exit_arg], fragment
+    reloc(b, RELOC_STATE, EXIT_ARG)
+    e32(b, <u32>(b.block + EXIT_ARG))
+    reloc(b, RELOC_FRAGMENT, 0)
+    e32(b, 0)
+    jmp_stub(b, STUB_STALE)
 
 
 cdef void emit_indirect(Builder* b) noexcept nogil:
@@ -236,7 +298,8 @@ cdef bint begin_loop(Builder* b) noexcept nogil:
     The copy begins with what the first pass has bound, so it need not check again
     (`fragment.emit_loop`).  False if there is nothing to gain.
     """
-    if b.in_loop or b.loop_at or b.n_ops or not b.speculate or b.key & KEY_STEP:
+    if (b.in_loop or b.loop_at or b.n_ops or b.checked or not b.speculate
+            or b.key & KEY_STEP):
         return False
     keep_for_loop(b)
     if b.n_loop == 0:

@@ -48,6 +48,9 @@ cdef u16 peek_live(Builder* b, i64 at) noexcept nogil:
     cdef u16 live = 0, pending = STATUS
     cdef int r
     cdef u32 _
+    if b.checked:
+        # Nothing tells of changes to what it does not hold itself.
+        return STATUS
     for _ in range(PEEK):
         if at < -<i64>b.before or at >= b.avail:
             break
@@ -83,6 +86,16 @@ cdef bint stays(Insn* i) noexcept nogil:
                 or kind == SHAPE_INVALID)
 
 
+cdef bint may_store(Builder* b, Insn* i) noexcept nogil:
+    """The instruction, or what the virtual processor does for it, may write memory."""
+    cdef u32 kind = i.shape.kind
+    if kind == SHAPE_OP:
+        return i.shape.op != OP_NONE
+    if unit_op(b, i) != OP_NONE or kind >= SHAPE_STRING and kind != SHAPE_ADDRESS:
+        return True
+    return i.shape.stack == STACK_PUSH or (i.modrm < 0xC0 and i.shape.mem & MEM_WRITE)
+
+
 cdef int scan(Builder* b) noexcept nogil:
     """Decode the fragment's instructions."""
     cdef u32 at = 0
@@ -114,6 +127,8 @@ cdef int scan(Builder* b) noexcept nogil:
         b.count += 1
         at += i.length
         if not stays(i) or (b.key & KEY_STEP) or at >= b.avail:
+            break
+        if b.checked and may_store(b, i):
             break
     b.guest_bytes = at
     return TRANSLATE_OK
@@ -159,7 +174,7 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     op = unit_op(b, i)
     if op != OP_NONE:
         emit_op(b, i, op)
-        return i.shape.unit == UNIT_WAIT
+        return i.shape.unit == UNIT_WAIT and not b.checked
     if kind == SHAPE_OP:
         if i.shape.op == OP_NONE:
             return 1
@@ -167,6 +182,8 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
             retire(b, i)
             return 1
         emit_op(b, i, i.shape.op)
+        if b.checked:
+            return 0
         if not ends_fragment(i.shape.op):
             return 1
         if b.n_ops and b.ops[b.n_ops - 1].resume == b.n:
@@ -194,7 +211,7 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
         done = emit_plain(b, i, dead, live_after)
     if not done:
         emit_op(b, i, OP_EMULATE)
-        return 1
+        return not b.checked
     retire(b, i)
     return 1
 
@@ -253,8 +270,12 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
         return TRANSLATE_LEARN
     map_here(b, 0)
     if indirect:
-        emit_thunk(b, not b.insns[0].live & STATUS)
+        # (Of what bytes it will be when they have changed, nothing is known.)
+        emit_thunk(b, not b.checked and not b.insns[0].live & STATUS)
     b.body = b.n
+    if b.checked:
+        map_here(b, 0)
+        emit_check(b)
     for k in range(b.count):
         i = &b.insns[k]
         i.host = <u16>b.n
@@ -279,6 +300,8 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     b.tail = b.n
     # Beyond here: code that a fault cannot name an instruction for, but by the window misses.
     emit_cold(b)
+    if b.checked:
+        emit_stale(b)
     map_here(b, b.guest_bytes)
     emit_link_stubs(b)
     return TRANSLATE_OK
@@ -299,6 +322,7 @@ cdef Template template_of(Builder* b) noexcept nogil:
     t.n_links = b.n_links
     t.n_ops = b.n_ops
     t.code = b.out
+    t.source = b.source
     t.relocs = b.relocs
     t.map = b.map
     t.links = b.links

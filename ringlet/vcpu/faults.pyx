@@ -8,8 +8,8 @@ performs its access before it changes anything (docs/adr/0001).
 from ringlet.core.state cimport *
 from ringlet.core.signals cimport *
 from ringlet.core.template cimport STUB_LEAVE
-from ringlet.cache.codecache cimport (Cache, Fragment, NONE, cache_fragment_at, cache_guest_offset,
-                                      cache_is_boundary, cache_reset_table)
+from ringlet.cache.codecache cimport Cache, Fragment, NONE, cache_reset_table
+from ringlet.cache.hostmap cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
 from ringlet.core.prod cimport prod_arm
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host

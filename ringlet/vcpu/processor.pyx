@@ -98,6 +98,7 @@ _COUNTERS = {
     "shadow_pages": <size_t>&_null.n_shadow_pages,
     "guest_faults": <size_t>&_null.n_guest_faults, "interrupts": <size_t>&_null.n_interrupts,
     "exceptions": <size_t>&_null.n_exceptions, "code_writes": <size_t>&_null.n_smc,
+    "stale_fragments": <size_t>&_null.n_stale,
     "flushes": <size_t>&_null.n_flushes, "cr3_loads": <size_t>&_null.n_cr3_loads,
     "cr3_dropped": <size_t>&_null.n_cr3_dropped, "invlpg": <size_t>&_null.n_invlpg,
     "python_exits": <size_t>&_null.n_python_exits, "safepoints": <size_t>&_null.n_safepoints,

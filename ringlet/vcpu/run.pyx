@@ -7,7 +7,7 @@ from ringlet.core.prod cimport prod_arm, prod_disarm
 from ringlet.core.template cimport Template, STUB_ENTER
 from ringlet.cache.codecache cimport *
 from ringlet.mmu.mmu cimport (mmu_fetch, mmu_space, mmu_protect_code, ram_host)
-from ringlet.translate.builder cimport Builder, MAX_INSNS
+from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
 from ringlet.vcpu.emulate cimport emulate
@@ -18,8 +18,10 @@ from ringlet.vcpu.sysregs cimport CR0_AM
 cdef extern from * nogil:
     """
     static inline void ringlet_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    static inline unsigned long ringlet_ticks(void) { return __builtin_ia32_rdtsc(); }
     """
     void ringlet_fence()
+    u64 ringlet_ticks()
 
 cdef enum:
     FOUND = 0
@@ -28,6 +30,8 @@ cdef enum:
 
 cdef enum:
     ALIGN_IN = 1 << 19   # in scratch[2]: the host's AC flag is to be set (ringlet.core.stubs)
+    PERIOD = 1 << 31     # of counting writes to pages with translations, TSC ticks
+    PERIOD_LOOKUPS = 4095
 
 
 cdef inline u64 poll_page(CpuState* c) noexcept nogil:
@@ -62,6 +66,7 @@ cdef void code_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil:
 
 cdef void code_written(CpuState* c, u64 phys_page) noexcept nogil:
     c.n_smc += 1
+    cache_count_write(<Cache*>c.cache, phys_page)
     cache_drop_phys(c, <Cache*>c.cache, phys_page)
 
 
@@ -88,8 +93,20 @@ cdef inline void enter(CpuState* c, u64 host) noexcept nogil:
     c.n_exits += 1
     (<void (*)() noexcept nogil>c.stub[STUB_ENTER])()
     c.rflags |= c.host_flags & FLAGS_HOST
-    if c.exit_code <= LEAVE_OP:
+    if c.exit_code <= LEAVE_OP or c.exit_code == LEAVE_STALE:
         c.gpr[RSP] = c.scratch[3] + c.rsp_naddend
+
+
+cdef void read_checked(Builder* b, u8* source, u32 room) noexcept nogil:
+    """Take a copy of the bytes for a fragment that compares it with them on entry."""
+    cdef u32 i
+    b.checked = 1
+    b.source = source
+    b.code = &b.copy[0]
+    b.avail = room if room < MAX_CHECKED else MAX_CHECKED
+    b.before = 0
+    for i in range(b.avail):
+        b.copy[i] = source[i]
 
 
 cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
@@ -111,17 +128,24 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
         c.exit_kind = EXIT_INTERNAL
         c.internal = 1
         return LEAVE_LOOP
-    # Before the bytes are read: a write after this is noticed.
-    mmu_protect_code(c, phys)
-    b.code = page + at
-    b.avail = 4096 - at
-    b.before = at
-    b.limit = MAX_INSNS
     b.linear = c.rip
     b.key = key
     b.block = c.block
+    b.limit = MAX_INSNS
+    if cache_is_hot(k, phys):
+        read_checked(b, page + at, 4096 - at)
+    else:
+        # Before the bytes are read: a write after this is noticed.
+        mmu_protect_code(c, phys)
+        b.code = page + at
+        b.avail = 4096 - at
+        b.before = at
+        b.checked = 0
     r = translate_fragment(b, indirect)
     if r == TRANSLATE_CROSS:
+        # Protected even if it is hot: two pages are more than it checks.
+        b.checked = 0
+        mmu_protect_code(c, phys)
         r = mmu_fetch(c, (c.rip | 0xFFF) + 1, &second)
         if r == MEM_FAULT:
             return RAISED
@@ -148,6 +172,31 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
         cache_flush(c, k)
         out[0] = cache_install(c, k, &t, space, phys, second)
     return FOUND
+
+
+cdef bint renew(CpuState* c, Builder* b, u32 index) noexcept nogil:
+    """The guest bytes of a fragment that checks them have changed: translate them again.
+
+    It was entered, so that its mapping is as it was; most often only a value differs, and the new
+    translation takes its place.  False: it does not, and the dispatcher must make another.
+    """
+    cdef Cache* k = <Cache*>c.cache
+    cdef Fragment* f = &k.fragments[index]
+    cdef u32 at = f.linear & 0xFFF
+    cdef Template t
+    c.rip = f.linear
+    c.n_stale += 1
+    b.linear = f.linear
+    b.key = f.key
+    b.block = c.block
+    b.limit = MAX_INSNS
+    read_checked(b, ram_host(c, f.phys[0]) + at, 4096 - at)
+    if translate_fragment(b, f.thunk != 0) == TRANSLATE_OK:
+        t = template_of(b)
+        if cache_revise(c, k, index, &t):
+            return True
+    cache_drop(c, k, index)
+    return False
 
 
 cdef int raised(CpuState* c) noexcept nogil:
@@ -200,6 +249,13 @@ cdef inline void remember(CpuState* c, Cache* k, OpInfo* op, u64 host) noexcept 
     c.resume_drops = k.drops
 
 
+cdef void end_period(CpuState* c, Cache* k) noexcept nogil:
+    cdef u64 now = ringlet_ticks()
+    if now - k.period > PERIOD:
+        k.period = now
+        cache_cool(c, k)
+
+
 cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef Cache* k = <Cache*>c.cache
     cdef OpInfo* op
@@ -233,6 +289,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             if inhibit and c.intr:
                 # The instruction after STI or MOV SS runs alone if an interrupt waits for its end.
                 key |= KEY_STEP
+            if not c.n_lookups & PERIOD_LOOKUPS:
+                end_period(c, k)
             space = mmu_space(c, c.rip)
             index = cache_find(k, c.rip, key, space)
             c.n_lookups += 1
@@ -265,6 +323,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             host = <u64>k.run + k.fragments[index].body
         resume = 0
         enter(c, host)
+        while c.exit_code == LEAVE_STALE and renew(c, b, <u32>c.exit_arg):
+            enter(c, <u64>k.run + k.fragments[<u32>c.exit_arg].body)
         r = EMU_NEXT
         while c.exit_code == LEAVE_OP:
             op = <OpInfo*>c.op_info
@@ -305,9 +365,11 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             c.exit_kind = EXIT_EMULATE
             return EXIT_EMULATE
         elif c.exit_code != LEAVE_STEPPED:
-            # A safepoint, or bindings went stale: the instruction is still to be done.
+            # A safepoint, or bindings or the fragment went stale: the instruction is still to do.
             if c.exit_code == LEAVE_POLL:
                 c.n_safepoints += 1
+            elif c.exit_code == LEAVE_STALE and not k.fragments[<u32>c.exit_arg].dead:
+                renew(c, b, <u32>c.exit_arg)
             if inhibit and c.rip == shadow:
                 c.inhibit = inhibit
             if stepping:

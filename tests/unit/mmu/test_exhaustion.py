@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
-SCRIPT = """
+ROOT = Path(__file__).parents[3]
+SCRIPT = f"import sys; sys.path.append({str(ROOT)!r})" + """
 import ctypes
 from tests.unit.mmu.guest import MIB, OK, PAGE, Guest, P, U, W
 

@@ -13,7 +13,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from iced_x86 import Code, Decoder, FlowControl, Instruction, Mnemonic, RflagsBits
+from iced_x86 import (
+    Code,
+    Decoder,
+    Encoder,
+    FlowControl,
+    Instruction,
+    Mnemonic,
+    OpKind,
+    Register,
+    Register_,
+    RegisterExt,
+    RflagsBits,
+)
 
 from ringlet.core.state import Exit
 from ringlet.translate.classify import Innocuous, classify
@@ -65,6 +77,42 @@ def forms(chance: random.Random, rate: float) -> Iterator[tuple[Instruction, byt
                 continue
             if instruction.flow_control == FlowControl.NEXT:
                 yield instruction, code[: instruction.len]
+                other = shuffled(instruction, chance)
+                if other is not None:
+                    yield instruction, other
+
+
+def shuffled(instruction: Instruction, chance: random.Random) -> bytes | None:
+    """The instruction with other general registers, few of them; None if it has no such form."""
+    few = [chance.randrange(16) for _ in range(chance.randrange(1, 4))]
+    copy = instruction.copy()
+    for i in range(copy.op_count):
+        if copy.op_kind(i) == OpKind.REGISTER and RegisterExt.is_gpr(copy.op_register(i)):
+            copy.set_op_register(i, _like(copy.op_register(i), chance.choice(few)))
+    if RegisterExt.is_gpr(copy.memory_base):
+        copy.memory_base = _like(copy.memory_base, chance.choice(few))
+    if RegisterExt.is_gpr(copy.memory_index):
+        copy.memory_index = _like(copy.memory_index, chance.choice(few))
+    encoder = Encoder(64)
+    try:
+        encoder.encode(copy, 0)
+    except ValueError:
+        return None
+    return encoder.take_buffer()
+
+
+def _like(register: Register_, number: int) -> Register_:
+    """Register `number` of the size of another; of bytes also AH to BH."""
+    match RegisterExt.size(register):
+        case 1:
+            first = Register.AL if register < Register.SPL else Register.AL + 4
+            return Register_(first + number)
+        case 2:
+            return Register_(Register.AX + number)
+        case 4:
+            return Register_(Register.EAX + number)
+        case _:
+            return Register_(Register.RAX + number)
 
 
 def vector_state(chance: random.Random) -> bytes:
@@ -196,6 +244,9 @@ class Agreement:
     def differences(self, instruction: Instruction, code: bytes) -> list[str]:
         """Run one instruction both ways, up to the HLT behind it or in its handler."""
         start = Start.chance(self._chance)
+        if instruction.has_rep_prefix or instruction.has_repne_prefix:
+            # A count that is an address would run over the board's own tables.
+            start.registers["rcx"] = self._chance.randrange(8)
         outcomes = []
         for board, emulated in zip(self._boards, (True, False), strict=True):
             start.apply(board)

@@ -490,7 +490,7 @@ def test_unit_that_is_not_available(
 
 def test_fwait_without_mp_only_looks_for_an_exception(user: Bench) -> None:
     user.set(cr0=user.get("cr0") & ~0xE | 8)
-    assert user.run(Op.OP_NM, code=b"\x9b") == EMU_FLOW
+    assert user.run(Op.OP_NM, code=b"\x9b") == EMU_NEXT
     user.p.fp = state(fcw=0x37E)
     struct.pack_into("<H", user.p.fp, 2, 0x8081)
     assert user.run(Op.OP_NM, code=b"\x9b") == EMU_FAULT

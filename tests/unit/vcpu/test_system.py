@@ -210,7 +210,7 @@ def test_op_emulate_leaves(user: Bench) -> None:
 
 
 def test_serialize_needs_cpuid(user: Bench) -> None:
-    assert user.run(Op.OP_SERIALIZE) == EMU_FLOW
+    assert user.run(Op.OP_SERIALIZE) == EMU_NEXT
     user.p.set_cpuid([])
     assert user.run(Op.OP_SERIALIZE) == EMU_FAULT
     assert user.fault() == (UD, None)

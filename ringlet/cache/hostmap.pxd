@@ -1,0 +1,11 @@
+"""From a host address in translated code back to the guest instruction it stands for."""
+from ringlet.core.state cimport u32
+from ringlet.cache.codecache cimport Cache, Fragment, NONE
+
+# The fragment whose translation holds cache offset `host`, or NONE.
+cdef u32 cache_fragment_at(Cache* k, u32 host) noexcept nogil
+# Guest offset in the fragment of the instruction at cache offset `host`; *start is the cache offset
+# where its translation begins.
+cdef u32 cache_guest_offset(Cache* k, Fragment* f, u32 host, u32* start) noexcept nogil
+# 1: `host` is the first byte of an instruction's translation.
+cdef bint cache_is_boundary(Cache* k, Fragment* f, u32 host, u32* guest) noexcept nogil

@@ -1,0 +1,50 @@
+"""From a host address in translated code back to the guest instruction it stands for."""
+from ringlet.core.state cimport *
+from ringlet.core.template cimport MapEntry
+
+
+cdef u32 cache_fragment_at(Cache* k, u32 host) noexcept nogil:
+    cdef u32 low = 0, high = k.n_fragments, mid
+    while low < high:
+        mid = (low + high) >> 1
+        if k.fragments[mid].host <= host:
+            low = mid + 1
+        else:
+            high = mid
+    if low == 0:
+        return NONE
+    low -= 1
+    if host >= k.fragments[low].host + k.fragments[low].size:
+        return NONE
+    return low
+
+
+cdef u32 cache_guest_offset(Cache* k, Fragment* f, u32 host, u32* start) noexcept nogil:
+    cdef MapEntry* m = k.map + f.map
+    cdef u32 low = 0, high = f.n_map, mid, guest
+    host -= f.host
+    while low < high:
+        mid = (low + high) >> 1
+        if m[mid].host <= host:
+            low = mid + 1
+        else:
+            high = mid
+    guest = m[low - 1].guest if low else 0
+    for mid in range(f.n_map):
+        # The thunk shares guest offset 0 with the first instruction, which begins at the body.
+        if m[mid].guest == guest and f.host + m[mid].host >= f.body:
+            start[0] = f.host + m[mid].host
+            return guest
+    start[0] = f.body
+    return guest
+
+
+cdef bint cache_is_boundary(Cache* k, Fragment* f, u32 host, u32* guest) noexcept nogil:
+    cdef MapEntry* m = k.map + f.map
+    cdef u32 i
+    host -= f.host
+    for i in range(f.n_map):
+        if m[i].host == host and (i == 0 or m[i - 1].guest != m[i].guest or m[i].guest == 0):
+            guest[0] = m[i].guest
+            return True
+    return False

@@ -1,0 +1,106 @@
+"""Pages that are written again and again while code of theirs runs."""
+
+import struct
+
+import pytest
+
+from tests.unit.vcpu.board import CODE, HLT, Board
+
+TIMES = 200
+FAULTS = 8
+"""More write faults than a page gets before its fragments check themselves."""
+DATA = 0x800
+"""Offset in the code's page of what is written and not run."""
+
+
+def run(code: bytes, cpl: int) -> tuple[Board, int, int]:
+    """Run `code` to its HLT; the board, write faults and stale fragments."""
+    board = Board(cpl)
+    before = board.p.counters()
+    board.run(code)
+    after = board.p.counters()
+    names = ("code_writes", "stale_fragments")
+    faults, stale = (after[name] - before[name] for name in names)
+    return board, faults, stale
+
+
+def to(offset: int, after: int) -> bytes:
+    """A RIP-relative displacement."""
+    return struct.pack("<i", offset - after)
+
+
+@pytest.mark.parametrize("cpl", [0, 3])
+def test_each_new_immediate_is_seen_without_a_fault(cpl: int) -> None:
+    # mov ecx, TIMES; xor edx, edx; 1: mov [2f + 1], ecx; 2: mov eax, 0; add edx, eax; dec ecx; jnz
+    code = b"\xb9" + struct.pack("<I", TIMES) + b"\x31\xd2\x89\x0d" + to(14, 13)
+    code += b"\xb8\0\0\0\0\x01\xc2\xff\xc9\x75\xef"
+
+    board, faults, stale = run(code, cpl)
+
+    assert board.get("rdx") == TIMES * (TIMES + 1) // 2
+    assert faults <= FAULTS
+    assert stale >= TIMES - FAULTS
+
+
+@pytest.mark.parametrize("cpl", [0, 3])
+def test_data_beside_code_makes_nothing_stale(cpl: int) -> None:
+    # mov ecx, TIMES; 1: inc dword [DATA]; dec ecx; jnz 1b
+    code = b"\xb9" + struct.pack("<I", TIMES) + b"\xff\x05" + to(DATA, 11) + b"\xff\xc9\x75\xf6"
+
+    board, faults, stale = run(code, cpl)
+
+    assert board.peek(CODE + DATA) & 0xFFFFFFFF == TIMES
+    assert faults <= FAULTS
+    assert stale == 0
+
+
+def test_checks_change_no_flag_and_no_register() -> None:
+    # mov ecx, TIMES; xor edx, edx; 1: stc; mov [DATA], eax; adc edx, 0; dec ecx; jnz 1b
+    code = b"\xb9" + struct.pack("<I", TIMES) + b"\x31\xd2\xf9\x89\x05" + to(DATA, 14)
+    code += b"\x83\xd2\x00\xff\xc9\x75\xf2"
+
+    board, faults, _ = run(code, 0)
+
+    assert faults <= FAULTS
+    assert board.get("rdx") == TIMES
+
+
+@pytest.mark.parametrize("length", range(1, 20))
+def test_every_byte_of_a_fragment_is_compared(length: int) -> None:
+    """A slide of NOPs, of which one after the other is CMC for one call."""
+    # mov ecx, length; lea rsi, [slide]
+    # 1: mov byte [rsi + rcx - 1], CMC; xor edx, edx; call slide; setc dl; add edi, edx
+    # mov byte [rsi + rcx - 1], NOP; dec ecx; jnz 1b
+    target = 64
+    code = b"\xb9" + struct.pack("<I", length) + b"\x48\x8d\x35" + to(target, 12)
+    loop = b"\xc6\x44\x0e\xff\xf5\x31\xd2\xe8" + to(target, 24)
+    code += loop + b"\x0f\x92\xc2\x01\xd7\xc6\x44\x0e\xff\x90\xff\xc9"
+    code += b"\x75" + struct.pack("b", 12 - (len(code) + 2)) + HLT
+    code = code.ljust(target, b"\xcc") + b"\x90" * length + b"\xc3"
+    board = Board(0)
+    for _ in range(4):
+        board.set(rdi=0)
+
+        board.run(code)
+
+        assert board.get("rdi") == length
+    assert board.p.counters()["stale_fragments"] >= length - 1
+
+
+def test_flags_that_only_the_new_bytes_read_survive_the_check() -> None:
+    """ADD, for which no flag needs to live on entry, becomes SETC."""
+    # mov ecx, TIMES; lea rsi, [slide]
+    # 1: mov dword [rsi], (add edx, eax; nop; ret); call slide
+    # mov dword [rsi], (setc dl; ret); xor edx, edx; stc; call slide; add edi, edx; dec ecx; jnz 1b
+    slide = 64
+    code = b"\xb9" + struct.pack("<I", TIMES) + b"\x48\x8d\x35" + to(slide, 12)
+    code += b"\xc7\x06\x01\xc2\x90\xc3\xe8" + to(slide, 23)
+    code += b"\xc7\x06\x0f\x92\xc2\xc3\x31\xd2\xf9\xe8" + to(slide, 37)
+    code += b"\x01\xd7\xff\xc9\x75" + struct.pack("b", 12 - 43) + HLT
+    board = Board(0)
+    board.set(rdi=0)
+
+    board.run(code.ljust(slide, b"\xcc") + b"\x90\x90\x90\xc3")
+
+    assert board.get("rdi") == TIMES
+    assert board.p.counters()["stale_fragments"] >= TIMES
