@@ -344,9 +344,10 @@ cdef class Processor:
         try:
             access = emulation.send(answer)
         except StopIteration as end:
-            if not end.value and deliver(c) == EMU_EXIT:
-                return c.exit_kind
-            return EXIT_NONE
+            if end.value:
+                return EXIT_NONE
+            c.db_pending = 0
+            return c.exit_kind if deliver(c) == EMU_EXIT else EXIT_NONE
         self.emulation = emulation
         c.mmio_phys, c.io_size, write, c.io_data = access
         c.exit_kind = EXIT_MMIO_WRITE if write else EXIT_MMIO_READ
