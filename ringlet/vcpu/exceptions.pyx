@@ -15,7 +15,7 @@ from ringlet.vcpu.descriptors cimport (
     mark_accessed, require, selector_error)
 from ringlet.vcpu.memory cimport push_frame, read_bytes
 from ringlet.vcpu.sysregs cimport (
-    AR_CODE, AR_CONFORMING, DR6_BD, DR7_GD, dpl_of, refresh_bases)
+    AR_CODE, AR_CONFORMING, DR6_BD, DR7_GD, dpl_of)
 
 # Where an event comes from: it decides the checks, the pushed RIP and the EXT bit.
 cdef enum Source:
@@ -128,7 +128,6 @@ cdef int enter(CpuState* c, Event* e) noexcept nogil:
     c.inhibit = 0
     c.halted = 0
     update_key(c)
-    refresh_bases(c)
     return 0
 
 

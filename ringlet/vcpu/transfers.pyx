@@ -16,7 +16,7 @@ from ringlet.vcpu.memory cimport (
     load, pop_values, push_frame, push_values, read_bytes, stack_step)
 from ringlet.vcpu.segments cimport check_stack_segment
 from ringlet.vcpu.sysregs cimport (
-    AR_CODE, AR_CONFORMING, DR7_ENABLES, dpl_of, iopl, next_rip, refresh_bases)
+    AR_CODE, AR_CONFORMING, DR7_ENABLES, dpl_of, iopl, next_rip)
 
 
 cdef bint is_code(u32 ar) noexcept nogil:
@@ -38,7 +38,6 @@ cdef void enter_code(CpuState* c, Descriptor* d, u32 selector, u32 cpl, u64 rip)
     c.cpl = cpl
     c.rip = rip
     update_key(c)
-    refresh_bases(c)
 
 
 cdef int read_target(CpuState* c, OpInfo* op, u64* offset, u32* selector) noexcept nogil:
