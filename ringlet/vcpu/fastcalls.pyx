@@ -5,11 +5,11 @@ SYSEXIT also in IA-32e mode, and its SYSRET raises #GP at CPL 0 for a non-canoni
 """
 from ringlet.core.state cimport (
     RCX, RDX, RSP, SEG_CS, SEG_SS, AR_L, AR_DB, EMU_FLOW, FLAG_RF, FLAG_TF, FLAG_VM,
-    KEY_CPL, KEY_MODE64, KEY_STEP, VEC_GP, VEC_UD, get_rflags, is_canonical, raise_err, raise_exc, set_rflags)
+    KEY_CPL, KEY_MODE64, KEY_STEP, VEC_GP, VEC_UD, get_rflags, is_canonical, raise_err, raise_exc,
+    set_rflags)
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.descriptors cimport load_flat
-from ringlet.vcpu.sysregs cimport (
-    CR0_PE, DR7_ENABLES, EFER_SCE, long_mode, next_rip)
+from ringlet.vcpu.sysregs cimport CR0_PE, DR7_ENABLES, EFER_SCE, long_mode, next_rip
 
 cdef enum:
     CODE_TYPE = 0xB      # execute, read, accessed
