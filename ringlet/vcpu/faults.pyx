@@ -10,7 +10,7 @@ from ringlet.core.signals cimport *
 from ringlet.core.template cimport STUB_LEAVE
 from ringlet.cache.codecache cimport Cache, Fragment, NONE, cache_reset_table
 from ringlet.cache.hostmap cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
-from ringlet.core.prod cimport prod_arm
+from ringlet.core.prod cimport alarm_look, prod_arm
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
@@ -306,10 +306,10 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     cdef u64 host = f.regs[HR_RIP] - <u64>k.run
     cdef u32 index, guest, start
     cdef Fragment* frag
+    if f.signal == SIG_URG:
+        return alarm_look(c) or prodded(c, f, k, host)
     if f.regs[HR_RIP] - c.native < NATIVE_SIZE:
         return native_fault(c, f)
-    if f.signal == SIG_URG:
-        return prodded(c, f, k, host)
     if host >= k.size:
         return 0
     if f.signal == SIG_TRAP and c.stepping:
