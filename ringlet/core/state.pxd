@@ -274,7 +274,7 @@ cdef struct CpuState:
     u64 resume_rip       # what must be the same then: RIP, key, Cache.drops
     u32 resume_key
     u32 resume_drops
-    u64 db_pending       # DR6.B0-B3 held back by a load of SS
+    u64 db_pending       # DR6.B0-B3 of accesses that are done, to be raised after the instruction
     u32 running          # a thread is in the run loop
     u32 prodding         # the timer that gets it out of there was armed (ringlet.core.prod)
     void* prod           # POSIX timers that signal `prod_thread`

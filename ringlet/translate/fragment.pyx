@@ -292,6 +292,10 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     if k < b.count - 1:
         b.count = k + 1
         b.guest_bytes = b.insns[k].offset + b.insns[k].length
+        if b.checked:
+            # It has begun with a comparison of what is no longer in it.
+            b.limit = b.count
+            return translate_fragment(b, indirect)
     if more:
         map_here(b, b.guest_bytes)
         emit_jump(b, b.guest_bytes)

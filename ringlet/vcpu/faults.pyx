@@ -247,7 +247,6 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     if f.address - (c.block + BLOCK_POLL + 4096) < 4096:
         return leave(c, f, frag, guest, LEAVE_POLL)
     r = mmu_shadow_fault(c, f.address, f.error & (ACC_WRITE | ACC_FETCH), &linear)
-    c.n_shadow_faults += 1
     if r == MEM_OK:
         if frag.dead:
             # The store hits code of its own fragment: finish it, then leave.

@@ -11,6 +11,7 @@ from ringlet.vcpu.memory cimport check_write, load, read_bytes, store, user_acce
 from ringlet.vcpu.operand cimport opcode_of
 from ringlet.vcpu.pending cimport PENDING_IN, PENDING_INS, PENDING_NONE, leave
 from ringlet.vcpu.sysregs cimport advance, iopl, write_gpr
+from ringlet.vcpu.watch cimport check_aligned
 
 cdef enum:
     TSS_IO_MAP_BASE = 102
@@ -120,11 +121,13 @@ cdef void step(CpuState* c, OpInfo* op, u32 reg) noexcept nogil:
 
 cdef int op_ins(CpuState* c, OpInfo* op) noexcept nogil:
     """INS: the element's place is checked before the device is asked."""
+    cdef u64 linear
     if exhausted(c, op):
         return EMU_NEXT
     if begin(c, op, <u32>c.gpr[RDX] & 0xFFFF):
         return EMU_FAULT
-    if check_write(c, index_linear(c, op, RDI, SEG_ES), op.size, user_access(c)):
+    linear = index_linear(c, op, RDI, SEG_ES)
+    if check_aligned(c, linear, op.size) or check_write(c, linear, op.size, user_access(c)):
         return EMU_FAULT
     c.io_data = 0
     return leave(c, op, EXIT_IO_IN, PENDING_INS)

@@ -1,7 +1,5 @@
 """`Processor`: one virtual CPU with its guest memory, as Python sees it."""
-import time
 from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_AS_STRING
@@ -21,11 +19,13 @@ from ringlet.vcpu.emulate cimport complete, refuse
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
+from ringlet.vcpu.msr cimport reset_msrs
 from ringlet.vcpu.native cimport Native, native_create
 from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
                                  space_dropped)
 
 from ringlet.vcpu.emulator import Emulator
+from ringlet.vcpu.model import default_entries, tsc_khz
 
 cdef extern from * nogil:
     """
@@ -36,17 +36,10 @@ cdef extern from * nogil:
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT | MAP_NORESERVE, -1, 0);
         return p == MAP_FAILED ? NULL : p;
     }
-    static unsigned long ringlet_rdtsc(void)
-    {
-        unsigned low, high;
-        __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
-        return (unsigned long)high << 32 | low;
-    }
     static void ringlet_guard(void *p, unsigned long size) { mprotect(p, size, PROT_NONE); }
     static void ringlet_free_low(void *p, unsigned long size) { munmap(p, size); }
     """
     void* ringlet_low(unsigned long size)
-    unsigned long ringlet_rdtsc()
     void ringlet_guard(void* p, unsigned long size)
     void ringlet_free_low(void* p, unsigned long size)
 
@@ -142,10 +135,10 @@ cdef class Processor:
         self.c.rflags = 2
         self.c.win_tag = 0x8000
         self.c.cr0 = 0x60000010
-        self.c.pat = <u64>0x0007040600070406
         self.c.xcr0 = 1
         self.c.dr[6] = <u64>0xFFFF0FF0
         self.c.dr[7] = 0x400
+        reset_msrs(self.c)
         self.c.fpu_pointer = <void*>fpu_pointer
         # The XSAVE image of a processor after INIT: x87 control word and MXCSR (SDM 1 13.6).
         (<u16*>self.xsave())[0] = 0x37F
@@ -160,9 +153,9 @@ cdef class Processor:
         self.native = native_create(self.c)
         self.emulator = Emulator(self.native)
         cache_create(self.c, CODE_CACHE)
+        self.c.tsc_khz = tsc_khz()
+        self.set_cpuid(cpuid if cpuid is not None else default_entries())
         mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
-        self.c.tsc_khz = host_tsc_khz()
-        self.set_cpuid(cpuid if cpuid is not None else default_cpuid())
         install_handlers(handle_fault)
         update_key(self.c)
 
@@ -292,6 +285,8 @@ cdef class Processor:
         free(self.c.cpuid)
         self.c.cpuid = table
         self.c.cpuid_count = len(rows)
+        if self.c.mmu != NULL:
+            mmu_flush_all(self.c)   # the width of physical addresses may be another
 
     # --- running
 
@@ -370,9 +365,10 @@ cdef class Processor:
         try:
             access = emulation.send(answer)
         except StopIteration as end:
-            if not end.value and deliver(c) == EMU_EXIT:
-                return c.exit_kind
-            return EXIT_NONE
+            if end.value:
+                return EXIT_NONE
+            c.db_pending = 0
+            return c.exit_kind if deliver(c) == EMU_EXIT else EXIT_NONE
         self.emulation = emulation
         c.mmio_phys, c.io_size, write, c.io_data = access
         c.exit_kind = EXIT_MMIO_WRITE if write else EXIT_MMIO_READ
@@ -450,21 +446,3 @@ cdef class Processor:
         values["fragments_live"] = k.live
         return values
 
-
-@cache
-def host_tsc_khz() -> int:
-    """The host's TSC frequency in kHz, measured against CLOCK_MONOTONIC over 20 ms."""
-    cdef u64 first = ringlet_rdtsc(), last
-    start = time.monotonic_ns()
-    time.sleep(0.02)
-    elapsed = time.monotonic_ns() - start
-    last = ringlet_rdtsc()
-    return (last - first) * 1_000_000 // elapsed
-
-
-def default_cpuid():
-    """The CPUID table of the default model on this host."""
-    from ringlet.arch.cpuid import DEFAULT, entries
-    from ringlet.vcpu.cpuid import host_cpuid
-
-    return entries(DEFAULT, host_cpuid, host_tsc_khz())

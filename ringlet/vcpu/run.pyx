@@ -351,7 +351,9 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             if r == EMU_EXIT:
                 if k.drops == drops:
                     remember(c, k, op, op.resume)
-                if stepping:
+                if stepping and c.exit_kind == EXIT_EMULATE:
+                    step_undone(c, &step)
+                elif stepping:
                     step_left(c, &step)
                 return c.exit_kind
         elif c.exit_code == LEAVE_LINK:
@@ -367,6 +369,9 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             c.n_guest_faults += 1
             r = EMU_FAULT
         elif c.exit_code == LEAVE_EMULATE:
+            if stepping:
+                # The emulator watches its accesses itself.
+                step_undone(c, &step)
             c.exit_kind = EXIT_EMULATE
             return EXIT_EMULATE
         elif c.exit_code != LEAVE_STEPPED:

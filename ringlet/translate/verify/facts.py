@@ -57,6 +57,7 @@ class Facts:
     covers: dict[int, tuple[Cover, ...]]
     compared: Comparison | None = None
     operation: int = -1  # the one that op_info names
+    fragment: bool = False  # exit_arg names this one
     proved: bool = False  # r8 was the fragment's address
 
     def copy(self) -> "Facts":
@@ -70,6 +71,7 @@ class Facts:
             dict(self.covers),
             self.compared,
             self.operation,
+            self.fragment,
             self.proved,
         )
 
@@ -135,6 +137,7 @@ def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
     met.poll = either(a.poll, b.poll)
     met.compared = None
     met.operation = a.operation if a.operation == b.operation else -1
+    met.fragment = a.fragment and b.fragment
     met.proved = a.proved and b.proved
     return met
 

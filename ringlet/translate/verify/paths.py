@@ -57,7 +57,8 @@ class Paths:
         user = int(translation.key & KEYS["cpl"] == KEYS["cpl"])
         self._y = Symbols()
         self._relocated = {at: (kind, value) for at, kind, value in translation.relocations}
-        self._execution = Execution(self._y, user, self._relocated)
+        compared = translation.guest_bytes if translation.checked else 0
+        self._execution = Execution(self._y, user, self._relocated, compared)
         self._links = {at for at, _ in translation.links}
         self._code = _installed(translation, SLOTS[user])
         self._steps: dict[int, tuple[Instruction, Plan]] = {}
@@ -232,6 +233,8 @@ class Paths:
         kind, value = self._relocated.get(field, (NONE, NONE))
         if field in self._links:
             self._leave(s)
+        elif kind != Relocation.STUB and i.near_branch_target >= self._t.cold:
+            self._stale(s, i.near_branch_target)
         elif kind != Relocation.STUB:
             self._within(i, s)
         else:
@@ -285,24 +288,37 @@ class Paths:
     def _miss(self, s: Facts, i: Instruction, compared: Comparison | None) -> Facts:
         """A comparison with the window: follow the miss, and meet it where it comes back."""
         missed = s.copy()
-        here, at = self._at, i.near_branch_target
-        while True:
-            if at not in self._steps:
-                raise UnsoundError("it branches to no instruction")
-            self._at = at
-            instruction, plan = self._steps[at]
-            if plan.kind is Kind.JUMP:
-                break
-            if plan.kind in (Kind.FORBIDDEN, Kind.BRANCH, Kind.JUMP_TABLE):
-                raise UnsoundError("it is not for code out of line")
-            self._execution.step(missed, instruction, plan)
-            at = instruction.next_ip
+        here = self._at
+        instruction = self._out_of_line(missed, i.near_branch_target)
         if instruction.near_branch_target != i.next_ip:
             raise UnsoundError("it does not come back to where it left")
         self._at = here
         if compared is not None and compared.bits == 32 and i.mnemonic == Mnemonic.JNE:
             learn_equal_tags(self._y, s, compared)
         return merge(self._y, s, missed)
+
+    def _out_of_line(self, s: Facts, at: int) -> Instruction:
+        """Follow code without branches; the jump that ends it."""
+        while True:
+            if at not in self._steps:
+                raise UnsoundError("it branches to no instruction")
+            self._at = at
+            instruction, plan = self._steps[at]
+            if plan.kind is Kind.JUMP:
+                return instruction
+            if plan.kind in (Kind.FORBIDDEN, Kind.BRANCH, Kind.JUMP_TABLE):
+                raise UnsoundError("it is not for code out of line")
+            self._execution.step(s, instruction, plan)
+            at = instruction.next_ip
+
+    def _stale(self, s: Facts, at: int) -> None:
+        """The guest's bytes have changed: it names itself and leaves."""
+        end = self._out_of_line(s, at)
+        if self._relocated.get(_distance_field(end)) != (Relocation.STUB, Stub.STALE):
+            raise UnsoundError("it jumps to code out of line that does not leave")
+        if not s.fragment:
+            raise UnsoundError("it leaves for no fragment")
+        self._leave(s)
 
     def _indirect(self, s: Facts, p: Plan) -> None:
         access = p.accesses[0]
