@@ -138,6 +138,10 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
     if kind == SHAPE_XLAT:
         add(out, &n, c.gpr[RBX] + (c.gpr[RAX] & 0xFF) + segment_base(c, i), 1, ACC_READ, False)
         return n
+    if is_moffs(i):
+        add(out, &n, <u64>i.imm + segment_base(c, i), size,
+            ACC_WRITE if i.opcode & 2 else ACC_READ, False)
+        return n
     if i.modrm < 0xC0 and i.shape.mem & (MEM_READ | MEM_WRITE) \
             and kind != SHAPE_ADDRESS and not i.shape.mem & MEM_HINT:
         add(out, &n, operand_address(c, i, rip), size,
@@ -153,12 +157,22 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
 
 
 cdef bint bound_elsewhere(CpuState* c, Insn* i) noexcept nogil:
-    """The base register of the memory operand lies in another slot, and that one is not used: the
-    displacement led to the operand's, but the sum was formed with the base's addend."""
+    """The base of the memory operand, a register or that of FS or GS, lies in another slot, and that
+    one is not used: the displacement led to the operand's, but the sum was formed with the base's
+    addend."""
     cdef u32 base = insn_base(i)
-    if i.modrm >= 0xC0 or not i.shape.mem or base == NO_REG:
+    if i.modrm >= 0xC0 or not i.shape.mem:
         return False
-    return not slot_live(c, c.gpr[base])
+    if i.seg == SEG_FS or i.seg == SEG_GS:
+        return not slot_live(c, c.seg[i.seg].base)
+    return base != NO_REG and not slot_live(c, c.gpr[base])
+
+
+cdef inline bint lane_faults(Insn* i, u64 linear) noexcept nogil:
+    """Which fault it is the emulator says: not all of a masked move's lanes are accessed, and a
+    vector that has to be aligned and is not raises #GP before any #PF or #SS."""
+    cdef u32 size = i.shape.mem_size
+    return i.shape.mem & MEM_MAYBE or ((size == 16 or size == 32) and linear & (size - 1))
 
 
 cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept nogil:
@@ -207,6 +221,8 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
             if is_probe(f.regs[HR_RIP]):
                 f.regs[HR_RIP] += 5
                 return 1
+            if lane_faults(&i, at[k].linear):
+                return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
             raise_err(c, VEC_SS if at[k].stack else VEC_GP, 0)
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
         if not slot_live(c, at[k].linear):
@@ -218,7 +234,7 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
                 return 1
             if r == MEM_OK:
                 return leave_saved(c, f, frag, guest, LEAVE_AGAIN)
-            if r == MEM_MMIO:
+            if r == MEM_MMIO or lane_faults(&i, at[k].linear):
                 return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
     if bound_elsewhere(c, &i):

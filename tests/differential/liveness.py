@@ -17,6 +17,7 @@ _BITS = ((RflagsBits.CF, 0x1), (RflagsBits.PF, 0x4), (RflagsBits.AF, 0x10), (Rfl
 ARITHMETIC = 0x8D5
 _SHIFTS = frozenset((Mnemonic.SHL, Mnemonic.SAL, Mnemonic.SHR, Mnemonic.SAR, Mnemonic.ROL,
                      Mnemonic.ROR, Mnemonic.RCL, Mnemonic.RCR, Mnemonic.SHLD, Mnemonic.SHRD))
+_LOGICAL = frozenset((Mnemonic.AND, Mnemonic.OR, Mnemonic.XOR, Mnemonic.TEST))
 
 
 def flag_bits(iced: int) -> int:
@@ -29,7 +30,7 @@ def flag_bits(iced: int) -> int:
 
 
 def surely_overwritten(ins: Instruction) -> int:
-    """Flags that every execution of `ins` changes or leaves undefined.
+    """Flags that every execution of `ins` overwrites; one left undefined may keep its value.
 
     A shift by CL may be by zero, and a REP string may run no iteration: those keep all flags.
     """
@@ -41,7 +42,10 @@ def surely_overwritten(ins: Instruction) -> int:
             return 0
         if ins.op_kind(last) == OpKind.IMMEDIATE8 and ins.immediate8 & 0x1F == 0:
             return 0
-    return flag_bits(ins.rflags_modified)
+    undefined = flag_bits(ins.rflags_undefined)
+    if ins.mnemonic in _LOGICAL:
+        undefined = 0  # AF, which every processor clears
+    return flag_bits(ins.rflags_modified) & ~undefined
 
 
 def live_in(line: Sequence[Instruction]) -> int:
