@@ -21,6 +21,7 @@ cdef enum:
     HOST_TF = 0x100
     HOST_DF = 0x400
     HOST_AC = 0x40000
+    LOW_END = 0x800000000000   # of the canonical addresses
     SIG_TRAP = 5
     SIG_URG = 23
 
@@ -97,16 +98,17 @@ cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
         r = insn_index(i)
         if r != NO_REG:
             a += c.gpr[r] << (i.sib >> 6)
-    if i.prefixes & PFX_67:
-        a = <u32>a
-    a += segment_base(c, i)
     if i.shape.kind == SHAPE_BITS:
         offset = <i64>c.gpr[insn_reg(i)]
         if i.rex & 8:
             a += <u64>((offset >> 6) * 8)
+        elif i.prefixes & PFX_66:
+            a += <u64>((<i64><short>offset >> 4) * 2)
         else:
             a += <u64>((<i64><i32>offset >> 5) * 4)
-    return a
+    if i.prefixes & PFX_67:
+        a = <u32>a
+    return a + segment_base(c, i)
 
 
 cdef inline void add(Access* out, u32* n, u64 linear, u32 size, u32 kind,
@@ -126,6 +128,11 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
     cdef u32 size = i.shape.mem_size
     cdef u32 word = 2 if i.prefixes & PFX_66 else 8
     if kind == SHAPE_STRING:
+        # The one that faults first is first: CMPS reads [rDI] before [rSI], but not REPE CMPSB.
+        if op == 0xA6 and not (i.opcode == 0xA6 and i.prefixes & PFX_REP):
+            add(out, &n, c.gpr[RDI], size, ACC_READ, False)
+            add(out, &n, c.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
+            return n
         if op == 0xA4 or op == 0xA6 or op == 0xAC:
             add(out, &n, c.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
         if op != 0xAC:
@@ -199,6 +206,17 @@ cdef int leave_saved(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 c
     return 1
 
 
+cdef int probe_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
+    """#GP at a probe: RSP moved to another slot.  If that is one, RSP is bound to it from here on;
+    else nothing has happened yet."""
+    save_registers(c, f.regs)
+    if is_canonical(c.gpr[RSP]) and (slot_live(c, c.gpr[RSP]) or mmu_slot_fault(
+            c, c.gpr[RSP], ACC_READ | (ACC_USER if c.cpl == 3 else 0)) == MEM_OK):
+        return leave(c, f, frag, guest, LEAVE_AGAIN)
+    f.regs[HR_RIP] += 5
+    return 1
+
+
 cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
     """The host raised #GP or #SS: an unused slot, a non-canonical address, or the instruction."""
     cdef Insn i
@@ -206,6 +224,8 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
     cdef Access at[3]
     cdef u32 n, k, user = ACC_USER if c.cpl == 3 else 0
     cdef int r
+    if is_probe(f.regs[HR_RIP]):
+        return probe_protection(c, f, frag, guest)
     if not guest_bytes(c, frag, guest, code):
         return 0
     if decode(<ShapeTable*>c.translator, code, 16, &i) != DECODE_OK:
@@ -213,25 +233,14 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
     n = accesses(c, &i, frag.linear + guest, at)
-    if is_probe(f.regs[HR_RIP]):
-        n = 0
-        add(at, &n, c.gpr[RSP], 4, ACC_READ, True)
     for k in range(n):
-        if not is_canonical(at[k].linear):
-            if is_probe(f.regs[HR_RIP]):
-                f.regs[HR_RIP] += 5
-                return 1
+        if not is_canonical(at[k].linear) or not is_canonical(at[k].linear + at[k].size - 1):
             if lane_faults(&i, at[k].linear):
                 return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
             raise_err(c, VEC_SS if at[k].stack else VEC_GP, 0)
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
         if not slot_live(c, at[k].linear):
             r = mmu_slot_fault(c, at[k].linear, at[k].kind | user)
-            if is_probe(f.regs[HR_RIP]):
-                if r == MEM_OK:
-                    return leave(c, f, frag, guest, LEAVE_AGAIN)
-                f.regs[HR_RIP] += 5
-                return 1
             if r == MEM_OK:
                 return leave_saved(c, f, frag, guest, LEAVE_AGAIN)
             if r == MEM_MMIO or lane_faults(&i, at[k].linear):
@@ -273,10 +282,11 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     if is_probe(f.regs[HR_RIP]) and r != -1:
         f.regs[HR_RIP] += 5
         return 1
+    if r == MEM_MMIO or (r == MEM_FAULT and LOW_END - linear < 64):
+        # (An operand that ends beyond the last canonical address raises #GP or #SS.)
+        return leave(c, f, frag, guest, LEAVE_EMULATE)
     if r == MEM_FAULT:
         return leave(c, f, frag, guest, LEAVE_FAULT)
-    if r == MEM_MMIO:
-        return leave(c, f, frag, guest, LEAVE_EMULATE)
     # A guard: bindings are stale, or the access straddles slots.
     if c.again == rip:
         c.again = 0

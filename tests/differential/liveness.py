@@ -10,8 +10,6 @@ from functools import lru_cache
 
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits
 
-from tests.differential.program import Program
-
 _BITS = ((RflagsBits.CF, 0x1), (RflagsBits.PF, 0x4), (RflagsBits.AF, 0x10), (RflagsBits.ZF, 0x40),
          (RflagsBits.SF, 0x80), (RflagsBits.OF, 0x800))
 ARITHMETIC = 0x8D5
@@ -64,10 +62,11 @@ def _decoded(code: bytes, origin: int) -> tuple[Instruction, ...]:
     return tuple(Decoder(64, code, ip=origin))
 
 
-def flags_live_at(program: Program, linear: int) -> int:
-    """Arithmetic flags live before the instruction at `linear`: ARITHMETIC where it is unknown."""
-    line = _decoded(program.code, program.origin)
-    for i, ins in enumerate(line):
-        if ins.ip == linear:
-            return live_in(line[i:])
-    return ARITHMETIC
+def flags_live_at(code: bytes, origin: int, linear: int) -> int:
+    """Arithmetic flags live before the instruction at `linear` of the code at `origin`.
+
+    ARITHMETIC where it is unknown.
+    """
+    if not origin <= linear < origin + len(code):
+        return ARITHMETIC
+    return live_in(_decoded(code[linear - origin:], linear))

@@ -32,6 +32,7 @@ from ringlet.vcpu.emulation.operands import (
 from ringlet.vcpu.native import FAULT, FIRST, Native
 
 _UD: Final = 6
+_MOVD_EAX_MM0: Final = bytes.fromhex("0f7ec0")
 
 MASKED: Final = {
     Mnemonic.VMASKMOVPS: 4,
@@ -83,8 +84,8 @@ class Masked:
     """VMASKMOV, VPMASKMOV and MASKMOV: on the bounce area, of which only some lanes are real."""
 
     __slots__ = (
-        "_entry", "_implicit", "_lane", "_length", "_mask", "_mmx", "_operand", "_parts", "_size",
-        "_store",
+        "_enter_mmx", "_entry", "_implicit", "_lane", "_length", "_mask", "_mmx", "_operand",
+        "_parts", "_size", "_store",
     )  # fmt: skip
 
     def __init__(self, native: Native, instruction: Instruction) -> None:
@@ -101,6 +102,8 @@ class Masked:
             self._lane = 1
             self._mask = RegisterExt.number(instruction.op2_register)
             self._entry = native.place(encode(without_segment(instruction)))
+            if self._mmx:
+                self._enter_mmx = native.place(_MOVD_EAX_MM0)
         else:
             self._lane = MASKED[instruction.mnemonic]
             self._mask = RegisterExt.number(instruction.op1_register)
@@ -110,7 +113,10 @@ class Masked:
         mask = native.mmx(self._mask) if self._mmx else native.vector(self._mask)
         lanes = runs(mask, self._lane, self._size)
         if self._implicit and native.resolve(self._operand) == FAULT:
-            # The manual leaves it to the processor whether bytes not stored can fault; here they do.
+            # The manual leaves it to the processor whether bytes not stored can fault; here they
+            # do.  Like AMD's, this one has gone from x87 to MMX state by then.
+            if self._mmx:
+                native.execute(self._enter_mmx)
             return False
         for (start, size), part in zip(lanes, self._parts, strict=False):
             linear = native.linear(self._operand, start)
