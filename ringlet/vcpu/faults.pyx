@@ -164,15 +164,14 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
 
 
 cdef bint bound_elsewhere(CpuState* c, Insn* i) noexcept nogil:
-    """The base of the memory operand, a register or that of FS or GS, lies in another slot, and that
-    one is not used: the displacement led to the operand's, but the sum was formed with the base's
-    addend."""
+    """What the sum was formed with the addend of (a register, the base of FS or GS, or the
+    displacement) lies in another slot than the operand, and that one is not used."""
     cdef u32 base = insn_base(i)
-    if i.modrm >= 0xC0 or not i.shape.mem:
+    if i.modrm >= 0xC0 or not i.shape.mem or i.rip_relative:
         return False
     if i.seg == SEG_FS or i.seg == SEG_GS:
         return not slot_live(c, c.seg[i.seg].base)
-    return base != NO_REG and not slot_live(c, c.gpr[base])
+    return not slot_live(c, <u64><i64>i.disp if base == NO_REG else c.gpr[base])
 
 
 cdef inline bint lane_faults(Insn* i, u64 linear) noexcept nogil:
