@@ -40,6 +40,8 @@ PROCESSOR_COUNTERS: Final = (
     Counter("cr3_loads", "loads", "loads of CR3"),
     Counter("cr3_dropped", "pages", "pages dropped from windows because a CR3 load changed them"),
     Counter("invlpg", "instructions", "INVLPG performed"),
+    Counter("port_reads", "accesses", "port reads"),
+    Counter("port_writes", "accesses", "port writes"),
     Counter("python_exits", "exits", "exits that the machine handled in Python"),
     Counter("safepoints", "stops", "stops at a safepoint asked for by another thread"),
     Counter("fragments_live", "fragments", "fragments in the code cache now"),
@@ -48,8 +50,6 @@ PROCESSOR_COUNTERS: Final = (
 )
 
 MACHINE_COUNTERS: Final = (
-    Counter("machine_io_reads", "accesses", "port reads"),
-    Counter("machine_io_writes", "accesses", "port writes"),
     Counter("machine_mmio", "accesses", "accesses to guest physical addresses without RAM"),
     Counter("machine_halts", "halts", "times the guest waited in HLT"),
     Counter("machine_kicks", "kicks", "times the vCPU was interrupted to look at timers"),

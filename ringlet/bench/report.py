@@ -33,7 +33,9 @@ LABELS = {
 }
 
 NATIVE_NOTE = (
-    "native: getppid under this host's Linux, which does more than the guest's null system call"
+    "native: getppid under this host's Linux, which does more than the guest's null system call; "
+    "for a divide error a signal, for a page fault a signal and a mapping, for a PTE a mapping: "
+    "the floor of a hypervisor that has these"
 )
 
 

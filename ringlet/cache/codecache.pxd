@@ -1,5 +1,6 @@
 """The code cache: installed fragments, their lookup, links and invalidation."""
-from ringlet.core.state cimport CpuState, OpInfo, u8, u16, u32, u64, i64
+from ringlet.core.state cimport (CpuState, OpInfo, BLOCK_JUMP_K, BLOCK_JUMP_U, KEY_CPL, u8, u16, u32,
+                                 u64, i64)
 from ringlet.core.template cimport Template, MapEntry
 from ringlet.core.stubs cimport StubSet
 
@@ -98,6 +99,15 @@ cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil
 cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil
 cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil
 cdef void cache_enter_table(CpuState* c, Cache* k, u32 fragment) noexcept nogil
+cdef inline u64 cache_thunk(CpuState* c, Cache* k) noexcept nogil:
+    """Where an indirect jump to RIP would go on: a host address that expects RIP in r8.
+
+    STUB_INDIRECT's if no fragment is known, and 0 if the table is another mode's.
+    """
+    cdef u32 table = (c.key & KEY_CPL) == 3
+    if k.table_key[table] != c.key:
+        return 0
+    return (<u64*>(c.block + (BLOCK_JUMP_U if table else BLOCK_JUMP_K)))[c.rip & 0xFFFF]
 # Forget the table entries that lead to lower-half fragments, or all.
 cdef void cache_reset_table(CpuState* c, Cache* k, u32 table, bint low_only) noexcept nogil
 # The halves of the address space are now these: forget the entries that lead to others.

@@ -246,6 +246,10 @@ cdef struct CpuState:
     u32 exc_is_soft      # INT n, INT3, INTO: pushes the next RIP, checks the gate's DPL
     u64 exc_cr2
     u64 exc_dr6          # bits to set in DR6 for #DB
+    u64 pf_rip           # RIP of the last #PF, where its handler's IRET should return to
+    u64 pf_linear        # what it was for, and how (ACC_*)
+    u32 pf_access
+    u32 pf_waits         # that IRET has not been seen
     # --- exits to Python
     u32 exit_kind
     u32 io_port

@@ -95,6 +95,7 @@ cdef void emit_enter(Writer* w) noexcept nogil:
             absolute(w, 8, 0x8B, r, r * 8)
     absolute(w, 8, 0x8B, 10, WIN_TAG_AT)
     absolute(w, 8, 0x8B, 11, WIN_ADDEND_AT)
+    absolute(w, 8, 0x8B, 8, RIP)                  # for a thunk
     absolute(w, 8, 0x8B, 0, 0)
     absolute(w, 8, 0x8B, 4, RSP_IN_OUT)
     b1(w, 0xFF); b1(w, 0x24); b1(w, 0x25)         # jmp [entry]

@@ -1,5 +1,6 @@
 """What a machine needs of a processor: `ringlet.vcpu.processor.Processor`, or a test's fake."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -27,9 +28,10 @@ class Memory(Protocol):
 class Cpu(Memory, Protocol):
     """One virtual processor and its RAM.
 
-    `io` is (port, size, data) of an exit for a port, a short cut to `exit_info`.
+    Within `run` it asks what `attach_ports` was given for every IN and OUT: `read(port, size)` and
+    `write(port, size, value)`.
 
-    Every exit for a port, for memory without RAM or for an MSR is ended by `complete`, with what
+    Every exit for memory without RAM or for an MSR is ended by `complete`, with what
     was read, or for an MSR that the machine lacks by `refuse`, which raises #GP in the guest.
 
     All but `kick` belongs to the thread that calls `run`.  A `kick` that comes between two runs
@@ -38,7 +40,9 @@ class Cpu(Memory, Protocol):
 
     def run(self) -> int: ...
     def exit_info(self) -> ExitInfo: ...
-    def io(self) -> tuple[int, int, int]: ...
+    def attach_ports(
+        self, read: Callable[[int, int], int], write: Callable[[int, int, int], None]
+    ) -> None: ...
     def complete(self, value: int = 0) -> None: ...
     def refuse(self) -> None: ...
     def kick(self) -> None: ...

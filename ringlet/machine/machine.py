@@ -71,9 +71,9 @@ class Machine:
         self._timer_irq = 0
         self._end: End | None = None
         self._woken = threading.Event()
-        self._reads = self._writes = self._mmio = 0
-        self._halts = self._kicks = self._injected = self._wall_ns = 0
+        self._mmio = self._halts = self._kicks = self._injected = self._wall_ns = 0
         self._handlers = self._make_handlers()
+        cpu.attach_ports(bus.read, bus.write)
 
     def attach_timer(self, timer: Timer, irq: int) -> None:
         """Let `timer`, wired to input `irq` of the interrupt controller, act in time."""
@@ -89,12 +89,13 @@ class Machine:
         """End the run as `end` says, unless it has ended already; for devices."""
         if self._end is None:
             self._end = end
+            # A device may be at work, within `run`.
+            self.cpu.kick()
 
     def stop(self, end: End) -> None:
         """End the run from another thread or a signal handler."""
         self.finish(end)
         self._woken.set()
-        self.cpu.kick()
 
     def run(self) -> End:
         """Run the guest until it ends, and return how.
@@ -116,8 +117,6 @@ class Machine:
         """Return the processor's counters and the machine's own (`ringlet.observe`)."""
         return {
             **self.cpu.counters(),
-            "machine_io_reads": self._reads,
-            "machine_io_writes": self._writes,
             "machine_mmio": self._mmio,
             "machine_halts": self._halts,
             "machine_kicks": self._kicks,
@@ -125,13 +124,11 @@ class Machine:
             "machine_wall_ns": self._wall_ns,
         }
 
-    # --- exits (those for ports have a budget: 0.6 us with run, device and all)
+    # --- exits
 
     def _make_handlers(self) -> list[Callable[[], None]]:
         handlers = [self._unexpected] * (max(Exit) + 1)
         handlers[Exit.EXIT_NONE] = self._nothing
-        handlers[Exit.EXIT_IO_IN] = self._make_port_read()
-        handlers[Exit.EXIT_IO_OUT] = self._make_port_write()
         handlers[Exit.EXIT_MMIO_READ] = self._mmio_read
         handlers[Exit.EXIT_MMIO_WRITE] = self._mmio_write
         handlers[Exit.EXIT_HLT] = self._halt
@@ -144,27 +141,6 @@ class Machine:
 
     def _nothing(self) -> None:
         """Run on."""
-
-    def _make_port_read(self) -> Callable[[], None]:
-        io, read, complete = self.cpu.io, self.bus.read, self.cpu.complete
-
-        def port_read() -> None:
-            self._reads += 1
-            port, size, _ = io()
-            complete(read(port, size))
-
-        return port_read
-
-    def _make_port_write(self) -> Callable[[], None]:
-        io, write, complete = self.cpu.io, self.bus.write, self.cpu.complete
-
-        def port_write() -> None:
-            self._writes += 1
-            port, size, data = io()
-            write(port, size, data)
-            complete()
-
-        return port_write
 
     def _mmio_read(self) -> None:
         # Nothing answers where there is no RAM: the bus floats high.

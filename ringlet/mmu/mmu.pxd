@@ -1,5 +1,6 @@
 """The virtual MMU's interface to the rest of the core.  See `ringlet.mmu` for how it works."""
 from ringlet.core.state cimport CpuState, u8, u16, u32, u64, i64
+from ringlet.mmu.layout cimport Mmu, mmu_of
 
 # Hooks.  They are called from within the functions below, so also in the signal handler.
 # Translations fetched from these pages of the current address space (or its upper half) are gone
@@ -47,8 +48,10 @@ cdef void mmu_prefill(CpuState* c, u64 linear, u32 access) noexcept nogil
 cdef void mmu_load_cr3(CpuState* c) noexcept nogil       # c.cr3 was written: compare, switch slots
 cdef void mmu_flush_all(CpuState* c) noexcept nogil      # CR0.PG/WP, CR4.PGE/PAE, EFER.NXE changed
 cdef void mmu_invlpg(CpuState* c, u64 linear) noexcept nogil
-# The identity of the address space, for the half of it that `linear` is in.
-cdef u32 mmu_space(CpuState* c, u64 linear) noexcept nogil
+cdef inline u32 mmu_space(CpuState* c, u64 linear) noexcept nogil:
+    """The identity of the address space, for the half of it that `linear` is in."""
+    cdef Mmu* m = mmu_of(c)
+    return m.owners[m.group if linear >> 63 and m.group else m.space].id
 
 # --- code pages, by any guest physical address inside
 cdef void mmu_protect_code(CpuState* c, u64 phys_page) noexcept nogil

@@ -92,11 +92,6 @@ cdef void mmu_invlpg(CpuState* c, u64 linear) noexcept nogil:
     spaces.invlpg(c, mmu_of(c), linear)
 
 
-cdef u32 mmu_space(CpuState* c, u64 linear) noexcept nogil:
-    cdef Mmu* m = mmu_of(c)
-    return m.owners[m.group if linear >> 63 and m.group else m.space].id
-
-
 # --- code pages
 
 cdef void mmu_protect_code(CpuState* c, u64 phys_page) noexcept nogil:

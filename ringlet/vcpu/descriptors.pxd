@@ -1,5 +1,5 @@
 """Segment descriptors of the guest's GDT and LDT (SDM 3A 3.4.5, 3.5, 5.8.3.1)."""
-from ringlet.core.state cimport CpuState, Segment, u8, u16, u32, u64
+from ringlet.core.state cimport CpuState, Segment, AR_G, AR_P, AR_S, u8, u16, u32, u64
 
 cdef struct Descriptor:
     u64 low          # the first 8 bytes
@@ -37,4 +37,9 @@ cdef int require(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
 cdef int mark_accessed(CpuState* c, Descriptor* d) noexcept nogil
 cdef void load_cache(Segment* s, Descriptor* d, u32 selector) noexcept nogil
 cdef void load_null(Segment* s, u32 selector, u32 dpl) noexcept nogil
-cdef void load_flat(Segment* s, u32 selector, u32 ar) noexcept nogil
+cdef inline void load_flat(Segment* s, u32 selector, u32 ar) noexcept nogil:
+    """A flat 4-GiB segment without a descriptor, as SYSCALL and its kin load."""
+    s.selector = <u16>selector
+    s.ar = ar | AR_P | AR_S | AR_G
+    s.limit = <u64>0xFFFFFFFF
+    s.base = 0

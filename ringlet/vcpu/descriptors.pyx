@@ -91,11 +91,3 @@ cdef void load_null(Segment* s, u32 selector, u32 dpl) noexcept nogil:
     s.ar = AR_UNUSABLE | (dpl << 5)
     s.limit = 0
     s.base = 0
-
-
-cdef void load_flat(Segment* s, u32 selector, u32 ar) noexcept nogil:
-    """A flat 4-GiB segment without a descriptor, as SYSCALL and its kin load."""
-    s.selector = <u16>selector
-    s.ar = ar | AR_P | AR_S | AR_G
-    s.limit = <u64>0xFFFFFFFF
-    s.base = 0

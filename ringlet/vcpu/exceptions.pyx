@@ -6,7 +6,7 @@ delivery has succeeded, but for CR2 and DR6, which the SDM has written when the 
 """
 from ringlet.core.state cimport (
     SEG_CS, SEG_SS, RSP, AR_S, AR_P, AR_L, AR_DB, AR_UNUSABLE, EMU_FLOW, EMU_FAULT, EMU_EXIT,
-    EXIT_SHUTDOWN, FLAG_TF, FLAG_RF, FLAG_NT, FLAG_VM, ACC_USER,
+    EXIT_SHUTDOWN, FLAG_TF, FLAG_RF, FLAG_NT, FLAG_VM, ACC_FETCH, ACC_USER, ACC_WRITE,
     VEC_DE, VEC_DB, VEC_NMI, VEC_DF, VEC_TS, VEC_NP, VEC_SS, VEC_GP, VEC_PF, VEC_MC,
     get_rflags, raise_err, is_canonical)
 from ringlet.vcpu.control cimport update_key
@@ -15,7 +15,7 @@ from ringlet.vcpu.descriptors cimport (
     mark_accessed, require, selector_error)
 from ringlet.vcpu.memory cimport push_frame, read_bytes
 from ringlet.vcpu.sysregs cimport (
-    AR_CODE, AR_CONFORMING, DR6_BD, DR7_GD, dpl_of, refresh_bases)
+    AR_CODE, AR_CONFORMING, DR6_BD, DR7_GD, dpl_of)
 
 # Where an event comes from: it decides the checks, the pushed RIP and the EXT bit.
 cdef enum Source:
@@ -128,7 +128,6 @@ cdef int enter(CpuState* c, Event* e) noexcept nogil:
     c.inhibit = 0
     c.halted = 0
     update_key(c)
-    refresh_bases(c)
     return 0
 
 
@@ -136,6 +135,10 @@ cdef void arise(CpuState* c) noexcept nogil:
     """What the processor records when the exception in exc_* arises: CR2, DR6."""
     if c.exc_vector == VEC_PF:
         c.cr2 = c.exc_cr2
+        c.pf_rip = c.rip
+        c.pf_linear = c.exc_cr2
+        c.pf_access = c.exc_error & ACC_WRITE
+        c.pf_waits = not c.exc_error & ACC_FETCH
     elif c.exc_vector == VEC_DB:
         # SDM 3B 17.2.3: B0-B3 are rewritten, the rest only ever set; GD and BTF are cleared.
         if c.exc_dr6:

@@ -4,12 +4,12 @@ Intel and AMD differ: Intel's SYSCALL and SYSRET exist only in 64-bit mode, its 
 SYSEXIT also in IA-32e mode, and its SYSRET raises #GP at CPL 0 for a non-canonical RCX.
 """
 from ringlet.core.state cimport (
-    RCX, RDX, RSP, SEG_CS, SEG_SS, AR_L, AR_DB, EMU_FLOW, FLAG_RF, FLAG_VM,
-    KEY_MODE64, VEC_GP, VEC_UD, get_rflags, is_canonical, raise_err, raise_exc, set_rflags)
+    RCX, RDX, RSP, SEG_CS, SEG_SS, AR_L, AR_DB, EMU_FLOW, FLAG_RF, FLAG_TF, FLAG_VM,
+    KEY_CPL, KEY_MODE64, KEY_STEP, VEC_GP, VEC_UD, get_rflags, is_canonical, raise_err, raise_exc,
+    set_rflags)
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.descriptors cimport load_flat
-from ringlet.vcpu.sysregs cimport (
-    CR0_PE, EFER_SCE, long_mode, next_rip, refresh_bases)
+from ringlet.vcpu.sysregs cimport CR0_PE, DR7_ENABLES, EFER_SCE, long_mode, next_rip
 
 cdef enum:
     CODE_TYPE = 0xB      # execute, read, accessed
@@ -21,8 +21,13 @@ cdef void enter(CpuState* c, u32 cs, u32 ss, u32 cpl, bint code64, u64 rip) noex
     load_flat(&c.seg[SEG_SS], ss, DATA_TYPE | dpl | AR_DB)
     c.cpl = cpl
     c.rip = rip
-    update_key(c)
-    refresh_bases(c)
+    if code64 and c.key & KEY_MODE64:
+        # Only the privilege has changed, and TF.
+        c.key = c.key & ~<u32>(KEY_CPL | KEY_STEP) | cpl
+        if c.rflags & FLAG_TF or c.dr[7] & DR7_ENABLES:
+            c.key |= KEY_STEP
+    else:
+        update_key(c)
 
 
 cdef int op_syscall(CpuState* c, OpInfo* op) noexcept nogil:

@@ -10,7 +10,7 @@ from ringlet.vcpu.control cimport physical_bits, write_efer
 from ringlet.vcpu.cpuid cimport CPUID_ECX, CPUID_EDX, cpuid_bit, cpuid_find
 from ringlet.vcpu.pending cimport (
     PENDING_APIC_BASE, PENDING_MSR_READ, PENDING_MSR_WRITE, leave)
-from ringlet.vcpu.sysregs cimport CR4_TSD, advance, refresh_bases, write_gpr
+from ringlet.vcpu.sysregs cimport CR4_TSD, advance, write_gpr
 
 cdef extern from *:
     """
@@ -234,7 +234,6 @@ cdef int write_base(CpuState* c, u32 index, u64 value) noexcept nogil:
     if not is_canonical(value):
         return raise_err(c, VEC_GP, 0)
     c.seg[index].base = value
-    refresh_bases(c)
     return 0
 
 

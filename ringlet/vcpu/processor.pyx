@@ -1,5 +1,6 @@
 """`Processor`: one virtual CPU with its guest memory, as Python sees it."""
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_COUNT
 from ringlet.core.prod cimport prod_attach, prod_detach
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
+from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
 from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
 from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mmu_read, mmu_write,
                               mmu_load_cr3, mmu_flush_all)
@@ -42,25 +44,11 @@ cdef extern from * nogil:
     }
     static void ringlet_guard(void *p, unsigned long size) { mprotect(p, size, PROT_NONE); }
     static void ringlet_free_low(void *p, unsigned long size) { munmap(p, size); }
-
-    /* The guest's x87, SSE and AVX state lives in the registers only while the guest runs. */
-    static inline void ringlet_load_vectors(void *area)
-    {
-        __asm__ volatile("xrstor64 (%0)" : : "r"(area), "a"(7), "d"(0) : "memory");
-    }
-    static inline void ringlet_save_vectors(void *area)
-    {
-        static const unsigned mxcsr = 0x1F80;
-        __asm__ volatile("xsave64 (%0)" : : "r"(area), "a"(7), "d"(0) : "memory");
-        __asm__ volatile("vzeroupper\\n\\tfninit\\n\\tldmxcsr %0" : : "m"(mxcsr));
-    }
     """
     void* ringlet_low(unsigned long size)
     unsigned long ringlet_rdtsc()
     void ringlet_guard(void* p, unsigned long size)
     void ringlet_free_low(void* p, unsigned long size)
-    void ringlet_load_vectors(void* area)
-    void ringlet_save_vectors(void* area)
 
 cdef enum:
     XSAVE_SIZE = 832
@@ -135,11 +123,14 @@ cdef class Processor:
     cdef object emulation   # an instruction that waits for the machine, or None
     cdef u64 emulated       # instructions the emulator was asked for
     cdef int waiting        # an exit that the next `run` has to return
+    cdef object port_read   # what answers IN and OUT within `run`, or None
+    cdef object port_write
+    cdef u64 port_reads
+    cdef u64 port_writes
     cdef readonly unsigned long ram_size
 
     def __cinit__(self, unsigned long ram_size, cpuid=None, bint speculate=True):
         cdef void* block = ringlet_low(BLOCK_SIZE)
-        cdef u32 i
         if block == NULL:
             raise MemoryError("no room below 2 GiB for the virtual processor's state")
         self.c = <CpuState*>block
@@ -280,12 +271,14 @@ cdef class Processor:
 
     def get_xsave(self) -> bytes:
         """x87, SSE and AVX state as a standard-format XSAVE image, 832 bytes (SDM 1 13.4)."""
+        vectors_settle(self.xsave())
         return PyBytes_FromStringAndSize(<char*>self.xsave(), XSAVE_SIZE)
 
     def set_xsave(self, const unsigned char[::1] image) -> None:
         if image.shape[0] != XSAVE_SIZE:
             raise ValueError(f"an XSAVE image of x87, SSE and AVX has {XSAVE_SIZE} bytes")
         memcpy(self.xsave(), &image[0], XSAVE_SIZE)
+        vectors_settle(self.xsave())
 
     def set_cpuid(self, entries) -> None:
         """The CPUID table: (leaf, subleaf, flags, eax, ebx, ecx, edx) rows."""
@@ -310,17 +303,21 @@ cdef class Processor:
         if kind == EXIT_NONE and self.emulation is not None:
             kind = self.advance(0)
         self.waiting = EXIT_NONE
+        prod_attach(self.c)
         while kind == EXIT_NONE:
             enter_thread(self.c)
-            prod_attach(self.c)
             with nogil:
                 begin_run(self.c)
-                ringlet_load_vectors(area)
+                vectors_load(area)
                 kind = run_loop(self.c, self.builder)
-                ringlet_save_vectors(area)
+                vectors_save(area)
                 end_run(self.c)
             leave_thread()
-            if kind == EXIT_LEARN:
+            if kind == EXIT_IO_IN or kind == EXIT_IO_OUT:
+                if self.port_read is None:
+                    return kind
+                kind = self.serve(kind == EXIT_IO_IN)
+            elif kind == EXIT_LEARN:
                 self.learn()
                 kind = EXIT_NONE
             elif kind == EXIT_EMULATE:
@@ -328,6 +325,30 @@ cdef class Processor:
                 self.emulation = self.emulator.execute()
                 kind = self.advance(None)
         return kind
+
+    def attach_ports(self, read: Callable[[int, int], int],
+                     write: Callable[[int, int, int], None]) -> None:
+        """Let `read(port, size)` and `write(port, size, value)` answer IN and OUT within `run`.
+
+        Without them, `run` leaves with EXIT_IO_IN or EXIT_IO_OUT.
+        """
+        self.port_read = read
+        self.port_write = write
+
+    cdef int serve(self, bint reads) except -1:
+        """Let the machine answer the pending IN or OUT; an `Exit`, or EXIT_NONE."""
+        cdef CpuState* c = self.c
+        cdef int result
+        if reads:
+            self.port_reads += 1
+            c.io_data = self.port_read(c.io_port, c.io_size)
+        else:
+            self.port_writes += 1
+            self.port_write(c.io_port, c.io_size, c.io_data)
+        result = complete(c)
+        if result == EMU_FAULT:
+            result = deliver(c)
+        return c.exit_kind if result == EMU_EXIT else EXIT_NONE
 
     def emulate(self, u64 value=0) -> int:
         """Perform the instruction at RIP by the general emulator; an `Exit`.
@@ -370,10 +391,6 @@ cdef class Processor:
         return ExitInfo(c.io_port, c.io_size, c.io_count, c.io_data, c.mmio_phys, c.mmio_linear,
                         c.msr_index, c.rip)
 
-    def io(self) -> tuple[int, int, int]:
-        """(port, size, data) of the last exit for a port: `exit_info` in a quarter of its time."""
-        return self.c.io_port, self.c.io_size, self.c.io_data
-
     def complete(self, u64 value=0) -> None:
         """Finish the instruction that left for a device or MSR; `value` is what was read."""
         if self.emulation is not None:
@@ -413,6 +430,8 @@ cdef class Processor:
         cdef Cache* k = <Cache*>self.c.cache
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in _COUNTERS.items()}
         values["emulated"] = self.emulated
+        values["port_reads"] = self.port_reads
+        values["port_writes"] = self.port_writes
         values["code_cache_used"] = k.used
         values["code_cache_size"] = k.size
         values["fragments_live"] = k.live

@@ -256,6 +256,13 @@ cdef void end_period(CpuState* c, Cache* k) noexcept nogil:
         cache_cool(c, k)
 
 
+cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
+    """No event waits, nothing steps, and the jump tables are this address space's."""
+    return (not c.key & KEY_STEP and not c.inhibit and c.poll == poll_page(c)
+            and not (c.intr and c.iflag) and k.space[0] == mmu_space(c, 0)
+            and k.space[1] == mmu_space(c, <u64>1 << 63))
+
+
 cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef Cache* k = <Cache*>c.cache
     cdef OpInfo* op
@@ -341,6 +348,12 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                     c.inhibit = 0
                 enter(c, op.resume)
                 continue
+            if r == EMU_FLOW and not stepping and settled(c, k) and is_canonical(c.rip):
+                host = cache_thunk(c, k)
+                if host != 0:
+                    key = c.key
+                    enter(c, host)
+                    continue
             break
         if c.exit_code == LEAVE_OP:
             if r == EMU_EXIT:

@@ -13,7 +13,7 @@ from ringlet.vcpu.descriptors cimport (
 from ringlet.vcpu.memory cimport load, pop_value, push_values, store
 from ringlet.vcpu.operand cimport opcode_of
 from ringlet.vcpu.sysregs cimport (
-    AR_CODE, AR_CONFORMING, AR_READABLE, AR_WRITABLE, CR4_FSGSBASE, dpl_of, mode64, refresh_bases,
+    AR_CODE, AR_CONFORMING, AR_READABLE, AR_WRITABLE, CR4_FSGSBASE, dpl_of, mode64,
     write_gpr)
 
 cdef enum:
@@ -53,7 +53,6 @@ cdef int load_segment(CpuState* c, u32 index, u32 selector) noexcept nogil:
         return load_stack_segment(c, selector)
     if is_null(selector):
         load_null(&c.seg[index], selector, 0)
-        refresh_bases(c)
         return 0
     if require(c, selector, &d):
         return EMU_FAULT
@@ -67,7 +66,6 @@ cdef int load_segment(CpuState* c, u32 index, u32 selector) noexcept nogil:
     if mark_accessed(c, &d):
         return EMU_FAULT
     load_cache(&c.seg[index], &d, selector)
-    refresh_bases(c)
     return 0
 
 
@@ -81,7 +79,6 @@ cdef void set_segment(CpuState* c, u32 index, u32 selector, u64 base, u32 limit,
     if index == SEG_CS:
         c.cpl = selector & 3
     update_key(c)
-    refresh_bases(c)
 
 
 cdef int op_mov_from_seg(CpuState* c, OpInfo* op) noexcept nogil:
@@ -169,7 +166,6 @@ cdef int op_swapgs(CpuState* c, OpInfo* op) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     c.seg[SEG_GS].base = c.kernel_gs_base
     c.kernel_gs_base = base
-    refresh_bases(c)
     return EMU_NEXT
 
 
@@ -191,5 +187,4 @@ cdef int op_write_base(CpuState* c, OpInfo* op, u32 index) noexcept nogil:
     if not is_canonical(base):
         return raise_err(c, VEC_GP, 0)
     c.seg[index].base = base
-    refresh_bases(c)
     return EMU_NEXT

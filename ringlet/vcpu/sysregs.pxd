@@ -89,16 +89,3 @@ cdef inline void write_gpr(CpuState* c, u32 reg, u64 value, u32 size) noexcept n
         c.gpr[reg] = (c.gpr[reg] & ~<u64>0xFFFF) | (value & 0xFFFF)
     else:
         c.gpr[reg] = (c.gpr[reg] & ~<u64>0xFF) | (value & 0xFF)
-
-cdef inline u64 slot_addend(CpuState* c, u64 linear) noexcept nogil:
-    """Addend of `linear`'s slot in the current privilege's table; 0 without a block (tests)."""
-    cdef u64 table
-    if c.block == 0:
-        return 0
-    table = c.block + <u64>(BLOCK_SLOTS_U if c.cpl == 3 else BLOCK_SLOTS_K)
-    return (<u64*>(table + ((linear >> 36) & 0xFFFF) * 8))[0]
-
-cdef inline void refresh_bases(CpuState* c) noexcept nogil:
-    """Recomputes fs_host and gs_host; needed when a base, the CPL or the slot tables change."""
-    c.fs_host = c.seg[SEG_FS].base + slot_addend(c, c.seg[SEG_FS].base)
-    c.gs_host = c.seg[SEG_GS].base + slot_addend(c, c.seg[SEG_GS].base)

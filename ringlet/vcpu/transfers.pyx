@@ -8,6 +8,7 @@ from ringlet.core.state cimport (
     EMU_FAULT, EMU_FLOW, FLAG_AC, FLAG_CF, FLAG_AF, FLAG_DF, FLAG_ID, FLAG_IF, FLAG_IOPL, FLAG_NT,
     FLAG_OF, FLAG_PF, FLAG_RF, FLAG_SF, FLAG_TF, FLAG_VIF, FLAG_VIP, FLAG_ZF, KEY_MODE64,
     VEC_GP, VEC_NP, VEC_TS, get_rflags, is_canonical, raise_err, set_rflags)
+from ringlet.mmu.mmu cimport mmu_prefill
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.descriptors cimport (
     DESC_OUTSIDE, Descriptor, SYS_CALL_GATE, fetch_wide, is_null, load_cache, load_null,
@@ -16,7 +17,7 @@ from ringlet.vcpu.memory cimport (
     load, pop_values, push_frame, push_values, read_bytes, stack_step)
 from ringlet.vcpu.segments cimport check_stack_segment
 from ringlet.vcpu.sysregs cimport (
-    AR_CODE, AR_CONFORMING, DR7_ENABLES, dpl_of, iopl, next_rip, refresh_bases)
+    AR_CODE, AR_CONFORMING, DR7_ENABLES, dpl_of, iopl, next_rip)
 
 
 cdef bint is_code(u32 ar) noexcept nogil:
@@ -38,7 +39,6 @@ cdef void enter_code(CpuState* c, Descriptor* d, u32 selector, u32 cpl, u64 rip)
     c.cpl = cpl
     c.rip = rip
     update_key(c)
-    refresh_bases(c)
 
 
 cdef int read_target(CpuState* c, OpInfo* op, u64* offset, u32* selector) noexcept nogil:
@@ -332,4 +332,8 @@ cdef int op_iret(CpuState* c, OpInfo* op) noexcept nogil:
     if cpl != c.cpl:
         drop_inner_segments(c, cpl)
     enter_code(c, &cs, selector, cpl, words[0])
+    if c.pf_waits and c.rip == c.pf_rip:
+        # The page is there by now, most often: mapping it spares the host fault that would.
+        c.pf_waits = 0
+        mmu_prefill(c, c.pf_linear, c.pf_access)
     return EMU_FLOW

@@ -85,7 +85,7 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
     captured = capfd.readouterr()
 
     assert captured.out == "A"
-    assert "machine_io_writes" in captured.err
+    assert "machine_wall_ns" in captured.err
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ringlet.core.state import Exit
+from ringlet.machine.bus import Read, Write
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,20 @@ class FakeCpu:
         self.current = self.script.pop(0)
         if self.current.effect is not None:
             self.current.effect()
-        return self.current.kind
+        match self.current.kind:
+            case Exit.EXIT_IO_IN:
+                self.completed.append(self.read(self.current.port, self.current.size))
+            case Exit.EXIT_IO_OUT:
+                self.write(self.current.port, self.current.size, self.current.data)
+            case kind:
+                return kind
+        return self.run()
+
+    def attach_ports(self, read: Read, write: Write) -> None:
+        self.read, self.write = read, write
 
     def exit_info(self) -> FakeExit:
         return self.current
-
-    def io(self) -> tuple[int, int, int]:
-        return self.current.port, self.current.size, self.current.data
 
     def complete(self, value: int = 0) -> None:
         self.completed.append(value)

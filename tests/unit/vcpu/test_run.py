@@ -75,6 +75,48 @@ def test_translated_code_goes_on_after_an_exit_without_a_lookup(board: Board) ->
     assert board.p.counters()["lookups"] < 20
 
 
+def test_attached_ports_are_served_within_the_run(board: Board) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def read(port: int, size: int) -> int:
+        asked.append((port, size))
+        return 0x1234
+
+    board.p.attach_ports(read, lambda port, size, value: asked.append((port, size, value)))
+    board.place("66E540 6689C2 E780")  # in ax, 40h; mov dx, ax; out 80h, eax
+    assert board.p.run() == Exit.EXIT_HLT
+    assert asked == [(0x40, 2), (0x80, 4, 0x1234)]
+    counters = board.p.counters()
+    assert (counters["port_reads"], counters["port_writes"]) == (1, 1)
+
+
+def test_the_step_trap_follows_a_served_out(board: Board) -> None:
+    board.p.attach_ports(lambda port, size: 0, lambda port, size, value: None)
+    board.set(rflags=2 | TF)
+    board.place("E680 90")
+    assert board.p.run() == Exit.EXIT_HLT
+    assert (vector(board), frame(board, 1)[0]) == (DB, CODE + 2)
+
+
+def test_a_device_stops_the_run_that_it_is_asked_in(board: Board) -> None:
+    board.p.attach_ports(lambda port, size: 0, lambda port, size, value: board.p.kick())
+    board.place("E680 FFC0")
+    assert board.p.run() == Exit.EXIT_INTERRUPTED
+    assert (board.get("rip"), board.get("rax")) == (CODE + 2, 0)
+
+
+def test_a_device_that_fails_ends_the_run_and_the_next_one_goes_on(board: Board) -> None:
+    def fail(port: int, size: int, value: int) -> None:
+        raise BrokenPipeError
+
+    board.p.attach_ports(lambda port, size: 0, fail)
+    board.place("E680 FFC0")
+    with pytest.raises(BrokenPipeError):
+        board.p.run()
+    assert board.p.run() == Exit.EXIT_HLT
+    assert board.get("rax") == 1
+
+
 def test_code_changed_during_an_exit_is_seen(board: Board) -> None:
     board.place("E6F4 B801000000")  # out F4h, al; mov eax, 1
     assert board.p.run() == Exit.EXIT_IO_OUT

@@ -12,6 +12,7 @@ enum {
     PTE_P = 1,
     PTE_W = 2,
     PTE_U = 4,
+    PTE_A = 0x20,
     PTE_PS = 0x80,
 };
 #define PTE_NX (1ull << 63)

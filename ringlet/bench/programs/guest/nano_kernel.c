@@ -23,7 +23,8 @@ void nano_init(void)
     pte_entry = entry_of(space, PTE_AREA);
     for (u64 i = 0; i < 2; i++)
         *(u64 *)at_physical(frame + i * PAGE) = i;
-    *pte_entry = frame | PTE_P | PTE_W | PTE_U | PTE_NX;
+    /* Accessed from the start, as Linux makes its entries. */
+    *pte_entry = frame | PTE_P | PTE_A | PTE_W | PTE_U | PTE_NX;
     frame += 2 * PAGE;
     map_page(space, CODE_AREA, frame, PTE_P | PTE_W | PTE_U);
     frame += PAGE;

@@ -40,6 +40,9 @@ static inline uint64_t rt_random(uint64_t *state)
 /* 1 in the bare guest, 0 natively. */
 extern const int rt_is_guest;
 
+/* Natively: measures the host's signals and mappings, under the names of what needs them. */
+__attribute__((weak)) void rt_floors(void);
+
 _Noreturn void rt_exit(int status);
 
 /* The program, called by the run-time layer in ring 3. */

@@ -208,8 +208,10 @@ int program_main(void)
     code = code_page();
     if (code)
         measure("smc", run_self_modifying, 1000);
-    if (!rt_is_guest)
+    if (rt_floors) {
+        rt_floors();
         return 0;
+    }
     measure("int80", run_int80, 20000);
     measure("in", run_in, 2000);
     measure("out", run_out, 2000);
