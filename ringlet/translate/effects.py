@@ -175,6 +175,9 @@ _SHIFTS: Final = frozenset(
     }
 )  # fmt: skip
 
+# The manual leaves AF undefined; every processor clears it.
+_LOGICAL: Final = frozenset({Mnemonic.AND, Mnemonic.OR, Mnemonic.XOR, Mnemonic.TEST})
+_AF: Final = 1 << 4
 _DIVISIONS: Final = frozenset({Mnemonic.DIV, Mnemonic.IDIV})
 _STACK: Final = MappingProxyType(
     {Mnemonic.PUSH: StackUse.STACK_PUSH, Mnemonic.POP: StackUse.STACK_POP}
@@ -325,10 +328,16 @@ def _mask(register: Register_) -> int:
 
 
 def _flags(instruction: Instruction) -> tuple[int, int, int]:
-    """Return the status flags and DF that are tested, surely overwritten, perhaps changed."""
+    """Return the status flags and DF that are tested, surely overwritten, perhaps changed.
+
+    A flag that the manual leaves undefined is not surely overwritten: AMD's processors leave most
+    of those as they were, and a guest can see that.
+    """
     tested = _rflags(instruction.rflags_read)
     written = _rflags(instruction.rflags_modified)
-    killed = written
+    killed = written & ~_rflags(instruction.rflags_undefined)
+    if instruction.mnemonic in _LOGICAL:
+        killed |= _AF
     by_1 = instruction.op_count == 2 and instruction.op_code().op1_kind == K.IMM8_CONST_1
     if instruction.mnemonic in _SHIFTS and not by_1:
         # The count is not in the key, or not known: 0 changes no flag.

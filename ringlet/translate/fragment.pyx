@@ -160,10 +160,6 @@ cdef void liveness(Builder* b) noexcept nogil:
         i.live = live
 
 
-cdef inline bint is_moffs(Insn* i) noexcept nogil:
-    return i.enc == ENC_LEGACY and i.map == 0 and (i.opcode & 0xFC) == 0xA0
-
-
 cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     """Emit one instruction; 0 if the fragment ends with it."""
     cdef u32 kind = i.shape.kind, op

@@ -75,6 +75,10 @@ cdef inline u8 insn_rm(Insn* i) noexcept nogil:
 cdef inline u8 insn_opreg(Insn* i) noexcept nogil:
     return (i.opcode & 7) | ((i.rex & 1) << 3)
 
+# MOV between rAX and an address given whole, in the immediate.
+cdef inline bint is_moffs(Insn* i) noexcept nogil:
+    return i.enc == ENC_LEGACY and i.map == 0 and (i.opcode & 0xFC) == 0xA0
+
 cdef enum:
     NO_REG = 0xFF
 

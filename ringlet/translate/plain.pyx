@@ -107,7 +107,7 @@ cdef inline bint moves_rsp(Insn* i) noexcept nogil:
 
 cdef int emit_rsp_move(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     cdef i64 delta = i.imm if ((i.modrm >> 3) & 7) == 0 else -i.imm
-    if live_after & i.shape.flags_kill:
+    if live_after & i.shape.flags_write:
         # Exact flags come from the guest's own value.
         guest_rsp(b, H8)
         encode(b, i, i.opcode, insn_reg(i), NULL, H8, 0)
@@ -209,7 +209,7 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
         if moves_rsp(i) and -SMALL_MOVE <= i.imm <= SMALL_MOVE and b.sp_moved < TOTAL_MOVE:
             return emit_rsp_move(b, i, live_after)
         if (i.opcode == 0x83 and i.map == 0 and (i.rex & 8) and ((i.modrm >> 3) & 7) == 4
-                and -128 <= i.imm < 0 and not live_after & s.flags_kill
+                and -128 <= i.imm < 0 and not live_after & s.flags_write
                 and not i.prefixes & (PFX_66 | PFX_LOCK)):
             # AND RSP, -16: regions are aligned to more than that.
             copy_verbatim(b, i)

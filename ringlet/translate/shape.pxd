@@ -74,7 +74,7 @@ cdef struct Shape:
     u16 implicit_read    # general registers read without being named, a bit each
     u16 implicit_write
     u16 flags_read       # RFLAGS bits 0-11: tested
-    u16 flags_kill       # surely overwritten or undefined on every execution that ends
+    u16 flags_kill       # surely overwritten on every execution that ends (not: undefined)
     u16 flags_write      # perhaps changed: holds flags_kill; a shift's, if its count is not 0
     u8 size              # operand size in bytes, for the virtual processor
     u8 traps             # 1: may fault by itself (DIV, x87, SSE; VEX: #UD), 0: only by its operand

@@ -24,7 +24,7 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     cdef u32 reg = insn_reg(i), host
     cdef u32 shift = 6 if i.rex & 8 else 5
     cdef Ref r
-    if i.prefixes & PFX_66:
+    if i.prefixes & (PFX_66 | PFX_67):
         return 0
     linear_operand(b, i)
     # r8 := sign-extended bit offset >> shift

@@ -218,6 +218,14 @@ cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     return raise_exc(c, VEC_UD)
 
+
+cdef inline bint misaligned(CpuState* c, int kind) noexcept nogil:
+    """The operand is a save area that has to be aligned and is not, which is checked first."""
+    if kind == OP_FXSAVE or kind == OP_FXRSTOR:
+        return c.ea & 15
+    return OP_XSAVE <= kind <= OP_XRSTORS and c.ea & 63
+
+
 cdef int trap_if(CpuState* c, int result, u64 stepping) noexcept nogil:
     """The single-step trap that follows a finished instruction."""
     if stepping and (result == EMU_NEXT or result == EMU_FLOW):
@@ -241,7 +249,7 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
         advance(c, op)
     if result == EMU_FAULT:
         if (c.exc_vector == VEC_GP and op.rm == 0xFF and not is_canonical(c.ea) and
-                on_stack(op)):
+                on_stack(op) and not misaligned(c, kind)):
             # The MMU does not know through which segment it was asked (SDM 3A 6.15).
             c.exc_vector = VEC_SS
         return result

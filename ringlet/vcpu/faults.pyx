@@ -10,7 +10,7 @@ from ringlet.core.signals cimport *
 from ringlet.core.template cimport STUB_LEAVE
 from ringlet.cache.codecache cimport Cache, Fragment, NONE, cache_reset_table
 from ringlet.cache.hostmap cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
-from ringlet.core.prod cimport prod_arm
+from ringlet.core.prod cimport alarm_look, prod_arm
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
@@ -21,6 +21,7 @@ cdef enum:
     HOST_TF = 0x100
     HOST_DF = 0x400
     HOST_AC = 0x40000
+    LOW_END = 0x800000000000   # of the canonical addresses
     SIG_TRAP = 5
     SIG_URG = 23
 
@@ -97,16 +98,17 @@ cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
         r = insn_index(i)
         if r != NO_REG:
             a += c.gpr[r] << (i.sib >> 6)
-    if i.prefixes & PFX_67:
-        a = <u32>a
-    a += segment_base(c, i)
     if i.shape.kind == SHAPE_BITS:
         offset = <i64>c.gpr[insn_reg(i)]
         if i.rex & 8:
             a += <u64>((offset >> 6) * 8)
+        elif i.prefixes & PFX_66:
+            a += <u64>((<i64><short>offset >> 4) * 2)
         else:
             a += <u64>((<i64><i32>offset >> 5) * 4)
-    return a
+    if i.prefixes & PFX_67:
+        a = <u32>a
+    return a + segment_base(c, i)
 
 
 cdef inline void add(Access* out, u32* n, u64 linear, u32 size, u32 kind,
@@ -126,6 +128,11 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
     cdef u32 size = i.shape.mem_size
     cdef u32 word = 2 if i.prefixes & PFX_66 else 8
     if kind == SHAPE_STRING:
+        # The one that faults first is first: CMPS reads [rDI] before [rSI], but not REPE CMPSB.
+        if op == 0xA6 and not (i.opcode == 0xA6 and i.prefixes & PFX_REP):
+            add(out, &n, c.gpr[RDI], size, ACC_READ, False)
+            add(out, &n, c.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
+            return n
         if op == 0xA4 or op == 0xA6 or op == 0xAC:
             add(out, &n, c.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
         if op != 0xAC:
@@ -137,6 +144,10 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
         return n
     if kind == SHAPE_XLAT:
         add(out, &n, c.gpr[RBX] + (c.gpr[RAX] & 0xFF) + segment_base(c, i), 1, ACC_READ, False)
+        return n
+    if is_moffs(i):
+        add(out, &n, <u64>i.imm + segment_base(c, i), size,
+            ACC_WRITE if i.opcode & 2 else ACC_READ, False)
         return n
     if i.modrm < 0xC0 and i.shape.mem & (MEM_READ | MEM_WRITE) \
             and kind != SHAPE_ADDRESS and not i.shape.mem & MEM_HINT:
@@ -153,12 +164,21 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
 
 
 cdef bint bound_elsewhere(CpuState* c, Insn* i) noexcept nogil:
-    """The base register of the memory operand lies in another slot, and that one is not used: the
-    displacement led to the operand's, but the sum was formed with the base's addend."""
+    """What the sum was formed with the addend of (a register, the base of FS or GS, or the
+    displacement) lies in another slot than the operand, and that one is not used."""
     cdef u32 base = insn_base(i)
-    if i.modrm >= 0xC0 or not i.shape.mem or base == NO_REG:
+    if i.modrm >= 0xC0 or not i.shape.mem or i.rip_relative:
         return False
-    return not slot_live(c, c.gpr[base])
+    if i.seg == SEG_FS or i.seg == SEG_GS:
+        return not slot_live(c, c.seg[i.seg].base)
+    return not slot_live(c, <u64><i64>i.disp if base == NO_REG else c.gpr[base])
+
+
+cdef inline bint lane_faults(Insn* i, u64 linear) noexcept nogil:
+    """Which fault it is the emulator says: not all of a masked move's lanes are accessed, and a
+    vector that has to be aligned and is not raises #GP before any #PF or #SS."""
+    cdef u32 size = i.shape.mem_size
+    return i.shape.mem & MEM_MAYBE or ((size == 16 or size == 32) and linear & (size - 1))
 
 
 cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept nogil:
@@ -185,6 +205,17 @@ cdef int leave_saved(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 c
     return 1
 
 
+cdef int probe_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
+    """#GP at a probe: RSP moved to another slot.  If that is one, RSP is bound to it from here on;
+    else nothing has happened yet."""
+    save_registers(c, f.regs)
+    if is_canonical(c.gpr[RSP]) and (slot_live(c, c.gpr[RSP]) or mmu_slot_fault(
+            c, c.gpr[RSP], ACC_READ | (ACC_USER if c.cpl == 3 else 0)) == MEM_OK):
+        return leave(c, f, frag, guest, LEAVE_AGAIN)
+    f.regs[HR_RIP] += 5
+    return 1
+
+
 cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
     """The host raised #GP or #SS: an unused slot, a non-canonical address, or the instruction."""
     cdef Insn i
@@ -192,6 +223,8 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
     cdef Access at[3]
     cdef u32 n, k, user = ACC_USER if c.cpl == 3 else 0
     cdef int r
+    if is_probe(f.regs[HR_RIP]):
+        return probe_protection(c, f, frag, guest)
     if not guest_bytes(c, frag, guest, code):
         return 0
     if decode(<ShapeTable*>c.translator, code, 16, &i) != DECODE_OK:
@@ -199,26 +232,17 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
     n = accesses(c, &i, frag.linear + guest, at)
-    if is_probe(f.regs[HR_RIP]):
-        n = 0
-        add(at, &n, c.gpr[RSP], 4, ACC_READ, True)
     for k in range(n):
-        if not is_canonical(at[k].linear):
-            if is_probe(f.regs[HR_RIP]):
-                f.regs[HR_RIP] += 5
-                return 1
+        if not is_canonical(at[k].linear) or not is_canonical(at[k].linear + at[k].size - 1):
+            if lane_faults(&i, at[k].linear):
+                return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
             raise_err(c, VEC_SS if at[k].stack else VEC_GP, 0)
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
         if not slot_live(c, at[k].linear):
             r = mmu_slot_fault(c, at[k].linear, at[k].kind | user)
-            if is_probe(f.regs[HR_RIP]):
-                if r == MEM_OK:
-                    return leave(c, f, frag, guest, LEAVE_AGAIN)
-                f.regs[HR_RIP] += 5
-                return 1
             if r == MEM_OK:
                 return leave_saved(c, f, frag, guest, LEAVE_AGAIN)
-            if r == MEM_MMIO:
+            if r == MEM_MMIO or lane_faults(&i, at[k].linear):
                 return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
     if bound_elsewhere(c, &i):
@@ -256,10 +280,11 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     if is_probe(f.regs[HR_RIP]) and r != -1:
         f.regs[HR_RIP] += 5
         return 1
+    if r == MEM_MMIO or (r == MEM_FAULT and LOW_END - linear < 64):
+        # (An operand that ends beyond the last canonical address raises #GP or #SS.)
+        return leave(c, f, frag, guest, LEAVE_EMULATE)
     if r == MEM_FAULT:
         return leave(c, f, frag, guest, LEAVE_FAULT)
-    if r == MEM_MMIO:
-        return leave(c, f, frag, guest, LEAVE_EMULATE)
     # A guard: bindings are stale, or the access straddles slots.
     if c.again == rip:
         c.again = 0
@@ -305,10 +330,10 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     cdef u64 host = f.regs[HR_RIP] - <u64>k.run
     cdef u32 index, guest, start
     cdef Fragment* frag
+    if f.signal == SIG_URG:
+        return alarm_look(c) or prodded(c, f, k, host)
     if f.regs[HR_RIP] - c.native < NATIVE_SIZE:
         return native_fault(c, f)
-    if f.signal == SIG_URG:
-        return prodded(c, f, k, host)
     if host >= k.size:
         return 0
     if f.signal == SIG_TRAP and c.stepping:

@@ -96,6 +96,22 @@ cdef int check_stack(CpuState* c, u64 linear, u32 size) noexcept nogil:
     return raise_err(c, VEC_SS, 0)
 
 
+cdef void find_pop_fault(CpuState* c, u64 linear, u32 count, u32 size) noexcept nogil:
+    """Names in CR2 the value that a processor reads first of those that fault.
+
+    Returns read RFLAGS, CS and RIP in this order, then SS and RSP.
+    """
+    cdef u8 value[8]
+    cdef u32 first = 3 if count > 3 else count
+    cdef u32 i
+    for i in range(first):
+        if read_bytes(c, linear + (first - 1 - i) * size, value, size, user_access(c)):
+            return
+    for i in range(count - first):
+        if read_bytes(c, linear + (count - 1 - i) * size, value, size, user_access(c)):
+            return
+
+
 cdef int pop_values(CpuState* c, u64* rsp, u64* words, u32 count, u32 size) noexcept nogil:
     """Pops `count` (at most 8) values from the stack at `rsp[0]`, which moves; words[0] is lowest.
 
@@ -107,6 +123,8 @@ cdef int pop_values(CpuState* c, u64* rsp, u64* words, u32 count, u32 size) noex
     if check_stack(c, linear, count * size) or check_aligned(c, linear, size):
         return EMU_FAULT
     if read_bytes(c, linear, image, count * size, user_access(c)):
+        if c.exc_vector == VEC_PF:
+            find_pop_fault(c, linear, count, size)
         return EMU_FAULT
     for i in range(count):
         words[i] = 0

@@ -402,11 +402,11 @@ cdef class Native:
         cdef u32 access = ACC_WRITE if write else ACC_READ
         cdef u32 room = 4096 - (linear & 0xFFF)
         cdef int r
-        if not is_canonical(linear) or not is_canonical(linear + size - 1):
-            raise_err(c, VEC_SS if o.stack else VEC_GP, 0)
-            return MEM_FAULT
         if linear & o.align:
             raise_err(c, VEC_GP, 0)
+            return MEM_FAULT
+        if not is_canonical(linear) or not is_canonical(linear + size - 1):
+            raise_err(c, VEC_SS if o.stack else VEC_GP, 0)
             return MEM_FAULT
         if c.cpl == 3:
             access |= ACC_USER

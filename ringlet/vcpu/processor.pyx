@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_COUNT
-from ringlet.core.prod cimport prod_attach, prod_detach
+from ringlet.core.prod cimport alarm_set, prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
 from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
@@ -22,7 +22,7 @@ from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
 from ringlet.vcpu.msr cimport reset_msrs
 from ringlet.vcpu.native cimport Native, native_create
 from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
-                                 space_dropped, request_stop)
+                                 space_dropped)
 
 from ringlet.vcpu.emulator import Emulator
 from ringlet.vcpu.model import default_entries, tsc_khz
@@ -406,8 +406,14 @@ cdef class Processor:
         if result == EMU_EXIT:
             self.waiting = self.c.exit_kind
 
+    def interruptible(self) -> bool:
+        """Whether the guest can take an interrupt before its next instruction."""
+        return self.c.iflag != 0 and not self.c.inhibit and self.emulation is None
+
     def inject(self, int vector) -> None:
-        """Deliver an external interrupt; the guest must be able to take it (EXIT_WINDOW)."""
+        """Deliver an external interrupt; the guest must be able to take it: after EXIT_WINDOW, or
+        if it is `interruptible`.
+        """
         self.ended(interrupt(self.c, vector))
 
     def set_interrupt(self, bint pending) -> None:
@@ -420,6 +426,13 @@ cdef class Processor:
         """Make `run` return EXIT_INTERRUPTED soon; any thread may call this."""
         self.c.stop = 1
         request_stop(self.c)
+
+    def set_alarm(self, due: int | None) -> None:
+        """Make `run` return EXIT_INTERRUPTED at `due`, in ns of CLOCK_MONOTONIC, in place of what
+        was set before; None: not at all.
+        """
+        # 0 would mean none, and any moment gone by is as good.
+        alarm_set(self.c, 0 if due is None else max(1, due))
 
     def counters(self) -> dict[str, int]:
         """The engine's counters by name."""

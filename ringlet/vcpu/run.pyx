@@ -3,7 +3,7 @@
 All of it runs without the GIL and without touching a vector register, for those hold the guest's.
 """
 from ringlet.core.state cimport *
-from ringlet.core.prod cimport prod_arm, prod_disarm
+from ringlet.core.prod cimport alarm_look, prod_disarm
 from ringlet.core.template cimport Template, STUB_ENTER
 from ringlet.cache.codecache cimport *
 from ringlet.mmu.mmu cimport (mmu_fetch, mmu_space, mmu_protect_code, ram_host)
@@ -38,19 +38,11 @@ cdef inline u64 poll_page(CpuState* c) noexcept nogil:
     return c.block + BLOCK_POLL
 
 
-cdef void request_stop(CpuState* c) noexcept nogil:
-    """Make the virtual processor come to a safepoint; any thread may."""
-    ringlet_fence()
-    c.poll = poll_page(c) + 4096
-    ringlet_fence()
-    if c.running and not c.prodding:
-        prod_arm(c)
-
-
 cdef void begin_run(CpuState* c) noexcept nogil:
     c.running = 1
     # `events` looks for requests made before this.
     ringlet_fence()
+    alarm_look(c)
 
 
 cdef void end_run(CpuState* c) noexcept nogil:

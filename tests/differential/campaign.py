@@ -118,7 +118,7 @@ def differences(native: Engine, engine: Engine, programs: Sequence[Program]) -> 
     if excluded(programs[-1], ours) is not None:
         return []
     engine.reset()
-    return compare(programs[-1], ours, engine.run(programs)[-1])
+    return compare(programs[-1], ours, engine.run(programs)[-1], departs=engine.departs)
 
 
 def _compare_batch(native: Engine, engine: Engine, batch: Sequence[Program], report: Report,
@@ -133,7 +133,7 @@ def _compare_batch(native: Engine, engine: Engine, batch: Sequence[Program], rep
             report.excluded[reason] += 1
             continue
         report.vectors[outcome.vector] += 1
-        found = compare(program, outcome, engine.run([program])[0])
+        found = compare(program, outcome, engine.run([program])[0], departs=engine.departs)
         if not found:
             continue
         report.different += 1

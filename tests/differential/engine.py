@@ -6,12 +6,18 @@ from typing import Protocol
 
 from tests.differential.program import Outcome, Program
 
+ENGINES = ("ringlet", "ringlet-exact", "unicorn", "native")
+
 
 class Engine(Protocol):
     """Something that runs programs; each from its own fresh memory and state."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def departs(self) -> bool:
+        """See `tests.differential.departure`."""
 
     def run(self, programs: Sequence[Program]) -> list[Outcome]: ...
 
@@ -22,14 +28,14 @@ class Engine(Protocol):
 
 
 def make_engine(name: str) -> Engine:
-    """The engine `name`: ringlet, unicorn or native."""
-    if name == "ringlet":
+    """The engine `name`, one of ENGINES; ringlet-exact is Ringlet with --exact."""
+    if name in ("ringlet", "ringlet-exact"):
         from tests.differential.engine_ringlet import RingletRunner
-        return RingletRunner()
+        return RingletRunner(exact=name == "ringlet-exact")
     if name == "unicorn":
         from tests.differential.engine_unicorn import UnicornRunner
         return UnicornRunner()
     if name == "native":
         from tests.differential.native import NativeRunner
         return NativeRunner()
-    raise ValueError(f"no engine is called {name!r}: ringlet, unicorn or native")
+    raise ValueError(f"no engine is called {name!r}: {', '.join(ENGINES)}")

@@ -61,9 +61,9 @@ class Watchdog:
                 self.processor.kick()
 
 
-def new_processor(ist: int = 0) -> Processor:
+def new_processor(ist: int = 0, *, exact: bool = False) -> Processor:
     """A processor with the guest of `tests.differential.guest` in its memory."""
-    p = Processor(guest.RAM_SIZE)
+    p = Processor(guest.RAM_SIZE, speculate=not exact)
     p.write_phys(0, guest.memory(ist))
     reset_system(p)
     return p
@@ -156,10 +156,10 @@ class RingletRunner:
     `timeout` is seconds; a program that runs longer has the status TIMEOUT.
     """
 
-    name = "ringlet"
-
-    def __init__(self, timeout: float = 0.2) -> None:
-        self.processor = new_processor()
+    def __init__(self, timeout: float = 0.2, *, exact: bool = False) -> None:
+        self.name = "ringlet-exact" if exact else "ringlet"
+        self.departs = not exact
+        self.processor = new_processor(exact=exact)
         self._timeout = timeout
         self._watchdog = Watchdog(self.processor, timeout)
         self._stale: dict[int, bytes] = {}
@@ -179,7 +179,7 @@ class RingletRunner:
     def reset(self) -> None:
         """A new processor, without translations; the old one's address space is freed first."""
         del self.processor, self._watchdog.processor
-        self.processor = self._watchdog.processor = new_processor()
+        self.processor = self._watchdog.processor = new_processor(exact=not self.departs)
         self._stale = {}
 
     def run(self, programs: Sequence[Program]) -> list[Outcome]:

@@ -39,6 +39,7 @@ class UnicornRunner:
     """
 
     name = "unicorn"
+    departs = False
 
     def __init__(self) -> None:
         uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)

@@ -10,13 +10,12 @@ from functools import lru_cache
 
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits
 
-from tests.differential.program import Program
-
 _BITS = ((RflagsBits.CF, 0x1), (RflagsBits.PF, 0x4), (RflagsBits.AF, 0x10), (RflagsBits.ZF, 0x40),
          (RflagsBits.SF, 0x80), (RflagsBits.OF, 0x800))
 ARITHMETIC = 0x8D5
 _SHIFTS = frozenset((Mnemonic.SHL, Mnemonic.SAL, Mnemonic.SHR, Mnemonic.SAR, Mnemonic.ROL,
                      Mnemonic.ROR, Mnemonic.RCL, Mnemonic.RCR, Mnemonic.SHLD, Mnemonic.SHRD))
+_LOGICAL = frozenset((Mnemonic.AND, Mnemonic.OR, Mnemonic.XOR, Mnemonic.TEST))
 
 
 def flag_bits(iced: int) -> int:
@@ -29,7 +28,7 @@ def flag_bits(iced: int) -> int:
 
 
 def surely_overwritten(ins: Instruction) -> int:
-    """Flags that every execution of `ins` changes or leaves undefined.
+    """Flags that every execution of `ins` overwrites; one left undefined may keep its value.
 
     A shift by CL may be by zero, and a REP string may run no iteration: those keep all flags.
     """
@@ -41,7 +40,10 @@ def surely_overwritten(ins: Instruction) -> int:
             return 0
         if ins.op_kind(last) == OpKind.IMMEDIATE8 and ins.immediate8 & 0x1F == 0:
             return 0
-    return flag_bits(ins.rflags_modified)
+    undefined = flag_bits(ins.rflags_undefined)
+    if ins.mnemonic in _LOGICAL:
+        undefined = 0  # AF, which every processor clears
+    return flag_bits(ins.rflags_modified) & ~undefined
 
 
 def live_in(line: Sequence[Instruction]) -> int:
@@ -60,10 +62,11 @@ def _decoded(code: bytes, origin: int) -> tuple[Instruction, ...]:
     return tuple(Decoder(64, code, ip=origin))
 
 
-def flags_live_at(program: Program, linear: int) -> int:
-    """Arithmetic flags live before the instruction at `linear`: ARITHMETIC where it is unknown."""
-    line = _decoded(program.code, program.origin)
-    for i, ins in enumerate(line):
-        if ins.ip == linear:
-            return live_in(line[i:])
-    return ARITHMETIC
+def flags_live_at(code: bytes, origin: int, linear: int) -> int:
+    """Arithmetic flags live before the instruction at `linear` of the code at `origin`.
+
+    ARITHMETIC where it is unknown.
+    """
+    if not origin <= linear < origin + len(code):
+        return ARITHMETIC
+    return live_in(_decoded(code[linear - origin:], linear))

@@ -64,6 +64,7 @@ class NativeRunner:
     """
 
     name = "native"
+    departs = False
 
     def __init__(self, timeout: float = 0.05) -> None:
         self._base = PAGE

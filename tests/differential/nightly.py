@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.differential.campaign import Report, form_programs, random_programs, run_campaign
-from tests.differential.engine import make_engine
+from tests.differential.engine import ENGINES, make_engine
 from tests.differential.isolate import Death, Progress, isolated
 from tests.differential.native import NativeRunner
 from tests.differential.program import Program, to_text
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--programs", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--engine", default="ringlet", choices=("ringlet", "unicorn", "native"))
+    parser.add_argument("--engine", default="ringlet", choices=ENGINES)
     parser.add_argument("--save", action="store_true", help="write divergences to the corpus")
     options = parser.parse_args(arguments)
     work = [Chunk(options.engine, options.seed, 4, sweep=True)]

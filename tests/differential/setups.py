@@ -26,9 +26,13 @@ _ALIGN = {Mnemonic.XSAVE: 64, Mnemonic.XSAVE64: 64, Mnemonic.XRSTOR: 64, Mnemoni
           Mnemonic.FXSAVE: 16, Mnemonic.FXSAVE64: 16, Mnemonic.FXRSTOR: 16, Mnemonic.FXRSTOR64: 16,
           Mnemonic.CMPXCHG16B: 16}
 # Offsets of quadwords that cover FOP, FIP and FDP, FCS and FDS in what each instruction stores.
-# FXSAVE and XSAVE need none: AMD stores them only with an unmasked exception, and then exactly.
+# Of FXSAVE and XSAVE that of MXCSR_MASK, too, in which AMD has a bit (17, misaligned SSE) that the
+# virtual processor's model has not.
+_LEGACY_AREA = (6, 14, 16, 28)
 _POINTERS = {Code.FNSTENV_M14BYTE: (6,), Code.FNSAVE_M94BYTE: (6,),
-             Code.FNSTENV_M28BYTE: (12, 20), Code.FNSAVE_M108BYTE: (12, 20)}
+             Code.FNSTENV_M28BYTE: (12, 20), Code.FNSAVE_M108BYTE: (12, 20),
+             Code.FXSAVE_M512BYTE: _LEGACY_AREA, Code.FXSAVE64_M512BYTE: _LEGACY_AREA,
+             Code.XSAVE_MEM: _LEGACY_AREA, Code.XSAVE64_MEM: _LEGACY_AREA}
 
 
 class Setups(Emitter):

@@ -79,8 +79,8 @@ class TestLiveness:
 
     def test_flags_live_at_looks_from_that_instruction(self) -> None:
         p = program("4801d8", "488b00", "0f94c1")
-        assert flags_live_at(p, p.starts[1]) == ARITHMETIC
-        assert flags_live_at(p, p.starts[0]) == 0
+        assert flags_live_at(p.code, p.origin, p.starts[1]) == ARITHMETIC
+        assert flags_live_at(p.code, p.origin, p.starts[0]) == 0
 
 
 class TestText:

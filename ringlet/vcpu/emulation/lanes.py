@@ -1,6 +1,6 @@
 """Vector instructions that access memory lane by lane: masked moves and gathers, and XLAT.
 
-Lanes that the mask leaves out are not accessed and cannot fault.
+Lanes that the mask leaves out are not accessed, and but for MASKMOV cannot fault.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from iced_x86 import (
 
 from ringlet.vcpu.emulation.access import Accesses, read, write
 from ringlet.vcpu.emulation.operands import (
+    ALL64,
     RAX,
     RDI,
     encode,
@@ -31,6 +32,7 @@ from ringlet.vcpu.emulation.operands import (
 from ringlet.vcpu.native import FAULT, FIRST, Native
 
 _UD: Final = 6
+_MOVD_EAX_MM0: Final = bytes.fromhex("0f7ec0")
 
 MASKED: Final = {
     Mnemonic.VMASKMOVPS: 4,
@@ -82,8 +84,8 @@ class Masked:
     """VMASKMOV, VPMASKMOV and MASKMOV: on the bounce area, of which only some lanes are real."""
 
     __slots__ = (
-        "_entry", "_implicit", "_lane", "_length", "_mask", "_mmx", "_operand", "_parts", "_size",
-        "_store",
+        "_enter_mmx", "_entry", "_implicit", "_lane", "_length", "_mask", "_mmx", "_operand",
+        "_parts", "_size", "_store",
     )  # fmt: skip
 
     def __init__(self, native: Native, instruction: Instruction) -> None:
@@ -100,6 +102,8 @@ class Masked:
             self._lane = 1
             self._mask = RegisterExt.number(instruction.op2_register)
             self._entry = native.place(encode(without_segment(instruction)))
+            if self._mmx:
+                self._enter_mmx = native.place(_MOVD_EAX_MM0)
         else:
             self._lane = MASKED[instruction.mnemonic]
             self._mask = RegisterExt.number(instruction.op1_register)
@@ -108,9 +112,16 @@ class Masked:
     def run(self, native: Native) -> Accesses:
         mask = native.mmx(self._mask) if self._mmx else native.vector(self._mask)
         lanes = runs(mask, self._lane, self._size)
+        if self._implicit and native.resolve(self._operand) == FAULT:
+            # The manual leaves it to the processor whether bytes not stored can fault; here they
+            # do.  Like AMD's, this one has gone from x87 to MMX state by then.
+            if self._mmx:
+                native.execute(self._enter_mmx)
+            return False
         for (start, size), part in zip(lanes, self._parts, strict=False):
             linear = native.linear(self._operand, start)
             if native.resolve_at(part, linear, size, self._store) == FAULT:
+                self._fault(native, linear, size)
                 return False
         native.put(FIRST, bytes(self._size))
         if not self._store:
@@ -128,6 +139,12 @@ class Masked:
                 yield from write(native, part, FIRST + start)
         return True
 
+    def _fault(self, native: Native, linear: int, size: int) -> None:
+        """Set the exception of the first lane that faults, which may be #PF before a #GP."""
+        for at in range(linear, linear + size, self._lane):
+            if native.resolve_at(self._parts[0], at & ALL64, self._lane, self._store) == FAULT:
+                return
+
 
 def _load(native: Native, number: int) -> int:
     """Code that loads a YMM register from the bounce area."""
@@ -140,7 +157,8 @@ def _load(native: Native, number: int) -> int:
 class Gather:
     """Lanes are loaded one by one, from the lowest; each that is done clears its mask (SDM 2C).
 
-    A fault in one of them leaves the lower ones done, so that the instruction can be restarted.
+    A fault in one of them leaves the lower ones done, so that the instruction can be restarted;
+    what is above the lanes is cleared at the end, and is as it was until then.
     """
 
     __slots__ = (
@@ -173,8 +191,8 @@ class Gather:
         lane, operand = self._lane, self._operand
         index = native.vector(self._index)
         size = self._count * lane
-        target = bytearray(native.vector(self._target)[:size])
-        mask = bytearray(native.vector(self._mask)[:size])
+        target = bytearray(native.vector(self._target))
+        mask = bytearray(native.vector(self._mask))
         done = True
         for i in range(self._count):
             at = i * lane
@@ -188,6 +206,8 @@ class Gather:
                 yield from read(native, operand, FIRST)
                 target[at : at + lane] = native.get(FIRST, lane)
             mask[at : at + lane] = bytes(lane)
+        if done:
+            target[size:] = mask[size:] = bytes(len(mask) - size)
         self._set(native, self._load_target, target)
         self._set(native, self._load_mask, mask)
         if done:
@@ -195,7 +215,7 @@ class Gather:
         return done
 
     def _set(self, native: Native, load: int, value: bytearray) -> None:
-        native.put(FIRST, bytes(value).ljust(32, b"\0"))
+        native.put(FIRST, bytes(value))
         native.execute(load)
 
 

@@ -46,7 +46,7 @@ class String:
 
     __slots__ = (
         "_address_size", "_entry", "_length", "_mnemonic", "_repeat", "_size", "_source",
-        "_target", "_until",
+        "_target", "_target_first", "_until",
     )  # fmt: skip
 
     def __init__(self, native: Native, instruction: Instruction) -> None:
@@ -59,6 +59,10 @@ class String:
         # The value of ZF that ends REPE and REPNE; only comparisons look at it.
         self._until = _ZF if instruction.has_repne_prefix else 0
         kinds = [instruction.op_kind(i) for i in range(instruction.op_count)]
+        # Where both fault, one is reported: processors read [rDI] first, but not in REPE CMPSB.
+        self._target_first = self._mnemonic in _COMPARES and not (
+            self._mnemonic == Mnemonic.CMPSB and instruction.has_rep_prefix
+        )
         self._address_size = 4 if any(kind in _NARROW for kind in kinds) else 8
         self._source: Operand | None = None
         self._target: Operand | None = None
@@ -89,10 +93,9 @@ class String:
 
     def _once(self, native: Native, mask: int) -> Accesses:
         source, target = self._source, self._target
-        if source is not None and native.resolve(source) == FAULT:
-            return False
-        if target is not None and native.resolve(target) == FAULT:
-            return False
+        for operand in (target, source) if self._target_first else (source, target):
+            if operand is not None and native.resolve(operand) == FAULT:
+                return False
         if source is not None:
             yield from read(native, source, FIRST)
         if target is not None and target.reads:

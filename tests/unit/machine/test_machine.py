@@ -176,7 +176,7 @@ def test_serial_interrupt_reaches_the_processor(console: Console) -> None:
 
 def test_stop_ends_a_guest_that_halts(console: Console) -> None:
     slow = [out(0x43, 0x34), out(0x40, 0), out(0x40, 0)]
-    cpu = FakeCpu([*PIC_SETUP, *slow, HLT, HLT, HLT], interruptible=False)
+    cpu = FakeCpu([*PIC_SETUP, *slow, HLT, HLT, HLT], interruptible_by_flag=False)
     cpu.registers["rflags"] = IF
     machine = machine_for(cpu, console)
     stopper = threading.Timer(0.02, machine.stop, [outcome.stopped(2)])

@@ -1,5 +1,6 @@
 """The run loop over translated code: exits and how they go on, stops, exact faults."""
 
+import signal
 import struct
 import threading
 import time
@@ -204,6 +205,54 @@ def test_a_kick_from_the_thread_of_another_run(board: Board) -> None:
         with kicked_after(board, 0.05):
             thread.start()
             thread.join(10)
+    assert kinds == [Exit.EXIT_INTERRUPTED] * 2
+
+
+@pytest.mark.parametrize("name", ["jmp", "jmp-register", "ret"])
+def test_the_alarm_stops_a_loop(board: Board, name: str) -> None:
+    board.place(LOOPS[name])
+    due = time.monotonic_ns() + 20_000_000
+    board.p.set_alarm(due)
+    assert board.p.run() == Exit.EXIT_INTERRUPTED
+    assert due <= time.monotonic_ns() < due + 2_000_000_000
+
+
+def test_the_alarm_rings_once_and_not_when_it_is_taken_back(board: Board) -> None:
+    board.place("EBFE")
+    board.p.set_alarm(time.monotonic_ns())
+    assert board.p.run() == Exit.EXIT_INTERRUPTED
+    board.p.set_alarm(time.monotonic_ns() + 10_000_000)
+    board.p.set_alarm(None)
+    started = time.monotonic()
+    with kicked_after(board, 0.1):
+        assert board.p.run() == Exit.EXIT_INTERRUPTED
+    assert time.monotonic() - started >= 0.09
+
+
+def test_an_alarm_that_rings_between_two_runs_stops_the_next(board: Board) -> None:
+    board.place("EBFE")
+    board.p.kick()
+    board.p.run()
+    board.p.set_alarm(time.monotonic_ns() + 1_000_000)
+    time.sleep(0.01)
+    assert board.p.run() == Exit.EXIT_INTERRUPTED
+
+
+@pytest.mark.parametrize("name", ["jmp", "ret"])
+def test_a_thread_that_blocks_all_signals_is_stopped(board: Board, name: str) -> None:
+    board.place(LOOPS[name])
+    kinds: list[int] = []
+
+    def work() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG, signal.SIGTERM})
+        board.p.set_alarm(time.monotonic_ns() + 10_000_000)
+        kinds.append(board.p.run())
+        with kicked_after(board, 0.02):
+            kinds.append(board.p.run())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(10)
     assert kinds == [Exit.EXIT_INTERRUPTED] * 2
 
 

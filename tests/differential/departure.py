@@ -1,0 +1,112 @@
+"""The one departure from the processor that translated code is allowed (docs/adr/0003).
+
+Which indirect branch went to an address that is not canonical is not noted for speed's sake: the
+#GP is that of the target, as if the branch had been performed.  `--exact` raises it at the branch.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+from iced_x86 import (
+    Decoder,
+    FlowControl,
+    Instruction,
+    OpKind,
+    Register,
+    Register_,
+    RegisterExt,
+)
+
+from tests.differential import layout
+from tests.differential.operands import gpr_number
+from tests.differential.program import Outcome, Program, State
+
+_GP = 13
+_ALL64 = (1 << 64) - 1
+_INDIRECT = (FlowControl.INDIRECT_BRANCH, FlowControl.INDIRECT_CALL, FlowControl.RETURN)
+_RSP = 4
+
+
+def as_departed(program: Program, native: Outcome) -> Outcome | None:
+    """What an engine that departs comes to where the host's outcome is `native`.
+
+    None if the host did not stop at an indirect branch to a non-canonical address.
+    """
+    state = native.state
+    branch = next(
+        (i for i in Decoder(64, program.code, ip=program.origin) if i.ip == state.rip), None)
+    if native.vector != _GP or branch is None or branch.flow_control not in _INDIRECT:
+        return None
+    target = _target(branch, native)
+    if target is None or (target + (1 << 47)) & _ALL64 < 1 << 48:
+        return None
+    rsp, pages = state.gpr[_RSP], native.pages
+    if branch.flow_control == FlowControl.RETURN:
+        rsp += 8 + (branch.immediate(0) if branch.op_count else 0)
+    elif branch.flow_control == FlowControl.INDIRECT_CALL:
+        rsp -= 8
+        written = _with_word(native, rsp, branch.next_ip)
+        if written is None:
+            return None
+        pages = written
+    gpr = (*state.gpr[:_RSP], rsp & _ALL64, *state.gpr[_RSP + 1:])
+    return replace(native, state=replace(state, rip=target, gpr=gpr), pages=pages)
+
+
+def _target(branch: Instruction, native: Outcome) -> int | None:
+    state = native.state
+    if branch.flow_control == FlowControl.RETURN:
+        return _word(native, state.gpr[_RSP])
+    if branch.op_kind(0) == OpKind.REGISTER:
+        return _register(state, branch.op_register(0))
+    return _word(native, _address(branch, state))
+
+
+def _address(branch: Instruction, state: State) -> int:
+    """The linear address of the memory operand."""
+    address = branch.memory_displacement
+    narrow = branch.memory_displ_size == 4
+    if not branch.is_ip_rel_memory_operand:
+        base, index = branch.memory_base, branch.memory_index
+        narrow |= 4 in (RegisterExt.size(base), RegisterExt.size(index))
+        address += _register(state, base) + _register(state, index) * branch.memory_index_scale
+    if narrow:
+        address &= (1 << 32) - 1
+    return address + _register(state, branch.memory_segment) & _ALL64
+
+
+def _register(state: State, register: Register_) -> int:
+    """A register's value, or the base of a segment."""
+    if register in (Register.FS, Register.GS):
+        return state.fs_base if register == Register.FS else state.gs_base
+    number = gpr_number(register)
+    return 0 if number is None else state.gpr[number] & (1 << 8 * RegisterExt.size(register)) - 1
+
+
+def _page(native: Outcome, number: int) -> bytes:
+    start = number * layout.PAGE
+    return native.pages.get(number, layout.BASE_IMAGE[start:start + layout.PAGE])
+
+
+def _word(native: Outcome, linear: int) -> int | None:
+    """The eight bytes of memory at a linear address."""
+    data = b""
+    for at in range(linear, linear + 8):
+        if layout.area_at(at) is None:
+            return None
+        page, offset = divmod(layout.image_offset(at), layout.PAGE)
+        data += _page(native, page)[offset:offset + 1]
+    return int.from_bytes(data, "little")
+
+
+def _with_word(native: Outcome, linear: int, value: int) -> dict[int, bytes] | None:
+    """The host's changed pages, but with eight bytes written."""
+    pages = dict(native.pages)
+    for i, byte in enumerate(value.to_bytes(8, "little")):
+        if layout.area_at(linear + i) is None:
+            return None
+        number, offset = divmod(layout.image_offset(linear + i), layout.PAGE)
+        page = bytearray(_page(replace(native, pages=pages), number))
+        page[offset] = byte
+        pages[number] = bytes(page)
+    return pages
