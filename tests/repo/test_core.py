@@ -18,8 +18,11 @@ PACKAGE = Path(state.__file__).parents[1]
 # Their cdef functions, too, are called from Python only.
 OF_PYTHON = {"mmu.probe", "translate.shape", "translate.learn_table", "translate.translator",
              "vcpu.native", "vcpu.processor"}  # fmt: skip
-# What is made and given back outside `run`, and the methods of a class.
-LIFE = re.compile(r"_(create|destroy|attach|detach|install_handlers|(enter|leave)_thread)$|Probe_")
+# What is made and given back outside `run`, what is called before it loads the guest's registers,
+# and the methods of a class.
+LIFE = re.compile(
+    r"_(create|destroy|attach|detach|install_handlers|(enter|leave)_thread|alarm_look)$|Probe_"
+)
 # They end the process: registers no longer matter.
 FATAL = {"abort"}
 # System calls and no more.
