@@ -127,8 +127,9 @@ cpdef enum Exit:
     EXIT_EMULATE = 11    # op_info's instruction needs the general emulator (Python)
     EXIT_LEARN = 12      # the translator met an instruction shape it has not learned
     EXIT_EOI = 13
-    EXIT_INTERNAL = 14   # a broken invariant: `internal` names it
-    EXIT_DEBUG = 15      # stopped by the debugger's single step
+    EXIT_DEBUG = 14      # stopped by the debugger's single step
+    EXIT_NO_RAM = 15     # code is to be run where there is no RAM
+    EXIT_NOT_64 = 16     # code that is not 64-bit is to be run
 
 # How translated code left.
 cdef enum:
@@ -260,7 +261,6 @@ cdef struct CpuState:
     u64 mmio_linear
     u64 msr_index
     u64 shutdown_rip
-    u64 internal
     # --- the rest of the virtual machine, as seen by compiled code
     void* mmu            # ringlet.mmu.windows.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from ringlet.core.state import Exit
@@ -134,6 +135,8 @@ class Machine:
         handlers[Exit.EXIT_WINDOW] = self._window
         handlers[Exit.EXIT_MSR_READ] = self.cpu.refuse
         handlers[Exit.EXIT_MSR_WRITE] = self._msr_write
+        handlers[Exit.EXIT_NO_RAM] = partial(self._beyond, "there is no RAM to run code from")
+        handlers[Exit.EXIT_NOT_64] = partial(self._beyond, "the code there is not 64-bit")
         return handlers
 
     def _nothing(self) -> None:
@@ -158,6 +161,9 @@ class Machine:
 
     def _shutdown(self) -> None:
         self.finish(outcome.triple_fault(self.cpu.get("shutdown_rip")))
+
+    def _beyond(self, why: str) -> None:
+        self.finish(outcome.beyond(self.cpu.get("rip"), why))
 
     def _interrupted(self) -> None:
         self._kicks += 1

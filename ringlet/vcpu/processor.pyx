@@ -65,7 +65,7 @@ _FIELDS = {name: 8 * i for i, name in enumerate(_REGISTERS)} | {
     "tsc_aux": <size_t>&_null.tsc_aux, "tsc_deadline": <size_t>&_null.tsc_deadline,
     "tsc_khz": <size_t>&_null.tsc_khz, "apic_base": <size_t>&_null.apic_base,
     "fs_base": <size_t>&_null.seg[SEG_FS].base, "gs_base": <size_t>&_null.seg[SEG_GS].base,
-    "shutdown_rip": <size_t>&_null.shutdown_rip, "internal": <size_t>&_null.internal,
+    "shutdown_rip": <size_t>&_null.shutdown_rip,
     "ea": <size_t>&_null.ea,
 } | {f"dr{i}": <size_t>&_null.dr[i] for i in range(8)}
 

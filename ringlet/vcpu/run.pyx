@@ -117,8 +117,10 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
     second = phys
     page = ram_host(c, phys)
     if r != MEM_OK or page == NULL:
-        c.exit_kind = EXIT_INTERNAL
-        c.internal = 1
+        c.exit_kind = EXIT_NO_RAM
+        return LEAVE_LOOP
+    if not key & KEY_MODE64:
+        c.exit_kind = EXIT_NOT_64
         return LEAVE_LOOP
     b.linear = c.rip
     b.key = key
@@ -143,8 +145,7 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
             return RAISED
         second &= ~<u64>0xFFF
         if r != MEM_OK or ram_host(c, second) == NULL:
-            c.exit_kind = EXIT_INTERNAL
-            c.internal = 1
+            c.exit_kind = EXIT_NO_RAM
             return LEAVE_LOOP
         mmu_protect_code(c, second)
         room = 4096 - at

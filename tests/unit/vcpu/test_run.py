@@ -15,10 +15,13 @@ from tests.unit.vcpu.board import (
     CODE,
     DATA,
     DB,
+    DEVICE,
+    GDT,
     GP,
     HOLE,
     IDT,
     IF,
+    MIXED,
     PAGE_FAULT,
     RF,
     STACK,
@@ -59,6 +62,29 @@ def frame(board: Board, words: int) -> tuple[int, ...]:
 
 
 # --- exits to the machine
+
+
+def test_code_of_a_device_is_not_run(board: Board) -> None:
+    board.set(rax=DEVICE)
+
+    assert board.run("FFE0") == Exit.EXIT_NO_RAM  # jmp rax
+    assert board.get("rip") == DEVICE
+
+
+def test_code_that_runs_on_into_a_device_is_not_run(board: Board) -> None:
+    board.p.write_phys(MIXED + 0xFFF, b"\x0f")
+    board.set(rax=MIXED + 0xFFF)
+
+    assert board.run("FFE0") == Exit.EXIT_NO_RAM
+
+
+def test_32_bit_code_is_not_run_as_if_it_were_64_bit(board: Board) -> None:
+    board.poke(GDT + 0x28, 0x00CF9B000000FFFF)
+    board.p.set_table("gdtr", GDT, 0x2F)
+    board.p.write_phys(DATA, b"\x40\xf4")  # inc eax; hlt
+
+    assert board.run("6A28 6800000400 48CB") == Exit.EXIT_NOT_64  # a far return to DATA
+    assert (board.get("rip"), board.p.get_segment(1)[0]) == (DATA, 0x28)
 
 
 def test_in_takes_what_complete_gives(board: Board) -> None:
