@@ -4,7 +4,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from iced_x86 import Code, Code_, Instruction, InstructionInfoFactory, OpAccess, Register
+from iced_x86 import (
+    Code,
+    Code_,
+    Instruction,
+    InstructionInfoFactory,
+    Mnemonic,
+    OpAccess,
+    Register,
+)
 
 from tests.differential import layout
 from tests.differential.operands import (
@@ -50,6 +58,7 @@ class Emitter:
                     if vector is not None:
                         known.vector_free.discard(vector)
         if explicit and stack is not None and ins.is_stack_instruction \
+                and ins.mnemonic != Mnemonic.LEAVE \
                 and not (ins.op_count and ins.op0_register == Register.RSP):
             known.value[RSP] = stack + ins.stack_pointer_increment & M64
 

@@ -27,6 +27,8 @@ LIFE = re.compile(
 FATAL = {"abort"}
 # System calls and no more.
 PLAIN = {"mmap64", "mprotect", "munmap", "timer_settime"}
+# Asked before the guest's registers are loaded, or by a signal handler, which keeps them.
+OUTSIDE = {"clock_gettime"}
 
 FUNCTION = re.compile(r"[0-9a-f]+ <(\w+?)(?:\.\w+)*>:")
 IMPORTED = re.compile(r"(?:call|jmp)\s+[0-9a-f]+ <(\w+)@plt>")
@@ -82,7 +84,7 @@ def test_core_calls_nothing_of_libc_that_uses_vector_registers(module: str) -> N
         if not LIFE.search(name) and (match := IMPORTED.search(line))
     }
 
-    assert {(name, of) for name, of in called if of not in FATAL | PLAIN} == set()
+    assert {(name, of) for name, of in called if of not in FATAL | PLAIN | OUTSIDE} == set()
 
 
 @pytest.mark.parametrize("module", CORE)
