@@ -18,8 +18,8 @@ PACKAGE = Path(state.__file__).parents[1]
 # Their cdef functions, too, are called from Python only.
 OF_PYTHON = {"mmu.probe", "translate.shape", "translate.learn_table", "translate.translator",
              "vcpu.native", "vcpu.processor"}  # fmt: skip
-# What is made and given back outside `run`, what is called before it loads the guest's registers,
-# and the methods of a class.
+# What is made and given back outside `run`; what is called only before it loads the guest's
+# registers, or in the signal handler, for which the kernel saves them; the methods of a class.
 LIFE = re.compile(
     r"_(create|destroy|attach|detach|install_handlers|(enter|leave)_thread|alarm_look)$|Probe_"
 )
