@@ -43,7 +43,7 @@ PROCESSOR_COUNTERS: Final = (
     Counter("port_reads", "accesses", "port reads"),
     Counter("port_writes", "accesses", "port writes"),
     Counter("python_exits", "exits", "exits that the machine handled in Python"),
-    Counter("safepoints", "stops", "stops at a safepoint asked for by another thread"),
+    Counter("safepoints", "stops", "times the run loop looked up because it was asked to"),
     Counter("fragments_live", "fragments", "fragments in the code cache now"),
     Counter("code_cache_used", "bytes", "host code in the code cache now"),
     Counter("code_cache_size", "bytes", "room in the code cache"),

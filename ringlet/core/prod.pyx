@@ -1,15 +1,15 @@
 """Making a thread look up from translated code, now or at a moment set before.
 
-A request moves the safepoints' pointer (docs/adr/0001).  That stops all loops but those that go
-round by returns and indirect calls alone: if a virtual processor has not come out a while after it
-was asked to, a signal takes its jump tables away, so that its next indirect jump leaves.
+A request sets `attention` and, if the thread runs the guest, signals it: the handler sees to it
+that the fragment at hand is the last (ringlet.cache.halt).  Should the thread not have come out a
+while later, as in a long repeated string instruction, a timer signals it again.
 
 The alarm is a request that the thread makes to itself, by a signal too: no other thread has to wake
 for it.  Where the signal finds the thread outside the guest, the next run sees that it is due.
 
 SIGURG: nobody else uses it, and where no handler is, it is ignored.
 """
-from ringlet.core.state cimport BLOCK_POLL, CpuState, i64
+from ringlet.core.state cimport CpuState, i64
 
 cdef extern from * nogil:
     """
@@ -54,6 +54,10 @@ cdef extern from * nogil:
         sigaddset(&set, SIGURG);
         return pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     }
+    static void ringlet_signal_thread(long thread)
+    {
+        syscall(SYS_tgkill, getpid(), thread, SIGURG);
+    }
     static void ringlet_timer_delete(void *timer) { timer_delete((timer_t)timer); }
     static void ringlet_timer_set(void *timer, long ns)
     {
@@ -75,6 +79,7 @@ cdef extern from * nogil:
     long ringlet_thread()
     int ringlet_timer_create(void** timer)
     int ringlet_listen()
+    void ringlet_signal_thread(long thread)
     void ringlet_timer_delete(void* timer)
     void ringlet_timer_set(void* timer, long ns)
     void ringlet_timer_set_at(void* timer, long ns)
@@ -108,10 +113,10 @@ cdef void prod_detach(CpuState* c) noexcept:
 
 cdef void request_stop(CpuState* c) noexcept nogil:
     ringlet_fence()
-    c.poll = c.block + BLOCK_POLL + 4096
+    c.attention = 1
     ringlet_fence()
-    if c.running and not c.prodding:
-        prod_arm(c)
+    if c.running:
+        ringlet_signal_thread(c.prod_thread)
 
 
 cdef void alarm_set(CpuState* c, i64 due) noexcept:
@@ -125,9 +130,7 @@ cdef bint alarm_look(CpuState* c) noexcept nogil:
         return False
     c.alarm_due = 0
     c.stop = 1
-    # Anew: of two timers that are due at once, the thread may see one signal.
-    c.prodding = 0
-    request_stop(c)
+    c.attention = 1
     return True
 
 

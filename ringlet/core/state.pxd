@@ -137,7 +137,7 @@ cdef enum:
     LEAVE_INDIRECT = 2   # an indirect jump whose table entry is another's: rip is the target
     LEAVE_OP = 3         # op_info
     LEAVE_FAULT = 4      # a host signal that is the guest's exception: exc_*
-    LEAVE_POLL = 5       # a safepoint
+    LEAVE_SAFEPOINT = 5  # asked to, before the next instruction
     LEAVE_AGAIN = 6      # bindings went stale: dispatch the same instruction anew
     LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
     LEAVE_STEPPED = 8    # a store into translated code completed
@@ -204,8 +204,7 @@ cdef struct CpuState:
     u64 gs_host
     u64 ea               # linear address of the memory operand of op_info
     u64 op_info          # OpInfo*
-    u64 poll             # safepoint pointer: poll_ok, or the guarded page to stop
-    u64 irq_poll         # the same for the points where IF becomes 1
+    u64 attention        # 1: leave at the next safepoint (ringlet.core.prod)
     u64 scratch[4]
     u64 host_rsp
     u64 host_flags
@@ -293,7 +292,7 @@ cdef struct CpuState:
     u64 n_fragments, n_guest_insns, n_code_bytes, n_guest_bytes
     u64 n_shadow_faults, n_shadow_pages, n_guest_faults, n_interrupts, n_exceptions
     u64 n_smc, n_flushes, n_cr3_loads, n_cr3_dropped, n_invlpg, n_python_exits
-    u64 n_window_misses, n_safepoints, n_polls, n_stale
+    u64 n_safepoints, n_stale
     # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
     u8 pad_xsave[64]
     u8 xsave[4096]
@@ -307,7 +306,6 @@ cdef struct CpuidEntry:
 # The block of host memory below 2 GiB that translated code reaches by [disp32].
 cdef enum:
     BLOCK_STATE = 0
-    BLOCK_POLL = 0x10000           # readable page; the next page is the guarded one
     BLOCK_BOUNCE = 0x20000         # 64 KiB: operands of emulated instructions (ringlet.vcpu.native)
     BLOCK_SLOTS_K = 0x100000       # 65,536 addends for CPL 0-2
     BLOCK_NSLOTS_K = 0x180000      # the same, negated

@@ -36,11 +36,9 @@ cdef extern from * nogil:
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT | MAP_NORESERVE, -1, 0);
         return p == MAP_FAILED ? NULL : p;
     }
-    static void ringlet_guard(void *p, unsigned long size) { mprotect(p, size, PROT_NONE); }
     static void ringlet_free_low(void *p, unsigned long size) { munmap(p, size); }
     """
     void* ringlet_low(unsigned long size)
-    void ringlet_guard(void* p, unsigned long size)
     void ringlet_free_low(void* p, unsigned long size)
 
 cdef enum:
@@ -129,8 +127,6 @@ cdef class Processor:
         self.c = <CpuState*>block
         self.c.block = <u64>block
         self.ram_size = ram_size
-        ringlet_guard(<void*>(self.c.block + BLOCK_POLL + 4096), 4096)
-        self.c.poll = self.c.irq_poll = self.c.block + BLOCK_POLL
         self.c.arith_mask = FLAGS_HOST
         self.c.rflags = 2
         self.c.win_tag = 0x8000

@@ -26,7 +26,7 @@ LIFE = re.compile(
 # They end the process: registers no longer matter.
 FATAL = {"abort"}
 # System calls and no more.
-PLAIN = {"mmap64", "mprotect", "munmap", "timer_settime"}
+PLAIN = {"getpid", "mmap64", "mprotect", "munmap", "syscall", "timer_settime"}
 # Asked before the guest's registers are loaded, or by a signal handler, which keeps them.
 OUTSIDE = {"clock_gettime"}
 

@@ -48,8 +48,7 @@ _SLOT_BYTES: Final = 1 << 36
 _MANY_TERMS: Final = 8
 _PLAIN_LOADS: Final = frozenset({"fs_base", "gs_base", "iflag", "rflags"})
 _KNOWN: Final = _PLAIN_LOADS | {
-    "rsp_naddend", "fs_host", "gs_host", "poll", "irq_poll", "arith_mask", "ea", "op_info",
-    "exit_arg",
+    "rsp_naddend", "fs_host", "gs_host", "arith_mask", "ea", "op_info", "exit_arg",
 }  # fmt: skip
 
 
@@ -219,9 +218,6 @@ class Execution:
             found = self._y.computed(name, host=True)
             s.covers[symbol_of(found)] = (Cover(ZERO),)
             return found
-        if name in ("poll", "irq_poll"):
-            s.poll = self._y.fresh(host=True)
-            return s.poll
         if name in _PLAIN_LOADS:
             return self._y.fresh()
         raise UnsoundError("it reads a field of the state that it may not")
@@ -387,8 +383,6 @@ class Execution:
         form = shift(add(s.registers[access.base], extra), access.displacement)
         if access.index != NONE:
             form = add(form, times(s.registers[access.index], access.scale))
-        if form == s.poll and access.size == 4:
-            return
         split = self._y.split(form)
         if split == (symbol_of(self._source), constant(form[0])):
             if access.written or form[0] + access.size > self._compared_bytes:

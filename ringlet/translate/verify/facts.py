@@ -53,7 +53,6 @@ class Facts:
     spilled: list[Form]
     scratch: list[Form]
     naddend: Form
-    poll: Form
     covers: dict[int, tuple[Cover, ...]]
     compared: Comparison | None = None
     operation: int = -1  # the one that op_info names
@@ -67,7 +66,6 @@ class Facts:
             self.spilled[:],
             self.scratch[:],
             self.naddend,
-            self.poll,
             dict(self.covers),
             self.compared,
             self.operation,
@@ -93,7 +91,6 @@ def at_entry(symbols: Symbols) -> Facts:
         [symbols.fresh() for _ in SPILLED],
         [symbols.fresh(host=True) for _ in range(4)],
         times(addend, MASK),
-        symbols.fresh(host=True),
         {
             symbol_of(addend): (Cover(rsp, BELOW, ABOVE),),
             symbol_of(registers[ADDEND]): (Cover(window),),
@@ -134,7 +131,6 @@ def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
     met.spilled = [either(x, y) for x, y in zip(a.spilled, b.spilled, strict=True)]
     met.scratch = [either(x, y) for x, y in zip(a.scratch, b.scratch, strict=True)]
     met.naddend = either(a.naddend, b.naddend)
-    met.poll = either(a.poll, b.poll)
     met.compared = None
     met.operation = a.operation if a.operation == b.operation else -1
     met.fragment = a.fragment and b.fragment

@@ -114,15 +114,17 @@ class Paths:
             raise UnsoundError("its constant address has no relocation")
 
     def _check_stubs(self) -> None:
-        """Each link has its stub, which says its number and leaves."""
+        """Each link has its stub, which says its number and leaves.
+
+        It leads there or, in a loop, back into the translation.
+        """
         at = self._t.stubs
         exit_arg = BLOCK + state.offsets()["exit_arg"]
         store = b"\xc7\x04\x25" + exit_arg.to_bytes(4, "little")
         for number, (field, _) in enumerate(self._t.links):
             self._at = at
-            target = field + 4 + int.from_bytes(self._code[field : field + 4], "little")
             if (
-                target != at
+                (self._leads_to(field) != at and not self._loops_back(field))
                 or self._code[at : at + 7] != store
                 or self._relocated.get(at + 7) != (Relocation.LINK, number)
                 or self._code[at + 11 : at + 12] != b"\xe9"
@@ -132,6 +134,14 @@ class Paths:
             at += _STUB_BYTES
         if at != len(self._code):
             raise UnsoundError("bytes follow the stubs")
+
+    def _leads_to(self, field: int) -> int:
+        """Return where the distance at `field` leads."""
+        distance = int.from_bytes(self._code[field : field + 4], "little", signed=True)
+        return field + 4 + distance
+
+    def _loops_back(self, link: int) -> bool:
+        return self._t.body <= self._leads_to(link) < self._t.cold
 
     # --- paths
 
@@ -233,6 +243,8 @@ class Paths:
         kind, value = self._relocated.get(field, (NONE, NONE))
         if field in self._links:
             self._leave(s)
+            if self._loops_back(field):
+                self._within(i, s)
         elif kind != Relocation.STUB and i.near_branch_target >= self._t.cold:
             self._stale(s, i.near_branch_target)
         elif kind != Relocation.STUB:
@@ -250,6 +262,8 @@ class Paths:
         kind, value = self._relocated.get(field, (NONE, NONE))
         if field in self._links:
             self._leave(s)
+            if self._loops_back(field):
+                self._within(i, s.copy())
             if compared is not None and compared.bits == 32 and i.mnemonic == Mnemonic.JNE:
                 learn_equal_tags(self._y, s, compared)
         elif kind == Relocation.STUB:

@@ -166,12 +166,13 @@ def test_a_register_set_during_an_exit_is_used(board: Board) -> None:
 LOOPS = {
     "jmp": "EBFE",
     "jmp-register": "488D05F9FFFFFF FFE0",  # 1: lea rax, [1b]; jmp rax
+    "copy": "8B07 39C0 74FA",  # 1: mov eax, [rdi]; cmp eax, eax; je 1b
     "ret": f"68{(CODE + 8).to_bytes(4, 'little').hex()} C3 9090"  # 1: push 2f; ret
     f"68{CODE.to_bytes(4, 'little').hex()} C3",  # 2: push 1b; ret
 }
 
 
-@pytest.mark.parametrize("name", ["jmp", "jmp-register", "ret"])
+@pytest.mark.parametrize("name", ["jmp", "jmp-register", "ret", "copy"])
 def test_a_kick_stops_a_loop(board: Board, name: str) -> None:
     board.place(LOOPS[name])
     started = time.monotonic()
@@ -188,6 +189,33 @@ def test_an_interrupt_stops_a_loop(board: Board, name: str) -> None:
     timer.start()
     assert board.p.run() == Exit.EXIT_WINDOW
     timer.join()
+
+
+@pytest.mark.parametrize("body", ["0307", "FFD2", "50 C3"])
+def test_code_goes_on_as_before_after_many_stops(board: Board, body: str) -> None:
+    """A loop with a copy of itself, one that calls, one that returns to a pushed address."""
+    rounds = 20_000_000
+    code = f"B9{rounds.to_bytes(4, 'little').hex()}"
+    size = len(bytes.fromhex(body)) + 4
+    # mov ecx, rounds; 1: BODY; dec ecx; jnz 1b
+    code += f"{body} FFC9 75{(256 - size).to_bytes(1, 'little').hex()}"
+    board.p.write_phys(DATA + 0x8000, b"\xff\xc3\xc3")  # inc ebx; ret
+    board.set(rdi=DATA, rax=CODE + 7, rdx=DATA + 0x8000)
+    board.place(code)
+    stops = -1
+    kind = Exit.EXIT_INTERRUPTED
+    while kind == Exit.EXIT_INTERRUPTED:
+        stops += 1
+        board.p.set_alarm(time.monotonic_ns() + 50_000)
+        kind = Exit(board.p.run())
+    board.p.set_alarm(None)
+    assert kind == Exit.EXIT_HLT
+    assert board.get("rcx") == 0
+    assert stops > 20
+    if body == "FFD2":
+        assert board.get("rbx") == rounds
+    counters = board.p.counters()
+    assert counters["lookups"] < 20 + 8 * stops
 
 
 def test_a_kick_before_the_run_stops_it(board: Board) -> None:
@@ -208,7 +236,7 @@ def test_a_kick_from_the_thread_of_another_run(board: Board) -> None:
     assert kinds == [Exit.EXIT_INTERRUPTED] * 2
 
 
-@pytest.mark.parametrize("name", ["jmp", "jmp-register", "ret"])
+@pytest.mark.parametrize("name", ["jmp", "jmp-register", "ret", "copy"])
 def test_the_alarm_stops_a_loop(board: Board, name: str) -> None:
     board.place(LOOPS[name])
     due = time.monotonic_ns() + 20_000_000
