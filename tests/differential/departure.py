@@ -25,6 +25,7 @@ _GP = 13
 _ALL64 = (1 << 64) - 1
 _INDIRECT = (FlowControl.INDIRECT_BRANCH, FlowControl.INDIRECT_CALL, FlowControl.RETURN)
 _RSP = 4
+_WITH_BASE: frozenset[int] = frozenset({Register.FS, Register.GS})
 
 
 def as_departed(program: Program, native: Outcome) -> Outcome | None:
@@ -75,9 +76,14 @@ def _address(branch: Instruction, state: State) -> int:
     return address + _register(state, branch.memory_segment) & _ALL64
 
 
+def has_base(segment: Register_) -> bool:
+    """FS and GS have one in 64-bit mode."""
+    return segment in _WITH_BASE
+
+
 def _register(state: State, register: Register_) -> int:
     """A register's value, or the base of a segment."""
-    if register in (Register.FS, Register.GS):
+    if has_base(register):
         return state.fs_base if register == Register.FS else state.gs_base
     number = gpr_number(register)
     return 0 if number is None else state.gpr[number] & (1 << 8 * RegisterExt.size(register)) - 1
