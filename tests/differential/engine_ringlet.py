@@ -114,7 +114,7 @@ _RING0_NAMES = ("rip", "rflags", "cr0", "cr2", "cr3", "cr4", "fs_base", "gs_base
 class RingletRing0:
     """Runs ring-0 cases, all on one Processor."""
 
-    def __init__(self, timeout: float = 0.5) -> None:
+    def __init__(self, timeout: float = 10.0) -> None:
         self.processor = new_processor(ist=1)
         self._memory = guest.memory(ist=1)
         self._watchdog = Watchdog(self.processor, timeout)
@@ -154,10 +154,11 @@ class RingletRing0:
 class RingletRunner:
     """Runs programs at CPL 3 on one Processor, which keeps its translations between them.
 
-    `timeout` is seconds; a program that runs longer has the status TIMEOUT.
+    `timeout` is seconds; a program that runs longer has the status TIMEOUT.  It is long, for the
+    machine may be busy, and programs that are endless on the host are not brought here.
     """
 
-    def __init__(self, timeout: float = 0.2, *, exact: bool = False) -> None:
+    def __init__(self, timeout: float = 10.0, *, exact: bool = False) -> None:
         self.name = "ringlet-exact" if exact else "ringlet"
         self.departs = not exact
         self.processor = new_processor(exact=exact)
