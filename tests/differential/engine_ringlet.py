@@ -13,6 +13,7 @@ from ringlet.vcpu.processor import Processor
 from ringlet.core.state import Exit
 from ringlet.errors import InternalError
 from tests.differential import guest, layout
+from tests.differential.departure import Departure
 from tests.differential.layout import PAGE
 from tests.differential.program import (
     REGISTERS,
@@ -160,7 +161,8 @@ class RingletRunner:
 
     def __init__(self, timeout: float = 10.0, *, exact: bool = False) -> None:
         self.name = "ringlet-exact" if exact else "ringlet"
-        self.departs = not exact
+        self.departs = Departure.STORED if exact else Departure.AT_TARGET
+        self._exact = exact
         self.processor = new_processor(exact=exact)
         self._timeout = timeout
         self._watchdog = Watchdog(self.processor, timeout)
@@ -181,7 +183,7 @@ class RingletRunner:
     def reset(self) -> None:
         """A new processor, without translations; the old one's address space is freed first."""
         del self.processor, self._watchdog.processor
-        self.processor = self._watchdog.processor = new_processor(exact=not self.departs)
+        self.processor = self._watchdog.processor = new_processor(exact=self._exact)
         self._stale = {}
 
     def run(self, programs: Sequence[Program]) -> list[Outcome]:
