@@ -120,12 +120,15 @@ cdef void step(CpuState* c, OpInfo* op, u32 reg) noexcept nogil:
 
 
 cdef int op_ins(CpuState* c, OpInfo* op) noexcept nogil:
-    """INS: the element's place is checked before the device is asked."""
+    """INS: the element's place is checked before the device is asked.
+
+    The permission is checked even where RCX is 0, as processors do.
+    """
     cdef u64 linear
-    if exhausted(c, op):
-        return EMU_NEXT
     if begin(c, op, <u32>c.gpr[RDX] & 0xFFFF):
         return EMU_FAULT
+    if exhausted(c, op):
+        return EMU_NEXT
     linear = index_linear(c, op, RDI, SEG_ES)
     if check_aligned(c, linear, op.size) or check_write(c, linear, op.size, user_access(c)):
         return EMU_FAULT
@@ -142,10 +145,10 @@ cdef int finish_ins(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_outs(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u32 segment = SEG_DS if op.seg == SEG_NONE else op.seg
-    if exhausted(c, op):
-        return EMU_NEXT
     if begin(c, op, <u32>c.gpr[RDX] & 0xFFFF):
         return EMU_FAULT
+    if exhausted(c, op):
+        return EMU_NEXT
     if load(c, index_linear(c, op, RSI, segment), op.size, &c.io_data):
         return EMU_FAULT
     step(c, op, RSI)

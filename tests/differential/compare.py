@@ -9,7 +9,7 @@ from __future__ import annotations
 from iced_x86 import Decoder, Instruction, Mnemonic, OpKind, Register, RegisterExt
 
 from tests.differential import layout, xsave
-from tests.differential.departure import as_departed
+from tests.differential.departure import Departure, as_departed, has_base
 from tests.differential.liveness import ARITHMETIC, flags_live_at
 from tests.differential.native import TASK_SIZE_MAX
 from tests.differential.operands import gpr_number
@@ -61,7 +61,7 @@ def _stopped_early(program: Program, rip: int) -> bool:
 
 def _effective_address_wraps(ins: Instruction, state: State) -> bool:
     """Whether a faulting FS or GS operand is canonical only together with the segment's base."""
-    if ins.segment_prefix not in (Register.FS, Register.GS):
+    if not has_base(ins.segment_prefix):
         return False
     address = ins.memory_displacement
     for register, scale in ((ins.memory_base, 1), (ins.memory_index, ins.memory_index_scale)):
@@ -97,14 +97,14 @@ def _canonical(address: int) -> bool:
 
 
 def compare(program: Program, native: Outcome, other: Outcome, *,
-            departs: bool = False) -> list[str]:
+            departs: Departure = Departure.NONE) -> list[str]:
     """Each difference as a line, native's value first; an empty list: equal.
 
-    `departs`: the other may take the #GP of an indirect branch at its target.
+    `departs`: what the other may do instead at an indirect branch.
     """
     found = _compare(program, native, other)
-    if found and departs:
-        departed = as_departed(program, native)
+    if found and departs is not Departure.NONE:
+        departed = as_departed(program, native, departs)
         if departed is not None and not _compare(program, departed, other):
             return []
     return found

@@ -21,3 +21,10 @@ def ringlet() -> Iterator[Engine]:
     from tests.differential.engine_ringlet import RingletRunner
     with RingletRunner() as runner:
         yield runner
+
+
+@pytest.fixture(scope="session")
+def ringlet_exact() -> Iterator[Engine]:
+    from tests.differential.engine_ringlet import RingletRunner
+    with RingletRunner(exact=True) as runner:
+        yield runner

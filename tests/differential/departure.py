@@ -1,11 +1,13 @@
 """The one departure from the processor that translated code is allowed (docs/adr/0003).
 
 Which indirect branch went to an address that is not canonical is not noted for speed's sake: the
-#GP is that of the target, as if the branch had been performed.  `--exact` raises it at the branch.
+#GP is that of the target, as if the branch had been performed.  `--exact` raises it at the branch,
+but a CALL has stored its return address.
 """
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import Enum
 
 from iced_x86 import (
     Decoder,
@@ -25,9 +27,18 @@ _GP = 13
 _ALL64 = (1 << 64) - 1
 _INDIRECT = (FlowControl.INDIRECT_BRANCH, FlowControl.INDIRECT_CALL, FlowControl.RETURN)
 _RSP = 4
+_WITH_BASE: frozenset[int] = frozenset({Register.FS, Register.GS})
 
 
-def as_departed(program: Program, native: Outcome) -> Outcome | None:
+class Departure(Enum):
+    """What an engine does at an indirect branch to a non-canonical address."""
+
+    NONE = "the processor's"
+    STORED = "a CALL has stored its return address"
+    AT_TARGET = "RIP is the target, and RSP has moved"
+
+
+def as_departed(program: Program, native: Outcome, departure: Departure) -> Outcome | None:
     """What an engine that departs comes to where the host's outcome is `native`.
 
     None if the host did not stop at an indirect branch to a non-canonical address.
@@ -49,6 +60,8 @@ def as_departed(program: Program, native: Outcome) -> Outcome | None:
         if written is None:
             return None
         pages = written
+    if departure is not Departure.AT_TARGET:
+        return replace(native, pages=pages)
     gpr = (*state.gpr[:_RSP], rsp & _ALL64, *state.gpr[_RSP + 1:])
     return replace(native, state=replace(state, rip=target, gpr=gpr), pages=pages)
 
@@ -75,9 +88,14 @@ def _address(branch: Instruction, state: State) -> int:
     return address + _register(state, branch.memory_segment) & _ALL64
 
 
+def has_base(segment: Register_) -> bool:
+    """FS and GS have one in 64-bit mode."""
+    return segment in _WITH_BASE
+
+
 def _register(state: State, register: Register_) -> int:
     """A register's value, or the base of a segment."""
-    if register in (Register.FS, Register.GS):
+    if has_base(register):
         return state.fs_base if register == Register.FS else state.gs_base
     number = gpr_number(register)
     return 0 if number is None else state.gpr[number] & (1 << 8 * RegisterExt.size(register)) - 1

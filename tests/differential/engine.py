@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from tests.differential.departure import Departure
 from tests.differential.program import Outcome, Program
 
 ENGINES = ("ringlet", "ringlet-exact", "unicorn", "native")
@@ -16,8 +17,8 @@ class Engine(Protocol):
     def name(self) -> str: ...
 
     @property
-    def departs(self) -> bool:
-        """See `tests.differential.departure`."""
+    def departs(self) -> Departure:
+        """Where it is allowed to differ."""
 
     def run(self, programs: Sequence[Program]) -> list[Outcome]: ...
 

@@ -12,6 +12,7 @@ from ringlet.core.state import Exit
 from ringlet.errors import InternalError
 from ringlet.vcpu.processor import Processor
 from tests.differential import guest, layout
+from tests.differential.departure import Departure
 from tests.differential.layout import PAGE
 from tests.differential.program import (
     REGISTERS,
@@ -113,7 +114,7 @@ _RING0_NAMES = ("rip", "rflags", "cr0", "cr2", "cr3", "cr4", "fs_base", "gs_base
 class RingletRing0:
     """Runs ring-0 cases, all on one Processor."""
 
-    def __init__(self, timeout: float = 0.5) -> None:
+    def __init__(self, timeout: float = 10.0) -> None:
         self.processor = new_processor(ist=1)
         self._memory = guest.memory(ist=1)
         self._watchdog = Watchdog(self.processor, timeout)
@@ -153,12 +154,14 @@ class RingletRing0:
 class RingletRunner:
     """Runs programs at CPL 3 on one Processor, which keeps its translations between them.
 
-    `timeout` is seconds; a program that runs longer has the status TIMEOUT.
+    `timeout` is seconds; a program that runs longer has the status TIMEOUT.  It is long, for the
+    machine may be busy, and programs that are endless on the host are not brought here.
     """
 
-    def __init__(self, timeout: float = 0.2, *, exact: bool = False) -> None:
+    def __init__(self, timeout: float = 10.0, *, exact: bool = False) -> None:
         self.name = "ringlet-exact" if exact else "ringlet"
-        self.departs = not exact
+        self.departs = Departure.STORED if exact else Departure.AT_TARGET
+        self._exact = exact
         self.processor = new_processor(exact=exact)
         self._timeout = timeout
         self._watchdog = Watchdog(self.processor, timeout)
@@ -179,7 +182,7 @@ class RingletRunner:
     def reset(self) -> None:
         """A new processor, without translations; the old one's address space is freed first."""
         del self.processor, self._watchdog.processor
-        self.processor = self._watchdog.processor = new_processor(exact=not self.departs)
+        self.processor = self._watchdog.processor = new_processor(exact=self._exact)
         self._stale = {}
 
     def run(self, programs: Sequence[Program]) -> list[Outcome]:

@@ -13,6 +13,7 @@ from typing import Any, Self
 from unicorn import x86_const as x
 
 from tests.differential import guest, layout, xsave
+from tests.differential.departure import Departure
 from tests.differential.program import SEGMENTS, SYSCALL_VECTOR, Outcome, Program, State, Status
 
 unicorn: Any = importlib.import_module("unicorn")  # its annotations are no use
@@ -39,7 +40,7 @@ class UnicornRunner:
     """
 
     name = "unicorn"
-    departs = False
+    departs = Departure.NONE
 
     def __init__(self) -> None:
         uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)

@@ -2,10 +2,13 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
 from typing import Any
 
 Progress = Callable[[int], None]
@@ -27,6 +30,18 @@ def _run(work: Callable[[Any, Progress], Any], argument: Any, index: Synchronize
     results.send(work(argument, progress))
 
 
+@contextmanager
+def _importable() -> Iterator[None]:
+    """A new process finds these tests: behind an installed package, which the checkout's, without
+    its compiled modules, must not hide."""
+    root = str(Path(__file__).parents[2])
+    sys.path.append(root)
+    try:
+        yield
+    finally:
+        sys.path.pop()
+
+
 def isolated(work: Callable[[Any, Progress], Any], argument: Any) -> Any:
     """`work(argument, progress)` in a new process: its result, or a `Death`.
 
@@ -36,7 +51,8 @@ def isolated(work: Callable[[Any, Progress], Any], argument: Any) -> Any:
     index = context.Value("q", 0)
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(work, argument, index, send))
-    process.start()
+    with _importable():
+        process.start()
     send.close()
     try:
         return receive.recv()

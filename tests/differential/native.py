@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.differential import layout
+from tests.differential.departure import Departure
 from tests.differential.layout import AREAS, BASE_IMAGE, IMAGE_SIZE, PAGE
 from tests.differential.program import Outcome, Program, State, Status
 
@@ -64,7 +65,7 @@ class NativeRunner:
     """
 
     name = "native"
-    departs = False
+    departs = Departure.NONE
 
     def __init__(self, timeout: float = 0.05) -> None:
         self._base = PAGE

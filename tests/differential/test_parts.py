@@ -17,6 +17,7 @@ from tests.differential.campaign import (
     run_campaign,
 )
 from tests.differential.compare import comparable_flags, compare
+from tests.differential.departure import Departure, as_departed
 from tests.differential.generate import random_program
 from tests.differential.liveness import ARITHMETIC, flags_live_at, live_in
 from tests.differential.native import NativeRunner
@@ -81,6 +82,45 @@ class TestLiveness:
         p = program("4801d8", "488b00", "0f94c1")
         assert flags_live_at(p.code, p.origin, p.starts[1]) == ARITHMETIC
         assert flags_live_at(p.code, p.origin, p.starts[0]) == 0
+
+
+class TestDeparture:
+    """RET to an address that is not canonical, from the host's outcome."""
+
+    AT = layout.STACK.linear + 0x100
+    TARGET = 0x8000_0000_0000_0000
+
+    def host(self, code: str, rsp: int) -> tuple[Program, Outcome]:
+        page, offset = divmod(layout.image_offset(rsp), layout.PAGE)
+        start = page * layout.PAGE
+        data = bytearray(layout.BASE_IMAGE[start:start + layout.PAGE])
+        data[offset:offset + 8] = self.TARGET.to_bytes(8, "little")
+        state = State(gpr=(0,) * 4 + (rsp,) + (0,) * 11)
+        return program(code), Outcome(Status.EVENT, 13, state=state, pages={page: bytes(data)})
+
+    def test_rip_is_the_target_and_rsp_has_moved(self) -> None:
+        p, native = self.host("c20800", self.AT)
+        departed = as_departed(p, native, Departure.AT_TARGET)
+        assert departed is not None
+        assert (departed.state.rip, departed.state.gpr[4]) == (self.TARGET, self.AT + 16)
+        assert compare(p, native, departed, departs=Departure.AT_TARGET) == []
+        assert compare(p, native, departed) != []
+
+    def test_nothing_else_may_differ(self) -> None:
+        p, native = self.host("c3", self.AT)
+        departed = as_departed(p, native, Departure.AT_TARGET)
+        assert departed is not None
+        other = replace(departed, state=replace(departed.state, rflags=0x203))
+        assert compare(p, native, other, departs=Departure.AT_TARGET) != []
+
+    def test_another_instruction_does_not_depart(self) -> None:
+        p, native = self.host("90", self.AT)
+        assert as_departed(p, native, Departure.AT_TARGET) is None
+
+    def test_a_canonical_target_does_not_depart(self) -> None:
+        p, native = self.host("c3", self.AT)
+        pages = {page: bytes(layout.PAGE) for page in native.pages}
+        assert as_departed(p, replace(native, pages=pages), Departure.AT_TARGET) is None
 
 
 class TestText:

@@ -32,6 +32,17 @@ def test_corpus_program_is_equal(path: Path, native: NativeRunner, ringlet: Engi
     assert differences(native, ringlet, from_corpus(path.read_text())) == []
 
 
+@pytest.mark.parametrize("path", CORPUS, ids=lambda p: p.stem)
+def test_corpus_program_is_equal_with_exact(path: Path, native: NativeRunner,
+                                            ringlet_exact: Engine) -> None:
+    assert differences(native, ringlet_exact, from_corpus(path.read_text())) == []
+
+
+def test_random_programs_are_equal_with_exact(native: NativeRunner, ringlet_exact: Engine) -> None:
+    report = run_campaign(native, ringlet_exact, random_programs(50, 1000), keep=3)
+    assert not report.different, _summary(report)
+
+
 def test_every_form_is_equal(native: NativeRunner, ringlet: Engine) -> None:
     report = run_campaign(native, ringlet, form_programs(seed=1), keep=3)
     assert not report.different, _summary(report)

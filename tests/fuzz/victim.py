@@ -29,7 +29,7 @@ class Victim:
 
     def __init__(self, timeout: float = 0.05) -> None:
         before = host_mappings()
-        self.runner = RingletRunner(timeout)
+        self.runner = RingletRunner()
         self.processor = new_processor()
         self.bystander = new_processor()
         self.bystander.write_phys(guest.IMAGE + IMAGE_SIZE, bytes(range(256)) * 256)

@@ -19,7 +19,6 @@ from tests.unit.vcpu.bench import (
     READ_ONLY,
     TSS,
     TSS_SEL,
-    USER_CODE,
     USER_DATA,
     Bench,
 )  # fmt: skip
@@ -160,10 +159,17 @@ def test_rep_ins_repeats_until_the_count_is_zero(kernel: Bench) -> None:
 
 
 @pytest.mark.parametrize("op", [Op.OP_INS, Op.OP_OUTS])
-def test_rep_with_a_zero_count_does_nothing(user: Bench, op: int) -> None:
+def test_rep_with_a_zero_count_does_nothing(kernel: Bench, op: int) -> None:
+    kernel.set(rdx=0x1F0, rcx=0, rdi=HOLE, rsi=HOLE)
+    assert kernel.run(op, size=1, flags=REP, code=b"\xf3\x6c") == EMU_NEXT
+    assert kernel.get("rip") == KERNEL_CODE + 2
+
+
+@pytest.mark.parametrize("op", [Op.OP_INS, Op.OP_OUTS])
+def test_rep_with_a_zero_count_still_needs_the_port(user: Bench, op: int) -> None:
     user.set(rdx=0x1F0, rcx=0, rdi=HOLE, rsi=HOLE)
-    assert user.run(op, size=1, flags=REP, code=b"\xf3\x6c") == EMU_NEXT
-    assert user.get("rip") == USER_CODE + 2
+    assert user.run(op, size=1, flags=REP, code=b"\xf3\x6c") == EMU_FAULT
+    assert user.fault() == (GP, 0)
 
 
 def test_ins_checks_its_memory_before_the_port_is_read(kernel: Bench) -> None:
