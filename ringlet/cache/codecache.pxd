@@ -28,6 +28,7 @@ cdef struct Fragment:
     u32 body
     u32 map            # index of its first MapEntry
     u32 n_map
+    u32 indirect       # cache offset of its jump through the table, or NONE
     u32 links          # index of its first LinkRec
     u32 n_links
     u32 n_ops
@@ -42,7 +43,8 @@ cdef struct Fragment:
 cdef struct LinkRec:
     u64 target         # linear
     u32 at             # cache offset of the rel32
-    u32 stub           # cache offset of the stub it leads to when not linked
+    u32 stub           # cache offset of the stub it leaves by
+    u32 home           # where it leads when not linked: the stub, or the start of a loop's copy
     u32 source         # fragment
     u32 next_in        # next link patched to the same fragment
     u32 linked         # fragment, or NONE
@@ -66,6 +68,7 @@ cdef struct Cache:
     u32 generation     # counts flushes
     u32 drops          # counts fragments dropped since creation
     u32 live
+    u32 halted         # the fragment that leaves wherever it ends (ringlet.cache.halt), or NONE
     int fd
     StubSet stubs
     Fragment* fragments
@@ -81,6 +84,10 @@ cdef struct Cache:
     u64 hot[MAX_HOT]             # pages whose fragments check themselves
     u32 n_hot
     u64 period         # TSC when it began
+
+cdef inline void patch(Cache* k, u32 at, u32 target) noexcept nogil:
+    """Make the rel32 at cache offset `at` lead to another cache offset."""
+    (<u32*>(k.write + at))[0] = target - (at + 4)
 
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL
 cdef void cache_destroy(CpuState* c)

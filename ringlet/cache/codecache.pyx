@@ -115,6 +115,7 @@ cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
     k.n_map = 0
     k.live = 0
     k.n_hot = 0
+    k.halted = NONE
     k.generation += 1
     k.drops += 1
     c.n_flushes += 1
@@ -263,6 +264,7 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     f.size = t.size
     f.thunk = 0 if t.thunk == NONE else host + t.thunk
     f.body = host + t.body
+    f.indirect = NONE if t.indirect == NONE else host + t.indirect
     f.map = k.n_map
     f.n_map = t.n_map
     f.links = k.n_links
@@ -279,6 +281,7 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         l.target = t.linear + <u64>t.links[i].target
         l.at = host + t.links[i].at
         l.stub = host + t.links[i].stub
+        l.home = host + t.links[i].home if t.links[i].home else l.stub
         l.source = index
         l.linked = NONE
         l.next_in = NONE
@@ -308,15 +311,11 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     return index
 
 
-cdef inline void patch(Cache* k, u32 at, u32 target) noexcept nogil:
-    (<u32*>(k.write + at))[0] = target - (at + 4)
-
-
 cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil:
     """Let a direct jump lead straight to a fragment."""
     cdef LinkRec* l = &k.links[link]
     cdef Fragment* f = &k.fragments[target]
-    if l.linked != NONE or k.fragments[l.source].dead:
+    if l.linked != NONE or l.home != l.stub or k.fragments[l.source].dead:
         return
     patch(k, l.at, f.body)
     l.linked = target
@@ -382,7 +381,9 @@ cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept n
     cdef u32 i
     cdef LinkRec* l
     if (t.size != f.size or t.n_map != f.n_map or t.n_links != f.n_links or t.n_ops != f.n_ops
-            or f.host + t.body != f.body or f.thunk != (0 if t.thunk == NONE else f.host + t.thunk)
+            or f.host + t.body != f.body
+            or f.indirect != (NONE if t.indirect == NONE else f.host + t.indirect)
+            or f.thunk != (0 if t.thunk == NONE else f.host + t.thunk)
             or f.dead):
         return False
     for i in range(t.n_links):

@@ -127,8 +127,9 @@ cpdef enum Exit:
     EXIT_EMULATE = 11    # op_info's instruction needs the general emulator (Python)
     EXIT_LEARN = 12      # the translator met an instruction shape it has not learned
     EXIT_EOI = 13
-    EXIT_INTERNAL = 14   # a broken invariant: `internal` names it
-    EXIT_DEBUG = 15      # stopped by the debugger's single step
+    EXIT_DEBUG = 14      # stopped by the debugger's single step
+    EXIT_NO_RAM = 15     # code is to be run where there is no RAM
+    EXIT_NOT_64 = 16     # code that is not 64-bit is to be run
 
 # How translated code left.
 cdef enum:
@@ -136,7 +137,7 @@ cdef enum:
     LEAVE_INDIRECT = 2   # an indirect jump whose table entry is another's: rip is the target
     LEAVE_OP = 3         # op_info
     LEAVE_FAULT = 4      # a host signal that is the guest's exception: exc_*
-    LEAVE_POLL = 5       # a safepoint
+    LEAVE_SAFEPOINT = 5  # asked to, before the next instruction
     LEAVE_AGAIN = 6      # bindings went stale: dispatch the same instruction anew
     LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
     LEAVE_STEPPED = 8    # a store into translated code completed
@@ -203,8 +204,7 @@ cdef struct CpuState:
     u64 gs_host
     u64 ea               # linear address of the memory operand of op_info
     u64 op_info          # OpInfo*
-    u64 poll             # safepoint pointer: poll_ok, or the guarded page to stop
-    u64 irq_poll         # the same for the points where IF becomes 1
+    u64 attention        # 1: leave at the next safepoint (ringlet.core.prod)
     u64 scratch[4]
     u64 host_rsp
     u64 host_flags
@@ -260,7 +260,6 @@ cdef struct CpuState:
     u64 mmio_linear
     u64 msr_index
     u64 shutdown_rip
-    u64 internal
     # --- the rest of the virtual machine, as seen by compiled code
     void* mmu            # ringlet.mmu.windows.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*
@@ -274,11 +273,13 @@ cdef struct CpuState:
     u64 resume_rip       # what must be the same then: RIP, key, Cache.drops
     u32 resume_key
     u32 resume_drops
-    u64 db_pending       # DR6.B0-B3 held back by a load of SS
+    u64 db_pending       # DR6.B0-B3 of accesses that are done, to be raised after the instruction
     u32 running          # a thread is in the run loop
     u32 prodding         # the timer that gets it out of there was armed (ringlet.core.prod)
-    void* prod
+    void* prod           # POSIX timers that signal `prod_thread`
+    void* alarm
     u64 prod_thread
+    i64 alarm_due        # ns of CLOCK_MONOTONIC, or 0 (ringlet.core.prod)
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction goes on after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none
@@ -291,7 +292,7 @@ cdef struct CpuState:
     u64 n_fragments, n_guest_insns, n_code_bytes, n_guest_bytes
     u64 n_shadow_faults, n_shadow_pages, n_guest_faults, n_interrupts, n_exceptions
     u64 n_smc, n_flushes, n_cr3_loads, n_cr3_dropped, n_invlpg, n_python_exits
-    u64 n_window_misses, n_safepoints, n_polls, n_stale
+    u64 n_safepoints, n_stale
     # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
     u8 pad_xsave[64]
     u8 xsave[4096]
@@ -305,7 +306,6 @@ cdef struct CpuidEntry:
 # The block of host memory below 2 GiB that translated code reaches by [disp32].
 cdef enum:
     BLOCK_STATE = 0
-    BLOCK_POLL = 0x10000           # readable page; the next page is the guarded one
     BLOCK_BOUNCE = 0x20000         # 64 KiB: operands of emulated instructions (ringlet.vcpu.native)
     BLOCK_SLOTS_K = 0x100000       # 65,536 addends for CPL 0-2
     BLOCK_NSLOTS_K = 0x180000      # the same, negated

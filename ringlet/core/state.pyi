@@ -15,6 +15,8 @@ class Exit(IntEnum):
     EXIT_EMULATE = 11
     EXIT_LEARN = 12
     EXIT_EOI = 13
-    EXIT_INTERNAL = 14
+    EXIT_DEBUG = 14
+    EXIT_NO_RAM = 15
+    EXIT_NOT_64 = 16
 
 def offsets() -> dict[str, int]: ...

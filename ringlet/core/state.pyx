@@ -11,7 +11,7 @@ def offsets() -> dict[str, int]:
         "win_addend": <size_t>&c.win_addend, "fs_host": <size_t>&c.fs_host,
         "gs_host": <size_t>&c.gs_host, "fs_base": <size_t>&c.seg[4].base,
         "gs_base": <size_t>&c.seg[5].base, "ea": <size_t>&c.ea, "op_info": <size_t>&c.op_info,
-        "poll": <size_t>&c.poll, "irq_poll": <size_t>&c.irq_poll,
+        "attention": <size_t>&c.attention,
         "scratch": <size_t>&c.scratch[0], "host_rsp": <size_t>&c.host_rsp,
         "host_flags": <size_t>&c.host_flags, "exit_code": <size_t>&c.exit_code,
         "exit_arg": <size_t>&c.exit_arg, "entry": <size_t>&c.entry,

@@ -5,7 +5,7 @@ registers and flags, and jumps to `CpuState.entry`.  Every way out stores the gu
 returns from that call.  No vector register is touched: the guest's stay live (docs/adr/0001).
 """
 from ringlet.core.state cimport (CpuState, u8, u32, u64, LEAVE_LINK, LEAVE_INDIRECT, LEAVE_OP,
-                                 LEAVE_STALE)
+                                 LEAVE_SAFEPOINT, LEAVE_STALE)
 from ringlet.core.template cimport (STUB_ENTER, STUB_LINK, STUB_INDIRECT, STUB_OP, STUB_LEAVE,
                                     STUB_STALE)
 
@@ -16,6 +16,7 @@ cdef u32 WIN_ADDEND_AT = <u32><size_t>&_null.win_addend
 cdef u32 HOST_RSP = <u32><size_t>&_null.host_rsp
 cdef u32 HOST_FLAGS = <u32><size_t>&_null.host_flags
 cdef u32 EXIT_CODE = <u32><size_t>&_null.exit_code
+cdef u32 ATTENTION = <u32><size_t>&_null.attention
 cdef u32 ENTRY = <u32><size_t>&_null.entry
 cdef u32 FLAGS_IN = <u32><size_t>&_null.scratch[2]
 cdef u32 RSP_IN_OUT = <u32><size_t>&_null.scratch[3]
@@ -68,8 +69,22 @@ cdef void test_align(Writer* w) noexcept nogil:
     b1(w, 8)
 
 
+cdef void emit_leave_code(Writer* w, u32 code) noexcept nogil:
+    b1(w, 0xC7); b1(w, 0x04); b1(w, 0x25)         # mov dword [exit_code], code
+    b4(w, <u32>(w.block + EXIT_CODE))
+    b4(w, code)
+
+
 cdef void emit_enter(Writer* w) noexcept nogil:
+    """What asks for attention before the first look is seen by that; after it, the signal handler
+    halts the fragment at `entry`."""
     cdef u32 r
+    b1(w, 0x83); b1(w, 0x3C); b1(w, 0x25)         # cmp dword [attention], 0
+    b4(w, <u32>(w.block + ATTENTION))
+    b1(w, 0)
+    b1(w, 0x74); b1(w, 12)                        # je over
+    emit_leave_code(w, LEAVE_SAFEPOINT)
+    b1(w, 0xC3)
     b1(w, 0x53)                                   # push rbx, rbp, r12-r15
     b1(w, 0x55)
     b1(w, 0x41); b1(w, 0x54)
@@ -100,12 +115,6 @@ cdef void emit_enter(Writer* w) noexcept nogil:
     absolute(w, 8, 0x8B, 4, RSP_IN_OUT)
     b1(w, 0xFF); b1(w, 0x24); b1(w, 0x25)         # jmp [entry]
     b4(w, <u32>(w.block + ENTRY))
-
-
-cdef void emit_leave_code(Writer* w, u32 code) noexcept nogil:
-    b1(w, 0xC7); b1(w, 0x04); b1(w, 0x25)         # mov dword [exit_code], code
-    b4(w, <u32>(w.block + EXIT_CODE))
-    b4(w, code)
 
 
 cdef void emit_common(Writer* w) noexcept nogil:

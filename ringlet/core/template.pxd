@@ -41,7 +41,7 @@ cdef struct Link:
     u32 stub          # offset of its stub
     i64 target        # linear target less the fragment's linear address
     u32 conditional
-    u32 pad
+    u32 home          # offset it leads to when not linked, or 0: its stub
 
 cdef struct Template:
     u64 linear        # of the first guest byte, as translated
@@ -50,6 +50,7 @@ cdef struct Template:
     u32 insns
     u32 thunk         # offset of the entry for indirect jumps; 0xFFFFFFFF: none
     u32 body          # offset of the first instruction's translation
+    u32 indirect      # offset of its jump through the table, or 0xFFFFFFFF
     u32 size
     u32 n_relocs
     u32 n_map

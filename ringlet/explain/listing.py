@@ -319,7 +319,8 @@ class _Lister:
 
     def _field_of_branch(self, instruction: Instruction) -> str:
         at = instruction.next_ip - 4
-        if at in self._links:
+        # A link that leads into the translation goes round a loop.
+        if at in self._links and instruction.near_branch_target >= self._t.cold:
             return f"-> {self._links[at] & _MASK:#x} (link)"
         if at in self._fields and self._fields[at][0] == Relocation.STUB:
             return f"stub.{Stub(self._fields[at][1]).name.lower()}"

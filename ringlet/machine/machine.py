@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from ringlet.core.state import Exit
@@ -10,7 +11,6 @@ from ringlet.devices.i8259 import I8259Pair
 from ringlet.devices.wiring import Clock
 from ringlet.errors import InternalError
 from ringlet.machine import outcome
-from ringlet.machine.alarm import Alarm
 from ringlet.machine.bus import PortBus
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.outcome import End
@@ -66,7 +66,6 @@ class Machine:
         self._interrupts = interrupts
         self._line = line
         self._clock = clock
-        self._alarm = Alarm(clock, cpu.kick)
         self._timer: Timer | None = None
         self._timer_irq = 0
         self._end: End | None = None
@@ -83,7 +82,7 @@ class Machine:
     def timer_changed(self) -> None:
         """Set the alarm anew: the timer was programmed."""
         due = self._timer.next_event() if self._timer is not None else None
-        self._alarm.set(None if due is None else max(due, self._clock() + MIN_TIMER_NS))
+        self.cpu.set_alarm(None if due is None else max(due, self._clock() + MIN_TIMER_NS))
 
     def finish(self, end: End) -> None:
         """End the run as `end` says, unless it has ended already; for devices."""
@@ -110,7 +109,6 @@ class Machine:
                 handlers[run()]()
         finally:
             self._wall_ns += self._clock() - started
-            self._alarm.close()
         return self._end
 
     def counters(self) -> dict[str, int]:
@@ -137,6 +135,8 @@ class Machine:
         handlers[Exit.EXIT_WINDOW] = self._window
         handlers[Exit.EXIT_MSR_READ] = self.cpu.refuse
         handlers[Exit.EXIT_MSR_WRITE] = self._msr_write
+        handlers[Exit.EXIT_NO_RAM] = partial(self._beyond, "there is no RAM to run code from")
+        handlers[Exit.EXIT_NOT_64] = partial(self._beyond, "the code there is not 64-bit")
         return handlers
 
     def _nothing(self) -> None:
@@ -162,11 +162,16 @@ class Machine:
     def _shutdown(self) -> None:
         self.finish(outcome.triple_fault(self.cpu.get("shutdown_rip")))
 
+    def _beyond(self, why: str) -> None:
+        self.finish(outcome.beyond(self.cpu.get("rip"), why))
+
     def _interrupted(self) -> None:
         self._kicks += 1
         if self._timer is not None:
             self._timer.update()
             self.timer_changed()
+            if self._line.level and self.cpu.interruptible():
+                self._window()
 
     def _window(self) -> None:
         self._injected += 1
@@ -175,7 +180,7 @@ class Machine:
     def _halt(self) -> None:
         """Wait for the next interrupt, or end the run if none can come."""
         self._halts += 1
-        self._alarm.set(None)
+        self.cpu.set_alarm(None)
         rip, flags = self.cpu.get("rip"), self.cpu.get("rflags")
         while self._end is None:
             if self._timer is not None:

@@ -6,6 +6,7 @@ from typing import Final
 
 STATUS_TRIPLE_FAULT: Final = 3
 STATUS_HALTED: Final = 4
+STATUS_BEYOND: Final = 5
 
 
 class EndKind(Enum):
@@ -14,6 +15,7 @@ class EndKind(Enum):
     DEBUG_EXIT = "the guest wrote to the debug exit port"
     TRIPLE_FAULT = "the guest's processor shut down"
     HALTED = "the guest halted and nothing can wake it"
+    BEYOND = "the guest went where Ringlet cannot follow"
     STOPPED = "the host asked"
 
 
@@ -47,6 +49,11 @@ def halted(rip: int, why: str) -> End:
         STATUS_HALTED,
         f"the guest halted at RIP {rip:#x} and nothing can wake it: {why}",
     )
+
+
+def beyond(rip: int, why: str) -> End:
+    """Return the end of a guest that wants to run what a real processor might, at `rip`."""
+    return End(EndKind.BEYOND, STATUS_BEYOND, f"the guest cannot go on at RIP {rip:#x}: {why}")
 
 
 def stopped(signal_number: int) -> End:

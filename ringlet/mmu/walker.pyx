@@ -14,13 +14,14 @@ from ringlet.mmu.layout cimport (
     PTE_PS, PTE_U, PTE_W, Walk, below, entry_index, leaf_size, load_entry, set_entry_bits)
 
 cdef u32 physical_bits(CpuState* c) noexcept nogil:
-    """MAXPHYADDR, from the guest's own CPUID table (leaf 80000008h; 36 without it, SDM 4.1.4)."""
+    """MAXPHYADDR by the guest's own CPUID table, leaf 80000008h (36 without it: SDM 3A 4.1.4).
+
+    Everything that depends on it asks here.
+    """
     cdef CpuidEntry* entry = <CpuidEntry*>c.cpuid
     cdef u64 i
-    if entry == NULL:
-        return 46
     for i in range(c.cpuid_count):
-        if entry[i].leaf == <u32>0x80000008:
+        if entry[i].leaf == <u32>0x80000008 and 32 <= entry[i].eax & 0xFF <= 52:
             return entry[i].eax & 0xFF
     return 36
 
@@ -43,8 +44,6 @@ cdef void read_paging_mode(CpuState* c, Mmu* m) noexcept nogil:
     else:
         m.mode = PAGING_PAE
     m.phys_bits = physical_bits(c)
-    if m.phys_bits < 32 or m.phys_bits > 52:
-        m.phys_bits = 46
     m.frame_mask = ((<u64>1 << m.phys_bits) - 1) & ~<u64>0xFFF
     high = ~((<u64>1 << m.phys_bits) - 1)
     if m.mode == PAGING_LONG:

@@ -168,13 +168,13 @@ cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexc
     cdef u32 access = err & ACC_WRITE
     cdef u64 at
     cdef Walk w
+    cdef int result
     if not region:
         return -1
     at = m.regions[region].linear + (host - m.regions[region].base)
     if m.mode != PAGING_LONG and at >> 32:
         return -1
     linear[0] = at
-    c.n_shadow_faults += 1
     if at >> PAGE_SHIFT == m.last_page and access == m.last_err:
         m.repeats += 1
         if m.repeats > REPEATS_MAX:
@@ -194,7 +194,10 @@ cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexc
         c.mmio_phys = w.phys
         c.mmio_linear = at
         return MEM_MMIO
-    return touch(c, m, region, &w, access)
+    result = touch(c, m, region, &w, access)
+    if result == MEM_OK:
+        c.n_shadow_faults += 1
+    return result
 
 
 cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:

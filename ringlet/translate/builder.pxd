@@ -86,7 +86,7 @@ cdef struct Builder:
     Binding loop[MAX_BINDINGS]   # bindings there
     u32 zero_extended # guest registers whose upper halves are zero
     u32 sp_moved      # bytes RSP moved without a performed access
-    u32 sti_pending   # poll for interrupts after the next instruction
+    u32 indirect      # offset of the jump through the table, or 0xFFFFFFFF
     u32 learn_at      # offset of the instruction whose shape is not known
     u32 unlearned     # looking ahead met an instruction whose shape is not known
     u32 speculate     # compare-and-go windows allowed

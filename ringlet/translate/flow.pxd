@@ -12,6 +12,5 @@ cdef void emit_link_stubs(Builder* b) noexcept nogil
 cdef void emit_thunk(Builder* b, u32 flags_dead) noexcept nogil
 cdef void emit_check(Builder* b) noexcept nogil
 cdef void emit_stale(Builder* b) noexcept nogil
-cdef void emit_poll(Builder* b, bint interrupts) noexcept nogil
 cdef int emit_inline_op(Builder* b, Insn* i) noexcept nogil
 cdef bint ends_fragment(u32 op) noexcept nogil

@@ -6,7 +6,7 @@ thunk that compares the whole address.  Sensitive instructions leave with their 
 """
 from ringlet.core.state cimport (u8, u16, u32, u64, i32, i64, RSP, SEG_NONE, KEY_CPL, KEY_STEP,
                                  CpuState, OpInfo, OPF_REP, OPF_REPNE, OPF_LOCK, OPF_ADDR32,
-                                 OPF_REXW, BLOCK_POLL)
+                                 OPF_REXW)
 from ringlet.core.ops cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
@@ -18,8 +18,6 @@ cdef CpuState* _null = NULL
 cdef u32 EA = <u32><size_t>&_null.ea
 cdef u32 OP_INFO = <u32><size_t>&_null.op_info
 cdef u32 EXIT_ARG = <u32><size_t>&_null.exit_arg
-cdef u32 POLL = <u32><size_t>&_null.poll
-cdef u32 IRQ_POLL = <u32><size_t>&_null.irq_poll
 cdef u32 IFLAG = <u32><size_t>&_null.iflag
 cdef u32 RFLAGS = <u32><size_t>&_null.rflags
 cdef u32 ARITH = <u32><size_t>&_null.arith_mask
@@ -29,12 +27,6 @@ cdef bint ends_fragment(u32 op) noexcept nogil:
     """The operation never goes on at the next instruction, or does so as another processor."""
     return op in (OP_INT, OP_INT3, OP_INT1, OP_IRET, OP_SYSCALL, OP_SYSRET, OP_SYSENTER, OP_SYSEXIT,
                   OP_CALL_FAR, OP_JMP_FAR, OP_RET_FAR, OP_UD, OP_NM)
-
-
-cdef void emit_poll(Builder* b, bint interrupts) noexcept nogil:
-    """A safepoint: faults on the guarded page when the vCPU is to stop here."""
-    load_state(b, H9, IRQ_POLL if interrupts else POLL)
-    e8(b, 0x45); e8(b, 0x8B); e8(b, 0x09)                     # mov r9d, [r9]
 
 
 cdef void name_op(Builder* b, Insn* i, u32 op) noexcept nogil:
@@ -114,6 +106,7 @@ cdef void add_link(Builder* b, i64 target, u32 conditional) noexcept nogil:
     l.at = b.n
     l.target = target
     l.conditional = conditional
+    l.home = 0
     b.n_links += 1
     e32(b, 0)
 
@@ -128,7 +121,7 @@ cdef void emit_link_stubs(Builder* b) noexcept nogil:
     cdef u32 k
     for k in range(b.n_links):
         b.links[k].stub = b.n
-        patch_rel32(b, b.links[k].at, b.n)
+        patch_rel32(b, b.links[k].at, b.links[k].home or b.n)
         e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)                 # mov dword [exit_arg], link
         reloc(b, RELOC_STATE, EXIT_ARG)
         e32(b, <u32>(b.block + EXIT_ARG))
@@ -225,6 +218,7 @@ cdef void emit_stale(Builder* b) noexcept nogil:
 cdef void emit_indirect(Builder* b) noexcept nogil:
     """Go to the linear address in r8."""
     movzx16(b, H9, H8)
+    b.indirect = b.n
     e8(b, 0x42); e8(b, 0xFF); e8(b, 0x24); e8(b, 0xCD)        # jmp [r9 * 8 + table]
     reloc(b, RELOC_STATE, b.jump)
     e32(b, <u32>(b.block + b.jump))
@@ -314,11 +308,6 @@ cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     cdef u32 kind = i.shape.kind
     cdef i64 after = <i64>i.offset + i.length
     cdef i64 target = after + i.imm
-    if kind == SHAPE_JMP or kind == SHAPE_JCC or kind == SHAPE_LOOP or kind == SHAPE_CALL:
-        if target <= <i64>i.offset:
-            emit_poll(b, False)
-    elif kind == SHAPE_JMP_IND:
-        emit_poll(b, False)
     if kind == SHAPE_JMP:
         probe(b)
         e8(b, 0xE9)

@@ -237,9 +237,8 @@ cdef void emit_loop_copy(Builder* b) noexcept nogil:
         n_links = b.n_links
         emit_insn(b, i, after)
     if b.n_links == n_links + 1 and loop_holds(b):
-        # The last link is the branch back: it needs no stub.
-        b.n_links -= 1
-        patch_rel32(b, b.links[n_links].at, head)
+        # The last link is the branch back.
+        b.links[n_links].home = head
     if b.insns[last].shape.kind == SHAPE_JCC:
         map_here(b, b.insns[last].offset + b.insns[last].length)
         emit_jump(b, b.insns[last].offset + b.insns[last].length)
@@ -255,8 +254,8 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     b.jump = BLOCK_JUMP_U if user else BLOCK_JUMP_K
     b.small = (<i64>(b.linear << 32) >> 32) == <i64>b.linear
     b.n = b.n_relocs = b.n_cold = b.n_map = b.n_links = b.n_ops = 0
-    b.full = b.n_bindings = b.zero_extended = b.sp_moved = b.sti_pending = b.loop_at = b.in_loop = 0
-    b.thunk = 0xFFFFFFFF
+    b.full = b.n_bindings = b.zero_extended = b.sp_moved = b.loop_at = b.in_loop = 0
+    b.thunk = b.indirect = 0xFFFFFFFF
     r = scan(b)
     if r != TRANSLATE_OK:
         return r
@@ -288,6 +287,10 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     if k < b.count - 1:
         b.count = k + 1
         b.guest_bytes = b.insns[k].offset + b.insns[k].length
+        if b.checked:
+            # It has begun with a comparison of what is no longer in it.
+            b.limit = b.count
+            return translate_fragment(b, indirect)
     if more:
         map_here(b, b.guest_bytes)
         emit_jump(b, b.guest_bytes)
@@ -312,6 +315,7 @@ cdef Template template_of(Builder* b) noexcept nogil:
     t.insns = b.count
     t.thunk = b.thunk
     t.body = b.body
+    t.indirect = b.indirect
     t.size = b.n
     t.n_relocs = b.n_relocs
     t.n_map = b.n_map

@@ -97,6 +97,7 @@ cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) no
         link.at = b.n
         link.target = b.current
         link.conditional = 1
+        link.home = 0
         e32(b, 0)
     else:
         cold = &b.cold[b.n_cold]

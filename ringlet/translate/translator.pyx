@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from ringlet.core.state cimport *
 from ringlet.core.template cimport *
-from ringlet.translate.builder cimport Builder, MAX_INSNS
+from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
 from ringlet.translate.learn_table cimport LearnTable
@@ -26,6 +26,8 @@ class Relocation(IntEnum):
     STUB = RELOC_STUB
     OP = RELOC_OP
     LINK = RELOC_LINK
+    SOURCE = RELOC_SOURCE
+    FRAGMENT = RELOC_FRAGMENT
 
 
 class Stub(IntEnum):
@@ -35,6 +37,7 @@ class Stub(IntEnum):
     INDIRECT = STUB_INDIRECT
     OP = STUB_OP
     LEAVE = STUB_LEAVE
+    STALE = STUB_STALE
 
 
 # The tables in the block below 2 GiB, by privilege (supervisor, user): ringlet/core/state.pxd.
@@ -51,6 +54,9 @@ KEYS = {
 # Where the state block stands in what `Translation.code` shows; any address below 2 GiB would do.
 BLOCK = 0x40000000
 
+# Where the guest's bytes stand in the code of a checked one.
+SOURCE = 0x7E0000000000
+
 
 class Translation(NamedTuple):
     """A fragment's translation as a relocatable template.
@@ -59,8 +65,8 @@ class Translation(NamedTuple):
     stubs, links and operations are 0.  `map` holds (host offset, guest offset), `links` (offset of
     a rel32, linear target), `relocations` (offset, `Relocation`, value), `operations` (guest
     offset, `Op`).  From offset `cold` on is what no guest instruction falls into: window misses,
-    then, from `stubs` on, a stub for each link.  `resumes` are the
-    offsets that operations come back to.
+    in a `checked` one what it does when its bytes have changed, then, from `stubs` on, a stub for
+    each link.  `resumes` are the offsets that operations come back to.
     """
 
     linear: int
@@ -76,6 +82,7 @@ class Translation(NamedTuple):
     cold: int
     stubs: int
     resumes: tuple[int, ...]
+    checked: bool
 
     @property
     def host_bytes(self) -> int:
@@ -107,13 +114,16 @@ cdef class Translator:
         return self.table.count
 
     cdef int run(self, const unsigned char[::1] data, u64 linear, u32 key, u32 limit,
-                 bint indirect) except -1:
+                 bint indirect, bint checked) except -1:
         """Translate one fragment at the start of `data`, at most `limit` instructions."""
         cdef int r
         cdef Builder* b = self.b
+        cdef u32 size = data.shape[0]
+        b.checked = checked
+        b.source = <const unsigned char*><u64>SOURCE
         while True:
             b.code = &data[0]
-            b.avail = data.shape[0]
+            b.avail = MAX_CHECKED if checked and size > MAX_CHECKED else size
             b.before = 0
             b.limit = limit if 0 < limit < MAX_INSNS else MAX_INSNS
             b.linear = linear
@@ -128,17 +138,20 @@ cdef class Translator:
             return 0
 
     def translate(self, const unsigned char[::1] data, u64 linear=0x100000,
-                  u32 key=DEFAULT_KEY, u32 limit=0, bint indirect=False):
+                  u32 key=DEFAULT_KEY, u32 limit=0, bint indirect=False,
+                  bint checked=False):
         """Translate the fragment that begins with `data`'s first byte.
 
         `data` are guest bytes from linear address `linear`, of one page's worth at most that
-        matters; `key` is the processor mode (KEY_*).  ValueError if the first instruction is cut.
+        matters; `key` is the processor mode (KEY_*).  `checked`: for a page that is often written,
+        it compares these bytes on entry (docs/adr/0005).  ValueError if the first instruction is
+        cut.
         """
         cdef Template t
         cdef u32 i
         if data.shape[0] == 0:
             raise ValueError("no bytes to translate")
-        self.run(data, linear, key, limit, indirect)
+        self.run(data, linear, key, limit, indirect, checked)
         t = template_of(self.b)
         return Translation(
             linear, t.guest_bytes, t.insns,
@@ -149,7 +162,8 @@ cdef class Translator:
                    for i in range(t.n_relocs)]),
             tuple([(t.ops[i].rip, t.ops[i].op) for i in range(t.n_ops)]),
             key, self.b.tail, t.links[0].stub if t.n_links else t.size,
-            tuple([t.ops[i].resume for i in range(t.n_ops) if t.ops[i].resume]))
+            tuple([t.ops[i].resume for i in range(t.n_ops) if t.ops[i].resume]),
+            checked)
 
     def sweep(self, const unsigned char[::1] text, u64 linear, u32 key=DEFAULT_KEY):
         """Translate all of `text`, fragment after fragment, page by page.
@@ -160,6 +174,7 @@ cdef class Translator:
         cdef Builder* b = self.b
         cdef u64 at = 0, size = text.shape[0], fragments = 0, insns = 0, host = 0, room
         cdef int r
+        b.checked = 0
         while at < size:
             room = 4096 - ((linear + at) & 0xFFF)
             b.code = &text[at]

@@ -2,7 +2,6 @@
 from ringlet.core.state cimport CpuState, OpInfo, u8, u16, u32, u64
 
 cdef void update_key(CpuState* c) noexcept nogil
-cdef u32 physical_bits(CpuState* c) noexcept nogil
 cdef int write_cr0(CpuState* c, u64 value) noexcept nogil
 cdef int write_cr4(CpuState* c, u64 value) noexcept nogil
 cdef int write_efer(CpuState* c, u64 value) noexcept nogil

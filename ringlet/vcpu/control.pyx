@@ -7,8 +7,8 @@ from ringlet.core.state cimport (
     KEY_MODE16, KEY_MODE32, KEY_MODE64, KEY_NM, KEY_NOSSE, KEY_NOAVX, KEY_STEP, KEY_EM,
     raise_err, raise_exc)
 from ringlet.mmu.mmu cimport mmu_flush_all, mmu_invlpg, mmu_load_cr3
-from ringlet.vcpu.cpuid cimport CPUID_EBX, CPUID_ECX, cpuid_bit, cpuid_find
-from ringlet.core.state cimport CpuidEntry
+from ringlet.mmu.walker cimport physical_bits
+from ringlet.vcpu.cpuid cimport CPUID_EBX, CPUID_ECX, cpuid_bit
 from ringlet.vcpu.memory cimport load, store
 from ringlet.vcpu.pending cimport PENDING_CR8, leave
 from ringlet.vcpu.sysregs cimport (
@@ -23,8 +23,6 @@ cdef enum:
     CR4_KNOWN = (CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
                  CR4_OSFXSR | CR4_OSXMMEXCPT)
     CR4_PAGING = CR4_PSE | CR4_PAE | CR4_PGE
-    # Offered when the machine has no CPUID table: Intel's servers of the last decade.
-    DEFAULT_PHYSICAL_BITS = 46
     X2APIC_TPR = 0x808
 
 
@@ -49,14 +47,6 @@ cdef void update_key(CpuState* c) noexcept nogil:
     if c.rflags & FLAG_TF or c.dr[7] & DR7_ENABLES:
         key |= KEY_STEP
     c.key = key
-
-
-cdef u32 physical_bits(CpuState* c) noexcept nogil:
-    """MAXPHYADDR (SDM 3A 4.1.4)."""
-    cdef CpuidEntry* entry = cpuid_find(c, 0x80000008, 0)
-    if entry == NULL:
-        return DEFAULT_PHYSICAL_BITS
-    return entry.eax & 0xFF
 
 
 cdef int write_cr0(CpuState* c, u64 value) noexcept nogil:

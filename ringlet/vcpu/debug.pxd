@@ -5,8 +5,3 @@ cdef int op_mov_from_dr(CpuState* c, OpInfo* op) noexcept nogil
 cdef int op_mov_to_dr(CpuState* c, OpInfo* op) noexcept nogil
 cdef int single_step(CpuState* c) noexcept nogil
 cdef int instruction_breakpoint(CpuState* c) noexcept nogil
-# DR6.B0-B3 of the data breakpoints that an access hits.
-cdef u64 data_hits(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil
-# And of the I/O breakpoints that an access to ports hits.
-cdef u64 port_hits(CpuState* c, u64 port, u32 size) noexcept nogil
-cdef int data_breakpoint(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil

@@ -4,6 +4,7 @@ from ringlet.core.state cimport (
     raise_err, raise_exc)
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.sysregs cimport CR4_DE, DR6_BD, DR6_BS, DR7_GD, advance, write_gpr
+from ringlet.vcpu.watch cimport execution_hits
 
 cdef enum:
     DR6_FIXED = 0xFFFF0FF0    # reads as ones; bit 16 too, as there is no RTM
@@ -71,51 +72,12 @@ cdef int single_step(CpuState* c) noexcept nogil:
     return raise_exc(c, VEC_DB)
 
 
-cdef u64 matches(CpuState* c, u64 linear, u32 size, u32 kinds) noexcept nogil:
-    """DR6.B0-B3 of the enabled breakpoints whose R/W field is in the bit set `kinds`."""
-    cdef u64 hit = 0
-    cdef u32 i, control, length
-    for i in range(4):
-        if not c.dr[7] >> (2 * i) & 3:
-            continue
-        control = <u32>(c.dr[7] >> (16 + 4 * i)) & 15
-        if not kinds >> (control & 3) & 1:
-            continue
-        length = control >> 2
-        length = 8 if length == 2 else length + 1
-        if linear < (c.dr[i] & ~<u64>(length - 1)) + length and (
-                c.dr[i] & ~<u64>(length - 1)) < linear + size:
-            hit |= <u64>1 << i
-    return hit
-
-
 cdef int instruction_breakpoint(CpuState* c) noexcept nogil:
     """Raises #DB if an instruction breakpoint stands at c.rip and RF is clear: EMU_FAULT or 0."""
     cdef u64 hit
-    if not c.dr[7] & 0xFF or c.rflags & FLAG_RF:
+    if c.rflags & FLAG_RF:
         return 0
-    hit = matches(c, c.rip, 1, 1)
-    if not hit:
-        return 0
-    c.exc_dr6 = hit
-    return raise_exc(c, VEC_DB)
-
-
-cdef u64 data_hits(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil:
-    if not c.dr[7] & 0xFF:
-        return 0
-    return matches(c, linear, size, 0xA if write else 0x8)
-
-
-cdef u64 port_hits(CpuState* c, u64 port, u32 size) noexcept nogil:
-    if not c.dr[7] & 0xFF:
-        return 0
-    return matches(c, port, size, 4)
-
-
-cdef int data_breakpoint(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil:
-    """Raises the #DB trap of a performed data access, rip past its instruction: EMU_FAULT or 0."""
-    cdef u64 hit = data_hits(c, linear, size, write)
+    hit = execution_hits(c, c.rip)
     if not hit:
         return 0
     c.exc_dr6 = hit

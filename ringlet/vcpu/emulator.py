@@ -73,7 +73,7 @@ class Emulator:
         single-step trap, RIP is past the instruction.
         """
         native = self._native
-        stepping = native.rflags & _TF
+        stepping, rip = native.rflags & _TF, native.rip
         step = self._step()
         if step is None:
             return False
@@ -87,7 +87,7 @@ class Emulator:
         self._refused = -1
         if not (yield from step.run(native)):
             return False
-        native.resume_flag_off()
+        native.done(native.rip != rip or not isinstance(step, String))
         if stepping:
             native.step_trap()
             return False

@@ -7,10 +7,11 @@ performs its access before it changes anything (docs/adr/0001).
 """
 from ringlet.core.state cimport *
 from ringlet.core.signals cimport *
-from ringlet.core.template cimport STUB_LEAVE
-from ringlet.cache.codecache cimport Cache, Fragment, NONE, cache_reset_table
+from ringlet.core.template cimport STUB_ENTER, STUB_LEAVE
+from ringlet.cache.codecache cimport Cache, Fragment, NONE
+from ringlet.cache.halt cimport cache_halt
 from ringlet.cache.hostmap cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
-from ringlet.core.prod cimport prod_arm
+from ringlet.core.prod cimport alarm_look, prod_arm
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
@@ -271,10 +272,7 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     cdef Fragment* frag = &k.fragments[index]
     cdef u64 linear = 0, rip = frag.linear + guest
     cdef int r
-    if f.address - (c.block + BLOCK_POLL + 4096) < 4096:
-        return leave(c, f, frag, guest, LEAVE_POLL)
     r = mmu_shadow_fault(c, f.address, f.error & (ACC_WRITE | ACC_FETCH), &linear)
-    c.n_shadow_faults += 1
     if r == MEM_OK:
         if frag.dead:
             # The store hits code of its own fragment: finish it, then leave.
@@ -307,25 +305,26 @@ cdef int native_fault(CpuState* c, HostFault* f) noexcept nogil:
 
 
 cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
-    """The thread has not come to a safepoint for long: its next indirect jump shall leave, and a
-    repeated string instruction now."""
+    """Attention may be asked for: the fragment that the thread is in, or about to enter, shall be
+    the last, and a repeated string instruction leaves now."""
     cdef u32 index, start = 0
     cdef const u8* p = <const u8*>f.regs[HR_RIP]
-    if c.poll == c.block + BLOCK_POLL:
-        # It has, and went on.
-        c.prodding = 0
+    if not c.attention:
         return 1
     if k.first <= host < k.size:
-        cache_reset_table(c, k, 0, False)
-        cache_reset_table(c, k, 1, False)
         index = cache_fragment_at(k, <u32>host)
         if index != NONE and (p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66) and not c.stepping \
                 and unbias_string(c, f.regs):
             return leave_saved(c, f, &k.fragments[index],
                                cache_guest_offset(k, &k.fragments[index], <u32>host, &start),
-                               LEAVE_POLL)
-    if c.running:
-        prod_arm(c)
+                               LEAVE_SAFEPOINT)
+    elif k.stubs.at[STUB_ENTER] <= host < k.stubs.enter_end:
+        index = cache_fragment_at(k, <u32>(c.entry - <u64>k.run))
+    else:
+        return 1
+    if index != NONE:
+        cache_halt(c, k, index)
+    prod_arm(c)
     return 1
 
 
@@ -335,10 +334,11 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     cdef u64 host = f.regs[HR_RIP] - <u64>k.run
     cdef u32 index, guest, start
     cdef Fragment* frag
+    if f.signal == SIG_URG:
+        alarm_look(c)
+        return prodded(c, f, k, host)
     if f.regs[HR_RIP] - c.native < NATIVE_SIZE:
         return native_fault(c, f)
-    if f.signal == SIG_URG:
-        return prodded(c, f, k, host)
     if host >= k.size:
         return 0
     if f.signal == SIG_TRAP and c.stepping:

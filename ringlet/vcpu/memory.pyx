@@ -9,6 +9,7 @@ from ringlet.core.state cimport (
     VEC_SS, raise_err, is_canonical)
 from ringlet.mmu.mmu cimport mmu_read, mmu_translate, mmu_write
 from ringlet.vcpu.sysregs cimport mode64
+from ringlet.vcpu.watch cimport check_aligned, watch
 
 
 cdef int read_bytes(CpuState* c, u64 linear, void* dst, u32 size, u32 access) noexcept nogil:
@@ -57,11 +58,17 @@ cdef int check_read(CpuState* c, u64 linear, u32 size, u32 access) noexcept nogi
 cdef int load(CpuState* c, u64 linear, u32 size, u64* value) noexcept nogil:
     """A data operand of 1 to 8 bytes at the current privilege, zero-extended."""
     value[0] = 0
-    return read_bytes(c, linear, value, size, user_access(c))
+    if check_aligned(c, linear, size) or read_bytes(c, linear, value, size, user_access(c)):
+        return EMU_FAULT
+    watch(c, linear, size, False)
+    return 0
 
 
 cdef int store(CpuState* c, u64 linear, u32 size, u64 value) noexcept nogil:
-    return write_bytes(c, linear, &value, size, user_access(c))
+    if check_aligned(c, linear, size) or write_bytes(c, linear, &value, size, user_access(c)):
+        return EMU_FAULT
+    watch(c, linear, size, True)
+    return 0
 
 
 cdef u64 stack_linear(CpuState* c, u64 rsp) noexcept nogil:
@@ -113,7 +120,7 @@ cdef int pop_values(CpuState* c, u64* rsp, u64* words, u32 count, u32 size) noex
     cdef u8 image[64]
     cdef u64 linear = stack_linear(c, rsp[0])
     cdef u32 i, j
-    if check_stack(c, linear, count * size):
+    if check_stack(c, linear, count * size) or check_aligned(c, linear, size):
         return EMU_FAULT
     if read_bytes(c, linear, image, count * size, user_access(c)):
         if c.exc_vector == VEC_PF:
@@ -123,6 +130,7 @@ cdef int pop_values(CpuState* c, u64* rsp, u64* words, u32 count, u32 size) noex
         words[i] = 0
         for j in range(size):
             words[i] |= <u64>image[i * size + j] << (8 * j)
+    watch(c, linear, count * size, False)
     rsp[0] = stack_step(c, rsp[0], count * size)
     return 0
 
@@ -161,10 +169,11 @@ cdef int push_values(CpuState* c, u64* rsp, const u64* words, u32 count, u32 siz
     for i in range(count):
         for j in range(size):
             image[i * size + j] = <u8>(words[i] >> (8 * j))
-    if check_stack(c, linear, count * size):
+    if check_stack(c, linear, count * size) or check_aligned(c, linear, size):
         return EMU_FAULT
     if write_down(c, linear, image, count, size, user_access(c)):
         return EMU_FAULT
+    watch(c, linear, count * size, True)
     rsp[0] = top
     return 0
 

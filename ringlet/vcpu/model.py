@@ -1,6 +1,7 @@
 """The default processor model on this host: its CPUID table and the frequency of its TSC."""
 
 import time
+from functools import cache
 
 from ringlet.arch import cpuid
 from ringlet.vcpu.cpuid import host_cpuid, host_tsc
@@ -9,6 +10,7 @@ _MEASURE_NS = 20_000_000
 _HYPERVISOR = 1 << 31
 
 
+@cache
 def tsc_khz() -> int:
     """Frequency of the host's TSC in kHz.
 

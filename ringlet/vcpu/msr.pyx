@@ -6,7 +6,8 @@ with an exception handler.  Registers of the local APIC leave for the machine.
 from ringlet.core.state cimport (
     RAX, RCX, RDX, SEG_FS, SEG_GS, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_MSR_READ,
     EXIT_MSR_WRITE, CpuidEntry, KEY_MODE64, VEC_GP, VEC_UD, is_canonical, raise_err, raise_exc)
-from ringlet.vcpu.control cimport physical_bits, write_efer
+from ringlet.mmu.walker cimport physical_bits
+from ringlet.vcpu.control cimport write_efer
 from ringlet.vcpu.cpuid cimport CPUID_ECX, CPUID_EDX, cpuid_bit, cpuid_find
 from ringlet.vcpu.pending cimport (
     PENDING_APIC_BASE, PENDING_MSR_READ, PENDING_MSR_WRITE, leave)

@@ -14,6 +14,7 @@ from ringlet.core.state cimport *
 from ringlet.mmu.mmu cimport mmu_translate, phys_read, phys_write
 from ringlet.vcpu.debug cimport single_step
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
+from ringlet.vcpu.watch cimport check_aligned, watch
 
 from ringlet.errors import InternalError
 
@@ -301,9 +302,9 @@ cdef class Native:
         """The mode and privilege (KEY_*)."""
         return self.c.key
 
-    def resume_flag_off(self) -> None:
-        """An instruction was completed: RF is clear after it (SDM 3B 17.3.1.1)."""
-        self.c.rflags &= ~<u64>FLAG_RF
+    def done(self, bint whole) -> None:
+        """An instruction was completed, or but some of its repetitions: RF (SDM 3B 17.3.1.1)."""
+        self.c.rflags = self.c.rflags & ~<u64>FLAG_RF | (0 if whole else FLAG_RF)
 
     def vector(self, int reg) -> bytes:
         """The 32 bytes of a YMM register."""
@@ -340,7 +341,8 @@ cdef class Native:
     @property
     def wanted(self) -> bool:
         """Something waits for an instruction boundary."""
-        return self.c.stop != 0 or (self.c.intr != 0 and self.c.iflag != 0)
+        cdef CpuState* c = self.c
+        return c.stop != 0 or c.db_pending != 0 or (c.intr != 0 and c.iflag != 0)
 
     # --- memory
 
@@ -424,6 +426,9 @@ cdef class Native:
                 return r
             if r == MEM_MMIO:
                 o.mmio |= 2
+        if check_aligned(c, linear, size):
+            return MEM_FAULT
+        watch(c, linear, size, write)
         return MEM_MMIO if o.mmio else MEM_OK
 
     def load(self, Operand o, u32 at) -> None:

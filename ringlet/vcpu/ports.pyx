@@ -11,6 +11,7 @@ from ringlet.vcpu.memory cimport check_write, load, read_bytes, store, user_acce
 from ringlet.vcpu.operand cimport opcode_of
 from ringlet.vcpu.pending cimport PENDING_IN, PENDING_INS, PENDING_NONE, leave
 from ringlet.vcpu.sysregs cimport advance, iopl, write_gpr
+from ringlet.vcpu.watch cimport check_aligned
 
 cdef enum:
     TSS_IO_MAP_BASE = 102
@@ -123,11 +124,13 @@ cdef int op_ins(CpuState* c, OpInfo* op) noexcept nogil:
 
     The permission is checked even where RCX is 0, as processors do.
     """
+    cdef u64 linear
     if begin(c, op, <u32>c.gpr[RDX] & 0xFFFF):
         return EMU_FAULT
     if exhausted(c, op):
         return EMU_NEXT
-    if check_write(c, index_linear(c, op, RDI, SEG_ES), op.size, user_access(c)):
+    linear = index_linear(c, op, RDI, SEG_ES)
+    if check_aligned(c, linear, op.size) or check_write(c, linear, op.size, user_access(c)):
         return EMU_FAULT
     c.io_data = 0
     return leave(c, op, EXIT_IO_IN, PENDING_INS)

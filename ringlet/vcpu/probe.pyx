@@ -13,7 +13,8 @@ from ringlet.core.state cimport (
 from ringlet.mmu.mmu cimport (
     mmu_create, mmu_destroy, mmu_flush_all, mmu_load_cr3, phys_read, phys_write)
 from ringlet.vcpu.control cimport update_key
-from ringlet.vcpu.debug cimport data_breakpoint, instruction_breakpoint
+from ringlet.vcpu.debug cimport instruction_breakpoint
+from ringlet.vcpu.watch cimport data_hits
 from ringlet.vcpu.emulate cimport complete, emulate, refuse
 from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
 from ringlet.vcpu.msr cimport reset_msrs
@@ -285,6 +286,6 @@ cdef class Probe:
         """Checks for an instruction breakpoint at rip."""
         return instruction_breakpoint(self.c)
 
-    def data_breakpoint(self, linear: int, size: int, write: bool) -> int:
-        """Checks for a data breakpoint on an access."""
-        return data_breakpoint(self.c, linear, size, write)
+    def data_hits(self, linear: int, size: int, write: bool) -> int:
+        """DR6.B0-B3 of the data breakpoints that an access hits."""
+        return data_hits(self.c, linear, size, write)

@@ -1,7 +1,5 @@
 """`Processor`: one virtual CPU with its guest memory, as Python sees it."""
-import time
 from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_AS_STRING
@@ -9,7 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_COUNT
-from ringlet.core.prod cimport prod_attach, prod_detach
+from ringlet.core.prod cimport alarm_set, prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
 from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
@@ -21,11 +19,13 @@ from ringlet.vcpu.emulate cimport complete, refuse
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
+from ringlet.vcpu.msr cimport reset_msrs
 from ringlet.vcpu.native cimport Native, native_create
 from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
-                                 space_dropped, request_stop)
+                                 space_dropped)
 
 from ringlet.vcpu.emulator import Emulator
+from ringlet.vcpu.model import default_entries, tsc_khz
 
 cdef extern from * nogil:
     """
@@ -36,18 +36,9 @@ cdef extern from * nogil:
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT | MAP_NORESERVE, -1, 0);
         return p == MAP_FAILED ? NULL : p;
     }
-    static unsigned long ringlet_rdtsc(void)
-    {
-        unsigned low, high;
-        __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
-        return (unsigned long)high << 32 | low;
-    }
-    static void ringlet_guard(void *p, unsigned long size) { mprotect(p, size, PROT_NONE); }
     static void ringlet_free_low(void *p, unsigned long size) { munmap(p, size); }
     """
     void* ringlet_low(unsigned long size)
-    unsigned long ringlet_rdtsc()
-    void ringlet_guard(void* p, unsigned long size)
     void ringlet_free_low(void* p, unsigned long size)
 
 cdef enum:
@@ -72,7 +63,7 @@ _FIELDS = {name: 8 * i for i, name in enumerate(_REGISTERS)} | {
     "tsc_aux": <size_t>&_null.tsc_aux, "tsc_deadline": <size_t>&_null.tsc_deadline,
     "tsc_khz": <size_t>&_null.tsc_khz, "apic_base": <size_t>&_null.apic_base,
     "fs_base": <size_t>&_null.seg[SEG_FS].base, "gs_base": <size_t>&_null.seg[SEG_GS].base,
-    "shutdown_rip": <size_t>&_null.shutdown_rip, "internal": <size_t>&_null.internal,
+    "shutdown_rip": <size_t>&_null.shutdown_rip,
     "ea": <size_t>&_null.ea,
 } | {f"dr{i}": <size_t>&_null.dr[i] for i in range(8)}
 
@@ -136,16 +127,14 @@ cdef class Processor:
         self.c = <CpuState*>block
         self.c.block = <u64>block
         self.ram_size = ram_size
-        ringlet_guard(<void*>(self.c.block + BLOCK_POLL + 4096), 4096)
-        self.c.poll = self.c.irq_poll = self.c.block + BLOCK_POLL
         self.c.arith_mask = FLAGS_HOST
         self.c.rflags = 2
         self.c.win_tag = 0x8000
         self.c.cr0 = 0x60000010
-        self.c.pat = <u64>0x0007040600070406
         self.c.xcr0 = 1
         self.c.dr[6] = <u64>0xFFFF0FF0
         self.c.dr[7] = 0x400
+        reset_msrs(self.c)
         self.c.fpu_pointer = <void*>fpu_pointer
         # The XSAVE image of a processor after INIT: x87 control word and MXCSR (SDM 1 13.6).
         (<u16*>self.xsave())[0] = 0x37F
@@ -160,9 +149,9 @@ cdef class Processor:
         self.native = native_create(self.c)
         self.emulator = Emulator(self.native)
         cache_create(self.c, CODE_CACHE)
+        self.c.tsc_khz = tsc_khz()
+        self.set_cpuid(cpuid if cpuid is not None else default_entries())
         mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
-        self.c.tsc_khz = host_tsc_khz()
-        self.set_cpuid(cpuid if cpuid is not None else default_cpuid())
         install_handlers(handle_fault)
         update_key(self.c)
 
@@ -292,6 +281,8 @@ cdef class Processor:
         free(self.c.cpuid)
         self.c.cpuid = table
         self.c.cpuid_count = len(rows)
+        if self.c.mmu != NULL:
+            mmu_flush_all(self.c)   # the width of physical addresses may be another
 
     # --- running
 
@@ -370,9 +361,10 @@ cdef class Processor:
         try:
             access = emulation.send(answer)
         except StopIteration as end:
-            if not end.value and deliver(c) == EMU_EXIT:
-                return c.exit_kind
-            return EXIT_NONE
+            if end.value:
+                return EXIT_NONE
+            c.db_pending = 0
+            return c.exit_kind if deliver(c) == EMU_EXIT else EXIT_NONE
         self.emulation = emulation
         c.mmio_phys, c.io_size, write, c.io_data = access
         c.exit_kind = EXIT_MMIO_WRITE if write else EXIT_MMIO_READ
@@ -410,8 +402,14 @@ cdef class Processor:
         if result == EMU_EXIT:
             self.waiting = self.c.exit_kind
 
+    def interruptible(self) -> bool:
+        """Whether the guest can take an interrupt before its next instruction."""
+        return self.c.iflag != 0 and not self.c.inhibit and self.emulation is None
+
     def inject(self, int vector) -> None:
-        """Deliver an external interrupt; the guest must be able to take it (EXIT_WINDOW)."""
+        """Deliver an external interrupt; the guest must be able to take it: after EXIT_WINDOW, or
+        if it is `interruptible`.
+        """
         self.ended(interrupt(self.c, vector))
 
     def set_interrupt(self, bint pending) -> None:
@@ -425,6 +423,13 @@ cdef class Processor:
         self.c.stop = 1
         request_stop(self.c)
 
+    def set_alarm(self, due: int | None) -> None:
+        """Make `run` return EXIT_INTERRUPTED at `due`, in ns of CLOCK_MONOTONIC, in place of what
+        was set before; None: not at all.
+        """
+        # 0 would mean none, and any moment gone by is as good.
+        alarm_set(self.c, 0 if due is None else max(1, due))
+
     def counters(self) -> dict[str, int]:
         """The engine's counters by name."""
         cdef Cache* k = <Cache*>self.c.cache
@@ -437,21 +442,3 @@ cdef class Processor:
         values["fragments_live"] = k.live
         return values
 
-
-@cache
-def host_tsc_khz() -> int:
-    """The host's TSC frequency in kHz, measured against CLOCK_MONOTONIC over 20 ms."""
-    cdef u64 first = ringlet_rdtsc(), last
-    start = time.monotonic_ns()
-    time.sleep(0.02)
-    elapsed = time.monotonic_ns() - start
-    last = ringlet_rdtsc()
-    return (last - first) * 1_000_000 // elapsed
-
-
-def default_cpuid():
-    """The CPUID table of the default model on this host."""
-    from ringlet.arch.cpuid import DEFAULT, entries
-    from ringlet.vcpu.cpuid import host_cpuid
-
-    return entries(DEFAULT, host_cpuid, host_tsc_khz())

@@ -10,4 +10,3 @@ cdef void end_run(CpuState* c) noexcept nogil
 cdef void code_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil
 cdef void code_written(CpuState* c, u64 phys_page) noexcept nogil
 cdef void space_dropped(CpuState* c, u32 space) noexcept nogil
-cdef void request_stop(CpuState* c) noexcept nogil

@@ -3,9 +3,10 @@
 All of it runs without the GIL and without touching a vector register, for those hold the guest's.
 """
 from ringlet.core.state cimport *
-from ringlet.core.prod cimport prod_arm, prod_disarm
+from ringlet.core.prod cimport alarm_look, prod_disarm
 from ringlet.core.template cimport Template, STUB_ENTER
 from ringlet.cache.codecache cimport *
+from ringlet.cache.halt cimport cache_unhalt
 from ringlet.mmu.mmu cimport (mmu_fetch, mmu_space, mmu_protect_code, ram_host)
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
@@ -34,23 +35,11 @@ cdef enum:
     PERIOD_LOOKUPS = 4095
 
 
-cdef inline u64 poll_page(CpuState* c) noexcept nogil:
-    return c.block + BLOCK_POLL
-
-
-cdef void request_stop(CpuState* c) noexcept nogil:
-    """Make the virtual processor come to a safepoint; any thread may."""
-    ringlet_fence()
-    c.poll = poll_page(c) + 4096
-    ringlet_fence()
-    if c.running and not c.prodding:
-        prod_arm(c)
-
-
 cdef void begin_run(CpuState* c) noexcept nogil:
     c.running = 1
     # `events` looks for requests made before this.
     ringlet_fence()
+    alarm_look(c)
 
 
 cdef void end_run(CpuState* c) noexcept nogil:
@@ -89,6 +78,8 @@ cdef inline void enter(CpuState* c, u64 host) noexcept nogil:
         c.scratch[2] |= ALIGN_IN
     # RF lasts for one instruction; fragments hold no check of it.
     c.rflags = flags & ~<u64>(FLAGS_HOST | FLAG_RF)
+    # If the stub turns back at once.
+    c.host_flags = flags
     c.entry = host
     c.n_exits += 1
     (<void (*)() noexcept nogil>c.stub[STUB_ENTER])()
@@ -125,8 +116,10 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
     second = phys
     page = ram_host(c, phys)
     if r != MEM_OK or page == NULL:
-        c.exit_kind = EXIT_INTERNAL
-        c.internal = 1
+        c.exit_kind = EXIT_NO_RAM
+        return LEAVE_LOOP
+    if not key & KEY_MODE64:
+        c.exit_kind = EXIT_NOT_64
         return LEAVE_LOOP
     b.linear = c.rip
     b.key = key
@@ -151,8 +144,7 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
             return RAISED
         second &= ~<u64>0xFFF
         if r != MEM_OK or ram_host(c, second) == NULL:
-            c.exit_kind = EXIT_INTERNAL
-            c.internal = 1
+            c.exit_kind = EXIT_NO_RAM
             return LEAVE_LOOP
         mmu_protect_code(c, second)
         room = 4096 - at
@@ -209,8 +201,10 @@ cdef int raised(CpuState* c) noexcept nogil:
 
 cdef int events(CpuState* c) noexcept nogil:
     """What must be seen to before the next instruction: an Exit, or EXIT_NONE."""
-    if c.poll != poll_page(c):
-        c.poll = poll_page(c)
+    if c.attention:
+        cache_unhalt(c, <Cache*>c.cache)
+        c.n_safepoints += 1
+        c.attention = 0
         ringlet_fence()
     if c.stop:
         c.stop = 0
@@ -258,7 +252,7 @@ cdef void end_period(CpuState* c, Cache* k) noexcept nogil:
 
 cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
     """No event waits, nothing steps, and the jump tables are this address space's."""
-    return (not c.key & KEY_STEP and not c.inhibit and c.poll == poll_page(c)
+    return (not c.key & KEY_STEP and not c.inhibit and not c.attention
             and not (c.intr and c.iflag) and k.space[0] == mmu_space(c, 0)
             and k.space[1] == mmu_space(c, <u64>1 << 63))
 
@@ -330,7 +324,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             host = <u64>k.run + k.fragments[index].body
         resume = 0
         enter(c, host)
-        while c.exit_code == LEAVE_STALE and renew(c, b, <u32>c.exit_arg):
+        while c.exit_code == LEAVE_STALE and not c.attention and renew(c, b, <u32>c.exit_arg):
             enter(c, <u64>k.run + k.fragments[<u32>c.exit_arg].body)
         r = EMU_NEXT
         while c.exit_code == LEAVE_OP:
@@ -341,7 +335,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             inhibit = 0
             r = emulate(c, op)
             if r == EMU_NEXT and op.resume and not key & KEY_STEP and k.drops == drops \
-                    and c.poll == poll_page(c) and not (c.intr and (c.iflag or c.inhibit)):
+                    and not c.attention and not (c.intr and (c.iflag or c.inhibit)):
                 if c.inhibit:
                     shadow = c.rip
                     inhibit = c.inhibit
@@ -359,7 +353,9 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             if r == EMU_EXIT:
                 if k.drops == drops:
                     remember(c, k, op, op.resume)
-                if stepping:
+                if stepping and c.exit_kind == EXIT_EMULATE:
+                    step_undone(c, &step)
+                elif stepping:
                     step_left(c, &step)
                 return c.exit_kind
         elif c.exit_code == LEAVE_LINK:
@@ -375,13 +371,14 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             c.n_guest_faults += 1
             r = EMU_FAULT
         elif c.exit_code == LEAVE_EMULATE:
+            if stepping:
+                # The emulator watches its accesses itself.
+                step_undone(c, &step)
             c.exit_kind = EXIT_EMULATE
             return EXIT_EMULATE
         elif c.exit_code != LEAVE_STEPPED:
             # A safepoint, or bindings or the fragment went stale: the instruction is still to do.
-            if c.exit_code == LEAVE_POLL:
-                c.n_safepoints += 1
-            elif c.exit_code == LEAVE_STALE and not k.fragments[<u32>c.exit_arg].dead:
+            if c.exit_code == LEAVE_STALE and not k.fragments[<u32>c.exit_arg].dead:
                 renew(c, b, <u32>c.exit_arg)
             if inhibit and c.rip == shadow:
                 c.inhibit = inhibit

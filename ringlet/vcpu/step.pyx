@@ -7,9 +7,10 @@ from ringlet.core.ops cimport OP_IN, OP_INS, OP_OUT, OP_OUTS
 from ringlet.core.state cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport SHAPE_OP, SHAPE_STRING
-from ringlet.vcpu.debug cimport data_hits, instruction_breakpoint, port_hits
+from ringlet.vcpu.debug cimport instruction_breakpoint
 from ringlet.vcpu.faults cimport Access, accesses, guest_bytes
 from ringlet.vcpu.sysregs cimport CR4_DE, DR6_BS, DR7_ENABLES
+from ringlet.vcpu.watch cimport data_hits, port_hits
 
 cdef enum:
     SHADOW_MOV_SS = 2

@@ -92,29 +92,38 @@ cdef int read_gate(CpuState* c, u32 selector, Descriptor* cs, u32* cs_selector,
     return 0
 
 
+cdef int far_target(CpuState* c, OpInfo* op, bint jump, Descriptor* cs, u32* selector, u64* rip,
+                    bint* gated) noexcept nogil:
+    """Where a far jump or call leads, by a code segment or a call gate (`gated`)."""
+    gated[0] = False
+    if read_target(c, op, rip, selector):
+        return EMU_FAULT
+    if is_null(selector[0]):
+        return raise_err(c, VEC_GP, 0)
+    if require(c, selector[0], cs):
+        return EMU_FAULT
+    if is_code(cs.ar):
+        return check_direct(c, selector[0], cs)
+    if cs.ar & 0x1F != SYS_CALL_GATE:
+        return raise_err(c, VEC_GP, selector_error(selector[0]))
+    gated[0] = True
+    if read_gate(c, selector[0], cs, selector, rip):
+        return EMU_FAULT
+    # A jump cannot change the privilege.
+    if jump and not cs.ar & AR_CONFORMING and dpl_of(cs.ar) != c.cpl:
+        return raise_err(c, VEC_GP, selector_error(selector[0]))
+    if not cs.ar & AR_P:
+        return raise_err(c, VEC_NP, selector_error(selector[0]))
+    return 0
+
+
 cdef int op_jmp_far(CpuState* c, OpInfo* op) noexcept nogil:
     cdef Descriptor cs
     cdef u64 rip = 0
     cdef u32 selector = 0
-    if read_target(c, op, &rip, &selector):
+    cdef bint gated
+    if far_target(c, op, True, &cs, &selector, &rip, &gated):
         return EMU_FAULT
-    if is_null(selector):
-        return raise_err(c, VEC_GP, 0)
-    if require(c, selector, &cs):
-        return EMU_FAULT
-    if is_code(cs.ar):
-        if check_direct(c, selector, &cs):
-            return EMU_FAULT
-    else:
-        if cs.ar & 0x1F != SYS_CALL_GATE:
-            return raise_err(c, VEC_GP, selector_error(selector))
-        if read_gate(c, selector, &cs, &selector, &rip):
-            return EMU_FAULT
-        # A jump cannot change the privilege.
-        if not cs.ar & AR_CONFORMING and dpl_of(cs.ar) != c.cpl:
-            return raise_err(c, VEC_GP, selector_error(selector))
-        if not cs.ar & AR_P:
-            return raise_err(c, VEC_NP, selector_error(selector))
     if check_target(c, cs.ar, cs.limit, rip) or mark_accessed(c, &cs):
         return EMU_FAULT
     enter_code(c, &cs, selector, c.cpl, rip)
@@ -152,22 +161,10 @@ cdef int op_call_far(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 rsp = c.gpr[RSP]
     cdef u32 selector = 0
     cdef u32 size = op.size
-    if read_target(c, op, &rip, &selector):
+    cdef bint gated
+    if far_target(c, op, False, &cs, &selector, &rip, &gated):
         return EMU_FAULT
-    if is_null(selector):
-        return raise_err(c, VEC_GP, 0)
-    if require(c, selector, &cs):
-        return EMU_FAULT
-    if is_code(cs.ar):
-        if check_direct(c, selector, &cs):
-            return EMU_FAULT
-    else:
-        if cs.ar & 0x1F != SYS_CALL_GATE:
-            return raise_err(c, VEC_GP, selector_error(selector))
-        if read_gate(c, selector, &cs, &selector, &rip):
-            return EMU_FAULT
-        if not cs.ar & AR_P:
-            return raise_err(c, VEC_NP, selector_error(selector))
+    if gated:
         if not cs.ar & AR_CONFORMING and dpl_of(cs.ar) < c.cpl:
             return call_inner(c, op, &cs, selector, rip)
         size = 8

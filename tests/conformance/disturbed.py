@@ -11,12 +11,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-from ringlet.vcpu.processor import Processor
-
 from ringlet.config import MachineConfig
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.machine import bare
 from ringlet.machine.machine import Machine
+from ringlet.vcpu.processor import Processor
 
 MEMORY = 128 << 20
 NOWHERE = 0x1234_5678_9000

@@ -79,6 +79,7 @@ QEMU_FAULTS: dict[str, str] = {
     "fip.fxsave64.cpl?": _FIP,
     "fip.memory-operand": _FIP,
     "fip.high": _FIP,
+    "state.pending-fip-kept": _FIP,
     "fdp.fxsave64": _FIP,
     "ts.xsave*.cpl?": "XSAVE and XRSTOR do not look at CR0.TS",
     "ts.xrstor.cpl?": "XSAVE and XRSTOR do not look at CR0.TS",

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from ringlet.vcpu.processor import Processor
-
 from ringlet.core.state import Exit
 from ringlet.errors import InternalError
+from ringlet.vcpu.processor import Processor
 from tests.differential import guest, layout
 from tests.differential.departure import Departure
 from tests.differential.layout import PAGE

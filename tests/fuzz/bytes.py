@@ -141,8 +141,6 @@ def run_task(task: Task, progress: Progress) -> Findings:
             victim.renew()
             continue
         findings.kinds[Exit(kind).name] += 1
-        if kind == Exit.EXIT_INTERNAL:
-            findings.broken.append(f"seed {task.seed + i}: EXIT_INTERNAL: {one.text()}")
         if victim.marks():
             findings.broken.append(f"seed {task.seed + i}: host memory read: {one.text()}")
         if i - since >= _CHECK or i == task.count - 1:

@@ -1,8 +1,7 @@
 """Counters: every one has its words."""
 
-from ringlet.vcpu.processor import Processor
-
 from ringlet.observe import COUNTERS, MACHINE_COUNTERS, PROCESSOR_COUNTERS, format_stats
+from ringlet.vcpu.processor import Processor
 
 
 def test_every_counter_of_the_processor_is_described() -> None:

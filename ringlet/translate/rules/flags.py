@@ -23,7 +23,7 @@ def set_interrupts() -> Op:
     """Sets the virtual IF; interrupts are inhibited until after the next instruction.
 
     Faults: #GP(0) if CPL > IOPL.
-    Leaves, or is inlined with a poll of the interrupt pointer after the next instruction.
+    Leaves: an interrupt may wait for the end of the next instruction.
     """
     return Op.OP_STI
 
@@ -55,6 +55,6 @@ def pop_flags() -> Op:
     """Changes IF, IOPL, AC, TF as far as CPL and IOPL allow: ring 3 on the host would drop them.
 
     Faults: #PF or #SS of the stack; in virtual-8086 mode #GP(0) if IOPL < 3; a TF that it sets
-    raises #DB after the next instruction.  Leaves; interrupts are polled if IF became 1.
+    raises #DB after the next instruction.  Leaves: if IF became 1, an interrupt may wait.
     """
     return Op.OP_POPF

@@ -14,6 +14,7 @@ numbers of the state block's fields.  It follows every path and knows values as 
     - an access at V through it was surely performed: it did not fault, so it was in the slot;
     - it was the addend in RSP on entry, and V the guest's RSP then (see 3);
     - it is the host address of FS or GS, which covers itself.
+    A checked translation also reads, and only reads, the guest's bytes that it was made of.
     The table answers every index with a region between guards or with an addend that makes the sum
     non-canonical; so a bounded distance from V ends in the region, in a guard or non-canonical.
 2.  **Distances are bounded** if they are constants and zero-extended registers times a scale.  A
@@ -36,7 +37,8 @@ numbers of the state block's fields.  It follows every path and knows values as 
 7.  **Control** leaves through stubs, links and the privilege's jump table, whose index is the low
     16 bits of r8; a thunk lets through only r8 = the fragment's address; other branches go to
     instructions of the fragment, or to out-of-line code that comes back to the instruction after
-    its branch.  Where an operation may resume, code follows.
+    its branch, or leaves because the bytes have changed and says whose.  Where an operation may
+    resume, code follows.
 8.  **Nothing sensitive is executed**: no instruction that has a rule or is not offered (but for
     PUSHFQ at CPL 0, part of the inlined one), no segment FS or GS, no 32-bit address, no
     RIP-relative one, no vector of addresses, no masked store at RDI, no call or return of the host.

@@ -10,6 +10,7 @@ from ringlet.translate.translator import (
     BLOCK,
     NEGATED_SLOTS,
     SLOTS,
+    SOURCE,
     TABLE_BYTES,
     Relocation,
 )
@@ -47,8 +48,7 @@ _SLOT_BYTES: Final = 1 << 36
 _MANY_TERMS: Final = 8
 _PLAIN_LOADS: Final = frozenset({"fs_base", "gs_base", "iflag", "rflags"})
 _KNOWN: Final = _PLAIN_LOADS | {
-    "rsp_naddend", "fs_host", "gs_host", "poll", "irq_poll", "arith_mask", "ea", "op_info",
-    "exit_arg",
+    "rsp_naddend", "fs_host", "gs_host", "arith_mask", "ea", "op_info", "exit_arg",
 }  # fmt: skip
 
 
@@ -66,13 +66,22 @@ _FIELDS: Final = _fields()
 class Execution:
     """Carries out instructions on facts.
 
-    `user` is 1 at CPL 3; `relocated` gives the kind and value of the relocation at an offset.
+    `user` is 1 at CPL 3; `relocated` gives the kind and value of the relocation at an offset;
+    `compared_bytes` of the guest's may be read where they are, as by a fragment that checks them.
     """
 
-    def __init__(self, symbols: Symbols, user: int, relocated: dict[int, tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        symbols: Symbols,
+        user: int,
+        relocated: dict[int, tuple[int, int]],
+        compared_bytes: int,
+    ) -> None:
         self._y = symbols
         self._user = user
         self._relocated = relocated
+        self._compared_bytes = compared_bytes
+        self._source = symbols.computed("source", host=True)
         self._fixed: dict[int, int] = {}  # addends of constant slots
         self._rules: dict[Kind, Callable[[Facts, Instruction, Plan], None]] = {
             Kind.ALIGN: self._align,
@@ -103,10 +112,16 @@ class Execution:
         """Carry out `i`, which is no branch.  Raises UnsoundError."""
         s.compared = None
         value = self._values.get(p.kind)
-        if value is not None:
+        kind, at = self._relocation(i.next_ip - 8)
+        if p.kind is Kind.CONSTANT and kind == Relocation.SOURCE and p.constant == SOURCE + at:
+            s.registers[p.first] = shift(self._source, at)
+        elif value is not None:
             s.registers[p.first] = value(s, p)
         else:
             self._rules[p.kind](s, i, p)
+
+    def _relocation(self, at: int) -> tuple[int, int]:
+        return self._relocated.get(at, (NONE, NONE))
 
     def guest_value(self, form: Form) -> None:
         """Raise unless the value may be the guest's (rule 5)."""
@@ -203,9 +218,6 @@ class Execution:
             found = self._y.computed(name, host=True)
             s.covers[symbol_of(found)] = (Cover(ZERO),)
             return found
-        if name in ("poll", "irq_poll"):
-            s.poll = self._y.fresh(host=True)
-            return s.poll
         if name in _PLAIN_LOADS:
             return self._y.fresh()
         raise UnsoundError("it reads a field of the state that it may not")
@@ -276,10 +288,14 @@ class Execution:
             return
         name = self._field(access)
         if name == "op_info":
-            kind, value = self._relocated.get(i.next_ip - 4, (NONE, NONE))
+            kind, value = self._relocation(i.next_ip - 4)
             if kind != Relocation.OP:
                 raise UnsoundError("an operation has no relocation")
             s.operation = value
+        elif name == "exit_arg":
+            if self._relocation(i.next_ip - 4) != (Relocation.FRAGMENT, 0):
+                raise UnsoundError("a fragment's number has no relocation")
+            s.fragment = True
         elif name.startswith("gpr"):
             whole = access.size == 8
             s.spilled[SPILLED.index(int(name[3:]))] = (
@@ -367,9 +383,11 @@ class Execution:
         form = shift(add(s.registers[access.base], extra), access.displacement)
         if access.index != NONE:
             form = add(form, times(s.registers[access.index], access.scale))
-        if form == s.poll and access.size == 4:
-            return
         split = self._y.split(form)
+        if split == (symbol_of(self._source), constant(form[0])):
+            if access.written or form[0] + access.size > self._compared_bytes:
+                raise UnsoundError("it does not only read the bytes that it is made of")
+            return
         if split is None:
             raise UnsoundError("its address is not a value and one addend")
         addend, value = split

@@ -53,10 +53,10 @@ class Facts:
     spilled: list[Form]
     scratch: list[Form]
     naddend: Form
-    poll: Form
     covers: dict[int, tuple[Cover, ...]]
     compared: Comparison | None = None
     operation: int = -1  # the one that op_info names
+    fragment: bool = False  # exit_arg names this one
     proved: bool = False  # r8 was the fragment's address
 
     def copy(self) -> "Facts":
@@ -66,10 +66,10 @@ class Facts:
             self.spilled[:],
             self.scratch[:],
             self.naddend,
-            self.poll,
             dict(self.covers),
             self.compared,
             self.operation,
+            self.fragment,
             self.proved,
         )
 
@@ -91,7 +91,6 @@ def at_entry(symbols: Symbols) -> Facts:
         [symbols.fresh() for _ in SPILLED],
         [symbols.fresh(host=True) for _ in range(4)],
         times(addend, MASK),
-        symbols.fresh(host=True),
         {
             symbol_of(addend): (Cover(rsp, BELOW, ABOVE),),
             symbol_of(registers[ADDEND]): (Cover(window),),
@@ -132,9 +131,9 @@ def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
     met.spilled = [either(x, y) for x, y in zip(a.spilled, b.spilled, strict=True)]
     met.scratch = [either(x, y) for x, y in zip(a.scratch, b.scratch, strict=True)]
     met.naddend = either(a.naddend, b.naddend)
-    met.poll = either(a.poll, b.poll)
     met.compared = None
     met.operation = a.operation if a.operation == b.operation else -1
+    met.fragment = a.fragment and b.fragment
     met.proved = a.proved and b.proved
     return met
 

@@ -57,7 +57,8 @@ class Paths:
         user = int(translation.key & KEYS["cpl"] == KEYS["cpl"])
         self._y = Symbols()
         self._relocated = {at: (kind, value) for at, kind, value in translation.relocations}
-        self._execution = Execution(self._y, user, self._relocated)
+        compared = translation.guest_bytes if translation.checked else 0
+        self._execution = Execution(self._y, user, self._relocated, compared)
         self._links = {at for at, _ in translation.links}
         self._code = _installed(translation, SLOTS[user])
         self._steps: dict[int, tuple[Instruction, Plan]] = {}
@@ -113,15 +114,17 @@ class Paths:
             raise UnsoundError("its constant address has no relocation")
 
     def _check_stubs(self) -> None:
-        """Each link has its stub, which says its number and leaves."""
+        """Each link has its stub, which says its number and leaves.
+
+        It leads there or, in a loop, back into the translation.
+        """
         at = self._t.stubs
         exit_arg = BLOCK + state.offsets()["exit_arg"]
         store = b"\xc7\x04\x25" + exit_arg.to_bytes(4, "little")
         for number, (field, _) in enumerate(self._t.links):
             self._at = at
-            target = field + 4 + int.from_bytes(self._code[field : field + 4], "little")
             if (
-                target != at
+                (self._leads_to(field) != at and not self._loops_back(field))
                 or self._code[at : at + 7] != store
                 or self._relocated.get(at + 7) != (Relocation.LINK, number)
                 or self._code[at + 11 : at + 12] != b"\xe9"
@@ -131,6 +134,14 @@ class Paths:
             at += _STUB_BYTES
         if at != len(self._code):
             raise UnsoundError("bytes follow the stubs")
+
+    def _leads_to(self, field: int) -> int:
+        """Return where the distance at `field` leads."""
+        distance = int.from_bytes(self._code[field : field + 4], "little", signed=True)
+        return field + 4 + distance
+
+    def _loops_back(self, link: int) -> bool:
+        return self._t.body <= self._leads_to(link) < self._t.cold
 
     # --- paths
 
@@ -232,6 +243,10 @@ class Paths:
         kind, value = self._relocated.get(field, (NONE, NONE))
         if field in self._links:
             self._leave(s)
+            if self._loops_back(field):
+                self._within(i, s)
+        elif kind != Relocation.STUB and i.near_branch_target >= self._t.cold:
+            self._stale(s, i.near_branch_target)
         elif kind != Relocation.STUB:
             self._within(i, s)
         else:
@@ -247,6 +262,8 @@ class Paths:
         kind, value = self._relocated.get(field, (NONE, NONE))
         if field in self._links:
             self._leave(s)
+            if self._loops_back(field):
+                self._within(i, s.copy())
             if compared is not None and compared.bits == 32 and i.mnemonic == Mnemonic.JNE:
                 learn_equal_tags(self._y, s, compared)
         elif kind == Relocation.STUB:
@@ -285,24 +302,37 @@ class Paths:
     def _miss(self, s: Facts, i: Instruction, compared: Comparison | None) -> Facts:
         """A comparison with the window: follow the miss, and meet it where it comes back."""
         missed = s.copy()
-        here, at = self._at, i.near_branch_target
-        while True:
-            if at not in self._steps:
-                raise UnsoundError("it branches to no instruction")
-            self._at = at
-            instruction, plan = self._steps[at]
-            if plan.kind is Kind.JUMP:
-                break
-            if plan.kind in (Kind.FORBIDDEN, Kind.BRANCH, Kind.JUMP_TABLE):
-                raise UnsoundError("it is not for code out of line")
-            self._execution.step(missed, instruction, plan)
-            at = instruction.next_ip
+        here = self._at
+        instruction = self._out_of_line(missed, i.near_branch_target)
         if instruction.near_branch_target != i.next_ip:
             raise UnsoundError("it does not come back to where it left")
         self._at = here
         if compared is not None and compared.bits == 32 and i.mnemonic == Mnemonic.JNE:
             learn_equal_tags(self._y, s, compared)
         return merge(self._y, s, missed)
+
+    def _out_of_line(self, s: Facts, at: int) -> Instruction:
+        """Follow code without branches; the jump that ends it."""
+        while True:
+            if at not in self._steps:
+                raise UnsoundError("it branches to no instruction")
+            self._at = at
+            instruction, plan = self._steps[at]
+            if plan.kind is Kind.JUMP:
+                return instruction
+            if plan.kind in (Kind.FORBIDDEN, Kind.BRANCH, Kind.JUMP_TABLE):
+                raise UnsoundError("it is not for code out of line")
+            self._execution.step(s, instruction, plan)
+            at = instruction.next_ip
+
+    def _stale(self, s: Facts, at: int) -> None:
+        """The guest's bytes have changed: it names itself and leaves."""
+        end = self._out_of_line(s, at)
+        if self._relocated.get(_distance_field(end)) != (Relocation.STUB, Stub.STALE):
+            raise UnsoundError("it jumps to code out of line that does not leave")
+        if not s.fragment:
+            raise UnsoundError("it leaves for no fragment")
+        self._leave(s)
 
     def _indirect(self, s: Facts, p: Plan) -> None:
         access = p.accesses[0]

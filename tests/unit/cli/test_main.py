@@ -70,7 +70,7 @@ def test_last_halt_is_a_line_and_status_4(program: str, processor: Script, capfd
 def test_internal_error_is_a_line_and_status_70(
     program: str, processor: Script, capfd: Capture
 ) -> None:
-    processor(FakeExit(Exit.EXIT_INTERNAL))
+    processor(FakeExit(Exit.EXIT_EOI))
     status = main(["run", "--bare", program])
     captured = capfd.readouterr()
 

@@ -64,7 +64,6 @@ def test_privilege_decides() -> None:
         ("a4", "mov [state.scratch0], r9"),
         ("0fa2", "mov qword ptr [state.op_info], OP_CPUID"),
         ("0fa2", "jmp stub.op"),
-        ("ebfe", "mov r9, [state.poll]"),
         ("ebfe", "jmp -> 0x401000 (link)"),
         ("7510", "jne -> 0x401012 (link)"),
         ("e810000000", "push 0x401005"),

@@ -1,6 +1,7 @@
 """A processor that does what a test wrote down: exits in a list, registers in a dictionary."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -34,13 +35,15 @@ HLT = FakeExit(Exit.EXIT_HLT)
 
 @dataclass
 class FakeCpu:
-    """Plays `script`.  With `interruptible`, an interrupt that is pending with IF set comes first.
+    """Plays `script`.
+
+    With `interruptible_by_flag`, an interrupt that is pending with IF set comes first.
 
     When the script is over it spins, as a guest in a loop would, until it is kicked.
     """
 
     script: list[FakeExit] = field(default_factory=list)
-    interruptible: bool = True
+    interruptible_by_flag: bool = True
     registers: dict[str, int] = field(default_factory=lambda: {"rip": 0x100000, "rflags": 2})
     segments: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
     tables: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -49,22 +52,24 @@ class FakeCpu:
     injected: list[int] = field(default_factory=list)
     refused: int = 0
     pending: bool = False
+    due: int | None = None
     current: FakeExit = HLT
 
     def __post_init__(self) -> None:
         self.kicked = threading.Event()
 
     def run(self) -> int:
-        if self.kicked.is_set():
+        if self.kicked.is_set() or (self.due is not None and time.monotonic_ns() >= self.due):
             self.kicked.clear()
+            self.due = None
             return Exit.EXIT_INTERRUPTED
-        if self.interruptible and self.pending and self.registers["rflags"] & 0x200:
+        if self.interruptible() and self.pending:
             return Exit.EXIT_WINDOW
         if not self.script:
-            if not self.kicked.wait(10):
+            left = 10.0 if self.due is None else (self.due - time.monotonic_ns()) / 1e9
+            if not self.kicked.wait(max(0.0, left)) and self.due is None:
                 raise AssertionError("the script is over and nobody stopped the machine")
-            self.kicked.clear()
-            return Exit.EXIT_INTERRUPTED
+            return self.run()
         self.current = self.script.pop(0)
         if self.current.effect is not None:
             self.current.effect()
@@ -92,8 +97,14 @@ class FakeCpu:
     def kick(self) -> None:
         self.kicked.set()
 
+    def set_alarm(self, due: int | None) -> None:
+        self.due = due
+
     def set_interrupt(self, pending: bool) -> None:
         self.pending = pending
+
+    def interruptible(self) -> bool:
+        return self.interruptible_by_flag and bool(self.registers["rflags"] & 0x200)
 
     def inject(self, vector: int) -> None:
         self.injected.append(vector)

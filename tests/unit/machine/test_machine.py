@@ -176,7 +176,7 @@ def test_serial_interrupt_reaches_the_processor(console: Console) -> None:
 
 def test_stop_ends_a_guest_that_halts(console: Console) -> None:
     slow = [out(0x43, 0x34), out(0x40, 0), out(0x40, 0)]
-    cpu = FakeCpu([*PIC_SETUP, *slow, HLT, HLT, HLT], interruptible=False)
+    cpu = FakeCpu([*PIC_SETUP, *slow, HLT, HLT, HLT], interruptible_by_flag=False)
     cpu.registers["rflags"] = IF
     machine = machine_for(cpu, console)
     stopper = threading.Timer(0.02, machine.stop, [outcome.stopped(2)])
@@ -205,10 +205,21 @@ def test_the_first_end_counts(console: Console) -> None:
 
 
 def test_an_exit_without_a_handler_is_an_internal_error(console: Console) -> None:
-    cpu = FakeCpu([FakeExit(Exit.EXIT_INTERNAL)])
+    cpu = FakeCpu([FakeExit(Exit.EXIT_EOI)])
 
     with pytest.raises(InternalError, match="rip=0x100000"):
         machine_for(cpu, console).run()
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [(Exit.EXIT_NO_RAM, "no RAM"), (Exit.EXIT_NOT_64, "not 64-bit")]
+)
+def test_code_that_cannot_be_run_ends_the_run(console: Console, kind: Exit, why: str) -> None:
+    end = machine_for(FakeCpu([FakeExit(kind)]), console).run()
+
+    assert end.status == 5
+    assert "RIP 0x100000" in end.message
+    assert why in end.message
 
 
 def test_a_sink_that_fails_ends_the_run_with_its_error() -> None:

@@ -3,13 +3,22 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ringlet.translate.translator import BLOCK, SLOTS, Relocation, Stub, Translation, Translator
+from ringlet.translate.translator import (
+    BLOCK,
+    SLOTS,
+    SOURCE,
+    Relocation,
+    Stub,
+    Translation,
+    Translator,
+)
 
 PAGE = 4096
 AT = 0x10000000
-STUBS = {Stub.LINK: 0x1000, Stub.INDIRECT: 0x2000, Stub.OP: 0x3000}
+STUBS = {Stub.LINK: 0x1000, Stub.INDIRECT: 0x2000, Stub.OP: 0x3000, Stub.STALE: 0x4000}
 OP_INFO = 0x20000000
 OP_INFO_BYTES = 0x40
+WIDE = (Relocation.LINEAR64, Relocation.NLINEAR64, Relocation.SOURCE)
 
 
 def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
@@ -31,6 +40,8 @@ def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
                 field = block + SLOTS[t.key & 3 == 3] + (address >> 36 & 0xFFFF) * 8
             case Relocation.STUB:
                 field = STUBS[Stub(value)] - (AT + at + 4) & 0xFFFFFFFF
+            case Relocation.SOURCE:
+                field, size = SOURCE + value, 8
             case Relocation.OP:
                 field = OP_INFO + value * OP_INFO_BYTES
             case _:
@@ -44,7 +55,7 @@ def bare(t: Translation) -> bytes:
     """The code with 0 in every relocated field."""
     code = bytearray(t.code)
     for at, kind, _ in t.relocations:
-        size = 8 if kind in (Relocation.LINEAR64, Relocation.NLINEAR64) else 4
+        size = 8 if kind in WIDE else 4
         code[at : at + size] = bytes(size)
     return bytes(code)
 

@@ -16,7 +16,7 @@ from ringlet.translate.translator import (
     Translation,
     Translator,
 )
-from tests.unit.translate.install import AT, OP_INFO, STUBS, bare, installed
+from tests.unit.translate.install import AT, OP_INFO, STUBS, WIDE, bare, installed
 
 RING_0 = KEYS["mode64"]
 RING_3 = KEYS["mode64"] | 3
@@ -38,9 +38,10 @@ def translate(
     limit: int = 0,
     indirect: bool = False,
     speculate: bool = True,
+    checked: bool = False,
 ) -> Translation:
     data = bytes.fromhex(code) if isinstance(code, str) else code
-    return Translator(speculate=speculate).translate(data, linear, key, limit, indirect)
+    return Translator(speculate=speculate).translate(data, linear, key, limit, indirect, checked)
 
 
 def compares_with_window(translation: Translation) -> bool:
@@ -291,16 +292,18 @@ def _branches(kind: int) -> bool:
 def test_every_kind_of_relocation_is_used_and_in_bounds() -> None:
     far = translate(VARIED, FAR, indirect=True)
     near = translate(VARIED, LINEAR, indirect=True)
+    checked = translate(VARIED, LINEAR, checked=True)
 
-    kinds = {kind for t in (far, near) for _, kind, _ in t.relocations}
+    kinds = {kind for t in (far, near, checked) for _, kind, _ in t.relocations}
 
     assert kinds == set(Relocation)
 
 
-def test_relocated_fields_do_not_overlap() -> None:
-    translation = translate(VARIED, FAR, indirect=True)
+@pytest.mark.parametrize("checked", [False, True])
+def test_relocated_fields_do_not_overlap(checked: bool) -> None:
+    translation = translate(VARIED, FAR, indirect=True, checked=checked)
 
-    fields = sorted((at, 8 if kind in (2, 3) else 4) for at, kind, _ in translation.relocations)
+    fields = sorted((at, 8 if kind in WIDE else 4) for at, kind, _ in translation.relocations)
 
     assert all(at + size <= after for (at, size), (after, _) in pairwise(fields))
 

@@ -84,6 +84,7 @@ _INSTRUCTION = (
     key=st.sampled_from([RING_0, RING_3, RING_0 | KEYS["step"], RING_3 | KEYS["nm"]]),
     indirect=st.booleans(),
     speculate=st.booleans(),
+    checked=st.booleans(),
     back=st.sampled_from([b"", b"", b"\xe9", b"\x0f\x85"]),
 )
 def test_translations_of_made_up_code_are_sound(
@@ -92,6 +93,7 @@ def test_translations_of_made_up_code_are_sound(
     key: int,
     indirect: bool,
     speculate: bool,
+    checked: bool,
     back: bytes,
 ) -> None:
     code = b"".join(instructions)
@@ -99,14 +101,18 @@ def test_translations_of_made_up_code_are_sound(
     distance = len(code) + len(back) + 4
     code += back and back + (-distance).to_bytes(4, "little", signed=True)
 
-    made = TRANSLATORS[speculate].translate(code, linear, key, 0, indirect)
+    made = TRANSLATORS[speculate].translate(code, linear, key, 0, indirect, checked)
 
     assert VERIFIER.check(made) == []
 
 
 @settings(max_examples=100, deadline=None)
-@given(code=st.binary(min_size=15, max_size=64), key=st.sampled_from([RING_0, RING_3]))
-def test_translations_of_random_bytes_are_sound(code: bytes, key: int) -> None:
-    made = TRANSLATORS[True].translate(code, key=key)
+@given(
+    code=st.binary(min_size=15, max_size=64),
+    key=st.sampled_from([RING_0, RING_3]),
+    checked=st.booleans(),
+)
+def test_translations_of_random_bytes_are_sound(code: bytes, key: int, checked: bool) -> None:
+    made = TRANSLATORS[True].translate(code, key=key, checked=checked)
 
     assert VERIFIER.check(made) == []

@@ -2,7 +2,16 @@
 
 import pytest
 
-from ringlet.translate.translator import BLOCK, KEYS, SLOTS, Relocation, Translation, Translator
+from ringlet.translate.translator import (
+    BLOCK,
+    KEYS,
+    SLOTS,
+    SOURCE,
+    Relocation,
+    Stub,
+    Translation,
+    Translator,
+)
 from ringlet.translate.verify import Verifier, verify
 
 RING_0 = KEYS["mode64"]
@@ -10,8 +19,12 @@ RING_3 = KEYS["mode64"] | 3
 TRANSLATOR = Translator()
 
 
-def translate(code: str, key: int = RING_0, indirect: bool = False) -> Translation:
-    return TRANSLATOR.translate(bytes.fromhex(code), linear=0x401000, key=key, indirect=indirect)
+def translate(
+    code: str, key: int = RING_0, indirect: bool = False, checked: bool = False
+) -> Translation:
+    return TRANSLATOR.translate(
+        bytes.fromhex(code), linear=0x401000, key=key, indirect=indirect, checked=checked
+    )
 
 
 def changed(translation: Translation, old: str, new: str) -> Translation:
@@ -28,6 +41,7 @@ def reasons(translation: Translation) -> list[str]:
 
 @pytest.mark.parametrize("key", [RING_0, RING_3])
 @pytest.mark.parametrize("indirect", [False, True])
+@pytest.mark.parametrize("checked", [False, True])
 @pytest.mark.parametrize(
     "code",
     [
@@ -45,8 +59,8 @@ def reasons(translation: Translation) -> list[str]:
         "88 20 8a20 31c0",  # mov [rax], ah; mov ah, [rax]
     ],
 )
-def test_translation_is_sound(code: str, key: int, indirect: bool) -> None:
-    assert reasons(translate(code, key, indirect)) == []
+def test_translation_is_sound(code: str, key: int, indirect: bool, checked: bool) -> None:
+    assert reasons(translate(code, key, indirect, checked)) == []
 
 
 def test_mov_of_a_spilled_register_to_itself_loads_it() -> None:
@@ -218,3 +232,88 @@ def loop_changed(old: str, new: str) -> list[str]:
 )
 def test_verifier_refuses_a_loop_that_may_leave_its_window(old: str, new: str) -> None:
     assert loop_changed(old, new) != []
+
+
+CHECKED = translate("488b07 4883c708 90", checked=True)
+# 11 bytes: the pieces compared are 8 bytes at 0 and at 3.
+TWO_CHECKS = translate("488b07 4883c708 ffc9 75f5", checked=True)
+
+
+@pytest.mark.parametrize("length", range(1, 24))
+def test_checked_translation_reads_all_its_bytes_first(length: int) -> None:
+    translation = translate("90" * (length - 1) + "f8", checked=True)  # nop; clc
+    at = [value for _, kind, value in translation.relocations if kind == Relocation.SOURCE]
+
+    assert translation.guest_bytes == length
+    assert at[0] == 0
+    assert at[-1] < length
+    assert reasons(translation) == []
+    assert reasons(translation._replace(checked=False)) != []
+
+
+def source_moved(by: int) -> Translation:
+    """`TWO_CHECKS` with the address that it first reads its bytes at moved, relocation and all."""
+    old, new = ((SOURCE + n).to_bytes(8, "little") for n in (0, by))
+    code = TWO_CHECKS.code.replace(old, new)
+    first = next(r for r in TWO_CHECKS.relocations if r[1] == Relocation.SOURCE)
+    moved = tuple((*r[:2], by) if r == first else r for r in TWO_CHECKS.relocations)
+    return TWO_CHECKS._replace(code=code, relocations=moved)
+
+
+@pytest.mark.parametrize("by", [-1, 4, 0x1000])
+def test_verifier_refuses_a_check_of_other_bytes(by: int) -> None:
+    assert reasons(TWO_CHECKS) == []
+    assert reasons(source_moved(by)) == ["it does not only read the bytes that it is made of"]
+    assert reasons(source_moved(3)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("4d8b00 48b9", "498908 48b9", "does not only read"),  # mov [r8], rcx
+        ("4d8b00 48b9", "4d8b03 48b9", "another address's"),  # mov r8, [r11]
+        ("4d8b00 48b9", "4c89c0 48b9", "register 0 holds a host address"),  # mov rax, r8
+        ("4c89c9 c70425", "4c89d9 c70425", "register 1 holds a host address"),  # mov rcx, r11
+    ],
+)
+def test_verifier_refuses_a_changed_check(old: str, new: str, reason: str) -> None:
+    found = reasons(changed(CHECKED, old, new))
+
+    assert reason in found[0]
+
+
+def relocated(translation: Translation, old: tuple[int, int], new: tuple[int, int]) -> Translation:
+    """`translation` with other kinds and values of relocations."""
+    return translation._replace(
+        relocations=tuple(
+            (at, *(new if (kind, value) == old else (kind, value)))
+            for at, kind, value in translation.relocations
+        )
+    )
+
+
+STALE = (Relocation.STUB, Stub.STALE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (STALE, (Relocation.STUB, Stub.OP), "does not leave"),
+        (STALE, (Relocation.STUB, Stub.INDIRECT), "does not leave"),
+        ((Relocation.FRAGMENT, 0), (Relocation.OP, 0), "number has no relocation"),
+        ((Relocation.SOURCE, 0), (Relocation.LINEAR64, 0), "not a value and one addend"),
+    ],
+)
+def test_verifier_refuses_a_stale_exit_of_another_kind(
+    old: tuple[int, int], new: tuple[int, int], reason: str
+) -> None:
+    (found,) = reasons(relocated(CHECKED, old, new))
+
+    assert reason in found
+
+
+def test_checked_translation_ends_at_its_first_store() -> None:
+    code = "ffc0 8907 ffc0 c3"  # inc eax; mov [rdi], eax; inc eax; ret
+
+    assert translate(code).guest_instructions == 4
+    assert translate(code, checked=True).guest_instructions == 2

@@ -5,9 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from ringlet.vcpu.processor import Processor
-
 from ringlet.core.state import Exit
+from ringlet.vcpu.processor import Processor
 
 RAM = 4 << 20
 PML4, PDPT, PD, PT, GDT, IDT, TSS = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000, 0x7000

@@ -3,9 +3,9 @@
 import ctypes
 
 import pytest
-from ringlet.vcpu.processor import Processor
 
 from ringlet.core.state import Exit
+from ringlet.vcpu.processor import Processor
 from tests.unit.vcpu.board import (
     AF,
     CF,

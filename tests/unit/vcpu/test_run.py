@@ -1,5 +1,6 @@
 """The run loop over translated code: exits and how they go on, stops, exact faults."""
 
+import signal
 import struct
 import threading
 import time
@@ -14,10 +15,13 @@ from tests.unit.vcpu.board import (
     CODE,
     DATA,
     DB,
+    DEVICE,
+    GDT,
     GP,
     HOLE,
     IDT,
     IF,
+    MIXED,
     PAGE_FAULT,
     RF,
     STACK,
@@ -58,6 +62,29 @@ def frame(board: Board, words: int) -> tuple[int, ...]:
 
 
 # --- exits to the machine
+
+
+def test_code_of_a_device_is_not_run(board: Board) -> None:
+    board.set(rax=DEVICE)
+
+    assert board.run("FFE0") == Exit.EXIT_NO_RAM  # jmp rax
+    assert board.get("rip") == DEVICE
+
+
+def test_code_that_runs_on_into_a_device_is_not_run(board: Board) -> None:
+    board.p.write_phys(MIXED + 0xFFF, b"\x0f")
+    board.set(rax=MIXED + 0xFFF)
+
+    assert board.run("FFE0") == Exit.EXIT_NO_RAM
+
+
+def test_32_bit_code_is_not_run_as_if_it_were_64_bit(board: Board) -> None:
+    board.poke(GDT + 0x28, 0x00CF9B000000FFFF)
+    board.p.set_table("gdtr", GDT, 0x2F)
+    board.p.write_phys(DATA, b"\x40\xf4")  # inc eax; hlt
+
+    assert board.run("6A28 6800000400 48CB") == Exit.EXIT_NOT_64  # a far return to DATA
+    assert (board.get("rip"), board.p.get_segment(1)[0]) == (DATA, 0x28)
 
 
 def test_in_takes_what_complete_gives(board: Board) -> None:
@@ -139,12 +166,13 @@ def test_a_register_set_during_an_exit_is_used(board: Board) -> None:
 LOOPS = {
     "jmp": "EBFE",
     "jmp-register": "488D05F9FFFFFF FFE0",  # 1: lea rax, [1b]; jmp rax
+    "copy": "8B07 39C0 74FA",  # 1: mov eax, [rdi]; cmp eax, eax; je 1b
     "ret": f"68{(CODE + 8).to_bytes(4, 'little').hex()} C3 9090"  # 1: push 2f; ret
     f"68{CODE.to_bytes(4, 'little').hex()} C3",  # 2: push 1b; ret
 }
 
 
-@pytest.mark.parametrize("name", ["jmp", "jmp-register", "ret"])
+@pytest.mark.parametrize("name", ["jmp", "jmp-register", "ret", "copy"])
 def test_a_kick_stops_a_loop(board: Board, name: str) -> None:
     board.place(LOOPS[name])
     started = time.monotonic()
@@ -163,6 +191,33 @@ def test_an_interrupt_stops_a_loop(board: Board, name: str) -> None:
     timer.join()
 
 
+@pytest.mark.parametrize("body", ["0307", "FFD2", "50 C3"])
+def test_code_goes_on_as_before_after_many_stops(board: Board, body: str) -> None:
+    """A loop with a copy of itself, one that calls, one that returns to a pushed address."""
+    rounds = 20_000_000
+    code = f"B9{rounds.to_bytes(4, 'little').hex()}"
+    size = len(bytes.fromhex(body)) + 4
+    # mov ecx, rounds; 1: BODY; dec ecx; jnz 1b
+    code += f"{body} FFC9 75{(256 - size).to_bytes(1, 'little').hex()}"
+    board.p.write_phys(DATA + 0x8000, b"\xff\xc3\xc3")  # inc ebx; ret
+    board.set(rdi=DATA, rax=CODE + 7, rdx=DATA + 0x8000)
+    board.place(code)
+    stops = -1
+    kind = Exit.EXIT_INTERRUPTED
+    while kind == Exit.EXIT_INTERRUPTED:
+        stops += 1
+        board.p.set_alarm(time.monotonic_ns() + 50_000)
+        kind = Exit(board.p.run())
+    board.p.set_alarm(None)
+    assert kind == Exit.EXIT_HLT
+    assert board.get("rcx") == 0
+    assert stops > 20
+    if body == "FFD2":
+        assert board.get("rbx") == rounds
+    counters = board.p.counters()
+    assert counters["lookups"] < 20 + 8 * stops
+
+
 def test_a_kick_before_the_run_stops_it(board: Board) -> None:
     board.place("EBFE")
     board.p.kick()
@@ -178,6 +233,54 @@ def test_a_kick_from_the_thread_of_another_run(board: Board) -> None:
         with kicked_after(board, 0.05):
             thread.start()
             thread.join(10)
+    assert kinds == [Exit.EXIT_INTERRUPTED] * 2
+
+
+@pytest.mark.parametrize("name", ["jmp", "jmp-register", "ret", "copy"])
+def test_the_alarm_stops_a_loop(board: Board, name: str) -> None:
+    board.place(LOOPS[name])
+    due = time.monotonic_ns() + 20_000_000
+    board.p.set_alarm(due)
+    assert board.p.run() == Exit.EXIT_INTERRUPTED
+    assert due <= time.monotonic_ns() < due + 2_000_000_000
+
+
+def test_the_alarm_rings_once_and_not_when_it_is_taken_back(board: Board) -> None:
+    board.place("EBFE")
+    board.p.set_alarm(time.monotonic_ns())
+    assert board.p.run() == Exit.EXIT_INTERRUPTED
+    board.p.set_alarm(time.monotonic_ns() + 10_000_000)
+    board.p.set_alarm(None)
+    started = time.monotonic()
+    with kicked_after(board, 0.1):
+        assert board.p.run() == Exit.EXIT_INTERRUPTED
+    assert time.monotonic() - started >= 0.09
+
+
+def test_an_alarm_that_rings_between_two_runs_stops_the_next(board: Board) -> None:
+    board.place("EBFE")
+    board.p.kick()
+    board.p.run()
+    board.p.set_alarm(time.monotonic_ns() + 1_000_000)
+    time.sleep(0.01)
+    assert board.p.run() == Exit.EXIT_INTERRUPTED
+
+
+@pytest.mark.parametrize("name", ["jmp", "ret"])
+def test_a_thread_that_blocks_all_signals_is_stopped(board: Board, name: str) -> None:
+    board.place(LOOPS[name])
+    kinds: list[int] = []
+
+    def work() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG, signal.SIGTERM})
+        board.p.set_alarm(time.monotonic_ns() + 10_000_000)
+        kinds.append(board.p.run())
+        with kicked_after(board, 0.02):
+            kinds.append(board.p.run())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(10)
     assert kinds == [Exit.EXIT_INTERRUPTED] * 2
 
 
