@@ -220,9 +220,7 @@ cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef inline bint misaligned(CpuState* c, int kind) noexcept nogil:
-    """The operand is a save area that has to be aligned and is not, which is checked first."""
-    if kind == OP_FXSAVE or kind == OP_FXRSTOR:
-        return c.ea & 15
+    """The area of XSAVE and its like is not aligned, which is checked first; FXSAVE's is not."""
     return OP_XSAVE <= kind <= OP_XRSTORS and c.ea & 63
 
 

@@ -174,6 +174,9 @@ def _with_operand(native: Native, instruction: Instruction) -> Step:
     if not used or used[0].access == OpAccess.NO_MEM_ACCESS:
         return Nothing(instruction)
     operand = operand_of(instruction, used[0])
+    if instruction.code == Code.MOVSXD_R16_RM16:
+        # Processors read all 32 bits of it.
+        operand.size = 4
     mnemonic = instruction.mnemonic
     if mnemonic in _CACHE_LINES:
         return Touch(instruction, operand)

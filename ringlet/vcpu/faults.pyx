@@ -23,6 +23,7 @@ cdef enum:
     HOST_DF = 0x400
     HOST_AC = 0x40000
     LOW_END = 0x800000000000   # of the canonical addresses
+    HIGH32 = 0x100000000
     SIG_TRAP = 5
     SIG_URG = 23
 
@@ -164,10 +165,12 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
     return n
 
 
-cdef bint bound_elsewhere(CpuState* c, Insn* i) noexcept nogil:
-    """What the sum was formed with the addend of (a register, the base of FS or GS, or the
+cdef bint bound_elsewhere(CpuState* c, Insn* i, bint stack) noexcept nogil:
+    """What the sum was formed with the addend of (RSP, another register, the base of FS or GS, or the
     displacement) lies in another slot than the operand, and that one is not used."""
     cdef u32 base = insn_base(i)
+    if stack and not slot_live(c, c.gpr[RSP]):
+        return True
     if i.modrm >= 0xC0 or not i.shape.mem or i.rip_relative:
         return False
     if i.seg == SEG_FS or i.seg == SEG_GS:
@@ -246,7 +249,7 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
             if r == MEM_MMIO or lane_faults(&i, at[k].linear):
                 return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
-    if bound_elsewhere(c, &i):
+    if bound_elsewhere(c, &i, n != 0 and at[n - 1].stack):
         return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
     raise_err(c, VEC_GP, 0)
     return leave_saved(c, f, frag, guest, LEAVE_FAULT)
@@ -279,8 +282,9 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     if is_probe(f.regs[HR_RIP]) and r != -1:
         f.regs[HR_RIP] += 5
         return 1
-    if r == MEM_MMIO or (r == MEM_FAULT and LOW_END - linear < 64):
-        # (An operand that ends beyond the last canonical address raises #GP or #SS.)
+    if r == MEM_MMIO or (r == MEM_FAULT and (LOW_END - linear < 64 or linear - HIGH32 < 64)):
+        # (An operand that ends beyond the last canonical address raises #GP or #SS, and where 67h
+        # truncates addresses the lanes of a masked move go on at 0.)
         return leave(c, f, frag, guest, LEAVE_EMULATE)
     if r == MEM_FAULT:
         return leave(c, f, frag, guest, LEAVE_FAULT)

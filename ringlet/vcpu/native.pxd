@@ -11,7 +11,7 @@ cdef class Operand:
     cdef int segment         # SEG_*
     cdef u64 mask            # of the address size
     cdef bint stack          # a non-canonical address raises #SS
-    cdef readonly u32 size
+    cdef public u32 size
     cdef readonly bint reads
     cdef readonly bint writes
     cdef public u32 align

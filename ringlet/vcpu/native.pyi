@@ -22,8 +22,7 @@ class Operand:
         reads: bool,
         writes: bool,
     ) -> None: ...
-    @property
-    def size(self) -> int: ...
+    size: int
     @property
     def reads(self) -> bool: ...
     @property

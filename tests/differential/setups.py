@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from iced_x86 import Code, Instruction, Mnemonic, OpKind, Register
+from iced_x86 import Code, Instruction, Mnemonic, OpKind, Register, RegisterExt
 from iced_x86 import OpCodeOperandKind as K
 
 from tests.differential import forms
@@ -237,15 +237,36 @@ class Setups(Emitter):
             self.operands.memory(ins, place)
             self._emit(ins)
             if code in _POINTERS:
-                self._forget(place, _POINTERS[code])
+                self._forget(ins, place, _POINTERS[code])
 
-    def _forget(self, place: Target, offsets: tuple[int, ...]) -> None:
-        """Clear the x87 instruction and data pointers that an image holds: see compare."""
+    def _forget(self, image: Instruction, place: Target, offsets: tuple[int, ...]) -> None:
+        """Clear the x87 instruction and data pointers that an image holds: see compare.
+
+        Through the operand of the instruction that stored it, wherever that has led to.
+        """
         start = len(self.items)
         for offset in offsets:
             store = self._make(Code.MOV_RM64_IMM32)
             store.set_op_kind(0, OpKind.MEMORY)
             store.set_op_kind(1, OpKind.IMMEDIATE32TO64)
-            self.operands.memory(store, Target(place.linear + offset & M64))
+            if not _move_operand(image, store, offset):
+                self.operands.memory(store, Target(place.linear + offset & M64))
             self._emit(store)
         self.items[start:] = [replace(item, tied=True) for item in self.items[start:]]
+
+
+def _move_operand(source: Instruction, target: Instruction, offset: int) -> bool:
+    """Give `target` the memory operand of `source`, `offset` bytes further; False: out of reach."""
+    base, index = source.memory_base, source.memory_index
+    displacement = source.memory_displacement + offset
+    narrow = 4 in (source.memory_displ_size, RegisterExt.size(base), RegisterExt.size(index))
+    if narrow:
+        displacement &= 0xFFFFFFFF
+    elif not source.is_ip_rel_memory_operand and (displacement + (1 << 31)) & M64 >= 1 << 32:
+        return False
+    target.memory_base, target.memory_index = base, index
+    target.memory_index_scale = source.memory_index_scale
+    target.memory_displacement = displacement & M64
+    target.memory_displ_size = 4 if narrow else 8
+    target.segment_prefix = source.segment_prefix
+    return True

@@ -18,7 +18,6 @@ from iced_x86 import (
 
 from ringlet.vcpu.emulation.access import Accesses, read, write
 from ringlet.vcpu.emulation.operands import (
-    ALL64,
     RAX,
     RDI,
     encode,
@@ -112,7 +111,7 @@ class Masked:
     def run(self, native: Native) -> Accesses:
         mask = native.mmx(self._mask) if self._mmx else native.vector(self._mask)
         lanes = runs(mask, self._lane, self._size)
-        if self._implicit and native.resolve(self._operand) == FAULT:
+        if self._implicit and self._fault(native, 0, self._size, 8):
             # The manual leaves it to the processor whether bytes not stored can fault; here they
             # do.  Like AMD's, this one has gone from x87 to MMX state by then.
             if self._mmx:
@@ -121,7 +120,7 @@ class Masked:
         for (start, size), part in zip(lanes, self._parts, strict=False):
             linear = native.linear(self._operand, start)
             if native.resolve_at(part, linear, size, self._store) == FAULT:
-                self._fault(native, linear, size)
+                self._fault(native, start, size, self._lane)
                 return False
         native.put(FIRST, bytes(self._size))
         if not self._store:
@@ -139,11 +138,13 @@ class Masked:
                 yield from write(native, part, FIRST + start)
         return True
 
-    def _fault(self, native: Native, linear: int, size: int) -> None:
-        """Set the exception of the first lane that faults, which may be #PF before a #GP."""
-        for at in range(linear, linear + size, self._lane):
-            if native.resolve_at(self._parts[0], at & ALL64, self._lane, self._store) == FAULT:
-                return
+    def _fault(self, native: Native, start: int, size: int, step: int) -> bool:
+        """Whether one of the pieces faults: the first one's exception is set, #PF before #GP."""
+        for at in range(start, start + size, step):
+            linear = native.linear(self._operand, at)
+            if native.resolve_at(self._parts[0], linear, step, self._store) == FAULT:
+                return True
+        return False
 
 
 def _load(native: Native, number: int) -> int:
