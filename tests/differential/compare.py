@@ -160,11 +160,12 @@ def comparable_flags(program: Program, native: Outcome) -> int:
     """RFLAGS bits that must be equal: all at the end, the live ones at a fault.
 
     RF is compared at faults, where the processor pushes it set, but not at a trap between two
-    repetitions of a string instruction: Intel pushes it set there (SDM 3B 17.3.1.1), AMD clear.
+    repetitions of a string instruction or two lanes of a gather: Intel pushes it set there (SDM 3B
+    17.3.1.1), AMD clear.
     """
     mask = (1 << 22) - 1
     ins = _instruction_at(program, native)
-    if native.vector == _DB and ins is not None and ins.is_string_instruction:
+    if native.vector == _DB and ins is not None and (ins.is_string_instruction or ins.is_vsib):
         mask &= ~_RF
     if native.vector in _FAULTS:
         code = _code_at_the_end(program, native)

@@ -31,6 +31,7 @@ from ringlet.vcpu.emulation.operands import (
 from ringlet.vcpu.native import FAULT, FIRST, Native
 
 _UD: Final = 6
+_TF: Final = 1 << 8
 _MOVD_EAX_MM0: Final = bytes.fromhex("0f7ec0")
 
 MASKED: Final = {
@@ -159,7 +160,8 @@ class Gather:
     """Lanes are loaded one by one, from the lowest; each that is done clears its mask (SDM 2C).
 
     A fault in one of them leaves the lower ones done, so that the instruction can be restarted;
-    what is above the lanes is cleared at the end, and is as it was until then.
+    what is above the lanes is cleared at the end, and is as it was until then.  Where a lane was
+    loaded by then, a single step's trap comes instead of the fault, with RF set.
     """
 
     __slots__ = (
@@ -195,6 +197,7 @@ class Gather:
         target = bytearray(native.vector(self._target))
         mask = bytearray(native.vector(self._mask))
         done = True
+        loaded = False
         for i in range(self._count):
             at = i * lane
             if mask[at + lane - 1] & 0x80:
@@ -206,6 +209,7 @@ class Gather:
                     break
                 yield from read(native, operand, FIRST)
                 target[at : at + lane] = native.get(FIRST, lane)
+                loaded = True
             mask[at : at + lane] = bytes(lane)
         if done:
             target[size:] = mask[size:] = bytes(len(mask) - size)
@@ -213,6 +217,9 @@ class Gather:
         self._set(native, self._load_mask, mask)
         if done:
             native.skip(self._length)
+        elif loaded and native.rflags & _TF:
+            native.done(whole=False)
+            native.step_trap()
         return done
 
     def _set(self, native: Native, load: int, value: bytearray) -> None:
