@@ -207,6 +207,25 @@ class Counter:
         s.seen = max(s.seen, now)
         return rose
 
+    def cycle(self, now: int) -> tuple[bool, bool, int] | None:
+        """What `advance`, `out` and `next_rise` say, of a counter that goes round undisturbed.
+
+        None: of any other counter.
+        """
+        s = self.s
+        start = s.start
+        if s.mode not in (2, 3) or start is None or s.held is not None or s.pending is not None:
+            return None
+        count = s.count
+        position = (now - start) % count
+        edge = now - position
+        if edge < start:
+            return None
+        rose = s.seen < edge > start
+        s.seen = max(s.seen, now)
+        level = position != count - 1 if s.mode == 2 else position < (count + 1) // 2
+        return rose, level, edge + count
+
     def next_rise(self) -> int | None:
         """Return the pulse at which OUT rises next after the last `advance`."""
         s = self.s
@@ -337,6 +356,25 @@ class I8254:
     def update(self) -> None:
         """Drive the interrupt line; several ticks since the last call make one edge."""
         self._report(self._pulse())
+
+    def tick(self) -> int | None:
+        """`update` and `next_event` in one, short where a counter goes round by itself.
+
+        A machine does this hundreds of times a second, with nothing of it in the caches.
+        """
+        counter = self._counters[0]
+        now = self._pulse()
+        cycle = counter.cycle(now)
+        if cycle is None:
+            self._report(now)
+            return self.next_event()
+        rose, level, following = cycle
+        if rose:
+            self._irq(False)
+            self._irq(True)
+        if not level:
+            self._irq(False)
+        return self._origin + -(-following * _NS // FREQUENCY)
 
     def next_event(self) -> int | None:
         """Return when, on the clock, `update` is due; None if no tick is to come."""

@@ -96,15 +96,17 @@ class I8259:
         """Drive input `irq`, 0 to 7."""
         s = self._s
         bit = 1 << irq
+        requests = s.irr
         if level:
-            if self._is_level(bit) or not s.lines & bit:
+            if not s.lines & bit or self._is_level(bit):
                 s.irr |= bit
             s.lines |= bit
         else:
             if self._is_level(bit):
                 s.irr &= ~bit
             s.lines &= ~bit
-        self.update()
+        if s.irr != requests:
+            self.update()
 
     def pending(self) -> int | None:
         """Return the input whose request the chip would present now."""

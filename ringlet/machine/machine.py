@@ -31,6 +31,8 @@ class Timer(Protocol):
 
     def update(self) -> None: ...
 
+    def tick(self) -> int | None: ...
+
     def next_event(self) -> int | None: ...
 
 
@@ -81,7 +83,9 @@ class Machine:
 
     def timer_changed(self) -> None:
         """Set the alarm anew: the timer was programmed."""
-        due = self._timer.next_event() if self._timer is not None else None
+        self._set_alarm(self._timer.next_event() if self._timer is not None else None)
+
+    def _set_alarm(self, due: int | None) -> None:
         self.cpu.set_alarm(None if due is None else max(due, self._clock() + MIN_TIMER_NS))
 
     def finish(self, end: End) -> None:
@@ -168,8 +172,7 @@ class Machine:
     def _interrupted(self) -> None:
         self._kicks += 1
         if self._timer is not None:
-            self._timer.update()
-            self.timer_changed()
+            self._set_alarm(self._timer.tick())
             if self._line.level and self.cpu.interruptible():
                 self._window()
 

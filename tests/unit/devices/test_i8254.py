@@ -349,3 +349,17 @@ def test_restored_timer_goes_on_where_the_saved_one_was(pit: Pit) -> None:
 
     assert other.count(0) == 700
     assert other.pit.next_event() == pytest.approx(77_000_000 + 700 * NS / FREQUENCY, abs=1000)
+
+
+@pytest.mark.parametrize("mode", [0, 2, 3])
+def test_a_tick_is_an_update_and_tells_the_next_event(mode: int) -> None:
+    one, other = Pit(), Pit()
+    for pit in (one, other):
+        pit.program(0, mode, 1000)
+    for step in range(200):
+        for pit in (one, other):
+            pit.now_ns += (step * 791_900) % 900_000
+        one.pit.update()
+        assert other.pit.tick() == one.pit.next_event()
+        assert other.ticks == one.ticks
+        assert other.level == one.level
