@@ -115,7 +115,7 @@ def throughput_table(throughput: Throughput) -> RenderableType:
         ("guest instructions", lambda p: f"{p.instructions:,}"),
         ("fragments", lambda p: f"{p.fragments:,}"),
         ("guest bytes", lambda p: f"{p.guest_bytes:,}"),
-        ("bytes not decoded", lambda p: f"{p.skipped_bytes:,}"),
+        ("bytes left", lambda p: f"{p.skipped_bytes:,}"),
         ("host code bytes per guest byte", lambda p: f"{p.expansion:.2f}"),
         ("code cache bytes per guest byte", lambda p: f"{p.cache_expansion:.2f}"),
     ]

@@ -10,26 +10,22 @@ from ringlet.errors import HostError
 
 # The mode key of 64-bit code at CPL 0 (KEY_MODE64 in ringlet/core/state.pxd).
 KEY_KERNEL64 = 1 << 4
-# Bytes offered to the translator at a time; a fragment is far shorter.
-WINDOW = 4096
 
 
-class Translation(Protocol):
-    """What this benchmark reads of a translated fragment.
+class Sweep(Protocol):
+    """What this benchmark reads of a walk over a text; what is left of it is not translated."""
 
-    `cache_bytes`, where there is one, is all that the fragment takes in the code cache: its code
-    and its maps.
-    """
-
+    fragments: int
     guest_instructions: int
     guest_bytes: int
     host_bytes: int
+    cache_bytes: int
 
 
 class Translator(Protocol):
     """The translator as a pure function of bytes, their linear address and the mode key."""
 
-    def translate(self, data: bytes, linear: int, key: int) -> Translation: ...
+    def sweep(self, text: bytes, linear: int, key: int) -> Sweep: ...
 
 
 @dataclass(frozen=True)
@@ -80,26 +76,13 @@ def ringlet_translator() -> Translator:
 
 
 def walk(translator: Translator, text: bytes, linear: int, key: int = KEY_KERNEL64) -> Pass:
-    """Translates all of `text`, each fragment beginning where the last one ended.
-
-    A byte at which the translator finds no instruction is skipped and counted.
-    """
-    offset = fragments = instructions = guest = host = cache = skipped = 0
+    """Translates all of `text`, each fragment beginning where the last one ended."""
     begin = time.perf_counter()
-    while offset < len(text):
-        made = translator.translate(text[offset : offset + WINDOW], linear + offset, key)
-        if made.guest_bytes <= 0:
-            offset += 1
-            skipped += 1
-            continue
-        offset += made.guest_bytes
-        fragments += 1
-        instructions += made.guest_instructions
-        guest += made.guest_bytes
-        host += made.host_bytes
-        cache += getattr(made, "cache_bytes", made.host_bytes)
+    made = translator.sweep(text, linear, key)
     seconds = time.perf_counter() - begin
-    return Pass(seconds, fragments, instructions, guest, host, cache, skipped)
+    left = len(text) - made.guest_bytes
+    return Pass(seconds, made.fragments, made.guest_instructions, made.guest_bytes,
+                made.host_bytes, made.cache_bytes, left)  # fmt: skip
 
 
 def measure(

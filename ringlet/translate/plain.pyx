@@ -149,7 +149,17 @@ cdef inline bint copies_rsp(Insn* i) noexcept nogil:
         and not i.prefixes & PFX_66
 
 
-cdef void encode_state(Builder* b, Insn* i, u32 reg, u32 spilled) noexcept nogil:
+cdef inline bint swaps(Insn* i) noexcept nogil:
+    """The instruction has a twin whose operands are the other way round: ADD to CMP, MOV, TEST.
+
+    It only reads the register in ModRM.reg.
+    """
+    cdef u8 op = i.opcode
+    return (i.enc == ENC_LEGACY and i.map == 0
+            and ((op < 0x40 and (op & 7) < 2) or 0x84 <= op <= 0x85 or 0x88 <= op <= 0x89))
+
+
+cdef void encode_state(Builder* b, Insn* i, u32 opcode, u32 reg, u32 spilled) noexcept nogil:
     """`encode` with the r/m operand [state + spilled * 8]."""
     cdef u32 rex = (i.rex & 8) | ((reg >> 3) << 2)
     if i.prefixes & PFX_66:
@@ -162,7 +172,7 @@ cdef void encode_state(Builder* b, Insn* i, u32 reg, u32 spilled) noexcept nogil
         e8(b, 0x40 | rex)
     if i.map:
         e8(b, 0x0F)
-    e8(b, i.opcode)
+    e8(b, opcode)
     e8(b, ((reg & 7) << 3) | 4)
     e8(b, 0x25)
     reloc(b, RELOC_STATE, spilled * 8)
@@ -247,9 +257,12 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
         if reg_away:
             fetch(b, reg, H8, s.reg)
             reg = H8
-        encode_state(b, i, reg, rm)
+        encode_state(b, i, i.opcode, reg, rm)
         if reg_away:
             store_back(b, insn_reg(i), H8, s.reg)
+        return 1
+    if reg_away and reg != RSP and not rm_away and swaps(i):
+        encode_state(b, i, i.opcode if 0x84 <= i.opcode <= 0x85 else i.opcode | 2, rm, reg)
         return 1
     if reg_away and reg == RSP and not rm_away and copies_rsp(i):
         load_state(b, rm, NADDEND)

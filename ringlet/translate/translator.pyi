@@ -47,6 +47,13 @@ class Translation(NamedTuple):
     @property
     def host_bytes(self) -> int: ...
 
+class Sweep(NamedTuple):
+    fragments: int
+    guest_instructions: int
+    guest_bytes: int
+    host_bytes: int
+    cache_bytes: int
+
 class Translator:
     def __init__(self, speculate: bool = ...) -> None: ...
     @property
@@ -60,4 +67,4 @@ class Translator:
         indirect: bool = ...,
         checked: bool = ...,
     ) -> Translation: ...
-    def sweep(self, text: bytes, linear: int, key: int = ...) -> tuple[int, int, int, int]: ...
+    def sweep(self, text: bytes, linear: int, key: int = ...) -> Sweep: ...

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
+from ringlet.cache.codecache cimport Fragment, LinkRec
 from ringlet.core.state cimport *
 from ringlet.core.template cimport *
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
@@ -90,6 +91,20 @@ class Translation(NamedTuple):
         return len(self.code)
 
 
+class Sweep(NamedTuple):
+    """What a `Translator.sweep` came to.
+
+    `cache_bytes` are all that the fragments would take in the code cache: their code and the
+    records of it.
+    """
+
+    fragments: int
+    guest_instructions: int
+    guest_bytes: int
+    host_bytes: int
+    cache_bytes: int
+
+
 cdef class Translator:
     """Translates 64-bit guest code; learns instruction shapes as it meets them."""
 
@@ -166,13 +181,14 @@ cdef class Translator:
             checked)
 
     def sweep(self, const unsigned char[::1] text, u64 linear, u32 key=DEFAULT_KEY):
-        """Translate all of `text`, fragment after fragment, page by page.
+        """Translate all of `text`, fragment after fragment, page by page; a `Sweep`.
 
-        Returns (fragments, guest instructions, guest bytes, host bytes); nothing is kept.  For
-        measuring: the work is the translator's alone.
+        Nothing is kept.  For measuring: the work is the translator's alone.  Each fragment has an
+        entry for indirect jumps.
         """
         cdef Builder* b = self.b
-        cdef u64 at = 0, size = text.shape[0], fragments = 0, insns = 0, host = 0, room
+        cdef u64 at = 0, size = text.shape[0], fragments = 0, insns = 0, host = 0, records = 0
+        cdef u64 room
         cdef int r
         b.checked = 0
         while at < size:
@@ -200,5 +216,7 @@ cdef class Translator:
             fragments += 1
             insns += b.count
             host += b.n
+            records += (sizeof(Fragment) + b.n_ops * sizeof(OpInfo) + b.n_map * sizeof(MapEntry)
+                        + b.n_links * sizeof(LinkRec))
             at += b.guest_bytes
-        return fragments, insns, at, host
+        return Sweep(fragments, insns, at, host, host + records)

@@ -166,8 +166,8 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
 
 
 cdef bint bound_elsewhere(CpuState* c, Insn* i, bint stack) noexcept nogil:
-    """What the sum was formed with the addend of lies in another slot than the operand, and that
-    slot is not used.  It is RSP, another register, the base of FS or GS, or the displacement."""
+    """What the addend was looked up for (RSP, another register, the base of FS or GS, or the
+    displacement) lies in another slot than the operand, and that one is not used."""
     cdef u32 base = insn_base(i)
     if stack and not slot_live(c, c.gpr[RSP]):
         return True

@@ -59,8 +59,7 @@ def test_programs_with_wild_addresses_are_equal(native: NativeRunner, ringlet: E
     assert not report.different, _summary(report)
 
 
-@settings(max_examples=100, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(rng=st.randoms(use_true_random=False))
 def test_hypothesis_programs_are_equal(native: NativeRunner, ringlet: Engine,
                                        rng: random.Random) -> None:

@@ -77,7 +77,7 @@ _INSTRUCTION = (
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     instructions=st.lists(_INSTRUCTION, min_size=1, max_size=8),
     linear=st.sampled_from(LINEARS),
@@ -106,7 +106,7 @@ def test_translations_of_made_up_code_are_sound(
     assert VERIFIER.check(made) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     code=st.binary(min_size=15, max_size=64),
     key=st.sampled_from([RING_0, RING_3]),
