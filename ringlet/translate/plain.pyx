@@ -297,7 +297,7 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
     encode(b, i, i.opcode, reg, NULL, rm, vvvv)
     if (s.rm & ROLE_WRITE) and rm_away and insn_rm(i) != RSP:
         store_state(b, rm, insn_rm(i) * 8)
-    if vvvv_away:
+    if vvvv_away and i.vvvv != RSP:
         store_back(b, i.vvvv, vvvv, s.vvvv)
     if reg_away and not (reg == rm and rm_away and not s.reg & ROLE_WRITE):
         if insn_reg(i) == RSP and (s.reg & ROLE_WRITE) and rm_away and (s.rm & ROLE_WRITE) \
@@ -305,6 +305,9 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
             bind_rsp(b, reg)
             return 1
         store_back(b, insn_reg(i), reg, s.reg)
+    # RSP comes last: binding it takes both scratch registers.
+    if vvvv_away and i.vvvv == RSP and insn_reg(i) != RSP:
+        store_back(b, RSP, vvvv, s.vvvv)
     if (s.rm & ROLE_WRITE) and rm_away and insn_rm(i) == RSP:
         bind_rsp(b, rm)
     return 1

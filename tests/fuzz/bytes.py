@@ -206,6 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
             broken += findings.broken
             for line in findings.broken:
                 print(line, flush=True)
+            print(f"\r{count} samples, {len(broken)} broken", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
     seconds = time.monotonic() - start
     print(f"{count} samples from seed {options.seed} in {seconds:.0f} s "
           f"({count / seconds:.0f} a second)")
