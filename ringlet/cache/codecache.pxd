@@ -89,6 +89,10 @@ cdef inline void patch(Cache* k, u32 at, u32 target) noexcept nogil:
     """Make the rel32 at cache offset `at` lead to another cache offset."""
     (<u32*>(k.write + at))[0] = target - (at + 4)
 
+cdef inline u64* table_of(CpuState* c, u32 table) noexcept nogil:
+    """The jump table of CPL 3, or of CPL 0-2."""
+    return <u64*>(c.block + <u64>(BLOCK_JUMP_U if table else BLOCK_JUMP_K))
+
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL
 cdef void cache_destroy(CpuState* c)
 cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil
@@ -114,7 +118,7 @@ cdef inline u64 cache_thunk(CpuState* c, Cache* k) noexcept nogil:
     cdef u32 table = (c.key & KEY_CPL) == 3
     if k.table_key[table] != c.key:
         return 0
-    return (<u64*>(c.block + (BLOCK_JUMP_U if table else BLOCK_JUMP_K)))[c.rip & 0xFFFF]
+    return table_of(c, table)[c.rip & 0xFFFF]
 # Forget the table entries that lead to lower-half fragments, or all.
 cdef void cache_reset_table(CpuState* c, Cache* k, u32 table, bint low_only) noexcept nogil
 # The halves of the address space are now these: forget the entries that lead to others.

@@ -123,10 +123,6 @@ cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
     cache_reset_table(c, k, 1, False)
 
 
-cdef inline u64* table_of(CpuState* c, u32 table) noexcept nogil:
-    return <u64*>(c.block + (BLOCK_JUMP_U if table else BLOCK_JUMP_K))
-
-
 cdef void undo_clear(Undo* u, u64* t, u64 miss) noexcept nogil:
     """Take a list's entries out of the table."""
     cdef u32 i
@@ -339,7 +335,7 @@ cdef void unlink_from(Cache* k, u32 link) noexcept nogil:
     l.linked = NONE
 
 
-cdef void drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
+cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
     """Nothing leads to the fragment any more; its memory stays until the next flush."""
     cdef Fragment* f = &k.fragments[index]
     cdef u32 i, following
@@ -369,10 +365,6 @@ cdef void drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
     t = table_of(c, (f.key & KEY_CPL) == 3) + (f.linear & 0xFFFF)
     if f.thunk and t[0] == host_of(k, f.thunk):
         t[0] = c.stub[STUB_INDIRECT]
-
-
-cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
-    drop(c, k, index)
 
 
 cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil:
@@ -444,7 +436,7 @@ cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil:
         if f.phys[node & 1] == phys_page or f.dead:
             if not f.dead:
                 n += 1
-                drop(c, k, node >> 1)
+                cache_drop(c, k, node >> 1)
             p[0] = f.next_phys[node & 1]
             continue
         p = &f.next_phys[node & 1]
@@ -464,7 +456,7 @@ cdef void drop_linear_page(CpuState* c, Cache* k, u64 page, u64 first, u64 last)
             continue
         if (f.linear >> 12 == page and f.linear <= last
                 and f.linear + f.guest_bytes - 1 >= first):
-            drop(c, k, index)
+            cache_drop(c, k, index)
             p[0] = f.next_linear
             continue
         p = &f.next_linear
@@ -482,7 +474,7 @@ cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexce
         for i in range(k.n_fragments):
             f = &k.fragments[i]
             if not f.dead and f.linear <= last and f.linear + f.guest_bytes - 1 >= page << 12:
-                drop(c, k, <u32>i)
+                cache_drop(c, k, <u32>i)
         return
     drop_linear_page(c, k, page - 1, page << 12, last)
     for i in range(pages):
@@ -493,4 +485,4 @@ cdef void cache_drop_space(CpuState* c, Cache* k, u32 space) noexcept nogil:
     cdef u32 i
     for i in range(k.n_fragments):
         if k.fragments[i].space == space:
-            drop(c, k, i)
+            cache_drop(c, k, i)

@@ -40,6 +40,25 @@ cdef inline void copy_imm(Builder* b, Insn* i) noexcept nogil:
     b.n += i.shape.imm
 
 
+cdef inline void legacy_opcode(Builder* b, Insn* i, u32 opcode, u32 rex) noexcept nogil:
+    """The prefixes of `i`, REX with the bits of `rex`, and the opcode in its map."""
+    if i.prefixes & PFX_66:
+        e8(b, 0x66)
+    if i.prefixes & PFX_REP:
+        e8(b, 0xF3)
+    elif i.prefixes & PFX_REPNE:
+        e8(b, 0xF2)
+    if rex or (i.prefixes & PFX_REX):
+        e8(b, 0x40 | rex)
+    if i.map:
+        e8(b, 0x0F)
+        if i.map == 2:
+            e8(b, 0x38)
+        elif i.map == 3:
+            e8(b, 0x3A)
+    e8(b, opcode)
+
+
 cdef void encode(Builder* b, Insn* i, u32 opcode, u32 reg, Ref* mem, u32 rm,
         u32 vvvv) noexcept nogil:
     """Emit `i` with other registers: memory operand `mem`, or register `rm` where it is NULL."""
@@ -60,21 +79,7 @@ cdef void encode(Builder* b, Insn* i, u32 opcode, u32 reg, Ref* mem, u32 rm,
     else:
         if i.prefixes & PFX_LOCK:
             e8(b, 0xF0)
-        if i.prefixes & PFX_66:
-            e8(b, 0x66)
-        if i.prefixes & PFX_REP:
-            e8(b, 0xF3)
-        elif i.prefixes & PFX_REPNE:
-            e8(b, 0xF2)
-        if rex or (i.prefixes & PFX_REX):
-            e8(b, 0x40 | rex)
-        if i.map:
-            e8(b, 0x0F)
-            if i.map == 2:
-                e8(b, 0x38)
-            elif i.map == 3:
-                e8(b, 0x3A)
-        e8(b, opcode)
+        legacy_opcode(b, i, opcode, rex)
     if b.shapes.groups[i.enc][i.map][i.opcode] & GROUP_MODRM:
         if mem != NULL:
             modrm_mem(b, reg, mem)
@@ -161,18 +166,7 @@ cdef inline bint swaps(Insn* i) noexcept nogil:
 
 cdef void encode_state(Builder* b, Insn* i, u32 opcode, u32 reg, u32 spilled) noexcept nogil:
     """`encode` with the r/m operand [state + spilled * 8]."""
-    cdef u32 rex = (i.rex & 8) | ((reg >> 3) << 2)
-    if i.prefixes & PFX_66:
-        e8(b, 0x66)
-    if i.prefixes & PFX_REP:
-        e8(b, 0xF3)
-    elif i.prefixes & PFX_REPNE:
-        e8(b, 0xF2)
-    if rex or (i.prefixes & PFX_REX):
-        e8(b, 0x40 | rex)
-    if i.map:
-        e8(b, 0x0F)
-    e8(b, opcode)
+    legacy_opcode(b, i, opcode, (i.rex & 8) | ((reg >> 3) << 2))
     e8(b, ((reg & 7) << 3) | 4)
     e8(b, 0x25)
     reloc(b, RELOC_STATE, spilled * 8)

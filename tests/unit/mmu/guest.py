@@ -30,6 +30,12 @@ MIB = 1 << 20
 GIB = 1 << 30
 DIRECT = 0xFFFF_8880_0000_0000  # where a kernel would map all of RAM
 
+# What most tests map, and to where.
+AT = 0x0000_1234_5678_9000
+KERNEL = 0xFFFF_FFFF_8100_0000
+DATA = 8 * MIB
+OTHER = 9 * MIB
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -171,3 +177,8 @@ class Guest:
         host = self.probe.host(linear, self.probe.cpl == 3)
         seen = peek(host, 1) if is_canonical(host) else None
         return seen is not None and poke(host, seen)
+
+
+def reload(guest: Guest) -> None:
+    """Load CR3 with what it holds."""
+    guest.probe.load_cr3(guest.tables.root)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from ringlet.mmu.probe import Probe
 from tests.unit.mmu.guest import (
+    AT,
     CR0,
     CR4_PAE,
+    DATA,
     EFER_LONG,
     EFER_NXE,
     FAULT,
@@ -16,6 +18,7 @@ from tests.unit.mmu.guest import (
     MMIO,
     NX,
     OK,
+    OTHER,
     PAGE,
     PF,
     PF_P,
@@ -25,16 +28,8 @@ from tests.unit.mmu.guest import (
     P,
     U,
     W,
+    reload,
 )
-
-AT = 0x0000_1234_5678_9000
-DATA = 8 * MIB
-OTHER = 9 * MIB
-
-
-def reload(guest: Guest) -> None:
-    guest.probe.load_cr3(guest.tables.root)
-
 
 # --- flushes
 

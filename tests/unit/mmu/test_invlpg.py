@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.mmu.guest import (
+    AT,
+    DATA,
     DIRECT,
     FAULT,
+    KERNEL,
     MIB,
     NX,
     OK,
+    OTHER,
     PAGE,
     A,
     D,
@@ -18,17 +22,8 @@ from tests.unit.mmu.guest import (
     P,
     U,
     W,
+    reload,
 )
-
-AT = 0x0000_1234_5678_9000
-KERNEL = 0xFFFF_FFFF_8100_0000
-DATA = 8 * MIB
-OTHER = 9 * MIB
-
-
-def reload(guest: Guest) -> None:
-    guest.probe.load_cr3(guest.tables.root)
-
 
 # --- INVLPG
 

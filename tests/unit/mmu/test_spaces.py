@@ -5,15 +5,19 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.mmu.guest import (
+    AT,
     CR0,
     CR4_PAE,
     CR4_PGE,
+    DATA,
     DIRECT,
     EFER_LONG,
     EFER_NXE,
     FAULT,
+    KERNEL,
     MIB,
     NX,
+    OTHER,
     PAGE,
     A,
     D,
@@ -22,17 +26,8 @@ from tests.unit.mmu.guest import (
     P,
     U,
     W,
+    reload,
 )
-
-AT = 0x0000_1234_5678_9000
-KERNEL = 0xFFFF_FFFF_8100_0000
-DATA = 8 * MIB
-OTHER = 9 * MIB
-
-
-def reload(guest: Guest) -> None:
-    guest.probe.load_cr3(guest.tables.root)
-
 
 # --- changes and CR3 loads
 
