@@ -24,7 +24,7 @@ cdef enum:
     SPACES = 64
     GROUPS = 8
     OWNERS = 1 + SPACES + GROUPS     # index 0 is nobody
-    REGIONS = 320                    # at most; fewer if the host grants a smaller arena; 0 is none
+    REGIONS = 160                    # at most; fewer if the host has less room; 0 is none
     ENTRY_BITS = 9
     ENTRIES = 512
     BALLAST = 256                    # mappings kept to be thrown off

@@ -15,28 +15,35 @@ from ringlet.mmu.records cimport empty_region, flush_code, forget_region
 
 cdef enum:
     FIRST_GROUP = 1 + SPACES
+    REGIONS_MIN = 8      # 2 TiB with as much again
     MAPS_MARGIN = 64     # more than one operation can add
     NODES_MARGIN = 8
     BUDGET_MIN = 2 * MAPS_MARGIN
 
 
 cdef int arena_create(CpuState* c, Mmu* m) except -1:
-    """Reserve the arena, as many regions as the host grants, and poison all slots."""
+    """Reserve the arena, as many regions as leave as much free again, and poison all slots.
+
+    So machines in one process share the host's address space, the first ones not at the cost of
+    the next.
+    """
     cdef u64 align = <u64>1 << SLOT_SHIFT
     cdef u32 count = REGIONS
     cdef u32 i
     cdef void* host = MAP_FAILED
-    while count >= 16:
+    while count >= REGIONS_MIN:
         m.reserve_size = (<u64>(count + 1) << STRIDE_SHIFT)
-        host = mmap(NULL, m.reserve_size, PROT_NONE,
+        host = mmap(NULL, 2 * m.reserve_size, PROT_NONE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if host != MAP_FAILED:
+            munmap(<void*>(<u64>host + m.reserve_size), m.reserve_size)
             break
         count //= 2
     if host == MAP_FAILED:
         m.reserve_size = 0
         raise MemoryError("cannot reserve 2 TiB of host address space for the guest's windows: "
-                          "raise the address space limit (ulimit -v)")
+                          "raise the address space limit (ulimit -v), or run fewer machines in "
+                          "one process")
     m.reserve = <u64>host
     m.arena = (m.reserve + align - 1) & ~(align - 1)
     m.arena_size = <u64>count << STRIDE_SHIFT

@@ -6,6 +6,7 @@ import pytest
 
 from ringlet.core.state import Exit
 from ringlet.vcpu.model import default_entries, tsc_khz
+from ringlet.vcpu.processor import Processor
 from tests.unit.vcpu.board import DATA, GP, PAGE_FAULT, Board
 
 PHYSICAL_LEAF = 0x80000008
@@ -121,3 +122,9 @@ def test_processor_without_the_leaf_has_36_bits() -> None:
     board.run("8B07")
 
     assert board.raised() == PAGE_FAULT
+
+
+def test_eight_processors_have_room_in_one_process() -> None:
+    processors = [Processor(1 << 20) for _ in range(8)]
+
+    assert [p.read_phys(0, 1) for p in processors] == [b"\0"] * 8
