@@ -3,7 +3,7 @@
 #include "nano.h"
 #include "rt.h"
 
-enum { BATCHES = 9, SPIN = 100000000, LEAST_INTERRUPTS = 10 };
+enum { BATCHES = 9, SPIN = 20000000, PAIRS = 60 };
 enum { SYS_MMAP = 9 };
 
 typedef uint64_t batch(long count);
@@ -153,31 +153,36 @@ static uint64_t spin(long count)
     return rt_tsc() - start;
 }
 
-/* How much longer a loop of some 50 ms takes while the timer interrupts it, by interrupt: whatever
- * the guest loses counts, wherever it loses it. */
+static uint64_t median(uint64_t *values, int count)
+{
+    for (int i = 1; i < count; i++)
+        for (int j = i; j > 0 && values[j] < values[j - 1]; j--) {
+            uint64_t t = values[j];
+            values[j] = values[j - 1];
+            values[j - 1] = t;
+        }
+    return values[count / 2];
+}
+
+/* How much longer a loop of some 10 ms takes while the timer interrupts it, by interrupt: whatever
+ * the guest loses counts, wherever it loses it.  With and without alternate; medians count. */
 static void timer(void)
 {
-    uint64_t quiet = ~0ull, best = ~0ull, best_count = 1;
-    for (int i = 0; i < BATCHES; i++) {
-        uint64_t ticks = spin(SPIN);
-        if (ticks < quiet)
-            quiet = ticks;
+    static uint64_t busy[PAIRS], quiet[PAIRS];
+    uint64_t count = 0;
+    for (int i = 0; i < PAIRS; i++) {
+        quiet[i] = spin(SPIN);
+        const volatile uint64_t *handled =
+            (const volatile uint64_t *)rt_syscall(NANO_TIMER, 1, 0, 0);
+        uint64_t before = *handled;
+        busy[i] = spin(SPIN);
+        count += *handled - before;
+        rt_syscall(NANO_TIMER, 0, 0, 0);
     }
-    const volatile uint64_t *handled =
-        (const volatile uint64_t *)rt_syscall(NANO_TIMER, 1, 0, 0);
-    for (int i = 0; i < BATCHES; i++) {
-        uint64_t before = *handled, ticks = spin(SPIN), count = *handled - before;
-        uint64_t lost = ticks > quiet ? ticks - quiet : 0;
-        if (count >= LEAST_INTERRUPTS &&
-            (best == ~0ull || lost * best_count < best * count)) {
-            best = lost;
-            best_count = count;
-        }
-    }
-    rt_syscall(NANO_TIMER, 0, 0, 0);
-    if (best == ~0ull)
-        best = best_count = 0; /* no timer here */
-    rt_printf("nano timer %lu %lu\n", best, best_count);
+    uint64_t with = median(busy, PAIRS), without = median(quiet, PAIRS);
+    if (count < PAIRS) /* no timer here */
+        with = without = count = 0;
+    rt_printf("nano timer %lu %lu\n", with > without ? (with - without) * PAIRS : 0, count);
 }
 
 static void measure(const char *name, batch *run, long count)
