@@ -1,15 +1,12 @@
-"""Making a thread look up from translated code, now or at a moment set before.
+"""Making a thread look up from translated code.
 
 A request sets `attention` and, if the thread runs the guest, signals it: the handler sees to it
 that the fragment at hand is the last (ringlet.cache.halt).  Should the thread not have come out a
 while later, as in a long repeated string instruction, a timer signals it again.
 
-The alarm is a request that the thread makes to itself, by a signal too: no other thread has to wake
-for it.  Where the signal finds the thread outside the guest, the next run sees that it is due.
-
 SIGURG: nobody else uses it, and where no handler is, it is ignored.
 """
-from ringlet.core.state cimport CpuState, i64
+from ringlet.core.state cimport CpuState
 
 cdef extern from * nogil:
     """
@@ -64,17 +61,6 @@ cdef extern from * nogil:
         struct itimerspec when = {{0, 0}, {0, ns}};
         timer_settime((timer_t)timer, 0, &when, 0);
     }
-    static void ringlet_timer_set_at(void *timer, long ns)
-    {
-        struct itimerspec when = {{0, 0}, {ns / 1000000000, ns % 1000000000}};
-        timer_settime((timer_t)timer, TIMER_ABSTIME, &when, 0);
-    }
-    static long ringlet_now(void)
-    {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return now.tv_sec * 1000000000 + now.tv_nsec;
-    }
     """
     long ringlet_thread()
     int ringlet_timer_create(void** timer)
@@ -82,8 +68,6 @@ cdef extern from * nogil:
     void ringlet_signal_thread(long thread)
     void ringlet_timer_delete(void* timer)
     void ringlet_timer_set(void* timer, long ns)
-    void ringlet_timer_set_at(void* timer, long ns)
-    long ringlet_now()
     void ringlet_fence()
     long RINGLET_PATIENCE_NS
 
@@ -95,12 +79,7 @@ cdef int prod_attach(CpuState* c) except -1:
     prod_detach(c)
     if ringlet_listen() or ringlet_timer_create(&c.prod):
         raise OSError("cannot make a timer")
-    if ringlet_timer_create(&c.alarm):
-        ringlet_timer_delete(c.prod)
-        raise OSError("cannot make a timer")
     c.prod_thread = thread
-    if c.alarm_due:
-        ringlet_timer_set_at(c.alarm, c.alarm_due)
     return 0
 
 
@@ -108,7 +87,6 @@ cdef void prod_detach(CpuState* c) noexcept:
     if c.prod_thread:
         c.prod_thread = 0
         ringlet_timer_delete(c.prod)
-        ringlet_timer_delete(c.alarm)
 
 
 cdef void request_stop(CpuState* c) noexcept nogil:
@@ -117,21 +95,6 @@ cdef void request_stop(CpuState* c) noexcept nogil:
     ringlet_fence()
     if c.running:
         ringlet_signal_thread(c.prod_thread)
-
-
-cdef void alarm_set(CpuState* c, i64 due) noexcept:
-    c.alarm_due = due
-    if c.prod_thread:
-        ringlet_timer_set_at(c.alarm, due)
-
-
-cdef bint alarm_look(CpuState* c) noexcept nogil:
-    if not c.alarm_due or ringlet_now() < c.alarm_due:
-        return False
-    c.alarm_due = 0
-    c.stop = 1
-    c.attention = 1
-    return True
 
 
 cdef void prod_arm(CpuState* c) noexcept nogil:

@@ -276,10 +276,9 @@ cdef struct CpuState:
     u64 db_pending       # DR6.B0-B3 of accesses that are done, to be raised after the instruction
     u32 running          # a thread is in the run loop
     u32 prodding         # the timer that gets it out of there was armed (ringlet.core.prod)
-    void* prod           # POSIX timers that signal `prod_thread`
-    void* alarm
+    void* prod           # a POSIX timer that signals `prod_thread`
+    void* alarm          # ringlet.core.alarm
     u64 prod_thread
-    i64 alarm_due        # ns of CLOCK_MONOTONIC, or 0 (ringlet.core.prod)
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction goes on after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none

@@ -11,7 +11,7 @@ from ringlet.core.template cimport STUB_ENTER, STUB_LEAVE
 from ringlet.cache.codecache cimport Cache, Fragment, NONE
 from ringlet.cache.halt cimport cache_halt
 from ringlet.cache.hostmap cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
-from ringlet.core.prod cimport alarm_look, prod_arm
+from ringlet.core.prod cimport prod_arm
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
@@ -335,7 +335,6 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     cdef u32 index, guest, start
     cdef Fragment* frag
     if f.signal == SIG_URG:
-        alarm_look(c)
         return prodded(c, f, k, host)
     if f.regs[HR_RIP] - c.native < NATIVE_SIZE:
         return native_fault(c, f)

@@ -7,7 +7,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_COUNT
-from ringlet.core.prod cimport alarm_set, prod_attach, prod_detach, request_stop
+from ringlet.core.alarm cimport alarm_destroy, alarm_set
+from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
 from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
@@ -157,6 +158,7 @@ cdef class Processor:
 
     def __dealloc__(self):
         if self.c != NULL:
+            alarm_destroy(self.c)
             prod_detach(self.c)
             if self.c.mmu != NULL:
                 mmu_destroy(self.c)

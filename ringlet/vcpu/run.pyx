@@ -3,7 +3,7 @@
 All of it runs without the GIL and without touching a vector register, for those hold the guest's.
 """
 from ringlet.core.state cimport *
-from ringlet.core.prod cimport alarm_look, prod_disarm
+from ringlet.core.prod cimport prod_disarm
 from ringlet.core.template cimport Template, STUB_ENTER
 from ringlet.cache.codecache cimport *
 from ringlet.cache.halt cimport cache_unhalt
@@ -39,7 +39,6 @@ cdef void begin_run(CpuState* c) noexcept nogil:
     c.running = 1
     # `events` looks for requests made before this.
     ringlet_fence()
-    alarm_look(c)
 
 
 cdef void end_run(CpuState* c) noexcept nogil:

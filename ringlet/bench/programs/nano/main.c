@@ -3,8 +3,7 @@
 #include "nano.h"
 #include "rt.h"
 
-enum { BATCHES = 9, SPIN = 5000, INTERRUPTS = 300 };
-#define TIMER_TICKS (1ul << 33) /* a few seconds: no timer here if it is silent for so long */
+enum { BATCHES = 9, SPIN = 20000000, PAIRS = 60 };
 enum { SYS_MMAP = 9 };
 
 typedef uint64_t batch(long count);
@@ -165,29 +164,25 @@ static uint64_t median(uint64_t *values, int count)
     return values[count / 2];
 }
 
-/* How much longer a fixed loop of a few microseconds takes when the timer interrupts it: the
- * median of those that were interrupted, less the median of those that were not. */
+/* How much longer a loop of some 10 ms takes while the timer interrupts it, by interrupt: whatever
+ * the guest loses counts, wherever it loses it.  With and without alternate; medians count. */
 static void timer(void)
 {
-    static uint64_t busy[INTERRUPTS], quiet[INTERRUPTS];
-    const volatile uint64_t *handled =
-        (const volatile uint64_t *)rt_syscall(NANO_TIMER, 1, 0, 0);
-    int interrupted = 0, others = 0;
-    uint64_t end = rt_tsc() + TIMER_TICKS;
-    while (interrupted < INTERRUPTS && rt_tsc() < end) {
-        uint64_t before = *handled, ticks = spin(SPIN), now = *handled - before;
-        if (now == 1)
-            busy[interrupted++] = ticks;
-        else if (now == 0)
-            quiet[others++ % INTERRUPTS] = ticks;
+    static uint64_t busy[PAIRS], quiet[PAIRS];
+    uint64_t count = 0;
+    for (int i = 0; i < PAIRS; i++) {
+        quiet[i] = spin(SPIN);
+        const volatile uint64_t *handled =
+            (const volatile uint64_t *)rt_syscall(NANO_TIMER, 1, 0, 0);
+        uint64_t before = *handled;
+        busy[i] = spin(SPIN);
+        count += *handled - before;
+        rt_syscall(NANO_TIMER, 0, 0, 0);
     }
-    rt_syscall(NANO_TIMER, 0, 0, 0);
-    if (interrupted < INTERRUPTS || others < INTERRUPTS) {
-        rt_printf("nano timer 0 0\n");
-        return;
-    }
-    uint64_t with = median(busy, INTERRUPTS), without = median(quiet, INTERRUPTS);
-    rt_printf("nano timer %lu 1\n", with > without ? with - without : 0);
+    uint64_t with = median(busy, PAIRS), without = median(quiet, PAIRS);
+    if (count < PAIRS) /* no timer here */
+        with = without = count = 0;
+    rt_printf("nano timer %lu %lu\n", with > without ? (with - without) * PAIRS : 0, count);
 }
 
 static void measure(const char *name, batch *run, long count)
