@@ -1,137 +1,178 @@
-"""A moment at which a virtual processor is stopped.
+"""A moment at which a virtual processor is stopped, and waiting for one.
 
-A thread of its own waits for it: setting and taking a timer's interrupt costs a virtual machine
-tens of microseconds, which the guest would miss.  The thread holds no GIL and knows no Python.
-Once it has rung it naps, for the next moment is most often set soon after, and then nobody has to
-wake it.
+A thread of its own waits for the moment: setting and taking a timer's interrupt costs a virtual
+machine tens of microseconds, which the guest would miss.  The thread holds no GIL and knows no
+Python.  Once it has rung it naps, for the next moment is most often set soon after, and then nobody
+has to wake it.
+
+Time is the host's TSC, which can be read while the guest's vector registers are live.
 """
 from libc.stdlib cimport calloc, free
 from ringlet.core.prod cimport request_stop
-from ringlet.core.state cimport CpuState, i64
+from ringlet.core.state cimport CpuState, u32, u64
 
 cdef extern from * nogil:
     """
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
+    #include <linux/futex.h>
     #include <pthread.h>
     #include <signal.h>
+    #include <stdint.h>
+    #include <sys/prctl.h>
+    #include <sys/syscall.h>
     #include <time.h>
+    #include <unistd.h>
 
-    enum { RINGLET_NAP_NS = 300000 };
+    enum { RINGLET_NAP_NS = 300000, RINGLET_STACK = 65536 };
 
     struct ringlet_alarm {
         pthread_t thread;
-        pthread_mutex_t lock;
-        pthread_cond_t changed;
-        long due;        /* ns of CLOCK_MONOTONIC, or 0 */
-        long napping;    /* until then it needs no waking, or 0 */
-        int over;
+        uint64_t due;     /* TSC, or 0 */
+        uint64_t until;   /* the thread looks again by then, at the latest */
+        uint32_t turn;    /* changes when it shall look at once */
+        uint32_t over;
+        uint64_t khz;
         void *cpu;
         void (*ring)(void *cpu);
     };
 
-    static long ringlet_alarm_now(void)
+    static inline uint64_t ringlet_ticks(void) { return __builtin_ia32_rdtsc(); }
+
+    /* n * a / b, rounded up */
+    static inline uint64_t ringlet_scale(uint64_t n, uint64_t a, uint64_t b)
     {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return now.tv_sec * 1000000000 + now.tv_nsec;
+        unsigned __int128 result = ((unsigned __int128)n * a + b - 1) / b;
+        return result >> 63 ? (uint64_t)1 << 63 : (uint64_t)result;
     }
 
-    static void ringlet_alarm_wait(struct ringlet_alarm *a, long until)
+    static void ringlet_futex_wait(uint32_t *word, uint32_t value, uint64_t ns)
     {
-        struct timespec when = {until / 1000000000, until % 1000000000};
-        pthread_cond_timedwait(&a->changed, &a->lock, &when);
+        struct timespec time = {ns / 1000000000, ns % 1000000000};
+        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, &time, NULL, 0);
+    }
+    static void ringlet_futex_wake(uint32_t *word)
+    {
+        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    }
+
+    enum { RINGLET_LONG_NS = 1000000000 };
+
+    /* How long to sleep for a moment: none is waited for more than a second at a time. */
+    static uint64_t ringlet_until_ns(uint64_t due, uint64_t khz)
+    {
+        uint64_t now = ringlet_ticks(), ns;
+        if (!due)
+            return RINGLET_LONG_NS;
+        if (due <= now)
+            return 0;
+        ns = ringlet_scale(due - now, 1000000, khz);
+        return ns < RINGLET_LONG_NS ? ns : RINGLET_LONG_NS;
     }
 
     static void *ringlet_alarm_work(void *data)
     {
         struct ringlet_alarm *a = data;
-        pthread_mutex_lock(&a->lock);
-        while (!a->over) {
-            if (!a->due) {
-                pthread_cond_wait(&a->changed, &a->lock);
-            } else if (ringlet_alarm_now() < a->due) {
-                ringlet_alarm_wait(a, a->due);
-            } else {
-                a->due = 0;
+        prctl(PR_SET_TIMERSLACK, 1);
+        while (!__atomic_load_n(&a->over, __ATOMIC_SEQ_CST)) {
+            uint32_t turn = __atomic_load_n(&a->turn, __ATOMIC_SEQ_CST);
+            uint64_t due = __atomic_load_n(&a->due, __ATOMIC_SEQ_CST), until = due;
+            if (due && ringlet_ticks() >= due) {
+                if (!__atomic_compare_exchange_n(&a->due, &due, 0, 0, __ATOMIC_SEQ_CST,
+                                                 __ATOMIC_SEQ_CST))
+                    continue;
                 a->ring(a->cpu);
-                a->napping = ringlet_alarm_now() + RINGLET_NAP_NS;
-                ringlet_alarm_wait(a, a->napping);
-                a->napping = 0;
+                until = ringlet_ticks() + ringlet_scale(RINGLET_NAP_NS, a->khz, 1000000);
+                due = 0;
             }
+            __atomic_store_n(&a->until, until ? until : UINT64_MAX, __ATOMIC_SEQ_CST);
+            /* Whoever sets `due` after this sees `until`. */
+            if (__atomic_load_n(&a->due, __ATOMIC_SEQ_CST) != due)
+                continue;
+            ringlet_futex_wait(&a->turn, turn, ringlet_until_ns(until, a->khz));
         }
-        pthread_mutex_unlock(&a->lock);
         return NULL;
     }
 
     static int ringlet_alarm_start(struct ringlet_alarm *a)
     {
-        pthread_condattr_t attributes;
+        pthread_attr_t attributes;
         sigset_t all, before;
         int result;
-        pthread_mutex_init(&a->lock, NULL);
-        pthread_condattr_init(&attributes);
-        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-        pthread_cond_init(&a->changed, &attributes);
-        pthread_condattr_destroy(&attributes);
+        pthread_attr_init(&attributes);
+        pthread_attr_setstacksize(&attributes, RINGLET_STACK);
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
-        result = pthread_create(&a->thread, NULL, ringlet_alarm_work, a);
+        result = pthread_create(&a->thread, &attributes, ringlet_alarm_work, a);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
+        pthread_attr_destroy(&attributes);
         return result;
     }
 
-    static void ringlet_alarm_set(struct ringlet_alarm *a, long due)
+    static void ringlet_alarm_look(struct ringlet_alarm *a)
     {
-        pthread_mutex_lock(&a->lock);
-        int sooner = due && (a->napping ? due < a->napping : !a->due || due < a->due);
-        a->due = due;
-        if (sooner)
-            pthread_cond_signal(&a->changed);
-        pthread_mutex_unlock(&a->lock);
+        __atomic_add_fetch(&a->turn, 1, __ATOMIC_SEQ_CST);
+        ringlet_futex_wake(&a->turn);
+    }
+
+    static void ringlet_alarm_set(struct ringlet_alarm *a, uint64_t due)
+    {
+        __atomic_store_n(&a->due, due, __ATOMIC_SEQ_CST);
+        if (due && due < __atomic_load_n(&a->until, __ATOMIC_SEQ_CST))
+            ringlet_alarm_look(a);
     }
 
     static void ringlet_alarm_stop(struct ringlet_alarm *a)
     {
-        pthread_mutex_lock(&a->lock);
-        a->over = 1;
-        pthread_cond_signal(&a->changed);
-        pthread_mutex_unlock(&a->lock);
+        __atomic_store_n(&a->over, 1, __ATOMIC_SEQ_CST);
+        ringlet_alarm_look(a);
         pthread_join(a->thread, NULL);
-        pthread_cond_destroy(&a->changed);
-        pthread_mutex_destroy(&a->lock);
     }
     """
     struct ringlet_alarm:
+        u64 khz
         void* cpu
         void (*ring)(void* cpu)
+    u64 ringlet_ticks()
+    u64 ringlet_scale(u64 n, u64 a, u64 b)
+    u64 ringlet_until_ns(u64 due, u64 khz)
+    void ringlet_futex_wait(u32* word, u32 value, u64 ns)
     int ringlet_alarm_start(ringlet_alarm* a)
-    void ringlet_alarm_set(ringlet_alarm* a, long due)
+    void ringlet_alarm_set(ringlet_alarm* a, u64 due)
     void ringlet_alarm_stop(ringlet_alarm* a)
 
 
+cdef u64 host_ticks() noexcept nogil:
+    return ringlet_ticks()
+
+
+cdef u64 to_ticks(CpuState* c, u64 count, u64 hz) noexcept nogil:
+    return ringlet_scale(count, c.tsc_khz * 1000, hz)
+
+
+cdef u64 from_ticks(CpuState* c, u64 ticks, u64 hz) noexcept nogil:
+    return ringlet_scale(ticks, hz, c.tsc_khz * 1000)
+
+
 cdef void ring(void* cpu) noexcept nogil:
-    cdef CpuState* c = <CpuState*>cpu
-    c.stop = 1
-    request_stop(c)
+    request_stop(<CpuState*>cpu)
 
 
-cdef int alarm_set(CpuState* c, i64 due) except -1:
-    cdef ringlet_alarm* a = <ringlet_alarm*>c.alarm
+cdef int alarm_attach(CpuState* c) except -1:
+    cdef ringlet_alarm* a
+    if c.alarm != NULL:
+        return 0
+    a = <ringlet_alarm*>calloc(1, sizeof(ringlet_alarm))
     if a == NULL:
-        if due == 0:
-            return 0
-        a = <ringlet_alarm*>calloc(1, sizeof(ringlet_alarm))
-        if a == NULL:
-            raise MemoryError("alarm")
-        a.cpu = c
-        a.ring = ring
-        if ringlet_alarm_start(a):
-            free(a)
-            raise OSError("cannot start the alarm's thread")
-        c.alarm = a
-    ringlet_alarm_set(a, due)
+        raise MemoryError("alarm")
+    a.cpu = c
+    a.ring = ring
+    a.khz = c.tsc_khz
+    if ringlet_alarm_start(a):
+        free(a)
+        raise OSError("cannot start the alarm's thread")
+    c.alarm = a
     return 0
 
 
@@ -141,3 +182,13 @@ cdef void alarm_destroy(CpuState* c) noexcept:
         c.alarm = NULL
         ringlet_alarm_stop(a)
         free(a)
+
+
+cdef void alarm_set(CpuState* c, u64 due) noexcept nogil:
+    ringlet_alarm_set(<ringlet_alarm*>c.alarm, due)
+
+
+cdef void alarm_wait(CpuState* c, u64 due) noexcept nogil:
+    cdef u64 ns = ringlet_until_ns(due, c.tsc_khz)
+    if ns:
+        ringlet_futex_wait(<u32*>&c.attention, 0, ns)

@@ -13,6 +13,7 @@ cdef extern from * nogil:
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
+    #include <linux/futex.h>
     #include <signal.h>
     #include <string.h>
     #include <time.h>
@@ -55,6 +56,10 @@ cdef extern from * nogil:
     {
         syscall(SYS_tgkill, getpid(), thread, SIGURG);
     }
+    static void ringlet_wake(void *word)
+    {
+        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    }
     static void ringlet_timer_delete(void *timer) { timer_delete((timer_t)timer); }
     static void ringlet_timer_set(void *timer, long ns)
     {
@@ -66,6 +71,7 @@ cdef extern from * nogil:
     int ringlet_timer_create(void** timer)
     int ringlet_listen()
     void ringlet_signal_thread(long thread)
+    void ringlet_wake(void* word)
     void ringlet_timer_delete(void* timer)
     void ringlet_timer_set(void* timer, long ns)
     void ringlet_fence()
@@ -93,7 +99,9 @@ cdef void request_stop(CpuState* c) noexcept nogil:
     ringlet_fence()
     c.attention = 1
     ringlet_fence()
-    if c.running:
+    if c.sleeping:
+        ringlet_wake(&c.attention)
+    elif c.running:
         ringlet_signal_thread(c.prod_thread)
 
 

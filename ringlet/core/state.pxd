@@ -122,11 +122,9 @@ cpdef enum Exit:
     EXIT_SHUTDOWN = 6    # triple fault; shutdown_rip
     EXIT_INTERRUPTED = 7 # asked to stop (kick)
     EXIT_WINDOW = 8      # interrupts have become deliverable and the machine asked to be told
-    EXIT_MSR_READ = 9    # ECX is an MSR the CPU core does not hold (APIC); msr_index
-    EXIT_MSR_WRITE = 10
     EXIT_EMULATE = 11    # op_info's instruction needs the general emulator (Python)
     EXIT_LEARN = 12      # the translator met an instruction shape it has not learned
-    EXIT_EOI = 13
+    EXIT_EOI = 13        # a level-triggered interrupt, vector io_data, is over
     EXIT_DEBUG = 14      # stopped by the debugger's single step
     EXIT_NO_RAM = 15     # code is to be run where there is no RAM
     EXIT_NOT_64 = 16     # code that is not 64-bit is to be run
@@ -216,13 +214,13 @@ cdef struct CpuState:
     u64 again            # where bindings were last found stale, to notice no progress
     # --- events
     u32 stop             # another thread asks the run loop to return (kick)
-    u32 intr             # an interrupt is pending at the machine's controller
+    u32 intr             # INTR_*: interrupts that wait for IF (ringlet.vcpu.apic)
     u32 inhibit          # interrupt shadow: 1 STI, 2 MOV SS/POP SS
     u32 halted
     u32 nmi_pending
     u32 nmi_blocked
-    u32 window_request   # report EXIT_WINDOW when IF becomes 1
-    u32 tpr_exits        # the machine has a local APIC that must learn of CR8
+    u32 sleeping         # in HLT, until `attention` (ringlet.core.alarm)
+    u32 patient          # devices work while it is halted: HLT does not leave
     # --- system registers
     u64 cr0, cr2, cr3, cr4, cr8
     u64 efer, xcr0
@@ -258,7 +256,6 @@ cdef struct CpuState:
     u64 io_data
     u64 mmio_phys
     u64 mmio_linear
-    u64 msr_index
     u64 shutdown_rip
     # --- the rest of the virtual machine, as seen by compiled code
     void* mmu            # ringlet.mmu.windows.Mmu*
@@ -278,6 +275,8 @@ cdef struct CpuState:
     u32 prodding         # the timer that gets it out of there was armed (ringlet.core.prod)
     void* prod           # a POSIX timer that signals `prod_thread`
     void* alarm          # ringlet.core.alarm
+    void* apic           # ringlet.vcpu.apic.Apic*
+    u64 alarm_due        # the machine's, by the host's TSC, or 0: then `stop`
     u64 prod_thread
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction goes on after a host fault

@@ -10,8 +10,6 @@ class Exit(IntEnum):
     EXIT_SHUTDOWN = 6
     EXIT_INTERRUPTED = 7
     EXIT_WINDOW = 8
-    EXIT_MSR_READ = 9
-    EXIT_MSR_WRITE = 10
     EXIT_EMULATE = 11
     EXIT_LEARN = 12
     EXIT_EOI = 13

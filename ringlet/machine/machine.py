@@ -16,7 +16,6 @@ from ringlet.machine.cpu import Cpu
 from ringlet.machine.outcome import End
 
 RFLAGS_IF: Final = 1 << 9
-MSR_X2APIC_TPR: Final = 0x808
 MIN_TIMER_NS: Final = 20_000
 """A guest may ask for a tick each microsecond; looking more often than this would starve it."""
 
@@ -137,8 +136,6 @@ class Machine:
         handlers[Exit.EXIT_SHUTDOWN] = self._shutdown
         handlers[Exit.EXIT_INTERRUPTED] = self._interrupted
         handlers[Exit.EXIT_WINDOW] = self._window
-        handlers[Exit.EXIT_MSR_READ] = self.cpu.refuse
-        handlers[Exit.EXIT_MSR_WRITE] = self._msr_write
         handlers[Exit.EXIT_NO_RAM] = partial(self._beyond, "there is no RAM to run code from")
         handlers[Exit.EXIT_NOT_64] = partial(self._beyond, "the code there is not 64-bit")
         return handlers
@@ -155,14 +152,6 @@ class Machine:
         self._mmio += 1
         self.cpu.complete()
 
-    def _msr_write(self) -> None:
-        # Without a local APIC, CR8 is still there; it leaves as its x2APIC twin.
-        info = self.cpu.exit_info()
-        if info.msr == MSR_X2APIC_TPR:
-            self.cpu.complete(info.data)
-        else:
-            self.cpu.refuse()
-
     def _shutdown(self) -> None:
         self.finish(outcome.triple_fault(self.cpu.get("shutdown_rip")))
 
@@ -173,7 +162,7 @@ class Machine:
         self._kicks += 1
         if self._timer is not None:
             self._set_alarm(self._timer.tick())
-            if self._line.level and self.cpu.interruptible():
+            if self.cpu.interruptible():
                 self._window()
 
     def _window(self) -> None:
@@ -205,5 +194,5 @@ class Machine:
     def _unexpected(self) -> None:
         info = self.cpu.exit_info()
         details: dict[str, object] = {name: self.cpu.get(name) for name in _REGISTERS}
-        details |= {"msr": info.msr, "phys": info.phys, "port": info.port}
+        details |= {"phys": info.phys, "port": info.port}
         raise InternalError("the processor left with an exit that this machine lacks", details)

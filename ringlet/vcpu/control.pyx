@@ -3,14 +3,14 @@
 Features that CPUID hides have no CR4 bit: setting one raises #GP(0).
 """
 from ringlet.core.state cimport (
-    SEG_CS, AR_L, AR_DB, EMU_NEXT, EMU_FLOW, EXIT_MSR_WRITE, FLAG_TF, VEC_GP, VEC_UD,
+    SEG_CS, AR_L, AR_DB, EMU_NEXT, EMU_FLOW, FLAG_TF, VEC_GP, VEC_UD,
     KEY_MODE16, KEY_MODE32, KEY_MODE64, KEY_NM, KEY_NOSSE, KEY_NOAVX, KEY_STEP, KEY_EM,
     raise_err, raise_exc)
 from ringlet.mmu.mmu cimport mmu_flush_all, mmu_invlpg, mmu_load_cr3
 from ringlet.mmu.walker cimport physical_bits
+from ringlet.vcpu.apic cimport apic_update
 from ringlet.vcpu.cpuid cimport CPUID_EBX, CPUID_ECX, cpuid_bit
 from ringlet.vcpu.memory cimport load, store
-from ringlet.vcpu.pending cimport PENDING_CR8, leave
 from ringlet.vcpu.sysregs cimport (
     CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE, CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG,
     CR4_TSD, CR4_DE, CR4_PSE, CR4_PAE, CR4_MCE, CR4_PGE, CR4_PCE, CR4_OSFXSR, CR4_OSXMMEXCPT,
@@ -23,7 +23,6 @@ cdef enum:
     CR4_KNOWN = (CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
                  CR4_OSFXSR | CR4_OSXMMEXCPT)
     CR4_PAGING = CR4_PSE | CR4_PAE | CR4_PGE
-    X2APIC_TPR = 0x808
 
 
 cdef void update_key(CpuState* c) noexcept nogil:
@@ -141,16 +140,12 @@ cdef int op_mov_from_cr(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int write_cr8(CpuState* c, OpInfo* op, u64 value) noexcept nogil:
-    """CR8 is the task priority of the local APIC.  Where the machine has one it is a device, and
-    learns of a change as of a write to its x2APIC register (SDM 3A 10.8.6.1)."""
+    """CR8 is the task priority class of the local APIC (SDM 3A 10.8.6.1)."""
     if value >> 4:
         return raise_err(c, VEC_GP, 0)
-    if value == c.cr8 or not c.tpr_exits:
-        c.cr8 = value
-        return EMU_NEXT
-    c.msr_index = X2APIC_TPR
-    c.io_data = value << 4
-    return leave(c, op, EXIT_MSR_WRITE, PENDING_CR8)
+    c.cr8 = value
+    apic_update(c)
+    return EMU_NEXT
 
 
 cdef int op_mov_to_cr(CpuState* c, OpInfo* op) noexcept nogil:

@@ -3,4 +3,3 @@ from ringlet.core.state cimport CpuState, OpInfo, u8, u16, u32, u64
 
 cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil
 cdef int complete(CpuState* c) noexcept nogil
-cdef int refuse(CpuState* c) noexcept nogil

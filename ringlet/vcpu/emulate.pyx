@@ -15,7 +15,7 @@ from ringlet.core.ops cimport (
     OP_FXRSTOR, OP_XSAVE, OP_XSAVEC, OP_XSAVEOPT, OP_XSAVES, OP_XRSTOR, OP_XRSTORS, OP_FNSTENV,
     OP_FNSAVE, OP_ENTER, OP_SERIALIZE, OP_NM, OP_EMULATE)
 from ringlet.core.state cimport (
-    RAX, RDX, SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_EMULATE, EXIT_HLT,
+    SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_EMULATE, EXIT_HLT,
     EXIT_SHUTDOWN, FLAG_RF, FLAG_TF, VEC_BP, VEC_DB, VEC_GP, VEC_SS, VEC_UD,
     is_canonical, raise_err, raise_exc)
 from ringlet.vcpu.control cimport (
@@ -30,8 +30,7 @@ from ringlet.vcpu.msr cimport (
     op_rdmsr, op_rdpid, op_rdpmc, op_rdtsc, op_rdtscp, op_wrmsr)
 from ringlet.vcpu.operand cimport on_stack
 from ringlet.vcpu.pending cimport (
-    PENDING_APIC_BASE, PENDING_CR8, PENDING_IN, PENDING_INS, PENDING_MSR_READ, PENDING_MSR_WRITE,
-    PENDING_NONE, PENDING_TRAP)
+    PENDING_IN, PENDING_INS, PENDING_NONE, PENDING_TRAP)
 from ringlet.vcpu.ports cimport finish_in, finish_ins, op_in, op_ins, op_out, op_outs
 from ringlet.vcpu.segments cimport (
     op_load_far, op_mov_from_seg, op_mov_to_seg, op_pop_seg, op_push_seg, op_read_base, op_swapgs,
@@ -46,7 +45,6 @@ from ringlet.vcpu.transfers cimport op_call_far, op_iret, op_jmp_far, op_ret_far
 
 cdef enum:
     SHADOW_MOV_SS = 2
-    X2APIC_TPR = 0x808
 
 
 cdef int op_serialize(CpuState* c, OpInfo* op) noexcept nogil:
@@ -285,24 +283,5 @@ cdef int complete(CpuState* c) noexcept nogil:
         result = finish_in(c, op)
     elif pending == PENDING_INS:
         result = finish_ins(c, op)
-    elif pending == PENDING_MSR_READ:
-        c.gpr[RAX] = c.io_data & <u64>0xFFFFFFFF
-        c.gpr[RDX] = c.io_data >> 32
-        advance(c, op)
-    elif pending == PENDING_MSR_WRITE:
-        if c.msr_index == X2APIC_TPR:
-            c.cr8 = c.io_data >> 4 & 15
-        advance(c, op)
-    elif pending == PENDING_APIC_BASE:
-        c.apic_base = c.io_data
-        advance(c, op)
-    elif pending == PENDING_CR8:
-        c.cr8 = c.io_data >> 4
-        advance(c, op)
     return trap_if(c, result, stepping)
 
-
-cdef int refuse(CpuState* c) noexcept nogil:
-    """The machine has no such register: #GP(0) for the pending RDMSR or WRMSR."""
-    c.pending = PENDING_NONE
-    return raise_err(c, VEC_GP, 0)

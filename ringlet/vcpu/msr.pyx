@@ -1,16 +1,16 @@
 """Model-specific registers of the virtual processor (SDM vol. 4), and the time-stamp counter.
 
 What is not listed here raises #GP(0), as on a processor without it; Linux probes for most of them
-with an exception handler.  Registers of the local APIC leave for the machine.
+with an exception handler.
 """
 from ringlet.core.state cimport (
-    RAX, RCX, RDX, SEG_FS, SEG_GS, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_MSR_READ,
-    EXIT_MSR_WRITE, CpuidEntry, KEY_MODE64, VEC_GP, VEC_UD, is_canonical, raise_err, raise_exc)
+    RAX, RCX, RDX, SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT,
+    CpuidEntry, KEY_MODE64, VEC_GP, VEC_UD, is_canonical, raise_err, raise_exc)
 from ringlet.mmu.walker cimport physical_bits
+from ringlet.vcpu.apic cimport (
+    apic_base_written, apic_deadline, apic_read_msr, apic_set_deadline, apic_write_msr)
 from ringlet.vcpu.control cimport write_efer
 from ringlet.vcpu.cpuid cimport CPUID_ECX, CPUID_EDX, cpuid_bit, cpuid_find
-from ringlet.vcpu.pending cimport (
-    PENDING_APIC_BASE, PENDING_MSR_READ, PENDING_MSR_WRITE, leave)
 from ringlet.vcpu.sysregs cimport CR4_TSD, advance, write_gpr
 
 cdef extern from *:
@@ -44,10 +44,6 @@ cdef enum:
     DEBUGCTL_KNOWN = 0x2           # BTF; there are no last-branch records
     MICROCODE_REVISION = 1
     PAT_RESET = 0x00070406
-
-# A read or write that is the machine's to answer; outside the values of Emu.
-cdef enum:
-    MSR_OF_MACHINE = 16
 
 
 cdef u64 read_tsc(CpuState* c) noexcept nogil:
@@ -119,7 +115,7 @@ cdef u32 base_mhz(CpuState* c) noexcept nogil:
 
 
 cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
-    """RDMSR without its privilege check: 0, EMU_FAULT, or MSR_OF_MACHINE."""
+    """RDMSR without its privilege check: 0 or EMU_FAULT."""
     cdef int fixed
     if index == MSR_TSC:
         value[0] = read_tsc(c)
@@ -159,9 +155,9 @@ cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
     elif index == MSR_MTRR_DEF_TYPE:
         value[0] = c.mtrr_def
     elif index == MSR_TSC_DEADLINE and cpuid_bit(c, 1, 0, CPUID_ECX, 24):
-        return MSR_OF_MACHINE
-    elif MSR_X2APIC_FIRST <= index <= MSR_X2APIC_LAST and in_x2apic(c):
-        return MSR_OF_MACHINE
+        value[0] = apic_deadline(c)
+    elif MSR_X2APIC_FIRST <= index <= MSR_X2APIC_LAST:
+        return apic_read_msr(c, index, value)
     elif index == MSR_XSS and cpuid_bit(c, 0xD, 1, 0, 3):
         value[0] = c.xss
     elif index == MSR_EFER:
@@ -210,7 +206,7 @@ cdef int write_mtrr(CpuState* c, u32 index, u64 value) noexcept nogil:
 
 cdef int write_apic_base(CpuState* c, u64 value) noexcept nogil:
     """IA32_APIC_BASE: its mode changes are those of SDM 3A figure 10-27."""
-    cdef u64 reserved = 0x2FF | (0 if offers_x2apic(c) else APIC_EXTD)
+    cdef u64 old, reserved = 0x2FF | (0 if offers_x2apic(c) else APIC_EXTD)
     if value >> physical_bits(c) or value & reserved:
         return raise_err(c, VEC_GP, 0)
     if value & APIC_EXTD and not value & APIC_EN:
@@ -219,9 +215,10 @@ cdef int write_apic_base(CpuState* c, u64 value) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     if not c.apic_base & APIC_EN and value & APIC_EXTD:
         return raise_err(c, VEC_GP, 0)
-    if value == c.apic_base:
-        return 0
-    return MSR_OF_MACHINE
+    old = c.apic_base
+    c.apic_base = value
+    apic_base_written(c, old)
+    return 0
 
 
 cdef int canonical_or_fault(CpuState* c, u64 value, u64* target) noexcept nogil:
@@ -238,17 +235,22 @@ cdef int write_base(CpuState* c, u32 index, u64 value) noexcept nogil:
     return 0
 
 
+cdef void move_tsc(CpuState* c, u64 delta) noexcept nogil:
+    c.tsc_offset += delta
+    c.tsc_adjust += delta
+    if apic_deadline(c):
+        apic_set_deadline(c, apic_deadline(c))
+
+
 cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
-    """WRMSR without its privilege check: 0, EMU_FLOW, EMU_FAULT, or MSR_OF_MACHINE."""
+    """WRMSR without its privilege check: 0, EMU_FLOW, EMU_FAULT, or EMU_EXIT, which is done."""
     cdef u64 delta
     if index == MSR_TSC:
         # Writing the counter moves IA32_TSC_ADJUST by as much (SDM 3B 17.17.3).
         delta = value - read_tsc(c)
-        c.tsc_offset += delta
-        c.tsc_adjust += delta
+        move_tsc(c, delta)
     elif index == MSR_TSC_ADJUST:
-        c.tsc_offset += value - c.tsc_adjust
-        c.tsc_adjust = value
+        move_tsc(c, value - c.tsc_adjust)
     elif index == MSR_APIC_BASE:
         return write_apic_base(c, value)
     elif index == MSR_SPEC_CTRL and cpuid_bit(c, 7, 0, CPUID_EDX, 26):
@@ -290,9 +292,9 @@ cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
             return raise_err(c, VEC_GP, 0)
         c.mtrr_def = value
     elif index == MSR_TSC_DEADLINE and cpuid_bit(c, 1, 0, CPUID_ECX, 24):
-        return MSR_OF_MACHINE
-    elif MSR_X2APIC_FIRST <= index <= MSR_X2APIC_LAST and in_x2apic(c):
-        return MSR_OF_MACHINE
+        apic_set_deadline(c, value)
+    elif MSR_X2APIC_FIRST <= index <= MSR_X2APIC_LAST:
+        return apic_write_msr(c, index, value)
     elif index == MSR_XSS and cpuid_bit(c, 0xD, 1, 0, 3):
         # No supervisor state component is offered.
         if value:
@@ -331,9 +333,6 @@ cdef int op_rdmsr(CpuState* c, OpInfo* op) noexcept nogil:
     if c.cpl:
         return raise_err(c, VEC_GP, 0)
     result = read_msr(c, <u32>c.gpr[RCX], &value)
-    if result == MSR_OF_MACHINE:
-        c.msr_index = c.gpr[RCX] & <u64>0xFFFFFFFF
-        return leave(c, op, EXIT_MSR_READ, PENDING_MSR_READ)
     if result:
         return result
     c.gpr[RAX] = value & <u64>0xFFFFFFFF
@@ -348,12 +347,7 @@ cdef int op_wrmsr(CpuState* c, OpInfo* op) noexcept nogil:
     if c.cpl:
         return raise_err(c, VEC_GP, 0)
     result = write_msr(c, index, value)
-    if result == MSR_OF_MACHINE:
-        c.msr_index = index
-        c.io_data = value
-        return leave(c, op, EXIT_MSR_WRITE,
-                     PENDING_APIC_BASE if index == MSR_APIC_BASE else PENDING_MSR_WRITE)
-    if result == EMU_FLOW:
+    if result == EMU_FLOW or result == EMU_EXIT:
         advance(c, op)
     return result
 

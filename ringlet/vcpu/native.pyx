@@ -342,7 +342,7 @@ cdef class Native:
     def wanted(self) -> bool:
         """Something waits for an instruction boundary."""
         cdef CpuState* c = self.c
-        return c.stop != 0 or c.db_pending != 0 or (c.intr != 0 and c.iflag != 0)
+        return c.attention != 0 or c.db_pending != 0 or (c.intr != 0 and c.iflag != 0)
 
     # --- memory
 

@@ -9,11 +9,7 @@ cdef enum Pending:
     PENDING_NONE = 0
     PENDING_IN = 1          # io_data goes to the accumulator
     PENDING_INS = 2         # io_data goes to memory, then RDI and RCX step
-    PENDING_MSR_READ = 3    # io_data goes to EDX:EAX
-    PENDING_MSR_WRITE = 4   # only RIP moves on; until then it can be refused with #GP(0)
-    PENDING_APIC_BASE = 5   # likewise, and apic_base takes io_data
-    PENDING_CR8 = 6         # likewise, and cr8 takes bits 7:4 of io_data
-    PENDING_TRAP = 7        # done, but a single-step trap follows
+    PENDING_TRAP = 3        # done, but a single-step trap follows
 
 cdef inline int leave(CpuState* c, OpInfo* op, u32 exit_kind, u32 pending) noexcept nogil:
     c.pending_op = op[0]

@@ -15,8 +15,10 @@ from ringlet.mmu.mmu cimport (
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.debug cimport instruction_breakpoint
 from ringlet.vcpu.watch cimport data_hits
-from ringlet.vcpu.emulate cimport complete, emulate, refuse
+from ringlet.vcpu.emulate cimport complete, emulate
 from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
+from ringlet.core.alarm cimport alarm_attach, alarm_destroy
+from ringlet.vcpu.apic cimport apic_create, apic_destroy
 from ringlet.vcpu.msr cimport reset_msrs
 from ringlet.vcpu.segments cimport set_segment
 
@@ -82,14 +84,12 @@ def _fields() -> dict[str, tuple[int, int]]:
         "inhibit": (<size_t>&c.inhibit, 4), "intr": (<size_t>&c.intr, 4),
         "halted": (<size_t>&c.halted, 4), "nmi_pending": (<size_t>&c.nmi_pending, 4),
         "nmi_blocked": (<size_t>&c.nmi_blocked, 4),
-        "window_request": (<size_t>&c.window_request, 4),
-        "tpr_exits": (<size_t>&c.tpr_exits, 4),
         "exc_vector": (<size_t>&c.exc_vector, 4), "exc_error": (<size_t>&c.exc_error, 4),
         "exc_has_error": (<size_t>&c.exc_has_error, 4), "exc_cr2": (<size_t>&c.exc_cr2, 8),
         "exc_is_soft": (<size_t>&c.exc_is_soft, 4), "exc_dr6": (<size_t>&c.exc_dr6, 8),
         "exit_kind": (<size_t>&c.exit_kind, 4), "io_port": (<size_t>&c.io_port, 4),
         "io_size": (<size_t>&c.io_size, 4), "io_count": (<size_t>&c.io_count, 4),
-        "io_data": (<size_t>&c.io_data, 8), "msr_index": (<size_t>&c.msr_index, 8),
+        "io_data": (<size_t>&c.io_data, 8),
         "shutdown_rip": (<size_t>&c.shutdown_rip, 8), "pending": (<size_t>&c.pending, 4),
         "fs_host": (<size_t>&c.fs_host, 8), "gs_host": (<size_t>&c.gs_host, 8),
     })
@@ -119,6 +119,9 @@ cdef class Probe:
         self.c.xcr0 = 1
         self.c.cpuid = &self.entries[0]
         reset_msrs(self.c)
+        self.c.tsc_khz = 1000000
+        apic_create(self.c)
+        alarm_attach(self.c)
         mmu_create(self.c, ram_size, ignore_unmapped, ignore_written, ignore_dropped)
         update_key(self.c)
         self.fp = bytearray(AREA)
@@ -127,6 +130,8 @@ cdef class Probe:
 
     def __dealloc__(self):
         if self.c != NULL:
+            alarm_destroy(self.c)
+            apic_destroy(self.c)
             mmu_destroy(self.c)
             munmap(self.c, BLOCK_SIZE)
 
@@ -251,13 +256,9 @@ cdef class Probe:
         return result
 
     def complete(self, data: int = 0) -> int:
-        """Ends a pending IN, INS, RDMSR (with its value) or WRMSR.  Returns EMU_*."""
-        self.c.io_data = data if self.c.pending < 4 else self.c.io_data
+        """Ends a pending IN or INS with its value.  Returns EMU_*."""
+        self.c.io_data = data
         return complete(self.c)
-
-    def refuse(self) -> int:
-        """Makes the pending RDMSR or WRMSR raise #GP(0)."""
-        return refuse(self.c)
 
     def deliver(self) -> int:
         """Delivers the exception in exc_*."""

@@ -1,4 +1,5 @@
 """`Processor`: one virtual CPU with its guest memory, as Python sees it."""
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_COUNT
-from ringlet.core.alarm cimport alarm_destroy, alarm_set
+from ringlet.core.alarm cimport alarm_attach, alarm_destroy, alarm_set, host_ticks, to_ticks
 from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
@@ -16,7 +17,9 @@ from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mm
                               mmu_load_cr3, mmu_flush_all)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.learn_table cimport LearnTable
-from ringlet.vcpu.emulate cimport complete, refuse
+from ringlet.vcpu.apic cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due, apic_holds,
+                                 apic_line, apic_message, apic_read, apic_update, apic_write)
+from ringlet.vcpu.emulate cimport complete
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
@@ -94,7 +97,6 @@ class ExitInfo(NamedTuple):
     data: int
     phys: int
     linear: int
-    msr: int
     rip: int
 
 
@@ -117,6 +119,9 @@ cdef class Processor:
     cdef int waiting        # an exit that the next `run` has to return
     cdef object port_read   # what answers IN and OUT within `run`, or None
     cdef object port_write
+    cdef object memory_read    # what answers where there is no RAM, or None
+    cdef object memory_write
+    cdef object level_ended    # what hears of the end of level-triggered interrupts, or None
     cdef u64 port_reads
     cdef u64 port_writes
     cdef readonly unsigned long ram_size
@@ -136,6 +141,7 @@ cdef class Processor:
         self.c.dr[6] = <u64>0xFFFF0FF0
         self.c.dr[7] = 0x400
         reset_msrs(self.c)
+        apic_create(self.c)
         self.c.fpu_pointer = <void*>fpu_pointer
         # The XSAVE image of a processor after INIT: x87 control word and MXCSR (SDM 1 13.6).
         (<u16*>self.xsave())[0] = 0x37F
@@ -151,6 +157,7 @@ cdef class Processor:
         self.emulator = Emulator(self.native)
         cache_create(self.c, CODE_CACHE)
         self.c.tsc_khz = tsc_khz()
+        alarm_attach(self.c)
         self.set_cpuid(cpuid if cpuid is not None else default_entries())
         mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
         install_handlers(handle_fault)
@@ -163,6 +170,7 @@ cdef class Processor:
             if self.c.mmu != NULL:
                 mmu_destroy(self.c)
             cache_destroy(self.c)
+            apic_destroy(self.c)
             free(self.c.cpuid)
             ringlet_free_low(self.c, BLOCK_SIZE)
         free(self.builder)
@@ -317,7 +325,51 @@ cdef class Processor:
                 self.emulated += 1
                 self.emulation = self.emulator.execute()
                 kind = self.advance(None)
+                while kind == EXIT_MMIO_READ or kind == EXIT_MMIO_WRITE:
+                    if not self.reach():
+                        return kind
+                    kind = self.advance(self.c.io_data)
+            elif kind == EXIT_EOI and self.level_ended is not None:
+                self.level_ended(self.c.io_data)
+                kind = EXIT_NONE
         return kind
+
+    cdef bint reach(self) except -1:
+        """Let the local APIC or the machine answer an access to a device; False: nobody does."""
+        cdef CpuState* c = self.c
+        cdef bint reads = c.exit_kind == EXIT_MMIO_READ
+        if apic_holds(c, c.mmio_phys):
+            # Only aligned accesses of 32 bits are architected (SDM 3A 10.4.1).
+            if reads:
+                c.io_data = apic_read(c, c.mmio_phys & 0xFFF)
+            elif apic_write(c, c.mmio_phys & 0xFFF, <u32>c.io_data) == EMU_EXIT:
+                if self.level_ended is not None:
+                    self.level_ended(c.io_data)
+        elif self.memory_read is None:
+            return False
+        elif reads:
+            c.io_data = self.memory_read(c.mmio_phys, c.io_size)
+        else:
+            self.memory_write(c.mmio_phys, c.io_size, c.io_data)
+        return True
+
+    def attach_memory(self, read: Callable[[int, int], int],
+                      write: Callable[[int, int, int], None]) -> None:
+        """Let `read(phys, size)` and `write(phys, size, value)` answer accesses to guest physical
+        addresses without RAM within `run`.
+
+        Without them, `run` leaves with EXIT_MMIO_READ or EXIT_MMIO_WRITE.
+        """
+        self.memory_read = read
+        self.memory_write = write
+
+    def attach_level(self, ended: Callable[[int], None]) -> None:
+        """Let `ended(vector)` hear of each level-triggered interrupt that the guest has ended."""
+        self.level_ended = ended
+
+    def wait_in_halt(self) -> None:
+        """From now on HLT waits within `run` for the next interrupt, if it can be taken."""
+        self.c.patient = 1
 
     def attach_ports(self, read: Callable[[int, int], int],
                      write: Callable[[int, int, int], None]) -> None:
@@ -383,7 +435,7 @@ cdef class Processor:
         """The fields of the last exit."""
         cdef CpuState* c = self.c
         return ExitInfo(c.io_port, c.io_size, c.io_count, c.io_data, c.mmio_phys, c.mmio_linear,
-                        c.msr_index, c.rip)
+                        c.rip)
 
     def complete(self, u64 value=0) -> None:
         """Finish the instruction that left for a device or MSR; `value` is what was read."""
@@ -394,19 +446,16 @@ cdef class Processor:
         cdef int result = complete(self.c)
         self.ended(deliver(self.c) if result == EMU_FAULT else result)
 
-    def refuse(self) -> None:
-        """Raise #GP(0) for the pending RDMSR or WRMSR: the machine has no such register."""
-        refuse(self.c)
-        self.ended(deliver(self.c))
-
     cdef void ended(self, int result):
         """Keep the triple fault that delivery outside the run loop may come to."""
         if result == EMU_EXIT:
             self.waiting = self.c.exit_kind
 
     def interruptible(self) -> bool:
-        """Whether the guest can take an interrupt before its next instruction."""
-        return self.c.iflag != 0 and not self.c.inhibit and self.emulation is None
+        """Whether the guest would take an interrupt of the machine's controller before its next
+        instruction."""
+        apic_update(self.c)
+        return self.c.intr & INTR_EXTERNAL and self.c.iflag != 0 and not self.c.inhibit and self.emulation is None
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt; the guest must be able to take it: after EXIT_WINDOW, or
@@ -416,9 +465,13 @@ cdef class Processor:
 
     def set_interrupt(self, bint pending) -> None:
         """The interrupt line of the machine's controller; any thread may call this."""
-        self.c.intr = pending
-        if pending:
-            request_stop(self.c)
+        apic_line(self.c, pending)
+
+    def message(self, u64 address, u32 data) -> None:
+        """An interrupt message to the local APIC, as a device writes it (SDM 3A 10.11); any thread
+        may call this.
+        """
+        apic_message(self.c, address, data)
 
     def kick(self) -> None:
         """Make `run` return EXIT_INTERRUPTED soon; any thread may call this."""
@@ -429,8 +482,12 @@ cdef class Processor:
         """Make `run` return EXIT_INTERRUPTED at `due`, in ns of CLOCK_MONOTONIC, in place of what
         was set before; None: not at all.
         """
-        # 0 would mean none, and any moment gone by is as good.
-        alarm_set(self.c, 0 if due is None else max(1, due))
+        if due is None:
+            self.c.alarm_due = 0
+        else:
+            self.c.alarm_due = host_ticks() + to_ticks(
+                self.c, max(0, due - time.monotonic_ns()), 1000000000)
+        alarm_set(self.c, apic_due(self.c))
 
     def counters(self) -> dict[str, int]:
         """The engine's counters by name."""

@@ -3,6 +3,7 @@
 All of it runs without the GIL and without touching a vector register, for those hold the guest's.
 """
 from ringlet.core.state cimport *
+from ringlet.core.alarm cimport alarm_wait
 from ringlet.core.prod cimport prod_disarm
 from ringlet.core.template cimport Template, STUB_ENTER
 from ringlet.cache.codecache cimport *
@@ -12,7 +13,8 @@ from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
 from ringlet.vcpu.emulate cimport emulate
-from ringlet.vcpu.exceptions cimport deliver
+from ringlet.vcpu.apic cimport (INTR_LOCAL, apic_accept, apic_due, apic_tick, apic_update)
+from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
 from ringlet.vcpu.step cimport Step, step_after, step_before, step_left, step_undone, step_watch
 from ringlet.vcpu.sysregs cimport CR0_AM
 
@@ -198,19 +200,43 @@ cdef int raised(CpuState* c) noexcept nogil:
     return EXIT_NONE
 
 
+cdef void sleep(CpuState* c) noexcept nogil:
+    """Halted: wait for a request, or for the time of the next event."""
+    c.sleeping = 1
+    ringlet_fence()
+    if not c.attention:
+        alarm_wait(c, apic_due(c))
+    c.sleeping = 0
+    c.attention = 1
+
+
 cdef int events(CpuState* c) noexcept nogil:
     """What must be seen to before the next instruction: an Exit, or EXIT_NONE."""
-    if c.attention:
-        cache_unhalt(c, <Cache*>c.cache)
-        c.n_safepoints += 1
-        c.attention = 0
-        ringlet_fence()
-    if c.stop:
-        c.stop = 0
-        return EXIT_INTERRUPTED
-    if c.intr and c.iflag and not c.inhibit:
-        return EXIT_WINDOW
-    return EXIT_NONE
+    while True:
+        if c.attention:
+            cache_unhalt(c, <Cache*>c.cache)
+            c.n_safepoints += 1
+            c.attention = 0
+            ringlet_fence()
+            apic_tick(c)
+            apic_update(c)
+        if c.stop:
+            c.stop = 0
+            return EXIT_INTERRUPTED
+        if c.inhibit:
+            return EXIT_NONE
+        if c.nmi_pending and not c.nmi_blocked:
+            if nmi(c) == EMU_EXIT:
+                return c.exit_kind
+        elif c.intr and c.iflag:
+            if not c.intr & INTR_LOCAL:
+                return EXIT_WINDOW
+            if interrupt(c, apic_accept(c)) == EMU_EXIT:
+                return c.exit_kind
+        elif c.halted and c.patient:
+            sleep(c)
+        else:
+            return EXIT_NONE
 
 
 cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
@@ -349,6 +375,9 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                     continue
             break
         if c.exit_code == LEAVE_OP:
+            if r == EMU_EXIT and c.exit_kind == EXIT_HLT and c.patient and c.iflag:
+                # Sleeps at the head of the loop, and goes on as after any change of flow.
+                r = EMU_FLOW
             if r == EMU_EXIT:
                 if k.drops == drops:
                     remember(c, k, op, op.resume)

@@ -16,7 +16,7 @@ cdef enum:
 
 cdef bint event_waits(CpuState* c) noexcept nogil:
     """Something wants to be told that interrupts can be delivered now."""
-    return c.intr != 0 or c.window_request != 0
+    return c.intr != 0 or c.attention != 0
 
 
 cdef int op_cli(CpuState* c, OpInfo* op) noexcept nogil:
