@@ -13,6 +13,19 @@ The bare machine (guest physical = linear, for the first 4 GiB):
     0x0010_0000  first address where a program may be loaded
     ...          end of RAM (--memory)
 
+A PC that starts Linux by its 64-bit boot protocol (`ringlet.machine.linux`) has the same tables
+and stack, and:
+
+    0x0000_1000  GDT: null, null, 64-bit code (selector 10h), data (selector 18h)
+    0x0000_8000  boot_params, the "zero page"
+    0x0002_0000  command line, at most 64 KiB
+    0x0009_FC00  1 KiB that firmware would keep (EBDA); reserved in the E820 map
+    0x000A_0000  video memory and option ROMs: nothing there
+    0x000E_0000  ACPI tables; reserved in the E820 map
+    0x0010_0000  RAM again; the kernel goes where it prefers, usually to 16 MiB
+    ...          the initial RAM disk ends where RAM ends, or where the kernel's reach does
+    0xC000_0000  the most RAM a PC may have; from here to 4 GiB are devices
+
 Port addresses are those of an IBM PC/AT.
 """
 
@@ -30,7 +43,17 @@ STACK_TOP: Final = 0x90000
 PROGRAM_START: Final = 0x100000
 
 CODE_SELECTOR: Final = 0x08
-DATA_SELECTOR: Final = 0x10
+
+# --- a PC that starts Linux
+BOOT_PARAMS: Final = 0x8000
+COMMAND_LINE: Final = 0x20000
+COMMAND_LINE_END: Final = 0x30000
+LOW_RAM_END: Final = 0x9FC00
+VIDEO_MEMORY: Final = 0xA0000
+FIRMWARE: Final = 0xE0000
+HIGH_RAM: Final = 0x100000
+DEVICE_HOLE: Final = 0xC000_0000
+LINUX_CODE_SELECTOR: Final = 0x10
 
 # --- ports
 PORT_PIC_MASTER: Final = 0x20

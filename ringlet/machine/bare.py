@@ -13,10 +13,8 @@ What the program finds at its entry point:
   counter 0 on input 0, system control port B at 61h, and a debug exit port at F4h.
 """
 
-import struct
 import time
 from collections.abc import Callable
-from typing import Final
 
 from ringlet.config import MachineConfig
 from ringlet.devices.debug_exit import DebugExit
@@ -30,29 +28,8 @@ from ringlet.machine import outcome
 from ringlet.machine.bus import PortBus
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.elf import load_program, read_program
+from ringlet.machine.long_mode import enter_long_mode
 from ringlet.machine.machine import InterruptLine, Machine
-
-_PAGE: Final = 4096
-_LARGE_PAGE: Final = 2 << 20
-
-# Page table entry bits (SDM 3A 4.5)
-_PRESENT_WRITABLE: Final = 0x3
-_PAGE_SIZE: Final = 1 << 7
-
-# SDM 3A 2.5: PE MP ET NE WP PG; PAE OSFXSR OSXMMEXCPT OSXSAVE; LME LMA NXE
-_CR0: Final = 0x8001_0033
-_CR4: Final = 1 << 5 | 1 << 9 | 1 << 10
-_CR4_OSXSAVE: Final = 1 << 18
-_EFER: Final = 1 << 8 | 1 << 10 | 1 << 11
-_XCR0_SSE: Final = 0x3
-_XCR0_AVX: Final = 0x7
-
-# Segment descriptors (SDM 3A 3.4.5): accessed, DPL 0, page granular, limit 4 GiB
-_CODE_DESCRIPTOR: Final = 0x00AF_9B00_0000_FFFF
-_DATA_DESCRIPTOR: Final = 0x00CF_9300_0000_FFFF
-_CODE_RIGHTS: Final = 0xA09B
-_DATA_RIGHTS: Final = 0xC093
-_SEG_CS: Final = 1
 
 MakeCpu = Callable[[int], Cpu]
 """Makes a processor with so many bytes of RAM."""
@@ -99,39 +76,3 @@ def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Machine:
     bus.map(at.PORT_COM1, 8, uart)
     bus.map(at.PORT_DEBUG_EXIT, 4, debug_exit, width=4)
     return machine
-
-
-def enter_long_mode(cpu: Cpu, entry: int, *, avx: bool) -> None:
-    """Write the loader's tables and set the registers for the first instruction at `entry`."""
-    cpu.write_phys(at.GDT, struct.pack("<3Q", 0, _CODE_DESCRIPTOR, _DATA_DESCRIPTOR))
-    cpu.write_phys(at.PML4, _table([at.PDPT | _PRESENT_WRITABLE]))
-    directories = [at.PAGE_DIRECTORIES + i * _PAGE for i in range(at.PAGE_DIRECTORY_COUNT)]
-    cpu.write_phys(at.PDPT, _table([d | _PRESENT_WRITABLE for d in directories]))
-    for number, directory in enumerate(directories):
-        first = number * 512
-        pages = [(first + i) * _LARGE_PAGE | _PRESENT_WRITABLE | _PAGE_SIZE for i in range(512)]
-        cpu.write_phys(directory, _table(pages))
-
-    cpu.set("cr4", _CR4 | (_CR4_OSXSAVE if avx else 0))
-    cpu.set("xcr0", _XCR0_AVX if avx else _XCR0_SSE)
-    cpu.set("cr3", at.PML4)
-    cpu.set("efer", _EFER)
-    cpu.set("cr0", _CR0)
-    cpu.set_table("gdtr", at.GDT, 3 * 8 - 1)
-    cpu.set_table("idtr", 0, 0)
-    for index in range(6):
-        is_code = index == _SEG_CS
-        cpu.set_segment(
-            index,
-            at.CODE_SELECTOR if is_code else at.DATA_SELECTOR,
-            0,
-            0xFFFF_FFFF,
-            _CODE_RIGHTS if is_code else _DATA_RIGHTS,
-        )
-    cpu.set("rflags", 2)
-    cpu.set("rsp", at.STACK_TOP)
-    cpu.set("rip", entry)
-
-
-def _table(entries: list[int]) -> bytes:
-    return struct.pack(f"<{len(entries)}Q", *entries).ljust(_PAGE, b"\0")

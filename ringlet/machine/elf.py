@@ -4,8 +4,6 @@ A segment goes to its physical address (p_paddr), as firmware would put it; the 
 linear address, which the bare machine maps identically.
 """
 
-import os
-import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from ringlet.config import format_size
 from ringlet.errors import ProgramError
 from ringlet.machine import address_map
 from ringlet.machine.cpu import Memory
+from ringlet.machine.files import copy_to_memory, length_of, open_regular
 
 _HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT: Final = struct.Struct("<IIQQQQQQ")
@@ -33,7 +32,7 @@ _EM_X86_64: Final = 62
 _PT_LOAD: Final = 1
 _PT_DYNAMIC: Final = 2
 _PT_INTERP: Final = 3
-_CHUNK: Final = 1 << 20
+_WANTED: Final = "an ELF64 program"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,8 @@ def read_program(path: Path, ram_size: int) -> Program:
 
     Raises ProgramError, with one line that says what is wrong and what to do.
     """
-    with _open(path) as file:
-        length = os.fstat(file.fileno()).st_size
+    with open_regular(path, _WANTED) as file:
+        length = length_of(file)
         entry, table = _read_header(path, file, length)
         segments = tuple(_read_segments(path, table, length, ram_size))
     if not segments:
@@ -77,32 +76,9 @@ def read_program(path: Path, ram_size: int) -> Program:
 
 def load_program(program: Program, memory: Memory) -> None:
     """Copy the segments to guest memory, which holds zeros, so that nothing else is written."""
-    with _open(program.path) as file:
-        for segment in program.segments:
-            file.seek(segment.offset)
-            done = 0
-            while done < segment.file_size:
-                data = file.read(min(_CHUNK, segment.file_size - done))
-                if not data:
-                    raise ProgramError(f"{program.path}: it was cut short while being read")
-                memory.write_phys(segment.physical + done, data)
-                done += len(data)
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ProgramError(f"{path}: is a directory; give an ELF64 program")
-        if not stat.S_ISREG(mode):
-            raise ProgramError(f"{path}: is not a regular file; give an ELF64 program")
-        return path.open("rb")
-    except FileNotFoundError:
-        raise ProgramError(f"{path}: no such file") from None
-    except ValueError:
-        raise ProgramError("the program's path holds a zero byte") from None
-    except OSError as error:
-        raise ProgramError(f"{path}: cannot be read: {error.strerror}") from None
+    with open_regular(program.path, _WANTED) as file:
+        for s in program.segments:
+            copy_to_memory(file, s.offset, s.file_size, memory, s.physical)
 
 
 def _read_header(path: Path, file: BinaryIO, length: int) -> tuple[int, bytes]:

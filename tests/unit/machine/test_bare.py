@@ -9,6 +9,7 @@ from ringlet.config import MachineConfig
 from ringlet.errors import ProgramError
 from ringlet.machine import address_map as at
 from ringlet.machine import bare
+from ringlet.machine.long_mode import enter_long_mode
 from tests.unit.machine.elf_maker import Elf
 from tests.unit.machine.fake_cpu import FakeCpu
 
@@ -16,7 +17,7 @@ from tests.unit.machine.fake_cpu import FakeCpu
 @pytest.fixture
 def cpu() -> FakeCpu:
     cpu = FakeCpu()
-    bare.enter_long_mode(cpu, 0x101000, avx=True)
+    enter_long_mode(cpu, 0x101000, avx=True)
     return cpu
 
 
@@ -75,7 +76,7 @@ def test_the_idt_is_empty(cpu: FakeCpu) -> None:
 @pytest.mark.parametrize(("avx", "xcr0", "osxsave"), [(True, 7, 1), (False, 3, 0)])
 def test_avx_is_enabled_where_it_exists(avx: bool, xcr0: int, osxsave: int) -> None:
     cpu = FakeCpu()
-    bare.enter_long_mode(cpu, 0x101000, avx=avx)
+    enter_long_mode(cpu, 0x101000, avx=avx)
 
     assert cpu.registers["xcr0"] == xcr0
     assert cpu.registers["cr4"] >> 18 & 1 == osxsave

@@ -1,0 +1,345 @@
+"""The Linux loader: what it puts where, and the one line it says of each thing it refuses."""
+
+import contextlib
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ringlet.errors import ConfigError, ProgramError, RingletError
+from ringlet.machine import address_map as at
+from ringlet.machine.linux import load_linux, read_kernel
+from tests.unit.machine.elf_maker import Elf
+from tests.unit.machine.fake_cpu import FakeCpu
+from tests.unit.machine.kernel_maker import CODE, BzImage
+
+RAM = 128 << 20
+MIB = 1 << 20
+LOAD = 0x100_0000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "vmlinuz"
+
+
+def field(params: bytes, offset: int, form: str) -> int:
+    (value,) = struct.unpack_from("<" + form, params, offset)
+    return int(value)
+
+
+def loaded(
+    path: Path,
+    image: BzImage | None = None,
+    *,
+    memory: int = RAM,
+    command_line: str = "console=ttyS0",
+    initrd: bytes | None = None,
+    rsdp: int = 0,
+) -> tuple[FakeCpu, bytes]:
+    """Return a processor with the kernel loaded, and the `boot_params` in its memory."""
+    kernel = read_kernel((image or BzImage()).write(path), memory)
+    disk = None
+    if initrd is not None:
+        disk = path.with_name("initrd")
+        disk.write_bytes(initrd)
+    cpu = FakeCpu()
+    load_linux(cpu, kernel, command_line=command_line, initrd=disk, rsdp=rsdp)
+    return cpu, cpu.memory[at.BOOT_PARAMS]
+
+
+# --- the entry
+
+
+def test_entry_is_200h_bytes_into_the_code_with_rsi_at_boot_params(path: Path) -> None:
+    cpu, _ = loaded(path)
+
+    assert cpu.memory[LOAD] == CODE
+    assert cpu.registers["rip"] == LOAD + 0x200
+    assert cpu.registers["rsi"] == at.BOOT_PARAMS
+    assert cpu.registers["rflags"] == 2, "interrupts are off"
+
+
+def test_selectors_are_those_of_the_protocol(path: Path) -> None:
+    cpu, _ = loaded(path)
+    base, limit = cpu.tables["gdtr"]
+    gdt = struct.unpack(f"<{(limit + 1) // 8}Q", cpu.memory[base])
+
+    assert [cpu.segments[i][0] for i in range(6)] == [0x18, 0x10, 0x18, 0x18, 0x18, 0x18]
+    assert gdt == (0, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)
+
+
+def test_zero_page_is_a_page_and_clear_where_nothing_was_said(path: Path) -> None:
+    _, params = loaded(path)
+
+    assert len(params) == 4096
+    assert params[0x1EF] == 0, "the sentinel"
+    assert params[:0x70] == bytes(0x70)
+    assert params[0x2D0 + 4 * 20 :] == bytes(4096 - 0x2D0 - 4 * 20)
+
+
+def test_setup_header_is_copied_up_to_its_end(path: Path) -> None:
+    _, params = loaded(path, BzImage(jump_length=0x66))
+
+    assert params[0x202:0x206] == b"HdrS"
+    assert field(params, 0x1FE, "H") == 0xAA55
+    assert field(params, 0x258, "Q") == LOAD
+    assert field(params, 0x264, "I") == 0x190
+    assert field(params, 0x268, "I") == 0
+
+
+def test_loader_names_itself_unassigned_and_the_kernel_high(path: Path) -> None:
+    _, params = loaded(path, BzImage(loadflags=0x03))
+
+    assert params[0x210] == 0xFF
+    assert params[0x211] == 0x03
+
+
+def test_command_line_ends_with_a_zero(path: Path) -> None:
+    cpu, params = loaded(path, command_line="console=ttyS0 quiet")
+
+    assert cpu.memory[field(params, 0x228, "I")] == b"console=ttyS0 quiet\0"
+    assert field(params, 0xC8, "I") == 0
+
+
+def test_command_line_keeps_bytes_that_are_no_text(path: Path) -> None:
+    cpu, _ = loaded(path, command_line=os.fsdecode(b"init=/\xff"))
+
+    assert cpu.memory[at.COMMAND_LINE] == b"init=/\xff\0"
+
+
+def test_memory_map_is_in_the_zero_page(path: Path) -> None:
+    _, params = loaded(path)
+    count = params[0x1E8]
+    entries = list(struct.iter_unpack("<QQI", params[0x2D0 : 0x2D0 + 20 * count]))
+
+    assert entries[-1] == (0x100000, RAM - 0x100000, 1)
+
+
+def test_rsdp_is_handed_over(path: Path) -> None:
+    _, params = loaded(path, rsdp=0xE0000)
+
+    assert field(params, 0x70, "Q") == 0xE0000
+
+
+# --- the initial RAM disk
+
+
+def test_initrd_ends_in_the_last_page_of_ram(path: Path) -> None:
+    disk = os.urandom(5000)
+    cpu, params = loaded(path, initrd=disk)
+    address, size = field(params, 0x218, "I"), field(params, 0x21C, "I")
+
+    assert cpu.memory[address] == disk
+    assert (address, size) == (RAM - 8192, 5000)
+    assert (field(params, 0xC0, "I"), field(params, 0xC4, "I")) == (0, 0)
+
+
+def test_without_an_initrd_there_is_none(path: Path) -> None:
+    _, params = loaded(path)
+
+    assert (field(params, 0x218, "I"), field(params, 0x21C, "I")) == (0, 0)
+
+
+def test_initrd_stays_below_the_kernels_reach(path: Path) -> None:
+    image = BzImage(xloadflags=1, initrd_addr_max=0x37FF_FFFF)
+    _, params = loaded(path, image, memory=2 << 30, initrd=b"x" * 4096)
+
+    assert field(params, 0x218, "I") == 0x3800_0000 - 4096
+
+
+def test_initrd_of_a_kernel_without_such_a_limit_ends_where_ram_does(path: Path) -> None:
+    _, params = loaded(path, memory=3 << 30, initrd=b"x" * 4096)
+
+    assert field(params, 0x218, "I") == (3 << 30) - 4096
+
+
+def test_least_memory_named_for_an_initrd_works(path: Path) -> None:
+    disk = b"x" * (3 * MIB + 1)
+    with pytest.raises(ConfigError) as caught:
+        loaded(path, memory=18 * MIB, initrd=disk)
+    _, params = loaded(path, memory=21 * MIB, initrd=disk)
+
+    assert str(caught.value).endswith(
+        "an initial RAM disk of 3 MiB does not fit in 18 MiB of RAM; "
+        "the least that works is --memory 21M"
+    )
+    assert field(params, 0x218, "I") >= LOAD + 0x10_0000
+
+
+def test_initrd_beyond_the_kernels_reach_is_refused(path: Path) -> None:
+    image = BzImage(xloadflags=1, initrd_addr_max=LOAD + 0x10_0FFF)
+    with pytest.raises(ProgramError, match="is too large: this kernel finds one below 17"):
+        loaded(path, image, initrd=b"x" * 8192)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: None, "no such file"),
+        (lambda p: p.mkdir(), "is a directory; give an initial RAM disk"),
+        (lambda p: p.write_bytes(b""), "is empty"),
+    ],
+    ids=["missing", "directory", "empty"],
+)
+def test_wrong_initrd(path: Path, make: Callable[[Path], object], message: str) -> None:
+    kernel = read_kernel(BzImage().write(path), RAM)
+    disk = path.with_name("initrd")
+    make(disk)
+
+    with pytest.raises(ProgramError, match=message):
+        load_linux(FakeCpu(), kernel, command_line="", initrd=disk)
+
+
+# --- where the kernel goes
+
+
+@pytest.mark.parametrize(
+    ("image", "load"),
+    [
+        (BzImage(pref_address=0x120_0000), 0x120_0000),
+        (BzImage(pref_address=0x110_0000), 0x120_0000),
+        (BzImage(pref_address=0x110_0000, relocatable=0, alignment=0), 0x110_0000),
+    ],
+    ids=["aligned", "moved up to its alignment", "not relocatable"],
+)
+def test_kernel_goes_where_it_prefers(path: Path, image: BzImage, load: int) -> None:
+    cpu, _ = loaded(path, image)
+
+    assert cpu.memory[load] == CODE
+    assert cpu.registers["rip"] == load + 0x200
+
+
+def test_no_setup_sectors_means_four(path: Path) -> None:
+    cpu, _ = loaded(path, BzImage(setup_sects=0))
+
+    assert cpu.memory[LOAD] == CODE
+
+
+def test_what_follows_the_code_is_not_loaded(path: Path) -> None:
+    cpu, _ = loaded(path, BzImage(code=CODE + b"signature" * 16, syssize=len(CODE) // 16))
+
+    assert cpu.memory[LOAD] == CODE
+
+
+def test_least_memory_named_for_a_kernel_works(path: Path) -> None:
+    image = BzImage(init_size=0x12_3456).write(path)
+    with pytest.raises(ConfigError) as caught:
+        read_kernel(image, 8 * MIB)
+
+    assert str(caught.value).endswith(
+        "this kernel does not fit in 8 MiB of RAM; the least that works is --memory 18M"
+    )
+    assert read_kernel(image, 18 * MIB).end == LOAD + 0x12_3456
+
+
+def test_a_pc_has_at_most_3_gib(path: Path) -> None:
+    image = BzImage().write(path)
+
+    assert read_kernel(image, 3 << 30).memory_size == 3 << 30
+    with pytest.raises(ConfigError, match="at most 3 GiB of RAM so far; 4 GiB is more"):
+        read_kernel(image, 4 << 30)
+
+
+# --- what is refused
+
+
+def other(offset: int, magic: bytes) -> bytes:
+    return bytes(offset) + magic + bytes(4096)
+
+
+WRONG = {
+    "empty": (b"", "is empty; give a Linux kernel for x86-64"),
+    "text": (b"#!/bin/sh\n" * 200, "is not a Linux kernel"),
+    "arm elf": (Elf(machine=40).bytes(), "is an ELF file for ARM; give"),
+    "vmlinux": (Elf().bytes(), "is an ELF file, perhaps vmlinux"),
+    "unknown elf": (Elf(machine=9).bytes(), "is an ELF file for machine 9"),
+    "arm64": (other(0x38, b"ARM\x64"), "is a kernel for AArch64"),
+    "riscv": (other(0x38, b"RSC\x05"), "is a kernel for RISC-V"),
+    "arm": (other(0x24, b"\x18\x28\x6f\x01"), "is a kernel for 32-bit ARM"),
+    "gzip": (other(0, b"\x1f\x8b"), "is compressed with gzip"),
+    "32-bit": (BzImage(xloadflags=0).bytes(), "is a 32-bit kernel"),
+    "zimage": (BzImage(loadflags=0).bytes(), "is a 32-bit kernel"),
+    "old": (BzImage(version=0x0209).bytes(), "speaks boot protocol 2.09; the least is 2.12"),
+    "boot flag": (BzImage(boot_flag=0).bytes(), "is damaged: its setup header"),
+    "short header": (BzImage(jump_length=0x20).bytes(), "is damaged: its setup header"),
+    "long header": (BzImage(jump_length=0xFF).bytes(), "is damaged: its setup header"),
+    "alignment": (BzImage(alignment=0x30_0000).bytes(), "is damaged: it asks for an alignment"),
+    "no alignment": (BzImage(alignment=0).bytes(), "is damaged: it asks for an alignment"),
+    "low": (BzImage(pref_address=0x1000, relocatable=0).bytes(), "below 1 MiB"),
+    "no code": (BzImage(syssize=0).bytes(), "is damaged: its header speaks of 0 bytes"),
+    "cut in the header": (BzImage().bytes()[:0x250], "is truncated: 592 bytes do not hold"),
+    "cut in the code": (BzImage().bytes()[:-1], "is truncated: 4095 of 4096 bytes"),
+    "huge": (BzImage(pref_address=(1 << 64) - 4096).bytes(), "a PC has at most 3 GiB"),
+    "hungry": (BzImage(init_size=0xFFFF_FFFF).bytes(), "needs 4112M of RAM; a PC has at most"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG.values(), ids=list(WRONG))
+def test_refusal_names_the_file_and_what_is_wrong(path: Path, content: bytes, message: str) -> None:
+    path.write_bytes(content)
+
+    with pytest.raises(ProgramError) as caught:
+        read_kernel(path, RAM)
+
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_kernel(path: Path) -> None:
+    with pytest.raises(ProgramError, match="no such file"):
+        read_kernel(path, RAM)
+
+
+@pytest.mark.parametrize("length", [0, 2047])
+def test_command_line_as_long_as_the_kernel_takes(path: Path, length: int) -> None:
+    cpu, _ = loaded(path, command_line="x" * length)
+
+    assert cpu.memory[at.COMMAND_LINE] == b"x" * length + b"\0"
+
+
+def test_command_line_that_is_too_long(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has 2048 bytes; .* takes 2047"):
+        loaded(path, command_line="x" * 2048)
+
+
+def test_command_line_with_a_zero_byte(path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds a zero byte"):
+        loaded(path, command_line="a\0b")
+
+
+def test_every_short_file_is_refused_in_a_line(path: Path) -> None:
+    whole = BzImage().bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(RingletError):
+            read_kernel(path, RAM)
+
+
+@pytest.mark.parametrize("place", range(0x1F1, 0x268))
+def test_no_byte_of_the_header_can_break_the_loader(path: Path, place: int) -> None:
+    whole = bytearray(BzImage().bytes())
+    for value in (0, 0x7F, 0xFF):
+        whole[place] = value
+        path.write_bytes(whole)
+        with contextlib.suppress(RingletError):
+            load_linux(FakeCpu(), read_kernel(path, RAM), command_line="")
+
+
+def test_tables_zero_page_and_command_line_do_not_overlap() -> None:
+    assert at.TABLES_END <= at.BOOT_PARAMS
+    assert at.BOOT_PARAMS + 4096 <= at.COMMAND_LINE < at.COMMAND_LINE_END < at.LOW_RAM_END
+
+
+HOST_KERNELS = [p for p in Path("/boot").glob("vmlinuz-*") if os.access(p, os.R_OK)]
+
+
+@pytest.mark.skipif(not HOST_KERNELS, reason="this host has no kernel in /boot")
+def test_a_real_kernel_is_accepted() -> None:
+    kernel = read_kernel(HOST_KERNELS[0], 1 << 30)
+
+    assert kernel.offset + kernel.size <= HOST_KERNELS[0].stat().st_size
+    assert kernel.load < kernel.end < 1 << 30
