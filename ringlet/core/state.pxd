@@ -233,7 +233,7 @@ cdef struct CpuState:
     # --- MSRs (SDM vol. 4)
     u64 star, lstar, cstar, sfmask, kernel_gs_base
     u64 sysenter_cs, sysenter_esp, sysenter_eip
-    u64 tsc_offset, tsc_aux, tsc_adjust, tsc_deadline, tsc_khz
+    u64 tsc_offset, tsc_aux, tsc_adjust, tsc_khz
     u64 apic_base, pat, misc_enable, spec_ctrl, mtrr_def, debugctl, xss, feature_control
     u64 mtrr_phys[20]
     u64 mtrr_fixed[11]

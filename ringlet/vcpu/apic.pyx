@@ -4,14 +4,19 @@ It belongs to the processor's own thread.  What other threads send is posted, an
 next safepoint.  There is one processor: messages to others go nowhere, and INIT and start-up
 messages to itself are ignored.
 
-The timer's two kinds of count are held as moments of the host's TSC.
+The timer is `ringlet.vcpu.apic_timer`'s.
 """
 from libc.stdlib cimport calloc, free
-from ringlet.core.alarm cimport alarm_set, from_ticks, host_ticks, to_ticks
+from ringlet.core.alarm cimport alarm_set, host_ticks
 from ringlet.core.prod cimport request_stop
 from ringlet.core.state cimport (
-    CpuState, CpuidEntry, EMU_EXIT, EMU_FAULT, EXIT_EOI, VEC_GP, VEC_NMI, raise_err, u32, u64)
-from ringlet.vcpu.cpuid cimport CPUID_ECX, cpuid_bit, cpuid_find
+    CpuState, EMU_EXIT, EMU_FAULT, EXIT_EOI, VEC_GP, VEC_NMI, raise_err, u32, u64)
+from ringlet.vcpu.apic_state cimport (
+    Apic, LVT_COUNT, LVT_ERROR, LVT_LINT0, LVT_LINT1, LVT_MASKED, LVT_TIMER, TIMER_DEADLINE,
+    TIMER_MODE)
+from ringlet.vcpu.apic_timer cimport (
+    timer_count, timer_expires, timer_mode_written, timer_set_deadline, timer_start)
+from ringlet.vcpu.cpuid cimport CPUID_ECX, cpuid_bit
 
 cdef extern from * nogil:
     """
@@ -52,22 +57,8 @@ cdef enum:
     REG_DIVIDE = 0x3E0
     REG_SELF = 0x3F0
 
-# Entries of the local vector table, in the order of their registers.
 cdef enum:
-    LVT_TIMER = 0
-    LVT_THERMAL = 1
-    LVT_COUNTERS = 2
-    LVT_LINT0 = 3
-    LVT_LINT1 = 4
-    LVT_ERROR = 5
-    LVT_COUNT = 6
-
-cdef enum:
-    MASKED = 1 << 16
     LVT_MODE = 7 << 8
-    TIMER_MODE = 3 << 17
-    TIMER_PERIODIC = 1 << 17
-    TIMER_DEADLINE = 2 << 17
     SVR_ENABLED = 1 << 8
     VERSION = 0x14 | (LVT_COUNT - 1) << 16
     DELIVER_FIXED = 0
@@ -86,27 +77,6 @@ cdef enum:
     BASE_EN = 1 << 11
     MSR_FIRST = 0x800
     FIRST_LEGAL = 16        # vectors below are the processor's
-    SHORTEST = 2000         # ns: a faster timer would leave the guest no time
-
-cdef struct Apic:
-    u32 ldr, dfr, svr, esr, errors
-    u32 tpr_low             # bits 3:0 of TPR; CR8 has the others
-    u32 icr, icr_high
-    u32 lvt[LVT_COUNT]
-    u32 divide, initial
-    u32 irr[8]
-    u32 isr[8]
-    u32 tmr[8]
-    u64 started             # when the count began
-    u64 period              # ticks of the TSC of a whole count
-    u64 due                 # when the timer's interrupt is, or 0
-    u64 deadline            # IA32_TSC_DEADLINE
-    # --- other threads write these
-    u32 line
-    u32 posted[8]           # to be requested
-    u32 posted_level[8]     # and their mode, where that is level
-    u32 posted_nmi
-
 
 cdef int apic_create(CpuState* c) except -1:
     c.apic = calloc(1, sizeof(Apic))
@@ -129,7 +99,7 @@ cdef void reset(Apic* a) noexcept nogil:
     a.dfr = <u32>0xFFFFFFFF
     a.svr = SVR_ENABLED | 0xFF
     for i in range(LVT_COUNT):
-        a.lvt[i] = MASKED
+        a.lvt[i] = LVT_MASKED
     a.lvt[LVT_LINT0] = DELIVER_EXTERNAL << 8
     a.lvt[LVT_LINT1] = DELIVER_NMI << 8
     for i in range(8):
@@ -190,7 +160,7 @@ cdef void see(CpuState* c) noexcept nogil:
     if not enabled(c):
         waits = INTR_EXTERNAL if a.line else 0
     elif a.svr & SVR_ENABLED:
-        if a.line and a.lvt[LVT_LINT0] & (MASKED | LVT_MODE) == DELIVER_EXTERNAL << 8:
+        if a.line and a.lvt[LVT_LINT0] & (LVT_MASKED | LVT_MODE) == DELIVER_EXTERNAL << 8:
             waits = INTR_EXTERNAL
         request = highest(&a.irr[0])
         if request >= 0 and request >> 4 > <int>(processor_priority(c) >> 4):
@@ -200,7 +170,7 @@ cdef void see(CpuState* c) noexcept nogil:
 
 cdef void error(Apic* a, u32 bit) noexcept nogil:
     a.errors |= bit
-    if not a.lvt[LVT_ERROR] & MASKED:
+    if not a.lvt[LVT_ERROR] & LVT_MASKED:
         # Its vector was checked when the entry was used: an illegal one would not end.
         if a.lvt[LVT_ERROR] & 0xFF >= FIRST_LEGAL:
             put(&a.irr[0], a.lvt[LVT_ERROR] & 0xFF)
@@ -316,18 +286,7 @@ cdef void send(CpuState* c, u32 destination, u32 low) noexcept nogil:
     see(c)
 
 
-# --- the timer (SDM 3A 10.5.4)
-
-cdef u64 frequency(CpuState* c) noexcept nogil:
-    """Hz of the count before its divider: the core crystal clock (CPUID leaf 15h)."""
-    cdef CpuidEntry* entry = cpuid_find(c, 0x15, 0)
-    return entry.ecx if entry != NULL and entry.ecx else 1000000
-
-
-cdef u32 divisor(Apic* a) noexcept nogil:
-    cdef u32 code = (a.divide & 3) | (a.divide >> 1 & 4)
-    return 1 if code == 7 else 2 << code
-
+# --- the timer
 
 cdef u64 apic_due(CpuState* c) noexcept nogil:
     cdef u64 due = (<Apic*>c.apic).due
@@ -336,48 +295,14 @@ cdef u64 apic_due(CpuState* c) noexcept nogil:
     return due
 
 
-cdef void start(CpuState* c) noexcept nogil:
-    """A count was written; 0 stops the timer."""
-    cdef Apic* a = <Apic*>c.apic
-    cdef u64 least = to_ticks(c, SHORTEST, 1000000000)
-    a.due = 0
-    if a.initial and not a.lvt[LVT_TIMER] & TIMER_DEADLINE:
-        a.started = host_ticks()
-        a.period = to_ticks(c, <u64>a.initial * divisor(a), frequency(c))
-        if a.period < least:
-            a.period = least
-        a.due = a.started + a.period
-    alarm_set(c, apic_due(c))
-
-
-cdef u32 current_count(CpuState* c) noexcept nogil:
-    cdef Apic* a = <Apic*>c.apic
-    cdef u64 gone, counted
-    if not a.initial or a.lvt[LVT_TIMER] & TIMER_DEADLINE:
-        return 0
-    gone = host_ticks() - a.started
-    if a.lvt[LVT_TIMER] & TIMER_PERIODIC:
-        gone %= a.period
-    elif gone >= a.period:
-        return 0
-    counted = from_ticks(c, gone, frequency(c)) / divisor(a)
-    return a.initial - <u32>counted if counted < a.initial else 0
-
-
 cdef void apic_tick(CpuState* c) noexcept nogil:
     cdef Apic* a = <Apic*>c.apic
     cdef u64 now = host_ticks()
     if c.alarm_due and now >= c.alarm_due:
         c.alarm_due = 0
         c.stop = 1
-    if a.due and now >= a.due:
-        if not a.lvt[LVT_TIMER] & MASKED:
-            request(a, a.lvt[LVT_TIMER] & 0xFF, False)
-        if a.lvt[LVT_TIMER] & TIMER_MODE == TIMER_PERIODIC:
-            # Ticks that nobody could take in time are lost, as on a processor.
-            a.due += a.period * (1 + (now - a.due) / a.period)
-        else:
-            a.due = a.deadline = 0
+    if timer_expires(a, now) and not a.lvt[LVT_TIMER] & LVT_MASKED:
+        request(a, a.lvt[LVT_TIMER] & 0xFF, False)
     alarm_set(c, apic_due(c))
 
 
@@ -386,48 +311,31 @@ cdef u64 apic_deadline(CpuState* c) noexcept nogil:
 
 
 cdef void apic_set_deadline(CpuState* c, u64 deadline) noexcept nogil:
-    """IA32_TSC_DEADLINE by the guest's TSC; 0 disarms.  Without that mode it is not kept."""
-    cdef Apic* a = <Apic*>c.apic
-    if a.lvt[LVT_TIMER] & TIMER_MODE != TIMER_DEADLINE:
-        return
-    a.deadline = deadline
-    a.due = 0
-    if deadline:
-        # A moment gone by is now: never 0.
-        a.due = deadline - c.tsc_offset
-        if <u64>(a.due - host_ticks()) >> 63 or not a.due:
-            a.due = 1
-    if a.due == 1:
-        apic_tick(c)
-        see(c)
-    else:
-        alarm_set(c, apic_due(c))
+    """IA32_TSC_DEADLINE by the guest's TSC; 0 disarms."""
+    timer_set_deadline(c, <Apic*>c.apic, deadline)
+    apic_tick(c)
+    see(c)
 
 
 cdef void write_lvt(CpuState* c, u32 index, u32 value) noexcept nogil:
     cdef Apic* a = <Apic*>c.apic
     cdef u32 mode = a.lvt[LVT_TIMER] & TIMER_MODE
     if index == LVT_TIMER:
-        value &= MASKED | TIMER_MODE | 0xFF
+        value &= LVT_MASKED | TIMER_MODE | 0xFF
         if not cpuid_bit(c, 1, 0, CPUID_ECX, 24):
             value &= ~<u32>TIMER_DEADLINE
     elif index == LVT_ERROR:
-        value &= MASKED | 0xFF
+        value &= LVT_MASKED | 0xFF
     elif index == LVT_LINT0 or index == LVT_LINT1:
-        value &= MASKED | 0xA7FF
+        value &= LVT_MASKED | 0xA7FF
     else:
-        value &= MASKED | 0x7FF
+        value &= LVT_MASKED | 0x7FF
     if not a.svr & SVR_ENABLED:
-        value |= MASKED
+        value |= LVT_MASKED
     a.lvt[index] = value
-    if index == LVT_TIMER and (value & TIMER_MODE) != mode:
-        if (value ^ mode) & TIMER_DEADLINE:
-            # SDM 3A 10.5.4.1: changing from or to the deadline mode disarms.
-            a.due = a.deadline = 0
-            a.initial = 0
-            alarm_set(c, apic_due(c))
-        elif a.initial and a.period and not a.due and value & TIMER_PERIODIC:
-            start(c)
+    if index == LVT_TIMER:
+        timer_mode_written(c, a, mode)
+        alarm_set(c, apic_due(c))
     see(c)
 
 
@@ -437,7 +345,7 @@ cdef void write_svr(CpuState* c, u32 value) noexcept nogil:
     a.svr = value & 0x1FF
     if not value & SVR_ENABLED:
         for i in range(LVT_COUNT):
-            a.lvt[i] |= MASKED
+            a.lvt[i] |= LVT_MASKED
     see(c)
 
 
@@ -479,7 +387,7 @@ cdef u32 apic_read(CpuState* c, u32 offset) noexcept nogil:
     elif reg == REG_INITIAL:
         return a.initial
     elif reg == REG_CURRENT:
-        return current_count(c)
+        return timer_count(c, a)
     elif reg == REG_DIVIDE:
         return a.divide
     return 0
@@ -513,8 +421,8 @@ cdef int apic_write(CpuState* c, u32 offset, u32 value) noexcept nogil:
         write_lvt(c, (reg - REG_LVT) >> 4, value)
     elif reg == REG_INITIAL:
         if not a.lvt[LVT_TIMER] & TIMER_DEADLINE:
-            a.initial = value
-            start(c)
+            timer_start(c, a, value)
+            alarm_set(c, apic_due(c))
     elif reg == REG_DIVIDE:
         a.divide = value & 0xB
     return 0

@@ -61,7 +61,7 @@ cdef void reset_msrs(CpuState* c) noexcept nogil:
     cdef u32 i
     c.star = c.lstar = c.cstar = c.sfmask = c.kernel_gs_base = 0
     c.sysenter_cs = c.sysenter_esp = c.sysenter_eip = 0
-    c.tsc_adjust = c.tsc_aux = c.tsc_deadline = 0
+    c.tsc_adjust = c.tsc_aux = 0
     c.apic_base = <u64>0xFEE00000 | APIC_EN | APIC_BSP
     c.pat = <u64>PAT_RESET << 32 | PAT_RESET
     c.misc_enable = MISC_FAST_STRINGS | MISC_BTS_UNAVAILABLE | MISC_PEBS_UNAVAILABLE

@@ -22,6 +22,8 @@ from ringlet.vcpu.apic cimport apic_create, apic_destroy
 from ringlet.vcpu.msr cimport reset_msrs
 from ringlet.vcpu.segments cimport set_segment
 
+from ringlet.vcpu.fields import FIELDS
+
 cdef extern from *:
     """
     #ifndef MAP_32BIT
@@ -57,46 +59,6 @@ cdef void ignore_dropped(CpuState* c, u32 space) noexcept nogil:
 # Any pointer that is not 0 becomes one that a test can recognize.
 cdef u64 marked_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     return <u64>0xDA7A00001111 if data else <u64>0xC0DE00002222
-
-
-def _fields() -> dict[str, tuple[int, int]]:
-    cdef CpuState* c = NULL
-    cdef int i
-    names = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
-    fields = {}
-    for i in range(16):
-        fields[names[i]] = (<size_t>&c.gpr[i], 8)
-    for i in range(8):
-        fields[f"dr{i}"] = (<size_t>&c.dr[i], 8)
-    fields.update({
-        "rip": (<size_t>&c.rip, 8), "ea": (<size_t>&c.ea, 8), "iflag": (<size_t>&c.iflag, 8),
-        "cr0": (<size_t>&c.cr0, 8), "cr2": (<size_t>&c.cr2, 8), "cr3": (<size_t>&c.cr3, 8),
-        "cr4": (<size_t>&c.cr4, 8), "cr8": (<size_t>&c.cr8, 8), "efer": (<size_t>&c.efer, 8),
-        "xcr0": (<size_t>&c.xcr0, 8), "cpl": (<size_t>&c.cpl, 4), "key": (<size_t>&c.key, 4),
-        "star": (<size_t>&c.star, 8), "lstar": (<size_t>&c.lstar, 8),
-        "cstar": (<size_t>&c.cstar, 8), "sfmask": (<size_t>&c.sfmask, 8),
-        "kernel_gs_base": (<size_t>&c.kernel_gs_base, 8),
-        "sysenter_cs": (<size_t>&c.sysenter_cs, 8), "sysenter_esp": (<size_t>&c.sysenter_esp, 8),
-        "sysenter_eip": (<size_t>&c.sysenter_eip, 8), "tsc_offset": (<size_t>&c.tsc_offset, 8),
-        "tsc_adjust": (<size_t>&c.tsc_adjust, 8), "tsc_aux": (<size_t>&c.tsc_aux, 8),
-        "tsc_khz": (<size_t>&c.tsc_khz, 8), "apic_base": (<size_t>&c.apic_base, 8),
-        "misc_enable": (<size_t>&c.misc_enable, 8), "pat": (<size_t>&c.pat, 8),
-        "inhibit": (<size_t>&c.inhibit, 4), "intr": (<size_t>&c.intr, 4),
-        "halted": (<size_t>&c.halted, 4), "nmi_pending": (<size_t>&c.nmi_pending, 4),
-        "nmi_blocked": (<size_t>&c.nmi_blocked, 4),
-        "exc_vector": (<size_t>&c.exc_vector, 4), "exc_error": (<size_t>&c.exc_error, 4),
-        "exc_has_error": (<size_t>&c.exc_has_error, 4), "exc_cr2": (<size_t>&c.exc_cr2, 8),
-        "exc_is_soft": (<size_t>&c.exc_is_soft, 4), "exc_dr6": (<size_t>&c.exc_dr6, 8),
-        "exit_kind": (<size_t>&c.exit_kind, 4), "io_port": (<size_t>&c.io_port, 4),
-        "io_size": (<size_t>&c.io_size, 4), "io_count": (<size_t>&c.io_count, 4),
-        "io_data": (<size_t>&c.io_data, 8),
-        "shutdown_rip": (<size_t>&c.shutdown_rip, 8), "pending": (<size_t>&c.pending, 4),
-        "fs_host": (<size_t>&c.fs_host, 8), "gs_host": (<size_t>&c.gs_host, 8),
-    })
-    return fields
-
-
-_FIELDS = _fields()
 
 
 cdef class Probe:
@@ -140,7 +102,7 @@ cdef class Probe:
         cdef u64 value = 0
         if name == "rflags":
             return get_rflags(self.c)
-        offset, size = _FIELDS[name]
+        offset, size = FIELDS[name]
         memcpy(&value, <u8*>self.c + <size_t>offset, size)
         return value
 
@@ -150,7 +112,7 @@ cdef class Probe:
         if name == "rflags":
             set_rflags(self.c, number)
         else:
-            offset, size = _FIELDS[name]
+            offset, size = FIELDS[name]
             memcpy(<u8*>self.c + <size_t>offset, &number, size)
         if name in ("cr0", "cr4", "efer"):
             mmu_flush_all(self.c)

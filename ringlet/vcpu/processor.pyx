@@ -29,6 +29,7 @@ from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code
                                  space_dropped)
 
 from ringlet.vcpu.emulator import Emulator
+from ringlet.vcpu.fields import COUNTERS, FIELDS
 from ringlet.vcpu.model import default_entries, tsc_khz
 
 cdef extern from * nogil:
@@ -48,45 +49,6 @@ cdef extern from * nogil:
 cdef enum:
     XSAVE_SIZE = 832
     CODE_CACHE = 32 << 20
-
-cdef CpuState* _null = NULL
-
-_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-              "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-
-# Offset of every 64-bit field that has a name of its own; `cpl`, `rflags` and the bases that live
-# in segments are handled apart.
-_FIELDS = {name: 8 * i for i, name in enumerate(_REGISTERS)} | {
-    "rip": <size_t>&_null.rip, "cr0": <size_t>&_null.cr0, "cr2": <size_t>&_null.cr2,
-    "cr3": <size_t>&_null.cr3, "cr4": <size_t>&_null.cr4, "cr8": <size_t>&_null.cr8,
-    "efer": <size_t>&_null.efer, "xcr0": <size_t>&_null.xcr0, "star": <size_t>&_null.star,
-    "lstar": <size_t>&_null.lstar, "cstar": <size_t>&_null.cstar,
-    "sfmask": <size_t>&_null.sfmask, "kernel_gs_base": <size_t>&_null.kernel_gs_base,
-    "sysenter_cs": <size_t>&_null.sysenter_cs, "sysenter_esp": <size_t>&_null.sysenter_esp,
-    "sysenter_eip": <size_t>&_null.sysenter_eip, "tsc_offset": <size_t>&_null.tsc_offset,
-    "tsc_aux": <size_t>&_null.tsc_aux, "tsc_deadline": <size_t>&_null.tsc_deadline,
-    "tsc_khz": <size_t>&_null.tsc_khz, "apic_base": <size_t>&_null.apic_base,
-    "fs_base": <size_t>&_null.seg[SEG_FS].base, "gs_base": <size_t>&_null.seg[SEG_GS].base,
-    "shutdown_rip": <size_t>&_null.shutdown_rip,
-    "ea": <size_t>&_null.ea,
-} | {f"dr{i}": <size_t>&_null.dr[i] for i in range(8)}
-
-_COUNTERS = {
-    "exits": <size_t>&_null.n_exits, "ops": <size_t>&_null.n_ops,
-    "links": <size_t>&_null.n_links, "indirect_misses": <size_t>&_null.n_indirect_misses,
-    "lookups": <size_t>&_null.n_lookups, "fragments": <size_t>&_null.n_fragments,
-    "guest_instructions": <size_t>&_null.n_guest_insns,
-    "code_bytes": <size_t>&_null.n_code_bytes, "guest_bytes": <size_t>&_null.n_guest_bytes,
-    "shadow_faults": <size_t>&_null.n_shadow_faults,
-    "shadow_pages": <size_t>&_null.n_shadow_pages,
-    "guest_faults": <size_t>&_null.n_guest_faults, "interrupts": <size_t>&_null.n_interrupts,
-    "exceptions": <size_t>&_null.n_exceptions, "code_writes": <size_t>&_null.n_smc,
-    "stale_fragments": <size_t>&_null.n_stale,
-    "flushes": <size_t>&_null.n_flushes, "cr3_loads": <size_t>&_null.n_cr3_loads,
-    "cr3_dropped": <size_t>&_null.n_cr3_dropped, "invlpg": <size_t>&_null.n_invlpg,
-    "python_exits": <size_t>&_null.n_python_exits, "safepoints": <size_t>&_null.n_safepoints,
-}
-
 
 class ExitInfo(NamedTuple):
     """The fields of the last exit; which of them count depends on its kind."""
@@ -214,7 +176,10 @@ cdef class Processor:
             return self.c.cpl
         if name == "exception":
             return self.c.exc_vector | (<u64>self.c.exc_error << 32)
-        return (<u64*>(<u8*>self.c + <size_t>_FIELDS[name]))[0]
+        cdef u64 value = 0
+        offset, size = FIELDS[name]
+        memcpy(&value, <u8*>self.c + <size_t>offset, size)
+        return value
 
     def set(self, str name, u64 value) -> None:
         """Set a register; control registers take effect at once."""
@@ -223,7 +188,8 @@ cdef class Processor:
         elif name == "cpl":
             self.c.cpl = value & 3
         else:
-            (<u64*>(<u8*>self.c + <size_t>_FIELDS[name]))[0] = value
+            offset, size = FIELDS[name]
+            memcpy(<u8*>self.c + <size_t>offset, &value, size)
         self.c.resume = 0
         if name in ("cr0", "cr4", "efer"):
             mmu_flush_all(self.c)
@@ -455,7 +421,8 @@ cdef class Processor:
         """Whether the guest would take an interrupt of the machine's controller before its next
         instruction."""
         apic_update(self.c)
-        return self.c.intr & INTR_EXTERNAL and self.c.iflag != 0 and not self.c.inhibit and self.emulation is None
+        return (self.c.intr & INTR_EXTERNAL != 0 and self.c.iflag != 0 and not self.c.inhibit
+                and self.emulation is None)
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt; the guest must be able to take it: after EXIT_WINDOW, or
@@ -492,7 +459,7 @@ cdef class Processor:
     def counters(self) -> dict[str, int]:
         """The engine's counters by name."""
         cdef Cache* k = <Cache*>self.c.cache
-        values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in _COUNTERS.items()}
+        values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values["emulated"] = self.emulated
         values["port_reads"] = self.port_reads
         values["port_writes"] = self.port_writes

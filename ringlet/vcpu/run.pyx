@@ -375,9 +375,12 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                     continue
             break
         if c.exit_code == LEAVE_OP:
-            if r == EMU_EXIT and c.exit_kind == EXIT_HLT and c.patient and c.iflag:
-                # Sleeps at the head of the loop, and goes on as after any change of flow.
-                r = EMU_FLOW
+            if r == EMU_EXIT and c.exit_kind == EXIT_HLT:
+                if c.patient and c.iflag:
+                    # Sleeps at the head of the loop, and goes on as after any change of flow.
+                    r = EMU_FLOW
+                else:
+                    c.halted = 0   # the machine waits, or gives up
             if r == EMU_EXIT:
                 if k.drops == drops:
                     remember(c, k, op, op.resume)

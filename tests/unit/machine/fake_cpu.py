@@ -18,7 +18,6 @@ class FakeExit:
     size: int = 1
     data: int = 0
     phys: int = 0
-    msr: int = 0
     effect: Callable[[], None] | None = None
 
 
@@ -50,7 +49,6 @@ class FakeCpu:
     memory: dict[int, bytes] = field(default_factory=dict)
     completed: list[int] = field(default_factory=list)
     injected: list[int] = field(default_factory=list)
-    refused: int = 0
     pending: bool = False
     due: int | None = None
     current: FakeExit = HLT
@@ -63,7 +61,7 @@ class FakeCpu:
             self.kicked.clear()
             self.due = None
             return Exit.EXIT_INTERRUPTED
-        if self.interruptible() and self.pending:
+        if self.interruptible():
             return Exit.EXIT_WINDOW
         if not self.script:
             left = 10.0 if self.due is None else (self.due - time.monotonic_ns()) / 1e9
@@ -91,9 +89,6 @@ class FakeCpu:
     def complete(self, value: int = 0) -> None:
         self.completed.append(value)
 
-    def refuse(self) -> None:
-        self.refused += 1
-
     def kick(self) -> None:
         self.kicked.set()
 
@@ -104,7 +99,11 @@ class FakeCpu:
         self.pending = pending
 
     def interruptible(self) -> bool:
-        return self.interruptible_by_flag and bool(self.registers["rflags"] & 0x200)
+        return (
+            self.pending
+            and self.interruptible_by_flag
+            and bool(self.registers["rflags"] & 0x200)
+        )
 
     def inject(self, vector: int) -> None:
         self.injected.append(vector)

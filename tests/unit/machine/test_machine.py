@@ -61,22 +61,6 @@ def test_in_is_completed_with_what_the_device_says(console: Console) -> None:
     assert cpu.completed[:2] == [0x60, 0xFFFF]
 
 
-def test_msr_that_the_machine_lacks_is_refused(console: Console) -> None:
-    read = FakeExit(Exit.EXIT_MSR_READ, msr=0x802)
-    write = FakeExit(Exit.EXIT_MSR_WRITE, msr=0x80B)
-    cpu = FakeCpu([read, write, BYE])
-    machine_for(cpu, console).run()
-
-    assert cpu.refused == 2
-
-
-def test_task_priority_is_taken_without_an_apic(console: Console) -> None:
-    cpu = FakeCpu([FakeExit(Exit.EXIT_MSR_WRITE, msr=0x808, data=0x50), BYE])
-    machine_for(cpu, console).run()
-
-    assert (cpu.completed[0], cpu.refused) == (0x50, 0)
-
-
 def test_memory_without_ram_reads_as_ones(console: Console) -> None:
     read = FakeExit(Exit.EXIT_MMIO_READ, phys=0xFEE00000, size=4)
     write = FakeExit(Exit.EXIT_MMIO_WRITE, phys=0xFEE00000, size=8)

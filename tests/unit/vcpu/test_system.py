@@ -127,7 +127,7 @@ def test_popf_of_16_bits_keeps_the_upper_flags(kernel: Bench) -> None:
 
 
 def test_popf_that_sets_if_dispatches_when_an_interrupt_waits(kernel: Bench) -> None:
-    kernel.set(rflags=2, window_request=1)
+    kernel.set(rflags=2, intr=1)
     assert popf(kernel, 0x202) == EMU_FLOW
     assert kernel.get("inhibit") == 0
 

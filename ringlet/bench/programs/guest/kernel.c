@@ -26,11 +26,6 @@ extern char kernel_stack_top[], syscall_entry[], int80_entry[], timer_entry[], d
     page_fault_entry[], exception_stubs[];
 void load_segments(const struct table_register *gdtr);
 
-static void write_msr(uint32_t index, u64 value)
-{
-    __asm__ volatile("wrmsr" : : "c"(index), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)));
-}
-
 static void serial(char c)
 {
     while (!(inb(UART_STATUS) & UART_EMPTY))

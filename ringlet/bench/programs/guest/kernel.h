@@ -36,6 +36,11 @@ static inline u64 read_tsc(void)
     return (u64)high << 32 | low;
 }
 
+static inline void write_msr(uint32_t index, u64 value)
+{
+    __asm__ volatile("wrmsr" : : "c"(index), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)));
+}
+
 static inline void load_cr3(u64 value)
 {
     __asm__ volatile("mov %0, %%cr3" : : "r"(value) : "memory");
@@ -53,6 +58,11 @@ void *at_physical(u64 physical);
 /* nano_kernel.c */
 void nano_init(void);
 long nano_syscall(long number, long a);
+
+/* apic.c */
+extern volatile uint32_t *apic_page;
+void apic_init(u64 space, u64 linear);
+void apic_timer(u64 ticks);
 
 /* start.S */
 extern u64 timer_count, fault_start, fault_bytes, fault_entries;

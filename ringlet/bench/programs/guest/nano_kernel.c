@@ -4,7 +4,6 @@
 #include "../nano/nano.h"
 
 enum { UART_SCRATCH = 0x3ff };
-enum { PIT_CHANNEL0 = 0x40, PIT_CONTROL = 0x43, PIT_HZ = 1193182, PIC_MASK = 0x21 };
 enum { ENOSYS = 38 };
 
 static u64 spaces[3];
@@ -19,6 +18,8 @@ void nano_init(void)
     fault_entries = (u64)entry_of(space, FAULT_AREA);
     fault_start = FAULT_AREA;
     fault_bytes = FAULT_PAGES * PAGE;
+
+    apic_init(space, APIC_AREA);
 
     pte_entry = entry_of(space, PTE_AREA);
     for (u64 i = 0; i < 2; i++)
@@ -92,17 +93,6 @@ static void reset_faults(void)
     load_cr3(spaces[0]);
 }
 
-static void set_timer(long on)
-{
-    if (on) {
-        unsigned divisor = PIT_HZ / TIMER_HZ;
-        outb(PIT_CONTROL, 0x34); /* channel 0, low then high byte, mode 2 */
-        outb(PIT_CHANNEL0, (uint8_t)divisor);
-        outb(PIT_CHANNEL0, (uint8_t)(divisor >> 8));
-    }
-    outb(PIC_MASK, on ? 0xfe : 0xff);
-}
-
 long nano_syscall(long number, long a)
 {
     switch (number) {
@@ -113,7 +103,7 @@ long nano_syscall(long number, long a)
     case NANO_SPACE: load_cr3(spaces[a]); return 0;
     case NANO_FAULT_RESET: reset_faults(); return 0;
     case NANO_DIVIDE: divide_skip = (uint32_t)a; return 0;
-    case NANO_TIMER: set_timer(a); return (long)(COUNT_AREA + (u64)&timer_count % PAGE);
+    case NANO_TIMER: apic_timer((u64)a); return (long)(COUNT_AREA + (u64)&timer_count % PAGE);
     default: return -ENOSYS;
     }
 }

@@ -118,9 +118,19 @@ int80_entry:
     .globl timer_entry
 timer_entry:
     push %rax
+    push %rcx
+    push %rdx
     incq timer_count(%rip)
-    mov $0x20, %al                      /* end of interrupt */
-    out %al, $0x20
+    xor %eax, %eax                      /* end of interrupt */
+    mov apic_page(%rip), %rdx
+    test %rdx, %rdx
+    jz 1f
+    mov %eax, 0xb0(%rdx)
+    jmp 2f
+1:  mov $0x80b, %ecx
+    wrmsr
+2:  pop %rdx
+    pop %rcx
     pop %rax
     iretq
 

@@ -11,7 +11,7 @@ enum {
     NANO_SPACE,         /* load CR3 with address space A: 0, or 1 and 2 with their own pages */
     NANO_FAULT_RESET,   /* make the pages at FAULT_AREA not present */
     NANO_DIVIDE,        /* from now on #DE skips A bytes; 0: it ends the run */
-    NANO_TIMER,         /* A = 1: interrupts at TIMER_HZ; 0: none.  Returns where their count is */
+    NANO_TIMER,         /* interrupts every A ticks of the TSC; 0: none.  Returns where their count is */
 };
 
 /* Linear addresses. */
@@ -19,8 +19,9 @@ enum {
 #define PTE_AREA 0x40200000ul
 #define CODE_AREA 0x40400000ul
 #define COUNT_AREA 0x40600000ul
+#define APIC_AREA 0x40800000ul
 #define SPACE_AREA 0x80000000ul
 
-enum { FAULT_PAGES = 512, SPACE_PAGES = 500, TIMER_HZ = 1000, PAGE = 4096 };
+enum { FAULT_PAGES = 512, SPACE_PAGES = 500, PAGE = 4096 };
 
 #endif

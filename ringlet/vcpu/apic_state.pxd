@@ -1,0 +1,38 @@
+"""The state of the local APIC (SDM 3A 10.4)."""
+from ringlet.core.state cimport u32, u64
+
+# Entries of the local vector table, in the order of their registers.
+cdef enum:
+    LVT_TIMER = 0
+    LVT_THERMAL = 1
+    LVT_COUNTERS = 2
+    LVT_LINT0 = 3
+    LVT_LINT1 = 4
+    LVT_ERROR = 5
+    LVT_COUNT = 6
+
+# Bits of such an entry.
+cdef enum:
+    LVT_MASKED = 1 << 16
+    TIMER_MODE = 3 << 17
+    TIMER_PERIODIC = 1 << 17
+    TIMER_DEADLINE = 2 << 17
+
+cdef struct Apic:
+    u32 ldr, dfr, svr, esr, errors
+    u32 tpr_low             # bits 3:0 of TPR; CR8 has the others
+    u32 icr, icr_high
+    u32 lvt[LVT_COUNT]
+    u32 divide, initial
+    u32 irr[8]
+    u32 isr[8]
+    u32 tmr[8]
+    u64 started             # when the count began
+    u64 period              # ticks of the TSC of a whole count
+    u64 due                 # when the timer's interrupt is, or 0
+    u64 deadline            # IA32_TSC_DEADLINE
+    # --- other threads write these
+    u32 line
+    u32 posted[8]           # to be requested
+    u32 posted_level[8]     # and their mode, where that is level
+    u32 posted_nmi

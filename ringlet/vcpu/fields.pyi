@@ -1,0 +1,2 @@
+FIELDS: dict[str, tuple[int, int]]
+COUNTERS: dict[str, int]

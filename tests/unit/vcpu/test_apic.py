@@ -1,0 +1,399 @@
+"""The local APIC, as code in the guest and messages from outside find it."""
+
+import threading
+import time
+
+import pytest
+
+from ringlet.core.state import Exit
+from ringlet.vcpu.model import tsc_khz
+from tests.unit.vcpu.board import DEVICE, DEVICE_PHYS, DEVICE_PT, GP, HANDLERS, IDT, IF, Board
+
+BASE_MSR, DEADLINE_MSR = 0x1B, 0x6E0
+XAPIC, X2APIC = 0xFEE00900, 0xFEE00D00
+ID, VERSION, TPR, PPR, EOI, LDR, DFR, SVR = 0x02, 0x03, 0x08, 0x0A, 0x0B, 0x0D, 0x0E, 0x0F
+ISR, TMR, IRR, ESR, ICR, ICR_HIGH, SELF = 0x10, 0x18, 0x20, 0x28, 0x30, 0x31, 0x3F
+LVT_TIMER, LINT0, LVT_ERROR, INITIAL, CURRENT, DIVIDE = 0x32, 0x35, 0x37, 0x38, 0x39, 0x3E
+MASKED, PERIODIC, DEADLINE = 1 << 16, 1 << 17, 2 << 17
+SHORT = 5.0
+"""Seconds in which anything that is to happen does."""
+
+
+class ApicBoard(Board):
+    """A board with handlers for all vectors, that halt, and the APIC's registers by number."""
+
+    def __init__(self, mode: int = X2APIC) -> None:
+        super().__init__()
+        self.poke(DEVICE_PT, 0xFEE00000 | 7)
+        for vector in range(32, 256):
+            handler = HANDLERS + 16 * vector
+            self.poke(IDT + 16 * vector, handler & 0xFFFF | 8 << 16 | 0x8E << 40 | 1 << 48, 0)
+            self.p.write_phys(handler, b"\xf4")
+        self.p.set_table("idtr", IDT, 0xFFF)
+        self.x2 = mode == X2APIC
+        if self.x2:
+            assert self.wrmsr(BASE_MSR, X2APIC) == Exit.EXIT_HLT
+
+    def wrmsr(self, index: int, value: int) -> int:
+        """WRMSR, then HLT; the exit."""
+        self.set(rcx=index, rax=value & 0xFFFFFFFF, rdx=value >> 32)
+        return self.run("0F30")
+
+    def rdmsr(self, index: int) -> int:
+        self.set(rcx=index)
+        assert self.run("0F32") == Exit.EXIT_HLT
+        assert self.raised() is None
+        return self.get("rdx") << 32 | self.get("rax")
+
+    def write(self, reg: int, value: int) -> int:
+        if self.x2:
+            return self.wrmsr(0x800 + reg, value)
+        self.set(rdi=DEVICE + reg * 16, rax=value)
+        return self.run("8907")  # mov [rdi], eax
+
+    def read(self, reg: int) -> int:
+        if self.x2:
+            return self.rdmsr(0x800 + reg)
+        self.set(rdi=DEVICE + reg * 16)
+        assert self.run("8B07") == Exit.EXIT_HLT  # mov eax, [rdi]
+        return self.get("rax")
+
+    def message(self, vector: int, *, level: bool = False, destination: int = 0) -> None:
+        self.p.message(0xFEE00000 | destination << 12, vector | level << 15 | level << 14)
+
+    def taken(self) -> int | None:
+        """Allow interrupts for some NOPs; the vector in whose handler the guest has halted."""
+        self.set(rflags=2 | IF)
+        self.run("90909090")
+        at = self.get("rip") - 1 - HANDLERS
+        self.set(rflags=2)
+        return at // 16 if 0 <= at < 256 * 16 else None
+
+    def holds(self, first: int, vector: int) -> bool:
+        """Whether a vector is in ISR, TMR or IRR."""
+        return bool(self.read(first + vector // 32) >> vector % 32 & 1)
+
+
+@pytest.fixture(params=[XAPIC, X2APIC], ids=["xapic", "x2apic"])
+def board(request: pytest.FixtureRequest) -> ApicBoard:
+    return ApicBoard(request.param)
+
+
+@pytest.fixture
+def x2() -> ApicBoard:
+    return ApicBoard()
+
+
+# --- registers
+
+
+def test_identity(board: ApicBoard) -> None:
+    assert board.read(ID) == 0
+    assert board.read(VERSION) == 0x50014
+
+
+def test_virtual_wire_after_reset(board: ApicBoard) -> None:
+    assert board.read(LINT0) == 0x700
+    assert board.read(LVT_TIMER) == MASKED
+
+
+def test_registers_in_memory_belong_to_xapic_mode_only(x2: ApicBoard) -> None:
+    x2.set(rdi=DEVICE + VERSION * 16)
+    x2.place("8B07")
+    assert x2.p.run() == Exit.EXIT_MMIO_READ
+    assert x2.p.exit_info().phys == 0xFEE00030
+
+
+def test_other_devices_are_still_there() -> None:
+    board = ApicBoard(XAPIC)
+    board.device.set(0x1008, b"\x11\x22\x33\x44")
+    board.set(rdi=DEVICE + 0x1008)
+    board.run("8B07")
+    assert board.get("rax") == 0x44332211
+    assert board.device.reads == [(0x1008, 4)]
+    assert DEVICE_PHYS >> 12 != 0xFEE00
+
+
+@pytest.mark.parametrize("reg", [0x00, 0x01, DFR, ICR_HIGH, EOI, SELF, 0x40, 0xFF])
+def test_what_x2apic_cannot_read(x2: ApicBoard, reg: int) -> None:
+    x2.set(rcx=0x800 + reg)
+    x2.run("0F32")
+    assert x2.raised() == GP
+
+
+@pytest.mark.parametrize(
+    ("reg", "value"),
+    [(ID, 0), (PPR, 0), (ISR, 0), (CURRENT, 0), (EOI, 1), (TPR, 0x100), (LVT_TIMER, 1 << 32),
+     (ICR, 1 << 13), (SVR, 1 << 12), (DFR, 0), (0xFF, 0)],
+)  # fmt: skip
+def test_what_x2apic_cannot_write(x2: ApicBoard, reg: int, value: int) -> None:
+    x2.write(reg, value)
+    assert x2.raised() == GP
+
+
+def test_x2apic_registers_need_the_mode() -> None:
+    board = ApicBoard(XAPIC)
+    board.wrmsr(0x80B, 0)
+    assert board.raised() == GP
+
+
+def test_any_value_in_any_register_of_the_page_is_survived() -> None:
+    board = ApicBoard(XAPIC)
+    for offset in range(0, 0x1000, 16):
+        for value in (0, 0xFFFFFFFF, 0x5A5A5A5A):
+            board.set(rdi=DEVICE + offset, rax=value)
+            assert board.run("89078B07") in (Exit.EXIT_HLT, Exit.EXIT_EOI)
+    assert board.read(VERSION) == 0x50014
+
+
+# --- messages, priorities, the end of interrupts
+
+
+def test_a_message_is_delivered_and_served(board: ApicBoard) -> None:
+    board.message(0x41)
+    assert board.taken() == 0x41
+    assert board.holds(ISR, 0x41)
+    assert not board.holds(IRR, 0x41)
+    board.write(EOI, 0)
+    assert not board.holds(ISR, 0x41)
+
+
+def test_a_message_waits_for_if(board: ApicBoard) -> None:
+    board.message(0x41)
+    assert board.run("9090") == Exit.EXIT_HLT
+    assert board.holds(IRR, 0x41)
+    assert board.taken() == 0x41
+
+
+def test_the_higher_vector_comes_first_and_its_class_holds_back_the_others(
+    board: ApicBoard,
+) -> None:
+    for vector in (0x52, 0x61, 0x51):
+        board.message(vector)
+    assert board.taken() == 0x61
+    assert board.taken() is None
+    board.message(0x6F)
+    assert board.taken() is None, "one class does not interrupt itself"
+    board.message(0x70)
+    assert board.taken() == 0x70
+    order = []
+    for _ in range(4):
+        board.write(EOI, 0)
+        order.append(board.taken())
+    assert order == [None, 0x6F, 0x52, 0x51]
+
+
+@pytest.mark.parametrize("by_cr8", [True, False])
+def test_task_priority_holds_back_its_class_and_below(board: ApicBoard, by_cr8: bool) -> None:
+    def set_priority(value: int) -> None:
+        if by_cr8:
+            board.set(rax=value)
+            board.run("440F22C0")  # mov cr8, rax
+        else:
+            board.write(TPR, value << 4)
+
+    set_priority(5)
+    assert (board.read(TPR), board.read(PPR), board.get("cr8")) == (0x50, 0x50, 5)
+    board.message(0x5F)
+    assert board.taken() is None
+    set_priority(4)
+    assert board.taken() == 0x5F
+
+
+def test_a_message_to_another_processor_is_not_ours(board: ApicBoard) -> None:
+    board.message(0x41, destination=1)
+    assert board.taken() is None
+    board.message(0x42, destination=0xFF)
+    assert board.taken() == 0x42
+
+
+def test_vectors_below_16_are_errors(board: ApicBoard) -> None:
+    board.write(LVT_ERROR, 0x30)
+    board.write(ICR, 1 << 18 | 0x0F)
+    assert board.taken() == 0x30
+    board.write(ESR, 0)
+    assert board.read(ESR) == 1 << 5
+
+
+def test_a_level_triggered_interrupt_tells_of_its_end(board: ApicBoard) -> None:
+    ended: list[int] = []
+    board.p.attach_level(ended.append)
+    board.message(0x41, level=True)
+    board.message(0x52)
+    assert board.taken() == 0x52
+    assert board.holds(TMR, 0x41)
+    board.write(EOI, 0)
+    assert board.taken() == 0x41
+    assert ended == []
+    board.write(EOI, 0)
+    assert ended == [0x41]
+
+
+def test_interprocessor_interrupt_to_itself(board: ApicBoard) -> None:
+    board.write(ICR, 1 << 18 | 0x45)
+    assert board.taken() == 0x45
+    board.write(EOI, 0)
+    board.write(ICR, 3 << 18 | 0x46)
+    assert board.taken() is None, "all but itself"
+
+
+def test_self_ipi_register(x2: ApicBoard) -> None:
+    x2.write(SELF, 0x46)
+    assert x2.taken() == 0x46
+
+
+def test_nmi_comes_whatever_if_says(board: ApicBoard) -> None:
+    board.write(ICR, 1 << 18 | 4 << 8)
+    assert board.raised() == 2
+
+
+def test_a_disabled_apic_passes_nothing(board: ApicBoard) -> None:
+    board.write(SVR, 0xFF)
+    board.message(0x41)
+    assert board.taken() is None
+    assert board.read(LINT0) & MASKED
+    board.write(SVR, 0x1FF)
+    assert board.taken() == 0x41
+
+
+@pytest.mark.parametrize(("entry", "passes"), [(0x700, True), (0x10700, False), (0x40, False)])
+def test_the_controllers_line_is_lint0(board: ApicBoard, entry: int, passes: bool) -> None:
+    board.write(LINT0, entry)
+    board.p.set_interrupt(True)
+    board.set(rflags=2 | IF)
+    assert board.run("9090") == (Exit.EXIT_WINDOW if passes else Exit.EXIT_HLT)
+
+
+def test_a_message_stops_a_loop(board: ApicBoard) -> None:
+    board.set(rflags=2 | IF)
+    timer = threading.Timer(0.02, board.message, (0x41,))
+    timer.start()
+    assert board.run("EBFE") == Exit.EXIT_HLT
+    assert board.get("rip") == HANDLERS + 16 * 0x41 + 1
+    timer.join()
+
+
+def test_halt_waits_for_a_message(board: ApicBoard) -> None:
+    board.p.wait_in_halt()
+    # The handler halts with interrupts off, which ends the run.
+    board.set(rflags=2 | IF)
+    timer = threading.Timer(0.02, board.message, (0x41,))
+    timer.start()
+    assert board.run("F4EBFD") == Exit.EXIT_HLT
+    assert board.get("rip") == HANDLERS + 16 * 0x41 + 1
+    timer.join()
+
+
+def test_a_kick_wakes_from_halt(board: ApicBoard) -> None:
+    board.p.wait_in_halt()
+    board.set(rflags=2 | IF)
+    timer = threading.Timer(0.02, board.p.kick)
+    timer.start()
+    assert board.run("F4EBFD") == Exit.EXIT_INTERRUPTED
+    timer.join()
+    timer = threading.Timer(0.02, board.message, (0x41,))
+    timer.start()
+    assert board.p.run() == Exit.EXIT_HLT, "it is still halted, and goes on waiting"
+    timer.join()
+
+
+# --- the timer
+
+
+def test_one_shot(board: ApicBoard) -> None:
+    board.write(DIVIDE, 0xB)
+    board.write(LVT_TIMER, 0x50)
+    board.set(rflags=2 | IF)
+    started = time.monotonic()
+    board.write(INITIAL, 20_000)  # us
+    board.set(rflags=2 | IF)
+    assert board.run("EBFE") == Exit.EXIT_HLT
+    assert 0.02 <= time.monotonic() - started < SHORT
+    assert board.get("rip") == HANDLERS + 16 * 0x50 + 1
+    assert board.read(CURRENT) == 0
+    board.write(EOI, 0)
+    time.sleep(0.03)
+    assert board.taken() is None
+
+
+def test_the_count_goes_down_by_the_divided_clock(board: ApicBoard) -> None:
+    board.write(DIVIDE, 0x3)  # 16
+    board.write(LVT_TIMER, MASKED | 0x50)
+    board.write(INITIAL, 1_000_000)
+    first, began = board.read(CURRENT), time.monotonic()
+    time.sleep(0.05)
+    last, ended = board.read(CURRENT), time.monotonic()
+    assert (first - last) * 16e-6 == pytest.approx(ended - began, abs=0.02)
+
+
+def test_periodic(board: ApicBoard) -> None:
+    board.write(DIVIDE, 0xB)
+    board.write(LVT_TIMER, PERIODIC | 0x50)
+    started = time.monotonic()
+    board.write(INITIAL, 10_000)
+    for _ in range(5):
+        board.set(rflags=2 | IF)
+        assert board.run("EBFE") == Exit.EXIT_HLT
+        board.set(rflags=2)
+        board.write(EOI, 0)
+    assert 0.05 <= time.monotonic() - started < SHORT
+    board.write(INITIAL, 0)
+    time.sleep(0.02)
+    assert board.taken() is None
+
+
+def test_deadline(board: ApicBoard) -> None:
+    board.write(LVT_TIMER, DEADLINE | 0x50)
+    started = time.monotonic()
+    due = board.rdmsr(0x10) + tsc_khz() * 20
+    board.wrmsr(DEADLINE_MSR, due)
+    assert board.rdmsr(DEADLINE_MSR) == due
+    board.set(rflags=2 | IF)
+    assert board.run("EBFE") == Exit.EXIT_HLT
+    assert 0.019 <= time.monotonic() - started < SHORT
+    assert board.rdmsr(DEADLINE_MSR) == 0
+
+
+def test_a_deadline_gone_by_is_at_once(board: ApicBoard) -> None:
+    board.write(LVT_TIMER, DEADLINE | 0x50)
+    board.wrmsr(DEADLINE_MSR, 1)
+    assert board.taken() == 0x50
+
+
+def test_a_deadline_follows_the_guests_clock(board: ApicBoard) -> None:
+    board.write(LVT_TIMER, DEADLINE | 0x50)
+    board.wrmsr(DEADLINE_MSR, board.rdmsr(0x10) + tsc_khz() * 1_000_000)
+    assert board.taken() is None
+    board.wrmsr(0x10, board.rdmsr(0x10) + tsc_khz() * 2_000_000)
+    assert board.taken() == 0x50
+
+
+def test_deadline_needs_its_mode(board: ApicBoard) -> None:
+    board.wrmsr(DEADLINE_MSR, 1)
+    assert board.rdmsr(DEADLINE_MSR) == 0
+    board.write(LVT_TIMER, DEADLINE | MASKED | 0x50)
+    board.wrmsr(DEADLINE_MSR, board.rdmsr(0x10) + tsc_khz() * 1_000_000)
+    board.write(LVT_TIMER, 0x50)
+    assert board.rdmsr(DEADLINE_MSR) == 0
+
+
+def test_halt_waits_for_the_timer(board: ApicBoard) -> None:
+    board.p.wait_in_halt()
+    board.write(DIVIDE, 0xB)
+    board.write(LVT_TIMER, 0x50)
+    board.write(INITIAL, 20_000)
+    started = time.monotonic()
+    board.set(rflags=2 | IF)
+    assert board.run("F4EBFD") == Exit.EXIT_HLT
+    assert time.monotonic() - started < SHORT
+    assert board.get("rip") == HANDLERS + 16 * 0x50 + 1
+
+
+@pytest.mark.parametrize("period", [1, 0xFFFFFFFF])
+def test_a_timer_of_any_period_leaves_the_guest_time(board: ApicBoard, period: int) -> None:
+    board.write(DIVIDE, 0xB)
+    board.write(LVT_TIMER, PERIODIC | 0x50)
+    board.write(INITIAL, period)
+    board.set(rcx=1_000_000)
+    assert board.run("FFC975FC") == Exit.EXIT_HLT  # 1: dec ecx; jnz 1b
+    assert board.get("rcx") == 0
