@@ -14,6 +14,9 @@ Line = Callable[[bool], None]
 Clock = Callable[[], int]
 """Nanoseconds since any fixed moment, never going back."""
 
+Message = Callable[[int, int], None]
+"""A memory write that carries an interrupt: address FEEx_xxxxh and data (SDM 3A 11.11)."""
+
 
 def unconnected(level: bool) -> None:
     """Be the line of a pin that is wired to nothing."""
