@@ -14,6 +14,9 @@ Line = Callable[[bool], None]
 Clock = Callable[[], int]
 """Nanoseconds since any fixed moment, never going back."""
 
+Message = Callable[[int, int], None]
+"""A memory write that carries an interrupt: address FEEx_xxxxh and data (SDM 3A 11.11)."""
+
 
 def unconnected(level: bool) -> None:
     """Be the line of a pin that is wired to nothing."""
@@ -29,3 +32,25 @@ class PortDevice(Protocol):
     def read(self, offset: int, size: int) -> int: ...
 
     def write(self, offset: int, size: int, value: int) -> None: ...
+
+
+class SharedLine:
+    """A line that several devices drive: asserted as long as one of them asserts it."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._asserted = 0
+        self._taps = 0
+
+    def tap(self) -> Line:
+        """Return a line for one more device."""
+        bit = 1 << self._taps
+        self._taps += 1
+
+        def drive(level: bool) -> None:
+            before = self._asserted
+            self._asserted = before | bit if level else before & ~bit
+            if bool(self._asserted) is not bool(before):
+                self._line(level)
+
+        return drive

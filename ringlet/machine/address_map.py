@@ -21,12 +21,14 @@ and stack, and:
     0x0002_0000  command line, at most 64 KiB
     0x0009_FC00  1 KiB that firmware would keep (EBDA); reserved in the E820 map
     0x000A_0000  video memory and option ROMs: nothing there
-    0x000E_0000  ACPI tables; reserved in the E820 map
+    0x000E_0000  ACPI tables, the RSDP first; reserved in the E820 map
     0x0010_0000  RAM again; the kernel goes where it prefers, usually to 16 MiB
     ...          the initial RAM disk ends where RAM ends, or where the kernel's reach does
-    0xC000_0000  the most RAM a PC may have; from here to 4 GiB are devices
+    0xC000_0000  the most RAM a PC may have; from here on BARs of PCI functions
+    0xFEC0_0000  I/O APIC
+    0xFEE0_0000  local APIC
 
-Port addresses are those of an IBM PC/AT.
+Port addresses are those of an IBM PC/AT, and PORT_PM, which no PC fixes.
 """
 
 from typing import Final
@@ -55,15 +57,42 @@ HIGH_RAM: Final = 0x100000
 DEVICE_HOLE: Final = 0xC000_0000
 LINUX_CODE_SELECTOR: Final = 0x10
 
+# --- the PC's devices in memory
+DEVICE_HOLE_END: Final = 0xFEC0_0000
+IO_APIC: Final = 0xFEC0_0000
+IO_APIC_SIZE: Final = 0x1000
+LOCAL_APIC: Final = 0xFEE0_0000
+LOCAL_APIC_SIZE: Final = 0x1000
+
 # --- ports
 PORT_PIC_MASTER: Final = 0x20
 PORT_PIT: Final = 0x40
+PORT_KEYBOARD_DATA: Final = 0x60
 PORT_B: Final = 0x61
+PORT_KEYBOARD_COMMAND: Final = 0x64
+PORT_RTC: Final = 0x70
 PORT_PIC_SLAVE: Final = 0xA0
 PORT_DEBUG_EXIT: Final = 0xF4
 PORT_COM1: Final = 0x3F8
 PORT_ELCR: Final = 0x4D0
+PORT_PM: Final = 0x600
+PORT_PCI_CONFIG: Final = 0xCF8
+PORT_RESET: Final = 0xCF9  # within the former
 
 # --- inputs of the 8259 pair
 IRQ_TIMER: Final = 0
+IRQ_KEYBOARD: Final = 1
 IRQ_COM1: Final = 4
+IRQ_RTC: Final = 8
+IRQ_SCI: Final = 9
+IRQ_MOUSE: Final = 12
+
+# --- inputs of the I/O APIC: those of the 8259 pair, but for the timer, and PCI's
+GSI_TIMER: Final = 2
+GSI_PCI: Final = 16
+GSI_PCI_COUNT: Final = 8
+
+
+def pci_gsi(slot: int, pin: int) -> int:
+    """Return the I/O APIC's input for interrupt pin `pin` (1 is INTA#) of a PCI slot."""
+    return GSI_PCI + (slot + pin - 1) % GSI_PCI_COUNT

@@ -1,0 +1,297 @@
+"""A PCI function: its configuration space, base address registers and interrupt pin.
+
+PCI Local Bus Specification 3.0, chapter 6.  Which bits the guest may write is a mask beside the
+256 bytes, so that no write needs a case of its own; what follows from a write is worked out
+after it.  Where a BAR leads is told to `bar_changed`: the function maps nothing itself.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from ringlet.devices.wiring import Line, unconnected
+from ringlet.errors import InternalError
+
+CONFIG_SIZE: Final = 256
+
+# Header, type 0
+VENDOR_ID: Final = 0x00
+DEVICE_ID: Final = 0x02
+COMMAND: Final = 0x04
+STATUS: Final = 0x06
+REVISION_ID: Final = 0x08
+CLASS_CODE: Final = 0x09
+CACHE_LINE_SIZE: Final = 0x0C
+LATENCY_TIMER: Final = 0x0D
+HEADER_TYPE: Final = 0x0E
+BAR0: Final = 0x10
+BARS: Final = 6
+SUBSYSTEM_VENDOR_ID: Final = 0x2C
+SUBSYSTEM_ID: Final = 0x2E
+CAPABILITIES: Final = 0x34
+INTERRUPT_LINE: Final = 0x3C
+INTERRUPT_PIN: Final = 0x3D
+HEADER_END: Final = 0x40
+
+# Command register
+COMMAND_IO: Final = 1 << 0
+COMMAND_MEMORY: Final = 1 << 1
+COMMAND_MASTER: Final = 1 << 2
+COMMAND_PARITY: Final = 1 << 6
+COMMAND_SERR: Final = 1 << 8
+COMMAND_NO_INTX: Final = 1 << 10
+
+# Status register
+STATUS_INTERRUPT: Final = 1 << 3
+STATUS_CAPABILITIES: Final = 1 << 4
+
+MULTIFUNCTION: Final = 1 << 7  # of the header type
+
+
+class BarKind(Enum):
+    """What a BAR decodes, with the low bits it reads as and the end of its address space."""
+
+    IO = (0x1, 1 << 16)
+    MEMORY_32 = (0x0, 1 << 32)
+    MEMORY_64 = (0x4, 1 << 64)
+
+    def __init__(self, flags: int, limit: int) -> None:
+        self.flags = flags
+        self.limit = limit
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A base address register: `index` 0 to 5, `size` a power of two; a 64-bit one takes two."""
+
+    index: int
+    kind: BarKind
+    size: int
+    prefetchable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PciIdentity:
+    """What a function says it is; `class_code` is class, subclass and interface, 24 bits."""
+
+    vendor: int
+    device: int
+    class_code: int
+    revision: int = 0
+    subsystem_vendor: int = 0
+    subsystem: int = 0
+
+
+@dataclass(slots=True)
+class PciFunctionState:
+    """The configuration space and the level the function wants on its pin."""
+
+    config: bytes
+    interrupt: bool
+
+
+BarChanged = Callable[["PciFunction", Bar, int | None], None]
+"""Told the address from which a BAR decodes now, or None.
+
+The guest chooses the address: it may lie on RAM, on another device or beyond what is wired.
+"""
+
+Access = Callable[[int, int], None]
+"""Told of an access in a capability: offset from the capability's beginning, and size."""
+
+
+def _nowhere(function: "PciFunction", bar: Bar, address: int | None) -> None:
+    """Be told of a BAR, and do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Capability:
+    offset: int
+    size: int
+    before_read: Access | None
+    after_write: Access | None
+
+
+class PciFunction:
+    """One function.  `irq` is its INTA# line if `interrupt_pin` is 1 (0: it has none)."""
+
+    def __init__(
+        self,
+        identity: PciIdentity,
+        bars: Sequence[Bar] = (),
+        *,
+        interrupt_pin: int = 0,
+        irq: Line = unconnected,
+        bar_changed: BarChanged = _nowhere,
+        multifunction: bool = False,
+    ) -> None:
+        self._irq = irq
+        self._bar_changed = bar_changed
+        self._config = bytearray(CONFIG_SIZE)
+        self._writable = bytearray(CONFIG_SIZE)
+        self._bars = tuple(bars)
+        self._reported: dict[int, int | None] = {bar.index: None for bar in bars}
+        self._capabilities: list[_Capability] = []
+        self._next_capability = HEADER_END
+        self._interrupt = False
+
+        self._put(VENDOR_ID, 2, identity.vendor)
+        self._put(DEVICE_ID, 2, identity.device)
+        self._put(REVISION_ID, 1, identity.revision)
+        self._put(CLASS_CODE, 3, identity.class_code)
+        self._put(HEADER_TYPE, 1, MULTIFUNCTION if multifunction else 0)
+        self._put(SUBSYSTEM_VENDOR_ID, 2, identity.subsystem_vendor)
+        self._put(SUBSYSTEM_ID, 2, identity.subsystem)
+        self._put(INTERRUPT_PIN, 1, interrupt_pin)
+        self._allow(INTERRUPT_LINE, 1, 0xFF)
+        self._allow(CACHE_LINE_SIZE, 1, 0xFF)
+        self._allow(LATENCY_TIMER, 1, 0xFF)
+        command = COMMAND_MASTER | COMMAND_PARITY | COMMAND_SERR
+        for bar in bars:
+            self._add_bar(bar)
+            command |= COMMAND_IO if bar.kind is BarKind.IO else COMMAND_MEMORY
+        if interrupt_pin:
+            command |= COMMAND_NO_INTX
+        self._allow(COMMAND, 2, command)
+
+    # --- making
+
+    def add_capability(
+        self,
+        kind: int,
+        body: bytes,
+        writable: bytes = b"",
+        *,
+        before_read: Access | None = None,
+        after_write: Access | None = None,
+    ) -> int:
+        """Add a capability to the end of the list and return its offset.
+
+        `body` follows the two bytes of ID and link; `writable` masks its bits that the guest may
+        write.  Raises InternalError if the configuration space is full.
+        """
+        offset = self._next_capability
+        size = 2 + len(body)
+        if offset + size > CONFIG_SIZE:
+            raise InternalError("no room for a PCI capability", {"kind": kind, "size": size})
+        link = self._capabilities[-1].offset + 1 if self._capabilities else CAPABILITIES
+        self._config[link] = offset
+        self._config[offset] = kind
+        self._config[offset + 2 : offset + size] = body
+        self._writable[offset + 2 : offset + 2 + len(writable)] = writable
+        self._put(STATUS, 2, self._get(STATUS, 2) | STATUS_CAPABILITIES)
+        self._capabilities.append(_Capability(offset, size, before_read, after_write))
+        self._next_capability = offset + size + 3 & ~3
+        return offset
+
+    # --- configuration accesses
+
+    def read_config(self, offset: int, size: int) -> int:
+        """Return `size` bytes at `offset`; there are 256."""
+        for capability in self._capabilities:
+            if capability.before_read is not None and _overlap(capability, offset, size):
+                capability.before_read(offset - capability.offset, size)
+        return self._get(offset, size)
+
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """Write what is writable of `size` bytes at `offset`, and do what follows from it."""
+        for place in range(offset, min(offset + size, CONFIG_SIZE)):
+            mask = self._writable[place]
+            byte = value >> 8 * (place - offset) & 0xFF
+            self._config[place] = self._config[place] & ~mask | byte & mask
+        if offset < HEADER_END:
+            self._decode()
+            self._drive()
+        for capability in self._capabilities:
+            if capability.after_write is not None and _overlap(capability, offset, size):
+                capability.after_write(offset - capability.offset, size)
+
+    # --- for the device
+
+    @property
+    def command(self) -> int:
+        """The command register."""
+        return self._get(COMMAND, 2)
+
+    @property
+    def bus_master(self) -> bool:
+        """Whether the function may access memory, and so send messages."""
+        return bool(self.command & COMMAND_MASTER)
+
+    def bar_address(self, index: int) -> int | None:
+        """Return from where BAR `index` decodes now, if it does."""
+        return self._reported[index]
+
+    def set_interrupt(self, level: bool) -> None:
+        """Assert or release INTx, which the guest may have disabled."""
+        self._interrupt = level
+        self._drive()
+
+    def get_config(self, offset: int, size: int) -> int:
+        """Return configuration bytes to the device itself, without telling it."""
+        return self._get(offset, size)
+
+    def set_config(self, offset: int, size: int, value: int) -> None:
+        """Let the device itself change configuration bytes, read-only ones too."""
+        self._put(offset, size, value)
+
+    # --- state
+
+    def save(self) -> PciFunctionState:
+        """Return a copy of the state."""
+        return PciFunctionState(bytes(self._config), self._interrupt)
+
+    def restore(self, state: PciFunctionState) -> None:
+        """Take over `state` and tell where the BARs are."""
+        self._config = bytearray(state.config)
+        self._interrupt = state.interrupt
+        self._decode()
+        self._drive()
+
+    # --- inside
+
+    def _get(self, offset: int, size: int) -> int:
+        return int.from_bytes(self._config[offset : offset + size], "little")
+
+    def _put(self, offset: int, size: int, value: int) -> None:
+        self._config[offset : offset + size] = value.to_bytes(size, "little")
+
+    def _allow(self, offset: int, size: int, mask: int) -> None:
+        self._writable[offset : offset + size] = mask.to_bytes(size, "little")
+
+    def _add_bar(self, bar: Bar) -> None:
+        offset = BAR0 + 4 * bar.index
+        size = 8 if bar.kind is BarKind.MEMORY_64 else 4
+        smallest = 4 if bar.kind is BarKind.IO else 16
+        if bar.size < smallest or bar.size & bar.size - 1 or offset + size > BAR0 + 4 * BARS:
+            raise InternalError("no such BAR", {"index": bar.index, "size": bar.size})
+        self._put(offset, size, bar.kind.flags | (8 if bar.prefetchable else 0))
+        self._allow(offset, size, bar.kind.limit - bar.size)
+
+    def _decode(self) -> None:
+        """Work out where the BARs lead and tell what has changed."""
+        command = self.command
+        for bar in self._bars:
+            enable = COMMAND_IO if bar.kind is BarKind.IO else COMMAND_MEMORY
+            address = self._address(bar) if command & enable else None
+            if address != self._reported[bar.index]:
+                self._reported[bar.index] = address
+                self._bar_changed(self, bar, address)
+
+    def _address(self, bar: Bar) -> int | None:
+        size = 8 if bar.kind is BarKind.MEMORY_64 else 4
+        address = self._get(BAR0 + 4 * bar.index, size) & bar.kind.limit - bar.size
+        # 0 is not assigned yet, and all ones is a guest that asks for the size.
+        if address == 0 or address + bar.size == bar.kind.limit:
+            return None
+        return address
+
+    def _drive(self) -> None:
+        status = self._get(STATUS, 2) & ~STATUS_INTERRUPT
+        self._put(STATUS, 2, status | (STATUS_INTERRUPT if self._interrupt else 0))
+        self._irq(self._interrupt and not self.command & COMMAND_NO_INTX)
+
+
+def _overlap(capability: _Capability, offset: int, size: int) -> bool:
+    return offset < capability.offset + capability.size and capability.offset < offset + size
