@@ -4,6 +4,7 @@
     ├── RingletError            a user's mistake or a host's lack; one line that says what to do
     │   ├── ConfigError         an option has an impossible value
     │   ├── ProgramError        the program to run cannot be loaded
+    │   ├── ImageError          a kernel or tool for the guest cannot be fetched or kept
     │   ├── HostError           this host lacks something that Ringlet needs
     │   └── OutputError         the guest's output has nowhere to go
     └── InternalError           a broken invariant: a defect of Ringlet, never of its user
@@ -31,6 +32,10 @@ class ConfigError(RingletError):
 
 class ProgramError(RingletError):
     """The program named on the command line cannot be loaded."""
+
+
+class ImageError(RingletError):
+    """What a guest is made of, a kernel or a tool, cannot be fetched or kept."""
 
 
 class HostError(RingletError):

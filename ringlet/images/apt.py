@@ -1,0 +1,217 @@
+"""The host's apt-get, used without root: its state, cache and lists are in a directory of ours.
+
+apt checks what it fetches: the lists by Debian's signing keys, a package by the lists' SHA-256.
+The host's own settings (a proxy, say) hold, but not its hooks, which may want root.
+"""
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from ringlet.errors import ImageError
+from ringlet.images.store import explain
+
+KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+OS_RELEASE: Final = Path("/etc/os-release")
+LISTS_AGE_S: Final = 24 * 3600
+"""How long package lists are taken for new."""
+_TIMEOUT_S: Final = 900
+
+# For a host that is not Debian 12: what its sources offer is not what the guest is made of.
+_SOURCES: Final = """\
+Types: deb
+URIs: http://deb.debian.org/debian
+Suites: bookworm bookworm-updates
+Components: main
+Signed-By: {keyring}
+
+Types: deb
+URIs: http://deb.debian.org/debian-security
+Suites: bookworm-security
+Components: main
+Signed-By: {keyring}
+"""
+_OWN_SOURCES: Final = """\
+Dir::Etc::sourcelist "{root}/debian.sources";
+Dir::Etc::sourceparts "-";
+"""
+_CONFIGURATION: Final = """\
+Dir::State "{root}/state";
+Dir::State::status "{root}/status";
+Dir::Cache "{root}/cache";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+APT::Architecture "amd64";
+#clear APT::Architectures;
+APT::Architectures {{ "amd64"; }};
+APT::Sandbox::User "";
+APT::Update::Error-Mode "any";
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Pre-Invoke;
+#clear DPkg::Post-Invoke;
+Acquire::Languages "none";
+Acquire::Retries "1";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+Acquire::PDiffs "false";
+{sources}"""
+# Of what a repository may list (descriptions, icons, contents) only packages are wanted.
+_ONLY_PACKAGES: Final = re.compile(
+    r'^Acquire::IndexTargets::deb::([\w-]+)::MetaKey "', re.MULTILINE
+)
+
+_ERROR: Final = re.compile(r"^[EW]: (.*)$", re.MULTILINE)
+_FETCH: Final = re.compile(r"^Failed to fetch (\S+) +(.*)$")
+_NO_NETWORK: Final = re.compile(
+    r"resolv|Could not connect|Cannot initiate|Connection (failed|refused|timed out)|unreachable"
+)
+_NO_ROOM: Final = "No space left on device"
+
+
+class Apt:
+    """Packages of Debian 12, fetched with a private apt whose files are below `root`.
+
+    They come from the sources of the host if it is Debian 12, or else from Debian's own server;
+    `sources`, a text for a file such as /etc/apt/sources.list.d/debian.sources, is taken instead.
+    The methods raise ImageError.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        sources: str = "",
+        os_release: Path = OS_RELEASE,
+        keyring: Path = KEYRING,
+    ) -> None:
+        self._root = root
+        self._sources = sources
+        self._os_release = os_release
+        self._keyring = keyring
+        self._config = root / "apt.conf"
+
+    def prepare(self) -> None:
+        """Make the directories and the configuration."""
+        for tool in ("apt-get", "apt-cache", "dpkg-deb"):
+            if shutil.which(tool) is None:
+                raise ImageError(
+                    f"{tool} is not installed, and Debian's packages are fetched with it; "
+                    "install apt, or name a kernel of your own"
+                )
+        if '"' in str(self._root) or "\n" in str(self._root):
+            raise ImageError(f"{str(self._root)!r}: apt cannot use a directory with such a name")
+        sources = self._sources
+        if not sources and not is_debian_12(self._os_release):
+            sources = _SOURCES.format(keyring=self._keyring)
+        if str(self._keyring) in sources and not self._keyring.exists():
+            raise ImageError(
+                f"{self._keyring} is missing, and Debian's signatures are checked with it; "
+                "install debian-archive-keyring"
+            )
+        try:
+            for directory in ("state/lists/partial", "cache/archives/partial"):
+                (self._root / directory).mkdir(parents=True, exist_ok=True)
+            (self._root / "status").touch()
+            (self._root / "debian.sources").write_text(sources, encoding="utf-8")
+            text = _OWN_SOURCES.format(root=self._root) if sources else ""
+            text = _CONFIGURATION.format(root=self._root, sources=text)
+            self._config.write_text(text + self._without_other_lists(), encoding="utf-8")
+        except OSError as error:
+            raise explain(error, self._root.parent) from error
+
+    def lists_are_new(self) -> bool:
+        """Tell whether the package lists were fetched within the last day."""
+        try:
+            age = time.time() - (self._root / "updated").stat().st_mtime
+        except OSError:
+            return False
+        return 0 <= age < LISTS_AGE_S
+
+    def update(self) -> None:
+        """Fetch the package lists."""
+        done = self._run(["apt-get", "update"])
+        if done.returncode:
+            raise self._failure("Debian's package lists cannot be fetched", done.stderr)
+        try:
+            (self._root / "updated").touch()
+        except OSError as error:
+            raise explain(error, self._root.parent) from error
+
+    def show(self, package: str) -> Mapping[str, str]:
+        """Return the fields of the newest version of `package`; empty if it is not known."""
+        done = self._run(["apt-cache", "show", "--no-all-versions", package])
+        fields = re.findall(r"^([A-Za-z0-9-]+): (.*)$", done.stdout, re.MULTILINE)
+        return dict(fields) if done.returncode == 0 else {}
+
+    def download(self, package: str, directory: Path) -> Path:
+        """Fetch the newest version of `package` to `directory` and return the file."""
+        done = self._run(["apt-get", "download", package], directory)
+        found = sorted(directory.glob("*.deb"))
+        if done.returncode or len(found) != 1:
+            raise self._failure(f"{package} cannot be fetched", done.stderr)
+        return found[0]
+
+    # --- inside
+
+    def _without_other_lists(self) -> str:
+        done = subprocess.run(
+            ["apt-config", "dump"], capture_output=True, text=True, check=False,
+            env=_environment(), timeout=_TIMEOUT_S,
+        )  # fmt: skip
+        names = set(_ONLY_PACKAGES.findall(done.stdout)) - {"Packages"}
+        form = 'Acquire::IndexTargets::deb::{}::DefaultEnabled "false";\n'
+        return "".join(form.format(name) for name in sorted(names))
+
+    def _run(
+        self, command: Sequence[str], directory: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        name, *arguments = command
+        try:
+            return subprocess.run(
+                [name, "-q", "-c", str(self._config), *arguments],
+                cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                errors="replace", check=False, env=_environment(), timeout=_TIMEOUT_S,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise ImageError(f"{name} was given up after {_TIMEOUT_S // 60} minutes") from None
+        except OSError as error:
+            raise ImageError(f"{name} cannot be run: {error.strerror}") from error
+
+    def _failure(self, what: str, output: str) -> ImageError:
+        lines = _ERROR.findall(output)
+        reason = lines[0] if lines else "apt-get does not say why"
+        fetch = _FETCH.match(reason)
+        reason = fetch[2] if fetch else reason
+        if _NO_ROOM in output:
+            return explain(OSError(errno.ENOSPC, _NO_ROOM), self._root.parent)
+        if _NO_NETWORK.search(output):
+            return ImageError(
+                f"{what}: the network does not reach Debian ({reason}); connect it once, "
+                "or name a kernel of your own"
+            )
+        return ImageError(f"{what}: {reason}")
+
+
+def is_debian_12(os_release: Path) -> bool:
+    """Tell whether the host is Debian 12, whose sources have what the guest is made of."""
+    try:
+        lines = os_release.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    fields = dict(line.split("=", 1) for line in lines if "=" in line)
+    return fields.get("ID", "").strip("\"'") == "debian" and (
+        fields.get("VERSION_ID", "").strip("\"'") == "12"
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment with messages in English, which are understood here."""
+    return {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "", "DEBIAN_FRONTEND": "noninteractive"}

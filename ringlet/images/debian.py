@@ -1,0 +1,217 @@
+"""Debian 12's kernels and busybox, fetched once and then taken from the cache.
+
+What is in the cache is used as it is, without the network; `refresh` looks for a newer version.
+"""
+
+import contextlib
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from ringlet.errors import ImageError
+from ringlet.images.apt import Apt
+from ringlet.images.store import Entry, Store, default_root
+
+CLOUD_KERNEL: Final = "linux-image-cloud-amd64"
+BUSYBOX: Final = "busybox-static"
+Progress = Callable[[str], None]
+"""Takes a line for the user: what takes so long."""
+
+# apt-get waits for ever when it finds the disk full, so that room is looked for first.
+_KERNEL_ROOM: Final = 180 << 20
+_TOOL_ROOM: Final = 60 << 20
+_KERNELS: Final = "kernels"
+_TOOLS: Final = "tools"
+_VMLINUZ: Final = "vmlinuz"
+_PACKAGE_FILE: Final = "package.deb"
+_TOOL: Final = "busybox"
+_REAL_KERNEL: Final = re.compile(r"\blinux-image-\d[\w.+~-]*")
+_PACKAGE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedKernel:
+    """A kernel in the cache: the bzImage, the package it came in, which has its modules.
+
+    `release` is what `uname -r` says of it, `version` Debian's.
+    """
+
+    vmlinuz: Path
+    package: Path
+    release: str
+    version: str
+
+
+def silent(line: str) -> None:
+    """Be a progress that nobody sees."""
+
+
+def fetch_kernel(
+    package: str = CLOUD_KERNEL,
+    progress: Progress = silent,
+    *,
+    store: Store | None = None,
+    apt: Apt | None = None,
+    refresh: bool = False,
+) -> CachedKernel:
+    """Return the kernel of Debian package `package`, from the cache or else from Debian.
+
+    The package may be one that depends on a real kernel's, as linux-image-cloud-amd64 does.
+    Raises ImageError.
+    """
+    source = _Source(store, apt, progress)
+    if not _PACKAGE_NAME.fullmatch(package):
+        raise ImageError(f"{package!r} is not the name of a package")
+    if not refresh and (kernel := _cached_kernel(source.store, package)) is not None:
+        return kernel
+    with source.store.locked():
+        # Another process may have fetched it while this one waited for the lock.
+        if not refresh and (kernel := _cached_kernel(source.store, package)) is not None:
+            return kernel
+        with source.store.adding(_KERNELS, package, _KERNEL_ROOM) as (directory, facts):
+            fetched = source.fetch(package, directory, newest=refresh)
+            extract(fetched.deb, re.compile(r"\./boot/vmlinuz-.*"), directory / _VMLINUZ)
+            fetched.deb.rename(directory / _PACKAGE_FILE)
+            facts["package"], facts["version"] = fetched.package, fetched.version
+            facts["release"] = fetched.package.removeprefix("linux-image-")
+    kernel = _cached_kernel(source.store, package)
+    if kernel is None:
+        raise ImageError(f"{source.store.root}: what is written to the cache is not what is read")
+    return kernel
+
+
+def fetch_busybox(
+    progress: Progress = silent, *, store: Store | None = None, apt: Apt | None = None
+) -> Path:
+    """Return a statically linked busybox, from the cache or else from Debian.
+
+    Raises ImageError.
+    """
+    source = _Source(store, apt, progress)
+    if (tool := _cached_tool(source.store)) is not None:
+        return tool
+    with source.store.locked():
+        if (tool := _cached_tool(source.store)) is not None:
+            return tool
+        with source.store.adding(_TOOLS, BUSYBOX, _TOOL_ROOM) as (directory, facts):
+            fetched = source.fetch(BUSYBOX, directory)
+            extract(fetched.deb, re.compile(r"\./(usr/)?bin/busybox"), directory / _TOOL)
+            (directory / _TOOL).chmod(0o755)
+            fetched.deb.unlink()
+            facts["package"], facts["version"] = fetched.package, fetched.version
+    tool = _cached_tool(source.store)
+    if tool is None:
+        raise ImageError(f"{source.store.root}: what is written to the cache is not what is read")
+    return tool
+
+
+def extract(deb: Path, wanted: re.Pattern[str], target: Path) -> None:
+    """Write the first regular file of `deb` whose name is `wanted` to `target`.
+
+    Raises ImageError; OSError if the target cannot be written.
+    """
+    with _contents(deb) as contents:
+        try:
+            with tarfile.open(fileobj=contents, mode="r|") as archive:
+                for member in archive:
+                    if member.isfile() and wanted.fullmatch(member.name):
+                        source = archive.extractfile(member)
+                        assert source is not None
+                        with target.open("wb") as file:
+                            shutil.copyfileobj(source, file, 1 << 20)
+                        return
+        except tarfile.TarError as error:
+            raise ImageError(f"{deb.name}: this package cannot be unpacked: {error}") from error
+    raise ImageError(f"{deb.name}: this package has no file {wanted.pattern}")
+
+
+@contextlib.contextmanager
+def _contents(deb: Path) -> Iterator[IO[bytes]]:
+    """Give the package's files as a tar archive, of which the rest need not be read."""
+    process = subprocess.Popen(
+        ["dpkg-deb", "--fsys-tarfile", str(deb)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        yield process.stdout
+    finally:
+        process.stdout.close()
+        process.kill()
+        process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    package: str
+    version: str
+    deb: Path
+
+
+class _Source:
+    """The store, and apt behind it, which is prepared when it is needed first."""
+
+    def __init__(self, store: Store | None, apt: Apt | None, progress: Progress) -> None:
+        self.store = store or Store(default_root())
+        self._apt = apt or Apt(self.store.root / "apt")
+        self._progress = progress
+
+    def fetch(self, package: str, directory: Path, *, newest: bool = False) -> _Fetched:
+        """Fetch the package that has the files of `package` to `directory`, which is empty.
+
+        With `newest`, lists that are not a day old yet are fetched again, too.
+        """
+        self._apt.prepare()
+        if not newest and self._apt.lists_are_new():
+            # Lists of this morning may name a version that is gone by now.
+            with contextlib.suppress(ImageError):
+                return self._download(package, directory)
+        return self._download_after_update(package, directory)
+
+    def _download_after_update(self, package: str, directory: Path) -> _Fetched:
+        self._progress("fetching Debian's package lists")
+        try:
+            self._apt.update()
+        except ImageError as trouble:
+            # Another of the host's sources may be the one that fails.
+            try:
+                return self._download(package, directory)
+            except ImageError:
+                raise trouble from None
+        return self._download(package, directory)
+
+    def _download(self, package: str, directory: Path) -> _Fetched:
+        fields = self._apt.show(package)
+        real = _REAL_KERNEL.search(fields.get("Depends", ""))
+        if real is not None and not _REAL_KERNEL.fullmatch(package):
+            package = real[0]
+            fields = self._apt.show(package)
+        if not fields:
+            raise ImageError(f"{package}: Debian 12 has no such package")
+        self._progress(f"fetching {package} from Debian")
+        deb = self._apt.download(package, directory)
+        return _Fetched(package, fields.get("Version", ""), deb)
+
+
+def _cached_kernel(store: Store, package: str) -> CachedKernel | None:
+    entry = store.find(_KERNELS, package)
+    if entry is None:
+        return None
+    vmlinuz, deb = entry.file(_VMLINUZ), entry.file(_PACKAGE_FILE)
+    if vmlinuz is None or deb is None:
+        return None
+    return CachedKernel(vmlinuz, deb, _fact(entry, "release"), _fact(entry, "version"))
+
+
+def _cached_tool(store: Store) -> Path | None:
+    entry = store.find(_TOOLS, BUSYBOX)
+    return entry.file(_TOOL) if entry is not None else None
+
+
+def _fact(entry: Entry, name: str) -> str:
+    return str(entry.facts.get(name, ""))

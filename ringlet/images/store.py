@@ -1,0 +1,164 @@
+"""What was fetched, kept in the user's cache directory and checked each time it is used.
+
+    $XDG_CACHE_HOME/ringlet/
+        lock                        one process at a time changes what is below
+        apt/                        package lists (`ringlet.images.apt`)
+        kernels/NAME/               an entry: its files, and last of all manifest.json
+        tools/NAME/
+
+An entry is made in a directory beside its place and renamed, so that it is there whole or not at
+all.  Its manifest tells the SHA-256 of each file; an entry that does not agree with it counts as
+absent, and the next fetch takes its place.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ringlet.config import format_size
+from ringlet.errors import ImageError
+
+_MANIFEST: Final = "manifest.json"
+_UNFINISHED: Final = ".unfinished-"
+_FORMAT: Final = 1
+ROOM_FOR_ALL: Final = 200 << 20
+"""What a kernel, tools and package lists take, with what is needed to make them, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A directory of the store and what its manifest says: facts, and files with their hashes."""
+
+    path: Path
+    facts: Mapping[str, str]
+    hashes: Mapping[str, str]
+
+    def file(self, name: str) -> Path | None:
+        """Return the path of file `name`, or None if it is not as it was when it was fetched."""
+        path = self.path / name
+        try:
+            return path if sha256(path) == self.hashes.get(name) else None
+        except OSError:
+            return None
+
+
+class Store:
+    """The cache directory.  Its methods raise ImageError."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, kind: str, name: str) -> Entry | None:
+        """Return the entry, or None if there is none or its manifest cannot be understood."""
+        path = self.root / kind / name
+        try:
+            content = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            if content["format"] != _FORMAT:
+                return None
+            return Entry(path, dict(content["facts"]), dict(content["sha256"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store's lock: whoever else fetches waits."""
+        with self._explained():
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    @contextlib.contextmanager
+    def adding(self, kind: str, name: str, room: int = 0) -> Iterator[tuple[Path, dict[str, str]]]:
+        """Give an empty directory and facts to add to; if the body succeeds, they are the entry.
+
+        Call it with the lock held.  `room` is the free space that the body needs, in bytes.
+        """
+        facts: dict[str, str] = {}
+        place = self.root / kind / name
+        with self._explained():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if free_space(place.parent) < room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            for left in place.parent.glob(f"{_UNFINISHED}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            made = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
+            try:
+                yield made, facts
+                _write_manifest(made, facts)
+                if place.exists():
+                    shutil.rmtree(place)
+                made.rename(place)
+            finally:
+                shutil.rmtree(made, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise explain(error, self.root) from error
+
+
+def explain(error: OSError, root: Path) -> ImageError:
+    """Return the error to raise when the cache directory `root` cannot be written."""
+    what = f"{root}: the cache cannot be written: {error.strerror or error}"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            remedy = f"make room for {format_size(ROOM_FOR_ALL)} there"
+        case _:
+            remedy = "make it writable"
+    return ImageError(f"{what}; {remedy}, or set XDG_CACHE_HOME to another directory")
+
+
+def default_root(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return Ringlet's directory by the XDG Base Directory Specification.  Raises ImageError."""
+    given = environ.get("XDG_CACHE_HOME", "")
+    if given.startswith("/"):  # the specification: a relative one is to be ignored
+        return Path(given) / "ringlet"
+    try:
+        return Path.home() / ".cache" / "ringlet"
+    except RuntimeError:
+        raise ImageError("there is no home directory for a cache; set XDG_CACHE_HOME") from None
+
+
+def free_space(directory: Path) -> int:
+    """Return how many bytes can be written below `directory`."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_manifest(directory: Path, facts: Mapping[str, str]) -> None:
+    hashes = {path.name: sha256(path) for path in sorted(directory.iterdir())}
+    for name in hashes:
+        _sync(directory / name)
+    manifest = directory / _MANIFEST
+    content = {"format": _FORMAT, "facts": dict(facts), "sha256": hashes}
+    manifest.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _sync(manifest)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,137 @@
+"""The cache directory: entries that are there whole or not at all."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from ringlet.errors import ImageError
+from ringlet.images.store import Store, default_root, explain
+from tests.unit.images.packages import names
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "ringlet")
+
+
+def add(
+    store: Store,
+    content: bytes = b"content",
+    name: str = "thing",
+    room: int = 0,
+    error: BaseException | None = None,
+) -> None:
+    with store.locked(), store.adding("kernels", name, room) as (directory, facts):
+        (directory / "file").write_bytes(content)
+        facts["version"] = "1"
+        if error is not None:
+            raise error
+
+
+def test_an_entry_has_its_files_and_facts(store: Store) -> None:
+    add(store)
+    entry = store.find("kernels", "thing")
+
+    assert entry is not None
+    assert entry.facts == {"version": "1"}
+    assert (entry.file("file") or Path()).read_bytes() == b"content"
+
+
+def test_nothing_is_found_in_an_empty_store(store: Store) -> None:
+    assert store.find("kernels", "thing") is None
+
+
+def test_a_changed_file_counts_as_absent(store: Store) -> None:
+    add(store)
+    (store.root / "kernels/thing/file").write_bytes(b"Content")
+    entry = store.find("kernels", "thing")
+
+    assert entry is not None
+    assert entry.file("file") is None
+
+
+def test_a_missing_file_and_one_that_was_never_there_are_absent(store: Store) -> None:
+    add(store)
+    (store.root / "kernels/thing/file").unlink()
+    entry = store.find("kernels", "thing")
+
+    assert entry is not None
+    assert entry.file("file") is None
+    assert entry.file("manifest.json") is None
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["", "{", "[]", '{"format": 1}', '{"format": 2, "facts": {}, "sha256": {}}', "\xff", "null"],
+)
+def test_an_entry_with_a_damaged_manifest_counts_as_absent(store: Store, manifest: str) -> None:
+    add(store)
+    (store.root / "kernels/thing/manifest.json").write_text(manifest, encoding="latin-1")
+
+    assert store.find("kernels", "thing") is None
+
+
+def test_a_new_entry_takes_the_place_of_the_old(store: Store) -> None:
+    add(store, b"old")
+    add(store, b"new")
+    entry = store.find("kernels", "thing")
+
+    assert entry is not None
+    assert (entry.file("file") or Path()).read_bytes() == b"new"
+
+
+def test_an_entry_that_fails_leaves_the_old_one_and_nothing_else(store: Store) -> None:
+    add(store, b"old")
+    with pytest.raises(KeyboardInterrupt):
+        add(store, b"new", error=KeyboardInterrupt())
+
+    assert names(store.root / "kernels") == ["thing"]
+    assert (store.root / "kernels/thing/file").read_bytes() == b"old"
+
+
+def test_what_a_killed_process_left_is_removed(store: Store) -> None:
+    add(store)
+    left = store.root / "kernels/.unfinished-abc"
+    left.mkdir()
+    (left / "file").write_bytes(b"half")
+    add(store, name="other")
+
+    assert names(store.root / "kernels") == ["other", "thing"]
+
+
+def test_manifest_is_json_that_people_can_read(store: Store) -> None:
+    add(store)
+    manifest = json.loads((store.root / "kernels/thing/manifest.json").read_text())
+
+    assert manifest["facts"] == {"version": "1"}
+    assert set(manifest["sha256"]) == {"file"}
+
+
+def test_too_little_room_is_told_before_anything_is_made(store: Store) -> None:
+    with pytest.raises(ImageError, match="No space left on device; make room for 200 MiB there"):
+        add(store, room=1 << 62)
+
+    assert names(store.root / "kernels") == []
+
+
+def test_a_cache_that_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "ringlet").write_bytes(b"")
+
+    with pytest.raises(ImageError, match=r"the cache cannot be written: .*; make it writable, or"):
+        add(Store(tmp_path / "ringlet" / "x"))
+
+
+def test_errors_are_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    full = str(explain(OSError(errno.ENOSPC, "No space left on device"), tmp_path))
+    read_only = str(explain(OSError(errno.EROFS, "Read-only file system"), tmp_path))
+
+    assert full.endswith("make room for 200 MiB there, or set XDG_CACHE_HOME to another directory")
+    assert read_only.endswith("make it writable, or set XDG_CACHE_HOME to another directory")
+
+
+def test_root_follows_the_xdg_specification() -> None:
+    assert default_root({"XDG_CACHE_HOME": "/var/cache/me"}) == Path("/var/cache/me/ringlet")
+    assert default_root({"XDG_CACHE_HOME": "relative"}) == Path.home() / ".cache/ringlet"
+    assert default_root({}) == Path.home() / ".cache/ringlet"
