@@ -73,6 +73,9 @@ PORT_KEYBOARD_COMMAND: Final = 0x64
 PORT_RTC: Final = 0x70
 PORT_PIC_SLAVE: Final = 0xA0
 PORT_DEBUG_EXIT: Final = 0xF4
+PORT_COM4: Final = 0x2E8
+PORT_COM2: Final = 0x2F8
+PORT_COM3: Final = 0x3E8
 PORT_COM1: Final = 0x3F8
 PORT_ELCR: Final = 0x4D0
 PORT_PM: Final = 0x600
@@ -82,6 +85,7 @@ PORT_RESET: Final = 0xCF9  # within the former
 # --- inputs of the 8259 pair
 IRQ_TIMER: Final = 0
 IRQ_KEYBOARD: Final = 1
+IRQ_COM2: Final = 3
 IRQ_COM1: Final = 4
 IRQ_RTC: Final = 8
 IRQ_SCI: Final = 9

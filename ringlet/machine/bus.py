@@ -1,4 +1,4 @@
-"""The port bus: 65,536 one-byte ports, some of which belong to devices."""
+"""The buses: 65,536 one-byte ports, and the guest physical addresses without RAM."""
 
 from collections.abc import Callable
 
@@ -63,3 +63,36 @@ class PortBus:
             return
         for i in range(size):
             self.write((port + i) & 0xFFFF, 1, value >> 8 * i & 0xFF)
+
+
+class MemoryBus:
+    """Finds the device of a guest physical address.
+
+    An access that runs past the end of its device is lost, as one where there is none: it reads as
+    all ones.
+    """
+
+    def __init__(self) -> None:
+        self._ranges: list[tuple[int, int, PortDevice]] = []
+
+    def map(self, base: int, size: int, device: PortDevice) -> None:
+        """Give `size` bytes at `base` to `device`.  Where ranges overlap, the latest answers."""
+        self._ranges.insert(0, (base, base + size, device))
+
+    def unmap(self, base: int, device: PortDevice) -> None:
+        """Take what begins at `base` from `device` again."""
+        self._ranges = [r for r in self._ranges if not (r[0] == base and r[2] is device)]
+
+    def read(self, phys: int, size: int) -> int:
+        """Return what `size` bytes at `phys` hold."""
+        for start, end, device in self._ranges:
+            if start <= phys and phys + size <= end:
+                return device.read(phys - start, size)
+        return (1 << 8 * size) - 1
+
+    def write(self, phys: int, size: int, value: int) -> None:
+        """Write `size` bytes of `value` at `phys`."""
+        for start, end, device in self._ranges:
+            if start <= phys and phys + size <= end:
+                device.write(phys - start, size, value)
+                return

@@ -2,9 +2,10 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from ringlet.core.state import Exit
 from ringlet.devices.i8259 import I8259Pair
@@ -14,6 +15,7 @@ from ringlet.machine import outcome
 from ringlet.machine.bus import PortBus
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.outcome import End
+from ringlet.machine.timers import Timer
 
 RFLAGS_IF: Final = 1 << 9
 MIN_TIMER_NS: Final = 20_000
@@ -23,16 +25,6 @@ _REGISTERS: Final = (
     "rip", "rflags", "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10",
     "r11", "r12", "r13", "r14", "r15", "cr0", "cr2", "cr3", "cr4", "efer",
 )  # fmt: skip
-
-
-class Timer(Protocol):
-    """A device that acts by itself when a moment has come."""
-
-    def update(self) -> None: ...
-
-    def tick(self) -> int | None: ...
-
-    def next_event(self) -> int | None: ...
 
 
 class InterruptLine:
@@ -71,6 +63,7 @@ class Machine:
         self._timer_irq = 0
         self._end: End | None = None
         self._woken = threading.Event()
+        self._posted: deque[Callable[[], None]] = deque()
         self._mmio = self._halts = self._kicks = self._injected = self._wall_ns = 0
         self._handlers = self._make_handlers()
         cpu.attach_ports(bus.read, bus.write)
@@ -93,6 +86,15 @@ class Machine:
             self._end = end
             # A device may be at work, within `run`.
             self.cpu.kick()
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Let the thread that runs the guest make `call` soon; any thread may ask.
+
+        Devices are not for two threads: input from outside comes to them this way.
+        """
+        self._posted.append(call)
+        self.cpu.kick()
+        self._woken.set()
 
     def stop(self, end: End) -> None:
         """End the run from another thread or a signal handler."""
@@ -160,10 +162,15 @@ class Machine:
 
     def _interrupted(self) -> None:
         self._kicks += 1
+        self._work()
         if self._timer is not None:
             self._set_alarm(self._timer.tick())
-            if self.cpu.interruptible():
-                self._window()
+        if self.cpu.interruptible():
+            self._window()
+
+    def _work(self) -> None:
+        while self._posted:
+            self._posted.popleft()()
 
     def _window(self) -> None:
         self._injected += 1
@@ -175,6 +182,8 @@ class Machine:
         self.cpu.set_alarm(None)
         rip, flags = self.cpu.get("rip"), self.cpu.get("rflags")
         while self._end is None:
+            self._woken.clear()
+            self._work()
             if self._timer is not None:
                 self._timer.update()
             if not flags & RFLAGS_IF:

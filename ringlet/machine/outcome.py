@@ -17,6 +17,8 @@ class EndKind(Enum):
     HALTED = "the guest halted and nothing can wake it"
     BEYOND = "the guest went where Ringlet cannot follow"
     STOPPED = "the host asked"
+    POWER_OFF = "the guest turned the machine off"
+    RESET = "the guest reset the machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,16 @@ def halted(rip: int, why: str) -> End:
 def beyond(rip: int, why: str) -> End:
     """Return the end of a guest that wants to run what a real processor might, at `rip`."""
     return End(EndKind.BEYOND, STATUS_BEYOND, f"the guest cannot go on at RIP {rip:#x}: {why}")
+
+
+def powered_off() -> End:
+    """Return the end of a guest that entered the soft-off state."""
+    return End(EndKind.POWER_OFF, 0)
+
+
+def reset() -> End:
+    """Return the end of a guest that reset its machine, which may begin anew."""
+    return End(EndKind.RESET, STATUS_TRIPLE_FAULT, "the guest reset the machine")
 
 
 def stopped(signal_number: int) -> End:

@@ -1,0 +1,139 @@
+"""The PC: what an unmodified Linux kernel expects around its processor.
+
+An 8259 pair and an I/O APIC that share the devices' lines, an 8254, a clock with CMOS memory, four
+16550s, a keyboard controller, the fixed ACPI hardware, the reset register, PCI by configuration
+mechanism 1, and on request a debug exit port.  The processor brings its local APIC.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from ringlet.devices.acpi_pm import PORTS as PM_PORTS
+from ringlet.devices.acpi_pm import AcpiPm
+from ringlet.devices.debug_exit import DebugExit
+from ringlet.devices.i8042 import I8042
+from ringlet.devices.i8254 import I8254
+from ringlet.devices.i8259 import I8259Pair
+from ringlet.devices.ioapic import IoApic
+from ringlet.devices.pci_host import PORTS as PCI_PORTS
+from ringlet.devices.pci_host import PciHost
+from ringlet.devices.port_b import PortB
+from ringlet.devices.reset import ResetControl
+from ringlet.devices.rtc import Rtc
+from ringlet.devices.uart16550 import Sink, Uart16550
+from ringlet.devices.wiring import Clock, Line
+from ringlet.machine import acpi, outcome
+from ringlet.machine import address_map as at
+from ringlet.machine.bus import MemoryBus, PortBus
+from ringlet.machine.cpu import Cpu
+from ringlet.machine.dsdt import Platform
+from ringlet.machine.machine import InterruptLine, Machine
+from ringlet.machine.timers import Timers
+
+_COMS: Final = (
+    (at.PORT_COM1, at.IRQ_COM1),
+    (at.PORT_COM2, at.IRQ_COM2),
+    (at.PORT_COM3, at.IRQ_COM1),
+    (at.PORT_COM4, at.IRQ_COM2),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pc:
+    """A wired machine; `coms` are its serial ports, COM1 first, `rsdp` where its ACPI tables are."""
+
+    machine: Machine
+    coms: tuple[Uart16550, ...]
+    rsdp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may differ from one PC to another.  `sinks` take what the serial ports send: those
+    without one are not there."""
+
+    sinks: Mapping[int, Sink] = field(default_factory=dict)
+    debug_exit: bool = False
+
+
+class Interrupts:
+    """The lines of ISA devices, each of which reaches both controllers."""
+
+    def __init__(self, pics: I8259Pair, ioapic: IoApic) -> None:
+        self._pics = pics
+        self._ioapic = ioapic
+
+    def line(self, irq: int) -> Line:
+        """Return the line of ISA interrupt `irq`."""
+        old = self._pics.line(irq)
+        new = self._ioapic.line(at.GSI_TIMER if irq == at.IRQ_TIMER else irq)
+
+        def drive(level: bool) -> None:
+            old(level)
+            new(level)
+
+        return drive
+
+
+def wire(
+    cpu: Cpu,
+    options: Options,
+    *,
+    clock: Clock = time.monotonic_ns,
+    wall: Callable[[], float] = time.time,
+) -> Pc:
+    """Put the devices on their buses, connect their lines and write the ACPI tables."""
+    ports = PortBus()
+    memory = MemoryBus()
+    line = InterruptLine(cpu)
+    pics = I8259Pair(line)
+    ioapic = IoApic(cpu.message)
+    interrupts = Interrupts(pics, ioapic)
+    machine = Machine(cpu, ports, pics, line, clock)
+    cpu.attach_memory(memory.read, memory.write)
+    cpu.attach_level(ioapic.end_of_interrupt)
+    cpu.wait_in_halt()
+    reset = partial(machine.finish, outcome.reset())
+
+    pit = I8254(clock, interrupts.line(at.IRQ_TIMER), machine.timer_changed)
+    rtc = Rtc(clock, wall, interrupts.line(at.IRQ_RTC), machine.timer_changed)
+    power = AcpiPm(
+        clock,
+        partial(machine.finish, outcome.powered_off()),
+        interrupts.line(at.IRQ_SCI),
+        machine.timer_changed,
+    )
+    timers = Timers()
+    for timer in (pit, rtc, power):
+        timers.add(timer)
+    machine.attach_timer(timers, at.IRQ_TIMER)
+
+    keyboard = I8042(reset, interrupts.line(at.IRQ_KEYBOARD), interrupts.line(at.IRQ_MOUSE))
+    ports.map(at.PORT_PIC_MASTER, 2, pics.master)
+    ports.map(at.PORT_PIC_SLAVE, 2, pics.slave)
+    ports.map(at.PORT_ELCR, 1, pics.master_elcr)
+    ports.map(at.PORT_ELCR + 1, 1, pics.slave_elcr)
+    ports.map(at.PORT_PIT, 4, pit)
+    ports.map(at.PORT_B, 1, PortB(partial(pit.set_gate, 2), partial(pit.out, 2)))
+    ports.map(at.PORT_KEYBOARD_DATA, 1, keyboard.data)
+    ports.map(at.PORT_KEYBOARD_COMMAND, 1, keyboard.command)
+    ports.map(at.PORT_RTC, 2, rtc)
+    ports.map(at.PORT_PM, PM_PORTS, power, width=4)
+    ports.map(at.PORT_PCI_CONFIG, PCI_PORTS, PciHost(ResetControl(reset)), width=4)
+    if options.debug_exit:
+        exit_port = DebugExit(lambda status: machine.finish(outcome.debug_exit(status)))
+        ports.map(at.PORT_DEBUG_EXIT, 4, exit_port, width=4)
+    memory.map(at.IO_APIC, at.IO_APIC_SIZE, ioapic)
+
+    coms = []
+    for number, sink in sorted(options.sinks.items()):
+        port, irq = _COMS[number]
+        coms.append(Uart16550(sink, interrupts.line(irq)))
+        ports.map(port, 8, coms[-1])
+
+    tables = acpi.build(Platform())
+    cpu.write_phys(tables.base, tables.image)
+    return Pc(machine, tuple(coms), tables.rsdp)
