@@ -26,7 +26,7 @@ CACHE_LINE_SIZE: Final = 0x0C
 LATENCY_TIMER: Final = 0x0D
 HEADER_TYPE: Final = 0x0E
 BAR0: Final = 0x10
-BARS: Final = 6
+BARS_END: Final = 0x28
 SUBSYSTEM_VENDOR_ID: Final = 0x2C
 SUBSYSTEM_ID: Final = 0x2E
 CAPABILITIES: Final = 0x34
@@ -264,7 +264,8 @@ class PciFunction:
         offset = BAR0 + 4 * bar.index
         size = 8 if bar.kind is BarKind.MEMORY_64 else 4
         smallest = 4 if bar.kind is BarKind.IO else 16
-        if bar.size < smallest or bar.size & bar.size - 1 or offset + size > BAR0 + 4 * BARS:
+        taken = any(self._writable[offset : offset + size])
+        if taken or bar.size < smallest or bar.size & bar.size - 1 or offset + size > BARS_END:
             raise InternalError("no such BAR", {"index": bar.index, "size": bar.size})
         self._put(offset, size, bar.kind.flags | (8 if bar.prefetchable else 0))
         self._allow(offset, size, bar.kind.limit - bar.size)

@@ -266,7 +266,6 @@ class Rtc:
             for index, value in self._time(now).items():
                 s.ram[index] = value
             s.seconds = self._seconds(now)
-            s.since += (now - s.since) // _NS * _NS
             s.running = False
 
     def _start(self, now: int) -> None:

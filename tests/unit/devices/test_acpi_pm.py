@@ -198,6 +198,29 @@ def test_no_access_raises(board: Board) -> None:
         assert due is None or due > board.now
 
 
+def test_disabling_an_event_lowers_the_sci(board: Board) -> None:
+    board.set(PM1_EN, pm.POWER_BUTTON)
+    board.pm.press_power_button()
+    before = board.sci
+    board.set(PM1_EN, 0)
+
+    assert before
+    assert not board.sci
+
+
+def test_timer_status_is_saved_without_having_been_read(board: Board) -> None:
+    board.now += 700 * SECOND
+
+    assert board.pm.save().registers.pm1_status == pm.TIMER
+
+
+def test_timer_status_that_is_due_is_cleared_by_a_write(board: Board) -> None:
+    board.now += 700 * SECOND
+    board.set(PM1_STS, pm.TIMER)
+
+    assert board.get(PM1_STS) == 0
+
+
 # --- reset control
 
 

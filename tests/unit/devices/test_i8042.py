@@ -16,12 +16,12 @@ SET_CTR = chip.WRITE_RAM
 class Board:
     """A controller, and what its lines did."""
 
-    def __init__(self, keyboard: Ps2Device | None = None) -> None:
+    def __init__(self, keyboard: Ps2Device | None = None, aux: Ps2Device | None = None) -> None:
         self.resets = 0
         self.levels = {1: False, 12: False}
         self.rises = {1: 0, 12: 0}
         self.chip = I8042(
-            self._reset, lambda on: self._irq(1, on), lambda on: self._irq(12, on), keyboard
+            self._reset, lambda on: self._irq(1, on), lambda on: self._irq(12, on), keyboard, aux
         )
 
     def _reset(self) -> None:
@@ -180,6 +180,81 @@ def test_empty_buffer_reads_its_last_byte_again(board: Board) -> None:
     board.ask(chip.SELF_TEST)
 
     assert board.chip.data.read(0, 1) == 0x55
+
+
+def test_status_bits_are_where_the_data_sheet_has_them(board: Board) -> None:
+    idle = board.status()
+    board.command(chip.SELF_TEST)
+
+    assert (idle, board.status()) == (0x14, 0x1D)
+
+
+def test_self_test_disables_both_interfaces(board: Board) -> None:
+    board.command(chip.AUX_ENABLE)
+    board.ask(chip.SELF_TEST)
+
+    assert board.ask(CTR) == [0x74]
+
+
+def test_aux_disable_is_bit_5_of_the_command_byte(board: Board) -> None:
+    board.command(chip.AUX_ENABLE)
+    enabled = board.ask(CTR)[0]
+    board.command(chip.AUX_DISABLE)
+
+    assert (enabled & 0x20, board.ask(CTR)[0] & 0x20) == (0, 0x20)
+
+
+@pytest.mark.parametrize(("ctr", "inputs"), [(0x00, 3), (0x10, 2), (0x20, 1), (0x30, 0)])
+def test_test_inputs_are_the_clocks(board: Board, ctr: int, inputs: int) -> None:
+    board.command(SET_CTR, ctr)
+
+    assert board.ask(chip.READ_TEST_INPUTS) == [inputs]
+
+
+def test_output_port_shows_a20_as_written_and_what_is_full(board: Board) -> None:
+    board.command(chip.WRITE_OUTPUT, 0x01)
+    shut = board.ask(chip.READ_OUTPUT)
+    board.command(chip.WRITE_OUTPUT, 0xFF)
+    open_ = board.ask(chip.READ_OUTPUT)
+    board.command(chip.KBD_LOOP, 0)
+    board.command(chip.READ_OUTPUT)
+    keyboard = board.answers()
+    board.command(chip.AUX_LOOP, 0)
+    board.command(chip.READ_OUTPUT)
+
+    assert [*shut, *open_, *keyboard, *board.answers()] == [0xC1, 0xC3, 0xD3, 0xE3]
+
+
+def test_a_byte_that_is_not_read_hides_the_keyboards(board: Board) -> None:
+    board.command(SET_CTR, 0)
+    board.command(chip.KBD_LOOP, 0x11)
+    board.data(0xEE)
+
+    assert board.answers() == [0x11, 0xEE]
+
+
+def test_a_mouse_gets_its_bytes_and_is_heard() -> None:
+    mouse = Ps2Keyboard()  # any device will do
+    board = Board(aux=mouse)
+    board.command(SET_CTR, chip.CTR_AUX_INT | chip.CTR_TRANSLATE)
+    board.command(chip.AUX_SEND, 0xF2)
+    board.chip.data.read(0, 1)
+    board.command(chip.AUX_DISABLE)
+    disabled = board.answers()
+    board.command(chip.AUX_ENABLE)
+
+    # What a mouse says is not translated.
+    assert [*disabled, *board.answers()] == [0xAB, 0x83]
+    assert board.rises == {1: 0, 12: 3}
+
+
+def test_enabling_the_keyboard_by_the_command_byte_lets_it_speak(board: Board) -> None:
+    board.data(0xF2)
+    board.command(chip.KBD_DISABLE)
+    board.answers()
+    board.command(SET_CTR, 0)
+
+    assert board.answers() == [0xAB, 0x83]
 
 
 # --- the keyboard

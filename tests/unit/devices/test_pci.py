@@ -133,10 +133,31 @@ def test_a_byte_write_leaves_its_neighbours(card: Card) -> None:
     assert card.get(pci.COMMAND, 2) == pci.COMMAND_MASTER | pci.COMMAND_NO_INTX
 
 
-def test_interrupt_line_is_a_scratch_byte(card: Card) -> None:
+def test_interrupt_line_cache_line_and_latency_are_scratch_bytes(card: Card) -> None:
     card.set(pci.INTERRUPT_LINE, 0x0B, 1)
+    card.set(pci.CACHE_LINE_SIZE, 0xFFFF_4010)
 
     assert card.get(0x3C) == 0x0000_010B
+    assert card.get(0x0C) == 0x0000_4010
+
+
+def test_io_and_memory_decode_by_bits_0_and_1_of_the_command(card: Card) -> None:
+    card.set(0x10, 0xC000)
+    card.set(0x14, 0xFEB0_0000)
+    card.set(4, 1, 1)
+    card.set(4, 2, 1)
+
+    assert card.moves == [(0, 0xC000), (0, None), (1, 0xFEB0_0000)]
+
+
+def test_a_capabilitys_mask_is_its_own(card: Card) -> None:
+    card.function.add_capability(9, bytes(6))
+    offset = card.function.add_capability(9, bytes(6), b"\xff" * 6)
+    for place in range(0x40, 0x60, 4):
+        card.set(place, ALL)
+
+    assert card.get(0x44) == 0
+    assert [card.get(offset + 2, 2), card.get(offset + 4), card.get(offset + 8)] == [0xFFFF, ALL, 0]
 
 
 def test_intx_drives_the_line_and_shows_in_status(card: Card) -> None:
@@ -201,11 +222,23 @@ def test_configuration_space_can_be_full(card: Card) -> None:
 
 
 @pytest.mark.parametrize(
-    "bar", [Bar(0, BarKind.IO, 2), Bar(5, BarKind.MEMORY_64, 64), Bar(0, BarKind.MEMORY_32, 48)]
+    "bars",
+    [
+        [Bar(0, BarKind.IO, 2)],
+        [Bar(5, BarKind.MEMORY_64, 64)],
+        [Bar(0, BarKind.MEMORY_32, 48)],
+        [Bar(2, BarKind.MEMORY_64, 64), Bar(3, BarKind.MEMORY_32, 64)],
+    ],
 )
-def test_impossible_bars_are_refused(bar: Bar) -> None:
+def test_impossible_bars_are_refused(bars: list[Bar]) -> None:
     with pytest.raises(InternalError, match="BAR"):
-        PciFunction(IDENTITY, [bar])
+        PciFunction(IDENTITY, bars)
+
+
+def test_the_last_bar_can_be_64_bits_wide() -> None:
+    function = PciFunction(IDENTITY, [Bar(4, BarKind.MEMORY_64, 64)])
+
+    assert function.read_config(0x20, 4) == 4
 
 
 def test_functions_state_moves(card: Card) -> None:
@@ -316,6 +349,31 @@ def test_reset_control_is_within_the_address_register(pc: Pc) -> None:
     assert pc.resets == 1
     assert pc.bus.read(0xCF9, 1) == RESET_VALUE
     assert pc.bus.read(0xCF8, 4) == 0x8000_1800
+
+
+def test_other_narrow_accesses_below_the_data_register_find_nothing(pc: Pc) -> None:
+    places = ((0xCF8, 1), (0xCF8, 2), (0xCF9, 2), (0xCFA, 1), (0xCFA, 2))
+    for port, size in places:
+        pc.bus.write(port, size, 0x0606)
+    values = [pc.bus.read(port, size) for port, size in places]
+
+    assert values == [0xFF, 0xFFFF, 0xFFFF, 0xFF, 0xFFFF]
+    assert pc.resets == 0
+    assert pc.bus.read(0xCF8, 4) == 0
+
+
+def test_without_a_reset_register_its_port_is_empty() -> None:
+    host = PciHost()
+    host.write(1, 1, RESET_VALUE)
+
+    assert host.read(1, 1) == 0xFF
+
+
+def test_functions_of_a_slot_are_told_apart(pc: Pc) -> None:
+    pc.host.add(3, PciFunction(PciIdentity(1, 2, 3)), number=5)
+    pc.select(3, number=5)
+
+    assert pc.bus.read(0xCFC, 4) == 0x0002_0001
 
 
 def test_an_address_that_looks_like_a_reset_is_none(pc: Pc) -> None:

@@ -187,6 +187,33 @@ def test_linux_way_of_setting_the_time(it: Clockwork) -> None:
     assert it.time()[-3:] == [0x23, 0x10, 0x21]
 
 
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (chip.SECONDS, 0x60),
+        (chip.MINUTES, 0x60),
+        (chip.HOURS, 0x24),
+        (chip.MONTH, 0x13),
+        (chip.MONTH, 0x00),
+        (chip.SECONDS, 0x0A),
+        (chip.MINUTES, 0xA0),
+    ],
+)
+def test_a_field_out_of_range_stands_still(it: Clockwork, index: int, value: int) -> None:
+    it.set(index, value)
+    it.after(100 * SECOND)
+
+    assert it.get(index) == value
+
+
+def test_rate_can_be_set_while_the_time_runs(it: Clockwork) -> None:
+    it.after(3600 * SECOND)
+    it.set(A, 0x2F)
+    it.after(TO_BOUNDARY)
+
+    assert it.time() == [0x20, 0x24, 0x02, 0x29, 0x00, 0x59, 0x58]
+
+
 # --- the update
 
 
@@ -335,13 +362,32 @@ def test_an_alarm_at_no_time_never_comes(it: Clockwork) -> None:
     assert it.rtc.next_event() is None
 
 
-def test_alarm_in_12_hour_mode(it: Clockwork) -> None:
+@pytest.mark.parametrize(("alarm", "hours"), [(0x12, 0), (0x01, 1), (0x92, 12), (0x81, 13)])
+def test_alarm_in_12_hour_mode(it: Clockwork, alarm: int, hours: int) -> None:
     it.set(B, chip.B_SET)
     it.set(chip.HOURS, 0x91)
-    it.set(chip.HOURS_ALARM, 0x12)
+    it.set(chip.HOURS_ALARM, alarm)
     it.set(B, chip.B_AIE)
 
-    assert it.rtc.next_event() == it.now + TO_BOUNDARY + 2 * SECOND
+    assert it.rtc.next_event() == it.now + TO_BOUNDARY + (2 + hours * 3600) * SECOND
+
+
+def test_nothing_more_is_due_while_any_enabled_flag_is_set(it: Clockwork) -> None:
+    it.set(B, chip.B_24H | chip.B_PIE | chip.B_UIE)
+    it.after(1_000_000)
+    it.rtc.update()
+
+    assert it.get(B) & chip.B_UIE
+    assert it.rtc.next_event() is None
+
+
+def test_alarm_of_the_last_second_of_a_day(it: Clockwork) -> None:
+    it.after(TO_BOUNDARY + SECOND)
+    for index in (chip.HOURS_ALARM, chip.MINUTES_ALARM, chip.SECONDS_ALARM):
+        it.set(index, 0xFF)
+    it.set(B, chip.B_24H | chip.B_AIE)
+
+    assert it.rtc.next_event() == it.now + SECOND
 
 
 def test_machine_is_told_when_the_next_event_changes(it: Clockwork) -> None:
@@ -388,6 +434,29 @@ def test_state_moves_and_the_guests_time_goes_on(it: Clockwork) -> None:
     assert other.time() == [0x20, 0x30, 0x06, 0x15, 0x09, 0x00, 0x00]
     assert other.get(0x40) == 0x77
     assert 5 < (other.rtc.next_event() or 0) <= 5 + SECOND
+
+
+def test_time_that_stands_is_restored_standing(it: Clockwork) -> None:
+    it.set(B, chip.B_24H | chip.B_SET)
+    other = Clockwork(it.wall + 3600, now=900_000_005)
+    other.rtc.restore(it.rtc.save())
+    held = other.get(chip.SECONDS)
+    other.set(B, chip.B_24H)
+    other.after(TO_BOUNDARY - 1)
+    before = other.get(chip.SECONDS)
+    other.after(1)
+
+    assert held == before == 0x57
+    assert other.get(chip.SECONDS) == 0x58
+
+
+def test_restored_interrupt_drives_the_line(it: Clockwork) -> None:
+    it.set(B, chip.B_24H | chip.B_UIE)
+    it.after(SECOND)
+    other = Clockwork()
+    other.rtc.restore(it.rtc.save())
+
+    assert other.level
 
 
 def test_saved_state_is_a_copy(it: Clockwork) -> None:
