@@ -53,7 +53,8 @@ class Pc:
 @dataclass(frozen=True, slots=True)
 class Options:
     """What may differ from one PC to another.  `sinks` take what the serial ports send: those
-    without one are not there."""
+    without one are not there.
+    """
 
     sinks: Mapping[int, Sink] = field(default_factory=dict)
     debug_exit: bool = False

@@ -49,6 +49,8 @@ class FakeCpu:
     memory: dict[int, bytes] = field(default_factory=dict)
     completed: list[int] = field(default_factory=list)
     injected: list[int] = field(default_factory=list)
+    messages: list[tuple[int, int]] = field(default_factory=list)
+    waits_in_halt: bool = False
     pending: bool = False
     due: int | None = None
     current: FakeExit = HLT
@@ -82,6 +84,18 @@ class FakeCpu:
 
     def attach_ports(self, read: Read, write: Write) -> None:
         self.read, self.write = read, write
+
+    def attach_memory(self, read: Read, write: Write) -> None:
+        self.read_memory, self.write_memory = read, write
+
+    def attach_level(self, ended: Callable[[int], None]) -> None:
+        self.level_ended = ended
+
+    def wait_in_halt(self) -> None:
+        self.waits_in_halt = True
+
+    def message(self, address: int, data: int) -> None:
+        self.messages.append((address, data))
 
     def exit_info(self) -> FakeExit:
         return self.current

@@ -5,7 +5,6 @@ import pytest
 from ringlet.core.ops import Op
 from tests.unit.vcpu.bench import (
     CPUID,
-    EMU_EXIT,
     EMU_FAULT,
     EMU_FLOW,
     EMU_NEXT,

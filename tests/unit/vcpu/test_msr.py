@@ -6,7 +6,6 @@ from ringlet.core.ops import Op
 from ringlet.vcpu.cpuid import host_tsc
 from tests.unit.vcpu.bench import (
     CPUID,
-    EMU_EXIT,
     EMU_FAULT,
     EMU_FLOW,
     EMU_NEXT,
