@@ -218,6 +218,12 @@ BUS_MHZ = 100
 HYPERVISOR_LEAF = 0x40000000
 TIMING_LEAF = 0x40000010
 SIGNATURE = b"RingletVMM\0\0"
+# A second interface: that of Linux's KVM, of which no more is offered than guests know it for
+# (docs/adr/0007; Linux, Documentation/virt/kvm/x86/cpuid.rst).
+KVM_LEAF = 0x40000100
+KVM_SIGNATURE = b"KVMKVMKVM\0\0\0"
+KVM_FEATURES_LEAF = 0x40000101
+KVM_NO_IO_DELAY = 1 << 1
 _MAX_BASIC = 0x16
 _MAX_EXTENDED = 0x80000008
 _XSAVE_LEGACY = 576
@@ -347,6 +353,8 @@ def entries(
     signature = _words(SIGNATURE)
     row(HYPERVISOR_LEAF, TIMING_LEAF, *signature)
     row(TIMING_LEAF, tsc_khz, CRYSTAL_HZ // 1000, 0, 0)
+    row(KVM_LEAF, KVM_FEATURES_LEAF, *_words(KVM_SIGNATURE))
+    row(KVM_FEATURES_LEAF, KVM_NO_IO_DELAY, 0, 0, 0)
     row(0x80000000, _MAX_EXTENDED, 0, 0, 0)
     row(0x80000001, 0, 0, shown(0x80000001, 0, ECX), shown(0x80000001, 0, EDX))
     brand = _words(model.brand.encode().ljust(48, b"\0")[:48])

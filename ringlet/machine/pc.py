@@ -24,7 +24,7 @@ from ringlet.devices.port_b import PortB
 from ringlet.devices.reset import ResetControl
 from ringlet.devices.rtc import Rtc
 from ringlet.devices.uart16550 import Sink, Uart16550
-from ringlet.devices.wiring import Clock, Line
+from ringlet.devices.wiring import Clock, Line, SharedLine
 from ringlet.machine import acpi, outcome
 from ringlet.machine import address_map as at
 from ringlet.machine.bus import MemoryBus, PortBus
@@ -130,9 +130,10 @@ def wire(
     memory.map(at.IO_APIC, at.IO_APIC_SIZE, ioapic)
 
     coms = []
+    shared = {irq: SharedLine(interrupts.line(irq)) for irq in (at.IRQ_COM1, at.IRQ_COM2)}
     for number, sink in sorted(options.sinks.items()):
         port, irq = _COMS[number]
-        coms.append(Uart16550(sink, interrupts.line(irq)))
+        coms.append(Uart16550(sink, shared[irq].tap()))
         ports.map(port, 8, coms[-1])
 
     tables = acpi.build(Platform())

@@ -121,6 +121,19 @@ def test_tsc_ratio_gives_the_frequency_in_linuxs_arithmetic(khz: int) -> None:
     assert find(table, 0x16).eax == round(khz / 1000)
 
 
+def test_hypervisor_says_its_own_name_first_and_offers_kvms_interface_without_its_clock() -> None:
+    table = entries(DEFAULT, full_host, 2_500_000)
+    names = {}
+    for leaf in (0x40000000, 0x40000100):
+        _, _, _, top, *words = find(table, leaf)
+        names[leaf] = (top, b"".join(word.to_bytes(4, "little") for word in words).rstrip(b"\0"))
+    assert names == {
+        0x40000000: (0x40000010, b"RingletVMM"),
+        0x40000100: (0x40000101, b"KVMKVMKVM"),
+    }
+    assert find(table, 0x40000101)[3:] == (1 << 1, 0, 0, 0)
+
+
 def test_no_row_stands_twice() -> None:
     keys = [(row.leaf, row.subleaf) for row in entries(DEFAULT, full_host, 2_500_000)]
     assert len(keys) == len(set(keys))
