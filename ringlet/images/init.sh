@@ -72,6 +72,8 @@ run_shell() {
     # A session's leader gets the first terminal it opens, and with it job control.
     setsid sh -c 'exec </dev/ttyS0 >/dev/ttyS0 2>&1; exec sh -l' 3>&-
     status=$?
+    # This changes nothing but waits until everything is sent.
+    stty sane </dev/ttyS0
 }
 
 exec 3<>/dev/ttyS3
