@@ -115,26 +115,15 @@ class Quiet:
 
 
 class Stdio:
-    """COM1 to standard input and output, which if they are a terminal is the guest's own.
+    """COM1 to standard input and output, which if they are a terminal is the guest's own."""
 
-    `end` is sent at the end of input that does not come from a terminal.  `control` takes what
-    COM4 sends, if there is one; COM2 and COM3 lead nowhere then.
-    """
-
-    def __init__(
-        self, *, end: bytes = b"", control: Callable[[bytes], None] | None = None
-    ) -> None:
-        self._end = end
-        self._control = control
+    def __init__(self) -> None:
         self._input = _Input(0)
         self._terminal: RawTerminal | None = None
 
     def wires(self) -> Sequence[Wire]:
-        """Return COM1's, or those of all four."""
-        wires = [Wire(FdSink(STDOUT), self._input.backlog.take, handshake=True)]
-        if self._control is not None:
-            wires += [Wire(discard), Wire(discard), Wire(self._control)]
-        return wires
+        """Return COM1's."""
+        return [Wire(FdSink(STDOUT), self._input.backlog.take, handshake=True)]
 
     def attach(self, pc: Pc) -> None:
         """Let input go to this machine from now on."""
@@ -146,7 +135,7 @@ class Stdio:
             self._terminal = RawTerminal(STDIN).__enter__()
             self._input.start(Keyboard(put, self._input.quit, STDOUT), self._input.quit)
         else:
-            self._input.start(put, lambda: put(self._end))
+            self._input.start(put, lambda: None)
         return self
 
     def __exit__(
@@ -158,6 +147,22 @@ class Stdio:
         self._input.stop()
         if self._terminal is not None:
             self._terminal.__exit__(kind, error, traceback)
+
+
+class ShellStreams(Stdio):
+    """A shell on COM1; `status` is its own once it has ended (`ringlet.images.channel`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.status: int | None = None
+
+    def wires(self) -> Sequence[Wire]:
+        """Return those of all four ports."""
+        control = StatusPort(lambda: None, self._ended)
+        return [*super().wires(), Wire(discard), Wire(discard), Wire(control)]
+
+    def _ended(self, status: int) -> None:
+        self.status = status
 
 
 class CommandStreams:

@@ -15,7 +15,7 @@ from ringlet.cli.consoles import (
     STDIN,
     CommandStreams,
     Console,
-    Stdio,
+    ShellStreams,
     console_for,
     discard,
 )
@@ -36,9 +36,8 @@ from ringlet.machine.pc import Options
 NAMES: Final = ("debian",)
 """Guests that need no kernel to be given."""
 
-_END_OF_FILE: Final = b"\x04"
 # The kernel restarts the machine at once after a panic, which ends the run.
-_PANIC: Final = "panic=-1"
+_PANIC: Final = " panic=-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,10 @@ def run_linux(options: LinuxOptions) -> int:
 def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verbose: bool) -> int:
     """Start Debian's kernel with busybox: a shell, or `command`; return the exit status.
 
-    Raises RingletError.
+    Without a terminal the shell is a command, which reads standard input.  Raises RingletError.
     """
+    if not command and not os.isatty(STDIN):
+        command = ["sh"]
     memory = _memory(options)
     host.require()
     with Screen(stderr=True).status("starting") as progress:
@@ -80,15 +81,18 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
         task = _task(command)
         initrd = make_initramfs(busybox, task)
     config = _config(options, kernel.vmlinuz)
-    if not command:
-        append = f"console=ttyS0 quiet {config.append}"
-        return _status(_run(replace(config, append=append), Stdio(end=_END_OF_FILE), initrd))
-    append = f"console=ttyS0 {'' if verbose else 'quiet '}{_PANIC} {config.append}"
-    streams = CommandStreams(FdSink(STDERR, "standard error") if verbose else discard)
-    end = _run(replace(config, append=append, reboot=False), streams, initrd)
+    append = f"console=ttyS0 {'' if verbose else 'quiet '}{config.append}"
+    streams: ShellStreams | CommandStreams
+    if command:
+        append += _PANIC
+        config = replace(config, reboot=False)
+        streams = CommandStreams(FdSink(STDERR, "standard error") if verbose else discard)
+    else:
+        streams = ShellStreams()
+    end = _run(replace(config, append=append), streams, initrd)
     if streams.status is not None and end.kind is EndKind.POWER_OFF:
         return streams.status
-    if end.kind is EndKind.RESET:
+    if command and end.kind is EndKind.RESET:
         complain("the guest's kernel panicked before the command ended; -v shows its messages")
         return end.status
     return _status(end)
