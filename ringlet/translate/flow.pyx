@@ -130,19 +130,13 @@ cdef void emit_link_stubs(Builder* b) noexcept nogil:
         jmp_stub(b, STUB_LINK)
 
 
-cdef void emit_thunk(Builder* b, u32 flags_dead) noexcept nogil:
-    """The entry for indirect jumps: r8 must be this fragment's linear address."""
+cdef void emit_thunk(Builder* b) noexcept nogil:
+    """The entry for indirect jumps: r8 must be this fragment's linear address.
+
+    The comparison keeps the flags, even where they are dead here: if r8 is another fragment's
+    address, they may be live there.
+    """
     b.thunk = b.n
-    if flags_dead:
-        if b.small:
-            e8(b, 0x49); e8(b, 0x81); e8(b, 0xF8)             # cmp r8, linear
-            reloc(b, RELOC_LINEAR32, 0)
-            e32(b, <u32>b.linear)
-        else:
-            mov_linear(b, H9, 0)
-            e8(b, 0x4D); e8(b, 0x39); e8(b, 0xC8)             # cmp r8, r9
-        jcc_stub(b, 5, STUB_INDIRECT)
-        return
     mov_rr(b, H9, 1)
     e8(b, 0x48); e8(b, 0xB9)                                  # mov rcx, -linear
     reloc(b, RELOC_NLINEAR64, 0)

@@ -265,8 +265,7 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
         return TRANSLATE_LEARN
     map_here(b, 0)
     if indirect:
-        # (Of what bytes it will be when they have changed, nothing is known.)
-        emit_thunk(b, not b.checked and not b.insns[0].live & STATUS)
+        emit_thunk(b)
     b.body = b.n
     if b.checked:
         map_here(b, 0)

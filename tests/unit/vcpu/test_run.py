@@ -423,3 +423,19 @@ def test_a_fault_while_stepping_is_delivered_instead(board: Board) -> None:
     board.run("0F0B")
     assert (vector(board), frame(board, 1)[0]) == (UD, CODE)
     assert board.peek(IDT) != 0
+
+
+def test_flags_come_through_an_indirect_jump_whose_table_entry_is_anothers(board: Board) -> None:
+    """Two targets with the same low 16 bits, one of which has no use for flags, take turns."""
+    idle, wanting, code = DATA + 0x1000, DATA + 0x11000, DATA + 0x2000
+    board.p.write_phys(idle, bytes.fromhex("31C0 FFE7"))  # xor eax, eax; jmp rdi
+    board.p.write_phys(wanting, bytes.fromhex("7201 F4 FFE6"))  # jc over; hlt; over: jmp rsi
+    # 1: lea rdi, [2f]; jmp rdx (idle); 2: stc; lea rsi, [3f]; jmp rcx (wanting);
+    # 3: dec ebx; jnz 1b; mov eax, 7; hlt
+    board.p.write_phys(
+        code,
+        bytes.fromhex("488D3D02000000 FFE2 F9 488D3502000000 FFE1 FFCB 75E9 B807000000 F4"),
+    )
+    board.set(rip=code, rdx=idle, rcx=wanting, rbx=50)
+    assert board.p.run() == Exit.EXIT_HLT
+    assert (board.get("rax"), board.get("rbx")) == (7, 0)
