@@ -15,7 +15,7 @@ import typer
 
 from ringlet import __version__, config
 from ringlet.cli.streams import abandon_stdout, claim_standard_streams, complain, emit
-from ringlet.errors import InternalError, RingletError
+from ringlet.errors import ConfigError, InternalError, RingletError
 
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
@@ -34,6 +34,10 @@ def run(
     ] = config.MEMORY.default,
     stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
     exact: Annotated[bool, typer.Option(config.EXACT.flag, help=config.EXACT.help)] = False,
+    gdb: Annotated[str, typer.Option(config.GDB.flag, help=config.GDB.help)] = "",
+    gdb_wait: Annotated[
+        bool, typer.Option(config.GDB_WAIT.flag, help=config.GDB_WAIT.help)
+    ] = False,
 ) -> int:
     """Run a guest; its serial port is standard output."""
     if not bare:
@@ -41,7 +45,9 @@ def run(
     # The commands import late, so that help and a mistyped option answer at once.
     from ringlet.cli.run import run_bare
 
-    return run_bare(program, memory, stats=stats, exact=exact)
+    if gdb_wait and not gdb:
+        raise ConfigError("--gdb-wait needs --gdb; for example: --gdb 1234 --gdb-wait")
+    return run_bare(program, memory, stats=stats, exact=exact, gdb=gdb, gdb_wait=gdb_wait)
 
 
 def doctor() -> int:

@@ -5,14 +5,14 @@ what is not known, E and two digits for what cannot be done.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, Protocol
 
 from ringlet.debug import registers
 from ringlet.debug.protocol import PACKET_SIZE, number, numbers, octets
 from ringlet.debug.registers import REGISTERS, ReadOnlyError
-from ringlet.debug.stops import SIGINT, SIGTRAP, Kind, Points, Stop
+from ringlet.debug.stops import SIGINT, Kind, Points, Stop
 from ringlet.debug.target import describe
 
 OK: Final = b"OK"
@@ -21,6 +21,7 @@ REFUSED: Final = b"E03"
 NO_MEMORY: Final = b"E0e"
 NO_ROOM: Final = b"E1c"
 _LINEAR_END: Final = 1 << 64
+_RIP: Final = next(register for register in REGISTERS if register.name == "rip")
 _FEATURES: Final = (
     b"PacketSize=%x;qXfer:features:read+;QStartNoAckMode+;swbreak+;hwbreak+;vContSupported+"
     % PACKET_SIZE
@@ -61,7 +62,7 @@ class Commands:
     cpu: Cpu
     points: Points
     monitor: Callable[[str], str]
-    stop: Stop = Stop(SIGINT)
+    stop: Stop = field(default_factory=lambda: Stop(SIGINT))
 
     def __post_init__(self) -> None:
         self._table: dict[bytes, Callable[[bytes], Answer]] = {
@@ -193,8 +194,7 @@ class Commands:
     def _resume(self, rest: bytes, how: Next) -> Answer:
         """Let the guest go on, at another address if `rest` names one."""
         if rest:
-            name = next(i for i, register in enumerate(REGISTERS) if register.name == "rip")
-            REGISTERS[name].write(self.cpu, number(rest).to_bytes(8, "little"))
+            _RIP.write(self.cpu, number(rest).to_bytes(8, "little"))
         return None, how
 
     def _resume_signalled(self, rest: bytes) -> Answer:
@@ -245,8 +245,3 @@ class Commands:
         part = whole[offset : offset + min(size, PACKET_SIZE // 2)]
         more = offset + len(part) < len(whole)
         return _stay((b"m" if more else b"l") + part)
-
-
-def stepped() -> Stop:
-    """Return the stop after a single step."""
-    return Stop(SIGTRAP)
