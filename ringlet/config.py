@@ -22,8 +22,32 @@ class Option:
 
 MEMORY: Final = Option(
     "--memory",
-    "Guest RAM: a number of bytes, or one with K, M or G (powers of 1024), such as 128M.",
-    "128M",
+    "Guest RAM: a number of bytes, or one with K, M or G (powers of 1024); if not given, 128M for "
+    "a bare program and 512M for Linux.",
+)
+BARE_MEMORY: Final = "128M"
+LINUX_MEMORY: Final = "512M"
+KERNEL: Final = Option("--kernel", "Start this Linux kernel (a bzImage) on a PC.")
+INITRD: Final = Option("--initrd", "Its initial RAM disk.")
+APPEND: Final = Option("--append", "Its command line; for a guest by name, more of it.")
+CONSOLE: Final = Option(
+    "--console",
+    "What the first serial port is connected to: stdio, file:PATH (output only) or none.",
+    "stdio",
+)
+NO_REBOOT: Final = Option(
+    "--no-reboot", "End with status 3 where the guest would reset the machine."
+)
+DEBUG_EXIT: Final = Option(
+    "--debug-exit", "A port F4h at which the guest ends the run with twice what it writes, plus 1."
+)
+VERBOSE: Final = Option(
+    "--verbose", "With a command for the guest, show its kernel's messages on standard error."
+)
+PACKAGE: Final = Option(
+    "--package",
+    "The Debian package of the kernel; linux-image-amd64 has more drivers.",
+    "linux-image-cloud-amd64",
 )
 STATS: Final = Option("--stats", "When the run ends, print its counters on standard error.")
 EXACT: Final = Option(
@@ -50,6 +74,21 @@ class MachineConfig:
 
     program: Path
     memory: int
+    stats: bool = False
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinuxConfig:
+    """A PC that starts Linux.  `memory` is the size of guest RAM in bytes."""
+
+    kernel: Path
+    memory: int
+    initrd: Path | None = None
+    append: str = ""
+    console: str = CONSOLE.default
+    reboot: bool = True
+    debug_exit: bool = False
     stats: bool = False
     exact: bool = False
 

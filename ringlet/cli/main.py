@@ -1,7 +1,8 @@
 """The command `ringlet`.
 
 Exit status: the guest's own where it gives one; 2 for the user's mistakes and a host that lacks
-something; 3 for a triple fault; 4 for a guest that halted for good; 70 for a defect of Ringlet;
+something; 3 for a triple fault
+or a reset; 4 for a guest that halted for good; 70 for a defect of Ringlet;
 128 + n if signal n ended the run.
 """
 
@@ -27,11 +28,35 @@ _SUMMARY = "Run x86 guests in user space: no VT-x, no kernel module, no guest pa
 
 
 def run(
-    program: Annotated[str, typer.Argument(help="The program to run.")] = "",
+    program: Annotated[
+        str, typer.Argument(help="A guest by name: debian; or with --bare the program to run.")
+    ] = "",
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(help="With debian: a command for the guest, after --; else a shell."),
+    ] = None,
     bare: Annotated[bool, typer.Option(config.BARE.flag, help=config.BARE.help)] = False,
+    kernel: Annotated[str, typer.Option(config.KERNEL.flag, help=config.KERNEL.help)] = "",
+    initrd: Annotated[str, typer.Option(config.INITRD.flag, help=config.INITRD.help)] = "",
+    append: Annotated[str, typer.Option(config.APPEND.flag, help=config.APPEND.help)] = "",
+    package: Annotated[
+        str, typer.Option(config.PACKAGE.flag, help=config.PACKAGE.help)
+    ] = config.PACKAGE.default,
     memory: Annotated[
-        str, typer.Option(config.MEMORY.flag, help=config.MEMORY.help)
+        str, typer.Option(config.MEMORY.flag, "-m", help=config.MEMORY.help)
     ] = config.MEMORY.default,
+    console: Annotated[
+        str, typer.Option(config.CONSOLE.flag, help=config.CONSOLE.help)
+    ] = config.CONSOLE.default,
+    no_reboot: Annotated[
+        bool, typer.Option(config.NO_REBOOT.flag, help=config.NO_REBOOT.help)
+    ] = False,
+    debug_exit: Annotated[
+        bool, typer.Option(config.DEBUG_EXIT.flag, help=config.DEBUG_EXIT.help)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option(config.VERBOSE.flag, "-v", help=config.VERBOSE.help)
+    ] = False,
     stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
     exact: Annotated[bool, typer.Option(config.EXACT.flag, help=config.EXACT.help)] = False,
     gdb: Annotated[str, typer.Option(config.GDB.flag, help=config.GDB.help)] = "",
@@ -39,15 +64,36 @@ def run(
         bool, typer.Option(config.GDB_WAIT.flag, help=config.GDB_WAIT.help)
     ] = False,
 ) -> int:
-    """Run a guest; its serial port is standard output."""
-    if not bare:
-        raise RingletError("only bare programs run so far: ringlet run --bare PROGRAM.elf")
-    # The commands import late, so that help and a mistyped option answer at once.
-    from ringlet.cli.run import run_bare
-
+    """Run a guest: debian (its kernel and a shell), a Linux kernel, or a bare program."""
     if gdb_wait and not gdb:
         raise ConfigError("--gdb-wait needs --gdb; for example: --gdb 1234 --gdb-wait")
-    return run_bare(program, memory, stats=stats, exact=exact, gdb=gdb, gdb_wait=gdb_wait)
+    # The commands import late, so that help and a mistyped option answer at once.
+    if bare:
+        if kernel or command:
+            raise RingletError("--bare takes one program and no kernel")
+        from ringlet.cli.run import run_bare
+
+        return run_bare(program, memory, stats=stats, exact=exact, gdb=gdb, gdb_wait=gdb_wait)
+    if gdb:
+        raise ConfigError("--gdb is for --bare so far")
+    from ringlet.cli.linux import NAMES, LinuxOptions, run_debian, run_linux
+
+    options = LinuxOptions(
+        kernel, initrd, append, memory, console, not no_reboot, debug_exit, stats, exact
+    )
+    if kernel:
+        if program:
+            raise RingletError(f"{program}: a guest by name has its own kernel; leave out --kernel")
+        return run_linux(options)
+    if program in NAMES:
+        if initrd or console != config.CONSOLE.default:
+            raise RingletError(f"{program} has its own initial RAM disk and console")
+        return run_debian(options, package, command or [], verbose)
+    if program:
+        raise RingletError(
+            f"{program}: no guest of that name; give debian, --kernel KERNEL, or --bare PROGRAM"
+        )
+    raise RingletError("nothing to run; for example: ringlet run debian")
 
 
 def doctor() -> int:

@@ -1,20 +1,17 @@
 """`ringlet run`: builds a machine, runs it, and turns its end into an exit status."""
 
-import contextlib
-import sys
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from ringlet.cli.gdb import debugged
+from ringlet.cli.stats import print_stats
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
-from ringlet.config import MachineConfig, parse_memory
+from ringlet.config import BARE_MEMORY, MachineConfig, parse_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.errors import ConfigError
 from ringlet.machine import bare, host
 from ringlet.machine.elf import read_program
-from ringlet.observe import format_stats
 
 STDOUT = 1
 
@@ -31,7 +28,8 @@ def run_bare(
     """Run `program` on the bare machine and return the exit status.  Raises RingletError."""
     if not program:
         raise ConfigError("no program given; for example: ringlet run --bare PROGRAM.elf")
-    config = MachineConfig(Path(program), parse_memory(memory, host.memory_size()), stats, exact)
+    size = parse_memory(memory or BARE_MEMORY, host.memory_size())
+    config = MachineConfig(Path(program), size, stats, exact)
     read_program(config.program, config.memory)
     host.require()
     # Imported late: the engine is the largest part, and help or a wrong option do not need it.
@@ -43,11 +41,5 @@ def run_bare(
     if end.message:
         complain(end.message)
     if config.stats:
-        _print_stats(machine.counters())
+        print_stats(machine.counters())
     return end.status
-
-
-def _print_stats(counters: Mapping[str, int]) -> None:
-    for line in format_stats(counters):
-        with contextlib.suppress(OSError):  # no reason to lose the guest's status
-            print(line, file=sys.stderr)

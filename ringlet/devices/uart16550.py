@@ -3,6 +3,10 @@
 There is no wire behind it: a byte written to THR reaches the sink at once, so the transmitter is
 always empty, and a character timeout is due as soon as the receive FIFO holds fewer bytes than
 its trigger level.  The baud rate is kept and has no effect.
+
+Input comes from a source, when the chip asks: nothing can overrun it.  It asks when the guest has
+found out that there is nothing more, not before: a driver goes on reading as long as there is
+something, and gives up when that takes too long, with the interrupt line still high.
 """
 
 from collections.abc import Callable
@@ -12,6 +16,9 @@ from ringlet.devices.wiring import Line, unconnected
 
 Sink = Callable[[bytes], None]
 """Takes what the guest sends."""
+
+Source = Callable[[int], bytes]
+"""Gives at most so many bytes for the guest; fewer if that is all there are for now."""
 
 # Interrupt Enable Register
 IER_RDA = 1 << 0  # received data available, and character timeout
@@ -92,14 +99,31 @@ class Uart16550State:
 
 
 class Uart16550:
-    """One serial port at eight ports of one byte."""
+    """One serial port at eight ports of one byte.
 
-    def __init__(self, sink: Sink, irq: Line = unconnected) -> None:
+    `source` is asked for input from `poll` and from the guest's accesses.  With `handshake` that
+    is only while the guest asserts RTS, which Linux does from when it opens the port.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        irq: Line = unconnected,
+        source: Source | None = None,
+        *,
+        handshake: bool = False,
+    ) -> None:
         self._sink = sink
         self._irq = irq
+        self._source = source
+        self._wanted_mcr = MCR_RTS if handshake else 0
+        self._waiting = source is not None
+        """The source may have bytes."""
+        self._found_empty = False
+        """The last thing the guest read was an LSR without DR."""
         self._s = Uart16550State()
         self._quiet = True
-        """Output only: no interrupts, nothing received, no divisor latch, no loop-back."""
+        """Output only: no interrupts, no input, no divisor latch, no loop-back."""
         self._readers = (
             self._read_data, self._read_ier, self._read_iir, lambda: self._s.lcr,
             lambda: self._s.mcr, self._read_lsr, self._read_msr, lambda: self._s.scr,
@@ -108,6 +132,7 @@ class Uart16550:
             self._write_data, self._write_ier, self._write_fcr, self._write_lcr,
             self._write_mcr, self._ignore, self._ignore, self._write_scr,
         )  # fmt: skip
+        self._update()
 
     # --- the bus
 
@@ -115,6 +140,8 @@ class Uart16550:
         """Return register `offset`."""
         if offset == _LSR_OFFSET and self._quiet:
             return _LSR_IDLE
+        if offset != _LSR_OFFSET:
+            self._found_empty = False
         return self._readers[offset]()
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -131,10 +158,18 @@ class Uart16550:
 
         The caller keeps the rest for later; only a byte looped back can overrun.
         """
+        if self._s.mcr & MCR_LOOP:  # the receiver is turned away from the wire
+            return 0
         taken = data[: max(0, self._capacity() - len(self._s.rx))]
         self._s.rx.extend((byte, errors) for byte in taken)
         self._update()
         return len(taken)
+
+    def poll(self) -> None:
+        """Ask the source, which has bytes again; the chip asks by itself until it had the last."""
+        self._waiting = self._source is not None
+        self._refill()
+        self._update()
 
     def set_modem_inputs(self, inputs: int) -> None:
         """Set CTS, DSR, RI and DCD from the bits MSR_CTS to MSR_DCD."""
@@ -150,7 +185,7 @@ class Uart16550:
     def restore(self, state: Uart16550State) -> None:
         """Take over `state` and drive the interrupt line as it says."""
         self._s = replace(state, rx=list(state.rx))
-        self._update()
+        self.poll()
 
     # --- registers
 
@@ -161,6 +196,8 @@ class Uart16550:
         if not s.rx:
             return 0
         byte, _ = s.rx.pop(0)
+        if not s.fcr & FCR_ENABLE:  # the next character was on its way already
+            self._refill()
         self._update()
         return byte
 
@@ -187,6 +224,7 @@ class Uart16550:
         if value & IER_THRE and not s.ier & IER_THRE:
             s.thre_pending = True  # enabling it while THR is empty interrupts at once
         s.ier = value & 0x0F
+        self._refill()
         self._update()
 
     def _read_iir(self) -> int:
@@ -194,6 +232,8 @@ class Uart16550:
         if iir == IIR_THRE:
             self._s.thre_pending = False
             self._update()
+        elif iir == IIR_NONE:
+            self._refill()
         return iir | (IIR_FIFO_ENABLED if self._s.fcr & FCR_ENABLE else 0)
 
     def _write_fcr(self, value: int) -> None:
@@ -204,6 +244,7 @@ class Uart16550:
             s.rx.clear()
         # The other bits are not programmed while FIFOs are off.
         s.fcr = value & 0xC9 if value & FCR_ENABLE else 0
+        self._refill()
         self._update()
 
     def _write_lcr(self, value: int) -> None:
@@ -225,6 +266,7 @@ class Uart16550:
                 inputs |= reads_as if value & output else 0
         else:
             inputs = _MSR_CONNECTED
+        self._refill()
         self._change_modem(inputs)
 
     def _read_lsr(self) -> int:
@@ -239,6 +281,11 @@ class Uart16550:
         if lsr & _LSR_ERRORS:
             s.overrun = 0
             self._update()
+        if not lsr & LSR_DR:
+            # A driver with interrupts looks at IIR next; one that looks here again is polling.
+            if self._found_empty or not s.ier & IER_RDA:
+                self._refill()
+            self._found_empty = True
         return lsr
 
     def _read_msr(self) -> int:
@@ -257,6 +304,19 @@ class Uart16550:
 
     def _capacity(self) -> int:
         return FIFO_SIZE if self._s.fcr & FCR_ENABLE else 1
+
+    def _refill(self) -> None:
+        """Fill what was found empty from the source."""
+        s = self._s
+        if not self._waiting or self._source is None or s.rx or s.mcr & MCR_LOOP:
+            return
+        if s.mcr & self._wanted_mcr != self._wanted_mcr:
+            return
+        room = self._capacity()
+        data = self._source(room)
+        self._waiting = len(data) == room
+        s.rx.extend((byte, 0) for byte in data)
+        self._update()
 
     def _loop_back(self, byte: int, errors: int) -> None:
         s = self._s
@@ -295,7 +355,9 @@ class Uart16550:
 
     def _update(self) -> None:
         s = self._s
-        self._quiet = not (s.ier or s.rx or s.overrun or s.lcr & LCR_DLAB or s.mcr & MCR_LOOP)
+        self._quiet = not (
+            s.ier or s.rx or s.overrun or s.lcr & LCR_DLAB or s.mcr & MCR_LOOP or self._waiting
+        )
         pending = self._interrupt() != IIR_NONE
         # In loop-back mode OUT2 is turned inward and its pin is inactive.
         connected = s.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2

@@ -69,7 +69,7 @@ def fetch_kernel(
         raise ImageError(f"{package!r} is not the name of a package")
     if not refresh and (kernel := _cached_kernel(source.store, package)) is not None:
         return kernel
-    with source.store.locked():
+    with source.store.locked(source.waits):
         # Another process may have fetched it while this one waited for the lock.
         if not refresh and (kernel := _cached_kernel(source.store, package)) is not None:
             return kernel
@@ -95,7 +95,7 @@ def fetch_busybox(
     source = _Source(store, apt, progress)
     if (tool := _cached_tool(source.store)) is not None:
         return tool
-    with source.store.locked():
+    with source.store.locked(source.waits):
         if (tool := _cached_tool(source.store)) is not None:
             return tool
         with source.store.adding(_TOOLS, BUSYBOX, _TOOL_ROOM) as (directory, facts):
@@ -160,6 +160,10 @@ class _Source:
         self.store = store or Store(default_root())
         self._apt = apt or Apt(self.store.root / "apt")
         self._progress = progress
+
+    def waits(self) -> None:
+        """Say why nothing happens."""
+        self._progress("waiting for another ringlet, which is fetching")
 
     def fetch(self, package: str, directory: Path, *, newest: bool = False) -> _Fetched:
         """Fetch the package that has the files of `package` to `directory`, which is empty.

@@ -135,12 +135,17 @@ def read_kernel(path: Path, memory_size: int) -> Kernel:
 
 
 def load_linux(
-    cpu: Cpu, kernel: Kernel, *, command_line: str, initrd: Path | None = None, rsdp: int = 0
+    cpu: Cpu,
+    kernel: Kernel,
+    *,
+    command_line: str,
+    initrd: Path | bytes | None = None,
+    rsdp: int = 0,
 ) -> None:
     """Copy everything into guest memory, which holds zeros, and set the registers for the entry.
 
-    `rsdp` is the guest physical address of the ACPI root pointer, 0 for none.  Raises ProgramError
-    and ConfigError.
+    `initrd` is the initial RAM disk's file or its contents.  `rsdp` is the guest physical address
+    of the ACPI root pointer, 0 for none.  Raises ProgramError and ConfigError.
     """
     arguments = _command_line(kernel, command_line)
     params = bytearray(_PAGE)
@@ -249,24 +254,32 @@ def _command_line(kernel: Kernel, text: str) -> bytes:
     return arguments
 
 
-def _load_initrd(cpu: Cpu, kernel: Kernel, path: Path) -> tuple[int, int]:
+def _load_initrd(cpu: Cpu, kernel: Kernel, initrd: Path | bytes) -> tuple[int, int]:
     """Copy the initial RAM disk as high as it may be; return its address and its size."""
-    with open_regular(path, "an initial RAM disk") as file:
+    if isinstance(initrd, bytes):
+        address = _initrd_address(kernel, "the guest", len(initrd))
+        cpu.write_phys(address, initrd)
+        return address, len(initrd)
+    with open_regular(initrd, "an initial RAM disk") as file:
         size = length_of(file)
-        if not size:
-            raise ProgramError(f"{path}: is empty; give an initial RAM disk")
-        address = (kernel.initrd_end - size) // _PAGE * _PAGE
-        if address < kernel.end:
-            least = -(-kernel.end // _PAGE) * _PAGE + -(-size // _PAGE) * _PAGE
-            what = f"{path}: an initial RAM disk of {format_size(size)}"
-            if least > kernel.memory_size:
-                raise _too_little(what, least, kernel.memory_size)
-            raise ProgramError(
-                f"{what} is too large: this kernel finds one below "
-                f"{format_size(kernel.initrd_end)} only"
-            )
+        address = _initrd_address(kernel, str(initrd), size)
         copy_to_memory(file, 0, size, cpu, address)
     return address, size
+
+
+def _initrd_address(kernel: Kernel, name: str, size: int) -> int:
+    if not size:
+        raise ProgramError(f"{name}: is empty; give an initial RAM disk")
+    address = (kernel.initrd_end - size) // _PAGE * _PAGE
+    if address >= kernel.end:
+        return address
+    least = -(-kernel.end // _PAGE) * _PAGE + -(-size // _PAGE) * _PAGE
+    what = f"{name}: an initial RAM disk of {format_size(size)}"
+    if least > kernel.memory_size:
+        raise _too_little(what, least, kernel.memory_size)
+    raise ProgramError(
+        f"{what} is too large: this kernel finds one below {format_size(kernel.initrd_end)} only"
+    )
 
 
 def _too_little(what: str, least: int, memory_size: int) -> ConfigError | ProgramError:

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Final
 
 STATUS_TRIPLE_FAULT: Final = 3
+STATUS_RESET: Final = 3
 STATUS_HALTED: Final = 4
 STATUS_BEYOND: Final = 5
 
@@ -65,7 +66,12 @@ def powered_off() -> End:
 
 def reset() -> End:
     """Return the end of a guest that reset its machine, which may begin anew."""
-    return End(EndKind.RESET, STATUS_TRIPLE_FAULT, "the guest reset the machine")
+    return End(EndKind.RESET, STATUS_RESET, "the guest reset its machine")
+
+
+def quit_by_user() -> End:
+    """Return the end of a run that its user ended."""
+    return End(EndKind.STOPPED, 0)
 
 
 def stopped(signal_number: int) -> End:

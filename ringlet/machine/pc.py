@@ -6,8 +6,8 @@ mechanism 1, and on request a debug exit port.  The processor brings its local A
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -23,7 +23,7 @@ from ringlet.devices.pci_host import PciHost
 from ringlet.devices.port_b import PortB
 from ringlet.devices.reset import ResetControl
 from ringlet.devices.rtc import Rtc
-from ringlet.devices.uart16550 import Sink, Uart16550
+from ringlet.devices.uart16550 import Sink, Source, Uart16550
 from ringlet.devices.wiring import Clock, Line, SharedLine
 from ringlet.machine import acpi, outcome
 from ringlet.machine import address_map as at
@@ -33,7 +33,7 @@ from ringlet.machine.dsdt import Platform
 from ringlet.machine.machine import InterruptLine, Machine
 from ringlet.machine.timers import Timers
 
-_COMS: Final = (
+_COMS: Final = (  # ports, and the interrupts that they share
     (at.PORT_COM1, at.IRQ_COM1),
     (at.PORT_COM2, at.IRQ_COM2),
     (at.PORT_COM3, at.IRQ_COM1),
@@ -43,7 +43,7 @@ _COMS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Pc:
-    """A wired machine; `coms` are its serial ports, COM1 first, `rsdp` where its ACPI tables are."""
+    """A wired machine; `coms` are its serial ports, COM1 first, `rsdp` is where ACPI starts."""
 
     machine: Machine
     coms: tuple[Uart16550, ...]
@@ -51,12 +51,22 @@ class Pc:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What may differ from one PC to another.  `sinks` take what the serial ports send: those
-    without one are not there.
+class Wire:
+    """What a serial port is connected to: where its output goes, and where it gets input.
+
+    With `handshake`, input waits until the guest asserts RTS.
     """
 
-    sinks: Mapping[int, Sink] = field(default_factory=dict)
+    sink: Sink
+    source: Source | None = None
+    handshake: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may differ from one PC to another; of COM1 to COM4 those are there that have wires."""
+
+    wires: Sequence[Wire] = ()
     debug_exit: bool = False
 
 
@@ -79,7 +89,7 @@ class Interrupts:
         return drive
 
 
-def wire(
+def assemble(
     cpu: Cpu,
     options: Options,
     *,
@@ -89,11 +99,11 @@ def wire(
     """Put the devices on their buses, connect their lines and write the ACPI tables."""
     ports = PortBus()
     memory = MemoryBus()
-    line = InterruptLine(cpu)
-    pics = I8259Pair(line)
+    intr = InterruptLine(cpu)
+    pics = I8259Pair(intr)
     ioapic = IoApic(cpu.message)
     interrupts = Interrupts(pics, ioapic)
-    machine = Machine(cpu, ports, pics, line, clock)
+    machine = Machine(cpu, ports, pics, intr, clock)
     cpu.attach_memory(memory.read, memory.write)
     cpu.attach_level(ioapic.end_of_interrupt)
     cpu.wait_in_halt()
@@ -131,9 +141,9 @@ def wire(
 
     coms = []
     shared = {irq: SharedLine(interrupts.line(irq)) for irq in (at.IRQ_COM1, at.IRQ_COM2)}
-    for number, sink in sorted(options.sinks.items()):
-        port, irq = _COMS[number]
-        coms.append(Uart16550(sink, shared[irq].tap()))
+    for wire, (port, irq) in zip(options.wires, _COMS, strict=False):
+        line = shared[irq].tap()
+        coms.append(Uart16550(wire.sink, line, wire.source, handshake=wire.handshake))
         ports.map(port, 8, coms[-1])
 
     tables = acpi.build(Platform())

@@ -290,7 +290,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef Cache* k = <Cache*>c.cache
     cdef OpInfo* op
     cdef Step step
-    cdef u64 host, resume = c.resume
+    cdef u64 host, resume = c.resume, interrupts
     cdef u64 shadow = 0   # RIP of the instruction after STI or MOV SS, if `inhibit` says so
     cdef u32 index = NONE, key, space, link = NONE, generation = 0, drops, stepping, inhibit = 0
     cdef bint indirect = False
@@ -299,9 +299,14 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     while True:
         if c.debugger != NULL and debug_stops(c):
             return EXIT_DEBUG
+        interrupts = c.n_interrupts
         exit_kind = events(c)
         if exit_kind != EXIT_NONE:
             return exit_kind
+        if c.n_interrupts != interrupts:
+            # What is to be linked does not lead to the handler.
+            link = NONE
+            indirect = False
         key = c.key
         if c.debugger != NULL:
             r = debug_before(c)

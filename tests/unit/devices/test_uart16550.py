@@ -301,3 +301,181 @@ def test_restored_port_goes_on_where_the_saved_one_was(wired: Port) -> None:
     assert other.irq
     assert (other.get(SCR), other.get(DATA), other.get(DATA)) == (7, ord("a"), ord("b"))
     assert saved.rx == [(ord("a"), 0), (ord("b"), 0)]
+
+
+# --- input from a source
+
+
+class Typist:
+    """A source with some bytes, which counts how often it is asked."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.asked = 0
+
+    def __call__(self, size: int) -> bytes:
+        self.asked += 1
+        taken, self.data = self.data[:size], self.data[size:]
+        return taken
+
+
+class InputPort(Port):
+    """A UART with a source behind it, its interrupt line enabled by OUT2."""
+
+    def __init__(self, data: bytes = b"", *, handshake: bool = False) -> None:
+        super().__init__()
+        self.source = Typist(data)
+        self.uart = Uart16550(self._sink, self._line, self.source, handshake=handshake)
+        self.put(MCR, u.MCR_OUT2)
+
+    def drain(self) -> bytes:
+        """Read as a driver's receive loop does: while LSR says that there is something."""
+        got = bytearray()
+        while self.get(LSR) & u.LSR_DR:
+            got.append(self.get(DATA))
+        return bytes(got)
+
+    def handle(self) -> tuple[int, bytes]:
+        """Handle an interrupt as a driver does; return how often it went round, and the bytes."""
+        rounds, got = 0, b""
+        while not self.get(IIR) & u.IIR_NONE:
+            got += self.drain()
+            rounds += 1
+        return rounds, got
+
+
+def test_a_polling_guest_gets_all_of_the_input() -> None:
+    port = InputPort(bytes(range(100)))
+    got = b""
+    for _ in range(30):
+        got += port.drain()
+
+    assert got == bytes(range(100))
+
+
+def test_input_raises_the_interrupt_when_polled() -> None:
+    port = InputPort()
+    port.put(FCR, u.FCR_ENABLE)
+    port.put(IER, u.IER_RDA)
+    before = port.irq
+    port.source.data = b"x"
+    port.uart.poll()
+
+    assert not before
+    assert port.irq
+
+
+def test_a_driver_gets_a_fifo_full_an_interrupt_so_that_it_comes_to_an_end() -> None:
+    port = InputPort()
+    port.put(FCR, u.FCR_ENABLE)
+    port.put(IER, u.IER_RDA)
+    port.source.data = bytes(range(40))
+    port.uart.poll()
+    handled = []
+    while port.irq:
+        handled.append(port.handle())
+
+    assert [rounds for rounds, _ in handled] == [1, 1, 1]
+    assert b"".join(got for _, got in handled) == bytes(range(40))
+
+
+def test_the_line_falls_between_two_fifos_full() -> None:
+    levels: list[bool] = []
+    uart = Uart16550(lambda data: None, levels.append, Typist(bytes(32)))
+    uart.write(MCR, 1, u.MCR_OUT2)
+    uart.write(FCR, 1, u.FCR_ENABLE)
+    uart.write(IER, 1, u.IER_RDA)
+    for _ in range(16):
+        uart.read(DATA, 1)
+    low = levels[-1]
+    uart.read(IIR, 1)
+
+    assert not low
+    assert levels[-1]
+
+
+def test_a_driver_that_polls_with_its_interrupt_enabled_is_not_starved() -> None:
+    port = InputPort()
+    port.put(FCR, u.FCR_ENABLE)
+    port.put(IER, u.IER_RDA)
+    port.source.data = bytes(20)
+    port.uart.poll()
+    first = port.drain()
+    second = port.drain() or port.drain()
+
+    assert (len(first), len(second)) == (16, 4)
+
+
+def test_without_fifo_each_byte_is_an_interrupt() -> None:
+    port = InputPort(b"abc")
+    port.put(IER, u.IER_RDA)
+    got = [(port.irq, port.get(DATA)) for _ in range(3)]
+
+    assert got == [(True, ord("a")), (True, ord("b")), (True, ord("c"))]
+    assert not port.irq
+
+
+def test_nothing_overruns_however_much_there_is() -> None:
+    port = InputPort(bytes(1000))
+    for _ in range(50):
+        port.uart.poll()
+
+    assert port.get(LSR) & (u.LSR_OE | u.LSR_DR) == u.LSR_DR
+    assert len(port.source.data) == 999
+
+
+def test_an_idle_source_is_not_asked_again_until_polled() -> None:
+    port = InputPort()
+    port.put(FCR, u.FCR_ENABLE)
+    for _ in range(10):
+        port.get(LSR)
+    asked = port.source.asked
+    for _ in range(10):
+        port.get(LSR)
+        port.get(IIR)
+
+    assert port.source.asked == asked
+    assert port.uart._quiet
+
+
+def test_with_handshake_input_waits_for_rts() -> None:
+    port = InputPort(b"x", handshake=True)
+    waiting = port.get(LSR) & u.LSR_DR
+    port.uart.poll()
+    still = port.get(LSR) & u.LSR_DR
+    port.put(MCR, u.MCR_OUT2 | u.MCR_RTS)
+
+    assert (waiting, still) == (0, 0)
+    assert port.get(LSR) & u.LSR_DR
+
+
+def test_rts_taken_back_stops_input_until_it_returns() -> None:
+    port = InputPort(b"ab", handshake=True)
+    port.put(MCR, u.MCR_RTS)
+    port.put(MCR, 0)
+    before = port.drain()
+    port.put(MCR, u.MCR_RTS)
+    after = port.drain() + port.drain()
+
+    assert (before, after) == (b"a", b"b")
+
+
+def test_loop_back_keeps_input_out() -> None:
+    port = InputPort()
+    port.put(MCR, u.MCR_LOOP)
+    port.source.data = b"x"
+    port.uart.poll()
+    looped = (port.get(LSR) & u.LSR_DR, port.uart.receive(b"y"))
+    port.put(MCR, 0)
+
+    assert looped == (0, 0)
+    assert port.drain() == b"x"
+
+
+def test_a_restored_port_asks_its_source() -> None:
+    saved = InputPort(b"x").uart.save()
+    other = InputPort()
+    other.source.data = b"more"
+    other.uart.restore(saved)
+
+    assert b"".join(other.drain() for _ in range(5)) == b"xmore"

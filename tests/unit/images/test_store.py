@@ -2,6 +2,7 @@
 
 import errno
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,22 @@ def test_root_follows_the_xdg_specification() -> None:
     assert default_root({"XDG_CACHE_HOME": "/var/cache/me"}) == Path("/var/cache/me/ringlet")
     assert default_root({"XDG_CACHE_HOME": "relative"}) == Path.home() / ".cache/ringlet"
     assert default_root({}) == Path.home() / ".cache/ringlet"
+
+
+def test_whoever_comes_second_is_told_and_waits(store: Store) -> None:
+    order: list[str] = []
+    told = threading.Event()
+
+    def second() -> None:
+        with store.locked(told.set):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with store.locked():
+        thread.start()
+        waited = told.wait(10)
+        order.append("first")
+    thread.join(10)
+
+    assert waited
+    assert order == ["first", "second"]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from ringlet.errors import ConfigError, ProgramError, RingletError
+from ringlet.images.debian import CLOUD_KERNEL
+from ringlet.images.store import Store, default_root
 from ringlet.machine import address_map as at
 from ringlet.machine.linux import load_linux, read_kernel
 from tests.unit.machine.elf_maker import Elf
@@ -334,12 +336,27 @@ def test_tables_zero_page_and_command_line_do_not_overlap() -> None:
     assert at.BOOT_PARAMS + 4096 <= at.COMMAND_LINE < at.COMMAND_LINE_END < at.LOW_RAM_END
 
 
-HOST_KERNELS = [p for p in Path("/boot").glob("vmlinuz-*") if os.access(p, os.R_OK)]
+def real_kernels() -> list[Path]:
+    """Return kernels that happen to be here: fetched by Ringlet, or the host's own."""
+    found = [p for p in Path("/boot").glob("vmlinuz-*") if os.access(p, os.R_OK)]
+    entry = Store(default_root()).find("kernels", CLOUD_KERNEL)
+    cached = entry.file("vmlinuz") if entry is not None else None
+    return [cached, *found] if cached is not None else found
 
 
-@pytest.mark.skipif(not HOST_KERNELS, reason="this host has no kernel in /boot")
-def test_a_real_kernel_is_accepted() -> None:
-    kernel = read_kernel(HOST_KERNELS[0], 1 << 30)
+@pytest.mark.skipif(not real_kernels(), reason="no kernel was fetched, and none is in /boot")
+def test_real_kernels_are_accepted() -> None:
+    kernels = [read_kernel(path, 1 << 30) for path in real_kernels()]
 
-    assert kernel.offset + kernel.size <= HOST_KERNELS[0].stat().st_size
-    assert kernel.load < kernel.end < 1 << 30
+    assert all(k.offset + k.size <= k.path.stat().st_size for k in kernels)
+    assert all(at.HIGH_RAM <= k.load < k.end < 1 << 30 for k in kernels)
+    assert all(k.command_line_limit >= 255 for k in kernels)
+
+
+def test_initrd_may_be_given_as_its_contents(path: Path) -> None:
+    cpu = FakeCpu()
+    load_linux(cpu, read_kernel(BzImage().write(path), RAM), command_line="", initrd=b"x" * 5000)
+    params = cpu.memory[at.BOOT_PARAMS]
+
+    assert cpu.memory[RAM - 8192] == b"x" * 5000
+    assert (field(params, 0x218, "I"), field(params, 0x21C, "I")) == (RAM - 8192, 5000)

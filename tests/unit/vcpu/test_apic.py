@@ -1,5 +1,6 @@
 """The local APIC, as code in the guest and messages from outside find it."""
 
+import struct
 import threading
 import time
 
@@ -7,7 +8,18 @@ import pytest
 
 from ringlet.core.state import Exit
 from ringlet.vcpu.model import tsc_khz
-from tests.unit.vcpu.board import DEVICE, DEVICE_PHYS, DEVICE_PT, GP, HANDLERS, IDT, IF, Board
+from tests.unit.vcpu.board import (
+    DATA,
+    DEVICE,
+    DEVICE_PHYS,
+    DEVICE_PT,
+    GP,
+    HANDLERS,
+    IDT,
+    IF,
+    STACK,
+    Board,
+)
 
 BASE_MSR, DEADLINE_MSR = 0x1B, 0x6E0
 XAPIC, X2APIC = 0xFEE00900, 0xFEE00D00
@@ -397,3 +409,23 @@ def test_a_timer_of_any_period_leaves_the_guest_time(board: ApicBoard, period: i
     board.set(rcx=1_000_000)
     assert board.run("FFC975FC") == Exit.EXIT_HLT  # 1: dec ecx; jnz 1b
     assert board.get("rcx") == 0
+
+
+def test_an_interrupt_between_two_fragments_does_not_link_them_to_its_handler(
+    x2: ApicBoard,
+) -> None:
+    """The handler returns; were a jump linked to it, the frame it pops would not be there."""
+    handler, code, jumps = HANDLERS + 0x4000, 0x100000, 0x8000
+    # incl [rsi]; wrmsr, which ends the interrupt; iretq
+    x2.p.write_phys(handler, bytes.fromhex("FF06 0F30 48CF"))
+    x2.poke(IDT + 16 * 0x50, handler & 0xFFFF | 8 << 16 | 0x8E << 40 | handler >> 16 << 48, 0)
+    # jmp to the next instruction, many times, each a link not yet made; dec ebx; jnz back; hlt
+    back = struct.pack("<i", -(2 * jumps + 8))
+    x2.p.write_phys(code, b"\xeb\x00" * jumps + b"\xff\xcb\x0f\x85" + back + b"\xf4")
+    x2.write(DIVIDE, 0xB)
+    x2.write(LVT_TIMER, PERIODIC | 0x50)
+    x2.write(INITIAL, 50)
+    x2.set(rflags=2 | IF, rsi=DATA, rcx=0x800 + EOI, rax=0, rdx=0, rbx=3, rip=code)
+    assert x2.p.run() == Exit.EXIT_HLT
+    assert (x2.get("rbx"), x2.get("rsp")) == (0, STACK)
+    assert x2.peek(DATA) & 0xFFFFFFFF > 20

@@ -1,0 +1,151 @@
+"""`ringlet run --kernel` and `ringlet run debian`: a PC with Linux, from the options to its end."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console as Screen
+
+from ringlet.cli.consoles import (
+    STDERR,
+    STDIN,
+    CommandStreams,
+    Console,
+    ShellStreams,
+    console_for,
+    discard,
+)
+from ringlet.cli.stats import print_stats
+from ringlet.cli.streams import complain
+from ringlet.cli.supervise import supervise
+from ringlet.cli.terminal import window_size
+from ringlet.config import LINUX_MEMORY, LinuxConfig, parse_memory
+from ringlet.devices.backends.fd_sink import FdSink
+from ringlet.images.busybox import find_busybox
+from ringlet.images.debian import fetch_kernel
+from ringlet.images.initramfs import Command, Shell, make_initramfs
+from ringlet.machine import boot, host
+from ringlet.machine.linux import read_kernel
+from ringlet.machine.outcome import End, EndKind
+from ringlet.machine.pc import Options
+
+NAMES: Final = ("debian",)
+"""Guests that need no kernel to be given."""
+
+# The kernel restarts the machine at once after a panic, which ends the run.
+_PANIC: Final = " panic=-1"
+
+
+@dataclass(frozen=True, slots=True)
+class LinuxOptions:
+    """The command line's options, as they were given."""
+
+    kernel: str = ""
+    initrd: str = ""
+    append: str = ""
+    memory: str = ""
+    console: str = "stdio"
+    reboot: bool = True
+    debug_exit: bool = False
+    stats: bool = False
+    exact: bool = False
+
+
+def run_linux(options: LinuxOptions) -> int:
+    """Start the kernel that the options name; return the exit status.  Raises RingletError."""
+    config = _config(options, Path(options.kernel))
+    read_kernel(config.kernel, config.memory)
+    host.require()
+    end = _run(config, console_for(config.console))
+    return _status(end)
+
+
+def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verbose: bool) -> int:
+    """Start Debian's kernel with busybox: a shell, or `command`; return the exit status.
+
+    Without a terminal the shell is a command, which reads standard input.  Raises RingletError.
+    """
+    if not command and not os.isatty(STDIN):
+        command = ["sh"]
+    memory = _memory(options)
+    host.require()
+    with Screen(stderr=True).status("starting") as progress:
+        kernel = fetch_kernel(package, progress.update)
+        read_kernel(kernel.vmlinuz, memory)
+        busybox = find_busybox(progress.update)
+        progress.update(f"starting Linux {kernel.release}")
+        task = _task(command)
+        initrd = make_initramfs(busybox, task)
+    config = _config(options, kernel.vmlinuz)
+    append = f"console=ttyS0 {'' if verbose else 'quiet '}{config.append}"
+    streams: ShellStreams | CommandStreams
+    if command:
+        append += _PANIC
+        config = replace(config, reboot=False)
+        streams = CommandStreams(FdSink(STDERR, "standard error") if verbose else discard)
+    else:
+        streams = ShellStreams()
+    end = _run(replace(config, append=append), streams, initrd)
+    if streams.status is not None and end.kind is EndKind.POWER_OFF:
+        return streams.status
+    if command and end.kind is EndKind.RESET:
+        complain("the guest's kernel panicked before the command ended; -v shows its messages")
+        return end.status
+    return _status(end)
+
+
+def _task(command: Sequence[str]) -> Shell | Command:
+    term = os.environ.get("TERM", "vt100")
+    if command:
+        return Command(tuple(os.fsencode(argument) for argument in command), term)
+    size = window_size(STDIN)
+    return Shell(term) if size is None else Shell(term, size.rows, size.columns)
+
+
+def _memory(options: LinuxOptions) -> int:
+    return parse_memory(options.memory or LINUX_MEMORY, host.memory_size())
+
+
+def _config(options: LinuxOptions, kernel: Path) -> LinuxConfig:
+    return LinuxConfig(
+        kernel,
+        _memory(options),
+        Path(options.initrd) if options.initrd else None,
+        options.append,
+        options.console,
+        options.reboot,
+        options.debug_exit,
+        options.stats,
+        options.exact,
+    )
+
+
+def _run(config: LinuxConfig, console: Console, initrd: bytes | None = None) -> End:
+    """Run the machine, anew after each reset unless that ends the run."""
+    # Imported late: the engine is the largest part, and help or a wrong option do not need it.
+    from ringlet.vcpu.processor import Processor
+
+    make_cpu = partial(Processor, speculate=not config.exact)
+    with console:
+        while True:
+            options = Options(console.wires(), config.debug_exit)
+            pc = boot.build(config, make_cpu, options, initrd)
+            console.attach(pc)
+            end = supervise(pc.machine)
+            if end.kind is not EndKind.RESET or not config.reboot:
+                break
+    if config.stats:
+        print_stats(pc.machine.counters())
+    return end
+
+
+def _status(end: End) -> int:
+    if end.message:
+        if sys.stderr is not None and sys.stderr.isatty():
+            print(file=sys.stderr)
+        complain(end.message)
+    return end.status

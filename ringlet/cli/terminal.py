@@ -1,0 +1,277 @@
+"""The user's terminal as the guest's console: raw while the guest runs, as it was whenever not."""
+
+import contextlib
+import os
+import select
+import signal
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from types import FrameType, TracebackType
+from typing import Final, Self
+
+from ringlet.errors import OutputError
+
+ESCAPE: Final = 0x01  # Ctrl-A
+HELP: Final = (
+    b"\r\n"
+    b"Ctrl-A x       end the machine\r\n"
+    b"Ctrl-A h       this list\r\n"
+    b"Ctrl-A Ctrl-A  send Ctrl-A to the guest\r\n"
+)
+
+_READ_SIZE: Final = 32768
+# What ends a process that does nothing about it; with a handler, the process ends in its own way.
+_ENDING: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+Attributes = list[int | list[bytes | int]]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSize:
+    """A terminal's size in characters."""
+
+    rows: int
+    columns: int
+
+
+class Action(Enum):
+    """What the user asks of Ringlet and not of the guest."""
+
+    QUIT = "x"
+    HELP = "h"
+
+
+class EscapeParser:
+    """Tells what is for the guest from what is for Ringlet, however the bytes are cut.
+
+    After Ctrl-A, what is not a command goes to the guest with the Ctrl-A before it.
+    """
+
+    def __init__(self) -> None:
+        self._escaped = False
+
+    def feed(self, data: bytes) -> Iterator[bytes | Action]:
+        """Give bytes for the guest and actions, in order."""
+        pending = bytearray()
+        for byte in data:
+            if not self._escaped:
+                if byte == ESCAPE:
+                    self._escaped = True
+                else:
+                    pending.append(byte)
+                continue
+            self._escaped = False
+            action = _ACTIONS.get(byte)
+            if action is None:
+                pending += bytes([ESCAPE] if byte == ESCAPE else [ESCAPE, byte])
+                continue
+            if pending:
+                yield bytes(pending)
+                pending.clear()
+            yield action
+        if pending:
+            yield bytes(pending)
+
+
+_ACTIONS: Final = {ord(action.value): action for action in Action}
+
+
+def raw(attributes: Attributes) -> Attributes:
+    """Return a terminal's attributes changed so that every byte passes as it is, both ways."""
+    iflag, oflag, cflag, lflag, *speeds, cc = attributes
+    assert isinstance(iflag, int)
+    assert isinstance(oflag, int)
+    assert isinstance(cflag, int)
+    assert isinstance(lflag, int)
+    assert isinstance(cc, list)
+    iflag &= ~(
+        termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR
+        | termios.IGNCR | termios.ICRNL | termios.IXON
+    )  # fmt: skip
+    oflag &= ~termios.OPOST
+    cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+    lflag &= ~(
+        termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN
+    )  # fmt: skip
+    cc = list(cc)
+    cc[termios.VMIN], cc[termios.VTIME] = 1, 0
+    return [iflag, oflag, cflag, lflag, *speeds, cc]
+
+
+def window_size(fd: int) -> WindowSize | None:
+    """Return the size of the terminal `fd`; None if it is none or does not know."""
+    try:
+        size = os.get_terminal_size(fd)
+    except OSError:
+        return None
+    return WindowSize(size.lines, size.columns) if size.lines and size.columns else None
+
+
+class RawTerminal:
+    """Makes the terminal `fd` raw, from entry to exit, for the main thread.
+
+    It is as before whenever this process does not run: after an exception, after a signal that
+    ends the process, and while it is stopped; when it goes on, the terminal is raw again.  In the
+    background it is left alone.  `on_resize` gets the window's new size.
+    """
+
+    def __init__(
+        self, fd: int, on_resize: Callable[[WindowSize], None] = lambda size: None
+    ) -> None:
+        self._fd = fd
+        self._on_resize = on_resize
+        self._saved: Attributes | None = None
+        self._handlers: dict[signal.Signals, signal._HANDLER] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self._saved = termios.tcgetattr(self._fd)
+        except termios.error as error:
+            raise OutputError(f"the terminal cannot be set up: {error.args[-1]}") from error
+        self._catch(signal.SIGTSTP, self._suspend)
+        self._catch(signal.SIGCONT, self._resumed)
+        self._catch(signal.SIGWINCH, self._resized)
+        for number in _ENDING:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                self._catch(number, self._ended)
+        self._set_raw()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+        self._restore()
+
+    # --- signals
+
+    def _catch(
+        self, number: signal.Signals, handler: Callable[[int, FrameType | None], None]
+    ) -> None:
+        previous = signal.signal(number, handler)
+        self._handlers[number] = signal.SIG_DFL if previous is None else previous
+
+    def _suspend(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)  # the process is stopped here
+        signal.signal(number, self._suspend)
+        self._set_raw()
+
+    def _resumed(self, number: int, frame: FrameType | None) -> None:
+        # Whoever had the terminal meanwhile may have left it otherwise, or another size.
+        self._set_raw()
+        self._resized(number, frame)
+
+    def _resized(self, number: int, frame: FrameType | None) -> None:
+        size = window_size(self._fd)
+        if size is not None:
+            self._on_resize(size)
+
+    def _ended(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    # --- attributes
+
+    def _set_raw(self) -> None:
+        if self._saved is not None and self._in_foreground():
+            self._set(raw(self._saved))
+
+    def _restore(self) -> None:
+        # From the background, this would stop the process; the terminal is another's then.
+        if self._saved is not None and self._in_foreground():
+            self._set(self._saved)
+
+    def _set(self, attributes: Attributes) -> None:
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            # At once: to wait for output would be to wait for whoever does not read it.
+            termios.tcsetattr(self._fd, termios.TCSANOW, attributes)
+
+    def _in_foreground(self) -> bool:
+        try:
+            return os.tcgetpgrp(self._fd) == os.getpgrp()
+        except OSError:  # not the terminal that controls this process
+            return True
+
+
+class Reader:
+    """Reads `fd` in a thread of its own until its end, or until it is stopped.
+
+    `on_data` gets what was read and may wait; `on_end` is called once if the end was reached.
+    """
+
+    def __init__(
+        self, fd: int, on_data: Callable[[bytes], object], on_end: Callable[[], object]
+    ) -> None:
+        self._fd = fd
+        self._on_data = on_data
+        self._on_end = on_end
+        self._stop_read, self._stop_write = os.pipe()
+        self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
+
+    def start(self) -> None:
+        """Start to read."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """Let the thread end, and wait for it so many seconds; `on_data` must not wait any more."""
+        os.write(self._stop_write, b"x")
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            os.close(self._stop_read)
+            os.close(self._stop_write)
+
+    def _work(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        poll = select.poll()
+        for fd in (self._fd, self._stop_read):
+            poll.register(fd, select.POLLIN)
+        while True:
+            if any(fd == self._stop_read for fd, _ in poll.poll()):
+                return
+            try:
+                data = os.read(self._fd, _READ_SIZE)
+            except BlockingIOError:
+                continue
+            except OSError:  # the terminal is gone, or the descriptor is not for reading
+                data = b""
+            if not data:
+                self._on_end()
+                return
+            self._on_data(data)
+
+
+class Keyboard:
+    """Passes what the user types to the guest, and does what is for Ringlet.
+
+    `terminal` is where the list of keys is shown.
+    """
+
+    def __init__(
+        self, send: Callable[[bytes], object], quit_: Callable[[], object], terminal: int
+    ) -> None:
+        self._send = send
+        self._quit = quit_
+        self._terminal = terminal
+        self._parser = EscapeParser()
+
+    def __call__(self, data: bytes) -> None:
+        """Take what was typed."""
+        for part in self._parser.feed(data):
+            match part:
+                case Action.QUIT:
+                    self._quit()
+                case Action.HELP:
+                    with contextlib.suppress(OSError):
+                        os.write(self._terminal, HELP)
+                case bytes():
+                    self._send(part)

@@ -1,0 +1,53 @@
+"""Bytes on their way to a device: put by any thread, taken by the machine's."""
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+LIMIT: Final = 1 << 16
+
+
+class Backlog:
+    """A queue of at most `limit` bytes, whatever the guest does or does not read.
+
+    `on_data` is called by the thread that puts, when there is something after there was nothing: it
+    must get the device polled in the machine's thread.
+    """
+
+    def __init__(self, on_data: Callable[[], None], limit: int = LIMIT) -> None:
+        self._on_data = on_data
+        self._limit = limit
+        self._bytes = bytearray()
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, data: bytes) -> bool:
+        """Add `data`, waiting for room as often as that takes; False once the queue is closed."""
+        view = memoryview(data)
+        while view:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or len(self._bytes) < self._limit)
+                if self._closed:
+                    return False
+                was_empty = not self._bytes
+                part = view[: self._limit - len(self._bytes)]
+                self._bytes += part
+                view = view[len(part) :]
+            if was_empty:
+                self._on_data()
+        return not self._closed
+
+    def take(self, size: int) -> bytes:
+        """Return the first bytes, at most `size`; never waits."""
+        with self._changed:
+            data = bytes(self._bytes[:size])
+            del self._bytes[:size]
+            self._changed.notify_all()
+        return data
+
+    def close(self) -> None:
+        """Drop what is there and let nobody wait."""
+        with self._changed:
+            self._closed = True
+            self._bytes.clear()
+            self._changed.notify_all()

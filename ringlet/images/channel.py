@@ -1,0 +1,61 @@
+"""How a command in the guest is fed and heard: four serial ports, as the guest's init has them.
+
+    ttyS0   the console: the kernel's messages, and the shell if there is no command
+    ttyS1   to the guest: the command's standard input, in frames; from it: its standard output
+    ttyS2   from the guest: its standard error
+    ttyS3   from the guest: the line "ready" when it takes input on ttyS1, and "exit STATUS" when
+            the command and its output, or the shell, are done
+
+Output is bytes as they are.  Input needs an end, which a serial line has not: it comes in frames,
+a length in decimal and a newline before so many bytes, and a frame of length 0 is the end.  The
+guest holds more back by RTS while it cannot take it.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Final
+
+END_OF_INPUT: Final = b"0\n"
+FRAME_SIZE: Final = 32768
+"""The most bytes in a frame: the guest holds one in memory."""
+
+_LONGEST_LINE: Final = 64
+_EXIT: Final = re.compile(rb"exit (\d{1,3})")
+
+
+def frames(data: bytes) -> Iterator[bytes]:
+    """Return `data` as frames; none if it is empty, which would be the end of input."""
+    for start in range(0, len(data), FRAME_SIZE):
+        part = data[start : start + FRAME_SIZE]
+        yield b"%d\n%b" % (len(part), part)
+
+
+class StatusPort:
+    """What is connected to the guest's ttyS3; calls `on_ready` and `on_exit`, each at most once.
+
+    The guest may send anything; what is not understood is dropped.
+    """
+
+    def __init__(self, on_ready: Callable[[], None], on_exit: Callable[[int], None]) -> None:
+        self._on_ready = on_ready
+        self._on_exit = on_exit
+        self._is_ready = self._is_done = False
+        self._line = b""
+
+    def __call__(self, data: bytes) -> None:
+        """Take bytes from the port."""
+        for byte in data:
+            if byte == ord("\n"):
+                self._take(self._line.rstrip(b"\r"))
+                self._line = b""
+            elif len(self._line) < _LONGEST_LINE:
+                self._line += bytes([byte])
+
+    def _take(self, line: bytes) -> None:
+        status = _EXIT.fullmatch(line)
+        if line == b"ready" and not self._is_ready:
+            self._is_ready = True
+            self._on_ready()
+        elif status is not None and int(status[1]) < 256 and not self._is_done:
+            self._is_done = True
+            self._on_exit(int(status[1]))

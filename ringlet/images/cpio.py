@@ -1,0 +1,74 @@
+"""Writes cpio archives in the "new ASCII" format, of which Linux unpacks its initial root.
+
+The kernel's Documentation/driver-api/early-userspace/buffer-format.rst has the format.  The same
+contents give the same bytes: times are 0, owners root, inodes count from 1.
+"""
+
+import stat
+from typing import Final
+
+_MAGIC: Final = "070701"
+_TRAILER: Final = b"TRAILER!!!"
+_LARGEST: Final = 0xFFFF_FFFF
+
+
+class CpioWriter:
+    """An archive in memory.
+
+    A name is a path below the root, without a slash before it; what is put in a directory comes
+    after the directory.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._inode = 0
+
+    def directory(self, name: str, mode: int = 0o755) -> None:
+        """Add a directory."""
+        self._inode += 1
+        self._add(name.encode(), stat.S_IFDIR | mode, self._inode, links=2)
+
+    def file(self, name: str, content: bytes, mode: int = 0o644) -> None:
+        """Add a regular file.  Raises ValueError if it has 4 GiB or more."""
+        if len(content) > _LARGEST:
+            raise ValueError(f"{name}: the format has no room for {len(content)} bytes")
+        self._inode += 1
+        self._add(name.encode(), stat.S_IFREG | mode, self._inode, content=content)
+
+    def symlink(self, name: str, target: str) -> None:
+        """Add a symbolic link."""
+        self._inode += 1
+        self._add(name.encode(), stat.S_IFLNK | 0o777, self._inode, content=target.encode())
+
+    def character_device(self, name: str, major: int, minor: int, mode: int = 0o600) -> None:
+        """Add a character device."""
+        self._inode += 1
+        self._add(name.encode(), stat.S_IFCHR | mode, self._inode, device=(major, minor))
+
+    def contents(self) -> bytes:
+        """Return the archive up to now, ended."""
+        ended = CpioWriter()
+        ended._add(_TRAILER, 0, 0)
+        return b"".join(self._parts + ended._parts)
+
+    def _add(
+        self,
+        name: bytes,
+        mode: int,
+        inode: int,
+        *,
+        links: int = 1,
+        content: bytes = b"",
+        device: tuple[int, int] = (0, 0),
+    ) -> None:
+        owner = group = time = major = minor = check = 0
+        fields = (
+            inode, mode, owner, group, links, time, len(content), major, minor, *device,
+            len(name) + 1, check,
+        )  # fmt: skip
+        header = _MAGIC + "".join(f"{field:08X}" for field in fields)
+        self._parts += [_padded(header.encode() + name + b"\0"), _padded(content)]
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)

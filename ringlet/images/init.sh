@@ -1,0 +1,93 @@
+#!/bin/sh
+# Process 1 of a guest that has an initial RAM disk and no other.
+#
+# /ringlet/settings sets hostname, TERM, rows and columns.  With /ringlet/command, which sets the
+# positional parameters, that command runs and its streams are carried by serial ports, as
+# ringlet/images/channel.py has it; without, a shell runs on the console.  Either's exit status is
+# told on /dev/ttyS3, and the machine powers itself off.
+
+export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+
+. /ringlet/settings
+hostname "$hostname"
+cd /root
+
+# A port that passes on every byte as it is, and asks for no more than the guest can take.
+raw() {
+    stty raw -echo -iexten clocal crtscts
+}
+
+# Frames become a stream: a length in decimal and a newline before so many bytes; 0 is the end.
+feed() {
+    while read -r size && [ "$size" -gt 0 ]; do
+        dd bs="$size" count=1 iflag=fullblock || return
+    done 2>/dev/null
+}
+
+# What the command has left running would keep its output open for ever.
+kill_all_but() {
+    for process in /proc/[0-9]*; do
+        process=${process#/proc/}
+        case " 1 $* " in
+            *" $process "*) ;;
+            *) kill -9 "$process" 2>/dev/null ;;
+        esac
+    done
+}
+
+run_command() {
+    exec 4<>/dev/ttyS1 5<>/dev/ttyS2
+    raw <&4
+    raw <&5
+    # What comes before the port is raw would be echoed.
+    echo ready >&3
+    mkfifo /run/stdin /run/stdout /run/stderr
+    feed <&4 >/run/stdin &
+    cat /run/stdout >&4 &
+    out=$!
+    cat /run/stderr >&5 &
+    err=$!
+    (
+        exec 3>&- 4>&- 5>&-
+        . /ringlet/command
+        exec setsid -- "$@"
+    ) </run/stdin >/run/stdout 2>/run/stderr
+    status=$?
+    kill_all_but "$out" "$err"
+    wait "$out" "$err"
+    # The last to close a port waits until everything is sent.
+    exec 4>&- 5>&-
+}
+
+run_shell() {
+    stty sane rows "$rows" cols "$columns" </dev/ttyS0
+    # A session's leader gets the first terminal it opens, and with it job control.
+    setsid sh -c 'exec </dev/ttyS0 >/dev/ttyS0 2>&1; exec sh -l' 3>&-
+    status=$?
+    # This changes nothing but waits until everything is sent.
+    stty sane </dev/ttyS0
+}
+
+exec 3<>/dev/ttyS3
+raw <&3
+if [ -e /ringlet/command ]; then
+    run_command
+else
+    run_shell
+fi
+echo "exit $status" >&3
+exec 3>&-
+sync
+poweroff -f
+# Without a power switch there is nothing left to do, but process 1 must not end.
+while :; do
+    sleep 3600
+done

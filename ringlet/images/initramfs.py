@@ -1,0 +1,104 @@
+"""An initial RAM disk that is the whole of a guest: busybox, an init, and what it is to run.
+
+It is not compressed: unpacking would cost the guest more than copying it costs the host.
+"""
+
+import importlib.resources
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from ringlet.errors import ConfigError, ImageError
+from ringlet.images.busybox import applets
+from ringlet.images.cpio import CpioWriter
+
+_DIRECTORIES: Final = (
+    "bin", "dev", "etc", "mnt", "proc", "ringlet", "run", "sbin", "sys", "usr", "usr/bin",
+    "usr/sbin", "var", "var/log",
+)  # fmt: skip
+_FILES: Final = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+    "etc/shells": "/bin/sh\n",
+    "etc/profile": "export PS1='\\u@\\h:\\w\\$ '\n",
+}
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
+_LARGEST_WINDOW: Final = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """A shell on the console, which is a terminal of this kind and size."""
+
+    term: str = "vt100"
+    rows: int = 24
+    columns: int = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command with its arguments, as exact bytes; its streams are in `ringlet.images.channel`."""
+
+    argv: tuple[bytes, ...]
+    term: str = "dumb"
+
+
+def make_initramfs(busybox: Path, task: Shell | Command, *, hostname: str = "debian") -> bytes:
+    """Return the RAM disk's contents.  Raises ConfigError, and ImageError about busybox."""
+    archive = CpioWriter()
+    for name in _DIRECTORIES:
+        archive.directory(name)
+    archive.directory("root", 0o700)
+    archive.directory("tmp", 0o1777)
+    # The kernel opens it for init before init can mount anything.
+    archive.character_device("dev/console", 5, 1)
+    for name, text in _FILES.items():
+        archive.file(name, text.encode())
+    archive.file("etc/hostname", hostname.encode() + b"\n")
+    archive.file("etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n".encode())
+    _add_busybox(archive, busybox)
+    archive.file("ringlet/settings", _settings(task, hostname), 0o600)
+    if isinstance(task, Command):
+        archive.file("ringlet/command", _positional(task.argv), 0o600)
+    init = importlib.resources.files("ringlet.images").joinpath("init.sh")
+    archive.file("init", init.read_bytes(), 0o755)
+    return archive.contents()
+
+
+def _add_busybox(archive: CpioWriter, busybox: Path) -> None:
+    try:
+        archive.file("bin/busybox", busybox.read_bytes(), 0o755)
+    except OSError as error:
+        raise ImageError(f"{busybox}: cannot be read: {error.strerror}") from error
+    for name in sorted(set(applets(busybox)) - {"bin/busybox"}):
+        if str(PurePosixPath(name).parent) in _DIRECTORIES:
+            archive.symlink(name, "/bin/busybox")
+
+
+def _settings(task: Shell | Command, hostname: str) -> bytes:
+    if not _HOST_NAME.fullmatch(hostname):
+        raise ConfigError(f"{hostname!r} is not a host name; give letters, digits, '-' and '.'")
+    rows, columns = (task.rows, task.columns) if isinstance(task, Shell) else (0, 0)
+    if not (0 <= rows <= _LARGEST_WINDOW and 0 <= columns <= _LARGEST_WINDOW):
+        raise ConfigError(f"no terminal has {rows} rows and {columns} columns")
+    lines = (
+        b"hostname=" + _quoted(hostname.encode()),
+        b"TERM=" + _quoted(task.term.encode(errors="surrogateescape")),
+        b"rows=%d" % rows,
+        b"columns=%d" % columns,
+    )
+    return b"\n".join(lines) + b"\n"
+
+
+def _positional(argv: tuple[bytes, ...]) -> bytes:
+    if not argv or not argv[0]:
+        raise ConfigError("no command given to run in the guest")
+    return b"set -- " + b" ".join(_quoted(argument) for argument in argv) + b"\n"
+
+
+def _quoted(text: bytes) -> bytes:
+    """Return `text` so that a shell reads exactly its bytes, of which none can be zero."""
+    if b"\0" in text:
+        raise ConfigError("an argument for the guest holds a zero byte")
+    return b"'" + text.replace(b"'", b"'\\''") + b"'"

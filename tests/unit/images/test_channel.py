@@ -1,0 +1,61 @@
+"""The serial channel: frames to the guest, lines from it."""
+
+import pytest
+
+from ringlet.images.channel import END_OF_INPUT, FRAME_SIZE, StatusPort, frames
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.events: list[str | int] = []
+        self.port = StatusPort(lambda: self.events.append("ready"), self.events.append)
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+def test_a_frame_is_a_length_and_so_many_bytes() -> None:
+    assert list(frames(b"a\n\0")) == [b"3\na\n\0"]
+
+
+def test_long_input_comes_in_several_frames() -> None:
+    parts = list(frames(b"x" * (2 * FRAME_SIZE + 1)))
+
+    assert [len(part) for part in parts] == [FRAME_SIZE + 6, FRAME_SIZE + 6, 3]
+
+
+def test_no_input_is_no_frame_and_not_the_end() -> None:
+    assert list(frames(b"")) == []
+    assert END_OF_INPUT == b"0\n"
+
+
+def test_lines_are_understood_however_they_are_cut(heard: Heard) -> None:
+    for byte in b"ready\nexit 17\r\n":
+        heard.port(bytes([byte]))
+
+    assert heard.events == ["ready", 17]
+
+
+def test_each_is_told_once(heard: Heard) -> None:
+    heard.port(b"ready\nready\nexit 1\nexit 2\n")
+
+    assert heard.events == ["ready", 1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"exit", b"exit ", b"exit -1", b"exit 256", b"exit 1 2", b" exit 1", b"exit \xb2",
+     b"Ready", b"\0", b"exit 9999999999", b"x" * 5000, b"x" * 64 + b"exit 1"],
+)  # fmt: skip
+def test_anything_else_is_dropped(heard: Heard, line: bytes) -> None:
+    heard.port(line + b"\n")
+
+    assert heard.events == []
+
+
+def test_an_endless_line_takes_no_memory(heard: Heard) -> None:
+    heard.port(b"x" * 100_000)
+
+    assert len(heard.port._line) <= 64
