@@ -14,7 +14,7 @@ _XSTATE_BV: Final = 512
 _X87, _SSE, _AVX = 1, 2, 4
 _MXCSR_AT: Final = 24
 _MXCSR_BITS: Final = 0xFFFF
-_FLAGS: Final = 0x254FD5 & ~0x10000
+_FLAGS: Final = 0x247FD5
 """Flags of the debugger's to write: all but RF, VM, VIF and VIP, which are the processor's own."""
 
 

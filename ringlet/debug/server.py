@@ -65,17 +65,25 @@ def listen(where: str) -> socket.socket:
             return socket.create_server(("127.0.0.1", int(where)), backlog=1)
         if not where or where.startswith("-"):
             raise ConfigError("--gdb: give a port or the path of a socket, such as 1234")
-        _make_way(Path(where))
-        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o177)
-        try:
-            server.bind(where)
-        finally:
-            os.umask(mask)
-        server.listen(1)
+        return _listen_at(Path(where))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConfigError(f"--gdb {where}: cannot listen there: {reason}") from None
+
+
+def _listen_at(path: Path) -> socket.socket:
+    """Return a Unix socket at `path` that only this user may connect to."""
+    _make_way(path)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        server.bind(str(path))
+        server.listen(1)
+    except BaseException:
+        server.close()
+        raise
+    finally:
+        os.umask(mask)
     return server
 
 
