@@ -1,7 +1,7 @@
 """Packets of the remote protocol of gdb (GDB manual, appendix E.1): bytes in, events out.
 
 Pure: no socket and no processor.  What a peer sends is bounded: a packet that is longer than
-`PACKET_SIZE` is a `ProtocolError`, and anything between packets is dropped.
+`PACKET_SIZE` is a `ProtocolError`, and so is what gdb does not send between packets.
 """
 
 from collections.abc import Iterator
@@ -95,6 +95,9 @@ class Parser:
             return Signal.ACK
         elif byte == ord("-"):
             return Signal.NACK
+        else:
+            # Not gdb: perhaps a browser that a web page has sent to this port.
+            raise ProtocolError("a byte outside packets")
         return None
 
     def _within(self, byte: int) -> Event | None:

@@ -49,7 +49,7 @@ def test_packet_that_begins_anew() -> None:
 
 
 def test_what_comes_between() -> None:
-    assert parse(b"+\x03-?") == [Signal.ACK, Signal.INTERRUPT, Signal.NACK]
+    assert parse(b"+\x03-") == [Signal.ACK, Signal.INTERRUPT, Signal.NACK]
 
 
 def test_interrupt_within_a_packet_is_data() -> None:
@@ -84,11 +84,20 @@ def test_escapes_are_undone(data: bytes) -> None:
     assert not {ord("$"), ord("#")} & set(escape(data))
 
 
-@given(st.binary(max_size=300), st.binary(max_size=40))
-def test_packet_is_found_behind_anything_but_half_a_packet(data: bytes, junk: bytes) -> None:
-    junk = junk.replace(b"$", b"").replace(b"#", b"")
+@pytest.mark.parametrize("data", [b"POST / HTTP/1.1\r\n\r\n$g#67", b"\n", b"+$g#67#", b"\xff"])
+def test_what_gdb_does_not_say(data: bytes) -> None:
+    with pytest.raises(ProtocolError, match="outside"):
+        parse(data)
 
-    assert parse(junk + frame(data))[-1] == data
+
+@given(st.lists(st.binary(max_size=300), max_size=4), st.integers(1, 50))
+def test_packets_in_pieces_of_any_size(packets: list[bytes], size: int) -> None:
+    data = b"+".join(map(frame, packets))
+    parser = Parser()
+
+    events = [e for at in range(0, len(data), size) for e in parser.feed(data[at : at + size])]
+
+    assert [event for event in events if event is not Signal.ACK] == packets
 
 
 @given(st.binary(max_size=2000))

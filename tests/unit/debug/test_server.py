@@ -245,8 +245,8 @@ def test_acknowledgements(peer: Peer) -> None:
 
 @pytest.mark.parametrize(
     "junk",
-    [b"$" + b"a" * (PACKET_SIZE + 1), b"$}#7d", frame(b"c") + frame(b"qC") * 1000],
-    ids=["long", "escape", "flood"],
+    [b"$" + b"a" * (PACKET_SIZE + 1), b"$}#7d", frame(b"c") + frame(b"qC") * 1000, b"GET /"],
+    ids=["long", "escape", "flood", "browser"],
 )
 def test_peer_that_misbehaves_is_hung_up_on(
     machine: LoopingMachine, peer: Peer, junk: bytes
