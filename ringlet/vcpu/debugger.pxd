@@ -1,5 +1,5 @@
 """A debugger's stops: breakpoints, watchpoints and single steps that the guest cannot see."""
-from ringlet.core.state cimport CpuState, u8, u32, u64
+from ringlet.core.state cimport CpuState, u32, u64
 
 cdef enum:
     MAX_BREAKS = 256
@@ -36,14 +36,6 @@ cdef struct Debugger:
     u64 hits          # those of the last stop
     Watch watches[MAX_WATCHES]
     u64 breaks[MAX_BREAKS]   # linear addresses in rising order
-
-# Python's side: both replace what was set before.
-cdef int debug_set_breaks(CpuState* c, addresses) except -1
-cdef int debug_set_watches(CpuState* c, watches) except -1
-cdef int debug_go(CpuState* c, bint step, bint skip) except -1
-cdef debug_why(CpuState* c)
-cdef int debug_poke(CpuState* c, u64 linear, const u8* data, u64 size) except -1
-cdef void debug_destroy(CpuState* c) noexcept
 
 cdef inline bint debug_watches(CpuState* c) noexcept nogil:
     """A debugger watches data: instructions run one by one."""

@@ -22,8 +22,9 @@ from ringlet.vcpu.apic cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_d
 from ringlet.vcpu.emulate cimport complete
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
-from ringlet.vcpu.debugger cimport (debug_destroy, debug_forget, debug_go, debug_holds, debug_poke,
-                                    debug_set_breaks, debug_set_watches, debug_why)
+from ringlet.vcpu.debugger cimport debug_forget, debug_holds
+from ringlet.vcpu.debugging cimport (debug_destroy, debug_go, debug_poke, debug_set_breaks,
+                                     debug_set_watches, debug_why)
 from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
 from ringlet.vcpu.msr cimport reset_msrs
 from ringlet.vcpu.native cimport Native, native_create
