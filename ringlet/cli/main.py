@@ -70,7 +70,8 @@ def run(
     # The commands import late, so that help and a mistyped option answer at once.
     if bare:
         if kernel or command:
-            raise RingletError("--bare takes one program and no kernel")
+            unwanted = kernel or " ".join(command or [])
+            raise RingletError(f"{unwanted}: --bare takes one program and no kernel")
         from ringlet.cli.run import run_bare
 
         return run_bare(program, memory, stats=stats, exact=exact, gdb=gdb, gdb_wait=gdb_wait)

@@ -91,7 +91,14 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run"], "only bare programs run so far"),
+        (["run"], "nothing to run; for example: ringlet run debian"),
+        (["run", "windows"], "windows: no guest of that name"),
+        (["run", "--kernel", "/nonexistent"], "/nonexistent: no such file"),
+        (["run", "--kernel", "PROGRAM"], "is "),
+        (["run", "--kernel", "PROGRAM", "debian"], "leave out --kernel"),
+        (["run", "debian", "--initrd", "x"], "has its own initial RAM disk"),
+        (["run", "debian", "--memory", "16K"], "too small"),
+        (["run", "debian", "--package", "-x", "--", "ls"], "not the name of a package"),
         (["run", "--bare"], "no program given"),
         (["run", "--bare", "/nonexistent"], "/nonexistent: no such file"),
         (["run", "--bare", "/"], "/: is a directory"),

@@ -1,9 +1,9 @@
-"""The port bus."""
+"""The buses."""
 
 import pytest
 
 from ringlet.errors import InternalError
-from ringlet.machine.bus import PortBus
+from ringlet.machine.bus import MemoryBus, PortBus
 
 
 class Recorder:
@@ -91,3 +91,35 @@ def test_two_devices_at_one_port_are_refused() -> None:
 def test_ports_that_do_not_exist_are_refused() -> None:
     with pytest.raises(InternalError, match="no such ports"):
         PortBus().map(0xFFFF, 2, Recorder(1))
+
+
+# --- memory
+
+
+def test_memory_bus_finds_the_device_and_its_offset() -> None:
+    bus, device = MemoryBus(), Recorder(5)
+    bus.map(0x1000, 0x100, device)
+    bus.write(0x1010, 4, 7)
+    bus.read(0x10FC, 4)
+    assert device.log == [(0x10, 4, 7), (0xFC, 4)]
+
+
+def test_memory_bus_where_there_is_nothing() -> None:
+    bus, device = MemoryBus(), Recorder(5)
+    bus.map(0x1000, 0x100, device)
+    assert bus.read(0xFFC, 4) == 0xFFFFFFFF
+    assert bus.read(0x10FC, 8) == 0xFFFFFFFF_FFFFFFFF, "runs past the end"
+    bus.write(0x1100, 1, 1)
+    bus.unmap(0x1000, device)
+    assert bus.read(0x1000, 1) == 0xFF
+    assert device.log == []
+
+
+def test_memory_mapped_last_comes_first() -> None:
+    bus, old, new = MemoryBus(), Recorder(5), Recorder(6)
+    bus.map(0x1000, 0x100, old)
+    bus.map(0x1000, 0x100, new)
+    bus.read(0x1000, 1)
+    bus.unmap(0x1000, new)
+    bus.read(0x1000, 1)
+    assert (len(old.log), len(new.log)) == (1, 1)

@@ -1,0 +1,245 @@
+"""Debian's own kernel, unmodified: what `ringlet run debian` promises its user."""
+
+import hashlib
+import os
+import pty
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from ringlet.errors import ImageError
+from ringlet.images.busybox import find_busybox
+from ringlet.images.debian import CachedKernel, fetch_kernel
+
+PATIENCE = 90
+"""Seconds; a boot takes two on a machine with nothing else to do."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernel() -> CachedKernel:
+    try:
+        find_busybox()
+        return fetch_kernel()
+    except ImageError as error:
+        pytest.skip(f"no Debian kernel here: {error}")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "ringlet", "run", *arguments]
+
+
+def in_guest(script: str, stdin: bytes = b"", *options: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a script by the guest's shell."""
+    return subprocess.run(
+        command("debian", *options, "--", "sh", "-c", script),
+        input=stdin,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+# --- a command
+
+
+def test_command_has_streams_and_a_status() -> None:
+    done = in_guest("uname -sm; echo for errors >&2; exit 7")
+
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"Linux x86_64\n", b"for errors\n")
+
+
+def test_input_reaches_the_command_as_it_is_and_ends() -> None:
+    data = random.Random(1).randbytes(50_000)
+    done = in_guest("sha256sum; cat", data)
+
+    assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
+    assert done.returncode == 0
+
+
+def test_output_is_binary() -> None:
+    data = bytes(range(256)) * 40
+    assert in_guest("cat", data).stdout == data
+
+
+def test_arguments_are_exact() -> None:
+    words = ["a b", "", "'\"$x\\", "\n", "ü"]
+    done = subprocess.run(
+        command("debian", "--", "printf", "<%s>", *words),
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.stdout.decode() == "".join(f"<{word}>" for word in words)
+
+
+def test_a_script_on_standard_input_is_run() -> None:
+    done = subprocess.run(
+        command("debian"),
+        input=b"echo $((6 * 7)); exit 3\n",
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (3, b"42\n")
+
+
+def test_work_in_the_guest_has_the_hosts_results() -> None:
+    zeros = hashlib.sha256(bytes(32 << 20)).hexdigest()
+    done = in_guest(
+        "dd if=/dev/zero bs=1M count=32 2>/dev/null | sha256sum | cut -c1-64\n"
+        "dd if=/dev/urandom of=/tmp/r bs=1M count=8 2>/dev/null\n"
+        "gzip -c /tmp/r | gunzip -c | cmp - /tmp/r && echo same\n"
+        "seq 50000 | sort -rn | awk '{ s += $1 } END { print s }'\n"
+        "ps | grep -c . >/dev/null && mount | grep -q ' /proc ' && echo mounted\n"
+    )
+
+    assert done.stdout.decode().split() == [zeros, "same", "1250025000", "mounted"]
+
+
+def test_kernel_has_nothing_to_complain_of() -> None:
+    done = in_guest(
+        "dmesg | grep -E 'WARNING|BUG:|Oops|unstable|soft lockup|Call Trace'\n"
+        "cat /sys/devices/system/clocksource/clocksource0/current_clocksource\n"
+        "grep -l Vulnerable /sys/devices/system/cpu/vulnerabilities/*\n"
+        "dmesg | grep -c 'x2apic enabled'\n",
+        b"",
+        "-m",
+        "256M",
+    )
+    assert done.stdout.decode().split() == ["tsc", "1"]
+
+
+def test_guest_time_is_the_hosts() -> None:
+    script = "while read -r x; do echo $(date +%s) $(cut -d' ' -f1 /proc/uptime); done"
+    samples = []
+    with subprocess.Popen(
+        command("debian", "--", "sh", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as guest:
+        assert guest.stdin is not None
+        assert guest.stdout is not None
+        for _ in range(2):
+            guest.stdin.write(b"\n")
+            guest.stdin.flush()
+            wall_text, up_text = guest.stdout.readline().split()
+            samples.append((float(wall_text), float(up_text), time.time()))
+            time.sleep(3)
+        guest.stdin.close()
+        assert guest.wait(PATIENCE) == 0
+    (wall, up, host), (_, later_up, later_host) = samples
+
+    assert abs(wall - host) <= 2
+    assert later_up - up == pytest.approx(later_host - host, abs=0.5)
+
+
+def test_panic_ends_the_run_in_a_line() -> None:
+    done = in_guest("echo c >/proc/sysrq-trigger; sleep 5")
+
+    assert done.returncode == 3
+    assert done.stderr.count(b"\n") == 1
+    assert b"panicked" in done.stderr
+
+
+# --- a kernel of the user's
+
+
+def test_kernel_without_a_disk_panics_and_resets(kernel: CachedKernel) -> None:
+    done = subprocess.run(
+        command("--kernel", str(kernel.vmlinuz), "--append", "console=ttyS0 panic=-1",
+                "--no-reboot", "--memory", "256M"),
+        capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 3
+    assert b"Linux version 6." in done.stdout
+    assert done.stderr == b"ringlet: the guest reset its machine\n"
+
+
+def test_console_to_a_file(kernel: CachedKernel, tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    done = subprocess.run(
+        command("--kernel", str(kernel.vmlinuz), "--append", "console=ttyS0 panic=-1",
+                "--no-reboot", "--console", f"file:{log}"),
+        capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert b"Kernel panic" in log.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run(number: signal.Signals) -> None:
+    guest = subprocess.Popen(
+        command("debian", "--", "sh", "-c", "echo up; sleep 1000"),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert guest.stdout is not None
+    assert guest.stdout.readline() == b"up\n"
+    guest.send_signal(number)
+
+    assert guest.wait(10) == 128 + number
+    guest.communicate()
+
+
+# --- a terminal
+
+
+class Terminal:
+    """The user's side of a terminal on which the shell runs."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execvp(arguments[0], list(arguments))
+        self.seen = b""
+
+    def type(self, text: bytes) -> None:
+        os.write(self.fd, text)
+
+    def until(self, text: bytes) -> bytes:
+        """Return what was printed up to `text`."""
+        end = time.monotonic() + PATIENCE
+        while text not in self.seen:
+            ready, _, _ = select.select([self.fd], [], [], max(0.0, end - time.monotonic()))
+            assert ready, self.seen
+            self.seen += os.read(self.fd, 4096)
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def ended(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    it = Terminal(command("debian"))
+    yield it
+    os.close(it.fd)
+
+
+def test_shell_on_the_terminal(terminal: Terminal) -> None:
+    terminal.until(b"# ")
+    terminal.type(b"echo $((6*7)); tty\n")
+    assert b"42\r\n/dev/ttyS0\r\n" in terminal.until(b"# ")
+    terminal.type(b"sleep 1000\n")
+    terminal.until(b"sleep 1000\r\n")
+    time.sleep(0.5)
+    terminal.type(b"\x03")
+    terminal.until(b"# ")
+    terminal.type(b"exit 5\n")
+    assert terminal.ended() == 5
+
+
+def test_escape_ends_the_machine(terminal: Terminal) -> None:
+    terminal.until(b"# ")
+    terminal.type(b"\x01h")
+    assert b"Ctrl-A x" in terminal.until(b"to the guest")
+    terminal.type(b"\x01x")
+    assert terminal.ended() == 0
