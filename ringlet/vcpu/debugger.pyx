@@ -32,6 +32,10 @@ cdef bint debug_stops(CpuState* c) noexcept nogil:
 cdef int debug_before(CpuState* c) noexcept nogil:
     cdef Debugger* d = <Debugger*>c.debugger
     cdef u32 low = 0, high = d.n_breaks, middle
+    if d.step and d.over:
+        # An interrupt has come: a halted processor's step ends at its handler.
+        debug_stops(c)
+        return DEBUG_STOP
     if d.skip and c.rip == d.skip_rip:
         return DEBUG_ALONE
     d.skip = 0
