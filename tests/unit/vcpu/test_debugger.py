@@ -257,6 +257,22 @@ def test_steps_of_the_guest_go_on(kernel: Board) -> None:
     assert kernel.get("dr6") & 0x4000
 
 
+def test_steps_and_watches_beyond_an_indirect_jump_that_is_cached(board: Board) -> None:
+    # jmp rbx; CODE + 16: mov [rdi], eax; inc rax; dec rcx; jnz CODE
+    code = "FFE3" + "90" * 14 + "8907" + INC_RAX + DEC_RCX + "75E6"
+    board.set(rax=0, rcx=50, rbx=CODE + 16, rdi=DATA)
+    board.run(code)
+    board.set(rcx=3, rip=CODE)
+
+    assert go(board, step=True) == Exit.EXIT_DEBUG
+    assert board.get("rip") == CODE + 16
+    board.p.set_watchpoints([(DATA, 4, WRITES)])
+    board.set(rip=CODE)
+    assert go(board) == Exit.EXIT_DEBUG
+    assert watched(board)
+    assert board.get("rip") == CODE + 18
+
+
 def test_every_step_of_a_loop(board: Board) -> None:
     board.place(INC_RAX + DEC_RCX + "75F8")
     board.set(rax=0, rcx=3)
