@@ -55,6 +55,13 @@ EXACT: Final = Option(
     "Keep the arithmetic flags exact at every fault, even those that nothing reads, and let no "
     "access speculate past a bounds check; slower.",
 )
+GDB: Final = Option(
+    "--gdb",
+    "Serve gdb at this port of the loopback interface, or at the Unix socket of this path.",
+)
+GDB_WAIT: Final = Option(
+    "--gdb-wait", "With --gdb: run no instruction before gdb has come and lets the guest go on."
+)
 BARE: Final = Option(
     "--bare",
     "Run PROGRAM, a static ELF64, on the bare machine: long mode, CPL 0, no firmware.",

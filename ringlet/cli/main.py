@@ -16,7 +16,7 @@ import typer
 
 from ringlet import __version__, config
 from ringlet.cli.streams import abandon_stdout, claim_standard_streams, complain, emit
-from ringlet.errors import InternalError, RingletError
+from ringlet.errors import ConfigError, InternalError, RingletError
 
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
@@ -59,8 +59,14 @@ def run(
     ] = False,
     stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
     exact: Annotated[bool, typer.Option(config.EXACT.flag, help=config.EXACT.help)] = False,
+    gdb: Annotated[str, typer.Option(config.GDB.flag, help=config.GDB.help)] = "",
+    gdb_wait: Annotated[
+        bool, typer.Option(config.GDB_WAIT.flag, help=config.GDB_WAIT.help)
+    ] = False,
 ) -> int:
     """Run a guest: debian (its kernel and a shell), a Linux kernel, or a bare program."""
+    if gdb_wait and not gdb:
+        raise ConfigError("--gdb-wait needs --gdb; for example: --gdb 1234 --gdb-wait")
     # The commands import late, so that help and a mistyped option answer at once.
     if bare:
         if kernel or command:
@@ -68,7 +74,9 @@ def run(
             raise RingletError(f"{unwanted}: --bare takes one program and no kernel")
         from ringlet.cli.run import run_bare
 
-        return run_bare(program, memory, stats=stats, exact=exact)
+        return run_bare(program, memory, stats=stats, exact=exact, gdb=gdb, gdb_wait=gdb_wait)
+    if gdb:
+        raise ConfigError("--gdb is for --bare so far")
     from ringlet.cli.linux import NAMES, LinuxOptions, run_debian, run_linux
 
     options = LinuxOptions(

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from ringlet.cli.gdb import debugged
 from ringlet.cli.stats import print_stats
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
@@ -15,7 +16,15 @@ from ringlet.machine.elf import read_program
 STDOUT = 1
 
 
-def run_bare(program: str, memory: str, *, stats: bool, exact: bool = False) -> int:
+def run_bare(
+    program: str,
+    memory: str,
+    *,
+    stats: bool,
+    exact: bool = False,
+    gdb: str = "",
+    gdb_wait: bool = False,
+) -> int:
     """Run `program` on the bare machine and return the exit status.  Raises RingletError."""
     if not program:
         raise ConfigError("no program given; for example: ringlet run --bare PROGRAM.elf")
@@ -28,7 +37,7 @@ def run_bare(program: str, memory: str, *, stats: bool, exact: bool = False) -> 
 
     make_cpu = partial(Processor, speculate=not config.exact)
     machine = bare.build(config, make_cpu, FdSink(STDOUT), avx="avx" in host.cpu_flags())
-    end = supervise(machine)
+    end = debugged(machine, gdb, wait=gdb_wait) if gdb else supervise(machine)
     if end.message:
         complain(end.message)
     if config.stats:

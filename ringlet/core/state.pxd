@@ -125,7 +125,7 @@ cpdef enum Exit:
     EXIT_EMULATE = 11    # op_info's instruction needs the general emulator (Python)
     EXIT_LEARN = 12      # the translator met an instruction shape it has not learned
     EXIT_EOI = 13        # a level-triggered interrupt, vector io_data, is over
-    EXIT_DEBUG = 14      # stopped by the debugger's single step
+    EXIT_DEBUG = 14      # stopped for a debugger (ringlet.vcpu.debugger)
     EXIT_NO_RAM = 15     # code is to be run where there is no RAM
     EXIT_NOT_64 = 16     # code that is not 64-bit is to be run
 
@@ -150,7 +150,7 @@ cdef enum:
     KEY_NM = 1 << 5      # CR0.TS or CR0.EM: x87/SSE/AVX raise #NM or #UD
     KEY_NOSSE = 1 << 6   # CR4.OSFXSR = 0: SSE raises #UD
     KEY_NOAVX = 1 << 7   # CR4.OSXSAVE = 0 or XCR0 without AVX: VEX raises #UD
-    KEY_STEP = 1 << 8    # RFLAGS.TF or a data breakpoint: one instruction a fragment
+    KEY_STEP = 1 << 8    # RFLAGS.TF, a breakpoint or a debugger: one instruction a fragment
     KEY_EM = 1 << 9      # CR0.EM rather than TS
 
 cdef struct Segment:
@@ -276,6 +276,7 @@ cdef struct CpuState:
     void* prod           # a POSIX timer that signals `prod_thread`
     void* alarm          # ringlet.core.alarm
     void* apic           # ringlet.vcpu.apic.Apic*
+    void* debugger       # ringlet.vcpu.debugger.Debugger*, or NULL
     u64 alarm_due        # the machine's, by the host's TSC, or 0: then `stop`
     u64 prod_thread
     u64 native           # host address of the code of single emulated instructions, or 0

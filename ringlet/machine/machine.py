@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from ringlet.core.state import Exit
 from ringlet.devices.i8259 import I8259Pair
@@ -25,6 +25,16 @@ _REGISTERS: Final = (
     "rip", "rflags", "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10",
     "r11", "r12", "r13", "r14", "r15", "cr0", "cr2", "cr3", "cr4", "efer",
 )  # fmt: skip
+
+
+class Debugger(Protocol):
+    """What a machine tells of a guest that is debugged, on the thread that runs it."""
+
+    def trapped(self) -> None:
+        """`Cpu.run` left with EXIT_DEBUG; the guest goes on when this returns."""
+
+    def dying(self, end: End) -> None:
+        """The guest can do nothing more and the run is about to end so."""
 
 
 class InterruptLine:
@@ -63,6 +73,7 @@ class Machine:
         self._timer_irq = 0
         self._end: End | None = None
         self._woken = threading.Event()
+        self._debugger: Debugger | None = None
         self._posted: deque[Callable[[], None]] = deque()
         self._mmio = self._halts = self._kicks = self._injected = self._wall_ns = 0
         self._handlers = self._make_handlers()
@@ -72,6 +83,10 @@ class Machine:
         """Let `timer`, wired to input `irq` of the interrupt controller, act in time."""
         self._timer = timer
         self._timer_irq = irq
+
+    def attach_debugger(self, debugger: Debugger) -> None:
+        """Let `debugger` hear of the guest's stops."""
+        self._debugger = debugger
 
     def timer_changed(self) -> None:
         """Set the alarm anew: the timer was programmed."""
@@ -100,6 +115,11 @@ class Machine:
         """End the run from another thread or a signal handler."""
         self.finish(end)
         self._woken.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended, or is about to."""
+        return self._end is not None
 
     def run(self) -> End:
         """Run the guest until it ends, and return how.
@@ -138,6 +158,7 @@ class Machine:
         handlers[Exit.EXIT_SHUTDOWN] = self._shutdown
         handlers[Exit.EXIT_INTERRUPTED] = self._interrupted
         handlers[Exit.EXIT_WINDOW] = self._window
+        handlers[Exit.EXIT_DEBUG] = self._trapped
         handlers[Exit.EXIT_NO_RAM] = partial(self._beyond, "there is no RAM to run code from")
         handlers[Exit.EXIT_NOT_64] = partial(self._beyond, "the code there is not 64-bit")
         return handlers
@@ -155,10 +176,21 @@ class Machine:
         self.cpu.complete()
 
     def _shutdown(self) -> None:
-        self.finish(outcome.triple_fault(self.cpu.get("shutdown_rip")))
+        self._die(outcome.triple_fault(self.cpu.get("shutdown_rip")))
 
     def _beyond(self, why: str) -> None:
-        self.finish(outcome.beyond(self.cpu.get("rip"), why))
+        self._die(outcome.beyond(self.cpu.get("rip"), why))
+
+    def _die(self, end: End) -> None:
+        if self._debugger is not None:
+            self._debugger.dying(end)
+        self.finish(end)
+
+    def _trapped(self) -> None:
+        if self._debugger is None:
+            self._unexpected()
+        else:
+            self._debugger.trapped()
 
     def _interrupted(self) -> None:
         self._kicks += 1
@@ -184,6 +216,8 @@ class Machine:
         while self._end is None:
             self._woken.clear()
             self._work()
+            if self.cpu.get("rip") != rip:
+                break  # a debugger has sent it elsewhere
             if self._timer is not None:
                 self._timer.update()
             if not flags & RFLAGS_IF:

@@ -55,6 +55,7 @@ cdef struct Builder:
     u32 avail         # bytes that may be read at code
     u32 before        # and bytes of the same page before it
     u32 limit         # most instructions to take
+    u32 room          # and bytes after which no more is begun; 0: any number
     u32 key
     u64 linear        # the fragment's linear address
     u64 block         # host address of the block below 2 GiB

@@ -211,6 +211,10 @@ cdef void emit_stale(Builder* b) noexcept nogil:
 
 cdef void emit_indirect(Builder* b) noexcept nogil:
     """Go to the linear address in r8."""
+    if b.key & KEY_STEP:
+        # The table may lead to code that does not step.
+        jmp_stub(b, STUB_INDIRECT)
+        return
     movzx16(b, H9, H8)
     b.indirect = b.n
     e8(b, 0x42); e8(b, 0xFF); e8(b, 0x24); e8(b, 0xCD)        # jmp [r9 * 8 + table]

@@ -126,7 +126,7 @@ cdef int scan(Builder* b) noexcept nogil:
             break
         b.count += 1
         at += i.length
-        if not stays(i) or (b.key & KEY_STEP) or at >= b.avail:
+        if not stays(i) or (b.key & KEY_STEP) or at >= b.avail or (b.room and at >= b.room):
             break
         if b.checked and may_store(b, i):
             break

@@ -9,6 +9,7 @@ from ringlet.core.state cimport (
 from ringlet.mmu.mmu cimport mmu_flush_all, mmu_invlpg, mmu_load_cr3
 from ringlet.mmu.walker cimport physical_bits
 from ringlet.vcpu.apic cimport apic_update
+from ringlet.vcpu.debugger cimport debug_watches
 from ringlet.vcpu.cpuid cimport CPUID_EBX, CPUID_ECX, cpuid_bit
 from ringlet.vcpu.memory cimport load, store
 from ringlet.vcpu.sysregs cimport (
@@ -26,7 +27,7 @@ cdef enum:
 
 
 cdef void update_key(CpuState* c) noexcept nogil:
-    """Recomputes c.key: call it when CS, CPL, CR0, CR4, XCR0, EFER, TF or DR7 have changed."""
+    """Recomputes c.key: call it when what it is made of has changed."""
     cdef u32 key = c.cpl
     cdef u32 ar = c.seg[SEG_CS].ar
     if long_mode(c) and ar & AR_L:
@@ -43,7 +44,7 @@ cdef void update_key(CpuState* c) noexcept nogil:
         key |= KEY_NOSSE
     if not c.cr4 & CR4_OSXSAVE or c.xcr0 & (XCR0_SSE | XCR0_AVX) != XCR0_SSE | XCR0_AVX:
         key |= KEY_NOAVX
-    if c.rflags & FLAG_TF or c.dr[7] & DR7_ENABLES:
+    if c.rflags & FLAG_TF or c.dr[7] & DR7_ENABLES or debug_watches(c):
         key |= KEY_STEP
     c.key = key
 

@@ -10,6 +10,7 @@ from ringlet.core.state cimport (
     VEC_DE, VEC_DB, VEC_NMI, VEC_DF, VEC_TS, VEC_NP, VEC_SS, VEC_GP, VEC_PF, VEC_MC,
     get_rflags, raise_err, is_canonical)
 from ringlet.vcpu.control cimport update_key
+from ringlet.vcpu.debugger cimport debug_event
 from ringlet.vcpu.descriptors cimport (
     Descriptor, SYS_INTERRUPT_GATE, SYS_TRAP_GATE, fetch, is_null, load_cache, load_null,
     mark_accessed, require, selector_error)
@@ -128,6 +129,8 @@ cdef int enter(CpuState* c, Event* e) noexcept nogil:
     c.inhibit = 0
     c.halted = 0
     update_key(c)
+    if c.debugger != NULL:
+        debug_event(c)
     return 0
 
 

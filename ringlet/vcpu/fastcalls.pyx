@@ -9,6 +9,7 @@ from ringlet.core.state cimport (
     set_rflags)
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.descriptors cimport load_flat
+from ringlet.vcpu.debugger cimport debug_watches
 from ringlet.vcpu.sysregs cimport CR0_PE, DR7_ENABLES, EFER_SCE, long_mode, next_rip
 
 cdef enum:
@@ -24,7 +25,7 @@ cdef void enter(CpuState* c, u32 cs, u32 ss, u32 cpl, bint code64, u64 rip) noex
     if code64 and c.key & KEY_MODE64:
         # Only the privilege has changed, and TF.
         c.key = c.key & ~<u32>(KEY_CPL | KEY_STEP) | cpl
-        if c.rflags & FLAG_TF or c.dr[7] & DR7_ENABLES:
+        if c.rflags & FLAG_TF or c.dr[7] & DR7_ENABLES or debug_watches(c):
             c.key |= KEY_STEP
     else:
         update_key(c)

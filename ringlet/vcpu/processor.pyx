@@ -22,6 +22,9 @@ from ringlet.vcpu.apic cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_d
 from ringlet.vcpu.emulate cimport complete
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.control cimport update_key
+from ringlet.vcpu.debugger cimport debug_forget, debug_holds
+from ringlet.vcpu.debugging cimport (debug_destroy, debug_go, debug_poke, debug_set_breaks,
+                                     debug_set_watches, debug_why)
 from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
 from ringlet.vcpu.msr cimport reset_msrs
 from ringlet.vcpu.native cimport Native, native_create
@@ -133,6 +136,7 @@ cdef class Processor:
                 mmu_destroy(self.c)
             cache_destroy(self.c)
             apic_destroy(self.c)
+            debug_destroy(self.c)
             free(self.c.cpuid)
             ringlet_free_low(self.c, BLOCK_SIZE)
         free(self.builder)
@@ -384,6 +388,7 @@ cdef class Processor:
             if end.value:
                 return EXIT_NONE
             c.db_pending = 0
+            debug_forget(c)
             return c.exit_kind if deliver(c) == EMU_EXIT else EXIT_NONE
         self.emulation = emulation
         c.mmio_phys, c.io_size, write, c.io_data = access
@@ -422,7 +427,8 @@ cdef class Processor:
         instruction."""
         apic_update(self.c)
         return (self.c.intr & INTR_EXTERNAL != 0 and self.c.iflag != 0 and not self.c.inhibit
-                and self.emulation is None)
+                and self.emulation is None
+                and not (self.c.debugger != NULL and debug_holds(self.c)))
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt; the guest must be able to take it: after EXIT_WINDOW, or
@@ -455,6 +461,30 @@ cdef class Processor:
             self.c.alarm_due = host_ticks() + to_ticks(
                 self.c, max(0, due - time.monotonic_ns()), 1000000000)
         alarm_set(self.c, apic_due(self.c))
+
+    # --- for a debugger, while `run` does not
+
+    def set_breakpoints(self, addresses) -> None:
+        """Leave with EXIT_DEBUG before instructions at these linear addresses only, at most 256."""
+        debug_set_breaks(self.c, addresses)
+
+    def set_watchpoints(self, watches) -> None:
+        """Leave with EXIT_DEBUG after accesses to these (linear, size, kinds) only, at most 4;
+        kinds: 1 reads, 2 writes, 3 both."""
+        debug_set_watches(self.c, watches)
+
+    def debug_go(self, bint step, bint skip) -> None:
+        """With `step`, leave after one instruction; with `skip`, do it even with a breakpoint."""
+        debug_go(self.c, step, skip)
+
+    def debug_stop(self) -> tuple[int, int]:
+        """Why the last EXIT_DEBUG came, a `DebugReason`, and the bits of the watchpoints hit."""
+        return debug_why(self.c)
+
+    def poke_linear(self, u64 address, const unsigned char[::1] data) -> None:
+        """Write RAM even where the guest may not; ValueError where none is mapped."""
+        if data.shape[0]:
+            debug_poke(self.c, address, &data[0], data.shape[0])
 
     def counters(self) -> dict[str, int]:
         """The engine's counters by name."""

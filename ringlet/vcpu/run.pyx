@@ -14,6 +14,8 @@ from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSL
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
 from ringlet.vcpu.emulate cimport emulate
 from ringlet.vcpu.apic cimport (INTR_LOCAL, apic_accept, apic_due, apic_tick, apic_update)
+from ringlet.vcpu.debugger cimport (DEBUG_ALONE, DEBUG_STOP, debug_after, debug_before,
+                                    debug_holds, debug_room, debug_stops)
 from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
 from ringlet.vcpu.step cimport Step, step_after, step_before, step_left, step_undone, step_watch
 from ringlet.vcpu.sysregs cimport CR0_AM
@@ -126,6 +128,7 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
     b.key = key
     b.block = c.block
     b.limit = MAX_INSNS
+    b.room = debug_room(c, c.rip)
     if cache_is_hot(k, phys):
         read_checked(b, page + at, 4096 - at)
     else:
@@ -183,6 +186,7 @@ cdef bint renew(CpuState* c, Builder* b, u32 index) noexcept nogil:
     b.key = f.key
     b.block = c.block
     b.limit = MAX_INSNS
+    b.room = debug_room(c, f.linear)
     read_checked(b, ram_host(c, f.phys[0]) + at, 4096 - at)
     if translate_fragment(b, f.thunk != 0) == TRANSLATE_OK:
         t = template_of(b)
@@ -223,7 +227,7 @@ cdef int events(CpuState* c) noexcept nogil:
         if c.stop:
             c.stop = 0
             return EXIT_INTERRUPTED
-        if c.inhibit:
+        if c.inhibit or (c.debugger != NULL and debug_holds(c)):
             return EXIT_NONE
         if c.nmi_pending and not c.nmi_blocked:
             if nmi(c) == EMU_EXIT:
@@ -293,6 +297,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef int r, exit_kind
     c.resume = 0
     while True:
+        if c.debugger != NULL and debug_stops(c):
+            return EXIT_DEBUG
         interrupts = c.n_interrupts
         exit_kind = events(c)
         if exit_kind != EXIT_NONE:
@@ -302,6 +308,12 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             link = NONE
             indirect = False
         key = c.key
+        if c.debugger != NULL:
+            r = debug_before(c)
+            if r == DEBUG_STOP:
+                return EXIT_DEBUG
+            if r == DEBUG_ALONE:
+                key |= KEY_STEP
         stepping = key & KEY_STEP
         cache_set_spaces(c, k, mmu_space(c, 0), mmu_space(c, <u64>1 << 63))
         if resumes(c, k, resume):
@@ -393,6 +405,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                     step_undone(c, &step)
                 elif stepping:
                     step_left(c, &step)
+                if c.debugger != NULL:
+                    debug_after(c, False)
                 return c.exit_kind
         elif c.exit_code == LEAVE_LINK:
             c.n_links += 1
@@ -410,6 +424,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             if stepping:
                 # The emulator watches its accesses itself.
                 step_undone(c, &step)
+            if c.debugger != NULL:
+                debug_after(c, False)
             c.exit_kind = EXIT_EMULATE
             return EXIT_EMULATE
         elif c.exit_code != LEAVE_STEPPED:
@@ -423,6 +439,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             continue
         if stepping:
             r = step_after(c, &step, r, c.exit_code == LEAVE_OP)
+        if c.debugger != NULL:
+            debug_after(c, stepping and step.repeats and c.rip == step.rip)
         if r == EMU_FAULT:
             link = NONE
             indirect = False

@@ -8,6 +8,7 @@ from ringlet.core.state cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport SHAPE_OP, SHAPE_STRING
 from ringlet.vcpu.debug cimport instruction_breakpoint
+from ringlet.vcpu.debugger cimport debug_access, debug_forget, debug_watches
 from ringlet.vcpu.faults cimport Access, accesses, guest_bytes
 from ringlet.vcpu.sysregs cimport CR4_DE, DR6_BS, DR7_ENABLES
 from ringlet.vcpu.watch cimport data_hits, port_hits
@@ -42,13 +43,15 @@ cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil:
     if decode(<ShapeTable*>c.translator, code, 16, &i) != DECODE_OK:
         return
     s.repeats = i.shape.kind == SHAPE_STRING and i.prefixes & (PFX_REP | PFX_REPNE)
-    if not c.dr[7] & DR7_ENABLES or (s.repeats and c.gpr[RCX] == 0):
+    if not (c.dr[7] & DR7_ENABLES or debug_watches(c)) or (s.repeats and c.gpr[RCX] == 0):
         return
     if i.shape.kind == SHAPE_OP and c.cr4 & CR4_DE:
         s.hits |= port_accesses(c, &i)
     n = accesses(c, &i, s.rip, at)
     for k in range(n):
         s.hits |= data_hits(c, at[k].linear, at[k].size, at[k].kind == ACC_WRITE)
+        if c.debugger != NULL:
+            debug_access(c, at[k].linear, at[k].size, at[k].kind == ACC_WRITE)
 
 
 cdef u64 port_accesses(CpuState* c, Insn* i) noexcept nogil:
@@ -66,6 +69,7 @@ cdef void step_left(CpuState* c, Step* s) noexcept nogil:
 
 
 cdef void step_undone(CpuState* c, Step* s) noexcept nogil:
+    debug_forget(c)
     if c.rip == s.rip:
         c.rflags |= s.resume
 
@@ -74,6 +78,7 @@ cdef int step_after(CpuState* c, Step* s, int result, bint emulated) noexcept no
     cdef u64 hits = s.hits | c.db_pending
     if result == EMU_FAULT and not (c.exc_vector == VEC_DB and c.exc_dr6 & DR6_BS):
         c.db_pending = 0
+        debug_forget(c)
         return EMU_FAULT
     if result == EMU_FAULT:
         hits |= c.exc_dr6

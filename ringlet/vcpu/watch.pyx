@@ -4,6 +4,7 @@ Translated code leaves the first to single steps (`ringlet.vcpu.step`) and the s
 own EFLAGS.AC; here are those of accesses that the virtual processor performs itself.
 """
 from ringlet.core.state cimport FLAG_AC, VEC_AC, raise_err
+from ringlet.vcpu.debugger cimport debug_access
 from ringlet.vcpu.sysregs cimport CR0_AM, DR7_ENABLES
 
 
@@ -43,6 +44,8 @@ cdef void watch(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil:
     """Note the data breakpoints of an access; they trap after its instruction (SDM 3B 17.2.4)."""
     if c.dr[7] & DR7_ENABLES:
         c.db_pending |= data_hits(c, linear, size, write)
+    if c.debugger != NULL:
+        debug_access(c, linear, size, write)
 
 
 cdef int check_aligned(CpuState* c, u64 linear, u32 size) noexcept nogil:

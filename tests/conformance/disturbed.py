@@ -2,9 +2,13 @@
 
 `step`: every instruction by itself, as under a debugger (a breakpoint is set where nothing is).
 `kick`: another thread stops the processor a few thousand times a second.
+`debug`: a debugger steps every instruction, which the guest must not see.
+`watch`: a debugger watches data that is not there.
+`break`: a debugger has a breakpoint on every function.
 """
 
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -15,6 +19,7 @@ from ringlet.config import MachineConfig
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.machine import bare
 from ringlet.machine.machine import Machine
+from ringlet.machine.outcome import End
 from ringlet.vcpu.processor import Processor
 
 MEMORY = 128 << 20
@@ -30,6 +35,44 @@ def kick(machine: Machine, done: threading.Event) -> None:
         time.sleep(moments.random() * 0.0004)
 
 
+class Debugger:
+    """Goes on from every stop at once."""
+
+    def __init__(self, cpu: Processor, *, step: bool) -> None:
+        self._cpu = cpu
+        self._step = step
+        self.stops = 0
+        cpu.debug_go(step, skip=False)
+
+    def trapped(self) -> None:
+        """Step on."""
+        self.stops += 1
+        self._cpu.debug_go(self._step, skip=True)
+
+    def dying(self, end: End) -> None:
+        """Look at it no more."""
+
+
+def functions(program: str) -> list[int]:
+    """Where the program's functions begin."""
+    rows = subprocess.run(["nm", program], capture_output=True, text=True, check=True).stdout
+    words = (row.split() for row in rows.splitlines())
+    return [int(word[0], 16) for word in words if len(word) == 3 and word[1] in "tT"]
+
+
+def debug(mode: str, program: str, machine: Machine) -> Debugger:
+    """Have the machine debugged."""
+    cpu = machine.cpu
+    assert isinstance(cpu, Processor)
+    if mode == "break":
+        cpu.set_breakpoints(functions(program)[:256])
+    elif mode == "watch":
+        cpu.set_watchpoints([(NOWHERE, 8, 3)])
+    debugger = Debugger(cpu, step=mode == "debug")
+    machine.attach_debugger(debugger)
+    return debugger
+
+
 def main(mode: str, program: str) -> int:
     """Run it and return its status."""
     make_cpu = partial(Processor, speculate=False)
@@ -38,10 +81,15 @@ def main(mode: str, program: str) -> int:
     if mode == "step":
         machine.cpu.set("dr0", NOWHERE)
         machine.cpu.set("dr7", DR7_DR0_ACCESS)
+    elif mode in {"debug", "watch", "break"}:
+        debugger = debug(mode, program, machine)
     else:
         threading.Thread(target=kick, args=(machine, done)).start()
     try:
-        return machine.run().status
+        status = machine.run().status
+        if mode in {"debug", "break"}:
+            assert debugger.stops > 100, debugger.stops
+        return status
     finally:
         done.set()
 

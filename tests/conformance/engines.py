@@ -60,7 +60,7 @@ def run_ringlet(guest: Guest, *options: str) -> Outcome:
 
 
 def run_disturbed(guest: Guest, mode: str) -> Outcome:
-    """Run under Ringlet, an instruction at a time ("step") or often stopped ("kick")."""
+    """Run under Ringlet, disturbed in a way that `disturbed.py` names."""
     return _run([sys.executable, str(DISTURBED), mode, str(guest.bare)])
 
 

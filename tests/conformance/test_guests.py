@@ -53,6 +53,18 @@ def test_program_an_instruction_at_a_time(name: str, guest_for: GuestFor) -> Non
     assert_all_checks_hold(run_disturbed(guest_for(name), "step"), no_known_fault)
 
 
+DEBUGGED = (
+    ("debug", "debug"), ("debug", "exceptions"), ("debug", "selfmod"), ("debug", "strings"),
+    ("debug", "syscalls"), ("watch", "debug"), ("watch", "interrupts"), ("break", "debug"),
+    ("break", "interrupts"), ("break", "selfmod"), ("break", "syscalls"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "name"), DEBUGGED)
+def test_program_that_is_debugged(mode: str, name: str, guest_for: GuestFor) -> None:
+    assert_all_checks_hold(run_disturbed(guest_for(name), mode), no_known_fault)
+
+
 @pytest.mark.parametrize("name", KICKED)
 def test_program_that_is_often_stopped(name: str, guest_for: GuestFor) -> None:
     assert_all_checks_hold(run_disturbed(guest_for(name), "kick"), no_known_fault)

@@ -1,0 +1,32 @@
+"""`--gdb`: a run that gdb may look into."""
+
+from typing import cast
+
+from ringlet.cli.streams import complain
+from ringlet.cli.supervise import supervise
+from ringlet.machine.machine import Machine
+from ringlet.machine.outcome import End
+
+STATUS_UNKNOWN = 1
+
+
+def debugged(machine: Machine, where: str, *, wait: bool) -> End:
+    """Run `machine` as `supervise` does, serving gdb at `where`; with `wait`, from the beginning.
+
+    Raises ConfigError if nobody can listen there.
+    """
+    # Imported late: a run without gdb does not need it.
+    from ringlet.debug.server import Cpu, GdbServer, listen, place_of
+
+    listener = listen(where)
+    server = GdbServer(machine, cast("Cpu", machine.cpu), listener)
+    machine.attach_debugger(server)
+    server.start(wait=wait)
+    complain(f"gdb can come: target remote {place_of(listener)}")
+    status = STATUS_UNKNOWN
+    try:
+        end = supervise(machine)
+        status = end.status
+    finally:
+        server.close(status)
+    return end

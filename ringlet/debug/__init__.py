@@ -1,0 +1,1 @@
+"""Debuggers of the guest: the remote protocol of gdb."""

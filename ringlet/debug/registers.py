@@ -1,0 +1,251 @@
+"""The registers gdb sees: their names, sizes and order, and where each is in the processor.
+
+Features and names are those gdb knows for x86-64 (GDB manual, appendix G.5.13); the order is that
+of the description sent to gdb (`ringlet.debug.target`), and so of the `g` packet.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+XSAVE_SIZE: Final = 832
+_XSTATE_BV: Final = 512
+_X87, _SSE, _AVX = 1, 2, 4
+_MXCSR_AT: Final = 24
+_MXCSR_BITS: Final = 0xFFFF
+_FLAGS: Final = 0x247FD5
+"""Flags of the debugger's to write: all but RF, VM, VIF and VIP, which are the processor's own."""
+
+
+class Cpu(Protocol):
+    """What of a processor a debugger looks at."""
+
+    def get(self, name: str) -> int: ...
+    def set(self, name: str, value: int) -> None: ...
+    def get_segment(self, index: int) -> tuple[int, int, int, int]: ...
+    def get_xsave(self) -> bytes: ...
+    def set_xsave(self, image: bytes) -> None: ...
+
+
+class ReadOnlyError(Exception):
+    """A register that a debugger may not change."""
+
+
+def _refuse(cpu: Cpu, value: bytes) -> None:
+    raise ReadOnlyError
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """One register: `read` gives its `bits // 8` bytes, `write` takes them."""
+
+    name: str
+    bits: int
+    kind: str
+    read: Callable[[Cpu], bytes]
+    write: Callable[[Cpu, bytes], None] = _refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """Registers that belong together in gdb's eyes."""
+
+    name: str
+    registers: tuple[Register, ...]
+
+
+def is_canonical(linear: int) -> bool:
+    """Whether bits 63..47 of an address are alike (SDM 1 3.3.7.1)."""
+    return linear >> 47 in {0, 0x1FFFF}
+
+
+# --- registers by name
+
+
+def _plain(
+    name: str, bits: int = 64, kind: str = "int64", *, shown: str = "", fixed: bool = False
+) -> Register:
+    def read(cpu: Cpu) -> bytes:
+        return cpu.get(name).to_bytes(8, "little")[: bits // 8]
+
+    def write(cpu: Cpu, value: bytes) -> None:
+        cpu.set(name, int.from_bytes(value, "little"))
+
+    return Register(shown or name, bits, kind, read, _refuse if fixed else write)
+
+
+def _address(name: str, kind: str = "int64", shown: str = "") -> Register:
+    """Return a register that only ever holds canonical addresses."""
+
+    def read(cpu: Cpu) -> bytes:
+        return cpu.get(name).to_bytes(8, "little")
+
+    def write(cpu: Cpu, value: bytes) -> None:
+        linear = int.from_bytes(value, "little")
+        if not is_canonical(linear):
+            raise ReadOnlyError
+        if name == "rip" and linear != cpu.get("rip"):
+            # Where it goes on, it is not halted.
+            cpu.set("halted", 0)
+        cpu.set(name, linear)
+
+    return Register(shown or name, 64, kind, read, write)
+
+
+def _read_flags(cpu: Cpu) -> bytes:
+    return cpu.get("rflags").to_bytes(8, "little")[:4]
+
+
+def _write_flags(cpu: Cpu, value: bytes) -> None:
+    old = cpu.get("rflags")
+    cpu.set("rflags", old & ~_FLAGS | int.from_bytes(value, "little") & _FLAGS)
+
+
+def _segment(name: str, index: int) -> Register:
+    def read(cpu: Cpu) -> bytes:
+        return cpu.get_segment(index)[0].to_bytes(4, "little")
+
+    return Register(name, 32, "int32", read)
+
+
+def _nothing(name: str) -> Register:
+    """Return a register of Linux's programs that a processor does not have: always -1."""
+    return Register(name, 64, "int", lambda cpu: b"\xff" * 8, lambda cpu, value: None)
+
+
+# --- registers in the XSAVE image (SDM 1 13.4)
+
+
+def _image(cpu: Cpu, part: int) -> bytearray:
+    """Return the image with component `part` in it, even if it was in its initial state."""
+    image = bytearray(cpu.get_xsave())
+    image[_XSTATE_BV] |= part
+    return image
+
+
+def _saved(name: str, at: int, bits: int, kind: str, part: int) -> Register:
+    size = bits // 8
+
+    def read(cpu: Cpu) -> bytes:
+        return cpu.get_xsave()[at : at + size]
+
+    def write(cpu: Cpu, value: bytes) -> None:
+        image = _image(cpu, part)
+        image[at : at + size] = value
+        cpu.set_xsave(bytes(image))
+
+    return Register(name, bits, kind, read, write)
+
+
+def _x87(name: str, at: int, size: int) -> Register:
+    """Return a field of the FXSAVE image that gdb shows with 32 bits."""
+
+    def read(cpu: Cpu) -> bytes:
+        return cpu.get_xsave()[at : at + size].ljust(4, b"\0")
+
+    def write(cpu: Cpu, value: bytes) -> None:
+        image = _image(cpu, _X87)
+        image[at : at + size] = value[:size]
+        cpu.set_xsave(bytes(image))
+
+    return Register(name, 32, "int", read, write)
+
+
+def _fixed_x87(name: str, at: int, size: int) -> Register:
+    """Return one that tells of the last x87 instruction, and is not for debuggers to write."""
+    return Register(name, 32, "int", _x87(name, at, size).read)
+
+
+def _read_tags(cpu: Cpu) -> bytes:
+    """Return the x87 tag word, which the image holds as one bit a register (SDM 1 10.5.1.1)."""
+    image = cpu.get_xsave()
+    top = image[3] >> 3 & 7
+    tags = 0
+    for number in range(8):
+        if not image[4] >> number & 1:
+            tag = 3
+        else:
+            at = 32 + 16 * (number - top & 7)
+            mantissa, sign = struct.unpack("<QH", image[at : at + 10])
+            exponent = sign & 0x7FFF
+            if exponent == 0 and mantissa == 0:
+                tag = 1
+            elif exponent in {0, 0x7FFF} or not mantissa >> 63:
+                tag = 2
+            else:
+                tag = 0
+        tags |= tag << 2 * number
+    return tags.to_bytes(4, "little")
+
+
+def _write_tags(cpu: Cpu, value: bytes) -> None:
+    tags = int.from_bytes(value, "little")
+    image = _image(cpu, _X87)
+    image[4] = sum((tags >> 2 * number & 3 != 3) << number for number in range(8))
+    cpu.set_xsave(bytes(image))
+
+
+def _write_mxcsr(cpu: Cpu, value: bytes) -> None:
+    image = _image(cpu, _SSE)
+    bits = int.from_bytes(value, "little") & _MXCSR_BITS
+    image[_MXCSR_AT : _MXCSR_AT + 4] = bits.to_bytes(4, "little")
+    cpu.set_xsave(bytes(image))
+
+
+def _mxcsr() -> Register:
+    def read(cpu: Cpu) -> bytes:
+        return cpu.get_xsave()[_MXCSR_AT : _MXCSR_AT + 4]
+
+    return Register("mxcsr", 32, "i386_mxcsr", read, _write_mxcsr)
+
+
+CORE: Final = Feature(
+    "org.gnu.gdb.i386.core",
+    (
+        *(_plain(n) for n in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi")),
+        _plain("rbp", kind="data_ptr"),
+        _plain("rsp", kind="data_ptr"),
+        *(_plain(f"r{n}") for n in range(8, 16)),
+        _address("rip", "code_ptr"),
+        Register("eflags", 32, "i386_eflags", _read_flags, _write_flags),
+        *(_segment(n, i) for n, i in zip(("cs", "ss", "ds", "es", "fs", "gs"), (1, 2, 3, 0, 4, 5),
+                                         strict=True)),
+        *(_saved(f"st{n}", 32 + 16 * n, 80, "i387_ext", _X87) for n in range(8)),
+        _x87("fctrl", 0, 2),
+        _x87("fstat", 2, 2),
+        Register("ftag", 32, "int", _read_tags, _write_tags),
+        _fixed_x87("fiseg", 12, 2),
+        _fixed_x87("fioff", 8, 4),
+        _fixed_x87("foseg", 20, 2),
+        _fixed_x87("fooff", 16, 4),
+        _fixed_x87("fop", 6, 2),
+    ),
+)  # fmt: skip
+
+SSE: Final = Feature(
+    "org.gnu.gdb.i386.sse",
+    (*(_saved(f"xmm{n}", 160 + 16 * n, 128, "vec128", _SSE) for n in range(16)), _mxcsr()),
+)
+
+LINUX: Final = Feature("org.gnu.gdb.i386.linux", (_nothing("orig_rax"),))
+
+SEGMENTS: Final = Feature(
+    "org.gnu.gdb.i386.segments", (_address("fs_base", "int"), _address("gs_base", "int"))
+)
+
+AVX: Final = Feature(
+    "org.gnu.gdb.i386.avx",
+    tuple(_saved(f"ymm{n}h", 576 + 16 * n, 128, "uint128", _AVX) for n in range(16)),
+)
+
+SYSTEM: Final = Feature(
+    "org.ringlet.system",
+    (
+        *(_plain(n, kind="int", fixed=True) for n in ("cr0", "cr2", "cr3", "cr4", "cr8", "efer")),
+        _address("kernel_gs_base", "int", "k_gs_base"),
+    ),
+)
+
+FEATURES: Final = (CORE, SSE, LINUX, SEGMENTS, AVX, SYSTEM)
+REGISTERS: Final = tuple(register for feature in FEATURES for register in feature.registers)

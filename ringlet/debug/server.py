@@ -1,0 +1,336 @@
+"""Serves the remote protocol of gdb on a port of the loopback interface or a Unix socket.
+
+A thread reads the socket.  What it reads is answered by the thread that runs the guest, which comes
+here by `Machine.post` and stays until gdb lets the guest go on; no other touches the processor.
+A peer that does not speak the protocol, or does not read what it is sent, is hung up on, and the
+guest goes on as if nobody had come.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from ringlet.debug import commands
+from ringlet.debug.commands import Commands, Next
+from ringlet.debug.protocol import Event, Parser, ProtocolError, Signal, frame
+from ringlet.debug.stops import SIGABRT, SIGINT, SIGTRAP, Points, Stop, Watch
+from ringlet.errors import ConfigError
+from ringlet.machine import outcome
+from ringlet.machine.outcome import End
+from ringlet.vcpu.debugger import DebugReason
+
+_SEND_TIMEOUT_S: Final = 5
+_POLL_S: Final = 0.1
+"""How often a guest that stands still looks whether its run was ended."""
+_WAITING: Final = 64
+"""Packets that wait for their answer; gdb waits for each."""
+_READ_SIZE: Final = 1 << 16
+_PORT_END: Final = 1 << 16
+
+
+class Cpu(commands.Cpu, Protocol):
+    """What a server needs of a processor."""
+
+    def set_breakpoints(self, addresses: Sequence[int]) -> None: ...
+    def set_watchpoints(self, watches: Sequence[Watch]) -> None: ...
+
+
+class Machine(Protocol):
+    """What a server needs of a machine."""
+
+    def post(self, call: Callable[[], None]) -> None: ...
+    def finish(self, end: End) -> None: ...
+    def counters(self) -> dict[str, int]: ...
+    @property
+    def ended(self) -> bool: ...
+
+
+def listen(where: str) -> socket.socket:
+    """Return a socket that listens at `where`: a port of 127.0.0.1, or the path of a Unix socket.
+
+    Port 0 is one that is free.  Raises ConfigError.
+    """
+    try:
+        if where.isascii() and where.isdigit():
+            if int(where) >= _PORT_END:
+                raise ConfigError(f"--gdb {where}: ports end at {_PORT_END - 1}")
+            return socket.create_server(("127.0.0.1", int(where)), backlog=1)
+        if not where or where.startswith("-"):
+            raise ConfigError("--gdb: give a port or the path of a socket, such as 1234")
+        return _listen_at(Path(where))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ConfigError(f"--gdb {where}: cannot listen there: {reason}") from None
+
+
+def _listen_at(path: Path) -> socket.socket:
+    """Return a Unix socket at `path` that only this user may connect to."""
+    _make_way(path)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        server.bind(str(path))
+        server.listen(1)
+    except BaseException:
+        server.close()
+        raise
+    finally:
+        os.umask(mask)
+    return server
+
+
+def place_of(listener: socket.socket) -> str:
+    """Return where gdb finds a listener, as its `target remote` wants it."""
+    if listener.family == socket.AF_UNIX:
+        return str(listener.getsockname())
+    return f"localhost:{listener.getsockname()[1]}"
+
+
+def _make_way(path: Path) -> None:
+    """Remove a socket that nobody listens at any more."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            return
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+
+
+class _Link:
+    """A connection: its socket and the packets that wait for an answer; None ends them."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.packets: queue.Queue[bytes | None] = queue.Queue()
+        self.alive = True
+        self.acknowledges = True
+        self.last = b""
+        self._sending = threading.Lock()
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0)
+        )
+        if sock.family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send_raw(self, data: bytes) -> None:
+        """Send bytes; a peer that does not take them is hung up on."""
+        try:
+            with self._sending:
+                self.sock.sendall(data)
+        except OSError:
+            self.hang_up()
+
+    def send(self, packet: bytes) -> None:
+        """Send a packet, and keep it until the next in case it is asked for again."""
+        self.last = frame(packet)
+        self.send_raw(self.last)
+
+    def send_text(self, text: str) -> None:
+        """Have gdb show a text; only while it waits for a stop."""
+        self.send(b"O" + text.encode("utf-8").hex().encode("ascii"))
+
+    def hang_up(self) -> None:
+        """Let the reader see the end."""
+        self.alive = False
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class GdbServer:
+    """A server for one machine and one gdb at a time.
+
+    `trapped` and `dying` are for the machine, which is told of the server by `attach_debugger`.
+    """
+
+    def __init__(self, machine: Machine, cpu: Cpu, listener: socket.socket) -> None:
+        self._machine = machine
+        self._cpu = cpu
+        self._listener = listener
+        self._points = Points(cpu.set_breakpoints, cpu.set_watchpoints)
+        self._commands = Commands(cpu, self._points, self._monitor)
+        self._link: _Link | None = None
+        self._came = threading.Event()
+        self._resumes = 0
+        self._running = True
+        self._interrupting = False
+        self._owes = False
+        self._stopped_at = 0
+        self._thread = threading.Thread(target=self._accept, name="gdb", daemon=True)
+
+    def start(self, *, wait: bool = False) -> None:
+        """Begin to listen; with `wait`, the guest does not run before gdb has come and lets it."""
+        if wait:
+            self._machine.post(self._await)
+        self._thread.start()
+
+    def close(self, status: int) -> None:
+        """Tell gdb that the run has ended with an exit status, and stop listening."""
+        link = self._link
+        if link is not None:
+            if self._owes:
+                link.send(b"W%02x" % (status & 0xFF))
+            link.hang_up()
+        name = self._listener.getsockname() if self._listener.family == socket.AF_UNIX else ""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        if name:
+            Path(name).unlink(missing_ok=True)
+
+    # --- the thread that reads
+
+    def _accept(self) -> None:
+        # Signals belong to the main thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                with sock:
+                    self._talk(_Link(sock))
+
+    def _talk(self, link: _Link) -> None:
+        gone = threading.Event()
+
+        def left() -> None:
+            if self._link is link:
+                self._let_go()
+            gone.set()
+
+        self._machine.post(lambda: self._attached(link))
+        self._came.set()
+        self._read(link)
+        link.packets.put(None)
+        self._machine.post(left)
+        while not gone.wait(_POLL_S) and not self._machine.ended:
+            pass
+
+    def _read(self, link: _Link) -> None:
+        """Hand packets over until the connection ends."""
+        parser = Parser()
+        with contextlib.suppress(OSError, ProtocolError):
+            while link.alive and (data := link.sock.recv(_READ_SIZE)):
+                for event in parser.feed(data):
+                    self._take(link, event)
+        link.hang_up()
+
+    def _take(self, link: _Link, event: Event) -> None:
+        if isinstance(event, bytes):
+            if link.acknowledges:
+                link.send_raw(b"+")
+            if link.packets.qsize() >= _WAITING:
+                raise ProtocolError("gdb waits for its answers")
+            link.packets.put(event)
+            if event == b"QStartNoAckMode":
+                link.acknowledges = False
+        elif event is Signal.INTERRUPT:
+            if self._running and not self._interrupting:
+                self._interrupting = True
+                at = self._resumes
+                self._machine.post(lambda: self._interrupted(link, at))
+        elif link.acknowledges and event is Signal.BROKEN:
+            link.send_raw(b"-")
+        elif link.acknowledges and event is Signal.NACK:
+            link.send_raw(link.last)
+
+    # --- the thread that runs the guest
+
+    def trapped(self) -> None:
+        """Take a stop of the processor: a breakpoint, a step, a watchpoint."""
+        reason, hits = self._cpu.debug_stop()
+        if reason == DebugReason.DEBUG_BREAKPOINT:
+            self._stop(self._points.break_hit(self._cpu.get("rip")))
+        elif reason == DebugReason.DEBUG_WATCHPOINT:
+            self._stop(self._points.watch_hit(hits))
+        else:
+            self._stop(Stop(SIGTRAP))
+
+    def dying(self, end: End) -> None:
+        """Let gdb look at a guest that cannot go on; the run ends after that."""
+        if self._link is not None:
+            self._link.send_text(f"{end.message}\n")
+        self._stop(Stop(SIGABRT))
+
+    def _await(self) -> None:
+        while not self._came.wait(_POLL_S) and not self._machine.ended:
+            pass
+
+    def _attached(self, link: _Link) -> None:
+        if link.alive:
+            self._link = link
+            self._commands.stop = Stop(SIGINT)
+            self._serve(link)
+
+    def _interrupted(self, link: _Link, resumes: int) -> None:
+        self._interrupting = False
+        # It may have stopped by itself, and gone on, since it was asked to.
+        if link is self._link and resumes == self._resumes:
+            self._stop(Stop(SIGINT))
+
+    def _stop(self, stop: Stop) -> None:
+        """Tell gdb and stand still until it lets the guest go on; with no gdb, go on at once."""
+        link = self._link
+        if link is None or not link.alive:
+            self._let_go()
+            return
+        self._commands.stop = stop
+        self._owes = False
+        link.send(stop.reply())
+        self._serve(link)
+
+    def _let_go(self) -> None:
+        """Go on without gdb."""
+        self._link = None
+        self._owes = False
+        self._points.clear()
+        self._cpu.debug_go(step=False, skip=True)
+
+    def _serve(self, link: _Link) -> None:
+        """Answer gdb until the guest may go on."""
+        self._running = False
+        self._stopped_at = self._cpu.get("rip")
+        while not self._machine.ended:
+            try:
+                packet = link.packets.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
+            if packet is None:
+                self._let_go()
+                break
+            reply, then = self._commands.answer(packet)
+            if reply is not None:
+                link.send(reply)
+            if then is not Next.STAY:
+                self._go(then)
+                break
+        self._resumes += 1
+        self._running = True
+
+    def _go(self, then: Next) -> None:
+        if then is Next.DETACH:
+            self._let_go()
+        elif then is Next.KILL:
+            self._link = None
+            self._machine.finish(outcome.stopped(signal.SIGKILL))
+        else:
+            self._owes = True
+            # gdb itself steps from a breakpoint where it is; where it was sent it is to stop.
+            moved = self._cpu.get("rip") != self._stopped_at
+            self._cpu.debug_go(step=then is Next.STEP, skip=not moved)
+
+    def _monitor(self, command: str) -> str:
+        if command.strip() == "counters":
+            rows = self._machine.counters().items()
+            return "".join(f"{name} {value}\n" for name, value in rows if value)
+        return "monitor counters: what the run has counted so far\n"
