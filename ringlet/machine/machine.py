@@ -65,6 +65,7 @@ class Machine:
         self._woken = threading.Event()
         self._posted: deque[Callable[[], None]] = deque()
         self._mmio = self._halts = self._kicks = self._injected = self._wall_ns = 0
+        self._entry_ns = 0
         self._handlers = self._make_handlers()
         cpu.attach_ports(bus.read, bus.write)
 
@@ -109,6 +110,7 @@ class Machine:
         run = self.cpu.run
         handlers = self._handlers
         started = self._clock()
+        self._entry_ns = self._entry_ns or started
         try:
             while self._end is None:
                 handlers[run()]()
@@ -124,6 +126,7 @@ class Machine:
             "machine_halts": self._halts,
             "machine_kicks": self._kicks,
             "machine_injected": self._injected,
+            "machine_entry_ns": self._entry_ns,
             "machine_wall_ns": self._wall_ns,
         }
 
