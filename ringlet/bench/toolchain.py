@@ -140,7 +140,11 @@ def _build(compiler: str, name: str, scratch: Path) -> Program:
 
 
 def _objects(
-    compiler: str, scratch: Path, prefix: str, flags: Sequence[str], directory: str,
+    compiler: str,
+    scratch: Path,
+    prefix: str,
+    flags: Sequence[str],
+    directory: str,
     pattern: str = "*.c",
 ) -> list[str]:
     sources = sorted((SOURCES / directory).glob(pattern))
