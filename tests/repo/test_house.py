@@ -93,7 +93,7 @@ def commands() -> list[str]:
 
 
 def test_readme_shows_two_commands() -> None:
-    assert commands() == ["./dev example hello", "./dev test"]
+    assert commands() == ["./dev debian", "./dev test"]
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
