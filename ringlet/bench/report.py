@@ -46,7 +46,7 @@ NATIVE_NOTE = (
 
 LINUX_NOTE = (
     "fork and exec: of a process with 1 MiB; native: under this host's Linux, the same executable. "
-    "Kernel entry: QEMU's when its firmware's log ends; both unpack the kernel then"
+    "Kernel entry: before the kernel unpacks itself; in QEMU, when its firmware's log ends"
 )
 
 
@@ -62,7 +62,7 @@ def table(comparison: Comparison) -> RenderableType:
         pad_edge=False,
         collapse_padding=True,
     )
-    made.add_column("section" if speed else "primitive", no_wrap=True)
+    made.add_column("primitive" if comparison.program == "nano" else "section", no_wrap=True)
     for engine in comparison.engines:
         made.add_column(TITLES[engine], justify="right", no_wrap=True)
     for above, below in pairs:
