@@ -54,6 +54,7 @@ MACHINE_COUNTERS: Final = (
     Counter("machine_halts", "halts", "times the guest waited in HLT"),
     Counter("machine_kicks", "kicks", "times the vCPU was interrupted to look at timers"),
     Counter("machine_injected", "interrupts", "vectors handed from the 8259 to the processor"),
+    Counter("machine_entry_ns", "ns", "when the run began, by the host's monotonic clock"),
     Counter("machine_wall_ns", "ns", "wall time of the run"),
 )
 

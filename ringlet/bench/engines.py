@@ -15,17 +15,26 @@ from ringlet.bench.toolchain import Program
 # isa-debug-exit ends a run that wrote 0 with this status; Ringlet's bare machine does the same.
 GUEST_SUCCESS = 1
 
+QEMU_MACHINE = ("qemu-system-x86_64", "-nodefaults", "-machine", "pc,accel=tcg", "-cpu", "max",
+                "-display", "none")  # fmt: skip
+# After a panic the kernel restarts the machine, which ends the run.
+KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1"
+
 NATIVE, RINGLET, QEMU = "native", "ringlet", "qemu"
 ENGINES = (NATIVE, RINGLET, QEMU)
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """One run: its lines, exit status (None: killed after the time limit), end of its stderr."""
+    """One run: its lines, exit status (None: killed after the time limit), end of its stderr.
+
+    It was `started` at this time of CLOCK_MONOTONIC in ns.
+    """
 
     lines: list[Line]
     status: int | None
     stderr: str
+    started: int = 0
 
 
 def command(engine: str, program: Program, memory: int) -> list[str]:
@@ -33,21 +42,32 @@ def command(engine: str, program: Program, memory: int) -> list[str]:
     match engine:
         case "native":
             return [str(program.native)]
+        case "ringlet" if program.kernel is not None:
+            # The counters tell when the kernel was entered.
+            return [sys.executable, "-m", "ringlet", "run", "--kernel", str(program.kernel),
+                    "--initrd", str(program.guest), "--append", KERNEL_ARGUMENTS,
+                    "--memory", f"{memory}M", "--no-reboot", "--stats"]  # fmt: skip
+        case "qemu" if program.kernel is not None:
+            # The firmware's log, on the same stream, ends when the kernel is entered.
+            return [*QEMU_MACHINE, "-m", str(memory),
+                    "-chardev", "stdio,id=out,mux=on,signal=off", "-serial", "chardev:out",
+                    "-device", "isa-debugcon,iobase=0x402,chardev=out", "-no-reboot",
+                    "-kernel", str(program.kernel), "-initrd", str(program.guest),
+                    "-append", KERNEL_ARGUMENTS]  # fmt: skip
         case "ringlet":
             return [sys.executable, "-m", "ringlet", "run", "--bare", str(program.guest),
                     "--memory", f"{memory}M"]  # fmt: skip
         case "qemu":
-            return ["qemu-system-x86_64", "-nodefaults", "-machine", "pc,accel=tcg",
-                    "-cpu", "max", "-m", str(memory), "-display", "none", "-serial", "stdio",
+            return [*QEMU_MACHINE, "-m", str(memory), "-serial", "stdio",
                     "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-no-reboot",
                     "-kernel", str(program.guest)]  # fmt: skip
         case _:
             raise ValueError(engine)
 
 
-def success(engine: str) -> int:
-    """The exit status of a run that went well."""
-    return 0 if engine == NATIVE else GUEST_SUCCESS
+def success(engine: str, program: Program) -> int:
+    """The exit status of a run that went well: 0 of a Linux that turned its machine off."""
+    return 0 if engine == NATIVE or program.kernel is not None else GUEST_SUCCESS
 
 
 def available() -> list[str]:
@@ -58,6 +78,7 @@ def available() -> list[str]:
 def run(argv: list[str], timeout: float) -> Transcript:
     """Runs a command, noting when each line arrives; kills it after `timeout` seconds."""
     deadline = time.monotonic() + timeout
+    started = time.monotonic_ns()
     with tempfile.TemporaryFile() as errors:
         with subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
@@ -69,7 +90,7 @@ def run(argv: list[str], timeout: float) -> Transcript:
             process.wait()
         errors.seek(0)
         stderr = errors.read().decode(errors="replace").strip()
-    return Transcript(lines, process.returncode if ended else None, stderr)
+    return Transcript(lines, process.returncode if ended else None, stderr, started)
 
 
 def _read_lines(descriptor: int, deadline: float) -> tuple[list[Line], bool]:

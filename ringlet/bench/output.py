@@ -4,11 +4,17 @@
 * `mark TSC`: at the program's start and end
 * `section NAME TICKS SUM`: a section of `cpu`
 * `nano NAME TICKS COUNT`: a measurement of `nano`; COUNT 0: it could not be made here
+* `linux NAME TICKS COUNT`: one of `linux`
 * `panic: ...`: the guest's kernel met an exception it has no use for
+
+Around the program `linux` there are more lines of use: those of Ringlet's counters, the last of
+QEMU's firmware, and what a Linux says that panics.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+LINUX_PANIC = "Kernel panic - not syncing"
 
 # Guests whose counter runs within this of the host's are taken to run at the host's exactly: the
 # arrival of a line is known to about a millisecond only.
@@ -40,6 +46,10 @@ class Output:
     clocks: list[tuple[int, int]] = field(default_factory=list)
     marks: list[tuple[int, int]] = field(default_factory=list)
     complaint: str | None = None
+    entered: int | None = None
+    """When the guest's kernel was entered, in ns of CLOCK_MONOTONIC, if the output tells."""
+    times: dict[str, int] = field(default_factory=dict)
+    """What was measured from outside, in ns."""
 
     @property
     def complete(self) -> bool:
@@ -58,11 +68,24 @@ def parse(lines: Iterable[Line]) -> Output:
                 output.marks.append((int(tsc), line.arrived))
             case ["section", name, ticks, checksum] if ticks.isdecimal():
                 output.measurements[name] = Measurement(int(ticks), 1, checksum)
-            case ["nano", name, ticks, count] if ticks.isdecimal() and count.isdecimal():
+            case ["nano" | "linux", name, ticks, count] if ticks.isdecimal() and count.isdecimal():
                 output.measurements[name] = Measurement(int(ticks), int(count))
-            case ["panic:" | "nano:" | "parser:", *_]:
+            case ["panic:" | "nano:" | "linux:" | "parser:", *_]:
+                output.complaint = line.text.strip()
+            case ["Booting", "from", *_] if not output.marks:
+                output.entered = line.arrived
+            case _ if LINUX_PANIC in line.text:
                 output.complaint = line.text.strip()
     return output
+
+
+def entry(stderr: str) -> int | None:
+    """When Ringlet entered the guest, of the counters it printed."""
+    for line in stderr.splitlines():
+        match line.split():
+            case ["machine_entry_ns", value, *_]:
+                return int(value.replace(",", ""))
+    return None
 
 
 def rate(points: Sequence[tuple[int, int]]) -> float | None:

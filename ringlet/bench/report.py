@@ -30,6 +30,12 @@ LABELS = {
     "cr3": "CR3 load, then 500 pages",
     "timer": "timer interrupt",
     "smc": "self-modifying code",
+    "pipe": "pipe, there and back",
+    "fault": "anonymous page fault",
+    "fork": "fork, exit, wait",
+    "exec": "fork, exec, exit, wait",
+    "boot": "kernel entry to init",
+    "start": "command to init",
 }
 
 NATIVE_NOTE = (
@@ -38,20 +44,25 @@ NATIVE_NOTE = (
     "the floor of a hypervisor that has these"
 )
 
+LINUX_NOTE = (
+    "fork and exec: of a process with 1 MiB; native: under this host's Linux, the same executable. "
+    "Kernel entry: before the kernel unpacks itself; in QEMU, when its firmware's log ends"
+)
+
 
 def table(comparison: Comparison) -> RenderableType:
-    """The comparison for people: seconds for `cpu`, ns for `nano`."""
+    """The comparison for people: seconds for `cpu`, ns for `nano`, both with units for `linux`."""
     speed = comparison.program == "cpu"
-    text: Callable[[float], str] = _seconds if speed else _nanoseconds
+    unit, text, note = _STYLES[comparison.program]
     pairs = [p for p in RATIOS if p[0] in comparison.engines and p[1] in comparison.engines]
     made = Table(
-        title=f"{comparison.program}: {'s' if speed else 'ns'}, "
+        title=f"{comparison.program}: {unit}"
         f"minimum of {comparison.rounds} round{'s' if comparison.rounds > 1 else ''}",
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
-    made.add_column("section" if speed else "primitive", no_wrap=True)
+    made.add_column("primitive" if comparison.program == "nano" else "section", no_wrap=True)
     for engine in comparison.engines:
         made.add_column(TITLES[engine], justify="right", no_wrap=True)
     for above, below in pairs:
@@ -66,7 +77,7 @@ def table(comparison: Comparison) -> RenderableType:
         made.add_row("geometric mean", *blank, *(_ratio(comparison.mean(*p)) for p in pairs))
         made.add_row("least", *blank, *(_ratio(_least(comparison, p)) for p in pairs))
         made.add_row("most", *blank, *(_ratio(_most(comparison, p)) for p in pairs))
-    notes = [] if speed else [Text(NATIVE_NOTE)]
+    notes = [Text(note)] if note else []
     notes += [Text(f"{TITLES[e]}: {why}") for e, why in comparison.errors.items()]
     return Group(made, *notes)
 
@@ -181,6 +192,22 @@ def _seconds(ns: float) -> str:
 
 def _nanoseconds(ns: float) -> str:
     return f"{ns:,.1f}" if ns < 100 else f"{ns:,.0f}"
+
+
+def _duration(ns: float) -> str:
+    size, unit = next(u for u in _UNITS if ns < 1000 * u[0] or u[1] == "s")
+    value = ns / size
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"
+
+
+_UNITS = ((1, "ns"), (1e3, "us"), (1e6, "ms"), (1e9, "s"))
+
+# By program: the unit in the table's title, how a time is written, the note below.
+_STYLES: dict[str, tuple[str, Callable[[float], str], str]] = {
+    "cpu": ("s, ", _seconds, ""),
+    "nano": ("ns, ", _nanoseconds, NATIVE_NOTE),
+    "linux": ("", _duration, LINUX_NOTE),
+}
 
 
 def _ratio(value: float | None) -> str:

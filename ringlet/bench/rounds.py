@@ -11,8 +11,11 @@ from statistics import fmean
 
 from ringlet.bench import engines
 from ringlet.bench.engines import NATIVE, Transcript
-from ringlet.bench.output import Measurement, Output, parse, ticks_per_ns
+from ringlet.bench.output import Measurement, Output, entry, parse, ticks_per_ns
 from ringlet.bench.toolchain import Program
+
+# From the kernel's entry, and from the start of the command, to the first line of its init.
+BOOT, START = "boot", "start"
 
 Runner = Callable[[list[str], float], Transcript]
 
@@ -89,16 +92,31 @@ def compare(
             progress(f"{program.name}: round {index + 1} of {rounds}, {engine}")
             transcript = runner(engines.command(engine, program, memory), timeout)
             output = parse(transcript.lines)
+            if engine != NATIVE and program.kernel is not None:
+                output.times = boot_times(transcript, output)
             outputs[engine].append(output)
-            if error := failure(engine, transcript, output, timeout):
+            if error := failure(engine, program, transcript, output, timeout):
                 errors[engine] = error
     host = _host_rate(outputs.get(NATIVE, []))
     return Comparison(program.name, chosen, rounds, _rows(outputs, errors, host), errors, host)
 
 
-def failure(engine: str, transcript: Transcript, output: Output, timeout: float) -> str | None:
+def boot_times(transcript: Transcript, output: Output) -> dict[str, int]:
+    """The ns to the first line of a Linux guest's init: from kernel entry, and from the start."""
+    entered = output.entered if output.entered is not None else entry(transcript.stderr)
+    since = {BOOT: entered, START: transcript.started}
+    return {
+        name: output.marks[0][1] - begin
+        for name, begin in since.items()
+        if begin is not None and output.marks
+    }
+
+
+def failure(
+    engine: str, program: Program, transcript: Transcript, output: Output, timeout: float
+) -> str | None:
     """Why a run failed, in a line; None if it went well."""
-    if transcript.status == engines.success(engine) and output.complete:
+    if transcript.status == engines.success(engine, program) and output.complete:
         return None
     if output.complaint:
         return output.complaint
@@ -119,7 +137,7 @@ def _rows(
     names: dict[str, None] = {}
     for of_engine in outputs.values():
         for output in of_engine:
-            names.update(dict.fromkeys(output.measurements))
+            names.update(dict.fromkeys([*output.measurements, *output.times]))
     checksums = _checksums(outputs.get(NATIVE, []))
     rows = []
     for name in names:
@@ -143,6 +161,9 @@ def _cell(
 ) -> Cell:
     best: float | None = None
     for output in outputs:
+        if name in output.times:
+            best = min(output.times[name], best or math.inf)
+            continue
         measurement = output.measurements.get(name)
         if measurement is None:
             continue

@@ -11,9 +11,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ringlet.errors import HostError
+from ringlet.images.cpio import CpioWriter
 
 SOURCES = Path(__file__).parent / "programs"
 
@@ -30,15 +32,23 @@ LINK = ("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none,-z,noexecstack")
 LINK_GUEST = (*LINK, "-Wl,--no-warn-rwx-segments")
 
 PROGRAMS = ("cpu", "nano")
+LINUX = "linux"
+# What the program `linux` takes of `cpu`.
+LINUX_SECTIONS = ("measure", "chase", "heapsort", "quicksort", "fib", "matmul", "crc32")
 
 
 @dataclass(frozen=True)
 class Program:
-    """One benchmark program: a Linux executable and a bare guest (`ringlet run --bare`)."""
+    """One benchmark program: a Linux executable and a guest.
+
+    The guest is a bare one (`ringlet run --bare`); with `kernel`, it is the initial RAM disk of
+    this Linux.
+    """
 
     name: str
     native: Path
     guest: Path
+    kernel: Path | None = None
 
 
 def cache_directory() -> Path:
@@ -52,10 +62,7 @@ def build(name: str, cache: Path | None = None) -> Program:
 
     Raises HostError if gcc is missing or fails.
     """
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        raise HostError("the benchmarks are compiled on this host: install gcc and binutils")
-    directory = (cache or cache_directory()) / "programs" / _fingerprint(compiler)
+    compiler, directory = _prepare(cache)
     program = Program(name, directory / name, directory / f"{name}.elf")
     if not (program.native.exists() and program.guest.exists()):
         directory.mkdir(parents=True, exist_ok=True)
@@ -64,6 +71,48 @@ def build(name: str, cache: Path | None = None) -> Program:
             built.native.replace(program.native)
             built.guest.replace(program.guest)
     return program
+
+
+def build_linux(kernel: Path, cache: Path | None = None) -> Program:
+    """The program `linux`, whose guest is `kernel` with the executable as its init.
+
+    Raises HostError if gcc is missing or fails.
+    """
+    compiler, directory = _prepare(cache)
+    program = Program(LINUX, directory / LINUX, directory / f"{LINUX}.cpio", kernel)
+    if not (program.native.exists() and program.guest.exists()):
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory) as name:
+            scratch = Path(name)
+            sections = [SOURCES / "cpu" / f"{section}.c" for section in LINUX_SECTIONS]
+            objects = _objects(compiler, scratch, "program_", PROGRAM, "lib")
+            objects += _compile(compiler, PROGRAM, sections, scratch, "program_")
+            objects += _objects(compiler, scratch, "program_", PROGRAM, LINUX)
+            objects += _objects(compiler, scratch, "native_", PROGRAM, "native", "native.c")
+            built = scratch / LINUX
+            _run([compiler, *LINK, "-o", str(built), *objects])
+            disk = scratch / program.guest.name
+            disk.write_bytes(_initial_disk(built.read_bytes()))
+            disk.replace(program.guest)
+            built.replace(program.native)
+    return program
+
+
+def _initial_disk(init: bytes) -> bytes:
+    archive = CpioWriter()
+    archive.directory("dev")
+    # The kernel opens it for init.
+    archive.character_device("dev/console", 5, 1)
+    archive.file("init", init, 0o755)
+    return archive.contents()
+
+
+def _prepare(cache: Path | None) -> tuple[str, Path]:
+    """The compiler, and the directory for this state of the sources."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        raise HostError("the benchmarks are compiled on this host: install gcc and binutils")
+    return compiler, (cache or cache_directory()) / "programs" / _fingerprint(compiler)
 
 
 def _fingerprint(compiler: str) -> str:
@@ -77,12 +126,7 @@ def _fingerprint(compiler: str) -> str:
 
 
 def _build(compiler: str, name: str, scratch: Path) -> Program:
-    def objects(
-        prefix: str, flags: Sequence[str], directory: str, pattern: str = "*.c"
-    ) -> list[str]:
-        return _compile(compiler, flags, sorted((SOURCES / directory).glob(pattern)), scratch,
-                        prefix)  # fmt: skip
-
+    objects = partial(_objects, compiler, scratch)
     program = objects("program_", PROGRAM, "lib") + objects("program_", PROGRAM, name)
     native = objects("native_", PROGRAM, "native")
     # The linker script tells the kernel's objects by the start of their names.
@@ -93,6 +137,18 @@ def _build(compiler: str, name: str, scratch: Path) -> Program:
     script = f"-Wl,-T,{SOURCES / 'guest' / 'guest.ld'}"
     _run([compiler, *LINK_GUEST, script, "-o", str(result.guest), *kernel, *user, *program])
     return result
+
+
+def _objects(
+    compiler: str,
+    scratch: Path,
+    prefix: str,
+    flags: Sequence[str],
+    directory: str,
+    pattern: str = "*.c",
+) -> list[str]:
+    sources = sorted((SOURCES / directory).glob(pattern))
+    return _compile(compiler, flags, sources, scratch, prefix)
 
 
 def _compile(

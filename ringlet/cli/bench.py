@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ringlet.bench import engines
 from ringlet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ringlet.bench.toolchain import Program
 
 bench_app = typer.Typer(
     name="bench",
@@ -34,7 +37,7 @@ def cpu(
     as_json: Json = False,
 ) -> None:
     """Ring-3 programs: ten sections, the same object code natively and in a guest."""
-    _compare("cpu", rounds, engine, memory, timeout, as_json)
+    _build_and_compare("cpu", rounds, engine, memory, timeout, as_json)
 
 
 @bench_app.command()
@@ -46,7 +49,27 @@ def nano(
     as_json: Json = False,
 ) -> None:
     """What a virtual machine monitor makes dear: system calls, faults, ports, page tables."""
-    _compare("nano", rounds, engine, memory, timeout, as_json)
+    _build_and_compare("nano", rounds, engine, memory, timeout, as_json)
+
+
+@bench_app.command()
+def linux(
+    rounds: Rounds = 3,
+    engine: Engines = None,
+    memory: Memory = 512,
+    timeout: Timeout = 300.0,
+    kernel: Annotated[
+        Path | None, typer.Option(help="A bzImage. Default: Debian's cloud kernel, fetched once.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """A Linux guest: its start, programs, system calls, page faults, processes."""
+    from ringlet.bench import toolchain
+    from ringlet.images.debian import fetch_kernel
+
+    selected = _selected(engine)
+    program = toolchain.build_linux(kernel or fetch_kernel().vmlinuz)
+    _compare(program, selected, rounds, memory, timeout, as_json)
 
 
 @bench_app.command()
@@ -75,18 +98,25 @@ def translate(
         Console().print(report.throughput_table(throughput))
 
 
-def _compare(
+def _build_and_compare(
     name: str, count: int, chosen: list[str] | None, memory: int, timeout: float, as_json: bool
+) -> None:
+    from ringlet.bench import toolchain
+
+    selected = _selected(chosen)
+    _compare(toolchain.build(name), selected, count, memory, timeout, as_json)
+
+
+def _compare(
+    program: "Program", selected: list[str], count: int, memory: int, timeout: float, as_json: bool
 ) -> None:
     from rich.console import Console
 
-    from ringlet.bench import report, toolchain
+    from ringlet.bench import report
     from ringlet.bench.rounds import compare
 
-    selected = _selected(chosen)
-    program = toolchain.build(name)
     console = Console(stderr=True)
-    with console.status(name) as status:
+    with console.status(program.name) as status:
         comparison = compare(program, selected, count, memory, timeout, status.update)
     if as_json:
         typer.echo(json.dumps(report.as_json(comparison), indent=2))

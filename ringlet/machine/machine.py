@@ -76,6 +76,7 @@ class Machine:
         self._debugger: Debugger | None = None
         self._posted: deque[Callable[[], None]] = deque()
         self._mmio = self._halts = self._kicks = self._injected = self._wall_ns = 0
+        self._entry_ns = 0
         self._handlers = self._make_handlers()
         cpu.attach_ports(bus.read, bus.write)
 
@@ -129,6 +130,7 @@ class Machine:
         run = self.cpu.run
         handlers = self._handlers
         started = self._clock()
+        self._entry_ns = self._entry_ns or started
         try:
             while self._end is None:
                 handlers[run()]()
@@ -144,6 +146,7 @@ class Machine:
             "machine_halts": self._halts,
             "machine_kicks": self._kicks,
             "machine_injected": self._injected,
+            "machine_entry_ns": self._entry_ns,
             "machine_wall_ns": self._wall_ns,
         }
 

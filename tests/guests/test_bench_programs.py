@@ -7,14 +7,21 @@ import pytest
 
 from ringlet.bench import engines
 from ringlet.bench.output import Output, parse, ticks_per_ns
-from ringlet.bench.rounds import failure
-from ringlet.bench.toolchain import build
+from ringlet.bench.rounds import BOOT, START, boot_times, failure
+from ringlet.bench.toolchain import Program, build, build_linux
+from ringlet.errors import ImageError
+from ringlet.images.debian import fetch_kernel
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc on this host")
 needs_qemu = pytest.mark.skipif(
     shutil.which("qemu-system-x86_64") is None, reason="no QEMU on this host"
 )
 pytestmark = [needs_gcc, pytest.mark.timeout(300)]
+
+LINUX_ROWS = {
+    "chase", "heapsort", "qsort", "fib", "matmul", "crc32",
+    "getppid", "pipe", "fault", "fork", "exec",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +30,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def output_of(engine: str, name: str, cache: Path) -> Output:
-    transcript = engines.run(engines.command(engine, build(name, cache), 128), 240)
+    return run(engine, build(name, cache))
+
+
+def run(engine: str, program: Program, memory: int = 128) -> Output:
+    transcript = engines.run(engines.command(engine, program, memory), 240)
     output = parse(transcript.lines)
-    assert failure(engine, transcript, output, 240) is None
+    assert failure(engine, program, transcript, output, 240) is None
+    output.times = boot_times(transcript, output)
     return output
+
+
+@pytest.fixture(scope="module")
+def linux(cache: Path) -> Program:
+    try:
+        kernel = fetch_kernel().vmlinuz
+    except ImageError as error:
+        pytest.skip(f"no Debian kernel: {error}")
+    return build_linux(kernel, cache)
 
 
 def test_a_program_is_built_once_for_a_state_of_its_sources(cache: Path) -> None:
@@ -71,3 +92,28 @@ def test_the_counter_under_qemu_runs_at_the_host_rate(cache: Path) -> None:
 
     assert host is not None
     assert ticks_per_ns(guest, host) == host
+
+
+def test_the_linux_program_measures_sections_and_system_calls_natively(cache: Path) -> None:
+    output = run("native", build_linux(Path("unused"), cache))
+
+    assert set(output.measurements) == LINUX_ROWS
+    assert all(m.ticks > 0 and m.count > 0 for m in output.measurements.values())
+    assert ticks_per_ns(output, None) is not None
+
+
+def test_linux_under_ringlet_measures_what_the_host_does(linux: Program) -> None:
+    native, guest = run("native", linux), run("ringlet", linux, 512)
+
+    expected = {name: m.checksum for name, m in native.measurements.items()}
+    assert {name: m.checksum for name, m in guest.measurements.items()} == expected
+    assert 0 < guest.times[BOOT] < guest.times[START]
+    assert ticks_per_ns(guest, ticks_per_ns(native, None)) == ticks_per_ns(native, None)
+
+
+@needs_qemu
+def test_linux_under_qemu_tells_when_its_kernel_is_entered(linux: Program) -> None:
+    guest = run("qemu", linux, 512)
+
+    assert set(guest.measurements) == LINUX_ROWS
+    assert 0 < guest.times[BOOT] < guest.times[START]

@@ -24,7 +24,7 @@ def test_qemu_must_be_installed_to_be_chosen(monkeypatch: pytest.MonkeyPatch) ->
     assert "install QEMU" in str(result.exception)
 
 
-def test_there_are_three_benchmarks() -> None:
+def test_there_are_four_benchmarks() -> None:
     result = CliRunner().invoke(bench_app, ["--help"])
 
-    assert all(name in result.output for name in ("cpu", "nano", "translate"))
+    assert all(name in result.output for name in ("cpu", "nano", "linux", "translate"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ringlet.bench.output import Line, Measurement, Output, parse, rate, ticks_per_ns
+from ringlet.bench.output import Line, Measurement, Output, entry, parse, rate, ticks_per_ns
 
 
 def lines(*texts: str) -> list[Line]:
@@ -10,11 +10,12 @@ def lines(*texts: str) -> list[Line]:
 
 
 def test_sections_and_primitives_are_read_by_name() -> None:
-    output = parse(lines("section fib 500 00ff", "nano syscall 600 20"))
+    output = parse(lines("section fib 500 00ff", "nano syscall 600 20", "linux pipe 9 3"))
 
     assert output.measurements == {
         "fib": Measurement(500, 1, "00ff"),
         "syscall": Measurement(600, 20, None),
+        "pipe": Measurement(9, 3, None),
     }
 
 
@@ -30,6 +31,11 @@ def test_a_panic_is_the_complaint() -> None:
 
     assert output.complaint == "panic: vector 0e error 02 rip 400000 cr2 0"
     assert not output.complete
+
+
+@pytest.mark.parametrize("stderr", ["", "ringlet: no such file", "exits 5 exits"])
+def test_without_the_counter_the_entry_is_not_known(stderr: str) -> None:
+    assert entry(stderr) is None
 
 
 def test_a_line_that_ends_in_a_carriage_return_is_read() -> None:

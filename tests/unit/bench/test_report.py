@@ -58,6 +58,22 @@ def test_a_table_of_primitives_shows_ns_and_no_mean() -> None:
     assert "geometric" not in text
 
 
+def test_a_table_of_a_linux_guest_gives_each_time_its_unit() -> None:
+    rows = [
+        Row("fib", {"native": Cell(9.12e7), "ringlet": Cell(1.5e9)}),
+        Row("getppid", {"native": Cell(151.4), "ringlet": Cell(302.8)}),
+        Row("exec", {"native": Cell(9999.0), "ringlet": Cell(28_600.0)}),
+        Row("boot", {"ringlet": Cell(5e8)}),
+    ]
+    text = shown(table(Comparison("linux", ["native", "ringlet"], 1, rows, {}, 2.6)))
+
+    assert row_of(text, "fib")[1:] == ["91.2", "ms", "1.50", "s", "16.45"]
+    assert row_of(text, "getppid")[1:] == ["151", "ns", "303", "ns", "2.00"]
+    assert row_of(text, "fork, exec")[-5:] == ["10.00", "us", "28.6", "us", "2.86"]
+    assert row_of(text, "kernel entry")[-4:] == ["-", "500", "ms", "-"]
+    assert "geometric" not in text
+
+
 def test_the_json_has_times_ratios_and_reasons() -> None:
     made = json.loads(json.dumps(as_json(comparison())))
 

@@ -11,6 +11,9 @@ from ringlet.bench.toolchain import Program
 
 PROGRAM = Program("cpu", Path("/p/cpu"), Path("/p/cpu.elf"))
 
+LINUX = Program("linux", Path("/p/cpu"), Path("/p/linux.cpio"), Path("/k/vmlinuz"))
+COUNTERS = "machine_entry_ns 1,000,000,400 ns when the run began"
+
 
 def transcript(*texts: str, status: int | None, stderr: str = "") -> Transcript:
     """A run whose counter makes one tick a ns: each line arrives a second after the last."""
@@ -136,3 +139,43 @@ def test_geometric_mean_of_reciprocals_is_one() -> None:
 
 def test_geometric_mean_of_nothing_is_none() -> None:
     assert geometric_mean([]) is None
+
+
+def test_a_linux_guest_is_timed_from_the_start_and_from_its_kernels_entry() -> None:
+    lines = [Line(1_000_000_900, "mark 5"), Line(2_000_000_000, "mark 6")]
+    runs = Runs(ringlet=[Transcript(lines, 0, COUNTERS, 1_000_000_000)])
+
+    comparison = compare(LINUX, ["ringlet"], 1, runner=runs)
+
+    assert cells(comparison, "boot") == {"ringlet": (500, None)}
+    assert cells(comparison, "start") == {"ringlet": (900, None)}
+
+
+def test_the_firmwares_last_line_tells_of_the_kernels_entry() -> None:
+    lines = [
+        Line(700, "Booting from ROM..."), Line(800, "Booting from c000:0054"),
+        Line(1000, "mark 5\r"), Line(1100, "Booting from another place"), Line(2000, "mark 6\r"),
+    ]  # fmt: skip
+    slower = [Line(100, "Booting from c000:0054"), Line(1000, "mark 5"), Line(2000, "mark 6")]
+    runs = Runs(qemu=[Transcript(lines, 0, "", 100), Transcript(slower, 0, "", 100)])
+
+    comparison = compare(LINUX, ["qemu"], 2, runner=runs)
+
+    assert cells(comparison, "boot") == {"qemu": (200, None)}
+    assert cells(comparison, "start") == {"qemu": (900, None)}
+
+
+def test_a_linux_that_does_not_reach_init_has_no_time_of_start() -> None:
+    panic = "[    0.5] Kernel panic - not syncing: VFS: Unable to mount root fs"
+    runs = Runs(ringlet=[transcript(panic, status=3, stderr=COUNTERS)])
+
+    comparison = compare(LINUX, ["ringlet"], 1, runner=runs)
+
+    assert comparison.errors == {"ringlet": panic}
+    assert comparison.rows == []
+
+
+def test_the_native_program_has_no_time_of_start() -> None:
+    comparison = compare(LINUX, ["native"], 1, runner=Runs(native=[native(10)]))
+
+    assert [row.name for row in comparison.rows] == ["fib", "crc32"]

@@ -229,3 +229,4 @@ def test_counters_join_the_processors_and_the_machines(console: Console) -> None
 
     assert counters["exits"] == 7
     assert counters["machine_wall_ns"] > 0
+    assert counters["machine_entry_ns"] > 0

@@ -1,4 +1,4 @@
-/* Runs each section once and prints "section NAME TICKS CHECKSUM". */
+/* The speed benchmark: all sections. */
 #include "section.h"
 
 static const struct section *const sections[] = {
@@ -8,13 +8,6 @@ static const struct section *const sections[] = {
 
 int program_main(void)
 {
-    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++) {
-        const struct section *section = sections[i];
-        section->prepare();
-        uint64_t start = rt_tsc();
-        uint64_t checksum = section->run();
-        uint64_t ticks = rt_tsc() - start;
-        rt_printf("section %s %lu %016lx\n", section->name, ticks, checksum);
-    }
+    measure_sections(sections, sizeof sections / sizeof *sections);
     return 0;
 }

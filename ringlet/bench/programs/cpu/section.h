@@ -14,6 +14,9 @@ extern const struct section section_chase, section_heapsort, section_qsort, sect
     section_matmul, section_crc32, section_snprintf, section_tree, section_parser,
     section_strings;
 
+/* measure.c */
+void measure_sections(const struct section *const *sections, size_t count);
+
 /* One step of a checksum. */
 static inline uint64_t mix(uint64_t sum, uint64_t value)
 {

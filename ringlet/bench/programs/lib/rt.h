@@ -19,6 +19,18 @@ static inline long rt_syscall(long number, long a, long b, long c)
     return result;
 }
 
+static inline long rt_syscall6(long number, long a, long b, long c, long d, long e, long f)
+{
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    register long r9 __asm__("r9") = f;
+    __asm__ volatile("syscall"
+                     : "+a"(number)
+                     : "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return number;
+}
+
 /* The time stamp counter, after all earlier instructions (SDM vol. 2B, RDTSC). */
 static inline uint64_t rt_tsc(void)
 {
@@ -42,6 +54,11 @@ extern const int rt_is_guest;
 
 /* Natively: measures the host's signals and mappings, under the names of what needs them. */
 __attribute__((weak)) void rt_floors(void);
+
+/* A program that is also a guest's init has these.  `rt_begin` is called first, with the arguments,
+ * and tells whether the clock of this system is the host's; `rt_end` when all is printed. */
+__attribute__((weak)) int rt_begin(char **arguments);
+__attribute__((weak)) void rt_end(void);
 
 _Noreturn void rt_exit(int status);
 

@@ -135,14 +135,8 @@ static volatile uint8_t *code_page(void)
 {
     if (rt_is_guest)
         return (volatile uint8_t *)CODE_AREA;
-    long result;
-    register long flags __asm__("r10") = 0x22; /* private, anonymous */
-    register long file __asm__("r8") = -1;
-    register long offset __asm__("r9") = 0;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(SYS_MMAP), "D"(0), "S"(PAGE), "d"(7), "r"(flags), "r"(file), "r"(offset)
-                     : "rcx", "r11", "memory");
+    /* private, anonymous */
+    long result = rt_syscall6(SYS_MMAP, 0, PAGE, 7, 0x22, -1, 0);
     return result > 0 ? (volatile uint8_t *)result : 0;
 }
 

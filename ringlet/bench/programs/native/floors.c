@@ -24,15 +24,7 @@ static long memory;
 
 static long map(void *at, long size, long access, long flags, long file, long offset)
 {
-    long result = SYS_MMAP;
-    register long r10 __asm__("r10") = flags;
-    register long r8 __asm__("r8") = file;
-    register long r9 __asm__("r9") = offset;
-    __asm__ volatile("syscall"
-                     : "+a"(result)
-                     : "D"(at), "S"(size), "d"(access), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return result;
+    return rt_syscall6(SYS_MMAP, (long)at, size, access, flags, file, offset);
 }
 
 static void show(char *at, long page)
@@ -59,12 +51,7 @@ void restore(void);
 static void handle(int number, void (*handler)(int, const char *, char *))
 {
     struct action action = {handler, FLAGS, restore, 0};
-    register long size __asm__("r10") = 8;
-    long result = SYS_SIGACTION;
-    __asm__ volatile("syscall"
-                     : "+a"(result)
-                     : "D"(number), "S"(&action), "d"(0), "r"(size)
-                     : "rcx", "r11", "memory");
+    rt_syscall6(SYS_SIGACTION, number, (long)&action, 0, 8, 0, 0);
 }
 
 static uint64_t run_signals(char *area)

@@ -28,22 +28,25 @@ static void print_clock(void)
     rt_printf("clock %lu %lu\n", tsc, ns);
 }
 
-__attribute__((noreturn, used)) static void start(void)
+__attribute__((noreturn, used)) static void start(char **arguments)
 {
+    int host = !rt_begin || rt_begin(arguments);
     /* The guest's pages are 4 KiB: so are these. */
-    register long zero __asm__("r10") = 0;
-    register long none __asm__("r8") = 0;
-    long result = SYS_PRCTL;
-    __asm__ volatile("syscall"
-                     : "+a"(result)
-                     : "D"(PR_SET_THP_DISABLE), "S"(1), "d"(0), "r"(zero), "r"(none)
-                     : "rcx", "r11", "memory");
-    print_clock();
+    rt_syscall6(SYS_PRCTL, PR_SET_THP_DISABLE, 1, 0, 0, 0, 0);
+    if (host)
+        print_clock();
     rt_printf("mark %lu\n", rt_tsc());
     int status = program_main();
     rt_printf("mark %lu\n", rt_tsc());
-    print_clock();
+    if (host)
+        print_clock();
+    if (rt_end)
+        rt_end();
     rt_exit(status);
 }
 
-__asm__(".globl _start\n_start: xor %ebp, %ebp\n and $-16, %rsp\n call start\n");
+__asm__(".globl _start\n"
+        "_start: xor %ebp, %ebp\n"
+        " lea 8(%rsp), %rdi\n"
+        " and $-16, %rsp\n"
+        " call start\n");
