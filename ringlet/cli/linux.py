@@ -19,6 +19,7 @@ from ringlet.cli.consoles import (
     console_for,
     discard,
 )
+from ringlet.cli.gdb import debugged
 from ringlet.cli.stats import print_stats
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
@@ -53,6 +54,8 @@ class LinuxOptions:
     debug_exit: bool = False
     stats: bool = False
     exact: bool = False
+    gdb: str = ""
+    gdb_wait: bool = False
 
 
 def run_linux(options: LinuxOptions) -> int:
@@ -60,7 +63,7 @@ def run_linux(options: LinuxOptions) -> int:
     config = _config(options, Path(options.kernel))
     read_kernel(config.kernel, config.memory)
     host.require()
-    end = _run(config, console_for(config.console))
+    end = _run(config, options, console_for(config.console))
     return _status(end)
 
 
@@ -89,7 +92,7 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
         streams = CommandStreams(FdSink(STDERR, "standard error") if verbose else discard)
     else:
         streams = ShellStreams()
-    end = _run(replace(config, append=append), streams, initrd)
+    end = _run(replace(config, append=append), options, streams, initrd)
     if streams.status is not None and end.kind is EndKind.POWER_OFF:
         return streams.status
     if command and end.kind is EndKind.RESET:
@@ -124,7 +127,9 @@ def _config(options: LinuxOptions, kernel: Path) -> LinuxConfig:
     )
 
 
-def _run(config: LinuxConfig, console: Console, initrd: bytes | None = None) -> End:
+def _run(
+    config: LinuxConfig, options: LinuxOptions, console: Console, initrd: bytes | None = None
+) -> End:
     """Run the machine, anew after each reset unless that ends the run."""
     # Imported late: the engine is the largest part, and help or a wrong option do not need it.
     from ringlet.vcpu.processor import Processor
@@ -132,10 +137,13 @@ def _run(config: LinuxConfig, console: Console, initrd: bytes | None = None) -> 
     make_cpu = partial(Processor, speculate=not config.exact)
     with console:
         while True:
-            options = Options(console.wires(), config.debug_exit)
-            pc = boot.build(config, make_cpu, options, initrd)
+            wiring = Options(console.wires(), config.debug_exit)
+            pc = boot.build(config, make_cpu, wiring, initrd)
             console.attach(pc)
-            end = supervise(pc.machine)
+            if options.gdb:
+                end = debugged(pc.machine, options.gdb, wait=options.gdb_wait)
+            else:
+                end = supervise(pc.machine)
             if end.kind is not EndKind.RESET or not config.reboot:
                 break
     if config.stats:

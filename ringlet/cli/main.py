@@ -75,13 +75,12 @@ def run(
         from ringlet.cli.run import run_bare
 
         return run_bare(program, memory, stats=stats, exact=exact, gdb=gdb, gdb_wait=gdb_wait)
-    if gdb:
-        raise ConfigError("--gdb is for --bare so far")
     from ringlet.cli.linux import NAMES, LinuxOptions, run_debian, run_linux
 
     options = LinuxOptions(
-        kernel, initrd, append, memory, console, not no_reboot, debug_exit, stats, exact
-    )
+        kernel, initrd, append, memory, console, not no_reboot, debug_exit, stats, exact,
+        gdb, gdb_wait,
+    )  # fmt: skip
     if kernel:
         if program:
             raise RingletError(f"{program}: a guest by name has its own kernel; leave out --kernel")

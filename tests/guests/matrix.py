@@ -1,0 +1,60 @@
+"""Boots both Debian kernels again and again: `python -m tests.guests.matrix --times 20`.
+
+Each boot runs a script that looks for what must not be: kernel warnings, an unstable clock, lost
+ticks, a vulnerable processor.  Prints a line for each combination; the exit status is the number of
+boots that went wrong, at most 100.
+"""
+
+import argparse
+import itertools
+import subprocess
+import sys
+import time
+
+KERNELS = ("linux-image-cloud-amd64", "linux-image-amd64")
+MEMORIES = ("256M", "512M", "2G")
+ARGUMENTS = ("", "nokaslr")
+PATIENCE = 120
+SCRIPT = """
+dmesg | grep -E 'WARNING|BUG:|Oops|Call Trace|unstable|soft lockup|lost .* tick'
+grep -l Vulnerable /sys/devices/system/cpu/vulnerabilities/*
+test "$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)" = tsc || echo clock
+echo well
+"""
+
+
+def boot(package: str, memory: str, append: str) -> str:
+    """Boot once; "" if all went well."""
+    command = [sys.executable, "-m", "ringlet", "run", "debian", "--package", package,
+               "--memory", memory, "--append", append, "--", "sh", "-c", SCRIPT]  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"nothing after {PATIENCE} s"
+    if done.returncode or done.stderr or done.stdout != b"well\n":
+        return f"status {done.returncode}, {done.stdout!r}, {done.stderr!r}"
+    return ""
+
+
+def main() -> int:
+    """Boot every combination so many times."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=20)
+    times = parser.parse_args().times
+    wrong = 0
+    for package, memory, append in itertools.product(KERNELS, MEMORIES, ARGUMENTS):
+        started = time.monotonic()
+        complaints = [text for _ in range(times) if (text := boot(package, memory, append))]
+        wrong += len(complaints)
+        seconds = (time.monotonic() - started) / times
+        name = f"{package} {memory} {append or 'kaslr'}"
+        print(f"{name:<45} {times - len(complaints)} of {times} well, {seconds:.1f} s", flush=True)
+        for complaint in complaints:
+            print(f"    {complaint}", flush=True)
+    return min(wrong, 100)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
