@@ -240,6 +240,11 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
     cdef int result
     cdef int kind = op.op
     c.inhibit = 0
+    # The two that count most, where nothing is stepped before or after.
+    if kind == OP_SYSCALL and not stepping:
+        return op_syscall(c, op)
+    if kind == OP_SYSRET and not (stepping | c.gpr[11] & FLAG_TF):
+        return op_sysret(c, op)
     result = dispatch(c, op)
     if result == EMU_NEXT:
         advance(c, op)
