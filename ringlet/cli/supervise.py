@@ -8,31 +8,11 @@ from typing import Final
 from ringlet.machine import outcome
 from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import End
+from ringlet.machine.runner import Runner
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SYNCHRONOUS: Final = {
-    signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
-}  # fmt: skip
 _GRACE_S: Final = 2.0
 """How long a vCPU that was told to stop may take: it may be writing to a full pipe."""
-
-
-class _Run:
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self.end: End | None = None
-        self.error: BaseException | None = None
-        self.done = threading.Event()
-
-    def work(self) -> None:
-        # Signals that tell of a fault are the vCPU's own; all others belong to the main thread.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _SYNCHRONOUS)
-        try:
-            self.end = self.machine.run()
-        except BaseException as error:  # noqa: BLE001 - raised again by the main thread
-            self.error = error
-        finally:
-            self.done.set()
 
 
 def supervise(machine: Machine) -> End:
@@ -40,7 +20,7 @@ def supervise(machine: Machine) -> End:
 
     Call it from the main thread.  What `Machine.run` raises is raised here.
     """
-    run = _Run(machine)
+    run = Runner(machine)
     told = threading.Event()
     asked: list[End] = []
 
@@ -50,9 +30,8 @@ def supervise(machine: Machine) -> End:
         told.set()
 
     previous = {number: signal.signal(number, on_signal) for number in _ENDING}
-    thread = threading.Thread(target=run.work, name="vcpu0", daemon=True)
     try:
-        thread.start()
+        run.start()
         while not run.done.wait(None if not asked else _GRACE_S):
             if asked:
                 break

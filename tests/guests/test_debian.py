@@ -1,9 +1,11 @@
 """Debian's own kernel, unmodified: what `ringlet run debian` promises its user."""
 
+import asyncio
 import hashlib
 import os
 import pty
 import random
+import re
 import select
 import signal
 import subprocess
@@ -14,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+import ringlet
 from ringlet.errors import ImageError
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import CachedKernel, fetch_kernel
+from ringlet.machine.outcome import EndKind
 
 PATIENCE = 90
 """Seconds; a boot takes two on a machine with nothing else to do."""
@@ -243,3 +247,33 @@ def test_escape_ends_the_machine(terminal: Terminal) -> None:
     assert b"Ctrl-A x" in terminal.until(b"to the guest")
     terminal.type(b"\x01x")
     assert terminal.ended() == 0
+
+
+# --- from Python
+
+
+def test_machine_from_python() -> None:
+    with ringlet.Machine.debian(memory="256M") as machine:
+        machine.boot()
+        machine.console.expect("# ", PATIENCE)
+        machine.console.send("echo $((6 * 7))\n")
+        assert "42\r\n" in machine.console.expect(re.compile("42\r\n.*# "), PATIENCE)
+        assert machine.counters()["interrupts"] > 0
+        machine.console.send("exit\n")
+        assert machine.wait(PATIENCE).kind is EndKind.POWER_OFF
+
+
+def test_machines_side_by_side_in_one_process() -> None:
+    async def run(number: int) -> str:
+        with ringlet.Machine.debian(memory="128M") as machine:
+            machine.boot()
+            await machine.console.wait_for("# ", PATIENCE)
+            machine.console.send(f"echo $(({number} * 1000 + 1))\n")
+            return await machine.console.wait_for(f"{number}001\r\n", PATIENCE)
+
+    async def both() -> tuple[str, str]:
+        return await asyncio.gather(run(1), run(2))
+
+    first, second = asyncio.run(both())
+    assert first.endswith("1001\r\n")
+    assert second.endswith("2001\r\n")

@@ -112,7 +112,7 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "--bare", "PROGRAM", "--gdb-wait"], "--gdb-wait needs --gdb"),
         (["run", "--bare", "PROGRAM", "--gdb", "65536"], "ports end at 65535"),
         (["run", "--bare", "PROGRAM", "--gdb", "/nowhere/gdb"], "cannot listen there"),
-        (["run", "debian", "--gdb", "1234"], "--gdb is for --bare"),
+        (["run", "debian", "--gdb-wait"], "--gdb-wait needs --gdb"),
         (["run", "--fast"], "No such option: --fast"),
         (["fly"], "No such command 'fly'"),
         (["--fly"], "No such option: --fly"),

@@ -1,0 +1,1 @@
+"""Machines under a program's control."""

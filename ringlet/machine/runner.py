@@ -1,0 +1,36 @@
+"""The thread in which a machine runs."""
+
+import signal
+import threading
+from typing import Final
+
+from ringlet.machine.machine import Machine
+from ringlet.machine.outcome import End
+
+_SYNCHRONOUS: Final = {
+    signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
+}  # fmt: skip
+
+
+class Runner:
+    """Runs `machine` in a thread of its own; once `done` is set, `end` or `error` says how."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.end: End | None = None
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._work, name="vcpu0", daemon=True).start()
+
+    def _work(self) -> None:
+        # Signals that tell of a fault are the vCPU's own; all others belong to the main thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _SYNCHRONOUS)
+        try:
+            self.end = self.machine.run()
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            self.error = error
+        finally:
+            self.done.set()

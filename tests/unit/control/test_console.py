@@ -1,0 +1,55 @@
+"""The program's end of a guest's console."""
+
+import asyncio
+import re
+import threading
+
+import pytest
+
+from ringlet.control.console import KEPT, Console
+
+
+def test_expect_returns_up_to_the_match_and_keeps_the_rest() -> None:
+    console = Console(lambda: None)
+    console.take(b"login: \xc3\xbc# rest")
+
+    assert console.expect("# ") == "login: \u00fc# "
+    assert console.expect(re.compile("r..t")) == "rest"
+    assert console.output() == ""
+
+
+def test_expect_waits_for_another_thread() -> None:
+    console = Console(lambda: None)
+    timer = threading.Timer(0.02, console.take, (b"late",))
+    timer.start()
+
+    assert asyncio.run(console.wait_for("late")) == "late"
+    timer.join()
+
+
+def test_expect_says_what_there_was_instead() -> None:
+    console = Console(lambda: None)
+    console.take(b"something else")
+
+    with pytest.raises(TimeoutError, match="something else"):
+        console.expect("# ", timeout=0.01)
+    console.end()
+    with pytest.raises(EOFError, match="something else"):
+        console.expect("# ")
+
+
+def test_output_is_bounded() -> None:
+    console = Console(lambda: None)
+    for _ in range(3):
+        console.take(b"x" * KEPT)
+
+    assert len(console.output()) == KEPT
+
+
+def test_what_is_sent_wakes_the_machine() -> None:
+    woken: list[int] = []
+    console = Console(lambda: woken.append(1))
+    console.send("ls\n")
+
+    assert woken == [1]
+    assert console.backlog.take(10) == b"ls\n"
