@@ -7,6 +7,8 @@ faults into the host's signal handler, which comes here.  Modules, lowest first:
 `memory`, `walker`, `hostmap`, `records`, `regions`, `codepages`, `access`, `windows`, `spaces`;
 this one is their face.
 """
+import gc
+
 from posix.mman cimport (
     mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE)
 
@@ -155,7 +157,12 @@ cdef int mmu_create(CpuState* c, u64 ram_size, code_unmapped_fn unmapped, code_w
     nodes_create(m)
     try:
         ram_create(m, ram_size)
-        arena_create(c, m)
+        try:
+            arena_create(c, m)
+        except MemoryError:
+            # Machines are cycles of references: those that nobody has any more may still be there.
+            gc.collect()
+            arena_create(c, m)
     except BaseException:
         ram_destroy(m)
         munmap(host, size)

@@ -1,5 +1,6 @@
 """A processor as it is made: MSRs after reset, the CPUID model, one width of physical addresses."""
 
+import gc
 import struct
 
 import pytest
@@ -128,3 +129,16 @@ def test_eight_processors_have_room_in_one_process() -> None:
     processors = [Processor(1 << 20) for _ in range(8)]
 
     assert [p.read_phys(0, 1) for p in processors] == [b"\0"] * 8
+
+
+def test_machines_that_nobody_has_any_more_make_room() -> None:
+    gc.disable()
+    try:
+        for _ in range(40):
+            processor = Processor(1 << 20)
+            kept = [processor]
+            processor.attach_level(kept.append)  # type: ignore[arg-type]  # a cycle
+    finally:
+        gc.enable()
+
+    assert processor.read_phys(0, 1) == b"\0"
