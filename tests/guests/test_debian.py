@@ -25,6 +25,8 @@ from ringlet.machine.outcome import EndKind
 PATIENCE = 90
 """Seconds; a boot takes two on a machine with nothing else to do."""
 
+pytestmark = pytest.mark.timeout(300)  # the first test fetches the kernel, where there is none
+
 
 @pytest.fixture(scope="module", autouse=True)
 def kernel() -> CachedKernel:
