@@ -80,17 +80,15 @@ class MachineConfig:
 
 @dataclass(frozen=True, slots=True)
 class LinuxConfig:
-    """A PC that starts Linux.  `memory` is the size of guest RAM in bytes."""
+    """A PC that starts Linux.
+
+    `memory` is the size of guest RAM in bytes, `initrd` the initial RAM disk: a file, or contents.
+    """
 
     kernel: Path
     memory: int
-    initrd: Path | None = None
+    initrd: Path | bytes | None = None
     append: str = ""
-    console: str = CONSOLE.default
-    reboot: bool = True
-    debug_exit: bool = False
-    stats: bool = False
-    exact: bool = False
 
 
 def parse_memory(text: str, host_memory: int | None = None) -> int:

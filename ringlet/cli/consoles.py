@@ -4,8 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from ringlet.cli.terminal import Keyboard, RawTerminal, Reader
 from ringlet.config import CONSOLE
@@ -26,23 +25,15 @@ def discard(data: bytes) -> None:
     """Be the sink of what nobody wants to see."""
 
 
-class Console(Protocol):
+class Console(contextlib.ExitStack):
     """Connections for the time of a run, in which the machine may be built several times."""
 
     def wires(self) -> Sequence[Wire]:
         """Return what COM1 and those after it are connected to."""
+        raise NotImplementedError
 
     def attach(self, pc: Pc) -> None:
-        """Let input go to this machine from now on."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+        """Let input, if there is any, go to this machine from now on."""
 
 
 class _Input:
@@ -75,30 +66,16 @@ class _Input:
             self._pc.machine.post(self._pc.coms[self._port].poll)
 
 
-class Quiet:
+class Quiet(Console):
     """COM1 to a sink, and no input."""
 
     def __init__(self, sink: Callable[[bytes], None] = discard) -> None:
+        super().__init__()
         self._sink = sink
-        self._resources = contextlib.ExitStack()
 
     def wires(self) -> Sequence[Wire]:
         """Return COM1's."""
         return [Wire(self._sink)]
-
-    def attach(self, pc: Pc) -> None:
-        """There is no input."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._resources.close()
 
     @classmethod
     def to_file(cls, path: Path) -> Self:
@@ -110,43 +87,41 @@ class Quiet:
                 f"{CONSOLE.flag} {_FILE}{path}: cannot be written: {error.strerror}"
             ) from error
         console = cls(FdSink(file.fileno(), str(path)))
-        console._resources.enter_context(file)
+        console.enter_context(file)
         return console
 
 
-class Stdio:
-    """COM1 to standard input and output, which if they are a terminal is the guest's own."""
+class _Fed(Console):
+    """A console with input for one serial port."""
 
-    def __init__(self) -> None:
-        self._input = _Input(0)
-        self._terminal: RawTerminal | None = None
-
-    def wires(self) -> Sequence[Wire]:
-        """Return COM1's."""
-        return [Wire(FdSink(STDOUT), self._input.backlog.take, handshake=True)]
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._input = _Input(port)
 
     def attach(self, pc: Pc) -> None:
         """Let input go to this machine from now on."""
         self._input.attach(pc)
 
+
+class Stdio(_Fed):
+    """COM1 to standard input and output, which if they are a terminal is the guest's own."""
+
+    def __init__(self) -> None:
+        super().__init__(port=0)
+
+    def wires(self) -> Sequence[Wire]:
+        """Return COM1's."""
+        return [Wire(FdSink(STDOUT), self._input.backlog.take, handshake=True)]
+
     def __enter__(self) -> Self:
         put = self._input.backlog.put
         if os.isatty(STDIN):
-            self._terminal = RawTerminal(STDIN).__enter__()
+            self.enter_context(RawTerminal(STDIN))
             self._input.start(Keyboard(put, self._input.quit, STDOUT), self._input.quit)
         else:
             self._input.start(put, lambda: None)
+        self.callback(self._input.stop)
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._input.stop()
-        if self._terminal is not None:
-            self._terminal.__exit__(kind, error, traceback)
 
 
 class ShellStreams(Stdio):
@@ -165,16 +140,17 @@ class ShellStreams(Stdio):
         self.status = status
 
 
-class CommandStreams:
+class CommandStreams(_Fed):
     """The streams of a command in the guest, as `ringlet.images.channel` has them.
 
     `status` is the command's own once it has ended.
     """
 
     def __init__(self, log: Callable[[bytes], None]) -> None:
+        super().__init__(port=1)
         self._log = log
-        self._input = _Input(1)
         self.status: int | None = None
+        self.callback(self._input.stop)
 
     def wires(self) -> Sequence[Wire]:
         """Return those of all four ports."""
@@ -185,21 +161,6 @@ class CommandStreams:
             Wire(FdSink(STDERR, "standard error")),
             Wire(control),
         ]
-
-    def attach(self, pc: Pc) -> None:
-        """Let input go to this machine from now on."""
-        self._input.attach(pc)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._input.stop()
 
     def _ready(self) -> None:
         self._input.start(self._send, lambda: self._input.backlog.put(END_OF_INPUT))

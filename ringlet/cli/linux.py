@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +29,7 @@ from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import fetch_kernel
 from ringlet.images.initramfs import Command, Shell, make_initramfs
 from ringlet.machine import boot, host
+from ringlet.machine.cpu import processors
 from ringlet.machine.linux import read_kernel
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pc import Options
@@ -60,11 +60,11 @@ class LinuxOptions:
 
 def run_linux(options: LinuxOptions) -> int:
     """Start the kernel that the options name; return the exit status.  Raises RingletError."""
-    config = _config(options, Path(options.kernel))
+    initrd = Path(options.initrd) if options.initrd else None
+    config = LinuxConfig(Path(options.kernel), _memory(options), initrd, options.append)
     read_kernel(config.kernel, config.memory)
     host.require()
-    end = _run(config, options, console_for(config.console))
-    return _status(end)
+    return _status(_run(config, options, console_for(options.console)))
 
 
 def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verbose: bool) -> int:
@@ -83,16 +83,15 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
         progress.update(f"starting Linux {kernel.release}")
         task = _task(command)
         initrd = make_initramfs(busybox, task)
-    config = _config(options, kernel.vmlinuz)
-    append = f"console=ttyS0 {'' if verbose else 'quiet '}{config.append}"
+    append = f"console=ttyS0 {'' if verbose else 'quiet '}{options.append}"
     streams: ShellStreams | CommandStreams
     if command:
         append += _PANIC
-        config = replace(config, reboot=False)
+        options = replace(options, reboot=False)
         streams = CommandStreams(FdSink(STDERR, "standard error") if verbose else discard)
     else:
         streams = ShellStreams()
-    end = _run(replace(config, append=append), options, streams, initrd)
+    end = _run(LinuxConfig(kernel.vmlinuz, memory, initrd, append), options, streams)
     if streams.status is not None and end.kind is EndKind.POWER_OFF:
         return streams.status
     if command and end.kind is EndKind.RESET:
@@ -113,40 +112,20 @@ def _memory(options: LinuxOptions) -> int:
     return parse_memory(options.memory or LINUX_MEMORY, host.memory_size())
 
 
-def _config(options: LinuxOptions, kernel: Path) -> LinuxConfig:
-    return LinuxConfig(
-        kernel,
-        _memory(options),
-        Path(options.initrd) if options.initrd else None,
-        options.append,
-        options.console,
-        options.reboot,
-        options.debug_exit,
-        options.stats,
-        options.exact,
-    )
-
-
-def _run(
-    config: LinuxConfig, options: LinuxOptions, console: Console, initrd: bytes | None = None
-) -> End:
+def _run(config: LinuxConfig, options: LinuxOptions, console: Console) -> End:
     """Run the machine, anew after each reset unless that ends the run."""
-    # Imported late: the engine is the largest part, and help or a wrong option do not need it.
-    from ringlet.vcpu.processor import Processor
-
-    make_cpu = partial(Processor, speculate=not config.exact)
+    make_cpu = processors(exact=options.exact)
     with console:
         while True:
-            wiring = Options(console.wires(), config.debug_exit)
-            pc = boot.build(config, make_cpu, wiring, initrd)
+            pc = boot.build(config, make_cpu, Options(console.wires(), options.debug_exit))
             console.attach(pc)
             if options.gdb:
                 end = debugged(pc.machine, options.gdb, wait=options.gdb_wait)
             else:
                 end = supervise(pc.machine)
-            if end.kind is not EndKind.RESET or not config.reboot:
+            if end.kind is not EndKind.RESET or not options.reboot:
                 break
-    if config.stats:
+    if options.stats:
         print_stats(pc.machine.counters())
     return end
 

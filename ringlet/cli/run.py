@@ -1,6 +1,5 @@
 """`ringlet run`: builds a machine, runs it, and turns its end into an exit status."""
 
-from functools import partial
 from pathlib import Path
 
 from ringlet.cli.gdb import debugged
@@ -11,6 +10,7 @@ from ringlet.config import BARE_MEMORY, MachineConfig, parse_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.errors import ConfigError
 from ringlet.machine import bare, host
+from ringlet.machine.cpu import processors
 from ringlet.machine.elf import read_program
 
 STDOUT = 1
@@ -32,10 +32,7 @@ def run_bare(
     config = MachineConfig(Path(program), size, stats, exact)
     read_program(config.program, config.memory)
     host.require()
-    # Imported late: the engine is the largest part, and help or a wrong option do not need it.
-    from ringlet.vcpu.processor import Processor
-
-    make_cpu = partial(Processor, speculate=not config.exact)
+    make_cpu = processors(exact=config.exact)
     machine = bare.build(config, make_cpu, FdSink(STDOUT), avx="avx" in host.cpu_flags())
     end = debugged(machine, gdb, wait=gdb_wait) if gdb else supervise(machine)
     if end.message:

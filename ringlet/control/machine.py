@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,6 +13,7 @@ from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import fetch_kernel
 from ringlet.images.initramfs import Shell, make_initramfs
 from ringlet.machine import boot, host, outcome
+from ringlet.machine.cpu import processors
 from ringlet.machine.outcome import End
 from ringlet.machine.pc import Options, Pc, Wire
 from ringlet.machine.runner import Runner
@@ -39,11 +39,10 @@ class Machine:
         self._config = LinuxConfig(
             Path(kernel),
             parse_memory(str(memory), host.memory_size()),
-            None if initrd is None or isinstance(initrd, bytes) else Path(initrd),
+            Path(initrd) if isinstance(initrd, str) else initrd,
             append,
-            exact=exact,
         )
-        self._contents = initrd if isinstance(initrd, bytes) else None
+        self._exact = exact
         self._pc: Pc | None = None
         self._runner: Runner | None = None
         self.console = Console(self._poll)
@@ -70,14 +69,11 @@ class Machine:
 
     def boot(self) -> None:
         """Build the machine and let it run, in a thread of its own."""
-        from ringlet.vcpu.processor import Processor
-
         if self._runner is not None:
             raise ConfigError("this machine has been started before; make another")
         host.require()
-        make_cpu = partial(Processor, speculate=not self._config.exact)
         wire = Wire(self.console.take, self.console.backlog.take, handshake=True)
-        self._pc = boot.build(self._config, make_cpu, Options([wire]), self._contents)
+        self._pc = boot.build(self._config, processors(exact=self._exact), Options([wire]))
         self._runner = Runner(self._pc.machine)
         self._runner.start()
         threading.Thread(target=self._watch, args=(self._runner,), daemon=True).start()

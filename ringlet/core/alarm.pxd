@@ -11,7 +11,6 @@ cdef void alarm_set(CpuState* c, u64 due) noexcept nogil
 # Sleep until `request_stop`, or until the host's TSC reaches `due` if that is not 0.
 cdef void alarm_wait(CpuState* c, u64 due) noexcept nogil
 
-cdef u64 host_ticks() noexcept nogil
 # Ticks of the host's TSC in so many units of 1/hz s, and the reverse; rounded up.
 cdef u64 to_ticks(CpuState* c, u64 count, u64 hz) noexcept nogil
 cdef u64 from_ticks(CpuState* c, u64 ticks, u64 hz) noexcept nogil

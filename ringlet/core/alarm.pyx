@@ -8,6 +8,7 @@ has to wake it.
 Time is the host's TSC, which can be read while the guest's vector registers are live.
 """
 from libc.stdlib cimport calloc, free
+from ringlet.core.host cimport futex_wait
 from ringlet.core.prod cimport request_stop
 from ringlet.core.state cimport CpuState, u32, u64
 
@@ -16,14 +17,10 @@ cdef extern from * nogil:
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
-    #include <linux/futex.h>
     #include <pthread.h>
     #include <signal.h>
     #include <stdint.h>
     #include <sys/prctl.h>
-    #include <sys/syscall.h>
-    #include <time.h>
-    #include <unistd.h>
 
     enum { RINGLET_NAP_NS = 300000, RINGLET_STACK = 65536 };
 
@@ -38,23 +35,11 @@ cdef extern from * nogil:
         void (*ring)(void *cpu);
     };
 
-    static inline uint64_t ringlet_ticks(void) { return __builtin_ia32_rdtsc(); }
-
     /* n * a / b, rounded up */
     static inline uint64_t ringlet_scale(uint64_t n, uint64_t a, uint64_t b)
     {
         unsigned __int128 result = ((unsigned __int128)n * a + b - 1) / b;
         return result >> 63 ? (uint64_t)1 << 63 : (uint64_t)result;
-    }
-
-    static void ringlet_futex_wait(uint32_t *word, uint32_t value, uint64_t ns)
-    {
-        struct timespec time = {ns / 1000000000, ns % 1000000000};
-        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, &time, NULL, 0);
-    }
-    static void ringlet_futex_wake(uint32_t *word)
-    {
-        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
     }
 
     enum { RINGLET_LONG_NS = 1000000000 };
@@ -134,17 +119,11 @@ cdef extern from * nogil:
         u64 khz
         void* cpu
         void (*ring)(void* cpu)
-    u64 ringlet_ticks()
     u64 ringlet_scale(u64 n, u64 a, u64 b)
     u64 ringlet_until_ns(u64 due, u64 khz)
-    void ringlet_futex_wait(u32* word, u32 value, u64 ns)
     int ringlet_alarm_start(ringlet_alarm* a)
     void ringlet_alarm_set(ringlet_alarm* a, u64 due)
     void ringlet_alarm_stop(ringlet_alarm* a)
-
-
-cdef u64 host_ticks() noexcept nogil:
-    return ringlet_ticks()
 
 
 cdef u64 to_ticks(CpuState* c, u64 count, u64 hz) noexcept nogil:
@@ -191,4 +170,4 @@ cdef void alarm_set(CpuState* c, u64 due) noexcept nogil:
 cdef void alarm_wait(CpuState* c, u64 due) noexcept nogil:
     cdef u64 ns = ringlet_until_ns(due, c.tsc_khz)
     if ns:
-        ringlet_futex_wait(<u32*>&c.attention, 0, ns)
+        futex_wait(<u32*>&c.attention, 0, ns)

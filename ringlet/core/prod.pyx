@@ -6,14 +6,14 @@ while later, as in a long repeated string instruction, a timer signals it again.
 
 SIGURG: nobody else uses it, and where no handler is, it is ignored.
 """
-from ringlet.core.state cimport CpuState
+from ringlet.core.host cimport futex_wake, host_fence
+from ringlet.core.state cimport CpuState, u32
 
 cdef extern from * nogil:
     """
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
-    #include <linux/futex.h>
     #include <signal.h>
     #include <string.h>
     #include <time.h>
@@ -32,8 +32,6 @@ cdef extern from * nogil:
             id = syscall(SYS_gettid);
         return id;
     }
-
-    static inline void ringlet_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
     static int ringlet_timer_create(void **timer)
     {
@@ -56,10 +54,6 @@ cdef extern from * nogil:
     {
         syscall(SYS_tgkill, getpid(), thread, SIGURG);
     }
-    static void ringlet_wake(void *word)
-    {
-        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-    }
     static void ringlet_timer_delete(void *timer) { timer_delete((timer_t)timer); }
     static void ringlet_timer_set(void *timer, long ns)
     {
@@ -71,10 +65,8 @@ cdef extern from * nogil:
     int ringlet_timer_create(void** timer)
     int ringlet_listen()
     void ringlet_signal_thread(long thread)
-    void ringlet_wake(void* word)
     void ringlet_timer_delete(void* timer)
     void ringlet_timer_set(void* timer, long ns)
-    void ringlet_fence()
     long RINGLET_PATIENCE_NS
 
 
@@ -96,11 +88,11 @@ cdef void prod_detach(CpuState* c) noexcept:
 
 
 cdef void request_stop(CpuState* c) noexcept nogil:
-    ringlet_fence()
+    host_fence()
     c.attention = 1
-    ringlet_fence()
+    host_fence()
     if c.sleeping:
-        ringlet_wake(&c.attention)
+        futex_wake(<u32*>&c.attention)
     elif c.running:
         ringlet_signal_thread(c.prod_thread)
 

@@ -14,7 +14,6 @@ What the program finds at its entry point:
 """
 
 import time
-from collections.abc import Callable
 
 from ringlet.config import MachineConfig
 from ringlet.devices.debug_exit import DebugExit
@@ -26,13 +25,10 @@ from ringlet.devices.wiring import Clock
 from ringlet.machine import address_map as at
 from ringlet.machine import outcome
 from ringlet.machine.bus import PortBus
-from ringlet.machine.cpu import Cpu
+from ringlet.machine.cpu import Cpu, MakeCpu
 from ringlet.machine.elf import load_program, read_program
 from ringlet.machine.long_mode import enter_long_mode
 from ringlet.machine.machine import InterruptLine, Machine
-
-MakeCpu = Callable[[int], Cpu]
-"""Makes a processor with so many bytes of RAM."""
 
 
 def build(

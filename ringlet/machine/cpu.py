@@ -1,6 +1,7 @@
 """What a machine needs of a processor: `ringlet.vcpu.processor.Processor`, or a test's fake."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 
@@ -61,3 +62,15 @@ class Cpu(Memory, Protocol):
     def set_segment(self, i: int, selector: int, base: int, limit: int, ar: int) -> None: ...
     def set_table(self, name: str, base: int, limit: int) -> None: ...
     def counters(self) -> dict[str, int]: ...
+
+
+MakeCpu = Callable[[int], Cpu]
+"""Makes a processor with so many bytes of RAM."""
+
+
+def processors(*, exact: bool) -> MakeCpu:
+    """Return what makes Ringlet's own, with `exact` as the option of that name has it."""
+    # Imported late: the engine is the largest part, and help or a wrong option do not need it.
+    from ringlet.vcpu.processor import Processor
+
+    return partial(Processor, speculate=not exact)

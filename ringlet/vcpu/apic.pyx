@@ -7,13 +7,14 @@ messages to itself are ignored.
 The timer is `ringlet.vcpu.apic_timer`'s.
 """
 from libc.stdlib cimport calloc, free
-from ringlet.core.alarm cimport alarm_set, host_ticks
+from ringlet.core.alarm cimport alarm_set
+from ringlet.core.host cimport host_ticks
 from ringlet.core.prod cimport request_stop
 from ringlet.core.state cimport (
     CpuState, EMU_EXIT, EMU_FAULT, EXIT_EOI, VEC_GP, VEC_NMI, raise_err, u32, u64)
 from ringlet.vcpu.apic_state cimport (
-    Apic, LVT_COUNT, LVT_ERROR, LVT_LINT0, LVT_LINT1, LVT_MASKED, LVT_TIMER, TIMER_DEADLINE,
-    TIMER_MODE)
+    APIC_EN, Apic, LVT_COUNT, LVT_ERROR, LVT_LINT0, LVT_LINT1, LVT_MASKED, LVT_TIMER,
+    TIMER_DEADLINE, TIMER_MODE, apic_enabled, in_x2apic)
 from ringlet.vcpu.apic_timer cimport (
     timer_count, timer_expires, timer_mode_written, timer_set_deadline, timer_start)
 from ringlet.vcpu.cpuid cimport CPUID_ECX, cpuid_bit
@@ -73,8 +74,6 @@ cdef enum:
     SHORTHAND_SELF = 1 << 18
     SHORTHAND_ALL = 2 << 18
     SHORTHAND_OTHERS = 3 << 18
-    BASE_EXTD = 1 << 10
-    BASE_EN = 1 << 11
     MSR_FIRST = 0x800
     FIRST_LEGAL = 16        # vectors below are the processor's
 
@@ -105,14 +104,6 @@ cdef void reset(Apic* a) noexcept nogil:
     for i in range(8):
         a.irr[i] = a.isr[i] = a.tmr[i] = 0
     a.started = a.period = a.due = a.deadline = 0
-
-
-cdef inline bint enabled(CpuState* c) noexcept nogil:
-    return c.apic_base & BASE_EN != 0
-
-
-cdef inline bint in_x2apic(CpuState* c) noexcept nogil:
-    return c.apic_base & (BASE_EN | BASE_EXTD) == BASE_EN | BASE_EXTD
 
 
 # --- the three vectors of 256 bits
@@ -157,7 +148,7 @@ cdef void see(CpuState* c) noexcept nogil:
     cdef Apic* a = <Apic*>c.apic
     cdef u32 waits = 0
     cdef int request
-    if not enabled(c):
+    if not apic_enabled(c):
         waits = INTR_EXTERNAL if a.line else 0
     elif a.svr & SVR_ENABLED:
         if a.line and a.lvt[LVT_LINT0] & (LVT_MASKED | LVT_MODE) == DELIVER_EXTERNAL << 8:
@@ -352,7 +343,7 @@ cdef void write_svr(CpuState* c, u32 value) noexcept nogil:
 # --- registers
 
 cdef bint apic_holds(CpuState* c, u64 phys) noexcept nogil:
-    return (phys ^ c.apic_base) >> 12 == 0 and enabled(c) and not in_x2apic(c)
+    return (phys ^ c.apic_base) >> 12 == 0 and apic_enabled(c) and not in_x2apic(c)
 
 
 cdef u32 apic_read(CpuState* c, u32 offset) noexcept nogil:
@@ -483,7 +474,7 @@ cdef int apic_write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
 
 cdef void apic_base_written(CpuState* c, u64 old) noexcept nogil:
     """Disabling it resets it (SDM 3A 10.4.3)."""
-    if old & BASE_EN and not enabled(c):
+    if old & APIC_EN and not apic_enabled(c):
         reset(<Apic*>c.apic)
         (<Apic*>c.apic).svr = 0xFF
         alarm_set(c, apic_due(c))

@@ -1,5 +1,10 @@
 """The state of the local APIC (SDM 3A 10.4)."""
-from ringlet.core.state cimport u32, u64
+from ringlet.core.state cimport CpuState, u32, u64
+
+# IA32_APIC_BASE.
+cdef enum:
+    APIC_EXTD = 1 << 10
+    APIC_EN = 1 << 11
 
 # Entries of the local vector table, in the order of their registers.
 cdef enum:
@@ -36,3 +41,9 @@ cdef struct Apic:
     u32 posted[8]           # to be requested
     u32 posted_level[8]     # and their mode, where that is level
     u32 posted_nmi
+
+cdef inline bint apic_enabled(CpuState* c) noexcept nogil:
+    return c.apic_base & APIC_EN != 0
+
+cdef inline bint in_x2apic(CpuState* c) noexcept nogil:
+    return c.apic_base & (APIC_EN | APIC_EXTD) == APIC_EN | APIC_EXTD

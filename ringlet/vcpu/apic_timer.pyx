@@ -2,7 +2,8 @@
 
 Its count and its deadline are both held as a moment of the host's TSC.
 """
-from ringlet.core.alarm cimport from_ticks, host_ticks, to_ticks
+from ringlet.core.alarm cimport from_ticks, to_ticks
+from ringlet.core.host cimport host_ticks
 from ringlet.core.state cimport CpuState, CpuidEntry, u32, u64
 from ringlet.vcpu.apic_state cimport (
     Apic, LVT_TIMER, TIMER_DEADLINE, TIMER_MODE, TIMER_PERIODIC)

@@ -2,7 +2,9 @@
 
 The table is `ringlet.arch.cpuid`'s; here are only the range rule and the dynamic fields.
 """
+from ringlet.core.host cimport host_ticks_ordered
 from ringlet.core.state cimport RAX, RBX, RCX, RDX
+from ringlet.vcpu.apic_state cimport apic_enabled
 from ringlet.vcpu.sysregs cimport CR4_OSXSAVE, XCR0_AVX, advance
 
 cdef extern from *:
@@ -11,18 +13,11 @@ cdef extern from *:
         __asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
                          : "a"(leaf), "c"(subleaf));
     }
-    static inline unsigned long long ringlet_host_tsc(void) {
-        unsigned lo, hi;
-        __asm__ volatile("lfence; rdtsc" : "=a"(lo), "=d"(hi) :: "memory");
-        return ((unsigned long long)hi << 32) | lo;
-    }
     """
     void ringlet_cpuid(u32 leaf, u32 subleaf, u32* out) noexcept nogil
-    u64 ringlet_host_tsc() noexcept nogil
 
 cdef enum:
     MISC_LIMIT_CPUID = 1 << 22
-    APIC_ENABLED = 1 << 11
     FEATURE_APIC = 1 << 9
     FEATURE_OSXSAVE = 1 << 27
     FEATURE_NX = 1 << 20
@@ -37,7 +32,7 @@ def host_cpuid(leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
 
 def host_tsc() -> int:
     """The host's time-stamp counter now."""
-    return ringlet_host_tsc()
+    return host_ticks_ordered()
 
 
 cdef CpuidEntry* cpuid_find(CpuState* c, u32 leaf, u32 subleaf) noexcept nogil:
@@ -90,7 +85,7 @@ cdef void cpuid_read(CpuState* c, u32 leaf, u32 subleaf, u32* out) noexcept nogi
         out[2] &= ~<u32>FEATURE_OSXSAVE
         if c.cr4 & CR4_OSXSAVE:
             out[2] |= FEATURE_OSXSAVE
-        if not c.apic_base & APIC_ENABLED:
+        if not apic_enabled(c):
             out[3] &= ~<u32>FEATURE_APIC
     elif leaf == 0xD and subleaf < 2:
         # The size for what XCR0 enables; AVX is the last component of both formats.

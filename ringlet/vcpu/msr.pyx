@@ -6,33 +6,17 @@ with an exception handler.
 from ringlet.core.state cimport (
     RAX, RCX, RDX, SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT,
     CpuidEntry, KEY_MODE64, VEC_GP, VEC_UD, is_canonical, raise_err, raise_exc)
+from ringlet.core.host cimport host_ticks, host_ticks_ordered
 from ringlet.mmu.walker cimport physical_bits
 from ringlet.vcpu.apic cimport (
     apic_base_written, apic_deadline, apic_read_msr, apic_set_deadline, apic_write_msr)
+from ringlet.vcpu.apic_state cimport APIC_EN, APIC_EXTD, in_x2apic
 from ringlet.vcpu.control cimport write_efer
 from ringlet.vcpu.cpuid cimport CPUID_ECX, CPUID_EDX, cpuid_bit, cpuid_find
 from ringlet.vcpu.sysregs cimport CR4_TSD, advance, write_gpr
 
-cdef extern from *:
-    """
-    static inline unsigned long long ringlet_rdtsc(void) {
-        unsigned lo, hi;
-        __asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
-        return ((unsigned long long)hi << 32) | lo;
-    }
-    /* RDTSCP waits for earlier instructions; LFENCE before RDTSC does the same. */
-    static inline unsigned long long ringlet_rdtsc_ordered(void) {
-        __asm__ volatile("lfence" ::: "memory");
-        return ringlet_rdtsc();
-    }
-    """
-    u64 ringlet_rdtsc() noexcept nogil
-    u64 ringlet_rdtsc_ordered() noexcept nogil
-
 cdef enum:
     APIC_BSP = 1 << 8
-    APIC_EXTD = 1 << 10
-    APIC_EN = 1 << 11
     MISC_FAST_STRINGS = 1
     MISC_BTS_UNAVAILABLE = 1 << 11
     MISC_PEBS_UNAVAILABLE = 1 << 12
@@ -48,7 +32,7 @@ cdef enum:
 
 cdef u64 read_tsc(CpuState* c) noexcept nogil:
     """The guest's time-stamp counter: the host's, offset (SDM 3B 17.17)."""
-    return ringlet_rdtsc() + c.tsc_offset
+    return host_ticks() + c.tsc_offset
 
 
 cdef u64 misc_writable() noexcept nogil:
@@ -103,10 +87,6 @@ cdef bint memory_types(u64 value, bint pat) noexcept nogil:
 
 cdef bint offers_x2apic(CpuState* c) noexcept nogil:
     return cpuid_bit(c, 1, 0, CPUID_ECX, 21)
-
-
-cdef bint in_x2apic(CpuState* c) noexcept nogil:
-    return c.apic_base & (APIC_EN | APIC_EXTD) == APIC_EN | APIC_EXTD
 
 
 cdef u32 base_mhz(CpuState* c) noexcept nogil:
@@ -374,7 +354,7 @@ cdef int op_rdtscp(CpuState* c, OpInfo* op) noexcept nogil:
         return raise_exc(c, VEC_UD)
     if check_tsc(c):
         return EMU_FAULT
-    tsc = ringlet_rdtsc_ordered() + c.tsc_offset
+    tsc = host_ticks_ordered() + c.tsc_offset
     c.gpr[RAX] = tsc & <u64>0xFFFFFFFF
     c.gpr[RDX] = tsc >> 32
     c.gpr[RCX] = c.tsc_aux

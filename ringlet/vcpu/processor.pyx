@@ -8,7 +8,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_COUNT
-from ringlet.core.alarm cimport alarm_attach, alarm_destroy, alarm_set, host_ticks, to_ticks
+from ringlet.core.alarm cimport alarm_attach, alarm_destroy, alarm_set, to_ticks
+from ringlet.core.host cimport host_ticks
 from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
@@ -409,7 +410,7 @@ cdef class Processor:
                         c.rip)
 
     def complete(self, u64 value=0) -> None:
-        """Finish the instruction that left for a device or MSR; `value` is what was read."""
+        """Finish the instruction that left for a device; `value` is what was read."""
         if self.emulation is not None:
             self.waiting = self.advance(value)
             return
@@ -455,11 +456,8 @@ cdef class Processor:
         """Make `run` return EXIT_INTERRUPTED at `due`, in ns of CLOCK_MONOTONIC, in place of what
         was set before; None: not at all.
         """
-        if due is None:
-            self.c.alarm_due = 0
-        else:
-            self.c.alarm_due = host_ticks() + to_ticks(
-                self.c, max(0, due - time.monotonic_ns()), 1000000000)
+        self.c.alarm_due = 0 if due is None else host_ticks() + to_ticks(
+            self.c, max(0, due - time.monotonic_ns()), 1000000000)
         alarm_set(self.c, apic_due(self.c))
 
     # --- for a debugger, while `run` does not

@@ -4,6 +4,7 @@ All of it runs without the GIL and without touching a vector register, for those
 """
 from ringlet.core.state cimport *
 from ringlet.core.alarm cimport alarm_wait
+from ringlet.core.host cimport host_fence, host_ticks
 from ringlet.core.prod cimport prod_disarm
 from ringlet.core.template cimport Template, STUB_ENTER
 from ringlet.cache.codecache cimport *
@@ -20,14 +21,6 @@ from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
 from ringlet.vcpu.step cimport Step, step_after, step_before, step_left, step_undone, step_watch
 from ringlet.vcpu.sysregs cimport CR0_AM
 
-cdef extern from * nogil:
-    """
-    static inline void ringlet_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-    static inline unsigned long ringlet_ticks(void) { return __builtin_ia32_rdtsc(); }
-    """
-    void ringlet_fence()
-    u64 ringlet_ticks()
-
 cdef enum:
     FOUND = 0
     RAISED = 1       # the fetch faults: exc_*
@@ -42,12 +35,12 @@ cdef enum:
 cdef void begin_run(CpuState* c) noexcept nogil:
     c.running = 1
     # `events` looks for requests made before this.
-    ringlet_fence()
+    host_fence()
 
 
 cdef void end_run(CpuState* c) noexcept nogil:
     c.running = 0
-    ringlet_fence()
+    host_fence()
     if c.prodding:
         prod_disarm(c)
 
@@ -207,7 +200,7 @@ cdef int raised(CpuState* c) noexcept nogil:
 cdef void sleep(CpuState* c) noexcept nogil:
     """Halted: wait for a request, or for the time of the next event."""
     c.sleeping = 1
-    ringlet_fence()
+    host_fence()
     if not c.attention:
         alarm_wait(c, apic_due(c))
     c.sleeping = 0
@@ -221,7 +214,7 @@ cdef int events(CpuState* c) noexcept nogil:
             cache_unhalt(c, <Cache*>c.cache)
             c.n_safepoints += 1
             c.attention = 0
-            ringlet_fence()
+            host_fence()
             apic_tick(c)
             apic_update(c)
         if c.stop:
@@ -273,7 +266,7 @@ cdef inline void remember(CpuState* c, Cache* k, OpInfo* op, u64 host) noexcept 
 
 
 cdef void end_period(CpuState* c, Cache* k) noexcept nogil:
-    cdef u64 now = ringlet_ticks()
+    cdef u64 now = host_ticks()
     if now - k.period > PERIOD:
         k.period = now
         cache_cool(c, k)

@@ -21,7 +21,7 @@ OF_PYTHON = {"mmu.probe", "translate.shape", "translate.learn_table", "translate
 # What is made and given back outside `run`; what is called only before it loads the guest's
 # registers, or in the signal handler, for which the kernel saves them; the methods of a class.
 LIFE = re.compile(
-    r"_(create|destroy|attach|detach|install_handlers|(enter|leave)_thread|alarm_set)$|Probe_"
+    r"_(create|destroy|attach|detach|install_handlers|(enter|leave)_thread)$|Probe_"
 )
 # They end the process: registers no longer matter.
 FATAL = {"abort"}

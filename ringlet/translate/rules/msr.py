@@ -13,7 +13,7 @@ def read_msr() -> Op:
     """Shows a model-specific register of the virtual processor; the host raises #GP.
 
     Faults: #GP(0) if CPL > 0 or there is no such register.
-    Leaves; registers of the interrupt controller exit with EXIT_MSR_READ.
+    Leaves.
     """
     return Op.OP_RDMSR
 
@@ -23,7 +23,7 @@ def write_msr() -> Op:
     """Sets a model-specific register of the virtual processor; the host raises #GP.
 
     Faults: #GP(0) if CPL > 0, there is no such register, or a reserved bit is set.
-    Leaves; registers of the interrupt controller exit with EXIT_MSR_WRITE.
+    Leaves.  The end of a level-triggered interrupt exits with EXIT_EOI.
     """
     return Op.OP_WRMSR
 

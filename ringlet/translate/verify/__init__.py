@@ -35,7 +35,8 @@ numbers of the state block's fields.  It follows every path and knows values as 
 6.  **The state block** is reached at constant addresses only, each with its relocation, and only
     the fields that translated code may read or write; tables of the other privilege never.
 7.  **Control** leaves through stubs, links and the privilege's jump table, whose index is the low
-    16 bits of r8; a thunk lets through only r8 = the fragment's address; other branches go to
+    16 bits of r8, but never through the table where instructions step one by one; a thunk lets
+    through only r8 = the fragment's address; other branches go to
     instructions of the fragment, or to out-of-line code that comes back to the instruction after
     its branch, or leaves because the bytes have changed and says whose.  Where an operation may
     resume, code follows.

@@ -55,6 +55,7 @@ class Paths:
         self._t = translation
         self._plans = plans
         user = int(translation.key & KEYS["cpl"] == KEYS["cpl"])
+        self._stepping = bool(translation.key & KEYS["step"])
         self._y = Symbols()
         self._relocated = {at: (kind, value) for at, kind, value in translation.relocations}
         compared = translation.guest_bytes if translation.checked else 0
@@ -251,10 +252,11 @@ class Paths:
             self._within(i, s)
         else:
             self._leave(s)
-            if value != Stub.OP:
+            if value == Stub.OP:
+                if not 0 <= s.operation < len(self._t.operations):
+                    raise UnsoundError("it leaves for no operation")
+            elif not (self._stepping and value == Stub.INDIRECT):
                 self._check_thunk_stub(i, value)
-            elif not 0 <= s.operation < len(self._t.operations):
-                raise UnsoundError("it leaves for no operation")
 
     def _branch(self, s: Facts, i: Instruction, p: Plan) -> Facts:
         field = _distance_field(i)
@@ -336,6 +338,8 @@ class Paths:
 
     def _indirect(self, s: Facts, p: Plan) -> None:
         access = p.accesses[0]
+        if self._stepping:
+            raise UnsoundError("the table may lead to code that does not step")
         if self._execution.table_index(access, JUMP_TABLES) != NONE:
             raise UnsoundError("it jumps through no table of targets")
         made = self._y.how(s.registers[access.index], "low16")

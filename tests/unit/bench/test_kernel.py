@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ringlet.bench.kernel import decompress, elf_text, fetch, kernel_text, payload
+from ringlet.bench.kernel import decompress, elf_text, kernel_text, payload
 from ringlet.errors import ConfigError
+from ringlet.images.debian import CLOUD_KERNEL
+from ringlet.images.store import Store, default_root
 
 TEXT = b"\x90\xc3" * 50
 
@@ -86,9 +88,13 @@ def test_a_missing_kernel_is_the_users_mistake(tmp_path: Path) -> None:
         kernel_text(tmp_path / "none")
 
 
-def test_a_kernel_already_fetched_is_used_again(tmp_path: Path) -> None:
-    kept = tmp_path / "kernel" / "vmlinuz-6.1"
-    kept.parent.mkdir()
-    kept.write_bytes(elf())
+def test_a_kernel_already_fetched_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with Store(default_root()).adding("kernels", CLOUD_KERNEL) as (directory, facts):
+        (directory / "vmlinuz").write_bytes(elf())
+        (directory / "package.deb").write_bytes(b"")
+        facts.update(package="linux-image-6.1", version="6.1-1", release="6.1")
 
-    assert fetch(tmp_path) == kept
+    assert kernel_text() == (TEXT, 0xFFFFFFFF81000000)

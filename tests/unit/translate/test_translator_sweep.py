@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from iced_x86 import Code, Decoder
 
 from ringlet.bench.kernel import elf_text, kernel_text
-from ringlet.bench.toolchain import cache_directory
+from ringlet.images.debian import CLOUD_KERNEL
+from ringlet.images.store import Store, default_root
 from ringlet.translate.translator import KEYS, Translator
 from ringlet.translate.verify import Verifier
 from tests.unit.translate.install import fragments, libc
@@ -33,7 +34,7 @@ def test_translations_of_libc_are_sound(key: int) -> None:
 
 
 @pytest.mark.skipif(
-    not list((cache_directory() / "kernel").glob("vmlinuz-*")),
+    Store(default_root()).find("kernels", CLOUD_KERNEL) is None,
     reason="no kernel fetched: ringlet bench translate",
 )
 def test_translations_of_a_kernel_are_sound() -> None:

@@ -157,6 +157,16 @@ def test_verifier_refuses_an_entry_that_lets_any_target_in() -> None:
     ]
 
 
+def test_verifier_wants_the_table_left_aside_where_code_steps() -> None:
+    free, stepping = translate("c3"), translate("c3", RING_0 | KEYS["step"])
+
+    assert reasons(stepping) == []
+    assert reasons(free._replace(key=free.key | KEYS["step"])) == [
+        "the table may lead to code that does not step"
+    ]
+    assert reasons(stepping._replace(key=RING_0)) == ["it leaves through a stub that is not for it"]
+
+
 def test_verifier_refuses_rsp_far_from_every_access() -> None:
     far = translate("4881ec00001000 488b0424 c3")  # sub rsp, 1 MiB; mov rax, [rsp]
 

@@ -1,0 +1,36 @@
+"""What the host's processor and kernel are asked without libc's help: its clock, fences, futexes."""
+from ringlet.core.state cimport u32, u64
+
+cdef extern from * nogil:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <linux/futex.h>
+    #include <sys/syscall.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    static inline unsigned long ringlet_ticks(void) { return __builtin_ia32_rdtsc(); }
+    /* After all earlier instructions, as RDTSCP (SDM vol. 2B). */
+    static inline unsigned long ringlet_ticks_ordered(void)
+    {
+        __asm__ volatile("lfence" ::: "memory");
+        return __builtin_ia32_rdtsc();
+    }
+    static inline void ringlet_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    static inline void ringlet_futex_wait(unsigned *word, unsigned value, unsigned long ns)
+    {
+        struct timespec time = {ns / 1000000000, ns % 1000000000};
+        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, &time, NULL, 0);
+    }
+    static inline void ringlet_futex_wake(unsigned *word)
+    {
+        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    }
+    """
+    u64 host_ticks "ringlet_ticks" ()
+    u64 host_ticks_ordered "ringlet_ticks_ordered" ()
+    void host_fence "ringlet_fence" ()
+    void futex_wait "ringlet_futex_wait" (u32* word, u32 value, u64 ns)
+    void futex_wake "ringlet_futex_wake" (u32* word)
