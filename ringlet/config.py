@@ -55,6 +55,9 @@ EXACT: Final = Option(
     "Keep the arithmetic flags exact at every fault, even those that nothing reads, and let no "
     "access speculate past a bounds check; slower.",
 )
+COLD: Final = Option(
+    "--cold", "Translate all guest code anew: neither use nor keep what earlier runs translated."
+)
 GDB: Final = Option(
     "--gdb",
     "Serve gdb at this port of the loopback interface, or at the Unix socket of this path.",

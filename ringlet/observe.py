@@ -26,6 +26,7 @@ PROCESSOR_COUNTERS: Final = (
     Counter("indirect_misses", "jumps", "indirect jumps and returns not found in the jump table"),
     Counter("lookups", "lookups", "fragments looked up by guest address"),
     Counter("fragments", "fragments", "fragments translated"),
+    Counter("kept_fragments", "fragments", "fragments known from before, and not translated"),
     Counter("guest_instructions", "instructions", "guest instructions translated"),
     Counter("code_bytes", "bytes", "host code made by the translator"),
     Counter("guest_bytes", "bytes", "guest code read by the translator"),

@@ -225,6 +225,11 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 
             (<u32*>(p + at))[0] = <u32>host_of(k, ops + <u32>r.value * <u32>sizeof(OpInfo))
         elif r.kind == RELOC_SOURCE:
             (<u64*>(p + at))[0] = <u64>t.source + <u64>r.value
+        elif r.kind == RELOC_FIELD:
+            (<u32*>(p + at))[0] = (<u32*>(t.bytes + r.value))[0]
+        elif r.kind == RELOC_RIP64:
+            v = t.linear + <u64>(r.value & 0xFFFF)
+            (<u64*>(p + at))[0] = v + <u64><i64>(<i32*>(t.bytes + (r.value >> 16)))[0]
         elif r.kind == RELOC_FRAGMENT:
             (<u32*>(p + at))[0] = index
         else:
@@ -300,9 +305,6 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         h = page_hash(phys1 >> 12)
         f.next_phys[1] = k.phys_hash[h]
         k.phys_hash[h] = index * 2 + 1
-    c.n_fragments += 1
-    c.n_guest_insns += t.insns
-    c.n_guest_bytes += t.guest_bytes
     c.n_code_bytes += k.used - host
     return index
 

@@ -28,8 +28,9 @@ from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import fetch_kernel
 from ringlet.images.initramfs import Command, Shell, make_initramfs
+from ringlet.images.store import translations_directory
 from ringlet.machine import boot, host
-from ringlet.machine.cpu import processors
+from ringlet.machine.engine import Engine
 from ringlet.machine.linux import read_kernel
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pc import Options
@@ -54,6 +55,7 @@ class LinuxOptions:
     debug_exit: bool = False
     stats: bool = False
     exact: bool = False
+    cold: bool = False
     gdb: str = ""
     gdb_wait: bool = False
 
@@ -114,20 +116,33 @@ def _memory(options: LinuxOptions) -> int:
 
 def _run(config: LinuxConfig, options: LinuxOptions, console: Console) -> End:
     """Run the machine, anew after each reset unless that ends the run."""
-    make_cpu = processors(exact=options.exact)
+    directory = None if options.cold else translations_directory()
+    engine = Engine(exact=options.exact, directory=directory, kernel=config.kernel)
     with console:
         while True:
-            pc = boot.build(config, make_cpu, Options(console.wires(), options.debug_exit))
+            pc = boot.build(config, engine, Options(console.wires(), options.debug_exit))
             console.attach(pc)
             if options.gdb:
                 end = debugged(pc.machine, options.gdb, wait=options.gdb_wait)
             else:
                 end = supervise(pc.machine)
+            _keep(engine)
             if end.kind is not EndKind.RESET or not options.reboot:
                 break
     if options.stats:
         print_stats(pc.machine.counters())
     return end
+
+
+def _keep(engine: Engine) -> None:
+    """Keep the translations; if that is not possible, the guest has run all the same."""
+    try:
+        engine.keep()
+    except OSError as error:
+        complain(
+            f"{error.filename or 'translations'}: translations were not kept: "
+            f"{error.strerror or error}; --cold does without"
+        )
 
 
 def _status(end: End) -> int:

@@ -59,6 +59,7 @@ def run(
     ] = False,
     stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
     exact: Annotated[bool, typer.Option(config.EXACT.flag, help=config.EXACT.help)] = False,
+    cold: Annotated[bool, typer.Option(config.COLD.flag, help=config.COLD.help)] = False,
     gdb: Annotated[str, typer.Option(config.GDB.flag, help=config.GDB.help)] = "",
     gdb_wait: Annotated[
         bool, typer.Option(config.GDB_WAIT.flag, help=config.GDB_WAIT.help)
@@ -79,7 +80,7 @@ def run(
 
     options = LinuxOptions(
         kernel, initrd, append, memory, console, not no_reboot, debug_exit, stats, exact,
-        gdb, gdb_wait,
+        cold, gdb, gdb_wait,
     )  # fmt: skip
     if kernel:
         if program:

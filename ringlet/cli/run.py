@@ -10,8 +10,8 @@ from ringlet.config import BARE_MEMORY, MachineConfig, parse_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.errors import ConfigError
 from ringlet.machine import bare, host
-from ringlet.machine.cpu import processors
 from ringlet.machine.elf import read_program
+from ringlet.machine.engine import Engine
 
 STDOUT = 1
 
@@ -32,8 +32,8 @@ def run_bare(
     config = MachineConfig(Path(program), size, stats, exact)
     read_program(config.program, config.memory)
     host.require()
-    make_cpu = processors(exact=config.exact)
-    machine = bare.build(config, make_cpu, FdSink(STDOUT), avx="avx" in host.cpu_flags())
+    engine = Engine(exact=config.exact)
+    machine = bare.build(config, engine, FdSink(STDOUT), avx="avx" in host.cpu_flags())
     end = debugged(machine, gdb, wait=gdb_wait) if gdb else supervise(machine)
     if end.message:
         complain(end.message)

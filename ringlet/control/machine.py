@@ -1,6 +1,7 @@
 """`ringlet.Machine`: a PC with Linux, for a program."""
 
 import asyncio
+import contextlib
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -12,8 +13,9 @@ from ringlet.errors import ConfigError
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import fetch_kernel
 from ringlet.images.initramfs import Shell, make_initramfs
+from ringlet.images.store import translations_directory
 from ringlet.machine import boot, host, outcome
-from ringlet.machine.cpu import processors
+from ringlet.machine.engine import Engine
 from ringlet.machine.outcome import End
 from ringlet.machine.pc import Options, Pc, Wire
 from ringlet.machine.runner import Runner
@@ -23,8 +25,9 @@ class Machine:
     """A PC that starts a Linux kernel, with its console in the program's hands.
 
     `kernel` is a bzImage, `initrd` a file or its contents, `append` the command line, `memory` a
-    number of bytes or a size such as "512M".  A guest that resets its machine ends.  Use it as a
-    context manager, or call `close`.  Wrong values raise a `ringlet.errors.RingletError`.
+    number of bytes or a size such as "512M"; `exact` and `cold` are the options of those names.  A
+    guest that resets its machine ends.  Use it as a context manager, or call `close`.  Wrong values
+    raise a `ringlet.errors.RingletError`.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Machine:
         append: str = "console=ttyS0",
         memory: str | int = LINUX_MEMORY,
         exact: bool = False,
+        cold: bool = False,
     ) -> None:
         self._config = LinuxConfig(
             Path(kernel),
@@ -42,7 +46,8 @@ class Machine:
             Path(initrd) if isinstance(initrd, str) else initrd,
             append,
         )
-        self._exact = exact
+        directory = None if cold else translations_directory()
+        self._engine = Engine(exact=exact, directory=directory, kernel=self._config.kernel)
         self._pc: Pc | None = None
         self._runner: Runner | None = None
         self.console = Console(self._poll)
@@ -55,6 +60,7 @@ class Machine:
         append: str = "",
         memory: str | int = LINUX_MEMORY,
         exact: bool = False,
+        cold: bool = False,
     ) -> Self:
         """Return a machine with Debian's kernel and a shell of busybox on its console."""
         return cls(
@@ -63,6 +69,7 @@ class Machine:
             append=f"console=ttyS0 quiet {append}",
             memory=memory,
             exact=exact,
+            cold=cold,
         )
 
     # --- a life
@@ -73,7 +80,7 @@ class Machine:
             raise ConfigError("this machine has been started before; make another")
         host.require()
         wire = Wire(self.console.take, self.console.backlog.take, handshake=True)
-        self._pc = boot.build(self._config, processors(exact=self._exact), Options([wire]))
+        self._pc = boot.build(self._config, self._engine, Options([wire]))
         self._runner = Runner(self._pc.machine)
         self._runner.start()
         threading.Thread(target=self._watch, args=(self._runner,), daemon=True).start()
@@ -104,6 +111,8 @@ class Machine:
         if self._runner is not None:
             self.stop()
             self._runner.done.wait()
+            with contextlib.suppress(OSError):  # what is not kept is translated again
+                self._engine.keep()
 
     def counters(self) -> dict[str, int]:
         """Return the machine's counters (`ringlet.observe` says what they count)."""

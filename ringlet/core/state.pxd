@@ -6,13 +6,14 @@ which derives them from this struct.  Names are the SDM's (vol. 3A ch. 2).
 One `CpuState` per vCPU stands at the start of a block of host memory below 2 GiB, so that
 translated code reaches every field as `[disp32]` (see `Block` below).
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t, int32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t, int16_t, int32_t
 
 ctypedef uint8_t u8
 ctypedef uint16_t u16
 ctypedef uint32_t u32
 ctypedef uint64_t u64
 ctypedef int64_t i64
+ctypedef int16_t i16
 ctypedef int32_t i32
 
 # ModRM numbering of the general registers.
@@ -261,6 +262,7 @@ cdef struct CpuState:
     void* mmu            # ringlet.mmu.windows.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*
     void* translator
+    void* kept           # ringlet.translate.kept.Kept*, or NULL
     void* cpuid          # CpuidEntry[], cpuid_count of them
     u64 cpuid_count
     u64 block            # host address of the block this stands in
@@ -291,7 +293,7 @@ cdef struct CpuState:
     u64 n_fragments, n_guest_insns, n_code_bytes, n_guest_bytes
     u64 n_shadow_faults, n_shadow_pages, n_guest_faults, n_interrupts, n_exceptions
     u64 n_smc, n_flushes, n_cr3_loads, n_cr3_dropped, n_invlpg, n_python_exits
-    u64 n_safepoints, n_stale
+    u64 n_safepoints, n_stale, n_kept
     # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
     u8 pad_xsave[64]
     u8 xsave[4096]

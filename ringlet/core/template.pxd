@@ -16,6 +16,8 @@ cdef enum:  # Reloc.kind
     RELOC_LINK = 7     # imm32: number of the link whose index in the fragment is `value`
     RELOC_SOURCE = 8   # abs64: host address of the guest byte at offset `value` of the fragment
     RELOC_FRAGMENT = 9 # imm32: number of the fragment
+    RELOC_FIELD = 10   # the guest's own 32-bit field at offset `value` of the fragment
+    RELOC_RIP64 = 11   # linear address + (value & FFFFh) + the guest's field at offset value >> 16
 
 # The stubs a translation leaves through; their addresses are the machine's (ringlet.core.stubs).
 cdef enum:  # Stub
@@ -58,6 +60,7 @@ cdef struct Template:
     u32 n_ops
     u8* code
     const u8* source  # where the guest bytes are, in the host (of a checked fragment)
+    const u8* bytes   # the guest bytes that were translated
     Reloc* relocs
     MapEntry* map
     Link* links

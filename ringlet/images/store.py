@@ -5,6 +5,7 @@
         apt/                        package lists (`ringlet.images.apt`)
         kernels/NAME/               an entry: its files, and last of all manifest.json
         tools/NAME/
+        translations/               `ringlet.machine.translations`
 
 An entry is made in a directory beside its place and renamed, so that it is there whole or not at
 all.  Its manifest tells the SHA-256 of each file; an entry that does not agree with it counts as
@@ -136,6 +137,14 @@ def default_root(environ: Mapping[str, str] = os.environ) -> Path:
         return Path.home() / ".cache" / "ringlet"
     except RuntimeError:
         raise ImageError("there is no home directory for a cache; set XDG_CACHE_HOME") from None
+
+
+def translations_directory() -> Path | None:
+    """Return where translations are kept, or None where there is no place for them."""
+    try:
+        return default_root() / "translations"
+    except ImageError:
+        return None
 
 
 def free_space(directory: Path) -> int:

@@ -1,7 +1,6 @@
 """What a machine needs of a processor: `ringlet.vcpu.processor.Processor`, or a test's fake."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Protocol
 
 
@@ -66,11 +65,3 @@ class Cpu(Memory, Protocol):
 
 MakeCpu = Callable[[int], Cpu]
 """Makes a processor with so many bytes of RAM."""
-
-
-def processors(*, exact: bool) -> MakeCpu:
-    """Return what makes Ringlet's own, with `exact` as the option of that name has it."""
-    # Imported late: the engine is the largest part, and help or a wrong option do not need it.
-    from ringlet.vcpu.processor import Processor
-
-    return partial(Processor, speculate=not exact)

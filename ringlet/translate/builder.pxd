@@ -3,9 +3,9 @@
 Host registers (docs/adr/0001): r8 and r9 are scratch, r10 the tag and r11 the addend of the cached
 window, RSP the guest's RSP plus its slot's addend; guest r8-r11 live in `CpuState.gpr`.
 """
-from ringlet.core.state cimport u8, u16, u32, u64, i32, i64, OpInfo
+from ringlet.core.state cimport u8, u16, u32, u64, i16, i32, i64, OpInfo
 from ringlet.core.template cimport *
-from ringlet.translate.insn cimport Insn, ShapeTable
+from ringlet.translate.insn cimport FREE_DISP, Insn, ShapeTable
 
 cdef enum:
     MAX_INSNS = 96
@@ -19,6 +19,8 @@ cdef enum:
     FRAGMENT_FULL = MAX_CODE - 1024
     MAX_CHECKED = 128   # guest bytes of a checked fragment
     MAX_CHECKS = 32
+    MAX_EXACT = 96
+    MAX_FREE = 64
 
 cdef enum:
     H8 = 8
@@ -45,9 +47,14 @@ cdef struct Ref:
     u8 base           # host registers; NO_REG
     u8 index
     u8 scale          # 0..3
-    u8 pad
+    u8 own            # disp is the displacement of the guest's instruction, and far
     i32 disp
     i32 linear        # 1: disp is linear address + disp (RELOC_LINEAR32)
+
+# Bytes from `start` to before `end`, from the fragment's first.
+cdef struct Span:
+    i16 start
+    i16 end
 
 cdef struct Builder:
     ShapeTable* shapes
@@ -77,7 +84,8 @@ cdef struct Builder:
     u32 full          # ran out of room: the fragment must be cut here
     u32 n_bindings
     u32 maybe         # the access of the instruction at hand may not be performed
-    u32 current       # guest offset of the instruction at hand
+    Insn* now         # the instruction at hand
+    u32 current       # and its guest offset
     u32 loop_at       # offset of the rel32 of a jump back to the first instruction; 0: none
     u32 loop_last     # the instruction that jumps back
     u32 loop_zero     # zero_extended there
@@ -95,6 +103,15 @@ cdef struct Builder:
     u32 n_checks
     u32 checks[MAX_CHECKS]       # offsets of the rel32s that lead to the stale exit
     const u8* source  # checked: where the guest bytes are; `code` is a copy
+    u32 noting        # note what the translation depends on
+    u32 scanned       # instructions decoded; there may be fewer in the fragment
+    u32 scan_end      # and the end of the bytes looked at
+    u32 n_exact
+    u32 n_free
+    u32 overflowed    # there was no room for all of it
+    Span exact[MAX_EXACT]    # guest bytes that must be what they are
+    i16 free[MAX_FREE]       # 32-bit fields that must only be far (ringlet.translate.insn)
+    u64 starts[64]           # a bit for each offset at which an instruction was decoded
     u16 live_out      # status flags live where the fragment ends
     Insn insns[MAX_INSNS]
     Reloc relocs[MAX_RELOCS]
@@ -138,6 +155,18 @@ cdef inline u32 rex_of(u32 w, u32 reg, Ref* r) noexcept nogil:
         rex |= (r.base >> 3) & 1
     return rex
 
+cdef inline void free_field(Builder* b, Insn* i, u32 which) noexcept nogil:
+    """A field of `i` follows as it is."""
+    i.free |= which
+    reloc(b, RELOC_FIELD, <i64>i.offset + i.imm_at - (4 if which == FREE_DISP else 0))
+
+cdef inline void disp32(Builder* b, Ref* r) noexcept nogil:
+    if r.linear:
+        reloc(b, RELOC_LINEAR32, r.disp)
+    elif r.own:
+        free_field(b, b.now, FREE_DISP)
+    e32(b, <u32>r.disp)
+
 cdef inline void modrm_mem(Builder* b, u32 reg, Ref* r) noexcept nogil:
     """ModRM, SIB and displacement; the shortest form."""
     cdef u32 mod
@@ -145,9 +174,7 @@ cdef inline void modrm_mem(Builder* b, u32 reg, Ref* r) noexcept nogil:
     if r.base == 0xFF:
         e8(b, reg | 4)
         e8(b, (r.scale << 6) | ((4 if r.index == 0xFF else r.index & 7) << 3) | 5)
-        if r.linear:
-            reloc(b, RELOC_LINEAR32, r.disp)
-        e32(b, <u32>r.disp)
+        disp32(b, r)
         return
     if r.linear:
         mod = 2
@@ -165,16 +192,14 @@ cdef inline void modrm_mem(Builder* b, u32 reg, Ref* r) noexcept nogil:
     if mod == 1:
         e8(b, <u32>r.disp)
     elif mod == 2:
-        if r.linear:
-            reloc(b, RELOC_LINEAR32, r.disp)
-        e32(b, <u32>r.disp)
+        disp32(b, r)
 
 cdef inline Ref ref_mem(u8 base, i32 disp) noexcept nogil:
     cdef Ref r
     r.base = base
     r.index = 0xFF
     r.scale = 0
-    r.pad = 0
+    r.own = 0
     r.disp = disp
     r.linear = 0
     return r
@@ -184,7 +209,7 @@ cdef inline Ref ref_sum(u8 base, u8 index, i32 disp) noexcept nogil:
     r.base = base
     r.index = index
     r.scale = 0
-    r.pad = 0
+    r.own = 0
     r.disp = disp
     r.linear = 0
     return r

@@ -58,6 +58,7 @@ cdef void name_op(Builder* b, Insn* i, u32 op) noexcept nogil:
     for k in range(16):
         o.bytes[k] = b.code[i.offset + k] if k < i.length and k < 15 else 0
     o.resume = 0
+    i.free |= FREE_NONE   # it holds the bytes
     e8(b, 0x48); e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)        # mov qword [op_info], imm32
     reloc(b, RELOC_STATE, OP_INFO)
     e32(b, <u32>(b.block + OP_INFO))

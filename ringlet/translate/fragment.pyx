@@ -42,6 +42,75 @@ cdef inline u16 transfer(Insn* i, u16 live) noexcept nogil:
     return (live & ~i.shape.flags_kill & STATUS) | (i.shape.flags_read & STATUS)
 
 
+cdef void note_bytes(Builder* b, i64 start, i64 end) noexcept nogil:
+    """The translation depends on these bytes."""
+    cdef u32 k
+    for k in range(b.n_exact):
+        if b.exact[k].start <= start and end <= b.exact[k].end:
+            return
+    if b.n_exact and b.exact[b.n_exact - 1].end == start:
+        b.exact[b.n_exact - 1].end = <i16>end
+    elif b.n_exact < MAX_EXACT:
+        b.exact[b.n_exact].start = <i16>start
+        b.exact[b.n_exact].end = <i16>end
+        b.n_exact += 1
+    else:
+        b.overflowed = 1
+
+
+cdef void note_far(Builder* b, i64 field) noexcept nogil:
+    """It depends on a field's being far."""
+    if b.n_free < MAX_FREE:
+        b.free[b.n_free] = <i16>field
+        b.n_free += 1
+    else:
+        b.overflowed = 1
+
+
+cdef void note_insn(Builder* b, Insn* i, i64 at, u32 free) noexcept nogil:
+    """It depends on the instruction at `at` but for the value of its fields in `free`."""
+    cdef i64 imm = at + i.imm_at, start = at
+    if free & (FREE_DISP | FREE_RIP):
+        note_bytes(b, start, imm - 4)
+        start = imm
+    if free & FREE_IMM:
+        if start < imm:
+            note_bytes(b, start, imm)
+        start = imm + 4
+    if start < at + i.length:
+        note_bytes(b, start, at + i.length)
+
+
+cdef void note_peek(Builder* b, Insn* i, i64 at) noexcept nogil:
+    """It depends on an instruction that was looked at for flags alone, whatever its operands."""
+    cdef u32 free = 0, kind = i.shape.kind
+    if 0 <= at < 4096 and b.starts[at >> 6] >> (at & 63) & 1:
+        return
+    if i.disp_size == 4:
+        free |= FREE_DISP
+    if i.shape.imm == 4 and not SHAPE_JMP <= kind <= SHAPE_LOOP:
+        free |= FREE_IMM
+    note_insn(b, i, at, free)
+
+
+cdef void note_fragment(Builder* b) noexcept nogil:
+    cdef u32 k, free
+    cdef Insn* i = NULL
+    cdef u32 end = 0
+    for k in range(b.scanned):
+        i = &b.insns[k]
+        # A checked fragment has all its bytes in its code.
+        free = i.free if k < b.count and not i.free & FREE_NONE and not b.checked else 0
+        if free & FREE_DISP:
+            note_far(b, <i64>i.offset + i.imm_at - 4)
+        if free & FREE_IMM:
+            note_far(b, <i64>i.offset + i.imm_at)
+        note_insn(b, i, i.offset, free)
+        end = i.offset + i.length
+    if end < b.scan_end:
+        note_bytes(b, end, b.scan_end)
+
+
 cdef u16 peek_live(Builder* b, i64 at) noexcept nogil:
     """Status flags that may be read at fragment offset `at` before being overwritten."""
     cdef Insn i
@@ -60,7 +129,11 @@ cdef u16 peek_live(Builder* b, i64 at) noexcept nogil:
             b.learn_at = <u32>at
             b.unlearned = 1
         if r != DECODE_OK:
+            if b.noting:
+                note_bytes(b, at, at + 15 if at + 15 < b.avail else b.avail)
             break
+        if b.noting:
+            note_peek(b, &i, at)
         live |= i.shape.flags_read & pending
         if i.shape.kind == SHAPE_OP:
             break
@@ -98,10 +171,13 @@ cdef bint may_store(Builder* b, Insn* i) noexcept nogil:
 
 cdef int scan(Builder* b) noexcept nogil:
     """Decode the fragment's instructions."""
-    cdef u32 at = 0
+    cdef u32 at = 0, k
     cdef int r
     cdef Insn* i
-    b.count = 0
+    b.count = b.scan_end = b.n_exact = b.n_free = b.overflowed = 0
+    if b.noting:
+        for k in range(64):
+            b.starts[k] = 0
     while b.count < b.limit:
         i = &b.insns[b.count]
         r = decode(b.shapes, b.code + at, b.avail - at, i)
@@ -109,6 +185,7 @@ cdef int scan(Builder* b) noexcept nogil:
         if r == DECODE_MORE:
             if b.count == 0:
                 return TRANSLATE_CROSS
+            b.scan_end = b.avail
             break
         if r == DECODE_LEARN:
             if b.count:
@@ -123,7 +200,10 @@ cdef int scan(Builder* b) noexcept nogil:
             i.length = TOO_LONG
             b.count += 1
             at += 15
+            b.overflowed = 1
             break
+        if b.noting:
+            b.starts[at >> 6] |= <u64>1 << (at & 63)
         b.count += 1
         at += i.length
         if not stays(i) or (b.key & KEY_STEP) or at >= b.avail or (b.room and at >= b.room):
@@ -131,6 +211,9 @@ cdef int scan(Builder* b) noexcept nogil:
         if b.checked and may_store(b, i):
             break
     b.guest_bytes = at
+    b.scanned = b.count
+    if b.scan_end < at:
+        b.scan_end = at
     return TRANSLATE_OK
 
 
@@ -165,6 +248,7 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     cdef u32 kind = i.shape.kind, op
     cdef u32 dead = not i.live & STATUS
     cdef int done = 1
+    b.now = i
     b.current = i.offset
     b.maybe = i.shape.mem & MEM_MAYBE
     op = unit_op(b, i)
@@ -302,6 +386,8 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
         emit_stale(b)
     map_here(b, b.guest_bytes)
     emit_link_stubs(b)
+    if b.noting:
+        note_fragment(b)
     return TRANSLATE_OK
 
 
@@ -322,6 +408,7 @@ cdef Template template_of(Builder* b) noexcept nogil:
     t.n_ops = b.n_ops
     t.code = b.out
     t.source = b.source
+    t.bytes = b.code
     t.relocs = b.relocs
     t.map = b.map
     t.links = b.links

@@ -14,6 +14,12 @@ cdef enum:
     PFX_REPNE = 16   # F2 is
     PFX_REX = 32
 
+cdef enum:
+    FREE_DISP = 1    # the displacement
+    FREE_IMM = 2     # the immediate
+    FREE_RIP = 4     # a displacement from RIP, whatever its value
+    FREE_NONE = 8    # none of them, whatever else is said
+
 # What decoding one instruction came to.
 cdef enum:
     DECODE_OK = 0
@@ -58,7 +64,8 @@ cdef struct Insn:
     u8 disp_size     # 0, 1 or 4
     u8 imm_at        # offset of the immediate in the instruction
     u8 rip_relative
-    u8 pad[3]
+    u8 free          # FREE_*: fields whose value the translation only copies
+    u8 pad[2]
 
 cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogil
 cdef u32 shape_key(ShapeTable* t, Insn* i) noexcept nogil
@@ -78,6 +85,14 @@ cdef inline u8 insn_opreg(Insn* i) noexcept nogil:
 # MOV between rAX and an address given whole, in the immediate.
 cdef inline bint is_moffs(Insn* i) noexcept nogil:
     return i.enc == ENC_LEGACY and i.map == 0 and (i.opcode & 0xFC) == 0xA0
+
+# 32-bit fields below this, sign-extended, are addresses in the upper half.  What is translated is
+# the same for all such values but for the value itself.
+cdef enum:
+    FAR = 1 << 28
+
+cdef inline bint is_far(i64 v) noexcept nogil:
+    return v < -FAR
 
 cdef enum:
     NO_REG = 0xFF

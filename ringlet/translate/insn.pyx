@@ -67,6 +67,7 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
     i.modrm = 0
     i.sib = 0
     i.rip_relative = 0
+    i.free = 0
     i.vvvv = 0
     i.vex = 0
     i.imm = 0

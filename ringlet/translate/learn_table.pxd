@@ -5,4 +5,5 @@ from ringlet.translate.insn cimport ShapeTable
 cdef class LearnTable:
     cdef ShapeTable t
     cdef object learner
+    cdef list keys       # of the shapes from number 2 on
     cpdef learn(self, bytes code)

@@ -45,6 +45,7 @@ cdef class LearnTable:
         cdef int i
         cdef bytes flags = opcode_groups(64)
         self.learner = learn
+        self.keys = []
         for i in range(2048):
             groups[i] = flags[i]
 
@@ -68,7 +69,30 @@ cdef class LearnTable:
         row = self.learner(bytes(buffer[:15])).pack()
         memcpy(&self.t.shapes[self.t.count], PyBytes_AS_STRING(row), sizeof(Shape))
         self.t.index[shape_key(&self.t, &i)] = <u16>self.t.count
+        self.keys.append(shape_key(&self.t, &i))
         self.t.count += 1
+
+    def rows(self) -> bytes:
+        """All shapes, each after its key, for `restore`."""
+        cdef u32 i
+        return b"".join([self.keys[i - 2].to_bytes(4, "little")
+                         + (<char*>&self.t.shapes[i])[:sizeof(Shape)]
+                         for i in range(2, self.t.count)])
+
+    def restore(self, bytes rows):
+        """Take `rows` of a table that learned from the same source; ValueError if it cannot be."""
+        cdef u32 step = 4 + sizeof(Shape), at, key, number
+        if len(rows) % step or self.t.count != 2 or len(rows) // step > CAPACITY - 2:
+            raise ValueError("no shapes")
+        for at in range(0, len(rows), step):
+            key = int.from_bytes(rows[at:at + 4], "little")
+            number = self.t.count
+            memcpy(&self.t.shapes[number], PyBytes_AS_STRING(rows) + at + 4, sizeof(Shape))
+            if key >= KEYS or self.t.shapes[number].kind > SHAPE_INVALID:
+                raise ValueError("no shape")
+            self.t.index[key] = <u16>number
+            self.keys.append(key)
+            self.t.count += 1
 
     @property
     def count(self) -> int:

@@ -9,6 +9,8 @@ from ringlet.translate.builder cimport Binding, Builder, Ref
 cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept nogil
 # The linear address of the memory operand in r9 (for operations that leave translated code).
 cdef void linear_operand(Builder* b, Insn* i) noexcept nogil
+# [base + index + displacement of `i`], host registers.
+cdef Ref of_disp(Builder* b, Insn* i, u8 base, u8 index) noexcept nogil
 cdef void add_segment(Builder* b, Insn* i) noexcept nogil
 # An addend for the linear address in `reg` (r9 or a guest register) in r8: no flag is touched.
 cdef void lookup(Builder* b, u32 reg) noexcept nogil

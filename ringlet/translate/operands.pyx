@@ -13,12 +13,10 @@ the sum non-canonical, and displacements and zero-extended indices end in the gu
 """
 from ringlet.core.state cimport u8, u16, u32, u64, i32, i64, RSP, SEG_FS, SEG_GS, SEG_NONE
 from ringlet.core.state cimport CpuState, BLOCK_SLOTS_K
-from ringlet.translate.insn cimport (Insn, insn_base, insn_index, insn_opreg, NO_REG, PFX_67)
+from ringlet.translate.insn cimport (Insn, insn_base, insn_index, insn_opreg, is_far,
+                                    FAR, FREE_RIP, NO_REG, PFX_67)
 from ringlet.translate.bindings cimport *
 from ringlet.translate.builder cimport *
-
-cdef enum:
-    FAR = 1 << 28
 
 cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
@@ -153,13 +151,21 @@ cdef Ref constant(Builder* b, i64 delta) noexcept nogil:
     return ref_mem(H8, 0)
 
 
-cdef inline Ref absolute(Builder* b, i32 disp, u8 index, u8 scale) noexcept nogil:
+cdef Ref of_disp(Builder* b, Insn* i, u8 base, u8 index) noexcept nogil:
+    """[base + index + disp] of host registers and the guest's own displacement."""
+    cdef Ref r = ref_sum(base, index, i.disp)
+    r.own = i.disp_size == 4 and not i.rip_relative and is_far(i.disp)
+    return r
+
+
+cdef inline Ref absolute(Builder* b, Insn* i, u8 index, u8 scale) noexcept nogil:
     """The operand [index * scale + disp] with a zero-extended index or none: its slot is known."""
     cdef Ref r
+    cdef i32 disp = i.disp
     e8(b, 0x4C); e8(b, 0x8B); e8(b, 0x04); e8(b, 0x25)
     reloc(b, RELOC_STATE, b.slots + <i64>((<u64><i64>disp >> 36) & 0xFFFF) * 8)
     e32(b, <u32>(b.block + b.slots + ((<u64><i64>disp >> 36) & 0xFFFF) * 8))
-    r = ref_sum(H8, index, disp)
+    r = of_disp(b, i, H8, index)
     r.scale = scale
     return r
 
@@ -169,13 +175,11 @@ cdef void effective_address(Builder* b, Insn* i, u32 base, u32 index) noexcept n
     cdef Ref r
     cdef u32 w = 0 if i.prefixes & PFX_67 else 8
     if i.rip_relative:
-        mov_linear64(b, H9, <i64>i.offset + i.length + i.disp)
+        mov_rip(b, i, H9)
         if w == 0:
             mov_rr32(b, H9, H9)
         return
-    r.linear = 0
-    r.pad = 0
-    r.disp = i.disp
+    r = of_disp(b, i, NO_REG, NO_REG)
     r.scale = i.sib >> 6 if i.has_sib else 0
     r.base = <u8>base
     r.index = NO_REG
@@ -190,11 +194,14 @@ cdef void effective_address(Builder* b, Insn* i, u32 base, u32 index) noexcept n
     modrm_mem(b, H9, &r)
 
 
-cdef inline void mov_linear64(Builder* b, u32 dst, i64 delta) noexcept nogil:
+cdef inline void mov_rip(Builder* b, Insn* i, u32 dst) noexcept nogil:
+    """`dst` := what the RIP-relative operand of `i` names."""
+    cdef i64 end = <i64>i.offset + i.length
     e8(b, 0x48 | (dst >> 3))
     e8(b, 0xB8 | (dst & 7))
-    reloc(b, RELOC_LINEAR64, delta)
-    e64(b, b.linear + <u64>delta)
+    i.free |= FREE_RIP
+    reloc(b, RELOC_RIP64, end | (<i64>i.offset + i.imm_at - 4) << 16)
+    e64(b, b.linear + <u64>end + <u64><i64>i.disp)
 
 
 cdef inline void mov_rr32(Builder* b, u32 dst, u32 src) noexcept nogil:
@@ -230,16 +237,16 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
     if i.seg != SEG_NONE:
         if base == NO_REG and index == NO_REG and not i.rip_relative:
             load_state(b, H8, FS_HOST if i.seg == SEG_FS else GS_HOST)
-            return ref_mem(H8, i.disp)
+            return of_disp(b, i, H8, NO_REG)
         linear_operand(b, i)
         return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
     if i.rip_relative:
         return constant(b, <i64>i.offset + i.length + i.disp)
     if index == NO_REG:
         if base == RSP:
-            return ref_mem(RSP, i.disp)
+            return of_disp(b, i, RSP, NO_REG)
         if base == NO_REG:
-            return absolute(b, i.disp, NO_REG, 0)
+            return absolute(b, i, NO_REG, 0)
         if not -FAR <= i.disp <= FAR:
             # Likely an address in the displacement: the sum is in another slot than the base.
             effective_address(b, i, base, index)
@@ -249,11 +256,11 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
         return shrink(b, window(b, host, i.disp, &what, flags_dead), keep)
     if bounded(b, index) and not 8 <= index <= 11 and (base == NO_REG or -FAR <= i.disp <= FAR):
         if base == RSP:
-            r = ref_sum(RSP, <u8>index, i.disp)
+            r = of_disp(b, i, RSP, <u8>index)
             r.scale = scale
             return r
         if base == NO_REG:
-            return absolute(b, i.disp, <u8>index, scale)
+            return absolute(b, i, <u8>index, scale)
         host = load_guest(b, base, H9)
         what = binding(base, NO_REG, 0)
         r = window(b, host, 0, &what, flags_dead)

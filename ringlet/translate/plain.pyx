@@ -10,7 +10,7 @@ from ringlet.translate.shape cimport *
 from ringlet.translate.bindings cimport SMALL_MOVE, TOTAL_MOVE
 from ringlet.translate.builder cimport *
 from ringlet.translate.operands cimport (memory_operand, guest_rsp, bind_rsp, lookup, load_guest,
-                                         window, linear_operand)
+                                         of_disp, window, linear_operand)
 
 cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
@@ -22,9 +22,16 @@ cdef void copy_verbatim(Builder* b, Insn* i) noexcept nogil:
     cdef u8* q = b.out + b.n
     cdef u32 k
     (<u64*>q)[0] = 0
+    cdef u32 at = b.n
     for k in range(i.length):
         q[k] = p[k]
-    b.n += i.length
+    if i.disp_size == 4 and not i.rip_relative and is_far(i.disp):
+        b.n = at + i.imm_at - 4
+        free_field(b, i, FREE_DISP)
+    if i.shape.imm == 4 and is_far(i.imm):
+        b.n = at + i.imm_at
+        free_field(b, i, FREE_IMM)
+    b.n = at + i.length
 
 
 cdef inline bint away(u32 reg) noexcept nogil:
@@ -35,6 +42,8 @@ cdef inline bint away(u32 reg) noexcept nogil:
 cdef inline void copy_imm(Builder* b, Insn* i) noexcept nogil:
     cdef const u8* p = b.code + i.offset + i.imm_at
     cdef u32 k
+    if i.shape.imm == 4 and is_far(i.imm):
+        free_field(b, i, FREE_IMM)
     for k in range(i.shape.imm):
         b.out[b.n + k] = p[k]
     b.n += i.shape.imm
@@ -414,11 +423,10 @@ cdef int emit_lea(Builder* b, Insn* i) noexcept nogil:
     if base == RSP and index == NO_REG and not away(reg) and (i.rex & 8) \
             and not i.prefixes & (PFX_66 | PFX_67):
         load_state(b, reg, NADDEND)
-        lea_sum(b, reg, RSP, <u8>reg, i.disp)
+        r = of_disp(b, i, RSP, <u8>reg)
+        lea(b, reg, &r)
         return 1
-    r.linear = 0
-    r.pad = 0
-    r.disp = i.disp
+    r = of_disp(b, i, NO_REG, NO_REG)
     r.scale = i.sib >> 6 if i.has_sib and index != NO_REG else 0
     r.base = NO_REG if base == NO_REG else <u8>load_guest(b, base, H9)
     r.index = NO_REG if index == NO_REG else <u8>load_guest(b, index, H8)

@@ -1,6 +1,8 @@
 from enum import IntEnum
 from typing import NamedTuple
 
+from ringlet.translate.kept_translations import KeptTranslations
+
 BLOCK: int
 SOURCE: int
 DEFAULT_KEY: int
@@ -21,6 +23,8 @@ class Relocation(IntEnum):
     LINK = ...
     SOURCE = ...
     FRAGMENT = ...
+    FIELD = ...
+    RIP64 = ...
 
 class Stub(IntEnum):
     LINK = ...
@@ -47,6 +51,12 @@ class Translation(NamedTuple):
     @property
     def host_bytes(self) -> int: ...
 
+class InPage(NamedTuple):
+    code: bytes
+    map: tuple[tuple[int, int], ...]
+    links: tuple[tuple[int, int], ...]
+    operations: tuple[tuple[int, int, bytes], ...]
+
 class Sweep(NamedTuple):
     fragments: int
     guest_instructions: int
@@ -67,4 +77,9 @@ class Translator:
         indirect: bool = ...,
         checked: bool = ...,
     ) -> Translation: ...
+    @property
+    def kept(self) -> KeptTranslations: ...
+    def translate_in(
+        self, page: bytes, at: int, linear: int, key: int = ..., indirect: bool = ...
+    ) -> InPage: ...
     def sweep(self, text: bytes, linear: int, key: int = ...) -> Sweep: ...

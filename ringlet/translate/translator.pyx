@@ -11,6 +11,8 @@ from ringlet.core.template cimport *
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
+from ringlet.translate.kept cimport kept_add, kept_find
+from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
 
 DEFAULT_KEY = KEY_MODE64
@@ -29,6 +31,8 @@ class Relocation(IntEnum):
     LINK = RELOC_LINK
     SOURCE = RELOC_SOURCE
     FRAGMENT = RELOC_FRAGMENT
+    FIELD = RELOC_FIELD
+    RIP64 = RELOC_RIP64
 
 
 class Stub(IntEnum):
@@ -91,6 +95,18 @@ class Translation(NamedTuple):
         return len(self.code)
 
 
+class InPage(NamedTuple):
+    """A translation by `Translator.translate_in`: parts of a `Translation`, made or found again.
+
+    `operations` hold (guest offset, `Op`, the instruction's bytes).
+    """
+
+    code: bytes
+    map: tuple[tuple[int, int], ...]
+    links: tuple[tuple[int, int], ...]
+    operations: tuple[tuple[int, int, bytes], ...]
+
+
 class Sweep(NamedTuple):
     """What a `Translator.sweep` came to.
 
@@ -110,9 +126,11 @@ cdef class Translator:
 
     cdef Builder* b
     cdef LearnTable table
+    cdef readonly KeptTranslations kept
 
     def __cinit__(self, speculate=True):
         self.table = LearnTable()
+        self.kept = KeptTranslations(self.table)
         self.b = <Builder*>calloc(1, sizeof(Builder))
         if self.b == NULL:
             raise MemoryError("translator")
@@ -179,6 +197,69 @@ cdef class Translator:
             key, self.b.tail, t.links[0].stub if t.n_links else t.size,
             tuple([t.ops[i].resume for i in range(t.n_ops) if t.ops[i].resume]),
             checked)
+
+    def translate_in(self, const unsigned char[::1] page, u32 at, u64 linear, u32 key=DEFAULT_KEY,
+                     bint indirect=False):
+        """Translate what begins at offset `at` of a page at `linear`, or find it among `kept`.
+
+        ValueError if an instruction there goes on in the next page.
+        """
+        cdef Template t
+        cdef Builder* b = self.b
+        cdef int r = TRANSLATE_LEARN
+        if page.shape[0] != 4096 or at >= 4096 or linear & 0xFFF:
+            raise ValueError("not a page")
+        b.checked = 0
+        b.source = NULL
+        b.noting = 1
+        while r == TRANSLATE_LEARN:
+            b.code = &page[at]
+            b.avail = 4096 - at
+            b.before = at
+            b.limit = MAX_INSNS
+            b.linear = linear + at
+            b.key = key
+            if kept_find(&self.kept.k, b, indirect, &t):
+                break
+            r = translate_fragment(b, indirect)
+            if r == TRANSLATE_LEARN:
+                self.table.learn(bytes(page[at + b.learn_at:at + b.learn_at + 15]))
+            elif r == TRANSLATE_OK:
+                t = template_of(b)
+                kept_add(&self.kept.k, b, &t)
+        b.noting = 0
+        if r == TRANSLATE_CROSS:
+            raise ValueError("the first instruction goes on past the page")
+        self.stand(&t)
+        return InPage(
+            PyBytes_FromStringAndSize(<char*>t.code, t.size),
+            tuple([(t.map[i].host, t.map[i].guest) for i in range(t.n_map)]),
+            tuple([(t.links[i].at, b.linear + t.links[i].target) for i in range(t.n_links)]),
+            tuple([(t.ops[i].rip, t.ops[i].op, (<char*>t.ops[i].bytes)[:16])
+                   for i in range(t.n_ops)]))
+
+    cdef void stand(self, Template* t):
+        """Make a copy of the code and fill in what depends on the guest's bytes and address."""
+        cdef u32 i
+        cdef Reloc* r
+        cdef u8* field
+        if t.code != self.b.out:
+            memcpy(self.b.out, t.code, t.size)
+            t.code = self.b.out
+        for i in range(t.n_relocs):
+            r = &t.relocs[i]
+            field = t.code + r.at
+            if r.kind == RELOC_LINEAR32:
+                (<u32*>field)[0] = <u32>(t.linear + <u64>r.value)
+            elif r.kind == RELOC_LINEAR64:
+                (<u64*>field)[0] = t.linear + <u64>r.value
+            elif r.kind == RELOC_NLINEAR64:
+                (<u64*>field)[0] = 0 - (t.linear + <u64>r.value)
+            elif r.kind == RELOC_FIELD:
+                (<u32*>field)[0] = (<u32*>(t.bytes + r.value))[0]
+            elif r.kind == RELOC_RIP64:
+                (<u64*>field)[0] = (t.linear + <u64>(r.value & 0xFFFF)
+                                    + <u64><i64>(<i32*>(t.bytes + (r.value >> 16)))[0])
 
     def sweep(self, const unsigned char[::1] text, u64 linear, u32 key=DEFAULT_KEY):
         """Translate all of `text`, fragment after fragment, page by page; a `Sweep`.

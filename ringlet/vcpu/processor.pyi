@@ -1,6 +1,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, final
 
+from ringlet.translate.kept_translations import KeptTranslations
+
 class ExitInfo(NamedTuple):
     port: int
     size: int
@@ -13,8 +15,14 @@ class ExitInfo(NamedTuple):
 @final
 class Processor:
     def __init__(
-        self, ram_size: int, cpuid: Iterable[Sequence[int]] | None = None, speculate: bool = True
+        self,
+        ram_size: int,
+        cpuid: Iterable[Sequence[int]] | None = None,
+        speculate: bool = True,
+        keep: bool = False,
     ) -> None: ...
+    @property
+    def kept(self) -> KeptTranslations: ...
     @property
     def ram_size(self) -> int: ...
     def read_phys(self, address: int, size: int) -> bytes: ...

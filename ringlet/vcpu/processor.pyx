@@ -17,6 +17,7 @@ from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
 from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mmu_read, mmu_write,
                               mmu_load_cr3, mmu_flush_all)
 from ringlet.translate.builder cimport Builder
+from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
 from ringlet.vcpu.apic cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due, apic_holds,
                                  apic_line, apic_message, apic_read, apic_update, apic_write)
@@ -27,8 +28,8 @@ from ringlet.vcpu.debugger cimport debug_forget, debug_holds
 from ringlet.vcpu.debugging cimport (debug_destroy, debug_go, debug_poke, debug_set_breaks,
                                      debug_set_watches, debug_why)
 from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
-from ringlet.vcpu.msr cimport reset_msrs
 from ringlet.vcpu.native cimport Native, native_create
+from ringlet.vcpu.reset cimport reset
 from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
                                  space_dropped)
 
@@ -70,7 +71,8 @@ cdef class Processor:
     """One virtual CPU and its guest physical memory of `ram_size` bytes.
 
     Without `speculate` the arithmetic flags are exact at every fault and no access runs ahead of
-    a bounds check; that is slower.
+    a bounds check; that is slower.  With `keep` it does not translate twice what it meets again
+    elsewhere, and its `kept` translations may be those of an earlier run.
 
     Not for two threads at once, but for `kick` and `set_interrupt`, which any thread may call.
     """
@@ -78,6 +80,7 @@ cdef class Processor:
     cdef CpuState* c
     cdef Builder* builder
     cdef LearnTable table
+    cdef readonly KeptTranslations kept
     cdef Native native
     cdef object emulator
     cdef object emulation   # an instruction that waits for the machine, or None
@@ -92,26 +95,17 @@ cdef class Processor:
     cdef u64 port_writes
     cdef readonly unsigned long ram_size
 
-    def __cinit__(self, unsigned long ram_size, cpuid=None, bint speculate=True):
+    def __cinit__(self, unsigned long ram_size, cpuid=None, bint speculate=True,
+                  bint keep=False):
         cdef void* block = ringlet_low(BLOCK_SIZE)
         if block == NULL:
             raise MemoryError("no room below 2 GiB for the virtual processor's state")
         self.c = <CpuState*>block
         self.c.block = <u64>block
         self.ram_size = ram_size
-        self.c.arith_mask = FLAGS_HOST
-        self.c.rflags = 2
-        self.c.win_tag = 0x8000
-        self.c.cr0 = 0x60000010
-        self.c.xcr0 = 1
-        self.c.dr[6] = <u64>0xFFFF0FF0
-        self.c.dr[7] = 0x400
-        reset_msrs(self.c)
+        reset(self.c)
         apic_create(self.c)
         self.c.fpu_pointer = <void*>fpu_pointer
-        # The XSAVE image of a processor after INIT: x87 control word and MXCSR (SDM 1 13.6).
-        (<u16*>self.xsave())[0] = 0x37F
-        (<u32*>(self.xsave() + 24))[0] = 0x1F80
         self.builder = <Builder*>calloc(1, sizeof(Builder))
         if self.builder == NULL:
             raise MemoryError("translator")
@@ -119,6 +113,9 @@ cdef class Processor:
         self.builder.shapes = &self.table.t
         self.builder.speculate = speculate
         self.c.translator = &self.table.t
+        if keep:
+            self.kept = KeptTranslations(self.table)
+            self.c.kept = &self.kept.k
         self.native = native_create(self.c)
         self.emulator = Emulator(self.native)
         cache_create(self.c, CODE_CACHE)

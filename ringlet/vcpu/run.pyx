@@ -13,6 +13,7 @@ from ringlet.mmu.mmu cimport (mmu_fetch, mmu_space, mmu_protect_code, ram_host)
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
+from ringlet.translate.kept cimport Kept, kept_add, kept_find
 from ringlet.vcpu.emulate cimport emulate
 from ringlet.vcpu.apic cimport (INTR_LOCAL, apic_accept, apic_due, apic_tick, apic_update)
 from ringlet.vcpu.debugger cimport (DEBUG_ALONE, DEBUG_STOP, debug_after, debug_before,
@@ -103,7 +104,9 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
     cdef u64 phys = 0, second
     cdef u8* page
     cdef u32 at = c.rip & 0xFFF, i, room
+    cdef Kept* kept = <Kept*>c.kept
     cdef Template t
+    cdef bint known = False
     cdef int r
     r = mmu_fetch(c, c.rip, &phys)
     if r == MEM_FAULT:
@@ -131,10 +134,15 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
         b.avail = 4096 - at
         b.before = at
         b.checked = 0
-    r = translate_fragment(b, indirect)
+    b.noting = kept != NULL and not b.room and not key & KEY_STEP
+    if b.noting and kept_find(kept, b, indirect, &t):
+        known = True
+        r = TRANSLATE_OK
+    else:
+        r = translate_fragment(b, indirect)
     if r == TRANSLATE_CROSS:
         # Protected even if it is hot: two pages are more than it checks.
-        b.checked = 0
+        b.checked = b.noting = 0
         mmu_protect_code(c, phys)
         r = mmu_fetch(c, (c.rip | 0xFFF) + 1, &second)
         if r == MEM_FAULT:
@@ -155,7 +163,15 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
     if r == TRANSLATE_LEARN:
         c.exit_kind = EXIT_LEARN
         return LEAVE_LOOP
-    t = template_of(b)
+    if known:
+        c.n_kept += 1
+    else:
+        t = template_of(b)
+        c.n_fragments += 1
+        c.n_guest_insns += t.insns
+        c.n_guest_bytes += t.guest_bytes
+        if b.noting:
+            kept_add(kept, b, &t)
     out[0] = cache_install(c, k, &t, space, phys, second)
     if out[0] == NONE:
         cache_flush(c, k)
@@ -180,6 +196,7 @@ cdef bint renew(CpuState* c, Builder* b, u32 index) noexcept nogil:
     b.block = c.block
     b.limit = MAX_INSNS
     b.room = debug_room(c, f.linear)
+    b.noting = 0
     read_checked(b, ram_host(c, f.phys[0]) + at, 4096 - at)
     if translate_fragment(b, f.thunk != 0) == TRANSLATE_OK:
         t = template_of(b)

@@ -18,7 +18,7 @@ AT = 0x10000000
 STUBS = {Stub.LINK: 0x1000, Stub.INDIRECT: 0x2000, Stub.OP: 0x3000, Stub.STALE: 0x4000}
 OP_INFO = 0x20000000
 OP_INFO_BYTES = 0x40
-WIDE = (Relocation.LINEAR64, Relocation.NLINEAR64, Relocation.SOURCE)
+WIDE = (Relocation.LINEAR64, Relocation.NLINEAR64, Relocation.SOURCE, Relocation.RIP64)
 
 
 def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
@@ -42,6 +42,11 @@ def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
                 field = STUBS[Stub(value)] - (AT + at + 4) & 0xFFFFFFFF
             case Relocation.SOURCE:
                 field, size = SOURCE + value, 8
+            case Relocation.FIELD:
+                field = int.from_bytes(t.code[at : at + 4], "little")
+            case Relocation.RIP64:
+                there = int.from_bytes(t.code[at : at + 8], "little")
+                field, size = there + linear - t.linear & (1 << 64) - 1, 8
             case Relocation.OP:
                 field = OP_INFO + value * OP_INFO_BYTES
             case _:

@@ -1,0 +1,28 @@
+"""Which translator this is: kept translations mean something only to the one that made them."""
+
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from ringlet.translate.features import OFFERED
+
+_SUFFIXES: Final = (".py", ".so")
+
+
+@cache
+def identity(*, speculate: bool) -> bytes:
+    """Return 32 bytes that differ where translations of the same guest code might.
+
+    That is: another build of the translator, another decoder, other features of the processor, or
+    flags that are to be exact.
+    """
+    of = hashlib.sha256()
+    here = Path(__file__).parent
+    for path in sorted(here.rglob("*")):
+        if path.suffix in _SUFFIXES:
+            of.update(str(path.relative_to(here)).encode() + b"\0")
+            of.update(hashlib.sha256(path.read_bytes()).digest())
+    of.update(f"{version('iced-x86')} {sorted(OFFERED)} {speculate}".encode())
+    return of.digest()
