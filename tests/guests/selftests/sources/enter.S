@@ -47,6 +47,39 @@ leave:
         pop     %rbx
         ret
 
+/* A signal handler that notes the state in which it is entered. */
+        .globl  signals_probe
+signals_probe:
+        mov     %rsp, signals_probed(%rip)
+        mov     %rdi, signals_probed+8(%rip)
+        mov     %rsi, signals_probed+16(%rip)
+        mov     %rdx, signals_probed+24(%rip)
+        pushfq
+        popq    signals_probed+32(%rip)
+        stmxcsr signals_probed+40(%rip)
+        fnstcw  signals_probed+44(%rip)
+        ret
+
+        .globl  fp_hold
+fp_hold:
+        mov     %rdx, %r9
+        mov     %rcx, %rax
+        xor     %edx, %edx
+        xrstor  (%rdi)
+        rdtsc
+        shl     $32, %rdx
+        lea     (%rax,%rdx), %r8
+1:      rdtsc
+        shl     $32, %rdx
+        or      %rdx, %rax
+        sub     %r8, %rax
+        cmp     %r9, %rax
+        jb      1b
+        mov     %rcx, %rax
+        xor     %edx, %edx
+        xsave   (%rsi)
+        ret
+
         .bss
         .balign 8
 entered_rsp:

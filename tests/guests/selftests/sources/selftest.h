@@ -158,6 +158,10 @@ extern int (*on_signal)(struct caught *c, ucontext_t *frame);
                  ".popsection");                                                                \
     asm volatile("mov $771b, %0" : "=r"(code_));                                                \
     code_; })
+/* A list of labels of the snippet, such as STEPS(name, "11f, 12f"), which ends with 0. */
+#define STEPS(name, labels)                                                                     \
+    ".pushsection .rodata\n.balign 8\n.globl " #name "\n" #name ": .quad " labels ", 0\n"       \
+    ".popsection\n"
 u64 code_mark(const void *code);    /* MARK, or the end */
 u64 code_after(const void *code);
 u64 code_end(const void *code);
@@ -180,6 +184,20 @@ void check_fault(const char *name, const void *code, int number, u64 trapno, u64
 void check_fault_at(const char *name, u64 rip, int number, u64 trapno, u64 error);
 /* A page fault: SIGSEGV with its address. */
 void check_pf(const char *name, u64 rip, u64 error, u64 cr2);
+
+/* --- vector and x87 state (fp.c) */
+
+/* An image for FP_RESTORE in which every register differs, by `seed`; rounding is upwards. */
+void fill_fp(u8 *image, u8 seed);
+/* fail() unless the registers and control words of two images agree. */
+void check_fp(const char *name, const u8 *got, const u8 *want);
+/* At a snippet's start: load the image at RDI; RAX is FP_MASK and RDX 0. */
+#define FP_RESTORE "xrstor (%rdi);"
+u64 fp_mask(void);
+/* Give every vector and x87 register another value. */
+void clobber_fp(void);
+/* Load an image, wait so many ticks in a loop of its own, store the state. */
+void fp_hold(const u8 *image, u8 *after, u64 ticks, u64 mask);
 
 /* The program anew: `selftests --exec MODE` (exec.c). */
 int exec_mode(int count, char **arguments);

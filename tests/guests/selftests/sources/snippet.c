@@ -20,6 +20,9 @@ static const int from_frame[16] = {
 
 static void on_fault(int number, siginfo_t *info, void *context)
 {
+    /* The kernel leaves AC as it is; the C library accesses memory at odd addresses. */
+    u64 own_flags = flags();
+    asm volatile("pushq %0; popfq" :: "r"(own_flags & ~(u64)F_AC) : "cc", "memory");
     /* A snippet may have changed FS, by which the C library finds its thread. */
     u64 base;
     raw_syscall(SYS_arch_prctl, ARCH_GET_FS, (long)&base, 0);
@@ -40,7 +43,7 @@ static void on_fault(int number, siginfo_t *info, void *context)
     caught.cs = (u16)g[REG_CSGSFS];
     caught.ss = (u16)((u64)g[REG_CSGSFS] >> 48);
     caught.fs_base = base;
-    caught.handler_flags = flags();
+    caught.handler_flags = own_flags;
     caught.count++;
     memcpy(caught.fp, frame->uc_mcontext.fpregs, has_avx() ? FP_SIZE : 512);
     if (on_signal && on_signal(&caught, frame))
