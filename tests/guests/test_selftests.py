@@ -5,10 +5,7 @@ import pytest
 from ringlet.errors import HostError, ImageError
 from ringlet.images.debian import fetch_kernel
 from tests.guests.selftests.build import archive, build, names
-from tests.guests.selftests.runs import Engine, Run, command, run
-
-PATIENCE = 120
-"""Seconds for all tests; they take some ten on a machine with nothing else to do."""
+from tests.guests.selftests.runs import Engine, Guest, Run, run
 
 pytestmark = pytest.mark.timeout(300)  # the first test fetches the kernel, where there is none
 
@@ -21,10 +18,9 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Run:
         kernel = fetch_kernel().vmlinuz
     except (HostError, ImageError) as error:
         pytest.skip(str(error))
-    initrd = directory / "initrd.cpio"
-    initrd.write_bytes(archive(program))
-    argv = command(Engine.RINGLET, kernel, program, initrd, "vsyscall=xonly")
-    return run(argv, PATIENCE)
+    guest = Guest(kernel, program, directory / "initrd.cpio")
+    guest.initrd.write_bytes(archive(program))
+    return run(Engine.RINGLET, guest, names(), "vsyscall=xonly")
 
 
 @pytest.mark.parametrize("name", names())

@@ -13,11 +13,10 @@ from pathlib import Path
 from ringlet.errors import RingletError
 from ringlet.images.debian import fetch_kernel
 from tests.guests.selftests.build import KERNEL_LOG, archive, build, names
-from tests.guests.selftests.runs import Engine, Run, Verdict, command, run
+from tests.guests.selftests.runs import Engine, Guest, Run, Verdict, run
 
 BOOTS = (("vsyscall=xonly", ""), ("vsyscall=none", "vsyscall"), ("vsyscall=emulate", "vsyscall"))
 """Kernel arguments, and the tests that run with them; "" is all."""
-PATIENCE = 600
 NONE = Verdict("FAIL", "no verdict")
 """Of a test that printed none: the run's own complaint says why."""
 
@@ -63,15 +62,15 @@ def main() -> int:
             kernel = fetch_kernel().vmlinuz
         except RingletError as error:
             sys.exit(str(error))
-        initrd = Path(name, "initrd.cpio")
-        initrd.write_bytes(archive(program))
+        guest = Guest(kernel, program, Path(name, "initrd.cpio"))
+        guest.initrd.write_bytes(archive(program))
         for arguments, part in BOOTS:
             only = options.only or part
             words = tuple(only.split(","))
             wanted = [name for name in names() if name.startswith(words) and part in name]
             wanted = [name for name in wanted if not only or name != KERNEL_LOG]
             runs = {
-                engine: run(command(engine, kernel, program, initrd, arguments, only), PATIENCE)
+                engine: run(engine, guest, wanted, arguments, only)
                 for engine in engines
                 if wanted and not (engine is Engine.NATIVE and part)
             }

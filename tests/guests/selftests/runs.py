@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -10,8 +12,12 @@ from pathlib import Path
 from ringlet.bench.engines import QEMU_MACHINE
 
 MEMORY = 256
+QEMU_CPU = "max,la57=off"  # linear addresses as wide as Ringlet's
 ARGUMENTS = "console=ttyS0 quiet loglevel=1 panic=-1"
+STALL = 60
+"""Seconds without a verdict after which a machine hangs: a test alone gives up after 30."""
 _VERDICT = re.compile(r"(\w+\.\w+): (ok|FAIL|skip)\b ?(.*)")
+_TICK = 0.05
 
 
 class Engine(StrEnum):
@@ -21,6 +27,15 @@ class Engine(StrEnum):
     EXACT = "exact"
     QEMU = "qemu"
     NATIVE = "native"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What all machines are given."""
+
+    kernel: Path
+    program: Path
+    initrd: Path
 
 
 @dataclass(frozen=True)
@@ -40,35 +55,66 @@ class Run:
     """The verdicts by name; `complaint` says why there may be too few."""
 
     verdicts: dict[str, Verdict]
-    complaint: str
+    complaint: str = ""
 
 
-def command(
-    engine: Engine, kernel: Path, program: Path, initrd: Path, arguments: str = "", only: str = ""
-) -> list[str]:
-    """The command line: all tests, or those whose names begin with one of the words in `only`."""
-    append = f"{ARGUMENTS} {arguments} {f'selftests={only}' if only else ''}".strip()
-    if engine is Engine.NATIVE:
-        return [str(program), *filter(None, only.split(","))]
+def command(engine: Engine, guest: Guest, arguments: str = "") -> list[str]:
+    """The command line of one machine, with these arguments for its kernel."""
+    append = f"{ARGUMENTS} {arguments}".strip()
     if engine is Engine.QEMU:
-        return [*QEMU_MACHINE, "-cpu", "max", "-m", str(MEMORY), "-serial", "stdio", "-no-reboot",
-                "-kernel", str(kernel), "-initrd", str(initrd), "-append", append]  # fmt: skip
+        return [*QEMU_MACHINE, "-cpu", QEMU_CPU, "-m", str(MEMORY), "-serial", "stdio",
+                "-no-reboot", "-kernel", str(guest.kernel), "-initrd", str(guest.initrd),
+                "-append", append]  # fmt: skip
     exact = ["--exact"] if engine is Engine.EXACT else []
-    return [sys.executable, "-m", "ringlet", "run", "--kernel", str(kernel), "--initrd",
-            str(initrd), "--append", append, "--memory", f"{MEMORY}M", "--no-reboot",
+    return [sys.executable, "-m", "ringlet", "run", "--kernel", str(guest.kernel), "--initrd",
+            str(guest.initrd), "--append", append, "--memory", f"{MEMORY}M", "--no-reboot",
             *exact]  # fmt: skip
 
 
-def run(argv: list[str], timeout: float) -> Run:
-    """Run a command and read its verdicts."""
-    try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout
-        )
-    except subprocess.TimeoutExpired as late:
-        return Run(parse(late.stdout or b""), f"not done after {timeout:g} s")
-    ended = f"ended with status {done.returncode} {done.stderr.decode(errors='replace')[-500:]}"
-    return Run(parse(done.stdout), "" if b"done" in done.stdout.split() else ended)
+def run(
+    engine: Engine, guest: Guest, wanted: list[str], arguments: str = "", only: str = ""
+) -> Run:
+    """Run all tests, or those whose names begin with one of the words in `only`.
+
+    A test at which the machine hangs has failed; another machine runs those after it.  `wanted` are
+    the tests' names in their order.
+    """
+    if engine is Engine.NATIVE:
+        return _run_once([str(guest.program), *filter(None, only.split(","))])[0]
+    verdicts: dict[str, Verdict] = {}
+    after = ""
+    while True:
+        words = [arguments, f"selftests={only}" if only else "", f"after={after}" if after else ""]
+        result, hung = _run_once(command(engine, guest, " ".join(filter(None, words))))
+        verdicts |= result.verdicts
+        left = [name for name in wanted if name not in verdicts]
+        if not (hung and left and verdicts):
+            return Run(verdicts, result.complaint)
+        after = left[0]
+        verdicts[after] = Verdict("FAIL", result.complaint)
+
+
+def _run_once(argv: list[str]) -> tuple[Run, bool]:
+    """Run a command; the second value tells whether it hung."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        with subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=errors
+        ) as process:
+            seen, since = 0, time.monotonic()
+            while process.poll() is None and time.monotonic() - since < STALL:
+                time.sleep(_TICK)
+                if (size := output.seek(0, 2)) != seen:
+                    seen, since = size, time.monotonic()
+            hung = process.poll() is None
+            if hung:
+                process.kill()
+        output.seek(0)
+        errors.seek(0)
+        text, said = output.read(), errors.read().decode(errors="replace")
+    if hung:
+        return Run(parse(text), f"the machine hung: nothing for {STALL} s"), True
+    ended = f"ended with status {process.returncode} {said[-500:]}"
+    return Run(parse(text), "" if b"done" in text.split() else ended), False
 
 
 def parse(output: bytes) -> dict[str, Verdict]:

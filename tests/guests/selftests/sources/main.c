@@ -1,8 +1,9 @@
 /* Runs the tests, each in a process of its own, and prints a verdict for each.
 
    As a guest's first process it runs all of them, or those whose names begin with the words of
-   the kernel's argument `selftests=`, separated by commas, and turns the machine off. As a
-   program it runs those whose names begin with its arguments. */
+   the kernel's argument `selftests=`, separated by commas, and of these, with `after=NAME`, only
+   the ones behind that test; then it turns the machine off. As a program it runs those whose names
+   begin with its arguments. */
 #include "selftest.h"
 #include <fcntl.h>
 #include <stdarg.h>
@@ -201,14 +202,16 @@ static int chosen(const char *name, char **words)
     return 0;
 }
 
-static int run_all(char **words)
+static int run_all(char **words, const char *after)
 {
     int failed = 0;
-    for (const struct selftest *test = __start_selftests; test < __stop_selftests; test++)
-        if (chosen(test->name, words)) {
+    for (const struct selftest *test = __start_selftests; test < __stop_selftests; test++) {
+        if (after)
+            after = strcmp(test->name, after) ? after : NULL;
+        else if (chosen(test->name, words))
             failed += run_test(test);
-            fflush(stdout);
-        }
+        fflush(stdout);
+    }
     return failed;
 }
 
@@ -225,7 +228,7 @@ static void __attribute__((noreturn)) be_init(void)
     mkdir("/tmp", 0777);
     mount("proc", "/proc", "proc", 0, NULL);
     mount("tmpfs", "/tmp", "tmpfs", 0, NULL);
-    run_all(words);
+    run_all(words, getenv("after"));
     if (!list)
         check_log();
     puts("done");
@@ -253,7 +256,7 @@ int main(int count, char **arguments)
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (getpid() == 1)
         be_init();
-    int failed = run_all(arguments + 1);
+    int failed = run_all(arguments + 1, NULL);
     puts("done");
     return failed > 0;
 }

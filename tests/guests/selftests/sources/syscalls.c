@@ -133,9 +133,10 @@ TEST(syscalls, bad_pointers)
     int file = (int)MUST(raw_syscall(SYS_memfd_create, (long)"file", 0, 0));
     SAME(raw_syscall(SYS_write, file, (long)p + 4000, 500), 96);
     MUST(mprotect(p, PAGE, PROT_READ));
+    SAME(write(ends[1], "x", 1), 1);
     SAME(raw_syscall(SYS_read, ends[0], (long)p, 10), -EFAULT);
     struct iovec parts[] = { { p, 10 }, { p + PAGE, 10 } };
-    SAME(raw_syscall(SYS_writev, ends[1], (long)parts, 2), 10);
+    SAME(raw_syscall(SYS_writev, file, (long)parts, 2), 10);
 }
 
 /* Clocks by the shared page and by system calls agree. */

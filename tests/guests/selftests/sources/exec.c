@@ -1,2 +1,0 @@
-#include "selftest.h"
-int exec_mode(int count, char **arguments) { (void)count; (void)arguments; return 0; }
