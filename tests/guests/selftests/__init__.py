@@ -1,0 +1,1 @@
+"""Programs that test the processor from inside a Linux guest, each with a verdict."""
