@@ -2,6 +2,6 @@
 
 import sys
 
-from ringlet.cli.main import main
+from ringlet.cli.main import command
 
-sys.exit(main())
+sys.exit(command())

@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -209,6 +210,9 @@ class Terminal:
     def type(self, text: bytes) -> None:
         os.write(self.fd, text)
 
+    def resize(self, rows: int, columns: int) -> None:
+        termios.tcsetwinsize(self.fd, (rows, columns))
+
     def until(self, text: bytes) -> bytes:
         """Return what was printed up to `text`."""
         end = time.monotonic() + PATIENCE
@@ -251,13 +255,46 @@ def test_escape_ends_the_machine(terminal: Terminal) -> None:
     assert terminal.ended() == 0
 
 
+def test_what_takes_so_long_is_told_until_the_guest_speaks(terminal: Terminal) -> None:
+    told, _, guests = terminal.until(b"# ").rpartition(b"\x1b[1A\x1b[2K")
+
+    assert b"starting Linux 6." in told
+    assert told.startswith(b"\x1b[?25l")
+    assert told.endswith(b"\n\x1b[?25h\r"), "the cursor is there again"
+    assert b"starting" not in guests
+    terminal.type(b"exit\n")
+    assert terminal.ended() == 0
+
+
+def test_new_size_of_the_window_reaches_the_guest(terminal: Terminal) -> None:
+    terminal.resize(30, 100)
+    terminal.until(b"# ")
+    terminal.type(b"stty size\n")
+    terminal.until(b"\n30 100\r\n")
+    terminal.type(b"sh -c 'trap \"stty size\" WINCH; echo go; while :; do sleep 1; done'\n")
+    terminal.until(b"\ngo\r\n")
+    terminal.resize(50, 132)
+    terminal.until(b"50 132\r\n")
+    terminal.type(b"\x03exit 6\n")
+    assert terminal.ended() == 6
+
+
+def test_summary_of_a_run() -> None:
+    done = in_guest("exit 7", b"", "--stats")
+
+    assert done.returncode == 7
+    assert re.search(rb"\ntime +\d+\.\d\d s from the command's start to the kernel's entry, "
+                     rb"\d+\.\d\d s from there to init, ", done.stderr)  # fmt: skip
+    assert re.search(rb"\nexits +port reads [1-9]", done.stderr)
+
+
 # --- from Python
 
 
 def test_machine_from_python() -> None:
     with ringlet.Machine.debian(memory="256M") as machine:
         machine.boot()
-        machine.console.expect("# ", PATIENCE)
+        assert "error" not in machine.console.expect("# ", PATIENCE), "it has one port alone"
         machine.console.send("echo $((6 * 7))\n")
         assert "42\r\n" in machine.console.expect(re.compile("42\r\n.*# "), PATIENCE)
         assert machine.counters()["interrupts"] > 0
