@@ -3,17 +3,13 @@
 Exit status: the guest's own where it gives one; 2 for the user's mistakes and a host that lacks
 something; 3 for a triple fault or a reset; 4 for a guest that halted for good; 5 for one that went
 where Ringlet cannot follow; 70 for a defect of Ringlet; 128 + n if signal n ended the run.
-
-What this module imports at its top is little: until `command` is called, Ctrl-C is answered by
-Python's own traceback.
 """
 
 import errno
-import signal
 from collections.abc import Sequence
 
 import ringlet.cli.started  # noqa: F401 - it looks at the clock
-from ringlet.cli.signals import Stopped, stoppable
+from ringlet.cli.signals import Stopped, status_of, stoppable
 from ringlet.cli.streams import abandon_stdout, claim_standard_streams, complain
 from ringlet.errors import InternalError, RingletError
 
@@ -24,11 +20,14 @@ _OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 def command() -> int:
     """Be the process of the command line: `main`, which signals may end at any moment."""
-    with stoppable():
-        status = main()
-    # From here on there is nothing to undo.
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with stoppable() as asked:
+        try:
+            status = main()
+        except Exception:
+            if not asked.number:
+                raise
+        if asked.number:
+            status = status_of(asked.number)
     return status
 
 

@@ -22,12 +22,12 @@ class Stopped(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.number = number
+        self.exit_status = status_of(number)
 
-    @property
-    def exit_status(self) -> int:
-        """As a shell reports a process that a signal ended."""
-        return 128 + self.number
+
+def status_of(number: int) -> int:
+    """Return the exit status by which a shell reports a process that a signal ended."""
+    return 128 + number
 
 
 def ending() -> list[signal.Signals]:
@@ -35,8 +35,12 @@ def ending() -> list[signal.Signals]:
     return [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-class _Asked:
-    """The signal that has come, how deep in `held` the main thread is, and whether one waits."""
+class Asked:
+    """Whether a signal has asked for the end.
+
+    `number` is the signal's, or 0.  `depth` is how deep in `held` the main thread is, and `waits`
+    whether the signal has come there.
+    """
 
     number = 0
     depth = 0
@@ -44,13 +48,16 @@ class _Asked:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Let signals raise `Stopped` in the body; the first alone: what it undoes is not disturbed."""
+def stoppable() -> Iterator[type[Asked]]:
+    """Let signals raise `Stopped` in the body; the first alone: what it undoes is not disturbed.
+
+    It may come out as another exception, made of it by whatever code it struck.
+    """
     previous = {n: signal.signal(n, _on_signal) for n in (*ending(), signal.SIGALRM)}
     hook, sys.unraisablehook = sys.unraisablehook, _on_unraisable
-    _Asked.number = 0
+    Asked.number = 0
     try:
-        yield
+        yield Asked
     finally:
         sys.unraisablehook = hook
         for number, handler in previous.items():
@@ -60,25 +67,25 @@ def stoppable() -> Iterator[None]:
 @contextlib.contextmanager
 def held() -> Iterator[None]:
     """Let the body be done as a whole: a signal is heeded after it.  For the main thread."""
-    _Asked.depth += 1
+    Asked.depth += 1
     try:
         yield
     finally:
-        _Asked.depth -= 1
-        if _Asked.waits and not _Asked.depth:
-            _Asked.waits = False
-            raise Stopped(_Asked.number)
+        Asked.depth -= 1
+        if Asked.waits and not Asked.depth:
+            Asked.waits = False
+            raise Stopped(Asked.number)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     if number != signal.SIGALRM:
-        if _Asked.number:
+        if Asked.number:
             return
-        _Asked.number = number
-    if _Asked.depth:
-        _Asked.waits = True
+        Asked.number = number
+    if Asked.depth:
+        Asked.waits = True
     else:
-        raise Stopped(_Asked.number)
+        raise Stopped(Asked.number)
 
 
 def _on_unraisable(info: "UnraisableHookArgs") -> None:

@@ -21,10 +21,11 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", [HUP, INT, TERM])
 def test_a_signal_is_raised_where_the_main_thread_is(number: signal.Signals) -> None:
-    with stoppable(), pytest.raises(Stopped) as caught:
+    with stoppable() as asked, pytest.raises(Stopped) as caught:
         signal.raise_signal(number)
 
     assert caught.value.exit_status == 128 + number
+    assert asked.number == number
 
 
 def test_what_a_signal_undoes_is_not_disturbed_by_another() -> None:
@@ -40,7 +41,7 @@ def test_what_a_signal_undoes_is_not_disturbed_by_another() -> None:
     with stoppable(), pytest.raises(Stopped) as caught:
         work()
 
-    assert (caught.value.number, undone) == (TERM, ["all"])
+    assert (caught.value.exit_status, undone) == (128 + TERM, ["all"])
 
 
 def test_a_signal_waits_for_what_is_done_as_a_whole() -> None:
