@@ -31,7 +31,7 @@ from ringlet.images.debian import fetch_kernel
 from ringlet.images.initramfs import Command, Shell, make_initramfs
 from ringlet.machine import boot, host
 from ringlet.machine.cpu import processors
-from ringlet.machine.linux import read_kernel
+from ringlet.machine.linux import check, read_kernel
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pc import Options
 
@@ -65,7 +65,8 @@ def run_linux(options: LinuxOptions) -> int:
     """Start the kernel that the options name; return the exit status.  Raises RingletError."""
     initrd = Path(options.initrd) if options.initrd else None
     config = LinuxConfig(Path(options.kernel), _memory(options), initrd, options.append)
-    read_kernel(config.kernel, config.memory)
+    # Before anything is opened or written.
+    check(read_kernel(config.kernel, config.memory), config.append, initrd)
     host.require()
     with Progress(f"starting {config.kernel.name}{_WAY_OUT}") as progress:
         end = _run(config, options, console_for(options.console, progress), Told())

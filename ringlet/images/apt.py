@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.errors import ImageError
-from ringlet.images.store import explain
+from ringlet.images.store import explain, free_space
 
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 OS_RELEASE: Final = Path("/etc/os-release")
@@ -157,6 +157,13 @@ class Apt:
         found = sorted(directory.glob("*.deb"))
         if done.returncode or len(found) != 1:
             raise self._failure(f"{package} cannot be fetched", done.stderr)
+        # What it copies from a directory it does not look at again, nor at errors on the way.
+        size = self.show(package).get("Size", "")
+        lacks = (int(size) if size.isdecimal() else 0) - found[0].stat().st_size
+        if lacks > 0:
+            if free_space(directory) < lacks:
+                raise explain(OSError(errno.ENOSPC, _NO_ROOM), self._root.parent)
+            raise ImageError(f"{package} cannot be fetched: its last {lacks} bytes are missing")
         return found[0]
 
     # --- inside

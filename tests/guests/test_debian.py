@@ -18,10 +18,12 @@ from pathlib import Path
 import pytest
 
 import ringlet
-from ringlet.errors import ImageError
+from ringlet.errors import HostError, ImageError
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import CachedKernel, fetch_kernel
+from ringlet.images.initramfs import Shell, make_initramfs
 from ringlet.machine.outcome import EndKind
+from tests.guests.unpacked import unpack
 
 PATIENCE = 90
 """Seconds; a boot takes two on a machine with nothing else to do."""
@@ -179,6 +181,23 @@ def test_console_to_a_file(kernel: CachedKernel, tmp_path: Path) -> None:
 
     assert (done.returncode, done.stdout) == (3, b"")
     assert b"Kernel panic" in log.read_bytes()
+
+
+def test_kernel_that_is_unpacked_already(kernel: CachedKernel, tmp_path: Path) -> None:
+    try:
+        vmlinux = unpack(kernel.vmlinuz, tmp_path)
+    except HostError as error:
+        pytest.skip(str(error))
+    disk = tmp_path / "initrd"
+    disk.write_bytes(make_initramfs(find_busybox(), Shell()))
+    done = subprocess.run(
+        command("--kernel", str(vmlinux), "--initrd", str(disk), "--append", "console=ttyS0 quiet"),
+        input=b"uname -r; cat /proc/cmdline\nexit\n",
+        capture_output=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert f"\n{kernel.release}\r\nconsole=ttyS0 quiet\r\n".encode() in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
