@@ -16,6 +16,7 @@ from typing import Final
 
 from ringlet.errors import ImageError
 from ringlet.images.store import explain, free_space
+from ringlet.images.tools import output
 
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 OS_RELEASE: Final = Path("/etc/os-release")
@@ -169,10 +170,7 @@ class Apt:
     # --- inside
 
     def _without_other_lists(self) -> str:
-        done = subprocess.run(
-            ["apt-config", "dump"], capture_output=True, text=True, check=False,
-            env=_environment(), timeout=_TIMEOUT_S,
-        )  # fmt: skip
+        done = output(["apt-config", "dump"], _TIMEOUT_S, environment=_environment())
         names = set(_ONLY_PACKAGES.findall(done.stdout)) - {"Packages"}
         form = 'Acquire::IndexTargets::deb::{}::DefaultEnabled "false";\n'
         return "".join(form.format(name) for name in sorted(names))
@@ -182,11 +180,12 @@ class Apt:
     ) -> subprocess.CompletedProcess[str]:
         name, *arguments = command
         try:
-            return subprocess.run(
+            return output(
                 [name, "-q", "-c", str(self._config), *arguments],
-                cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                errors="replace", check=False, env=_environment(), timeout=_TIMEOUT_S,
-            )  # fmt: skip
+                _TIMEOUT_S,
+                directory=directory,
+                environment=_environment(),
+            )
         except subprocess.TimeoutExpired:
             raise ImageError(f"{name} was given up after {_TIMEOUT_S // 60} minutes") from None
         except OSError as error:

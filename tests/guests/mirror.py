@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -69,13 +69,17 @@ class Mirror:
         """Fetch by HTTP, `rate` bytes a second."""
         members = {"directory": self._repository.directory, "rate": rate}
         handler = type("Handler", (_Slowly,), members)
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        with _Server(("127.0.0.1", 0), handler) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.02,))
             thread.start()
             self.use(f"http://127.0.0.1:{server.server_port}/")
             yield
             server.shutdown()
             thread.join()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = False  # those that serve are waited for
 
 
 class _Slowly(http.server.BaseHTTPRequestHandler):
@@ -100,6 +104,17 @@ class _Slowly(http.server.BaseHTTPRequestHandler):
         """Be silent."""
 
 
-def command(*arguments: str) -> Sequence[str]:
+def command(*arguments: str) -> list[str]:
     """Return the command line `ringlet run` with these arguments."""
-    return (sys.executable, "-m", "ringlet", "run", *arguments)
+    return [sys.executable, "-m", "ringlet", "run", *arguments]
+
+
+def session(leader: int) -> list[str]:
+    """Return the processes of a session that still run, without those that only wait to be seen."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, _, number = (process / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(number) == leader and state != "Z":
+                found.append((process / "comm").read_text().strip())
+    return found
