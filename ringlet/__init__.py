@@ -9,7 +9,7 @@ machine.console.send("uname -r\n")
 print(machine.console.expect("# "))
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # as in typing, which takes longer to import than everything here
 
 if TYPE_CHECKING:
     from ringlet.control.console import Console

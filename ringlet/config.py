@@ -27,7 +27,7 @@ MEMORY: Final = Option(
 )
 BARE_MEMORY: Final = "128M"
 LINUX_MEMORY: Final = "512M"
-KERNEL: Final = Option("--kernel", "Start this Linux kernel (a bzImage) on a PC.")
+KERNEL: Final = Option("--kernel", "Start this Linux kernel (a bzImage or vmlinux) on a PC.")
 INITRD: Final = Option("--initrd", "Its initial RAM disk.")
 APPEND: Final = Option("--append", "Its command line; for a guest by name, more of it.")
 CONSOLE: Final = Option(

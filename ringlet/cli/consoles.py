@@ -2,16 +2,22 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from ringlet.cli.terminal import Keyboard, RawTerminal, Reader
+from ringlet.cli.progress import Progress
+from ringlet.cli.signals import held
+from ringlet.cli.terminal import Keyboard, RawTerminal, Reader, WindowSize, window_size
+from ringlet.cli.window import Window
 from ringlet.config import CONSOLE
 from ringlet.devices.backends.backlog import Backlog
 from ringlet.devices.backends.fd_sink import FdSink
+from ringlet.devices.uart16550 import Sink
 from ringlet.errors import ConfigError
-from ringlet.images.channel import END_OF_INPUT, StatusPort, frames
+from ringlet.images.channel import END_OF_INPUT, StatusPort, frames, size_line
 from ringlet.machine import outcome
 from ringlet.machine.pc import Pc, Wire
 
@@ -25,8 +31,19 @@ def discard(data: bytes) -> None:
     """Be the sink of what nobody wants to see."""
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 class Console(contextlib.ExitStack):
-    """Connections for the time of a run, in which the machine may be built several times."""
+    """Connections for the time of a run, in which the machine may be built several times.
+
+    `progress` is shown until the guest says something to its user.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        super().__init__()
+        self.progress = progress or Progress()
 
     def wires(self) -> Sequence[Wire]:
         """Return what COM1 and those after it are connected to."""
@@ -35,27 +52,32 @@ class Console(contextlib.ExitStack):
     def attach(self, pc: Pc) -> None:
         """Let input, if there is any, go to this machine from now on."""
 
+    @contextlib.contextmanager
+    def _undone_if_it_fails(self) -> Iterator[None]:
+        """Close this if the body, a part of `__enter__`, does not come to its end."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
-class _Input:
-    """Bytes from a descriptor to one serial port of whatever machine there is."""
+
+class _Feed:
+    """Bytes for one serial port of whatever machine there is."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._pc: Pc | None = None
         self.backlog = Backlog(self._wake)
-        self._reader: Reader | None = None
 
     def attach(self, pc: Pc) -> None:
         self._pc = pc
 
-    def start(self, on_data: Callable[[bytes], object], on_end: Callable[[], object]) -> None:
-        self._reader = Reader(STDIN, on_data, on_end)
-        self._reader.start()
+    def wire(self, sink: Sink) -> Wire:
+        return Wire(sink, self.backlog.take, handshake=True)
 
     def stop(self) -> None:
         self.backlog.close()
-        if self._reader is not None:
-            self._reader.stop()
 
     def quit(self) -> None:
         if self._pc is not None:
@@ -66,19 +88,38 @@ class _Input:
             self._pc.machine.post(self._pc.coms[self._port].poll)
 
 
+class _Input(_Feed):
+    """Standard input as such bytes."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self._reader: Reader | None = None
+
+    def start(self, on_data: Callable[[bytes], object], on_end: Callable[[], object]) -> None:
+        self._reader = Reader(STDIN, on_data, on_end)
+        self._reader.start()
+
+    def stop(self) -> None:
+        super().stop()
+        if self._reader is not None:
+            self._reader.stop()
+
+
 class Quiet(Console):
     """COM1 to a sink, and no input."""
 
-    def __init__(self, sink: Callable[[bytes], None] = discard) -> None:
-        super().__init__()
+    def __init__(
+        self, sink: Callable[[bytes], None] = discard, progress: Progress | None = None
+    ) -> None:
+        super().__init__(progress)
         self._sink = sink
 
     def wires(self) -> Sequence[Wire]:
         """Return COM1's."""
-        return [Wire(self._sink)]
+        return [Wire(self.progress.before(self._sink))]
 
     @classmethod
-    def to_file(cls, path: Path) -> Self:
+    def to_file(cls, path: Path, progress: Progress | None = None) -> Self:
         """Return a console that is written to a new file.  Raises ConfigError."""
         try:
             file = path.open("wb", buffering=0)
@@ -86,7 +127,7 @@ class Quiet(Console):
             raise ConfigError(
                 f"{CONSOLE.flag} {_FILE}{path}: cannot be written: {error.strerror}"
             ) from error
-        console = cls(FdSink(file.fileno(), str(path)))
+        console = cls(FdSink(file.fileno(), str(path)), progress)
         console.enter_context(file)
         return console
 
@@ -94,8 +135,8 @@ class Quiet(Console):
 class _Fed(Console):
     """A console with input for one serial port."""
 
-    def __init__(self, port: int) -> None:
-        super().__init__()
+    def __init__(self, port: int, progress: Progress | None) -> None:
+        super().__init__(progress)
         self._input = _Input(port)
 
     def attach(self, pc: Pc) -> None:
@@ -106,79 +147,132 @@ class _Fed(Console):
 class Stdio(_Fed):
     """COM1 to standard input and output, which if they are a terminal is the guest's own."""
 
-    def __init__(self) -> None:
-        super().__init__(port=0)
+    def __init__(self, progress: Progress | None = None) -> None:
+        super().__init__(0, progress)
 
     def wires(self) -> Sequence[Wire]:
         """Return COM1's."""
-        return [Wire(FdSink(STDOUT), self._input.backlog.take, handshake=True)]
+        return [self._input.wire(self.progress.before(FdSink(STDOUT)))]
 
     def __enter__(self) -> Self:
-        put = self._input.backlog.put
-        if os.isatty(STDIN):
-            self.enter_context(RawTerminal(STDIN))
-            self._input.start(Keyboard(put, self._input.quit, STDOUT), self._input.quit)
-        else:
-            self._input.start(put, lambda: None)
-        self.callback(self._input.stop)
+        with self._undone_if_it_fails():
+            put = self._input.backlog.put
+            self.callback(self._input.stop)
+            if os.isatty(STDIN):
+                with held():
+                    self.enter_context(RawTerminal(STDIN, self._resized))
+                self._input.start(Keyboard(put, self._input.quit, self._help), self._input.quit)
+            else:
+                self._input.start(put, nothing)
         return self
+
+    def _resized(self, size: WindowSize) -> None:
+        """Take the terminal's new size; a kernel of the user's has no way to be told."""
+
+    def _help(self, text: bytes) -> None:
+        self.progress.end()
+        with contextlib.suppress(OSError):
+            os.write(STDOUT, text)
+
+
+@dataclass(slots=True)
+class Told:
+    """What the guest's init has told: `status` once what it ran has ended, and when it began."""
+
+    status: int | None = None
+    init_ns: int = 0
+
+    def init(self) -> None:
+        """Init has begun."""
+        self.init_ns = time.monotonic_ns()
+
+    def exit(self, status: int) -> None:
+        """What init ran has ended."""
+        self.status = status
 
 
 class ShellStreams(Stdio):
-    """A shell on COM1; `status` is its own once it has ended (`ringlet.images.channel`)."""
+    """A shell on COM1; `told` has its status once it has ended (`ringlet.images.channel`).
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.status: int | None = None
+    `size` is the terminal's size as the guest knows it from the beginning.
+    """
+
+    def __init__(self, size: WindowSize, progress: Progress | None = None) -> None:
+        super().__init__(progress)
+        self.told = Told()
+        self._control = _Feed(port=3)
+        self._window = Window(self._send_size, size)
 
     def wires(self) -> Sequence[Wire]:
         """Return those of all four ports."""
-        control = StatusPort(lambda: None, self._ended)
-        return [*super().wires(), Wire(discard), Wire(discard), Wire(control)]
+        control = StatusPort(on_init=self._init, on_ready=nothing, on_exit=self.told.exit)
+        return [*super().wires(), Wire(discard), Wire(discard), self._control.wire(control)]
 
-    def _ended(self, status: int) -> None:
-        self.status = status
+    def attach(self, pc: Pc) -> None:
+        """Let input go to this machine from now on."""
+        super().attach(pc)
+        self._control.attach(pc)
+
+    def __enter__(self) -> Self:
+        with self._undone_if_it_fails():
+            self._window.start()
+            self.callback(self._window.stop)
+            self.callback(self._control.stop)
+            super().__enter__()
+            # It may have changed before changes were told.
+            if (size := window_size(STDIN)) is not None:
+                self._resized(size)
+        return self
+
+    def _resized(self, size: WindowSize) -> None:
+        self._window.changed(size)
+
+    def _init(self) -> None:
+        self.told.init()
+        self._window.guest_listens()
+
+    def _send_size(self, size: WindowSize) -> None:
+        self._control.backlog.put(size_line(size.rows, size.columns))
 
 
 class CommandStreams(_Fed):
     """The streams of a command in the guest, as `ringlet.images.channel` has them.
 
-    `status` is the command's own once it has ended.
+    `told` has the command's status once it has ended.
     """
 
-    def __init__(self, log: Callable[[bytes], None]) -> None:
-        super().__init__(port=1)
+    def __init__(self, log: Callable[[bytes], None], progress: Progress | None = None) -> None:
+        super().__init__(1, progress)
         self._log = log
-        self.status: int | None = None
+        self.told = Told()
         self.callback(self._input.stop)
 
     def wires(self) -> Sequence[Wire]:
         """Return those of all four ports."""
-        control = StatusPort(self._ready, self._ended)
+        before = self.progress.before
+        control = StatusPort(on_init=self.told.init, on_ready=self._ready, on_exit=self.told.exit)
         return [
-            Wire(self._log),
-            Wire(FdSink(STDOUT), self._input.backlog.take, handshake=True),
-            Wire(FdSink(STDERR, "standard error")),
+            Wire(self._log if self._log is discard else before(self._log)),
+            self._input.wire(before(FdSink(STDOUT))),
+            Wire(before(FdSink(STDERR, "standard error"))),
             Wire(control),
         ]
 
     def _ready(self) -> None:
+        self.progress.end()
         self._input.start(self._send, lambda: self._input.backlog.put(END_OF_INPUT))
 
     def _send(self, data: bytes) -> None:
         for frame in frames(data):
             self._input.backlog.put(frame)
 
-    def _ended(self, status: int) -> None:
-        self.status = status
 
-
-def console_for(option: str) -> Console:
+def console_for(option: str, progress: Progress | None = None) -> Console:
     """Return what `--console` asks for.  Raises ConfigError."""
     if option == "stdio":
-        return Stdio()
+        return Stdio(progress)
     if option == "none":
-        return Quiet()
+        return Quiet(progress=progress)
     if option.startswith(_FILE) and option != _FILE:
-        return Quiet.to_file(Path(option.removeprefix(_FILE)))
+        return Quiet.to_file(Path(option.removeprefix(_FILE)), progress)
     raise ConfigError(f"{CONSOLE.flag} {option}: give stdio, file:PATH or none")

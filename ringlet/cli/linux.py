@@ -7,22 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console as Screen
-
 from ringlet.cli.consoles import (
     STDERR,
     STDIN,
     CommandStreams,
     Console,
     ShellStreams,
+    Told,
     console_for,
     discard,
 )
 from ringlet.cli.gdb import debugged
-from ringlet.cli.stats import print_stats
+from ringlet.cli.progress import Progress
+from ringlet.cli.started import STARTED_NS
+from ringlet.cli.stats import Moments, print_stats
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
-from ringlet.cli.terminal import window_size
+from ringlet.cli.terminal import WindowSize, window_size
 from ringlet.config import LINUX_MEMORY, LinuxConfig, parse_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.images.busybox import find_busybox
@@ -31,7 +32,7 @@ from ringlet.images.initramfs import Command, Shell, make_initramfs
 from ringlet.images.store import translations_directory
 from ringlet.machine import boot, host
 from ringlet.machine.engine import Engine
-from ringlet.machine.linux import read_kernel
+from ringlet.machine.linux import check, read_kernel
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pc import Options
 
@@ -40,6 +41,8 @@ NAMES: Final = ("debian",)
 
 # The kernel restarts the machine at once after a panic, which ends the run.
 _PANIC: Final = " panic=-1"
+_WAY_OUT: Final = "; Ctrl-A x ends it"
+_USUAL_SIZE: Final = WindowSize(24, 80)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,12 @@ def run_linux(options: LinuxOptions) -> int:
     """Start the kernel that the options name; return the exit status.  Raises RingletError."""
     initrd = Path(options.initrd) if options.initrd else None
     config = LinuxConfig(Path(options.kernel), _memory(options), initrd, options.append)
-    read_kernel(config.kernel, config.memory)
+    # Before anything is opened or written.
+    check(read_kernel(config.kernel, config.memory), config.append, initrd)
     host.require()
-    return _status(_run(config, options, console_for(options.console)))
+    with Progress(f"starting {config.kernel.name}{_WAY_OUT}") as progress:
+        end = _run(config, options, console_for(options.console, progress), Told())
+    return _status(end)
 
 
 def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verbose: bool) -> int:
@@ -78,71 +84,76 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
         command = ["sh"]
     memory = _memory(options)
     host.require()
-    with Screen(stderr=True).status("starting") as progress:
+    with Progress("starting") as progress:
         kernel = fetch_kernel(package, progress.update)
         read_kernel(kernel.vmlinuz, memory)
         busybox = find_busybox(progress.update)
-        progress.update(f"starting Linux {kernel.release}")
-        task = _task(command)
+        progress.update(f"starting Linux {kernel.release}{'' if command else _WAY_OUT}")
+        append = f"console=ttyS0 {'' if verbose else 'quiet '}{options.append}"
+        term = os.environ.get("TERM", "vt100")
+        task: Shell | Command
+        streams: ShellStreams | CommandStreams
+        if command:
+            append += _PANIC
+            options = replace(options, reboot=False)
+            task = Command(tuple(os.fsencode(argument) for argument in command), term)
+            log = FdSink(STDERR, "standard error") if verbose else discard
+            streams = CommandStreams(log, progress)
+        else:
+            size = window_size(STDIN) or _USUAL_SIZE
+            task = Shell(term, size.rows, size.columns)
+            streams = ShellStreams(size, progress)
         initrd = make_initramfs(busybox, task)
-    append = f"console=ttyS0 {'' if verbose else 'quiet '}{options.append}"
-    streams: ShellStreams | CommandStreams
-    if command:
-        append += _PANIC
-        options = replace(options, reboot=False)
-        streams = CommandStreams(FdSink(STDERR, "standard error") if verbose else discard)
-    else:
-        streams = ShellStreams()
-    end = _run(LinuxConfig(kernel.vmlinuz, memory, initrd, append), options, streams)
-    if streams.status is not None and end.kind is EndKind.POWER_OFF:
-        return streams.status
+        config = LinuxConfig(kernel.vmlinuz, memory, initrd, append)
+        end = _run(config, options, streams, streams.told)
+    if streams.told.status is not None and end.kind is EndKind.POWER_OFF:
+        return streams.told.status
     if command and end.kind is EndKind.RESET:
         complain("the guest's kernel panicked before the command ended; -v shows its messages")
         return end.status
     return _status(end)
 
 
-def _task(command: Sequence[str]) -> Shell | Command:
-    term = os.environ.get("TERM", "vt100")
-    if command:
-        return Command(tuple(os.fsencode(argument) for argument in command), term)
-    size = window_size(STDIN)
-    return Shell(term) if size is None else Shell(term, size.rows, size.columns)
-
-
 def _memory(options: LinuxOptions) -> int:
     return parse_memory(options.memory or LINUX_MEMORY, host.memory_size())
 
 
-def _run(config: LinuxConfig, options: LinuxOptions, console: Console) -> End:
+def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Told) -> End:
     """Run the machine, anew after each reset unless that ends the run."""
     directory = None if options.cold else translations_directory()
     engine = Engine(exact=options.exact, directory=directory, kernel=config.kernel)
+    moments = Moments(STARTED_NS)
     with console:
         while True:
             pc = boot.build(config, engine, Options(console.wires(), options.debug_exit))
             console.attach(pc)
             if options.gdb:
+                console.progress.end()
                 end = debugged(pc.machine, options.gdb, wait=options.gdb_wait)
             else:
                 end = supervise(pc.machine)
-            _keep(engine)
+            trouble = _keep(engine)
             if end.kind is not EndKind.RESET or not options.reboot:
                 break
+            moments.command = 0  # which was long before the next machine's entry
+    console.progress.end()
+    if trouble:
+        complain(trouble)
     if options.stats:
-        print_stats(pc.machine.counters())
+        moments.init = told.init_ns
+        print_stats(pc.machine.counters(), moments)
     return end
 
 
-def _keep(engine: Engine) -> None:
-    """Keep the translations; if that is not possible, the guest has run all the same."""
+def _keep(engine: Engine) -> str:
+    """Keep the translations; what stood against it, if anything: the guest has run all the same."""
     try:
         engine.keep()
     except OSError as error:
-        complain(
-            f"{error.filename or 'translations'}: translations were not kept: "
-            f"{error.strerror or error}; --cold does without"
-        )
+        where = error.filename or "translations"
+        what = error.strerror or error
+        return f"{where}: translations were not kept: {what}; --cold does without"
+    return ""
 
 
 def _status(end: End) -> int:

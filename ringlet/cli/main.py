@@ -1,157 +1,50 @@
 """The command `ringlet`.
 
 Exit status: the guest's own where it gives one; 2 for the user's mistakes and a host that lacks
-something; 3 for a triple fault
-or a reset; 4 for a guest that halted for good; 70 for a defect of Ringlet;
-128 + n if signal n ended the run.
+something; 3 for a triple fault or a reset; 4 for a guest that halted for good; 5 for one that went
+where Ringlet cannot follow; 70 for a defect of Ringlet; 128 + n if signal n ended the run.
 """
 
 import errno
-import importlib
-import importlib.util
 from collections.abc import Sequence
-from typing import Annotated
 
-import typer
-
-from ringlet import __version__, config
-from ringlet.cli.streams import abandon_stdout, claim_standard_streams, complain, emit
-from ringlet.errors import ConfigError, InternalError, RingletError
+import ringlet.cli.started  # noqa: F401 - it looks at the clock
+from ringlet.cli.signals import Stopped, status_of, stoppable
+from ringlet.cli.streams import abandon_stdout, claim_standard_streams, complain
+from ringlet.errors import InternalError, RingletError
 
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
-_BENCH = "ringlet.cli.bench"
 _OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
-_EXPLAIN = "ringlet.cli.explain"
-
-_SUMMARY = "Run x86 guests in user space: no VT-x, no kernel module, no guest patches."
 
 
-def run(
-    program: Annotated[
-        str, typer.Argument(help="A guest by name: debian; or with --bare the program to run.")
-    ] = "",
-    command: Annotated[
-        list[str] | None,
-        typer.Argument(help="With debian: a command for the guest, after --; else a shell."),
-    ] = None,
-    bare: Annotated[bool, typer.Option(config.BARE.flag, help=config.BARE.help)] = False,
-    kernel: Annotated[str, typer.Option(config.KERNEL.flag, help=config.KERNEL.help)] = "",
-    initrd: Annotated[str, typer.Option(config.INITRD.flag, help=config.INITRD.help)] = "",
-    append: Annotated[str, typer.Option(config.APPEND.flag, help=config.APPEND.help)] = "",
-    package: Annotated[
-        str, typer.Option(config.PACKAGE.flag, help=config.PACKAGE.help)
-    ] = config.PACKAGE.default,
-    memory: Annotated[
-        str, typer.Option(config.MEMORY.flag, "-m", help=config.MEMORY.help)
-    ] = config.MEMORY.default,
-    console: Annotated[
-        str, typer.Option(config.CONSOLE.flag, help=config.CONSOLE.help)
-    ] = config.CONSOLE.default,
-    no_reboot: Annotated[
-        bool, typer.Option(config.NO_REBOOT.flag, help=config.NO_REBOOT.help)
-    ] = False,
-    debug_exit: Annotated[
-        bool, typer.Option(config.DEBUG_EXIT.flag, help=config.DEBUG_EXIT.help)
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option(config.VERBOSE.flag, "-v", help=config.VERBOSE.help)
-    ] = False,
-    stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
-    exact: Annotated[bool, typer.Option(config.EXACT.flag, help=config.EXACT.help)] = False,
-    cold: Annotated[bool, typer.Option(config.COLD.flag, help=config.COLD.help)] = False,
-    gdb: Annotated[str, typer.Option(config.GDB.flag, help=config.GDB.help)] = "",
-    gdb_wait: Annotated[
-        bool, typer.Option(config.GDB_WAIT.flag, help=config.GDB_WAIT.help)
-    ] = False,
-) -> int:
-    """Run a guest: debian (its kernel and a shell), a Linux kernel, or a bare program."""
-    if gdb_wait and not gdb:
-        raise ConfigError("--gdb-wait needs --gdb; for example: --gdb 1234 --gdb-wait")
-    # The commands import late, so that help and a mistyped option answer at once.
-    if bare:
-        if kernel or command:
-            unwanted = kernel or " ".join(command or [])
-            raise RingletError(f"{unwanted}: --bare takes one program and no kernel")
-        from ringlet.cli.run import run_bare
-
-        return run_bare(program, memory, stats=stats, exact=exact, gdb=gdb, gdb_wait=gdb_wait)
-    from ringlet.cli.linux import NAMES, LinuxOptions, run_debian, run_linux
-
-    options = LinuxOptions(
-        kernel, initrd, append, memory, console, not no_reboot, debug_exit, stats, exact,
-        cold, gdb, gdb_wait,
-    )  # fmt: skip
-    if kernel:
-        if program:
-            raise RingletError(f"{program}: a guest by name has its own kernel; leave out --kernel")
-        return run_linux(options)
-    if program in NAMES:
-        if initrd or console != config.CONSOLE.default:
-            raise RingletError(f"{program} has its own initial RAM disk and console")
-        return run_debian(options, package, command or [], verbose)
-    if program:
-        raise RingletError(
-            f"{program}: no guest of that name; give debian, --kernel KERNEL, or --bare PROGRAM"
-        )
-    raise RingletError("nothing to run; for example: ringlet run debian")
-
-
-def doctor() -> int:
-    """Tell what this host offers and lacks for running guests."""
-    from ringlet.cli.doctor import run_doctor
-
-    return run_doctor()
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        emit(f"ringlet {__version__}")
-        raise typer.Exit(0)
-
-
-def _top(
-    context: typer.Context,
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
-    ] = False,
-) -> None:
-    if context.invoked_subcommand is None:
-        emit(context.get_help())
-
-
-def make_app() -> typer.Typer:
-    """Return the command line: `run`, `doctor`, and `explain`, `bench` where they are installed."""
-    app = typer.Typer(
-        name="ringlet", help=_SUMMARY, add_completion=False, pretty_exceptions_enable=False
-    )
-    app.callback(invoke_without_command=True)(_top)
-    app.command()(run)
-    app.command()(doctor)
-    if importlib.util.find_spec(_EXPLAIN) is not None:
-        app.command()(importlib.import_module(_EXPLAIN).explain)
-    if importlib.util.find_spec(_BENCH) is not None:
-        app.add_typer(importlib.import_module(_BENCH).bench_app, name="bench")
-    return app
+def command() -> int:
+    """Be the process of the command line: `main`, which signals may end at any moment."""
+    with stoppable() as asked:
+        try:
+            status = main()
+        except Exception:
+            if not asked.number:
+                raise
+        if asked.number:
+            status = status_of(asked.number)
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; no error leaves as a traceback."""
     claim_standard_streams()
     try:
-        status = make_app()(args=arguments, prog_name="ringlet", standalone_mode=False)
-        return status if isinstance(status, int) else 0
+        return _run(arguments)
+    except Stopped as stopped:
+        return stopped.exit_status
     except RingletError as error:
         complain(str(error))
         return error.exit_status
-    except typer.TyperException as error:
-        complain(f"{error.format_message().rstrip('.')}; see ringlet --help")
-        return STATUS_USAGE
     except InternalError as error:
         complain(f"internal error, please report it: {error}")
         return error.exit_status
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return STATUS_INTERRUPTED
     except OSError as error:
         abandon_stdout()
@@ -165,3 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         abandon_stdout()
         complain("cannot write standard output: its reader is gone")
         return STATUS_USAGE
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    # Late: half of the time before a guest starts goes to such imports.
+    import typer
+
+    from ringlet.cli.app import make_app
+
+    try:
+        status = make_app()(args=arguments, prog_name="ringlet", standalone_mode=False)
+    except typer.TyperException as error:
+        complain(f"{error.format_message().rstrip('.')}; see ringlet --help")
+        return STATUS_USAGE
+    except typer.Abort:
+        return STATUS_INTERRUPTED
+    return status if isinstance(status, int) else 0

@@ -2,13 +2,84 @@
 
 import contextlib
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
 
+from ringlet.config import format_size
 from ringlet.observe import format_stats
 
+_WIDTH: Final = 100
+_MARGIN: Final = 11
+# What a counter is called in the summary, in the summary's order.
+_KINDS: Final = {
+    "port_reads": "port reads",
+    "port_writes": "port writes",
+    "mmio_reads": "device memory reads",
+    "mmio_writes": "device memory writes",
+    "msr_reads": "MSR reads",
+    "msr_writes": "MSR writes",
+    "cpuid": "CPUID",
+    "halts": "halts",
+    "exceptions": "exceptions",
+    "interrupts": "interrupts",
+    "shadow_faults": "shadow faults",
+}
 
-def print_stats(counters: Mapping[str, int]) -> None:
-    """Print a line for each counter on standard error."""
-    for line in format_stats(counters):
+
+@dataclass(slots=True)
+class Moments:
+    """When what happened, in ns of the host's monotonic clock; 0 where that is not known.
+
+    `command` is the command's start, `init` the first word of the guest's init.
+    """
+
+    command: int = 0
+    init: int = 0
+
+
+def print_stats(counters: Mapping[str, int], moments: Moments | None = None) -> None:
+    """Print a line for each counter on standard error; with `moments`, a summary after them."""
+    _print(format_stats(counters))
+    if moments is not None:
+        _print(summary(counters, moments))
+
+
+def summary(counters: Mapping[str, int], moments: Moments) -> Iterator[str]:
+    """Give the lines of a Linux guest's summary."""
+    count = {name: f"{value:,}" for name, value in counters.items()}
+    kinds = ", ".join(f"{words} {count.get(name, 0)}" for name, words in _KINDS.items())
+    used, room = counters.get("code_cache_used", 0), counters.get("code_cache_size", 0)
+    parts = {
+        "time": ", ".join(_times(counters, moments)),
+        "exits": f"{kinds}; {count.get('exits', 0)} in all, with those that link translated code",
+        "code": f"{count.get('fragments', 0)} fragments translated, with "
+        f"{count.get('guest_instructions', 0)} instructions; code cache: {format_size(used)} of "
+        f"{format_size(room)} in use, flushes {count.get('flushes', 0)}",
+        "memory": f"{count.get('shadow_pages', 0)} pages mapped, shadow faults "
+        f"{count.get('shadow_faults', 0)}",
+    }
+    for name, text in parts.items():
+        lines = textwrap.wrap(text, _WIDTH - _MARGIN)
+        yield f"{name:<{_MARGIN}}{lines[0]}"
+        yield from (" " * _MARGIN + line for line in lines[1:])
+
+
+def _times(counters: Mapping[str, int], moments: Moments) -> Iterator[str]:
+    entry = counters.get("machine_entry_ns", 0)
+    if moments.command:
+        yield f"{_seconds(entry - moments.command)} from the command's start to the kernel's entry"
+    if moments.init:
+        yield f"{_seconds(moments.init - entry)} from there to init"
+    yield f"{_seconds(counters.get('machine_wall_ns', 0))} in the guest"
+
+
+def _seconds(ns: int) -> str:
+    return f"{ns / 1e9:.2f} s"
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
         with contextlib.suppress(OSError):  # no reason to lose the guest's status
             print(line, file=sys.stderr)

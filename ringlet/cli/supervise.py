@@ -1,16 +1,17 @@
 """Runs a machine in a thread of its own while this one waits for it and for signals."""
 
 import signal
-import threading
+from functools import partial
+from queue import SimpleQueue
 from types import FrameType
 from typing import Final
 
+from ringlet.cli.signals import ending
 from ringlet.machine import outcome
 from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import End
 from ringlet.machine.runner import Runner
 
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE_S: Final = 2.0
 """How long a vCPU that was told to stop may take: it may be writing to a full pipe."""
 
@@ -20,21 +21,23 @@ def supervise(machine: Machine) -> End:
 
     Call it from the main thread.  What `Machine.run` raises is raised here.
     """
-    run = Runner(machine)
-    told = threading.Event()
+    # A wait for an event is not ended by a signal; and only this queue may be used by its handler.
+    news: SimpleQueue[None] = SimpleQueue()
+    run = Runner(machine, partial(news.put, None))
     asked: list[End] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        asked.append(outcome.stopped(number))
-        machine.stop(asked[0])
-        told.set()
+        # A second one may come while the first is here, within a lock.
+        if not asked:
+            asked.append(outcome.stopped(number))
+            machine.stop(asked[0])
+            news.put(None)
 
-    previous = {number: signal.signal(number, on_signal) for number in _ENDING}
+    previous = {number: signal.signal(number, on_signal) for number in ending()}
     try:
         run.start()
-        while not run.done.wait(None if not asked else _GRACE_S):
-            if asked:
-                break
+        news.get()
+        run.done.wait(_GRACE_S)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -12,6 +12,7 @@ from enum import Enum
 from types import FrameType, TracebackType
 from typing import Final, Self
 
+from ringlet.cli.signals import held
 from ringlet.errors import OutputError
 
 ESCAPE: Final = 0x01  # Ctrl-A
@@ -145,10 +146,11 @@ class RawTerminal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
-        self._restore()
+        with held():
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers.clear()
+            self._restore()
 
     # --- signals
 
@@ -253,15 +255,18 @@ class Reader:
 class Keyboard:
     """Passes what the user types to the guest, and does what is for Ringlet.
 
-    `terminal` is where the list of keys is shown.
+    `show` gets the list of keys.
     """
 
     def __init__(
-        self, send: Callable[[bytes], object], quit_: Callable[[], object], terminal: int
+        self,
+        send: Callable[[bytes], object],
+        quit_: Callable[[], object],
+        show: Callable[[bytes], object],
     ) -> None:
         self._send = send
         self._quit = quit_
-        self._terminal = terminal
+        self._show = show
         self._parser = EscapeParser()
 
     def __call__(self, data: bytes) -> None:
@@ -271,7 +276,6 @@ class Keyboard:
                 case Action.QUIT:
                     self._quit()
                 case Action.HELP:
-                    with contextlib.suppress(OSError):
-                        os.write(self._terminal, HELP)
+                    self._show(HELP)
                 case bytes():
                     self._send(part)

@@ -24,10 +24,10 @@ from ringlet.machine.runner import Runner
 class Machine:
     """A PC that starts a Linux kernel, with its console in the program's hands.
 
-    `kernel` is a bzImage, `initrd` a file or its contents, `append` the command line, `memory` a
-    number of bytes or a size such as "512M"; `exact` and `cold` are the options of those names.  A
-    guest that resets its machine ends.  Use it as a context manager, or call `close`.  Wrong values
-    raise a `ringlet.errors.RingletError`.
+    `kernel` is a bzImage or vmlinux, `initrd` a file or its contents, `append` the command line,
+    `memory` a number of bytes or a size such as "512M"; `exact` and `cold` are the options of those
+    names.  A guest that resets its machine ends.  Use it as a context manager, or call `close`.
+    Wrong values raise a `ringlet.errors.RingletError`.
     """
 
     def __init__(

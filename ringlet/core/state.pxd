@@ -293,7 +293,8 @@ cdef struct CpuState:
     u64 n_fragments, n_guest_insns, n_code_bytes, n_guest_bytes
     u64 n_shadow_faults, n_shadow_pages, n_guest_faults, n_interrupts, n_exceptions
     u64 n_smc, n_flushes, n_cr3_loads, n_cr3_dropped, n_invlpg, n_python_exits
-    u64 n_safepoints, n_stale, n_kept
+    u64 n_safepoints, n_stale, n_kept, n_halts, n_cpuid, n_msr_reads, n_msr_writes
+    u64 n_mmio_reads, n_mmio_writes
     # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
     u8 pad_xsave[64]
     u8 xsave[4096]

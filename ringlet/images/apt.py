@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.errors import ImageError
-from ringlet.images.store import explain
+from ringlet.images.store import explain, free_space
+from ringlet.images.tools import output
 
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 OS_RELEASE: Final = Path("/etc/os-release")
@@ -157,15 +158,19 @@ class Apt:
         found = sorted(directory.glob("*.deb"))
         if done.returncode or len(found) != 1:
             raise self._failure(f"{package} cannot be fetched", done.stderr)
+        # What it copies from a directory it does not look at again, nor at errors on the way.
+        size = self.show(package).get("Size", "")
+        lacks = (int(size) if size.isdecimal() else 0) - found[0].stat().st_size
+        if lacks > 0:
+            if free_space(directory) < lacks:
+                raise explain(OSError(errno.ENOSPC, _NO_ROOM), self._root.parent)
+            raise ImageError(f"{package} cannot be fetched: its last {lacks} bytes are missing")
         return found[0]
 
     # --- inside
 
     def _without_other_lists(self) -> str:
-        done = subprocess.run(
-            ["apt-config", "dump"], capture_output=True, text=True, check=False,
-            env=_environment(), timeout=_TIMEOUT_S,
-        )  # fmt: skip
+        done = output(["apt-config", "dump"], _TIMEOUT_S, environment=_environment())
         names = set(_ONLY_PACKAGES.findall(done.stdout)) - {"Packages"}
         form = 'Acquire::IndexTargets::deb::{}::DefaultEnabled "false";\n'
         return "".join(form.format(name) for name in sorted(names))
@@ -175,11 +180,12 @@ class Apt:
     ) -> subprocess.CompletedProcess[str]:
         name, *arguments = command
         try:
-            return subprocess.run(
+            return output(
                 [name, "-q", "-c", str(self._config), *arguments],
-                cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                errors="replace", check=False, env=_environment(), timeout=_TIMEOUT_S,
-            )  # fmt: skip
+                _TIMEOUT_S,
+                directory=directory,
+                environment=_environment(),
+            )
         except subprocess.TimeoutExpired:
             raise ImageError(f"{name} was given up after {_TIMEOUT_S // 60} minutes") from None
         except OSError as error:

@@ -8,6 +8,7 @@ from ringlet.errors import ImageError
 from ringlet.images.apt import Apt
 from ringlet.images.debian import Progress, fetch_busybox, silent
 from ringlet.images.store import Store
+from ringlet.images.tools import output
 
 HOST_BUSYBOX: Final = Path("/bin/busybox")
 NEEDED: Final = frozenset(
@@ -16,6 +17,7 @@ NEEDED: Final = frozenset(
 )  # fmt: skip
 """The applets that the guest's init calls."""
 
+_TIMEOUT_S: Final = 20
 _PT_INTERP: Final = 3
 _EM_X86_64: Final = 62
 _HEADER: Final = 64
@@ -46,10 +48,8 @@ def applets(busybox: Path) -> list[str]:
     Raises ImageError.
     """
     try:
-        done = subprocess.run(
-            [busybox, "--list-full"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            errors="replace", timeout=20, check=True,
-        )  # fmt: skip
+        done = output([busybox, "--list-full"], _TIMEOUT_S)
+        done.check_returncode()
     except (OSError, subprocess.SubprocessError) as error:
         raise ImageError(f"{busybox}: does not tell its applets: {error}") from error
     return done.stdout.split()

@@ -3,8 +3,9 @@
     ttyS0   the console: the kernel's messages, and the shell if there is no command
     ttyS1   to the guest: the command's standard input, in frames; from it: its standard output
     ttyS2   from the guest: its standard error
-    ttyS3   from the guest: the line "ready" when it takes input on ttyS1, and "exit STATUS" when
-            the command and its output, or the shell, are done
+    ttyS3   from the guest: the line "init" from its init, first of all; "ready" when it takes
+            input on ttyS1, and "exit STATUS" when the command and its output, or the shell, are
+            done.  To the guest, from "init" on: "size ROWS COLUMNS", the shell's window.
 
 Output is bytes as they are.  Input needs an end, which a serial line has not: it comes in frames,
 a length in decimal and a newline before so many bytes, and a frame of length 0 is the end.  The
@@ -30,16 +31,26 @@ def frames(data: bytes) -> Iterator[bytes]:
         yield b"%d\n%b" % (len(part), part)
 
 
+def size_line(rows: int, columns: int) -> bytes:
+    """Return what tells the guest its window's size in characters."""
+    return b"size %d %d\n" % (rows, columns)
+
+
 class StatusPort:
-    """What is connected to the guest's ttyS3; calls `on_ready` and `on_exit`, each at most once.
+    """What is connected to the guest's ttyS3; calls each function at most once.
 
     The guest may send anything; what is not understood is dropped.
     """
 
-    def __init__(self, on_ready: Callable[[], None], on_exit: Callable[[int], None]) -> None:
-        self._on_ready = on_ready
-        self._on_exit = on_exit
-        self._is_ready = self._is_done = False
+    def __init__(
+        self,
+        *,
+        on_init: Callable[[], None],
+        on_ready: Callable[[], None],
+        on_exit: Callable[[int], None],
+    ) -> None:
+        self._words = {b"init": on_init, b"ready": on_ready}
+        self._on_exit: Callable[[int], None] | None = on_exit
         self._line = b""
 
     def __call__(self, data: bytes) -> None:
@@ -53,9 +64,8 @@ class StatusPort:
 
     def _take(self, line: bytes) -> None:
         status = _EXIT.fullmatch(line)
-        if line == b"ready" and not self._is_ready:
-            self._is_ready = True
-            self._on_ready()
-        elif status is not None and int(status[1]) < 256 and not self._is_done:
-            self._is_done = True
-            self._on_exit(int(status[1]))
+        if line in self._words:
+            self._words.pop(line)()
+        elif status is not None and int(status[1]) < 256 and self._on_exit is not None:
+            told, self._on_exit = self._on_exit, None
+            told(int(status[1]))

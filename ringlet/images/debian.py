@@ -6,16 +6,16 @@ What is in the cache is used as it is, without the network; `refresh` looks for 
 import contextlib
 import re
 import shutil
-import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from ringlet.errors import ImageError
 from ringlet.images.apt import Apt
 from ringlet.images.store import Entry, Store, default_root
+from ringlet.images.tools import started
 
 CLOUD_KERNEL: Final = "linux-image-cloud-amd64"
 BUSYBOX: Final = "busybox-static"
@@ -115,9 +115,10 @@ def extract(deb: Path, wanted: re.Pattern[str], target: Path) -> None:
 
     Raises ImageError; OSError if the target cannot be written.
     """
-    with _contents(deb) as contents:
+    # As a tar archive, of which the rest need not be read.
+    with started(["dpkg-deb", "--fsys-tarfile", deb]) as process:
         try:
-            with tarfile.open(fileobj=contents, mode="r|") as archive:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 for member in archive:
                     if member.isfile() and wanted.fullmatch(member.name):
                         source = archive.extractfile(member)
@@ -128,22 +129,6 @@ def extract(deb: Path, wanted: re.Pattern[str], target: Path) -> None:
         except tarfile.TarError as error:
             raise ImageError(f"{deb.name}: this package cannot be unpacked: {error}") from error
     raise ImageError(f"{deb.name}: this package has no file {wanted.pattern}")
-
-
-@contextlib.contextmanager
-def _contents(deb: Path) -> Iterator[IO[bytes]]:
-    """Give the package's files as a tar archive, of which the rest need not be read."""
-    process = subprocess.Popen(
-        ["dpkg-deb", "--fsys-tarfile", str(deb)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        yield process.stdout
-    finally:
-        process.stdout.close()
-        process.kill()
-        process.wait()
 
 
 @dataclass(frozen=True, slots=True)

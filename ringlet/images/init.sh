@@ -4,13 +4,23 @@
 # /ringlet/settings sets hostname, TERM, rows and columns.  With /ringlet/command, which sets the
 # positional parameters, that command runs and its streams are carried by serial ports, as
 # ringlet/images/channel.py has it; without, a shell runs on the console.  Either's exit status is
-# told on /dev/ttyS3, and the machine powers itself off.
+# told on /dev/ttyS3, if there is somebody to hear it, and the machine powers itself off.
 
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM
 
+# A port that passes on every byte as it is, and asks for no more than the guest can take.
+raw() {
+    stty raw -echo -iexten clocal crtscts
+}
+
+mount -t devtmpfs devtmpfs /dev
+# The file is there even if the port is not, and then stty fails.
+exec 3<>/dev/ttyS3
+raw <&3 2>/dev/null || exec 3<>/dev/null
+echo init >&3
+
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -19,11 +29,6 @@ mount -t tmpfs -o mode=1777 tmpfs /tmp
 . /ringlet/settings
 hostname "$hostname"
 cd /root
-
-# A port that passes on every byte as it is, and asks for no more than the guest can take.
-raw() {
-    stty raw -echo -iexten clocal crtscts
-}
 
 # Frames become a stream: a length in decimal and a newline before so many bytes; 0 is the end.
 feed() {
@@ -67,17 +72,27 @@ run_command() {
     exec 4>&- 5>&-
 }
 
+# The kernel tells whoever runs in the foreground that the size is another.
+follow_window() {
+    while read -r word rows columns; do
+        [ "$word" = size ] && stty rows "$rows" cols "$columns" </dev/ttyS0
+    done
+}
+
 run_shell() {
     stty sane rows "$rows" cols "$columns" </dev/ttyS0
+    follow_window <&3 &
+    follower=$!
     # A session's leader gets the first terminal it opens, and with it job control.
     setsid sh -c 'exec </dev/ttyS0 >/dev/ttyS0 2>&1; exec sh -l' 3>&-
     status=$?
-    # This changes nothing but waits until everything is sent.
+    # The last to close a port waits until everything is sent.
+    kill "$follower" 2>/dev/null
+    wait "$follower"
+    # This changes nothing but waits likewise.
     stty sane </dev/ttyS0
 }
 
-exec 3<>/dev/ttyS3
-raw <&3
 if [ -e /ringlet/command ]; then
     run_command
 else

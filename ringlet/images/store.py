@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +98,9 @@ class Store:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             for left in place.parent.glob(f"{_UNFINISHED}*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
-            made = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
+            made = place.parent / f"{_UNFINISHED}{os.getpid()}"
             try:
+                made.mkdir(0o700)
                 yield made, facts
                 _write_manifest(made, facts)
                 if place.exists():

@@ -36,6 +36,19 @@ def length_of(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
+def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Return `size` bytes at `offset` of the file, or what is there of them.
+
+    Raises ProgramError if they cannot be read.
+    """
+    try:
+        file.seek(offset)
+        return file.read(size)
+    except (OSError, OverflowError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no file is so long"
+        raise ProgramError(f"{file.name}: cannot be read: {why}") from None
+
+
 def copy_to_memory(file: BinaryIO, offset: int, size: int, memory: Memory, address: int) -> None:
     """Copy `size` bytes at `offset` of the file to guest physical `address`.
 

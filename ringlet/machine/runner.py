@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from ringlet.machine.machine import Machine
@@ -13,10 +14,14 @@ _SYNCHRONOUS: Final = {
 
 
 class Runner:
-    """Runs `machine` in a thread of its own; once `done` is set, `end` or `error` says how."""
+    """Runs `machine` in a thread of its own; once `done` is set, `end` or `error` says how.
 
-    def __init__(self, machine: Machine) -> None:
+    `on_done` is called by that thread then.
+    """
+
+    def __init__(self, machine: Machine, on_done: Callable[[], object] = lambda: None) -> None:
         self.machine = machine
+        self._on_done = on_done
         self.end: End | None = None
         self.error: BaseException | None = None
         self.done = threading.Event()
@@ -34,3 +39,4 @@ class Runner:
             self.error = error
         finally:
             self.done.set()
+            self._on_done()

@@ -97,6 +97,7 @@ cdef void cpuid_read(CpuState* c, u32 leaf, u32 subleaf, u32* out) noexcept nogi
 
 cdef int op_cpuid(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u32 out[4]
+    c.n_cpuid += 1
     cpuid_read(c, <u32>c.gpr[RAX], <u32>c.gpr[RCX], out)
     c.gpr[RAX] = out[0]
     c.gpr[RBX] = out[1]

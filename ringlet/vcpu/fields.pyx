@@ -55,7 +55,10 @@ def _counters() -> dict[str, int]:
         "flushes": <size_t>&c.n_flushes,
         "cr3_loads": <size_t>&c.n_cr3_loads, "cr3_dropped": <size_t>&c.n_cr3_dropped,
         "invlpg": <size_t>&c.n_invlpg, "python_exits": <size_t>&c.n_python_exits,
-        "safepoints": <size_t>&c.n_safepoints,
+        "safepoints": <size_t>&c.n_safepoints, "halts": <size_t>&c.n_halts,
+        "cpuid": <size_t>&c.n_cpuid, "msr_reads": <size_t>&c.n_msr_reads,
+        "msr_writes": <size_t>&c.n_msr_writes, "mmio_reads": <size_t>&c.n_mmio_reads,
+        "mmio_writes": <size_t>&c.n_mmio_writes,
     }
 
 

@@ -312,6 +312,7 @@ cdef int op_rdmsr(CpuState* c, OpInfo* op) noexcept nogil:
     cdef int result
     if c.cpl:
         return raise_err(c, VEC_GP, 0)
+    c.n_msr_reads += 1
     result = read_msr(c, <u32>c.gpr[RCX], &value)
     if result:
         return result
@@ -326,6 +327,7 @@ cdef int op_wrmsr(CpuState* c, OpInfo* op) noexcept nogil:
     cdef int result
     if c.cpl:
         return raise_err(c, VEC_GP, 0)
+    c.n_msr_writes += 1
     result = write_msr(c, index, value)
     if result == EMU_FLOW or result == EMU_EXIT:
         advance(c, op)

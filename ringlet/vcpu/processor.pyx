@@ -390,6 +390,8 @@ cdef class Processor:
             return c.exit_kind if deliver(c) == EMU_EXIT else EXIT_NONE
         self.emulation = emulation
         c.mmio_phys, c.io_size, write, c.io_data = access
+        c.n_mmio_writes += bool(write)
+        c.n_mmio_reads += not write
         c.exit_kind = EXIT_MMIO_WRITE if write else EXIT_MMIO_READ
         return c.exit_kind
 
@@ -485,11 +487,8 @@ cdef class Processor:
         """The engine's counters by name."""
         cdef Cache* k = <Cache*>self.c.cache
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
-        values["emulated"] = self.emulated
-        values["port_reads"] = self.port_reads
-        values["port_writes"] = self.port_writes
-        values["code_cache_used"] = k.used
-        values["code_cache_size"] = k.size
-        values["fragments_live"] = k.live
+        values.update(emulated=self.emulated, port_reads=self.port_reads,
+                      port_writes=self.port_writes, code_cache_used=k.used,
+                      code_cache_size=k.size, fragments_live=k.live)
         return values
 

@@ -86,6 +86,7 @@ cdef int op_hlt(CpuState* c, OpInfo* op) noexcept nogil:
     if c.cpl:
         return raise_err(c, VEC_GP, 0)
     advance(c, op)
+    c.n_halts += 1
     if c.intr and c.iflag or c.nmi_pending and not c.nmi_blocked:
         return EMU_FLOW
     c.halted = 1

@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,10 +18,12 @@ from pathlib import Path
 import pytest
 
 import ringlet
-from ringlet.errors import ImageError
+from ringlet.errors import HostError, ImageError
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import CachedKernel, fetch_kernel
+from ringlet.images.initramfs import Shell, make_initramfs
 from ringlet.machine.outcome import EndKind
+from tests.guests.unpacked import unpack
 
 PATIENCE = 90
 """Seconds; a boot takes two on a machine with nothing else to do."""
@@ -180,6 +183,23 @@ def test_console_to_a_file(kernel: CachedKernel, tmp_path: Path) -> None:
     assert b"Kernel panic" in log.read_bytes()
 
 
+def test_kernel_that_is_unpacked_already(kernel: CachedKernel, tmp_path: Path) -> None:
+    try:
+        vmlinux = unpack(kernel.vmlinuz, tmp_path)
+    except HostError as error:
+        pytest.skip(str(error))
+    disk = tmp_path / "initrd"
+    disk.write_bytes(make_initramfs(find_busybox(), Shell()))
+    done = subprocess.run(
+        command("--kernel", str(vmlinux), "--initrd", str(disk), "--append", "console=ttyS0 quiet"),
+        input=b"uname -r; cat /proc/cmdline\nexit\n",
+        capture_output=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert f"\n{kernel.release}\r\nconsole=ttyS0 quiet\r\n".encode() in done.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run(number: signal.Signals) -> None:
     guest = subprocess.Popen(
@@ -208,6 +228,9 @@ class Terminal:
 
     def type(self, text: bytes) -> None:
         os.write(self.fd, text)
+
+    def resize(self, rows: int, columns: int) -> None:
+        termios.tcsetwinsize(self.fd, (rows, columns))
 
     def until(self, text: bytes) -> bytes:
         """Return what was printed up to `text`."""
@@ -251,13 +274,46 @@ def test_escape_ends_the_machine(terminal: Terminal) -> None:
     assert terminal.ended() == 0
 
 
+def test_what_takes_so_long_is_told_until_the_guest_speaks(terminal: Terminal) -> None:
+    told, _, guests = terminal.until(b"# ").rpartition(b"\x1b[1A\x1b[2K")
+
+    assert b"starting Linux 6." in told
+    assert told.startswith(b"\x1b[?25l")
+    assert told.endswith(b"\n\x1b[?25h\r"), "the cursor is there again"
+    assert b"starting" not in guests
+    terminal.type(b"exit\n")
+    assert terminal.ended() == 0
+
+
+def test_new_size_of_the_window_reaches_the_guest(terminal: Terminal) -> None:
+    terminal.resize(30, 100)
+    terminal.until(b"# ")
+    terminal.type(b"stty size\n")
+    terminal.until(b"\n30 100\r\n")
+    terminal.type(b"sh -c 'trap \"stty size\" WINCH; echo go; while :; do sleep 1; done'\n")
+    terminal.until(b"\ngo\r\n")
+    terminal.resize(50, 132)
+    terminal.until(b"50 132\r\n")
+    terminal.type(b"\x03exit 6\n")
+    assert terminal.ended() == 6
+
+
+def test_summary_of_a_run() -> None:
+    done = in_guest("exit 7", b"", "--stats")
+
+    assert done.returncode == 7
+    assert re.search(rb"\ntime +\d+\.\d\d s from the command's start to the kernel's entry, "
+                     rb"\d+\.\d\d s from there to init, ", done.stderr)  # fmt: skip
+    assert re.search(rb"\nexits +port reads [1-9]", done.stderr)
+
+
 # --- from Python
 
 
 def test_machine_from_python() -> None:
     with ringlet.Machine.debian(memory="256M") as machine:
         machine.boot()
-        machine.console.expect("# ", PATIENCE)
+        assert "error" not in machine.console.expect("# ", PATIENCE), "it has one port alone"
         machine.console.send("echo $((6 * 7))\n")
         assert "42\r\n" in machine.console.expect(re.compile("42\r\n.*# "), PATIENCE)
         assert machine.counters()["interrupts"] > 0

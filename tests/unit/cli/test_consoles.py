@@ -29,4 +29,4 @@ def test_status_of_a_command_comes_by_the_fourth_port() -> None:
         wires = streams.wires()
         assert len(wires) == 4
         wires[3].sink(b"exit 5\n")
-        assert streams.status == 5
+        assert streams.told.status == 5

@@ -94,7 +94,7 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run"], "nothing to run; for example: ringlet run debian"),
         (["run", "windows"], "windows: no guest of that name"),
         (["run", "--kernel", "/nonexistent"], "/nonexistent: no such file"),
-        (["run", "--kernel", "PROGRAM"], "is "),
+        (["run", "--kernel", "/bin/sh"], "/bin/sh: is a program for Linux, not a kernel"),
         (["run", "--kernel", "PROGRAM", "debian"], "leave out --kernel"),
         (["run", "debian", "--initrd", "x"], "has its own initial RAM disk"),
         (["run", "debian", "--memory", "16K"], "too small"),

@@ -1,9 +1,12 @@
 """The command as a process: signals, closed streams, `python -m ringlet`."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 import ringlet
 from tests.unit.machine.elf_maker import Elf
 
+PIPE_SIZE = 65536
 ROOT = Path(__file__).parents[3]
 # Python puts the current directory first: the checkout would hide the installed package.
 ELSEWHERE = "/"
@@ -65,10 +69,17 @@ def test_signal_ends_the_run_quietly(
     assert errors == b""
 
 
+def waiting(fd: int) -> int:
+    """Return how many bytes a pipe holds."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def test_signal_ends_a_run_that_is_stuck_in_a_full_pipe(command: list[str]) -> None:
     process = start(command, "x" * 100_000)
     assert process.stdout is not None
     process.stdout.read(1)
+    while waiting(process.stdout.fileno()) < PIPE_SIZE:
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     status = process.wait(20)
     process.communicate()

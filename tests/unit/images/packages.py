@@ -39,7 +39,7 @@ class Repository:
             (tree / path).parent.mkdir(parents=True, exist_ok=True)
             (tree / path).write_bytes(content)
         deb = self.directory / f"{name}_{version}_amd64.deb"
-        subprocess.run(["dpkg-deb", "-b", tree, deb], check=True, capture_output=True)
+        subprocess.run(["dpkg-deb", "-Znone", "-b", tree, deb], check=True, capture_output=True)
         shutil.rmtree(tree)
         digest = hashlib.sha256(deb.read_bytes()).hexdigest()
         self._index[name] = (

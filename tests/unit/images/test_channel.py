@@ -2,13 +2,17 @@
 
 import pytest
 
-from ringlet.images.channel import END_OF_INPUT, FRAME_SIZE, StatusPort, frames
+from ringlet.images.channel import END_OF_INPUT, FRAME_SIZE, StatusPort, frames, size_line
 
 
 class Heard:
     def __init__(self) -> None:
         self.events: list[str | int] = []
-        self.port = StatusPort(lambda: self.events.append("ready"), self.events.append)
+        self.port = StatusPort(
+            on_init=lambda: self.events.append("init"),
+            on_ready=lambda: self.events.append("ready"),
+            on_exit=self.events.append,
+        )
 
 
 @pytest.fixture
@@ -31,17 +35,21 @@ def test_no_input_is_no_frame_and_not_the_end() -> None:
     assert END_OF_INPUT == b"0\n"
 
 
+def test_a_size_is_a_line() -> None:
+    assert size_line(50, 132) == b"size 50 132\n"
+
+
 def test_lines_are_understood_however_they_are_cut(heard: Heard) -> None:
-    for byte in b"ready\nexit 17\r\n":
+    for byte in b"init\r\nready\nexit 17\r\n":
         heard.port(bytes([byte]))
 
-    assert heard.events == ["ready", 17]
+    assert heard.events == ["init", "ready", 17]
 
 
 def test_each_is_told_once(heard: Heard) -> None:
-    heard.port(b"ready\nready\nexit 1\nexit 2\n")
+    heard.port(b"init\ninit\nready\nready\nexit 1\nexit 2\n")
 
-    assert heard.events == ["ready", 1]
+    assert heard.events == ["init", "ready", 1]
 
 
 @pytest.mark.parametrize(

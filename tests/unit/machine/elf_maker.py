@@ -16,6 +16,15 @@ class Part:
     file_size: int | None = None
 
 
+def note(name: bytes, kind: int, content: bytes) -> bytes:
+    """Return one entry of a PT_NOTE segment."""
+
+    def padded(data: bytes) -> bytes:
+        return data + bytes(-len(data) % 4)
+
+    return struct.pack("<III", len(name), len(content), kind) + padded(name) + padded(content)
+
+
 @dataclass(frozen=True)
 class Elf:
     """An ELF64 executable for x86-64 unless said otherwise."""
@@ -27,9 +36,10 @@ class Elf:
     kind: int = 2
     machine: int = 62
     header_size: int = 56
+    abi: int = 0
 
     def bytes(self) -> bytes:
-        ident = b"\x7fELF" + bytes([self.elf_class, self.encoding, 1]) + bytes(9)
+        ident = b"\x7fELF" + bytes([self.elf_class, self.encoding, 1, self.abi]) + bytes(8)
         offset = 64 + 56 * len(self.parts)
         table, body = b"", b""
         for part in self.parts:

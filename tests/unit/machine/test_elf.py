@@ -52,8 +52,8 @@ def test_other_and_empty_segments_are_ignored(path: Path) -> None:
 WRONG = {
     "32-bit": (Elf(elf_class=1), "is a 32-bit ELF file"),
     "big-endian": (Elf(encoding=2), "is a big-endian ELF file"),
-    "arm": (Elf(machine=183), "is for AArch64"),
-    "unknown machine": (Elf(machine=9999), "is for machine 9999"),
+    "arm": (Elf(machine=183), "is an ELF file for AArch64; give a static ELF64"),
+    "unknown machine": (Elf(machine=9999), "is an ELF file for machine 9999"),
     "object file": (Elf(kind=1), "is an object file; link it first"),
     "position independent": (Elf(kind=3), "link it with -static -no-pie"),
     "core dump": (Elf(kind=4), "is a core dump"),

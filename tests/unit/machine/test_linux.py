@@ -12,8 +12,7 @@ from ringlet.errors import ConfigError, ProgramError, RingletError
 from ringlet.images.debian import CLOUD_KERNEL
 from ringlet.images.store import Store, default_root
 from ringlet.machine import address_map as at
-from ringlet.machine.linux import load_linux, read_kernel
-from tests.unit.machine.elf_maker import Elf
+from ringlet.machine.linux import check, load_linux, read_kernel
 from tests.unit.machine.fake_cpu import FakeCpu
 from tests.unit.machine.kernel_maker import CODE, BzImage
 
@@ -152,10 +151,52 @@ def test_initrd_stays_below_the_kernels_reach(path: Path) -> None:
     assert field(params, 0x218, "I") == 0x3800_0000 - 4096
 
 
-def test_initrd_of_a_kernel_without_such_a_limit_ends_where_ram_does(path: Path) -> None:
+def test_initrd_stays_below_the_reach_of_a_kernel_that_could_reach_further(path: Path) -> None:
     _, params = loaded(path, memory=3 << 30, initrd=b"x" * 4096)
 
-    assert field(params, 0x218, "I") == (3 << 30) - 4096
+    assert field(params, 0x218, "I") == 0x8000_0000 - 4096
+
+
+def test_initrd_that_fits_nowhere_else_may_be_beyond_if_the_kernel_says_so(path: Path) -> None:
+    image = BzImage(xloadflags=3, initrd_addr_max=LOAD + 0x10_0FFF)
+    _, params = loaded(path, image, initrd=b"x" * 8192)
+
+    assert field(params, 0x218, "I") == RAM - 8192
+
+
+def test_last_byte_of_the_initrd_may_be_at_the_kernels_limit(path: Path) -> None:
+    image = BzImage(xloadflags=1, initrd_addr_max=LOAD + 0x10_1FFF)
+    _, params = loaded(path, image, initrd=b"x" * 8192)
+
+    assert field(params, 0x218, "I") == LOAD + 0x10_0000
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 12_345])
+def test_initrd_has_its_pages_for_itself(path: Path, size: int) -> None:
+    image = BzImage(xloadflags=1, initrd_addr_max=LOAD + 0x20_0123)
+    _, params = loaded(path, image, initrd=b"x" * size)
+    address = field(params, 0x218, "I")
+
+    assert address % 4096 == 0
+    assert address >= LOAD + 0x10_0000
+    assert address + size <= LOAD + 0x20_0124
+
+
+@pytest.mark.parametrize(
+    ("command_line", "initrd"),
+    [("x" * 3000, b"x"), ("", b""), ("", bytes(RAM)), ("", Path("/nonexistent"))],
+    ids=["command line", "empty", "large", "missing"],
+)
+def test_what_would_be_refused_can_be_known_before(
+    path: Path, command_line: str, initrd: Path | bytes
+) -> None:
+    kernel = read_kernel(BzImage().write(path), RAM)
+    with pytest.raises(RingletError) as early:
+        check(kernel, command_line, initrd)
+    with pytest.raises(RingletError) as late:
+        load_linux(FakeCpu(), kernel, command_line=command_line, initrd=initrd)
+
+    assert str(early.value) == str(late.value)
 
 
 def test_least_memory_named_for_an_initrd_works(path: Path) -> None:
@@ -255,9 +296,6 @@ def other(offset: int, magic: bytes) -> bytes:
 WRONG = {
     "empty": (b"", "is empty; give a Linux kernel for x86-64"),
     "text": (b"#!/bin/sh\n" * 200, "is not a Linux kernel"),
-    "arm elf": (Elf(machine=40).bytes(), "is an ELF file for ARM; give"),
-    "vmlinux": (Elf().bytes(), "is an ELF file, perhaps vmlinux"),
-    "unknown elf": (Elf(machine=9).bytes(), "is an ELF file for machine 9"),
     "arm64": (other(0x38, b"ARM\x64"), "is a kernel for AArch64"),
     "riscv": (other(0x38, b"RSC\x05"), "is a kernel for RISC-V"),
     "arm": (other(0x24, b"\x18\x28\x6f\x01"), "is a kernel for 32-bit ARM"),
@@ -348,8 +386,8 @@ def real_kernels() -> list[Path]:
 def test_real_kernels_are_accepted() -> None:
     kernels = [read_kernel(path, 1 << 30) for path in real_kernels()]
 
-    assert all(k.offset + k.size <= k.path.stat().st_size for k in kernels)
-    assert all(at.HIGH_RAM <= k.load < k.end < 1 << 30 for k in kernels)
+    assert all(p.offset + p.size <= k.path.stat().st_size for k in kernels for p in k.pieces)
+    assert all(at.HIGH_RAM < k.entry < k.end < 1 << 30 for k in kernels)
     assert all(k.command_line_limit >= 255 for k in kernels)
 
 

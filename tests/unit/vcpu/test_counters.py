@@ -63,6 +63,32 @@ def test_device_access_is_no_shadow_fault(board: Board) -> None:
 
     assert board.device.reads == [(0, 4)]
     assert (added["shadow_faults"], added["guest_faults"], added["emulated"]) == (0, 0, 1)
+    assert (added["mmio_reads"], added["mmio_writes"]) == (1, 0)
+
+
+def test_read_and_write_of_a_device_are_one_each(board: Board) -> None:
+    board.set(rdi=DEVICE)
+
+    added = counted(board, "FF07")  # inc dword [rdi]
+
+    assert (added["mmio_reads"], added["mmio_writes"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "name"), [("0F32", "msr_reads"), ("0F30", "msr_writes"), ("0FA2", "cpuid")]
+)
+def test_sensitive_instructions_are_counted_by_kind(board: Board, code: str, name: str) -> None:
+    board.set(rcx=0xC0000103, rax=0, rdx=0)  # IA32_TSC_AUX
+
+    added = counted(board, code)
+
+    assert {k: added[k] for k in ("msr_reads", "msr_writes", "cpuid")} == {
+        "msr_reads": 0, "msr_writes": 0, "cpuid": 0, name: 1,
+    }  # fmt: skip
+
+
+def test_halts_are_those_at_cpl_0(board: Board) -> None:
+    assert counted(board, "90")["halts"] == 1, "the board's own, after the instruction"
 
 
 def test_undefined_instruction_is_an_exception_and_no_host_fault(board: Board) -> None:

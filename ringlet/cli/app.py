@@ -1,0 +1,124 @@
+"""The commands of `ringlet`, their options and what they call."""
+
+import importlib
+import importlib.util
+from typing import Annotated
+
+import typer
+
+from ringlet import __version__, config
+from ringlet.cli.streams import emit
+from ringlet.errors import ConfigError, RingletError
+
+_BENCH = "ringlet.cli.bench"
+_EXPLAIN = "ringlet.cli.explain"
+_SUMMARY = "Run x86 guests in user space: no VT-x, no kernel module, no guest patches."
+
+
+def run(
+    program: Annotated[
+        str, typer.Argument(help="A guest by name: debian; or with --bare the program to run.")
+    ] = "",
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(help="With debian: a command for the guest, after --; else a shell."),
+    ] = None,
+    bare: Annotated[bool, typer.Option(config.BARE.flag, help=config.BARE.help)] = False,
+    kernel: Annotated[str, typer.Option(config.KERNEL.flag, help=config.KERNEL.help)] = "",
+    initrd: Annotated[str, typer.Option(config.INITRD.flag, help=config.INITRD.help)] = "",
+    append: Annotated[str, typer.Option(config.APPEND.flag, help=config.APPEND.help)] = "",
+    package: Annotated[
+        str, typer.Option(config.PACKAGE.flag, help=config.PACKAGE.help)
+    ] = config.PACKAGE.default,
+    memory: Annotated[
+        str, typer.Option(config.MEMORY.flag, "-m", help=config.MEMORY.help)
+    ] = config.MEMORY.default,
+    console: Annotated[
+        str, typer.Option(config.CONSOLE.flag, help=config.CONSOLE.help)
+    ] = config.CONSOLE.default,
+    no_reboot: Annotated[
+        bool, typer.Option(config.NO_REBOOT.flag, help=config.NO_REBOOT.help)
+    ] = False,
+    debug_exit: Annotated[
+        bool, typer.Option(config.DEBUG_EXIT.flag, help=config.DEBUG_EXIT.help)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option(config.VERBOSE.flag, "-v", help=config.VERBOSE.help)
+    ] = False,
+    stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
+    exact: Annotated[bool, typer.Option(config.EXACT.flag, help=config.EXACT.help)] = False,
+    cold: Annotated[bool, typer.Option(config.COLD.flag, help=config.COLD.help)] = False,
+    gdb: Annotated[str, typer.Option(config.GDB.flag, help=config.GDB.help)] = "",
+    gdb_wait: Annotated[
+        bool, typer.Option(config.GDB_WAIT.flag, help=config.GDB_WAIT.help)
+    ] = False,
+) -> int:
+    """Run a guest: debian (its kernel and a shell), a Linux kernel, or a bare program."""
+    if gdb_wait and not gdb:
+        raise ConfigError("--gdb-wait needs --gdb; for example: --gdb 1234 --gdb-wait")
+    # The commands import late, so that help and a mistyped option answer at once.
+    if bare:
+        if kernel or command:
+            unwanted = kernel or " ".join(command or [])
+            raise RingletError(f"{unwanted}: --bare takes one program and no kernel")
+        from ringlet.cli.run import run_bare
+
+        return run_bare(program, memory, stats=stats, exact=exact, gdb=gdb, gdb_wait=gdb_wait)
+    from ringlet.cli.linux import NAMES, LinuxOptions, run_debian, run_linux
+
+    options = LinuxOptions(
+        kernel, initrd, append, memory, console, not no_reboot, debug_exit, stats, exact,
+        cold, gdb, gdb_wait,
+    )  # fmt: skip
+    if kernel:
+        if program:
+            raise RingletError(f"{program}: a guest by name has its own kernel; leave out --kernel")
+        return run_linux(options)
+    if program in NAMES:
+        if initrd or console != config.CONSOLE.default:
+            raise RingletError(f"{program} has its own initial RAM disk and console")
+        return run_debian(options, package, command or [], verbose)
+    if program:
+        raise RingletError(
+            f"{program}: no guest of that name; give debian, --kernel KERNEL, or --bare PROGRAM"
+        )
+    raise RingletError("nothing to run; for example: ringlet run debian")
+
+
+def doctor() -> int:
+    """Tell what this host offers and lacks for running guests."""
+    from ringlet.cli.doctor import run_doctor
+
+    return run_doctor()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        emit(f"ringlet {__version__}")
+        raise typer.Exit(0)
+
+
+def _top(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        emit(context.get_help())
+
+
+def make_app() -> typer.Typer:
+    """Return the command line: `run`, `doctor`, and `explain`, `bench` where they are installed."""
+    app = typer.Typer(
+        name="ringlet", help=_SUMMARY, add_completion=False, pretty_exceptions_enable=False
+    )
+    app.callback(invoke_without_command=True)(_top)
+    app.command()(run)
+    app.command()(doctor)
+    if importlib.util.find_spec(_EXPLAIN) is not None:
+        app.command()(importlib.import_module(_EXPLAIN).explain)
+    if importlib.util.find_spec(_BENCH) is not None:
+        app.add_typer(importlib.import_module(_BENCH).bench_app, name="bench")
+    return app

@@ -1,0 +1,129 @@
+"""Reads a Linux kernel that unpacks itself: a bzImage.
+
+The real-mode part of the file is read for its setup header and not run: its protected-mode part is
+loaded where the kernel prefers to be, and entered 200h bytes further in long mode.
+"""
+
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from ringlet.errors import ProgramError
+from ringlet.machine import address_map as at
+from ringlet.machine import setup_header as field
+from ringlet.machine.files import length_of, read_at
+from ringlet.machine.kernel import WANTED, Kernel, Piece, too_little_memory
+
+_PAGE: Final = 4096
+_SECTOR: Final = 512
+_ENTRY_64: Final = 0x200
+_READ: Final = 0x300
+
+_OTHER_IMAGES: Final = (
+    (0x38, b"ARM\x64", "is a kernel for AArch64"),
+    (0x38, b"RSC\x05", "is a kernel for RISC-V"),
+    (0x24, b"\x18\x28\x6f\x01", "is a kernel for 32-bit ARM"),
+    (0x00, b"\x1f\x8b", "is compressed with gzip"),
+)
+
+
+def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
+    """Check `file` and read its setup header for a PC with so much RAM.
+
+    Raises ProgramError, and ConfigError if that is too little.
+    """
+    head = read_at(file, 0, _READ)
+    length = length_of(file)
+    _check_kind(path, head)
+    header = _setup_header(path, head)
+    offset = ((head[field.SETUP_SECTS] or 4) + 1) * _SECTOR
+    size = _u32(head, field.SYSSIZE) * 16
+    if size <= _ENTRY_64:
+        raise ProgramError(f"{path}: is damaged: its header speaks of {size} bytes of code")
+    if offset + size > length:
+        raise ProgramError(f"{path}: is truncated: {length} of {offset + size} bytes are there")
+    load = _load_address(path, head)
+    end = load + max(_u32(head, field.INIT_SIZE), size)
+    if end > memory_size:
+        raise too_little_memory(f"{path}: this kernel", end, memory_size)
+    return Kernel(
+        path,
+        header,
+        (Piece(offset, size, load),),
+        load + _ENTRY_64,
+        end,
+        memory_size,
+        initrd_ends=_initrd_ends(head, memory_size),
+        command_line_limit=_u32(head, field.CMDLINE_SIZE),
+    )
+
+
+def _check_kind(path: Path, head: bytes) -> None:
+    """Say what the file is, if it is something else that people take for a kernel."""
+    if not head:
+        raise ProgramError(f"{path}: is empty; give {WANTED}")
+    for offset, magic, what in _OTHER_IMAGES:
+        if head[offset : offset + len(magic)] == magic:
+            raise ProgramError(f"{path}: {what}; give {WANTED}")
+    if head[field.MAGIC : field.MAGIC + 4] != field.MAGIC_VALUE:
+        raise ProgramError(f"{path}: is not a Linux kernel; give {WANTED}")
+
+
+def _setup_header(path: Path, head: bytes) -> bytes:
+    """Return the setup header, checked for what the 64-bit protocol needs."""
+    if len(head) < _READ:
+        raise ProgramError(f"{path}: is truncated: {len(head)} bytes do not hold a setup header")
+    version = _u16(head, field.VERSION)
+    if version < field.LEAST_PROTOCOL:
+        raise ProgramError(
+            f"{path}: speaks boot protocol {version >> 8}.{version & 0xFF:02}; "
+            "the least is 2.12, of Linux 3.8"
+        )
+    is_64_bit = _u16(head, field.XLOADFLAGS) & field.XLF_KERNEL_64
+    if not is_64_bit or not head[field.LOADFLAGS] & field.LOADED_HIGH:
+        raise ProgramError(f"{path}: is a 32-bit kernel; give {WANTED}")
+    end = field.MAGIC + head[field.JUMP_LENGTH]
+    flag = _u16(head, field.BOOT_FLAG)
+    if flag != field.BOOT_FLAG_VALUE or not field.LEAST_END <= end <= field.ROOM_END:
+        raise ProgramError(f"{path}: is damaged: its setup header contradicts itself")
+    return head[field.START : end]
+
+
+def _load_address(path: Path, head: bytes) -> int:
+    """Return where the kernel prefers to be.
+
+    A relocatable one, too, moves up to there itself if it is loaded lower, so that there is nothing
+    to be won by another place.
+    """
+    load = _u64(head, field.PREF_ADDRESS)
+    if head[field.RELOCATABLE]:
+        alignment = _u32(head, field.KERNEL_ALIGNMENT)
+        if alignment < _PAGE or alignment & (alignment - 1):
+            raise ProgramError(f"{path}: is damaged: it asks for an alignment of {alignment:#x}")
+        load = -(-load // alignment) * alignment
+    if load < at.HIGH_RAM:
+        raise ProgramError(f"{path}: is damaged: it wants to be at {load:#x}, below 1 MiB")
+    return load
+
+
+def _initrd_ends(head: bytes, memory_size: int) -> tuple[int, ...]:
+    """Return below where the kernel finds an initial RAM disk.
+
+    initrd_addr_max is an address that it may still occupy.  A kernel that may be loaded above 4 GiB
+    finds it anywhere.
+    """
+    limit = min(memory_size, _u32(head, field.INITRD_ADDR_MAX) + 1)
+    if _u16(head, field.XLOADFLAGS) & field.XLF_CAN_BE_LOADED_ABOVE_4G:
+        return (limit, memory_size)
+    return (limit,)
+
+
+def _u16(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 2], "little")
+
+
+def _u32(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 4], "little")
+
+
+def _u64(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 8], "little")

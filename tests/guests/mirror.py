@@ -1,0 +1,120 @@
+"""A server of Debian packages made for a test, and the command line that fetches from it."""
+
+import contextlib
+import http.server
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.unit.images.packages import Repository
+from tests.unit.machine.kernel_maker import BzImage
+
+KERNEL: Final = "linux-image-6.1.0-99-cloud-amd64"
+HALTS: Final = BzImage(code=bytes(0x200) + b"\xfa\xf4" * 64)
+"""A kernel of CLI and HLT: the run ends with status 4."""
+STATUS_HALTED: Final = 4
+_CHUNK: Final = 16384
+
+
+class Mirror:
+    """Packages of a kernel and of busybox, and a cache directory of its own."""
+
+    def __init__(self, directory: Path, kernel: bytes = b"", busybox: bytes = b"") -> None:
+        self.cache = directory / "cache"
+        self.cache.mkdir()
+        self._repository = Repository(directory / "debian")
+        self._sources = directory / "test.sources"
+        self._apt = directory / "apt.conf"
+        self._apt.write_text(
+            f'Dir::Etc::sourcelist "{self._sources}";\nDir::Etc::sourceparts "-";\n'
+        )
+        vmlinuz = kernel or HALTS.bytes()
+        files = {f"boot/vmlinuz-{KERNEL.removeprefix('linux-image-')}": vmlinuz}
+        self._repository.add(KERNEL, files, version="6.1.99-1")
+        self._repository.add("linux-image-cloud-amd64", {}, depends=KERNEL)
+        tool = busybox or b"#!/bin/sh\necho bin/busybox bin/sh\n"
+        self._repository.add("busybox-static", {"bin/busybox": tool})
+        self.use(f"file:{self._repository.directory}")
+
+    def use(self, uri: str) -> None:
+        """Let the host's apt fetch from `uri`."""
+        self._sources.write_text(
+            f"Types: deb\nURIs: {uri}\nSuites: ./\nTrusted: yes\nArchitectures: amd64\n"
+        )
+
+    def lose(self) -> None:
+        """Have nothing to fetch any more."""
+        shutil.rmtree(self._repository.directory)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the command needs to fetch from here."""
+        return {
+            **os.environ, "XDG_CACHE_HOME": str(self.cache), "APT_CONFIG": str(self._apt),
+        }  # fmt: skip
+
+    def entries(self) -> list[str]:
+        """Return what is in the cache, without apt's own, sorted."""
+        root = self.cache / "ringlet"
+        found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+        return sorted(str(path) for path in found if path.parts[0] != "apt")
+
+    @contextlib.contextmanager
+    def slow(self, rate: int) -> Iterator[None]:
+        """Fetch by HTTP, `rate` bytes a second."""
+        members = {"directory": self._repository.directory, "rate": rate}
+        handler = type("Handler", (_Slowly,), members)
+        with _Server(("127.0.0.1", 0), handler) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+            thread.start()
+            self.use(f"http://127.0.0.1:{server.server_port}/")
+            yield
+            server.shutdown()
+            thread.join()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = False  # those that serve are waited for
+
+
+class _Slowly(http.server.BaseHTTPRequestHandler):
+    directory: Path
+    rate: int
+
+    def do_GET(self) -> None:
+        try:
+            content = (self.directory / self.path.lstrip("/")).read_bytes()
+        except OSError:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # whoever fetches may be ended
+            for start in range(0, len(content), _CHUNK):
+                time.sleep(_CHUNK / self.rate)
+                self.wfile.write(content[start : start + _CHUNK])
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        """Be silent."""
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line `ringlet run` with these arguments."""
+    return [sys.executable, "-m", "ringlet", "run", *arguments]
+
+
+def session(leader: int) -> list[str]:
+    """Return the processes of a session that still run, without those that only wait to be seen."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, _, number = (process / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(number) == leader and state != "Z":
+                found.append((process / "comm").read_text().strip())
+    return found

@@ -1,0 +1,73 @@
+"""The summary of a Linux guest's run."""
+
+import pytest
+
+from ringlet.cli.stats import Moments, print_stats, summary
+
+SECOND = 10**9
+COUNTERS = {
+    "exits": 1_234_567,
+    "port_reads": 1_000,
+    "mmio_writes": 2,
+    "msr_reads": 3,
+    "cpuid": 4,
+    "halts": 5,
+    "exceptions": 6,
+    "interrupts": 7,
+    "shadow_faults": 8,
+    "fragments": 90_000,
+    "guest_instructions": 1_000_000,
+    "code_cache_used": 3 << 20,
+    "code_cache_size": 32 << 20,
+    "flushes": 1,
+    "machine_entry_ns": 100 * SECOND,
+    "machine_wall_ns": 3 * SECOND,
+}
+
+
+def text(moments: Moments) -> str:
+    """Return the summary as one line."""
+    return " ".join(" ".join(summary(COUNTERS, moments)).split())
+
+
+def test_times_are_from_one_event_to_the_next() -> None:
+    moments = Moments(command=100 * SECOND - SECOND // 2, init=101 * SECOND)
+
+    assert text(moments).startswith(
+        "time 0.50 s from the command's start to the kernel's entry, 1.00 s from there to init, "
+        "3.00 s in the guest exits"
+    )
+
+
+def test_times_that_are_not_known_are_left_out() -> None:
+    assert text(Moments()).startswith("time 3.00 s in the guest exits")
+
+
+def test_exits_are_told_by_kind() -> None:
+    assert (
+        "exits port reads 1,000, port writes 0, device memory reads 0, device memory writes 2, "
+        "MSR reads 3, MSR writes 0, CPUID 4, halts 5, exceptions 6, interrupts 7, shadow faults 8; "
+        "1,234,567 in all"
+    ) in text(Moments())
+
+
+def test_translation_and_memory_are_told() -> None:
+    told = text(Moments())
+
+    assert "code 90,000 fragments translated, with 1,000,000 instructions" in told
+    assert "3 MiB of 32 MiB in use, flushes 1 memory 0 pages mapped, shadow faults 8" in told
+
+
+def test_lines_fit_on_a_screen_and_are_few() -> None:
+    lines = list(summary(COUNTERS, Moments(SECOND, SECOND)))
+
+    assert max(len(line) for line in lines) <= 100
+    assert len(lines) <= 8
+
+
+def test_summary_comes_after_the_counters(capsys: pytest.CaptureFixture[str]) -> None:
+    print_stats(COUNTERS)
+    bare = capsys.readouterr().err
+    print_stats(COUNTERS, Moments())
+
+    assert capsys.readouterr().err.startswith(bare + "time  ")

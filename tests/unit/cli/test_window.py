@@ -1,0 +1,81 @@
+"""The window's size on its way to a guest."""
+
+import queue
+from collections.abc import Iterator
+
+import pytest
+
+from ringlet.cli.terminal import WindowSize
+from ringlet.cli.window import Window
+
+FIRST, SECOND, THIRD = WindowSize(24, 80), WindowSize(30, 100), WindowSize(50, 132)
+
+
+class Guest:
+    """Takes sizes; asked for the next it waits a little, so that what is late is not missed."""
+
+    def __init__(self) -> None:
+        self.sizes: queue.Queue[WindowSize] = queue.Queue()
+        self.window = Window(self.sizes.put, FIRST)
+        self.window.start()
+
+    def next(self) -> WindowSize:
+        return self.sizes.get(timeout=10)
+
+    def hears_nothing(self) -> bool:
+        try:
+            self.sizes.get(timeout=0.05)
+        except queue.Empty:
+            return True
+        return False
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    guest = Guest()
+    yield guest
+    guest.window.stop()
+
+
+def test_a_change_is_told(guest: Guest) -> None:
+    guest.window.guest_listens()
+    guest.window.changed(SECOND)
+
+    assert guest.next() == SECOND
+    guest.window.changed(FIRST)
+    assert guest.next() == FIRST
+
+
+def test_what_changed_before_the_guest_listens_is_told_then(guest: Guest) -> None:
+    guest.window.changed(SECOND)
+    guest.window.changed(THIRD)
+    quiet = guest.hears_nothing()
+    guest.window.guest_listens()
+
+    assert quiet
+    assert guest.next() == THIRD
+    assert guest.hears_nothing()
+
+
+def test_what_the_guest_knows_is_not_told(guest: Guest) -> None:
+    guest.window.changed(FIRST)
+    guest.window.guest_listens()
+
+    assert guest.hears_nothing()
+
+
+def test_a_guest_that_starts_anew_is_told_again(guest: Guest) -> None:
+    guest.window.guest_listens()
+    guest.window.changed(SECOND)
+    first = guest.next()
+    guest.window.guest_listens()
+
+    assert (first, guest.next()) == (SECOND, SECOND)
+
+
+def test_a_window_that_nobody_changes_can_be_stopped() -> None:
+    window = Window(lambda size: None, FIRST)
+    window.start()
+    window.stop()
+
+    assert not window._thread.is_alive()

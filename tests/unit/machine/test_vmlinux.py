@@ -1,0 +1,139 @@
+"""A vmlinux: what is loaded of it, and the one line that is said of each that is refused."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from ringlet.errors import ConfigError, ProgramError, RingletError
+from ringlet.machine import address_map as at
+from ringlet.machine.linux import load_linux, read_kernel
+from tests.unit.machine.elf_maker import Elf, Part, note
+from tests.unit.machine.fake_cpu import FakeCpu
+
+RAM = 128 << 20
+TEXT, DATA = 0x100_0000, 0x120_0000
+KERNEL = Elf((Part(TEXT, b"text"), Part(DATA, b"data", size=0x3000)), entry=TEXT + 2)
+PVH = note(b"GNU\0", 3, b"build id") + note(b"Xen\0", 18, struct.pack("<Q", TEXT + 1))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "vmlinux"
+
+
+def field(params: bytes, offset: int, form: str) -> int:
+    (value,) = struct.unpack_from("<" + form, params, offset)
+    return int(value)
+
+
+def test_segments_go_to_their_physical_addresses(path: Path) -> None:
+    cpu = FakeCpu()
+    load_linux(cpu, read_kernel(KERNEL.write(path), RAM), command_line="")
+
+    assert (cpu.memory[TEXT], cpu.memory[DATA]) == (b"text", b"data")
+
+
+def test_entry_is_the_elf_headers_with_rsi_at_boot_params(path: Path) -> None:
+    cpu = FakeCpu()
+    load_linux(cpu, read_kernel(KERNEL.write(path), RAM), command_line="")
+
+    assert cpu.registers["rip"] == TEXT + 2
+    assert cpu.registers["rsi"] == at.BOOT_PARAMS
+    assert [cpu.segments[i][0] for i in range(3)] == [0x18, 0x10, 0x18]
+
+
+def test_boot_params_say_what_a_bzimages_would(path: Path) -> None:
+    cpu = FakeCpu()
+    kernel = read_kernel(KERNEL.write(path), RAM)
+    load_linux(cpu, kernel, command_line="quiet", initrd=b"x" * 5000, rsdp=0xE0000)
+    params = cpu.memory[at.BOOT_PARAMS]
+
+    assert params[0x202:0x206] == b"HdrS"
+    assert field(params, 0x1FE, "H") == 0xAA55
+    assert field(params, 0x206, "H") == 0x020C
+    assert params[0x210] == 0xFF
+    assert cpu.memory[field(params, 0x228, "I")] == b"quiet\0"
+    assert (field(params, 0x218, "I"), field(params, 0x21C, "I")) == (RAM - 8192, 5000)
+    assert field(params, 0x70, "Q") == 0xE0000
+    assert params[0x1EF] == 0, "the sentinel"
+    assert params[0x1E8] > 0, "the memory map"
+
+
+def test_initrd_stays_above_what_the_kernel_uses(path: Path) -> None:
+    kernel = read_kernel(KERNEL.write(path), 20 << 20)
+
+    assert kernel.end == DATA + 0x3000
+    with pytest.raises(ConfigError, match=r"does not fit in 20 MiB .* --memory 22M"):
+        load_linux(FakeCpu(), kernel, command_line="", initrd=bytes(3 << 20))
+
+
+def test_least_memory_named_works(path: Path) -> None:
+    KERNEL.write(path)
+    with pytest.raises(ConfigError, match=r"this kernel does not fit in 8 MiB .* --memory 19M"):
+        read_kernel(path, 8 << 20)
+
+    assert read_kernel(path, 19 << 20).entry == TEXT + 2
+
+
+def test_a_pvh_note_beside_a_64_bit_entry_does_no_harm(path: Path) -> None:
+    elf = KERNEL.with_part(Part(0, PVH, kind=4))
+
+    assert read_kernel(elf.write(path), RAM).entry == TEXT + 2
+
+
+WRONG = {
+    "aarch64": (Elf(machine=183), "is an ELF file for AArch64; give a Linux kernel for x86-64"),
+    "unknown machine": (Elf(machine=9), "is an ELF file for machine 9"),
+    "32-bit": (Elf(elf_class=1, machine=3), "is a 32-bit ELF file; give a Linux kernel"),
+    "pvh only": (
+        Elf((Part(TEXT), Part(0, PVH, kind=4)), entry=0),
+        f"has no 64-bit entry, only a 32-bit one (PVH, at {TEXT + 1:#x}), and 32-bit code is not",
+    ),
+    "entry elsewhere": (
+        Elf((Part(TEXT), Part(0, note(b"Xen\0", 17, b"????"), kind=4)), entry=0),
+        "its entry point 0x0 is in none of its segments' physical addresses; give a Linux kernel",
+    ),
+    "nothing to load": (Elf(()), "its entry point 0x100000 is in none of"),
+    "static program": (Elf(abi=3), "is a program for Linux, not a kernel"),
+    "interpreter": (Elf().with_part(Part(kind=3, data=b"/ld.so")), "is a program for Linux"),
+    "object file": (Elf(kind=1), "is not linked to be run"),
+    "position independent": (Elf(kind=3), "is not linked to be run"),
+    "low": (Elf((Part(0x1000),), entry=0x1000), "is no kernel: a part of it wants to be at 0x1000"),
+    "high": (Elf((Part(1 << 40),), entry=1 << 40), "a PC has at most 3 GiB"),
+    "truncated": (Elf((Part(file_size=9000, size=9000),)), "is truncated"),
+}
+
+
+@pytest.mark.parametrize(("elf", "message"), WRONG.values(), ids=list(WRONG))
+def test_refusal_names_the_file_and_what_is_wrong(path: Path, elf: Elf, message: str) -> None:
+    elf.write(path)
+
+    with pytest.raises(ProgramError) as caught:
+        read_kernel(path, RAM)
+
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_byte_of_the_headers_can_break_the_loader(path: Path) -> None:
+    whole = bytearray(Elf((Part(TEXT), Part(0, PVH, kind=4)), entry=0).bytes())
+    refused = 0
+    for place in range(len(whole)):
+        for value in (0, 0x7F, 0xFF):
+            changed = whole[:place] + bytes([value]) + whole[place + 1 :]
+            path.write_bytes(changed)
+            with pytest.raises(RingletError):
+                read_kernel(path, RAM)
+            refused += 1
+
+    assert refused == 3 * len(whole)
+
+
+def test_every_short_file_is_refused_in_a_line(path: Path) -> None:
+    whole = KERNEL.bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(RingletError):
+            read_kernel(path, RAM)
