@@ -65,6 +65,16 @@ GDB: Final = Option(
 GDB_WAIT: Final = Option(
     "--gdb-wait", "With --gdb: run no instruction before gdb has come and lets the guest go on."
 )
+TRACE: Final = Option(
+    "--trace",
+    "When the run ends, write its last 131,072 blocks, exceptions and interrupts to this file; "
+    "slower.",
+)
+COMPARE: Final = Option(
+    "--compare",
+    "Run each block of guest code on Unicorn as well, the first N times, and end with status 6 at "
+    "the first instruction that differs; much slower.",
+)
 BARE: Final = Option(
     "--bare",
     "Run PROGRAM, a static ELF64, on the bare machine: long mode, CPL 0, no firmware.",

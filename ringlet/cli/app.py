@@ -48,6 +48,12 @@ def run(
     stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
     exact: Annotated[bool, typer.Option(config.EXACT.flag, help=config.EXACT.help)] = False,
     cold: Annotated[bool, typer.Option(config.COLD.flag, help=config.COLD.help)] = False,
+    trace: Annotated[
+        str, typer.Option(config.TRACE.flag, metavar="FILE", help=config.TRACE.help)
+    ] = "",
+    compare: Annotated[
+        int, typer.Option(config.COMPARE.flag, metavar="N", min=0, help=config.COMPARE.help)
+    ] = 0,
     gdb: Annotated[str, typer.Option(config.GDB.flag, help=config.GDB.help)] = "",
     gdb_wait: Annotated[
         bool, typer.Option(config.GDB_WAIT.flag, help=config.GDB_WAIT.help)
@@ -56,6 +62,8 @@ def run(
     """Run a guest: debian (its kernel and a shell), a Linux kernel, or a bare program."""
     if gdb_wait and not gdb:
         raise ConfigError("--gdb-wait needs --gdb; for example: --gdb 1234 --gdb-wait")
+    if gdb and compare:
+        raise ConfigError("--compare and --gdb both stop the guest where they want; give one")
     # The commands import late, so that help and a mistyped option answer at once.
     if bare:
         if kernel or command:
@@ -63,12 +71,15 @@ def run(
             raise RingletError(f"{unwanted}: --bare takes one program and no kernel")
         from ringlet.cli.run import run_bare
 
-        return run_bare(program, memory, stats=stats, exact=exact, gdb=gdb, gdb_wait=gdb_wait)
+        return run_bare(
+            program, memory, stats=stats, exact=exact, trace=trace, compare=compare,
+            gdb=gdb, gdb_wait=gdb_wait,
+        )  # fmt: skip
     from ringlet.cli.linux import NAMES, LinuxOptions, run_debian, run_linux
 
     options = LinuxOptions(
         kernel, initrd, append, memory, console, not no_reboot, debug_exit, stats, exact,
-        cold, gdb, gdb_wait,
+        cold, trace, compare, gdb, gdb_wait,
     )  # fmt: skip
     if kernel:
         if program:

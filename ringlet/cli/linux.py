@@ -24,6 +24,7 @@ from ringlet.cli.stats import Moments, print_stats
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
 from ringlet.cli.terminal import WindowSize, window_size
+from ringlet.cli.watch import watched
 from ringlet.config import LINUX_MEMORY, LinuxConfig, parse_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.images.busybox import find_busybox
@@ -59,6 +60,8 @@ class LinuxOptions:
     stats: bool = False
     exact: bool = False
     cold: bool = False
+    trace: str = ""
+    compare: int = 0
     gdb: str = ""
     gdb_wait: bool = False
 
@@ -127,11 +130,12 @@ def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Tol
         while True:
             pc = boot.build(config, engine, Options(console.wires(), options.debug_exit))
             console.attach(pc)
-            if options.gdb:
-                console.progress.end()
-                end = debugged(pc.machine, options.gdb, wait=options.gdb_wait)
-            else:
-                end = supervise(pc.machine)
+            with watched(pc.machine, options.trace, options.compare):
+                if options.gdb:
+                    console.progress.end()
+                    end = debugged(pc.machine, options.gdb, wait=options.gdb_wait)
+                else:
+                    end = supervise(pc.machine)
             trouble = _keep(engine)
             if end.kind is not EndKind.RESET or not options.reboot:
                 break

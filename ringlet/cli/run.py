@@ -6,6 +6,7 @@ from ringlet.cli.gdb import debugged
 from ringlet.cli.stats import print_stats
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
+from ringlet.cli.watch import watched
 from ringlet.config import BARE_MEMORY, MachineConfig, parse_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.errors import ConfigError
@@ -22,6 +23,8 @@ def run_bare(
     *,
     stats: bool,
     exact: bool = False,
+    trace: str = "",
+    compare: int = 0,
     gdb: str = "",
     gdb_wait: bool = False,
 ) -> int:
@@ -34,7 +37,8 @@ def run_bare(
     host.require()
     engine = Engine(exact=config.exact)
     machine = bare.build(config, engine, FdSink(STDOUT), avx="avx" in host.cpu_flags())
-    end = debugged(machine, gdb, wait=gdb_wait) if gdb else supervise(machine)
+    with watched(machine, trace, compare):
+        end = debugged(machine, gdb, wait=gdb_wait) if gdb else supervise(machine)
     if end.message:
         complain(end.message)
     if config.stats:

@@ -7,6 +7,7 @@ cdef extern from * nogil:
     #define _GNU_SOURCE
     #endif
     #include <linux/futex.h>
+    #include <sys/mman.h>
     #include <sys/syscall.h>
     #include <time.h>
     #include <unistd.h>
@@ -28,9 +29,19 @@ cdef extern from * nogil:
     {
         syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
     }
+    static inline void *ringlet_map_low(unsigned long size)
+    {
+        void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT | MAP_NORESERVE, -1, 0);
+        return p == MAP_FAILED ? NULL : p;
+    }
+    static inline void ringlet_unmap_host(void *p, unsigned long size) { munmap(p, size); }
     """
     u64 host_ticks "ringlet_ticks" ()
     u64 host_ticks_ordered "ringlet_ticks_ordered" ()
     void host_fence "ringlet_fence" ()
     void futex_wait "ringlet_futex_wait" (u32* word, u32 value, u64 ns)
     void futex_wake "ringlet_futex_wake" (u32* word)
+    # Zeroed memory below 2 GiB; NULL: there is none.
+    void* host_map_low "ringlet_map_low"(unsigned long size)
+    void host_unmap "ringlet_unmap_host"(void* p, unsigned long size)

@@ -129,6 +129,7 @@ cpdef enum Exit:
     EXIT_DEBUG = 14      # stopped for a debugger (ringlet.vcpu.debugger)
     EXIT_NO_RAM = 15     # code is to be run where there is no RAM
     EXIT_NOT_64 = 16     # code that is not 64-bit is to be run
+    EXIT_BLOCK = 17      # a block begins, and somebody asked (ringlet.vcpu.blocks)
 
 # How translated code left.
 cdef enum:
@@ -263,6 +264,7 @@ cdef struct CpuState:
     void* cache          # ringlet.cache.codecache.Cache*
     void* translator
     void* kept           # ringlet.translate.kept.Kept*, or NULL
+    void* blocks         # ringlet.vcpu.blocks.Blocks*, or NULL
     void* cpuid          # CpuidEntry[], cpuid_count of them
     u64 cpuid_count
     u64 block            # host address of the block this stands in

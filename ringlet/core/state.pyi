@@ -16,5 +16,6 @@ class Exit(IntEnum):
     EXIT_DEBUG = 14
     EXIT_NO_RAM = 15
     EXIT_NOT_64 = 16
+    EXIT_BLOCK = 17
 
 def offsets() -> dict[str, int]: ...

@@ -8,6 +8,7 @@ STATUS_TRIPLE_FAULT: Final = 3
 STATUS_RESET: Final = 3
 STATUS_HALTED: Final = 4
 STATUS_BEYOND: Final = 5
+STATUS_DIFFERS: Final = 6
 
 
 class EndKind(Enum):
@@ -20,6 +21,7 @@ class EndKind(Enum):
     STOPPED = "the host asked"
     POWER_OFF = "the guest turned the machine off"
     RESET = "the guest reset the machine"
+    DIFFERS = "the guest did something else than the reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ def halted(rip: int, why: str) -> End:
 def beyond(rip: int, why: str) -> End:
     """Return the end of a guest that wants to run what a real processor might, at `rip`."""
     return End(EndKind.BEYOND, STATUS_BEYOND, f"the guest cannot go on at RIP {rip:#x}: {why}")
+
+
+def differs(what: str) -> End:
+    """Return the end of a guest that was compared with another processor and differed."""
+    return End(EndKind.DIFFERS, STATUS_DIFFERS, what)
 
 
 def powered_off() -> End:

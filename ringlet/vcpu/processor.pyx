@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_COUNT
 from ringlet.core.alarm cimport alarm_attach, alarm_destroy, alarm_set, to_ticks
-from ringlet.core.host cimport host_ticks
+from ringlet.core.host cimport host_map_low, host_ticks, host_unmap
 from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
@@ -23,6 +23,7 @@ from ringlet.vcpu.apic cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_d
                                  apic_line, apic_message, apic_read, apic_update, apic_write)
 from ringlet.vcpu.emulate cimport complete
 from ringlet.vcpu.exceptions cimport interrupt, deliver
+from ringlet.vcpu.blocks cimport blocks_create, blocks_destroy, blocks_events
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.debugger cimport debug_forget, debug_holds
 from ringlet.vcpu.debugging cimport (debug_destroy, debug_go, debug_poke, debug_set_breaks,
@@ -36,20 +37,6 @@ from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code
 from ringlet.vcpu.emulator import Emulator
 from ringlet.vcpu.fields import COUNTERS, FIELDS
 from ringlet.vcpu.model import default_entries, tsc_khz
-
-cdef extern from * nogil:
-    """
-    #include <sys/mman.h>
-    static void *ringlet_low(unsigned long size)
-    {
-        void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT | MAP_NORESERVE, -1, 0);
-        return p == MAP_FAILED ? NULL : p;
-    }
-    static void ringlet_free_low(void *p, unsigned long size) { munmap(p, size); }
-    """
-    void* ringlet_low(unsigned long size)
-    void ringlet_free_low(void* p, unsigned long size)
 
 cdef enum:
     XSAVE_SIZE = 832
@@ -91,13 +78,14 @@ cdef class Processor:
     cdef object memory_read    # what answers where there is no RAM, or None
     cdef object memory_write
     cdef object level_ended    # what hears of the end of level-triggered interrupts, or None
+    cdef object block_begins   # what is asked before each block, or None
     cdef u64 port_reads
     cdef u64 port_writes
     cdef readonly unsigned long ram_size
 
     def __cinit__(self, unsigned long ram_size, cpuid=None, bint speculate=True,
                   bint keep=False):
-        cdef void* block = ringlet_low(BLOCK_SIZE)
+        cdef void* block = host_map_low(BLOCK_SIZE)
         if block == NULL:
             raise MemoryError("no room below 2 GiB for the virtual processor's state")
         self.c = <CpuState*>block
@@ -135,8 +123,9 @@ cdef class Processor:
             cache_destroy(self.c)
             apic_destroy(self.c)
             debug_destroy(self.c)
+            blocks_destroy(self.c)
             free(self.c.cpuid)
-            ringlet_free_low(self.c, BLOCK_SIZE)
+            host_unmap(self.c, BLOCK_SIZE)
         free(self.builder)
 
     cdef inline u8* xsave(self):
@@ -299,6 +288,9 @@ cdef class Processor:
                     kind = self.advance(self.c.io_data)
             elif kind == EXIT_EOI and self.level_ended is not None:
                 self.level_ended(self.c.io_data)
+                kind = EXIT_NONE
+            elif kind == EXIT_BLOCK:
+                self.block_begins()
                 kind = EXIT_NONE
         return kind
 
@@ -482,6 +474,16 @@ cdef class Processor:
         """Write RAM even where the guest may not; ValueError where none is mapped."""
         if data.shape[0]:
             debug_poke(self.c, address, &data[0], data.shape[0])
+
+    def watch_blocks(self, u32 last, begins=None) -> None:
+        """From before the first run on: keep the `last` events (0 or a power of 2) for `events`,
+        and call `begins` before each block, with the registers as they are there."""
+        self.block_begins = begins
+        blocks_create(self.c, last, begins is not None)
+
+    def events(self) -> list[tuple[int, int, int, int, int]]:
+        """(`Event`, CPL, RIP, two arguments) of the last events, the oldest first."""
+        return blocks_events(self.c)
 
     def counters(self) -> dict[str, int]:
         """The engine's counters by name."""

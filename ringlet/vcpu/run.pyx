@@ -16,6 +16,8 @@ from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSL
 from ringlet.translate.kept cimport Kept, kept_add, kept_find
 from ringlet.vcpu.emulate cimport emulate
 from ringlet.vcpu.apic cimport (INTR_LOCAL, apic_accept, apic_due, apic_tick, apic_update)
+from ringlet.vcpu.blocks cimport (EXCEPTION, INTERRUPT, block_begins, block_ends,
+                                  blocks_event)
 from ringlet.vcpu.debugger cimport (DEBUG_ALONE, DEBUG_STOP, debug_after, debug_before,
                                     debug_holds, debug_room, debug_stops)
 from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
@@ -209,6 +211,8 @@ cdef bint renew(CpuState* c, Builder* b, u32 index) noexcept nogil:
 cdef int raised(CpuState* c) noexcept nogil:
     """Deliver the pending exception; an Exit, or EXIT_NONE to go on."""
     c.n_exceptions += 1
+    if c.blocks != NULL:
+        blocks_event(c, EXCEPTION, c.exc_vector | <u64>c.exc_error << 32, c.cr2)
     if deliver(c) == EMU_EXIT:
         return c.exit_kind
     return EXIT_NONE
@@ -226,6 +230,7 @@ cdef void sleep(CpuState* c) noexcept nogil:
 
 cdef int events(CpuState* c) noexcept nogil:
     """What must be seen to before the next instruction: an Exit, or EXIT_NONE."""
+    cdef u32 vector
     while True:
         if c.attention:
             cache_unhalt(c, <Cache*>c.cache)
@@ -245,7 +250,10 @@ cdef int events(CpuState* c) noexcept nogil:
         elif c.intr and c.iflag:
             if not c.intr & INTR_LOCAL:
                 return EXIT_WINDOW
-            if interrupt(c, apic_accept(c)) == EMU_EXIT:
+            vector = apic_accept(c)
+            if c.blocks != NULL:
+                blocks_event(c, INTERRUPT, vector, 0)
+            if interrupt(c, vector) == EMU_EXIT:
                 return c.exit_kind
         elif c.halted and c.patient:
             sleep(c)
@@ -303,7 +311,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef u64 host, resume = c.resume, interrupts
     cdef u64 shadow = 0   # RIP of the instruction after STI or MOV SS, if `inhibit` says so
     cdef u32 index = NONE, key, space, link = NONE, generation = 0, drops, stepping, inhibit = 0
-    cdef bint indirect = False
+    cdef bint indirect = False, again = False
     cdef int r, exit_kind
     c.resume = 0
     while True:
@@ -363,13 +371,17 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                     if exit_kind != EXIT_NONE:
                         return exit_kind
                     continue
+            if c.blocks != NULL and not key & KEY_STEP and block_begins(c):
+                c.inhibit = inhibit
+                return EXIT_BLOCK
             if link != NONE:
-                if generation == k.generation and k.fragments[k.links[link].source].key == key \
+                if c.blocks == NULL and generation == k.generation and k.fragments[k.links[link].source].key == key \
                         and k.fragments[k.links[link].source].space == space:
                     cache_link(k, link, index)
                 link = NONE
             if indirect:
-                cache_enter_table(c, k, index)
+                if c.blocks == NULL:
+                    cache_enter_table(c, k, index)
                 indirect = False
             if stepping:
                 step_watch(c, &k.fragments[index], &step)
@@ -382,11 +394,14 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
         while c.exit_code == LEAVE_OP:
             op = <OpInfo*>c.op_info
             c.rip = op.rip
+            if not key & KEY_STEP and block_ends(c, op.rip):
+                again = True
+                break
             c.n_ops += 1
             drops = k.drops
             inhibit = 0
             r = emulate(c, op)
-            if r == EMU_NEXT and op.resume and not key & KEY_STEP and k.drops == drops \
+            if r == EMU_NEXT and op.resume and c.blocks == NULL and not key & KEY_STEP and k.drops == drops \
                     and not c.attention and not (c.intr and (c.iflag or c.inhibit)):
                 if c.inhibit:
                     shadow = c.rip
@@ -394,13 +409,19 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                     c.inhibit = 0
                 enter(c, op.resume)
                 continue
-            if r == EMU_FLOW and not stepping and settled(c, k) and is_canonical(c.rip):
+            if r == EMU_FLOW and not stepping and c.blocks == NULL and settled(c, k) and is_canonical(c.rip):
                 host = cache_thunk(c, k)
                 if host != 0:
                     key = c.key
                     enter(c, host)
                     continue
             break
+        if again:
+            # The instruction is still to do.
+            again = False
+            if inhibit and c.rip == shadow:
+                c.inhibit = inhibit
+            continue
         if c.exit_code == LEAVE_OP:
             if r == EMU_EXIT and c.exit_kind == EXIT_HLT:
                 if c.patient and c.iflag:
@@ -409,7 +430,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 else:
                     c.halted = 0   # the machine waits, or gives up
             if r == EMU_EXIT:
-                if k.drops == drops:
+                if k.drops == drops and c.blocks == NULL:
                     remember(c, k, op, op.resume)
                 if stepping and c.exit_kind == EXIT_EMULATE:
                     step_undone(c, &step)

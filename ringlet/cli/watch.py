@@ -1,0 +1,60 @@
+"""`--trace` and `--compare`: a run watched block by block."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from ringlet.cli.streams import complain
+from ringlet.errors import ConfigError, HostError
+from ringlet.machine import outcome
+from ringlet.machine.machine import Machine
+
+if TYPE_CHECKING:
+    from ringlet.debug.compare import Comparer
+    from ringlet.vcpu.processor import Processor
+
+
+@contextlib.contextmanager
+def watched(machine: Machine, trace: str, compare: int) -> Iterator[None]:
+    """Watch a machine that has not run yet.
+
+    With `trace`, write its last events to the file of that name, however the run ends.  With
+    `compare`, run each block on another processor as well, so many times, and end the run where
+    they differ.  Raises ConfigError and HostError.
+    """
+    if not trace and not compare:
+        yield
+        return
+    cpu = cast("Processor", machine.cpu)
+    comparer = _comparer(machine, cpu, compare) if compare else None
+    with contextlib.ExitStack() as stack:
+        length = 0
+        if trace:
+            from ringlet.debug.trace import LENGTH, lines
+
+            length = LENGTH
+            try:
+                file = stack.enter_context(Path(trace).open("w", encoding="ascii"))
+            except OSError as error:
+                raise ConfigError(f"--trace {trace}: {error.strerror}; give another file") from None
+            stack.callback(lambda: file.writelines(f"{line}\n" for line in lines(cpu.events())))
+        cpu.watch_blocks(length, comparer.begins if comparer else None)
+        yield
+        if comparer:
+            complain(
+                f"{comparer.compared} blocks compared, {comparer.passed_over} passed over "
+                "(sensitive, faulting, interrupted, or of instructions that the reference lacks)"
+            )
+
+
+def _comparer(machine: Machine, cpu: "Processor", times: int) -> "Comparer":
+    try:
+        from ringlet.debug.compare import Comparer
+    except ImportError:
+        raise HostError(
+            f"--compare needs unicorn: {sys.executable} -m pip install 'ringlet[compare]'"
+        ) from None
+
+    return Comparer(cpu, times, lambda text: machine.finish(outcome.differs(text)))

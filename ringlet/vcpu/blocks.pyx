@@ -1,0 +1,66 @@
+"""The events of a watched guest."""
+from libc.stdlib cimport calloc, free
+from ringlet.core.state cimport CpuState, u32, u64
+
+
+cdef void blocks_create(CpuState* c, u32 last, bint asking) except *:
+    """Watch `c` from now on; keep `last` events, which is 0 or a power of 2."""
+    cdef Blocks* b = <Blocks*>calloc(1, sizeof(Blocks))
+    if b == NULL:
+        raise MemoryError("blocks")
+    if last:
+        b.ring = <BlockEvent*>calloc(last, sizeof(BlockEvent))
+        if b.ring == NULL:
+            free(b)
+            raise MemoryError("trace")
+    b.size = last
+    b.asking = asking
+    c.blocks = b
+
+
+cdef void blocks_destroy(CpuState* c):
+    cdef Blocks* b = <Blocks*>c.blocks
+    if b != NULL:
+        free(b.ring)
+        free(b)
+        c.blocks = NULL
+
+
+cdef list blocks_events(CpuState* c):
+    """(Event, CPL, RIP, arguments) of the events in the ring, the oldest first."""
+    cdef Blocks* b = <Blocks*>c.blocks
+    cdef u64 i, first
+    cdef BlockEvent* e
+    result = []
+    if b != NULL and b.size:
+        first = b.count - b.size if b.count > b.size else 0
+        for i in range(first, b.count):
+            e = &b.ring[i & (b.size - 1)]
+            result.append((e.kind, e.cpl, e.rip, e.argument[0], e.argument[1]))
+    return result
+
+
+cdef void blocks_event(CpuState* c, u32 kind, u64 first, u64 second) noexcept nogil:
+    cdef Blocks* b = <Blocks*>c.blocks
+    cdef BlockEvent* e
+    if b == NULL or b.size == 0:
+        return
+    e = &b.ring[b.count & (b.size - 1)]
+    b.count += 1
+    e.rip = c.rip
+    e.argument[0] = first
+    e.argument[1] = second
+    e.kind = kind
+    e.cpl = c.cpl
+
+
+cdef bint block_begins(CpuState* c) noexcept nogil:
+    cdef Blocks* b = <Blocks*>c.blocks
+    if b.asking and not (b.asked and b.rip == c.rip):
+        b.rip = c.rip
+        b.asked = 1
+        return True
+    b.rip = c.rip
+    b.asked = 0
+    blocks_event(c, BLOCK, c.gpr[4], c.cr3)
+    return False
