@@ -111,6 +111,13 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "ringlet", "run", *arguments]
 
 
+def wait_until_stoppable(pid: int) -> None:
+    """Wait until a process catches SIGTERM: Python has started, which has answers of its own."""
+    status = Path(f"/proc/{pid}/status")
+    while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) >> 14 & 1:
+        time.sleep(0.005)
+
+
 def session(leader: int) -> list[str]:
     """Return the processes of a session that still run, without those that only wait to be seen."""
     found = []
