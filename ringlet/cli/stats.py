@@ -55,7 +55,8 @@ def summary(counters: Mapping[str, int], moments: Moments) -> Iterator[str]:
         "time": ", ".join(_times(counters, moments)),
         "exits": f"{kinds}; {count.get('exits', 0)} in all, with those that link translated code",
         "code": f"{count.get('fragments', 0)} fragments translated, with "
-        f"{count.get('guest_instructions', 0)} instructions; code cache: {format_size(used)} of "
+        f"{count.get('guest_instructions', 0)} instructions, "
+        f"{count.get('kept_fragments', 0)} known from before; code cache: {format_size(used)} of "
         f"{format_size(room)} in use, flushes {count.get('flushes', 0)}",
         "memory": f"{count.get('shadow_pages', 0)} pages mapped, shadow faults "
         f"{count.get('shadow_faults', 0)}",

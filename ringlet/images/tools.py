@@ -24,17 +24,22 @@ def started(
     """
     made: list[subprocess.Popen[bytes]] = []
     failed: list[OSError] = []
+    wanted = True
+    at_work = threading.Lock()
 
     def make() -> None:
-        try:
-            made.append(
-                subprocess.Popen(
-                    command, cwd=directory, env=environment, stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE, stderr=errors,
-                )
-            )  # fmt: skip
-        except OSError as error:
-            failed.append(error)
+        with at_work:
+            if not wanted:
+                return
+            try:
+                made.append(
+                    subprocess.Popen(
+                        command, cwd=directory, env=environment, stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE, stderr=errors,
+                    )
+                )  # fmt: skip
+            except OSError as error:
+                failed.append(error)
 
     thread = threading.Thread(target=make, name="tool")
     try:
@@ -44,12 +49,13 @@ def started(
             raise failed[0]
         yield made[0]
     finally:
-        if thread.ident is not None:
-            thread.join()
-        for process in made:
-            process.kill()
-            with process:  # its pipes are closed, and it is waited for
-                pass
+        # Not by `join`: whether the thread has begun cannot be told if its start was interrupted.
+        wanted = False
+        with at_work:
+            for process in made:
+                process.kill()
+                with process:  # its pipes are closed, and it is waited for
+                    pass
 
 
 def output(

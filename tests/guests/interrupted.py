@@ -20,13 +20,12 @@ from typing import Final
 
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import fetch_kernel
-from tests.guests.mirror import Mirror, command, session
+from tests.guests.mirror import Mirror, command, session, wait_until_stoppable
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RATE: Final = 14 << 20
-EARLIEST: Final = 0.1
-"""Seconds.  Before, Python itself starts, and answers SIGINT in its own way."""
 LATEST: Final = 4.0
+"""Seconds from when signals are caught."""
 LIMIT: Final = 2.0
 
 
@@ -37,6 +36,7 @@ def interrupt(mirror: Mirror, number: signal.Signals, delay: float) -> str:
         command("debian", "--", "sleep", "100"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env=mirror.environment, start_new_session=True,
     ) as process:  # fmt: skip
+        wait_until_stoppable(process.pid)
         time.sleep(delay)
         process.send_signal(number)
         sent = time.monotonic()
@@ -62,7 +62,7 @@ def main() -> int:
         mirror = Mirror(Path(name), kernel, busybox)
         with mirror.slow(RATE):
             for _ in range(options.times):
-                number, delay = chance.choice(SIGNALS), chance.uniform(EARLIEST, LATEST)
+                number, delay = chance.choice(SIGNALS), chance.uniform(0, LATEST)
                 if trouble := interrupt(mirror, number, delay):
                     bad += 1
                     print(f"{number.name} after {delay:.3f} s: {trouble}", flush=True)

@@ -87,18 +87,20 @@ class _Slowly(http.server.BaseHTTPRequestHandler):
     rate: int
 
     def do_GET(self) -> None:
-        try:
-            content = (self.directory / self.path.lstrip("/")).read_bytes()
-        except OSError:
+        with contextlib.suppress(ConnectionError):  # whoever fetches may be ended
+            self._answer(self.directory / self.path.lstrip("/"))
+
+    def _answer(self, path: Path) -> None:
+        if not path.is_file():
             self.send_error(404)
             return
+        content = path.read_bytes()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        with contextlib.suppress(OSError):  # whoever fetches may be ended
-            for start in range(0, len(content), _CHUNK):
-                time.sleep(_CHUNK / self.rate)
-                self.wfile.write(content[start : start + _CHUNK])
+        for start in range(0, len(content), _CHUNK):
+            time.sleep(_CHUNK / self.rate)
+            self.wfile.write(content[start : start + _CHUNK])
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
         """Be silent."""
@@ -107,6 +109,13 @@ class _Slowly(http.server.BaseHTTPRequestHandler):
 def command(*arguments: str) -> list[str]:
     """Return the command line `ringlet run` with these arguments."""
     return [sys.executable, "-m", "ringlet", "run", *arguments]
+
+
+def wait_until_stoppable(pid: int) -> None:
+    """Wait until a process catches SIGTERM: Python has started, which has answers of its own."""
+    status = Path(f"/proc/{pid}/status")
+    while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) >> 14 & 1:
+        time.sleep(0.005)
 
 
 def session(leader: int) -> list[str]:

@@ -16,7 +16,14 @@ import pytest
 
 from ringlet.cli.main import main
 from ringlet.images.apt import OS_RELEASE, is_debian_12
-from tests.guests.mirror import HALTS, STATUS_HALTED, Mirror, command, session
+from tests.guests.mirror import (
+    HALTS,
+    STATUS_HALTED,
+    Mirror,
+    command,
+    session,
+    wait_until_stoppable,
+)
 from tests.unit.images.packages import NEEDS_APT
 from tests.unit.machine.elf_maker import Elf, Part, note
 from tests.unit.machine.kernel_maker import BzImage
@@ -302,7 +309,7 @@ def test_streams_that_are_closed(closed: str, status: int) -> None:
 
 
 MOMENTS = [
-    (signum, random.Random(signum * 10 + turn).uniform(0.2, 3.0))
+    (signum, random.Random(signum * 10 + turn).uniform(0, 3))
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for turn in range(3)
 ]
@@ -320,6 +327,7 @@ def test_a_signal_at_any_moment(tmp_path: Path, number: signal.Signals, delay: f
         DEBIAN, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=mirror.environment, start_new_session=True,
     ) as process:  # fmt: skip
+        wait_until_stoppable(process.pid)
         time.sleep(delay)
         process.send_signal(number)
         told = process.communicate(timeout=PATIENCE)

@@ -285,6 +285,17 @@ def test_what_takes_so_long_is_told_until_the_guest_speaks(terminal: Terminal) -
     assert terminal.ended() == 0
 
 
+def test_what_takes_so_long_is_told_until_a_command_starts() -> None:
+    terminal = Terminal(command("debian", "--", "echo", "up"))
+    told = terminal.until(b"up\r\n")
+    status = terminal.ended()
+    os.close(terminal.fd)
+
+    assert b"starting Linux 6." in told
+    assert told.endswith(b"\n\x1b[?25h\r\x1b[1A\x1b[2K")
+    assert status == 0
+
+
 def test_new_size_of_the_window_reaches_the_guest(terminal: Terminal) -> None:
     terminal.resize(30, 100)
     terminal.until(b"# ")

@@ -4,6 +4,7 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -138,6 +139,14 @@ def test_links_between_documents_lead_somewhere() -> None:
     ]
 
     assert broken == []
+
+
+def test_the_readmes_picture_is_small_and_well_formed() -> None:
+    picture = ROOT / "docs/debian.svg"
+
+    assert picture.stat().st_size < 60_000
+    assert ET.fromstring(readable(picture)).tag.endswith("svg")
+    assert "](docs/debian.svg)" in readable(ROOT / "README.md")
 
 
 def test_work_to_come_is_in_the_roadmap_not_in_the_code() -> None:

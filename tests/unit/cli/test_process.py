@@ -7,6 +7,7 @@ import subprocess
 import sys
 import termios
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,18 @@ def test_words_for_a_reader_that_went_away(arguments: list[str]) -> None:
 def test_python_m_ringlet() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ringlet", "--version"],
+        cwd=ELSEWHERE, capture_output=True, text=True, timeout=20, check=True,
+    )  # fmt: skip
+
+    assert done.stdout == f"ringlet {ringlet.__version__}\n"
+
+
+def test_the_installed_script_is_the_same_command() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, name = scripts["ringlet"].partition(":")
+    call = f"import sys; from {module} import {name}; sys.exit({name}())"
+    done = subprocess.run(
+        [sys.executable, "-c", call, "--version"],
         cwd=ELSEWHERE, capture_output=True, text=True, timeout=20, check=True,
     )  # fmt: skip
 

@@ -1,9 +1,13 @@
 """`ringlet.Machine`, without a guest."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 import ringlet
-from ringlet.errors import ConfigError, ProgramError
+from ringlet.errors import ConfigError, ProgramError, RingletError
+from tests.unit.machine.kernel_maker import BzImage
 
 
 def test_a_machine_that_was_not_started() -> None:
@@ -14,6 +18,23 @@ def test_a_machine_that_was_not_started() -> None:
 def test_a_kernel_that_is_not_there() -> None:
     with ringlet.Machine("/nonexistent") as machine, pytest.raises(ProgramError, match="no such"):
         machine.boot()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("wrong", [{"append": "x" * 5000}, {"initrd": b""}])
+def test_what_is_refused_takes_no_memory(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    kernel = BzImage().write(tmp_path / "vmlinuz")
+    with ringlet.Machine(kernel, **wrong) as machine, pytest.raises(RingletError):
+        machine.boot()
+    before = descriptors()
+    for _ in range(3):
+        with ringlet.Machine(kernel, **wrong) as machine, pytest.raises(RingletError):
+            machine.boot()
+
+    assert descriptors() == before
 
 
 def test_a_wrong_size() -> None:
