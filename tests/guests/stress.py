@@ -78,7 +78,7 @@ def complaints(output: str) -> list[str]:
 def run(initrd: str, timeout: float) -> str:
     """Boot the guest and return what it printed."""
     command = [sys.executable, "-m", "ringlet", "run", "--kernel", str(fetch_kernel().vmlinuz),
-               "--initrd", initrd, "--append", "console=ttyS0 quiet rdinit=/stress-init",
+               "--initrd", initrd, "--append", "console=ttyS0 quiet panic=-1 rdinit=/stress-init",
                "--no-reboot"]  # fmt: skip
     lines = []
     with subprocess.Popen(
