@@ -99,7 +99,7 @@ TEST(kernel, probe_inside_a_function)
         int event = probe("__x64_sys_getppid", offset, 0);
         if (event < 0)
             continue;
-        struct timespec soon = { 0, 100000000 };
+        struct timespec soon = { 0, 40000000 };
         call_getppid(100);
         SAME(counted(event), 200);
         nanosleep(&soon, NULL);     /* by now the kernel may have put a jump there instead */

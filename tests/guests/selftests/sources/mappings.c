@@ -18,10 +18,10 @@ static void map_at(u8 *place, int protection, int flags, int file)
         fail("mmap: %s", strerror(errno));
 }
 
-/* One page at thirty thousand addresses, in two processes. */
+/* One page at twenty thousand addresses, in two processes. */
 TEST(mappings, one_page_at_many_places)
 {
-    enum { PLACES = 30000 };
+    enum { PLACES = 20000 };
     int file = memory_file(PAGE);
     u8 *area = pages(2 * PLACES, PROT_NONE);
     for (u64 i = 0; i < PLACES; i++)
