@@ -8,6 +8,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from ringlet.errors import RingletError
@@ -32,8 +33,9 @@ def print_table(title: str, wanted: list[str], runs: dict[Engine, Run]) -> None:
             if verdict.reason and verdict is not NONE:
                 print(f"    {engine}: {verdict.reason}")
     for engine, its_run in runs.items():
-        if its_run.complaint:
-            print(f"{engine}: {its_run.complaint}")
+        results = Counter(its_run.verdicts.get(name, NONE).result for name in wanted)
+        counts = ", ".join(f"{results[kind]} {kind}" for kind in ("ok", "skip", "FAIL"))
+        print(f"{engine}: {counts} {its_run.complaint}".rstrip())
     sys.stdout.flush()
 
 

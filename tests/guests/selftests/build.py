@@ -10,7 +10,7 @@ from ringlet.images.cpio import CpioWriter
 
 SOURCES = Path(__file__).with_name("sources")
 FLAGS = (
-    "-std=gnu11", "-O1", "-g", "-static", "-no-pie", "-fno-pie", "-pthread",
+    "-std=gnu11", "-O1", "-static", "-no-pie", "-fno-pie", "-pthread",
     "-fno-stack-protector", "-fcf-protection=none", "-fno-asynchronous-unwind-tables",
     # Tests run in the order of their sources.
     "-fno-toplevel-reorder", "-Wall", "-Wextra", "-Werror",
