@@ -36,6 +36,8 @@ LABELS = {
     "exec": "fork, exec, exit, wait",
     "boot": "kernel entry to init",
     "start": "command to init",
+    "boot_cold": "entry to init, cold",
+    "start_cold": "command to init, cold",
 }
 
 NATIVE_NOTE = (
@@ -46,7 +48,8 @@ NATIVE_NOTE = (
 
 LINUX_NOTE = (
     "fork and exec: of a process with 1 MiB; native: under this host's Linux, the same executable. "
-    "Kernel entry: before the kernel unpacks itself; in QEMU, when its firmware's log ends"
+    "Kernel entry: before the kernel unpacks itself; in QEMU, when its firmware's log ends. Cold: "
+    "without translations of earlier runs"
 )
 
 

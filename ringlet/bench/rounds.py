@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from ringlet.bench import engines
-from ringlet.bench.engines import NATIVE, Transcript
+from ringlet.bench.engines import NATIVE, RINGLET, Transcript
 from ringlet.bench.output import Measurement, Output, entry, parse, ticks_per_ns
 from ringlet.bench.toolchain import Program
 
 # From the kernel's entry, and from the start of the command, to the first line of its init.
 BOOT, START = "boot", "start"
+# The same with nothing kept of earlier runs.
+COLD = {BOOT: "boot_cold", START: "start_cold"}
 
 Runner = Callable[[list[str], float], Transcript]
 
@@ -97,6 +99,12 @@ def compare(
             outputs[engine].append(output)
             if error := failure(engine, program, transcript, output, timeout):
                 errors[engine] = error
+            elif output.times:
+                cold = output.times
+                if engine == RINGLET:
+                    again = runner([*engines.command(engine, program, memory), "--cold"], timeout)
+                    cold = boot_times(again, parse(again.lines))
+                output.times = output.times | {COLD[name]: ns for name, ns in cold.items()}
     host = _host_rate(outputs.get(NATIVE, []))
     return Comparison(program.name, chosen, rounds, _rows(outputs, errors, host), errors, host)
 

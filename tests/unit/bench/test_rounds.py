@@ -143,12 +143,16 @@ def test_geometric_mean_of_nothing_is_none() -> None:
 
 def test_a_linux_guest_is_timed_from_the_start_and_from_its_kernels_entry() -> None:
     lines = [Line(1_000_000_900, "mark 5"), Line(2_000_000_000, "mark 6")]
-    runs = Runs(ringlet=[Transcript(lines, 0, COUNTERS, 1_000_000_000)])
+    cold = [Line(1_000_001_500, "mark 5"), Line(2_000_000_000, "mark 6")]
+    made = [Transcript(seen, 0, COUNTERS, 1_000_000_000) for seen in (lines, cold)]
+    runs = Runs(ringlet=made)
 
     comparison = compare(LINUX, ["ringlet"], 1, runner=runs)
 
     assert cells(comparison, "boot") == {"ringlet": (500, None)}
     assert cells(comparison, "start") == {"ringlet": (900, None)}
+    assert cells(comparison, "boot_cold") == {"ringlet": (1100, None)}
+    assert cells(comparison, "start_cold") == {"ringlet": (1500, None)}
 
 
 def test_the_firmwares_last_line_tells_of_the_kernels_entry() -> None:

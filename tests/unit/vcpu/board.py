@@ -77,8 +77,8 @@ class Device:
 class Board:
     """A `Processor` at CPL 0 or 3, its RAM mapped to the same linear addresses, and a device."""
 
-    def __init__(self, cpl: int = 0, *, speculate: bool = True) -> None:
-        self.p = p = Processor(RAM, speculate=speculate)
+    def __init__(self, cpl: int = 0, *, speculate: bool = True, keep: bool = False) -> None:
+        self.p = p = Processor(RAM, speculate=speculate, keep=keep)
         self.device = Device()
         self.poke(PML4, PDPT | 7)
         self.poke(PDPT, PD | 7, DEVICE_PD | 7)
