@@ -19,6 +19,7 @@ from ringlet.cli.consoles import (
 )
 from ringlet.cli.gdb import debugged
 from ringlet.cli.progress import Progress
+from ringlet.cli.signals import held
 from ringlet.cli.started import STARTED_NS
 from ringlet.cli.stats import Moments, print_stats
 from ringlet.cli.streams import complain
@@ -152,7 +153,8 @@ def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Tol
 def _keep(engine: Engine) -> str:
     """Keep the translations; what stood against it, if anything: the guest has run all the same."""
     try:
-        engine.keep()
+        with held():
+            engine.keep()
     except OSError as error:
         where = error.filename or "translations"
         what = error.strerror or error
