@@ -180,19 +180,18 @@ cdef void emit_check(Builder* b) noexcept nogil:
     """Leave if the guest bytes are not those that this is a translation of.
 
     What this fragment stores comes last in it, so that it runs as checked.  No flag is touched:
-    where the bytes have changed, what these need of the flags says nothing.
+    where the bytes have changed, what these need of the flags says nothing.  Every piece is aligned:
+    the guest's alignment checks may be on.
     """
-    cdef u32 at = 0, size = 8, length = b.guest_bytes
+    cdef u32 at = 0, size, length = b.guest_bytes
     b.n_checks = 0
     mov_rr(b, H9, 1)
-    while size > length:
-        size >>= 1
-    while at + size <= length:
+    while at < length:
+        size = 8
+        while size > length - at or (b.linear + at) & (size - 1):
+            size >>= 1
         check_piece(b, at, size)
         at += size
-    if at < length:
-        # What is left overlaps the piece before.
-        check_piece(b, length - size, size)
     mov_rr(b, 1, H9)
 
 

@@ -12,7 +12,7 @@ from ringlet.translate.builder cimport Builder, Span
 
 cdef enum:
     BUCKETS = 1 << 17
-    ARENA = 64 << 20     # bytes of records, old and new
+    ARENA = 48 << 20     # bytes of records, old and new
     FIRST = 8            # where they begin: offset 0 ends a bucket's chain
 
 cdef struct Record:

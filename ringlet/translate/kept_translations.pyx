@@ -22,7 +22,7 @@ cdef extern from * nogil:
     void ringlet_kept_unmap(void* p, unsigned long size)
 
 cdef enum:
-    DUMP_LIMIT = 40 << 20
+    DUMP_LIMIT = 32 << 20
 
 
 cdef inline bint wide(u32 kind) noexcept:

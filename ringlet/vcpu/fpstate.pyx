@@ -19,6 +19,7 @@ from ringlet.vcpu.memory cimport (
 from ringlet.vcpu.operand cimport opcode_of
 from ringlet.vcpu.sysregs cimport (
     CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR4_OSXSAVE, XCR0_AVX, XCR0_SSE, XCR0_X87, advance)
+from ringlet.vcpu.watch cimport check_aligned
 
 cdef extern from *:
     """
@@ -410,7 +411,8 @@ cdef int save_x87(CpuState* c, OpInfo* op, u32 registers) noexcept nogil:
     cdef u32* env = <u32*>(area + FXSAVE_SIZE)
     if c.cr0 & (CR0_EM | CR0_TS):
         return raise_exc(c, VEC_NM)
-    if check_write(c, c.ea, (14 if op.size == 2 else 28) + registers, user_access(c)):
+    if check_aligned(c, c.ea, 2 if op.size == 2 else 4) or check_write(
+            c, c.ea, (14 if op.size == 2 else 28) + registers, user_access(c)):
         return EMU_FAULT
     fp_fxsave(area)
     if registers:

@@ -3,7 +3,7 @@
 Translated code leaves the first to single steps (`ringlet.vcpu.step`) and the second to the host's
 own EFLAGS.AC; here are those of accesses that the virtual processor performs itself.
 """
-from ringlet.core.state cimport FLAG_AC, VEC_AC, raise_err
+from ringlet.core.state cimport FLAG_AC, VEC_AC, is_canonical, raise_err
 from ringlet.vcpu.debugger cimport debug_access
 from ringlet.vcpu.sysregs cimport CR0_AM, DR7_ENABLES
 
@@ -49,8 +49,11 @@ cdef void watch(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil:
 
 
 cdef int check_aligned(CpuState* c, u64 linear, u32 size) noexcept nogil:
-    """#AC(0) of an operand of 2, 4, 8 or (x87) 10 bytes at CPL 3 (SDM 3A 6.15): EMU_FAULT or 0."""
-    if not c.rflags & FLAG_AC or c.cpl != 3 or not c.cr0 & CR0_AM:
+    """#AC(0) of an operand of 2, 4, 8 or (x87) 10 bytes at CPL 3 (SDM 3A 6.15): EMU_FAULT or 0.
+
+    The #GP of an address that is not canonical comes before it (SDM 3A table 6-2).
+    """
+    if not c.rflags & FLAG_AC or c.cpl != 3 or not c.cr0 & CR0_AM or not is_canonical(linear):
         return 0
     if size == 10:
         size = 8

@@ -127,6 +127,36 @@ static void test_steps(void)
     CHECK("step.fault-saves-tf", trap.c.rflags & F_TF, F_TF);
 }
 
+/* Alignment checks in single steps are of the guest's accesses, and of nothing else. */
+static void test_aligned_steps(void)
+{
+    struct { const char *name; void *code; u8 end; } const codes[] = {
+        { "step.ac.register", CODE("shr $20, %al; nop"), 4 },
+        { "step.ac.byte", CODE("addb $1, 1(%rdi); nop"), 5 },
+        { "step.ac.aligned", CODE("addq $1, 8(%rdi); nop"), 6 },
+        { "step.ac.jmp", CODE("jmp 1f; nop; 1: nop"), 4 },
+        { "step.ac.push", CODE("push %rax; pop %rcx; nop"), 3 },
+        { "step.ac.sensitive", CODE("mov %cs, %eax; verr %ax; nop"), 6 },
+    };
+    u64 cr0 = read_cr0();
+    write_cr0(cr0 | CR0_AM);
+    for (u64 i = 0; i < sizeof codes / sizeof *codes; i++) {
+        struct cpu c = at_cpl3(codes[i].code);
+        c.rflags |= F_AC;
+        c.r[RDI] = (u64)user_stack;
+        step(3, codes[i].code, &c);
+        check_end(codes[i].name, codes[i].code);
+        CHECK(with(codes[i].name, "last"), steps[step_count - 1], (u64)codes[i].code + codes[i].end);
+    }
+    void *unaligned = CODE("nop;" MARK "add %eax, 1(%rdi)");
+    struct cpu c = at_cpl3(unaligned);
+    c.rflags |= F_AC;
+    c.r[RDI] = (u64)user_stack;
+    step(3, unaligned, &c);
+    check_fault("step.ac.unaligned", unaligned, V_AC, 0);
+    write_cr0(cr0);
+}
+
 /* --- breakpoints */
 
 static u64 watched[8] UDATA ALIGNED(64);
@@ -305,6 +335,7 @@ void guest_main(void)
 {
     clear_breakpoints();
     test_steps();
+    test_aligned_steps();
     test_execute();
     test_watch();
     test_registers();

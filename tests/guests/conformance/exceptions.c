@@ -222,8 +222,10 @@ static void test_simd_error(void)
 static void test_alignment(void)
 {
     void *codes[] = { CODE("mov 1(%rdi), %eax"), CODE("mov %rax, 4(%rdi)"), CODE("mov %ax, 1(%rdi)"),
-                      CODE("lock incl 2(%rdi)"), CODE("push 4(%rdi)") };
+                      CODE("lock incl 2(%rdi)"), CODE("push 4(%rdi)"),
+                      CODE("fnstenv 2(%rdi)"), CODE("fnsave 2(%rdi)") };
     void *aligned = CODE("mov 4(%rdi), %eax; mov %rax, 8(%rdi); mov %ax, 2(%rdi); mov %al, 1(%rdi);"
+                         "fnstenv 4(%rdi); data16 fnstenv 2(%rdi);"
                          /* Unaligned, MOVUPS is checked or not as the processor likes (SDM 2B). */
                          "movups 16(%rdi), %xmm0");
     for (int am = 0; am < 2; am++)
@@ -231,7 +233,7 @@ static void test_alignment(void)
             EACH_CPL(cpl) {
                 char name[64];
                 write_cr0(am ? saved_cr0 | CR0_AM : saved_cr0);
-                for (int i = 0; i < 5; i++) {
+                for (int i = 0; i < 7; i++) {
                     struct cpu c = at_cpl(cpl, codes[i]);
                     c.r[RDI] = (u64)user_stack;
                     c.rflags |= ac ? F_AC : 0;
@@ -249,6 +251,19 @@ static void test_alignment(void)
                 format_name(name, "ac.am%d.ac%d.aligned", am, ac);
                 check_end(at(name, cpl), aligned);
             }
+    /* An address that is not canonical comes first. */
+    void *nowhere[] = { CODE(MARK "mov 1(%rdi), %eax"), CODE(MARK "mov 1(%rdi), %fs"),
+                        CODE(MARK "lar 1(%rdi), %eax"), CODE(MARK "fldcw 1(%rdi)") };
+    write_cr0(saved_cr0 | CR0_AM);
+    for (int i = 0; i < 4; i++) {
+        char name[64];
+        struct cpu c = at_cpl3(nowhere[i]);
+        c.r[RDI] = 0x800000000000;
+        c.rflags |= F_AC;
+        run(&c);
+        format_name(name, "ac.non-canonical%d", i);
+        check_fault(name, nowhere[i], V_GP, 0);
+    }
     write_cr0(saved_cr0);
     const struct fault faults[] = {
         { "gp.movaps-misaligned", CODE(MARK "movaps 8(%rdi), %xmm0"), V_GP, 0 },

@@ -9,6 +9,7 @@ from tests.unit.vcpu.board import CODE, HLT, Board
 TIMES = 200
 FAULTS = 8
 """More write faults than a page gets before its fragments check themselves."""
+AC = 1 << 18
 DATA = 0x800
 """Offset in the code's page of what is written and not run."""
 
@@ -63,6 +64,19 @@ def test_checks_change_no_flag_and_no_register() -> None:
 
     assert faults <= FAULTS
     assert board.get("rdx") == TIMES
+
+
+@pytest.mark.parametrize("offset", range(8))
+def test_alignment_checks_are_not_of_the_comparison(offset: int) -> None:
+    # mov ecx, TIMES; 1: inc dword [DATA]; dec ecx; jnz 1b
+    code = b"\x90" * offset + b"\xb9" + struct.pack("<I", TIMES)
+    code += b"\xff\x05" + to(DATA, offset + 11) + b"\xff\xc9\x75\xf6"
+    board = Board(3)
+    board.set(rflags=AC | 2)
+
+    board.run(code)
+
+    assert board.peek(CODE + DATA) & 0xFFFFFFFF == TIMES
 
 
 @pytest.mark.parametrize("length", range(1, 20))

@@ -34,6 +34,41 @@ TEST(alignment, unaligned_accesses)
     check_unaligned("movs", CODE(MARK "movsq"), 2);
     check_unaligned("movsd", CODE(MARK "movsd (%rdi), %xmm0"), 4);
     check_unaligned("fld", CODE(MARK "fldl (%rdi); fstp %st(0)"), 4);
+    check_unaligned("fnstenv", CODE(MARK "fnstenv (%rdi)"), 2);
+    check_unaligned("fnsave", CODE(MARK "fnsave (%rdi)"), 6);
+}
+
+/* An address that is not canonical is so before it is unaligned. */
+TEST(alignment, not_canonical)
+{
+    void *codes[] = { CODE(MARK "mov (%rdi), %eax"), CODE(MARK "mov (%rdi), %fs"),
+                      CODE(MARK "verr (%rdi)"), CODE(MARK "fldcw (%rdi)") };
+    for (size_t i = 0; i < COUNT(codes); i++) {
+        struct registers c = at(codes[i]);
+        c.rflags |= F_AC;
+        c.r[RDI] = NON_CANONICAL + 1;
+        run(&c);
+        check_fault("load", codes[i], SIGSEGV, V_GP, 0);
+    }
+}
+
+/* Fetches are not checked, wherever the code lies, and however often it has been written. */
+TEST(alignment, code_that_is_written)
+{
+    static const u8 bytes[] = { 0xC0, 0xE8, 0x04, 0x83, 0xC0, 0x07, 0xFF, 0xC9, 0xCC };
+    u8 *p = page(PROT_READ | PROT_WRITE | PROT_EXEC);
+    for (u64 i = 0; i < 400; i++) {
+        u8 *code = p + i * 7;
+        memcpy(code, bytes, sizeof bytes);
+        struct registers c = at(code);
+        c.rflags |= F_AC;
+        c.r[RAX] = 0x35;
+        run(&c);
+        SAME(caught.number, SIGTRAP);
+        SAME(caught.c.rip, (u64)code + sizeof bytes);
+        SAME(caught.c.r[RAX], 10);
+        SAME(caught.c.rflags & F_AC, F_AC);
+    }
 }
 
 TEST(alignment, aligned_accesses)
