@@ -175,7 +175,7 @@ static void *hold(void *given)
     const struct hold *h = given;
     load_gs(h->selector);
     write_gs(h->base);
-    holding++;
+    __atomic_fetch_add(&holding, 1, __ATOMIC_SEQ_CST);
     while (holding < 3)
         sched_yield();
     for (int i = 0; i < h->turns; i++) {
