@@ -180,8 +180,8 @@ cdef void emit_check(Builder* b) noexcept nogil:
     """Leave if the guest bytes are not those that this is a translation of.
 
     What this fragment stores comes last in it, so that it runs as checked.  No flag is touched:
-    where the bytes have changed, what these need of the flags says nothing.  Every piece is aligned:
-    the guest's alignment checks may be on.
+    where the bytes have changed, what these need of the flags says nothing.  Every piece is
+    aligned: the guest's alignment checks may be on.
     """
     cdef u32 at = 0, size, length = b.guest_bytes
     b.n_checks = 0

@@ -26,7 +26,6 @@ cdef struct Blocks:
 
 cdef void blocks_create(CpuState* c, u32 last, bint asking) except *
 cdef void blocks_destroy(CpuState* c)
-cdef list blocks_events(CpuState* c)
 cdef void blocks_event(CpuState* c, u32 kind, u64 first, u64 second) noexcept nogil
 # A block begins at RIP.  True: leave with EXIT_BLOCK first.
 cdef bint block_begins(CpuState* c) noexcept nogil

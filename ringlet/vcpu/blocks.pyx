@@ -26,20 +26,6 @@ cdef void blocks_destroy(CpuState* c):
         c.blocks = NULL
 
 
-cdef list blocks_events(CpuState* c):
-    """(Event, CPL, RIP, arguments) of the events in the ring, the oldest first."""
-    cdef Blocks* b = <Blocks*>c.blocks
-    cdef u64 i, first
-    cdef BlockEvent* e
-    result = []
-    if b != NULL and b.size:
-        first = b.count - b.size if b.count > b.size else 0
-        for i in range(first, b.count):
-            e = &b.ring[i & (b.size - 1)]
-            result.append((e.kind, e.cpl, e.rip, e.argument[0], e.argument[1]))
-    return result
-
-
 cdef void blocks_event(CpuState* c, u32 kind, u64 first, u64 second) noexcept nogil:
     cdef Blocks* b = <Blocks*>c.blocks
     cdef BlockEvent* e

@@ -3,6 +3,7 @@ from libc.stdlib cimport calloc, free
 from ringlet.cache.codecache cimport Cache, cache_drop_linear
 from ringlet.core.state cimport ACC_READ, MEM_OK, CpuState, u8, u32, u64
 from ringlet.mmu.mmu cimport mmu_translate, phys_write, ram_host
+from ringlet.vcpu.blocks cimport BlockEvent, Blocks
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.debugger cimport DEBUG_NOTHING, Debugger, MAX_BREAKS, MAX_WATCHES, Watch
 
@@ -85,3 +86,17 @@ cdef int debug_poke(CpuState* c, u64 linear, const u8* data, u64 size) except -1
                 phys_write(c, phys, data + at, <u32>part)
             at += part
     return 0
+
+
+cdef list blocks_events(CpuState* c):
+    """(Event, CPL, RIP, arguments) of the events in the ring, the oldest first."""
+    cdef Blocks* b = <Blocks*>c.blocks
+    cdef u64 i, first
+    cdef BlockEvent* e
+    result = []
+    if b != NULL and b.size:
+        first = b.count - b.size if b.count > b.size else 0
+        for i in range(first, b.count):
+            e = &b.ring[i & (b.size - 1)]
+            result.append((e.kind, e.cpl, e.rip, e.argument[0], e.argument[1]))
+    return result

@@ -23,11 +23,11 @@ from ringlet.vcpu.apic cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_d
                                  apic_line, apic_message, apic_read, apic_update, apic_write)
 from ringlet.vcpu.emulate cimport complete
 from ringlet.vcpu.exceptions cimport interrupt, deliver
-from ringlet.vcpu.blocks cimport blocks_create, blocks_destroy, blocks_events
+from ringlet.vcpu.blocks cimport blocks_create, blocks_destroy
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.debugger cimport debug_forget, debug_holds
-from ringlet.vcpu.debugging cimport (debug_destroy, debug_go, debug_poke, debug_set_breaks,
-                                     debug_set_watches, debug_why)
+from ringlet.vcpu.debugging cimport (blocks_events, debug_destroy, debug_go, debug_poke,
+                                     debug_set_breaks, debug_set_watches, debug_why)
 from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
 from ringlet.vcpu.native cimport Native, native_create
 from ringlet.vcpu.reset cimport reset

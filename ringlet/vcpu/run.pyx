@@ -375,7 +375,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 c.inhibit = inhibit
                 return EXIT_BLOCK
             if link != NONE:
-                if c.blocks == NULL and generation == k.generation and k.fragments[k.links[link].source].key == key \
+                if c.blocks == NULL and generation == k.generation \
+                        and k.fragments[k.links[link].source].key == key \
                         and k.fragments[k.links[link].source].space == space:
                     cache_link(k, link, index)
                 link = NONE
@@ -401,7 +402,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             drops = k.drops
             inhibit = 0
             r = emulate(c, op)
-            if r == EMU_NEXT and op.resume and c.blocks == NULL and not key & KEY_STEP and k.drops == drops \
+            if r == EMU_NEXT and op.resume and c.blocks == NULL and not key & KEY_STEP \
+                    and k.drops == drops \
                     and not c.attention and not (c.intr and (c.iflag or c.inhibit)):
                 if c.inhibit:
                     shadow = c.rip
@@ -409,7 +411,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                     c.inhibit = 0
                 enter(c, op.resume)
                 continue
-            if r == EMU_FLOW and not stepping and c.blocks == NULL and settled(c, k) and is_canonical(c.rip):
+            if r == EMU_FLOW and not stepping and c.blocks == NULL and settled(c, k) \
+                    and is_canonical(c.rip):
                 host = cache_thunk(c, k)
                 if host != 0:
                     key = c.key
