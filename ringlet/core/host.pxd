@@ -29,19 +29,25 @@ cdef extern from * nogil:
     {
         syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
     }
-    static inline void *ringlet_map_low(unsigned long size)
+    static inline void *ringlet_map_host(unsigned long size, int flags)
     {
         void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT | MAP_NORESERVE, -1, 0);
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
         return p == MAP_FAILED ? NULL : p;
     }
-    static inline void ringlet_unmap_host(void *p, unsigned long size) { munmap(p, size); }
+    static inline void *ringlet_map_any(unsigned long size) { return ringlet_map_host(size, 0); }
+    static inline void *ringlet_map_low(unsigned long size)
+    {
+        return ringlet_map_host(size, MAP_32BIT);
+    }
+    static inline void ringlet_unmap_host(void *p, unsigned long size) { if (p) munmap(p, size); }
     """
     u64 host_ticks "ringlet_ticks" ()
     u64 host_ticks_ordered "ringlet_ticks_ordered" ()
     void host_fence "ringlet_fence" ()
     void futex_wait "ringlet_futex_wait" (u32* word, u32 value, u64 ns)
     void futex_wake "ringlet_futex_wake" (u32* word)
-    # Zeroed memory below 2 GiB; NULL: there is none.
+    # Zeroed memory, anywhere or below 2 GiB; NULL: there is none.
+    void* host_map "ringlet_map_any"(unsigned long size)
     void* host_map_low "ringlet_map_low"(unsigned long size)
     void host_unmap "ringlet_unmap_host"(void* p, unsigned long size)

@@ -81,7 +81,6 @@ cdef struct Kept:
     u8* arena            # records from offset 8 on
     u32* buckets         # arena offsets
     u32 used
-    u32 loaded           # up to here they are an earlier run's
     u64 n_found
     u64 n_added
 

@@ -1,25 +1,12 @@
 """Kept translations in Python's hands, and the form in which they outlive a run."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
+from ringlet.core.host cimport host_map, host_unmap
 from ringlet.core.state cimport u8, u32, u64, i16, i32, BLOCK_SIZE
 from ringlet.core.template cimport *
 from ringlet.translate.builder cimport (MAX_CODE, MAX_LINKS, MAX_MAP, MAX_OPS, MAX_RELOCS, Span)
 from ringlet.translate.kept cimport *
 from ringlet.translate.learn_table cimport LearnTable
-
-cdef extern from * nogil:
-    """
-    #include <sys/mman.h>
-    static void *ringlet_kept_map(unsigned long size)
-    {
-        void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        return p == MAP_FAILED ? NULL : p;
-    }
-    static void ringlet_kept_unmap(void *p, unsigned long size) { if (p) munmap(p, size); }
-    """
-    void* ringlet_kept_map(unsigned long size)
-    void ringlet_kept_unmap(void* p, unsigned long size)
 
 cdef enum:
     DUMP_LIMIT = 32 << 20
@@ -103,15 +90,15 @@ cdef class KeptTranslations:
 
     def __cinit__(self, LearnTable table):
         self.table = table
-        self.k.arena = <u8*>ringlet_kept_map(ARENA)
-        self.k.buckets = <u32*>ringlet_kept_map(BUCKETS * sizeof(u32))
+        self.k.arena = <u8*>host_map(ARENA)
+        self.k.buckets = <u32*>host_map(BUCKETS * sizeof(u32))
         if self.k.arena == NULL or self.k.buckets == NULL:
             raise MemoryError("kept translations")
-        self.k.used = self.k.loaded = FIRST
+        self.k.used = FIRST
 
     def __dealloc__(self):
-        ringlet_kept_unmap(self.k.arena, ARENA)
-        ringlet_kept_unmap(self.k.buckets, BUCKETS * sizeof(u32))
+        host_unmap(self.k.arena, ARENA)
+        host_unmap(self.k.buckets, BUCKETS * sizeof(u32))
 
     def load(self, const unsigned char[::1] data):
         """Take what `dump` gave; ValueError if it is not that."""
@@ -138,7 +125,7 @@ cdef class KeptTranslations:
                 raise ValueError(f"a translation without its first bytes at offset {at}")
             kept_enter(&self.k, at, &first[0])
             at += r.size
-        self.k.used = self.k.loaded = <u32>size
+        self.k.used = <u32>size
 
     def dump(self) -> bytes:
         """All translations; if they are too many, those that this run has used."""

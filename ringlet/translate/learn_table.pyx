@@ -1,23 +1,10 @@
 """Shapes as they are learned: Python asks iced-x86 once per shape, compiled code looks it up."""
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.string cimport memcpy
+from ringlet.core.host cimport host_map, host_unmap
 from ringlet.core.state cimport u8, u16, u32
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
-
-cdef extern from * nogil:
-    """
-    #include <sys/mman.h>
-    static void *ringlet_shape_map(unsigned long size)
-    {
-        void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        return p == MAP_FAILED ? NULL : p;
-    }
-    static void ringlet_shape_unmap(void *p, unsigned long size) { if (p) munmap(p, size); }
-    """
-    void* ringlet_shape_map(unsigned long size)
-    void ringlet_shape_unmap(void* p, unsigned long size)
 
 cdef enum:
     KEYS = 1 << 23
@@ -28,8 +15,8 @@ cdef class LearnTable:
     """The shapes one translator knows; they grow as guests show new instructions."""
 
     def __cinit__(self):
-        self.t.index = <u16*>ringlet_shape_map(KEYS * sizeof(u16))
-        self.t.shapes = <Shape*>ringlet_shape_map(CAPACITY * sizeof(Shape))
+        self.t.index = <u16*>host_map(KEYS * sizeof(u16))
+        self.t.shapes = <Shape*>host_map(CAPACITY * sizeof(Shape))
         if self.t.index == NULL or self.t.shapes == NULL:
             raise MemoryError("shape table")
         self.t.capacity = CAPACITY
@@ -50,8 +37,8 @@ cdef class LearnTable:
             groups[i] = flags[i]
 
     def __dealloc__(self):
-        ringlet_shape_unmap(self.t.index, KEYS * sizeof(u16))
-        ringlet_shape_unmap(self.t.shapes, CAPACITY * sizeof(Shape))
+        host_unmap(self.t.index, KEYS * sizeof(u16))
+        host_unmap(self.t.shapes, CAPACITY * sizeof(Shape))
 
     cpdef learn(self, bytes code):
         """Learn the shape of the instruction at the start of `code`."""
