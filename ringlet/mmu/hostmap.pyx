@@ -3,6 +3,12 @@
 The host allows a process a number of mappings.  Each call here adds at most two; and a region
 can hold no more than two for every leaf or hole in it (and one).  `maps` is the lower of these
 two bounds, so it is never less than what the host counts.
+
+A page costs the host twice as much to map as to give its rights back.  Guests touch memory in
+sequence, and their kernels hand it out in sequence: where a mapping goes on from the last one in
+both spaces, the pages behind it are mapped with it, but without any right of access.  If the
+guest's tables come to say the same of them, that is one mprotect.  They are a guess and no part of
+what is recorded; there is one such range at a time, counted as a hole of its region.
 """
 from libc.stdlib cimport abort
 from posix.mman cimport (
@@ -10,7 +16,8 @@ from posix.mman cimport (
     MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE)
 
 from ringlet.core.state cimport u8, u32, u64
-from ringlet.mmu.layout cimport BALLAST, Mmu, PAGE_SHIFT, PAGE_SIZE, POPULATE_MAX, Region
+from ringlet.mmu.layout cimport (
+    AHEAD_MAX, BALLAST, Mmu, PAGE_SHIFT, PAGE_SIZE, POPULATE_MAX, Region)
 
 cdef extern from "<sys/mman.h>" nogil:
     int MAP_POPULATE
@@ -55,41 +62,118 @@ cdef inline void count_two(Mmu* m, Region* r) noexcept nogil:
     m.maps += 2
 
 
-cdef bint host_map(Mmu* m, Region* r, u64 linear, u64 offset, u64 size,
-                   bint writable) noexcept nogil:
-    """Map RAM from `offset` at a linear address of the region, in place of what is there."""
-    cdef int prot = PROT_READ | PROT_WRITE if writable else PROT_READ
-    cdef int flags = MAP_SHARED | MAP_FIXED
-    # Nothing else saves the second fault, on the host's own page table; but RAM in long runs may
-    # be untouched, and populating would allocate it.
-    if size <= POPULATE_MAX << PAGE_SHIFT:
-        flags |= MAP_POPULATE
-    while mmap(<void*>(r.base + (linear - r.linear)), size, prot, flags, m.fd,
-               offset) == MAP_FAILED:
+cdef inline void* host_address(Region* r, u64 linear) noexcept nogil:
+    return <void*>(r.base + (linear - r.linear))
+
+
+cdef bint replace(Mmu* m, Region* r, u64 linear, u64 size, int prot, int flags,
+                  u64 offset) noexcept nogil:
+    while mmap(host_address(r, linear), size, prot, flags | MAP_FIXED,
+               -1 if flags & MAP_ANONYMOUS else m.fd, offset) == MAP_FAILED:
         if not ballast_drop(m):
             return False
+    return True
+
+
+# --- pages ahead
+
+cdef void ahead_take(Mmu* m, Region* r, u64 linear, u64 offset, u64 size) noexcept nogil:
+    """Pages just mapped lose their rights again, until a walk allows them."""
+    if mprotect(host_address(r, linear), size, PROT_NONE) != 0:
+        host_unmap(m, r, linear, size)
+        return
+    r.holes += 1
     count_two(m, r)
+    m.ahead = r
+    m.ahead_low = linear
+    m.ahead_high = linear + size
+    m.ahead_offset = offset
+
+
+cdef inline void ahead_end(Mmu* m) noexcept nogil:
+    if m.ahead.holes:
+        m.ahead.holes -= 1
+    m.ahead = NULL
+
+
+cdef void ahead_drop(Mmu* m) noexcept nogil:
+    cdef Region* r = m.ahead
+    if r == NULL:
+        return
+    ahead_end(m)
+    host_unmap(m, r, m.ahead_low, m.ahead_high - m.ahead_low)
+    settle(m, r)
+
+
+cdef void ahead_yield(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
+    """The range is about to be mapped anew: none of it is ahead any more."""
+    if m.ahead != r or linear >= m.ahead_high or linear + size <= m.ahead_low:
+        return
+    if linear <= m.ahead_low and m.ahead_high <= linear + size:
+        ahead_end(m)
+    else:
+        ahead_drop(m)
+
+
+cdef bint ahead_use(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, int prot) noexcept nogil:
+    """Give the first pages ahead their rights, if they are the ones."""
+    if m.ahead != r or linear != m.ahead_low or offset != m.ahead_offset \
+            or size > m.ahead_high - m.ahead_low:
+        return False
+    if mprotect(host_address(r, linear), size, prot) != 0:
+        return False
+    m.ahead_low += size
+    m.ahead_offset += size
+    if m.ahead_low == m.ahead_high:
+        ahead_end(m)
+    return True
+
+
+cdef bint host_map(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, u64 room,
+                   bint writable) noexcept nogil:
+    """Map RAM from `offset` at a linear address of the region, in place of what is there.  Of the
+    `room` bytes behind it nothing is mapped, and RAM goes on as far."""
+    cdef int prot = PROT_READ | PROT_WRITE if writable else PROT_READ
+    cdef bint short = size <= POPULATE_MAX << PAGE_SHIFT
+    cdef u64 more = 0
+    if not ahead_use(m, r, linear, offset, size, prot):
+        if short and writable and m.grown == r and m.grown_linear == linear \
+                and m.grown_offset == offset:
+            more = min(room, <u64>AHEAD_MAX << PAGE_SHIFT)
+        if more:
+            ahead_drop(m)
+        else:
+            ahead_yield(m, r, linear, size)
+        # Nothing but populating saves the second fault, on the host's own page table; but RAM in
+        # long runs may be untouched, and would be allocated.
+        if not replace(m, r, linear, size + more, prot,
+                       MAP_SHARED | MAP_POPULATE if short else MAP_SHARED, offset):
+            return False
+        if more:
+            ahead_take(m, r, linear + size, offset + size, more)
+    count_two(m, r)
+    if short:
+        m.grown = r
+        m.grown_linear = linear + size
+        m.grown_offset = offset + size
     return True
 
 
 cdef void host_unmap(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
     """Make a range inaccessible.  Never by munmap: another thread's mapping would move in."""
-    cdef void* host = <void*>(r.base + (linear - r.linear))
+    ahead_yield(m, r, linear, size)
     count_two(m, r)
-    while mmap(host, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
-               0) == MAP_FAILED:
-        if ballast_drop(m):
-            continue
-        # The guest must not keep what it no longer has.
-        if mprotect(host, size, PROT_NONE) != 0:
-            abort()
-        return
+    # The guest must not keep what it no longer has.
+    if not replace(m, r, linear, size, PROT_NONE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, 0) \
+            and mprotect(host_address(r, linear), size, PROT_NONE) != 0:
+        abort()
 
 
 cdef void host_protect(Mmu* m, Region* r, u64 linear, u64 size, bint writable) noexcept nogil:
     cdef int prot = PROT_READ | PROT_WRITE if writable else PROT_READ
     count_two(m, r)
-    while mprotect(<void*>(r.base + (linear - r.linear)), size, prot) != 0:
+    while mprotect(host_address(r, linear), size, prot) != 0:
         if ballast_drop(m):
             continue
         if not writable:

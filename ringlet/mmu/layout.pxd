@@ -29,6 +29,7 @@ cdef enum:
     ENTRIES = 512
     BALLAST = 256                    # mappings kept to be thrown off
     POPULATE_MAX = 16                # pages; longer runs are left to the host's own faults
+    AHEAD_MAX = 15                   # pages mapped ahead of their use
 
 # Sizes in host address space: a region every 128 GiB leaves 64 GiB of guard on each side, of
 # which 40 GiB are needed (a 32-bit index times 8 and a displacement).
@@ -181,6 +182,14 @@ cdef struct Mmu:
     u32 maps           # host mappings in all regions, at most
     u32 maps_limit
     u64 ballast        # host address of the ballast, 0 once dropped
+    # --- pages mapped ahead of their use (`ringlet.mmu.hostmap`)
+    Region* ahead      # the region they are in, or NULL
+    u64 ahead_low      # linear
+    u64 ahead_high
+    u64 ahead_offset   # offset in RAM of ahead_low
+    Region* grown      # the last short mapping: its region, where it ends, and where in RAM
+    u64 grown_linear
+    u64 grown_offset
     u64 clock
     u64 epoch
     # --- a range about to be dropped or write-protected

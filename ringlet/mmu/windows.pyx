@@ -10,9 +10,9 @@ from ringlet.core.state cimport (
 from ringlet.mmu.codepages cimport about_to_write, is_code, protect_run
 from ringlet.mmu.hostmap cimport host_map, host_unmap, settle
 from ringlet.mmu.layout cimport (
-    FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D, PTE_G, PTE_P,
-    PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_set, bit_test, entry_index, leaf_size,
-    load_entry, ram_left, ram_offset, slot_region)
+    AHEAD_MAX, FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D,
+    PTE_G, PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_set, bit_test, entry_index,
+    leaf_size, load_entry, ram_left, ram_offset, slot_region)
 from ringlet.mmu.records cimport CHANGE_LESS, change_of, flush_code, leaf_link, leaf_offset, record
 from ringlet.mmu.regions cimport make_room, region_of_host, region_share, region_split, region_take
 from ringlet.mmu.walker cimport allowed, mark_used, resolve, walk
@@ -44,6 +44,17 @@ cdef bint continues(Mmu* m, Node* node, u32 entry, u64 leaf, u64 wanted,
         return False
     found[0] = e
     return True
+
+
+cdef u64 room_behind(Mmu* m, Node* node, u32 last, u64 offset) noexcept nogil:
+    """Bytes behind a small page where nothing is mapped, in its node, and RAM at `offset` goes
+    on."""
+    cdef u32 entry = last + 1
+    if node.level > 1:
+        return 0
+    while entry < ENTRIES and entry - last <= AHEAD_MAX and not bit_test(node.mapped, entry):
+        entry += 1
+    return min(<u64>(entry - 1 - last) << PAGE_SHIFT, ram_left(m, offset))
 
 
 cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
@@ -86,7 +97,8 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
         length *= last - first + 1
     low = node.linear + first * size
     offset -= (entry - first) * size
-    if not host_map(m, r, low, offset, length, writable and not code):
+    if not host_map(m, r, low, offset, length, room_behind(m, node, last, offset + length),
+                    writable and not code):
         host_unmap(m, r, node.linear + entry * size, size)
         return False
     for i in range(first, last + 1):

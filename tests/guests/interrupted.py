@@ -2,7 +2,7 @@
 
 Each run fetches Debian's kernel from a slow server of its own, makes the initial RAM disk, starts
 the guest and a command in it, and gets SIGINT, SIGTERM or SIGHUP on the way.  It must end within
-five seconds with 128 and the signal's number, say nothing, and leave no process and nothing
+two seconds with 128 and the signal's number, say nothing, and leave no process and nothing
 unfinished in the cache.  Prints a line for each that does not; the exit status is their number, at
 most 100.
 """
@@ -26,7 +26,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RATE: Final = 14 << 20
 LATEST: Final = 4.0
 """Seconds from when signals are caught."""
-LIMIT: Final = 5.0
+LIMIT: Final = 2.0
 
 
 def interrupt(mirror: Mirror, number: signal.Signals, delay: float) -> str:

@@ -205,6 +205,12 @@ class RandomGuest:
             assert found.accessed
             assert found.dirty or not write
 
+    def sweep(self) -> None:
+        """Write to pages in sequence, so that some are mapped ahead."""
+        self.probe.cpl = 3
+        for linear in LOW:
+            self.guest.reach(linear, write=True)
+
     def emulate(self) -> None:
         linear = self.random.choice(ALL)
         access = self.random.choice((0, WRITE)) | self.random.choice((0, USER))
@@ -317,6 +323,7 @@ OPERATIONS = [
     (RandomGuest.fetch, 3),
     (RandomGuest.emulate, 2),
     (RandomGuest.prefill, 2),
+    (RandomGuest.sweep, 1),
     (RandomGuest.load_cr3, 3),
     (RandomGuest.invlpg, 3),
     (RandomGuest.full_flush, 1),

@@ -1,0 +1,204 @@
+"""Pages mapped ahead of their use: quicker to come by, never to be reached before their time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.mmu.guest import AT, DATA, OTHER, PAGE, Guest, P, Tables, U, W, reload
+
+AHEAD = 15  # pages, AHEAD_MAX of ringlet.mmu.layout
+
+
+def spans(guest: Guest) -> list[tuple[int, int, str]]:
+    """The host's mappings in the windows: start, end, rights."""
+    counters = guest.probe.counters()
+    low, high = counters["arena"], counters["arena"] + counters["arena_size"]
+    found = []
+    for line in Path("/proc/self/maps").read_text(encoding="ascii").splitlines():
+        span, rights, *_ = line.split()
+        start, end = (int(part, 16) for part in span.split("-"))
+        if low <= start < high and not (rights == "---p" and end - start >= 1 << 36):
+            found.append((start, end, rights))
+    return found
+
+
+def ahead(guest: Guest) -> list[tuple[int, int]]:
+    """Guest RAM that is mapped but without rights: linear address and pages, of AT's slot."""
+    base = guest.probe.host(AT, guest.probe.cpl == 3) - AT
+    return [
+        (start - base, (end - start) // PAGE)
+        for start, end, rights in spans(guest)
+        if rights == "---s"
+    ]
+
+
+def touch(guest: Guest, page: int, frame: int) -> None:
+    """What a kernel does for the first store to a page of a program's."""
+    guest.tables.map(AT + page * PAGE, frame)
+    assert guest.store(AT + page * PAGE, page.to_bytes(2, "little"))
+
+
+def test_second_store_in_sequence_maps_what_follows_without_rights(guest: Guest) -> None:
+    touch(guest, 0, DATA)
+    assert ahead(guest) == []
+
+    touch(guest, 1, DATA + PAGE)
+
+    assert ahead(guest) == [(AT + 2 * PAGE, AHEAD)]
+    assert guest.shown(AT + 2 * PAGE) is None
+
+
+def test_pages_of_a_sequence_are_the_guests_own(guest: Guest) -> None:
+    for page in range(100):
+        touch(guest, page, DATA + page * PAGE)
+        assert guest.shown(AT + (page + 1) * PAGE) is None
+
+    for page in range(100):
+        assert guest.probe.read_phys(DATA + page * PAGE, 2) == page.to_bytes(2, "little")
+        assert guest.shown(AT + page * PAGE, 2) == page.to_bytes(2, "little")
+
+
+def test_page_ahead_with_another_frame_shows_that_frame(guest: Guest) -> None:
+    touch(guest, 0, DATA)
+    touch(guest, 1, DATA + PAGE)
+    contents = guest.fill(OTHER, b"elsewhere ")
+
+    guest.tables.map(AT + 2 * PAGE, OTHER)
+
+    assert guest.load(AT + 2 * PAGE, PAGE) == contents
+    assert guest.shown(AT + 3 * PAGE) is None
+
+
+def test_page_ahead_of_a_read_only_entry_is_not_to_be_written(guest: Guest) -> None:
+    touch(guest, 0, DATA)
+    touch(guest, 1, DATA + PAGE)
+    contents = guest.fill(DATA + 2 * PAGE, b"to be read ")
+
+    guest.tables.map(AT + 2 * PAGE, DATA + 2 * PAGE, P | U)
+
+    assert guest.load(AT + 2 * PAGE, PAGE) == contents
+    assert not guest.writable(AT + 2 * PAGE)
+
+
+def test_page_ahead_that_holds_code_is_not_to_be_written(guest: Guest) -> None:
+    touch(guest, 0, DATA)
+    touch(guest, 1, DATA + PAGE)
+
+    guest.probe.protect_code(DATA + 2 * PAGE)
+    guest.tables.map(AT + 2 * PAGE, DATA + 2 * PAGE)
+
+    assert guest.load(AT + 2 * PAGE) is not None
+    assert not guest.writable(AT + 2 * PAGE)
+
+
+def test_what_is_mapped_already_is_not_overwritten(guest: Guest) -> None:
+    contents = guest.fill(OTHER, b"was here before ")
+    guest.tables.map(AT + 4 * PAGE, OTHER)
+    guest.load(AT + 4 * PAGE)
+
+    touch(guest, 0, DATA)
+    touch(guest, 1, DATA + PAGE)
+
+    assert ahead(guest) == [(AT + 2 * PAGE, 2)]
+    assert guest.shown(AT + 4 * PAGE, PAGE) == contents
+
+
+def test_sequence_ends_with_the_guests_table(guest: Guest) -> None:
+    first = (512 - (AT >> 12 & 511)) - 3  # of this table's last three
+    for page in range(first, first + 2):
+        touch(guest, page, DATA + page * PAGE)
+    assert ahead(guest) == [(AT + (first + 2) * PAGE, 1)]
+
+    for page in range(first + 2, first + 4):
+        touch(guest, page, DATA + page * PAGE)
+
+    assert ahead(guest) == [(AT + (first + 4) * PAGE, AHEAD)]
+
+
+def test_sequence_ends_with_guest_ram() -> None:
+    guest = Guest(16 << 20)
+    for page in range(2):
+        touch(guest, page, (16 << 20) - (3 - page) * PAGE)
+    assert ahead(guest) == [(AT + 2 * PAGE, 1)]
+
+    touch(guest, 2, (16 << 20) - PAGE)
+
+    assert ahead(guest) == []
+
+
+def test_unmapping_around_pages_ahead_unmaps_them(guest: Guest) -> None:
+    guest.tables.map(AT + 30 * PAGE, OTHER)
+    guest.load(AT + 30 * PAGE)
+    for page in range(2):
+        touch(guest, page, DATA + page * PAGE)
+    assert ahead(guest)
+
+    for page in (0, 1, 30):
+        guest.tables.map(AT + page * PAGE, 0, 0)
+    reload(guest)
+
+    assert ahead(guest) == []
+    assert guest.shown(AT) is None
+    touch(guest, 2, DATA + 2 * PAGE)
+    assert guest.probe.read_phys(DATA + 2 * PAGE, 2) == b"\2\0"
+
+
+@pytest.mark.parametrize("page", [2, 3, 2 + AHEAD - 1])
+def test_page_mapped_among_those_ahead_ends_them(guest: Guest, page: int) -> None:
+    for grown in range(2):
+        touch(guest, grown, DATA + grown * PAGE)
+    assert ahead(guest)
+
+    touch(guest, page, OTHER)
+
+    assert ahead(guest) == []
+    for later in range(2, 2 + AHEAD):
+        if later != page:
+            touch(guest, later, DATA + later * PAGE)
+            assert guest.probe.read_phys(DATA + later * PAGE, 2) == later.to_bytes(2, "little")
+    assert guest.shown(AT + page * PAGE, 2) == page.to_bytes(2, "little")
+
+
+def address_space(guest: Guest) -> Tables:
+    tables = guest.new_tables()
+    guest.tables = tables
+    guest.probe.load_cr3(tables.root)
+    return tables
+
+
+@pytest.mark.parametrize("pages", [2, 5, 17, 40])
+def test_host_has_no_more_mappings_than_are_counted(pages: int) -> None:
+    guest = Guest(maps_limit=600)
+    for space in range(40):
+        for page in range(pages):
+            touch(guest, page, DATA + ((space * 7 + page) % 512) * PAGE)
+            touch(guest, page + 1000, DATA + (page * 2 % 512) * PAGE)
+        assert len(spans(guest)) <= guest.probe.counters()["maps"] <= 600
+        address_space(guest)
+
+
+def test_growing_in_two_places_goes_on(guest: Guest) -> None:
+    for page in range(50):
+        touch(guest, page, DATA + page * PAGE)
+        touch(guest, page + 2000, OTHER + page * PAGE)
+
+    for page in range(50):
+        assert guest.shown(AT + page * PAGE, 2) == page.to_bytes(2, "little")
+        assert guest.shown(AT + (page + 2000) * PAGE, 2) == (page + 2000).to_bytes(2, "little")
+    assert guest.shown(AT + 50 * PAGE) is None
+    assert guest.shown(AT + 2050 * PAGE) is None
+
+
+def test_rights_of_users_hold_ahead(guest: Guest) -> None:
+    for page in range(2):
+        touch(guest, page, DATA + page * PAGE)
+    assert ahead(guest)
+
+    guest.tables.map(AT + 2 * PAGE, DATA + 2 * PAGE, P | W)
+    guest.probe.cpl = 3
+
+    assert not guest.store(AT + 2 * PAGE, b"no")
+    guest.probe.cpl = 0
+    assert guest.store(AT + 2 * PAGE, b"ok")
