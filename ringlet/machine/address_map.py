@@ -24,9 +24,10 @@ and stack, and:
     0x000E_0000  ACPI tables, the RSDP first; reserved in the E820 map
     0x0010_0000  RAM again; the kernel goes where it prefers, usually to 16 MiB
     ...          the initial RAM disk ends where RAM ends, or where the kernel's reach does
-    0xC000_0000  the most RAM a PC may have; from here on BARs of PCI functions
+    0xC000_0000  RAM ends here at the latest; BARs of PCI functions
     0xFEC0_0000  I/O APIC
     0xFEE0_0000  local APIC
+    0x1_0000_0000  the rest of RAM
 
 Port addresses are those of an IBM PC/AT, and PORT_PM, which no PC fixes.
 """
@@ -63,6 +64,7 @@ IO_APIC: Final = 0xFEC0_0000
 IO_APIC_SIZE: Final = 0x1000
 LOCAL_APIC: Final = 0xFEE0_0000
 LOCAL_APIC_SIZE: Final = 0x1000
+REST_OF_RAM: Final = 0x1_0000_0000
 
 # --- ports
 PORT_PIC_MASTER: Final = 0x20

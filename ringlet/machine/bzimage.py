@@ -11,7 +11,7 @@ from ringlet.errors import ProgramError
 from ringlet.machine import address_map as at
 from ringlet.machine import setup_header as field
 from ringlet.machine.files import length_of, read_at
-from ringlet.machine.kernel import WANTED, Kernel, Piece, too_little_memory
+from ringlet.machine.kernel import WANTED, Kernel, Piece, check_end
 
 _PAGE: Final = 4096
 _SECTOR: Final = 512
@@ -43,8 +43,7 @@ def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
         raise ProgramError(f"{path}: is truncated: {length} of {offset + size} bytes are there")
     load = _load_address(path, head)
     end = load + max(_u32(head, field.INIT_SIZE), size)
-    if end > memory_size:
-        raise too_little_memory(f"{path}: this kernel", end, memory_size)
+    check_end(path, end, memory_size)
     return Kernel(
         path,
         header,
@@ -52,7 +51,8 @@ def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
         load + _ENTRY_64,
         end,
         memory_size,
-        initrd_ends=_initrd_ends(head, memory_size),
+        initrd_limit=_u32(head, field.INITRD_ADDR_MAX) + 1,
+        initrd_anywhere=bool(_u16(head, field.XLOADFLAGS) & field.XLF_CAN_BE_LOADED_ABOVE_4G),
         command_line_limit=_u32(head, field.CMDLINE_SIZE),
     )
 
@@ -103,18 +103,6 @@ def _load_address(path: Path, head: bytes) -> int:
     if load < at.HIGH_RAM:
         raise ProgramError(f"{path}: is damaged: it wants to be at {load:#x}, below 1 MiB")
     return load
-
-
-def _initrd_ends(head: bytes, memory_size: int) -> tuple[int, ...]:
-    """Return below where the kernel finds an initial RAM disk.
-
-    initrd_addr_max is an address that it may still occupy.  A kernel that may be loaded above 4 GiB
-    finds it anywhere.
-    """
-    limit = min(memory_size, _u32(head, field.INITRD_ADDR_MAX) + 1)
-    if _u16(head, field.XLOADFLAGS) & field.XLF_CAN_BE_LOADED_ABOVE_4G:
-        return (limit, memory_size)
-    return (limit,)
 
 
 def _u16(data: bytes, offset: int) -> int:

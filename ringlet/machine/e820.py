@@ -27,17 +27,27 @@ class Range:
     type: RangeType
 
 
+def ram_ends(memory_size: int) -> tuple[int, int]:
+    """Return where the RAM from 0 on ends, and where the rest of it, from 4 GiB on, does."""
+    low = min(memory_size, at.DEVICE_HOLE)
+    return low, at.REST_OF_RAM + memory_size - low
+
+
 def memory_map(memory_size: int) -> tuple[Range, ...]:
-    """Return the map of a PC with RAM from 0 to `memory_size`, which is more than 1 MiB.
+    """Return the map of a PC with so much RAM, which is more than 1 MiB.
 
     The firmware's area is reserved, not usable, so that the ACPI tables in it stay as they are.
     """
-    return (
+    low, high = ram_ends(memory_size)
+    ranges = (
         Range(0, at.LOW_RAM_END, RangeType.USABLE),
         Range(at.LOW_RAM_END, at.VIDEO_MEMORY, RangeType.RESERVED),
         Range(at.FIRMWARE, at.HIGH_RAM, RangeType.RESERVED),
-        Range(at.HIGH_RAM, memory_size, RangeType.USABLE),
+        Range(at.HIGH_RAM, low, RangeType.USABLE),
     )
+    if high == at.REST_OF_RAM:
+        return ranges
+    return (*ranges, Range(at.REST_OF_RAM, high, RangeType.USABLE))
 
 
 def pack(ranges: Iterable[Range]) -> bytes:

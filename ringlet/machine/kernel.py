@@ -26,7 +26,7 @@ class Kernel:
 
     `header` is the setup header for `boot_params`, from its offset 1F1h on.  `entry` is physical.
     Until it has looked at the memory map the kernel uses what is below `end`.  Its initial RAM disk
-    ends at the first of `initrd_ends` at the latest, or where that is too low, at the next.
+    should end at `initrd_limit` at the latest; only if `initrd_anywhere`, it may be beyond.
     `command_line_limit` is the command line's longest length without its final zero.
     """
 
@@ -36,19 +36,26 @@ class Kernel:
     entry: int
     end: int
     memory_size: int
-    initrd_ends: tuple[int, ...]
+    initrd_limit: int
+    initrd_anywhere: bool
     command_line_limit: int
 
 
-def too_little_memory(what: str, least: int, memory_size: int) -> ConfigError | ProgramError:
+def check_end(path: Path, end: int, memory_size: int) -> None:
+    """Raise ProgramError or ConfigError if a kernel that uses what is below `end` has no room."""
+    if end > at.DEVICE_HOLE:
+        raise ProgramError(
+            f"{path}: this kernel needs the RAM up to {end:#x}; "
+            f"a PC has its devices at {at.DEVICE_HOLE:#x}"
+        )
+    if end > memory_size:
+        raise too_little_memory(f"{path}: this kernel", end, memory_size)
+
+
+def too_little_memory(what: str, least: int, memory_size: int) -> ConfigError:
     """Return the error to raise where `what` needs `least` bytes of RAM."""
     # In whole MiB, so that the size can be given as it is printed.
-    mebibytes = -(-least // (1 << 20))
-    if least > at.DEVICE_HOLE:
-        return ProgramError(
-            f"{what} needs {mebibytes}M of RAM; a PC has at most {format_size(at.DEVICE_HOLE)}"
-        )
     return ConfigError(
         f"{what} does not fit in {format_size(memory_size)} of RAM; "
-        f"the least that works is {MEMORY.flag} {mebibytes}M"
+        f"the least that works is {MEMORY.flag} {-(-least // (1 << 20))}M"
     )

@@ -7,10 +7,11 @@ the rest is.
 
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ringlet.config import MEMORY, format_size
+from ringlet.config import format_size
 from ringlet.errors import ConfigError, ProgramError
 from ringlet.machine import address_map as at
 from ringlet.machine import e820
@@ -38,13 +39,8 @@ _E820_TABLE: Final = 0x2D0
 def read_kernel(path: Path, memory_size: int) -> Kernel:
     """Read and check `path`, a bzImage or a vmlinux, for a PC with `memory_size` bytes of RAM.
 
-    Raises ProgramError, and ConfigError if that is too little or too much memory.
+    Raises ProgramError, and ConfigError if that is too little memory.
     """
-    if memory_size > at.DEVICE_HOLE:
-        raise ConfigError(
-            f"{MEMORY.flag}: a PC has at most {format_size(at.DEVICE_HOLE)} of RAM so far; "
-            f"{format_size(memory_size)} is more"
-        )
     with open_regular(path, WANTED) as file:
         is_elf = read_at(file, 0, len(ELF_MAGIC)) == ELF_MAGIC
         return (read_vmlinux if is_elf else read_bzimage)(path, file, memory_size)
@@ -129,18 +125,31 @@ def _load_initrd(cpu: Cpu, kernel: Kernel, initrd: Path | bytes) -> tuple[int, i
 def _initrd_address(kernel: Kernel, name: str, size: int) -> int:
     if not size:
         raise ProgramError(f"{name}: is empty; give {_INITRD}")
-    for end in kernel.initrd_ends:
+    for start, end in _initrd_rooms(kernel):
         address = (end - size) // _PAGE * _PAGE
-        if address >= kernel.end:
+        if address >= start:
             return address
-    least = -(-kernel.end // _PAGE) * _PAGE + -(-size // _PAGE) * _PAGE
     what = f"{name}: an initial RAM disk of {format_size(size)}"
-    if least > kernel.memory_size:
-        raise too_little_memory(what, least, kernel.memory_size)
-    raise ProgramError(
-        f"{what} is too large: this kernel finds one below {format_size(max(kernel.initrd_ends))} "
-        "only"
-    )
+    pages = -(-size // _PAGE) * _PAGE
+    least = -(-kernel.end // _PAGE) * _PAGE + pages
+    limit = min(at.DEVICE_HOLE, kernel.initrd_limit)
+    if kernel.initrd_anywhere:
+        if least > at.DEVICE_HOLE:
+            least = at.DEVICE_HOLE + pages
+    elif least > limit:
+        raise ProgramError(
+            f"{what} is too large: this kernel finds one below {format_size(limit)} only"
+        )
+    raise too_little_memory(what, least, kernel.memory_size)
+
+
+def _initrd_rooms(kernel: Kernel) -> Iterator[tuple[int, int]]:
+    """Give the ranges where the kernel finds an initial RAM disk, the best first."""
+    low, high = e820.ram_ends(kernel.memory_size)
+    yield kernel.end, min(low, kernel.initrd_limit)
+    if kernel.initrd_anywhere:
+        yield kernel.end, low
+        yield at.REST_OF_RAM, high
 
 
 def _put_split(params: bytearray, low: int, high: int, value: int) -> None:

@@ -23,13 +23,14 @@ from ringlet.machine.elf import (
     read_elf,
 )
 from ringlet.machine.files import read_at
-from ringlet.machine.kernel import WANTED, Kernel, Piece, too_little_memory
+from ringlet.machine.kernel import WANTED, Kernel, Piece, check_end
 
 _ABI_GNU: Final = 3
 _XEN: Final = b"Xen\0"
 _XEN_ELFNOTE_PHYS32_ENTRY: Final = 18
 _LONGEST_NOTES: Final = 1 << 20
 _NOTE: Final = struct.Struct("<III")
+_INITRD_ADDR_MAX: Final = 0xFFFF_FFFF
 _COMMAND_LINE_SIZE: Final = 2047
 """COMMAND_LINE_SIZE of Linux's arch/x86/include/asm/setup.h, without the final zero."""
 
@@ -50,8 +51,7 @@ def read_vmlinux(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
     if lowest < at.HIGH_RAM:
         raise ProgramError(f"{path}: is no kernel: a part of it wants to be at {lowest:#x}")
     end = max(s.physical + s.size for s in loaded)
-    if end > memory_size:
-        raise too_little_memory(f"{path}: this kernel", end, memory_size)
+    check_end(path, end, memory_size)
     return Kernel(
         path,
         _header(),
@@ -59,7 +59,8 @@ def read_vmlinux(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
         elf.entry,
         end,
         memory_size,
-        initrd_ends=(memory_size,),
+        initrd_limit=_INITRD_ADDR_MAX + 1,
+        initrd_anywhere=True,
         command_line_limit=_COMMAND_LINE_SIZE,
     )
 
@@ -106,7 +107,7 @@ def _header() -> bytes:
         (field.MAGIC, "4s", field.MAGIC_VALUE),
         (field.VERSION, "H", field.LEAST_PROTOCOL),
         (field.LOADFLAGS, "B", field.LOADED_HIGH),
-        (field.INITRD_ADDR_MAX, "I", 0xFFFF_FFFF),
+        (field.INITRD_ADDR_MAX, "I", _INITRD_ADDR_MAX),
         (field.XLOADFLAGS, "H", field.XLF_KERNEL_64 | field.XLF_CAN_BE_LOADED_ABOVE_4G),
         (field.CMDLINE_SIZE, "I", _COMMAND_LINE_SIZE),
     ):

@@ -22,6 +22,7 @@ from ringlet.errors import HostError, ImageError
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import CachedKernel, fetch_kernel
 from ringlet.images.initramfs import Shell, make_initramfs
+from ringlet.machine.host import memory_size
 from ringlet.machine.outcome import EndKind
 from tests.guests.unpacked import unpack
 
@@ -111,6 +112,22 @@ def test_work_in_the_guest_has_the_hosts_results() -> None:
     )
 
     assert done.stdout.decode().split() == [zeros, "same", "1250025000", "mounted"]
+
+
+@pytest.mark.skipif(memory_size() < 5 << 30, reason="this host has not the RAM for such a guest")
+def test_ram_above_the_devices_is_used() -> None:
+    """Linux gives out memory above 4 GiB first."""
+    data = random.Random(2).randbytes(100_000)
+    done = in_guest(
+        "sed -n 's/ : System RAM//p' /proc/iomem; "
+        "sed -n 's/^MemTotal: *//p' /proc/meminfo; sha256sum",
+        data, "--memory", "4G",
+    )  # fmt: skip
+    *ram, total, digest = done.stdout.decode().splitlines()
+
+    assert ram[-2:] == ["00100000-bfffffff", "100000000-13fffffff"]
+    assert 3 << 20 < int(total.split()[0]) < 4 << 20
+    assert digest.split()[0] == hashlib.sha256(data).hexdigest()
 
 
 def test_kernel_has_nothing_to_complain_of() -> None:

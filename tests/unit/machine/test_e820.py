@@ -3,6 +3,8 @@
 import struct
 from itertools import pairwise
 
+import pytest
+
 from ringlet.machine.e820 import ENTRY_SIZE, RangeType, memory_map, pack
 
 
@@ -19,9 +21,26 @@ def test_acpi_tables_place_is_reserved() -> None:
 
 
 def test_ranges_are_in_order_and_apart() -> None:
-    ranges = memory_map(3 << 30)
+    for size in (3 << 30, 4 << 30):
+        ranges = memory_map(size)
 
-    assert all(a.end <= b.start for a, b in pairwise(ranges))
+        assert all(a.start < a.end <= b.start < b.end for a, b in pairwise(ranges))
+
+
+@pytest.mark.parametrize(
+    ("size", "ends"),
+    [
+        (64 << 20, [64 << 20]),
+        (3 << 30, [3 << 30]),
+        ((3 << 30) + 4096, [3 << 30, (4 << 30) + 4096]),
+        (16 << 30, [3 << 30, 17 << 30]),
+    ],
+)
+def test_ram_beyond_3_gib_goes_on_at_4_gib(size: int, ends: list[int]) -> None:
+    usable = [r for r in memory_map(size) if r.type is RangeType.USABLE][1:]
+
+    assert [r.end for r in usable] == ends
+    assert [r.start for r in usable] == [1 << 20, 4 << 30][: len(ends)]
 
 
 def test_packed_entries_have_base_length_and_type() -> None:

@@ -157,6 +157,45 @@ def test_initrd_stays_below_the_reach_of_a_kernel_that_could_reach_further(path:
     assert field(params, 0x218, "I") == 0x8000_0000 - 4096
 
 
+@pytest.mark.parametrize("memory", [4 << 30, 16 << 30])
+def test_initrd_stays_below_the_reach_with_more_ram(path: Path, memory: int) -> None:
+    _, params = loaded(path, memory=memory, initrd=b"x" * 4096)
+
+    assert field(params, 0x218, "I") == 0x8000_0000 - 4096
+    assert field(params, 0xC0, "I") == 0
+
+
+def test_initrd_that_fits_below_the_devices_is_there(path: Path) -> None:
+    image = BzImage(xloadflags=3, initrd_addr_max=LOAD + 0x10_0FFF)
+    _, params = loaded(path, image, memory=5 << 30, initrd=b"x" * 8192)
+
+    assert field(params, 0x218, "I") == (3 << 30) - 8192
+
+
+def test_initrd_that_fits_nowhere_below_4_gib_ends_with_ram(path: Path) -> None:
+    image = BzImage(xloadflags=3, init_size=(3 << 30) - LOAD - 4096)
+    _, params = loaded(path, image, memory=5 << 30, initrd=b"x" * 8192)
+
+    assert field(params, 0x218, "I") == (2 << 30) - 8192
+    assert field(params, 0xC0, "I") == 1
+    assert (field(params, 0x21C, "I"), field(params, 0xC4, "I")) == (8192, 0)
+
+
+def test_least_memory_named_for_an_initrd_above_4_gib_works(path: Path) -> None:
+    image = BzImage(xloadflags=3, init_size=(3 << 30) - LOAD - 4096)
+    with pytest.raises(ConfigError, match="the least that works is --memory 3073M"):
+        loaded(path, image, memory=3 << 30, initrd=b"x" * 8192)
+    _, params = loaded(path, image, memory=3073 * MIB, initrd=b"x" * 8192)
+
+    assert (field(params, 0x218, "I"), field(params, 0xC0, "I")) == (MIB - 8192, 1)
+
+
+def test_initrd_above_4_gib_is_not_for_every_kernel(path: Path) -> None:
+    image = BzImage(xloadflags=1, init_size=(3 << 30) - LOAD - 4096)
+    with pytest.raises(ProgramError, match="is too large: this kernel finds one below 2 GiB"):
+        loaded(path, image, memory=5 << 30, initrd=b"x" * 8192)
+
+
 def test_initrd_that_fits_nowhere_else_may_be_beyond_if_the_kernel_says_so(path: Path) -> None:
     image = BzImage(xloadflags=3, initrd_addr_max=LOAD + 0x10_0FFF)
     _, params = loaded(path, image, initrd=b"x" * 8192)
@@ -278,12 +317,11 @@ def test_least_memory_named_for_a_kernel_works(path: Path) -> None:
     assert read_kernel(image, 18 * MIB).end == LOAD + 0x12_3456
 
 
-def test_a_pc_has_at_most_3_gib(path: Path) -> None:
-    image = BzImage().write(path)
+def test_ram_beyond_3_gib_is_above_the_devices(path: Path) -> None:
+    _, params = loaded(path, memory=5 << 30)
+    entries = list(struct.iter_unpack("<QQI", params[0x2D0 : 0x2D0 + 20 * params[0x1E8]]))
 
-    assert read_kernel(image, 3 << 30).memory_size == 3 << 30
-    with pytest.raises(ConfigError, match="at most 3 GiB of RAM so far; 4 GiB is more"):
-        read_kernel(image, 4 << 30)
+    assert entries[-2:] == [(MIB, (3 << 30) - MIB, 1), (4 << 30, 2 << 30, 1)]
 
 
 # --- what is refused
@@ -312,8 +350,8 @@ WRONG = {
     "no code": (BzImage(syssize=0).bytes(), "is damaged: its header speaks of 0 bytes"),
     "cut in the header": (BzImage().bytes()[:0x250], "is truncated: 592 bytes do not hold"),
     "cut in the code": (BzImage().bytes()[:-1], "is truncated: 4095 of 4096 bytes"),
-    "huge": (BzImage(pref_address=(1 << 64) - 4096).bytes(), "a PC has at most 3 GiB"),
-    "hungry": (BzImage(init_size=0xFFFF_FFFF).bytes(), "needs 4112M of RAM; a PC has at most"),
+    "huge": (BzImage(pref_address=(1 << 64) - 4096).bytes(), "a PC has its devices at 0xc0000000"),
+    "hungry": (BzImage(init_size=0xFFFF_FFFF).bytes(), "needs the RAM up to 0x100ffffff; a PC"),
 }
 
 

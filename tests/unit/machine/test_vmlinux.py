@@ -100,7 +100,7 @@ WRONG = {
     "object file": (Elf(kind=1), "is not linked to be run"),
     "position independent": (Elf(kind=3), "is not linked to be run"),
     "low": (Elf((Part(0x1000),), entry=0x1000), "is no kernel: a part of it wants to be at 0x1000"),
-    "high": (Elf((Part(1 << 40),), entry=1 << 40), "a PC has at most 3 GiB"),
+    "high": (Elf((Part(1 << 40),), entry=1 << 40), "a PC has its devices at 0xc0000000"),
     "truncated": (Elf((Part(file_size=9000, size=9000),)), "is truncated"),
 }
 
