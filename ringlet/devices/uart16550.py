@@ -124,6 +124,10 @@ class Uart16550:
         self._s = Uart16550State()
         self._quiet = True
         """Output only: no interrupts, no input, no divisor latch, no loop-back."""
+        self._sends = True
+        """What is written at offset 0 goes to the sink: no divisor latch, no loop-back."""
+        self._flawed = False
+        """The receive FIFO may hold a byte with errors."""
         self._readers = (
             self._read_data, self._read_ier, self._read_iir, lambda: self._s.lcr,
             lambda: self._s.mcr, self._read_lsr, self._read_msr, lambda: self._s.scr,
@@ -146,10 +150,13 @@ class Uart16550:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write register `offset`."""
-        if offset == 0 and self._quiet:  # a console at work: all output comes this way
-            self._sink(_BYTES[value])
+        if offset or not self._sends:
+            self._writers[offset](value)
             return
-        self._writers[offset](value)
+        self._sink(_BYTES[value])
+        if not self._quiet and not self._s.thre_pending:
+            self._s.thre_pending = True
+            self._update()
 
     # --- the wire
 
@@ -162,6 +169,7 @@ class Uart16550:
             return 0
         taken = data[: max(0, self._capacity() - len(self._s.rx))]
         self._s.rx.extend((byte, errors) for byte in taken)
+        self._flawed = self._flawed or errors != 0
         self._update()
         return len(taken)
 
@@ -185,6 +193,7 @@ class Uart16550:
     def restore(self, state: Uart16550State) -> None:
         """Take over `state` and drive the interrupt line as it says."""
         self._s = replace(state, rx=list(state.rx))
+        self._flawed = any(errors for _, errors in state.rx)
         self.poll()
 
     # --- registers
@@ -196,6 +205,8 @@ class Uart16550:
         if not s.rx:
             return 0
         byte, _ = s.rx.pop(0)
+        if s.rx and not self._flawed:  # the same interrupt is pending as before
+            return byte
         if not s.fcr & FCR_ENABLE:  # the next character was on its way already
             self._refill()
         self._update()
@@ -206,10 +217,7 @@ class Uart16550:
         if s.lcr & LCR_DLAB:
             s.divisor = s.divisor & 0xFF00 | value
             return
-        if s.mcr & MCR_LOOP:
-            self._loop_back(value, 0)
-        else:
-            self._sink(_BYTES[value])
+        self._loop_back(value, 0)
         s.thre_pending = True
         self._update()
 
@@ -275,9 +283,10 @@ class Uart16550:
         if s.rx:
             byte, errors = s.rx[0]
             lsr |= LSR_DR | errors
-            if s.fcr & FCR_ENABLE and any(bits for _, bits in s.rx):
-                lsr |= LSR_FIFO_ERROR
-            s.rx[0] = (byte, 0)
+            if self._flawed:
+                if s.fcr & FCR_ENABLE and any(bits for _, bits in s.rx):
+                    lsr |= LSR_FIFO_ERROR
+                s.rx[0] = (byte, 0)
         if lsr & _LSR_ERRORS:
             s.overrun = 0
             self._update()
@@ -320,6 +329,7 @@ class Uart16550:
 
     def _loop_back(self, byte: int, errors: int) -> None:
         s = self._s
+        self._flawed = self._flawed or errors != 0
         if len(s.rx) < self._capacity():
             s.rx.append((byte, errors))
             return
@@ -355,9 +365,9 @@ class Uart16550:
 
     def _update(self) -> None:
         s = self._s
-        self._quiet = not (
-            s.ier or s.rx or s.overrun or s.lcr & LCR_DLAB or s.mcr & MCR_LOOP or self._waiting
-        )
+        self._flawed = self._flawed and bool(s.rx)
+        self._sends = not (s.lcr & LCR_DLAB or s.mcr & MCR_LOOP)
+        self._quiet = self._sends and not (s.ier or s.rx or s.overrun or self._waiting)
         pending = self._interrupt() != IIR_NONE
         # In loop-back mode OUT2 is turned inward and its pin is inactive.
         connected = s.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2

@@ -74,6 +74,7 @@ class Machine:
         self._end: End | None = None
         self._woken = threading.Event()
         self._debugger: Debugger | None = None
+        self._flush: Callable[[], None] = lambda: None
         self._posted: deque[Callable[[], None]] = deque()
         self._mmio = self._halts = self._kicks = self._injected = self._wall_ns = 0
         self._entry_ns = 0
@@ -84,6 +85,10 @@ class Machine:
         """Let `timer`, wired to input `irq` of the interrupt controller, act in time."""
         self._timer = timer
         self._timer_irq = irq
+
+    def attach_output(self, flush: Callable[[], None]) -> None:
+        """Let `flush` be called where the guest stops: what it has sent may not be held back."""
+        self._flush = flush
 
     def attach_debugger(self, debugger: Debugger) -> None:
         """Let `debugger` hear of the guest's stops."""
@@ -136,6 +141,7 @@ class Machine:
                 handlers[run()]()
         finally:
             self._wall_ns += self._clock() - started
+            self._flush()
         return self._end
 
     def counters(self) -> dict[str, int]:
@@ -193,6 +199,7 @@ class Machine:
         if self._debugger is None:
             self._unexpected()
         else:
+            self._flush()
             self._debugger.trapped()
 
     def _interrupted(self) -> None:

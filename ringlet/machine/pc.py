@@ -13,6 +13,7 @@ from typing import Final
 
 from ringlet.devices.acpi_pm import PORTS as PM_PORTS
 from ringlet.devices.acpi_pm import AcpiPm
+from ringlet.devices.backends.spool import Spool
 from ringlet.devices.debug_exit import DebugExit
 from ringlet.devices.i8042 import I8042
 from ringlet.devices.i8254 import I8254
@@ -117,10 +118,12 @@ def assemble(
         interrupts.line(at.IRQ_SCI),
         machine.timer_changed,
     )
+    spool = Spool(clock, machine.timer_changed)
     timers = Timers()
-    for timer in (pit, rtc, power):
+    for timer in (pit, rtc, power, spool):
         timers.add(timer)
     machine.attach_timer(timers, at.IRQ_TIMER)
+    machine.attach_output(spool.flush)
 
     keyboard = I8042(reset, interrupts.line(at.IRQ_KEYBOARD), interrupts.line(at.IRQ_MOUSE))
     ports.map(at.PORT_PIC_MASTER, 2, pics.master)
@@ -143,7 +146,8 @@ def assemble(
     shared = {irq: SharedLine(interrupts.line(irq)) for irq in (at.IRQ_COM1, at.IRQ_COM2)}
     for wire, (port, irq) in zip(options.wires, _COMS, strict=False):
         line = shared[irq].tap()
-        coms.append(Uart16550(wire.sink, line, wire.source, handshake=wire.handshake))
+        sink = spool.before(wire.sink)
+        coms.append(Uart16550(sink, line, wire.source, handshake=wire.handshake))
         ports.map(port, 8, coms[-1])
 
     tables = acpi.build(Platform())

@@ -230,3 +230,37 @@ def test_counters_join_the_processors_and_the_machines(console: Console) -> None
     assert counters["exits"] == 7
     assert counters["machine_wall_ns"] > 0
     assert counters["machine_entry_ns"] > 0
+
+
+# --- output that is held back
+
+
+class Gathered:
+    """Where the guest stood each time that output was asked for."""
+
+    def __init__(self, cpu: FakeCpu, console: Console) -> None:
+        self.stops: list[str] = []
+        self.machine = machine_for(cpu, console)
+        self.machine.attach_output(lambda: self.stops.append("flushed"))
+        self.machine.attach_debugger(self)
+
+    def trapped(self) -> None:
+        self.stops.append("stopped")
+
+    def dying(self, end: outcome.End) -> None:
+        self.stops.append("dying")
+
+
+def test_output_is_complete_where_a_debugger_stops_the_guest(console: Console) -> None:
+    gathered = Gathered(FakeCpu([FakeExit(Exit.EXIT_DEBUG), BYE]), console)
+    gathered.machine.run()
+
+    assert gathered.stops == ["flushed", "stopped", "flushed"]
+
+
+def test_output_is_complete_after_a_defect_of_ours(console: Console) -> None:
+    gathered = Gathered(FakeCpu([FakeExit(Exit.EXIT_BLOCK)]), console)
+    with pytest.raises(InternalError):
+        gathered.machine.run()
+
+    assert gathered.stops == ["flushed"]

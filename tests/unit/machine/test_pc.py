@@ -6,6 +6,7 @@ import pytest
 
 from ringlet.devices.acpi_pm import PM1_CONTROL, PM_TIMER, S5_TYPE, SLP_EN, SLP_TYP_SHIFT
 from ringlet.machine import address_map as at
+from ringlet.machine import outcome
 from ringlet.machine.outcome import EndKind
 from ringlet.machine.pc import Options, Pc, Wire, assemble
 from tests.unit.machine.fake_cpu import FakeCpu
@@ -71,8 +72,10 @@ def test_level_triggered_interrupts_are_told_of_their_end(cpu: FakeCpu) -> None:
 
 def test_serial_ports_are_as_many_as_wires(cpu: FakeCpu) -> None:
     sent: list[bytes] = []
-    build(cpu, Wire(sent.append), Wire(sent.append))
+    pc = build(cpu, Wire(sent.append), Wire(sent.append))
     cpu.write(at.PORT_COM2, 1, ord("x"))
+    pc.machine.finish(outcome.powered_off())
+    pc.machine.run()
     assert sent == [b"x"]
     assert cpu.read(at.PORT_COM3 + 5, 1) == 0xFF
 
