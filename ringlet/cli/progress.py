@@ -4,32 +4,15 @@ import contextlib
 import os
 import threading
 from types import TracebackType
-from typing import Final, Self
-
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
-from rich.spinner import Spinner
-from rich.text import Text
+from typing import TYPE_CHECKING, Final, Self
 
 from ringlet.cli.signals import held
 from ringlet.devices.uart16550 import Sink
 
+if TYPE_CHECKING:
+    from ringlet.cli.spinner import SpinningLine
+
 _STDERR: Final = 2
-
-
-class _OneLine:
-    """A spinner with text, cut at the terminal's edge.
-
-    The terminal may be raw, and a second line would begin where the first has ended.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.spinner = Spinner("dots", Text(text))
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from console.render(
-            self.spinner, options.update(no_wrap=True, overflow="ellipsis", height=1)
-        )
 
 
 class Progress:
@@ -39,22 +22,17 @@ class Progress:
     """
 
     def __init__(self, text: str = "") -> None:
-        self._line = _OneLine(text)
-        self._live: Live | None = None
+        self._text = text
+        self._line: SpinningLine | None = None
         self._changes = threading.Lock()
 
     def __enter__(self) -> Self:
         if os.isatty(_STDERR):
-            self._live = Live(
-                self._line,
-                console=Console(stderr=True),
-                refresh_per_second=12.5,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
+            from ringlet.cli.spinner import SpinningLine
+
+            self._line = SpinningLine(self._text)
             with held(), contextlib.suppress(OSError):  # the terminal is gone
-                self._live.start(refresh=True)
+                self._line.start()
         return self
 
     def __exit__(
@@ -67,22 +45,24 @@ class Progress:
 
     def update(self, text: str) -> None:
         """Say something else."""
-        self._line.spinner.update(text=Text(text))
+        line = self._line
+        if line is not None:
+            line.update(text)
 
     def end(self) -> None:
         """Take the line away for good; any thread may."""
-        if self._live is None:
+        if self._line is None:
             return
         here = threading.current_thread() is threading.main_thread()
         with held() if here else contextlib.nullcontext(), self._changes:
-            live, self._live = self._live, None
-            if live is not None:
+            line, self._line = self._line, None
+            if line is not None:
                 with contextlib.suppress(OSError):
-                    live.stop()
+                    line.stop()
 
     def before(self, sink: Sink) -> Sink:
         """Return a sink that takes the line away and then does what `sink` does."""
-        if self._live is None:
+        if self._line is None:
             return sink
 
         def pass_on(data: bytes) -> None:
