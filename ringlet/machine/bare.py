@@ -3,7 +3,7 @@
 What the program finds at its entry point:
 
 * 64-bit mode, paging on, the first 4 GiB mapped identically by 2 MiB pages, writable and
-  executable; RAM from 0 up to the size asked for;
+  executable; RAM from 0 up to the size asked for, or to 3 GiB and the rest from 4 GiB on;
 * RSP at the top of a stack of 512 KiB, 16-byte aligned; the other general registers 0; RFLAGS 2,
   so interrupts are off;
 * CS a 64-bit code segment and DS, ES, SS, FS, GS flat data segments, from a GDT that it may

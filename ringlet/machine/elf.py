@@ -14,6 +14,7 @@ from ringlet.config import format_size
 from ringlet.errors import ProgramError
 from ringlet.machine import address_map
 from ringlet.machine.cpu import Memory
+from ringlet.machine.e820 import ram_ends
 from ringlet.machine.files import copy_to_memory, length_of, open_regular, read_at
 
 MAGIC: Final = b"\x7fELF"
@@ -161,8 +162,9 @@ def _check_place(path: Path, segment: Segment, ram_size: int) -> None:
             "link the program at 1 MiB or above, for example with ld -Ttext=0x100000"
         )
     end = segment.physical + segment.size
-    if end > ram_size:
+    ram_end, _ = ram_ends(ram_size)
+    if end > ram_end:
         raise ProgramError(
-            f"{where} ends at {end:#x}, beyond the {format_size(ram_size)} of "
+            f"{where} ends at {end:#x}, beyond the first {format_size(ram_end)} of "
             "RAM; link it lower or give more with --memory"
         )

@@ -1,5 +1,6 @@
 """The run loop in Python: run the processor, do what its exit asks, run it again."""
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -10,7 +11,7 @@ from typing import Final, Protocol
 from ringlet.core.state import Exit
 from ringlet.devices.i8259 import I8259Pair
 from ringlet.devices.wiring import Clock
-from ringlet.errors import InternalError
+from ringlet.errors import InternalError, OutputError
 from ringlet.machine import outcome
 from ringlet.machine.bus import PortBus
 from ringlet.machine.cpu import Cpu
@@ -139,9 +140,13 @@ class Machine:
         try:
             while self._end is None:
                 handlers[run()]()
+        except BaseException:
+            with contextlib.suppress(OutputError):  # which would hide what went wrong first
+                self._flush()
+            raise
         finally:
             self._wall_ns += self._clock() - started
-            self._flush()
+        self._flush()
         return self._end
 
     def counters(self) -> dict[str, int]:
@@ -192,6 +197,7 @@ class Machine:
 
     def _die(self, end: End) -> None:
         if self._debugger is not None:
+            self._flush()
             self._debugger.dying(end)
         self.finish(end)
 
@@ -212,6 +218,7 @@ class Machine:
 
     def _work(self) -> None:
         while self._posted:
+            self._flush()  # a debugger's call stops the guest
             self._posted.popleft()()
 
     def _window(self) -> None:

@@ -2,7 +2,7 @@
 from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.mmu.layout cimport Mmu
 
-cdef int phys_access(CpuState* c, Mmu* m, u64 phys, u8* data, u32 size, bint write) noexcept nogil
+cdef int phys_access(CpuState* c, Mmu* m, u64 phys, u8* data, u64 size, bint write) noexcept nogil
 cdef int linear_access(CpuState* c, Mmu* m, u64 linear, u8* data, u32 size,
                        u32 access) noexcept nogil
 cdef int translate(CpuState* c, Mmu* m, u64 linear, u32 access, u64* phys) noexcept nogil

@@ -13,7 +13,7 @@ cdef int mmio(CpuState* c, u64 phys, u64 linear) noexcept nogil:
     return MEM_MMIO
 
 
-cdef int phys_access(CpuState* c, Mmu* m, u64 phys, u8* data, u32 size, bint write) noexcept nogil:
+cdef int phys_access(CpuState* c, Mmu* m, u64 phys, u8* data, u64 size, bint write) noexcept nogil:
     """Copy to or from guest physical memory.  MEM_MMIO: some of it is not RAM; nothing was
     copied, mmio_phys names the first such byte."""
     cdef u64 offset = ram_offset(m, phys)

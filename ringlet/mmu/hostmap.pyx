@@ -1,14 +1,15 @@
 """Changes of the host's mappings inside regions: plain system calls and their count.
 
-The host allows a process a number of mappings.  Each call here adds at most two; and a region
-can hold no more than two for every leaf or hole in it (and one).  `maps` is the lower of these
-two bounds, so it is never less than what the host counts.
+The host allows a process a number of mappings.  Each system call here adds at most two; and a
+region can hold no more than two for every leaf or hole in it (and one).  `maps` is the lower of
+these two bounds, so it is never less than what the host counts.
 
 A page costs the host twice as much to map as to give its rights back.  Guests touch memory in
 sequence, and their kernels hand it out in sequence: where a mapping goes on from the last one in
-both spaces, the pages behind it are mapped with it, but without any right of access.  If the
-guest's tables come to say the same of them, that is one mprotect.  They are a guess and no part of
-what is recorded; there is one such range at a time, counted as a hole of its region.
+both spaces, pages behind it are mapped with it, but without any right of access.  If the guest's
+tables come to say the same of them, that is one mprotect.  They are a guess and no part of what is
+recorded; there is one such range at a time, counted as a hole of its region.  Populating them may
+allocate RAM, so there are never more of them than the sequence has had pages.
 """
 from libc.stdlib cimport abort
 from posix.mman cimport (
@@ -79,9 +80,10 @@ cdef bint replace(Mmu* m, Region* r, u64 linear, u64 size, int prot, int flags,
 
 cdef void ahead_take(Mmu* m, Region* r, u64 linear, u64 offset, u64 size) noexcept nogil:
     """Pages just mapped lose their rights again, until a walk allows them."""
-    if mprotect(host_address(r, linear), size, PROT_NONE) != 0:
-        host_unmap(m, r, linear, size)
-        return
+    while mprotect(host_address(r, linear), size, PROT_NONE) != 0:
+        if not ballast_drop(m):
+            host_unmap(m, r, linear, size)
+            return
     r.holes += 1
     count_two(m, r)
     m.ahead = r
@@ -131,15 +133,16 @@ cdef bint ahead_use(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, int pro
 
 cdef bint host_map(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, u64 room,
                    bint writable) noexcept nogil:
-    """Map RAM from `offset` at a linear address of the region, in place of what is there.  Of the
-    `room` bytes behind it nothing is mapped, and RAM goes on as far."""
+    """Map RAM from `offset` at a linear address of the region, in place of what is there.  In
+    `room` bytes behind it nothing is mapped, and the file goes on as far."""
     cdef int prot = PROT_READ | PROT_WRITE if writable else PROT_READ
     cdef bint short = size <= POPULATE_MAX << PAGE_SHIFT
     cdef u64 more = 0
+    cdef bint grows = short and m.grown == r and m.grown_linear == linear \
+        and m.grown_offset == offset
     if not ahead_use(m, r, linear, offset, size, prot):
-        if short and writable and m.grown == r and m.grown_linear == linear \
-                and m.grown_offset == offset:
-            more = min(room, <u64>AHEAD_MAX << PAGE_SHIFT)
+        if grows and writable and m.ballast:
+            more = min(min(room, m.grown_size), <u64>AHEAD_MAX << PAGE_SHIFT)
         if more:
             ahead_drop(m)
         else:
@@ -153,6 +156,7 @@ cdef bint host_map(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, u64 room
             ahead_take(m, r, linear + size, offset + size, more)
     count_two(m, r)
     if short:
+        m.grown_size = m.grown_size + size if grows else size
         m.grown = r
         m.grown_linear = linear + size
         m.grown_offset = offset + size

@@ -190,6 +190,7 @@ cdef struct Mmu:
     Region* grown      # the last short mapping: its region, where it ends, and where in RAM
     u64 grown_linear
     u64 grown_offset
+    u64 grown_size     # bytes that have been mapped in sequence, up to there
     u64 clock
     u64 epoch
     # --- a range about to be dropped or write-protected

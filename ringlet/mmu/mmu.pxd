@@ -15,8 +15,8 @@ ctypedef void (*space_dropped_fn)(CpuState* c, u32 space) noexcept nogil
 
 # --- guest physical memory
 cdef u8* ram_host(CpuState* c, u64 phys) noexcept nogil              # NULL: no RAM there
-cdef int phys_read(CpuState* c, u64 phys, void* dst, u32 size) noexcept nogil   # MEM_OK | MEM_MMIO
-cdef int phys_write(CpuState* c, u64 phys, const void* src, u32 size) noexcept nogil  # may call hooks
+cdef int phys_read(CpuState* c, u64 phys, void* dst, u64 size) noexcept nogil   # MEM_OK | MEM_MMIO
+cdef int phys_write(CpuState* c, u64 phys, const void* src, u64 size) noexcept nogil  # may call hooks
 
 # --- linear accesses by compiled code (emulation, exception delivery).  `access` is ACC_WRITE |
 # ACC_USER | ACC_FETCH.  MEM_FAULT leaves #PF (or #GP/#SS for a non-canonical address) in exc_*.

@@ -30,11 +30,11 @@ cdef u8* ram_host(CpuState* c, u64 phys) noexcept nogil:
     return NULL if offset == ~<u64>0 else m.ram + offset
 
 
-cdef int phys_read(CpuState* c, u64 phys, void* dst, u32 size) noexcept nogil:
+cdef int phys_read(CpuState* c, u64 phys, void* dst, u64 size) noexcept nogil:
     return access.phys_access(c, mmu_of(c), phys, <u8*>dst, size, False)
 
 
-cdef int phys_write(CpuState* c, u64 phys, const void* src, u32 size) noexcept nogil:
+cdef int phys_write(CpuState* c, u64 phys, const void* src, u64 size) noexcept nogil:
     return access.phys_access(c, mmu_of(c), phys, <u8*>src, size, True)
 
 

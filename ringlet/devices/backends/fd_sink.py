@@ -1,4 +1,4 @@
-"""A serial port's output to a file descriptor: every byte at once, and as it is."""
+"""A serial port's output to a file descriptor, as it is."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from ringlet.errors import OutputError
 
 
 class FdSink:
-    """Writes what the guest sends to `fd` without buffering, so that nothing is lost at the end.
+    """Writes what it is given to `fd` at once, all of it.
 
     `name` is what messages call it.  Raises OutputError when the reader is gone or the disk full.
     """
@@ -18,13 +18,12 @@ class FdSink:
         self._name = name
 
     def __call__(self, data: bytes) -> None:
-        try:
-            written = os.write(self._fd, data)
-        except OSError as error:
-            self._explain(error)
-            written = 0
-        if written < len(data):
-            self(data[written:])
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[os.write(self._fd, left) :]
+            except OSError as error:
+                self._explain(error)
 
     def _explain(self, error: OSError) -> None:
         match error.errno:

@@ -17,7 +17,7 @@ class Spool:
     """What serial ports send, in the order in which they sent it, but up to `DELAY_NS` later.
 
     It is one of the machine's timers (`ringlet.machine.timers`): `changed` is called when
-    `next_event` is another.  What a sink raises, whoever flushes gets.
+    `next_event` is earlier than before.  What a sink raises, whoever flushes gets.
     """
 
     def __init__(self, clock: Clock, changed: Callable[[], None]) -> None:
@@ -32,20 +32,23 @@ class Spool:
 
         def gather(data: bytes) -> None:
             if self._sink is not sink:
-                self.flush()
+                self._hand_over()
                 self._sink = sink
             self._bytes += data
             if self._due is None:
                 self._due = self._clock() + DELAY_NS
                 self._changed()
             elif len(self._bytes) >= LIMIT:
-                self.flush()
+                self._hand_over()
 
         return gather
 
     def flush(self) -> None:
         """Hand over what there is."""
         self._due = None
+        self._hand_over()
+
+    def _hand_over(self) -> None:
         if self._bytes and self._sink is not None:
             data = bytes(self._bytes)
             self._bytes.clear()

@@ -203,6 +203,30 @@ def test_an_error_deep_in_the_fifo_shows_in_bit_7_only(port: Port) -> None:
     assert lsr & u.LSR_PE == 0
 
 
+def test_byte_with_an_error_interrupts_when_its_turn_comes(wired: Port) -> None:
+    wired.put(FCR, u.FCR_ENABLE)
+    wired.put(IER, u.IER_RLS)
+    wired.uart.receive(b"a")
+    wired.uart.receive(b"b", errors=u.LSR_PE)
+    before = wired.irq
+    wired.get(DATA)
+
+    assert (before, wired.irq) == (False, True)
+    assert wired.get(IIR) & 0x0F == u.IIR_RLS
+
+
+def test_error_is_read_once_after_a_restore_and_after_a_looped_break(port: Port) -> None:
+    port.uart.receive(b"a", errors=u.LSR_PE)
+    restored = Port()
+    restored.uart.restore(port.uart.save())
+    assert [restored.get(LSR) & u.LSR_PE for _ in range(2)] == [u.LSR_PE, 0]
+
+    restored = Port()
+    restored.put(MCR, u.MCR_LOOP)
+    restored.put(LCR, u.LCR_BREAK)
+    assert [restored.get(LSR) & u.LSR_BI for _ in range(2)] == [u.LSR_BI, 0]
+
+
 def test_modem_change_sets_delta_and_interrupts_until_read(wired: Port) -> None:
     wired.put(IER, u.IER_MS)
     wired.get(MSR)

@@ -64,9 +64,9 @@ WRONG = {
     "nothing to load": (Elf(()), "has nothing to load"),
     "below 1 MiB": (Elf((Part(0x2000),), entry=0x2000), "is below 1 MiB"),
     "in the tables and above": (Elf((Part(0xFFFFF, size=9),), entry=0xFFFFF), "is below 1 MiB"),
-    "beyond RAM": (Elf((Part(RAM),), entry=RAM), "beyond the 128 MiB of RAM"),
-    "end beyond RAM": (Elf((Part(size=RAM),)), "beyond the 128 MiB of RAM"),
-    "address wraps": (Elf((Part((1 << 64) - 1, size=2),)), "beyond the 128 MiB of RAM"),
+    "beyond RAM": (Elf((Part(RAM),), entry=RAM), "beyond the first 128 MiB of RAM"),
+    "end beyond RAM": (Elf((Part(size=RAM),)), "beyond the first 128 MiB of RAM"),
+    "address wraps": (Elf((Part((1 << 64) - 1, size=2),)), "beyond the first 128 MiB of RAM"),
     "more in the file than in memory": (Elf((Part(data=b"12345", size=4),)), "is damaged"),
     "segment past the end of the file": (
         Elf((Part(file_size=5000, size=5000),)),
@@ -86,6 +86,13 @@ def test_refusal_names_the_file_and_what_is_wrong(path: Path, elf: Elf, message:
     assert str(caught.value).startswith(str(path))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_where_devices_are(path: Path) -> None:
+    Elf((Part(3 << 30),), entry=3 << 30).write(path)
+
+    with pytest.raises(ProgramError, match="beyond the first 3 GiB of RAM"):
+        read_program(path, 4 << 30)
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,44 @@ def test_output_is_complete_where_a_debugger_stops_the_guest(console: Console) -
     assert gathered.stops == ["flushed", "stopped", "flushed"]
 
 
+def test_output_is_complete_where_a_debugger_looks_at_a_guest_that_dies(console: Console) -> None:
+    gathered = Gathered(FakeCpu([FakeExit(Exit.EXIT_SHUTDOWN)]), console)
+    gathered.machine.run()
+
+    assert gathered.stops == ["flushed", "dying", "flushed"]
+
+
+def test_output_is_complete_where_a_debugger_breaks_in(console: Console) -> None:
+    cpu = FakeCpu([FakeExit(Exit.EXIT_INTERRUPTED), BYE])
+    gathered = Gathered(cpu, console)
+    gathered.machine.post(lambda: gathered.stops.append("stopped"))
+    gathered.machine.run()
+
+    assert gathered.stops == ["flushed", "stopped", "flushed"]
+
+
+def test_output_that_cannot_be_written_does_not_hide_a_defect(console: Console) -> None:
+    gathered = Gathered(FakeCpu([FakeExit(Exit.EXIT_BLOCK)]), console)
+
+    def full() -> None:
+        raise OutputError("standard output: no space")
+
+    gathered.machine.attach_output(full)
+    with pytest.raises(InternalError):
+        gathered.machine.run()
+
+
+def test_output_that_cannot_be_written_at_the_end_is_told(console: Console) -> None:
+    gathered = Gathered(FakeCpu([BYE]), console)
+
+    def full() -> None:
+        raise OutputError("standard output: no space")
+
+    gathered.machine.attach_output(full)
+    with pytest.raises(OutputError):
+        gathered.machine.run()
+
+
 def test_output_is_complete_after_a_defect_of_ours(console: Console) -> None:
     gathered = Gathered(FakeCpu([FakeExit(Exit.EXIT_BLOCK)]), console)
     with pytest.raises(InternalError):

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
+from ringlet.core.state import Exit
 from ringlet.devices.acpi_pm import PM1_CONTROL, PM_TIMER, S5_TYPE, SLP_EN, SLP_TYP_SHIFT
 from ringlet.machine import address_map as at
 from ringlet.machine import outcome
 from ringlet.machine.outcome import EndKind
 from ringlet.machine.pc import Options, Pc, Wire, assemble
-from tests.unit.machine.fake_cpu import FakeCpu
+from tests.unit.machine.fake_cpu import FakeCpu, FakeExit
 
 IO_APIC_SELECT, IO_APIC_WINDOW = at.IO_APIC, at.IO_APIC + 0x10
 
@@ -78,6 +79,20 @@ def test_serial_ports_are_as_many_as_wires(cpu: FakeCpu) -> None:
     pc.machine.run()
     assert sent == [b"x"]
     assert cpu.read(at.PORT_COM3 + 5, 1) == 0xFF
+
+
+def test_serial_output_comes_within_a_millisecond(cpu: FakeCpu) -> None:
+    sent: list[bytes] = []
+    now = 1_000_000
+    pc = assemble(cpu, Options([Wire(sent.append)]), clock=lambda: now)
+    cpu.write(at.PORT_COM1, 1, ord("x"))
+    assert cpu.due is not None
+    assert 1_000_000 < cpu.due <= 2_000_000
+    now = cpu.due
+    # The processor's alarm rings before anything else happens.
+    cpu.script = [FakeExit(Exit.EXIT_SHUTDOWN, effect=lambda: sent.append(b"|"))]
+    pc.machine.run()
+    assert sent == [b"x", b"|"]
 
 
 def test_serial_input_comes_from_the_wire(cpu: FakeCpu) -> None:

@@ -40,14 +40,24 @@ def touch(guest: Guest, page: int, frame: int) -> None:
     assert guest.store(AT + page * PAGE, page.to_bytes(2, "little"))
 
 
-def test_second_store_in_sequence_maps_what_follows_without_rights(guest: Guest) -> None:
-    touch(guest, 0, DATA)
-    assert ahead(guest) == []
+def grow(guest: Guest, pages: int) -> None:
+    """So many first stores in sequence."""
+    for page in range(pages):
+        touch(guest, page, DATA + page * PAGE)
 
-    touch(guest, 1, DATA + PAGE)
 
-    assert ahead(guest) == [(AT + 2 * PAGE, AHEAD)]
-    assert guest.shown(AT + 2 * PAGE) is None
+@pytest.mark.parametrize(
+    ("touched", "expected"),
+    [(1, 0), (2, 1), (3, 0), (4, 3), (7, 0), (8, 7), (15, 0), (16, AHEAD), (32, AHEAD)],
+)
+def test_sequence_has_ahead_at_most_what_it_has_had(
+    guest: Guest, touched: int, expected: int
+) -> None:
+    grow(guest, touched)
+
+    assert ahead(guest) == ([(AT + touched * PAGE, expected)] if expected else [])
+    for page in range(AHEAD):
+        assert guest.shown(AT + (touched + page) * PAGE) is None
 
 
 def test_pages_of_a_sequence_are_the_guests_own(guest: Guest) -> None:
@@ -61,8 +71,7 @@ def test_pages_of_a_sequence_are_the_guests_own(guest: Guest) -> None:
 
 
 def test_page_ahead_with_another_frame_shows_that_frame(guest: Guest) -> None:
-    touch(guest, 0, DATA)
-    touch(guest, 1, DATA + PAGE)
+    grow(guest, 2)
     contents = guest.fill(OTHER, b"elsewhere ")
 
     guest.tables.map(AT + 2 * PAGE, OTHER)
@@ -72,8 +81,7 @@ def test_page_ahead_with_another_frame_shows_that_frame(guest: Guest) -> None:
 
 
 def test_page_ahead_of_a_read_only_entry_is_not_to_be_written(guest: Guest) -> None:
-    touch(guest, 0, DATA)
-    touch(guest, 1, DATA + PAGE)
+    grow(guest, 2)
     contents = guest.fill(DATA + 2 * PAGE, b"to be read ")
 
     guest.tables.map(AT + 2 * PAGE, DATA + 2 * PAGE, P | U)
@@ -83,8 +91,7 @@ def test_page_ahead_of_a_read_only_entry_is_not_to_be_written(guest: Guest) -> N
 
 
 def test_page_ahead_that_holds_code_is_not_to_be_written(guest: Guest) -> None:
-    touch(guest, 0, DATA)
-    touch(guest, 1, DATA + PAGE)
+    grow(guest, 2)
 
     guest.probe.protect_code(DATA + 2 * PAGE)
     guest.tables.map(AT + 2 * PAGE, DATA + 2 * PAGE)
@@ -95,44 +102,54 @@ def test_page_ahead_that_holds_code_is_not_to_be_written(guest: Guest) -> None:
 
 def test_what_is_mapped_already_is_not_overwritten(guest: Guest) -> None:
     contents = guest.fill(OTHER, b"was here before ")
-    guest.tables.map(AT + 4 * PAGE, OTHER)
-    guest.load(AT + 4 * PAGE)
+    guest.tables.map(AT + 18 * PAGE, OTHER)
+    guest.load(AT + 18 * PAGE)
 
-    touch(guest, 0, DATA)
-    touch(guest, 1, DATA + PAGE)
+    grow(guest, 16)
 
-    assert ahead(guest) == [(AT + 2 * PAGE, 2)]
-    assert guest.shown(AT + 4 * PAGE, PAGE) == contents
+    assert ahead(guest) == [(AT + 16 * PAGE, 2)]
+    assert guest.shown(AT + 18 * PAGE, PAGE) == contents
 
 
-def test_sequence_ends_with_the_guests_table(guest: Guest) -> None:
-    first = (512 - (AT >> 12 & 511)) - 3  # of this table's last three
-    for page in range(first, first + 2):
+def test_sequence_ends_with_the_guests_table_and_goes_on_in_the_next(guest: Guest) -> None:
+    first = (512 - (AT >> 12 & 511)) - 18  # of this table's last eighteen
+    for page in range(first, first + 16):
         touch(guest, page, DATA + page * PAGE)
-    assert ahead(guest) == [(AT + (first + 2) * PAGE, 1)]
+    assert ahead(guest) == [(AT + (first + 16) * PAGE, 2)]
 
-    for page in range(first + 2, first + 4):
+    for page in range(first + 16, first + 19):
         touch(guest, page, DATA + page * PAGE)
 
-    assert ahead(guest) == [(AT + (first + 4) * PAGE, AHEAD)]
+    assert ahead(guest) == [(AT + (first + 19) * PAGE, AHEAD)]
 
 
 def test_sequence_ends_with_guest_ram() -> None:
     guest = Guest(16 << 20)
-    for page in range(2):
-        touch(guest, page, (16 << 20) - (3 - page) * PAGE)
-    assert ahead(guest) == [(AT + 2 * PAGE, 1)]
+    for page in range(4):
+        touch(guest, page, (16 << 20) - (5 - page) * PAGE)
+    assert ahead(guest) == [(AT + 4 * PAGE, 1)]
 
-    touch(guest, 2, (16 << 20) - PAGE)
+    touch(guest, 4, (16 << 20) - PAGE)
 
     assert ahead(guest) == []
+
+
+def test_sequence_across_the_hole_for_devices() -> None:
+    guest = Guest((3 << 30) + (16 << 20))
+    for page in range(20):
+        frame = (3 << 30) - (10 - page) * PAGE
+        touch(guest, page, frame if page < 10 else frame + (1 << 30))
+        assert guest.shown(AT + (page + 1) * PAGE) is None
+
+    for page in range(20):
+        assert guest.shown(AT + page * PAGE, 2) == page.to_bytes(2, "little")
+    assert guest.probe.read_phys(4 << 30, 2) == b"\x0a\0"
 
 
 def test_unmapping_around_pages_ahead_unmaps_them(guest: Guest) -> None:
     guest.tables.map(AT + 30 * PAGE, OTHER)
     guest.load(AT + 30 * PAGE)
-    for page in range(2):
-        touch(guest, page, DATA + page * PAGE)
+    grow(guest, 2)
     assert ahead(guest)
 
     for page in (0, 1, 30):
@@ -145,16 +162,15 @@ def test_unmapping_around_pages_ahead_unmaps_them(guest: Guest) -> None:
     assert guest.probe.read_phys(DATA + 2 * PAGE, 2) == b"\2\0"
 
 
-@pytest.mark.parametrize("page", [2, 3, 2 + AHEAD - 1])
+@pytest.mark.parametrize("page", [16, 17, 16 + AHEAD - 1])
 def test_page_mapped_among_those_ahead_ends_them(guest: Guest, page: int) -> None:
-    for grown in range(2):
-        touch(guest, grown, DATA + grown * PAGE)
-    assert ahead(guest)
+    grow(guest, 16)
+    assert ahead(guest) == [(AT + 16 * PAGE, AHEAD)]
 
     touch(guest, page, OTHER)
 
     assert ahead(guest) == []
-    for later in range(2, 2 + AHEAD):
+    for later in range(16, 16 + AHEAD):
         if later != page:
             touch(guest, later, DATA + later * PAGE)
             assert guest.probe.read_phys(DATA + later * PAGE, 2) == later.to_bytes(2, "little")
@@ -192,8 +208,7 @@ def test_growing_in_two_places_goes_on(guest: Guest) -> None:
 
 
 def test_rights_of_users_hold_ahead(guest: Guest) -> None:
-    for page in range(2):
-        touch(guest, page, DATA + page * PAGE)
+    grow(guest, 2)
     assert ahead(guest)
 
     guest.tables.map(AT + 2 * PAGE, DATA + 2 * PAGE, P | W)
