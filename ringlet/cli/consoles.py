@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -205,7 +206,9 @@ class ShellStreams(Stdio):
 
     def wires(self) -> Sequence[Wire]:
         """Return those of all four ports."""
-        control = StatusPort(on_init=self._init, on_ready=nothing, on_exit=self.told.exit)
+        control = StatusPort(
+            on_init=self._init, on_ready=nothing, on_exit=self.told.exit, on_next=nothing
+        )
         return [*super().wires(), Wire(discard), Wire(discard), self._control.wire(control)]
 
     def attach(self, pc: Pc) -> None:
@@ -245,12 +248,21 @@ class CommandStreams(_Fed):
         super().__init__(1, progress)
         self._log = log
         self.told = Told()
+        self._wanted = threading.Semaphore(0)
+        """Frames that the guest has asked for and not got."""
+        self._over = False
         self.callback(self._input.stop)
+        self.callback(self._let_go)
 
     def wires(self) -> Sequence[Wire]:
         """Return those of all four ports."""
         before = self.progress.before
-        control = StatusPort(on_init=self.told.init, on_ready=self._ready, on_exit=self.told.exit)
+        control = StatusPort(
+            on_init=self.told.init,
+            on_ready=self._ready,
+            on_exit=self.told.exit,
+            on_next=self._wanted.release,
+        )
         return [
             Wire(self._log if self._log is discard else before(self._log)),
             self._input.wire(before(FdSink(STDOUT))),
@@ -260,11 +272,21 @@ class CommandStreams(_Fed):
 
     def _ready(self) -> None:
         self.progress.end()
-        self._input.start(self._send, lambda: self._input.backlog.put(END_OF_INPUT))
+        self._input.start(self._send, lambda: self._put(END_OF_INPUT))
 
     def _send(self, data: bytes) -> None:
         for frame in frames(data):
+            self._put(frame)
+
+    def _put(self, frame: bytes) -> None:
+        if not self._over:
+            self._wanted.acquire()
+        if not self._over:
             self._input.backlog.put(frame)
+
+    def _let_go(self) -> None:
+        self._over = True
+        self._wanted.release()
 
 
 def console_for(option: str, progress: Progress | None = None) -> Console:

@@ -4,12 +4,14 @@
     ttyS1   to the guest: the command's standard input, in frames; from it: its standard output
     ttyS2   from the guest: its standard error
     ttyS3   from the guest: the line "init" from its init, first of all; "ready" when it takes
-            input on ttyS1, and "exit STATUS" when the command and its output, or the shell, are
-            done.  To the guest, from "init" on: "size ROWS COLUMNS", the shell's window.
+            input on ttyS1, "next" for each frame it wants there, and "exit STATUS" when the command
+            and its output, or the shell, are done.  To the guest, from "init" on: "size ROWS
+            COLUMNS", the shell's window.
 
 Output is bytes as they are.  Input needs an end, which a serial line has not: it comes in frames,
-a length in decimal and a newline before so many bytes, and a frame of length 0 is the end.  The
-guest holds more back by RTS while it cannot take it.
+a length in decimal and a newline before so many bytes, and a frame of length 0 is the end.  A frame
+waits until the guest has asked for it, for Linux' terminals drop what comes too fast: they hold
+64 KiB, and RTS falls only when somebody gets round to look at them.
 """
 
 import re
@@ -18,7 +20,7 @@ from typing import Final
 
 END_OF_INPUT: Final = b"0\n"
 FRAME_SIZE: Final = 32768
-"""The most bytes in a frame: the guest holds one in memory."""
+"""The most bytes in a frame: the guest's terminal holds one, and the guest another in memory."""
 
 _LONGEST_LINE: Final = 64
 _EXIT: Final = re.compile(rb"exit (\d{1,3})")
@@ -37,7 +39,7 @@ def size_line(rows: int, columns: int) -> bytes:
 
 
 class StatusPort:
-    """What is connected to the guest's ttyS3; calls each function at most once.
+    """What is connected to the guest's ttyS3; calls each function at most once, but `on_next`.
 
     The guest may send anything; what is not understood is dropped.
     """
@@ -48,8 +50,10 @@ class StatusPort:
         on_init: Callable[[], None],
         on_ready: Callable[[], None],
         on_exit: Callable[[int], None],
+        on_next: Callable[[], None],
     ) -> None:
         self._words = {b"init": on_init, b"ready": on_ready}
+        self._on_next = on_next
         self._on_exit: Callable[[int], None] | None = on_exit
         self._line = b""
 
@@ -64,7 +68,9 @@ class StatusPort:
 
     def _take(self, line: bytes) -> None:
         status = _EXIT.fullmatch(line)
-        if line in self._words:
+        if line == b"next":
+            self._on_next()
+        elif line in self._words:
             self._words.pop(line)()
         elif status is not None and int(status[1]) < 256 and self._on_exit is not None:
             told, self._on_exit = self._on_exit, None

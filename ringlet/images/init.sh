@@ -30,9 +30,10 @@ mount -t tmpfs -o mode=1777 tmpfs /tmp
 hostname "$hostname"
 cd /root
 
-# Frames become a stream: a length in decimal and a newline before so many bytes; 0 is the end.
+# Frames become a stream: a length in decimal and a newline before so many bytes; 0 is the end.  Each
+# is asked for: the terminal drops what comes faster than it is read, once it holds 64 KiB.
 feed() {
-    while read -r size && [ "$size" -gt 0 ]; do
+    while echo next >&3 && read -r size && [ "$size" -gt 0 ]; do
         dd bs="$size" count=1 iflag=fullblock || return
     done 2>/dev/null
 }

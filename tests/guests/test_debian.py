@@ -73,6 +73,22 @@ def test_input_reaches_the_command_as_it_is_and_ends() -> None:
     assert done.returncode == 0
 
 
+def test_much_input_is_not_lost() -> None:
+    """More than all that holds some on the way: queues, terminals, pipes."""
+    data = random.Random(3).randbytes(1_500_000)
+    done = in_guest("sha256sum", data)
+
+    assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
+
+
+def test_input_that_nobody_reads_holds_nothing_up() -> None:
+    began = time.monotonic()
+    done = in_guest("exit 3", bytes(4_000_000))
+
+    assert done.returncode == 3
+    assert time.monotonic() - began < PATIENCE / 2
+
+
 def test_output_is_binary() -> None:
     data = bytes(range(256)) * 40
     assert in_guest("cat", data).stdout == data

@@ -38,6 +38,7 @@ def start(kernel: Path, initrd: bytes) -> tuple[float, float]:
 
     inits: list[int] = []
     control = StatusPort(
+        on_next=lambda: None,
         on_init=lambda: inits.append(time.monotonic_ns()),
         on_ready=lambda: None,
         on_exit=lambda status: None,

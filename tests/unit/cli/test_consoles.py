@@ -1,11 +1,13 @@
 """What a guest's serial ports are connected to."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from ringlet.cli.consoles import CommandStreams, Quiet, Stdio, console_for
 from ringlet.errors import ConfigError
+from ringlet.images.channel import FRAME_SIZE
 
 
 def test_console_by_its_option(tmp_path: Path) -> None:
@@ -30,3 +32,35 @@ def test_status_of_a_command_comes_by_the_fourth_port() -> None:
         assert len(wires) == 4
         wires[3].sink(b"exit 5\n")
         assert streams.told.status == 5
+
+
+def test_a_frame_waits_until_the_guest_asks_for_it() -> None:
+    streams = CommandStreams(lambda data: None)
+    with streams:
+        wires = streams.wires()
+        source = wires[1].source
+        assert source is not None
+        sender = threading.Thread(target=streams._send, args=(b"x" * (FRAME_SIZE + 1),))
+        sender.start()
+        sender.join(0.05)
+        assert (sender.is_alive(), source(100)) == (True, b"")
+
+        wires[3].sink(b"next\n")
+        first = b""
+        while len(first) < FRAME_SIZE + 6:
+            first += source(FRAME_SIZE)
+        assert sender.is_alive()
+
+        wires[3].sink(b"next\n")
+        sender.join(10)
+        assert (sender.is_alive(), source(100)) == (False, b"1\nx")
+
+
+def test_whoever_waits_for_the_guest_to_ask_is_let_go_at_the_end() -> None:
+    streams = CommandStreams(lambda data: None)
+    with streams:
+        streams.wires()
+        sender = threading.Thread(target=streams._send, args=(bytes(5 * FRAME_SIZE),))
+        sender.start()
+    sender.join(10)
+    assert not sender.is_alive()

@@ -12,6 +12,7 @@ class Heard:
             on_init=lambda: self.events.append("init"),
             on_ready=lambda: self.events.append("ready"),
             on_exit=self.events.append,
+            on_next=lambda: self.events.append("next"),
         )
 
 
@@ -50,6 +51,12 @@ def test_each_is_told_once(heard: Heard) -> None:
     heard.port(b"init\ninit\nready\nready\nexit 1\nexit 2\n")
 
     assert heard.events == ["init", "ready", 1]
+
+
+def test_frames_are_asked_for_again_and_again(heard: Heard) -> None:
+    heard.port(b"ready\nnext\nnext\nnext")
+
+    assert heard.events == ["ready", "next", "next"]
 
 
 @pytest.mark.parametrize(

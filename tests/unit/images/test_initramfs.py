@@ -142,22 +142,24 @@ def test_init_calls_only_what_busybox_is_asked_for() -> None:
     assert called - shell_words - NEEDED == set()
 
 
-def fed(data: bytes) -> bytes:
-    """Return what init's `feed` makes of the bytes that come in on the port."""
+def fed(data: bytes) -> tuple[bytes, bytes]:
+    """Return what init's `feed` makes of the bytes that come in on the port, and what it says."""
     function = re.search(r"^feed\(\) \{\n.*?^\}\n", INIT, re.MULTILINE | re.DOTALL)
     assert function is not None
-    return subprocess.run(
-        ["sh", "-c", function[0] + "feed"], input=data, capture_output=True, check=False
-    ).stdout
+    done = subprocess.run(
+        ["sh", "-c", function[0] + "feed 3>&2"], input=data, capture_output=True, check=False
+    )
+    return done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("size", [1, 5, FRAME_SIZE, FRAME_SIZE + 1, 3 * FRAME_SIZE])
 def test_frames_become_the_input_again(size: int) -> None:
     data = (EVERY_BYTE + b"\0\n0\n") * (size // 200 + 1)
-    framed = b"".join(frames(data[:size]))
+    framed = [*frames(data[:size]), END_OF_INPUT]
 
-    assert fed(framed + END_OF_INPUT + b"5\nafter") == data[:size]
+    asked = b"next\n" * len(framed)
+    assert fed(b"".join(framed) + b"5\nafter") == (data[:size], asked)
 
 
 def test_no_input_is_an_end_at_once() -> None:
-    assert fed(END_OF_INPUT) == b""
+    assert fed(END_OF_INPUT) == (b"", b"next\n")
