@@ -15,7 +15,7 @@ from posix.mman cimport (
 from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_WRITE, SLOT_SHIFT
 from ringlet.mmu cimport access, codepages, spaces, windows
 from ringlet.mmu.layout cimport (
-    Mmu, NODES, Node, Region, STRIDE_SHIFT, mmu_of, ram_offset)
+    Mmu, NODES, Node, Region, STRIDE_SHIFT, in_arena, mmu_of, ram_offset)
 from ringlet.mmu.memory cimport ram_create, ram_destroy
 from ringlet.mmu.records cimport nodes_create
 from ringlet.mmu.regions cimport arena_create, arena_destroy
@@ -64,6 +64,11 @@ cdef int mmu_shadow_fault(CpuState* c, u64 host, u32 err, u64* linear) noexcept 
 
 cdef int mmu_slot_fault(CpuState* c, u64 linear, u32 kind) noexcept nogil:
     return windows.slot_fault(c, mmu_of(c), linear, kind)
+
+
+cdef bint mmu_is_window(CpuState* c, u64 host) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    return in_arena(m.arena, m.arena_size, host)
 
 
 cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil:
