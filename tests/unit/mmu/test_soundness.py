@@ -70,7 +70,7 @@ def test_every_index_and_every_high_bit(busy: Guest, user: bool) -> None:
 def mapped_on_a_wide_host(slots: list[int], is_window: Callable[[int], bool]) -> int:
     """How many sums of unused slots may be mapped where addresses have 57 bits.
 
-    Linux maps nothing above 2^47 unasked.  The upper half is the kernel's, but for the vsyscall page.
+    Linux maps nothing above 2^47 unasked; the upper half is the kernel's but for the vsyscall page.
     """
     index = np.arange(65536, dtype=np.uint64)
     addends = np.array(slots, dtype=np.uint64)
