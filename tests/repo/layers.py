@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "ringlet"
+PACKAGE = ROOT / "src" / "ringlet"
 
 
 def layers() -> list[list[str]]:

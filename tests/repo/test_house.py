@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -74,6 +75,15 @@ def test_no_binary_file_is_committed() -> None:
     binary = [str(p.relative_to(ROOT)) for p in FILES if b"\0" in p.read_bytes()[:8192]]
 
     assert binary == []
+
+
+def test_a_program_that_runs_in_the_checkout_imports_the_compiled_package() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import ringlet; print(ringlet.Machine.__name__)"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout) == (0, "Machine\n"), done.stderr
 
 
 def test_one_version_everywhere() -> None:

@@ -12,7 +12,7 @@ from tests.repo.layers import ROOT
 
 STUBS = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
-    for path in sorted((ROOT / "ringlet").rglob("*.pyi"))
+    for path in sorted((ROOT / "src" / "ringlet").rglob("*.pyi"))
 }
 Definition = ast.FunctionDef | ast.AnnAssign | ast.Assign | ast.ClassDef
 

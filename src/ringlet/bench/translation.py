@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ringlet.errors import HostError
 
-# The mode key of 64-bit code at CPL 0 (KEY_MODE64 in ringlet/core/state.pxd).
+# The mode key of 64-bit code at CPL 0 (KEY_MODE64 in src/ringlet/core/state.pxd).
 KEY_KERNEL64 = 1 << 4
 
 

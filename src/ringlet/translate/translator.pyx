@@ -19,7 +19,7 @@ DEFAULT_KEY = KEY_MODE64
 
 
 class Relocation(IntEnum):
-    """What a field of the translated bytes becomes at installation: ringlet/core/template.pxd."""
+    """What a field of the translated bytes becomes when it is installed (core/template.pxd)."""
 
     STATE = RELOC_STATE
     LINEAR32 = RELOC_LINEAR32
@@ -36,7 +36,7 @@ class Relocation(IntEnum):
 
 
 class Stub(IntEnum):
-    """The stubs a translation leaves through: ringlet/core/template.pxd."""
+    """The stubs a translation leaves through: src/ringlet/core/template.pxd."""
 
     LINK = STUB_LINK
     INDIRECT = STUB_INDIRECT
@@ -45,7 +45,7 @@ class Stub(IntEnum):
     STALE = STUB_STALE
 
 
-# The tables in the block below 2 GiB, by privilege (supervisor, user): ringlet/core/state.pxd.
+# The tables in the block below 2 GiB, by privilege (supervisor, user): src/ringlet/core/state.pxd.
 SLOTS = (BLOCK_SLOTS_K, BLOCK_SLOTS_U)
 NEGATED_SLOTS = (BLOCK_NSLOTS_K, BLOCK_NSLOTS_U)
 JUMP_TABLES = (BLOCK_JUMP_K, BLOCK_JUMP_U)

@@ -23,7 +23,7 @@ cdef inline bint is_prefix(u8 b) noexcept nogil:
 
 
 cdef u32 shape_key(ShapeTable* t, Insn* i) noexcept nogil:
-    """Pack what identifies a shape in 24 bits: see ringlet/translate/shape.pxd."""
+    """Pack what identifies a shape in 24 bits: see src/ringlet/translate/shape.pxd."""
     cdef u8 group = t.groups[i.enc][i.map][i.opcode]
     cdef u32 key = i.opcode | (<u32>i.map << 8) | (<u32>i.enc << 10)
     cdef u32 register_form = 0
