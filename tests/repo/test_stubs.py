@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.repo.layers import ROOT
+from tests.repo.layers import PACKAGE
 
 STUBS = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
-    for path in sorted((ROOT / "src" / "ringlet").rglob("*.pyi"))
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.pyi"))
 }
 Definition = ast.FunctionDef | ast.AnnAssign | ast.Assign | ast.ClassDef
 

@@ -36,7 +36,7 @@ class Relocation(IntEnum):
 
 
 class Stub(IntEnum):
-    """The stubs a translation leaves through: src/ringlet/core/template.pxd."""
+    """The stubs a translation leaves through: core/template.pxd."""
 
     LINK = STUB_LINK
     INDIRECT = STUB_INDIRECT
