@@ -18,6 +18,7 @@ cdef enum:  # Reloc.kind
     RELOC_FRAGMENT = 9 # imm32: number of the fragment
     RELOC_FIELD = 10   # the guest's own 32-bit field at offset `value` of the fragment
     RELOC_RIP64 = 11   # linear address + (value & FFFFh) + the guest's field at offset value >> 16
+    RELOC_TABLE = 12   # abs32 of the jump table of the translation's key
 
 # The stubs a translation leaves through; their addresses are the machine's (ringlet.core.stubs).
 cdef enum:  # Stub

@@ -68,7 +68,6 @@ cdef struct Builder:
     u64 block         # host address of the block below 2 GiB
     u32 slots         # BLOCK_SLOTS_K or _U
     u32 nslots
-    u32 jump
     u32 small         # linear addresses of the fragment fit in a sign-extended 32-bit field
     u32 count
     u32 n
