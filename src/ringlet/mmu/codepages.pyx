@@ -4,7 +4,7 @@ A bitmap names them.  Mapping consults it, and marking a page goes through the c
 leaves, so that its cost is that of the windows which show the page and no more.
 """
 from ringlet.core.state cimport CpuState, u32, u64
-from ringlet.mmu.hostmap cimport host_protect, settle
+from ringlet.mmu.mappings cimport window_protect, settle
 from ringlet.mmu.layout cimport (
     ENTRIES, ENTRY_BITS, Mmu, Node, PAGE_SHIFT, PAGE_SIZE, Region, bit_clear, bit_set, bit_test,
     leaf_size, lowest_bit, ram_offset)
@@ -27,7 +27,7 @@ cdef void protect_chain(Mmu* m, u32 chained, u64 offset, bint writable) noexcept
         if bit_test(node.writable, entry):
             r = &m.regions[node.region]
             size = leaf_size(node.level)
-            host_protect(m, r, node.linear + entry * size + (offset & (size - 1)), PAGE_SIZE,
+            window_protect(m, r, node.linear + entry * size + (offset & (size - 1)), PAGE_SIZE,
                          writable)
             if node.level > 1:
                 if not writable:
@@ -89,6 +89,6 @@ cdef void protect_run(Mmu* m, Region* r, u64 linear, u64 offset, u64 size) noexc
         while page < end and bit_test(m.code, page):
             page += 1
         if start < page:
-            host_protect(m, r, linear + ((start << PAGE_SHIFT) - offset),
+            window_protect(m, r, linear + ((start << PAGE_SHIFT) - offset),
                          (page - start) << PAGE_SHIFT, False)
             r.holes += <u32>(page - start)

@@ -182,7 +182,7 @@ cdef struct Mmu:
     u32 maps           # host mappings in all regions, at most
     u32 maps_limit
     u64 ballast        # host address of the ballast, 0 once dropped
-    # --- pages mapped ahead of their use (`ringlet.mmu.hostmap`)
+    # --- pages mapped ahead of their use (`ringlet.mmu.mappings`)
     Region* ahead      # the region they are in, or NULL
     u64 ahead_low      # linear
     u64 ahead_high

@@ -4,7 +4,7 @@ host's paging do the guest's.
 The host's page tables are the shadow page tables.  A guest linear page is reached by mapping its
 page of RAM at a host address that is a function of the linear address; an access with no mapping
 faults into the host's signal handler, which comes here.  Modules, lowest first: `layout` (data),
-`memory`, `walker`, `hostmap`, `records`, `regions`, `codepages`, `access`, `windows`, `spaces`;
+`memory`, `walker`, `mappings`, `records`, `regions`, `codepages`, `access`, `windows`, `spaces`;
 this one is their face.
 """
 import gc

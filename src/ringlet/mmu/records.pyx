@@ -9,7 +9,7 @@ Every mapped leaf is also in a chain by its guest frame and page size, so that a
 was translated can be write-protected everywhere without a search.
 """
 from ringlet.core.state cimport CpuState, u32, u64
-from ringlet.mmu.hostmap cimport host_unmap, settle
+from ringlet.mmu.mappings cimport window_unmap, settle
 from ringlet.mmu.layout cimport (
     FRAME_XD, ENTRY_BITS, ENTRIES, Mmu, NODES, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D,
     PTE_G, PTE_P, PTE_PS, PTE_U, PTE_W, Region, SLOT_SHIFT, Walk, bit_clear, bit_set, bit_test,
@@ -215,7 +215,7 @@ cdef u64 forget_region(CpuState* c, Mmu* m, Region* r) noexcept nogil:
 cdef void empty_region(CpuState* c, Mmu* m, Region* r) noexcept nogil:
     """Drop all that is mapped in a region; it stays with its slot."""
     forget_region(c, m, r)
-    host_unmap(m, r, r.linear, <u64>1 << SLOT_SHIFT)
+    window_unmap(m, r, r.linear, <u64>1 << SLOT_SHIFT)
     r.holes = 0
     settle(m, r)
 
@@ -248,7 +248,7 @@ cdef u32 record(CpuState* c, Mmu* m, Region* r, Walk* w, bint refill) noexcept n
         if (bit_test(node.used, entry)
                 and change_of(node.copy[entry], w.entry[level]) >= CHANGE_LESS):
             if forget(c, m, r, index, entry) and not (refill and level == 1):
-                host_unmap(m, r, w.linear & ~(leaf_size(level) - 1), leaf_size(level))
+                window_unmap(m, r, w.linear & ~(leaf_size(level) - 1), leaf_size(level))
                 settle(m, r)
         bit_set(node.used, entry)
         node.copy[entry] = w.entry[level]

@@ -8,7 +8,7 @@ from changed entries is dropped, in ranges.
 The upper half belongs to a *group*: all address spaces whose PML4 entries 256..511 agree.
 """
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT, is_canonical
-from ringlet.mmu.hostmap cimport host_protect, host_unmap, settle
+from ringlet.mmu.mappings cimport window_protect, window_unmap, settle
 from ringlet.mmu.layout cimport (
     FRAME_XD, CR4_PSE, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
     PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_clear, bit_test, entry_index,
@@ -33,9 +33,9 @@ cdef enum:
 cdef void flush_range(CpuState* c, Mmu* m, Region* r) noexcept nogil:
     """Carry out what `add_range` gathered."""
     if m.range_kind == RANGE_DROP:
-        host_unmap(m, r, m.range_low, m.range_high - m.range_low)
+        window_unmap(m, r, m.range_low, m.range_high - m.range_low)
     elif m.range_kind == RANGE_PROTECT:
-        host_protect(m, r, m.range_low, m.range_high - m.range_low, False)
+        window_protect(m, r, m.range_low, m.range_high - m.range_low, False)
     m.range_kind = RANGE_NONE
 
 
@@ -334,7 +334,7 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
             break
         if change >= CHANGE_LESS:
             if forget(c, m, r, index, entry):
-                host_unmap(m, r, linear & ~(size - 1), size)
+                window_unmap(m, r, linear & ~(size - 1), size)
                 settle(m, r)
             return
         node.copy[entry] = now
@@ -345,7 +345,7 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
         node.copy[entry] = now
         if bit_test(node.writable, entry):
             bit_clear(node.writable, entry)
-            host_protect(m, r, linear & ~(size - 1), size, False)
+            window_protect(m, r, linear & ~(size - 1), size, False)
             settle(m, r)
         return
     if change == CHANGE_NONE or (change == CHANGE_MORE and not mapped):
@@ -360,10 +360,10 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
         if level == 1 and w.leaf == 1:
             fill(c, m, region, &w)
             return
-        host_unmap(m, r, linear & ~(size - 1), size)
+        window_unmap(m, r, linear & ~(size - 1), size)
         fill(c, m, region, &w)
         return
-    host_unmap(m, r, linear & ~(size - 1), size)
+    window_unmap(m, r, linear & ~(size - 1), size)
     settle(m, r)
 
 

@@ -8,7 +8,7 @@ from ringlet.core.state cimport (
     CpuState, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT,
     SLOT_SHIFT, is_canonical)
 from ringlet.mmu.codepages cimport about_to_write, is_code, protect_run
-from ringlet.mmu.hostmap cimport host_map, host_unmap, settle
+from ringlet.mmu.mappings cimport window_map, window_unmap, settle
 from ringlet.mmu.layout cimport (
     AHEAD_MAX, FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D,
     PTE_G, PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_set, bit_test, entry_index,
@@ -97,9 +97,9 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
         length *= last - first + 1
     low = node.linear + first * size
     offset -= (entry - first) * size
-    if not host_map(m, r, low, offset, length, room_behind(m, node, last, offset + length),
+    if not window_map(m, r, low, offset, length, room_behind(m, node, last, offset + length),
                     writable and not code):
-        host_unmap(m, r, node.linear + entry * size, size)
+        window_unmap(m, r, node.linear + entry * size, size)
         return False
     for i in range(first, last + 1):
         bit_set(node.used, i)

@@ -82,7 +82,7 @@ cdef void ahead_take(Mmu* m, Region* r, u64 linear, u64 offset, u64 size) noexce
     """Pages just mapped lose their rights again, until a walk allows them."""
     while mprotect(host_address(r, linear), size, PROT_NONE) != 0:
         if not ballast_drop(m):
-            host_unmap(m, r, linear, size)
+            window_unmap(m, r, linear, size)
             return
     r.holes += 1
     count_two(m, r)
@@ -103,7 +103,7 @@ cdef void ahead_drop(Mmu* m) noexcept nogil:
     if r == NULL:
         return
     ahead_end(m)
-    host_unmap(m, r, m.ahead_low, m.ahead_high - m.ahead_low)
+    window_unmap(m, r, m.ahead_low, m.ahead_high - m.ahead_low)
     settle(m, r)
 
 
@@ -131,7 +131,7 @@ cdef bint ahead_use(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, int pro
     return True
 
 
-cdef bint host_map(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, u64 room,
+cdef bint window_map(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, u64 room,
                    bint writable) noexcept nogil:
     """Map RAM from `offset` at a linear address of the region, in place of what is there.  In
     `room` bytes behind it nothing is mapped, and the file goes on as far."""
@@ -163,7 +163,7 @@ cdef bint host_map(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, u64 room
     return True
 
 
-cdef void host_unmap(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
+cdef void window_unmap(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
     """Make a range inaccessible.  Never by munmap: another thread's mapping would move in."""
     ahead_yield(m, r, linear, size)
     count_two(m, r)
@@ -174,7 +174,7 @@ cdef void host_unmap(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
         abort()
 
 
-cdef void host_protect(Mmu* m, Region* r, u64 linear, u64 size, bint writable) noexcept nogil:
+cdef void window_protect(Mmu* m, Region* r, u64 linear, u64 size, bint writable) noexcept nogil:
     cdef int prot = PROT_READ | PROT_WRITE if writable else PROT_READ
     count_two(m, r)
     while mprotect(host_address(r, linear), size, prot) != 0:
