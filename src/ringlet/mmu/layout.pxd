@@ -8,6 +8,7 @@ addresses between guards, lent to one slot of one *owner*: an address space (low
 of address spaces (upper half).  A *node* is what we remember of one guest paging structure that a
 region was filled from: the entries we used, as they were, and what we mapped because of them.
 """
+from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport (
     CpuState, u8, u16, u32, u64, i64,
     BLOCK_SLOTS_K, BLOCK_NSLOTS_K, BLOCK_SLOTS_U, BLOCK_NSLOTS_U, SLOT_COUNT, SLOT_SHIFT)
@@ -46,16 +47,6 @@ cdef enum:
     PTE_D = 0x40
     PTE_PS = 0x80
     PTE_G = 0x100
-
-# CR0, CR4, EFER bits the walk depends on.
-cdef enum:
-    CR0_WP = 1 << 16
-    CR4_PSE = 1 << 4
-    CR4_PAE = 1 << 5
-    CR4_PGE = 1 << 7
-    EFER_LME = 1 << 8
-    EFER_LMA = 1 << 10
-    EFER_NXE = 1 << 11
 
 # Paging modes (SDM 3A 4.1.1).
 cdef enum:
