@@ -9,11 +9,13 @@ The upper half belongs to a *group*: all address spaces whose PML4 entries 256..
 """
 from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT, is_canonical
-from ringlet.mmu.mappings cimport window_protect, window_unmap, settle
 from ringlet.mmu.layout cimport (
     FRAME_XD, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
-    PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_clear, bit_test, entry_index,
-    leaf_size, load_entry, lowest_bit, ram_offset, slot_region, tlb_flush)
+    PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_size, load_entry,
+    slot_region, tlb_flush)
+from ringlet.mmu.mappings cimport settle, window_protect, window_unmap
+from ringlet.mmu.pages cimport bit_clear, bit_test, lowest_bit
+from ringlet.mmu.ram cimport is_ram, ram_at
 from ringlet.mmu.records cimport (
     CHANGE_LESS, CHANGE_MORE, CHANGE_NONE, CHANGE_OTHER, change_of, empty_region, flush_code,
     forget)
@@ -73,8 +75,8 @@ cdef u64 compare_node(CpuState* c, Mmu* m, Region* r, u32 index, bint everything
     cdef Node* node = &m.nodes[index]
     cdef u64 pages = 0
     cdef u64 bits, entry_now, gone
-    cdef u64 offset = ram_offset(m, node.table) if node.form == FORM_64 else ~<u64>0
-    cdef u64* table = <u64*>(m.ram + offset) if offset != ~<u64>0 else NULL
+    cdef bint plain = node.form == FORM_64 and is_ram(m.ram, node.table)
+    cdef u64* table = <u64*>ram_at(m.ram, node.table) if plain else NULL
     cdef u32 word, entry, change
     for word in range(8):
         bits = node.used[word] if everything else node.check[word]
@@ -194,13 +196,13 @@ cdef u32 members(Mmu* m, u32 group) noexcept nogil:
 
 cdef u32 find_group(CpuState* c, Mmu* m, u32 space) noexcept nogil:
     """The group of an address space, by its table's upper half as it is now."""
-    cdef u64 offset = ram_offset(m, (c.cr3 & m.frame_mask) + 2048)
+    cdef u64 upper = (c.cr3 & m.frame_mask) + 2048
     cdef u32 old = m.owners[space].group
     cdef u32 i, found = 0
     cdef const u64* top
-    if m.mode != PAGING_LONG or offset == ~<u64>0:
+    if m.mode != PAGING_LONG or not is_ram(m.ram, upper):
         return 0
-    top = <const u64*>(m.ram + offset)
+    top = <const u64*>ram_at(m.ram, upper)
     if old and agrees(m, old, top):
         return old
     for i in range(FIRST_GROUP, FIRST_GROUP + GROUPS):
@@ -300,7 +302,7 @@ cdef bint quietly(Mmu* m, Region* r, Walk* w) noexcept nogil:
     for level in range(w.leaf, w.top + 1):
         if not w.entry[level] & PTE_A and (level < 4 or m.mode == PAGING_LONG):
             return False
-    return (w.user or not r.user) and ram_offset(m, w.phys) != ~<u64>0
+    return (w.user or not r.user) and is_ram(m.ram, w.phys)
 
 
 cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil:
