@@ -11,7 +11,8 @@ from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 from ringlet.translate.builder cimport *
 from ringlet.translate.bindings cimport *
-from ringlet.translate.plain cimport *
+from ringlet.translate.lea cimport emit_lea
+from ringlet.translate.plain cimport emit_plain
 from ringlet.translate.special cimport *
 from ringlet.translate.flow cimport *
 from ringlet.translate.operands cimport emit_cold

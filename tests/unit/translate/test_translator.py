@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 from iced_x86 import Code, Decoder, FlowControl, OpKind
+from tests.unit.translate.install import AT, OP_INFO, STUBS, WIDE, bare, installed
 
 from ringlet.core import state
 from ringlet.core.ops import Op
@@ -16,7 +17,6 @@ from ringlet.translate.translator import (
     Translation,
     Translator,
 )
-from tests.unit.translate.install import AT, OP_INFO, STUBS, WIDE, bare, installed
 
 RING_0 = KEYS["mode64"]
 RING_3 = KEYS["mode64"] | 3
