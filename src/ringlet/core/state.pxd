@@ -264,7 +264,7 @@ cdef struct CpuState:
     u64 mmio_linear
     u64 shutdown_rip
     # --- the rest of the virtual machine, as seen by compiled code
-    void* mmu            # ringlet.mmu.windows.Mmu*
+    void* mmu            # ringlet.mmu.layout.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*
     void* translator
     void* kept           # ringlet.translate.kept.Kept*, or NULL

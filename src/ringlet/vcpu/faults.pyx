@@ -10,7 +10,7 @@ from ringlet.core.signals cimport *
 from ringlet.core.template cimport STUB_ENTER, STUB_LEAVE
 from ringlet.cache.codecache cimport Cache, Fragment, NONE
 from ringlet.cache.halt cimport cache_halt
-from ringlet.cache.hostmap cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
+from ringlet.cache.fragment_map cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
 from ringlet.core.prod cimport prod_arm
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host

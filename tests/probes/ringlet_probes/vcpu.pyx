@@ -10,6 +10,7 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_
 from ringlet.core.state cimport (
     BLOCK_SIZE, CpuState, CpuidEntry, OpInfo, Segment, SEG_NONE, get_rflags, set_rflags,
     u8, u16, u32, u64)
+from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (
     mmu_create, mmu_destroy, mmu_flush_all, mmu_load_cr3, phys_read, phys_write)
 from ringlet.vcpu.control cimport update_key
@@ -65,6 +66,7 @@ cdef class Probe:
     """One vCPU whose instructions are given as `Op`s."""
 
     cdef CpuState* c
+    cdef GuestRam* ram
     cdef OpInfo op
     cdef CpuidEntry entries[128]
     cdef public bytearray fp
@@ -84,7 +86,8 @@ cdef class Probe:
         self.c.tsc_khz = 1000000
         apic_create(self.c)
         alarm_attach(self.c)
-        mmu_create(self.c, ram_size, ignore_unmapped, ignore_written, ignore_dropped)
+        self.ram = ram_create(ram_size)
+        mmu_create(self.c, self.ram, ignore_unmapped, ignore_written, ignore_dropped)
         update_key(self.c)
         self.fp = bytearray(AREA)
         self.fp[0:2] = b"\x7f\x03"
@@ -96,6 +99,7 @@ cdef class Probe:
             apic_destroy(self.c)
             mmu_destroy(self.c)
             munmap(self.c, BLOCK_SIZE)
+        ram_destroy(self.ram)
 
     def get(self, name: str) -> int:
         """A register or field; `rflags` is the whole of RFLAGS."""
