@@ -174,7 +174,7 @@ def test_verifier_refuses_rsp_far_from_every_access() -> None:
     assert reasons(far) == []
     assert reasons(changed(far, "488b0424", "90909090")) == []  # the return is an access
     assert reasons(
-        changed(translate("4883ec08 eb00"), "3e448b0424", "0f1f440000")  # no probe
+        changed(translate("4883ec08 eb00"), "3e440fb60424", "660f1f440000")  # no probe
     ) == ["RSP has moved away from every access at an exit"]
 
 
