@@ -4,7 +4,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "ringlet"
+PACKAGE = ROOT / "src" / "ringlet"
+PROBES = ROOT / "tests" / "probes"
 
 
 def layers() -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -76,6 +77,15 @@ def test_no_binary_file_is_committed() -> None:
     assert binary == []
 
 
+def test_a_program_that_runs_in_the_checkout_imports_the_compiled_package() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import ringlet; print(ringlet.Machine.__name__)"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout) == (0, "Machine\n"), done.stderr
+
+
 def test_one_version_everywhere() -> None:
     project = tomllib.loads(readable(ROOT / "pyproject.toml"))["project"]
     meson = re.search(r"version: '([\d.]+)'", readable(ROOT / "meson.build"))
@@ -147,6 +157,22 @@ def test_the_readmes_picture_is_small_and_well_formed() -> None:
     assert picture.stat().st_size < 60_000
     assert ET.fromstring(readable(picture)).tag.endswith("svg")
     assert "](docs/debian.svg)" in readable(ROOT / "README.md")
+
+
+def test_bits_of_control_registers_are_defined_once() -> None:
+    home = ROOT / "src/ringlet/core/control_bits.pxd"
+    names = re.findall(r"^    (\w+) = ", readable(home), re.MULTILINE)
+    definition = re.compile(rf"^\s*_?({'|'.join(names)})\b(: \w+)? = ", re.MULTILINE)
+    sources = [p for p in FILES if p.suffix in {".py", ".pyx", ".pxd"} and p != home]
+    again = [
+        f"{p.relative_to(ROOT)}: {match[1]}"
+        for p in sources
+        if p.is_relative_to(ROOT / "src")
+        for match in definition.finditer(readable(p))
+    ]
+
+    assert names
+    assert again == []
 
 
 def test_work_to_come_is_in_the_roadmap_not_in_the_code() -> None:

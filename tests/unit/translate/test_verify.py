@@ -7,6 +7,7 @@ from ringlet.translate.translator import (
     KEYS,
     SLOTS,
     SOURCE,
+    JUMP_TABLE,
     Relocation,
     Stub,
     Translation,
@@ -359,6 +360,21 @@ def test_verifier_refuses_a_stale_exit_of_another_kind(
     old: tuple[int, int], new: tuple[int, int], reason: str
 ) -> None:
     (found,) = reasons(relocated(CHECKED, old, new))
+
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("new", "reason"),
+    [
+        ((Relocation.STATE, JUMP_TABLE), "jumps through no table of targets"),
+        ((Relocation.TABLE, 8), "constant address has no relocation"),
+    ],
+)
+def test_verifier_refuses_a_jump_through_a_table_that_is_not_the_keys(
+    new: tuple[int, int], reason: str
+) -> None:
+    (found,) = reasons(relocated(translate("c3"), (Relocation.TABLE, 0), new))
 
     assert reason in found
 

@@ -1,0 +1,121 @@
+"""The code cache: installed fragments, their lookup, links and invalidation."""
+from ringlet.core.state cimport (CpuState, OpInfo, JUMP_TABLES, KEY_LIMIT, u8, u16, u32, u64, i64)
+from ringlet.core.template cimport Template, MapEntry
+from ringlet.core.stubs cimport StubSet
+
+cdef enum:
+    NONE = 0xFFFFFFFF
+    HASH_SIZE = 1 << 16
+    PAGE_HASH_SIZE = 1 << 14
+    MAX_FRAGMENTS = 1 << 18
+    MAX_CACHE_LINKS = 1 << 19
+    MAX_CACHE_MAP = 1 << 22
+    UNDO_SIZE = 8192
+    HOT_SIZE = 1 << 16
+    HOT_WRITES = 4     # faults of writes to a page within a period, until it is hot
+    HOT_AGAIN = 2      # what a page that was hot begins the next period with
+    MAX_HOT = 64       # hot pages at a time
+    NO_TABLE = 0xFF
+
+cdef struct Fragment:
+    u64 linear
+    u64 phys[2]        # guest physical pages of its bytes; the second may equal the first
+    u32 key
+    u32 space          # identity of the address space of its half
+    u32 host           # offset in the cache; fragments are in order of it
+    u32 size
+    u32 thunk          # offset in the cache; 0: none
+    u32 body
+    u32 map            # index of its first MapEntry
+    u32 n_map
+    u32 indirect       # cache offset of its jump through the table, or NONE
+    u32 table          # the jump table that it leads through, or NO_TABLE
+    u32 links          # index of its first LinkRec
+    u32 n_links
+    u32 n_ops
+    u32 in_links       # links of others that are patched to lead here
+    u32 next_hash
+    u32 next_linear
+    u32 next_phys[2]
+    u16 guest_bytes
+    u16 insns
+    u32 dead
+
+cdef struct LinkRec:
+    u64 target         # linear
+    u32 at             # cache offset of the rel32
+    u32 stub           # cache offset of the stub it leaves by
+    u32 home           # where it leads when not linked: the stub, or the start of a loop's copy
+    u32 source         # fragment
+    u32 next_in        # next link patched to the same fragment
+    u32 linked         # fragment, or NONE
+
+# The entries of a jump table that were made for fragments of one half of the address space.
+cdef struct Undo:
+    u16 index[UNDO_SIZE]
+    u64 listed[1024]   # a bit for each index in the list
+    u32 count
+    u32 overflow
+
+# A table of indirect targets: fragments of one key lead through it, and it leads to them alone.
+cdef struct JumpTable:
+    u32 key
+    u32 pad
+    Undo undo[2]       # lower and upper half
+
+cdef struct Cache:
+    u8* write          # the writable mapping
+    u8* run            # the executable one, below 2 GiB
+    u32 size
+    u32 used
+    u32 first          # where fragments begin, after the stubs
+    u32 n_fragments
+    u32 n_links
+    u32 n_map
+    u32 generation     # counts flushes
+    u32 drops          # counts fragments dropped since creation
+    u32 live
+    u32 halted         # the fragment that leaves wherever it ends (ringlet.cache.halt), or NONE
+    int fd
+    StubSet stubs
+    Fragment* fragments
+    LinkRec* links
+    MapEntry* map
+    u32* hash
+    u32* linear_hash
+    u32* phys_hash
+    JumpTable tables[JUMP_TABLES]
+    u8 table_of[KEY_LIMIT]       # a key's table, or NO_TABLE
+    u32 n_tables       # how many belong to a key
+    u32 next_table     # the next to be taken from its key when all do
+    u32 space[2]       # identities of the two halves that the tables are for
+    u8 writes[HOT_SIZE]          # write faults by page number, in this period
+    u64 hot[MAX_HOT]             # pages whose fragments check themselves
+    u32 n_hot
+    u64 period         # TSC when it began
+
+cdef inline void patch(Cache* k, u32 at, u32 target) noexcept nogil:
+    """Make the rel32 at cache offset `at` lead to another cache offset."""
+    (<u32*>(k.write + at))[0] = target - (at + 4)
+
+cdef Cache* cache_create(CpuState* c, u32 size) except NULL
+cdef void cache_destroy(CpuState* c)
+cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil
+# Install a translation; NONE: the cache is full (flush and translate again).
+cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0, u64 phys1) noexcept nogil
+# Put a new translation in the place of fragment `index`, whose bytes have changed.  False: it does
+# not fit there, or differs in more than values.
+cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil
+cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil
+# A write to a page with translations faulted.
+cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil
+# Its fragments are to check themselves, for it is written too often to be protected.
+cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil
+# Begin a new period: all pages are protected again, and hot only if they are still written.
+cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil
+# Let a direct jump lead straight to a fragment, if that is what it leads to under its own key.
+cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil
+cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil
+cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil
+cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexcept nogil
+cdef void cache_drop_space(CpuState* c, Cache* k, u32 space) noexcept nogil

@@ -1,0 +1,448 @@
+"""The code cache.
+
+One memfd, mapped twice: writable for the installer, executable (below 2 GiB) to run.  Fragments are
+allocated upwards and found by (address space, linear address, key); they are dropped by guest
+physical page (their bytes changed) or by linear page (their mapping changed), and memory is used
+again only after a flush of everything, which the dispatcher does while no fragment runs.
+"""
+from libc.stdlib cimport calloc, free
+from ringlet.core.state cimport *
+from ringlet.core.template cimport *
+from ringlet.core.stubs cimport emit_stubs
+from ringlet.cache.jumps cimport (jumps_assign, jumps_create, jumps_leave, jumps_release,
+                                  jumps_release_all, table_at)
+
+cdef extern from * nogil:
+    """
+    #include <sys/mman.h>
+    #include <unistd.h>
+
+    static int ringlet_cache_map(unsigned size, void **write, void **run, int *fd)
+    {
+        *fd = memfd_create("ringlet-code", MFD_CLOEXEC);
+        if (*fd < 0)
+            return -1;
+        if (ftruncate(*fd, size))
+            return -1;
+        *write = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+        *run = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_32BIT, *fd, 0);
+        return *write == MAP_FAILED || *run == MAP_FAILED ? -1 : 0;
+    }
+    static void *ringlet_table(unsigned long size)
+    {
+        void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        return p == MAP_FAILED ? NULL : p;
+    }
+    static void ringlet_unmap(void *p, unsigned long size) { if (p) munmap(p, size); }
+    static void ringlet_close(int fd) { if (fd >= 0) close(fd); }
+    """
+    int ringlet_cache_map(unsigned size, void** write, void** run, int* fd)
+    void* ringlet_table(unsigned long size)
+    void ringlet_unmap(void* p, unsigned long size)
+    void ringlet_close(int fd)
+
+
+cdef inline u32 hash_of(u64 linear, u32 key, u32 space) noexcept nogil:
+    cdef u64 h = (linear ^ (<u64>key << 20) ^ (<u64>space << 40)) * <u64>0x9E3779B97F4A7C15
+    return <u32>(h >> 48) & (HASH_SIZE - 1)
+
+
+cdef inline u32 page_hash(u64 page) noexcept nogil:
+    return <u32>((page * <u64>0x9E3779B97F4A7C15) >> 50) & (PAGE_HASH_SIZE - 1)
+
+
+cdef inline u64 host_of(Cache* k, u32 offset) noexcept nogil:
+    return <u64>k.run + offset
+
+
+cdef Cache* cache_create(CpuState* c, u32 size) except NULL:
+    """A cache of `size` bytes for the virtual processor `c`, with its stubs."""
+    cdef Cache* k = <Cache*>calloc(1, sizeof(Cache))
+    cdef u32 i
+    if k == NULL:
+        raise MemoryError("code cache")
+    k.fd = -1
+    k.size = size
+    c.cache = k
+    if ringlet_cache_map(size, <void**>&k.write, <void**>&k.run, &k.fd):
+        raise OSError("cannot map the code cache below 2 GiB")
+    k.fragments = <Fragment*>ringlet_table(MAX_FRAGMENTS * sizeof(Fragment))
+    k.links = <LinkRec*>ringlet_table(MAX_CACHE_LINKS * sizeof(LinkRec))
+    k.map = <MapEntry*>ringlet_table(MAX_CACHE_MAP * sizeof(MapEntry))
+    k.hash = <u32*>ringlet_table(HASH_SIZE * 4)
+    k.linear_hash = <u32*>ringlet_table(PAGE_HASH_SIZE * 4)
+    k.phys_hash = <u32*>ringlet_table(PAGE_HASH_SIZE * 4)
+    if (k.fragments == NULL or k.links == NULL or k.map == NULL or k.hash == NULL
+            or k.linear_hash == NULL or k.phys_hash == NULL):
+        raise MemoryError("code cache tables")
+    k.stubs = emit_stubs(k.write, c.block)
+    for i in range(STUB_COUNT):
+        c.stub[i] = host_of(k, k.stubs.at[i])
+    k.first = (k.stubs.size + 63) & ~<u32>63
+    jumps_create(k)
+    cache_flush(c, k)
+    return k
+
+
+cdef void cache_destroy(CpuState* c):
+    cdef Cache* k = <Cache*>c.cache
+    if k == NULL:
+        return
+    ringlet_unmap(k.write, k.size)
+    ringlet_unmap(k.run, k.size)
+    ringlet_close(k.fd)
+    ringlet_unmap(k.fragments, MAX_FRAGMENTS * sizeof(Fragment))
+    ringlet_unmap(k.links, MAX_CACHE_LINKS * sizeof(LinkRec))
+    ringlet_unmap(k.map, MAX_CACHE_MAP * sizeof(MapEntry))
+    ringlet_unmap(k.hash, HASH_SIZE * 4)
+    ringlet_unmap(k.linear_hash, PAGE_HASH_SIZE * 4)
+    ringlet_unmap(k.phys_hash, PAGE_HASH_SIZE * 4)
+    free(k)
+    c.cache = NULL
+
+
+cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
+    """Drop everything.  Only the dispatcher may, between two fragments."""
+    cdef u32 i
+    for i in range(HASH_SIZE):
+        k.hash[i] = NONE
+    for i in range(PAGE_HASH_SIZE):
+        k.linear_hash[i] = NONE
+        k.phys_hash[i] = NONE
+    k.used = k.first
+    k.n_fragments = 0
+    k.n_links = 0
+    k.n_map = 0
+    k.live = 0
+    k.n_hot = 0
+    k.halted = NONE
+    k.generation += 1
+    k.drops += 1
+    c.n_flushes += 1
+    jumps_release_all(c, k)
+
+
+cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil:
+    cdef u32 i = k.hash[hash_of(linear, key, space)]
+    cdef Fragment* f
+    while i != NONE:
+        f = &k.fragments[i]
+        if f.linear == linear and f.key == key and f.space == space:
+            return i
+        i = f.next_hash
+    return NONE
+
+
+cdef u32 table_for(CpuState* c, Cache* k, u32 key) noexcept nogil:
+    """The jump table of a key.  If all belong to others, one of them is taken from its key, and the
+    fragments that lead through it are dropped."""
+    cdef u32 table = k.table_of[key], i
+    if table != NO_TABLE:
+        return table
+    if k.n_tables == JUMP_TABLES:
+        table = k.next_table
+        for i in range(k.n_fragments):
+            if k.fragments[i].table == table:
+                cache_drop(c, k, i)
+        jumps_release(c, k, table)
+        c.n_jump_tables += 1
+    return jumps_assign(c, k, key)
+
+
+cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 index,
+                     u32 links) noexcept nogil:
+    """The translation's bytes at cache offset `host`, its operations at `ops`."""
+    cdef u32 i, h, at
+    cdef u8* p = k.write + host
+    cdef Reloc* r
+    cdef u64 v
+    cdef OpInfo* o
+    for i in range((t.size + 7) >> 3):
+        (<u64*>p)[i] = (<u64*>t.code)[i]
+    for i in range(t.n_relocs):
+        r = &t.relocs[i]
+        at = r.at
+        if r.kind == RELOC_STATE:
+            (<u32*>(p + at))[0] = <u32>(c.block + <u64>r.value)
+        elif r.kind == RELOC_TABLE:
+            (<u32*>(p + at))[0] = <u32><u64>table_at(c, k.table_of[t.key])
+        elif r.kind == RELOC_LINEAR32:
+            (<u32*>(p + at))[0] = <u32>(t.linear + <u64>r.value)
+        elif r.kind == RELOC_LINEAR64:
+            (<u64*>(p + at))[0] = t.linear + <u64>r.value
+        elif r.kind == RELOC_NLINEAR64:
+            (<u64*>(p + at))[0] = 0 - (t.linear + <u64>r.value)
+        elif r.kind == RELOC_SLOT:
+            v = BLOCK_SLOTS_U if (t.key & KEY_CPL) == 3 else BLOCK_SLOTS_K
+            v += (((t.linear + <u64>r.value) >> SLOT_SHIFT) & 0xFFFF) * 8
+            (<u32*>(p + at))[0] = <u32>(c.block + v)
+        elif r.kind == RELOC_STUB:
+            (<u32*>(p + at))[0] = k.stubs.at[r.value] - (host + at + 4)
+        elif r.kind == RELOC_OP:
+            (<u32*>(p + at))[0] = <u32>host_of(k, ops + <u32>r.value * <u32>sizeof(OpInfo))
+        elif r.kind == RELOC_SOURCE:
+            (<u64*>(p + at))[0] = <u64>t.source + <u64>r.value
+        elif r.kind == RELOC_FIELD:
+            (<u32*>(p + at))[0] = (<u32*>(t.bytes + r.value))[0]
+        elif r.kind == RELOC_RIP64:
+            v = t.linear + <u64>(r.value & 0xFFFF)
+            (<u64*>(p + at))[0] = v + <u64><i64>(<i32*>(t.bytes + (r.value >> 16)))[0]
+        elif r.kind == RELOC_FRAGMENT:
+            (<u32*>(p + at))[0] = index
+        else:
+            (<u32*>(p + at))[0] = links + <u32>r.value
+    for i in range(t.n_ops):
+        o = <OpInfo*>(k.write + ops) + i
+        for h in range(sizeof(OpInfo) >> 3):
+            (<u64*>o)[h] = (<u64*>&t.ops[i])[h]
+        o.rip += t.linear
+        if o.resume:
+            o.resume = host_of(k, host + <u32>o.resume)
+
+
+cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
+        u64 phys1) noexcept nogil:
+    cdef u32 index = k.n_fragments, i, h, ops, host
+    cdef u32 room = t.size + 16 + t.n_ops * <u32>sizeof(OpInfo)
+    cdef Fragment* f
+    cdef LinkRec* l
+    if (k.used + room + 64 > k.size or index >= MAX_FRAGMENTS
+            or k.n_links + t.n_links > MAX_CACHE_LINKS or k.n_map + t.n_map > MAX_CACHE_MAP):
+        return NONE
+    host = (k.used + 15) & ~<u32>15
+    ops = (host + t.size + 15) & ~<u32>7
+    f = &k.fragments[index]
+    f.table = <u32>NO_TABLE if t.indirect == NONE else table_for(c, k, t.key)
+    write_code(c, k, t, host, ops, index, k.n_links)
+    f.linear = t.linear
+    f.phys[0] = phys0
+    f.phys[1] = phys1
+    f.key = t.key
+    f.space = space
+    f.host = host
+    f.size = t.size
+    f.thunk = 0 if t.thunk == NONE else host + t.thunk
+    f.body = host + t.body
+    f.indirect = NONE if t.indirect == NONE else host + t.indirect
+    f.map = k.n_map
+    f.n_map = t.n_map
+    f.links = k.n_links
+    f.n_links = t.n_links
+    f.n_ops = t.n_ops
+    f.in_links = NONE
+    f.guest_bytes = <u16>t.guest_bytes
+    f.insns = <u16>t.insns
+    f.dead = 0
+    for i in range(t.n_map):
+        k.map[k.n_map + i] = t.map[i]
+    for i in range(t.n_links):
+        l = &k.links[k.n_links + i]
+        l.target = t.linear + <u64>t.links[i].target
+        l.at = host + t.links[i].at
+        l.stub = host + t.links[i].stub
+        l.home = host + t.links[i].home if t.links[i].home else l.stub
+        l.source = index
+        l.linked = NONE
+        l.next_in = NONE
+    k.n_map += t.n_map
+    k.n_links += t.n_links
+    k.n_fragments += 1
+    k.live += 1
+    k.used = ops + t.n_ops * <u32>sizeof(OpInfo)
+    h = hash_of(f.linear, f.key, space)
+    f.next_hash = k.hash[h]
+    k.hash[h] = index
+    h = page_hash(f.linear >> 12)
+    f.next_linear = k.linear_hash[h]
+    k.linear_hash[h] = index
+    h = page_hash(phys0 >> 12)
+    f.next_phys[0] = k.phys_hash[h]
+    k.phys_hash[h] = index * 2
+    f.next_phys[1] = NONE
+    if phys1 != phys0:
+        h = page_hash(phys1 >> 12)
+        f.next_phys[1] = k.phys_hash[h]
+        k.phys_hash[h] = index * 2 + 1
+    c.n_code_bytes += k.used - host
+    return index
+
+
+cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil:
+    """Whatever happened since the jump left, it leads only to its own target, key and space."""
+    cdef LinkRec* l = &k.links[link]
+    cdef Fragment* f = &k.fragments[target]
+    cdef Fragment* source = &k.fragments[l.source]
+    if (l.linked != NONE or l.home != l.stub or source.dead or f.dead or l.target != f.linear
+            or source.key != f.key or source.space != f.space):
+        return
+    patch(k, l.at, f.body)
+    l.linked = target
+    l.next_in = f.in_links
+    f.in_links = link
+
+
+cdef void unlink_from(Cache* k, u32 link) noexcept nogil:
+    """Take a patched link of a dropped fragment out of its target's list."""
+    cdef LinkRec* l = &k.links[link]
+    cdef u32* p
+    if l.linked == NONE:
+        return
+    p = &k.fragments[l.linked].in_links
+    while p[0] != NONE:
+        if p[0] == link:
+            p[0] = l.next_in
+            break
+        p = &k.links[p[0]].next_in
+    patch(k, l.at, l.stub)
+    l.linked = NONE
+
+
+cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
+    """Nothing leads to the fragment any more; its memory stays until the next flush."""
+    cdef Fragment* f = &k.fragments[index]
+    cdef u32 i, following
+    cdef u32* p
+    if f.dead:
+        return
+    f.dead = 1
+    k.drops += 1
+    k.live -= 1
+    p = &k.hash[hash_of(f.linear, f.key, f.space)]
+    while p[0] != NONE:
+        if p[0] == index:
+            p[0] = f.next_hash
+            break
+        p = &k.fragments[p[0]].next_hash
+    i = f.in_links
+    while i != NONE:
+        following = k.links[i].next_in
+        patch(k, k.links[i].at, k.links[i].stub)
+        k.links[i].linked = NONE
+        k.links[i].next_in = NONE
+        i = following
+    f.in_links = NONE
+    for i in range(f.n_links):
+        unlink_from(k, f.links + i)
+    jumps_leave(c, k, f)
+
+
+cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil:
+    """Links from and to the fragment, and its entry for indirect jumps, stay."""
+    cdef Fragment* f = &k.fragments[index]
+    cdef u32 i
+    cdef LinkRec* l
+    if (t.size != f.size or t.n_map != f.n_map or t.n_links != f.n_links or t.n_ops != f.n_ops
+            or f.host + t.body != f.body
+            or f.indirect != (NONE if t.indirect == NONE else f.host + t.indirect)
+            or f.thunk != (0 if t.thunk == NONE else f.host + t.thunk)
+            or f.dead):
+        return False
+    for i in range(t.n_links):
+        l = &k.links[f.links + i]
+        if (l.target != t.linear + <u64>t.links[i].target or l.at != f.host + t.links[i].at
+                or l.stub != f.host + t.links[i].stub):
+            return False
+    write_code(c, k, t, f.host, (f.host + t.size + 15) & ~<u32>7, index, f.links)
+    for i in range(t.n_links):
+        l = &k.links[f.links + i]
+        if l.linked != NONE:
+            patch(k, l.at, k.fragments[l.linked].body)
+    for i in range(t.n_map):
+        k.map[f.map + i] = t.map[i]
+    f.guest_bytes = <u16>t.guest_bytes
+    f.insns = <u16>t.insns
+    return True
+
+
+cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil:
+    cdef u32 i
+    if k.writes[(phys_page >> 12) & (HOT_SIZE - 1)] < HOT_WRITES:
+        return False
+    for i in range(k.n_hot):
+        if k.hot[i] == phys_page:
+            return True
+    return False
+
+
+cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil:
+    cdef u8* writes = &k.writes[(phys_page >> 12) & (HOT_SIZE - 1)]
+    if writes[0] < HOT_WRITES:
+        writes[0] += 1
+    if writes[0] == HOT_WRITES and k.n_hot < MAX_HOT and not cache_is_hot(k, phys_page):
+        k.hot[k.n_hot] = phys_page
+        k.n_hot += 1
+
+
+cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil:
+    """A page once hot, as in a booting kernel that patches itself, must not be checked for ever."""
+    cdef u32 i
+    for i in range(HOT_SIZE >> 3):
+        (<u64*>k.writes)[i] = 0
+    for i in range(k.n_hot):
+        k.writes[(k.hot[i] >> 12) & (HOT_SIZE - 1)] = HOT_AGAIN
+        cache_drop_phys(c, k, k.hot[i])
+    k.n_hot = 0
+
+
+cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil:
+    """Drop what was translated from a guest physical page; how many fragments that were."""
+    cdef u32* p = &k.phys_hash[page_hash(phys_page >> 12)]
+    cdef u32 node, n = 0
+    cdef Fragment* f
+    while p[0] != NONE:
+        node = p[0]
+        f = &k.fragments[node >> 1]
+        if f.phys[node & 1] == phys_page or f.dead:
+            if not f.dead:
+                n += 1
+                cache_drop(c, k, node >> 1)
+            p[0] = f.next_phys[node & 1]
+            continue
+        p = &f.next_phys[node & 1]
+    return n
+
+
+cdef void drop_linear_page(CpuState* c, Cache* k, u64 page, u64 first, u64 last) noexcept nogil:
+    """Drop fragments listed under linear page number `page` that touch [first, last]."""
+    cdef u32* p = &k.linear_hash[page_hash(page)]
+    cdef u32 index
+    cdef Fragment* f
+    while p[0] != NONE:
+        index = p[0]
+        f = &k.fragments[index]
+        if f.dead:
+            p[0] = f.next_linear
+            continue
+        if (f.linear >> 12 == page and f.linear <= last
+                and f.linear + f.guest_bytes - 1 >= first):
+            cache_drop(c, k, index)
+            p[0] = f.next_linear
+            continue
+        p = &f.next_linear
+
+
+cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexcept nogil:
+    """The mapping of `pages` pages from `linear` changed: drop what was fetched through it.
+
+    Every address space's fragments at these addresses go; only this one's need to.
+    """
+    cdef u64 page = linear >> 12, i
+    cdef u64 last = (linear & ~<u64>0xFFF) + (pages << 12) - 1
+    cdef Fragment* f
+    if pages > 4096:
+        for i in range(k.n_fragments):
+            f = &k.fragments[i]
+            if not f.dead and f.linear <= last and f.linear + f.guest_bytes - 1 >= page << 12:
+                cache_drop(c, k, <u32>i)
+        return
+    drop_linear_page(c, k, page - 1, page << 12, last)
+    for i in range(pages):
+        drop_linear_page(c, k, page + i, page << 12, last)
+
+
+cdef void cache_drop_space(CpuState* c, Cache* k, u32 space) noexcept nogil:
+    cdef u32 i
+    for i in range(k.n_fragments):
+        if k.fragments[i].space == space:
+            cache_drop(c, k, i)

@@ -1,0 +1,47 @@
+"""Getting a thread out of translated code that runs.
+
+Translated code never looks whether it shall stop.  A signal finds the thread in one fragment, and
+every way out of that fragment, back into it among them, is turned into an exit: what is left of it
+runs to its end and no further.  Where the handler finds the thread elsewhere, the run loop is next
+to look, or the entry stub (`CpuState.attention`).
+"""
+from ringlet.core.state cimport CpuState, u8, u32, u64
+from ringlet.core.template cimport STUB_INDIRECT
+from ringlet.cache.codecache cimport Cache, Fragment, LinkRec, NONE, patch
+from ringlet.cache.jumps cimport table_at
+
+cdef enum:
+    JMP_TABLE = 0xCD24FF42   # jmp [r9 * 8 + disp32]
+    JMP_REL32 = 0xE9
+
+
+cdef void cache_halt(CpuState* c, Cache* k, u32 index) noexcept nogil:
+    cdef Fragment* f = &k.fragments[index]
+    cdef u32 i
+    if k.halted == index:
+        return
+    cache_unhalt(c, k)
+    for i in range(f.links, f.links + f.n_links):
+        patch(k, k.links[i].at, k.links[i].stub)
+    if f.indirect != NONE:
+        k.write[f.indirect] = JMP_REL32
+        patch(k, f.indirect + 1, k.stubs.at[STUB_INDIRECT])
+    k.halted = index
+
+
+cdef void cache_unhalt(CpuState* c, Cache* k) noexcept nogil:
+    cdef u32 i
+    cdef u64 table
+    cdef LinkRec* l
+    cdef Fragment* f
+    if k.halted == NONE:
+        return
+    f = &k.fragments[k.halted]
+    for i in range(f.links, f.links + f.n_links):
+        l = &k.links[i]
+        patch(k, l.at, l.home if l.linked == NONE else k.fragments[l.linked].body)
+    if f.indirect != NONE:
+        table = <u64>table_at(c, f.table)
+        (<u32*>(k.write + f.indirect))[0] = JMP_TABLE
+        (<u32*>(k.write + f.indirect + 4))[0] = <u32>table
+    k.halted = NONE

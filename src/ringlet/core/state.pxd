@@ -1,0 +1,362 @@
+"""The one definition of the virtual processor's state.
+
+Cython modules cimport it; the emitter and Python get field offsets from `ringlet.core.state`,
+which derives them from this struct.  Names are the SDM's (vol. 3A ch. 2).
+
+One `CpuState` per vCPU stands at the start of a block of host memory below 2 GiB, so that
+translated code reaches every field as `[disp32]` (see `Block` below).
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t, int16_t, int32_t
+
+ctypedef uint8_t u8
+ctypedef uint16_t u16
+ctypedef uint32_t u32
+ctypedef uint64_t u64
+ctypedef int64_t i64
+ctypedef int16_t i16
+ctypedef int32_t i32
+
+# ModRM numbering of the general registers.
+cdef enum:
+    RAX = 0
+    RCX = 1
+    RDX = 2
+    RBX = 3
+    RSP = 4
+    RBP = 5
+    RSI = 6
+    RDI = 7
+
+# ModRM numbering of the segment registers (SDM 2A 3.1.1.3).
+cdef enum:
+    SEG_ES = 0
+    SEG_CS = 1
+    SEG_SS = 2
+    SEG_DS = 3
+    SEG_FS = 4
+    SEG_GS = 5
+    SEG_NONE = 7
+
+# RFLAGS.
+cdef enum:
+    FLAG_CF = 1 << 0
+    FLAG_PF = 1 << 2
+    FLAG_AF = 1 << 4
+    FLAG_ZF = 1 << 6
+    FLAG_SF = 1 << 7
+    FLAG_TF = 1 << 8
+    FLAG_IF = 1 << 9
+    FLAG_DF = 1 << 10
+    FLAG_OF = 1 << 11
+    FLAG_IOPL = 3 << 12
+    FLAG_NT = 1 << 14
+    FLAG_RF = 1 << 16
+    FLAG_VM = 1 << 17
+    FLAG_AC = 1 << 18
+    FLAG_VIF = 1 << 19
+    FLAG_VIP = 1 << 20
+    FLAG_ID = 1 << 21
+    # The flags that live in the host's RFLAGS while translated code runs.
+    FLAGS_HOST = FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF | FLAG_DF
+
+# Segment access rights, as a descriptor's bytes 5 and 6 (SDM 3A 3.4.5): type 0-3, S 4, DPL 5-6,
+# P 7, AVL 12, L 13, D/B 14, G 15; bit 16 is ours: the segment register is unusable (null).
+cdef enum:
+    AR_S = 1 << 4
+    AR_P = 1 << 7
+    AR_L = 1 << 13
+    AR_DB = 1 << 14
+    AR_G = 1 << 15
+    AR_UNUSABLE = 1 << 16
+
+# Exception vectors (SDM 3A table 6-1).
+cdef enum:
+    VEC_DE = 0
+    VEC_DB = 1
+    VEC_NMI = 2
+    VEC_BP = 3
+    VEC_OF = 4
+    VEC_BR = 5
+    VEC_UD = 6
+    VEC_NM = 7
+    VEC_DF = 8
+    VEC_TS = 10
+    VEC_NP = 11
+    VEC_SS = 12
+    VEC_GP = 13
+    VEC_PF = 14
+    VEC_MF = 16
+    VEC_AC = 17
+    VEC_MC = 18
+    VEC_XM = 19
+
+# Memory access kinds: the bits of a #PF error code (SDM 3A 4.7).
+cdef enum:
+    ACC_READ = 0
+    PF_P = 1
+    ACC_WRITE = 2
+    ACC_USER = 4
+    PF_RSVD = 8
+    ACC_FETCH = 16
+
+# What a memory access of the virtual processor came to.
+cdef enum:
+    MEM_OK = 0
+    MEM_FAULT = 1  # the guest's exception is in exc_*
+    MEM_MMIO = 2   # no RAM there: the guest physical address is in mmio_phys
+
+# What emulating one instruction came to.
+cdef enum:
+    EMU_NEXT = 0      # done; rip already moved past it, nothing else changed
+    EMU_FLOW = 1      # done; rip, CPL, mode or an address mapping changed: dispatch anew
+    EMU_FAULT = 2     # the guest's exception is in exc_*; nothing architectural changed
+    EMU_EXIT = 3      # Python has to act: exit_kind and its fields are filled
+
+# Why the run loop returned to Python.
+cpdef enum Exit:
+    EXIT_NONE = 0
+    EXIT_IO_IN = 1       # io_port, io_size, io_count (1 or a string's), io_data filled by Python
+    EXIT_IO_OUT = 2      # io_port, io_size, io_data
+    EXIT_MMIO_READ = 3   # mmio_phys, io_size, io_data filled by Python
+    EXIT_MMIO_WRITE = 4  # mmio_phys, io_size, io_data
+    EXIT_HLT = 5         # halted with no interrupt pending
+    EXIT_SHUTDOWN = 6    # triple fault; shutdown_rip
+    EXIT_INTERRUPTED = 7 # asked to stop (kick)
+    EXIT_WINDOW = 8      # interrupts have become deliverable and the machine asked to be told
+    EXIT_EMULATE = 11    # op_info's instruction needs the general emulator (Python)
+    EXIT_LEARN = 12      # the translator met an instruction shape it has not learned
+    EXIT_EOI = 13        # a level-triggered interrupt, vector io_data, is over
+    EXIT_DEBUG = 14      # stopped for a debugger (ringlet.vcpu.debugger)
+    EXIT_NO_RAM = 15     # code is to be run where there is no RAM
+    EXIT_NOT_64 = 16     # code that is not 64-bit is to be run
+    EXIT_BLOCK = 17      # a block begins, and somebody asked (ringlet.vcpu.blocks)
+
+# How translated code left.
+cdef enum:
+    LEAVE_LINK = 1       # an unlinked direct jump: exit_arg is the link's number
+    LEAVE_INDIRECT = 2   # an indirect jump whose table entry is another's: rip is the target
+    LEAVE_OP = 3         # op_info
+    LEAVE_FAULT = 4      # a host signal that is the guest's exception: exc_*
+    LEAVE_SAFEPOINT = 5  # asked to, before the next instruction
+    LEAVE_AGAIN = 6      # bindings went stale: dispatch the same instruction anew
+    LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
+    LEAVE_STEPPED = 8    # the instruction before rip has ended, by steps or as the only one
+    LEAVE_STALE = 9      # the guest bytes of fragment exit_arg have changed
+
+# A translation's key: everything about the processor that a translation depends on.  Code that was
+# translated under one key is never run under another (ringlet.cache.codecache, ringlet.cache.jumps).
+cpdef enum Key:
+    KEY_CPL = 3          # bits 0-1: CPL
+    KEY_MODE16 = 1 << 2  # 16-bit code segment
+    KEY_MODE32 = 1 << 3  # 32-bit code segment (protected or compatibility)
+    KEY_MODE64 = 1 << 4  # 64-bit mode
+    KEY_NM = 1 << 5      # CR0.TS or CR0.EM: x87/SSE/AVX raise #NM or #UD
+    KEY_NOSSE = 1 << 6   # CR4.OSFXSR = 0: SSE raises #UD
+    KEY_NOAVX = 1 << 7   # CR4.OSXSAVE = 0 or XCR0 without AVX: VEX raises #UD
+    KEY_STEP = 1 << 8    # RFLAGS.TF, a breakpoint or a debugger: one instruction a fragment
+    KEY_EM = 1 << 9      # CR0.EM rather than TS
+
+cdef enum:
+    KEY_LIMIT = 1 << 10  # every key is less than this
+
+cdef struct Segment:
+    u16 selector
+    u16 pad
+    u32 ar
+    u32 limit
+    u32 pad2
+    u64 base
+
+cdef struct TableReg:
+    u64 base
+    u32 limit
+    u32 pad
+
+# One sensitive instruction at one place, as the translator decoded it.  Translated code leaves
+# its address in `op_info`; `ea` holds the linear address of its memory operand, if it has one.
+cdef struct OpInfo:
+    u64 rip       # guest linear address of the instruction
+    u64 imm       # immediate, sign-extended; ENTER: level << 16 | size
+    u64 resume    # host address to go on at after EMU_NEXT
+    u16 op        # Op
+    u8 size       # operand size in bytes
+    u8 length     # instruction length in bytes
+    u8 reg        # ModRM.reg with REX.R (or the register in the opcode)
+    u8 rm         # ModRM.rm with REX.B of a register form, 0xFF for memory
+    u8 seg        # segment override or SEG_NONE
+    u8 flags      # OPF_*
+    u8 bytes[16]  # the instruction itself, zero padded
+
+cdef enum:
+    OPF_REP = 1     # F3
+    OPF_REPNE = 2   # F2
+    OPF_LOCK = 4
+    OPF_ADDR32 = 8  # 67h
+    OPF_REXW = 16
+
+cdef struct CpuState:
+    # --- what translated code touches; keep it in the first 4 KiB
+    u64 gpr[16]          # guest registers when outside the code cache; r8-r11 always
+    u64 rip              # guest RIP when outside the code cache
+    u64 iflag            # RFLAGS.IF, as 0 or 0x200: its only home
+    u64 rflags           # all other RFLAGS bits; FLAGS_HOST bits only when outside the code cache
+    u64 arith_mask       # constant FLAGS_HOST, for PEXT/PDEP
+    u64 rsp_naddend      # minus the addend of the host's RSP while in the code cache
+    u64 win_tag          # bits 63..32 of the cached window's linear addresses
+    u64 win_addend       # its addend
+    u64 fs_host          # host address of FS base (FS base + its slot's addend)
+    u64 gs_host
+    u64 ea               # linear address of the memory operand of op_info
+    u64 op_info          # OpInfo*
+    u64 attention        # 1: leave at the next safepoint (ringlet.core.prod)
+    u64 scratch[4]
+    u64 host_rsp
+    u64 host_flags
+    u64 exit_code        # how translated code left: Leave
+    u64 exit_arg
+    u64 entry            # host address to enter at
+    u64 stub[8]          # host addresses of the stubs
+    u64 stepping         # 1 + the dropped fragment a store is being completed in
+    u64 again            # where bindings were last found stale, to notice no progress
+    # --- events
+    u32 stop             # another thread asks the run loop to return (kick)
+    u32 intr             # INTR_*: interrupts that wait for IF (ringlet.vcpu.apic)
+    u32 inhibit          # interrupt shadow: 1 STI, 2 MOV SS/POP SS
+    u32 halted
+    u32 nmi_pending
+    u32 nmi_blocked
+    u32 sleeping         # in HLT, until `attention` (ringlet.core.alarm)
+    u32 patient          # devices work while it is halted: HLT does not leave
+    # --- system registers
+    u64 cr0, cr2, cr3, cr4, cr8
+    u64 efer, xcr0
+    u64 dr[8]
+    Segment seg[6]
+    Segment ldtr, tr
+    TableReg gdtr, idtr
+    u32 cpl
+    u32 key              # KEY_*: recomputed by update_key()
+    # --- MSRs (SDM vol. 4)
+    u64 star, lstar, cstar, sfmask, kernel_gs_base
+    u64 sysenter_cs, sysenter_esp, sysenter_eip
+    u64 tsc_offset, tsc_aux, tsc_adjust, tsc_khz
+    u64 apic_base, pat, misc_enable, spec_ctrl, mtrr_def, debugctl, xss, feature_control
+    u64 mtrr_phys[20]
+    u64 mtrr_fixed[11]
+    # --- the exception being raised
+    u32 exc_vector
+    u32 exc_error
+    u32 exc_has_error
+    u32 exc_is_soft      # INT n, INT3, INTO: pushes the next RIP, checks the gate's DPL
+    u64 exc_cr2
+    u64 exc_dr6          # bits to set in DR6 for #DB
+    u64 pf_rip           # RIP of the last #PF, where its handler's IRET should return to
+    u64 pf_linear        # what it was for, and how (ACC_*)
+    u32 pf_access
+    u32 pf_waits         # that IRET has not been seen
+    # --- exits to Python
+    u32 exit_kind
+    u32 io_port
+    u32 io_size
+    u32 io_count
+    u64 io_data
+    u64 mmio_phys
+    u64 mmio_linear
+    u64 shutdown_rip
+    # --- the rest of the virtual machine, as seen by compiled code
+    void* mmu            # ringlet.mmu.layout.Mmu*
+    void* cache          # ringlet.cache.codecache.Cache*
+    void* translator
+    void* kept           # ringlet.translate.kept.Kept*, or NULL
+    void* blocks         # ringlet.vcpu.blocks.Blocks*, or NULL
+    void* cpuid          # CpuidEntry[], cpuid_count of them
+    u64 cpuid_count
+    u64 block            # host address of the block this stands in
+    void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.fpstate), or NULL
+    u64 fpu_restored[2]  # x87 instruction and data pointer as the guest last loaded them
+    u64 resume           # where to go on after an exit to Python, if nothing has changed; or 0
+    u64 resume_rip       # what must be the same then: RIP, key, Cache.drops
+    u32 resume_key
+    u32 resume_drops
+    u64 db_pending       # DR6.B0-B3 of accesses that are done, to be raised after the instruction
+    u32 running          # a thread is in the run loop
+    u32 prodding         # the timer that gets it out of there was armed (ringlet.core.prod)
+    void* prod           # a POSIX timer that signals `prod_thread`
+    void* alarm          # ringlet.core.alarm
+    void* apic           # ringlet.vcpu.apic.Apic*
+    void* debugger       # ringlet.vcpu.debugger.Debugger*, or NULL
+    u64 alarm_due        # the machine's, by the host's TSC, or 0: then `stop`
+    u64 prod_thread
+    u64 native           # host address of the code of single emulated instructions, or 0
+    u64 native_leave     # where such an instruction goes on after a host fault
+    u64 native_vector    # that fault's vector; NATIVE_DONE: none
+    # --- an instruction that left for Python and is not finished (ringlet.vcpu.emulate)
+    u32 pending          # PENDING_*
+    u32 pad1
+    OpInfo pending_op
+    # --- counters: one name, one unit, one reader (ringlet stats)
+    u64 n_exits, n_ops, n_links, n_indirect_misses, n_lookups
+    u64 n_fragments, n_guest_insns, n_code_bytes, n_guest_bytes
+    u64 n_shadow_faults, n_shadow_pages, n_guest_faults, n_interrupts, n_exceptions
+    u64 n_smc, n_flushes, n_cr3_loads, n_cr3_dropped, n_invlpg, n_python_exits
+    u64 n_safepoints, n_stale, n_kept, n_halts, n_cpuid, n_msr_reads, n_msr_writes
+    u64 n_mmio_reads, n_mmio_writes, n_jump_tables
+    # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
+    u8 pad_xsave[64]
+    u8 xsave[4096]
+
+cdef struct CpuidEntry:
+    u32 leaf
+    u32 subleaf
+    u32 flags     # 1: subleaf is significant
+    u32 eax, ebx, ecx, edx
+
+# The block of host memory below 2 GiB that translated code reaches by [disp32].
+cdef enum:
+    BLOCK_STATE = 0
+    BLOCK_BOUNCE = 0x20000         # 64 KiB: operands of emulated instructions (ringlet.vcpu.native)
+    BLOCK_SLOTS_K = 0x100000       # 65,536 addends for CPL 0-2
+    BLOCK_NSLOTS_K = 0x180000      # the same, negated
+    BLOCK_SLOTS_U = 0x200000       # for CPL 3
+    BLOCK_NSLOTS_U = 0x280000
+    BLOCK_JUMPS = 0x300000         # tables of indirect targets, one for a key (ringlet.cache.jumps)
+    BLOCK_SIZE = 0x700000
+
+# A jump table: host addresses by the low 16 bits of the target's linear address.
+cdef enum:
+    JUMP_TABLES = 8
+    JUMP_TABLE_BYTES = 0x80000
+
+# Size of the code of single emulated instructions, and native_vector where none has faulted.
+cdef enum:
+    NATIVE_SIZE = 0x10000
+    NATIVE_DONE = 0xFF
+
+# Slots: bits 47..36 of a linear address.
+cdef enum:
+    SLOT_SHIFT = 36
+    SLOT_COUNT = 65536
+
+cdef inline u64 get_rflags(CpuState* c) noexcept nogil:
+    return (c.rflags & ~<u64>FLAG_IF) | c.iflag | 2
+
+cdef inline void set_rflags(CpuState* c, u64 value) noexcept nogil:
+    c.iflag = value & FLAG_IF
+    c.rflags = (value & 0x3F7FD5) & ~<u64>FLAG_IF | 2
+
+cdef inline int raise_exc(CpuState* c, u32 vector) noexcept nogil:
+    c.exc_vector = vector
+    c.exc_has_error = 0
+    c.exc_error = 0
+    c.exc_is_soft = 0
+    return EMU_FAULT
+
+cdef inline int raise_err(CpuState* c, u32 vector, u32 error) noexcept nogil:
+    c.exc_vector = vector
+    c.exc_has_error = 1
+    c.exc_error = error
+    c.exc_is_soft = 0
+    return EMU_FAULT
+
+cdef inline bint is_canonical(u64 linear) noexcept nogil:
+    return (<u64>((<i64>(linear << 16)) >> 16)) == linear

@@ -1,0 +1,387 @@
+"""A listing: guest instructions, fragment by fragment, each with the host code made of it.
+
+The listing is data; `ringlet.explain.render` makes text of it.  Host operands are told by the
+relocations that the translator left: fields of the state block by name, tables, stubs, links.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final, NamedTuple
+
+from iced_x86 import Code, Decoder, Formatter, FormatterSyntax, Instruction, OpKind
+
+from ringlet.core import state
+from ringlet.core.ops import Op
+from ringlet.explain import source
+from ringlet.translate.classify import Refused, Ruled, classify
+from ringlet.translate.translator import (
+    BLOCK,
+    KEYS,
+    NEGATED_SLOTS,
+    SLOTS,
+    TABLE_BYTES,
+    Relocation,
+    Stub,
+    Translation,
+    Translator,
+)
+
+_PAGE: Final = 4096
+_LONGEST: Final = 15
+_MASK: Final = (1 << 64) - 1
+_REGISTERS: Final = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
+
+
+class Kind(Enum):
+    """What a guest instruction is to the virtual processor."""
+
+    INNOCUOUS = "innocuous"  # runs on the host, registers and operands adapted
+    INLINED = "inlined"  # sensitive, done by code of its own in place
+    IGNORED = "ignored"  # sensitive, and nothing at all on the virtual processor
+    LEAVES = "leaves"  # sensitive, leaves translated code for its operation
+    REFUSED = "refused"  # the virtual processor has no such instruction
+    EMULATED = "emulated"  # innocuous, in a form too rare for translated code
+
+
+@dataclass(frozen=True, slots=True)
+class HostLine:
+    """A host instruction at byte `offset` of the translation; `label` if something leads there."""
+
+    offset: int
+    data: bytes
+    text: str
+    label: str = ""
+    same: bool = False  # the guest's instruction, byte for byte and alone
+
+
+@dataclass(frozen=True, slots=True)
+class GuestLine:
+    """A guest instruction and what its translation executes in line."""
+
+    linear: int
+    data: bytes
+    text: str
+    kind: Kind
+    operation: str  # the Op that is performed for it, or ""
+    reason: str
+    manual: str
+    host: tuple[HostLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """Code out of line that belongs to the guest instruction at `linear`."""
+
+    linear: int
+    host: tuple[HostLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentListing:
+    """One translated fragment.
+
+    `thunk` is its entry for indirect jumps, `end` what follows its last instruction.  `again` are
+    the instructions of a loop a second time, for its later passes, and `again_end` what follows
+    them.  `cold` are the misses of the cached window; the stubs of links are left out, for links
+    name their targets.
+    """
+
+    linear: int
+    guest_bytes: int
+    host_bytes: int
+    thunk: tuple[HostLine, ...]
+    guest: tuple[GuestLine, ...]
+    end: tuple[HostLine, ...]
+    again: tuple[GuestLine, ...]
+    again_end: tuple[HostLine, ...]
+    cold: tuple[Cold, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All of a range; `rest` are bytes at its end that are no whole instruction."""
+
+    name: str
+    cpl: int
+    fragments: tuple[FragmentListing, ...]
+    rest: bytes
+
+
+def explain(
+    code: source.Code, cpl: int = 0, speculate: bool = True, thunk: bool = False, flags: int = 0
+) -> Listing:
+    """Translate `code` fragment after fragment, as ring `cpl` would, and list the result.
+
+    `flags` are further KEY_* bits of the mode key.  Fragments end where a page does, but for an
+    instruction that crosses into the next page, which is a fragment of its own.
+    """
+    translator = Translator(speculate=speculate)
+    key = KEYS["mode64"] | cpl | flags
+    fragments = []
+    at = 0
+    while at < len(code.data):
+        linear = (code.linear + at) & _MASK
+        room = _PAGE - (linear & (_PAGE - 1))
+        translation = _translate(translator, code.data[at : at + room], linear, key, 0, thunk)
+        if translation is None and room < _LONGEST:
+            rest = code.data[at : at + _LONGEST]
+            translation = _translate(translator, rest, linear, key, 1, thunk)
+        if translation is None:
+            break
+        guest = code.data[at : at + translation.guest_bytes]
+        fragments.append(_Lister(translation, guest, cpl).fragment())
+        at += translation.guest_bytes
+    return Listing(code.name, cpl, tuple(fragments), code.data[at:])
+
+
+def _translate(
+    translator: Translator, data: bytes, linear: int, key: int, limit: int, thunk: bool
+) -> Translation | None:
+    """Return the fragment at the start of `data`; None if its first instruction is cut off."""
+    try:
+        made = translator.translate(data, linear=linear, key=key, limit=limit, indirect=thunk)
+    except ValueError:
+        return None
+    # Bytes that are no instruction count as 15, of which fewer may be there.
+    return made if made.guest_bytes <= len(data) else None
+
+
+def new_formatter() -> Formatter:
+    """A formatter of instructions in Intel's syntax, as all listings use it."""
+    formatter = Formatter(FormatterSyntax.INTEL)
+    formatter.hex_prefix = "0x"
+    formatter.hex_suffix = ""
+    formatter.uppercase_hex = False
+    formatter.space_after_operand_separator = True
+    formatter.space_between_memory_add_operators = True
+    formatter.branch_leading_zeros = False
+    formatter.small_hex_numbers_in_decimal = True
+    formatter.rip_relative_addresses = False
+    return formatter
+
+
+class _Part(NamedTuple):
+    """Host offsets `begin` to `end` are the guest's instruction at offset `guest`."""
+
+    guest: int
+    begin: int
+    end: int
+
+
+class _Lister:
+    """Makes one fragment's listing."""
+
+    def __init__(self, translation: Translation, guest: bytes, cpl: int) -> None:
+        self._t = translation
+        self._guest = guest
+        self._user = int(cpl == 3)
+        self._formatter = new_formatter()
+        self._fields = {at: (kind, value) for at, kind, value in translation.relocations}
+        self._links = dict(translation.links)
+        self._labels: dict[int, str] = {}
+        self._branches: dict[int, int] = {}
+
+    def fragment(self) -> FragmentListing:
+        t = self._t
+        host = self._host()
+        parts = self._parts()
+        again = next((n for n, part in enumerate(parts) if n and part.guest == 0), len(parts))
+        first, end = self._lines(host, parts[:again], t.guest_bytes)
+        copy, copy_end = self._lines(host, parts[again:], self._behind_loop(parts[:again], parts))
+        return FragmentListing(
+            t.linear,
+            t.guest_bytes,
+            len(t.code),
+            tuple(line for line in host if line.offset < t.body),
+            first,
+            end,
+            copy,
+            copy_end,
+            tuple(self._cold(host)),
+        )
+
+    def _parts(self) -> list[_Part]:
+        """The code in line, by guest instruction; a loop's copy begins at 0 once more."""
+        marks: list[tuple[int, int]] = []
+        for host, guest in self._t.map:
+            if self._t.body <= host < self._t.cold and (not marks or marks[-1][1] != guest):
+                marks.append((host, guest))
+        ends = [host for host, _ in marks[1:]] + [self._t.cold]
+        return [_Part(guest, host, end) for (host, guest), end in zip(marks, ends, strict=True)]
+
+    def _behind_loop(self, first: list[_Part], parts: list[_Part]) -> int:
+        """Guest offset behind the branch that leads to the copy."""
+        if len(first) == len(parts):
+            return 0
+        head = parts[len(first)].begin
+        sources = [at for at, target in self._branches.items() if target == head]
+        after = [part.guest for part in parts if part.begin > min(sources)]
+        return after[0] or self._t.guest_bytes
+
+    def _lines(
+        self, host: list[HostLine], parts: list[_Part], behind: int
+    ) -> tuple[tuple[GuestLine, ...], tuple[HostLine, ...]]:
+        """The instructions before guest offset `behind`, and the code that follows them."""
+        # An indirect branch may be named without leaving for an operation.
+        operations = {at: op for at, op in self._t.operations if op != Op.OP_NONE}
+        decoder = Decoder(64, self._guest)
+        lines = []
+        rest: list[HostLine] = []
+        for part in parts:
+            code = [line for line in host if part.begin <= line.offset < part.end]
+            if part.guest >= behind:
+                rest += code
+                continue
+            decoder.position, decoder.ip = part.guest, (self._t.linear + part.guest) & _MASK
+            instruction = decoder.decode()
+            data = self._guest[part.guest : part.guest + self._length(instruction)]
+            op = operations.get(part.guest)
+            lines.append(self._guest_line(instruction, data, op, _marked(code, data)))
+        return tuple(lines), tuple(rest)
+
+    def _length(self, instruction: Instruction) -> int:
+        return instruction.len if instruction.code != Code.INVALID else _LONGEST
+
+    def _cold(self, host: list[HostLine]) -> Iterator[Cold]:
+        marks = [(h, g) for h, g in self._t.map if self._t.cold <= h < self._t.stubs]
+        marks = [(h, g) for h, g in marks if g < self._t.guest_bytes]
+        for index, (begin, guest) in enumerate(marks):
+            end = marks[index + 1][0] if index + 1 < len(marks) else self._t.stubs
+            lines = tuple(line for line in host if begin <= line.offset < end)
+            yield Cold((self._t.linear + guest) & _MASK, lines)
+
+    def _guest_line(
+        self, instruction: Instruction, data: bytes, op: int | None, host: tuple[HostLine, ...]
+    ) -> GuestLine:
+        kind, reason, manual = Kind.INNOCUOUS, "", ""
+        match classify(instruction.code):
+            case Ruled(rule):
+                kind, reason, manual = Kind.LEAVES, rule.reason, rule.manual
+                if op is None:
+                    kind = Kind.INLINED if host else Kind.IGNORED
+            case Refused(why):
+                kind, reason = Kind.REFUSED, f"#UD: {why}."
+            case _ if op == Op.OP_EMULATE:
+                kind, reason = Kind.EMULATED, "This form is too rare for translated code."
+            case _ if op is not None:
+                kind, reason = Kind.LEAVES, "The guest has switched this unit off."
+                manual = "vol. 3A 2.5"
+        invalid = instruction.code == Code.INVALID
+        text = "(no instruction)" if invalid else self._formatter.format(instruction)
+        operation = "" if op is None else Op(op).name
+        return GuestLine(instruction.ip, data, text, kind, operation, reason, manual, host)
+
+    # --- the host's side
+
+    def _host(self) -> list[HostLine]:
+        code = self._t.code[: self._t.stubs]
+        decoder = Decoder(64, code)
+        decoded = []
+        for instruction in decoder:
+            offsets = decoder.get_constant_offsets(instruction)
+            fields = [
+                instruction.ip + at
+                for at, size in (
+                    (offsets.displacement_offset, offsets.displacement_size),
+                    (offsets.immediate_offset, offsets.immediate_size),
+                )
+                if size
+            ]
+            decoded.append((instruction, fields))
+        self._name_targets([instruction for instruction, _ in decoded])
+        return [
+            HostLine(
+                i.ip, code[i.ip : i.next_ip], self._text(i, fields), self._labels.get(i.ip, "")
+            )
+            for i, fields in decoded
+        ]
+
+    def _name_targets(self, instructions: list[Instruction]) -> None:
+        for i in instructions:
+            if i.op_count and i.op0_kind == OpKind.NEAR_BRANCH64 and not self._field_of_branch(i):
+                self._branches[i.ip] = i.near_branch_target
+        counts = dict.fromkeys(("miss", "found", "again", "skip"), 0)
+        for target in sorted(set(self._branches.values())):
+            sources = [at for at, to in self._branches.items() if to == target]
+            if target >= self._t.cold:
+                name = "miss"
+            elif max(sources) >= self._t.cold:
+                name = "found"
+            else:
+                name = "again" if max(sources) >= target else "skip"
+            counts[name] += 1
+            self._labels[target] = f"{name}{counts[name]}"
+
+    def _field_of_branch(self, instruction: Instruction) -> str:
+        at = instruction.next_ip - 4
+        # A link that leads into the translation goes round a loop.
+        if at in self._links and instruction.near_branch_target >= self._t.cold:
+            return f"-> {self._links[at] & _MASK:#x} (link)"
+        if at in self._fields and self._fields[at][0] == Relocation.STUB:
+            return f"stub.{Stub(self._fields[at][1]).name.lower()}"
+        return ""
+
+    def _text(self, instruction: Instruction, fields: list[int]) -> str:
+        if instruction.op_count and instruction.op0_kind == OpKind.NEAR_BRANCH64:
+            target = self._field_of_branch(instruction)
+            target = target or self._labels[instruction.near_branch_target]
+            return f"{self._formatter.format_mnemonic(instruction)} {target}"
+        text: str = self._formatter.format(instruction)
+        for at in fields:
+            if at in self._fields:
+                kind, value = self._fields[at]
+                raw = int.from_bytes(self._t.code[at : at + 4], "little")
+                text = self._named(text, kind, value, raw, instruction)
+        return text
+
+    def _named(self, text: str, kind: int, value: int, raw: int, instruction: Instruction) -> str:
+        address = (self._t.linear + value) & _MASK
+        match kind:
+            case Relocation.STATE:
+                return text.replace(f"{raw:#x}", self._state_name(value))
+            case Relocation.TABLE:
+                return text.replace(f"{raw:#x}", "jumps")
+            case Relocation.SLOT:
+                return text.replace("[0]", f"[slot of {address:#x}]")
+            case Relocation.LINEAR32 if instruction.memory_displacement:
+                shown = instruction.memory_displacement
+                for sign, number in (("- ", -shown & _MASK), ("+ ", shown)):
+                    text = text.replace(f"{sign}{number:#x}]", f"+ {address:#x}]")
+                return text
+            case Relocation.OP:
+                op = Op(self._t.operations[value][1])
+                return text.rpartition(" ")[0] + f" {op.name}"
+            case Relocation.NLINEAR64:
+                return text.rpartition(" ")[0] + f" -{address:#x}"
+            case _:
+                return text
+
+    def _state_name(self, offset: int) -> str:
+        for name, tables in (("slots", SLOTS), ("-slots", NEGATED_SLOTS)):
+            index, odd = divmod(offset - tables[self._user], 8)
+            if 0 <= index < TABLE_BYTES // 8 and not odd:
+                return name if index == 0 else f"{name} + {index * 8:#x}"
+        fields = _state_fields()
+        return f"state.{fields[offset]}" if offset in fields else f"state + {offset:#x}"
+
+
+def _marked(lines: list[HostLine], data: bytes) -> tuple[HostLine, ...]:
+    """The host's code of an instruction, marked if it is that instruction."""
+    if len(lines) == 1 and lines[0].data == data:
+        return (replace(lines[0], same=True),)
+    return tuple(lines)
+
+
+def _state_fields() -> dict[int, str]:
+    named = {offset: name for name, offset in state.offsets().items() if name != "size"}
+    gpr, scratch = state.offsets()["gpr"], state.offsets()["scratch"]
+    named.update({gpr + 8 * i: name for i, name in enumerate(_REGISTERS)})
+    named.update({scratch + 8 * i: f"scratch{i}" for i in range(4)})
+    return named
+
+
+assert BLOCK < 1 << 31

@@ -1,0 +1,74 @@
+"""Long mode as a loader leaves it: identity page tables, a GDT, and the registers for the entry."""
+
+import struct
+from typing import Final
+
+from ringlet.core import control_bits as bits
+from ringlet.machine import address_map as at
+from ringlet.machine.cpu import Cpu
+
+_PAGE: Final = 4096
+_LARGE_PAGE: Final = 2 << 20
+
+# Page table entry bits (SDM 3A 4.5)
+_PRESENT_WRITABLE: Final = 0x3
+_PAGE_SIZE: Final = 1 << 7
+
+_CR0: Final = bits.CR0_PE | bits.CR0_MP | bits.CR0_ET | bits.CR0_NE | bits.CR0_WP | bits.CR0_PG
+_CR4: Final = bits.CR4_PAE | bits.CR4_OSFXSR | bits.CR4_OSXMMEXCPT
+_EFER: Final = bits.EFER_LME | bits.EFER_LMA | bits.EFER_NXE
+_XCR0_PLAIN: Final = bits.XCR0_X87 | bits.XCR0_SSE
+_XCR0_WITH_AVX: Final = _XCR0_PLAIN | bits.XCR0_AVX
+
+# Segment descriptors (SDM 3A 3.4.5): accessed, DPL 0, page granular, limit 4 GiB
+_CODE_DESCRIPTOR: Final = 0x00AF_9B00_0000_FFFF
+_DATA_DESCRIPTOR: Final = 0x00CF_9300_0000_FFFF
+_CODE_RIGHTS: Final = 0xA09B
+_DATA_RIGHTS: Final = 0xC093
+_SEG_CS: Final = 1
+
+
+def enter_long_mode(
+    cpu: Cpu, entry: int, *, avx: bool, code_selector: int = at.CODE_SELECTOR
+) -> None:
+    """Write the loader's tables and set the registers for the first instruction at `entry`.
+
+    The first 4 GiB are mapped identically; interrupts are off; RSP is the top of the loader's
+    stack.  The data segment's selector is the one after `code_selector`.  `avx` enables AVX, which
+    the processor must have then.
+    """
+    data_selector = code_selector + 8
+    nulls = [0] * (code_selector // 8)
+    gdt = struct.pack(f"<{len(nulls) + 2}Q", *nulls, _CODE_DESCRIPTOR, _DATA_DESCRIPTOR)
+    cpu.write_phys(at.GDT, gdt)
+    _write_page_tables(cpu)
+
+    cpu.set("cr4", _CR4 | (bits.CR4_OSXSAVE if avx else 0))
+    cpu.set("xcr0", _XCR0_WITH_AVX if avx else _XCR0_PLAIN)
+    cpu.set("cr3", at.PML4)
+    cpu.set("efer", _EFER)
+    cpu.set("cr0", _CR0)
+    cpu.set_table("gdtr", at.GDT, len(gdt) - 1)
+    cpu.set_table("idtr", 0, 0)
+    for index in range(6):
+        if index == _SEG_CS:
+            cpu.set_segment(index, code_selector, 0, 0xFFFF_FFFF, _CODE_RIGHTS)
+        else:
+            cpu.set_segment(index, data_selector, 0, 0xFFFF_FFFF, _DATA_RIGHTS)
+    cpu.set("rflags", 2)
+    cpu.set("rsp", at.STACK_TOP)
+    cpu.set("rip", entry)
+
+
+def _write_page_tables(cpu: Cpu) -> None:
+    cpu.write_phys(at.PML4, _table([at.PDPT | _PRESENT_WRITABLE]))
+    directories = [at.PAGE_DIRECTORIES + i * _PAGE for i in range(at.PAGE_DIRECTORY_COUNT)]
+    cpu.write_phys(at.PDPT, _table([d | _PRESENT_WRITABLE for d in directories]))
+    for number, directory in enumerate(directories):
+        first = number * 512
+        pages = [(first + i) * _LARGE_PAGE | _PRESENT_WRITABLE | _PAGE_SIZE for i in range(512)]
+        cpu.write_phys(directory, _table(pages))
+
+
+def _table(entries: list[int]) -> bytes:
+    return struct.pack(f"<{len(entries)}Q", *entries).ljust(_PAGE, b"\0")

@@ -1,0 +1,68 @@
+"""The code pages of guest RAM in this processor's windows: never writable there.
+
+RAM's bitmap names them (`ringlet.mmu.ram`).  Mapping consults it, and marking a page goes through
+the chains of mapped leaves, so that its cost is that of the windows which show the page and no
+more.
+"""
+from ringlet.core.state cimport CpuState, u32, u64
+from ringlet.mmu.layout cimport ENTRIES, ENTRY_BITS, Mmu, Node, Region, leaf_size
+from ringlet.mmu.mappings cimport settle, window_protect
+from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_test, lowest_bit
+from ringlet.mmu.regions cimport make_room
+
+
+cdef void protect_chain(Mmu* m, u32 chained, u64 phys, bint writable) noexcept nogil:
+    """Change one page's protection in every window of a chain that may be written through."""
+    cdef Node* node
+    cdef Region* r
+    cdef u64 size
+    cdef u32 entry
+    while chained:
+        node = &m.nodes[chained >> ENTRY_BITS]
+        entry = chained & (ENTRIES - 1)
+        if bit_test(node.writable, entry):
+            r = &m.regions[node.region]
+            size = leaf_size(node.level)
+            window_protect(m, r, node.linear + entry * size + (phys & (size - 1)), PAGE_SIZE,
+                         writable)
+            if node.level > 1:
+                if not writable:
+                    r.holes += 1
+                elif r.holes:
+                    r.holes -= 1
+            settle(m, r)
+        chained = node.next[entry]
+
+
+cdef void set_page_rights(CpuState* c, u64 phys_page, bint writable) noexcept nogil:
+    """RAM calls this (`ringlet.mmu.ram.rights_hook`) when a page becomes a code page or ceases to
+    be one."""
+    cdef Mmu* m = <Mmu*>c.mmu
+    if not writable:
+        make_room(c, m)
+        # The next write fault on it is news, not a repetition.
+        m.last_page = 0
+    protect_chain(m, m.head4k[phys_page >> 12], phys_page, writable)
+    protect_chain(m, m.head2m[phys_page >> 21], phys_page, writable)
+    protect_chain(m, m.head1g[phys_page >> 30], phys_page, writable)
+
+
+cdef void protect_run(Mmu* m, Region* r, u64 linear, u64 phys, u64 size) noexcept nogil:
+    """Write-protect the code pages of a run that was just mapped for writing."""
+    cdef const u64* code = m.ram.code
+    cdef u64 page = phys >> PAGE_SHIFT
+    cdef u64 end = (phys + size) >> PAGE_SHIFT
+    cdef u64 start, word
+    while page < end:
+        word = code[page >> 6] >> (page & 63)
+        if not word:
+            page = (page | 63) + 1
+            continue
+        page += lowest_bit(word)
+        start = page
+        while page < end and bit_test(code, page):
+            page += 1
+        if start < page:
+            window_protect(m, r, linear + ((start << PAGE_SHIFT) - phys),
+                           (page - start) << PAGE_SHIFT, False)
+            r.holes += <u32>(page - start)

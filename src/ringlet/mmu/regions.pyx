@@ -1,0 +1,259 @@
+"""Regions and their owners: the arena, the slot tables, eviction.
+
+The arena is one reservation of host addresses in strides of 128 GiB; region k is the upper half of
+stride k, so that the lower halves are the guards and a host address gives its region by a shift.
+"""
+from posix.mman cimport (
+    mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE)
+
+from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT
+from ringlet.mmu.mappings cimport ballast_drop, ballast_take, window_unmap, settle
+from ringlet.mmu.layout cimport (
+    GROUPS, Mmu, Owner, REGIONS, Region, SPACES, STRIDE_SHIFT, poison, set_slot, slot_addend,
+    slot_linear)
+from ringlet.mmu.records cimport empty_region, flush_code, forget_region
+
+cdef enum:
+    FIRST_GROUP = 1 + SPACES
+    REGIONS_MIN = 8      # 2 TiB with as much again
+    MAPS_MARGIN = 64     # more than one operation can add
+    NODES_MARGIN = 8
+    BUDGET_MIN = 2 * MAPS_MARGIN
+
+
+cdef int arena_create(CpuState* c, Mmu* m) except -1:
+    """Reserve the arena, as many regions as leave as much free again, and poison all slots.
+
+    So machines in one process share the host's address space, the first ones not at the cost of
+    the next.
+    """
+    cdef u64 align = <u64>1 << SLOT_SHIFT
+    cdef u32 count = REGIONS
+    cdef u32 i
+    cdef void* host = MAP_FAILED
+    while count >= REGIONS_MIN:
+        m.reserve_size = (<u64>(count + 1) << STRIDE_SHIFT)
+        host = mmap(NULL, 2 * m.reserve_size, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if host != MAP_FAILED:
+            munmap(<void*>(<u64>host + m.reserve_size), m.reserve_size)
+            break
+        count //= 2
+    if host == MAP_FAILED:
+        m.reserve_size = 0
+        raise MemoryError("cannot reserve 2 TiB of host address space for the guest's windows: "
+                          "raise the address space limit (ulimit -v), or run fewer machines in "
+                          "one process")
+    m.reserve = <u64>host
+    m.arena = (m.reserve + align - 1) & ~(align - 1)
+    m.arena_size = <u64>count << STRIDE_SHIFT
+    m.region_count = count
+    m.region_free = 0
+    ballast_take(m)
+    for i in range(count - 1, 0, -1):
+        m.regions[i].base = m.arena + (<u64>i << STRIDE_SHIFT) + align
+        m.regions[i].next = m.region_free
+        m.region_free = i
+    for i in range(SLOT_COUNT):
+        set_slot(c, i, False, poison(i))
+        set_slot(c, i, True, poison(i))
+    return 0
+
+
+cdef void arena_destroy(Mmu* m) noexcept:
+    if m.reserve_size:
+        munmap(<void*>m.reserve, m.reserve_size)
+        m.reserve_size = 0
+    ballast_drop(m)
+
+
+# --- slot tables
+
+cdef inline void show(CpuState* c, Region* r) noexcept nogil:
+    if r.kernel:
+        set_slot(c, r.slot, False, r.base - r.linear)
+    if r.user:
+        set_slot(c, r.slot, True, r.base - r.linear)
+
+
+cdef inline void hide(CpuState* c, Region* r) noexcept nogil:
+    if r.kernel:
+        set_slot(c, r.slot, False, poison(r.slot))
+    if r.user:
+        set_slot(c, r.slot, True, poison(r.slot))
+
+
+cdef void install(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
+    """Make an owner's regions reachable."""
+    cdef u32 i = m.owners[owner].regions
+    while i:
+        show(c, &m.regions[i])
+        i = m.regions[i].next
+
+
+cdef void uninstall(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
+    cdef u32 i = m.owners[owner].regions
+    while i:
+        hide(c, &m.regions[i])
+        i = m.regions[i].next
+
+
+cdef u32 region_of_host(CpuState* c, Mmu* m, u64 host) noexcept nogil:
+    """The region a host address lies in, if the running code may reach it; 0 if not (a guard, or
+    a binding that has gone stale)."""
+    cdef u64 distance = host - m.arena
+    cdef u32 index = <u32>(distance >> STRIDE_SHIFT)
+    cdef Region* r
+    if host < m.arena or distance >= m.arena_size or not distance >> SLOT_SHIFT & 1:
+        return 0
+    r = &m.regions[index]
+    if not r.owner or slot_addend(c, r.slot, c.cpl == 3) != r.base - r.linear:
+        return 0
+    return index
+
+
+# --- taking and giving
+
+cdef u32 oldest(Mmu* m, u32 low, u32 high) noexcept nogil:
+    """The least recently loaded owner of an index range that is not the current one, or 0."""
+    cdef u32 i, found = 0
+    for i in range(low, high):
+        if m.owners[i].id and i != m.space and i != m.group:
+            if not found or m.owners[i].stamp < m.owners[found].stamp:
+                found = i
+    return found
+
+
+cdef void name_anew(Mmu* m, u32 owner) noexcept nogil:
+    """Give an owner an identity not used before (not within four billion of them)."""
+    m.next_id += 1
+    if not m.next_id:
+        m.next_id = 1
+    m.owners[owner].id = m.next_id
+    m.owners[owner].epoch = m.epoch
+
+
+cdef void strip(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
+    """Take from an owner all it has, its identity included."""
+    cdef Owner* o = &m.owners[owner]
+    cdef Region* r
+    cdef u32 i, after
+    cdef u32 id = o.id
+    m.quiet = 1
+    i = o.regions
+    while i:
+        r = &m.regions[i]
+        after = r.next
+        if owner == m.space or owner == m.group:
+            hide(c, r)
+        if forget_region(c, m, r) or r.holes or r.maps:
+            window_unmap(m, r, r.linear, <u64>1 << SLOT_SHIFT)
+            r.holes = 0
+            settle(m, r)
+            m.maps -= r.maps
+            r.maps = 0
+        r.owner = 0
+        r.next = m.region_free
+        m.region_free = i
+        i = after
+    m.quiet = 0
+    o.regions = 0
+    o.id = 0
+    o.unrecorded = 0
+    o.global_pages = 0
+    if m.dropped != NULL:
+        m.dropped(c, id)
+
+
+cdef void evict(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
+    """Forget an address space or a group."""
+    cdef u32 i
+    strip(c, m, owner)
+    m.owners[owner].key = 0
+    m.owners[owner].group = 0
+    for i in range(1, FIRST_GROUP):
+        if m.owners[i].group == owner:
+            m.owners[i].group = 0
+
+
+cdef u32 region_take(CpuState* c, Mmu* m, u32 slot, bint user, bint kernel) noexcept nogil:
+    """A region for a slot of the current address space, shown in the tables named; 0: there is
+    none left but those in use."""
+    cdef u32 owner = m.group if slot >= SLOT_COUNT // 2 else m.space
+    cdef u32 i, victim
+    cdef Region* r
+    while not m.region_free:
+        victim = oldest(m, 1, FIRST_GROUP)
+        if not victim:
+            victim = oldest(m, FIRST_GROUP, FIRST_GROUP + GROUPS)
+        if not victim:
+            return 0
+        evict(c, m, victim)
+    i = m.region_free
+    r = &m.regions[i]
+    m.region_free = r.next
+    r.owner = owner
+    r.slot = slot
+    r.linear = slot_linear(slot)
+    r.user = user
+    r.kernel = kernel
+    r.top = 0
+    r.check = 0
+    r.wp0 = 0
+    r.pml4e = 0
+    r.next = m.owners[owner].regions
+    m.owners[owner].regions = i
+    show(c, r)
+    return i
+
+
+cdef void region_share(CpuState* c, Mmu* m, u32 region) noexcept nogil:
+    """A region of user pages serves the kernel as well."""
+    m.regions[region].kernel = 1
+    show(c, &m.regions[region])
+
+
+cdef void region_split(CpuState* c, Mmu* m, u32 region) noexcept nogil:
+    """A region of both privileges is about to hold what CPL 3 must not reach: it becomes the
+    kernel's, under whose running code no addend changes.  The user's slot starts anew."""
+    cdef Region* r = &m.regions[region]
+    if r.user:
+        r.user = 0
+        set_slot(c, r.slot, True, poison(r.slot))
+
+
+cdef void lower_budget(Mmu* m) noexcept nogil:
+    """The host gives out before the budget does: the rest of the process has grown."""
+    m.maps_limit = max(<u32>BUDGET_MIN, min(m.maps_limit, m.maps))
+
+
+cdef void make_room(CpuState* c, Mmu* m) noexcept nogil:
+    """Make sure that host mappings and nodes are left for one more fill: evict address spaces,
+    at last empty the region with the most mappings.  Regions of the running code are emptied,
+    never given away: its registers may hold their addresses."""
+    cdef u32 victim, i, best
+    if not m.ballast:
+        lower_budget(m)
+    if m.maps + MAPS_MARGIN < m.maps_limit and m.nodes_left >= NODES_MARGIN:
+        return
+    while m.maps > m.maps_limit - m.maps_limit // 8 or m.nodes_left < NODES_MARGIN:
+        victim = oldest(m, 1, FIRST_GROUP)
+        if not victim:
+            victim = oldest(m, FIRST_GROUP, FIRST_GROUP + GROUPS)
+        if victim:
+            evict(c, m, victim)
+            continue
+        best = 0
+        for i in range(1, m.region_count):
+            if m.regions[i].owner and (not best or m.regions[i].maps > m.regions[best].maps):
+                best = i
+        if not best or (m.regions[best].maps <= 1 and m.nodes_left >= NODES_MARGIN):
+            break
+        if m.nodes_left < NODES_MARGIN:
+            for i in range(1, m.region_count):
+                if m.regions[i].owner:
+                    empty_region(c, m, &m.regions[i])
+        else:
+            empty_region(c, m, &m.regions[best])
+        flush_code(c, m)
+    ballast_take(m)

@@ -1,0 +1,321 @@
+"""The state of one translation in the making, and the bytes it emits.
+
+Host registers (docs/adr/0001): r8 and r9 are scratch, r10 the tag and r11 the addend of the cached
+window, RSP the guest's RSP plus its slot's addend; guest r8-r11 live in `CpuState.gpr`.
+"""
+from ringlet.core.state cimport u8, u16, u32, u64, i16, i32, i64, OpInfo
+from ringlet.core.template cimport *
+from ringlet.translate.insn cimport FREE_DISP, Insn, ShapeTable
+
+cdef enum:
+    MAX_INSNS = 96
+    MAX_CODE = 24576
+    MAX_RELOCS = 3072
+    MAX_COLD = 512
+    MAX_MAP = 1024
+    MAX_LINKS = 128
+    MAX_OPS = MAX_INSNS
+    MAX_BINDINGS = 8
+    FRAGMENT_FULL = MAX_CODE - 1024
+    MAX_CHECKED = 128   # guest bytes of a checked fragment
+    MAX_CHECKS = 32
+    MAX_EXACT = 96
+    MAX_FREE = 64
+
+cdef enum:
+    H8 = 8
+    H9 = 9
+    WIN_TAG = 10
+    WIN_ADDEND = 11
+
+cdef struct Cold:
+    u32 at            # of the rel32 that jumps to it
+    u32 back          # where it returns to
+    u16 guest
+    u8 reg            # host register with the address
+    u8 pad
+
+# What is known to be in the cached window: base + index * scale of guest registers.
+cdef struct Binding:
+    u8 base           # guest registers; NO_REG
+    u8 index
+    u8 scale
+    u8 accessed       # an access through it was performed in this pass over the code
+    u32 moved         # how far it may have moved since the last, bytes
+
+cdef struct Ref:
+    u8 base           # host registers; NO_REG
+    u8 index
+    u8 scale          # 0..3
+    u8 own            # disp is the displacement of the guest's instruction, and far
+    i32 disp
+    i32 linear        # 1: disp is linear address + disp (RELOC_LINEAR32)
+
+# Bytes from `start` to before `end`, from the fragment's first.
+cdef struct Span:
+    i16 start
+    i16 end
+
+cdef struct Builder:
+    ShapeTable* shapes
+    const u8* code
+    u32 avail         # bytes that may be read at code
+    u32 before        # and bytes of the same page before it
+    u32 limit         # most instructions to take
+    u32 room          # and bytes after which no more is begun; 0: any number
+    u32 key
+    u64 linear        # the fragment's linear address
+    u64 block         # host address of the block below 2 GiB
+    u32 slots         # BLOCK_SLOTS_K or _U
+    u32 nslots
+    u32 small         # linear addresses of the fragment fit in a sign-extended 32-bit field
+    u32 count
+    u32 n
+    u32 n_relocs
+    u32 n_cold
+    u32 n_map
+    u32 n_links
+    u32 n_ops
+    u32 thunk         # offset of the entry for indirect jumps; 0xFFFFFFFF: none
+    u32 body          # offset of the first instruction's translation
+    u32 tail          # offset of the first code out of line
+    u32 guest_bytes
+    u32 full          # ran out of room: the fragment must be cut here
+    u32 n_bindings
+    u32 maybe         # the access of the instruction at hand may not be performed
+    Insn* now         # the instruction at hand
+    u32 current       # and its guest offset
+    u32 loop_at       # offset of the rel32 of a jump back to the first instruction; 0: none
+    u32 loop_last     # the instruction that jumps back
+    u32 loop_zero     # zero_extended there
+    u32 in_loop       # emitting the copy of a loop's body
+    u32 n_loop
+    Binding bindings[MAX_BINDINGS]
+    Binding loop[MAX_BINDINGS]   # bindings there
+    u32 zero_extended # guest registers whose upper halves are zero
+    u32 sp_moved      # bytes RSP moved since it was bound or an access by it was performed
+    u32 indirect      # offset of the jump through the table, or 0xFFFFFFFF
+    u32 learn_at      # offset of the instruction whose shape is not known
+    u32 unlearned     # looking ahead met an instruction whose shape is not known
+    u32 speculate     # compare-and-go windows allowed
+    u32 checked       # compare the guest bytes on entry
+    u32 n_checks
+    u32 checks[MAX_CHECKS]       # offsets of the rel32s that lead to the stale exit
+    const u8* source  # checked: where the guest bytes are; `code` is a copy
+    u32 noting        # note what the translation depends on
+    u32 scanned       # instructions decoded; there may be fewer in the fragment
+    u32 scan_end      # and the end of the bytes looked at
+    u32 n_exact
+    u32 n_free
+    u32 overflowed    # there was no room for all of it
+    Span exact[MAX_EXACT]    # guest bytes that must be what they are
+    i16 free[MAX_FREE]       # 32-bit fields that must only be far (ringlet.translate.insn)
+    u64 starts[64]           # a bit for each offset at which an instruction was decoded
+    u16 live_out      # status flags live where the fragment ends
+    Insn insns[MAX_INSNS]
+    Reloc relocs[MAX_RELOCS]
+    Cold cold[MAX_COLD]
+    MapEntry map[MAX_MAP]
+    Link links[MAX_LINKS]
+    OpInfo ops[MAX_OPS]
+    u8 crossing[32]   # bytes of an instruction that crosses into another page
+    u8 copy[MAX_CHECKED]
+    u8 out[MAX_CODE]
+
+cdef inline void e8(Builder* b, u32 v) noexcept nogil:
+    b.out[b.n] = <u8>v
+    b.n += 1
+
+cdef inline void e32(Builder* b, u32 v) noexcept nogil:
+    (<u32*>(b.out + b.n))[0] = v
+    b.n += 4
+
+cdef inline void e64(Builder* b, u64 v) noexcept nogil:
+    (<u64*>(b.out + b.n))[0] = v
+    b.n += 8
+
+cdef inline void reloc(Builder* b, u32 kind, i64 value) noexcept nogil:
+    if b.n_relocs < MAX_RELOCS:
+        b.relocs[b.n_relocs].at = b.n
+        b.relocs[b.n_relocs].kind = kind
+        b.relocs[b.n_relocs].value = value
+        b.n_relocs += 1
+    else:
+        b.full = 1
+
+# --- operands
+
+cdef inline u32 rex_of(u32 w, u32 reg, Ref* r) noexcept nogil:
+    """REX bits (0100WRXB without the 0100) for a register field and a memory operand."""
+    cdef u32 rex = (w << 3) | ((reg >> 3) << 2)
+    if r.index != 0xFF:
+        rex |= ((r.index >> 3) & 1) << 1
+    if r.base != 0xFF:
+        rex |= (r.base >> 3) & 1
+    return rex
+
+cdef inline void free_field(Builder* b, Insn* i, u32 which) noexcept nogil:
+    """A field of `i` follows as it is."""
+    i.free |= which
+    reloc(b, RELOC_FIELD, <i64>i.offset + i.imm_at - (4 if which == FREE_DISP else 0))
+
+cdef inline void disp32(Builder* b, Ref* r) noexcept nogil:
+    if r.linear:
+        reloc(b, RELOC_LINEAR32, r.disp)
+    elif r.own:
+        free_field(b, b.now, FREE_DISP)
+    e32(b, <u32>r.disp)
+
+cdef inline void modrm_mem(Builder* b, u32 reg, Ref* r) noexcept nogil:
+    """ModRM, SIB and displacement; the shortest form."""
+    cdef u32 mod
+    reg = (reg & 7) << 3
+    if r.base == 0xFF:
+        e8(b, reg | 4)
+        e8(b, (r.scale << 6) | ((4 if r.index == 0xFF else r.index & 7) << 3) | 5)
+        disp32(b, r)
+        return
+    if r.linear:
+        mod = 2
+    elif r.disp == 0 and (r.base & 7) != 5:
+        mod = 0
+    elif r.disp >= -128 and r.disp <= 127:
+        mod = 1
+    else:
+        mod = 2
+    if r.index == 0xFF and (r.base & 7) != 4:
+        e8(b, (mod << 6) | reg | (r.base & 7))
+    else:
+        e8(b, (mod << 6) | reg | 4)
+        e8(b, (r.scale << 6) | ((4 if r.index == 0xFF else r.index & 7) << 3) | (r.base & 7))
+    if mod == 1:
+        e8(b, <u32>r.disp)
+    elif mod == 2:
+        disp32(b, r)
+
+cdef inline Ref ref_mem(u8 base, i32 disp) noexcept nogil:
+    cdef Ref r
+    r.base = base
+    r.index = 0xFF
+    r.scale = 0
+    r.own = 0
+    r.disp = disp
+    r.linear = 0
+    return r
+
+cdef inline Ref ref_sum(u8 base, u8 index, i32 disp) noexcept nogil:
+    cdef Ref r
+    r.base = base
+    r.index = index
+    r.scale = 0
+    r.own = 0
+    r.disp = disp
+    r.linear = 0
+    return r
+
+# --- single instructions
+
+cdef inline void state_op(Builder* b, u32 w, u32 opcode, u32 reg, u32 offset) noexcept nogil:
+    """`opcode reg, [state + offset]` (or the store form)."""
+    cdef u32 rex = (w << 3) | ((reg >> 3) << 2)
+    if rex:
+        e8(b, 0x40 | rex)
+    e8(b, opcode)
+    e8(b, ((reg & 7) << 3) | 4)
+    e8(b, 0x25)
+    reloc(b, RELOC_STATE, offset)
+    e32(b, <u32>(b.block + offset))
+
+cdef inline void load_state(Builder* b, u32 reg, u32 offset) noexcept nogil:
+    state_op(b, 1, 0x8B, reg, offset)
+
+cdef inline void store_state(Builder* b, u32 reg, u32 offset) noexcept nogil:
+    state_op(b, 1, 0x89, reg, offset)
+
+cdef inline void store_state_imm(Builder* b, u32 offset, u32 imm) noexcept nogil:
+    """`mov qword [state + offset], imm32` sign-extended."""
+    e8(b, 0x48); e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)
+    reloc(b, RELOC_STATE, offset)
+    e32(b, <u32>(b.block + offset))
+    e32(b, imm)
+
+cdef inline void mov_rr(Builder* b, u32 dst, u32 src) noexcept nogil:
+    e8(b, 0x48 | ((src >> 3) << 2) | (dst >> 3))
+    e8(b, 0x89)
+    e8(b, 0xC0 | ((src & 7) << 3) | (dst & 7))
+
+cdef inline void lea(Builder* b, u32 dst, Ref* r) noexcept nogil:
+    e8(b, 0x48 | rex_of(0, dst, r))
+    e8(b, 0x8D)
+    modrm_mem(b, dst, r)
+
+cdef inline void lea_sum(Builder* b, u32 dst, u8 base, u8 index, i32 disp) noexcept nogil:
+    cdef Ref r = ref_sum(base, index, disp)
+    lea(b, dst, &r)
+
+cdef inline void lea_disp(Builder* b, u32 dst, u8 base, i32 disp) noexcept nogil:
+    cdef Ref r = ref_mem(base, disp)
+    lea(b, dst, &r)
+
+cdef inline void load_mem(Builder* b, u32 dst, Ref* r) noexcept nogil:
+    e8(b, 0x48 | rex_of(0, dst, r))
+    e8(b, 0x8B)
+    modrm_mem(b, dst, r)
+
+cdef inline void rorx(Builder* b, u32 dst, u32 src, u32 count) noexcept nogil:
+    """`rorx dst, src, count`, 64 bits: moves address bits down and touches no flag."""
+    e8(b, 0xC4)
+    e8(b, 0x43 | ((1 - (dst >> 3)) << 7) | ((1 - (src >> 3)) << 5))
+    e8(b, 0xFB)
+    e8(b, 0xF0)
+    e8(b, 0xC0 | ((dst & 7) << 3) | (src & 7))
+    e8(b, count)
+
+cdef inline void movzx16(Builder* b, u32 dst, u32 src) noexcept nogil:
+    e8(b, 0x40 | ((dst >> 3) << 2) | (src >> 3))
+    e8(b, 0x0F); e8(b, 0xB7)
+    e8(b, 0xC0 | ((dst & 7) << 3) | (src & 7))
+
+cdef inline void load_table(Builder* b, u32 dst, u32 index, u32 table) noexcept nogil:
+    """`mov dst, [index * 8 + table]`."""
+    e8(b, 0x48 | ((dst >> 3) << 2) | ((index >> 3) << 1))
+    e8(b, 0x8B)
+    e8(b, ((dst & 7) << 3) | 4)
+    e8(b, 0xC5 | ((index & 7) << 3))
+    reloc(b, RELOC_STATE, table)
+    e32(b, <u32>(b.block + table))
+
+cdef inline void mov_linear(Builder* b, u32 dst, i64 delta) noexcept nogil:
+    """`mov dst, linear address of the fragment + delta`."""
+    if b.small:
+        e8(b, 0x48 | (dst >> 3))
+        e8(b, 0xC7)
+        e8(b, 0xC0 | (dst & 7))
+        reloc(b, RELOC_LINEAR32, delta)
+        e32(b, <u32>(b.linear + <u64>delta))
+    else:
+        e8(b, 0x48 | (dst >> 3))
+        e8(b, 0xB8 | (dst & 7))
+        reloc(b, RELOC_LINEAR64, delta)
+        e64(b, b.linear + <u64>delta)
+
+cdef inline void jmp_stub(Builder* b, u32 stub) noexcept nogil:
+    e8(b, 0xE9)
+    reloc(b, RELOC_STUB, stub)
+    e32(b, 0)
+
+cdef inline void jcc_stub(Builder* b, u32 condition, u32 stub) noexcept nogil:
+    e8(b, 0x0F); e8(b, 0x80 | condition)
+    reloc(b, RELOC_STUB, stub)
+    e32(b, 0)
+
+cdef inline void patch_rel32(Builder* b, u32 at, u32 target) noexcept nogil:
+    (<u32*>(b.out + at))[0] = target - (at + 4)
+
+cdef inline void map_here(Builder* b, u32 guest) noexcept nogil:
+    if b.n_map < MAX_MAP:
+        b.map[b.n_map].host = <u16>b.n
+        b.map[b.n_map].guest = <u16>guest
+        b.n_map += 1
+    else:
+        b.full = 1

@@ -1,0 +1,416 @@
+"""From guest bytes to a fragment: decode, flag liveness backwards, emit forwards.
+
+Pure: everything it depends on is in the `Builder` (bytes, linear address, key, shapes); everything
+it gives is there too, with relocations, so that it can be installed anywhere.
+"""
+from ringlet.core.state cimport (u8, u16, u32, u64, i64, KEY_NM, KEY_NOSSE, KEY_NOAVX, KEY_STEP,
+                                 KEY_CPL, KEY_EM, BLOCK_SLOTS_K, BLOCK_NSLOTS_K, BLOCK_SLOTS_U,
+                                 BLOCK_NSLOTS_U)
+from ringlet.core.ops cimport *
+from ringlet.translate.insn cimport *
+from ringlet.translate.shape cimport *
+from ringlet.translate.builder cimport *
+from ringlet.translate.bindings cimport *
+from ringlet.translate.lea cimport emit_lea
+from ringlet.translate.plain cimport emit_plain
+from ringlet.translate.special cimport *
+from ringlet.translate.flow cimport *
+from ringlet.translate.operands cimport emit_cold
+
+cdef enum:
+    STATUS = 0x8D5        # CF PF AF ZF SF OF
+    PEEK = 12             # instructions looked ahead for flag liveness
+    TOO_LONG = 16         # length given to an instruction of more than 15 bytes
+
+
+cdef u32 unit_op(Builder* b, Insn* i) noexcept nogil:
+    """#NM or #UD for a unit that the guest has switched off, else OP_NONE."""
+    cdef u32 unit = i.shape.unit
+    if unit == UNIT_NONE or not b.key & (KEY_NM | KEY_NOSSE | KEY_NOAVX):
+        return OP_NONE
+    if unit == UNIT_WAIT:
+        # CR0.MP and TS decide, and it may go on.
+        return OP_NM if b.key & KEY_NM else OP_NONE
+    if unit == UNIT_SSE and b.key & (KEY_NOSSE | KEY_EM):
+        return OP_UD
+    if unit == UNIT_AVX and b.key & KEY_NOAVX:
+        return OP_UD
+    return OP_NM if b.key & KEY_NM else OP_NONE
+
+
+cdef inline u16 transfer(Insn* i, u16 live) noexcept nogil:
+    """Liveness before `i`, given that after it."""
+    return (live & ~i.shape.flags_kill & STATUS) | (i.shape.flags_read & STATUS)
+
+
+cdef void note_bytes(Builder* b, i64 start, i64 end) noexcept nogil:
+    """The translation depends on these bytes."""
+    cdef u32 k
+    for k in range(b.n_exact):
+        if b.exact[k].start <= start and end <= b.exact[k].end:
+            return
+    if b.n_exact and b.exact[b.n_exact - 1].end == start:
+        b.exact[b.n_exact - 1].end = <i16>end
+    elif b.n_exact < MAX_EXACT:
+        b.exact[b.n_exact].start = <i16>start
+        b.exact[b.n_exact].end = <i16>end
+        b.n_exact += 1
+    else:
+        b.overflowed = 1
+
+
+cdef void note_far(Builder* b, i64 field) noexcept nogil:
+    """It depends on a field's being far."""
+    if b.n_free < MAX_FREE:
+        b.free[b.n_free] = <i16>field
+        b.n_free += 1
+    else:
+        b.overflowed = 1
+
+
+cdef void note_insn(Builder* b, Insn* i, i64 at, u32 free) noexcept nogil:
+    """It depends on the instruction at `at` but for the value of its fields in `free`."""
+    cdef i64 imm = at + i.imm_at, start = at
+    if free & (FREE_DISP | FREE_RIP):
+        note_bytes(b, start, imm - 4)
+        start = imm
+    if free & FREE_IMM:
+        if start < imm:
+            note_bytes(b, start, imm)
+        start = imm + 4
+    if start < at + i.length:
+        note_bytes(b, start, at + i.length)
+
+
+cdef void note_peek(Builder* b, Insn* i, i64 at) noexcept nogil:
+    """It depends on an instruction that was looked at for flags alone, whatever its operands."""
+    cdef u32 free = 0, kind = i.shape.kind
+    if 0 <= at < 4096 and b.starts[at >> 6] >> (at & 63) & 1:
+        return
+    if i.disp_size == 4:
+        free |= FREE_DISP
+    if i.shape.imm == 4 and not SHAPE_JMP <= kind <= SHAPE_LOOP:
+        free |= FREE_IMM
+    note_insn(b, i, at, free)
+
+
+cdef void note_fragment(Builder* b) noexcept nogil:
+    cdef u32 k, free
+    cdef Insn* i = NULL
+    cdef u32 end = 0
+    for k in range(b.scanned):
+        i = &b.insns[k]
+        # A checked fragment has all its bytes in its code.
+        free = i.free if k < b.count and not i.free & FREE_NONE and not b.checked else 0
+        if free & FREE_DISP:
+            note_far(b, <i64>i.offset + i.imm_at - 4)
+        if free & FREE_IMM:
+            note_far(b, <i64>i.offset + i.imm_at)
+        note_insn(b, i, i.offset, free)
+        end = i.offset + i.length
+    if end < b.scan_end:
+        note_bytes(b, end, b.scan_end)
+
+
+cdef u16 peek_live(Builder* b, i64 at) noexcept nogil:
+    """Status flags that may be read at fragment offset `at` before being overwritten."""
+    cdef Insn i
+    cdef u16 live = 0, pending = STATUS
+    cdef int r
+    cdef u32 _
+    if b.checked:
+        # Nothing tells of changes to what it does not hold itself.
+        return STATUS
+    for _ in range(PEEK):
+        if at < -<i64>b.before or at >= b.avail:
+            break
+        r = decode(b.shapes, b.code + at, <u32>(b.avail - at), &i)
+        if r == DECODE_LEARN and at >= 0:
+            # What is emitted may not depend on what has been met before.
+            b.learn_at = <u32>at
+            b.unlearned = 1
+        if r != DECODE_OK:
+            if b.noting:
+                note_bytes(b, at, at + 15 if at + 15 < b.avail else b.avail)
+            break
+        if b.noting:
+            note_peek(b, &i, at)
+        live |= i.shape.flags_read & pending
+        if i.shape.kind == SHAPE_OP:
+            break
+        pending &= ~i.shape.flags_kill
+        if pending == 0:
+            return live
+        if i.shape.kind == SHAPE_JMP:
+            at += i.length + i.imm
+            continue
+        if SHAPE_JMP < i.shape.kind <= SHAPE_LOOP:
+            break
+        at += i.length
+    return live | pending
+
+
+cdef bint stays(Insn* i) noexcept nogil:
+    """Decoding goes on at the next instruction."""
+    cdef u32 kind = i.shape.kind
+    if kind == SHAPE_OP:
+        return not ends_fragment(i.shape.op)
+    return not (kind == SHAPE_JMP or kind == SHAPE_CALL or kind == SHAPE_JMP_IND
+                or kind == SHAPE_CALL_IND or kind == SHAPE_RET or kind == SHAPE_LOOP
+                or kind == SHAPE_INVALID)
+
+
+cdef bint may_store(Builder* b, Insn* i) noexcept nogil:
+    """The instruction, or what the virtual processor does for it, may write memory."""
+    cdef u32 kind = i.shape.kind
+    if kind == SHAPE_OP:
+        return i.shape.op != OP_NONE
+    if unit_op(b, i) != OP_NONE or kind >= SHAPE_STRING and kind != SHAPE_ADDRESS:
+        return True
+    return i.shape.stack == STACK_PUSH or (i.modrm < 0xC0 and i.shape.mem & MEM_WRITE)
+
+
+cdef int scan(Builder* b) noexcept nogil:
+    """Decode the fragment's instructions."""
+    cdef u32 at = 0, k
+    cdef int r
+    cdef Insn* i
+    b.count = b.scan_end = b.n_exact = b.n_free = b.overflowed = 0
+    if b.noting:
+        for k in range(64):
+            b.starts[k] = 0
+    while b.count < b.limit:
+        i = &b.insns[b.count]
+        r = decode(b.shapes, b.code + at, b.avail - at, i)
+        i.offset = <u16>at
+        if r == DECODE_MORE:
+            if b.count == 0:
+                return TRANSLATE_CROSS
+            b.scan_end = b.avail
+            break
+        if r == DECODE_LEARN:
+            if b.count:
+                # Beyond what is known: a fragment may end anywhere.
+                b.learn_at = at
+                return TRANSLATE_LEARN
+            b.learn_at = 0
+            return TRANSLATE_LEARN
+        if r == DECODE_INVALID:
+            # Longer than 15 bytes: #GP, which the virtual processor raises.
+            i.shape = &b.shapes.shapes[1]
+            i.length = TOO_LONG
+            b.count += 1
+            at += 15
+            b.overflowed = 1
+            break
+        if b.noting:
+            b.starts[at >> 6] |= <u64>1 << (at & 63)
+        b.count += 1
+        at += i.length
+        if not stays(i) or (b.key & KEY_STEP) or at >= b.avail or (b.room and at >= b.room):
+            break
+        if b.checked and may_store(b, i):
+            break
+    b.guest_bytes = at
+    b.scanned = b.count
+    if b.scan_end < at:
+        b.scan_end = at
+    return TRANSLATE_OK
+
+
+cdef void liveness(Builder* b) noexcept nogil:
+    cdef i64 k
+    cdef Insn* i = &b.insns[b.count - 1]
+    cdef u16 live
+    cdef i64 after = <i64>i.offset + i.length
+    if b.key & KEY_STEP or not b.speculate:
+        # Exact at every fault.
+        for k in range(<i64>b.count):
+            b.insns[k].live = STATUS
+        b.live_out = STATUS
+        return
+    if i.shape.kind == SHAPE_JMP or i.shape.kind == SHAPE_CALL:
+        live = peek_live(b, after + i.imm)
+    elif stays(i):
+        live = peek_live(b, after)
+    else:
+        live = STATUS
+    b.live_out = live
+    for k in range(<i64>b.count - 1, -1, -1):
+        i = &b.insns[k]
+        if i.shape.kind == SHAPE_JCC:
+            live |= peek_live(b, <i64>i.offset + i.length + i.imm)
+        live = STATUS if i.shape.kind == SHAPE_OP else transfer(i, live)
+        i.live = live
+
+
+cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
+    """Emit one instruction; 0 if the fragment ends with it."""
+    cdef u32 kind = i.shape.kind, op
+    cdef u32 dead = not i.live & STATUS
+    cdef int done = 1
+    b.now = i
+    b.current = i.offset
+    b.maybe = i.shape.mem & MEM_MAYBE
+    op = unit_op(b, i)
+    if op != OP_NONE:
+        emit_op(b, i, op)
+        return i.shape.unit == UNIT_WAIT and not b.checked
+    if kind == SHAPE_OP:
+        if i.shape.op == OP_NONE:
+            return 1
+        if emit_inline_op(b, i) or (is_moffs(i) and emit_moffs(b, i)):
+            retire(b, i)
+            return 1
+        emit_op(b, i, i.shape.op)
+        if b.checked:
+            return 0
+        if not ends_fragment(i.shape.op):
+            return 1
+        if b.n_ops and b.ops[b.n_ops - 1].resume == b.n:
+            # It may have changed nothing, and come back.
+            emit_jump(b, <i64>i.offset + i.length)
+        return 0
+    if kind == SHAPE_INVALID:
+        emit_op(b, i, OP_UD)
+        return 0
+    if SHAPE_JMP <= kind <= SHAPE_LOOP:
+        return emit_branch(b, i, dead)
+    if kind == SHAPE_ADDRESS:
+        done = emit_lea(b, i)
+    elif kind == SHAPE_STRING:
+        done = emit_string(b, i)
+    elif kind == SHAPE_BITS:
+        done = emit_bits(b, i, dead)
+    elif kind == SHAPE_LEAVE:
+        done = emit_leave(b, i)
+    elif kind == SHAPE_XLAT:
+        done = emit_xlat(b, i, dead)
+    elif kind == SHAPE_GATHER or kind == SHAPE_MASKMOV:
+        done = 0
+    else:
+        done = emit_plain(b, i, dead, live_after)
+    if not done:
+        emit_op(b, i, OP_EMULATE)
+        return not b.checked
+    retire(b, i)
+    return 1
+
+
+cdef void emit_loop_copy(Builder* b) noexcept nogil:
+    """The body of a loop once more, for all passes but the first: what that one bound still holds.
+
+    Its own last branch goes back to the copy if the bindings hold at its end as well, else to the
+    start, which checks again.
+    """
+    cdef u32 k = 0, head, last, n_links = 0
+    cdef Insn* i
+    cdef u16 after
+    for k in range(b.n_loop):
+        b.bindings[k] = b.loop[k]
+    b.n_bindings = b.n_loop
+    b.zero_extended = b.loop_zero
+    b.sp_moved = 0
+    b.in_loop = 1
+    head = b.n
+    last = b.loop_last
+    patch_rel32(b, b.loop_at, head)
+    for k in range(last + 1):
+        i = &b.insns[k]
+        map_here(b, i.offset)
+        after = b.insns[k + 1].live if k + 1 < b.count else b.live_out
+        n_links = b.n_links
+        emit_insn(b, i, after)
+    if b.n_links == n_links + 1 and loop_holds(b):
+        # The last link is the branch back.
+        b.links[n_links].home = head
+    if b.insns[last].shape.kind == SHAPE_JCC:
+        map_here(b, b.insns[last].offset + b.insns[last].length)
+        emit_jump(b, b.insns[last].offset + b.insns[last].length)
+
+
+cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
+    cdef u32 k = 0, more = 1, looped, user = (b.key & KEY_CPL) == 3
+    cdef int r
+    cdef Insn* i
+    cdef u16 after
+    b.slots = BLOCK_SLOTS_U if user else BLOCK_SLOTS_K
+    b.nslots = BLOCK_NSLOTS_U if user else BLOCK_NSLOTS_K
+    b.small = (<i64>(b.linear << 32) >> 32) == <i64>b.linear
+    b.n = b.n_relocs = b.n_cold = b.n_map = b.n_links = b.n_ops = 0
+    b.full = b.n_bindings = b.zero_extended = b.sp_moved = b.loop_at = b.in_loop = 0
+    b.thunk = b.indirect = 0xFFFFFFFF
+    r = scan(b)
+    if r != TRANSLATE_OK:
+        return r
+    b.unlearned = 0
+    liveness(b)
+    if b.unlearned:
+        return TRANSLATE_LEARN
+    map_here(b, 0)
+    if indirect:
+        emit_thunk(b)
+    b.body = b.n
+    if b.checked:
+        map_here(b, 0)
+        emit_check(b)
+    for k in range(b.count):
+        i = &b.insns[k]
+        i.host = <u16>b.n
+        map_here(b, i.offset)
+        after = b.insns[k + 1].live if k + 1 < b.count else b.live_out
+        looped = b.loop_at
+        more = emit_insn(b, i, after)
+        if b.loop_at != looped:
+            b.loop_last = k
+        if not more:
+            break
+        if b.full or b.n > FRAGMENT_FULL // 2 or b.n_map > MAX_MAP - 2 * MAX_INSNS:
+            break
+    if k < b.count - 1:
+        b.count = k + 1
+        b.guest_bytes = b.insns[k].offset + b.insns[k].length
+        if b.checked:
+            # It has begun with a comparison of what is no longer in it.
+            b.limit = b.count
+            return translate_fragment(b, indirect)
+    if more:
+        map_here(b, b.guest_bytes)
+        emit_jump(b, b.guest_bytes)
+    if b.loop_at:
+        emit_loop_copy(b)
+    b.tail = b.n
+    # Beyond here: code that a fault cannot name an instruction for, but by the window misses.
+    emit_cold(b)
+    if b.checked:
+        emit_stale(b)
+    map_here(b, b.guest_bytes)
+    emit_link_stubs(b)
+    if b.noting:
+        note_fragment(b)
+    return TRANSLATE_OK
+
+
+cdef Template template_of(Builder* b) noexcept nogil:
+    """The finished translation, as the code cache wants it; it points into the builder."""
+    cdef Template t
+    t.linear = b.linear
+    t.key = b.key
+    t.guest_bytes = b.guest_bytes
+    t.insns = b.count
+    t.thunk = b.thunk
+    t.body = b.body
+    t.indirect = b.indirect
+    t.size = b.n
+    t.n_relocs = b.n_relocs
+    t.n_map = b.n_map
+    t.n_links = b.n_links
+    t.n_ops = b.n_ops
+    t.code = b.out
+    t.source = b.source
+    t.bytes = b.code
+    t.relocs = b.relocs
+    t.map = b.map
+    t.links = b.links
+    t.ops = b.ops
+    return t

@@ -1,0 +1,191 @@
+"""Decoding of guest instructions in 64-bit mode: lengths and fields, by learned shapes.
+
+Prefixes, ModRM, SIB, displacement and immediate are taken apart here (SDM 2A chapter 2); what an
+opcode means comes from its `Shape`.
+"""
+from ringlet.core.state cimport u8, u16, u32, u64, i32, i64, SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS
+from ringlet.core.state cimport SEG_GS, SEG_NONE
+
+
+cdef inline i64 signed_imm(const u8* p, u32 size) noexcept nogil:
+    cdef u64 v = 0
+    cdef u32 k
+    for k in range(size):
+        v |= <u64>p[k] << (8 * k)
+    if size == 0 or size == 8:
+        return <i64>v
+    return (<i64>(v << (64 - 8 * size))) >> (64 - 8 * size)
+
+
+cdef inline bint is_prefix(u8 b) noexcept nogil:
+    return (b == 0x66 or b == 0x67 or b == 0xF0 or b == 0xF2 or b == 0xF3 or b == 0x64 or b == 0x65
+            or b == 0x2E or b == 0x36 or b == 0x3E or b == 0x26 or (b & 0xF0) == 0x40)
+
+
+cdef u32 shape_key(ShapeTable* t, Insn* i) noexcept nogil:
+    """Pack what identifies a shape in 24 bits: see src/ringlet/translate/shape.pxd."""
+    cdef u8 group = t.groups[i.enc][i.map][i.opcode]
+    cdef u32 key = i.opcode | (<u32>i.map << 8) | (<u32>i.enc << 10)
+    cdef u32 register_form = 0
+    if i.enc == ENC_VEX:
+        # pp stands where 66, F2 and F3 do.
+        key |= (<u32>(i.vex & 3) << 11) | (<u32>((i.vex >> 2) & 1) << 15)
+    else:
+        key |= <u32>(i.prefixes & PFX_66) << 11
+        key |= <u32>((i.prefixes & PFX_REP) >> 3) << 12
+        key |= <u32>((i.prefixes & PFX_REPNE) >> 4) << 13
+        key |= <u32>((i.prefixes & PFX_LOCK) >> 2) << 15
+    key |= <u32>((i.rex >> 3) & 1) << 14
+    if group & GROUP_MODRM:
+        if i.modrm >= 0xC0:
+            register_form = 1
+            key |= 1 << 16
+        if group & GROUP_REG:
+            key |= <u32>((i.modrm >> 3) & 7) << 17
+        if (group & GROUP_RM) and register_form:
+            key |= <u32>(i.modrm & 7) << 20
+    # NOP against XCHG r8,rax: REX.B makes 90h another instruction.
+    if i.enc == ENC_LEGACY and i.map == 0 and i.opcode == 0x90:
+        key |= <u32>(i.rex & 1) << 17
+    return key
+
+
+cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogil:
+    """Decode the instruction at `code`, of which `avail` bytes may be read, into `i`."""
+    cdef u32 at = 0, size
+    cdef u8 b = 0, group, mod
+    cdef u32 limit = avail if avail < 15 else 15
+    cdef u16 found
+    i.prefixes = 0
+    i.rex = 0
+    i.seg = SEG_NONE
+    i.enc = ENC_LEGACY
+    i.map = 0
+    i.has_sib = 0
+    i.disp = 0
+    i.disp_size = 0
+    i.modrm = 0
+    i.sib = 0
+    i.rip_relative = 0
+    i.free = 0
+    i.vvvv = 0
+    i.vex = 0
+    i.imm = 0
+    while True:
+        if at >= limit:
+            return DECODE_INVALID if limit == 15 else DECODE_MORE
+        b = code[at]
+        if b == 0x66:
+            i.prefixes |= PFX_66
+        elif b == 0x67:
+            i.prefixes |= PFX_67
+        elif b == 0xF0:
+            i.prefixes |= PFX_LOCK
+        elif b == 0xF3:
+            i.prefixes = (i.prefixes & ~<u8>PFX_REPNE) | PFX_REP
+        elif b == 0xF2:
+            i.prefixes = (i.prefixes & ~<u8>PFX_REP) | PFX_REPNE
+        elif b == 0x64:
+            i.seg = SEG_FS
+        elif b == 0x65:
+            i.seg = SEG_GS
+        elif b == 0x2E or b == 0x36 or b == 0x3E or b == 0x26:
+            # CS, SS, DS, ES overrides are ignored in 64-bit mode, and do not undo FS or GS.
+            pass
+        elif (b & 0xF0) == 0x40:
+            # REX counts only right before the opcode.
+            if at + 1 >= limit:
+                return DECODE_INVALID if limit == 15 else DECODE_MORE
+            at += 1
+            if is_prefix(code[at]):
+                continue
+            i.rex = b & 15
+            i.prefixes |= PFX_REX
+            b = code[at]
+            break
+        else:
+            break
+        at += 1
+    at += 1
+    if (b == 0xC4 or b == 0xC5) and not (i.prefixes & PFX_REX):
+        i.enc = ENC_VEX
+        size = 2 if b == 0xC5 else 3
+        if at + size > limit:
+            return DECODE_INVALID if limit == 15 else DECODE_MORE
+        if b == 0xC5:
+            i.rex = ((~code[at]) >> 5) & 4
+            i.vvvv = ((~code[at]) >> 3) & 15
+            i.vex = code[at] & 7
+            i.map = 1
+        else:
+            i.rex = (((~code[at]) >> 5) & 7) | ((code[at + 1] >> 4) & 8)
+            i.vvvv = ((~code[at + 1]) >> 3) & 15
+            i.vex = code[at + 1] & 7
+            i.map = code[at] & 3
+            if (code[at] & 0x1F) > 3 or (code[at] & 0x1F) == 0:
+                i.map = 0
+        i.opcode = code[at + size - 1]
+        at += size
+        if i.prefixes & (PFX_66 | PFX_REP | PFX_REPNE | PFX_LOCK):
+            # No SIMD or LOCK prefix may stand before VEX: map 0 holds no instruction.
+            i.map = 0
+    else:
+        if b == 0x0F:
+            if at >= limit:
+                return DECODE_INVALID if limit == 15 else DECODE_MORE
+            b = code[at]
+            at += 1
+            i.map = 1
+            if b == 0x38 or b == 0x3A:
+                i.map = 2 if b == 0x38 else 3
+                if at >= limit:
+                    return DECODE_INVALID if limit == 15 else DECODE_MORE
+                b = code[at]
+                at += 1
+        i.opcode = b
+    group = t.groups[i.enc][i.map][i.opcode]
+    if group & GROUP_MODRM:
+        if at >= limit:
+            return DECODE_INVALID if limit == 15 else DECODE_MORE
+        i.modrm = code[at]
+        at += 1
+        if group & GROUP_REGISTER:
+            i.modrm |= 0xC0
+        mod = i.modrm >> 6
+        if mod != 3:
+            if (i.modrm & 7) == 4:
+                if at >= limit:
+                    return DECODE_INVALID if limit == 15 else DECODE_MORE
+                i.has_sib = 1
+                i.sib = code[at]
+                at += 1
+            if mod == 1:
+                i.disp_size = 1
+            elif mod == 2:
+                i.disp_size = 4
+            elif i.has_sib:
+                i.disp_size = 4 if (i.sib & 7) == 5 else 0
+            elif (i.modrm & 7) == 5:
+                i.disp_size = 4
+                i.rip_relative = 1
+            if at + i.disp_size > limit:
+                return DECODE_INVALID if limit == 15 else DECODE_MORE
+            i.disp = <i32>signed_imm(code + at, i.disp_size)
+            at += i.disp_size
+    found = t.index[shape_key(t, i)]
+    if found == 0:
+        return DECODE_LEARN
+    i.shape = &t.shapes[found]
+    i.imm_at = <u8>at
+    if (i.opcode & 0xFC) == 0xA0 and i.map == 0 and (i.prefixes & PFX_67) and i.enc == ENC_LEGACY:
+        # The address of MOV moffs has the address size.
+        if at + 4 > limit:
+            return DECODE_INVALID if limit == 15 else DECODE_MORE
+        i.imm = <i64><u32>signed_imm(code + at, 4)
+        i.length = <u8>(at + 4)
+        return DECODE_OK
+    if at + i.shape.imm > limit:
+        return DECODE_INVALID if limit == 15 else DECODE_MORE
+    i.imm = signed_imm(code + at, i.shape.imm)
+    i.length = <u8>(at + i.shape.imm)
+    return DECODE_OK

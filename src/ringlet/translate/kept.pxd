@@ -1,0 +1,94 @@
+"""Translations that are kept: what was translated once is found again by its bytes.
+
+A translation depends on its key, on where in its page it stands, and on some guest bytes of that
+page: those it was made from, and those that were looked at for flags.  Among them are 32-bit
+fields whose value is only copied (RELOC_FIELD): where a kernel chose its own address, these differ
+from boot to boot.  A record holds a translation with what it depends on; it is found wherever all
+of that is the same (docs/adr/0008).
+"""
+from ringlet.core.state cimport u8, u16, u32, u64, i16, i32, OpInfo
+from ringlet.core.template cimport MapEntry, Template
+from ringlet.translate.builder cimport Builder, Span
+
+cdef enum:
+    BUCKETS = 1 << 17
+    ARENA = 48 << 20     # bytes of records, old and new
+    MISSING = 0xFFFF     # in `thunk` and `indirect`: there is none
+    FIRST = 8            # where they begin: offset 0 ends a bucket's chain
+
+cdef struct Record:
+    u32 size             # of the record, a multiple of 8
+    u32 next             # arena offset of the next in its bucket; 0: none
+    u32 key
+    i32 near_low         # least and greatest RELOC_LINEAR32, if any: they fit 32 bits anywhere
+    i32 near_high
+    u32 hits
+    u16 at               # offset in the page
+    u16 prefix           # how many first bytes its bucket is chosen by
+    u16 guest_bytes
+    u16 insns
+    u16 thunk            # 0xFFFF: none
+    u16 body
+    u16 indirect         # 0xFFFF: none
+    u16 code_size
+    u16 n_exact
+    u16 exact_bytes
+    u16 n_free
+    u16 n_relocs
+    u16 n_map
+    u16 n_links
+    u16 n_ops
+    u16 checked          # ringlet.translate.builder
+
+# What Reloc and Link take in a record.
+cdef struct PackedReloc:
+    u16 at
+    u16 kind
+    i32 value
+
+cdef struct PackedLink:
+    u16 at
+    u16 stub
+    u16 home
+    u16 conditional
+    i32 target
+
+# Where the parts of a record stand, from its start.
+cdef struct Parts:
+    u32 relocs
+    u32 links
+    u32 map
+    u32 exact
+    u32 free
+    u32 bytes
+    u32 code
+    u32 size
+
+
+cdef inline Parts parts_of(Record* r) noexcept nogil:
+    """The operations come first."""
+    cdef Parts p
+    p.relocs = <u32>sizeof(Record) + r.n_ops * <u32>sizeof(OpInfo)
+    p.links = p.relocs + r.n_relocs * <u32>sizeof(PackedReloc)
+    p.map = p.links + r.n_links * <u32>sizeof(PackedLink)
+    p.exact = p.map + r.n_map * <u32>sizeof(MapEntry)
+    p.free = p.exact + r.n_exact * <u32>sizeof(Span)
+    p.bytes = p.free + r.n_free * <u32>sizeof(i16)
+    p.code = (p.bytes + r.exact_bytes + 7) & ~<u32>7
+    p.size = (p.code + r.code_size + 7) & ~<u32>7
+    return p
+
+cdef struct Kept:
+    u8* arena            # records from offset 8 on
+    u32* buckets         # arena offsets
+    u32 used
+    u64 n_found
+    u64 n_added
+
+# The translation that the builder is set up for (code, avail, before, linear, key) in `t`, which
+# points into the builder and the arena; False: not known.
+cdef bint kept_find(Kept* k, Builder* b, bint indirect, Template* t) noexcept nogil
+# Keep what the builder, which was `noting`, has made.
+cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil
+# Put the record at arena offset `at` in its bucket; `bytes` are its first.
+cdef void kept_enter(Kept* k, u32 at, const u8* bytes) noexcept nogil

@@ -1,0 +1,214 @@
+"""Translations that are kept: records and their index."""
+from ringlet.core.state cimport u8, u16, u32, u64, i16, i32, i64, OpInfo
+from ringlet.core.template cimport *
+from ringlet.translate.builder cimport *
+from ringlet.translate.insn cimport is_far
+
+cdef enum:
+    PROBES = 32          # records looked at in a bucket
+
+cdef inline u32 bucket_of(u32 at, u32 key, const u8* bytes, u32 prefix) noexcept nogil:
+    """By place, mode, and the first `prefix` bytes (1, 3 or 8)."""
+    cdef u64 first = bytes[0]
+    if prefix == 8:
+        first = (<u64*>bytes)[0]
+    elif prefix == 3:
+        first |= <u64>bytes[1] << 8 | <u64>bytes[2] << 16
+    first = (first ^ (<u64>at << 40) ^ (<u64>key << 20) ^ prefix) * <u64>0x9E3779B97F4A7C15
+    return <u32>(first >> 40) & (BUCKETS - 1)
+
+
+cdef bint same_bytes(const u8* a, const u8* b, u32 n) noexcept nogil:
+    cdef u32 i = 0
+    while i + 8 <= n:
+        if (<u64*>(a + i))[0] != (<u64*>(b + i))[0]:
+            return False
+        i += 8
+    while i < n:
+        if a[i] != b[i]:
+            return False
+        i += 1
+    return True
+
+
+cdef inline bint fits32(i64 v) noexcept nogil:
+    return <i64>(<i32>v) == v
+
+
+cdef bint holds(Builder* b, Record* r, Parts* p) noexcept nogil:
+    """All that the record depends on is so at the builder's bytes."""
+    cdef u8* start = <u8*>r
+    cdef Span* exact = <Span*>(start + p.exact)
+    cdef i16* free = <i16*>(start + p.free)
+    cdef u8* bytes = start + p.bytes
+    cdef u32 i, n
+    for i in range(r.n_exact):
+        n = <u32>(exact[i].end - exact[i].start)
+        if not same_bytes(bytes, b.code + exact[i].start, n):
+            return False
+        bytes += n
+    for i in range(r.n_free):
+        if not is_far((<i32*>(b.code + free[i]))[0]):
+            return False
+    return r.near_low > r.near_high or (fits32(<i64>b.linear + r.near_low)
+                                        and fits32(<i64>b.linear + r.near_high))
+
+
+cdef Record* search(Kept* k, Builder* b, u32 bucket, bint indirect, Parts* p) noexcept nogil:
+    cdef u32 at = k.buckets[bucket], tries = 0
+    cdef Record* r
+    while at and tries < PROBES:
+        r = <Record*>(k.arena + at)
+        if (r.key == b.key and r.at == b.linear & 0xFFF and r.checked == b.checked
+                and not (indirect and r.thunk == MISSING)):
+            p[0] = parts_of(r)
+            if holds(b, r, p):
+                return r
+        at = r.next
+        tries += 1
+    return NULL
+
+
+cdef bint kept_find(Kept* k, Builder* b, bint indirect, Template* t) noexcept nogil:
+    cdef Record* r = NULL
+    cdef Parts p
+    cdef u32 i
+    cdef PackedReloc* relocs
+    cdef PackedLink* links
+    cdef u8* start
+    cdef u32 at = b.linear & 0xFFF
+    if b.avail >= 8:
+        r = search(k, b, bucket_of(at, b.key, b.code, 8), indirect, &p)
+    if r == NULL and b.avail >= 3:
+        r = search(k, b, bucket_of(at, b.key, b.code, 3), indirect, &p)
+    if r == NULL:
+        r = search(k, b, bucket_of(at, b.key, b.code, 1), indirect, &p)
+    if r == NULL:
+        return False
+    r.hits = 1
+    k.n_found += 1
+    start = <u8*>r
+    t.linear = b.linear
+    t.key = r.key
+    t.guest_bytes = r.guest_bytes
+    t.insns = r.insns
+    t.thunk = <u32>0xFFFFFFFF if r.thunk == MISSING else <u32>r.thunk
+    t.body = r.body
+    t.indirect = <u32>0xFFFFFFFF if r.indirect == MISSING else <u32>r.indirect
+    t.size = r.code_size
+    t.n_relocs = r.n_relocs
+    t.n_map = r.n_map
+    t.n_links = r.n_links
+    t.n_ops = r.n_ops
+    t.code = start + p.code
+    t.source = b.source
+    t.bytes = b.code
+    t.map = <MapEntry*>(start + p.map)
+    t.ops = <OpInfo*>(start + sizeof(Record))
+    relocs = <PackedReloc*>(start + p.relocs)
+    for i in range(t.n_relocs):
+        b.relocs[i].at = relocs[i].at
+        b.relocs[i].kind = relocs[i].kind
+        b.relocs[i].value = relocs[i].value
+    t.relocs = b.relocs
+    links = <PackedLink*>(start + p.links)
+    for i in range(t.n_links):
+        b.links[i].at = links[i].at
+        b.links[i].stub = links[i].stub
+        b.links[i].home = links[i].home
+        b.links[i].conditional = links[i].conditional
+        b.links[i].target = links[i].target
+    t.links = b.links
+    return True
+
+
+cdef inline u32 prefix_of(Builder* b) noexcept nogil:
+    """How many first bytes are surely the same wherever the record holds: 8, 3 or 1."""
+    cdef u32 i, known = 0
+    for i in range(b.n_exact):
+        while b.exact[i].start <= <i32>known < b.exact[i].end and known < 8:
+            known += 1
+    return 8 if known >= 8 else 3 if known >= 3 else 1
+
+
+cdef void kept_enter(Kept* k, u32 at, const u8* bytes) noexcept nogil:
+    """Put the record at arena offset `at` in its bucket; `bytes` are its first."""
+    cdef Record* r = <Record*>(k.arena + at)
+    cdef u32* bucket = &k.buckets[bucket_of(r.at, r.key, bytes, r.prefix)]
+    r.next = bucket[0]
+    bucket[0] = at
+
+
+cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
+    cdef Record* r = <Record*>(k.arena + k.used)
+    cdef Parts p
+    cdef u32 i, j, n
+    cdef PackedReloc* relocs
+    cdef PackedLink* links
+    cdef u8* start = <u8*>r
+    cdef u8* q
+    cdef i32 low = 0x7FFFFFFF, high = -0x7FFFFFFF
+    if b.overflowed or k.used + sizeof(Record) + (1 << 17) > ARENA:
+        return
+    r.exact_bytes = 0
+    for i in range(b.n_exact):
+        r.exact_bytes += <u16>(b.exact[i].end - b.exact[i].start)
+    r.n_exact = <u16>b.n_exact
+    r.n_free = <u16>b.n_free
+    r.n_relocs = <u16>t.n_relocs
+    r.n_map = <u16>t.n_map
+    r.n_links = <u16>t.n_links
+    r.n_ops = <u16>t.n_ops
+    r.code_size = <u16>t.size
+    p = parts_of(r)
+    relocs = <PackedReloc*>(start + p.relocs)
+    for i in range(t.n_relocs):
+        if not fits32(t.relocs[i].value):
+            return
+        relocs[i].at = <u16>t.relocs[i].at
+        relocs[i].kind = <u16>t.relocs[i].kind
+        relocs[i].value = <i32>t.relocs[i].value
+        if relocs[i].kind == RELOC_LINEAR32:
+            low = relocs[i].value if relocs[i].value < low else low
+            high = relocs[i].value if relocs[i].value > high else high
+    links = <PackedLink*>(start + p.links)
+    for i in range(t.n_links):
+        if not fits32(t.links[i].target):
+            return
+        links[i].at = <u16>t.links[i].at
+        links[i].stub = <u16>t.links[i].stub
+        links[i].home = <u16>t.links[i].home
+        links[i].conditional = <u16>t.links[i].conditional
+        links[i].target = <i32>t.links[i].target
+    for i in range(t.n_map):
+        (<MapEntry*>(start + p.map))[i] = t.map[i]
+    for i in range(t.n_ops * <u32>(sizeof(OpInfo) >> 3)):
+        (<u64*>(start + sizeof(Record)))[i] = (<u64*>t.ops)[i]
+    q = start + p.bytes
+    for i in range(b.n_exact):
+        (<Span*>(start + p.exact))[i] = b.exact[i]
+        n = <u32>(b.exact[i].end - b.exact[i].start)
+        for j in range(n):
+            q[j] = b.code[b.exact[i].start + <i32>j]
+        q += n
+    for i in range(b.n_free):
+        (<i16*>(start + p.free))[i] = b.free[i]
+    for i in range((t.size + 7) >> 3):
+        (<u64*>(start + p.code))[i] = (<u64*>t.code)[i]
+    r.size = p.size
+    r.key = t.key
+    r.near_low = low
+    r.near_high = high
+    r.hits = 1
+    r.at = <u16>(b.linear & 0xFFF)
+    r.prefix = <u16>prefix_of(b)
+    r.guest_bytes = <u16>t.guest_bytes
+    r.insns = <u16>t.insns
+    # What is not there, all bits set, stays that.
+    r.thunk = <u16>t.thunk
+    r.body = <u16>t.body
+    r.indirect = <u16>t.indirect
+    r.checked = <u16>b.checked
+    kept_enter(k, k.used, b.code)
+    k.used += p.size
+    k.n_added += 1

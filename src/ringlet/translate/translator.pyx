@@ -1,0 +1,304 @@
+"""`Translator`: the pure translator for Python: bytes and a key in, a `Translation` out."""
+from enum import IntEnum
+from typing import NamedTuple
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+from ringlet.cache.codecache cimport Fragment, LinkRec
+from ringlet.core.state cimport *
+from ringlet.core.template cimport *
+from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
+from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
+                                         TRANSLATE_LEARN, TRANSLATE_CROSS)
+from ringlet.translate.kept cimport kept_add, kept_find
+from ringlet.translate.kept_translations cimport KeptTranslations
+from ringlet.translate.learn_table cimport LearnTable
+
+DEFAULT_KEY = <u32>KEY_MODE64
+
+
+class Relocation(IntEnum):
+    """What a field of the translated bytes becomes when it is installed (core/template.pxd)."""
+
+    STATE = RELOC_STATE
+    LINEAR32 = RELOC_LINEAR32
+    LINEAR64 = RELOC_LINEAR64
+    NLINEAR64 = RELOC_NLINEAR64
+    SLOT = RELOC_SLOT
+    STUB = RELOC_STUB
+    OP = RELOC_OP
+    LINK = RELOC_LINK
+    SOURCE = RELOC_SOURCE
+    FRAGMENT = RELOC_FRAGMENT
+    FIELD = RELOC_FIELD
+    RIP64 = RELOC_RIP64
+    TABLE = RELOC_TABLE
+
+
+class Stub(IntEnum):
+    """The stubs a translation leaves through: core/template.pxd."""
+
+    LINK = STUB_LINK
+    INDIRECT = STUB_INDIRECT
+    OP = STUB_OP
+    LEAVE = STUB_LEAVE
+    STALE = STUB_STALE
+
+
+# The tables in the block below 2 GiB, by privilege (supervisor, user): src/ringlet/core/state.pxd.
+SLOTS = (BLOCK_SLOTS_K, BLOCK_SLOTS_U)
+NEGATED_SLOTS = (BLOCK_NSLOTS_K, BLOCK_NSLOTS_U)
+JUMP_TABLE = BLOCK_JUMPS  # the first of them; which one is a matter of the key
+TABLE_BYTES = SLOT_COUNT * 8
+
+KEYS = {
+    "cpl": <u32>KEY_CPL, "mode64": <u32>KEY_MODE64, "nm": <u32>KEY_NM,
+    "nosse": <u32>KEY_NOSSE, "noavx": <u32>KEY_NOAVX, "step": <u32>KEY_STEP, "em": <u32>KEY_EM,
+}
+
+# Where the state block stands in what `Translation.code` shows; any address below 2 GiB would do.
+BLOCK = 0x40000000
+
+# Where the guest's bytes stand in the code of a checked one.
+SOURCE = 0x7E0000000000
+
+
+class Translation(NamedTuple):
+    """A fragment's translation as a relocatable template.
+
+    `code` stands as if the state block were at `BLOCK` and the fragment at `linear`; fields of
+    stubs, links and operations are 0.  `map` holds (host offset, guest offset), `links` (offset of
+    a rel32, linear target), `relocations` (offset, `Relocation`, value), `operations` (guest
+    offset, `Op`).  From offset `cold` on is what no guest instruction falls into: window misses,
+    in a `checked` one what it does when its bytes have changed, then, from `stubs` on, a stub for
+    each link.  `resumes` are the offsets that operations come back to.
+    """
+
+    linear: int
+    guest_bytes: int
+    guest_instructions: int
+    code: bytes
+    body: int
+    map: tuple[tuple[int, int], ...]
+    links: tuple[tuple[int, int], ...]
+    relocations: tuple[tuple[int, int, int], ...]
+    operations: tuple[tuple[int, int], ...]
+    key: int
+    cold: int
+    stubs: int
+    resumes: tuple[int, ...]
+    checked: bool
+
+    @property
+    def host_bytes(self) -> int:
+        """Size of the translated code in bytes."""
+        return len(self.code)
+
+
+class InPage(NamedTuple):
+    """A translation by `Translator.translate_in`: parts of a `Translation`, made or found again.
+
+    `operations` hold (guest offset, `Op`, the instruction's bytes).
+    """
+
+    code: bytes
+    map: tuple[tuple[int, int], ...]
+    links: tuple[tuple[int, int], ...]
+    operations: tuple[tuple[int, int, bytes], ...]
+
+
+class Sweep(NamedTuple):
+    """What a `Translator.sweep` came to.
+
+    `cache_bytes` are all that the fragments would take in the code cache: their code and the
+    records of it.
+    """
+
+    fragments: int
+    guest_instructions: int
+    guest_bytes: int
+    host_bytes: int
+    cache_bytes: int
+
+
+cdef class Translator:
+    """Translates 64-bit guest code; learns instruction shapes as it meets them."""
+
+    cdef Builder* b
+    cdef LearnTable table
+    cdef readonly KeptTranslations kept
+
+    def __cinit__(self, speculate=True):
+        self.table = LearnTable()
+        self.kept = KeptTranslations(self.table)
+        self.b = <Builder*>calloc(1, sizeof(Builder))
+        if self.b == NULL:
+            raise MemoryError("translator")
+        self.b.shapes = &self.table.t
+        self.b.speculate = speculate
+        self.b.block = BLOCK
+
+    def __dealloc__(self):
+        free(self.b)
+
+    @property
+    def shapes(self) -> int:
+        """How many instruction shapes are known."""
+        return self.table.count
+
+    cdef int run(self, const unsigned char[::1] data, u64 linear, u32 key, u32 limit,
+                 bint indirect, bint checked) except -1:
+        """Translate one fragment at the start of `data`, at most `limit` instructions."""
+        cdef int r
+        cdef Builder* b = self.b
+        cdef u32 size = data.shape[0]
+        b.checked = checked
+        b.source = <const unsigned char*><u64>SOURCE
+        while True:
+            b.code = &data[0]
+            b.avail = MAX_CHECKED if checked and size > MAX_CHECKED else size
+            b.before = 0
+            b.limit = limit if 0 < limit < MAX_INSNS else MAX_INSNS
+            b.linear = linear
+            b.key = key
+            with nogil:
+                r = translate_fragment(b, indirect)
+            if r == TRANSLATE_LEARN:
+                self.table.learn(bytes(data[b.learn_at:b.learn_at + 15]))
+                continue
+            if r == TRANSLATE_CROSS:
+                raise ValueError("the first instruction goes on past the bytes given")
+            return 0
+
+    def translate(self, const unsigned char[::1] data, u64 linear=0x100000,
+                  u32 key=DEFAULT_KEY, u32 limit=0, bint indirect=False,
+                  bint checked=False):
+        """Translate the fragment that begins with `data`'s first byte.
+
+        `data` are guest bytes from linear address `linear`, of one page's worth at most that
+        matters; `key` is the processor mode (KEY_*).  `checked`: for a page that is often written,
+        it compares these bytes on entry (docs/adr/0005).  ValueError if the first instruction is
+        cut.
+        """
+        cdef Template t
+        cdef u32 i
+        if data.shape[0] == 0:
+            raise ValueError("no bytes to translate")
+        self.run(data, linear, key, limit, indirect, checked)
+        t = template_of(self.b)
+        return Translation(
+            linear, t.guest_bytes, t.insns,
+            PyBytes_FromStringAndSize(<char*>t.code, t.size), t.body,
+            tuple([(t.map[i].host, t.map[i].guest) for i in range(t.n_map)]),
+            tuple([(t.links[i].at, linear + t.links[i].target) for i in range(t.n_links)]),
+            tuple([(t.relocs[i].at, t.relocs[i].kind, t.relocs[i].value)
+                   for i in range(t.n_relocs)]),
+            tuple([(t.ops[i].rip, t.ops[i].op) for i in range(t.n_ops)]),
+            key, self.b.tail, t.links[0].stub if t.n_links else t.size,
+            tuple([t.ops[i].resume for i in range(t.n_ops) if t.ops[i].resume]),
+            checked)
+
+    def translate_in(self, const unsigned char[::1] page, u32 at, u64 linear, u32 key=DEFAULT_KEY,
+                     bint indirect=False):
+        """Translate what begins at offset `at` of a page at `linear`, or find it among `kept`.
+
+        ValueError if an instruction there goes on in the next page.
+        """
+        cdef Template t
+        cdef Builder* b = self.b
+        cdef int r = TRANSLATE_LEARN
+        if page.shape[0] != 4096 or at >= 4096 or linear & 0xFFF:
+            raise ValueError("not a page")
+        b.checked = 0
+        b.source = NULL
+        b.noting = 1
+        while r == TRANSLATE_LEARN:
+            b.code = &page[at]
+            b.avail = 4096 - at
+            b.before = at
+            b.limit = MAX_INSNS
+            b.linear = linear + at
+            b.key = key
+            if kept_find(&self.kept.k, b, indirect, &t):
+                break
+            r = translate_fragment(b, indirect)
+            if r == TRANSLATE_LEARN:
+                self.table.learn(bytes(page[at + b.learn_at:at + b.learn_at + 15]))
+            elif r == TRANSLATE_OK:
+                t = template_of(b)
+                kept_add(&self.kept.k, b, &t)
+        b.noting = 0
+        if r == TRANSLATE_CROSS:
+            raise ValueError("the first instruction goes on past the page")
+        self.stand(&t)
+        return InPage(
+            PyBytes_FromStringAndSize(<char*>t.code, t.size),
+            tuple([(t.map[i].host, t.map[i].guest) for i in range(t.n_map)]),
+            tuple([(t.links[i].at, b.linear + t.links[i].target) for i in range(t.n_links)]),
+            tuple([(t.ops[i].rip, t.ops[i].op, (<char*>t.ops[i].bytes)[:16])
+                   for i in range(t.n_ops)]))
+
+    cdef void stand(self, Template* t):
+        """Make a copy of the code and fill in what depends on the guest's bytes and address."""
+        cdef u32 i
+        cdef Reloc* r
+        cdef u8* field
+        if t.code != self.b.out:
+            memcpy(self.b.out, t.code, t.size)
+            t.code = self.b.out
+        for i in range(t.n_relocs):
+            r = &t.relocs[i]
+            field = t.code + r.at
+            if r.kind == RELOC_LINEAR32:
+                (<u32*>field)[0] = <u32>(t.linear + <u64>r.value)
+            elif r.kind == RELOC_LINEAR64:
+                (<u64*>field)[0] = t.linear + <u64>r.value
+            elif r.kind == RELOC_NLINEAR64:
+                (<u64*>field)[0] = 0 - (t.linear + <u64>r.value)
+            elif r.kind == RELOC_FIELD:
+                (<u32*>field)[0] = (<u32*>(t.bytes + r.value))[0]
+            elif r.kind == RELOC_RIP64:
+                (<u64*>field)[0] = (t.linear + <u64>(r.value & 0xFFFF)
+                                    + <u64><i64>(<i32*>(t.bytes + (r.value >> 16)))[0])
+
+    def sweep(self, const unsigned char[::1] text, u64 linear, u32 key=DEFAULT_KEY):
+        """Translate all of `text`, fragment after fragment, page by page; a `Sweep`.
+
+        Nothing is kept.  For measuring: the work is the translator's alone.  Each fragment has an
+        entry for indirect jumps.
+        """
+        cdef Builder* b = self.b
+        cdef u64 at = 0, size = text.shape[0], fragments = 0, insns = 0, host = 0, records = 0
+        cdef u64 room
+        cdef int r
+        b.checked = 0
+        while at < size:
+            room = 4096 - ((linear + at) & 0xFFF)
+            b.code = &text[at]
+            b.avail = <u32>(room if room < size - at else size - at)
+            b.before = <u32>((linear + at) & 0xFFF if (linear + at) & 0xFFF <= at else 0)
+            b.limit = MAX_INSNS
+            b.linear = linear + at
+            b.key = key
+            r = translate_fragment(b, True)
+            if r == TRANSLATE_LEARN:
+                self.table.learn(bytes(text[at + b.learn_at:at + b.learn_at + 15]))
+                continue
+            if r == TRANSLATE_CROSS:
+                if at + 16 > size:
+                    break
+                b.avail = 16
+                b.before = 0
+                b.limit = 1
+                r = translate_fragment(b, True)
+                if r == TRANSLATE_LEARN:
+                    self.table.learn(bytes(text[at:at + 15]))
+                    continue
+            fragments += 1
+            insns += b.count
+            host += b.n
+            records += (sizeof(Fragment) + b.n_ops * sizeof(OpInfo) + b.n_map * sizeof(MapEntry)
+                        + b.n_links * sizeof(LinkRec))
+            at += b.guest_bytes
+        return Sweep(fragments, insns, at, host, host + records)

@@ -1,0 +1,186 @@
+"""The general emulator: one innocuous instruction whose memory translated code cannot reach.
+
+Translated code leaves an instruction here that accesses a device, that straddles what its windows
+map, or that the translator has no form for.  It is not interpreted: its operands are fetched
+through the virtual MMU with the rights of the guest, and the same instruction runs on the host with
+the guest's registers on a copy of them (`ringlet.vcpu.native`).  Stack instructions, transfers and
+what accesses memory lane by lane are done by hand (`ringlet.vcpu.emulation`).
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from iced_x86 import (
+    Code,
+    Decoder,
+    DecoderError,
+    Instruction,
+    Mnemonic,
+    Mnemonic_,
+    OpAccess,
+    OpKind,
+)
+
+from ringlet.core.ops import Op
+from ringlet.core.state import Key
+from ringlet.errors import InternalError
+from ringlet.translate.classify import Innocuous, Ruled, classify
+from ringlet.vcpu.emulation.access import Accesses, Step
+from ringlet.vcpu.emulation.flow import flow_step, is_flow
+from ringlet.vcpu.emulation.lanes import BYTE_MASKED, GATHERS, MASKED, Gather, Masked, Xlat
+from ringlet.vcpu.emulation.operands import (
+    has_memory_operand,
+    info_of,
+    operand_of,
+)
+from ringlet.vcpu.emulation.plain import (
+    Address,
+    Bits,
+    Nothing,
+    Plain,
+    Registers,
+    Touch,
+    Undefined,
+)
+from ringlet.vcpu.emulation.strings import String, is_string
+from ringlet.vcpu.native import Native
+
+_TF: Final = 1 << 8
+_KEY_MODE64: Final = int(Key.KEY_MODE64)
+_MAX_LENGTH: Final = 15
+_ROOM: Final = 1024
+_KEPT: Final = 4096
+
+_BIT_TESTS: Final = frozenset({Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC})
+_CACHE_LINES: Final = frozenset(
+    {Mnemonic.CLFLUSH, Mnemonic.CLFLUSHOPT, Mnemonic.CLWB, Mnemonic.CLDEMOTE}
+)
+
+
+class Emulator:
+    """Performs the instruction at the guest's RIP, for one virtual processor."""
+
+    def __init__(self, native: Native) -> None:
+        self._native = native
+        self._by_window: dict[bytes, Step] = {}
+        self._steps: dict[bytes, Step] = {}
+        self._refused = -1
+
+    def execute(self) -> Accesses:
+        """Perform one instruction, or some repetitions of a string instruction.
+
+        Accesses to devices are yielded.  False: an exception is set, to be delivered; for the
+        single-step trap, RIP is past the instruction.
+        """
+        native = self._native
+        stepping, rip = native.rflags & _TF, native.rip
+        step = self._step()
+        if step is None:
+            return False
+        if isinstance(step, Sensitive):
+            if self._refused == native.rip:
+                raise InternalError(
+                    "a sensitive instruction was left to the emulator", {"rip": native.rip}
+                )
+            self._refused = native.rip
+            return True
+        self._refused = -1
+        if not (yield from step.run(native)):
+            return False
+        native.done(native.rip != rip or not isinstance(step, String))
+        if stepping:
+            native.step_trap()
+            return False
+        return True
+
+    def _step(self) -> Step | None:
+        """The step at RIP; None if fetching it faults."""
+        native = self._native
+        rip = native.rip
+        if not native.key & _KEY_MODE64:
+            raise InternalError("the emulator was given code that is not 64-bit", {"rip": rip})
+        window = native.fetch(rip)
+        if window is None:
+            return None
+        step = self._by_window.get(window)
+        if step is not None:
+            return step
+        decoder = Decoder(64, window)
+        instruction = decoder.decode()
+        if decoder.last_error == DecoderError.NO_MORE_BYTES and len(window) < _MAX_LENGTH:
+            rest = native.fetch(rip + len(window) & (1 << 64) - 1)
+            if rest is None:
+                return None
+            window = (window + rest)[:_MAX_LENGTH]
+            instruction = Decoder(64, window).decode()
+        if native.room < _ROOM or len(self._by_window) >= _KEPT:
+            native.forget()
+            self._by_window.clear()
+            self._steps.clear()
+        code = window[: instruction.len] if instruction.code != Code.INVALID else window
+        step = self._steps.get(code)
+        if step is None:
+            step = self._steps[code] = make_step(native, instruction)
+        self._by_window[window] = step
+        return step
+
+
+class Sensitive:
+    """Not innocuous, so it was none of the emulator's business when it was translated."""
+
+    __slots__ = ()
+
+    def run(self, native: Native) -> Accesses:
+        """Leave it: the guest has changed its code since, which is to be translated again."""
+        del native
+        yield from ()
+        return True
+
+
+def make_step(native: Native, instruction: Instruction) -> Step:
+    """How an instruction, decoded at address 0, is performed."""
+    kind = classify(instruction.code)
+    if isinstance(kind, Ruled):
+        if kind.rule.op == Op.OP_NONE:
+            return Nothing(instruction)
+        if kind.rule.op == Op.OP_UD:
+            return Undefined()
+        if kind.rule.op not in {Op.OP_EMULATE, Op.OP_PUSHF}:
+            return Sensitive()
+    elif not isinstance(kind, Innocuous):
+        return Undefined()
+    if is_flow(instruction):
+        return flow_step(instruction)
+    if is_string(instruction):
+        return String(native, instruction)
+    make = _FAMILIES.get(instruction.mnemonic)
+    if make is not None:
+        return make(native, instruction)
+    if not has_memory_operand(instruction):
+        return Registers(native, instruction)
+    return _with_operand(native, instruction)
+
+
+_FAMILIES: Final[Mapping[Mnemonic_, Callable[[Native, Instruction], Step]]] = MappingProxyType(
+    dict.fromkeys((*MASKED, *BYTE_MASKED), Masked)
+    | dict.fromkeys(GATHERS, Gather)
+    | {Mnemonic.XLATB: Xlat, Mnemonic.LEA: Address}
+)
+
+
+def _with_operand(native: Native, instruction: Instruction) -> Step:
+    """An instruction with a ModRM memory operand and no other."""
+    used = info_of(instruction).used_memory()
+    if not used or used[0].access == OpAccess.NO_MEM_ACCESS:
+        return Nothing(instruction)
+    operand = operand_of(instruction, used[0])
+    if instruction.code == Code.MOVSXD_R16_RM16:
+        # Processors read all 32 bits of it.
+        operand.size = 4
+    mnemonic = instruction.mnemonic
+    if mnemonic in _CACHE_LINES:
+        return Touch(instruction, operand)
+    if mnemonic in _BIT_TESTS and instruction.op1_kind == OpKind.REGISTER:
+        return Bits(native, instruction, operand)
+    return Plain(native, instruction, operand)

@@ -1,0 +1,499 @@
+"""`Processor`: one virtual CPU with its guest memory, as Python sees it."""
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_AS_STRING
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from ringlet.core.state cimport *
+from ringlet.core.template cimport STUB_COUNT
+from ringlet.core.alarm cimport alarm_attach, alarm_destroy, alarm_set, to_ticks
+from ringlet.core.host cimport host_map_low, host_ticks, host_unmap
+from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
+from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
+from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
+from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
+from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
+from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mmu_read, mmu_write,
+                              mmu_load_cr3, mmu_flush_all)
+from ringlet.translate.builder cimport Builder
+from ringlet.translate.kept_translations cimport KeptTranslations
+from ringlet.translate.learn_table cimport LearnTable
+from ringlet.vcpu.apic cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due, apic_holds,
+                                 apic_line, apic_message, apic_read, apic_update, apic_write)
+from ringlet.vcpu.emulate cimport complete
+from ringlet.vcpu.exceptions cimport interrupt, deliver
+from ringlet.vcpu.blocks cimport blocks_create, blocks_destroy
+from ringlet.vcpu.control cimport update_key
+from ringlet.vcpu.debugger cimport debug_forget, debug_holds
+from ringlet.vcpu.debugging cimport (blocks_events, debug_destroy, debug_go, debug_poke,
+                                     debug_set_breaks, debug_set_watches, debug_why)
+from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
+from ringlet.vcpu.native cimport Native, native_create
+from ringlet.vcpu.reset cimport reset
+from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
+                                 space_dropped)
+
+from ringlet.vcpu.emulator import Emulator
+from ringlet.vcpu.fields import COUNTERS, FIELDS
+from ringlet.vcpu.model import default_entries, tsc_khz
+
+cdef enum:
+    XSAVE_SIZE = 832
+    CODE_CACHE = 32 << 20
+
+class ExitInfo(NamedTuple):
+    """The fields of the last exit; which of them count depends on its kind."""
+
+    port: int
+    size: int
+    count: int
+    data: int
+    phys: int
+    linear: int
+    rip: int
+
+
+cdef class Processor:
+    """One virtual CPU and its guest physical memory of `ram_size` bytes.
+
+    Without `speculate` the arithmetic flags are exact at every fault and no access runs ahead of
+    a bounds check; that is slower.  With `keep` it does not translate twice what it meets again
+    elsewhere, and its `kept` translations may be those of an earlier run.
+
+    Not for two threads at once, but for `kick` and `set_interrupt`, which any thread may call.
+    """
+
+    cdef CpuState* c
+    cdef GuestRam* ram
+    cdef Builder* builder
+    cdef LearnTable table
+    cdef readonly KeptTranslations kept
+    cdef Native native
+    cdef object emulator
+    cdef object emulation   # an instruction that waits for the machine, or None
+    cdef u64 emulated       # instructions the emulator was asked for
+    cdef int waiting        # an exit that the next `run` has to return
+    cdef object port_read   # what answers IN and OUT within `run`, or None
+    cdef object port_write
+    cdef object memory_read    # what answers where there is no RAM, or None
+    cdef object memory_write
+    cdef object level_ended    # what hears of the end of level-triggered interrupts, or None
+    cdef object block_begins   # what is asked before each block, or None
+    cdef u64 port_reads
+    cdef u64 port_writes
+    cdef readonly unsigned long ram_size
+
+    def __cinit__(self, unsigned long ram_size, cpuid=None, bint speculate=True,
+                  bint keep=False):
+        cdef void* block = host_map_low(BLOCK_SIZE)
+        if block == NULL:
+            raise MemoryError("no room below 2 GiB for the virtual processor's state")
+        self.c = <CpuState*>block
+        self.c.block = <u64>block
+        self.ram_size = ram_size
+        reset(self.c)
+        apic_create(self.c)
+        self.c.fpu_pointer = <void*>fpu_pointer
+        self.builder = <Builder*>calloc(1, sizeof(Builder))
+        if self.builder == NULL:
+            raise MemoryError("translator")
+        self.table = LearnTable()
+        self.builder.shapes = &self.table.t
+        self.builder.speculate = speculate
+        self.c.translator = &self.table.t
+        if keep:
+            self.kept = KeptTranslations(self.table)
+            self.c.kept = &self.kept.k
+        self.native = native_create(self.c)
+        self.emulator = Emulator(self.native)
+        cache_create(self.c, CODE_CACHE)
+        self.c.tsc_khz = tsc_khz()
+        alarm_attach(self.c)
+        self.set_cpuid(cpuid if cpuid is not None else default_entries())
+        self.ram = ram_create(ram_size)
+        mmu_create(self.c, self.ram, code_unmapped, code_written, space_dropped)
+        install_handlers(handle_fault)
+        update_key(self.c)
+
+    def __dealloc__(self):
+        if self.c != NULL:
+            alarm_destroy(self.c)
+            prod_detach(self.c)
+            mmu_destroy(self.c)
+            cache_destroy(self.c)
+            apic_destroy(self.c)
+            debug_destroy(self.c)
+            blocks_destroy(self.c)
+            free(self.c.cpuid)
+            host_unmap(self.c, BLOCK_SIZE)
+        free(self.builder)
+        ram_destroy(self.ram)
+
+    cdef inline u8* xsave(self):
+        return <u8*>((<u64>&self.c.xsave[0] + 63) & ~<u64>63)
+
+    # --- memory
+
+    def read_phys(self, u64 address, size_t size) -> bytes:
+        """`size` bytes of guest physical memory; ValueError where there is no RAM."""
+        data = PyBytes_FromStringAndSize(NULL, size)
+        if phys_read(self.c, address, PyBytes_AS_STRING(data), size) != MEM_OK:
+            raise ValueError(f"no RAM at guest physical {address:#x}, {size} bytes")
+        return data
+
+    def write_phys(self, u64 address, const unsigned char[::1] data) -> None:
+        """Write guest physical memory; translations of what changes are dropped."""
+        if data.shape[0] and phys_write(self.c, address, &data[0], data.shape[0]) != MEM_OK:
+            raise ValueError(f"no RAM at guest physical {address:#x}, {data.shape[0]} bytes")
+
+    def read_linear(self, u64 address, size_t size) -> bytes:
+        """`size` bytes at a linear address, as a supervisor read; ValueError if not mapped."""
+        data = PyBytes_FromStringAndSize(NULL, size)
+        if mmu_read(self.c, address, PyBytes_AS_STRING(data), size, ACC_READ) != MEM_OK:
+            raise ValueError(f"linear {address:#x} is not mapped to RAM")
+        return data
+
+    def write_linear(self, u64 address, const unsigned char[::1] data) -> None:
+        if data.shape[0] and mmu_write(self.c, address, &data[0], data.shape[0],
+                                       ACC_WRITE) != MEM_OK:
+            raise ValueError(f"linear {address:#x} is not mapped to writable RAM")
+
+    # --- registers
+
+    def get(self, str name) -> int:
+        """The value of a register by its SDM name in lower case."""
+        if name == "rflags":
+            return get_rflags(self.c)
+        if name == "cpl":
+            return self.c.cpl
+        if name == "exception":
+            return self.c.exc_vector | (<u64>self.c.exc_error << 32)
+        cdef u64 value = 0
+        offset, size = FIELDS[name]
+        memcpy(&value, <u8*>self.c + <size_t>offset, size)
+        return value
+
+    def set(self, str name, u64 value) -> None:
+        """Set a register; control registers take effect at once."""
+        if name == "rflags":
+            set_rflags(self.c, value)
+        elif name == "cpl":
+            self.c.cpl = value & 3
+        else:
+            offset, size = FIELDS[name]
+            memcpy(<u8*>self.c + <size_t>offset, &value, size)
+        self.c.resume = 0
+        if name in ("cr0", "cr4", "efer"):
+            mmu_flush_all(self.c)
+        if name == "cr3":
+            mmu_load_cr3(self.c)
+        update_key(self.c)
+
+    cdef Segment* segment(self, int index):
+        if 0 <= index < 6:
+            return &self.c.seg[index]
+        if index == 6:
+            return &self.c.ldtr
+        if index == 7:
+            return &self.c.tr
+        return NULL
+
+    def get_segment(self, int index) -> tuple[int, int, int, int]:
+        """(selector, base, limit, access rights) of ES CS SS DS FS GS (0-5), LDTR (6), TR (7)."""
+        cdef Segment* s = self.segment(index)
+        if s == NULL:
+            raise IndexError(index)
+        return s.selector, s.base, s.limit, s.ar
+
+    def set_segment(self, int index, u16 selector, u64 base, u32 limit, u32 ar) -> None:
+        cdef Segment* s = self.segment(index)
+        if s == NULL:
+            raise IndexError(index)
+        s.selector = selector
+        s.base = base
+        s.limit = limit
+        s.ar = ar
+        self.c.resume = 0
+        update_key(self.c)
+
+    def get_table(self, str name) -> tuple[int, int]:
+        """(base, limit) of "gdtr" or "idtr"."""
+        cdef TableReg* t = &self.c.gdtr if name == "gdtr" else &self.c.idtr
+        return t.base, t.limit
+
+    def set_table(self, str name, u64 base, u32 limit) -> None:
+        cdef TableReg* t = &self.c.gdtr if name == "gdtr" else &self.c.idtr
+        t.base = base
+        t.limit = limit
+
+    def get_xsave(self) -> bytes:
+        """x87, SSE and AVX state as a standard-format XSAVE image, 832 bytes (SDM 1 13.4)."""
+        vectors_settle(self.xsave())
+        return PyBytes_FromStringAndSize(<char*>self.xsave(), XSAVE_SIZE)
+
+    def set_xsave(self, const unsigned char[::1] image) -> None:
+        if image.shape[0] != XSAVE_SIZE:
+            raise ValueError(f"an XSAVE image of x87, SSE and AVX has {XSAVE_SIZE} bytes")
+        memcpy(self.xsave(), &image[0], XSAVE_SIZE)
+        vectors_settle(self.xsave())
+
+    def set_cpuid(self, entries) -> None:
+        """The CPUID table: (leaf, subleaf, flags, eax, ebx, ecx, edx) rows."""
+        rows = list(entries)
+        cdef CpuidEntry* table = <CpuidEntry*>calloc(len(rows) or 1, sizeof(CpuidEntry))
+        if table == NULL:
+            raise MemoryError("CPUID table")
+        for i, row in enumerate(rows):
+            (table[i].leaf, table[i].subleaf, table[i].flags,
+             table[i].eax, table[i].ebx, table[i].ecx, table[i].edx) = row
+        free(self.c.cpuid)
+        self.c.cpuid = table
+        self.c.cpuid_count = len(rows)
+        if self.c.mmu != NULL:
+            mmu_flush_all(self.c)   # the width of physical addresses may be another
+
+    # --- running
+
+    def run(self) -> int:
+        """Run the guest until Python has to act; an `Exit`.  Releases the GIL."""
+        cdef int kind = self.waiting
+        cdef u8* area = self.xsave()
+        self.c.n_python_exits += 1
+        if kind == EXIT_NONE and self.emulation is not None:
+            kind = self.advance(0)
+        self.waiting = EXIT_NONE
+        prod_attach(self.c)
+        while kind == EXIT_NONE:
+            enter_thread(self.c)
+            with nogil:
+                begin_run(self.c)
+                vectors_load(area)
+                kind = run_loop(self.c, self.builder)
+                vectors_save(area)
+                end_run(self.c)
+            leave_thread()
+            if kind == EXIT_IO_IN or kind == EXIT_IO_OUT:
+                if self.port_read is None:
+                    return kind
+                kind = self.serve(kind == EXIT_IO_IN)
+            elif kind == EXIT_LEARN:
+                self.learn()
+                kind = EXIT_NONE
+            elif kind == EXIT_EMULATE:
+                self.emulated += 1
+                self.emulation = self.emulator.execute()
+                kind = self.advance(None)
+                while kind == EXIT_MMIO_READ or kind == EXIT_MMIO_WRITE:
+                    if not self.reach():
+                        return kind
+                    kind = self.advance(self.c.io_data)
+            elif kind == EXIT_EOI and self.level_ended is not None:
+                self.level_ended(self.c.io_data)
+                kind = EXIT_NONE
+            elif kind == EXIT_BLOCK:
+                self.block_begins()
+                kind = EXIT_NONE
+        return kind
+
+    cdef bint reach(self) except -1:
+        """Let the local APIC or the machine answer an access to a device; False: nobody does."""
+        cdef CpuState* c = self.c
+        cdef bint reads = c.exit_kind == EXIT_MMIO_READ
+        if apic_holds(c, c.mmio_phys):
+            # Only aligned accesses of 32 bits are architected (SDM 3A 10.4.1).
+            if reads:
+                c.io_data = apic_read(c, c.mmio_phys & 0xFFF)
+            elif apic_write(c, c.mmio_phys & 0xFFF, <u32>c.io_data) == EMU_EXIT:
+                if self.level_ended is not None:
+                    self.level_ended(c.io_data)
+        elif self.memory_read is None:
+            return False
+        elif reads:
+            c.io_data = self.memory_read(c.mmio_phys, c.io_size)
+        else:
+            self.memory_write(c.mmio_phys, c.io_size, c.io_data)
+        return True
+
+    def attach_memory(self, read: Callable[[int, int], int],
+                      write: Callable[[int, int, int], None]) -> None:
+        """Let `read(phys, size)` and `write(phys, size, value)` answer accesses to guest physical
+        addresses without RAM within `run`.
+
+        Without them, `run` leaves with EXIT_MMIO_READ or EXIT_MMIO_WRITE.
+        """
+        self.memory_read = read
+        self.memory_write = write
+
+    def attach_level(self, ended: Callable[[int], None]) -> None:
+        """Let `ended(vector)` hear of each level-triggered interrupt that the guest has ended."""
+        self.level_ended = ended
+
+    def wait_in_halt(self) -> None:
+        """From now on HLT waits within `run` for the next interrupt, if it can be taken."""
+        self.c.patient = 1
+
+    def attach_ports(self, read: Callable[[int, int], int],
+                     write: Callable[[int, int, int], None]) -> None:
+        """Let `read(port, size)` and `write(port, size, value)` answer IN and OUT within `run`.
+
+        Without them, `run` leaves with EXIT_IO_IN or EXIT_IO_OUT.
+        """
+        self.port_read = read
+        self.port_write = write
+
+    cdef int serve(self, bint reads) except -1:
+        """Let the machine answer the pending IN or OUT; an `Exit`, or EXIT_NONE."""
+        cdef CpuState* c = self.c
+        cdef int result
+        if reads:
+            self.port_reads += 1
+            c.io_data = self.port_read(c.io_port, c.io_size)
+        else:
+            self.port_writes += 1
+            self.port_write(c.io_port, c.io_size, c.io_data)
+        result = complete(c)
+        if result == EMU_FAULT:
+            result = deliver(c)
+        return c.exit_kind if result == EMU_EXIT else EXIT_NONE
+
+    def emulate(self, u64 value=0) -> int:
+        """Perform the instruction at RIP by the general emulator; an `Exit`.
+
+        EXIT_NONE: it is over, done or its exception delivered.  After EXIT_MMIO_READ or
+        EXIT_MMIO_WRITE the next call goes on with it, and `value` is what was read.  `run` does all
+        this where translated code cannot go on; here it is a way to try one instruction.
+        """
+        if self.emulation is None:
+            self.emulation = self.emulator.execute()
+            return self.advance(None)
+        return self.advance(value)
+
+    cdef int advance(self, answer) except -1:
+        """Go on with an emulated instruction: the exit it needs, or EXIT_NONE when it is over."""
+        cdef CpuState* c = self.c
+        emulation = self.emulation
+        self.emulation = None
+        try:
+            access = emulation.send(answer)
+        except StopIteration as end:
+            if end.value:
+                return EXIT_NONE
+            c.db_pending = 0
+            debug_forget(c)
+            return c.exit_kind if deliver(c) == EMU_EXIT else EXIT_NONE
+        self.emulation = emulation
+        c.mmio_phys, c.io_size, write, c.io_data = access
+        c.n_mmio_writes += bool(write)
+        c.n_mmio_reads += not write
+        c.exit_kind = EXIT_MMIO_WRITE if write else EXIT_MMIO_READ
+        return c.exit_kind
+
+    cdef learn(self):
+        """The translator met an instruction whose shape is new."""
+        cdef Builder* b = self.builder
+        cdef u32 at = b.learn_at
+        cdef u32 size = b.avail - at
+        self.table.learn(PyBytes_FromStringAndSize(<char*>b.code + at, size if size < 15 else 15))
+
+    def exit_info(self):
+        """The fields of the last exit."""
+        cdef CpuState* c = self.c
+        return ExitInfo(c.io_port, c.io_size, c.io_count, c.io_data, c.mmio_phys, c.mmio_linear,
+                        c.rip)
+
+    def complete(self, u64 value=0) -> None:
+        """Finish the instruction that left for a device; `value` is what was read."""
+        if self.emulation is not None:
+            self.waiting = self.advance(value)
+            return
+        self.c.io_data = value
+        cdef int result = complete(self.c)
+        self.ended(deliver(self.c) if result == EMU_FAULT else result)
+
+    cdef void ended(self, int result):
+        """Keep the triple fault that delivery outside the run loop may come to."""
+        if result == EMU_EXIT:
+            self.waiting = self.c.exit_kind
+
+    def interruptible(self) -> bool:
+        """Whether the guest would take an interrupt of the machine's controller before its next
+        instruction."""
+        apic_update(self.c)
+        return (self.c.intr & INTR_EXTERNAL != 0 and self.c.iflag != 0 and not self.c.inhibit
+                and self.emulation is None
+                and not (self.c.debugger != NULL and debug_holds(self.c)))
+
+    def inject(self, int vector) -> None:
+        """Deliver an external interrupt; the guest must be able to take it: after EXIT_WINDOW, or
+        if it is `interruptible`.
+        """
+        self.ended(interrupt(self.c, vector))
+
+    def set_interrupt(self, bint pending) -> None:
+        """The interrupt line of the machine's controller; any thread may call this."""
+        apic_line(self.c, pending)
+
+    def message(self, u64 address, u32 data) -> None:
+        """An interrupt message to the local APIC, as a device writes it (SDM 3A 10.11); any thread
+        may call this.
+        """
+        apic_message(self.c, address, data)
+
+    def kick(self) -> None:
+        """Make `run` return EXIT_INTERRUPTED soon; any thread may call this."""
+        self.c.stop = 1
+        request_stop(self.c)
+
+    def set_alarm(self, due: int | None) -> None:
+        """Make `run` return EXIT_INTERRUPTED at `due`, in ns of CLOCK_MONOTONIC, in place of what
+        was set before; None: not at all.
+        """
+        self.c.alarm_due = 0 if due is None else host_ticks() + to_ticks(
+            self.c, max(0, due - time.monotonic_ns()), 1000000000)
+        alarm_set(self.c, apic_due(self.c))
+
+    # --- for a debugger, while `run` does not
+
+    def set_breakpoints(self, addresses) -> None:
+        """Leave with EXIT_DEBUG before instructions at these linear addresses only, at most 256."""
+        debug_set_breaks(self.c, addresses)
+
+    def set_watchpoints(self, watches) -> None:
+        """Leave with EXIT_DEBUG after accesses to these (linear, size, kinds) only, at most 4;
+        kinds: 1 reads, 2 writes, 3 both."""
+        debug_set_watches(self.c, watches)
+
+    def debug_go(self, bint step, bint skip) -> None:
+        """With `step`, leave after one instruction; with `skip`, do it even with a breakpoint."""
+        debug_go(self.c, step, skip)
+
+    def debug_stop(self) -> tuple[int, int]:
+        """Why the last EXIT_DEBUG came, a `DebugReason`, and the bits of the watchpoints hit."""
+        return debug_why(self.c)
+
+    def poke_linear(self, u64 address, const unsigned char[::1] data) -> None:
+        """Write RAM even where the guest may not; ValueError where none is mapped."""
+        if data.shape[0]:
+            debug_poke(self.c, address, &data[0], data.shape[0])
+
+    def watch_blocks(self, u32 last, begins=None) -> None:
+        """From before the first run on: keep the `last` events (0 or a power of 2) for `events`,
+        and call `begins` before each block, with the registers as they are there."""
+        self.block_begins = begins
+        blocks_create(self.c, last, begins is not None)
+
+    def events(self) -> list[tuple[int, int, int, int, int]]:
+        """(`Event`, CPL, RIP, two arguments) of the last events, the oldest first."""
+        return blocks_events(self.c)
+
+    def counters(self) -> dict[str, int]:
+        """The engine's counters by name."""
+        cdef Cache* k = <Cache*>self.c.cache
+        values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
+        values.update(emulated=self.emulated, port_reads=self.port_reads,
+                      port_writes=self.port_writes, code_cache_used=k.used,
+                      code_cache_size=k.size, fragments_live=k.live)
+        return values
+

@@ -1,0 +1,26 @@
+"""What a processor's registers hold after power-up."""
+from ringlet.core.control_bits cimport CR0_CD, CR0_ET, CR0_NW, XCR0_X87
+from ringlet.core.state cimport CpuState, FLAGS_HOST, u8, u16, u32, u64
+from ringlet.vcpu.msr cimport reset_msrs
+
+cdef enum:
+    CR0_RESET = CR0_ET | CR0_NW | CR0_CD
+    DR7_RESET = 0x400
+    FCW_RESET = 0x37F      # as FNINIT leaves it: SDM 1 8.1.5
+    MXCSR_RESET = 0x1F80
+    IMAGE_MXCSR = 24       # in an XSAVE image: SDM 1 table 10-2
+    NO_WINDOW = 0x8000     # a tag that no canonical address has
+
+
+cdef void reset(CpuState* c) noexcept nogil:
+    cdef u8* image = <u8*>((<u64>&c.xsave[0] + 63) & ~<u64>63)
+    c.arith_mask = FLAGS_HOST
+    c.rflags = 2
+    c.win_tag = NO_WINDOW
+    c.cr0 = CR0_RESET
+    c.xcr0 = XCR0_X87
+    c.dr[6] = <u64>0xFFFF0FF0
+    c.dr[7] = DR7_RESET
+    reset_msrs(c)
+    (<u16*>image)[0] = FCW_RESET
+    (<u32*>(image + IMAGE_MXCSR))[0] = MXCSR_RESET
