@@ -109,8 +109,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("halts --memory -1", "a machine needs RAM"),
         ("halts --append " + "x" * 3000, "command line has 3000 bytes"),
         ("halts --console tcp:1", "--console tcp:1: give stdio, file:PATH or none"),
-        ("halts --console file:/no/where", "--console file:/no/where: cannot be written"),
-        ("halts --console file:.", "--console file:.: cannot be written: Is a directory"),
+        ("halts --console file:/no/where", "--console file:/no/where: cannot write the file"),
+        ("halts --console file:.", "--console file:.: cannot write the file: Is a directory"),
     ],
 )
 def test_mistakes_are_a_line_and_status_2(capfd: Capture, arguments: str, message: str) -> None:
