@@ -81,7 +81,7 @@ def fetch_kernel(
             facts["release"] = fetched.package.removeprefix("linux-image-")
     kernel = _cached_kernel(source.store, package)
     if kernel is None:
-        raise ImageError(f"{source.store.root}: cached files differ from those written; check the disk")
+        raise ImageError(f"{source.store.root}: the disk returns wrong data; check the disk")
     return kernel
 
 
@@ -106,7 +106,7 @@ def fetch_busybox(
             facts["package"], facts["version"] = fetched.package, fetched.version
     tool = _cached_tool(source.store)
     if tool is None:
-        raise ImageError(f"{source.store.root}: cached files differ from those written; check the disk")
+        raise ImageError(f"{source.store.root}: the disk returns wrong data; check the disk")
     return tool
 
 

@@ -1,4 +1,4 @@
-"""The thread in which a machine runs."""
+"""Runs a machine in a thread."""
 
 import signal
 import threading
@@ -14,9 +14,9 @@ _SYNCHRONOUS: Final = {
 
 
 class Runner:
-    """Runs `machine` in a thread of its own; once `done` is set, `end` or `error` says how.
+    """Runs `machine` in a thread of its own; once `done` is set, `end` or `error` has the result.
 
-    `on_done` is called by that thread then.
+    That thread then calls `on_done`.
     """
 
     def __init__(self, machine: Machine, on_done: Callable[[], object] = lambda: None) -> None:
@@ -31,11 +31,11 @@ class Runner:
         threading.Thread(target=self._work, name="vcpu0", daemon=True).start()
 
     def _work(self) -> None:
-        # Signals that tell of a fault are the vCPU's own; all others belong to the main thread.
+        # The vCPU handles the signals of faults; the main thread handles all others.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _SYNCHRONOUS)
         try:
             self.end = self.machine.run()
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
             self.error = error
         finally:
             self.done.set()
