@@ -92,9 +92,7 @@ def _number(flag: str, text: str, limit: int) -> int:
     try:
         value = int(text, 0)
     except ValueError:
-        raise ConfigError(
-            f"{flag} {text}: not a number; give one such as 4096 or 0x1000"
-        ) from None
+        raise ConfigError(f"{flag} {text}: not a number; give one such as 4096 or 0x1000") from None
     if not 0 <= value < limit:
         raise ConfigError(f"{flag} {text}: out of range")
     return value

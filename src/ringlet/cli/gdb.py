@@ -4,13 +4,13 @@ from typing import cast
 
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
-from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import End
+from ringlet.machine.vm import Vm
 
 STATUS_UNKNOWN = 1
 
 
-def debugged(machine: Machine, where: str, *, wait: bool) -> End:
+def debugged(machine: Vm, where: str, *, wait: bool) -> End:
     """Run `machine` as `supervise` does, and serve gdb at `where`.
 
     With `wait`, the guest does not start until gdb continues it.  Raises ConfigError if the

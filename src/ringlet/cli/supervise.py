@@ -8,18 +8,18 @@ from typing import Final
 
 from ringlet.cli.signals import ending
 from ringlet.machine import outcome
-from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import End
 from ringlet.machine.runner import Runner
+from ringlet.machine.vm import Vm
 
 _GRACE_S: Final = 2.0
 """How long to wait for a vCPU that was told to stop; it may be blocked on a full pipe."""
 
 
-def supervise(machine: Machine) -> End:
+def supervise(machine: Vm) -> End:
     """Run `machine` and return how it ended; SIGINT, SIGTERM and SIGHUP end it with 128 + signal.
 
-    Must be called from the main thread.  Exceptions of `Machine.run` are raised again here.
+    Must be called from the main thread.  Exceptions of `Vm.run` are raised again here.
     """
     # A signal does not end a wait for an event, and a signal handler may use no other queue.
     news: SimpleQueue[None] = SimpleQueue()

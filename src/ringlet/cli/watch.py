@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from ringlet.cli.streams import complain
 from ringlet.errors import ConfigError, HostError
 from ringlet.machine import outcome
-from ringlet.machine.machine import Machine
+from ringlet.machine.vm import Vm
 
 if TYPE_CHECKING:
     from ringlet.debug.compare import Comparer
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def watched(machine: Machine, trace: str, compare: int) -> Iterator[None]:
+def watched(machine: Vm, trace: str, compare: int) -> Iterator[None]:
     """Watch a machine that has not run yet.
 
     With `trace`, write the machine's last events to the file of that name, however the run ends.
@@ -49,7 +49,7 @@ def watched(machine: Machine, trace: str, compare: int) -> Iterator[None]:
             )
 
 
-def _comparer(machine: Machine, cpu: "Processor", times: int) -> "Comparer":
+def _comparer(machine: Vm, cpu: "Processor", times: int) -> "Comparer":
     try:
         from ringlet.debug.compare import Comparer
     except ImportError:

@@ -176,7 +176,7 @@ class Commands:
             return _stay(NO_MEMORY)
         return _stay(OK)
 
-    # --- breakpoints and watchpoints
+    # --- points that stop the guest
 
     def _point(self, rest: bytes) -> tuple[Kind, int, int]:
         kind, linear, size = numbers(rest.partition(b";")[0], 3)

@@ -1,7 +1,7 @@
 """Serves the remote protocol of gdb on a port of the loopback interface or a Unix socket.
 
 A thread reads the socket.  The guest's thread answers the packets: it enters the server through
-`Machine.post` and stays there until gdb resumes the guest, and no other thread touches the
+`Vm.post` and stays there until gdb resumes the guest, and no other thread touches the
 processor.  The server disconnects a peer that violates the protocol or does not read its answers,
 and the guest then continues as if no debugger had connected.
 """
@@ -43,7 +43,7 @@ class Cpu(commands.Cpu, Protocol):
     def set_watchpoints(self, watches: Sequence[Watch]) -> None: ...
 
 
-class Machine(Protocol):
+class Vm(Protocol):
     """The part of a machine that the server uses."""
 
     def post(self, call: Callable[[], None]) -> None: ...
@@ -154,7 +154,7 @@ class GdbServer:
     The machine calls `trapped` and `dying`; `attach_debugger` registers the server there.
     """
 
-    def __init__(self, machine: Machine, cpu: Cpu, listener: socket.socket) -> None:
+    def __init__(self, machine: Vm, cpu: Cpu, listener: socket.socket) -> None:
         self._machine = machine
         self._cpu = cpu
         self._listener = listener

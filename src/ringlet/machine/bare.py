@@ -30,7 +30,7 @@ from ringlet.machine.bus import PortBus
 from ringlet.machine.cpu import Cpu, MakeCpu
 from ringlet.machine.elf import load_program, read_program
 from ringlet.machine.long_mode import enter_long_mode
-from ringlet.machine.machine import InterruptLine, Machine
+from ringlet.machine.vm import InterruptLine, Vm
 
 
 def build(
@@ -40,7 +40,7 @@ def build(
     *,
     avx: bool,
     clock: Clock = time.monotonic_ns,
-) -> Machine:
+) -> Vm:
     """Return a bare machine with the program loaded, about to execute its first instruction.
 
     `avx` says whether the processor has AVX, which is then enabled.  Raises ProgramError.
@@ -52,12 +52,12 @@ def build(
     return wire(cpu, sink, clock)
 
 
-def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Machine:
+def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Vm:
     """Put the devices on the bus and connect their lines."""
     bus = PortBus()
     line = InterruptLine(cpu)
     pics = I8259Pair(line)
-    machine = Machine(cpu, bus, pics, line, clock)
+    machine = Vm(cpu, bus, pics, line, clock)
 
     pit = I8254(clock, pics.line(at.IRQ_TIMER), machine.timer_changed)
     machine.attach_timer(pit, at.IRQ_TIMER)

@@ -138,9 +138,7 @@ def _initrd_address(kernel: Kernel, name: str, size: int) -> int:
         if least > at.DEVICE_HOLE:
             least = at.DEVICE_HOLE + pages
     elif least > limit:
-        raise ProgramError(
-            f"{what} is too large: this kernel needs it below {format_size(limit)}"
-        )
+        raise ProgramError(f"{what} is too large: this kernel needs it below {format_size(limit)}")
     raise too_little_memory(what, least, kernel.memory_size)
 
 

@@ -31,8 +31,8 @@ from ringlet.machine import address_map as at
 from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.dsdt import Platform
-from ringlet.machine.machine import InterruptLine, Machine
 from ringlet.machine.timers import Timers
+from ringlet.machine.vm import InterruptLine, Vm
 
 _COMS: Final = (  # ports, and the interrupts that they share
     (at.PORT_COM1, at.IRQ_COM1),
@@ -46,7 +46,7 @@ _COMS: Final = (  # ports, and the interrupts that they share
 class Pc:
     """A wired machine; `coms` are its serial ports, COM1 first, `rsdp` is the RSDP's address."""
 
-    machine: Machine
+    machine: Vm
     coms: tuple[Uart16550, ...]
     rsdp: int
 
@@ -104,7 +104,7 @@ def assemble(
     pics = I8259Pair(intr)
     ioapic = IoApic(cpu.message)
     interrupts = Interrupts(pics, ioapic)
-    machine = Machine(cpu, ports, pics, intr, clock)
+    machine = Vm(cpu, ports, pics, intr, clock)
     cpu.attach_memory(memory.read, memory.write)
     cpu.attach_level(ioapic.end_of_interrupt)
     cpu.wait_in_halt()

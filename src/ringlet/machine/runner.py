@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import End
+from ringlet.machine.vm import Vm
 
 _SYNCHRONOUS: Final = {
     signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
@@ -19,7 +19,7 @@ class Runner:
     That thread then calls `on_done`.
     """
 
-    def __init__(self, machine: Machine, on_done: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, machine: Vm, on_done: Callable[[], object] = lambda: None) -> None:
         self.machine = machine
         self._on_done = on_done
         self.end: End | None = None

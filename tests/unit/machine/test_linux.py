@@ -245,8 +245,7 @@ def test_least_memory_named_for_an_initrd_works(path: Path) -> None:
     _, params = loaded(path, memory=21 * MIB, initrd=disk)
 
     assert str(caught.value).endswith(
-        "an initial RAM disk of 3 MiB does not fit in 18 MiB of RAM; "
-        "give at least --memory 21M"
+        "an initial RAM disk of 3 MiB does not fit in 18 MiB of RAM; give at least --memory 21M"
     )
     assert field(params, 0x218, "I") >= LOAD + 0x10_0000
 

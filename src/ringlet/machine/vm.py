@@ -51,8 +51,8 @@ class InterruptLine:
             self._set(level)
 
 
-class Machine:
-    """A processor, a bus, an interrupt controller and a timer.
+class Vm:
+    """A virtual machine: a processor, a bus, an interrupt controller and a timer.
 
     One thread calls `run`; any thread and signal handlers may call `stop`.
     """
