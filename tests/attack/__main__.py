@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{total.programs} programs, {total.steps} steps", file=sys.stderr, flush=True)
         seed, exact = seed + _CHUNK, not exact
     seconds = time.monotonic() - start
-    print(f"{total.steps} steps of {total.programs} programs from seed {options.seed} in {seconds:.0f} s")
+    print(f"{total.steps} steps of {total.programs} programs, seed {options.seed}, {seconds:.0f} s")
     print("ended with: " + ", ".join(f"{kind}: {n}" for kind, n in total.kinds.most_common()))
     print(f"broken: {len(total.broken)}")
     return 1 if total.broken else 0

@@ -33,8 +33,8 @@ numbers of the state block's fields.  It follows every path and knows values as 
     passes nothing that was not performed but probes.  No masked move is surely performed, no string
     instruction (its count may be 0), and none of the x87 (a store that raises an unmasked exception
     accesses nothing).
-    A *probe*, told by its bytes, is a load at RSP.  Behind it, the load was performed, or RSP is its
-    guest value plus the addend that the privilege's table has for that value.  Either way its
+    A *probe*, told by its bytes, is a load at RSP.  Behind it, the load was performed, or RSP is
+    its guest value plus the addend that the privilege's table has for that value.  Either way its
     addend covers the value.  The fault handler sees to that (`probe_fault` in
     `ringlet.vcpu.faults`) and takes the guest's value from `rsp_naddend`, which must therefore be
     right at a probe.  A probe that is passed leaves r8 as it was.
