@@ -46,6 +46,7 @@ PROCESSOR_COUNTERS: Final = (
     Counter("port_writes", "accesses", "port writes"),
     Counter("mmio_reads", "accesses", "reads where there is no RAM"),
     Counter("mmio_writes", "accesses", "writes where there is no RAM"),
+    Counter("jump_tables", "tables", "tables of indirect targets taken from one key for another"),
     Counter("msr_reads", "instructions", "RDMSR at CPL 0"),
     Counter("msr_writes", "instructions", "WRMSR at CPL 0"),
     Counter("cpuid", "instructions", "CPUID"),

@@ -5,9 +5,10 @@ every way out of that fragment, back into it among them, is turned into an exit:
 runs to its end and no further.  Where the handler finds the thread elsewhere, the run loop is next
 to look, or the entry stub (`CpuState.attention`).
 """
-from ringlet.core.state cimport CpuState, KEY_CPL, u8, u32, u64
+from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.core.template cimport STUB_INDIRECT
-from ringlet.cache.codecache cimport Cache, Fragment, LinkRec, NONE, patch, table_of
+from ringlet.cache.codecache cimport Cache, Fragment, LinkRec, NONE, patch
+from ringlet.cache.jumps cimport table_at
 
 cdef enum:
     JMP_TABLE = 0xCD24FF42   # jmp [r9 * 8 + disp32]
@@ -40,7 +41,7 @@ cdef void cache_unhalt(CpuState* c, Cache* k) noexcept nogil:
         l = &k.links[i]
         patch(k, l.at, l.home if l.linked == NONE else k.fragments[l.linked].body)
     if f.indirect != NONE:
-        table = <u64>table_of(c, (f.key & KEY_CPL) == 3)
+        table = <u64>table_at(c, f.table)
         (<u32*>(k.write + f.indirect))[0] = JMP_TABLE
         (<u32*>(k.write + f.indirect + 4))[0] = <u32>table
     k.halted = NONE

@@ -234,7 +234,6 @@ class Comparer:
             read |= left
         return read
 
-
     # --- the report
 
     def _report(self, path: Sequence[Instruction], wrong: dict[str, tuple[int, int]]) -> str:

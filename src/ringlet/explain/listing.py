@@ -17,7 +17,6 @@ from ringlet.explain import source
 from ringlet.translate.classify import Refused, Ruled, classify
 from ringlet.translate.translator import (
     BLOCK,
-    JUMP_TABLES,
     KEYS,
     NEGATED_SLOTS,
     SLOTS,
@@ -344,6 +343,8 @@ class _Lister:
         match kind:
             case Relocation.STATE:
                 return text.replace(f"{raw:#x}", self._state_name(value))
+            case Relocation.TABLE:
+                return text.replace(f"{raw:#x}", "jumps")
             case Relocation.SLOT:
                 return text.replace("[0]", f"[slot of {address:#x}]")
             case Relocation.LINEAR32 if instruction.memory_displacement:
@@ -360,7 +361,7 @@ class _Lister:
                 return text
 
     def _state_name(self, offset: int) -> str:
-        for name, tables in (("slots", SLOTS), ("-slots", NEGATED_SLOTS), ("jumps", JUMP_TABLES)):
+        for name, tables in (("slots", SLOTS), ("-slots", NEGATED_SLOTS)):
             index, odd = divmod(offset - tables[self._user], 8)
             if 0 <= index < TABLE_BYTES // 8 and not odd:
                 return name if index == 0 else f"{name} + {index * 8:#x}"
