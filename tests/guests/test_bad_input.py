@@ -1,4 +1,4 @@
-"""What goes wrong before a guest runs, and around it: a line, a status, and nothing left behind."""
+"""Errors before and around a guest's run give one line and a status, and leave nothing behind."""
 
 import contextlib
 import os
@@ -65,7 +65,7 @@ def run(
 
 
 def a_line(errors: bytes) -> str:
-    """Return what was said on standard error, which is one line of Ringlet's."""
+    """Return standard error, which must be one line of Ringlet's."""
     text = errors.decode()
     assert text.startswith("ringlet: ")
     assert text.count("\n") == 1
@@ -195,7 +195,7 @@ def test_without_a_tool_of_debians(mirror: Mirror, tmp_path: Path, tool: str) ->
     assert mirror.entries() == ["lock"]
 
 
-# How much room is needed is asked first; here it is said to be none.
+# The command checks the free space first; here the needed space is set to 0.
 SMALL = (
     "import sys\n"
     "from ringlet.images import debian\n"
@@ -203,7 +203,7 @@ SMALL = (
     "from ringlet.cli.main import command\n"
     "sys.exit(command())\n"
 )
-# Runs a command with a file system over the cache, then tells what it has left there.
+# Runs a command with a file system mounted over the cache, then lists the files left there.
 MOUNTED = """
 mount -t tmpfs -o "$1" tmpfs "$2" || exit 99
 cache=$2
@@ -320,7 +320,7 @@ MOMENTS = [
     ("number", "delay"), MOMENTS, ids=[f"{n.name}-{d:.2f}" for n, d in MOMENTS]
 )
 def test_a_signal_at_any_moment(tmp_path: Path, number: signal.Signals, delay: float) -> None:
-    """The fetch takes most of three seconds; then comes the RAM disk, and the guest spins."""
+    """The fetch takes most of three seconds; the RAM disk is made, and then the guest spins."""
     mirror = Mirror(tmp_path, kernel=SPINS.bytes() + bytes(2 << 20))
     with mirror.slow(1 << 20), subprocess.Popen(
         DEBIAN, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -338,7 +338,7 @@ def test_a_signal_at_any_moment(tmp_path: Path, number: signal.Signals, delay: f
 
 
 class Terminal:
-    """A terminal that is a session's own, and a command on it."""
+    """A session's controlling terminal, and a command on it."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
         self.open: tuple[int, ...] = os.openpty()
@@ -355,7 +355,7 @@ class Terminal:
             self.shown += os.read(self.user, 4096)
 
     def ended(self) -> int:
-        """Return the exit status; what the command wrote last is in `shown` then."""
+        """Return the exit status; `shown` then has the command's last output."""
         status = self.process.wait(PATIENCE)
         os.set_blocking(self.user, False)
         with contextlib.suppress(OSError):
@@ -382,7 +382,7 @@ def terminals() -> Iterator[list[Terminal]]:
         terminal.close()
 
 
-# On the terminal, what follows comes when the guest spins and when packages are fetched.
+# The moments of signals from a terminal: while the guest spins, and while packages are fetched.
 SHELL = [(b"starting", "spins"), (b"fetching linux", "debian")]
 
 

@@ -1,4 +1,4 @@
-"""A second boot of a kernel finds its translations; whatever happens to them, guests run."""
+"""A second boot of a kernel reuses its translations; guests run whatever happens to the file."""
 
 import os
 import re
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache directory with kernels and tools, and no translations but of one boot."""
+    """A cache directory with kernels, tools, and the translations of one boot."""
     try:
         find_busybox()
         fetch_kernel()

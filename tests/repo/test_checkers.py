@@ -1,4 +1,4 @@
-"""ruff and mypy have nothing to say."""
+"""ruff and mypy report no errors."""
 
 import subprocess
 import sys

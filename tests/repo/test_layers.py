@@ -15,7 +15,7 @@ _PLAIN = re.compile(r"^\s*c?import\s+([\w.]+)", re.MULTILINE)
 
 
 def imported_packages(source: str) -> set[str]:
-    """Return the packages directly under `ringlet` that Cython source `source` names."""
+    """Return the packages directly under `ringlet` that the Cython source `source` imports."""
     modules = [f"{module}.{name}" for module, name in _FROM.findall(source)]
     modules += _PLAIN.findall(source)
     ours = [m.split(".") for m in modules if m.startswith("ringlet.")]

@@ -24,7 +24,7 @@ def program(tmp_path: Path) -> str:
 
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """Put a fake in the engine's place; call it with the exits it is to make."""
+    """Replace the engine by a fake; call it with the exits that it must make."""
 
     def play(*exits: FakeExit) -> None:
         module = types.ModuleType("ringlet.vcpu.processor")

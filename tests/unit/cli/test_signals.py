@@ -1,4 +1,4 @@
-"""Signals that end the command: what they undo, and what they leave alone."""
+"""Signals that end the command: what is cleaned up, and what is left alone."""
 
 import signal
 import time
@@ -13,7 +13,7 @@ HUP, INT, TERM = signal.SIGHUP, signal.SIGINT, signal.SIGTERM
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """See that the signals' handlers are as before."""
+    """Check that the signals' handlers are restored."""
     before = {number: signal.getsignal(number) for number in (HUP, INT, TERM, signal.SIGALRM)}
     yield
     assert {number: signal.getsignal(number) for number in before} == before
@@ -82,7 +82,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 
 class Finalized:
-    """Gets a signal where an exception has nowhere to go."""
+    """Receives a signal where an exception cannot propagate."""
 
     def __del__(self) -> None:
         signal.raise_signal(TERM)

@@ -1,4 +1,4 @@
-"""The user's terminal: escapes, and that it is given back as it was."""
+"""The user's terminal: escapes, and the restoration of its attributes."""
 
 import contextlib
 import fcntl
@@ -70,7 +70,7 @@ def test_keyboard_sends_quits_and_helps() -> None:
     assert b"\n" not in shown[0].replace(b"\r\n", b"")
 
 
-# --- a terminal of our own
+# --- a pseudo-terminal
 
 
 class Pty:
@@ -128,7 +128,7 @@ class Pty:
         return int(said.partition(b"[pid ")[2].partition(b"]")[0])
 
     def read_until(self, *wanted: bytes) -> bytes:
-        """Return what was written to the terminal, once all of `wanted` is in it."""
+        """Return the terminal's output once it contains all of `wanted`."""
         got = b""
         while not all(part in got for part in wanted):
             got += os.read(self.user, 4096)
@@ -162,7 +162,7 @@ def pty() -> Iterator[Pty]:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Give back the signals' handlers, whatever a test did."""
+    """Restore the signals' handlers after a test."""
     numbers = (signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     yield

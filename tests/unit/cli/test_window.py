@@ -1,4 +1,4 @@
-"""The window's size on its way to a guest."""
+"""The transfer of the window's size to a guest."""
 
 import queue
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ FIRST, SECOND, THIRD = WindowSize(24, 80), WindowSize(30, 100), WindowSize(50, 1
 
 
 class Guest:
-    """Takes sizes; asked for the next it waits a little, so that what is late is not missed."""
+    """Receives sizes; it waits a little for the next one, so that a late size is not missed."""
 
     def __init__(self) -> None:
         self.sizes: queue.Queue[WindowSize] = queue.Queue()

@@ -1,4 +1,4 @@
-"""Blocks compared with another processor: what is right passes, and what is wrong is named."""
+"""Blocks compared with another processor: right results pass, and wrong ones are named."""
 
 import pytest
 
@@ -64,7 +64,7 @@ def test_a_block_that_faults_is_passed_over(watched: Watched) -> None:
 
 
 def test_the_first_wrong_instruction_is_named() -> None:
-    """A translation that subtracts where the guest adds is put in its place."""
+    """The test replaces the translation by one that subtracts where the guest adds."""
     first = Board(keep=True)
     first.set(rdi=DATA, rax=7)
     first.run(SUM)

@@ -1,4 +1,4 @@
-"""The server: who may come, what it does with peers that misbehave, how a run goes on."""
+"""The server: who may connect, how it treats peers that misbehave, how a run continues."""
 
 import socket
 import threading
@@ -78,7 +78,7 @@ class LoopingMachine:
         return "127.0.0.1", int(place_of(self.server._listener).rpartition(":")[2])
 
     def runs(self) -> bool:
-        """Whether the loop goes round, seen from outside."""
+        """Return whether the loop makes progress, seen from outside."""
         before = self.board.get("rip"), self.board.p.counters()["python_exits"]
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
@@ -90,7 +90,7 @@ class LoopingMachine:
 
 
 class Peer:
-    """What speaks to the server."""
+    """A peer of the server."""
 
     def __init__(self, machine: LoopingMachine) -> None:
         self.sock = socket.create_connection(machine.address(), TIMEOUT_S)
@@ -107,7 +107,7 @@ class Peer:
         self.sock.sendall(data)
 
     def receive(self) -> bytes:
-        """The next packet; empty at the end."""
+        """Return the next packet, empty at the end."""
         while not self.packets:
             data = self.sock.recv(4096)
             if not data:

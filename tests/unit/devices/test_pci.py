@@ -22,7 +22,7 @@ BARS = (
 
 
 class Card:
-    """A function with three BARs and a pin, and what it told."""
+    """A function with three BARs and a pin, and the calls that it made."""
 
     def __init__(self) -> None:
         self.moves: list[tuple[int, int | None]] = []

@@ -16,7 +16,7 @@ A, B, C, D = chip.REGISTER_A, chip.REGISTER_B, chip.REGISTER_C, chip.REGISTER_D
 
 
 class Clockwork:
-    """A chip, its clocks, and what its line did."""
+    """A chip, its clocks, and the recorded levels of its line."""
 
     def __init__(self, start: float = START, now: int = 77_000) -> None:
         self.now = now

@@ -1,4 +1,4 @@
-"""Output gathered on its way to the host."""
+"""The spool, which gathers output for the host."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from ringlet.errors import OutputError
 
 
 class Host:
-    """A clock, two sinks and how often the machine was told of another moment."""
+    """A clock, two sinks, and the number of calls of `changed`."""
 
     def __init__(self) -> None:
         self.now = 1000

@@ -1,4 +1,4 @@
-"""Where code comes from, and the one line said of each thing that is refused."""
+"""The sources of code, and the one-line message for each error."""
 
 import struct
 import subprocess

@@ -1,4 +1,4 @@
-"""The initial RAM disk: what is in it, and that its shell scripts say what is meant."""
+"""The initial RAM disk: its contents, and the meaning of its shell scripts."""
 
 import importlib.resources
 import re
@@ -143,7 +143,7 @@ def test_init_calls_only_what_busybox_is_asked_for() -> None:
 
 
 def fed(data: bytes) -> tuple[bytes, bytes]:
-    """Return what init's `feed` makes of the bytes that come in on the port, and what it says."""
+    """Return the output of init's `feed` for the bytes on the port, and its requests."""
     function = re.search(r"^feed\(\) \{\n.*?^\}\n", INIT, re.MULTILINE | re.DOTALL)
     assert function is not None
     done = subprocess.run(

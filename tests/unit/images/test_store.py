@@ -1,4 +1,4 @@
-"""The cache directory: entries that are there whole or not at all."""
+"""The cache directory, whose entries are complete or absent."""
 
 import errno
 import json

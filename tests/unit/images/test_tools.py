@@ -1,4 +1,4 @@
-"""The host's tools: what they say, and that none is left."""
+"""The host's tools: their output, and that none is left running."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def test_a_process_whose_start_is_interrupted_is_ended(monkeypatch: pytest.Monke
     popen = subprocess.Popen
 
     def interrupted(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
-        # The main thread gets its exception while this one is at work.
+        # The main thread gets its exception while this thread starts the process.
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.1)
         made.append(popen(*arguments, **options))  # type: ignore[call-overload]  # as they come

@@ -1,4 +1,4 @@
-"""The ELF loader: what it loads, and the one line it says of each thing it refuses."""
+"""The ELF loader: the programs that it loads, and its one-line message for each error."""
 
 import os
 from pathlib import Path

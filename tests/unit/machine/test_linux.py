@@ -1,4 +1,4 @@
-"""The Linux loader: what it puts where, and the one line it says of each thing it refuses."""
+"""The Linux loader: the memory that it writes, and its one-line message for each error."""
 
 import contextlib
 import os
@@ -412,7 +412,7 @@ def test_tables_zero_page_and_command_line_do_not_overlap() -> None:
 
 
 def real_kernels() -> list[Path]:
-    """Return kernels that happen to be here: fetched by Ringlet, or the host's own."""
+    """Return the kernels on this host: those fetched by Ringlet, and the host's own."""
     found = [p for p in Path("/boot").glob("vmlinuz-*") if os.access(p, os.R_OK)]
     entry = Store(default_root()).find("kernels", CLOUD_KERNEL)
     cached = entry.file("vmlinuz") if entry is not None else None

@@ -1,4 +1,4 @@
-"""The PC: that its devices are where a kernel looks, and what its ends are."""
+"""The PC: its devices are where a kernel expects them, and its runs end as they should."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Translations on disk: what was written is read, and nothing else is."""
+"""Translations on disk: only files that were written properly are read."""
 
 import os
 from pathlib import Path

@@ -16,7 +16,7 @@ IF = 0x200
 
 
 class Console:
-    """What the serial port sent."""
+    """The bytes that the serial port sent."""
 
     def __init__(self) -> None:
         self.sent = b""
@@ -236,7 +236,7 @@ def test_counters_join_the_processors_and_the_machines(console: Console) -> None
 
 
 class Gathered:
-    """Where the guest stood each time that output was asked for."""
+    """The guest's position at each request for output."""
 
     def __init__(self, cpu: FakeCpu, console: Console) -> None:
         self.stops: list[str] = []

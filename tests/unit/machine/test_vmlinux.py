@@ -1,4 +1,4 @@
-"""A vmlinux: what is loaded of it, and the one line that is said of each that is refused."""
+"""The vmlinux loader: what it loads, and its one-line message for each error."""
 
 import struct
 from pathlib import Path
