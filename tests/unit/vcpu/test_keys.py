@@ -21,11 +21,11 @@ from tests.unit.vcpu.keys import (
     CR4,
     EM,
     MP,
+    NOP,
     OSFXSR,
     OSXSAVE,
     PLAIN,
     SSE,
-    NOP,
     TABLE,
     TARGET,
     TS,
@@ -151,9 +151,7 @@ def test_a_handler_that_clears_ts_is_asked_each_time_it_was_set(call: str) -> No
     for _ in range(3):
         code += bytes.fromhex("0F20C0 83C808 0F22C0")  # mov rax, cr0; or eax, 8; mov cr0, rax
         for _ in range(2):
-            code += bytes.fromhex(
-                branch(call, CODE + len(code), TARGET) if call == "E8" else call
-            )
+            code += bytes.fromhex(branch(call, CODE + len(code), TARGET) if call == "E8" else call)
     board.set(rdx=TARGET, rbx=0)
 
     board.run(code)
