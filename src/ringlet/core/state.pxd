@@ -140,7 +140,7 @@ cdef enum:
     LEAVE_SAFEPOINT = 5  # asked to, before the next instruction
     LEAVE_AGAIN = 6      # bindings went stale: dispatch the same instruction anew
     LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
-    LEAVE_STEPPED = 8    # a store into translated code completed
+    LEAVE_STEPPED = 8    # the instruction before rip has ended, by steps or as the only one
     LEAVE_STALE = 9      # the guest bytes of fragment exit_arg have changed
 
 # A translation's key: everything about the processor that a translation depends on.  What was
@@ -264,7 +264,7 @@ cdef struct CpuState:
     u64 mmio_linear
     u64 shutdown_rip
     # --- the rest of the virtual machine, as seen by compiled code
-    void* mmu            # ringlet.mmu.windows.Mmu*
+    void* mmu            # ringlet.mmu.layout.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*
     void* translator
     void* kept           # ringlet.translate.kept.Kept*, or NULL

@@ -30,6 +30,17 @@ cdef enum:  # Stub
     STUB_STALE = 5       # exit_arg: the fragment whose guest bytes are not what they were
     STUB_COUNT = 6
 
+# The probe of RSP, `movzx r8d, byte ptr ds:[rsp]`.  The DS prefix tells it from every instruction of
+# the guest's, whose copies keep no prefix where they use r8.  One byte is never misaligned.
+cdef enum:
+    PROBE_FIRST = 0xB60F443E
+    PROBE_REST = 0x2404
+    PROBE_SIZE = 6
+
+cdef inline bint is_probe(u64 host) noexcept nogil:
+    """The instruction at `host` is a probe."""
+    return (<u32*>host)[0] == PROBE_FIRST and (<u16*>(host + 4))[0] == PROBE_REST
+
 cdef struct Reloc:
     u32 at
     u32 kind

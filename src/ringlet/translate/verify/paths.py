@@ -100,7 +100,7 @@ class Paths:
             data = code[i.ip : i.next_ip]
             plan = self._plans.get(data)
             if plan is None:
-                plan = plan_of(i)
+                plan = plan_of(i, data)
                 self._plans[data] = plan
             self._steps[i.ip] = (i, plan)
             self._at = i.ip
