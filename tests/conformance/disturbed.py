@@ -21,8 +21,8 @@ from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.machine import bare
 from ringlet.machine.outcome import End
 from ringlet.machine.vm import Vm
-from ringlet.vcpu.probe import simulate_wide_host, wide_faults
 from ringlet.vcpu.processor import Processor
+from ringlet_probes.vcpu import simulate_wide_host, wide_faults
 
 MEMORY = 128 << 20
 NOWHERE = 0x1234_5678_9000
