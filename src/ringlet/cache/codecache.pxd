@@ -15,7 +15,6 @@ cdef enum:
     HOT_WRITES = 4     # faults of writes to a page within a period, until it is hot
     HOT_AGAIN = 2      # what a page that was hot begins the next period with
     MAX_HOT = 64       # hot pages at a time
-    NO_TABLE = 0xFF
 
 cdef struct Fragment:
     u64 linear
@@ -29,7 +28,7 @@ cdef struct Fragment:
     u32 map            # index of its first MapEntry
     u32 n_map
     u32 indirect       # cache offset of its jump through the table, or NONE
-    u32 table          # the jump table that it leads through, or NO_TABLE
+    u32 table          # host address of the jump table that it leads through, or 0
     u32 links          # index of its first LinkRec
     u32 n_links
     u32 n_ops
@@ -85,7 +84,7 @@ cdef struct Cache:
     u32* linear_hash
     u32* phys_hash
     JumpTable tables[JUMP_TABLES]
-    u8 table_of[KEY_LIMIT]       # a key's table, or NO_TABLE
+    u64 table_of[KEY_LIMIT]      # host address of a key's table, or 0
     u32 n_tables       # how many belong to a key
     u32 next_table     # the next to be taken from its key when all do
     u32 space[2]       # identities of the two halves that the tables are for

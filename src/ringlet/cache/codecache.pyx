@@ -120,7 +120,7 @@ cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
     k.generation += 1
     k.drops += 1
     c.n_flushes += 1
-    jumps_release_all(c, k)
+    jumps_release_all(k)
 
 
 cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil:
@@ -135,19 +135,23 @@ cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil:
 
 
 cdef u32 table_for(CpuState* c, Cache* k, u32 key) noexcept nogil:
-    """The jump table of a key.  If all belong to others, one of them is taken from its key, and the
-    fragments that lead through it are dropped."""
-    cdef u32 table = k.table_of[key], i
-    if table != NO_TABLE:
-        return table
+    """The host address of a key's jump table.
+
+    If all belong to others, one is taken from its key, and the fragments that lead through it are
+    dropped.
+    """
+    cdef u32 i, taken
+    if k.table_of[key]:
+        return <u32>k.table_of[key]
     if k.n_tables == JUMP_TABLES:
-        table = k.next_table
+        taken = <u32><u64>table_at(c, k.next_table)
         for i in range(k.n_fragments):
-            if k.fragments[i].table == table:
+            if k.fragments[i].table == taken:
                 cache_drop(c, k, i)
-        jumps_release(c, k, table)
+        jumps_release(k, k.next_table)
         c.n_jump_tables += 1
-    return jumps_assign(c, k, key)
+    jumps_assign(c, k, key)
+    return <u32>k.table_of[key]
 
 
 cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 index,
@@ -166,7 +170,7 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 
         if r.kind == RELOC_STATE:
             (<u32*>(p + at))[0] = <u32>(c.block + <u64>r.value)
         elif r.kind == RELOC_TABLE:
-            (<u32*>(p + at))[0] = <u32><u64>table_at(c, k.table_of[t.key])
+            (<u32*>(p + at))[0] = <u32>k.table_of[t.key]
         elif r.kind == RELOC_LINEAR32:
             (<u32*>(p + at))[0] = <u32>(t.linear + <u64>r.value)
         elif r.kind == RELOC_LINEAR64:
@@ -213,7 +217,7 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     host = (k.used + 15) & ~<u32>15
     ops = (host + t.size + 15) & ~<u32>7
     f = &k.fragments[index]
-    f.table = <u32>NO_TABLE if t.indirect == NONE else table_for(c, k, t.key)
+    f.table = 0 if t.indirect == NONE else table_for(c, k, t.key)
     write_code(c, k, t, host, ops, index, k.n_links)
     f.linear = t.linear
     f.phys[0] = phys0

@@ -143,8 +143,8 @@ cdef enum:
     LEAVE_STEPPED = 8    # the instruction before rip has ended, by steps or as the only one
     LEAVE_STALE = 9      # the guest bytes of fragment exit_arg have changed
 
-# A translation's key: everything about the processor that a translation depends on.  Code that was
-# translated under one key is never run under another (ringlet.cache.codecache, ringlet.cache.jumps).
+# A translation's key: everything about the processor that a translation depends on.  What was
+# translated under one key is never run under another (ringlet.cache).
 cpdef enum Key:
     KEY_CPL = 3          # bits 0-1: CPL
     KEY_MODE16 = 1 << 2  # 16-bit code segment

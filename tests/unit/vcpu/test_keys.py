@@ -21,11 +21,11 @@ from tests.unit.vcpu.keys import (
     CR4,
     EM,
     MP,
+    NOP,
     OSFXSR,
     OSXSAVE,
     PLAIN,
     SSE,
-    NOP,
     TABLE,
     TARGET,
     TS,
@@ -148,12 +148,10 @@ def test_a_handler_that_clears_ts_is_asked_each_time_it_was_set(call: str) -> No
     board = keyed_board(WAYS["direct_call"], SSE + "C3")
     board.p.write_phys(HANDLERS + 16 * NM, bytes.fromhex("FFC3 0F06 48CF"))  # inc ebx; clts; iretq
     code = b""
-    for _ in range(3):
-        code += bytes.fromhex("0F20C0 83C808 0F22C0")  # mov rax, cr0; or eax, 8; mov cr0, rax
-        for _ in range(2):
-            code += bytes.fromhex(
-                branch(call, CODE + len(code), TARGET) if call == "E8" else call
-            )
+    for sets_ts in (False, False, True, True, True, False):
+        if sets_ts:
+            code += bytes.fromhex("0F20C0 83C808 0F22C0")  # mov rax, cr0; or eax, 8; mov cr0, rax
+        code += bytes.fromhex(branch(call, CODE + len(code), TARGET) if call == "E8" else call)
     board.set(rdx=TARGET, rbx=0)
 
     board.run(code)
