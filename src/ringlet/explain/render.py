@@ -92,15 +92,15 @@ class _Layouter:
         for guest in fragment.guest:
             yield from self._guest(guest)
         if fragment.end:
-            yield from self._rows("", Span("(goes on)", _DIM), fragment.end)
+            yield from self._rows("", Span("(continues)", _DIM), fragment.end)
         if fragment.again:
             yield (Span(f"{_MARGIN}the loop's later passes:", _DIM),)
         for guest in fragment.again:
             yield from self._guest(guest)
         if fragment.again_end:
-            yield from self._rows("", Span("(goes on)", _DIM), fragment.again_end)
+            yield from self._rows("", Span("(continues)", _DIM), fragment.again_end)
         if fragment.cold:
-            yield (Span(f"{_MARGIN}out of line, where the window is another's:", _DIM),)
+            yield (Span(f"{_MARGIN}out of line, for misses of the cached window:", _DIM),)
         for cold in fragment.cold:
             yield from self._rows(f"{cold.linear:x}", Span(""), cold.host)
 
