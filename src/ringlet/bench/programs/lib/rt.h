@@ -52,11 +52,13 @@ static inline uint64_t rt_random(uint64_t *state)
 /* 1 in the bare guest, 0 natively. */
 extern const int rt_is_guest;
 
-/* Natively: measures the host's signals and mappings, under the names of the operations that need them. */
+/* Natively: measures the host's signals and mappings, under the names of the operations that need
+ * them. */
 __attribute__((weak)) void rt_floors(void);
 
-/* A program that is also a guest's init defines these.  `rt_begin` is called first, with the arguments,
- * and returns whether this system's clock is the host's; `rt_end` is called after all output. */
+/* A program that is also a guest's init defines these.  `rt_begin` is called first, with the
+ * arguments, and returns whether this system's clock is the host's; `rt_end` is called after all
+ * output. */
 __attribute__((weak)) int rt_begin(char **arguments);
 __attribute__((weak)) void rt_end(void);
 

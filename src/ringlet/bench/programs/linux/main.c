@@ -127,7 +127,8 @@ static uint64_t run_page_fault(long count)
     return ticks;
 }
 
-/* Forks from a process with 1 MiB of memory; the child exits at once or executes a program that does. */
+/* Forks from a process with 1 MiB of memory; the child exits at once, or executes a program that
+ * does. */
 static uint64_t run_children(long count, int exec)
 {
     char *arguments[] = {self, "end", NULL}, *environment[] = {NULL};

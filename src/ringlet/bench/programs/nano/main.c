@@ -167,8 +167,8 @@ static uint64_t quartile(uint64_t *values, int count)
 }
 
 /* The cost of a timer interrupt: the time that the guest loses in windows with the timer, less the
- * time that it loses in windows without it, per interrupt.  The two kinds of windows alternate; their
- * lower quartiles count. */
+ * time that it loses in windows without it, per interrupt.  The two kinds of windows alternate;
+ * their lower quartiles count. */
 static void timer(void)
 {
     static uint64_t busy[PAIRS], quiet[PAIRS];
