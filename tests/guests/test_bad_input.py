@@ -172,7 +172,7 @@ def test_without_a_network(mirror: Mirror) -> None:
 
 @NEEDS_APT
 @NEEDS_DEBIAN
-def test_a_server_that_has_it_no_more(mirror: Mirror) -> None:
+def test_a_server_without_the_package(mirror: Mirror) -> None:
     mirror.lose()
     done = run(DEBIAN, mirror.environment)
 

@@ -81,7 +81,7 @@ def test_much_input_is_not_lost() -> None:
     assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
 
 
-def test_input_that_nobody_reads_holds_nothing_up() -> None:
+def test_unread_input_does_not_block_the_command() -> None:
     began = time.monotonic()
     done = in_guest("exit 3", bytes(4_000_000))
 
@@ -307,7 +307,7 @@ def test_escape_ends_the_machine(terminal: Terminal) -> None:
     assert terminal.ended() == 0
 
 
-def test_what_takes_so_long_is_told_until_the_guest_speaks(terminal: Terminal) -> None:
+def test_progress_is_shown_until_the_guest_prints(terminal: Terminal) -> None:
     told, _, guests = terminal.until(b"# ").rpartition(b"\x1b[1A\x1b[2K")
 
     assert b"starting Linux 6." in told
@@ -318,7 +318,7 @@ def test_what_takes_so_long_is_told_until_the_guest_speaks(terminal: Terminal) -
     assert terminal.ended() == 0
 
 
-def test_what_takes_so_long_is_told_until_a_command_starts() -> None:
+def test_progress_is_shown_until_a_command_starts() -> None:
     terminal = Terminal(command("debian", "--", "echo", "up"))
     told = terminal.until(b"up\r\n")
     status = terminal.ended()

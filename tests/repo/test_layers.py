@@ -62,7 +62,7 @@ def test_layers_name_nothing_twice() -> None:
     assert len(names) == len(set(names))
 
 
-def test_import_linter_is_content() -> None:
+def test_import_linter_reports_nothing() -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "lint-imports", "--no-cache"],
         cwd=ROOT, capture_output=True, text=True, check=False,

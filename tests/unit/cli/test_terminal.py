@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[3]
         (b"", []),
     ],
 )
-def test_what_is_for_whom(typed: bytes, parts: list[bytes | Action]) -> None:
+def test_input_goes_to_the_guest_or_to_ringlet(typed: bytes, parts: list[bytes | Action]) -> None:
     assert list(EscapeParser().feed(typed)) == parts
 
 
@@ -302,7 +302,7 @@ def test_in_the_background_the_terminal_is_left_alone(pty: Pty) -> None:
     assert after == before
 
 
-def test_a_new_size_is_told(pty: Pty) -> None:
+def test_a_new_size_is_reported(pty: Pty) -> None:
     pty.start("while True: time.sleep(60)")
     pty.resize(33, 99)
 

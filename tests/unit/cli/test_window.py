@@ -37,7 +37,7 @@ def guest() -> Iterator[Guest]:
     guest.window.stop()
 
 
-def test_a_change_is_told(guest: Guest) -> None:
+def test_a_change_is_sent(guest: Guest) -> None:
     guest.window.guest_listens()
     guest.window.changed(SECOND)
 
@@ -46,7 +46,7 @@ def test_a_change_is_told(guest: Guest) -> None:
     assert guest.next() == FIRST
 
 
-def test_what_changed_before_the_guest_listens_is_told_then(guest: Guest) -> None:
+def test_a_change_before_the_guest_listens_is_sent_when_it_does(guest: Guest) -> None:
     guest.window.changed(SECOND)
     guest.window.changed(THIRD)
     quiet = guest.hears_nothing()
@@ -57,14 +57,14 @@ def test_what_changed_before_the_guest_listens_is_told_then(guest: Guest) -> Non
     assert guest.hears_nothing()
 
 
-def test_what_the_guest_knows_is_not_told(guest: Guest) -> None:
+def test_a_size_that_the_guest_knows_is_not_sent(guest: Guest) -> None:
     guest.window.changed(FIRST)
     guest.window.guest_listens()
 
     assert guest.hears_nothing()
 
 
-def test_a_guest_that_starts_anew_is_told_again(guest: Guest) -> None:
+def test_a_guest_that_starts_again_gets_the_size_again(guest: Guest) -> None:
     guest.window.guest_listens()
     guest.window.changed(SECOND)
     first = guest.next()
@@ -73,7 +73,7 @@ def test_a_guest_that_starts_anew_is_told_again(guest: Guest) -> None:
     assert (first, guest.next()) == (SECOND, SECOND)
 
 
-def test_a_window_that_nobody_changes_can_be_stopped() -> None:
+def test_an_unchanged_window_can_be_stopped() -> None:
     window = Window(lambda size: None, FIRST)
     window.start()
     window.stop()

@@ -44,7 +44,7 @@ def watched() -> Watched:
         "0fb600 480fafc0 480fbdc8 f4",
     ],
 )
-def test_what_is_right_passes(watched: Watched, code: str) -> None:
+def test_right_results_pass(watched: Watched, code: str) -> None:
     watched.board.set(rax=DATA, rcx=3)
     watched.run(code)
     assert watched.said == []

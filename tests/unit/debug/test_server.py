@@ -209,7 +209,7 @@ def test_kill(machine: LoopingMachine, peer: Peer) -> None:
     assert machine.end == outcome.stopped(9)
 
 
-def test_end_of_the_run_is_told(peer: Peer, machine: LoopingMachine) -> None:
+def test_end_of_the_run_is_reported(peer: Peer, machine: LoopingMachine) -> None:
     peer.ask(b"?")
     peer.send(frame(b"c"))
     time.sleep(0.05)
@@ -328,7 +328,7 @@ def test_path_of_a_socket_that_was_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["", "-", "65536", "99999999999", "/nowhere/at/all", "a" * 200])
-def test_place_where_nobody_can_listen(where: str) -> None:
+def test_place_that_cannot_be_listened_at(where: str) -> None:
     with pytest.raises(ConfigError, match="--gdb"):
         listen(where)
 

@@ -70,7 +70,7 @@ def test_next_byte_after_a_flush_has_its_own_time(host: Host) -> None:
     assert host.spool.next_event() == host.now + DELAY_NS
 
 
-def test_what_could_not_be_written_is_not_written_again() -> None:
+def test_unwritable_output_is_not_written_again() -> None:
     spool = Spool(lambda: 0, lambda: None)
 
     def closed(data: bytes) -> None:

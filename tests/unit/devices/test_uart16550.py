@@ -389,7 +389,7 @@ def test_input_raises_the_interrupt_when_polled() -> None:
     assert port.irq
 
 
-def test_a_driver_gets_a_fifo_full_an_interrupt_so_that_it_comes_to_an_end() -> None:
+def test_a_driver_gets_one_full_fifo_per_interrupt() -> None:
     port = InputPort()
     port.put(FCR, u.FCR_ENABLE)
     port.put(IER, u.IER_RDA)

@@ -43,13 +43,13 @@ def test_static_programs_are_known(tmp_path: Path, elf: Elf, static: bool) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", Elf().bytes()[:50], Elf().bytes()[:70]])
-def test_what_is_no_whole_elf_file_is_not_static(tmp_path: Path, content: bytes) -> None:
+def test_incomplete_elf_file_is_not_static(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "busybox").write_bytes(content)
 
     assert not is_static(tmp_path / "busybox")
 
 
-def test_what_is_not_there_is_not_static(tmp_path: Path) -> None:
+def test_missing_file_is_not_static(tmp_path: Path) -> None:
     assert not is_static(tmp_path / "busybox")
 
 

@@ -76,7 +76,7 @@ def test_a_kernels_own_package_may_be_named(host: Host) -> None:
 
 
 @NEEDS_APT
-def test_what_is_in_the_cache_needs_no_apt(
+def test_cached_kernel_needs_no_apt(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     host.publish()

@@ -59,7 +59,7 @@ def test_the_kernel_finds_a_console(busybox: Path) -> None:
     assert (stat.S_IFMT(console.mode), console.device) == (stat.S_IFCHR, (5, 1))
 
 
-def test_what_is_in_a_directory_comes_after_it(busybox: Path) -> None:
+def test_contents_follow_their_directory(busybox: Path) -> None:
     names = list(made(busybox, Command((b"true",))))
 
     assert all(names.index(n.rpartition("/")[0]) < names.index(n) for n in names if "/" in n)

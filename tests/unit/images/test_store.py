@@ -92,7 +92,7 @@ def test_an_entry_that_fails_leaves_the_old_one_and_nothing_else(store: Store) -
     assert (store.root / "kernels/thing/file").read_bytes() == b"old"
 
 
-def test_what_a_killed_process_left_is_removed(store: Store) -> None:
+def test_files_of_a_killed_process_are_removed(store: Store) -> None:
     add(store)
     left = store.root / "kernels/.unfinished-abc"
     left.mkdir()
@@ -110,7 +110,7 @@ def test_manifest_is_json_that_people_can_read(store: Store) -> None:
     assert set(manifest["sha256"]) == {"file"}
 
 
-def test_too_little_room_is_told_before_anything_is_made(store: Store) -> None:
+def test_too_little_room_is_reported_before_anything_is_made(store: Store) -> None:
     with pytest.raises(ImageError, match="No space left on device; free 200 MiB there"):
         add(store, room=1 << 62)
 
@@ -138,7 +138,7 @@ def test_root_follows_the_xdg_specification() -> None:
     assert default_root({}) == Path.home() / ".cache/ringlet"
 
 
-def test_whoever_comes_second_is_told_and_waits(store: Store) -> None:
+def test_a_second_process_waits_and_is_notified(store: Store) -> None:
     order: list[str] = []
     told = threading.Event()
 

@@ -15,7 +15,7 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-def test_output_and_status_are_told(tmp_path: Path) -> None:
+def test_output_and_status_are_returned(tmp_path: Path) -> None:
     script = "pwd; echo $X; echo wrong >&2; cat; exit 3"
     done = output(["sh", "-c", script], 20, directory=tmp_path, environment={"X": "x"})
 
@@ -23,7 +23,7 @@ def test_output_and_status_are_told(tmp_path: Path) -> None:
     assert done.returncode == 3
 
 
-def test_what_is_no_text_is_told_all_the_same() -> None:
+def test_output_that_is_not_text_is_returned() -> None:
     assert output(["printf", r"a\377"], 20).stdout == "a\ufffd"
 
 

@@ -106,7 +106,7 @@ def test_nothing_is_where_devices_are(path: Path) -> None:
         (Elf().bytes()[:100], "its program headers lie past its end"),
     ],
 )
-def test_refusal_of_what_is_no_whole_elf_file(path: Path, content: bytes, message: str) -> None:
+def test_refusal_of_an_incomplete_elf_file(path: Path, content: bytes, message: str) -> None:
     path.write_bytes(content)
 
     with pytest.raises(ProgramError, match=message):

@@ -226,7 +226,7 @@ def test_initrd_has_its_pages_for_itself(path: Path, size: int) -> None:
     [("x" * 3000, b"x"), ("", b""), ("", bytes(RAM)), ("", Path("/nonexistent"))],
     ids=["command line", "empty", "large", "missing"],
 )
-def test_what_would_be_refused_can_be_known_before(
+def test_check_raises_what_loading_would_raise(
     path: Path, command_line: str, initrd: Path | bytes
 ) -> None:
     kernel = read_kernel(BzImage().write(path), RAM)
@@ -299,7 +299,7 @@ def test_no_setup_sectors_means_four(path: Path) -> None:
     assert cpu.memory[LOAD] == CODE
 
 
-def test_what_follows_the_code_is_not_loaded(path: Path) -> None:
+def test_bytes_after_the_code_are_not_loaded(path: Path) -> None:
     cpu, _ = loaded(path, BzImage(code=CODE + b"signature" * 16, syssize=len(CODE) // 16))
 
     assert cpu.memory[LOAD] == CODE

@@ -285,7 +285,7 @@ def test_output_that_cannot_be_written_does_not_hide_a_defect(console: Console) 
         gathered.machine.run()
 
 
-def test_output_that_cannot_be_written_at_the_end_is_told(console: Console) -> None:
+def test_unwritable_output_at_the_end_is_reported(console: Console) -> None:
     gathered = Gathered(FakeCpu([BYE]), console)
 
     def full() -> None:
