@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 from typing import Final, Self
 
 from ringlet.cli.signals import held
+from ringlet.core.signals import forget_terminal, keep_terminal
 from ringlet.errors import OutputError
 
 ESCAPE: Final = 0x01  # Ctrl-A
@@ -114,8 +115,9 @@ class RawTerminal:
     """Makes the terminal `fd` raw, from entry to exit, for the main thread.
 
     It is as before whenever this process does not run: after an exception, after a signal that
-    ends the process, and while it is stopped; when it goes on, the terminal is raw again.  In the
-    background it is left alone.  `on_resize` gets the window's new size.
+    ends the process (even where no Python code runs after it, as after SIGSEGV), and while it is
+    stopped; when it goes on, the terminal is raw again.  In the background it is left alone.
+    `on_resize` gets the window's new size.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class RawTerminal:
             self._saved = termios.tcgetattr(self._fd)
         except termios.error as error:
             raise OutputError(f"the terminal cannot be set up: {error.args[-1]}") from error
+        keep_terminal(self._fd)
         self._catch(signal.SIGTSTP, self._suspend)
         self._catch(signal.SIGCONT, self._resumed)
         self._catch(signal.SIGWINCH, self._resized)
@@ -151,6 +154,7 @@ class RawTerminal:
                 signal.signal(number, handler)
             self._handlers.clear()
             self._restore()
+            forget_terminal()
 
     # --- signals
 

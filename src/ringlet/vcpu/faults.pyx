@@ -321,6 +321,10 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
     elif k.stubs.at[STUB_ENTER] <= host < k.stubs.enter_end:
         index = cache_fragment_at(k, <u32>(c.entry - <u64>k.run))
     else:
+        # In compiled code, which looks before it enters a fragment.  But somebody else's signal
+        # handler may go back to the middle of one, so ask again.
+        if f.nested:
+            prod_arm(c)
         return 1
     if index != NONE:
         cache_halt(c, k, index)
