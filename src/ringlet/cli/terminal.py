@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 from typing import Final, Self
 
 from ringlet.cli.signals import held
+from ringlet.core.signals import forget_terminal, keep_terminal
 from ringlet.errors import OutputError
 
 ESCAPE: Final = 0x01  # Ctrl-A
@@ -114,7 +115,7 @@ class RawTerminal:
     """Makes the terminal `fd` raw from entry to exit.  Only the main thread may use it.
 
     The terminal gets its former attributes back after an exception, after a signal that ends the
-    process, and while the process is stopped; when the process continues, the terminal becomes raw
+    process (even by SIGSEGV, after which no Python code runs), and while it is stopped; when the process continues, the terminal becomes raw
     again.  A process in the background leaves the terminal alone.  `on_resize` is called with the
     window's new size.
     """
@@ -132,6 +133,7 @@ class RawTerminal:
             self._saved = termios.tcgetattr(self._fd)
         except termios.error as error:
             raise OutputError(f"cannot set up the terminal: {error.args[-1]}") from error
+        keep_terminal(self._fd)
         self._catch(signal.SIGTSTP, self._suspend)
         self._catch(signal.SIGCONT, self._resumed)
         self._catch(signal.SIGWINCH, self._resized)
@@ -152,6 +154,7 @@ class RawTerminal:
                 signal.signal(number, handler)
             self._handlers.clear()
             self._restore()
+            forget_terminal()
 
     # --- signals
 

@@ -22,6 +22,7 @@ from ringlet.vcpu.control cimport (
     op_cache, op_clts, op_invlpg, op_lmsw, op_mov_from_cr, op_mov_to_cr, op_smsw)
 from ringlet.vcpu.cpuid cimport CPUID_EDX, cpuid_bit, op_cpuid
 from ringlet.vcpu.debug cimport op_mov_from_dr, op_mov_to_dr, single_step
+from ringlet.vcpu.events cimport SHADOW_MOV_SS
 from ringlet.vcpu.fastcalls cimport op_syscall, op_sysenter, op_sysexit, op_sysret
 from ringlet.vcpu.fpstate cimport (
     op_fnsave, op_fnstenv, op_fxrstor, op_fxsave, op_nm, op_xgetbv, op_xrstor, op_xrstors, op_xsave,
@@ -42,9 +43,6 @@ from ringlet.vcpu.tables cimport (
     op_lar, op_lgdt, op_lidt, op_lldt, op_lsl, op_ltr, op_sgdt, op_sidt, op_sldt, op_str, op_verr,
     op_verw)
 from ringlet.vcpu.transfers cimport op_call_far, op_iret, op_jmp_far, op_ret_far
-
-cdef enum:
-    SHADOW_MOV_SS = 2
 
 
 cdef int op_serialize(CpuState* c, OpInfo* op) noexcept nogil:
@@ -235,8 +233,13 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
     The step trap follows TF as it was before the instruction, but for SYSCALL and SYSRET, where
     the new TF counts (SDM 3B 17.3.1.4), software interrupts, which clear it on entry, and loads of
     SS, which hold it back.
+
+    c.inhibit is the shadow in which the instruction stands, and after it the one that it opens.  Of
+    loads of SS one after the other only the first opens one (SDM 3A 6.8.3): else a row of them, which
+    any ring may execute, would hold off interrupts for as long as it is.
     """
     cdef u64 stepping = c.rflags & FLAG_TF
+    cdef u32 shadow = c.inhibit
     cdef int result
     cdef int kind = op.op
     c.inhibit = 0
@@ -246,6 +249,8 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
     if kind == OP_SYSRET and not (stepping | c.gpr[11] & FLAG_TF):
         return op_sysret(c, op)
     result = dispatch(c, op)
+    if shadow == SHADOW_MOV_SS and c.inhibit == SHADOW_MOV_SS:
+        c.inhibit = 0
     if result == EMU_NEXT:
         advance(c, op)
     if result == EMU_FAULT:

@@ -50,6 +50,15 @@ cdef bint unbias_string(CpuState* c, u64* regs) noexcept nogil:
     return True
 
 
+cdef bint is_repeated_string(u64 rip) noexcept nogil:
+    cdef const u8* p = <const u8*>rip
+    cdef bint repeats = False
+    while p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66 or p[0] == 0x48:
+        repeats |= p[0] == 0xF3 or p[0] == 0xF2
+        p += 1
+    return repeats and (0xA4 <= p[0] <= 0xA7 or 0xAA <= p[0] <= 0xAF)
+
+
 cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
     """Make the handler return to the dispatcher with the guest's state before its instruction."""
     unbias_string(c, f.regs)
@@ -291,11 +300,16 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
 
 
 cdef int step(CpuState* c, HostFault* f, Cache* k, u32 host) noexcept nogil:
-    """Single steps complete a store into the fragment that it dropped, up to the next boundary."""
-    cdef u32 index = <u32>(c.stepping - 1), guest
+    """Single steps complete a store into the fragment that it dropped, up to the next boundary.
+
+    That is the end of a repetition, too: the instruction's own bytes may be others now.
+    """
+    cdef u32 index = <u32>(c.stepping - 1), guest, start = 0
     cdef Fragment* frag = &k.fragments[index]
     if frag.host <= host < frag.host + frag.size:
-        if not cache_is_boundary(k, frag, host, &guest):
+        if is_repeated_string(f.regs[HR_RIP]):
+            guest = cache_guest_offset(k, frag, host, &start)
+        elif not cache_is_boundary(k, frag, host, &guest):
             return 1
         return leave(c, f, frag, guest, LEAVE_STEPPED)
     f.regs[HR_EFL] &= ~<u64>HOST_TF
@@ -345,6 +359,10 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
     elif k.stubs.at[STUB_ENTER] <= host < k.stubs.enter_end:
         index = cache_fragment_at(k, <u32>(c.entry - <u64>k.run))
     else:
+        # In compiled code, which looks before it enters a fragment.  But somebody else's signal
+        # handler may go back to the middle of one, so ask again.
+        if f.nested:
+            prod_arm(c)
         return 1
     if index != NONE:
         cache_halt(c, k, index)

@@ -14,6 +14,7 @@ from ringlet.core.state cimport *
 from ringlet.mmu.mmu cimport mmu_translate, phys_read, phys_write
 from ringlet.vcpu.debugger cimport debug_seen
 from ringlet.vcpu.debug cimport single_step
+from ringlet.vcpu.events cimport event_due
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
 from ringlet.vcpu.watch cimport check_aligned, watch
 
@@ -352,8 +353,7 @@ cdef class Native:
     def wanted(self) -> bool:
         """Something waits for an instruction boundary."""
         cdef CpuState* c = self.c
-        return (c.attention != 0 or c.db_pending != 0 or (c.intr != 0 and c.iflag != 0)
-                or debug_seen(c))
+        return c.attention != 0 or c.db_pending != 0 or event_due(c) or debug_seen(c)
 
     # --- memory
 

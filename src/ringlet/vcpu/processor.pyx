@@ -23,6 +23,7 @@ from ringlet.translate.learn_table cimport LearnTable
 from ringlet.vcpu.apic cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due, apic_holds,
                                  apic_line, apic_message, apic_read, apic_update, apic_write)
 from ringlet.vcpu.emulate cimport complete
+from ringlet.vcpu.events cimport nmi_due
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.blocks cimport blocks_create, blocks_destroy
 from ringlet.vcpu.control cimport update_key
@@ -422,7 +423,7 @@ cdef class Processor:
         instruction."""
         apic_update(self.c)
         return (self.c.intr & INTR_EXTERNAL != 0 and self.c.iflag != 0 and not self.c.inhibit
-                and self.emulation is None
+                and not nmi_due(self.c) and self.emulation is None
                 and not (self.c.debugger != NULL and debug_holds(self.c)))
 
     def inject(self, int vector) -> None:

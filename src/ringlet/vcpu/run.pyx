@@ -21,6 +21,7 @@ from ringlet.vcpu.blocks cimport (EXCEPTION, INTERRUPT, block_begins, block_ends
                                   blocks_event)
 from ringlet.vcpu.debugger cimport (DEBUG_ALONE, DEBUG_STOP, debug_after, debug_before,
                                     debug_holds, debug_room, debug_stops)
+from ringlet.vcpu.events cimport event_due, nmi_due
 from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
 from ringlet.vcpu.step cimport Step, step_after, step_before, step_left, step_undone, step_watch
 from ringlet.vcpu.sysregs cimport CR0_AM
@@ -245,7 +246,7 @@ cdef int events(CpuState* c) noexcept nogil:
             return EXIT_INTERRUPTED
         if c.inhibit or (c.debugger != NULL and debug_holds(c)):
             return EXIT_NONE
-        if c.nmi_pending and not c.nmi_blocked:
+        if nmi_due(c):
             if nmi(c) == EMU_EXIT:
                 return c.exit_kind
         elif c.intr and c.iflag:
@@ -301,7 +302,7 @@ cdef void end_period(CpuState* c, Cache* k) noexcept nogil:
 cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
     """No event waits, nothing steps, and the jump tables are this address space's."""
     return (not c.key & KEY_STEP and not c.inhibit and not c.attention
-            and not (c.intr and c.iflag) and k.space[0] == mmu_space(c, 0)
+            and not event_due(c) and k.space[0] == mmu_space(c, 0)
             and k.space[1] == mmu_space(c, <u64>1 << 63))
 
 
@@ -348,8 +349,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             shadow = c.rip
             inhibit = c.inhibit
             c.inhibit = 0
-            if inhibit and c.intr:
-                # The instruction after STI or MOV SS runs alone if an interrupt waits for its end.
+            if inhibit and event_due(c):
+                # The instruction after STI or MOV SS runs alone if something waits for its end.
                 key |= KEY_STEP
             if not c.n_lookups & PERIOD_LOOKUPS:
                 end_period(c, k)
@@ -399,11 +400,13 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 break
             c.n_ops += 1
             drops = k.drops
+            # The operation ends the shadow in which it stands, if any, and may open another.
+            c.inhibit = inhibit if op.rip == shadow else 0
             inhibit = 0
             r = emulate(c, op)
             if r == EMU_NEXT and op.resume and c.blocks == NULL and not key & KEY_STEP \
                     and k.drops == drops and c.key == key \
-                    and not c.attention and not (c.intr and (c.iflag or c.inhibit)):
+                    and not c.attention and not event_due(c):
                 if c.inhibit:
                     shadow = c.rip
                     inhibit = c.inhibit
