@@ -209,14 +209,20 @@ class Reader:
     """Reads `fd` in a thread of its own until its end, or until it is stopped.
 
     `on_data` gets what was read and may wait; `on_end` is called once if the end was reached.
+    `on_failure` gets what either of them raises, or the thread itself; nothing is read then.
     """
 
     def __init__(
-        self, fd: int, on_data: Callable[[bytes], object], on_end: Callable[[], object]
+        self,
+        fd: int,
+        on_data: Callable[[bytes], object],
+        on_end: Callable[[], object],
+        on_failure: Callable[[Exception], object],
     ) -> None:
         self._fd = fd
         self._on_data = on_data
         self._on_end = on_end
+        self._on_failure = on_failure
         self._stop_read, self._stop_write = os.pipe()
         self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
 
@@ -234,6 +240,12 @@ class Reader:
 
     def _work(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._read()
+        except Exception as error:  # noqa: BLE001 - the run ends with it
+            self._on_failure(error)
+
+    def _read(self) -> None:
         poll = select.poll()
         for fd in (self._fd, self._stop_read):
             poll.register(fd, select.POLLIN)
