@@ -142,6 +142,7 @@ cdef enum:
     LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
     LEAVE_STEPPED = 8    # a store into translated code completed
     LEAVE_STALE = 9      # the guest bytes of fragment exit_arg have changed
+    LEAVE_UNKNOWN = 10   # a fault of fragment exit_arg, at an instruction of no known shape
 
 # Translation mode key: everything about the processor that a translation depends on.
 cdef enum:

@@ -220,18 +220,25 @@ cdef int probe_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest) 
     return 1
 
 
-cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
+cdef int general_protection(CpuState* c, HostFault* f, Cache* cache, u32 index,
+                            u32 guest) noexcept nogil:
     """The host raised #GP or #SS: an unused slot, a non-canonical address, or the instruction."""
     cdef Insn i
     cdef u8 code[16]
     cdef Access at[3]
+    cdef Fragment* frag = &cache.fragments[index]
     cdef u32 n, k, user = ACC_USER if c.cpl == 3 else 0
     cdef int r
     if is_probe(f.regs[HR_RIP]):
         return probe_protection(c, f, frag, guest)
     if not guest_bytes(c, frag, guest, code):
         return 0
-    if decode(<ShapeTable*>c.translator, code, 16, &i) != DECODE_OK:
+    r = decode(<ShapeTable*>c.translator, code, 16, &i)
+    if r == DECODE_LEARN:
+        # The translation is one that was kept.
+        c.exit_arg = index
+        return leave(c, f, frag, guest, LEAVE_UNKNOWN)
+    if r != DECODE_OK:
         return raise_here(c, f, frag, guest, VEC_GP, True)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
@@ -352,7 +359,7 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     if f.trap == VEC_PF:
         return page_fault(c, f, k, index, guest)
     if f.trap == VEC_GP or f.trap == VEC_SS:
-        return general_protection(c, f, frag, guest)
+        return general_protection(c, f, k, index, guest)
     if f.trap == VEC_AC:
         if is_probe(f.regs[HR_RIP]):
             f.regs[HR_RIP] += 5

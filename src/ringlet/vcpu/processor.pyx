@@ -13,7 +13,7 @@ from ringlet.core.host cimport host_map_low, host_ticks, host_unmap
 from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
-from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
+from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy, cache_flush
 from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mmu_read, mmu_write,
                               mmu_load_cr3, mmu_flush_all)
 from ringlet.translate.builder cimport Builder
@@ -390,9 +390,10 @@ cdef class Processor:
     cdef learn(self):
         """The translator met an instruction whose shape is new."""
         cdef Builder* b = self.builder
-        cdef u32 at = b.learn_at
-        cdef u32 size = b.avail - at
-        self.table.learn(PyBytes_FromStringAndSize(<char*>b.code + at, size if size < 15 else 15))
+        cdef u32 size = min(<u32>15, b.avail - b.learn_at)
+        if self.table.learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
+            # What single steps and faults decode is known as long as its fragment is there.
+            cache_flush(self.c, <Cache*>self.c.cache)
 
     def exit_info(self):
         """The fields of the last exit."""
@@ -491,6 +492,8 @@ cdef class Processor:
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values.update(emulated=self.emulated, port_reads=self.port_reads,
                       port_writes=self.port_writes, code_cache_used=k.used,
-                      code_cache_size=k.size, fragments_live=k.live)
+                      code_cache_size=k.size, fragments_live=k.live,
+                      shapes=self.table.count, shapes_emptied=self.table.emptied,
+                      kept_emptied=0 if self.kept is None else self.kept.emptied)
         return values
 
