@@ -14,6 +14,7 @@ cdef enum:
     BUCKETS = 1 << 17
     ARENA = 48 << 20     # bytes of records, old and new
     LASTING = 32 << 20   # bytes of them that are never forgotten, and may outlive the run
+    MISSING = 0xFFFF     # in `thunk` and `indirect`: there is none
     FIRST = 8            # where they begin: offset 0 ends a bucket's chain
 
 cdef struct Record:
