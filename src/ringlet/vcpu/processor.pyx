@@ -391,15 +391,13 @@ cdef class Processor:
         return c.exit_kind
 
     cdef learn(self):
-        """The translator met an instruction whose shape is new."""
+        """Learn a new shape; those of cached code stay known, for single steps and faults."""
         cdef Builder* b = self.builder
         cdef u32 size = min(<u32>15, b.avail - b.learn_at)
         if self.table.learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
-            # What single steps and faults decode is known as long as its fragment is there.
             cache_flush(self.c, <Cache*>self.c.cache)
 
     def exit_info(self):
-        """The fields of the last exit."""
         cdef CpuState* c = self.c
         return ExitInfo(c.io_port, c.io_size, c.io_count, c.io_data, c.mmio_phys, c.mmio_linear,
                         c.rip)
@@ -495,8 +493,8 @@ cdef class Processor:
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values.update(emulated=self.emulated, port_reads=self.port_reads,
                       port_writes=self.port_writes, code_cache_used=k.used,
-                      code_cache_size=k.size, fragments_live=k.live,
-                      shapes=self.table.count, shapes_emptied=self.table.emptied,
-                      kept_emptied=0 if self.kept is None else self.kept.emptied)
+                      code_cache_size=k.size, fragments_live=k.live, shapes=self.table.count,
+                      shapes_emptied=self.table.emptied,
+                      kept_emptied=self.kept.emptied if self.kept else 0)
         return values
 

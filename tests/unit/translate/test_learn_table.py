@@ -3,10 +3,10 @@
 import itertools
 
 import pytest
+from tests.fuzz.decoding import run, systematic_strings
 
 from ringlet.translate.learn_table import DecodeStatus, LearnTable
 from ringlet.translate.translator import Translator
-from tests.fuzz.decoding import run, systematic_strings
 
 VZEROUPPER = bytes.fromhex("c5f877")
 NOP, RET, HLT, CLC = b"\x90", b"\xc3", b"\xf4", b"\xf8"
