@@ -214,14 +214,20 @@ class Reader:
     """Reads `fd` in a thread of its own until the end of input or until it is stopped.
 
     `on_data` is called with the data and may block; `on_end` is called once at the end of input.
+    `on_failure` is called with an exception of either of them, or of the thread itself, which ends.
     """
 
     def __init__(
-        self, fd: int, on_data: Callable[[bytes], object], on_end: Callable[[], object]
+        self,
+        fd: int,
+        on_data: Callable[[bytes], object],
+        on_end: Callable[[], object],
+        on_failure: Callable[[Exception], object],
     ) -> None:
         self._fd = fd
         self._on_data = on_data
         self._on_end = on_end
+        self._on_failure = on_failure
         self._stop_read, self._stop_write = os.pipe()
         self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
 
@@ -239,6 +245,12 @@ class Reader:
 
     def _work(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._read()
+        except Exception as error:  # noqa: BLE001 - the run ends with it
+            self._on_failure(error)
+
+    def _read(self) -> None:
         poll = select.poll()
         for fd in (self._fd, self._stop_read):
             poll.register(fd, select.POLLIN)

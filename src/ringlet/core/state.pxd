@@ -142,6 +142,7 @@ cdef enum:
     LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
     LEAVE_STEPPED = 8    # the instruction before rip has ended, by steps or as the only one
     LEAVE_STALE = 9      # the guest bytes of fragment exit_arg have changed
+    LEAVE_UNKNOWN = 10   # a fault of fragment exit_arg, at an instruction of no known shape
 
 # A translation's key: everything about the processor that a translation depends on.  What was
 # translated under one key is never run under another (ringlet.cache).

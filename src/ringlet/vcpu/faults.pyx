@@ -273,7 +273,12 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
     cdef int r
     if not guest_bytes(c, frag, guest, code):
         return 0
-    if decode(<ShapeTable*>c.translator, code, 16, &i) != DECODE_OK:
+    r = decode(<ShapeTable*>c.translator, code, 16, &i)
+    if r == DECODE_LEARN:
+        # The translation is one that was kept.
+        c.exit_arg = <u64>(frag - (<Cache*>c.cache).fragments)
+        return leave(c, f, frag, guest, LEAVE_UNKNOWN)
+    if r != DECODE_OK:
         return raise_here(c, f, frag, guest, VEC_GP, True)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)

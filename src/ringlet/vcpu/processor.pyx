@@ -13,7 +13,7 @@ from ringlet.core.host cimport host_map_low, host_ticks, host_unmap
 from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
-from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
+from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy, cache_flush
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mmu_read, mmu_write,
                               mmu_load_cr3, mmu_flush_all)
@@ -392,14 +392,13 @@ cdef class Processor:
         return c.exit_kind
 
     cdef learn(self):
-        """The translator met an instruction whose shape is new."""
+        """Learn a new shape; those of cached code stay known, for single steps and faults."""
         cdef Builder* b = self.builder
-        cdef u32 at = b.learn_at
-        cdef u32 size = b.avail - at
-        self.table.learn(PyBytes_FromStringAndSize(<char*>b.code + at, size if size < 15 else 15))
+        cdef u32 size = min(<u32>15, b.avail - b.learn_at)
+        if self.table.learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
+            cache_flush(self.c, <Cache*>self.c.cache)
 
     def exit_info(self):
-        """The fields of the last exit."""
         cdef CpuState* c = self.c
         return ExitInfo(c.io_port, c.io_size, c.io_count, c.io_data, c.mmio_phys, c.mmio_linear,
                         c.rip)
@@ -495,6 +494,8 @@ cdef class Processor:
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values.update(emulated=self.emulated, port_reads=self.port_reads,
                       port_writes=self.port_writes, code_cache_used=k.used,
-                      code_cache_size=k.size, fragments_live=k.live)
+                      code_cache_size=k.size, fragments_live=k.live, shapes=self.table.count,
+                      shapes_emptied=self.table.emptied,
+                      kept_emptied=self.kept.emptied if self.kept else 0)
         return values
 

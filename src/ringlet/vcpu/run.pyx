@@ -23,6 +23,7 @@ from ringlet.vcpu.debugger cimport (DEBUG_ALONE, DEBUG_STOP, debug_after, debug_
                                     debug_holds, debug_room, debug_stops)
 from ringlet.vcpu.events cimport event_due, nmi_due
 from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
+from ringlet.vcpu.faults cimport guest_bytes
 from ringlet.vcpu.step cimport Step, step_after, step_before, step_left, step_undone, step_watch
 from ringlet.vcpu.sysregs cimport CR0_AM
 
@@ -306,6 +307,17 @@ cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
             and k.space[1] == mmu_space(c, <u64>1 << 63))
 
 
+cdef bint to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil:
+    """Give the builder the instruction at RIP, which is in `f`, to be learned."""
+    if not guest_bytes(c, f, <u32>(c.rip - f.linear), &b.crossing[0]):
+        return False
+    b.code = &b.crossing[0]
+    b.avail = 16
+    b.learn_at = 0
+    c.exit_kind = EXIT_LEARN
+    return True
+
+
 cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef Cache* k = <Cache*>c.cache
     cdef OpInfo* op
@@ -472,6 +484,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 c.inhibit = inhibit
             if stepping:
                 step_undone(c, &step)
+            if c.exit_code == LEAVE_UNKNOWN and to_learn(c, b, &k.fragments[<u32>c.exit_arg]):
+                return EXIT_LEARN
             continue
         if stepping:
             r = step_after(c, &step, r, c.exit_code == LEAVE_OP)
