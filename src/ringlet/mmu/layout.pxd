@@ -12,6 +12,7 @@ from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport (
     CpuState, u8, u16, u32, u64, i64,
     BLOCK_SLOTS_K, BLOCK_NSLOTS_K, BLOCK_SLOTS_U, BLOCK_NSLOTS_U, SLOT_COUNT, SLOT_SHIFT)
+from ringlet.mmu.map_target cimport MapTarget
 from ringlet.mmu.ram cimport GuestRam, RamViewer, is_ram, ram_at
 
 # The hooks of the interface (`ringlet.mmu.mmu`), which itself needs this file.
@@ -26,7 +27,6 @@ cdef enum:
     REGIONS = 160                    # at most; fewer if the host has less room; 0 is none
     ENTRY_BITS = 9
     ENTRIES = 512
-    BALLAST = 256                    # mappings kept to be thrown off
     POPULATE_MAX = 16                # pages; longer runs are left to the host's own faults
     AHEAD_MAX = 15                   # pages mapped ahead of their use
 
@@ -135,6 +135,7 @@ cdef enum:
 cdef struct Mmu:
     GuestRam* ram
     RamViewer viewer   # this processor, as RAM knows it
+    MapTarget target   # where its windows are
     # --- chains: by guest frame, 2 MiB, 1 GiB, the first mapped leaf (node << 9 | entry)
     u32* head4k
     u32* head2m
@@ -167,7 +168,6 @@ cdef struct Mmu:
     u32 next_id
     u32 maps           # host mappings in all regions, at most
     u32 maps_limit
-    u64 ballast        # host address of the ballast, 0 once dropped
     # --- pages mapped ahead of their use (`ringlet.mmu.mappings`)
     Region* ahead      # the region they are in, or NULL
     u64 ahead_low      # linear

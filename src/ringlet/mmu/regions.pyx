@@ -3,14 +3,12 @@
 The arena is one reservation of host addresses in strides of 128 GiB; region k is the upper half of
 stride k, so that the lower halves are the guards and a host address gives its region by a shift.
 """
-from posix.mman cimport (
-    mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE)
-
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT
-from ringlet.mmu.mappings cimport ballast_drop, ballast_take, window_unmap, settle
 from ringlet.mmu.layout cimport (
     GROUPS, Mmu, Owner, REGIONS, Region, SPACES, STRIDE_SHIFT, poison, set_slot, slot_addend,
     slot_linear)
+from ringlet.mmu.map_target cimport MapTarget, ballast_drop, ballast_take
+from ringlet.mmu.mappings cimport settle, window_unmap
 from ringlet.mmu.records cimport empty_region, flush_code, forget_region
 
 cdef enum:
@@ -30,26 +28,24 @@ cdef int arena_create(CpuState* c, Mmu* m) except -1:
     cdef u64 align = <u64>1 << SLOT_SHIFT
     cdef u32 count = REGIONS
     cdef u32 i
-    cdef void* host = MAP_FAILED
+    cdef MapTarget* t = &m.target
     while count >= REGIONS_MIN:
         m.reserve_size = (<u64>(count + 1) << STRIDE_SHIFT)
-        host = mmap(NULL, 2 * m.reserve_size, PROT_NONE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if host != MAP_FAILED:
-            munmap(<void*>(<u64>host + m.reserve_size), m.reserve_size)
+        m.reserve = t.reserve(t, 2 * m.reserve_size)
+        if m.reserve:
+            t.release(t, m.reserve + m.reserve_size, m.reserve_size)
             break
         count //= 2
-    if host == MAP_FAILED:
+    if not m.reserve:
         m.reserve_size = 0
         raise MemoryError("cannot reserve 2 TiB of host address space for the guest's windows: "
                           "raise the address space limit (ulimit -v), or run fewer machines in "
                           "one process")
-    m.reserve = <u64>host
     m.arena = (m.reserve + align - 1) & ~(align - 1)
     m.arena_size = <u64>count << STRIDE_SHIFT
     m.region_count = count
     m.region_free = 0
-    ballast_take(m)
+    ballast_take(t)
     for i in range(count - 1, 0, -1):
         m.regions[i].base = m.arena + (<u64>i << STRIDE_SHIFT) + align
         m.regions[i].next = m.region_free
@@ -62,9 +58,9 @@ cdef int arena_create(CpuState* c, Mmu* m) except -1:
 
 cdef void arena_destroy(Mmu* m) noexcept:
     if m.reserve_size:
-        munmap(<void*>m.reserve, m.reserve_size)
+        m.target.release(&m.target, m.reserve, m.reserve_size)
         m.reserve_size = 0
-    ballast_drop(m)
+    ballast_drop(&m.target)
 
 
 # --- slot tables
@@ -232,7 +228,7 @@ cdef void make_room(CpuState* c, Mmu* m) noexcept nogil:
     at last empty the region with the most mappings.  Regions of the running code are emptied,
     never given away: its registers may hold their addresses."""
     cdef u32 victim, i, best
-    if not m.ballast:
+    if not m.target.ballast:
         lower_budget(m)
     if m.maps + MAPS_MARGIN < m.maps_limit and m.nodes_left >= NODES_MARGIN:
         return
@@ -256,4 +252,4 @@ cdef void make_room(CpuState* c, Mmu* m) noexcept nogil:
         else:
             empty_region(c, m, &m.regions[best])
         flush_code(c, m)
-    ballast_take(m)
+    ballast_take(&m.target)
