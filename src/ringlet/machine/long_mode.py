@@ -1,4 +1,4 @@
-"""Long mode as a loader leaves it: identity page tables, a GDT, and the registers for the entry."""
+"""Sets up long mode for a loader: identity page tables, a GDT, and the registers at the entry."""
 
 import struct
 from typing import Final
@@ -34,8 +34,8 @@ def enter_long_mode(
     """Write the loader's tables and set the registers for the first instruction at `entry`.
 
     The first 4 GiB are mapped identically; interrupts are off; RSP is the top of the loader's
-    stack.  The data segment's selector is the one after `code_selector`.  `avx` enables AVX, which
-    the processor must have then.
+    stack.  The data segment's selector is the one after `code_selector`.  `avx` enables AVX; the
+    processor must have AVX then.
     """
     data_selector = code_selector + 8
     nulls = [0] * (code_selector // 8)

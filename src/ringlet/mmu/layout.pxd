@@ -285,9 +285,19 @@ cdef inline u64 slot_linear(u32 slot) noexcept nogil:
 
 # --- slot tables
 
+cdef inline bint in_arena(u64 arena, u64 size, u64 host) noexcept nogil:
+    """A host address is in a region or a guard: what faults at any other address used a poisoned
+    addend, or has another cause."""
+    return host - arena < size
+
 cdef inline u64 poison(u32 slot) noexcept nogil:
-    """An addend that makes every address of the index non-canonical, whatever bits 63..52 and
-    a displacement add: bit 49 and bits 51..50 of the sum always differ."""
+    """An addend that makes every address of the index one that nothing is mapped at, whatever bits
+    63..52 and a displacement add: bit 49 and bits 51..50 of the sum always differ.
+
+    Where host addresses have 48 bits, such a sum is not canonical and raises #GP or #SS.  Where they
+    have 57 bits (SDM 3A 4.5, CR4.LA57), it may be canonical and raises #PF: it is above 2^47, where
+    Linux maps nothing for a process that does not ask for it, or in the kernel's half.
+    """
     return (<u64>1 << 49) - (<u64>slot << SLOT_SHIFT)
 
 cdef inline u64 slot_addend(CpuState* c, u32 slot, bint user) noexcept nogil:

@@ -34,6 +34,9 @@ cdef int mmu_fetch(CpuState* c, u64 linear, u64* phys) noexcept nogil
 # running privilege only ever turn from poison to a region.  The other privilege's may change at any
 # time, so bindings are formed anew when CPL changes between 3 and less.
 #
+# A host address is in a window or a guard between windows.  A host fault at any other address is one
+# of an unused slot: as #GP or #SS, or, where the host's own addresses have 57 bits, as #PF.
+cdef bint mmu_is_window(CpuState* c, u64 host) noexcept nogil
 # A host SIGSEGV at `host` (si_addr, canonical) with the host's #PF error bits: MEM_OK (mapped: try
 # again), MEM_FAULT, MEM_MMIO (mmio_phys, mmio_linear), or -1: not an address of a window (a guard,
 # or not ours); *linear is filled for all but -1.

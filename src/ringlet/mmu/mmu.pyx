@@ -14,7 +14,7 @@ import gc
 from ringlet.core.host cimport host_map, host_unmap
 from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_WRITE, SLOT_SHIFT
 from ringlet.mmu cimport access, codepages, spaces, windows
-from ringlet.mmu.layout cimport Mmu, NODES, Node, Region, STRIDE_SHIFT, mmu_of
+from ringlet.mmu.layout cimport Mmu, NODES, Node, Region, STRIDE_SHIFT, in_arena, mmu_of
 from ringlet.mmu.map_target cimport MapTarget, target_here
 from ringlet.mmu.pages cimport PAGE_SHIFT
 from ringlet.mmu.ram cimport (
@@ -65,6 +65,11 @@ cdef int mmu_shadow_fault(CpuState* c, u64 host, u32 err, u64* linear) noexcept 
 
 cdef int mmu_slot_fault(CpuState* c, u64 linear, u32 kind) noexcept nogil:
     return windows.slot_fault(c, mmu_of(c), linear, kind)
+
+
+cdef bint mmu_is_window(CpuState* c, u64 host) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    return in_arena(m.arena, m.arena_size, host)
 
 
 cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil:

@@ -16,9 +16,9 @@ from ringlet.mmu.map_target cimport (
     Extent, MapTarget, map_frames, protect_frames, resolve, target_here, unmap_frames)
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (
-    mmu_create, mmu_destroy, mmu_fetch, mmu_flush_all, mmu_invlpg, mmu_load_cr3, mmu_prefill,
-    mmu_protect_code, mmu_read, mmu_shadow_fault, mmu_slot_fault, mmu_space, mmu_translate,
-    mmu_unprotect_code, mmu_write, phys_read, phys_write, ram_host)
+    mmu_create, mmu_destroy, mmu_fetch, mmu_flush_all, mmu_invlpg, mmu_is_window, mmu_load_cr3,
+    mmu_prefill, mmu_protect_code, mmu_read, mmu_shadow_fault, mmu_slot_fault, mmu_space,
+    mmu_translate, mmu_unprotect_code, mmu_write, phys_read, phys_write, ram_host)
 
 cdef extern from * nogil:
     """
@@ -355,6 +355,10 @@ cdef class Probe:
         else:
             block += BLOCK_NSLOTS_K if negated else BLOCK_SLOTS_K
         return [(<u64*>block)[index] for index in range(SLOT_COUNT)]
+
+    def is_window(self, host: int) -> bool:
+        """Whether a host fault at `host` is taken for one of a window or a guard."""
+        return mmu_is_window(self.c, host)
 
     def regions(self) -> list[int]:
         """Host addresses of all regions lent to a slot."""
