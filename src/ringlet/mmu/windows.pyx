@@ -1,8 +1,44 @@
 """Windows: filling regions from walks.
 
-A host fault in a region is walked in the guest's tables.  What the walk allows is mapped, in the
-longest run that is contiguous in both spaces and that the guest has already touched; what it does
-not allow is the guest's own #PF.
+A host fault in a region is walked in the guest's tables.  If the walk allows the access, the page
+is mapped together with its neighbours: the longest run that is contiguous in guest linear and guest
+physical addresses and that the guest has already touched.  If the walk does not allow the access,
+the guest gets a #PF.
+
+The order of changes.  A processor's records say what its windows show (`records`), its mappings are
+what they do show (`mappings`), and RAM's bitmap says which pages hold code (`ram`).  Whenever guest
+code runs:
+
+* every page that a window shows is in a chain, and every entry it was reached by is used;
+* no window shows a code page writable;
+* the code cache holds nothing that was fetched through an entry that has changed.
+
+Between these moments the three differ, in this order:
+
+1. `make_room` comes first, because it may evict records and mappings of any space.
+2. `record` takes the entries of the walk and forgets what came from entries that differ.
+3. The pages are mapped, in place of what was there.
+4. `leaf_link` puts them in their chains, and `protect_run` takes write access from the code pages in
+   large ones.
+5. `flush_code` tells the code cache which linear pages have changed.
+
+To drop pages, `forget` takes them out of the records first, and then one call unmaps them.  Until
+then a window shows pages that nothing records.  So whoever forgets unmaps, or maps something else
+there, before it returns.  A code page's bit is set first; then its windows lose write access; then its
+bytes are read.  When it is written, its translations are dropped first; then the bit is cleared; then
+its windows get write access.
+
+Interruption.  Everything here runs on the processor's thread, either in the run loop or in the
+handler of a fault of translated code, and translated code does not run within the run loop's part.
+So the handler never finds a step half done.  Signals that stop the processor change nothing in
+`mmu`.  What `mmu` itself reads and writes is `GuestRam.host`, which never faults.
+
+Failure.  If the host refuses to map, the ballast is thrown off and the call is made once more.  If
+the host refuses again, the range is made inaccessible, nothing is put in a chain, and the caller tries
+a second time, after `make_room` has evicted.  The entries stay used, which costs a comparison and is
+harmless.  If the host refuses to unmap or to write-protect, the process ends: the guest would keep
+access that it has lost.  If the host refuses to allow writing, the page stays read-only and the next
+write faults.
 """
 from ringlet.core.state cimport (
     CpuState, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT,
