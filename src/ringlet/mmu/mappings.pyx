@@ -1,15 +1,16 @@
 """Changes of the host's mappings inside regions, and their count.
 
-The host allows a process a number of mappings.  Each call of the target adds at most two; and a
-region can hold no more than two for every leaf or hole in it (and one).  `maps` is the lower of
+The host limits the number of mappings of a process.  Each call of the target adds at most two, and
+a region cannot hold more than two for each leaf or hole in it, plus one.  `maps` is the lower of
 these two bounds, so it is never less than what the host counts.
 
-A page costs the host twice as much to map as to give its rights back.  Guests touch memory in
-sequence, and their kernels hand it out in sequence: where a mapping goes on from the last one in
-both spaces, pages behind it are mapped with it, but without any right of access.  If the guest's
-tables come to say the same of them, that is one mprotect.  They are a guess and no part of what is
-recorded; there is one such range at a time, counted as a hole of its region.  Populating them may
-allocate RAM, so there are never more of them than the sequence has had pages.
+The host takes twice as long to map a page as to change its rights.  Guests touch memory in
+sequence, and their kernels hand it out in sequence.  So if a mapping continues the last one in
+linear and physical addresses, the pages behind it are mapped with it, without any right of access:
+they are *ahead*.  When the guest's tables map them in the same way, one mprotect is enough.  Pages
+ahead are a guess and are not recorded.  There is one range of them at a time, counted as a hole of
+its region.  They may allocate RAM, so their number is at most that of the pages in the sequence so
+far.
 """
 from libc.stdlib cimport abort
 
@@ -40,7 +41,7 @@ cdef inline u64 host_address(Region* r, u64 linear) noexcept nogil:
 # --- pages ahead
 
 cdef void ahead_take(Mmu* m, Region* r, u64 linear, u64 phys, u64 size) noexcept nogil:
-    """Pages just mapped lose their rights again, until a walk allows them."""
+    """Take all rights from pages that were just mapped, until a walk allows them."""
     if not protect_frames(&m.target, host_address(r, linear), size >> PAGE_SHIFT, RIGHTS_NONE):
         window_unmap(m, r, linear, size)
         return
@@ -68,7 +69,7 @@ cdef void ahead_drop(Mmu* m) noexcept nogil:
 
 
 cdef void ahead_yield(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
-    """The range is about to be mapped anew: none of it is ahead any more."""
+    """Let no page of a range that is about to be changed be ahead."""
     if m.ahead != r or linear >= m.ahead_high or linear + size <= m.ahead_low:
         return
     if linear <= m.ahead_low and m.ahead_high <= linear + size:
@@ -78,7 +79,7 @@ cdef void ahead_yield(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
 
 
 cdef bint ahead_use(Mmu* m, Region* r, u64 linear, u64 phys, u64 size, u32 rights) noexcept nogil:
-    """Give the first pages ahead their rights, if they are the ones."""
+    """Give the first pages ahead their rights, if they are exactly what is to be mapped."""
     if m.ahead != r or linear != m.ahead_low or phys != m.ahead_phys \
             or size > m.ahead_high - m.ahead_low:
         return False
@@ -94,7 +95,7 @@ cdef bint ahead_use(Mmu* m, Region* r, u64 linear, u64 phys, u64 size, u32 right
 cdef bint window_map(Mmu* m, Region* r, u64 linear, u64 phys, u64 size, u64 room,
                      bint writable) noexcept nogil:
     """Map RAM from `phys` at a linear address of the region, in place of what is there.  In `room`
-    bytes behind it nothing is mapped, and RAM goes on as far."""
+    bytes behind it nothing is mapped, and RAM continues for as many bytes."""
     cdef u32 rights = RIGHTS_WRITE if writable else RIGHTS_READ
     cdef u32 calls = 1
     cdef bint short = size <= POPULATE_MAX << PAGE_SHIFT
@@ -108,8 +109,8 @@ cdef bint window_map(Mmu* m, Region* r, u64 linear, u64 phys, u64 size, u64 room
             ahead_drop(m)
         else:
             ahead_yield(m, r, linear, size)
-        # Nothing but populating saves the second fault, on the host's own page table; but RAM in
-        # long runs may be untouched, and would be allocated.
+        # Filling in the host's page tables at once avoids a second fault.  In long runs that could
+        # allocate RAM that the guest never touches.
         calls = map_frames(&m.target, m.ram, host_address(r, linear), phys >> PAGE_SHIFT,
                            (size + more) >> PAGE_SHIFT, rights, MAP_AT_ONCE if short else 0)
         if not calls:
@@ -135,7 +136,7 @@ cdef void window_unmap(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
 cdef void window_protect(Mmu* m, Region* r, u64 linear, u64 size, bint writable) noexcept nogil:
     cdef u32 rights = RIGHTS_WRITE if writable else RIGHTS_READ
     count(m, r, 1)
-    # A page that stays read-only faults once more; one that stays writable must not be.
+    # A page that stays read-only only faults once more.  One that stays writable is a breach.
     if not protect_frames(&m.target, host_address(r, linear), size >> PAGE_SHIFT, rights) \
             and not writable:
         abort()
