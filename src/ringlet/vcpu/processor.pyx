@@ -114,7 +114,7 @@ cdef class Processor:
         alarm_attach(self.c)
         self.set_cpuid(cpuid if cpuid is not None else default_entries())
         self.ram = ram_create(ram_size)
-        mmu_create(self.c, self.ram, code_unmapped, code_written, space_dropped)
+        mmu_create(self.c, self.ram, NULL, code_unmapped, code_written, space_dropped)
         install_handlers(handle_fault)
         update_key(self.c)
 
