@@ -286,6 +286,7 @@ cdef struct CpuState:
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction goes on after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none
+    u8 insn[16]          # the instruction for the general emulator, as it was fetched
     # --- an instruction that left for Python and is not finished (ringlet.vcpu.emulate)
     u32 pending          # PENDING_*
     u32 pad1

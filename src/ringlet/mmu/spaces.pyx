@@ -10,7 +10,7 @@ The upper half belongs to a *group*: all address spaces whose PML4 entries 256..
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT, is_canonical
 from ringlet.mmu.hostmap cimport host_protect, host_unmap, settle
 from ringlet.mmu.layout cimport (
-    FRAME_XD, CR4_PSE, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
+    FRAME_XD, CR4_PSE, FORM_64, GROUPS, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
     PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_clear, bit_test, entry_index,
     leaf_size, load_entry, lowest_bit, ram_offset, slot_region, tlb_flush)
 from ringlet.mmu.records cimport (
@@ -367,6 +367,16 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
     settle(m, r)
 
 
+cdef void forget_unrecorded(CpuState* c, Mmu* m, u32 owner, u64 linear) noexcept nogil:
+    """Drop the code at `linear` if fetches of its owner may have been recorded nowhere.
+
+    The page may have been as large as pages get.
+    """
+    cdef u64 size = leaf_size(3)
+    if m.owners[owner].unrecorded and m.unmapped != NULL:
+        m.unmapped(c, linear & ~(size - 1), size >> PAGE_SHIFT)
+
+
 cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     cdef u32 slot, kernel, user, i
     tlb_flush(m)
@@ -388,3 +398,4 @@ cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     if user and user != kernel:
         invalidate(c, m, user, linear)
     flush_code(c, m)
+    forget_unrecorded(c, m, m.group if slot >= SLOT_COUNT // 2 else m.space, linear)

@@ -30,7 +30,7 @@ from ringlet.vcpu.msr cimport (
     op_rdmsr, op_rdpid, op_rdpmc, op_rdtsc, op_rdtscp, op_wrmsr)
 from ringlet.vcpu.operand cimport on_stack
 from ringlet.vcpu.pending cimport (
-    PENDING_IN, PENDING_INS, PENDING_NONE, PENDING_TRAP)
+    PENDING_IN, PENDING_INS, PENDING_NONE, PENDING_TRAP, leave_emulate)
 from ringlet.vcpu.ports cimport finish_in, finish_ins, op_in, op_ins, op_out, op_outs
 from ringlet.vcpu.segments cimport (
     op_load_far, op_mov_from_seg, op_mov_to_seg, op_pop_seg, op_push_seg, op_read_base, op_swapgs,
@@ -55,8 +55,7 @@ cdef int op_serialize(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_emulate(CpuState* c, OpInfo* op) noexcept nogil:
-    c.exit_kind = EXIT_EMULATE
-    return EMU_EXIT
+    return leave_emulate(c, op)
 
 
 cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:

@@ -198,12 +198,24 @@ cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept 
     return True
 
 
+cdef int leave_emulate(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
+    """Hand the instruction to the general emulator with the bytes that it was fetched as.
+
+    The guest may have changed its page tables since.
+    """
+    guest_bytes(c, frag, guest, c.insn)
+    return leave(c, f, frag, guest, LEAVE_EMULATE)
+
+
 cdef int leave_saved(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
     """`leave`, after unbias_string: string registers are the guest's already."""
     cdef u64 source = c.scratch[0], target = c.scratch[1]
     c.scratch[0] = 0
     c.scratch[1] = 0
-    leave(c, f, frag, guest, code)
+    if code == LEAVE_EMULATE:
+        leave_emulate(c, f, frag, guest)
+    else:
+        leave(c, f, frag, guest, code)
     c.scratch[0] = source
     c.scratch[1] = target
     return 1
@@ -285,13 +297,13 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     if r == MEM_MMIO or (r == MEM_FAULT and (LOW_END - linear < 64 or linear - HIGH32 < 64)):
         # (An operand that ends beyond the last canonical address raises #GP or #SS, and where 67h
         # truncates addresses the lanes of a masked move go on at 0.)
-        return leave(c, f, frag, guest, LEAVE_EMULATE)
+        return leave_emulate(c, f, frag, guest)
     if r == MEM_FAULT:
         return leave(c, f, frag, guest, LEAVE_FAULT)
     # A guard: bindings are stale, or the access straddles slots.
     if c.again == rip:
         c.again = 0
-        return leave(c, f, frag, guest, LEAVE_EMULATE)
+        return leave_emulate(c, f, frag, guest)
     c.again = rip
     return leave(c, f, frag, guest, LEAVE_AGAIN)
 

@@ -10,13 +10,14 @@ they are replaced (CpuState.fpu_pointer), never shown.  Code and data selectors 
 CPUID.7.EBX[13] announces.
 """
 from ringlet.core.state cimport (
-    RAX, RCX, RDX, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_EMULATE, KEY_MODE64, VEC_GP,
+    RAX, RCX, RDX, EMU_FAULT, EMU_FLOW, EMU_NEXT, KEY_MODE64, VEC_GP,
     VEC_MF, VEC_NM, VEC_UD, raise_err, raise_exc)
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.cpuid cimport CPUID_EAX, CPUID_ECX, CPUID_EDX, cpuid_bit
 from ringlet.vcpu.memory cimport (
     check_write, load, read_bytes, store, user_access, write_bytes)
 from ringlet.vcpu.operand cimport opcode_of
+from ringlet.vcpu.pending cimport leave_emulate
 from ringlet.vcpu.sysregs cimport (
     CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR4_OSXSAVE, XCR0_AVX, XCR0_SSE, XCR0_X87, advance)
 from ringlet.vcpu.watch cimport check_aligned
@@ -486,5 +487,4 @@ cdef int op_nm(CpuState* c, OpInfo* op) noexcept nogil:
         return raise_exc(c, VEC_UD)
     if c.cr0 & CR0_TS:
         return raise_exc(c, VEC_NM)
-    c.exit_kind = EXIT_EMULATE
-    return EMU_EXIT
+    return leave_emulate(c, op)

@@ -9,6 +9,7 @@ the virtual processor: its registers, and its memory by operands.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
+from ringlet.cache.codecache cimport Cache, cache_drop_linear
 from ringlet.core.signals cimport enter_thread, leave_thread
 from ringlet.core.state cimport *
 from ringlet.mmu.mmu cimport mmu_translate, phys_read, phys_write
@@ -361,8 +362,12 @@ cdef class Native:
             return None
         code = PyBytes_FromStringAndSize(NULL, size)
         if r != MEM_OK or phys_read(self.c, phys, PyBytes_AS_STRING(code), size) != MEM_OK:
-            raise InternalError("the guest runs code where there is no RAM", {"rip": self.c.rip})
+            raise ValueError(f"no RAM at linear {linear:#x}")
         return code
+
+    def drop_code(self) -> None:
+        """Drop the translations of the page at RIP."""
+        cache_drop_linear(self.c, <Cache*>self.c.cache, self.c.rip, 1)
 
     cdef u64 effective(self, Operand o, u64 offset) noexcept:
         cdef u64 a = o.displacement + offset

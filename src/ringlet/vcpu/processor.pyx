@@ -280,7 +280,7 @@ cdef class Processor:
                 kind = EXIT_NONE
             elif kind == EXIT_EMULATE:
                 self.emulated += 1
-                self.emulation = self.emulator.execute()
+                self.emulation = self.emulator.execute(self.c.insn[:15])
                 kind = self.advance(None)
                 while kind == EXIT_MMIO_READ or kind == EXIT_MMIO_WRITE:
                     if not self.reach():
@@ -356,14 +356,14 @@ cdef class Processor:
         return c.exit_kind if result == EMU_EXIT else EXIT_NONE
 
     def emulate(self, u64 value=0) -> int:
-        """Perform the instruction at RIP by the general emulator; an `Exit`.
+        """Fetch the instruction at RIP and perform it by the general emulator; an `Exit`.
 
         EXIT_NONE: it is over, done or its exception delivered.  After EXIT_MMIO_READ or
         EXIT_MMIO_WRITE the next call goes on with it, and `value` is what was read.  `run` does all
         this where translated code cannot go on; here it is a way to try one instruction.
         """
         if self.emulation is None:
-            self.emulation = self.emulator.execute()
+            self.emulation = self.emulator.fetch_and_execute()
             return self.advance(None)
         return self.advance(value)
 
