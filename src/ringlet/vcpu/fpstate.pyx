@@ -344,7 +344,6 @@ cdef int restore(CpuState* c, OpInfo* op, bint compacted_only) noexcept nogil:
     if loaded & XCR0_X87:
         if get(c, area, 0, AREA_MXCSR) or get(c, area, AREA_ST, AREA_XMM):
             return EMU_FAULT
-        to_host(c, area, op.size == 8)
     # MXCSR: the standard form loads it with SSE or AVX requested, whatever XSTATE_BV says; in the
     # compacted form it is a part of SSE and has its initial value with it.
     mxcsr[0] = fp_mxcsr()
@@ -364,6 +363,8 @@ cdef int restore(CpuState* c, OpInfo* op, bint compacted_only) noexcept nogil:
     if loaded & XCR0_AVX:
         if get(c, area, AREA_AVX, AREA_AVX + (256 if c.key & KEY_MODE64 else 128)):
             return EMU_FAULT
+    if loaded & XCR0_X87:
+        to_host(c, area, op.size == 8)
     clear(area + AREA_HEADER, 64)
     header[0] = loaded
     fp_xrstor(area, mask)
@@ -421,7 +422,11 @@ cdef int save_x87(CpuState* c, OpInfo* op, u32 registers) noexcept nogil:
     else:
         fp_fnstenv(env)
     build_environment(c, area, env)
-    return store_environment(c, op, env, registers)
+    if store_environment(c, op, env, registers):
+        # To be begun anew with the state that it has changed.
+        fp_fxrstor(area)
+        return EMU_FAULT
+    return 0
 
 
 cdef int op_fnstenv(CpuState* c, OpInfo* op) noexcept nogil:

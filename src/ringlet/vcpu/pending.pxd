@@ -10,6 +10,10 @@ cdef enum Pending:
     PENDING_IN = 1          # io_data goes to the accumulator
     PENDING_INS = 2         # io_data goes to memory, then RDI and RCX step
     PENDING_TRAP = 3        # done, but a single-step trap follows
+    # What waits for a device's answer, to be begun anew (ringlet.vcpu.mmio):
+    PENDING_OP = 4          # pending_op
+    PENDING_EVENT = 5       # the delivery of `event`
+    PENDING_STORE = 6       # INS, whose pending_data goes to memory
 
 cdef inline int leave_emulate(CpuState* c, OpInfo* op) noexcept nogil:
     """Hand the instruction to the general emulator with the bytes that it was fetched as."""

@@ -29,7 +29,9 @@ from ringlet.vcpu.debugger cimport debug_forget, debug_holds
 from ringlet.vcpu.debugging cimport (blocks_events, debug_destroy, debug_go, debug_poke,
                                      debug_set_breaks, debug_set_watches, debug_why)
 from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
+from ringlet.vcpu.mmio cimport device_answer
 from ringlet.vcpu.native cimport Native, native_create
+from ringlet.vcpu.pending cimport PENDING_OP
 from ringlet.vcpu.reset cimport reset
 from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
                                  space_dropped)
@@ -262,15 +264,16 @@ cdef class Processor:
             kind = self.advance(0)
         self.waiting = EXIT_NONE
         prod_attach(self.c)
-        while kind == EXIT_NONE:
-            enter_thread(self.c)
-            with nogil:
-                begin_run(self.c)
-                vectors_load(area)
-                kind = run_loop(self.c, self.builder)
-                vectors_save(area)
-                end_run(self.c)
-            leave_thread()
+        while True:
+            if kind == EXIT_NONE:
+                enter_thread(self.c)
+                with nogil:
+                    begin_run(self.c)
+                    vectors_load(area)
+                    kind = run_loop(self.c, self.builder)
+                    vectors_save(area)
+                    end_run(self.c)
+                leave_thread()
             if kind == EXIT_IO_IN or kind == EXIT_IO_OUT:
                 if self.port_read is None:
                     return kind
@@ -282,17 +285,25 @@ cdef class Processor:
                 self.emulated += 1
                 self.emulation = self.emulator.execute(self.c.insn[:15])
                 kind = self.advance(None)
-                while kind == EXIT_MMIO_READ or kind == EXIT_MMIO_WRITE:
-                    if not self.reach():
-                        return kind
-                    kind = self.advance(self.c.io_data)
+            elif kind == EXIT_MMIO_READ or kind == EXIT_MMIO_WRITE:
+                if not self.reach():
+                    return kind
+                kind = self.answer(self.c.io_data)
             elif kind == EXIT_EOI and self.level_ended is not None:
                 self.level_ended(self.c.io_data)
                 kind = EXIT_NONE
             elif kind == EXIT_BLOCK:
                 self.block_begins()
                 kind = EXIT_NONE
-        return kind
+            elif kind != EXIT_NONE:
+                return kind
+
+    cdef int answer(self, u64 value) except -1:
+        """Tell what asked a device its answer; an `Exit`, or EXIT_NONE."""
+        if self.emulation is not None:
+            return self.advance(value)
+        device_answer(self.c, value)
+        return EXIT_NONE
 
     cdef bint reach(self) except -1:
         """Let the local APIC or the machine answer an access to a device; False: nobody does."""
@@ -402,8 +413,8 @@ cdef class Processor:
 
     def complete(self, u64 value=0) -> None:
         """Finish the instruction that left for a device; `value` is what was read."""
-        if self.emulation is not None:
-            self.waiting = self.advance(value)
+        if self.emulation is not None or self.c.device_waits:
+            self.waiting = self.answer(value)
             return
         self.c.io_data = value
         cdef int result = complete(self.c)
@@ -419,7 +430,7 @@ cdef class Processor:
         instruction."""
         apic_update(self.c)
         return (self.c.intr & INTR_EXTERNAL != 0 and self.c.iflag != 0 and not self.c.inhibit
-                and self.emulation is None
+                and self.emulation is None and self.c.pending < PENDING_OP
                 and not (self.c.debugger != NULL and debug_holds(self.c)))
 
     def inject(self, int vector) -> None:
