@@ -14,6 +14,7 @@ from ringlet.cache.hostmap cimport cache_fragment_at, cache_guest_offset, cache_
 from ringlet.core.prod cimport prod_arm
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host
+from ringlet.vcpu.fpstate cimport FPU_DATA, FPU_OPCODE, X87_NONE
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
@@ -377,12 +378,33 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     return 0
 
 
+cdef u32 x87_opcode(const u8* code) noexcept nogil:
+    """FOP of the x87 instruction at `code` (SDM 1 8.1.9); X87_NONE if it is something else."""
+    cdef int i = 0
+    while i < 13 and (code[i] == 0x66 or code[i] == 0x67 or code[i] == 0x9B or 0x40 <= code[i] <= 0x4F
+                      or code[i] & 0xFE == 0x64 or code[i] & 0xFE == 0xF2
+                      or (code[i] & 0xE7) == 0x26):
+        i += 1
+    if code[i] & 0xF8 != 0xD8:
+        return X87_NONE
+    return <u32>(code[i] & 7) << 8 | code[i + 1]
+
+
+cdef u64 guest_fop(CpuState* c, Fragment* frag, u32 guest, const u8* host) noexcept nogil:
+    """FOP of the guest's instruction, with that of its translation in the upper half."""
+    cdef u8 code[16]
+    cdef u32 fop = X87_NONE
+    if guest_bytes(c, frag, guest, code):
+        fop = x87_opcode(code)
+    return fop | <u64>x87_opcode(host) << 32
+
+
 cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     cdef Cache* k = <Cache*>c.cache
     cdef u64 at = host - <u64>k.run
     cdef u32 index, start = 0
     cdef Fragment* frag
-    if data:
+    if data == FPU_DATA:
         return mmu_linear_of(c, host)
     if at >= k.size:
         return 0
@@ -390,4 +412,6 @@ cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     if index == NONE:
         return 0
     frag = &k.fragments[index]
+    if data == FPU_OPCODE:
+        return guest_fop(c, frag, cache_guest_offset(k, frag, <u32>at, &start), <const u8*>host)
     return frag.linear + cache_guest_offset(k, frag, <u32>at, &start)

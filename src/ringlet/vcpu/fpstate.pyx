@@ -107,6 +107,21 @@ cdef u64 guest_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     return (<fpu_pointer_fn>c.fpu_pointer)(c, host, data)
 
 
+cdef u16 guest_opcode(CpuState* c, u64 host, u16 fop) noexcept nogil:
+    """FOP of the guest for what the host has with the instruction pointer `host`.
+
+    A processor that keeps FOP of unmasked exceptions alone (SDM 1 8.1.9.1) has it of an
+    instruction before that one, or not at all: then it stays.
+    """
+    cdef u64 found
+    if not fop or host <= 0xFFFF or host == c.fpu_restored[0] or c.fpu_pointer == NULL:
+        return fop
+    found = (<fpu_pointer_fn>c.fpu_pointer)(c, host, FPU_OPCODE)
+    if found >> 32 != fop or <u32>found == X87_NONE:
+        return fop
+    return <u16>found
+
+
 cdef void complete_pointers(CpuState* c, u8* area) noexcept nogil:
     """Fills in the pointers that AMD's FXSAVE and XSAVE leave out while no exception is pending.
 
@@ -135,6 +150,7 @@ cdef void to_guest(CpuState* c, u8* area, bint wide, bint x87) noexcept nogil:
     cdef u64* fdp = <u64*>(area + AREA_FDP)
     if x87:
         complete_pointers(c, area)
+    (<u16*>(area + AREA_FOP))[0] = guest_opcode(c, fip[0], (<u16*>(area + AREA_FOP))[0])
     fip[0] = guest_pointer(c, fip[0], 0)
     fdp[0] = guest_pointer(c, fdp[0], 1)
     if not wide:
@@ -385,10 +401,11 @@ cdef int op_xrstors(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef void build_environment(CpuState* c, u8* area, u32* env) noexcept nogil:
     """Rewrites the pointers of the 7 doublewords of an x87 environment; `area`: an FXSAVE image."""
-    cdef u64 fip = guest_pointer(c, (<u64*>(area + AREA_FIP))[0], 0)
+    cdef u64 host = (<u64*>(area + AREA_FIP))[0]
+    cdef u64 fip = guest_pointer(c, host, 0)
     cdef u64 fdp = guest_pointer(c, (<u64*>(area + AREA_FDP))[0], 1)
+    env[4] = <u32>guest_opcode(c, host if host else env[3], <u16>(env[4] >> 16) & 0x7FF) << 16
     env[3] = <u32>fip
-    env[4] &= <u64>0xFFFF0000          # opcode; the selectors are 0
     env[5] = <u32>fdp
     env[6] = <u64>0xFFFF0000
 
