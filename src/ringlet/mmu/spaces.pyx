@@ -10,7 +10,8 @@ The upper half belongs to a *group*: all address spaces whose PML4 entries 256..
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT, is_canonical
 from ringlet.mmu.hostmap cimport host_protect, host_unmap, settle
 from ringlet.mmu.layout cimport (
-    FRAME_XD, CR4_PSE, FORM_64, GROUPS, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
+    FRAME_XD, CR4_PSE, FORM_64, GROUPS, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PAGING_OFF,
+    PAGING_PAE, PTE_A,
     PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_clear, bit_test, entry_index,
     leaf_size, load_entry, lowest_bit, ram_offset, slot_region, tlb_flush)
 from ringlet.mmu.records cimport (

@@ -125,7 +125,7 @@ class Emulator:
 
 
 class Sensitive:
-    """Not innocuous: the translator has rules for it, and leaves it to the emulator only if told."""
+    """Not innocuous: a rule of the translator performs it."""
 
     __slots__ = ()
 

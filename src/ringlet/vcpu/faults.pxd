@@ -18,4 +18,3 @@ cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept 
 # CpuState.fpu_pointer (ringlet.vcpu.fpstate).
 cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil
 cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil
-cdef u32 x87_opcode(const u8* code) noexcept nogil

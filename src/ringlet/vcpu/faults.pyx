@@ -14,8 +14,8 @@ from ringlet.cache.hostmap cimport cache_fragment_at, cache_guest_offset, cache_
 from ringlet.core.prod cimport prod_arm
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host
-from ringlet.vcpu.fpstate cimport FPU_DATA, FPU_OPCODE, X87_NONE
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
+from ringlet.vcpu.x87 cimport FPU_DATA, FPU_OPCODE, X87_NONE, x87_opcode
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 
@@ -376,18 +376,6 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     if f.trap == VEC_DE or f.trap == VEC_UD or f.trap == VEC_MF or f.trap == VEC_XM:
         return raise_here(c, f, frag, guest, f.trap, False)
     return 0
-
-
-cdef u32 x87_opcode(const u8* code) noexcept nogil:
-    """FOP of the x87 instruction at `code` (SDM 1 8.1.9); X87_NONE if it is something else."""
-    cdef int i = 0
-    while i < 13 and (code[i] == 0x66 or code[i] == 0x67 or code[i] == 0x9B or 0x40 <= code[i] <= 0x4F
-                      or code[i] & 0xFE == 0x64 or code[i] & 0xFE == 0xF2
-                      or (code[i] & 0xE7) == 0x26):
-        i += 1
-    if code[i] & 0xF8 != 0xD8:
-        return X87_NONE
-    return <u32>(code[i] & 7) << 8 | code[i + 1]
 
 
 cdef u64 guest_fop(CpuState* c, Fragment* frag, u32 guest, const u8* host) noexcept nogil:

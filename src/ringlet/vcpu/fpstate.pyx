@@ -21,6 +21,7 @@ from ringlet.vcpu.pending cimport leave_emulate
 from ringlet.vcpu.sysregs cimport (
     CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR4_OSXSAVE, XCR0_AVX, XCR0_SSE, XCR0_X87, advance)
 from ringlet.vcpu.watch cimport check_aligned
+from ringlet.vcpu.x87 cimport guest_opcode, guest_pointer
 
 cdef extern from *:
     """
@@ -96,30 +97,6 @@ cdef void clear(u8* area, u32 size) noexcept nogil:
     cdef u32 i
     for i in range(0, size, 8):
         (<u64*>(area + i))[0] = 0
-
-
-cdef u64 guest_pointer(CpuState* c, u64 host, int data) noexcept nogil:
-    if host == 0 or host == c.fpu_restored[data]:
-        # Not of an instruction that ran here: the guest loaded it.
-        return host
-    if c.fpu_pointer == NULL:
-        return 0
-    return (<fpu_pointer_fn>c.fpu_pointer)(c, host, data)
-
-
-cdef u16 guest_opcode(CpuState* c, u64 host, u16 fop) noexcept nogil:
-    """FOP of the guest for what the host has with the instruction pointer `host`.
-
-    A processor that keeps FOP of unmasked exceptions alone (SDM 1 8.1.9.1) has it of an
-    instruction before that one, or not at all: then it stays.
-    """
-    cdef u64 found
-    if not fop or host <= 0xFFFF or host == c.fpu_restored[0] or c.fpu_pointer == NULL:
-        return fop
-    found = (<fpu_pointer_fn>c.fpu_pointer)(c, host, FPU_OPCODE)
-    if found >> 32 != fop or <u32>found == X87_NONE:
-        return fop
-    return <u16>found
 
 
 cdef void complete_pointers(CpuState* c, u8* area) noexcept nogil:

@@ -15,10 +15,9 @@ from ringlet.core.state cimport *
 from ringlet.mmu.mmu cimport mmu_translate, phys_read, phys_write
 from ringlet.vcpu.debugger cimport debug_seen
 from ringlet.vcpu.debug cimport single_step
-from ringlet.vcpu.faults cimport x87_opcode
-from ringlet.vcpu.fpstate cimport X87_NONE
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
 from ringlet.vcpu.watch cimport check_aligned, watch
+from ringlet.vcpu.x87 cimport X87_NONE, x87_opcode
 
 from ringlet.errors import InternalError
 
@@ -206,7 +205,7 @@ cdef class Native:
         cdef u8* bounce = <u8*>(c.block + BLOCK_BOUNCE)
         cdef u64* regs = <u64*>(bounce + BOUNCE_IN)
         cdef u64* image
-        cdef u32 fop, guest_fop
+        cdef u32 fop
         memcpy(regs, c.gpr, 128)
         if reg0 >= 0:
             regs[reg0] = value0
@@ -221,10 +220,9 @@ cdef class Native:
         # The last x87 instruction and its operand are the guest's, not ours.
         image = <u64*>self.image()
         if image[IMAGE_FIP >> 3] - c.native < NATIVE_SIZE:
-            fop = x87_opcode(<u8*>image[IMAGE_FIP >> 3])
-            guest_fop = x87_opcode(c.insn)
-            if fop == (<u16*>image)[IMAGE_FOP >> 1] and guest_fop != X87_NONE:
-                (<u16*>image)[IMAGE_FOP >> 1] = <u16>guest_fop
+            fop = x87_opcode(c.insn)
+            if fop != X87_NONE and (<u16*>image)[IMAGE_FOP >> 1] == x87_opcode(<u8*>image[1]):
+                (<u16*>image)[IMAGE_FOP >> 1] = <u16>fop
             image[IMAGE_FIP >> 3] = c.rip
         if image[IMAGE_FDP >> 3] - <u64>bounce < BOUNCE_SIZE:
             image[IMAGE_FDP >> 3] = self.data

@@ -169,10 +169,8 @@ cdef class Processor:
             return self.c.cpl
         if name == "exception":
             return self.c.exc_vector | (<u64>self.c.exc_error << 32)
-        cdef u64 value = 0
         offset, size = FIELDS[name]
-        memcpy(&value, <u8*>self.c + <size_t>offset, size)
-        return value
+        return int.from_bytes((<u8*>self.c + <size_t>offset)[:<size_t>size], "little")
 
     def set(self, str name, u64 value) -> None:
         """Set a register; control registers take effect at once."""
@@ -300,10 +298,8 @@ cdef class Processor:
 
     cdef int answer(self, u64 value) except -1:
         """Tell what asked a device its answer; an `Exit`, or EXIT_NONE."""
-        if self.emulation is not None:
-            return self.advance(value)
         device_answer(self.c, value)
-        return EXIT_NONE
+        return self.advance(value) if self.emulation is not None else EXIT_NONE
 
     cdef bint reach(self) except -1:
         """Let the local APIC or the machine answer an access to a device; False: nobody does."""
@@ -329,8 +325,7 @@ cdef class Processor:
         """Let `read(phys, size)` and `write(phys, size, value)` answer accesses to guest physical
         addresses without RAM within `run`.
 
-        Without them, `run` leaves with EXIT_MMIO_READ or EXIT_MMIO_WRITE.
-        """
+        Without them, `run` leaves with EXIT_MMIO_READ or EXIT_MMIO_WRITE."""
         self.memory_read = read
         self.memory_write = write
 
@@ -346,8 +341,7 @@ cdef class Processor:
                      write: Callable[[int, int, int], None]) -> None:
         """Let `read(port, size)` and `write(port, size, value)` answer IN and OUT within `run`.
 
-        Without them, `run` leaves with EXIT_IO_IN or EXIT_IO_OUT.
-        """
+        Without them, `run` leaves with EXIT_IO_IN or EXIT_IO_OUT."""
         self.port_read = read
         self.port_write = write
 
@@ -417,7 +411,7 @@ cdef class Processor:
             self.waiting = self.answer(value)
             return
         self.c.io_data = value
-        cdef int result = complete(self.c)
+        result = complete(self.c)
         self.ended(deliver(self.c) if result == EMU_FAULT else result)
 
     cdef void ended(self, int result):
@@ -435,8 +429,7 @@ cdef class Processor:
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt; the guest must be able to take it: after EXIT_WINDOW, or
-        if it is `interruptible`.
-        """
+        if it is `interruptible`."""
         self.ended(interrupt(self.c, vector))
 
     def set_interrupt(self, bint pending) -> None:

@@ -5,7 +5,8 @@ from ringlet.core.state cimport (
 from ringlet.vcpu.descriptors cimport (
     DESC_OK, DESC_OUTSIDE, Descriptor, SYS_CALL_GATE, SYS_LDT, SYS_TSS_AVAILABLE, SYS_TSS_BUSY,
     fetch, fetch_wide, is_null, load_cache, load_null, selector_error)
-from ringlet.vcpu.memory cimport check_read, check_write, load, read_bytes, store, user_access, write_bytes
+from ringlet.vcpu.memory cimport (
+    check_read, check_write, load, read_bytes, store, user_access, write_bytes)
 from ringlet.vcpu.sysregs cimport (
     AR_CODE, AR_CONFORMING, AR_READABLE, AR_WRITABLE, dpl_of, write_gpr)
 
