@@ -5,7 +5,7 @@ No signal is delivered here: add what a SIGSEGV costs to the line of the shadow 
 
 from __future__ import annotations
 
-from ringlet.mmu.probe import Probe
+from ringlet_probes.mmu import Probe
 
 PAGE = 4096
 MIB = 1 << 20

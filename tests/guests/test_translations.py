@@ -83,4 +83,4 @@ def test_translations_that_cannot_be_kept_cost_a_line(cache: Path) -> None:
 
     assert (run.returncode, run.stdout) == (3, "up\n")
     assert run.stderr.count("ringlet: ") == 1
-    assert "translations were not kept" in run.stderr
+    assert "cannot keep translations" in run.stderr

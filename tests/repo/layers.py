@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "ringlet"
+PROBES = ROOT / "tests" / "probes"
 
 
 def layers() -> list[list[str]]:

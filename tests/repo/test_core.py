@@ -16,7 +16,7 @@ from ringlet.core import state
 
 PACKAGE = Path(state.__file__).parents[1]
 # Their cdef functions, too, are called from Python only.
-OF_PYTHON = {"mmu.probe", "translate.shape", "translate.learn_table", "translate.translator",
+OF_PYTHON = {"translate.shape", "translate.learn_table", "translate.translator",
              "vcpu.debugging", "vcpu.fields", "vcpu.native", "vcpu.processor"}  # fmt: skip
 # What is made and given back outside `run`; what is called only before it loads the guest's
 # registers, or in the signal handler, for which the kernel saves them; the methods of a class.

@@ -159,6 +159,22 @@ def test_the_readmes_picture_is_small_and_well_formed() -> None:
     assert "](docs/debian.svg)" in readable(ROOT / "README.md")
 
 
+def test_bits_of_control_registers_are_defined_once() -> None:
+    home = ROOT / "src/ringlet/core/control_bits.pxd"
+    names = re.findall(r"^    (\w+) = ", readable(home), re.MULTILINE)
+    definition = re.compile(rf"^\s*_?({'|'.join(names)})\b(: \w+)? = ", re.MULTILINE)
+    sources = [p for p in FILES if p.suffix in {".py", ".pyx", ".pxd"} and p != home]
+    again = [
+        f"{p.relative_to(ROOT)}: {match[1]}"
+        for p in sources
+        if p.is_relative_to(ROOT / "src")
+        for match in definition.finditer(readable(p))
+    ]
+
+    assert names
+    assert again == []
+
+
 def test_work_to_come_is_in_the_roadmap_not_in_the_code() -> None:
     marks = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
     sources = [p for p in FILES if p.suffix in {".py", ".pyx", ".pxd", ".S", ".c"}]

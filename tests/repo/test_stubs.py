@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.repo.layers import PACKAGE
+from tests.repo.layers import PACKAGE, PROBES
 
 STUBS = {
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
-    for path in sorted(PACKAGE.rglob("*.pyi"))
+    ".".join(path.relative_to(root).with_suffix("").parts): path
+    for root in (PACKAGE.parent, PROBES)
+    for path in sorted(root.rglob("*.pyi"))
 }
 Definition = ast.FunctionDef | ast.AnnAssign | ast.Assign | ast.ClassDef
 

@@ -140,11 +140,12 @@ cdef enum:
     LEAVE_SAFEPOINT = 5  # asked to, before the next instruction
     LEAVE_AGAIN = 6      # bindings went stale: dispatch the same instruction anew
     LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
-    LEAVE_STEPPED = 8    # a store into translated code completed
+    LEAVE_STEPPED = 8    # the instruction before rip has ended, by steps or as the only one
     LEAVE_STALE = 9      # the guest bytes of fragment exit_arg have changed
 
-# Translation mode key: everything about the processor that a translation depends on.
-cdef enum:
+# A translation's key: everything about the processor that a translation depends on.  What was
+# translated under one key is never run under another (ringlet.cache).
+cpdef enum Key:
     KEY_CPL = 3          # bits 0-1: CPL
     KEY_MODE16 = 1 << 2  # 16-bit code segment
     KEY_MODE32 = 1 << 3  # 32-bit code segment (protected or compatibility)
@@ -154,6 +155,9 @@ cdef enum:
     KEY_NOAVX = 1 << 7   # CR4.OSXSAVE = 0 or XCR0 without AVX: VEX raises #UD
     KEY_STEP = 1 << 8    # RFLAGS.TF, a breakpoint or a debugger: one instruction a fragment
     KEY_EM = 1 << 9      # CR0.EM rather than TS
+
+cdef enum:
+    KEY_LIMIT = 1 << 10  # every key is less than this
 
 cdef struct Segment:
     u16 selector
@@ -271,7 +275,7 @@ cdef struct CpuState:
     u64 mmio_linear
     u64 shutdown_rip
     # --- the rest of the virtual machine, as seen by compiled code
-    void* mmu            # ringlet.mmu.windows.Mmu*
+    void* mmu            # ringlet.mmu.layout.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*
     void* translator
     void* kept           # ringlet.translate.kept.Kept*, or NULL
@@ -312,7 +316,7 @@ cdef struct CpuState:
     u64 n_shadow_faults, n_shadow_pages, n_guest_faults, n_interrupts, n_exceptions
     u64 n_smc, n_flushes, n_cr3_loads, n_cr3_dropped, n_invlpg, n_python_exits
     u64 n_safepoints, n_stale, n_kept, n_halts, n_cpuid, n_msr_reads, n_msr_writes
-    u64 n_mmio_reads, n_mmio_writes
+    u64 n_mmio_reads, n_mmio_writes, n_jump_tables
     # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
     u8 pad_xsave[64]
     u8 xsave[4096]
@@ -337,9 +341,13 @@ cdef enum:
     BLOCK_NSLOTS_K = 0x180000      # the same, negated
     BLOCK_SLOTS_U = 0x200000       # for CPL 3
     BLOCK_NSLOTS_U = 0x280000
-    BLOCK_JUMP_K = 0x300000        # indirect targets by the low 16 bits of the address
-    BLOCK_JUMP_U = 0x380000
-    BLOCK_SIZE = 0x400000
+    BLOCK_JUMPS = 0x300000         # tables of indirect targets, one for a key (ringlet.cache.jumps)
+    BLOCK_SIZE = 0x700000
+
+# A jump table: host addresses by the low 16 bits of the target's linear address.
+cdef enum:
+    JUMP_TABLES = 8
+    JUMP_TABLE_BYTES = 0x80000
 
 # Size of the code of single emulated instructions, and native_vector where none has faulted.
 cdef enum:

@@ -18,4 +18,4 @@ cdef u64 forget(CpuState* c, Mmu* m, Region* r, u32 index, u32 entry) noexcept n
 cdef u64 forget_region(CpuState* c, Mmu* m, Region* r) noexcept nogil
 cdef void note_code(CpuState* c, Mmu* m, u64 low, u64 high) noexcept nogil
 cdef void flush_code(CpuState* c, Mmu* m) noexcept nogil
-cdef u64 leaf_offset(Mmu* m, Node* node, u32 entry) noexcept nogil
+cdef u64 leaf_phys(Mmu* m, Node* node, u32 entry) noexcept nogil

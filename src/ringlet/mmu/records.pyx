@@ -9,11 +9,11 @@ Every mapped leaf is also in a chain by its guest frame and page size, so that a
 was translated can be write-protected everywhere without a search.
 """
 from ringlet.core.state cimport CpuState, u32, u64
-from ringlet.mmu.hostmap cimport host_unmap, settle
 from ringlet.mmu.layout cimport (
-    FRAME_XD, ENTRY_BITS, ENTRIES, Mmu, NODES, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D,
-    PTE_G, PTE_P, PTE_PS, PTE_U, PTE_W, Region, SLOT_SHIFT, Walk, bit_clear, bit_set, bit_test,
-    entry_index, leaf_size, lowest_bit, ram_offset)
+    FRAME_XD, ENTRY_BITS, ENTRIES, Mmu, NODES, Node, PAGING_LONG, PTE_A, PTE_D, PTE_G, PTE_P,
+    PTE_PS, PTE_U, PTE_W, Region, SLOT_SHIFT, Walk, entry_index, leaf_size)
+from ringlet.mmu.mappings cimport settle, window_unmap
+from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_set, bit_test, lowest_bit
 
 # Bits of an entry that a mapping depends on: P, R/W, U/S, A, D, PS, G, the frame, XD.  Above a
 # leaf the processor ignores D and G, guests leave them alone.
@@ -82,18 +82,18 @@ cdef inline void node_give(Mmu* m, u32 index) noexcept nogil:
 
 # --- chains of mapped leaves
 
-cdef u64 leaf_offset(Mmu* m, Node* node, u32 entry) noexcept nogil:
-    """Offset in RAM of the frame a leaf maps."""
-    return ram_offset(m, node.copy[entry] & m.frame_mask & ~(leaf_size(node.level) - 1))
+cdef u64 leaf_phys(Mmu* m, Node* node, u32 entry) noexcept nogil:
+    """Guest physical address of the first byte a leaf maps."""
+    return node.copy[entry] & m.frame_mask & ~(leaf_size(node.level) - 1)
 
 
 cdef inline u32* chain_head(Mmu* m, Node* node, u32 entry) noexcept nogil:
-    cdef u64 offset = leaf_offset(m, node, entry)
+    cdef u64 phys = leaf_phys(m, node, entry)
     if node.level == 1:
-        return &m.head4k[offset >> 12]
+        return &m.head4k[phys >> 12]
     if node.level == 2:
-        return &m.head2m[offset >> 21]
-    return &m.head1g[offset >> 30]
+        return &m.head2m[phys >> 21]
+    return &m.head1g[phys >> 30]
 
 
 cdef void leaf_link(Mmu* m, Region* r, u32 index, u32 entry, bint writable) noexcept nogil:
@@ -215,7 +215,7 @@ cdef u64 forget_region(CpuState* c, Mmu* m, Region* r) noexcept nogil:
 cdef void empty_region(CpuState* c, Mmu* m, Region* r) noexcept nogil:
     """Drop all that is mapped in a region; it stays with its slot."""
     forget_region(c, m, r)
-    host_unmap(m, r, r.linear, <u64>1 << SLOT_SHIFT)
+    window_unmap(m, r, r.linear, <u64>1 << SLOT_SHIFT)
     r.holes = 0
     settle(m, r)
 
@@ -248,7 +248,7 @@ cdef u32 record(CpuState* c, Mmu* m, Region* r, Walk* w, bint refill) noexcept n
         if (bit_test(node.used, entry)
                 and change_of(node.copy[entry], w.entry[level]) >= CHANGE_LESS):
             if forget(c, m, r, index, entry) and not (refill and level == 1):
-                host_unmap(m, r, w.linear & ~(leaf_size(level) - 1), leaf_size(level))
+                window_unmap(m, r, w.linear & ~(leaf_size(level) - 1), leaf_size(level))
                 settle(m, r)
         bit_set(node.used, entry)
         node.copy[entry] = w.entry[level]

@@ -7,7 +7,7 @@ from posix.mman cimport (
     mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE)
 
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT
-from ringlet.mmu.hostmap cimport ballast_drop, ballast_take, host_unmap, settle
+from ringlet.mmu.mappings cimport ballast_drop, ballast_take, window_unmap, settle
 from ringlet.mmu.layout cimport (
     GROUPS, Mmu, Owner, REGIONS, Region, SPACES, STRIDE_SHIFT, poison, set_slot, slot_addend,
     slot_linear)
@@ -147,7 +147,7 @@ cdef void strip(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
         if owner == m.space or owner == m.group:
             hide(c, r)
         if forget_region(c, m, r) or r.holes or r.maps:
-            host_unmap(m, r, r.linear, <u64>1 << SLOT_SHIFT)
+            window_unmap(m, r, r.linear, <u64>1 << SLOT_SHIFT)
             r.holes = 0
             settle(m, r)
             m.maps -= r.maps

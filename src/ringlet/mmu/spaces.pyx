@@ -7,13 +7,15 @@ from changed entries is dropped, in ranges.
 
 The upper half belongs to a *group*: all address spaces whose PML4 entries 256..511 agree.
 """
+from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT, is_canonical
-from ringlet.mmu.hostmap cimport host_protect, host_unmap, settle
 from ringlet.mmu.layout cimport (
-    FRAME_XD, CR4_PSE, FORM_64, GROUPS, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PAGING_OFF,
-    PAGING_PAE, PTE_A,
-    PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_clear, bit_test, entry_index,
-    leaf_size, load_entry, lowest_bit, ram_offset, slot_region, tlb_flush)
+    FRAME_XD, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
+    PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_size, load_entry,
+    slot_region, tlb_flush)
+from ringlet.mmu.mappings cimport settle, window_protect, window_unmap
+from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_test, lowest_bit
+from ringlet.mmu.ram cimport is_ram, ram_at
 from ringlet.mmu.records cimport (
     CHANGE_LESS, CHANGE_MORE, CHANGE_NONE, CHANGE_OTHER, change_of, empty_region, flush_code,
     forget)
@@ -34,9 +36,9 @@ cdef enum:
 cdef void flush_range(CpuState* c, Mmu* m, Region* r) noexcept nogil:
     """Carry out what `add_range` gathered."""
     if m.range_kind == RANGE_DROP:
-        host_unmap(m, r, m.range_low, m.range_high - m.range_low)
+        window_unmap(m, r, m.range_low, m.range_high - m.range_low)
     elif m.range_kind == RANGE_PROTECT:
-        host_protect(m, r, m.range_low, m.range_high - m.range_low, False)
+        window_protect(m, r, m.range_low, m.range_high - m.range_low, False)
     m.range_kind = RANGE_NONE
 
 
@@ -73,8 +75,8 @@ cdef u64 compare_node(CpuState* c, Mmu* m, Region* r, u32 index, bint everything
     cdef Node* node = &m.nodes[index]
     cdef u64 pages = 0
     cdef u64 bits, entry_now, gone
-    cdef u64 offset = ram_offset(m, node.table) if node.form == FORM_64 else ~<u64>0
-    cdef u64* table = <u64*>(m.ram + offset) if offset != ~<u64>0 else NULL
+    cdef bint plain = node.form == FORM_64 and is_ram(m.ram, node.table)
+    cdef u64* table = <u64*>ram_at(m.ram, node.table) if plain else NULL
     cdef u32 word, entry, change
     for word in range(8):
         bits = node.used[word] if everything else node.check[word]
@@ -194,13 +196,13 @@ cdef u32 members(Mmu* m, u32 group) noexcept nogil:
 
 cdef u32 find_group(CpuState* c, Mmu* m, u32 space) noexcept nogil:
     """The group of an address space, by its table's upper half as it is now."""
-    cdef u64 offset = ram_offset(m, (c.cr3 & m.frame_mask) + 2048)
+    cdef u64 upper = (c.cr3 & m.frame_mask) + 2048
     cdef u32 old = m.owners[space].group
     cdef u32 i, found = 0
     cdef const u64* top
-    if m.mode != PAGING_LONG or offset == ~<u64>0:
+    if m.mode != PAGING_LONG or not is_ram(m.ram, upper):
         return 0
-    top = <const u64*>(m.ram + offset)
+    top = <const u64*>ram_at(m.ram, upper)
     if old and agrees(m, old, top):
         return old
     for i in range(FIRST_GROUP, FIRST_GROUP + GROUPS):
@@ -300,7 +302,7 @@ cdef bint quietly(Mmu* m, Region* r, Walk* w) noexcept nogil:
     for level in range(w.leaf, w.top + 1):
         if not w.entry[level] & PTE_A and (level < 4 or m.mode == PAGING_LONG):
             return False
-    return (w.user or not r.user) and ram_offset(m, w.phys) != ~<u64>0
+    return (w.user or not r.user) and is_ram(m.ram, w.phys)
 
 
 cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil:
@@ -335,7 +337,7 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
             break
         if change >= CHANGE_LESS:
             if forget(c, m, r, index, entry):
-                host_unmap(m, r, linear & ~(size - 1), size)
+                window_unmap(m, r, linear & ~(size - 1), size)
                 settle(m, r)
             return
         node.copy[entry] = now
@@ -346,7 +348,7 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
         node.copy[entry] = now
         if bit_test(node.writable, entry):
             bit_clear(node.writable, entry)
-            host_protect(m, r, linear & ~(size - 1), size, False)
+            window_protect(m, r, linear & ~(size - 1), size, False)
             settle(m, r)
         return
     if change == CHANGE_NONE or (change == CHANGE_MORE and not mapped):
@@ -361,10 +363,10 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
         if level == 1 and w.leaf == 1:
             fill(c, m, region, &w)
             return
-        host_unmap(m, r, linear & ~(size - 1), size)
+        window_unmap(m, r, linear & ~(size - 1), size)
         fill(c, m, region, &w)
         return
-    host_unmap(m, r, linear & ~(size - 1), size)
+    window_unmap(m, r, linear & ~(size - 1), size)
     settle(m, r)
 
 

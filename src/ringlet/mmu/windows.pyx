@@ -7,13 +7,14 @@ not allow is the guest's own #PF.
 from ringlet.core.state cimport (
     CpuState, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT,
     SLOT_SHIFT, is_canonical)
-from ringlet.mmu.codepages cimport about_to_write, is_code, protect_run
-from ringlet.mmu.hostmap cimport host_map, host_unmap, settle
+from ringlet.mmu.codepages cimport protect_run
 from ringlet.mmu.layout cimport (
-    AHEAD_MAX, FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D,
-    PTE_G, PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_set, bit_test, entry_index,
-    leaf_size, load_entry, ram_left, ram_offset, slot_region)
-from ringlet.mmu.records cimport CHANGE_LESS, change_of, flush_code, leaf_link, leaf_offset, record
+    AHEAD_MAX, FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGING_LONG, PTE_A, PTE_D, PTE_G, PTE_P,
+    PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_size, load_entry, slot_region)
+from ringlet.mmu.mappings cimport settle, window_map, window_unmap
+from ringlet.mmu.pages cimport PAGE_SHIFT, bit_set, bit_test
+from ringlet.mmu.ram cimport about_to_write, is_code, is_ram, ram_left
+from ringlet.mmu.records cimport CHANGE_LESS, change_of, flush_code, leaf_link, leaf_phys, record
 from ringlet.mmu.regions cimport make_room, region_of_host, region_share, region_split, region_take
 from ringlet.mmu.walker cimport allowed, mark_used, resolve, walk
 
@@ -27,7 +28,7 @@ cdef bint continues(Mmu* m, Node* node, u32 entry, u64 leaf, u64 wanted,
     """Whether a neighbour can be mapped in the same run: it has the rights of `leaf`, the frame
     of `wanted`, was accessed by the guest, is RAM, and is not mapped yet."""
     cdef u64 size = leaf_size(node.level)
-    cdef u64 e, offset
+    cdef u64 e, phys
     if bit_test(node.mapped, entry) or bit_test(node.down, entry):
         return False
     e = load_entry(m, node.form, node.table, entry)
@@ -37,24 +38,23 @@ cdef bint continues(Mmu* m, Node* node, u32 entry, u64 leaf, u64 wanted,
         return False
     if bit_test(node.used, entry) and change_of(node.copy[entry], e) >= CHANGE_LESS:
         return False
-    offset = ram_offset(m, e & m.frame_mask & ~(size - 1))
-    if offset == ~<u64>0 or ram_left(m, offset) < size:
+    phys = e & m.frame_mask & ~(size - 1)
+    if ram_left(m.ram, phys) < size:
         return False
-    if node.level == 1 and is_code(m, offset) != code:
+    if node.level == 1 and is_code(m.ram, phys) != code:
         return False
     found[0] = e
     return True
 
 
-cdef u64 room_behind(Mmu* m, Node* node, u32 last, u64 offset) noexcept nogil:
-    """Bytes behind a small page where nothing is mapped, in its node, and RAM at `offset` goes
-    on."""
+cdef u64 room_behind(Mmu* m, Node* node, u32 last, u64 phys) noexcept nogil:
+    """Bytes behind a small page where nothing is mapped, in its node, and RAM at `phys` goes on."""
     cdef u32 entry = last + 1
     if node.level > 1:
         return 0
     while entry < ENTRIES and entry - last <= AHEAD_MAX and not bit_test(node.mapped, entry):
         entry += 1
-    return min(<u64>(entry - 1 - last) << PAGE_SHIFT, ram_left(m, offset))
+    return min(<u64>(entry - 1 - last) << PAGE_SHIFT, ram_left(m.ram, phys))
 
 
 cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
@@ -64,7 +64,7 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
     cdef u32 index, entry, first, last, i
     cdef u64 size = leaf_size(w.leaf)
     cdef u64 leaf = w.entry[w.leaf]
-    cdef u64 offset, length, low
+    cdef u64 phys, length, low
     cdef u64 e = 0
     cdef bint local, can_write, writable, code
     cdef Node* node
@@ -74,14 +74,14 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
     index = record(c, m, r, w, True)
     node = &m.nodes[index]
     entry = entry_index(w.linear, w.leaf)
-    offset = leaf_offset(m, node, entry)
+    phys = leaf_phys(m, node, entry)
     can_write = w.write or not (m.wp or r.user)
     if can_write and not w.write:
         r.wp0 = 1
     writable = can_write and leaf & PTE_D
-    code = w.leaf == 1 and is_code(m, offset)
+    code = w.leaf == 1 and is_code(m.ram, phys)
     local = not (m.pge and leaf & PTE_G)
-    length = ram_left(m, offset)
+    length = ram_left(m.ram, phys)
     first = entry
     last = entry
     if length >= size:
@@ -96,10 +96,10 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
             node.copy[first] = e
         length *= last - first + 1
     low = node.linear + first * size
-    offset -= (entry - first) * size
-    if not host_map(m, r, low, offset, length, room_behind(m, node, last, offset + length),
-                    writable and not code):
-        host_unmap(m, r, node.linear + entry * size, size)
+    phys -= (entry - first) * size
+    if not window_map(m, r, low, phys, length, room_behind(m, node, last, phys + length),
+                      writable and not code):
+        window_unmap(m, r, node.linear + entry * size, size)
         return False
     for i in range(first, last + 1):
         bit_set(node.used, i)
@@ -107,7 +107,7 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
             bit_set(node.check, i)
         leaf_link(m, r, index, i, writable)
     if writable and w.leaf > 1:
-        protect_run(m, r, low, offset, length)
+        protect_run(m, r, low, phys, length)
     settle(m, r)
     c.n_shadow_pages += length >> PAGE_SHIFT
     return True
@@ -139,8 +139,8 @@ cdef int touch(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept no
     cdef bint write = (access & ACC_WRITE) != 0
     if r.user and not (w.user and (w.write or not write)):
         region_split(c, m, region)
-    if write and is_code(m, ram_offset(m, w.phys)):
-        about_to_write(c, m, w.phys)
+    if write and is_code(m.ram, w.phys):
+        about_to_write(m.ram, w.phys)
         if mapped_right(m, r, w, True) and m.repeats == 0:
             return MEM_OK
     # The second try comes after room was made.
@@ -201,7 +201,7 @@ cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexc
     if resolve(c, m, at, access, &w) != MEM_OK:
         m.last_page = 0
         return MEM_FAULT
-    if ram_offset(m, w.phys) == ~<u64>0:
+    if not is_ram(m.ram, w.phys):
         m.last_page = 0
         c.mmio_phys = w.phys
         c.mmio_linear = at
@@ -225,7 +225,7 @@ cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
         c.mmio_phys = w.phys
         c.mmio_linear = w.linear
         return MEM_MMIO
-    if ram_offset(m, w.phys) != ~<u64>0:
+    if is_ram(m.ram, w.phys):
         touch(c, m, region, &w, access)
     return MEM_OK
 
@@ -243,7 +243,7 @@ cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
         return
     if not walk(c, m, linear, &w) or not allowed(m, &w, access):
         return
-    if ram_offset(m, w.phys) == ~<u64>0:
+    if not is_ram(m.ram, w.phys):
         return
     region = region_for(c, m, &w)
     if not region or (m.regions[region].user and not w.user):
@@ -270,7 +270,7 @@ cdef int fetch(CpuState* c, Mmu* m, u64 linear, u64* phys) noexcept nogil:
         index = record(c, m, &m.regions[region], &w, False)
         bit_set(m.nodes[index].fetched, entry_index(w.linear, w.leaf))
         flush_code(c, m)
-    if ram_offset(m, w.phys) == ~<u64>0:
+    if not is_ram(m.ram, w.phys):
         c.mmio_phys = w.phys
         c.mmio_linear = w.linear
         return MEM_MMIO

@@ -13,6 +13,7 @@ from ringlet.translate.builder cimport Builder, Span
 cdef enum:
     BUCKETS = 1 << 17
     ARENA = 48 << 20     # bytes of records, old and new
+    MISSING = 0xFFFF     # in `thunk` and `indirect`: there is none
     FIRST = 8            # where they begin: offset 0 ends a bucket's chain
 
 cdef struct Record:

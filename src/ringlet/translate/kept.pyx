@@ -5,7 +5,6 @@ from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport is_far
 
 cdef enum:
-    MISSING = 0xFFFF
     PROBES = 32          # records looked at in a bucket
 
 cdef inline u32 bucket_of(u32 at, u32 key, const u8* bytes, u32 prefix) noexcept nogil:

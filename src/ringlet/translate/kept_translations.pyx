@@ -44,11 +44,13 @@ cdef bint sound(Record* r, u32 room) noexcept:
             return False
     relocs = <PackedReloc*>(start + p.relocs)
     for i in range(r.n_relocs):
-        if (relocs[i].kind > RELOC_RIP64
+        if (relocs[i].kind > RELOC_TABLE
                 or relocs[i].at + 4 > r.code_size
                 or (wide(relocs[i].kind)
                     and relocs[i].at + 8 > r.code_size)
                 or (relocs[i].kind == RELOC_SOURCE and not r.checked)
+                or (relocs[i].kind == RELOC_TABLE
+                    and (r.indirect == MISSING or relocs[i].at != r.indirect + 4))
                 or (relocs[i].kind == RELOC_STUB and not 0 <= relocs[i].value < STUB_COUNT)
                 or (relocs[i].kind == RELOC_STATE and not 0 <= relocs[i].value < BLOCK_SIZE)
                 or (relocs[i].kind == RELOC_OP and not 0 <= relocs[i].value < r.n_ops)

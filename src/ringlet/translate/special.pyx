@@ -3,17 +3,13 @@ from ringlet.core.state cimport (u8, u32, u64, i32, i64, RAX, RBX, RSP, RBP, RSI
                                  KEY_STEP, CpuState)
 from ringlet.translate.insn cimport *
 from ringlet.translate.builder cimport *
-from ringlet.translate.plain cimport encode
+from ringlet.translate.encode cimport encode, is_away
 from ringlet.translate.operands cimport lookup, load_guest, window, linear_operand, add_segment
 from ringlet.translate.flow cimport add_link
 
 cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
 cdef u32 SCRATCH = <u32><size_t>&_null.scratch[0]
-
-
-cdef inline bint away(u32 reg) noexcept nogil:
-    return reg == RSP or 8 <= reg <= 11
 
 
 cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
@@ -47,7 +43,7 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     load_table(b, WIN_ADDEND, H8, b.slots)
     r = ref_sum(H9, WIN_ADDEND, 0)
     host = reg
-    if away(reg):
+    if is_away(reg):
         load_guest(b, reg, H8)
         host = H8
     encode(b, i, i.opcode, host, &r, 0, 0)

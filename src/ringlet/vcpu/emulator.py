@@ -23,6 +23,7 @@ from iced_x86 import (
 )
 
 from ringlet.core.ops import Op
+from ringlet.core.state import Key
 from ringlet.errors import InternalError
 from ringlet.translate.classify import Innocuous, Ruled, classify
 from ringlet.vcpu.emulation.access import Accesses, Step
@@ -46,7 +47,7 @@ from ringlet.vcpu.emulation.strings import String, is_string
 from ringlet.vcpu.native import Native
 
 _TF: Final = 1 << 8
-_KEY_MODE64: Final = 1 << 4
+_KEY_MODE64: Final = int(Key.KEY_MODE64)
 _MAX_LENGTH: Final = 15
 _ROOM: Final = 1024
 _KEPT: Final = 4096

@@ -330,6 +330,15 @@ cdef class Native:
             return bytes(8)
         return image[at:at + 8]
 
+    @property
+    def fpu_refused(self) -> bool:
+        """An x87 exception is pending with which a store stores nothing: any but precision.
+
+        (SDM 1 8.5.1-8.5.6.)
+        """
+        cdef u8* image = self.image()
+        return bool((<u64*>(image + IMAGE_BV))[0] & 1 and image[2] & ~image[0] & 0x1F)
+
     # --- exceptions and events
 
     def raise_exception(self, u32 vector) -> bool:

@@ -14,6 +14,7 @@ from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
 from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
+from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mmu_read, mmu_write,
                               mmu_load_cr3, mmu_flush_all)
 from ringlet.translate.builder cimport Builder
@@ -67,6 +68,7 @@ cdef class Processor:
     """
 
     cdef CpuState* c
+    cdef GuestRam* ram
     cdef Builder* builder
     cdef LearnTable table
     cdef readonly KeptTranslations kept
@@ -112,7 +114,8 @@ cdef class Processor:
         self.c.tsc_khz = tsc_khz()
         alarm_attach(self.c)
         self.set_cpuid(cpuid if cpuid is not None else default_entries())
-        mmu_create(self.c, ram_size, code_unmapped, code_written, space_dropped)
+        self.ram = ram_create(ram_size)
+        mmu_create(self.c, self.ram, code_unmapped, code_written, space_dropped)
         install_handlers(handle_fault)
         update_key(self.c)
 
@@ -120,8 +123,7 @@ cdef class Processor:
         if self.c != NULL:
             alarm_destroy(self.c)
             prod_detach(self.c)
-            if self.c.mmu != NULL:
-                mmu_destroy(self.c)
+            mmu_destroy(self.c)
             cache_destroy(self.c)
             apic_destroy(self.c)
             debug_destroy(self.c)
@@ -129,6 +131,7 @@ cdef class Processor:
             free(self.c.cpuid)
             host_unmap(self.c, BLOCK_SIZE)
         free(self.builder)
+        ram_destroy(self.ram)
 
     cdef inline u8* xsave(self):
         return <u8*>((<u64>&self.c.xsave[0] + 63) & ~<u64>63)

@@ -9,6 +9,7 @@ from ringlet.core.prod cimport prod_disarm
 from ringlet.core.template cimport Template, STUB_ENTER
 from ringlet.cache.codecache cimport *
 from ringlet.cache.halt cimport cache_unhalt
+from ringlet.cache.jumps cimport jumps_enter, jumps_set_spaces, jumps_thunk
 from ringlet.mmu.mmu cimport (mmu_fetch, mmu_space, mmu_protect_code, ram_host)
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
@@ -287,17 +288,17 @@ cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
     return raise_err(c, VEC_GP, 0)
 
 
-cdef inline bint resumes(CpuState* c, Cache* k, u64 host) noexcept nogil:
+cdef inline bint resumes(CpuState* c, Cache* k, u64 host, u32 key) noexcept nogil:
     """Nothing has changed since the exit to Python: translated code goes on at `host`."""
-    return (host != 0 and c.rip == c.resume_rip and c.key == c.resume_key
-            and k.drops == c.resume_drops and not c.inhibit and not c.key & KEY_STEP)
+    return (host != 0 and c.rip == c.resume_rip and key == c.resume_key
+            and k.drops == c.resume_drops and not c.inhibit and not key & KEY_STEP)
 
 
-cdef inline void remember(CpuState* c, Cache* k, OpInfo* op, u64 host) noexcept nogil:
-    """The operation leaves for Python: what `resumes` compares."""
-    c.resume = host
+cdef inline void remember(CpuState* c, Cache* k, OpInfo* op, u32 key) noexcept nogil:
+    """The operation, in a fragment of `key`, leaves for Python: what `resumes` compares."""
+    c.resume = op.resume
     c.resume_rip = op.rip + op.length
-    c.resume_key = c.key
+    c.resume_key = key
     c.resume_drops = k.drops
 
 
@@ -348,8 +349,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             if r == DEBUG_ALONE:
                 key |= KEY_STEP
         stepping = key & KEY_STEP
-        cache_set_spaces(c, k, mmu_space(c, 0), mmu_space(c, <u64>1 << 63))
-        if resumes(c, k, resume):
+        jumps_set_spaces(c, k, mmu_space(c, 0), mmu_space(c, <u64>1 << 63))
+        if resumes(c, k, resume, key):
             host = resume
         else:
             if (stepping or c.db_pending) and step_before(c, c.inhibit, &step):
@@ -390,14 +391,12 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 c.inhibit = inhibit
                 return EXIT_BLOCK
             if link != NONE:
-                if c.blocks == NULL and generation == k.generation \
-                        and k.fragments[k.links[link].source].key == key \
-                        and k.fragments[k.links[link].source].space == space:
+                if c.blocks == NULL and generation == k.generation:
                     cache_link(k, link, index)
                 link = NONE
             if indirect:
                 if c.blocks == NULL:
-                    cache_enter_table(c, k, index)
+                    jumps_enter(c, k, index)
                 indirect = False
             if stepping:
                 step_watch(c, &k.fragments[index], &step)
@@ -418,7 +417,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             inhibit = 0
             r = emulate(c, op)
             if r == EMU_NEXT and op.resume and c.blocks == NULL and not key & KEY_STEP \
-                    and k.drops == drops \
+                    and k.drops == drops and c.key == key \
                     and not c.attention and not (c.intr and (c.iflag or c.inhibit)):
                 if c.inhibit:
                     shadow = c.rip
@@ -428,7 +427,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 continue
             if r == EMU_FLOW and not stepping and c.blocks == NULL and settled(c, k) \
                     and is_canonical(c.rip):
-                host = cache_thunk(c, k)
+                host = jumps_thunk(c, k)
                 if host != 0:
                     key = c.key
                     enter(c, host)
@@ -449,7 +448,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                     c.halted = 0   # the machine waits, or gives up
             if r == EMU_EXIT:
                 if k.drops == drops and c.blocks == NULL:
-                    remember(c, k, op, op.resume)
+                    remember(c, k, op, key)
                 if stepping and c.exit_kind == EXIT_EMULATE:
                     step_undone(c, &step)
                 elif stepping:

@@ -92,7 +92,7 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
     ("arguments", "message"),
     [
         (["run"], "nothing to run; for example: ringlet run debian"),
-        (["run", "windows"], "windows: no guest of that name"),
+        (["run", "windows"], "windows: no guest has this name"),
         (["run", "--kernel", "/nonexistent"], "/nonexistent: no such file"),
         (["run", "--kernel", "/bin/sh"], "/bin/sh: is a program for Linux, not a kernel"),
         (["run", "--kernel", "PROGRAM", "debian"], "leave out --kernel"),
@@ -110,8 +110,8 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "--bare", "PROGRAM", "--memory"], "requires an argument"),
         (["run", "--bare", "PROGRAM", "extra"], "extra"),
         (["run", "--bare", "PROGRAM", "--gdb-wait"], "--gdb-wait needs --gdb"),
-        (["run", "--bare", "PROGRAM", "--gdb", "65536"], "ports end at 65535"),
-        (["run", "--bare", "PROGRAM", "--gdb", "/nowhere/gdb"], "cannot listen there"),
+        (["run", "--bare", "PROGRAM", "--gdb", "65536"], "give a port up to 65535"),
+        (["run", "--bare", "PROGRAM", "--gdb", "/nowhere/gdb"], "cannot listen: "),
         (["run", "debian", "--gdb-wait"], "--gdb-wait needs --gdb"),
         (["run", "--fast"], "No such option: --fast"),
         (["fly"], "No such command 'fly'"),
@@ -166,7 +166,7 @@ def test_doctor_on_a_lesser_host(capfd: Capture, monkeypatch: pytest.MonkeyPatch
 
     assert status == 2
     assert "missing  BMI2" in captured.out
-    assert captured.err == "ringlet: no guest can run on this host, for want of BMI2\n"
+    assert captured.err == "ringlet: no guest can run on this host: it lacks BMI2\n"
 
 
 def test_version(capfd: Capture) -> None:

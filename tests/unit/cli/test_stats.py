@@ -55,7 +55,7 @@ def test_exits_are_told_by_kind() -> None:
 def test_translation_and_memory_are_told() -> None:
     told = text(Moments())
 
-    assert "code 90,000 fragments translated, with 1,000,000 instructions, 9 known from" in told
+    assert "code 90,000 fragments translated, with 1,000,000 instructions, 9 reused" in told
     assert "3 MiB of 32 MiB in use, flushes 1 memory 0 pages mapped, shadow faults 8" in told
 
 

@@ -79,7 +79,7 @@ def test_the_first_wrong_instruction_is_named() -> None:
     board.run(SUM)
 
     assert len(said) == 1
-    assert f"at {CODE + 7:#x}, add rax,rbx: rax is 0x2, and not 0xc" in said[0]
+    assert f"at {CODE + 7:#x}, add rax,rbx: rax is 0x2, not 0xc" in said[0]
 
 
 def test_events_are_kept(watched: Watched) -> None:

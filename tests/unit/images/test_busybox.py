@@ -64,7 +64,7 @@ def test_a_busybox_that_does_not_run(tmp_path: Path) -> None:
     path.write_text("#!/bin/sh\nexit 1\n")
     path.chmod(0o755)
 
-    with pytest.raises(ImageError, match="does not tell its applets"):
+    with pytest.raises(ImageError, match="cannot list its applets"):
         applets(path)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from ringlet.mmu.probe import Probe
+from ringlet_probes.mmu import Probe
 
 P, W, U, PWT, PCD, A, D, PS, G = 1, 2, 4, 8, 16, 32, 64, 128, 256
 NX = 1 << 63

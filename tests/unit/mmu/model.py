@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ringlet.mmu.probe import Probe
+from ringlet_probes.mmu import Probe
 from tests.unit.mmu.guest import NX, PF_I, PF_P, PF_RSVD, PS, A, D, P, U, W
 
 FRAME = 0x000F_FFFF_FFFF_F000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ringlet.mmu.probe import Probe
+from ringlet_probes.mmu import Probe
 from tests.unit.mmu.guest import (
     CR0,
     CR0_WP,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ringlet.mmu.probe import Probe
+from ringlet_probes.mmu import Probe
 from tests.unit.mmu.guest import (
     CR0,
     CR0_WP,

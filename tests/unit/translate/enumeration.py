@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from iced_x86 import Code, Code_, Decoder
+from tests.unit.translate.reference import Shapes, immediate_length, operand_length
 
 from ringlet.translate.classify import Refused, classify
 from ringlet.translate.key import (
@@ -20,7 +21,6 @@ from ringlet.translate.key import (
     parse,
 )
 from ringlet.translate.rules.registry import code_name
-from tests.unit.translate.reference import Shapes, immediate_length, operand_length
 
 ALL = range(256)
 OPERANDS = (0x00, 0x04, 0x0D, 0x44, 0x9C, 0xC1, 0xDA, 0xE7, 0xFF)

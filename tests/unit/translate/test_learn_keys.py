@@ -22,6 +22,8 @@ from iced_x86 import (
     RegisterExt,
     RflagsBits,
 )
+from tests.unit.translate.enumeration import Comparison, legacy, vex
+from tests.unit.translate.reference import Shapes, length_of
 
 from ringlet.translate.classify import Refused, classify
 from ringlet.translate.key import (
@@ -36,8 +38,6 @@ from ringlet.translate.key import (
 from ringlet.translate.learn import Shape
 from ringlet.translate.rules.registry import CODE_NAMES
 from ringlet.translate.shape import RegRole
-from tests.unit.translate.enumeration import Comparison, legacy, vex
-from tests.unit.translate.reference import Shapes, length_of
 
 READS = {OpAccess.READ, OpAccess.COND_READ, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 WRITES = {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}

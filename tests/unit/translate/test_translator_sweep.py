@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iced_x86 import Code, Decoder
+from tests.unit.translate.install import fragments, libc
 
 from ringlet.bench.kernel import elf_text, kernel_text
 from ringlet.images.debian import CLOUD_KERNEL
 from ringlet.images.store import Store, default_root
 from ringlet.translate.translator import KEYS, Translator
 from ringlet.translate.verify import Verifier
-from tests.unit.translate.install import fragments, libc
 
 RING_0 = KEYS["mode64"]
 RING_3 = KEYS["mode64"] | 3

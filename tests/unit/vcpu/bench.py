@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from ringlet.vcpu.probe import Probe
+from ringlet_probes.vcpu import Probe
 
 EMU_NEXT, EMU_FLOW, EMU_FAULT, EMU_EXIT = range(4)
 

@@ -17,8 +17,9 @@ from posix.mman cimport (
     MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE)
 
 from ringlet.core.state cimport u8, u32, u64
-from ringlet.mmu.layout cimport (
-    AHEAD_MAX, BALLAST, Mmu, PAGE_SHIFT, PAGE_SIZE, POPULATE_MAX, Region)
+from ringlet.mmu.layout cimport AHEAD_MAX, BALLAST, Mmu, POPULATE_MAX, Region
+from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE
+from ringlet.mmu.ram cimport Extent
 
 cdef extern from "<sys/mman.h>" nogil:
     int MAP_POPULATE
@@ -68,9 +69,16 @@ cdef inline void* host_address(Region* r, u64 linear) noexcept nogil:
 
 
 cdef bint replace(Mmu* m, Region* r, u64 linear, u64 size, int prot, int flags,
-                  u64 offset) noexcept nogil:
-    while mmap(host_address(r, linear), size, prot, flags | MAP_FIXED,
-               -1 if flags & MAP_ANONYMOUS else m.fd, offset) == MAP_FAILED:
+                  u64 phys) noexcept nogil:
+    cdef Extent* e = &m.ram.extents[0]
+    cdef u64 offset = 0
+    cdef int fd = -1
+    if not flags & MAP_ANONYMOUS:
+        if phys >> 32:
+            e += 1
+        fd = e.fd
+        offset = e.offset + phys - (e.frame << PAGE_SHIFT)
+    while mmap(host_address(r, linear), size, prot, flags | MAP_FIXED, fd, offset) == MAP_FAILED:
         if not ballast_drop(m):
             return False
     return True
@@ -78,18 +86,18 @@ cdef bint replace(Mmu* m, Region* r, u64 linear, u64 size, int prot, int flags,
 
 # --- pages ahead
 
-cdef void ahead_take(Mmu* m, Region* r, u64 linear, u64 offset, u64 size) noexcept nogil:
+cdef void ahead_take(Mmu* m, Region* r, u64 linear, u64 phys, u64 size) noexcept nogil:
     """Pages just mapped lose their rights again, until a walk allows them."""
     while mprotect(host_address(r, linear), size, PROT_NONE) != 0:
         if not ballast_drop(m):
-            host_unmap(m, r, linear, size)
+            window_unmap(m, r, linear, size)
             return
     r.holes += 1
     count_two(m, r)
     m.ahead = r
     m.ahead_low = linear
     m.ahead_high = linear + size
-    m.ahead_offset = offset
+    m.ahead_phys = phys
 
 
 cdef inline void ahead_end(Mmu* m) noexcept nogil:
@@ -103,7 +111,7 @@ cdef void ahead_drop(Mmu* m) noexcept nogil:
     if r == NULL:
         return
     ahead_end(m)
-    host_unmap(m, r, m.ahead_low, m.ahead_high - m.ahead_low)
+    window_unmap(m, r, m.ahead_low, m.ahead_high - m.ahead_low)
     settle(m, r)
 
 
@@ -117,30 +125,30 @@ cdef void ahead_yield(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
         ahead_drop(m)
 
 
-cdef bint ahead_use(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, int prot) noexcept nogil:
+cdef bint ahead_use(Mmu* m, Region* r, u64 linear, u64 phys, u64 size, int prot) noexcept nogil:
     """Give the first pages ahead their rights, if they are the ones."""
-    if m.ahead != r or linear != m.ahead_low or offset != m.ahead_offset \
+    if m.ahead != r or linear != m.ahead_low or phys != m.ahead_phys \
             or size > m.ahead_high - m.ahead_low:
         return False
     if mprotect(host_address(r, linear), size, prot) != 0:
         return False
     m.ahead_low += size
-    m.ahead_offset += size
+    m.ahead_phys += size
     if m.ahead_low == m.ahead_high:
         ahead_end(m)
     return True
 
 
-cdef bint host_map(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, u64 room,
-                   bint writable) noexcept nogil:
-    """Map RAM from `offset` at a linear address of the region, in place of what is there.  In
-    `room` bytes behind it nothing is mapped, and the file goes on as far."""
+cdef bint window_map(Mmu* m, Region* r, u64 linear, u64 phys, u64 size, u64 room,
+                     bint writable) noexcept nogil:
+    """Map RAM from `phys` at a linear address of the region, in place of what is there.  In `room`
+    bytes behind it nothing is mapped, and RAM goes on as far."""
     cdef int prot = PROT_READ | PROT_WRITE if writable else PROT_READ
     cdef bint short = size <= POPULATE_MAX << PAGE_SHIFT
     cdef u64 more = 0
     cdef bint grows = short and m.grown == r and m.grown_linear == linear \
-        and m.grown_offset == offset
-    if not ahead_use(m, r, linear, offset, size, prot):
+        and m.grown_phys == phys
+    if not ahead_use(m, r, linear, phys, size, prot):
         if grows and writable and m.ballast:
             more = min(min(room, m.grown_size), <u64>AHEAD_MAX << PAGE_SHIFT)
         if more:
@@ -150,20 +158,20 @@ cdef bint host_map(Mmu* m, Region* r, u64 linear, u64 offset, u64 size, u64 room
         # Nothing but populating saves the second fault, on the host's own page table; but RAM in
         # long runs may be untouched, and would be allocated.
         if not replace(m, r, linear, size + more, prot,
-                       MAP_SHARED | MAP_POPULATE if short else MAP_SHARED, offset):
+                       MAP_SHARED | MAP_POPULATE if short else MAP_SHARED, phys):
             return False
         if more:
-            ahead_take(m, r, linear + size, offset + size, more)
+            ahead_take(m, r, linear + size, phys + size, more)
     count_two(m, r)
     if short:
         m.grown_size = m.grown_size + size if grows else size
         m.grown = r
         m.grown_linear = linear + size
-        m.grown_offset = offset + size
+        m.grown_phys = phys + size
     return True
 
 
-cdef void host_unmap(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
+cdef void window_unmap(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
     """Make a range inaccessible.  Never by munmap: another thread's mapping would move in."""
     ahead_yield(m, r, linear, size)
     count_two(m, r)
@@ -174,7 +182,7 @@ cdef void host_unmap(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
         abort()
 
 
-cdef void host_protect(Mmu* m, Region* r, u64 linear, u64 size, bint writable) noexcept nogil:
+cdef void window_protect(Mmu* m, Region* r, u64 linear, u64 size, bint writable) noexcept nogil:
     cdef int prot = PROT_READ | PROT_WRITE if writable else PROT_READ
     count_two(m, r)
     while mprotect(host_address(r, linear), size, prot) != 0:

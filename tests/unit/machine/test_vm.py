@@ -8,8 +8,8 @@ import pytest
 from ringlet.core.state import Exit
 from ringlet.errors import InternalError, OutputError
 from ringlet.machine import bare, outcome
-from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import EndKind
+from ringlet.machine.vm import Vm
 from tests.unit.machine.fake_cpu import HLT, FakeCpu, FakeExit, inp, out
 
 IF = 0x200
@@ -30,7 +30,7 @@ def console() -> Console:
     return Console()
 
 
-def machine_for(cpu: FakeCpu, console: Console) -> Machine:
+def machine_for(cpu: FakeCpu, console: Console) -> Vm:
     return bare.wire(cpu, console, time.monotonic_ns)
 
 

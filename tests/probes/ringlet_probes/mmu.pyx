@@ -12,10 +12,11 @@ from ringlet.core.state cimport (
     BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U, CpuidEntry,
     CpuState, SLOT_COUNT, u8, u32, u64)
 from ringlet.mmu.layout cimport Mmu, mmu_of
+from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (
-    mmu_create, mmu_destroy, mmu_fetch, mmu_flush_all, mmu_invlpg, mmu_load_cr3, mmu_prefill,
-    mmu_protect_code, mmu_read, mmu_shadow_fault, mmu_slot_fault, mmu_space, mmu_translate,
-    mmu_unprotect_code, mmu_write, phys_read, phys_write, ram_host)
+    mmu_create, mmu_destroy, mmu_fetch, mmu_flush_all, mmu_invlpg, mmu_is_window, mmu_load_cr3,
+    mmu_prefill, mmu_protect_code, mmu_read, mmu_shadow_fault, mmu_slot_fault, mmu_space,
+    mmu_translate, mmu_unprotect_code, mmu_write, phys_read, phys_write, ram_host)
 
 cdef extern from * nogil:
     """
@@ -68,12 +69,16 @@ cdef u64 now() noexcept nogil:
 
 
 cdef class Probe:
-    """One virtual MMU with `ram_size` bytes of guest RAM."""
+    """One virtual MMU with `ram_size` bytes of guest RAM of its own, or with that of `beside`."""
     cdef CpuState* c
+    cdef GuestRam* own
+    cdef Probe beside
     cdef Log log
     cdef CpuidEntry cpuid[1]
 
-    def __cinit__(self, ram_size: int, physical_bits: int = 46, maps_limit: int = 0):
+    def __cinit__(self, ram_size: int, physical_bits: int = 46, maps_limit: int = 0,
+                  beside: Probe = None):
+        cdef GuestRam* ram
         cdef void* block = mmap(NULL, BLOCK_SIZE, PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_32BIT, -1, 0)
         if block == MAP_FAILED:
@@ -85,7 +90,11 @@ cdef class Probe:
         self.cpuid[0].eax = physical_bits
         self.c.cpuid = self.cpuid
         self.c.cpuid_count = 1
-        mmu_create(self.c, ram_size, on_unmapped, on_written, on_dropped)
+        self.beside = beside
+        if beside is None:
+            self.own = ram_create(ram_size)
+        ram = self.own if beside is None else mmu_of(beside.c).ram
+        mmu_create(self.c, ram, on_unmapped, on_written, on_dropped)
         if maps_limit:
             mmu_of(self.c).maps_limit = maps_limit
 
@@ -93,6 +102,7 @@ cdef class Probe:
         if self.c != NULL:
             mmu_destroy(self.c)
             munmap(self.c, BLOCK_SIZE)
+        ram_destroy(self.own)
 
     # --- registers
 
@@ -188,6 +198,10 @@ cdef class Probe:
         else:
             block += BLOCK_NSLOTS_K if negated else BLOCK_SLOTS_K
         return [(<u64*>block)[index] for index in range(SLOT_COUNT)]
+
+    def is_window(self, host: int) -> bool:
+        """Whether a host fault at `host` is taken for one of a window or a guard."""
+        return mmu_is_window(self.c, host)
 
     def regions(self) -> list[int]:
         """Host addresses of all regions lent to a slot."""
