@@ -14,7 +14,7 @@ from ringlet.mmu.layout cimport (
     PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_size, load_entry,
     slot_region, tlb_flush)
 from ringlet.mmu.mappings cimport settle, window_protect, window_unmap
-from ringlet.mmu.pages cimport bit_clear, bit_test, lowest_bit
+from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_test, lowest_bit
 from ringlet.mmu.ram cimport is_ram, ram_at
 from ringlet.mmu.records cimport (
     CHANGE_LESS, CHANGE_MORE, CHANGE_NONE, CHANGE_OTHER, change_of, empty_region, flush_code,
@@ -370,6 +370,16 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
     settle(m, r)
 
 
+cdef void forget_unrecorded(CpuState* c, Mmu* m, u32 owner, u64 linear) noexcept nogil:
+    """Drop the code at `linear` if fetches of its owner may have been recorded nowhere.
+
+    The page may have been as large as pages get.
+    """
+    cdef u64 size = leaf_size(3)
+    if m.owners[owner].unrecorded and m.unmapped != NULL:
+        m.unmapped(c, linear & ~(size - 1), size >> PAGE_SHIFT)
+
+
 cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     cdef u32 slot, kernel, user, i
     tlb_flush(m)
@@ -391,3 +401,4 @@ cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     if user and user != kernel:
         invalidate(c, m, user, linear)
     flush_code(c, m)
+    forget_unrecorded(c, m, m.group if slot >= SLOT_COUNT // 2 else m.space, linear)

@@ -194,6 +194,12 @@ cdef void apic_update(CpuState* c) noexcept nogil:
     see(c)
 
 
+cdef void apic_set_class(CpuState* c, u64 value) noexcept nogil:
+    c.cr8 = value
+    (<Apic*>c.apic).tpr_low = 0
+    apic_update(c)
+
+
 cdef u32 apic_accept(CpuState* c) noexcept nogil:
     cdef Apic* a = <Apic*>c.apic
     cdef int vector = highest(&a.irr[0])

@@ -29,9 +29,12 @@ from ringlet.vcpu.fpstate cimport (
     op_xsavec, op_xsaveopt, op_xsaves, op_xsetbv)
 from ringlet.vcpu.msr cimport (
     op_rdmsr, op_rdpid, op_rdpmc, op_rdtsc, op_rdtscp, op_wrmsr)
+from ringlet.vcpu.exceptions cimport deliver_again
+from ringlet.vcpu.mmio cimport device_forget
 from ringlet.vcpu.operand cimport on_stack
 from ringlet.vcpu.pending cimport (
-    PENDING_IN, PENDING_INS, PENDING_NONE, PENDING_TRAP)
+    PENDING_IN, PENDING_INS, PENDING_NONE, PENDING_OP, PENDING_STORE, PENDING_TRAP, leave,
+    leave_emulate)
 from ringlet.vcpu.ports cimport finish_in, finish_ins, op_in, op_ins, op_out, op_outs
 from ringlet.vcpu.segments cimport (
     op_load_far, op_mov_from_seg, op_mov_to_seg, op_pop_seg, op_push_seg, op_read_base, op_swapgs,
@@ -53,8 +56,7 @@ cdef int op_serialize(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_emulate(CpuState* c, OpInfo* op) noexcept nogil:
-    c.exit_kind = EXIT_EMULATE
-    return EMU_EXIT
+    return leave_emulate(c, op)
 
 
 cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
@@ -253,6 +255,8 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
         c.inhibit = 0
     if result == EMU_NEXT:
         advance(c, op)
+    if result == EMU_FAULT and c.device_waits:
+        return leave(c, op, c.exit_kind, PENDING_OP)
     if result == EMU_FAULT:
         if (c.exc_vector == VEC_GP and op.rm == 0xFF and not is_canonical(c.ea) and
                 on_stack(op) and not misaligned(c, kind)):
@@ -292,6 +296,30 @@ cdef int complete(CpuState* c) noexcept nogil:
     if pending == PENDING_IN:
         result = finish_in(c, op)
     elif pending == PENDING_INS:
+        c.pending_data = c.io_data
         result = finish_ins(c, op)
+        if result == EMU_FAULT and c.device_waits:
+            c.pending = PENDING_STORE
+            return EMU_EXIT
     return trap_if(c, result, stepping)
+
+
+cdef int begin_anew(CpuState* c) noexcept nogil:
+    """Goes on with what has waited for a device; EMU_*, as from `emulate` and `deliver`."""
+    cdef u32 pending = c.pending
+    cdef int result
+    c.pending = PENDING_NONE
+    c.device_waits = 0
+    if pending == PENDING_OP:
+        c.op_info = <u64>&c.pending_op
+        result = emulate(c, &c.pending_op)
+    elif pending == PENDING_STORE:
+        c.pending = PENDING_INS
+        c.io_data = c.pending_data
+        result = complete(c)
+    else:
+        result = deliver_again(c)
+    if not c.device_waits:
+        device_forget(c)
+    return result
 

@@ -20,6 +20,7 @@ from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport (
     mmu_is_window, mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host)
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
+from ringlet.vcpu.x87 cimport FPU_DATA, FPU_OPCODE, X87_NONE, x87_opcode
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 
@@ -61,6 +62,9 @@ cdef bint is_repeated_string(u64 rip) noexcept nogil:
 
 cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
     """Make the handler return to the dispatcher with the guest's state before its instruction."""
+    if code == LEAVE_EMULATE:
+        # As it was fetched: the guest may have changed its page tables since.
+        guest_bytes(c, frag, guest, c.insn)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
     c.rip = frag.linear + guest
@@ -411,12 +415,21 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     return 0
 
 
+cdef u64 guest_fop(CpuState* c, Fragment* frag, u32 guest, const u8* host) noexcept nogil:
+    """FOP of the guest's instruction, with that of its translation in the upper half."""
+    cdef u8 code[16]
+    cdef u32 fop = X87_NONE
+    if guest_bytes(c, frag, guest, code):
+        fop = x87_opcode(code)
+    return fop | <u64>x87_opcode(host) << 32
+
+
 cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     cdef Cache* k = <Cache*>c.cache
     cdef u64 at = host - <u64>k.run
     cdef u32 index, start = 0
     cdef Fragment* frag
-    if data:
+    if data == FPU_DATA:
         return mmu_linear_of(c, host)
     if at >= k.size:
         return 0
@@ -424,4 +437,6 @@ cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     if index == NONE:
         return 0
     frag = &k.fragments[index]
+    if data == FPU_OPCODE:
+        return guest_fop(c, frag, cache_guest_offset(k, frag, <u32>at, &start), <const u8*>host)
     return frag.linear + cache_guest_offset(k, frag, <u32>at, &start)

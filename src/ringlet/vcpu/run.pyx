@@ -15,7 +15,7 @@ from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
 from ringlet.translate.kept cimport Kept, kept_add, kept_find
-from ringlet.vcpu.emulate cimport emulate
+from ringlet.vcpu.emulate cimport begin_anew, emulate
 from ringlet.vcpu.apic cimport (INTR_LOCAL, apic_accept, apic_due, apic_tick, apic_update)
 from ringlet.vcpu.blocks cimport (EXCEPTION, INTERRUPT, block_begins, block_ends,
                                   blocks_event)
@@ -24,8 +24,9 @@ from ringlet.vcpu.debugger cimport (DEBUG_ALONE, DEBUG_STOP, debug_after, debug_
 from ringlet.vcpu.events cimport event_due, nmi_due
 from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
 from ringlet.vcpu.faults cimport guest_bytes
+from ringlet.vcpu.pending cimport PENDING_OP
 from ringlet.vcpu.step cimport Step, step_after, step_before, step_left, step_undone, step_watch
-from ringlet.vcpu.sysregs cimport CR0_AM
+from ringlet.vcpu.sysregs cimport CR0_AM, DR6_BS
 
 cdef enum:
     FOUND = 0
@@ -221,6 +222,16 @@ cdef int raised(CpuState* c) noexcept nogil:
     return EXIT_NONE
 
 
+cdef int answered(CpuState* c) noexcept nogil:
+    """A device has answered: go on with what asked it.  An Exit, or EXIT_NONE."""
+    cdef int result = begin_anew(c)
+    if result == EMU_FAULT:
+        if not (c.exc_vector == VEC_DB and c.exc_dr6 & DR6_BS):
+            c.db_pending = 0
+        return raised(c)
+    return c.exit_kind if result == EMU_EXIT else EXIT_NONE
+
+
 cdef void sleep(CpuState* c) noexcept nogil:
     """Halted: wait for a request, or for the time of the next event."""
     c.sleeping = 1
@@ -327,6 +338,10 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef u32 index = NONE, key, space, link = NONE, generation = 0, drops, stepping, inhibit = 0
     cdef bint indirect = False, again = False
     cdef int r, exit_kind
+    if c.pending >= PENDING_OP:
+        exit_kind = answered(c)
+        if exit_kind != EXIT_NONE:
+            return exit_kind
     c.resume = 0
     while True:
         if c.debugger != NULL and debug_stops(c):

@@ -196,6 +196,14 @@ def test_the_higher_vector_comes_first_and_its_class_holds_back_the_others(
     assert order == [None, 0x6F, 0x52, 0x51]
 
 
+def test_mov_to_cr8_clears_the_low_half_of_the_task_priority(board: ApicBoard) -> None:
+    board.write(TPR, 0x5F)
+    board.set(rax=4)
+    board.run("440F22C0")  # mov cr8, rax
+
+    assert board.read(TPR) == 0x40
+
+
 @pytest.mark.parametrize("by_cr8", [True, False])
 def test_task_priority_holds_back_its_class_and_below(board: ApicBoard, by_cr8: bool) -> None:
     def set_priority(value: int) -> None:
