@@ -155,6 +155,11 @@ cdef enum:
     KEY_STEP = 1 << 8    # RFLAGS.TF, a breakpoint or a debugger: one instruction a fragment
     KEY_EM = 1 << 9      # CR0.EM rather than TS
 
+# What the host's vendor does that others do not (ringlet.arch.vendors.Conduct).
+cdef enum:
+    CONDUCT_FLAGS_WITH_LAST_COMPARISON = 1 << 4
+    CONDUCT_XSAVE_STACK_BEFORE_ALIGNMENT = 1 << 5
+
 cdef struct Segment:
     u16 selector
     u16 pad
@@ -267,6 +272,7 @@ cdef struct CpuState:
     void* blocks         # ringlet.vcpu.blocks.Blocks*, or NULL
     void* cpuid          # CpuidEntry[], cpuid_count of them
     u64 cpuid_count
+    u64 conduct          # CONDUCT_*: what the host's vendor does that others do not
     u64 block            # host address of the block this stands in
     void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.fpstate), or NULL
     u64 fpu_restored[2]  # x87 instruction and data pointer as the guest last loaded them

@@ -5,5 +5,6 @@ from ringlet.translate.insn cimport ShapeTable
 cdef class LearnTable:
     cdef ShapeTable t
     cdef object learner
+    cdef readonly object features   # whose instructions exist
     cdef list keys       # of the shapes from number 2 on
     cpdef learn(self, bytes code)

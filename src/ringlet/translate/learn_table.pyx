@@ -12,7 +12,10 @@ cdef enum:
 
 
 cdef class LearnTable:
-    """The shapes one translator knows; they grow as guests show new instructions."""
+    """The shapes one translator knows; they grow as guests show new instructions.
+
+    `shown` are the features that the virtual processor's CPUID shows; all by default.
+    """
 
     def __cinit__(self):
         self.t.index = <u16*>host_map(KEYS * sizeof(u16))
@@ -24,13 +27,15 @@ cdef class LearnTable:
         self.t.count = 2
         self.t.shapes[1].kind = SHAPE_INVALID
 
-    def __init__(self):
+    def __init__(self, shown=None):
+        from ringlet.translate.features import OFFERED, existing
         from ringlet.translate.key import opcode_groups
         from ringlet.translate.learn import learn
 
         cdef u8* groups = &self.t.groups[0][0][0]
         cdef int i
         cdef bytes flags = opcode_groups(64)
+        self.features = OFFERED if shown is None else existing(shown)
         self.learner = learn
         self.keys = []
         for i in range(2048):
@@ -53,7 +58,7 @@ cdef class LearnTable:
             return
         if self.t.count >= self.t.capacity:
             raise RuntimeError("shape table full")
-        row = self.learner(bytes(buffer[:15])).pack()
+        row = self.learner(bytes(buffer[:15]), 64, self.features).pack()
         memcpy(&self.t.shapes[self.t.count], PyBytes_AS_STRING(row), sizeof(Shape))
         self.t.index[shape_key(&self.t, &i)] = <u16>self.t.count
         self.keys.append(shape_key(&self.t, &i))

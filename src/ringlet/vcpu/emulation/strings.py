@@ -4,6 +4,7 @@ from typing import Final
 
 from iced_x86 import Instruction, Mnemonic, OpKind
 
+from ringlet.arch.vendors import Conduct
 from ringlet.vcpu.emulation.access import Accesses, read, write
 from ringlet.vcpu.emulation.operands import (
     RAX,
@@ -83,6 +84,8 @@ class String:
         start = native.rip
         for _ in range(BATCH):
             if self._repeat and native.gpr(RCX) & mask == 0:
+                if native.conduct & Conduct.NO_COUNT_NARROWS:
+                    self._narrow(native)
                 native.skip(self._length)
                 return True
             if not (yield from self._once(native, mask)):
@@ -91,8 +94,17 @@ class String:
                 return True
         return True
 
+    def _narrow(self, native: Native) -> None:
+        """REP without a repetition: clear what `Conduct.NO_COUNT_NARROWS` says."""
+        changed = [RCX]
+        if self._mnemonic in _MOVS | _STOS:
+            changed += [RSI] * (self._source is not None) + [RDI]
+        for register in changed:
+            native.set_gpr(register, native.gpr(register), self._address_size)
+
     def _once(self, native: Native, mask: int) -> Accesses:
         source, target = self._source, self._target
+        start, flags = native.rip, native.rflags
         for operand in (target, source) if self._target_first else (source, target):
             if operand is not None and native.resolve(operand) == FAULT:
                 return False
@@ -110,6 +122,12 @@ class String:
         elif self._mnemonic in _STOS:
             native.poke(FIRST, native.gpr(RAX), self._size)
         self._advance(native, mask)
+        if (
+            native.rip == start
+            and self._mnemonic in _COMPARES
+            and native.conduct & Conduct.FLAGS_WITH_LAST_COMPARISON
+        ):
+            native.set_flags(flags)
         if target is not None and target.writes:
             yield from write(native, target, FIRST)
         return True
