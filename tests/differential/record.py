@@ -19,16 +19,20 @@ from pathlib import Path
 
 from iced_x86 import Decoder, Instruction
 
+from ringlet.arch.vendors import Vendor
+from ringlet.vcpu.emulation.operands import info_of
+from ringlet.vcpu.model import host_vendor
 from tests.differential import layout, xsave
 from tests.differential.campaign import from_corpus
 from tests.differential.compare import excluded
+from tests.differential.engine_ringlet import RingletRunner
 from tests.differential.native import NativeRunner
 from tests.differential.program import REGISTERS, Outcome, Program, State, Status
 
 CORPUS = Path(__file__).with_name("corpus")
 FOLDER = Path(__file__).with_name("recorded")
 
-_RAISED = frozenset((12, 13, 14))  # by the page walk or the handler of faults, not by the host
+_SS, _GP, _PF = 12, 13, 14  # raised by the handler of faults and the page walk, not by the host
 _PAGE = layout.PAGE
 
 
@@ -44,11 +48,15 @@ def decides(program: Program, emulated: int, outcome: Outcome) -> bool:
     """Whether the virtual processor, and not the host, decided a program's outcome.
 
     `emulated` instructions were the emulator's.  A program with an instruction that leaves a flag
-    undefined is the host's in any case.
+    undefined is the host's in any case, and so is a page fault of one with two operands in memory:
+    the host has chosen which of them it accessed first.
     """
     if any(ins.rflags_undefined for ins in _instructions(program)):
         return False
-    return emulated > 0 or outcome.vector in _RAISED
+    if outcome.vector == _PF and not emulated:
+        stopped = next((i for i in _instructions(program) if i.ip == outcome.state.rip), None)
+        return stopped is not None and len(info_of(stopped).used_memory()) == 1
+    return emulated > 0 or outcome.vector in {_SS, _GP}
 
 
 def _instructions(program: Program) -> Iterator[Instruction]:
@@ -105,3 +113,59 @@ def from_json(program: Program, row: dict[str, object]) -> Outcome:
         image[int(at, 0):int(at, 0) + len(data) // 2] = bytes.fromhex(data)
     return Outcome(Status[value["status"]], value["vector"], value["error"],
                    int(value.get("cr2", "0"), 0), state, layout.changed_pages(bytes(image)))
+
+
+def load(vendor: Vendor) -> dict[str, dict[str, object]]:
+    """A vendor's recorded outcomes, by the names of their corpus programs."""
+    programs_of: dict[str, dict[str, object]] = json.loads(_path(vendor).read_text())["programs"]
+    return programs_of
+
+
+def _path(vendor: Vendor) -> Path:
+    return FOLDER / f"{vendor.value}.json"
+
+
+def record(derived: Vendor | None) -> dict[str, object]:
+    """A new record: of the host's processor, or of Ringlet as a processor of `derived`."""
+    rows = {}
+    with NativeRunner() as native, RingletRunner(vendor=derived) as engine:
+        for name, program in programs():
+            engine.reset()
+            outcome = engine.run([program])[0]
+            emulated = engine.processor.counters()["emulated"]
+            if not decides(program, emulated, outcome):
+                continue
+            if derived is None:
+                outcome = native.run([program])[0]
+                if excluded(program, outcome) is not None:
+                    continue
+            rows[name] = to_json(program, replace(outcome, note=""))
+    return {"source": _DERIVED if derived else _MEASURED.format(_model_name()), "programs": rows}
+
+
+_DERIVED = ("derived from Ringlet's own outcomes, which equalled those of an AMD EPYC when the whole "
+            "differential suite last ran on one; not measured anew")
+_MEASURED = "measured on {}"
+
+
+def _model_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines
+                 if line.startswith("model name")), "an unnamed processor")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write a record; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.differential.record",
+                                     description="Record what the corpus comes to.")
+    parser.add_argument("--derive", choices=[v.value for v in Vendor],
+                        help="from Ringlet with this vendor's conduct, not from the host")
+    options = parser.parse_args(arguments)
+    derived = Vendor(options.derive) if options.derive else None
+    path = _path(derived or host_vendor())
+    path.write_text(json.dumps(record(derived), indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -55,12 +55,12 @@ class Conduct(IntFlag):
     Measured: masked-lanes-before-canonical-end, masked-store-into-a-hole.
     """
 
-    NO_COUNT_NARROWS = 1 << 3
-    """With 67h and ECX = 0, REP clears the upper half of RCX, and REP MOVS and STOS that of RSI and
-    RDI as well.
+    REP_NARROWS_FIRST = 1 << 3
+    """With 67h, REP clears the upper half of RCX, and REP MOVS and STOS that of RSI and RDI as well,
+    before anything else: where ECX is 0, and where the first repetition faults.
 
-    Without: no register changes.  Neither manual says.  Measured: a32-rep-movs-without-a-count,
-    a32-rep-stos-without-a-count.
+    Without: the registers change with each repetition.  Neither manual says.  Measured:
+    a32-rep-movs-without-a-count, a32-rep-stos-without-a-count, a32-rep-stos-first-faults.
     """
 
     FLAGS_WITH_LAST_COMPARISON = 1 << 4
@@ -80,6 +80,12 @@ class Conduct(IntFlag):
     misaligned-before-stack-fault.
     """
 
+    REPE_CMPSB_TARGET_FIRST = 1 << 6
+    """REPE CMPSB reads [rDI] before [rSI], as every other CMPS does.
+
+    Without: [rSI] first.  Neither manual says.  Measured: a32-repe-cmpsb-both-fault.
+    """
+
 
 CONDUCT: Final[Mapping[Vendor, Conduct]] = MappingProxyType(
     {
@@ -87,9 +93,10 @@ CONDUCT: Final[Mapping[Vendor, Conduct]] = MappingProxyType(
             Conduct.GATHER_SPREADS_MASK
             | Conduct.MASKMOV_HIGH_HALF_FIRST
             | Conduct.MASKED_MOVE_AS_ONE
-            | Conduct.NO_COUNT_NARROWS
+            | Conduct.REP_NARROWS_FIRST
             | Conduct.FLAGS_WITH_LAST_COMPARISON
             | Conduct.XSAVE_STACK_BEFORE_ALIGNMENT
+            | Conduct.REPE_CMPSB_TARGET_FIRST
         ),
         Vendor.AMD: Conduct(0),
     }

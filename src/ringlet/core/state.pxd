@@ -159,6 +159,7 @@ cdef enum:
 cdef enum:
     CONDUCT_FLAGS_WITH_LAST_COMPARISON = 1 << 4
     CONDUCT_XSAVE_STACK_BEFORE_ALIGNMENT = 1 << 5
+    CONDUCT_REPE_CMPSB_TARGET_FIRST = 1 << 6
 
 cdef struct Segment:
     u16 selector

@@ -60,9 +60,11 @@ class String:
         # The value of ZF that ends REPE and REPNE; only comparisons look at it.
         self._until = _ZF if instruction.has_repne_prefix else 0
         kinds = [instruction.op_kind(i) for i in range(instruction.op_count)]
-        # Where both fault, one is reported: processors read [rDI] first, but not in REPE CMPSB.
-        self._target_first = self._mnemonic in _COMPARES and not (
-            self._mnemonic == Mnemonic.CMPSB and instruction.has_rep_prefix
+        # Where both fault, one is reported: processors read [rDI] first, but some not in REPE CMPSB.
+        self._target_first = self._mnemonic in _COMPARES and (
+            self._mnemonic != Mnemonic.CMPSB
+            or not instruction.has_rep_prefix
+            or bool(native.conduct & Conduct.REPE_CMPSB_TARGET_FIRST)
         )
         self._address_size = 4 if any(kind in _NARROW for kind in kinds) else 8
         self._source: Operand | None = None
@@ -82,10 +84,10 @@ class String:
     def run(self, native: Native) -> Accesses:
         mask = (1 << 8 * self._address_size) - 1
         start = native.rip
+        if self._repeat and native.conduct & Conduct.REP_NARROWS_FIRST:
+            self._narrow(native)
         for _ in range(BATCH):
             if self._repeat and native.gpr(RCX) & mask == 0:
-                if native.conduct & Conduct.NO_COUNT_NARROWS:
-                    self._narrow(native)
                 native.skip(self._length)
                 return True
             if not (yield from self._once(native, mask)):
@@ -95,7 +97,7 @@ class String:
         return True
 
     def _narrow(self, native: Native) -> None:
-        """REP without a repetition: clear what `Conduct.NO_COUNT_NARROWS` says."""
+        """Clear what `Conduct.REP_NARROWS_FIRST` says, if the address size is 32 bits."""
         changed = [RCX]
         if self._mnemonic in _MOVS | _STOS:
             changed += [RSI] * (self._source is not None) + [RDI]
