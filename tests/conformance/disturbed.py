@@ -19,8 +19,8 @@ from pathlib import Path
 from ringlet.config import MachineConfig
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.machine import bare
-from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import End
+from ringlet.machine.vm import Vm
 from ringlet.vcpu.processor import Processor
 from ringlet_probes.vcpu import simulate_wide_host, wide_faults
 
@@ -29,7 +29,7 @@ NOWHERE = 0x1234_5678_9000
 DR7_DR0_ACCESS = 0x402 | 3 << 16
 
 
-def kick(machine: Machine, done: threading.Event) -> None:
+def kick(machine: Vm, done: threading.Event) -> None:
     """Stop the processor at moments that have nothing to do with what it does."""
     moments = random.Random(1)
     while not done.is_set():
@@ -62,7 +62,7 @@ def functions(program: str) -> list[int]:
     return [int(word[0], 16) for word in words if len(word) == 3 and word[1] in "tT"]
 
 
-def debug(mode: str, program: str, machine: Machine) -> Debugger:
+def debug(mode: str, program: str, machine: Vm) -> Debugger:
     """Have the machine debugged."""
     cpu = machine.cpu
     assert isinstance(cpu, Processor)

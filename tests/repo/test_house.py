@@ -15,12 +15,12 @@ from tests.repo.layers import ROOT
 LONGEST = 500
 LONGEST_TEST = 750  # a chip's or an instruction's cases belong together
 TEXT = {".py", ".pyx", ".pxd", ".pyi", ".md", ".toml", ".build", ".S", ".c", ".h", ".sh", ""}
-# Put together here, so that this file does not mention what it forbids.
+# The words are concatenated here, so that this file does not contain what it forbids.
 OUTSIDE = ["/" + place for place in ("work/", "tmp/wt", "opt/rv", "home/", "root/", "tmp/brief")]
 
 
 def tracked() -> list[Path]:
-    """Return the files of the checkout; without git (a source archive), those that are there."""
+    """Return the files of the checkout; without git (a source archive), all existing files."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
     )

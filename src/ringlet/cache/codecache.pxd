@@ -12,10 +12,9 @@ cdef enum:
     MAX_CACHE_MAP = 1 << 22
     UNDO_SIZE = 8192
     HOT_SIZE = 1 << 16
-    HOT_WRITES = 4     # faults of writes to a page within a period, until it is hot
-    HOT_AGAIN = 2      # what a page that was hot begins the next period with
+    HOT_WRITES = 4     # write faults within a period after which a page is hot
+    HOT_AGAIN = 2      # write faults that a hot page starts the next period with
     MAX_HOT = 64       # hot pages at a time
-    NO_TABLE = 0xFF
 
 cdef struct Fragment:
     u64 linear
@@ -29,7 +28,7 @@ cdef struct Fragment:
     u32 map            # index of its first MapEntry
     u32 n_map
     u32 indirect       # cache offset of its jump through the table, or NONE
-    u32 table          # the jump table that it leads through, or NO_TABLE
+    u32 table          # host address of the jump table that it leads through, or 0
     u32 links          # index of its first LinkRec
     u32 n_links
     u32 n_ops
@@ -85,7 +84,7 @@ cdef struct Cache:
     u32* linear_hash
     u32* phys_hash
     JumpTable tables[JUMP_TABLES]
-    u8 table_of[KEY_LIMIT]       # a key's table, or NO_TABLE
+    u64 table_of[KEY_LIMIT]      # host address of a key's table, or 0
     u32 n_tables       # how many belong to a key
     u32 next_table     # the next to be taken from its key when all do
     u32 space[2]       # identities of the two halves that the tables are for
@@ -103,13 +102,14 @@ cdef void cache_destroy(CpuState* c)
 cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil
 # Install a translation; NONE: the cache is full (flush and translate again).
 cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0, u64 phys1) noexcept nogil
-# Put a new translation in the place of fragment `index`, whose bytes have changed.  False: it does
-# not fit there, or differs in more than values.
+# Replace the translation of fragment `index`, whose guest bytes have changed.  False: the new one
+# does not fit, or differs in more than constants.
 cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil
 cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil
-# A write to a page with translations faulted.
+# Count a write fault on a page with translations.
 cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil
-# Its fragments are to check themselves, for it is written too often to be protected.
+# Whether a page is written so often that its fragments check their bytes instead of its being
+# protected.
 cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil
 # Begin a new period: all pages are protected again, and hot only if they are still written.
 cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil

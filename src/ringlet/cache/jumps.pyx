@@ -8,15 +8,13 @@ change of key needs no work here, and the tables of a kernel and its programs st
 There are JUMP_TABLES of them.  A key gets one when its first fragment with an indirect jump is
 installed; `codecache.table_for` says what happens when there are more keys than that.
 """
-from ringlet.core.state cimport CpuState, JUMP_TABLES, KEY_LIMIT, u16, u32, u64
+from ringlet.core.state cimport CpuState, BLOCK_JUMPS, JUMP_TABLE_BYTES, JUMP_TABLES, u16, u32, u64
 from ringlet.core.template cimport STUB_INDIRECT
-from ringlet.cache.codecache cimport (Cache, Fragment, JumpTable, NO_TABLE, Undo, UNDO_SIZE)
+from ringlet.cache.codecache cimport (Cache, Fragment, Undo, UNDO_SIZE)
 
 
 cdef void jumps_create(Cache* k) noexcept nogil:
     cdef u32 i
-    for i in range(KEY_LIMIT):
-        k.table_of[i] = NO_TABLE
     for i in range(JUMP_TABLES):
         # Its memory has never been written: the first reset fills it.
         k.tables[i].undo[0].overflow = 1
@@ -52,26 +50,25 @@ cdef void reset(CpuState* c, Cache* k, u32 table, bint low_only) noexcept nogil:
         undo_clear(high, t, miss)
 
 
-cdef u32 jumps_assign(CpuState* c, Cache* k, u32 key) noexcept nogil:
+cdef void jumps_assign(CpuState* c, Cache* k, u32 key) noexcept nogil:
     """The tables that belong to a key are the first `n_tables`, or all but `next_table`."""
     cdef u32 table = k.next_table
     reset(c, k, table, False)
     k.tables[table].key = key
-    k.table_of[key] = <unsigned char>table
+    k.table_of[key] = <u64>table_at(c, table)
     k.next_table = (table + 1) % JUMP_TABLES
     k.n_tables += 1
-    return table
 
 
-cdef void jumps_release(CpuState* c, Cache* k, u32 table) noexcept nogil:
-    k.table_of[k.tables[table].key] = NO_TABLE
+cdef void jumps_release(Cache* k, u32 table) noexcept nogil:
+    k.table_of[k.tables[table].key] = 0
     k.n_tables -= 1
 
 
-cdef void jumps_release_all(CpuState* c, Cache* k) noexcept nogil:
+cdef void jumps_release_all(Cache* k) noexcept nogil:
     cdef u32 i
     for i in range(k.n_tables):
-        k.table_of[k.tables[i].key] = NO_TABLE
+        k.table_of[k.tables[i].key] = 0
     k.n_tables = 0
     k.next_table = 0
 
@@ -89,12 +86,12 @@ cdef void jumps_set_spaces(CpuState* c, Cache* k, u32 low, u32 high) noexcept no
 
 cdef void jumps_enter(CpuState* c, Cache* k, u32 fragment) noexcept nogil:
     cdef Fragment* f = &k.fragments[fragment]
-    cdef u32 table = k.table_of[f.key]
+    cdef u64* table = <u64*>k.table_of[f.key]
     cdef u32 half = <u32>(f.linear >> 63), index = f.linear & 0xFFFF
     cdef Undo* u
-    if f.thunk == 0 or f.dead or table == NO_TABLE or f.space != k.space[half]:
+    if f.thunk == 0 or f.dead or table == NULL or f.space != k.space[half]:
         return
-    u = &k.tables[table].undo[half]
+    u = &k.tables[(<u64>table - c.block - BLOCK_JUMPS) // JUMP_TABLE_BYTES].undo[half]
     if not u.listed[index >> 6] >> (index & 63) & 1:
         if u.count < UNDO_SIZE:
             u.index[u.count] = <u16>index
@@ -102,14 +99,13 @@ cdef void jumps_enter(CpuState* c, Cache* k, u32 fragment) noexcept nogil:
             u.listed[index >> 6] |= <u64>1 << (index & 63)
         else:
             u.overflow = 1
-    table_at(c, table)[index] = <u64>k.run + f.thunk
+    table[index] = <u64>k.run + f.thunk
 
 
 cdef void jumps_leave(CpuState* c, Cache* k, Fragment* f) noexcept nogil:
-    cdef u32 table = k.table_of[f.key]
     cdef u64* entry
-    if f.thunk == 0 or table == NO_TABLE:
+    if f.thunk == 0 or not k.table_of[f.key]:
         return
-    entry = table_at(c, table) + (f.linear & 0xFFFF)
+    entry = <u64*>k.table_of[f.key] + (f.linear & 0xFFFF)
     if entry[0] == <u64>k.run + f.thunk:
         entry[0] = c.stub[STUB_INDIRECT]

@@ -1,8 +1,9 @@
 """Control flow out of and inside translated code.
 
 Direct jumps are linked: their rel32 first leads to a stub that names the link, and is patched once
-the target is translated.  Indirect jumps go through the table of the
-fragment's key, by the low 16 bits of the target, to a thunk that compares the whole address.  Sensitive instructions leave with their OpInfo.
+the target is translated.  Indirect jumps go through the table of the fragment's key, by the low 16
+bits of the target, to a thunk that compares the whole address.  Sensitive instructions leave with
+their OpInfo.
 """
 from ringlet.core.state cimport (u8, u16, u32, u64, i32, i64, RSP, SEG_NONE, KEY_CPL, KEY_STEP,
                                  BLOCK_JUMPS, CpuState, OpInfo, OPF_REP, OPF_REPNE, OPF_LOCK,

@@ -295,10 +295,10 @@ static void test_marches(void)
     }
 }
 
-/* Strides of RSP or RSI that lead to each other page of this guest, and to anything beside, if
-   nothing notices that they leave their 64 GiB. Nothing is accessed on the way: RSP is misaligned
-   with alignment checks on, or an x87 store that raises an unmasked exception stores nothing, or a
-   mask is 0. Then there is one access, which faults by itself. */
+/* Strides of RSP or RSI that lead to pages of this guest's supervisor, if nothing notices that they
+   leave their 64 GiB. Nothing is accessed on the way: RSP is misaligned with alignment checks on, or
+   an x87 store that raises an unmasked exception stores nothing, or a mask is 0. Then there is one
+   access, which faults by itself. */
 static void test_quiet_marches(void)
 {
     static const u16 words[2] UDATA = { 0x37F, 0x37E };
@@ -321,9 +321,15 @@ static void test_quiet_marches(void)
           0, PF_W, 0, 0 }
     };
     u64 start = USER_RSP & ~15ul;
+    /* The supervisor has pages at the same offset in other slots, and in the host a stride away. */
+    for (u64 i = 0; i < 8; i++) {
+        u64 other = (0x101 + i) << 36 | (start & ~0xFFFul);
+        map4k(other, FREE_RAM + 0x20000, P_P | P_W);
+        *(volatile u64 *)other = i;
+    }
     write_cr0(read_cr0() | CR0_AM);
     for (u64 i = 0; i < sizeof marches / sizeof *marches; i++)
-        for (u64 strides = 1; strides <= 6; strides++) {
+        for (u64 strides = 1; strides <= 10; strides++) {
             struct cpu c = at_cpl3(marches[i].code);
             if (tcg && marches[i].x87)
                 continue;                   /* QEMU stores whatever is raised */

@@ -292,8 +292,9 @@ def test_every_kind_of_relocation_is_used_and_in_bounds() -> None:
     far = translate(VARIED, FAR, indirect=True)
     near = translate(VARIED, LINEAR, indirect=True)
     checked = translate(VARIED, LINEAR, checked=True)
+    returning = translate("c3")
 
-    kinds = {kind for t in (far, near, checked) for _, kind, _ in t.relocations}
+    kinds = {kind for t in (far, near, checked, returning) for _, kind, _ in t.relocations}
 
     assert kinds == set(Relocation)
 

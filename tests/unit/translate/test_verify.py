@@ -4,10 +4,10 @@ import pytest
 
 from ringlet.translate.translator import (
     BLOCK,
+    JUMP_TABLE,
     KEYS,
     SLOTS,
     SOURCE,
-    JUMP_TABLE,
     Relocation,
     Stub,
     Translation,

@@ -11,6 +11,11 @@ from operator import or_
 
 import pytest
 
+from ringlet.core.control_bits import CR0_EM as EM
+from ringlet.core.control_bits import CR0_MP as MP
+from ringlet.core.control_bits import CR0_TS as TS
+from ringlet.core.control_bits import CR4_OSFXSR as OSFXSR
+from ringlet.core.control_bits import CR4_OSXSAVE as OSXSAVE
 from ringlet.core.state import KEYS_BELOW, Exit, Key
 from tests.unit.vcpu.board import CODE, DB, HANDLERS, TF, UD
 from tests.unit.vcpu.keys import (
@@ -19,16 +24,11 @@ from tests.unit.vcpu.keys import (
     CHANGES,
     CR0,
     CR4,
-    EM,
-    MP,
-    OSFXSR,
-    OSXSAVE,
+    NOP,
     PLAIN,
     SSE,
-    NOP,
     TABLE,
     TARGET,
-    TS,
     WAYS,
     Change,
     Setting,
@@ -148,12 +148,10 @@ def test_a_handler_that_clears_ts_is_asked_each_time_it_was_set(call: str) -> No
     board = keyed_board(WAYS["direct_call"], SSE + "C3")
     board.p.write_phys(HANDLERS + 16 * NM, bytes.fromhex("FFC3 0F06 48CF"))  # inc ebx; clts; iretq
     code = b""
-    for _ in range(3):
-        code += bytes.fromhex("0F20C0 83C808 0F22C0")  # mov rax, cr0; or eax, 8; mov cr0, rax
-        for _ in range(2):
-            code += bytes.fromhex(
-                branch(call, CODE + len(code), TARGET) if call == "E8" else call
-            )
+    for sets_ts in (False, False, True, True, True, False):
+        if sets_ts:
+            code += bytes.fromhex("0F20C0 83C808 0F22C0")  # mov rax, cr0; or eax, 8; mov cr0, rax
+        code += bytes.fromhex(branch(call, CODE + len(code), TARGET) if call == "E8" else call)
     board.set(rdx=TARGET, rbx=0)
 
     board.run(code)
