@@ -143,8 +143,8 @@ def record(derived: Vendor | None) -> dict[str, object]:
     return {"source": _DERIVED if derived else _MEASURED.format(_model_name()), "programs": rows}
 
 
-_DERIVED = ("derived from Ringlet's own outcomes, which equalled those of an AMD EPYC when the whole "
-            "differential suite last ran on one; not measured anew")
+_DERIVED = ("derived from Ringlet's own outcomes, which equalled those of an AMD EPYC when the "
+            "whole differential suite last ran on one; not measured anew")
 _MEASURED = "measured on {}"
 
 

@@ -235,7 +235,6 @@ class Comparer:
             read |= left
         return read
 
-
     # --- words
 
     def _report(self, path: Sequence[Instruction], wrong: dict[str, tuple[int, int]]) -> str:
