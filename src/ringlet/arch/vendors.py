@@ -51,7 +51,7 @@ class Conduct(IntFlag):
     #PF; and where a store faults in the second of two pages, CR2 is that of its last byte.
 
     Without: the lanes' faults in their order, each with its first byte.  Neither manual says.
-    Measured: masked-lanes-before-canonical-end, masked-store-into-a-hole.
+    Measured: masked-lanes-before-canonical-end.
     """
 
     REP_NARROWS_FIRST = 1 << 3
