@@ -47,8 +47,8 @@ def decides(program: Program, emulated: int, outcome: Outcome) -> bool:
     """Whether the virtual processor, and not the host, decided a program's outcome.
 
     `emulated` instructions were the emulator's.  A program with an instruction that leaves a flag
-    undefined is the host's in any case, and so is a page fault of one that the host executed: it has
-    chosen which byte it accessed first.
+    undefined is the host's in any case, and so is a page fault of one that the host executed: it
+    has chosen which byte it accessed first.
     """
     if any(ins.rflags_undefined for ins in _instructions(program)):
         return False
