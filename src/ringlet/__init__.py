@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    # The engine is large: who wants only the version or an error's type does without it.
+    # The engine is large, so programs that need only the version or an error type skip it.
     if name == "Machine":
         from ringlet.control.machine import Machine
 

@@ -1,15 +1,15 @@
-"""The command `ringlet`: for `python -m ringlet`, and for the script that pip installs."""
+"""The entry point of the command `ringlet`, for `python -m ringlet` and for pip's script."""
 
 import signal
 import sys
 
-# Python's own answer to Ctrl-C is a traceback.  Until `stoppable` there is nothing to undo.
+# Python answers Ctrl-C with a traceback.  Nothing needs to be undone until `stoppable` begins.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def command() -> int:
-    """Run the command line as this process; return its exit status."""
+    """Run the command line as this process and return its exit status."""
     from ringlet.cli.main import command
 
     return command()

@@ -1,4 +1,4 @@
-"""Options of a run: each is declared once, here, with its text, its default and its check."""
+"""The options of a run, each declared once with its help text, its default and its check."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,48 +22,51 @@ class Option:
 
 MEMORY: Final = Option(
     "--memory",
-    "Guest RAM: a number of bytes, or one with K, M or G (powers of 1024); if not given, 128M for "
-    "a bare program and 512M for Linux.",
+    "Size of guest RAM: a number of bytes, or a number with K, M or G (powers of 1024). Default: "
+    "128M for a bare program and 512M for Linux.",
 )
 BARE_MEMORY: Final = "128M"
 LINUX_MEMORY: Final = "512M"
 KERNEL: Final = Option("--kernel", "Start this Linux kernel (a bzImage or vmlinux) on a PC.")
-INITRD: Final = Option("--initrd", "Its initial RAM disk.")
-APPEND: Final = Option("--append", "Its command line; for a guest by name, more of it.")
+INITRD: Final = Option("--initrd", "The initial RAM disk for --kernel.")
+APPEND: Final = Option(
+    "--append", "The kernel's command line; with debian, text to append to its command line."
+)
 CONSOLE: Final = Option(
     "--console",
     "What the first serial port is connected to: stdio, file:PATH (output only) or none.",
     "stdio",
 )
 NO_REBOOT: Final = Option(
-    "--no-reboot", "End with status 3 where the guest would reset the machine."
+    "--no-reboot", "Exit with status 3 when the guest resets the machine, instead of rebooting."
 )
 DEBUG_EXIT: Final = Option(
-    "--debug-exit", "A port F4h at which the guest ends the run with twice what it writes, plus 1."
+    "--debug-exit",
+    "Add a debug exit port at F4h: when the guest writes v there, exit with status 2v + 1.",
 )
 VERBOSE: Final = Option(
-    "--verbose", "With a command for the guest, show its kernel's messages on standard error."
+    "--verbose", "With a command for the guest, show the kernel's messages on standard error."
 )
 PACKAGE: Final = Option(
     "--package",
-    "The Debian package of the kernel; linux-image-amd64 has more drivers.",
+    "The Debian package that contains the kernel; linux-image-amd64 has more drivers.",
     "linux-image-cloud-amd64",
 )
 STATS: Final = Option("--stats", "When the run ends, print its counters on standard error.")
 EXACT: Final = Option(
     "--exact",
-    "Keep the arithmetic flags exact at every fault, even those that nothing reads, and let no "
-    "access speculate past a bounds check; slower.",
+    "Keep all arithmetic flags exact at every fault, even flags that nothing reads, and prevent "
+    "accesses from speculating past a bounds check; slower.",
 )
 COLD: Final = Option(
-    "--cold", "Translate all guest code anew: neither use nor keep what earlier runs translated."
+    "--cold", "Translate all guest code anew; neither use nor keep stored translations."
 )
 GDB: Final = Option(
     "--gdb",
-    "Serve gdb at this port of the loopback interface, or at the Unix socket of this path.",
+    "Serve gdb at this port of the loopback interface, or at a Unix socket with this path.",
 )
 GDB_WAIT: Final = Option(
-    "--gdb-wait", "With --gdb: run no instruction before gdb has come and lets the guest go on."
+    "--gdb-wait", "With --gdb: run nothing until gdb connects and continues the guest."
 )
 TRACE: Final = Option(
     "--trace",
@@ -72,18 +75,18 @@ TRACE: Final = Option(
 )
 COMPARE: Final = Option(
     "--compare",
-    "Run each block of guest code on Unicorn as well, the first N times, and end with status 6 at "
-    "the first instruction that differs; much slower.",
+    "Also run each block of guest code on Unicorn, the first N times it runs, and exit with "
+    "status 6 at the first instruction that differs; much slower.",
 )
 BARE: Final = Option(
     "--bare",
-    "Run PROGRAM, a static ELF64, on the bare machine: long mode, CPL 0, no firmware.",
+    "Run PROGRAM, a static ELF64 file, on the bare machine: long mode, CPL 0, no firmware.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class MachineConfig:
-    """A machine as asked for.  `memory` is the size of guest RAM in bytes."""
+    """The configuration of a bare machine.  `memory` is the size of guest RAM in bytes."""
 
     program: Path
     memory: int
@@ -93,9 +96,10 @@ class MachineConfig:
 
 @dataclass(frozen=True, slots=True)
 class LinuxConfig:
-    """A PC that starts Linux.
+    """The configuration of a PC that starts Linux.
 
-    `memory` is the size of guest RAM in bytes, `initrd` the initial RAM disk: a file, or contents.
+    `memory` is the size of guest RAM in bytes.  `initrd` is the initial RAM disk: the path of a
+    file, or its contents.
     """
 
     kernel: Path
@@ -105,10 +109,10 @@ class LinuxConfig:
 
 
 def parse_memory(text: str, host_memory: int | None = None) -> int:
-    """Return the bytes that `text` ("128M", "0x8000000", "1048576") asks for.
+    """Return the number of bytes that `text` ("128M", "0x8000000", "1048576") stands for.
 
-    `host_memory` is the host's RAM in bytes; more than that is refused, because a guest that
-    touches all its RAM would be killed half way.  Raises ConfigError.
+    `host_memory` is the host's RAM in bytes.  A larger size is refused, because the host would
+    kill a guest that touches all its RAM.  Raises ConfigError.
     """
     size = _parse_size(text)
     flag = MEMORY.flag
@@ -117,10 +121,10 @@ def parse_memory(text: str, host_memory: int | None = None) -> int:
     if size % PAGE_SIZE:
         raise ConfigError(
             f"{flag} {text}: {size} bytes is not a multiple of 4 KiB; "
-            f"the next size that is: {(size // PAGE_SIZE + 1) * 4}K"
+            f"the next larger multiple is {(size // PAGE_SIZE + 1) * 4}K"
         )
     if size < MIN_MEMORY:
-        raise ConfigError(f"{flag} {text}: too small; the least is {format_size(MIN_MEMORY)}")
+        raise ConfigError(f"{flag} {text}: too small; give at least {format_size(MIN_MEMORY)}")
     if host_memory is not None and size > host_memory:
         raise ConfigError(
             f"{flag} {text}: this host has {format_size(host_memory)} of RAM; give a smaller size"
@@ -142,7 +146,7 @@ def _parse_size(text: str) -> int:
     except ValueError:
         raise ConfigError(
             f"{MEMORY.flag} {_shorten(text)!r}: not a size; "
-            "give a number of bytes, or one with K, M or G, such as 128M"
+            "give a number of bytes, or a number with K, M or G, such as 128M"
         ) from None
 
 
@@ -151,7 +155,7 @@ def _shorten(text: str) -> str:
 
 
 def format_size(size: int) -> str:
-    """Return `size` bytes as people write it: "128 MiB", "23.5 GiB"."""
+    """Return `size` in bytes as readable text: "128 MiB", "23.5 GiB"."""
     value = float(size)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if value < 1024:

@@ -1,12 +1,12 @@
-"""What goes wrong, as types.
+"""The exceptions that Ringlet raises.
 
     Exception
-    ├── RingletError            a user's mistake or a host's lack; one line that says what to do
+    ├── RingletError            a user's mistake or an unsuitable host; one line says what to do
     │   ├── ConfigError         an option has an impossible value
     │   ├── ProgramError        the program to run cannot be loaded
     │   ├── ImageError          a kernel or tool for the guest cannot be fetched or kept
     │   ├── HostError           this host lacks something that Ringlet needs
-    │   └── OutputError         the guest's output has nowhere to go
+    │   └── OutputError         the guest's output cannot be written
     └── InternalError           a broken invariant: a defect of Ringlet, never of its user
 
 A guest's exception (#PF, #GP, ...) and the end of a run are values, not exceptions: see
@@ -14,20 +14,21 @@ A guest's exception (#PF, #GP, ...) and the end of a run are values, not excepti
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 
 class RingletError(Exception):
-    """Something the user can put right.
+    """An error that the user can correct.
 
-    The message is one line without a final full stop or a name of the program: the command line
-    prints it after `ringlet: ` and ends with `exit_status`.
+    The message is one line without a final full stop and without the program's name: the command
+    line prints it after `ringlet: ` and exits with `exit_status`.
     """
 
     exit_status = 2
 
 
 class ConfigError(RingletError):
-    """An option has a value that cannot be honoured."""
+    """An option has a value that Ringlet cannot use."""
 
 
 class ProgramError(RingletError):
@@ -35,21 +36,21 @@ class ProgramError(RingletError):
 
 
 class ImageError(RingletError):
-    """What a guest is made of, a kernel or a tool, cannot be fetched or kept."""
+    """A kernel or a tool for the guest cannot be fetched or kept."""
 
 
 class HostError(RingletError):
-    """The host lacks something without which no guest can run; `ringlet doctor` tells more."""
+    """The host lacks something that every guest needs; `ringlet doctor` lists the details."""
 
 
 class OutputError(RingletError):
-    """The guest's output cannot be written: its reader is gone or the disk is full."""
+    """The guest's output cannot be written because its reader is gone or the disk is full."""
 
 
 class InternalError(Exception):
     """A broken invariant inside Ringlet.
 
-    `details` are the values a report needs: registers, counters, the fields of the exit.
+    `details` holds the values that a report needs: registers, counters, the fields of the exit.
     """
 
     exit_status = 70
@@ -63,6 +64,20 @@ class InternalError(Exception):
         if not self.details:
             return message
         return f"{message} ({', '.join(f'{k}={_show(v)}' for k, v in self.details.items())})"
+
+
+def unexpected(error: Exception, details: Mapping[str, object] | None = None) -> InternalError:
+    """Return the report of an exception that nobody expected, with the place that raised it."""
+    if isinstance(error, InternalError):
+        return InternalError(str(error.args[0]), {**(details or {}), **error.details})
+    where = "?"
+    if (step := error.__traceback__) is not None:
+        while step.tb_next is not None:
+            step = step.tb_next
+        where = f"{Path(step.tb_frame.f_code.co_filename).name}:{step.tb_lineno}"
+    report = InternalError(f"{type(error).__name__}: {error}", {"at": where, **(details or {})})
+    report.__cause__ = error
+    return report
 
 
 def _show(value: object) -> str:

@@ -1,7 +1,8 @@
-"""Counters: each has a name, a unit, a meaning, and a reader (`ringlet run --stats`).
+"""The table of counters: the name, unit and description of each (`ringlet run --stats`).
 
-Hot paths only add to an integer; compiled ones keep theirs in `CpuState` (fields `n_*`) and name
-them in `Processor.counters`, the machine in Python.  This table gives both their words.
+Hot paths only add to an integer.  Compiled code keeps its counters in `CpuState` (fields `n_*`)
+and names them in `Processor.counters`; the machine keeps its own in Python.  This table describes
+both.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """What a counter counts."""
+    """The description of one counter."""
 
     name: str
     unit: str
@@ -19,49 +20,53 @@ class Counter:
 
 
 PROCESSOR_COUNTERS: Final = (
-    Counter("exits", "exits", "times translated code left for the run loop"),
+    Counter("exits", "exits", "exits from translated code to the run loop"),
     Counter("ops", "operations", "sensitive instructions performed by the virtual processor"),
     Counter("emulated", "instructions", "instructions performed by the general emulator"),
     Counter("links", "links", "exits by direct jumps, which are then patched"),
     Counter("indirect_misses", "jumps", "indirect jumps and returns not found in the jump table"),
     Counter("lookups", "lookups", "fragments looked up by guest address"),
     Counter("fragments", "fragments", "fragments translated"),
-    Counter("kept_fragments", "fragments", "fragments known from before, and not translated"),
+    Counter("kept_fragments", "fragments", "fragments reused from kept translations"),
     Counter("guest_instructions", "instructions", "guest instructions translated"),
     Counter("code_bytes", "bytes", "host code made by the translator"),
     Counter("guest_bytes", "bytes", "guest code read by the translator"),
-    Counter("shadow_faults", "faults", "host faults that a window's filling resolved"),
+    Counter("shadow_faults", "faults", "host faults resolved by mapping pages into a window"),
     Counter("shadow_pages", "pages", "4 KiB pages mapped into windows"),
-    Counter("guest_faults", "faults", "guest exceptions that a host fault told of"),
+    Counter("guest_faults", "faults", "host faults that became guest exceptions"),
     Counter("interrupts", "interrupts", "external interrupts delivered to the guest"),
     Counter("exceptions", "exceptions", "exceptions delivered to the guest"),
     Counter("code_writes", "writes", "guest writes to pages that hold translated code"),
-    Counter("stale_fragments", "fragments", "fragments that found their guest bytes changed"),
+    Counter("stale_fragments", "fragments", "fragments whose guest bytes had changed on entry"),
     Counter("flushes", "flushes", "times the whole code cache was emptied"),
     Counter("cr3_loads", "loads", "loads of CR3"),
     Counter("cr3_dropped", "pages", "pages dropped from windows because a CR3 load changed them"),
-    Counter("invlpg", "instructions", "INVLPG performed"),
+    Counter("invlpg", "instructions", "INVLPG instructions performed"),
     Counter("port_reads", "accesses", "port reads"),
     Counter("port_writes", "accesses", "port writes"),
     Counter("mmio_reads", "accesses", "reads where there is no RAM"),
     Counter("mmio_writes", "accesses", "writes where there is no RAM"),
+    Counter("jump_tables", "tables", "tables of indirect targets taken from one key for another"),
     Counter("msr_reads", "instructions", "RDMSR at CPL 0"),
     Counter("msr_writes", "instructions", "WRMSR at CPL 0"),
     Counter("cpuid", "instructions", "CPUID"),
     Counter("halts", "instructions", "HLT at CPL 0"),
     Counter("python_exits", "exits", "exits that the machine handled in Python"),
-    Counter("safepoints", "stops", "times the run loop looked up because it was asked to"),
+    Counter("safepoints", "stops", "times the run loop stopped to handle requests"),
     Counter("fragments_live", "fragments", "fragments in the code cache now"),
+    Counter("shapes", "shapes", "instruction shapes known now"),
+    Counter("shapes_emptied", "times", "times the shape table was full and emptied"),
+    Counter("kept_emptied", "times", "times no room was left to keep translations in"),
     Counter("code_cache_used", "bytes", "host code in the code cache now"),
-    Counter("code_cache_size", "bytes", "room in the code cache"),
+    Counter("code_cache_size", "bytes", "size of the code cache"),
 )
 
 MACHINE_COUNTERS: Final = (
     Counter("machine_mmio", "accesses", "accesses to guest physical addresses without RAM"),
     Counter("machine_halts", "halts", "times the guest waited in HLT"),
-    Counter("machine_kicks", "kicks", "times the vCPU was interrupted to look at timers"),
-    Counter("machine_injected", "interrupts", "vectors handed from the 8259 to the processor"),
-    Counter("machine_entry_ns", "ns", "when the run began, by the host's monotonic clock"),
+    Counter("machine_kicks", "kicks", "times the vCPU was interrupted to check timers"),
+    Counter("machine_injected", "interrupts", "vectors passed from the 8259 to the processor"),
+    Counter("machine_entry_ns", "ns", "start of the run, by the host's monotonic clock"),
     Counter("machine_wall_ns", "ns", "wall time of the run"),
 )
 
@@ -69,7 +74,7 @@ COUNTERS: Final = {c.name: c for c in (*PROCESSOR_COUNTERS, *MACHINE_COUNTERS)}
 
 
 def format_stats(values: Mapping[str, int]) -> Iterable[str]:
-    """Yield a line for each counter in `values`, in the order of this table, unknown ones last."""
+    """Yield a line for each counter in `values`: first in the table's order, then unknown names."""
     names = [name for name in COUNTERS if name in values]
     names += sorted(name for name in values if name not in COUNTERS)
     for name in names:

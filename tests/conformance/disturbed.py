@@ -5,6 +5,7 @@
 `debug`: a debugger steps every instruction, which the guest must not see.
 `watch`: a debugger watches data that is not there.
 `break`: a debugger has a breakpoint on every function.
+`wide`: the host reports faults as one whose addresses have 57 bits.
 """
 
 import random
@@ -18,16 +19,17 @@ from pathlib import Path
 from ringlet.config import MachineConfig
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.machine import bare
-from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import End
+from ringlet.machine.vm import Vm
 from ringlet.vcpu.processor import Processor
+from ringlet_probes.vcpu import simulate_wide_host, wide_faults
 
 MEMORY = 128 << 20
 NOWHERE = 0x1234_5678_9000
 DR7_DR0_ACCESS = 0x402 | 3 << 16
 
 
-def kick(machine: Machine, done: threading.Event) -> None:
+def kick(machine: Vm, done: threading.Event) -> None:
     """Stop the processor at moments that have nothing to do with what it does."""
     moments = random.Random(1)
     while not done.is_set():
@@ -60,7 +62,7 @@ def functions(program: str) -> list[int]:
     return [int(word[0], 16) for word in words if len(word) == 3 and word[1] in "tT"]
 
 
-def debug(mode: str, program: str, machine: Machine) -> Debugger:
+def debug(mode: str, program: str, machine: Vm) -> Debugger:
     """Have the machine debugged."""
     cpu = machine.cpu
     assert isinstance(cpu, Processor)
@@ -75,6 +77,8 @@ def debug(mode: str, program: str, machine: Machine) -> Debugger:
 
 def main(mode: str, program: str) -> int:
     """Run it and return its status."""
+    if mode == "wide":
+        simulate_wide_host()
     make_cpu = partial(Processor, speculate=False)
     machine = bare.build(MachineConfig(Path(program), MEMORY), make_cpu, FdSink(1), avx=True)
     done = threading.Event()
@@ -83,12 +87,14 @@ def main(mode: str, program: str) -> int:
         machine.cpu.set("dr7", DR7_DR0_ACCESS)
     elif mode in {"debug", "watch", "break"}:
         debugger = debug(mode, program, machine)
-    else:
+    elif mode == "kick":
         threading.Thread(target=kick, args=(machine, done)).start()
     try:
         status = machine.run().status
         if mode in {"debug", "break"}:
             assert debugger.stops > 100, debugger.stops
+        if mode == "wide":
+            assert wide_faults() > 100, wide_faults()
         return status
     finally:
         done.set()

@@ -70,6 +70,14 @@ def test_program_that_is_often_stopped(name: str, guest_for: GuestFor) -> None:
     assert_all_checks_hold(run_disturbed(guest_for(name), "kick"), no_known_fault)
 
 
+WIDE = ("addressing", "isolation", "memory", "paging_rights", "strings")
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_program_on_a_host_with_57_bit_addresses(name: str, guest_for: GuestFor) -> None:
+    assert_all_checks_hold(run_disturbed(guest_for(name), "wide"), no_known_fault)
+
+
 @pytest.mark.parametrize("name", sorted(SHUTDOWNS))
 def test_triple_fault_shuts_ringlet_down(name: str, guest_for: GuestFor) -> None:
     outcome = run_ringlet(guest_for(name))

@@ -12,7 +12,7 @@ from tests.differential.engine_ringlet import (
     new_processor,
     reset_system,
 )
-from tests.differential.layout import CODE, IMAGE_SIZE
+from tests.differential.layout import CODE, DATA, IMAGE_SIZE
 from tests.differential.program import REGISTERS, Outcome, Program, State
 from tests.fuzz.canary import Canaries, Mapping, host_mappings, leaked
 
@@ -27,10 +27,11 @@ def _new_mappings(before: Sequence[Mapping]) -> list[Mapping]:
 class Victim:
     """One processor that runs hostile programs, a second that only watches, and canaries."""
 
-    def __init__(self, timeout: float = 0.05) -> None:
+    def __init__(self, timeout: float = 0.05, *, exact: bool = False) -> None:
+        self._exact = exact
         before = host_mappings()
         self.runner = RingletRunner()
-        self.processor = new_processor()
+        self.processor = new_processor(exact=exact)
         self.bystander = new_processor()
         self.bystander.write_phys(guest.IMAGE + IMAGE_SIZE, bytes(range(256)) * 256)
         self._digest = self._bystander_digest()
@@ -45,14 +46,17 @@ class Victim:
         self._watchdog.close()
         self.runner.close()
 
-    def run_bytes(self, code: bytes, registers: Sequence[int], cpl: int, rflags: int) -> int:
-        """Run bytes in a fresh guest at `cpl`; the exit's kind."""
+    def run_bytes(self, code: bytes, registers: Sequence[int], cpl: int, rflags: int,
+                  *, data: bytes = b"", cr0: int = guest.CR0) -> int:
+        """Run bytes in a fresh guest at `cpl`, with `data` in its data area; the exit's kind."""
         p = self.processor
         p.write_phys(0, self._memory)
         linear = guest.KERNEL + guest.RING0_CODE if cpl == 0 else CODE.linear
         at = guest.RING0_CODE if cpl == 0 else guest.IMAGE
         p.write_phys(at, code)
+        p.write_phys(guest.IMAGE + DATA.offset, data)
         reset_system(p)
+        p.set("cr0", cr0)
         load_state(p, State(tuple(registers), linear, rflags), cpl)
         with self._watchdog.watch():
             return int(p.run())
@@ -60,7 +64,7 @@ class Victim:
     def renew(self) -> None:
         """A new processor for run_bytes, after one broke."""
         del self.processor, self._watchdog.processor
-        self.processor = self._watchdog.processor = new_processor()
+        self.processor = self._watchdog.processor = new_processor(exact=self._exact)
 
     def run_program(self, program: Program) -> Outcome:
         """Run a ring-3 program as the differential test does."""

@@ -14,7 +14,7 @@ _PROMPT = "# "
 
 
 def both(machine: ringlet.Machine) -> tuple[float, float]:
-    """Seconds since the guest's boot by its own clock, and the host's clock."""
+    """The seconds since the guest's boot by the guest's clock, and the host's clock."""
     machine.console.send("cut -d' ' -f1 /proc/uptime\n")
     machine.console.expect("uptime\r\n")
     host = time.monotonic()
@@ -22,7 +22,7 @@ def both(machine: ringlet.Machine) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Look at both clocks twice."""
+    """Read both clocks twice and compare their progress."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
     seconds = parser.parse_args().seconds

@@ -25,12 +25,12 @@ from tests.guests.mirror import Mirror, command, session, wait_until_stoppable
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RATE: Final = 14 << 20
 LATEST: Final = 4.0
-"""Seconds from when signals are caught."""
+"""The longest delay of a signal, in seconds after the command has installed its handlers."""
 LIMIT: Final = 2.0
 
 
 def interrupt(mirror: Mirror, number: signal.Signals, delay: float) -> str:
-    """Run once; "" if all went well."""
+    """Run once; return what went wrong, or ""."""
     shutil.rmtree(mirror.cache / "ringlet", ignore_errors=True)
     with subprocess.Popen(
         command("debian", "--", "sleep", "100"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -50,12 +50,12 @@ def interrupt(mirror: Mirror, number: signal.Signals, delay: float) -> str:
 
 
 def main() -> int:
-    """Interrupt as often as asked."""
+    """Run and interrupt the command `--times` times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    # A shell's background job ignores it, and so would what it starts.
+    # A shell's background job ignores SIGINT, and its children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     chance = random.Random(options.seed)
     bad = 0

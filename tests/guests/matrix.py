@@ -24,7 +24,7 @@ echo well
 
 
 def boot(package: str, memory: str, append: str) -> str:
-    """Boot once; "" if all went well."""
+    """Boot once; return what went wrong, or ""."""
     command = [sys.executable, "-m", "ringlet", "run", "debian", "--package", package,
                "--memory", memory, "--append", append, "--", "sh", "-c", SCRIPT]  # fmt: skip
     try:
@@ -39,7 +39,7 @@ def boot(package: str, memory: str, append: str) -> str:
 
 
 def main() -> int:
-    """Boot every combination so many times."""
+    """Boot every combination `--times` times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=20)
     times = parser.parse_args().times

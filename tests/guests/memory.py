@@ -1,4 +1,4 @@
-"""What a guest costs its host in memory: `python -m tests.guests.memory --memory 512M`.
+"""Measures the host memory that a guest uses: `python -m tests.guests.memory --memory 512M`.
 
 Looks at the process three times: when the guest has booted to its shell, after a program in it has
 used 200 MB and given them back, and after it has written and removed a file of that size.  What the
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ALLOWED = 150.0
-"""MB of the host beyond the RAM that the guest has touched."""
+"""The limit, in MB, of the host's memory beyond the RAM that the guest has touched."""
 MB = 1e6
 RAM_FILE = "memfd:ringlet-ram"
 STAGES = (
@@ -35,7 +35,7 @@ done
 
 @dataclass(frozen=True)
 class Use:
-    """MB at one moment."""
+    """The memory in MB at one moment."""
 
     proportional: float
     mapped_ram: float
@@ -44,12 +44,12 @@ class Use:
 
     @property
     def beyond(self) -> float:
-        """What the host spends beyond the RAM that the guest has touched."""
+        """Return the host's memory beyond the RAM that the guest has touched."""
         return self.proportional - self.mapped_ram + self.page_tables
 
 
 def of_process(pid: int) -> Use:
-    """Look at the process of a guest."""
+    """Measure the process of a guest."""
     place = Path("/proc", str(pid))
     name, proportional, mapped = "", 0, 0
     for line in (place / "smaps").read_text().splitlines():
@@ -71,7 +71,7 @@ def of_process(pid: int) -> Use:
 
 
 def main() -> int:
-    """Boot a guest and look."""
+    """Boot a guest and measure it at each stage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--memory", default="512M")
     memory = parser.parse_args().memory

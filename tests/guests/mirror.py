@@ -16,13 +16,13 @@ from tests.unit.machine.kernel_maker import BzImage
 
 KERNEL: Final = "linux-image-6.1.0-99-cloud-amd64"
 HALTS: Final = BzImage(code=bytes(0x200) + b"\xfa\xf4" * 64)
-"""A kernel of CLI and HLT: the run ends with status 4."""
+"""A kernel that consists of CLI and HLT, so that the run ends with status 4."""
 STATUS_HALTED: Final = 4
 _CHUNK: Final = 16384
 
 
 class Mirror:
-    """Packages of a kernel and of busybox, and a cache directory of its own."""
+    """A server with packages of a kernel and of busybox, and an empty cache directory."""
 
     def __init__(self, directory: Path, kernel: bytes = b"", busybox: bytes = b"") -> None:
         self.cache = directory / "cache"
@@ -42,31 +42,31 @@ class Mirror:
         self.use(f"file:{self._repository.directory}")
 
     def use(self, uri: str) -> None:
-        """Let the host's apt fetch from `uri`."""
+        """Make the host's apt fetch from `uri`."""
         self._sources.write_text(
             f"Types: deb\nURIs: {uri}\nSuites: ./\nTrusted: yes\nArchitectures: amd64\n"
         )
 
     def lose(self) -> None:
-        """Have nothing to fetch any more."""
+        """Remove the packages from the server."""
         shutil.rmtree(self._repository.directory)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the command needs to fetch from here."""
+        """Return the environment in which the command fetches from this server."""
         return {
             **os.environ, "XDG_CACHE_HOME": str(self.cache), "APT_CONFIG": str(self._apt),
         }  # fmt: skip
 
     def entries(self) -> list[str]:
-        """Return what is in the cache, without apt's own, sorted."""
+        """Return the sorted files in the cache, without apt's own."""
         root = self.cache / "ringlet"
         found = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
         return sorted(str(path) for path in found if path.parts[0] != "apt")
 
     @contextlib.contextmanager
     def slow(self, rate: int) -> Iterator[None]:
-        """Fetch by HTTP, `rate` bytes a second."""
+        """Serve by HTTP at `rate` bytes a second."""
         members = {"directory": self._repository.directory, "rate": rate}
         handler = type("Handler", (_Slowly,), members)
         with _Server(("127.0.0.1", 0), handler) as server:
@@ -103,7 +103,7 @@ class _Slowly(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content[start : start + _CHUNK])
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-        """Be silent."""
+        """Log nothing."""
 
 
 def command(*arguments: str) -> list[str]:
@@ -112,14 +112,14 @@ def command(*arguments: str) -> list[str]:
 
 
 def wait_until_stoppable(pid: int) -> None:
-    """Wait until a process catches SIGTERM: Python has started, which has answers of its own."""
+    """Wait until a process catches SIGTERM; before that, Python is still starting."""
     status = Path(f"/proc/{pid}/status")
     while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) >> 14 & 1:
         time.sleep(0.005)
 
 
 def session(leader: int) -> list[str]:
-    """Return the processes of a session that still run, without those that only wait to be seen."""
+    """Return the running processes of a session, without zombies."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -46,13 +46,13 @@ _COMPLAINTS = (
 
 
 def libraries(program: str) -> list[Path]:
-    """The files that a dynamically linked program needs."""
+    """Return the files that a dynamically linked program needs."""
     done = subprocess.run(["ldd", program], capture_output=True, text=True, check=True)
     return [Path(path) for path in _LIBRARY.findall(done.stdout)]
 
 
 def archive(program: str, seconds: int) -> bytes:
-    """An initial RAM disk whose init runs the stressors."""
+    """Return an initial RAM disk whose init runs the stressors."""
     files = CpioWriter()
     names = [path.relative_to("/") for path in libraries(program)]
     parents = {parent for name in names for parent in name.parents} - {Path()}
@@ -67,7 +67,7 @@ def archive(program: str, seconds: int) -> bytes:
 
 
 def complaints(output: str) -> list[str]:
-    """What went wrong by what the guest printed, a line each."""
+    """Return a line for each error in the guest's output."""
     lines = output.replace("\r", "").splitlines()
     missing = [f"{name} did not pass" for name in STRESSORS if f"{name} passed" not in lines]
     said = [line for line in lines if line.startswith("kernel log: ")]
@@ -84,7 +84,7 @@ def run(initrd: str, timeout: float) -> str:
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
     ) as guest:
-        # What is printed shows how far it is, and is there even if the guest hangs.
+        # The output shows the progress, and remains even if the guest hangs.
         watchdog = threading.Timer(timeout, guest.kill)
         watchdog.start()
         assert guest.stdout is not None

@@ -1,4 +1,4 @@
-"""What goes wrong before a guest runs, and around it: a line, a status, and nothing left behind."""
+"""Errors before and around a guest's run give one line and a status, and leave nothing behind."""
 
 import contextlib
 import os
@@ -65,7 +65,7 @@ def run(
 
 
 def a_line(errors: bytes) -> str:
-    """Return what was said on standard error, which is one line of Ringlet's."""
+    """Return standard error, which must be one line of Ringlet's."""
     text = errors.decode()
     assert text.startswith("ringlet: ")
     assert text.count("\n") == 1
@@ -102,15 +102,15 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("halts --initrd missing", "missing: no such file"),
         ("halts --initrd .", ".: is a directory; give an initial RAM disk"),
         ("halts --initrd empty", "empty: is empty; give an initial RAM disk"),
-        ("halts --initrd large", "of 1 GiB does not fit in 512 MiB of RAM; the least that works"),
-        ("halts --memory 16M", "does not fit in 16 MiB of RAM; the least that works is --memory "),
+        ("halts --initrd large", "of 1 GiB does not fit in 512 MiB of RAM; give at least"),
+        ("halts --memory 16M", "does not fit in 16 MiB of RAM; give at least --memory "),
         ("halts --memory 900T", "this host has"),
         ("halts --memory lots", "'lots': not a size"),
         ("halts --memory -1", "a machine needs RAM"),
         ("halts --append " + "x" * 3000, "command line has 3000 bytes"),
         ("halts --console tcp:1", "--console tcp:1: give stdio, file:PATH or none"),
-        ("halts --console file:/no/where", "--console file:/no/where: cannot be written"),
-        ("halts --console file:.", "--console file:.: cannot be written: Is a directory"),
+        ("halts --console file:/no/where", "--console file:/no/where: cannot write the file"),
+        ("halts --console file:.", "--console file:.: cannot write the file: Is a directory"),
     ],
 )
 def test_mistakes_are_a_line_and_status_2(capfd: Capture, arguments: str, message: str) -> None:
@@ -172,12 +172,12 @@ def test_without_a_network(mirror: Mirror) -> None:
 
 @NEEDS_APT
 @NEEDS_DEBIAN
-def test_a_server_that_has_it_no_more(mirror: Mirror) -> None:
+def test_a_server_without_the_package(mirror: Mirror) -> None:
     mirror.lose()
     done = run(DEBIAN, mirror.environment)
 
     assert (done.returncode, done.stdout) == (2, b"")
-    assert "cannot be fetched: " in a_line(done.stderr)
+    assert "cannot fetch " in a_line(done.stderr)
     assert mirror.entries() == ["lock"]
 
 
@@ -195,7 +195,7 @@ def test_without_a_tool_of_debians(mirror: Mirror, tmp_path: Path, tool: str) ->
     assert mirror.entries() == ["lock"]
 
 
-# How much room is needed is asked first; here it is said to be none.
+# The command checks the free space first; here the needed space is set to 0.
 SMALL = (
     "import sys\n"
     "from ringlet.images import debian\n"
@@ -203,7 +203,7 @@ SMALL = (
     "from ringlet.cli.main import command\n"
     "sys.exit(command())\n"
 )
-# Runs a command with a file system over the cache, then tells what it has left there.
+# Runs a command with a file system mounted over the cache, then lists the files left there.
 MOUNTED = """
 mount -t tmpfs -o "$1" tmpfs "$2" || exit 99
 cache=$2
@@ -235,7 +235,7 @@ def test_a_disk_that_becomes_full_on_the_way(tmp_path: Path, options: str) -> No
     done = mounted(mirror, options, ["-c", SMALL])
 
     assert (done.returncode, done.stdout) == (2, b"ringlet/lock\n")
-    assert "No space left on device; make room for 200 MiB there, or set" in a_line(done.stderr)
+    assert "No space left on device; free 200 MiB there, or set" in a_line(done.stderr)
 
 
 @NEEDS_APT
@@ -244,7 +244,7 @@ def test_a_disk_that_is_too_small_from_the_beginning(mirror: Mirror) -> None:
     done = mounted(mirror, "size=20m", ["-m", "ringlet"])
 
     assert (done.returncode, done.stdout) == (2, b"ringlet/lock\n")
-    assert "No space left on device; make room for 200 MiB there, or set" in a_line(done.stderr)
+    assert "No space left on device; free 200 MiB there, or set" in a_line(done.stderr)
 
 
 @NEEDS_NAMESPACES
@@ -320,7 +320,7 @@ MOMENTS = [
     ("number", "delay"), MOMENTS, ids=[f"{n.name}-{d:.2f}" for n, d in MOMENTS]
 )
 def test_a_signal_at_any_moment(tmp_path: Path, number: signal.Signals, delay: float) -> None:
-    """The fetch takes most of three seconds; then comes the RAM disk, and the guest spins."""
+    """The fetch takes most of three seconds; the RAM disk is made, and then the guest spins."""
     mirror = Mirror(tmp_path, kernel=SPINS.bytes() + bytes(2 << 20))
     with mirror.slow(1 << 20), subprocess.Popen(
         DEBIAN, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -338,7 +338,7 @@ def test_a_signal_at_any_moment(tmp_path: Path, number: signal.Signals, delay: f
 
 
 class Terminal:
-    """A terminal that is a session's own, and a command on it."""
+    """A session's controlling terminal, and a command on it."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
         self.open: tuple[int, ...] = os.openpty()
@@ -355,7 +355,7 @@ class Terminal:
             self.shown += os.read(self.user, 4096)
 
     def ended(self) -> int:
-        """Return the exit status; what the command wrote last is in `shown` then."""
+        """Return the exit status; `shown` then has the command's last output."""
         status = self.process.wait(PATIENCE)
         os.set_blocking(self.user, False)
         with contextlib.suppress(OSError):
@@ -382,7 +382,7 @@ def terminals() -> Iterator[list[Terminal]]:
         terminal.close()
 
 
-# On the terminal, what follows comes when the guest spins and when packages are fetched.
+# The moments of signals from a terminal: while the guest spins, and while packages are fetched.
 SHELL = [(b"starting", "spins"), (b"fetching linux", "debian")]
 
 

@@ -102,7 +102,7 @@ def test_the_linux_program_measures_sections_and_system_calls_natively(cache: Pa
     assert ticks_per_ns(output, None) is not None
 
 
-def test_linux_under_ringlet_measures_what_the_host_does(linux: Program) -> None:
+def test_linux_under_ringlet_agrees_with_the_host(linux: Program) -> None:
     native, guest = run("native", linux), run("ringlet", linux, 512)
 
     expected = {name: m.checksum for name, m in native.measurements.items()}

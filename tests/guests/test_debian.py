@@ -1,4 +1,4 @@
-"""Debian's own kernel, unmodified: what `ringlet run debian` promises its user."""
+"""Debian's own, unmodified kernel: the documented behaviour of `ringlet run debian`."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ from ringlet.machine.outcome import EndKind
 from tests.guests.unpacked import unpack
 
 PATIENCE = 90
-"""Seconds; a boot takes two on a machine with nothing else to do."""
+"""Seconds; a boot takes two on an idle machine."""
 
 pytestmark = pytest.mark.timeout(300)  # the first test fetches the kernel, where there is none
 
@@ -46,7 +46,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def in_guest(script: str, stdin: bytes = b"", *options: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a script by the guest's shell."""
+    """Run a script with the guest's shell."""
     return subprocess.run(
         command("debian", *options, "--", "sh", "-c", script),
         input=stdin,
@@ -74,14 +74,14 @@ def test_input_reaches_the_command_as_it_is_and_ends() -> None:
 
 
 def test_much_input_is_not_lost() -> None:
-    """More than all that holds some on the way: queues, terminals, pipes."""
+    """The input is larger than all queues, terminals and pipes on its way together."""
     data = random.Random(3).randbytes(1_500_000)
     done = in_guest("sha256sum", data)
 
     assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
 
 
-def test_input_that_nobody_reads_holds_nothing_up() -> None:
+def test_unread_input_does_not_block_the_command() -> None:
     began = time.monotonic()
     done = in_guest("exit 3", bytes(4_000_000))
 
@@ -132,7 +132,7 @@ def test_work_in_the_guest_has_the_hosts_results() -> None:
 
 @pytest.mark.skipif(memory_size() < 5 << 30, reason="this host has not the RAM for such a guest")
 def test_ram_above_the_devices_is_used() -> None:
-    """Linux gives out memory above 4 GiB first."""
+    """Linux allocates memory above 4 GiB first."""
     data = random.Random(2).randbytes(100_000)
     done = in_guest(
         "sed -n 's/ : System RAM//p' /proc/iomem; "
@@ -189,7 +189,7 @@ def test_panic_ends_the_run_in_a_line() -> None:
     assert b"panicked" in done.stderr
 
 
-# --- a kernel of the user's
+# --- a kernel given by the user
 
 
 def test_kernel_without_a_disk_panics_and_resets(kernel: CachedKernel) -> None:
@@ -307,7 +307,7 @@ def test_escape_ends_the_machine(terminal: Terminal) -> None:
     assert terminal.ended() == 0
 
 
-def test_what_takes_so_long_is_told_until_the_guest_speaks(terminal: Terminal) -> None:
+def test_progress_is_shown_until_the_guest_prints(terminal: Terminal) -> None:
     told, _, guests = terminal.until(b"# ").rpartition(b"\x1b[1A\x1b[2K")
 
     assert b"starting Linux 6." in told
@@ -318,7 +318,7 @@ def test_what_takes_so_long_is_told_until_the_guest_speaks(terminal: Terminal) -
     assert terminal.ended() == 0
 
 
-def test_what_takes_so_long_is_told_until_a_command_starts() -> None:
+def test_progress_is_shown_until_a_command_starts() -> None:
     terminal = Terminal(command("debian", "--", "echo", "up"))
     told = terminal.until(b"up\r\n")
     status = terminal.ended()

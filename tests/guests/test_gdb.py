@@ -32,7 +32,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Session:
-    """A machine that waits for gdb, and a gdb that has come."""
+    """A machine that waits for gdb, and a gdb that is connected to it."""
 
     def __init__(self, program: Path, where: str) -> None:
         self.machine = subprocess.Popen(
@@ -60,7 +60,7 @@ class Session:
         stdin.flush()
 
     def heard(self) -> str:
-        """What gdb says up to the end of the last command told."""
+        """Return gdb's output up to the end of its last command."""
         lines = []
         for line in _pipe(self.gdb.stdout):
             before, marker, _ = line.partition(DONE)
@@ -74,7 +74,7 @@ class Session:
         return self.heard()
 
     def ends(self) -> tuple[str, int]:
-        """The machine's output and exit status."""
+        """Return the machine's output and exit status."""
         out, _ = self.machine.communicate(timeout=30)
         return out, self.machine.returncode
 

@@ -11,8 +11,8 @@ from ringlet.machine.outcome import EndKind
 from ringlet.vcpu.processor import Processor
 from tests.unit.machine.kernel_maker import BzImage
 
-# What it finds wrong is its status.  Otherwise it prints the command line, then the first bytes
-# of the initial RAM disk, and ends with status 5.
+# The kernel's status is the number of the first error that it finds.  Without an error it prints
+# the command line and the first bytes of the initial RAM disk, and ends with status 5.
 KERNEL = bytes.fromhex(
     "b301 8cc8 83f810 7546"  # mov bl,1; mov eax,cs; cmp eax,10h; jne fail
     "8cd8 83f818 753f"  # mov eax,ds; cmp eax,18h; jne fail

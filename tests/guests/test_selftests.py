@@ -1,4 +1,4 @@
-"""The processor as a program in a Linux guest finds it: see `tests.guests.selftests`."""
+"""The processor as seen by programs in a Linux guest: see `tests.guests.selftests`."""
 
 import pytest
 

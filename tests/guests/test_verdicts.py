@@ -1,4 +1,4 @@
-"""The long runs judge rightly: what must make them exit with an error does."""
+"""The long runs exit with an error when they must."""
 
 from tests.guests import stress
 from tests.guests.selftests.build import names

@@ -23,7 +23,7 @@ from pathlib import Path
 
 TOLERANCE = 0.2
 PATIENCE = 600.0
-"""Seconds after which a guest hangs."""
+"""Seconds after which a guest counts as hanging."""
 NUMBERS = 200_000
 ZEROS = 64 << 20
 ROUNDS = 4
@@ -45,7 +45,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def expected() -> list[str]:
-    """What the script prints between "ready" and "end", computed here."""
+    """Return the expected output of the script between "ready" and "end"."""
     text = "".join(f"{n}\n" for n in range(1, NUMBERS + 1))
     downwards = "".join(f"{n}\n" for n in range(NUMBERS, 0, -1))
     assert gzip.decompress(gzip.compress(text.encode(), 1)).decode() == text
@@ -62,7 +62,7 @@ def expected() -> list[str]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One guest's work: whether the results are right, seconds, seconds of processor time."""
+    """One guest's work: whether its results are right, its seconds, its processor seconds."""
 
     right: bool
     seconds: float
@@ -70,13 +70,13 @@ class Outcome:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has had."""
+    """Return the processor time of a process."""
     fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def busy_seconds() -> float:
-    """Time that the host's processors were not idle, or were not the host's."""
+    """Return the time during which the host's processors were busy or stolen."""
     user, nice, system, _, _, irq, softirq, steal, *_ = map(
         int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     )
@@ -84,7 +84,7 @@ def busy_seconds() -> float:
 
 
 def start(cores: set[int]) -> subprocess.Popen[str]:
-    """A guest that waits for its starting shot."""
+    """A guest that waits for the start signal."""
     command = [sys.executable, "-m", "ringlet", "run", "debian", "--memory", "256M", "--",
                "sh", "-c", SCRIPT]  # fmt: skip
     guest = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -96,7 +96,7 @@ def start(cores: set[int]) -> subprocess.Popen[str]:
 
 
 def work(guest: subprocess.Popen[str], wanted: Sequence[str]) -> Outcome:
-    """Fire the shot and wait for the end."""
+    """Send the start signal and wait for the end."""
     assert guest.stdin is not None
     assert guest.stdout is not None
     cpu, started = cpu_seconds(guest.pid), time.monotonic()
@@ -114,7 +114,7 @@ def work(guest: subprocess.Popen[str], wanted: Sequence[str]) -> Outcome:
 
 
 def race(count: int, cores: set[int], wanted: Sequence[str]) -> tuple[list[Outcome], float]:
-    """So many guests at once; and how many cores the host's other work took."""
+    """Run that many guests at once; return also the cores that the host's other work used."""
     with ExitStack() as stack:
         guests = [stack.enter_context(start(cores)) for _ in range(count)]
         busy, began = busy_seconds(), time.monotonic()
@@ -128,7 +128,7 @@ def race(count: int, cores: set[int], wanted: Sequence[str]) -> tuple[list[Outco
 
 
 def compare(count: int, cores: set[int], wanted: Sequence[str]) -> tuple[int, int]:
-    """One, several, one; how many guests were wrong, and how many slower than fair."""
+    """Run one guest, several, and one; return how many were wrong and how many too slow."""
     (before,), _ = race(1, cores, wanted)
     together, others = race(count, cores, wanted)
     (after,), _ = race(1, cores, wanted)
@@ -151,7 +151,7 @@ def compare(count: int, cores: set[int], wanted: Sequence[str]) -> tuple[int, in
 
 
 def main() -> int:
-    """Compare until a round is fair."""
+    """Repeat rounds until one is fair."""
     available = sorted(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cores", type=int, default=min(2, len(available)))

@@ -1,4 +1,4 @@
-"""How much sooner a kernel starts that need not unpack itself: `python -m tests.guests.unpacked`.
+"""Measures the start of a kernel that need not unpack itself: `python -m tests.guests.unpacked`.
 
 Starts Debian's kernel as it comes, a bzImage, and the vmlinux that is packed in it, in turns; the
 least times of each count.
@@ -25,14 +25,14 @@ MEMORY: Final = 512 << 20
 
 
 def unpack(kernel: Path, directory: Path) -> Path:
-    """Write the vmlinux that is packed in a bzImage; raises HostError where a tool is missing."""
+    """Write the vmlinux that a bzImage contains.  Raises HostError if a tool is missing."""
     vmlinux = directory / "vmlinux"
     vmlinux.write_bytes(decompress(payload(kernel.read_bytes())))
     return vmlinux
 
 
 def start(kernel: Path, initrd: bytes) -> tuple[float, float]:
-    """Run a guest; the seconds to build its machine, and from the kernel's entry to init."""
+    """Run a guest; return the seconds to build its machine, and from kernel entry to init."""
 
     def ignore(data: bytes) -> None: ...
 

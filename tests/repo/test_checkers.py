@@ -1,4 +1,4 @@
-"""ruff and mypy have nothing to say."""
+"""ruff and mypy report no errors."""
 
 import subprocess
 import sys
@@ -14,14 +14,14 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_ruff_is_content() -> None:
+def test_ruff_reports_nothing() -> None:
     done = run("ruff", "check", "--no-cache", "--output-format=concise", ".")
 
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.timeout(600)
-def test_mypy_is_content() -> None:
+def test_mypy_reports_nothing() -> None:
     done = run("mypy")
 
     assert done.returncode == 0, done.stdout

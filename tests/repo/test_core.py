@@ -15,7 +15,7 @@ import pytest
 from ringlet.core import state
 
 PACKAGE = Path(state.__file__).parents[1]
-# Their cdef functions, too, are called from Python only.
+# The cdef functions of these modules are also called only from Python.
 OF_PYTHON = {"translate.shape", "translate.learn_table", "translate.translator",
              "vcpu.debugging", "vcpu.fields", "vcpu.native", "vcpu.processor"}  # fmt: skip
 # What is made and given back outside `run`; what is called only before it loads the guest's
@@ -23,9 +23,9 @@ OF_PYTHON = {"translate.shape", "translate.learn_table", "translate.translator",
 LIFE = re.compile(
     r"_(create|destroy|attach|detach|install_handlers|(enter|leave)_thread)$|Probe_"
 )
-# They end the process: registers no longer matter.
+# These functions end the process, so registers no longer matter.
 FATAL = {"abort"}
-# System calls and no more.
+# These functions only make system calls.
 PLAIN = {"getpid", "mmap64", "mprotect", "munmap", "syscall", "timer_settime"}
 
 FUNCTION = re.compile(r"[0-9a-f]+ <(\w+?)(?:\.\w+)*>:")
@@ -55,7 +55,7 @@ def functions(module: str) -> dict[str, list[str]]:
     for line in done.stdout.splitlines():
         head = FUNCTION.match(line)
         if head:
-            # Parts that the compiler split off count as the function.
+            # Parts that the compiler split off count as part of the function.
             current = found.setdefault(head[1], [])
         else:
             current.append(line)
@@ -94,3 +94,14 @@ def test_core_names_no_vector_register(module: str) -> None:
     }
 
     assert named == set()
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_core_finds_its_thread_locals_without_the_dynamic_linker(module: str) -> None:
+    """`__tls_get_addr` may allocate, and the signal handler uses thread-locals."""
+    done = subprocess.run(
+        ["objdump", "-T", "-R", MODULES[module]], capture_output=True, text=True, check=True
+    )
+
+    assert "DYNAMIC RELOCATION RECORDS" in done.stdout
+    assert not re.search("__tls_get_addr|R_X86_64_(DTPMOD64|DTPOFF64|TLSDESC)", done.stdout)

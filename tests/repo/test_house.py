@@ -15,12 +15,12 @@ from tests.repo.layers import ROOT
 LONGEST = 500
 LONGEST_TEST = 750  # a chip's or an instruction's cases belong together
 TEXT = {".py", ".pyx", ".pxd", ".pyi", ".md", ".toml", ".build", ".S", ".c", ".h", ".sh", ""}
-# Put together here, so that this file does not mention what it forbids.
+# The words are concatenated here, so that this file does not contain what it forbids.
 OUTSIDE = ["/" + place for place in ("work/", "tmp/wt", "opt/rv", "home/", "root/", "tmp/brief")]
 
 
 def tracked() -> list[Path]:
-    """Return the files of the checkout; without git (a source archive), those that are there."""
+    """Return the files of the checkout; without git (a source archive), all existing files."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -157,6 +157,22 @@ def test_the_readmes_picture_is_small_and_well_formed() -> None:
     assert picture.stat().st_size < 60_000
     assert ET.fromstring(readable(picture)).tag.endswith("svg")
     assert "](docs/debian.svg)" in readable(ROOT / "README.md")
+
+
+def test_bits_of_control_registers_are_defined_once() -> None:
+    home = ROOT / "src/ringlet/core/control_bits.pxd"
+    names = re.findall(r"^    (\w+) = ", readable(home), re.MULTILINE)
+    definition = re.compile(rf"^\s*_?({'|'.join(names)})\b(: \w+)? = ", re.MULTILINE)
+    sources = [p for p in FILES if p.suffix in {".py", ".pyx", ".pxd"} and p != home]
+    again = [
+        f"{p.relative_to(ROOT)}: {match[1]}"
+        for p in sources
+        if p.is_relative_to(ROOT / "src")
+        for match in definition.finditer(readable(p))
+    ]
+
+    assert names
+    assert again == []
 
 
 def test_work_to_come_is_in_the_roadmap_not_in_the_code() -> None:

@@ -15,7 +15,7 @@ _PLAIN = re.compile(r"^\s*c?import\s+([\w.]+)", re.MULTILINE)
 
 
 def imported_packages(source: str) -> set[str]:
-    """Return the packages directly under `ringlet` that Cython source `source` names."""
+    """Return the packages directly under `ringlet` that the Cython source `source` imports."""
     modules = [f"{module}.{name}" for module, name in _FROM.findall(source)]
     modules += _PLAIN.findall(source)
     ours = [m.split(".") for m in modules if m.startswith("ringlet.")]
@@ -62,7 +62,7 @@ def test_layers_name_nothing_twice() -> None:
     assert len(names) == len(set(names))
 
 
-def test_import_linter_is_content() -> None:
+def test_import_linter_reports_nothing() -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "lint-imports", "--no-cache"],
         cwd=ROOT, capture_output=True, text=True, check=False,

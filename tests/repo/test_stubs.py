@@ -1,4 +1,4 @@
-"""The types that mypy is told of compiled modules are those of the modules."""
+"""The stubs of compiled modules match the modules."""
 
 import ast
 import enum
@@ -19,7 +19,7 @@ Definition = ast.FunctionDef | ast.AnnAssign | ast.Assign | ast.ClassDef
 
 
 def named(body: list[ast.stmt]) -> dict[str, Definition]:
-    """What a module's or class's body defines, by name."""
+    """Return the definitions in the body of a module or class, by name."""
     return {_name(node): node for node in body if isinstance(node, Definition)}
 
 
@@ -32,7 +32,7 @@ def _name(node: Definition) -> str:
 
 
 def classes(stub: str) -> Iterator[tuple[type, dict[str, Definition]]]:
-    """A module's extension classes and enumerations, and what their stubs define."""
+    """Return a module's extension classes and enumerations, and their stubs' definitions."""
     module = importlib.import_module(stub)
     for name, node in named(ast.parse(STUBS[stub].read_text()).body).items():
         if isinstance(node, ast.ClassDef):

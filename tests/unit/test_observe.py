@@ -18,7 +18,7 @@ def test_a_line_has_name_value_unit_and_meaning() -> None:
     (line,) = format_stats({"exits": 1234567})
 
     assert line.split()[:3] == ["exits", "1,234,567", "exits"]
-    assert "left for the run loop" in line
+    assert "from translated code to the run loop" in line
 
 
 def test_unknown_counters_come_last_without_words() -> None:

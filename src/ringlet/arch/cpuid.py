@@ -1,19 +1,19 @@
 """CPUID: the named processor model, and the table a virtual machine shows for it.
 
-A table is a pure function of the model, of what the host's CPUID says, and of the TSC's
-frequency, so that a machine can be rebuilt from its snapshot.  The registers that follow the
-state of the processor (OSXSAVE, the size in leaf 0Dh) are filled in when CPUID executes.
+A table is a pure function of the model, the host's CPUID, and the TSC's frequency, so that a
+machine can be rebuilt from its snapshot.  The registers that depend on the processor's state
+(OSXSAVE, the size in leaf 0Dh) are filled in when CPUID executes.
 
-Features fall in two kinds.  Those of *innocuous* instructions run on the host as they are, and
-are offered only if the host has them.  Those of instructions and registers that the virtual
-processor performs itself (XSAVE and its variants, RDPID, SERIALIZE, TSC deadline, ...) need
-nothing of the host.
+There are two kinds of features.  Features of *innocuous* instructions, which run unchanged on the
+host, are offered only if the host has them.  Features of instructions and registers that the
+virtual processor performs itself (XSAVE and its variants, RDPID, SERIALIZE, TSC deadline, ...) do
+not depend on the host.
 
-The vendor is Intel, on AMD hosts too.  Guests take the TSC's frequency from leaf 15h, the caches
-from leaf 4 and the immunities from IA32_ARCH_CAPABILITIES only of Intel's processors; and where
-the vendors' system instructions differ, the virtual processor follows Intel's.  Family 6, model
-FEh is no processor that was ever made: lists of affected processors, errata and model-specific
-drivers all pass it by.
+The vendor is Intel, also on AMD hosts.  Guests use the TSC's frequency in leaf 15h, the caches in
+leaf 4 and the immunities in IA32_ARCH_CAPABILITIES only on Intel's processors; and where the
+vendors' system instructions differ, the virtual processor follows Intel's.  No real processor has
+family 6, model FEh, so lists of affected processors, errata and model-specific drivers do not
+match it.
 
 Hidden, because the virtual processor does not have them: PCID, INVPCID, SMEP, SMAP, UMIP, PKU,
 LA57, AVX-512, AMX, MPX, CET, TSX, VME, VMX, MONITOR, the performance counters, thermal and power
@@ -158,7 +158,7 @@ FEATURES: Mapping[str, Bit] = MappingProxyType(
     | _bits(0x80000007, 0, EDX, {}, {8: "constant_tsc"})
     | _bits(6, 0, EAX, {}, {2: "arat"})
 )
-"""Every feature that can be offered, by Linux's name for it in /proc/cpuinfo where it has one."""
+"""Every feature that can be offered, by its name in Linux's /proc/cpuinfo if it has one."""
 
 X86_64_V3: frozenset[str] = frozenset(
     [
@@ -189,15 +189,15 @@ X86_64_V3: frozenset[str] = frozenset(
         "xsave",
     ]
 )
-"""The x86-64 psABI's level 3; a host without one of these runs no v3 program."""
+"""Level 3 of the x86-64 psABI; a host that lacks one of these cannot run programs for level 3."""
 
-# Vector features are worth nothing without the state that they use.
+# Vector features need the AVX state.
 _NEEDS_AVX = frozenset({"avx2", "avx_vnni", "f16c", "fma", "vaes", "vpclmulqdq"})
 
 
 @dataclass(frozen=True)
 class Model:
-    """A named processor: what CPUID says of it whatever the host is."""
+    """A named processor: the CPUID data that do not depend on the host."""
 
     name: str
     vendor: str = "GenuineIntel"
@@ -212,14 +212,14 @@ class Model:
 
 DEFAULT = Model("x86-64-v3")
 
-# What the APIC timer ticks at; leaf 15h names it.
+# The frequency of the APIC timer, which leaf 15h reports.
 CRYSTAL_HZ = 1_000_000
 BUS_MHZ = 100
 HYPERVISOR_LEAF = 0x40000000
 TIMING_LEAF = 0x40000010
 SIGNATURE = b"RingletVMM\0\0"
-# A second interface: that of Linux's KVM, of which no more is offered than guests know it for
-# (docs/adr/0007; Linux, Documentation/virt/kvm/x86/cpuid.rst).
+# A second hypervisor interface, that of Linux's KVM.  It offers just enough for guests to
+# recognize it (docs/adr/0007; Linux, Documentation/virt/kvm/x86/cpuid.rst).
 KVM_LEAF = 0x40000100
 KVM_SIGNATURE = b"KVMKVMKVM\0\0\0"
 KVM_FEATURES_LEAF = 0x40000101
@@ -238,7 +238,7 @@ def _host_has(host: HostCpuid, where: Bit) -> bool:
 
 
 def offered(model: Model, host: HostCpuid, hide: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Names of the model's features that this host can run, without those in `hide`."""
+    """Return the names of the model's features that this host can run, without those in `hide`."""
     names = {
         name
         for name in model.features - hide
@@ -250,12 +250,12 @@ def offered(model: Model, host: HostCpuid, hide: frozenset[str] = frozenset()) -
 
 
 def missing(host: HostCpuid) -> list[str]:
-    """The features of x86-64-v3 that this host lacks."""
+    """Return the features of x86-64-v3 that this host lacks."""
     return sorted(X86_64_V3 - offered(DEFAULT, host))
 
 
 def features_of(table: Iterable[Entry]) -> frozenset[str]:
-    """Names of the features that a table shows."""
+    """Return the names of the features that a table shows."""
     rows = {(row.leaf, row.subleaf): row[3:] for row in table}
     return frozenset(
         name
@@ -269,7 +269,7 @@ def _words(text: bytes) -> list[int]:
 
 
 def _signature(model: Model) -> int:
-    """Leaf 1's EAX (SDM 2A figure 3-6)."""
+    """Return leaf 1's EAX (SDM 2A figure 3-6)."""
     family, extended = (model.family, 0) if model.family < 15 else (15, model.family - 15)
     return (
         model.stepping
@@ -281,15 +281,15 @@ def _signature(model: Model) -> int:
 
 
 def _cache(kind: int, level: int, size: int, ways: int) -> tuple[int, int, int, int]:
-    """A subleaf of leaf 4: one thread, 64-byte lines."""
+    """Return a subleaf of leaf 4 for a cache of one thread with 64-byte lines."""
     sets = size // (ways * 64)
     return kind | level << 5 | 1 << 8, (ways - 1) << 22 | 63, sets - 1, 0
 
 
 def tsc_ratio(tsc_khz: int) -> tuple[int, int]:
-    """Leaf 15h's ratio of TSC to crystal, as denominator and numerator.
+    """Return leaf 15h's ratio of TSC to crystal, as denominator and numerator.
 
-    Linux multiplies the crystal's kHz by the numerator in 32 bits: the product stays below that.
+    Linux multiplies the crystal's kHz by the numerator in 32 bits, so the product must fit there.
     """
     denominator, numerator = CRYSTAL_HZ // 1000, tsc_khz
     while numerator * (CRYSTAL_HZ // 1000) >= 1 << 32:
@@ -304,9 +304,9 @@ def entries(
     hide: frozenset[str] = frozenset(),
     apic_id: int = 0,
 ) -> list[Entry]:
-    """The table of a virtual processor.
+    """Return the table of a virtual processor.
 
-    `tsc_khz` is the guest's TSC frequency; `hide` withholds features that the machine around the
+    `tsc_khz` is the guest's TSC frequency; `hide` lists features that the machine around the
     processor does not have, such as "x2apic".
     """
     names = offered(model, host, hide)

@@ -13,6 +13,6 @@ WITH_ERROR_CODE: Final = frozenset({8, 10, 11, 12, 13, 14, 17})
 
 
 def describe(vector: int, error: int) -> str:
-    """Return the name of an exception with the error code that it pushes, if any."""
+    """Return the name of an exception, with its error code if it pushes one."""
     name = EXCEPTIONS.get(vector, f"vector {vector}")
     return f"{name}({error:04x})" if vector in WITH_ERROR_CODE else name

@@ -17,7 +17,7 @@ GUEST_SUCCESS = 1
 
 QEMU_MACHINE = ("qemu-system-x86_64", "-nodefaults", "-machine", "pc,accel=tcg", "-cpu", "max",
                 "-display", "none")  # fmt: skip
-# After a panic the kernel restarts the machine, which ends the run.
+# After a panic the kernel resets the machine, and the reset ends the run.
 KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1"
 
 NATIVE, RINGLET, QEMU = "native", "ringlet", "qemu"
@@ -28,7 +28,7 @@ ENGINES = (NATIVE, RINGLET, QEMU)
 class Transcript:
     """One run: its lines, exit status (None: killed after the time limit), end of its stderr.
 
-    It was `started` at this time of CLOCK_MONOTONIC in ns.
+    `started` is the run's start in ns of CLOCK_MONOTONIC.
     """
 
     lines: list[Line]
@@ -38,12 +38,12 @@ class Transcript:
 
 
 def command(engine: str, program: Program, memory: int) -> list[str]:
-    """The command line that runs `program`; `memory` is the guest's RAM in MiB."""
+    """Return the command line that runs `program`; `memory` is the guest's RAM in MiB."""
     match engine:
         case "native":
             return [str(program.native)]
         case "ringlet" if program.kernel is not None:
-            # The counters tell when the kernel was entered.
+            # The counters include the time of the kernel's entry.
             return [sys.executable, "-m", "ringlet", "run", "--kernel", str(program.kernel),
                     "--initrd", str(program.guest), "--append", KERNEL_ARGUMENTS,
                     "--memory", f"{memory}M", "--no-reboot", "--stats"]  # fmt: skip
@@ -66,17 +66,17 @@ def command(engine: str, program: Program, memory: int) -> list[str]:
 
 
 def success(engine: str, program: Program) -> int:
-    """The exit status of a run that went well: 0 of a Linux that turned its machine off."""
+    """Return the exit status of a successful run; a Linux that powers off gives 0."""
     return 0 if engine == NATIVE or program.kernel is not None else GUEST_SUCCESS
 
 
 def available() -> list[str]:
-    """The engines this host has."""
+    """Return the engines that this host has."""
     return [e for e in ENGINES if e != QEMU or shutil.which("qemu-system-x86_64")]
 
 
 def run(argv: list[str], timeout: float) -> Transcript:
-    """Runs a command, noting when each line arrives; kills it after `timeout` seconds."""
+    """Run a command and note when each line arrives; kill the command after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     started = time.monotonic_ns()
     with tempfile.TemporaryFile() as errors:
@@ -94,7 +94,7 @@ def run(argv: list[str], timeout: float) -> Transcript:
 
 
 def _read_lines(descriptor: int, deadline: float) -> tuple[list[Line], bool]:
-    """Lines until end of file (True) or the deadline (False)."""
+    """Return the lines up to the end of file (with True) or the deadline (with False)."""
     lines: list[Line] = []
     rest = b""
     with selectors.DefaultSelector() as selector:

@@ -1,4 +1,4 @@
-"""A kernel to measure with, unpacked to its text.
+"""Unpacks the text of a kernel for measurements.
 
 A bzImage's layout is in Linux's Documentation/arch/x86/boot.rst.
 """
@@ -21,9 +21,9 @@ SECTOR = 512
 
 
 def kernel_text(image: Path | None = None) -> tuple[bytes, int]:
-    """The `.text` of a kernel and its linear address.
+    """Return the `.text` of a kernel and its linear address.
 
-    `image` is a bzImage or a vmlinux; without it Debian's cloud kernel is fetched, once.
+    `image` is a bzImage or a vmlinux; without it, Debian's cloud kernel is fetched once.
     """
     path = image or fetch_kernel().vmlinuz
     try:
@@ -34,7 +34,7 @@ def kernel_text(image: Path | None = None) -> tuple[bytes, int]:
 
 
 def payload(image: bytes) -> bytes:
-    """The compressed kernel inside a bzImage."""
+    """Return the compressed kernel inside a bzImage."""
     if image[HEADER_MAGIC : HEADER_MAGIC + 4] != b"HdrS":
         raise ConfigError("the kernel is neither a bzImage nor an ELF file")
     offset, length = struct.unpack_from("<II", image, PAYLOAD_OFFSET)
@@ -43,7 +43,7 @@ def payload(image: bytes) -> bytes:
 
 
 def decompress(data: bytes) -> bytes:
-    """Undoes whichever compression the kernel was built with; a length may follow the stream."""
+    """Decompress a kernel, whatever its compression; a length may follow the stream."""
     if data.startswith((b"\xfd7zXZ\0", b"\x5d\0\0")):
         return lzma.LZMADecompressor().decompress(data)
     if data.startswith(b"\x1f\x8b"):
@@ -55,11 +55,13 @@ def decompress(data: bytes) -> bytes:
             return _filter(tool, data[:-4])
     if data.startswith(b"\x7fELF"):
         return data
-    raise ConfigError(f"the kernel is compressed in an unknown way (it starts {data[:4].hex()})")
+    raise ConfigError(
+        f"the kernel's compression is unknown (it starts with {data[:4].hex()}); give a vmlinux"
+    )
 
 
 def elf_text(elf: bytes) -> tuple[bytes, int]:
-    """The section `.text` of an ELF64 file, and its address."""
+    """Return the section `.text` of an ELF64 file, and its address."""
     (table,) = struct.unpack_from("<Q", elf, 40)
     size, count, names_index = struct.unpack_from("<HHH", elf, 58)
     headers = [struct.unpack_from("<IIQQQQ", elf, table + i * size) for i in range(count)]
@@ -72,5 +74,5 @@ def elf_text(elf: bytes) -> tuple[bytes, int]:
 
 def _filter(tool: str, data: bytes) -> bytes:
     if shutil.which(tool) is None:
-        raise HostError(f"the kernel is compressed with {tool}: install {tool}")
+        raise HostError(f"the kernel is compressed with {tool}; install {tool}")
     return subprocess.run([tool, "-dc"], input=data, capture_output=True, check=True).stdout

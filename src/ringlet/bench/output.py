@@ -1,14 +1,14 @@
-"""What a benchmark program prints, as values.
+"""Parses the output of a benchmark program.
 
 * `clock TSC NS`: the time stamp counter at a time of CLOCK_MONOTONIC (native only)
 * `mark TSC`: at the program's start and end
 * `section NAME TICKS SUM`: a section of `cpu`
-* `nano NAME TICKS COUNT`: a measurement of `nano`; COUNT 0: it could not be made here
-* `linux NAME TICKS COUNT`: one of `linux`
-* `panic: ...`: the guest's kernel met an exception it has no use for
+* `nano NAME TICKS COUNT`: a measurement of `nano`; COUNT is 0 if it could not be made here
+* `linux NAME TICKS COUNT`: a measurement of `linux`
+* `panic: ...`: the guest's kernel met an unexpected exception
 
-Around the program `linux` there are more lines of use: those of Ringlet's counters, the last of
-QEMU's firmware, and what a Linux says that panics.
+For the program `linux`, three more kinds of lines matter: Ringlet's counters, the last line of
+QEMU's firmware, and the message of a Linux kernel that panics.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 
 LINUX_PANIC = "Kernel panic - not syncing"
 
-# Guests whose counter runs within this of the host's are taken to run at the host's exactly: the
-# arrival of a line is known to about a millisecond only.
+# If a guest's counter is this close to the host's rate, both are assumed to be equal, because the
+# arrival of a line is known only to about a millisecond.
 SAME_RATE = 0.02
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of output and when it arrived, in ns of CLOCK_MONOTONIC."""
+    """A line of output and its time of arrival, in ns of CLOCK_MONOTONIC."""
 
     arrived: int
     text: str
@@ -31,7 +31,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Ticks of the time stamp counter for `count` operations, and the checksum if there is one."""
+    """Ticks of the time stamp counter for `count` operations, and a checksum if there is one."""
 
     ticks: int
     count: int = 1
@@ -40,25 +40,25 @@ class Measurement:
 
 @dataclass
 class Output:
-    """All that one run of a program said."""
+    """The output of one run of a program."""
 
     measurements: dict[str, Measurement] = field(default_factory=dict)
     clocks: list[tuple[int, int]] = field(default_factory=list)
     marks: list[tuple[int, int]] = field(default_factory=list)
     complaint: str | None = None
     entered: int | None = None
-    """When the guest's kernel was entered, in ns of CLOCK_MONOTONIC, if the output tells."""
+    """The time of the kernel's entry, in ns of CLOCK_MONOTONIC, if the output contains it."""
     times: dict[str, int] = field(default_factory=dict)
-    """What was measured from outside, in ns."""
+    """Times measured from outside the guest, in ns."""
 
     @property
     def complete(self) -> bool:
-        """The program came to its end."""
+        """Return whether the program ran to its end."""
         return len(self.marks) >= 2
 
 
 def parse(lines: Iterable[Line]) -> Output:
-    """Reads a program's output.  Lines of anything else (firmware, warnings) are skipped."""
+    """Parse a program's output.  Other lines (firmware, warnings) are skipped."""
     output = Output()
     for line in lines:
         match line.text.split():
@@ -80,7 +80,7 @@ def parse(lines: Iterable[Line]) -> Output:
 
 
 def entry(stderr: str) -> int | None:
-    """When Ringlet entered the guest, of the counters it printed."""
+    """Return the time at which Ringlet entered the guest, from the counters in `stderr`."""
     for line in stderr.splitlines():
         match line.split():
             case ["machine_entry_ns", value, *_]:
@@ -89,17 +89,17 @@ def entry(stderr: str) -> int | None:
 
 
 def rate(points: Sequence[tuple[int, int]]) -> float | None:
-    """Ticks per ns over (ticks, ns) pairs, from the first to the last; None if they are too few."""
+    """Return the ticks per ns from the first to the last (ticks, ns) pair; None if too few."""
     if len(points) < 2 or points[-1][1] <= points[0][1]:
         return None
     return (points[-1][0] - points[0][0]) / (points[-1][1] - points[0][1])
 
 
 def ticks_per_ns(output: Output, host: float | None) -> float | None:
-    """The rate of the counter the program read.
+    """Return the rate of the counter that the program read.
 
-    A native program knows it from the clock.  A guest's is the host's if its marks agree with
-    that, else what its marks say.
+    A native program measures the rate with the clock.  A guest's rate is the host's if the guest's
+    marks agree with it, else the rate of the marks.
     """
     own = rate(output.clocks)
     if own is not None:

@@ -1,4 +1,4 @@
-"""A comparison as a table and as JSON."""
+"""Formats a comparison as a table and as JSON."""
 
 import platform
 from collections.abc import Callable
@@ -43,7 +43,7 @@ LABELS = {
 NATIVE_NOTE = (
     "native: getppid under this host's Linux, which does more than the guest's null system call; "
     "for a divide error a signal, for a page fault a signal and a mapping, for a PTE a mapping: "
-    "the floor of a hypervisor that has these"
+    "the lower bounds for a hypervisor that uses these"
 )
 
 LINUX_NOTE = (
@@ -54,7 +54,7 @@ LINUX_NOTE = (
 
 
 def table(comparison: Comparison) -> RenderableType:
-    """The comparison for people: seconds for `cpu`, ns for `nano`, both with units for `linux`."""
+    """Return the comparison as a table: `cpu` in seconds, `nano` in ns, `linux` with units."""
     speed = comparison.program == "cpu"
     unit, text, note = _STYLES[comparison.program]
     pairs = [p for p in RATIOS if p[0] in comparison.engines and p[1] in comparison.engines]
@@ -86,7 +86,7 @@ def table(comparison: Comparison) -> RenderableType:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison for programs.  Times in ns; a ratio is time over time."""
+    """Return the comparison as JSON values.  Times are in ns; a ratio is time over time."""
     return {
         "benchmark": comparison.program,
         "unit": "ns",
@@ -117,7 +117,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def throughput_table(throughput: Throughput) -> RenderableType:
-    """The translator's throughput for people."""
+    """Return the translator's throughput as a table."""
     made = Table(title="translate: a kernel's text", box=SIMPLE_HEAD, pad_edge=False)
     for title in ("", "cold", "warm"):
         made.add_column(title, justify="right" if title else "left", no_wrap=True)
@@ -139,7 +139,7 @@ def throughput_table(throughput: Throughput) -> RenderableType:
 
 
 def throughput_json(throughput: Throughput) -> dict[str, Any]:
-    """The translator's throughput for programs."""
+    """Return the translator's throughput as JSON values."""
 
     def of(walked: Pass) -> dict[str, Any]:
         return {
@@ -165,7 +165,7 @@ def throughput_json(throughput: Throughput) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The host processor's name, from /proc/cpuinfo."""
+    """Return the host processor's name from /proc/cpuinfo."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -205,7 +205,7 @@ def _duration(ns: float) -> str:
 
 _UNITS = ((1, "ns"), (1e3, "us"), (1e6, "ms"), (1e9, "s"))
 
-# By program: the unit in the table's title, how a time is written, the note below.
+# For each program: the unit in the table's title, the format of a time, the note below the table.
 _STYLES: dict[str, tuple[str, Callable[[float], str], str]] = {
     "cpu": ("s, ", _seconds, ""),
     "nano": ("ns, ", _nanoseconds, NATIVE_NOTE),

@@ -1,7 +1,7 @@
-"""Interleaved rounds of a program over the engines, and what they come to.
+"""Runs interleaved rounds of a program over the engines and computes the figures.
 
-Each round runs every engine once, so that a host that is busy for a while disturbs all alike.  A
-figure is the minimum over the rounds: what disturbs a run only ever adds time.
+Each round runs every engine once, so that a busy host disturbs all engines alike.  A figure is the
+minimum over the rounds, because disturbances only add time.
 """
 
 import math
@@ -14,9 +14,9 @@ from ringlet.bench.engines import NATIVE, RINGLET, Transcript
 from ringlet.bench.output import Measurement, Output, entry, parse, ticks_per_ns
 from ringlet.bench.toolchain import Program
 
-# From the kernel's entry, and from the start of the command, to the first line of its init.
+# Times from the kernel's entry, and from the start of the command, to the first line of init.
 BOOT, START = "boot", "start"
-# The same with nothing kept of earlier runs.
+# The same times without translations of earlier runs.
 COLD = {BOOT: "boot_cold", START: "start_cold"}
 
 Runner = Callable[[list[str], float], Transcript]
@@ -24,7 +24,7 @@ Runner = Callable[[list[str], float], Transcript]
 
 @dataclass
 class Cell:
-    """One figure: ns per operation, or why there is none (neither: not applicable)."""
+    """One figure: ns per operation, or the reason why there is none; neither: not applicable."""
 
     ns: float | None = None
     error: str | None = None
@@ -38,7 +38,7 @@ class Row:
     cells: dict[str, Cell] = field(default_factory=dict)
 
     def ratio(self, engine: str, base: str = NATIVE) -> float | None:
-        """Time under `engine` as a multiple of that under `base`."""
+        """Return the time under `engine` as a multiple of the time under `base`."""
         above = self.cells.get(engine, Cell()).ns
         below = self.cells.get(base, Cell()).ns
         return above / below if above and below else None
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass
 class Comparison:
-    """A benchmark's outcome."""
+    """The result of a benchmark."""
 
     program: str
     engines: Sequence[str]
@@ -56,17 +56,17 @@ class Comparison:
     ticks_per_ns: float | None
 
     def ratios(self, engine: str, base: str = NATIVE) -> list[float]:
-        """All rows' ratios that exist."""
+        """Return the ratios of all rows that have one."""
         found = (row.ratio(engine, base) for row in self.rows)
         return [ratio for ratio in found if ratio is not None]
 
     def mean(self, engine: str, base: str = NATIVE) -> float | None:
-        """Their geometric mean."""
+        """Return the geometric mean of the rows' ratios."""
         return geometric_mean(self.ratios(engine, base))
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
-    """The geometric mean; None of nothing."""
+    """Return the geometric mean of `values`; None if there are none."""
     logarithms = [math.log(value) for value in values]
     return math.exp(fmean(logarithms)) if logarithms else None
 
@@ -80,10 +80,10 @@ def compare(
     progress: Callable[[str], None] = lambda _: None,
     runner: Runner = engines.run,
 ) -> Comparison:
-    """Runs `program` under each chosen engine, `rounds` times.
+    """Run `program` under each chosen engine, `rounds` times.
 
-    An engine that fails keeps what it measured until then and is not run again; its message is
-    in `errors`.  `memory` is in MiB, `timeout` in seconds for one run.
+    An engine that fails keeps its measurements so far and is not run again; `errors` has its
+    message.  `memory` is in MiB, `timeout` in seconds for one run.
     """
     outputs: dict[str, list[Output]] = {engine: [] for engine in chosen}
     errors: dict[str, str] = {}
@@ -110,7 +110,7 @@ def compare(
 
 
 def boot_times(transcript: Transcript, output: Output) -> dict[str, int]:
-    """The ns to the first line of a Linux guest's init: from kernel entry, and from the start."""
+    """Return the ns to the first line of a guest's init, from kernel entry and from the start."""
     entered = output.entered if output.entered is not None else entry(transcript.stderr)
     since = {BOOT: entered, START: transcript.started}
     return {
@@ -123,7 +123,7 @@ def boot_times(transcript: Transcript, output: Output) -> dict[str, int]:
 def failure(
     engine: str, program: Program, transcript: Transcript, output: Output, timeout: float
 ) -> str | None:
-    """Why a run failed, in a line; None if it went well."""
+    """Return a line that says why a run failed; None if it did not fail."""
     if transcript.status == engines.success(engine, program) and output.complete:
         return None
     if output.complaint:

@@ -26,14 +26,14 @@ COMMON = (
     "-fno-tree-loop-distribute-patterns",
 )  # fmt: skip
 PROGRAM = (*COMMON, "-fno-pic", "-falign-functions=64")
-# The guest's kernel refers to itself relative to RIP and leaves ring 3's vector registers alone.
+# The guest's kernel uses RIP-relative addresses and leaves ring 3's vector registers alone.
 KERNEL = (*COMMON, "-fpie", "-fvisibility=hidden", "-mgeneral-regs-only", "-mno-red-zone")
 LINK = ("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none,-z,noexecstack")
 LINK_GUEST = (*LINK, "-Wl,--no-warn-rwx-segments")
 
 PROGRAMS = ("cpu", "nano")
 LINUX = "linux"
-# What the program `linux` takes of `cpu`.
+# The sections of `cpu` that the program `linux` includes.
 LINUX_SECTIONS = ("measure", "chase", "heapsort", "quicksort", "fib", "matmul", "crc32")
 
 
@@ -41,8 +41,8 @@ LINUX_SECTIONS = ("measure", "chase", "heapsort", "quicksort", "fib", "matmul", 
 class Program:
     """One benchmark program: a Linux executable and a guest.
 
-    The guest is a bare one (`ringlet run --bare`); with `kernel`, it is the initial RAM disk of
-    this Linux.
+    Without `kernel`, the guest is a bare program (`ringlet run --bare`); with `kernel`, it is an
+    initial RAM disk for that Linux.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Program:
 
 
 def cache_directory() -> Path:
-    """Where everything made or fetched for benchmarks is kept (XDG base directories)."""
+    """Return the directory of everything made or fetched for benchmarks (XDG base directories)."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ringlet" / "bench"
 
 
 def build(name: str, cache: Path | None = None) -> Program:
-    """The program `name`, built if this state of its sources has not been built before.
+    """Return the program `name`, and build it unless its sources are unchanged since a build.
 
     Raises HostError if gcc is missing or fails.
     """
@@ -74,7 +74,7 @@ def build(name: str, cache: Path | None = None) -> Program:
 
 
 def build_linux(kernel: Path, cache: Path | None = None) -> Program:
-    """The program `linux`, whose guest is `kernel` with the executable as its init.
+    """Return the program `linux`, whose guest is `kernel` with the executable as its init.
 
     Raises HostError if gcc is missing or fails.
     """
@@ -101,22 +101,22 @@ def build_linux(kernel: Path, cache: Path | None = None) -> Program:
 def _initial_disk(init: bytes) -> bytes:
     archive = CpioWriter()
     archive.directory("dev")
-    # The kernel opens it for init.
+    # The kernel opens /dev/console for init.
     archive.character_device("dev/console", 5, 1)
     archive.file("init", init, 0o755)
     return archive.contents()
 
 
 def _prepare(cache: Path | None) -> tuple[str, Path]:
-    """The compiler, and the directory for this state of the sources."""
+    """Return the compiler, and the directory for this state of the sources."""
     compiler = shutil.which("gcc")
     if compiler is None:
-        raise HostError("the benchmarks are compiled on this host: install gcc and binutils")
+        raise HostError("the benchmarks are compiled on this host; install gcc and binutils")
     return compiler, (cache or cache_directory()) / "programs" / _fingerprint(compiler)
 
 
 def _fingerprint(compiler: str) -> str:
-    """A name for the state of all sources, the flags and the compiler."""
+    """Return a name for the state of all sources, the flags and the compiler."""
     digest = hashlib.sha256(_run([compiler, "--version"]).encode())
     digest.update(repr((PROGRAM, KERNEL, LINK_GUEST)).encode())
     for path in sorted(p for p in SOURCES.rglob("*") if p.suffix in {".c", ".h", ".S", ".ld"}):
@@ -129,7 +129,7 @@ def _build(compiler: str, name: str, scratch: Path) -> Program:
     objects = partial(_objects, compiler, scratch)
     program = objects("program_", PROGRAM, "lib") + objects("program_", PROGRAM, name)
     native = objects("native_", PROGRAM, "native")
-    # The linker script tells the kernel's objects by the start of their names.
+    # The linker script recognizes the kernel's objects by the start of their names.
     user = objects("user_", PROGRAM, "guest", "user.c")
     kernel = objects("kernel_", KERNEL, "guest", "[!u]*.c") + objects("asm_", (), "guest", "*.S")
     result = Program(name, scratch / name, scratch / f"{name}.elf")

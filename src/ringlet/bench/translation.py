@@ -1,4 +1,4 @@
-"""The translator's throughput over a kernel's text."""
+"""Measures the translator's throughput on a kernel's text."""
 
 import importlib
 import time
@@ -13,7 +13,7 @@ KEY_KERNEL64 = 1 << 4
 
 
 class Sweep(Protocol):
-    """What this benchmark reads of a walk over a text; what is left of it is not translated."""
+    """The results of a walk over a text; the bytes that are left over are not translated."""
 
     fragments: int
     guest_instructions: int
@@ -23,7 +23,7 @@ class Sweep(Protocol):
 
 
 class Translator(Protocol):
-    """The translator as a pure function of bytes, their linear address and the mode key."""
+    """A translator as a pure function of bytes, their linear address and the mode key."""
 
     def sweep(self, text: bytes, linear: int, key: int) -> Sweep: ...
 
@@ -42,23 +42,23 @@ class Pass:
 
     @property
     def us_per_instruction(self) -> float:
-        """Microseconds of translation for a guest instruction."""
+        """Return the microseconds of translation per guest instruction."""
         return self.seconds * 1e6 / self.instructions if self.instructions else 0.0
 
     @property
     def expansion(self) -> float:
-        """Bytes of host code for a byte of guest code."""
+        """Return the bytes of host code per byte of guest code."""
         return self.host_bytes / self.guest_bytes if self.guest_bytes else 0.0
 
     @property
     def cache_expansion(self) -> float:
-        """Bytes of code cache for a byte of guest code."""
+        """Return the bytes of code cache per byte of guest code."""
         return self.cache_bytes / self.guest_bytes if self.guest_bytes else 0.0
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """A new translator (`start` seconds to make), its first walk, and the same walk again."""
+    """The time to make a new translator (`start`, seconds), its first walk and its second walk."""
 
     start: float
     cold: Pass
@@ -66,7 +66,7 @@ class Throughput:
 
 
 def ringlet_translator() -> Translator:
-    """A new instance of Ringlet's translator, which has seen nothing."""
+    """Return a new instance of Ringlet's translator with empty caches."""
     try:
         module = importlib.import_module("ringlet.translate.translator")
     except ImportError as error:
@@ -76,7 +76,7 @@ def ringlet_translator() -> Translator:
 
 
 def walk(translator: Translator, text: bytes, linear: int, key: int = KEY_KERNEL64) -> Pass:
-    """Translates all of `text`, each fragment beginning where the last one ended."""
+    """Translate all of `text`; each fragment begins where the last one ended."""
     begin = time.perf_counter()
     made = translator.sweep(text, linear, key)
     seconds = time.perf_counter() - begin
@@ -88,7 +88,7 @@ def walk(translator: Translator, text: bytes, linear: int, key: int = KEY_KERNEL
 def measure(
     text: bytes, linear: int, make: Callable[[], Translator] = ringlet_translator
 ) -> Throughput:
-    """Walks `text` cold, then warm."""
+    """Walk `text` cold, then warm."""
     begin = time.perf_counter()
     translator = make()
     start = time.perf_counter() - begin

@@ -1,6 +1,5 @@
 """The code cache: installed fragments, their lookup, links and invalidation."""
-from ringlet.core.state cimport (CpuState, OpInfo, BLOCK_JUMP_K, BLOCK_JUMP_U, KEY_CPL, u8, u16, u32,
-                                 u64, i64)
+from ringlet.core.state cimport (CpuState, OpInfo, JUMP_TABLES, KEY_LIMIT, u8, u16, u32, u64, i64)
 from ringlet.core.template cimport Template, MapEntry
 from ringlet.core.stubs cimport StubSet
 
@@ -13,8 +12,8 @@ cdef enum:
     MAX_CACHE_MAP = 1 << 22
     UNDO_SIZE = 8192
     HOT_SIZE = 1 << 16
-    HOT_WRITES = 4     # faults of writes to a page within a period, until it is hot
-    HOT_AGAIN = 2      # what a page that was hot begins the next period with
+    HOT_WRITES = 4     # write faults within a period after which a page is hot
+    HOT_AGAIN = 2      # write faults that a hot page starts the next period with
     MAX_HOT = 64       # hot pages at a time
 
 cdef struct Fragment:
@@ -29,6 +28,7 @@ cdef struct Fragment:
     u32 map            # index of its first MapEntry
     u32 n_map
     u32 indirect       # cache offset of its jump through the table, or NONE
+    u32 table          # host address of the jump table that it leads through, or 0
     u32 links          # index of its first LinkRec
     u32 n_links
     u32 n_ops
@@ -56,6 +56,12 @@ cdef struct Undo:
     u32 count
     u32 overflow
 
+# A table of indirect targets: fragments of one key lead through it, and it leads to them alone.
+cdef struct JumpTable:
+    u32 key
+    u32 pad
+    Undo undo[2]       # lower and upper half
+
 cdef struct Cache:
     u8* write          # the writable mapping
     u8* run            # the executable one, below 2 GiB
@@ -77,8 +83,10 @@ cdef struct Cache:
     u32* hash
     u32* linear_hash
     u32* phys_hash
-    Undo undo[2][2]    # jump tables of CPL 0-2 and CPL 3; lower and upper half
-    u32 table_key[2]   # of the fragments a table leads to
+    JumpTable tables[JUMP_TABLES]
+    u64 table_of[KEY_LIMIT]      # host address of a key's table, or 0
+    u32 n_tables       # how many belong to a key
+    u32 next_table     # the next to be taken from its key when all do
     u32 space[2]       # identities of the two halves that the tables are for
     u8 writes[HOT_SIZE]          # write faults by page number, in this period
     u64 hot[MAX_HOT]             # pages whose fragments check themselves
@@ -89,40 +97,24 @@ cdef inline void patch(Cache* k, u32 at, u32 target) noexcept nogil:
     """Make the rel32 at cache offset `at` lead to another cache offset."""
     (<u32*>(k.write + at))[0] = target - (at + 4)
 
-cdef inline u64* table_of(CpuState* c, u32 table) noexcept nogil:
-    """The jump table of CPL 3, or of CPL 0-2."""
-    return <u64*>(c.block + <u64>(BLOCK_JUMP_U if table else BLOCK_JUMP_K))
-
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL
 cdef void cache_destroy(CpuState* c)
 cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil
 # Install a translation; NONE: the cache is full (flush and translate again).
 cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0, u64 phys1) noexcept nogil
-# Put a new translation in the place of fragment `index`, whose bytes have changed.  False: it does
-# not fit there, or differs in more than values.
+# Replace the translation of fragment `index`, whose guest bytes have changed.  False: the new one
+# does not fit, or differs in more than constants.
 cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil
 cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil
-# A write to a page with translations faulted.
+# Count a write fault on a page with translations.
 cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil
-# Its fragments are to check themselves, for it is written too often to be protected.
+# Whether a page is written so often that its fragments check their bytes instead of its being
+# protected.
 cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil
 # Begin a new period: all pages are protected again, and hot only if they are still written.
 cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil
+# Let a direct jump lead straight to a fragment, if that is what it leads to under its own key.
 cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil
-cdef void cache_enter_table(CpuState* c, Cache* k, u32 fragment) noexcept nogil
-cdef inline u64 cache_thunk(CpuState* c, Cache* k) noexcept nogil:
-    """Where an indirect jump to RIP would go on: a host address that expects RIP in r8.
-
-    STUB_INDIRECT's if no fragment is known, and 0 if the table is another mode's.
-    """
-    cdef u32 table = (c.key & KEY_CPL) == 3
-    if k.table_key[table] != c.key:
-        return 0
-    return table_of(c, table)[c.rip & 0xFFFF]
-# Forget the table entries that lead to lower-half fragments, or all.
-cdef void cache_reset_table(CpuState* c, Cache* k, u32 table, bint low_only) noexcept nogil
-# The halves of the address space are now these: forget the entries that lead to others.
-cdef void cache_set_spaces(CpuState* c, Cache* k, u32 low, u32 high) noexcept nogil
 cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil
 cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil
 cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexcept nogil

@@ -9,6 +9,8 @@ from libc.stdlib cimport calloc, free
 from ringlet.core.state cimport *
 from ringlet.core.template cimport *
 from ringlet.core.stubs cimport emit_stubs
+from ringlet.cache.jumps cimport (jumps_assign, jumps_create, jumps_leave, jumps_release,
+                                  jumps_release_all, table_at)
 
 cdef extern from * nogil:
     """
@@ -55,7 +57,7 @@ cdef inline u64 host_of(Cache* k, u32 offset) noexcept nogil:
 
 
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL:
-    """A cache of `size` bytes for the virtual processor `c`, with its stubs."""
+    """Make a cache of `size` bytes for the virtual processor `c`, with its stubs."""
     cdef Cache* k = <Cache*>calloc(1, sizeof(Cache))
     cdef u32 i
     if k == NULL:
@@ -78,8 +80,7 @@ cdef Cache* cache_create(CpuState* c, u32 size) except NULL:
     for i in range(STUB_COUNT):
         c.stub[i] = host_of(k, k.stubs.at[i])
     k.first = (k.stubs.size + 63) & ~<u32>63
-    k.undo[0][0].overflow = 1
-    k.undo[1][0].overflow = 1
+    jumps_create(k)
     cache_flush(c, k)
     return k
 
@@ -102,7 +103,7 @@ cdef void cache_destroy(CpuState* c):
 
 
 cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
-    """Drop everything.  Only the dispatcher may, between two fragments."""
+    """Drop everything.  Only the run loop may call this, between two fragments."""
     cdef u32 i
     for i in range(HASH_SIZE):
         k.hash[i] = NONE
@@ -119,68 +120,7 @@ cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
     k.generation += 1
     k.drops += 1
     c.n_flushes += 1
-    cache_reset_table(c, k, 0, False)
-    cache_reset_table(c, k, 1, False)
-
-
-cdef void undo_clear(Undo* u, u64* t, u64 miss) noexcept nogil:
-    """Take a list's entries out of the table."""
-    cdef u32 i
-    if t != NULL:
-        for i in range(u.count):
-            t[u.index[i]] = miss
-    for i in range(u.count):
-        u.listed[u.index[i] >> 6] = 0
-    u.count = 0
-    u.overflow = 0
-
-
-cdef void cache_reset_table(CpuState* c, Cache* k, u32 table, bint low_only) noexcept nogil:
-    cdef Undo* low = &k.undo[table][0]
-    cdef Undo* high = &k.undo[table][1]
-    cdef u64* t = table_of(c, table)
-    cdef u64 miss = c.stub[STUB_INDIRECT]
-    cdef u32 i
-    if low.overflow or (high.overflow and not low_only):
-        for i in range(65536):
-            t[i] = miss
-        undo_clear(low, NULL, miss)
-        undo_clear(high, NULL, miss)
-        return
-    undo_clear(low, t, miss)
-    if not low_only:
-        undo_clear(high, t, miss)
-
-
-cdef void cache_set_spaces(CpuState* c, Cache* k, u32 low, u32 high) noexcept nogil:
-    cdef bint low_only = high == k.space[1]
-    if low == k.space[0] and low_only:
-        return
-    cache_reset_table(c, k, 0, low_only)
-    cache_reset_table(c, k, 1, low_only)
-    k.space[0] = low
-    k.space[1] = high
-
-
-cdef void cache_enter_table(CpuState* c, Cache* k, u32 fragment) noexcept nogil:
-    """Let indirect jumps of the same privilege reach the fragment's thunk."""
-    cdef Fragment* f = &k.fragments[fragment]
-    cdef u32 table = (f.key & KEY_CPL) == 3
-    cdef Undo* u = &k.undo[table][f.linear >> 63]
-    cdef u32 index = f.linear & 0xFFFF
-    if f.thunk == 0:
-        return
-    if k.table_key[table] != f.key:
-        cache_reset_table(c, k, table, False)
-        k.table_key[table] = f.key
-    if not u.listed[index >> 6] >> (index & 63) & 1:
-        if u.count < UNDO_SIZE:
-            u.index[u.count] = <u16>index
-            u.count += 1
-            u.listed[index >> 6] |= <u64>1 << (index & 63)
-        else:
-            u.overflow = 1
-    table_of(c, table)[index] = host_of(k, f.thunk)
+    jumps_release_all(k)
 
 
 cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil:
@@ -194,9 +134,29 @@ cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil:
     return NONE
 
 
+cdef u32 table_for(CpuState* c, Cache* k, u32 key) noexcept nogil:
+    """The host address of a key's jump table.
+
+    If all belong to others, one is taken from its key, and the fragments that lead through it are
+    dropped.
+    """
+    cdef u32 i, taken
+    if k.table_of[key]:
+        return <u32>k.table_of[key]
+    if k.n_tables == JUMP_TABLES:
+        taken = <u32><u64>table_at(c, k.next_table)
+        for i in range(k.n_fragments):
+            if k.fragments[i].table == taken:
+                cache_drop(c, k, i)
+        jumps_release(k, k.next_table)
+        c.n_jump_tables += 1
+    jumps_assign(c, k, key)
+    return <u32>k.table_of[key]
+
+
 cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 index,
                      u32 links) noexcept nogil:
-    """The translation's bytes at cache offset `host`, its operations at `ops`."""
+    """Write the translation's bytes to cache offset `host` and its operations to `ops`."""
     cdef u32 i, h, at
     cdef u8* p = k.write + host
     cdef Reloc* r
@@ -209,6 +169,8 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 
         at = r.at
         if r.kind == RELOC_STATE:
             (<u32*>(p + at))[0] = <u32>(c.block + <u64>r.value)
+        elif r.kind == RELOC_TABLE:
+            (<u32*>(p + at))[0] = <u32>k.table_of[t.key]
         elif r.kind == RELOC_LINEAR32:
             (<u32*>(p + at))[0] = <u32>(t.linear + <u64>r.value)
         elif r.kind == RELOC_LINEAR64:
@@ -254,8 +216,9 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         return NONE
     host = (k.used + 15) & ~<u32>15
     ops = (host + t.size + 15) & ~<u32>7
-    write_code(c, k, t, host, ops, index, k.n_links)
     f = &k.fragments[index]
+    f.table = 0 if t.indirect == NONE else table_for(c, k, t.key)
+    write_code(c, k, t, host, ops, index, k.n_links)
     f.linear = t.linear
     f.phys[0] = phys0
     f.phys[1] = phys1
@@ -310,10 +273,13 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
 
 
 cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil:
-    """Let a direct jump lead straight to a fragment."""
+    """Let a direct jump lead to a fragment.  What happened since the jump was left may have changed
+    RIP or the key, so the fragment must be the jump's own target, of its key and space."""
     cdef LinkRec* l = &k.links[link]
     cdef Fragment* f = &k.fragments[target]
-    if l.linked != NONE or l.home != l.stub or k.fragments[l.source].dead:
+    cdef Fragment* source = &k.fragments[l.source]
+    if (l.linked != NONE or l.home != l.stub or source.dead or f.dead or l.target != f.linear
+            or source.key != f.key or source.space != f.space):
         return
     patch(k, l.at, f.body)
     l.linked = target
@@ -338,11 +304,10 @@ cdef void unlink_from(Cache* k, u32 link) noexcept nogil:
 
 
 cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
-    """Nothing leads to the fragment any more; its memory stays until the next flush."""
+    """Drop a fragment: nothing leads to it afterwards.  The next flush frees its memory."""
     cdef Fragment* f = &k.fragments[index]
     cdef u32 i, following
     cdef u32* p
-    cdef u64* t
     if f.dead:
         return
     f.dead = 1
@@ -364,13 +329,11 @@ cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
     f.in_links = NONE
     for i in range(f.n_links):
         unlink_from(k, f.links + i)
-    t = table_of(c, (f.key & KEY_CPL) == 3) + (f.linear & 0xFFFF)
-    if f.thunk and t[0] == host_of(k, f.thunk):
-        t[0] = c.stub[STUB_INDIRECT]
+    jumps_leave(c, k, f)
 
 
 cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil:
-    """Links from and to the fragment, and its entry for indirect jumps, stay."""
+    """Replace a fragment's code.  Links from and to it, and its entry for indirect jumps, stay."""
     cdef Fragment* f = &k.fragments[index]
     cdef u32 i
     cdef LinkRec* l
@@ -417,7 +380,8 @@ cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil:
 
 
 cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil:
-    """A page once hot, as in a booting kernel that patches itself, must not be checked for ever."""
+    """Begin a new period.  A page that was hot once, as in a kernel that patches itself while it
+    boots, should not be checked for ever."""
     cdef u32 i
     for i in range(HOT_SIZE >> 3):
         (<u64*>k.writes)[i] = 0
@@ -428,7 +392,7 @@ cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil:
 
 
 cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil:
-    """Drop what was translated from a guest physical page; how many fragments that were."""
+    """Drop what was translated from a guest physical page.  Return the number of fragments."""
     cdef u32* p = &k.phys_hash[page_hash(phys_page >> 12)]
     cdef u32 node, n = 0
     cdef Fragment* f
@@ -467,7 +431,8 @@ cdef void drop_linear_page(CpuState* c, Cache* k, u64 page, u64 first, u64 last)
 cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexcept nogil:
     """The mapping of `pages` pages from `linear` changed: drop what was fetched through it.
 
-    Every address space's fragments at these addresses go; only this one's need to.
+    The fragments of all address spaces at these addresses are dropped, though only those of the
+    current one have to be.
     """
     cdef u64 page = linear >> 12, i
     cdef u64 last = (linear & ~<u64>0xFFF) + (pages << 12) - 1

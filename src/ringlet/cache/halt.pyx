@@ -1,13 +1,13 @@
-"""Getting a thread out of translated code that runs.
+"""Stops a thread that runs translated code.
 
-Translated code never looks whether it shall stop.  A signal finds the thread in one fragment, and
-every way out of that fragment, back into it among them, is turned into an exit: what is left of it
-runs to its end and no further.  Where the handler finds the thread elsewhere, the run loop is next
-to look, or the entry stub (`CpuState.attention`).
+Translated code does not check whether it has to stop.  When a signal finds the thread in a
+fragment, every way out of that fragment, including jumps back to itself, is turned into an exit:
+the rest of the fragment runs, and nothing after it.  If the signal finds the thread elsewhere, the
+run loop or the entry stub checks `CpuState.attention` next.
 """
-from ringlet.core.state cimport CpuState, KEY_CPL, u8, u32, u64
+from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.core.template cimport STUB_INDIRECT
-from ringlet.cache.codecache cimport Cache, Fragment, LinkRec, NONE, patch, table_of
+from ringlet.cache.codecache cimport Cache, Fragment, LinkRec, NONE, patch
 
 cdef enum:
     JMP_TABLE = 0xCD24FF42   # jmp [r9 * 8 + disp32]
@@ -30,7 +30,6 @@ cdef void cache_halt(CpuState* c, Cache* k, u32 index) noexcept nogil:
 
 cdef void cache_unhalt(CpuState* c, Cache* k) noexcept nogil:
     cdef u32 i
-    cdef u64 table
     cdef LinkRec* l
     cdef Fragment* f
     if k.halted == NONE:
@@ -40,7 +39,6 @@ cdef void cache_unhalt(CpuState* c, Cache* k) noexcept nogil:
         l = &k.links[i]
         patch(k, l.at, l.home if l.linked == NONE else k.fragments[l.linked].body)
     if f.indirect != NONE:
-        table = <u64>table_of(c, (f.key & KEY_CPL) == 3)
         (<u32*>(k.write + f.indirect))[0] = JMP_TABLE
-        (<u32*>(k.write + f.indirect + 4))[0] = <u32>table
+        (<u32*>(k.write + f.indirect + 4))[0] = f.table
     k.halted = NONE

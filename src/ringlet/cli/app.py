@@ -1,4 +1,4 @@
-"""The commands of `ringlet`, their options and what they call."""
+"""The commands of `ringlet`, their options, and the functions they call."""
 
 import importlib
 import importlib.util
@@ -17,11 +17,11 @@ _SUMMARY = "Run x86 guests in user space: no VT-x, no kernel module, no guest pa
 
 def run(
     program: Annotated[
-        str, typer.Argument(help="A guest by name: debian; or with --bare the program to run.")
+        str, typer.Argument(help="The guest's name: debian; with --bare, the program to run.")
     ] = "",
     command: Annotated[
         list[str] | None,
-        typer.Argument(help="With debian: a command for the guest, after --; else a shell."),
+        typer.Argument(help="With debian: a command for the guest, after --. Default: a shell."),
     ] = None,
     bare: Annotated[bool, typer.Option(config.BARE.flag, help=config.BARE.help)] = False,
     kernel: Annotated[str, typer.Option(config.KERNEL.flag, help=config.KERNEL.help)] = "",
@@ -63,12 +63,12 @@ def run(
     if gdb_wait and not gdb:
         raise ConfigError("--gdb-wait needs --gdb; for example: --gdb 1234 --gdb-wait")
     if gdb and compare:
-        raise ConfigError("--compare and --gdb both stop the guest where they want; give one")
-    # The commands import late, so that help and a mistyped option answer at once.
+        raise ConfigError("--compare and --gdb cannot be used together; give one of them")
+    # The commands import late, so that help and errors in options are shown at once.
     if bare:
         if kernel or command:
             unwanted = kernel or " ".join(command or [])
-            raise RingletError(f"{unwanted}: --bare takes one program and no kernel")
+            raise RingletError(f"{unwanted}: --bare takes one program and no kernel or command")
         from ringlet.cli.run import run_bare
 
         return run_bare(
@@ -83,21 +83,24 @@ def run(
     )  # fmt: skip
     if kernel:
         if program:
-            raise RingletError(f"{program}: a guest by name has its own kernel; leave out --kernel")
+            raise RingletError(f"{program} has its own kernel; leave out --kernel")
         return run_linux(options)
     if program in NAMES:
         if initrd or console != config.CONSOLE.default:
-            raise RingletError(f"{program} has its own initial RAM disk and console")
+            raise RingletError(
+                f"{program} has its own initial RAM disk and console; "
+                "leave out --initrd and --console"
+            )
         return run_debian(options, package, command or [], verbose)
     if program:
         raise RingletError(
-            f"{program}: no guest of that name; give debian, --kernel KERNEL, or --bare PROGRAM"
+            f"{program}: no guest has this name; give debian, --kernel KERNEL, or --bare PROGRAM"
         )
     raise RingletError("nothing to run; for example: ringlet run debian")
 
 
 def doctor() -> int:
-    """Tell what this host offers and lacks for running guests."""
+    """Check whether this host can run guests, and list what it offers and lacks."""
     from ringlet.cli.doctor import run_doctor
 
     return run_doctor()
@@ -121,7 +124,7 @@ def _top(
 
 
 def make_app() -> typer.Typer:
-    """Return the command line: `run`, `doctor`, and `explain`, `bench` where they are installed."""
+    """Return the app with `run` and `doctor`, and with `explain` and `bench` if installed."""
     app = typer.Typer(
         name="ringlet", help=_SUMMARY, add_completion=False, pretty_exceptions_enable=False
     )

@@ -1,4 +1,4 @@
-"""`ringlet bench`: how fast guests run here, beside the host itself and QEMU."""
+"""`ringlet bench`: measures how fast guests run here, compared with the host and QEMU."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 bench_app = typer.Typer(
     name="bench",
-    help="Measure this host: native, under Ringlet, and under QEMU where it is installed.",
+    help="Measure programs natively, under Ringlet, and under QEMU if it is installed.",
     no_args_is_help=True,
 )
 
-Rounds = Annotated[int, typer.Option(min=1, help="Interleaved rounds; the minimum counts.")]
+Rounds = Annotated[
+    int, typer.Option(min=1, help="Number of interleaved rounds; the minimum of them counts.")
+]
 Engines = Annotated[
     list[str] | None,
     typer.Option("--engine", help="native, ringlet or qemu; repeat for several. Default: all."),
@@ -36,7 +38,7 @@ def cpu(
     timeout: Timeout = 300.0,
     as_json: Json = False,
 ) -> None:
-    """Ring-3 programs: ten sections, the same object code natively and in a guest."""
+    """Measure ring-3 programs: ten sections, the same object code natively and in a guest."""
     _build_and_compare("cpu", rounds, engine, memory, timeout, as_json)
 
 
@@ -48,7 +50,7 @@ def nano(
     timeout: Timeout = 300.0,
     as_json: Json = False,
 ) -> None:
-    """What a virtual machine monitor makes dear: system calls, faults, ports, page tables."""
+    """Measure operations that virtualization slows: system calls, faults, ports, page tables."""
     _build_and_compare("nano", rounds, engine, memory, timeout, as_json)
 
 
@@ -63,7 +65,7 @@ def linux(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """A Linux guest: its start, programs, system calls, page faults, processes."""
+    """Measure a Linux guest: its start, programs, system calls, page faults, processes."""
     from ringlet.bench import toolchain
     from ringlet.images.debian import fetch_kernel
 
@@ -79,12 +81,12 @@ def translate(
         typer.Option(help="A bzImage or vmlinux. Default: Debian's cloud kernel, fetched once."),
     ] = None,
     megabytes: Annotated[
-        float, typer.Option(min=0.01, help="How much of its text to translate.")
+        float, typer.Option(min=0.01, help="How many MiB of the kernel's text to translate.")
     ] = 4.0,
     as_json: Json = False,
 ) -> None:
-    """The translator over a kernel's text: speed cold and warm, expansion, code cache use."""
-    # Late, so that help and other commands do not wait for what only a benchmark needs.
+    """Measure the translator on a kernel's text: speed cold and warm, expansion, cache use."""
+    # Imported late, because only benchmarks need these modules.
     from rich.console import Console
 
     from ringlet.bench import report, translation
@@ -125,11 +127,11 @@ def _compare(
 
 
 def _selected(chosen: list[str] | None) -> list[str]:
-    """The engines asked for, in the table's order."""
+    """Return the chosen engines in the table's order."""
     available = engines.available()
     for name in chosen or ():
         if name not in engines.ENGINES:
-            raise ConfigError(f"no engine {name!r}: choose from {', '.join(engines.ENGINES)}")
+            raise ConfigError(f"no engine {name!r}; choose from {', '.join(engines.ENGINES)}")
         if name not in available:
-            raise ConfigError(f"engine {name!r} needs qemu-system-x86_64: install QEMU")
+            raise ConfigError(f"engine {name!r} needs qemu-system-x86_64; install QEMU")
     return [name for name in engines.ENGINES if name in (chosen or available)]

@@ -1,4 +1,4 @@
-"""What the serial ports of a guest are connected to."""
+"""Connects the serial ports of a guest to the host's streams and files."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ _FILE: Final = "file:"
 
 
 def discard(data: bytes) -> None:
-    """Be the sink of what nobody wants to see."""
+    """Drop `data`: the sink of unwanted output."""
 
 
 def nothing() -> None:
@@ -37,9 +37,9 @@ def nothing() -> None:
 
 
 class Console(contextlib.ExitStack):
-    """Connections for the time of a run, in which the machine may be built several times.
+    """The serial connections of a run, during which the machine may be built several times.
 
-    `progress` is shown until the guest says something to its user.
+    `progress` is shown until the guest prints something for its user.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -47,15 +47,15 @@ class Console(contextlib.ExitStack):
         self.progress = progress or Progress()
 
     def wires(self) -> Sequence[Wire]:
-        """Return what COM1 and those after it are connected to."""
+        """Return the connections of COM1 and the ports after it."""
         raise NotImplementedError
 
     def attach(self, pc: Pc) -> None:
-        """Let input, if there is any, go to this machine from now on."""
+        """Send input, if there is any, to `pc` from now on."""
 
     @contextlib.contextmanager
     def _undone_if_it_fails(self) -> Iterator[None]:
-        """Close this if the body, a part of `__enter__`, does not come to its end."""
+        """Close the console if the body, a part of `__enter__`, raises an exception."""
         try:
             yield
         except BaseException:
@@ -64,15 +64,24 @@ class Console(contextlib.ExitStack):
 
 
 class _Feed:
-    """Bytes for one serial port of whatever machine there is."""
+    """Input bytes for one serial port of the current machine."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._pc: Pc | None = None
+        self._failure: Exception | None = None
         self.backlog = Backlog(self._wake)
 
     def attach(self, pc: Pc) -> None:
         self._pc = pc
+        if self._failure is not None:
+            pc.machine.fail(self._failure)
+
+    def fail(self, error: Exception) -> None:
+        """End the run, now or when there is one, with what a thread of the console has raised."""
+        self._failure = error
+        if self._pc is not None:
+            self._pc.machine.fail(error)
 
     def wire(self, sink: Sink) -> Wire:
         return Wire(sink, self.backlog.take, handshake=True)
@@ -90,14 +99,14 @@ class _Feed:
 
 
 class _Input(_Feed):
-    """Standard input as such bytes."""
+    """A feed whose bytes come from standard input."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
         self._reader: Reader | None = None
 
     def start(self, on_data: Callable[[bytes], object], on_end: Callable[[], object]) -> None:
-        self._reader = Reader(STDIN, on_data, on_end)
+        self._reader = Reader(STDIN, on_data, on_end, self.fail)
         self._reader.start()
 
     def stop(self) -> None:
@@ -107,7 +116,7 @@ class _Input(_Feed):
 
 
 class Quiet(Console):
-    """COM1 to a sink, and no input."""
+    """A console that connects COM1 to a sink and gives no input."""
 
     def __init__(
         self, sink: Callable[[bytes], None] = discard, progress: Progress | None = None
@@ -116,17 +125,17 @@ class Quiet(Console):
         self._sink = sink
 
     def wires(self) -> Sequence[Wire]:
-        """Return COM1's."""
+        """Return the connection of COM1."""
         return [Wire(self.progress.before(self._sink))]
 
     @classmethod
     def to_file(cls, path: Path, progress: Progress | None = None) -> Self:
-        """Return a console that is written to a new file.  Raises ConfigError."""
+        """Return a console that writes to a new file.  Raises ConfigError."""
         try:
             file = path.open("wb", buffering=0)
         except OSError as error:
             raise ConfigError(
-                f"{CONSOLE.flag} {_FILE}{path}: cannot be written: {error.strerror}"
+                f"{CONSOLE.flag} {_FILE}{path}: cannot write the file: {error.strerror}"
             ) from error
         console = cls(FdSink(file.fileno(), str(path)), progress)
         console.enter_context(file)
@@ -134,25 +143,28 @@ class Quiet(Console):
 
 
 class _Fed(Console):
-    """A console with input for one serial port."""
+    """A console that gives standard input to one serial port."""
 
     def __init__(self, port: int, progress: Progress | None) -> None:
         super().__init__(progress)
         self._input = _Input(port)
 
     def attach(self, pc: Pc) -> None:
-        """Let input go to this machine from now on."""
+        """Send input to `pc` from now on."""
         self._input.attach(pc)
 
 
 class Stdio(_Fed):
-    """COM1 to standard input and output, which if they are a terminal is the guest's own."""
+    """A console that connects COM1 to standard input and output.
+
+    A terminal on standard input belongs to the guest while it runs.
+    """
 
     def __init__(self, progress: Progress | None = None) -> None:
         super().__init__(0, progress)
 
     def wires(self) -> Sequence[Wire]:
-        """Return COM1's."""
+        """Return the connection of COM1."""
         return [self._input.wire(self.progress.before(FdSink(STDOUT)))]
 
     def __enter__(self) -> Self:
@@ -168,7 +180,7 @@ class Stdio(_Fed):
         return self
 
     def _resized(self, size: WindowSize) -> None:
-        """Take the terminal's new size; a kernel of the user's has no way to be told."""
+        """Ignore the terminal's new size: a user's own kernel has no channel to receive it."""
 
     def _help(self, text: bytes) -> None:
         self.progress.end()
@@ -178,41 +190,45 @@ class Stdio(_Fed):
 
 @dataclass(slots=True)
 class Told:
-    """What the guest's init has told: `status` once what it ran has ended, and when it began."""
+    """What the guest's init has reported.
+
+    `init_ns` is the time when init began.  `status` is the exit status of the command or shell,
+    once it has ended.
+    """
 
     status: int | None = None
     init_ns: int = 0
 
     def init(self) -> None:
-        """Init has begun."""
+        """Record that init has begun."""
         self.init_ns = time.monotonic_ns()
 
     def exit(self, status: int) -> None:
-        """What init ran has ended."""
+        """Record the exit status of the command or shell that init ran."""
         self.status = status
 
 
 class ShellStreams(Stdio):
     """A shell on COM1; `told` has its status once it has ended (`ringlet.images.channel`).
 
-    `size` is the terminal's size as the guest knows it from the beginning.
+    `size` is the terminal size that the guest starts with.
     """
 
     def __init__(self, size: WindowSize, progress: Progress | None = None) -> None:
         super().__init__(progress)
         self.told = Told()
         self._control = _Feed(port=3)
-        self._window = Window(self._send_size, size)
+        self._window = Window(self._send_size, size, self._control.fail)
 
     def wires(self) -> Sequence[Wire]:
-        """Return those of all four ports."""
+        """Return the connections of all four ports."""
         control = StatusPort(
             on_init=self._init, on_ready=nothing, on_exit=self.told.exit, on_next=nothing
         )
         return [*super().wires(), Wire(discard), Wire(discard), self._control.wire(control)]
 
     def attach(self, pc: Pc) -> None:
-        """Let input go to this machine from now on."""
+        """Send input and window sizes to `pc` from now on."""
         super().attach(pc)
         self._control.attach(pc)
 
@@ -222,7 +238,7 @@ class ShellStreams(Stdio):
             self.callback(self._window.stop)
             self.callback(self._control.stop)
             super().__enter__()
-            # It may have changed before changes were told.
+            # The size may have changed before the signal handler was installed.
             if (size := window_size(STDIN)) is not None:
                 self._resized(size)
         return self
@@ -239,7 +255,7 @@ class ShellStreams(Stdio):
 
 
 class CommandStreams(_Fed):
-    """The streams of a command in the guest, as `ringlet.images.channel` has them.
+    """The streams of a command in the guest, as `ringlet.images.channel` defines them.
 
     `told` has the command's status once it has ended.
     """
@@ -249,13 +265,13 @@ class CommandStreams(_Fed):
         self._log = log
         self.told = Told()
         self._wanted = threading.Semaphore(0)
-        """Frames that the guest has asked for and not got."""
+        """The number of frames that the guest has requested and not yet received."""
         self._over = False
         self.callback(self._input.stop)
         self.callback(self._let_go)
 
     def wires(self) -> Sequence[Wire]:
-        """Return those of all four ports."""
+        """Return the connections of all four ports."""
         before = self.progress.before
         control = StatusPort(
             on_init=self.told.init,
@@ -290,7 +306,7 @@ class CommandStreams(_Fed):
 
 
 def console_for(option: str, progress: Progress | None = None) -> Console:
-    """Return what `--console` asks for.  Raises ConfigError."""
+    """Return the console that `--console` selects.  Raises ConfigError."""
     if option == "stdio":
         return Stdio(progress)
     if option == "none":

@@ -1,4 +1,4 @@
-"""`ringlet explain`: the guest's code beside the code that runs instead of it."""
+"""`ringlet explain`: shows guest code beside the translated code that replaces it."""
 
 import json
 import sys
@@ -16,43 +16,45 @@ def explain(
         str, typer.Argument(metavar="[PATH:SYMBOL]", help="A function of an ELF file.")
     ] = "",
     hex_bytes: Annotated[
-        str | None, typer.Option("--hex", help='Guest code, as in "48 8b 07 c3".')
+        str | None, typer.Option("--hex", help='Guest code in hexadecimal, such as "48 8b 07 c3".')
     ] = None,
     elf: Annotated[Path | None, typer.Option(help="An ELF file, with --symbol.")] = None,
-    symbol: Annotated[str, typer.Option(help="The function in it.")] = "",
+    symbol: Annotated[str, typer.Option(help="The function in the ELF file.")] = "",
     file: Annotated[Path | None, typer.Option(help="Any file, with --offset and --length.")] = None,
-    offset: Annotated[str, typer.Option(help="Where the code begins in it.")] = "0",
-    length: Annotated[str, typer.Option(help="How many bytes. Default: to its end.")] = "",
+    offset: Annotated[str, typer.Option(help="Offset of the code in the file.")] = "0",
+    length: Annotated[
+        str, typer.Option(help="Number of bytes. Default: up to the end of the file.")
+    ] = "",
     at: Annotated[
         str, typer.Option(metavar="LINEAR", help="Linear address of the first byte.")
     ] = "",
-    cpl: Annotated[int, typer.Option(help="Privilege that the code runs at: 0 or 3.")] = 0,
+    cpl: Annotated[int, typer.Option(help="Privilege level of the code: 0 or 3.")] = 0,
     speculate: Annotated[
         bool, typer.Option("--speculate/--no-speculate", help="Compare with the cached window.")
     ] = True,
     thunk: Annotated[
-        bool, typer.Option("--thunk", help="Show the entries for indirect jumps, too.")
+        bool, typer.Option("--thunk", help="Also show the entries for indirect jumps.")
     ] = False,
-    with_bytes: Annotated[bool, typer.Option("--bytes", help="Show the bytes, too.")] = False,
+    with_bytes: Annotated[bool, typer.Option("--bytes", help="Also show the bytes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the translation of guest code: hexadecimal bytes, a function, or a part of a file.
 
-    Instructions marked = run as they are. Sensitive ones are told with their reason and the
-    section of Intel's manual.
+    Instructions marked = run unchanged. For each sensitive instruction, the listing gives the
+    reason and the section of Intel's manual.
     """
-    # Late, so that help and other commands do not wait for the translator.
+    # Imported late, so that help and other commands do not wait for the translator.
     from ringlet.explain import render, source
     from ringlet.explain.listing import explain as list_code
 
     if cpl not in (0, 3):
-        raise ConfigError(f"--cpl {cpl}: the translator tells 0 and 3 apart; give one of them")
+        raise ConfigError(f"--cpl {cpl}: the translator knows only 0 and 3; give one of them")
     linear = _number("--at", at, 1 << 64) if at else None
     start = source.DEFAULT_LINEAR if linear is None else linear
     if symbol and not elf:
-        raise ConfigError("--symbol needs its file: --elf FILE --symbol NAME")
+        raise ConfigError("--symbol needs a file; give --elf FILE --symbol NAME")
     if sum(1 for given in (target, hex_bytes, elf, file) if given not in ("", None)) != 1:
-        raise ConfigError("name one thing to explain: PATH:SYMBOL, --hex, --elf or --file")
+        raise ConfigError("give one thing to explain: PATH:SYMBOL, --hex, --elf or --file")
     if hex_bytes is not None:
         code = source.from_hex(hex_bytes, start)
     elif file is not None:
@@ -61,7 +63,7 @@ def explain(
     else:
         path, name = _function(target) if elf is None else (elf, symbol)
         if not name:
-            raise ConfigError(f"name a function: --elf {path} --symbol NAME")
+            raise ConfigError(f"--elf needs a function; give --elf {path} --symbol NAME")
         code = source.from_symbol(path, name, linear)
     listing = list_code(code, cpl, speculate, thunk)
     if not listing.fragments:
@@ -82,7 +84,7 @@ def explain(
 def _function(target: str) -> tuple[Path, str]:
     path, colon, name = target.rpartition(":")
     if not colon or not path or not name:
-        raise ConfigError(f"{target}: write PATH:SYMBOL, or --hex for bytes, --file for a part")
+        raise ConfigError(f"{target}: give PATH:SYMBOL, --hex for bytes, or --file for a part")
     return Path(path), name
 
 
@@ -90,7 +92,7 @@ def _number(flag: str, text: str, limit: int) -> int:
     try:
         value = int(text, 0)
     except ValueError:
-        raise ConfigError(f"{flag} {text}: is not a number, such as 4096 or 0x1000") from None
+        raise ConfigError(f"{flag} {text}: not a number; give one such as 4096 or 0x1000") from None
     if not 0 <= value < limit:
-        raise ConfigError(f"{flag} {text}: is out of range")
+        raise ConfigError(f"{flag} {text}: out of range")
     return value

@@ -1,28 +1,29 @@
-"""`--gdb`: a run that gdb may look into."""
+"""`--gdb`: a run that gdb can debug."""
 
 from typing import cast
 
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
-from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import End
+from ringlet.machine.vm import Vm
 
 STATUS_UNKNOWN = 1
 
 
-def debugged(machine: Machine, where: str, *, wait: bool) -> End:
-    """Run `machine` as `supervise` does, serving gdb at `where`; with `wait`, from the beginning.
+def debugged(machine: Vm, where: str, *, wait: bool) -> End:
+    """Run `machine` as `supervise` does, and serve gdb at `where`.
 
-    Raises ConfigError if nobody can listen there.
+    With `wait`, the guest does not start until gdb continues it.  Raises ConfigError if the
+    server cannot listen at `where`.
     """
-    # Imported late: a run without gdb does not need it.
+    # Imported late: a run without gdb does not need the server.
     from ringlet.debug.server import Cpu, GdbServer, listen, place_of
 
     listener = listen(where)
     server = GdbServer(machine, cast("Cpu", machine.cpu), listener)
     machine.attach_debugger(server)
     server.start(wait=wait)
-    complain(f"gdb can come: target remote {place_of(listener)}")
+    complain(f"listening for gdb; in gdb, enter: target remote {place_of(listener)}")
     status = STATUS_UNKNOWN
     try:
         end = supervise(machine)

@@ -1,4 +1,4 @@
-"""`ringlet run --kernel` and `ringlet run debian`: a PC with Linux, from the options to its end."""
+"""`ringlet run --kernel` and `ringlet run debian`: run Linux on a PC."""
 
 import os
 import sys
@@ -39,9 +39,9 @@ from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pc import Options
 
 NAMES: Final = ("debian",)
-"""Guests that need no kernel to be given."""
+"""The guests that the command line knows by name."""
 
-# The kernel restarts the machine at once after a panic, which ends the run.
+# The kernel resets the machine at once after a panic, and the reset ends the run.
 _PANIC: Final = " panic=-1"
 _WAY_OUT: Final = "; Ctrl-A x ends it"
 _USUAL_SIZE: Final = WindowSize(24, 80)
@@ -49,7 +49,7 @@ _USUAL_SIZE: Final = WindowSize(24, 80)
 
 @dataclass(frozen=True, slots=True)
 class LinuxOptions:
-    """The command line's options, as they were given."""
+    """The options of the command line as the user gave them."""
 
     kernel: str = ""
     initrd: str = ""
@@ -68,10 +68,10 @@ class LinuxOptions:
 
 
 def run_linux(options: LinuxOptions) -> int:
-    """Start the kernel that the options name; return the exit status.  Raises RingletError."""
+    """Run the kernel that the options name and return the exit status.  Raises RingletError."""
     initrd = Path(options.initrd) if options.initrd else None
     config = LinuxConfig(Path(options.kernel), _memory(options), initrd, options.append)
-    # Before anything is opened or written.
+    # Check before any file is opened or written.
     check(read_kernel(config.kernel, config.memory), config.append, initrd)
     host.require()
     with Progress(f"starting {config.kernel.name}{_WAY_OUT}") as progress:
@@ -80,9 +80,10 @@ def run_linux(options: LinuxOptions) -> int:
 
 
 def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verbose: bool) -> int:
-    """Start Debian's kernel with busybox: a shell, or `command`; return the exit status.
+    """Run a shell or `command` on Debian's kernel with busybox and return the exit status.
 
-    Without a terminal the shell is a command, which reads standard input.  Raises RingletError.
+    Without a terminal, the shell runs as a command that reads standard input.  Raises
+    RingletError.
     """
     if not command and not os.isatty(STDIN):
         command = ["sh"]
@@ -123,7 +124,7 @@ def _memory(options: LinuxOptions) -> int:
 
 
 def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Told) -> End:
-    """Run the machine, anew after each reset unless that ends the run."""
+    """Run the machine, and build and run it anew after each reset unless a reset ends the run."""
     directory = None if options.cold else translations_directory()
     engine = Engine(exact=options.exact, directory=directory, kernel=config.kernel)
     moments = Moments(STARTED_NS)
@@ -140,7 +141,7 @@ def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Tol
             trouble = _keep(engine)
             if end.kind is not EndKind.RESET or not options.reboot:
                 break
-            moments.command = 0  # which was long before the next machine's entry
+            moments.command = 0  # the command's start says nothing about the next machine
     console.progress.end()
     if trouble:
         complain(trouble)
@@ -151,14 +152,14 @@ def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Tol
 
 
 def _keep(engine: Engine) -> str:
-    """Keep the translations; what stood against it, if anything: the guest has run all the same."""
+    """Keep the translations; return a warning if they cannot be kept, or an empty text."""
     try:
         with held():
             engine.keep()
     except OSError as error:
         where = error.filename or "translations"
         what = error.strerror or error
-        return f"{where}: translations were not kept: {what}; --cold does without"
+        return f"{where}: cannot keep translations: {what}; --cold runs without them"
     return ""
 
 

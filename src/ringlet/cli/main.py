@@ -1,17 +1,18 @@
 """The command `ringlet`.
 
-Exit status: the guest's own where it gives one; 2 for the user's mistakes and a host that lacks
-something; 3 for a triple fault or a reset; 4 for a guest that halted for good; 5 for one that went
-where Ringlet cannot follow; 70 for a defect of Ringlet; 128 + n if signal n ended the run.
+Exit status: the guest's own if it gives one; 2 for a user's mistake or a host that lacks
+something; 3 for a triple fault or a reset; 4 for a guest that halted for good; 5 for a guest that
+would run code that Ringlet cannot run; 6 for a guest that differs in `--compare`; 70 for a defect
+of Ringlet; 128 + n if signal n ended the run.
 """
 
 import errno
 from collections.abc import Sequence
 
-import ringlet.cli.started  # noqa: F401 - it looks at the clock
+import ringlet.cli.started  # noqa: F401 - it reads the clock
 from ringlet.cli.signals import Stopped, status_of, stoppable
 from ringlet.cli.streams import abandon_stdout, claim_standard_streams, complain
-from ringlet.errors import InternalError, RingletError
+from ringlet.errors import RingletError, unexpected
 
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
@@ -19,7 +20,7 @@ _OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 
 def command() -> int:
-    """Be the process of the command line: `main`, which signals may end at any moment."""
+    """Run `main` as a process that signals may end at any moment."""
     with stoppable() as asked:
         try:
             status = main()
@@ -32,7 +33,7 @@ def command() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status; no error leaves as a traceback."""
+    """Run the command line and return the exit status; every error becomes one line."""
     claim_standard_streams()
     try:
         return _run(arguments)
@@ -40,9 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stopped.exit_status
     except RingletError as error:
         complain(str(error))
-        return error.exit_status
-    except InternalError as error:
-        complain(f"internal error, please report it: {error}")
         return error.exit_status
     except KeyboardInterrupt:
         return STATUS_INTERRUPTED
@@ -54,14 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         complain("the host has no memory left; give the guest less with --memory")
         return STATUS_USAGE
-    except SystemExit:  # how typer answers a closed pipe while it prints help
+    except SystemExit:  # typer raises this if the pipe is closed while it prints help
         abandon_stdout()
         complain("cannot write standard output: its reader is gone")
         return STATUS_USAGE
+    except Exception as error:  # noqa: BLE001 - a defect, which has its own status
+        report = unexpected(error)
+        complain(f"internal error, please report it: {report}")
+        return report.exit_status
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    # Late: half of the time before a guest starts goes to such imports.
+    # Imported late: such imports take half of the time before a guest starts.
     import typer
 
     from ringlet.cli.app import make_app

@@ -1,4 +1,4 @@
-"""A line on the terminal that says what takes so long."""
+"""A line on the terminal that shows the current step of a long operation."""
 
 import contextlib
 import os
@@ -16,9 +16,10 @@ _STDERR: Final = 2
 
 
 class Progress:
-    """The line, from entry to `end` or exit; where standard error is no terminal, nothing at all.
+    """The progress line, shown from entry to `end` or exit.
 
-    While it is shown nobody else may write to the terminal.
+    It shows nothing if standard error is not a terminal.  While the line is shown, nothing else
+    may write to the terminal.
     """
 
     def __init__(self, text: str = "") -> None:
@@ -44,13 +45,13 @@ class Progress:
         self.end()
 
     def update(self, text: str) -> None:
-        """Say something else."""
+        """Replace the text."""
         line = self._line
         if line is not None:
             line.update(text)
 
     def end(self) -> None:
-        """Take the line away for good; any thread may."""
+        """Remove the line for good.  Any thread may call this."""
         if self._line is None:
             return
         here = threading.current_thread() is threading.main_thread()
@@ -61,7 +62,7 @@ class Progress:
                     line.stop()
 
     def before(self, sink: Sink) -> Sink:
-        """Return a sink that takes the line away and then does what `sink` does."""
+        """Return a sink that removes the line and then passes its data to `sink`."""
         if self._line is None:
             return sink
 

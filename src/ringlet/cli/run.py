@@ -1,4 +1,4 @@
-"""`ringlet run`: builds a machine, runs it, and turns its end into an exit status."""
+"""`ringlet run --bare`: builds a machine, runs it, and turns its end into an exit status."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""Signals that end the command, wherever it is: `Stopped` is raised in the main thread.
+"""Turns the signals that end the command into the exception `Stopped` in the main thread.
 
-What the command has begun is then undone by the same `finally` and `with` as after any exception.
+The same `finally` and `with` then clean up as after any other exception.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _SOON_S: Final = 0.005
 
 
 class Stopped(BaseException):
-    """Signal `number` asks the command to end."""
+    """The exception raised when signal `number` asks the command to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -31,15 +31,15 @@ def status_of(number: int) -> int:
 
 
 def ending() -> list[signal.Signals]:
-    """Return the signals that end the command: all but those it was started to ignore (nohup)."""
+    """Return the signals that end the command: all but those ignored at its start (nohup)."""
     return [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class Asked:
-    """Whether a signal has asked for the end.
+    """The signal, if any, that has asked the command to end.
 
-    `number` is the signal's, or 0.  `depth` is how deep in `held` the main thread is, and `waits`
-    whether the signal has come there.
+    `number` is the signal's number, or 0.  `depth` counts the main thread's nested `held` blocks.
+    `waits` is true if the signal arrived in one of them.
     """
 
     number = 0
@@ -49,9 +49,9 @@ class Asked:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[type[Asked]]:
-    """Let signals raise `Stopped` in the body; the first alone: what it undoes is not disturbed.
+    """Let the first signal raise `Stopped` in the body; later signals do not disturb the cleanup.
 
-    It may come out as another exception, made of it by whatever code it struck.
+    The code that the signal interrupts may turn `Stopped` into another exception.
     """
     previous = {n: signal.signal(n, _on_signal) for n in (*ending(), signal.SIGALRM)}
     hook, sys.unraisablehook = sys.unraisablehook, _on_unraisable
@@ -66,7 +66,7 @@ def stoppable() -> Iterator[type[Asked]]:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Let the body be done as a whole: a signal is heeded after it.  For the main thread."""
+    """Run the body to its end before a signal takes effect.  Only the main thread may use this."""
     Asked.depth += 1
     try:
         yield
@@ -89,7 +89,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _on_unraisable(info: "UnraisableHookArgs") -> None:
-    """Raise `Stopped` anew if it was raised where nothing can be, as in a finalizer."""
+    """Raise `Stopped` again if it was raised where exceptions are lost, as in a finalizer."""
     if isinstance(info.exc_value, Stopped):
         signal.setitimer(signal.ITIMER_REAL, _SOON_S)
     else:

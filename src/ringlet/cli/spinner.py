@@ -1,4 +1,4 @@
-"""The progress line as rich draws it; a room of its own, for rich takes a while to import."""
+"""The progress line drawn by rich, in a module of its own because rich is slow to import."""
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -9,7 +9,7 @@ from rich.text import Text
 class _OneLine:
     """A spinner with text, cut at the terminal's edge.
 
-    The terminal may be raw, and a second line would begin where the first has ended.
+    In a raw terminal, a second line would begin at the column where the first ended.
     """
 
     def __init__(self, text: str) -> None:
@@ -22,7 +22,7 @@ class _OneLine:
 
 
 class SpinningLine:
-    """A line on standard error, from `start` to `stop`."""
+    """A progress line on standard error, shown from `start` to `stop`."""
 
     def __init__(self, text: str) -> None:
         self._line = _OneLine(text)
@@ -36,13 +36,13 @@ class SpinningLine:
         )
 
     def start(self) -> None:
-        """Show it."""
+        """Show the line."""
         self._live.start(refresh=True)
 
     def update(self, text: str) -> None:
-        """Say something else."""
+        """Replace the text."""
         self._line.spinner.update(text=Text(text))
 
     def stop(self) -> None:
-        """Take it away."""
+        """Remove the line."""
         self._live.stop()

@@ -1,7 +1,7 @@
-"""When the command began, as far as it can tell itself; import this first."""
+"""The moment at which the command started; this module must be imported first."""
 
 import time
 from typing import Final
 
 STARTED_NS: Final = time.monotonic_ns() - time.process_time_ns()
-"""By the host's monotonic clock.  Until here the process has done nothing but compute."""
+"""The start by the host's monotonic clock.  Before it, the process has not waited for anything."""

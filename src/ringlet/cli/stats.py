@@ -1,4 +1,4 @@
-"""The counters of a run, for the user."""
+"""Prints the counters of a run and a summary of them."""
 
 import contextlib
 import sys
@@ -12,7 +12,7 @@ from ringlet.observe import format_stats
 
 _WIDTH: Final = 100
 _MARGIN: Final = 11
-# What a counter is called in the summary, in the summary's order.
+# The words for each counter in the summary, in the summary's order.
 _KINDS: Final = {
     "port_reads": "port reads",
     "port_writes": "port writes",
@@ -30,9 +30,9 @@ _KINDS: Final = {
 
 @dataclass(slots=True)
 class Moments:
-    """When what happened, in ns of the host's monotonic clock; 0 where that is not known.
+    """Times of events in ns of the host's monotonic clock; 0 if the time is not known.
 
-    `command` is the command's start, `init` the first word of the guest's init.
+    `command` is the start of the command, `init` the first message of the guest's init.
     """
 
     command: int = 0
@@ -47,16 +47,16 @@ def print_stats(counters: Mapping[str, int], moments: Moments | None = None) -> 
 
 
 def summary(counters: Mapping[str, int], moments: Moments) -> Iterator[str]:
-    """Give the lines of a Linux guest's summary."""
+    """Yield the lines of a Linux guest's summary."""
     count = {name: f"{value:,}" for name, value in counters.items()}
     kinds = ", ".join(f"{words} {count.get(name, 0)}" for name, words in _KINDS.items())
     used, room = counters.get("code_cache_used", 0), counters.get("code_cache_size", 0)
     parts = {
         "time": ", ".join(_times(counters, moments)),
-        "exits": f"{kinds}; {count.get('exits', 0)} in all, with those that link translated code",
+        "exits": f"{kinds}; {count.get('exits', 0)} in all, including those that link fragments",
         "code": f"{count.get('fragments', 0)} fragments translated, with "
         f"{count.get('guest_instructions', 0)} instructions, "
-        f"{count.get('kept_fragments', 0)} known from before; code cache: {format_size(used)} of "
+        f"{count.get('kept_fragments', 0)} reused; code cache: {format_size(used)} of "
         f"{format_size(room)} in use, flushes {count.get('flushes', 0)}",
         "memory": f"{count.get('shadow_pages', 0)} pages mapped, shadow faults "
         f"{count.get('shadow_faults', 0)}",
@@ -82,5 +82,5 @@ def _seconds(ns: int) -> str:
 
 def _print(lines: Iterable[str]) -> None:
     for line in lines:
-        with contextlib.suppress(OSError):  # no reason to lose the guest's status
+        with contextlib.suppress(OSError):  # the guest's exit status matters more
             print(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The process's own streams: present, flushed, and their errors told in a line."""
+"""The standard streams of the process: keeps them open, flushes them, reports their errors."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from ringlet.errors import OutputError
 
 
 def claim_standard_streams() -> None:
-    """Keep descriptors 0 to 2 from being given to something else.
+    """Keep other files from getting the descriptors 0 to 2.
 
-    If the process was started with one of them closed, the next file opened, guest RAM perhaps,
-    would get its number, and the guest's output would be written there.  A closed one becomes
-    /dev/null, opened the wrong way round, so that its use still fails.
+    If the process starts with one of them closed, the next file that it opens, perhaps guest RAM,
+    gets that number, and the guest's output would be written there.  This function opens
+    /dev/null on each closed descriptor, in the wrong direction, so that using it still fails.
     """
     for fd in range(3):
         try:
@@ -25,7 +25,7 @@ def claim_standard_streams() -> None:
 
 
 def emit(text: str) -> None:
-    """Print a line on standard output at once.  Raises OutputError."""
+    """Print a line on standard output and flush it.  Raises OutputError."""
     if sys.stdout is None:
         raise OutputError("standard output is closed")
     try:
@@ -44,7 +44,7 @@ def complain(message: str) -> None:
 
 
 def abandon_stdout() -> None:
-    """Give up on standard output, so that the interpreter does not try again when it ends."""
+    """Discard pending output, so that the interpreter does not try to write it when it exits."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno() if sys.stdout is not None else 1)
     os.close(null)

@@ -1,4 +1,4 @@
-"""Runs a machine in a thread of its own while this one waits for it and for signals."""
+"""Runs a machine in its own thread while the main thread waits for the machine and for signals."""
 
 import signal
 from functools import partial
@@ -8,26 +8,26 @@ from typing import Final
 
 from ringlet.cli.signals import ending
 from ringlet.machine import outcome
-from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import End
 from ringlet.machine.runner import Runner
+from ringlet.machine.vm import Vm
 
 _GRACE_S: Final = 2.0
-"""How long a vCPU that was told to stop may take: it may be writing to a full pipe."""
+"""How long to wait for a vCPU that was told to stop; it may be blocked on a full pipe."""
 
 
-def supervise(machine: Machine) -> End:
+def supervise(machine: Vm) -> End:
     """Run `machine` and return how it ended; SIGINT, SIGTERM and SIGHUP end it with 128 + signal.
 
-    Call it from the main thread.  What `Machine.run` raises is raised here.
+    Must be called from the main thread.  Exceptions of `Vm.run` are raised again here.
     """
-    # A wait for an event is not ended by a signal; and only this queue may be used by its handler.
+    # A signal does not end a wait for an event, and a signal handler may use no other queue.
     news: SimpleQueue[None] = SimpleQueue()
     run = Runner(machine, partial(news.put, None))
     asked: list[End] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        # A second one may come while the first is here, within a lock.
+        # A second signal may arrive while the handler of the first holds a lock.
         if not asked:
             asked.append(outcome.stopped(number))
             machine.stop(asked[0])

@@ -1,4 +1,4 @@
-"""The user's terminal as the guest's console: raw while the guest runs, as it was whenever not."""
+"""The user's terminal as the guest's console: raw while the guest runs, else as it was before."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 from typing import Final, Self
 
 from ringlet.cli.signals import held
+from ringlet.core.signals import forget_terminal, keep_terminal
 from ringlet.errors import OutputError
 
 ESCAPE: Final = 0x01  # Ctrl-A
@@ -24,7 +25,7 @@ HELP: Final = (
 )
 
 _READ_SIZE: Final = 32768
-# What ends a process that does nothing about it; with a handler, the process ends in its own way.
+# Signals that end a process by default.  RawTerminal leaves those that have a handler alone.
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 Attributes = list[int | list[bytes | int]]
 
@@ -38,23 +39,23 @@ class WindowSize:
 
 
 class Action(Enum):
-    """What the user asks of Ringlet and not of the guest."""
+    """A command that the user gives to Ringlet, not to the guest."""
 
     QUIT = "x"
     HELP = "h"
 
 
 class EscapeParser:
-    """Tells what is for the guest from what is for Ringlet, however the bytes are cut.
+    """Separates input for the guest from commands to Ringlet, however reads divide the bytes.
 
-    After Ctrl-A, what is not a command goes to the guest with the Ctrl-A before it.
+    If the key after Ctrl-A is not a command, both keys go to the guest.
     """
 
     def __init__(self) -> None:
         self._escaped = False
 
     def feed(self, data: bytes) -> Iterator[bytes | Action]:
-        """Give bytes for the guest and actions, in order."""
+        """Yield bytes for the guest and actions, in order."""
         pending = bytearray()
         for byte in data:
             if not self._escaped:
@@ -80,7 +81,7 @@ _ACTIONS: Final = {ord(action.value): action for action in Action}
 
 
 def raw(attributes: Attributes) -> Attributes:
-    """Return a terminal's attributes changed so that every byte passes as it is, both ways."""
+    """Return `attributes` changed so that every byte passes unchanged in both directions."""
     iflag, oflag, cflag, lflag, *speeds, cc = attributes
     assert isinstance(iflag, int)
     assert isinstance(oflag, int)
@@ -102,7 +103,7 @@ def raw(attributes: Attributes) -> Attributes:
 
 
 def window_size(fd: int) -> WindowSize | None:
-    """Return the size of the terminal `fd`; None if it is none or does not know."""
+    """Return the size of the terminal `fd`, or None if it is not a terminal or has no size."""
     try:
         size = os.get_terminal_size(fd)
     except OSError:
@@ -111,11 +112,12 @@ def window_size(fd: int) -> WindowSize | None:
 
 
 class RawTerminal:
-    """Makes the terminal `fd` raw, from entry to exit, for the main thread.
+    """Makes the terminal `fd` raw from entry to exit.  Only the main thread may use it.
 
-    It is as before whenever this process does not run: after an exception, after a signal that
-    ends the process, and while it is stopped; when it goes on, the terminal is raw again.  In the
-    background it is left alone.  `on_resize` gets the window's new size.
+    The terminal gets its former attributes back after an exception, after a signal that ends the
+    process (even by SIGSEGV, after which no Python code runs), and while it is stopped; when the process continues, the terminal becomes raw
+    again.  A process in the background leaves the terminal alone.  `on_resize` is called with the
+    window's new size.
     """
 
     def __init__(
@@ -130,7 +132,8 @@ class RawTerminal:
         try:
             self._saved = termios.tcgetattr(self._fd)
         except termios.error as error:
-            raise OutputError(f"the terminal cannot be set up: {error.args[-1]}") from error
+            raise OutputError(f"cannot set up the terminal: {error.args[-1]}") from error
+        keep_terminal(self._fd)
         self._catch(signal.SIGTSTP, self._suspend)
         self._catch(signal.SIGCONT, self._resumed)
         self._catch(signal.SIGWINCH, self._resized)
@@ -151,6 +154,7 @@ class RawTerminal:
                 signal.signal(number, handler)
             self._handlers.clear()
             self._restore()
+            forget_terminal()
 
     # --- signals
 
@@ -168,7 +172,7 @@ class RawTerminal:
         self._set_raw()
 
     def _resumed(self, number: int, frame: FrameType | None) -> None:
-        # Whoever had the terminal meanwhile may have left it otherwise, or another size.
+        # Other processes may have changed the terminal's attributes or size in the meantime.
         self._set_raw()
         self._resized(number, frame)
 
@@ -189,13 +193,14 @@ class RawTerminal:
             self._set(raw(self._saved))
 
     def _restore(self) -> None:
-        # From the background, this would stop the process; the terminal is another's then.
+        # Setting attributes from the background would stop this process, and the terminal
+        # belongs to another process then.
         if self._saved is not None and self._in_foreground():
             self._set(self._saved)
 
     def _set(self, attributes: Attributes) -> None:
         with contextlib.suppress(termios.error):  # the terminal is gone
-            # At once: to wait for output would be to wait for whoever does not read it.
+            # TCSANOW does not wait for pending output, which may never be read.
             termios.tcsetattr(self._fd, termios.TCSANOW, attributes)
 
     def _in_foreground(self) -> bool:
@@ -206,26 +211,32 @@ class RawTerminal:
 
 
 class Reader:
-    """Reads `fd` in a thread of its own until its end, or until it is stopped.
+    """Reads `fd` in a thread of its own until the end of input or until it is stopped.
 
-    `on_data` gets what was read and may wait; `on_end` is called once if the end was reached.
+    `on_data` is called with the data and may block; `on_end` is called once at the end of input.
+    `on_failure` is called with an exception of either of them, or of the thread itself, which ends.
     """
 
     def __init__(
-        self, fd: int, on_data: Callable[[bytes], object], on_end: Callable[[], object]
+        self,
+        fd: int,
+        on_data: Callable[[bytes], object],
+        on_end: Callable[[], object],
+        on_failure: Callable[[Exception], object],
     ) -> None:
         self._fd = fd
         self._on_data = on_data
         self._on_end = on_end
+        self._on_failure = on_failure
         self._stop_read, self._stop_write = os.pipe()
         self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
 
     def start(self) -> None:
-        """Start to read."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout: float = 1.0) -> None:
-        """Let the thread end, and wait for it so many seconds; `on_data` must not wait any more."""
+        """Stop the thread and wait `timeout` seconds for it; `on_data` must not block any more."""
         os.write(self._stop_write, b"x")
         self._thread.join(timeout)
         if not self._thread.is_alive():
@@ -234,6 +245,12 @@ class Reader:
 
     def _work(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._read()
+        except Exception as error:  # noqa: BLE001 - the run ends with it
+            self._on_failure(error)
+
+    def _read(self) -> None:
         poll = select.poll()
         for fd in (self._fd, self._stop_read):
             poll.register(fd, select.POLLIN)
@@ -253,9 +270,9 @@ class Reader:
 
 
 class Keyboard:
-    """Passes what the user types to the guest, and does what is for Ringlet.
+    """Passes the user's input to the guest and carries out commands to Ringlet.
 
-    `show` gets the list of keys.
+    `show` is called with the list of keys.
     """
 
     def __init__(
@@ -270,7 +287,7 @@ class Keyboard:
         self._parser = EscapeParser()
 
     def __call__(self, data: bytes) -> None:
-        """Take what was typed."""
+        """Handle the input `data`."""
         for part in self._parser.feed(data):
             match part:
                 case Action.QUIT:

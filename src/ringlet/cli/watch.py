@@ -1,4 +1,4 @@
-"""`--trace` and `--compare`: a run watched block by block."""
+"""`--trace` and `--compare`: observe a run block by block."""
 
 import contextlib
 import sys
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from ringlet.cli.streams import complain
 from ringlet.errors import ConfigError, HostError
 from ringlet.machine import outcome
-from ringlet.machine.machine import Machine
+from ringlet.machine.vm import Vm
 
 if TYPE_CHECKING:
     from ringlet.debug.compare import Comparer
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def watched(machine: Machine, trace: str, compare: int) -> Iterator[None]:
+def watched(machine: Vm, trace: str, compare: int) -> Iterator[None]:
     """Watch a machine that has not run yet.
 
-    With `trace`, write its last events to the file of that name, however the run ends.  With
-    `compare`, run each block on another processor as well, so many times, and end the run where
-    they differ.  Raises ConfigError and HostError.
+    With `trace`, write the machine's last events to the file of that name, however the run ends.
+    With `compare`, also run each block on another processor, the first `compare` times, and end
+    the run where the two differ.  Raises ConfigError and HostError.
     """
     if not trace and not compare:
         yield
@@ -44,17 +44,18 @@ def watched(machine: Machine, trace: str, compare: int) -> Iterator[None]:
         yield
         if comparer:
             complain(
-                f"{comparer.compared} blocks compared, {comparer.passed_over} passed over "
-                "(sensitive, faulting, interrupted, or of instructions that the reference lacks)"
+                f"{comparer.compared} blocks compared, {comparer.passed_over} skipped "
+                "(sensitive, faulting or interrupted, or with instructions that Unicorn lacks)"
             )
 
 
-def _comparer(machine: Machine, cpu: "Processor", times: int) -> "Comparer":
+def _comparer(machine: Vm, cpu: "Processor", times: int) -> "Comparer":
     try:
         from ringlet.debug.compare import Comparer
     except ImportError:
         raise HostError(
-            f"--compare needs unicorn: {sys.executable} -m pip install 'ringlet[compare]'"
+            "--compare needs Unicorn; install it with: "
+            f"{sys.executable} -m pip install 'ringlet[compare]'"
         ) from None
 
     return Comparer(cpu, times, lambda text: machine.finish(outcome.differs(text)))

@@ -1,4 +1,4 @@
-"""Tells a guest how large its user's window is, whenever that has changed."""
+"""Sends the guest the size of the user's window whenever it has changed."""
 
 import signal
 import threading
@@ -13,45 +13,57 @@ _GUEST_LISTENS: Final = True
 
 
 class Window:
-    """The window of a terminal.  `send` gets a size for the guest, and may wait.
+    """The window of a terminal.  `send` passes a size to the guest and may block.
 
-    `size` is what a guest takes for the size when it starts.
+    `size` is the size that a guest starts with.
     """
 
-    def __init__(self, send: Callable[[WindowSize], object], size: WindowSize) -> None:
+    def __init__(
+        self,
+        send: Callable[[WindowSize], object],
+        size: WindowSize,
+        on_failure: Callable[[Exception], object],
+    ) -> None:
         self._send = send
+        self._on_failure = on_failure
         self._first = self._wanted = self._told = size
         self._listens = False
-        # The one queue that a signal handler may use, whatever it has interrupted.
+        # SimpleQueue is the only queue that a signal handler may use at any moment.
         self._news: SimpleQueue[WindowSize | bool | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="window", daemon=True)
 
     def start(self) -> None:
-        """Start to pass sizes on."""
+        """Start to send sizes to the guest."""
         self._thread.start()
 
     def stop(self, timeout: float = 1.0) -> None:
-        """Pass no more on; `send` must not wait any more."""
+        """Stop sending sizes; `send` must not block any more."""
         self._news.put(_STOP)
         self._thread.join(timeout)
 
     def changed(self, size: WindowSize) -> None:
-        """Take a new size; for signal handlers, too."""
+        """Record a new size.  Signal handlers may call this."""
         self._news.put(size)
 
     def guest_listens(self) -> None:
-        """A guest, perhaps another than before, has started to take sizes."""
+        """Record that a guest, perhaps a new one, has started to receive sizes."""
         self._news.put(_GUEST_LISTENS)
 
     def _work(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._pass_on()
+        except Exception as error:  # noqa: BLE001 - the run ends with it
+            self._on_failure(error)
+
+    def _pass_on(self) -> None:
         while (news := self._news.get()) is not _STOP:
             if isinstance(news, WindowSize):
                 self._wanted = news
             else:
                 self._listens = True
                 self._told = self._first
-            # While a window is being drawn larger, its last size is enough.
+            # While the user resizes the window, only the last size is sent.
             if self._listens and self._wanted != self._told and self._news.empty():
                 self._send(self._wanted)
                 self._told = self._wanted

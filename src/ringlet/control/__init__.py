@@ -1,1 +1,1 @@
-"""Machines under a program's control."""
+"""The Python interface: machines that a program controls."""

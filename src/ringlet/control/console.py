@@ -1,4 +1,4 @@
-"""A guest's serial console, for a program: what it prints, and what it is told."""
+"""A guest's serial console for a program: reads its output and sends it input."""
 
 import asyncio
 import re
@@ -10,13 +10,13 @@ from typing import Final
 from ringlet.devices.backends.backlog import Backlog
 
 KEPT: Final = 1 << 20
-"""The most bytes of output kept for `expect`; of more, the oldest are forgotten."""
+"""The most bytes of output that are kept for `expect`; beyond this, the oldest are dropped."""
 
 
 class Console:
-    """The program's end of COM1.  All methods are for any thread.
+    """The program's end of COM1.  Any thread may call its methods.
 
-    Text is UTF-8; what is not becomes U+FFFD.
+    Text is UTF-8; invalid bytes become U+FFFD.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -26,14 +26,14 @@ class Console:
         self._changed = threading.Condition()
 
     def send(self, text: str | bytes) -> None:
-        """Type `text`.  Waits while the guest reads nothing and 64 KiB are on their way."""
+        """Send `text` to the guest.  Waits while 64 KiB that the guest has not read are queued."""
         self.backlog.put(text.encode() if isinstance(text, str) else text)
 
     def expect(self, pattern: str | re.Pattern[str], timeout: float | None = 30.0) -> str:
-        """Return what was printed since the last call, up to and with the first match of `pattern`.
+        """Return the output since the last call, up to and including the first match of `pattern`.
 
-        A string is looked for as it is.  Raises TimeoutError, with the end of what was printed, and
-        EOFError if the guest has ended without it.
+        A string is searched for literally.  Raises TimeoutError if no match appears in time, and
+        EOFError if the guest ends without one; the message has the end of the output.
         """
         wanted = re.compile(re.escape(pattern)) if isinstance(pattern, str) else pattern
         end = None if timeout is None else time.monotonic() + timeout
@@ -42,37 +42,37 @@ class Console:
                 text = self._seen.decode(errors="replace")
                 match = wanted.search(text)
                 if match is not None:
-                    # In bytes what was consumed in characters, however they were spelt.
+                    # Keep the bytes of the text that was not consumed.
                     rest = text[match.end() :].encode()
                     self._seen[:] = rest
                     return text[: match.end()]
                 if self._ended:
-                    raise EOFError(f"the guest has ended; it printed last: {text[-200:]!r}")
+                    raise EOFError(f"the guest has ended; its last output: {text[-200:]!r}")
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
-                    raise TimeoutError(f"no {wanted.pattern!r}; printed last: {text[-200:]!r}")
+                    raise TimeoutError(f"no {wanted.pattern!r}; the last output: {text[-200:]!r}")
                 self._changed.wait(left)
 
     async def wait_for(self, pattern: str | re.Pattern[str], seconds: float | None = 30.0) -> str:
-        """`expect` for coroutines."""
+        """Do the same as `expect`, for coroutines."""
         return await asyncio.to_thread(self.expect, pattern, seconds)
 
     def output(self) -> str:
-        """Return what was printed since the last `expect`, and leave it there."""
+        """Return the output since the last `expect`, without consuming it."""
         with self._changed:
             return self._seen.decode(errors="replace")
 
     # --- the machine's side
 
     def take(self, data: bytes) -> None:
-        """Be the sink of the serial port."""
+        """Append `data`, the guest's output; the serial port calls this."""
         with self._changed:
             self._seen += data
             del self._seen[:-KEPT]
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Nothing more will be printed."""
+        """Record that the guest has ended and prints nothing more."""
         self.backlog.close()
         with self._changed:
             self._ended = True

@@ -1,4 +1,4 @@
-"""`ringlet.Machine`: a PC with Linux, for a program."""
+"""`ringlet.Machine`: a PC with Linux that a program controls."""
 
 import asyncio
 import contextlib
@@ -22,12 +22,12 @@ from ringlet.machine.runner import Runner
 
 
 class Machine:
-    """A PC that starts a Linux kernel, with its console in the program's hands.
+    """A PC that starts a Linux kernel and whose console the program uses.
 
     `kernel` is a bzImage or vmlinux, `initrd` a file or its contents, `append` the command line,
-    `memory` a number of bytes or a size such as "512M"; `exact` and `cold` are the options of those
-    names.  A guest that resets its machine ends.  Use it as a context manager, or call `close`.
-    Wrong values raise a `ringlet.errors.RingletError`.
+    and `memory` a number of bytes or a size such as "512M"; `exact` and `cold` are the options of
+    `ringlet run` with those names.  The run ends when the guest resets the machine.  Use it as a
+    context manager, or call `close`.  Wrong values raise a `ringlet.errors.RingletError`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Machine:
         exact: bool = False,
         cold: bool = False,
     ) -> Self:
-        """Return a machine with Debian's kernel and a shell of busybox on its console."""
+        """Return a machine with Debian's kernel and a busybox shell on its console."""
         return cls(
             fetch_kernel(package).vmlinuz,
             initrd=make_initramfs(find_busybox(), Shell()),
@@ -72,12 +72,12 @@ class Machine:
             cold=cold,
         )
 
-    # --- a life
+    # --- running
 
     def boot(self) -> None:
-        """Build the machine and let it run, in a thread of its own."""
+        """Build the machine and run it in a thread of its own."""
         if self._runner is not None:
-            raise ConfigError("this machine has been started before; make another")
+            raise ConfigError("this machine was started before; make another one")
         host.require()
         wire = Wire(self.console.take, self.console.backlog.take, handshake=True)
         self._pc = boot.build(self._config, self._engine, Options([wire]))
@@ -86,36 +86,36 @@ class Machine:
         threading.Thread(target=self._watch, args=(self._runner,), daemon=True).start()
 
     def wait(self, timeout: float | None = None) -> End:
-        """Wait for the end of the guest and return it.
+        """Wait for the end of the guest and return how it ended.
 
-        Raises TimeoutError, and what the run raised.
+        Raises TimeoutError, and any exception of the run.
         """
         runner = self._running()
         if not runner.done.wait(timeout):
-            raise TimeoutError(f"the guest still runs after {timeout} s")
+            raise TimeoutError(f"the guest is still running after {timeout} s")
         if runner.error is not None:
             raise runner.error
         assert runner.end is not None
         return runner.end
 
     async def finished(self) -> End:
-        """`wait` for coroutines."""
+        """Do the same as `wait`, for coroutines."""
         return await asyncio.to_thread(self.wait)
 
     def stop(self) -> None:
-        """Pull the plug: the guest is asked nothing."""
+        """Stop the guest at once, as if the power was cut."""
         self._running().machine.stop(outcome.quit_by_user())
 
     def close(self) -> None:
-        """End the guest if it runs, and wait for that."""
+        """Stop the guest if it runs, and wait for its end."""
         if self._runner is not None:
             self.stop()
             self._runner.done.wait()
-            with contextlib.suppress(OSError):  # what is not kept is translated again
+            with contextlib.suppress(OSError):  # translations that are not kept are made again
                 self._engine.keep()
 
     def counters(self) -> dict[str, int]:
-        """Return the machine's counters (`ringlet.observe` says what they count)."""
+        """Return the machine's counters, which `ringlet.observe` describes."""
         return self._running().machine.counters()
 
     def __enter__(self) -> Self:
@@ -129,11 +129,11 @@ class Machine:
     ) -> None:
         self.close()
 
-    # --- inside
+    # --- implementation
 
     def _running(self) -> Runner:
         if self._runner is None:
-            raise ConfigError("this machine has not been started; call boot()")
+            raise ConfigError("this machine was not started; call boot()")
         return self._runner
 
     def _poll(self) -> None:

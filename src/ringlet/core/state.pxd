@@ -140,11 +140,13 @@ cdef enum:
     LEAVE_SAFEPOINT = 5  # asked to, before the next instruction
     LEAVE_AGAIN = 6      # bindings went stale: dispatch the same instruction anew
     LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
-    LEAVE_STEPPED = 8    # a store into translated code completed
+    LEAVE_STEPPED = 8    # the instruction before rip has ended, by steps or as the only one
     LEAVE_STALE = 9      # the guest bytes of fragment exit_arg have changed
+    LEAVE_UNKNOWN = 10   # a fault of fragment exit_arg, at an instruction of no known shape
 
-# Translation mode key: everything about the processor that a translation depends on.
-cdef enum:
+# A translation's key: everything about the processor that a translation depends on.  What was
+# translated under one key is never run under another (ringlet.cache).
+cpdef enum Key:
     KEY_CPL = 3          # bits 0-1: CPL
     KEY_MODE16 = 1 << 2  # 16-bit code segment
     KEY_MODE32 = 1 << 3  # 32-bit code segment (protected or compatibility)
@@ -155,6 +157,8 @@ cdef enum:
     KEY_STEP = 1 << 8    # RFLAGS.TF, a breakpoint or a debugger: one instruction a fragment
     KEY_EM = 1 << 9      # CR0.EM rather than TS
 
+cdef enum:
+    KEY_LIMIT = 1 << 10  # every key is less than this
 # What the host's vendor does that others do not (ringlet.arch.vendors.Conduct).
 cdef enum:
     CONDUCT_FLAGS_WITH_LAST_COMPARISON = 1 << 4
@@ -195,6 +199,17 @@ cdef enum:
     OPF_LOCK = 4
     OPF_ADDR32 = 8  # 67h
     OPF_REXW = 16
+
+# An exception, interrupt or NMI on its way through its gate (ringlet.vcpu.exceptions).
+cdef struct Event:
+    u32 vector
+    u32 error
+    u32 has_error
+    u32 source
+    u64 rip         # pushed
+    u64 rflags      # pushed, RF as SDM 3B 17.3.1.1 says
+    u64 at          # RIP where it came
+    int first       # class of the exception before it, or its own
 
 cdef struct CpuState:
     # --- what translated code touches; keep it in the first 4 KiB
@@ -266,7 +281,7 @@ cdef struct CpuState:
     u64 mmio_linear
     u64 shutdown_rip
     # --- the rest of the virtual machine, as seen by compiled code
-    void* mmu            # ringlet.mmu.windows.Mmu*
+    void* mmu            # ringlet.mmu.layout.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*
     void* translator
     void* kept           # ringlet.translate.kept.Kept*, or NULL
@@ -293,20 +308,31 @@ cdef struct CpuState:
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction goes on after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none
+    u8 insn[16]          # the instruction for the general emulator, as it was fetched
     # --- an instruction that left for Python and is not finished (ringlet.vcpu.emulate)
     u32 pending          # PENDING_*
-    u32 pad1
+    u32 device_waits     # it has asked a device, which has not answered (ringlet.vcpu.mmio)
+    u32 device_done      # accesses to devices that it has made
+    u32 device_at        # those of them that it has come by again, begun anew
     OpInfo pending_op
+    u64 pending_data     # what INS has read
+    Event event          # whose delivery waits for a device
     # --- counters: one name, one unit, one reader (ringlet stats)
     u64 n_exits, n_ops, n_links, n_indirect_misses, n_lookups
     u64 n_fragments, n_guest_insns, n_code_bytes, n_guest_bytes
     u64 n_shadow_faults, n_shadow_pages, n_guest_faults, n_interrupts, n_exceptions
     u64 n_smc, n_flushes, n_cr3_loads, n_cr3_dropped, n_invlpg, n_python_exits
     u64 n_safepoints, n_stale, n_kept, n_halts, n_cpuid, n_msr_reads, n_msr_writes
-    u64 n_mmio_reads, n_mmio_writes
+    u64 n_mmio_reads, n_mmio_writes, n_jump_tables
     # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
     u8 pad_xsave[64]
     u8 xsave[4096]
+    u64 device_data[512]  # DEVICE_MAX: what devices have answered (ringlet.vcpu.mmio)
+
+# Accesses to devices that an instruction can make; save areas have the most.  Beyond, reads give
+# ones and writes are dropped.
+cdef enum:
+    DEVICE_MAX = 512
 
 cdef struct CpuidEntry:
     u32 leaf
@@ -322,9 +348,13 @@ cdef enum:
     BLOCK_NSLOTS_K = 0x180000      # the same, negated
     BLOCK_SLOTS_U = 0x200000       # for CPL 3
     BLOCK_NSLOTS_U = 0x280000
-    BLOCK_JUMP_K = 0x300000        # indirect targets by the low 16 bits of the address
-    BLOCK_JUMP_U = 0x380000
-    BLOCK_SIZE = 0x400000
+    BLOCK_JUMPS = 0x300000         # tables of indirect targets, one for a key (ringlet.cache.jumps)
+    BLOCK_SIZE = 0x700000
+
+# A jump table: host addresses by the low 16 bits of the target's linear address.
+cdef enum:
+    JUMP_TABLES = 8
+    JUMP_TABLE_BYTES = 0x80000
 
 # Size of the code of single emulated instructions, and native_vector where none has faulted.
 cdef enum:

@@ -18,4 +18,17 @@ class Exit(IntEnum):
     EXIT_NOT_64 = 16
     EXIT_BLOCK = 17
 
+class Key(IntEnum):
+    KEY_CPL = 3
+    KEY_MODE16 = 4
+    KEY_MODE32 = 8
+    KEY_MODE64 = 16
+    KEY_NM = 32
+    KEY_NOSSE = 64
+    KEY_NOAVX = 128
+    KEY_STEP = 256
+    KEY_EM = 512
+
+KEYS_BELOW: int
+
 def offsets() -> dict[str, int]: ...

@@ -18,3 +18,6 @@ def offsets() -> dict[str, int]:
         "stub": <size_t>&c.stub[0], "xsave": <size_t>&c.xsave[0],
         "size": sizeof(CpuState),
     }
+
+
+KEYS_BELOW = <u32>KEY_LIMIT

@@ -18,6 +18,7 @@ cdef enum:  # Reloc.kind
     RELOC_FRAGMENT = 9 # imm32: number of the fragment
     RELOC_FIELD = 10   # the guest's own 32-bit field at offset `value` of the fragment
     RELOC_RIP64 = 11   # linear address + (value & FFFFh) + the guest's field at offset value >> 16
+    RELOC_TABLE = 12   # abs32 of the jump table of the translation's key
 
 # The stubs a translation leaves through; their addresses are the machine's (ringlet.core.stubs).
 cdef enum:  # Stub
@@ -28,6 +29,17 @@ cdef enum:  # Stub
     STUB_LEAVE = 4       # after a host signal: registers are in CpuState already
     STUB_STALE = 5       # exit_arg: the fragment whose guest bytes are not what they were
     STUB_COUNT = 6
+
+# The probe of RSP, `movzx r8d, byte ptr ds:[rsp]`.  The DS prefix tells it from every instruction of
+# the guest's, whose copies keep no prefix where they use r8.  One byte is never misaligned.
+cdef enum:
+    PROBE_FIRST = 0xB60F443E
+    PROBE_REST = 0x2404
+    PROBE_SIZE = 6
+
+cdef inline bint is_probe(u64 host) noexcept nogil:
+    """The instruction at `host` is a probe."""
+    return (<u32*>host)[0] == PROBE_FIRST and (<u16*>(host + 4))[0] == PROBE_REST
 
 cdef struct Reloc:
     u32 at

@@ -1,1 +1,1 @@
-"""Debuggers of the guest: the remote protocol of gdb."""
+"""Debugging a guest: gdb's remote protocol, traces, and comparison with another processor."""

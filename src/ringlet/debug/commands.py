@@ -1,7 +1,7 @@
-"""What gdb asks of a guest that stands still, answered (GDB manual, appendices E.2-E.6).
+"""Answers gdb's packets about a stopped guest (GDB manual, appendices E.2-E.6).
 
-Runs on the thread that runs the guest.  Whatever a packet holds, the answer is a packet: empty for
-what is not known, E and two digits for what cannot be done.
+This module runs on the guest's thread.  Every packet gets an answer: an empty one if the packet is
+unknown, E and two digits if the request cannot be carried out.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _FEATURES: Final = (
 
 
 class Cpu(registers.Cpu, Protocol):
-    """What a debugger needs of a processor (`ringlet.vcpu.processor.Processor`)."""
+    """The part of a processor that a debugger uses (`ringlet.vcpu.processor.Processor`)."""
 
     def read_linear(self, address: int, size: int) -> bytes: ...
     def poke_linear(self, address: int, data: bytes) -> None: ...
@@ -38,7 +38,7 @@ class Cpu(registers.Cpu, Protocol):
 
 
 class Next(Enum):
-    """What is to become of the guest after a command."""
+    """The guest's next action after a command."""
 
     STAY = auto()
     RUN = auto()
@@ -48,7 +48,7 @@ class Next(Enum):
 
 
 Answer = tuple[bytes | None, Next]
-"""The packet to send, if any, and what comes next."""
+"""The packet to send, if any, and the guest's next action."""
 
 
 def _stay(reply: bytes) -> Answer:
@@ -90,7 +90,7 @@ class Commands:
         }
 
     def answer(self, packet: bytes) -> Answer:
-        """Return what to answer to `packet`."""
+        """Return the answer to `packet`."""
         command = self._table.get(packet[:1])
         if command is None:
             return _stay(b"")
@@ -148,7 +148,7 @@ class Commands:
         return _stay(data.hex().encode("ascii"))
 
     def _readable(self, linear: int, size: int) -> bytes:
-        """Return what there is to read before a page that is not there."""
+        """Return the bytes that can be read, up to the first page that is not mapped."""
         data = b""
         while len(data) < size:
             part = min(size - len(data), 0x1000 - (linear + len(data)) % 0x1000)
@@ -176,7 +176,7 @@ class Commands:
             return _stay(NO_MEMORY)
         return _stay(OK)
 
-    # --- points
+    # --- points that stop the guest
 
     def _point(self, rest: bytes) -> tuple[Kind, int, int]:
         kind, linear, size = numbers(rest.partition(b";")[0], 3)
@@ -189,10 +189,10 @@ class Commands:
         self.points.remove(*self._point(rest))
         return _stay(OK)
 
-    # --- going on
+    # --- resuming
 
     def _resume(self, rest: bytes, how: Next) -> Answer:
-        """Let the guest go on, at another address if `rest` names one."""
+        """Resume the guest, at another address if `rest` contains one."""
         if rest:
             _RIP.write(self.cpu, number(rest).to_bytes(8, "little"))
         return None, how
@@ -204,7 +204,7 @@ class Commands:
         if rest == b"Cont?":
             return _stay(b"vCont;c;C;s;S")
         if rest.startswith(b"Cont;"):
-            # There is one thread: the first action is its own.
+            # The guest is one thread, so the first action applies to it.
             action = rest[5:6]
             if action in {b"c", b"C"}:
                 return None, Next.RUN

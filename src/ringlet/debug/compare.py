@@ -1,12 +1,11 @@
-"""The guest beside another processor: each block is run by both, and the first difference ends it.
+"""Compares the guest with another processor: both run each block, and a difference ends the run.
 
-Before a block runs, the reference runs the same bytes from the same registers and memory, up to
-the first instruction that is sensitive or that it does not know.  Where the guest then begins its
-next block, registers and what was written must be what the reference says.  A block is compared
-the first few times it runs: code is translated once, whatever runs it later.
+Before a block runs, the reference runs the same bytes with the same registers and memory, up to
+the first instruction that is sensitive or that the reference does not know.  When the guest begins
+its next block, registers and written memory must equal the reference's.  A block is compared only
+the first few times it runs, because its code is translated once.
 
-What only one path could tell (flags that nothing reads, flags that the manual leaves undefined) is
-left aside.
+Flags that nothing reads, and flags that the manual leaves undefined, are not compared.
 """
 
 from collections import Counter
@@ -35,17 +34,17 @@ from ringlet.translate.classify import Innocuous, classify
 _ADDRESS: Final = (1 << 64) - 1
 _LONGEST: Final = 96
 _AHEAD: Final = 512
-"""Instructions looked at for flags; the translator looks at fewer."""
+"""The number of instructions examined for live flags; the translator examines fewer."""
 
 _VECTORS: Final = (160, 16)
-"""Where XMM0 stands in an XSAVE image, and how far apart they are (SDM 1 table 10-2)."""
+"""The offset of XMM0 in an XSAVE image, and the distance between registers (SDM 1 table 10-2)."""
 
 _FLAGS: Final = {
     RflagsBits.CF: 0x1, RflagsBits.PF: 0x4, RflagsBits.AF: 0x10, RflagsBits.ZF: 0x40,
     RflagsBits.SF: 0x80, RflagsBits.DF: 0x400, RflagsBits.OF: 0x800,
 }  # fmt: skip
 _STATUS: Final = 0x8D5
-# What the reference does not know, or cannot know.
+# Instructions that the reference lacks, or whose results it cannot know.
 _BEYOND: Final = frozenset(
     {F.FPU, F.FPU287, F.FPU387, F.MMX, F.AVX, F.AVX2, F.FMA, F.F16C, F.XSAVE, F.RDRAND, F.RDSEED}
 )
@@ -55,7 +54,7 @@ _SSE: Final = frozenset(
 
 
 class Cpu(Protocol):
-    """What comparing needs of a processor."""
+    """The part of a processor that the comparison uses."""
 
     def get(self, name: str) -> int: ...
     def get_xsave(self) -> bytes: ...
@@ -64,7 +63,7 @@ class Cpu(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the reference made of a block: where it came from, and the instructions it ran."""
+    """The reference's run of a block: the state before it, and the instructions that it ran."""
 
     before: State
     path: tuple[Instruction, ...]
@@ -72,7 +71,7 @@ class Prediction:
 
 
 class Comparer:
-    """Hears of every block of `cpu`; `differs` is told of the first difference, in words."""
+    """Compares the blocks of `cpu`; `differs` is called with a text for the first difference."""
 
     def __init__(self, cpu: Cpu, times: int, differs: Callable[[str], None]) -> None:
         self._cpu = cpu
@@ -86,7 +85,7 @@ class Comparer:
         self.passed_over = 0
 
     def begins(self) -> None:
-        """A block of the guest is about to begin: see to the last one, and to this."""
+        """Check the last block and predict the block that is about to begin."""
         prediction, self._prediction = self._prediction, None
         rip = self._cpu.get("rip")
         if prediction is not None:
@@ -102,11 +101,11 @@ class Comparer:
     def _page(self, linear: int) -> bytes | None:
         try:
             return self._cpu.read_linear(linear, PAGE_SIZE)
-        except ValueError:  # not mapped, or no RAM
+        except ValueError:  # not mapped, or not RAM
             return None
 
     def _predict(self, rip: int) -> Prediction | None:
-        """Run the reference up to a jump that is taken, or to what it cannot run."""
+        """Run the reference up to a taken jump, or to an instruction that it cannot run."""
         before = self._state(vectors=True)
         self._reference.begin(before)
         path: list[Instruction] = []
@@ -116,7 +115,7 @@ class Comparer:
                 break
             after = self._reference.run(len(stretch))
             if after is None:
-                # It faults, and so will the guest; what comes before is not told apart.
+                # The instruction faults, as it will in the guest; this block is not compared.
                 return None
             path += stretch
             rip = after
@@ -125,7 +124,7 @@ class Comparer:
         return Prediction(before, tuple(path), rip) if path else None
 
     def _stretch(self, rip: int, most: int) -> list[Instruction]:
-        """The instructions at `rip` up to a branch or to one that is not for the reference."""
+        """Return the instructions at `rip` up to a branch or one that the reference cannot run."""
         result: list[Instruction] = []
         for instruction in self._decode(rip):
             if len(result) == most or not _comparable(instruction):
@@ -160,10 +159,10 @@ class Comparer:
         )  # fmt: skip
 
     def _check(self, prediction: Prediction, rip: int) -> None:
-        """The guest is at `rip` now: compare, if that is where the reference has been."""
+        """Compare the guest, now at `rip`, with the reference if the reference has been there."""
         ips = [*(i.ip for i in prediction.path), prediction.end]
         found: tuple[Sequence[Instruction], dict[str, tuple[int, int]]] | None = None
-        # It may have stopped half way, for a fragment's end or a host's timer.
+        # The guest may have stopped within the block, at a fragment's end or for a host's timer.
         for ran in (n for n in range(len(ips) - 1, 0, -1) if ips[n] == rip):
             if ran < len(prediction.path):
                 self._reference.rerun(prediction.before, ran)
@@ -173,8 +172,8 @@ class Comparer:
                 break
         loops = any(i.near_branch_target == ips[0] for i in prediction.path)
         if found is None or (found[1] and loops):
-            # An exception or an interrupt came; or a loop that comes back to its own start went
-            # round without a new block.
+            # An exception or an interrupt came, or a loop returned to its own start without
+            # beginning a new block.
             self.passed_over += 1
             return
         self.compared += 1
@@ -182,7 +181,7 @@ class Comparer:
             self._differs(self._report(*found))
 
     def _differences(self, path: Sequence[Instruction]) -> dict[str, tuple[int, int]]:
-        """What differs, as (the guest's, the reference's) by name."""
+        """Return the differences by name, as (the guest's value, the reference's value)."""
         uses = any(f in _SSE for i in path for f in i.cpuid_features())
         ours, theirs = self._state(vectors=uses), self._reference.state(vectors=uses)
         wrong = {
@@ -209,7 +208,7 @@ class Comparer:
         return wrong
 
     def _read_later(self, rip: int, flags: int) -> int:
-        """Those of `flags` that what comes at `rip` may read before it writes them."""
+        """Return those of `flags` that the code at `rip` may read before it writes them."""
         read = 0
         paths = [(rip, flags)]
         for _ in range(_AHEAD):
@@ -235,16 +234,16 @@ class Comparer:
             read |= left
         return read
 
-    # --- words
+    # --- the report
 
     def _report(self, path: Sequence[Instruction], wrong: dict[str, tuple[int, int]]) -> str:
-        """Name the first instruction whose result the guest does not have."""
+        """Return a text that names the first instruction whose result differs in the guest."""
         first = min(self._writer(path, name) for name in wrong)
         names = [name for name in wrong if self._writer(path, name) == first]
         instruction = path[first]
         text = Formatter(FormatterSyntax.NASM).format(instruction)
         what = "; ".join(
-            f"{name} is {wrong[name][0]:#x}, and not {wrong[name][1]:#x}" for name in names
+            f"{name} is {wrong[name][0]:#x}, not {wrong[name][1]:#x}" for name in names
         )
         return (
             f"the guest differs from the reference at {instruction.ip:#x}, {text}: {what} "
@@ -252,7 +251,7 @@ class Comparer:
         )
 
     def _writer(self, path: Sequence[Instruction], name: str) -> int:
-        """Index of the last instruction that writes a register, flags, or memory."""
+        """Return the index of the last instruction that writes a register, flags, or memory."""
         for i in range(len(path) - 1, -1, -1):
             info = self._info.info(path[i])
             if name == "rflags":
@@ -269,7 +268,10 @@ class Comparer:
 
 
 def _comparable(instruction: Instruction) -> bool:
-    """Innocuous, known to the reference, and one step there, as a repeated one is not."""
+    """Return whether an instruction is innocuous and the reference runs it in one step.
+
+    The reference runs a repeated string instruction in several steps.
+    """
     if instruction.is_invalid or not isinstance(classify(instruction.code), Innocuous):
         return False
     if instruction.has_rep_prefix or instruction.has_repne_prefix:
@@ -288,7 +290,7 @@ def _mask(bits: int) -> int:
 
 
 def _undefined(path: Sequence[Instruction]) -> int:
-    """Flags that the manual leaves undefined at the end of `path`."""
+    """Return the flags that the manual leaves undefined at the end of `path`."""
     result = 0
     for i in path:
         result = result & ~_mask(i.rflags_modified) | _mask(i.rflags_undefined)

@@ -1,7 +1,7 @@
-"""Packets of the remote protocol of gdb (GDB manual, appendix E.1): bytes in, events out.
+"""Parses packets of gdb's remote protocol (GDB manual, appendix E.1): bytes in, events out.
 
-Pure: no socket and no processor.  What a peer sends is bounded: a packet that is longer than
-`PACKET_SIZE` is a `ProtocolError`, and so is what gdb does not send between packets.
+This module uses no socket and no processor.  It bounds the peer's input: a packet longer than
+`PACKET_SIZE` raises `ProtocolError`, and so do bytes between packets that gdb does not send.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import Final
 
 PACKET_SIZE: Final = 0x4000
-"""Bytes of the longest packet, its frame apart; told to gdb as PacketSize."""
+"""The size of the longest packet without its frame in bytes; gdb receives it as PacketSize."""
 
 _START, _END, _ESCAPE, _RUN = b"$#}*"
 _ESCAPED: Final = frozenset(b"$#}*")
@@ -18,11 +18,11 @@ _HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 
 
 class ProtocolError(Exception):
-    """The peer does not speak the protocol: there is no going on."""
+    """The peer violates the protocol, and the connection must end."""
 
 
 class Signal(Enum):
-    """What comes outside packets, and packets that did not arrive whole."""
+    """Events outside packets, and the event of a damaged packet."""
 
     ACK = auto()
     NACK = auto()
@@ -31,11 +31,11 @@ class Signal(Enum):
 
 
 Event = Signal | bytes
-"""A signal, or the contents of a packet as they were before escaping."""
+"""A signal, or the unescaped contents of a packet."""
 
 
 def escape(data: bytes) -> bytes:
-    """Return `data` with what frames packets escaped."""
+    """Return `data` with the bytes that frame packets escaped."""
     if _ESCAPED.isdisjoint(data):
         return data
     out = bytearray()
@@ -48,7 +48,7 @@ def escape(data: bytes) -> bytes:
 
 
 def unescape(data: bytes) -> bytes:
-    """Return what was escaped; raises ProtocolError if it ends within an escape."""
+    """Return `data` without escapes.  Raises ProtocolError if it ends within an escape."""
     if _ESCAPE not in data:
         return data
     out = bytearray()
@@ -71,7 +71,7 @@ def frame(data: bytes) -> bytes:
 
 
 class Parser:
-    """Takes bytes as they come and gives events as they are complete."""
+    """Turns a stream of bytes into events."""
 
     def __init__(self) -> None:
         self._body = bytearray()
@@ -79,7 +79,7 @@ class Parser:
         self._state = self._between
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Yield the events that `data` completes; raises ProtocolError."""
+        """Yield the events that `data` completes.  Raises ProtocolError."""
         for byte in data:
             event = self._state(byte)
             if event is not None:
@@ -96,7 +96,7 @@ class Parser:
         elif byte == ord("-"):
             return Signal.NACK
         else:
-            # Not gdb: perhaps a browser that a web page has sent to this port.
+            # The peer is not gdb; a web page may have directed a browser to this port.
             raise ProtocolError("a byte outside packets")
         return None
 
@@ -105,10 +105,10 @@ class Parser:
             self._sum = b""
             self._state = self._after
         elif byte == _START:
-            # The rest of the packet before was lost.
+            # The rest of the previous packet was lost.
             self._body.clear()
         elif len(self._body) >= PACKET_SIZE:
-            raise ProtocolError(f"a packet of more than {PACKET_SIZE} bytes")
+            raise ProtocolError(f"a packet is longer than {PACKET_SIZE} bytes")
         else:
             self._body.append(byte)
         return None
@@ -127,22 +127,22 @@ class Parser:
 
 
 def number(text: bytes) -> int:
-    """Return the value of hexadecimal digits, at most 64 bits; raises ValueError."""
+    """Return the value of hexadecimal digits, at most 64 bits.  Raises ValueError."""
     if not text or len(text) > 16 or not _HEX.issuperset(text):
-        raise ValueError(f"{text!r} is not a number of 64 bits")
+        raise ValueError(f"{text!r} is not a 64-bit number")
     return int(text, 16)
 
 
 def numbers(text: bytes, count: int) -> list[int]:
-    """Return the `count` values that commas separate in `text`; raises ValueError."""
+    """Return the `count` comma-separated values in `text`.  Raises ValueError."""
     values = [number(part) for part in text.split(b",", count)]
     if len(values) != count:
-        raise ValueError(f"{count} numbers are wanted")
+        raise ValueError(f"expected {count} numbers")
     return values
 
 
 def octets(text: bytes) -> bytes:
-    """Return the bytes that pairs of hexadecimal digits stand for; raises ValueError."""
+    """Return the bytes that pairs of hexadecimal digits stand for.  Raises ValueError."""
     if not _HEX.issuperset(text):
         raise ValueError("not hexadecimal")
     return bytes.fromhex(text.decode("ascii"))

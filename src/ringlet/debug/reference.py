@@ -1,7 +1,7 @@
-"""Another processor to compare with: Unicorn, which is QEMU's translator without a machine.
+"""The reference processor for comparisons: Unicorn, which is QEMU's translator without a machine.
 
-It runs innocuous 64-bit instructions on copies of guest pages, which it asks for as it touches
-them, so that what it does is not seen by the guest.
+Unicorn runs innocuous 64-bit instructions on copies of guest pages, so that the guest does not see
+its writes.  It requests each page when it first touches it.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ _XMM: Final = [getattr(x, f"UC_X86_REG_XMM{i}") for i in range(16)]
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Registers: the general ones in the processor's order, RIP, RFLAGS, and vectors as one."""
+    """Registers: general ones in the processor's order, RIP, RFLAGS, and all vectors together."""
 
     gpr: tuple[int, ...]
     rip: int
@@ -37,7 +37,7 @@ class State:
 
 
 class Reference:
-    """Unicorn with the guest's pages; `read(linear)` gives a page's bytes, or None."""
+    """Unicorn with copies of the guest's pages; `read(linear)` returns a page's bytes or None."""
 
     def __init__(self, read: Callable[[int], bytes | None]) -> None:
         self._read = read
@@ -52,7 +52,7 @@ class Reference:
         self._writes: set[tuple[int, int]] = set()
 
     def begin(self, state: State) -> None:
-        """Take these registers, and the guest's memory as it is now."""
+        """Begin with the registers of `state` and the guest's current memory."""
         self._originals.clear()
         self._again(state)
 
@@ -69,7 +69,7 @@ class Reference:
         self._uc.reg_write(x.UC_X86_REG_GS_BASE, state.gs_base)
 
     def run(self, count: int) -> int | None:
-        """Run so many instructions on; RIP after them, or None if one of them faults."""
+        """Run `count` more instructions and return RIP, or None if one of them faults."""
         try:
             self._uc.emu_start(self._uc.reg_read(x.UC_X86_REG_RIP), 0, count=count)
         except unicorn.UcError:
@@ -77,19 +77,19 @@ class Reference:
         return int(self._uc.reg_read(x.UC_X86_REG_RIP))
 
     def rerun(self, state: State, count: int) -> None:
-        """Run only the first `count` instructions, from the memory that `begin` saw."""
+        """Run the first `count` instructions again, with the memory at the time of `begin`."""
         self._again(state)
         if count:
             self.run(count)
 
     def state(self, *, vectors: bool) -> State:
-        """Return the registers as they are now."""
+        """Return the current registers."""
         *gpr, rip, flags = (int(self._uc.reg_read(number)) for number in _NUMBERS)
         xmm = tuple(int(self._uc.reg_read(number)) for number in _XMM) if vectors else ()
         return State(tuple(gpr), rip, flags, xmm)
 
     def written(self) -> dict[int, bytes]:
-        """Return what was written, as bytes by linear address, as it is now."""
+        """Return the current contents of the written memory, by linear address."""
         return {
             address: bytes(self._byte(address + i) for i in range(size))
             for address, size in sorted(self._writes)
@@ -117,6 +117,6 @@ class Reference:
     def _wrote(
         self, _: object, access: int, address: int, size: int, value: int, data: object
     ) -> None:
-        # Frames are in the order of `_frames`; the address is in one of them.
+        # The pool holds the frames in the order of `_frames`.
         page = list(self._frames)[(address - _POOL) // PAGE_SIZE]
         self._writes.add((page + address % PAGE_SIZE, size))

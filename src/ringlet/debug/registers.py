@@ -1,7 +1,7 @@
-"""The registers gdb sees: their names, sizes and order, and where each is in the processor.
+"""The registers that gdb sees: names, sizes and order, and the location of each in the processor.
 
-Features and names are those gdb knows for x86-64 (GDB manual, appendix G.5.13); the order is that
-of the description sent to gdb (`ringlet.debug.target`), and so of the `g` packet.
+Features and names are those that gdb knows for x86-64 (GDB manual, appendix G.5.13).  The order is
+that of the description sent to gdb (`ringlet.debug.target`), and so of the `g` packet.
 """
 
 import struct
@@ -15,11 +15,11 @@ _X87, _SSE, _AVX = 1, 2, 4
 _MXCSR_AT: Final = 24
 _MXCSR_BITS: Final = 0xFFFF
 _FLAGS: Final = 0x247FD5
-"""Flags of the debugger's to write: all but RF, VM, VIF and VIP, which are the processor's own."""
+"""The flags that a debugger may write: all but RF, VM, VIF and VIP."""
 
 
 class Cpu(Protocol):
-    """What of a processor a debugger looks at."""
+    """The part of a processor that holds registers."""
 
     def get(self, name: str) -> int: ...
     def set(self, name: str, value: int) -> None: ...
@@ -29,7 +29,7 @@ class Cpu(Protocol):
 
 
 class ReadOnlyError(Exception):
-    """A register that a debugger may not change."""
+    """A debugger tried to write a register that it may not change."""
 
 
 def _refuse(cpu: Cpu, value: bytes) -> None:
@@ -38,7 +38,7 @@ def _refuse(cpu: Cpu, value: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """One register: `read` gives its `bits // 8` bytes, `write` takes them."""
+    """One register: `read` returns its `bits // 8` bytes, `write` takes them."""
 
     name: str
     bits: int
@@ -49,14 +49,14 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """Registers that belong together in gdb's eyes."""
+    """A group of registers, as gdb divides them."""
 
     name: str
     registers: tuple[Register, ...]
 
 
 def is_canonical(linear: int) -> bool:
-    """Whether bits 63..47 of an address are alike (SDM 1 3.3.7.1)."""
+    """Return whether bits 63..47 of an address are equal (SDM 1 3.3.7.1)."""
     return linear >> 47 in {0, 0x1FFFF}
 
 
@@ -76,7 +76,7 @@ def _plain(
 
 
 def _address(name: str, kind: str = "int64", shown: str = "") -> Register:
-    """Return a register that only ever holds canonical addresses."""
+    """Return a register that can hold only canonical addresses."""
 
     def read(cpu: Cpu) -> bytes:
         return cpu.get(name).to_bytes(8, "little")
@@ -86,7 +86,7 @@ def _address(name: str, kind: str = "int64", shown: str = "") -> Register:
         if not is_canonical(linear):
             raise ReadOnlyError
         if name == "rip" and linear != cpu.get("rip"):
-            # Where it goes on, it is not halted.
+            # A processor that continues at another address is not halted.
             cpu.set("halted", 0)
         cpu.set(name, linear)
 
@@ -110,7 +110,7 @@ def _segment(name: str, index: int) -> Register:
 
 
 def _nothing(name: str) -> Register:
-    """Return a register of Linux's programs that a processor does not have: always -1."""
+    """Return a register that only Linux programs have, such as orig_rax; it always reads -1."""
     return Register(name, 64, "int", lambda cpu: b"\xff" * 8, lambda cpu, value: None)
 
 
@@ -118,7 +118,7 @@ def _nothing(name: str) -> Register:
 
 
 def _image(cpu: Cpu, part: int) -> bytearray:
-    """Return the image with component `part` in it, even if it was in its initial state."""
+    """Return the image with component `part` in it, even if that is in its initial state."""
     image = bytearray(cpu.get_xsave())
     image[_XSTATE_BV] |= part
     return image
@@ -139,7 +139,7 @@ def _saved(name: str, at: int, bits: int, kind: str, part: int) -> Register:
 
 
 def _x87(name: str, at: int, size: int) -> Register:
-    """Return a field of the FXSAVE image that gdb shows with 32 bits."""
+    """Return a register for a field of the FXSAVE image, shown to gdb with 32 bits."""
 
     def read(cpu: Cpu) -> bytes:
         return cpu.get_xsave()[at : at + size].ljust(4, b"\0")
@@ -153,12 +153,12 @@ def _x87(name: str, at: int, size: int) -> Register:
 
 
 def _fixed_x87(name: str, at: int, size: int) -> Register:
-    """Return one that tells of the last x87 instruction, and is not for debuggers to write."""
+    """Return a read-only register that describes the last x87 instruction."""
     return Register(name, 32, "int", _x87(name, at, size).read)
 
 
 def _read_tags(cpu: Cpu) -> bytes:
-    """Return the x87 tag word, which the image holds as one bit a register (SDM 1 10.5.1.1)."""
+    """Return the x87 tag word; the image has one bit per register for it (SDM 1 10.5.1.1)."""
     image = cpu.get_xsave()
     top = image[3] >> 3 & 7
     tags = 0

@@ -1,9 +1,9 @@
 """Serves the remote protocol of gdb on a port of the loopback interface or a Unix socket.
 
-A thread reads the socket.  What it reads is answered by the thread that runs the guest, which comes
-here by `Machine.post` and stays until gdb lets the guest go on; no other touches the processor.
-A peer that does not speak the protocol, or does not read what it is sent, is hung up on, and the
-guest goes on as if nobody had come.
+A thread reads the socket.  The guest's thread answers the packets: it enters the server through
+`Vm.post` and stays there until gdb resumes the guest, and no other thread touches the
+processor.  The server disconnects a peer that violates the protocol or does not read its answers,
+and the guest then continues as if no debugger had connected.
 """
 
 import contextlib
@@ -29,25 +29,26 @@ from ringlet.vcpu.debugger import DebugReason
 
 _SEND_TIMEOUT_S: Final = 5
 _POLL_S: Final = 0.1
-"""How often a guest that stands still looks whether its run was ended."""
+"""The interval at which a stopped guest checks whether its run was ended."""
 _WAITING: Final = 64
-"""Packets that wait for their answer; gdb waits for each."""
+"""The number of packets that may wait for an answer; gdb waits for each answer."""
 _READ_SIZE: Final = 1 << 16
 _PORT_END: Final = 1 << 16
 
 
 class Cpu(commands.Cpu, Protocol):
-    """What a server needs of a processor."""
+    """The part of a processor that the server uses."""
 
     def set_breakpoints(self, addresses: Sequence[int]) -> None: ...
     def set_watchpoints(self, watches: Sequence[Watch]) -> None: ...
 
 
-class Machine(Protocol):
-    """What a server needs of a machine."""
+class Vm(Protocol):
+    """The part of a machine that the server uses."""
 
     def post(self, call: Callable[[], None]) -> None: ...
     def finish(self, end: End) -> None: ...
+    def fail(self, error: Exception) -> None: ...
     def counters(self) -> dict[str, int]: ...
     @property
     def ended(self) -> bool: ...
@@ -56,19 +57,19 @@ class Machine(Protocol):
 def listen(where: str) -> socket.socket:
     """Return a socket that listens at `where`: a port of 127.0.0.1, or the path of a Unix socket.
 
-    Port 0 is one that is free.  Raises ConfigError.
+    Port 0 chooses a free port.  Raises ConfigError.
     """
     try:
         if where.isascii() and where.isdigit():
             if int(where) >= _PORT_END:
-                raise ConfigError(f"--gdb {where}: ports end at {_PORT_END - 1}")
+                raise ConfigError(f"--gdb {where}: give a port up to {_PORT_END - 1}")
             return socket.create_server(("127.0.0.1", int(where)), backlog=1)
         if not where or where.startswith("-"):
-            raise ConfigError("--gdb: give a port or the path of a socket, such as 1234")
+            raise ConfigError("--gdb: give a port, such as 1234, or the path of a socket")
         return _listen_at(Path(where))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ConfigError(f"--gdb {where}: cannot listen there: {reason}") from None
+        raise ConfigError(f"--gdb {where}: cannot listen: {reason}") from None
 
 
 def _listen_at(path: Path) -> socket.socket:
@@ -88,14 +89,14 @@ def _listen_at(path: Path) -> socket.socket:
 
 
 def place_of(listener: socket.socket) -> str:
-    """Return where gdb finds a listener, as its `target remote` wants it."""
+    """Return the address of `listener` for gdb's `target remote`."""
     if listener.family == socket.AF_UNIX:
         return str(listener.getsockname())
     return f"localhost:{listener.getsockname()[1]}"
 
 
 def _make_way(path: Path) -> None:
-    """Remove a socket that nobody listens at any more."""
+    """Remove a socket at `path` if no process listens on it any more."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             return
@@ -109,7 +110,7 @@ def _make_way(path: Path) -> None:
 
 
 class _Link:
-    """A connection: its socket and the packets that wait for an answer; None ends them."""
+    """A connection: its socket and the packets that wait for an answer; None marks their end."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -125,7 +126,7 @@ class _Link:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send_raw(self, data: bytes) -> None:
-        """Send bytes; a peer that does not take them is hung up on."""
+        """Send bytes, and disconnect a peer that does not read them."""
         try:
             with self._sending:
                 self.sock.sendall(data)
@@ -133,16 +134,16 @@ class _Link:
             self.hang_up()
 
     def send(self, packet: bytes) -> None:
-        """Send a packet, and keep it until the next in case it is asked for again."""
+        """Send a packet, and keep it until the next one in case gdb requests it again."""
         self.last = frame(packet)
         self.send_raw(self.last)
 
     def send_text(self, text: str) -> None:
-        """Have gdb show a text; only while it waits for a stop."""
+        """Make gdb show a text.  Allowed only while gdb waits for a stop."""
         self.send(b"O" + text.encode("utf-8").hex().encode("ascii"))
 
     def hang_up(self) -> None:
-        """Let the reader see the end."""
+        """Close the connection, so that the reading thread sees its end."""
         self.alive = False
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
@@ -151,10 +152,10 @@ class _Link:
 class GdbServer:
     """A server for one machine and one gdb at a time.
 
-    `trapped` and `dying` are for the machine, which is told of the server by `attach_debugger`.
+    The machine calls `trapped` and `dying`; `attach_debugger` registers the server there.
     """
 
-    def __init__(self, machine: Machine, cpu: Cpu, listener: socket.socket) -> None:
+    def __init__(self, machine: Vm, cpu: Cpu, listener: socket.socket) -> None:
         self._machine = machine
         self._cpu = cpu
         self._listener = listener
@@ -170,13 +171,13 @@ class GdbServer:
         self._thread = threading.Thread(target=self._accept, name="gdb", daemon=True)
 
     def start(self, *, wait: bool = False) -> None:
-        """Begin to listen; with `wait`, the guest does not run before gdb has come and lets it."""
+        """Start to listen; with `wait`, the guest runs only after gdb connects and continues it."""
         if wait:
             self._machine.post(self._await)
         self._thread.start()
 
     def close(self, status: int) -> None:
-        """Tell gdb that the run has ended with an exit status, and stop listening."""
+        """Report the end of the run and its exit status to gdb, and stop listening."""
         link = self._link
         if link is not None:
             if self._owes:
@@ -189,16 +190,20 @@ class GdbServer:
         if name:
             Path(name).unlink(missing_ok=True)
 
-    # --- the thread that reads
+    # --- the reading thread
 
     def _accept(self) -> None:
         # Signals belong to the main thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        with contextlib.suppress(OSError):
+        try:
             while True:
                 sock, _ = self._listener.accept()
                 with sock:
                     self._talk(_Link(sock))
+        except OSError:
+            return  # closed: the run has ended
+        except Exception as error:  # noqa: BLE001 - the run ends with it
+            self._machine.fail(error)
 
     def _talk(self, link: _Link) -> None:
         gone = threading.Event()
@@ -217,7 +222,7 @@ class GdbServer:
             pass
 
     def _read(self, link: _Link) -> None:
-        """Hand packets over until the connection ends."""
+        """Pass packets to the guest's thread until the connection ends."""
         parser = Parser()
         with contextlib.suppress(OSError, ProtocolError):
             while link.alive and (data := link.sock.recv(_READ_SIZE)):
@@ -230,7 +235,7 @@ class GdbServer:
             if link.acknowledges:
                 link.send_raw(b"+")
             if link.packets.qsize() >= _WAITING:
-                raise ProtocolError("gdb waits for its answers")
+                raise ProtocolError("too many packets wait for answers; gdb waits for each")
             link.packets.put(event)
             if event == b"QStartNoAckMode":
                 link.acknowledges = False
@@ -244,10 +249,10 @@ class GdbServer:
         elif link.acknowledges and event is Signal.NACK:
             link.send_raw(link.last)
 
-    # --- the thread that runs the guest
+    # --- the guest's thread
 
     def trapped(self) -> None:
-        """Take a stop of the processor: a breakpoint, a step, a watchpoint."""
+        """Handle a stop of the processor: a breakpoint, a step, a watchpoint."""
         reason, hits = self._cpu.debug_stop()
         if reason == DebugReason.DEBUG_BREAKPOINT:
             self._stop(self._points.break_hit(self._cpu.get("rip")))
@@ -257,7 +262,7 @@ class GdbServer:
             self._stop(Stop(SIGTRAP))
 
     def dying(self, end: End) -> None:
-        """Let gdb look at a guest that cannot go on; the run ends after that."""
+        """Let gdb examine a guest that cannot continue, before the run ends."""
         if self._link is not None:
             self._link.send_text(f"{end.message}\n")
         self._stop(Stop(SIGABRT))
@@ -274,12 +279,12 @@ class GdbServer:
 
     def _interrupted(self, link: _Link, resumes: int) -> None:
         self._interrupting = False
-        # It may have stopped by itself, and gone on, since it was asked to.
+        # Since the request to stop, the guest may have stopped by itself and been resumed.
         if link is self._link and resumes == self._resumes:
             self._stop(Stop(SIGINT))
 
     def _stop(self, stop: Stop) -> None:
-        """Tell gdb and stand still until it lets the guest go on; with no gdb, go on at once."""
+        """Report the stop and wait until gdb resumes the guest; without gdb, return at once."""
         link = self._link
         if link is None or not link.alive:
             self._let_go()
@@ -290,14 +295,14 @@ class GdbServer:
         self._serve(link)
 
     def _let_go(self) -> None:
-        """Go on without gdb."""
+        """Detach: resume the guest without gdb."""
         self._link = None
         self._owes = False
         self._points.clear()
         self._cpu.debug_go(step=False, skip=True)
 
     def _serve(self, link: _Link) -> None:
-        """Answer gdb until the guest may go on."""
+        """Answer gdb's packets until gdb resumes the guest."""
         self._running = False
         self._stopped_at = self._cpu.get("rip")
         while not self._machine.ended:
@@ -325,7 +330,8 @@ class GdbServer:
             self._machine.finish(outcome.stopped(signal.SIGKILL))
         else:
             self._owes = True
-            # gdb itself steps from a breakpoint where it is; where it was sent it is to stop.
+            # gdb steps off a breakpoint at the stopped RIP by itself.  If gdb moved RIP, a
+            # breakpoint at the new RIP must stop the guest.
             moved = self._cpu.get("rip") != self._stopped_at
             self._cpu.debug_go(step=then is Next.STEP, skip=not moved)
 
@@ -333,4 +339,4 @@ class GdbServer:
         if command.strip() == "counters":
             rows = self._machine.counters().items()
             return "".join(f"{name} {value}\n" for name, value in rows if value)
-        return "monitor counters: what the run has counted so far\n"
+        return "monitor counters: show the run's counters\n"

@@ -1,4 +1,4 @@
-"""Why the guest stands still, and what is set to make it stop."""
+"""The reasons why the guest stopped, and the breakpoints and watchpoints that make it stop."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ Watch = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A signal of gdb's numbering, and what more there is to say of it."""
+    """A signal in gdb's numbering, and details about the stop."""
 
     signal: int
     detail: bytes = b""
@@ -48,7 +48,7 @@ class Stop:
 
 @dataclass
 class Points:
-    """Breakpoints and watchpoints, kept by `set_breakpoints` and `set_watchpoints`."""
+    """The breakpoints and watchpoints, passed on to `set_breakpoints` and `set_watchpoints`."""
 
     set_breakpoints: Callable[[Sequence[int]], None]
     set_watchpoints: Callable[[Sequence[Watch]], None]
@@ -56,7 +56,7 @@ class Points:
     watches: list[tuple[Kind, int, int]] = field(default_factory=list)
 
     def insert(self, kind: Kind, linear: int, size: int) -> bool:
-        """Set a point, or leave it set; False: there is no room, or no such point."""
+        """Set a point if it is not set; return False if there is no room or no such kind."""
         if kind <= Kind.HARDWARE:
             if linear not in self.breaks and len(self.breaks) == MAX_BREAKPOINTS:
                 return False
@@ -73,7 +73,7 @@ class Points:
         return True
 
     def remove(self, kind: Kind, linear: int, size: int) -> None:
-        """Remove a point, if it is set."""
+        """Remove a point if it is set."""
         if kind <= Kind.HARDWARE:
             kinds = self.breaks.get(linear, set())
             kinds.discard(kind)
@@ -84,7 +84,7 @@ class Points:
             self._tell_watches()
 
     def clear(self) -> None:
-        """Remove all."""
+        """Remove all points."""
         if self.breaks:
             self.breaks.clear()
             self.set_breakpoints([])
@@ -96,12 +96,12 @@ class Points:
         self.set_watchpoints([(linear, size, _KINDS[kind]) for kind, linear, size in self.watches])
 
     def break_hit(self, rip: int) -> Stop:
-        """Return the stop before the instruction at `rip`."""
+        """Return the stop at a breakpoint before the instruction at `rip`."""
         kinds = self.breaks.get(rip)
         return Stop(SIGTRAP, _WORDS[min(kinds)] if kinds else b"")
 
     def watch_hit(self, hits: int) -> Stop:
-        """Return the stop after an access to the watchpoints of bit set `hits`."""
+        """Return the stop after an access to the watchpoints in the bit set `hits`."""
         for number, (kind, linear, _) in enumerate(self.watches):
             if hits >> number & 1:
                 return Stop(SIGTRAP, b"%b%x;" % (_WORDS[kind], linear))

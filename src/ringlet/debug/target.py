@@ -58,7 +58,7 @@ def _feature(feature: Feature) -> list[str]:
 
 
 def describe() -> bytes:
-    """Return target.xml."""
+    """Return the description, target.xml."""
     lines = [
         '<?xml version="1.0"?>',
         '<!DOCTYPE target SYSTEM "gdb-target.dtd">',

@@ -1,13 +1,13 @@
-"""The last events of a guest, as text: what it ran, and what came in between.
+"""Formats the last events of a guest: the blocks that it ran, its exceptions and its interrupts.
 
-A line each, the oldest first:
+Each event is a line, the oldest first:
 
     block 0 ffffffff81000040 rsp ffffffff82803fd0 cr3 2a10000
     exception 0 ffffffff8107a2c1 #GP(0000) cr2 0
     interrupt 3 401136 vector ec
 
-The number is the CPL, then comes RIP: of a block's first instruction, of the instruction that
-raised the exception, and of the one that is next when the interrupt comes.
+The number is the CPL.  RIP follows: the address of the block's first instruction, of the
+instruction that raised the exception, or of the next instruction when the interrupt came.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,11 +17,11 @@ from ringlet.arch.vectors import describe
 from ringlet.vcpu.blocks import Event
 
 LENGTH: Final = 1 << 17
-"""How many events are kept."""
+"""The number of events that are kept."""
 
 
 def lines(events: Iterable[tuple[int, int, int, int, int]]) -> Iterator[str]:
-    """Yield the text of `Processor.events`."""
+    """Yield a line for each of the `Processor.events`."""
     for kind, cpl, rip, first, second in events:
         match Event(kind):
             case Event.BLOCK:

@@ -1,1 +1,1 @@
-"""Devices, one chip a file.  None knows the processor; each gets its lines, backend and clock."""
+"""Devices, one chip per file.  Devices get lines, backends and a clock, not the processor."""

@@ -7,7 +7,7 @@ Sixteen ports:
     8   PM_TMR                  32 bits
     12  GPE0_STS, 14 GPE0_EN    16 general-purpose events
 
-There is no firmware to hand over from: SCI_EN is always set and there is no SMI command port.
+There is no firmware, so SCI_EN is always set and there is no SMI command port.
 The only sleeping state is S5, soft off.
 """
 
@@ -63,19 +63,19 @@ class AcpiPmState:
     gpe_status: int = 0
     gpe_enable: int = 0
     gpe_lines: int = 0
-    seen: int = 0  # the timer's status was set up to here
+    seen: int = 0  # the time up to which the timer's status has been set
 
 
 @dataclass(slots=True)
 class AcpiPmSnapshot:
-    """What `save` returns: the registers and the count."""
+    """The saved state: the registers and the count."""
 
     registers: AcpiPmState
     count: int
 
 
 def _nobody() -> None:
-    """Be told, and do nothing."""
+    """Do nothing: the default callback."""
 
 
 class AcpiPm:
@@ -102,7 +102,7 @@ class AcpiPm:
     # --- the bus
 
     def read(self, offset: int, size: int) -> int:
-        """Return `size` bytes of the sixteen; the timer's are all of one moment."""
+        """Return `size` bytes at `offset`; all bytes of the timer are from one moment."""
         if offset == PM_TIMER and size == PM_TIMER_LENGTH:
             return self._count() & 0xFFFF_FFFF
         self._advance()
@@ -114,10 +114,10 @@ class AcpiPm:
         return everything >> 8 * offset & (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write `size` bytes: a one clears a status bit; the timer cannot be written."""
+        """Write `size` bytes: ones clear status bits, and the timer is read only."""
         self._advance()
         s = self._s
-        # Registers are 16 bits: `bits` is what each gets, `mask` which of its bits are written.
+        # `bits` and `mask` hold the value and the written bits for all the 16-bit registers.
         mask = ((1 << 8 * size) - 1) << 8 * offset
         bits = value << 8 * offset & mask
         s.pm1_status &= ~(bits & 0xFFFF)
@@ -162,12 +162,12 @@ class AcpiPm:
         self._drive()
 
     def tick(self) -> int | None:
-        """`update` and `next_event` in one."""
+        """Do `update` and return `next_event`."""
         self.update()
         return self.next_event()
 
     def next_event(self) -> int | None:
-        """Return when, on the clock, `update` is due; None if the timer makes no interrupt."""
+        """Return the clock time at which `update` is due; None if the timer makes no interrupt."""
         s = self._s
         if not s.pm1_enable & TIMER or s.pm1_status & TIMER:
             return None
@@ -182,7 +182,7 @@ class AcpiPm:
         return AcpiPmSnapshot(replace(self._s), self._count())
 
     def restore(self, state: AcpiPmSnapshot) -> None:
-        """Take over `state`; the timer goes on from where it was."""
+        """Restore `state`; the timer continues from its saved count."""
         self._origin = self._clock() - -(-state.count * _NS // FREQUENCY)
         self._s = replace(state.registers)
         self.update()
@@ -203,7 +203,7 @@ class AcpiPm:
         if kind == S5_TYPE:
             self._power_off()
         else:
-            # No such state: the machine is awake again at once, so that nobody waits for it.
+            # There is no such state.  The machine wakes at once, so that the guest does not wait.
             self._s.pm1_status |= WAKE
 
     def _drive(self) -> None:

@@ -1,6 +1,6 @@
-"""Dates and times of day as counts of seconds since 0001-01-01, for clock chips.
+"""Converts dates and times of day to seconds since 0001-01-01 and back, for clock chips.
 
-Every function takes any numbers and raises nothing: what a guest writes may be no date at all.
+Every function accepts any numbers and raises nothing, because a guest may write invalid dates.
 """
 
 from datetime import date
@@ -44,7 +44,7 @@ def to_seconds(year: int, month: int, day: int, hour: int, minute: int, second: 
 
 
 class Wanted(NamedTuple):
-    """One part of an alarm's time: a number, or None where any will do."""
+    """One part of an alarm's time: a number, or None if every value matches."""
 
     value: int | None
 
@@ -56,9 +56,9 @@ class Wanted(NamedTuple):
 
 
 def until(now: int, hours: Wanted, minutes: Wanted, seconds: Wanted) -> int | None:
-    """Return in how many seconds after the second `now` of a day the alarm goes off.
+    """Return the number of seconds from the second `now` of a day to the next alarm.
 
-    At least 1 and at most a day; None if the alarm's time is no time.
+    The number is at least 1 and at most a day; it is None if the alarm's time is invalid.
     """
     first = _first_from(now + 1, hours, minutes, seconds)
     if first is None:
@@ -68,12 +68,12 @@ def until(now: int, hours: Wanted, minutes: Wanted, seconds: Wanted) -> int | No
 
 
 def _first_from(start: int, hours: Wanted, minutes: Wanted, seconds: Wanted) -> int | None:
-    """Return the first match of the day from second `start` on."""
+    """Return the day's first match at or after second `start`."""
     if start >= DAY:
         return None
     hour, rest = divmod(start, 3600)
     minute, second = divmod(rest, 60)
-    # Each try either keeps the larger units as they are or begins a smaller one anew.
+    # Try the current hour and minute, then the next minute, then the next hour.
     for h, m, s in ((hour, minute, second), (hour, minute + 1, 0), (hour + 1, 0, 0)):
         at_hour = hours.next(h, 24)
         if at_hour is None:

@@ -1,8 +1,8 @@
 """The debug exit port: a write ends the run with a status made from the value.
 
-Not a chip: emulators offer one so that test programs can end with a result.  A write of v gives
-the status (v << 1) | 1, never 0, so that a program which ran into the port by accident cannot
-look like success.
+This port is not a chip; emulators offer it so that test programs can end with a result.  A write
+of v gives the status (v << 1) | 1, which is never 0, so an accidental write does not look like
+success.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """The keyboard controller of a PC (IBM PS/2 Hardware Interface Technical Reference; Intel 8042).
 
-Two ports, data (60h) and status or command (64h).  The controller is quick: its input buffer is
-always empty.  A device that is not there does not answer: the controller says FEh with the
-timeout bit, at once.  A20 cannot be shut.
+The controller has two ports, data (60h) and status or command (64h).  It processes input at once,
+so its input buffer is always empty.  For an absent device, the controller returns FEh with the
+timeout bit at once.  A20 cannot be disabled.
 """
 
 from collections.abc import Callable
@@ -65,13 +65,13 @@ _OUT_IDLE: Final = 0xC0  # clock and data of the keyboard are high
 INPUT_UNLOCKED: Final = 1 << 7
 RAM_SIZE: Final = 32
 
-# Translation to scan code set 1 of what this project's keyboard says: the rest is above 80h,
-# which is not translated.
+# Translation to scan code set 1 of the bytes that Ringlet's keyboard sends; its other bytes are
+# above 80h and are not translated.
 _TRANSLATED: Final = {0x83: 0x41}
 
 
 class Ps2Device(Protocol):
-    """What is at the end of a cable: takes bytes, and has bytes to give."""
+    """A device at a cable, which receives bytes and has bytes to send."""
 
     def send(self, byte: int) -> None: ...
 
@@ -80,13 +80,13 @@ class Ps2Device(Protocol):
 
 @dataclass(slots=True)
 class I8042State:
-    """Byte 0 of `ram` is the command byte; `output` is what port 60h holds, with status bits."""
+    """The state: byte 0 of `ram` is the command byte, `output` is port 60h's with status bits."""
 
     ram: list[int] = field(
         default_factory=lambda: [CTR_TRANSLATE | CTR_AUX_DISABLE | CTR_SYS, *[0] * (RAM_SIZE - 1)]
     )
     output: tuple[int, int] | None = None
-    last: int = 0  # what port 60h shows when it is empty
+    last: int = 0  # the value of port 60h when the buffer is empty
     command: int | None = None  # waits for its parameter
     was_command: bool = False
     out_port: int = OUT_NOT_RESET | OUT_A20
@@ -99,7 +99,7 @@ class DataPort:
         self._chip = chip
 
     def read(self, offset: int, size: int) -> int:
-        """Take the byte in the output buffer."""
+        """Remove the byte in the output buffer and return it."""
         return self._chip.read_data()
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -118,7 +118,7 @@ class CommandPort:
         return self._chip.read_status()
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Command the controller."""
+        """Send the controller a command."""
         self._chip.write_command(value & 0xFF)
 
 
@@ -145,7 +145,7 @@ class I8042:
     # --- the ports
 
     def read_data(self) -> int:
-        """Take the byte in the output buffer; the last one again if it is empty."""
+        """Remove the byte in the output buffer and return it; if it is empty, return the last."""
         s = self._s
         if s.output is not None:
             s.last = s.output[0]
@@ -165,7 +165,7 @@ class I8042:
         return status
 
     def write_command(self, value: int) -> None:
-        """Do a command, or wait for its parameter."""
+        """Carry out a command, or wait for its parameter."""
         s = self._s
         s.was_command = True
         s.command = None
@@ -205,7 +205,7 @@ class I8042:
     # --- the cables
 
     def service(self) -> None:
-        """Take what the devices have to say; call it when one has something new."""
+        """Read the devices' bytes.  A device that has new bytes calls this."""
         s = self._s
         if s.output is not None:
             return
@@ -225,11 +225,11 @@ class I8042:
     # --- state
 
     def save(self) -> I8042State:
-        """Return a copy of the state; the devices save theirs."""
+        """Return a copy of the state, without the devices' states."""
         return replace(self._s, ram=list(self._s.ram))
 
     def restore(self, state: I8042State) -> None:
-        """Take over `state` and drive the lines as it says."""
+        """Restore `state` and drive the lines accordingly."""
         self._s = replace(state, ram=list(state.ram))
         self._drive()
 
@@ -279,7 +279,7 @@ class I8042:
         self._put(value, 0)
 
     def _put(self, value: int, flags: int) -> None:
-        """Fill the output buffer; what was in it is lost, as on the chip."""
+        """Fill the output buffer; a byte that was in it is lost, as on the chip."""
         self._s.output = None
         self._drive()
         self._s.output = (value, flags)

@@ -1,9 +1,9 @@
 """The 8254 programmable interval timer (Intel 8254 data sheet).
 
-Nothing ticks: each counter knows the CLK pulse at which its count was loaded, and what it shows
-is computed from the clock when asked.  `update()` reports the rising edges of the outputs since
-it was last called, `next_event()` says when the next one is due.  A count written at pulse t is
-loaded at t + 1, so mode 0 with a count of N raises OUT at t + N + 1, as the data sheet has it.
+Nothing ticks: each counter stores the CLK pulse at which its count was loaded, and its value is
+computed from the clock when it is read.  `update()` reports the rising edges of the outputs since
+its last call; `next_event()` returns the time of the next one.  A count written at pulse t is
+loaded at t + 1, so mode 0 with a count of N raises OUT at t + N + 1, as in the data sheet.
 """
 
 from collections.abc import Callable
@@ -37,12 +37,12 @@ class CounterState:
     rw: int = RW_BOTH
     bcd: bool = False
     gate: bool = True
-    count: int = 0x10000  # in force: 1 to 65,536 (10,000 in BCD)
-    start: int | None = None  # when it was loaded; None: not counting yet
+    count: int = 0x10000  # the count in effect: 1 to 65,536 (10,000 in BCD)
+    start: int | None = None  # the pulse at which the count was loaded; None: not counting yet
     held: int | None = None  # pulses counted before a low gate stopped it
     pending: int | None = None  # count that takes effect at `switch_at`
     switch_at: int = 0
-    seen: int = 0  # outputs were reported up to here
+    seen: int = 0  # the pulse up to which outputs have been reported
     low_byte: int | None = None  # first byte of a two-byte write
     read_high: bool = False  # next byte of a two-byte read
     latched: list[int] | None = None  # bytes of a latched count, next one first
@@ -50,7 +50,7 @@ class CounterState:
 
 
 class Counter:
-    """One counter, seen at given CLK pulses."""
+    """One counter, observed at given CLK pulses."""
 
     def __init__(self, *, gate: bool) -> None:
         self.s = CounterState(gate=gate)
@@ -116,7 +116,7 @@ class Counter:
             s.held = None if s.gate else -1
             s.seen = now
 
-    # --- what it shows
+    # --- outputs and values
 
     def out(self, now: int) -> bool:
         """Return the level of OUT."""
@@ -155,7 +155,7 @@ class Counter:
         return _to_bcd(value) if s.bcd else value
 
     def read(self, now: int) -> int:
-        """Return the next byte: latched status, else latched count, else the count as it is."""
+        """Return the next byte: latched status, else latched count, else the current count."""
         s = self.s
         if s.latched_status is not None:
             status, s.latched_status = s.latched_status, None
@@ -172,7 +172,7 @@ class Counter:
         return value >> 8 if s.rw == RW_MSB else value & 0xFF
 
     def latch_count(self, now: int) -> None:
-        """Keep the count for reading; a second latch before the reading has no effect."""
+        """Latch the count for reading; a second latch before the read has no effect."""
         s = self.s
         if s.latched is not None:
             return
@@ -181,7 +181,7 @@ class Counter:
         s.latched = {RW_LSB: [low], RW_MSB: [high]}.get(s.rw, [low, high])
 
     def latch_status(self, now: int) -> None:
-        """Keep the status byte for reading."""
+        """Latch the status byte for reading."""
         s = self.s
         if s.latched_status is None:
             out = self.out(now)
@@ -194,7 +194,7 @@ class Counter:
     # --- edges
 
     def advance(self, now: int) -> bool:
-        """Tell whether OUT rose since the last call."""
+        """Return whether OUT rose since the last call."""
         s = self.s
         rose = False
         if s.pending is not None and s.start is not None and 0 <= s.switch_at <= now:
@@ -208,9 +208,9 @@ class Counter:
         return rose
 
     def cycle(self, now: int) -> tuple[bool, bool, int] | None:
-        """What `advance`, `out` and `next_rise` say, of a counter that goes round undisturbed.
+        """Return `advance`, `out` and `next_rise` of a counter that cycles without changes.
 
-        None: of any other counter.
+        Return None for any other counter.
         """
         s = self.s
         start = s.start
@@ -227,11 +227,11 @@ class Counter:
         return rose, level, edge + count
 
     def next_rise(self) -> int | None:
-        """Return the pulse at which OUT rises next after the last `advance`."""
+        """Return the pulse of the next rise of OUT after the last `advance`."""
         s = self.s
         edge = self._next_rise(s.seen)
         if edge is not None and s.pending is not None and 0 <= s.switch_at < edge:
-            return s.switch_at  # what follows depends on the new count
+            return s.switch_at  # later rises depend on the new count
         return edge
 
     def _next_rise(self, after: int) -> int | None:
@@ -260,7 +260,7 @@ class Counter:
         return now - (s.start or 0)
 
     def _cycle_end(self, now: int) -> int:
-        """Return the pulse where modes 2 and 3 reload: the end of the cycle, or half cycle."""
+        """Return the pulse at which modes 2 and 3 reload: the end of the cycle or half cycle."""
         s = self.s
         start = s.start or 0
         elapsed = max(now - start, 0)
@@ -271,7 +271,7 @@ class Counter:
         return start + (cycle + 1) * s.count
 
     def _settle(self, now: int) -> None:
-        """Put a count written during a cycle in force once that cycle is over."""
+        """Make a count that was written during a cycle take effect after the cycle's end."""
         s = self.s
         if s.pending is None or s.start is None or not 0 <= s.switch_at <= now:
             return
@@ -281,7 +281,7 @@ class Counter:
 
 
 def _nobody() -> None:
-    """Be told, and do nothing."""
+    """Do nothing: the default callback."""
 
 
 @dataclass(slots=True)
@@ -343,7 +343,7 @@ class I8254:
     # --- pins
 
     def set_gate(self, number: int, level: bool) -> None:
-        """Drive the gate of counter `number`; on a PC those of 0 and 1 are tied high."""
+        """Drive the gate of counter `number`; on a PC the gates of 0 and 1 are tied high."""
         self._counters[number].set_gate(level, self._pulse())
         self._changed()
 
@@ -358,9 +358,9 @@ class I8254:
         self._report(self._pulse())
 
     def tick(self) -> int | None:
-        """`update` and `next_event` in one, short where a counter goes round by itself.
+        """Do `update` and return `next_event`, by a short path if a counter cycles without changes.
 
-        A machine does this hundreds of times a second, with nothing of it in the caches.
+        A machine calls this hundreds of times a second, with cold caches.
         """
         counter = self._counters[0]
         now = self._pulse()
@@ -377,7 +377,7 @@ class I8254:
         return self._origin + -(-following * _NS // FREQUENCY)
 
     def next_event(self) -> int | None:
-        """Return when, on the clock, `update` is due; None if no tick is to come."""
+        """Return the clock time at which `update` is due; None if there are no more ticks."""
         edge = self._counters[0].next_rise()
         return None if edge is None else self._origin + -(-edge * _NS // FREQUENCY)
 
@@ -398,7 +398,7 @@ class I8254:
         return I8254State([_copy(c.s) for c in self._counters], self._pulse())
 
     def restore(self, state: I8254State) -> None:
-        """Take over `state`; time goes on from the moment it was saved."""
+        """Restore `state`; time continues from the moment it was saved."""
         self._origin = self._clock() - -(-state.now * _NS // FREQUENCY)
         for counter, saved in zip(self._counters, state.counters, strict=True):
             counter.s = _copy(saved)

@@ -1,8 +1,8 @@
 """The 8259A interrupt controller and the PC's cascaded pair (Intel 8259A data sheet).
 
-A request in edge mode stays latched in IRR until it is acknowledged, even if its line falls
-before that: the data sheet asks devices to hold their line, and a late tick is better than a
-spurious interrupt 7 when the host was slow to run the guest.
+A request in edge mode stays latched in IRR until it is acknowledged, even if its line falls before
+that.  The data sheet requires devices to hold their line, but if the host is slow to run the guest,
+a late tick is better than a spurious interrupt 7.
 """
 
 from dataclasses import dataclass, replace
@@ -37,10 +37,10 @@ class I8259State:
     isr: int = 0
     imr: int = 0
     lines: int = 0  # levels of IR0-IR7
-    elcr: int = 0  # inputs that are level-triggered one by one (a PC's addition)
+    elcr: int = 0  # the inputs set to level-triggered individually (a PC's addition)
     lowest: int = 7  # input of lowest priority
     vector_base: int = 0
-    init_step: int = 0  # ICW to come: 0 none, else 2, 3, 4
+    init_step: int = 0  # the next ICW expected: 0 none, else 2, 3, 4
     icw1: int = 0
     icw3: int = 0
     icw4: int = 0
@@ -113,11 +113,11 @@ class I8259:
         return self._select(self._s.irr)
 
     def accepts(self, irq: int) -> bool:
-        """Tell whether a request of input `irq` would make the chip raise INT now."""
+        """Return whether a request of input `irq` would make the chip raise INT now."""
         return self._select(self._s.irr | 1 << irq) is not None
 
     def acknowledge(self) -> int | None:
-        """Do an INTA cycle: put the request in service; None if it has gone away."""
+        """Do an INTA cycle and return the input put in service; None if the request is gone."""
         irq = self.pending()
         if irq is None:
             return None
@@ -130,17 +130,17 @@ class I8259:
                 s.lowest = irq
         else:
             s.isr |= bit
-        # INT drops during INTA, so that a further request makes a new edge.
+        # INT falls during INTA, so that a further request makes a new edge.
         self._output(False)
         self.update()
         return irq
 
     def vector(self, irq: int | None) -> int:
-        """Return the vector of input `irq`; of a request that went away, that of input 7."""
+        """Return the vector of input `irq`, or that of input 7 if the request is gone (None)."""
         return self._s.vector_base | (SPURIOUS if irq is None else irq)
 
     def update(self) -> None:
-        """Drive INT."""
+        """Drive the INT pin."""
         self._output(self._s.init_step == 0 and self.pending() is not None)
 
     # --- the edge/level register of a PC (one port)
@@ -161,7 +161,7 @@ class I8259:
         return replace(self._s)
 
     def restore(self, state: I8259State) -> None:
-        """Take over `state` and drive INT as it says."""
+        """Restore `state` and drive INT accordingly."""
         self._s = replace(state)
         self.update()
 
@@ -172,7 +172,7 @@ class I8259:
         requests = irr & ~s.imr
         if not requests:
             return None
-        # In special mask mode a masked input in service holds nothing back.
+        # In special mask mode, a masked input in service does not block other inputs.
         in_service = s.isr & ~s.imr if s.special_mask else s.isr
         for step in range(1, 9):
             irq = (s.lowest + step) & 7
@@ -187,7 +187,7 @@ class I8259:
         return bool(self._s.icw1 & ICW1_LTIM or self._s.elcr & bit)
 
     def _nests(self, irq: int) -> bool:
-        """Special fully nested mode: the slave may ask again while it is in service."""
+        """Return whether the slave may interrupt again in service (special fully nested mode)."""
         return self._master and irq == CASCADE and bool(self._s.icw4 & ICW4_SFNM)
 
     def _write_icw1(self, value: int) -> None:
@@ -197,7 +197,7 @@ class I8259:
         s.imr = s.isr = 0
         s.lowest = 7
         s.special_mask = s.read_isr = s.poll = s.rotate_on_aeoi = False
-        # The edge sense circuit is reset: a line has to rise anew.
+        # The edge sense circuit is reset, so a line must rise again.
         s.irr = s.lines if value & ICW1_LTIM else s.lines & s.elcr
         s.init_step = 2
 
@@ -305,14 +305,14 @@ class I8259Pair:
         return drive
 
     def acknowledge(self) -> int:
-        """Do the INTA cycles and return the vector, that of a spurious request if there is none."""
+        """Do the INTA cycles and return the vector, or the spurious vector if nothing requests."""
         irq = self.master.acknowledge()
         if irq != CASCADE:
             return self.master.vector(irq)
         return self.slave.vector(self.slave.acknowledge())
 
     def accepts(self, irq: int) -> bool:
-        """Tell whether a request of input `irq` would reach the processor now."""
+        """Return whether a request of input `irq` would reach the processor now."""
         if irq & 8:
             return self.slave.accepts(irq & 7) and self.master.accepts(CASCADE)
         return self.master.accepts(irq)
@@ -322,7 +322,7 @@ class I8259Pair:
         return I8259PairState(self.master.save(), self.slave.save())
 
     def restore(self, state: I8259PairState) -> None:
-        """Take over `state`."""
+        """Restore `state`."""
         self.slave.restore(state.slave)
         self.master.restore(state.master)
 

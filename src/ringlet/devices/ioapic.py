@@ -1,9 +1,9 @@
 """The 82093AA I/O APIC (Intel 82093AA data sheet), as version 20h: with an EOI register.
 
-It sends each interrupt as a message, the memory write that an MSI would be (SDM 3A 11.11), and
-hears of the end of level-triggered ones by `end_of_interrupt`, the local APIC's broadcast, or by
-its EOI register.  A line's level says whether the input is asserted: what the voltage is then is
-between the wire and the polarity bit, which is kept and has no effect.
+It sends each interrupt as a message, the memory write of an MSI (SDM 3A 11.11).  The end of a
+level-triggered interrupt reaches it through `end_of_interrupt`, the local APIC's broadcast, or
+through its EOI register.  A line's level says whether the input is asserted, whatever the voltage,
+so the polarity bit is stored and has no effect.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from ringlet.devices.wiring import Line, Message
 
 INPUTS: Final = 24
 VERSION: Final = 0x20
-SIZE: Final = 0x1000  # bytes of memory that it answers at
+SIZE: Final = 0x1000  # bytes of its memory range
 
 # Memory-mapped registers
 IOREGSEL: Final = 0x00
@@ -60,7 +60,7 @@ class IoApicState:
 
 
 class IoApic:
-    """One I/O APIC with 24 inputs at a page of memory; `send` gets its messages."""
+    """One I/O APIC with 24 inputs at a page of memory; `send` is called with its messages."""
 
     def __init__(self, send: Message, ident: int = 0) -> None:
         self._send = send
@@ -69,12 +69,12 @@ class IoApic:
     # --- the bus
 
     def read(self, offset: int, size: int) -> int:
-        """Return `size` bytes at `offset`; between the registers there is nothing."""
+        """Return `size` bytes at `offset`, which are 0 between the registers."""
         value = self._register(offset & ~3) >> 8 * (offset & 3)
         return value & (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write a register; IOWIN takes 32 bits at once, as the data sheet asks."""
+        """Write a register; IOWIN takes 32 bits at once, as the data sheet requires."""
         if offset == IOREGSEL:
             self._s.select = value & 0xFF
         elif offset == IOWIN and size == 4:
@@ -107,7 +107,7 @@ class IoApic:
             self._deliver(number)
 
     def end_of_interrupt(self, vector: int) -> None:
-        """Take the processor's EOI: level-triggered inputs with `vector` may ask again."""
+        """Handle the processor's EOI: level-triggered inputs with `vector` may interrupt again."""
         s = self._s
         for number, entry in enumerate(s.entries):
             if entry & REMOTE_IRR and entry & VECTOR == vector:
@@ -115,7 +115,7 @@ class IoApic:
                 self._deliver_level(number)
 
     def accepts(self, number: int) -> bool:
-        """Tell whether an interrupt of input `number` would be sent now."""
+        """Return whether an interrupt of input `number` would be sent now."""
         return not self._s.entries[number] & (MASKED | REMOTE_IRR)
 
     # --- state
@@ -125,7 +125,7 @@ class IoApic:
         return replace(self._s, entries=list(self._s.entries))
 
     def restore(self, state: IoApicState) -> None:
-        """Take over `state`; what was sent has been sent."""
+        """Restore `state` without sending messages again."""
         self._s = replace(state, entries=list(state.entries))
 
     # --- inside
@@ -185,6 +185,6 @@ class IoApic:
 
 
 def _is_level(entry: int) -> bool:
-    """Tell whether an entry is level-triggered: NMI, INIT, SMI and ExtINT are always edges."""
+    """Return whether an entry is level-triggered; NMI, INIT, SMI and ExtINT never are."""
     mode = entry >> DELIVERY_MODE_SHIFT & 7
     return bool(entry & LEVEL) and mode in (_FIXED, _LOWEST_PRIORITY)

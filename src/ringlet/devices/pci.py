@@ -1,8 +1,8 @@
 """A PCI function: its configuration space, base address registers and interrupt pin.
 
-PCI Local Bus Specification 3.0, chapter 6.  Which bits the guest may write is a mask beside the
-256 bytes, so that no write needs a case of its own; what follows from a write is worked out
-after it.  Where a BAR leads is told to `bar_changed`: the function maps nothing itself.
+See PCI Local Bus Specification 3.0, chapter 6.  A mask beside the 256 bytes holds the bits that the
+guest may write, so writes need no special cases; the consequences of a write are computed after it.
+The function maps nothing itself: it reports the address of a BAR to `bar_changed`.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ MULTIFUNCTION: Final = 1 << 7  # of the header type
 
 
 class BarKind(Enum):
-    """What a BAR decodes, with the low bits it reads as and the end of its address space."""
+    """The kinds of BARs, with the low bits of their value and the end of their address space."""
 
     IO = (0x1, 1 << 16)
     MEMORY_32 = (0x0, 1 << 32)
@@ -73,7 +73,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class PciIdentity:
-    """What a function says it is; `class_code` is class, subclass and interface, 24 bits."""
+    """The identity of a function; `class_code` is class, subclass and interface, 24 bits."""
 
     vendor: int
     device: int
@@ -85,24 +85,24 @@ class PciIdentity:
 
 @dataclass(slots=True)
 class PciFunctionState:
-    """The configuration space and the level the function wants on its pin."""
+    """The configuration space, and the level that the function requests on its pin."""
 
     config: bytes
     interrupt: bool
 
 
 BarChanged = Callable[["PciFunction", Bar, int | None], None]
-"""Told the address from which a BAR decodes now, or None.
+"""Called with the address that a BAR decodes now, or None.
 
-The guest chooses the address: it may lie on RAM, on another device or beyond what is wired.
+The guest chooses the address: it may be in RAM, in another device or outside the bus.
 """
 
 Access = Callable[[int, int], None]
-"""Told of an access in a capability: offset from the capability's beginning, and size."""
+"""Called on an access in a capability: offset from the capability's beginning, and size."""
 
 
 def _nowhere(function: "PciFunction", bar: Bar, address: int | None) -> None:
-    """Be told of a BAR, and do nothing."""
+    """Do nothing: the default for a function without BARs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class PciFunction:
             command |= COMMAND_NO_INTX
         self._allow(COMMAND, 2, command)
 
-    # --- making
+    # --- construction
 
     def add_capability(
         self,
@@ -168,8 +168,8 @@ class PciFunction:
     ) -> int:
         """Add a capability to the end of the list and return its offset.
 
-        `body` follows the two bytes of ID and link; `writable` masks its bits that the guest may
-        write.  Raises InternalError if the configuration space is full.
+        `body` follows the two bytes of ID and link; `writable` masks the bits of `body` that the
+        guest may write.  Raises InternalError if the configuration space is full.
         """
         offset = self._next_capability
         size = 2 + len(body)
@@ -188,14 +188,14 @@ class PciFunction:
     # --- configuration accesses
 
     def read_config(self, offset: int, size: int) -> int:
-        """Return `size` bytes at `offset`; there are 256."""
+        """Return `size` bytes at `offset`, 0 to 255."""
         for capability in self._capabilities:
             if capability.before_read is not None and _overlap(capability, offset, size):
                 capability.before_read(offset - capability.offset, size)
         return self._get(offset, size)
 
     def write_config(self, offset: int, size: int, value: int) -> None:
-        """Write what is writable of `size` bytes at `offset`, and do what follows from it."""
+        """Write the writable bits of `size` bytes at `offset`, and carry out the consequences."""
         for place in range(offset, min(offset + size, CONFIG_SIZE)):
             mask = self._writable[place]
             byte = value >> 8 * (place - offset) & 0xFF
@@ -216,11 +216,11 @@ class PciFunction:
 
     @property
     def bus_master(self) -> bool:
-        """Whether the function may access memory, and so send messages."""
+        """Return whether the function may access memory, and so send messages."""
         return bool(self.command & COMMAND_MASTER)
 
     def bar_address(self, index: int) -> int | None:
-        """Return from where BAR `index` decodes now, if it does."""
+        """Return the address that BAR `index` decodes now, or None."""
         return self._reported[index]
 
     def set_interrupt(self, level: bool) -> None:
@@ -229,7 +229,7 @@ class PciFunction:
         self._drive()
 
     def get_config(self, offset: int, size: int) -> int:
-        """Return configuration bytes to the device itself, without telling it."""
+        """Return configuration bytes to the device itself, without calling `before_read`."""
         return self._get(offset, size)
 
     def set_config(self, offset: int, size: int, value: int) -> None:
@@ -243,7 +243,7 @@ class PciFunction:
         return PciFunctionState(bytes(self._config), self._interrupt)
 
     def restore(self, state: PciFunctionState) -> None:
-        """Take over `state` and tell where the BARs are."""
+        """Restore `state` and report the addresses of the BARs."""
         self._config = bytearray(state.config)
         self._interrupt = state.interrupt
         self._decode()
@@ -271,7 +271,7 @@ class PciFunction:
         self._allow(offset, size, bar.kind.limit - bar.size)
 
     def _decode(self) -> None:
-        """Work out where the BARs lead and tell what has changed."""
+        """Compute the addresses of the BARs and report those that have changed."""
         command = self.command
         for bar in self._bars:
             enable = COMMAND_IO if bar.kind is BarKind.IO else COMMAND_MEMORY
@@ -283,7 +283,7 @@ class PciFunction:
     def _address(self, bar: Bar) -> int | None:
         size = 8 if bar.kind is BarKind.MEMORY_64 else 4
         address = self._get(BAR0 + 4 * bar.index, size) & bar.kind.limit - bar.size
-        # 0 is not assigned yet, and all ones is a guest that asks for the size.
+        # 0 means not assigned yet; all ones means that the guest reads the size.
         if address == 0 or address + bar.size == bar.kind.limit:
             return None
         return address

@@ -1,7 +1,7 @@
 """The host bridge of PCI bus 0, by configuration mechanism 1 (PCI 3.0, 3.2.2.3.2).
 
-CONFIG_ADDRESS is there for 32-bit accesses to CF8h only.  Narrower ones belong to whatever else
-has ports CF8h to CFBh; on a PC that is the reset control register at CF9h.
+Only 32-bit accesses to CF8h reach CONFIG_ADDRESS.  Narrower accesses belong to other devices at
+ports CF8h to CFBh; on a PC that is the reset control register at CF9h.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _ADDRESS_BITS: Final = 0x80FF_FFFC
 _DATA: Final = 4
 _RESET_CONTROL: Final = 1
 
-# A host bridge's number from a newer chip set than those that kernels work around.
+# The ID of a host bridge from a newer chip set than those for which kernels have workarounds.
 HOST_BRIDGE: Final = PciIdentity(vendor=0x8086, device=0x0D57, class_code=0x06_00_00)
 
 
@@ -33,7 +33,7 @@ class PciHostState:
 
 
 class PciHost:
-    """Bus 0, with the bridge itself at 00:00.0; functions save their own state."""
+    """Bus 0 with the bridge itself at 00:00.0.  Its state does not include other functions."""
 
     def __init__(self, reset_control: PortDevice | None = None) -> None:
         self._reset_control = reset_control
@@ -44,7 +44,7 @@ class PciHost:
     def add(self, slot: int, function: PciFunction, number: int = 0) -> None:
         """Put a function in `slot`, 1 to 31, as function `number`.
 
-        Raises InternalError if the place is taken or does not exist.
+        Raises InternalError if the place is occupied or does not exist.
         """
         place = slot * FUNCTIONS + number
         if not (0 <= slot < SLOTS and 0 <= number < FUNCTIONS) or place in self._functions:
@@ -54,7 +54,7 @@ class PciHost:
     # --- the bus
 
     def read(self, offset: int, size: int) -> int:
-        """Return CONFIG_ADDRESS or what it selects; all ones where no function is."""
+        """Return CONFIG_ADDRESS or the data it selects; all ones if there is no function."""
         if offset >= _DATA:
             function, register = self._selected(offset)
             if function is not None:
@@ -66,7 +66,7 @@ class PciHost:
         return (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write CONFIG_ADDRESS or what it selects."""
+        """Write CONFIG_ADDRESS or the data it selects."""
         if offset >= _DATA:
             function, register = self._selected(offset)
             if function is not None:
@@ -83,7 +83,7 @@ class PciHost:
         return PciHostState(self._address, self._bridge.save())
 
     def restore(self, state: PciHostState) -> None:
-        """Take over `state`."""
+        """Restore `state`."""
         self._address = state.address
         self._bridge.restore(state.bridge)
 

@@ -1,7 +1,7 @@
-"""System control port B (port 61h): the speaker's gate and what counter 2 of the 8254 does.
+"""System control port B (port 61h): the speaker's gate and the output of the 8254's counter 2.
 
-Bits (IBM PC/AT): 0 gate of counter 2, 1 speaker data, 4 refresh toggle (read only: changes with
-every read here, as software only waits for a change), 5 output of counter 2 (read only).
+Bits (IBM PC/AT): 0 gate of counter 2, 1 speaker data, 4 refresh toggle (read only; it changes with
+every read, because software only waits for a change), 5 output of counter 2 (read only).
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class PortB:
         set_gate(False)
 
     def read(self, offset: int, size: int) -> int:
-        """Return the port; each read sees the refresh bit toggled."""
+        """Return the port's value; each read toggles the refresh bit."""
         state = self._state
         state.refresh ^= REFRESH
         return state.control | state.refresh | (OUT2 if self._read_out() else 0)
@@ -46,5 +46,5 @@ class PortB:
         return PortBState(self._state.control, self._state.refresh)
 
     def restore(self, state: PortBState) -> None:
-        """Take over `state`.  The gate itself is part of the timer's state."""
+        """Restore `state`.  The gate itself is part of the timer's state."""
         self._state = PortBState(state.control, state.refresh)

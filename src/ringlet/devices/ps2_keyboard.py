@@ -1,6 +1,6 @@
 """A PS/2 keyboard (IBM PS/2 Hardware Interface Technical Reference, "Keyboard").
 
-It answers what it is asked; there is nobody to press its keys.
+It answers commands; no keys are ever pressed.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ TYPEMATIC: Final = 0xF3
 ENABLE: Final = 0xF4
 DISABLE: Final = 0xF5
 DEFAULTS: Final = 0xF6
-KEY_TYPES: Final = range(0xF7, 0xFE)  # all keys and single keys; there are none to set
+KEY_TYPES: Final = range(0xF7, 0xFE)  # for all keys and single keys; they have no effect
 RESEND: Final = 0xFE
 RESET: Final = 0xFF
 
@@ -29,7 +29,7 @@ QUEUE_SIZE: Final = 16
 
 @dataclass(slots=True)
 class Ps2KeyboardState:
-    """What was asked and is still to be said."""
+    """The current command and the bytes still to be sent."""
 
     queue: list[int] = field(default_factory=list)
     command: int | None = None  # waits for its parameter
@@ -45,7 +45,7 @@ class Ps2Keyboard:
         self._s = Ps2KeyboardState()
 
     def send(self, byte: int) -> None:
-        """Take a byte from the host.  A new command ends what the last one had to say."""
+        """Receive a byte from the host.  A new command cancels the rest of the last answer."""
         s = self._s
         if byte == RESEND:
             s.queue = [s.last, *s.queue][:QUEUE_SIZE]
@@ -58,7 +58,7 @@ class Ps2Keyboard:
         match byte:
             case 0xEE:  # ECHO
                 s.queue.append(ECHO)
-            case 0xED | 0xF0 | 0xF3:  # those with a parameter
+            case 0xED | 0xF0 | 0xF3:  # commands with a parameter
                 s.command = byte
                 s.queue.append(ACK)
             case 0xF2:  # IDENTIFY
@@ -86,7 +86,7 @@ class Ps2Keyboard:
         return replace(self._s, queue=list(self._s.queue))
 
     def restore(self, state: Ps2KeyboardState) -> None:
-        """Take over `state`."""
+        """Restore `state`."""
         self._s = replace(state, queue=list(state.queue))
 
     def _parameter(self, command: int, byte: int) -> None:

@@ -1,7 +1,7 @@
 """The reset control register (port CF9h) of Intel's PCI chip sets (82371SB data sheet, RC).
 
-A write that sets RST_CPU, which was clear, resets the machine.  SYS_RST says how hard: there is
-one kind here, a reset of everything.
+A write that sets the clear bit RST_CPU resets the machine.  SYS_RST selects the kind of reset on
+real chip sets; here every reset resets everything.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from typing import Final
 
 SYS_RST: Final = 1 << 1
 RST_CPU: Final = 1 << 2
-FULL_RST: Final = 1 << 3  # power cycle; kept
+FULL_RST: Final = 1 << 3  # power cycle; stored without effect
 _WRITABLE: Final = SYS_RST | RST_CPU | FULL_RST
 
 RESET_VALUE: Final = SYS_RST | RST_CPU
-"""What the FADT tells the guest to write."""
+"""The value that the FADT tells the guest to write."""
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class ResetControl:
         return self._s.value
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write the register; the rise of RST_CPU is a reset."""
+        """Write the register; setting RST_CPU resets the machine."""
         rises = value & ~self._s.value & RST_CPU
         self._s.value = value & _WRITABLE
         if rises:
@@ -47,5 +47,5 @@ class ResetControl:
         return ResetControlState(self._s.value)
 
     def restore(self, state: ResetControlState) -> None:
-        """Take over `state`."""
+        """Restore `state`."""
         self._s = ResetControlState(state.value)

@@ -1,12 +1,12 @@
 """The MC146818 real-time clock with 128 bytes of RAM (Motorola MC146818A data sheet).
 
 Nothing ticks: the time is computed from the machine's clock, counted from the host's wall time
-when the chip was made or restored.  It is UTC.  `update()` reports the interrupts since it was
-last called and `next_event()` says when the next one is due, as the 8254's do.
+when the chip was made or restored.  It is UTC.  `update()` reports the interrupts since its last
+call, and `next_event()` returns the time of the next one, as in the 8254.
 
-Once a second there is an update.  UIP is set from 244 us before the chip begins it until it is
-over, 2,228 us in all; the registers change, and UF is set, at the end of it, which is what this
-file calls the second's boundary.  A date that does not exist stands still until it is mended.
+The chip updates the time once a second.  UIP is set from 244 us before the update until its end,
+2,228 us in all.  At the end of the update, which this file calls the second's boundary, the
+registers change and UF is set.  An invalid date does not advance until it is corrected.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ REGISTER_A: Final = 0x0A
 REGISTER_B: Final = 0x0B
 REGISTER_C: Final = 0x0C
 REGISTER_D: Final = 0x0D
-CENTURY: Final = 0x32  # a byte of RAM to the chip, kept by the firmware of most PCs
+CENTURY: Final = 0x32  # a byte of RAM for the chip; the firmware of most PCs maintains it
 _TIME: Final = (SECONDS, MINUTES, HOURS, DAY_OF_WEEK, DAY_OF_MONTH, MONTH, YEAR, CENTURY)
 _ALARM: Final = (SECONDS_ALARM, MINUTES_ALARM, HOURS_ALARM)
 
@@ -54,7 +54,7 @@ B_UIE: Final = 1 << 4
 B_SQWE: Final = 1 << 3
 B_DM: Final = 1 << 2  # binary, else BCD
 B_24H: Final = 1 << 1
-B_DSE: Final = 1 << 0  # kept; there is no daylight saving here
+B_DSE: Final = 1 << 0  # daylight saving; stored without effect
 
 # Register C
 C_IRQF: Final = 1 << 7
@@ -66,13 +66,13 @@ C_UF: Final = 1 << 4
 D_VRT: Final = 1 << 7
 
 HOURS_PM: Final = 1 << 7
-ALARM_ANY: Final = 0xC0  # from here on an alarm byte matches everything
-NMI_DISABLE: Final = 1 << 7  # of the index port; nothing here makes an NMI
+ALARM_ANY: Final = 0xC0  # an alarm byte of this value or more matches everything
+NMI_DISABLE: Final = 1 << 7  # of the index port; no device makes an NMI
 
 
 @dataclass(slots=True)
 class RtcState:
-    """The chip.  `ram` holds the alarm, the NVRAM and, while it stands, the time."""
+    """The chip.  `ram` holds the alarm, the NVRAM and, while the clock is stopped, the time."""
 
     index: int = 0
     ram: list[int] = field(default_factory=lambda: [0] * RAM_SIZE)
@@ -82,13 +82,13 @@ class RtcState:
     running: bool = True
     seconds: int = 0  # since 0001-01-01, at `since`
     since: int = 0  # clock time of a second's boundary
-    weekday_shift: int = 0  # what the guest's day of the week differs from the calendar's
+    weekday_shift: int = 0  # difference between the guest's day of the week and the calendar's
     seen: int = 0  # clock time up to which flags have been set
 
 
 @dataclass(slots=True)
 class RtcSnapshot:
-    """What `save` returns: the chip, the clock, and how far the guest's time is from the host's."""
+    """The saved state: the chip, the clock, and the guest's distance from the host's time."""
 
     chip: RtcState
     now: int
@@ -96,7 +96,7 @@ class RtcSnapshot:
 
 
 def _nobody() -> None:
-    """Be told, and do nothing."""
+    """Do nothing: the default callback."""
 
 
 class Rtc:
@@ -180,14 +180,15 @@ class Rtc:
         self._drive()
 
     def tick(self) -> int | None:
-        """`update` and `next_event` in one."""
+        """Do `update` and return `next_event`."""
         self.update()
         return self.next_event()
 
     def next_event(self) -> int | None:
-        """Return when, on the clock, `update` is due; None if no interrupt is to come.
+        """Return the clock time at which `update` is due; None if no interrupt will come.
 
-        None as well while one is pending: the line is up until the guest reads register C.
+        Return None also while an interrupt is pending, because the line stays high until the guest
+        reads register C.
         """
         s = self._s
         if s.b & s.c & (C_PF | C_AF | C_UF):
@@ -212,7 +213,7 @@ class Rtc:
         return RtcSnapshot(_copy(s), now, here - self._wall_ns())
 
     def restore(self, state: RtcSnapshot) -> None:
-        """Take over `state`; the time that has passed on the host has passed for the guest."""
+        """Restore `state`; time that has passed on the host has also passed for the guest."""
         now = self._clock()
         self._s = s = _copy(state.chip)
         s.seen = now
@@ -225,7 +226,7 @@ class Rtc:
 
     def _wall_ns(self) -> int:
         """Return the host's time in nanoseconds since 0001-01-01."""
-        whole, part = divmod(self._wall(), 1)  # the product of both would round off
+        whole, part = divmod(self._wall(), 1)  # one product of both parts would round
         return (calendar.UNIX_EPOCH + int(whole)) * _NS + int(part * _NS)
 
     def _anchor(self, now: int, time_ns: int) -> None:
@@ -244,7 +245,7 @@ class Rtc:
         return self._s.running and self._next_boundary(now) - now <= UPDATE_NS
 
     def _time(self, now: int) -> dict[int, int]:
-        """Return the time's registers as they read at `now`."""
+        """Return the values of the time registers at `now`."""
         s = self._s
         moment = calendar.from_seconds(self._seconds(now))
         century, year = divmod(moment.year, 100)
@@ -260,7 +261,7 @@ class Rtc:
         }
 
     def _stop(self, now: int) -> None:
-        """Put the time in its registers, for the guest to change them or what they mean."""
+        """Store the time in its registers before the guest changes them or their format."""
         s = self._s
         if s.running:
             for index, value in self._time(now).items():
@@ -269,7 +270,7 @@ class Rtc:
             s.running = False
 
     def _start(self, now: int) -> None:
-        """Let the clock run from what its registers say, if it may and they say a time."""
+        """Start the clock at its registers' time, if it may run and the time is valid."""
         s = self._s
         if s.b & B_SET or s.a & A_DIVIDER_RESET == A_DIVIDER_RESET:
             return
@@ -291,7 +292,7 @@ class Rtc:
         s.running = True
 
     def _write_a(self, value: int, now: int) -> None:
-        """Set divider and rate; dividers let go begin with half a second to the next update."""
+        """Set divider and rate; released dividers update the time after half a second."""
         s = self._s
         was_held = s.a & A_DIVIDER_RESET == A_DIVIDER_RESET
         s.a = value & ~A_UIP
@@ -304,7 +305,7 @@ class Rtc:
         return value if self._s.b & B_DM else value // 10 << 4 | value % 10
 
     def _decode(self, byte: int) -> int:
-        """Return the number that `byte` stands for, a large one if it stands for none."""
+        """Return the number that `byte` stands for, or a large number if `byte` is invalid."""
         if self._s.b & B_DM:
             return byte
         tens, units = byte >> 4, byte & 0xF
@@ -331,11 +332,11 @@ class Rtc:
         rate = s.a & A_RATE
         if not rate or s.a & A_DIVIDER_RESET == A_DIVIDER_RESET:
             return 0
-        # The first two rates repeat those of 8 and 9.
+        # Rates 1 and 2 are the same as rates 8 and 9.
         return 1 << (rate + 6 if rate <= 2 else rate - 1)
 
     def _cycle(self, at: int) -> int:
-        """Return how many cycles of the crystal there were at `at`, since a second's boundary."""
+        """Return the number of crystal cycles from a second's boundary to `at`."""
         return (at - self._s.since) * CRYSTAL // _NS
 
     def _next_pulse(self, after: int, period: int) -> int:
@@ -343,7 +344,7 @@ class Rtc:
         return self._s.since + -(-cycle * _NS // CRYSTAL)
 
     def _next_alarm(self, after: int) -> int | None:
-        """Return when the alarm goes off next after `after`, if its bytes ever match."""
+        """Return the time of the next alarm after `after`, or None if its bytes never match."""
         s = self._s
         wanted = [
             calendar.Wanted(None if s.ram[index] >= ALARM_ANY else decode(s.ram[index]))
@@ -358,7 +359,7 @@ class Rtc:
         return None if wait is None else s.since + (current - s.seconds + wait) * _NS
 
     def _advance(self, now: int) -> None:
-        """Set the flags of what happened since the last call."""
+        """Set the flags of all events since the last call."""
         s = self._s
         if (period := self._period()) and self._next_pulse(s.seen, period) <= now:
             s.c |= C_PF
@@ -370,7 +371,7 @@ class Rtc:
         s.seen = max(s.seen, now)
 
     def _read_flags(self, now: int) -> int:
-        """Return register C, which clears it and lets the line fall."""
+        """Return register C, clear it and lower the line."""
         s = self._s
         self._advance(now)
         flags = s.c | (C_IRQF if s.b & s.c & (C_PF | C_AF | C_UF) else 0)

@@ -1,12 +1,12 @@
 """The 16550A serial port (National Semiconductor PC16550D data sheet).
 
-There is no wire behind it: a byte written to THR reaches the sink at once, so the transmitter is
-always empty, and a character timeout is due as soon as the receive FIFO holds fewer bytes than
-its trigger level.  The baud rate is kept and has no effect.
+There is no physical line: a byte written to THR reaches the sink at once, so the transmitter is
+always empty, and a character timeout is due as soon as the receive FIFO holds fewer bytes than its
+trigger level.  The baud rate is stored and has no effect.
 
-Input comes from a source, when the chip asks: nothing can overrun it.  It asks when the guest has
-found out that there is nothing more, not before: a driver goes on reading as long as there is
-something, and gives up when that takes too long, with the interrupt line still high.
+The chip requests input from a source, so input cannot overrun it.  It requests more only when the
+guest has found the FIFO empty.  Otherwise a driver would continue to read as long as there is data,
+and give up after a while with the interrupt line still high.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from ringlet.devices.wiring import Line, unconnected
 
 Sink = Callable[[bytes], None]
-"""Takes what the guest sends."""
+"""Receives the bytes that the guest sends."""
 
 Source = Callable[[int], bytes]
-"""Gives at most so many bytes for the guest; fewer if that is all there are for now."""
+"""Returns at most the given number of bytes for the guest, or fewer if no more are available."""
 
 # Interrupt Enable Register
 IER_RDA = 1 << 0  # received data available, and character timeout
@@ -50,7 +50,7 @@ LCR_DLAB = 1 << 7
 MCR_DTR = 1 << 0
 MCR_RTS = 1 << 1
 MCR_OUT1 = 1 << 2
-MCR_OUT2 = 1 << 3  # on a PC, lets the interrupt line through
+MCR_OUT2 = 1 << 3  # on a PC, connects the interrupt line
 MCR_LOOP = 1 << 4
 MCR_MASK = 0x1F
 
@@ -66,7 +66,7 @@ LSR_FIFO_ERROR = 1 << 7
 _LSR_BYTE_ERRORS = LSR_PE | LSR_FE | LSR_BI
 _LSR_ERRORS = LSR_OE | _LSR_BYTE_ERRORS
 
-# Modem Status Register: inputs in bits 4-7, what changed since the last read in bits 0-3
+# Modem Status Register: inputs in bits 4-7, changes since the last read in bits 0-3
 MSR_DCTS = 1 << 0
 MSR_DDSR = 1 << 1
 MSR_TERI = 1 << 2  # trailing edge of RI
@@ -101,8 +101,8 @@ class Uart16550State:
 class Uart16550:
     """One serial port at eight ports of one byte.
 
-    `source` is asked for input from `poll` and from the guest's accesses.  With `handshake` that
-    is only while the guest asserts RTS, which Linux does from when it opens the port.
+    `poll` and the guest's accesses request input from `source`.  With `handshake`, they do so only
+    while the guest asserts RTS, which Linux does while the port is open.
     """
 
     def __init__(
@@ -118,16 +118,16 @@ class Uart16550:
         self._source = source
         self._wanted_mcr = MCR_RTS if handshake else 0
         self._waiting = source is not None
-        """The source may have bytes."""
+        """Whether the source may have bytes."""
         self._found_empty = False
-        """The last thing the guest read was an LSR without DR."""
+        """Whether the guest's last read was of LSR without DR."""
         self._s = Uart16550State()
         self._quiet = True
-        """Output only: no interrupts, no input, no divisor latch, no loop-back."""
+        """Whether the port is used for output only: no interrupts, input, divisor or loop-back."""
         self._sends = True
-        """What is written at offset 0 goes to the sink: no divisor latch, no loop-back."""
+        """Whether writes at offset 0 go to the sink: no divisor latch, no loop-back."""
         self._flawed = False
-        """The receive FIFO may hold a byte with errors."""
+        """Whether the receive FIFO may hold a byte with errors."""
         self._readers = (
             self._read_data, self._read_ier, self._read_iir, lambda: self._s.lcr,
             lambda: self._s.mcr, self._read_lsr, self._read_msr, lambda: self._s.scr,
@@ -150,7 +150,7 @@ class Uart16550:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write register `offset`."""
-        if offset == 0 and self._quiet:  # a console at work: its driver polls
+        if offset == 0 and self._quiet:  # the short path for a console whose driver polls
             self._sink(_BYTES[value])
             return
         if offset or not self._sends:
@@ -161,14 +161,14 @@ class Uart16550:
             self._s.thre_pending = True
             self._update()
 
-    # --- the wire
+    # --- the line
 
     def receive(self, data: bytes, errors: int = 0) -> int:
-        """Take bytes from the wire, each with the LSR error bits `errors`; return how many fit.
+        """Receive bytes from the line, each with the LSR error bits `errors`; return how many fit.
 
-        The caller keeps the rest for later; only a byte looped back can overrun.
+        The caller keeps the rest for later; only a looped-back byte can cause an overrun.
         """
-        if self._s.mcr & MCR_LOOP:  # the receiver is turned away from the wire
+        if self._s.mcr & MCR_LOOP:  # the receiver is disconnected from the line
             return 0
         taken = data[: max(0, self._capacity() - len(self._s.rx))]
         self._s.rx.extend((byte, errors) for byte in taken)
@@ -177,7 +177,7 @@ class Uart16550:
         return len(taken)
 
     def poll(self) -> None:
-        """Ask the source, which has bytes again; the chip asks by itself until it had the last."""
+        """Request input from the source, which has bytes again after it had none."""
         self._waiting = self._source is not None
         self._refill()
         self._update()
@@ -194,7 +194,7 @@ class Uart16550:
         return replace(self._s, rx=list(self._s.rx))
 
     def restore(self, state: Uart16550State) -> None:
-        """Take over `state` and drive the interrupt line as it says."""
+        """Restore `state` and drive the interrupt line accordingly."""
         self._s = replace(state, rx=list(state.rx))
         self._flawed = any(errors for _, errors in state.rx)
         self.poll()
@@ -208,9 +208,9 @@ class Uart16550:
         if not s.rx:
             return 0
         byte, _ = s.rx.pop(0)
-        if s.rx and not self._flawed:  # the same interrupt is pending as before
+        if s.rx and not self._flawed:  # the pending interrupt has not changed
             return byte
-        if not s.fcr & FCR_ENABLE:  # the next character was on its way already
+        if not s.fcr & FCR_ENABLE:  # without FIFOs, the next character is already waiting
             self._refill()
         self._update()
         return byte
@@ -233,7 +233,7 @@ class Uart16550:
             s.divisor = s.divisor & 0xFF | value << 8
             return
         if value & IER_THRE and not s.ier & IER_THRE:
-            s.thre_pending = True  # enabling it while THR is empty interrupts at once
+            s.thre_pending = True  # enabling the interrupt while THR is empty raises it at once
         s.ier = value & 0x0F
         self._refill()
         self._update()
@@ -253,7 +253,7 @@ class Uart16550:
             s.rx.clear()
         if value & FCR_ENABLE and value & FCR_RESET_RX:
             s.rx.clear()
-        # The other bits are not programmed while FIFOs are off.
+        # The other bits cannot be programmed while FIFOs are off.
         s.fcr = value & 0xC9 if value & FCR_ENABLE else 0
         self._refill()
         self._update()
@@ -294,7 +294,7 @@ class Uart16550:
             s.overrun = 0
             self._update()
         if not lsr & LSR_DR:
-            # A driver with interrupts looks at IIR next; one that looks here again is polling.
+            # A driver with interrupts reads IIR next; a driver that reads LSR again is polling.
             if self._found_empty or not s.ier & IER_RDA:
                 self._refill()
             self._found_empty = True
@@ -310,7 +310,7 @@ class Uart16550:
         self._s.scr = value
 
     def _ignore(self, value: int) -> None:
-        """LSR and MSR are read only: factory tests aside, a write does nothing."""
+        """Ignore a write to LSR or MSR, which are read only except in factory tests."""
 
     # --- inside
 
@@ -318,7 +318,7 @@ class Uart16550:
         return FIFO_SIZE if self._s.fcr & FCR_ENABLE else 1
 
     def _refill(self) -> None:
-        """Fill what was found empty from the source."""
+        """Fill the receive FIFO from the source after the guest found it empty."""
         s = self._s
         if not self._waiting or self._source is None or s.rx or s.mcr & MCR_LOOP:
             return
@@ -372,6 +372,6 @@ class Uart16550:
         self._sends = not (s.lcr & LCR_DLAB or s.mcr & MCR_LOOP)
         self._quiet = self._sends and not (s.ier or s.rx or s.overrun or self._waiting)
         pending = self._interrupt() != IIR_NONE
-        # In loop-back mode OUT2 is turned inward and its pin is inactive.
+        # In loop-back mode OUT2 is connected internally and its pin is inactive.
         connected = s.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2
         self._irq(pending and connected)

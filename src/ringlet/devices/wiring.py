@@ -1,25 +1,25 @@
-"""What a device is given and what it offers: ports, lines, a clock.
+"""The interfaces of devices: ports, lines and a clock.
 
-A device never sees the processor, the machine or another device.  It is built with the lines it
-drives and, if time matters to it, with a clock; it offers port reads and writes and a state that
-can be saved and restored.
+A device has no reference to the processor, the machine or another device.  It is built with the
+lines that it drives and, if it needs the time, with a clock.  It offers port reads and writes, and
+a state that can be saved and restored.
 """
 
 from collections.abc import Callable
 from typing import Protocol
 
 Line = Callable[[bool], None]
-"""An output pin: called with its new level, perhaps the same as before."""
+"""An output pin: called with its level, which may be unchanged."""
 
 Clock = Callable[[], int]
-"""Nanoseconds since any fixed moment, never going back."""
+"""Returns nanoseconds since some fixed moment; the value never decreases."""
 
 Message = Callable[[int, int], None]
 """A memory write that carries an interrupt: address FEEx_xxxxh and data (SDM 3A 11.11)."""
 
 
 def unconnected(level: bool) -> None:
-    """Be the line of a pin that is wired to nothing."""
+    """Do nothing: the line of an unconnected pin."""
 
 
 class PortDevice(Protocol):
@@ -35,7 +35,7 @@ class PortDevice(Protocol):
 
 
 class SharedLine:
-    """A line that several devices drive: asserted as long as one of them asserts it."""
+    """A line that several devices drive; it is asserted while at least one of them asserts it."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
@@ -43,7 +43,7 @@ class SharedLine:
         self._taps = 0
 
     def tap(self) -> Line:
-        """Return a line for one more device."""
+        """Return a line for another device."""
         bit = 1 << self._taps
         self._taps += 1
 

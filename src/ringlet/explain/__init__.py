@@ -1,1 +1,1 @@
-"""What the translator makes of guest code, for people: sources, a listing of it, its rendering."""
+"""Shows the translation of guest code: reads the code, lists its translation, renders the list."""

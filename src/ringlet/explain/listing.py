@@ -1,7 +1,7 @@
-"""A listing: guest instructions, fragment by fragment, each with the host code made of it.
+"""Makes listings: guest instructions, fragment by fragment, each with its host code.
 
-The listing is data; `ringlet.explain.render` makes text of it.  Host operands are told by the
-relocations that the translator left: fields of the state block by name, tables, stubs, links.
+A listing is data; `ringlet.explain.render` turns it into text.  The translator's relocations
+identify host operands: fields of the state block by name, tables, stubs, links.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,6 @@ from ringlet.explain import source
 from ringlet.translate.classify import Refused, Ruled, classify
 from ringlet.translate.translator import (
     BLOCK,
-    JUMP_TABLES,
     KEYS,
     NEGATED_SLOTS,
     SLOTS,
@@ -38,11 +37,11 @@ _REGISTERS: Final = (
 
 
 class Kind(Enum):
-    """What a guest instruction is to the virtual processor."""
+    """The way in which the virtual processor handles a guest instruction."""
 
-    INNOCUOUS = "innocuous"  # runs on the host, registers and operands adapted
-    INLINED = "inlined"  # sensitive, done by code of its own in place
-    IGNORED = "ignored"  # sensitive, and nothing at all on the virtual processor
+    INNOCUOUS = "innocuous"  # runs on the host with adapted registers and operands
+    INLINED = "inlined"  # sensitive, replaced by code in place
+    IGNORED = "ignored"  # sensitive, has no effect on the virtual processor
     LEAVES = "leaves"  # sensitive, leaves translated code for its operation
     REFUSED = "refused"  # the virtual processor has no such instruction
     EMULATED = "emulated"  # innocuous, in a form too rare for translated code
@@ -50,7 +49,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class HostLine:
-    """A host instruction at byte `offset` of the translation; `label` if something leads there."""
+    """A host instruction at byte `offset` of the translation; a jump's target has a `label`."""
 
     offset: int
     data: bytes
@@ -61,7 +60,7 @@ class HostLine:
 
 @dataclass(frozen=True, slots=True)
 class GuestLine:
-    """A guest instruction and what its translation executes in line."""
+    """A guest instruction and the in-line part of its translation."""
 
     linear: int
     data: bytes
@@ -75,7 +74,7 @@ class GuestLine:
 
 @dataclass(frozen=True, slots=True)
 class Cold:
-    """Code out of line that belongs to the guest instruction at `linear`."""
+    """Out-of-line code that belongs to the guest instruction at `linear`."""
 
     linear: int
     host: tuple[HostLine, ...]
@@ -85,10 +84,10 @@ class Cold:
 class FragmentListing:
     """One translated fragment.
 
-    `thunk` is its entry for indirect jumps, `end` what follows its last instruction.  `again` are
-    the instructions of a loop a second time, for its later passes, and `again_end` what follows
-    them.  `cold` are the misses of the cached window; the stubs of links are left out, for links
-    name their targets.
+    `thunk` is its entry for indirect jumps, `end` the code after its last instruction.  `again` is
+    the second copy of a loop's instructions, for its later passes, and `again_end` the code after
+    that copy.  `cold` is the code for misses of the cached window.  The stubs of links are left
+    out, because links name their targets.
     """
 
     linear: int
@@ -104,7 +103,7 @@ class FragmentListing:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All of a range; `rest` are bytes at its end that are no whole instruction."""
+    """The listing of a range; `rest` holds the bytes of an incomplete instruction at its end."""
 
     name: str
     cpl: int
@@ -115,10 +114,10 @@ class Listing:
 def explain(
     code: source.Code, cpl: int = 0, speculate: bool = True, thunk: bool = False, flags: int = 0
 ) -> Listing:
-    """Translate `code` fragment after fragment, as ring `cpl` would, and list the result.
+    """Translate `code` fragment by fragment for ring `cpl`, and list the result.
 
-    `flags` are further KEY_* bits of the mode key.  Fragments end where a page does, but for an
-    instruction that crosses into the next page, which is a fragment of its own.
+    `flags` are more KEY_* bits of the mode key.  Fragments end at page boundaries; an instruction
+    that crosses into the next page is a fragment of its own.
     """
     translator = Translator(speculate=speculate)
     key = KEYS["mode64"] | cpl | flags
@@ -147,12 +146,12 @@ def _translate(
         made = translator.translate(data, linear=linear, key=key, limit=limit, indirect=thunk)
     except ValueError:
         return None
-    # Bytes that are no instruction count as 15, of which fewer may be there.
+    # An invalid instruction counts as 15 bytes, of which fewer may be present.
     return made if made.guest_bytes <= len(data) else None
 
 
 def new_formatter() -> Formatter:
-    """A formatter of instructions in Intel's syntax, as all listings use it."""
+    """Return the formatter of all listings, which uses Intel's syntax."""
     formatter = Formatter(FormatterSyntax.INTEL)
     formatter.hex_prefix = "0x"
     formatter.hex_suffix = ""
@@ -166,7 +165,7 @@ def new_formatter() -> Formatter:
 
 
 class _Part(NamedTuple):
-    """Host offsets `begin` to `end` are the guest's instruction at offset `guest`."""
+    """Host offsets `begin` to `end`, which hold the code of the guest instruction at `guest`."""
 
     guest: int
     begin: int
@@ -206,7 +205,7 @@ class _Lister:
         )
 
     def _parts(self) -> list[_Part]:
-        """The code in line, by guest instruction; a loop's copy begins at 0 once more."""
+        """Return the in-line code by guest instruction; a loop's copy begins at 0 again."""
         marks: list[tuple[int, int]] = []
         for host, guest in self._t.map:
             if self._t.body <= host < self._t.cold and (not marks or marks[-1][1] != guest):
@@ -215,7 +214,7 @@ class _Lister:
         return [_Part(guest, host, end) for (host, guest), end in zip(marks, ends, strict=True)]
 
     def _behind_loop(self, first: list[_Part], parts: list[_Part]) -> int:
-        """Guest offset behind the branch that leads to the copy."""
+        """Return the guest offset after the branch that leads to the loop's copy."""
         if len(first) == len(parts):
             return 0
         head = parts[len(first)].begin
@@ -226,8 +225,8 @@ class _Lister:
     def _lines(
         self, host: list[HostLine], parts: list[_Part], behind: int
     ) -> tuple[tuple[GuestLine, ...], tuple[HostLine, ...]]:
-        """The instructions before guest offset `behind`, and the code that follows them."""
-        # An indirect branch may be named without leaving for an operation.
+        """Return the instructions before guest offset `behind`, and the code after them."""
+        # An indirect branch may have an entry in `operations` that performs no operation.
         operations = {at: op for at, op in self._t.operations if op != Op.OP_NONE}
         decoder = Decoder(64, self._guest)
         lines = []
@@ -276,7 +275,7 @@ class _Lister:
         operation = "" if op is None else Op(op).name
         return GuestLine(instruction.ip, data, text, kind, operation, reason, manual, host)
 
-    # --- the host's side
+    # --- host code
 
     def _host(self) -> list[HostLine]:
         code = self._t.code[: self._t.stubs]
@@ -319,7 +318,7 @@ class _Lister:
 
     def _field_of_branch(self, instruction: Instruction) -> str:
         at = instruction.next_ip - 4
-        # A link that leads into the translation goes round a loop.
+        # A link that leads into the translation closes a loop.
         if at in self._links and instruction.near_branch_target >= self._t.cold:
             return f"-> {self._links[at] & _MASK:#x} (link)"
         if at in self._fields and self._fields[at][0] == Relocation.STUB:
@@ -344,6 +343,8 @@ class _Lister:
         match kind:
             case Relocation.STATE:
                 return text.replace(f"{raw:#x}", self._state_name(value))
+            case Relocation.TABLE:
+                return text.replace(f"{raw:#x}", "jumps")
             case Relocation.SLOT:
                 return text.replace("[0]", f"[slot of {address:#x}]")
             case Relocation.LINEAR32 if instruction.memory_displacement:
@@ -360,7 +361,7 @@ class _Lister:
                 return text
 
     def _state_name(self, offset: int) -> str:
-        for name, tables in (("slots", SLOTS), ("-slots", NEGATED_SLOTS), ("jumps", JUMP_TABLES)):
+        for name, tables in (("slots", SLOTS), ("-slots", NEGATED_SLOTS)):
             index, odd = divmod(offset - tables[self._user], 8)
             if 0 <= index < TABLE_BYTES // 8 and not odd:
                 return name if index == 0 else f"{name} + {index * 8:#x}"
@@ -369,7 +370,7 @@ class _Lister:
 
 
 def _marked(lines: list[HostLine], data: bytes) -> tuple[HostLine, ...]:
-    """The host's code of an instruction, marked if it is that instruction."""
+    """Return the host code of an instruction, marked if it equals the guest instruction."""
     if len(lines) == 1 and lines[0].data == data:
         return (replace(lines[0], same=True),)
     return tuple(lines)

@@ -1,7 +1,7 @@
-"""A listing as lines of styled text, and as JSON values.
+"""Renders a listing as lines of styled text, and as JSON values.
 
-One layout serves terminals, files and the golden tests: a line is a tuple of spans, of which plain
-text keeps the words and drops the styles.
+Terminals, files and the golden tests share one layout: a line is a tuple of spans, and plain text
+drops the styles of the spans.
 """
 
 import textwrap
@@ -41,7 +41,7 @@ _NOTE: Final = "cyan"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Words of one style; styles are rich's."""
+    """Text in one style; styles are rich's."""
 
     text: str
     style: str = ""
@@ -51,13 +51,13 @@ Line = tuple[Span, ...]
 
 
 def as_text(listing: Listing, with_bytes: bool = False, reasons: bool = True) -> str:
-    """Return the listing as plain text, without blanks at the ends of lines."""
+    """Return the listing as plain text without trailing blanks."""
     lines = ("".join(span.text for span in line) for line in layout(listing, with_bytes, reasons))
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def layout(listing: Listing, with_bytes: bool = False, reasons: bool = True) -> Iterator[Line]:
-    """The listing's lines; without `reasons` an instruction's class is told in a word."""
+    """Yield the listing's lines; without `reasons`, only the class of each instruction is named."""
     longest = max((len(g.text) for f in listing.fragments for g in f.guest), default=0)
     column = min(max(longest, _NARROW), _WIDE) + 2
     digits = max((len(f"{f.linear:x}") for f in listing.fragments), default=1)
@@ -92,15 +92,15 @@ class _Layouter:
         for guest in fragment.guest:
             yield from self._guest(guest)
         if fragment.end:
-            yield from self._rows("", Span("(goes on)", _DIM), fragment.end)
+            yield from self._rows("", Span("(continues)", _DIM), fragment.end)
         if fragment.again:
             yield (Span(f"{_MARGIN}the loop's later passes:", _DIM),)
         for guest in fragment.again:
             yield from self._guest(guest)
         if fragment.again_end:
-            yield from self._rows("", Span("(goes on)", _DIM), fragment.again_end)
+            yield from self._rows("", Span("(continues)", _DIM), fragment.again_end)
         if fragment.cold:
-            yield (Span(f"{_MARGIN}out of line, where the window is another's:", _DIM),)
+            yield (Span(f"{_MARGIN}out of line, for misses of the cached window:", _DIM),)
         for cold in fragment.cold:
             yield from self._rows(f"{cold.linear:x}", Span(""), cold.host)
 
@@ -133,7 +133,7 @@ class _Layouter:
 
 
 def _note(guest: GuestLine, reasons: bool) -> str:
-    """What is to be said about an instruction that does not just run; "" for one that does."""
+    """Return the note about an instruction; "" for one that runs unchanged."""
     if guest.kind is Kind.INNOCUOUS:
         return ""
     what = _CLASSES[guest.kind] + guest.operation

@@ -1,4 +1,4 @@
-"""Where the code to explain comes from: hexadecimal text, an ELF symbol, a part of a file."""
+"""Reads the code to explain: from hexadecimal text, an ELF symbol, or a part of a file."""
 
 import difflib
 import os
@@ -15,7 +15,7 @@ from ringlet.errors import ConfigError, ProgramError
 
 DEFAULT_LINEAR: Final = 0x401000
 MAX_BYTES: Final = 1 << 20
-"""The most that one listing takes: it would be hundreds of thousands of lines."""
+"""The most bytes that one listing takes; more would give hundreds of thousands of lines."""
 
 _HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION: Final = struct.Struct("<IIQQQQIIQQ")
@@ -34,7 +34,7 @@ _NO_CODE: Final = frozenset({1, 3, 4, 6})  # STT_OBJECT, _SECTION, _FILE, _TLS
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Guest code: `data` from linear address `linear` on; `name` says where it comes from."""
+    """Guest code: `data` at linear address `linear`; `name` describes its source."""
 
     name: str
     linear: int
@@ -42,22 +42,22 @@ class Code:
 
 
 def from_hex(text: str, linear: int = DEFAULT_LINEAR) -> Code:
-    """Return the bytes that hexadecimal digits give, in any grouping.  Raises ConfigError."""
+    """Return the bytes that hexadecimal digits stand for, in any grouping.  Raises ConfigError."""
     digits = re.sub(r"0x|[\s,:;]", "", text, flags=re.IGNORECASE)
     for digit in digits:
         if digit not in string.hexdigits:
             raise ConfigError(f"--hex: {digit!r} is not a hexadecimal digit")
     if not digits:
-        raise ConfigError('--hex: no bytes given; write them as in "48 8b 07 c3"')
+        raise ConfigError('--hex: no bytes given; write them like "48 8b 07 c3"')
     if len(digits) % 2:
         raise ConfigError(
-            f"--hex: an odd number of digits ({len(digits)}); write two for each byte"
+            f"--hex: an odd number of digits ({len(digits)}); write two digits for each byte"
         )
     return _limited(Code("hex", linear, bytes.fromhex(digits)))
 
 
 def from_file(path: Path, offset: int, length: int | None, linear: int = DEFAULT_LINEAR) -> Code:
-    """Return `length` bytes at `offset` of a file; all that follow without a length."""
+    """Return `length` bytes at `offset` of a file, or all bytes from there if `length` is None."""
     data = _read(path)
     if not 0 <= offset < len(data):
         raise ConfigError(f"--offset {offset:#x}: {path} has {len(data)} bytes")
@@ -65,7 +65,7 @@ def from_file(path: Path, offset: int, length: int | None, linear: int = DEFAULT
         raise ConfigError(f"--length {length}: give a positive number of bytes")
     if length is not None and offset + length > len(data):
         raise ConfigError(
-            f"--length {length}: {path} has {len(data) - offset} bytes from offset {offset:#x} on"
+            f"--length {length}: {path} has only {len(data) - offset} bytes from offset {offset:#x}"
         )
     end = len(data) if length is None else offset + length
     return _limited(Code(f"{path}+{offset:#x}", linear, data[offset:end]))
@@ -77,7 +77,7 @@ def from_symbol(path: Path, name: str, linear: int | None = None) -> Code:
     symbols = list(elf.symbols())
     if not symbols:
         raise ProgramError(
-            f"{path}: has no symbols (it is stripped); name the code with --file, --offset "
+            f"{path}: has no symbols (it is stripped); give the code with --file, --offset "
             "and --length"
         )
     found = [s for s in symbols if s.name == name]
@@ -85,7 +85,7 @@ def from_symbol(path: Path, name: str, linear: int | None = None) -> Code:
         close = difflib.get_close_matches(name, sorted({s.name for s in symbols}), n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         if not elf.has_symtab:
-            hint = f" among its dynamic ones, and the others are stripped{hint}"
+            hint = f" among its dynamic symbols, and its other symbols are stripped{hint}"
         raise ProgramError(f"{path}: has no symbol {name!r}{hint}")
     defined = [s for s in found if s.section]
     if not defined:
@@ -113,7 +113,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise ProgramError(f"{path}: no such file") from None
     except ValueError:
-        raise ProgramError("the file's path holds a zero byte") from None
+        raise ProgramError("the file's path contains a zero byte") from None
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
         raise ProgramError(f"{path}: cannot be read: {why}") from None
@@ -147,29 +147,31 @@ class _Elf:
         self._path = path
         self._data = data
         if not data.startswith(b"\x7fELF"):
-            raise self._error("is not an ELF file; name its code with --file, --offset, --length")
+            raise self._error("is not an ELF file; give its code with --file, --offset, --length")
         if len(data) < _HEADER.size:
-            raise self._error("is truncated: its ELF header is not whole")
+            raise self._error("is truncated: its ELF header is incomplete")
         ident, kind, machine, _, _, _, table, _, _, _, _, size, count, _ = _HEADER.unpack_from(data)
         if machine != _EM_X86_64 or ident[4] != 2 or ident[5] != 1:
             what = _MACHINES.get(machine, "x32" if machine == _EM_X86_64 else f"machine {machine}")
             raise self._error(f"is for {what}; explain takes x86-64 code")
         if not table or not count:
             raise self._error(
-                "has no sections (it is stripped); name its code with --file, --offset, --length"
+                "has no sections (it is stripped); give its code with --file, --offset, --length"
             )
-        if size != _SECTION.size or table + count * size > len(data):
-            raise self._error("is damaged: its section headers do not fit")
+        if size != _SECTION.size:
+            raise self._error("is damaged: its section header entries have the wrong size")
+        if table + count * size > len(data):
+            raise self._error("is damaged: its section headers lie outside the file")
         self._relocatable = kind == 1
         self._sections = [self._section(table + i * size) for i in range(count)]
 
     @property
     def has_symtab(self) -> bool:
-        """Symbols other than the dynamic ones are there."""
+        """Return whether the file has symbols other than the dynamic ones."""
         return any(section.kind == _SHT_SYMTAB for section in self._sections)
 
     def symbols(self) -> Iterator[_Symbol]:
-        """The named symbols of .symtab and .dynsym."""
+        """Yield the named symbols of .symtab and .dynsym."""
         for section in self._sections:
             if section.kind not in (_SHT_SYMTAB, _SHT_DYNSYM) or not self._holds(section):
                 continue
@@ -186,7 +188,7 @@ class _Elf:
                     yield _Symbol(name, info & 15, local, section_index, value, size)
 
     def code(self, symbol: _Symbol, symbols: list[_Symbol]) -> bytes:
-        """The bytes of a defined function."""
+        """Return the bytes of a defined function."""
         if symbol.section >= len(self._sections):
             raise self._error(f"is damaged: {symbol.name!r} is in no section")
         section = self._sections[symbol.section]
@@ -196,7 +198,7 @@ class _Elf:
         start = symbol.value - base
         size = symbol.size
         if size == 0:
-            # Assembly without .size: up to the next symbol.
+            # Assembly without .size: the function extends to the next symbol.
             later = [
                 s.value for s in symbols if s.section == symbol.section and s.value > symbol.value
             ]

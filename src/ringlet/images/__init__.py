@@ -1,1 +1,1 @@
-"""What a guest is made of, from where it is published: kernels, tools, initial RAM disks."""
+"""Kernels and tools fetched from Debian, and initial RAM disks made from them."""

@@ -1,7 +1,8 @@
-"""The host's apt-get, used without root: its state, cache and lists are in a directory of ours.
+"""Runs the host's apt-get without root, with its state, cache and lists in Ringlet's directory.
 
-apt checks what it fetches: the lists by Debian's signing keys, a package by the lists' SHA-256.
-The host's own settings (a proxy, say) hold, but not its hooks, which may want root.
+apt verifies what it fetches: the lists by Debian's signing keys, a package by the SHA-256 in the
+lists.  The host's own settings (a proxy, for example) apply, but not its hooks, which may need
+root.
 """
 
 import errno
@@ -21,10 +22,10 @@ from ringlet.images.tools import output
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 OS_RELEASE: Final = Path("/etc/os-release")
 LISTS_AGE_S: Final = 24 * 3600
-"""How long package lists are taken for new."""
+"""The age up to which package lists count as new."""
 _TIMEOUT_S: Final = 900
 
-# For a host that is not Debian 12: what its sources offer is not what the guest is made of.
+# For hosts other than Debian 12, whose own sources do not have the guest's packages.
 _SOURCES: Final = """\
 Types: deb
 URIs: http://deb.debian.org/debian
@@ -64,7 +65,7 @@ Acquire::http::Timeout "20";
 Acquire::https::Timeout "20";
 Acquire::PDiffs "false";
 {sources}"""
-# Of what a repository may list (descriptions, icons, contents) only packages are wanted.
+# Only the package lists of a repository are fetched, not its descriptions, icons and contents.
 _ONLY_PACKAGES: Final = re.compile(
     r'^Acquire::IndexTargets::deb::([\w-]+)::MetaKey "', re.MULTILINE
 )
@@ -80,9 +81,9 @@ _NO_ROOM: Final = "No space left on device"
 class Apt:
     """Packages of Debian 12, fetched with a private apt whose files are below `root`.
 
-    They come from the sources of the host if it is Debian 12, or else from Debian's own server;
-    `sources`, a text for a file such as /etc/apt/sources.list.d/debian.sources, is taken instead.
-    The methods raise ImageError.
+    The packages come from the host's sources if the host is Debian 12, else from Debian's own
+    server.  `sources`, the text of a file such as /etc/apt/sources.list.d/debian.sources, replaces
+    both.  The methods raise ImageError.
     """
 
     def __init__(
@@ -100,21 +101,24 @@ class Apt:
         self._config = root / "apt.conf"
 
     def prepare(self) -> None:
-        """Make the directories and the configuration."""
+        """Create the directories and the configuration."""
         for tool in ("apt-get", "apt-cache", "dpkg-deb"):
             if shutil.which(tool) is None:
                 raise ImageError(
-                    f"{tool} is not installed, and Debian's packages are fetched with it; "
-                    "install apt, or name a kernel of your own"
+                    f"{tool} is not installed, but fetching Debian's packages needs it; "
+                    "install apt, or use a kernel of your own"
                 )
         if '"' in str(self._root) or "\n" in str(self._root):
-            raise ImageError(f"{str(self._root)!r}: apt cannot use a directory with such a name")
+            raise ImageError(
+                f"{str(self._root)!r}: apt cannot use a directory with this name; "
+                "set XDG_CACHE_HOME to another directory"
+            )
         sources = self._sources
         if not sources and not is_debian_12(self._os_release):
             sources = _SOURCES.format(keyring=self._keyring)
         if str(self._keyring) in sources and not self._keyring.exists():
             raise ImageError(
-                f"{self._keyring} is missing, and Debian's signatures are checked with it; "
+                f"{self._keyring} is missing, but checking Debian's signatures needs it; "
                 "install debian-archive-keyring"
             )
         try:
@@ -129,7 +133,7 @@ class Apt:
             raise explain(error, self._root.parent) from error
 
     def lists_are_new(self) -> bool:
-        """Tell whether the package lists were fetched within the last day."""
+        """Return whether the package lists were fetched within the last day."""
         try:
             age = time.time() - (self._root / "updated").stat().st_mtime
         except OSError:
@@ -140,31 +144,31 @@ class Apt:
         """Fetch the package lists."""
         done = self._run(["apt-get", "update"])
         if done.returncode:
-            raise self._failure("Debian's package lists cannot be fetched", done.stderr)
+            raise self._failure("cannot fetch Debian's package lists", done.stderr)
         try:
             (self._root / "updated").touch()
         except OSError as error:
             raise explain(error, self._root.parent) from error
 
     def show(self, package: str) -> Mapping[str, str]:
-        """Return the fields of the newest version of `package`; empty if it is not known."""
+        """Return the fields of the newest version of `package`; empty if apt does not know it."""
         done = self._run(["apt-cache", "show", "--no-all-versions", package])
         fields = re.findall(r"^([A-Za-z0-9-]+): (.*)$", done.stdout, re.MULTILINE)
         return dict(fields) if done.returncode == 0 else {}
 
     def download(self, package: str, directory: Path) -> Path:
-        """Fetch the newest version of `package` to `directory` and return the file."""
+        """Fetch the newest version of `package` to `directory` and return the file's path."""
         done = self._run(["apt-get", "download", package], directory)
         found = sorted(directory.glob("*.deb"))
         if done.returncode or len(found) != 1:
-            raise self._failure(f"{package} cannot be fetched", done.stderr)
-        # What it copies from a directory it does not look at again, nor at errors on the way.
+            raise self._failure(f"cannot fetch {package}", done.stderr)
+        # apt does not check a file that it copies from a directory, nor errors while copying.
         size = self.show(package).get("Size", "")
         lacks = (int(size) if size.isdecimal() else 0) - found[0].stat().st_size
         if lacks > 0:
             if free_space(directory) < lacks:
                 raise explain(OSError(errno.ENOSPC, _NO_ROOM), self._root.parent)
-            raise ImageError(f"{package} cannot be fetched: its last {lacks} bytes are missing")
+            raise ImageError(f"cannot fetch {package}: its last {lacks} bytes are missing")
         return found[0]
 
     # --- inside
@@ -187,27 +191,27 @@ class Apt:
                 environment=_environment(),
             )
         except subprocess.TimeoutExpired:
-            raise ImageError(f"{name} was given up after {_TIMEOUT_S // 60} minutes") from None
+            raise ImageError(f"{name} did not finish within {_TIMEOUT_S // 60} minutes") from None
         except OSError as error:
-            raise ImageError(f"{name} cannot be run: {error.strerror}") from error
+            raise ImageError(f"cannot run {name}: {error.strerror}") from error
 
     def _failure(self, what: str, output: str) -> ImageError:
         lines = _ERROR.findall(output)
-        reason = lines[0] if lines else "apt-get does not say why"
+        reason = lines[0] if lines else "apt-get gave no reason"
         fetch = _FETCH.match(reason)
         reason = fetch[2] if fetch else reason
         if _NO_ROOM in output:
             return explain(OSError(errno.ENOSPC, _NO_ROOM), self._root.parent)
         if _NO_NETWORK.search(output):
             return ImageError(
-                f"{what}: the network does not reach Debian ({reason}); connect it once, "
-                "or name a kernel of your own"
+                f"{what}: the network does not reach Debian ({reason}); connect this host to the "
+                "network once, or use a kernel of your own"
             )
         return ImageError(f"{what}: {reason}")
 
 
 def is_debian_12(os_release: Path) -> bool:
-    """Tell whether the host is Debian 12, whose sources have what the guest is made of."""
+    """Return whether the host is Debian 12, whose sources have the guest's packages."""
     try:
         lines = os_release.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -219,5 +223,5 @@ def is_debian_12(os_release: Path) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment with messages in English, which are understood here."""
+    """Return this process's environment, changed so that apt's messages are in English."""
     return {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "", "DEBIAN_FRONTEND": "noninteractive"}

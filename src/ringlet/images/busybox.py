@@ -1,4 +1,4 @@
-"""The guest's tools: a statically linked busybox, the host's if it will do, or else Debian's."""
+"""Finds the guest's tools: a static busybox, the host's if it is suitable, else Debian's."""
 
 import subprocess
 from pathlib import Path
@@ -43,7 +43,7 @@ def find_busybox(
 
 
 def applets(busybox: Path) -> list[str]:
-    """Return the paths that busybox wants to be called by, such as "usr/bin/awk".
+    """Return the paths of busybox's applets, such as "usr/bin/awk".
 
     Raises ImageError.
     """
@@ -51,12 +51,12 @@ def applets(busybox: Path) -> list[str]:
         done = output([busybox, "--list-full"], _TIMEOUT_S)
         done.check_returncode()
     except (OSError, subprocess.SubprocessError) as error:
-        raise ImageError(f"{busybox}: does not tell its applets: {error}") from error
+        raise ImageError(f"{busybox}: cannot list its applets: {error}") from error
     return done.stdout.split()
 
 
 def is_static(path: Path) -> bool:
-    """Tell whether `path` is an x86-64 program that needs no dynamic linker."""
+    """Return whether `path` is an x86-64 program that needs no dynamic linker."""
     try:
         with path.open("rb") as file:
             header = file.read(_HEADER)

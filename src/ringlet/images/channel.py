@@ -1,17 +1,18 @@
-"""How a command in the guest is fed and heard: four serial ports, as the guest's init has them.
+"""The protocol between the host and the guest's init, over four serial ports.
 
     ttyS0   the console: the kernel's messages, and the shell if there is no command
-    ttyS1   to the guest: the command's standard input, in frames; from it: its standard output
-    ttyS2   from the guest: its standard error
-    ttyS3   from the guest: the line "init" from its init, first of all; "ready" when it takes
-            input on ttyS1, "next" for each frame it wants there, and "exit STATUS" when the command
-            and its output, or the shell, are done.  To the guest, from "init" on: "size ROWS
-            COLUMNS", the shell's window.
+    ttyS1   to the guest: the command's standard input, in frames
+            from the guest: the command's standard output
+    ttyS2   from the guest: the command's standard error
+    ttyS3   from the guest: the line "init" when init starts, "ready" when init accepts input on
+            ttyS1, "next" to request a frame there, and "exit STATUS" when the command and its
+            output, or the shell, have ended
+            to the guest, after "init": "size ROWS COLUMNS", the size of the shell's window
 
-Output is bytes as they are.  Input needs an end, which a serial line has not: it comes in frames,
-a length in decimal and a newline before so many bytes, and a frame of length 0 is the end.  A frame
-waits until the guest has asked for it, for Linux' terminals drop what comes too fast: they hold
-64 KiB, and RTS falls only when somebody gets round to look at them.
+Output is unchanged bytes.  Input needs an end, which a serial line does not have, so it comes in
+frames: a length in decimal, a newline, and that many bytes.  A frame of length 0 is the end.  The
+host sends a frame only when the guest has requested it, because Linux's terminals drop input that
+comes too fast: they hold 64 KiB, and lower RTS only after a delay.
 """
 
 import re
@@ -20,28 +21,28 @@ from typing import Final
 
 END_OF_INPUT: Final = b"0\n"
 FRAME_SIZE: Final = 32768
-"""The most bytes in a frame: the guest's terminal holds one, and the guest another in memory."""
+"""The most bytes in a frame; the guest's terminal holds one frame, the guest's memory another."""
 
 _LONGEST_LINE: Final = 64
 _EXIT: Final = re.compile(rb"exit (\d{1,3})")
 
 
 def frames(data: bytes) -> Iterator[bytes]:
-    """Return `data` as frames; none if it is empty, which would be the end of input."""
+    """Yield `data` as frames; none if it is empty, because an empty frame ends the input."""
     for start in range(0, len(data), FRAME_SIZE):
         part = data[start : start + FRAME_SIZE]
         yield b"%d\n%b" % (len(part), part)
 
 
 def size_line(rows: int, columns: int) -> bytes:
-    """Return what tells the guest its window's size in characters."""
+    """Return the line that tells the guest the size of its window in characters."""
     return b"size %d %d\n" % (rows, columns)
 
 
 class StatusPort:
-    """What is connected to the guest's ttyS3; calls each function at most once, but `on_next`.
+    """The host's end of ttyS3.  It calls each function at most once, except `on_next`.
 
-    The guest may send anything; what is not understood is dropped.
+    The guest may send anything; unknown lines are dropped.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class StatusPort:
         self._line = b""
 
     def __call__(self, data: bytes) -> None:
-        """Take bytes from the port."""
+        """Process bytes from the guest."""
         for byte in data:
             if byte == ord("\n"):
                 self._take(self._line.rstrip(b"\r"))

@@ -1,7 +1,7 @@
-"""Writes cpio archives in the "new ASCII" format, of which Linux unpacks its initial root.
+"""Writes cpio archives in the "new ASCII" format, from which Linux unpacks its initial root.
 
-The kernel's Documentation/driver-api/early-userspace/buffer-format.rst has the format.  The same
-contents give the same bytes: times are 0, owners root, inodes count from 1.
+The kernel's Documentation/driver-api/early-userspace/buffer-format.rst describes the format.  The
+same contents give the same bytes: times are 0, owners are root, inodes count from 1.
 """
 
 import stat
@@ -15,8 +15,8 @@ _LARGEST: Final = 0xFFFF_FFFF
 class CpioWriter:
     """An archive in memory.
 
-    A name is a path below the root, without a slash before it; what is put in a directory comes
-    after the directory.
+    A name is a path below the root, without a leading slash.  A directory must be added before its
+    contents.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class CpioWriter:
     def file(self, name: str, content: bytes, mode: int = 0o644) -> None:
         """Add a regular file.  Raises ValueError if it has 4 GiB or more."""
         if len(content) > _LARGEST:
-            raise ValueError(f"{name}: the format has no room for {len(content)} bytes")
+            raise ValueError(f"{name}: {len(content)} bytes are too many for the format")
         self._inode += 1
         self._add(name.encode(), stat.S_IFREG | mode, self._inode, content=content)
 
@@ -46,7 +46,7 @@ class CpioWriter:
         self._add(name.encode(), stat.S_IFCHR | mode, self._inode, device=(major, minor))
 
     def contents(self) -> bytes:
-        """Return the archive up to now, ended."""
+        """Return the complete archive with the members added so far."""
         ended = CpioWriter()
         ended._add(_TRAILER, 0, 0)
         return b"".join(self._parts + ended._parts)

@@ -1,6 +1,6 @@
 """Debian 12's kernels and busybox, fetched once and then taken from the cache.
 
-What is in the cache is used as it is, without the network; `refresh` looks for a newer version.
+Cached files are used without the network; `refresh` looks for a newer version.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from ringlet.images.tools import started
 CLOUD_KERNEL: Final = "linux-image-cloud-amd64"
 BUSYBOX: Final = "busybox-static"
 Progress = Callable[[str], None]
-"""Takes a line for the user: what takes so long."""
+"""Shows the user a line with the current step."""
 
-# apt-get waits for ever when it finds the disk full, so that room is looked for first.
+# apt-get waits forever on a full disk, so the free space is checked first.
 _KERNEL_ROOM: Final = 180 << 20
 _TOOL_ROOM: Final = 60 << 20
 _KERNELS: Final = "kernels"
@@ -36,9 +36,9 @@ _PACKAGE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
 @dataclass(frozen=True, slots=True)
 class CachedKernel:
-    """A kernel in the cache: the bzImage, the package it came in, which has its modules.
+    """A kernel in the cache: the bzImage, and the package it came in, which has its modules.
 
-    `release` is what `uname -r` says of it, `version` Debian's.
+    `release` is the output of `uname -r` under the kernel, `version` is Debian's version.
     """
 
     vmlinuz: Path
@@ -48,7 +48,7 @@ class CachedKernel:
 
 
 def silent(line: str) -> None:
-    """Be a progress that nobody sees."""
+    """Drop `line`: the progress function that shows nothing."""
 
 
 def fetch_kernel(
@@ -59,9 +59,9 @@ def fetch_kernel(
     apt: Apt | None = None,
     refresh: bool = False,
 ) -> CachedKernel:
-    """Return the kernel of Debian package `package`, from the cache or else from Debian.
+    """Return the kernel of the Debian package `package`, from the cache or else from Debian.
 
-    The package may be one that depends on a real kernel's, as linux-image-cloud-amd64 does.
+    The package may depend on the package of a kernel, as linux-image-cloud-amd64 does.
     Raises ImageError.
     """
     source = _Source(store, apt, progress)
@@ -81,7 +81,7 @@ def fetch_kernel(
             facts["release"] = fetched.package.removeprefix("linux-image-")
     kernel = _cached_kernel(source.store, package)
     if kernel is None:
-        raise ImageError(f"{source.store.root}: what is written to the cache is not what is read")
+        raise ImageError(f"{source.store.root}: the disk returns wrong data; check the disk")
     return kernel
 
 
@@ -106,16 +106,16 @@ def fetch_busybox(
             facts["package"], facts["version"] = fetched.package, fetched.version
     tool = _cached_tool(source.store)
     if tool is None:
-        raise ImageError(f"{source.store.root}: what is written to the cache is not what is read")
+        raise ImageError(f"{source.store.root}: the disk returns wrong data; check the disk")
     return tool
 
 
 def extract(deb: Path, wanted: re.Pattern[str], target: Path) -> None:
-    """Write the first regular file of `deb` whose name is `wanted` to `target`.
+    """Write the first regular file of `deb` whose name matches `wanted` to `target`.
 
-    Raises ImageError; OSError if the target cannot be written.
+    Raises ImageError, and OSError if the target cannot be written.
     """
-    # As a tar archive, of which the rest need not be read.
+    # dpkg-deb gives a tar archive, whose rest need not be read.
     with started(["dpkg-deb", "--fsys-tarfile", deb]) as process:
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
@@ -127,7 +127,7 @@ def extract(deb: Path, wanted: re.Pattern[str], target: Path) -> None:
                             shutil.copyfileobj(source, file, 1 << 20)
                         return
         except tarfile.TarError as error:
-            raise ImageError(f"{deb.name}: this package cannot be unpacked: {error}") from error
+            raise ImageError(f"{deb.name}: cannot unpack this package: {error}") from error
     raise ImageError(f"{deb.name}: this package has no file {wanted.pattern}")
 
 
@@ -139,7 +139,7 @@ class _Fetched:
 
 
 class _Source:
-    """The store, and apt behind it, which is prepared when it is needed first."""
+    """The store, and the apt that fills it, which is prepared at its first use."""
 
     def __init__(self, store: Store | None, apt: Apt | None, progress: Progress) -> None:
         self.store = store or Store(default_root())
@@ -147,17 +147,17 @@ class _Source:
         self._progress = progress
 
     def waits(self) -> None:
-        """Say why nothing happens."""
-        self._progress("waiting for another ringlet, which is fetching")
+        """Show the user that this process waits for another one."""
+        self._progress("waiting for another ringlet process that is fetching")
 
     def fetch(self, package: str, directory: Path, *, newest: bool = False) -> _Fetched:
         """Fetch the package that has the files of `package` to `directory`, which is empty.
 
-        With `newest`, lists that are not a day old yet are fetched again, too.
+        With `newest`, the package lists are fetched again even if they are less than a day old.
         """
         self._apt.prepare()
         if not newest and self._apt.lists_are_new():
-            # Lists of this morning may name a version that is gone by now.
+            # Lists that are a few hours old may name a version that is gone by now.
             with contextlib.suppress(ImageError):
                 return self._download(package, directory)
         return self._download_after_update(package, directory)
@@ -167,7 +167,7 @@ class _Source:
         try:
             self._apt.update()
         except ImageError as trouble:
-            # Another of the host's sources may be the one that fails.
+            # The failure may concern another of the host's sources.
             try:
                 return self._download(package, directory)
             except ImageError:

@@ -1,20 +1,20 @@
 #!/bin/sh
-# Process 1 of a guest that has an initial RAM disk and no other.
+# Process 1 of a guest whose only disk is its initial RAM disk.
 #
-# /ringlet/settings sets hostname, TERM, rows and columns.  With /ringlet/command, which sets the
-# positional parameters, that command runs and its streams are carried by serial ports, as
-# ringlet/images/channel.py has it; without, a shell runs on the console.  Either's exit status is
-# told on /dev/ttyS3, if there is somebody to hear it, and the machine powers itself off.
+# /ringlet/settings sets hostname, TERM, rows and columns.  If /ringlet/command exists, it sets the
+# positional parameters, and that command runs with its streams on serial ports, as
+# ringlet/images/channel.py describes; otherwise a shell runs on the console.  Init reports the exit
+# status of either on /dev/ttyS3, if that port exists, and powers the machine off.
 
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM
 
-# A port that passes on every byte as it is, and asks for no more than the guest can take.
+# Make a port pass every byte unchanged, with flow control.
 raw() {
     stty raw -echo -iexten clocal crtscts
 }
 
 mount -t devtmpfs devtmpfs /dev
-# The file is there even if the port is not, and then stty fails.
+# The device file exists even without the port, and then stty fails.
 exec 3<>/dev/ttyS3
 raw <&3 2>/dev/null || exec 3<>/dev/null
 echo init >&3
@@ -30,15 +30,15 @@ mount -t tmpfs -o mode=1777 tmpfs /tmp
 hostname "$hostname"
 cd /root
 
-# Frames become a stream: a length in decimal and a newline before so many bytes; 0 is the end.  Each
-# is asked for: the terminal drops what comes faster than it is read, once it holds 64 KiB.
+# Turn frames into a stream.  A frame is a length in decimal, a newline and that many bytes; length 0
+# is the end.  Init requests each frame, because the terminal drops input beyond 64 KiB.
 feed() {
     while echo next >&3 && read -r size && [ "$size" -gt 0 ]; do
         dd bs="$size" count=1 iflag=fullblock || return
     done 2>/dev/null
 }
 
-# What the command has left running would keep its output open for ever.
+# Processes that the command has left running would keep its output open forever.
 kill_all_but() {
     for process in /proc/[0-9]*; do
         process=${process#/proc/}
@@ -53,7 +53,7 @@ run_command() {
     exec 4<>/dev/ttyS1 5<>/dev/ttyS2
     raw <&4
     raw <&5
-    # What comes before the port is raw would be echoed.
+    # Input that comes before the port is raw would be echoed.
     echo ready >&3
     mkfifo /run/stdin /run/stdout /run/stderr
     feed <&4 >/run/stdin &
@@ -69,11 +69,11 @@ run_command() {
     status=$?
     kill_all_but "$out" "$err"
     wait "$out" "$err"
-    # The last to close a port waits until everything is sent.
+    # The last close of a port waits until everything is sent.
     exec 4>&- 5>&-
 }
 
-# The kernel tells whoever runs in the foreground that the size is another.
+# The kernel sends SIGWINCH to the foreground processes when the size changes.
 follow_window() {
     while read -r word rows columns; do
         [ "$word" = size ] && stty rows "$rows" cols "$columns" </dev/ttyS0
@@ -84,13 +84,13 @@ run_shell() {
     stty sane rows "$rows" cols "$columns" </dev/ttyS0
     follow_window <&3 &
     follower=$!
-    # A session's leader gets the first terminal it opens, and with it job control.
+    # A session leader gets the first terminal that it opens, and with it job control.
     setsid sh -c 'exec </dev/ttyS0 >/dev/ttyS0 2>&1; exec sh -l' 3>&-
     status=$?
-    # The last to close a port waits until everything is sent.
+    # The last close of a port waits until everything is sent.
     kill "$follower" 2>/dev/null
     wait "$follower"
-    # This changes nothing but waits likewise.
+    # This changes nothing, but it waits until everything is sent.
     stty sane </dev/ttyS0
 }
 
@@ -103,7 +103,7 @@ echo "exit $status" >&3
 exec 3>&-
 sync
 poweroff -f
-# Without a power switch there is nothing left to do, but process 1 must not end.
+# Without power-off nothing is left to do, but process 1 must not end.
 while :; do
     sleep 3600
 done

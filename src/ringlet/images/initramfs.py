@@ -1,6 +1,7 @@
-"""An initial RAM disk that is the whole of a guest: busybox, an init, and what it is to run.
+"""Makes an initial RAM disk that holds a whole guest: busybox, an init, and its command.
 
-It is not compressed: unpacking would cost the guest more than copying it costs the host.
+The RAM disk is not compressed, because unpacking it in the guest would take longer than copying it
+on the host.
 """
 
 import importlib.resources
@@ -29,7 +30,7 @@ _LARGEST_WINDOW: Final = 0xFFFF
 
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """A shell on the console, which is a terminal of this kind and size."""
+    """A shell on the console, with the kind and size of its terminal."""
 
     term: str = "vt100"
     rows: int = 24
@@ -38,7 +39,7 @@ class Shell:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command with its arguments, as exact bytes; its streams are in `ringlet.images.channel`."""
+    """A command and its arguments as exact bytes; `ringlet.images.channel` has its streams."""
 
     argv: tuple[bytes, ...]
     term: str = "dumb"
@@ -51,7 +52,7 @@ def make_initramfs(busybox: Path, task: Shell | Command, *, hostname: str = "deb
         archive.directory(name)
     archive.directory("root", 0o700)
     archive.directory("tmp", 0o1777)
-    # The kernel opens it for init before init can mount anything.
+    # The kernel opens /dev/console for init before init can mount anything.
     archive.character_device("dev/console", 5, 1)
     for name, text in _FILES.items():
         archive.file(name, text.encode())
@@ -78,7 +79,7 @@ def _add_busybox(archive: CpioWriter, busybox: Path) -> None:
 
 def _settings(task: Shell | Command, hostname: str) -> bytes:
     if not _HOST_NAME.fullmatch(hostname):
-        raise ConfigError(f"{hostname!r} is not a host name; give letters, digits, '-' and '.'")
+        raise ConfigError(f"{hostname!r} is not a host name; use letters, digits, '-' and '.'")
     rows, columns = (task.rows, task.columns) if isinstance(task, Shell) else (0, 0)
     if not (0 <= rows <= _LARGEST_WINDOW and 0 <= columns <= _LARGEST_WINDOW):
         raise ConfigError(f"no terminal has {rows} rows and {columns} columns")
@@ -98,7 +99,7 @@ def _positional(argv: tuple[bytes, ...]) -> bytes:
 
 
 def _quoted(text: bytes) -> bytes:
-    """Return `text` so that a shell reads exactly its bytes, of which none can be zero."""
+    """Return `text` quoted so that a shell reads exactly its bytes, none of which may be zero."""
     if b"\0" in text:
-        raise ConfigError("an argument for the guest holds a zero byte")
+        raise ConfigError("an argument for the guest contains a zero byte")
     return b"'" + text.replace(b"'", b"'\\''") + b"'"

@@ -1,15 +1,15 @@
-"""What was fetched, kept in the user's cache directory and checked each time it is used.
+"""The store of fetched files in the user's cache directory; each use checks their hashes.
 
     $XDG_CACHE_HOME/ringlet/
-        lock                        one process at a time changes what is below
+        lock                        held by the one process that changes the files below
         apt/                        package lists (`ringlet.images.apt`)
-        kernels/NAME/               an entry: its files, and last of all manifest.json
+        kernels/NAME/               an entry: its files, and manifest.json, written last
         tools/NAME/
         translations/               `ringlet.machine.translations`
 
-An entry is made in a directory beside its place and renamed, so that it is there whole or not at
-all.  Its manifest tells the SHA-256 of each file; an entry that does not agree with it counts as
-absent, and the next fetch takes its place.
+An entry is made in a temporary directory beside its place and then renamed, so that it is never
+incomplete.  Its manifest has the SHA-256 of each file.  An entry that does not match its manifest
+counts as absent, and the next fetch replaces it.
 """
 
 import contextlib
@@ -31,19 +31,19 @@ _MANIFEST: Final = "manifest.json"
 _UNFINISHED: Final = ".unfinished-"
 _FORMAT: Final = 1
 ROOM_FOR_ALL: Final = 200 << 20
-"""What a kernel, tools and package lists take, with what is needed to make them, in bytes."""
+"""The bytes that a kernel, tools and package lists need, including temporary files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A directory of the store and what its manifest says: facts, and files with their hashes."""
+    """A directory of the store with its manifest's facts and its files' hashes."""
 
     path: Path
     facts: Mapping[str, str]
     hashes: Mapping[str, str]
 
     def file(self, name: str) -> Path | None:
-        """Return the path of file `name`, or None if it is not as it was when it was fetched."""
+        """Return the path of the file `name`, or None if it has changed since it was fetched."""
         path = self.path / name
         try:
             return path if sha256(path) == self.hashes.get(name) else None
@@ -58,7 +58,7 @@ class Store:
         self.root = root
 
     def find(self, kind: str, name: str) -> Entry | None:
-        """Return the entry, or None if there is none or its manifest cannot be understood."""
+        """Return the entry, or None if there is none or its manifest is invalid."""
         path = self.root / kind / name
         try:
             content = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
@@ -70,7 +70,7 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the store's lock; `on_wait` is called if another process has it."""
+        """Hold the store's lock; `on_wait` is called if another process holds it."""
         with self._explained():
             self.root.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -86,9 +86,9 @@ class Store:
 
     @contextlib.contextmanager
     def adding(self, kind: str, name: str, room: int = 0) -> Iterator[tuple[Path, dict[str, str]]]:
-        """Give an empty directory and facts to add to; if the body succeeds, they are the entry.
+        """Give an empty directory and facts to fill; if the body succeeds, they become the entry.
 
-        Call it with the lock held.  `room` is the free space that the body needs, in bytes.
+        The caller must hold the lock.  `room` is the free space that the body needs, in bytes.
         """
         facts: dict[str, str] = {}
         place = self.root / kind / name
@@ -96,7 +96,7 @@ class Store:
             place.parent.mkdir(parents=True, exist_ok=True)
             if free_space(place.parent) < room:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            for left in place.parent.glob(f"{_UNFINISHED}*"):  # by a process that was killed
+            for left in place.parent.glob(f"{_UNFINISHED}*"):  # left by a killed process
                 shutil.rmtree(left, ignore_errors=True)
             made = place.parent / f"{_UNFINISHED}{os.getpid()}"
             try:
@@ -119,10 +119,10 @@ class Store:
 
 def explain(error: OSError, root: Path) -> ImageError:
     """Return the error to raise when the cache directory `root` cannot be written."""
-    what = f"{root}: the cache cannot be written: {error.strerror or error}"
+    what = f"{root}: cannot write the cache: {error.strerror or error}"
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            remedy = f"make room for {format_size(ROOM_FOR_ALL)} there"
+            remedy = f"free {format_size(ROOM_FOR_ALL)} there"
         case _:
             remedy = "make it writable"
     return ImageError(f"{what}; {remedy}, or set XDG_CACHE_HOME to another directory")
@@ -131,16 +131,16 @@ def explain(error: OSError, root: Path) -> ImageError:
 def default_root(environ: Mapping[str, str] = os.environ) -> Path:
     """Return Ringlet's directory by the XDG Base Directory Specification.  Raises ImageError."""
     given = environ.get("XDG_CACHE_HOME", "")
-    if given.startswith("/"):  # the specification: a relative one is to be ignored
+    if given.startswith("/"):  # the specification says to ignore relative paths
         return Path(given) / "ringlet"
     try:
         return Path.home() / ".cache" / "ringlet"
     except RuntimeError:
-        raise ImageError("there is no home directory for a cache; set XDG_CACHE_HOME") from None
+        raise ImageError("this user has no home directory; set XDG_CACHE_HOME") from None
 
 
 def translations_directory() -> Path | None:
-    """Return where translations are kept, or None where there is no place for them."""
+    """Return the directory of kept translations, or None if there is no place for them."""
     try:
         return default_root() / "translations"
     except ImageError:
@@ -148,7 +148,7 @@ def translations_directory() -> Path | None:
 
 
 def free_space(directory: Path) -> int:
-    """Return how many bytes can be written below `directory`."""
+    """Return the number of bytes that can be written below `directory`."""
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
 

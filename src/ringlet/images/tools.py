@@ -1,4 +1,4 @@
-"""The host's tools, started so that none outlives whoever asked for its work."""
+"""Starts the host's tools so that none of them outlives its caller."""
 
 import contextlib
 import os
@@ -16,14 +16,14 @@ def started(
     environment: Mapping[str, str] = os.environ,
     errors: int = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Give a process that reads nothing and whose output is read; after the body it is gone.
+    """Start a process without input, whose output the body reads; it is killed after the body.
 
-    An exception that a signal raises, such as KeyboardInterrupt, may strike the main thread while
-    it starts the process, which then nobody would know of.  So another thread does.
-    Raises OSError if it cannot be started.
+    A signal may raise an exception such as KeyboardInterrupt in the main thread while that thread
+    starts a process, and the process would be lost.  So another thread starts it.  Raises OSError
+    if the process cannot be started.
     """
     made: list[subprocess.Popen[bytes]] = []
-    failed: list[OSError] = []
+    failed: list[Exception] = []
     wanted = True
     at_work = threading.Lock()
 
@@ -38,7 +38,7 @@ def started(
                         stdout=subprocess.PIPE, stderr=errors,
                     )
                 )  # fmt: skip
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - raised again below
                 failed.append(error)
 
     thread = threading.Thread(target=make, name="tool")
@@ -49,12 +49,12 @@ def started(
             raise failed[0]
         yield made[0]
     finally:
-        # Not by `join`: whether the thread has begun cannot be told if its start was interrupted.
+        # `join` cannot be used: if the start was interrupted, the thread may not have begun.
         wanted = False
         with at_work:
             for process in made:
                 process.kill()
-                with process:  # its pipes are closed, and it is waited for
+                with process:  # closes the pipes and waits for the process
                     pass
 
 
@@ -65,7 +65,7 @@ def output(
     directory: Path | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a tool for at most so long.  Raises OSError and subprocess.TimeoutExpired."""
+    """Run a tool for at most `seconds`.  Raises OSError and subprocess.TimeoutExpired."""
     with started(
         command, directory=directory, environment=environment, errors=subprocess.PIPE
     ) as process:

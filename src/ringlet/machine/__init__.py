@@ -1,1 +1,1 @@
-"""Machines: a processor, a bus and devices, wired, loaded and run."""
+"""Machines: wires, loads and runs a processor, buses and devices."""

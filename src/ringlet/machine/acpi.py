@@ -1,9 +1,9 @@
-"""The ACPI tables of the PC (ACPI 6.4, chapter 5), made for one place in guest memory.
+"""Builds the ACPI tables of the PC (ACPI 6.4, chapter 5) for one place in guest memory.
 
     RSDP -> XSDT, RSDT -> FADT -> FACS, DSDT
                        -> MADT
 
-The guest finds the RSDP in its boot parameters, or by a search of E0000h to FFFFFh.
+The guest finds the RSDP in its boot parameters, or by searching E0000h to FFFFFh.
 """
 
 import struct
@@ -32,12 +32,12 @@ _NO_VGA: Final = 1 << 2
 # FADT: fixed feature flags
 _WBINVD: Final = 1 << 0
 _PROC_C1: Final = 1 << 2
-_NO_SLEEP_BUTTON: Final = 1 << 5  # the power button is one of fixed hardware, so bit 4 is clear
+_NO_SLEEP_BUTTON: Final = 1 << 5  # bit 4 is clear because the power button is fixed hardware
 _NO_FIXED_RTC: Final = 1 << 6
 _TIMER_32_BITS: Final = 1 << 8
 _RESET_REGISTER: Final = 1 << 10
 
-_NO_C2: Final = 0xFFF  # latencies that say that there is no such state
+_NO_C2: Final = 0xFFF  # a latency that marks the state as unsupported
 _NO_C3: Final = 0xFFF
 _ENTERPRISE_SERVER: Final = 4  # preferred power management profile
 
@@ -51,12 +51,12 @@ _BY_DWORD: Final = 3
 _PCAT_COMPAT: Final = 1 << 0  # there is an 8259 pair as well
 _ENABLED: Final = 1 << 0
 _ALL_PROCESSORS: Final = 0xFF
-_CONFORMS: Final = 0  # polarity and trigger are those of the bus
+_CONFORMS: Final = 0  # polarity and trigger as on the bus
 _ACTIVE_HIGH_LEVEL: Final = 0b1101
 
 
 class AcpiTables(NamedTuple):
-    """The tables as one image for guest physical address `base`; `rsdp` is that of the RSDP."""
+    """The tables as one image for guest physical address `base`; `rsdp` is the RSDP's address."""
 
     base: int
     rsdp: int
@@ -79,7 +79,7 @@ def build(platform: Platform, base: int = at.FIRMWARE) -> AcpiTables:
 
 
 class _Block(NamedTuple):
-    """A block of registers: where, how many bytes, and how wide the guest is to access them."""
+    """A block of registers: its port, its size in bytes, and the width of the guest's accesses."""
 
     port: int
     length: int
@@ -107,7 +107,7 @@ def _table(signature: bytes, revision: int, body: bytes) -> bytes:
 
 
 def _summed(table: bytes, place: int) -> bytes:
-    """Set the byte at `place`, now 0, so that all of them add up to 0 in eight bits."""
+    """Set the byte at `place`, now 0, so that the sum of all bytes is 0 in eight bits."""
     return table[:place] + bytes([-sum(table) & 0xFF]) + table[place + 1 :]
 
 
@@ -117,7 +117,7 @@ def _rsdp(rsdt: int, xsdt: int) -> bytes:
 
 
 def _facs() -> bytes:
-    """Return the FACS, which has no checksum: memory that guest and firmware would share."""
+    """Return the FACS, memory shared by guest and firmware, which has no checksum."""
     version = 2
     return struct.pack("<4sIIIIIQB", b"FACS", FACS_SIZE, 0, 0, 0, 0, 0, version).ljust(
         FACS_SIZE, b"\0"
@@ -139,7 +139,7 @@ def _fadt(platform: Platform, facs: int, dsdt: int) -> bytes:
     body = b"".join(
         (
             struct.pack("<IIxB", facs, dsdt, _ENTERPRISE_SERVER),
-            # No SMI command port: the hardware is in ACPI mode from the start.
+            # There is no SMI command port, because the hardware starts in ACPI mode.
             struct.pack("<HIBBBB", at.IRQ_SCI, 0, 0, 0, 0, 0),
             struct.pack("<8I", *(block.port for block in blocks)),
             struct.pack("<6B", event.length, control.length, 0, timer.length, gpe.length, 0),
@@ -161,7 +161,7 @@ def _fadt(platform: Platform, facs: int, dsdt: int) -> bytes:
 
 
 def _generic_address(block: _Block) -> bytes:
-    """Return a block of ports as a generic address (5.2.3.2), all zero if there is none."""
+    """Return a block of ports as a generic address (5.2.3.2), all zero if the block is empty."""
     space = _SPACE_IO if block.length else 0
     return struct.pack("<BBBBQ", space, 8 * block.length, 0, block.access, block.port)
 
@@ -191,5 +191,5 @@ def _local_apics(apic_ids: Sequence[int]) -> list[bytes]:
 
 
 def _override(irq: int, gsi: int, flags: int) -> bytes:
-    """Return that ISA interrupt `irq` comes elsewhere or otherwise than an ISA bus has it."""
+    """Return an entry that gives ISA interrupt `irq` another input, polarity or trigger."""
     return struct.pack("<BBBBIH", 2, 10, 0, irq, gsi, flags)

@@ -1,8 +1,8 @@
-"""Every guest address that Ringlet itself chooses, in one place.
+"""All guest addresses that Ringlet chooses.
 
 The bare machine (guest physical = linear, for the first 4 GiB):
 
-    0x0000_0000  never used by the loader, so that a null pointer hits nothing of ours
+    0x0000_0000  not used by the loader, so that a null pointer does not hit its tables
     0x0000_1000  GDT: null, 64-bit code (selector 08h), data (selector 10h)
     0x0000_2000  PML4
     0x0000_3000  page directory pointer table
@@ -19,17 +19,17 @@ and stack, and:
     0x0000_1000  GDT: null, null, 64-bit code (selector 10h), data (selector 18h)
     0x0000_8000  boot_params, the "zero page"
     0x0002_0000  command line, at most 64 KiB
-    0x0009_FC00  1 KiB that firmware would keep (EBDA); reserved in the E820 map
-    0x000A_0000  video memory and option ROMs: nothing there
+    0x0009_FC00  1 KiB that firmware would use (EBDA); reserved in the E820 map
+    0x000A_0000  video memory and option ROMs on a real PC; empty here
     0x000E_0000  ACPI tables, the RSDP first; reserved in the E820 map
     0x0010_0000  RAM again; the kernel goes where it prefers, usually to 16 MiB
-    ...          the initial RAM disk ends where RAM ends, or where the kernel's reach does
-    0xC000_0000  RAM ends here at the latest; BARs of PCI functions
+    ...          the initial RAM disk, up to the end of RAM or the kernel's limit for it
+    0xC000_0000  the highest end of the low RAM; BARs of PCI functions
     0xFEC0_0000  I/O APIC
     0xFEE0_0000  local APIC
     0x1_0000_0000  the rest of RAM
 
-Port addresses are those of an IBM PC/AT, and PORT_PM, which no PC fixes.
+Port addresses are those of an IBM PC/AT, except PORT_PM, which is not fixed on PCs.
 """
 
 from typing import Final
@@ -82,7 +82,7 @@ PORT_COM1: Final = 0x3F8
 PORT_ELCR: Final = 0x4D0
 PORT_PM: Final = 0x600
 PORT_PCI_CONFIG: Final = 0xCF8
-PORT_RESET: Final = 0xCF9  # within the former
+PORT_RESET: Final = 0xCF9  # within the ports of the PCI host bridge
 
 # --- inputs of the 8259 pair
 IRQ_TIMER: Final = 0
@@ -93,7 +93,7 @@ IRQ_RTC: Final = 8
 IRQ_SCI: Final = 9
 IRQ_MOUSE: Final = 12
 
-# --- inputs of the I/O APIC: those of the 8259 pair, but for the timer, and PCI's
+# --- inputs of the I/O APIC: those of the 8259 pair, except the timer's, and those of PCI
 GSI_TIMER: Final = 2
 GSI_PCI: Final = 16
 GSI_PCI_COUNT: Final = 8

@@ -32,12 +32,12 @@ _MEMORY_WRITABLE: Final = 0x01
 
 
 def path(text: str) -> bytes:
-    """Return a name: segments of up to four letters, with dots between, after a backslash or ^s."""
+    """Return a name: dot-separated segments of up to four letters, after a backslash or ^s."""
     rest = text.lstrip("\\^")
     prefix = text[: len(text) - len(rest)].encode("ascii")
     segments = [segment.ljust(4, "_").encode("ascii") for segment in rest.split(".") if segment]
     if any(len(segment) != 4 for segment in segments):
-        raise ValueError(f"an AML name segment has up to four letters: {text!r}")
+        raise ValueError(f"{text!r}: an AML name segment has at most four letters")
     match len(segments):
         case 0:
             return prefix + b"\x00"
@@ -68,16 +68,16 @@ def string(text: str) -> bytes:
 
 
 def eisa_id(text: str) -> bytes:
-    """Return the number that an EISA ID such as PNP0A03 is compressed to (6.1.5)."""
+    """Return the number that an EISA ID such as PNP0A03 is compressed into (6.1.5)."""
     letters = 0
     for letter in text[:3]:
         letters = letters << 5 | ord(letter) - ord("@")
-    # Stored with its most significant byte first.
+    # The number is stored with its most significant byte first.
     return integer(int.from_bytes(struct.pack(">HH", letters, int(text[3:], 16)), "little"))
 
 
 def buffer(data: bytes) -> bytes:
-    """Return a buffer holding `data`."""
+    """Return a buffer that holds `data`."""
     return _BUFFER_OP + _with_length(integer(len(data)) + data)
 
 
@@ -87,22 +87,22 @@ def package(*elements: bytes) -> bytes:
 
 
 def name(where: str, value: bytes) -> bytes:
-    """Give a value a name."""
+    """Return a term that gives `value` the name `where`."""
     return _NAME_OP + path(where) + value
 
 
 def scope(where: str, *terms: bytes) -> bytes:
-    """Put terms in the scope of a name that exists."""
+    """Return a term that puts `terms` in the scope of the existing name `where`."""
     return _SCOPE_OP + _with_length(path(where) + b"".join(terms))
 
 
 def device(where: str, *terms: bytes) -> bytes:
-    """Return a device with what is in it."""
+    """Return a device that contains `terms`."""
     return _DEVICE_OP + _with_length(path(where) + b"".join(terms))
 
 
 def _with_length(body: bytes) -> bytes:
-    """Return `body` after its PkgLength, which counts its own bytes too (20.2.4)."""
+    """Return `body` after its PkgLength, which includes its own bytes (20.2.4)."""
     if len(body) + 1 < 1 << 6:
         return bytes([len(body) + 1]) + body
     for extra in (1, 2, 3):
@@ -118,37 +118,37 @@ def _with_length(body: bytes) -> bytes:
 
 
 def resources(*descriptors: bytes) -> bytes:
-    """Return the buffer that a _CRS is.  The end tag's checksum of 0 says that it is not used."""
+    """Return the buffer for a _CRS.  The checksum 0 in its end tag means that there is none."""
     return buffer(b"".join(descriptors) + b"\x79\x00")
 
 
 def io_ports(base: int, count: int) -> bytes:
-    """Return ports that a device takes, decoded in 16 bits."""
+    """Return a descriptor of a device's ports, decoded in 16 bits."""
     return struct.pack("<BBHHBB", 0x47, 1, base, base, 1, count)
 
 
 def irq(number: int) -> bytes:
-    """Return an edge-triggered, active-high ISA interrupt."""
+    """Return a descriptor of an edge-triggered, active-high ISA interrupt."""
     return struct.pack("<BH", 0x22, 1 << number)
 
 
 def fixed_memory(base: int, size: int) -> bytes:
-    """Return memory below 4 GiB that a device takes, readable and writable."""
+    """Return a descriptor of a device's readable and writable memory below 4 GiB."""
     return struct.pack("<BHBII", 0x86, 9, 1, base, size)
 
 
 def bus_numbers(first: int, last: int) -> bytes:
-    """Return the bus numbers that a bridge hands on."""
+    """Return a descriptor of the bus numbers that a bridge forwards."""
     return _word_range(_BUS, 0, first, last)
 
 
 def io_window(first: int, last: int) -> bytes:
-    """Return the ports that a bridge hands on."""
+    """Return a descriptor of the ports that a bridge forwards."""
     return _word_range(_IO, _IO_ENTIRE_RANGE, first, last)
 
 
 def memory_window(first: int, last: int) -> bytes:
-    """Return the memory that a bridge hands on, below 4 GiB or anywhere."""
+    """Return a descriptor of memory that a bridge forwards, below 4 GiB or anywhere."""
     length = last - first + 1
     head = (_MEMORY, _FIXED_RANGE, _MEMORY_WRITABLE, 0, first, last, 0, length)
     if last < 1 << 32:
@@ -158,5 +158,5 @@ def memory_window(first: int, last: int) -> bytes:
 
 def _word_range(kind: int, flags: int, first: int, last: int) -> bytes:
     length = last - first + 1
-    # A window of all 65,536 ports does not fit the descriptor; none is needed.
+    # A window of all 65,536 ports does not fit in the descriptor, and is not needed.
     return struct.pack("<BHBBB5H", 0x88, 13, kind, _FIXED_RANGE, flags, 0, first, last, 0, length)

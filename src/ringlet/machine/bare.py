@@ -1,16 +1,18 @@
 """The bare machine: a static ELF64 program entered in long mode at CPL 0, with no firmware.
 
-What the program finds at its entry point:
+At the program's entry point:
 
-* 64-bit mode, paging on, the first 4 GiB mapped identically by 2 MiB pages, writable and
-  executable; RAM from 0 up to the size asked for, or to 3 GiB and the rest from 4 GiB on;
-* RSP at the top of a stack of 512 KiB, 16-byte aligned; the other general registers 0; RFLAGS 2,
-  so interrupts are off;
-* CS a 64-bit code segment and DS, ES, SS, FS, GS flat data segments, from a GDT that it may
-  replace; an empty IDT, so that any exception before it loads its own shuts the processor down;
-* x87, SSE and (if the processor has it) AVX enabled;
-* a 16550 at 3F8h whose output goes to the sink, an 8259 pair at 20h and A0h, an 8254 at 40h with
-  counter 0 on input 0, system control port B at 61h, and a debug exit port at F4h.
+* the processor is in 64-bit mode with paging on; 2 MiB pages map the first 4 GiB identically,
+  writable and executable; RAM extends from 0 to the size given, or to 3 GiB with the rest
+  at 4 GiB and above;
+* RSP is the top of a stack of 512 KiB, 16-byte aligned; the other general registers are 0;
+  RFLAGS is 2, so interrupts are off;
+* CS is a 64-bit code segment and DS, ES, SS, FS, GS are flat data segments, from a GDT that the
+  program may replace; the IDT is empty, so any exception before the program loads its own IDT shuts
+  the processor down;
+* x87, SSE and, if the processor has it, AVX are enabled;
+* there are a 16550 at 3F8h whose output goes to the sink, an 8259 pair at 20h and A0h, an 8254 at
+  40h with counter 0 on input 0, system control port B at 61h, and a debug exit port at F4h.
 """
 
 import time
@@ -28,7 +30,7 @@ from ringlet.machine.bus import PortBus
 from ringlet.machine.cpu import Cpu, MakeCpu
 from ringlet.machine.elf import load_program, read_program
 from ringlet.machine.long_mode import enter_long_mode
-from ringlet.machine.machine import InterruptLine, Machine
+from ringlet.machine.vm import InterruptLine, Vm
 
 
 def build(
@@ -38,10 +40,10 @@ def build(
     *,
     avx: bool,
     clock: Clock = time.monotonic_ns,
-) -> Machine:
+) -> Vm:
     """Return a bare machine with the program loaded, about to execute its first instruction.
 
-    `avx` tells whether the processor has AVX to enable.  Raises ProgramError.
+    `avx` says whether the processor has AVX, which is then enabled.  Raises ProgramError.
     """
     program = read_program(config.program, config.memory)
     cpu = make_cpu(config.memory)
@@ -50,12 +52,12 @@ def build(
     return wire(cpu, sink, clock)
 
 
-def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Machine:
+def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Vm:
     """Put the devices on the bus and connect their lines."""
     bus = PortBus()
     line = InterruptLine(cpu)
     pics = I8259Pair(line)
-    machine = Machine(cpu, bus, pics, line, clock)
+    machine = Vm(cpu, bus, pics, line, clock)
 
     pit = I8254(clock, pics.line(at.IRQ_TIMER), machine.timer_changed)
     machine.attach_timer(pit, at.IRQ_TIMER)

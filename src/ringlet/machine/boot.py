@@ -1,4 +1,4 @@
-"""A PC with a Linux kernel in its memory, about to be entered."""
+"""Builds a PC with a Linux kernel in its memory, ready to enter the kernel."""
 
 from ringlet.config import LinuxConfig
 from ringlet.machine import pc
@@ -9,7 +9,7 @@ from ringlet.machine.linux import check, load_linux, read_kernel
 def build(config: LinuxConfig, make_cpu: MakeCpu, options: pc.Options) -> pc.Pc:
     """Return the machine.  Raises ProgramError and ConfigError."""
     kernel = read_kernel(config.kernel, config.memory)
-    # Before there is a processor with its memory, which takes the next collection to be freed.
+    # Check before the processor is made, because its memory is freed only by a garbage collection.
     check(kernel, config.append, config.initrd)
     cpu = make_cpu(config.memory)
     machine = pc.assemble(cpu, options)

@@ -14,20 +14,20 @@ Write = Callable[[int, int, int], None]
 class PortBus:
     """Finds the device of a port by one dictionary lookup.
 
-    An access wider than the device's width, or one that runs past its last port, is split in
-    bytes for consecutive ports, as an ISA bus does.  Nothing answers at an unmapped port: it
-    reads as all ones, and a write to it is lost.
+    An access wider than the device's width, or one that runs past its last port, is split into
+    bytes for consecutive ports, as on an ISA bus.  An unmapped port reads as all ones, and a write
+    to it is lost.
     """
 
     def __init__(self) -> None:
-        # port -> (bound method, offset in the device, bytes it takes at once from here)
+        # port -> (bound method, offset in the device, most bytes in one access at this port)
         self._readers: dict[int, tuple[Read, int, int]] = {}
         self._writers: dict[int, tuple[Write, int, int]] = {}
 
     def map(self, base: int, count: int, device: PortDevice, width: int = 1) -> None:
-        """Give ports `base` to `base + count - 1` to `device`, which takes `width` bytes at once.
+        """Map ports `base` to `base + count - 1` to `device`, which takes `width` bytes at once.
 
-        Raises InternalError if a port is taken or does not exist.
+        Raises InternalError if a port is already mapped or does not exist.
         """
         if not 0 <= base < base + count <= PORTS:
             raise InternalError("no such ports", {"base": base, "count": count})
@@ -40,7 +40,7 @@ class PortBus:
             self._writers[port] = (device.write, offset, limit)
 
     def read(self, port: int, size: int) -> int:
-        """Return what `size` bytes at `port` hold."""
+        """Return the value of `size` bytes at `port`."""
         if port in self._readers:
             read, offset, limit = self._readers[port]
             if size <= limit:
@@ -68,23 +68,23 @@ class PortBus:
 class MemoryBus:
     """Finds the device of a guest physical address.
 
-    An access that runs past the end of its device is lost, as one where there is none: it reads as
-    all ones.
+    An access that runs past the end of its device, or hits no device, reads as all ones, and a
+    write is lost.
     """
 
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int, PortDevice]] = []
 
     def map(self, base: int, size: int, device: PortDevice) -> None:
-        """Give `size` bytes at `base` to `device`.  Where ranges overlap, the latest answers."""
+        """Map `size` bytes at `base` to `device`.  Where ranges overlap, the latest one answers."""
         self._ranges.insert(0, (base, base + size, device))
 
     def unmap(self, base: int, device: PortDevice) -> None:
-        """Take what begins at `base` from `device` again."""
+        """Remove the range of `device` that begins at `base`."""
         self._ranges = [r for r in self._ranges if not (r[0] == base and r[2] is device)]
 
     def read(self, phys: int, size: int) -> int:
-        """Return what `size` bytes at `phys` hold."""
+        """Return the value of `size` bytes at `phys`."""
         for start, end, device in self._ranges:
             if start <= phys and phys + size <= end:
                 return device.read(phys - start, size)

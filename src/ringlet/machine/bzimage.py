@@ -1,7 +1,7 @@
 """Reads a Linux kernel that unpacks itself: a bzImage.
 
-The real-mode part of the file is read for its setup header and not run: its protected-mode part is
-loaded where the kernel prefers to be, and entered 200h bytes further in long mode.
+Only the setup header of the file's real-mode part is used.  The protected-mode part is loaded at
+the kernel's preferred address and entered there at offset 200h, in long mode.
 """
 
 from pathlib import Path
@@ -27,9 +27,9 @@ _OTHER_IMAGES: Final = (
 
 
 def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
-    """Check `file` and read its setup header for a PC with so much RAM.
+    """Check `file` and read its setup header for a PC with `memory_size` bytes of RAM.
 
-    Raises ProgramError, and ConfigError if that is too little.
+    Raises ProgramError, and ConfigError if the RAM is too small.
     """
     head = read_at(file, 0, _READ)
     length = length_of(file)
@@ -38,9 +38,9 @@ def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
     offset = ((head[field.SETUP_SECTS] or 4) + 1) * _SECTOR
     size = _u32(head, field.SYSSIZE) * 16
     if size <= _ENTRY_64:
-        raise ProgramError(f"{path}: is damaged: its header speaks of {size} bytes of code")
+        raise ProgramError(f"{path}: is damaged: its header claims {size} bytes of code")
     if offset + size > length:
-        raise ProgramError(f"{path}: is truncated: {length} of {offset + size} bytes are there")
+        raise ProgramError(f"{path}: is truncated: it has {length} of {offset + size} bytes")
     load = _load_address(path, head)
     end = load + max(_u32(head, field.INIT_SIZE), size)
     check_end(path, end, memory_size)
@@ -58,7 +58,7 @@ def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
 
 
 def _check_kind(path: Path, head: bytes) -> None:
-    """Say what the file is, if it is something else that people take for a kernel."""
+    """Raise ProgramError if the file is of another kind that is easily confused with a kernel."""
     if not head:
         raise ProgramError(f"{path}: is empty; give {WANTED}")
     for offset, magic, what in _OTHER_IMAGES:
@@ -69,14 +69,14 @@ def _check_kind(path: Path, head: bytes) -> None:
 
 
 def _setup_header(path: Path, head: bytes) -> bytes:
-    """Return the setup header, checked for what the 64-bit protocol needs."""
+    """Return the setup header, checked for the needs of the 64-bit protocol."""
     if len(head) < _READ:
-        raise ProgramError(f"{path}: is truncated: {len(head)} bytes do not hold a setup header")
+        raise ProgramError(f"{path}: is truncated: {len(head)} bytes cannot hold a setup header")
     version = _u16(head, field.VERSION)
     if version < field.LEAST_PROTOCOL:
         raise ProgramError(
-            f"{path}: speaks boot protocol {version >> 8}.{version & 0xFF:02}; "
-            "the least is 2.12, of Linux 3.8"
+            f"{path}: uses boot protocol {version >> 8}.{version & 0xFF:02}; "
+            "give a kernel with 2.12 or later (Linux 3.8)"
         )
     is_64_bit = _u16(head, field.XLOADFLAGS) & field.XLF_KERNEL_64
     if not is_64_bit or not head[field.LOADFLAGS] & field.LOADED_HIGH:
@@ -89,19 +89,19 @@ def _setup_header(path: Path, head: bytes) -> bytes:
 
 
 def _load_address(path: Path, head: bytes) -> int:
-    """Return where the kernel prefers to be.
+    """Return the kernel's preferred load address.
 
-    A relocatable one, too, moves up to there itself if it is loaded lower, so that there is nothing
-    to be won by another place.
+    Even a relocatable kernel moves itself up to that address if it is loaded below it, so another
+    address would have no advantage.
     """
     load = _u64(head, field.PREF_ADDRESS)
     if head[field.RELOCATABLE]:
         alignment = _u32(head, field.KERNEL_ALIGNMENT)
         if alignment < _PAGE or alignment & (alignment - 1):
-            raise ProgramError(f"{path}: is damaged: it asks for an alignment of {alignment:#x}")
+            raise ProgramError(f"{path}: is damaged: its alignment is {alignment:#x}")
         load = -(-load // alignment) * alignment
     if load < at.HIGH_RAM:
-        raise ProgramError(f"{path}: is damaged: it wants to be at {load:#x}, below 1 MiB")
+        raise ProgramError(f"{path}: is damaged: its load address {load:#x} is below 1 MiB")
     return load
 
 

@@ -1,11 +1,11 @@
-"""What a machine needs of a processor: `ringlet.vcpu.processor.Processor`, or a test's fake."""
+"""The interface of a processor to the machine: `ringlet.vcpu.processor.Processor` or a fake."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 
 class ExitInfo(Protocol):
-    """The fields of an exit; which of them mean something depends on its kind."""
+    """The fields of an exit; its kind determines which of them are valid."""
 
     @property
     def port(self) -> int: ...
@@ -26,17 +26,19 @@ class Memory(Protocol):
 class Cpu(Memory, Protocol):
     """One virtual processor and its RAM.
 
-    Within `run` it asks what `attach_ports` was given for every IN and OUT: `read(port, size)` and
-    `write(port, size, value)`; likewise `attach_memory` for addresses without RAM.  `attach_level`
-    hears of the vector of every level-triggered interrupt that the guest has ended.  After
-    `wait_in_halt`, HLT waits for an interrupt within `run`, unless none can be taken.
+    Within `run`, the processor calls the functions of `attach_ports`, `read(port, size)` and
+    `write(port, size, value)`, for every IN and OUT, and those of `attach_memory` for accesses to
+    addresses without RAM.  It calls the function of `attach_level` with the vector of every
+    level-triggered interrupt that the guest has ended.  After `wait_in_halt`, HLT waits for an
+    interrupt within `run`, unless none can be taken.
 
-    Every exit for memory without RAM is ended by `complete`, with what was read.
+    The machine must complete every exit for memory without RAM by calling `complete`, with the data
+    that was read.
 
-    `set_alarm` makes `run` return as `kick` does, once, at a moment of the host's monotonic clock.
+    `set_alarm` makes `run` return once, as `kick` does, at a time of the host's monotonic clock.
 
-    All but `kick` belongs to the thread that calls `run`.  A `kick` that comes between two runs
-    makes the next one return at once.
+    Only the thread that calls `run` may call other methods than `kick`.  A `kick` between two runs
+    makes the next run return at once.
     """
 
     def run(self) -> int: ...
@@ -64,4 +66,4 @@ class Cpu(Memory, Protocol):
 
 
 MakeCpu = Callable[[int], Cpu]
-"""Makes a processor with so many bytes of RAM."""
+"""Makes a processor with the given number of bytes of RAM."""

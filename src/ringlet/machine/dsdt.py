@@ -1,4 +1,4 @@
-"""What the DSDT says: the devices that cannot be found by looking, in AML."""
+"""Builds the DSDT: AML that describes the devices that a guest cannot detect by itself."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -13,10 +13,10 @@ _ALL_FUNCTIONS: Final = 0xFFFF
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What may differ from one PC to another.
+    """The properties in which PCs may differ.
 
-    `keyboard` tells the guest of the keyboard controller; without it no time is spent looking
-    for one.  `pci_memory_64` is a window for BARs above 4 GiB, as (first, last) address.
+    With `keyboard`, the DSDT lists the keyboard controller; without it, the guest spends no time on
+    looking for one.  `pci_memory_64` is a window for BARs above 4 GiB, as (first, last) address.
     """
 
     apic_ids: tuple[int, ...] = (0,)
@@ -33,13 +33,13 @@ def definition_block(platform: Platform) -> bytes:
 
 
 def soft_off() -> bytes:
-    """Return _S5 of the root: what to write to SLP_TYP (ACPI 6.4, 7.4.2)."""
+    """Return the root's _S5: the value to write to SLP_TYP (ACPI 6.4, 7.4.2)."""
     sleep_type = aml.integer(acpi_pm.S5_TYPE)
     return aml.name("\\_S5", aml.package(sleep_type, sleep_type, *[aml.integer(0)] * 2))
 
 
 def host_bridge(platform: Platform) -> bytes:
-    """Return PCI bus 0, the windows it hands on and where its interrupts go."""
+    """Return PCI bus 0 with the windows that it forwards and the routes of its interrupts."""
     windows = [
         aml.bus_numbers(0, 0),
         aml.io_ports(at.PORT_PCI_CONFIG, pci_host.PORTS),
@@ -60,7 +60,7 @@ def host_bridge(platform: Platform) -> bytes:
 
 
 def interrupt_routes() -> list[bytes]:
-    """Return the entries of _PRT: each pin of each slot goes to a fixed input (6.2.13)."""
+    """Return the entries of _PRT, which connect each pin of each slot to an input (6.2.13)."""
     return [
         aml.package(
             aml.integer(slot << 16 | _ALL_FUNCTIONS),
@@ -74,7 +74,7 @@ def interrupt_routes() -> list[bytes]:
 
 
 def motherboard() -> bytes:
-    """Return what nobody else may use: ports and memory of devices that other tables describe."""
+    """Return the reserved ports and memory: those of devices that other tables describe."""
     return aml.device(
         "MBRD",
         aml.name("_HID", aml.eisa_id("PNP0C02")),

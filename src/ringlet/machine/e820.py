@@ -1,4 +1,4 @@
-"""The memory map of a PC as its firmware would tell it (ACPI 6.5, section 15: INT 15h, E820h)."""
+"""The memory map of a PC as firmware would report it (ACPI 6.5, section 15: INT 15h, E820h)."""
 
 import struct
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ ENTRY_SIZE: Final = 20
 
 
 class RangeType(IntEnum):
-    """What a range may be used for (ACPI 6.5, table 15.4)."""
+    """The type of a range, which says how it may be used (ACPI 6.5, table 15.4)."""
 
     USABLE = 1
     RESERVED = 2
@@ -20,7 +20,7 @@ class RangeType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Guest physical addresses from `start` up to, and without, `end`."""
+    """Guest physical addresses from `start` up to, but not including, `end`."""
 
     start: int
     end: int
@@ -28,15 +28,15 @@ class Range:
 
 
 def ram_ends(memory_size: int) -> tuple[int, int]:
-    """Return where the RAM from 0 on ends, and where the rest of it, from 4 GiB on, does."""
+    """Return the end of the RAM from 0 on, and the end of the rest, which begins at 4 GiB."""
     low = min(memory_size, at.DEVICE_HOLE)
     return low, at.REST_OF_RAM + memory_size - low
 
 
 def memory_map(memory_size: int) -> tuple[Range, ...]:
-    """Return the map of a PC with so much RAM, which is more than 1 MiB.
+    """Return the map of a PC with `memory_size` bytes of RAM, which is more than 1 MiB.
 
-    The firmware's area is reserved, not usable, so that the ACPI tables in it stay as they are.
+    The firmware's area is reserved, so that the guest does not overwrite the ACPI tables in it.
     """
     low, high = ram_ends(memory_size)
     ranges = (
@@ -51,5 +51,5 @@ def memory_map(memory_size: int) -> tuple[Range, ...]:
 
 
 def pack(ranges: Iterable[Range]) -> bytes:
-    """Return the entries as the firmware's call gives them: base, length, type."""
+    """Return the entries in the format of the firmware's call: base, length, type."""
     return b"".join(struct.pack("<QQI", r.start, r.end - r.start, r.type) for r in ranges)

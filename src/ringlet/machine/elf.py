@@ -1,6 +1,6 @@
 """Reads ELF64 files for x86-64 (System V ABI, "Object Files"; AMD64 supplement); loads programs.
 
-A segment goes to its physical address (p_paddr), as firmware would put it; the entry point of a
+A segment is loaded at its physical address (p_paddr), as firmware would do.  The entry point of a
 program is a linear address, which the bare machine maps identically.
 """
 
@@ -62,7 +62,7 @@ class ElfFile:
     segments: tuple[Segment, ...]
 
     def enters(self) -> bool:
-        """Whether the entry point is the physical address of something that is loaded."""
+        """Return whether the entry point is the physical address of a loaded segment's byte."""
         return any(
             s.kind == PT_LOAD and s.physical <= self.entry < s.physical + s.size
             for s in self.segments
@@ -71,7 +71,7 @@ class ElfFile:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A validated program: where it starts, and what goes where."""
+    """A validated program: its entry point and its segments."""
 
     path: Path
     entry: int
@@ -79,9 +79,9 @@ class Program:
 
 
 def read_elf(path: Path, file: BinaryIO, wanted: str) -> ElfFile:
-    """Read the headers of `file`, which is open, and check what is loaded of it.
+    """Read the headers of the open `file` and check the segments that are loaded.
 
-    `wanted` is what a message tells the user to give instead.  Raises ProgramError.
+    Messages tell the user to give `wanted` instead.  Raises ProgramError.
     """
     length = length_of(file)
     raw = read_at(file, 0, _HEADER.size)
@@ -90,7 +90,7 @@ def read_elf(path: Path, file: BinaryIO, wanted: str) -> ElfFile:
     if len(raw) > 4 and raw[4] != _CLASS_64:
         raise ProgramError(f"{path}: is a 32-bit ELF file; give {wanted}")
     if len(raw) < _HEADER.size:
-        raise ProgramError(f"{path}: is truncated: {len(raw)} bytes do not hold an ELF header")
+        raise ProgramError(f"{path}: is truncated: {len(raw)} bytes cannot hold an ELF header")
     (ident, kind, machine, _, entry, table_at, _, _, _, entry_size, count, *_) = _HEADER.unpack(raw)
     if ident[5] != _LITTLE_ENDIAN:
         raise ProgramError(f"{path}: is a big-endian ELF file; give {wanted}")
@@ -109,7 +109,7 @@ def read_elf(path: Path, file: BinaryIO, wanted: str) -> ElfFile:
 def read_program(path: Path, ram_size: int) -> Program:
     """Read and check the headers of `path` for a machine with `ram_size` bytes of RAM.
 
-    Raises ProgramError, with one line that says what is wrong and what to do.
+    Raises ProgramError with one line that says what is wrong and what to do.
     """
     with open_regular(path, _WANTED) as file:
         elf = read_elf(path, file, _WANTED)
@@ -125,21 +125,21 @@ def read_program(path: Path, ram_size: int) -> Program:
         _check_place(path, segment, ram_size)
     if not elf.enters():
         raise ProgramError(
-            f"{path}: its entry point {elf.entry:#x} is in none of its segments' physical "
-            "addresses; set one with ENTRY(...) or ld -e, and link it where it is loaded"
+            f"{path}: its entry point {elf.entry:#x} is not in the physical addresses of its "
+            "segments; set it with ENTRY(...) or ld -e, and link the program at its load address"
         )
     return Program(path, elf.entry, loaded)
 
 
 def load_program(program: Program, memory: Memory) -> None:
-    """Copy the segments to guest memory, which holds zeros, so that nothing else is written."""
+    """Copy the segments to guest memory, which holds zeros, so zeros need not be written."""
     with open_regular(program.path, _WANTED) as file:
         for s in program.segments:
             copy_to_memory(file, s.offset, s.file_size, memory, s.physical)
 
 
 def _segments(path: Path, table: bytes, length: int) -> Iterator[Segment]:
-    """Give the segments, without those of PT_LOAD that are empty."""
+    """Yield the segments, except empty ones of type PT_LOAD."""
     for kind, _, offset, linear, physical, file_size, size, _ in _SEGMENT.iter_unpack(table):
         if kind != PT_LOAD:
             yield Segment(kind, physical, linear, offset, file_size, size)
@@ -148,9 +148,9 @@ def _segments(path: Path, table: bytes, length: int) -> Iterator[Segment]:
         if not size:
             continue
         if file_size > size:
-            raise ProgramError(f"{where} is damaged: more bytes in the file than in memory")
+            raise ProgramError(f"{where} is damaged: it has more bytes in the file than in memory")
         if offset + file_size > length:
-            raise ProgramError(f"{where} is truncated: the file ends before it")
+            raise ProgramError(f"{where} is truncated: the file ends before the segment does")
         yield Segment(kind, physical, linear, offset, file_size, size)
 
 
@@ -166,5 +166,5 @@ def _check_place(path: Path, segment: Segment, ram_size: int) -> None:
     if end > ram_end:
         raise ProgramError(
             f"{where} ends at {end:#x}, beyond the first {format_size(ram_end)} of "
-            "RAM; link it lower or give more with --memory"
+            "RAM; link the program lower or give more RAM with --memory"
         )

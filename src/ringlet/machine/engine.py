@@ -1,4 +1,4 @@
-"""What makes a machine's processor, and what outlives it."""
+"""Makes the processors of a machine, and keeps their translations for later runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from ringlet.vcpu.processor import Processor
 
 _WORTH_KEEPING: Final = 50
-"""A run whose translations are new to less than one in so many leaves the file alone."""
+"""The file is rewritten only if more than one translation in this many is new."""
 
 
 class Engine:
-    """Ringlet's own processors, with `exact` as the option of that name has it.
+    """Makes Ringlet's own processors; `exact` is the command line's option of that name.
 
-    With a directory, what they translate is kept there for the next guest that starts from the
-    same kernel.
+    With a directory, the processors' translations are kept there for the next guest that starts
+    from the same kernel.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class Engine:
             self._file = TranslationFile(directory, kernel, mark)
 
     def __call__(self, memory: int) -> "Processor":
-        """Return a processor with so many bytes of RAM."""
-        # Imported late: the engine is the largest part, and help or a wrong option do not need it.
+        """Return a processor with `memory` bytes of RAM."""
+        # Imported late, because the engine is the largest part and help does not need it.
         from ringlet.vcpu.processor import Processor
 
         keep = self._file is not None
@@ -45,12 +45,12 @@ class Engine:
         if data is not None:
             try:
                 self._cpu.kept.load(data)
-            except ValueError:  # made by a translator that this one cannot be told from
+            except ValueError:  # another translator with the same identity made the file
                 self._cpu = Processor(memory, speculate=not self._exact, keep=keep)
         return self._cpu
 
     def keep(self) -> None:
-        """Keep what the last processor, which does not run any more, has translated.
+        """Write the translations of the last processor to the file.  The processor must not run.
 
         Raises OSError.
         """

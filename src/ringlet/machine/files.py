@@ -1,4 +1,4 @@
-"""Files that a loader copies into guest memory: opened with a line for each thing that is wrong."""
+"""Opens and reads the files that a loader copies into guest memory; each error is one line."""
 
 import os
 import stat
@@ -12,7 +12,7 @@ _CHUNK: Final = 1 << 20
 
 
 def open_regular(path: Path, wanted: str) -> BinaryIO:
-    """Open `path` for reading; `wanted` is what a message tells the user to give instead.
+    """Open `path` for reading.  Messages tell the user to give `wanted` instead.
 
     Raises ProgramError.
     """
@@ -26,7 +26,7 @@ def open_regular(path: Path, wanted: str) -> BinaryIO:
     except FileNotFoundError:
         raise ProgramError(f"{path}: no such file") from None
     except ValueError:
-        raise ProgramError("the program's path holds a zero byte") from None
+        raise ProgramError("the program's path contains a zero byte") from None
     except OSError as error:
         raise ProgramError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -37,7 +37,7 @@ def length_of(file: BinaryIO) -> int:
 
 
 def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
-    """Return `size` bytes at `offset` of the file, or what is there of them.
+    """Return `size` bytes at `offset` of the file, or fewer at its end.
 
     Raises ProgramError if they cannot be read.
     """
@@ -45,14 +45,14 @@ def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
         file.seek(offset)
         return file.read(size)
     except (OSError, OverflowError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "no file is so long"
+        why = error.strerror if isinstance(error, OSError) else "the offset is too large for a file"
         raise ProgramError(f"{file.name}: cannot be read: {why}") from None
 
 
 def copy_to_memory(file: BinaryIO, offset: int, size: int, memory: Memory, address: int) -> None:
     """Copy `size` bytes at `offset` of the file to guest physical `address`.
 
-    Raises ProgramError if the file has become shorter.
+    Raises ProgramError if the file was shortened meanwhile.
     """
     try:
         file.seek(offset)
@@ -60,7 +60,7 @@ def copy_to_memory(file: BinaryIO, offset: int, size: int, memory: Memory, addre
         while done < size:
             data = file.read(min(_CHUNK, size - done))
             if not data:
-                raise ProgramError(f"{file.name}: it was cut short while being read")
+                raise ProgramError(f"{file.name}: the file was shortened while being read")
             memory.write_phys(address + done, data)
             done += len(data)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What the host offers, and what of it Ringlet cannot do without.
+"""Checks of the host: the features that Ringlet needs, and those that are good to know.
 
-The variable RINGLET_HIDE_CPU names processor features, as /proc/cpuinfo spells them, that are to
-be taken as absent ("bmi2,avx2"): it lets tests see what a lesser host would be told.
+The environment variable RINGLET_HIDE_CPU lists processor features, as /proc/cpuinfo spells them
+("bmi2,avx2"), that Ringlet treats as absent.  Tests use it to imitate hosts without them.
 """
 
 import ctypes
@@ -35,16 +35,16 @@ _PR_GET_SECCOMP: Final = 21
 
 
 class Verdict(Enum):
-    """What a check came to."""
+    """The result of a check."""
 
     OK = "ok"
-    MISSING = "missing"  # no guest can run
-    INFO = "info"  # good to know
+    MISSING = "missing"  # no guest can run without it
+    INFO = "info"  # guests run either way
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at.  `remedy` says what to do if it is missing."""
+    """The outcome of one check.  `remedy` says what to do if the feature is missing."""
 
     name: str
     verdict: Verdict
@@ -53,7 +53,7 @@ class Finding:
 
 
 def cpu_flags(environ: Mapping[str, str] = os.environ, cpuinfo: Path | None = None) -> set[str]:
-    """Return the processor's features as the kernel names them, less those hidden for a test."""
+    """Return the processor's features by the kernel's names, without those that a test hides."""
     flags: set[str] = set()
     with (cpuinfo or Path("/proc/cpuinfo")).open(encoding="ascii", errors="replace") as lines:
         for line in lines:
@@ -70,23 +70,23 @@ def memory_size() -> int:
 
 
 def examine() -> list[Finding]:
-    """Look at everything."""
+    """Run all checks and return their findings."""
     return [*(check() for check in _REQUIRED), *(check() for check in _INFORMATION)]
 
 
 def require() -> None:
-    """Raise HostError, naming the first thing that is missing, if no guest can run here."""
+    """Raise HostError, which names the first missing feature, if no guest can run on this host."""
     for check in _REQUIRED:
         finding = check()
         if finding.verdict is Verdict.MISSING:
             raise HostError(f"this host lacks {finding.name}: {finding.text}; {finding.remedy}")
 
 
-# --- what no guest can run without
+# --- required features
 
 
 def _architecture() -> Finding:
-    name = "an x86-64 Linux"
+    name = "x86-64 Linux"
     if platform.system() == "Linux" and platform.machine() == "x86_64":
         return Finding(name, Verdict.OK, f"{platform.system()} on {platform.machine()}")
     text = f"this is {platform.system()} on {platform.machine()}"
@@ -99,7 +99,7 @@ def _bmi2() -> Finding:
     return Finding(
         "BMI2",
         Verdict.MISSING,
-        "the processor has no RORX, SHRX and PEXT, which translated code is made of",
+        "the processor has no RORX, SHRX and PEXT, which translated code uses",
         "use a processor from 2013 (Intel Haswell) or 2015 (AMD Excavator) or later",
     )
 
@@ -116,10 +116,10 @@ def _fsgsbase() -> Finding:
         return Finding(
             "FSGSBASE",
             Verdict.MISSING,
-            "the processor has it but the kernel has not enabled it",
-            "boot the host without nofsgsbase, on Linux 5.9 or later",
+            "the processor has FSGSBASE, but the kernel has not enabled it",
+            "boot Linux 5.9 or later without the option nofsgsbase",
         )
-    return Finding("FSGSBASE", Verdict.OK, "the processor has it and the kernel enabled it")
+    return Finding("FSGSBASE", Verdict.OK, "the kernel has enabled FSGSBASE")
 
 
 def _kernel() -> Finding:
@@ -132,7 +132,7 @@ def _kernel() -> Finding:
         "Linux " + least,
         Verdict.MISSING,
         f"this is {release}, without syscall user dispatch",
-        f"boot a kernel from {least} on",
+        f"boot Linux {least} or later",
     )
 
 
@@ -158,7 +158,7 @@ def _low_reservation() -> Finding:
         return Finding(
             "MAP_32BIT",
             Verdict.MISSING,
-            f"{format_size(_BLOCK)} below 2 GiB cannot be had: {error.strerror}",
+            f"cannot reserve {format_size(_BLOCK)} below 2 GiB: {error.strerror}",
             "raise the limit on address space (ulimit -v)",
         )
     block.close()
@@ -173,7 +173,7 @@ def _address_space() -> Finding:
     return Finding(
         "address space",
         Verdict.MISSING,
-        f"it is limited to {format_size(soft)}, and windows reserve 100 GiB each",
+        f"the limit is {format_size(soft)}, but windows reserve 100 GiB each",
         "raise the limit (ulimit -v unlimited)",
     )
 
@@ -185,12 +185,12 @@ def _max_map_count() -> Finding:
     return Finding(
         "mappings",
         Verdict.MISSING,
-        f"vm.max_map_count is {count}, and shadow pages are mappings",
+        f"vm.max_map_count is {count}, too low: each shadow page may need a mapping",
         f"as root: sysctl vm.max_map_count={_LEAST_MAPPINGS}",
     )
 
 
-# --- what is good to know
+# --- optional features
 
 
 def _avx2() -> Finding:
@@ -202,15 +202,15 @@ def _avx2() -> Finding:
 def _mmap_min_addr() -> Finding:
     least = _read_number("/proc/sys/vm/mmap_min_addr")
     return Finding(
-        "low addresses", Verdict.INFO, f"vm.mmap_min_addr is {least}: windows stand elsewhere"
+        "low addresses", Verdict.INFO, f"vm.mmap_min_addr is {least}; windows use other addresses"
     )
 
 
 def _seccomp() -> Finding:
     mode = _libc().prctl(_PR_GET_SECCOMP, 0, 0, 0, 0)
     if mode < 0:
-        return Finding("seccomp", Verdict.INFO, "the kernel has none: a guest is confined less")
-    under = " (and this process is under a filter already)" if mode else ""
+        return Finding("seccomp", Verdict.INFO, "the kernel lacks it: guests are confined less")
+    under = " (this process already runs under a filter)" if mode else ""
     return Finding("seccomp", Verdict.OK, f"system calls can be filtered{under}")
 
 
@@ -224,13 +224,13 @@ def _landlock() -> Finding:
     if version > 0:
         return Finding("Landlock", Verdict.OK, f"ABI version {version}")
     why = "disabled at boot" if ctypes.get_errno() == errno.EOPNOTSUPP else "not in the kernel"
-    return Finding("Landlock", Verdict.INFO, f"{why}: files cannot be fenced off from the process")
+    return Finding("Landlock", Verdict.INFO, f"{why}: access to files cannot be restricted")
 
 
 def _kvm() -> Finding:
     here = Path("/dev/kvm").exists()
     return Finding(
-        "/dev/kvm", Verdict.INFO, "there" if here else "not there", "Ringlet never uses it"
+        "/dev/kvm", Verdict.INFO, "present" if here else "absent", "Ringlet never uses it"
     )
 
 

@@ -1,4 +1,4 @@
-"""A Linux kernel that was read and found well, whatever its file's format."""
+"""A checked Linux kernel, independent of its file's format."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ WANTED: Final = "a Linux kernel for x86-64 (bzImage or vmlinux)"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """`size` bytes at `offset` of the file that go to guest physical address `physical`."""
+    """`size` bytes at `offset` of the file, to be copied to guest physical address `physical`."""
 
     offset: int
     size: int
@@ -22,12 +22,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What goes where.
+    """The pieces of a kernel and the facts that its loader needs.
 
     `header` is the setup header for `boot_params`, from its offset 1F1h on.  `entry` is physical.
-    Until it has looked at the memory map the kernel uses what is below `end`.  Its initial RAM disk
-    should end at `initrd_limit` at the latest; only if `initrd_anywhere`, it may be beyond.
-    `command_line_limit` is the command line's longest length without its final zero.
+    Until it has read the memory map, the kernel uses only memory below `end`.  Its initial RAM disk
+    should end at or below `initrd_limit`; it may be higher only if `initrd_anywhere` is true.
+    `command_line_limit` is the maximum length of the command line without its final zero.
     """
 
     path: Path
@@ -42,20 +42,20 @@ class Kernel:
 
 
 def check_end(path: Path, end: int, memory_size: int) -> None:
-    """Raise ProgramError or ConfigError if a kernel that uses what is below `end` has no room."""
+    """Raise ProgramError or ConfigError if the RAM is too small for a kernel that ends at `end`."""
     if end > at.DEVICE_HOLE:
         raise ProgramError(
-            f"{path}: this kernel needs the RAM up to {end:#x}; "
-            f"a PC has its devices at {at.DEVICE_HOLE:#x}"
+            f"{path}: this kernel needs RAM up to {end:#x}, "
+            f"but a PC has its devices at {at.DEVICE_HOLE:#x}"
         )
     if end > memory_size:
         raise too_little_memory(f"{path}: this kernel", end, memory_size)
 
 
 def too_little_memory(what: str, least: int, memory_size: int) -> ConfigError:
-    """Return the error to raise where `what` needs `least` bytes of RAM."""
-    # In whole MiB, so that the size can be given as it is printed.
+    """Return the error for `what`, which needs `least` bytes of RAM."""
+    # The size is in whole MiB, so that the user can give it as printed.
     return ConfigError(
         f"{what} does not fit in {format_size(memory_size)} of RAM; "
-        f"the least that works is {MEMORY.flag} {-(-least // (1 << 20))}M"
+        f"give at least {MEMORY.flag} {-(-least // (1 << 20))}M"
     )

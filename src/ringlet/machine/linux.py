@@ -1,8 +1,8 @@
 """Starts a Linux kernel by the 64-bit boot protocol.
 
-The protocol is in the kernel's Documentation/arch/x86/boot.rst and zero-page.rst, from which the
-fields' names are: the kernel is entered in long mode with RSI at a `boot_params` that says where
-the rest is.
+The kernel's Documentation/arch/x86/boot.rst and zero-page.rst describe the protocol and name its
+fields.  The kernel is entered in long mode with RSI pointing at a `boot_params`, which has the
+addresses of everything else.
 """
 
 import os
@@ -27,7 +27,7 @@ from ringlet.machine.vmlinux import read_vmlinux
 _PAGE: Final = 4096
 _INITRD: Final = "an initial RAM disk"
 
-# boot_params alone
+# fields that only boot_params has
 _ACPI_RSDP_ADDR: Final = 0x070
 _EXT_RAMDISK_IMAGE: Final = 0x0C0
 _EXT_RAMDISK_SIZE: Final = 0x0C4
@@ -39,7 +39,7 @@ _E820_TABLE: Final = 0x2D0
 def read_kernel(path: Path, memory_size: int) -> Kernel:
     """Read and check `path`, a bzImage or a vmlinux, for a PC with `memory_size` bytes of RAM.
 
-    Raises ProgramError, and ConfigError if that is too little memory.
+    Raises ProgramError, and ConfigError if the RAM is too small.
     """
     with open_regular(path, WANTED) as file:
         is_elf = read_at(file, 0, len(ELF_MAGIC)) == ELF_MAGIC
@@ -47,7 +47,7 @@ def read_kernel(path: Path, memory_size: int) -> Kernel:
 
 
 def check(kernel: Kernel, command_line: str, initrd: Path | bytes | None) -> None:
-    """Find out whether `load_linux` would refuse what goes with the kernel; raise the same then."""
+    """Raise the errors that `load_linux` would raise for the command line and initial RAM disk."""
     _command_line(kernel, command_line)
     if isinstance(initrd, bytes):
         _initrd_address(kernel, "the guest", len(initrd))
@@ -94,23 +94,24 @@ def load_linux(
     cpu.set("rsi", at.BOOT_PARAMS)
 
 
-# --- what goes with it
+# --- command line and initial RAM disk
 
 
 def _command_line(kernel: Kernel, text: str) -> bytes:
     arguments = os.fsencode(text)
     limit = min(kernel.command_line_limit, at.COMMAND_LINE_END - at.COMMAND_LINE - 1)
     if b"\0" in arguments:
-        raise ConfigError("the kernel's command line holds a zero byte")
+        raise ConfigError("the kernel's command line contains a zero byte")
     if len(arguments) > limit:
         raise ConfigError(
-            f"the kernel's command line has {len(arguments)} bytes; {kernel.path} takes {limit}"
+            f"the kernel's command line has {len(arguments)} bytes; "
+            f"{kernel.path} takes at most {limit}"
         )
     return arguments
 
 
 def _load_initrd(cpu: Cpu, kernel: Kernel, initrd: Path | bytes) -> tuple[int, int]:
-    """Copy the initial RAM disk as high as it may be; return its address and its size."""
+    """Copy the initial RAM disk to the highest possible address; return its address and size."""
     if isinstance(initrd, bytes):
         address = _initrd_address(kernel, "the guest", len(initrd))
         cpu.write_phys(address, initrd)
@@ -137,14 +138,12 @@ def _initrd_address(kernel: Kernel, name: str, size: int) -> int:
         if least > at.DEVICE_HOLE:
             least = at.DEVICE_HOLE + pages
     elif least > limit:
-        raise ProgramError(
-            f"{what} is too large: this kernel finds one below {format_size(limit)} only"
-        )
+        raise ProgramError(f"{what} is too large: this kernel needs it below {format_size(limit)}")
     raise too_little_memory(what, least, kernel.memory_size)
 
 
 def _initrd_rooms(kernel: Kernel) -> Iterator[tuple[int, int]]:
-    """Give the ranges where the kernel finds an initial RAM disk, the best first."""
+    """Yield the ranges that may hold the initial RAM disk, the best first."""
     low, high = e820.ram_ends(kernel.memory_size)
     yield kernel.end, min(low, kernel.initrd_limit)
     if kernel.initrd_anywhere:
@@ -153,6 +152,6 @@ def _initrd_rooms(kernel: Kernel) -> Iterator[tuple[int, int]]:
 
 
 def _put_split(params: bytearray, low: int, high: int, value: int) -> None:
-    """Write the halves of a 64-bit field that came in two versions of the protocol."""
+    """Write a 64-bit field whose halves come from two versions of the protocol."""
     struct.pack_into("<I", params, low, value & 0xFFFF_FFFF)
     struct.pack_into("<I", params, high, value >> 32)

@@ -1,8 +1,9 @@
-"""Long mode as a loader leaves it: identity page tables, a GDT, and the registers for the entry."""
+"""Sets up long mode for a loader: identity page tables, a GDT, and the registers at the entry."""
 
 import struct
 from typing import Final
 
+from ringlet.core.control_bits import Cr0, Cr4, Efer, Xcr0
 from ringlet.machine import address_map as at
 from ringlet.machine.cpu import Cpu
 
@@ -13,13 +14,11 @@ _LARGE_PAGE: Final = 2 << 20
 _PRESENT_WRITABLE: Final = 0x3
 _PAGE_SIZE: Final = 1 << 7
 
-# SDM 3A 2.5: PE MP ET NE WP PG; PAE OSFXSR OSXMMEXCPT OSXSAVE; LME LMA NXE
-_CR0: Final = 0x8001_0033
-_CR4: Final = 1 << 5 | 1 << 9 | 1 << 10
-_CR4_OSXSAVE: Final = 1 << 18
-_EFER: Final = 1 << 8 | 1 << 10 | 1 << 11
-_XCR0_SSE: Final = 0x3
-_XCR0_AVX: Final = 0x7
+_CR0: Final = Cr0.CR0_PE | Cr0.CR0_MP | Cr0.CR0_ET | Cr0.CR0_NE | Cr0.CR0_WP | Cr0.CR0_PG
+_CR4: Final = Cr4.CR4_PAE | Cr4.CR4_OSFXSR | Cr4.CR4_OSXMMEXCPT
+_EFER: Final = Efer.EFER_LME | Efer.EFER_LMA | Efer.EFER_NXE
+_XCR0_PLAIN: Final = Xcr0.XCR0_X87 | Xcr0.XCR0_SSE
+_XCR0_WITH_AVX: Final = _XCR0_PLAIN | Xcr0.XCR0_AVX
 
 # Segment descriptors (SDM 3A 3.4.5): accessed, DPL 0, page granular, limit 4 GiB
 _CODE_DESCRIPTOR: Final = 0x00AF_9B00_0000_FFFF
@@ -35,8 +34,8 @@ def enter_long_mode(
     """Write the loader's tables and set the registers for the first instruction at `entry`.
 
     The first 4 GiB are mapped identically; interrupts are off; RSP is the top of the loader's
-    stack.  The data segment's selector is the one after `code_selector`.  `avx` enables AVX, which
-    the processor must have then.
+    stack.  The data segment's selector is the one after `code_selector`.  `avx` enables AVX; the
+    processor must have AVX then.
     """
     data_selector = code_selector + 8
     nulls = [0] * (code_selector // 8)
@@ -44,8 +43,8 @@ def enter_long_mode(
     cpu.write_phys(at.GDT, gdt)
     _write_page_tables(cpu)
 
-    cpu.set("cr4", _CR4 | (_CR4_OSXSAVE if avx else 0))
-    cpu.set("xcr0", _XCR0_AVX if avx else _XCR0_SSE)
+    cpu.set("cr4", _CR4 | (Cr4.CR4_OSXSAVE if avx else 0))
+    cpu.set("xcr0", _XCR0_WITH_AVX if avx else _XCR0_PLAIN)
     cpu.set("cr3", at.PML4)
     cpu.set("efer", _EFER)
     cpu.set("cr0", _CR0)

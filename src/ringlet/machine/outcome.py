@@ -1,4 +1,4 @@
-"""How a run ended: a value, not an exception."""
+"""The end of a run, as a value and not an exception."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -9,24 +9,26 @@ STATUS_RESET: Final = 3
 STATUS_HALTED: Final = 4
 STATUS_BEYOND: Final = 5
 STATUS_DIFFERS: Final = 6
+STATUS_FAILED: Final = 70
 
 
 class EndKind(Enum):
-    """Who ended the run."""
+    """The reasons for the end of a run."""
 
     DEBUG_EXIT = "the guest wrote to the debug exit port"
     TRIPLE_FAULT = "the guest's processor shut down"
     HALTED = "the guest halted and nothing can wake it"
-    BEYOND = "the guest went where Ringlet cannot follow"
-    STOPPED = "the host asked"
+    BEYOND = "the guest would run code that Ringlet cannot run"
+    STOPPED = "the host stopped the guest"
     POWER_OFF = "the guest turned the machine off"
     RESET = "the guest reset the machine"
-    DIFFERS = "the guest did something else than the reference"
+    FAILED = "Ringlet itself failed"
+    DIFFERS = "the guest differed from the reference"
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The end of a run: the exit status of the process and, perhaps, a line for the user."""
+    """The end of a run: the exit status of the process and an optional line for the user."""
 
     kind: EndKind
     status: int
@@ -34,7 +36,7 @@ class End:
 
 
 def debug_exit(status: int) -> End:
-    """Return the end that a guest asked for through the debug exit port."""
+    """Return the end of a guest that wrote `status` to the debug exit port."""
     return End(EndKind.DEBUG_EXIT, status)
 
 
@@ -48,7 +50,7 @@ def triple_fault(rip: int) -> End:
 
 
 def halted(rip: int, why: str) -> End:
-    """Return the end of a guest that executed its last HLT."""
+    """Return the end of a guest that halted and cannot be woken, because of `why`."""
     return End(
         EndKind.HALTED,
         STATUS_HALTED,
@@ -57,12 +59,12 @@ def halted(rip: int, why: str) -> End:
 
 
 def beyond(rip: int, why: str) -> End:
-    """Return the end of a guest that wants to run what a real processor might, at `rip`."""
+    """Return the end of a guest at code that a real processor could run, but Ringlet cannot."""
     return End(EndKind.BEYOND, STATUS_BEYOND, f"the guest cannot go on at RIP {rip:#x}: {why}")
 
 
 def differs(what: str) -> End:
-    """Return the end of a guest that was compared with another processor and differed."""
+    """Return the end of a guest that differed from the reference processor."""
     return End(EndKind.DIFFERS, STATUS_DIFFERS, what)
 
 
@@ -72,13 +74,18 @@ def powered_off() -> End:
 
 
 def reset() -> End:
-    """Return the end of a guest that reset its machine, which may begin anew."""
+    """Return the end of a guest that reset its machine, which may then be started again."""
     return End(EndKind.RESET, STATUS_RESET, "the guest reset its machine")
 
 
 def quit_by_user() -> End:
     """Return the end of a run that its user ended."""
     return End(EndKind.STOPPED, 0)
+
+
+def failed() -> End:
+    """Return the end of a run that goes on to raise an InternalError."""
+    return End(EndKind.FAILED, STATUS_FAILED)
 
 
 def stopped(signal_number: int) -> End:

@@ -1,4 +1,4 @@
-"""The PC: what an unmodified Linux kernel expects around its processor.
+"""Wires the PC: the devices that an unmodified Linux kernel expects around its processor.
 
 An 8259 pair and an I/O APIC that share the devices' lines, an 8254, a clock with CMOS memory, four
 16550s, a keyboard controller, the fixed ACPI hardware, the reset register, PCI by configuration
@@ -31,8 +31,8 @@ from ringlet.machine import address_map as at
 from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.dsdt import Platform
-from ringlet.machine.machine import InterruptLine, Machine
 from ringlet.machine.timers import Timers
+from ringlet.machine.vm import InterruptLine, Vm
 
 _COMS: Final = (  # ports, and the interrupts that they share
     (at.PORT_COM1, at.IRQ_COM1),
@@ -44,16 +44,16 @@ _COMS: Final = (  # ports, and the interrupts that they share
 
 @dataclass(frozen=True, slots=True)
 class Pc:
-    """A wired machine; `coms` are its serial ports, COM1 first, `rsdp` is where ACPI starts."""
+    """A wired machine; `coms` are its serial ports, COM1 first, `rsdp` is the RSDP's address."""
 
-    machine: Machine
+    machine: Vm
     coms: tuple[Uart16550, ...]
     rsdp: int
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """What a serial port is connected to: where its output goes, and where it gets input.
+    """The connection of a serial port: the sink of its output and the source of its input.
 
     With `handshake`, input waits until the guest asserts RTS.
     """
@@ -65,14 +65,14 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What may differ from one PC to another; of COM1 to COM4 those are there that have wires."""
+    """The properties in which PCs may differ; a PC has those of COM1 to COM4 that have wires."""
 
     wires: Sequence[Wire] = ()
     debug_exit: bool = False
 
 
 class Interrupts:
-    """The lines of ISA devices, each of which reaches both controllers."""
+    """The lines of ISA devices, each connected to both interrupt controllers."""
 
     def __init__(self, pics: I8259Pair, ioapic: IoApic) -> None:
         self._pics = pics
@@ -104,7 +104,7 @@ def assemble(
     pics = I8259Pair(intr)
     ioapic = IoApic(cpu.message)
     interrupts = Interrupts(pics, ioapic)
-    machine = Machine(cpu, ports, pics, intr, clock)
+    machine = Vm(cpu, ports, pics, intr, clock)
     cpu.attach_memory(memory.read, memory.write)
     cpu.attach_level(ioapic.end_of_interrupt)
     cpu.wait_in_halt()

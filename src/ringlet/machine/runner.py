@@ -1,12 +1,12 @@
-"""The thread in which a machine runs."""
+"""Runs a machine in a thread."""
 
 import signal
 import threading
 from collections.abc import Callable
 from typing import Final
 
-from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import End
+from ringlet.machine.vm import Vm
 
 _SYNCHRONOUS: Final = {
     signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
@@ -14,12 +14,12 @@ _SYNCHRONOUS: Final = {
 
 
 class Runner:
-    """Runs `machine` in a thread of its own; once `done` is set, `end` or `error` says how.
+    """Runs `machine` in a thread of its own; once `done` is set, `end` or `error` has the result.
 
-    `on_done` is called by that thread then.
+    That thread then calls `on_done`.
     """
 
-    def __init__(self, machine: Machine, on_done: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, machine: Vm, on_done: Callable[[], object] = lambda: None) -> None:
         self.machine = machine
         self._on_done = on_done
         self.end: End | None = None
@@ -31,11 +31,11 @@ class Runner:
         threading.Thread(target=self._work, name="vcpu0", daemon=True).start()
 
     def _work(self) -> None:
-        # Signals that tell of a fault are the vCPU's own; all others belong to the main thread.
+        # The vCPU handles the signals of faults; the main thread handles all others.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _SYNCHRONOUS)
         try:
             self.end = self.machine.run()
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
             self.error = error
         finally:
             self.done.set()

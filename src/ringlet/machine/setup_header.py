@@ -1,7 +1,7 @@
 """The setup header of Linux's boot protocol: fields by their offset in a bzImage.
 
-But for SETUP_SECTS they have the same offsets in `boot_params`.  Names and meanings are of the
-kernel's Documentation/arch/x86/boot.rst.
+Except SETUP_SECTS, the fields have the same offsets in `boot_params`.  Names and meanings are those
+of the kernel's Documentation/arch/x86/boot.rst.
 """
 
 from typing import Final
@@ -35,4 +35,4 @@ XLF_KERNEL_64: Final = 1 << 0
 XLF_CAN_BE_LOADED_ABOVE_4G: Final = 1 << 1
 UNASSIGNED_LOADER: Final = 0xFF
 LEAST_PROTOCOL: Final = 0x020C
-"""2.12, of Linux 3.8: the first that tells whether a kernel has a 64-bit entry point."""
+"""2.12, of Linux 3.8: the first version that says whether a kernel has a 64-bit entry point."""

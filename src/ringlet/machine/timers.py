@@ -1,10 +1,10 @@
-"""Devices that act by themselves when a moment has come."""
+"""Devices that act by themselves at certain times."""
 
 from typing import Protocol
 
 
 class Timer(Protocol):
-    """One of them.  Moments are those of the machine's clock, in ns."""
+    """A device that acts by itself.  Times are those of the machine's clock, in ns."""
 
     def update(self) -> None: ...
 
@@ -14,26 +14,26 @@ class Timer(Protocol):
 
 
 class Timers:
-    """Several of them as one."""
+    """Several timers combined into one."""
 
     def __init__(self) -> None:
         self._timers: list[Timer] = []
 
     def add(self, timer: Timer) -> None:
-        """Add one."""
+        """Add a timer."""
         self._timers.append(timer)
 
     def update(self) -> None:
-        """Let all of them do what is due."""
+        """Update all timers."""
         for timer in self._timers:
             timer.update()
 
     def tick(self) -> int | None:
-        """`update` and `next_event` in one."""
+        """Do `update` and return `next_event`."""
         return _earliest([timer.tick() for timer in self._timers])
 
     def next_event(self) -> int | None:
-        """Return when the first of them has something to do; None if none has."""
+        """Return the earliest time at which a timer must be updated; None if there is none."""
         return _earliest([timer.next_event() for timer in self._timers])
 
 

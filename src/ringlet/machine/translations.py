@@ -1,12 +1,13 @@
-"""Translations on disk: one file for each guest kernel, read when a machine is made.
+"""Kept translations on disk: one file for each guest kernel, read when a machine is made.
 
     $XDG_CACHE_HOME/ringlet/translations/
         key                 32 random bytes, made once
         NAME.translations   magic, identity of the translator, HMAC-SHA256 by the key, contents
 
-What such a file holds is run as code.  So one is used only if it and its directory belong to this
-user and nobody else may write them, and if it was made here, by this translator, and is whole, as
-the HMAC says.  Any other counts as absent, and the next run that learns enough replaces it.
+The contents of such a file are run as code.  So a file is used only if it and its directory belong
+to this user and nobody else may write them, and if the HMAC shows that it was made here, by this
+translator, and is complete.  Any other file counts as absent, and the next run with enough new
+translations replaces it.
 """
 
 import contextlib
@@ -28,24 +29,24 @@ _UNFINISHED: Final = ".unfinished-"
 _ABANDONED_S: Final = 3600
 _KEY_BYTES: Final = 32
 MAX_FILES: Final = 8
-"""So many files are kept, those used last."""
+"""The number of files that are kept, the most recently used ones."""
 
 MAX_BYTES: Final = 64 << 20
-"""A file larger than this is no file of ours."""
+"""The largest size of a valid file."""
 
 
 class TranslationFile:
     """The translations of the guests that start from one kernel, for one translator."""
 
     def __init__(self, directory: Path, kernel: Path, identity: bytes) -> None:
-        """`kernel` only names the file; what it holds is right for any guest."""
+        """`kernel` only determines the file's name; the contents are right for any guest."""
         self._directory = directory
         self._identity = identity
         name = hashlib.sha256(identity + os.fsencode(kernel.absolute())).hexdigest()[:32]
         self.path = directory / (name + _SUFFIX)
 
     def read(self) -> memoryview | None:
-        """Return the contents, or None if there is no file that can be trusted."""
+        """Return the contents, or None if there is no trustworthy file."""
         key = self._key()
         data = _read_private(self.path, MAX_BYTES)
         if key is None or data is None or not _is_private(self._directory):
@@ -55,14 +56,14 @@ class TranslationFile:
             return None
         if not hmac.compare_digest(self._mac(key, whole[_HEADER:]), whole[_MAC_AT:_HEADER]):
             return None
-        with contextlib.suppress(OSError):  # a directory to read from only will do
+        with contextlib.suppress(OSError):  # the directory may be read-only
             os.utime(self.path)
         return whole[_HEADER:]
 
     def write(self, contents: bytes) -> None:
-        """Replace the file, whole or not at all.  Raises OSError.
+        """Replace the file atomically.  Raises OSError.
 
-        In a directory that others may write nothing is kept.
+        Nothing is written in a directory that others may write.
         """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_private(self._directory):
@@ -83,22 +84,22 @@ class TranslationFile:
     def _new_key(self) -> bytes:
         key = secrets.token_bytes(_KEY_BYTES)
         _replace(self._directory / "key", key)
-        # Another process may have replaced it since.
+        # Another process may have replaced the key meanwhile.
         return self._key() or key
 
     def _tidy(self) -> None:
-        """Remove files that were not used for longest, and what a killed process left."""
+        """Remove the least recently used files, and unfinished files of killed processes."""
         files = [(path.stat().st_mtime, path) for path in self._directory.glob(f"*{_SUFFIX}")]
         for _, path in sorted(files, reverse=True)[MAX_FILES:]:
             path.unlink(missing_ok=True)
         for path in self._directory.glob(f"{_UNFINISHED}*"):
-            with contextlib.suppress(OSError):  # another process did the same
+            with contextlib.suppress(OSError):  # another process has removed it
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
                     path.unlink()
 
 
 def _is_private(directory: Path) -> bool:
-    """The directory is this user's, and nobody else can put files there."""
+    """Return whether the directory belongs to this user and nobody else can write it."""
     try:
         status = directory.stat()
     except OSError:
@@ -107,7 +108,7 @@ def _is_private(directory: Path) -> bool:
 
 
 def _read_private(path: Path, most: int) -> bytes | None:
-    """The contents of a plain file of this user's, of at most so many bytes; else None."""
+    """Return the contents of this user's regular file of at most `most` bytes, else None."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -128,7 +129,7 @@ def _read_private(path: Path, most: int) -> bytes | None:
 
 
 def _replace(path: Path, *parts: bytes) -> None:
-    """Write a file that only this user can use in the place of `path`."""
+    """Replace `path` by a file that only this user can access."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_UNFINISHED, delete=False) as file:
         made = Path(file.name)
         try:

@@ -1,8 +1,8 @@
-"""Reads a Linux kernel that is not packed: vmlinux, an ELF64 file.
+"""Reads an unpacked Linux kernel: vmlinux, an ELF64 file.
 
-Its entry point is the code to which a bzImage that has unpacked itself goes: 64-bit, with
-RSI at `boot_params`, by the same protocol as the bzImage's own.  What a bzImage's setup header
-would say is made up here.
+Its entry point is the code that a bzImage jumps to after unpacking itself: 64-bit code, with RSI
+pointing at `boot_params`, by the same protocol as the bzImage's own entry.  This module makes the
+setup header that a bzImage would have.
 """
 
 import struct
@@ -36,20 +36,20 @@ _COMMAND_LINE_SIZE: Final = 2047
 
 
 def read_vmlinux(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
-    """Check `file`, which is an ELF file, for a PC with so much RAM.
+    """Check `file`, which is an ELF file, for a PC with `memory_size` bytes of RAM.
 
-    Raises ProgramError, and ConfigError if that is too little.
+    Raises ProgramError, and ConfigError if the RAM is too small.
     """
     elf = read_elf(path, file, WANTED)
     if elf.abi == _ABI_GNU or any(s.kind in (PT_INTERP, PT_DYNAMIC) for s in elf.segments):
         raise ProgramError(f"{path}: is a program for Linux, not a kernel; give {WANTED}")
     if elf.kind != ET_EXEC:
-        raise ProgramError(f"{path}: is an ELF file that is not linked to be run; give {WANTED}")
+        raise ProgramError(f"{path}: is not a linked ELF executable; give {WANTED}")
     _check_entry(elf, file)
     loaded = [s for s in elf.segments if s.kind == PT_LOAD]
     lowest = min(s.physical for s in loaded)
     if lowest < at.HIGH_RAM:
-        raise ProgramError(f"{path}: is no kernel: a part of it wants to be at {lowest:#x}")
+        raise ProgramError(f"{path}: is not a kernel: a segment of it is at {lowest:#x}")
     end = max(s.physical + s.size for s in loaded)
     check_end(path, end, memory_size)
     return Kernel(
@@ -74,13 +74,13 @@ def _check_entry(elf: ElfFile, file: BinaryIO) -> None:
             f"code is not supported yet; give {WANTED}"
         )
     raise ProgramError(
-        f"{elf.path}: its entry point {elf.entry:#x} is in none of its segments' physical "
-        f"addresses; give {WANTED}"
+        f"{elf.path}: its entry point {elf.entry:#x} is not in the physical addresses of its "
+        f"segments; give {WANTED}"
     )
 
 
 def _pvh_entries(elf: ElfFile, file: BinaryIO) -> Iterator[int]:
-    """Give the 32-bit entry points that notes tell of."""
+    """Yield the 32-bit entry points that the file's notes contain."""
     for segment in elf.segments:
         if segment.kind != PT_NOTE:
             continue
@@ -100,7 +100,7 @@ def _padded(size: int) -> int:
 
 
 def _header() -> bytes:
-    """Return a setup header with what a kernel reads there once it runs."""
+    """Return a setup header with the fields that a running kernel reads."""
     header = bytearray(field.LEAST_END - field.START)
     for offset, form, value in (
         (field.BOOT_FLAG, "H", field.BOOT_FLAG_VALUE),

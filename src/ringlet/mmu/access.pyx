@@ -1,10 +1,20 @@
 """Accesses to guest memory by compiled code and devices: physical, and linear through a walk."""
 from ringlet.core.state cimport CpuState, u8, u32, u64, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK
-from ringlet.mmu.codepages cimport about_to_write, is_code
-from ringlet.mmu.layout cimport (
-    Mmu, PAGE_SHIFT, PAGE_SIZE, TLB_SIZE, Tlb, Walk, ram_left, ram_offset)
-from ringlet.mmu.memory cimport copy_bytes
+from ringlet.mmu.layout cimport Mmu, TLB_SIZE, Tlb, Walk
+from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE
+from ringlet.mmu.ram cimport GuestRam, about_to_write, is_code, is_ram, ram_at, ram_left
 from ringlet.mmu.walker cimport resolve
+
+
+cdef void copy_bytes(u8* dst, const u8* src, u64 size) noexcept nogil:
+    """memcpy that touches no vector register."""
+    cdef u64 i = 0
+    while i + 8 <= size:
+        (<u64*>(dst + i))[0] = (<const u64*>(src + i))[0]
+        i += 8
+    while i < size:
+        dst[i] = src[i]
+        i += 1
 
 
 cdef int mmio(CpuState* c, u64 phys, u64 linear) noexcept nogil:
@@ -14,28 +24,27 @@ cdef int mmio(CpuState* c, u64 phys, u64 linear) noexcept nogil:
 
 
 cdef int phys_access(CpuState* c, Mmu* m, u64 phys, u8* data, u64 size, bint write) noexcept nogil:
-    """Copy to or from guest physical memory.  MEM_MMIO: some of it is not RAM; nothing was
-    copied, mmio_phys names the first such byte."""
-    cdef u64 offset = ram_offset(m, phys)
+    """Copy to or from guest physical memory.  Return MEM_MMIO if not all of it is RAM: nothing was
+    copied then, and mmio_phys is the first byte that is not RAM."""
+    cdef GuestRam* g = m.ram
+    cdef u64 left = ram_left(g, phys)
     cdef u64 page
-    if offset == ~<u64>0:
-        return mmio(c, phys, 0)
-    if ram_left(m, offset) < size:
-        return mmio(c, phys + ram_left(m, offset), 0)
+    if left == 0 or left < size:
+        return mmio(c, phys + left, 0)
     if not write:
-        copy_bytes(data, m.ram + offset, size)
+        copy_bytes(data, ram_at(g, phys), size)
         return MEM_OK
-    page = offset & ~<u64>(PAGE_SIZE - 1)
-    while page < offset + size:
-        if is_code(m, page):
-            about_to_write(c, m, phys - offset + page)
+    page = phys & ~<u64>(PAGE_SIZE - 1)
+    while page < phys + size:
+        if is_code(g, page):
+            about_to_write(g, page)
         page += PAGE_SIZE
-    copy_bytes(m.ram + offset, data, size)
+    copy_bytes(ram_at(g, phys), data, size)
     return MEM_OK
 
 
 cdef int translate(CpuState* c, Mmu* m, u64 linear, u32 access, u64* phys) noexcept nogil:
-    """The guest physical address of an access.  MEM_MMIO: there is one, but no RAM at it."""
+    """Give the guest physical address of an access.  Return MEM_MMIO if there is no RAM there."""
     cdef Walk w
     cdef u64 tag = (linear & ~<u64>(PAGE_SIZE - 1)) | access | 1
     cdef Tlb* t = &m.tlb[((linear >> PAGE_SHIFT) ^ access) & (TLB_SIZE - 1)]
@@ -45,7 +54,7 @@ cdef int translate(CpuState* c, Mmu* m, u64 linear, u32 access, u64* phys) noexc
     if resolve(c, m, linear, access, &w) != MEM_OK:
         return MEM_FAULT
     phys[0] = w.phys
-    if ram_offset(m, w.phys) == ~<u64>0:
+    if not is_ram(m.ram, w.phys):
         return mmio(c, w.phys, w.linear)
     t.tag = tag
     t.phys = w.phys & ~<u64>(PAGE_SIZE - 1)

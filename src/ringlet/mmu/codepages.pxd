@@ -1,9 +1,6 @@
-"""Pages of guest RAM that translations come from: never writable in a window."""
+"""The code pages of guest RAM in this processor's windows: never writable there."""
 from ringlet.core.state cimport CpuState, u64
 from ringlet.mmu.layout cimport Mmu, Region
 
-cdef bint is_code(Mmu* m, u64 offset) noexcept nogil
-cdef void protect_code(CpuState* c, Mmu* m, u64 phys) noexcept nogil
-cdef void unprotect_code(CpuState* c, Mmu* m, u64 phys) noexcept nogil
-cdef void about_to_write(CpuState* c, Mmu* m, u64 phys) noexcept nogil
-cdef void protect_run(Mmu* m, Region* r, u64 linear, u64 offset, u64 size) noexcept nogil
+cdef void set_page_rights(CpuState* c, u64 phys_page, bint writable) noexcept nogil
+cdef void protect_run(Mmu* m, Region* r, u64 linear, u64 phys, u64 size) noexcept nogil

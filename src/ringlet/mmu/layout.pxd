@@ -1,25 +1,25 @@
-"""The virtual MMU's own data, and the small accessors every one of its modules inlines.
+"""The data of one processor's virtual MMU, and the accessors that its modules inline.
 
-Everything here stands in one anonymous mapping made at creation: code that runs in a signal
-handler or between two guest instructions allocates from the pools below and never from libc.
+All of it is in one anonymous mapping made at creation.  Code that runs in a signal handler or
+between two guest instructions allocates from the pools below and never from libc.
 
 Terms.  A *slot* is 64 GiB of linear addresses (bits 47..36).  A *region* is 64 GiB of host
 addresses between guards, lent to one slot of one *owner*: an address space (low half) or a group
-of address spaces (upper half).  A *node* is what we remember of one guest paging structure that a
-region was filled from: the entries we used, as they were, and what we mapped because of them.
+of address spaces (upper half).  A *node* records one guest paging structure that a region was
+filled from: the entries that were used, as they were then, and what was mapped because of them.
 """
+from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport (
     CpuState, u8, u16, u32, u64, i64,
     BLOCK_SLOTS_K, BLOCK_NSLOTS_K, BLOCK_SLOTS_U, BLOCK_NSLOTS_U, SLOT_COUNT, SLOT_SHIFT)
+from ringlet.mmu.map_target cimport MapTarget
+from ringlet.mmu.ram cimport GuestRam, RamViewer, is_ram, ram_at
 
 # The hooks of the interface (`ringlet.mmu.mmu`), which itself needs this file.
 ctypedef void (*unmapped_hook)(CpuState* c, u64 linear, u64 pages) noexcept nogil
-ctypedef void (*written_hook)(CpuState* c, u64 phys_page) noexcept nogil
 ctypedef void (*dropped_hook)(CpuState* c, u32 space) noexcept nogil
 
 cdef enum:
-    PAGE_SHIFT = 12
-    PAGE_SIZE = 4096
     NODES = 16384
     SPACES = 64
     GROUPS = 8
@@ -27,7 +27,6 @@ cdef enum:
     REGIONS = 160                    # at most; fewer if the host has less room; 0 is none
     ENTRY_BITS = 9
     ENTRIES = 512
-    BALLAST = 256                    # mappings kept to be thrown off
     POPULATE_MAX = 16                # pages; longer runs are left to the host's own faults
     AHEAD_MAX = 15                   # pages mapped ahead of their use
 
@@ -46,16 +45,6 @@ cdef enum:
     PTE_D = 0x40
     PTE_PS = 0x80
     PTE_G = 0x100
-
-# CR0, CR4, EFER bits the walk depends on.
-cdef enum:
-    CR0_WP = 1 << 16
-    CR4_PSE = 1 << 4
-    CR4_PAE = 1 << 5
-    CR4_PGE = 1 << 7
-    EFER_LME = 1 << 8
-    EFER_LMA = 1 << 10
-    EFER_NXE = 1 << 11
 
 # Paging modes (SDM 3A 4.1.1).
 cdef enum:
@@ -132,9 +121,9 @@ cdef struct Owner:
     u32 group          # address space: its group's index in owners[]
     u32 regions        # list
     u32 global_pages   # may hold global pages, which survive CR3 loads but not INVLPG
-    u32 unrecorded     # a fetch could not be recorded, or regions ran out: forget all when loaded
+    u32 unrecorded     # a fetch was not recorded, or regions ran out: forget all when loaded
 
-# A translation that a linear access of compiled code may use again.
+# The translation of a linear page for one kind of access by compiled code, kept for the next.
 cdef struct Tlb:
     u64 tag            # linear page | access bits | 1; 0: empty
     u64 phys           # of the page
@@ -142,18 +131,17 @@ cdef struct Tlb:
 cdef enum:
     TLB_SIZE = 64
 
+# What belongs to one processor.  The machine's part is `ram`.
 cdef struct Mmu:
-    # --- guest RAM
-    u8* ram            # host address of guest physical 0
-    u64 ram_size       # bytes
-    u64 low_size       # bytes below 3 GiB
-    int fd             # memfd
-    u32 mode           # PAGING_*
-    u64* code          # bitmap of RAM pages that translations come from
-    u32* head4k        # by RAM page, 2 MiB, 1 GiB: first mapped leaf (node << 9 | entry)
+    GuestRam* ram
+    RamViewer viewer   # this processor, as RAM knows it
+    MapTarget target   # where its windows are
+    # --- chains: by guest frame, 2 MiB, 1 GiB, the first mapped leaf (node << 9 | entry)
+    u32* head4k
     u32* head2m
     u32* head1g
     # --- what walks depend on
+    u32 mode           # PAGING_*
     u64 frame_mask
     u64 reserved       # high reserved bits of 64-bit entries
     u64 nx             # bit 63 if EFER.NXE
@@ -164,7 +152,6 @@ cdef struct Mmu:
     u32 pge
     # --- hooks
     unmapped_hook unmapped
-    written_hook written
     dropped_hook dropped
     # --- regions
     u64 arena          # host address of the first stride
@@ -181,15 +168,14 @@ cdef struct Mmu:
     u32 next_id
     u32 maps           # host mappings in all regions, at most
     u32 maps_limit
-    u64 ballast        # host address of the ballast, 0 once dropped
-    # --- pages mapped ahead of their use (`ringlet.mmu.hostmap`)
+    # --- pages mapped ahead of their use (`ringlet.mmu.mappings`)
     Region* ahead      # the region they are in, or NULL
     u64 ahead_low      # linear
     u64 ahead_high
-    u64 ahead_offset   # offset in RAM of ahead_low
-    Region* grown      # the last short mapping: its region, where it ends, and where in RAM
+    u64 ahead_phys     # guest physical address that ahead_low shows
+    Region* grown      # the last short mapping: its region, and where it ends
     u64 grown_linear
-    u64 grown_offset
+    u64 grown_phys
     u64 grown_size     # bytes that have been mapped in sequence, up to there
     u64 clock
     u64 epoch
@@ -200,8 +186,8 @@ cdef struct Mmu:
     u32 range_pages
     u64 code_low       # pages whose fetches must be looked up again
     u64 code_high
-    u32 quiet          # an owner is being evicted: its identity goes, pages need not be named
-    # --- a fault that does not go away
+    u32 quiet          # an owner is being evicted: its identity ends, so no page need be named
+    # --- a fault that repeats
     u64 last_page
     u32 last_err
     u32 repeats
@@ -215,57 +201,36 @@ cdef struct Mmu:
 cdef inline Mmu* mmu_of(CpuState* c) noexcept nogil:
     return <Mmu*>c.mmu
 
-cdef inline u64 ram_offset(Mmu* m, u64 phys) noexcept nogil:
-    """Offset in the memfd of a guest physical address, or ~0: RAM skips 3..4 GiB."""
-    if phys < m.low_size:
-        return phys
-    if phys >= <u64>1 << 32 and phys - (<u64>1 << 32) < m.ram_size - m.low_size:
-        return phys - (<u64>1 << 30)
-    return ~<u64>0
-
-cdef inline u64 ram_left(Mmu* m, u64 offset) noexcept nogil:
-    """Bytes of RAM from an offset to where it stops being contiguous in guest physical space."""
-    return (m.low_size if offset < m.low_size else m.ram_size) - offset
-
-cdef inline bint bit_test(const u64* bits, u64 i) noexcept nogil:
-    return (bits[i >> 6] >> (i & 63)) & 1
-
-cdef inline void bit_set(u64* bits, u64 i) noexcept nogil:
-    bits[i >> 6] |= <u64>1 << (i & 63)
-
-cdef inline void bit_clear(u64* bits, u64 i) noexcept nogil:
-    bits[i >> 6] &= ~(<u64>1 << (i & 63))
-
 cdef extern from *:
     """
     /* The frame and XD of an entry. */
     #define RINGLET_FRAME_XD 0x800FFFFFFFFFF000ULL
-    static inline unsigned ringlet_ctz(unsigned long long v) { return __builtin_ctzll(v); }
     static inline void ringlet_or64(void* p, unsigned long long v)
     { __atomic_fetch_or((unsigned long long*)p, v, __ATOMIC_RELAXED); }
     static inline void ringlet_or32(void* p, unsigned v)
     { __atomic_fetch_or((unsigned*)p, v, __ATOMIC_RELAXED); }
     """
     const u64 FRAME_XD "RINGLET_FRAME_XD"
-    u32 lowest_bit "ringlet_ctz"(u64 v) noexcept nogil
     void atomic_or64 "ringlet_or64"(void* p, u64 v) noexcept nogil
     void atomic_or32 "ringlet_or32"(void* p, u32 v) noexcept nogil
 
 cdef inline u64 load_entry(Mmu* m, u32 form, u64 table, u32 index) noexcept nogil:
-    """Entry `index` of a paging structure, as a 64-bit entry.  Where there is no RAM, reads give
-    all ones, as on an empty bus: a reserved-bit fault."""
-    cdef u64 offset, raw, entry
+    """Return entry `index` of a paging structure as a 64-bit entry.  A read where there is no RAM
+    gives all ones, as on an empty bus, and so a reserved-bit fault."""
+    cdef u64 phys, raw, entry
     if form == FORM_64:
-        offset = ram_offset(m, table + index * 8)
-        return (<u64*>(m.ram + offset))[0] if offset != ~<u64>0 else offset
+        phys = table + index * 8
+        return (<u64*>ram_at(m.ram, phys))[0] if is_ram(m.ram, phys) else ~<u64>0
     if form == FORM_PT32:
-        offset = ram_offset(m, table + index * 4)
-        return (<u32*>(m.ram + offset))[0] & ~<u64>PTE_PS if offset != ~<u64>0 else offset
+        phys = table + index * 4
+        if not is_ram(m.ram, phys):
+            return ~<u64>0
+        return (<u32*>ram_at(m.ram, phys))[0] & ~<u64>PTE_PS
     if form == FORM_PD32:
-        offset = ram_offset(m, table + (index >> 1) * 4)
-        if offset == ~<u64>0:
-            return offset
-        raw = (<u32*>(m.ram + offset))[0]
+        phys = table + (index >> 1) * 4
+        if not is_ram(m.ram, phys):
+            return ~<u64>0
+        raw = (<u32*>ram_at(m.ram, phys))[0]
         if not m.cr4 & CR4_PSE:
             return raw & ~<u64>PTE_PS
         if not raw & PTE_PS:
@@ -284,7 +249,7 @@ cdef inline u64 load_entry(Mmu* m, u32 form, u64 table, u32 index) noexcept nogi
 
 cdef inline void below(Mmu* m, u32 form, u64 entry, u32 index, u32* form_out,
                        u64* table_out) noexcept nogil:
-    """Where the table that a non-leaf entry points to is, and its form."""
+    """Give the address and the form of the table that a non-leaf entry points to."""
     cdef u64 frame = entry & m.frame_mask
     if form == FORM_ROOT32:
         form_out[0] = FORM_PD32
@@ -298,15 +263,15 @@ cdef inline void below(Mmu* m, u32 form, u64 entry, u32 index, u32* form_out,
 
 cdef inline void set_entry_bits(Mmu* m, u32 form, u64 table, u32 index, u32 bits) noexcept nogil:
     """Set accessed or dirty in the guest's own table."""
-    cdef u64 offset
+    cdef u64 phys
     if form == FORM_64:
-        offset = ram_offset(m, table + index * 8)
-        if offset != ~<u64>0:
-            atomic_or64(m.ram + offset, bits)
+        phys = table + index * 8
+        if is_ram(m.ram, phys):
+            atomic_or64(ram_at(m.ram, phys), bits)
     elif form == FORM_PT32 or form == FORM_PD32:
-        offset = ram_offset(m, table + (index if form == FORM_PT32 else index >> 1) * 4)
-        if offset != ~<u64>0:
-            atomic_or32(m.ram + offset, bits)
+        phys = table + (index if form == FORM_PT32 else index >> 1) * 4
+        if is_ram(m.ram, phys):
+            atomic_or32(ram_at(m.ram, phys), bits)
 
 cdef inline u32 entry_index(u64 linear, u32 level) noexcept nogil:
     return <u32>(linear >> (3 + 9 * level)) & 511
@@ -320,9 +285,19 @@ cdef inline u64 slot_linear(u32 slot) noexcept nogil:
 
 # --- slot tables
 
+cdef inline bint in_arena(u64 arena, u64 size, u64 host) noexcept nogil:
+    """A host address is in a region or a guard: what faults at any other address used a poisoned
+    addend, or has another cause."""
+    return host - arena < size
+
 cdef inline u64 poison(u32 slot) noexcept nogil:
-    """An addend that makes every address of the index non-canonical, whatever bits 63..52 and
-    a displacement add: bit 49 and bits 51..50 of the sum always differ."""
+    """An addend that makes every address of the index one that nothing is mapped at, whatever bits
+    63..52 and a displacement add: bit 49 and bits 51..50 of the sum always differ.
+
+    Where host addresses have 48 bits, such a sum is not canonical and raises #GP or #SS.  Where they
+    have 57 bits (SDM 3A 4.5, CR4.LA57), it may be canonical and raises #PF: it is above 2^47, where
+    Linux maps nothing for a process that does not ask for it, or in the kernel's half.
+    """
     return (<u64>1 << 49) - (<u64>slot << SLOT_SHIFT)
 
 cdef inline u64 slot_addend(CpuState* c, u32 slot, bint user) noexcept nogil:

@@ -1,13 +1,15 @@
 """The virtual MMU's interface to the rest of the core.  See `ringlet.mmu` for how it works."""
 from ringlet.core.state cimport CpuState, u8, u16, u32, u64, i64
 from ringlet.mmu.layout cimport Mmu, mmu_of
+from ringlet.mmu.map_target cimport MapTarget
+from ringlet.mmu.ram cimport GuestRam
 
 # Hooks.  They are called from within the functions below, so also in the signal handler.
 # Translations fetched from these pages of the current address space (or its upper half) are gone
 # or must be looked up again.
 ctypedef void (*code_unmapped_fn)(CpuState* c, u64 linear, u64 pages) noexcept nogil
-# A code page of guest RAM, by the address of its first byte, is about to become writable: drop
-# what was translated from it.
+# A code page of guest RAM, by the address of its first byte, is about to be written, by this
+# processor or another one on the same RAM: drop what was translated from it.
 ctypedef void (*code_written_fn)(CpuState* c, u64 phys_page) noexcept nogil
 # An address space or an upper half was evicted and its identity is gone; its pages are not named
 # by code_unmapped.
@@ -32,6 +34,9 @@ cdef int mmu_fetch(CpuState* c, u64 linear, u64* phys) noexcept nogil
 # running privilege only ever turn from poison to a region.  The other privilege's may change at any
 # time, so bindings are formed anew when CPL changes between 3 and less.
 #
+# A host address is in a window or a guard between windows.  A host fault at any other address is one
+# of an unused slot: as #GP or #SS, or, where the host's own addresses have 57 bits, as #PF.
+cdef bint mmu_is_window(CpuState* c, u64 host) noexcept nogil
 # A host SIGSEGV at `host` (si_addr, canonical) with the host's #PF error bits: MEM_OK (mapped: try
 # again), MEM_FAULT, MEM_MMIO (mmio_phys, mmio_linear), or -1: not an address of a window (a guard,
 # or not ours); *linear is filled for all but -1.
@@ -58,6 +63,8 @@ cdef void mmu_protect_code(CpuState* c, u64 phys_page) noexcept nogil
 cdef void mmu_unprotect_code(CpuState* c, u64 phys_page) noexcept nogil
 
 # --- life
-cdef int mmu_create(CpuState* c, u64 ram_size, code_unmapped_fn unmapped, code_written_fn written,
-                    space_dropped_fn dropped) except -1 with gil
+# RAM is the caller's: it is there before, and is given back after `mmu_destroy`.
+# The windows are in the address space of `target`, which is copied; NULL: in this process.
+cdef int mmu_create(CpuState* c, GuestRam* ram, const MapTarget* target, code_unmapped_fn unmapped,
+                    code_written_fn written, space_dropped_fn dropped) except -1 with gil
 cdef void mmu_destroy(CpuState* c) noexcept

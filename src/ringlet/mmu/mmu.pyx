@@ -3,20 +3,22 @@ host's paging do the guest's.
 
 The host's page tables are the shadow page tables.  A guest linear page is reached by mapping its
 page of RAM at a host address that is a function of the linear address; an access with no mapping
-faults into the host's signal handler, which comes here.  Modules, lowest first: `layout` (data),
-`memory`, `walker`, `hostmap`, `records`, `regions`, `codepages`, `access`, `windows`, `spaces`;
-this one is their face.
+faults into the host's signal handler, which comes here.
+
+The modules, lowest first: `pages`; `map_target`, the calls that map guest frames; `ram`, what is
+the machine's; `layout`, what is a processor's; `walker`, `mappings`, `records`, `regions`,
+`codepages`, `access`, `windows`, `spaces`.  This one is their interface.
 """
 import gc
 
-from posix.mman cimport (
-    mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE)
-
+from ringlet.core.host cimport host_map, host_unmap
 from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_WRITE, SLOT_SHIFT
 from ringlet.mmu cimport access, codepages, spaces, windows
-from ringlet.mmu.layout cimport (
-    Mmu, NODES, Node, Region, STRIDE_SHIFT, mmu_of, ram_offset)
-from ringlet.mmu.memory cimport ram_create, ram_destroy
+from ringlet.mmu.layout cimport Mmu, NODES, Node, Region, STRIDE_SHIFT, in_arena, mmu_of
+from ringlet.mmu.map_target cimport MapTarget, target_here
+from ringlet.mmu.pages cimport PAGE_SHIFT
+from ringlet.mmu.ram cimport (
+    GuestRam, is_ram, protect_code, ram_at, ram_attach, ram_detach, unprotect_code)
 from ringlet.mmu.records cimport nodes_create
 from ringlet.mmu.regions cimport arena_create, arena_destroy
 from ringlet.mmu.walker cimport read_paging_mode
@@ -25,9 +27,8 @@ from ringlet.mmu.walker cimport read_paging_mode
 # --- guest physical memory
 
 cdef u8* ram_host(CpuState* c, u64 phys) noexcept nogil:
-    cdef Mmu* m = mmu_of(c)
-    cdef u64 offset = ram_offset(m, phys)
-    return NULL if offset == ~<u64>0 else m.ram + offset
+    cdef GuestRam* ram = mmu_of(c).ram
+    return ram_at(ram, phys) if is_ram(ram, phys) else NULL
 
 
 cdef int phys_read(CpuState* c, u64 phys, void* dst, u64 size) noexcept nogil:
@@ -66,6 +67,11 @@ cdef int mmu_slot_fault(CpuState* c, u64 linear, u32 kind) noexcept nogil:
     return windows.slot_fault(c, mmu_of(c), linear, kind)
 
 
+cdef bint mmu_is_window(CpuState* c, u64 host) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    return in_arena(m.arena, m.arena_size, host)
+
+
 cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil:
     cdef Mmu* m = mmu_of(c)
     cdef u64 distance = host - m.arena
@@ -97,11 +103,11 @@ cdef void mmu_invlpg(CpuState* c, u64 linear) noexcept nogil:
 # --- code pages
 
 cdef void mmu_protect_code(CpuState* c, u64 phys_page) noexcept nogil:
-    codepages.protect_code(c, mmu_of(c), phys_page)
+    protect_code(mmu_of(c).ram, phys_page)
 
 
 cdef void mmu_unprotect_code(CpuState* c, u64 phys_page) noexcept nogil:
-    codepages.unprotect_code(c, mmu_of(c), phys_page)
+    unprotect_code(mmu_of(c).ram, phys_page)
 
 
 # --- life
@@ -122,41 +128,35 @@ cdef u32 mapping_budget() except 0:
     return <u32>limit
 
 
-cdef int mmu_create(CpuState* c, u64 ram_size, code_unmapped_fn unmapped, code_written_fn written,
-                    space_dropped_fn dropped) except -1 with gil:
-    """Make guest RAM and the windows of the vCPU `c`, whose block is allocated and zero."""
-    cdef u64 pages = (ram_size >> 12) + 1
+cdef int mmu_create(CpuState* c, GuestRam* ram, const MapTarget* target, code_unmapped_fn unmapped,
+                    code_written_fn written, space_dropped_fn dropped) except -1 with gil:
+    """Make windows on guest RAM for the vCPU `c`, whose block is allocated and zero."""
+    cdef u64 pages = (ram.span >> PAGE_SHIFT) + 1
     cdef u64 nodes_at = (sizeof(Mmu) + 4095) & ~<u64>4095
     cdef u64 heads_at = nodes_at + NODES * sizeof(Node)
-    cdef u64 code_at = heads_at + (pages + (pages >> 9) + (pages >> 18) + 8) * 4
-    cdef u64 size
-    cdef u8* base
-    cdef void* host
-    code_at = (code_at + 7) & ~<u64>7
-    size = code_at + ((pages >> 6) + 2) * 8
+    cdef u64 size = heads_at + (pages + (pages >> 9) + (pages >> 18) + 8) * 4
     cdef u32 budget = mapping_budget()
     # Zero and untouched: the pools cost memory as they are used.
-    host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                -1, 0)
-    if host == MAP_FAILED:
-        raise MemoryError("no memory for the virtual MMU's tables")
-    base = <u8*>host
+    cdef u8* base = <u8*>host_map(size)
     cdef Mmu* m = <Mmu*>base
+    if m == NULL:
+        raise MemoryError("no memory for the virtual MMU's tables")
     m.self_size = size
-    m.fd = -1
+    m.ram = ram
+    if target == NULL:
+        target_here(&m.target)
+    else:
+        m.target = target[0]
     m.nodes = <Node*>(base + nodes_at)
     m.head4k = <u32*>(base + heads_at)
     m.head2m = m.head4k + pages
     m.head1g = m.head2m + (pages >> 9) + 2
-    m.code = <u64*>(base + code_at)
     m.unmapped = unmapped
-    m.written = written
     m.dropped = dropped
     m.maps_limit = budget
     m.epoch = 1
     nodes_create(m)
     try:
-        ram_create(m, ram_size)
         try:
             arena_create(c, m)
         except MemoryError:
@@ -164,21 +164,24 @@ cdef int mmu_create(CpuState* c, u64 ram_size, code_unmapped_fn unmapped, code_w
             gc.collect()
             arena_create(c, m)
     except BaseException:
-        ram_destroy(m)
-        munmap(host, size)
+        host_unmap(m, size)
         raise
     c.mmu = m
     read_paging_mode(c, m)
     spaces.flush_all(c, m)
+    m.viewer.cpu = c
+    m.viewer.written = written
+    m.viewer.rights = codepages.set_page_rights
+    ram_attach(ram, &m.viewer)
     return 0
 
 
 cdef void mmu_destroy(CpuState* c) noexcept:
-    """Give back RAM and windows.  No host address of the guest is valid afterwards."""
+    """Give back the windows.  No host address in them is valid afterwards."""
     cdef Mmu* m = mmu_of(c)
     if m == NULL:
         return
+    ram_detach(m.ram, &m.viewer)
     c.mmu = NULL
     arena_destroy(m)
-    ram_destroy(m)
-    munmap(m, m.self_size)
+    host_unmap(m, m.self_size)

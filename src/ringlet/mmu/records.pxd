@@ -1,4 +1,4 @@
-"""What windows were filled from: nodes, and the chains from a guest frame to its mappings."""
+"""Records of what windows were filled from: nodes, and chains from guest frames to mappings."""
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.mmu.layout cimport Mmu, Node, Region, Walk
 
@@ -18,4 +18,4 @@ cdef u64 forget(CpuState* c, Mmu* m, Region* r, u32 index, u32 entry) noexcept n
 cdef u64 forget_region(CpuState* c, Mmu* m, Region* r) noexcept nogil
 cdef void note_code(CpuState* c, Mmu* m, u64 low, u64 high) noexcept nogil
 cdef void flush_code(CpuState* c, Mmu* m) noexcept nogil
-cdef u64 leaf_offset(Mmu* m, Node* node, u32 entry) noexcept nogil
+cdef u64 leaf_phys(Mmu* m, Node* node, u32 entry) noexcept nogil

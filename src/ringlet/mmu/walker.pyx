@@ -5,18 +5,20 @@ tables.  A walk changes nothing; `mark_used` sets the accessed and dirty bits on
 known to be allowed, and updates the walk's copies, so that what is recorded is what stands in
 guest memory afterwards.
 """
+from ringlet.core.control_bits cimport (
+    CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, EFER_LMA, EFER_LME, EFER_NXE)
 from ringlet.core.state cimport (
     CpuState, CpuidEntry, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_OK, PF_P,
     PF_RSVD, VEC_GP, VEC_PF, is_canonical, raise_err)
 from ringlet.mmu.layout cimport (
-    CR0_WP, CR4_PAE, CR4_PGE, EFER_LMA, EFER_LME, EFER_NXE, FORM_64, FORM_FLAT, FORM_PDPTE,
-    FORM_ROOT32, Mmu, PAGING_32, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A, PTE_D, PTE_P,
-    PTE_PS, PTE_U, PTE_W, Walk, below, entry_index, leaf_size, load_entry, set_entry_bits)
+    FORM_64, FORM_FLAT, FORM_PDPTE, FORM_ROOT32, Mmu, PAGING_32, PAGING_LONG, PAGING_OFF,
+    PAGING_PAE, PTE_A, PTE_D, PTE_P, PTE_PS, PTE_U, PTE_W, Walk, below, entry_index, leaf_size,
+    load_entry, set_entry_bits)
 
 cdef u32 physical_bits(CpuState* c) noexcept nogil:
     """MAXPHYADDR by the guest's own CPUID table, leaf 80000008h (36 without it: SDM 3A 4.1.4).
 
-    Everything that depends on it asks here.
+    Everything that depends on MAXPHYADDR calls this function.
     """
     cdef CpuidEntry* entry = <CpuidEntry*>c.cpuid
     cdef u64 i
@@ -35,7 +37,7 @@ cdef void read_paging_mode(CpuState* c, Mmu* m) noexcept nogil:
     m.wp = (c.cr0 & CR0_WP) != 0
     m.pge = (c.cr4 & CR4_PGE) != 0
     m.nx = (<u64>1 << 63) if c.efer & EFER_NXE else 0
-    if not c.cr0 >> 31 & 1:
+    if not c.cr0 & CR0_PG:
         m.mode = PAGING_OFF
     elif not c.cr4 & CR4_PAE:
         m.mode = PAGING_32

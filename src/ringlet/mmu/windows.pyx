@@ -1,19 +1,56 @@
 """Windows: filling regions from walks.
 
-A host fault in a region is walked in the guest's tables.  What the walk allows is mapped, in the
-longest run that is contiguous in both spaces and that the guest has already touched; what it does
-not allow is the guest's own #PF.
+A host fault in a region is walked in the guest's tables.  If the walk allows the access, the page
+is mapped together with its neighbours: the longest run that is contiguous in guest linear and guest
+physical addresses and that the guest has already touched.  If the walk does not allow the access,
+the guest gets a #PF.
+
+The order of changes.  A processor's records say what its windows show (`records`), its mappings are
+what they do show (`mappings`), and RAM's bitmap says which pages hold code (`ram`).  Whenever guest
+code runs:
+
+* every page that a window shows is in a chain, and every entry it was reached by is used;
+* no window shows a code page writable;
+* the code cache holds nothing that was fetched through an entry that was found changed.
+
+Between these moments the three differ, in this order:
+
+1. `make_room` comes first, because it may evict records and mappings of any space.
+2. `record` takes the entries of the walk and forgets what came from entries that differ.
+3. The pages are mapped, in place of what was there.
+4. `leaf_link` puts them in their chains, and `protect_run` takes write access from the code pages
+   in large ones.
+5. `flush_code` tells the code cache which linear pages have changed.
+
+To drop pages, `forget` takes them out of the records first, and then one call unmaps them. Until
+then a window shows pages that nothing records. So whoever forgets unmaps, or maps something else
+there, before it returns. A code page's bit is set first; then its windows lose write access; then
+its bytes are read. When it is written, its translations are dropped first; then the bit is
+cleared; then its windows get write access.
+
+Interruption. Everything here runs on the processor's thread, either in the run loop or in the
+handler of a fault of translated code, and translated code does not run within the run loop's
+part. So the handler never finds a step half done. Signals that stop the processor change nothing
+in `mmu`. What `mmu` itself reads and writes is `GuestRam.host`, which never faults.
+
+Failure. If the host refuses to map, the ballast is thrown off and the call is made once more. If
+the host refuses again, the page is made inaccessible, nothing is put in a chain, and the caller
+tries a second time, after `make_room` has evicted. The entries stay used, which costs a
+comparison and is harmless. If the host refuses to unmap or to write-protect, the process ends:
+the guest would keep access that it has lost. If the host refuses to allow writing, the page stays
+read-only and the next write faults.
 """
 from ringlet.core.state cimport (
     CpuState, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT,
     SLOT_SHIFT, is_canonical)
-from ringlet.mmu.codepages cimport about_to_write, is_code, protect_run
-from ringlet.mmu.hostmap cimport host_map, host_unmap, settle
+from ringlet.mmu.codepages cimport protect_run
 from ringlet.mmu.layout cimport (
-    AHEAD_MAX, FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGE_SHIFT, PAGING_LONG, PTE_A, PTE_D,
-    PTE_G, PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, bit_set, bit_test, entry_index,
-    leaf_size, load_entry, ram_left, ram_offset, slot_region)
-from ringlet.mmu.records cimport CHANGE_LESS, change_of, flush_code, leaf_link, leaf_offset, record
+    AHEAD_MAX, FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGING_LONG, PTE_A, PTE_D, PTE_G, PTE_P,
+    PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_size, load_entry, slot_region)
+from ringlet.mmu.mappings cimport settle, window_map, window_unmap
+from ringlet.mmu.pages cimport PAGE_SHIFT, bit_set, bit_test
+from ringlet.mmu.ram cimport about_to_write, is_code, is_ram, ram_left
+from ringlet.mmu.records cimport CHANGE_LESS, change_of, flush_code, leaf_link, leaf_phys, record
 from ringlet.mmu.regions cimport make_room, region_of_host, region_share, region_split, region_take
 from ringlet.mmu.walker cimport allowed, mark_used, resolve, walk
 
@@ -24,10 +61,10 @@ cdef enum:
 
 cdef bint continues(Mmu* m, Node* node, u32 entry, u64 leaf, u64 wanted,
                     bint code, u64* found) noexcept nogil:
-    """Whether a neighbour can be mapped in the same run: it has the rights of `leaf`, the frame
-    of `wanted`, was accessed by the guest, is RAM, and is not mapped yet."""
+    """Tell whether a neighbour can be mapped in the same run: its entry is `wanted` (the rights of
+    `leaf` and the next frame), the guest has accessed it, it is RAM, and it is not mapped yet."""
     cdef u64 size = leaf_size(node.level)
-    cdef u64 e, offset
+    cdef u64 e, phys
     if bit_test(node.mapped, entry) or bit_test(node.down, entry):
         return False
     e = load_entry(m, node.form, node.table, entry)
@@ -37,34 +74,34 @@ cdef bint continues(Mmu* m, Node* node, u32 entry, u64 leaf, u64 wanted,
         return False
     if bit_test(node.used, entry) and change_of(node.copy[entry], e) >= CHANGE_LESS:
         return False
-    offset = ram_offset(m, e & m.frame_mask & ~(size - 1))
-    if offset == ~<u64>0 or ram_left(m, offset) < size:
+    phys = e & m.frame_mask & ~(size - 1)
+    if ram_left(m.ram, phys) < size:
         return False
-    if node.level == 1 and is_code(m, offset) != code:
+    if node.level == 1 and is_code(m.ram, phys) != code:
         return False
     found[0] = e
     return True
 
 
-cdef u64 room_behind(Mmu* m, Node* node, u32 last, u64 offset) noexcept nogil:
-    """Bytes behind a small page where nothing is mapped, in its node, and RAM at `offset` goes
-    on."""
+cdef u64 room_behind(Mmu* m, Node* node, u32 last, u64 phys) noexcept nogil:
+    """Return the number of bytes behind a small page in which its node has nothing mapped and RAM
+    continues from `phys`."""
     cdef u32 entry = last + 1
     if node.level > 1:
         return 0
     while entry < ENTRIES and entry - last <= AHEAD_MAX and not bit_test(node.mapped, entry):
         entry += 1
-    return min(<u64>(entry - 1 - last) << PAGE_SHIFT, ram_left(m, offset))
+    return min(<u64>(entry - 1 - last) << PAGE_SHIFT, ram_left(m.ram, phys))
 
 
 cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
-    """Map the leaf of a walk, whose accessed bits are set, and its run.  False: the host has no
-    mapping left."""
+    """Map the leaf of a walk, whose accessed bits are set, and its run.  Return False if the host
+    has no mapping left."""
     cdef Region* r = &m.regions[region]
     cdef u32 index, entry, first, last, i
     cdef u64 size = leaf_size(w.leaf)
     cdef u64 leaf = w.entry[w.leaf]
-    cdef u64 offset, length, low
+    cdef u64 phys, length, low
     cdef u64 e = 0
     cdef bint local, can_write, writable, code
     cdef Node* node
@@ -74,14 +111,14 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
     index = record(c, m, r, w, True)
     node = &m.nodes[index]
     entry = entry_index(w.linear, w.leaf)
-    offset = leaf_offset(m, node, entry)
+    phys = leaf_phys(m, node, entry)
     can_write = w.write or not (m.wp or r.user)
     if can_write and not w.write:
         r.wp0 = 1
     writable = can_write and leaf & PTE_D
-    code = w.leaf == 1 and is_code(m, offset)
+    code = w.leaf == 1 and is_code(m.ram, phys)
     local = not (m.pge and leaf & PTE_G)
-    length = ram_left(m, offset)
+    length = ram_left(m.ram, phys)
     first = entry
     last = entry
     if length >= size:
@@ -96,10 +133,10 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
             node.copy[first] = e
         length *= last - first + 1
     low = node.linear + first * size
-    offset -= (entry - first) * size
-    if not host_map(m, r, low, offset, length, room_behind(m, node, last, offset + length),
-                    writable and not code):
-        host_unmap(m, r, node.linear + entry * size, size)
+    phys -= (entry - first) * size
+    if not window_map(m, r, low, phys, length, room_behind(m, node, last, phys + length),
+                      writable and not code):
+        window_unmap(m, r, node.linear + entry * size, size)
         return False
     for i in range(first, last + 1):
         bit_set(node.used, i)
@@ -107,14 +144,14 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
             bit_set(node.check, i)
         leaf_link(m, r, index, i, writable)
     if writable and w.leaf > 1:
-        protect_run(m, r, low, offset, length)
+        protect_run(m, r, low, phys, length)
     settle(m, r)
     c.n_shadow_pages += length >> PAGE_SHIFT
     return True
 
 
 cdef bint mapped_right(Mmu* m, Region* r, Walk* w, bint write) noexcept nogil:
-    """Whether the window already shows a walk's leaf, and lets it be written if `write`."""
+    """Tell whether the window already shows a walk's leaf, writable if `write`."""
     cdef u32 index = r.top
     cdef u32 level = 3
     cdef u32 entry
@@ -134,13 +171,13 @@ cdef bint mapped_right(Mmu* m, Region* r, Walk* w, bint write) noexcept nogil:
 
 
 cdef int touch(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept nogil:
-    """Make an allowed access to RAM possible in a region."""
+    """Make an access to RAM that the walk allows possible in a region."""
     cdef Region* r = &m.regions[region]
     cdef bint write = (access & ACC_WRITE) != 0
     if r.user and not (w.user and (w.write or not write)):
         region_split(c, m, region)
-    if write and is_code(m, ram_offset(m, w.phys)):
-        about_to_write(c, m, w.phys)
+    if write and is_code(m.ram, w.phys):
+        about_to_write(m.ram, w.phys)
         if mapped_right(m, r, w, True) and m.repeats == 0:
             return MEM_OK
     # The second try comes after room was made.
@@ -151,9 +188,9 @@ cdef int touch(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept no
 
 
 cdef u32 region_for(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
-    """The region of the running privilege for a walk's slot, made if there is none; 0 if none can
-    be had.  In the low half one region serves both privileges while it holds nothing but user
-    pages, written only where users may."""
+    """Return the region of the running privilege for a walk's slot; take one if there is none.
+    Return 0 if all are in use.  In the low half one region serves both privileges while it holds
+    only user pages and the kernel writes only where users may."""
     cdef u32 slot = <u32>(w.linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
     cdef bint user = c.cpl == 3
     cdef u32 region = slot_region(c, m, slot, user)
@@ -201,7 +238,7 @@ cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexc
     if resolve(c, m, at, access, &w) != MEM_OK:
         m.last_page = 0
         return MEM_FAULT
-    if ram_offset(m, w.phys) == ~<u64>0:
+    if not is_ram(m.ram, w.phys):
         m.last_page = 0
         c.mmio_phys = w.phys
         c.mmio_linear = at
@@ -225,13 +262,13 @@ cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
         c.mmio_phys = w.phys
         c.mmio_linear = w.linear
         return MEM_MMIO
-    if ram_offset(m, w.phys) != ~<u64>0:
+    if is_ram(m.ram, w.phys):
         touch(c, m, region, &w, access)
     return MEM_OK
 
 
 cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
-    """Dirty is never set here: the write it announces may not come."""
+    """Map what a walk gives.  The dirty bit is not set here, because the write may not happen."""
     cdef Walk w
     cdef u32 region
     access &= ACC_WRITE
@@ -243,7 +280,7 @@ cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
         return
     if not walk(c, m, linear, &w) or not allowed(m, &w, access):
         return
-    if ram_offset(m, w.phys) == ~<u64>0:
+    if not is_ram(m.ram, w.phys):
         return
     region = region_for(c, m, &w)
     if not region or (m.regions[region].user and not w.user):
@@ -255,7 +292,7 @@ cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
 
 
 cdef int fetch(CpuState* c, Mmu* m, u64 linear, u64* phys) noexcept nogil:
-    """Translate for an instruction fetch, and remember through which entries."""
+    """Translate for an instruction fetch, and record the entries of the walk."""
     cdef Walk w
     cdef u32 region, index
     cdef u32 access = ACC_FETCH
@@ -270,7 +307,7 @@ cdef int fetch(CpuState* c, Mmu* m, u64 linear, u64* phys) noexcept nogil:
         index = record(c, m, &m.regions[region], &w, False)
         bit_set(m.nodes[index].fetched, entry_index(w.linear, w.leaf))
         flush_code(c, m)
-    if ram_offset(m, w.phys) == ~<u64>0:
+    if not is_ram(m.ram, w.phys):
         c.mmio_phys = w.phys
         c.mmio_linear = w.linear
         return MEM_MMIO

@@ -68,7 +68,6 @@ cdef struct Builder:
     u64 block         # host address of the block below 2 GiB
     u32 slots         # BLOCK_SLOTS_K or _U
     u32 nslots
-    u32 jump
     u32 small         # linear addresses of the fragment fit in a sign-extended 32-bit field
     u32 count
     u32 n
@@ -94,7 +93,7 @@ cdef struct Builder:
     Binding bindings[MAX_BINDINGS]
     Binding loop[MAX_BINDINGS]   # bindings there
     u32 zero_extended # guest registers whose upper halves are zero
-    u32 sp_moved      # bytes RSP moved without a performed access
+    u32 sp_moved      # bytes RSP moved since it was bound or an access by it was performed
     u32 indirect      # offset of the jump through the table, or 0xFFFFFFFF
     u32 learn_at      # offset of the instruction whose shape is not known
     u32 unlearned     # looking ahead met an instruction whose shape is not known

@@ -19,6 +19,7 @@ from iced_x86 import (
     Mnemonic,
     OpAccess,
     OpCodeInfo,
+    OpCodeTableKind,
     OpKind,
     Register_,
     RegisterExt,
@@ -152,10 +153,14 @@ _MEM_ACCESS: Final[Mapping[int, int]] = MappingProxyType(
         OpAccess.READ_COND_WRITE: MemUse.MEM_READ | MemUse.MEM_WRITE,
     }
 )
-# Lanes whose mask is 0 are not accessed, nor is memory if all are.
+# Lanes whose mask is 0 are not accessed; if all masks are 0, memory is not accessed at all.
 _MASKED: Final = frozenset(
     {Mnemonic.VMASKMOVPS, Mnemonic.VMASKMOVPD, Mnemonic.VPMASKMOVD, Mnemonic.VPMASKMOVQ}
 )
+# x87 instructions.  A store that raises an unmasked exception stores nothing, and does not fault on
+# an address that it could not store to; the exception is raised by the next x87 instruction
+# (SDM vol. 1 8.4.1, 8.5).  What a load does then is not documented.
+_ESCAPES: Final = range(0xD8, 0xE0)
 # They fault as a load of one byte does.
 _LINE_FLUSHES: Final = frozenset({Mnemonic.CLFLUSH, Mnemonic.CLFLUSHOPT, Mnemonic.CLWB})
 
@@ -304,6 +309,8 @@ def _memory(
     if instruction.mnemonic in _LINE_FLUSHES:
         use = MemUse.MEM_READ
     if instruction.mnemonic in _MASKED or instruction.is_vsib:
+        use |= MemUse.MEM_MAYBE | MemUse.MEM_LANES
+    if op_code.table == OpCodeTableKind.NORMAL and op_code.op_code in _ESCAPES:
         use |= MemUse.MEM_MAYBE
     return use, size
 

@@ -1,6 +1,6 @@
 """The bytes of an instruction with other registers or another memory operand.
 
-Opcode and immediate stay as they are; prefixes, REX or VEX, ModRM, SIB and displacement are made anew.
+Opcode and immediate stay as they are; prefixes, REX or VEX, ModRM, SIB and displacement are new.
 """
 from ringlet.core.state cimport u8, u32, u64
 from ringlet.translate.builder cimport *

@@ -1,12 +1,13 @@
 """Control flow out of and inside translated code.
 
 Direct jumps are linked: their rel32 first leads to a stub that names the link, and is patched once
-the target is translated.  Indirect jumps go through a table by the low 16 bits of the target to a
-thunk that compares the whole address.  Sensitive instructions leave with their OpInfo.
+the target is translated.  Indirect jumps go through the table of the fragment's key, by the low 16
+bits of the target, to a thunk that compares the whole address.  Sensitive instructions leave with
+their OpInfo.
 """
 from ringlet.core.state cimport (u8, u16, u32, u64, i32, i64, RSP, SEG_NONE, KEY_CPL, KEY_STEP,
-                                 CpuState, OpInfo, OPF_REP, OPF_REPNE, OPF_LOCK, OPF_ADDR32,
-                                 OPF_REXW)
+                                 BLOCK_JUMPS, CpuState, OpInfo, OPF_REP, OPF_REPNE, OPF_LOCK,
+                                 OPF_ADDR32, OPF_REXW)
 from ringlet.core.ops cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
@@ -218,8 +219,8 @@ cdef void emit_indirect(Builder* b) noexcept nogil:
     movzx16(b, H9, H8)
     b.indirect = b.n
     e8(b, 0x42); e8(b, 0xFF); e8(b, 0x24); e8(b, 0xCD)        # jmp [r9 * 8 + table]
-    reloc(b, RELOC_STATE, b.jump)
-    e32(b, <u32>(b.block + b.jump))
+    reloc(b, RELOC_TABLE, 0)
+    e32(b, <u32>(b.block + BLOCK_JUMPS))
 
 
 cdef void push_return(Builder* b, Insn* i) noexcept nogil:

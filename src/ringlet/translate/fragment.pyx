@@ -5,7 +5,7 @@ it gives is there too, with relocations, so that it can be installed anywhere.
 """
 from ringlet.core.state cimport (u8, u16, u32, u64, i64, KEY_NM, KEY_NOSSE, KEY_NOAVX, KEY_STEP,
                                  KEY_CPL, KEY_EM, BLOCK_SLOTS_K, BLOCK_NSLOTS_K, BLOCK_SLOTS_U,
-                                 BLOCK_NSLOTS_U, BLOCK_JUMP_K, BLOCK_JUMP_U)
+                                 BLOCK_NSLOTS_U)
 from ringlet.core.ops cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
@@ -195,9 +195,9 @@ cdef int scan(Builder* b) noexcept nogil:
                 return TRANSLATE_LEARN
             b.learn_at = 0
             return TRANSLATE_LEARN
-        if r == DECODE_INVALID:
+        if r == DECODE_LONG:
             # Longer than 15 bytes: #GP, which the virtual processor raises.
-            i.shape = &b.shapes.shapes[1]
+            i.shape = &b.shapes.shapes[SHAPE_OF_NONE]
             i.length = TOO_LONG
             b.count += 1
             at += 15
@@ -336,7 +336,6 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     cdef u16 after
     b.slots = BLOCK_SLOTS_U if user else BLOCK_SLOTS_K
     b.nslots = BLOCK_NSLOTS_U if user else BLOCK_NSLOTS_K
-    b.jump = BLOCK_JUMP_U if user else BLOCK_JUMP_K
     b.small = (<i64>(b.linear << 32) >> 32) == <i64>b.linear
     b.n = b.n_relocs = b.n_cold = b.n_map = b.n_links = b.n_ops = 0
     b.full = b.n_bindings = b.zero_extended = b.sp_moved = b.loop_at = b.in_loop = 0

@@ -111,10 +111,14 @@ cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) no
 
 
 cdef void probe(Builder* b) noexcept nogil:
-    """RSP moved without an access: perform one, so that it cannot march past the guards."""
+    """RSP moved without an access: perform one, so that it cannot march past the guards.
+
+    A fault of the probe is no fault of the guest's.  The handler lets the fragment go on only if
+    RSP is bound to the slot that it points into (ringlet.vcpu.faults); else the fragment is left.
+    """
     if b.sp_moved:
-        # The DS prefix marks it: a fault here is no fault of the guest's.
-        e8(b, 0x3E); e8(b, 0x44); e8(b, 0x8B); e8(b, 0x04); e8(b, 0x24)   # mov r8d, [rsp]
+        e32(b, PROBE_FIRST)
+        e8(b, PROBE_REST & 0xFF); e8(b, PROBE_REST >> 8)
         b.sp_moved = 0
 
 

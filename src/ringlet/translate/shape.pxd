@@ -44,7 +44,8 @@ cpdef enum MemUse:
     MEM_READ = 1
     MEM_WRITE = 2
     MEM_HINT = 4         # named but not accessed: multi-byte NOP, PREFETCH, LEA
-    MEM_MAYBE = 8        # the access may be skipped (masked moves): not a performed access
+    MEM_MAYBE = 8        # the instruction may end without the access (masked moves, x87)
+    MEM_LANES = 16       # a mask says which lanes are accessed
 
 cpdef enum UnitUse:
     UNIT_NONE = 0

@@ -40,6 +40,7 @@ class MemUse(enum.IntEnum):
     MEM_WRITE = 2
     MEM_HINT = 4
     MEM_MAYBE = 8
+    MEM_LANES = 16
 
 class UnitUse(enum.IntEnum):
     UNIT_NONE = 0

@@ -8,7 +8,7 @@ SOURCE: int
 DEFAULT_KEY: int
 SLOTS: tuple[int, int]
 NEGATED_SLOTS: tuple[int, int]
-JUMP_TABLES: tuple[int, int]
+JUMP_TABLE: int
 TABLE_BYTES: int
 KEYS: dict[str, int]
 
@@ -25,6 +25,7 @@ class Relocation(IntEnum):
     FRAGMENT = ...
     FIELD = ...
     RIP64 = ...
+    TABLE = ...
 
 class Stub(IntEnum):
     LINK = ...

@@ -15,7 +15,7 @@ from ringlet.translate.kept cimport kept_add, kept_find
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
 
-DEFAULT_KEY = KEY_MODE64
+DEFAULT_KEY = <u32>KEY_MODE64
 
 
 class Relocation(IntEnum):
@@ -33,6 +33,7 @@ class Relocation(IntEnum):
     FRAGMENT = RELOC_FRAGMENT
     FIELD = RELOC_FIELD
     RIP64 = RELOC_RIP64
+    TABLE = RELOC_TABLE
 
 
 class Stub(IntEnum):
@@ -48,12 +49,12 @@ class Stub(IntEnum):
 # The tables in the block below 2 GiB, by privilege (supervisor, user): src/ringlet/core/state.pxd.
 SLOTS = (BLOCK_SLOTS_K, BLOCK_SLOTS_U)
 NEGATED_SLOTS = (BLOCK_NSLOTS_K, BLOCK_NSLOTS_U)
-JUMP_TABLES = (BLOCK_JUMP_K, BLOCK_JUMP_U)
+JUMP_TABLE = BLOCK_JUMPS  # the first of them; which one is a matter of the key
 TABLE_BYTES = SLOT_COUNT * 8
 
 KEYS = {
-    "cpl": KEY_CPL, "mode64": KEY_MODE64, "nm": KEY_NM, "nosse": KEY_NOSSE, "noavx": KEY_NOAVX,
-    "step": KEY_STEP, "em": KEY_EM,
+    "cpl": <u32>KEY_CPL, "mode64": <u32>KEY_MODE64, "nm": <u32>KEY_NM,
+    "nosse": <u32>KEY_NOSSE, "noavx": <u32>KEY_NOAVX, "step": <u32>KEY_STEP, "em": <u32>KEY_EM,
 }
 
 # Where the state block stands in what `Translation.code` shows; any address below 2 GiB would do.

@@ -3,19 +3,18 @@
 Features that CPUID hides have no CR4 bit: setting one raises #GP(0).
 """
 from ringlet.core.state cimport (
-    SEG_CS, AR_L, AR_DB, EMU_NEXT, EMU_FLOW, FLAG_TF, VEC_GP, VEC_UD,
-    KEY_MODE16, KEY_MODE32, KEY_MODE64, KEY_NM, KEY_NOSSE, KEY_NOAVX, KEY_STEP, KEY_EM,
+    SEG_CS, AR_L, AR_DB, EMU_NEXT, EMU_FLOW, VEC_GP, VEC_UD,
+    KEY_MODE16, KEY_MODE32, KEY_MODE64, KEY_NM, KEY_NOSSE, KEY_NOAVX, KEY_EM,
     raise_err, raise_exc)
 from ringlet.mmu.mmu cimport mmu_flush_all, mmu_invlpg, mmu_load_cr3
 from ringlet.mmu.walker cimport physical_bits
-from ringlet.vcpu.apic cimport apic_update
-from ringlet.vcpu.debugger cimport debug_watches
+from ringlet.vcpu.apic cimport apic_set_class
 from ringlet.vcpu.cpuid cimport CPUID_EBX, CPUID_ECX, cpuid_bit
 from ringlet.vcpu.memory cimport load, store
 from ringlet.vcpu.sysregs cimport (
     CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE, CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG,
     CR4_TSD, CR4_DE, CR4_PSE, CR4_PAE, CR4_MCE, CR4_PGE, CR4_PCE, CR4_OSFXSR, CR4_OSXMMEXCPT,
-    CR4_FSGSBASE, CR4_OSXSAVE, DR7_ENABLES, EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE,
+    CR4_FSGSBASE, CR4_OSXSAVE, EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE,
     XCR0_SSE, XCR0_AVX, advance, long_mode, write_gpr)
 
 cdef enum:
@@ -44,9 +43,7 @@ cdef void update_key(CpuState* c) noexcept nogil:
         key |= KEY_NOSSE
     if not c.cr4 & CR4_OSXSAVE or c.xcr0 & (XCR0_SSE | XCR0_AVX) != XCR0_SSE | XCR0_AVX:
         key |= KEY_NOAVX
-    if c.rflags & FLAG_TF or c.dr[7] & DR7_ENABLES or debug_watches(c):
-        key |= KEY_STEP
-    c.key = key
+    c.key = key | key_of_steps(c)
 
 
 cdef int write_cr0(CpuState* c, u64 value) noexcept nogil:
@@ -144,8 +141,7 @@ cdef int write_cr8(CpuState* c, OpInfo* op, u64 value) noexcept nogil:
     """CR8 is the task priority class of the local APIC (SDM 3A 10.8.6.1)."""
     if value >> 4:
         return raise_err(c, VEC_GP, 0)
-    c.cr8 = value
-    apic_update(c)
+    apic_set_class(c, value)
     return EMU_NEXT
 
 

@@ -4,13 +4,11 @@ Intel and AMD differ: Intel's SYSCALL and SYSRET exist only in 64-bit mode, its 
 SYSEXIT also in IA-32e mode, and its SYSRET raises #GP at CPL 0 for a non-canonical RCX.
 """
 from ringlet.core.state cimport (
-    RCX, RDX, RSP, SEG_CS, SEG_SS, AR_L, AR_DB, EMU_FLOW, FLAG_RF, FLAG_TF, FLAG_VM,
-    KEY_CPL, KEY_MODE64, KEY_STEP, VEC_GP, VEC_UD, get_rflags, is_canonical, raise_err, raise_exc,
-    set_rflags)
-from ringlet.vcpu.control cimport update_key
+    RCX, RDX, RSP, SEG_CS, SEG_SS, AR_L, AR_DB, EMU_FLOW, FLAG_RF, FLAG_VM,
+    KEY_MODE64, VEC_GP, VEC_UD, get_rflags, is_canonical, raise_err, raise_exc, set_rflags)
+from ringlet.vcpu.control cimport update_key, update_key_privilege
 from ringlet.vcpu.descriptors cimport load_flat
-from ringlet.vcpu.debugger cimport debug_watches
-from ringlet.vcpu.sysregs cimport CR0_PE, DR7_ENABLES, EFER_SCE, long_mode, next_rip
+from ringlet.vcpu.sysregs cimport CR0_PE, EFER_SCE, long_mode, next_rip
 
 cdef enum:
     CODE_TYPE = 0xB      # execute, read, accessed
@@ -23,10 +21,7 @@ cdef void enter(CpuState* c, u32 cs, u32 ss, u32 cpl, bint code64, u64 rip) noex
     c.cpl = cpl
     c.rip = rip
     if code64 and c.key & KEY_MODE64:
-        # Only the privilege has changed, and TF.
-        c.key = c.key & ~<u32>(KEY_CPL | KEY_STEP) | cpl
-        if c.rflags & FLAG_TF or c.dr[7] & DR7_ENABLES or debug_watches(c):
-            c.key |= KEY_STEP
+        update_key_privilege(c)
     else:
         update_key(c)
 

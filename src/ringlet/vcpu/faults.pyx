@@ -1,20 +1,26 @@
 """Host faults of translated code.
 
 Runs in the signal handler: no allocation, no lock, no Python.  A page fault inside a window is
-filled from the guest's page tables or becomes the guest's #PF; a non-canonical sum is an unused
-slot or the guest's #GP; the rest are the guest's own exceptions.  State is exact: every rewriting
-performs its access before it changes anything (docs/adr/0001).
+filled from the guest's page tables or becomes the guest's #PF; a fault at no window's address is an
+unused slot or the guest's #GP; the rest are the guest's own exceptions.  State is exact: every
+rewriting performs its access before it changes anything (docs/adr/0001).
+
+The handler resumes a fragment only at the instruction that faulted, which is performed then, with
+one exception: a probe of RSP may be passed without having been performed (`probe_fault`).  The
+translator takes every other access that a fragment goes on after for a performed one.
 """
 from ringlet.core.state cimport *
 from ringlet.core.signals cimport *
-from ringlet.core.template cimport STUB_ENTER, STUB_LEAVE
+from ringlet.core.template cimport PROBE_SIZE, STUB_ENTER, STUB_LEAVE, is_probe
 from ringlet.cache.codecache cimport Cache, Fragment, NONE
 from ringlet.cache.halt cimport cache_halt
-from ringlet.cache.hostmap cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
+from ringlet.cache.fragment_map cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
 from ringlet.core.prod cimport prod_arm
 from ringlet.core.ops cimport OP_PUSHF
-from ringlet.mmu.mmu cimport mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host
+from ringlet.mmu.mmu cimport (
+    mmu_is_window, mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host)
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
+from ringlet.vcpu.x87 cimport FPU_DATA, FPU_OPCODE, X87_NONE, x87_opcode
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 
@@ -45,8 +51,20 @@ cdef bint unbias_string(CpuState* c, u64* regs) noexcept nogil:
     return True
 
 
+cdef bint is_repeated_string(u64 rip) noexcept nogil:
+    cdef const u8* p = <const u8*>rip
+    cdef bint repeats = False
+    while p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66 or p[0] == 0x48:
+        repeats |= p[0] == 0xF3 or p[0] == 0xF2
+        p += 1
+    return repeats and (0xA4 <= p[0] <= 0xA7 or 0xAA <= p[0] <= 0xAF)
+
+
 cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
     """Make the handler return to the dispatcher with the guest's state before its instruction."""
+    if code == LEAVE_EMULATE:
+        # As it was fetched: the guest may have changed its page tables since.
+        guest_bytes(c, frag, guest, c.insn)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
     c.rip = frag.linear + guest
@@ -60,11 +78,6 @@ cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) n
     return 1
 
 
-cdef inline bint is_probe(u64 rip) noexcept nogil:
-    cdef const u8* p = <const u8*>rip
-    return p[0] == 0x3E and p[1] == 0x44 and p[2] == 0x8B and p[3] == 0x04 and p[4] == 0x24
-
-
 cdef int raise_here(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 vector,
                     bint has_error) noexcept nogil:
     if has_error:
@@ -74,10 +87,14 @@ cdef int raise_here(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 ve
     return leave(c, f, frag, guest, LEAVE_FAULT)
 
 
-cdef inline bint slot_live(CpuState* c, u64 linear) noexcept nogil:
+cdef inline u64 bound(CpuState* c, u64 linear) noexcept nogil:
+    """The host address that the slot table gives for a linear address."""
     cdef u64 table = c.block + (BLOCK_SLOTS_U if c.cpl == 3 else BLOCK_SLOTS_K)
-    cdef u64 addend = (<u64*>table)[(linear >> SLOT_SHIFT) & 0xFFFF]
-    return (linear + addend) >> 47 == 0
+    return linear + (<u64*>table)[(linear >> SLOT_SHIFT) & 0xFFFF]
+
+
+cdef inline bint slot_live(CpuState* c, u64 linear) noexcept nogil:
+    return bound(c, linear) >> 47 == 0
 
 
 cdef u64 segment_base(CpuState* c, Insn* i) noexcept nogil:
@@ -184,7 +201,7 @@ cdef inline bint lane_faults(Insn* i, u64 linear) noexcept nogil:
     """Which fault it is the emulator says: not all of a masked move's lanes are accessed, and a
     vector that has to be aligned and is not raises #GP before any #PF or #SS."""
     cdef u32 size = i.shape.mem_size
-    return i.shape.mem & MEM_MAYBE or ((size == 16 or size == 32) and linear & (size - 1))
+    return i.shape.mem & MEM_LANES or ((size == 16 or size == 32) and linear & (size - 1))
 
 
 cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept nogil:
@@ -211,29 +228,63 @@ cdef int leave_saved(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 c
     return 1
 
 
-cdef int probe_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
-    """#GP at a probe: RSP moved to another slot.  If that is one, RSP is bound to it from here on;
-    else nothing has happened yet."""
-    save_registers(c, f.regs)
-    if is_canonical(c.gpr[RSP]) and (slot_live(c, c.gpr[RSP]) or mmu_slot_fault(
-            c, c.gpr[RSP], ACC_READ | (ACC_USER if c.cpl == 3 else 0)) == MEM_OK):
-        return leave(c, f, frag, guest, LEAVE_AGAIN)
-    f.regs[HR_RIP] += 5
+cdef int resumed(CpuState* c, HostFault* f, Cache* k, u32 index) noexcept nogil:
+    """The access that faulted can be performed now."""
+    if k.fragments[index].dead:
+        # The store hits code of its own fragment: finish it, then leave.
+        c.stepping = 1 + index
+        f.regs[HR_EFL] |= HOST_TF
     return 1
 
 
-cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
-    """The host raised #GP or #SS: an unused slot, a non-canonical address, or the instruction."""
+cdef int probe_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) noexcept nogil:
+    """A probe of RSP faulted, which means nothing to the guest.
+
+    The fragment goes on only if RSP is what binding it here would make it: the guest's RSP plus
+    the addend that the slot table has for it.  What follows relies on that as on a performed
+    access.  Else the fragment is left, before the instruction at hand, and the next one binds RSP:
+    it begins with that instruction, so that there is no probe before it.
+    """
+    cdef Fragment* frag = &k.fragments[index]
+    cdef u64 linear = 0, rsp = f.regs[HR_RSP] + c.rsp_naddend
+    cdef u32 access = ACC_READ | (ACC_USER if c.cpl == 3 else 0)
+    if f.trap == VEC_PF and mmu_shadow_fault(c, f.address, ACC_READ, &linear) == MEM_OK:
+        return resumed(c, f, k, index)
+    if is_canonical(rsp) and not slot_live(c, rsp):
+        # If the guest has something in this slot, RSP is to be bound to it.
+        mmu_slot_fault(c, rsp, access)
+    if bound(c, rsp) == f.regs[HR_RSP] and not frag.dead:
+        f.regs[HR_RIP] += PROBE_SIZE
+        return 1
+    # Where instructions step one by one, the only probe comes after the instruction.
+    return leave(c, f, frag, guest, LEAVE_STEPPED if frag.key & KEY_STEP else LEAVE_AGAIN)
+
+
+cdef u32 retried(CpuState* c, u64 rip) noexcept nogil:
+    """How to leave where bindings are stale or an access straddles slots: the second time in a row,
+    it is for the emulator."""
+    if c.again == rip:
+        c.again = 0
+        return LEAVE_EMULATE
+    c.again = rip
+    return LEAVE_AGAIN
+
+
+cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
+    """The address is in no window: an unused slot's, not canonical, or #GP has another cause."""
     cdef Insn i
     cdef u8 code[16]
     cdef Access at[3]
     cdef u32 n, k, user = ACC_USER if c.cpl == 3 else 0
     cdef int r
-    if is_probe(f.regs[HR_RIP]):
-        return probe_protection(c, f, frag, guest)
     if not guest_bytes(c, frag, guest, code):
         return 0
-    if decode(<ShapeTable*>c.translator, code, 16, &i) != DECODE_OK:
+    r = decode(<ShapeTable*>c.translator, code, 16, &i)
+    if r == DECODE_LEARN:
+        # The translation is one that was kept.
+        c.exit_arg = <u64>(frag - (<Cache*>c.cache).fragments)
+        return leave(c, f, frag, guest, LEAVE_UNKNOWN)
+    if r != DECODE_OK:
         return raise_here(c, f, frag, guest, VEC_GP, True)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
@@ -253,16 +304,23 @@ cdef int general_protection(CpuState* c, HostFault* f, Fragment* frag, u32 guest
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
     if bound_elsewhere(c, &i, n != 0 and at[n - 1].stack):
         return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
+    if f.trap == VEC_PF:
+        return leave_saved(c, f, frag, guest, retried(c, frag.linear + guest))
     raise_err(c, VEC_GP, 0)
     return leave_saved(c, f, frag, guest, LEAVE_FAULT)
 
 
 cdef int step(CpuState* c, HostFault* f, Cache* k, u32 host) noexcept nogil:
-    """Single steps complete a store into the fragment that it dropped, up to the next boundary."""
-    cdef u32 index = <u32>(c.stepping - 1), guest
+    """Single steps complete a store into the fragment that it dropped, up to the next boundary.
+
+    That is the end of a repetition, too: the instruction's own bytes may be others now.
+    """
+    cdef u32 index = <u32>(c.stepping - 1), guest, start = 0
     cdef Fragment* frag = &k.fragments[index]
     if frag.host <= host < frag.host + frag.size:
-        if not cache_is_boundary(k, frag, host, &guest):
+        if is_repeated_string(f.regs[HR_RIP]):
+            guest = cache_guest_offset(k, frag, host, &start)
+        elif not cache_is_boundary(k, frag, host, &guest):
             return 1
         return leave(c, f, frag, guest, LEAVE_STEPPED)
     f.regs[HR_EFL] &= ~<u64>HOST_TF
@@ -276,26 +334,15 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     cdef int r
     r = mmu_shadow_fault(c, f.address, f.error & (ACC_WRITE | ACC_FETCH), &linear)
     if r == MEM_OK:
-        if frag.dead:
-            # The store hits code of its own fragment: finish it, then leave.
-            c.stepping = 1 + index
-            f.regs[HR_EFL] |= HOST_TF
-        return 1
-    if is_probe(f.regs[HR_RIP]) and r != -1:
-        f.regs[HR_RIP] += 5
-        return 1
+        return resumed(c, f, k, index)
     if r == MEM_MMIO or (r == MEM_FAULT and (LOW_END - linear < 64 or linear - HIGH32 < 64)):
         # (An operand that ends beyond the last canonical address raises #GP or #SS, and where 67h
         # truncates addresses the lanes of a masked move go on at 0.)
         return leave(c, f, frag, guest, LEAVE_EMULATE)
     if r == MEM_FAULT:
         return leave(c, f, frag, guest, LEAVE_FAULT)
-    # A guard: bindings are stale, or the access straddles slots.
-    if c.again == rip:
-        c.again = 0
-        return leave(c, f, frag, guest, LEAVE_EMULATE)
-    c.again = rip
-    return leave(c, f, frag, guest, LEAVE_AGAIN)
+    # A guard.
+    return leave(c, f, frag, guest, retried(c, rip))
 
 
 cdef int native_fault(CpuState* c, HostFault* f) noexcept nogil:
@@ -323,6 +370,10 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
     elif k.stubs.at[STUB_ENTER] <= host < k.stubs.enter_end:
         index = cache_fragment_at(k, <u32>(c.entry - <u64>k.run))
     else:
+        # In compiled code, which looks before it enters a fragment.  But somebody else's signal
+        # handler may go back to the middle of one, so ask again.
+        if f.nested:
+            prod_arm(c)
         return 1
     if index != NONE:
         cache_halt(c, k, index)
@@ -351,14 +402,13 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
         return 0
     frag = &k.fragments[index]
     guest = cache_guest_offset(k, frag, <u32>host, &start)
-    if f.trap == VEC_PF:
+    if is_probe(f.regs[HR_RIP]):
+        return probe_fault(c, f, k, index, guest)
+    if f.trap == VEC_PF and mmu_is_window(c, f.address):
         return page_fault(c, f, k, index, guest)
-    if f.trap == VEC_GP or f.trap == VEC_SS:
-        return general_protection(c, f, frag, guest)
+    if f.trap == VEC_PF or f.trap == VEC_GP or f.trap == VEC_SS:
+        return unused_slot(c, f, frag, guest)
     if f.trap == VEC_AC:
-        if is_probe(f.regs[HR_RIP]):
-            f.regs[HR_RIP] += 5
-            return 1
         return raise_here(c, f, frag, guest, VEC_AC, True)
     if f.trap == VEC_XM and not c.cr4 & CR4_OSXMMEXCPT:
         return raise_here(c, f, frag, guest, VEC_UD, False)
@@ -367,12 +417,21 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     return 0
 
 
+cdef u64 guest_fop(CpuState* c, Fragment* frag, u32 guest, const u8* host) noexcept nogil:
+    """FOP of the guest's instruction, with that of its translation in the upper half."""
+    cdef u8 code[16]
+    cdef u32 fop = X87_NONE
+    if guest_bytes(c, frag, guest, code):
+        fop = x87_opcode(code)
+    return fop | <u64>x87_opcode(host) << 32
+
+
 cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     cdef Cache* k = <Cache*>c.cache
     cdef u64 at = host - <u64>k.run
     cdef u32 index, start = 0
     cdef Fragment* frag
-    if data:
+    if data == FPU_DATA:
         return mmu_linear_of(c, host)
     if at >= k.size:
         return 0
@@ -380,4 +439,6 @@ cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     if index == NONE:
         return 0
     frag = &k.fragments[index]
+    if data == FPU_OPCODE:
+        return guest_fop(c, frag, cache_guest_offset(k, frag, <u32>at, &start), <const u8*>host)
     return frag.linear + cache_guest_offset(k, frag, <u32>at, &start)

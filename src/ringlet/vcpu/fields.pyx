@@ -59,6 +59,7 @@ def _counters() -> dict[str, int]:
         "cpuid": <size_t>&c.n_cpuid, "msr_reads": <size_t>&c.n_msr_reads,
         "msr_writes": <size_t>&c.n_msr_writes, "mmio_reads": <size_t>&c.n_mmio_reads,
         "mmio_writes": <size_t>&c.n_mmio_writes,
+        "jump_tables": <size_t>&c.n_jump_tables,
     }
 
 

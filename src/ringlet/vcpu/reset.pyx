@@ -1,9 +1,10 @@
 """What a processor's registers hold after power-up."""
+from ringlet.core.control_bits cimport CR0_CD, CR0_ET, CR0_NW, XCR0_X87
 from ringlet.core.state cimport CpuState, FLAGS_HOST, u8, u16, u32, u64
 from ringlet.vcpu.msr cimport reset_msrs
 
 cdef enum:
-    CR0_RESET = 0x60000010
+    CR0_RESET = CR0_ET | CR0_NW | CR0_CD
     DR7_RESET = 0x400
     FCW_RESET = 0x37F      # as FNINIT leaves it: SDM 1 8.1.5
     MXCSR_RESET = 0x1F80
@@ -17,7 +18,7 @@ cdef void reset(CpuState* c) noexcept nogil:
     c.rflags = 2
     c.win_tag = NO_WINDOW
     c.cr0 = CR0_RESET
-    c.xcr0 = 1
+    c.xcr0 = XCR0_X87
     c.dr[6] = <u64>0xFFFF0FF0
     c.dr[7] = DR7_RESET
     reset_msrs(c)

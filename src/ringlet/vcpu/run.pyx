@@ -9,20 +9,24 @@ from ringlet.core.prod cimport prod_disarm
 from ringlet.core.template cimport Template, STUB_ENTER
 from ringlet.cache.codecache cimport *
 from ringlet.cache.halt cimport cache_unhalt
+from ringlet.cache.jumps cimport jumps_enter, jumps_set_spaces, jumps_thunk
 from ringlet.mmu.mmu cimport (mmu_fetch, mmu_space, mmu_protect_code, ram_host)
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
 from ringlet.translate.kept cimport Kept, kept_add, kept_find
-from ringlet.vcpu.emulate cimport emulate
+from ringlet.vcpu.emulate cimport begin_anew, emulate
 from ringlet.vcpu.apic cimport (INTR_LOCAL, apic_accept, apic_due, apic_tick, apic_update)
 from ringlet.vcpu.blocks cimport (EXCEPTION, INTERRUPT, block_begins, block_ends,
                                   blocks_event)
 from ringlet.vcpu.debugger cimport (DEBUG_ALONE, DEBUG_STOP, debug_after, debug_before,
                                     debug_holds, debug_room, debug_stops)
+from ringlet.vcpu.events cimport event_due, nmi_due
 from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
+from ringlet.vcpu.faults cimport guest_bytes
+from ringlet.vcpu.pending cimport PENDING_OP
 from ringlet.vcpu.step cimport Step, step_after, step_before, step_left, step_undone, step_watch
-from ringlet.vcpu.sysregs cimport CR0_AM
+from ringlet.vcpu.sysregs cimport CR0_AM, DR6_BS
 
 cdef enum:
     FOUND = 0
@@ -218,6 +222,16 @@ cdef int raised(CpuState* c) noexcept nogil:
     return EXIT_NONE
 
 
+cdef int answered(CpuState* c) noexcept nogil:
+    """A device has answered: go on with what asked it.  An Exit, or EXIT_NONE."""
+    cdef int result = begin_anew(c)
+    if result == EMU_FAULT:
+        if not (c.exc_vector == VEC_DB and c.exc_dr6 & DR6_BS):
+            c.db_pending = 0
+        return raised(c)
+    return c.exit_kind if result == EMU_EXIT else EXIT_NONE
+
+
 cdef void sleep(CpuState* c) noexcept nogil:
     """Halted: wait for a request, or for the time of the next event."""
     c.sleeping = 1
@@ -244,7 +258,7 @@ cdef int events(CpuState* c) noexcept nogil:
             return EXIT_INTERRUPTED
         if c.inhibit or (c.debugger != NULL and debug_holds(c)):
             return EXIT_NONE
-        if c.nmi_pending and not c.nmi_blocked:
+        if nmi_due(c):
             if nmi(c) == EMU_EXIT:
                 return c.exit_kind
         elif c.intr and c.iflag:
@@ -276,17 +290,17 @@ cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
     return raise_err(c, VEC_GP, 0)
 
 
-cdef inline bint resumes(CpuState* c, Cache* k, u64 host) noexcept nogil:
+cdef inline bint resumes(CpuState* c, Cache* k, u64 host, u32 key) noexcept nogil:
     """Nothing has changed since the exit to Python: translated code goes on at `host`."""
-    return (host != 0 and c.rip == c.resume_rip and c.key == c.resume_key
-            and k.drops == c.resume_drops and not c.inhibit and not c.key & KEY_STEP)
+    return (host != 0 and c.rip == c.resume_rip and key == c.resume_key
+            and k.drops == c.resume_drops and not c.inhibit and not key & KEY_STEP)
 
 
-cdef inline void remember(CpuState* c, Cache* k, OpInfo* op, u64 host) noexcept nogil:
-    """The operation leaves for Python: what `resumes` compares."""
-    c.resume = host
+cdef inline void remember(CpuState* c, Cache* k, OpInfo* op, u32 key) noexcept nogil:
+    """The operation, in a fragment of `key`, leaves for Python: what `resumes` compares."""
+    c.resume = op.resume
     c.resume_rip = op.rip + op.length
-    c.resume_key = c.key
+    c.resume_key = key
     c.resume_drops = k.drops
 
 
@@ -300,8 +314,19 @@ cdef void end_period(CpuState* c, Cache* k) noexcept nogil:
 cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
     """No event waits, nothing steps, and the jump tables are this address space's."""
     return (not c.key & KEY_STEP and not c.inhibit and not c.attention
-            and not (c.intr and c.iflag) and k.space[0] == mmu_space(c, 0)
+            and not event_due(c) and k.space[0] == mmu_space(c, 0)
             and k.space[1] == mmu_space(c, <u64>1 << 63))
+
+
+cdef bint to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil:
+    """Give the builder the instruction at RIP, which is in `f`, to be learned."""
+    if not guest_bytes(c, f, <u32>(c.rip - f.linear), &b.crossing[0]):
+        return False
+    b.code = &b.crossing[0]
+    b.avail = 16
+    b.learn_at = 0
+    c.exit_kind = EXIT_LEARN
+    return True
 
 
 cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
@@ -313,6 +338,10 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef u32 index = NONE, key, space, link = NONE, generation = 0, drops, stepping, inhibit = 0
     cdef bint indirect = False, again = False
     cdef int r, exit_kind
+    if c.pending >= PENDING_OP:
+        exit_kind = answered(c)
+        if exit_kind != EXIT_NONE:
+            return exit_kind
     c.resume = 0
     while True:
         if c.debugger != NULL and debug_stops(c):
@@ -333,8 +362,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             if r == DEBUG_ALONE:
                 key |= KEY_STEP
         stepping = key & KEY_STEP
-        cache_set_spaces(c, k, mmu_space(c, 0), mmu_space(c, <u64>1 << 63))
-        if resumes(c, k, resume):
+        jumps_set_spaces(c, k, mmu_space(c, 0), mmu_space(c, <u64>1 << 63))
+        if resumes(c, k, resume, key):
             host = resume
         else:
             if (stepping or c.db_pending) and step_before(c, c.inhibit, &step):
@@ -347,8 +376,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             shadow = c.rip
             inhibit = c.inhibit
             c.inhibit = 0
-            if inhibit and c.intr:
-                # The instruction after STI or MOV SS runs alone if an interrupt waits for its end.
+            if inhibit and event_due(c):
+                # The instruction after STI or MOV SS runs alone if something waits for its end.
                 key |= KEY_STEP
             if not c.n_lookups & PERIOD_LOOKUPS:
                 end_period(c, k)
@@ -375,14 +404,12 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 c.inhibit = inhibit
                 return EXIT_BLOCK
             if link != NONE:
-                if c.blocks == NULL and generation == k.generation \
-                        and k.fragments[k.links[link].source].key == key \
-                        and k.fragments[k.links[link].source].space == space:
+                if c.blocks == NULL and generation == k.generation:
                     cache_link(k, link, index)
                 link = NONE
             if indirect:
                 if c.blocks == NULL:
-                    cache_enter_table(c, k, index)
+                    jumps_enter(c, k, index)
                 indirect = False
             if stepping:
                 step_watch(c, &k.fragments[index], &step)
@@ -400,11 +427,13 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 break
             c.n_ops += 1
             drops = k.drops
+            # The operation ends the shadow in which it stands, if any, and may open another.
+            c.inhibit = inhibit if op.rip == shadow else 0
             inhibit = 0
             r = emulate(c, op)
             if r == EMU_NEXT and op.resume and c.blocks == NULL and not key & KEY_STEP \
-                    and k.drops == drops \
-                    and not c.attention and not (c.intr and (c.iflag or c.inhibit)):
+                    and k.drops == drops and c.key == key \
+                    and not c.attention and not event_due(c):
                 if c.inhibit:
                     shadow = c.rip
                     inhibit = c.inhibit
@@ -413,7 +442,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 continue
             if r == EMU_FLOW and not stepping and c.blocks == NULL and settled(c, k) \
                     and is_canonical(c.rip):
-                host = cache_thunk(c, k)
+                host = jumps_thunk(c, k)
                 if host != 0:
                     key = c.key
                     enter(c, host)
@@ -434,7 +463,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                     c.halted = 0   # the machine waits, or gives up
             if r == EMU_EXIT:
                 if k.drops == drops and c.blocks == NULL:
-                    remember(c, k, op, op.resume)
+                    remember(c, k, op, key)
                 if stepping and c.exit_kind == EXIT_EMULATE:
                     step_undone(c, &step)
                 elif stepping:
@@ -470,6 +499,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 c.inhibit = inhibit
             if stepping:
                 step_undone(c, &step)
+            if c.exit_code == LEAVE_UNKNOWN and to_learn(c, b, &k.fragments[<u32>c.exit_arg]):
+                return EXIT_LEARN
             continue
         if stepping:
             r = step_after(c, &step, r, c.exit_code == LEAVE_OP)

@@ -1,47 +1,14 @@
-"""Bits of the system registers (SDM 3A ch. 2) and predicates on the processor's mode."""
+"""Bits of debug registers and segment rights (SDM 3A), and predicates on the processor's mode."""
 from ringlet.core.state cimport (
     CpuState, OpInfo, u8, u16, u32, u64, i64,
     SEG_CS, SEG_SS, SEG_FS, SEG_GS, AR_L, AR_DB, AR_UNUSABLE, FLAG_TF,
     BLOCK_SLOTS_K, BLOCK_SLOTS_U)
-
-cdef enum:
-    CR0_PE = 0x1
-    CR0_MP = 0x2
-    CR0_EM = 0x4
-    CR0_TS = 0x8
-    CR0_ET = 0x10
-    CR0_NE = 0x20
-    CR0_WP = 0x10000
-    CR0_AM = 0x40000
-    CR0_NW = 0x20000000
-    CR0_CD = 0x40000000
-    CR0_PG = 0x80000000
-
-cdef enum:
-    CR4_VME = 1 << 0
-    CR4_PVI = 1 << 1
-    CR4_TSD = 1 << 2
-    CR4_DE = 1 << 3
-    CR4_PSE = 1 << 4
-    CR4_PAE = 1 << 5
-    CR4_MCE = 1 << 6
-    CR4_PGE = 1 << 7
-    CR4_PCE = 1 << 8
-    CR4_OSFXSR = 1 << 9
-    CR4_OSXMMEXCPT = 1 << 10
-    CR4_FSGSBASE = 1 << 16
-    CR4_OSXSAVE = 1 << 18
-
-cdef enum:
-    EFER_SCE = 1 << 0
-    EFER_LME = 1 << 8
-    EFER_LMA = 1 << 10
-    EFER_NXE = 1 << 11
-
-cdef enum:
-    XCR0_X87 = 1
-    XCR0_SSE = 2
-    XCR0_AVX = 4
+# The control registers' bits, for importers that need the predicates below as well.
+from ringlet.core.control_bits cimport (
+    CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE, CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG,
+    CR4_VME, CR4_PVI, CR4_TSD, CR4_DE, CR4_PSE, CR4_PAE, CR4_MCE, CR4_PGE, CR4_PCE, CR4_OSFXSR,
+    CR4_OSXMMEXCPT, CR4_FSGSBASE, CR4_OSXSAVE, EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE,
+    XCR0_X87, XCR0_SSE, XCR0_AVX)
 
 cdef enum:
     DR6_BD = 1 << 13

@@ -19,7 +19,7 @@ from tests.guests.selftests.runs import Engine, Guest, Run, Verdict, run
 BOOTS = (("vsyscall=xonly", ""), ("vsyscall=none", "vsyscall"), ("vsyscall=emulate", "vsyscall"))
 """Kernel arguments, and the tests that run with them; "" is all."""
 NONE = Verdict("FAIL", "no verdict")
-"""Of a test that printed none: the run's own complaint says why."""
+"""The verdict on a test that printed none; the complaint about the run gives the reason."""
 
 
 def print_table(title: str, wanted: list[str], runs: dict[Engine, Run]) -> None:
@@ -40,13 +40,13 @@ def print_table(title: str, wanted: list[str], runs: dict[Engine, Run]) -> None:
 
 
 def wrong(wanted: list[str], runs: dict[Engine, Run]) -> list[str]:
-    """The names of the tests that Ringlet fails."""
+    """Return the names of the tests that Ringlet fails."""
     ours = [runs[engine] for engine in (Engine.RINGLET, Engine.EXACT) if engine in runs]
     return [name for name in wanted for run in ours if run.verdicts.get(name, NONE).failed]
 
 
 def main() -> int:
-    """Run all that was asked for."""
+    """Run the chosen tests on the chosen machines."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("engines", nargs="*", help=", ".join(Engine), metavar="ENGINE")
     parser.add_argument("--only", default="", help="beginnings of names, separated by commas")

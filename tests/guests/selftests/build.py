@@ -17,11 +17,11 @@ FLAGS = (
 )  # fmt: skip
 _TEST = re.compile(r"^TEST\((\w+), (\w+)\)$", re.MULTILINE)
 KERNEL_LOG = "kernel.log"
-"""The verdict on what the kernel said, after all tests."""
+"""The name of the last verdict, on the kernel's messages."""
 
 
 def names() -> list[str]:
-    """Every test's name, as its verdict has it."""
+    """Return every test's name as in its verdict."""
     found = [
         f"{group}.{name}"
         for path in sorted(SOURCES.glob("*.c"))
@@ -46,10 +46,10 @@ def build(directory: Path) -> Path:
 
 
 def archive(program: Path) -> bytes:
-    """An initial RAM disk in which the program is all there is."""
+    """Return an initial RAM disk that contains only the program."""
     files = CpioWriter()
     files.directory("dev")
-    # The kernel opens it for init.
+    # The kernel opens /dev/console for init.
     files.character_device("dev/console", 5, 1)
     files.file("init", program.read_bytes(), 0o755)
     return files.contents()

@@ -1,4 +1,4 @@
-"""The ways to run the self-tests, and the verdicts they came to."""
+"""Runs the self-tests on each kind of machine and reads their verdicts."""
 
 import re
 import subprocess
@@ -16,13 +16,13 @@ MEMORY = 256
 QEMU_CPU = "max,la57=off"  # linear addresses as wide as Ringlet's
 ARGUMENTS = "console=ttyS0 quiet loglevel=1 panic=-1"
 STALL = 60
-"""Seconds without a verdict after which a machine hangs: a test alone gives up after 30."""
+"""After this many seconds without a verdict a machine counts as hanging; a test has 30."""
 _VERDICT = re.compile(r"(\w+\.\w+): (ok|FAIL|skip)\b ?(.*)")
 _TICK = 0.05
 
 
 class Engine(StrEnum):
-    """What runs the tests; NATIVE is this host, with its own kernel."""
+    """The machines that run the tests; NATIVE is this host with its own kernel."""
 
     RINGLET = "ringlet"
     EXACT = "exact"
@@ -32,7 +32,7 @@ class Engine(StrEnum):
 
 @dataclass(frozen=True)
 class Guest:
-    """What all machines are given."""
+    """The inputs of all machines."""
 
     kernel: Path
     program: Path
@@ -41,7 +41,7 @@ class Guest:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One test's: "ok", "FAIL" or "skip", and why."""
+    """The verdict on one test: "ok", "FAIL" or "skip", and the reason."""
 
     result: str
     reason: str = ""
@@ -53,14 +53,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Run:
-    """The verdicts by name; `complaint` says why there may be too few."""
+    """The verdicts by name; `complaint` says why some may be missing."""
 
     verdicts: dict[str, Verdict]
     complaint: str = ""
 
 
 def command(engine: Engine, guest: Guest, arguments: str = "") -> list[str]:
-    """The command line of one machine, with these arguments for its kernel."""
+    """Return the command line of one machine, with these arguments for its kernel."""
     append = f"{ARGUMENTS} {arguments}".strip()
     if engine is Engine.QEMU:
         return [*QEMU_MACHINE, "-cpu", QEMU_CPU, "-m", str(MEMORY), "-serial", "stdio",
@@ -98,7 +98,7 @@ def run(
 
 
 def _run_once(argv: list[str]) -> tuple[Run, bool]:
-    """Run a command; the second value tells whether it hung."""
+    """Run a command; the second value says whether it hung."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         with subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=errors
@@ -121,7 +121,7 @@ def _run_once(argv: list[str]) -> tuple[Run, bool]:
 
 
 def parse(output: bytes) -> dict[str, Verdict]:
-    """The verdicts in what a run printed."""
+    """Return the verdicts in the output of a run."""
     lines = output.decode(errors="replace").replace("\r", "").splitlines()
     found = (match for line in lines if (match := _VERDICT.fullmatch(line)))
     return {match[1]: Verdict(match[2], match[3]) for match in found}

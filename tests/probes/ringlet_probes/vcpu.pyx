@@ -7,9 +7,11 @@ It owns a `CpuState` in a block of its own and guest RAM behind the real virtual
 from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
+from ringlet.core.signals cimport *
 from ringlet.core.state cimport (
-    BLOCK_SIZE, CpuState, CpuidEntry, OpInfo, Segment, SEG_NONE, get_rflags, set_rflags,
-    u8, u16, u32, u64)
+    BLOCK_SIZE, CpuState, CpuidEntry, OpInfo, Segment, SEG_NONE, VEC_GP, VEC_PF, VEC_SS,
+    get_rflags, set_rflags, i32, i64, u8, u16, u32, u64)
+from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (
     mmu_create, mmu_destroy, mmu_flush_all, mmu_load_cr3, phys_read, phys_write)
 from ringlet.vcpu.control cimport update_key
@@ -17,6 +19,7 @@ from ringlet.vcpu.debug cimport instruction_breakpoint
 from ringlet.vcpu.watch cimport data_hits
 from ringlet.vcpu.emulate cimport complete, emulate
 from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
+from ringlet.vcpu.faults cimport handle_fault
 from ringlet.core.alarm cimport alarm_attach, alarm_destroy
 from ringlet.vcpu.apic cimport apic_create, apic_destroy
 from ringlet.vcpu.msr cimport reset_msrs
@@ -43,6 +46,80 @@ cdef extern from *:
 cdef enum:
     AREA = 832
 
+# Registers by number, as the signal's context has them.
+cdef int[16] HOST_REGISTERS = [
+    HR_RAX, HR_RCX, HR_RDX, HR_RBX, HR_RSP, HR_RBP, HR_RSI, HR_RDI,
+    HR_R8, HR_R9, HR_R10, HR_R11, HR_R12, HR_R13, HR_R14, HR_R15]
+cdef u64 wide_count = 0
+
+
+cdef u64 host_operand(const u8* p, u64* regs) noexcept nogil:
+    """The address that the host's instruction at `p` accesses, of those that translations hold."""
+    cdef u32 rex = 0, mod, index
+    cdef u64 address = 0
+    while p[0] in (0xF0, 0xF2, 0xF3, 0x3E, 0x66):
+        p += 1
+    if p[0] == 0xC5:
+        p += 3
+    elif p[0] == 0xC4:
+        rex = ~<u32>p[1] >> 5 & 3
+        p += 4
+    else:
+        if p[0] & 0xF0 == 0x40:
+            rex = p[0]
+            p += 1
+        if p[0] & 0xF0 == 0x50 or p[0] == 0x68 or p[0] == 0x6A or p[0] == 0x9C:
+            return regs[HR_RSP] - (0 if p[0] & 0xF8 == 0x58 else 8)
+        if 0xA4 <= p[0] <= 0xAF:
+            return regs[HR_RSI if p[0] & 0xFE in (0xA4, 0xAC) else HR_RDI]
+        if p[0] == 0x0F:
+            p += 2 if p[1] in (0x38, 0x3A) else 1
+        p += 1
+    mod = p[0] >> 6
+    if mod == 3 or p[0] & 0xC7 == 5:
+        return 0
+    if p[0] & 7 == 4:
+        p += 1
+        index = p[0] >> 3 & 7 | (rex & 2) << 2
+        if index != 4:
+            address = regs[HOST_REGISTERS[index]] << (p[0] >> 6)
+        if mod == 0 and p[0] & 7 == 5:
+            return address + <u64><i64>(<i32*>(p + 1))[0]
+    address += regs[HOST_REGISTERS[p[0] & 7 | (rex & 1) << 3]]
+    if mod == 1:
+        address += <u64><i64><signed char>p[1]
+    elif mod == 2:
+        address += <u64><i64>(<i32*>(p + 1))[0]
+    return address
+
+
+cdef int on_a_wide_host(CpuState* c, HostFault* f) noexcept nogil:
+    """Handle a fault as a host with addresses of 57 bits would report it."""
+    global wide_count
+    cdef u64 address
+    if f.trap == VEC_GP or f.trap == VEC_SS:
+        address = host_operand(<const u8*>f.regs[HR_RIP], f.regs)
+        if address + (<u64>1 << 47) >> 48 and not (address + (<u64>1 << 56)) >> 57:
+            f.trap = VEC_PF
+            f.error = 4
+            f.address = address
+    if f.trap == VEC_PF and f.address + (<u64>1 << 47) >> 48:
+        wide_count += 1
+    return handle_fault(c, f)
+
+
+def simulate_wide_host() -> None:
+    """Report faults as on a host with addresses of 57 bits, from now on and for good.
+
+    To be called before there is a processor.
+    """
+    install_handlers(on_a_wide_host)
+
+
+def wide_faults() -> int:
+    """How many #PFs there were at addresses that are canonical only with 57 bits."""
+    return wide_count
+
 
 cdef void ignore_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil:
     pass
@@ -65,6 +142,7 @@ cdef class Probe:
     """One vCPU whose instructions are given as `Op`s."""
 
     cdef CpuState* c
+    cdef GuestRam* ram
     cdef OpInfo op
     cdef CpuidEntry entries[128]
     cdef public bytearray fp
@@ -84,7 +162,8 @@ cdef class Probe:
         self.c.tsc_khz = 1000000
         apic_create(self.c)
         alarm_attach(self.c)
-        mmu_create(self.c, ram_size, ignore_unmapped, ignore_written, ignore_dropped)
+        self.ram = ram_create(ram_size)
+        mmu_create(self.c, self.ram, NULL, ignore_unmapped, ignore_written, ignore_dropped)
         update_key(self.c)
         self.fp = bytearray(AREA)
         self.fp[0:2] = b"\x7f\x03"
@@ -96,6 +175,7 @@ cdef class Probe:
             apic_destroy(self.c)
             mmu_destroy(self.c)
             munmap(self.c, BLOCK_SIZE)
+        ram_destroy(self.ram)
 
     def get(self, name: str) -> int:
         """A register or field; `rflags` is the whole of RFLAGS."""

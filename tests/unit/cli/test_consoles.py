@@ -56,7 +56,7 @@ def test_a_frame_waits_until_the_guest_asks_for_it() -> None:
         assert (sender.is_alive(), source(100)) == (False, b"1\nx")
 
 
-def test_whoever_waits_for_the_guest_to_ask_is_let_go_at_the_end() -> None:
+def test_a_wait_for_the_guests_request_ends_with_the_run() -> None:
     streams = CommandStreams(lambda data: None)
     with streams:
         streams.wires()

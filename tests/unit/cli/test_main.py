@@ -24,7 +24,7 @@ def program(tmp_path: Path) -> str:
 
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """Put a fake in the engine's place; call it with the exits it is to make."""
+    """Replace the engine by a fake; call it with the exits that it must make."""
 
     def play(*exits: FakeExit) -> None:
         module = types.ModuleType("ringlet.vcpu.processor")
@@ -67,6 +67,36 @@ def test_last_halt_is_a_line_and_status_4(program: str, processor: Script, capfd
     assert "nothing can wake it" in capfd.readouterr().err
 
 
+def test_what_nobody_expected_is_a_line_and_status_70(
+    program: str, processor: Script, capfd: Capture
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("oh")
+
+    processor(FakeExit(Exit.EXIT_MMIO_WRITE, effect=broken))
+    status = main(["run", "--bare", program])
+    captured = capfd.readouterr()
+
+    assert status == 70
+    assert captured.err.startswith("ringlet: internal error, please report it: ZeroDivisionError")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_defect_before_there_is_a_machine_is_a_line_and_status_70(
+    program: str, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise KeyError("oh")
+
+    monkeypatch.setattr("ringlet.cli.run.read_program", broken)
+    status = main(["run", "--bare", program])
+    captured = capfd.readouterr()
+
+    assert status == 70
+    assert captured.err.startswith("ringlet: internal error, please report it: KeyError: 'oh' (at=")
+    assert captured.err.count("\n") == 1
+
+
 def test_internal_error_is_a_line_and_status_70(
     program: str, processor: Script, capfd: Capture
 ) -> None:
@@ -92,7 +122,7 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
     ("arguments", "message"),
     [
         (["run"], "nothing to run; for example: ringlet run debian"),
-        (["run", "windows"], "windows: no guest of that name"),
+        (["run", "windows"], "windows: no guest has this name"),
         (["run", "--kernel", "/nonexistent"], "/nonexistent: no such file"),
         (["run", "--kernel", "/bin/sh"], "/bin/sh: is a program for Linux, not a kernel"),
         (["run", "--kernel", "PROGRAM", "debian"], "leave out --kernel"),
@@ -110,8 +140,8 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "--bare", "PROGRAM", "--memory"], "requires an argument"),
         (["run", "--bare", "PROGRAM", "extra"], "extra"),
         (["run", "--bare", "PROGRAM", "--gdb-wait"], "--gdb-wait needs --gdb"),
-        (["run", "--bare", "PROGRAM", "--gdb", "65536"], "ports end at 65535"),
-        (["run", "--bare", "PROGRAM", "--gdb", "/nowhere/gdb"], "cannot listen there"),
+        (["run", "--bare", "PROGRAM", "--gdb", "65536"], "give a port up to 65535"),
+        (["run", "--bare", "PROGRAM", "--gdb", "/nowhere/gdb"], "cannot listen: "),
         (["run", "debian", "--gdb-wait"], "--gdb-wait needs --gdb"),
         (["run", "--fast"], "No such option: --fast"),
         (["fly"], "No such command 'fly'"),
@@ -166,7 +196,7 @@ def test_doctor_on_a_lesser_host(capfd: Capture, monkeypatch: pytest.MonkeyPatch
 
     assert status == 2
     assert "missing  BMI2" in captured.out
-    assert captured.err == "ringlet: no guest can run on this host, for want of BMI2\n"
+    assert captured.err == "ringlet: no guest can run on this host: it lacks BMI2\n"
 
 
 def test_version(capfd: Capture) -> None:

@@ -1,4 +1,4 @@
-"""The line that says what takes so long."""
+"""The progress line."""
 
 import os
 import pty
@@ -27,7 +27,7 @@ with Progress("first [b]") as progress:
 
 
 def shown(script: str, *, raw: bool = False) -> bytes:
-    """Return what a script prints on a terminal of 40 columns, its standard error."""
+    """Return a script's output on its standard error, a terminal of 40 columns."""
     user, fd = pty.openpty()
     termios.tcsetwinsize(fd, (24, 40))
     if raw:

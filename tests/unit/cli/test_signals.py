@@ -1,4 +1,4 @@
-"""Signals that end the command: what they undo, and what they leave alone."""
+"""Signals that end the command: what is cleaned up, and what is left alone."""
 
 import signal
 import time
@@ -13,7 +13,7 @@ HUP, INT, TERM = signal.SIGHUP, signal.SIGINT, signal.SIGTERM
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """See that the signals' handlers are as before."""
+    """Check that the signals' handlers are restored."""
     before = {number: signal.getsignal(number) for number in (HUP, INT, TERM, signal.SIGALRM)}
     yield
     assert {number: signal.getsignal(number) for number in before} == before
@@ -28,7 +28,7 @@ def test_a_signal_is_raised_where_the_main_thread_is(number: signal.Signals) -> 
     assert asked.number == number
 
 
-def test_what_a_signal_undoes_is_not_disturbed_by_another() -> None:
+def test_cleanup_is_not_disturbed_by_another_signal() -> None:
     undone: list[str] = []
 
     def work() -> None:
@@ -44,7 +44,7 @@ def test_what_a_signal_undoes_is_not_disturbed_by_another() -> None:
     assert (caught.value.exit_status, undone) == (128 + TERM, ["all"])
 
 
-def test_a_signal_waits_for_what_is_done_as_a_whole() -> None:
+def test_a_signal_waits_for_the_end_of_a_held_body() -> None:
     done: list[str] = []
 
     def work() -> None:
@@ -82,7 +82,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 
 class Finalized:
-    """Gets a signal where an exception has nowhere to go."""
+    """Receives a signal where an exception cannot propagate."""
 
     def __del__(self) -> None:
         signal.raise_signal(TERM)
@@ -99,7 +99,7 @@ def test_a_signal_within_a_finalizer_is_raised_after_it(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == ""
 
 
-def test_other_errors_of_finalizers_are_told_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_errors_of_finalizers_are_reported_as_usual(capsys: pytest.CaptureFixture[str]) -> None:
     class Faulty:
         def __del__(self) -> None:
             raise ValueError("faulty")

@@ -44,7 +44,7 @@ def test_times_that_are_not_known_are_left_out() -> None:
     assert text(Moments()).startswith("time 3.00 s in the guest exits")
 
 
-def test_exits_are_told_by_kind() -> None:
+def test_exits_are_listed_by_kind() -> None:
     assert (
         "exits port reads 1,000, port writes 0, device memory reads 0, device memory writes 2, "
         "MSR reads 3, MSR writes 0, CPUID 4, halts 5, exceptions 6, interrupts 7, shadow faults 8; "
@@ -52,10 +52,10 @@ def test_exits_are_told_by_kind() -> None:
     ) in text(Moments())
 
 
-def test_translation_and_memory_are_told() -> None:
+def test_translation_and_memory_are_listed() -> None:
     told = text(Moments())
 
-    assert "code 90,000 fragments translated, with 1,000,000 instructions, 9 known from" in told
+    assert "code 90,000 fragments translated, with 1,000,000 instructions, 9 reused" in told
     assert "3 MiB of 32 MiB in use, flushes 1 memory 0 pages mapped, shadow faults 8" in told
 
 

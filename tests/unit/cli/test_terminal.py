@@ -1,8 +1,9 @@
-"""The user's terminal: escapes, and that it is given back as it was."""
+"""The user's terminal: escapes, and the restoration of its attributes."""
 
 import contextlib
 import fcntl
 import os
+import queue
 import signal
 import struct
 import subprocess
@@ -48,7 +49,7 @@ ROOT = Path(__file__).parents[3]
         (b"", []),
     ],
 )
-def test_what_is_for_whom(typed: bytes, parts: list[bytes | Action]) -> None:
+def test_input_goes_to_the_guest_or_to_ringlet(typed: bytes, parts: list[bytes | Action]) -> None:
     assert list(EscapeParser().feed(typed)) == parts
 
 
@@ -70,7 +71,7 @@ def test_keyboard_sends_quits_and_helps() -> None:
     assert b"\n" not in shown[0].replace(b"\r\n", b"")
 
 
-# --- a terminal of our own
+# --- a pseudo-terminal
 
 
 class Pty:
@@ -128,7 +129,7 @@ class Pty:
         return int(said.partition(b"[pid ")[2].partition(b"]")[0])
 
     def read_until(self, *wanted: bytes) -> bytes:
-        """Return what was written to the terminal, once all of `wanted` is in it."""
+        """Return the terminal's output once it contains all of `wanted`."""
         got = b""
         while not all(part in got for part in wanted):
             got += os.read(self.user, 4096)
@@ -162,7 +163,7 @@ def pty() -> Iterator[Pty]:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Give back the signals' handlers, whatever a test did."""
+    """Restore the signals' handlers after a test."""
     numbers = (signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     yield
@@ -302,7 +303,7 @@ def test_in_the_background_the_terminal_is_left_alone(pty: Pty) -> None:
     assert after == before
 
 
-def test_a_new_size_is_told(pty: Pty) -> None:
+def test_a_new_size_is_reported(pty: Pty) -> None:
     pty.start("while True: time.sleep(60)")
     pty.resize(33, 99)
 
@@ -317,6 +318,10 @@ class Collector:
         self.data = b""
         self.ended = threading.Event()
         self.ends = 0
+        self.failures: queue.Queue[Exception] = queue.Queue()
+
+    def fail(self, error: Exception) -> None:
+        self.failures.put(error)
 
     def end(self) -> None:
         self.ends += 1
@@ -329,7 +334,7 @@ class Collector:
 def test_reader_passes_everything_and_then_the_end() -> None:
     read, write = os.pipe()
     collector = Collector()
-    reader = Reader(read, collector.add, collector.end)
+    reader = Reader(read, collector.add, collector.end, collector.fail)
     reader.start()
     os.write(write, b"abc")
     os.write(write, b"\0\xff")
@@ -344,7 +349,7 @@ def test_reader_passes_everything_and_then_the_end() -> None:
 def test_reader_can_be_stopped_while_nothing_comes() -> None:
     read, write = os.pipe()
     collector = Collector()
-    reader = Reader(read, collector.add, collector.end)
+    reader = Reader(read, collector.add, collector.end, collector.fail)
     reader.start()
     reader.stop()
 
@@ -354,10 +359,27 @@ def test_reader_can_be_stopped_while_nothing_comes() -> None:
     os.close(write)
 
 
+def test_what_the_taker_raises_is_told() -> None:
+    def take(data: bytes) -> None:
+        raise ZeroDivisionError
+
+    read, write = os.pipe()
+    collector = Collector()
+    reader = Reader(read, take, collector.end, collector.fail)
+    reader.start()
+    os.write(write, b"x")
+
+    assert isinstance(collector.failures.get(timeout=10), ZeroDivisionError)
+    assert collector.ends == 0
+    reader.stop()
+    os.close(read)
+    os.close(write)
+
+
 def test_a_descriptor_that_is_not_for_reading_is_at_its_end() -> None:
     collector = Collector()
     with Path(os.devnull).open("wb") as file:
-        reader = Reader(file.fileno(), collector.add, collector.end)
+        reader = Reader(file.fileno(), collector.add, collector.end, collector.fail)
         reader.start()
         ended = collector.ended.wait(10)
         reader.stop()
@@ -368,7 +390,7 @@ def test_a_descriptor_that_is_not_for_reading_is_at_its_end() -> None:
 def test_reader_of_a_terminal_that_hangs_up_ends() -> None:
     user, fd = os.openpty()
     collector = Collector()
-    reader = Reader(fd, collector.add, collector.end)
+    reader = Reader(fd, collector.add, collector.end, collector.fail)
     reader.start()
     os.close(user)
     ended = collector.ended.wait(10)

@@ -1,4 +1,4 @@
-"""The window's size on its way to a guest."""
+"""The transfer of the window's size to a guest."""
 
 import queue
 from collections.abc import Iterator
@@ -12,11 +12,12 @@ FIRST, SECOND, THIRD = WindowSize(24, 80), WindowSize(30, 100), WindowSize(50, 1
 
 
 class Guest:
-    """Takes sizes; asked for the next it waits a little, so that what is late is not missed."""
+    """Receives sizes; it waits a little for the next one, so that a late size is not missed."""
 
     def __init__(self) -> None:
         self.sizes: queue.Queue[WindowSize] = queue.Queue()
-        self.window = Window(self.sizes.put, FIRST)
+        self.failures: list[Exception] = []
+        self.window = Window(self.sizes.put, FIRST, self.failures.append)
         self.window.start()
 
     def next(self) -> WindowSize:
@@ -37,7 +38,7 @@ def guest() -> Iterator[Guest]:
     guest.window.stop()
 
 
-def test_a_change_is_told(guest: Guest) -> None:
+def test_a_change_is_sent(guest: Guest) -> None:
     guest.window.guest_listens()
     guest.window.changed(SECOND)
 
@@ -46,7 +47,7 @@ def test_a_change_is_told(guest: Guest) -> None:
     assert guest.next() == FIRST
 
 
-def test_what_changed_before_the_guest_listens_is_told_then(guest: Guest) -> None:
+def test_a_change_before_the_guest_listens_is_sent_when_it_does(guest: Guest) -> None:
     guest.window.changed(SECOND)
     guest.window.changed(THIRD)
     quiet = guest.hears_nothing()
@@ -57,14 +58,14 @@ def test_what_changed_before_the_guest_listens_is_told_then(guest: Guest) -> Non
     assert guest.hears_nothing()
 
 
-def test_what_the_guest_knows_is_not_told(guest: Guest) -> None:
+def test_a_size_that_the_guest_knows_is_not_sent(guest: Guest) -> None:
     guest.window.changed(FIRST)
     guest.window.guest_listens()
 
     assert guest.hears_nothing()
 
 
-def test_a_guest_that_starts_anew_is_told_again(guest: Guest) -> None:
+def test_a_guest_that_starts_again_gets_the_size_again(guest: Guest) -> None:
     guest.window.guest_listens()
     guest.window.changed(SECOND)
     first = guest.next()
@@ -73,9 +74,24 @@ def test_a_guest_that_starts_anew_is_told_again(guest: Guest) -> None:
     assert (first, guest.next()) == (SECOND, SECOND)
 
 
-def test_a_window_that_nobody_changes_can_be_stopped() -> None:
-    window = Window(lambda size: None, FIRST)
+def test_an_unchanged_window_can_be_stopped() -> None:
+    failures: list[Exception] = []
+    window = Window(lambda size: None, FIRST, failures.append)
     window.start()
     window.stop()
 
     assert not window._thread.is_alive()
+    assert failures == []
+
+
+def test_what_sending_raises_is_told() -> None:
+    def send(size: WindowSize) -> None:
+        raise ZeroDivisionError
+
+    failures: queue.Queue[Exception] = queue.Queue()
+    window = Window(send, FIRST, failures.put)
+    window.start()
+    window.guest_listens()
+    window.changed(SECOND)
+
+    assert isinstance(failures.get(timeout=10), ZeroDivisionError)

@@ -27,7 +27,7 @@ def test_expect_waits_for_another_thread() -> None:
     timer.join()
 
 
-def test_expect_says_what_there_was_instead() -> None:
+def test_expect_reports_the_output_that_it_got() -> None:
     console = Console(lambda: None)
     console.take(b"something else")
 
@@ -46,7 +46,7 @@ def test_output_is_bounded() -> None:
     assert len(console.output()) == KEPT
 
 
-def test_what_is_sent_wakes_the_machine() -> None:
+def test_sent_text_wakes_the_machine() -> None:
     woken: list[int] = []
     console = Console(lambda: woken.append(1))
     console.send("ls\n")

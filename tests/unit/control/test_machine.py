@@ -25,7 +25,7 @@ def descriptors() -> int:
 
 
 @pytest.mark.parametrize("wrong", [{"append": "x" * 5000}, {"initrd": b""}])
-def test_what_is_refused_takes_no_memory(tmp_path: Path, wrong: dict[str, Any]) -> None:
+def test_refused_machines_take_no_memory(tmp_path: Path, wrong: dict[str, Any]) -> None:
     kernel = BzImage().write(tmp_path / "vmlinuz")
     with ringlet.Machine(kernel, **wrong) as machine, pytest.raises(RingletError):
         machine.boot()

@@ -1,4 +1,4 @@
-"""Answers to gdb's packets, by a real processor that stands still."""
+"""Answers to gdb's packets about a real, stopped processor."""
 
 import struct
 from xml.etree import ElementTree as ET
@@ -196,7 +196,7 @@ def test_watchpoint_of_a_size_that_there_is_not(it: Debugged, packet: bytes) -> 
     assert it.ask(packet) == b"E1c"
 
 
-# --- going on, and the rest
+# --- resuming, and other packets
 
 
 @pytest.mark.parametrize(

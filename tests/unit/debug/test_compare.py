@@ -1,4 +1,4 @@
-"""Blocks compared with another processor: what is right passes, and what is wrong is named."""
+"""Blocks compared with another processor: right results pass, and wrong ones are named."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def watched() -> Watched:
         "0fb600 480fafc0 480fbdc8 f4",
     ],
 )
-def test_what_is_right_passes(watched: Watched, code: str) -> None:
+def test_right_results_pass(watched: Watched, code: str) -> None:
     watched.board.set(rax=DATA, rcx=3)
     watched.run(code)
     assert watched.said == []
@@ -64,7 +64,7 @@ def test_a_block_that_faults_is_passed_over(watched: Watched) -> None:
 
 
 def test_the_first_wrong_instruction_is_named() -> None:
-    """A translation that subtracts where the guest adds is put in its place."""
+    """The test replaces the translation by one that subtracts where the guest adds."""
     first = Board(keep=True)
     first.set(rdi=DATA, rax=7)
     first.run(SUM)
@@ -79,7 +79,7 @@ def test_the_first_wrong_instruction_is_named() -> None:
     board.run(SUM)
 
     assert len(said) == 1
-    assert f"at {CODE + 7:#x}, add rax,rbx: rax is 0x2, and not 0xc" in said[0]
+    assert f"at {CODE + 7:#x}, add rax,rbx: rax is 0x2, not 0xc" in said[0]
 
 
 def test_events_are_kept(watched: Watched) -> None:

@@ -40,7 +40,7 @@ def test_wrong_checksum(data: bytes) -> None:
     assert b"g" not in parse(data)
 
 
-def test_broken_packet_is_told() -> None:
+def test_broken_packet_is_reported() -> None:
     assert parse(b"$g#00$g#67") == [Signal.BROKEN, b"g"]
 
 
@@ -48,7 +48,7 @@ def test_packet_that_begins_anew() -> None:
     assert parse(b"$lost$g#67") == [b"g"]
 
 
-def test_what_comes_between() -> None:
+def test_events_between_packets() -> None:
     assert parse(b"+\x03-") == [Signal.ACK, Signal.INTERRUPT, Signal.NACK]
 
 
@@ -65,7 +65,7 @@ def test_packet_in_pieces() -> None:
 
 
 def test_packet_too_long() -> None:
-    with pytest.raises(ProtocolError, match="more than"):
+    with pytest.raises(ProtocolError, match="longer than"):
         parse(b"$" + b"a" * (PACKET_SIZE + 1))
 
 
@@ -85,7 +85,7 @@ def test_escapes_are_undone(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"POST / HTTP/1.1\r\n\r\n$g#67", b"\n", b"+$g#67#", b"\xff"])
-def test_what_gdb_does_not_say(data: bytes) -> None:
+def test_bytes_that_gdb_does_not_send(data: bytes) -> None:
     with pytest.raises(ProtocolError, match="outside"):
         parse(data)
 
@@ -115,7 +115,7 @@ def test_numbers() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"g", b"0x1", b"1" * 17, b"-1", b"1_0", b" 1", b"\xff"])
 def test_not_a_number(text: bytes) -> None:
-    with pytest.raises(ValueError, match="64 bits"):
+    with pytest.raises(ValueError, match="64-bit"):
         number(text)
 
 

@@ -1,4 +1,4 @@
-"""The server: who may come, what it does with peers that misbehave, how a run goes on."""
+"""The server: who may connect, how it treats peers that misbehave, how a run continues."""
 
 import socket
 import threading
@@ -44,6 +44,9 @@ class LoopingMachine:
         self.posted.append(call)
         self.board.p.kick()
 
+    def fail(self, error: Exception) -> None:
+        self.error = error
+
     def finish(self, end: End) -> None:
         self.end = self.end or end
         self.board.p.kick()
@@ -78,7 +81,7 @@ class LoopingMachine:
         return "127.0.0.1", int(place_of(self.server._listener).rpartition(":")[2])
 
     def runs(self) -> bool:
-        """Whether the loop goes round, seen from outside."""
+        """Return whether the loop makes progress, seen from outside."""
         before = self.board.get("rip"), self.board.p.counters()["python_exits"]
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
@@ -90,7 +93,7 @@ class LoopingMachine:
 
 
 class Peer:
-    """What speaks to the server."""
+    """A peer of the server."""
 
     def __init__(self, machine: LoopingMachine) -> None:
         self.sock = socket.create_connection(machine.address(), TIMEOUT_S)
@@ -107,7 +110,7 @@ class Peer:
         self.sock.sendall(data)
 
     def receive(self) -> bytes:
-        """The next packet; empty at the end."""
+        """Return the next packet, empty at the end."""
         while not self.packets:
             data = self.sock.recv(4096)
             if not data:
@@ -209,7 +212,7 @@ def test_kill(machine: LoopingMachine, peer: Peer) -> None:
     assert machine.end == outcome.stopped(9)
 
 
-def test_end_of_the_run_is_told(peer: Peer, machine: LoopingMachine) -> None:
+def test_end_of_the_run_is_reported(peer: Peer, machine: LoopingMachine) -> None:
     peer.ask(b"?")
     peer.send(frame(b"c"))
     time.sleep(0.05)
@@ -328,7 +331,7 @@ def test_path_of_a_socket_that_was_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["", "-", "65536", "99999999999", "/nowhere/at/all", "a" * 200])
-def test_place_where_nobody_can_listen(where: str) -> None:
+def test_place_that_cannot_be_listened_at(where: str) -> None:
     with pytest.raises(ConfigError, match="--gdb"):
         listen(where)
 

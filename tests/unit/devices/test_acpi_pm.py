@@ -13,7 +13,7 @@ PM1_STS, PM1_EN, PM1_CNT, GPE_STS, GPE_EN = 0, 2, 4, 12, 14
 
 
 class Board:
-    """The block, a clock, and what came of it."""
+    """The hardware, a clock, and the recorded outputs."""
 
     def __init__(self) -> None:
         self.now = 123_456

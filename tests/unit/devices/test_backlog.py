@@ -21,7 +21,7 @@ def test_bytes_come_out_in_order() -> None:
     assert [backlog.take(4), backlog.take(4), backlog.take(4)] == [b"abcd", b"ef", b""]
 
 
-def test_only_what_comes_after_nothing_is_announced() -> None:
+def test_only_bytes_added_to_an_empty_queue_are_announced() -> None:
     announced = Counter()
     backlog = Backlog(announced)
     backlog.put(b"a")
@@ -40,7 +40,7 @@ def test_putting_nothing_announces_nothing() -> None:
     assert announced.calls == 0
 
 
-def test_whoever_puts_more_than_fits_waits_until_it_is_taken() -> None:
+def test_putting_more_than_fits_waits_until_bytes_are_taken() -> None:
     backlog = Backlog(Counter(), limit=4)
     thread = threading.Thread(target=backlog.put, args=(b"0123456789",))
     thread.start()
@@ -54,7 +54,7 @@ def test_whoever_puts_more_than_fits_waits_until_it_is_taken() -> None:
     assert not thread.is_alive()
 
 
-def test_closing_frees_whoever_waits() -> None:
+def test_closing_ends_waits() -> None:
     backlog = Backlog(Counter(), limit=1)
     results: list[bool] = []
     thread = threading.Thread(target=lambda: results.append(backlog.put(b"abc")))

@@ -1,4 +1,4 @@
-"""The keyboard controller and keyboard as software talks to them."""
+"""The keyboard controller and the keyboard, as software uses them."""
 
 import random
 
@@ -14,7 +14,7 @@ SET_CTR = chip.WRITE_RAM
 
 
 class Board:
-    """A controller, and what its lines did."""
+    """A controller, and the recorded levels of its lines."""
 
     def __init__(self, keyboard: Ps2Device | None = None, aux: Ps2Device | None = None) -> None:
         self.resets = 0
@@ -43,7 +43,7 @@ class Board:
         self.chip.data.write(0, 1, value)
 
     def answers(self) -> list[int]:
-        """Everything there is to read."""
+        """Return all bytes that can be read."""
         got = []
         while self.status() & chip.STR_OBF:
             got.append(self.chip.data.read(0, 1))
@@ -243,7 +243,7 @@ def test_a_mouse_gets_its_bytes_and_is_heard() -> None:
     disabled = board.answers()
     board.command(chip.AUX_ENABLE)
 
-    # What a mouse says is not translated.
+    # Bytes of a mouse are not translated.
     assert [*disabled, *board.answers()] == [0xAB, 0x83]
     assert board.rises == {1: 0, 12: 3}
 

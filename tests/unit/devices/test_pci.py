@@ -22,7 +22,7 @@ BARS = (
 
 
 class Card:
-    """A function with three BARs and a pin, and what it told."""
+    """A function with three BARs and a pin, and the calls that it made."""
 
     def __init__(self) -> None:
         self.moves: list[tuple[int, int | None]] = []
@@ -98,7 +98,7 @@ def test_enabling_io_tells_of_io_bars(card: Card) -> None:
     assert card.moves == [(0, 0xC000)]
 
 
-def test_moving_and_disabling_is_told(card: Card) -> None:
+def test_moving_and_disabling_a_bar_is_reported(card: Card) -> None:
     card.set(0x14, 0xFEB0_0000)
     card.set(pci.COMMAND, pci.COMMAND_MEMORY, 2)
     card.set(0x14, 0xFEC0_0000)
@@ -116,7 +116,7 @@ def test_asking_for_the_size_unmaps(card: Card) -> None:
     assert card.moves == [(1, 0xFEB0_0000), (1, None), (1, 0xFEB0_0000)]
 
 
-def test_command_register_keeps_only_what_there_is() -> None:
+def test_command_register_keeps_only_existing_bits() -> None:
     card, bare = Card(), PciFunction(IDENTITY)
     card.set(pci.COMMAND, 0xFFFF, 2)
     bare.write_config(pci.COMMAND, 2, 0xFFFF)
@@ -198,7 +198,7 @@ def test_only_the_writable_bits_of_a_capability_change(card: Card) -> None:
     assert card.get(offset + 4, 1) == 0xAA
 
 
-def test_accesses_to_a_capability_are_told(card: Card) -> None:
+def test_accesses_to_a_capability_are_reported(card: Card) -> None:
     seen: list[tuple[str, int, int]] = []
     offset = card.function.add_capability(
         9,
@@ -369,7 +369,7 @@ def test_without_a_reset_register_its_port_is_empty() -> None:
     assert host.read(1, 1) == 0xFF
 
 
-def test_functions_of_a_slot_are_told_apart(pc: Pc) -> None:
+def test_functions_of_a_slot_are_distinguished(pc: Pc) -> None:
     pc.host.add(3, PciFunction(PciIdentity(1, 2, 3)), number=5)
     pc.select(3, number=5)
 

@@ -16,7 +16,7 @@ A, B, C, D = chip.REGISTER_A, chip.REGISTER_B, chip.REGISTER_C, chip.REGISTER_D
 
 
 class Clockwork:
-    """A chip, its clocks, and what its line did."""
+    """A chip, its clocks, and the recorded levels of its line."""
 
     def __init__(self, start: float = START, now: int = 77_000) -> None:
         self.now = now
@@ -390,7 +390,7 @@ def test_alarm_of_the_last_second_of_a_day(it: Clockwork) -> None:
     assert it.rtc.next_event() == it.now + SECOND
 
 
-def test_machine_is_told_when_the_next_event_changes(it: Clockwork) -> None:
+def test_machine_is_notified_when_the_next_event_changes(it: Clockwork) -> None:
     before = it.changes
     it.set(B, chip.B_24H | chip.B_UIE)
     it.get(C)

@@ -1,4 +1,4 @@
-"""Output gathered on its way to the host."""
+"""The spool, which gathers output for the host."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from ringlet.errors import OutputError
 
 
 class Host:
-    """A clock, two sinks and how often the machine was told of another moment."""
+    """A clock, two sinks, and the number of calls of `changed`."""
 
     def __init__(self) -> None:
         self.now = 1000
@@ -70,7 +70,7 @@ def test_next_byte_after_a_flush_has_its_own_time(host: Host) -> None:
     assert host.spool.next_event() == host.now + DELAY_NS
 
 
-def test_what_could_not_be_written_is_not_written_again() -> None:
+def test_unwritable_output_is_not_written_again() -> None:
     spool = Spool(lambda: 0, lambda: None)
 
     def closed(data: bytes) -> None:

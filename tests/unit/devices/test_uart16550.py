@@ -331,7 +331,7 @@ def test_restored_port_goes_on_where_the_saved_one_was(wired: Port) -> None:
 
 
 class Typist:
-    """A source with some bytes, which counts how often it is asked."""
+    """A source with some bytes, which counts its calls."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -353,14 +353,14 @@ class InputPort(Port):
         self.put(MCR, u.MCR_OUT2)
 
     def drain(self) -> bytes:
-        """Read as a driver's receive loop does: while LSR says that there is something."""
+        """Read as a driver's receive loop does: while LSR has DR set."""
         got = bytearray()
         while self.get(LSR) & u.LSR_DR:
             got.append(self.get(DATA))
         return bytes(got)
 
     def handle(self) -> tuple[int, bytes]:
-        """Handle an interrupt as a driver does; return how often it went round, and the bytes."""
+        """Handle an interrupt as a driver does; return the number of passes, and the bytes."""
         rounds, got = 0, b""
         while not self.get(IIR) & u.IIR_NONE:
             got += self.drain()
@@ -389,7 +389,7 @@ def test_input_raises_the_interrupt_when_polled() -> None:
     assert port.irq
 
 
-def test_a_driver_gets_a_fifo_full_an_interrupt_so_that_it_comes_to_an_end() -> None:
+def test_a_driver_gets_one_full_fifo_per_interrupt() -> None:
     port = InputPort()
     port.put(FCR, u.FCR_ENABLE)
     port.put(IER, u.IER_RDA)

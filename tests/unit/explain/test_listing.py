@@ -1,4 +1,4 @@
-"""The listing: each guest instruction with its class and the host code made of it."""
+"""The listing: each guest instruction with its class and its host code."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Where code comes from, and the one line said of each thing that is refused."""
+"""The sources of code, and the one-line message for each error."""
 
 import struct
 import subprocess
@@ -91,7 +91,7 @@ def test_part_of_a_file(tmp_path: Path) -> None:
         (8, 1, "has 8 bytes"),
         (-1, 1, "has 8 bytes"),
         (0, 0, "give a positive number"),
-        (4, 5, "has 4 bytes from offset 0x4 on"),
+        (4, 5, "has only 4 bytes from offset 0x4"),
     ],
 )
 def test_part_beyond_a_file(tmp_path: Path, offset: int, length: int, message: str) -> None:
@@ -179,8 +179,8 @@ def test_device() -> None:
         (18, struct.pack("<H", 183), "is for AArch64"),
         (4, b"\x01", "is for x32"),
         (40, bytes(8), "has no sections"),
-        (40, struct.pack("<Q", 1 << 40), "section headers do not fit"),
-        (58, struct.pack("<H", 1), "section headers do not fit"),
+        (40, struct.pack("<Q", 1 << 40), "section headers lie outside the file"),
+        (58, struct.pack("<H", 1), "its section header entries have the wrong size"),
     ],
 )
 def test_damaged_or_foreign_elf(

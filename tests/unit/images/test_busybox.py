@@ -43,13 +43,13 @@ def test_static_programs_are_known(tmp_path: Path, elf: Elf, static: bool) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", Elf().bytes()[:50], Elf().bytes()[:70]])
-def test_what_is_no_whole_elf_file_is_not_static(tmp_path: Path, content: bytes) -> None:
+def test_incomplete_elf_file_is_not_static(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "busybox").write_bytes(content)
 
     assert not is_static(tmp_path / "busybox")
 
 
-def test_what_is_not_there_is_not_static(tmp_path: Path) -> None:
+def test_missing_file_is_not_static(tmp_path: Path) -> None:
     assert not is_static(tmp_path / "busybox")
 
 
@@ -64,7 +64,7 @@ def test_a_busybox_that_does_not_run(tmp_path: Path) -> None:
     path.write_text("#!/bin/sh\nexit 1\n")
     path.chmod(0o755)
 
-    with pytest.raises(ImageError, match="does not tell its applets"):
+    with pytest.raises(ImageError, match="cannot list its applets"):
         applets(path)
 
 

@@ -47,7 +47,7 @@ def test_lines_are_understood_however_they_are_cut(heard: Heard) -> None:
     assert heard.events == ["init", "ready", 17]
 
 
-def test_each_is_told_once(heard: Heard) -> None:
+def test_each_event_is_reported_once(heard: Heard) -> None:
     heard.port(b"init\ninit\nready\nready\nexit 1\nexit 2\n")
 
     assert heard.events == ["init", "ready", 1]

@@ -76,7 +76,7 @@ def test_a_kernels_own_package_may_be_named(host: Host) -> None:
 
 
 @NEEDS_APT
-def test_what_is_in_the_cache_needs_no_apt(
+def test_cached_kernel_needs_no_apt(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     host.publish()
@@ -155,7 +155,7 @@ def test_a_package_that_is_not_what_the_lists_say_is_refused(host: Host) -> None
     content[-1] ^= 1
     deb.write_bytes(content)
 
-    with pytest.raises(ImageError, match=f"{REAL} cannot be fetched: .*Hash Sum mismatch"):
+    with pytest.raises(ImageError, match=f"cannot fetch {REAL}: .*Hash Sum mismatch"):
         host.kernel()
     assert host.entries() == []
 
@@ -200,7 +200,7 @@ def test_without_apt_the_message_says_so(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(ImageError, match="apt-get is not installed, and Debian's packages are"):
+    with pytest.raises(ImageError, match="apt-get is not installed, but fetching Debian"):
         host.kernel()
 
 

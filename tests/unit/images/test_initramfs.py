@@ -1,4 +1,4 @@
-"""The initial RAM disk: what is in it, and that its shell scripts say what is meant."""
+"""The initial RAM disk: its contents, and the meaning of its shell scripts."""
 
 import importlib.resources
 import re
@@ -59,7 +59,7 @@ def test_the_kernel_finds_a_console(busybox: Path) -> None:
     assert (stat.S_IFMT(console.mode), console.device) == (stat.S_IFCHR, (5, 1))
 
 
-def test_what_is_in_a_directory_comes_after_it(busybox: Path) -> None:
+def test_contents_follow_their_directory(busybox: Path) -> None:
     names = list(made(busybox, Command((b"true",))))
 
     assert all(names.index(n.rpartition("/")[0]) < names.index(n) for n in names if "/" in n)
@@ -143,7 +143,7 @@ def test_init_calls_only_what_busybox_is_asked_for() -> None:
 
 
 def fed(data: bytes) -> tuple[bytes, bytes]:
-    """Return what init's `feed` makes of the bytes that come in on the port, and what it says."""
+    """Return the output of init's `feed` for the bytes on the port, and its requests."""
     function = re.search(r"^feed\(\) \{\n.*?^\}\n", INIT, re.MULTILINE | re.DOTALL)
     assert function is not None
     done = subprocess.run(

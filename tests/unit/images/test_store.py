@@ -1,4 +1,4 @@
-"""The cache directory: entries that are there whole or not at all."""
+"""The cache directory, whose entries are complete or absent."""
 
 import errno
 import json
@@ -92,7 +92,7 @@ def test_an_entry_that_fails_leaves_the_old_one_and_nothing_else(store: Store) -
     assert (store.root / "kernels/thing/file").read_bytes() == b"old"
 
 
-def test_what_a_killed_process_left_is_removed(store: Store) -> None:
+def test_files_of_a_killed_process_are_removed(store: Store) -> None:
     add(store)
     left = store.root / "kernels/.unfinished-abc"
     left.mkdir()
@@ -110,8 +110,8 @@ def test_manifest_is_json_that_people_can_read(store: Store) -> None:
     assert set(manifest["sha256"]) == {"file"}
 
 
-def test_too_little_room_is_told_before_anything_is_made(store: Store) -> None:
-    with pytest.raises(ImageError, match="No space left on device; make room for 200 MiB there"):
+def test_too_little_room_is_reported_before_anything_is_made(store: Store) -> None:
+    with pytest.raises(ImageError, match="No space left on device; free 200 MiB there"):
         add(store, room=1 << 62)
 
     assert names(store.root / "kernels") == []
@@ -120,7 +120,7 @@ def test_too_little_room_is_told_before_anything_is_made(store: Store) -> None:
 def test_a_cache_that_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "ringlet").write_bytes(b"")
 
-    with pytest.raises(ImageError, match=r"the cache cannot be written: .*; make it writable, or"):
+    with pytest.raises(ImageError, match=r"cannot write the cache: .*; make it writable, or"):
         add(Store(tmp_path / "ringlet" / "x"))
 
 
@@ -128,7 +128,7 @@ def test_errors_are_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     full = str(explain(OSError(errno.ENOSPC, "No space left on device"), tmp_path))
     read_only = str(explain(OSError(errno.EROFS, "Read-only file system"), tmp_path))
 
-    assert full.endswith("make room for 200 MiB there, or set XDG_CACHE_HOME to another directory")
+    assert full.endswith("free 200 MiB there, or set XDG_CACHE_HOME to another directory")
     assert read_only.endswith("make it writable, or set XDG_CACHE_HOME to another directory")
 
 
@@ -138,7 +138,7 @@ def test_root_follows_the_xdg_specification() -> None:
     assert default_root({}) == Path.home() / ".cache/ringlet"
 
 
-def test_whoever_comes_second_is_told_and_waits(store: Store) -> None:
+def test_a_second_process_waits_and_is_notified(store: Store) -> None:
     order: list[str] = []
     told = threading.Event()
 

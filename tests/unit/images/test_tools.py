@@ -1,4 +1,4 @@
-"""The host's tools: what they say, and that none is left."""
+"""The host's tools: their output, and that none is left running."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-def test_output_and_status_are_told(tmp_path: Path) -> None:
+def test_output_and_status_are_returned(tmp_path: Path) -> None:
     script = "pwd; echo $X; echo wrong >&2; cat; exit 3"
     done = output(["sh", "-c", script], 20, directory=tmp_path, environment={"X": "x"})
 
@@ -23,7 +23,7 @@ def test_output_and_status_are_told(tmp_path: Path) -> None:
     assert done.returncode == 3
 
 
-def test_what_is_no_text_is_told_all_the_same() -> None:
+def test_output_that_is_not_text_is_returned() -> None:
     assert output(["printf", r"a\377"], 20).stdout == "a\ufffd"
 
 
@@ -53,7 +53,7 @@ def test_a_process_whose_start_is_interrupted_is_ended(monkeypatch: pytest.Monke
     popen = subprocess.Popen
 
     def interrupted(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
-        # The main thread gets its exception while this one is at work.
+        # The main thread gets its exception while this thread starts the process.
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.1)
         made.append(popen(*arguments, **options))  # type: ignore[call-overload]  # as they come

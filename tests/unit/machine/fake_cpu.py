@@ -1,4 +1,4 @@
-"""A processor that does what a test wrote down: exits in a list, registers in a dictionary."""
+"""A fake processor that follows a test's script: exits in a list, registers in a dictionary."""
 
 import threading
 import time
@@ -64,7 +64,7 @@ class FakeCpu:
         return kind
 
     def _step(self) -> int | None:
-        """Play one exit; what it comes to, None if the guest runs on."""
+        """Play one exit; return its kind, or None if the guest continues within `run`."""
         if self.kicked.is_set() or (self.due is not None and time.monotonic_ns() >= self.due):
             self.kicked.clear()
             self.due = None

@@ -1,4 +1,4 @@
-"""The ACPI tables: read back by a reader of the test's own, and by ACPICA where it is there."""
+"""The ACPI tables, read by the test's own reader, and by ACPICA if it is installed."""
 
 import shutil
 import struct
@@ -32,7 +32,7 @@ class Tables:
         return self.image[offset : offset + size]
 
     def at(self, address: int) -> bytes:
-        """The table at `address`, its checksum tested."""
+        """Return the table at `address` after checking its checksum."""
         size: int = struct.unpack("<I", self.bytes_at(address + 4, 4))[0]
         table = self.bytes_at(address, size)
         assert sum(table) & 0xFF == 0

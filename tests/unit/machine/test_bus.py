@@ -7,7 +7,7 @@ from ringlet.machine.bus import MemoryBus, PortBus
 
 
 class Recorder:
-    """A device that answers with its name and writes down what it is asked."""
+    """A device that answers with its name and records its accesses."""
 
     def __init__(self, name: int) -> None:
         self.name = name

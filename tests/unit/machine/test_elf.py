@@ -1,4 +1,4 @@
-"""The ELF loader: what it loads, and the one line it says of each thing it refuses."""
+"""The ELF loader: the programs that it loads, and its one-line message for each error."""
 
 import os
 from pathlib import Path
@@ -70,9 +70,9 @@ WRONG = {
     "more in the file than in memory": (Elf((Part(data=b"12345", size=4),)), "is damaged"),
     "segment past the end of the file": (
         Elf((Part(file_size=5000, size=5000),)),
-        "the file ends before it",
+        "the file ends before the segment does",
     ),
-    "entry elsewhere": (Elf(entry=TAIL), "its entry point 0x140000 is in none of its segments"),
+    "entry elsewhere": (Elf(entry=TAIL), "its entry point 0x140000 is not in the physical"),
 }
 
 
@@ -101,12 +101,12 @@ def test_nothing_is_where_devices_are(path: Path) -> None:
         (b"", "is empty"),
         (b"#!/bin/sh\n", "is not an ELF file"),
         (b"\x7fEL", "is not an ELF file"),
-        (b"\x7fELF", "is truncated: 4 bytes do not hold an ELF header"),
-        (Elf().bytes()[:40], "is truncated: 40 bytes do not hold an ELF header"),
+        (b"\x7fELF", "is truncated: 4 bytes cannot hold an ELF header"),
+        (Elf().bytes()[:40], "is truncated: 40 bytes cannot hold an ELF header"),
         (Elf().bytes()[:100], "its program headers lie past its end"),
     ],
 )
-def test_refusal_of_what_is_no_whole_elf_file(path: Path, content: bytes, message: str) -> None:
+def test_refusal_of_an_incomplete_elf_file(path: Path, content: bytes, message: str) -> None:
     path.write_bytes(content)
 
     with pytest.raises(ProgramError, match=message):

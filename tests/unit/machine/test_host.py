@@ -1,4 +1,4 @@
-"""What the host is asked, and what is said when it lacks something."""
+"""The checks of the host, and the messages if it lacks something."""
 
 import resource
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The Linux loader: what it puts where, and the one line it says of each thing it refuses."""
+"""The Linux loader: the memory that it writes, and its one-line message for each error."""
 
 import contextlib
 import os
@@ -183,7 +183,7 @@ def test_initrd_that_fits_nowhere_below_4_gib_ends_with_ram(path: Path) -> None:
 
 def test_least_memory_named_for_an_initrd_above_4_gib_works(path: Path) -> None:
     image = BzImage(xloadflags=3, init_size=(3 << 30) - LOAD - 4096)
-    with pytest.raises(ConfigError, match="the least that works is --memory 3073M"):
+    with pytest.raises(ConfigError, match="give at least --memory 3073M"):
         loaded(path, image, memory=3 << 30, initrd=b"x" * 8192)
     _, params = loaded(path, image, memory=3073 * MIB, initrd=b"x" * 8192)
 
@@ -192,7 +192,7 @@ def test_least_memory_named_for_an_initrd_above_4_gib_works(path: Path) -> None:
 
 def test_initrd_above_4_gib_is_not_for_every_kernel(path: Path) -> None:
     image = BzImage(xloadflags=1, init_size=(3 << 30) - LOAD - 4096)
-    with pytest.raises(ProgramError, match="is too large: this kernel finds one below 2 GiB"):
+    with pytest.raises(ProgramError, match="is too large: this kernel needs it below 2 GiB"):
         loaded(path, image, memory=5 << 30, initrd=b"x" * 8192)
 
 
@@ -226,7 +226,7 @@ def test_initrd_has_its_pages_for_itself(path: Path, size: int) -> None:
     [("x" * 3000, b"x"), ("", b""), ("", bytes(RAM)), ("", Path("/nonexistent"))],
     ids=["command line", "empty", "large", "missing"],
 )
-def test_what_would_be_refused_can_be_known_before(
+def test_check_raises_what_loading_would_raise(
     path: Path, command_line: str, initrd: Path | bytes
 ) -> None:
     kernel = read_kernel(BzImage().write(path), RAM)
@@ -245,15 +245,14 @@ def test_least_memory_named_for_an_initrd_works(path: Path) -> None:
     _, params = loaded(path, memory=21 * MIB, initrd=disk)
 
     assert str(caught.value).endswith(
-        "an initial RAM disk of 3 MiB does not fit in 18 MiB of RAM; "
-        "the least that works is --memory 21M"
+        "an initial RAM disk of 3 MiB does not fit in 18 MiB of RAM; give at least --memory 21M"
     )
     assert field(params, 0x218, "I") >= LOAD + 0x10_0000
 
 
 def test_initrd_beyond_the_kernels_reach_is_refused(path: Path) -> None:
     image = BzImage(xloadflags=1, initrd_addr_max=LOAD + 0x10_0FFF)
-    with pytest.raises(ProgramError, match="is too large: this kernel finds one below 17"):
+    with pytest.raises(ProgramError, match="is too large: this kernel needs it below 17"):
         loaded(path, image, initrd=b"x" * 8192)
 
 
@@ -300,7 +299,7 @@ def test_no_setup_sectors_means_four(path: Path) -> None:
     assert cpu.memory[LOAD] == CODE
 
 
-def test_what_follows_the_code_is_not_loaded(path: Path) -> None:
+def test_bytes_after_the_code_are_not_loaded(path: Path) -> None:
     cpu, _ = loaded(path, BzImage(code=CODE + b"signature" * 16, syssize=len(CODE) // 16))
 
     assert cpu.memory[LOAD] == CODE
@@ -312,7 +311,7 @@ def test_least_memory_named_for_a_kernel_works(path: Path) -> None:
         read_kernel(image, 8 * MIB)
 
     assert str(caught.value).endswith(
-        "this kernel does not fit in 8 MiB of RAM; the least that works is --memory 18M"
+        "this kernel does not fit in 8 MiB of RAM; give at least --memory 18M"
     )
     assert read_kernel(image, 18 * MIB).end == LOAD + 0x12_3456
 
@@ -340,18 +339,18 @@ WRONG = {
     "gzip": (other(0, b"\x1f\x8b"), "is compressed with gzip"),
     "32-bit": (BzImage(xloadflags=0).bytes(), "is a 32-bit kernel"),
     "zimage": (BzImage(loadflags=0).bytes(), "is a 32-bit kernel"),
-    "old": (BzImage(version=0x0209).bytes(), "speaks boot protocol 2.09; the least is 2.12"),
+    "old": (BzImage(version=0x0209).bytes(), "uses boot protocol 2.09; give a kernel with 2.12"),
     "boot flag": (BzImage(boot_flag=0).bytes(), "is damaged: its setup header"),
     "short header": (BzImage(jump_length=0x20).bytes(), "is damaged: its setup header"),
     "long header": (BzImage(jump_length=0xFF).bytes(), "is damaged: its setup header"),
-    "alignment": (BzImage(alignment=0x30_0000).bytes(), "is damaged: it asks for an alignment"),
-    "no alignment": (BzImage(alignment=0).bytes(), "is damaged: it asks for an alignment"),
+    "alignment": (BzImage(alignment=0x30_0000).bytes(), "is damaged: its alignment is"),
+    "no alignment": (BzImage(alignment=0).bytes(), "is damaged: its alignment is"),
     "low": (BzImage(pref_address=0x1000, relocatable=0).bytes(), "below 1 MiB"),
-    "no code": (BzImage(syssize=0).bytes(), "is damaged: its header speaks of 0 bytes"),
-    "cut in the header": (BzImage().bytes()[:0x250], "is truncated: 592 bytes do not hold"),
-    "cut in the code": (BzImage().bytes()[:-1], "is truncated: 4095 of 4096 bytes"),
+    "no code": (BzImage(syssize=0).bytes(), "is damaged: its header claims 0 bytes"),
+    "cut in the header": (BzImage().bytes()[:0x250], "is truncated: 592 bytes cannot hold"),
+    "cut in the code": (BzImage().bytes()[:-1], "is truncated: it has 4095 of 4096 bytes"),
     "huge": (BzImage(pref_address=(1 << 64) - 4096).bytes(), "a PC has its devices at 0xc0000000"),
-    "hungry": (BzImage(init_size=0xFFFF_FFFF).bytes(), "needs the RAM up to 0x100ffffff; a PC"),
+    "hungry": (BzImage(init_size=0xFFFF_FFFF).bytes(), "needs RAM up to 0x100ffffff, but a PC"),
 }
 
 
@@ -380,12 +379,12 @@ def test_command_line_as_long_as_the_kernel_takes(path: Path, length: int) -> No
 
 
 def test_command_line_that_is_too_long(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has 2048 bytes; .* takes 2047"):
+    with pytest.raises(ConfigError, match=r"has 2048 bytes; .* takes at most 2047"):
         loaded(path, command_line="x" * 2048)
 
 
 def test_command_line_with_a_zero_byte(path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds a zero byte"):
+    with pytest.raises(ConfigError, match="contains a zero byte"):
         loaded(path, command_line="a\0b")
 
 
@@ -413,7 +412,7 @@ def test_tables_zero_page_and_command_line_do_not_overlap() -> None:
 
 
 def real_kernels() -> list[Path]:
-    """Return kernels that happen to be here: fetched by Ringlet, or the host's own."""
+    """Return the kernels on this host: those fetched by Ringlet, and the host's own."""
     found = [p for p in Path("/boot").glob("vmlinuz-*") if os.access(p, os.R_OK)]
     entry = Store(default_root()).find("kernels", CLOUD_KERNEL)
     cached = entry.file("vmlinuz") if entry is not None else None

@@ -1,4 +1,4 @@
-"""The PC: that its devices are where a kernel looks, and what its ends are."""
+"""The PC: its devices are where a kernel expects them, and its runs end as they should."""
 
 from collections.abc import Callable
 
@@ -64,7 +64,7 @@ def test_isa_interrupts_reach_both_controllers(cpu: FakeCpu, irq: int, pin: int)
     assert cpu.messages == [(0xFEE0_0000, 0x30 + pin)]
 
 
-def test_level_triggered_interrupts_are_told_of_their_end(cpu: FakeCpu) -> None:
+def test_ends_of_level_triggered_interrupts_are_reported(cpu: FakeCpu) -> None:
     build(cpu)
     route(cpu, at.IRQ_SCI, 0x8039)
     cpu.level_ended(0x39)

@@ -1,4 +1,4 @@
-"""Translations on disk: what was written is read, and nothing else is."""
+"""Translations on disk: only files that were written properly are read."""
 
 import os
 from pathlib import Path
@@ -30,7 +30,7 @@ def contents(file: TranslationFile) -> bytes | None:
     return None if data is None else bytes(data)
 
 
-def test_what_was_written_is_read(file: TranslationFile, directory: Path) -> None:
+def test_written_translations_are_read(file: TranslationFile, directory: Path) -> None:
     assert contents(file) == CONTENTS
     assert contents(TranslationFile(directory, KERNEL, HERE)) == CONTENTS
 
@@ -97,7 +97,7 @@ def test_a_link_is_not_followed(file: TranslationFile, tmp_path: Path) -> None:
     assert file.read() is None
 
 
-def test_what_is_no_file_is_not_waited_for(file: TranslationFile) -> None:
+def test_special_files_are_not_waited_for(file: TranslationFile) -> None:
     file.path.unlink()
     os.mkfifo(file.path, 0o600)
     assert file.read() is None
@@ -143,7 +143,7 @@ def test_nothing_half_written_is_left(
     assert contents(file) == CONTENTS
 
 
-def test_what_a_killed_process_left_is_removed(file: TranslationFile, directory: Path) -> None:
+def test_files_of_a_killed_process_are_removed(file: TranslationFile, directory: Path) -> None:
     old, new = directory / ".unfinished-old", directory / ".unfinished-new"
     old.touch()
     new.touch()

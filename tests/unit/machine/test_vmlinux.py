@@ -1,4 +1,4 @@
-"""A vmlinux: what is loaded of it, and the one line that is said of each that is refused."""
+"""The vmlinux loader: what it loads, and its one-line message for each error."""
 
 import struct
 from pathlib import Path
@@ -92,14 +92,14 @@ WRONG = {
     ),
     "entry elsewhere": (
         Elf((Part(TEXT), Part(0, note(b"Xen\0", 17, b"????"), kind=4)), entry=0),
-        "its entry point 0x0 is in none of its segments' physical addresses; give a Linux kernel",
+        "its entry point 0x0 is not in the physical addresses of its segments; give a Linux kernel",
     ),
-    "nothing to load": (Elf(()), "its entry point 0x100000 is in none of"),
+    "nothing to load": (Elf(()), "its entry point 0x100000 is not in the physical"),
     "static program": (Elf(abi=3), "is a program for Linux, not a kernel"),
     "interpreter": (Elf().with_part(Part(kind=3, data=b"/ld.so")), "is a program for Linux"),
-    "object file": (Elf(kind=1), "is not linked to be run"),
-    "position independent": (Elf(kind=3), "is not linked to be run"),
-    "low": (Elf((Part(0x1000),), entry=0x1000), "is no kernel: a part of it wants to be at 0x1000"),
+    "object file": (Elf(kind=1), "is not a linked ELF executable"),
+    "position independent": (Elf(kind=3), "is not a linked ELF executable"),
+    "low": (Elf((Part(0x1000),), entry=0x1000), "is not a kernel: a segment of it is at 0x1000"),
     "high": (Elf((Part(1 << 40),), entry=1 << 40), "a PC has its devices at 0xc0000000"),
     "truncated": (Elf((Part(file_size=9000, size=9000),)), "is truncated"),
 }

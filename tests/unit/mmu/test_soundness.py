@@ -7,6 +7,9 @@ the sum is non-canonical, or lies in a region of the guest or its guard.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -62,6 +65,54 @@ def reachable_outside(slots: list[int], regions: list[int]) -> int:
 @pytest.mark.parametrize("user", [False, True], ids=["kernel table", "user table"])
 def test_every_index_and_every_high_bit(busy: Guest, user: bool) -> None:
     assert reachable_outside(busy.probe.slots(user), busy.probe.regions()) == 0
+
+
+def mapped_on_a_wide_host(slots: list[int], is_window: Callable[[int], bool]) -> int:
+    """How many sums of unused slots may be mapped where addresses have 57 bits.
+
+    Linux maps nothing above 2^47 unasked; the upper half is the kernel's but for the vsyscall page.
+    """
+    index = np.arange(65536, dtype=np.uint64)
+    addends = np.array(slots, dtype=np.uint64)
+    unused = addends == np.uint64(1 << 49) - (index << np.uint64(36))
+    by_index = (addends + (index << np.uint64(36)))[unused]
+    vsyscall = np.uint64(0xFFFF_FFFF_FF60_0000)
+    bad = 0
+    for reach in REACH:
+        for high in range(4096):
+            sums = by_index + np.uint64((reach + (high << 52)) % (1 << 64))
+            low_half = sums < np.uint64(1 << 56)
+            bad += int(np.count_nonzero(low_half & (sums < np.uint64(1 << 47))))
+            bad += int(np.count_nonzero(sums - vsyscall < np.uint64(4096)))
+            bad += is_window(int(sums[0])) + is_window(int(sums[-1]))
+    return bad
+
+
+@pytest.mark.parametrize("user", [False, True], ids=["kernel table", "user table"])
+def test_unused_slots_reach_no_mapping_of_a_host_with_57_bit_addresses(
+    busy: Guest, user: bool
+) -> None:
+    assert mapped_on_a_wide_host(busy.probe.slots(user), busy.probe.is_window) == 0
+
+
+def test_nothing_is_mapped_above_47_bits(busy: Guest) -> None:
+    ends = [
+        int(line.split()[0].split("-")[1], 16)
+        for line in Path("/proc/self/maps").read_text(encoding="ascii").splitlines()
+        if "[vsyscall]" not in line
+    ]
+
+    assert max(ends) <= 1 << 47
+    assert busy.probe.regions()
+
+
+def test_faults_at_windows_and_guards_are_told_from_those_of_unused_slots(busy: Guest) -> None:
+    regions = busy.probe.regions()
+
+    inside = [base + at for base in regions for at in (0, 64 * GIB - 1, -40 * GIB, 104 * GIB - 1)]
+    assert all(busy.probe.is_window(host) for host in inside)
+    assert not any(busy.probe.is_window(host) for host in (0, 1 << 49, (0xF52 << 52) + (1 << 49)))
+    assert not any(busy.probe.is_window(host) for host in ((1 << 64) - 1, min(regions) - (1 << 38)))
 
 
 def test_a_constant_poison_would_be_caught(busy: Guest) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ringlet.translate.translator import (
     BLOCK,
+    JUMP_TABLE,
     SLOTS,
     SOURCE,
     Relocation,
@@ -36,6 +37,8 @@ def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
                 field, size = address, 8
             case Relocation.NLINEAR64:
                 field, size = -address & (1 << 64) - 1, 8
+            case Relocation.TABLE:
+                field = block + JUMP_TABLE
             case Relocation.SLOT:
                 field = block + SLOTS[t.key & 3 == 3] + (address >> 36 & 0xFFFF) * 8
             case Relocation.STUB:

@@ -10,7 +10,6 @@ from ringlet.core import state
 from ringlet.core.ops import Op
 from ringlet.translate.translator import (
     BLOCK,
-    JUMP_TABLES,
     KEYS,
     SLOTS,
     Relocation,
@@ -201,7 +200,7 @@ def test_tables_are_the_privileges(privilege: int) -> None:
     translation = translate("488b07 488b0500010000 488b042500100000 c3", key=key)
 
     state_fields = {v for _, kind, v in translation.relocations if kind == Relocation.STATE}
-    assert state_fields == {SLOTS[privilege], JUMP_TABLES[privilege]}
+    assert state_fields == {SLOTS[privilege]}
 
 
 def test_slot_entry_is_the_privileges_when_installed() -> None:
@@ -293,8 +292,9 @@ def test_every_kind_of_relocation_is_used_and_in_bounds() -> None:
     far = translate(VARIED, FAR, indirect=True)
     near = translate(VARIED, LINEAR, indirect=True)
     checked = translate(VARIED, LINEAR, checked=True)
+    returning = translate("c3")
 
-    kinds = {kind for t in (far, near, checked) for _, kind, _ in t.relocations}
+    kinds = {kind for t in (far, near, checked, returning) for _, kind, _ in t.relocations}
 
     assert kinds == set(Relocation)
 

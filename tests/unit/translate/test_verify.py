@@ -4,6 +4,7 @@ import pytest
 
 from ringlet.translate.translator import (
     BLOCK,
+    JUMP_TABLE,
     KEYS,
     SLOTS,
     SOURCE,
@@ -17,6 +18,7 @@ from ringlet.translate.verify import Verifier, verify
 RING_0 = KEYS["mode64"]
 RING_3 = KEYS["mode64"] | 3
 TRANSLATOR = Translator()
+PROBE = "3e440fb60424"  # movzx r8d, byte ptr ds:[rsp]
 
 
 def translate(
@@ -173,8 +175,48 @@ def test_verifier_refuses_rsp_far_from_every_access() -> None:
     assert reasons(far) == []
     assert reasons(changed(far, "488b0424", "90909090")) == []  # the return is an access
     assert reasons(
-        changed(translate("4883ec08 eb00"), "3e448b0424", "0f1f440000")  # no probe
+        changed(translate("4883ec08 eb00"), PROBE, "660f1f440000")  # no probe
     ) == ["RSP has moved away from every access at an exit"]
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        "db1424",  # fist dword [rsp]: an unmasked exception stores nothing
+        "dd1c24",  # fstp qword [rsp]
+        "db3c24",  # fstp tbyte [rsp]
+        "c4e2718e0424",  # vpmaskmovd [rsp], xmm1, xmm0
+        "0f180424",  # prefetchnta [rsp]
+    ],
+)
+def test_verifier_takes_no_access_that_may_be_missing_for_a_bound(access: str) -> None:
+    walk = translate(f"4881ec00001000 {access} eb00")  # sub rsp, 1 MiB; access; jmp
+
+    assert reasons(walk) == []
+    assert reasons(changed(walk, PROBE, "660f1f440000")) == [
+        "RSP has moved away from every access at an exit"
+    ]
+
+
+def test_verifier_knows_nothing_of_what_a_probe_loads() -> None:
+    jump = translate("4883ec08 ffe0")  # sub rsp, 8; jmp rax: mov r8, rax behind the probe
+
+    assert reasons(jump) == []
+    assert reasons(changed(jump, "4989c0", "0f1f00")) == [
+        "it computes with, or gives away, a host address"
+    ]
+
+
+def test_verifier_wants_the_addend_of_rsp_known_at_a_probe() -> None:
+    # mov rsp, rax; sub rsp, 8; jmp: mov [rsp_naddend], r8
+    bound = translate("4889c4 4883ec08 eb00")
+    at = bound.code.index(bytes.fromhex("4c890425"))
+    code = bound.code[:at] + bytes.fromhex("0f1f840000000000") + bound.code[at + 8 :]
+    relocations = tuple(r for r in bound.relocations if r[0] != at + 4)
+
+    assert reasons(bound._replace(code=code, relocations=relocations)) == [
+        "RSP is not a value and the addend that the probe's fault asks for"
+    ]
 
 
 def test_verifier_refuses_a_string_address_that_keeps_its_addend() -> None:
@@ -318,6 +360,21 @@ def test_verifier_refuses_a_stale_exit_of_another_kind(
     old: tuple[int, int], new: tuple[int, int], reason: str
 ) -> None:
     (found,) = reasons(relocated(CHECKED, old, new))
+
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("new", "reason"),
+    [
+        ((Relocation.STATE, JUMP_TABLE), "jumps through no table of targets"),
+        ((Relocation.TABLE, 8), "constant address has no relocation"),
+    ],
+)
+def test_verifier_refuses_a_jump_through_a_table_that_is_not_the_keys(
+    new: tuple[int, int], reason: str
+) -> None:
+    (found,) = reasons(relocated(translate("c3"), (Relocation.TABLE, 0), new))
 
     assert reason in found
 

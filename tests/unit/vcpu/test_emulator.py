@@ -392,3 +392,21 @@ def test_a_processor_can_go_while_an_instruction_waits() -> None:
     processor: Processor = Board().p
     processor.emulate()
     del processor
+
+
+@pytest.mark.parametrize(
+    ("control", "stored"),
+    [(0x37E, 0x1122334455667788), (0x37F, 0x1122334480000000)],
+    ids=["invalid unmasked", "invalid masked"],
+)
+def test_an_x87_store_that_raises_an_unmasked_exception_stores_nothing(
+    kernel: Board, control: int, stored: int
+) -> None:
+    kernel.poke(DATA, control)
+    kernel.poke(DATA + 8, 0x1122334455667788)
+    kernel.set(rbx=DATA)
+
+    kernel.emulate("D92B")  # fldcw [rbx]
+    kernel.emulate("DB5308")  # fist dword [rbx + 8]: the stack is empty
+
+    assert kernel.peek(DATA + 8) == stored

@@ -1,1 +1,1 @@
-"""Where devices' data goes on the host, and where it comes from."""
+"""Backends: connect the data of devices to the host."""

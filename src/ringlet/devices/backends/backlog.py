@@ -1,4 +1,4 @@
-"""Bytes on their way to a device: put by any thread, taken by the machine's."""
+"""A queue of bytes for a device: any thread adds bytes, the machine's thread takes them."""
 
 import threading
 from collections.abc import Callable
@@ -8,10 +8,10 @@ LIMIT: Final = 1 << 16
 
 
 class Backlog:
-    """A queue of at most `limit` bytes, whatever the guest does or does not read.
+    """A queue of at most `limit` bytes, even if the guest reads nothing.
 
-    `on_data` is called by the thread that puts, when there is something after there was nothing: it
-    must get the device polled in the machine's thread.
+    The thread that adds bytes to an empty queue calls `on_data`, which must make the machine's
+    thread poll the device.
     """
 
     def __init__(self, on_data: Callable[[], None], limit: int = LIMIT) -> None:
@@ -22,7 +22,7 @@ class Backlog:
         self._changed = threading.Condition()
 
     def put(self, data: bytes) -> bool:
-        """Add `data`, waiting for room as often as that takes; False once the queue is closed."""
+        """Add `data`, waiting for room if necessary; return False if the queue is closed."""
         view = memoryview(data)
         while view:
             with self._changed:
@@ -38,7 +38,7 @@ class Backlog:
         return not self._closed
 
     def take(self, size: int) -> bytes:
-        """Return the first bytes, at most `size`; never waits."""
+        """Remove the first bytes, at most `size`, and return them without waiting."""
         with self._changed:
             data = bytes(self._bytes[:size])
             del self._bytes[:size]
@@ -46,7 +46,7 @@ class Backlog:
         return data
 
     def close(self) -> None:
-        """Drop what is there and let nobody wait."""
+        """Drop all bytes and end all waits."""
         with self._changed:
             self._closed = True
             self._bytes.clear()

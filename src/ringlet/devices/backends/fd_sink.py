@@ -1,4 +1,4 @@
-"""A serial port's output to a file descriptor, as it is."""
+"""Writes a serial port's output unchanged to a file descriptor."""
 
 import errno
 import os
@@ -8,9 +8,9 @@ from ringlet.errors import OutputError
 
 
 class FdSink:
-    """Writes what it is given to `fd` at once, all of it.
+    """Writes all data to `fd` at once.
 
-    `name` is what messages call it.  Raises OutputError when the reader is gone or the disk full.
+    Messages call the file `name`.  Raises OutputError if the reader is gone or the disk is full.
     """
 
     def __init__(self, fd: int, name: str = "standard output") -> None:
@@ -27,7 +27,7 @@ class FdSink:
 
     def _explain(self, error: OSError) -> None:
         match error.errno:
-            case errno.EAGAIN:  # someone made the terminal non-blocking
+            case errno.EAGAIN:  # another process made the terminal non-blocking
                 select.select([], [self._fd], [])
             case errno.EPIPE:
                 raise OutputError(f"{self._name} was closed by its reader") from error

@@ -1,4 +1,4 @@
-"""Output on its way to the host, gathered: a system call for each byte costs more than the byte."""
+"""Gathers output for the host, because a system call for each byte costs more than the byte."""
 
 from collections.abc import Callable
 from typing import Final
@@ -6,18 +6,18 @@ from typing import Final
 from ringlet.devices.wiring import Clock
 
 DELAY_NS: Final = 1_000_000
-"""How long a byte may wait for others."""
+"""The longest time that a byte may wait for others."""
 LIMIT: Final = 1 << 14
-"""How many may wait, bytes."""
+"""The most bytes that may wait."""
 
 _Sink = Callable[[bytes], None]
 
 
 class Spool:
-    """What serial ports send, in the order in which they sent it, but up to `DELAY_NS` later.
+    """Passes on the output of serial ports in its order, up to `DELAY_NS` later.
 
-    It is one of the machine's timers (`ringlet.machine.timers`): `changed` is called when
-    `next_event` is earlier than before.  What a sink raises, whoever flushes gets.
+    The spool is one of the machine's timers (`ringlet.machine.timers`): it calls `changed` when
+    `next_event` becomes earlier.  Exceptions of a sink reach the caller of `flush`.
     """
 
     def __init__(self, clock: Clock, changed: Callable[[], None]) -> None:
@@ -44,7 +44,7 @@ class Spool:
         return gather
 
     def flush(self) -> None:
-        """Hand over what there is."""
+        """Pass all bytes to their sinks."""
         self._due = None
         self._hand_over()
 
@@ -55,15 +55,15 @@ class Spool:
             self._sink(data)
 
     def update(self) -> None:
-        """Hand it over if it has waited long enough."""
+        """Pass the bytes to their sinks if they have waited long enough."""
         if self._due is not None and self._clock() >= self._due:
             self.flush()
 
     def tick(self) -> int | None:
-        """`update` and `next_event` in one."""
+        """Do `update` and return `next_event`."""
         self.update()
         return self._due
 
     def next_event(self) -> int | None:
-        """Return when there is something to hand over; None if there is nothing."""
+        """Return the time at which bytes must be passed on; None if there are none."""
         return self._due

@@ -12,6 +12,7 @@ numbers of the state block's fields.  It follows every path and knows values as 
     - it is r11 and V's bits 63..32 were compared equal to r10 (RORX 32, CMP r32, JNE), on the path
       where they are.  On entry r11 is the addend of an unknown value whose tag r10 is;
     - an access at V through it was surely performed: it did not fault, so it was in the slot;
+    - V is RSP's guest value, and a probe stands there (see 3);
     - it was the addend in RSP on entry, and V the guest's RSP then (see 3);
     - it is the host address of FS or GS, which covers itself.
     A checked translation also reads, and only reads, the guest's bytes that it was made of.
@@ -28,6 +29,15 @@ numbers of the state block's fields.  It follows every path and knows values as 
     `rsp_naddend` in the state must be the negative of its addend wherever the fragment is left.
     So it is where a loop inside the fragment begins its next pass; and the same holds there for
     sums of registers that r11 covers: unmoved, or near an access of that very pass.
+    An access is surely performed if the instruction cannot end without it, and the fault handler
+    passes nothing that was not performed but probes.  No masked move is surely performed, no string
+    instruction (its count may be 0), and none of the x87 (a store that raises an unmasked exception
+    accesses nothing).
+    A *probe*, told by its bytes, is a load at RSP.  Behind it, the load was performed, or RSP is
+    its guest value plus the addend that the privilege's table has for that value.  Either way its
+    addend covers the value.  The fault handler sees to that (`probe_fault` in
+    `ringlet.vcpu.faults`) and takes the guest's value from `rsp_naddend`, which must therefore be
+    right at a probe.  A probe that is passed leaves r8 as it was.
 4.  **r10 and r11** are a tag and an addend that covers values with that tag, wherever it is left.
 5.  **No addend reaches the guest**: neither a guest register at an exit, nor guest memory, nor an
     instruction that computes with it.  Nor is what r8 and r9 held before an instruction's code: the

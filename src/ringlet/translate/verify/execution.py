@@ -17,6 +17,7 @@ from ringlet.translate.translator import (
 from ringlet.translate.verify.facts import (
     ABOVE,
     BELOW,
+    SCRATCH,
     SPILLED,
     Comparison,
     Cover,
@@ -94,6 +95,7 @@ class Execution:
             Kind.ADD_MEMORY: self._add_memory,
             Kind.STRING: self._string,
             Kind.BITS: self._bits,
+            Kind.PROBE: self._probe,
             Kind.OTHER: self._other,
         }
         self._values: dict[Kind, Callable[[Facts, Plan], Form]] = {
@@ -340,6 +342,16 @@ class Execution:
             raise UnsoundError("it is a string of bits in 16-bit units")
         self._access(s, p.accesses[0], extra)
         self._write(s, p)
+
+    def _probe(self, s: Facts, _: Instruction, __: Plan) -> None:
+        """Performed or passed: RSP is bound as the table would bind it (rule 3)."""
+        split = self._y.split(s.registers[RSP])
+        if split is None or s.naddend != (0, ((split[0], MASK),)):
+            raise UnsoundError("RSP is not a value and the addend that the probe's fault asks for")
+        if not any(b <= GUARD and a < GUARD for b, a in self.reach(s, *split)):
+            raise UnsoundError("it may reach beyond the guards")
+        add_cover(s, split[0], Cover(split[1]))
+        s.registers[SCRATCH[0]] = self._y.fresh(host=True)
 
     def _other(self, s: Facts, _: Instruction, p: Plan) -> None:
         for access in p.accesses:

@@ -7,7 +7,7 @@ from iced_x86 import Decoder, DecoderOptions, Instruction, Mnemonic
 from ringlet.core import state
 from ringlet.translate.translator import (
     BLOCK,
-    JUMP_TABLES,
+    JUMP_TABLE,
     KEYS,
     SLOTS,
     Relocation,
@@ -100,7 +100,7 @@ class Paths:
             data = code[i.ip : i.next_ip]
             plan = self._plans.get(data)
             if plan is None:
-                plan = plan_of(i)
+                plan = plan_of(i, data)
                 self._plans[data] = plan
             self._steps[i.ip] = (i, plan)
             self._at = i.ip
@@ -111,7 +111,11 @@ class Paths:
 
     def _check_relocated(self, at: int, offset: int) -> None:
         kind, value = self._relocated.get(at, (NONE, 0))
-        if kind != Relocation.SLOT and (kind, value) != (Relocation.STATE, offset):
+        if kind == Relocation.TABLE:
+            sound = (value, offset) == (0, JUMP_TABLE)
+        else:
+            sound = kind == Relocation.SLOT or (kind, value) == (Relocation.STATE, offset)
+        if not sound:
             raise UnsoundError("its constant address has no relocation")
 
     def _check_stubs(self) -> None:
@@ -233,7 +237,7 @@ class Paths:
             case Kind.BRANCH:
                 return self._branch(s, i, p)
             case Kind.JUMP_TABLE:
-                self._indirect(s, p)
+                self._indirect(s, i, p)
                 return None
             case _:
                 self._execution.step(s, i, p)
@@ -336,11 +340,16 @@ class Paths:
             raise UnsoundError("it leaves for no fragment")
         self._leave(s)
 
-    def _indirect(self, s: Facts, p: Plan) -> None:
+    def _indirect(self, s: Facts, i: Instruction, p: Plan) -> None:
         access = p.accesses[0]
         if self._stepping:
             raise UnsoundError("the table may lead to code that does not step")
-        if self._execution.table_index(access, JUMP_TABLES) != NONE:
+        if (
+            self._relocated.get(i.next_ip - 4) != (Relocation.TABLE, 0)
+            or access.base != NONE
+            or access.index == NONE
+            or access.scale != 8
+        ):
             raise UnsoundError("it jumps through no table of targets")
         made = self._y.how(s.registers[access.index], "low16")
         if made is None or as_form(made[1]) != s.registers[8]:

@@ -15,6 +15,8 @@ from iced_x86 import (
     MemorySizeExt,
     Mnemonic,
     OpAccess,
+    OpAccess_,
+    OpCodeTableKind,
     OpKind,
     Register,
     Register_,
@@ -27,6 +29,9 @@ from ringlet.translate.verify.forms import MASK
 RSP: Final = 4
 NONE: Final = -1
 
+PROBE: Final = bytes.fromhex("3e440fb60424")
+"""MOVZX r8d, byte ptr ds:[rsp], by these bytes alone (ringlet.core.template)."""
+
 _FACTORY: Final = InstructionInfoFactory()
 _WRITES: Final = frozenset(
     {OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE}
@@ -37,6 +42,8 @@ _NO_ACCESS: Final = frozenset({OpAccess.NONE, OpAccess.NO_MEM_ACCESS})
 _MAYBE: Final = frozenset({OpAccess.COND_READ, OpAccess.COND_WRITE})
 _FS_GS: Final = frozenset({Register.FS, Register.GS})
 _BITS: Final = frozenset({Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC})
+# x87 instructions: a store that raises an unmasked exception accesses nothing.
+_ESCAPES: Final = range(0xD8, 0xE0)
 # Lanes whose mask is 0 are not accessed.
 _MASKED: Final = frozenset(
     {Mnemonic.VMASKMOVPS, Mnemonic.VMASKMOVPD, Mnemonic.VPMASKMOVD, Mnemonic.VPMASKMOVQ}
@@ -74,6 +81,7 @@ class Kind(Enum):
     ADD_MEMORY = auto()  # a constant to 64 bits of memory
     STRING = auto()
     BITS = auto()  # BT, BTS, BTR, BTC m, r
+    PROBE = auto()  # the load that the fault handler may pass without having performed it
     JUMP = auto()
     BRANCH = auto()
     JUMP_TABLE = auto()
@@ -113,8 +121,10 @@ class Plan:
     why: str = ""
 
 
-def plan_of(i: Instruction) -> Plan:
-    """Take apart `i`, an instruction of the host."""
+def plan_of(i: Instruction, data: bytes) -> Plan:
+    """Take apart `i`, an instruction of the host whose bytes are `data`."""
+    if data == PROBE:
+        return Plan(Kind.PROBE)
     info = _FACTORY.info(i)
     why = _forbidden(i, info)
     if why:
@@ -130,7 +140,7 @@ def plan_of(i: Instruction) -> Plan:
             m.scale,
             m.displacement,
             MemorySizeExt.size(m.memory_size) or 512,
-            m.access not in _MAYBE and i.mnemonic not in _MASKED,
+            _sure(i, m.access),
             m.access in _WRITES,
         )
         for m in info.used_memory()
@@ -140,6 +150,16 @@ def plan_of(i: Instruction) -> Plan:
     writes = _writes(i, info)
     return Plan(
         kind, accesses, _reads(i, info), writes, first, second, value, i.stack_pointer_increment
+    )
+
+
+def _sure(i: Instruction, access: OpAccess_) -> bool:
+    """`i` never ends without the access."""
+    opcode = i.op_code()
+    return (
+        access not in _MAYBE
+        and i.mnemonic not in _MASKED
+        and not (opcode.table == OpCodeTableKind.NORMAL and opcode.op_code in _ESCAPES)
     )
 
 

@@ -2,23 +2,27 @@
 
 from typing import Final
 
-from iced_x86 import Instruction
+from iced_x86 import Instruction, Mnemonic
 
 from ringlet.vcpu.emulation.access import Accesses, read, write
 from ringlet.vcpu.emulation.operands import encode, explicit_operand, number, on_bounce, size_of
 from ringlet.vcpu.native import FAULT, FIRST, OK, Native, Operand
 
 _UD: Final = 6
+_FPU_STORES: Final = frozenset(
+    {Mnemonic.FST, Mnemonic.FSTP, Mnemonic.FIST, Mnemonic.FISTP, Mnemonic.FISTTP, Mnemonic.FBSTP}
+)
 
 
 class Plain:
     """The operand moves to the bounce area, the instruction runs there, the result moves back."""
 
-    __slots__ = ("_entry", "_length", "_operand")
+    __slots__ = ("_entry", "_fpu_store", "_length", "_operand")
 
     def __init__(self, native: Native, instruction: Instruction, operand: Operand) -> None:
         self._operand = operand
         self._length = instruction.len
+        self._fpu_store = instruction.mnemonic in _FPU_STORES
         address = native.bounce + FIRST
         self._entry = native.place(on_bounce(instruction, address))
         # MOVAPS and its like, and CMPXCHG16B, raise #GP for an operand that is not aligned: ask the
@@ -41,7 +45,7 @@ class Plain:
         if not native.execute(self._entry):
             return False
         native.commit(self._length)
-        if operand.writes:
+        if operand.writes and not (self._fpu_store and native.fpu_refused):
             if found == OK:
                 native.store(operand, FIRST)
             else:

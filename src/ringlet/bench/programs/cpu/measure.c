@@ -1,4 +1,4 @@
-/* Runs each of some sections once and prints "section NAME TICKS CHECKSUM". */
+/* Runs each of the given sections once and prints "section NAME TICKS CHECKSUM". */
 #include "section.h"
 
 void measure_sections(const struct section *const *sections, size_t count)

@@ -7,7 +7,7 @@
 struct section {
     const char *name;
     void (*prepare)(void);
-    uint64_t (*run)(void); /* a checksum that depends on no address */
+    uint64_t (*run)(void); /* returns a checksum that depends on no address */
 };
 
 extern const struct section section_chase, section_heapsort, section_qsort, section_fib,

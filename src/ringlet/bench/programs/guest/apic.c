@@ -1,4 +1,4 @@
-/* The timer of the local APIC, by whichever interface the processor has: x2APIC or memory. */
+/* The timer of the local APIC, through the processor's interface: x2APIC or memory. */
 #include "kernel.h"
 
 enum { REG_EOI = 0x0b, REG_SVR = 0x0f, REG_LVT_TIMER = 0x32, REG_INITIAL = 0x38,
@@ -28,7 +28,7 @@ static void write(uint32_t reg, uint32_t value)
         write_msr(0x800 + reg, value);
 }
 
-/* Interrupts come every `ticks` of the TSC from here on; their vector is TIMER_VECTOR. */
+/* Starts interrupts every `ticks` of the TSC with the vector TIMER_VECTOR. */
 static void start(uint64_t ticks)
 {
     if (!period) {

@@ -1,4 +1,4 @@
-/* The bare guest's kernel: what its files share.  Ring 0, no vector registers, RIP-relative. */
+/* Declarations shared by the bare guest's kernel: ring 0, no vector registers, RIP-relative. */
 #ifndef RINGLET_KERNEL_H
 #define RINGLET_KERNEL_H
 

@@ -3,7 +3,7 @@
 #define RINGLET_LAYOUT_H
 
 #define KERNEL_BASE 0xffffffff80000000 /* guest physical 0, in the kernel's half */
-#define RAM_MAPPED 0x8000000           /* bytes of it */
+#define RAM_MAPPED 0x8000000           /* bytes mapped at KERNEL_BASE */
 #define FRAMES 0x4000000               /* guest physical pages for the nano areas */
 
 #define KERNEL_CODE 0x08

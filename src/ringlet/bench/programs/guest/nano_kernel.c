@@ -9,7 +9,7 @@ enum { ENOSYS = 38 };
 static u64 spaces[3];
 static u64 *pte_entry;
 
-/* Everything is mapped at start, so that later only what is measured changes. */
+/* Everything is mapped at the start, so that later only the measured pages change. */
 void nano_init(void)
 {
     u64 frame = FRAMES, space = kernel_space();

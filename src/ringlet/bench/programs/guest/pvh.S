@@ -1,6 +1,6 @@
-/* The PVH entry (Xen's "direct boot"): 32-bit protected mode, paging off.  It makes what the bare
- * contract promises: long mode, the first 4 GiB identity-mapped by 2-MiB pages, a stack; then
- * goes to the entry point as any loader would. */
+/* The PVH entry (Xen's "direct boot"): 32-bit protected mode, paging off.  It sets up the state
+ * that the bare machine gives: long mode, the first 4 GiB identity-mapped by 2-MiB pages, a stack.
+ * Then it jumps to the entry point as any loader would. */
 #include "layout.h"
 
     .section .note.pvh, "a", @note

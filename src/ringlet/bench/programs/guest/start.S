@@ -1,7 +1,7 @@
-/* The bare entry, the ways into the kernel, and the way to ring 3.
+/* The bare entry, the entries to the kernel, and the switch to ring 3.
  *
- * The kernel is linked where it is loaded, runs at KERNEL_BASE above that, and refers to itself
- * relative to RIP only. */
+ * The kernel is linked at its load address, runs at KERNEL_BASE above that, and uses only
+ * RIP-relative addresses. */
 #include "layout.h"
 
     .section .ktext, "ax"

@@ -25,7 +25,7 @@ static u64 new_table(void)
     return physical_of(pool[pool_used++]);
 }
 
-/* The table below `entry`, made if it is not there. */
+/* Returns the table below `entry`, and makes it if it is absent. */
 static u64 *below(u64 *entry)
 {
     if (!(*entry & PTE_P))

@@ -1,4 +1,4 @@
-/* What a benchmark program may use: the same interface natively and in the bare guest. */
+/* The run-time interface of benchmark programs, the same natively and in the bare guest. */
 #ifndef RINGLET_RT_H
 #define RINGLET_RT_H
 
@@ -52,11 +52,13 @@ static inline uint64_t rt_random(uint64_t *state)
 /* 1 in the bare guest, 0 natively. */
 extern const int rt_is_guest;
 
-/* Natively: measures the host's signals and mappings, under the names of what needs them. */
+/* Natively: measures the host's signals and mappings, under the names of the operations that need
+ * them. */
 __attribute__((weak)) void rt_floors(void);
 
-/* A program that is also a guest's init has these.  `rt_begin` is called first, with the arguments,
- * and tells whether the clock of this system is the host's; `rt_end` when all is printed. */
+/* A program that is also a guest's init defines these.  `rt_begin` is called first, with the
+ * arguments, and returns whether this system's clock is the host's; `rt_end` is called after all
+ * output. */
 __attribute__((weak)) int rt_begin(char **arguments);
 __attribute__((weak)) void rt_end(void);
 

@@ -1,4 +1,4 @@
-/* Memory and string functions.  Plain loops: what is measured is the machine, not a library. */
+/* Memory and string functions as plain loops: the benchmark measures the machine, not a library. */
 #include "rt.h"
 
 void *memcpy(void *to, const void *from, size_t n)

@@ -1,4 +1,4 @@
-/* What programs ask of Linux, and some sections of `cpu`: natively, and as the init of a guest.
+/* Measures services of Linux and some sections of `cpu`, natively and as the init of a guest.
  *
  * Prints "section NAME TICKS CHECKSUM" for the sections and "linux NAME TICKS COUNT" for the rest:
  * the best of a few batches of COUNT. */
@@ -31,7 +31,7 @@ int rt_begin(char **arguments)
     return !is_init;
 }
 
-/* A guest's init turns the machine off, once the console has sent all. */
+/* A guest's init turns the machine off once the console has sent everything. */
 void rt_end(void)
 {
     if (!is_init)
@@ -91,7 +91,7 @@ static void echo(int from, int to)
     rt_exit(0);
 }
 
-/* A byte to another process and back, on one processor. */
+/* Sends a byte to another process and back, on one processor. */
 static uint64_t run_pipe(long count)
 {
     int there[2], back[2];
@@ -127,7 +127,8 @@ static uint64_t run_page_fault(long count)
     return ticks;
 }
 
-/* The child of a process with 1 MiB of its own ends at once, or is another program that does. */
+/* Forks from a process with 1 MiB of memory; the child exits at once, or executes a program that
+ * does. */
 static uint64_t run_children(long count, int exec)
 {
     char *arguments[] = {self, "end", NULL}, *environment[] = {NULL};
@@ -169,7 +170,7 @@ static void measure(const char *name, batch *run, long count)
     rt_printf("linux %s %lu %ld\n", name, best, count);
 }
 
-/* The guest has one processor: so have both ends of a pipe. */
+/* Both ends of the pipe share one processor, because the guest has only one. */
 static void stay_on_one_processor(void)
 {
     unsigned processor = 0;
@@ -182,7 +183,7 @@ static void stay_on_one_processor(void)
 int program_main(void)
 {
     stay_on_one_processor();
-    /* In a child, so that the process that forks later has not their memory to copy. */
+    /* In a child, so that later forks do not copy the memory of the sections. */
     long child = fork();
     if (!child) {
         measure_sections(sections, sizeof sections / sizeof *sections);

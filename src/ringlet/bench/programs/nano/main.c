@@ -1,4 +1,4 @@
-/* Measures what a virtual machine monitor is said to be slow at, one primitive at a time, and
+/* Measures operations that are slow under virtual machine monitors, one primitive at a time, and
  * prints "nano NAME TICKS COUNT": the best of a few batches of COUNT. */
 #include "nano.h"
 #include "rt.h"
@@ -114,7 +114,7 @@ static uint64_t run_switch(long count)
 
 static volatile uint8_t *code;
 
-/* MOV EAX, imm32; RET, whose immediate is stored anew before each call. */
+/* MOV EAX, imm32; RET.  The immediate is stored anew before each call. */
 static uint64_t run_self_modifying(long count)
 {
     long sum = 0;
@@ -140,8 +140,8 @@ static volatile uint8_t *code_page(void)
     return result > 0 ? (volatile uint8_t *)result : 0;
 }
 
-/* Ticks that go by unseen in a window of time: in all gaps between two readings of the clock that are
- * longer than readings take. */
+/* Ticks that the program loses in a window of time: the sum of all gaps between two readings of the
+ * clock that are longer than a reading takes. */
 static uint64_t lost(uint64_t window)
 {
     uint64_t start = rt_tsc(), last = start, sum = 0;
@@ -154,7 +154,7 @@ static uint64_t lost(uint64_t window)
     return sum;
 }
 
-/* The value that a quarter of them are below: what else the host does only adds. */
+/* The lower quartile, because the host's other work only adds time. */
 static uint64_t quartile(uint64_t *values, int count)
 {
     for (int i = 1; i < count; i++)
@@ -166,8 +166,9 @@ static uint64_t quartile(uint64_t *values, int count)
     return values[count / 4];
 }
 
-/* What an interrupt of the timer costs: what the guest loses in windows with it, less what it loses
- * in windows without, by interrupt.  The two alternate; their lower quartiles count. */
+/* The cost of a timer interrupt: the time that the guest loses in windows with the timer, less the
+ * time that it loses in windows without it, per interrupt.  The two kinds of windows alternate;
+ * their lower quartiles count. */
 static void timer(void)
 {
     static uint64_t busy[PAIRS], quiet[PAIRS];

@@ -1,17 +1,17 @@
-/* What the nano program asks of the bare guest's kernel, beyond Linux's own numbers. */
+/* System calls of the bare guest's kernel for the nano program, beyond Linux's own numbers. */
 #ifndef RINGLET_NANO_H
 #define RINGLET_NANO_H
 
-/* System calls.  Those that measure return ticks; A is the first argument. */
+/* System calls that measure return ticks; A is the first argument. */
 enum {
     NANO_IN = 1000,     /* read the UART's scratch register A times */
-    NANO_OUT,           /* write it A times */
+    NANO_OUT,           /* write the scratch register A times */
     NANO_CR8,           /* load CR8 A times */
     NANO_PTE,           /* A times: change a PTE, INVLPG, read through it */
     NANO_SPACE,         /* load CR3 with address space A: 0, or 1 and 2 with their own pages */
     NANO_FAULT_RESET,   /* make the pages at FAULT_AREA not present */
-    NANO_DIVIDE,        /* from now on #DE skips A bytes; 0: it ends the run */
-    NANO_TIMER,         /* interrupts every A ticks of the TSC; 0: none.  Returns where their count is */
+    NANO_DIVIDE,        /* from now on #DE skips A bytes; 0: #DE ends the run */
+    NANO_TIMER,         /* interrupt every A ticks of the TSC; 0: never.  Returns the counter's address */
 };
 
 /* Linear addresses. */

@@ -1,5 +1,5 @@
-/* What this host takes for the means that a hypervisor in user space has: a signal for an
- * exception, a mapping for a page.  No such hypervisor is faster at what needs them. */
+/* Measures the host services that a hypervisor in user space needs: a signal for an exception, a
+ * mapping for a page.  No such hypervisor can be faster than these. */
 #include "rt.h"
 
 enum { PAGE = 4096, PAGES = 512, BATCHES = 9, SIGNALS = 5000, MAPPINGS = 2000 };

@@ -31,7 +31,7 @@ static void print_clock(void)
 __attribute__((noreturn, used)) static void start(char **arguments)
 {
     int host = !rt_begin || rt_begin(arguments);
-    /* The guest's pages are 4 KiB: so are these. */
+    /* Use 4 KiB pages, as the guest does. */
     rt_syscall6(SYS_PRCTL, PR_SET_THP_DISABLE, 1, 0, 0, 0, 0);
     if (host)
         print_clock();

@@ -1,4 +1,4 @@
-"""The run loop in Python: run the processor, do what its exit asks, run it again."""
+"""The run loop in Python: runs the processor, handles its exit, and runs it again."""
 
 import contextlib
 import threading
@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from ringlet.core.state import Exit
 from ringlet.devices.i8259 import I8259Pair
 from ringlet.devices.wiring import Clock
-from ringlet.errors import InternalError, OutputError
+from ringlet.errors import InternalError, RingletError, unexpected
 from ringlet.machine import outcome
 from ringlet.machine.bus import PortBus
 from ringlet.machine.cpu import Cpu
@@ -20,26 +20,29 @@ from ringlet.machine.timers import Timer
 
 RFLAGS_IF: Final = 1 << 9
 MIN_TIMER_NS: Final = 20_000
-"""A guest may ask for a tick each microsecond; looking more often than this would starve it."""
+"""The least interval between updates of timers; a guest with 1 us ticks would starve without it."""
 
 _REGISTERS: Final = (
     "rip", "rflags", "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10",
     "r11", "r12", "r13", "r14", "r15", "cr0", "cr2", "cr3", "cr4", "efer",
 )  # fmt: skip
 
+_TOLD: Final = (RingletError, OSError, MemoryError)
+"""What the command line tells its user in other words than those for a defect."""
+
 
 class Debugger(Protocol):
-    """What a machine tells of a guest that is debugged, on the thread that runs it."""
+    """The debugger's functions that a machine calls, on the guest's thread."""
 
     def trapped(self) -> None:
-        """`Cpu.run` left with EXIT_DEBUG; the guest goes on when this returns."""
+        """Handle EXIT_DEBUG from `Cpu.run`; the guest continues when this returns."""
 
     def dying(self, end: End) -> None:
-        """The guest can do nothing more and the run is about to end so."""
+        """Examine a guest that cannot continue, before the run ends with `end`."""
 
 
 class InterruptLine:
-    """The processor's INTR pin: passes on changes of level only."""
+    """The processor's INTR pin, which passes on only changes of its level."""
 
     def __init__(self, cpu: Cpu) -> None:
         self._set = cpu.set_interrupt
@@ -51,10 +54,10 @@ class InterruptLine:
             self._set(level)
 
 
-class Machine:
-    """A processor, a bus, an interrupt controller and a timer.
+class Vm:
+    """A virtual machine: a processor, a bus, an interrupt controller and a timer.
 
-    `run` belongs to one thread; `stop` may be called from any, and from a signal handler.
+    One thread calls `run`; any thread and signal handlers may call `stop`.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Machine:
         self._timer: Timer | None = None
         self._timer_irq = 0
         self._end: End | None = None
+        self._failure: Exception | None = None
         self._woken = threading.Event()
         self._debugger: Debugger | None = None
         self._flush: Callable[[], None] = lambda: None
@@ -83,36 +87,36 @@ class Machine:
         cpu.attach_ports(bus.read, bus.write)
 
     def attach_timer(self, timer: Timer, irq: int) -> None:
-        """Let `timer`, wired to input `irq` of the interrupt controller, act in time."""
+        """Add `timer`, wired to input `irq` of the interrupt controller, to the timers."""
         self._timer = timer
         self._timer_irq = irq
 
     def attach_output(self, flush: Callable[[], None]) -> None:
-        """Let `flush` be called where the guest stops: what it has sent may not be held back."""
+        """Add `flush`, which is called when the guest stops, so that no output is held back."""
         self._flush = flush
 
     def attach_debugger(self, debugger: Debugger) -> None:
-        """Let `debugger` hear of the guest's stops."""
+        """Add `debugger`, which is notified of the guest's stops."""
         self._debugger = debugger
 
     def timer_changed(self) -> None:
-        """Set the alarm anew: the timer was programmed."""
+        """Set the alarm again, after a timer was programmed."""
         self._set_alarm(self._timer.next_event() if self._timer is not None else None)
 
     def _set_alarm(self, due: int | None) -> None:
         self.cpu.set_alarm(None if due is None else max(due, self._clock() + MIN_TIMER_NS))
 
     def finish(self, end: End) -> None:
-        """End the run as `end` says, unless it has ended already; for devices."""
+        """End the run with `end`, unless it has ended already.  Devices call this."""
         if self._end is None:
             self._end = end
-            # A device may be at work, within `run`.
+            # A device may call this within `run`.
             self.cpu.kick()
 
     def post(self, call: Callable[[], None]) -> None:
-        """Let the thread that runs the guest make `call` soon; any thread may ask.
+        """Make the guest's thread call `call` soon.  Any thread may post.
 
-        Devices are not for two threads: input from outside comes to them this way.
+        Only the guest's thread may use devices, so input from outside reaches them this way.
         """
         self._posted.append(call)
         self.cpu.kick()
@@ -123,15 +127,22 @@ class Machine:
         self.finish(end)
         self._woken.set()
 
+    def fail(self, error: Exception) -> None:
+        """End the run, which raises `error` or a report of it; for threads that serve the guest."""
+        if self._failure is None:
+            self._failure = error
+        self.stop(outcome.failed())
+
     @property
     def ended(self) -> bool:
-        """Whether the run has ended, or is about to."""
+        """Return whether the run has ended or is about to end."""
         return self._end is not None
 
     def run(self) -> End:
-        """Run the guest until it ends, and return how.
+        """Run the guest until it ends, and return how it ended.
 
-        Raises OutputError if its output has nowhere to go, InternalError for a defect of ours.
+        Raises OutputError if the guest's output cannot be written, InternalError for a defect of
+        Ringlet.
         """
         run = self.cpu.run
         handlers = self._handlers
@@ -140,10 +151,14 @@ class Machine:
         try:
             while self._end is None:
                 handlers[run()]()
-        except BaseException:
-            with contextlib.suppress(OutputError):  # which would hide what went wrong first
+            if self._failure is not None:
+                raise self._failure
+        except BaseException as error:
+            with contextlib.suppress(Exception):  # it would hide the first error
                 self._flush()
-            raise
+            if isinstance(error, _TOLD) or not isinstance(error, Exception):
+                raise
+            raise unexpected(error, self._report()) from error
         finally:
             self._wall_ns += self._clock() - started
         self._flush()
@@ -173,15 +188,15 @@ class Machine:
         handlers[Exit.EXIT_INTERRUPTED] = self._interrupted
         handlers[Exit.EXIT_WINDOW] = self._window
         handlers[Exit.EXIT_DEBUG] = self._trapped
-        handlers[Exit.EXIT_NO_RAM] = partial(self._beyond, "there is no RAM to run code from")
+        handlers[Exit.EXIT_NO_RAM] = partial(self._beyond, "there is no RAM at this address")
         handlers[Exit.EXIT_NOT_64] = partial(self._beyond, "the code there is not 64-bit")
         return handlers
 
     def _nothing(self) -> None:
-        """Run on."""
+        """Handle an exit that needs no action."""
 
     def _mmio_read(self) -> None:
-        # Nothing answers where there is no RAM: the bus floats high.
+        # No device answers at this address, so the bus floats high.
         self._mmio += 1
         self.cpu.complete((1 << 8 * self.cpu.exit_info().size) - 1)
 
@@ -218,7 +233,7 @@ class Machine:
 
     def _work(self) -> None:
         while self._posted:
-            self._flush()  # a debugger's call stops the guest
+            self._flush()  # the guest stops in a debugger's call
             self._posted.popleft()()
 
     def _window(self) -> None:
@@ -234,7 +249,7 @@ class Machine:
             self._woken.clear()
             self._work()
             if self.cpu.get("rip") != rip:
-                break  # a debugger has sent it elsewhere
+                break  # a debugger has changed RIP
             if self._timer is not None:
                 self._timer.update()
             if not flags & RFLAGS_IF:
@@ -253,6 +268,10 @@ class Machine:
 
     def _unexpected(self) -> None:
         info = self.cpu.exit_info()
-        details: dict[str, object] = {name: self.cpu.get(name) for name in _REGISTERS}
-        details |= {"phys": info.phys, "port": info.port}
+        details: dict[str, object] = {"phys": info.phys, "port": info.port}
         raise InternalError("the processor left with an exit that this machine lacks", details)
+
+    def _report(self) -> dict[str, object]:
+        """Return what a report of a defect needs: registers, and counters that are not 0."""
+        report: dict[str, object] = {name: self.cpu.get(name) for name in _REGISTERS}
+        return report | {name: str(n) for name, n in self.counters().items() if n}

@@ -8,15 +8,15 @@ import pytest
 from ringlet.core.state import Exit
 from ringlet.errors import InternalError, OutputError
 from ringlet.machine import bare, outcome
-from ringlet.machine.machine import Machine
 from ringlet.machine.outcome import EndKind
+from ringlet.machine.vm import Vm
 from tests.unit.machine.fake_cpu import HLT, FakeCpu, FakeExit, inp, out
 
 IF = 0x200
 
 
 class Console:
-    """What the serial port sent."""
+    """The bytes that the serial port sent."""
 
     def __init__(self) -> None:
         self.sent = b""
@@ -30,7 +30,7 @@ def console() -> Console:
     return Console()
 
 
-def machine_for(cpu: FakeCpu, console: Console) -> Machine:
+def machine_for(cpu: FakeCpu, console: Console) -> Vm:
     return bare.wire(cpu, console, time.monotonic_ns)
 
 
@@ -195,6 +195,33 @@ def test_an_exit_without_a_handler_is_an_internal_error(console: Console) -> Non
         machine_for(cpu, console).run()
 
 
+def test_what_a_device_raises_is_an_internal_error_with_its_cause(console: Console) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("in a device")
+
+    cpu = FakeCpu([FakeExit(Exit.EXIT_MMIO_WRITE, effect=broken)])
+
+    with pytest.raises(InternalError, match=r"in a device.*at=test_mach.*rip=0x100000") as raised:
+        machine_for(cpu, console).run()
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+def test_what_another_thread_reports_ends_the_run_as_an_internal_error(console: Console) -> None:
+    machine = machine_for(FakeCpu(), console)
+    threading.Timer(0.05, machine.fail, [KeyError("a thread")]).start()
+
+    with pytest.raises(InternalError, match=r"KeyError.*rip=0x100000"):
+        machine.run()
+
+
+def test_a_failure_that_has_words_for_the_user_keeps_them(console: Console) -> None:
+    machine = machine_for(FakeCpu(), console)
+    threading.Timer(0.05, machine.fail, [OutputError("the terminal is gone")]).start()
+
+    with pytest.raises(OutputError):
+        machine.run()
+
+
 @pytest.mark.parametrize(
     ("kind", "why"), [(Exit.EXIT_NO_RAM, "no RAM"), (Exit.EXIT_NOT_64, "not 64-bit")]
 )
@@ -236,7 +263,7 @@ def test_counters_join_the_processors_and_the_machines(console: Console) -> None
 
 
 class Gathered:
-    """Where the guest stood each time that output was asked for."""
+    """The guest's position at each request for output."""
 
     def __init__(self, cpu: FakeCpu, console: Console) -> None:
         self.stops: list[str] = []
@@ -285,7 +312,7 @@ def test_output_that_cannot_be_written_does_not_hide_a_defect(console: Console) 
         gathered.machine.run()
 
 
-def test_output_that_cannot_be_written_at_the_end_is_told(console: Console) -> None:
+def test_unwritable_output_at_the_end_is_reported(console: Console) -> None:
     gathered = Gathered(FakeCpu([BYE]), console)
 
     def full() -> None:
