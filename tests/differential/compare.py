@@ -211,8 +211,10 @@ def _compare_error(program: Program, native: Outcome, other: Outcome) -> list[st
 
 @cache
 def host_area() -> int:
-    """Bytes of the host's own XSAVE area, with AVX-512 and all else that its kernel enables: the host
-    touches those that the guest's area does not have, too."""
+    """Bytes of the host's own XSAVE area, with AVX-512 and all else that its kernel enables.
+
+    The host touches those that the guest's area does not have, too.
+    """
     return host_cpuid(0xD, 0)[1]
 
 

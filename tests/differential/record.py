@@ -20,7 +20,6 @@ from pathlib import Path
 from iced_x86 import Decoder, Instruction
 
 from ringlet.arch.vendors import Vendor
-from ringlet.vcpu.emulation.operands import info_of
 from ringlet.vcpu.model import host_vendor
 from tests.differential import layout, xsave
 from tests.differential.campaign import from_corpus
@@ -32,7 +31,7 @@ from tests.differential.program import REGISTERS, Outcome, Program, State, Statu
 CORPUS = Path(__file__).with_name("corpus")
 FOLDER = Path(__file__).with_name("recorded")
 
-_SS, _GP, _PF = 12, 13, 14  # raised by the handler of faults and the page walk, not by the host
+_SS, _GP = 12, 13  # raised by the handler of faults or an operation, not by the host
 _PAGE = layout.PAGE
 
 
@@ -48,14 +47,11 @@ def decides(program: Program, emulated: int, outcome: Outcome) -> bool:
     """Whether the virtual processor, and not the host, decided a program's outcome.
 
     `emulated` instructions were the emulator's.  A program with an instruction that leaves a flag
-    undefined is the host's in any case, and so is a page fault of one with two operands in memory:
-    the host has chosen which of them it accessed first.
+    undefined is the host's in any case, and so is a page fault of one that the host executed: it
+    has chosen which byte it accessed first.
     """
     if any(ins.rflags_undefined for ins in _instructions(program)):
         return False
-    if outcome.vector == _PF and not emulated:
-        stopped = next((i for i in _instructions(program) if i.ip == outcome.state.rip), None)
-        return stopped is not None and len(info_of(stopped).used_memory()) == 1
     return emulated > 0 or outcome.vector in {_SS, _GP}
 
 
@@ -143,8 +139,8 @@ def record(derived: Vendor | None) -> dict[str, object]:
     return {"source": _DERIVED if derived else _MEASURED.format(_model_name()), "programs": rows}
 
 
-_DERIVED = ("derived from Ringlet's own outcomes, which equalled those of an AMD EPYC when the whole "
-            "differential suite last ran on one; not measured anew")
+_DERIVED = ("derived from Ringlet's own outcomes, which equalled those of an AMD EPYC when the "
+            "whole differential suite last ran on one; not measured anew")
 _MEASURED = "measured on {}"
 
 

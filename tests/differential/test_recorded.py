@@ -1,4 +1,4 @@
-"""Each vendor's recorded outcomes, on whatever host: what the virtual processor decides is right."""
+"""Each vendor's recorded outcomes, on any host, of what the virtual processor decides."""
 from __future__ import annotations
 
 import inspect

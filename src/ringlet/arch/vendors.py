@@ -1,10 +1,9 @@
 """Where processors of different vendors differ in what Ringlet carries out itself.
 
-What runs on the host's processor behaves as that processor does.  What the virtual processor carries
-out (emulated instructions, faults that it raises) has to behave the same way, or a program could see
-which of the two it was.  So the vendor here is the host's, by CPUID leaf 0, whatever vendor the
-guest's own CPUID names: a guest that is told "GenuineIntel" on an AMD host has AMD's gathers already,
-in every gather that does not fault.
+What runs on the host's processor behaves as that processor does.  What the virtual processor
+carries out (emulated instructions, faults that it raises) has to behave the same way, or a program
+could see which of the two it was.  So the vendor here is the host's, by CPUID leaf 0, whatever
+vendor the guest's own CPUID names.
 
 This is the one table.  `Conduct` has a member for each thing that differs, saying what sets it and
 how that is known; `CONDUCT` says which a vendor has.
@@ -52,12 +51,12 @@ class Conduct(IntFlag):
     #PF; and where a store faults in the second of two pages, CR2 is that of its last byte.
 
     Without: the lanes' faults in their order, each with its first byte.  Neither manual says.
-    Measured: masked-lanes-before-canonical-end, masked-store-into-a-hole.
+    Measured: masked-lanes-before-canonical-end.
     """
 
     REP_NARROWS_FIRST = 1 << 3
-    """With 67h, REP clears the upper half of RCX, and REP MOVS and STOS that of RSI and RDI as well,
-    before anything else: where ECX is 0, and where the first repetition faults.
+    """With 67h, REP clears the upper half of RCX, and REP MOVS and STOS that of RSI and RDI as
+    well, before anything else: where ECX is 0, and where the first repetition faults.
 
     Without: the registers change with each repetition.  Neither manual says.  Measured:
     a32-rep-movs-without-a-count, a32-rep-stos-without-a-count, a32-rep-stos-first-faults.
@@ -73,8 +72,8 @@ class Conduct(IntFlag):
     """
 
     XSAVE_STACK_BEFORE_ALIGNMENT = 1 << 5
-    """XSAVE, XRSTOR and their variants raise #SS for a stack address that is not canonical though it
-    is not aligned either.
+    """XSAVE, XRSTOR and their variants raise #SS for a stack address that is not canonical though
+    it is not aligned either.
 
     Without: #GP for the alignment.  Neither manual orders the two.  Measured:
     misaligned-before-stack-fault.

@@ -139,9 +139,7 @@ class Sensitive:
         return True
 
 
-def make_step(
-    native: Native, instruction: Instruction, features: frozenset[str] = OFFERED
-) -> Step:
+def make_step(native: Native, instruction: Instruction, features: frozenset[str] = OFFERED) -> Step:
     """How an instruction, decoded at address 0, is performed by a processor with `features`."""
     kind = classify(instruction.code, features=features)
     if isinstance(kind, Ruled):

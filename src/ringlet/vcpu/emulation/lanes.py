@@ -83,7 +83,7 @@ def runs(mask: bytes, lane: int, size: int) -> list[tuple[int, int]]:
     return result
 
 
-def spread(mask: bytes, lane: int) -> bytes:
+def spread(mask: bytes | bytearray, lane: int) -> bytes:
     """The mask with each lane's highest bit in all of its bits."""
     return b"".join(
         (b"\xff" if mask[at + lane - 1] & 0x80 else b"\0") * lane

@@ -60,7 +60,7 @@ class String:
         # The value of ZF that ends REPE and REPNE; only comparisons look at it.
         self._until = _ZF if instruction.has_repne_prefix else 0
         kinds = [instruction.op_kind(i) for i in range(instruction.op_count)]
-        # Where both fault, one is reported: processors read [rDI] first, but some not in REPE CMPSB.
+        # Where both fault, one is reported: [rDI] is read first, by some not in REPE CMPSB.
         self._target_first = self._mnemonic in _COMPARES and (
             self._mnemonic != Mnemonic.CMPSB
             or not instruction.has_rep_prefix
