@@ -14,25 +14,25 @@ class Cr0(IntEnum):
     CR0_PG = 0x80000000
 
 class Cr4(IntEnum):
-    CR4_VME = 1 << 0
-    CR4_PVI = 1 << 1
-    CR4_TSD = 1 << 2
-    CR4_DE = 1 << 3
-    CR4_PSE = 1 << 4
-    CR4_PAE = 1 << 5
-    CR4_MCE = 1 << 6
-    CR4_PGE = 1 << 7
-    CR4_PCE = 1 << 8
-    CR4_OSFXSR = 1 << 9
-    CR4_OSXMMEXCPT = 1 << 10
-    CR4_FSGSBASE = 1 << 16
-    CR4_OSXSAVE = 1 << 18
+    CR4_VME = 0x1
+    CR4_PVI = 0x2
+    CR4_TSD = 0x4
+    CR4_DE = 0x8
+    CR4_PSE = 0x10
+    CR4_PAE = 0x20
+    CR4_MCE = 0x40
+    CR4_PGE = 0x80
+    CR4_PCE = 0x100
+    CR4_OSFXSR = 0x200
+    CR4_OSXMMEXCPT = 0x400
+    CR4_FSGSBASE = 0x10000
+    CR4_OSXSAVE = 0x40000
 
 class Efer(IntEnum):
-    EFER_SCE = 1 << 0
-    EFER_LME = 1 << 8
-    EFER_LMA = 1 << 10
-    EFER_NXE = 1 << 11
+    EFER_SCE = 0x1
+    EFER_LME = 0x100
+    EFER_LMA = 0x400
+    EFER_NXE = 0x800
 
 class Xcr0(IntEnum):
     XCR0_X87 = 1
