@@ -14,6 +14,7 @@ A guest's exception (#PF, #GP, ...) and the end of a run are values, not excepti
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 
 class RingletError(Exception):
@@ -63,6 +64,20 @@ class InternalError(Exception):
         if not self.details:
             return message
         return f"{message} ({', '.join(f'{k}={_show(v)}' for k, v in self.details.items())})"
+
+
+def unexpected(error: Exception, details: Mapping[str, object] | None = None) -> InternalError:
+    """Return the report of an exception that nobody expected, with the place that raised it."""
+    if isinstance(error, InternalError):
+        return InternalError(str(error.args[0]), {**(details or {}), **error.details})
+    where = "?"
+    if (step := error.__traceback__) is not None:
+        while step.tb_next is not None:
+            step = step.tb_next
+        where = f"{Path(step.tb_frame.f_code.co_filename).name}:{step.tb_lineno}"
+    report = InternalError(f"{type(error).__name__}: {error}", {"at": where, **(details or {})})
+    report.__cause__ = error
+    return report
 
 
 def _show(value: object) -> str:

@@ -54,6 +54,9 @@ PROCESSOR_COUNTERS: Final = (
     Counter("python_exits", "exits", "exits that the machine handled in Python"),
     Counter("safepoints", "stops", "times the run loop stopped to handle requests"),
     Counter("fragments_live", "fragments", "fragments in the code cache now"),
+    Counter("shapes", "shapes", "instruction shapes known now"),
+    Counter("shapes_emptied", "times", "times the shape table was full and emptied"),
+    Counter("kept_emptied", "times", "times no room was left to keep translations in"),
     Counter("code_cache_used", "bytes", "host code in the code cache now"),
     Counter("code_cache_size", "bytes", "size of the code cache"),
 )

@@ -94,3 +94,14 @@ def test_core_names_no_vector_register(module: str) -> None:
     }
 
     assert named == set()
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_core_finds_its_thread_locals_without_the_dynamic_linker(module: str) -> None:
+    """`__tls_get_addr` may allocate, and the signal handler uses thread-locals."""
+    done = subprocess.run(
+        ["objdump", "-T", "-R", MODULES[module]], capture_output=True, text=True, check=True
+    )
+
+    assert "DYNAMIC RELOCATION RECORDS" in done.stdout
+    assert not re.search("__tls_get_addr|R_X86_64_(DTPMOD64|DTPOFF64|TLSDESC)", done.stdout)

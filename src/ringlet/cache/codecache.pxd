@@ -12,8 +12,8 @@ cdef enum:
     MAX_CACHE_MAP = 1 << 22
     UNDO_SIZE = 8192
     HOT_SIZE = 1 << 16
-    HOT_WRITES = 4     # faults of writes to a page within a period, until it is hot
-    HOT_AGAIN = 2      # what a page that was hot begins the next period with
+    HOT_WRITES = 4     # write faults within a period after which a page is hot
+    HOT_AGAIN = 2      # write faults that a hot page starts the next period with
     MAX_HOT = 64       # hot pages at a time
 
 cdef struct Fragment:
@@ -102,13 +102,14 @@ cdef void cache_destroy(CpuState* c)
 cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil
 # Install a translation; NONE: the cache is full (flush and translate again).
 cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0, u64 phys1) noexcept nogil
-# Put a new translation in the place of fragment `index`, whose bytes have changed.  False: it does
-# not fit there, or differs in more than values.
+# Replace the translation of fragment `index`, whose guest bytes have changed.  False: the new one
+# does not fit, or differs in more than constants.
 cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil
 cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil
-# A write to a page with translations faulted.
+# Count a write fault on a page with translations.
 cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil
-# Its fragments are to check themselves, for it is written too often to be protected.
+# Whether a page is written so often that its fragments check their bytes instead of its being
+# protected.
 cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil
 # Begin a new period: all pages are protected again, and hot only if they are still written.
 cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil

@@ -57,7 +57,7 @@ cdef inline u64 host_of(Cache* k, u32 offset) noexcept nogil:
 
 
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL:
-    """A cache of `size` bytes for the virtual processor `c`, with its stubs."""
+    """Make a cache of `size` bytes for the virtual processor `c`, with its stubs."""
     cdef Cache* k = <Cache*>calloc(1, sizeof(Cache))
     cdef u32 i
     if k == NULL:
@@ -103,7 +103,7 @@ cdef void cache_destroy(CpuState* c):
 
 
 cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
-    """Drop everything.  Only the dispatcher may, between two fragments."""
+    """Drop everything.  Only the run loop may call this, between two fragments."""
     cdef u32 i
     for i in range(HASH_SIZE):
         k.hash[i] = NONE
@@ -156,7 +156,7 @@ cdef u32 table_for(CpuState* c, Cache* k, u32 key) noexcept nogil:
 
 cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 index,
                      u32 links) noexcept nogil:
-    """The translation's bytes at cache offset `host`, its operations at `ops`."""
+    """Write the translation's bytes to cache offset `host` and its operations to `ops`."""
     cdef u32 i, h, at
     cdef u8* p = k.write + host
     cdef Reloc* r
@@ -273,7 +273,8 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
 
 
 cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil:
-    """Whatever happened since the jump left, it leads only to its own target, key and space."""
+    """Let a direct jump lead to a fragment.  What happened since the jump was left may have changed
+    RIP or the key, so the fragment must be the jump's own target, of its key and space."""
     cdef LinkRec* l = &k.links[link]
     cdef Fragment* f = &k.fragments[target]
     cdef Fragment* source = &k.fragments[l.source]
@@ -303,7 +304,7 @@ cdef void unlink_from(Cache* k, u32 link) noexcept nogil:
 
 
 cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
-    """Nothing leads to the fragment any more; its memory stays until the next flush."""
+    """Drop a fragment: nothing leads to it afterwards.  The next flush frees its memory."""
     cdef Fragment* f = &k.fragments[index]
     cdef u32 i, following
     cdef u32* p
@@ -332,7 +333,7 @@ cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
 
 
 cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil:
-    """Links from and to the fragment, and its entry for indirect jumps, stay."""
+    """Replace a fragment's code.  Links from and to it, and its entry for indirect jumps, stay."""
     cdef Fragment* f = &k.fragments[index]
     cdef u32 i
     cdef LinkRec* l
@@ -379,7 +380,8 @@ cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil:
 
 
 cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil:
-    """A page once hot, as in a booting kernel that patches itself, must not be checked for ever."""
+    """Begin a new period.  A page that was hot once, as in a kernel that patches itself while it
+    boots, should not be checked for ever."""
     cdef u32 i
     for i in range(HOT_SIZE >> 3):
         (<u64*>k.writes)[i] = 0
@@ -390,7 +392,7 @@ cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil:
 
 
 cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil:
-    """Drop what was translated from a guest physical page; how many fragments that were."""
+    """Drop what was translated from a guest physical page.  Return the number of fragments."""
     cdef u32* p = &k.phys_hash[page_hash(phys_page >> 12)]
     cdef u32 node, n = 0
     cdef Fragment* f
@@ -429,7 +431,8 @@ cdef void drop_linear_page(CpuState* c, Cache* k, u64 page, u64 first, u64 last)
 cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexcept nogil:
     """The mapping of `pages` pages from `linear` changed: drop what was fetched through it.
 
-    Every address space's fragments at these addresses go; only this one's need to.
+    The fragments of all address spaces at these addresses are dropped, though only those of the
+    current one have to be.
     """
     cdef u64 page = linear >> 12, i
     cdef u64 last = (linear & ~<u64>0xFFF) + (pages << 12) - 1

@@ -1,4 +1,4 @@
-"""From a host address in translated code back to the guest instruction it stands for."""
+"""Maps host addresses in translated code to the guest instructions they come from."""
 from ringlet.core.state cimport *
 from ringlet.core.template cimport MapEntry
 

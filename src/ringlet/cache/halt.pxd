@@ -1,8 +1,9 @@
-"""Getting a thread out of translated code that runs."""
+"""Stops a thread that runs translated code."""
 from ringlet.core.state cimport CpuState, u32
 from ringlet.cache.codecache cimport Cache
 
-# Fragment `index`, in which the thread is, shall leave wherever it ends.  For the signal handler.
+# Make fragment `index`, in which the thread is, leave at every one of its ends.  The signal handler
+# calls this.
 cdef void cache_halt(CpuState* c, Cache* k, u32 index) noexcept nogil
-# It has: lead it again where it led before.
+# Restore the ends of that fragment, after it has left.
 cdef void cache_unhalt(CpuState* c, Cache* k) noexcept nogil

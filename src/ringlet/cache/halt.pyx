@@ -1,9 +1,9 @@
-"""Getting a thread out of translated code that runs.
+"""Stops a thread that runs translated code.
 
-Translated code never looks whether it shall stop.  A signal finds the thread in one fragment, and
-every way out of that fragment, back into it among them, is turned into an exit: what is left of it
-runs to its end and no further.  Where the handler finds the thread elsewhere, the run loop is next
-to look, or the entry stub (`CpuState.attention`).
+Translated code does not check whether it has to stop.  When a signal finds the thread in a
+fragment, every way out of that fragment, including jumps back to itself, is turned into an exit:
+the rest of the fragment runs, and nothing after it.  If the signal finds the thread elsewhere, the
+run loop or the entry stub checks `CpuState.attention` next.
 """
 from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.core.template cimport STUB_INDIRECT

@@ -69,10 +69,19 @@ class _Feed:
     def __init__(self, port: int) -> None:
         self._port = port
         self._pc: Pc | None = None
+        self._failure: Exception | None = None
         self.backlog = Backlog(self._wake)
 
     def attach(self, pc: Pc) -> None:
         self._pc = pc
+        if self._failure is not None:
+            pc.machine.fail(self._failure)
+
+    def fail(self, error: Exception) -> None:
+        """End the run, now or when there is one, with what a thread of the console has raised."""
+        self._failure = error
+        if self._pc is not None:
+            self._pc.machine.fail(error)
 
     def wire(self, sink: Sink) -> Wire:
         return Wire(sink, self.backlog.take, handshake=True)
@@ -97,7 +106,7 @@ class _Input(_Feed):
         self._reader: Reader | None = None
 
     def start(self, on_data: Callable[[bytes], object], on_end: Callable[[], object]) -> None:
-        self._reader = Reader(STDIN, on_data, on_end)
+        self._reader = Reader(STDIN, on_data, on_end, self.fail)
         self._reader.start()
 
     def stop(self) -> None:
@@ -209,7 +218,7 @@ class ShellStreams(Stdio):
         super().__init__(progress)
         self.told = Told()
         self._control = _Feed(port=3)
-        self._window = Window(self._send_size, size)
+        self._window = Window(self._send_size, size, self._control.fail)
 
     def wires(self) -> Sequence[Wire]:
         """Return the connections of all four ports."""

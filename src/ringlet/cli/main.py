@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import ringlet.cli.started  # noqa: F401 - it reads the clock
 from ringlet.cli.signals import Stopped, status_of, stoppable
 from ringlet.cli.streams import abandon_stdout, claim_standard_streams, complain
-from ringlet.errors import InternalError, RingletError
+from ringlet.errors import RingletError, unexpected
 
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
@@ -42,9 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RingletError as error:
         complain(str(error))
         return error.exit_status
-    except InternalError as error:
-        complain(f"internal error, please report it: {error}")
-        return error.exit_status
     except KeyboardInterrupt:
         return STATUS_INTERRUPTED
     except OSError as error:
@@ -59,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         abandon_stdout()
         complain("cannot write standard output: its reader is gone")
         return STATUS_USAGE
+    except Exception as error:  # noqa: BLE001 - a defect, which has its own status
+        report = unexpected(error)
+        complain(f"internal error, please report it: {report}")
+        return report.exit_status
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 from typing import Final, Self
 
 from ringlet.cli.signals import held
+from ringlet.core.signals import forget_terminal, keep_terminal
 from ringlet.errors import OutputError
 
 ESCAPE: Final = 0x01  # Ctrl-A
@@ -114,7 +115,7 @@ class RawTerminal:
     """Makes the terminal `fd` raw from entry to exit.  Only the main thread may use it.
 
     The terminal gets its former attributes back after an exception, after a signal that ends the
-    process, and while the process is stopped; when the process continues, the terminal becomes raw
+    process (even by SIGSEGV, after which no Python code runs), and while it is stopped; when the process continues, the terminal becomes raw
     again.  A process in the background leaves the terminal alone.  `on_resize` is called with the
     window's new size.
     """
@@ -132,6 +133,7 @@ class RawTerminal:
             self._saved = termios.tcgetattr(self._fd)
         except termios.error as error:
             raise OutputError(f"cannot set up the terminal: {error.args[-1]}") from error
+        keep_terminal(self._fd)
         self._catch(signal.SIGTSTP, self._suspend)
         self._catch(signal.SIGCONT, self._resumed)
         self._catch(signal.SIGWINCH, self._resized)
@@ -152,6 +154,7 @@ class RawTerminal:
                 signal.signal(number, handler)
             self._handlers.clear()
             self._restore()
+            forget_terminal()
 
     # --- signals
 
@@ -211,14 +214,20 @@ class Reader:
     """Reads `fd` in a thread of its own until the end of input or until it is stopped.
 
     `on_data` is called with the data and may block; `on_end` is called once at the end of input.
+    `on_failure` is called with an exception of either of them, or of the thread itself, which ends.
     """
 
     def __init__(
-        self, fd: int, on_data: Callable[[bytes], object], on_end: Callable[[], object]
+        self,
+        fd: int,
+        on_data: Callable[[bytes], object],
+        on_end: Callable[[], object],
+        on_failure: Callable[[Exception], object],
     ) -> None:
         self._fd = fd
         self._on_data = on_data
         self._on_end = on_end
+        self._on_failure = on_failure
         self._stop_read, self._stop_write = os.pipe()
         self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
 
@@ -236,6 +245,12 @@ class Reader:
 
     def _work(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._read()
+        except Exception as error:  # noqa: BLE001 - the run ends with it
+            self._on_failure(error)
+
+    def _read(self) -> None:
         poll = select.poll()
         for fd in (self._fd, self._stop_read):
             poll.register(fd, select.POLLIN)

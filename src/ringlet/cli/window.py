@@ -18,8 +18,14 @@ class Window:
     `size` is the size that a guest starts with.
     """
 
-    def __init__(self, send: Callable[[WindowSize], object], size: WindowSize) -> None:
+    def __init__(
+        self,
+        send: Callable[[WindowSize], object],
+        size: WindowSize,
+        on_failure: Callable[[Exception], object],
+    ) -> None:
         self._send = send
+        self._on_failure = on_failure
         self._first = self._wanted = self._told = size
         self._listens = False
         # SimpleQueue is the only queue that a signal handler may use at any moment.
@@ -45,6 +51,12 @@ class Window:
 
     def _work(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._pass_on()
+        except Exception as error:  # noqa: BLE001 - the run ends with it
+            self._on_failure(error)
+
+    def _pass_on(self) -> None:
         while (news := self._news.get()) is not _STOP:
             if isinstance(news, WindowSize):
                 self._wanted = news

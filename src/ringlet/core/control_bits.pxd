@@ -1,6 +1,7 @@
 """Bits of CR0, CR4, IA32_EFER and XCR0 (SDM 3A 2.2.1, 2.5 and 2.6), for compiled code and Python."""
 
-cpdef enum:
+# Named, because Cython gives Python bit 31 of an unnamed enumeration as a negative number.
+cpdef enum Cr0:
     CR0_PE = 0x1
     CR0_MP = 0x2
     CR0_EM = 0x4
@@ -13,7 +14,7 @@ cpdef enum:
     CR0_CD = 0x40000000
     CR0_PG = 0x80000000
 
-cpdef enum:
+cpdef enum Cr4:
     CR4_VME = 1 << 0
     CR4_PVI = 1 << 1
     CR4_TSD = 1 << 2
@@ -28,13 +29,13 @@ cpdef enum:
     CR4_FSGSBASE = 1 << 16
     CR4_OSXSAVE = 1 << 18
 
-cpdef enum:
+cpdef enum Efer:
     EFER_SCE = 1 << 0
     EFER_LME = 1 << 8
     EFER_LMA = 1 << 10
     EFER_NXE = 1 << 11
 
-cpdef enum:
+cpdef enum Xcr0:
     XCR0_X87 = 1
     XCR0_SSE = 2
     XCR0_AVX = 4

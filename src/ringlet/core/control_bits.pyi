@@ -1,31 +1,40 @@
-CR0_PE: int
-CR0_MP: int
-CR0_EM: int
-CR0_TS: int
-CR0_ET: int
-CR0_NE: int
-CR0_WP: int
-CR0_AM: int
-CR0_NW: int
-CR0_CD: int
-CR0_PG: int
-CR4_VME: int
-CR4_PVI: int
-CR4_TSD: int
-CR4_DE: int
-CR4_PSE: int
-CR4_PAE: int
-CR4_MCE: int
-CR4_PGE: int
-CR4_PCE: int
-CR4_OSFXSR: int
-CR4_OSXMMEXCPT: int
-CR4_FSGSBASE: int
-CR4_OSXSAVE: int
-EFER_SCE: int
-EFER_LME: int
-EFER_LMA: int
-EFER_NXE: int
-XCR0_X87: int
-XCR0_SSE: int
-XCR0_AVX: int
+from enum import IntEnum
+
+class Cr0(IntEnum):
+    CR0_PE = 0x1
+    CR0_MP = 0x2
+    CR0_EM = 0x4
+    CR0_TS = 0x8
+    CR0_ET = 0x10
+    CR0_NE = 0x20
+    CR0_WP = 0x10000
+    CR0_AM = 0x40000
+    CR0_NW = 0x20000000
+    CR0_CD = 0x40000000
+    CR0_PG = 0x80000000
+
+class Cr4(IntEnum):
+    CR4_VME = 1 << 0
+    CR4_PVI = 1 << 1
+    CR4_TSD = 1 << 2
+    CR4_DE = 1 << 3
+    CR4_PSE = 1 << 4
+    CR4_PAE = 1 << 5
+    CR4_MCE = 1 << 6
+    CR4_PGE = 1 << 7
+    CR4_PCE = 1 << 8
+    CR4_OSFXSR = 1 << 9
+    CR4_OSXMMEXCPT = 1 << 10
+    CR4_FSGSBASE = 1 << 16
+    CR4_OSXSAVE = 1 << 18
+
+class Efer(IntEnum):
+    EFER_SCE = 1 << 0
+    EFER_LME = 1 << 8
+    EFER_LMA = 1 << 10
+    EFER_NXE = 1 << 11
+
+class Xcr0(IntEnum):
+    XCR0_X87 = 1
+    XCR0_SSE = 2
+    XCR0_AVX = 4

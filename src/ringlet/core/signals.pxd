@@ -8,6 +8,7 @@ cdef struct HostFault:
     u32 error         # its error code
     u64 address       # si_addr
     u64* regs         # gregs of the ucontext: HR_*
+    int nested        # the thread was in a signal handler
 
 # Indices in gregs (sys/ucontext.h).
 cdef enum:

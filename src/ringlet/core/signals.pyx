@@ -1,10 +1,17 @@
-"""The host's signal handler for vCPU threads.
+"""The host's signal handler for vCPU threads, and how a signal ends the process.
 
 Every handler runs on its own stack (the host's RSP is the guest's), is async-signal-safe, and finds
-its virtual processor through a thread-local pointer that is set while the thread runs a guest.  A
-fault that is not the guest's goes to whoever handled the signal before.
+its virtual processor through a thread-local pointer that is set while the thread runs a guest.
+
+SIGURG, which asks for a stop (`ringlet.core.prod`), is blocked while any of these handlers runs.
+Only a handler that sees where in translated code the thread is can stop it; within another handler
+it would see nothing, and the request would be lost.
+
+A signal that somebody has sent (`si_code` is not positive) is no fault, wherever it finds the
+thread.  It goes, as does a fault that is not the guest's, to the handler that was there before; if
+there was none, it ends the process at once, after the terminal has been given back.
 """
-from libc.stdlib cimport malloc, free
+from libc.errno cimport errno
 from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.core.template cimport STUB_LEAVE
 
@@ -20,6 +27,10 @@ cdef extern from * nogil:
     #include <sys/mman.h>
     #include <errno.h>
 
+    #include <sys/syscall.h>
+    #include <termios.h>
+    #include <unistd.h>
+
     typedef int (*ringlet_fault_fn)(void *cpu, void *fault);
     static __thread void *ringlet_cpu;       /* the CpuState this thread runs, or NULL */
     static __thread void *ringlet_stack;
@@ -27,8 +38,16 @@ cdef extern from * nogil:
     static struct sigaction ringlet_old[65];
     static int ringlet_installed;
 
+    /* Signals of faults, and those that end a process but tell of none. */
+    static const int ringlet_faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    static const int ringlet_ends[] = {SIGABRT, SIGSYS};
+    enum { RINGLET_ENDS = sizeof ringlet_ends / sizeof *ringlet_ends };
+
+    static struct termios ringlet_terminal;  /* what `ringlet_terminal_fd` shall be again */
+    static int ringlet_terminal_fd = -1;
+
     struct ringlet_fault { int signal; unsigned trap; unsigned error;
-                           unsigned long address; unsigned long *regs; };
+                           unsigned long address; unsigned long *regs; int nested; };
 
     /* Linux leaves AC set in a handler: the guest's alignment checks are not ours. */
     static inline void ringlet_clear_ac(void)
@@ -37,46 +56,112 @@ cdef extern from * nogil:
                          "lea 128(%%rsp), %%rsp" ::: "memory", "cc");
     }
 
+    /* End the process as if nobody handled `sig`. */
+    static void ringlet_die(int sig)
+    {
+        struct sigaction sa;
+        sigset_t set;
+        int fd = __atomic_load_n(&ringlet_terminal_fd, __ATOMIC_SEQ_CST);
+        if (fd >= 0) {
+            /* From the background, this would stop the process; the terminal is another's then. */
+            pid_t group = tcgetpgrp(fd);
+            if (group < 0 || group == getpgrp())
+                tcsetattr(fd, TCSANOW, &ringlet_terminal);
+        }
+        memset(&sa, 0, sizeof sa);
+        sa.sa_handler = SIG_DFL;
+        sigemptyset(&sa.sa_mask);
+        sigaction(sig, &sa, NULL);
+        sigemptyset(&set);
+        sigaddset(&set, sig);
+        sigprocmask(SIG_UNBLOCK, &set, NULL);
+        syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), sig);
+        _exit(128 + sig);
+    }
+
+    static void ringlet_pass(int sig, siginfo_t *info, void *context)
+    {
+        struct sigaction *old = &ringlet_old[sig];
+        if (old->sa_flags & SA_SIGINFO)
+            old->sa_sigaction(sig, info, context);
+        else if (old->sa_handler == SIG_IGN && info->si_code <= 0)
+            return;
+        else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN)
+            old->sa_handler(sig);
+        else
+            ringlet_die(sig);
+    }
+
     static void ringlet_signal(int sig, siginfo_t *info, void *context)
     {
         ucontext_t *uc = context;
         struct ringlet_fault f;
         ringlet_clear_ac();
+        if (sig != SIGURG && info->si_code <= 0) {
+            ringlet_pass(sig, info, context);
+            return;
+        }
         f.signal = sig;
         f.regs = (unsigned long *)uc->uc_mcontext.gregs;
         f.trap = (unsigned)uc->uc_mcontext.gregs[REG_TRAPNO];
         f.error = (unsigned)uc->uc_mcontext.gregs[REG_ERR];
         f.address = (unsigned long)info->si_addr;
+        /* SS_AUTODISARM: the frame of a signal that finds the thread in a handler has no stack. */
+        f.nested = uc->uc_stack.ss_size == 0;
         if (ringlet_cpu && ringlet_handler(ringlet_cpu, &f))
             return;
-        if (sig == SIGURG)                   /* came too late (ringlet.core.prod) */
-            return;
-        struct sigaction *old = &ringlet_old[sig];
-        if (old->sa_flags & SA_SIGINFO)
-            old->sa_sigaction(sig, info, context);
-        else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN)
-            old->sa_handler(sig);
-        else
-            signal(sig, SIG_DFL);            /* happens again on return, and ends the process */
+        if (sig != SIGURG)                   /* which has come too late (ringlet.core.prod) */
+            ringlet_pass(sig, info, context);
     }
 
-    static int ringlet_install(void *handler)
+    static int ringlet_handle(int sig)
     {
-        static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP,
-                                      SIGURG};
         struct sigaction sa;
-        if (ringlet_installed)
-            return 0;
-        ringlet_handler = (ringlet_fault_fn)handler;
         memset(&sa, 0, sizeof sa);
         sa.sa_sigaction = ringlet_signal;
         sa.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART;
         sigemptyset(&sa.sa_mask);
-        for (unsigned i = 0; i < sizeof signals / sizeof *signals; i++)
-            if (sigaction(signals[i], &sa, &ringlet_old[signals[i]]))
+        sigaddset(&sa.sa_mask, SIGURG);
+        return sigaction(sig, &sa, &ringlet_old[sig]);
+    }
+
+    static int ringlet_install(void *handler)
+    {
+        if (handler)
+            ringlet_handler = (ringlet_fault_fn)handler;
+        if (ringlet_installed)
+            return 0;
+        for (unsigned i = 0; i < sizeof ringlet_faults / sizeof *ringlet_faults; i++)
+            if (ringlet_handle(ringlet_faults[i]))
                 return -1;
+        if (ringlet_handle(SIGURG))
+            return -1;
         ringlet_installed = 1;
         return 0;
+    }
+
+    static int ringlet_keep_terminal(int fd)
+    {
+        if (ringlet_terminal_fd >= 0) {
+            errno = EBUSY;
+            return -1;
+        }
+        if (tcgetattr(fd, &ringlet_terminal) || ringlet_install(NULL))
+            return -1;
+        __atomic_store_n(&ringlet_terminal_fd, fd, __ATOMIC_SEQ_CST);
+        for (unsigned i = 0; i < RINGLET_ENDS; i++)
+            if (ringlet_handle(ringlet_ends[i]))
+                return -1;
+        return 0;
+    }
+
+    static void ringlet_forget_terminal(void)
+    {
+        if (ringlet_terminal_fd < 0)
+            return;
+        for (unsigned i = 0; i < RINGLET_ENDS; i++)
+            sigaction(ringlet_ends[i], &ringlet_old[ringlet_ends[i]], NULL);
+        __atomic_store_n(&ringlet_terminal_fd, -1, __ATOMIC_SEQ_CST);
     }
 
     static int ringlet_enter_thread(void *cpu)
@@ -100,12 +185,14 @@ cdef extern from * nogil:
     static void ringlet_leave_thread(void) { ringlet_cpu = NULL; }
     """
     int ringlet_install(void* handler)
+    int ringlet_keep_terminal(int fd)
+    void ringlet_forget_terminal()
     int ringlet_enter_thread(void* cpu)
     void ringlet_leave_thread()
 
 
 cdef int install_handlers(fault_fn handler) except -1:
-    """Install `handler` for the synchronous signals, once a process."""
+    """Install `handler` for the signals of faults and SIGURG; every virtual processor has the same."""
     if ringlet_install(<void*>handler):
         raise OSError("cannot install the signal handlers")
     return 0
@@ -136,3 +223,18 @@ cdef void save_registers(CpuState* c, u64* regs) noexcept nogil:
     c.gpr[14] = regs[HR_R14]
     c.gpr[15] = regs[HR_R15]
     c.host_flags = regs[HR_EFL]
+
+
+def keep_terminal(int fd) -> None:
+    """Have the terminal `fd` set back to what it is now if a signal ends the process.
+
+    That is for signals that end it wherever it is, and after no Python code: those of faults, SIGABRT
+    and SIGSYS.  One terminal at a time.
+    """
+    if ringlet_keep_terminal(fd):
+        raise OSError(errno, "cannot watch over the terminal")
+
+
+def forget_terminal() -> None:
+    """Leave the terminal as it is from now on."""
+    ringlet_forget_terminal()

@@ -142,6 +142,7 @@ cdef enum:
     LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
     LEAVE_STEPPED = 8    # the instruction before rip has ended, by steps or as the only one
     LEAVE_STALE = 9      # the guest bytes of fragment exit_arg have changed
+    LEAVE_UNKNOWN = 10   # a fault of fragment exit_arg, at an instruction of no known shape
 
 # A translation's key: everything about the processor that a translation depends on.  What was
 # translated under one key is never run under another (ringlet.cache).
@@ -193,6 +194,17 @@ cdef enum:
     OPF_LOCK = 4
     OPF_ADDR32 = 8  # 67h
     OPF_REXW = 16
+
+# An exception, interrupt or NMI on its way through its gate (ringlet.vcpu.exceptions).
+cdef struct Event:
+    u32 vector
+    u32 error
+    u32 has_error
+    u32 source
+    u64 rip         # pushed
+    u64 rflags      # pushed, RF as SDM 3B 17.3.1.1 says
+    u64 at          # RIP where it came
+    int first       # class of the exception before it, or its own
 
 cdef struct CpuState:
     # --- what translated code touches; keep it in the first 4 KiB
@@ -290,10 +302,15 @@ cdef struct CpuState:
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction goes on after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none
+    u8 insn[16]          # the instruction for the general emulator, as it was fetched
     # --- an instruction that left for Python and is not finished (ringlet.vcpu.emulate)
     u32 pending          # PENDING_*
-    u32 pad1
+    u32 device_waits     # it has asked a device, which has not answered (ringlet.vcpu.mmio)
+    u32 device_done      # accesses to devices that it has made
+    u32 device_at        # those of them that it has come by again, begun anew
     OpInfo pending_op
+    u64 pending_data     # what INS has read
+    Event event          # whose delivery waits for a device
     # --- counters: one name, one unit, one reader (ringlet stats)
     u64 n_exits, n_ops, n_links, n_indirect_misses, n_lookups
     u64 n_fragments, n_guest_insns, n_code_bytes, n_guest_bytes
@@ -304,6 +321,12 @@ cdef struct CpuState:
     # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
     u8 pad_xsave[64]
     u8 xsave[4096]
+    u64 device_data[512]  # DEVICE_MAX: what devices have answered (ringlet.vcpu.mmio)
+
+# Accesses to devices that an instruction can make; save areas have the most.  Beyond, reads give
+# ones and writes are dropped.
+cdef enum:
+    DEVICE_MAX = 512
 
 cdef struct CpuidEntry:
     u32 leaf

@@ -48,6 +48,7 @@ class Vm(Protocol):
 
     def post(self, call: Callable[[], None]) -> None: ...
     def finish(self, end: End) -> None: ...
+    def fail(self, error: Exception) -> None: ...
     def counters(self) -> dict[str, int]: ...
     @property
     def ended(self) -> bool: ...
@@ -194,11 +195,15 @@ class GdbServer:
     def _accept(self) -> None:
         # Signals belong to the main thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        with contextlib.suppress(OSError):
+        try:
             while True:
                 sock, _ = self._listener.accept()
                 with sock:
                     self._talk(_Link(sock))
+        except OSError:
+            return  # closed: the run has ended
+        except Exception as error:  # noqa: BLE001 - the run ends with it
+            self._machine.fail(error)
 
     def _talk(self, link: _Link) -> None:
         gone = threading.Event()

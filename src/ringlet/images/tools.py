@@ -23,7 +23,7 @@ def started(
     if the process cannot be started.
     """
     made: list[subprocess.Popen[bytes]] = []
-    failed: list[OSError] = []
+    failed: list[Exception] = []
     wanted = True
     at_work = threading.Lock()
 
@@ -38,7 +38,7 @@ def started(
                         stdout=subprocess.PIPE, stderr=errors,
                     )
                 )  # fmt: skip
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - raised again below
                 failed.append(error)
 
     thread = threading.Thread(target=make, name="tool")

@@ -3,7 +3,7 @@
 import struct
 from typing import Final
 
-from ringlet.core import control_bits as bits
+from ringlet.core.control_bits import Cr0, Cr4, Efer, Xcr0
 from ringlet.machine import address_map as at
 from ringlet.machine.cpu import Cpu
 
@@ -14,11 +14,11 @@ _LARGE_PAGE: Final = 2 << 20
 _PRESENT_WRITABLE: Final = 0x3
 _PAGE_SIZE: Final = 1 << 7
 
-_CR0: Final = bits.CR0_PE | bits.CR0_MP | bits.CR0_ET | bits.CR0_NE | bits.CR0_WP | bits.CR0_PG
-_CR4: Final = bits.CR4_PAE | bits.CR4_OSFXSR | bits.CR4_OSXMMEXCPT
-_EFER: Final = bits.EFER_LME | bits.EFER_LMA | bits.EFER_NXE
-_XCR0_PLAIN: Final = bits.XCR0_X87 | bits.XCR0_SSE
-_XCR0_WITH_AVX: Final = _XCR0_PLAIN | bits.XCR0_AVX
+_CR0: Final = Cr0.CR0_PE | Cr0.CR0_MP | Cr0.CR0_ET | Cr0.CR0_NE | Cr0.CR0_WP | Cr0.CR0_PG
+_CR4: Final = Cr4.CR4_PAE | Cr4.CR4_OSFXSR | Cr4.CR4_OSXMMEXCPT
+_EFER: Final = Efer.EFER_LME | Efer.EFER_LMA | Efer.EFER_NXE
+_XCR0_PLAIN: Final = Xcr0.XCR0_X87 | Xcr0.XCR0_SSE
+_XCR0_WITH_AVX: Final = _XCR0_PLAIN | Xcr0.XCR0_AVX
 
 # Segment descriptors (SDM 3A 3.4.5): accessed, DPL 0, page granular, limit 4 GiB
 _CODE_DESCRIPTOR: Final = 0x00AF_9B00_0000_FFFF
@@ -43,7 +43,7 @@ def enter_long_mode(
     cpu.write_phys(at.GDT, gdt)
     _write_page_tables(cpu)
 
-    cpu.set("cr4", _CR4 | (bits.CR4_OSXSAVE if avx else 0))
+    cpu.set("cr4", _CR4 | (Cr4.CR4_OSXSAVE if avx else 0))
     cpu.set("xcr0", _XCR0_WITH_AVX if avx else _XCR0_PLAIN)
     cpu.set("cr3", at.PML4)
     cpu.set("efer", _EFER)

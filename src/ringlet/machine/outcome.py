@@ -9,6 +9,7 @@ STATUS_RESET: Final = 3
 STATUS_HALTED: Final = 4
 STATUS_BEYOND: Final = 5
 STATUS_DIFFERS: Final = 6
+STATUS_FAILED: Final = 70
 
 
 class EndKind(Enum):
@@ -21,6 +22,7 @@ class EndKind(Enum):
     STOPPED = "the host stopped the guest"
     POWER_OFF = "the guest turned the machine off"
     RESET = "the guest reset the machine"
+    FAILED = "Ringlet itself failed"
     DIFFERS = "the guest differed from the reference"
 
 
@@ -79,6 +81,11 @@ def reset() -> End:
 def quit_by_user() -> End:
     """Return the end of a run that its user ended."""
     return End(EndKind.STOPPED, 0)
+
+
+def failed() -> End:
+    """Return the end of a run that goes on to raise an InternalError."""
+    return End(EndKind.FAILED, STATUS_FAILED)
 
 
 def stopped(signal_number: int) -> End:

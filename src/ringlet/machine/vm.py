@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from ringlet.core.state import Exit
 from ringlet.devices.i8259 import I8259Pair
 from ringlet.devices.wiring import Clock
-from ringlet.errors import InternalError, OutputError
+from ringlet.errors import InternalError, RingletError, unexpected
 from ringlet.machine import outcome
 from ringlet.machine.bus import PortBus
 from ringlet.machine.cpu import Cpu
@@ -26,6 +26,9 @@ _REGISTERS: Final = (
     "rip", "rflags", "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10",
     "r11", "r12", "r13", "r14", "r15", "cr0", "cr2", "cr3", "cr4", "efer",
 )  # fmt: skip
+
+_TOLD: Final = (RingletError, OSError, MemoryError)
+"""What the command line tells its user in other words than those for a defect."""
 
 
 class Debugger(Protocol):
@@ -73,6 +76,7 @@ class Vm:
         self._timer: Timer | None = None
         self._timer_irq = 0
         self._end: End | None = None
+        self._failure: Exception | None = None
         self._woken = threading.Event()
         self._debugger: Debugger | None = None
         self._flush: Callable[[], None] = lambda: None
@@ -123,6 +127,12 @@ class Vm:
         self.finish(end)
         self._woken.set()
 
+    def fail(self, error: Exception) -> None:
+        """End the run, which raises `error` or a report of it; for threads that serve the guest."""
+        if self._failure is None:
+            self._failure = error
+        self.stop(outcome.failed())
+
     @property
     def ended(self) -> bool:
         """Return whether the run has ended or is about to end."""
@@ -141,10 +151,14 @@ class Vm:
         try:
             while self._end is None:
                 handlers[run()]()
-        except BaseException:
-            with contextlib.suppress(OutputError):  # it would hide the first error
+            if self._failure is not None:
+                raise self._failure
+        except BaseException as error:
+            with contextlib.suppress(Exception):  # it would hide the first error
                 self._flush()
-            raise
+            if isinstance(error, _TOLD) or not isinstance(error, Exception):
+                raise
+            raise unexpected(error, self._report()) from error
         finally:
             self._wall_ns += self._clock() - started
         self._flush()
@@ -254,6 +268,10 @@ class Vm:
 
     def _unexpected(self) -> None:
         info = self.cpu.exit_info()
-        details: dict[str, object] = {name: self.cpu.get(name) for name in _REGISTERS}
-        details |= {"phys": info.phys, "port": info.port}
+        details: dict[str, object] = {"phys": info.phys, "port": info.port}
         raise InternalError("the processor left with an exit that this machine lacks", details)
+
+    def _report(self) -> dict[str, object]:
+        """Return what a report of a defect needs: registers, and counters that are not 0."""
+        report: dict[str, object] = {name: self.cpu.get(name) for name in _REGISTERS}
+        return report | {name: str(n) for name, n in self.counters().items() if n}

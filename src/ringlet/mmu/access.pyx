@@ -24,8 +24,8 @@ cdef int mmio(CpuState* c, u64 phys, u64 linear) noexcept nogil:
 
 
 cdef int phys_access(CpuState* c, Mmu* m, u64 phys, u8* data, u64 size, bint write) noexcept nogil:
-    """Copy to or from guest physical memory.  MEM_MMIO: some of it is not RAM; nothing was
-    copied, mmio_phys names the first such byte."""
+    """Copy to or from guest physical memory.  Return MEM_MMIO if not all of it is RAM: nothing was
+    copied then, and mmio_phys is the first byte that is not RAM."""
     cdef GuestRam* g = m.ram
     cdef u64 left = ram_left(g, phys)
     cdef u64 page
@@ -44,7 +44,7 @@ cdef int phys_access(CpuState* c, Mmu* m, u64 phys, u8* data, u64 size, bint wri
 
 
 cdef int translate(CpuState* c, Mmu* m, u64 linear, u32 access, u64* phys) noexcept nogil:
-    """The guest physical address of an access.  MEM_MMIO: there is one, but no RAM at it."""
+    """Give the guest physical address of an access.  Return MEM_MMIO if there is no RAM there."""
     cdef Walk w
     cdef u64 tag = (linear & ~<u64>(PAGE_SIZE - 1)) | access | 1
     cdef Tlb* t = &m.tlb[((linear >> PAGE_SHIFT) ^ access) & (TLB_SIZE - 1)]

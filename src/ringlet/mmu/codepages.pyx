@@ -1,8 +1,7 @@
 """The code pages of guest RAM in this processor's windows: never writable there.
 
-RAM's bitmap names them (`ringlet.mmu.ram`).  Mapping consults it, and marking a page goes through
-the chains of mapped leaves, so that its cost is that of the windows which show the page and no
-more.
+RAM's bitmap names them (`ringlet.mmu.ram`).  Every mapping consults it.  Marking a page visits
+the chains of mapped leaves, so its cost depends only on the number of windows that show the page.
 """
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.mmu.layout cimport ENTRIES, ENTRY_BITS, Mmu, Node, Region, leaf_size
@@ -40,7 +39,7 @@ cdef void set_page_rights(CpuState* c, u64 phys_page, bint writable) noexcept no
     cdef Mmu* m = <Mmu*>c.mmu
     if not writable:
         make_room(c, m)
-        # The next write fault on it is news, not a repetition.
+        # The next write fault on the page has a new cause and is not counted as a repetition.
         m.last_page = 0
     protect_chain(m, m.head4k[phys_page >> 12], phys_page, writable)
     protect_chain(m, m.head2m[phys_page >> 21], phys_page, writable)

@@ -1,17 +1,18 @@
-"""The virtual MMU's own data, and the small accessors every one of its modules inlines.
+"""The data of one processor's virtual MMU, and the accessors that its modules inline.
 
-Everything here stands in one anonymous mapping made at creation: code that runs in a signal
-handler or between two guest instructions allocates from the pools below and never from libc.
+All of it is in one anonymous mapping made at creation.  Code that runs in a signal handler or
+between two guest instructions allocates from the pools below and never from libc.
 
 Terms.  A *slot* is 64 GiB of linear addresses (bits 47..36).  A *region* is 64 GiB of host
 addresses between guards, lent to one slot of one *owner*: an address space (low half) or a group
-of address spaces (upper half).  A *node* is what we remember of one guest paging structure that a
-region was filled from: the entries we used, as they were, and what we mapped because of them.
+of address spaces (upper half).  A *node* records one guest paging structure that a region was
+filled from: the entries that were used, as they were then, and what was mapped because of them.
 """
 from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport (
     CpuState, u8, u16, u32, u64, i64,
     BLOCK_SLOTS_K, BLOCK_NSLOTS_K, BLOCK_SLOTS_U, BLOCK_NSLOTS_U, SLOT_COUNT, SLOT_SHIFT)
+from ringlet.mmu.map_target cimport MapTarget
 from ringlet.mmu.ram cimport GuestRam, RamViewer, is_ram, ram_at
 
 # The hooks of the interface (`ringlet.mmu.mmu`), which itself needs this file.
@@ -26,7 +27,6 @@ cdef enum:
     REGIONS = 160                    # at most; fewer if the host has less room; 0 is none
     ENTRY_BITS = 9
     ENTRIES = 512
-    BALLAST = 256                    # mappings kept to be thrown off
     POPULATE_MAX = 16                # pages; longer runs are left to the host's own faults
     AHEAD_MAX = 15                   # pages mapped ahead of their use
 
@@ -121,9 +121,9 @@ cdef struct Owner:
     u32 group          # address space: its group's index in owners[]
     u32 regions        # list
     u32 global_pages   # may hold global pages, which survive CR3 loads but not INVLPG
-    u32 unrecorded     # a fetch could not be recorded, or regions ran out: forget all when loaded
+    u32 unrecorded     # a fetch was not recorded, or regions ran out: forget all when loaded
 
-# A translation that a linear access of compiled code may use again.
+# The translation of a linear page for one kind of access by compiled code, kept for the next.
 cdef struct Tlb:
     u64 tag            # linear page | access bits | 1; 0: empty
     u64 phys           # of the page
@@ -135,6 +135,7 @@ cdef enum:
 cdef struct Mmu:
     GuestRam* ram
     RamViewer viewer   # this processor, as RAM knows it
+    MapTarget target   # where its windows are
     # --- chains: by guest frame, 2 MiB, 1 GiB, the first mapped leaf (node << 9 | entry)
     u32* head4k
     u32* head2m
@@ -167,7 +168,6 @@ cdef struct Mmu:
     u32 next_id
     u32 maps           # host mappings in all regions, at most
     u32 maps_limit
-    u64 ballast        # host address of the ballast, 0 once dropped
     # --- pages mapped ahead of their use (`ringlet.mmu.mappings`)
     Region* ahead      # the region they are in, or NULL
     u64 ahead_low      # linear
@@ -186,8 +186,8 @@ cdef struct Mmu:
     u32 range_pages
     u64 code_low       # pages whose fetches must be looked up again
     u64 code_high
-    u32 quiet          # an owner is being evicted: its identity goes, pages need not be named
-    # --- a fault that does not go away
+    u32 quiet          # an owner is being evicted: its identity ends, so no page need be named
+    # --- a fault that repeats
     u64 last_page
     u32 last_err
     u32 repeats
@@ -215,8 +215,8 @@ cdef extern from *:
     void atomic_or32 "ringlet_or32"(void* p, u32 v) noexcept nogil
 
 cdef inline u64 load_entry(Mmu* m, u32 form, u64 table, u32 index) noexcept nogil:
-    """Entry `index` of a paging structure, as a 64-bit entry.  Where there is no RAM, reads give
-    all ones, as on an empty bus: a reserved-bit fault."""
+    """Return entry `index` of a paging structure as a 64-bit entry.  A read where there is no RAM
+    gives all ones, as on an empty bus, and so a reserved-bit fault."""
     cdef u64 phys, raw, entry
     if form == FORM_64:
         phys = table + index * 8
@@ -249,7 +249,7 @@ cdef inline u64 load_entry(Mmu* m, u32 form, u64 table, u32 index) noexcept nogi
 
 cdef inline void below(Mmu* m, u32 form, u64 entry, u32 index, u32* form_out,
                        u64* table_out) noexcept nogil:
-    """Where the table that a non-leaf entry points to is, and its form."""
+    """Give the address and the form of the table that a non-leaf entry points to."""
     cdef u64 frame = entry & m.frame_mask
     if form == FORM_ROOT32:
         form_out[0] = FORM_PD32

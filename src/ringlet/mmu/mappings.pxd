@@ -6,6 +6,4 @@ cdef bint window_map(Mmu* m, Region* r, u64 linear, u64 phys, u64 size, u64 room
                      bint writable) noexcept nogil
 cdef void window_unmap(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil
 cdef void window_protect(Mmu* m, Region* r, u64 linear, u64 size, bint writable) noexcept nogil
-cdef bint ballast_take(Mmu* m) noexcept nogil
-cdef bint ballast_drop(Mmu* m) noexcept nogil
 cdef void settle(Mmu* m, Region* r) noexcept nogil

@@ -1,6 +1,7 @@
 """The virtual MMU's interface to the rest of the core.  See `ringlet.mmu` for how it works."""
 from ringlet.core.state cimport CpuState, u8, u16, u32, u64, i64
 from ringlet.mmu.layout cimport Mmu, mmu_of
+from ringlet.mmu.map_target cimport MapTarget
 from ringlet.mmu.ram cimport GuestRam
 
 # Hooks.  They are called from within the functions below, so also in the signal handler.
@@ -63,6 +64,7 @@ cdef void mmu_unprotect_code(CpuState* c, u64 phys_page) noexcept nogil
 
 # --- life
 # RAM is the caller's: it is there before, and is given back after `mmu_destroy`.
-cdef int mmu_create(CpuState* c, GuestRam* ram, code_unmapped_fn unmapped, code_written_fn written,
-                    space_dropped_fn dropped) except -1 with gil
+# The windows are in the address space of `target`, which is copied; NULL: in this process.
+cdef int mmu_create(CpuState* c, GuestRam* ram, const MapTarget* target, code_unmapped_fn unmapped,
+                    code_written_fn written, space_dropped_fn dropped) except -1 with gil
 cdef void mmu_destroy(CpuState* c) noexcept

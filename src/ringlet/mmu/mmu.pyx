@@ -3,9 +3,11 @@ host's paging do the guest's.
 
 The host's page tables are the shadow page tables.  A guest linear page is reached by mapping its
 page of RAM at a host address that is a function of the linear address; an access with no mapping
-faults into the host's signal handler, which comes here.  Modules, lowest first: `pages`, `ram` (the
-machine's), `layout` (a processor's data), `walker`, `mappings`, `records`, `regions`, `codepages`,
-`access`, `windows`, `spaces`; this one is their face.
+faults into the host's signal handler, which comes here.
+
+The modules, lowest first: `pages`; `map_target`, the calls that map guest frames; `ram`, what is
+the machine's; `layout`, what is a processor's; `walker`, `mappings`, `records`, `regions`,
+`codepages`, `access`, `windows`, `spaces`.  This one is their interface.
 """
 import gc
 
@@ -13,6 +15,7 @@ from ringlet.core.host cimport host_map, host_unmap
 from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_WRITE, SLOT_SHIFT
 from ringlet.mmu cimport access, codepages, spaces, windows
 from ringlet.mmu.layout cimport Mmu, NODES, Node, Region, STRIDE_SHIFT, in_arena, mmu_of
+from ringlet.mmu.map_target cimport MapTarget, target_here
 from ringlet.mmu.pages cimport PAGE_SHIFT
 from ringlet.mmu.ram cimport (
     GuestRam, is_ram, protect_code, ram_at, ram_attach, ram_detach, unprotect_code)
@@ -125,8 +128,8 @@ cdef u32 mapping_budget() except 0:
     return <u32>limit
 
 
-cdef int mmu_create(CpuState* c, GuestRam* ram, code_unmapped_fn unmapped, code_written_fn written,
-                    space_dropped_fn dropped) except -1 with gil:
+cdef int mmu_create(CpuState* c, GuestRam* ram, const MapTarget* target, code_unmapped_fn unmapped,
+                    code_written_fn written, space_dropped_fn dropped) except -1 with gil:
     """Make windows on guest RAM for the vCPU `c`, whose block is allocated and zero."""
     cdef u64 pages = (ram.span >> PAGE_SHIFT) + 1
     cdef u64 nodes_at = (sizeof(Mmu) + 4095) & ~<u64>4095
@@ -140,6 +143,10 @@ cdef int mmu_create(CpuState* c, GuestRam* ram, code_unmapped_fn unmapped, code_
         raise MemoryError("no memory for the virtual MMU's tables")
     m.self_size = size
     m.ram = ram
+    if target == NULL:
+        target_here(&m.target)
+    else:
+        m.target = target[0]
     m.nodes = <Node*>(base + nodes_at)
     m.head4k = <u32*>(base + heads_at)
     m.head2m = m.head4k + pages

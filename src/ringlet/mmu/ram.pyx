@@ -9,13 +9,11 @@ viewer; nothing else here knows that there may be several.
 from libc.errno cimport errno
 from libc.stdlib cimport calloc, free
 from libc.string cimport strerror
-from posix.mman cimport (
-    mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED,
-    PROT_NONE, PROT_READ, PROT_WRITE)
 from posix.unistd cimport close, ftruncate
 
 from ringlet.core.host cimport host_map, host_unmap
 from ringlet.core.state cimport u8, u32, u64
+from ringlet.mmu.map_target cimport MapTarget, RIGHTS_WRITE, map_frames, target_here
 from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_clear, bit_set
 
 cdef extern from * nogil:
@@ -73,18 +71,18 @@ cdef GuestRam* ram_create(u64 size) except NULL:
 
 cdef int map_all(GuestRam* g, u64 size) except -1:
     """Map RAM for the host side, and make the bitmap of code pages."""
+    cdef MapTarget here
     cdef Extent* e
-    cdef void* host
     cdef u32 i
+    target_here(&here)
     g.span = g.high_end if g.extent_count > 1 else g.low_end
-    host = mmap(NULL, g.span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-    if host == MAP_FAILED:
+    g.host = <u8*>here.reserve(&here, g.span)
+    if g.host == NULL:
         raise OSError(errno, f"cannot map {size} bytes of guest RAM: {strerror(errno).decode()}")
-    g.host = <u8*>host
     for i in range(g.extent_count):
         e = &g.extents[i]
-        if mmap(g.host + (e.frame << PAGE_SHIFT), e.pages << PAGE_SHIFT, PROT_READ | PROT_WRITE,
-                MAP_SHARED | MAP_FIXED, e.fd, e.offset) == MAP_FAILED:
+        if not map_frames(&here, g, <u64>g.host + (e.frame << PAGE_SHIFT), e.frame, e.pages,
+                          RIGHTS_WRITE, 0):
             raise OSError(errno,
                           f"cannot map {size} bytes of guest RAM: {strerror(errno).decode()}")
     madvise(g.host, g.span, MADV_DONTDUMP)
@@ -98,10 +96,12 @@ cdef int map_all(GuestRam* g, u64 size) except -1:
 
 cdef void ram_destroy(GuestRam* g) noexcept:
     """Give RAM back.  No viewer is left."""
+    cdef MapTarget here
     if g == NULL:
         return
+    target_here(&here)
     if g.host != NULL:
-        munmap(g.host, g.span)
+        here.release(&here, <u64>g.host, g.span)
     if g.fd >= 0:
         close(g.fd)
     host_unmap(g.code, g.code_size)

@@ -1,4 +1,4 @@
-"""What windows were filled from: nodes, and the chains from a guest frame to its mappings."""
+"""Records of what windows were filled from: nodes, and chains from guest frames to mappings."""
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.mmu.layout cimport Mmu, Node, Region, Walk
 

@@ -1,12 +1,12 @@
-"""What windows were filled from: nodes, and the chains from a guest frame to its mappings.
+"""Records of what windows were filled from: nodes, and chains from guest frames to mappings.
 
-A region's nodes form a tree that mirrors the guest's tables of that region, as far as they were
-used.  An entry is *used* while something depends on it: a mapping in the window, an instruction
-fetch, or a node below.  Comparing used entries with guest memory is how changes are found
-(`ringlet.mmu.spaces`).
+A region's nodes form a tree that mirrors the used part of the guest's tables for that region.  An
+entry is *used* while something depends on it: a mapping in the window, an instruction fetch, or a
+node below.  `ringlet.mmu.spaces` compares used entries with guest memory to find changes.
 
-Every mapped leaf is also in a chain by its guest frame and page size, so that a page whose code
-was translated can be write-protected everywhere without a search.
+Every mapped leaf is also in a chain by its guest frame and page size, so that a code page can be
+write-protected in all windows without a search.  `ringlet.mmu.windows` states the order in which
+records and mappings change.
 """
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.mmu.layout cimport (
@@ -16,13 +16,13 @@ from ringlet.mmu.mappings cimport settle, window_unmap
 from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_set, bit_test, lowest_bit
 
 # Bits of an entry that a mapping depends on: P, R/W, U/S, A, D, PS, G, the frame, XD.  Above a
-# leaf the processor ignores D and G, guests leave them alone.
+# leaf the processor ignores D and G, and guests do not change them.
 cdef enum:
     LOW_BITS = PTE_P | PTE_W | PTE_U | PTE_A | PTE_D | PTE_PS | PTE_G
 
 
 cdef u32 change_of(u64 old, u64 new) noexcept nogil:
-    """What the change of an entry means for what was filled from it: CHANGE_*."""
+    """Class the change of an entry by what it means for mappings made from it: CHANGE_*."""
     cdef u64 diff = (old ^ new) & (LOW_BITS | FRAME_XD)
     if diff == 0:
         return CHANGE_NONE
@@ -32,14 +32,14 @@ cdef u32 change_of(u64 old, u64 new) noexcept nogil:
 
 
 cdef bint fetch_changed(u64 old, u64 new) noexcept nogil:
-    """Whether an instruction fetch through the entry could come out differently."""
+    """Tell whether an instruction fetch through the entry could have another result now."""
     return ((old ^ new) & (PTE_P | PTE_U | PTE_A | PTE_PS | FRAME_XD)) != 0
 
 
 # --- the pool
 
 cdef void nodes_create(Mmu* m) noexcept nogil:
-    # Nodes not yet used are taken in order, so that the pool costs only the memory it needs.
+    # Nodes are first taken in order, so that untouched ones cost no memory.
     m.node_free = 0
     m.nodes_left = NODES - 1
     m.nodes_fresh = 1
@@ -47,7 +47,7 @@ cdef void nodes_create(Mmu* m) noexcept nogil:
 
 cdef u32 node_take(Mmu* m, Region* r, u32 level, u32 form, u64 table,
                    u64 linear) noexcept nogil:
-    """A node with nothing used.  The caller has made sure that one is left."""
+    """Take a node with no used entry from the pool.  The caller made sure that one is left."""
     cdef u32 index = m.node_free
     cdef Node* node
     cdef u32 i
@@ -97,7 +97,7 @@ cdef inline u32* chain_head(Mmu* m, Node* node, u32 entry) noexcept nogil:
 
 
 cdef void leaf_link(Mmu* m, Region* r, u32 index, u32 entry, bint writable) noexcept nogil:
-    """A used leaf is now mapped in its window."""
+    """Put a used leaf that has been mapped in its window in the chain of its frame."""
     cdef Node* node = &m.nodes[index]
     cdef u32 chained = index << ENTRY_BITS | entry
     cdef u32* head
@@ -151,7 +151,7 @@ cdef void flush_code(CpuState* c, Mmu* m) noexcept nogil:
 
 
 cdef void note_code(CpuState* c, Mmu* m, u64 low, u64 high) noexcept nogil:
-    """Instructions were fetched from low..high and the mapping is gone."""
+    """Remember that the mapping of low..high, from which instructions were fetched, is gone."""
     if m.quiet:
         return
     if m.code_high == low and m.code_low != m.code_high:
@@ -165,8 +165,8 @@ cdef void note_code(CpuState* c, Mmu* m, u64 low, u64 high) noexcept nogil:
 # --- forgetting
 
 cdef u64 forget(CpuState* c, Mmu* m, Region* r, u32 index, u32 entry) noexcept nogil:
-    """Depend on an entry no more, nor on anything below it.  Gives the number of pages that were
-    mapped because of it; the host's mappings are left to the caller."""
+    """Stop depending on an entry and on everything below it.  Return the number of pages that were
+    mapped because of it; the caller has to unmap them."""
     cdef Node* node = &m.nodes[index]
     cdef u64 low = node.linear + entry * leaf_size(node.level)
     cdef u64 pages = 0
@@ -199,7 +199,7 @@ cdef u64 forget_node(CpuState* c, Mmu* m, Region* r, u32 index) noexcept nogil:
 
 
 cdef u64 forget_region(CpuState* c, Mmu* m, Region* r) noexcept nogil:
-    """Depend on nothing in the region.  Gives the number of pages that were mapped."""
+    """Stop depending on anything in the region.  Return the number of pages that were mapped."""
     cdef u64 pages = 0
     if r.top:
         pages = forget_node(c, m, r, r.top)
@@ -213,7 +213,7 @@ cdef u64 forget_region(CpuState* c, Mmu* m, Region* r) noexcept nogil:
 # --- recording
 
 cdef void empty_region(CpuState* c, Mmu* m, Region* r) noexcept nogil:
-    """Drop all that is mapped in a region; it stays with its slot."""
+    """Drop everything that is mapped in a region, which stays with its slot."""
     forget_region(c, m, r)
     window_unmap(m, r, r.linear, <u64>1 << SLOT_SHIFT)
     r.holes = 0
@@ -221,10 +221,12 @@ cdef void empty_region(CpuState* c, Mmu* m, Region* r) noexcept nogil:
 
 
 cdef u32 record(CpuState* c, Mmu* m, Region* r, Walk* w, bint refill) noexcept nogil:
-    """Depend on every entry of a successful walk, as it stands after accessed and dirty bits were
-    set.  Where an entry differs from what was used before, what came from it is dropped; but
-    `refill` says that the caller is about to map a leaf page, in place of what is there.  Gives
-    the leaf's node; three nodes must be left."""
+    """Record every entry of a successful walk as it is after accessed and dirty bits were set.
+
+    If an entry differs from the one used before, what came from that is dropped.  `refill` says
+    that the caller is about to map a 4-KiB leaf over what is there, which then need not be
+    unmapped.  Return the leaf's node.  Three nodes must be left.
+    """
     cdef u32 level = 3
     cdef u32 index, entry, child
     cdef Node* node

@@ -3,14 +3,12 @@
 The arena is one reservation of host addresses in strides of 128 GiB; region k is the upper half of
 stride k, so that the lower halves are the guards and a host address gives its region by a shift.
 """
-from posix.mman cimport (
-    mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE)
-
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT
-from ringlet.mmu.mappings cimport ballast_drop, ballast_take, window_unmap, settle
 from ringlet.mmu.layout cimport (
     GROUPS, Mmu, Owner, REGIONS, Region, SPACES, STRIDE_SHIFT, poison, set_slot, slot_addend,
     slot_linear)
+from ringlet.mmu.map_target cimport MapTarget, ballast_drop, ballast_take
+from ringlet.mmu.mappings cimport settle, window_unmap
 from ringlet.mmu.records cimport empty_region, flush_code, forget_region
 
 cdef enum:
@@ -24,32 +22,30 @@ cdef enum:
 cdef int arena_create(CpuState* c, Mmu* m) except -1:
     """Reserve the arena, as many regions as leave as much free again, and poison all slots.
 
-    So machines in one process share the host's address space, the first ones not at the cost of
-    the next.
+    So several machines in one process share the host's address space: the first one leaves room
+    for the next.
     """
     cdef u64 align = <u64>1 << SLOT_SHIFT
     cdef u32 count = REGIONS
     cdef u32 i
-    cdef void* host = MAP_FAILED
+    cdef MapTarget* t = &m.target
     while count >= REGIONS_MIN:
         m.reserve_size = (<u64>(count + 1) << STRIDE_SHIFT)
-        host = mmap(NULL, 2 * m.reserve_size, PROT_NONE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if host != MAP_FAILED:
-            munmap(<void*>(<u64>host + m.reserve_size), m.reserve_size)
+        m.reserve = t.reserve(t, 2 * m.reserve_size)
+        if m.reserve:
+            t.release(t, m.reserve + m.reserve_size, m.reserve_size)
             break
         count //= 2
-    if host == MAP_FAILED:
+    if not m.reserve:
         m.reserve_size = 0
         raise MemoryError("cannot reserve 2 TiB of host address space for the guest's windows: "
                           "raise the address space limit (ulimit -v), or run fewer machines in "
                           "one process")
-    m.reserve = <u64>host
     m.arena = (m.reserve + align - 1) & ~(align - 1)
     m.arena_size = <u64>count << STRIDE_SHIFT
     m.region_count = count
     m.region_free = 0
-    ballast_take(m)
+    ballast_take(t)
     for i in range(count - 1, 0, -1):
         m.regions[i].base = m.arena + (<u64>i << STRIDE_SHIFT) + align
         m.regions[i].next = m.region_free
@@ -62,9 +58,9 @@ cdef int arena_create(CpuState* c, Mmu* m) except -1:
 
 cdef void arena_destroy(Mmu* m) noexcept:
     if m.reserve_size:
-        munmap(<void*>m.reserve, m.reserve_size)
+        m.target.release(&m.target, m.reserve, m.reserve_size)
         m.reserve_size = 0
-    ballast_drop(m)
+    ballast_drop(&m.target)
 
 
 # --- slot tables
@@ -99,8 +95,8 @@ cdef void uninstall(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
 
 
 cdef u32 region_of_host(CpuState* c, Mmu* m, u64 host) noexcept nogil:
-    """The region a host address lies in, if the running code may reach it; 0 if not (a guard, or
-    a binding that has gone stale)."""
+    """Return the region that a host address is in, if the running code may reach it; 0 if the
+    address is in a guard or comes from an outdated binding."""
     cdef u64 distance = host - m.arena
     cdef u32 index = <u32>(distance >> STRIDE_SHIFT)
     cdef Region* r
@@ -115,7 +111,7 @@ cdef u32 region_of_host(CpuState* c, Mmu* m, u64 host) noexcept nogil:
 # --- taking and giving
 
 cdef u32 oldest(Mmu* m, u32 low, u32 high) noexcept nogil:
-    """The least recently loaded owner of an index range that is not the current one, or 0."""
+    """Return the least recently loaded owner of an index range, but not a current one; 0: none."""
     cdef u32 i, found = 0
     for i in range(low, high):
         if m.owners[i].id and i != m.space and i != m.group:
@@ -125,7 +121,7 @@ cdef u32 oldest(Mmu* m, u32 low, u32 high) noexcept nogil:
 
 
 cdef void name_anew(Mmu* m, u32 owner) noexcept nogil:
-    """Give an owner an identity not used before (not within four billion of them)."""
+    """Give an owner a new identity.  Identities repeat after four billion."""
     m.next_id += 1
     if not m.next_id:
         m.next_id = 1
@@ -134,7 +130,7 @@ cdef void name_anew(Mmu* m, u32 owner) noexcept nogil:
 
 
 cdef void strip(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
-    """Take from an owner all it has, its identity included."""
+    """Take all regions and the identity from an owner."""
     cdef Owner* o = &m.owners[owner]
     cdef Region* r
     cdef u32 i, after
@@ -177,8 +173,8 @@ cdef void evict(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
 
 
 cdef u32 region_take(CpuState* c, Mmu* m, u32 slot, bint user, bint kernel) noexcept nogil:
-    """A region for a slot of the current address space, shown in the tables named; 0: there is
-    none left but those in use."""
+    """Lend a region to a slot of the current address space and enter it in the slot tables of the
+    privileges named.  Return 0 if all regions belong to the current spaces."""
     cdef u32 owner = m.group if slot >= SLOT_COUNT // 2 else m.space
     cdef u32 i, victim
     cdef Region* r
@@ -208,14 +204,15 @@ cdef u32 region_take(CpuState* c, Mmu* m, u32 slot, bint user, bint kernel) noex
 
 
 cdef void region_share(CpuState* c, Mmu* m, u32 region) noexcept nogil:
-    """A region of user pages serves the kernel as well."""
+    """Let a region of user pages serve the kernel as well."""
     m.regions[region].kernel = 1
     show(c, &m.regions[region])
 
 
 cdef void region_split(CpuState* c, Mmu* m, u32 region) noexcept nogil:
-    """A region of both privileges is about to hold what CPL 3 must not reach: it becomes the
-    kernel's, under whose running code no addend changes.  The user's slot starts anew."""
+    """Make a region of both privileges the kernel's, because it is about to hold a page that CPL 3
+    must not reach.  The user's slot has no region afterwards.  The addends of the running kernel
+    code stay the same."""
     cdef Region* r = &m.regions[region]
     if r.user:
         r.user = 0
@@ -223,16 +220,20 @@ cdef void region_split(CpuState* c, Mmu* m, u32 region) noexcept nogil:
 
 
 cdef void lower_budget(Mmu* m) noexcept nogil:
-    """The host gives out before the budget does: the rest of the process has grown."""
+    """Lower the budget to what is mapped: the host refused a mapping earlier than expected, because
+    the rest of the process has made more."""
     m.maps_limit = max(<u32>BUDGET_MIN, min(m.maps_limit, m.maps))
 
 
 cdef void make_room(CpuState* c, Mmu* m) noexcept nogil:
-    """Make sure that host mappings and nodes are left for one more fill: evict address spaces,
-    at last empty the region with the most mappings.  Regions of the running code are emptied,
-    never given away: its registers may hold their addresses."""
+    """Make sure that host mappings and nodes are left for one more fill.
+
+    Address spaces are evicted first, and then the region with the most mappings is emptied.
+    Regions of the running code are emptied but never given away, because its registers may hold
+    their addresses.
+    """
     cdef u32 victim, i, best
-    if not m.ballast:
+    if not m.target.ballast:
         lower_budget(m)
     if m.maps + MAPS_MARGIN < m.maps_limit and m.nodes_left >= NODES_MARGIN:
         return
@@ -256,4 +257,4 @@ cdef void make_room(CpuState* c, Mmu* m) noexcept nogil:
         else:
             empty_region(c, m, &m.regions[best])
         flush_code(c, m)
-    ballast_take(m)
+    ballast_take(&m.target)

@@ -1,9 +1,9 @@
 """Address spaces and their groups: CR3 loads, flushes, INVLPG.
 
-No write to a page table is ever traced.  Where the architecture lets the guest expect that a
-change has taken effect, what was used is compared with what stands in memory, upper entries
-before lower ones (a table that is no longer pointed to may hold anything), and only what came
-from changed entries is dropped, in ranges.
+Writes to page tables are not traced.  At the events after which the guest may expect a change to
+have taken effect, the used entries are compared with guest memory, and only what came from changed
+entries is dropped, in ranges.  Upper entries are compared before lower ones, because a table that
+no entry points to any more may hold anything.
 
 The upper half belongs to a *group*: all address spaces whose PML4 entries 256..511 agree.
 """
@@ -14,7 +14,7 @@ from ringlet.mmu.layout cimport (
     PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_size, load_entry,
     slot_region, tlb_flush)
 from ringlet.mmu.mappings cimport settle, window_protect, window_unmap
-from ringlet.mmu.pages cimport bit_clear, bit_test, lowest_bit
+from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_test, lowest_bit
 from ringlet.mmu.ram cimport is_ram, ram_at
 from ringlet.mmu.records cimport (
     CHANGE_LESS, CHANGE_MORE, CHANGE_NONE, CHANGE_OTHER, change_of, empty_region, flush_code,
@@ -55,8 +55,8 @@ cdef bint keeps_mapped(Node* node, u32 low, u32 high) noexcept nogil:
 
 cdef void add_range(CpuState* c, Mmu* m, Region* r, Node* node, u32 entry,
                     u32 kind) noexcept nogil:
-    """Do one thing to neighbouring entries by one call.  What is dropped may span entries with
-    nothing mapped."""
+    """Gather neighbouring entries that need the same call.  A range to be dropped may include
+    entries with nothing mapped."""
     cdef u64 size = leaf_size(node.level)
     cdef u64 low = node.linear + entry * size
     if m.range_kind == kind and (m.range_high == low or (
@@ -71,7 +71,7 @@ cdef void add_range(CpuState* c, Mmu* m, Region* r, Node* node, u32 entry,
 
 
 cdef u64 compare_node(CpuState* c, Mmu* m, Region* r, u32 index, bint everything) noexcept nogil:
-    """Bring a node up to date with guest memory.  Gives the pages dropped."""
+    """Bring a node up to date with guest memory.  Return the number of pages dropped."""
     cdef Node* node = &m.nodes[index]
     cdef u64 pages = 0
     cdef u64 bits, entry_now, gone
@@ -108,7 +108,7 @@ cdef u64 compare_node(CpuState* c, Mmu* m, Region* r, u32 index, bint everything
 
 
 cdef u64 compare_region(CpuState* c, Mmu* m, Region* r, bint everything) noexcept nogil:
-    """Bring a region of the current address space up to date.  Gives the pages dropped."""
+    """Bring a region of the current space up to date.  Return the number of pages dropped."""
     cdef u64 pml4e, pages
     cdef u32 change
     if not r.top or not (everything or r.check):
@@ -139,7 +139,7 @@ cdef void compare_owner(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
 # --- choosing the current address space
 
 cdef u32 owner_take(CpuState* c, Mmu* m, u32 low, u32 high, u64 key) noexcept nogil:
-    """A free owner of an index range, made by evicting the oldest if need be."""
+    """Take a free owner of an index range.  If there is none, evict the oldest."""
     cdef u32 i, found = 0
     for i in range(low, high):
         if not m.owners[i].id:
@@ -154,12 +154,12 @@ cdef u32 owner_take(CpuState* c, Mmu* m, u32 low, u32 high, u64 key) noexcept no
 
 
 cdef u64 space_key(CpuState* c, Mmu* m) noexcept nogil:
-    """What tells address spaces apart: the paging mode and the root.  Never 0."""
+    """Return what identifies an address space: its root and the paging mode.  It is never 0."""
     cdef u64 root = c.cr3 & m.frame_mask
     if m.mode == PAGING_OFF:
         root = 0
     elif m.mode == PAGING_PAE:
-        # The root is 32-byte aligned there; its low bits keep clear of the mode's.
+        # The root is aligned to 32 bytes here, so its low bits do not overlap the mode's.
         root = c.cr3 & <u64>0xFFFFFFE0
     return root << 8 | 0x10 | m.mode
 
@@ -195,7 +195,7 @@ cdef u32 members(Mmu* m, u32 group) noexcept nogil:
 
 
 cdef u32 find_group(CpuState* c, Mmu* m, u32 space) noexcept nogil:
-    """The group of an address space, by its table's upper half as it is now."""
+    """Return the group of an address space, by the present upper half of its table."""
     cdef u64 upper = (c.cr3 & m.frame_mask) + 2048
     cdef u32 old = m.owners[space].group
     cdef u32 i, found = 0
@@ -210,7 +210,7 @@ cdef u32 find_group(CpuState* c, Mmu* m, u32 space) noexcept nogil:
             found = i
             break
     if not found and old and members(m, old) == 1:
-        # Its own and nobody else's: the regions notice by their PML4 entries.
+        # No other space is in the group.  Its regions compare their own PML4 entries.
         found = old
     m.owners[space].group = 0
     if old and old != found and not members(m, old):
@@ -226,7 +226,7 @@ cdef u32 find_group(CpuState* c, Mmu* m, u32 space) noexcept nogil:
 
 
 cdef void renew(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
-    """Start an owner anew, under another identity: something about it could not be kept."""
+    """Empty an owner and give it another identity, because something was not recorded for it."""
     strip(c, m, owner)
     name_anew(m, owner)
 
@@ -269,7 +269,7 @@ cdef void load_cr3(CpuState* c, Mmu* m) noexcept nogil:
 # --- flushes
 
 cdef void flush_all(CpuState* c, Mmu* m) noexcept nogil:
-    """Take over CR0, CR4 and EFER, and compare everything, global pages included."""
+    """Take over CR0, CR4 and EFER, and compare everything, including global pages."""
     cdef u64 pse = m.cr4 & CR4_PSE
     cdef u64 nx = m.nx
     cdef u32 wp = m.wp
@@ -280,7 +280,7 @@ cdef void flush_all(CpuState* c, Mmu* m) noexcept nogil:
     tlb_flush(m)
     read_paging_mode(c, m)
     m.epoch += 1
-    # What entries mean has changed: nothing that was filled from them is worth comparing.
+    # If the meaning of entries has changed, everything that was filled from them is dropped.
     reread = pse != m.cr4 & CR4_PSE or phys_bits != m.phys_bits or (mode == m.mode and nx != m.nx)
     if mode != m.mode and nx != m.nx:
         reread = True
@@ -296,8 +296,8 @@ cdef void flush_all(CpuState* c, Mmu* m) noexcept nogil:
 # --- INVLPG
 
 cdef bint quietly(Mmu* m, Region* r, Walk* w) noexcept nogil:
-    """Whether a walk's page may be mapped before it is touched: nothing would have to be set in
-    the guest's tables, and the region may show it."""
+    """Tell whether a walk's page may be mapped before it is touched: no bit has to be set in the
+    guest's tables, and the region may show the page."""
     cdef u32 level
     for level in range(w.leaf, w.top + 1):
         if not w.entry[level] & PTE_A and (level < 4 or m.mode == PAGING_LONG):
@@ -370,6 +370,16 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
     settle(m, r)
 
 
+cdef void forget_unrecorded(CpuState* c, Mmu* m, u32 owner, u64 linear) noexcept nogil:
+    """Drop the code at `linear` if fetches of its owner may have been recorded nowhere.
+
+    The page may have been as large as pages get.
+    """
+    cdef u64 size = leaf_size(3)
+    if m.owners[owner].unrecorded and m.unmapped != NULL:
+        m.unmapped(c, linear & ~(size - 1), size >> PAGE_SHIFT)
+
+
 cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     cdef u32 slot, kernel, user, i
     tlb_flush(m)
@@ -380,7 +390,7 @@ cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     elif not is_canonical(linear):
         return
     slot = <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
-    # Global translations know no address space: those that others keep go as well.
+    # Global translations belong to all address spaces: the others have to drop theirs as well.
     for i in range(1, FIRST_GROUP + GROUPS):
         if m.owners[i].global_pages and i != m.space and i != m.group:
             m.owners[i].epoch = 0
@@ -391,3 +401,4 @@ cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     if user and user != kernel:
         invalidate(c, m, user, linear)
     flush_code(c, m)
+    forget_unrecorded(c, m, m.group if slot >= SLOT_COUNT // 2 else m.space, linear)

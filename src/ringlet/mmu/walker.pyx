@@ -18,7 +18,7 @@ from ringlet.mmu.layout cimport (
 cdef u32 physical_bits(CpuState* c) noexcept nogil:
     """MAXPHYADDR by the guest's own CPUID table, leaf 80000008h (36 without it: SDM 3A 4.1.4).
 
-    Everything that depends on it asks here.
+    Everything that depends on MAXPHYADDR calls this function.
     """
     cdef CpuidEntry* entry = <CpuidEntry*>c.cpuid
     cdef u64 i

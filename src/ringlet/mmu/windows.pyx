@@ -1,8 +1,44 @@
 """Windows: filling regions from walks.
 
-A host fault in a region is walked in the guest's tables.  What the walk allows is mapped, in the
-longest run that is contiguous in both spaces and that the guest has already touched; what it does
-not allow is the guest's own #PF.
+A host fault in a region is walked in the guest's tables.  If the walk allows the access, the page
+is mapped together with its neighbours: the longest run that is contiguous in guest linear and guest
+physical addresses and that the guest has already touched.  If the walk does not allow the access,
+the guest gets a #PF.
+
+The order of changes.  A processor's records say what its windows show (`records`), its mappings are
+what they do show (`mappings`), and RAM's bitmap says which pages hold code (`ram`).  Whenever guest
+code runs:
+
+* every page that a window shows is in a chain, and every entry it was reached by is used;
+* no window shows a code page writable;
+* the code cache holds nothing that was fetched through an entry that was found changed.
+
+Between these moments the three differ, in this order:
+
+1. `make_room` comes first, because it may evict records and mappings of any space.
+2. `record` takes the entries of the walk and forgets what came from entries that differ.
+3. The pages are mapped, in place of what was there.
+4. `leaf_link` puts them in their chains, and `protect_run` takes write access from the code pages
+   in large ones.
+5. `flush_code` tells the code cache which linear pages have changed.
+
+To drop pages, `forget` takes them out of the records first, and then one call unmaps them. Until
+then a window shows pages that nothing records. So whoever forgets unmaps, or maps something else
+there, before it returns. A code page's bit is set first; then its windows lose write access; then
+its bytes are read. When it is written, its translations are dropped first; then the bit is
+cleared; then its windows get write access.
+
+Interruption. Everything here runs on the processor's thread, either in the run loop or in the
+handler of a fault of translated code, and translated code does not run within the run loop's
+part. So the handler never finds a step half done. Signals that stop the processor change nothing
+in `mmu`. What `mmu` itself reads and writes is `GuestRam.host`, which never faults.
+
+Failure. If the host refuses to map, the ballast is thrown off and the call is made once more. If
+the host refuses again, the page is made inaccessible, nothing is put in a chain, and the caller
+tries a second time, after `make_room` has evicted. The entries stay used, which costs a
+comparison and is harmless. If the host refuses to unmap or to write-protect, the process ends:
+the guest would keep access that it has lost. If the host refuses to allow writing, the page stays
+read-only and the next write faults.
 """
 from ringlet.core.state cimport (
     CpuState, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT,
@@ -25,8 +61,8 @@ cdef enum:
 
 cdef bint continues(Mmu* m, Node* node, u32 entry, u64 leaf, u64 wanted,
                     bint code, u64* found) noexcept nogil:
-    """Whether a neighbour can be mapped in the same run: it has the rights of `leaf`, the frame
-    of `wanted`, was accessed by the guest, is RAM, and is not mapped yet."""
+    """Tell whether a neighbour can be mapped in the same run: its entry is `wanted` (the rights of
+    `leaf` and the next frame), the guest has accessed it, it is RAM, and it is not mapped yet."""
     cdef u64 size = leaf_size(node.level)
     cdef u64 e, phys
     if bit_test(node.mapped, entry) or bit_test(node.down, entry):
@@ -48,7 +84,8 @@ cdef bint continues(Mmu* m, Node* node, u32 entry, u64 leaf, u64 wanted,
 
 
 cdef u64 room_behind(Mmu* m, Node* node, u32 last, u64 phys) noexcept nogil:
-    """Bytes behind a small page where nothing is mapped, in its node, and RAM at `phys` goes on."""
+    """Return the number of bytes behind a small page in which its node has nothing mapped and RAM
+    continues from `phys`."""
     cdef u32 entry = last + 1
     if node.level > 1:
         return 0
@@ -58,8 +95,8 @@ cdef u64 room_behind(Mmu* m, Node* node, u32 last, u64 phys) noexcept nogil:
 
 
 cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
-    """Map the leaf of a walk, whose accessed bits are set, and its run.  False: the host has no
-    mapping left."""
+    """Map the leaf of a walk, whose accessed bits are set, and its run.  Return False if the host
+    has no mapping left."""
     cdef Region* r = &m.regions[region]
     cdef u32 index, entry, first, last, i
     cdef u64 size = leaf_size(w.leaf)
@@ -114,7 +151,7 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
 
 
 cdef bint mapped_right(Mmu* m, Region* r, Walk* w, bint write) noexcept nogil:
-    """Whether the window already shows a walk's leaf, and lets it be written if `write`."""
+    """Tell whether the window already shows a walk's leaf, writable if `write`."""
     cdef u32 index = r.top
     cdef u32 level = 3
     cdef u32 entry
@@ -134,7 +171,7 @@ cdef bint mapped_right(Mmu* m, Region* r, Walk* w, bint write) noexcept nogil:
 
 
 cdef int touch(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept nogil:
-    """Make an allowed access to RAM possible in a region."""
+    """Make an access to RAM that the walk allows possible in a region."""
     cdef Region* r = &m.regions[region]
     cdef bint write = (access & ACC_WRITE) != 0
     if r.user and not (w.user and (w.write or not write)):
@@ -151,9 +188,9 @@ cdef int touch(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept no
 
 
 cdef u32 region_for(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
-    """The region of the running privilege for a walk's slot, made if there is none; 0 if none can
-    be had.  In the low half one region serves both privileges while it holds nothing but user
-    pages, written only where users may."""
+    """Return the region of the running privilege for a walk's slot; take one if there is none.
+    Return 0 if all are in use.  In the low half one region serves both privileges while it holds
+    only user pages and the kernel writes only where users may."""
     cdef u32 slot = <u32>(w.linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
     cdef bint user = c.cpl == 3
     cdef u32 region = slot_region(c, m, slot, user)
@@ -231,7 +268,7 @@ cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
 
 
 cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
-    """Dirty is never set here: the write it announces may not come."""
+    """Map what a walk gives.  The dirty bit is not set here, because the write may not happen."""
     cdef Walk w
     cdef u32 region
     access &= ACC_WRITE
@@ -255,7 +292,7 @@ cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
 
 
 cdef int fetch(CpuState* c, Mmu* m, u64 linear, u64* phys) noexcept nogil:
-    """Translate for an instruction fetch, and remember through which entries."""
+    """Translate for an instruction fetch, and record the entries of the walk."""
     cdef Walk w
     cdef u32 region, index
     cdef u32 access = ACC_FETCH

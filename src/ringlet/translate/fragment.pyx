@@ -195,9 +195,9 @@ cdef int scan(Builder* b) noexcept nogil:
                 return TRANSLATE_LEARN
             b.learn_at = 0
             return TRANSLATE_LEARN
-        if r == DECODE_INVALID:
+        if r == DECODE_LONG:
             # Longer than 15 bytes: #GP, which the virtual processor raises.
-            i.shape = &b.shapes.shapes[1]
+            i.shape = &b.shapes.shapes[SHAPE_OF_NONE]
             i.length = TOO_LONG
             b.count += 1
             at += 15

@@ -25,7 +25,7 @@ cdef enum:
     DECODE_OK = 0
     DECODE_MORE = 1      # it goes on past the bytes given
     DECODE_LEARN = 2     # its shape is not known yet
-    DECODE_INVALID = 3   # longer than 15 bytes
+    DECODE_LONG = 3      # longer than 15 bytes: #GP
 
 cdef enum:
     GROUP_MODRM = 1      # the opcode has a ModRM byte
@@ -34,10 +34,14 @@ cdef enum:
     GROUP_OPREG = 8      # the opcode's low three bits name a register
     GROUP_REGISTER = 16  # mod is ignored: always a register form (MOV CRn, MOV DRn)
 
-# Learned shapes: `index` is addressed by shape key, `shapes` by its value; 0 is unknown.
+cdef enum:
+    SHAPE_OF_NONE = 1    # number of the shape that no instruction has
+
+# Learned shapes: `index` is addressed by shape key, `shapes` and `met` by its value; 0 is unknown.
 cdef struct ShapeTable:
     u16* index
     Shape* shapes
+    u8* met          # whether this run has decoded an instruction of that shape
     u32 count
     u32 capacity
     u8 groups[2][4][256]

@@ -50,10 +50,19 @@ cdef u32 shape_key(ShapeTable* t, Insn* i) noexcept nogil:
     return key
 
 
+cdef inline int refuse(ShapeTable* t, u32 length, Insn* i) noexcept nogil:
+    """The instruction, of `length` bytes, is #UD whatever its opcode says."""
+    i.shape = &t.shapes[SHAPE_OF_NONE]
+    i.length = <u8>length
+    i.imm_at = <u8>length
+    return DECODE_OK
+
+
 cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogil:
     """Decode the instruction at `code`, of which `avail` bytes may be read, into `i`."""
     cdef u32 at = 0, size
     cdef u8 b = 0, group, mod
+    cdef bint refused = False
     cdef u32 limit = avail if avail < 15 else 15
     cdef u16 found
     i.prefixes = 0
@@ -73,7 +82,7 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
     i.imm = 0
     while True:
         if at >= limit:
-            return DECODE_INVALID if limit == 15 else DECODE_MORE
+            return DECODE_LONG if limit == 15 else DECODE_MORE
         b = code[at]
         if b == 0x66:
             i.prefixes |= PFX_66
@@ -95,7 +104,7 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
         elif (b & 0xF0) == 0x40:
             # REX counts only right before the opcode.
             if at + 1 >= limit:
-                return DECODE_INVALID if limit == 15 else DECODE_MORE
+                return DECODE_LONG if limit == 15 else DECODE_MORE
             at += 1
             if is_prefix(code[at]):
                 continue
@@ -107,11 +116,14 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
             break
         at += 1
     at += 1
-    if (b == 0xC4 or b == 0xC5) and not (i.prefixes & PFX_REX):
+    if b == 0xC4 or b == 0xC5:
         i.enc = ENC_VEX
+        if b == 0xC4 and at < limit and not 1 <= (code[at] & 0x1F) <= 3:
+            # No such map holds an instruction, whatever follows.
+            return refuse(t, at + 1, i)
         size = 2 if b == 0xC5 else 3
         if at + size > limit:
-            return DECODE_INVALID if limit == 15 else DECODE_MORE
+            return DECODE_LONG if limit == 15 else DECODE_MORE
         if b == 0xC5:
             i.rex = ((~code[at]) >> 5) & 4
             i.vvvv = ((~code[at]) >> 3) & 15
@@ -122,31 +134,29 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
             i.vvvv = ((~code[at + 1]) >> 3) & 15
             i.vex = code[at + 1] & 7
             i.map = code[at] & 3
-            if (code[at] & 0x1F) > 3 or (code[at] & 0x1F) == 0:
-                i.map = 0
         i.opcode = code[at + size - 1]
         at += size
-        if i.prefixes & (PFX_66 | PFX_REP | PFX_REPNE | PFX_LOCK):
-            # No SIMD or LOCK prefix may stand before VEX: map 0 holds no instruction.
-            i.map = 0
+        # These may not stand before VEX.  The instruction is as long as it would be without them,
+        # and one of more than 15 bytes is #GP before it is #UD.
+        refused = i.prefixes & (PFX_66 | PFX_REP | PFX_REPNE | PFX_LOCK | PFX_REX) != 0
     else:
         if b == 0x0F:
             if at >= limit:
-                return DECODE_INVALID if limit == 15 else DECODE_MORE
+                return DECODE_LONG if limit == 15 else DECODE_MORE
             b = code[at]
             at += 1
             i.map = 1
             if b == 0x38 or b == 0x3A:
                 i.map = 2 if b == 0x38 else 3
                 if at >= limit:
-                    return DECODE_INVALID if limit == 15 else DECODE_MORE
+                    return DECODE_LONG if limit == 15 else DECODE_MORE
                 b = code[at]
                 at += 1
         i.opcode = b
     group = t.groups[i.enc][i.map][i.opcode]
     if group & GROUP_MODRM:
         if at >= limit:
-            return DECODE_INVALID if limit == 15 else DECODE_MORE
+            return DECODE_LONG if limit == 15 else DECODE_MORE
         i.modrm = code[at]
         at += 1
         if group & GROUP_REGISTER:
@@ -155,7 +165,7 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
         if mod != 3:
             if (i.modrm & 7) == 4:
                 if at >= limit:
-                    return DECODE_INVALID if limit == 15 else DECODE_MORE
+                    return DECODE_LONG if limit == 15 else DECODE_MORE
                 i.has_sib = 1
                 i.sib = code[at]
                 at += 1
@@ -169,23 +179,26 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
                 i.disp_size = 4
                 i.rip_relative = 1
             if at + i.disp_size > limit:
-                return DECODE_INVALID if limit == 15 else DECODE_MORE
+                return DECODE_LONG if limit == 15 else DECODE_MORE
             i.disp = <i32>signed_imm(code + at, i.disp_size)
             at += i.disp_size
     found = t.index[shape_key(t, i)]
     if found == 0:
         return DECODE_LEARN
+    t.met[found] = 1
     i.shape = &t.shapes[found]
     i.imm_at = <u8>at
     if (i.opcode & 0xFC) == 0xA0 and i.map == 0 and (i.prefixes & PFX_67) and i.enc == ENC_LEGACY:
         # The address of MOV moffs has the address size.
         if at + 4 > limit:
-            return DECODE_INVALID if limit == 15 else DECODE_MORE
+            return DECODE_LONG if limit == 15 else DECODE_MORE
         i.imm = <i64><u32>signed_imm(code + at, 4)
         i.length = <u8>(at + 4)
         return DECODE_OK
     if at + i.shape.imm > limit:
-        return DECODE_INVALID if limit == 15 else DECODE_MORE
+        return DECODE_LONG if limit == 15 else DECODE_MORE
     i.imm = signed_imm(code + at, i.shape.imm)
     i.length = <u8>(at + i.shape.imm)
+    if refused:
+        return refuse(t, i.length, i)
     return DECODE_OK

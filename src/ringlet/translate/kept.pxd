@@ -13,6 +13,7 @@ from ringlet.translate.builder cimport Builder, Span
 cdef enum:
     BUCKETS = 1 << 17
     ARENA = 48 << 20     # bytes of records, old and new
+    LASTING = 32 << 20   # bytes of them that are never forgotten, and may outlive the run
     MISSING = 0xFFFF     # in `thunk` and `indirect`: there is none
     FIRST = 8            # where they begin: offset 0 ends a bucket's chain
 
@@ -22,7 +23,8 @@ cdef struct Record:
     u32 key
     i32 near_low         # least and greatest RELOC_LINEAR32, if any: they fit 32 bits anywhere
     i32 near_high
-    u32 hits
+    u16 hits             # whether this run has used it
+    u16 unused           # runs since it was used last
     u16 at               # offset in the page
     u16 prefix           # how many first bytes its bucket is chosen by
     u16 guest_bytes
@@ -82,8 +84,10 @@ cdef struct Kept:
     u8* arena            # records from offset 8 on
     u32* buckets         # arena offsets
     u32 used
+    u32 lasting          # offset of the first that may be forgotten; 0: not known yet
     u64 n_found
     u64 n_added
+    u64 n_emptied
 
 # The translation that the builder is set up for (code, avail, before, linear, key) in `t`, which
 # points into the builder and the arena; False: not known.

@@ -139,6 +139,16 @@ cdef void kept_enter(Kept* k, u32 at, const u8* bytes) noexcept nogil:
     bucket[0] = at
 
 
+cdef void make_room(Kept* k) noexcept nogil:
+    """Forget the latest records, those beyond what lasts; each bucket has its latest first."""
+    cdef u32 i
+    for i in range(BUCKETS):
+        while k.buckets[i] >= k.lasting:
+            k.buckets[i] = (<Record*>(k.arena + k.buckets[i])).next
+    k.used = k.lasting
+    k.n_emptied += 1
+
+
 cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
     cdef Record* r = <Record*>(k.arena + k.used)
     cdef Parts p
@@ -148,8 +158,12 @@ cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
     cdef u8* start = <u8*>r
     cdef u8* q
     cdef i32 low = 0x7FFFFFFF, high = -0x7FFFFFFF
-    if b.overflowed or k.used + sizeof(Record) + (1 << 17) > ARENA:
+    if b.overflowed:
         return
+    if k.used + sizeof(Record) + (1 << 17) > ARENA:
+        make_room(k)
+        r = <Record*>(k.arena + k.used)
+        start = <u8*>r
     r.exact_bytes = 0
     for i in range(b.n_exact):
         r.exact_bytes += <u16>(b.exact[i].end - b.exact[i].start)
@@ -200,6 +214,7 @@ cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
     r.near_low = low
     r.near_high = high
     r.hits = 1
+    r.unused = 0
     r.at = <u16>(b.linear & 0xFFF)
     r.prefix = <u16>prefix_of(b)
     r.guest_bytes = <u16>t.guest_bytes
@@ -212,3 +227,5 @@ cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
     kept_enter(k, k.used, b.code)
     k.used += p.size
     k.n_added += 1
+    if k.lasting == 0 and k.used > LASTING:
+        k.lasting = k.used

@@ -9,7 +9,7 @@ from ringlet.translate.kept cimport *
 from ringlet.translate.learn_table cimport LearnTable
 
 cdef enum:
-    DUMP_LIMIT = 32 << 20
+    MAX_UNUSED = 8       # a record that so many runs have not used is dropped
 
 
 cdef inline bint wide(u32 kind) noexcept:
@@ -83,6 +83,20 @@ cdef bint first_bytes(Record* r, Parts* p, u8* first) noexcept:
     return found == (1 << r.prefix) - 1
 
 
+cdef inline bint lasts(Record* r) noexcept:
+    """It is in use, by this run or by one not long ago."""
+    return r.hits != 0 or r.unused < MAX_UNUSED
+
+
+cdef u32 put(u8* out, Record* r) noexcept:
+    """Write the record as the next run finds it; its size."""
+    memcpy(out, r, r.size)
+    (<Record*>out).next = 0
+    (<Record*>out).hits = 0
+    (<Record*>out).unused = 0 if r.hits else r.unused + 1
+    return r.size
+
+
 cdef class KeptTranslations:
     """What one processor's translator has made, and what earlier runs have left.
 
@@ -96,7 +110,7 @@ cdef class KeptTranslations:
         self.k.buckets = <u32*>host_map(BUCKETS * sizeof(u32))
         if self.k.arena == NULL or self.k.buckets == NULL:
             raise MemoryError("kept translations")
-        self.k.used = FIRST
+        self.k.used = self.loaded = FIRST
 
     def __dealloc__(self):
         host_unmap(self.k.arena, ARENA)
@@ -112,7 +126,7 @@ cdef class KeptTranslations:
         cdef u8 first[8]
         if self.k.used != FIRST:
             raise ValueError("translations are there already")
-        if size < 8 or shapes > size - 8 or size - 8 - shapes > ARENA - FIRST:
+        if size < 8 or shapes > size - 8 or size - 8 - shapes > LASTING:
             raise ValueError("no translations")
         self.table.restore(bytes(data[8:8 + shapes]))
         memcpy(self.k.arena + FIRST, &data[0] + 8 + shapes, size - 8 - shapes)
@@ -127,29 +141,50 @@ cdef class KeptTranslations:
                 raise ValueError(f"a translation without its first bytes at offset {at}")
             kept_enter(&self.k, at, &first[0])
             at += r.size
-        self.k.used = <u32>size
+        self.k.used = self.loaded = <u32>size
 
     def dump(self) -> bytes:
-        """All translations; if they are too many, those that this run has used."""
-        cdef u32 at, total = 0, room, used = self.k.used
-        cdef bint all = used <= DUMP_LIMIT
+        """Translations for `load`, at most LASTING bytes of them.
+
+        Those that this run has made may take half of that from those of earlier runs, if they are
+        still in use; so no run drives out what the others need.
+        """
+        cdef u32 at, used = self.k.used, size = 0, room, old = 0
+        cdef bint is_old
         cdef Record* r
         cdef bytes shapes = self.table.rows()
         cdef bytes data
         cdef u8* out
-        room = used - FIRST if all else DUMP_LIMIT
-        data = PyBytes_FromStringAndSize(NULL, room)
-        out = <u8*>PyBytes_AS_STRING(data)
         at = FIRST
+        while at < self.loaded:
+            r = <Record*>(self.k.arena + at)
+            if lasts(r):
+                old += r.size
+            at += r.size
+        old = min(old, max(LASTING // 2, LASTING - min(LASTING, used - self.loaded)))
+        data = PyBytes_FromStringAndSize(NULL, min(LASTING, old + used - self.loaded))
+        out = <u8*>PyBytes_AS_STRING(data)
+        # First those that this run has used.
+        for used_now in (True, False):
+            at = FIRST
+            while at < self.loaded:
+                r = <Record*>(self.k.arena + at)
+                if lasts(r) and (r.hits != 0) == used_now and size + r.size <= old:
+                    size += put(out + size, r)
+                at += r.size
+        at = self.loaded
+        room = <u32>len(data)
         while at < used:
             r = <Record*>(self.k.arena + at)
-            if (all or r.hits) and total + r.size <= room:
-                memcpy(out + total, r, r.size)
-                (<Record*>(out + total)).next = 0
-                (<Record*>(out + total)).hits = 0
-                total += r.size
+            if size + r.size <= room:
+                size += put(out + size, r)
             at += r.size
-        return len(shapes).to_bytes(8, "little") + shapes + data[:total]
+        return len(shapes).to_bytes(8, "little") + shapes + data[:size]
+
+    @property
+    def emptied(self) -> int:
+        """How often there was no room for another and the latest were forgotten."""
+        return self.k.n_emptied
 
     @property
     def found(self) -> int:

@@ -242,6 +242,8 @@ def _parse(code: bytes, mode: int) -> Parsed | None:
 
 def _parse_vex(code: bytes, at: int, mode: int, p67: bool, bad: bool) -> Parsed | None:
     first = code[at + 1]
+    if code[at] == 0xC4 and first & 31 not in (1, 2, 3):
+        return None
     if code[at] == 0xC5:
         last, opcode_map, w = first, 1, False
         rex = (first >> 5 & 4) ^ 4
@@ -252,8 +254,6 @@ def _parse_vex(code: bytes, at: int, mode: int, p67: bool, bad: bool) -> Parsed 
         at += 3
     opcode = code[at]
     at += 1
-    if opcode_map not in (1, 2, 3):
-        return None
     group = opcode_groups(mode)[group_index(True, opcode_map, opcode)]
     register, reg, rm = _modrm_key(group, code, at)
     pp = last & 3

@@ -1,9 +1,13 @@
 """Learned shapes of one translator."""
-from ringlet.core.state cimport u8, u16, u32
+from ringlet.core.state cimport u8, u16, u32, u64
 from ringlet.translate.insn cimport ShapeTable
 
 cdef class LearnTable:
     cdef ShapeTable t
-    cdef object learner
-    cdef list keys       # of the shapes from number 2 on
-    cpdef learn(self, bytes code)
+    cdef object parse
+    cdef object learn_key
+    cdef list keys          # of the shapes, by number, from SHAPE_OF_NONE + 1 on
+    cdef readonly u64 emptied
+    cpdef bint learn(self, bytes code) except -1
+    cdef add(self, u32 key, const unsigned char[::1] row)
+    cdef forget(self)

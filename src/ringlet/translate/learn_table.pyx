@@ -1,87 +1,180 @@
 """Shapes as they are learned: Python asks iced-x86 once per shape, compiled code looks it up."""
-from cpython.bytes cimport PyBytes_AS_STRING
+from enum import IntEnum
+from typing import NamedTuple
+
 from libc.string cimport memcpy
 from ringlet.core.host cimport host_map, host_unmap
+from ringlet.core.ops cimport OP_UD
 from ringlet.core.state cimport u8, u16, u32
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 
+from ringlet.errors import InternalError
+
 cdef enum:
     KEYS = 1 << 23
-    CAPACITY = 16384
+    SHAPES = 16384         # numbers of shapes, 0 and SHAPE_OF_NONE among them
+    SHAPES_STORED = 2048   # of them, so many outlive a run
+
+
+class DecodeStatus(IntEnum):
+    """See `ringlet/translate/insn.pxd`."""
+
+    OK = DECODE_OK
+    MORE = DECODE_MORE
+    LONG = DECODE_LONG
+
+
+class Decoded(NamedTuple):
+    """What decoding came to: `status` and, if that is `DecodeStatus.OK`, the instruction.
+
+    `key` is the number of `ringlet.translate.key`, `shape` the bytes of the C struct, and `refused`
+    whether the instruction is #UD whatever its operands are.
+    """
+
+    status: DecodeStatus
+    length: int = 0
+    key: int = 0
+    shape: bytes = b""
+    refused: bool = False
 
 
 cdef class LearnTable:
-    """The shapes one translator knows; they grow as guests show new instructions."""
+    """The shapes one translator knows, at most `capacity` numbers of them.
 
-    def __cinit__(self):
+    They grow as guests show new instructions.  A table that is full is emptied: nothing but the
+    instructions that are being decoded refers to a shape, and the caller decodes them again.
+    """
+
+    def __cinit__(self, u32 capacity=SHAPES):
+        if not SHAPE_OF_NONE + 1 < capacity <= SHAPES:
+            raise ValueError(f"a shape table has room for 3 to {SHAPES} shapes")
         self.t.index = <u16*>host_map(KEYS * sizeof(u16))
-        self.t.shapes = <Shape*>host_map(CAPACITY * sizeof(Shape))
-        if self.t.index == NULL or self.t.shapes == NULL:
+        self.t.shapes = <Shape*>host_map(SHAPES * sizeof(Shape))
+        self.t.met = <u8*>host_map(SHAPES)
+        if self.t.index == NULL or self.t.shapes == NULL or self.t.met == NULL:
             raise MemoryError("shape table")
-        self.t.capacity = CAPACITY
-        # Shape 1 is that of no instruction; 0 stands for "not learned".
-        self.t.count = 2
-        self.t.shapes[1].kind = SHAPE_INVALID
+        self.t.capacity = capacity
+        # Number 0 stands for "not learned".
+        self.t.count = SHAPE_OF_NONE + 1
+        self.t.shapes[SHAPE_OF_NONE].kind = SHAPE_INVALID
 
-    def __init__(self):
-        from ringlet.translate.key import opcode_groups
-        from ringlet.translate.learn import learn
+    def __init__(self, capacity=SHAPES):
+        from ringlet.translate.key import opcode_groups, parse
+        from ringlet.translate.learn import learn_key
 
         cdef u8* groups = &self.t.groups[0][0][0]
         cdef int i
         cdef bytes flags = opcode_groups(64)
-        self.learner = learn
+        self.parse = parse
+        self.learn_key = learn_key
         self.keys = []
         for i in range(2048):
             groups[i] = flags[i]
 
     def __dealloc__(self):
         host_unmap(self.t.index, KEYS * sizeof(u16))
-        host_unmap(self.t.shapes, CAPACITY * sizeof(Shape))
+        host_unmap(self.t.shapes, SHAPES * sizeof(Shape))
+        host_unmap(self.t.met, SHAPES)
 
-    cpdef learn(self, bytes code):
-        """Learn the shape of the instruction at the start of `code`."""
+    cpdef bint learn(self, bytes code) except -1:
+        """Learn the shape of the instruction that `code` begins with; True: others are forgotten.
+
+        InternalError if Python's decoder takes the bytes for another instruction.
+        """
         cdef Insn i
         cdef u8 buffer[32]
         cdef int k
+        cdef u32 key
         cdef bytes row
+        cdef bint full
         for k in range(32):
             buffer[k] = code[k] if k < len(code) else 0
         # The instruction may be cut off at the end of `code`; its shape is in its first bytes.
         if decode(&self.t, buffer, 32, &i) != DECODE_LEARN:
-            return
-        if self.t.count >= self.t.capacity:
-            raise RuntimeError("shape table full")
-        row = self.learner(bytes(buffer[:15])).pack()
-        memcpy(&self.t.shapes[self.t.count], PyBytes_AS_STRING(row), sizeof(Shape))
-        self.t.index[shape_key(&self.t, &i)] = <u16>self.t.count
-        self.keys.append(shape_key(&self.t, &i))
+            return False
+        key = shape_key(&self.t, &i)
+        whole = bytes(buffer[:15])
+        try:
+            parsed = self.parse(whole)
+        except ValueError as error:
+            raise disagreement(whole, key) from error
+        if parsed is None or parsed.key.pack() != key:
+            raise disagreement(whole, key)
+        row = self.learn_key(parsed.key).pack()
+        full = self.t.count >= self.t.capacity
+        if full:
+            self.forget()
+        self.add(key, row)
+        return full
+
+    cdef add(self, u32 key, const unsigned char[::1] row):
+        cdef u32 number = self.t.count
+        memcpy(&self.t.shapes[number], &row[0], sizeof(Shape))
+        self.t.met[number] = 0
+        self.t.index[key] = <u16>number
+        self.keys.append(key)
         self.t.count += 1
 
+    cdef forget(self):
+        """Forget all shapes."""
+        cdef u32 key
+        for key in self.keys:
+            self.t.index[key] = 0
+        self.keys.clear()
+        self.t.count = SHAPE_OF_NONE + 1
+        self.emptied += 1
+
+    def decode(self, bytes code) -> Decoded:
+        """Decode the instruction at the start of `code`, whose shape is learned if need be."""
+        cdef Insn i
+        cdef u8 buffer[32]
+        cdef u32 k, size = min(len(code), 32)
+        cdef int status
+        for k in range(size):
+            buffer[k] = code[k]
+        status = decode(&self.t, buffer, size, &i)
+        if status == DECODE_LEARN:
+            self.learn(code)
+            status = decode(&self.t, buffer, size, &i)
+        if status != DECODE_OK:
+            return Decoded(DecodeStatus(status))
+        refused = i.shape.kind == SHAPE_INVALID or (i.shape.kind == SHAPE_OP
+                                                    and i.shape.op == OP_UD)
+        return Decoded(DecodeStatus.OK, i.length, shape_key(&self.t, &i),
+                       (<char*>i.shape)[:sizeof(Shape)], refused)
+
     def rows(self) -> bytes:
-        """All shapes, each after its key, for `restore`."""
-        cdef u32 i
-        return b"".join([self.keys[i - 2].to_bytes(4, "little")
-                         + (<char*>&self.t.shapes[i])[:sizeof(Shape)]
-                         for i in range(2, self.t.count)])
+        """Shapes for `restore`, each after its key: those met in this run first, and no more than
+        SHAPES_STORED, so that a later run has room whatever this one has met."""
+        cdef u32 number
+        numbers = sorted(range(SHAPE_OF_NONE + 1, self.t.count),
+                         key=lambda number: not self.t.met[<u32>number])
+        rows = []
+        for number in numbers[:SHAPES_STORED]:
+            rows.append(self.keys[number - SHAPE_OF_NONE - 1].to_bytes(4, "little"))
+            rows.append((<char*>&self.t.shapes[number])[:sizeof(Shape)])
+        return b"".join(rows)
 
     def restore(self, bytes rows):
         """Take `rows` of a table that learned from the same source; ValueError if it cannot be."""
-        cdef u32 step = 4 + sizeof(Shape), at, key, number
-        if len(rows) % step or self.t.count != 2 or len(rows) // step > CAPACITY - 2:
+        cdef u32 step = 4 + sizeof(Shape), at, key
+        if (len(rows) % step or self.t.count != SHAPE_OF_NONE + 1
+                or len(rows) // step > min(SHAPES_STORED, self.t.capacity - SHAPE_OF_NONE - 1)):
             raise ValueError("no shapes")
         for at in range(0, len(rows), step):
             key = int.from_bytes(rows[at:at + 4], "little")
-            number = self.t.count
-            memcpy(&self.t.shapes[number], PyBytes_AS_STRING(rows) + at + 4, sizeof(Shape))
-            if key >= KEYS or self.t.shapes[number].kind > SHAPE_INVALID:
+            # (The kind is the first byte.)
+            if key >= KEYS or self.t.index[key] or rows[at + 4] > SHAPE_INVALID:
                 raise ValueError("no shape")
-            self.t.index[key] = <u16>number
-            self.keys.append(key)
-            self.t.count += 1
+            self.add(key, rows[at + 4:at + step])
 
     @property
     def count(self) -> int:
         """How many shapes are known."""
-        return self.t.count - 2
+        return self.t.count - SHAPE_OF_NONE - 1
+
+
+cdef disagreement(bytes code, u32 key):
+    return InternalError("the compiled decoder and Python's disagree",
+                         {"code": code.hex(), "key": key})

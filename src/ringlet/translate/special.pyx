@@ -69,10 +69,11 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
     """MOVS, STOS, LODS, SCAS, CMPS run natively on host addresses; the fault handler knows."""
     cdef u32 op = i.opcode & 0xFE
     cdef bint source = op == 0xA4 or op == 0xA6 or op == 0xAC
-    cdef bint target = op != 0xAC
+    cdef bint target = op != 0xAC, stores = op == 0xA4 or op == 0xAA
     if i.prefixes & PFX_67 or (i.seg != SEG_NONE and source):
         return 0
-    if b.key & KEY_STEP and i.prefixes & (PFX_REP | PFX_REPNE):
+    if (b.key & KEY_STEP or b.checked and stores) and i.prefixes & (PFX_REP | PFX_REPNE):
+        # Where it has been compared before, each repetition may change the instruction itself.
         emit_once(b, i, source, target)
         return 1
     emit_element(b, i, source, target, True)
@@ -80,7 +81,7 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef void emit_once(Builder* b, Insn* i, bint source, bint target) noexcept nogil:
-    """One repetition of a string instruction, for single steps; then it is dispatched anew."""
+    """One repetition of a string instruction; then it is dispatched anew."""
     cdef bint compares = (i.opcode & 0xFE) == 0xA6 or (i.opcode & 0xFE) == 0xAE
     e8(b, 0xE3); e8(b, 2)                                    # jrcxz to the jump below
     e8(b, 0xEB); e8(b, 5)                                    # jmp over it

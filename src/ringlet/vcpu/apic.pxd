@@ -22,6 +22,8 @@ cdef void apic_message(CpuState* c, u64 address, u32 data) noexcept nogil
 cdef void apic_update(CpuState* c) noexcept nogil
 # Raise what the timer has come to, and set the alarm for the next moment, the machine's or its own.
 cdef void apic_tick(CpuState* c) noexcept nogil
+# MOV to CR8: the task priority's class is written, its other bits are cleared (SDM 3A 10.8.6.1).
+cdef void apic_set_class(CpuState* c, u64 value) noexcept nogil
 # When the timer is to be looked at, by the host's TSC; 0: never.
 cdef u64 apic_due(CpuState* c) noexcept nogil
 # The vector of the interrupt to deliver now, which goes into service.

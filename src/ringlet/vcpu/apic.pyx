@@ -14,7 +14,7 @@ from ringlet.core.state cimport (
     CpuState, EMU_EXIT, EMU_FAULT, EXIT_EOI, VEC_GP, VEC_NMI, raise_err, u32, u64)
 from ringlet.vcpu.apic_state cimport (
     APIC_EN, Apic, LVT_COUNT, LVT_ERROR, LVT_LINT0, LVT_LINT1, LVT_MASKED, LVT_TIMER,
-    TIMER_DEADLINE, TIMER_MODE, apic_enabled, in_x2apic)
+    TIMER_DEADLINE, TIMER_MODE, apic_enabled, in_x2apic, post, take)
 from ringlet.vcpu.apic_timer cimport (
     timer_count, timer_expires, timer_mode_written, timer_set_deadline, timer_start)
 from ringlet.vcpu.cpuid cimport CPUID_ECX, cpuid_bit
@@ -181,16 +181,23 @@ cdef void request(Apic* a, u32 vector, bint level) noexcept nogil:
 
 cdef void apic_update(CpuState* c) noexcept nogil:
     cdef Apic* a = <Apic*>c.apic
-    cdef u32 i, bits, levels
+    cdef u32 i, bits
+    cdef u64 posted
     for i in range(8):
         if a.posted[i]:
-            levels = ringlet_exchange(&a.posted_level[i], 0)
-            bits = ringlet_exchange(&a.posted[i], 0)
+            posted = take(&a.posted[i])
+            bits = <u32>posted
             a.irr[i] |= bits
-            a.tmr[i] = (a.tmr[i] & ~bits) | (levels & bits)
+            a.tmr[i] = (a.tmr[i] & ~bits) | <u32>(posted >> 32)
     if a.posted_nmi and ringlet_exchange(&a.posted_nmi, 0):
         c.nmi_pending = 1
     see(c)
+
+
+cdef void apic_set_class(CpuState* c, u64 value) noexcept nogil:
+    c.cr8 = value
+    (<Apic*>c.apic).tpr_low = 0
+    apic_update(c)
 
 
 cdef u32 apic_accept(CpuState* c) noexcept nogil:
@@ -251,9 +258,7 @@ cdef void apic_message(CpuState* c, u64 address, u32 data) noexcept nogil:
     elif mode == DELIVER_FIXED or mode == DELIVER_LOWEST:
         if vector < FIRST_LEGAL:
             return
-        if data >> 15 & 1:
-            ringlet_or(&a.posted_level[vector >> 5], <u32>1 << (vector & 31))
-        ringlet_or(&a.posted[vector >> 5], <u32>1 << (vector & 31))
+        post(&a.posted[vector >> 5], <u32>1 << (vector & 31), data >> 15 & 1)
     else:
         return
     request_stop(c)

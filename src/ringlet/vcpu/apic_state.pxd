@@ -38,8 +38,7 @@ cdef struct Apic:
     u64 deadline            # IA32_TSC_DEADLINE
     # --- other threads write these
     u32 line
-    u32 posted[8]           # to be requested
-    u32 posted_level[8]     # and their mode, where that is level
+    u64 posted[8]           # what is to be requested: 32 vectors, and which of them are level
     u32 posted_nmi
 
 cdef inline bint apic_enabled(CpuState* c) noexcept nogil:
@@ -47,3 +46,24 @@ cdef inline bint apic_enabled(CpuState* c) noexcept nogil:
 
 cdef inline bint in_x2apic(CpuState* c) noexcept nogil:
     return c.apic_base & (APIC_EN | APIC_EXTD) == APIC_EN | APIC_EXTD
+
+cdef extern from * nogil:
+    """
+    /* A request and its trigger mode are one word, so that nobody ever takes half of a message.
+       Of several messages the last says the mode, as when they are accepted one by one. */
+    static inline void ringlet_post(unsigned long *word, unsigned bit, int level)
+    {
+        unsigned long old = __atomic_load_n(word, __ATOMIC_RELAXED), value;
+        do {
+            value = old | bit;
+            value = level ? value | (unsigned long)bit << 32 : value & ~((unsigned long)bit << 32);
+        } while (!__atomic_compare_exchange_n(word, &old, value, 0, __ATOMIC_SEQ_CST,
+                                              __ATOMIC_RELAXED));
+    }
+    static inline unsigned long ringlet_take(unsigned long *word)
+    {
+        return __atomic_exchange_n(word, 0, __ATOMIC_SEQ_CST);
+    }
+    """
+    void post "ringlet_post" (u64* word, u32 bit, bint level)
+    u64 take "ringlet_take" (u64* word)

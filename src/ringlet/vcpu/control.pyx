@@ -8,7 +8,7 @@ from ringlet.core.state cimport (
     raise_err, raise_exc)
 from ringlet.mmu.mmu cimport mmu_flush_all, mmu_invlpg, mmu_load_cr3
 from ringlet.mmu.walker cimport physical_bits
-from ringlet.vcpu.apic cimport apic_update
+from ringlet.vcpu.apic cimport apic_set_class
 from ringlet.vcpu.cpuid cimport CPUID_EBX, CPUID_ECX, cpuid_bit
 from ringlet.vcpu.memory cimport load, store
 from ringlet.vcpu.sysregs cimport (
@@ -141,8 +141,7 @@ cdef int write_cr8(CpuState* c, OpInfo* op, u64 value) noexcept nogil:
     """CR8 is the task priority class of the local APIC (SDM 3A 10.8.6.1)."""
     if value >> 4:
         return raise_err(c, VEC_GP, 0)
-    c.cr8 = value
-    apic_update(c)
+    apic_set_class(c, value)
     return EMU_NEXT
 
 

@@ -22,15 +22,19 @@ from ringlet.vcpu.control cimport (
     op_cache, op_clts, op_invlpg, op_lmsw, op_mov_from_cr, op_mov_to_cr, op_smsw)
 from ringlet.vcpu.cpuid cimport CPUID_EDX, cpuid_bit, op_cpuid
 from ringlet.vcpu.debug cimport op_mov_from_dr, op_mov_to_dr, single_step
+from ringlet.vcpu.events cimport SHADOW_MOV_SS
 from ringlet.vcpu.fastcalls cimport op_syscall, op_sysenter, op_sysexit, op_sysret
 from ringlet.vcpu.fpstate cimport (
     op_fnsave, op_fnstenv, op_fxrstor, op_fxsave, op_nm, op_xgetbv, op_xrstor, op_xrstors, op_xsave,
     op_xsavec, op_xsaveopt, op_xsaves, op_xsetbv)
 from ringlet.vcpu.msr cimport (
     op_rdmsr, op_rdpid, op_rdpmc, op_rdtsc, op_rdtscp, op_wrmsr)
+from ringlet.vcpu.exceptions cimport deliver_again
+from ringlet.vcpu.mmio cimport device_forget
 from ringlet.vcpu.operand cimport on_stack
 from ringlet.vcpu.pending cimport (
-    PENDING_IN, PENDING_INS, PENDING_NONE, PENDING_TRAP)
+    PENDING_IN, PENDING_INS, PENDING_NONE, PENDING_OP, PENDING_STORE, PENDING_TRAP, leave,
+    leave_emulate)
 from ringlet.vcpu.ports cimport finish_in, finish_ins, op_in, op_ins, op_out, op_outs
 from ringlet.vcpu.segments cimport (
     op_load_far, op_mov_from_seg, op_mov_to_seg, op_pop_seg, op_push_seg, op_read_base, op_swapgs,
@@ -43,9 +47,6 @@ from ringlet.vcpu.tables cimport (
     op_verw)
 from ringlet.vcpu.transfers cimport op_call_far, op_iret, op_jmp_far, op_ret_far
 
-cdef enum:
-    SHADOW_MOV_SS = 2
-
 
 cdef int op_serialize(CpuState* c, OpInfo* op) noexcept nogil:
     """SERIALIZE: leaving translated code is more than it asks for."""
@@ -55,8 +56,7 @@ cdef int op_serialize(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_emulate(CpuState* c, OpInfo* op) noexcept nogil:
-    c.exit_kind = EXIT_EMULATE
-    return EMU_EXIT
+    return leave_emulate(c, op)
 
 
 cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
@@ -235,8 +235,13 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
     The step trap follows TF as it was before the instruction, but for SYSCALL and SYSRET, where
     the new TF counts (SDM 3B 17.3.1.4), software interrupts, which clear it on entry, and loads of
     SS, which hold it back.
+
+    c.inhibit is the shadow in which the instruction stands, and after it the one that it opens.  Of
+    loads of SS one after the other only the first opens one (SDM 3A 6.8.3): else a row of them, which
+    any ring may execute, would hold off interrupts for as long as it is.
     """
     cdef u64 stepping = c.rflags & FLAG_TF
+    cdef u32 shadow = c.inhibit
     cdef int result
     cdef int kind = op.op
     c.inhibit = 0
@@ -246,8 +251,12 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
     if kind == OP_SYSRET and not (stepping | c.gpr[11] & FLAG_TF):
         return op_sysret(c, op)
     result = dispatch(c, op)
+    if shadow == SHADOW_MOV_SS and c.inhibit == SHADOW_MOV_SS:
+        c.inhibit = 0
     if result == EMU_NEXT:
         advance(c, op)
+    if result == EMU_FAULT and c.device_waits:
+        return leave(c, op, c.exit_kind, PENDING_OP)
     if result == EMU_FAULT:
         if (c.exc_vector == VEC_GP and op.rm == 0xFF and not is_canonical(c.ea) and
                 on_stack(op) and not misaligned(c, kind)):
@@ -287,6 +296,30 @@ cdef int complete(CpuState* c) noexcept nogil:
     if pending == PENDING_IN:
         result = finish_in(c, op)
     elif pending == PENDING_INS:
+        c.pending_data = c.io_data
         result = finish_ins(c, op)
+        if result == EMU_FAULT and c.device_waits:
+            c.pending = PENDING_STORE
+            return EMU_EXIT
     return trap_if(c, result, stepping)
+
+
+cdef int begin_anew(CpuState* c) noexcept nogil:
+    """Goes on with what has waited for a device; EMU_*, as from `emulate` and `deliver`."""
+    cdef u32 pending = c.pending
+    cdef int result
+    c.pending = PENDING_NONE
+    c.device_waits = 0
+    if pending == PENDING_OP:
+        c.op_info = <u64>&c.pending_op
+        result = emulate(c, &c.pending_op)
+    elif pending == PENDING_STORE:
+        c.pending = PENDING_INS
+        c.io_data = c.pending_data
+        result = complete(c)
+    else:
+        result = deliver_again(c)
+    if not c.device_waits:
+        device_forget(c)
+    return result
 

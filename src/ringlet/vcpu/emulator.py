@@ -65,27 +65,35 @@ class Emulator:
         self._native = native
         self._by_window: dict[bytes, Step] = {}
         self._steps: dict[bytes, Step] = {}
-        self._refused = -1
 
-    def execute(self) -> Accesses:
+    def fetch_and_execute(self) -> Accesses:
+        """Fetch the instruction at RIP and perform it as `execute` does."""
+        native = self._native
+        window = native.fetch(native.rip)
+        if window is None:
+            return False
+        decoder = Decoder(64, window)
+        decoder.decode()
+        if decoder.last_error == DecoderError.NO_MORE_BYTES and len(window) < _MAX_LENGTH:
+            rest = native.fetch(native.rip + len(window) & (1 << 64) - 1)
+            if rest is None:
+                return False
+            window = (window + rest)[:_MAX_LENGTH]
+        return (yield from self.execute(window))
+
+    def execute(self, window: bytes) -> Accesses:
         """Perform one instruction, or some repetitions of a string instruction.
 
+        `window` begins with its bytes as they were fetched: what stands at RIP now may differ.
         Accesses to devices are yielded.  False: an exception is set, to be delivered; for the
         single-step trap, RIP is past the instruction.
         """
         native = self._native
         stepping, rip = native.rflags & _TF, native.rip
-        step = self._step()
-        if step is None:
-            return False
+        step = self._step(window)
         if isinstance(step, Sensitive):
-            if self._refused == native.rip:
-                raise InternalError(
-                    "a sensitive instruction was left to the emulator", {"rip": native.rip}
-                )
-            self._refused = native.rip
+            native.drop_code()
             return True
-        self._refused = -1
         if not (yield from step.run(native)):
             return False
         native.done(native.rip != rip or not isinstance(step, String))
@@ -94,26 +102,17 @@ class Emulator:
             return False
         return True
 
-    def _step(self) -> Step | None:
-        """The step at RIP; None if fetching it faults."""
+    def _step(self, window: bytes) -> Step:
+        """How the instruction at the start of `window` is performed."""
         native = self._native
-        rip = native.rip
         if not native.key & _KEY_MODE64:
-            raise InternalError("the emulator was given code that is not 64-bit", {"rip": rip})
-        window = native.fetch(rip)
-        if window is None:
-            return None
+            raise InternalError(
+                "the emulator was given code that is not 64-bit", {"rip": native.rip}
+            )
         step = self._by_window.get(window)
         if step is not None:
             return step
-        decoder = Decoder(64, window)
-        instruction = decoder.decode()
-        if decoder.last_error == DecoderError.NO_MORE_BYTES and len(window) < _MAX_LENGTH:
-            rest = native.fetch(rip + len(window) & (1 << 64) - 1)
-            if rest is None:
-                return None
-            window = (window + rest)[:_MAX_LENGTH]
-            instruction = Decoder(64, window).decode()
+        instruction = Decoder(64, window).decode()
         if native.room < _ROOM or len(self._by_window) >= _KEPT:
             native.forget()
             self._by_window.clear()
@@ -127,12 +126,12 @@ class Emulator:
 
 
 class Sensitive:
-    """Not innocuous, so it was none of the emulator's business when it was translated."""
+    """Not innocuous: a rule of the translator performs it."""
 
     __slots__ = ()
 
     def run(self, native: Native) -> Accesses:
-        """Leave it: the guest has changed its code since, which is to be translated again."""
+        """Do nothing: what was translated is no longer what stands there."""
         del native
         yield from ()
         return True

@@ -6,7 +6,7 @@ delivery has succeeded, but for CR2 and DR6, which the SDM has written when the 
 """
 from ringlet.core.state cimport (
     SEG_CS, SEG_SS, RSP, AR_S, AR_P, AR_L, AR_DB, AR_UNUSABLE, EMU_FLOW, EMU_FAULT, EMU_EXIT,
-    EXIT_SHUTDOWN, FLAG_TF, FLAG_RF, FLAG_NT, FLAG_VM, ACC_FETCH, ACC_USER, ACC_WRITE,
+    EXIT_SHUTDOWN, Event, FLAG_TF, FLAG_RF, FLAG_NT, FLAG_VM, ACC_FETCH, ACC_USER, ACC_WRITE,
     VEC_DE, VEC_DB, VEC_NMI, VEC_DF, VEC_TS, VEC_NP, VEC_SS, VEC_GP, VEC_PF, VEC_MC,
     get_rflags, raise_err, is_canonical)
 from ringlet.vcpu.control cimport update_key
@@ -15,6 +15,8 @@ from ringlet.vcpu.descriptors cimport (
     Descriptor, SYS_INTERRUPT_GATE, SYS_TRAP_GATE, fetch, is_null, load_cache, load_null,
     mark_accessed, require, selector_error)
 from ringlet.vcpu.memory cimport push_frame, read_bytes
+from ringlet.vcpu.mmio cimport device_forget
+from ringlet.vcpu.pending cimport PENDING_EVENT
 from ringlet.vcpu.sysregs cimport (
     AR_CODE, AR_CONFORMING, DR6_BD, DR7_GD, dpl_of)
 
@@ -29,14 +31,6 @@ cdef enum Class:
     BENIGN = 0
     CONTRIBUTORY = 1
     PAGE_FAULT = 2
-
-cdef struct Event:
-    u32 vector
-    u32 error
-    u32 has_error
-    u32 source
-    u64 rip         # pushed
-    u64 rflags      # pushed, RF as SDM 3B 17.3.1.1 says
 
 
 cdef int classify(u32 vector) noexcept nogil:
@@ -167,22 +161,37 @@ cdef u64 pushed_flags(CpuState* c, u32 vector) noexcept nogil:
 
 cdef int take(CpuState* c, Event* e) noexcept nogil:
     """Delivers an event and whatever delivering it raises."""
-    cdef int first = classify(e.vector) if e.source == FROM_PROCESSOR else BENIGN
+    e.first = classify(e.vector) if e.source == FROM_PROCESSOR else BENIGN
+    e.at = c.rip
+    return go_through(c, e)
+
+
+cdef int deliver_again(CpuState* c) noexcept nogil:
+    """Goes on with an event whose delivery has waited for a device."""
+    cdef Event e = c.event
+    return go_through(c, &e)
+
+
+cdef int go_through(CpuState* c, Event* e) noexcept nogil:
     cdef int second
-    cdef u64 rip = c.rip
     while True:
         if enter(c, e) == 0:
             return EMU_FLOW
+        if c.device_waits:
+            c.event = e[0]
+            c.pending = PENDING_EVENT
+            return EMU_EXIT
+        device_forget(c)
         if e.source == FROM_PROCESSOR and e.vector == VEC_DF:
             c.exit_kind = EXIT_SHUTDOWN
-            c.shutdown_rip = rip
+            c.shutdown_rip = e.at
             return EMU_EXIT
         if VEC_TS <= c.exc_vector <= VEC_GP and e.source != FROM_SOFTWARE:
             c.exc_error |= 1
         arise(c)
         second = classify(c.exc_vector)
-        if ((first == CONTRIBUTORY and second == CONTRIBUTORY) or
-                (first == PAGE_FAULT and second != BENIGN)):
+        if ((e.first == CONTRIBUTORY and second == CONTRIBUTORY) or
+                (e.first == PAGE_FAULT and second != BENIGN)):
             e.vector = VEC_DF
             e.error = 0
             e.has_error = 1
@@ -190,9 +199,9 @@ cdef int take(CpuState* c, Event* e) noexcept nogil:
             e.vector = c.exc_vector
             e.error = c.exc_error
             e.has_error = c.exc_has_error
-        first = second
+        e.first = second
         e.source = FROM_PROCESSOR
-        e.rip = rip
+        e.rip = e.at
         e.rflags = pushed_flags(c, e.vector)
 
 

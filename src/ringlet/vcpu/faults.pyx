@@ -20,6 +20,7 @@ from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport (
     mmu_is_window, mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host)
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
+from ringlet.vcpu.x87 cimport FPU_DATA, FPU_OPCODE, X87_NONE, x87_opcode
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 
@@ -50,8 +51,20 @@ cdef bint unbias_string(CpuState* c, u64* regs) noexcept nogil:
     return True
 
 
+cdef bint is_repeated_string(u64 rip) noexcept nogil:
+    cdef const u8* p = <const u8*>rip
+    cdef bint repeats = False
+    while p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66 or p[0] == 0x48:
+        repeats |= p[0] == 0xF3 or p[0] == 0xF2
+        p += 1
+    return repeats and (0xA4 <= p[0] <= 0xA7 or 0xAA <= p[0] <= 0xAF)
+
+
 cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
     """Make the handler return to the dispatcher with the guest's state before its instruction."""
+    if code == LEAVE_EMULATE:
+        # As it was fetched: the guest may have changed its page tables since.
+        guest_bytes(c, frag, guest, c.insn)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
     c.rip = frag.linear + guest
@@ -264,7 +277,12 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
     cdef int r
     if not guest_bytes(c, frag, guest, code):
         return 0
-    if decode(<ShapeTable*>c.translator, code, 16, &i) != DECODE_OK:
+    r = decode(<ShapeTable*>c.translator, code, 16, &i)
+    if r == DECODE_LEARN:
+        # The translation is one that was kept.
+        c.exit_arg = <u64>(frag - (<Cache*>c.cache).fragments)
+        return leave(c, f, frag, guest, LEAVE_UNKNOWN)
+    if r != DECODE_OK:
         return raise_here(c, f, frag, guest, VEC_GP, True)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
@@ -291,11 +309,16 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
 
 
 cdef int step(CpuState* c, HostFault* f, Cache* k, u32 host) noexcept nogil:
-    """Single steps complete a store into the fragment that it dropped, up to the next boundary."""
-    cdef u32 index = <u32>(c.stepping - 1), guest
+    """Single steps complete a store into the fragment that it dropped, up to the next boundary.
+
+    That is the end of a repetition, too: the instruction's own bytes may be others now.
+    """
+    cdef u32 index = <u32>(c.stepping - 1), guest, start = 0
     cdef Fragment* frag = &k.fragments[index]
     if frag.host <= host < frag.host + frag.size:
-        if not cache_is_boundary(k, frag, host, &guest):
+        if is_repeated_string(f.regs[HR_RIP]):
+            guest = cache_guest_offset(k, frag, host, &start)
+        elif not cache_is_boundary(k, frag, host, &guest):
             return 1
         return leave(c, f, frag, guest, LEAVE_STEPPED)
     f.regs[HR_EFL] &= ~<u64>HOST_TF
@@ -345,6 +368,10 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
     elif k.stubs.at[STUB_ENTER] <= host < k.stubs.enter_end:
         index = cache_fragment_at(k, <u32>(c.entry - <u64>k.run))
     else:
+        # In compiled code, which looks before it enters a fragment.  But somebody else's signal
+        # handler may go back to the middle of one, so ask again.
+        if f.nested:
+            prod_arm(c)
         return 1
     if index != NONE:
         cache_halt(c, k, index)
@@ -388,12 +415,21 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     return 0
 
 
+cdef u64 guest_fop(CpuState* c, Fragment* frag, u32 guest, const u8* host) noexcept nogil:
+    """FOP of the guest's instruction, with that of its translation in the upper half."""
+    cdef u8 code[16]
+    cdef u32 fop = X87_NONE
+    if guest_bytes(c, frag, guest, code):
+        fop = x87_opcode(code)
+    return fop | <u64>x87_opcode(host) << 32
+
+
 cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     cdef Cache* k = <Cache*>c.cache
     cdef u64 at = host - <u64>k.run
     cdef u32 index, start = 0
     cdef Fragment* frag
-    if data:
+    if data == FPU_DATA:
         return mmu_linear_of(c, host)
     if at >= k.size:
         return 0
@@ -401,4 +437,6 @@ cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     if index == NONE:
         return 0
     frag = &k.fragments[index]
+    if data == FPU_OPCODE:
+        return guest_fop(c, frag, cache_guest_offset(k, frag, <u32>at, &start), <const u8*>host)
     return frag.linear + cache_guest_offset(k, frag, <u32>at, &start)

@@ -1,11 +1,6 @@
 """Save areas of the x87, SSE and AVX state, and XCR0 (SDM 1 ch. 10.5 and 13)."""
 from ringlet.core.state cimport CpuState, OpInfo, u8, u16, u32, u64
 
-# CpuState.fpu_pointer: the guest linear address for a last x87 instruction pointer (data = 0) or
-# data pointer (data = 1) as the host's registers hold it; 0 if there is none.  The guest's own
-# values, loaded by FXRSTOR and its kin, come through it too.  NULL stands for "always 0".
-ctypedef u64 (*fpu_pointer_fn)(CpuState* c, u64 host, int data) noexcept nogil
-
 cdef int op_fxsave(CpuState* c, OpInfo* op) noexcept nogil
 cdef int op_fxrstor(CpuState* c, OpInfo* op) noexcept nogil
 cdef int op_xsave(CpuState* c, OpInfo* op) noexcept nogil

@@ -10,16 +10,18 @@ they are replaced (CpuState.fpu_pointer), never shown.  Code and data selectors 
 CPUID.7.EBX[13] announces.
 """
 from ringlet.core.state cimport (
-    RAX, RCX, RDX, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_EMULATE, KEY_MODE64, VEC_GP,
+    RAX, RCX, RDX, EMU_FAULT, EMU_FLOW, EMU_NEXT, KEY_MODE64, VEC_GP,
     VEC_MF, VEC_NM, VEC_UD, raise_err, raise_exc)
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.cpuid cimport CPUID_EAX, CPUID_ECX, CPUID_EDX, cpuid_bit
 from ringlet.vcpu.memory cimport (
     check_write, load, read_bytes, store, user_access, write_bytes)
 from ringlet.vcpu.operand cimport opcode_of
+from ringlet.vcpu.pending cimport leave_emulate
 from ringlet.vcpu.sysregs cimport (
     CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR4_OSXSAVE, XCR0_AVX, XCR0_SSE, XCR0_X87, advance)
 from ringlet.vcpu.watch cimport check_aligned
+from ringlet.vcpu.x87 cimport guest_opcode, guest_pointer
 
 cdef extern from *:
     """
@@ -97,15 +99,6 @@ cdef void clear(u8* area, u32 size) noexcept nogil:
         (<u64*>(area + i))[0] = 0
 
 
-cdef u64 guest_pointer(CpuState* c, u64 host, int data) noexcept nogil:
-    if host == 0 or host == c.fpu_restored[data]:
-        # Not of an instruction that ran here: the guest loaded it.
-        return host
-    if c.fpu_pointer == NULL:
-        return 0
-    return (<fpu_pointer_fn>c.fpu_pointer)(c, host, data)
-
-
 cdef void complete_pointers(CpuState* c, u8* area) noexcept nogil:
     """Fills in the pointers that AMD's FXSAVE and XSAVE leave out while no exception is pending.
 
@@ -134,6 +127,7 @@ cdef void to_guest(CpuState* c, u8* area, bint wide, bint x87) noexcept nogil:
     cdef u64* fdp = <u64*>(area + AREA_FDP)
     if x87:
         complete_pointers(c, area)
+    (<u16*>(area + AREA_FOP))[0] = guest_opcode(c, fip[0], (<u16*>(area + AREA_FOP))[0])
     fip[0] = guest_pointer(c, fip[0], 0)
     fdp[0] = guest_pointer(c, fdp[0], 1)
     if not wide:
@@ -343,7 +337,6 @@ cdef int restore(CpuState* c, OpInfo* op, bint compacted_only) noexcept nogil:
     if loaded & XCR0_X87:
         if get(c, area, 0, AREA_MXCSR) or get(c, area, AREA_ST, AREA_XMM):
             return EMU_FAULT
-        to_host(c, area, op.size == 8)
     # MXCSR: the standard form loads it with SSE or AVX requested, whatever XSTATE_BV says; in the
     # compacted form it is a part of SSE and has its initial value with it.
     mxcsr[0] = fp_mxcsr()
@@ -363,6 +356,8 @@ cdef int restore(CpuState* c, OpInfo* op, bint compacted_only) noexcept nogil:
     if loaded & XCR0_AVX:
         if get(c, area, AREA_AVX, AREA_AVX + (256 if c.key & KEY_MODE64 else 128)):
             return EMU_FAULT
+    if loaded & XCR0_X87:
+        to_host(c, area, op.size == 8)
     clear(area + AREA_HEADER, 64)
     header[0] = loaded
     fp_xrstor(area, mask)
@@ -383,10 +378,11 @@ cdef int op_xrstors(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef void build_environment(CpuState* c, u8* area, u32* env) noexcept nogil:
     """Rewrites the pointers of the 7 doublewords of an x87 environment; `area`: an FXSAVE image."""
-    cdef u64 fip = guest_pointer(c, (<u64*>(area + AREA_FIP))[0], 0)
+    cdef u64 host = (<u64*>(area + AREA_FIP))[0]
+    cdef u64 fip = guest_pointer(c, host, 0)
     cdef u64 fdp = guest_pointer(c, (<u64*>(area + AREA_FDP))[0], 1)
+    env[4] = <u32>guest_opcode(c, host if host else env[3], <u16>(env[4] >> 16) & 0x7FF) << 16
     env[3] = <u32>fip
-    env[4] &= <u64>0xFFFF0000          # opcode; the selectors are 0
     env[5] = <u32>fdp
     env[6] = <u64>0xFFFF0000
 
@@ -420,7 +416,11 @@ cdef int save_x87(CpuState* c, OpInfo* op, u32 registers) noexcept nogil:
     else:
         fp_fnstenv(env)
     build_environment(c, area, env)
-    return store_environment(c, op, env, registers)
+    if store_environment(c, op, env, registers):
+        # To be begun anew with the state that it has changed.
+        fp_fxrstor(area)
+        return EMU_FAULT
+    return 0
 
 
 cdef int op_fnstenv(CpuState* c, OpInfo* op) noexcept nogil:
@@ -486,5 +486,4 @@ cdef int op_nm(CpuState* c, OpInfo* op) noexcept nogil:
         return raise_exc(c, VEC_UD)
     if c.cr0 & CR0_TS:
         return raise_exc(c, VEC_NM)
-    c.exit_kind = EXIT_EMULATE
-    return EMU_EXIT
+    return leave_emulate(c, op)

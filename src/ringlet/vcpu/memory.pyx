@@ -1,35 +1,43 @@
 """Memory accesses of the virtual processor itself: operands, stacks, descriptor tables.
 
-They are checked before they change anything, so that a fault leaves the guest as it was.  Memory
-that is not RAM reads as ones and ignores writes: no device register is a sensible stack, table
-or save area.
+They are checked before they change anything, so that a fault leaves the guest as it was.  EMU_FAULT
+also means that a device has to answer (`ringlet.vcpu.mmio`).
 """
 from ringlet.core.state cimport (
-    SEG_SS, AR_DB, ACC_WRITE, ACC_USER, EMU_FAULT, MEM_FAULT, MEM_MMIO, VEC_PF,
+    SEG_SS, AR_DB, ACC_WRITE, ACC_USER, EMU_FAULT, MEM_FAULT, MEM_MMIO, MEM_OK, VEC_PF,
     VEC_SS, raise_err, is_canonical)
 from ringlet.mmu.mmu cimport mmu_read, mmu_translate, mmu_write
+from ringlet.vcpu.mmio cimport device_read, device_write
 from ringlet.vcpu.sysregs cimport mode64
 from ringlet.vcpu.watch cimport check_aligned, watch
 
 
-cdef int read_bytes(CpuState* c, u64 linear, void* dst, u32 size, u32 access) noexcept nogil:
+cdef int read_units(CpuState* c, u64 linear, void* dst, u32 size, u32 unit,
+                    u32 access) noexcept nogil:
+    """`read_bytes`, of a device in accesses of at most `unit` bytes."""
     cdef int result = mmu_read(c, linear, dst, size, access)
-    cdef u32 i
     if result == MEM_FAULT:
         return EMU_FAULT
     if result == MEM_MMIO:
-        for i in range(size):
-            (<u8*>dst)[i] = 0xFF
+        return device_read(c, linear, <u8*>dst, size, unit, access)
     return 0
+
+
+cdef int read_bytes(CpuState* c, u64 linear, void* dst, u32 size, u32 access) noexcept nogil:
+    return read_units(c, linear, dst, size, 8, access)
 
 
 cdef int write_bytes(CpuState* c, u64 linear, const void* src, u32 size, u32 access) noexcept nogil:
     """Writes all of it or, on a fault, nothing."""
+    cdef int result
     if (linear & 0xFFF) + size > 0x1000:
         if check_write(c, linear, size, access):
             return EMU_FAULT
-    if mmu_write(c, linear, src, size, access | ACC_WRITE) == MEM_FAULT:
+    result = mmu_write(c, linear, src, size, access | ACC_WRITE)
+    if result == MEM_FAULT:
         return EMU_FAULT
+    if result == MEM_MMIO:
+        return device_write(c, linear, <const u8*>src, size, 8, access)
     return 0
 
 
@@ -122,8 +130,8 @@ cdef int pop_values(CpuState* c, u64* rsp, u64* words, u32 count, u32 size) noex
     cdef u32 i, j
     if check_stack(c, linear, count * size) or check_aligned(c, linear, size):
         return EMU_FAULT
-    if read_bytes(c, linear, image, count * size, user_access(c)):
-        if c.exc_vector == VEC_PF:
+    if read_units(c, linear, image, count * size, size, user_access(c)):
+        if c.exc_vector == VEC_PF and not c.device_waits:
             find_pop_fault(c, linear, count, size)
         return EMU_FAULT
     for i in range(count):
@@ -145,19 +153,30 @@ cdef int write_down(CpuState* c, u64 linear, const void* image, u32 count, u32 s
 
     Pushes go downwards, so a page fault is that of the highest value on the page at fault.
     """
+    cdef const u8* values = <const u8*>image
     cdef u32 i = count
+    cdef int result
     cdef u64 at = linear + (count - 1) * size
     if (linear & 0xFFF) + count * size <= 0x1000:
-        if mmu_write(c, linear, image, count * size, access | ACC_WRITE) != MEM_FAULT:
+        result = mmu_write(c, linear, image, count * size, access | ACC_WRITE)
+        if result == MEM_OK:
             return 0
-        if c.exc_vector == VEC_PF:
-            c.exc_cr2 = at
-        return EMU_FAULT
+        if result == MEM_FAULT:
+            if c.exc_vector == VEC_PF:
+                c.exc_cr2 = at
+            return EMU_FAULT
     while i:
         i -= 1
         if check_write(c, linear + i * size, size, access):
             return EMU_FAULT
-    return write_bytes(c, linear, image, count * size, access)
+    if mmu_write(c, linear, image, count * size, access | ACC_WRITE) == MEM_OK:
+        return 0
+    i = count
+    while i:
+        i -= 1
+        if write_bytes(c, linear + i * size, values + i * size, size, access):
+            return EMU_FAULT
+    return 0
 
 
 cdef int push_values(CpuState* c, u64* rsp, const u64* words, u32 count, u32 size) noexcept nogil:

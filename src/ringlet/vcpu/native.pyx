@@ -9,13 +9,16 @@ the virtual processor: its registers, and its memory by operands.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
+from ringlet.cache.codecache cimport Cache, cache_drop_linear
 from ringlet.core.signals cimport enter_thread, leave_thread
 from ringlet.core.state cimport *
 from ringlet.mmu.mmu cimport mmu_translate, phys_read, phys_write
 from ringlet.vcpu.debugger cimport debug_seen
 from ringlet.vcpu.debug cimport single_step
+from ringlet.vcpu.events cimport event_due
 from ringlet.vcpu.sysregs cimport CR4_OSXMMEXCPT
 from ringlet.vcpu.watch cimport check_aligned, watch
+from ringlet.vcpu.x87 cimport X87_NONE, x87_opcode
 
 from ringlet.errors import InternalError
 
@@ -63,6 +66,7 @@ cdef enum:
 
 # Offsets in the XSAVE image (SDM 1 table 10-2, 13.4).
 cdef enum:
+    IMAGE_FOP = 6
     IMAGE_FIP = 8
     IMAGE_FDP = 16
     IMAGE_MMX = 32
@@ -202,6 +206,7 @@ cdef class Native:
         cdef u8* bounce = <u8*>(c.block + BLOCK_BOUNCE)
         cdef u64* regs = <u64*>(bounce + BOUNCE_IN)
         cdef u64* image
+        cdef u32 fop
         memcpy(regs, c.gpr, 128)
         if reg0 >= 0:
             regs[reg0] = value0
@@ -216,6 +221,9 @@ cdef class Native:
         # The last x87 instruction and its operand are the guest's, not ours.
         image = <u64*>self.image()
         if image[IMAGE_FIP >> 3] - c.native < NATIVE_SIZE:
+            fop = x87_opcode(c.insn)
+            if fop != X87_NONE and (<u16*>image)[IMAGE_FOP >> 1] == x87_opcode(<u8*>image[1]):
+                (<u16*>image)[IMAGE_FOP >> 1] = <u16>fop
             image[IMAGE_FIP >> 3] = c.rip
         if image[IMAGE_FDP >> 3] - <u64>bounce < BOUNCE_SIZE:
             image[IMAGE_FDP >> 3] = self.data
@@ -352,8 +360,7 @@ cdef class Native:
     def wanted(self) -> bool:
         """Something waits for an instruction boundary."""
         cdef CpuState* c = self.c
-        return (c.attention != 0 or c.db_pending != 0 or (c.intr != 0 and c.iflag != 0)
-                or debug_seen(c))
+        return c.attention != 0 or c.db_pending != 0 or event_due(c) or debug_seen(c)
 
     # --- memory
 
@@ -370,8 +377,12 @@ cdef class Native:
             return None
         code = PyBytes_FromStringAndSize(NULL, size)
         if r != MEM_OK or phys_read(self.c, phys, PyBytes_AS_STRING(code), size) != MEM_OK:
-            raise InternalError("the guest runs code where there is no RAM", {"rip": self.c.rip})
+            raise ValueError(f"no RAM at linear {linear:#x}")
         return code
+
+    def drop_code(self) -> None:
+        """Drop the translations of the page at RIP."""
+        cache_drop_linear(self.c, <Cache*>self.c.cache, self.c.rip, 1)
 
     cdef u64 effective(self, Operand o, u64 offset) noexcept:
         cdef u64 a = o.displacement + offset

@@ -13,7 +13,7 @@ from ringlet.core.host cimport host_map_low, host_ticks, host_unmap
 from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save, vectors_settle
-from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy
+from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy, cache_flush
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mmu_read, mmu_write,
                               mmu_load_cr3, mmu_flush_all)
@@ -23,6 +23,7 @@ from ringlet.translate.learn_table cimport LearnTable
 from ringlet.vcpu.apic cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due, apic_holds,
                                  apic_line, apic_message, apic_read, apic_update, apic_write)
 from ringlet.vcpu.emulate cimport complete
+from ringlet.vcpu.events cimport nmi_due
 from ringlet.vcpu.exceptions cimport interrupt, deliver
 from ringlet.vcpu.blocks cimport blocks_create, blocks_destroy
 from ringlet.vcpu.control cimport update_key
@@ -30,7 +31,9 @@ from ringlet.vcpu.debugger cimport debug_forget, debug_holds
 from ringlet.vcpu.debugging cimport (blocks_events, debug_destroy, debug_go, debug_poke,
                                      debug_set_breaks, debug_set_watches, debug_why)
 from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
+from ringlet.vcpu.mmio cimport device_answer
 from ringlet.vcpu.native cimport Native, native_create
+from ringlet.vcpu.pending cimport PENDING_OP
 from ringlet.vcpu.reset cimport reset
 from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
                                  space_dropped)
@@ -113,7 +116,7 @@ cdef class Processor:
         alarm_attach(self.c)
         self.set_cpuid(cpuid if cpuid is not None else default_entries())
         self.ram = ram_create(ram_size)
-        mmu_create(self.c, self.ram, code_unmapped, code_written, space_dropped)
+        mmu_create(self.c, self.ram, NULL, code_unmapped, code_written, space_dropped)
         install_handlers(handle_fault)
         update_key(self.c)
 
@@ -170,10 +173,8 @@ cdef class Processor:
             return self.c.cpl
         if name == "exception":
             return self.c.exc_vector | (<u64>self.c.exc_error << 32)
-        cdef u64 value = 0
         offset, size = FIELDS[name]
-        memcpy(&value, <u8*>self.c + <size_t>offset, size)
-        return value
+        return int.from_bytes((<u8*>self.c + <size_t>offset)[:<size_t>size], "little")
 
     def set(self, str name, u64 value) -> None:
         """Set a register; control registers take effect at once."""
@@ -265,15 +266,16 @@ cdef class Processor:
             kind = self.advance(0)
         self.waiting = EXIT_NONE
         prod_attach(self.c)
-        while kind == EXIT_NONE:
-            enter_thread(self.c)
-            with nogil:
-                begin_run(self.c)
-                vectors_load(area)
-                kind = run_loop(self.c, self.builder)
-                vectors_save(area)
-                end_run(self.c)
-            leave_thread()
+        while True:
+            if kind == EXIT_NONE:
+                enter_thread(self.c)
+                with nogil:
+                    begin_run(self.c)
+                    vectors_load(area)
+                    kind = run_loop(self.c, self.builder)
+                    vectors_save(area)
+                    end_run(self.c)
+                leave_thread()
             if kind == EXIT_IO_IN or kind == EXIT_IO_OUT:
                 if self.port_read is None:
                     return kind
@@ -283,19 +285,25 @@ cdef class Processor:
                 kind = EXIT_NONE
             elif kind == EXIT_EMULATE:
                 self.emulated += 1
-                self.emulation = self.emulator.execute()
+                self.emulation = self.emulator.execute(self.c.insn[:15])
                 kind = self.advance(None)
-                while kind == EXIT_MMIO_READ or kind == EXIT_MMIO_WRITE:
-                    if not self.reach():
-                        return kind
-                    kind = self.advance(self.c.io_data)
+            elif kind == EXIT_MMIO_READ or kind == EXIT_MMIO_WRITE:
+                if not self.reach():
+                    return kind
+                kind = self.answer(self.c.io_data)
             elif kind == EXIT_EOI and self.level_ended is not None:
                 self.level_ended(self.c.io_data)
                 kind = EXIT_NONE
             elif kind == EXIT_BLOCK:
                 self.block_begins()
                 kind = EXIT_NONE
-        return kind
+            elif kind != EXIT_NONE:
+                return kind
+
+    cdef int answer(self, u64 value) except -1:
+        """Tell what asked a device its answer; an `Exit`, or EXIT_NONE."""
+        device_answer(self.c, value)
+        return self.advance(value) if self.emulation is not None else EXIT_NONE
 
     cdef bint reach(self) except -1:
         """Let the local APIC or the machine answer an access to a device; False: nobody does."""
@@ -321,8 +329,7 @@ cdef class Processor:
         """Let `read(phys, size)` and `write(phys, size, value)` answer accesses to guest physical
         addresses without RAM within `run`.
 
-        Without them, `run` leaves with EXIT_MMIO_READ or EXIT_MMIO_WRITE.
-        """
+        Without them, `run` leaves with EXIT_MMIO_READ or EXIT_MMIO_WRITE."""
         self.memory_read = read
         self.memory_write = write
 
@@ -338,8 +345,7 @@ cdef class Processor:
                      write: Callable[[int, int, int], None]) -> None:
         """Let `read(port, size)` and `write(port, size, value)` answer IN and OUT within `run`.
 
-        Without them, `run` leaves with EXIT_IO_IN or EXIT_IO_OUT.
-        """
+        Without them, `run` leaves with EXIT_IO_IN or EXIT_IO_OUT."""
         self.port_read = read
         self.port_write = write
 
@@ -359,14 +365,14 @@ cdef class Processor:
         return c.exit_kind if result == EMU_EXIT else EXIT_NONE
 
     def emulate(self, u64 value=0) -> int:
-        """Perform the instruction at RIP by the general emulator; an `Exit`.
+        """Fetch the instruction at RIP and perform it by the general emulator; an `Exit`.
 
         EXIT_NONE: it is over, done or its exception delivered.  After EXIT_MMIO_READ or
         EXIT_MMIO_WRITE the next call goes on with it, and `value` is what was read.  `run` does all
         this where translated code cannot go on; here it is a way to try one instruction.
         """
         if self.emulation is None:
-            self.emulation = self.emulator.execute()
+            self.emulation = self.emulator.fetch_and_execute()
             return self.advance(None)
         return self.advance(value)
 
@@ -391,25 +397,24 @@ cdef class Processor:
         return c.exit_kind
 
     cdef learn(self):
-        """The translator met an instruction whose shape is new."""
+        """Learn a new shape; those of cached code stay known, for single steps and faults."""
         cdef Builder* b = self.builder
-        cdef u32 at = b.learn_at
-        cdef u32 size = b.avail - at
-        self.table.learn(PyBytes_FromStringAndSize(<char*>b.code + at, size if size < 15 else 15))
+        cdef u32 size = min(<u32>15, b.avail - b.learn_at)
+        if self.table.learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
+            cache_flush(self.c, <Cache*>self.c.cache)
 
     def exit_info(self):
-        """The fields of the last exit."""
         cdef CpuState* c = self.c
         return ExitInfo(c.io_port, c.io_size, c.io_count, c.io_data, c.mmio_phys, c.mmio_linear,
                         c.rip)
 
     def complete(self, u64 value=0) -> None:
         """Finish the instruction that left for a device; `value` is what was read."""
-        if self.emulation is not None:
-            self.waiting = self.advance(value)
+        if self.emulation is not None or self.c.device_waits:
+            self.waiting = self.answer(value)
             return
         self.c.io_data = value
-        cdef int result = complete(self.c)
+        result = complete(self.c)
         self.ended(deliver(self.c) if result == EMU_FAULT else result)
 
     cdef void ended(self, int result):
@@ -422,13 +427,12 @@ cdef class Processor:
         instruction."""
         apic_update(self.c)
         return (self.c.intr & INTR_EXTERNAL != 0 and self.c.iflag != 0 and not self.c.inhibit
-                and self.emulation is None
+                and not nmi_due(self.c) and self.emulation is None and self.c.pending < PENDING_OP
                 and not (self.c.debugger != NULL and debug_holds(self.c)))
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt; the guest must be able to take it: after EXIT_WINDOW, or
-        if it is `interruptible`.
-        """
+        if it is `interruptible`."""
         self.ended(interrupt(self.c, vector))
 
     def set_interrupt(self, bint pending) -> None:
@@ -494,6 +498,8 @@ cdef class Processor:
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values.update(emulated=self.emulated, port_reads=self.port_reads,
                       port_writes=self.port_writes, code_cache_used=k.used,
-                      code_cache_size=k.size, fragments_live=k.live)
+                      code_cache_size=k.size, fragments_live=k.live, shapes=self.table.count,
+                      shapes_emptied=self.table.emptied,
+                      kept_emptied=self.kept.emptied if self.kept else 0)
         return values
 

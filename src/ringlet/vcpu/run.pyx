@@ -15,15 +15,18 @@ from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
                                          TRANSLATE_LEARN, TRANSLATE_CROSS)
 from ringlet.translate.kept cimport Kept, kept_add, kept_find
-from ringlet.vcpu.emulate cimport emulate
+from ringlet.vcpu.emulate cimport begin_anew, emulate
 from ringlet.vcpu.apic cimport (INTR_LOCAL, apic_accept, apic_due, apic_tick, apic_update)
 from ringlet.vcpu.blocks cimport (EXCEPTION, INTERRUPT, block_begins, block_ends,
                                   blocks_event)
 from ringlet.vcpu.debugger cimport (DEBUG_ALONE, DEBUG_STOP, debug_after, debug_before,
                                     debug_holds, debug_room, debug_stops)
+from ringlet.vcpu.events cimport event_due, nmi_due
 from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
+from ringlet.vcpu.faults cimport guest_bytes
+from ringlet.vcpu.pending cimport PENDING_OP
 from ringlet.vcpu.step cimport Step, step_after, step_before, step_left, step_undone, step_watch
-from ringlet.vcpu.sysregs cimport CR0_AM
+from ringlet.vcpu.sysregs cimport CR0_AM, DR6_BS
 
 cdef enum:
     FOUND = 0
@@ -219,6 +222,16 @@ cdef int raised(CpuState* c) noexcept nogil:
     return EXIT_NONE
 
 
+cdef int answered(CpuState* c) noexcept nogil:
+    """A device has answered: go on with what asked it.  An Exit, or EXIT_NONE."""
+    cdef int result = begin_anew(c)
+    if result == EMU_FAULT:
+        if not (c.exc_vector == VEC_DB and c.exc_dr6 & DR6_BS):
+            c.db_pending = 0
+        return raised(c)
+    return c.exit_kind if result == EMU_EXIT else EXIT_NONE
+
+
 cdef void sleep(CpuState* c) noexcept nogil:
     """Halted: wait for a request, or for the time of the next event."""
     c.sleeping = 1
@@ -245,7 +258,7 @@ cdef int events(CpuState* c) noexcept nogil:
             return EXIT_INTERRUPTED
         if c.inhibit or (c.debugger != NULL and debug_holds(c)):
             return EXIT_NONE
-        if c.nmi_pending and not c.nmi_blocked:
+        if nmi_due(c):
             if nmi(c) == EMU_EXIT:
                 return c.exit_kind
         elif c.intr and c.iflag:
@@ -301,8 +314,19 @@ cdef void end_period(CpuState* c, Cache* k) noexcept nogil:
 cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
     """No event waits, nothing steps, and the jump tables are this address space's."""
     return (not c.key & KEY_STEP and not c.inhibit and not c.attention
-            and not (c.intr and c.iflag) and k.space[0] == mmu_space(c, 0)
+            and not event_due(c) and k.space[0] == mmu_space(c, 0)
             and k.space[1] == mmu_space(c, <u64>1 << 63))
+
+
+cdef bint to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil:
+    """Give the builder the instruction at RIP, which is in `f`, to be learned."""
+    if not guest_bytes(c, f, <u32>(c.rip - f.linear), &b.crossing[0]):
+        return False
+    b.code = &b.crossing[0]
+    b.avail = 16
+    b.learn_at = 0
+    c.exit_kind = EXIT_LEARN
+    return True
 
 
 cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
@@ -314,6 +338,10 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
     cdef u32 index = NONE, key, space, link = NONE, generation = 0, drops, stepping, inhibit = 0
     cdef bint indirect = False, again = False
     cdef int r, exit_kind
+    if c.pending >= PENDING_OP:
+        exit_kind = answered(c)
+        if exit_kind != EXIT_NONE:
+            return exit_kind
     c.resume = 0
     while True:
         if c.debugger != NULL and debug_stops(c):
@@ -348,8 +376,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             shadow = c.rip
             inhibit = c.inhibit
             c.inhibit = 0
-            if inhibit and c.intr:
-                # The instruction after STI or MOV SS runs alone if an interrupt waits for its end.
+            if inhibit and event_due(c):
+                # The instruction after STI or MOV SS runs alone if something waits for its end.
                 key |= KEY_STEP
             if not c.n_lookups & PERIOD_LOOKUPS:
                 end_period(c, k)
@@ -399,11 +427,13 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 break
             c.n_ops += 1
             drops = k.drops
+            # The operation ends the shadow in which it stands, if any, and may open another.
+            c.inhibit = inhibit if op.rip == shadow else 0
             inhibit = 0
             r = emulate(c, op)
             if r == EMU_NEXT and op.resume and c.blocks == NULL and not key & KEY_STEP \
                     and k.drops == drops and c.key == key \
-                    and not c.attention and not (c.intr and (c.iflag or c.inhibit)):
+                    and not c.attention and not event_due(c):
                 if c.inhibit:
                     shadow = c.rip
                     inhibit = c.inhibit
@@ -469,6 +499,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                 c.inhibit = inhibit
             if stepping:
                 step_undone(c, &step)
+            if c.exit_code == LEAVE_UNKNOWN and to_learn(c, b, &k.fragments[<u32>c.exit_arg]):
+                return EXIT_LEARN
             continue
         if stepping:
             r = step_after(c, &step, r, c.exit_code == LEAVE_OP)

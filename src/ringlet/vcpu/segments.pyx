@@ -10,14 +10,12 @@ from ringlet.core.state cimport (
 from ringlet.vcpu.control cimport update_key
 from ringlet.vcpu.descriptors cimport (
     is_null, load_cache, load_null, mark_accessed, require, selector_error)
+from ringlet.vcpu.events cimport SHADOW_MOV_SS
 from ringlet.vcpu.memory cimport load, pop_value, push_values, store
 from ringlet.vcpu.operand cimport opcode_of
 from ringlet.vcpu.sysregs cimport (
     AR_CODE, AR_CONFORMING, AR_READABLE, AR_WRITABLE, CR4_FSGSBASE, dpl_of, mode64,
     write_gpr)
-
-cdef enum:
-    SHADOW_MOV_SS = 2
 
 
 cdef int check_stack_segment(CpuState* c, u32 selector, u32 cpl, Descriptor* d) noexcept nogil:

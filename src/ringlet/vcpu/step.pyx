@@ -9,12 +9,10 @@ from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport SHAPE_OP, SHAPE_STRING
 from ringlet.vcpu.debug cimport instruction_breakpoint
 from ringlet.vcpu.debugger cimport debug_access, debug_forget, debug_watches
+from ringlet.vcpu.events cimport SHADOW_MOV_SS
 from ringlet.vcpu.faults cimport Access, accesses, guest_bytes
 from ringlet.vcpu.sysregs cimport CR4_DE, DR6_BS, DR7_ENABLES
 from ringlet.vcpu.watch cimport data_hits, port_hits
-
-cdef enum:
-    SHADOW_MOV_SS = 2
 
 
 cdef int step_before(CpuState* c, u32 shadow, Step* s) noexcept nogil:

@@ -5,18 +5,16 @@ from ringlet.core.state cimport (
     FLAG_DF, FLAG_ID, FLAG_IF, FLAG_IOPL, FLAG_NT, FLAG_OF, FLAG_PF, FLAG_RF, FLAG_SF, FLAG_TF,
     FLAG_VM, FLAG_ZF, VEC_GP, VEC_SS, get_rflags, is_canonical, raise_err, set_rflags)
 from ringlet.vcpu.control cimport update_key
+from ringlet.vcpu.events cimport SHADOW_STI, event_due, nmi_due
 from ringlet.vcpu.exceptions cimport software_interrupt
 from ringlet.vcpu.memory cimport (
     check_write, pop_value, push_values, stack_linear, stack_step, user_access)
 from ringlet.vcpu.sysregs cimport advance, iopl, mode64, next_rip, write_gpr
 
-cdef enum:
-    SHADOW_STI = 1
-
 
 cdef bint event_waits(CpuState* c) noexcept nogil:
     """Something wants to be told that interrupts can be delivered now."""
-    return c.intr != 0 or c.attention != 0
+    return c.intr != 0 or c.attention != 0 or nmi_due(c)
 
 
 cdef int op_cli(CpuState* c, OpInfo* op) noexcept nogil:
@@ -87,7 +85,7 @@ cdef int op_hlt(CpuState* c, OpInfo* op) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     advance(c, op)
     c.n_halts += 1
-    if c.intr and c.iflag or c.nmi_pending and not c.nmi_blocked:
+    if event_due(c):
         return EMU_FLOW
     c.halted = 1
     c.exit_kind = EXIT_HLT

@@ -5,7 +5,8 @@ from ringlet.core.state cimport (
 from ringlet.vcpu.descriptors cimport (
     DESC_OK, DESC_OUTSIDE, Descriptor, SYS_CALL_GATE, SYS_LDT, SYS_TSS_AVAILABLE, SYS_TSS_BUSY,
     fetch, fetch_wide, is_null, load_cache, load_null, selector_error)
-from ringlet.vcpu.memory cimport load, read_bytes, store, user_access, write_bytes
+from ringlet.vcpu.memory cimport (
+    check_read, check_write, load, read_bytes, store, user_access, write_bytes)
 from ringlet.vcpu.sysregs cimport (
     AR_CODE, AR_CONFORMING, AR_READABLE, AR_WRITABLE, dpl_of, write_gpr)
 
@@ -19,7 +20,10 @@ cdef int store_table(CpuState* c, TableReg* table) noexcept nogil:
     image[1] = <u8>(table.limit >> 8)
     for i in range(8):
         image[2 + i] = <u8>(table.base >> (8 * i))
-    return write_bytes(c, c.ea, image, size, user_access(c))
+    if check_write(c, c.ea, size, user_access(c)) or write_bytes(
+            c, c.ea, image, 2, user_access(c)):
+        return EMU_FAULT
+    return write_bytes(c, c.ea + 2, image + 2, size - 2, user_access(c))
 
 
 cdef int load_table(CpuState* c, TableReg* table) noexcept nogil:
@@ -29,7 +33,9 @@ cdef int load_table(CpuState* c, TableReg* table) noexcept nogil:
     cdef u32 size = 10 if c.key & KEY_MODE64 else 6
     if c.cpl:
         return raise_err(c, VEC_GP, 0)
-    if read_bytes(c, c.ea, image, size, user_access(c)):
+    if check_read(c, c.ea, size, user_access(c)) or read_bytes(
+            c, c.ea, image, 2, user_access(c)) or read_bytes(
+            c, c.ea + 2, image + 2, size - 2, user_access(c)):
         return EMU_FAULT
     for i in range(size - 2):
         base |= <u64>image[2 + i] << (8 * i)

@@ -12,6 +12,8 @@ from ringlet.core.state cimport (
     BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U, CpuidEntry,
     CpuState, SLOT_COUNT, u8, u32, u64)
 from ringlet.mmu.layout cimport Mmu, mmu_of
+from ringlet.mmu.map_target cimport (
+    Extent, MapTarget, map_frames, protect_frames, resolve, target_here, unmap_frames)
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (
     mmu_create, mmu_destroy, mmu_fetch, mmu_flush_all, mmu_invlpg, mmu_is_window, mmu_load_cr3,
@@ -68,17 +70,164 @@ cdef u64 now() noexcept nogil:
     return <u64>t.tv_sec * 1000000000 + <u64>t.tv_nsec
 
 
+# --- a target that is not where the MMU believes it to be
+
+cdef struct Elsewhere:
+    # Addresses from `base` on, `size` bytes, stand for others `shift` bytes away; reached through
+    # MapTarget.context.
+    u64 base
+    u64 size
+    u64 shift
+    u64 refuse_map_after   # calls of map
+
+
+cdef inline u64 moved(MapTarget* t, u64 address) noexcept nogil:
+    cdef Elsewhere* e = <Elsewhere*>t.context
+    return address + e.shift if address - e.base < e.size else address
+
+
+cdef u64 elsewhere_reserve(MapTarget* t, u64 size) noexcept nogil:
+    """The largest reservation is the one that is moved: the arena."""
+    cdef Elsewhere* e = <Elsewhere*>t.context
+    cdef MapTarget here
+    target_here(&here)
+    cdef u64 address = here.reserve(&here, size)
+    cdef u64 other
+    if address and size > e.size:
+        other = here.reserve(&here, size)
+        if not other:
+            here.release(&here, address, size)
+            return 0
+        e.base = address
+        e.size = size
+        e.shift = other - address
+    return address
+
+
+cdef void elsewhere_release(MapTarget* t, u64 address, u64 size) noexcept nogil:
+    cdef MapTarget here
+    target_here(&here)
+    here.release(&here, address, size)
+    if moved(t, address) != address:
+        here.release(&here, moved(t, address), size)
+
+
+cdef bint elsewhere_map(MapTarget* t, u64 address, const Extent* extent, u32 rights,
+                        u32 flags) noexcept nogil:
+    cdef Elsewhere* e = <Elsewhere*>t.context
+    cdef MapTarget here
+    target_here(&here)
+    if e.refuse_map_after == 0:
+        return False
+    e.refuse_map_after -= 1
+    return here.map(&here, moved(t, address), extent, rights, flags)
+
+
+cdef bint elsewhere_unmap(MapTarget* t, u64 address, u64 pages) noexcept nogil:
+    cdef MapTarget here
+    target_here(&here)
+    return here.unmap(&here, moved(t, address), pages)
+
+
+cdef bint elsewhere_protect(MapTarget* t, u64 address, u64 pages, u32 rights) noexcept nogil:
+    cdef MapTarget here
+    target_here(&here)
+    return here.protect(&here, moved(t, address), pages, rights)
+
+
+cdef void target_elsewhere(MapTarget* t, Elsewhere* e) noexcept nogil:
+    t.reserve = elsewhere_reserve
+    t.release = elsewhere_release
+    t.map = elsewhere_map
+    t.unmap = elsewhere_unmap
+    t.protect = elsewhere_protect
+    t.context = e
+    t.ballast = 0
+    e.base = e.size = e.shift = 0
+    e.refuse_map_after = ~<u64>0
+
+
+cdef class Frames:
+    """Guest RAM of `ram_size` bytes, and an area of `area_pages` pages to show its frames in."""
+    cdef GuestRam* ram
+    cdef Frames parent
+    cdef Elsewhere elsewhere
+    cdef MapTarget target
+    cdef readonly u64 area
+    cdef u64 area_size
+
+    def __cinit__(self, ram_size: int, area_pages: int = 64):
+        target_elsewhere(&self.target, &self.elsewhere)
+        self.ram = ram_create(ram_size)
+        self.area_size = area_pages * 4096
+        self.area = self.target.reserve(&self.target, self.area_size)
+        if not self.area:
+            raise MemoryError("no room for the area")
+
+    def __dealloc__(self):
+        if self.area:
+            self.target.release(&self.target, self.area, self.area_size)
+        ram_destroy(self.ram)
+
+    @property
+    def shift(self) -> int:
+        """What is to be added to an address of the area to find it in this process."""
+        return self.elsewhere.shift
+
+    def resolve(self, frame: int) -> tuple[int, int] | None:
+        """Offset in the file and number of frames from there on; None where there is no RAM."""
+        cdef Extent found
+        return (found.offset, found.pages) if resolve(self.ram, frame, &found) else None
+
+    def file(self, frame: int) -> int:
+        """Descriptor of the file that has the contents of `frame`."""
+        cdef Extent found
+        if not resolve(self.ram, frame, &found):
+            raise ValueError("no RAM")
+        return found.fd
+
+    def borrow(self, parent: Frames, frame: int) -> None:
+        """Take the contents of `frame` and all behind it from the RAM of `parent`."""
+        cdef Extent* mine = &self.ram.extents[0]
+        cdef u64 theirs = parent.ram.extents[0].pages
+        if self.ram.extent_count != 1 or frame >= mine.pages or mine.pages > theirs:
+            raise ValueError("RAM in one piece, and a parent with as much")
+        self.parent = parent
+        resolve(parent.ram, frame, &self.ram.extents[1])
+        self.ram.extents[1].pages = mine.pages - <u64>frame
+        mine.pages = frame
+        self.ram.extent_count = 2
+
+    def refuse_map_after(self, calls: int) -> None:
+        self.elsewhere.refuse_map_after = calls
+
+    def map(self, page: int, frame: int, pages: int, rights: int) -> int:
+        """Show frames from `page` of the area on; gives the number of calls."""
+        return map_frames(&self.target, self.ram, self.area + page * 4096, frame, pages, rights, 0)
+
+    def unmap(self, page: int, pages: int) -> None:
+        unmap_frames(&self.target, self.area + page * 4096, pages)
+
+    def protect(self, page: int, pages: int, rights: int) -> bool:
+        return bool(protect_frames(&self.target, self.area + page * 4096, pages, rights))
+
+
 cdef class Probe:
-    """One virtual MMU with `ram_size` bytes of guest RAM of its own, or with that of `beside`."""
+    """One virtual MMU with `ram_size` bytes of guest RAM of its own, or with that of `beside`.
+
+    Its windows are where it believes them to be, or `away`.
+    """
     cdef CpuState* c
     cdef GuestRam* own
     cdef Probe beside
+    cdef Elsewhere elsewhere
     cdef Log log
     cdef CpuidEntry cpuid[1]
 
     def __cinit__(self, ram_size: int, physical_bits: int = 46, maps_limit: int = 0,
-                  beside: Probe = None):
+                  beside: Probe = None, away: bool = False):
         cdef GuestRam* ram
+        cdef MapTarget target
         cdef void* block = mmap(NULL, BLOCK_SIZE, PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_32BIT, -1, 0)
         if block == MAP_FAILED:
@@ -94,7 +243,10 @@ cdef class Probe:
         if beside is None:
             self.own = ram_create(ram_size)
         ram = self.own if beside is None else mmu_of(beside.c).ram
-        mmu_create(self.c, ram, on_unmapped, on_written, on_dropped)
+        target_here(&target)
+        if away:
+            target_elsewhere(&target, &self.elsewhere)
+        mmu_create(self.c, ram, &target, on_unmapped, on_written, on_dropped)
         if maps_limit:
             mmu_of(self.c).maps_limit = maps_limit
 
@@ -103,6 +255,11 @@ cdef class Probe:
             mmu_destroy(self.c)
             munmap(self.c, BLOCK_SIZE)
         ram_destroy(self.own)
+
+    @property
+    def shift(self) -> int:
+        """What is to be added to an address in a window to find it in this process."""
+        return self.elsewhere.shift
 
     # --- registers
 

@@ -163,7 +163,7 @@ cdef class Probe:
         apic_create(self.c)
         alarm_attach(self.c)
         self.ram = ram_create(ram_size)
-        mmu_create(self.c, self.ram, ignore_unmapped, ignore_written, ignore_dropped)
+        mmu_create(self.c, self.ram, NULL, ignore_unmapped, ignore_written, ignore_dropped)
         update_key(self.c)
         self.fp = bytearray(AREA)
         self.fp[0:2] = b"\x7f\x03"

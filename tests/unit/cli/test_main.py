@@ -67,6 +67,36 @@ def test_last_halt_is_a_line_and_status_4(program: str, processor: Script, capfd
     assert "nothing can wake it" in capfd.readouterr().err
 
 
+def test_what_nobody_expected_is_a_line_and_status_70(
+    program: str, processor: Script, capfd: Capture
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("oh")
+
+    processor(FakeExit(Exit.EXIT_MMIO_WRITE, effect=broken))
+    status = main(["run", "--bare", program])
+    captured = capfd.readouterr()
+
+    assert status == 70
+    assert captured.err.startswith("ringlet: internal error, please report it: ZeroDivisionError")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_defect_before_there_is_a_machine_is_a_line_and_status_70(
+    program: str, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise KeyError("oh")
+
+    monkeypatch.setattr("ringlet.cli.run.read_program", broken)
+    status = main(["run", "--bare", program])
+    captured = capfd.readouterr()
+
+    assert status == 70
+    assert captured.err.startswith("ringlet: internal error, please report it: KeyError: 'oh' (at=")
+    assert captured.err.count("\n") == 1
+
+
 def test_internal_error_is_a_line_and_status_70(
     program: str, processor: Script, capfd: Capture
 ) -> None:

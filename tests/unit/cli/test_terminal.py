@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import queue
 import signal
 import struct
 import subprocess
@@ -317,6 +318,10 @@ class Collector:
         self.data = b""
         self.ended = threading.Event()
         self.ends = 0
+        self.failures: queue.Queue[Exception] = queue.Queue()
+
+    def fail(self, error: Exception) -> None:
+        self.failures.put(error)
 
     def end(self) -> None:
         self.ends += 1
@@ -329,7 +334,7 @@ class Collector:
 def test_reader_passes_everything_and_then_the_end() -> None:
     read, write = os.pipe()
     collector = Collector()
-    reader = Reader(read, collector.add, collector.end)
+    reader = Reader(read, collector.add, collector.end, collector.fail)
     reader.start()
     os.write(write, b"abc")
     os.write(write, b"\0\xff")
@@ -344,7 +349,7 @@ def test_reader_passes_everything_and_then_the_end() -> None:
 def test_reader_can_be_stopped_while_nothing_comes() -> None:
     read, write = os.pipe()
     collector = Collector()
-    reader = Reader(read, collector.add, collector.end)
+    reader = Reader(read, collector.add, collector.end, collector.fail)
     reader.start()
     reader.stop()
 
@@ -354,10 +359,27 @@ def test_reader_can_be_stopped_while_nothing_comes() -> None:
     os.close(write)
 
 
+def test_what_the_taker_raises_is_told() -> None:
+    def take(data: bytes) -> None:
+        raise ZeroDivisionError
+
+    read, write = os.pipe()
+    collector = Collector()
+    reader = Reader(read, take, collector.end, collector.fail)
+    reader.start()
+    os.write(write, b"x")
+
+    assert isinstance(collector.failures.get(timeout=10), ZeroDivisionError)
+    assert collector.ends == 0
+    reader.stop()
+    os.close(read)
+    os.close(write)
+
+
 def test_a_descriptor_that_is_not_for_reading_is_at_its_end() -> None:
     collector = Collector()
     with Path(os.devnull).open("wb") as file:
-        reader = Reader(file.fileno(), collector.add, collector.end)
+        reader = Reader(file.fileno(), collector.add, collector.end, collector.fail)
         reader.start()
         ended = collector.ended.wait(10)
         reader.stop()
@@ -368,7 +390,7 @@ def test_a_descriptor_that_is_not_for_reading_is_at_its_end() -> None:
 def test_reader_of_a_terminal_that_hangs_up_ends() -> None:
     user, fd = os.openpty()
     collector = Collector()
-    reader = Reader(fd, collector.add, collector.end)
+    reader = Reader(fd, collector.add, collector.end, collector.fail)
     reader.start()
     os.close(user)
     ended = collector.ended.wait(10)

@@ -16,7 +16,8 @@ class Guest:
 
     def __init__(self) -> None:
         self.sizes: queue.Queue[WindowSize] = queue.Queue()
-        self.window = Window(self.sizes.put, FIRST)
+        self.failures: list[Exception] = []
+        self.window = Window(self.sizes.put, FIRST, self.failures.append)
         self.window.start()
 
     def next(self) -> WindowSize:
@@ -74,8 +75,23 @@ def test_a_guest_that_starts_again_gets_the_size_again(guest: Guest) -> None:
 
 
 def test_an_unchanged_window_can_be_stopped() -> None:
-    window = Window(lambda size: None, FIRST)
+    failures: list[Exception] = []
+    window = Window(lambda size: None, FIRST, failures.append)
     window.start()
     window.stop()
 
     assert not window._thread.is_alive()
+    assert failures == []
+
+
+def test_what_sending_raises_is_told() -> None:
+    def send(size: WindowSize) -> None:
+        raise ZeroDivisionError
+
+    failures: queue.Queue[Exception] = queue.Queue()
+    window = Window(send, FIRST, failures.put)
+    window.start()
+    window.guest_listens()
+    window.changed(SECOND)
+
+    assert isinstance(failures.get(timeout=10), ZeroDivisionError)

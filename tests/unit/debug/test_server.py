@@ -44,6 +44,9 @@ class LoopingMachine:
         self.posted.append(call)
         self.board.p.kick()
 
+    def fail(self, error: Exception) -> None:
+        self.error = error
+
     def finish(self, end: End) -> None:
         self.end = self.end or end
         self.board.p.kick()

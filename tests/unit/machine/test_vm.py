@@ -195,6 +195,33 @@ def test_an_exit_without_a_handler_is_an_internal_error(console: Console) -> Non
         machine_for(cpu, console).run()
 
 
+def test_what_a_device_raises_is_an_internal_error_with_its_cause(console: Console) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("in a device")
+
+    cpu = FakeCpu([FakeExit(Exit.EXIT_MMIO_WRITE, effect=broken)])
+
+    with pytest.raises(InternalError, match=r"in a device.*at=test_mach.*rip=0x100000") as raised:
+        machine_for(cpu, console).run()
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+def test_what_another_thread_reports_ends_the_run_as_an_internal_error(console: Console) -> None:
+    machine = machine_for(FakeCpu(), console)
+    threading.Timer(0.05, machine.fail, [KeyError("a thread")]).start()
+
+    with pytest.raises(InternalError, match=r"KeyError.*rip=0x100000"):
+        machine.run()
+
+
+def test_a_failure_that_has_words_for_the_user_keeps_them(console: Console) -> None:
+    machine = machine_for(FakeCpu(), console)
+    threading.Timer(0.05, machine.fail, [OutputError("the terminal is gone")]).start()
+
+    with pytest.raises(OutputError):
+        machine.run()
+
+
 @pytest.mark.parametrize(
     ("kind", "why"), [(Exit.EXIT_NO_RAM, "no RAM"), (Exit.EXIT_NOT_64, "not 64-bit")]
 )

@@ -107,8 +107,9 @@ class Guest:
         efer: int = EFER_LONG | EFER_NXE,
         cr4: int = CR4_PAE | CR4_PGE,
         maps_limit: int = 0,
+        away: bool = False,
     ) -> None:
-        self.probe = Probe(ram, maps_limit=maps_limit)
+        self.probe = Probe(ram, maps_limit=maps_limit, away=away)
         self.next_table = [1 * MIB]
         self.efer = efer
         self.tables = self.new_tables()

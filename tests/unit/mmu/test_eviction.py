@@ -133,6 +133,23 @@ def test_more_slots_than_regions_are_handed_back_and_recovered() -> None:
     assert guest.reach(late << 36) == OK
 
 
+def test_invlpg_tells_of_code_whose_fetch_found_no_region() -> None:
+    guest = Guest()
+    for i in range(201):
+        guest.tables.map(i << 36, DATA)
+        guest.reach(i << 36)
+    late = 200 << 36
+    recorded = guest.probe.fetch(late)
+    guest.probe.hooks()
+    guest.tables.map(late, OTHER)
+    guest.probe.invlpg(late + 1)
+    unmapped, _, _ = guest.probe.hooks()
+
+    assert recorded == (OK, DATA)
+    assert any(low <= late < low + pages * PAGE for low, pages in unmapped)
+    assert guest.probe.fetch(late) == (OK, OTHER)
+
+
 def test_nodes_come_back_when_windows_go(guest: Guest) -> None:
     before = guest.probe.counters()["nodes_left"]
     for i in range(32):

@@ -276,3 +276,50 @@ def test_a_kernel_that_moved_is_found(translator: Translator) -> None:
             assert found == made, hex(linear + start + at)
             total += 1
     assert translator.kept.found > .99 * total > 1000
+
+
+def filled(translator: Translator) -> None:
+    """Translate pages that all differ until there is no room for more."""
+    for i in range(200_000):
+        body = b"".join(b"\xb8" + (i * 128 + k).to_bytes(4, "little") for k in range(90))
+        translator.translate_in(page(body + b"\xc3"), 0x100, KERNEL, MODE, True)
+        if translator.kept.emptied:
+            return
+    pytest.fail("it never was full")
+
+
+def test_full_memory_forgets_the_latest_and_goes_on(translator: Translator) -> None:
+    asked(translator, page(ADD))
+    filled(translator)
+
+    assert asked(translator, page(ADD))
+    assert not asked(translator, page(ADD, 0x200), 0x200)
+    assert asked(translator, page(ADD, 0x200), 0x200)
+
+
+def test_one_run_leaves_earlier_ones_their_part_of_what_is_stored(translator: Translator) -> None:
+    asked(translator, page(ADD))
+    hostile = Translator()
+    hostile.kept.load(translator.kept.dump())
+    filled(hostile)
+    stored = hostile.kept.dump()
+    after = Translator()
+    after.kept.load(stored)
+
+    assert len(stored) < 33 << 20
+    assert asked(after, page(ADD))
+
+
+def test_what_many_runs_do_not_use_is_stored_no_more(translator: Translator) -> None:
+    asked(translator, page(ADD))
+    stored = [translator.kept.dump()]
+    for _ in range(9):
+        idle = Translator()
+        idle.kept.load(stored[-1])
+        stored.append(idle.kept.dump())
+    before, after = Translator(), Translator()
+    before.kept.load(stored[8])
+    after.kept.load(stored[9])
+
+    assert asked(before, page(ADD))
+    assert not asked(after, page(ADD))

@@ -6,6 +6,11 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ringlet.core.control_bits import CR0_EM as EM
+from ringlet.core.control_bits import CR0_MP as MP
+from ringlet.core.control_bits import CR0_TS as TS
+from ringlet.core.control_bits import CR4_OSFXSR as OSFXSR
+from ringlet.core.control_bits import CR4_OSXSAVE as OSXSAVE
 from ringlet.core.state import Exit
 from tests.unit.vcpu.board import CODE, DATA, HANDLERS, HLT, IDT, STACK, TF, Board
 
@@ -21,8 +26,6 @@ SOFTWARE = 31
 """The vector whose handler returns at once."""
 
 CR0, CR4, XCR0 = 0x80050033, 0x406A8, 7
-MP, EM, TS = 2, 4, 8
-OSFXSR, OSXSAVE = 1 << 9, 1 << 18
 
 _CODE = {
     (64, 0): 0x08, (32, 3): 0x1B, (64, 3): 0x2B, (64, 1): 0x31, (64, 2): 0x42, (32, 0): 0x50,

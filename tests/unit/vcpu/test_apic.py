@@ -9,6 +9,7 @@ import pytest
 from ringlet.core.state import Exit
 from ringlet.vcpu.model import tsc_khz
 from tests.unit.vcpu.board import (
+    CODE,
     DATA,
     DEVICE,
     DEVICE_PHYS,
@@ -195,6 +196,14 @@ def test_the_higher_vector_comes_first_and_its_class_holds_back_the_others(
     assert order == [None, 0x6F, 0x52, 0x51]
 
 
+def test_mov_to_cr8_clears_the_low_half_of_the_task_priority(board: ApicBoard) -> None:
+    board.write(TPR, 0x5F)
+    board.set(rax=4)
+    board.run("440F22C0")  # mov cr8, rax
+
+    assert board.read(TPR) == 0x40
+
+
 @pytest.mark.parametrize("by_cr8", [True, False])
 def test_task_priority_holds_back_its_class_and_below(board: ApicBoard, by_cr8: bool) -> None:
     def set_priority(value: int) -> None:
@@ -239,6 +248,57 @@ def test_a_level_triggered_interrupt_tells_of_its_end(board: ApicBoard) -> None:
     assert ended == []
     board.write(EOI, 0)
     assert ended == [0x41]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_last_message_for_a_vector_says_its_mode(x2: ApicBoard, last: bool) -> None:
+    """As if they were accepted one by one (SDM 3A 10.8.4)."""
+    x2.message(0x41, level=not last)
+    x2.message(0x61, level=last)
+    x2.message(0x41, level=last)
+
+    assert x2.holds(IRR, 0x41)
+    assert (x2.holds(TMR, 0x41), x2.holds(TMR, 0x61)) == (last, last)
+
+
+def test_no_message_is_taken_without_its_mode(x2: ApicBoard) -> None:
+    """The guest looks at TMR while other threads send; both vectors share the words of the APIC."""
+    level, edge = 0x41, 0x42
+    # 1: mov ecx, 822h; rdmsr; and eax, 6; cmp eax, 6; jne 1b: both are in IRR.
+    # mov ecx, 81Ah; rdmsr; and eax, 6; cmp eax, 2; je 2f; inc rbx; 2: inc r12; jmp 1b
+    looks = (
+        "B922080000 0F32 83E006 83F806 75F1"
+        "B91A080000 0F32 83E006 83F802 7403 48FFC3 49FFC4 EBDA"
+    )  # fmt: skip
+    over = threading.Event()
+
+    def send(vector: int) -> None:
+        while not over.is_set():
+            for _ in range(50):
+                x2.message(vector, level=vector == level)
+
+    senders = [threading.Thread(target=send, args=(vector,)) for vector in (level, edge)]
+    end = threading.Timer(2, x2.p.kick)
+    x2.set(rbx=0, r12=0)
+    for thread in (*senders, end):
+        thread.start()
+    kind = x2.run(looks)
+    over.set()
+    for thread in (*senders, end):
+        thread.join()
+
+    assert (kind, x2.get("rbx")) == (Exit.EXIT_INTERRUPTED, 0)
+    assert x2.get("r12") > 1000
+
+
+def test_an_nmi_to_itself_is_taken_behind_the_write(x2: ApicBoard) -> None:
+    for _ in range(2):
+        x2.enter(0)
+        x2.set(rcx=0x800 + ICR, rax=1 << 18 | 4 << 8, rdx=0, nmi_blocked=0)
+        x2.run("0F30 90909090")
+
+    assert x2.raised() == 2
+    assert x2.peek(x2.get("rsp")) == CODE + 2
 
 
 def test_interprocessor_interrupt_to_itself(board: ApicBoard) -> None:

@@ -118,3 +118,34 @@ def test_flags_that_only_the_new_bytes_read_survive_the_check() -> None:
 
     assert board.get("rdi") == TIMES
     assert board.p.counters()["stale_fragments"] >= TIMES
+
+
+def left_over(board: Board, prefix: bytes, start: int, count: int) -> int:
+    """RCX after REP STOSB of NOPs from `start` bytes behind itself on, to the HLT beyond them."""
+    at = CODE + 0x400
+    board.p.write_phys(at - 0x400, b"\x90" * 0x800 + HLT)
+    board.p.write_phys(at - len(prefix), prefix + b"\xf3\xaa")
+    board.set(rip=at - len(prefix), rax=0x90, rcx=count, rdi=at + start)
+    board.p.run()
+    return board.get("rcx")
+
+
+@pytest.mark.parametrize("times", [1, 20])
+@pytest.mark.parametrize("prefix", ["", "90", "FFC3 4831D2"])  # inc ebx; xor rdx, rdx
+@pytest.mark.parametrize("start", [0, -1, -3, -8, -64])
+@pytest.mark.parametrize("cpl", [0, 3])
+def test_a_repetition_over_itself_ends_the_instruction(
+    cpl: int, start: int, prefix: str, times: int
+) -> None:
+    """The first byte of it that changes is seen before the next repetition."""
+    board = Board(cpl)
+    counts = [left_over(board, bytes.fromhex(prefix), start, 256) for _ in range(times)]
+
+    assert counts == [256 - (1 - start)] * times
+
+
+def test_a_repetition_beside_itself_is_not_ended() -> None:
+    board = Board()
+    counts = [left_over(board, b"", 2, 100) for _ in range(20)]
+
+    assert counts == [0] * 20

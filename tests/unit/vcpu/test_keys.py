@@ -11,6 +11,11 @@ from operator import or_
 
 import pytest
 
+from ringlet.core.control_bits import CR0_EM as EM
+from ringlet.core.control_bits import CR0_MP as MP
+from ringlet.core.control_bits import CR0_TS as TS
+from ringlet.core.control_bits import CR4_OSFXSR as OSFXSR
+from ringlet.core.control_bits import CR4_OSXSAVE as OSXSAVE
 from ringlet.core.state import KEYS_BELOW, Exit, Key
 from tests.unit.vcpu.board import CODE, DB, HANDLERS, TF, UD
 from tests.unit.vcpu.keys import (
@@ -19,16 +24,11 @@ from tests.unit.vcpu.keys import (
     CHANGES,
     CR0,
     CR4,
-    EM,
-    MP,
     NOP,
-    OSFXSR,
-    OSXSAVE,
     PLAIN,
     SSE,
     TABLE,
     TARGET,
-    TS,
     WAYS,
     Change,
     Setting,
