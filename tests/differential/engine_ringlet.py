@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+from ringlet.arch.vendors import Vendor
 from ringlet.core.state import Exit
 from ringlet.errors import InternalError
 from ringlet.vcpu.processor import Processor
@@ -62,9 +63,10 @@ class Watchdog:
                 self.processor.kick()
 
 
-def new_processor(ist: int = 0, *, exact: bool = False) -> Processor:
+def new_processor(ist: int = 0, *, exact: bool = False,
+                  vendor: Vendor | None = None) -> Processor:
     """A processor with the guest of `tests.differential.guest` in its memory."""
-    p = Processor(guest.RAM_SIZE, speculate=not exact)
+    p = Processor(guest.RAM_SIZE, speculate=not exact, vendor=vendor)
     p.write_phys(0, guest.memory(ist))
     reset_system(p)
     return p
@@ -158,11 +160,13 @@ class RingletRunner:
     machine may be busy, and programs that are endless on the host are not brought here.
     """
 
-    def __init__(self, timeout: float = 10.0, *, exact: bool = False) -> None:
+    def __init__(self, timeout: float = 10.0, *, exact: bool = False,
+                 vendor: Vendor | None = None) -> None:
         self.name = "ringlet-exact" if exact else "ringlet"
         self.departs = Departure.STORED if exact else Departure.AT_TARGET
         self._exact = exact
-        self.processor = new_processor(exact=exact)
+        self._vendor = vendor
+        self.processor = new_processor(exact=exact, vendor=vendor)
         self._timeout = timeout
         self._watchdog = Watchdog(self.processor, timeout)
         self._stale: dict[int, bytes] = {}
@@ -182,7 +186,8 @@ class RingletRunner:
     def reset(self) -> None:
         """A new processor, without translations; the old one's address space is freed first."""
         del self.processor, self._watchdog.processor
-        self.processor = self._watchdog.processor = new_processor(exact=self._exact)
+        self.processor = self._watchdog.processor = new_processor(
+            exact=self._exact, vendor=self._vendor)
         self._stale = {}
 
     def run(self, programs: Sequence[Program]) -> list[Outcome]:

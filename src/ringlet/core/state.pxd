@@ -159,6 +159,11 @@ cpdef enum Key:
 
 cdef enum:
     KEY_LIMIT = 1 << 10  # every key is less than this
+# What the host's vendor does that others do not (ringlet.arch.vendors.Conduct).
+cdef enum:
+    CONDUCT_FLAGS_WITH_LAST_COMPARISON = 1 << 4
+    CONDUCT_XSAVE_STACK_BEFORE_ALIGNMENT = 1 << 5
+    CONDUCT_REPE_CMPSB_TARGET_FIRST = 1 << 6
 
 cdef struct Segment:
     u16 selector
@@ -283,6 +288,7 @@ cdef struct CpuState:
     void* blocks         # ringlet.vcpu.blocks.Blocks*, or NULL
     void* cpuid          # CpuidEntry[], cpuid_count of them
     u64 cpuid_count
+    u64 conduct          # CONDUCT_*: what the host's vendor does that others do not
     u64 block            # host address of the block this stands in
     void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.fpstate), or NULL
     u64 fpu_restored[2]  # x87 instruction and data pointer as the guest last loaded them

@@ -26,9 +26,13 @@ class Engine:
         self._file: TranslationFile | None = None
         self._cpu: Processor | None = None
         if directory is not None and kernel is not None:
+            from ringlet.arch.cpuid import features_of
+            from ringlet.translate.features import existing
             from ringlet.translate.identity import identity
+            from ringlet.vcpu.model import default_entries
 
-            self._file = TranslationFile(directory, kernel, identity(speculate=not exact))
+            mark = identity(speculate=not exact, features=existing(features_of(default_entries())))
+            self._file = TranslationFile(directory, kernel, mark)
 
     def __call__(self, memory: int) -> "Processor":
         """Return a processor with `memory` bytes of RAM."""

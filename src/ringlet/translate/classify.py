@@ -8,8 +8,9 @@ Every instruction that iced-x86 can decode is in exactly one class:
 """
 
 from dataclasses import dataclass
+from typing import Final
 
-from iced_x86 import Code_, Instruction, OpCodeInfo
+from iced_x86 import Code_, Instruction, Mnemonic, OpCodeInfo
 
 from ringlet.translate.features import OFFERED, feature_name, missing
 from ringlet.translate.rules import RULES
@@ -37,6 +38,11 @@ class Refused:
 
 Classification = Innocuous | Ruled | Refused
 
+_OLDER_MEANING: Final = frozenset(
+    {Mnemonic.TZCNT, Mnemonic.LZCNT, Mnemonic.PREFETCHW, Mnemonic.PREFETCHWT1}
+)
+"""BSF, BSR and NOPs to a processor without the feature: their encodings never raise #UD."""
+
 
 def classify(code: int, mode: int = 64, features: frozenset[str] = OFFERED) -> Classification:
     """Return the class of the iced-x86 `Code` `code` in 16-, 32- or 64-bit code.
@@ -54,7 +60,7 @@ def classify(code: int, mode: int = 64, features: frozenset[str] = OFFERED) -> C
     instruction = Instruction()
     instruction.code = Code_(code)
     lacking = missing(instruction.cpuid_features(), features)
-    if lacking:
+    if lacking and instruction.mnemonic not in _OLDER_MEANING:
         return Refused(f"the processor lacks {', '.join(map(feature_name, lacking))}")
     if rule is not None:
         return Ruled(rule)

@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 from iced_x86 import CpuidFeature as F
 
+from ringlet.arch.cpuid import FEATURES
+
 BASE = "base"
 """What every x86-64 processor has, whether or not CPUID has a bit for it."""
 
@@ -78,17 +80,25 @@ NAMES: Mapping[int, str] = MappingProxyType(
         F.VPCLMULQDQ: "vpclmulqdq",
         F.RDPID: "rdpid",
         F.SERIALIZE: "serialize",
-        # Not in the default model; nothing but registers and one plain store, so they may be.
         F.GFNI: "gfni",
         F.AVX_VNNI: "avx_vnni",
         F.MOVDIRI: "movdiri",
     }
 )
 
-NOT_DEFAULT: frozenset[str] = frozenset({"gfni", "avx_vnni", "movdiri"})
+OFFERED: frozenset[str] = frozenset(NAMES.values())
+"""All that Ringlet can run: the default processor model on a host that has everything."""
 
-OFFERED: frozenset[str] = frozenset(NAMES.values()) - NOT_DEFAULT
-"""x86-64-v3 and what has cost nothing to add: the default processor model."""
+
+def existing(shown: frozenset[str]) -> frozenset[str]:
+    """Return the features whose instructions exist on a processor whose CPUID shows `shown`.
+
+    Features of the virtual processor's own operations are always among them: those operations look
+    at CPUID themselves when they are performed, and raise #UD.
+    """
+    return frozenset(
+        name for name in OFFERED if name in shown or name == BASE or not FEATURES[name].native
+    )
 
 
 def missing(needed: Iterable[int], features: frozenset[str]) -> list[int]:

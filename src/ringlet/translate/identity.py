@@ -12,10 +12,10 @@ _SUFFIXES: Final = (".py", ".so")
 
 
 @cache
-def identity(*, speculate: bool) -> bytes:
+def identity(*, speculate: bool, features: frozenset[str] = OFFERED) -> bytes:
     """Return 32 bytes that differ where translations of the same guest code might.
 
-    That is: another build of the translator, another decoder, other features of the processor, or
+    That is: another build of the translator, another decoder, other `features` of the processor, or
     flags that are to be exact.
     """
     of = hashlib.sha256()
@@ -24,5 +24,5 @@ def identity(*, speculate: bool) -> bytes:
         if path.suffix in _SUFFIXES:
             of.update(str(path.relative_to(here)).encode() + b"\0")
             of.update(hashlib.sha256(path.read_bytes()).digest())
-    of.update(f"{version('iced-x86')} {sorted(OFFERED)} {speculate}".encode())
+    of.update(f"{version('iced-x86')} {sorted(features)} {speculate}".encode())
     return of.digest()

@@ -6,6 +6,7 @@ cdef class LearnTable:
     cdef ShapeTable t
     cdef object parse
     cdef object learn_key
+    cdef readonly object features   # whose instructions exist
     cdef list keys          # of the shapes, by number, from SHAPE_OF_NONE + 1 on
     cdef readonly u64 emptied
     cpdef bint learn(self, bytes code) except -1

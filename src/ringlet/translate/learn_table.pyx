@@ -44,9 +44,10 @@ cdef class LearnTable:
 
     They grow as guests show new instructions.  A table that is full is emptied: nothing but the
     instructions that are being decoded refers to a shape, and the caller decodes them again.
+    `shown` are the features that the virtual processor's CPUID shows; all by default.
     """
 
-    def __cinit__(self, u32 capacity=SHAPES):
+    def __cinit__(self, u32 capacity=SHAPES, shown=None):
         if not SHAPE_OF_NONE + 1 < capacity <= SHAPES:
             raise ValueError(f"a shape table has room for 3 to {SHAPES} shapes")
         self.t.index = <u16*>host_map(KEYS * sizeof(u16))
@@ -59,7 +60,8 @@ cdef class LearnTable:
         self.t.count = SHAPE_OF_NONE + 1
         self.t.shapes[SHAPE_OF_NONE].kind = SHAPE_INVALID
 
-    def __init__(self, capacity=SHAPES):
+    def __init__(self, capacity=SHAPES, shown=None):
+        from ringlet.translate.features import OFFERED, existing
         from ringlet.translate.key import opcode_groups, parse
         from ringlet.translate.learn import learn_key
 
@@ -68,6 +70,7 @@ cdef class LearnTable:
         cdef bytes flags = opcode_groups(64)
         self.parse = parse
         self.learn_key = learn_key
+        self.features = OFFERED if shown is None else existing(shown)
         self.keys = []
         for i in range(2048):
             groups[i] = flags[i]
@@ -101,7 +104,7 @@ cdef class LearnTable:
             raise disagreement(whole, key) from error
         if parsed is None or parsed.key.pack() != key:
             raise disagreement(whole, key)
-        row = self.learn_key(parsed.key).pack()
+        row = self.learn_key(parsed.key, self.features).pack()
         full = self.t.count >= self.t.capacity
         if full:
             self.forget()

@@ -47,10 +47,14 @@ cdef bint in_memory(Insn* i) noexcept nogil:
     """The instruction does the same with its r/m register in memory.
 
     A 32-bit write is not among them (it zeroes the upper half), nor XCHG, which would lock, nor a
-    bit test with an offset from a register, which would address memory beside it.
+    bit test with an offset from a register, which would address memory beside it.  Nor is a rotation
+    by a count: it leaves OF undefined, and Intel's processors keep it with a register operand but
+    not with one in memory.
     """
     cdef u8 op = i.opcode
     if i.enc != ENC_LEGACY:
+        return False
+    if (op & 0xFE) in (0xC0, 0xD2) and i.map == 0 and not i.modrm & 0x20:
         return False
     if (i.shape.rm & ROLE_WRITE) and (i.shape.rm & 7) == ROLE_32:
         return False

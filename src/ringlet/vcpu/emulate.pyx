@@ -15,8 +15,8 @@ from ringlet.core.ops cimport (
     OP_FXRSTOR, OP_XSAVE, OP_XSAVEC, OP_XSAVEOPT, OP_XSAVES, OP_XRSTOR, OP_XRSTORS, OP_FNSTENV,
     OP_FNSAVE, OP_ENTER, OP_SERIALIZE, OP_NM, OP_EMULATE)
 from ringlet.core.state cimport (
-    SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT, EXIT_EMULATE, EXIT_HLT,
-    EXIT_SHUTDOWN, FLAG_RF, FLAG_TF, VEC_BP, VEC_DB, VEC_GP, VEC_SS, VEC_UD,
+    CONDUCT_XSAVE_STACK_BEFORE_ALIGNMENT, SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT,
+    EXIT_EMULATE, EXIT_HLT, EXIT_SHUTDOWN, FLAG_RF, FLAG_TF, VEC_BP, VEC_DB, VEC_GP, VEC_SS, VEC_UD,
     is_canonical, raise_err, raise_exc)
 from ringlet.vcpu.control cimport (
     op_cache, op_clts, op_invlpg, op_lmsw, op_mov_from_cr, op_mov_to_cr, op_smsw)
@@ -218,8 +218,10 @@ cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef inline bint misaligned(CpuState* c, int kind) noexcept nogil:
-    """The area of XSAVE and its like is not aligned, which is checked first; FXSAVE's is not."""
-    return OP_XSAVE <= kind <= OP_XRSTORS and c.ea & 63
+    """The area of XSAVE and its like is not aligned, and its vendor checks that first; nobody's
+    FXSAVE does."""
+    return (OP_XSAVE <= kind <= OP_XRSTORS and c.ea & 63
+            and not c.conduct & CONDUCT_XSAVE_STACK_BEFORE_ALIGNMENT)
 
 
 cdef int trap_if(CpuState* c, int result, u64 stepping) noexcept nogil:

@@ -26,6 +26,7 @@ from ringlet.core.ops import Op
 from ringlet.core.state import Key
 from ringlet.errors import InternalError
 from ringlet.translate.classify import Innocuous, Ruled, classify
+from ringlet.translate.features import OFFERED
 from ringlet.vcpu.emulation.access import Accesses, Step
 from ringlet.vcpu.emulation.flow import flow_step, is_flow
 from ringlet.vcpu.emulation.lanes import BYTE_MASKED, GATHERS, MASKED, Gather, Masked, Xlat
@@ -61,8 +62,9 @@ _CACHE_LINES: Final = frozenset(
 class Emulator:
     """Performs the instruction at the guest's RIP, for one virtual processor."""
 
-    def __init__(self, native: Native) -> None:
+    def __init__(self, native: Native, features: frozenset[str] = OFFERED) -> None:
         self._native = native
+        self._features = features
         self._by_window: dict[bytes, Step] = {}
         self._steps: dict[bytes, Step] = {}
 
@@ -120,7 +122,7 @@ class Emulator:
         code = window[: instruction.len] if instruction.code != Code.INVALID else window
         step = self._steps.get(code)
         if step is None:
-            step = self._steps[code] = make_step(native, instruction)
+            step = self._steps[code] = make_step(native, instruction, self._features)
         self._by_window[window] = step
         return step
 
@@ -137,9 +139,11 @@ class Sensitive:
         return True
 
 
-def make_step(native: Native, instruction: Instruction) -> Step:
-    """How an instruction, decoded at address 0, is performed."""
-    kind = classify(instruction.code)
+def make_step(
+    native: Native, instruction: Instruction, features: frozenset[str] = OFFERED
+) -> Step:
+    """How an instruction, decoded at address 0, is performed by a processor with `features`."""
+    kind = classify(instruction.code, features=features)
     if isinstance(kind, Ruled):
         if kind.rule.op == Op.OP_NONE:
             return Nothing(instruction)

@@ -147,8 +147,10 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
     cdef u32 size = i.shape.mem_size
     cdef u32 word = 2 if i.prefixes & PFX_66 else 8
     if kind == SHAPE_STRING:
-        # The one that faults first is first: CMPS reads [rDI] before [rSI], but not REPE CMPSB.
-        if op == 0xA6 and not (i.opcode == 0xA6 and i.prefixes & PFX_REP):
+        # The one that faults first is first: CMPS reads [rDI] before [rSI], but some processors'
+        # REPE CMPSB does not.
+        if op == 0xA6 and not (i.opcode == 0xA6 and i.prefixes & PFX_REP
+                               and not c.conduct & CONDUCT_REPE_CMPSB_TARGET_FIRST):
             add(out, &n, c.gpr[RDI], size, ACC_READ, False)
             add(out, &n, c.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
             return n

@@ -1,9 +1,11 @@
 """The default processor model on this host: its CPUID table and the frequency of its TSC."""
 
+import struct
 import time
 from functools import cache
 
 from ringlet.arch import cpuid
+from ringlet.arch.vendors import CONDUCT, Conduct, Vendor, vendor_of
 from ringlet.vcpu.cpuid import host_cpuid, host_tsc
 
 _MEASURE_NS = 20_000_000
@@ -46,6 +48,18 @@ def _measure() -> int:
     time.sleep(_MEASURE_NS / 1e9)
     ended, last = _sample()
     return round((last - first) * 1_000_000 / (ended - started))
+
+
+@cache
+def host_vendor() -> Vendor:
+    """The vendor as whose processors the host's behaves."""
+    _, ebx, ecx, edx = host_cpuid(0)
+    return vendor_of(struct.pack("<3I", ebx, edx, ecx).decode("latin-1"))
+
+
+def conduct_of(vendor: Vendor | None = None) -> Conduct:
+    """What sets a vendor's processors, the host's by default, apart from others."""
+    return CONDUCT[vendor or host_vendor()]
 
 
 def default_entries(hide: frozenset[str] = frozenset()) -> list[cpuid.Entry]:

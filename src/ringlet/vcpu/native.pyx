@@ -276,7 +276,16 @@ cdef class Native:
         cdef u64 flags = (<u64*>(self.c.block + BLOCK_BOUNCE + BOUNCE_FLAGS_OUT))[0]
         self.c.rflags = self.c.rflags & ~<u64>FLAGS_HOST | flags & FLAGS_HOST
 
+    def set_flags(self, u64 value) -> None:
+        """Set the arithmetic flags to those of an RFLAGS value."""
+        self.c.rflags = self.c.rflags & ~<u64>FLAGS_HOST | value & FLAGS_HOST
+
     # --- registers
+
+    @property
+    def conduct(self) -> int:
+        """`ringlet.arch.vendors.Conduct` of the processor that this one behaves as."""
+        return self.c.conduct
 
     def gpr(self, int reg) -> int:
         """A general register, all of it."""

@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, final
 
+from ringlet.arch.vendors import Vendor
 from ringlet.translate.kept_translations import KeptTranslations
 
 class ExitInfo(NamedTuple):
@@ -20,6 +21,7 @@ class Processor:
         cpuid: Iterable[Sequence[int]] | None = None,
         speculate: bool = True,
         keep: bool = False,
+        vendor: Vendor | None = None,
     ) -> None: ...
     @property
     def kept(self) -> KeptTranslations: ...

@@ -38,9 +38,10 @@ from ringlet.vcpu.reset cimport reset
 from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
                                  space_dropped)
 
+from ringlet.arch.cpuid import features_of
 from ringlet.vcpu.emulator import Emulator
 from ringlet.vcpu.fields import COUNTERS, FIELDS
-from ringlet.vcpu.model import default_entries, tsc_khz
+from ringlet.vcpu.model import conduct_of, default_entries, tsc_khz
 
 cdef enum:
     XSAVE_SIZE = 832
@@ -63,7 +64,8 @@ cdef class Processor:
 
     Without `speculate` the arithmetic flags are exact at every fault and no access runs ahead of
     a bounds check; that is slower.  With `keep` it does not translate twice what it meets again
-    elsewhere, and its `kept` translations may be those of an earlier run.
+    elsewhere, and its `kept` translations may be those of an earlier run.  It behaves as `vendor`'s
+    processors do, which is the host's by default.
 
     Not for two threads at once, but for `kick` and `set_interrupt`, which any thread may call.
     """
@@ -89,7 +91,7 @@ cdef class Processor:
     cdef readonly unsigned long ram_size
 
     def __cinit__(self, unsigned long ram_size, cpuid=None, bint speculate=True,
-                  bint keep=False):
+                  bint keep=False, vendor=None):
         cdef void* block = host_map_low(BLOCK_SIZE)
         if block == NULL:
             raise MemoryError("no room below 2 GiB for the virtual processor's state")
@@ -102,7 +104,8 @@ cdef class Processor:
         self.builder = <Builder*>calloc(1, sizeof(Builder))
         if self.builder == NULL:
             raise MemoryError("translator")
-        self.table = LearnTable()
+        rows = list(cpuid if cpuid is not None else default_entries())
+        self.table = LearnTable(shown=features_of(rows))
         self.builder.shapes = &self.table.t
         self.builder.speculate = speculate
         self.c.translator = &self.table.t
@@ -110,11 +113,12 @@ cdef class Processor:
             self.kept = KeptTranslations(self.table)
             self.c.kept = &self.kept.k
         self.native = native_create(self.c)
-        self.emulator = Emulator(self.native)
+        self.emulator = Emulator(self.native, self.table.features)
         cache_create(self.c, CODE_CACHE)
         self.c.tsc_khz = tsc_khz()
         alarm_attach(self.c)
-        self.set_cpuid(cpuid if cpuid is not None else default_entries())
+        self.c.conduct = conduct_of(vendor)
+        self.set_cpuid(rows)
         self.ram = ram_create(ram_size)
         mmu_create(self.c, self.ram, NULL, code_unmapped, code_written, space_dropped)
         install_handlers(handle_fault)

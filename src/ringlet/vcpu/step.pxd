@@ -6,6 +6,7 @@ cdef struct Step:
     u64 rip        # of the instruction
     u64 traps      # RFLAGS.TF before it
     u64 resume     # RFLAGS.RF before it
+    u64 flags      # the arithmetic flags before it
     u64 hits       # DR6.B0-B3 of the data it accesses
     bint repeats   # a string instruction with a repeat prefix
 

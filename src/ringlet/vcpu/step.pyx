@@ -19,6 +19,7 @@ cdef int step_before(CpuState* c, u32 shadow, Step* s) noexcept nogil:
     s.rip = c.rip
     s.traps = c.rflags & FLAG_TF
     s.resume = c.rflags & FLAG_RF
+    s.flags = c.rflags & FLAGS_HOST
     s.hits = 0
     s.repeats = False
     if shadow == SHADOW_MOV_SS:
@@ -89,6 +90,8 @@ cdef int step_after(CpuState* c, Step* s, int result, bint emulated) noexcept no
         return result
     if s.repeats and c.rip == s.rip:
         c.rflags |= FLAG_RF
+        if c.conduct & CONDUCT_FLAGS_WITH_LAST_COMPARISON:
+            c.rflags = c.rflags & ~<u64>FLAGS_HOST | s.flags
     if not hits:
         return result
     c.exc_dr6 = hits

@@ -12,6 +12,7 @@ from ringlet.vcpu.emulation.operands import (
     RCX,
     RSP,
     info_of,
+    is_canonical,
     number,
     operand_of,
 )
@@ -64,13 +65,9 @@ class Source:
         return value & (1 << 8 * self._size) - 1
 
 
-def _canonical(linear: int) -> bool:
-    return linear >> 47 in {0, 0x1FFFF}
-
-
 def _go(native: Native, target: int) -> bool:
     """Jump, or #GP(0) for a target that is not canonical."""
-    if not _canonical(target):
+    if not is_canonical(target):
         return native.raise_with_error(_GP, 0)
     native.rip = target
     return True

@@ -16,13 +16,16 @@ from iced_x86 import (
     RegisterExt,
 )
 
+from ringlet.arch.vendors import Conduct
 from ringlet.vcpu.emulation.access import Accesses, read, write
 from ringlet.vcpu.emulation.operands import (
+    ALL64,
     RAX,
     RDI,
     encode,
     explicit_operand,
     info_of,
+    is_canonical,
     on_bounce,
     operand_of,
     size_of,
@@ -80,6 +83,14 @@ def runs(mask: bytes, lane: int, size: int) -> list[tuple[int, int]]:
     return result
 
 
+def spread(mask: bytes, lane: int) -> bytes:
+    """The mask with each lane's highest bit in all of its bits."""
+    return b"".join(
+        (b"\xff" if mask[at + lane - 1] & 0x80 else b"\0") * lane
+        for at in range(0, len(mask), lane)
+    )
+
+
 class Masked:
     """VMASKMOV, VPMASKMOV and MASKMOV: on the bounce area, of which only some lanes are real."""
 
@@ -112,16 +123,19 @@ class Masked:
     def run(self, native: Native) -> Accesses:
         mask = native.mmx(self._mask) if self._mmx else native.vector(self._mask)
         lanes = runs(mask, self._lane, self._size)
-        if self._implicit and self._fault(native, 0, self._size, 8):
+        if self._implicit and self._half_faults(native):
             # The manual leaves it to the processor whether bytes not stored can fault; here they
-            # do.  Like AMD's, this one has gone from x87 to MMX state by then.
+            # do.  Like the vendors', this one has gone from x87 to MMX state by then.
             if self._mmx:
                 native.execute(self._enter_mmx)
             return False
         for (start, size), part in zip(lanes, self._parts, strict=False):
             linear = native.linear(self._operand, start)
             if native.resolve_at(part, linear, size, self._store) == FAULT:
-                self._fault(native, start, size, self._lane)
+                if native.conduct & Conduct.MASKED_MOVE_AS_ONE:
+                    self._fault_as_one(native, lanes)
+                else:
+                    self._fault(native, start, size, self._lane)
                 return False
         native.put(FIRST, bytes(self._size))
         if not self._store:
@@ -138,6 +152,31 @@ class Masked:
             for (start, _), part in zip(lanes, self._parts, strict=False):
                 yield from write(native, part, FIRST + start)
         return True
+
+    def _half_faults(self, native: Native) -> bool:
+        """Whether eight bytes that MASKMOV accesses fault: the exception of the first is set."""
+        halves = [*range(0, self._size, 8)]
+        if native.conduct & Conduct.MASKMOV_HIGH_HALF_FIRST:
+            halves.reverse()
+        return any(self._fault(native, at, 8, 8) for at in halves)
+
+    def _fault_as_one(self, native: Native, lanes: list[tuple[int, int]]) -> None:
+        """Set the exception of a masked move that is checked as a whole, and which faults."""
+        part = self._parts[0]
+        starts = [at for start, size in lanes for at in range(start, start + size, self._lane)]
+        for at in starts:
+            linear = native.linear(self._operand, at)
+            if not (is_canonical(linear) and is_canonical(linear + self._lane - 1 & ALL64)):
+                native.resolve_at(part, linear, self._lane, self._store)
+                return
+        first = native.linear(self._operand, starts[0])
+        last = native.linear(self._operand, starts[-1] + self._lane - 1)
+        if self._store and native.resolve_at(part, first, 1, True) != FAULT:
+            native.resolve_at(part, last, 1, True)
+            return
+        for start, size in lanes:
+            if self._fault(native, start, size, self._lane):
+                return
 
     def _fault(self, native: Native, start: int, size: int, step: int) -> bool:
         """Whether one of the pieces faults: the first one's exception is set, #PF before #GP."""
@@ -160,13 +199,14 @@ class Gather:
     """Lanes are loaded one by one, from the lowest; each that is done clears its mask (SDM 2C).
 
     A fault in one of them leaves the lower ones done, so that the instruction can be restarted;
-    what is above the lanes is cleared at the end, and is as it was until then.  Where a lane was
-    loaded by then, a single step's trap comes instead of the fault, with RF set.
+    what is above the lanes is cleared at the end.  What a fault leaves of the mask differs between
+    vendors (`Conduct.GATHER_SPREADS_MASK`).  Where a lane was loaded by then, a single step's trap
+    comes instead of the fault, with RF set.
     """
 
     __slots__ = (
         "_count", "_index", "_index_size", "_lane", "_length", "_load_mask", "_load_target",
-        "_mask", "_operand", "_scale", "_target", "_valid",
+        "_mask", "_operand", "_scale", "_target", "_valid", "_width",
     )  # fmt: skip
 
     def __init__(self, native: Native, instruction: Instruction) -> None:
@@ -181,10 +221,9 @@ class Gather:
         )  # fmt: skip
         self._target, self._mask, self._index = map(RegisterExt.number, registers)
         self._valid = len({self._target, self._mask, self._index}) == len(registers)
-        self._count = min(
-            size_of(instruction.op0_register) // sizes.lane,
-            size_of(instruction.memory_index) // sizes.index,
-        )
+        widths = size_of(instruction.op0_register), size_of(instruction.memory_index)
+        self._count = min(widths[0] // sizes.lane, widths[1] // sizes.index)
+        self._width = max(widths)
         self._load_target = _load(native, self._target)
         self._load_mask = _load(native, self._mask)
 
@@ -213,6 +252,12 @@ class Gather:
             mask[at : at + lane] = bytes(lane)
         if done:
             target[size:] = mask[size:] = bytes(len(mask) - size)
+        elif native.conduct & Conduct.GATHER_SPREADS_MASK:
+            width = self._width
+            mask[:width] = spread(mask[:width], lane)
+            mask[width:] = bytes(len(mask) - width)
+            if loaded:
+                target[width:] = bytes(len(target) - width)
         self._set(native, self._load_target, target)
         self._set(native, self._load_mask, mask)
         if done:

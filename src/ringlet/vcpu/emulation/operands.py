@@ -56,6 +56,11 @@ def number(register: Register_) -> int:
     return RegisterExt.number(register) if RegisterExt.is_gpr(register) else -1
 
 
+def is_canonical(linear: int) -> bool:
+    """Whether bits 63..47 of a linear address are all equal."""
+    return linear >> 47 in {0, 0x1FFFF}
+
+
 def size_of(register: Register_) -> int:
     """A register's size in bytes."""
     return RegisterExt.size(register)

@@ -4,6 +4,7 @@ from typing import Final
 
 from iced_x86 import Instruction, Mnemonic, OpKind
 
+from ringlet.arch.vendors import Conduct
 from ringlet.vcpu.emulation.access import Accesses, read, write
 from ringlet.vcpu.emulation.operands import (
     RAX,
@@ -59,9 +60,11 @@ class String:
         # The value of ZF that ends REPE and REPNE; only comparisons look at it.
         self._until = _ZF if instruction.has_repne_prefix else 0
         kinds = [instruction.op_kind(i) for i in range(instruction.op_count)]
-        # Where both fault, one is reported: processors read [rDI] first, but not in REPE CMPSB.
-        self._target_first = self._mnemonic in _COMPARES and not (
-            self._mnemonic == Mnemonic.CMPSB and instruction.has_rep_prefix
+        # Where both fault, one is reported: processors read [rDI] first, but some not in REPE CMPSB.
+        self._target_first = self._mnemonic in _COMPARES and (
+            self._mnemonic != Mnemonic.CMPSB
+            or not instruction.has_rep_prefix
+            or bool(native.conduct & Conduct.REPE_CMPSB_TARGET_FIRST)
         )
         self._address_size = 4 if any(kind in _NARROW for kind in kinds) else 8
         self._source: Operand | None = None
@@ -81,6 +84,8 @@ class String:
     def run(self, native: Native) -> Accesses:
         mask = (1 << 8 * self._address_size) - 1
         start = native.rip
+        if self._repeat and native.conduct & Conduct.REP_NARROWS_FIRST:
+            self._narrow(native)
         for _ in range(BATCH):
             if self._repeat and native.gpr(RCX) & mask == 0:
                 native.skip(self._length)
@@ -91,8 +96,17 @@ class String:
                 return True
         return True
 
+    def _narrow(self, native: Native) -> None:
+        """Clear what `Conduct.REP_NARROWS_FIRST` says, if the address size is 32 bits."""
+        changed = [RCX]
+        if self._mnemonic in _MOVS | _STOS:
+            changed += [RSI] * (self._source is not None) + [RDI]
+        for register in changed:
+            native.set_gpr(register, native.gpr(register), self._address_size)
+
     def _once(self, native: Native, mask: int) -> Accesses:
         source, target = self._source, self._target
+        start, flags = native.rip, native.rflags
         for operand in (target, source) if self._target_first else (source, target):
             if operand is not None and native.resolve(operand) == FAULT:
                 return False
@@ -110,6 +124,12 @@ class String:
         elif self._mnemonic in _STOS:
             native.poke(FIRST, native.gpr(RAX), self._size)
         self._advance(native, mask)
+        if (
+            native.rip == start
+            and self._mnemonic in _COMPARES
+            and native.conduct & Conduct.FLAGS_WITH_LAST_COMPARISON
+        ):
+            native.set_flags(flags)
         if target is not None and target.writes:
             yield from write(native, target, FIRST)
         return True
