@@ -115,9 +115,9 @@ class RawTerminal:
     """Makes the terminal `fd` raw from entry to exit.  Only the main thread may use it.
 
     The terminal gets its former attributes back after an exception, after a signal that ends the
-    process (even by SIGSEGV, after which no Python code runs), and while it is stopped; when the process continues, the terminal becomes raw
-    again.  A process in the background leaves the terminal alone.  `on_resize` is called with the
-    window's new size.
+    process (even by SIGSEGV, after which no Python code runs), and while it is stopped; when the
+    process continues, the terminal becomes raw again.  A process in the background leaves the
+    terminal alone.  `on_resize` is called with the window's new size.
     """
 
     def __init__(

@@ -99,7 +99,7 @@ def test_a_signal_within_a_finalizer_is_raised_after_it(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == ""
 
 
-def test_other_errors_of_finalizers_are_reported_as_usual(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_errors_of_finalizers_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     class Faulty:
         def __del__(self) -> None:
             raise ValueError("faulty")
