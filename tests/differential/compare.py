@@ -10,7 +10,7 @@ from functools import cache
 
 from iced_x86 import Decoder, Instruction, Mnemonic, OpKind, Register, RegisterExt
 
-from ringlet.vcpu.cpuid import host_cpuid
+from ringlet.vcpu.system.cpuid import host_cpuid
 from tests.differential import layout, xsave
 from tests.differential.departure import Departure, as_departed, has_base
 from tests.differential.liveness import ARITHMETIC, flags_live_at

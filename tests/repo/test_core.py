@@ -17,7 +17,7 @@ from ringlet.core import state
 PACKAGE = Path(state.__file__).parents[1]
 # The cdef functions of these modules are also called only from Python.
 OF_PYTHON = {"translate.shape", "translate.learn_table", "translate.translator",
-             "vcpu.debugging", "vcpu.fields", "vcpu.native", "vcpu.processor"}  # fmt: skip
+             "vcpu.debug.requests", "vcpu.fields", "vcpu.emulation.native", "vcpu.processor"}  # fmt: skip
 # What is made and given back outside `run`; what is called only before it loads the guest's
 # registers, or in the signal handler, for which the kernel saves them; the methods of a class.
 LIFE = re.compile(
@@ -70,7 +70,7 @@ def test_modules_called_from_python_only_are_there() -> None:
 
 
 def test_functions_have_names() -> None:
-    assert "__pyx_f_7ringlet_4vcpu_3run_run_loop" in functions("vcpu.run")
+    assert "__pyx_f_7ringlet_4vcpu_4loop_3run_run_loop" in functions("vcpu.loop.run")
 
 
 @pytest.mark.parametrize("module", CORE)

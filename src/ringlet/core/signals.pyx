@@ -192,7 +192,7 @@ cdef extern from * nogil:
 
 
 cdef int install_handlers(fault_fn handler) except -1:
-    """Install `handler` for the signals of faults and SIGURG; every virtual processor has the same."""
+    """Install `handler` for faults' signals and SIGURG; every virtual processor has the same."""
     if ringlet_install(<void*>handler):
         raise OSError("cannot install the signal handlers")
     return 0
@@ -228,8 +228,8 @@ cdef void save_registers(CpuState* c, u64* regs) noexcept nogil:
 def keep_terminal(int fd) -> None:
     """Have the terminal `fd` set back to what it is now if a signal ends the process.
 
-    That is for signals that end it wherever it is, and after no Python code: those of faults, SIGABRT
-    and SIGSYS.  One terminal at a time.
+    The signals meant end a process before any Python code runs: those of faults, SIGABRT and
+    SIGSYS.  One terminal at a time.
     """
     if ringlet_keep_terminal(fd):
         raise OSError(errno, "cannot watch over the terminal")

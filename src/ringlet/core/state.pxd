@@ -126,10 +126,10 @@ cpdef enum Exit:
     EXIT_EMULATE = 11    # op_info's instruction needs the general emulator (Python)
     EXIT_LEARN = 12      # the translator met an instruction shape it has not learned
     EXIT_EOI = 13        # a level-triggered interrupt, vector io_data, is over
-    EXIT_DEBUG = 14      # stopped for a debugger (ringlet.vcpu.debugger)
+    EXIT_DEBUG = 14      # stopped for a debugger (ringlet.vcpu.debug.stops)
     EXIT_NO_RAM = 15     # code is to be run where there is no RAM
     EXIT_NOT_64 = 16     # code that is not 64-bit is to be run
-    EXIT_BLOCK = 17      # a block begins, and somebody asked (ringlet.vcpu.blocks)
+    EXIT_BLOCK = 17      # a block begins, and somebody asked (ringlet.vcpu.debug.blocks)
 
 # How translated code left.
 cdef enum:
@@ -200,7 +200,7 @@ cdef enum:
     OPF_ADDR32 = 8  # 67h
     OPF_REXW = 16
 
-# An exception, interrupt or NMI on its way through its gate (ringlet.vcpu.exceptions).
+# An exception, interrupt or NMI on its way through its gate (ringlet.vcpu.loop.exceptions).
 cdef struct Event:
     u32 vector
     u32 error
@@ -237,7 +237,7 @@ cdef struct CpuState:
     u64 again            # where bindings were last found stale, to notice no progress
     # --- events
     u32 stop             # another thread asks the run loop to return (kick)
-    u32 intr             # INTR_*: interrupts that wait for IF (ringlet.vcpu.apic)
+    u32 intr             # INTR_*: interrupts that wait for IF (ringlet.vcpu.apic.local)
     u32 inhibit          # interrupt shadow: 1 STI, 2 MOV SS/POP SS
     u32 halted
     u32 nmi_pending
@@ -285,12 +285,12 @@ cdef struct CpuState:
     void* cache          # ringlet.cache.codecache.Cache*
     void* translator
     void* kept           # ringlet.translate.kept.Kept*, or NULL
-    void* blocks         # ringlet.vcpu.blocks.Blocks*, or NULL
+    void* blocks         # ringlet.vcpu.debug.blocks.Blocks*, or NULL
     void* cpuid          # CpuidEntry[], cpuid_count of them
     u64 cpuid_count
     u64 conduct          # CONDUCT_*: what the host's vendor does that others do not
     u64 block            # host address of the block this stands in
-    void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.fpstate), or NULL
+    void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.system.fpstate), or NULL
     u64 fpu_restored[2]  # x87 instruction and data pointer as the guest last loaded them
     u64 resume           # where to go on after an exit to Python, if nothing has changed; or 0
     u64 resume_rip       # what must be the same then: RIP, key, Cache.drops
@@ -301,17 +301,17 @@ cdef struct CpuState:
     u32 prodding         # the timer that gets it out of there was armed (ringlet.core.prod)
     void* prod           # a POSIX timer that signals `prod_thread`
     void* alarm          # ringlet.core.alarm
-    void* apic           # ringlet.vcpu.apic.Apic*
-    void* debugger       # ringlet.vcpu.debugger.Debugger*, or NULL
+    void* apic           # ringlet.vcpu.apic.local.Apic*
+    void* debugger       # ringlet.vcpu.debug.stops.Debugger*, or NULL
     u64 alarm_due        # the machine's, by the host's TSC, or 0: then `stop`
     u64 prod_thread
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction goes on after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none
     u8 insn[16]          # the instruction for the general emulator, as it was fetched
-    # --- an instruction that left for Python and is not finished (ringlet.vcpu.emulate)
+    # --- an instruction that left for Python and is not finished (ringlet.vcpu.system.dispatch)
     u32 pending          # PENDING_*
-    u32 device_waits     # it has asked a device, which has not answered (ringlet.vcpu.mmio)
+    u32 device_waits     # it has asked a device, which has not answered (ringlet.vcpu.system.mmio)
     u32 device_done      # accesses to devices that it has made
     u32 device_at        # those of them that it has come by again, begun anew
     OpInfo pending_op
@@ -327,7 +327,7 @@ cdef struct CpuState:
     # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
     u8 pad_xsave[64]
     u8 xsave[4096]
-    u64 device_data[512]  # DEVICE_MAX: what devices have answered (ringlet.vcpu.mmio)
+    u64 device_data[512]  # DEVICE_MAX: what devices have answered (ringlet.vcpu.system.mmio)
 
 # Accesses to devices that an instruction can make; save areas have the most.  Beyond, reads give
 # ones and writes are dropped.
@@ -343,7 +343,7 @@ cdef struct CpuidEntry:
 # The block of host memory below 2 GiB that translated code reaches by [disp32].
 cdef enum:
     BLOCK_STATE = 0
-    BLOCK_BOUNCE = 0x20000         # 64 KiB: operands of emulated instructions (ringlet.vcpu.native)
+    BLOCK_BOUNCE = 0x20000         # 64 KiB: operands of emulated instructions (vcpu.emulation.native)
     BLOCK_SLOTS_K = 0x100000       # 65,536 addends for CPL 0-2
     BLOCK_NSLOTS_K = 0x180000      # the same, negated
     BLOCK_SLOTS_U = 0x200000       # for CPL 3

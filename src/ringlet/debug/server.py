@@ -25,7 +25,7 @@ from ringlet.debug.stops import SIGABRT, SIGINT, SIGTRAP, Points, Stop, Watch
 from ringlet.errors import ConfigError
 from ringlet.machine import outcome
 from ringlet.machine.outcome import End
-from ringlet.vcpu.debugger import DebugReason
+from ringlet.vcpu.debug.stops import DebugReason
 
 _SEND_TIMEOUT_S: Final = 5
 _POLL_S: Final = 0.1

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ringlet.arch.vectors import describe
-from ringlet.vcpu.blocks import Event
+from ringlet.vcpu.debug.blocks import Event
 
 LENGTH: Final = 1 << 17
 """The number of events that are kept."""

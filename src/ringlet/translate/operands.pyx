@@ -114,7 +114,7 @@ cdef void probe(Builder* b) noexcept nogil:
     """RSP moved without an access: perform one, so that it cannot march past the guards.
 
     A fault of the probe is no fault of the guest's.  The handler lets the fragment go on only if
-    RSP is bound to the slot that it points into (ringlet.vcpu.faults); else the fragment is left.
+    RSP is bound to the slot that it points into (vcpu.loop.faults); else the fragment is left.
     """
     if b.sp_moved:
         e32(b, PROBE_FIRST)

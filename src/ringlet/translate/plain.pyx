@@ -47,9 +47,9 @@ cdef bint in_memory(Insn* i) noexcept nogil:
     """The instruction does the same with its r/m register in memory.
 
     A 32-bit write is not among them (it zeroes the upper half), nor XCHG, which would lock, nor a
-    bit test with an offset from a register, which would address memory beside it.  Nor is a rotation
-    by a count: it leaves OF undefined, and Intel's processors keep it with a register operand but
-    not with one in memory.
+    bit test with an offset from a register, which would address memory beside it.  Nor is a
+    rotation by a count: it leaves OF undefined, and Intel's processors keep it with a register
+    operand but not with one in memory.
     """
     cdef u8 op = i.opcode
     if i.enc != ENC_LEGACY:

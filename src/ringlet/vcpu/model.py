@@ -6,7 +6,7 @@ from functools import cache
 
 from ringlet.arch import cpuid
 from ringlet.arch.vendors import CONDUCT, Conduct, Vendor, vendor_of
-from ringlet.vcpu.cpuid import host_cpuid, host_tsc
+from ringlet.vcpu.system.cpuid import host_cpuid, host_tsc
 
 _MEASURE_NS = 20_000_000
 _HYPERVISOR = 1 << 31

@@ -20,26 +20,26 @@ from ringlet.mmu.mmu cimport (mmu_create, mmu_destroy, phys_read, phys_write, mm
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
-from ringlet.vcpu.apic cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due, apic_holds,
-                                 apic_line, apic_message, apic_read, apic_update, apic_write)
-from ringlet.vcpu.emulate cimport complete
-from ringlet.vcpu.events cimport nmi_due
-from ringlet.vcpu.exceptions cimport interrupt, deliver
-from ringlet.vcpu.blocks cimport blocks_create, blocks_destroy
-from ringlet.vcpu.control cimport update_key
-from ringlet.vcpu.debugger cimport debug_forget, debug_holds
-from ringlet.vcpu.debugging cimport (blocks_events, debug_destroy, debug_go, debug_poke,
+from ringlet.vcpu.apic.local cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due,
+                                      apic_holds, apic_line, apic_message, apic_read, apic_update, apic_write)
+from ringlet.vcpu.system.dispatch cimport complete
+from ringlet.vcpu.loop.events cimport nmi_due
+from ringlet.vcpu.loop.exceptions cimport interrupt, deliver
+from ringlet.vcpu.debug.blocks cimport blocks_create, blocks_destroy
+from ringlet.vcpu.system.control cimport update_key
+from ringlet.vcpu.debug.stops cimport debug_forget, debug_holds
+from ringlet.vcpu.debug.requests cimport (blocks_events, debug_destroy, debug_go, debug_poke,
                                      debug_set_breaks, debug_set_watches, debug_why)
-from ringlet.vcpu.faults cimport fpu_pointer, handle_fault
-from ringlet.vcpu.mmio cimport device_answer
-from ringlet.vcpu.native cimport Native, native_create
-from ringlet.vcpu.pending cimport PENDING_OP
+from ringlet.vcpu.loop.faults cimport fpu_pointer, handle_fault
+from ringlet.vcpu.system.mmio cimport device_answer
+from ringlet.vcpu.emulation.native cimport Native, native_create
+from ringlet.vcpu.system.pending cimport PENDING_OP
 from ringlet.vcpu.reset cimport reset
-from ringlet.vcpu.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
+from ringlet.vcpu.loop.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
                                  space_dropped)
 
 from ringlet.arch.cpuid import features_of
-from ringlet.vcpu.emulator import Emulator
+from ringlet.vcpu.emulation.emulator import Emulator
 from ringlet.vcpu.fields import COUNTERS, FIELDS
 from ringlet.vcpu.model import conduct_of, default_entries, tsc_khz
 

@@ -1,7 +1,7 @@
 """What a processor's registers hold after power-up."""
 from ringlet.core.control_bits cimport CR0_CD, CR0_ET, CR0_NW, XCR0_X87
 from ringlet.core.state cimport CpuState, FLAGS_HOST, u8, u16, u32, u64
-from ringlet.vcpu.msr cimport reset_msrs
+from ringlet.vcpu.system.msr cimport reset_msrs
 
 cdef enum:
     CR0_RESET = CR0_ET | CR0_NW | CR0_CD

@@ -14,16 +14,16 @@ from ringlet.core.state cimport (
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (
     mmu_create, mmu_destroy, mmu_flush_all, mmu_load_cr3, phys_read, phys_write)
-from ringlet.vcpu.control cimport update_key
-from ringlet.vcpu.debug cimport instruction_breakpoint
-from ringlet.vcpu.watch cimport data_hits
-from ringlet.vcpu.emulate cimport complete, emulate
-from ringlet.vcpu.exceptions cimport deliver, interrupt, nmi
-from ringlet.vcpu.faults cimport handle_fault
+from ringlet.vcpu.system.control cimport update_key
+from ringlet.vcpu.debug.registers cimport instruction_breakpoint
+from ringlet.vcpu.debug.watch cimport data_hits
+from ringlet.vcpu.system.dispatch cimport complete, emulate
+from ringlet.vcpu.loop.exceptions cimport deliver, interrupt, nmi
+from ringlet.vcpu.loop.faults cimport handle_fault
 from ringlet.core.alarm cimport alarm_attach, alarm_destroy
-from ringlet.vcpu.apic cimport apic_create, apic_destroy
-from ringlet.vcpu.msr cimport reset_msrs
-from ringlet.vcpu.segments cimport set_segment
+from ringlet.vcpu.apic.local cimport apic_create, apic_destroy
+from ringlet.vcpu.system.msr cimport reset_msrs
+from ringlet.vcpu.system.segments cimport set_segment
 
 from ringlet.vcpu.fields import FIELDS
 

@@ -4,7 +4,7 @@ import pytest
 
 from ringlet.core.state import Exit
 from ringlet.debug.compare import Comparer
-from ringlet.vcpu.blocks import Event
+from ringlet.vcpu.debug.blocks import Event
 from tests.unit.vcpu.board import CODE, DATA, HOLE, Board
 
 # mov rbx, 5; add rax, rbx; mov [rdi], rax; mov rcx, [rdi]; hlt

@@ -1,7 +1,7 @@
 """A trace's lines."""
 
 from ringlet.debug.trace import lines
-from ringlet.vcpu.blocks import Event
+from ringlet.vcpu.debug.blocks import Event
 
 
 def test_each_event_is_a_line() -> None:

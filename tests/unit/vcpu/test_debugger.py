@@ -3,7 +3,7 @@
 import pytest
 
 from ringlet.core.state import Exit
-from ringlet.vcpu.debugger import DebugReason
+from ringlet.vcpu.debug.stops import DebugReason
 from ringlet.vcpu.processor import Processor
 from tests.unit.vcpu.board import (
     CODE,

@@ -3,7 +3,7 @@
 import pytest
 
 from ringlet.core.ops import Op
-from ringlet.vcpu.cpuid import host_tsc
+from ringlet.vcpu.system.cpuid import host_tsc
 from tests.unit.vcpu.bench import (
     CPUID,
     EMU_FAULT,

@@ -36,7 +36,7 @@ numbers of the state block's fields.  It follows every path and knows values as 
     A *probe*, told by its bytes, is a load at RSP.  Behind it, the load was performed, or RSP is
     its guest value plus the addend that the privilege's table has for that value.  Either way its
     addend covers the value.  The fault handler sees to that (`probe_fault` in
-    `ringlet.vcpu.faults`) and takes the guest's value from `rsp_naddend`, which must therefore be
+    `vcpu.loop.faults`) and takes the guest's value from `rsp_naddend`, which must therefore be
     right at a probe.  A probe that is passed leaves r8 as it was.
 4.  **r10 and r11** are a tag and an addend that covers values with that tag, wherever it is left.
 5.  **No addend reaches the guest**: neither a guest register at an exit, nor guest memory, nor an

@@ -1,1 +1,1 @@
-"""One emulated instruction at a time, by families; `ringlet.vcpu.emulator` is the way in."""
+"""One emulated instruction at a time, by families; `emulator` is the way in."""

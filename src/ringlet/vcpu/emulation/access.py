@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from typing import NamedTuple, Protocol
 
-from ringlet.vcpu.native import Native, Operand
+from ringlet.vcpu.emulation.native import Native, Operand
 
 
 class Access(NamedTuple):

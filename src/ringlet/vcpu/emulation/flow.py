@@ -16,7 +16,7 @@ from ringlet.vcpu.emulation.operands import (
     number,
     operand_of,
 )
-from ringlet.vcpu.native import FAULT, FIRST, SECOND, Native, Operand
+from ringlet.vcpu.emulation.native import FAULT, FIRST, SECOND, Native, Operand
 
 _CF: Final = 1 << 0
 _PF: Final = 1 << 2

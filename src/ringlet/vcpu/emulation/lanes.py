@@ -31,7 +31,7 @@ from ringlet.vcpu.emulation.operands import (
     size_of,
     without_segment,
 )
-from ringlet.vcpu.native import FAULT, FIRST, Native
+from ringlet.vcpu.emulation.native import FAULT, FIRST, Native
 
 _UD: Final = 6
 _TF: Final = 1 << 8

@@ -6,7 +6,7 @@ from iced_x86 import Instruction, Mnemonic
 
 from ringlet.vcpu.emulation.access import Accesses, read, write
 from ringlet.vcpu.emulation.operands import encode, explicit_operand, number, on_bounce, size_of
-from ringlet.vcpu.native import FAULT, FIRST, OK, Native, Operand
+from ringlet.vcpu.emulation.native import FAULT, FIRST, OK, Native, Operand
 
 _UD: Final = 6
 _FPU_STORES: Final = frozenset(

@@ -17,7 +17,7 @@ from ringlet.vcpu.emulation.operands import (
     operand_of,
     without_segment,
 )
-from ringlet.vcpu.native import FAULT, FIRST, SECOND, Native, Operand
+from ringlet.vcpu.emulation.native import FAULT, FIRST, SECOND, Native, Operand
 
 _ZF: Final = 1 << 6
 _TF: Final = 1 << 8

@@ -1,0 +1,1 @@
+"""The local APIC and its timer."""

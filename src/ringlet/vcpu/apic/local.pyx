@@ -1,0 +1,486 @@
+"""The local APIC of the virtual processor (SDM 3A ch. 10): xAPIC and x2APIC, with its timer.
+
+It belongs to the processor's own thread.  What other threads send is posted, and taken in at the
+next safepoint.  There is one processor: messages to others go nowhere, and INIT and start-up
+messages to itself are ignored.
+
+The timer is `ringlet.vcpu.apic.timer`'s.
+"""
+from libc.stdlib cimport calloc, free
+from ringlet.core.alarm cimport alarm_set
+from ringlet.core.host cimport host_ticks
+from ringlet.core.prod cimport request_stop
+from ringlet.core.state cimport (
+    CpuState, EMU_EXIT, EMU_FAULT, EXIT_EOI, VEC_GP, VEC_NMI, raise_err, u32, u64)
+from ringlet.vcpu.apic.state cimport (
+    APIC_EN, Apic, LVT_COUNT, LVT_ERROR, LVT_LINT0, LVT_LINT1, LVT_MASKED, LVT_TIMER,
+    TIMER_DEADLINE, TIMER_MODE, apic_enabled, in_x2apic, post, take)
+from ringlet.vcpu.apic.timer cimport (
+    timer_count, timer_expires, timer_mode_written, timer_set_deadline, timer_start)
+from ringlet.vcpu.system.cpuid cimport CPUID_ECX, cpuid_bit
+
+cdef extern from * nogil:
+    """
+    static inline unsigned ringlet_exchange(unsigned *word, unsigned value)
+    {
+        return __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST);
+    }
+    static inline void ringlet_or(unsigned *word, unsigned value)
+    {
+        __atomic_or_fetch(word, value, __ATOMIC_SEQ_CST);
+    }
+    static inline int ringlet_top(unsigned word) { return 31 - __builtin_clz(word); }
+    """
+    u32 ringlet_exchange(u32* word, u32 value)
+    void ringlet_or(u32* word, u32 value)
+    int ringlet_top(u32 word)
+
+# Registers, by their offset in the page; their MSR is 800h + offset / 16 (SDM 3A table 10-6).
+cdef enum:
+    REG_ID = 0x020
+    REG_VERSION = 0x030
+    REG_TPR = 0x080
+    REG_PPR = 0x0A0
+    REG_EOI = 0x0B0
+    REG_LDR = 0x0D0
+    REG_DFR = 0x0E0
+    REG_SVR = 0x0F0
+    REG_ISR = 0x100
+    REG_TMR = 0x180
+    REG_IRR = 0x200
+    REG_ESR = 0x280
+    REG_ICR = 0x300
+    REG_ICR_HIGH = 0x310
+    REG_LVT = 0x320
+    REG_LVT_LAST = 0x370
+    REG_INITIAL = 0x380
+    REG_CURRENT = 0x390
+    REG_DIVIDE = 0x3E0
+    REG_SELF = 0x3F0
+
+cdef enum:
+    LVT_MODE = 7 << 8
+    SVR_ENABLED = 1 << 8
+    VERSION = 0x14 | (LVT_COUNT - 1) << 16
+    DELIVER_FIXED = 0
+    DELIVER_LOWEST = 1
+    DELIVER_NMI = 4
+    DELIVER_EXTERNAL = 7
+    ERROR_SEND_VECTOR = 1 << 5
+    ERROR_RECEIVED_VECTOR = 1 << 6
+    ERROR_REGISTER = 1 << 7
+    ICR_LOGICAL = 1 << 11
+    ICR_SHORTHAND = 3 << 18
+    SHORTHAND_SELF = 1 << 18
+    SHORTHAND_ALL = 2 << 18
+    SHORTHAND_OTHERS = 3 << 18
+    MSR_FIRST = 0x800
+    FIRST_LEGAL = 16        # vectors below are the processor's
+
+cdef int apic_create(CpuState* c) except -1:
+    c.apic = calloc(1, sizeof(Apic))
+    if c.apic == NULL:
+        raise MemoryError("local APIC")
+    reset(<Apic*>c.apic)
+    return 0
+
+
+cdef void apic_destroy(CpuState* c) noexcept:
+    free(c.apic)
+    c.apic = NULL
+
+
+cdef void reset(Apic* a) noexcept nogil:
+    """Values after power-up (SDM 3A 10.4.7.1), but INTR passes as firmware leaves it: LINT0 is
+    the controller's and LINT1 the NMI (virtual wire mode; MultiProcessor Specification 3.6.2.1)."""
+    cdef u32 i
+    a.ldr = a.esr = a.errors = a.tpr_low = a.icr = a.icr_high = a.divide = a.initial = 0
+    a.dfr = <u32>0xFFFFFFFF
+    a.svr = SVR_ENABLED | 0xFF
+    for i in range(LVT_COUNT):
+        a.lvt[i] = LVT_MASKED
+    a.lvt[LVT_LINT0] = DELIVER_EXTERNAL << 8
+    a.lvt[LVT_LINT1] = DELIVER_NMI << 8
+    for i in range(8):
+        a.irr[i] = a.isr[i] = a.tmr[i] = 0
+    a.started = a.period = a.due = a.deadline = 0
+
+
+# --- the three vectors of 256 bits
+
+cdef inline void put(u32* bits, u32 vector) noexcept nogil:
+    bits[vector >> 5] |= <u32>1 << (vector & 31)
+
+
+cdef inline void clear(u32* bits, u32 vector) noexcept nogil:
+    bits[vector >> 5] &= ~(<u32>1 << (vector & 31))
+
+
+cdef inline bint has(u32* bits, u32 vector) noexcept nogil:
+    return bits[vector >> 5] >> (vector & 31) & 1
+
+
+cdef int highest(u32* bits) noexcept nogil:
+    """The highest vector of a set, or -1."""
+    cdef int i
+    for i in range(7, -1, -1):
+        if bits[i]:
+            return 32 * i + ringlet_top(bits[i])
+    return -1
+
+
+# --- priorities and delivery (SDM 3A 10.8)
+
+cdef u32 task_priority(CpuState* c) noexcept nogil:
+    return <u32>c.cr8 << 4 | (<Apic*>c.apic).tpr_low
+
+
+cdef u32 processor_priority(CpuState* c) noexcept nogil:
+    cdef int serving = highest(&(<Apic*>c.apic).isr[0])
+    cdef u32 task = task_priority(c)
+    if serving >= 0 and serving >> 4 > <int>(task >> 4):
+        return serving & 0xF0
+    return task
+
+
+cdef void see(CpuState* c) noexcept nogil:
+    """CpuState.intr from what is requested."""
+    cdef Apic* a = <Apic*>c.apic
+    cdef u32 waits = 0
+    cdef int request
+    if not apic_enabled(c):
+        waits = INTR_EXTERNAL if a.line else 0
+    elif a.svr & SVR_ENABLED:
+        if a.line and a.lvt[LVT_LINT0] & (LVT_MASKED | LVT_MODE) == DELIVER_EXTERNAL << 8:
+            waits = INTR_EXTERNAL
+        request = highest(&a.irr[0])
+        if request >= 0 and request >> 4 > <int>(processor_priority(c) >> 4):
+            waits |= INTR_LOCAL
+    c.intr = waits
+
+
+cdef void error(Apic* a, u32 bit) noexcept nogil:
+    a.errors |= bit
+    if not a.lvt[LVT_ERROR] & LVT_MASKED:
+        # Its vector was checked when the entry was used: an illegal one would not end.
+        if a.lvt[LVT_ERROR] & 0xFF >= FIRST_LEGAL:
+            put(&a.irr[0], a.lvt[LVT_ERROR] & 0xFF)
+            clear(&a.tmr[0], a.lvt[LVT_ERROR] & 0xFF)
+
+
+cdef void request(Apic* a, u32 vector, bint level) noexcept nogil:
+    if vector < FIRST_LEGAL:
+        error(a, ERROR_RECEIVED_VECTOR)
+        return
+    put(&a.irr[0], vector)
+    if level:
+        put(&a.tmr[0], vector)
+    else:
+        clear(&a.tmr[0], vector)
+
+
+cdef void apic_update(CpuState* c) noexcept nogil:
+    cdef Apic* a = <Apic*>c.apic
+    cdef u32 i, bits
+    cdef u64 posted
+    for i in range(8):
+        if a.posted[i]:
+            posted = take(&a.posted[i])
+            bits = <u32>posted
+            a.irr[i] |= bits
+            a.tmr[i] = (a.tmr[i] & ~bits) | <u32>(posted >> 32)
+    if a.posted_nmi and ringlet_exchange(&a.posted_nmi, 0):
+        c.nmi_pending = 1
+    see(c)
+
+
+cdef void apic_set_class(CpuState* c, u64 value) noexcept nogil:
+    c.cr8 = value
+    (<Apic*>c.apic).tpr_low = 0
+    apic_update(c)
+
+
+cdef u32 apic_accept(CpuState* c) noexcept nogil:
+    cdef Apic* a = <Apic*>c.apic
+    cdef int vector = highest(&a.irr[0])
+    if vector < 0 or vector >> 4 <= <int>(processor_priority(c) >> 4):
+        see(c)
+        return a.svr & 0xFF
+    clear(&a.irr[0], vector)
+    put(&a.isr[0], vector)
+    see(c)
+    return vector
+
+
+cdef int end_of_interrupt(CpuState* c) noexcept nogil:
+    """The I/O APIC, which is the machine's, hears of the end of a level-triggered one."""
+    cdef Apic* a = <Apic*>c.apic
+    cdef int vector = highest(&a.isr[0])
+    if vector < 0:
+        return 0
+    clear(&a.isr[0], vector)
+    see(c)
+    if not has(&a.tmr[0], vector):
+        return 0
+    c.io_data = vector
+    c.exit_kind = EXIT_EOI
+    return EMU_EXIT
+
+
+# --- messages (SDM 3A 10.6, 10.11)
+
+cdef void apic_line(CpuState* c, bint level) noexcept nogil:
+    (<Apic*>c.apic).line = level
+    request_stop(c)
+
+
+cdef bint addressed(CpuState* c, u32 destination, bint logical) noexcept nogil:
+    """Whether a destination of 8 bits is this processor, whose ID is 0 (SDM 3A 10.6.2)."""
+    cdef Apic* a = <Apic*>c.apic
+    if destination == 0xFF:
+        return True
+    if not logical:
+        return destination == 0
+    if in_x2apic(c):
+        return destination & 1         # cluster 0, the first of it
+    if a.dfr >> 28 == 0xF:
+        return destination & (a.ldr >> 24) != 0
+    return destination >> 4 == a.ldr >> 28 and destination & (a.ldr >> 24) & 0xF
+
+
+cdef void apic_message(CpuState* c, u64 address, u32 data) noexcept nogil:
+    cdef Apic* a = <Apic*>c.apic
+    cdef u32 vector = data & 0xFF, mode = data >> 8 & 7
+    if not addressed(c, <u32>(address >> 12) & 0xFF, address >> 2 & 1):
+        return
+    if mode == DELIVER_NMI:
+        ringlet_or(&a.posted_nmi, 1)
+    elif mode == DELIVER_FIXED or mode == DELIVER_LOWEST:
+        if vector < FIRST_LEGAL:
+            return
+        post(&a.posted[vector >> 5], <u32>1 << (vector & 31), data >> 15 & 1)
+    else:
+        return
+    request_stop(c)
+
+
+cdef void send(CpuState* c, u32 destination, u32 low) noexcept nogil:
+    """The interrupt command register was written: only what comes back here has an effect."""
+    cdef Apic* a = <Apic*>c.apic
+    cdef u32 shorthand = low & ICR_SHORTHAND, mode = low >> 8 & 7
+    cdef bint own
+    if shorthand == 0:
+        own = addressed(c, destination, low & ICR_LOGICAL)
+    else:
+        own = shorthand != SHORTHAND_OTHERS
+    if mode <= DELIVER_LOWEST and low & 0xFF < FIRST_LEGAL:
+        error(a, ERROR_SEND_VECTOR)
+    elif own and mode <= DELIVER_LOWEST:
+        request(a, low & 0xFF, False)
+    elif own and mode == DELIVER_NMI:
+        c.nmi_pending = 1
+    see(c)
+
+
+# --- the timer
+
+cdef u64 apic_due(CpuState* c) noexcept nogil:
+    cdef u64 due = (<Apic*>c.apic).due
+    if not due or c.alarm_due and c.alarm_due < due:
+        return c.alarm_due
+    return due
+
+
+cdef void apic_tick(CpuState* c) noexcept nogil:
+    cdef Apic* a = <Apic*>c.apic
+    cdef u64 now = host_ticks()
+    if c.alarm_due and now >= c.alarm_due:
+        c.alarm_due = 0
+        c.stop = 1
+    if timer_expires(a, now) and not a.lvt[LVT_TIMER] & LVT_MASKED:
+        request(a, a.lvt[LVT_TIMER] & 0xFF, False)
+    alarm_set(c, apic_due(c))
+
+
+cdef u64 apic_deadline(CpuState* c) noexcept nogil:
+    return (<Apic*>c.apic).deadline
+
+
+cdef void apic_set_deadline(CpuState* c, u64 deadline) noexcept nogil:
+    """IA32_TSC_DEADLINE by the guest's TSC; 0 disarms."""
+    timer_set_deadline(c, <Apic*>c.apic, deadline)
+    apic_tick(c)
+    see(c)
+
+
+cdef void write_lvt(CpuState* c, u32 index, u32 value) noexcept nogil:
+    cdef Apic* a = <Apic*>c.apic
+    cdef u32 mode = a.lvt[LVT_TIMER] & TIMER_MODE
+    if index == LVT_TIMER:
+        value &= LVT_MASKED | TIMER_MODE | 0xFF
+        if not cpuid_bit(c, 1, 0, CPUID_ECX, 24):
+            value &= ~<u32>TIMER_DEADLINE
+    elif index == LVT_ERROR:
+        value &= LVT_MASKED | 0xFF
+    elif index == LVT_LINT0 or index == LVT_LINT1:
+        value &= LVT_MASKED | 0xA7FF
+    else:
+        value &= LVT_MASKED | 0x7FF
+    if not a.svr & SVR_ENABLED:
+        value |= LVT_MASKED
+    a.lvt[index] = value
+    if index == LVT_TIMER:
+        timer_mode_written(c, a, mode)
+        alarm_set(c, apic_due(c))
+    see(c)
+
+
+cdef void write_svr(CpuState* c, u32 value) noexcept nogil:
+    cdef Apic* a = <Apic*>c.apic
+    cdef u32 i
+    a.svr = value & 0x1FF
+    if not value & SVR_ENABLED:
+        for i in range(LVT_COUNT):
+            a.lvt[i] |= LVT_MASKED
+    see(c)
+
+
+# --- registers
+
+cdef bint apic_holds(CpuState* c, u64 phys) noexcept nogil:
+    return (phys ^ c.apic_base) >> 12 == 0 and apic_enabled(c) and not in_x2apic(c)
+
+
+cdef u32 apic_read(CpuState* c, u32 offset) noexcept nogil:
+    cdef Apic* a = <Apic*>c.apic
+    cdef u32 reg = offset & 0xFF0
+    if reg == REG_VERSION:
+        return VERSION
+    elif reg == REG_TPR:
+        return task_priority(c)
+    elif reg == REG_PPR:
+        return processor_priority(c)
+    elif reg == REG_LDR:
+        return 1 if in_x2apic(c) else a.ldr
+    elif reg == REG_DFR:
+        return a.dfr
+    elif reg == REG_SVR:
+        return a.svr
+    elif REG_ISR <= reg < REG_TMR:
+        return a.isr[(reg - REG_ISR) >> 4]
+    elif REG_TMR <= reg < REG_IRR:
+        return a.tmr[(reg - REG_TMR) >> 4]
+    elif REG_IRR <= reg < REG_ESR:
+        return a.irr[(reg - REG_IRR) >> 4]
+    elif reg == REG_ESR:
+        return a.esr
+    elif reg == REG_ICR:
+        return a.icr
+    elif reg == REG_ICR_HIGH:
+        return a.icr_high
+    elif REG_LVT <= reg <= REG_LVT_LAST:
+        return a.lvt[(reg - REG_LVT) >> 4]
+    elif reg == REG_INITIAL:
+        return a.initial
+    elif reg == REG_CURRENT:
+        return timer_count(c, a)
+    elif reg == REG_DIVIDE:
+        return a.divide
+    return 0
+
+
+cdef int apic_write(CpuState* c, u32 offset, u32 value) noexcept nogil:
+    """0, or EMU_EXIT: the write is done, and the machine has to hear of it."""
+    cdef Apic* a = <Apic*>c.apic
+    cdef u32 reg = offset & 0xFF0
+    if reg == REG_TPR:
+        c.cr8 = value >> 4 & 0xF
+        a.tpr_low = value & 0xF
+        see(c)
+    elif reg == REG_EOI:
+        return end_of_interrupt(c)
+    elif reg == REG_LDR:
+        a.ldr = value & <u32>0xFF000000
+    elif reg == REG_DFR:
+        a.dfr = value | 0xFFFFFFF
+    elif reg == REG_SVR:
+        write_svr(c, value)
+    elif reg == REG_ESR:
+        a.esr = a.errors
+        a.errors = 0
+    elif reg == REG_ICR:
+        a.icr = value & 0xCCFFF
+        send(c, a.icr_high >> 24, value)
+    elif reg == REG_ICR_HIGH:
+        a.icr_high = value
+    elif REG_LVT <= reg <= REG_LVT_LAST:
+        write_lvt(c, (reg - REG_LVT) >> 4, value)
+    elif reg == REG_INITIAL:
+        if not a.lvt[LVT_TIMER] & TIMER_DEADLINE:
+            timer_start(c, a, value)
+            alarm_set(c, apic_due(c))
+    elif reg == REG_DIVIDE:
+        a.divide = value & 0xB
+    return 0
+
+
+cdef bint writable(u32 reg) noexcept nogil:
+    return reg in (REG_TPR, REG_EOI, REG_SVR, REG_ESR, REG_ICR, REG_INITIAL, REG_DIVIDE,
+                   REG_SELF) or REG_LVT <= reg <= REG_LVT_LAST
+
+
+cdef bint readable(u32 reg) noexcept nogil:
+    return reg in (REG_ID, REG_VERSION, REG_TPR, REG_PPR, REG_LDR, REG_SVR, REG_ESR, REG_ICR,
+                   REG_INITIAL, REG_CURRENT, REG_DIVIDE) or (
+        REG_ISR <= reg < REG_ESR or REG_LVT <= reg <= REG_LVT_LAST)
+
+
+cdef int apic_read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
+    cdef u32 reg = (index - MSR_FIRST) << 4
+    if not in_x2apic(c) or not readable(reg):
+        return raise_err(c, VEC_GP, 0)
+    value[0] = apic_read(c, reg)
+    if reg == REG_ICR:
+        value[0] |= <u64>(<Apic*>c.apic).icr_high << 32
+    return 0
+
+
+cdef u64 reserved_bits(u32 reg) noexcept nogil:
+    """Bits that WRMSR must leave 0 (SDM 3A 10.12.1.2 and the registers' figures)."""
+    if reg == REG_ICR:
+        return 0xFFF32000
+    if reg == REG_EOI or reg == REG_ESR:
+        return ~<u64>0
+    if reg == REG_TPR or reg == REG_SELF:
+        return ~<u64>0xFF
+    if reg == REG_SVR:
+        return ~<u64>0x1FF
+    return <u64>0xFFFFFFFF << 32
+
+
+cdef int apic_write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
+    cdef Apic* a = <Apic*>c.apic
+    cdef u32 reg = (index - MSR_FIRST) << 4
+    cdef u32 destination = <u32>(value >> 32)
+    if not in_x2apic(c) or not writable(reg) or value & reserved_bits(reg):
+        return raise_err(c, VEC_GP, 0)
+    if reg == REG_SELF:
+        send(c, 0, SHORTHAND_SELF | <u32>value)
+        return 0
+    if reg == REG_ICR:
+        a.icr = <u32>value & 0xCCFFF
+        a.icr_high = destination
+        if destination != <u32>0xFFFFFFFF and destination >> 8:
+            return 0                           # beyond the one processor there is
+        send(c, destination & 0xFF, <u32>value)
+        return 0
+    return apic_write(c, reg, <u32>value)
+
+
+cdef void apic_base_written(CpuState* c, u64 old) noexcept nogil:
+    """Disabling it resets it (SDM 3A 10.4.3)."""
+    if old & APIC_EN and not apic_enabled(c):
+        reset(<Apic*>c.apic)
+        (<Apic*>c.apic).svr = 0xFF
+        alarm_set(c, apic_due(c))
+    see(c)

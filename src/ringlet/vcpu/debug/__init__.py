@@ -1,0 +1,1 @@
+"""Debug registers, single steps, and stops for a debugger outside the guest."""

@@ -1,0 +1,187 @@
+"""The general emulator: one innocuous instruction whose memory translated code cannot reach.
+
+Translated code leaves an instruction here that accesses a device, that straddles what its windows
+map, or that the translator has no form for.  It is not interpreted: its operands are fetched
+through the virtual MMU with the rights of the guest, and the same instruction runs on the host with
+the guest's registers on a copy of them (`ringlet.vcpu.emulation.native`).  Stack instructions,
+transfers and what accesses memory lane by lane are done by hand (modules beside this one).
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from iced_x86 import (
+    Code,
+    Decoder,
+    DecoderError,
+    Instruction,
+    Mnemonic,
+    Mnemonic_,
+    OpAccess,
+    OpKind,
+)
+
+from ringlet.core.ops import Op
+from ringlet.core.state import Key
+from ringlet.errors import InternalError
+from ringlet.translate.classify import Innocuous, Ruled, classify
+from ringlet.translate.features import OFFERED
+from ringlet.vcpu.emulation.access import Accesses, Step
+from ringlet.vcpu.emulation.flow import flow_step, is_flow
+from ringlet.vcpu.emulation.lanes import BYTE_MASKED, GATHERS, MASKED, Gather, Masked, Xlat
+from ringlet.vcpu.emulation.operands import (
+    has_memory_operand,
+    info_of,
+    operand_of,
+)
+from ringlet.vcpu.emulation.plain import (
+    Address,
+    Bits,
+    Nothing,
+    Plain,
+    Registers,
+    Touch,
+    Undefined,
+)
+from ringlet.vcpu.emulation.strings import String, is_string
+from ringlet.vcpu.emulation.native import Native
+
+_TF: Final = 1 << 8
+_KEY_MODE64: Final = int(Key.KEY_MODE64)
+_MAX_LENGTH: Final = 15
+_ROOM: Final = 1024
+_KEPT: Final = 4096
+
+_BIT_TESTS: Final = frozenset({Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC})
+_CACHE_LINES: Final = frozenset(
+    {Mnemonic.CLFLUSH, Mnemonic.CLFLUSHOPT, Mnemonic.CLWB, Mnemonic.CLDEMOTE}
+)
+
+
+class Emulator:
+    """Performs the instruction at the guest's RIP, for one virtual processor."""
+
+    def __init__(self, native: Native, features: frozenset[str] = OFFERED) -> None:
+        self._native = native
+        self._features = features
+        self._by_window: dict[bytes, Step] = {}
+        self._steps: dict[bytes, Step] = {}
+
+    def fetch_and_execute(self) -> Accesses:
+        """Fetch the instruction at RIP and perform it as `execute` does."""
+        native = self._native
+        window = native.fetch(native.rip)
+        if window is None:
+            return False
+        decoder = Decoder(64, window)
+        decoder.decode()
+        if decoder.last_error == DecoderError.NO_MORE_BYTES and len(window) < _MAX_LENGTH:
+            rest = native.fetch(native.rip + len(window) & (1 << 64) - 1)
+            if rest is None:
+                return False
+            window = (window + rest)[:_MAX_LENGTH]
+        return (yield from self.execute(window))
+
+    def execute(self, window: bytes) -> Accesses:
+        """Perform one instruction, or some repetitions of a string instruction.
+
+        `window` begins with its bytes as they were fetched: what stands at RIP now may differ.
+        Accesses to devices are yielded.  False: an exception is set, to be delivered; for the
+        single-step trap, RIP is past the instruction.
+        """
+        native = self._native
+        stepping, rip = native.rflags & _TF, native.rip
+        step = self._step(window)
+        if isinstance(step, Sensitive):
+            native.drop_code()
+            return True
+        if not (yield from step.run(native)):
+            return False
+        native.done(native.rip != rip or not isinstance(step, String))
+        if stepping:
+            native.step_trap()
+            return False
+        return True
+
+    def _step(self, window: bytes) -> Step:
+        """How the instruction at the start of `window` is performed."""
+        native = self._native
+        if not native.key & _KEY_MODE64:
+            raise InternalError(
+                "the emulator was given code that is not 64-bit", {"rip": native.rip}
+            )
+        step = self._by_window.get(window)
+        if step is not None:
+            return step
+        instruction = Decoder(64, window).decode()
+        if native.room < _ROOM or len(self._by_window) >= _KEPT:
+            native.forget()
+            self._by_window.clear()
+            self._steps.clear()
+        code = window[: instruction.len] if instruction.code != Code.INVALID else window
+        step = self._steps.get(code)
+        if step is None:
+            step = self._steps[code] = make_step(native, instruction, self._features)
+        self._by_window[window] = step
+        return step
+
+
+class Sensitive:
+    """Not innocuous: a rule of the translator performs it."""
+
+    __slots__ = ()
+
+    def run(self, native: Native) -> Accesses:
+        """Do nothing: what was translated is no longer what stands there."""
+        del native
+        yield from ()
+        return True
+
+
+def make_step(native: Native, instruction: Instruction, features: frozenset[str] = OFFERED) -> Step:
+    """How an instruction, decoded at address 0, is performed by a processor with `features`."""
+    kind = classify(instruction.code, features=features)
+    if isinstance(kind, Ruled):
+        if kind.rule.op == Op.OP_NONE:
+            return Nothing(instruction)
+        if kind.rule.op == Op.OP_UD:
+            return Undefined()
+        if kind.rule.op not in {Op.OP_EMULATE, Op.OP_PUSHF}:
+            return Sensitive()
+    elif not isinstance(kind, Innocuous):
+        return Undefined()
+    if is_flow(instruction):
+        return flow_step(instruction)
+    if is_string(instruction):
+        return String(native, instruction)
+    make = _FAMILIES.get(instruction.mnemonic)
+    if make is not None:
+        return make(native, instruction)
+    if not has_memory_operand(instruction):
+        return Registers(native, instruction)
+    return _with_operand(native, instruction)
+
+
+_FAMILIES: Final[Mapping[Mnemonic_, Callable[[Native, Instruction], Step]]] = MappingProxyType(
+    dict.fromkeys((*MASKED, *BYTE_MASKED), Masked)
+    | dict.fromkeys(GATHERS, Gather)
+    | {Mnemonic.XLATB: Xlat, Mnemonic.LEA: Address}
+)
+
+
+def _with_operand(native: Native, instruction: Instruction) -> Step:
+    """An instruction with a ModRM memory operand and no other."""
+    used = info_of(instruction).used_memory()
+    if not used or used[0].access == OpAccess.NO_MEM_ACCESS:
+        return Nothing(instruction)
+    operand = operand_of(instruction, used[0])
+    if instruction.code == Code.MOVSXD_R16_RM16:
+        # Processors read all 32 bits of it.
+        operand.size = 4
+    mnemonic = instruction.mnemonic
+    if mnemonic in _CACHE_LINES:
+        return Touch(instruction, operand)
+    if mnemonic in _BIT_TESTS and instruction.op1_kind == OpKind.REGISTER:
+        return Bits(native, instruction, operand)
+    return Plain(native, instruction, operand)

@@ -1,0 +1,517 @@
+"""Single instructions on the host's processor, for the general emulator.
+
+An instruction that translated code cannot perform (its operand is a device register, or straddles
+the end of a slot) still runs on the host, with all of the guest's registers, flags and vector state
+loaded, but with a memory operand that is an absolute address in a bounce buffer below 2 GiB.  Here
+are the page of code such instructions stand in, the way in and out, and what the emulator needs of
+the virtual processor: its registers, and its memory by operands.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy
+
+from ringlet.cache.codecache cimport Cache, cache_drop_linear
+from ringlet.core.signals cimport enter_thread, leave_thread
+from ringlet.core.state cimport *
+from ringlet.mmu.mmu cimport mmu_translate, phys_read, phys_write
+from ringlet.vcpu.debug.stops cimport debug_seen
+from ringlet.vcpu.debug.registers cimport single_step
+from ringlet.vcpu.loop.events cimport event_due
+from ringlet.vcpu.system.registers cimport CR4_OSXMMEXCPT
+from ringlet.vcpu.debug.watch cimport check_aligned, watch
+from ringlet.vcpu.system.x87 cimport X87_NONE, x87_opcode
+
+from ringlet.errors import InternalError
+
+cdef extern from * nogil:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <sys/mman.h>
+    #include <unistd.h>
+
+    static int ringlet_native_map(unsigned size, void **write, void **run, int *fd)
+    {
+        *write = *run = MAP_FAILED;
+        *fd = memfd_create("ringlet-native", MFD_CLOEXEC);
+        if (*fd < 0 || ftruncate(*fd, size))
+            return -1;
+        *write = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+        *run = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_32BIT, *fd, 0);
+        return *write == MAP_FAILED || *run == MAP_FAILED ? -1 : 0;
+    }
+    static void ringlet_native_unmap(void *p, unsigned size) { if (p) munmap(p, size); }
+    static void ringlet_native_close(int fd) { if (fd >= 0) close(fd); }
+    """
+    int ringlet_native_map(unsigned size, void** write, void** run, int* fd)
+    void ringlet_native_unmap(void* p, unsigned size)
+    void ringlet_native_close(int fd)
+
+# What resolving an operand came to, as Python sees it.
+OK = MEM_OK
+FAULT = MEM_FAULT
+MMIO = MEM_MMIO
+
+# The bounce area: registers, then room for two operands, each with a page of its own.
+cdef enum:
+    BOUNCE_IN = 0            # gpr[16] to load
+    BOUNCE_OUT = 0x80        # gpr[16] as they came back
+    BOUNCE_FLAGS_IN = 0x100
+    BOUNCE_FLAGS_OUT = 0x108
+    BOUNCE_ENTRY = 0x110
+    BOUNCE_MXCSR = 0x118
+    BOUNCE_FIRST = 0x1000
+    BOUNCE_SECOND = 0x3000
+    BOUNCE_SIZE = 0x10000
+
+# Offsets in the XSAVE image (SDM 1 table 10-2, 13.4).
+cdef enum:
+    IMAGE_FOP = 6
+    IMAGE_FIP = 8
+    IMAGE_FDP = 16
+    IMAGE_MMX = 32
+    IMAGE_XMM = 160
+    IMAGE_BV = 512
+    IMAGE_YMM = 576
+    IMAGE_SIZE = 832
+
+FIRST = BOUNCE_FIRST
+SECOND = BOUNCE_SECOND
+
+
+def _absolute(opcode: bytes, reg: int, address: int) -> bytes:
+    """`opcode` with ModRM.reg `reg` and the operand [disp32]."""
+    return opcode + bytes([(reg & 7) << 3 | 4, 0x25]) + address.to_bytes(4, "little")
+
+
+def _stub(block: int, image: int) -> tuple[bytes, int]:
+    """The code around an instruction, and the offset of its second half."""
+    bounce = block + BLOCK_BOUNCE
+    host_rsp = block + <size_t>&(<CpuState*>NULL).host_rsp
+    code = bytes.fromhex("53 55 4154 4155 4156 4157")            # push rbx, rbp, r12-r15
+    code += _absolute(b"\x48\x89", 4, host_rsp)                  # mov [host_rsp], rsp
+    code += bytes.fromhex("B807000000 31D2")                     # mov eax, 7; xor edx, edx
+    code += _absolute(b"\x48\x0F\xAE", 5, image)                 # xrstor64
+    code += _absolute(b"\xFF", 6, bounce + BOUNCE_FLAGS_IN)      # push [flags]
+    code += b"\x9D"                                              # popfq
+    for reg in range(16):
+        code += _absolute(bytes([0x48 | reg >> 3 << 2, 0x8B]), reg, bounce + BOUNCE_IN + 8 * reg)
+    code += _absolute(b"\xFF", 4, bounce + BOUNCE_ENTRY)         # jmp [entry]
+    leave = len(code)
+    for reg in range(16):
+        code += _absolute(bytes([0x48 | reg >> 3 << 2, 0x89]), reg, bounce + BOUNCE_OUT + 8 * reg)
+    code += _absolute(b"\x48\x8B", 4, host_rsp)                  # mov rsp, [host_rsp]
+    code += b"\x9C"                                              # pushfq
+    code += _absolute(b"\x8F", 0, bounce + BOUNCE_FLAGS_OUT)     # pop [flags]
+    code += bytes.fromhex("FC B807000000 31D2")                  # cld; mov eax, 7; xor edx, edx
+    code += _absolute(b"\x48\x0F\xAE", 4, image)                 # xsave64
+    code += bytes.fromhex("C5F877 DBE3")                         # vzeroupper; fninit
+    code += _absolute(b"\x0F\xAE", 2, bounce + BOUNCE_MXCSR)     # ldmxcsr
+    code += bytes.fromhex("415F 415E 415D 415C 5D 5B C3")        # pop r15-r12, rbp, rbx; ret
+    return code, leave
+
+
+cdef class Operand:
+    """A memory operand as decoded: registers by number (-1: none), segment by SEG_*.
+
+    `align` is the mask of address bits that must be 0, or #GP is raised.  `linear` and what is
+    known of its physical addresses are those of its last `resolve`.
+    """
+
+    def __init__(self, int base, int index, u32 scale, u64 displacement, bint rip_relative,
+                 int segment, u64 mask, bint stack, u32 size, bint reads, bint writes):
+        self.base = base
+        self.index = index
+        self.scale = scale
+        self.displacement = displacement
+        self.rip_relative = rip_relative
+        self.segment = segment
+        self.mask = mask
+        self.stack = stack
+        self.size = size
+        self.reads = reads
+        self.writes = writes
+
+    def units(self) -> list[tuple[int, int, int]]:
+        """(guest physical address, offset in the operand, size) of its accesses to devices.
+
+        Each is of 1, 2, 4 or 8 bytes and naturally aligned.
+        """
+        cdef u64 phys
+        cdef u32 part, at, end, unit, start = 0
+        result = []
+        for part in range(2):
+            phys = self.phys[part]
+            at = 0
+            end = self.length[part]
+            if self.mmio >> part & 1:
+                while at < end:
+                    unit = 8
+                    while phys + at & unit - 1 or unit > end - at:
+                        unit >>= 1
+                    result.append((phys + at, start + at, unit))
+                    at += unit
+            start += end
+        return result
+
+
+cdef class Native:
+    """The host's processor for one instruction at a time, on behalf of one virtual processor."""
+
+    def __dealloc__(self):
+        if self.c != NULL:
+            ringlet_native_unmap(self.write, NATIVE_SIZE)
+            ringlet_native_unmap(<void*>self.enter, NATIVE_SIZE)
+            ringlet_native_close(self.fd)
+
+    cdef u8* image(self) noexcept:
+        return <u8*>((<u64>&self.c.xsave[0] + 63) & ~<u64>63)
+
+    # --- code
+
+    @property
+    def bounce(self) -> int:
+        """Host address of the bounce area, below 2 GiB."""
+        return self.c.block + BLOCK_BOUNCE
+
+    @property
+    def room(self) -> int:
+        """Bytes left for instructions."""
+        return NATIVE_SIZE - self.used
+
+    def place(self, bytes code) -> int:
+        """Put an instruction's bytes in place; where `execute` finds them."""
+        cdef u32 size = <u32>PyBytes_GET_SIZE(code)
+        cdef u32 at = self.used
+        cdef u64 entry = self.c.native + at
+        if at + size + 5 > NATIVE_SIZE:
+            raise InternalError("no room for an emulated instruction")
+        memcpy(self.write + at, PyBytes_AS_STRING(code), size)
+        self.write[at + size] = 0xE9
+        (<u32*>(self.write + at + size + 1))[0] = <u32>(self.c.native_leave - (entry + size + 5))
+        self.used = (at + size + 5 + 15) & ~<u32>15
+        return entry
+
+    def forget(self) -> None:
+        """Make room: every place given so far is void."""
+        self.used = self.first
+
+    def execute(self, u64 entry, int reg0=-1, u64 value0=0, int reg1=-1, u64 value1=0) -> bool:
+        """Run the instruction at `entry` with the guest's state, but for up to two registers.
+
+        True: `commit` takes what it did to the general registers and flags; vector state is the
+        guest's already.  False: it faulted, and the guest's exception is set.
+        """
+        cdef CpuState* c = self.c
+        cdef u8* bounce = <u8*>(c.block + BLOCK_BOUNCE)
+        cdef u64* regs = <u64*>(bounce + BOUNCE_IN)
+        cdef u64* image
+        cdef u32 fop
+        memcpy(regs, c.gpr, 128)
+        if reg0 >= 0:
+            regs[reg0] = value0
+        if reg1 >= 0:
+            regs[reg1] = value1
+        (<u64*>(bounce + BOUNCE_FLAGS_IN))[0] = c.rflags & FLAGS_HOST | FLAG_IF | 2
+        (<u64*>(bounce + BOUNCE_ENTRY))[0] = entry
+        c.native_vector = NATIVE_DONE
+        enter_thread(c)
+        (<void (*)() noexcept nogil>self.enter)()
+        leave_thread()
+        # The last x87 instruction and its operand are the guest's, not ours.
+        image = <u64*>self.image()
+        if image[IMAGE_FIP >> 3] - c.native < NATIVE_SIZE:
+            fop = x87_opcode(c.insn)
+            if fop != X87_NONE and (<u16*>image)[IMAGE_FOP >> 1] == x87_opcode(<u8*>image[1]):
+                (<u16*>image)[IMAGE_FOP >> 1] = <u16>fop
+            image[IMAGE_FIP >> 3] = c.rip
+        if image[IMAGE_FDP >> 3] - <u64>bounce < BOUNCE_SIZE:
+            image[IMAGE_FDP >> 3] = self.data
+        if c.native_vector == NATIVE_DONE:
+            return True
+        self.raised()
+        return False
+
+    def refuses(self, u64 entry) -> bool:
+        """Whether the instruction at `entry` raises #GP; what else it does is undone."""
+        cdef bytes image = self.image()[:IMAGE_SIZE]
+        cdef u32 vector = self.c.exc_vector, error = self.c.exc_error, has = self.c.exc_has_error
+        self.execute(entry)
+        memcpy(self.image(), PyBytes_AS_STRING(image), IMAGE_SIZE)
+        self.c.exc_vector = vector
+        self.c.exc_error = error
+        self.c.exc_has_error = has
+        return self.c.native_vector == VEC_GP
+
+    cdef int raised(self) except -1:
+        cdef u64 vector = self.c.native_vector
+        if vector == VEC_XM and not self.c.cr4 & CR4_OSXMMEXCPT:
+            vector = VEC_UD
+        if vector == VEC_DE or vector == VEC_UD or vector == VEC_MF or vector == VEC_XM:
+            raise_exc(self.c, <u32>vector)
+        elif vector == VEC_GP or vector == VEC_SS or vector == VEC_AC:
+            raise_err(self.c, <u32>vector, 0)
+        else:
+            raise InternalError("an emulated instruction raised what it cannot",
+                                {"vector": vector, "rip": self.c.rip})
+        return 0
+
+    def commit(self, u32 length, int keep=-1) -> None:
+        """Take the registers (but number `keep`) and flags of `execute`, and step RIP."""
+        cdef CpuState* c = self.c
+        cdef u8* bounce = <u8*>(c.block + BLOCK_BOUNCE)
+        cdef u64* regs = <u64*>(bounce + BOUNCE_OUT)
+        if keep >= 0:
+            regs[keep] = c.gpr[keep]
+        memcpy(c.gpr, regs, 128)
+        self.commit_flags()
+        c.rip += length
+
+    def skip(self, u32 length) -> None:
+        """Step RIP past the instruction."""
+        self.c.rip += length
+
+    def commit_flags(self) -> None:
+        """Take only the arithmetic flags of `execute`."""
+        cdef u64 flags = (<u64*>(self.c.block + BLOCK_BOUNCE + BOUNCE_FLAGS_OUT))[0]
+        self.c.rflags = self.c.rflags & ~<u64>FLAGS_HOST | flags & FLAGS_HOST
+
+    def set_flags(self, u64 value) -> None:
+        """Set the arithmetic flags to those of an RFLAGS value."""
+        self.c.rflags = self.c.rflags & ~<u64>FLAGS_HOST | value & FLAGS_HOST
+
+    # --- registers
+
+    @property
+    def conduct(self) -> int:
+        """`ringlet.arch.vendors.Conduct` of the processor that this one behaves as."""
+        return self.c.conduct
+
+    def gpr(self, int reg) -> int:
+        """A general register, all of it."""
+        return self.c.gpr[reg]
+
+    def set_gpr(self, int reg, u64 value, u32 size) -> None:
+        """Write a general register as an instruction of that operand size does."""
+        if size == 8:
+            self.c.gpr[reg] = value
+        elif size == 4:
+            self.c.gpr[reg] = <u32>value
+        elif size == 2:
+            self.c.gpr[reg] = self.c.gpr[reg] & ~<u64>0xFFFF | <u16>value
+        else:
+            self.c.gpr[reg] = self.c.gpr[reg] & ~<u64>0xFF | <u8>value
+
+    @property
+    def rip(self) -> int:
+        return self.c.rip
+
+    @rip.setter
+    def rip(self, u64 value):
+        self.c.rip = value
+
+    @property
+    def rflags(self) -> int:
+        """RFLAGS as the guest would see it."""
+        return get_rflags(self.c)
+
+    @property
+    def key(self) -> int:
+        """The mode and privilege (KEY_*)."""
+        return self.c.key
+
+    def done(self, bint whole) -> None:
+        """An instruction was completed, or but some of its repetitions: RF (SDM 3B 17.3.1.1)."""
+        self.c.rflags = self.c.rflags & ~<u64>FLAG_RF | (0 if whole else FLAG_RF)
+
+    def vector(self, int reg) -> bytes:
+        """The 32 bytes of a YMM register."""
+        cdef u8* image = self.image()
+        cdef u64 present = (<u64*>(image + IMAGE_BV))[0]
+        low = image[IMAGE_XMM + 16 * reg:IMAGE_XMM + 16 * reg + 16] if present & 2 else bytes(16)
+        high = image[IMAGE_YMM + 16 * reg:IMAGE_YMM + 16 * reg + 16] if present & 4 else bytes(16)
+        return low + high
+
+    def mmx(self, int reg) -> bytes:
+        """The 8 bytes of an MMX register; the image has the x87 stack's order (SDM 1 10.5.1)."""
+        cdef u8* image = self.image()
+        cdef u32 at = IMAGE_MMX + 16 * (reg - (image[3] >> 3 & 7) & 7)
+        if not (<u64*>(image + IMAGE_BV))[0] & 1:
+            return bytes(8)
+        return image[at:at + 8]
+
+    @property
+    def fpu_refused(self) -> bool:
+        """An x87 exception is pending with which a store stores nothing: any but precision.
+
+        (SDM 1 8.5.1-8.5.6.)
+        """
+        cdef u8* image = self.image()
+        return bool((<u64*>(image + IMAGE_BV))[0] & 1 and image[2] & ~image[0] & 0x1F)
+
+    # --- exceptions and events
+
+    def raise_exception(self, u32 vector) -> bool:
+        """Set an exception without error code; False, for the caller to return."""
+        raise_exc(self.c, vector)
+        return False
+
+    def raise_with_error(self, u32 vector, u32 error) -> bool:
+        """Set an exception with its error code; False, for the caller to return."""
+        raise_err(self.c, vector, error)
+        return False
+
+    def step_trap(self) -> None:
+        """Set the single-step trap of an instruction that is done (SDM 3B 17.3.1.4)."""
+        single_step(self.c)
+
+    @property
+    def wanted(self) -> bool:
+        """Something waits for an instruction boundary."""
+        cdef CpuState* c = self.c
+        return c.attention != 0 or c.db_pending != 0 or event_due(c) or debug_seen(c)
+
+    # --- memory
+
+    def fetch(self, u64 linear) -> bytes | None:
+        """Up to 15 bytes of code from `linear` on, not beyond its page; None: #PF is set."""
+        cdef u64 phys = 0
+        cdef u32 size = 4096 - (linear & 0xFFF)
+        cdef u32 user = ACC_USER if self.c.cpl == 3 else 0
+        cdef int r
+        if size > 15:
+            size = 15
+        r = mmu_translate(self.c, linear, ACC_FETCH | user, &phys)
+        if r == MEM_FAULT:
+            return None
+        code = PyBytes_FromStringAndSize(NULL, size)
+        if r != MEM_OK or phys_read(self.c, phys, PyBytes_AS_STRING(code), size) != MEM_OK:
+            raise ValueError(f"no RAM at linear {linear:#x}")
+        return code
+
+    def drop_code(self) -> None:
+        """Drop the translations of the page at RIP."""
+        cache_drop_linear(self.c, <Cache*>self.c.cache, self.c.rip, 1)
+
+    cdef u64 effective(self, Operand o, u64 offset) noexcept:
+        cdef u64 a = o.displacement + offset
+        if o.base >= 0:
+            a += self.c.gpr[o.base]
+        if o.index >= 0:
+            a += self.c.gpr[o.index] * o.scale
+        if o.rip_relative:
+            a += self.c.rip
+        return a & o.mask
+
+    cdef u64 linear_address(self, Operand o, u64 offset) noexcept:
+        cdef u64 a = self.effective(o, offset)
+        if o.segment == SEG_FS or o.segment == SEG_GS:
+            a += self.c.seg[o.segment].base
+        return a
+
+    def address(self, Operand o) -> int:
+        """The effective address of an operand, without its segment's base."""
+        return self.effective(o, 0)
+
+    def linear(self, Operand o, offset) -> int:
+        """The linear address `offset` bytes (of either sign) from where an operand begins."""
+        return self.linear_address(o, <u64>(offset & 0xFFFFFFFFFFFFFFFF))
+
+    def resolve(self, Operand o) -> int:
+        """Find an operand in memory with the rights of the CPL; OK, FAULT (exc_* set) or MMIO.
+
+        A write is checked here, and can no longer fail.
+        """
+        return self.resolve_span(o, self.linear_address(o, 0), o.size, o.writes)
+
+    def resolve_at(self, Operand o, u64 linear, u32 size, bint write) -> int:
+        """`resolve` of `size` bytes at `linear` instead of the operand's own address."""
+        return self.resolve_span(o, linear, size, write)
+
+    cdef int resolve_span(self, Operand o, u64 linear, u32 size, bint write) noexcept:
+        cdef CpuState* c = self.c
+        cdef u32 access = ACC_WRITE if write else ACC_READ
+        cdef u32 room = 4096 - (linear & 0xFFF)
+        cdef int r
+        if linear & o.align:
+            raise_err(c, VEC_GP, 0)
+            return MEM_FAULT
+        if not is_canonical(linear) or not is_canonical(linear + size - 1):
+            raise_err(c, VEC_SS if o.stack else VEC_GP, 0)
+            return MEM_FAULT
+        if c.cpl == 3:
+            access |= ACC_USER
+        o.linear = linear
+        o.length[0] = size if size < room else room
+        o.length[1] = size - o.length[0]
+        o.mmio = 0
+        self.data = linear
+        r = mmu_translate(c, linear, access, &o.phys[0])
+        if r == MEM_FAULT:
+            return r
+        if r == MEM_MMIO:
+            o.mmio = 1
+        if o.length[1]:
+            r = mmu_translate(c, linear + room, access, &o.phys[1])
+            if r == MEM_FAULT:
+                return r
+            if r == MEM_MMIO:
+                o.mmio |= 2
+        if check_aligned(c, linear, size):
+            return MEM_FAULT
+        watch(c, linear, size, write)
+        return MEM_MMIO if o.mmio else MEM_OK
+
+    def load(self, Operand o, u32 at) -> None:
+        """Copy what of a resolved operand is RAM to `at` in the bounce area."""
+        cdef u8* p = <u8*>(self.c.block + BLOCK_BOUNCE + at)
+        if not o.mmio & 1:
+            phys_read(self.c, o.phys[0], p, o.length[0])
+        if o.length[1] and not o.mmio & 2:
+            phys_read(self.c, o.phys[1], p + o.length[0], o.length[1])
+
+    def store(self, Operand o, u32 at) -> None:
+        """Copy from the bounce area to what of a resolved operand is RAM."""
+        cdef u8* p = <u8*>(self.c.block + BLOCK_BOUNCE + at)
+        if not o.mmio & 1:
+            phys_write(self.c, o.phys[0], p, o.length[0])
+        if o.length[1] and not o.mmio & 2:
+            phys_write(self.c, o.phys[1], p + o.length[0], o.length[1])
+
+    def get(self, u32 at, u32 size) -> bytes:
+        """Bytes of the bounce area."""
+        return (<u8*>(self.c.block + BLOCK_BOUNCE + at))[:size]
+
+    def put(self, u32 at, bytes data) -> None:
+        """Write bytes to the bounce area, at most a page."""
+        memcpy(<u8*>(self.c.block + BLOCK_BOUNCE + at), PyBytes_AS_STRING(data),
+               min(PyBytes_GET_SIZE(data), 4096))
+
+    def peek(self, u32 at, u32 size) -> int:
+        """An unsigned integer of 1 to 8 bytes in the bounce area."""
+        cdef u64 value = 0
+        memcpy(&value, <u8*>(self.c.block + BLOCK_BOUNCE + at), size if size < 8 else 8)
+        return value
+
+    def poke(self, u32 at, u64 value, u32 size) -> None:
+        """Write an integer of 1 to 8 bytes to the bounce area."""
+        memcpy(<u8*>(self.c.block + BLOCK_BOUNCE + at), &value, size if size < 8 else 8)
+
+
+cdef Native native_create(CpuState* c):
+    """The emulator's hold on the virtual processor `c`, whose block is allocated."""
+    cdef Native n = Native.__new__(Native)
+    cdef void* write = NULL
+    cdef void* run = NULL
+    if ringlet_native_map(NATIVE_SIZE, &write, &run, &n.fd):
+        raise MemoryError("no memory below 2 GiB for the code of emulated instructions")
+    n.c = c
+    n.write = <u8*>write
+    c.native = <u64>run
+    code, leave = _stub(c.block, <u64>n.image())
+    memcpy(n.write, PyBytes_AS_STRING(code), len(code))
+    n.enter = c.native
+    n.first = n.used = (len(code) + 63) & ~63
+    c.native_leave = c.native + <u64>leave
+    (<u32*>(c.block + BLOCK_BOUNCE + BOUNCE_MXCSR))[0] = 0x1F80
+    return n

@@ -1,0 +1,444 @@
+"""Host faults of translated code.
+
+Runs in the signal handler: no allocation, no lock, no Python.  A page fault inside a window is
+filled from the guest's page tables or becomes the guest's #PF; a fault at no window's address is an
+unused slot or the guest's #GP; the rest are the guest's own exceptions.  State is exact: every
+rewriting performs its access before it changes anything (docs/adr/0001).
+
+The handler resumes a fragment only at the instruction that faulted, which is performed then, with
+one exception: a probe of RSP may be passed without having been performed (`probe_fault`).  The
+translator takes every other access that a fragment goes on after for a performed one.
+"""
+from ringlet.core.state cimport *
+from ringlet.core.signals cimport *
+from ringlet.core.template cimport PROBE_SIZE, STUB_ENTER, STUB_LEAVE, is_probe
+from ringlet.cache.codecache cimport Cache, Fragment, NONE
+from ringlet.cache.halt cimport cache_halt
+from ringlet.cache.fragment_map cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
+from ringlet.core.prod cimport prod_arm
+from ringlet.core.ops cimport OP_PUSHF
+from ringlet.mmu.mmu cimport (
+    mmu_is_window, mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host)
+from ringlet.vcpu.system.registers cimport CR4_OSXMMEXCPT
+from ringlet.vcpu.system.x87 cimport FPU_DATA, FPU_OPCODE, X87_NONE, x87_opcode
+from ringlet.translate.insn cimport *
+from ringlet.translate.shape cimport *
+
+cdef enum:
+    HOST_TF = 0x100
+    HOST_DF = 0x400
+    HOST_AC = 0x40000
+    LOW_END = 0x800000000000   # of the canonical addresses
+    HIGH32 = 0x100000000
+    SIG_TRAP = 5
+    SIG_URG = 23
+
+
+cdef bint unbias_string(CpuState* c, u64* regs) noexcept nogil:
+    """Inside a string instruction RSI and RDI hold host addresses: give the guest's back.
+
+    True: it is one.
+    """
+    cdef const u8* p = <const u8*>regs[HR_RIP]
+    while p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66 or p[0] == 0x48:
+        p += 1
+    if not (0xA4 <= p[0] <= 0xA7 or 0xAA <= p[0] <= 0xAF):
+        return False
+    if p[0] <= 0xA7 or (p[0] & 0xFE) == 0xAC:
+        regs[HR_RSI] += c.scratch[0]
+    if (p[0] & 0xFE) != 0xAC:
+        regs[HR_RDI] += c.scratch[1]
+    return True
+
+
+cdef bint is_repeated_string(u64 rip) noexcept nogil:
+    cdef const u8* p = <const u8*>rip
+    cdef bint repeats = False
+    while p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66 or p[0] == 0x48:
+        repeats |= p[0] == 0xF3 or p[0] == 0xF2
+        p += 1
+    return repeats and (0xA4 <= p[0] <= 0xA7 or 0xAA <= p[0] <= 0xAF)
+
+
+cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
+    """Make the handler return to the dispatcher with the guest's state before its instruction."""
+    if code == LEAVE_EMULATE:
+        # As it was fetched: the guest may have changed its page tables since.
+        guest_bytes(c, frag, guest, c.insn)
+    unbias_string(c, f.regs)
+    save_registers(c, f.regs)
+    c.rip = frag.linear + guest
+    c.win_tag = f.regs[HR_R10]
+    c.win_addend = f.regs[HR_R11]
+    c.exit_code = code
+    c.stepping = 0
+    f.regs[HR_RIP] = c.stub[STUB_LEAVE]
+    f.regs[HR_RSP] = c.host_rsp
+    f.regs[HR_EFL] &= ~<u64>(HOST_TF | HOST_DF | HOST_AC)
+    return 1
+
+
+cdef int raise_here(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 vector,
+                    bint has_error) noexcept nogil:
+    if has_error:
+        raise_err(c, vector, 0)
+    else:
+        raise_exc(c, vector)
+    return leave(c, f, frag, guest, LEAVE_FAULT)
+
+
+cdef inline u64 bound(CpuState* c, u64 linear) noexcept nogil:
+    """The host address that the slot table gives for a linear address."""
+    cdef u64 table = c.block + (BLOCK_SLOTS_U if c.cpl == 3 else BLOCK_SLOTS_K)
+    return linear + (<u64*>table)[(linear >> SLOT_SHIFT) & 0xFFFF]
+
+
+cdef inline bint slot_live(CpuState* c, u64 linear) noexcept nogil:
+    return bound(c, linear) >> 47 == 0
+
+
+cdef u64 segment_base(CpuState* c, Insn* i) noexcept nogil:
+    if i.seg == SEG_FS or i.seg == SEG_GS:
+        return c.seg[i.seg].base
+    return 0
+
+
+cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
+    """Linear address of the ModRM memory operand, from guest registers in c.gpr."""
+    cdef u64 a = <u64><i64>i.disp
+    cdef u32 r
+    cdef i64 offset
+    if i.rip_relative:
+        a += rip + i.length
+    else:
+        r = insn_base(i)
+        if r != NO_REG:
+            a += c.gpr[r]
+        r = insn_index(i)
+        if r != NO_REG:
+            a += c.gpr[r] << (i.sib >> 6)
+    if i.shape.kind == SHAPE_BITS:
+        offset = <i64>c.gpr[insn_reg(i)]
+        if i.rex & 8:
+            a += <u64>((offset >> 6) * 8)
+        elif i.prefixes & PFX_66:
+            a += <u64>((<i64><short>offset >> 4) * 2)
+        else:
+            a += <u64>((<i64><i32>offset >> 5) * 4)
+    if i.prefixes & PFX_67:
+        a = <u32>a
+    return a + segment_base(c, i)
+
+
+cdef inline void add(Access* out, u32* n, u64 linear, u32 size, u32 kind,
+                     bint stack) noexcept nogil:
+    cdef Access* a = out + n[0]
+    a.linear = linear
+    a.size = size if size else 1
+    a.kind = kind
+    a.stack = stack
+    n[0] += 1
+
+
+cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
+    cdef u32 n = 0
+    cdef u32 kind = i.shape.kind
+    cdef u32 op = i.opcode & 0xFE
+    cdef u32 size = i.shape.mem_size
+    cdef u32 word = 2 if i.prefixes & PFX_66 else 8
+    if kind == SHAPE_STRING:
+        # The one that faults first is first: CMPS reads [rDI] before [rSI], but some processors'
+        # REPE CMPSB does not.
+        if op == 0xA6 and not (i.opcode == 0xA6 and i.prefixes & PFX_REP
+                               and not c.conduct & CONDUCT_REPE_CMPSB_TARGET_FIRST):
+            add(out, &n, c.gpr[RDI], size, ACC_READ, False)
+            add(out, &n, c.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
+            return n
+        if op == 0xA4 or op == 0xA6 or op == 0xAC:
+            add(out, &n, c.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
+        if op != 0xAC:
+            add(out, &n, c.gpr[RDI], size,
+                ACC_WRITE if op == 0xA4 or op == 0xAA else ACC_READ, False)
+        return n
+    if kind == SHAPE_LEAVE:
+        add(out, &n, c.gpr[RBP], word, ACC_READ, True)
+        return n
+    if kind == SHAPE_XLAT:
+        add(out, &n, c.gpr[RBX] + (c.gpr[RAX] & 0xFF) + segment_base(c, i), 1, ACC_READ, False)
+        return n
+    if is_moffs(i):
+        add(out, &n, <u64>i.imm + segment_base(c, i), size,
+            ACC_WRITE if i.opcode & 2 else ACC_READ, False)
+        return n
+    if i.modrm < 0xC0 and i.shape.mem & (MEM_READ | MEM_WRITE) \
+            and kind != SHAPE_ADDRESS and not i.shape.mem & MEM_HINT:
+        add(out, &n, operand_address(c, i, rip), size,
+            ACC_WRITE if i.shape.mem & MEM_WRITE else ACC_READ,
+            i.seg == SEG_NONE and not i.rip_relative and (insn_base(i) == RSP
+                                                          or insn_base(i) == RBP))
+    if (i.shape.stack == STACK_PUSH or kind == SHAPE_CALL or kind == SHAPE_CALL_IND
+            or kind == SHAPE_PUSH_MEM or (kind == SHAPE_OP and i.shape.op == OP_PUSHF)):
+        add(out, &n, c.gpr[RSP] - word, word, ACC_WRITE, True)
+    elif i.shape.stack == STACK_POP or kind == SHAPE_RET or kind == SHAPE_POP_MEM:
+        add(out, &n, c.gpr[RSP], word, ACC_READ, True)
+    return n
+
+
+cdef bint bound_elsewhere(CpuState* c, Insn* i, bint stack) noexcept nogil:
+    """What the addend was looked up for (RSP, another register, the base of FS or GS, or the
+    displacement) lies in another slot than the operand, and that one is not used."""
+    cdef u32 base = insn_base(i)
+    if stack and not slot_live(c, c.gpr[RSP]):
+        return True
+    if i.modrm >= 0xC0 or not i.shape.mem or i.rip_relative:
+        return False
+    if i.seg == SEG_FS or i.seg == SEG_GS:
+        return not slot_live(c, c.seg[i.seg].base)
+    return not slot_live(c, <u64><i64>i.disp if base == NO_REG else c.gpr[base])
+
+
+cdef inline bint lane_faults(Insn* i, u64 linear) noexcept nogil:
+    """Which fault it is the emulator says: not all of a masked move's lanes are accessed, and a
+    vector that has to be aligned and is not raises #GP before any #PF or #SS."""
+    cdef u32 size = i.shape.mem_size
+    return i.shape.mem & MEM_LANES or ((size == 16 or size == 32) and linear & (size - 1))
+
+
+cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept nogil:
+    """The guest's instruction bytes at offset `guest` of the fragment."""
+    cdef u64 at = (frag.linear & 0xFFF) + guest
+    cdef u8* page
+    cdef u32 k
+    for k in range(16):
+        page = ram_host(c, frag.phys[1] if at + k >= 4096 else frag.phys[0])
+        if page == NULL:
+            return False
+        out[k] = page[(at + k) & 0xFFF]
+    return True
+
+
+cdef int leave_saved(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
+    """`leave`, after unbias_string: string registers are the guest's already."""
+    cdef u64 source = c.scratch[0], target = c.scratch[1]
+    c.scratch[0] = 0
+    c.scratch[1] = 0
+    leave(c, f, frag, guest, code)
+    c.scratch[0] = source
+    c.scratch[1] = target
+    return 1
+
+
+cdef int resumed(CpuState* c, HostFault* f, Cache* k, u32 index) noexcept nogil:
+    """The access that faulted can be performed now."""
+    if k.fragments[index].dead:
+        # The store hits code of its own fragment: finish it, then leave.
+        c.stepping = 1 + index
+        f.regs[HR_EFL] |= HOST_TF
+    return 1
+
+
+cdef int probe_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) noexcept nogil:
+    """A probe of RSP faulted, which means nothing to the guest.
+
+    The fragment goes on only if RSP is what binding it here would make it: the guest's RSP plus
+    the addend that the slot table has for it.  What follows relies on that as on a performed
+    access.  Else the fragment is left, before the instruction at hand, and the next one binds RSP:
+    it begins with that instruction, so that there is no probe before it.
+    """
+    cdef Fragment* frag = &k.fragments[index]
+    cdef u64 linear = 0, rsp = f.regs[HR_RSP] + c.rsp_naddend
+    cdef u32 access = ACC_READ | (ACC_USER if c.cpl == 3 else 0)
+    if f.trap == VEC_PF and mmu_shadow_fault(c, f.address, ACC_READ, &linear) == MEM_OK:
+        return resumed(c, f, k, index)
+    if is_canonical(rsp) and not slot_live(c, rsp):
+        # If the guest has something in this slot, RSP is to be bound to it.
+        mmu_slot_fault(c, rsp, access)
+    if bound(c, rsp) == f.regs[HR_RSP] and not frag.dead:
+        f.regs[HR_RIP] += PROBE_SIZE
+        return 1
+    # Where instructions step one by one, the only probe comes after the instruction.
+    return leave(c, f, frag, guest, LEAVE_STEPPED if frag.key & KEY_STEP else LEAVE_AGAIN)
+
+
+cdef u32 retried(CpuState* c, u64 rip) noexcept nogil:
+    """How to leave where bindings are stale or an access straddles slots: the second time in a row,
+    it is for the emulator."""
+    if c.again == rip:
+        c.again = 0
+        return LEAVE_EMULATE
+    c.again = rip
+    return LEAVE_AGAIN
+
+
+cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
+    """The address is in no window: an unused slot's, not canonical, or #GP has another cause."""
+    cdef Insn i
+    cdef u8 code[16]
+    cdef Access at[3]
+    cdef u32 n, k, user = ACC_USER if c.cpl == 3 else 0
+    cdef int r
+    if not guest_bytes(c, frag, guest, code):
+        return 0
+    r = decode(<ShapeTable*>c.translator, code, 16, &i)
+    if r == DECODE_LEARN:
+        # The translation is one that was kept.
+        c.exit_arg = <u64>(frag - (<Cache*>c.cache).fragments)
+        return leave(c, f, frag, guest, LEAVE_UNKNOWN)
+    if r != DECODE_OK:
+        return raise_here(c, f, frag, guest, VEC_GP, True)
+    unbias_string(c, f.regs)
+    save_registers(c, f.regs)
+    n = accesses(c, &i, frag.linear + guest, at)
+    for k in range(n):
+        if not is_canonical(at[k].linear) or not is_canonical(at[k].linear + at[k].size - 1):
+            if lane_faults(&i, at[k].linear):
+                return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
+            raise_err(c, VEC_SS if at[k].stack else VEC_GP, 0)
+            return leave_saved(c, f, frag, guest, LEAVE_FAULT)
+        if not slot_live(c, at[k].linear):
+            r = mmu_slot_fault(c, at[k].linear, at[k].kind | user)
+            if r == MEM_OK:
+                return leave_saved(c, f, frag, guest, LEAVE_AGAIN)
+            if r == MEM_MMIO or lane_faults(&i, at[k].linear):
+                return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
+            return leave_saved(c, f, frag, guest, LEAVE_FAULT)
+    if bound_elsewhere(c, &i, n != 0 and at[n - 1].stack):
+        return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
+    if f.trap == VEC_PF:
+        return leave_saved(c, f, frag, guest, retried(c, frag.linear + guest))
+    raise_err(c, VEC_GP, 0)
+    return leave_saved(c, f, frag, guest, LEAVE_FAULT)
+
+
+cdef int step(CpuState* c, HostFault* f, Cache* k, u32 host) noexcept nogil:
+    """Single steps complete a store into the fragment that it dropped, up to the next boundary.
+
+    That is the end of a repetition, too: the instruction's own bytes may be others now.
+    """
+    cdef u32 index = <u32>(c.stepping - 1), guest, start = 0
+    cdef Fragment* frag = &k.fragments[index]
+    if frag.host <= host < frag.host + frag.size:
+        if is_repeated_string(f.regs[HR_RIP]):
+            guest = cache_guest_offset(k, frag, host, &start)
+        elif not cache_is_boundary(k, frag, host, &guest):
+            return 1
+        return leave(c, f, frag, guest, LEAVE_STEPPED)
+    f.regs[HR_EFL] &= ~<u64>HOST_TF
+    c.stepping = 0
+    return 1
+
+
+cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) noexcept nogil:
+    cdef Fragment* frag = &k.fragments[index]
+    cdef u64 linear = 0, rip = frag.linear + guest
+    cdef int r
+    r = mmu_shadow_fault(c, f.address, f.error & (ACC_WRITE | ACC_FETCH), &linear)
+    if r == MEM_OK:
+        return resumed(c, f, k, index)
+    if r == MEM_MMIO or (r == MEM_FAULT and (LOW_END - linear < 64 or linear - HIGH32 < 64)):
+        # (An operand that ends beyond the last canonical address raises #GP or #SS, and where 67h
+        # truncates addresses the lanes of a masked move go on at 0.)
+        return leave(c, f, frag, guest, LEAVE_EMULATE)
+    if r == MEM_FAULT:
+        return leave(c, f, frag, guest, LEAVE_FAULT)
+    # A guard.
+    return leave(c, f, frag, guest, retried(c, rip))
+
+
+cdef int native_fault(CpuState* c, HostFault* f) noexcept nogil:
+    """A single emulated instruction faulted: its emulator takes the vector (emulation.native)."""
+    c.native_vector = f.trap
+    f.regs[HR_RIP] = c.native_leave
+    f.regs[HR_EFL] &= ~<u64>(HOST_TF | HOST_DF | HOST_AC)
+    return 1
+
+
+cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
+    """Attention may be asked for: the fragment that the thread is in, or about to enter, shall be
+    the last, and a repeated string instruction leaves now."""
+    cdef u32 index, start = 0
+    cdef const u8* p = <const u8*>f.regs[HR_RIP]
+    if not c.attention:
+        return 1
+    if k.first <= host < k.size:
+        index = cache_fragment_at(k, <u32>host)
+        if index != NONE and (p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66) and not c.stepping \
+                and unbias_string(c, f.regs):
+            return leave_saved(c, f, &k.fragments[index],
+                               cache_guest_offset(k, &k.fragments[index], <u32>host, &start),
+                               LEAVE_SAFEPOINT)
+    elif k.stubs.at[STUB_ENTER] <= host < k.stubs.enter_end:
+        index = cache_fragment_at(k, <u32>(c.entry - <u64>k.run))
+    else:
+        # In compiled code, which looks before it enters a fragment.  But somebody else's signal
+        # handler may go back to the middle of one, so ask again.
+        if f.nested:
+            prod_arm(c)
+        return 1
+    if index != NONE:
+        cache_halt(c, k, index)
+    prod_arm(c)
+    return 1
+
+
+cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
+    """The signal handler's policy: 1 if the fault was translated code's."""
+    cdef Cache* k = <Cache*>c.cache
+    cdef u64 host = f.regs[HR_RIP] - <u64>k.run
+    cdef u32 index, guest, start
+    cdef Fragment* frag
+    if f.signal == SIG_URG:
+        return prodded(c, f, k, host)
+    if f.regs[HR_RIP] - c.native < NATIVE_SIZE:
+        return native_fault(c, f)
+    if host >= k.size:
+        return 0
+    if f.signal == SIG_TRAP and c.stepping:
+        return step(c, f, k, <u32>host)
+    if host < k.first:
+        return 0
+    index = cache_fragment_at(k, <u32>host)
+    if index == NONE:
+        return 0
+    frag = &k.fragments[index]
+    guest = cache_guest_offset(k, frag, <u32>host, &start)
+    if is_probe(f.regs[HR_RIP]):
+        return probe_fault(c, f, k, index, guest)
+    if f.trap == VEC_PF and mmu_is_window(c, f.address):
+        return page_fault(c, f, k, index, guest)
+    if f.trap == VEC_PF or f.trap == VEC_GP or f.trap == VEC_SS:
+        return unused_slot(c, f, frag, guest)
+    if f.trap == VEC_AC:
+        return raise_here(c, f, frag, guest, VEC_AC, True)
+    if f.trap == VEC_XM and not c.cr4 & CR4_OSXMMEXCPT:
+        return raise_here(c, f, frag, guest, VEC_UD, False)
+    if f.trap == VEC_DE or f.trap == VEC_UD or f.trap == VEC_MF or f.trap == VEC_XM:
+        return raise_here(c, f, frag, guest, f.trap, False)
+    return 0
+
+
+cdef u64 guest_fop(CpuState* c, Fragment* frag, u32 guest, const u8* host) noexcept nogil:
+    """FOP of the guest's instruction, with that of its translation in the upper half."""
+    cdef u8 code[16]
+    cdef u32 fop = X87_NONE
+    if guest_bytes(c, frag, guest, code):
+        fop = x87_opcode(code)
+    return fop | <u64>x87_opcode(host) << 32
+
+
+cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
+    cdef Cache* k = <Cache*>c.cache
+    cdef u64 at = host - <u64>k.run
+    cdef u32 index, start = 0
+    cdef Fragment* frag
+    if data == FPU_DATA:
+        return mmu_linear_of(c, host)
+    if at >= k.size:
+        return 0
+    index = cache_fragment_at(k, <u32>at)
+    if index == NONE:
+        return 0
+    frag = &k.fragments[index]
+    if data == FPU_OPCODE:
+        return guest_fop(c, frag, cache_guest_offset(k, frag, <u32>at, &start), <const u8*>host)
+    return frag.linear + cache_guest_offset(k, frag, <u32>at, &start)

@@ -1,0 +1,1 @@
+"""Sensitive instructions, and the registers, tables and memory that they work on."""

@@ -1,0 +1,221 @@
+"""Control registers, the machine status word, and the translation key (SDM 3A 2.5).
+
+Features that CPUID hides have no CR4 bit: setting one raises #GP(0).
+"""
+from ringlet.core.state cimport (
+    SEG_CS, AR_L, AR_DB, EMU_NEXT, EMU_FLOW, VEC_GP, VEC_UD,
+    KEY_MODE16, KEY_MODE32, KEY_MODE64, KEY_NM, KEY_NOSSE, KEY_NOAVX, KEY_EM,
+    raise_err, raise_exc)
+from ringlet.mmu.mmu cimport mmu_flush_all, mmu_invlpg, mmu_load_cr3
+from ringlet.mmu.walker cimport physical_bits
+from ringlet.vcpu.apic.local cimport apic_set_class
+from ringlet.vcpu.system.cpuid cimport CPUID_EBX, CPUID_ECX, cpuid_bit
+from ringlet.vcpu.system.memory cimport load, store
+from ringlet.vcpu.system.registers cimport (
+    CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE, CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG,
+    CR4_TSD, CR4_DE, CR4_PSE, CR4_PAE, CR4_MCE, CR4_PGE, CR4_PCE, CR4_OSFXSR, CR4_OSXMMEXCPT,
+    CR4_FSGSBASE, CR4_OSXSAVE, EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE,
+    XCR0_SSE, XCR0_AVX, advance, long_mode, write_gpr)
+
+cdef enum:
+    CR0_KNOWN = (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM |
+                 CR0_NW | CR0_CD | CR0_PG)
+    CR4_KNOWN = (CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
+                 CR4_OSFXSR | CR4_OSXMMEXCPT)
+    CR4_PAGING = CR4_PSE | CR4_PAE | CR4_PGE
+
+
+cdef void update_key(CpuState* c) noexcept nogil:
+    """Recomputes c.key: call it when what it is made of has changed."""
+    cdef u32 key = c.cpl
+    cdef u32 ar = c.seg[SEG_CS].ar
+    if long_mode(c) and ar & AR_L:
+        key |= KEY_MODE64
+    elif c.cr0 & CR0_PE and ar & AR_DB:
+        key |= KEY_MODE32
+    else:
+        key |= KEY_MODE16
+    if c.cr0 & (CR0_TS | CR0_EM):
+        key |= KEY_NM
+        if c.cr0 & CR0_EM:
+            key |= KEY_EM
+    if not c.cr4 & CR4_OSFXSR:
+        key |= KEY_NOSSE
+    if not c.cr4 & CR4_OSXSAVE or c.xcr0 & (XCR0_SSE | XCR0_AVX) != XCR0_SSE | XCR0_AVX:
+        key |= KEY_NOAVX
+    c.key = key | key_of_steps(c)
+
+
+cdef int write_cr0(CpuState* c, u64 value) noexcept nogil:
+    """MOV to CR0, LMSW: EMU_FLOW or EMU_FAULT.  Reserved bits of the low half stay clear."""
+    cdef u64 old = c.cr0
+    if value >> 32:
+        return raise_err(c, VEC_GP, 0)
+    value = (value & CR0_KNOWN) | CR0_ET
+    if value & CR0_PG and not value & CR0_PE:
+        return raise_err(c, VEC_GP, 0)
+    if value & CR0_NW and not value & CR0_CD:
+        return raise_err(c, VEC_GP, 0)
+    if (value ^ old) & CR0_PG:
+        if value & CR0_PG:
+            if c.efer & EFER_LME:
+                if not c.cr4 & CR4_PAE or c.seg[SEG_CS].ar & AR_L:
+                    return raise_err(c, VEC_GP, 0)
+                c.efer |= EFER_LMA
+        elif c.efer & EFER_LMA:
+            if c.seg[SEG_CS].ar & AR_L:
+                return raise_err(c, VEC_GP, 0)
+            c.efer &= ~<u64>EFER_LMA
+    c.cr0 = value
+    if (value ^ old) & (CR0_PG | CR0_WP | CR0_PE):
+        mmu_flush_all(c)
+    update_key(c)
+    return EMU_FLOW
+
+
+cdef int write_cr3(CpuState* c, u64 value) noexcept nogil:
+    if long_mode(c):
+        if value >> physical_bits(c):
+            return raise_err(c, VEC_GP, 0)
+    else:
+        value &= <u64>0xFFFFFFFF
+    c.cr3 = value
+    mmu_load_cr3(c)
+    return EMU_FLOW
+
+
+cdef int write_cr4(CpuState* c, u64 value) noexcept nogil:
+    """MOV to CR4: EMU_FLOW or EMU_FAULT."""
+    cdef u64 known = CR4_KNOWN
+    cdef u64 old = c.cr4
+    if cpuid_bit(c, 7, 0, CPUID_EBX, 0):
+        known |= CR4_FSGSBASE
+    if cpuid_bit(c, 1, 0, CPUID_ECX, 26):
+        known |= CR4_OSXSAVE
+    if value & ~known:
+        return raise_err(c, VEC_GP, 0)
+    if long_mode(c) and not value & CR4_PAE:
+        return raise_err(c, VEC_GP, 0)
+    c.cr4 = value
+    if (value ^ old) & CR4_PAGING:
+        mmu_flush_all(c)
+    update_key(c)
+    return EMU_FLOW
+
+
+cdef int write_efer(CpuState* c, u64 value) noexcept nogil:
+    """WRMSR to IA32_EFER (SDM 3A 2.2.1): EMU_FLOW or EMU_FAULT.  LMA is read-only and ignored."""
+    cdef u64 old = c.efer
+    if value & ~<u64>(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE):
+        return raise_err(c, VEC_GP, 0)
+    if (value ^ old) & EFER_LME and c.cr0 & CR0_PG:
+        return raise_err(c, VEC_GP, 0)
+    c.efer = (value & ~<u64>EFER_LMA) | (old & EFER_LMA)
+    if (value ^ old) & EFER_NXE:
+        mmu_flush_all(c)
+    update_key(c)
+    return EMU_FLOW
+
+
+cdef int op_mov_from_cr(CpuState* c, OpInfo* op) noexcept nogil:
+    cdef u64 value
+    if op.reg == 0:
+        value = c.cr0
+    elif op.reg == 2:
+        value = c.cr2
+    elif op.reg == 3:
+        value = c.cr3
+    elif op.reg == 4:
+        value = c.cr4
+    elif op.reg == 8:
+        value = c.cr8
+    else:
+        return raise_exc(c, VEC_UD)
+    if c.cpl:
+        return raise_err(c, VEC_GP, 0)
+    write_gpr(c, op.rm, value, 8 if c.key & KEY_MODE64 else 4)
+    return EMU_NEXT
+
+
+cdef int write_cr8(CpuState* c, OpInfo* op, u64 value) noexcept nogil:
+    """CR8 is the task priority class of the local APIC (SDM 3A 10.8.6.1)."""
+    if value >> 4:
+        return raise_err(c, VEC_GP, 0)
+    apic_set_class(c, value)
+    return EMU_NEXT
+
+
+cdef int op_mov_to_cr(CpuState* c, OpInfo* op) noexcept nogil:
+    cdef u64 value = c.gpr[op.rm]
+    cdef int result
+    if not c.key & KEY_MODE64:
+        value &= <u64>0xFFFFFFFF
+    if op.reg != 0 and op.reg != 2 and op.reg != 3 and op.reg != 4 and op.reg != 8:
+        return raise_exc(c, VEC_UD)
+    if c.cpl:
+        return raise_err(c, VEC_GP, 0)
+    if op.reg == 0:
+        result = write_cr0(c, value)
+    elif op.reg == 2:
+        c.cr2 = value
+        result = EMU_NEXT
+    elif op.reg == 3:
+        result = write_cr3(c, value)
+    elif op.reg == 4:
+        result = write_cr4(c, value)
+    else:
+        result = write_cr8(c, op, value)
+    if result == EMU_FLOW:
+        advance(c, op)
+    return result
+
+
+cdef int op_smsw(CpuState* c, OpInfo* op) noexcept nogil:
+    """SMSW: the whole CR0 to a 32- or 64-bit register, 16 bits to memory; not privileged."""
+    if op.rm == 0xFF:
+        return store(c, c.ea, 2, c.cr0)
+    write_gpr(c, op.rm, c.cr0, op.size)
+    return EMU_NEXT
+
+
+cdef int op_lmsw(CpuState* c, OpInfo* op) noexcept nogil:
+    """LMSW: bits 3:0 of CR0, but PE cannot be cleared."""
+    cdef u64 value = 0
+    cdef int result
+    if c.cpl:
+        return raise_err(c, VEC_GP, 0)
+    if op.rm != 0xFF:
+        value = c.gpr[op.rm]
+    elif load(c, c.ea, 2, &value):
+        return 2
+    result = write_cr0(c, (c.cr0 & ~<u64>0xE) | (value & 0xF))
+    if result == EMU_FLOW:
+        advance(c, op)
+    return result
+
+
+cdef int op_clts(CpuState* c, OpInfo* op) noexcept nogil:
+    if c.cpl:
+        return raise_err(c, VEC_GP, 0)
+    if not c.cr0 & CR0_TS:
+        return EMU_NEXT
+    c.cr0 &= ~<u64>CR0_TS
+    update_key(c)
+    advance(c, op)
+    return EMU_FLOW
+
+
+cdef int op_invlpg(CpuState* c, OpInfo* op) noexcept nogil:
+    """INVLPG; a non-canonical address is no error (SDM 2A)."""
+    if c.cpl:
+        return raise_err(c, VEC_GP, 0)
+    mmu_invlpg(c, c.ea)
+    advance(c, op)
+    return EMU_FLOW
+
+
+cdef int op_cache(CpuState* c, OpInfo* op) noexcept nogil:
+    """INVD, WBINVD, WBNOINVD: the caches are the host's and stay coherent."""
+    if c.cpl:
+        return raise_err(c, VEC_GP, 0)
+    return EMU_NEXT

@@ -1,0 +1,106 @@
+"""CPUID from the virtual machine's table (SDM 2A CPUID), with the bits that follow its state.
+
+The table is `ringlet.arch.cpuid`'s; here are only the range rule and the dynamic fields.
+"""
+from ringlet.core.host cimport host_ticks_ordered
+from ringlet.core.state cimport RAX, RBX, RCX, RDX
+from ringlet.vcpu.apic.state cimport apic_enabled
+from ringlet.vcpu.system.registers cimport CR4_OSXSAVE, XCR0_AVX, advance
+
+cdef extern from *:
+    """
+    static inline void ringlet_cpuid(unsigned leaf, unsigned subleaf, unsigned *out) {
+        __asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
+                         : "a"(leaf), "c"(subleaf));
+    }
+    """
+    void ringlet_cpuid(u32 leaf, u32 subleaf, u32* out) noexcept nogil
+
+cdef enum:
+    MISC_LIMIT_CPUID = 1 << 22
+    FEATURE_APIC = 1 << 9
+    FEATURE_OSXSAVE = 1 << 27
+    FEATURE_NX = 1 << 20
+
+
+def host_cpuid(leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
+    """EAX, EBX, ECX, EDX of the host processor's CPUID."""
+    cdef u32 out[4]
+    ringlet_cpuid(leaf, subleaf, out)
+    return out[0], out[1], out[2], out[3]
+
+
+def host_tsc() -> int:
+    """The host's time-stamp counter now."""
+    return host_ticks_ordered()
+
+
+cdef CpuidEntry* cpuid_find(CpuState* c, u32 leaf, u32 subleaf) noexcept nogil:
+    cdef CpuidEntry* entry = <CpuidEntry*>c.cpuid
+    cdef u64 i
+    for i in range(c.cpuid_count):
+        if entry[i].leaf == leaf and (not entry[i].flags & 1 or entry[i].subleaf == subleaf):
+            return &entry[i]
+    return NULL
+
+
+cdef bint cpuid_bit(CpuState* c, u32 leaf, u32 subleaf, u32 reg, u32 bit) noexcept nogil:
+    """Whether the model offers a feature, by the table, not the state: OSXSAVE is never set."""
+    cdef CpuidEntry* entry = cpuid_find(c, leaf, subleaf)
+    if entry == NULL:
+        return False
+    return ((&entry.eax)[reg] >> bit) & 1
+
+
+cdef void cpuid_read(CpuState* c, u32 leaf, u32 subleaf, u32* out) noexcept nogil:
+    """What CPUID returns now for a leaf and subleaf."""
+    cdef CpuidEntry* entry = cpuid_find(c, 0, 0)
+    cdef CpuidEntry* extended = cpuid_find(c, 0x80000000, 0)
+    cdef u32 top = entry.eax if entry != NULL else 0
+    cdef u32 top_extended = extended.eax if extended != NULL else 0
+    if leaf >= 0x40000000 and leaf < 0x50000000:
+        if cpuid_find(c, leaf, subleaf) == NULL:
+            leaf = top
+    elif leaf > top and (leaf < <u64>0x80000000 or leaf > top_extended):
+        # Intel: a leaf out of range answers as the highest basic leaf; AMD answers with zeros.
+        leaf = top
+    entry = cpuid_find(c, leaf, subleaf)
+    if entry == NULL:
+        out[0] = out[1] = out[2] = out[3] = 0
+        if leaf == 0xB:
+            # An invalid level of the topology still returns its number and the x2APIC id.
+            out[2] = subleaf & 0xFF
+            entry = cpuid_find(c, 0xB, 0)
+            if entry != NULL:
+                out[3] = entry.edx
+        return
+    out[0] = entry.eax
+    out[1] = entry.ebx
+    out[2] = entry.ecx
+    out[3] = entry.edx
+    if leaf == 0:
+        if c.misc_enable & MISC_LIMIT_CPUID and out[0] > 2:
+            out[0] = 2
+    elif leaf == 1:
+        out[2] &= ~<u32>FEATURE_OSXSAVE
+        if c.cr4 & CR4_OSXSAVE:
+            out[2] |= FEATURE_OSXSAVE
+        if not apic_enabled(c):
+            out[3] &= ~<u32>FEATURE_APIC
+    elif leaf == 0xD and subleaf < 2:
+        # The size for what XCR0 enables; AVX is the last component of both formats.
+        out[1] = 832 if c.xcr0 & XCR0_AVX else 576
+    elif leaf == <u64>0x80000001:
+        if c.misc_enable & (<u64>1 << 34):
+            out[3] &= ~<u32>FEATURE_NX
+
+
+cdef int op_cpuid(CpuState* c, OpInfo* op) noexcept nogil:
+    cdef u32 out[4]
+    c.n_cpuid += 1
+    cpuid_read(c, <u32>c.gpr[RAX], <u32>c.gpr[RCX], out)
+    c.gpr[RAX] = out[0]
+    c.gpr[RBX] = out[1]
+    c.gpr[RCX] = out[2]
+    c.gpr[RDX] = out[3]
+    return 0

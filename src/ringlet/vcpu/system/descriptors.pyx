@@ -1,0 +1,93 @@
+"""Segment descriptors of the guest's GDT and LDT (SDM 3A 3.4.5, 3.5, 5.8.3.1).
+
+The tables are read and their accessed bits written as supervisor accesses, whatever the CPL
+(SDM 3A 4.6.1: implicit supervisor-mode accesses).
+"""
+from ringlet.core.state cimport AR_S, AR_G, AR_P, AR_UNUSABLE, EMU_FAULT, VEC_GP, raise_err
+from ringlet.vcpu.system.memory cimport read_bytes, write_bytes
+from ringlet.vcpu.system.registers cimport AR_ACCESSED
+
+
+cdef int locate(CpuState* c, u32 selector, u32 size, u64* linear) noexcept nogil:
+    cdef u64 base
+    cdef u32 limit
+    cdef u32 offset = selector & 0xFFF8
+    if selector & 4:
+        if c.ldtr.ar & AR_UNUSABLE or is_null(c.ldtr.selector):
+            return DESC_OUTSIDE
+        base = c.ldtr.base
+        limit = c.ldtr.limit
+    else:
+        base = c.gdtr.base
+        limit = c.gdtr.limit
+    if <u64>offset + size - 1 > limit:
+        return DESC_OUTSIDE
+    linear[0] = base + offset
+    return DESC_OK
+
+
+cdef void unpack(Descriptor* d, u32 selector) noexcept nogil:
+    cdef u64 low = d.low
+    d.selector = selector & 0xFFFF
+    d.ar = <u32>(low >> 40) & 0xF0FF
+    d.limit = <u32>(low & 0xFFFF) | (<u32>(low >> 32) & 0xF0000)
+    if d.ar & AR_G:
+        d.limit = (d.limit << 12) | 0xFFF
+    d.base = ((low >> 16) & 0xFFFFFF) | ((low >> 32) & <u64>0xFF000000)
+
+
+cdef int fetch(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
+    """Reads the 8-byte descriptor of a selector that is not null: DESC_* or EMU_FAULT."""
+    if locate(c, selector, 8, &d.linear):
+        return DESC_OUTSIDE
+    d.high = 0
+    if read_bytes(c, d.linear, &d.low, 8, 0):
+        return EMU_FAULT
+    unpack(d, selector)
+    return DESC_OK
+
+
+cdef int fetch_wide(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
+    """Reads a 16-byte system descriptor (LDT, TSS, call gate): DESC_* or EMU_FAULT."""
+    if locate(c, selector, 16, &d.linear):
+        return DESC_OUTSIDE
+    if read_bytes(c, d.linear, &d.low, 16, 0):
+        return EMU_FAULT
+    unpack(d, selector)
+    d.base |= d.high << 32
+    return DESC_OK
+
+
+cdef int require(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
+    """Like `fetch`, but a selector beyond its table raises #GP(selector)."""
+    cdef int result = fetch(c, selector, d)
+    if result == DESC_OUTSIDE:
+        return raise_err(c, VEC_GP, selector_error(selector))
+    return result
+
+
+cdef int mark_accessed(CpuState* c, Descriptor* d) noexcept nogil:
+    """Sets the accessed bit of a segment's descriptor, unless it is set (SDM 3A 3.4.5.1)."""
+    cdef u8 access
+    if not d.ar & AR_S or d.ar & AR_ACCESSED:
+        return 0
+    access = <u8>(d.ar | AR_ACCESSED)
+    if write_bytes(c, d.linear + 5, &access, 1, 0):
+        return EMU_FAULT
+    d.ar |= AR_ACCESSED
+    return 0
+
+
+cdef void load_cache(Segment* s, Descriptor* d, u32 selector) noexcept nogil:
+    s.selector = <u16>selector
+    s.ar = d.ar
+    s.limit = d.limit
+    s.base = d.base
+
+
+cdef void load_null(Segment* s, u32 selector, u32 dpl) noexcept nogil:
+    """An unusable segment.  Its base becomes 0, as on Intel's processors (AMD's may keep it)."""
+    s.selector = <u16>selector
+    s.ar = AR_UNUSABLE | (dpl << 5)
+    s.limit = 0
+    s.base = 0

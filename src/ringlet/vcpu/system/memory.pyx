@@ -1,0 +1,205 @@
+"""Memory accesses of the virtual processor itself: operands, stacks, descriptor tables.
+
+They are checked before they change anything, so that a fault leaves the guest as it was.  EMU_FAULT
+also means that a device has to answer (`ringlet.vcpu.system.mmio`).
+"""
+from ringlet.core.state cimport (
+    SEG_SS, AR_DB, ACC_WRITE, ACC_USER, EMU_FAULT, MEM_FAULT, MEM_MMIO, MEM_OK, VEC_PF,
+    VEC_SS, raise_err, is_canonical)
+from ringlet.mmu.mmu cimport mmu_read, mmu_translate, mmu_write
+from ringlet.vcpu.system.mmio cimport device_read, device_write
+from ringlet.vcpu.system.registers cimport mode64
+from ringlet.vcpu.debug.watch cimport check_aligned, watch
+
+
+cdef int read_units(CpuState* c, u64 linear, void* dst, u32 size, u32 unit,
+                    u32 access) noexcept nogil:
+    """`read_bytes`, of a device in accesses of at most `unit` bytes."""
+    cdef int result = mmu_read(c, linear, dst, size, access)
+    if result == MEM_FAULT:
+        return EMU_FAULT
+    if result == MEM_MMIO:
+        return device_read(c, linear, <u8*>dst, size, unit, access)
+    return 0
+
+
+cdef int read_bytes(CpuState* c, u64 linear, void* dst, u32 size, u32 access) noexcept nogil:
+    return read_units(c, linear, dst, size, 8, access)
+
+
+cdef int write_bytes(CpuState* c, u64 linear, const void* src, u32 size, u32 access) noexcept nogil:
+    """Writes all of it or, on a fault, nothing."""
+    cdef int result
+    if (linear & 0xFFF) + size > 0x1000:
+        if check_write(c, linear, size, access):
+            return EMU_FAULT
+    result = mmu_write(c, linear, src, size, access | ACC_WRITE)
+    if result == MEM_FAULT:
+        return EMU_FAULT
+    if result == MEM_MMIO:
+        return device_write(c, linear, <const u8*>src, size, 8, access)
+    return 0
+
+
+cdef int check(CpuState* c, u64 linear, u32 size, u32 access) noexcept nogil:
+    cdef u64 phys = 0
+    cdef u64 page = linear & ~<u64>0xFFF
+    cdef u64 last = (linear + size - 1) & ~<u64>0xFFF
+    if mmu_translate(c, linear, access, &phys) == MEM_FAULT:
+        return EMU_FAULT
+    while page != last:
+        page += 0x1000
+        if mmu_translate(c, page, access, &phys) == MEM_FAULT:
+            return EMU_FAULT
+    return 0
+
+
+cdef int check_write(CpuState* c, u64 linear, u32 size, u32 access) noexcept nogil:
+    """Raises what a write of `size` bytes would raise; sets accessed and dirty bits as it would."""
+    return check(c, linear, size, access | ACC_WRITE)
+
+
+cdef int check_read(CpuState* c, u64 linear, u32 size, u32 access) noexcept nogil:
+    return check(c, linear, size, access)
+
+
+cdef int load(CpuState* c, u64 linear, u32 size, u64* value) noexcept nogil:
+    """A data operand of 1 to 8 bytes at the current privilege, zero-extended."""
+    value[0] = 0
+    if check_aligned(c, linear, size) or read_bytes(c, linear, value, size, user_access(c)):
+        return EMU_FAULT
+    watch(c, linear, size, False)
+    return 0
+
+
+cdef int store(CpuState* c, u64 linear, u32 size, u64 value) noexcept nogil:
+    if check_aligned(c, linear, size) or write_bytes(c, linear, &value, size, user_access(c)):
+        return EMU_FAULT
+    watch(c, linear, size, True)
+    return 0
+
+
+cdef u64 stack_linear(CpuState* c, u64 rsp) noexcept nogil:
+    """Linear address of the stack slot at `rsp`: in 64-bit mode no base, else SS's and its size."""
+    if mode64(c):
+        return rsp
+    if c.seg[SEG_SS].ar & AR_DB:
+        return (c.seg[SEG_SS].base + (rsp & <u64>0xFFFFFFFF)) & <u64>0xFFFFFFFF
+    return (c.seg[SEG_SS].base + (rsp & 0xFFFF)) & <u64>0xFFFFFFFF
+
+
+cdef u64 stack_step(CpuState* c, u64 rsp, i64 delta) noexcept nogil:
+    """The stack pointer moved by `delta` at the stack's address size (SDM 1 6.2.5)."""
+    if mode64(c):
+        return rsp + delta
+    if c.seg[SEG_SS].ar & AR_DB:
+        return (rsp + delta) & <u64>0xFFFFFFFF
+    return (rsp & ~<u64>0xFFFF) | ((rsp + delta) & 0xFFFF)
+
+
+cdef int check_stack(CpuState* c, u64 linear, u32 size) noexcept nogil:
+    """SDM 3A 6.15: a non-canonical stack reference raises #SS(0), not #GP(0)."""
+    if is_canonical(linear) and is_canonical(linear + size - 1):
+        return 0
+    return raise_err(c, VEC_SS, 0)
+
+
+cdef void find_pop_fault(CpuState* c, u64 linear, u32 count, u32 size) noexcept nogil:
+    """Names in CR2 the value that a processor reads first of those that fault.
+
+    Returns read RFLAGS, CS and RIP in this order, then SS and RSP.
+    """
+    cdef u8 value[8]
+    cdef u32 first = 3 if count > 3 else count
+    cdef u32 i
+    for i in range(first):
+        if read_bytes(c, linear + (first - 1 - i) * size, value, size, user_access(c)):
+            return
+    for i in range(count - first):
+        if read_bytes(c, linear + (count - 1 - i) * size, value, size, user_access(c)):
+            return
+
+
+cdef int pop_values(CpuState* c, u64* rsp, u64* words, u32 count, u32 size) noexcept nogil:
+    """Pops `count` (at most 8) values from the stack at `rsp[0]`, which moves; words[0] is lowest.
+
+    The register itself is the caller's to write, once nothing can fault any more.
+    """
+    cdef u8 image[64]
+    cdef u64 linear = stack_linear(c, rsp[0])
+    cdef u32 i, j
+    if check_stack(c, linear, count * size) or check_aligned(c, linear, size):
+        return EMU_FAULT
+    if read_units(c, linear, image, count * size, size, user_access(c)):
+        if c.exc_vector == VEC_PF and not c.device_waits:
+            find_pop_fault(c, linear, count, size)
+        return EMU_FAULT
+    for i in range(count):
+        words[i] = 0
+        for j in range(size):
+            words[i] |= <u64>image[i * size + j] << (8 * j)
+    watch(c, linear, count * size, False)
+    rsp[0] = stack_step(c, rsp[0], count * size)
+    return 0
+
+
+cdef int pop_value(CpuState* c, u64* rsp, u32 size, u64* value) noexcept nogil:
+    return pop_values(c, rsp, value, 1, size)
+
+
+cdef int write_down(CpuState* c, u64 linear, const void* image, u32 count, u32 size,
+                    u32 access) noexcept nogil:
+    """Writes `count` pushed values at once, or none.
+
+    Pushes go downwards, so a page fault is that of the highest value on the page at fault.
+    """
+    cdef const u8* values = <const u8*>image
+    cdef u32 i = count
+    cdef int result
+    cdef u64 at = linear + (count - 1) * size
+    if (linear & 0xFFF) + count * size <= 0x1000:
+        result = mmu_write(c, linear, image, count * size, access | ACC_WRITE)
+        if result == MEM_OK:
+            return 0
+        if result == MEM_FAULT:
+            if c.exc_vector == VEC_PF:
+                c.exc_cr2 = at
+            return EMU_FAULT
+    while i:
+        i -= 1
+        if check_write(c, linear + i * size, size, access):
+            return EMU_FAULT
+    if mmu_write(c, linear, image, count * size, access | ACC_WRITE) == MEM_OK:
+        return 0
+    i = count
+    while i:
+        i -= 1
+        if write_bytes(c, linear + i * size, values + i * size, size, access):
+            return EMU_FAULT
+    return 0
+
+
+cdef int push_values(CpuState* c, u64* rsp, const u64* words, u32 count, u32 size) noexcept nogil:
+    """Pushes `count` (at most 8) values of `size` bytes: words[0] ends at the lowest address."""
+    cdef u8 image[64]
+    cdef u64 top = stack_step(c, rsp[0], -<i64>(count * size))
+    cdef u64 linear = stack_linear(c, top)
+    cdef u32 i, j
+    for i in range(count):
+        for j in range(size):
+            image[i * size + j] = <u8>(words[i] >> (8 * j))
+    if check_stack(c, linear, count * size) or check_aligned(c, linear, size):
+        return EMU_FAULT
+    if write_down(c, linear, image, count, size, user_access(c)):
+        return EMU_FAULT
+    watch(c, linear, count * size, True)
+    rsp[0] = top
+    return 0
+
+
+cdef int push_frame(CpuState* c, u64 top, const u64* words, u32 count, u32 access) noexcept nogil:
+    """Writes a 64-bit frame of `count` quadwords that ends below `top`, words[0] lowest."""
+    cdef u64 linear = top - 8 * count
+    if check_stack(c, linear, 8 * count):
+        return EMU_FAULT
+    return write_down(c, linear, words, count, 8, access)

@@ -1,0 +1,375 @@
+"""Model-specific registers of the virtual processor (SDM vol. 4), and the time-stamp counter.
+
+What is not listed here raises #GP(0), as on a processor without it; Linux probes for most of them
+with an exception handler.
+"""
+from ringlet.core.state cimport (
+    RAX, RCX, RDX, SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT,
+    CpuidEntry, KEY_MODE64, VEC_GP, VEC_UD, is_canonical, raise_err, raise_exc)
+from ringlet.core.host cimport host_ticks, host_ticks_ordered
+from ringlet.mmu.walker cimport physical_bits
+from ringlet.vcpu.apic.local cimport (
+    apic_base_written, apic_deadline, apic_read_msr, apic_set_deadline, apic_write_msr)
+from ringlet.vcpu.apic.state cimport APIC_EN, APIC_EXTD, in_x2apic
+from ringlet.vcpu.system.control cimport write_efer
+from ringlet.vcpu.system.cpuid cimport CPUID_ECX, CPUID_EDX, cpuid_bit, cpuid_find
+from ringlet.vcpu.system.registers cimport CR4_TSD, advance, write_gpr
+
+cdef enum:
+    APIC_BSP = 1 << 8
+    MISC_FAST_STRINGS = 1
+    MISC_BTS_UNAVAILABLE = 1 << 11
+    MISC_PEBS_UNAVAILABLE = 1 << 12
+    MISC_LIMIT_CPUID = 1 << 22
+    MTRR_PAIRS = 10
+    MTRR_FIXED_SUPPORTED = 1 << 8
+    MTRR_WC_SUPPORTED = 1 << 10
+    SPEC_CTRL_KNOWN = 0x407        # IBRS, STIBP, SSBD, BHI_DIS_S
+    DEBUGCTL_KNOWN = 0x2           # BTF; there are no last-branch records
+    MICROCODE_REVISION = 1
+    PAT_RESET = 0x00070406
+
+
+cdef u64 read_tsc(CpuState* c) noexcept nogil:
+    """The guest's time-stamp counter: the host's, offset (SDM 3B 17.17)."""
+    return host_ticks() + c.tsc_offset
+
+
+cdef u64 misc_writable() noexcept nogil:
+    # Limit CPUID to leaf 2, and disable NX: the only bits with an effect here.
+    return MISC_LIMIT_CPUID | <u64>1 << 34
+
+
+cdef void reset_msrs(CpuState* c) noexcept nogil:
+    """Values after power-up (SDM 3A table 9-1, vol. 4), FEATURE_CONTROL locked as firmware does."""
+    cdef u32 i
+    c.star = c.lstar = c.cstar = c.sfmask = c.kernel_gs_base = 0
+    c.sysenter_cs = c.sysenter_esp = c.sysenter_eip = 0
+    c.tsc_adjust = c.tsc_aux = 0
+    c.apic_base = <u64>0xFEE00000 | APIC_EN | APIC_BSP
+    c.pat = <u64>PAT_RESET << 32 | PAT_RESET
+    c.misc_enable = MISC_FAST_STRINGS | MISC_BTS_UNAVAILABLE | MISC_PEBS_UNAVAILABLE
+    c.spec_ctrl = c.debugctl = c.xss = c.mtrr_def = 0
+    c.feature_control = 1
+    for i in range(20):
+        c.mtrr_phys[i] = 0
+    for i in range(11):
+        c.mtrr_fixed[i] = 0
+
+cdef u64 arch_capabilities() noexcept nogil:
+    """IA32_ARCH_CAPABILITIES: a processor immune to what the bits name, so that guests mitigate
+    nothing.  RDCL_NO IBRS_ALL SKIP_L1DFL SSB_NO MDS_NO PSCHANGE_MC_NO TAA_NO SBDR_SSDP_NO FBSDP_NO
+    PSDP_NO BHI_NO PBRSB_NO GDS_NO RFDS_NO ITS_NO."""
+    return (1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 13 | 1 << 14 |
+            1 << 15 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27 | <u64>1 << 62)
+
+
+cdef int fixed_mtrr(u32 index) noexcept nogil:
+    """Index in mtrr_fixed, or -1."""
+    if index == MSR_MTRR_FIX64K_00000:
+        return 0
+    if MSR_MTRR_FIX16K_80000 <= index <= MSR_MTRR_FIX16K_A0000:
+        return 1 + index - MSR_MTRR_FIX16K_80000
+    if MSR_MTRR_FIX4K_C0000 <= index <= MSR_MTRR_FIX4K_F8000:
+        return 3 + index - MSR_MTRR_FIX4K_C0000
+    return -1
+
+
+cdef bint memory_types(u64 value, bint pat) noexcept nogil:
+    """Whether all 8 bytes are memory types: 0, 1, 4, 5, 6, and 7 (UC-) in the PAT."""
+    cdef u32 kind, shift
+    for shift in range(0, 64, 8):
+        kind = <u32>(value >> shift) & 0xFF
+        if kind > 7 or not (0xF3 if pat else 0x73) >> kind & 1:
+            return False
+    return True
+
+
+cdef bint offers_x2apic(CpuState* c) noexcept nogil:
+    return cpuid_bit(c, 1, 0, CPUID_ECX, 21)
+
+
+cdef u32 base_mhz(CpuState* c) noexcept nogil:
+    cdef CpuidEntry* entry = cpuid_find(c, 0x16, 0)
+    return entry.eax if entry != NULL else 0
+
+
+cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
+    """RDMSR without its privilege check: 0 or EMU_FAULT."""
+    cdef int fixed
+    if index == MSR_TSC:
+        value[0] = read_tsc(c)
+    elif index == MSR_PLATFORM_ID or index == MSR_MCG_CAP or index == MSR_MCG_STATUS:
+        value[0] = 0
+    elif index == MSR_APIC_BASE:
+        value[0] = c.apic_base
+    elif index == MSR_FEATURE_CONTROL:
+        value[0] = c.feature_control
+    elif index == MSR_TSC_ADJUST:
+        value[0] = c.tsc_adjust
+    elif index == MSR_SPEC_CTRL and cpuid_bit(c, 7, 0, CPUID_EDX, 26):
+        value[0] = c.spec_ctrl
+    elif index == MSR_BIOS_SIGN_ID:
+        value[0] = <u64>MICROCODE_REVISION << 32
+    elif index == MSR_PLATFORM_INFO:
+        # Maximum non-turbo ratio in units of 100 MHz; CPUID faulting is not offered.
+        value[0] = <u64>(base_mhz(c) / 100 & 0xFF) << 8
+    elif index == MSR_MTRRCAP:
+        value[0] = MTRR_PAIRS | MTRR_FIXED_SUPPORTED | MTRR_WC_SUPPORTED
+    elif index == MSR_ARCH_CAPABILITIES and cpuid_bit(c, 7, 0, CPUID_EDX, 29):
+        value[0] = arch_capabilities()
+    elif index == MSR_SYSENTER_CS:
+        value[0] = c.sysenter_cs
+    elif index == MSR_SYSENTER_ESP:
+        value[0] = c.sysenter_esp
+    elif index == MSR_SYSENTER_EIP:
+        value[0] = c.sysenter_eip
+    elif index == MSR_MISC_ENABLE:
+        value[0] = c.misc_enable
+    elif index == MSR_DEBUGCTL:
+        value[0] = c.debugctl
+    elif MSR_MTRR_PHYSBASE0 <= index < MSR_MTRR_PHYSBASE0 + 2 * MTRR_PAIRS:
+        value[0] = c.mtrr_phys[index - MSR_MTRR_PHYSBASE0]
+    elif index == MSR_PAT:
+        value[0] = c.pat
+    elif index == MSR_MTRR_DEF_TYPE:
+        value[0] = c.mtrr_def
+    elif index == MSR_TSC_DEADLINE and cpuid_bit(c, 1, 0, CPUID_ECX, 24):
+        value[0] = apic_deadline(c)
+    elif MSR_X2APIC_FIRST <= index <= MSR_X2APIC_LAST:
+        return apic_read_msr(c, index, value)
+    elif index == MSR_XSS and cpuid_bit(c, 0xD, 1, 0, 3):
+        value[0] = c.xss
+    elif index == MSR_EFER:
+        value[0] = c.efer
+    elif index == MSR_STAR:
+        value[0] = c.star
+    elif index == MSR_LSTAR:
+        value[0] = c.lstar
+    elif index == MSR_CSTAR:
+        value[0] = c.cstar
+    elif index == MSR_SFMASK:
+        value[0] = c.sfmask
+    elif index == MSR_FS_BASE:
+        value[0] = c.seg[SEG_FS].base
+    elif index == MSR_GS_BASE:
+        value[0] = c.seg[SEG_GS].base
+    elif index == MSR_KERNEL_GS_BASE:
+        value[0] = c.kernel_gs_base
+    elif index == MSR_TSC_AUX and cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
+        value[0] = c.tsc_aux
+    else:
+        fixed = fixed_mtrr(index)
+        if fixed < 0:
+            return raise_err(c, VEC_GP, 0)
+        value[0] = c.mtrr_fixed[fixed]
+    return 0
+
+
+cdef int write_mtrr(CpuState* c, u32 index, u64 value) noexcept nogil:
+    cdef int fixed = fixed_mtrr(index)
+    if fixed >= 0:
+        if not memory_types(value, False):
+            return raise_err(c, VEC_GP, 0)
+        c.mtrr_fixed[fixed] = value
+        return 0
+    if value >> physical_bits(c):
+        return raise_err(c, VEC_GP, 0)
+    if index & 1:
+        if value & 0x7FF:                      # PHYSMASK: bit 11 is V, the lower ones reserved
+            return raise_err(c, VEC_GP, 0)
+    elif value & 0xF00 or not memory_types(value & 0xFF, False):
+        return raise_err(c, VEC_GP, 0)
+    c.mtrr_phys[index - MSR_MTRR_PHYSBASE0] = value
+    return 0
+
+
+cdef int write_apic_base(CpuState* c, u64 value) noexcept nogil:
+    """IA32_APIC_BASE: its mode changes are those of SDM 3A figure 10-27."""
+    cdef u64 old, reserved = 0x2FF | (0 if offers_x2apic(c) else APIC_EXTD)
+    if value >> physical_bits(c) or value & reserved:
+        return raise_err(c, VEC_GP, 0)
+    if value & APIC_EXTD and not value & APIC_EN:
+        return raise_err(c, VEC_GP, 0)
+    if in_x2apic(c) and value & APIC_EN and not value & APIC_EXTD:
+        return raise_err(c, VEC_GP, 0)
+    if not c.apic_base & APIC_EN and value & APIC_EXTD:
+        return raise_err(c, VEC_GP, 0)
+    old = c.apic_base
+    c.apic_base = value
+    apic_base_written(c, old)
+    return 0
+
+
+cdef int canonical_or_fault(CpuState* c, u64 value, u64* target) noexcept nogil:
+    if not is_canonical(value):
+        return raise_err(c, VEC_GP, 0)
+    target[0] = value
+    return 0
+
+
+cdef int write_base(CpuState* c, u32 index, u64 value) noexcept nogil:
+    if not is_canonical(value):
+        return raise_err(c, VEC_GP, 0)
+    c.seg[index].base = value
+    return 0
+
+
+cdef void move_tsc(CpuState* c, u64 delta) noexcept nogil:
+    c.tsc_offset += delta
+    c.tsc_adjust += delta
+    if apic_deadline(c):
+        apic_set_deadline(c, apic_deadline(c))
+
+
+cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
+    """WRMSR without its privilege check: 0, EMU_FLOW, EMU_FAULT, or EMU_EXIT, which is done."""
+    cdef u64 delta
+    if index == MSR_TSC:
+        # Writing the counter moves IA32_TSC_ADJUST by as much (SDM 3B 17.17.3).
+        delta = value - read_tsc(c)
+        move_tsc(c, delta)
+    elif index == MSR_TSC_ADJUST:
+        move_tsc(c, value - c.tsc_adjust)
+    elif index == MSR_APIC_BASE:
+        return write_apic_base(c, value)
+    elif index == MSR_SPEC_CTRL and cpuid_bit(c, 7, 0, CPUID_EDX, 26):
+        if value & ~<u64>SPEC_CTRL_KNOWN:
+            return raise_err(c, VEC_GP, 0)
+        c.spec_ctrl = value
+    elif index == MSR_PRED_CMD and cpuid_bit(c, 7, 0, CPUID_EDX, 26):
+        # IBPB: the host's own switches between processes do it.
+        if value & ~<u64>1:
+            return raise_err(c, VEC_GP, 0)
+    elif index == MSR_FLUSH_CMD and cpuid_bit(c, 7, 0, CPUID_EDX, 28):
+        if value & ~<u64>1:
+            return raise_err(c, VEC_GP, 0)
+    elif index == MSR_BIOS_UPDT_TRIG or index == MSR_BIOS_SIGN_ID or index == MSR_MCG_STATUS:
+        # No microcode to load; the revision is read after writing 0 and CPUID, and stays.
+        if index == MSR_MCG_STATUS and value:
+            return raise_err(c, VEC_GP, 0)
+    elif index == MSR_SYSENTER_CS:
+        c.sysenter_cs = value & <u64>0xFFFFFFFF
+    elif index == MSR_SYSENTER_ESP:
+        return canonical_or_fault(c, value, &c.sysenter_esp)
+    elif index == MSR_SYSENTER_EIP:
+        return canonical_or_fault(c, value, &c.sysenter_eip)
+    elif index == MSR_MISC_ENABLE:
+        c.misc_enable = (c.misc_enable & ~misc_writable()) | (value & misc_writable())
+    elif index == MSR_DEBUGCTL:
+        if value & ~<u64>DEBUGCTL_KNOWN:
+            return raise_err(c, VEC_GP, 0)
+        c.debugctl = value
+    elif (MSR_MTRR_PHYSBASE0 <= index < MSR_MTRR_PHYSBASE0 + 2 * MTRR_PAIRS or
+            fixed_mtrr(index) >= 0):
+        return write_mtrr(c, index, value)
+    elif index == MSR_PAT:
+        if not memory_types(value, True):
+            return raise_err(c, VEC_GP, 0)
+        c.pat = value
+    elif index == MSR_MTRR_DEF_TYPE:
+        if value & ~<u64>0xCFF or not memory_types(value & 0xFF, False):
+            return raise_err(c, VEC_GP, 0)
+        c.mtrr_def = value
+    elif index == MSR_TSC_DEADLINE and cpuid_bit(c, 1, 0, CPUID_ECX, 24):
+        apic_set_deadline(c, value)
+    elif MSR_X2APIC_FIRST <= index <= MSR_X2APIC_LAST:
+        return apic_write_msr(c, index, value)
+    elif index == MSR_XSS and cpuid_bit(c, 0xD, 1, 0, 3):
+        # No supervisor state component is offered.
+        if value:
+            return raise_err(c, VEC_GP, 0)
+    elif index == MSR_EFER:
+        return write_efer(c, value)
+    elif index == MSR_STAR:
+        c.star = value
+    elif index == MSR_LSTAR:
+        return canonical_or_fault(c, value, &c.lstar)
+    elif index == MSR_CSTAR:
+        return canonical_or_fault(c, value, &c.cstar)
+    elif index == MSR_SFMASK:
+        if value >> 32:
+            return raise_err(c, VEC_GP, 0)
+        c.sfmask = value
+    elif index == MSR_FS_BASE:
+        return write_base(c, SEG_FS, value)
+    elif index == MSR_GS_BASE:
+        return write_base(c, SEG_GS, value)
+    elif index == MSR_KERNEL_GS_BASE:
+        return canonical_or_fault(c, value, &c.kernel_gs_base)
+    elif index == MSR_TSC_AUX and cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
+        if value >> 32:
+            return raise_err(c, VEC_GP, 0)
+        c.tsc_aux = value
+    else:
+        # Unknown, or read-only as MTRRCAP and the locked FEATURE_CONTROL.
+        return raise_err(c, VEC_GP, 0)
+    return 0
+
+
+cdef int op_rdmsr(CpuState* c, OpInfo* op) noexcept nogil:
+    cdef u64 value = 0
+    cdef int result
+    if c.cpl:
+        return raise_err(c, VEC_GP, 0)
+    c.n_msr_reads += 1
+    result = read_msr(c, <u32>c.gpr[RCX], &value)
+    if result:
+        return result
+    c.gpr[RAX] = value & <u64>0xFFFFFFFF
+    c.gpr[RDX] = value >> 32
+    return EMU_NEXT
+
+
+cdef int op_wrmsr(CpuState* c, OpInfo* op) noexcept nogil:
+    cdef u64 value = (c.gpr[RDX] << 32) | (c.gpr[RAX] & <u64>0xFFFFFFFF)
+    cdef u32 index = <u32>c.gpr[RCX]
+    cdef int result
+    if c.cpl:
+        return raise_err(c, VEC_GP, 0)
+    c.n_msr_writes += 1
+    result = write_msr(c, index, value)
+    if result == EMU_FLOW or result == EMU_EXIT:
+        advance(c, op)
+    return result
+
+
+cdef int check_tsc(CpuState* c) noexcept nogil:
+    if c.cpl and c.cr4 & CR4_TSD:
+        return raise_err(c, VEC_GP, 0)
+    return 0
+
+
+cdef int op_rdtsc(CpuState* c, OpInfo* op) noexcept nogil:
+    cdef u64 tsc
+    if check_tsc(c):
+        return EMU_FAULT
+    tsc = read_tsc(c)
+    c.gpr[RAX] = tsc & <u64>0xFFFFFFFF
+    c.gpr[RDX] = tsc >> 32
+    return EMU_NEXT
+
+
+cdef int op_rdtscp(CpuState* c, OpInfo* op) noexcept nogil:
+    cdef u64 tsc
+    if not cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
+        return raise_exc(c, VEC_UD)
+    if check_tsc(c):
+        return EMU_FAULT
+    tsc = host_ticks_ordered() + c.tsc_offset
+    c.gpr[RAX] = tsc & <u64>0xFFFFFFFF
+    c.gpr[RDX] = tsc >> 32
+    c.gpr[RCX] = c.tsc_aux
+    return EMU_NEXT
+
+
+cdef int op_rdpmc(CpuState* c, OpInfo* op) noexcept nogil:
+    """RDPMC: there are no counters, so every index is invalid."""
+    return raise_err(c, VEC_GP, 0)
+
+
+cdef int op_rdpid(CpuState* c, OpInfo* op) noexcept nogil:
+    if not cpuid_bit(c, 7, 0, CPUID_ECX, 22):
+        return raise_exc(c, VEC_UD)
+    write_gpr(c, op.rm, c.tsc_aux, 8 if c.key & KEY_MODE64 else 4)
+    return EMU_NEXT

@@ -1,0 +1,188 @@
+"""Segment registers: loads with their checks, pushes and pops, and the FS and GS bases.
+
+In 64-bit mode the bases of ES, CS, SS and DS and all limits are ignored by accesses, but the
+loads check as ever (SDM 3A 3.4.4, 5.6).
+"""
+from ringlet.core.state cimport (
+    RSP, SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, AR_S, AR_P, AR_UNUSABLE, EMU_FAULT,
+    EMU_NEXT,
+    KEY_MODE64, VEC_GP, VEC_NP, VEC_SS, VEC_UD, is_canonical, raise_err, raise_exc)
+from ringlet.vcpu.system.control cimport update_key
+from ringlet.vcpu.system.descriptors cimport (
+    is_null, load_cache, load_null, mark_accessed, require, selector_error)
+from ringlet.vcpu.loop.events cimport SHADOW_MOV_SS
+from ringlet.vcpu.system.memory cimport load, pop_value, push_values, store
+from ringlet.vcpu.system.operand cimport opcode_of
+from ringlet.vcpu.system.registers cimport (
+    AR_CODE, AR_CONFORMING, AR_READABLE, AR_WRITABLE, CR4_FSGSBASE, dpl_of, mode64,
+    write_gpr)
+
+
+cdef int check_stack_segment(CpuState* c, u32 selector, u32 cpl, Descriptor* d) noexcept nogil:
+    """Reads and checks the descriptor for SS at privilege `cpl`; the selector is not null."""
+    if require(c, selector, d):
+        return EMU_FAULT
+    if (selector & 3 != cpl or not d.ar & AR_S or d.ar & AR_CODE or not d.ar & AR_WRITABLE or
+            dpl_of(d.ar) != cpl):
+        return raise_err(c, VEC_GP, selector_error(selector))
+    if not d.ar & AR_P:
+        return raise_err(c, VEC_SS, selector_error(selector))
+    return 0
+
+
+cdef int load_stack_segment(CpuState* c, u32 selector) noexcept nogil:
+    cdef Descriptor d
+    if is_null(selector):
+        # Only 64-bit code of an inner ring may run with a null SS.
+        if not mode64(c) or c.cpl == 3 or selector & 3 != c.cpl:
+            return raise_err(c, VEC_GP, 0)
+        load_null(&c.seg[SEG_SS], selector, c.cpl)
+        return 0
+    if check_stack_segment(c, selector, c.cpl, &d) or mark_accessed(c, &d):
+        return EMU_FAULT
+    load_cache(&c.seg[SEG_SS], &d, selector)
+    return 0
+
+
+cdef int load_segment(CpuState* c, u32 index, u32 selector) noexcept nogil:
+    """Loads SS, DS, ES, FS or GS as MOV does: 0 or EMU_FAULT, which changes nothing."""
+    cdef Descriptor d
+    if index == SEG_SS:
+        return load_stack_segment(c, selector)
+    if is_null(selector):
+        load_null(&c.seg[index], selector, 0)
+        return 0
+    if require(c, selector, &d):
+        return EMU_FAULT
+    if not d.ar & AR_S or (d.ar & AR_CODE and not d.ar & AR_READABLE):
+        return raise_err(c, VEC_GP, selector_error(selector))
+    if not (d.ar & AR_CODE and d.ar & AR_CONFORMING):
+        if selector & 3 > dpl_of(d.ar) or c.cpl > dpl_of(d.ar):
+            return raise_err(c, VEC_GP, selector_error(selector))
+    if not d.ar & AR_P:
+        return raise_err(c, VEC_NP, selector_error(selector))
+    if mark_accessed(c, &d):
+        return EMU_FAULT
+    load_cache(&c.seg[index], &d, selector)
+    return 0
+
+
+cdef void set_segment(CpuState* c, u32 index, u32 selector, u64 base, u32 limit,
+        u32 ar) noexcept nogil:
+    """Sets a segment register without a descriptor (loaders, snapshots, gdb); CS sets the CPL."""
+    c.seg[index].selector = <u16>selector
+    c.seg[index].base = base
+    c.seg[index].limit = limit
+    c.seg[index].ar = ar
+    if index == SEG_CS:
+        c.cpl = selector & 3
+    update_key(c)
+
+
+cdef int op_mov_from_seg(CpuState* c, OpInfo* op) noexcept nogil:
+    """MOV r/m, Sreg: 16 bits to memory; a 32- or 64-bit register is zero-extended."""
+    cdef u32 index = op.reg & 7
+    if index > SEG_GS:
+        return raise_exc(c, VEC_UD)
+    if op.rm == 0xFF:
+        return store(c, c.ea, 2, c.seg[index].selector)
+    write_gpr(c, op.rm, c.seg[index].selector, op.size)
+    return EMU_NEXT
+
+
+cdef int op_mov_to_seg(CpuState* c, OpInfo* op) noexcept nogil:
+    cdef u32 index = op.reg & 7
+    cdef u64 selector = 0
+    if index > SEG_GS or index == SEG_CS:
+        return raise_exc(c, VEC_UD)
+    if op.rm != 0xFF:
+        selector = c.gpr[op.rm]
+    elif load(c, c.ea, 2, &selector):
+        return EMU_FAULT
+    if load_segment(c, index, <u32>selector & 0xFFFF):
+        return EMU_FAULT
+    if index == SEG_SS:
+        c.inhibit = SHADOW_MOV_SS
+    return EMU_NEXT
+
+
+cdef u32 named_segment(OpInfo* op) noexcept nogil:
+    """The segment register that a PUSH, POP or LDS-like opcode names."""
+    cdef u32 opcode = opcode_of(op)
+    if opcode < 0x100:
+        return (opcode >> 3) & 3              # 06h PUSH ES ... 1Fh POP DS
+    if opcode == 0x1B2:
+        return SEG_SS                         # LSS
+    if opcode >= 0x1B4:
+        return opcode & 7                     # LFS, LGS
+    return SEG_FS if opcode < 0x1A8 else SEG_GS
+
+
+cdef int op_push_seg(CpuState* c, OpInfo* op) noexcept nogil:
+    cdef u64 rsp = c.gpr[RSP]
+    cdef u64 selector = c.seg[named_segment(op)].selector
+    if push_values(c, &rsp, &selector, 1, op.size):
+        return EMU_FAULT
+    c.gpr[RSP] = rsp
+    return EMU_NEXT
+
+
+cdef int op_pop_seg(CpuState* c, OpInfo* op) noexcept nogil:
+    cdef u64 rsp = c.gpr[RSP]
+    cdef u64 selector = 0
+    cdef u32 index = named_segment(op)
+    if pop_value(c, &rsp, op.size, &selector):
+        return EMU_FAULT
+    if load_segment(c, index, <u32>selector & 0xFFFF):
+        return EMU_FAULT
+    c.gpr[RSP] = rsp
+    if index == SEG_SS:
+        c.inhibit = SHADOW_MOV_SS
+    return EMU_NEXT
+
+
+cdef int op_load_far(CpuState* c, OpInfo* op) noexcept nogil:
+    """LSS, LFS, LGS: an offset of the operand's size, then the selector.
+
+    m16:64 exists with REX.W on Intel's processors; AMD's take it as m16:32.
+    """
+    cdef u64 offset = 0
+    cdef u64 selector = 0
+    if load(c, c.ea, op.size, &offset) or load(c, c.ea + op.size, 2, &selector):
+        return EMU_FAULT
+    if load_segment(c, named_segment(op), <u32>selector):
+        return EMU_FAULT
+    write_gpr(c, op.reg, offset, op.size)
+    return EMU_NEXT
+
+
+cdef int op_swapgs(CpuState* c, OpInfo* op) noexcept nogil:
+    cdef u64 base = c.seg[SEG_GS].base
+    if not c.key & KEY_MODE64:
+        return raise_exc(c, VEC_UD)
+    if c.cpl:
+        return raise_err(c, VEC_GP, 0)
+    c.seg[SEG_GS].base = c.kernel_gs_base
+    c.kernel_gs_base = base
+    return EMU_NEXT
+
+
+cdef int op_read_base(CpuState* c, OpInfo* op, u32 index) noexcept nogil:
+    """RDFSBASE, RDGSBASE."""
+    if not c.key & KEY_MODE64 or not c.cr4 & CR4_FSGSBASE:
+        return raise_exc(c, VEC_UD)
+    write_gpr(c, op.rm, c.seg[index].base, op.size)
+    return EMU_NEXT
+
+
+cdef int op_write_base(CpuState* c, OpInfo* op, u32 index) noexcept nogil:
+    """WRFSBASE, WRGSBASE: 32 bits zero-extend; a non-canonical base raises #GP(0)."""
+    cdef u64 base = c.gpr[op.rm]
+    if not c.key & KEY_MODE64 or not c.cr4 & CR4_FSGSBASE:
+        return raise_exc(c, VEC_UD)
+    if op.size == 4:
+        base &= <u64>0xFFFFFFFF
+    if not is_canonical(base):
+        return raise_err(c, VEC_GP, 0)
+    c.seg[index].base = base
+    return EMU_NEXT
