@@ -6,11 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ringlet.core.control_bits import CR0_EM as EM
-from ringlet.core.control_bits import CR0_MP as MP
-from ringlet.core.control_bits import CR0_TS as TS
-from ringlet.core.control_bits import CR4_OSFXSR as OSFXSR
-from ringlet.core.control_bits import CR4_OSXSAVE as OSXSAVE
+from ringlet.core.control_bits import Cr0, Cr4
 from ringlet.core.state import Exit
 from tests.unit.vcpu.board import CODE, DATA, HANDLERS, HLT, IDT, STACK, TF, Board
 
@@ -86,13 +82,15 @@ class Change:
 
 SSE, AVX, NOP, CLI = "0F28C0", "C5F877", "90", "FA"  # movaps xmm0, xmm0; vzeroupper
 _FORWARD = {
-    "ts": Change(PLAIN, replace(PLAIN, cr0=CR0 | TS), SSE),
-    "user_ts": Change(USER, replace(USER, cr0=CR0 | TS), SSE),
-    "em": Change(PLAIN, replace(PLAIN, cr0=CR0 & ~MP | EM), SSE),
-    "em_ts": Change(replace(PLAIN, cr0=CR0 | TS), replace(PLAIN, cr0=CR0 | EM), SSE),
-    "osfxsr": Change(PLAIN, replace(PLAIN, cr4=CR4 & ~OSFXSR), SSE),
-    "user_osfxsr": Change(USER, replace(USER, cr4=CR4 & ~OSFXSR), SSE),
-    "osxsave": Change(PLAIN, replace(PLAIN, cr4=CR4 & ~OSXSAVE), AVX),
+    "ts": Change(PLAIN, replace(PLAIN, cr0=CR0 | Cr0.CR0_TS), SSE),
+    "user_ts": Change(USER, replace(USER, cr0=CR0 | Cr0.CR0_TS), SSE),
+    "em": Change(PLAIN, replace(PLAIN, cr0=CR0 & ~Cr0.CR0_MP | Cr0.CR0_EM), SSE),
+    "em_ts": Change(
+        replace(PLAIN, cr0=CR0 | Cr0.CR0_TS), replace(PLAIN, cr0=CR0 | Cr0.CR0_EM), SSE
+    ),
+    "osfxsr": Change(PLAIN, replace(PLAIN, cr4=CR4 & ~Cr4.CR4_OSFXSR), SSE),
+    "user_osfxsr": Change(USER, replace(USER, cr4=CR4 & ~Cr4.CR4_OSFXSR), SSE),
+    "osxsave": Change(PLAIN, replace(PLAIN, cr4=CR4 & ~Cr4.CR4_OSXSAVE), AVX),
     "xcr0": Change(PLAIN, replace(PLAIN, xcr0=3), AVX),
     "cpl1": Change(PLAIN, replace(PLAIN, cpl=1), CLI),
     "cpl2": Change(PLAIN, replace(PLAIN, cpl=2), CLI),

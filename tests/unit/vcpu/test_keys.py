@@ -11,11 +11,7 @@ from operator import or_
 
 import pytest
 
-from ringlet.core.control_bits import CR0_EM as EM
-from ringlet.core.control_bits import CR0_MP as MP
-from ringlet.core.control_bits import CR0_TS as TS
-from ringlet.core.control_bits import CR4_OSFXSR as OSFXSR
-from ringlet.core.control_bits import CR4_OSXSAVE as OSXSAVE
+from ringlet.core.control_bits import Cr0, Cr4
 from ringlet.core.state import KEYS_BELOW, Exit, Key
 from tests.unit.vcpu.board import CODE, DB, HANDLERS, TF, UD
 from tests.unit.vcpu.keys import (
@@ -96,11 +92,11 @@ def test_code_that_runs_on_after_an_exit_does_so_under_the_key_of_now(change: Ch
 
 CLEAR_EDX_ECX = "31D2 31C9"
 INSTRUCTIONS = {
-    "ts": ("0F22C0", CR0, CR0 | TS, SSE, NM),  # mov cr0, rax
-    "ts_by_lmsw": ("0F01F0", CR0, CR0 | TS, SSE, NM),
-    "em": ("0F22C0", CR0, CR0 & ~MP | EM, SSE, UD),
-    "osfxsr": ("0F22E0", CR4, CR4 & ~OSFXSR, SSE, UD),  # mov cr4, rax
-    "osxsave": ("0F22E0", CR4, CR4 & ~OSXSAVE, AVX, UD),
+    "ts": ("0F22C0", CR0, CR0 | Cr0.CR0_TS, SSE, NM),  # mov cr0, rax
+    "ts_by_lmsw": ("0F01F0", CR0, CR0 | Cr0.CR0_TS, SSE, NM),
+    "em": ("0F22C0", CR0, CR0 & ~Cr0.CR0_MP | Cr0.CR0_EM, SSE, UD),
+    "osfxsr": ("0F22E0", CR4, CR4 & ~Cr4.CR4_OSFXSR, SSE, UD),  # mov cr4, rax
+    "osxsave": ("0F22E0", CR4, CR4 & ~Cr4.CR4_OSXSAVE, AVX, UD),
     "xcr0": (CLEAR_EDX_ECX + "0F01D1", 7, 3, AVX, UD),  # xsetbv
     "tf": ("50 9D", 2, 2 | TF, NOP, DB),  # push rax; popfq
     "dr7": ("0F23F8", 0x400, 0x401, NOP, DB),
@@ -166,8 +162,8 @@ def test_a_handler_that_clears_ts_is_asked_each_time_it_was_set(call: str) -> No
 def test_more_keys_than_jump_tables() -> None:
     units = [
         Setting(cr0=cr0, cr4=cr4)
-        for cr0 in (CR0, CR0 | TS, CR0 | EM)
-        for cr4 in (CR4, CR4 & ~OSFXSR, CR4 & ~OSXSAVE)
+        for cr0 in (CR0, CR0 | Cr0.CR0_TS, CR0 | Cr0.CR0_EM)
+        for cr4 in (CR4, CR4 & ~Cr4.CR4_OSFXSR, CR4 & ~Cr4.CR4_OSXSAVE)
     ]
     settings = [replace(unit, cpl=cpl) for cpl in range(4) for unit in units]
     way = WAYS["indirect_call"]

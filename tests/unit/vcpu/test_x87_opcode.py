@@ -54,7 +54,7 @@ def test_opcode_that_the_guest_has_loaded_stays(kernel: Board, save: str) -> Non
     assert kernel.run("DBE3D92ED9E8DC31480FAE02") == Exit.EXIT_HLT
     image = bytearray(kernel.p.read_phys(AREA, 512))
     struct.pack_into("<HQQ", image, 6, 0x123, 0x1234567, 0x89ABCDE)
-    kernel.p.write_phys(AREA, image)
+    kernel.p.write_phys(AREA, bytes(image))
     assert kernel.run("DBE3480FAE0A" + save) == Exit.EXIT_HLT  # fxrstor64 [rdx]
 
     assert struct.unpack("<H", kernel.p.read_phys(AREA + FOP[save], 2)) == (0x123,)
