@@ -12,7 +12,7 @@ from typing import Final
 
 from iced_x86 import Code_, Instruction, Mnemonic, OpCodeInfo
 
-from ringlet.translate.features import OFFERED, feature_name, missing
+from ringlet.translate.features import NAMES, OFFERED, feature_name, missing
 from ringlet.translate.rules import RULES
 from ringlet.translate.rules.registry import Rule
 
@@ -60,7 +60,8 @@ def classify(code: int, mode: int = 64, features: frozenset[str] = OFFERED) -> C
     instruction = Instruction()
     instruction.code = Code_(code)
     lacking = missing(instruction.cpuid_features(), features)
-    if lacking and instruction.mnemonic not in _OLDER_MEANING:
+    older = instruction.mnemonic in _OLDER_MEANING and all(f in NAMES for f in lacking)
+    if lacking and not older:
         return Refused(f"the processor lacks {', '.join(map(feature_name, lacking))}")
     if rule is not None:
         return Ruled(rule)

@@ -8,7 +8,14 @@ from iced_x86 import OpCodeOperandKind as Kind
 
 from ringlet.core.ops import Op
 from ringlet.translate.classify import Innocuous, Refused, Ruled, classify
-from ringlet.translate.features import BASE, NAMES, OFFERED, feature_name, missing
+from ringlet.translate.features import (
+    BASE,
+    NAMES,
+    OFFERED,
+    existing,
+    feature_name,
+    missing,
+)
 from ringlet.translate.rules import RULES
 from ringlet.translate.rules.registry import CODE_NAMES, Registry, RegistryError, union
 
@@ -193,7 +200,6 @@ def test_unprivileged_but_sensitive(code: int, op: Op) -> None:
         Code.EVEX_VADDPS_ZMM_K1Z_ZMM_ZMMM512B32_ER,
         Code.VEX_KANDQ_KR_KR_KR,
         Code.VEX_TILEZERO_TMM,
-        Code.GF2P8MULB_XMM_XMMM128,
         Code.MOVDIR64B_R64_M512,
         Code.ENQCMD_R64_M512,
         Code.XSTORE_64,
@@ -253,6 +259,26 @@ def test_an_instruction_of_two_features_needs_both() -> None:
 def test_an_encoding_that_is_a_nop_without_its_feature_needs_none() -> None:
     assert isinstance(classify(Code.RDSSPQ_R64, 64, frozenset({BASE})), Ruled)
     assert isinstance(classify(Code.ENDBR64, 64, frozenset({BASE})), Innocuous)
+
+
+@pytest.mark.parametrize(("name", "code"), [
+    ("gfni", Code.GF2P8MULB_XMM_XMMM128), ("movdiri", Code.MOVDIRI_M64_R64),
+    ("avx_vnni", Code.VEX_VPDPBUSD_YMM_YMM_YMMM256), ("movbe", Code.MOVBE_R64_M64),
+])  # fmt: skip
+def test_an_instruction_exists_if_and_only_if_cpuid_shows_its_feature(
+    name: str, code: int
+) -> None:
+    assert isinstance(classify(code, 64, existing(OFFERED)), Innocuous)
+    assert isinstance(classify(code, 64, existing(OFFERED - {name})), Refused)
+
+
+@pytest.mark.parametrize("code", [Code.TZCNT_R64_RM64, Code.LZCNT_R64_RM64])
+def test_an_encoding_with_an_older_meaning_is_never_refused(code: int) -> None:
+    assert isinstance(classify(code, 64, existing(frozenset())), Innocuous)
+
+
+def test_operations_look_at_cpuid_themselves() -> None:
+    assert {"xsaves", "rdpid", "serialize", "syscall", BASE} <= existing(frozenset())
 
 
 def test_features_that_would_need_an_operation_have_no_name() -> None:
