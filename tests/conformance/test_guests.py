@@ -70,7 +70,11 @@ def test_program_that_is_often_stopped(name: str, guest_for: GuestFor) -> None:
     assert_all_checks_hold(run_disturbed(guest_for(name), "kick"), no_known_fault)
 
 
-WIDE = ("addressing", "isolation", "memory", "paging_rights", "strings")
+def test_marches_on_exact_ringlet(guest_for: GuestFor) -> None:
+    assert_all_checks_hold(run_ringlet(guest_for("marches"), "--exact"), no_known_fault)
+
+
+WIDE = ("addressing", "isolation", "marches", "memory", "paging_rights", "strings")
 
 
 @pytest.mark.parametrize("name", WIDE)
