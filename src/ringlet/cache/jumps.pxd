@@ -13,7 +13,7 @@ cdef inline u64 jumps_thunk(CpuState* c, Cache* k) noexcept nogil:
     cdef u64* table = <u64*>k.table_of[c.key]
     if table == NULL:
         return 0
-    return table[c.rip & 0xFFFF]
+    return table[c.arch.rip & 0xFFFF]
 
 cdef void jumps_create(Cache* k) noexcept nogil
 # Give a key a table that belongs to no key.  There must be one.

@@ -127,11 +127,11 @@ cdef extern from * nogil:
 
 
 cdef u64 to_ticks(CpuState* c, u64 count, u64 hz) noexcept nogil:
-    return ringlet_scale(count, c.tsc_khz * 1000, hz)
+    return ringlet_scale(count, c.arch.tsc_khz * 1000, hz)
 
 
 cdef u64 from_ticks(CpuState* c, u64 ticks, u64 hz) noexcept nogil:
-    return ringlet_scale(ticks, hz, c.tsc_khz * 1000)
+    return ringlet_scale(ticks, hz, c.arch.tsc_khz * 1000)
 
 
 cdef void ring(void* cpu) noexcept nogil:
@@ -147,7 +147,7 @@ cdef int alarm_attach(CpuState* c) except -1:
         raise MemoryError("alarm")
     a.cpu = c
     a.ring = ring
-    a.khz = c.tsc_khz
+    a.khz = c.arch.tsc_khz
     if ringlet_alarm_start(a):
         free(a)
         raise OSError("cannot start the alarm's thread")
@@ -168,6 +168,6 @@ cdef void alarm_set(CpuState* c, u64 due) noexcept nogil:
 
 
 cdef void alarm_wait(CpuState* c, u64 due) noexcept nogil:
-    cdef u64 ns = ringlet_until_ns(due, c.tsc_khz)
+    cdef u64 ns = ringlet_until_ns(due, c.arch.tsc_khz)
     if ns:
         futex_wait(<u32*>&c.attention, 0, ns)

@@ -210,18 +210,18 @@ cdef void leave_thread() noexcept nogil:
 
 
 cdef void save_registers(CpuState* c, u64* regs) noexcept nogil:
-    c.gpr[0] = regs[HR_RAX]
-    c.gpr[1] = regs[HR_RCX]
-    c.gpr[2] = regs[HR_RDX]
-    c.gpr[3] = regs[HR_RBX]
-    c.gpr[4] = regs[HR_RSP] + c.rsp_naddend
-    c.gpr[5] = regs[HR_RBP]
-    c.gpr[6] = regs[HR_RSI]
-    c.gpr[7] = regs[HR_RDI]
-    c.gpr[12] = regs[HR_R12]
-    c.gpr[13] = regs[HR_R13]
-    c.gpr[14] = regs[HR_R14]
-    c.gpr[15] = regs[HR_R15]
+    c.arch.gpr[0] = regs[HR_RAX]
+    c.arch.gpr[1] = regs[HR_RCX]
+    c.arch.gpr[2] = regs[HR_RDX]
+    c.arch.gpr[3] = regs[HR_RBX]
+    c.arch.gpr[4] = regs[HR_RSP] + c.rsp_naddend
+    c.arch.gpr[5] = regs[HR_RBP]
+    c.arch.gpr[6] = regs[HR_RSI]
+    c.arch.gpr[7] = regs[HR_RDI]
+    c.arch.gpr[12] = regs[HR_R12]
+    c.arch.gpr[13] = regs[HR_R13]
+    c.arch.gpr[14] = regs[HR_R14]
+    c.arch.gpr[15] = regs[HR_R15]
     c.host_flags = regs[HR_EFL]
 
 

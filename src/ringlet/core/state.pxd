@@ -211,12 +211,42 @@ cdef struct Event:
     u64 at          # RIP where it came
     int first       # class of the exception before it, or its own
 
-cdef struct CpuState:
-    # --- what translated code touches; keep it in the first 4 KiB
+# The architectural state: what the guest's program can observe or has set.  It alone is saved,
+# compared and shown (ringlet.vcpu.fields has its fields by name, tests/unit/vcpu/test_fields.py shows
+# that none is missing).  Vector and x87 state is CpuState.xsave, the local APIC's is ApicState.
+cdef struct ArchState:
+    # --- translated code reaches these; they stay in the first 4 KiB of the block
     u64 gpr[16]          # guest registers when outside the code cache; r8-r11 always
     u64 rip              # guest RIP when outside the code cache
     u64 iflag            # RFLAGS.IF, as 0 or 0x200: its only home
     u64 rflags           # all other RFLAGS bits; FLAGS_HOST bits only when outside the code cache
+    # --- system registers
+    u64 cr0, cr2, cr3, cr4, cr8
+    u64 efer, xcr0
+    u64 dr[8]
+    Segment seg[6]
+    Segment ldtr, tr
+    TableReg gdtr, idtr
+    # --- MSRs (SDM vol. 4)
+    u64 star, lstar, cstar, sfmask, kernel_gs_base
+    u64 sysenter_cs, sysenter_esp, sysenter_eip
+    u64 tsc_offset, tsc_aux, tsc_adjust, tsc_khz
+    u64 apic_base, pat, misc_enable, spec_ctrl, mtrr_def, debugctl, xss, feature_control
+    u64 mtrr_phys[20]
+    u64 mtrr_fixed[11]
+    # --- between instructions
+    u64 db_pending       # DR6.B0-B3 of accesses that are done, to be raised after the instruction
+    u64 fpu_restored[2]  # x87 instruction and data pointer as the guest last loaded them
+    u32 cpl
+    u32 inhibit          # interrupt shadow (ringlet.vcpu.loop.events)
+    u32 halted           # in HLT: no instruction is executed before an event
+    u32 nmi_pending
+    u32 nmi_blocked
+    u32 pad
+
+cdef struct CpuState:
+    ArchState arch
+    # --- what else translated code touches; it stays in the first 4 KiB, too
     u64 arith_mask       # constant FLAGS_HOST, for PEXT/PDEP
     u64 rsp_naddend      # minus the addend of the host's RSP while in the code cache
     u64 win_tag          # bits 63..32 of the cached window's linear addresses
@@ -238,28 +268,9 @@ cdef struct CpuState:
     # --- events
     u32 stop             # another thread asks the run loop to return (kick)
     u32 intr             # INTR_*: interrupts that wait for IF (ringlet.vcpu.apic.local)
-    u32 inhibit          # interrupt shadow: 1 STI, 2 MOV SS/POP SS
-    u32 halted
-    u32 nmi_pending
-    u32 nmi_blocked
     u32 sleeping         # in HLT, until `attention` (ringlet.core.alarm)
     u32 patient          # devices work while it is halted: HLT does not leave
-    # --- system registers
-    u64 cr0, cr2, cr3, cr4, cr8
-    u64 efer, xcr0
-    u64 dr[8]
-    Segment seg[6]
-    Segment ldtr, tr
-    TableReg gdtr, idtr
-    u32 cpl
     u32 key              # KEY_*: recomputed by update_key()
-    # --- MSRs (SDM vol. 4)
-    u64 star, lstar, cstar, sfmask, kernel_gs_base
-    u64 sysenter_cs, sysenter_esp, sysenter_eip
-    u64 tsc_offset, tsc_aux, tsc_adjust, tsc_khz
-    u64 apic_base, pat, misc_enable, spec_ctrl, mtrr_def, debugctl, xss, feature_control
-    u64 mtrr_phys[20]
-    u64 mtrr_fixed[11]
     # --- the exception being raised
     u32 exc_vector
     u32 exc_error
@@ -291,12 +302,10 @@ cdef struct CpuState:
     u64 conduct          # CONDUCT_*: what the host's vendor does that others do not
     u64 block            # host address of the block this stands in
     void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.system.fpstate), or NULL
-    u64 fpu_restored[2]  # x87 instruction and data pointer as the guest last loaded them
     u64 resume           # where to go on after an exit to Python, if nothing has changed; or 0
     u64 resume_rip       # what must be the same then: RIP, key, Cache.drops
     u32 resume_key
     u32 resume_drops
-    u64 db_pending       # DR6.B0-B3 of accesses that are done, to be raised after the instruction
     u32 running          # a thread is in the run loop
     u32 prodding         # the timer that gets it out of there was armed (ringlet.core.prod)
     void* prod           # a POSIX timer that signals `prod_thread`
@@ -367,11 +376,11 @@ cdef enum:
     SLOT_COUNT = 65536
 
 cdef inline u64 get_rflags(CpuState* c) noexcept nogil:
-    return (c.rflags & ~<u64>FLAG_IF) | c.iflag | 2
+    return (c.arch.rflags & ~<u64>FLAG_IF) | c.arch.iflag | 2
 
 cdef inline void set_rflags(CpuState* c, u64 value) noexcept nogil:
-    c.iflag = value & FLAG_IF
-    c.rflags = (value & 0x3F7FD5) & ~<u64>FLAG_IF | 2
+    c.arch.iflag = value & FLAG_IF
+    c.arch.rflags = (value & 0x3F7FD5) & ~<u64>FLAG_IF | 2
 
 cdef inline int raise_exc(CpuState* c, u32 vector) noexcept nogil:
     c.exc_vector = vector

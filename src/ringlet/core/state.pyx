@@ -5,12 +5,12 @@ def offsets() -> dict[str, int]:
     """Byte offset of each field that translated code or Python reaches, by name."""
     cdef CpuState* c = NULL
     return {
-        "gpr": <size_t>&c.gpr[0], "rip": <size_t>&c.rip, "iflag": <size_t>&c.iflag,
-        "rflags": <size_t>&c.rflags, "arith_mask": <size_t>&c.arith_mask,
+        "gpr": <size_t>&c.arch.gpr[0], "rip": <size_t>&c.arch.rip, "iflag": <size_t>&c.arch.iflag,
+        "rflags": <size_t>&c.arch.rflags, "arith_mask": <size_t>&c.arith_mask,
         "rsp_naddend": <size_t>&c.rsp_naddend, "win_tag": <size_t>&c.win_tag,
         "win_addend": <size_t>&c.win_addend, "fs_host": <size_t>&c.fs_host,
-        "gs_host": <size_t>&c.gs_host, "fs_base": <size_t>&c.seg[4].base,
-        "gs_base": <size_t>&c.seg[5].base, "ea": <size_t>&c.ea, "op_info": <size_t>&c.op_info,
+        "gs_host": <size_t>&c.gs_host, "fs_base": <size_t>&c.arch.seg[4].base,
+        "gs_base": <size_t>&c.arch.seg[5].base, "ea": <size_t>&c.ea, "op_info": <size_t>&c.op_info,
         "attention": <size_t>&c.attention,
         "scratch": <size_t>&c.scratch[0], "host_rsp": <size_t>&c.host_rsp,
         "host_flags": <size_t>&c.host_flags, "exit_code": <size_t>&c.exit_code,

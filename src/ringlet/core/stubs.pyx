@@ -10,7 +10,7 @@ from ringlet.core.template cimport (STUB_ENTER, STUB_LINK, STUB_INDIRECT, STUB_O
                                     STUB_STALE)
 
 cdef CpuState* _null = NULL
-cdef u32 RIP = <u32><size_t>&_null.rip
+cdef u32 RIP = <u32><size_t>&_null.arch.rip
 cdef u32 WIN_TAG_AT = <u32><size_t>&_null.win_tag
 cdef u32 WIN_ADDEND_AT = <u32><size_t>&_null.win_addend
 cdef u32 HOST_RSP = <u32><size_t>&_null.host_rsp

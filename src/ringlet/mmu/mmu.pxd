@@ -50,7 +50,7 @@ cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil
 cdef void mmu_prefill(CpuState* c, u64 linear, u32 access) noexcept nogil
 
 # --- events of the guest
-cdef void mmu_load_cr3(CpuState* c) noexcept nogil       # c.cr3 was written: compare, switch slots
+cdef void mmu_load_cr3(CpuState* c) noexcept nogil       # c.arch.cr3 was written: compare, switch slots
 cdef void mmu_flush_all(CpuState* c) noexcept nogil      # CR0.PG/WP, CR4.PGE/PAE, EFER.NXE changed
 cdef void mmu_invlpg(CpuState* c, u64 linear) noexcept nogil
 cdef inline u32 mmu_space(CpuState* c, u64 linear) noexcept nogil:

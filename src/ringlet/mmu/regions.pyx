@@ -103,7 +103,7 @@ cdef u32 region_of_host(CpuState* c, Mmu* m, u64 host) noexcept nogil:
     if host < m.arena or distance >= m.arena_size or not distance >> SLOT_SHIFT & 1:
         return 0
     r = &m.regions[index]
-    if not r.owner or slot_addend(c, r.slot, c.cpl == 3) != r.base - r.linear:
+    if not r.owner or slot_addend(c, r.slot, c.arch.cpl == 3) != r.base - r.linear:
         return 0
     return index
 

@@ -114,7 +114,7 @@ cdef u64 compare_region(CpuState* c, Mmu* m, Region* r, bint everything) noexcep
     if not r.top or not (everything or r.check):
         return 0
     if m.mode == PAGING_LONG:
-        pml4e = load_entry(m, FORM_64, c.cr3 & m.frame_mask, entry_index(r.linear, 4))
+        pml4e = load_entry(m, FORM_64, c.arch.cr3 & m.frame_mask, entry_index(r.linear, 4))
         change = change_of(r.pml4e, pml4e)
         if change >= CHANGE_LESS:
             pages = r.small + r.large
@@ -155,12 +155,12 @@ cdef u32 owner_take(CpuState* c, Mmu* m, u32 low, u32 high, u64 key) noexcept no
 
 cdef u64 space_key(CpuState* c, Mmu* m) noexcept nogil:
     """Return what identifies an address space: its root and the paging mode.  It is never 0."""
-    cdef u64 root = c.cr3 & m.frame_mask
+    cdef u64 root = c.arch.cr3 & m.frame_mask
     if m.mode == PAGING_OFF:
         root = 0
     elif m.mode == PAGING_PAE:
         # The root is aligned to 32 bytes here, so its low bits do not overlap the mode's.
-        root = c.cr3 & <u64>0xFFFFFFE0
+        root = c.arch.cr3 & <u64>0xFFFFFFE0
     return root << 8 | 0x10 | m.mode
 
 
@@ -196,7 +196,7 @@ cdef u32 members(Mmu* m, u32 group) noexcept nogil:
 
 cdef u32 find_group(CpuState* c, Mmu* m, u32 space) noexcept nogil:
     """Return the group of an address space, by the present upper half of its table."""
-    cdef u64 upper = (c.cr3 & m.frame_mask) + 2048
+    cdef u64 upper = (c.arch.cr3 & m.frame_mask) + 2048
     cdef u32 old = m.owners[space].group
     cdef u32 i, found = 0
     cdef const u64* top
@@ -320,7 +320,7 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
     if not index:
         return
     if m.mode == PAGING_LONG:
-        pml4e = load_entry(m, FORM_64, c.cr3 & m.frame_mask, entry_index(linear, 4))
+        pml4e = load_entry(m, FORM_64, c.arch.cr3 & m.frame_mask, entry_index(linear, 4))
         if change_of(r.pml4e, pml4e) >= CHANGE_LESS:
             empty_region(c, m, r)
             return

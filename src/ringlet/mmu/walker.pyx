@@ -31,17 +31,17 @@ cdef u32 physical_bits(CpuState* c) noexcept nogil:
 cdef void read_paging_mode(CpuState* c, Mmu* m) noexcept nogil:
     """Take over what walks depend on from CR0, CR4, EFER and CPUID."""
     cdef u64 high
-    m.cr0 = c.cr0
-    m.cr4 = c.cr4
-    m.efer = c.efer
-    m.wp = (c.cr0 & CR0_WP) != 0
-    m.pge = (c.cr4 & CR4_PGE) != 0
-    m.nx = (<u64>1 << 63) if c.efer & EFER_NXE else 0
-    if not c.cr0 & CR0_PG:
+    m.cr0 = c.arch.cr0
+    m.cr4 = c.arch.cr4
+    m.efer = c.arch.efer
+    m.wp = (c.arch.cr0 & CR0_WP) != 0
+    m.pge = (c.arch.cr4 & CR4_PGE) != 0
+    m.nx = (<u64>1 << 63) if c.arch.efer & EFER_NXE else 0
+    if not c.arch.cr0 & CR0_PG:
         m.mode = PAGING_OFF
-    elif not c.cr4 & CR4_PAE:
+    elif not c.arch.cr4 & CR4_PAE:
         m.mode = PAGING_32
-    elif c.efer & (EFER_LMA | EFER_LME):
+    elif c.arch.efer & (EFER_LMA | EFER_LME):
         m.mode = PAGING_LONG
     else:
         m.mode = PAGING_PAE
@@ -61,7 +61,7 @@ cdef void read_paging_mode(CpuState* c, Mmu* m) noexcept nogil:
 cdef bint load_pdptes(CpuState* c, Mmu* m) noexcept nogil:
     """Load the PDPTE registers (SDM 3A 4.4.1).  False: a reserved bit is set, MOV to CR raises
     #GP(0) and the registers keep their values."""
-    cdef u64 table = c.cr3 & <u64>0xFFFFFFE0
+    cdef u64 table = c.arch.cr3 & <u64>0xFFFFFFE0
     cdef u64 entry[4]
     cdef u32 i
     for i in range(4):
@@ -83,7 +83,7 @@ cdef bint walk(CpuState* c, Mmu* m, u64 linear, Walk* w) noexcept nogil:
     w.linear = linear
     form = FORM_64
     level = 3
-    table = c.cr3 & m.frame_mask
+    table = c.arch.cr3 & m.frame_mask
     if m.mode == PAGING_LONG:
         level = 4
     elif m.mode == PAGING_PAE:

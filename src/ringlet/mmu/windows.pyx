@@ -192,7 +192,7 @@ cdef u32 region_for(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     Return 0 if all are in use.  In the low half one region serves both privileges while it holds
     only user pages and the kernel writes only where users may."""
     cdef u32 slot = <u32>(w.linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
-    cdef bint user = c.cpl == 3
+    cdef bint user = c.arch.cpl == 3
     cdef u32 region = slot_region(c, m, slot, user)
     cdef u32 other
     cdef bint alike
@@ -233,7 +233,7 @@ cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexc
         m.last_page = at >> PAGE_SHIFT
         m.last_err = access
         m.repeats = 0
-    if c.cpl == 3:
+    if c.arch.cpl == 3:
         access |= ACC_USER
     if resolve(c, m, at, access, &w) != MEM_OK:
         m.last_page = 0
@@ -253,7 +253,7 @@ cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
     cdef Walk w
     cdef u32 region
     access &= ACC_WRITE
-    if c.cpl == 3:
+    if c.arch.cpl == 3:
         access |= ACC_USER
     if resolve(c, m, linear, access, &w) != MEM_OK:
         return MEM_FAULT
@@ -272,7 +272,7 @@ cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
     cdef Walk w
     cdef u32 region
     access &= ACC_WRITE
-    if c.cpl == 3:
+    if c.arch.cpl == 3:
         access |= ACC_USER
     if m.mode != PAGING_LONG:
         linear &= <u64>0xFFFFFFFF
@@ -296,7 +296,7 @@ cdef int fetch(CpuState* c, Mmu* m, u64 linear, u64* phys) noexcept nogil:
     cdef Walk w
     cdef u32 region, index
     cdef u32 access = ACC_FETCH
-    if c.cpl == 3:
+    if c.arch.cpl == 3:
         access |= ACC_USER
     if resolve(c, m, linear, access, &w) != MEM_OK:
         return MEM_FAULT

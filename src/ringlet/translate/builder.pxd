@@ -1,7 +1,7 @@
 """The state of one translation in the making, and the bytes it emits.
 
 Host registers (docs/adr/0001): r8 and r9 are scratch, r10 the tag and r11 the addend of the cached
-window, RSP the guest's RSP plus its slot's addend; guest r8-r11 live in `CpuState.gpr`.
+window, RSP the guest's RSP plus its slot's addend; guest r8-r11 live in `CpuState.arch.gpr`.
 """
 from ringlet.core.state cimport u8, u16, u32, u64, i16, i32, i64, OpInfo
 from ringlet.core.template cimport *

@@ -19,8 +19,8 @@ cdef CpuState* _null = NULL
 cdef u32 EA = <u32><size_t>&_null.ea
 cdef u32 OP_INFO = <u32><size_t>&_null.op_info
 cdef u32 EXIT_ARG = <u32><size_t>&_null.exit_arg
-cdef u32 IFLAG = <u32><size_t>&_null.iflag
-cdef u32 RFLAGS = <u32><size_t>&_null.rflags
+cdef u32 IFLAG = <u32><size_t>&_null.arch.iflag
+cdef u32 RFLAGS = <u32><size_t>&_null.arch.rflags
 cdef u32 ARITH = <u32><size_t>&_null.arith_mask
 
 

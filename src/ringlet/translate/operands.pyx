@@ -22,8 +22,8 @@ cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
 cdef u32 FS_HOST = <u32><size_t>&_null.fs_host
 cdef u32 GS_HOST = <u32><size_t>&_null.gs_host
-cdef u32 FS_BASE = <u32><size_t>&_null.seg[4].base
-cdef u32 GS_BASE = <u32><size_t>&_null.seg[5].base
+cdef u32 FS_BASE = <u32><size_t>&_null.arch.seg[4].base
+cdef u32 GS_BASE = <u32><size_t>&_null.arch.seg[5].base
 
 
 cdef u32 load_guest(Builder* b, u32 reg, u32 scratch) noexcept nogil:

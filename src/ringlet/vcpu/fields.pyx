@@ -1,32 +1,63 @@
 """The fields of `CpuState` that Python reads and writes by name."""
-from ringlet.core.state cimport CpuState, SEG_FS, SEG_GS
+from ringlet.core.state cimport ArchState, CpuState, Segment, TableReg, SEG_FS, SEG_GS
+
+_GENERAL = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
+_SEGMENTS = "es cs ss ds fs gs".split()
 
 
-def _fields() -> dict[str, tuple[int, int]]:
-    cdef CpuState* c = NULL
+cdef dict segment(str name, Segment* s):
+    return {
+        f"{name}.selector": (<size_t>&s.selector, 2), f"{name}.ar": (<size_t>&s.ar, 4),
+        f"{name}.limit": (<size_t>&s.limit, 4), f"{name}.base": (<size_t>&s.base, 8),
+    }
+
+
+cdef dict table(str name, TableReg* t):
+    return {f"{name}.base": (<size_t>&t.base, 8), f"{name}.limit": (<size_t>&t.limit, 4)}
+
+
+def _architectural() -> dict[str, tuple[int, int]]:
+    cdef ArchState* a = &(<CpuState*>NULL).arch
     cdef int i
-    names = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
-    fields = {}
+    fields = {
+        "rip": (<size_t>&a.rip, 8), "iflag": (<size_t>&a.iflag, 8),
+        "rflags": (<size_t>&a.rflags, 8), "cpl": (<size_t>&a.cpl, 4),
+        "cr0": (<size_t>&a.cr0, 8), "cr2": (<size_t>&a.cr2, 8), "cr3": (<size_t>&a.cr3, 8),
+        "cr4": (<size_t>&a.cr4, 8), "cr8": (<size_t>&a.cr8, 8), "efer": (<size_t>&a.efer, 8),
+        "xcr0": (<size_t>&a.xcr0, 8), "star": (<size_t>&a.star, 8), "lstar": (<size_t>&a.lstar, 8),
+        "cstar": (<size_t>&a.cstar, 8), "sfmask": (<size_t>&a.sfmask, 8),
+        "kernel_gs_base": (<size_t>&a.kernel_gs_base, 8),
+        "sysenter_cs": (<size_t>&a.sysenter_cs, 8), "sysenter_esp": (<size_t>&a.sysenter_esp, 8),
+        "sysenter_eip": (<size_t>&a.sysenter_eip, 8), "tsc_offset": (<size_t>&a.tsc_offset, 8),
+        "tsc_aux": (<size_t>&a.tsc_aux, 8), "tsc_adjust": (<size_t>&a.tsc_adjust, 8),
+        "tsc_khz": (<size_t>&a.tsc_khz, 8), "apic_base": (<size_t>&a.apic_base, 8),
+        "pat": (<size_t>&a.pat, 8), "misc_enable": (<size_t>&a.misc_enable, 8),
+        "spec_ctrl": (<size_t>&a.spec_ctrl, 8), "mtrr_def": (<size_t>&a.mtrr_def, 8),
+        "debugctl": (<size_t>&a.debugctl, 8), "xss": (<size_t>&a.xss, 8),
+        "feature_control": (<size_t>&a.feature_control, 8),
+        "db_pending": (<size_t>&a.db_pending, 8), "inhibit": (<size_t>&a.inhibit, 4),
+        "halted": (<size_t>&a.halted, 4), "nmi_pending": (<size_t>&a.nmi_pending, 4),
+        "nmi_blocked": (<size_t>&a.nmi_blocked, 4),
+        "fpu_ip": (<size_t>&a.fpu_restored[0], 8), "fpu_dp": (<size_t>&a.fpu_restored[1], 8),
+    }
     for i in range(16):
-        fields[names[i]] = (<size_t>&c.gpr[i], 8)
+        fields[_GENERAL[i]] = (<size_t>&a.gpr[i], 8)
     for i in range(8):
-        fields[f"dr{i}"] = (<size_t>&c.dr[i], 8)
-    fields.update({
-        "rip": (<size_t>&c.rip, 8), "ea": (<size_t>&c.ea, 8), "iflag": (<size_t>&c.iflag, 8),
-        "cr0": (<size_t>&c.cr0, 8), "cr2": (<size_t>&c.cr2, 8), "cr3": (<size_t>&c.cr3, 8),
-        "cr4": (<size_t>&c.cr4, 8), "cr8": (<size_t>&c.cr8, 8), "efer": (<size_t>&c.efer, 8),
-        "xcr0": (<size_t>&c.xcr0, 8), "cpl": (<size_t>&c.cpl, 4), "key": (<size_t>&c.key, 4),
-        "star": (<size_t>&c.star, 8), "lstar": (<size_t>&c.lstar, 8),
-        "cstar": (<size_t>&c.cstar, 8), "sfmask": (<size_t>&c.sfmask, 8),
-        "kernel_gs_base": (<size_t>&c.kernel_gs_base, 8),
-        "sysenter_cs": (<size_t>&c.sysenter_cs, 8), "sysenter_esp": (<size_t>&c.sysenter_esp, 8),
-        "sysenter_eip": (<size_t>&c.sysenter_eip, 8), "tsc_offset": (<size_t>&c.tsc_offset, 8),
-        "tsc_adjust": (<size_t>&c.tsc_adjust, 8), "tsc_aux": (<size_t>&c.tsc_aux, 8),
-        "tsc_khz": (<size_t>&c.tsc_khz, 8), "apic_base": (<size_t>&c.apic_base, 8),
-        "misc_enable": (<size_t>&c.misc_enable, 8), "pat": (<size_t>&c.pat, 8),
-        "inhibit": (<size_t>&c.inhibit, 4), "intr": (<size_t>&c.intr, 4),
-        "halted": (<size_t>&c.halted, 4), "nmi_pending": (<size_t>&c.nmi_pending, 4),
-        "nmi_blocked": (<size_t>&c.nmi_blocked, 4),
+        fields[f"dr{i}"] = (<size_t>&a.dr[i], 8)
+    for i in range(6):
+        fields |= segment(_SEGMENTS[i], &a.seg[i])
+    for i in range(20):
+        fields[f"mtrr_phys{i}"] = (<size_t>&a.mtrr_phys[i], 8)
+    for i in range(11):
+        fields[f"mtrr_fixed{i}"] = (<size_t>&a.mtrr_fixed[i], 8)
+    return (fields | segment("ldtr", &a.ldtr) | segment("tr", &a.tr)
+            | table("gdtr", &a.gdtr) | table("idtr", &a.idtr))
+
+
+def _others() -> dict[str, tuple[int, int]]:
+    cdef CpuState* c = NULL
+    return {
+        "ea": (<size_t>&c.ea, 8), "key": (<size_t>&c.key, 4), "intr": (<size_t>&c.intr, 4),
         "exc_vector": (<size_t>&c.exc_vector, 4), "exc_error": (<size_t>&c.exc_error, 4),
         "exc_has_error": (<size_t>&c.exc_has_error, 4), "exc_cr2": (<size_t>&c.exc_cr2, 8),
         "exc_is_soft": (<size_t>&c.exc_is_soft, 4), "exc_dr6": (<size_t>&c.exc_dr6, 8),
@@ -34,10 +65,10 @@ def _fields() -> dict[str, tuple[int, int]]:
         "io_size": (<size_t>&c.io_size, 4), "io_count": (<size_t>&c.io_count, 4),
         "io_data": (<size_t>&c.io_data, 8),
         "shutdown_rip": (<size_t>&c.shutdown_rip, 8), "pending": (<size_t>&c.pending, 4),
-        "fs_base": (<size_t>&c.seg[SEG_FS].base, 8), "gs_base": (<size_t>&c.seg[SEG_GS].base, 8),
         "fs_host": (<size_t>&c.fs_host, 8), "gs_host": (<size_t>&c.gs_host, 8),
-    })
-    return fields
+        "fs_base": (<size_t>&c.arch.seg[SEG_FS].base, 8),
+        "gs_base": (<size_t>&c.arch.seg[SEG_GS].base, 8),
+    }
 
 
 def _counters() -> dict[str, int]:
@@ -63,8 +94,16 @@ def _counters() -> dict[str, int]:
     }
 
 
-FIELDS = _fields()
-"""Offset and size of registers and other fields; RFLAGS, which is in two parts, is not one."""
+ARCH_FIELDS = _architectural()
+"""Offset and size of each field of the architectural state.
+
+RFLAGS is in two parts, `iflag` and `rflags`."""
+
+ARCH_SIZE = sizeof(ArchState)
+"""Bytes of the architectural state, which begins at offset 0."""
+
+FIELDS = ARCH_FIELDS | _others()
+"""Offset and size of every field that Python reads or writes."""
 
 COUNTERS = _counters()
 """Offset of counters of 64 bits."""

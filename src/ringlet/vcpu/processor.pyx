@@ -21,7 +21,8 @@ from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
 from ringlet.vcpu.apic.local cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due,
-                                      apic_holds, apic_line, apic_message, apic_read, apic_update, apic_write)
+                                      apic_holds, apic_line, apic_message, apic_read,
+                                      apic_update, apic_write)
 from ringlet.vcpu.system.dispatch cimport complete
 from ringlet.vcpu.loop.events cimport nmi_due
 from ringlet.vcpu.loop.exceptions cimport interrupt, deliver
@@ -115,7 +116,7 @@ cdef class Processor:
         self.native = native_create(self.c)
         self.emulator = Emulator(self.native, self.table.features)
         cache_create(self.c, CODE_CACHE)
-        self.c.tsc_khz = tsc_khz()
+        self.c.arch.tsc_khz = tsc_khz()
         alarm_attach(self.c)
         self.c.conduct = conduct_of(vendor)
         self.set_cpuid(rows)
@@ -174,7 +175,7 @@ cdef class Processor:
         if name == "rflags":
             return get_rflags(self.c)
         if name == "cpl":
-            return self.c.cpl
+            return self.c.arch.cpl
         if name == "exception":
             return self.c.exc_vector | (<u64>self.c.exc_error << 32)
         offset, size = FIELDS[name]
@@ -185,7 +186,7 @@ cdef class Processor:
         if name == "rflags":
             set_rflags(self.c, value)
         elif name == "cpl":
-            self.c.cpl = value & 3
+            self.c.arch.cpl = value & 3
         else:
             offset, size = FIELDS[name]
             memcpy(<u8*>self.c + <size_t>offset, &value, size)
@@ -198,11 +199,11 @@ cdef class Processor:
 
     cdef Segment* segment(self, int index):
         if 0 <= index < 6:
-            return &self.c.seg[index]
+            return &self.c.arch.seg[index]
         if index == 6:
-            return &self.c.ldtr
+            return &self.c.arch.ldtr
         if index == 7:
-            return &self.c.tr
+            return &self.c.arch.tr
         return NULL
 
     def get_segment(self, int index) -> tuple[int, int, int, int]:
@@ -225,11 +226,11 @@ cdef class Processor:
 
     def get_table(self, str name) -> tuple[int, int]:
         """(base, limit) of "gdtr" or "idtr"."""
-        cdef TableReg* t = &self.c.gdtr if name == "gdtr" else &self.c.idtr
+        cdef TableReg* t = &self.c.arch.gdtr if name == "gdtr" else &self.c.arch.idtr
         return t.base, t.limit
 
     def set_table(self, str name, u64 base, u32 limit) -> None:
-        cdef TableReg* t = &self.c.gdtr if name == "gdtr" else &self.c.idtr
+        cdef TableReg* t = &self.c.arch.gdtr if name == "gdtr" else &self.c.arch.idtr
         t.base = base
         t.limit = limit
 
@@ -390,7 +391,7 @@ cdef class Processor:
         except StopIteration as end:
             if end.value:
                 return EXIT_NONE
-            c.db_pending = 0
+            c.arch.db_pending = 0
             debug_forget(c)
             return c.exit_kind if deliver(c) == EMU_EXIT else EXIT_NONE
         self.emulation = emulation
@@ -410,7 +411,7 @@ cdef class Processor:
     def exit_info(self):
         cdef CpuState* c = self.c
         return ExitInfo(c.io_port, c.io_size, c.io_count, c.io_data, c.mmio_phys, c.mmio_linear,
-                        c.rip)
+                        c.arch.rip)
 
     def complete(self, u64 value=0) -> None:
         """Finish the instruction that left for a device; `value` is what was read."""
@@ -430,7 +431,8 @@ cdef class Processor:
         """Whether the guest would take an interrupt of the machine's controller before its next
         instruction."""
         apic_update(self.c)
-        return (self.c.intr & INTR_EXTERNAL != 0 and self.c.iflag != 0 and not self.c.inhibit
+        return (self.c.intr & INTR_EXTERNAL != 0 and self.c.arch.iflag != 0
+                and not self.c.arch.inhibit
                 and not nmi_due(self.c) and self.emulation is None and self.c.pending < PENDING_OP
                 and not (self.c.debugger != NULL and debug_holds(self.c)))
 

@@ -15,12 +15,12 @@ cdef enum:
 cdef void reset(CpuState* c) noexcept nogil:
     cdef u8* image = <u8*>((<u64>&c.xsave[0] + 63) & ~<u64>63)
     c.arith_mask = FLAGS_HOST
-    c.rflags = 2
+    c.arch.rflags = 2
     c.win_tag = NO_WINDOW
-    c.cr0 = CR0_RESET
-    c.xcr0 = XCR0_X87
-    c.dr[6] = <u64>0xFFFF0FF0
-    c.dr[7] = DR7_RESET
+    c.arch.cr0 = CR0_RESET
+    c.arch.xcr0 = XCR0_X87
+    c.arch.dr[6] = <u64>0xFFFF0FF0
+    c.arch.dr[7] = DR7_RESET
     reset_msrs(c)
     (<u16*>image)[0] = FCW_RESET
     (<u32*>(image + IMAGE_MXCSR))[0] = MXCSR_RESET

@@ -9,8 +9,8 @@ from posix.mman cimport (
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
 from ringlet.core.state cimport (
-    BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U, CpuidEntry,
-    CpuState, SLOT_COUNT, u8, u32, u64)
+    ArchState, BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U,
+    CpuidEntry, CpuState, SLOT_COUNT, u8, u32, u64)
 from ringlet.mmu.layout cimport Mmu, mmu_of
 from ringlet.mmu.map_target cimport (
     Extent, MapTarget, map_frames, protect_frames, resolve, target_here, unmap_frames)
@@ -264,15 +264,16 @@ cdef class Probe:
     # --- registers
 
     def set_registers(self, cr0: int, cr3: int, cr4: int, efer: int, cpl: int) -> None:
-        self.c.cr0, self.c.cr3, self.c.cr4, self.c.efer, self.c.cpl = cr0, cr3, cr4, efer, cpl
+        cdef ArchState* a = &self.c.arch
+        a.cr0, a.cr3, a.cr4, a.efer, a.cpl = cr0, cr3, cr4, efer, cpl
 
     @property
     def cpl(self) -> int:
-        return self.c.cpl
+        return self.c.arch.cpl
 
     @cpl.setter
     def cpl(self, value: int) -> None:
-        self.c.cpl = value
+        self.c.arch.cpl = value
 
     @property
     def exception(self) -> tuple[int, int, int]:
@@ -368,7 +369,7 @@ cdef class Probe:
     # --- events
 
     def load_cr3(self, cr3: int) -> None:
-        self.c.cr3 = cr3
+        self.c.arch.cr3 = cr3
         mmu_load_cr3(self.c)
 
     def flush_all(self) -> None:
@@ -409,7 +410,7 @@ cdef class Probe:
         cdef u64 linear = 0
         cdef u64 spent = 0
         for address in linears:
-            host = self.host(address, self.c.cpl == 3)
+            host = self.host(address, self.c.arch.cpl == 3)
             start = now()
             mmu_shadow_fault(self.c, host, err, &linear)
             spent += now() - start
@@ -426,14 +427,14 @@ cdef class Probe:
         start = now()
         for i in range(count):
             for j in range(n):
-                self.c.cr3 = root[j]
+                self.c.arch.cr3 = root[j]
                 mmu_load_cr3(self.c)
         return (now() - start) / (rounds * n)
 
     def time_invlpg(self, linear: int, pte: int, frames: list[int], rounds: int) -> float:
         """Change a PTE between frames, INVLPG, touch."""
         cdef u64 start, at = linear
-        cdef u64 host = self.host(linear, self.c.cpl == 3)
+        cdef u64 host = self.host(linear, self.c.arch.cpl == 3)
         cdef u64* entry = <u64*>ram_host(self.c, pte)
         cdef u64 frame[2]
         cdef u32 i, count = rounds

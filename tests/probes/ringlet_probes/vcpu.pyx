@@ -154,12 +154,12 @@ cdef class Probe:
             raise MemoryError("no room below 2 GiB for the virtual processor's state")
         self.c = <CpuState*>block
         self.c.block = <u64>block
-        self.c.dr[6] = <u64>0xFFFF0FF0
-        self.c.dr[7] = 0x400
-        self.c.xcr0 = 1
+        self.c.arch.dr[6] = <u64>0xFFFF0FF0
+        self.c.arch.dr[7] = 0x400
+        self.c.arch.xcr0 = 1
         self.c.cpuid = &self.entries[0]
         reset_msrs(self.c)
-        self.c.tsc_khz = 1000000
+        self.c.arch.tsc_khz = 1000000
         apic_create(self.c)
         alarm_attach(self.c)
         self.ram = ram_create(ram_size)
@@ -202,10 +202,10 @@ cdef class Probe:
 
     cdef Segment* segment(self, name):
         if name == "ldtr":
-            return &self.c.ldtr
+            return &self.c.arch.ldtr
         if name == "tr":
-            return &self.c.tr
-        return &self.c.seg["es cs ss ds fs gs".split().index(name)]
+            return &self.c.arch.tr
+        return &self.c.arch.seg["es cs ss ds fs gs".split().index(name)]
 
     def get_segment(self, name: str) -> tuple[int, int, int, int]:
         """Selector, base, limit, access rights."""
@@ -218,20 +218,20 @@ cdef class Probe:
         if name in ("ldtr", "tr"):
             s.selector, s.base, s.limit, s.ar = selector, base, limit, ar
         else:
-            set_segment(self.c, s - &self.c.seg[0], selector, base, limit, ar)
+            set_segment(self.c, s - &self.c.arch.seg[0], selector, base, limit, ar)
 
     def get_table(self, name: str) -> tuple[int, int]:
         """Base and limit of gdtr or idtr."""
         if name == "gdtr":
-            return self.c.gdtr.base, self.c.gdtr.limit
-        return self.c.idtr.base, self.c.idtr.limit
+            return self.c.arch.gdtr.base, self.c.arch.gdtr.limit
+        return self.c.arch.idtr.base, self.c.arch.idtr.limit
 
     def set_table(self, name: str, base: int, limit: int) -> None:
         """Sets gdtr or idtr."""
         if name == "gdtr":
-            self.c.gdtr.base, self.c.gdtr.limit = base, limit
+            self.c.arch.gdtr.base, self.c.arch.gdtr.limit = base, limit
         else:
-            self.c.idtr.base, self.c.idtr.limit = base, limit
+            self.c.arch.idtr.base, self.c.arch.idtr.limit = base, limit
 
     def set_cpuid(self, entries: list[tuple[int, int, int, int, int, int, int]]) -> None:
         """The CPUID table, as rows of leaf, subleaf, flags, EAX, EBX, ECX, EDX."""
@@ -274,7 +274,7 @@ cdef class Probe:
         memset(host, 0, 1024)
         memset(guest, 0, 1024)
         memcpy(guest, image, AREA)
-        self.op.rip = self.c.rip
+        self.op.rip = self.c.arch.rip
         self.op.imm = imm & <u64>0xFFFFFFFFFFFFFFFF
         self.op.op = op
         self.op.size = size

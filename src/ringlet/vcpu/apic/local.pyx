@@ -94,16 +94,17 @@ cdef void reset(Apic* a) noexcept nogil:
     """Values after power-up (SDM 3A 10.4.7.1), but INTR passes as firmware leaves it: LINT0 is
     the controller's and LINT1 the NMI (virtual wire mode; MultiProcessor Specification 3.6.2.1)."""
     cdef u32 i
-    a.ldr = a.esr = a.errors = a.tpr_low = a.icr = a.icr_high = a.divide = a.initial = 0
-    a.dfr = <u32>0xFFFFFFFF
-    a.svr = SVR_ENABLED | 0xFF
+    a.arch.ldr = a.arch.esr = a.arch.errors = a.arch.tpr_low = 0
+    a.arch.icr = a.arch.icr_high = a.arch.divide = a.arch.initial = 0
+    a.arch.dfr = <u32>0xFFFFFFFF
+    a.arch.svr = SVR_ENABLED | 0xFF
     for i in range(LVT_COUNT):
-        a.lvt[i] = LVT_MASKED
-    a.lvt[LVT_LINT0] = DELIVER_EXTERNAL << 8
-    a.lvt[LVT_LINT1] = DELIVER_NMI << 8
+        a.arch.lvt[i] = LVT_MASKED
+    a.arch.lvt[LVT_LINT0] = DELIVER_EXTERNAL << 8
+    a.arch.lvt[LVT_LINT1] = DELIVER_NMI << 8
     for i in range(8):
-        a.irr[i] = a.isr[i] = a.tmr[i] = 0
-    a.started = a.period = a.due = a.deadline = 0
+        a.arch.irr[i] = a.arch.isr[i] = a.arch.tmr[i] = 0
+    a.arch.started = a.arch.period = a.arch.due = a.arch.deadline = 0
 
 
 # --- the three vectors of 256 bits
@@ -132,11 +133,11 @@ cdef int highest(u32* bits) noexcept nogil:
 # --- priorities and delivery (SDM 3A 10.8)
 
 cdef u32 task_priority(CpuState* c) noexcept nogil:
-    return <u32>c.cr8 << 4 | (<Apic*>c.apic).tpr_low
+    return <u32>c.arch.cr8 << 4 | (<Apic*>c.apic).arch.tpr_low
 
 
 cdef u32 processor_priority(CpuState* c) noexcept nogil:
-    cdef int serving = highest(&(<Apic*>c.apic).isr[0])
+    cdef int serving = highest(&(<Apic*>c.apic).arch.isr[0])
     cdef u32 task = task_priority(c)
     if serving >= 0 and serving >> 4 > <int>(task >> 4):
         return serving & 0xF0
@@ -150,33 +151,33 @@ cdef void see(CpuState* c) noexcept nogil:
     cdef int request
     if not apic_enabled(c):
         waits = INTR_EXTERNAL if a.line else 0
-    elif a.svr & SVR_ENABLED:
-        if a.line and a.lvt[LVT_LINT0] & (LVT_MASKED | LVT_MODE) == DELIVER_EXTERNAL << 8:
+    elif a.arch.svr & SVR_ENABLED:
+        if a.line and a.arch.lvt[LVT_LINT0] & (LVT_MASKED | LVT_MODE) == DELIVER_EXTERNAL << 8:
             waits = INTR_EXTERNAL
-        request = highest(&a.irr[0])
+        request = highest(&a.arch.irr[0])
         if request >= 0 and request >> 4 > <int>(processor_priority(c) >> 4):
             waits |= INTR_LOCAL
     c.intr = waits
 
 
 cdef void error(Apic* a, u32 bit) noexcept nogil:
-    a.errors |= bit
-    if not a.lvt[LVT_ERROR] & LVT_MASKED:
+    a.arch.errors |= bit
+    if not a.arch.lvt[LVT_ERROR] & LVT_MASKED:
         # Its vector was checked when the entry was used: an illegal one would not end.
-        if a.lvt[LVT_ERROR] & 0xFF >= FIRST_LEGAL:
-            put(&a.irr[0], a.lvt[LVT_ERROR] & 0xFF)
-            clear(&a.tmr[0], a.lvt[LVT_ERROR] & 0xFF)
+        if a.arch.lvt[LVT_ERROR] & 0xFF >= FIRST_LEGAL:
+            put(&a.arch.irr[0], a.arch.lvt[LVT_ERROR] & 0xFF)
+            clear(&a.arch.tmr[0], a.arch.lvt[LVT_ERROR] & 0xFF)
 
 
 cdef void request(Apic* a, u32 vector, bint level) noexcept nogil:
     if vector < FIRST_LEGAL:
         error(a, ERROR_RECEIVED_VECTOR)
         return
-    put(&a.irr[0], vector)
+    put(&a.arch.irr[0], vector)
     if level:
-        put(&a.tmr[0], vector)
+        put(&a.arch.tmr[0], vector)
     else:
-        clear(&a.tmr[0], vector)
+        clear(&a.arch.tmr[0], vector)
 
 
 cdef void apic_update(CpuState* c) noexcept nogil:
@@ -187,27 +188,27 @@ cdef void apic_update(CpuState* c) noexcept nogil:
         if a.posted[i]:
             posted = take(&a.posted[i])
             bits = <u32>posted
-            a.irr[i] |= bits
-            a.tmr[i] = (a.tmr[i] & ~bits) | <u32>(posted >> 32)
+            a.arch.irr[i] |= bits
+            a.arch.tmr[i] = (a.arch.tmr[i] & ~bits) | <u32>(posted >> 32)
     if a.posted_nmi and ringlet_exchange(&a.posted_nmi, 0):
-        c.nmi_pending = 1
+        c.arch.nmi_pending = 1
     see(c)
 
 
 cdef void apic_set_class(CpuState* c, u64 value) noexcept nogil:
-    c.cr8 = value
-    (<Apic*>c.apic).tpr_low = 0
+    c.arch.cr8 = value
+    (<Apic*>c.apic).arch.tpr_low = 0
     apic_update(c)
 
 
 cdef u32 apic_accept(CpuState* c) noexcept nogil:
     cdef Apic* a = <Apic*>c.apic
-    cdef int vector = highest(&a.irr[0])
+    cdef int vector = highest(&a.arch.irr[0])
     if vector < 0 or vector >> 4 <= <int>(processor_priority(c) >> 4):
         see(c)
-        return a.svr & 0xFF
-    clear(&a.irr[0], vector)
-    put(&a.isr[0], vector)
+        return a.arch.svr & 0xFF
+    clear(&a.arch.irr[0], vector)
+    put(&a.arch.isr[0], vector)
     see(c)
     return vector
 
@@ -215,12 +216,12 @@ cdef u32 apic_accept(CpuState* c) noexcept nogil:
 cdef int end_of_interrupt(CpuState* c) noexcept nogil:
     """The I/O APIC, which is the machine's, hears of the end of a level-triggered one."""
     cdef Apic* a = <Apic*>c.apic
-    cdef int vector = highest(&a.isr[0])
+    cdef int vector = highest(&a.arch.isr[0])
     if vector < 0:
         return 0
-    clear(&a.isr[0], vector)
+    clear(&a.arch.isr[0], vector)
     see(c)
-    if not has(&a.tmr[0], vector):
+    if not has(&a.arch.tmr[0], vector):
         return 0
     c.io_data = vector
     c.exit_kind = EXIT_EOI
@@ -243,9 +244,9 @@ cdef bint addressed(CpuState* c, u32 destination, bint logical) noexcept nogil:
         return destination == 0
     if in_x2apic(c):
         return destination & 1         # cluster 0, the first of it
-    if a.dfr >> 28 == 0xF:
-        return destination & (a.ldr >> 24) != 0
-    return destination >> 4 == a.ldr >> 28 and destination & (a.ldr >> 24) & 0xF
+    if a.arch.dfr >> 28 == 0xF:
+        return destination & (a.arch.ldr >> 24) != 0
+    return destination >> 4 == a.arch.ldr >> 28 and destination & (a.arch.ldr >> 24) & 0xF
 
 
 cdef void apic_message(CpuState* c, u64 address, u32 data) noexcept nogil:
@@ -278,14 +279,14 @@ cdef void send(CpuState* c, u32 destination, u32 low) noexcept nogil:
     elif own and mode <= DELIVER_LOWEST:
         request(a, low & 0xFF, False)
     elif own and mode == DELIVER_NMI:
-        c.nmi_pending = 1
+        c.arch.nmi_pending = 1
     see(c)
 
 
 # --- the timer
 
 cdef u64 apic_due(CpuState* c) noexcept nogil:
-    cdef u64 due = (<Apic*>c.apic).due
+    cdef u64 due = (<Apic*>c.apic).arch.due
     if not due or c.alarm_due and c.alarm_due < due:
         return c.alarm_due
     return due
@@ -297,13 +298,13 @@ cdef void apic_tick(CpuState* c) noexcept nogil:
     if c.alarm_due and now >= c.alarm_due:
         c.alarm_due = 0
         c.stop = 1
-    if timer_expires(a, now) and not a.lvt[LVT_TIMER] & LVT_MASKED:
-        request(a, a.lvt[LVT_TIMER] & 0xFF, False)
+    if timer_expires(a, now) and not a.arch.lvt[LVT_TIMER] & LVT_MASKED:
+        request(a, a.arch.lvt[LVT_TIMER] & 0xFF, False)
     alarm_set(c, apic_due(c))
 
 
 cdef u64 apic_deadline(CpuState* c) noexcept nogil:
-    return (<Apic*>c.apic).deadline
+    return (<Apic*>c.apic).arch.deadline
 
 
 cdef void apic_set_deadline(CpuState* c, u64 deadline) noexcept nogil:
@@ -315,7 +316,7 @@ cdef void apic_set_deadline(CpuState* c, u64 deadline) noexcept nogil:
 
 cdef void write_lvt(CpuState* c, u32 index, u32 value) noexcept nogil:
     cdef Apic* a = <Apic*>c.apic
-    cdef u32 mode = a.lvt[LVT_TIMER] & TIMER_MODE
+    cdef u32 mode = a.arch.lvt[LVT_TIMER] & TIMER_MODE
     if index == LVT_TIMER:
         value &= LVT_MASKED | TIMER_MODE | 0xFF
         if not cpuid_bit(c, 1, 0, CPUID_ECX, 24):
@@ -326,9 +327,9 @@ cdef void write_lvt(CpuState* c, u32 index, u32 value) noexcept nogil:
         value &= LVT_MASKED | 0xA7FF
     else:
         value &= LVT_MASKED | 0x7FF
-    if not a.svr & SVR_ENABLED:
+    if not a.arch.svr & SVR_ENABLED:
         value |= LVT_MASKED
-    a.lvt[index] = value
+    a.arch.lvt[index] = value
     if index == LVT_TIMER:
         timer_mode_written(c, a, mode)
         alarm_set(c, apic_due(c))
@@ -338,17 +339,17 @@ cdef void write_lvt(CpuState* c, u32 index, u32 value) noexcept nogil:
 cdef void write_svr(CpuState* c, u32 value) noexcept nogil:
     cdef Apic* a = <Apic*>c.apic
     cdef u32 i
-    a.svr = value & 0x1FF
+    a.arch.svr = value & 0x1FF
     if not value & SVR_ENABLED:
         for i in range(LVT_COUNT):
-            a.lvt[i] |= LVT_MASKED
+            a.arch.lvt[i] |= LVT_MASKED
     see(c)
 
 
 # --- registers
 
 cdef bint apic_holds(CpuState* c, u64 phys) noexcept nogil:
-    return (phys ^ c.apic_base) >> 12 == 0 and apic_enabled(c) and not in_x2apic(c)
+    return (phys ^ c.arch.apic_base) >> 12 == 0 and apic_enabled(c) and not in_x2apic(c)
 
 
 cdef u32 apic_read(CpuState* c, u32 offset) noexcept nogil:
@@ -361,31 +362,31 @@ cdef u32 apic_read(CpuState* c, u32 offset) noexcept nogil:
     elif reg == REG_PPR:
         return processor_priority(c)
     elif reg == REG_LDR:
-        return 1 if in_x2apic(c) else a.ldr
+        return 1 if in_x2apic(c) else a.arch.ldr
     elif reg == REG_DFR:
-        return a.dfr
+        return a.arch.dfr
     elif reg == REG_SVR:
-        return a.svr
+        return a.arch.svr
     elif REG_ISR <= reg < REG_TMR:
-        return a.isr[(reg - REG_ISR) >> 4]
+        return a.arch.isr[(reg - REG_ISR) >> 4]
     elif REG_TMR <= reg < REG_IRR:
-        return a.tmr[(reg - REG_TMR) >> 4]
+        return a.arch.tmr[(reg - REG_TMR) >> 4]
     elif REG_IRR <= reg < REG_ESR:
-        return a.irr[(reg - REG_IRR) >> 4]
+        return a.arch.irr[(reg - REG_IRR) >> 4]
     elif reg == REG_ESR:
-        return a.esr
+        return a.arch.esr
     elif reg == REG_ICR:
-        return a.icr
+        return a.arch.icr
     elif reg == REG_ICR_HIGH:
-        return a.icr_high
+        return a.arch.icr_high
     elif REG_LVT <= reg <= REG_LVT_LAST:
-        return a.lvt[(reg - REG_LVT) >> 4]
+        return a.arch.lvt[(reg - REG_LVT) >> 4]
     elif reg == REG_INITIAL:
-        return a.initial
+        return a.arch.initial
     elif reg == REG_CURRENT:
         return timer_count(c, a)
     elif reg == REG_DIVIDE:
-        return a.divide
+        return a.arch.divide
     return 0
 
 
@@ -394,33 +395,33 @@ cdef int apic_write(CpuState* c, u32 offset, u32 value) noexcept nogil:
     cdef Apic* a = <Apic*>c.apic
     cdef u32 reg = offset & 0xFF0
     if reg == REG_TPR:
-        c.cr8 = value >> 4 & 0xF
-        a.tpr_low = value & 0xF
+        c.arch.cr8 = value >> 4 & 0xF
+        a.arch.tpr_low = value & 0xF
         see(c)
     elif reg == REG_EOI:
         return end_of_interrupt(c)
     elif reg == REG_LDR:
-        a.ldr = value & <u32>0xFF000000
+        a.arch.ldr = value & <u32>0xFF000000
     elif reg == REG_DFR:
-        a.dfr = value | 0xFFFFFFF
+        a.arch.dfr = value | 0xFFFFFFF
     elif reg == REG_SVR:
         write_svr(c, value)
     elif reg == REG_ESR:
-        a.esr = a.errors
-        a.errors = 0
+        a.arch.esr = a.arch.errors
+        a.arch.errors = 0
     elif reg == REG_ICR:
-        a.icr = value & 0xCCFFF
-        send(c, a.icr_high >> 24, value)
+        a.arch.icr = value & 0xCCFFF
+        send(c, a.arch.icr_high >> 24, value)
     elif reg == REG_ICR_HIGH:
-        a.icr_high = value
+        a.arch.icr_high = value
     elif REG_LVT <= reg <= REG_LVT_LAST:
         write_lvt(c, (reg - REG_LVT) >> 4, value)
     elif reg == REG_INITIAL:
-        if not a.lvt[LVT_TIMER] & TIMER_DEADLINE:
+        if not a.arch.lvt[LVT_TIMER] & TIMER_DEADLINE:
             timer_start(c, a, value)
             alarm_set(c, apic_due(c))
     elif reg == REG_DIVIDE:
-        a.divide = value & 0xB
+        a.arch.divide = value & 0xB
     return 0
 
 
@@ -441,7 +442,7 @@ cdef int apic_read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     value[0] = apic_read(c, reg)
     if reg == REG_ICR:
-        value[0] |= <u64>(<Apic*>c.apic).icr_high << 32
+        value[0] |= <u64>(<Apic*>c.apic).arch.icr_high << 32
     return 0
 
 
@@ -468,8 +469,8 @@ cdef int apic_write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
         send(c, 0, SHORTHAND_SELF | <u32>value)
         return 0
     if reg == REG_ICR:
-        a.icr = <u32>value & 0xCCFFF
-        a.icr_high = destination
+        a.arch.icr = <u32>value & 0xCCFFF
+        a.arch.icr_high = destination
         if destination != <u32>0xFFFFFFFF and destination >> 8:
             return 0                           # beyond the one processor there is
         send(c, destination & 0xFF, <u32>value)
@@ -481,6 +482,6 @@ cdef void apic_base_written(CpuState* c, u64 old) noexcept nogil:
     """Disabling it resets it (SDM 3A 10.4.3)."""
     if old & APIC_EN and not apic_enabled(c):
         reset(<Apic*>c.apic)
-        (<Apic*>c.apic).svr = 0xFF
+        (<Apic*>c.apic).arch.svr = 0xFF
         alarm_set(c, apic_due(c))
     see(c)

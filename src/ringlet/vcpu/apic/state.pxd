@@ -23,7 +23,8 @@ cdef enum:
     TIMER_PERIODIC = 1 << 17
     TIMER_DEADLINE = 2 << 17
 
-cdef struct Apic:
+# The architectural state: saved, compared and shown with CpuState.arch.
+cdef struct ApicState:
     u32 ldr, dfr, svr, esr, errors
     u32 tpr_low             # bits 3:0 of TPR; CR8 has the others
     u32 icr, icr_high
@@ -36,16 +37,19 @@ cdef struct Apic:
     u64 period              # ticks of the TSC of a whole count
     u64 due                 # when the timer's interrupt is, or 0
     u64 deadline            # IA32_TSC_DEADLINE
+
+cdef struct Apic:
+    ApicState arch
     # --- other threads write these
     u32 line
     u64 posted[8]           # what is to be requested: 32 vectors, and which of them are level
     u32 posted_nmi
 
 cdef inline bint apic_enabled(CpuState* c) noexcept nogil:
-    return c.apic_base & APIC_EN != 0
+    return c.arch.apic_base & APIC_EN != 0
 
 cdef inline bint in_x2apic(CpuState* c) noexcept nogil:
-    return c.apic_base & (APIC_EN | APIC_EXTD) == APIC_EN | APIC_EXTD
+    return c.arch.apic_base & (APIC_EN | APIC_EXTD) == APIC_EN | APIC_EXTD
 
 cdef extern from * nogil:
     """

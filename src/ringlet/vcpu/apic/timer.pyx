@@ -20,65 +20,65 @@ cdef u64 frequency(CpuState* c) noexcept nogil:
 
 
 cdef u32 divisor(Apic* a) noexcept nogil:
-    cdef u32 code = (a.divide & 3) | (a.divide >> 1 & 4)
+    cdef u32 code = (a.arch.divide & 3) | (a.arch.divide >> 1 & 4)
     return 1 if code == 7 else 2 << code
 
 
 cdef void timer_start(CpuState* c, Apic* a, u32 count) noexcept nogil:
     """The initial count was written; 0 stops the timer."""
     cdef u64 least = to_ticks(c, SHORTEST, 1000000000)
-    a.initial = count
-    a.due = 0
+    a.arch.initial = count
+    a.arch.due = 0
     if count:
-        a.started = host_ticks()
-        a.period = to_ticks(c, <u64>count * divisor(a), frequency(c))
-        if a.period < least:
-            a.period = least
-        a.due = a.started + a.period
+        a.arch.started = host_ticks()
+        a.arch.period = to_ticks(c, <u64>count * divisor(a), frequency(c))
+        if a.arch.period < least:
+            a.arch.period = least
+        a.arch.due = a.arch.started + a.arch.period
 
 
 cdef u32 timer_count(CpuState* c, Apic* a) noexcept nogil:
     cdef u64 gone, counted
-    if not a.initial or a.lvt[LVT_TIMER] & TIMER_DEADLINE:
+    if not a.arch.initial or a.arch.lvt[LVT_TIMER] & TIMER_DEADLINE:
         return 0
-    gone = host_ticks() - a.started
-    if a.lvt[LVT_TIMER] & TIMER_PERIODIC:
-        gone %= a.period
-    elif gone >= a.period:
+    gone = host_ticks() - a.arch.started
+    if a.arch.lvt[LVT_TIMER] & TIMER_PERIODIC:
+        gone %= a.arch.period
+    elif gone >= a.arch.period:
         return 0
     counted = from_ticks(c, gone, frequency(c)) / divisor(a)
-    return a.initial - <u32>counted if counted < a.initial else 0
+    return a.arch.initial - <u32>counted if counted < a.arch.initial else 0
 
 
 cdef bint timer_expires(Apic* a, u64 now) noexcept nogil:
-    if not a.due or now < a.due:
+    if not a.arch.due or now < a.arch.due:
         return False
-    if a.lvt[LVT_TIMER] & TIMER_MODE == TIMER_PERIODIC:
+    if a.arch.lvt[LVT_TIMER] & TIMER_MODE == TIMER_PERIODIC:
         # Ticks that nobody could take in time are lost, as on a processor.
-        a.due += a.period * (1 + (now - a.due) / a.period)
+        a.arch.due += a.arch.period * (1 + (now - a.arch.due) / a.arch.period)
     else:
-        a.due = a.deadline = 0
+        a.arch.due = a.arch.deadline = 0
     return True
 
 
 cdef void timer_mode_written(CpuState* c, Apic* a, u32 old) noexcept nogil:
-    cdef u32 mode = a.lvt[LVT_TIMER] & TIMER_MODE
+    cdef u32 mode = a.arch.lvt[LVT_TIMER] & TIMER_MODE
     if (mode ^ old) & TIMER_DEADLINE:
         # SDM 3A 10.5.4.1: changing from or to the deadline mode disarms.
-        a.due = a.deadline = 0
-        a.initial = 0
-    elif mode != old and mode == TIMER_PERIODIC and a.initial and not a.due:
-        timer_start(c, a, a.initial)
+        a.arch.due = a.arch.deadline = 0
+        a.arch.initial = 0
+    elif mode != old and mode == TIMER_PERIODIC and a.arch.initial and not a.arch.due:
+        timer_start(c, a, a.arch.initial)
 
 
 cdef void timer_set_deadline(CpuState* c, Apic* a, u64 deadline) noexcept nogil:
     """A deadline by the guest's TSC; 0 disarms.  In another mode it is not kept."""
-    if a.lvt[LVT_TIMER] & TIMER_MODE != TIMER_DEADLINE:
+    if a.arch.lvt[LVT_TIMER] & TIMER_MODE != TIMER_DEADLINE:
         return
-    a.deadline = deadline
-    a.due = 0
+    a.arch.deadline = deadline
+    a.arch.due = 0
     if deadline:
-        a.due = deadline - c.tsc_offset
+        a.arch.due = deadline - c.arch.tsc_offset
         # A moment gone by, by the signed difference, is now; 0 would be never.
-        if <u64>(a.due - host_ticks()) >> 63 or not a.due:
-            a.due = 1
+        if <u64>(a.arch.due - host_ticks()) >> 63 or not a.arch.due:
+            a.arch.due = 1

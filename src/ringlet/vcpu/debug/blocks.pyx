@@ -33,20 +33,20 @@ cdef void blocks_event(CpuState* c, u32 kind, u64 first, u64 second) noexcept no
         return
     e = &b.ring[b.count & (b.size - 1)]
     b.count += 1
-    e.rip = c.rip
+    e.rip = c.arch.rip
     e.argument[0] = first
     e.argument[1] = second
     e.kind = kind
-    e.cpl = c.cpl
+    e.cpl = c.arch.cpl
 
 
 cdef bint block_begins(CpuState* c) noexcept nogil:
     cdef Blocks* b = <Blocks*>c.blocks
-    if b.asking and not (b.asked and b.rip == c.rip):
-        b.rip = c.rip
+    if b.asking and not (b.asked and b.rip == c.arch.rip):
+        b.rip = c.arch.rip
         b.asked = 1
         return True
-    b.rip = c.rip
+    b.rip = c.arch.rip
     b.asked = 0
-    blocks_event(c, BLOCK, c.gpr[4], c.cr3)
+    blocks_event(c, BLOCK, c.arch.gpr[4], c.arch.cr3)
     return False

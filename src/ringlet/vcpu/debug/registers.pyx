@@ -19,12 +19,12 @@ cdef int access_dr(CpuState* c, OpInfo* op, u32* number) noexcept nogil:
     if op.reg > 7:
         return raise_exc(c, VEC_UD)
     if op.reg == 4 or op.reg == 5:
-        if c.cr4 & CR4_DE:
+        if c.arch.cr4 & CR4_DE:
             return raise_exc(c, VEC_UD)
         number[0] = op.reg + 2
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
-    if c.dr[7] & DR7_GD:
+    if c.arch.dr[7] & DR7_GD:
         c.exc_dr6 = DR6_BD
         return raise_exc(c, VEC_DB)
     return 0
@@ -35,7 +35,7 @@ cdef int op_mov_from_dr(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 value
     if access_dr(c, op, &number):
         return EMU_FAULT
-    value = c.dr[number]
+    value = c.arch.dr[number]
     if number == 6:
         value = (value & DR6_WRITABLE) | DR6_FIXED
     elif number == 7:
@@ -46,20 +46,20 @@ cdef int op_mov_from_dr(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_mov_to_dr(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u32 number = 0
-    cdef u64 value = c.gpr[op.rm]
+    cdef u64 value = c.arch.gpr[op.rm]
     if access_dr(c, op, &number):
         return EMU_FAULT
     if not c.key & KEY_MODE64:
         value &= <u64>0xFFFFFFFF
     if number < 4:
-        c.dr[number] = value
+        c.arch.dr[number] = value
         return EMU_NEXT
     if value >> 32:
         return raise_err(c, VEC_GP, 0)
     if number == 6:
-        c.dr[6] = (value & DR6_WRITABLE) | DR6_FIXED
+        c.arch.dr[6] = (value & DR6_WRITABLE) | DR6_FIXED
         return EMU_NEXT
-    c.dr[7] = (value & DR7_WRITABLE) | DR7_FIXED
+    c.arch.dr[7] = (value & DR7_WRITABLE) | DR7_FIXED
     update_key(c)
     advance(c, op)
     return EMU_FLOW
@@ -67,17 +67,17 @@ cdef int op_mov_to_dr(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int single_step(CpuState* c) noexcept nogil:
     """Raises the single-step trap after an instruction that began with TF set; rip is past it."""
-    c.exc_dr6 = DR6_BS | c.db_pending
-    c.db_pending = 0
+    c.exc_dr6 = DR6_BS | c.arch.db_pending
+    c.arch.db_pending = 0
     return raise_exc(c, VEC_DB)
 
 
 cdef int instruction_breakpoint(CpuState* c) noexcept nogil:
-    """Raises #DB if an instruction breakpoint stands at c.rip and RF is clear: EMU_FAULT or 0."""
+    """Raises #DB if an instruction breakpoint stands at RIP and RF is clear: EMU_FAULT or 0."""
     cdef u64 hit
-    if c.rflags & FLAG_RF:
+    if c.arch.rflags & FLAG_RF:
         return 0
-    hit = execution_hits(c, c.rip)
+    hit = execution_hits(c, c.arch.rip)
     if not hit:
         return 0
     c.exc_dr6 = hit

@@ -58,7 +58,7 @@ cdef int debug_go(CpuState* c, bint step, bint skip) except -1:
     cdef Debugger* d = debugger(c)
     d.step = step
     d.skip = skip
-    d.skip_rip = c.rip
+    d.skip_rip = c.arch.rip
     d.over = 0
     d.seen = d.hits = 0
     d.reason = DEBUG_NOTHING

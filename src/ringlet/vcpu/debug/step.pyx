@@ -16,18 +16,18 @@ from ringlet.vcpu.debug.watch cimport data_hits, port_hits
 
 
 cdef int step_before(CpuState* c, u32 shadow, Step* s) noexcept nogil:
-    s.rip = c.rip
-    s.traps = c.rflags & FLAG_TF
-    s.resume = c.rflags & FLAG_RF
-    s.flags = c.rflags & FLAGS_HOST
+    s.rip = c.arch.rip
+    s.traps = c.arch.rflags & FLAG_TF
+    s.resume = c.arch.rflags & FLAG_RF
+    s.flags = c.arch.rflags & FLAGS_HOST
     s.hits = 0
     s.repeats = False
     if shadow == SHADOW_MOV_SS:
         return 0
-    if c.db_pending:
+    if c.arch.db_pending:
         # Of an instruction that the machine has finished.
-        c.exc_dr6 = c.db_pending
-        c.db_pending = 0
+        c.exc_dr6 = c.arch.db_pending
+        c.arch.db_pending = 0
         return raise_exc(c, VEC_DB)
     return instruction_breakpoint(c)
 
@@ -42,9 +42,9 @@ cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil:
     if decode(<ShapeTable*>c.translator, code, 16, &i) != DECODE_OK:
         return
     s.repeats = i.shape.kind == SHAPE_STRING and i.prefixes & (PFX_REP | PFX_REPNE)
-    if not (c.dr[7] & DR7_ENABLES or debug_watches(c)) or (s.repeats and c.gpr[RCX] == 0):
+    if not (c.arch.dr[7] & DR7_ENABLES or debug_watches(c)) or (s.repeats and c.arch.gpr[RCX] == 0):
         return
-    if i.shape.kind == SHAPE_OP and c.cr4 & CR4_DE:
+    if i.shape.kind == SHAPE_OP and c.arch.cr4 & CR4_DE:
         s.hits |= port_accesses(c, &i)
     n = accesses(c, &i, s.rip, at)
     for k in range(n):
@@ -60,38 +60,38 @@ cdef u64 port_accesses(CpuState* c, Insn* i) noexcept nogil:
         return 0
     if (i.opcode & 0xFC) == 0xE4:
         return port_hits(c, <u64>i.imm & 0xFF, i.shape.size)
-    return port_hits(c, c.gpr[RDX] & 0xFFFF, i.shape.size)
+    return port_hits(c, c.arch.gpr[RDX] & 0xFFFF, i.shape.size)
 
 
 cdef void step_left(CpuState* c, Step* s) noexcept nogil:
-    c.db_pending |= s.hits
+    c.arch.db_pending |= s.hits
 
 
 cdef void step_undone(CpuState* c, Step* s) noexcept nogil:
     debug_forget(c)
-    if c.rip == s.rip:
-        c.rflags |= s.resume
+    if c.arch.rip == s.rip:
+        c.arch.rflags |= s.resume
 
 
 cdef int step_after(CpuState* c, Step* s, int result, bint emulated) noexcept nogil:
-    cdef u64 hits = s.hits | c.db_pending
+    cdef u64 hits = s.hits | c.arch.db_pending
     if result == EMU_FAULT and not (c.exc_vector == VEC_DB and c.exc_dr6 & DR6_BS):
-        c.db_pending = 0
+        c.arch.db_pending = 0
         debug_forget(c)
         return EMU_FAULT
     if result == EMU_FAULT:
         hits |= c.exc_dr6
     elif s.traps and not emulated:
         hits |= DR6_BS
-    c.db_pending = 0
-    if result != EMU_FAULT and c.inhibit == SHADOW_MOV_SS:
+    c.arch.db_pending = 0
+    if result != EMU_FAULT and c.arch.inhibit == SHADOW_MOV_SS:
         # A load of SS holds its own traps back until after the next instruction.
-        c.db_pending = hits
+        c.arch.db_pending = hits
         return result
-    if s.repeats and c.rip == s.rip:
-        c.rflags |= FLAG_RF
+    if s.repeats and c.arch.rip == s.rip:
+        c.arch.rflags |= FLAG_RF
         if c.conduct & CONDUCT_FLAGS_WITH_LAST_COMPARISON:
-            c.rflags = c.rflags & ~<u64>FLAGS_HOST | s.flags
+            c.arch.rflags = c.arch.rflags & ~<u64>FLAGS_HOST | s.flags
     if not hits:
         return result
     c.exc_dr6 = hits

@@ -12,7 +12,7 @@ from ringlet.core.state cimport CpuState, u32, u64
 cdef bint debug_holds(CpuState* c) noexcept nogil:
     cdef Debugger* d = <Debugger*>c.debugger
     # A processor that is halted has no next instruction without one.
-    return (d.step or (d.skip and c.rip == d.skip_rip)) and not c.halted
+    return (d.step or (d.skip and c.arch.rip == d.skip_rip)) and not c.arch.halted
 
 
 cdef bint debug_stops(CpuState* c) noexcept nogil:
@@ -36,16 +36,16 @@ cdef int debug_before(CpuState* c) noexcept nogil:
         # An interrupt has come: a halted processor's step ends at its handler.
         debug_stops(c)
         return DEBUG_STOP
-    if d.skip and c.rip == d.skip_rip:
+    if d.skip and c.arch.rip == d.skip_rip:
         return DEBUG_ALONE
     d.skip = 0
     while low < high:
         middle = (low + high) >> 1
-        if d.breaks[middle] < c.rip:
+        if d.breaks[middle] < c.arch.rip:
             low = middle + 1
         else:
             high = middle
-    if low < d.n_breaks and d.breaks[low] == c.rip:
+    if low < d.n_breaks and d.breaks[low] == c.arch.rip:
         d.reason = DEBUG_BREAKPOINT
         d.step = d.over = 0
         return DEBUG_STOP

@@ -1,7 +1,7 @@
 """Breakpoints and alignment checks: what an access may raise besides the faults of paging.
 
-Translated code leaves the first to single steps (`vcpu.debug.step`) and the second to the host's own
-EFLAGS.AC; here are those of accesses that the virtual processor performs itself.
+Translated code leaves the first to single steps (`vcpu.debug.step`) and the second to the host's
+own EFLAGS.AC; here are those of accesses that the virtual processor performs itself.
 """
 from ringlet.core.state cimport FLAG_AC, VEC_AC, is_canonical, raise_err
 from ringlet.vcpu.debug.stops cimport debug_access
@@ -12,18 +12,18 @@ cdef u64 matches(CpuState* c, u64 linear, u32 size, u32 kinds) noexcept nogil:
     """DR6.B0-B3 of the enabled breakpoints whose R/W field is in the bit set `kinds`."""
     cdef u64 hit = 0
     cdef u32 i, control, length
-    if not c.dr[7] & DR7_ENABLES:
+    if not c.arch.dr[7] & DR7_ENABLES:
         return 0
     for i in range(4):
-        if not c.dr[7] >> (2 * i) & 3:
+        if not c.arch.dr[7] >> (2 * i) & 3:
             continue
-        control = <u32>(c.dr[7] >> (16 + 4 * i)) & 15
+        control = <u32>(c.arch.dr[7] >> (16 + 4 * i)) & 15
         if not kinds >> (control & 3) & 1:
             continue
         length = control >> 2
         length = 8 if length == 2 else length + 1
-        if linear < (c.dr[i] & ~<u64>(length - 1)) + length and (
-                c.dr[i] & ~<u64>(length - 1)) < linear + size:
+        if linear < (c.arch.dr[i] & ~<u64>(length - 1)) + length and (
+                c.arch.dr[i] & ~<u64>(length - 1)) < linear + size:
             hit |= <u64>1 << i
     return hit
 
@@ -42,8 +42,8 @@ cdef u64 port_hits(CpuState* c, u64 port, u32 size) noexcept nogil:
 
 cdef void watch(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil:
     """Note the data breakpoints of an access; they trap after its instruction (SDM 3B 17.2.4)."""
-    if c.dr[7] & DR7_ENABLES:
-        c.db_pending |= data_hits(c, linear, size, write)
+    if c.arch.dr[7] & DR7_ENABLES:
+        c.arch.db_pending |= data_hits(c, linear, size, write)
     if c.debugger != NULL:
         debug_access(c, linear, size, write)
 
@@ -53,7 +53,8 @@ cdef int check_aligned(CpuState* c, u64 linear, u32 size) noexcept nogil:
 
     The #GP of an address that is not canonical comes before it (SDM 3A table 6-2).
     """
-    if not c.rflags & FLAG_AC or c.cpl != 3 or not c.cr0 & CR0_AM or not is_canonical(linear):
+    if (not c.arch.rflags & FLAG_AC or c.arch.cpl != 3 or not c.arch.cr0 & CR0_AM
+            or not is_canonical(linear)):
         return 0
     if size == 10:
         size = 8

@@ -207,12 +207,12 @@ cdef class Native:
         cdef u64* regs = <u64*>(bounce + BOUNCE_IN)
         cdef u64* image
         cdef u32 fop
-        memcpy(regs, c.gpr, 128)
+        memcpy(regs, c.arch.gpr, 128)
         if reg0 >= 0:
             regs[reg0] = value0
         if reg1 >= 0:
             regs[reg1] = value1
-        (<u64*>(bounce + BOUNCE_FLAGS_IN))[0] = c.rflags & FLAGS_HOST | FLAG_IF | 2
+        (<u64*>(bounce + BOUNCE_FLAGS_IN))[0] = c.arch.rflags & FLAGS_HOST | FLAG_IF | 2
         (<u64*>(bounce + BOUNCE_ENTRY))[0] = entry
         c.native_vector = NATIVE_DONE
         enter_thread(c)
@@ -224,7 +224,7 @@ cdef class Native:
             fop = x87_opcode(c.insn)
             if fop != X87_NONE and (<u16*>image)[IMAGE_FOP >> 1] == x87_opcode(<u8*>image[1]):
                 (<u16*>image)[IMAGE_FOP >> 1] = <u16>fop
-            image[IMAGE_FIP >> 3] = c.rip
+            image[IMAGE_FIP >> 3] = c.arch.rip
         if image[IMAGE_FDP >> 3] - <u64>bounce < BOUNCE_SIZE:
             image[IMAGE_FDP >> 3] = self.data
         if c.native_vector == NATIVE_DONE:
@@ -245,7 +245,7 @@ cdef class Native:
 
     cdef int raised(self) except -1:
         cdef u64 vector = self.c.native_vector
-        if vector == VEC_XM and not self.c.cr4 & CR4_OSXMMEXCPT:
+        if vector == VEC_XM and not self.c.arch.cr4 & CR4_OSXMMEXCPT:
             vector = VEC_UD
         if vector == VEC_DE or vector == VEC_UD or vector == VEC_MF or vector == VEC_XM:
             raise_exc(self.c, <u32>vector)
@@ -253,7 +253,7 @@ cdef class Native:
             raise_err(self.c, <u32>vector, 0)
         else:
             raise InternalError("an emulated instruction raised what it cannot",
-                                {"vector": vector, "rip": self.c.rip})
+                                {"vector": vector, "rip": self.c.arch.rip})
         return 0
 
     def commit(self, u32 length, int keep=-1) -> None:
@@ -262,23 +262,23 @@ cdef class Native:
         cdef u8* bounce = <u8*>(c.block + BLOCK_BOUNCE)
         cdef u64* regs = <u64*>(bounce + BOUNCE_OUT)
         if keep >= 0:
-            regs[keep] = c.gpr[keep]
-        memcpy(c.gpr, regs, 128)
+            regs[keep] = c.arch.gpr[keep]
+        memcpy(c.arch.gpr, regs, 128)
         self.commit_flags()
-        c.rip += length
+        c.arch.rip += length
 
     def skip(self, u32 length) -> None:
         """Step RIP past the instruction."""
-        self.c.rip += length
+        self.c.arch.rip += length
 
     def commit_flags(self) -> None:
         """Take only the arithmetic flags of `execute`."""
         cdef u64 flags = (<u64*>(self.c.block + BLOCK_BOUNCE + BOUNCE_FLAGS_OUT))[0]
-        self.c.rflags = self.c.rflags & ~<u64>FLAGS_HOST | flags & FLAGS_HOST
+        self.c.arch.rflags = self.c.arch.rflags & ~<u64>FLAGS_HOST | flags & FLAGS_HOST
 
     def set_flags(self, u64 value) -> None:
         """Set the arithmetic flags to those of an RFLAGS value."""
-        self.c.rflags = self.c.rflags & ~<u64>FLAGS_HOST | value & FLAGS_HOST
+        self.c.arch.rflags = self.c.arch.rflags & ~<u64>FLAGS_HOST | value & FLAGS_HOST
 
     # --- registers
 
@@ -289,26 +289,26 @@ cdef class Native:
 
     def gpr(self, int reg) -> int:
         """A general register, all of it."""
-        return self.c.gpr[reg]
+        return self.c.arch.gpr[reg]
 
     def set_gpr(self, int reg, u64 value, u32 size) -> None:
         """Write a general register as an instruction of that operand size does."""
         if size == 8:
-            self.c.gpr[reg] = value
+            self.c.arch.gpr[reg] = value
         elif size == 4:
-            self.c.gpr[reg] = <u32>value
+            self.c.arch.gpr[reg] = <u32>value
         elif size == 2:
-            self.c.gpr[reg] = self.c.gpr[reg] & ~<u64>0xFFFF | <u16>value
+            self.c.arch.gpr[reg] = self.c.arch.gpr[reg] & ~<u64>0xFFFF | <u16>value
         else:
-            self.c.gpr[reg] = self.c.gpr[reg] & ~<u64>0xFF | <u8>value
+            self.c.arch.gpr[reg] = self.c.arch.gpr[reg] & ~<u64>0xFF | <u8>value
 
     @property
     def rip(self) -> int:
-        return self.c.rip
+        return self.c.arch.rip
 
     @rip.setter
     def rip(self, u64 value):
-        self.c.rip = value
+        self.c.arch.rip = value
 
     @property
     def rflags(self) -> int:
@@ -322,7 +322,7 @@ cdef class Native:
 
     def done(self, bint whole) -> None:
         """An instruction was completed, or but some of its repetitions: RF (SDM 3B 17.3.1.1)."""
-        self.c.rflags = self.c.rflags & ~<u64>FLAG_RF | (0 if whole else FLAG_RF)
+        self.c.arch.rflags = self.c.arch.rflags & ~<u64>FLAG_RF | (0 if whole else FLAG_RF)
 
     def vector(self, int reg) -> bytes:
         """The 32 bytes of a YMM register."""
@@ -369,7 +369,7 @@ cdef class Native:
     def wanted(self) -> bool:
         """Something waits for an instruction boundary."""
         cdef CpuState* c = self.c
-        return c.attention != 0 or c.db_pending != 0 or event_due(c) or debug_seen(c)
+        return c.attention != 0 or c.arch.db_pending != 0 or event_due(c) or debug_seen(c)
 
     # --- memory
 
@@ -377,7 +377,7 @@ cdef class Native:
         """Up to 15 bytes of code from `linear` on, not beyond its page; None: #PF is set."""
         cdef u64 phys = 0
         cdef u32 size = 4096 - (linear & 0xFFF)
-        cdef u32 user = ACC_USER if self.c.cpl == 3 else 0
+        cdef u32 user = ACC_USER if self.c.arch.cpl == 3 else 0
         cdef int r
         if size > 15:
             size = 15
@@ -391,22 +391,22 @@ cdef class Native:
 
     def drop_code(self) -> None:
         """Drop the translations of the page at RIP."""
-        cache_drop_linear(self.c, <Cache*>self.c.cache, self.c.rip, 1)
+        cache_drop_linear(self.c, <Cache*>self.c.cache, self.c.arch.rip, 1)
 
     cdef u64 effective(self, Operand o, u64 offset) noexcept:
         cdef u64 a = o.displacement + offset
         if o.base >= 0:
-            a += self.c.gpr[o.base]
+            a += self.c.arch.gpr[o.base]
         if o.index >= 0:
-            a += self.c.gpr[o.index] * o.scale
+            a += self.c.arch.gpr[o.index] * o.scale
         if o.rip_relative:
-            a += self.c.rip
+            a += self.c.arch.rip
         return a & o.mask
 
     cdef u64 linear_address(self, Operand o, u64 offset) noexcept:
         cdef u64 a = self.effective(o, offset)
         if o.segment == SEG_FS or o.segment == SEG_GS:
-            a += self.c.seg[o.segment].base
+            a += self.c.arch.seg[o.segment].base
         return a
 
     def address(self, Operand o) -> int:
@@ -439,7 +439,7 @@ cdef class Native:
         if not is_canonical(linear) or not is_canonical(linear + size - 1):
             raise_err(c, VEC_SS if o.stack else VEC_GP, 0)
             return MEM_FAULT
-        if c.cpl == 3:
+        if c.arch.cpl == 3:
             access |= ACC_USER
         o.linear = linear
         o.length[0] = size if size < room else room

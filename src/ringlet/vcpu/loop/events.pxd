@@ -7,8 +7,8 @@ cdef enum:
     SHADOW_MOV_SS = 2   # those and debug exceptions
 
 cdef inline bint nmi_due(CpuState* c) noexcept nogil:
-    return c.nmi_pending and not c.nmi_blocked
+    return c.arch.nmi_pending and not c.arch.nmi_blocked
 
 cdef inline bint event_due(CpuState* c) noexcept nogil:
     """An NMI or an interrupt is to be taken, as soon as no shadow holds it back."""
-    return (c.intr and c.iflag) or nmi_due(c)
+    return (c.intr and c.arch.iflag) or nmi_due(c)

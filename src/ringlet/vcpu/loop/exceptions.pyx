@@ -43,9 +43,9 @@ cdef int classify(u32 vector) noexcept nogil:
 
 cdef int tss_stack(CpuState* c, u32 offset, u64* rsp) noexcept nogil:
     """Reads a stack pointer of the 64-bit TSS (SDM 3A figure 7-11)."""
-    if c.tr.ar & AR_UNUSABLE or <u64>offset + 7 > c.tr.limit:
-        return raise_err(c, VEC_TS, selector_error(c.tr.selector))
-    return read_bytes(c, c.tr.base + offset, rsp, 8, 0)
+    if c.arch.tr.ar & AR_UNUSABLE or <u64>offset + 7 > c.arch.tr.limit:
+        return raise_err(c, VEC_TS, selector_error(c.arch.tr.selector))
+    return read_bytes(c, c.arch.tr.base + offset, rsp, 8, 0)
 
 
 cdef int enter(CpuState* c, Event* e) noexcept nogil:
@@ -58,15 +58,15 @@ cdef int enter(CpuState* c, Event* e) noexcept nogil:
     cdef u32 idt_error = (e.vector << 3) | 2
     cdef u32 count = 5
     cdef Descriptor cs
-    if e.vector * 16 + 15 > c.idtr.limit:
+    if e.vector * 16 + 15 > c.arch.idtr.limit:
         return raise_err(c, VEC_GP, idt_error)
-    if read_bytes(c, c.idtr.base + e.vector * 16, gate, 16, 0):
+    if read_bytes(c, c.arch.idtr.base + e.vector * 16, gate, 16, 0):
         return EMU_FAULT
     access = <u32>(gate[0] >> 40) & 0xFF
     kind = access & 0x1F
     if kind != SYS_INTERRUPT_GATE and kind != SYS_TRAP_GATE:
         return raise_err(c, VEC_GP, idt_error)
-    if e.source == FROM_SOFTWARE and dpl_of(access) < c.cpl:
+    if e.source == FROM_SOFTWARE and dpl_of(access) < c.arch.cpl:
         return raise_err(c, VEC_GP, idt_error)
     if not access & AR_P:
         return raise_err(c, VEC_NP, idt_error)
@@ -78,19 +78,19 @@ cdef int enter(CpuState* c, Event* e) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     if require(c, selector, &cs):
         return EMU_FAULT
-    if not cs.ar & AR_S or not cs.ar & AR_CODE or dpl_of(cs.ar) > c.cpl:
+    if not cs.ar & AR_S or not cs.ar & AR_CODE or dpl_of(cs.ar) > c.arch.cpl:
         return raise_err(c, VEC_GP, selector_error(selector))
     if not cs.ar & AR_L or cs.ar & AR_DB:
         return raise_err(c, VEC_GP, selector_error(selector))
     if not cs.ar & AR_P:
         return raise_err(c, VEC_NP, selector_error(selector))
-    cpl = c.cpl if cs.ar & AR_CONFORMING else dpl_of(cs.ar)
+    cpl = c.arch.cpl if cs.ar & AR_CONFORMING else dpl_of(cs.ar)
 
-    rsp = c.gpr[RSP]
+    rsp = c.arch.gpr[RSP]
     if ist:
         if tss_stack(c, 36 + 8 * (ist - 1), &rsp):
             return EMU_FAULT
-    elif cpl != c.cpl:
+    elif cpl != c.arch.cpl:
         if tss_stack(c, 4 + 8 * cpl, &rsp):
             return EMU_FAULT
     rsp &= ~<u64>15
@@ -98,10 +98,10 @@ cdef int enter(CpuState* c, Event* e) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     frame[0] = e.error
     frame[1] = e.rip
-    frame[2] = c.seg[SEG_CS].selector
+    frame[2] = c.arch.seg[SEG_CS].selector
     frame[3] = e.rflags
-    frame[4] = c.gpr[RSP]
-    frame[5] = c.seg[SEG_SS].selector
+    frame[4] = c.arch.gpr[RSP]
+    frame[5] = c.arch.seg[SEG_SS].selector
     if e.has_error:
         count = 6
     else:
@@ -111,17 +111,17 @@ cdef int enter(CpuState* c, Event* e) noexcept nogil:
     if push_frame(c, rsp, words, count, <u32>ACC_USER if cpl == 3 else 0):
         return EMU_FAULT
 
-    c.gpr[RSP] = rsp - 8 * count
-    load_cache(&c.seg[SEG_CS], &cs, (selector & 0xFFFC) | cpl)
-    if cpl != c.cpl:
-        load_null(&c.seg[SEG_SS], cpl, cpl)
-    c.cpl = cpl
-    c.rip = target
-    c.rflags &= ~<u64>(FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM)
+    c.arch.gpr[RSP] = rsp - 8 * count
+    load_cache(&c.arch.seg[SEG_CS], &cs, (selector & 0xFFFC) | cpl)
+    if cpl != c.arch.cpl:
+        load_null(&c.arch.seg[SEG_SS], cpl, cpl)
+    c.arch.cpl = cpl
+    c.arch.rip = target
+    c.arch.rflags &= ~<u64>(FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM)
     if kind == SYS_INTERRUPT_GATE:
-        c.iflag = 0
-    c.inhibit = 0
-    c.halted = 0
+        c.arch.iflag = 0
+    c.arch.inhibit = 0
+    c.arch.halted = 0
     update_key(c)
     if c.debugger != NULL:
         debug_event(c)
@@ -131,17 +131,17 @@ cdef int enter(CpuState* c, Event* e) noexcept nogil:
 cdef void arise(CpuState* c) noexcept nogil:
     """What the processor records when the exception in exc_* arises: CR2, DR6."""
     if c.exc_vector == VEC_PF:
-        c.cr2 = c.exc_cr2
-        c.pf_rip = c.rip
+        c.arch.cr2 = c.exc_cr2
+        c.pf_rip = c.arch.rip
         c.pf_linear = c.exc_cr2
         c.pf_access = c.exc_error & ACC_WRITE
         c.pf_waits = not c.exc_error & ACC_FETCH
     elif c.exc_vector == VEC_DB:
         # SDM 3B 17.2.3: B0-B3 are rewritten, the rest only ever set; GD and BTF are cleared.
         if c.exc_dr6:
-            c.dr[6] = (c.dr[6] & ~<u64>0xF) | c.exc_dr6
-        c.dr[7] &= ~<u64>DR7_GD
-        c.debugctl &= ~<u64>2
+            c.arch.dr[6] = (c.arch.dr[6] & ~<u64>0xF) | c.exc_dr6
+        c.arch.dr[7] &= ~<u64>DR7_GD
+        c.arch.debugctl &= ~<u64>2
 
 
 cdef u64 pushed_flags(CpuState* c, u32 vector) noexcept nogil:
@@ -162,7 +162,7 @@ cdef u64 pushed_flags(CpuState* c, u32 vector) noexcept nogil:
 cdef int take(CpuState* c, Event* e) noexcept nogil:
     """Delivers an event and whatever delivering it raises."""
     e.first = classify(e.vector) if e.source == FROM_PROCESSOR else BENIGN
-    e.at = c.rip
+    e.at = c.arch.rip
     return go_through(c, e)
 
 
@@ -206,18 +206,19 @@ cdef int go_through(CpuState* c, Event* e) noexcept nogil:
 
 
 cdef int deliver(CpuState* c) noexcept nogil:
-    """Delivers the exception in exc_*, raised at c.rip (a trap: past its instruction)."""
+    """Delivers the exception in exc_*, raised at c.arch.rip (a trap: past its instruction)."""
     cdef Event e
     cdef OpInfo* op = <OpInfo*>c.op_info
     if c.exc_is_soft:
         return software_interrupt(
-            c, c.exc_vector, c.rip + (op.length if op != NULL and op.rip == c.rip else 0), False)
+            c, c.exc_vector,
+            c.arch.rip + (op.length if op != NULL and op.rip == c.arch.rip else 0), False)
     arise(c)
     e.vector = c.exc_vector
     e.error = c.exc_error
     e.has_error = c.exc_has_error
     e.source = FROM_PROCESSOR
-    e.rip = c.rip
+    e.rip = c.arch.rip
     e.rflags = pushed_flags(c, c.exc_vector)
     c.exc_dr6 = 0
     return take(c, &e)
@@ -225,12 +226,12 @@ cdef int deliver(CpuState* c) noexcept nogil:
 
 cdef int software_interrupt(
         CpuState* c, u32 vector, u64 return_rip, bint privileged) noexcept nogil:
-    """INT n and INT3, or (privileged) INT1; a fault on the way has c.rip, the instruction's own."""
+    """INT n and INT3, or (privileged) INT1; a fault on the way has the instruction's RIP."""
     cdef Event e
     c.n_exceptions += 1
     c.exc_is_soft = 0
     if privileged:
-        c.dr[7] &= ~<u64>DR7_GD
+        c.arch.dr[7] &= ~<u64>DR7_GD
     e.vector = vector & 0xFF
     e.error = 0
     e.has_error = 0
@@ -248,13 +249,13 @@ cdef int interrupt(CpuState* c, u32 vector) noexcept nogil:
     e.error = 0
     e.has_error = 0
     e.source = FROM_OUTSIDE
-    e.rip = c.rip
+    e.rip = c.arch.rip
     e.rflags = get_rflags(c)
     return take(c, &e)
 
 
 cdef int nmi(CpuState* c) noexcept nogil:
     """The pending NMI; NMIs stay blocked until an IRET (SDM 3A 6.7.1)."""
-    c.nmi_pending = 0
-    c.nmi_blocked = 1
+    c.arch.nmi_pending = 0
+    c.arch.nmi_blocked = 1
     return interrupt(c, VEC_NMI)

@@ -11,7 +11,7 @@ cdef struct Access:
     u32 kind       # ACC_READ or ACC_WRITE
     bint stack     # by RSP or RBP: #SS, not #GP, if not canonical
 
-# What the instruction accesses, in order, at most three; registers are in c.gpr.
+# What the instruction accesses, in order, at most three; registers are in c.arch.gpr.
 cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil
 # 16 of the guest's bytes from offset `guest` of the fragment; False: no RAM there any more.
 cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept nogil

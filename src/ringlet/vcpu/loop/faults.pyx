@@ -67,7 +67,7 @@ cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) n
         guest_bytes(c, frag, guest, c.insn)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
-    c.rip = frag.linear + guest
+    c.arch.rip = frag.linear + guest
     c.win_tag = f.regs[HR_R10]
     c.win_addend = f.regs[HR_R11]
     c.exit_code = code
@@ -89,7 +89,7 @@ cdef int raise_here(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 ve
 
 cdef inline u64 bound(CpuState* c, u64 linear) noexcept nogil:
     """The host address that the slot table gives for a linear address."""
-    cdef u64 table = c.block + (BLOCK_SLOTS_U if c.cpl == 3 else BLOCK_SLOTS_K)
+    cdef u64 table = c.block + (BLOCK_SLOTS_U if c.arch.cpl == 3 else BLOCK_SLOTS_K)
     return linear + (<u64*>table)[(linear >> SLOT_SHIFT) & 0xFFFF]
 
 
@@ -99,12 +99,12 @@ cdef inline bint slot_live(CpuState* c, u64 linear) noexcept nogil:
 
 cdef u64 segment_base(CpuState* c, Insn* i) noexcept nogil:
     if i.seg == SEG_FS or i.seg == SEG_GS:
-        return c.seg[i.seg].base
+        return c.arch.seg[i.seg].base
     return 0
 
 
 cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
-    """Linear address of the ModRM memory operand, from guest registers in c.gpr."""
+    """Linear address of the ModRM memory operand, from guest registers in c.arch.gpr."""
     cdef u64 a = <u64><i64>i.disp
     cdef u32 r
     cdef i64 offset
@@ -113,12 +113,12 @@ cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
     else:
         r = insn_base(i)
         if r != NO_REG:
-            a += c.gpr[r]
+            a += c.arch.gpr[r]
         r = insn_index(i)
         if r != NO_REG:
-            a += c.gpr[r] << (i.sib >> 6)
+            a += c.arch.gpr[r] << (i.sib >> 6)
     if i.shape.kind == SHAPE_BITS:
-        offset = <i64>c.gpr[insn_reg(i)]
+        offset = <i64>c.arch.gpr[insn_reg(i)]
         if i.rex & 8:
             a += <u64>((offset >> 6) * 8)
         elif i.prefixes & PFX_66:
@@ -151,20 +151,21 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
         # REPE CMPSB does not.
         if op == 0xA6 and not (i.opcode == 0xA6 and i.prefixes & PFX_REP
                                and not c.conduct & CONDUCT_REPE_CMPSB_TARGET_FIRST):
-            add(out, &n, c.gpr[RDI], size, ACC_READ, False)
-            add(out, &n, c.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
+            add(out, &n, c.arch.gpr[RDI], size, ACC_READ, False)
+            add(out, &n, c.arch.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
             return n
         if op == 0xA4 or op == 0xA6 or op == 0xAC:
-            add(out, &n, c.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
+            add(out, &n, c.arch.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
         if op != 0xAC:
-            add(out, &n, c.gpr[RDI], size,
+            add(out, &n, c.arch.gpr[RDI], size,
                 ACC_WRITE if op == 0xA4 or op == 0xAA else ACC_READ, False)
         return n
     if kind == SHAPE_LEAVE:
-        add(out, &n, c.gpr[RBP], word, ACC_READ, True)
+        add(out, &n, c.arch.gpr[RBP], word, ACC_READ, True)
         return n
     if kind == SHAPE_XLAT:
-        add(out, &n, c.gpr[RBX] + (c.gpr[RAX] & 0xFF) + segment_base(c, i), 1, ACC_READ, False)
+        add(out, &n, c.arch.gpr[RBX] + (c.arch.gpr[RAX] & 0xFF) + segment_base(c, i), 1, ACC_READ,
+            False)
         return n
     if is_moffs(i):
         add(out, &n, <u64>i.imm + segment_base(c, i), size,
@@ -178,9 +179,9 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
                                                           or insn_base(i) == RBP))
     if (i.shape.stack == STACK_PUSH or kind == SHAPE_CALL or kind == SHAPE_CALL_IND
             or kind == SHAPE_PUSH_MEM or (kind == SHAPE_OP and i.shape.op == OP_PUSHF)):
-        add(out, &n, c.gpr[RSP] - word, word, ACC_WRITE, True)
+        add(out, &n, c.arch.gpr[RSP] - word, word, ACC_WRITE, True)
     elif i.shape.stack == STACK_POP or kind == SHAPE_RET or kind == SHAPE_POP_MEM:
-        add(out, &n, c.gpr[RSP], word, ACC_READ, True)
+        add(out, &n, c.arch.gpr[RSP], word, ACC_READ, True)
     return n
 
 
@@ -188,13 +189,13 @@ cdef bint bound_elsewhere(CpuState* c, Insn* i, bint stack) noexcept nogil:
     """What the addend was looked up for (RSP, another register, the base of FS or GS, or the
     displacement) lies in another slot than the operand, and that one is not used."""
     cdef u32 base = insn_base(i)
-    if stack and not slot_live(c, c.gpr[RSP]):
+    if stack and not slot_live(c, c.arch.gpr[RSP]):
         return True
     if i.modrm >= 0xC0 or not i.shape.mem or i.rip_relative:
         return False
     if i.seg == SEG_FS or i.seg == SEG_GS:
-        return not slot_live(c, c.seg[i.seg].base)
-    return not slot_live(c, <u64><i64>i.disp if base == NO_REG else c.gpr[base])
+        return not slot_live(c, c.arch.seg[i.seg].base)
+    return not slot_live(c, <u64><i64>i.disp if base == NO_REG else c.arch.gpr[base])
 
 
 cdef inline bint lane_faults(Insn* i, u64 linear) noexcept nogil:
@@ -247,7 +248,7 @@ cdef int probe_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) 
     """
     cdef Fragment* frag = &k.fragments[index]
     cdef u64 linear = 0, rsp = f.regs[HR_RSP] + c.rsp_naddend
-    cdef u32 access = ACC_READ | (ACC_USER if c.cpl == 3 else 0)
+    cdef u32 access = ACC_READ | (ACC_USER if c.arch.cpl == 3 else 0)
     if f.trap == VEC_PF and mmu_shadow_fault(c, f.address, ACC_READ, &linear) == MEM_OK:
         return resumed(c, f, k, index)
     if is_canonical(rsp) and not slot_live(c, rsp):
@@ -275,7 +276,7 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
     cdef Insn i
     cdef u8 code[16]
     cdef Access at[3]
-    cdef u32 n, k, user = ACC_USER if c.cpl == 3 else 0
+    cdef u32 n, k, user = ACC_USER if c.arch.cpl == 3 else 0
     cdef int r
     if not guest_bytes(c, frag, guest, code):
         return 0
@@ -410,7 +411,7 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
         return unused_slot(c, f, frag, guest)
     if f.trap == VEC_AC:
         return raise_here(c, f, frag, guest, VEC_AC, True)
-    if f.trap == VEC_XM and not c.cr4 & CR4_OSXMMEXCPT:
+    if f.trap == VEC_XM and not c.arch.cr4 & CR4_OSXMMEXCPT:
         return raise_here(c, f, frag, guest, VEC_UD, False)
     if f.trap == VEC_DE or f.trap == VEC_UD or f.trap == VEC_MF or f.trap == VEC_XM:
         return raise_here(c, f, frag, guest, f.trap, False)

@@ -69,27 +69,27 @@ cdef void space_dropped(CpuState* c, u32 space) noexcept nogil:
 
 cdef inline void enter(CpuState* c, u64 host) noexcept nogil:
     """Run translated code from `host` until it leaves."""
-    cdef u64* slots = <u64*>(c.block + (BLOCK_SLOTS_U if c.cpl == 3 else BLOCK_SLOTS_K))
-    cdef u64 flags = c.rflags
-    cdef u64 addend = slots[(c.gpr[RSP] >> SLOT_SHIFT) & 0xFFFF]
+    cdef u64* slots = <u64*>(c.block + (BLOCK_SLOTS_U if c.arch.cpl == 3 else BLOCK_SLOTS_K))
+    cdef u64 flags = c.arch.rflags
+    cdef u64 addend = slots[(c.arch.gpr[RSP] >> SLOT_SHIFT) & 0xFFFF]
     c.rsp_naddend = 0 - addend
-    c.scratch[3] = c.gpr[RSP] + addend
+    c.scratch[3] = c.arch.gpr[RSP] + addend
     c.win_addend = slots[(c.win_tag >> 4) & 0xFFFF]
-    c.fs_host = c.seg[SEG_FS].base + slots[(c.seg[SEG_FS].base >> SLOT_SHIFT) & 0xFFFF]
-    c.gs_host = c.seg[SEG_GS].base + slots[(c.seg[SEG_GS].base >> SLOT_SHIFT) & 0xFFFF]
+    c.fs_host = c.arch.seg[SEG_FS].base + slots[(c.arch.seg[SEG_FS].base >> SLOT_SHIFT) & 0xFFFF]
+    c.gs_host = c.arch.seg[SEG_GS].base + slots[(c.arch.seg[SEG_GS].base >> SLOT_SHIFT) & 0xFFFF]
     c.scratch[2] = ((flags & 0xD7) << 8) | ((flags >> 11) & 1) | ((flags & FLAG_DF) << 8)
-    if flags & FLAG_AC and c.cpl == 3 and c.cr0 & CR0_AM:
+    if flags & FLAG_AC and c.arch.cpl == 3 and c.arch.cr0 & CR0_AM:
         c.scratch[2] |= ALIGN_IN
     # RF lasts for one instruction; fragments hold no check of it.
-    c.rflags = flags & ~<u64>(FLAGS_HOST | FLAG_RF)
+    c.arch.rflags = flags & ~<u64>(FLAGS_HOST | FLAG_RF)
     # If the stub turns back at once.
     c.host_flags = flags
     c.entry = host
     c.n_exits += 1
     (<void (*)() noexcept nogil>c.stub[STUB_ENTER])()
-    c.rflags |= c.host_flags & FLAGS_HOST
+    c.arch.rflags |= c.host_flags & FLAGS_HOST
     if c.exit_code <= LEAVE_OP or c.exit_code == LEAVE_STALE:
-        c.gpr[RSP] = c.scratch[3] + c.rsp_naddend
+        c.arch.gpr[RSP] = c.scratch[3] + c.rsp_naddend
 
 
 cdef void read_checked(Builder* b, u8* source, u32 room) noexcept nogil:
@@ -110,12 +110,12 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
     cdef Cache* k = <Cache*>c.cache
     cdef u64 phys = 0, second
     cdef u8* page
-    cdef u32 at = c.rip & 0xFFF, i, room
+    cdef u32 at = c.arch.rip & 0xFFF, i, room
     cdef Kept* kept = <Kept*>c.kept
     cdef Template t
     cdef bint known = False
     cdef int r
-    r = mmu_fetch(c, c.rip, &phys)
+    r = mmu_fetch(c, c.arch.rip, &phys)
     if r == MEM_FAULT:
         return RAISED
     phys &= ~<u64>0xFFF
@@ -127,11 +127,11 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
     if not key & KEY_MODE64:
         c.exit_kind = EXIT_NOT_64
         return LEAVE_LOOP
-    b.linear = c.rip
+    b.linear = c.arch.rip
     b.key = key
     b.block = c.block
     b.limit = MAX_INSNS
-    b.room = debug_room(c, c.rip)
+    b.room = debug_room(c, c.arch.rip)
     if cache_is_hot(k, phys):
         read_checked(b, page + at, 4096 - at)
     else:
@@ -151,7 +151,7 @@ cdef int translate(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
         # Protected even if it is hot: two pages are more than it checks.
         b.checked = b.noting = 0
         mmu_protect_code(c, phys)
-        r = mmu_fetch(c, (c.rip | 0xFFF) + 1, &second)
+        r = mmu_fetch(c, (c.arch.rip | 0xFFF) + 1, &second)
         if r == MEM_FAULT:
             return RAISED
         second &= ~<u64>0xFFF
@@ -196,7 +196,7 @@ cdef bint renew(CpuState* c, Builder* b, u32 index) noexcept nogil:
     cdef Fragment* f = &k.fragments[index]
     cdef u32 at = f.linear & 0xFFF
     cdef Template t
-    c.rip = f.linear
+    c.arch.rip = f.linear
     c.n_stale += 1
     b.linear = f.linear
     b.key = f.key
@@ -217,7 +217,7 @@ cdef int raised(CpuState* c) noexcept nogil:
     """Deliver the pending exception; an Exit, or EXIT_NONE to go on."""
     c.n_exceptions += 1
     if c.blocks != NULL:
-        blocks_event(c, EXCEPTION, c.exc_vector | <u64>c.exc_error << 32, c.cr2)
+        blocks_event(c, EXCEPTION, c.exc_vector | <u64>c.exc_error << 32, c.arch.cr2)
     if deliver(c) == EMU_EXIT:
         return c.exit_kind
     return EXIT_NONE
@@ -228,7 +228,7 @@ cdef int answered(CpuState* c) noexcept nogil:
     cdef int result = begin_anew(c)
     if result == EMU_FAULT:
         if not (c.exc_vector == VEC_DB and c.exc_dr6 & DR6_BS):
-            c.db_pending = 0
+            c.arch.db_pending = 0
         return raised(c)
     return c.exit_kind if result == EMU_EXIT else EXIT_NONE
 
@@ -257,12 +257,12 @@ cdef int events(CpuState* c) noexcept nogil:
         if c.stop:
             c.stop = 0
             return EXIT_INTERRUPTED
-        if c.inhibit or (c.debugger != NULL and debug_holds(c)):
+        if c.arch.inhibit or (c.debugger != NULL and debug_holds(c)):
             return EXIT_NONE
         if nmi_due(c):
             if nmi(c) == EMU_EXIT:
                 return c.exit_kind
-        elif c.intr and c.iflag:
+        elif c.intr and c.arch.iflag:
             if not c.intr & INTR_LOCAL:
                 return EXIT_WINDOW
             vector = apic_accept(c)
@@ -270,7 +270,7 @@ cdef int events(CpuState* c) noexcept nogil:
                 blocks_event(c, INTERRUPT, vector, 0)
             if interrupt(c, vector) == EMU_EXIT:
                 return c.exit_kind
-        elif c.halted and c.patient:
+        elif c.arch.halted and c.patient:
             sleep(c)
         else:
             return EXIT_NONE
@@ -283,18 +283,18 @@ cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
     which one it was, and RIP is the target otherwise.
     """
     cdef OpInfo* op = <OpInfo*>c.op_info
-    if is_canonical(c.rip):
+    if is_canonical(c.arch.rip):
         return EMU_NEXT
     if named:
-        c.rip = op.rip
-        c.gpr[RSP] += op.imm
+        c.arch.rip = op.rip
+        c.arch.gpr[RSP] += op.imm
     return raise_err(c, VEC_GP, 0)
 
 
 cdef inline bint resumes(CpuState* c, Cache* k, u64 host, u32 key) noexcept nogil:
     """Nothing has changed since the exit to Python: translated code goes on at `host`."""
-    return (host != 0 and c.rip == c.resume_rip and key == c.resume_key
-            and k.drops == c.resume_drops and not c.inhibit and not key & KEY_STEP)
+    return (host != 0 and c.arch.rip == c.resume_rip and key == c.resume_key
+            and k.drops == c.resume_drops and not c.arch.inhibit and not key & KEY_STEP)
 
 
 cdef inline void remember(CpuState* c, Cache* k, OpInfo* op, u32 key) noexcept nogil:
@@ -314,14 +314,14 @@ cdef void end_period(CpuState* c, Cache* k) noexcept nogil:
 
 cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
     """No event waits, nothing steps, and the jump tables are this address space's."""
-    return (not c.key & KEY_STEP and not c.inhibit and not c.attention
+    return (not c.key & KEY_STEP and not c.arch.inhibit and not c.attention
             and not event_due(c) and k.space[0] == mmu_space(c, 0)
             and k.space[1] == mmu_space(c, <u64>1 << 63))
 
 
 cdef bint to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil:
     """Give the builder the instruction at RIP, which is in `f`, to be learned."""
-    if not guest_bytes(c, f, <u32>(c.rip - f.linear), &b.crossing[0]):
+    if not guest_bytes(c, f, <u32>(c.arch.rip - f.linear), &b.crossing[0]):
         return False
     b.code = &b.crossing[0]
     b.avail = 16
@@ -367,23 +367,23 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
         if resumes(c, k, resume, key):
             host = resume
         else:
-            if (stepping or c.db_pending) and step_before(c, c.inhibit, &step):
+            if (stepping or c.arch.db_pending) and step_before(c, c.arch.inhibit, &step):
                 link = NONE
                 indirect = False
                 exit_kind = raised(c)
                 if exit_kind != EXIT_NONE:
                     return exit_kind
                 continue
-            shadow = c.rip
-            inhibit = c.inhibit
-            c.inhibit = 0
+            shadow = c.arch.rip
+            inhibit = c.arch.inhibit
+            c.arch.inhibit = 0
             if inhibit and event_due(c):
                 # The instruction after STI or MOV SS runs alone if something waits for its end.
                 key |= KEY_STEP
             if not c.n_lookups & PERIOD_LOOKUPS:
                 end_period(c, k)
-            space = mmu_space(c, c.rip)
-            index = cache_find(k, c.rip, key, space)
+            space = mmu_space(c, c.arch.rip)
+            index = cache_find(k, c.arch.rip, key, space)
             c.n_lookups += 1
             if key & KEY_STEP:
                 link = NONE
@@ -391,8 +391,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             if index == NONE or (indirect and k.fragments[index].thunk == 0):
                 r = translate(c, b, key, space, indirect, &index)
                 if r == LEAVE_LOOP:
-                    if inhibit and c.rip == shadow:
-                        c.inhibit = inhibit
+                    if inhibit and c.arch.rip == shadow:
+                        c.arch.inhibit = inhibit
                     return c.exit_kind
                 if r == RAISED:
                     link = NONE
@@ -402,7 +402,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
                         return exit_kind
                     continue
             if c.blocks != NULL and not key & KEY_STEP and block_begins(c):
-                c.inhibit = inhibit
+                c.arch.inhibit = inhibit
                 return EXIT_BLOCK
             if link != NONE:
                 if c.blocks == NULL and generation == k.generation:
@@ -422,27 +422,27 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
         r = EMU_NEXT
         while c.exit_code == LEAVE_OP:
             op = <OpInfo*>c.op_info
-            c.rip = op.rip
+            c.arch.rip = op.rip
             if not key & KEY_STEP and block_ends(c, op.rip):
                 again = True
                 break
             c.n_ops += 1
             drops = k.drops
             # The operation ends the shadow in which it stands, if any, and may open another.
-            c.inhibit = inhibit if op.rip == shadow else 0
+            c.arch.inhibit = inhibit if op.rip == shadow else 0
             inhibit = 0
             r = emulate(c, op)
             if r == EMU_NEXT and op.resume and c.blocks == NULL and not key & KEY_STEP \
                     and k.drops == drops and c.key == key \
                     and not c.attention and not event_due(c):
-                if c.inhibit:
-                    shadow = c.rip
-                    inhibit = c.inhibit
-                    c.inhibit = 0
+                if c.arch.inhibit:
+                    shadow = c.arch.rip
+                    inhibit = c.arch.inhibit
+                    c.arch.inhibit = 0
                 enter(c, op.resume)
                 continue
             if r == EMU_FLOW and not stepping and c.blocks == NULL and settled(c, k) \
-                    and is_canonical(c.rip):
+                    and is_canonical(c.arch.rip):
                 host = jumps_thunk(c, k)
                 if host != 0:
                     key = c.key
@@ -452,16 +452,16 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
         if again:
             # The instruction is still to do.
             again = False
-            if inhibit and c.rip == shadow:
-                c.inhibit = inhibit
+            if inhibit and c.arch.rip == shadow:
+                c.arch.inhibit = inhibit
             continue
         if c.exit_code == LEAVE_OP:
             if r == EMU_EXIT and c.exit_kind == EXIT_HLT:
-                if c.patient and c.iflag:
+                if c.patient and c.arch.iflag:
                     # Sleeps at the head of the loop, and goes on as after any change of flow.
                     r = EMU_FLOW
                 else:
-                    c.halted = 0   # the machine waits, or gives up
+                    c.arch.halted = 0   # the machine waits, or gives up
             if r == EMU_EXIT:
                 if k.drops == drops and c.blocks == NULL:
                     remember(c, k, op, key)
@@ -476,7 +476,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             c.n_links += 1
             link = <u32>c.exit_arg
             generation = k.generation
-            c.rip = k.links[link].target
+            c.arch.rip = k.links[link].target
         elif c.exit_code == LEAVE_INDIRECT:
             c.n_indirect_misses += 1
             r = left_by_branch(c, b, not b.speculate or key & KEY_STEP)
@@ -496,8 +496,8 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
             # A safepoint, or bindings or the fragment went stale: the instruction is still to do.
             if c.exit_code == LEAVE_STALE and not k.fragments[<u32>c.exit_arg].dead:
                 renew(c, b, <u32>c.exit_arg)
-            if inhibit and c.rip == shadow:
-                c.inhibit = inhibit
+            if inhibit and c.arch.rip == shadow:
+                c.arch.inhibit = inhibit
             if stepping:
                 step_undone(c, &step)
             if c.exit_code == LEAVE_UNKNOWN and to_learn(c, b, &k.fragments[<u32>c.exit_arg]):
@@ -506,7 +506,7 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil:
         if stepping:
             r = step_after(c, &step, r, c.exit_code == LEAVE_OP)
         if c.debugger != NULL:
-            debug_after(c, stepping and step.repeats and c.rip == step.rip)
+            debug_after(c, stepping and step.repeats and c.arch.rip == step.rip)
         if r == EMU_FAULT:
             link = NONE
             indirect = False

@@ -6,13 +6,13 @@ from ringlet.vcpu.system.registers cimport DR7_ENABLES
 cdef void update_key(CpuState* c) noexcept nogil
 
 cdef inline u32 key_of_steps(CpuState* c) noexcept nogil:
-    if c.rflags & FLAG_TF or c.dr[7] & DR7_ENABLES or debug_watches(c):
+    if c.arch.rflags & FLAG_TF or c.arch.dr[7] & DR7_ENABLES or debug_watches(c):
         return KEY_STEP
     return 0
 
 cdef inline void update_key_privilege(CpuState* c) noexcept nogil:
     """Do what `update_key` does where only CPL and RFLAGS.TF have changed."""
-    c.key = c.key & ~<u32>(KEY_CPL | KEY_STEP) | c.cpl | key_of_steps(c)
+    c.key = c.key & ~<u32>(KEY_CPL | KEY_STEP) | c.arch.cpl | key_of_steps(c)
 
 cdef int write_cr0(CpuState* c, u64 value) noexcept nogil
 cdef int write_cr4(CpuState* c, u64 value) noexcept nogil

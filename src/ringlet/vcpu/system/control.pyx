@@ -27,28 +27,28 @@ cdef enum:
 
 cdef void update_key(CpuState* c) noexcept nogil:
     """Recomputes c.key: call it when what it is made of has changed."""
-    cdef u32 key = c.cpl
-    cdef u32 ar = c.seg[SEG_CS].ar
+    cdef u32 key = c.arch.cpl
+    cdef u32 ar = c.arch.seg[SEG_CS].ar
     if long_mode(c) and ar & AR_L:
         key |= KEY_MODE64
-    elif c.cr0 & CR0_PE and ar & AR_DB:
+    elif c.arch.cr0 & CR0_PE and ar & AR_DB:
         key |= KEY_MODE32
     else:
         key |= KEY_MODE16
-    if c.cr0 & (CR0_TS | CR0_EM):
+    if c.arch.cr0 & (CR0_TS | CR0_EM):
         key |= KEY_NM
-        if c.cr0 & CR0_EM:
+        if c.arch.cr0 & CR0_EM:
             key |= KEY_EM
-    if not c.cr4 & CR4_OSFXSR:
+    if not c.arch.cr4 & CR4_OSFXSR:
         key |= KEY_NOSSE
-    if not c.cr4 & CR4_OSXSAVE or c.xcr0 & (XCR0_SSE | XCR0_AVX) != XCR0_SSE | XCR0_AVX:
+    if not c.arch.cr4 & CR4_OSXSAVE or c.arch.xcr0 & (XCR0_SSE | XCR0_AVX) != XCR0_SSE | XCR0_AVX:
         key |= KEY_NOAVX
     c.key = key | key_of_steps(c)
 
 
 cdef int write_cr0(CpuState* c, u64 value) noexcept nogil:
     """MOV to CR0, LMSW: EMU_FLOW or EMU_FAULT.  Reserved bits of the low half stay clear."""
-    cdef u64 old = c.cr0
+    cdef u64 old = c.arch.cr0
     if value >> 32:
         return raise_err(c, VEC_GP, 0)
     value = (value & CR0_KNOWN) | CR0_ET
@@ -58,15 +58,15 @@ cdef int write_cr0(CpuState* c, u64 value) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     if (value ^ old) & CR0_PG:
         if value & CR0_PG:
-            if c.efer & EFER_LME:
-                if not c.cr4 & CR4_PAE or c.seg[SEG_CS].ar & AR_L:
+            if c.arch.efer & EFER_LME:
+                if not c.arch.cr4 & CR4_PAE or c.arch.seg[SEG_CS].ar & AR_L:
                     return raise_err(c, VEC_GP, 0)
-                c.efer |= EFER_LMA
-        elif c.efer & EFER_LMA:
-            if c.seg[SEG_CS].ar & AR_L:
+                c.arch.efer |= EFER_LMA
+        elif c.arch.efer & EFER_LMA:
+            if c.arch.seg[SEG_CS].ar & AR_L:
                 return raise_err(c, VEC_GP, 0)
-            c.efer &= ~<u64>EFER_LMA
-    c.cr0 = value
+            c.arch.efer &= ~<u64>EFER_LMA
+    c.arch.cr0 = value
     if (value ^ old) & (CR0_PG | CR0_WP | CR0_PE):
         mmu_flush_all(c)
     update_key(c)
@@ -79,7 +79,7 @@ cdef int write_cr3(CpuState* c, u64 value) noexcept nogil:
             return raise_err(c, VEC_GP, 0)
     else:
         value &= <u64>0xFFFFFFFF
-    c.cr3 = value
+    c.arch.cr3 = value
     mmu_load_cr3(c)
     return EMU_FLOW
 
@@ -87,7 +87,7 @@ cdef int write_cr3(CpuState* c, u64 value) noexcept nogil:
 cdef int write_cr4(CpuState* c, u64 value) noexcept nogil:
     """MOV to CR4: EMU_FLOW or EMU_FAULT."""
     cdef u64 known = CR4_KNOWN
-    cdef u64 old = c.cr4
+    cdef u64 old = c.arch.cr4
     if cpuid_bit(c, 7, 0, CPUID_EBX, 0):
         known |= CR4_FSGSBASE
     if cpuid_bit(c, 1, 0, CPUID_ECX, 26):
@@ -96,7 +96,7 @@ cdef int write_cr4(CpuState* c, u64 value) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     if long_mode(c) and not value & CR4_PAE:
         return raise_err(c, VEC_GP, 0)
-    c.cr4 = value
+    c.arch.cr4 = value
     if (value ^ old) & CR4_PAGING:
         mmu_flush_all(c)
     update_key(c)
@@ -105,12 +105,12 @@ cdef int write_cr4(CpuState* c, u64 value) noexcept nogil:
 
 cdef int write_efer(CpuState* c, u64 value) noexcept nogil:
     """WRMSR to IA32_EFER (SDM 3A 2.2.1): EMU_FLOW or EMU_FAULT.  LMA is read-only and ignored."""
-    cdef u64 old = c.efer
+    cdef u64 old = c.arch.efer
     if value & ~<u64>(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE):
         return raise_err(c, VEC_GP, 0)
-    if (value ^ old) & EFER_LME and c.cr0 & CR0_PG:
+    if (value ^ old) & EFER_LME and c.arch.cr0 & CR0_PG:
         return raise_err(c, VEC_GP, 0)
-    c.efer = (value & ~<u64>EFER_LMA) | (old & EFER_LMA)
+    c.arch.efer = (value & ~<u64>EFER_LMA) | (old & EFER_LMA)
     if (value ^ old) & EFER_NXE:
         mmu_flush_all(c)
     update_key(c)
@@ -120,18 +120,18 @@ cdef int write_efer(CpuState* c, u64 value) noexcept nogil:
 cdef int op_mov_from_cr(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 value
     if op.reg == 0:
-        value = c.cr0
+        value = c.arch.cr0
     elif op.reg == 2:
-        value = c.cr2
+        value = c.arch.cr2
     elif op.reg == 3:
-        value = c.cr3
+        value = c.arch.cr3
     elif op.reg == 4:
-        value = c.cr4
+        value = c.arch.cr4
     elif op.reg == 8:
-        value = c.cr8
+        value = c.arch.cr8
     else:
         return raise_exc(c, VEC_UD)
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     write_gpr(c, op.rm, value, 8 if c.key & KEY_MODE64 else 4)
     return EMU_NEXT
@@ -146,18 +146,18 @@ cdef int write_cr8(CpuState* c, OpInfo* op, u64 value) noexcept nogil:
 
 
 cdef int op_mov_to_cr(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u64 value = c.gpr[op.rm]
+    cdef u64 value = c.arch.gpr[op.rm]
     cdef int result
     if not c.key & KEY_MODE64:
         value &= <u64>0xFFFFFFFF
     if op.reg != 0 and op.reg != 2 and op.reg != 3 and op.reg != 4 and op.reg != 8:
         return raise_exc(c, VEC_UD)
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     if op.reg == 0:
         result = write_cr0(c, value)
     elif op.reg == 2:
-        c.cr2 = value
+        c.arch.cr2 = value
         result = EMU_NEXT
     elif op.reg == 3:
         result = write_cr3(c, value)
@@ -173,8 +173,8 @@ cdef int op_mov_to_cr(CpuState* c, OpInfo* op) noexcept nogil:
 cdef int op_smsw(CpuState* c, OpInfo* op) noexcept nogil:
     """SMSW: the whole CR0 to a 32- or 64-bit register, 16 bits to memory; not privileged."""
     if op.rm == 0xFF:
-        return store(c, c.ea, 2, c.cr0)
-    write_gpr(c, op.rm, c.cr0, op.size)
+        return store(c, c.ea, 2, c.arch.cr0)
+    write_gpr(c, op.rm, c.arch.cr0, op.size)
     return EMU_NEXT
 
 
@@ -182,24 +182,24 @@ cdef int op_lmsw(CpuState* c, OpInfo* op) noexcept nogil:
     """LMSW: bits 3:0 of CR0, but PE cannot be cleared."""
     cdef u64 value = 0
     cdef int result
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     if op.rm != 0xFF:
-        value = c.gpr[op.rm]
+        value = c.arch.gpr[op.rm]
     elif load(c, c.ea, 2, &value):
         return 2
-    result = write_cr0(c, (c.cr0 & ~<u64>0xE) | (value & 0xF))
+    result = write_cr0(c, (c.arch.cr0 & ~<u64>0xE) | (value & 0xF))
     if result == EMU_FLOW:
         advance(c, op)
     return result
 
 
 cdef int op_clts(CpuState* c, OpInfo* op) noexcept nogil:
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
-    if not c.cr0 & CR0_TS:
+    if not c.arch.cr0 & CR0_TS:
         return EMU_NEXT
-    c.cr0 &= ~<u64>CR0_TS
+    c.arch.cr0 &= ~<u64>CR0_TS
     update_key(c)
     advance(c, op)
     return EMU_FLOW
@@ -207,7 +207,7 @@ cdef int op_clts(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_invlpg(CpuState* c, OpInfo* op) noexcept nogil:
     """INVLPG; a non-canonical address is no error (SDM 2A)."""
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     mmu_invlpg(c, c.ea)
     advance(c, op)
@@ -216,6 +216,6 @@ cdef int op_invlpg(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_cache(CpuState* c, OpInfo* op) noexcept nogil:
     """INVD, WBINVD, WBNOINVD: the caches are the host's and stay coherent."""
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     return EMU_NEXT

@@ -79,28 +79,28 @@ cdef void cpuid_read(CpuState* c, u32 leaf, u32 subleaf, u32* out) noexcept nogi
     out[2] = entry.ecx
     out[3] = entry.edx
     if leaf == 0:
-        if c.misc_enable & MISC_LIMIT_CPUID and out[0] > 2:
+        if c.arch.misc_enable & MISC_LIMIT_CPUID and out[0] > 2:
             out[0] = 2
     elif leaf == 1:
         out[2] &= ~<u32>FEATURE_OSXSAVE
-        if c.cr4 & CR4_OSXSAVE:
+        if c.arch.cr4 & CR4_OSXSAVE:
             out[2] |= FEATURE_OSXSAVE
         if not apic_enabled(c):
             out[3] &= ~<u32>FEATURE_APIC
     elif leaf == 0xD and subleaf < 2:
         # The size for what XCR0 enables; AVX is the last component of both formats.
-        out[1] = 832 if c.xcr0 & XCR0_AVX else 576
+        out[1] = 832 if c.arch.xcr0 & XCR0_AVX else 576
     elif leaf == <u64>0x80000001:
-        if c.misc_enable & (<u64>1 << 34):
+        if c.arch.misc_enable & (<u64>1 << 34):
             out[3] &= ~<u32>FEATURE_NX
 
 
 cdef int op_cpuid(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u32 out[4]
     c.n_cpuid += 1
-    cpuid_read(c, <u32>c.gpr[RAX], <u32>c.gpr[RCX], out)
-    c.gpr[RAX] = out[0]
-    c.gpr[RBX] = out[1]
-    c.gpr[RCX] = out[2]
-    c.gpr[RDX] = out[3]
+    cpuid_read(c, <u32>c.arch.gpr[RAX], <u32>c.arch.gpr[RCX], out)
+    c.arch.gpr[RAX] = out[0]
+    c.arch.gpr[RBX] = out[1]
+    c.arch.gpr[RCX] = out[2]
+    c.arch.gpr[RDX] = out[3]
     return 0

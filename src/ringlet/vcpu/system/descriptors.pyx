@@ -13,13 +13,13 @@ cdef int locate(CpuState* c, u32 selector, u32 size, u64* linear) noexcept nogil
     cdef u32 limit
     cdef u32 offset = selector & 0xFFF8
     if selector & 4:
-        if c.ldtr.ar & AR_UNUSABLE or is_null(c.ldtr.selector):
+        if c.arch.ldtr.ar & AR_UNUSABLE or is_null(c.arch.ldtr.selector):
             return DESC_OUTSIDE
-        base = c.ldtr.base
-        limit = c.ldtr.limit
+        base = c.arch.ldtr.base
+        limit = c.arch.ldtr.limit
     else:
-        base = c.gdtr.base
-        limit = c.gdtr.limit
+        base = c.arch.gdtr.base
+        limit = c.arch.gdtr.limit
     if <u64>offset + size - 1 > limit:
         return DESC_OUTSIDE
     linear[0] = base + offset

@@ -2,7 +2,7 @@
 
 `emulate` takes a decoded instruction, `complete` ends one that left for the machine in its
 middle.  Both return EMU_*.  EMU_FAULT may also carry a trap, such as the single step's #DB after
-an instruction that has been done: then c.rip is past it, and `deliver` is called all the same.
+an instruction that has been done: then c.arch.rip is past it, and `deliver` is called all the same.
 """
 from ringlet.core.ops cimport (
     OP_IN, OP_OUT, OP_INS, OP_OUTS, OP_CLI, OP_STI, OP_PUSHF, OP_POPF, OP_INT, OP_INT3, OP_INT1,
@@ -232,29 +232,29 @@ cdef int trap_if(CpuState* c, int result, u64 stepping) noexcept nogil:
 
 
 cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
-    """Performs one instruction of which c.rip is the address; see the module and state.pxd.
+    """Performs one instruction of which c.arch.rip is the address; see the module and state.pxd.
 
     The step trap follows TF as it was before the instruction, but for SYSCALL and SYSRET, where
     the new TF counts (SDM 3B 17.3.1.4), software interrupts, which clear it on entry, and loads of
     SS, which hold it back.
 
-    c.inhibit is the shadow in which the instruction stands, and after it the one that it opens.  Of
+    `inhibit` is the shadow in which the instruction stands, and after it the one that it opens.  Of
     successive loads of SS only the first opens one (SDM 3A 6.8.3): otherwise any ring could hold
     off interrupts by a row of them.
     """
-    cdef u64 stepping = c.rflags & FLAG_TF
-    cdef u32 shadow = c.inhibit
+    cdef u64 stepping = c.arch.rflags & FLAG_TF
+    cdef u32 shadow = c.arch.inhibit
     cdef int result
     cdef int kind = op.op
-    c.inhibit = 0
+    c.arch.inhibit = 0
     # The two that count most, where nothing is stepped before or after.
     if kind == OP_SYSCALL and not stepping:
         return op_syscall(c, op)
-    if kind == OP_SYSRET and not (stepping | c.gpr[11] & FLAG_TF):
+    if kind == OP_SYSRET and not (stepping | c.arch.gpr[11] & FLAG_TF):
         return op_sysret(c, op)
     result = dispatch(c, op)
-    if shadow == SHADOW_MOV_SS and c.inhibit == SHADOW_MOV_SS:
-        c.inhibit = 0
+    if shadow == SHADOW_MOV_SS and c.arch.inhibit == SHADOW_MOV_SS:
+        c.arch.inhibit = 0
     if result == EMU_NEXT:
         advance(c, op)
     if result == EMU_FAULT and c.device_waits:
@@ -265,15 +265,15 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
             # The MMU does not know through which segment it was asked (SDM 3A 6.15).
             c.exc_vector = VEC_SS
         return result
-    c.rflags &= ~<u64>FLAG_RF if kind != OP_IRET else ~<u64>0
+    c.arch.rflags &= ~<u64>FLAG_RF if kind != OP_IRET else ~<u64>0
     if kind == OP_SYSCALL or kind == OP_SYSRET:
-        stepping = c.rflags & FLAG_TF
+        stepping = c.arch.rflags & FLAG_TF
     if not stepping or kind == OP_INT or kind == OP_INT3 or kind == OP_INT1 or (
-            c.inhibit == SHADOW_MOV_SS):
+            c.arch.inhibit == SHADOW_MOV_SS):
         return result
     if result == EMU_EXIT:
         if c.exit_kind == EXIT_HLT:
-            c.halted = 0
+            c.arch.halted = 0
             return single_step(c)
         if c.pending == PENDING_NONE and c.exit_kind != EXIT_SHUTDOWN and (
                 c.exit_kind != EXIT_EMULATE):
@@ -285,12 +285,12 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
 cdef int complete(CpuState* c) noexcept nogil:
     """Ends the pending instruction after the machine has acted; EMU_NEXT if there is none.
 
-    EMU_FLOW: go on at c.rip, which a repeated INS may not have moved.  EMU_FAULT: as from
+    EMU_FLOW: go on at c.arch.rip, which a repeated INS may not have moved.  EMU_FAULT: as from
     `emulate`.
     """
     cdef u32 pending = c.pending
     cdef OpInfo* op = &c.pending_op
-    cdef u64 stepping = c.rflags & FLAG_TF
+    cdef u64 stepping = c.arch.rflags & FLAG_TF
     cdef int result = EMU_FLOW
     c.pending = PENDING_NONE
     if pending == PENDING_NONE:

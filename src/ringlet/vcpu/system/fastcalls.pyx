@@ -16,10 +16,10 @@ cdef enum:
 
 cdef void enter(CpuState* c, u32 cs, u32 ss, u32 cpl, bint code64, u64 rip) noexcept nogil:
     cdef u32 dpl = cpl << 5
-    load_flat(&c.seg[SEG_CS], cs, CODE_TYPE | dpl | (AR_L if code64 else AR_DB))
-    load_flat(&c.seg[SEG_SS], ss, DATA_TYPE | dpl | AR_DB)
-    c.cpl = cpl
-    c.rip = rip
+    load_flat(&c.arch.seg[SEG_CS], cs, CODE_TYPE | dpl | (AR_L if code64 else AR_DB))
+    load_flat(&c.arch.seg[SEG_SS], ss, DATA_TYPE | dpl | AR_DB)
+    c.arch.cpl = cpl
+    c.arch.rip = rip
     if code64 and c.key & KEY_MODE64:
         update_key_privilege(c)
     else:
@@ -28,56 +28,56 @@ cdef void enter(CpuState* c, u32 cs, u32 ss, u32 cpl, bint code64, u64 rip) noex
 
 cdef int op_syscall(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 flags
-    cdef u32 selector = <u32>(c.star >> 32)
-    if not c.key & KEY_MODE64 or not c.efer & EFER_SCE:
+    cdef u32 selector = <u32>(c.arch.star >> 32)
+    if not c.key & KEY_MODE64 or not c.arch.efer & EFER_SCE:
         return raise_exc(c, VEC_UD)
     flags = get_rflags(c) & ~<u64>FLAG_RF
-    c.gpr[RCX] = next_rip(c, op)
-    c.gpr[11] = flags
-    set_rflags(c, flags & ~c.sfmask)
+    c.arch.gpr[RCX] = next_rip(c, op)
+    c.arch.gpr[11] = flags
+    set_rflags(c, flags & ~c.arch.sfmask)
     # The SDM masks the RPL of CS only.
-    enter(c, selector & 0xFFFC, selector + 8, 0, True, c.lstar)
+    enter(c, selector & 0xFFFC, selector + 8, 0, True, c.arch.lstar)
     return EMU_FLOW
 
 
 cdef int op_sysret(CpuState* c, OpInfo* op) noexcept nogil:
     """To 64-bit mode with REX.W (op.size 8), else to compatibility mode."""
-    cdef u64 rip = c.gpr[RCX]
-    cdef u32 selector = <u32>(c.star >> 48)
+    cdef u64 rip = c.arch.gpr[RCX]
+    cdef u32 selector = <u32>(c.arch.star >> 48)
     cdef bint wide = op.size == 8
-    if not c.key & KEY_MODE64 or not c.efer & EFER_SCE:
+    if not c.key & KEY_MODE64 or not c.arch.efer & EFER_SCE:
         return raise_exc(c, VEC_UD)
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     if wide:
         if not is_canonical(rip):
             return raise_err(c, VEC_GP, 0)
     else:
         rip &= <u64>0xFFFFFFFF
-    set_rflags(c, c.gpr[11] & ~<u64>(FLAG_RF | FLAG_VM))
+    set_rflags(c, c.arch.gpr[11] & ~<u64>(FLAG_RF | FLAG_VM))
     enter(c, (selector + 16 if wide else selector) | 3, (selector + 8) | 3, 3, wide, rip)
     return EMU_FLOW
 
 
 cdef int op_sysenter(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u32 selector = <u32>c.sysenter_cs & 0xFFFC
+    cdef u32 selector = <u32>c.arch.sysenter_cs & 0xFFFC
     cdef bint wide = long_mode(c)
-    if not c.cr0 & CR0_PE or selector == 0:
+    if not c.arch.cr0 & CR0_PE or selector == 0:
         return raise_err(c, VEC_GP, 0)
-    c.iflag = 0
-    c.rflags &= ~<u64>(FLAG_VM | FLAG_RF)
-    c.gpr[RSP] = c.sysenter_esp if wide else c.sysenter_esp & <u64>0xFFFFFFFF
+    c.arch.iflag = 0
+    c.arch.rflags &= ~<u64>(FLAG_VM | FLAG_RF)
+    c.arch.gpr[RSP] = c.arch.sysenter_esp if wide else c.arch.sysenter_esp & <u64>0xFFFFFFFF
     enter(c, selector, selector + 8, 0, wide,
-          c.sysenter_eip if wide else c.sysenter_eip & <u64>0xFFFFFFFF)
+          c.arch.sysenter_eip if wide else c.arch.sysenter_eip & <u64>0xFFFFFFFF)
     return EMU_FLOW
 
 
 cdef int op_sysexit(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u32 selector = <u32>c.sysenter_cs & 0xFFFC
-    cdef u64 rsp = c.gpr[RCX]
-    cdef u64 rip = c.gpr[RDX]
+    cdef u32 selector = <u32>c.arch.sysenter_cs & 0xFFFC
+    cdef u64 rsp = c.arch.gpr[RCX]
+    cdef u64 rip = c.arch.gpr[RDX]
     cdef bint wide = op.size == 8
-    if selector == 0 or c.cpl or not c.cr0 & CR0_PE:
+    if selector == 0 or c.arch.cpl or not c.arch.cr0 & CR0_PE:
         return raise_err(c, VEC_GP, 0)
     if wide:
         if not is_canonical(rsp) or not is_canonical(rip):
@@ -87,6 +87,6 @@ cdef int op_sysexit(CpuState* c, OpInfo* op) noexcept nogil:
         rsp &= <u64>0xFFFFFFFF
         rip &= <u64>0xFFFFFFFF
         selector += 16
-    c.gpr[RSP] = rsp
+    c.arch.gpr[RSP] = rsp
     enter(c, selector | 3, (selector + 8) | 3, 3, wide, rip)
     return EMU_FLOW

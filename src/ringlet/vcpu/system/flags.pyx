@@ -18,20 +18,20 @@ cdef bint event_waits(CpuState* c) noexcept nogil:
 
 
 cdef int op_cli(CpuState* c, OpInfo* op) noexcept nogil:
-    if c.cpl > iopl(c):
+    if c.arch.cpl > iopl(c):
         return raise_err(c, VEC_GP, 0)
-    c.iflag = 0
+    c.arch.iflag = 0
     return EMU_NEXT
 
 
 cdef int op_sti(CpuState* c, OpInfo* op) noexcept nogil:
     """STI: interrupts wait one more instruction, if IF was clear (SDM 2B)."""
-    if c.cpl > iopl(c):
+    if c.arch.cpl > iopl(c):
         return raise_err(c, VEC_GP, 0)
-    if c.iflag:
+    if c.arch.iflag:
         return EMU_NEXT
-    c.iflag = FLAG_IF
-    c.inhibit = SHADOW_STI
+    c.arch.iflag = FLAG_IF
+    c.arch.inhibit = SHADOW_STI
     if not event_waits(c):
         return EMU_NEXT
     advance(c, op)
@@ -39,11 +39,11 @@ cdef int op_sti(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_pushf(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u64 rsp = c.gpr[RSP]
+    cdef u64 rsp = c.arch.gpr[RSP]
     cdef u64 image = get_rflags(c) & ~<u64>(FLAG_RF | FLAG_VM)
     if push_values(c, &rsp, &image, 1, op.size):
         return EMU_FAULT
-    c.gpr[RSP] = rsp
+    c.arch.gpr[RSP] = rsp
     return EMU_NEXT
 
 
@@ -51,18 +51,18 @@ cdef int op_popf(CpuState* c, OpInfo* op) noexcept nogil:
     """POPF (SDM 2B): IOPL only at CPL 0, IF only at CPL <= IOPL, never VM, VIF, VIP; RF clears."""
     cdef u64 image = 0
     cdef u64 old = get_rflags(c)
-    cdef u64 rsp = c.gpr[RSP]
+    cdef u64 rsp = c.arch.gpr[RSP]
     cdef u64 mask = (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_TF | FLAG_DF |
                      FLAG_OF | FLAG_NT)
     if pop_value(c, &rsp, op.size, &image):
         return EMU_FAULT
-    c.gpr[RSP] = rsp
+    c.arch.gpr[RSP] = rsp
     if op.size > 2:
         mask |= FLAG_AC | FLAG_ID
         old &= ~<u64>FLAG_RF
-    if c.cpl <= iopl(c):
+    if c.arch.cpl <= iopl(c):
         mask |= FLAG_IF
-    if c.cpl == 0:
+    if c.arch.cpl == 0:
         mask |= FLAG_IOPL
     image = (old & ~mask) | (image & mask)
     set_rflags(c, image)
@@ -81,13 +81,13 @@ cdef int op_int(CpuState* c, OpInfo* op, u32 vector, bint privileged) noexcept n
 
 cdef int op_hlt(CpuState* c, OpInfo* op) noexcept nogil:
     """HLT ends at once if an interrupt or NMI can be taken."""
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     advance(c, op)
     c.n_halts += 1
     if event_due(c):
         return EMU_FLOW
-    c.halted = 1
+    c.arch.halted = 1
     c.exit_kind = EXIT_HLT
     return EMU_EXIT
 
@@ -99,8 +99,8 @@ cdef int op_enter(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u32 width = op.size
     cdef u64 value = 0
     cdef u64 source
-    cdef u64 rsp = c.gpr[RSP]
-    cdef u64 rbp = c.gpr[RBP]
+    cdef u64 rsp = c.arch.gpr[RSP]
+    cdef u64 rbp = c.arch.gpr[RBP]
     cdef u64 frame, linear
     if push_values(c, &rsp, &rbp, 1, width):
         return EMU_FAULT
@@ -124,5 +124,5 @@ cdef int op_enter(CpuState* c, OpInfo* op) noexcept nogil:
     if check_write(c, linear, width, user_access(c)):
         return EMU_FAULT
     write_gpr(c, RBP, frame, width)
-    c.gpr[RSP] = rsp
+    c.arch.gpr[RSP] = rsp
     return EMU_NEXT

@@ -111,9 +111,9 @@ cdef void complete_pointers(CpuState* c, u8* area) noexcept nogil:
     fp_fnstenv(env)
     fp_fldenv(env)       # FNSTENV has masked all exceptions
     (<u16*>(area + AREA_FOP))[0] = <u16>(env[4] >> 16) & 0x7FF
-    if env[3] == <u32>c.fpu_restored[0]:
-        (<u64*>(area + AREA_FIP))[0] = c.fpu_restored[0]
-        (<u64*>(area + AREA_FDP))[0] = c.fpu_restored[1]
+    if env[3] == <u32>c.arch.fpu_restored[0]:
+        (<u64*>(area + AREA_FIP))[0] = c.arch.fpu_restored[0]
+        (<u64*>(area + AREA_FDP))[0] = c.arch.fpu_restored[1]
     else:
         (<u64*>(area + AREA_FIP))[0] = env[3]
 
@@ -141,8 +141,8 @@ cdef void to_host(CpuState* c, u8* area, bint wide) noexcept nogil:
     if not wide:
         (<u64*>(area + AREA_FIP))[0] &= <u64>0xFFFFFFFF
         (<u64*>(area + AREA_FDP))[0] &= <u64>0xFFFFFFFF
-    c.fpu_restored[0] = (<u64*>(area + AREA_FIP))[0]
-    c.fpu_restored[1] = (<u64*>(area + AREA_FDP))[0]
+    c.arch.fpu_restored[0] = (<u64*>(area + AREA_FIP))[0]
+    c.arch.fpu_restored[1] = (<u64*>(area + AREA_FDP))[0]
 
 
 cdef u32 xmm_end(CpuState* c) noexcept nogil:
@@ -160,9 +160,9 @@ cdef int get(CpuState* c, u8* area, u32 start, u32 end) noexcept nogil:
 
 cdef int check_fx(CpuState* c) noexcept nogil:
     """#UD, #NM and alignment of FXSAVE and FXRSTOR (SDM 2A)."""
-    if c.cr0 & CR0_EM:
+    if c.arch.cr0 & CR0_EM:
         return raise_exc(c, VEC_UD)
-    if c.cr0 & CR0_TS:
+    if c.arch.cr0 & CR0_TS:
         return raise_exc(c, VEC_NM)
     if c.ea & 15:
         return raise_err(c, VEC_GP, 0)
@@ -195,10 +195,10 @@ cdef int op_fxrstor(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int check_xsave(CpuState* c, u32 feature) noexcept nogil:
     """#UD, #NM and alignment of the XSAVE family; `feature`: bit of CPUID.(0Dh,1):EAX, or 32."""
-    if not c.cr4 & CR4_OSXSAVE or (
+    if not c.arch.cr4 & CR4_OSXSAVE or (
             feature < 32 and not cpuid_bit(c, 0xD, 1, CPUID_EAX, feature)):
         return raise_exc(c, VEC_UD)
-    if c.cr0 & CR0_TS:
+    if c.arch.cr0 & CR0_TS:
         return raise_exc(c, VEC_NM)
     if c.ea & 63:
         return raise_err(c, VEC_GP, 0)
@@ -207,14 +207,14 @@ cdef int check_xsave(CpuState* c, u32 feature) noexcept nogil:
 
 cdef u32 requested(CpuState* c) noexcept nogil:
     """The requested-feature bitmap: EDX:EAX and XCR0 (IA32_XSS is always 0)."""
-    return <u32>(c.gpr[RAX] & c.xcr0)
+    return <u32>(c.arch.gpr[RAX] & c.arch.xcr0)
 
 
 cdef u64 in_use(CpuState* c, u8* area) noexcept nogil:
     """Saves the whole live state to `area`: the components that are not in their initial state."""
     clear(area + AREA_HEADER, 64)
-    fp_xsave(area, <u32>c.xcr0)
-    return (<u64*>(area + AREA_HEADER))[0] & c.xcr0
+    fp_xsave(area, <u32>c.arch.xcr0)
+    return (<u64*>(area + AREA_HEADER))[0] & c.arch.xcr0
 
 
 cdef int put_components(CpuState* c, u8* area, u32 mask, bint mxcsr) noexcept nogil:
@@ -292,9 +292,9 @@ cdef int op_xsavec(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int check_supervisor(CpuState* c) noexcept nogil:
     """XSAVES and XRSTORS: privileged, after #UD and #NM and before alignment (SDM 2C)."""
-    if not c.cr4 & CR4_OSXSAVE or not cpuid_bit(c, 0xD, 1, CPUID_EAX, 3):
+    if not c.arch.cr4 & CR4_OSXSAVE or not cpuid_bit(c, 0xD, 1, CPUID_EAX, 3):
         return raise_exc(c, VEC_UD)
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     return check_xsave(c, 3)
 
@@ -312,11 +312,12 @@ cdef int check_header(CpuState* c, u64* header, bint compacted_only) noexcept no
     cdef u32 i
     cdef bint bad
     if layout >> 63:
-        bad = (layout & ~(<u64>1 << 63) & ~c.xcr0) != 0 or (bitmap & ~(layout & c.xcr0)) != 0
+        bad = ((layout & ~(<u64>1 << 63) & ~c.arch.xcr0) != 0
+               or (bitmap & ~(layout & c.arch.xcr0)) != 0)
         for i in range(2, 8):
             bad = bad or header[i] != 0
     else:
-        bad = compacted_only or (bitmap & ~c.xcr0) != 0 or layout != 0 or header[2] != 0
+        bad = compacted_only or (bitmap & ~c.arch.xcr0) != 0 or layout != 0 or header[2] != 0
     return raise_err(c, VEC_GP, 0) if bad else 0
 
 
@@ -327,7 +328,7 @@ cdef int restore(CpuState* c, OpInfo* op, bint compacted_only) noexcept nogil:
     cdef u32 mask = requested(c)
     cdef u32 loaded
     cdef bint compacted
-    fp_xsave(area, <u32>c.xcr0)
+    fp_xsave(area, <u32>c.arch.xcr0)
     if get(c, area, AREA_HEADER, AREA_AVX):
         return EMU_FAULT
     if check_header(c, header, compacted_only):
@@ -405,7 +406,7 @@ cdef int store_environment(CpuState* c, OpInfo* op, u32* env, u32 registers) noe
 cdef int save_x87(CpuState* c, OpInfo* op, u32 registers) noexcept nogil:
     cdef u8* area = buffer(c)
     cdef u32* env = <u32*>(area + FXSAVE_SIZE)
-    if c.cr0 & (CR0_EM | CR0_TS):
+    if c.arch.cr0 & (CR0_EM | CR0_TS):
         return raise_exc(c, VEC_NM)
     if check_aligned(c, c.ea, 2 if op.size == 2 else 4) or check_write(
             c, c.ea, (14 if op.size == 2 else 28) + registers, user_access(c)):
@@ -435,16 +436,16 @@ cdef int op_fnsave(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_xgetbv(CpuState* c, OpInfo* op) noexcept nogil:
     """XGETBV: 0 is XCR0, 1 is XCR0 and the components in use, if CPUID offers it."""
-    cdef u32 index = <u32>c.gpr[RCX]
-    cdef u64 value = c.xcr0
-    if not c.cr4 & CR4_OSXSAVE:
+    cdef u32 index = <u32>c.arch.gpr[RCX]
+    cdef u64 value = c.arch.xcr0
+    if not c.arch.cr4 & CR4_OSXSAVE:
         return raise_exc(c, VEC_UD)
     if index == 1 and cpuid_bit(c, 0xD, 1, CPUID_EAX, 2):
         value = in_use(c, buffer(c))
     elif index:
         return raise_err(c, VEC_GP, 0)
-    c.gpr[RAX] = value & <u64>0xFFFFFFFF
-    c.gpr[RDX] = value >> 32
+    c.arch.gpr[RAX] = value & <u64>0xFFFFFFFF
+    c.arch.gpr[RDX] = value >> 32
     return EMU_NEXT
 
 
@@ -455,13 +456,13 @@ cdef u64 supported(CpuState* c) noexcept nogil:
 
 
 cdef int op_xsetbv(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u64 value = (c.gpr[RDX] << 32) | (c.gpr[RAX] & <u64>0xFFFFFFFF)
-    if not c.cr4 & CR4_OSXSAVE:
+    cdef u64 value = (c.arch.gpr[RDX] << 32) | (c.arch.gpr[RAX] & <u64>0xFFFFFFFF)
+    if not c.arch.cr4 & CR4_OSXSAVE:
         return raise_exc(c, VEC_UD)
-    if c.cpl or <u32>c.gpr[RCX] or value & ~supported(c) or not value & XCR0_X87 or (
+    if c.arch.cpl or <u32>c.arch.gpr[RCX] or value & ~supported(c) or not value & XCR0_X87 or (
             value & XCR0_AVX and not value & XCR0_SSE):
         return raise_err(c, VEC_GP, 0)
-    c.xcr0 = value
+    c.arch.xcr0 = value
     update_key(c)
     advance(c, op)
     return EMU_FLOW
@@ -475,15 +476,15 @@ cdef int op_nm(CpuState* c, OpInfo* op) noexcept nogil:
     """
     cdef u32 opcode = opcode_of(op)
     if opcode == 0x9B:
-        if c.cr0 & CR0_MP and c.cr0 & CR0_TS:
+        if c.arch.cr0 & CR0_MP and c.arch.cr0 & CR0_TS:
             return raise_exc(c, VEC_NM)
-        if fp_status() & FSW_ES and c.cr0 & CR0_NE:
+        if fp_status() & FSW_ES and c.arch.cr0 & CR0_NE:
             return raise_exc(c, VEC_MF)
         return EMU_NEXT
     if 0xD8 <= opcode <= 0xDF:
         return raise_exc(c, VEC_NM)
-    if c.cr0 & CR0_EM and opcode >= 0x100:
+    if c.arch.cr0 & CR0_EM and opcode >= 0x100:
         return raise_exc(c, VEC_UD)
-    if c.cr0 & CR0_TS:
+    if c.arch.cr0 & CR0_TS:
         return raise_exc(c, VEC_NM)
     return leave_emulate(c, op)

@@ -2,7 +2,7 @@
 from ringlet.core.state cimport CpuState, u8, u16, u32, u64, i64, ACC_USER
 
 cdef inline u32 user_access(CpuState* c) noexcept nogil:
-    return <u32>ACC_USER if c.cpl == 3 else 0
+    return <u32>ACC_USER if c.arch.cpl == 3 else 0
 
 cdef int read_bytes(CpuState* c, u64 linear, void* dst, u32 size, u32 access) noexcept nogil
 cdef int write_bytes(CpuState* c, u64 linear, const void* src, u32 size, u32 access) noexcept nogil

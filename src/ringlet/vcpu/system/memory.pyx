@@ -83,16 +83,16 @@ cdef u64 stack_linear(CpuState* c, u64 rsp) noexcept nogil:
     """Linear address of the stack slot at `rsp`: in 64-bit mode no base, else SS's and its size."""
     if mode64(c):
         return rsp
-    if c.seg[SEG_SS].ar & AR_DB:
-        return (c.seg[SEG_SS].base + (rsp & <u64>0xFFFFFFFF)) & <u64>0xFFFFFFFF
-    return (c.seg[SEG_SS].base + (rsp & 0xFFFF)) & <u64>0xFFFFFFFF
+    if c.arch.seg[SEG_SS].ar & AR_DB:
+        return (c.arch.seg[SEG_SS].base + (rsp & <u64>0xFFFFFFFF)) & <u64>0xFFFFFFFF
+    return (c.arch.seg[SEG_SS].base + (rsp & 0xFFFF)) & <u64>0xFFFFFFFF
 
 
 cdef u64 stack_step(CpuState* c, u64 rsp, i64 delta) noexcept nogil:
     """The stack pointer moved by `delta` at the stack's address size (SDM 1 6.2.5)."""
     if mode64(c):
         return rsp + delta
-    if c.seg[SEG_SS].ar & AR_DB:
+    if c.arch.seg[SEG_SS].ar & AR_DB:
         return (rsp + delta) & <u64>0xFFFFFFFF
     return (rsp & ~<u64>0xFFFF) | ((rsp + delta) & 0xFFFF)
 

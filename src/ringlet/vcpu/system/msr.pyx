@@ -32,7 +32,7 @@ cdef enum:
 
 cdef u64 read_tsc(CpuState* c) noexcept nogil:
     """The guest's time-stamp counter: the host's, offset (SDM 3B 17.17)."""
-    return host_ticks() + c.tsc_offset
+    return host_ticks() + c.arch.tsc_offset
 
 
 cdef u64 misc_writable() noexcept nogil:
@@ -43,18 +43,18 @@ cdef u64 misc_writable() noexcept nogil:
 cdef void reset_msrs(CpuState* c) noexcept nogil:
     """Values after power-up (SDM 3A table 9-1, vol. 4), FEATURE_CONTROL locked as firmware does."""
     cdef u32 i
-    c.star = c.lstar = c.cstar = c.sfmask = c.kernel_gs_base = 0
-    c.sysenter_cs = c.sysenter_esp = c.sysenter_eip = 0
-    c.tsc_adjust = c.tsc_aux = 0
-    c.apic_base = <u64>0xFEE00000 | APIC_EN | APIC_BSP
-    c.pat = <u64>PAT_RESET << 32 | PAT_RESET
-    c.misc_enable = MISC_FAST_STRINGS | MISC_BTS_UNAVAILABLE | MISC_PEBS_UNAVAILABLE
-    c.spec_ctrl = c.debugctl = c.xss = c.mtrr_def = 0
-    c.feature_control = 1
+    c.arch.star = c.arch.lstar = c.arch.cstar = c.arch.sfmask = c.arch.kernel_gs_base = 0
+    c.arch.sysenter_cs = c.arch.sysenter_esp = c.arch.sysenter_eip = 0
+    c.arch.tsc_adjust = c.arch.tsc_aux = 0
+    c.arch.apic_base = <u64>0xFEE00000 | APIC_EN | APIC_BSP
+    c.arch.pat = <u64>PAT_RESET << 32 | PAT_RESET
+    c.arch.misc_enable = MISC_FAST_STRINGS | MISC_BTS_UNAVAILABLE | MISC_PEBS_UNAVAILABLE
+    c.arch.spec_ctrl = c.arch.debugctl = c.arch.xss = c.arch.mtrr_def = 0
+    c.arch.feature_control = 1
     for i in range(20):
-        c.mtrr_phys[i] = 0
+        c.arch.mtrr_phys[i] = 0
     for i in range(11):
-        c.mtrr_fixed[i] = 0
+        c.arch.mtrr_fixed[i] = 0
 
 cdef u64 arch_capabilities() noexcept nogil:
     """IA32_ARCH_CAPABILITIES: a processor immune to what the bits name, so that guests mitigate
@@ -102,13 +102,13 @@ cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
     elif index == MSR_PLATFORM_ID or index == MSR_MCG_CAP or index == MSR_MCG_STATUS:
         value[0] = 0
     elif index == MSR_APIC_BASE:
-        value[0] = c.apic_base
+        value[0] = c.arch.apic_base
     elif index == MSR_FEATURE_CONTROL:
-        value[0] = c.feature_control
+        value[0] = c.arch.feature_control
     elif index == MSR_TSC_ADJUST:
-        value[0] = c.tsc_adjust
+        value[0] = c.arch.tsc_adjust
     elif index == MSR_SPEC_CTRL and cpuid_bit(c, 7, 0, CPUID_EDX, 26):
-        value[0] = c.spec_ctrl
+        value[0] = c.arch.spec_ctrl
     elif index == MSR_BIOS_SIGN_ID:
         value[0] = <u64>MICROCODE_REVISION << 32
     elif index == MSR_PLATFORM_INFO:
@@ -119,50 +119,50 @@ cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
     elif index == MSR_ARCH_CAPABILITIES and cpuid_bit(c, 7, 0, CPUID_EDX, 29):
         value[0] = arch_capabilities()
     elif index == MSR_SYSENTER_CS:
-        value[0] = c.sysenter_cs
+        value[0] = c.arch.sysenter_cs
     elif index == MSR_SYSENTER_ESP:
-        value[0] = c.sysenter_esp
+        value[0] = c.arch.sysenter_esp
     elif index == MSR_SYSENTER_EIP:
-        value[0] = c.sysenter_eip
+        value[0] = c.arch.sysenter_eip
     elif index == MSR_MISC_ENABLE:
-        value[0] = c.misc_enable
+        value[0] = c.arch.misc_enable
     elif index == MSR_DEBUGCTL:
-        value[0] = c.debugctl
+        value[0] = c.arch.debugctl
     elif MSR_MTRR_PHYSBASE0 <= index < MSR_MTRR_PHYSBASE0 + 2 * MTRR_PAIRS:
-        value[0] = c.mtrr_phys[index - MSR_MTRR_PHYSBASE0]
+        value[0] = c.arch.mtrr_phys[index - MSR_MTRR_PHYSBASE0]
     elif index == MSR_PAT:
-        value[0] = c.pat
+        value[0] = c.arch.pat
     elif index == MSR_MTRR_DEF_TYPE:
-        value[0] = c.mtrr_def
+        value[0] = c.arch.mtrr_def
     elif index == MSR_TSC_DEADLINE and cpuid_bit(c, 1, 0, CPUID_ECX, 24):
         value[0] = apic_deadline(c)
     elif MSR_X2APIC_FIRST <= index <= MSR_X2APIC_LAST:
         return apic_read_msr(c, index, value)
     elif index == MSR_XSS and cpuid_bit(c, 0xD, 1, 0, 3):
-        value[0] = c.xss
+        value[0] = c.arch.xss
     elif index == MSR_EFER:
-        value[0] = c.efer
+        value[0] = c.arch.efer
     elif index == MSR_STAR:
-        value[0] = c.star
+        value[0] = c.arch.star
     elif index == MSR_LSTAR:
-        value[0] = c.lstar
+        value[0] = c.arch.lstar
     elif index == MSR_CSTAR:
-        value[0] = c.cstar
+        value[0] = c.arch.cstar
     elif index == MSR_SFMASK:
-        value[0] = c.sfmask
+        value[0] = c.arch.sfmask
     elif index == MSR_FS_BASE:
-        value[0] = c.seg[SEG_FS].base
+        value[0] = c.arch.seg[SEG_FS].base
     elif index == MSR_GS_BASE:
-        value[0] = c.seg[SEG_GS].base
+        value[0] = c.arch.seg[SEG_GS].base
     elif index == MSR_KERNEL_GS_BASE:
-        value[0] = c.kernel_gs_base
+        value[0] = c.arch.kernel_gs_base
     elif index == MSR_TSC_AUX and cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
-        value[0] = c.tsc_aux
+        value[0] = c.arch.tsc_aux
     else:
         fixed = fixed_mtrr(index)
         if fixed < 0:
             return raise_err(c, VEC_GP, 0)
-        value[0] = c.mtrr_fixed[fixed]
+        value[0] = c.arch.mtrr_fixed[fixed]
     return 0
 
 
@@ -171,7 +171,7 @@ cdef int write_mtrr(CpuState* c, u32 index, u64 value) noexcept nogil:
     if fixed >= 0:
         if not memory_types(value, False):
             return raise_err(c, VEC_GP, 0)
-        c.mtrr_fixed[fixed] = value
+        c.arch.mtrr_fixed[fixed] = value
         return 0
     if value >> physical_bits(c):
         return raise_err(c, VEC_GP, 0)
@@ -180,7 +180,7 @@ cdef int write_mtrr(CpuState* c, u32 index, u64 value) noexcept nogil:
             return raise_err(c, VEC_GP, 0)
     elif value & 0xF00 or not memory_types(value & 0xFF, False):
         return raise_err(c, VEC_GP, 0)
-    c.mtrr_phys[index - MSR_MTRR_PHYSBASE0] = value
+    c.arch.mtrr_phys[index - MSR_MTRR_PHYSBASE0] = value
     return 0
 
 
@@ -193,10 +193,10 @@ cdef int write_apic_base(CpuState* c, u64 value) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     if in_x2apic(c) and value & APIC_EN and not value & APIC_EXTD:
         return raise_err(c, VEC_GP, 0)
-    if not c.apic_base & APIC_EN and value & APIC_EXTD:
+    if not c.arch.apic_base & APIC_EN and value & APIC_EXTD:
         return raise_err(c, VEC_GP, 0)
-    old = c.apic_base
-    c.apic_base = value
+    old = c.arch.apic_base
+    c.arch.apic_base = value
     apic_base_written(c, old)
     return 0
 
@@ -211,13 +211,13 @@ cdef int canonical_or_fault(CpuState* c, u64 value, u64* target) noexcept nogil:
 cdef int write_base(CpuState* c, u32 index, u64 value) noexcept nogil:
     if not is_canonical(value):
         return raise_err(c, VEC_GP, 0)
-    c.seg[index].base = value
+    c.arch.seg[index].base = value
     return 0
 
 
 cdef void move_tsc(CpuState* c, u64 delta) noexcept nogil:
-    c.tsc_offset += delta
-    c.tsc_adjust += delta
+    c.arch.tsc_offset += delta
+    c.arch.tsc_adjust += delta
     if apic_deadline(c):
         apic_set_deadline(c, apic_deadline(c))
 
@@ -230,13 +230,13 @@ cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
         delta = value - read_tsc(c)
         move_tsc(c, delta)
     elif index == MSR_TSC_ADJUST:
-        move_tsc(c, value - c.tsc_adjust)
+        move_tsc(c, value - c.arch.tsc_adjust)
     elif index == MSR_APIC_BASE:
         return write_apic_base(c, value)
     elif index == MSR_SPEC_CTRL and cpuid_bit(c, 7, 0, CPUID_EDX, 26):
         if value & ~<u64>SPEC_CTRL_KNOWN:
             return raise_err(c, VEC_GP, 0)
-        c.spec_ctrl = value
+        c.arch.spec_ctrl = value
     elif index == MSR_PRED_CMD and cpuid_bit(c, 7, 0, CPUID_EDX, 26):
         # IBPB: the host's own switches between processes do it.
         if value & ~<u64>1:
@@ -249,28 +249,28 @@ cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
         if index == MSR_MCG_STATUS and value:
             return raise_err(c, VEC_GP, 0)
     elif index == MSR_SYSENTER_CS:
-        c.sysenter_cs = value & <u64>0xFFFFFFFF
+        c.arch.sysenter_cs = value & <u64>0xFFFFFFFF
     elif index == MSR_SYSENTER_ESP:
-        return canonical_or_fault(c, value, &c.sysenter_esp)
+        return canonical_or_fault(c, value, &c.arch.sysenter_esp)
     elif index == MSR_SYSENTER_EIP:
-        return canonical_or_fault(c, value, &c.sysenter_eip)
+        return canonical_or_fault(c, value, &c.arch.sysenter_eip)
     elif index == MSR_MISC_ENABLE:
-        c.misc_enable = (c.misc_enable & ~misc_writable()) | (value & misc_writable())
+        c.arch.misc_enable = (c.arch.misc_enable & ~misc_writable()) | (value & misc_writable())
     elif index == MSR_DEBUGCTL:
         if value & ~<u64>DEBUGCTL_KNOWN:
             return raise_err(c, VEC_GP, 0)
-        c.debugctl = value
+        c.arch.debugctl = value
     elif (MSR_MTRR_PHYSBASE0 <= index < MSR_MTRR_PHYSBASE0 + 2 * MTRR_PAIRS or
             fixed_mtrr(index) >= 0):
         return write_mtrr(c, index, value)
     elif index == MSR_PAT:
         if not memory_types(value, True):
             return raise_err(c, VEC_GP, 0)
-        c.pat = value
+        c.arch.pat = value
     elif index == MSR_MTRR_DEF_TYPE:
         if value & ~<u64>0xCFF or not memory_types(value & 0xFF, False):
             return raise_err(c, VEC_GP, 0)
-        c.mtrr_def = value
+        c.arch.mtrr_def = value
     elif index == MSR_TSC_DEADLINE and cpuid_bit(c, 1, 0, CPUID_ECX, 24):
         apic_set_deadline(c, value)
     elif MSR_X2APIC_FIRST <= index <= MSR_X2APIC_LAST:
@@ -282,25 +282,25 @@ cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
     elif index == MSR_EFER:
         return write_efer(c, value)
     elif index == MSR_STAR:
-        c.star = value
+        c.arch.star = value
     elif index == MSR_LSTAR:
-        return canonical_or_fault(c, value, &c.lstar)
+        return canonical_or_fault(c, value, &c.arch.lstar)
     elif index == MSR_CSTAR:
-        return canonical_or_fault(c, value, &c.cstar)
+        return canonical_or_fault(c, value, &c.arch.cstar)
     elif index == MSR_SFMASK:
         if value >> 32:
             return raise_err(c, VEC_GP, 0)
-        c.sfmask = value
+        c.arch.sfmask = value
     elif index == MSR_FS_BASE:
         return write_base(c, SEG_FS, value)
     elif index == MSR_GS_BASE:
         return write_base(c, SEG_GS, value)
     elif index == MSR_KERNEL_GS_BASE:
-        return canonical_or_fault(c, value, &c.kernel_gs_base)
+        return canonical_or_fault(c, value, &c.arch.kernel_gs_base)
     elif index == MSR_TSC_AUX and cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
         if value >> 32:
             return raise_err(c, VEC_GP, 0)
-        c.tsc_aux = value
+        c.arch.tsc_aux = value
     else:
         # Unknown, or read-only as MTRRCAP and the locked FEATURE_CONTROL.
         return raise_err(c, VEC_GP, 0)
@@ -310,22 +310,22 @@ cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
 cdef int op_rdmsr(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 value = 0
     cdef int result
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     c.n_msr_reads += 1
-    result = read_msr(c, <u32>c.gpr[RCX], &value)
+    result = read_msr(c, <u32>c.arch.gpr[RCX], &value)
     if result:
         return result
-    c.gpr[RAX] = value & <u64>0xFFFFFFFF
-    c.gpr[RDX] = value >> 32
+    c.arch.gpr[RAX] = value & <u64>0xFFFFFFFF
+    c.arch.gpr[RDX] = value >> 32
     return EMU_NEXT
 
 
 cdef int op_wrmsr(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u64 value = (c.gpr[RDX] << 32) | (c.gpr[RAX] & <u64>0xFFFFFFFF)
-    cdef u32 index = <u32>c.gpr[RCX]
+    cdef u64 value = (c.arch.gpr[RDX] << 32) | (c.arch.gpr[RAX] & <u64>0xFFFFFFFF)
+    cdef u32 index = <u32>c.arch.gpr[RCX]
     cdef int result
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     c.n_msr_writes += 1
     result = write_msr(c, index, value)
@@ -335,7 +335,7 @@ cdef int op_wrmsr(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int check_tsc(CpuState* c) noexcept nogil:
-    if c.cpl and c.cr4 & CR4_TSD:
+    if c.arch.cpl and c.arch.cr4 & CR4_TSD:
         return raise_err(c, VEC_GP, 0)
     return 0
 
@@ -345,8 +345,8 @@ cdef int op_rdtsc(CpuState* c, OpInfo* op) noexcept nogil:
     if check_tsc(c):
         return EMU_FAULT
     tsc = read_tsc(c)
-    c.gpr[RAX] = tsc & <u64>0xFFFFFFFF
-    c.gpr[RDX] = tsc >> 32
+    c.arch.gpr[RAX] = tsc & <u64>0xFFFFFFFF
+    c.arch.gpr[RDX] = tsc >> 32
     return EMU_NEXT
 
 
@@ -356,10 +356,10 @@ cdef int op_rdtscp(CpuState* c, OpInfo* op) noexcept nogil:
         return raise_exc(c, VEC_UD)
     if check_tsc(c):
         return EMU_FAULT
-    tsc = host_ticks_ordered() + c.tsc_offset
-    c.gpr[RAX] = tsc & <u64>0xFFFFFFFF
-    c.gpr[RDX] = tsc >> 32
-    c.gpr[RCX] = c.tsc_aux
+    tsc = host_ticks_ordered() + c.arch.tsc_offset
+    c.arch.gpr[RAX] = tsc & <u64>0xFFFFFFFF
+    c.arch.gpr[RDX] = tsc >> 32
+    c.arch.gpr[RCX] = c.arch.tsc_aux
     return EMU_NEXT
 
 
@@ -371,5 +371,5 @@ cdef int op_rdpmc(CpuState* c, OpInfo* op) noexcept nogil:
 cdef int op_rdpid(CpuState* c, OpInfo* op) noexcept nogil:
     if not cpuid_bit(c, 7, 0, CPUID_ECX, 22):
         return raise_exc(c, VEC_UD)
-    write_gpr(c, op.rm, c.tsc_aux, 8 if c.key & KEY_MODE64 else 4)
+    write_gpr(c, op.rm, c.arch.tsc_aux, 8 if c.key & KEY_MODE64 else 4)
     return EMU_NEXT

@@ -25,16 +25,16 @@ cdef int check_port(CpuState* c, u32 port, u32 size) noexcept nogil:
     cdef u16 base = 0
     cdef u16 bits = 0
     cdef u64 offset
-    if c.cpl <= iopl(c):
+    if c.arch.cpl <= iopl(c):
         return 0
-    if c.tr.ar & AR_UNUSABLE or c.tr.limit < TSS_IO_MAP_BASE + 1:
+    if c.arch.tr.ar & AR_UNUSABLE or c.arch.tr.limit < TSS_IO_MAP_BASE + 1:
         return raise_err(c, VEC_GP, 0)
-    if read_bytes(c, c.tr.base + TSS_IO_MAP_BASE, &base, 2, 0):
+    if read_bytes(c, c.arch.tr.base + TSS_IO_MAP_BASE, &base, 2, 0):
         return EMU_FAULT
     offset = <u64>base + (port >> 3)
-    if offset + 1 > c.tr.limit:
+    if offset + 1 > c.arch.tr.limit:
         return raise_err(c, VEC_GP, 0)
-    if read_bytes(c, c.tr.base + offset, &bits, 2, 0):
+    if read_bytes(c, c.arch.tr.base + offset, &bits, 2, 0):
         return EMU_FAULT
     if bits >> (port & 7) & ((1 << size) - 1):
         return raise_err(c, VEC_GP, 0)
@@ -45,7 +45,7 @@ cdef u32 port_of(CpuState* c, OpInfo* op) noexcept nogil:
     """DX, or the immediate of E4h-E7h."""
     if opcode_of(op) & 0xFC == 0xE4:
         return <u32>op.imm & 0xFF
-    return <u32>c.gpr[RDX] & 0xFFFF
+    return <u32>c.arch.gpr[RDX] & 0xFFFF
 
 
 cdef int begin(CpuState* c, OpInfo* op, u32 port) noexcept nogil:
@@ -73,21 +73,21 @@ cdef int finish_in(CpuState* c, OpInfo* op) noexcept nogil:
 cdef int op_out(CpuState* c, OpInfo* op) noexcept nogil:
     if begin(c, op, port_of(c, op)):
         return EMU_FAULT
-    c.io_data = c.gpr[RAX] & ((<u64>1 << (8 * op.size)) - 1)
+    c.io_data = c.arch.gpr[RAX] & ((<u64>1 << (8 * op.size)) - 1)
     advance(c, op)
     return leave(c, op, EXIT_IO_OUT, PENDING_NONE)
 
 
 cdef u64 index_linear(CpuState* c, OpInfo* op, u32 reg, u32 segment) noexcept nogil:
     """Linear address of a string operand: only FS and GS have a base in 64-bit mode."""
-    cdef u64 offset = c.gpr[reg]
+    cdef u64 offset = c.arch.gpr[reg]
     if not c.key & KEY_MODE64:
         offset &= 0xFFFF if op.flags & OPF_ADDR32 else <u64>0xFFFFFFFF
-        return (c.seg[segment].base + offset) & <u64>0xFFFFFFFF
+        return (c.arch.seg[segment].base + offset) & <u64>0xFFFFFFFF
     if op.flags & OPF_ADDR32:
         offset &= <u64>0xFFFFFFFF
     if segment == SEG_FS or segment == SEG_GS:
-        offset += c.seg[segment].base
+        offset += c.arch.seg[segment].base
     return offset
 
 
@@ -101,7 +101,7 @@ cdef bint narrow(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef bint exhausted(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u64 count = c.gpr[RCX]
+    cdef u64 count = c.arch.gpr[RCX]
     if not repeated(op):
         return False
     return count & <u64>0xFFFFFFFF == 0 if narrow(c, op) else count == 0
@@ -109,11 +109,11 @@ cdef bint exhausted(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef void step(CpuState* c, OpInfo* op, u32 reg) noexcept nogil:
     """Moves the index and the count past one element, and RIP on if the instruction is done."""
-    cdef u64 delta = -<u64>op.size if c.rflags & FLAG_DF else <u64>op.size
+    cdef u64 delta = -<u64>op.size if c.arch.rflags & FLAG_DF else <u64>op.size
     cdef u32 width = 4 if narrow(c, op) else 8
-    write_gpr(c, reg, c.gpr[reg] + delta, width)
+    write_gpr(c, reg, c.arch.gpr[reg] + delta, width)
     if repeated(op):
-        write_gpr(c, RCX, c.gpr[RCX] - 1, width)
+        write_gpr(c, RCX, c.arch.gpr[RCX] - 1, width)
         if not exhausted(c, op):
             return
     advance(c, op)
@@ -125,7 +125,7 @@ cdef int op_ins(CpuState* c, OpInfo* op) noexcept nogil:
     The permission is checked even where RCX is 0, as processors do.
     """
     cdef u64 linear
-    if begin(c, op, <u32>c.gpr[RDX] & 0xFFFF):
+    if begin(c, op, <u32>c.arch.gpr[RDX] & 0xFFFF):
         return EMU_FAULT
     if exhausted(c, op):
         return EMU_NEXT
@@ -145,7 +145,7 @@ cdef int finish_ins(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_outs(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u32 segment = SEG_DS if op.seg == SEG_NONE else op.seg
-    if begin(c, op, <u32>c.gpr[RDX] & 0xFFFF):
+    if begin(c, op, <u32>c.arch.gpr[RDX] & 0xFFFF):
         return EMU_FAULT
     if exhausted(c, op):
         return EMU_NEXT

@@ -27,32 +27,32 @@ cdef enum:
 
 cdef inline bint long_mode(CpuState* c) noexcept nogil:
     """IA-32e mode: IA32_EFER.LMA."""
-    return (c.efer & EFER_LMA) != 0
+    return (c.arch.efer & EFER_LMA) != 0
 
 cdef inline bint mode64(CpuState* c) noexcept nogil:
     """64-bit mode: IA-32e mode and CS.L."""
-    return long_mode(c) and (c.seg[SEG_CS].ar & AR_L) != 0
+    return long_mode(c) and (c.arch.seg[SEG_CS].ar & AR_L) != 0
 
 cdef inline u64 next_rip(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 rip = op.rip + op.length
     return rip if mode64(c) else rip & <u64>0xFFFFFFFF
 
 cdef inline void advance(CpuState* c, OpInfo* op) noexcept nogil:
-    c.rip = next_rip(c, op)
+    c.arch.rip = next_rip(c, op)
 
 cdef inline u32 dpl_of(u32 ar) noexcept nogil:
     return (ar >> 5) & 3
 
 cdef inline u32 iopl(CpuState* c) noexcept nogil:
-    return <u32>(c.rflags >> 12) & 3
+    return <u32>(c.arch.rflags >> 12) & 3
 
 cdef inline void write_gpr(CpuState* c, u32 reg, u64 value, u32 size) noexcept nogil:
     """Write a general register as an instruction of that operand size does: 32 bits zero-extend."""
     if size == 8:
-        c.gpr[reg] = value
+        c.arch.gpr[reg] = value
     elif size == 4:
-        c.gpr[reg] = value & <u64>0xFFFFFFFF
+        c.arch.gpr[reg] = value & <u64>0xFFFFFFFF
     elif size == 2:
-        c.gpr[reg] = (c.gpr[reg] & ~<u64>0xFFFF) | (value & 0xFFFF)
+        c.arch.gpr[reg] = (c.arch.gpr[reg] & ~<u64>0xFFFF) | (value & 0xFFFF)
     else:
-        c.gpr[reg] = (c.gpr[reg] & ~<u64>0xFF) | (value & 0xFF)
+        c.arch.gpr[reg] = (c.arch.gpr[reg] & ~<u64>0xFF) | (value & 0xFF)

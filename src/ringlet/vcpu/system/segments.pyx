@@ -34,13 +34,13 @@ cdef int load_stack_segment(CpuState* c, u32 selector) noexcept nogil:
     cdef Descriptor d
     if is_null(selector):
         # Only 64-bit code of an inner ring may run with a null SS.
-        if not mode64(c) or c.cpl == 3 or selector & 3 != c.cpl:
+        if not mode64(c) or c.arch.cpl == 3 or selector & 3 != c.arch.cpl:
             return raise_err(c, VEC_GP, 0)
-        load_null(&c.seg[SEG_SS], selector, c.cpl)
+        load_null(&c.arch.seg[SEG_SS], selector, c.arch.cpl)
         return 0
-    if check_stack_segment(c, selector, c.cpl, &d) or mark_accessed(c, &d):
+    if check_stack_segment(c, selector, c.arch.cpl, &d) or mark_accessed(c, &d):
         return EMU_FAULT
-    load_cache(&c.seg[SEG_SS], &d, selector)
+    load_cache(&c.arch.seg[SEG_SS], &d, selector)
     return 0
 
 
@@ -50,32 +50,32 @@ cdef int load_segment(CpuState* c, u32 index, u32 selector) noexcept nogil:
     if index == SEG_SS:
         return load_stack_segment(c, selector)
     if is_null(selector):
-        load_null(&c.seg[index], selector, 0)
+        load_null(&c.arch.seg[index], selector, 0)
         return 0
     if require(c, selector, &d):
         return EMU_FAULT
     if not d.ar & AR_S or (d.ar & AR_CODE and not d.ar & AR_READABLE):
         return raise_err(c, VEC_GP, selector_error(selector))
     if not (d.ar & AR_CODE and d.ar & AR_CONFORMING):
-        if selector & 3 > dpl_of(d.ar) or c.cpl > dpl_of(d.ar):
+        if selector & 3 > dpl_of(d.ar) or c.arch.cpl > dpl_of(d.ar):
             return raise_err(c, VEC_GP, selector_error(selector))
     if not d.ar & AR_P:
         return raise_err(c, VEC_NP, selector_error(selector))
     if mark_accessed(c, &d):
         return EMU_FAULT
-    load_cache(&c.seg[index], &d, selector)
+    load_cache(&c.arch.seg[index], &d, selector)
     return 0
 
 
 cdef void set_segment(CpuState* c, u32 index, u32 selector, u64 base, u32 limit,
         u32 ar) noexcept nogil:
     """Sets a segment register without a descriptor (loaders, snapshots, gdb); CS sets the CPL."""
-    c.seg[index].selector = <u16>selector
-    c.seg[index].base = base
-    c.seg[index].limit = limit
-    c.seg[index].ar = ar
+    c.arch.seg[index].selector = <u16>selector
+    c.arch.seg[index].base = base
+    c.arch.seg[index].limit = limit
+    c.arch.seg[index].ar = ar
     if index == SEG_CS:
-        c.cpl = selector & 3
+        c.arch.cpl = selector & 3
     update_key(c)
 
 
@@ -85,8 +85,8 @@ cdef int op_mov_from_seg(CpuState* c, OpInfo* op) noexcept nogil:
     if index > SEG_GS:
         return raise_exc(c, VEC_UD)
     if op.rm == 0xFF:
-        return store(c, c.ea, 2, c.seg[index].selector)
-    write_gpr(c, op.rm, c.seg[index].selector, op.size)
+        return store(c, c.ea, 2, c.arch.seg[index].selector)
+    write_gpr(c, op.rm, c.arch.seg[index].selector, op.size)
     return EMU_NEXT
 
 
@@ -96,13 +96,13 @@ cdef int op_mov_to_seg(CpuState* c, OpInfo* op) noexcept nogil:
     if index > SEG_GS or index == SEG_CS:
         return raise_exc(c, VEC_UD)
     if op.rm != 0xFF:
-        selector = c.gpr[op.rm]
+        selector = c.arch.gpr[op.rm]
     elif load(c, c.ea, 2, &selector):
         return EMU_FAULT
     if load_segment(c, index, <u32>selector & 0xFFFF):
         return EMU_FAULT
     if index == SEG_SS:
-        c.inhibit = SHADOW_MOV_SS
+        c.arch.inhibit = SHADOW_MOV_SS
     return EMU_NEXT
 
 
@@ -119,25 +119,25 @@ cdef u32 named_segment(OpInfo* op) noexcept nogil:
 
 
 cdef int op_push_seg(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u64 rsp = c.gpr[RSP]
-    cdef u64 selector = c.seg[named_segment(op)].selector
+    cdef u64 rsp = c.arch.gpr[RSP]
+    cdef u64 selector = c.arch.seg[named_segment(op)].selector
     if push_values(c, &rsp, &selector, 1, op.size):
         return EMU_FAULT
-    c.gpr[RSP] = rsp
+    c.arch.gpr[RSP] = rsp
     return EMU_NEXT
 
 
 cdef int op_pop_seg(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u64 rsp = c.gpr[RSP]
+    cdef u64 rsp = c.arch.gpr[RSP]
     cdef u64 selector = 0
     cdef u32 index = named_segment(op)
     if pop_value(c, &rsp, op.size, &selector):
         return EMU_FAULT
     if load_segment(c, index, <u32>selector & 0xFFFF):
         return EMU_FAULT
-    c.gpr[RSP] = rsp
+    c.arch.gpr[RSP] = rsp
     if index == SEG_SS:
-        c.inhibit = SHADOW_MOV_SS
+        c.arch.inhibit = SHADOW_MOV_SS
     return EMU_NEXT
 
 
@@ -157,32 +157,32 @@ cdef int op_load_far(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_swapgs(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u64 base = c.seg[SEG_GS].base
+    cdef u64 base = c.arch.seg[SEG_GS].base
     if not c.key & KEY_MODE64:
         return raise_exc(c, VEC_UD)
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
-    c.seg[SEG_GS].base = c.kernel_gs_base
-    c.kernel_gs_base = base
+    c.arch.seg[SEG_GS].base = c.arch.kernel_gs_base
+    c.arch.kernel_gs_base = base
     return EMU_NEXT
 
 
 cdef int op_read_base(CpuState* c, OpInfo* op, u32 index) noexcept nogil:
     """RDFSBASE, RDGSBASE."""
-    if not c.key & KEY_MODE64 or not c.cr4 & CR4_FSGSBASE:
+    if not c.key & KEY_MODE64 or not c.arch.cr4 & CR4_FSGSBASE:
         return raise_exc(c, VEC_UD)
-    write_gpr(c, op.rm, c.seg[index].base, op.size)
+    write_gpr(c, op.rm, c.arch.seg[index].base, op.size)
     return EMU_NEXT
 
 
 cdef int op_write_base(CpuState* c, OpInfo* op, u32 index) noexcept nogil:
     """WRFSBASE, WRGSBASE: 32 bits zero-extend; a non-canonical base raises #GP(0)."""
-    cdef u64 base = c.gpr[op.rm]
-    if not c.key & KEY_MODE64 or not c.cr4 & CR4_FSGSBASE:
+    cdef u64 base = c.arch.gpr[op.rm]
+    if not c.key & KEY_MODE64 or not c.arch.cr4 & CR4_FSGSBASE:
         return raise_exc(c, VEC_UD)
     if op.size == 4:
         base &= <u64>0xFFFFFFFF
     if not is_canonical(base):
         return raise_err(c, VEC_GP, 0)
-    c.seg[index].base = base
+    c.arch.seg[index].base = base
     return EMU_NEXT

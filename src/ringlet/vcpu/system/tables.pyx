@@ -31,7 +31,7 @@ cdef int load_table(CpuState* c, TableReg* table) noexcept nogil:
     cdef u64 base = 0
     cdef u32 i
     cdef u32 size = 10 if c.key & KEY_MODE64 else 6
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     if check_read(c, c.ea, size, user_access(c)) or read_bytes(
             c, c.ea, image, 2, user_access(c)) or read_bytes(
@@ -47,19 +47,19 @@ cdef int load_table(CpuState* c, TableReg* table) noexcept nogil:
 
 
 cdef int op_sgdt(CpuState* c, OpInfo* op) noexcept nogil:
-    return store_table(c, &c.gdtr)
+    return store_table(c, &c.arch.gdtr)
 
 
 cdef int op_sidt(CpuState* c, OpInfo* op) noexcept nogil:
-    return store_table(c, &c.idtr)
+    return store_table(c, &c.arch.idtr)
 
 
 cdef int op_lgdt(CpuState* c, OpInfo* op) noexcept nogil:
-    return load_table(c, &c.gdtr)
+    return load_table(c, &c.arch.gdtr)
 
 
 cdef int op_lidt(CpuState* c, OpInfo* op) noexcept nogil:
-    return load_table(c, &c.idtr)
+    return load_table(c, &c.arch.idtr)
 
 
 cdef int store_selector(CpuState* c, OpInfo* op, u32 selector) noexcept nogil:
@@ -70,17 +70,17 @@ cdef int store_selector(CpuState* c, OpInfo* op, u32 selector) noexcept nogil:
 
 
 cdef int op_sldt(CpuState* c, OpInfo* op) noexcept nogil:
-    return store_selector(c, op, c.ldtr.selector)
+    return store_selector(c, op, c.arch.ldtr.selector)
 
 
 cdef int op_str(CpuState* c, OpInfo* op) noexcept nogil:
-    return store_selector(c, op, c.tr.selector)
+    return store_selector(c, op, c.arch.tr.selector)
 
 
 cdef int source_selector(CpuState* c, OpInfo* op, u32* selector) noexcept nogil:
     cdef u64 value = 0
     if op.rm != 0xFF:
-        value = c.gpr[op.rm]
+        value = c.arch.gpr[op.rm]
     elif load(c, c.ea, 2, &value):
         return EMU_FAULT
     selector[0] = <u32>value & 0xFFFF
@@ -107,16 +107,16 @@ cdef int require_system(CpuState* c, u32 selector, u32 kind, Descriptor* d) noex
 cdef int op_lldt(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u32 selector = 0
     cdef Descriptor d
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     if source_selector(c, op, &selector):
         return EMU_FAULT
     if is_null(selector):
-        load_null(&c.ldtr, selector, 0)
+        load_null(&c.arch.ldtr, selector, 0)
         return EMU_NEXT
     if require_system(c, selector, SYS_LDT, &d):
         return EMU_FAULT
-    load_cache(&c.ldtr, &d, selector)
+    load_cache(&c.arch.ldtr, &d, selector)
     return EMU_NEXT
 
 
@@ -125,7 +125,7 @@ cdef int op_ltr(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u32 selector = 0
     cdef Descriptor d
     cdef u8 access
-    if c.cpl:
+    if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     if source_selector(c, op, &selector):
         return EMU_FAULT
@@ -137,21 +137,21 @@ cdef int op_ltr(CpuState* c, OpInfo* op) noexcept nogil:
     access = <u8>d.ar
     if write_bytes(c, d.linear + 5, &access, 1, 0):
         return EMU_FAULT
-    load_cache(&c.tr, &d, selector)
+    load_cache(&c.arch.tr, &d, selector)
     return EMU_NEXT
 
 
 cdef void set_zf(CpuState* c, bint value) noexcept nogil:
-    c.rflags &= ~<u64>FLAG_ZF
+    c.arch.rflags &= ~<u64>FLAG_ZF
     if value:
-        c.rflags |= FLAG_ZF
+        c.arch.rflags |= FLAG_ZF
 
 
 cdef bint visible(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
     """Whether CPL and RPL may see a descriptor; conforming code is seen by all."""
     if d.ar & AR_S and d.ar & AR_CODE and d.ar & AR_CONFORMING:
         return True
-    return dpl_of(d.ar) >= c.cpl and dpl_of(d.ar) >= selector & 3
+    return dpl_of(d.ar) >= c.arch.cpl and dpl_of(d.ar) >= selector & 3
 
 
 cdef int inspect(CpuState* c, OpInfo* op, u32* selector, Descriptor* d) noexcept nogil:

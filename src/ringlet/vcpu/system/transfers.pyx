@@ -35,9 +35,9 @@ cdef int check_target(CpuState* c, u32 ar, u32 limit, u64 rip) noexcept nogil:
 
 
 cdef void enter_code(CpuState* c, Descriptor* d, u32 selector, u32 cpl, u64 rip) noexcept nogil:
-    load_cache(&c.seg[SEG_CS], d, (selector & 0xFFFC) | cpl)
-    c.cpl = cpl
-    c.rip = rip
+    load_cache(&c.arch.seg[SEG_CS], d, (selector & 0xFFFC) | cpl)
+    c.arch.cpl = cpl
+    c.arch.rip = rip
     update_key(c)
 
 
@@ -59,9 +59,9 @@ cdef int check_direct(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
     if d.ar & AR_L and d.ar & AR_DB:
         return raise_err(c, VEC_GP, selector_error(selector))
     if d.ar & AR_CONFORMING:
-        if dpl_of(d.ar) > c.cpl:
+        if dpl_of(d.ar) > c.arch.cpl:
             return raise_err(c, VEC_GP, selector_error(selector))
-    elif selector & 3 > c.cpl or dpl_of(d.ar) != c.cpl:
+    elif selector & 3 > c.arch.cpl or dpl_of(d.ar) != c.arch.cpl:
         return raise_err(c, VEC_GP, selector_error(selector))
     if not d.ar & AR_P:
         return raise_err(c, VEC_NP, selector_error(selector))
@@ -77,7 +77,7 @@ cdef int read_gate(CpuState* c, u32 selector, Descriptor* cs, u32* cs_selector,
         return EMU_FAULT
     if (result == DESC_OUTSIDE or gate.ar & 0x1F != SYS_CALL_GATE or
             <u32>(gate.high >> 40) & 0x1F or
-            dpl_of(gate.ar) < c.cpl or dpl_of(gate.ar) < selector & 3):
+            dpl_of(gate.ar) < c.arch.cpl or dpl_of(gate.ar) < selector & 3):
         return raise_err(c, VEC_GP, selector_error(selector))
     if not gate.ar & AR_P:
         return raise_err(c, VEC_NP, selector_error(selector))
@@ -87,7 +87,7 @@ cdef int read_gate(CpuState* c, u32 selector, Descriptor* cs, u32* cs_selector,
         return raise_err(c, VEC_GP, 0)
     if require(c, cs_selector[0], cs):
         return EMU_FAULT
-    if (not is_code(cs.ar) or dpl_of(cs.ar) > c.cpl or not cs.ar & AR_L or cs.ar & AR_DB):
+    if (not is_code(cs.ar) or dpl_of(cs.ar) > c.arch.cpl or not cs.ar & AR_L or cs.ar & AR_DB):
         return raise_err(c, VEC_GP, selector_error(cs_selector[0]))
     return 0
 
@@ -110,7 +110,7 @@ cdef int far_target(CpuState* c, OpInfo* op, bint jump, Descriptor* cs, u32* sel
     if read_gate(c, selector[0], cs, selector, rip):
         return EMU_FAULT
     # A jump cannot change the privilege.
-    if jump and not cs.ar & AR_CONFORMING and dpl_of(cs.ar) != c.cpl:
+    if jump and not cs.ar & AR_CONFORMING and dpl_of(cs.ar) != c.arch.cpl:
         return raise_err(c, VEC_GP, selector_error(selector[0]))
     if not cs.ar & AR_P:
         return raise_err(c, VEC_NP, selector_error(selector[0]))
@@ -126,7 +126,7 @@ cdef int op_jmp_far(CpuState* c, OpInfo* op) noexcept nogil:
         return EMU_FAULT
     if check_target(c, cs.ar, cs.limit, rip) or mark_accessed(c, &cs):
         return EMU_FAULT
-    enter_code(c, &cs, selector, c.cpl, rip)
+    enter_code(c, &cs, selector, c.arch.cpl, rip)
     return EMU_FLOW
 
 
@@ -136,20 +136,20 @@ cdef int call_inner(CpuState* c, OpInfo* op, Descriptor* cs, u32 selector, u64 r
     cdef u64 rsp = 0
     cdef u32 cpl = dpl_of(cs.ar)
     cdef u32 offset = 4 + 8 * cpl
-    if c.tr.ar & AR_UNUSABLE or <u64>offset + 7 > c.tr.limit:
-        return raise_err(c, VEC_TS, selector_error(c.tr.selector))
-    if read_bytes(c, c.tr.base + offset, &rsp, 8, 0):
+    if c.arch.tr.ar & AR_UNUSABLE or <u64>offset + 7 > c.arch.tr.limit:
+        return raise_err(c, VEC_TS, selector_error(c.arch.tr.selector))
+    if read_bytes(c, c.arch.tr.base + offset, &rsp, 8, 0):
         return EMU_FAULT
     frame[0] = next_rip(c, op)
-    frame[1] = c.seg[SEG_CS].selector
-    frame[2] = c.gpr[RSP]
-    frame[3] = c.seg[SEG_SS].selector
+    frame[1] = c.arch.seg[SEG_CS].selector
+    frame[2] = c.arch.gpr[RSP]
+    frame[3] = c.arch.seg[SEG_SS].selector
     if check_target(c, cs.ar, cs.limit, rip) or mark_accessed(c, cs):
         return EMU_FAULT
     if push_frame(c, rsp, frame, 4, 0):
         return EMU_FAULT
-    c.gpr[RSP] = rsp - 32
-    load_null(&c.seg[SEG_SS], cpl, cpl)
+    c.arch.gpr[RSP] = rsp - 32
+    load_null(&c.arch.seg[SEG_SS], cpl, cpl)
     enter_code(c, cs, selector, cpl, rip)
     return EMU_FLOW
 
@@ -158,24 +158,24 @@ cdef int op_call_far(CpuState* c, OpInfo* op) noexcept nogil:
     cdef Descriptor cs
     cdef u64 words[2]
     cdef u64 rip = 0
-    cdef u64 rsp = c.gpr[RSP]
+    cdef u64 rsp = c.arch.gpr[RSP]
     cdef u32 selector = 0
     cdef u32 size = op.size
     cdef bint gated
     if far_target(c, op, False, &cs, &selector, &rip, &gated):
         return EMU_FAULT
     if gated:
-        if not cs.ar & AR_CONFORMING and dpl_of(cs.ar) < c.cpl:
+        if not cs.ar & AR_CONFORMING and dpl_of(cs.ar) < c.arch.cpl:
             return call_inner(c, op, &cs, selector, rip)
         size = 8
     words[0] = next_rip(c, op)
-    words[1] = c.seg[SEG_CS].selector
+    words[1] = c.arch.seg[SEG_CS].selector
     if check_target(c, cs.ar, cs.limit, rip) or mark_accessed(c, &cs):
         return EMU_FAULT
     if push_values(c, &rsp, words, 2, size):
         return EMU_FAULT
-    c.gpr[RSP] = rsp
-    enter_code(c, &cs, selector, c.cpl, rip)
+    c.arch.gpr[RSP] = rsp
+    enter_code(c, &cs, selector, c.arch.cpl, rip)
     return EMU_FLOW
 
 
@@ -186,7 +186,7 @@ cdef int check_return_code(CpuState* c, u32 selector, Descriptor* cs) noexcept n
         return raise_err(c, VEC_GP, 0)
     if require(c, selector, cs):
         return EMU_FAULT
-    if not is_code(cs.ar) or rpl < c.cpl or (cs.ar & AR_L and cs.ar & AR_DB):
+    if not is_code(cs.ar) or rpl < c.arch.cpl or (cs.ar & AR_L and cs.ar & AR_DB):
         return raise_err(c, VEC_GP, selector_error(selector))
     if cs.ar & AR_CONFORMING:
         if dpl_of(cs.ar) > rpl:
@@ -210,9 +210,9 @@ cdef int check_return_stack(CpuState* c, u32 selector, Descriptor* cs, u32 cpl,
 
 cdef void load_return_stack(CpuState* c, u32 selector, Descriptor* ss, u32 cpl) noexcept nogil:
     if is_null(selector):
-        load_null(&c.seg[SEG_SS], selector, cpl)
+        load_null(&c.arch.seg[SEG_SS], selector, cpl)
     else:
-        load_cache(&c.seg[SEG_SS], ss, selector)
+        load_cache(&c.arch.seg[SEG_SS], ss, selector)
 
 
 cdef void drop_inner_segments(CpuState* c, u32 cpl) noexcept nogil:
@@ -222,11 +222,11 @@ cdef void drop_inner_segments(CpuState* c, u32 cpl) noexcept nogil:
     for i in range(6):
         if i == SEG_CS or i == SEG_SS:
             continue
-        ar = c.seg[i].ar
+        ar = c.arch.seg[i].ar
         if ar & AR_UNUSABLE:
             continue
         if (not ar & AR_CODE or not ar & AR_CONFORMING) and dpl_of(ar) < cpl:
-            load_null(&c.seg[i], 0, 0)
+            load_null(&c.arch.seg[i], 0, 0)
 
 
 cdef u64 returned_rsp(Descriptor* cs, u64 rsp) noexcept nogil:
@@ -238,7 +238,7 @@ cdef int op_ret_far(CpuState* c, OpInfo* op) noexcept nogil:
     cdef Descriptor cs, ss
     cdef u64 words[2]
     cdef u64 outer[2]
-    cdef u64 rsp = c.gpr[RSP]
+    cdef u64 rsp = c.arch.gpr[RSP]
     cdef u32 selector, stack_selector, cpl
     cdef u64 drop = op.imm & 0xFFFF
     if pop_values(c, &rsp, words, 2, op.size):
@@ -248,10 +248,10 @@ cdef int op_ret_far(CpuState* c, OpInfo* op) noexcept nogil:
         return EMU_FAULT
     cpl = selector & 3
     rsp = stack_step(c, rsp, drop)
-    if cpl == c.cpl:
+    if cpl == c.arch.cpl:
         if check_target(c, cs.ar, cs.limit, words[0]) or mark_accessed(c, &cs):
             return EMU_FAULT
-        c.gpr[RSP] = rsp
+        c.arch.gpr[RSP] = rsp
         enter_code(c, &cs, selector, cpl, words[0])
         return EMU_FLOW
     if pop_values(c, &rsp, outer, 2, op.size):
@@ -264,7 +264,7 @@ cdef int op_ret_far(CpuState* c, OpInfo* op) noexcept nogil:
     if not is_null(stack_selector) and mark_accessed(c, &ss):
         return EMU_FAULT
     load_return_stack(c, stack_selector, &ss, cpl)
-    c.gpr[RSP] = returned_rsp(&cs, outer[0] + drop)
+    c.arch.gpr[RSP] = returned_rsp(&cs, outer[0] + drop)
     drop_inner_segments(c, cpl)
     enter_code(c, &cs, selector, cpl, words[0])
     return EMU_FLOW
@@ -276,9 +276,9 @@ cdef void return_flags(CpuState* c, u64 image, u32 size) noexcept nogil:
                      FLAG_OF | FLAG_NT)
     if size > 2:
         mask |= FLAG_RF | FLAG_AC | FLAG_ID
-    if c.cpl <= iopl(c):
+    if c.arch.cpl <= iopl(c):
         mask |= FLAG_IF
-    if c.cpl == 0:
+    if c.arch.cpl == 0:
         mask |= FLAG_IOPL
         if size > 2:
             mask |= FLAG_VIF | FLAG_VIP
@@ -292,12 +292,12 @@ cdef int op_iret(CpuState* c, OpInfo* op) noexcept nogil:
     """
     cdef Descriptor cs, ss
     cdef u64 words[5]
-    cdef u64 rsp = c.gpr[RSP]
+    cdef u64 rsp = c.arch.gpr[RSP]
     cdef u32 selector, cpl
     cdef u32 stack_selector = 0
     cdef bint with_stack = c.key & KEY_MODE64 != 0
-    c.nmi_blocked = 0
-    if c.rflags & FLAG_NT:
+    c.arch.nmi_blocked = 0
+    if c.arch.rflags & FLAG_NT:
         return raise_err(c, VEC_GP, 0)
     if pop_values(c, &rsp, words, 5 if with_stack else 3, op.size):
         return EMU_FAULT
@@ -305,7 +305,7 @@ cdef int op_iret(CpuState* c, OpInfo* op) noexcept nogil:
     if check_return_code(c, selector, &cs):
         return EMU_FAULT
     cpl = selector & 3
-    if not with_stack and cpl != c.cpl:
+    if not with_stack and cpl != c.arch.cpl:
         with_stack = True
         if pop_values(c, &rsp, &words[3], 2, op.size):
             return EMU_FAULT
@@ -319,17 +319,17 @@ cdef int op_iret(CpuState* c, OpInfo* op) noexcept nogil:
         return EMU_FAULT
 
     return_flags(c, words[2], op.size)
-    if not c.dr[7] & DR7_ENABLES:
+    if not c.arch.dr[7] & DR7_ENABLES:
         # Nothing looks at RF then, and nothing would clear it after the next instruction.
-        c.rflags &= ~<u64>FLAG_RF
+        c.arch.rflags &= ~<u64>FLAG_RF
     if with_stack:
         load_return_stack(c, stack_selector, &ss, cpl)
         rsp = returned_rsp(&cs, words[3])
-    c.gpr[RSP] = rsp
-    if cpl != c.cpl:
+    c.arch.gpr[RSP] = rsp
+    if cpl != c.arch.cpl:
         drop_inner_segments(c, cpl)
     enter_code(c, &cs, selector, cpl, words[0])
-    if c.pf_waits and c.rip == c.pf_rip:
+    if c.pf_waits and c.arch.rip == c.pf_rip:
         # The page is there by now, most often: mapping it spares the host fault that would.
         c.pf_waits = 0
         mmu_prefill(c, c.pf_linear, c.pf_access)

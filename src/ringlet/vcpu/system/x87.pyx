@@ -14,7 +14,7 @@ cdef u32 x87_opcode(const u8* code) noexcept nogil:
 
 
 cdef u64 guest_pointer(CpuState* c, u64 host, int data) noexcept nogil:
-    if host == 0 or host == c.fpu_restored[data]:
+    if host == 0 or host == c.arch.fpu_restored[data]:
         # Not of an instruction that ran here: the guest loaded it.
         return host
     if c.fpu_pointer == NULL:
@@ -29,7 +29,7 @@ cdef u16 guest_opcode(CpuState* c, u64 host, u16 fop) noexcept nogil:
     instruction before that one, or not at all: then it stays.
     """
     cdef u64 found
-    if not fop or host <= 0xFFFF or host == c.fpu_restored[0] or c.fpu_pointer == NULL:
+    if not fop or host <= 0xFFFF or host == c.arch.fpu_restored[0] or c.fpu_pointer == NULL:
         return fop
     found = (<fpu_pointer_fn>c.fpu_pointer)(c, host, FPU_OPCODE)
     if found >> 32 != fop or <u32>found == X87_NONE:
