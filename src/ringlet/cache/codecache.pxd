@@ -17,7 +17,8 @@ cdef enum:
     MAX_HOT = 64       # hot pages at a time
 
 cdef struct Fragment:
-    u64 linear
+    u64 linear         # of its first byte: what its mapping is known by
+    u64 rip            # the guest's RIP there
     u64 phys[2]        # guest physical pages of its bytes; the second may equal the first
     u32 key
     u32 space          # identity of the address space of its half
@@ -41,7 +42,7 @@ cdef struct Fragment:
     u32 dead
 
 cdef struct LinkRec:
-    u64 target         # linear
+    u64 target         # RIP
     u32 at             # cache offset of the rel32
     u32 stub           # cache offset of the stub it leaves by
     u32 home           # where it leads when not linked: the stub, or the start of a loop's copy
@@ -99,7 +100,8 @@ cdef inline void patch(Cache* k, u32 at, u32 target) noexcept nogil:
 
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL
 cdef void cache_destroy(CpuState* c)
-cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil
+# The fragment at a linear address that begins at the guest's `rip`, or NONE.
+cdef u32 cache_find(Cache* k, u64 linear, u64 rip, u32 key, u32 space) noexcept nogil
 # Install a translation; NONE: the cache is full (flush and translate again).
 cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0, u64 phys1) noexcept nogil
 # Replace the translation of fragment `index`, whose guest bytes have changed.  False: the new one

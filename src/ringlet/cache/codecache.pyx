@@ -123,12 +123,12 @@ cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
     jumps_release_all(k)
 
 
-cdef u32 cache_find(Cache* k, u64 linear, u32 key, u32 space) noexcept nogil:
+cdef u32 cache_find(Cache* k, u64 linear, u64 rip, u32 key, u32 space) noexcept nogil:
     cdef u32 i = k.hash[hash_of(linear, key, space)]
     cdef Fragment* f
     while i != NONE:
         f = &k.fragments[i]
-        if f.linear == linear and f.key == key and f.space == space:
+        if f.linear == linear and f.rip == rip and f.key == key and f.space == space:
             return i
         i = f.next_hash
     return NONE
@@ -171,15 +171,15 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 
             (<u32*>(p + at))[0] = <u32>(c.block + <u64>r.value)
         elif r.kind == RELOC_TABLE:
             (<u32*>(p + at))[0] = <u32>k.table_of[t.key]
-        elif r.kind == RELOC_LINEAR32:
-            (<u32*>(p + at))[0] = <u32>(t.linear + <u64>r.value)
-        elif r.kind == RELOC_LINEAR64:
-            (<u64*>(p + at))[0] = t.linear + <u64>r.value
-        elif r.kind == RELOC_NLINEAR64:
-            (<u64*>(p + at))[0] = 0 - (t.linear + <u64>r.value)
+        elif r.kind == RELOC_RIP32:
+            (<u32*>(p + at))[0] = <u32>(t.rip + <u64>r.value)
+        elif r.kind == RELOC_RIP64:
+            (<u64*>(p + at))[0] = t.rip + <u64>r.value
+        elif r.kind == RELOC_NRIP64:
+            (<u64*>(p + at))[0] = 0 - (t.rip + <u64>r.value)
         elif r.kind == RELOC_SLOT:
             v = BLOCK_SLOTS_U if (t.key & KEY_CPL) == 3 else BLOCK_SLOTS_K
-            v += (((t.linear + <u64>r.value) >> SLOT_SHIFT) & 0xFFFF) * 8
+            v += (((t.rip + <u64>r.value) >> SLOT_SHIFT) & 0xFFFF) * 8
             (<u32*>(p + at))[0] = <u32>(c.block + v)
         elif r.kind == RELOC_STUB:
             (<u32*>(p + at))[0] = k.stubs.at[r.value] - (host + at + 4)
@@ -189,8 +189,8 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 
             (<u64*>(p + at))[0] = <u64>t.source + <u64>r.value
         elif r.kind == RELOC_FIELD:
             (<u32*>(p + at))[0] = (<u32*>(t.bytes + r.value))[0]
-        elif r.kind == RELOC_RIP64:
-            v = t.linear + <u64>(r.value & 0xFFFF)
+        elif r.kind == RELOC_FIELD64:
+            v = t.rip + <u64>(r.value & 0xFFFF)
             (<u64*>(p + at))[0] = v + <u64><i64>(<i32*>(t.bytes + (r.value >> 16)))[0]
         elif r.kind == RELOC_FRAGMENT:
             (<u32*>(p + at))[0] = index
@@ -200,7 +200,7 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 
         o = <OpInfo*>(k.write + ops) + i
         for h in range(sizeof(OpInfo) >> 3):
             (<u64*>o)[h] = (<u64*>&t.ops[i])[h]
-        o.rip += t.linear
+        o.rip += t.rip
         if o.resume:
             o.resume = host_of(k, host + <u32>o.resume)
 
@@ -220,6 +220,7 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     f.table = 0 if t.indirect == NONE else table_for(c, k, t.key)
     write_code(c, k, t, host, ops, index, k.n_links)
     f.linear = t.linear
+    f.rip = t.rip
     f.phys[0] = phys0
     f.phys[1] = phys1
     f.key = t.key
@@ -242,7 +243,7 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         k.map[k.n_map + i] = t.map[i]
     for i in range(t.n_links):
         l = &k.links[k.n_links + i]
-        l.target = t.linear + <u64>t.links[i].target
+        l.target = t.rip + <u64>t.links[i].target
         l.at = host + t.links[i].at
         l.stub = host + t.links[i].stub
         l.home = host + t.links[i].home if t.links[i].home else l.stub
@@ -278,7 +279,7 @@ cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil:
     cdef LinkRec* l = &k.links[link]
     cdef Fragment* f = &k.fragments[target]
     cdef Fragment* source = &k.fragments[l.source]
-    if (l.linked != NONE or l.home != l.stub or source.dead or f.dead or l.target != f.linear
+    if (l.linked != NONE or l.home != l.stub or source.dead or f.dead or l.target != f.rip
             or source.key != f.key or source.space != f.space):
         return
     patch(k, l.at, f.body)
@@ -345,7 +346,7 @@ cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept n
         return False
     for i in range(t.n_links):
         l = &k.links[f.links + i]
-        if (l.target != t.linear + <u64>t.links[i].target or l.at != f.host + t.links[i].at
+        if (l.target != t.rip + <u64>t.links[i].target or l.at != f.host + t.links[i].at
                 or l.stub != f.host + t.links[i].stub):
             return False
     write_code(c, k, t, f.host, (f.host + t.size + 15) & ~<u32>7, index, f.links)

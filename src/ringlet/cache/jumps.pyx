@@ -87,7 +87,7 @@ cdef void jumps_set_spaces(CpuState* c, Cache* k, u32 low, u32 high) noexcept no
 cdef void jumps_enter(CpuState* c, Cache* k, u32 fragment) noexcept nogil:
     cdef Fragment* f = &k.fragments[fragment]
     cdef u64* table = <u64*>k.table_of[f.key]
-    cdef u32 half = <u32>(f.linear >> 63), index = f.linear & 0xFFFF
+    cdef u32 half = <u32>(f.linear >> 63), index = f.rip & 0xFFFF
     cdef Undo* u
     if f.thunk == 0 or f.dead or table == NULL or f.space != k.space[half]:
         return
@@ -106,6 +106,6 @@ cdef void jumps_leave(CpuState* c, Cache* k, Fragment* f) noexcept nogil:
     cdef u64* entry
     if f.thunk == 0 or not k.table_of[f.key]:
         return
-    entry = <u64*>k.table_of[f.key] + (f.linear & 0xFFFF)
+    entry = <u64*>k.table_of[f.key] + (f.rip & 0xFFFF)
     if entry[0] == <u64>k.run + f.thunk:
         entry[0] = c.stub[STUB_INDIRECT]

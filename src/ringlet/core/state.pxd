@@ -396,5 +396,9 @@ cdef inline int raise_err(CpuState* c, u32 vector, u32 error) noexcept nogil:
     c.exc_is_soft = 0
     return EMU_FAULT
 
+cdef inline u64 code_linear(CpuState* c, u64 rip) noexcept nogil:
+    """Linear address of the code at `rip`: CS.base counts outside 64-bit mode (SDM 3A 3.4.4)."""
+    return rip if c.key & KEY_MODE64 else <u32>(rip + c.arch.seg[SEG_CS].base)
+
 cdef inline bint is_canonical(u64 linear) noexcept nogil:
     return (<u64>((<i64>(linear << 16)) >> 16)) == linear

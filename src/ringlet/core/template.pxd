@@ -7,24 +7,24 @@ from ringlet.core.state cimport u8, u16, u32, u64, i64, OpInfo
 # What a field of the translated bytes must become when it is installed at an address.
 cdef enum:  # Reloc.kind
     RELOC_STATE = 0    # abs32: value is an offset in the block below 2 GiB
-    RELOC_LINEAR32 = 1 # the fragment's linear address + value, sign-extended from 32 bits
-    RELOC_LINEAR64 = 2
-    RELOC_NLINEAR64 = 3  # minus that
-    RELOC_SLOT = 4     # abs32 of the slot entry of the fragment's linear address + value
+    RELOC_RIP32 = 1 # the fragment's RIP + value, sign-extended from 32 bits
+    RELOC_RIP64 = 2
+    RELOC_NRIP64 = 3  # minus that
+    RELOC_SLOT = 4     # abs32 of the slot entry of the fragment's RIP + value
     RELOC_STUB = 5     # rel32 to stub number `value`
     RELOC_OP = 6       # abs32 of OpInfo number `value`
     RELOC_LINK = 7     # imm32: number of the link whose index in the fragment is `value`
     RELOC_SOURCE = 8   # abs64: host address of the guest byte at offset `value` of the fragment
     RELOC_FRAGMENT = 9 # imm32: number of the fragment
     RELOC_FIELD = 10   # the guest's own 32-bit field at offset `value` of the fragment
-    RELOC_RIP64 = 11   # linear address + (value & FFFFh) + the guest's field at offset value >> 16
+    RELOC_FIELD64 = 11   # RIP + (value & FFFFh) + the guest's field at offset value >> 16
     RELOC_TABLE = 12   # abs32 of the jump table of the translation's key
 
 # The stubs a translation leaves through; their addresses are the machine's (ringlet.core.stubs).
 cdef enum:  # Stub
     STUB_ENTER = 0
     STUB_LINK = 1        # exit_arg: link number
-    STUB_INDIRECT = 2    # r8: linear target
+    STUB_INDIRECT = 2    # r8: the target's RIP
     STUB_OP = 3          # op_info
     STUB_LEAVE = 4       # after a host signal: registers are in CpuState already
     STUB_STALE = 5       # exit_arg: the fragment whose guest bytes are not what they were
@@ -53,12 +53,13 @@ cdef struct MapEntry:
 cdef struct Link:
     u32 at            # offset of the rel32 to patch
     u32 stub          # offset of its stub
-    i64 target        # linear target less the fragment's linear address
+    i64 target        # target less the fragment's RIP
     u32 conditional
     u32 home          # offset it leads to when not linked, or 0: its stub
 
 cdef struct Template:
     u64 linear        # of the first guest byte, as translated
+    u64 rip           # and the guest's RIP there: what the code computes with
     u32 key
     u32 guest_bytes
     u32 insns

@@ -347,7 +347,7 @@ class _Lister:
                 return text.replace(f"{raw:#x}", "jumps")
             case Relocation.SLOT:
                 return text.replace("[0]", f"[slot of {address:#x}]")
-            case Relocation.LINEAR32 if instruction.memory_displacement:
+            case Relocation.RIP32 if instruction.memory_displacement:
                 shown = instruction.memory_displacement
                 for sign, number in (("- ", -shown & _MASK), ("+ ", shown)):
                     text = text.replace(f"{sign}{number:#x}]", f"+ {address:#x}]")
@@ -355,7 +355,7 @@ class _Lister:
             case Relocation.OP:
                 op = Op(self._t.operations[value][1])
                 return text.rpartition(" ")[0] + f" {op.name}"
-            case Relocation.NLINEAR64:
+            case Relocation.NRIP64:
                 return text.rpartition(" ")[0] + f" -{address:#x}"
             case _:
                 return text

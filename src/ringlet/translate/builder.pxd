@@ -49,7 +49,7 @@ cdef struct Ref:
     u8 scale          # 0..3
     u8 own            # disp is the displacement of the guest's instruction, and far
     i32 disp
-    i32 linear        # 1: disp is linear address + disp (RELOC_LINEAR32)
+    i32 linear        # 1: disp is linear address + disp (RELOC_RIP32)
 
 # Bytes from `start` to before `end`, from the fragment's first.
 cdef struct Span:
@@ -64,7 +64,8 @@ cdef struct Builder:
     u32 limit         # most instructions to take
     u32 room          # and bytes after which no more is begun; 0: any number
     u32 key
-    u64 linear        # the fragment's linear address
+    u64 linear        # the fragment's linear address: where its bytes are in their page
+    u64 rip           # and the guest's RIP there: what its code computes with
     u64 block         # host address of the block below 2 GiB
     u32 slots         # BLOCK_SLOTS_K or _U
     u32 nslots
@@ -161,7 +162,7 @@ cdef inline void free_field(Builder* b, Insn* i, u32 which) noexcept nogil:
 
 cdef inline void disp32(Builder* b, Ref* r) noexcept nogil:
     if r.linear:
-        reloc(b, RELOC_LINEAR32, r.disp)
+        reloc(b, RELOC_RIP32, r.disp)
     elif r.own:
         free_field(b, b.now, FREE_DISP)
     e32(b, <u32>r.disp)
@@ -291,12 +292,12 @@ cdef inline void mov_linear(Builder* b, u32 dst, i64 delta) noexcept nogil:
         e8(b, 0x48 | (dst >> 3))
         e8(b, 0xC7)
         e8(b, 0xC0 | (dst & 7))
-        reloc(b, RELOC_LINEAR32, delta)
+        reloc(b, RELOC_RIP32, delta)
         e32(b, <u32>(b.linear + <u64>delta))
     else:
         e8(b, 0x48 | (dst >> 3))
         e8(b, 0xB8 | (dst & 7))
-        reloc(b, RELOC_LINEAR64, delta)
+        reloc(b, RELOC_RIP64, delta)
         e64(b, b.linear + <u64>delta)
 
 cdef inline void jmp_stub(Builder* b, u32 stub) noexcept nogil:

@@ -133,16 +133,16 @@ cdef void emit_link_stubs(Builder* b) noexcept nogil:
 
 
 cdef void emit_thunk(Builder* b) noexcept nogil:
-    """The entry for indirect jumps: r8 must be this fragment's linear address.
+    """The entry for indirect jumps: r8 must be this fragment's RIP.
 
     The comparison keeps the flags, even where they are dead here: if r8 is another fragment's
     address, they may be live there.
     """
     b.thunk = b.n
     mov_rr(b, H9, 1)
-    e8(b, 0x48); e8(b, 0xB9)                                  # mov rcx, -linear
-    reloc(b, RELOC_NLINEAR64, 0)
-    e64(b, 0 - b.linear)
+    e8(b, 0x48); e8(b, 0xB9)                                  # mov rcx, -rip
+    reloc(b, RELOC_NRIP64, 0)
+    e64(b, 0 - b.rip)
     lea_sum(b, 1, 1, H8, 0)
     e8(b, 0xE3); e8(b, 8)                                     # jrcxz over
     mov_rr(b, 1, H9)
@@ -211,7 +211,7 @@ cdef void emit_stale(Builder* b) noexcept nogil:
 
 
 cdef void emit_indirect(Builder* b) noexcept nogil:
-    """Go to the linear address in r8."""
+    """Go to the RIP in r8."""
     if b.key & KEY_STEP:
         # The table may lead to code that does not step.
         jmp_stub(b, STUB_INDIRECT)
@@ -225,14 +225,14 @@ cdef void emit_indirect(Builder* b) noexcept nogil:
 
 cdef void push_return(Builder* b, Insn* i) noexcept nogil:
     cdef i64 delta = <i64>i.offset + i.length
-    if <i64>(<i32>(b.linear + <u64>delta)) == <i64>(b.linear + <u64>delta):
+    if <i64>(<i32>(b.rip + <u64>delta)) == <i64>(b.rip + <u64>delta):
         e8(b, 0x68)
-        reloc(b, RELOC_LINEAR32, delta)
-        e32(b, <u32>(b.linear + <u64>delta))
+        reloc(b, RELOC_RIP32, delta)
+        e32(b, <u32>(b.rip + <u64>delta))
     else:
         e8(b, 0x49); e8(b, 0xB9)                              # mov r9, imm64
-        reloc(b, RELOC_LINEAR64, delta)
-        e64(b, b.linear + <u64>delta)
+        reloc(b, RELOC_RIP64, delta)
+        e64(b, b.rip + <u64>delta)
         e8(b, 0x41); e8(b, 0x51)                              # push r9
     b.sp_moved = 0
 

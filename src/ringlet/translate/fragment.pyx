@@ -336,7 +336,7 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     cdef u16 after
     b.slots = BLOCK_SLOTS_U if user else BLOCK_SLOTS_K
     b.nslots = BLOCK_NSLOTS_U if user else BLOCK_NSLOTS_K
-    b.small = (<i64>(b.linear << 32) >> 32) == <i64>b.linear
+    b.small = (<i64>(b.rip << 32) >> 32) == <i64>b.rip
     b.n = b.n_relocs = b.n_cold = b.n_map = b.n_links = b.n_ops = 0
     b.full = b.n_bindings = b.zero_extended = b.sp_moved = b.loop_at = b.in_loop = 0
     b.thunk = b.indirect = 0xFFFFFFFF
@@ -395,6 +395,7 @@ cdef Template template_of(Builder* b) noexcept nogil:
     """The finished translation, as the code cache wants it; it points into the builder."""
     cdef Template t
     t.linear = b.linear
+    t.rip = b.rip
     t.key = b.key
     t.guest_bytes = b.guest_bytes
     t.insns = b.count

@@ -21,7 +21,7 @@ cdef struct Record:
     u32 size             # of the record, a multiple of 8
     u32 next             # arena offset of the next in its bucket; 0: none
     u32 key
-    i32 near_low         # least and greatest RELOC_LINEAR32, if any: they fit 32 bits anywhere
+    i32 near_low         # least and greatest RELOC_RIP32, if any: they fit 32 bits anywhere
     i32 near_high
     u16 hits             # whether this run has used it
     u16 unused           # runs since it was used last

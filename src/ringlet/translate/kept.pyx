@@ -50,8 +50,8 @@ cdef bint holds(Builder* b, Record* r, Parts* p) noexcept nogil:
     for i in range(r.n_free):
         if not is_far((<i32*>(b.code + free[i]))[0]):
             return False
-    return r.near_low > r.near_high or (fits32(<i64>b.linear + r.near_low)
-                                        and fits32(<i64>b.linear + r.near_high))
+    return r.near_low > r.near_high or (fits32(<i64>b.rip + r.near_low)
+                                        and fits32(<i64>b.rip + r.near_high))
 
 
 cdef Record* search(Kept* k, Builder* b, u32 bucket, bint indirect, Parts* p) noexcept nogil:
@@ -89,6 +89,7 @@ cdef bint kept_find(Kept* k, Builder* b, bint indirect, Template* t) noexcept no
     k.n_found += 1
     start = <u8*>r
     t.linear = b.linear
+    t.rip = b.rip
     t.key = r.key
     t.guest_bytes = r.guest_bytes
     t.insns = r.insns
@@ -182,7 +183,7 @@ cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
         relocs[i].at = <u16>t.relocs[i].at
         relocs[i].kind = <u16>t.relocs[i].kind
         relocs[i].value = <i32>t.relocs[i].value
-        if relocs[i].kind == RELOC_LINEAR32:
+        if relocs[i].kind == RELOC_RIP32:
             low = relocs[i].value if relocs[i].value < low else low
             high = relocs[i].value if relocs[i].value > high else high
     links = <PackedLink*>(start + p.links)

@@ -14,7 +14,7 @@ cdef enum:
 
 cdef inline bint wide(u32 kind) noexcept:
     """A field of 64 bits."""
-    return kind in (RELOC_LINEAR64, RELOC_NLINEAR64, RELOC_SOURCE, RELOC_RIP64)
+    return kind in (RELOC_RIP64, RELOC_NRIP64, RELOC_SOURCE, RELOC_FIELD64)
 
 
 cdef bint sound(Record* r, u32 room) noexcept:
@@ -57,7 +57,7 @@ cdef bint sound(Record* r, u32 room) noexcept:
                 or (relocs[i].kind == RELOC_LINK and not 0 <= relocs[i].value < r.n_links)
                 or (relocs[i].kind == RELOC_FIELD
                     and not 0 <= relocs[i].value <= 4092 - <i32>r.at)
-                or (relocs[i].kind == RELOC_RIP64
+                or (relocs[i].kind == RELOC_FIELD64
                     and not 0 <= relocs[i].value >> 16 <= 4092 - <i32>r.at)):
             return False
     links = <PackedLink*>(start + p.links)

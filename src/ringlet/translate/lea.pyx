@@ -17,8 +17,8 @@ cdef int emit_lea(Builder* b, Insn* i) noexcept nogil:
     if i.rip_relative and (i.rex & 8) and not i.prefixes & PFX_67:
         dst = H8 if is_away(reg) else reg
         e8(b, 0x48 | (dst >> 3)); e8(b, 0xB8 | (dst & 7))
-        reloc(b, RELOC_LINEAR64, <i64>i.offset + i.length + i.disp)
-        e64(b, b.linear + i.offset + i.length + <u64><i64>i.disp)
+        reloc(b, RELOC_RIP64, <i64>i.offset + i.length + i.disp)
+        e64(b, b.rip + i.offset + i.length + <u64><i64>i.disp)
         store_lea(b, reg, dst)
         return 1
     if i.rip_relative:

@@ -139,18 +139,18 @@ cdef void emit_cold(Builder* b) noexcept nogil:
 
 
 cdef Ref constant(Builder* b, i64 delta) noexcept nogil:
-    """The operand at the fragment's linear address + delta (RIP-relative)."""
+    """The operand at the fragment's RIP + delta, in 64-bit code: no segment has a base there."""
     cdef Ref r
     e8(b, 0x4C); e8(b, 0x8B); e8(b, 0x04); e8(b, 0x25)      # mov r8, [slot entry]
     reloc(b, RELOC_SLOT, delta)
     e32(b, 0)
-    if fits32(b.linear + <u64>delta):
+    if fits32(b.rip + <u64>delta):
         r = ref_mem(H8, <i32>delta)
         r.linear = 1
         return r
     e8(b, 0x49); e8(b, 0xB9)                                # mov r9, imm64
-    reloc(b, RELOC_LINEAR64, delta)
-    e64(b, b.linear + <u64>delta)
+    reloc(b, RELOC_RIP64, delta)
+    e64(b, b.rip + <u64>delta)
     lea_sum(b, H8, H8, H9, 0)
     return ref_mem(H8, 0)
 
@@ -204,8 +204,8 @@ cdef inline void mov_rip(Builder* b, Insn* i, u32 dst) noexcept nogil:
     e8(b, 0x48 | (dst >> 3))
     e8(b, 0xB8 | (dst & 7))
     i.free |= FREE_RIP
-    reloc(b, RELOC_RIP64, end | (<i64>i.offset + i.imm_at - 4) << 16)
-    e64(b, b.linear + <u64>end + <u64><i64>i.disp)
+    reloc(b, RELOC_FIELD64, end | (<i64>i.offset + i.imm_at - 4) << 16)
+    e64(b, b.rip + <u64>end + <u64><i64>i.disp)
 
 
 cdef inline void mov_rr32(Builder* b, u32 dst, u32 src) noexcept nogil:

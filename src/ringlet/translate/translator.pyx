@@ -22,9 +22,9 @@ class Relocation(IntEnum):
     """What a field of the translated bytes becomes when it is installed (core/template.pxd)."""
 
     STATE = RELOC_STATE
-    LINEAR32 = RELOC_LINEAR32
-    LINEAR64 = RELOC_LINEAR64
-    NLINEAR64 = RELOC_NLINEAR64
+    RIP32 = RELOC_RIP32
+    RIP64 = RELOC_RIP64
+    NRIP64 = RELOC_NRIP64
     SLOT = RELOC_SLOT
     STUB = RELOC_STUB
     OP = RELOC_OP
@@ -32,7 +32,7 @@ class Relocation(IntEnum):
     SOURCE = RELOC_SOURCE
     FRAGMENT = RELOC_FRAGMENT
     FIELD = RELOC_FIELD
-    RIP64 = RELOC_RIP64
+    FIELD64 = RELOC_FIELD64
     TABLE = RELOC_TABLE
 
 
@@ -160,7 +160,7 @@ cdef class Translator:
             b.avail = MAX_CHECKED if checked and size > MAX_CHECKED else size
             b.before = 0
             b.limit = limit if 0 < limit < MAX_INSNS else MAX_INSNS
-            b.linear = linear
+            b.linear = b.rip = linear
             b.key = key
             with nogil:
                 r = translate_fragment(b, indirect)
@@ -218,7 +218,7 @@ cdef class Translator:
             b.avail = 4096 - at
             b.before = at
             b.limit = MAX_INSNS
-            b.linear = linear + at
+            b.linear = b.rip = linear + at
             b.key = key
             if kept_find(&self.kept.k, b, indirect, &t):
                 break
@@ -235,7 +235,7 @@ cdef class Translator:
         return InPage(
             PyBytes_FromStringAndSize(<char*>t.code, t.size),
             tuple([(t.map[i].host, t.map[i].guest) for i in range(t.n_map)]),
-            tuple([(t.links[i].at, b.linear + t.links[i].target) for i in range(t.n_links)]),
+            tuple([(t.links[i].at, b.rip + t.links[i].target) for i in range(t.n_links)]),
             tuple([(t.ops[i].rip, t.ops[i].op, (<char*>t.ops[i].bytes)[:16])
                    for i in range(t.n_ops)]))
 
@@ -250,16 +250,16 @@ cdef class Translator:
         for i in range(t.n_relocs):
             r = &t.relocs[i]
             field = t.code + r.at
-            if r.kind == RELOC_LINEAR32:
-                (<u32*>field)[0] = <u32>(t.linear + <u64>r.value)
-            elif r.kind == RELOC_LINEAR64:
-                (<u64*>field)[0] = t.linear + <u64>r.value
-            elif r.kind == RELOC_NLINEAR64:
-                (<u64*>field)[0] = 0 - (t.linear + <u64>r.value)
+            if r.kind == RELOC_RIP32:
+                (<u32*>field)[0] = <u32>(t.rip + <u64>r.value)
+            elif r.kind == RELOC_RIP64:
+                (<u64*>field)[0] = t.rip + <u64>r.value
+            elif r.kind == RELOC_NRIP64:
+                (<u64*>field)[0] = 0 - (t.rip + <u64>r.value)
             elif r.kind == RELOC_FIELD:
                 (<u32*>field)[0] = (<u32*>(t.bytes + r.value))[0]
-            elif r.kind == RELOC_RIP64:
-                (<u64*>field)[0] = (t.linear + <u64>(r.value & 0xFFFF)
+            elif r.kind == RELOC_FIELD64:
+                (<u64*>field)[0] = (t.rip + <u64>(r.value & 0xFFFF)
                                     + <u64><i64>(<i32*>(t.bytes + (r.value >> 16)))[0])
 
     def sweep(self, const unsigned char[::1] text, u64 linear, u32 key=DEFAULT_KEY):
@@ -279,7 +279,7 @@ cdef class Translator:
             b.avail = <u32>(room if room < size - at else size - at)
             b.before = <u32>((linear + at) & 0xFFF if (linear + at) & 0xFFF <= at else 0)
             b.limit = MAX_INSNS
-            b.linear = linear + at
+            b.linear = b.rip = linear + at
             b.key = key
             r = translate_fragment(b, True)
             if r == TRANSLATE_LEARN:

@@ -36,8 +36,8 @@ from ringlet.vcpu.system.mmio cimport device_answer
 from ringlet.vcpu.emulation.native cimport Native, native_create
 from ringlet.vcpu.system.pending cimport PENDING_OP
 from ringlet.vcpu.reset cimport reset
-from ringlet.vcpu.loop.run cimport (begin_run, end_run, run_loop, code_unmapped, code_written,
-                                 space_dropped)
+from ringlet.vcpu.loop.fragments cimport code_unmapped, code_written, space_dropped
+from ringlet.vcpu.loop.run cimport begin_run, end_run, run_loop
 
 from ringlet.arch.cpuid import features_of
 from ringlet.vcpu.emulation.emulator import Emulator

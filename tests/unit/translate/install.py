@@ -19,7 +19,7 @@ AT = 0x10000000
 STUBS = {Stub.LINK: 0x1000, Stub.INDIRECT: 0x2000, Stub.OP: 0x3000, Stub.STALE: 0x4000}
 OP_INFO = 0x20000000
 OP_INFO_BYTES = 0x40
-WIDE = (Relocation.LINEAR64, Relocation.NLINEAR64, Relocation.SOURCE, Relocation.RIP64)
+WIDE = (Relocation.RIP64, Relocation.NRIP64, Relocation.SOURCE, Relocation.FIELD64)
 
 
 def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
@@ -31,11 +31,11 @@ def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
         match kind:
             case Relocation.STATE:
                 field = block + value
-            case Relocation.LINEAR32:
+            case Relocation.RIP32:
                 field = address & 0xFFFFFFFF
-            case Relocation.LINEAR64:
+            case Relocation.RIP64:
                 field, size = address, 8
-            case Relocation.NLINEAR64:
+            case Relocation.NRIP64:
                 field, size = -address & (1 << 64) - 1, 8
             case Relocation.TABLE:
                 field = block + JUMP_TABLE
@@ -47,7 +47,7 @@ def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
                 field, size = SOURCE + value, 8
             case Relocation.FIELD:
                 field = int.from_bytes(t.code[at : at + 4], "little")
-            case Relocation.RIP64:
+            case Relocation.FIELD64:
                 there = int.from_bytes(t.code[at : at + 8], "little")
                 field, size = there + linear - t.linear & (1 << 64) - 1, 8
             case Relocation.OP:

@@ -353,7 +353,7 @@ STALE = (Relocation.STUB, Stub.STALE)
         (STALE, (Relocation.STUB, Stub.OP), "does not leave"),
         (STALE, (Relocation.STUB, Stub.INDIRECT), "does not leave"),
         ((Relocation.FRAGMENT, 0), (Relocation.OP, 0), "number has no relocation"),
-        ((Relocation.SOURCE, 0), (Relocation.LINEAR64, 0), "not a value and one addend"),
+        ((Relocation.SOURCE, 0), (Relocation.RIP64, 0), "not a value and one addend"),
     ],
 )
 def test_verifier_refuses_a_stale_exit_of_another_kind(

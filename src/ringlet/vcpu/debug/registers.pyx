@@ -1,7 +1,7 @@
 """Debug registers and the debug exceptions of the virtual processor (SDM 3B 17.2-17.3)."""
 from ringlet.core.state cimport (
     EMU_FAULT, EMU_FLOW, EMU_NEXT, FLAG_RF, KEY_MODE64, VEC_DB, VEC_GP, VEC_UD,
-    raise_err, raise_exc)
+    code_linear, raise_err, raise_exc)
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.system.registers cimport CR4_DE, DR6_BD, DR6_BS, DR7_GD, advance, write_gpr
 from ringlet.vcpu.debug.watch cimport execution_hits
@@ -77,7 +77,7 @@ cdef int instruction_breakpoint(CpuState* c) noexcept nogil:
     cdef u64 hit
     if c.arch.rflags & FLAG_RF:
         return 0
-    hit = execution_hits(c, c.arch.rip)
+    hit = execution_hits(c, code_linear(c, c.arch.rip))
     if not hit:
         return 0
     c.exc_dr6 = hit

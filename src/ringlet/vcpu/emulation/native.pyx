@@ -391,7 +391,8 @@ cdef class Native:
 
     def drop_code(self) -> None:
         """Drop the translations of the page at RIP."""
-        cache_drop_linear(self.c, <Cache*>self.c.cache, self.c.arch.rip, 1)
+        cache_drop_linear(self.c, <Cache*>self.c.cache,
+                          code_linear(self.c, self.c.arch.rip), 1)
 
     cdef u64 effective(self, Operand o, u64 offset) noexcept:
         cdef u64 a = o.displacement + offset

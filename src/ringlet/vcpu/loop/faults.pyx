@@ -67,7 +67,7 @@ cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) n
         guest_bytes(c, frag, guest, c.insn)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
-    c.arch.rip = frag.linear + guest
+    c.arch.rip = frag.rip + guest
     c.win_tag = f.regs[HR_R10]
     c.win_addend = f.regs[HR_R11]
     c.exit_code = code
@@ -289,7 +289,7 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
         return raise_here(c, f, frag, guest, VEC_GP, True)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
-    n = accesses(c, &i, frag.linear + guest, at)
+    n = accesses(c, &i, frag.rip + guest, at)
     for k in range(n):
         if not is_canonical(at[k].linear) or not is_canonical(at[k].linear + at[k].size - 1):
             if lane_faults(&i, at[k].linear):
@@ -306,7 +306,7 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
     if bound_elsewhere(c, &i, n != 0 and at[n - 1].stack):
         return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
     if f.trap == VEC_PF:
-        return leave_saved(c, f, frag, guest, retried(c, frag.linear + guest))
+        return leave_saved(c, f, frag, guest, retried(c, frag.rip + guest))
     raise_err(c, VEC_GP, 0)
     return leave_saved(c, f, frag, guest, LEAVE_FAULT)
 
@@ -331,7 +331,7 @@ cdef int step(CpuState* c, HostFault* f, Cache* k, u32 host) noexcept nogil:
 
 cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) noexcept nogil:
     cdef Fragment* frag = &k.fragments[index]
-    cdef u64 linear = 0, rip = frag.linear + guest
+    cdef u64 linear = 0, rip = frag.rip + guest
     cdef int r
     r = mmu_shadow_fault(c, f.address, f.error & (ACC_WRITE | ACC_FETCH), &linear)
     if r == MEM_OK:
@@ -442,4 +442,4 @@ cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     frag = &k.fragments[index]
     if data == FPU_OPCODE:
         return guest_fop(c, frag, cache_guest_offset(k, frag, <u32>at, &start), <const u8*>host)
-    return frag.linear + cache_guest_offset(k, frag, <u32>at, &start)
+    return frag.rip + cache_guest_offset(k, frag, <u32>at, &start)

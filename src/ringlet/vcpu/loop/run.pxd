@@ -7,6 +7,3 @@ cdef int run_loop(CpuState* c, Builder* b) noexcept nogil
 # Around it: whoever asks it to stop sees to it that it does.
 cdef void begin_run(CpuState* c) noexcept nogil
 cdef void end_run(CpuState* c) noexcept nogil
-cdef void code_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil
-cdef void code_written(CpuState* c, u64 phys_page) noexcept nogil
-cdef void space_dropped(CpuState* c, u32 space) noexcept nogil

@@ -1,0 +1,31 @@
+"""The way from compiled code into translated code, and back."""
+from ringlet.core.state cimport *
+from ringlet.core.template cimport STUB_ENTER
+from ringlet.vcpu.system.registers cimport CR0_AM
+
+cdef enum:
+    ALIGN_IN = 1 << 19   # in scratch[2]: the host's AC flag is to be set (ringlet.core.stubs)
+
+cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
+    """Run translated code from `host` until it leaves."""
+    cdef u64* slots = <u64*>(c.block + (BLOCK_SLOTS_U if c.arch.cpl == 3 else BLOCK_SLOTS_K))
+    cdef u64 flags = c.arch.rflags
+    cdef u64 addend = slots[(c.arch.gpr[RSP] >> SLOT_SHIFT) & 0xFFFF]
+    c.rsp_naddend = 0 - addend
+    c.scratch[3] = c.arch.gpr[RSP] + addend
+    c.win_addend = slots[(c.win_tag >> 4) & 0xFFFF]
+    c.fs_host = c.arch.seg[SEG_FS].base + slots[(c.arch.seg[SEG_FS].base >> SLOT_SHIFT) & 0xFFFF]
+    c.gs_host = c.arch.seg[SEG_GS].base + slots[(c.arch.seg[SEG_GS].base >> SLOT_SHIFT) & 0xFFFF]
+    c.scratch[2] = ((flags & 0xD7) << 8) | ((flags >> 11) & 1) | ((flags & FLAG_DF) << 8)
+    if flags & FLAG_AC and c.arch.cpl == 3 and c.arch.cr0 & CR0_AM:
+        c.scratch[2] |= ALIGN_IN
+    # RF lasts for one instruction; fragments hold no check of it.
+    c.arch.rflags = flags & ~<u64>(FLAGS_HOST | FLAG_RF)
+    # If the stub turns back at once.
+    c.host_flags = flags
+    c.entry = host
+    c.n_exits += 1
+    (<void (*)() noexcept nogil>c.stub[STUB_ENTER])()
+    c.arch.rflags |= c.host_flags & FLAGS_HOST
+    if c.exit_code <= LEAVE_OP or c.exit_code == LEAVE_STALE:
+        c.arch.gpr[RSP] = c.scratch[3] + c.rsp_naddend

@@ -1,0 +1,18 @@
+"""Fragments for the run loop: made at RIP, made anew, and dropped when memory changes."""
+from ringlet.core.state cimport CpuState, u32, u64
+from ringlet.cache.codecache cimport Fragment
+from ringlet.translate.builder cimport Builder
+
+cdef enum:
+    FOUND = 0
+    RAISED = 1       # the fetch faults: exc_*
+    LEAVE_LOOP = 2   # exit_kind says why
+
+cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
+                       u32* out) noexcept nogil
+cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil
+cdef bint offer_to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil
+# What the virtual MMU calls.
+cdef void code_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil
+cdef void code_written(CpuState* c, u64 phys_page) noexcept nogil
+cdef void space_dropped(CpuState* c, u32 space) noexcept nogil

@@ -1,0 +1,171 @@
+"""Fragments for the run loop: made at RIP, made anew, and dropped when memory changes."""
+from ringlet.core.state cimport *
+from ringlet.core.template cimport Template
+from ringlet.cache.codecache cimport *
+from ringlet.mmu.mmu cimport mmu_fetch, mmu_protect_code, ram_host
+from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
+from ringlet.translate.fragment cimport (
+    TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, template_of, translate_fragment)
+from ringlet.translate.kept cimport Kept, kept_add, kept_find
+from ringlet.vcpu.debug.stops cimport debug_room
+from ringlet.vcpu.loop.faults cimport guest_bytes
+
+
+cdef void code_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil:
+    cache_drop_linear(c, <Cache*>c.cache, linear, pages)
+
+
+cdef void code_written(CpuState* c, u64 phys_page) noexcept nogil:
+    c.n_smc += 1
+    cache_count_write(<Cache*>c.cache, phys_page)
+    cache_drop_phys(c, <Cache*>c.cache, phys_page)
+
+
+cdef void space_dropped(CpuState* c, u32 space) noexcept nogil:
+    cache_drop_space(c, <Cache*>c.cache, space)
+
+
+cdef void read_checked(Builder* b, u8* source, u32 room) noexcept nogil:
+    """Take a copy of the bytes for a fragment that compares it with them on entry."""
+    cdef u32 i
+    b.checked = 1
+    b.source = source
+    b.code = &b.copy[0]
+    b.avail = room if room < MAX_CHECKED else MAX_CHECKED
+    b.before = 0
+    for i in range(b.avail):
+        b.copy[i] = source[i]
+
+
+cdef int read_crossing(CpuState* c, Builder* b, u8* page, u64 phys, u64* second) noexcept nogil:
+    """Give the builder an instruction that crosses into the page `second`; FOUND, or why not.
+
+    Both pages are protected even if they are hot: they are more than a fragment checks.
+    """
+    cdef u32 at = b.linear & 0xFFF, room = 4096 - at, i
+    cdef int r
+    b.checked = b.noting = 0
+    mmu_protect_code(c, phys)
+    r = mmu_fetch(c, (b.linear | 0xFFF) + 1, second)
+    if r == MEM_FAULT:
+        return RAISED
+    second[0] &= ~<u64>0xFFF
+    if r != MEM_OK or ram_host(c, second[0]) == NULL:
+        c.exit_kind = EXIT_NO_RAM
+        return LEAVE_LOOP
+    mmu_protect_code(c, second[0])
+    for i in range(16):
+        b.crossing[i] = page[at + i] if i < room else ram_host(c, second[0])[i - room]
+    b.code = &b.crossing[0]
+    b.avail = 16
+    b.before = 0
+    b.limit = 1
+    return FOUND
+
+
+cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
+                       u32* out) noexcept nogil:
+    """Translate at RIP; FOUND puts the fragment's number in out[0]."""
+    cdef Cache* k = <Cache*>c.cache
+    cdef u64 phys = 0, second
+    cdef u8* page
+    cdef u64 linear = code_linear(c, c.arch.rip)
+    cdef u32 at = linear & 0xFFF
+    cdef Kept* kept = <Kept*>c.kept
+    cdef Template t
+    cdef bint known = False
+    cdef int r
+    r = mmu_fetch(c, linear, &phys)
+    if r == MEM_FAULT:
+        return RAISED
+    phys &= ~<u64>0xFFF
+    second = phys
+    page = ram_host(c, phys)
+    if r != MEM_OK or page == NULL:
+        c.exit_kind = EXIT_NO_RAM
+        return LEAVE_LOOP
+    if not key & KEY_MODE64:
+        c.exit_kind = EXIT_NOT_64
+        return LEAVE_LOOP
+    b.linear = linear
+    b.rip = c.arch.rip
+    b.key = key
+    b.block = c.block
+    b.limit = MAX_INSNS
+    b.room = debug_room(c, linear)
+    if cache_is_hot(k, phys):
+        read_checked(b, page + at, 4096 - at)
+    else:
+        # Before the bytes are read: a write after this is noticed.
+        mmu_protect_code(c, phys)
+        b.code = page + at
+        b.avail = 4096 - at
+        b.before = at
+        b.checked = 0
+    b.noting = kept != NULL and not b.room and not key & KEY_STEP
+    if b.noting and kept_find(kept, b, indirect, &t):
+        known = True
+        r = TRANSLATE_OK
+    else:
+        r = translate_fragment(b, indirect)
+    if r == TRANSLATE_CROSS:
+        r = read_crossing(c, b, page, phys, &second)
+        if r != FOUND:
+            return r
+        r = translate_fragment(b, indirect)
+    if r == TRANSLATE_LEARN:
+        c.exit_kind = EXIT_LEARN
+        return LEAVE_LOOP
+    if known:
+        c.n_kept += 1
+    else:
+        t = template_of(b)
+        c.n_fragments += 1
+        c.n_guest_insns += t.insns
+        c.n_guest_bytes += t.guest_bytes
+        if b.noting:
+            kept_add(kept, b, &t)
+    out[0] = cache_install(c, k, &t, space, phys, second)
+    if out[0] == NONE:
+        cache_flush(c, k)
+        out[0] = cache_install(c, k, &t, space, phys, second)
+    return FOUND
+
+
+cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil:
+    """The guest bytes of a fragment that checks them have changed: translate them again.
+
+    It was entered, so that its mapping is as it was; most often only a value differs, and the new
+    translation takes its place.  False: it does not, and the dispatcher must make another.
+    """
+    cdef Cache* k = <Cache*>c.cache
+    cdef Fragment* f = &k.fragments[index]
+    cdef u32 at = f.linear & 0xFFF
+    cdef Template t
+    c.arch.rip = f.rip
+    c.n_stale += 1
+    b.linear = f.linear
+    b.rip = f.rip
+    b.key = f.key
+    b.block = c.block
+    b.limit = MAX_INSNS
+    b.room = debug_room(c, f.linear)
+    b.noting = 0
+    read_checked(b, ram_host(c, f.phys[0]) + at, 4096 - at)
+    if translate_fragment(b, f.thunk != 0) == TRANSLATE_OK:
+        t = template_of(b)
+        if cache_revise(c, k, index, &t):
+            return True
+    cache_drop(c, k, index)
+    return False
+
+
+cdef bint offer_to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil:
+    """Give the builder the instruction at RIP, which is in `f`, to be learned."""
+    if not guest_bytes(c, f, <u32>(c.arch.rip - f.rip), &b.crossing[0]):
+        return False
+    b.code = &b.crossing[0]
+    b.avail = 16
+    b.learn_at = 0
+    c.exit_kind = EXIT_LEARN
+    return True
