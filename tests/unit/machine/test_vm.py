@@ -201,7 +201,7 @@ def test_what_a_device_raises_is_an_internal_error_with_its_cause(console: Conso
 
     cpu = FakeCpu([FakeExit(Exit.EXIT_MMIO_WRITE, effect=broken)])
 
-    with pytest.raises(InternalError, match=r"in a device.*at=test_mach.*rip=0x100000") as raised:
+    with pytest.raises(InternalError, match=r"in a device.*at=test_vm.*rip=0x100000") as raised:
         machine_for(cpu, console).run()
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
 

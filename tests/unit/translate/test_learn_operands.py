@@ -106,13 +106,13 @@ def test_register_roles(code: str, reg: int, rm: int, vvvv: int, opreg: int) -> 
         ("660fae38", MemUse.MEM_READ, 1),
         ("660fae30", MemUse.MEM_READ, 1),  # clwb
         ("488d00", MemUse.MEM_HINT, 0),  # lea
-        ("c4e2692c00", MemUse.MEM_READ | MemUse.MEM_MAYBE, 16),
-        ("c4e26d2e00", MemUse.MEM_WRITE | MemUse.MEM_MAYBE, 32),
-        ("c4e269920488", MemUse.MEM_READ | MemUse.MEM_MAYBE, 4),
+        ("c4e2692c00", MemUse.MEM_READ | MemUse.MEM_MAYBE | MemUse.MEM_LANES, 16),
+        ("c4e26d2e00", MemUse.MEM_WRITE | MemUse.MEM_MAYBE | MemUse.MEM_LANES, 32),
+        ("c4e269920488", MemUse.MEM_READ | MemUse.MEM_MAYBE | MemUse.MEM_LANES, 4),
         ("0f2900", MemUse.MEM_WRITE, 16),
         ("c5fd2900", MemUse.MEM_WRITE, 32),
-        ("d900", MemUse.MEM_READ, 4),
-        ("dd38", MemUse.MEM_WRITE, 2),  # fnstsw
+        ("d900", MemUse.MEM_READ | MemUse.MEM_MAYBE, 4),
+        ("dd38", MemUse.MEM_WRITE | MemUse.MEM_MAYBE, 2),  # fnstsw
         ("ff30", MemUse.MEM_READ, 8),
         ("8f00", MemUse.MEM_WRITE, 8),
         ("ff10", MemUse.MEM_READ, 8),

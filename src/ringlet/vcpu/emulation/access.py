@@ -3,7 +3,8 @@
 from collections.abc import Generator
 from typing import NamedTuple, Protocol
 
-from ringlet.vcpu.emulation.native import Native, Operand
+from ringlet.vcpu.emulation.native import Native
+from ringlet.vcpu.emulation.operand import Operand
 
 
 class Access(NamedTuple):

@@ -30,6 +30,7 @@ from ringlet.translate.features import OFFERED
 from ringlet.vcpu.emulation.access import Accesses, Step
 from ringlet.vcpu.emulation.flow import flow_step, is_flow
 from ringlet.vcpu.emulation.lanes import BYTE_MASKED, GATHERS, MASKED, Gather, Masked, Xlat
+from ringlet.vcpu.emulation.native import Native
 from ringlet.vcpu.emulation.operands import (
     has_memory_operand,
     info_of,
@@ -45,7 +46,6 @@ from ringlet.vcpu.emulation.plain import (
     Undefined,
 )
 from ringlet.vcpu.emulation.strings import String, is_string
-from ringlet.vcpu.emulation.native import Native
 
 _TF: Final = 1 << 8
 _KEY_MODE64: Final = int(Key.KEY_MODE64)

@@ -6,6 +6,8 @@ from typing import Final
 from iced_x86 import FlowControl, Instruction, Mnemonic, OpKind, Register
 
 from ringlet.vcpu.emulation.access import Access, Accesses, Step, read, write
+from ringlet.vcpu.emulation.native import FAULT, FIRST, SECOND, Native
+from ringlet.vcpu.emulation.operand import Operand
 from ringlet.vcpu.emulation.operands import (
     ALL64,
     RBP,
@@ -16,7 +18,6 @@ from ringlet.vcpu.emulation.operands import (
     number,
     operand_of,
 )
-from ringlet.vcpu.emulation.native import FAULT, FIRST, SECOND, Native, Operand
 
 _CF: Final = 1 << 0
 _PF: Final = 1 << 2

@@ -18,6 +18,7 @@ from iced_x86 import (
 
 from ringlet.arch.vendors import Conduct
 from ringlet.vcpu.emulation.access import Accesses, read, write
+from ringlet.vcpu.emulation.native import FAULT, FIRST, Native
 from ringlet.vcpu.emulation.operands import (
     ALL64,
     RAX,
@@ -31,7 +32,6 @@ from ringlet.vcpu.emulation.operands import (
     size_of,
     without_segment,
 )
-from ringlet.vcpu.emulation.native import FAULT, FIRST, Native
 
 _UD: Final = 6
 _TF: Final = 1 << 8

@@ -1,36 +1,12 @@
 from typing import final
 
+from ringlet.vcpu.emulation.operand import Operand
+
 OK: int
 FAULT: int
 MMIO: int
 FIRST: int
 SECOND: int
-
-@final
-class Operand:
-    def __init__(
-        self,
-        base: int,
-        index: int,
-        scale: int,
-        displacement: int,
-        rip_relative: bool,
-        segment: int,
-        mask: int,
-        stack: bool,
-        size: int,
-        reads: bool,
-        writes: bool,
-    ) -> None: ...
-    size: int
-    @property
-    def reads(self) -> bool: ...
-    @property
-    def writes(self) -> bool: ...
-    @property
-    def linear(self) -> int: ...
-    align: int
-    def units(self) -> list[tuple[int, int, int]]: ...
 
 @final
 class Native:

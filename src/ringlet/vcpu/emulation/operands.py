@@ -18,7 +18,7 @@ from iced_x86 import (
     UsedMemory,
 )
 
-from ringlet.vcpu.emulation.native import Operand
+from ringlet.vcpu.emulation.operand import Operand
 
 RAX: Final = 0
 RCX: Final = 1

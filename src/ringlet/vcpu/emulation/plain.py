@@ -5,8 +5,9 @@ from typing import Final
 from iced_x86 import Instruction, Mnemonic
 
 from ringlet.vcpu.emulation.access import Accesses, read, write
+from ringlet.vcpu.emulation.native import FAULT, FIRST, OK, Native
+from ringlet.vcpu.emulation.operand import Operand
 from ringlet.vcpu.emulation.operands import encode, explicit_operand, number, on_bounce, size_of
-from ringlet.vcpu.emulation.native import FAULT, FIRST, OK, Native, Operand
 
 _UD: Final = 6
 _FPU_STORES: Final = frozenset(

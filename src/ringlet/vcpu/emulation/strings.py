@@ -6,6 +6,8 @@ from iced_x86 import Instruction, Mnemonic, OpKind
 
 from ringlet.arch.vendors import Conduct
 from ringlet.vcpu.emulation.access import Accesses, read, write
+from ringlet.vcpu.emulation.native import FAULT, FIRST, SECOND, Native
+from ringlet.vcpu.emulation.operand import Operand
 from ringlet.vcpu.emulation.operands import (
     RAX,
     RCX,
@@ -17,7 +19,6 @@ from ringlet.vcpu.emulation.operands import (
     operand_of,
     without_segment,
 )
-from ringlet.vcpu.emulation.native import FAULT, FIRST, SECOND, Native, Operand
 
 _ZF: Final = 1 << 6
 _TF: Final = 1 << 8

@@ -1,4 +1,4 @@
-"""What happens between two instructions: requests, interrupts, NMIs, exceptions, and sleep in HLT."""
+"""What happens between two instructions: requests, interrupts, exceptions, and sleep in HLT."""
 from ringlet.core.alarm cimport alarm_wait
 from ringlet.core.host cimport host_fence
 from ringlet.core.state cimport *

@@ -2,7 +2,8 @@
 
 One turn has three steps.  `choose` sees to what is due and finds where to enter, `operate` carries
 out the sensitive instructions at which translated code leaves, `conclude` deals with the other ways
-in which it left.  None of it holds the GIL or touches a vector register, for those hold the guest's.
+in which it left.  The loop neither holds the GIL nor touches a vector register: those hold the
+guest's values.
 """
 from ringlet.core.state cimport *
 from ringlet.core.host cimport host_fence, host_ticks
@@ -130,7 +131,10 @@ cdef int raise_and_go_on(CpuState* c, Turn* t) noexcept nogil:
 
 
 cdef int find_or_make(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
-    """Have the fragment at RIP, and lead the last one's branch to it; an Exit, AGAIN or EXIT_NONE."""
+    """Find or make the fragment at RIP, and lead the last one's branch to it.
+
+    An Exit, AGAIN, or EXIT_NONE: it is to be entered at Turn.host.
+    """
     cdef u32 space
     cdef u64 linear
     cdef int r

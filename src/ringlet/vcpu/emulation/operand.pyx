@@ -1,0 +1,45 @@
+"""A memory operand of an emulated instruction, and where its last use led."""
+
+
+cdef class Operand:
+    """A memory operand as decoded: registers by number (-1: none), segment by SEG_*.
+
+    `align` is the mask of address bits that must be 0, or #GP is raised.  `linear` and what is
+    known of its physical addresses are those of its last `resolve`.
+    """
+
+    def __init__(self, int base, int index, u32 scale, u64 displacement, bint rip_relative,
+                 int segment, u64 mask, bint stack, u32 size, bint reads, bint writes):
+        self.base = base
+        self.index = index
+        self.scale = scale
+        self.displacement = displacement
+        self.rip_relative = rip_relative
+        self.segment = segment
+        self.mask = mask
+        self.stack = stack
+        self.size = size
+        self.reads = reads
+        self.writes = writes
+
+    def units(self) -> list[tuple[int, int, int]]:
+        """(guest physical address, offset in the operand, size) of its accesses to devices.
+
+        Each is of 1, 2, 4 or 8 bytes and naturally aligned.
+        """
+        cdef u64 phys
+        cdef u32 part, at, end, unit, start = 0
+        result = []
+        for part in range(2):
+            phys = self.phys[part]
+            at = 0
+            end = self.length[part]
+            if self.mmio >> part & 1:
+                while at < end:
+                    unit = 8
+                    while phys + at & unit - 1 or unit > end - at:
+                        unit >>= 1
+                    result.append((phys + at, start + at, unit))
+                    at += unit
+            start += end
+        return result

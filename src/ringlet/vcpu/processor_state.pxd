@@ -1,0 +1,7 @@
+"""The registers and the memory of one virtual CPU, as Python reads and writes them."""
+from ringlet.core.state cimport CpuState, Segment, u8
+
+cdef class ProcessorState:
+    cdef CpuState* c
+    cdef u8* xsave(self)
+    cdef Segment* segment(self, int index)

@@ -1,0 +1,123 @@
+"""The registers and the memory of one virtual CPU, as Python reads and writes them."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.string cimport memcpy
+from ringlet.core.state cimport *
+from ringlet.core.vectors cimport vectors_settle
+from ringlet.mmu.mmu cimport (
+    mmu_flush_all, mmu_load_cr3, mmu_read, mmu_write, phys_read, phys_write)
+from ringlet.vcpu.system.control cimport update_key
+
+from ringlet.vcpu.fields import FIELDS
+
+cdef enum:
+    XSAVE_SIZE = 832
+
+
+cdef class ProcessorState:
+    """What `Processor` has besides running: guest memory, registers and vector state."""
+
+    cdef u8* xsave(self):
+        return <u8*>((<u64>&self.c.xsave[0] + 63) & ~<u64>63)
+
+    # --- memory
+
+    def read_phys(self, u64 address, size_t size) -> bytes:
+        """`size` bytes of guest physical memory; ValueError where there is no RAM."""
+        data = PyBytes_FromStringAndSize(NULL, size)
+        if phys_read(self.c, address, PyBytes_AS_STRING(data), size) != MEM_OK:
+            raise ValueError(f"no RAM at guest physical {address:#x}, {size} bytes")
+        return data
+
+    def write_phys(self, u64 address, const unsigned char[::1] data) -> None:
+        """Write guest physical memory; translations of what changes are dropped."""
+        if data.shape[0] and phys_write(self.c, address, &data[0], data.shape[0]) != MEM_OK:
+            raise ValueError(f"no RAM at guest physical {address:#x}, {data.shape[0]} bytes")
+
+    def read_linear(self, u64 address, size_t size) -> bytes:
+        """`size` bytes at a linear address, as a supervisor read; ValueError if not mapped."""
+        data = PyBytes_FromStringAndSize(NULL, size)
+        if mmu_read(self.c, address, PyBytes_AS_STRING(data), size, ACC_READ) != MEM_OK:
+            raise ValueError(f"linear {address:#x} is not mapped to RAM")
+        return data
+
+    def write_linear(self, u64 address, const unsigned char[::1] data) -> None:
+        if data.shape[0] and mmu_write(self.c, address, &data[0], data.shape[0],
+                                       ACC_WRITE) != MEM_OK:
+            raise ValueError(f"linear {address:#x} is not mapped to writable RAM")
+
+    # --- registers
+
+    def get(self, str name) -> int:
+        """The value of a register by its SDM name in lower case."""
+        if name == "rflags":
+            return get_rflags(self.c)
+        if name == "cpl":
+            return self.c.arch.cpl
+        if name == "exception":
+            return self.c.exc_vector | (<u64>self.c.exc_error << 32)
+        offset, size = FIELDS[name]
+        return int.from_bytes((<u8*>self.c + <size_t>offset)[:<size_t>size], "little")
+
+    def set(self, str name, u64 value) -> None:
+        """Set a register; control registers take effect at once."""
+        if name == "rflags":
+            set_rflags(self.c, value)
+        elif name == "cpl":
+            self.c.arch.cpl = value & 3
+        else:
+            offset, size = FIELDS[name]
+            memcpy(<u8*>self.c + <size_t>offset, &value, size)
+        self.c.resume = 0
+        if name in ("cr0", "cr4", "efer"):
+            mmu_flush_all(self.c)
+        if name == "cr3":
+            mmu_load_cr3(self.c)
+        update_key(self.c)
+
+    cdef Segment* segment(self, int index):
+        if 0 <= index < 6:
+            return &self.c.arch.seg[index]
+        if index == 6:
+            return &self.c.arch.ldtr
+        if index == 7:
+            return &self.c.arch.tr
+        return NULL
+
+    def get_segment(self, int index) -> tuple[int, int, int, int]:
+        """(selector, base, limit, access rights) of ES CS SS DS FS GS (0-5), LDTR (6), TR (7)."""
+        cdef Segment* s = self.segment(index)
+        if s == NULL:
+            raise IndexError(index)
+        return s.selector, s.base, s.limit, s.ar
+
+    def set_segment(self, int index, u16 selector, u64 base, u32 limit, u32 ar) -> None:
+        cdef Segment* s = self.segment(index)
+        if s == NULL:
+            raise IndexError(index)
+        s.selector = selector
+        s.base = base
+        s.limit = limit
+        s.ar = ar
+        self.c.resume = 0
+        update_key(self.c)
+
+    def get_table(self, str name) -> tuple[int, int]:
+        """(base, limit) of "gdtr" or "idtr"."""
+        cdef TableReg* t = &self.c.arch.gdtr if name == "gdtr" else &self.c.arch.idtr
+        return t.base, t.limit
+
+    def set_table(self, str name, u64 base, u32 limit) -> None:
+        cdef TableReg* t = &self.c.arch.gdtr if name == "gdtr" else &self.c.arch.idtr
+        t.base = base
+        t.limit = limit
+
+    def get_xsave(self) -> bytes:
+        """x87, SSE and AVX state as a standard-format XSAVE image, 832 bytes (SDM 1 13.4)."""
+        vectors_settle(self.xsave())
+        return PyBytes_FromStringAndSize(<char*>self.xsave(), XSAVE_SIZE)
+
+    def set_xsave(self, const unsigned char[::1] image) -> None:
+        if image.shape[0] != XSAVE_SIZE:
+            raise ValueError(f"an XSAVE image of x87, SSE and AVX has {XSAVE_SIZE} bytes")
+        memcpy(self.xsave(), &image[0], XSAVE_SIZE)
+        vectors_settle(self.xsave())
