@@ -75,7 +75,7 @@ cdef struct Cache:
     u32 generation     # counts flushes
     u32 drops          # counts fragments dropped since creation
     u32 live
-    u32 halted         # the fragment that leaves wherever it ends (ringlet.cache.halt), or NONE
+    u32 cut            # the fragment that leaves wherever it ends (ringlet.cache.exits), or NONE
     int fd
     StubSet stubs
     Fragment* fragments

@@ -116,7 +116,7 @@ cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
     k.n_map = 0
     k.live = 0
     k.n_hot = 0
-    k.halted = NONE
+    k.cut = NONE
     k.generation += 1
     k.drops += 1
     c.n_flushes += 1

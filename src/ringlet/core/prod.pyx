@@ -1,7 +1,7 @@
 """Making a thread look up from translated code.
 
 A request sets `attention` and, if the thread runs the guest, signals it: the handler sees to it
-that the fragment at hand is the last (ringlet.cache.halt).  Should the thread not have come out a
+that the fragment at hand is the last (ringlet.cache.exits).  Should the thread not have come out a
 while later, as in a long repeated string instruction, a timer signals it again.
 
 SIGURG: nobody else uses it, and where no handler is, it is ignored.

@@ -263,7 +263,7 @@ cdef struct CpuState:
     u64 exit_arg
     u64 entry            # host address to enter at
     u64 stub[8]          # host addresses of the stubs
-    u64 stepping         # 1 + the dropped fragment a store is being completed in
+    u64 completing       # 1 + the dropped fragment a store is being completed in
     u64 again            # where bindings were last found stale, to notice no progress
     # --- events
     u32 stop             # another thread asks the run loop to return (kick)

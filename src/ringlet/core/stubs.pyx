@@ -76,8 +76,8 @@ cdef void emit_leave_code(Writer* w, u32 code) noexcept nogil:
 
 
 cdef void emit_enter(Writer* w) noexcept nogil:
-    """What asks for attention before the first look is seen by that; after it, the signal handler
-    halts the fragment at `entry`."""
+    """The first instruction sees a request made before it; for a later one the signal handler cuts
+    the exits of the fragment at `entry`."""
     cdef u32 r
     b1(w, 0x83); b1(w, 0x3C); b1(w, 0x25)         # cmp dword [attention], 0
     b4(w, <u32>(w.block + ATTENTION))

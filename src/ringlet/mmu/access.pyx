@@ -43,7 +43,7 @@ cdef int phys_access(CpuState* c, Mmu* m, u64 phys, u8* data, u64 size, bint wri
     return MEM_OK
 
 
-cdef int translate(CpuState* c, Mmu* m, u64 linear, u32 access, u64* phys) noexcept nogil:
+cdef int translate_linear(CpuState* c, Mmu* m, u64 linear, u32 access, u64* phys) noexcept nogil:
     """Give the guest physical address of an access.  Return MEM_MMIO if there is no RAM there."""
     cdef Walk w
     cdef u64 tag = (linear & ~<u64>(PAGE_SIZE - 1)) | access | 1
@@ -78,12 +78,12 @@ cdef int linear_access(CpuState* c, Mmu* m, u64 linear, u8* data, u32 size,
         data += first
         size -= <u32>first
         first = PAGE_SIZE
-    result = translate(c, m, linear, access, &phys)
+    result = translate_linear(c, m, linear, access, &phys)
     if result != MEM_OK:
         return result
     if size <= first:
         return phys_access(c, m, phys, data, size, write)
-    result = translate(c, m, linear + first, access, &second)
+    result = translate_linear(c, m, linear + first, access, &second)
     if result != MEM_OK:
         return result
     phys_access(c, m, phys, data, <u32>first, write)

@@ -42,7 +42,7 @@ cdef int phys_write(CpuState* c, u64 phys, const void* src, u64 size) noexcept n
 # --- linear accesses
 
 cdef int mmu_translate(CpuState* c, u64 linear, u32 kind, u64* phys) noexcept nogil:
-    return access.translate(c, mmu_of(c), linear, kind, phys)
+    return access.translate_linear(c, mmu_of(c), linear, kind, phys)
 
 
 cdef int mmu_read(CpuState* c, u64 linear, void* dst, u32 size, u32 kind) noexcept nogil:
@@ -54,7 +54,7 @@ cdef int mmu_write(CpuState* c, u64 linear, const void* src, u32 size, u32 kind)
 
 
 cdef int mmu_fetch(CpuState* c, u64 linear, u64* phys) noexcept nogil:
-    return windows.fetch(c, mmu_of(c), linear, phys)
+    return windows.fetch_code(c, mmu_of(c), linear, phys)
 
 
 # --- windows

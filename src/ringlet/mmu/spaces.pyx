@@ -225,7 +225,7 @@ cdef u32 find_group(CpuState* c, Mmu* m, u32 space) noexcept nogil:
     return found
 
 
-cdef void renew(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
+cdef void renew_owner(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
     """Empty an owner and give it another identity, because something was not recorded for it."""
     strip(c, m, owner)
     name_anew(m, owner)
@@ -249,12 +249,12 @@ cdef void switch_space(CpuState* c, Mmu* m) noexcept nogil:
     m.owners[space].stamp = m.clock
     m.owners[group].stamp = m.clock
     if m.owners[space].unrecorded:
-        renew(c, m, space)
+        renew_owner(c, m, space)
     compare_owner(c, m, space)
     install(c, m, space)
     if group:
         if m.owners[group].unrecorded:
-            renew(c, m, group)
+            renew_owner(c, m, group)
         compare_owner(c, m, group)
         install(c, m, group)
     flush_code(c, m)

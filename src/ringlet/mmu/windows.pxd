@@ -6,4 +6,4 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil
 cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexcept nogil
 cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil
 cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil
-cdef int fetch(CpuState* c, Mmu* m, u64 linear, u64* phys) noexcept nogil
+cdef int fetch_code(CpuState* c, Mmu* m, u64 linear, u64* phys) noexcept nogil

@@ -291,7 +291,7 @@ cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
         flush_code(c, m)
 
 
-cdef int fetch(CpuState* c, Mmu* m, u64 linear, u64* phys) noexcept nogil:
+cdef int fetch_code(CpuState* c, Mmu* m, u64 linear, u64* phys) noexcept nogil:
     """Translate for an instruction fetch, and record the entries of the walk."""
     cdef Walk w
     cdef u32 region, index

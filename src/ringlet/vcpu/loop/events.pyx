@@ -3,7 +3,7 @@ from ringlet.core.alarm cimport alarm_wait
 from ringlet.core.host cimport host_fence
 from ringlet.core.state cimport *
 from ringlet.cache.codecache cimport Cache
-from ringlet.cache.halt cimport cache_unhalt
+from ringlet.cache.exits cimport exits_restore
 from ringlet.vcpu.apic.local cimport INTR_LOCAL, apic_accept, apic_due, apic_tick, apic_update
 from ringlet.vcpu.debug.blocks cimport EXCEPTION, INTERRUPT, blocks_event
 from ringlet.vcpu.debug.stops cimport debug_holds
@@ -47,7 +47,7 @@ cdef int take_events(CpuState* c) noexcept nogil:
     cdef u32 vector
     while True:
         if c.attention:
-            cache_unhalt(c, <Cache*>c.cache)
+            exits_restore(c, <Cache*>c.cache)
             c.n_safepoints += 1
             c.attention = 0
             host_fence()

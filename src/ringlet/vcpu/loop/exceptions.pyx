@@ -12,7 +12,7 @@ from ringlet.core.state cimport (
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.debug.stops cimport debug_event
 from ringlet.vcpu.system.descriptors cimport (
-    Descriptor, SYS_INTERRUPT_GATE, SYS_TRAP_GATE, fetch, is_null, load_cache, load_null,
+    Descriptor, SYS_INTERRUPT_GATE, SYS_TRAP_GATE, is_null, load_cache, load_null,
     mark_accessed, require, selector_error)
 from ringlet.vcpu.system.memory cimport push_frame, read_bytes
 from ringlet.vcpu.system.mmio cimport device_forget
@@ -48,7 +48,7 @@ cdef int tss_stack(CpuState* c, u32 offset, u64* rsp) noexcept nogil:
     return read_bytes(c, c.arch.tr.base + offset, rsp, 8, 0)
 
 
-cdef int enter(CpuState* c, Event* e) noexcept nogil:
+cdef int pass_gate(CpuState* c, Event* e) noexcept nogil:
     """Passes one event through its gate; EMU_FAULT leaves what went wrong in exc_*."""
     cdef u64 gate[2]
     cdef u64 frame[6]
@@ -175,7 +175,7 @@ cdef int deliver_again(CpuState* c) noexcept nogil:
 cdef int go_through(CpuState* c, Event* e) noexcept nogil:
     cdef int second
     while True:
-        if enter(c, e) == 0:
+        if pass_gate(c, e) == 0:
             return EMU_FLOW
         if c.device_waits:
             c.event = e[0]

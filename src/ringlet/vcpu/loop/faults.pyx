@@ -13,7 +13,7 @@ from ringlet.core.state cimport *
 from ringlet.core.signals cimport *
 from ringlet.core.template cimport PROBE_SIZE, STUB_ENTER, STUB_LEAVE, is_probe
 from ringlet.cache.codecache cimport Cache, Fragment, NONE
-from ringlet.cache.halt cimport cache_halt
+from ringlet.cache.exits cimport exits_cut
 from ringlet.cache.fragment_map cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
 from ringlet.core.prod cimport prod_arm
 from ringlet.core.ops cimport OP_PUSHF
@@ -71,7 +71,7 @@ cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) n
     c.win_tag = f.regs[HR_R10]
     c.win_addend = f.regs[HR_R11]
     c.exit_code = code
-    c.stepping = 0
+    c.completing = 0
     f.regs[HR_RIP] = c.stub[STUB_LEAVE]
     f.regs[HR_RSP] = c.host_rsp
     f.regs[HR_EFL] &= ~<u64>(HOST_TF | HOST_DF | HOST_AC)
@@ -233,7 +233,7 @@ cdef int resumed(CpuState* c, HostFault* f, Cache* k, u32 index) noexcept nogil:
     """The access that faulted can be performed now."""
     if k.fragments[index].dead:
         # The store hits code of its own fragment: finish it, then leave.
-        c.stepping = 1 + index
+        c.completing = 1 + index
         f.regs[HR_EFL] |= HOST_TF
     return 1
 
@@ -316,7 +316,7 @@ cdef int step(CpuState* c, HostFault* f, Cache* k, u32 host) noexcept nogil:
 
     That is the end of a repetition, too: the instruction's own bytes may be others now.
     """
-    cdef u32 index = <u32>(c.stepping - 1), guest, start = 0
+    cdef u32 index = <u32>(c.completing - 1), guest, start = 0
     cdef Fragment* frag = &k.fragments[index]
     if frag.host <= host < frag.host + frag.size:
         if is_repeated_string(f.regs[HR_RIP]):
@@ -325,7 +325,7 @@ cdef int step(CpuState* c, HostFault* f, Cache* k, u32 host) noexcept nogil:
             return 1
         return leave(c, f, frag, guest, LEAVE_STEPPED)
     f.regs[HR_EFL] &= ~<u64>HOST_TF
-    c.stepping = 0
+    c.completing = 0
     return 1
 
 
@@ -363,7 +363,7 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
         return 1
     if k.first <= host < k.size:
         index = cache_fragment_at(k, <u32>host)
-        if index != NONE and (p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66) and not c.stepping \
+        if index != NONE and (p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66) and not c.completing \
                 and unbias_string(c, f.regs):
             return leave_saved(c, f, &k.fragments[index],
                                cache_guest_offset(k, &k.fragments[index], <u32>host, &start),
@@ -377,7 +377,7 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
             prod_arm(c)
         return 1
     if index != NONE:
-        cache_halt(c, k, index)
+        exits_cut(c, k, index)
     prod_arm(c)
     return 1
 
@@ -394,7 +394,7 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
         return native_fault(c, f)
     if host >= k.size:
         return 0
-    if f.signal == SIG_TRAP and c.stepping:
+    if f.signal == SIG_TRAP and c.completing:
         return step(c, f, k, <u32>host)
     if host < k.first:
         return 0

@@ -3,8 +3,8 @@ from ringlet.core.state cimport CpuState, Segment, AR_G, AR_P, AR_S, u8, u16, u3
 
 cdef struct Descriptor:
     u64 low          # the first 8 bytes
-    u64 high         # the second 8 bytes of a system descriptor, when read by fetch_wide
-    u64 base         # of a segment (32 bits, or 64 after fetch_wide)
+    u64 high         # the second 8 bytes of a system descriptor, when read by read_wide_descriptor
+    u64 base         # of a segment (32 bits, or 64 after read_wide_descriptor)
     u64 linear       # where it stands
     u32 limit        # in bytes, the granularity bit applied
     u32 ar           # as in Segment.ar
@@ -31,8 +31,8 @@ cdef inline u32 selector_error(u32 selector) noexcept nogil:
     """The error code that names a selector: its index and TI (SDM 3A 6.13)."""
     return selector & 0xFFFC
 
-cdef int fetch(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
-cdef int fetch_wide(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
+cdef int read_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
+cdef int read_wide_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
 cdef int require(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
 cdef int mark_accessed(CpuState* c, Descriptor* d) noexcept nogil
 cdef void load_cache(Segment* s, Descriptor* d, u32 selector) noexcept nogil

@@ -36,7 +36,7 @@ cdef void unpack(Descriptor* d, u32 selector) noexcept nogil:
     d.base = ((low >> 16) & 0xFFFFFF) | ((low >> 32) & <u64>0xFF000000)
 
 
-cdef int fetch(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
+cdef int read_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
     """Reads the 8-byte descriptor of a selector that is not null: DESC_* or EMU_FAULT."""
     if locate(c, selector, 8, &d.linear):
         return DESC_OUTSIDE
@@ -47,7 +47,7 @@ cdef int fetch(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
     return DESC_OK
 
 
-cdef int fetch_wide(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
+cdef int read_wide_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
     """Reads a 16-byte system descriptor (LDT, TSS, call gate): DESC_* or EMU_FAULT."""
     if locate(c, selector, 16, &d.linear):
         return DESC_OUTSIDE
@@ -59,8 +59,8 @@ cdef int fetch_wide(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
 
 
 cdef int require(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
-    """Like `fetch`, but a selector beyond its table raises #GP(selector)."""
-    cdef int result = fetch(c, selector, d)
+    """Like `read_descriptor`, but a selector beyond its table raises #GP(selector)."""
+    cdef int result = read_descriptor(c, selector, d)
     if result == DESC_OUTSIDE:
         return raise_err(c, VEC_GP, selector_error(selector))
     return result

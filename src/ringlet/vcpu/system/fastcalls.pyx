@@ -14,7 +14,7 @@ cdef enum:
     CODE_TYPE = 0xB      # execute, read, accessed
     DATA_TYPE = 0x3      # read, write, accessed
 
-cdef void enter(CpuState* c, u32 cs, u32 ss, u32 cpl, bint code64, u64 rip) noexcept nogil:
+cdef void switch_code(CpuState* c, u32 cs, u32 ss, u32 cpl, bint code64, u64 rip) noexcept nogil:
     cdef u32 dpl = cpl << 5
     load_flat(&c.arch.seg[SEG_CS], cs, CODE_TYPE | dpl | (AR_L if code64 else AR_DB))
     load_flat(&c.arch.seg[SEG_SS], ss, DATA_TYPE | dpl | AR_DB)
@@ -36,7 +36,7 @@ cdef int op_syscall(CpuState* c, OpInfo* op) noexcept nogil:
     c.arch.gpr[11] = flags
     set_rflags(c, flags & ~c.arch.sfmask)
     # The SDM masks the RPL of CS only.
-    enter(c, selector & 0xFFFC, selector + 8, 0, True, c.arch.lstar)
+    switch_code(c, selector & 0xFFFC, selector + 8, 0, True, c.arch.lstar)
     return EMU_FLOW
 
 
@@ -55,7 +55,7 @@ cdef int op_sysret(CpuState* c, OpInfo* op) noexcept nogil:
     else:
         rip &= <u64>0xFFFFFFFF
     set_rflags(c, c.arch.gpr[11] & ~<u64>(FLAG_RF | FLAG_VM))
-    enter(c, (selector + 16 if wide else selector) | 3, (selector + 8) | 3, 3, wide, rip)
+    switch_code(c, (selector + 16 if wide else selector) | 3, (selector + 8) | 3, 3, wide, rip)
     return EMU_FLOW
 
 
@@ -67,7 +67,7 @@ cdef int op_sysenter(CpuState* c, OpInfo* op) noexcept nogil:
     c.arch.iflag = 0
     c.arch.rflags &= ~<u64>(FLAG_VM | FLAG_RF)
     c.arch.gpr[RSP] = c.arch.sysenter_esp if wide else c.arch.sysenter_esp & <u64>0xFFFFFFFF
-    enter(c, selector, selector + 8, 0, wide,
+    switch_code(c, selector, selector + 8, 0, wide,
           c.arch.sysenter_eip if wide else c.arch.sysenter_eip & <u64>0xFFFFFFFF)
     return EMU_FLOW
 
@@ -88,5 +88,5 @@ cdef int op_sysexit(CpuState* c, OpInfo* op) noexcept nogil:
         rip &= <u64>0xFFFFFFFF
         selector += 16
     c.arch.gpr[RSP] = rsp
-    enter(c, selector | 3, (selector + 8) | 3, 3, wide, rip)
+    switch_code(c, selector | 3, (selector + 8) | 3, 3, wide, rip)
     return EMU_FLOW

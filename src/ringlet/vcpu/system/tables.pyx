@@ -4,7 +4,7 @@ from ringlet.core.state cimport (
     is_canonical, raise_err)
 from ringlet.vcpu.system.descriptors cimport (
     DESC_OK, DESC_OUTSIDE, Descriptor, SYS_CALL_GATE, SYS_LDT, SYS_TSS_AVAILABLE, SYS_TSS_BUSY,
-    fetch, fetch_wide, is_null, load_cache, load_null, selector_error)
+    read_wide_descriptor, is_null, load_cache, load_null, read_descriptor, selector_error)
 from ringlet.vcpu.system.memory cimport (
     check_read, check_write, load, read_bytes, store, user_access, write_bytes)
 from ringlet.vcpu.system.registers cimport (
@@ -92,7 +92,7 @@ cdef int require_system(CpuState* c, u32 selector, u32 kind, Descriptor* d) noex
     cdef int result
     if selector & 4:
         return raise_err(c, VEC_GP, selector_error(selector))
-    result = fetch_wide(c, selector, d)
+    result = read_wide_descriptor(c, selector, d)
     if result == EMU_FAULT:
         return EMU_FAULT
     if result == DESC_OUTSIDE or d.ar & 0x1F != kind or <u32>(d.high >> 40) & 0x1F:
@@ -160,7 +160,7 @@ cdef int inspect(CpuState* c, OpInfo* op, u32* selector, Descriptor* d) noexcept
         return EMU_FAULT
     if is_null(selector[0]):
         return DESC_OUTSIDE
-    return fetch(c, selector[0], d)
+    return read_descriptor(c, selector[0], d)
 
 
 cdef int op_lar(CpuState* c, OpInfo* op) noexcept nogil:

@@ -11,7 +11,7 @@ from ringlet.core.state cimport (
 from ringlet.mmu.mmu cimport mmu_prefill
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.system.descriptors cimport (
-    DESC_OUTSIDE, Descriptor, SYS_CALL_GATE, fetch_wide, is_null, load_cache, load_null,
+    DESC_OUTSIDE, Descriptor, SYS_CALL_GATE, read_wide_descriptor, is_null, load_cache, load_null,
     mark_accessed, require, selector_error)
 from ringlet.vcpu.system.memory cimport (
     load, pop_values, push_frame, push_values, read_bytes, stack_step)
@@ -72,7 +72,7 @@ cdef int read_gate(CpuState* c, u32 selector, Descriptor* cs, u32* cs_selector,
                    u64* rip) noexcept nogil:
     """A 64-bit call gate and the code segment it names (SDM 3A 5.8.3.1)."""
     cdef Descriptor gate
-    cdef int result = fetch_wide(c, selector, &gate)
+    cdef int result = read_wide_descriptor(c, selector, &gate)
     if result == EMU_FAULT:
         return EMU_FAULT
     if (result == DESC_OUTSIDE or gate.ar & 0x1F != SYS_CALL_GATE or

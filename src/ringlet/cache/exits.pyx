@@ -1,4 +1,4 @@
-"""Stops a thread that runs translated code.
+"""The exits of one fragment, cut to stop a thread that runs translated code.
 
 Translated code does not check whether it has to stop.  When a signal finds the thread in a
 fragment, every way out of that fragment, including jumps back to itself, is turned into an exit:
@@ -14,31 +14,31 @@ cdef enum:
     JMP_REL32 = 0xE9
 
 
-cdef void cache_halt(CpuState* c, Cache* k, u32 index) noexcept nogil:
+cdef void exits_cut(CpuState* c, Cache* k, u32 index) noexcept nogil:
     cdef Fragment* f = &k.fragments[index]
     cdef u32 i
-    if k.halted == index:
+    if k.cut == index:
         return
-    cache_unhalt(c, k)
+    exits_restore(c, k)
     for i in range(f.links, f.links + f.n_links):
         patch(k, k.links[i].at, k.links[i].stub)
     if f.indirect != NONE:
         k.write[f.indirect] = JMP_REL32
         patch(k, f.indirect + 1, k.stubs.at[STUB_INDIRECT])
-    k.halted = index
+    k.cut = index
 
 
-cdef void cache_unhalt(CpuState* c, Cache* k) noexcept nogil:
+cdef void exits_restore(CpuState* c, Cache* k) noexcept nogil:
     cdef u32 i
     cdef LinkRec* l
     cdef Fragment* f
-    if k.halted == NONE:
+    if k.cut == NONE:
         return
-    f = &k.fragments[k.halted]
+    f = &k.fragments[k.cut]
     for i in range(f.links, f.links + f.n_links):
         l = &k.links[i]
         patch(k, l.at, l.home if l.linked == NONE else k.fragments[l.linked].body)
     if f.indirect != NONE:
         (<u32*>(k.write + f.indirect))[0] = JMP_TABLE
         (<u32*>(k.write + f.indirect + 4))[0] = f.table
-    k.halted = NONE
+    k.cut = NONE
