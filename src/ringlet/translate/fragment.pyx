@@ -170,6 +170,12 @@ cdef bint may_store(Builder* b, Insn* i) noexcept nogil:
     return i.shape.stack == STACK_PUSH or (i.modrm < 0xC0 and i.shape.mem & MEM_WRITE)
 
 
+cdef inline bint stores_repeatedly(Insn* i) noexcept nogil:
+    """REP MOVS, REP STOS: a repetition may change the instruction before the next."""
+    return (i.shape.kind == SHAPE_STRING and i.prefixes & (PFX_REP | PFX_REPNE)
+            and ((i.opcode & 0xFE) == 0xA4 or (i.opcode & 0xFE) == 0xAA))
+
+
 cdef int scan(Builder* b) noexcept nogil:
     """Decode the fragment's instructions."""
     cdef u32 at = 0, k
@@ -202,6 +208,10 @@ cdef int scan(Builder* b) noexcept nogil:
             b.count += 1
             at += 15
             b.overflowed = 1
+            break
+        if b.checked and not b.key & KEY_STEP and stores_repeatedly(i):
+            if b.count == 0:
+                return TRANSLATE_PROTECT
             break
         if b.noting:
             b.starts[at >> 6] |= <u64>1 << (at & 63)

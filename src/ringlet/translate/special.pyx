@@ -69,11 +69,10 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
     """MOVS, STOS, LODS, SCAS, CMPS run natively on host addresses; the fault handler knows."""
     cdef u32 op = i.opcode & 0xFE
     cdef bint source = op == 0xA4 or op == 0xA6 or op == 0xAC
-    cdef bint target = op != 0xAC, stores = op == 0xA4 or op == 0xAA
+    cdef bint target = op != 0xAC
     if i.prefixes & PFX_67 or (i.seg != SEG_NONE and source):
         return 0
-    if (b.key & KEY_STEP or b.checked and stores) and i.prefixes & (PFX_REP | PFX_REPNE):
-        # Where it has been compared before, each repetition may change the instruction itself.
+    if b.key & KEY_STEP and i.prefixes & (PFX_REP | PFX_REPNE):
         emit_once(b, i, source, target)
         return 1
     emit_element(b, i, source, target, True)

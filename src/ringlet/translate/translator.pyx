@@ -10,7 +10,7 @@ from ringlet.core.state cimport *
 from ringlet.core.template cimport *
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
-                                         TRANSLATE_LEARN, TRANSLATE_CROSS)
+                                         TRANSLATE_LEARN, TRANSLATE_CROSS, TRANSLATE_PROTECT)
 from ringlet.translate.kept cimport kept_add, kept_find
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
@@ -166,6 +166,10 @@ cdef class Translator:
                 r = translate_fragment(b, indirect)
             if r == TRANSLATE_LEARN:
                 self.table.learn(bytes(data[b.learn_at:b.learn_at + 15]))
+                continue
+            if r == TRANSLATE_PROTECT:
+                b.checked = checked = False
+                limit = 1
                 continue
             if r == TRANSLATE_CROSS:
                 raise ValueError("the first instruction goes on past the bytes given")

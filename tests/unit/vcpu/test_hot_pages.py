@@ -149,3 +149,13 @@ def test_a_repetition_beside_itself_is_not_ended() -> None:
     counts = [left_over(board, b"", 2, 100) for _ in range(20)]
 
     assert counts == [0] * 20
+
+
+def test_a_repetition_elsewhere_from_a_hot_page_leaves_no_more_often_than_from_another() -> None:
+    board = Board()
+    for _ in range(20):
+        left_over(board, b"", 0, 256)
+    before = board.p.counters()["exits"]
+
+    assert left_over(board, b"", 0x800, 0x1000) == 0
+    assert board.p.counters()["exits"] - before < 100

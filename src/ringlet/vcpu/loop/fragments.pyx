@@ -5,7 +5,8 @@ from ringlet.cache.codecache cimport *
 from ringlet.mmu.mmu cimport mmu_fetch, mmu_protect_code, ram_host
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (
-    TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, template_of, translate_fragment)
+    TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, TRANSLATE_PROTECT, template_of,
+    translate_fragment)
 from ringlet.translate.kept cimport Kept, kept_add, kept_find
 from ringlet.vcpu.debug.stops cimport debug_room
 from ringlet.vcpu.loop.faults cimport guest_bytes
@@ -107,6 +108,14 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
         known = True
         r = TRANSLATE_OK
     else:
+        r = translate_fragment(b, indirect)
+    if r == TRANSLATE_PROTECT:
+        b.checked = b.noting = 0
+        mmu_protect_code(c, phys)
+        b.code = page + at
+        b.avail = 4096 - at
+        b.before = at
+        b.limit = 1
         r = translate_fragment(b, indirect)
     if r == TRANSLATE_CROSS:
         r = read_crossing(c, b, page, phys, &second)
