@@ -100,6 +100,7 @@ cdef struct Builder:
     u32 unlearned     # looking ahead met an instruction whose shape is not known
     u32 speculate     # compare-and-go windows allowed
     u32 checked       # compare the guest bytes on entry
+    u32 once          # checked: a repeated store is one repetition, and is compared again
     u32 n_checks
     u32 checks[MAX_CHECKS]       # offsets of the rel32s that lead to the stale exit
     const u8* source  # checked: where the guest bytes are; `code` is a copy

@@ -209,7 +209,7 @@ cdef int scan(Builder* b) noexcept nogil:
             at += 15
             b.overflowed = 1
             break
-        if b.checked and not b.key & KEY_STEP and stores_repeatedly(i):
+        if b.checked and not (b.key & KEY_STEP or b.once) and stores_repeatedly(i):
             if b.count == 0:
                 return TRANSLATE_PROTECT
             break

@@ -72,7 +72,7 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
     cdef bint target = op != 0xAC
     if i.prefixes & PFX_67 or (i.seg != SEG_NONE and source):
         return 0
-    if b.key & KEY_STEP and i.prefixes & (PFX_REP | PFX_REPNE):
+    if (b.key & KEY_STEP or b.once) and i.prefixes & (PFX_REP | PFX_REPNE):
         emit_once(b, i, source, target)
         return 1
     emit_element(b, i, source, target, True)

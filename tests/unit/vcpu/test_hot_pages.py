@@ -157,5 +157,5 @@ def test_a_repetition_elsewhere_from_a_hot_page_leaves_no_more_often_than_from_a
         left_over(board, b"", 0, 256)
     before = board.p.counters()["exits"]
 
-    assert left_over(board, b"", 0x800, 0x1000) == 0
+    assert left_over(board, b"", 0x1000, 0x1000) == 0
     assert board.p.counters()["exits"] - before < 100

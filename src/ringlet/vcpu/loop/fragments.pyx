@@ -30,6 +30,7 @@ cdef void read_checked(Builder* b, u8* source, u32 room) noexcept nogil:
     """Take a copy of the bytes for a fragment that compares it with them on entry."""
     cdef u32 i
     b.checked = 1
+    b.once = 0
     b.source = source
     b.code = &b.copy[0]
     b.avail = room if room < MAX_CHECKED else MAX_CHECKED
@@ -45,7 +46,7 @@ cdef int read_crossing(CpuState* c, Builder* b, u8* page, u64 phys, u64* second)
     """
     cdef u32 at = b.linear & 0xFFF, room = 4096 - at, i
     cdef int r
-    b.checked = b.noting = 0
+    b.checked = b.once = b.noting = 0
     mmu_protect_code(c, phys)
     r = mmu_fetch(c, (b.linear | 0xFFF) + 1, second)
     if r == MEM_FAULT:
@@ -102,7 +103,7 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
         b.code = page + at
         b.avail = 4096 - at
         b.before = at
-        b.checked = 0
+        b.checked = b.once = 0
     b.noting = kept != NULL and not b.room and not key & KEY_STEP
     if b.noting and kept_find(kept, b, indirect, &t):
         known = True
@@ -110,12 +111,17 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
     else:
         r = translate_fragment(b, indirect)
     if r == TRANSLATE_PROTECT:
-        b.checked = b.noting = 0
-        mmu_protect_code(c, phys)
-        b.code = page + at
-        b.avail = 4096 - at
-        b.before = at
+        b.noting = 0
         b.limit = 1
+        if (c.arch.gpr[RDI] ^ linear) >> 12 == 0:
+            # It stores to its own page: each store would fault.
+            b.once = 1
+        else:
+            b.checked = 0
+            mmu_protect_code(c, phys)
+            b.code = page + at
+            b.avail = 4096 - at
+            b.before = at
         r = translate_fragment(b, indirect)
     if r == TRANSLATE_CROSS:
         r = read_crossing(c, b, page, phys, &second)
