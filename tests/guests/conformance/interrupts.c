@@ -134,6 +134,15 @@ static void test_shadows(void)
     CHECK("irq.sti-mov-ss.rip",
           trap.c.rip == code_mark(both) || trap.c.rip == code_after(both), 1);
     timer_off();
+    /* So a row of them holds nothing off for longer. */
+    void *row = CODE("mov %ss, %ecx; sti; .rept 64; mov %ecx, %ss; .endr;" AFTER "nop; cli");
+    make_pending();
+    trap_hook = stop_hook;
+    run_code(0, row);
+    trap_hook = 0;
+    CHECK("irq.row-of-mov-ss", trap.vector, IRQ0);
+    CHECK("irq.row-of-mov-ss.early", trap.c.rip < code_after(row) - 100, 1);
+    timer_off();
     pending_check("irq.sti-cpuid", 0, CODE("sti; cpuid;" MARK "nop; cli"), 0, 1);
     /* A fault under the shadow comes first, and its saved IF is set. */
     void *fault = CODE("sti;" MARK "ud2");
