@@ -120,11 +120,13 @@ def test_flags_that_only_the_new_bytes_read_survive_the_check() -> None:
     assert board.p.counters()["stale_fragments"] >= TIMES
 
 
-def left_over(board: Board, prefix: bytes, start: int, count: int) -> int:
+def left_over(
+    board: Board, prefix: bytes, start: int, count: int, store: bytes = b"\xf3\xaa"
+) -> int:
     """RCX after REP STOSB of NOPs from `start` bytes behind itself on, to the HLT beyond them."""
     at = CODE + 0x400
     board.p.write_phys(at - 0x400, b"\x90" * 0x800 + HLT)
-    board.p.write_phys(at - len(prefix), prefix + b"\xf3\xaa")
+    board.p.write_phys(at - len(prefix), prefix + store)
     board.set(rip=at - len(prefix), rax=0x90, rcx=count, rdi=at + start)
     board.p.run()
     return board.get("rcx")
@@ -142,6 +144,13 @@ def test_a_repetition_over_itself_ends_the_instruction(
     counts = [left_over(board, bytes.fromhex(prefix), start, 256) for _ in range(times)]
 
     assert counts == [256 - (1 - start)] * times
+
+
+def test_an_emulated_repetition_over_itself_ends_the_instruction() -> None:
+    """With 67h the general emulator performs it."""
+    board = Board()
+
+    assert left_over(board, b"", -8, 256, b"\xf3\x67\xaa") == 256 - 9
 
 
 def test_a_repetition_beside_itself_is_not_ended() -> None:

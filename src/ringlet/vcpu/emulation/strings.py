@@ -95,6 +95,9 @@ class String:
                 return False
             if native.rip != start or native.wanted or native.rflags & _TF:
                 return True
+            if self._target is not None and self._target.writes and not self._target.units():
+                # A store to RAM may have changed the instruction: it is dispatched anew.
+                return True
         return True
 
     def _narrow(self, native: Native) -> None:
