@@ -59,6 +59,12 @@ def run_ringlet(guest: Guest, *options: str) -> Outcome:
     return _run([*command, "--memory", "128M", *options])
 
 
+def run_on_pc(guest: Guest) -> Outcome:
+    """Run under Ringlet as the kernel of a PC, which has an I/O APIC and more."""
+    command = [sys.executable, "-m", "ringlet", "run", "--kernel", str(guest.bare), "--cold"]
+    return _run([*command, "--memory", "128M", "--debug-exit", "--no-reboot"])
+
+
 def run_disturbed(guest: Guest, mode: str) -> Outcome:
     """Run under Ringlet, disturbed in a way that `disturbed.py` names."""
     return _run([sys.executable, str(DISTURBED), mode, str(guest.bare)])

@@ -12,6 +12,7 @@ _SS_NP = "#NP for a stack segment that is not present (SDM 2A IRET, 2B RET: #SS)
 _IDT_ERROR = "error code of an IDT violation is vector*16+2 in long mode, not vector*8+2"
 _UNCHECKED = "takes reserved bits in a control register or MSR"
 _FIP = "FXSAVE stores 0 for the x87 pointers"
+_FOP = "FXSAVE and FNSTENV store 0 for the x87 opcode"
 _EXT = "never sets EXT in an error code"
 _RMW = "reads first, so W is clear in the error code of an instruction that reads and writes"
 
@@ -76,6 +77,9 @@ QEMU_FAULTS: dict[str, str] = {
     "xsetbv.osxsave-clear.cpl3": "looks at CPL before CR4.OSXSAVE",
     "fxrstor.mxcsr-reserved.cpl?": "FXRSTOR and XRSTOR accept reserved bits of MXCSR",
     "xrstor.mxcsr-reserved.cpl?": "FXRSTOR and XRSTOR accept reserved bits of MXCSR",
+    "fop.*.fxsave.cpl?": _FOP,
+    "fop.*.fnstenv.cpl?": _FOP,
+    "fop.*.opcode*": _FOP,
     "fip.fxsave64.cpl?": _FIP,
     "fip.memory-operand": _FIP,
     "fip.high": _FIP,

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from tests.conformance.engines import Outcome, run_disturbed, run_qemu, run_ringlet
+from tests.conformance.engines import Outcome, run_disturbed, run_on_pc, run_qemu, run_ringlet
 from tests.conformance.qemu_faults import known_fault
 from tests.conformance.speculation import SPECULATION, given_up
 from tests.guests.build_guest import Guest, program_names
@@ -13,7 +13,8 @@ from tests.guests.build_guest import Guest, program_names
 pytestmark = pytest.mark.timeout(120)  # a build and a run, each with a limit of its own
 
 SHUTDOWNS = {"triple_fault"}  # programs that end by a triple fault
-CHECKED = [name for name in program_names() if name not in SHUTDOWNS]
+PC = {"mmio"}  # programs that need the devices of a PC
+CHECKED = [name for name in program_names() if name not in SHUTDOWNS | PC]
 
 GuestFor = Callable[[str], Guest]
 
@@ -37,6 +38,11 @@ def assert_shut_down(outcome: Outcome, status: int) -> None:
 @pytest.mark.parametrize("name", CHECKED)
 def test_program_on_ringlet(name: str, guest_for: GuestFor) -> None:
     assert_all_checks_hold(run_ringlet(guest_for(name)), partial(given_up, name))
+
+
+@pytest.mark.parametrize("name", sorted(PC))
+def test_program_on_the_pc(name: str, guest_for: GuestFor) -> None:
+    assert_all_checks_hold(run_on_pc(guest_for(name)), no_known_fault)
 
 
 @pytest.mark.parametrize("name", sorted(SPECULATION))
@@ -90,7 +96,7 @@ def test_triple_fault_shuts_ringlet_down(name: str, guest_for: GuestFor) -> None
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("name", [*CHECKED, *sorted(PC)])
 def test_program_on_qemu(name: str, guest_for: GuestFor) -> None:
     assert_all_checks_hold(run_qemu(guest_for(name)), known_fault)
 
