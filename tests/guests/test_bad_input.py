@@ -1,6 +1,5 @@
 """Errors before and around a guest's run give one line and a status, and leave nothing behind."""
 
-import contextlib
 import os
 import random
 import shutil
@@ -24,11 +23,11 @@ from tests.guests.mirror import (
     session,
     wait_until_stoppable,
 )
+from tests.guests.terminal import PATIENCE, Terminal
 from tests.unit.images.packages import NEEDS_APT
 from tests.unit.machine.elf_maker import Elf, Part, note
 from tests.unit.machine.kernel_maker import BzImage
 
-PATIENCE = 60
 SPINS = BzImage(code=bytes(0x200) + b"\xeb\xfe".ljust(64))
 Capture = pytest.CaptureFixture[str]
 PVH = note(b"Xen\0", 18, (0x100_0000).to_bytes(8, "little"))
@@ -335,43 +334,6 @@ def test_a_signal_at_any_moment(tmp_path: Path, number: signal.Signals, delay: f
     assert (process.returncode, *told) == (128 + number, b"", b"")
     assert [name for name in mirror.entries() if "unfinished" in name] == []
     assert left == []
-
-
-class Terminal:
-    """A session's controlling terminal, and a command on it."""
-
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
-        self.open: tuple[int, ...] = os.openpty()
-        self.user, self.fd = self.open
-        self.before = termios.tcgetattr(self.fd)
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", *arguments], stdin=self.fd, stdout=self.fd, stderr=self.fd,
-            env=environment,
-        )  # fmt: skip
-        self.shown = b""
-
-    def until(self, text: bytes) -> None:
-        while text not in self.shown:
-            self.shown += os.read(self.user, 4096)
-
-    def ended(self) -> int:
-        """Return the exit status; `shown` then has the command's last output."""
-        status = self.process.wait(PATIENCE)
-        os.set_blocking(self.user, False)
-        with contextlib.suppress(OSError):
-            while data := os.read(self.user, 4096):
-                self.shown += data
-        return status
-
-    def hang_up(self) -> None:
-        for fd in self.open:
-            os.close(fd)
-        self.open = ()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.hang_up()
 
 
 @pytest.fixture
