@@ -35,6 +35,7 @@ QEMU_FAULTS: dict[str, str] = {
     "ud.pop-group-1.*": "takes 8F /1 for POP",
     "ud.group11-1.*": "takes C7 /1 for MOV",
     "db.icebp.cpl?": "#UD for F1, which raises #DB",
+    "step.ac.unaligned": "has no alignment checks",
     "nm.emms.*": "EMMS does not look at CR0.TS and EM",
     "mf.next-x87.cpl?": "only FWAIT looks for a pending x87 exception",
     "xm.*": "has no unmasked SIMD floating-point exceptions",

@@ -181,6 +181,13 @@ class Board:
         while kind != Exit.EXIT_NONE:
             kind = self._answer(kind)
 
+    def emulate_to_its_end(self, code: str | bytes) -> None:
+        """Perform one instruction by the general emulator, one call a repetition, to its end."""
+        self.place(code)
+        start = self.get("rip")
+        while self.get("rip") == start:
+            assert self.p.emulate() == Exit.EXIT_NONE
+
     def run(self, code: str | bytes) -> int:
         """Run from an instruction to the next HLT, or to another exit that is no device's."""
         self.place(code)

@@ -190,7 +190,7 @@ def test_a_segment_override_moves_the_source_only(kernel: Board) -> None:
 
 def test_rep_stos_ends_after_its_count(kernel: Board) -> None:
     kernel.set(rax=0x5A, rdi=DATA, rcx=10)
-    kernel.emulate("F3AA")
+    kernel.emulate_to_its_end("F3AA")
     assert kernel.p.read_phys(DATA, 11) == b"\x5a" * 10 + b"\0"
     assert (kernel.get("rcx"), kernel.get("rdi")) == (0, DATA + 10)
     assert kernel.get("rip") == CODE + 2
@@ -220,7 +220,7 @@ def test_a_long_string_is_done_in_parts(kernel: Board) -> None:
 
 def test_a_string_that_faults_has_done_what_it_has_done(kernel: Board) -> None:
     kernel.set(rax=1, rdi=READ_ONLY - 2, rcx=5)
-    kernel.emulate("F3AA")
+    kernel.emulate_to_its_end("F3AA")
     assert kernel.raised() == PAGE_FAULT
     assert (kernel.get("rdi"), kernel.get("rcx")) == (READ_ONLY, 3)
     assert kernel.peek(kernel.get("rsp") + 8) == CODE
