@@ -56,6 +56,15 @@ def test_bound_is_the_codes(
     assert then.strip()
 
 
+def test_what_a_guest_fills_of_the_mmu_is_counted() -> None:
+    """An entry that a newer one replaces in its place is an ordinary miss."""
+    uncounted = [
+        name for _, file, name, _, counter, _ in rows() if file[:4] == "mmu/" if not counter
+    ]
+
+    assert uncounted == ["TLB_SIZE"]
+
+
 @pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md"])
 def test_the_list_is_linked(page: str) -> None:
     assert "(docs/limits.md)" in (ROOT / page).read_text()

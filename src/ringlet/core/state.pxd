@@ -333,6 +333,7 @@ cdef struct CpuState:
     u64 n_smc, n_flushes, n_cr3_loads, n_cr3_dropped, n_invlpg, n_python_exits
     u64 n_safepoints, n_stale, n_kept, n_halts, n_cpuid, n_msr_reads, n_msr_writes
     u64 n_mmio_reads, n_mmio_writes, n_jump_tables
+    u64 n_spaces_full, n_groups_full, n_regions_full, n_nodes_full, n_maps_full
     # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
     u8 pad_xsave[64]
     u8 xsave[4096]

@@ -178,6 +178,8 @@ cdef u32 region_take(CpuState* c, Mmu* m, u32 slot, bint user, bint kernel) noex
     cdef u32 owner = m.group if slot >= SLOT_COUNT // 2 else m.space
     cdef u32 i, victim
     cdef Region* r
+    if not m.region_free:
+        c.n_regions_full += 1
     while not m.region_free:
         victim = oldest(m, 1, FIRST_GROUP)
         if not victim:
@@ -237,6 +239,10 @@ cdef void make_room(CpuState* c, Mmu* m) noexcept nogil:
         lower_budget(m)
     if m.maps + MAPS_MARGIN < m.maps_limit and m.nodes_left >= NODES_MARGIN:
         return
+    if m.nodes_left < NODES_MARGIN:
+        c.n_nodes_full += 1
+    if m.maps > m.maps_limit - m.maps_limit // 8:
+        c.n_maps_full += 1
     while m.maps > m.maps_limit - m.maps_limit // 8 or m.nodes_left < NODES_MARGIN:
         victim = oldest(m, 1, FIRST_GROUP)
         if not victim:

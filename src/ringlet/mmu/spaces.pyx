@@ -146,6 +146,10 @@ cdef u32 owner_take(CpuState* c, Mmu* m, u32 low, u32 high, u64 key) noexcept no
             found = i
             break
     if not found:
+        if low < FIRST_GROUP:
+            c.n_spaces_full += 1
+        else:
+            c.n_groups_full += 1
         found = oldest(m, low, high)
         evict(c, m, found)
     name_anew(m, found)

@@ -90,7 +90,9 @@ def _counters() -> dict[str, int]:
         "cpuid": <size_t>&c.n_cpuid, "msr_reads": <size_t>&c.n_msr_reads,
         "msr_writes": <size_t>&c.n_msr_writes, "mmio_reads": <size_t>&c.n_mmio_reads,
         "mmio_writes": <size_t>&c.n_mmio_writes,
-        "jump_tables": <size_t>&c.n_jump_tables,
+        "jump_tables": <size_t>&c.n_jump_tables, "spaces_full": <size_t>&c.n_spaces_full,
+        "groups_full": <size_t>&c.n_groups_full, "regions_full": <size_t>&c.n_regions_full,
+        "nodes_full": <size_t>&c.n_nodes_full, "maps_full": <size_t>&c.n_maps_full,
     }
 
 

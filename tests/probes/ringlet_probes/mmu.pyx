@@ -401,6 +401,9 @@ cdef class Probe:
         return {"shadow_faults": self.c.n_shadow_faults, "shadow_pages": self.c.n_shadow_pages,
                 "cr3_loads": self.c.n_cr3_loads, "cr3_dropped": self.c.n_cr3_dropped,
                 "invlpg": self.c.n_invlpg, "maps": m.maps, "nodes_left": m.nodes_left,
+                "spaces_full": self.c.n_spaces_full, "groups_full": self.c.n_groups_full,
+                "regions_full": self.c.n_regions_full, "nodes_full": self.c.n_nodes_full,
+                "maps_full": self.c.n_maps_full,
                 "arena": m.arena, "arena_size": m.arena_size}
 
     # --- measurements, in nanoseconds an operation

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ringlet_probes.mmu import Probe
 from tests.unit.mmu.guest import (
     AT,
@@ -14,6 +16,7 @@ from tests.unit.mmu.guest import (
     EFER_NXE,
     FAULT,
     GIB,
+    KERNEL,
     MIB,
     MMIO,
     NX,
@@ -148,6 +151,66 @@ def test_invlpg_tells_of_code_whose_fetch_found_no_region() -> None:
     assert recorded == (OK, DATA)
     assert any(low <= late < low + pages * PAGE for low, pages in unmapped)
     assert guest.probe.fetch(late) == (OK, OTHER)
+
+
+FULL = ("spaces_full", "groups_full", "regions_full", "nodes_full", "maps_full")
+
+
+def full(guest: Guest) -> dict[str, int]:
+    """Return the counters of tables that were full, without those that are 0."""
+    counters = guest.probe.counters()
+    return {name: counters[name] for name in FULL if counters[name]}
+
+
+@pytest.mark.parametrize(("more", "counted"), [(0, {}), (3, {"spaces_full": 3})])
+def test_spaces_that_give_way_are_counted(guest: Guest, more: int, counted: dict[str, int]) -> None:
+    for _ in range(62 + more):  # one was loaded with paging off, one by the fixture
+        guest.probe.load_cr3(guest.new_tables(upper_of=guest.tables).root)
+
+    assert full(guest) == counted
+
+
+def test_upper_halves_that_give_way_are_counted(guest: Guest) -> None:
+    for i in range(1, 11):
+        tables = guest.new_tables()
+        tables.map(KERNEL, DATA + i * PAGE)
+        guest.probe.load_cr3(tables.root)
+        guest.load(KERNEL)
+
+    assert full(guest) == {"groups_full": 11 - 8}
+
+
+def test_slots_without_a_window_are_counted() -> None:
+    guest = Guest()
+    results = []
+    for i in range(170):
+        guest.tables.map(i << 36, DATA)
+        results.append(guest.reach(i << 36))
+
+    assert results.count(MMIO) > 0
+    assert full(guest) == {"regions_full": results.count(MMIO)}
+
+
+def test_lack_of_mappings_is_counted() -> None:
+    guest = Guest(64 * MIB, maps_limit=1000)
+    for i in range(300):
+        guest.tables.map(AT + i * PAGE, 16 * MIB + i * 2 * PAGE)
+        guest.reach(AT + i * PAGE)
+    before = full(guest)
+    for i in range(300, 600):
+        guest.tables.map(AT + i * PAGE, 16 * MIB + i * 2 * PAGE)
+        guest.reach(AT + i * PAGE)
+
+    assert (before, full(guest)) == ({}, {"maps_full": 1})
+
+
+def test_lack_of_nodes_is_counted() -> None:
+    guest = Guest(256 * MIB)
+    for i in range(16384):
+        guest.tables.map(i * 2 * MIB, DATA)
+        assert guest.reach(i * 2 * MIB) == OK
+
+    assert full(guest)["nodes_full"] == 1
 
 
 def test_nodes_come_back_when_windows_go(guest: Guest) -> None:
