@@ -85,6 +85,14 @@ class Conduct(IntFlag):
     Without: [rSI] first.  Neither manual says.  Measured: a32-repe-cmpsb-both-fault.
     """
 
+    CALL_STORES_FIRST = 1 << 7
+    """A near CALL to an address that is not canonical has stored its return address when it raises
+    #GP.  RSP is as it was before.
+
+    Without: nothing is stored.  Intel SDM 2A, CALL, checks the target before it pushes, but its
+    processors do not.  Measured: call-non-canonical-from-another-slot.
+    """
+
 
 CONDUCT: Final[Mapping[Vendor, Conduct]] = MappingProxyType(
     {
@@ -96,6 +104,7 @@ CONDUCT: Final[Mapping[Vendor, Conduct]] = MappingProxyType(
             | Conduct.FLAGS_WITH_LAST_COMPARISON
             | Conduct.XSAVE_STACK_BEFORE_ALIGNMENT
             | Conduct.REPE_CMPSB_TARGET_FIRST
+            | Conduct.CALL_STORES_FIRST
         ),
         Vendor.AMD: Conduct(0),
     }

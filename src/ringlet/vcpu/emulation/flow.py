@@ -5,6 +5,7 @@ from typing import Final
 
 from iced_x86 import FlowControl, Instruction, Mnemonic, OpKind, Register
 
+from ringlet.arch.vendors import Conduct
 from ringlet.vcpu.emulation.access import Access, Accesses, Step, read, write
 from ringlet.vcpu.emulation.native import FAULT, FIRST, SECOND, Native
 from ringlet.vcpu.emulation.operand import Operand
@@ -192,6 +193,8 @@ class Call:
             return False
         target = yield from self._source.get(native)
         native.poke(SECOND, native.rip + self._length & ALL64, 8)
+        if not is_canonical(target) and native.conduct & Conduct.CALL_STORES_FIRST:
+            yield from write(native, self._stack, SECOND)
         if not _go(native, target):
             return False
         native.set_gpr(RSP, native.gpr(RSP) - 8 & ALL64, 8)
