@@ -17,7 +17,6 @@ from tests.differential.liveness import ARITHMETIC, flags_live_at
 from tests.differential.native import TASK_SIZE_MAX
 from tests.differential.operands import gpr_number
 from tests.differential.program import (
-    INT3,
     REGISTERS,
     SEGMENTS,
     SYSCALL_VECTOR,
@@ -25,6 +24,8 @@ from tests.differential.program import (
     Program,
     State,
     Status,
+    code_at_the_end,
+    instruction_at,
 )
 
 _DB, _BP, _SS, _GP, _PF, _AC = 1, 3, 12, 13, 14, 17
@@ -35,7 +36,8 @@ _IMAGES = frozenset((
     Mnemonic.FXSAVE, Mnemonic.FXSAVE64, Mnemonic.FXRSTOR, Mnemonic.FXRSTOR64, Mnemonic.XSAVE,
     Mnemonic.XSAVE64, Mnemonic.XRSTOR, Mnemonic.XRSTOR64, Mnemonic.FNSAVE, Mnemonic.FRSTOR,
     Mnemonic.FNSTENV, Mnemonic.FLDENV))
-# A call into this page is a system call that Linux makes for a native program.
+# A branch into this page is a system call that Linux makes for a native program; a fault there may
+# be one that Linux made up.
 _VSYSCALL = 0xFFFF_FFFF_FF60_0000
 _FETCH = 0x10  # in the error code of a page fault
 _BIT_TESTS = frozenset((Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC))
@@ -52,7 +54,7 @@ def excluded(program: Program, native: Outcome) -> str | None:
         return "the host has CR0.AM set; the guest has not"
     if _stopped_early(program, native.state.rip):
         return "an image's x87 pointers were not cleared"
-    ins = _instruction_at(program, native)
+    ins = instruction_at(program, native)
     if ins is not None and ins.mnemonic == Mnemonic.RETF:
         return "AMD reads the outer stack before it checks the selector"
     if ins is not None and ins.mnemonic == Mnemonic.INT1:
@@ -68,7 +70,7 @@ def excluded(program: Program, native: Outcome) -> str | None:
 def _undefined(program: Program, native: Outcome) -> bool:
     """Whether it stopped at no instruction, whatever follows it in the page it could not fetch."""
     start = native.state.rip - program.origin
-    seen = _code_at_the_end(program, native)[start:native.cr2 - program.origin]
+    seen = code_at_the_end(program, native)[start:native.cr2 - program.origin]
     return Decoder(64, seen + bytes(15), ip=native.state.rip).decode().is_invalid
 
 
@@ -103,14 +105,6 @@ def _bit_offset(ins: Instruction, state: State) -> int:
     return ((offset ^ 1 << bits - 1) - (1 << bits - 1)) // bits * (bits // 8)
 
 
-def _instruction_at(program: Program, native: Outcome) -> Instruction | None:
-    """The instruction that the host stopped at, as the program left it."""
-    start = native.state.rip - program.origin
-    if not 0 <= start < len(program.code):
-        return None
-    return Decoder(64, _code_at_the_end(program, native)[start:], ip=native.state.rip).decode()
-
-
 def _canonical(address: int) -> bool:
     return (address >> 47) & 0x1FFFF in (0, 0x1FFFF)
 
@@ -121,7 +115,7 @@ def compare(program: Program, native: Outcome, other: Outcome, *,
 
     `departs`: what the other may do instead at an indirect branch.
     """
-    if other.state.rip & -layout.PAGE == _VSYSCALL and native.state.rip != other.state.rip:
+    if other.state.rip & -layout.PAGE == _VSYSCALL:
         return []
     found = _compare(program, native, other)
     if found and departs is not Departure.NONE:
@@ -171,25 +165,13 @@ def comparable_flags(program: Program, native: Outcome) -> int:
     17.3.1.1), AMD clear.
     """
     mask = (1 << 22) - 1
-    ins = _instruction_at(program, native)
+    ins = instruction_at(program, native)
     if native.vector == _DB and ins is not None and (ins.is_string_instruction or ins.is_vsib):
         mask &= ~_RF
     if native.vector in _FAULTS:
-        code = _code_at_the_end(program, native)
+        code = code_at_the_end(program, native)
         mask &= ~ARITHMETIC | flags_live_at(code, program.origin, native.state.rip)
     return mask
-
-
-def _code_at_the_end(program: Program, native: Outcome) -> bytes:
-    """The program's bytes as it left them, and some that follow."""
-    code = bytearray(program.code + INT3 * 15)
-    for i in range(len(code)):
-        if layout.area_at(program.origin + i) is None:
-            break
-        page, offset = divmod(layout.image_offset(program.origin + i), layout.PAGE)
-        if page in native.pages:
-            code[i] = native.pages[page][offset]
-    return bytes(code)
 
 
 def _compare_error(program: Program, native: Outcome, other: Outcome) -> list[str]:
@@ -222,7 +204,7 @@ def _in_one_image(program: Program, native: Outcome, other: Outcome) -> bool:
     """Whether both addresses lie in the area of an FXSAVE, FNSAVE or the like, which microcode
     touches in an order of its own (AMD: the last byte first).
     """
-    ins = _instruction_at(program, native)
+    ins = instruction_at(program, native)
     return ins is not None and ins.mnemonic in _IMAGES \
         and abs(native.cr2 - other.cr2) < max(xsave.SIZE, host_area())
 

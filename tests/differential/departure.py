@@ -10,7 +10,6 @@ from dataclasses import replace
 from enum import Enum
 
 from iced_x86 import (
-    Decoder,
     FlowControl,
     Instruction,
     OpKind,
@@ -21,7 +20,7 @@ from iced_x86 import (
 
 from tests.differential import layout
 from tests.differential.operands import gpr_number
-from tests.differential.program import Outcome, Program, State
+from tests.differential.program import Outcome, Program, State, instruction_at
 
 _GP = 13
 _ALL64 = (1 << 64) - 1
@@ -44,8 +43,7 @@ def as_departed(program: Program, native: Outcome, departure: Departure) -> Outc
     None if the host did not stop at an indirect branch to a non-canonical address.
     """
     state = native.state
-    branch = next(
-        (i for i in Decoder(64, program.code, ip=program.origin) if i.ip == state.rip), None)
+    branch = instruction_at(program, native)
     if native.vector != _GP or branch is None or branch.flow_control not in _INDIRECT:
         return None
     target = _target(branch, native)

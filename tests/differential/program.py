@@ -134,6 +134,26 @@ class Program:
         return lines
 
 
+def code_at_the_end(program: Program, outcome: Outcome) -> bytes:
+    """The program's bytes as it left them, and some that follow."""
+    code = bytearray(program.code + INT3 * 15)
+    for i in range(len(code)):
+        if layout.area_at(program.origin + i) is None:
+            break
+        page, offset = divmod(layout.image_offset(program.origin + i), layout.PAGE)
+        if page in outcome.pages:
+            code[i] = outcome.pages[page][offset]
+    return bytes(code)
+
+
+def instruction_at(program: Program, outcome: Outcome) -> Instruction | None:
+    """The instruction that a run stopped at, as the program left it."""
+    start = outcome.state.rip - program.origin
+    if not 0 <= start < len(program.code):
+        return None
+    return Decoder(64, code_at_the_end(program, outcome)[start:], ip=outcome.state.rip).decode()
+
+
 def _aimed(ins: Instruction, linear: int) -> Instruction:
     out = ins.copy()
     if ins.is_ip_rel_memory_operand:
