@@ -44,6 +44,9 @@ cdef int mmu_shadow_fault(CpuState* c, u64 host, u32 err, u64* linear) noexcept 
 # The guest touched `linear`, whose slot has no region: give it one.  MEM_OK: try again; MEM_FAULT;
 # MEM_MMIO: there is no region to be had before the next CR3 load, emulate the access.
 cdef int mmu_slot_fault(CpuState* c, u64 linear, u32 access) noexcept nogil
+# Give the slot of `linear`, in which no access is possible, a region all the same, so that the host
+# says which fault comes first.  False: there is none to be had.
+cdef bint mmu_slot_open(CpuState* c, u64 linear) noexcept nogil
 # The linear address that a host address in a window stands for, of whatever space; 0 if it is none.
 cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil
 # Map what a walk of `linear` gives, if it gives something; never raises.

@@ -67,6 +67,10 @@ cdef int mmu_slot_fault(CpuState* c, u64 linear, u32 kind) noexcept nogil:
     return windows.slot_fault(c, mmu_of(c), linear, kind)
 
 
+cdef bint mmu_slot_open(CpuState* c, u64 linear) noexcept nogil:
+    return windows.slot_open(c, mmu_of(c), linear)
+
+
 cdef bint mmu_is_window(CpuState* c, u64 host) noexcept nogil:
     cdef Mmu* m = mmu_of(c)
     return in_arena(m.arena, m.arena_size, host)

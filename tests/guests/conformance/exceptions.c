@@ -275,6 +275,38 @@ static void test_alignment(void)
     fault_checks(faults, sizeof faults / sizeof *faults);
 }
 
+/* Where #AC and #PF meet, a processor may raise either, but the same wherever the address lies. */
+static void test_alignment_of_absent_pages(void)
+{
+    const struct { const char *name; void *code; } codes[] = {
+        { "load", CODE("mov 1(%rdi), %eax") }, { "store", CODE("mov %rax, 4(%rdi)") },
+        { "push", CODE("lea 0x101(%rdi), %rsp;" MARK "push %rax") },
+    };
+    write_cr0(saved_cr0 | CR0_AM);
+    for (u64 i = 0; i < sizeof codes / sizeof *codes; i++) {
+        struct cpu c = at_cpl3(codes[i].code);
+        c.rflags |= F_AC;
+        c.r[RDI] = (u64)user_stack + 0x40000000;
+        run(&c);
+        u64 vector = trap.vector;
+        CHECK(with("ac.absent", codes[i].name), vector == V_AC || vector == V_PF, 1);
+        c.r[RDI] = 0x300000000000 + (i << 40);
+        run(&c);
+        CHECK(with("ac.absent.far", codes[i].name), trap.vector, vector);
+        check_trap_at(with("ac.absent.far.at", codes[i].name), code_mark(codes[i].code), vector,
+                      vector == V_AC ? 0 : trap.error);
+    }
+    /* The base is canonical and mapped, the operand is not canonical. */
+    map4k(0x7FFFFFFFF000, FREE_RAM, P_P | P_W | P_U);
+    void *beyond = CODE("mov (%rdi), %al;" MARK "mov 0x1001(%rdi), %eax");
+    struct cpu c = at_cpl3(beyond);
+    c.rflags |= F_AC;
+    c.r[RDI] = 0x7FFFFFFFF000;
+    run(&c);
+    check_fault("ac.beyond-canonical", beyond, V_GP, 0);
+    write_cr0(saved_cr0);
+}
+
 /* Privileged instructions at CPL 3. */
 static void test_privileged(void)
 {
@@ -318,5 +350,6 @@ void guest_main(void)
     test_x87_error();
     test_simd_error();
     test_alignment();
+    test_alignment_of_absent_pages();
     test_privileged();
 }

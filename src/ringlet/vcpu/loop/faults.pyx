@@ -18,7 +18,7 @@ from ringlet.cache.fragment_map cimport cache_fragment_at, cache_guest_offset, c
 from ringlet.core.prod cimport prod_arm
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport (
-    mmu_is_window, mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, ram_host)
+    mmu_is_window, mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, mmu_slot_open, ram_host)
 from ringlet.vcpu.system.registers cimport CR4_OSXMMEXCPT
 from ringlet.vcpu.system.x87 cimport FPU_DATA, FPU_OPCODE, X87_NONE, x87_opcode
 from ringlet.translate.insn cimport *
@@ -185,11 +185,15 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
     return n
 
 
-cdef bint bound_elsewhere(CpuState* c, Insn* i, bint stack) noexcept nogil:
+cdef bint bound_elsewhere(CpuState* c, HostFault* f, Insn* i, bint stack) noexcept nogil:
     """What the addend was looked up for (RSP, another register, the base of FS or GS, or the
-    displacement) lies in another slot than the operand, and that one is not used."""
+    displacement) lies in another slot than the operand, and that one is not used.
+
+    RSP was bound in the slot where it was then, and may have moved to this one.
+    """
     cdef u32 base = insn_base(i)
-    if stack and not slot_live(c, c.arch.gpr[RSP]):
+    cdef u64 rsp = f.regs[HR_RSP] + c.rsp_naddend
+    if (stack or base == RSP) and (not slot_live(c, rsp) or bound(c, rsp) != f.regs[HR_RSP]):
         return True
     if i.modrm >= 0xC0 or not i.shape.mem or i.rip_relative:
         return False
@@ -272,7 +276,11 @@ cdef u32 retried(CpuState* c, u64 rip) noexcept nogil:
 
 
 cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
-    """The address is in no window: an unused slot's, not canonical, or #GP has another cause."""
+    """The address is in no window: an unused slot's, not canonical, or #GP has another cause.
+
+    Or it is not aligned and the host checks that, so that #AC came first.  The host knows only the
+    address in a window, which is canonical even if the guest's is not.
+    """
     cdef Insn i
     cdef u8 code[16]
     cdef Access at[3]
@@ -286,11 +294,13 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
         c.exit_arg = <u64>(frag - (<Cache*>c.cache).fragments)
         return leave(c, f, frag, guest, LEAVE_UNKNOWN)
     if r != DECODE_OK:
-        return raise_here(c, f, frag, guest, VEC_GP, True)
+        return raise_here(c, f, frag, guest, VEC_AC if f.trap == VEC_AC else VEC_GP, True)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
     n = accesses(c, &i, frag.rip + guest, at)
     for k in range(n):
+        if f.trap == VEC_AC and is_canonical(at[k].linear) and at[k].linear & (at[k].size - 1):
+            break
         if not is_canonical(at[k].linear) or not is_canonical(at[k].linear + at[k].size - 1):
             if lane_faults(&i, at[k].linear):
                 return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
@@ -302,8 +312,14 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
                 return leave_saved(c, f, frag, guest, LEAVE_AGAIN)
             if r == MEM_MMIO or lane_faults(&i, at[k].linear):
                 return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
+            if f.regs[HR_EFL] & HOST_AC and mmu_slot_open(c, at[k].linear):
+                # In a window, the host decides between #AC and #PF, as its vendor does.
+                return leave_saved(c, f, frag, guest, LEAVE_AGAIN)
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
-    if bound_elsewhere(c, &i, n != 0 and at[n - 1].stack):
+    if f.trap == VEC_AC:
+        raise_err(c, VEC_AC, 0)
+        return leave_saved(c, f, frag, guest, LEAVE_FAULT)
+    if bound_elsewhere(c, f, &i, n != 0 and at[n - 1].stack):
         return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
     if f.trap == VEC_PF:
         return leave_saved(c, f, frag, guest, retried(c, frag.rip + guest))
@@ -407,10 +423,8 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
         return probe_fault(c, f, k, index, guest)
     if f.trap == VEC_PF and mmu_is_window(c, f.address):
         return page_fault(c, f, k, index, guest)
-    if f.trap == VEC_PF or f.trap == VEC_GP or f.trap == VEC_SS:
+    if f.trap == VEC_PF or f.trap == VEC_GP or f.trap == VEC_SS or f.trap == VEC_AC:
         return unused_slot(c, f, frag, guest)
-    if f.trap == VEC_AC:
-        return raise_here(c, f, frag, guest, VEC_AC, True)
     if f.trap == VEC_XM and not c.arch.cr4 & CR4_OSXMMEXCPT:
         return raise_here(c, f, frag, guest, VEC_UD, False)
     if f.trap == VEC_DE or f.trap == VEC_UD or f.trap == VEC_MF or f.trap == VEC_XM:
