@@ -268,7 +268,7 @@ cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
 
 
 cdef bint slot_open(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
-    """Give the slot of `linear` a region that shows nothing.  Return False if there is none left."""
+    """Give the slot of `linear` a region that shows nothing.  Return False if none is left."""
     cdef u32 slot = <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
     cdef bint user = c.arch.cpl == 3
     return slot_region(c, m, slot, user) or region_take(c, m, slot, user, not user)
