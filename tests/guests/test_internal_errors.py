@@ -3,11 +3,14 @@
 The processes here are Ringlet with one function replaced by one that raises an exception.
 """
 
+import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +49,12 @@ OF_THE_CONSOLE = {
     "input of a device": ("ringlet.devices.uart16550:Uart16550", "poll"),
     "run loop": ("ringlet.machine.vm:Vm", "_interrupted"),
 }
+OF_GDB = {
+    "packets": ("ringlet.debug.protocol:Parser", "feed"),
+    "commands": ("ringlet.debug.commands:Commands", "answer"),
+    "interrupt": ("ringlet.debug.server:GdbServer", "_interrupted"),
+}
+GDB_IS_AWAITED = b"ringlet: listening for gdb; in gdb, enter: target remote "
 
 
 @pytest.fixture
@@ -94,6 +103,30 @@ def test_defect_at_the_users_key(
     os.write(terminals[0].user, b"k")
 
     assert_reported(terminals[0])
+
+
+@pytest.mark.parametrize("place", OF_GDB.values(), ids=OF_GDB)
+def test_defect_at_a_packet_of_gdb(kernel: Path, tmp_path: Path, place: tuple[str, str]) -> None:
+    path = tmp_path / "gdb"
+    command = [*broken(place, kernel), "--gdb", str(path)]
+    with (
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                         stderr=subprocess.PIPE) as run,
+        socket.socket(socket.AF_UNIX) as gdb,
+    ):  # fmt: skip
+        assert run.stderr is not None
+        assert run.stderr.readline().startswith(GDB_IS_AWAITED)
+        gdb.connect(str(path))
+        gdb.sendall(b"$?#3f$c#63")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(10 * PATIENCE):  # an interrupt before the guest goes on is ignored
+                gdb.sendall(b"\x03")
+                time.sleep(0.1)
+        _, said = run.communicate(timeout=PATIENCE)
+
+    assert run.returncode == STATUS, said
+    assert said.startswith(REPORT)
+    assert said.count(b"\n") == 1
 
 
 @pytest.mark.parametrize("place", OF_THE_GUEST.values(), ids=OF_THE_GUEST)

@@ -82,6 +82,8 @@ cpdef enum Op:
     OP_XRSTORS
     OP_FNSTENV
     OP_FNSAVE
+    OP_FLDENV
+    OP_FRSTOR
     # everything else that leaves translated code
     OP_ENTER
     OP_SERIALIZE

@@ -75,9 +75,11 @@ class Op(enum.IntEnum):
     OP_XRSTORS = 69
     OP_FNSTENV = 70
     OP_FNSAVE = 71
-    OP_ENTER = 72
-    OP_SERIALIZE = 73
-    OP_NM = 74
-    OP_UD = 75
-    OP_EMULATE = 76
-    OP_COUNT = 77
+    OP_FLDENV = 72
+    OP_FRSTOR = 73
+    OP_ENTER = 74
+    OP_SERIALIZE = 75
+    OP_NM = 76
+    OP_UD = 77
+    OP_EMULATE = 78
+    OP_COUNT = 79

@@ -4,7 +4,8 @@ from libc.string cimport memcpy
 from ringlet.core.host cimport host_map, host_unmap
 from ringlet.core.state cimport u8, u32, u64, i16, i32, BLOCK_SIZE
 from ringlet.core.template cimport *
-from ringlet.translate.builder cimport (MAX_CODE, MAX_LINKS, MAX_MAP, MAX_OPS, MAX_RELOCS, Span)
+from ringlet.translate.builder cimport (
+    MAX_CHECKED, MAX_CODE, MAX_LINKS, MAX_MAP, MAX_OPS, MAX_RELOCS, Span)
 from ringlet.translate.kept cimport *
 from ringlet.translate.learn_table cimport LearnTable
 
@@ -37,10 +38,14 @@ cdef bint sound(Record* r, u32 room) noexcept:
     for i in range(r.n_exact):
         if not -<i32>r.at <= exact[i].start < exact[i].end <= 4096 - <i32>r.at:
             return False
+        if r.checked and not 0 <= exact[i].start < exact[i].end <= MAX_CHECKED:
+            return False
         total += <u32>(exact[i].end - exact[i].start)
     free = <i16*>(start + p.free)
     for i in range(r.n_free):
         if not -<i32>r.at <= free[i] <= 4092 - <i32>r.at:
+            return False
+        if r.checked and not 0 <= free[i] <= MAX_CHECKED - 4:
             return False
     relocs = <PackedReloc*>(start + p.relocs)
     for i in range(r.n_relocs):

@@ -6,6 +6,9 @@ from ringlet.core.vectors cimport vectors_settle
 from ringlet.mmu.mmu cimport (
     mmu_flush_all, mmu_load_cr3, mmu_read, mmu_write, phys_read, phys_write)
 from ringlet.vcpu.system.control cimport update_key
+from ringlet.vcpu.system.host_fpu cimport AREA_FDP, AREA_FIP, AREA_FOP
+from ringlet.vcpu.system.x87 cimport (
+    FPU_DATA, FPU_INSTRUCTION, guest_opcode, guest_pointer, load_pointer)
 
 from ringlet.vcpu.fields import FIELDS
 
@@ -112,12 +115,28 @@ cdef class ProcessorState:
         t.limit = limit
 
     def get_xsave(self) -> bytes:
-        """x87, SSE and AVX state as a standard-format XSAVE image, 832 bytes (SDM 1 13.4)."""
+        """x87, SSE and AVX state as a standard-format XSAVE image, 832 bytes (SDM 1 13.4).
+
+        The x87 pointers are the guest's.
+        """
+        cdef u8 image[XSAVE_SIZE]
+        cdef u64* fip = <u64*>(image + AREA_FIP)
+        cdef u64* fdp = <u64*>(image + AREA_FDP)
+        cdef u16* fop = <u16*>(image + AREA_FOP)
         vectors_settle(self.xsave())
-        return PyBytes_FromStringAndSize(<char*>self.xsave(), XSAVE_SIZE)
+        memcpy(image, self.xsave(), XSAVE_SIZE)
+        fop[0] = guest_opcode(self.c, fip[0], fop[0])
+        fip[0] = guest_pointer(self.c, fip[0], FPU_INSTRUCTION)
+        fdp[0] = guest_pointer(self.c, fdp[0], FPU_DATA)
+        return PyBytes_FromStringAndSize(<char*>image, XSAVE_SIZE)
 
     def set_xsave(self, const unsigned char[::1] image) -> None:
+        """Load what `get_xsave` returns; ValueError if it has another size."""
+        cdef u64* fip = <u64*>(self.xsave() + AREA_FIP)
+        cdef u64* fdp = <u64*>(self.xsave() + AREA_FDP)
         if image.shape[0] != XSAVE_SIZE:
             raise ValueError(f"an XSAVE image of x87, SSE and AVX has {XSAVE_SIZE} bytes")
         memcpy(self.xsave(), &image[0], XSAVE_SIZE)
         vectors_settle(self.xsave())
+        fip[0] = load_pointer(self.c, fip[0], FPU_INSTRUCTION)
+        fdp[0] = load_pointer(self.c, fdp[0], FPU_DATA)

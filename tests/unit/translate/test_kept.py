@@ -16,6 +16,8 @@ MOVED = 0xFFFFFFFF_9A600000
 USER = 0x5555_5555_5000
 MODE = KEYS["mode64"]
 KERNEL_EVERY = 61
+RECORD_CHECKED = 54
+"""Offset of `checked` in a record."""
 
 
 def page(code: bytes, at: int = 0x100) -> bytes:
@@ -201,6 +203,18 @@ def test_hostile_contents_are_refused_or_harmless(translator: Translator) -> Non
             continue
         other.kept.dump()
     assert 100 < refused < 3000
+
+
+def test_checked_fragment_of_more_bytes_than_are_copied_is_refused(translator: Translator) -> None:
+    asked(translator, page(b"\x48\x89\xd8" * 48 + b"\xc3"))  # 48 of mov rax, rbx
+    data = bytearray(translator.kept.dump())
+    checked = 8 + int.from_bytes(data[:8], "little") + RECORD_CHECKED
+    assert data[checked : checked + 2] == b"\0\0"
+    Translator().kept.load(bytes(data))
+    data[checked] = 1
+
+    with pytest.raises(ValueError, match="no translation"):
+        Translator().kept.load(bytes(data))
 
 
 def far_fields(code: bytes | bytearray, linear: int) -> list[int]:

@@ -117,3 +117,22 @@ def save_x87_state() -> Op:
     Faults: #NM if CR0.TS or EM; those of the memory operand.  Leaves, then goes on.
     """
     return Op.OP_FNSAVE
+
+
+@RULES.rule(Code.FLDENV_M14BYTE, Code.FLDENV_M28BYTE, manual="vol. 2A FLDENV; vol. 1 8.1.10")
+def load_x87_environment() -> Op:
+    """Loads the guest's x87 instruction address, to be kept for the next image.
+
+    Faults: #NM if CR0.TS or EM; #MF if an exception is pending; those of the memory operand.
+    Leaves, then goes on.
+    """
+    return Op.OP_FLDENV
+
+
+@RULES.rule(Code.FRSTOR_M94BYTE, Code.FRSTOR_M108BYTE, manual="vol. 2A FRSTOR; vol. 1 8.1.11")
+def restore_x87_state() -> Op:
+    """As FLDENV, with the registers.
+
+    Faults: as FLDENV.  Leaves, then goes on.
+    """
+    return Op.OP_FRSTOR

@@ -18,7 +18,8 @@ from ringlet.vcpu.debug.registers cimport single_step
 from ringlet.vcpu.loop.events cimport event_due
 from ringlet.vcpu.system.registers cimport CR4_OSXMMEXCPT
 from ringlet.vcpu.debug.watch cimport check_aligned, watch
-from ringlet.vcpu.system.x87 cimport X87_NONE, x87_opcode
+from ringlet.vcpu.system.x87 cimport (
+    FPU_DATA, FPU_INSTRUCTION, X87_NONE, load_pointer, x87_opcode)
 
 from ringlet.errors import InternalError
 
@@ -180,9 +181,9 @@ cdef class Native:
             fop = x87_opcode(c.insn)
             if fop != X87_NONE and (<u16*>image)[IMAGE_FOP >> 1] == x87_opcode(<u8*>image[1]):
                 (<u16*>image)[IMAGE_FOP >> 1] = <u16>fop
-            image[IMAGE_FIP >> 3] = c.arch.rip
+            image[IMAGE_FIP >> 3] = load_pointer(c, c.arch.rip, FPU_INSTRUCTION)
         if image[IMAGE_FDP >> 3] - <u64>bounce < BOUNCE_SIZE:
-            image[IMAGE_FDP >> 3] = self.data
+            image[IMAGE_FDP >> 3] = load_pointer(c, self.data, FPU_DATA)
         if c.native_vector == NATIVE_DONE:
             return True
         self.raised()

@@ -13,7 +13,7 @@ from ringlet.core.ops cimport (
     OP_WRMSR, OP_RDTSC, OP_RDTSCP, OP_RDPMC, OP_RDPID, OP_CPUID, OP_XGETBV, OP_XSETBV, OP_SWAPGS,
     OP_RDFSBASE, OP_RDGSBASE, OP_WRFSBASE, OP_WRGSBASE, OP_INVLPG, OP_INVD, OP_WBINVD, OP_FXSAVE,
     OP_FXRSTOR, OP_XSAVE, OP_XSAVEC, OP_XSAVEOPT, OP_XSAVES, OP_XRSTOR, OP_XRSTORS, OP_FNSTENV,
-    OP_FNSAVE, OP_ENTER, OP_SERIALIZE, OP_NM, OP_EMULATE)
+    OP_FNSAVE, OP_FLDENV, OP_FRSTOR, OP_ENTER, OP_SERIALIZE, OP_NM, OP_EMULATE)
 from ringlet.core.state cimport (
     CONDUCT_XSAVE_STACK_BEFORE_ALIGNMENT, SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT,
     EXIT_EMULATE, EXIT_HLT, EXIT_SHUTDOWN, FLAG_RF, FLAG_TF, VEC_BP, VEC_DB, VEC_GP, VEC_SS, VEC_UD,
@@ -24,9 +24,10 @@ from ringlet.vcpu.system.cpuid cimport CPUID_EDX, cpuid_bit, op_cpuid
 from ringlet.vcpu.debug.registers cimport op_mov_from_dr, op_mov_to_dr, single_step
 from ringlet.vcpu.loop.events cimport SHADOW_MOV_SS
 from ringlet.vcpu.system.fastcalls cimport op_syscall, op_sysenter, op_sysexit, op_sysret
+from ringlet.vcpu.system.environment cimport op_fldenv, op_fnsave, op_fnstenv, op_frstor
 from ringlet.vcpu.system.fpstate cimport (
-    op_fnsave, op_fnstenv, op_fxrstor, op_fxsave, op_nm, op_xgetbv, op_xrstor, op_xrstors, op_xsave,
-    op_xsavec, op_xsaveopt, op_xsaves, op_xsetbv)
+    op_fxrstor, op_fxsave, op_nm, op_xgetbv, op_xrstor, op_xrstors, op_xsave, op_xsavec,
+    op_xsaveopt, op_xsaves, op_xsetbv)
 from ringlet.vcpu.system.msr cimport (
     op_rdmsr, op_rdpid, op_rdpmc, op_rdtsc, op_rdtscp, op_wrmsr)
 from ringlet.vcpu.loop.exceptions cimport deliver_again
@@ -185,6 +186,10 @@ cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
         return op_fnstenv(c, op)
     elif kind == OP_FNSAVE:
         return op_fnsave(c, op)
+    elif kind == OP_FLDENV:
+        return op_fldenv(c, op)
+    elif kind == OP_FRSTOR:
+        return op_frstor(c, op)
     elif kind == OP_ENTER:
         return op_enter(c, op)
     elif kind == OP_SERIALIZE:

@@ -9,8 +9,6 @@ cdef int op_xsavec(CpuState* c, OpInfo* op) noexcept nogil
 cdef int op_xsaves(CpuState* c, OpInfo* op) noexcept nogil
 cdef int op_xrstor(CpuState* c, OpInfo* op) noexcept nogil
 cdef int op_xrstors(CpuState* c, OpInfo* op) noexcept nogil
-cdef int op_fnstenv(CpuState* c, OpInfo* op) noexcept nogil
-cdef int op_fnsave(CpuState* c, OpInfo* op) noexcept nogil
 cdef int op_xgetbv(CpuState* c, OpInfo* op) noexcept nogil
 cdef int op_xsetbv(CpuState* c, OpInfo* op) noexcept nogil
 cdef int op_nm(CpuState* c, OpInfo* op) noexcept nogil

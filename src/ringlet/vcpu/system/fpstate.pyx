@@ -6,92 +6,23 @@ so that no host instruction touches a guest page or can fault: headers and MXCSR
 first.  Only components 0 to 2 exist; compacted and standard areas then have the same layout.
 
 The last x87 instruction and data pointers are host addresses while guest code runs translated;
-they are replaced (CpuState.fpu_pointer), never shown.  Code and data selectors are saved as 0, as
-CPUID.7.EBX[13] announces.
+they are replaced (`ringlet.vcpu.system.x87`), never shown.  Code and data selectors are saved as
+0, as CPUID.7.EBX[13] announces.
 """
 from ringlet.core.state cimport (
     RAX, RCX, RDX, EMU_FAULT, EMU_FLOW, EMU_NEXT, KEY_MODE64, VEC_GP,
     VEC_MF, VEC_NM, VEC_UD, raise_err, raise_exc)
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.system.cpuid cimport CPUID_EAX, CPUID_ECX, CPUID_EDX, cpuid_bit
+from ringlet.vcpu.system.host_fpu cimport *
 from ringlet.vcpu.system.memory cimport (
     check_write, load, read_bytes, store, user_access, write_bytes)
 from ringlet.vcpu.system.operand cimport opcode_of
 from ringlet.vcpu.system.pending cimport leave_emulate
 from ringlet.vcpu.system.registers cimport (
     CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR4_OSXSAVE, XCR0_AVX, XCR0_SSE, XCR0_X87, advance)
-from ringlet.vcpu.debug.watch cimport check_aligned
-from ringlet.vcpu.system.x87 cimport guest_opcode, guest_pointer
-
-cdef extern from *:
-    """
-    static inline void fp_fxsave(void *area) {
-        __asm__ volatile("fxsave64 (%0)" :: "r"(area) : "memory");
-    }
-    static inline void fp_fxrstor(const void *area) {
-        __asm__ volatile("fxrstor64 (%0)" :: "r"(area) : "memory");
-    }
-    static inline void fp_xsave(void *area, unsigned mask) {
-        __asm__ volatile("xsave64 (%0)" :: "r"(area), "a"(mask), "d"(0) : "memory");
-    }
-    static inline void fp_xrstor(const void *area, unsigned mask) {
-        __asm__ volatile("xrstor64 (%0)" :: "r"(area), "a"(mask), "d"(0) : "memory");
-    }
-    static inline void fp_fnstenv(void *area) {
-        __asm__ volatile("fnstenv (%0)" :: "r"(area) : "memory");
-    }
-    static inline void fp_fldenv(const void *area) {
-        __asm__ volatile("fldenv (%0)" :: "r"(area) : "memory");
-    }
-    static inline void fp_fnsave(void *area) {
-        __asm__ volatile("fnsave (%0)" :: "r"(area) : "memory");
-    }
-    static inline unsigned fp_mxcsr(void) {
-        unsigned value;
-        __asm__ volatile("stmxcsr %0" : "=m"(value));
-        return value;
-    }
-    static inline unsigned short fp_status(void) {
-        unsigned short value;
-        __asm__ volatile("fnstsw %0" : "=a"(value));
-        return value;
-    }
-    """
-    void fp_fxsave(void* area) noexcept nogil
-    void fp_fxrstor(const void* area) noexcept nogil
-    void fp_xsave(void* area, u32 mask) noexcept nogil
-    void fp_xrstor(const void* area, u32 mask) noexcept nogil
-    void fp_fnstenv(void* area) noexcept nogil
-    void fp_fldenv(const void* area) noexcept nogil
-    void fp_fnsave(void* area) noexcept nogil
-    u32 fp_mxcsr() noexcept nogil
-    u16 fp_status() noexcept nogil
-
-cdef enum:
-    # Offsets in a save area (SDM 1 tables 10-2 and 13-1).
-    AREA_FSW = 2
-    AREA_FOP = 6
-    AREA_FIP = 8
-    AREA_FDP = 16
-    AREA_MXCSR = 24
-    AREA_MXCSR_MASK = 28
-    AREA_ST = 32
-    AREA_XMM = 160
-    AREA_XMM8 = 288
-    AREA_RESERVED = 416
-    AREA_HEADER = 512
-    AREA_AVX = 576
-    AREA_END = 832
-    FXSAVE_SIZE = 512
-    MXCSR_KNOWN = 0xFFFF
-    MXCSR_RESET = 0x1F80
-    FSW_ES = 0x80
-
-
-cdef u8* buffer(CpuState* c) noexcept nogil:
-    """64-byte aligned, behind the image that the run loop keeps at the start of c.xsave."""
-    return <u8*>((<u64>&c.xsave[2048]) & ~<u64>63)
-
+from ringlet.vcpu.system.x87 cimport (
+    FPU_DATA, FPU_INSTRUCTION, X87_LOADED, guest_opcode, guest_pointer, load_pointer)
 
 cdef void clear(u8* area, u32 size) noexcept nogil:
     cdef u32 i
@@ -102,8 +33,7 @@ cdef void clear(u8* area, u32 size) noexcept nogil:
 cdef void complete_pointers(CpuState* c, u8* area) noexcept nogil:
     """Fills in the pointers that AMD's FXSAVE and XSAVE leave out while no exception is pending.
 
-    The environment always has them, but of 32 bits: enough for the code cache, and to recognize
-    what the guest has loaded.
+    The environment always has them, but of 32 bits: enough for the code cache and for X87_LOADED.
     """
     cdef u32 env[7]
     if (<u64*>(area + AREA_FIP))[0] or (<u16*>(area + AREA_FSW))[0] & FSW_ES:
@@ -111,11 +41,9 @@ cdef void complete_pointers(CpuState* c, u8* area) noexcept nogil:
     fp_fnstenv(env)
     fp_fldenv(env)       # FNSTENV has masked all exceptions
     (<u16*>(area + AREA_FOP))[0] = <u16>(env[4] >> 16) & 0x7FF
-    if env[3] == <u32>c.arch.fpu_restored[0]:
-        (<u64*>(area + AREA_FIP))[0] = c.arch.fpu_restored[0]
-        (<u64*>(area + AREA_FDP))[0] = c.arch.fpu_restored[1]
-    else:
-        (<u64*>(area + AREA_FIP))[0] = env[3]
+    (<u64*>(area + AREA_FIP))[0] = env[3]
+    if env[5] == X87_LOADED:
+        (<u64*>(area + AREA_FDP))[0] = env[5]
 
 
 cdef void to_guest(CpuState* c, u8* area, bint wide, bint x87) noexcept nogil:
@@ -128,8 +56,8 @@ cdef void to_guest(CpuState* c, u8* area, bint wide, bint x87) noexcept nogil:
     if x87:
         complete_pointers(c, area)
     (<u16*>(area + AREA_FOP))[0] = guest_opcode(c, fip[0], (<u16*>(area + AREA_FOP))[0])
-    fip[0] = guest_pointer(c, fip[0], 0)
-    fdp[0] = guest_pointer(c, fdp[0], 1)
+    fip[0] = guest_pointer(c, fip[0], FPU_INSTRUCTION)
+    fdp[0] = guest_pointer(c, fdp[0], FPU_DATA)
     if not wide:
         fip[0] &= <u64>0xFFFFFFFF
         fdp[0] &= <u64>0xFFFFFFFF
@@ -137,12 +65,17 @@ cdef void to_guest(CpuState* c, u8* area, bint wide, bint x87) noexcept nogil:
 
 
 cdef void to_host(CpuState* c, u8* area, bint wide) noexcept nogil:
-    """The 32-bit format's selectors are not pointers' upper halves."""
+    """Takes the guest's pointers out of a legacy region, before the host loads it.
+
+    The 32-bit format has selectors where the 64-bit format has the upper halves of pointers.
+    """
+    cdef u64* fip = <u64*>(area + AREA_FIP)
+    cdef u64* fdp = <u64*>(area + AREA_FDP)
     if not wide:
-        (<u64*>(area + AREA_FIP))[0] &= <u64>0xFFFFFFFF
-        (<u64*>(area + AREA_FDP))[0] &= <u64>0xFFFFFFFF
-    c.arch.fpu_restored[0] = (<u64*>(area + AREA_FIP))[0]
-    c.arch.fpu_restored[1] = (<u64*>(area + AREA_FDP))[0]
+        fip[0] &= <u64>0xFFFFFFFF
+        fdp[0] &= <u64>0xFFFFFFFF
+    fip[0] = load_pointer(c, fip[0], FPU_INSTRUCTION)
+    fdp[0] = load_pointer(c, fdp[0], FPU_DATA)
 
 
 cdef u32 xmm_end(CpuState* c) noexcept nogil:
@@ -170,7 +103,7 @@ cdef int check_fx(CpuState* c) noexcept nogil:
 
 
 cdef int op_fxsave(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u8* area = buffer(c)
+    cdef u8* area = save_area(c)
     if check_fx(c) or check_write(c, c.ea, FXSAVE_SIZE, user_access(c)):
         return EMU_FAULT
     fp_fxsave(area)
@@ -179,7 +112,7 @@ cdef int op_fxsave(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_fxrstor(CpuState* c, OpInfo* op) noexcept nogil:
-    cdef u8* area = buffer(c)
+    cdef u8* area = save_area(c)
     if check_fx(c):
         return EMU_FAULT
     if not c.key & KEY_MODE64:
@@ -237,7 +170,7 @@ cdef u32 area_end(u32 mask) noexcept nogil:
 
 cdef int save_standard(CpuState* c, OpInfo* op, bint optimized) noexcept nogil:
     """XSAVE, and XSAVEOPT, which skips components in their initial state (SDM 1 13.7, 13.9)."""
-    cdef u8* area = buffer(c)
+    cdef u8* area = save_area(c)
     cdef u32 mask = requested(c)
     cdef u64 used
     cdef u64 bitmap = 0
@@ -255,7 +188,7 @@ cdef int save_standard(CpuState* c, OpInfo* op, bint optimized) noexcept nogil:
 
 cdef int save_compacted(CpuState* c, OpInfo* op) noexcept nogil:
     """XSAVEC and XSAVES: MXCSR belongs to SSE, the header is rewritten (SDM 1 13.10, 13.11)."""
-    cdef u8* area = buffer(c)
+    cdef u8* area = save_area(c)
     cdef u32 mask = requested(c)
     cdef u64 used
     if check_write(c, c.ea, area_end(mask), user_access(c)):
@@ -322,7 +255,7 @@ cdef int check_header(CpuState* c, u64* header, bint compacted_only) noexcept no
 
 
 cdef int restore(CpuState* c, OpInfo* op, bint compacted_only) noexcept nogil:
-    cdef u8* area = buffer(c)
+    cdef u8* area = save_area(c)
     cdef u64* header = <u64*>(area + AREA_HEADER)
     cdef u32* mxcsr = <u32*>(area + AREA_MXCSR)
     cdef u32 mask = requested(c)
@@ -377,63 +310,6 @@ cdef int op_xrstors(CpuState* c, OpInfo* op) noexcept nogil:
     return restore(c, op, True)
 
 
-cdef void build_environment(CpuState* c, u8* area, u32* env) noexcept nogil:
-    """Rewrites the pointers of the 7 doublewords of an x87 environment; `area`: an FXSAVE image."""
-    cdef u64 host = (<u64*>(area + AREA_FIP))[0]
-    cdef u64 fip = guest_pointer(c, host, 0)
-    cdef u64 fdp = guest_pointer(c, (<u64*>(area + AREA_FDP))[0], 1)
-    env[4] = <u32>guest_opcode(c, host if host else env[3], <u16>(env[4] >> 16) & 0x7FF) << 16
-    env[3] = <u32>fip
-    env[5] = <u32>fdp
-    env[6] = <u64>0xFFFF0000
-
-
-cdef int store_environment(CpuState* c, OpInfo* op, u32* env, u32 registers) noexcept nogil:
-    """Writes 28 bytes, or with a 16-bit operand size 14, and `registers` bytes after them."""
-    cdef u16 narrow[7]
-    cdef u32 i
-    if op.size != 2:
-        return write_bytes(c, c.ea, env, 28 + registers, user_access(c))
-    for i in range(7):
-        narrow[i] = <u16>env[i]
-    if write_bytes(c, c.ea, narrow, 14, user_access(c)):
-        return EMU_FAULT
-    if registers:
-        return write_bytes(c, c.ea + 14, &env[7], registers, user_access(c))
-    return 0
-
-
-cdef int save_x87(CpuState* c, OpInfo* op, u32 registers) noexcept nogil:
-    cdef u8* area = buffer(c)
-    cdef u32* env = <u32*>(area + FXSAVE_SIZE)
-    if c.arch.cr0 & (CR0_EM | CR0_TS):
-        return raise_exc(c, VEC_NM)
-    if check_aligned(c, c.ea, 2 if op.size == 2 else 4) or check_write(
-            c, c.ea, (14 if op.size == 2 else 28) + registers, user_access(c)):
-        return EMU_FAULT
-    fp_fxsave(area)
-    if registers:
-        fp_fnsave(env)
-    else:
-        fp_fnstenv(env)
-    build_environment(c, area, env)
-    if store_environment(c, op, env, registers):
-        # To be begun anew with the state that it has changed.
-        fp_fxrstor(area)
-        return EMU_FAULT
-    return 0
-
-
-cdef int op_fnstenv(CpuState* c, OpInfo* op) noexcept nogil:
-    """FNSTENV: stores the environment and masks all x87 exceptions."""
-    return save_x87(c, op, 0)
-
-
-cdef int op_fnsave(CpuState* c, OpInfo* op) noexcept nogil:
-    """FNSAVE: stores environment and registers and initializes the x87 unit."""
-    return save_x87(c, op, 80)
-
-
 cdef int op_xgetbv(CpuState* c, OpInfo* op) noexcept nogil:
     """XGETBV: 0 is XCR0, 1 is XCR0 and the components in use, if CPUID offers it."""
     cdef u32 index = <u32>c.arch.gpr[RCX]
@@ -441,7 +317,7 @@ cdef int op_xgetbv(CpuState* c, OpInfo* op) noexcept nogil:
     if not c.arch.cr4 & CR4_OSXSAVE:
         return raise_exc(c, VEC_UD)
     if index == 1 and cpuid_bit(c, 0xD, 1, CPUID_EAX, 2):
-        value = in_use(c, buffer(c))
+        value = in_use(c, save_area(c))
     elif index:
         return raise_err(c, VEC_GP, 0)
     c.arch.gpr[RAX] = value & <u64>0xFFFFFFFF

@@ -9,9 +9,15 @@ cdef enum:
     FPU_DATA = 1
     FPU_OPCODE = 2
     X87_NONE = 0x10000   # no opcode
+# What the host's registers hold for a pointer other than 0 that the guest loaded.  No code and no
+# guest memory is at this host address, so what the guest loads is never taken for a pointer of the
+# host.  CpuState.arch.fpu_restored has the guest's value.
+cdef enum:
+    X87_LOADED = 0x10
 # NULL stands for "always 0".
 ctypedef u64 (*fpu_pointer_fn)(CpuState* c, u64 host, int data) noexcept nogil
 
 cdef u32 x87_opcode(const u8* code) noexcept nogil
+cdef u64 load_pointer(CpuState* c, u64 guest, int data) noexcept nogil
 cdef u64 guest_pointer(CpuState* c, u64 host, int data) noexcept nogil
 cdef u16 guest_opcode(CpuState* c, u64 host, u16 fop) noexcept nogil

@@ -13,10 +13,18 @@ cdef u32 x87_opcode(const u8* code) noexcept nogil:
     return <u32>(code[i] & 7) << 8 | code[i + 1]
 
 
+cdef u64 load_pointer(CpuState* c, u64 guest, int data) noexcept nogil:
+    """Keeps a pointer that the guest loads; returns what the host is to load in its place."""
+    c.arch.fpu_restored[data] = guest
+    return X87_LOADED if guest else 0
+
+
 cdef u64 guest_pointer(CpuState* c, u64 host, int data) noexcept nogil:
-    if host == 0 or host == c.arch.fpu_restored[data]:
-        # Not of an instruction that ran here: the guest loaded it.
-        return host
+    """The guest's instruction pointer (`data` 0) or data pointer (1) for the host's `host`."""
+    if host == 0:
+        return 0
+    if host == X87_LOADED:
+        return c.arch.fpu_restored[data]
     if c.fpu_pointer == NULL:
         return 0
     return (<fpu_pointer_fn>c.fpu_pointer)(c, host, data)
@@ -29,7 +37,7 @@ cdef u16 guest_opcode(CpuState* c, u64 host, u16 fop) noexcept nogil:
     instruction before that one, or not at all: then it stays.
     """
     cdef u64 found
-    if not fop or host <= 0xFFFF or host == c.arch.fpu_restored[0] or c.fpu_pointer == NULL:
+    if not fop or host <= 0xFFFF or c.fpu_pointer == NULL:
         return fop
     found = (<fpu_pointer_fn>c.fpu_pointer)(c, host, FPU_OPCODE)
     if found >> 32 != fop or <u32>found == X87_NONE:
