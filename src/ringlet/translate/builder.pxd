@@ -29,22 +29,22 @@ cdef enum:
     WIN_ADDEND = 11
 
 cdef struct Cold:
-    u32 at            # of the rel32 that jumps to it
-    u32 back          # where it returns to
+    u32 at            # offset of the rel32 that jumps to it
+    u32 back          # offset to which it returns
     u16 guest
     u8 reg            # host register with the address
     u8 pad
 
 # A sum of guest registers, base + index * scale, that is known to be in the cached window.
 cdef struct Binding:
-    u8 base           # guest registers; NO_REG
+    u8 base           # guest register or NO_REG
     u8 index
     u8 scale
-    u8 accessed       # an access through it was performed in this pass over the code
-    u32 moved         # how far it may have moved since the last, bytes
+    u8 accessed       # an access through it was performed in this pass of the loop
+    u32 moved         # distance in bytes that it may have moved since the last access
 
 cdef struct Ref:
-    u8 base           # host registers; NO_REG
+    u8 base           # host register or NO_REG
     u8 index
     u8 scale          # 0..3
     u8 own            # disp is the displacement of the guest's instruction, and far
@@ -60,12 +60,12 @@ cdef struct Builder:
     ShapeTable* shapes
     const u8* code
     u32 avail         # bytes that may be read at code
-    u32 before        # and bytes of the same page before it
-    u32 limit         # most instructions to take
-    u32 room          # and bytes after which no more is begun; 0: any number
+    u32 before        # readable bytes of the same page before code
+    u32 limit         # maximum number of instructions
+    u32 room          # no instruction begins after this many bytes; 0: no limit
     u32 key
-    u64 linear        # the fragment's linear address: where its bytes are in their page
-    u64 rip           # and the guest's RIP there: what its code computes with
+    u64 linear        # the fragment's linear address, which gives its offset in the page
+    u64 rip           # the guest's RIP there, with which its code computes
     u64 block         # host address of the block below 2 GiB
     u32 slots         # BLOCK_SLOTS_K or _U
     u32 nslots
@@ -81,11 +81,11 @@ cdef struct Builder:
     u32 body          # offset of the first instruction's translation
     u32 tail          # offset of the first code out of line
     u32 guest_bytes
-    u32 full          # ran out of room: the fragment must be cut here
+    u32 full          # out of room: the fragment must be cut here
     u32 n_bindings
-    u32 maybe         # the access of the instruction at hand may not be performed
-    Insn* now         # the instruction at hand
-    u32 current       # and its guest offset
+    u32 maybe         # the current instruction may not perform its access
+    Insn* now         # the current instruction
+    u32 current       # its guest offset
     u32 loop_at       # offset of the rel32 of a jump back to the first instruction; 0: none
     u32 loop_last     # the instruction that jumps back
     u32 loop_zero     # zero_extended at that jump
@@ -106,10 +106,10 @@ cdef struct Builder:
     const u8* source  # checked: address of the guest bytes; `code` is a copy
     u32 noting        # record the dependencies of the translation
     u32 scanned       # instructions decoded; there may be fewer in the fragment
-    u32 scan_end      # and the end of the bytes looked at
+    u32 scan_end      # the end of the inspected bytes
     u32 n_exact
     u32 n_free
-    u32 overflowed    # there was no room for all of it
+    u32 overflowed    # there was no room for all dependencies
     Span exact[MAX_EXACT]    # guest bytes that must not change
     i16 free[MAX_FREE]       # 32-bit fields that must only be far (ringlet.translate.insn)
     u64 starts[64]           # one bit for each offset at which an instruction was decoded

@@ -19,19 +19,19 @@ cdef enum:
 
 cdef struct Record:
     u32 size             # of the record, a multiple of 8
-    u32 next             # arena offset of the next in its bucket; 0: none
+    u32 next             # arena offset of the next record in its bucket; 0: none
     u32 key
-    i32 near_low         # least and greatest RELOC_RIP32, if any: they fit 32 bits anywhere
+    i32 near_low         # lowest and highest RELOC_RIP32, to check that both fit 32 bits
     i32 near_high
     u16 hits             # whether this run has used it
     u16 unused           # number of runs since its last use
     u16 at               # offset in the page
-    u16 prefix           # how many first bytes its bucket is chosen by
+    u16 prefix           # number of first bytes that choose its bucket
     u16 guest_bytes
     u16 insns
-    u16 thunk            # 0xFFFF: none
+    u16 thunk            # or MISSING
     u16 body
-    u16 indirect         # 0xFFFF: none
+    u16 indirect         # or MISSING
     u16 code_size
     u16 n_exact
     u16 exact_bytes
@@ -40,7 +40,7 @@ cdef struct Record:
     u16 n_map
     u16 n_links
     u16 n_ops
-    u16 checked          # ringlet.translate.builder
+    u16 checked          # see ringlet.translate.builder
 
 # The forms of Reloc and Link in a record.
 cdef struct PackedReloc:
