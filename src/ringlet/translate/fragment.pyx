@@ -113,7 +113,7 @@ cdef void note_fragment(Builder* b) noexcept nogil:
 
 
 cdef u16 peek_live(Builder* b, i64 at) noexcept nogil:
-    """Return the status flags that code from fragment offset `at` may read before it writes them."""
+    """Return the status flags that code from offset `at` may read before it writes them."""
     cdef Insn i
     cdef u16 live = 0, pending = STATUS
     cdef int r
