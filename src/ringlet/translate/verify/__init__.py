@@ -1,8 +1,8 @@
-"""An independent check that a translation can reach nothing but its guest's memory.
+"""An independent check that a translation can access only its guest's memory.
 
-It reads the finished host code, decoded by iced-x86, and shares nothing with the translator but the
-numbers of the state block's fields.  It follows every path and knows values as linear forms
-(`ringlet.translate.verify.forms`).  What it proves of each translation:
+It reads the finished host code, decoded by iced-x86, and shares with the translator only the
+offsets of the state block's fields.  It follows every path, with values as linear forms
+(`ringlet.translate.verify.forms`).  It proves these rules for each translation:
 
 1.  **Every access to memory goes through an addend.**  The address, as a form, is one addend of
     factor 1, plus a value *covered* by it, plus a distance that is bounded and at most `GUARD`.  An
