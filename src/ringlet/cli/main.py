@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         abandon_stdout()
         what = "cannot write standard output" if error.errno in _OUTPUT else "the host refused"
-        complain(f"{what}: {error.strerror}")
+        complain(f"{what}: {error.strerror or error}")
         return STATUS_USAGE
     except MemoryError:
         complain("the host has no memory left; give the guest less with --memory")

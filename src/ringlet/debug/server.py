@@ -7,6 +7,7 @@ and the guest then continues as if no debugger had connected.
 """
 
 import contextlib
+import errno
 import os
 import queue
 import signal
@@ -34,6 +35,7 @@ _WAITING: Final = 64
 """The number of packets that may wait for an answer; gdb waits for each answer."""
 _READ_SIZE: Final = 1 << 16
 _PORT_END: Final = 1 << 16
+_LOOPBACK: Final = ("", "localhost", "127.0.0.1")
 
 
 class Cpu(commands.Cpu, Protocol):
@@ -57,15 +59,22 @@ class Vm(Protocol):
 def listen(where: str) -> socket.socket:
     """Return a socket that listens at `where`: a port of 127.0.0.1, or the path of a Unix socket.
 
-    Port 0 chooses a free port.  Raises ConfigError.
+    A port may follow the name of the loopback interface and a colon, as for gdb and QEMU.  Port 0
+    chooses a free port.  Raises ConfigError.
     """
+    host, colon, port = where.rpartition(":")
     try:
-        if where.isascii() and where.isdigit():
-            if int(where) >= _PORT_END:
+        if port.isascii() and port.isdigit() and host in _LOOPBACK:
+            if int(port) >= _PORT_END:
                 raise ConfigError(f"--gdb {where}: give a port up to {_PORT_END - 1}")
-            return socket.create_server(("127.0.0.1", int(where)), backlog=1)
+            return socket.create_server(("127.0.0.1", int(port)), backlog=1)
         if not where or where.startswith("-"):
             raise ConfigError("--gdb: give a port, such as 1234, or the path of a socket")
+        if colon:
+            raise ConfigError(
+                f"--gdb {where}: give a port of the loopback interface, such as 1234, "
+                "or the path of a socket, without a colon"
+            )
         return _listen_at(Path(where))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -96,12 +105,16 @@ def place_of(listener: socket.socket) -> str:
 
 
 def _make_way(path: Path) -> None:
-    """Remove a socket at `path` if no process listens on it any more."""
+    """Remove a socket at `path` if no process listens on it any more.
+
+    Raises OSError if something else is there.
+    """
     try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return
+        mode = path.lstat().st_mode
     except OSError:
         return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "it exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))

@@ -19,7 +19,7 @@ def handlers() -> Iterator[None]:
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-@pytest.mark.parametrize("number", [HUP, INT, TERM])
+@pytest.mark.parametrize("number", [HUP, INT, TERM, signal.SIGALRM])
 def test_a_signal_is_raised_where_the_main_thread_is(number: signal.Signals) -> None:
     with stoppable() as asked, pytest.raises(Stopped) as caught:
         signal.raise_signal(number)
