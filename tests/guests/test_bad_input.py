@@ -37,7 +37,7 @@ KERNELS = {
     "aarch64": Elf(machine=183).bytes(),
     "bits32": BzImage(xloadflags=0).bytes(),
     "pvh": Elf((Part(0x100_0000), Part(0, PVH, kind=4)), entry=0).bytes(),
-    "cut": BzImage().bytes()[:-1],
+    "cut": BzImage().bytes()[:-16],
     "halts": HALTS.bytes(),
     # mov dx, 3F8h; mov al, "y"; out dx, al; jmp to the out
     "prints": BzImage(code=bytes(0x200) + bytes.fromhex("66BAF803 B079 EE EBFD").ljust(64)).bytes(),
