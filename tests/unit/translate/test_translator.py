@@ -167,7 +167,7 @@ def test_address_size_shortens_an_absolute_operand() -> None:
 
 @pytest.mark.parametrize("code", ["48", "488b", "e80000", "66666666", "c5f8", "67a0000000"])
 def test_first_instruction_must_be_whole(code: str) -> None:
-    with pytest.raises(ValueError, match="past the bytes"):
+    with pytest.raises(ValueError, match="past the given bytes"):
         translate(code)
 
 

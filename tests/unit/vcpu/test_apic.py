@@ -365,7 +365,7 @@ def test_a_kick_wakes_from_halt(board: ApicBoard) -> None:
     timer.join()
     timer = threading.Timer(0.02, board.message, (0x41,))
     timer.start()
-    assert board.p.run() == Exit.EXIT_HLT, "it is still halted, and goes on waiting"
+    assert board.p.run() == Exit.EXIT_HLT, "it is still halted and continues to wait"
     timer.join()
 
 
