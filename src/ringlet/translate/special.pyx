@@ -30,7 +30,7 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
         host = H8
     b.n_bindings = 0
     # SARX takes its count in any register.  Use r10, which the lookup below sets again, and which
-    # which the miss path refills.
+    # the miss path refills.
     e8(b, 0x41); e8(b, 0xBA); e32(b, shift)                                   # mov r10d, shift
     e8(b, 0xC4); e8(b, 0x42 | ((1 - (host >> 3)) << 5)); e8(b, 0xAA); e8(b, 0xF7)
     e8(b, 0xC0 | (host & 7))                                                  # sarx r8, host, r10
