@@ -399,7 +399,7 @@ def test_command_line_with_a_zero_byte(path: Path) -> None:
 
 def test_every_short_file_is_refused_in_a_line(path: Path) -> None:
     whole = BzImage().bytes()
-    for length in range(0, len(whole), 7):
+    for length in range(0, len(whole) - 15, 7):
         path.write_bytes(whole[:length])
         with pytest.raises(RingletError):
             read_kernel(path, RAM)
