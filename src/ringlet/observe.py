@@ -41,7 +41,7 @@ PROCESSOR_COUNTERS: Final = (
     Counter("flushes", "flushes", "times the whole code cache was emptied"),
     Counter("cr3_loads", "loads", "loads of CR3"),
     Counter("cr3_dropped", "pages", "pages dropped from windows because a CR3 load changed them"),
-    Counter("spaces_full", "times", "an address space was forgotten because a new one needed its place"),
+    Counter("spaces_full", "times", "an address space was forgotten: a new one needed its place"),
     Counter("groups_full", "times", "a group of address spaces was forgotten for the same reason"),
     Counter("regions_full", "times", "no window was left to take"),
     Counter("nodes_full", "times", "the records of page tables were full and room was made"),

@@ -8,11 +8,15 @@ of Ringlet; 128 + n if signal n ended the run.
 
 import errno
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import ringlet.cli.started  # noqa: F401 - it reads the clock
 from ringlet.cli.signals import Stopped, status_of, stoppable
 from ringlet.cli.streams import abandon_stdout, claim_standard_streams, complain
 from ringlet.errors import RingletError, unexpected
+
+if TYPE_CHECKING:
+    import typer
 
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
@@ -62,6 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report.exit_status
 
 
+def _advice(error: "typer.TyperException") -> str:
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return "see ringlet --help"
+    advice = f"see {context.command_path} --help"
+    if context.info_name == "run":
+        advice += ", and put -- before a command for the guest"
+    return advice
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     # Imported late: such imports take half of the time before a guest starts.
     import typer
@@ -71,7 +85,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         status = make_app()(args=arguments, prog_name="ringlet", standalone_mode=False)
     except typer.TyperException as error:
-        complain(f"{error.format_message().rstrip('.')}; see ringlet --help")
+        complain(f"{error.format_message().rstrip('.')}; {_advice(error)}")
         return STATUS_USAGE
     except typer.Abort:
         return STATUS_INTERRUPTED

@@ -77,6 +77,10 @@ def listen(where: str) -> socket.socket:
             )
         return _listen_at(Path(where))
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"--gdb {where}: another process listens there; give another port or path"
+            ) from None
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConfigError(f"--gdb {where}: cannot listen: {reason}") from None
 

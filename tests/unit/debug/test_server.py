@@ -362,5 +362,5 @@ def test_file_that_is_not_a_socket_stays(tmp_path: Path) -> None:
 def test_place_that_is_taken(tmp_path: Path) -> None:
     with listen("0") as server:
         taken = place_of(server).rpartition(":")[2]
-        with pytest.raises(ConfigError, match="in use"):
+        with pytest.raises(ConfigError, match="another process listens there"):
             listen(taken)
