@@ -180,6 +180,7 @@ class GdbServer:
         self._commands = Commands(cpu, self._points, self._monitor)
         self._link: _Link | None = None
         self._came = threading.Event()
+        self._awaits = False  # the guest has not run: it waits for a gdb that continues it
         self._resumes = 0
         self._running = True
         self._interrupting = False
@@ -190,6 +191,7 @@ class GdbServer:
     def start(self, *, wait: bool = False) -> None:
         """Start to listen; with `wait`, the guest runs only after gdb connects and continues it."""
         if wait:
+            self._awaits = True
             self._machine.post(self._await)
         self._thread.start()
 
@@ -228,13 +230,20 @@ class GdbServer:
         def left() -> None:
             if self._link is link:
                 self._let_go()
+            if not self._awaits:
+                gone.set()
+                return
+            # This gdb has not continued the guest; perhaps the next one does.
+            self._came.clear()
             gone.set()
+            self._await()
 
         self._machine.post(lambda: self._attached(link))
         self._came.set()
         self._read(link)
-        link.packets.put(None)
+        # In this order: the guest does not run between the two.
         self._machine.post(left)
+        link.packets.put(None)
         while not gone.wait(_POLL_S) and not self._machine.ended:
             pass
 
@@ -340,6 +349,7 @@ class GdbServer:
         self._running = True
 
     def _go(self, then: Next) -> None:
+        self._awaits = False
         if then is Next.DETACH:
             self._let_go()
         elif then is Next.KILL:

@@ -211,7 +211,7 @@ def _seccomp() -> Finding:
     if mode < 0:
         return Finding("seccomp", Verdict.INFO, "the kernel lacks it: guests are confined less")
     under = " (this process already runs under a filter)" if mode else ""
-    return Finding("seccomp", Verdict.OK, f"system calls can be filtered{under}")
+    return Finding("seccomp", Verdict.OK, f"system calls can be filtered{under}; not used yet")
 
 
 def _landlock() -> Finding:
@@ -222,7 +222,7 @@ def _landlock() -> Finding:
         ctypes.c_uint(_LANDLOCK_CREATE_RULESET_VERSION),
     )
     if version > 0:
-        return Finding("Landlock", Verdict.OK, f"ABI version {version}")
+        return Finding("Landlock", Verdict.OK, f"ABI version {version}; not used yet")
     why = "disabled at boot" if ctypes.get_errno() == errno.EOPNOTSUPP else "not in the kernel"
     return Finding("Landlock", Verdict.INFO, f"{why}: access to files cannot be restricted")
 

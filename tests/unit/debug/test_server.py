@@ -152,6 +152,27 @@ def test_guest_waits_for_gdb() -> None:
     machine.stop()
 
 
+@pytest.mark.parametrize("asks", [False, True])
+def test_guest_that_waits_is_not_released_by_a_peer_that_leaves(*, asks: bool) -> None:
+    machine = LoopingMachine()
+    machine.start(wait=True)
+    for _ in range(3):
+        with Peer(machine) as peer:
+            if asks:
+                assert peer.ask(b"?") == b"T02thread:1;"
+    time.sleep(0.2)
+    assert machine.board.get("rax") == 0
+
+    with Peer(machine) as peer:
+        assert peer.ask(b"p0") == b"0" * 16
+        peer.send(frame(b"c"))
+        time.sleep(0.1)
+    machine.stop()
+
+    assert machine.board.get("rax") > 0
+    assert machine.error is None
+
+
 def test_guest_that_waits_can_be_stopped() -> None:
     machine = LoopingMachine()
     machine.start(wait=True)
