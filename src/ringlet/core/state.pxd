@@ -250,8 +250,6 @@ cdef struct CpuState:
     # --- other fields that translated code accesses; they too must stay in the first 4 KiB
     u64 arith_mask       # constant FLAGS_HOST, for PEXT/PDEP
     u64 rsp_naddend      # the negated addend of the host's RSP while in the code cache
-    u64 win_tag          # bits 63..32 of the cached window's linear addresses
-    u64 win_addend       # its addend
     u64 fs_host          # host address of FS base (FS base + its slot's addend)
     u64 gs_host
     u64 ea               # linear address of the memory operand of op_info
@@ -360,7 +358,9 @@ cdef enum:
     BLOCK_SLOTS_U = 0x200000       # for CPL 3
     BLOCK_NSLOTS_U = 0x280000
     BLOCK_JUMPS = 0x300000         # tables of indirect targets, one per key (ringlet.cache.jumps)
-    BLOCK_SIZE = 0x700000
+    BLOCK_PREDICTED = 0x700000     # predicted slots of instructions, 16 bits each
+    BLOCK_SIZE = 0x710000
+    PREDICTED_COUNT = 0x4000
 
 # A jump table: host addresses, indexed by the low 16 bits of the target's linear address.
 cdef enum:

@@ -7,8 +7,7 @@ def offsets() -> dict[str, int]:
     return {
         "gpr": <size_t>&c.arch.gpr[0], "rip": <size_t>&c.arch.rip, "iflag": <size_t>&c.arch.iflag,
         "rflags": <size_t>&c.arch.rflags, "arith_mask": <size_t>&c.arith_mask,
-        "rsp_naddend": <size_t>&c.rsp_naddend, "win_tag": <size_t>&c.win_tag,
-        "win_addend": <size_t>&c.win_addend, "fs_host": <size_t>&c.fs_host,
+        "rsp_naddend": <size_t>&c.rsp_naddend, "fs_host": <size_t>&c.fs_host,
         "gs_host": <size_t>&c.gs_host, "fs_base": <size_t>&c.arch.seg[4].base,
         "gs_base": <size_t>&c.arch.seg[5].base, "ea": <size_t>&c.ea, "op_info": <size_t>&c.op_info,
         "attention": <size_t>&c.attention,

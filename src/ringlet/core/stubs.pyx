@@ -12,8 +12,6 @@ from ringlet.core.template cimport (STUB_ENTER, STUB_LINK, STUB_INDIRECT, STUB_O
 
 cdef CpuState* _null = NULL
 cdef u32 RIP = <u32><size_t>&_null.arch.rip
-cdef u32 WIN_TAG_AT = <u32><size_t>&_null.win_tag
-cdef u32 WIN_ADDEND_AT = <u32><size_t>&_null.win_addend
 cdef u32 HOST_RSP = <u32><size_t>&_null.host_rsp
 cdef u32 HOST_FLAGS = <u32><size_t>&_null.host_flags
 cdef u32 EXIT_CODE = <u32><size_t>&_null.exit_code
@@ -112,8 +110,6 @@ cdef void emit_enter(Writer* w) noexcept nogil:
     for r in range(1, 16):
         if in_host_register(r):
             absolute(w, 8, 0x8B, r, r * 8)
-    absolute(w, 8, 0x8B, 10, WIN_TAG_AT)
-    absolute(w, 8, 0x8B, 11, WIN_ADDEND_AT)
     absolute(w, 8, 0x8B, 8, RIP)                  # r8 := RIP, which a thunk checks
     absolute(w, 8, 0x8B, 0, 0)
     absolute(w, 8, 0x8B, 4, RSP_IN_OUT)
@@ -126,8 +122,6 @@ cdef void emit_common(Writer* w) noexcept nogil:
     for r in range(16):
         if in_host_register(r):
             absolute(w, 8, 0x89, r, r * 8)
-    absolute(w, 8, 0x89, 10, WIN_TAG_AT)
-    absolute(w, 8, 0x89, 11, WIN_ADDEND_AT)
     absolute(w, 8, 0x89, 4, RSP_IN_OUT)
     absolute(w, 8, 0x8B, 4, HOST_RSP)
     b1(w, 0x9C)                                   # pushfq

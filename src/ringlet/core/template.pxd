@@ -2,7 +2,7 @@
 
 The translator makes it and the code cache installs it; neither depends on the other.
 """
-from ringlet.core.state cimport u8, u16, u32, u64, i64, OpInfo
+from ringlet.core.state cimport u8, u16, u32, u64, i64, OpInfo, BLOCK_PREDICTED, PREDICTED_COUNT
 
 # The value that a field of the translated bytes gets when they are installed at an address.
 cdef enum:  # Reloc.kind
@@ -19,6 +19,14 @@ cdef enum:  # Reloc.kind
     RELOC_FIELD = 10   # the guest's own 32-bit field at offset `value` of the fragment
     RELOC_FIELD64 = 11   # RIP + (value & FFFFh) + the guest's field at offset value >> 16
     RELOC_TABLE = 12   # abs32 of the jump table of the translation's key
+    RELOC_PREDICTED = 13 # abs32 of the predicted slot of the instruction at offset `value`
+
+cdef inline u64 predicted_slot(u64 linear) noexcept nogil:
+    """Return the offset in the block of the predicted slot of the instruction at `linear`.
+
+    Instructions share one if they are near, or far away: a wrong slot only costs time.
+    """
+    return BLOCK_PREDICTED + (linear >> 2 & (PREDICTED_COUNT - 1)) * 2
 
 # The stubs through which a translation leaves; each machine has its own (ringlet.core.stubs).
 cdef enum:  # Stub

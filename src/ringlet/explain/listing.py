@@ -86,7 +86,7 @@ class FragmentListing:
 
     `thunk` is its entry for indirect jumps, `end` the code after its last instruction.  `again` is
     the second copy of a loop's instructions, for its later passes, and `again_end` the code after
-    that copy.  `cold` is the code for misses of the cached window.  The stubs of links are left
+    that copy.  `cold` is the code for missed predictions.  The stubs of links are left
     out, because links name their targets.
     """
 

@@ -100,7 +100,7 @@ class _Layouter:
         if fragment.again_end:
             yield from self._rows("", Span("(continues)", _DIM), fragment.again_end)
         if fragment.cold:
-            yield (Span(f"{_MARGIN}out of line, for misses of the cached window:", _DIM),)
+            yield (Span(f"{_MARGIN}out of line, for missed predictions:", _DIM),)
         for cold in fragment.cold:
             yield from self._rows(f"{cold.linear:x}", Span(""), cold.host)
 

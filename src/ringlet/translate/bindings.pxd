@@ -1,4 +1,4 @@
-"""Bindings: sums of guest registers that a fragment knows to be in the cached window.
+"""Bindings: sums of guest registers that a fragment knows to be in its window.
 
 A binding is sound while its value stays within the guards (40 GiB) of an access that was performed.
 Constants added to its registers are counted; any other write to them ends it.

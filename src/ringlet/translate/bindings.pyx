@@ -1,4 +1,4 @@
-"""Bindings of guest registers to the cached window."""
+"""Bindings of guest registers to the fragment's window."""
 from ringlet.core.state cimport u8, u32, i64, RSP
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *

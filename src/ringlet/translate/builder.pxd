@@ -1,7 +1,8 @@
 """The state of a translation in progress, and the emission of its bytes.
 
-Host registers (docs/adr/0001): r8 and r9 are scratch, r10 the tag and r11 the addend of the cached
-window, RSP the guest's RSP plus its slot's addend; guest r8-r11 live in `CpuState.arch.gpr`.
+Host registers (docs/adr/0001): r8 and r9 are scratch, r10 is a value with the slot of the
+fragment's window, r11 the window's addend, RSP the guest's RSP plus its slot's addend; guest r8-r11
+live in `CpuState.arch.gpr`.
 """
 from ringlet.core.state cimport u8, u16, u32, u64, i16, i32, i64, OpInfo
 from ringlet.core.template cimport *
@@ -25,17 +26,16 @@ cdef enum:
 cdef enum:
     H8 = 8
     H9 = 9
-    WIN_TAG = 10
+    WIN_SLOT = 10
     WIN_ADDEND = 11
 
 cdef struct Cold:
     u32 at            # offset of the rel32 that jumps to it
     u32 back          # offset to which it returns
     u16 guest
-    u8 reg            # host register with the address
-    u8 pad
+    u8 pad[2]
 
-# A sum of guest registers, base + index * scale, that is known to be in the cached window.
+# A sum of guest registers, base + index * scale, that is known to be in the fragment's window.
 cdef struct Binding:
     u8 base           # guest register or NO_REG
     u8 index
@@ -89,6 +89,7 @@ cdef struct Builder:
     u32 loop_at       # offset of the rel32 of a jump back to the first instruction; 0: none
     u32 loop_last     # the instruction that jumps back
     u32 loop_zero     # zero_extended at that jump
+    u32 chained       # guest registers that a loop loads in each pass, as in a chain of pointers
     u32 in_loop       # emitting the copy of a loop's body
     u32 n_loop
     Binding bindings[MAX_BINDINGS]
@@ -98,7 +99,7 @@ cdef struct Builder:
     u32 indirect      # offset of the jump through the table, or 0xFFFFFFFF
     u32 learn_at      # offset of the instruction whose shape is not known
     u32 unlearned     # the look-ahead found an instruction whose shape is not known
-    u32 speculate     # comparisons with the window are allowed
+    u32 speculate     # predictions are allowed, and flags may be lost where they are dead
     u32 checked       # compare the guest bytes on entry
     u32 once          # checked: a repeated store performs one repetition, then compares again
     u32 n_checks
@@ -286,6 +287,26 @@ cdef inline void load_table(Builder* b, u32 dst, u32 index, u32 table) noexcept 
     e8(b, 0xC5 | ((index & 7) << 3))
     reloc(b, RELOC_STATE, table)
     e32(b, <u32>(b.block + table))
+
+cdef inline void predicted_at(Builder* b, u32 reg) noexcept nogil:
+    """Emit ModRM and displacement of the present instruction's predicted slot."""
+    e8(b, ((reg & 7) << 3) | 4)
+    e8(b, 0x25)
+    reloc(b, RELOC_PREDICTED, b.current)
+    e32(b, <u32>(b.block + predicted_slot(b.linear + b.current)))
+
+cdef inline void load_predicted(Builder* b, u32 reg) noexcept nogil:
+    e8(b, 0x40 | ((reg >> 3) << 2)); e8(b, 0x0F); e8(b, 0xB7)   # movzx reg32, word [predicted]
+    predicted_at(b, reg)
+
+cdef inline void store_predicted(Builder* b, u32 reg) noexcept nogil:
+    e8(b, 0x66); e8(b, 0x40 | ((reg >> 3) << 2)); e8(b, 0x89)
+    predicted_at(b, reg)
+
+cdef inline void cmp16(Builder* b, u32 one, u32 other) noexcept nogil:
+    e8(b, 0x66)
+    e8(b, 0x40 | ((other >> 3) << 2) | (one >> 3)); e8(b, 0x39)
+    e8(b, 0xC0 | ((other & 7) << 3) | (one & 7))
 
 cdef inline void mov_linear(Builder* b, u32 dst, i64 delta) noexcept nogil:
     """`mov dst, linear address of the fragment + delta`."""

@@ -4,9 +4,10 @@ A linear address plus the addend of its slot (64 GiB) is its host address.  Ther
 find the addend, cheapest first:
 
 - Base is RSP: the host's RSP includes the addend.
-- The base was compared with the cached window earlier in the fragment: r11 is its addend.
-- Flags are dead: compare bits 63..32 with the window's tag (r10); a rare miss refills r10 and r11.
-- Otherwise the slot table gives it, which needs a load before the access but changes no flag.
+- The base is known to be in the fragment's window: r11 is its addend.
+- Flags are dead: compare bits 51..36 of the address with those of the window (r10).
+- Otherwise the slot table gives the addend for these bits, which needs a load before the access but
+  changes no flag.  The first access of a fragment opens the window this way.
 
 Each way is sound for every 64-bit value: addends of unused and non-canonical slots make the sum
 non-canonical, and displacements and zero-extended indices cannot reach beyond the guards.
@@ -70,27 +71,29 @@ cdef inline bint fits32(u64 v) noexcept nogil:
 cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) noexcept nogil:
     """Return the operand [reg + disp]; `what` names the guest registers in `reg`, or is NULL.
 
-    The first comparison in a fragment refills the window if it misses.  Later ones must not change
-    the window to which registers are bound, so they leave for a fragment that begins at this
+    The first access opens the fragment's window.  The window must not change while registers are
+    bound to it, so a later address in another slot leaves for a fragment that begins with this
     instruction.
     """
-    cdef Cold* cold
     cdef Link* link
     cdef Binding* known = find_binding(b, what)
+    flags_dead = flags_dead and b.speculate
     if known != NULL:
         if not b.maybe:
             known.accessed = 1
             known.moved = 0
         return ref_sum(<u8>reg, WIN_ADDEND, <i32>disp)
-    if not flags_dead or not b.speculate or b.n_cold >= MAX_COLD or b.n_links >= MAX_LINKS - 4:
+    if b.n_bindings == 0:
+        open_window(b, reg, flags_dead and what != NULL and b.chained >> what.base & 1
+                    and b.n_cold < MAX_COLD)
+    elif not flags_dead or b.n_links >= MAX_LINKS - 4:
         lookup(b, reg)
         return ref_sum(<u8>reg, H8, <i32>disp)
-    if b.n_bindings:
+    else:
         probe(b)
-    rorx(b, H8, reg, 32)
-    e8(b, 0x45); e8(b, 0x39); e8(b, 0xD0)          # cmp r8d, r10d
-    e8(b, 0x0F); e8(b, 0x85)                       # jne
-    if b.n_bindings:
+        rorx(b, H8, reg, 36)
+        cmp16(b, H8, WIN_SLOT)
+        e8(b, 0x0F); e8(b, 0x85)                   # jne
         link = &b.links[b.n_links]
         b.n_links += 1
         link.at = b.n
@@ -98,17 +101,34 @@ cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) no
         link.conditional = 1
         link.home = 0
         e32(b, 0)
-    else:
-        cold = &b.cold[b.n_cold]
-        b.n_cold += 1
-        cold.at = b.n
-        e32(b, 0)
-        cold.back = b.n
-        cold.reg = <u8>reg
-        cold.guest = <u16>b.current
     if what != NULL:
         add_binding(b, what, 0, not b.maybe)
     return ref_sum(<u8>reg, WIN_ADDEND, <i32>disp)
+
+
+cdef void open_window(Builder* b, u32 reg, bint predict) noexcept nogil:
+    """Make the slot of the linear address in `reg` the window; r8 changes.
+
+    In a chain of pointers each address waits for a load, and the next load would wait for the slot
+    table as well.  With a prediction it does not: the processor goes on with the slot that the
+    instruction used last while the comparison waits for the address.
+    """
+    cdef Cold* cold
+    rorx(b, WIN_SLOT, reg, 36)
+    if not predict:
+        movzx16(b, H8, WIN_SLOT)
+        load_table(b, WIN_ADDEND, H8, b.slots)
+        return
+    load_predicted(b, H8)
+    cmp16(b, WIN_SLOT, H8)
+    e8(b, 0x0F); e8(b, 0x85)                       # jne
+    cold = &b.cold[b.n_cold]
+    b.n_cold += 1
+    cold.at = b.n
+    e32(b, 0)
+    cold.back = b.n
+    cold.guest = <u16>b.current
+    load_table(b, WIN_ADDEND, H8, b.slots)
 
 
 cdef void probe(Builder* b) noexcept nogil:
@@ -124,17 +144,16 @@ cdef void probe(Builder* b) noexcept nogil:
 
 
 cdef void emit_cold(Builder* b) noexcept nogil:
-    """Emit the window misses out of line: load r10 and r11 for the address in `reg`."""
+    """Emit the missed predictions out of line: use the address's own slot, and predict it."""
     cdef u32 k
     cdef Cold* c
     for k in range(b.n_cold):
         c = &b.cold[k]
+        b.current = c.guest
         map_here(b, c.guest)
         patch_rel32(b, c.at, b.n)
-        rorx(b, WIN_TAG, c.reg, 32)
-        rorx(b, H8, c.reg, 36)
-        movzx16(b, H8, H8)
-        load_table(b, WIN_ADDEND, H8, b.slots)
+        movzx16(b, H8, WIN_SLOT)
+        store_predicted(b, H8)
         e8(b, 0xE9)
         e32(b, c.back - (b.n + 4))
 

@@ -29,15 +29,13 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
         e8(b, 0x4C | (host >> 3)); e8(b, 0x63); e8(b, 0xC0 | (host & 7))     # movsxd r8, host
         host = H8
     b.n_bindings = 0
-    # SARX takes its count in any register.  Use r10, which the lookup below sets again, and which
-    # the miss path refills.
+    # SARX takes its count in any register.  No binding uses r10 and r11 here.
     e8(b, 0x41); e8(b, 0xBA); e32(b, shift)                                   # mov r10d, shift
     e8(b, 0xC4); e8(b, 0x42 | ((1 - (host >> 3)) << 5)); e8(b, 0xAA); e8(b, 0xF7)
     e8(b, 0xC0 | (host & 7))                                                  # sarx r8, host, r10
     r = ref_sum(H9, H8, 0)
     r.scale = 3 if i.rex & 8 else 2
     lea(b, H8, &r)                                                            # r8 := final address
-    rorx(b, WIN_TAG, H8, 32)
     rorx(b, H8, H8, 36)
     movzx16(b, H8, H8)
     load_table(b, WIN_ADDEND, H8, b.slots)

@@ -34,6 +34,7 @@ class Relocation(IntEnum):
     FIELD = RELOC_FIELD
     FIELD64 = RELOC_FIELD64
     TABLE = RELOC_TABLE
+    PREDICTED = RELOC_PREDICTED
 
 
 class Stub(IntEnum):
@@ -64,13 +65,18 @@ BLOCK = 0x40000000
 SOURCE = 0x7E0000000000
 
 
+def predicted_at(linear: int) -> int:
+    """Return the offset in the block of the predicted slot of the instruction at `linear`."""
+    return predicted_slot(<u64>linear)
+
+
 class Translation(NamedTuple):
     """A fragment's translation as a relocatable template.
 
     `code` assumes that the state block is at `BLOCK` and the fragment at `linear`; fields of
     stubs, links and operations are 0.  `map` holds (host offset, guest offset), `links` (offset of
     a rel32, linear target), `relocations` (offset, `Relocation`, value), `operations` (guest
-    offset, `Op`).  The code out of line begins at `cold`: window misses, the exit of a `checked`
+    offset, `Op`).  The code out of line begins at `cold`: missed predictions, the exit of a `checked`
     translation for changed bytes, and, from `stubs` on, a stub for each link.  Operations resume at
     the offsets in `resumes`.
     """

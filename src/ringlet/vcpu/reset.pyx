@@ -9,14 +9,12 @@ cdef enum:
     FCW_RESET = 0x37F      # as FNINIT leaves it: SDM 1 8.1.5
     MXCSR_RESET = 0x1F80
     IMAGE_MXCSR = 24       # in an XSAVE image: SDM 1 table 10-2
-    NO_WINDOW = 0x8000     # tag that no canonical address has
 
 
 cdef void reset(CpuState* c) noexcept nogil:
     cdef u8* image = <u8*>((<u64>&c.xsave[0] + 63) & ~<u64>63)
     c.arith_mask = FLAGS_HOST
     c.arch.rflags = 2
-    c.win_tag = NO_WINDOW
     c.arch.cr0 = CR0_RESET
     c.arch.xcr0 = XCR0_X87
     c.arch.dr[6] = <u64>0xFFFF0FF0

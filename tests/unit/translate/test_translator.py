@@ -44,10 +44,15 @@ def translate(
 
 
 def compares_with_window(translation: Translation) -> bool:
-    return b"\x45\x39\xd0" in translation.code  # cmp r8d, r10d
+    return b"\x66\x45\x39\xd0" in translation.code  # cmp r8w, r10w
 
 
-LOAD = "488b07"  # mov rax, [rdi]
+def predicts(translation: Translation) -> bool:
+    return any(kind == Relocation.PREDICTED for _, kind, _ in translation.relocations)
+
+
+CHAIN = "488b3f 4885ff 75f8 31c9 c3"  # 1: mov rdi, [rdi]; test rdi, rdi; jne 1b
+LOAD = "488b1e 488b07"  # mov rbx, [rsi], which opens the window; mov rax, [rdi]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +118,34 @@ def test_flag_liveness_looks_a_dozen_instructions_ahead() -> None:
 
 def test_no_speculation_never_compares() -> None:
     assert not compares_with_window(translate(LOAD + "31c9", speculate=False))
+    assert not predicts(translate(CHAIN, speculate=False))
+
+
+@pytest.mark.parametrize(
+    ("code", "predicted"),
+    [
+        ("488b3f 4885ff 75f8", True),  # 1: mov rdi, [rdi]; test rdi, rdi; jne 1b
+        ("48034708 488b3f 48ffce 75f4", True),  # 1: add rax, [rdi + 8]; mov rdi, [rdi]; dec rsi
+        ("488b07 4883c708 ffc9 75f5", False),  # an array: RDI does not come from memory
+        ("488b3f 488b3f 4885ff", False),  # no loop
+        ("488b3f 7400 4885ff 75f6", False),  # flags are live
+    ],
+)
+def test_slots_of_a_chain_of_pointers_are_predicted(code: str, predicted: bool) -> None:
+    assert predicts(translate(code + "31c9 c3")) == predicted
+
+
+def test_instructions_of_a_page_have_their_own_predictions() -> None:
+    first, second = (translate(CHAIN, linear) for linear in (0x401000, 0x401800))
+
+    places = {
+        at
+        for t in (first, second)
+        for field, kind, _ in t.relocations
+        if kind == Relocation.PREDICTED
+        for at in [t.code[field : field + 4]]
+    }
+    assert len(places) == 2
 
 
 # --- where fragments end
@@ -293,8 +326,9 @@ def test_every_kind_of_relocation_is_used_and_in_bounds() -> None:
     near = translate(VARIED, LINEAR, indirect=True)
     checked = translate(VARIED, LINEAR, checked=True)
     returning = translate("c3")
+    chain = translate(CHAIN)
 
-    kinds = {kind for t in (far, near, checked, returning) for _, kind, _ in t.relocations}
+    kinds = {kind for t in (far, near, checked, returning, chain) for _, kind, _ in t.relocations}
 
     assert kinds == set(Relocation)
 
@@ -338,7 +372,7 @@ def test_map_names_each_instruction() -> None:
 
 
 def test_map_names_the_instruction_of_a_miss() -> None:
-    translation = translate("90 488b07 31c9 c3")
+    translation = translate("90 488b3f 4885ff 75f7 31c9 c3")
 
     cold = [g for h, g in translation.map if translation.cold <= h < translation.stubs]
 

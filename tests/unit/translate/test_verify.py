@@ -79,11 +79,16 @@ def test_hidden_hint_has_no_code() -> None:
     assert translation.map[1:3] == ((0, 0), (0, 5))
 
 
-# mov rax, [rdi]; adc eax, eax: rorx r8, rdi, 36; movzx r8d, r8w; mov r8, [r8*8 + slots];
-# mov rax, [rdi + r8]
+# mov rax, [rdi]; adc eax, eax: rorx r10, rdi, 36; movzx r8d, r10w; mov r11, [r8*8 + slots];
+# mov rax, [rdi + r11]
 LOOKUP = translate("488b07 11c0")
-# The same with dead flags: rorx r8, rdi, 32; cmp r8d, r10d; jne miss; mov rax, [rdi + r11]
-WINDOW = translate("488b07 31c0")
+# mov rbx, [rsi]; mov rax, [rdi]; xor eax, eax: the second is rorx r8, rdi, 36; cmp r8w, r10w;
+# jne elsewhere; mov rax, [rdi + r11]
+WINDOW = translate("488b1e 488b07 31c0")
+# 1: mov rdi, [rdi]; test rdi, rdi; jne 1b: the load is rorx r10, rdi, 36;
+# movzx r8d, word [predicted]; cmp r10w, r8w; jne miss; mov r11, [r8*8 + slots]; mov rdi, [rdi + r11]
+# miss: movzx r8d, r10w; mov [predicted], r8w; jmp back
+PREDICTED = translate("488b3f 4885ff 75f8 31c0 c3")
 RSP_BOUND = translate("4889c4")  # mov rsp, rax
 STRING = translate("a4")
 RETURN = translate("c3")
@@ -92,22 +97,28 @@ RETURN = translate("c3")
 @pytest.mark.parametrize(
     ("translation", "old", "new", "reason"),
     [
-        (LOOKUP, "4a8b0407", "488b0790", "not a value and one addend"),
-        (LOOKUP, "4a8b0407", "4a8b0406", "another address's"),  # [rsi + r8]
-        (LOOKUP, "4a8b0407", "4a8b0447", "not a value and one addend"),  # [rdi + r8*2]
-        (LOOKUP, "4a8b0407", "664a8b07", "not a value and one addend"),
-        (LOOKUP, "c463fbf0c724", "c463fbf0c723", "bits 51..36"),
-        (LOOKUP, "c463fbf0c724", "c463fbf0c624", "another address's"),  # rorx r8, rsi
-        (LOOKUP, "450fb7c0", "4589c090", "bits 51..36"),  # no MOVZX
-        (WINDOW, "4539d0", "4539d8", "host address"),  # cmp r8d, r11d
-        (WINDOW, "4539d0", "4d39d0", "another address's"),  # 64 bits
-        (WINDOW, "0f85", "0f84", "another address's"),  # je miss
-        (WINDOW, "c463fbf0c720", "c463fbf0c620", "another address's"),
-        (WINDOW, "4e8b1cc5", "4e8b14c5", "another address's"),  # r10 loaded, not r11
+        (LOOKUP, "4a8b041f", "488b0790", "not a value and one addend"),
+        (LOOKUP, "4a8b041f", "4a8b041e", "another address's"),  # [rsi + r11]
+        (LOOKUP, "4a8b041f", "4a8b045f", "not a value and one addend"),  # [rdi + r11*2]
+        (LOOKUP, "4a8b041f", "664a8b07", "not a value and one addend"),
+        (LOOKUP, "c463fbf0d724", "c463fbf0d723", "bits 51..36"),
+        (LOOKUP, "c463fbf0d724", "c463fbf0d624", "another address's"),  # rorx r10, rsi
+        (LOOKUP, "450fb7c2", "4589d090", "bits 51..36"),  # no MOVZX
+        (LOOKUP, "4e8b1cc5", "4e8b14c5", "another address's"),  # r10 loaded, not r11
+        (WINDOW, "664539d0", "664539d8", "host address"),  # cmp r8w, r11w
+        (WINDOW, "664539d0", "904539d0", "another address's"),  # 32 bits
+        (WINDOW, "664539d0", "904d39d0", "another address's"),  # 64 bits
+        (WINDOW, "0f85", "0f84", "another address's"),  # je
+        (WINDOW, "c463fbf0c724", "c463fbf0c624", "another address's"),
+        (WINDOW, "c463fbf0c724", "c463fbf0c720", "another address's"),
+        (PREDICTED, "664539c2", "664539c0", "bits 51..36"),  # cmp r8w, r8w
+        (PREDICTED, "664539c2", "904539c2", "bits 51..36"),  # 32 bits
+        (PREDICTED, "664539c2 0f85", "664539c2 0f84", "bits 51..36"),
+        (PREDICTED, "66448904", "6644891c", "host address"),  # mov [predicted], r11w
         (RSP_BOUND, "4a8d2404", "4a8d2444", "its addend"),
         (STRING, "a4", "6c", "sensitive"),  # insb
         (STRING, "a4", "f4", "sensitive"),  # hlt
-        (RETURN, "450fb7c8", "450fb7ca", "another index"),  # movzx r9d, r10w
+        (RETURN, "450fb7c8", "440fb7c8", "another index"),  # movzx r9d, ax
         (RETURN, "4158", "415a", "host address"),  # pop r10: r8 is of another instruction
         (RETURN, "4158", "5890", "host address"),  # pop rax
     ],
@@ -228,7 +239,7 @@ def test_verifier_refuses_a_string_address_that_keeps_its_addend() -> None:
 
 
 def test_violation_names_the_guests_instruction() -> None:
-    translation = changed(translate("90 90 488b07 11c0"), "4a8b0407", "488b0790")
+    translation = changed(translate("90 90 488b07 11c0"), "4a8b041f", "488b0790")
 
     violation = verify(translation)[0]
 
@@ -238,7 +249,7 @@ def test_violation_names_the_guests_instruction() -> None:
 def test_a_verifier_serves_many_translations() -> None:
     verifier = Verifier()
 
-    found = [verifier.check(t) for t in (LOOKUP, WINDOW, changed(LOOKUP, "4a8b0407", "4a8b0406"))]
+    found = [verifier.check(t) for t in (LOOKUP, WINDOW, changed(LOOKUP, "4a8b041f", "4a8b041e"))]
 
     assert [len(violations) for violations in found] == [0, 0, 1]
 

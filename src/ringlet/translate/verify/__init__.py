@@ -10,8 +10,9 @@ offsets of the state block's fields.  It follows every path, with values as line
 
     - it was loaded from the slot table of the current privilege, at the index formed by bits 51..36
       of V (RORX 36, MOVZX 16), or from a constant entry, which covers the addresses of its slot;
-    - it is r11, and bits 63..32 of V were compared with r10 (RORX 32, CMP r32, JNE), on the path
-      where they are equal.  On entry r11 is the addend of an unknown value whose tag is in r10;
+    - it was loaded from that table at a predicted slot, which may be any number of 16 bits, on the
+      path where a comparison found it equal to bits 51..36 of V (RORX 36, CMP r16, JNE);
+    - it covers W, and bits 51..36 of V and W were found equal in the same way;
     - an access at V through it was certainly performed: it did not fault, so V was in the slot;
     - V is the guest's RSP, and a probe precedes (see 3);
     - it was the addend in RSP on entry, and V the guest's RSP at that point (see 3);
@@ -47,7 +48,7 @@ offsets of the state block's fields.  It follows every path, with values as line
     `vcpu.loop.faults`).  It takes the guest's value from `rsp_naddend`, which must therefore be
     correct at a probe.  A skipped probe does not change r8.
 
-4.  **r10 and r11** are a tag and an addend that covers values with that tag, at every exit.
+4.  **r10 and r11** are the window of one fragment.  On entry they hold nothing that may be used.
 
 5.  **No addend reaches the guest**: no guest register at an exit, no guest memory, and no
     instruction that computes with it.  The same holds for the values of r8 and r9 before an

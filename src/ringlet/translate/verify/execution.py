@@ -25,6 +25,7 @@ from ringlet.translate.verify.facts import (
     UnsoundError,
     add_cover,
     as_form,
+    slot_of,
     symbol_of,
 )
 from ringlet.translate.verify.forms import (
@@ -96,6 +97,8 @@ class Execution:
             Kind.STRING: self._string,
             Kind.BITS: self._bits,
             Kind.PROBE: self._probe,
+            Kind.LOAD16: self._load16,
+            Kind.STORE16: self._store16,
             Kind.OTHER: self._other,
         }
         self._values: dict[Kind, Callable[[Facts, Plan], Form]] = {
@@ -249,11 +252,12 @@ class Execution:
 
     def _low16(self, s: Facts, _: Instruction, p: Plan) -> None:
         value = s.registers[p.second]
+        rotated = self._y.how(value, "rot")
         self.guest_value(value)
-        word, rotated = "low16", self._y.how(value, "rot")
         if rotated is not None and rotated[1] == 36:
-            word, value = "slot", as_form(rotated[2])
-        s.registers[p.first] = self._y.computed(word, value, bounds=(0, 0xFFFF))
+            s.registers[p.first] = slot_of(self._y, as_form(rotated[2]))
+        else:
+            s.registers[p.first] = self._y.computed("low16", value, bounds=(0, 0xFFFF))
 
     def _exchange(self, s: Facts, _: Instruction, p: Plan) -> None:
         r = s.registers
@@ -264,7 +268,7 @@ class Execution:
         right = constant(p.constant) if p.second == NONE else s.registers[p.second]
         self.guest_value(left)
         self.guest_value(right)
-        s.compared = Comparison(left, right, 32 if p.second != NONE and p.constant == 32 else 64)
+        s.compared = Comparison(left, right, 16 if p.second != NONE and p.constant == 16 else 64)
 
     def _store(self, s: Facts, _: Instruction, p: Plan) -> None:
         access, value = p.accesses[0], s.registers[p.first]
@@ -352,6 +356,24 @@ class Execution:
             raise UnsoundError("it may reach beyond the guards")
         add_cover(s, split[0], Cover(split[1]))
         s.registers[SCRATCH[0]] = self._y.fresh(host=True)
+
+    def _load16(self, s: Facts, i: Instruction, p: Plan) -> None:
+        """Read a predicted slot, which may be any number of 16 bits, or other memory."""
+        if not self._predicts(i):
+            self._other(s, i, p)
+            return
+        found = self._y.fresh((0, 0xFFFF))
+        self._y.made[symbol_of(found)] = ("predicted",)
+        s.registers[p.first] = found
+
+    def _store16(self, s: Facts, i: Instruction, p: Plan) -> None:
+        if self._predicts(i):
+            self.guest_value(s.registers[p.first])
+        else:
+            self._other(s, i, p)
+
+    def _predicts(self, i: Instruction) -> bool:
+        return self._relocation(i.next_ip - 4)[0] == Relocation.PREDICTED
 
     def _other(self, s: Facts, _: Instruction, p: Plan) -> None:
         for access in p.accesses:

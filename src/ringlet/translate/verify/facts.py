@@ -15,7 +15,7 @@ BELOW: Final = (1 << 35) + (1 << 31) + (1 << 26)
 """How far an accessed value may be below its slot: by index * 8 and more."""
 ABOVE: Final = (1 << 31) + (1 << 26)
 """How far an accessed value may be above its slot."""
-TAG: Final = 10
+SLOT: Final = 10
 ADDEND: Final = 11
 
 
@@ -82,19 +82,16 @@ def symbol_of(form: Form) -> int:
 def at_entry(symbols: Symbols) -> Facts:
     """Return the facts at entry: guest registers are unknown; rules 3 and 4 hold."""
     registers = [symbols.fresh() for _ in range(16)]
-    rsp, addend, window = registers[RSP], symbols.fresh(host=True), symbols.fresh()
+    rsp, addend = registers[RSP], symbols.fresh(host=True)
     registers[RSP] = add(rsp, addend)
-    registers[TAG] = symbols.computed("rot", 32, window)
-    registers[ADDEND] = symbols.computed("addend", window, host=True)
+    registers[SLOT] = symbols.fresh(host=True)
+    registers[ADDEND] = symbols.fresh(host=True)
     return Facts(
         registers,
         [symbols.fresh() for _ in SPILLED],
         [symbols.fresh(host=True) for _ in range(4)],
         times(addend, MASK),
-        {
-            symbol_of(addend): (Cover(rsp, BELOW, ABOVE),),
-            symbol_of(registers[ADDEND]): (Cover(window),),
-        },
+        {symbol_of(addend): (Cover(rsp, BELOW, ABOVE),)},
     )
 
 
@@ -138,17 +135,50 @@ def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
     return met
 
 
-def learn_equal_tags(symbols: Symbols, facts: Facts, compared: Comparison) -> None:
-    """Record that two tags are equal: an exact cover of one value covers the other."""
+def window_of(symbols: Symbols, facts: Facts) -> Form | None:
+    """Return a value whose bits 51..36 are in r10 and which r11 covers, or None."""
+    rotated, addend = symbols.how(facts.registers[SLOT], "rot"), facts.registers[ADDEND]
+    if rotated is None or rotated[1] != 36 or not symbols.is_host(addend):
+        return None
+    value = as_form(rotated[2])
+    split = symbols.split(addend)
+    if split is None or split[1] != ZERO or Cover(value) not in facts.covers.get(split[0], ()):
+        return None
+    return value
+
+
+def open_window(symbols: Symbols, facts: Facts) -> None:
+    """Put the bits 51..36 of an unknown value into r10, and its addend into r11."""
+    value = symbols.fresh()
+    facts.registers[SLOT] = symbols.computed("rot", 36, value)
+    facts.registers[ADDEND] = symbols.computed("addend", value, host=True)
+    add_cover(facts, symbol_of(facts.registers[ADDEND]), Cover(value))
+
+
+def learn_equal_slots(symbols: Symbols, facts: Facts, compared: Comparison) -> None:
+    """Record that 16 bits are equal.
+
+    They are bits 51..36 of two values, so an exact cover of one covers the other; or those of a
+    value and a predicted slot, which is the slot of that value.
+    """
     left, right = symbols.how(compared.left, "rot"), symbols.how(compared.right, "rot")
-    if left is None or right is None or left[1] != 32 or right[1] != 32:
+    if left is None or left[1] != 36:
         return
-    one, other = as_form(left[2]), as_form(right[2])
-    for addend, covers in list(facts.covers.items()):
-        if Cover(one) in covers or Cover(other) in covers:
-            add_cover(facts, addend, Cover(one))
-            add_cover(facts, addend, Cover(other))
-    facts.registers = [compared.left if r == compared.right else r for r in facts.registers]
+    value = as_form(left[2])
+    if symbols.how(compared.right, "predicted") is not None:
+        slot = slot_of(symbols, value)
+        facts.registers = [slot if r == compared.right else r for r in facts.registers]
+    elif right is not None and right[1] == 36:
+        other = as_form(right[2])
+        for addend, covers in list(facts.covers.items()):
+            if Cover(value) in covers or Cover(other) in covers:
+                add_cover(facts, addend, Cover(value))
+                add_cover(facts, addend, Cover(other))
+
+
+def slot_of(symbols: Symbols, value: Form) -> Form:
+    """Return bits 51..36 of a value."""
+    return symbols.computed("slot", value, bounds=(0, 0xFFFF))
 
 
 def as_form(value: object) -> Form:

@@ -14,9 +14,11 @@ from ringlet.translate.verify.facts import (
     Facts,
     add_cover,
     at_entry,
+    open_window,
     symbol_of,
+    window_of,
 )
-from ringlet.translate.verify.forms import U32, Form, Symbols, add, minus, signed, times
+from ringlet.translate.verify.forms import U32, ZERO, Form, Symbols, add, minus, signed, times
 from ringlet.translate.verify.plan import NONE
 
 
@@ -37,35 +39,41 @@ class Sum(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """The `sums` that r11 covers within `BELOW` and `ABOVE`, and the zero-extended registers."""
+    """The `sums` that r11 covers within `BELOW` and `ABOVE`, and the zero-extended registers.
+
+    If there is a `window`, r10 has bits 51..36 of a value that r11 covers.
+    """
 
     sums: frozenset[Sum]
     narrow: frozenset[int]
+    window: bool
 
     @classmethod
     def guess(cls, symbols: Symbols, execution: Execution, facts: Facts) -> "Invariant":
         """Return the facts of the first arrival, which may hold in every pass."""
-        addend = symbol_of(facts.registers[ADDEND])
         sums = {
             found
-            for cover in facts.covers[addend]
+            for cover in facts.covers.get(_addend(symbols, facts), ())
             for base in (*IN_HOST, *SPILLED)
             for found in _sums(facts, base, minus(cover.value, _guest(facts, base)))
         }
-        everything = cls(frozenset(sums), frozenset((*IN_HOST, *SPILLED)))
+        everything = cls(frozenset(sums), frozenset((*IN_HOST, *SPILLED)), window=True)
         return everything.holding(symbols, execution, facts)
 
     def holding(self, symbols: Symbols, execution: Execution, facts: Facts) -> "Invariant":
         """Return the part that holds for `facts`."""
-        addend = symbol_of(facts.registers[ADDEND])
+        addend = _addend(symbols, facts)
         return Invariant(
             frozenset(s for s in self.sums if execution.near(facts, addend, s.of(facts))),
             frozenset(n for n in self.narrow if symbols.is_u32(_guest(facts, n))),
+            self.window and window_of(symbols, facts) is not None,
         )
 
     def assume(self, symbols: Symbols) -> Facts:
         """Return the facts of a pass that assumes only this and what holds at every entry."""
         facts = at_entry(symbols)
+        if self.window:
+            open_window(symbols, facts)
         for number in self.narrow:
             if number in SPILLED:
                 facts.spilled[SPILLED.index(number)] = symbols.fresh(U32)
@@ -82,6 +90,12 @@ def _guest(facts: Facts, number: int) -> Form:
     if number in SPILLED:
         return facts.spilled[SPILLED.index(number)]
     return facts.registers[number]
+
+
+def _addend(symbols: Symbols, facts: Facts) -> int:
+    """Return the symbol of the addend in r11, or `NONE` if it has another value."""
+    split = symbols.split(facts.registers[ADDEND])
+    return split[0] if split is not None and split[1] == ZERO else NONE
 
 
 def _sums(facts: Facts, base: int, rest: Form) -> list[Sum]:

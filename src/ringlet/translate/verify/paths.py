@@ -13,20 +13,18 @@ from ringlet.translate.translator import (
     Relocation,
     Stub,
     Translation,
+    predicted_at,
 )
 from ringlet.translate.verify.execution import Execution
 from ringlet.translate.verify.facts import (
-    ADDEND,
     IN_HOST,
     SCRATCH,
-    TAG,
     Comparison,
-    Cover,
     Facts,
     UnsoundError,
     as_form,
     at_entry,
-    learn_equal_tags,
+    learn_equal_slots,
     merge,
 )
 from ringlet.translate.verify.forms import MASK, ZERO, Form, Symbols, minus, shift
@@ -113,6 +111,8 @@ class Paths:
         kind, value = self._relocated.get(at, (NONE, 0))
         if kind == Relocation.TABLE:
             sound = (value, offset) == (0, JUMP_TABLE)
+        elif kind == Relocation.PREDICTED:
+            sound = offset == predicted_at(self._t.linear + value & MASK)
         else:
             sound = kind == Relocation.SLOT or (kind, value) == (Relocation.STATE, offset)
         if not sound:
@@ -270,8 +270,8 @@ class Paths:
             self._leave(s)
             if self._loops_back(field):
                 self._within(i, s.copy())
-            if compared is not None and compared.bits == 32 and i.mnemonic == Mnemonic.JNE:
-                learn_equal_tags(self._y, s, compared)
+            if compared is not None and compared.bits == 16 and i.mnemonic == Mnemonic.JNE:
+                learn_equal_slots(self._y, s, compared)
         elif kind == Relocation.STUB:
             self._leave(s)
             self._check_thunk_stub(i, value)
@@ -306,15 +306,15 @@ class Paths:
         self._pending[target] = s.copy() if other is None else merge(self._y, other, s)
 
     def _miss(self, s: Facts, i: Instruction, compared: Comparison | None) -> Facts:
-        """Follow the miss of a comparison with the window, and merge it where it returns."""
+        """Follow the miss of a prediction, and merge it where it returns."""
         missed = s.copy()
         here = self._at
         instruction = self._out_of_line(missed, i.near_branch_target)
         if instruction.near_branch_target != i.next_ip:
             raise UnsoundError("it does not come back to where it left")
         self._at = here
-        if compared is not None and compared.bits == 32 and i.mnemonic == Mnemonic.JNE:
-            learn_equal_tags(self._y, s, compared)
+        if compared is not None and compared.bits == 16 and i.mnemonic == Mnemonic.JNE:
+            learn_equal_slots(self._y, s, compared)
         return merge(self._y, s, missed)
 
     def _out_of_line(self, s: Facts, at: int) -> Instruction:
@@ -364,15 +364,6 @@ class Paths:
                 raise UnsoundError(f"register {number} holds a host address at an exit")
         if any(self._y.is_host(form) for form in s.spilled):
             raise UnsoundError("a spilled register holds a host address at an exit")
-        tag, window = self._y.how(s.registers[TAG], "rot"), self._y.split(s.registers[ADDEND])
-        if (
-            tag is None
-            or tag[1] != 32
-            or window is None
-            or window[1] != ZERO
-            or Cover(as_form(tag[2])) not in s.covers.get(window[0], ())
-        ):
-            raise UnsoundError("r10 and r11 do not belong together at an exit")
         split = self._y.split(s.registers[RSP])
         if split is None:
             raise UnsoundError("RSP is not a value and its addend at an exit")

@@ -81,6 +81,8 @@ class Kind(Enum):
     ADD_MEMORY = auto()  # a constant to 64 bits of memory
     STRING = auto()
     BITS = auto()  # BT, BTS, BTR, BTC m, r
+    LOAD16 = auto()  # MOVZX r32, m16
+    STORE16 = auto()  # MOV m16, r16
     PROBE = auto()  # the load that the fault handler may skip
     JUMP = auto()
     BRANCH = auto()
@@ -253,7 +255,7 @@ _IN_REGISTERS: Final[Mapping[int, Kind]] = MappingProxyType(
         Code.XCHG_RM64_R64: Kind.EXCHANGE,
         Code.XCHG_R64_RAX: Kind.EXCHANGE,
         Code.XCHG_RM8_R8: Kind.SWAP,
-        Code.CMP_RM32_R32: Kind.COMPARE,
+        Code.CMP_RM16_R16: Kind.COMPARE,
         Code.CMP_RM64_R64: Kind.COMPARE,
         Code.CMP_RM64_IMM32: Kind.COMPARE,
     }
@@ -262,6 +264,8 @@ _WITH_MEMORY: Final[Mapping[int, Kind]] = MappingProxyType(
     {
         Code.MOV_R64_RM64: Kind.LOAD,
         Code.MOV_RM64_R64: Kind.STORE,
+        Code.MOVZX_R32_RM16: Kind.LOAD16,
+        Code.MOV_RM16_R16: Kind.STORE16,
         Code.MOV_RM32_IMM32: Kind.STORE_CONSTANT,
         Code.MOV_RM64_IMM32: Kind.STORE_CONSTANT,
         Code.JMP_RM64: Kind.JUMP_TABLE,
@@ -300,15 +304,15 @@ def _kind(i: Instruction) -> tuple[Kind, int, int, int]:
     if i.mnemonic in _BITS and kinds[1] == OpKind.REGISTER:
         return Kind.BITS, second, NONE, RegisterExt.size(i.op1_register)
     kind = _WITH_MEMORY.get(i.code, Kind.OTHER)
-    return kind, second if kind is Kind.STORE else first, NONE, _constant(i, kinds)
+    return kind, second if kind in (Kind.STORE, Kind.STORE16) else first, NONE, _constant(i, kinds)
 
 
 def _constant(i: Instruction, kinds: Sequence[int]) -> int:
     """Return the effective value of an immediate last operand, or SARX's count register."""
     if i.code == Code.VEX_SARX_R64_RM64_R64:
         return _full(i.op2_register)
-    if i.code == Code.CMP_RM32_R32:
-        return 32
+    if i.code == Code.CMP_RM16_R16:
+        return 16
     value = 1 if i.code in _ONE else 0
     if i.op_count and kinds[-1] not in (OpKind.REGISTER, OpKind.MEMORY):
         value = i.immediate(i.op_count - 1) if i.op_count > 1 else 0

@@ -13,7 +13,6 @@ cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
     cdef u64 addend = slots[(c.arch.gpr[RSP] >> SLOT_SHIFT) & 0xFFFF]
     c.rsp_naddend = 0 - addend
     c.scratch[3] = c.arch.gpr[RSP] + addend
-    c.win_addend = slots[(c.win_tag >> 4) & 0xFFFF]
     c.fs_host = c.arch.seg[SEG_FS].base + slots[(c.arch.seg[SEG_FS].base >> SLOT_SHIFT) & 0xFFFF]
     c.gs_host = c.arch.seg[SEG_GS].base + slots[(c.arch.seg[SEG_GS].base >> SLOT_SHIFT) & 0xFFFF]
     c.scratch[2] = ((flags & 0xD7) << 8) | ((flags >> 11) & 1) | ((flags & FLAG_DF) << 8)

@@ -69,8 +69,6 @@ cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) n
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
     c.arch.rip = frag.rip + guest
-    c.win_tag = f.regs[HR_R10]
-    c.win_addend = f.regs[HR_R11]
     c.exit_code = code
     c.completing = 0
     f.regs[HR_RIP] = c.stub[STUB_LEAVE]
