@@ -1,7 +1,7 @@
 """A direct process, as its virtual processor sees it: hand-over, commands, and the guest's state."""
 from ringlet.core.state cimport u8, u16, u32, u64, i64
 
-cdef extern from "layout.h" nogil:
+cdef extern from "ringlet/direct/layout.h" nogil:
     enum:
         DIRECT_AGAIN
         DIRECT_COMMANDS
@@ -74,4 +74,9 @@ cdef bint direct_command_add(Direct* d, u64 number, u64 a0, u64 a1, u64 a2, u64 
                              u64 a5) noexcept nogil
 # Queue the return to the guest's code, and let it go.
 cdef void direct_resume(Direct* d) noexcept nogil
-cdef void direct_signal(Direct* d, int sig) noexcept nogil
+cdef void direct_signal(int pidfd, int sig) noexcept nogil
+
+
+cdef class DirectProcess:
+    cdef Direct d
+    cdef public int pid

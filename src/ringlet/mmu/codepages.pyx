@@ -4,7 +4,7 @@ RAM's bitmap names them (`ringlet.mmu.ram`).  Every mapping consults it.  Markin
 the chains of mapped leaves, so its cost depends only on the number of windows that show the page.
 """
 from ringlet.core.state cimport CpuState, u32, u64
-from ringlet.mmu.layout cimport ENTRIES, ENTRY_BITS, Mmu, Node, Region, leaf_size
+from ringlet.mmu.layout cimport ENTRIES, ENTRY_BITS, Mmu, Node, Region, leaf_rights, leaf_size
 from ringlet.mmu.mappings cimport settle, window_protect
 from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_test, lowest_bit
 from ringlet.mmu.regions cimport make_room
@@ -23,7 +23,7 @@ cdef void protect_chain(Mmu* m, u32 chained, u64 phys, bint writable) noexcept n
             r = &m.regions[node.region]
             size = leaf_size(node.level)
             window_protect(m, r, node.linear + entry * size + (phys & (size - 1)), PAGE_SIZE,
-                         writable)
+                           leaf_rights(node, entry, writable))
             if node.level > 1:
                 if not writable:
                     r.holes += 1
@@ -46,7 +46,8 @@ cdef void set_page_rights(CpuState* c, u64 phys_page, bint writable) noexcept no
     protect_chain(m, m.head1g[phys_page >> 30], phys_page, writable)
 
 
-cdef void protect_run(Mmu* m, Region* r, u64 linear, u64 phys, u64 size) noexcept nogil:
+cdef void protect_run(Mmu* m, Region* r, u64 linear, u64 phys, u64 size,
+                      u32 rights) noexcept nogil:
     """Write-protect the code pages of a run that was just mapped for writing."""
     cdef const u64* code = m.ram.code
     cdef u64 page = phys >> PAGE_SHIFT
@@ -63,5 +64,5 @@ cdef void protect_run(Mmu* m, Region* r, u64 linear, u64 phys, u64 size) noexcep
             page += 1
         if start < page:
             window_protect(m, r, linear + ((start << PAGE_SHIFT) - phys),
-                           (page - start) << PAGE_SHIFT, False)
+                           (page - start) << PAGE_SHIFT, rights)
             r.holes += <u32>(page - start)

@@ -12,12 +12,14 @@ from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport (
     CpuState, u8, u16, u32, u64, i64,
     BLOCK_SLOTS_K, BLOCK_NSLOTS_K, BLOCK_SLOTS_U, BLOCK_NSLOTS_U, SLOT_COUNT, SLOT_SHIFT)
-from ringlet.mmu.map_target cimport MapTarget
+from ringlet.mmu.map_target cimport MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE
+from ringlet.mmu.pages cimport bit_test
 from ringlet.mmu.ram cimport GuestRam, RamViewer, is_ram, ram_at
 
 # The hooks of the interface (`ringlet.mmu.mmu`), which itself needs this file.
 ctypedef void (*unmapped_hook)(CpuState* c, u64 linear, u64 pages) noexcept nogil
 ctypedef void (*dropped_hook)(CpuState* c, u32 space) noexcept nogil
+ctypedef void (*left_hook)(CpuState* c, MapTarget* target) noexcept nogil
 
 cdef enum:
     NODES = 16384
@@ -25,6 +27,8 @@ cdef enum:
     GROUPS = 8
     OWNERS = 1 + SPACES + GROUPS     # index 0 is nobody
     REGIONS = 160                    # at most; fewer if the host has less room; 0 is none
+    DIRECT_REGIONS = 160             # more, behind those, in direct processes
+    ALL_REGIONS = REGIONS + DIRECT_REGIONS
     ENTRY_BITS = 9
     ENTRIES = 512
     POPULATE_MAX = 16                # pages; longer runs are left to the host's own faults
@@ -89,13 +93,15 @@ cdef struct Node:
     u64 mapped[8]      # a leaf mapped in the window,
     u64 writable[8]    # mapped for writing, but for code pages,
     u64 fetched[8]     # instructions were fetched through it,
+    u64 runs[8]        # mapped for execution, in a direct process,
     u64 down[8]        # a table with a node of its own, whose index is in next[]
     u64 copy[512]      # entries as used
     u32 next[512]      # chain of all mapped leaves of the same guest frame; or the node below
     u32 prev[512]
 
 cdef struct Region:
-    u64 base           # host address
+    u64 base           # address in `target`
+    MapTarget* target  # the window is there: this process, or a direct one
     u64 linear         # first linear address of its slot, sign-extended
     u64 pml4e          # as used
     u32 owner          # 0: free
@@ -111,7 +117,7 @@ cdef struct Region:
     u32 holes          # code pages write-protected inside larger leaves, at most
     u32 maps           # host mappings inside, at most
     u32 next           # of the same owner
-    u32 pad
+    u32 direct         # in a direct process: base is linear, and no slot leads there
 
 cdef struct Owner:
     u64 key            # address space: CR3 and paging mode
@@ -122,6 +128,7 @@ cdef struct Owner:
     u32 regions        # list
     u32 global_pages   # may hold global pages, which survive CR3 loads but not INVLPG
     u32 unrecorded     # a fetch was not recorded, or regions ran out: forget all when loaded
+    MapTarget* direct  # the direct process that runs its code of CPL 3, or NULL
 
 # The translation of a linear page for one kind of access by compiled code, kept for the next.
 cdef struct Tlb:
@@ -153,6 +160,7 @@ cdef struct Mmu:
     # --- hooks
     unmapped_hook unmapped
     dropped_hook dropped
+    left_hook left
     # --- regions
     u64 arena          # host address of the first stride
     u64 arena_size
@@ -160,6 +168,7 @@ cdef struct Mmu:
     u64 reserve_size
     u32 region_count
     u32 region_free    # list
+    u32 direct_free    # list of regions in direct processes
     u32 node_free
     u32 nodes_fresh    # from here on never used
     u32 nodes_left
@@ -183,7 +192,7 @@ cdef struct Mmu:
     u64 range_low
     u64 range_high
     u32 range_kind
-    u32 range_pages
+    u32 range_rights
     u64 code_low       # pages whose fetches must be looked up again
     u64 code_high
     u32 quiet          # an owner is being evicted: its identity ends, so no page need be named
@@ -194,7 +203,7 @@ cdef struct Mmu:
     u64 self_size
     Tlb tlb[TLB_SIZE]
     Owner owners[73]
-    Region regions[320]
+    Region regions[320]    # ALL_REGIONS
     u64 group_top[8][256]  # groups: PML4 entries 256..511
     Node* nodes
 
@@ -282,6 +291,11 @@ cdef inline u64 leaf_size(u32 level) noexcept nogil:
 cdef inline u64 slot_linear(u32 slot) noexcept nogil:
     """First linear address of a table index (bits 51..36), sign-extended."""
     return <u64>((<i64>(<u64>slot << 48)) >> 12)
+
+cdef inline u32 leaf_rights(Node* node, u32 entry, bint writable) noexcept nogil:
+    """What a window allows with a mapped leaf."""
+    cdef u32 rights = RIGHTS_WRITE if writable else RIGHTS_READ
+    return rights | RIGHTS_RUN if bit_test(node.runs, entry) else rights
 
 # --- slot tables
 

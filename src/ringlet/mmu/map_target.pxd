@@ -11,6 +11,7 @@ cdef enum:
     RIGHTS_NONE = 0
     RIGHTS_READ = 1
     RIGHTS_WRITE = 3       # and read
+    RIGHTS_RUN = 4         # only in direct processes
 
 cdef enum:
     MAP_AT_ONCE = 1        # fill in the host's page tables now, not at the first access

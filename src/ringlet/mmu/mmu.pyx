@@ -90,6 +90,26 @@ cdef void mmu_prefill(CpuState* c, u64 linear, u32 kind) noexcept nogil:
     windows.prefill(c, mmu_of(c), linear, kind)
 
 
+# --- direct execution
+
+cdef MapTarget* mmu_direct(CpuState* c) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    return m.owners[m.space].direct
+
+
+cdef void mmu_direct_attach(CpuState* c, MapTarget* target) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    m.owners[m.space].direct = target
+
+
+cdef int mmu_direct_fault(CpuState* c, u64 linear, u32 access) noexcept nogil:
+    return windows.direct_fault(c, mmu_of(c), linear, access)
+
+
+cdef void mmu_direct_notify(CpuState* c, left_fn left) noexcept nogil:
+    mmu_of(c).left = left
+
+
 # --- events of the guest
 
 cdef void mmu_load_cr3(CpuState* c) noexcept nogil:

@@ -5,7 +5,7 @@ stride k, so that the lower halves are the guards and a host address gives its r
 """
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT
 from ringlet.mmu.layout cimport (
-    GROUPS, Mmu, Owner, REGIONS, Region, SPACES, STRIDE_SHIFT, poison, set_slot, slot_addend,
+    ALL_REGIONS, GROUPS, Mmu, Owner, REGIONS, Region, SPACES, STRIDE_SHIFT, poison, set_slot, slot_addend,
     slot_linear)
 from ringlet.mmu.map_target cimport MapTarget, ballast_drop, ballast_take
 from ringlet.mmu.mappings cimport settle, window_unmap
@@ -47,9 +47,15 @@ cdef int arena_create(CpuState* c, Mmu* m) except -1:
     m.region_free = 0
     ballast_take(t)
     for i in range(count - 1, 0, -1):
+        m.regions[i].target = t
         m.regions[i].base = m.arena + (<u64>i << STRIDE_SHIFT) + align
         m.regions[i].next = m.region_free
         m.region_free = i
+    m.direct_free = 0
+    for i in range(ALL_REGIONS - 1, REGIONS - 1, -1):
+        m.regions[i].direct = 1
+        m.regions[i].next = m.direct_free
+        m.direct_free = i
     for i in range(SLOT_COUNT):
         set_slot(c, i, False, poison(i))
         set_slot(c, i, True, poison(i))
@@ -66,6 +72,8 @@ cdef void arena_destroy(Mmu* m) noexcept:
 # --- slot tables
 
 cdef inline void show(CpuState* c, Region* r) noexcept nogil:
+    if r.direct:
+        return
     if r.kernel:
         set_slot(c, r.slot, False, r.base - r.linear)
     if r.user:
@@ -73,6 +81,8 @@ cdef inline void show(CpuState* c, Region* r) noexcept nogil:
 
 
 cdef inline void hide(CpuState* c, Region* r) noexcept nogil:
+    if r.direct:
+        return
     if r.kernel:
         set_slot(c, r.slot, False, poison(r.slot))
     if r.user:
@@ -146,13 +156,21 @@ cdef void strip(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
             window_unmap(m, r, r.linear, <u64>1 << SLOT_SHIFT)
             r.holes = 0
             settle(m, r)
-            m.maps -= r.maps
+            if not r.direct:
+                m.maps -= r.maps
             r.maps = 0
         r.owner = 0
-        r.next = m.region_free
-        m.region_free = i
+        if r.direct:
+            r.next = m.direct_free
+            m.direct_free = i
+        else:
+            r.next = m.region_free
+            m.region_free = i
         i = after
     m.quiet = 0
+    if o.direct != NULL:
+        m.left(c, o.direct)
+        o.direct = NULL
     o.regions = 0
     o.id = 0
     o.unrecorded = 0
@@ -205,6 +223,48 @@ cdef u32 region_take(CpuState* c, Mmu* m, u32 slot, bint user, bint kernel) noex
     return i
 
 
+cdef u32 direct_region(Mmu* m, u32 slot) noexcept nogil:
+    """Return the region of a slot in the direct process of the current space; 0: none."""
+    cdef u32 i = m.owners[m.space].regions
+    while i:
+        if m.regions[i].direct and m.regions[i].slot == slot:
+            return i
+        i = m.regions[i].next
+    return 0
+
+
+cdef u32 direct_region_take(CpuState* c, Mmu* m, u32 slot) noexcept nogil:
+    """Lend a region in the direct process of the current space to a slot.  Return 0 if the spaces
+    that are loaded have all."""
+    cdef Owner* o = &m.owners[m.space]
+    cdef u32 i, victim
+    cdef Region* r
+    if not m.direct_free:
+        c.n_regions_full += 1
+    while not m.direct_free:
+        victim = oldest(m, 1, FIRST_GROUP)
+        if not victim:
+            return 0
+        evict(c, m, victim)
+    i = m.direct_free
+    r = &m.regions[i]
+    m.direct_free = r.next
+    r.owner = m.space
+    r.slot = slot
+    r.linear = slot_linear(slot)
+    r.base = r.linear
+    r.target = o.direct
+    r.user = 1
+    r.kernel = 0
+    r.top = 0
+    r.check = 0
+    r.wp0 = 0
+    r.pml4e = 0
+    r.next = o.regions
+    o.regions = i
+    return i
+
+
 cdef void region_share(CpuState* c, Mmu* m, u32 region) noexcept nogil:
     """Let a region of user pages serve the kernel as well."""
     m.regions[region].kernel = 1
@@ -216,7 +276,7 @@ cdef void region_split(CpuState* c, Mmu* m, u32 region) noexcept nogil:
     must not reach.  The user's slot has no region afterwards.  The addends of the running kernel
     code stay the same."""
     cdef Region* r = &m.regions[region]
-    if r.user:
+    if r.user and not r.direct:
         r.user = 0
         set_slot(c, r.slot, True, poison(r.slot))
 
@@ -251,13 +311,13 @@ cdef void make_room(CpuState* c, Mmu* m) noexcept nogil:
             evict(c, m, victim)
             continue
         best = 0
-        for i in range(1, m.region_count):
+        for i in range(1, ALL_REGIONS):
             if m.regions[i].owner and (not best or m.regions[i].maps > m.regions[best].maps):
                 best = i
         if not best or (m.regions[best].maps <= 1 and m.nodes_left >= NODES_MARGIN):
             break
         if m.nodes_left < NODES_MARGIN:
-            for i in range(1, m.region_count):
+            for i in range(1, ALL_REGIONS):
                 if m.regions[i].owner:
                     empty_region(c, m, &m.regions[i])
         else:

@@ -4,6 +4,7 @@ from ringlet.mmu.layout cimport Mmu, Walk
 
 cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil
 cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexcept nogil
+cdef int direct_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil
 cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil
 cdef bint slot_open(CpuState* c, Mmu* m, u64 linear) noexcept nogil
 cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil

@@ -47,11 +47,14 @@ from ringlet.mmu.codepages cimport protect_run
 from ringlet.mmu.layout cimport (
     AHEAD_MAX, FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGING_LONG, PTE_A, PTE_D, PTE_G, PTE_P,
     PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_size, load_entry, slot_region)
+from ringlet.mmu.map_target cimport RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE
 from ringlet.mmu.mappings cimport settle, window_map, window_unmap
-from ringlet.mmu.pages cimport PAGE_SHIFT, bit_set, bit_test
+from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_set, bit_test
 from ringlet.mmu.ram cimport about_to_write, is_code, is_ram, ram_left
 from ringlet.mmu.records cimport CHANGE_LESS, change_of, flush_code, leaf_link, leaf_phys, record
-from ringlet.mmu.regions cimport make_room, region_of_host, region_share, region_split, region_take
+from ringlet.mmu.regions cimport (
+    direct_region, direct_region_take, make_room, region_of_host, region_share, region_split,
+    region_take)
 from ringlet.mmu.walker cimport allowed, mark_used, resolve, walk
 
 cdef enum:
@@ -104,6 +107,7 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
     cdef u64 phys, length, low
     cdef u64 e = 0
     cdef bint local, can_write, writable, code
+    cdef u32 rights
     cdef Node* node
     make_room(c, m)
     if w.linear >> 63:
@@ -134,8 +138,10 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
         length *= last - first + 1
     low = node.linear + first * size
     phys -= (entry - first) * size
-    if not window_map(m, r, low, phys, length, room_behind(m, node, last, phys + length),
-                      writable and not code):
+    rights = RIGHTS_WRITE if writable and not code else RIGHTS_READ
+    if r.direct and not w.nx:
+        rights |= RIGHTS_RUN
+    if not window_map(m, r, low, phys, length, room_behind(m, node, last, phys + length), rights):
         window_unmap(m, r, node.linear + entry * size, size)
         return False
     for i in range(first, last + 1):
@@ -143,8 +149,12 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
         if local:
             bit_set(node.check, i)
         leaf_link(m, r, index, i, writable)
+        if rights & RIGHTS_RUN:
+            bit_set(node.runs, i)
+        else:
+            bit_clear(node.runs, i)
     if writable and w.leaf > 1:
-        protect_run(m, r, low, phys, length)
+        protect_run(m, r, low, phys, length, rights & ~(RIGHTS_WRITE & ~RIGHTS_READ))
     settle(m, r)
     c.n_shadow_pages += length >> PAGE_SHIFT
     return True
@@ -249,6 +259,33 @@ cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexc
     return result
 
 
+cdef int direct_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
+    """Make an access of CPL 3 possible in the direct process of the current space."""
+    cdef u32 slot = <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
+    cdef u32 region
+    cdef Walk w
+    if linear >> PAGE_SHIFT == m.last_page and access == m.last_err:
+        m.repeats += 1
+    else:
+        m.last_page = linear >> PAGE_SHIFT
+        m.last_err = access
+        m.repeats = 0
+    if resolve(c, m, linear, access | ACC_USER, &w) != MEM_OK:
+        m.last_page = 0
+        return MEM_FAULT
+    if not is_ram(m.ram, w.phys):
+        return MEM_MMIO
+    region = direct_region(m, slot)
+    if not region:
+        region = direct_region_take(c, m, slot)
+    if not region or m.repeats > REPEATS_MAX:
+        return -1
+    if touch(c, m, region, &w, access) != MEM_OK:
+        return -1
+    c.n_shadow_faults += 1
+    return MEM_OK
+
+
 cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
     cdef Walk w
     cdef u32 region
@@ -289,7 +326,10 @@ cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
         return
     if not is_ram(m.ram, w.phys):
         return
-    region = region_for(c, m, &w)
+    if c.arch.cpl == 3 and m.owners[m.space].direct != NULL and not linear >> 47:
+        region = direct_region(m, <u32>(linear >> SLOT_SHIFT))
+    else:
+        region = region_for(c, m, &w)
     if not region or (m.regions[region].user and not w.user):
         return
     mark_used(m, &w, False)

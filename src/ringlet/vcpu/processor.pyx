@@ -15,7 +15,9 @@ from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save
 from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy, cache_flush
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
-from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_flush_all
+from ringlet.direct.process cimport DirectProcess
+from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_direct_notify, mmu_flush_all
+from ringlet.vcpu.direct.target cimport DirectState, SPACES_MAX, space_add, space_left
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
@@ -84,6 +86,8 @@ cdef class Processor(ProcessorState):
     cdef object memory_read    # what answers where there is no RAM, or None
     cdef object memory_write
     cdef object level_ended    # what hears of the end of level-triggered interrupts, or None
+    cdef object direct_make    # what makes a direct process, or None
+    cdef list direct_processes
     cdef object block_begins   # what is asked before each block, or None
     cdef u64 port_reads
     cdef u64 port_writes
@@ -132,6 +136,7 @@ cdef class Processor(ProcessorState):
             apic_destroy(self.c)
             debug_destroy(self.c)
             blocks_destroy(self.c)
+            free(self.c.direct)
             free(self.c.cpuid)
             host_unmap(self.c, BLOCK_SIZE)
         free(self.builder)
@@ -177,6 +182,9 @@ cdef class Processor(ProcessorState):
                 if self.port_read is None:
                     return kind
                 kind = self.serve(kind == EXIT_IO_IN)
+            elif kind == EXIT_DIRECT:
+                self.make_direct()
+                kind = EXIT_NONE
             elif kind == EXIT_LEARN:
                 self.learn()
                 kind = EXIT_NONE
@@ -196,6 +204,33 @@ cdef class Processor(ProcessorState):
                 kind = EXIT_NONE
             elif kind != EXIT_NONE:
                 return kind
+
+    def execute_directly(self, make: Callable[[list[int]], DirectProcess], int limit) -> None:
+        """Run code of CPL 3 in processes that `make` makes of the files of RAM, at most `limit`."""
+        cdef DirectState* state = <DirectState*>calloc(1, sizeof(DirectState))
+        if state == NULL:
+            raise MemoryError("direct processes")
+        state.limit = min(limit, SPACES_MAX)
+        self.direct_make = make
+        self.direct_processes = []
+        self.c.direct = state
+        mmu_direct_notify(self.c, space_left)
+
+    cdef make_direct(self):
+        cdef DirectProcess process
+        cdef DirectState* state = <DirectState*>self.c.direct
+        cdef int files[8]
+        cdef list found = []
+        cdef u32 i
+        for i in range(self.ram.extent_count):
+            if self.ram.extents[i].fd not in found:
+                found.append(self.ram.extents[i].fd)
+        process = self.direct_make(found)
+        process.begin()
+        for i in range(len(found)):
+            files[i] = found[i]
+        self.direct_processes.append(process)
+        space_add(state, &process.d, files, len(found))
 
     cdef int answer(self, u64 value) except -1:
         """Tell what asked a device its answer; an `Exit`, or EXIT_NONE."""

@@ -16,6 +16,7 @@ from ringlet.cache.codecache cimport Cache, Fragment, NONE
 from ringlet.cache.exits cimport exits_cut
 from ringlet.cache.fragment_map cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
 from ringlet.core.prod cimport prod_arm
+from ringlet.direct.process cimport direct_signal
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport (
     mmu_is_window, mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, mmu_slot_open, ram_host)
@@ -404,6 +405,9 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     cdef u64 host = f.regs[HR_RIP] - <u64>k.run
     cdef u32 index, guest, start
     cdef Fragment* frag
+    if f.signal == SIG_URG and c.direct_pidfd:
+        direct_signal(c.direct_pidfd, SIG_URG)
+        return 1
     if f.signal == SIG_URG:
         return prodded(c, f, k, host)
     if f.regs[HR_RIP] - c.native < NATIVE_SIZE:

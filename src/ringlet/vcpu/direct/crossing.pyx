@@ -1,0 +1,263 @@
+"""Crossing to a direct process and back.
+
+The guest's state is written to the signal frame from which the process goes on, and read from the
+frame of its next trap.  System calls, page faults and requests to stop are seen to here.  Whatever
+else stops the process, translated code performs the instruction at RIP, with its exact exception.
+"""
+from ringlet.core.state cimport *
+from ringlet.core.host cimport host_fence
+from ringlet.core.ops cimport OP_SYSCALL
+from ringlet.direct.process cimport (
+    Direct, DIRECT_STACK, DIRECT_STACK_SIZE, DIRECT_STUB, DIRECT_TRAPPED, DIRECT_DEAD, FRAME_CR2,
+    FRAME_ERROR, FRAME_FLAGS, FRAME_R8, FRAME_RAX, FRAME_RBP, FRAME_RBX, FRAME_RCX, FRAME_RDI,
+    FRAME_RDX, FRAME_RIP, FRAME_RSI, FRAME_RSP, FRAME_SELECTORS, FRAME_TRAP, FRAME_XSAVE,
+    direct_frame, direct_resume, direct_wait)
+from ringlet.mmu.mmu cimport mmu_direct, mmu_direct_attach, mmu_direct_fault
+from ringlet.vcpu.direct.target cimport DirectSpace, DirectState, MAPS_MAX, space_find, space_of
+from ringlet.vcpu.system.dispatch cimport emulate
+from ringlet.vcpu.system.host_fpu cimport AREA_FDP, AREA_FIP, AREA_FOP
+from ringlet.vcpu.system.registers cimport CR0_AM, CR0_EM, CR0_TS, DR7_ENABLES
+from ringlet.vcpu.system.x87 cimport (
+    FPU_DATA, FPU_INSTRUCTION, guest_opcode, guest_pointer, load_pointer)
+
+cdef extern from * nogil:
+    """
+    static inline void ringlet_save_vectors(void *area)
+    { __asm__ volatile("xsave64 (%0)" :: "r"(area), "a"(7), "d"(0) : "memory"); }
+    static inline void ringlet_load_vectors(const void *area)
+    { __asm__ volatile("xrstor64 (%0)" :: "r"(area), "a"(7), "d"(0) : "memory"); }
+    """
+    void ringlet_save_vectors(void* area)
+    void ringlet_load_vectors(const void* area)
+
+cdef enum:
+    SIG_ILL = 4
+    SIG_TRAP = 5
+    SIG_SEGV = 11
+    SIG_URG = 23
+    SIG_SYS = 31
+    USER_CODE = 0x33             # Linux's selectors, the host's and the guest's
+    USER_DATA = 0x2B
+    USER_FLAGS = 0x244DD5        # RFLAGS that CPL 3 can change: arithmetic, DF, NT, AC, ID
+    # A save area of our own, in place of the kernel's: 832 bytes and what says so.
+    VECTORS_AT = 0x2000          # in the shared memory, behind a first frame
+    AREA_BYTES = 464             # struct _fpx_sw_bytes
+    AREA_BV = 512
+    AREA_SIZE = 832
+    MAGIC1 = 0x46505853
+    MAGIC2 = 0x46505845
+    SIGINFO = 304 + 8            # in the frame
+    CONTEXT = 8 + 40             # registers in the frame
+    ARCH_X86_64 = 0xC000003E
+
+
+cdef inline u64 host_of(Direct* d, u64 linear) noexcept nogil:
+    return <u64>d.control + 0x1000 + (linear - DIRECT_STACK)
+
+
+cdef void put_vectors(CpuState* c, Direct* d) noexcept nogil:
+    """Leave the vector state, which is live, where the process takes it from."""
+    cdef u8* area = <u8*>d.control + VECTORS_AT
+    cdef u64* header = <u64*>(area + AREA_BV)
+    cdef u32* words = <u32*>(area + AREA_BYTES)
+    cdef u64* fip = <u64*>(area + AREA_FIP)
+    cdef u64* fdp = <u64*>(area + AREA_FDP)
+    cdef u16* fop = <u16*>(area + AREA_FOP)
+    cdef int i
+    for i in range(8):
+        header[i] = 0
+    ringlet_save_vectors(area)
+    if header[0] & 1:
+        fop[0] = guest_opcode(c, fip[0], fop[0])
+        fip[0] = guest_pointer(c, fip[0], FPU_INSTRUCTION)
+        fdp[0] = guest_pointer(c, fdp[0], FPU_DATA)
+    words[0] = MAGIC1
+    words[1] = AREA_SIZE + 4
+    words[2] = 7
+    words[3] = 0
+    words[4] = AREA_SIZE
+    (<u32*>(area + AREA_SIZE))[0] = MAGIC2
+    d.registers[FRAME_XSAVE] = DIRECT_STACK + VECTORS_AT - 0x1000
+
+
+cdef bint take_vectors(CpuState* c, Direct* d) noexcept nogil:
+    """Load the vector state that the kernel saved; False: it is not where it can be."""
+    cdef u64 at = d.registers[FRAME_XSAVE] - DIRECT_STACK
+    cdef u8* area
+    cdef u64* header
+    cdef u64* fip
+    cdef u64* fdp
+    cdef int i
+    if at & 63 or at > <u64>(DIRECT_STACK_SIZE - 1024):
+        return False
+    area = <u8*>d.control + 0x1000 + at
+    header = <u64*>(area + AREA_BV)
+    fip = <u64*>(area + AREA_FIP)
+    fdp = <u64*>(area + AREA_FDP)
+    # The guest's code can have written all of it.
+    header[0] &= 7
+    for i in range(1, 8):
+        header[i] = 0
+    (<u32*>(area + 24))[0] &= 0xFFFF
+    if header[0] & 1:
+        fip[0] = load_pointer(c, fip[0], FPU_INSTRUCTION)
+        fdp[0] = load_pointer(c, fdp[0], FPU_DATA)
+    ringlet_load_vectors(area)
+    return True
+
+
+cdef void put_registers(CpuState* c, Direct* d) noexcept nogil:
+    cdef u64* f = d.registers
+    cdef int i
+    for i in range(8):
+        f[FRAME_R8 + i] = c.arch.gpr[8 + i]
+    f[FRAME_RDI] = c.arch.gpr[RDI]
+    f[FRAME_RSI] = c.arch.gpr[RSI]
+    f[FRAME_RBP] = c.arch.gpr[RBP]
+    f[FRAME_RBX] = c.arch.gpr[RBX]
+    f[FRAME_RDX] = c.arch.gpr[RDX]
+    f[FRAME_RAX] = c.arch.gpr[RAX]
+    f[FRAME_RCX] = c.arch.gpr[RCX]
+    f[FRAME_RSP] = c.arch.gpr[RSP]
+    f[FRAME_RIP] = c.arch.rip
+    # No instruction breakpoint is set, which RF could hold off.
+    c.arch.rflags &= ~<u64>FLAG_RF
+    f[FRAME_FLAGS] = c.arch.rflags & USER_FLAGS | 0x202
+    if not c.arch.cr0 & CR0_AM:
+        f[FRAME_FLAGS] &= ~<u64>FLAG_AC
+    f[FRAME_SELECTORS] = USER_CODE | <u64>USER_DATA << 48
+    d.control.fs_base = c.arch.seg[SEG_FS].base
+    d.control.gs_base = c.arch.seg[SEG_GS].base
+    d.control.selectors = (c.arch.seg[SEG_DS].selector | <u64>c.arch.seg[SEG_ES].selector << 16
+                           | <u64>c.arch.seg[SEG_FS].selector << 32
+                           | <u64>c.arch.seg[SEG_GS].selector << 48)
+
+
+cdef void take_registers(CpuState* c, Direct* d) noexcept nogil:
+    cdef u64* f = d.registers
+    cdef u64 mask = USER_FLAGS if c.arch.cr0 & CR0_AM else USER_FLAGS & ~<u64>FLAG_AC
+    cdef int i
+    for i in range(8):
+        c.arch.gpr[8 + i] = f[FRAME_R8 + i]
+    c.arch.gpr[RDI] = f[FRAME_RDI]
+    c.arch.gpr[RSI] = f[FRAME_RSI]
+    c.arch.gpr[RBP] = f[FRAME_RBP]
+    c.arch.gpr[RBX] = f[FRAME_RBX]
+    c.arch.gpr[RDX] = f[FRAME_RDX]
+    c.arch.gpr[RAX] = f[FRAME_RAX]
+    c.arch.gpr[RCX] = f[FRAME_RCX]
+    c.arch.gpr[RSP] = f[FRAME_RSP]
+    c.arch.rip = f[FRAME_RIP]
+    c.arch.rflags = c.arch.rflags & ~mask | f[FRAME_FLAGS] & mask
+    if is_canonical(d.control.fs_base):
+        c.arch.seg[SEG_FS].base = d.control.fs_base
+    if is_canonical(d.control.gs_base):
+        c.arch.seg[SEG_GS].base = d.control.gs_base
+
+
+cdef inline bint loads_as_is(u32 selector) noexcept nogil:
+    """The host's descriptor table has the same segment, or none is needed."""
+    return selector <= 3 or selector == USER_DATA
+
+
+cdef bint eligible(CpuState* c) noexcept nogil:
+    """The host's processor does the same with the guest's code as the virtual one."""
+    return (c.key & KEY_MODE64 and not c.key & KEY_STEP
+            and not c.arch.inhibit and not c.arch.db_pending
+            and not c.arch.dr[7] & DR7_ENABLES and not c.arch.cr0 & (CR0_TS | CR0_EM)
+            and c.arch.seg[SEG_CS].selector == USER_CODE
+            and c.arch.seg[SEG_SS].selector == USER_DATA
+            and loads_as_is(c.arch.seg[SEG_DS].selector)
+            and loads_as_is(c.arch.seg[SEG_ES].selector)
+            and loads_as_is(c.arch.seg[SEG_FS].selector)
+            and loads_as_is(c.arch.seg[SEG_GS].selector)
+            and not c.arch.rflags & (FLAG_IOPL | FLAG_TF) and not c.arch.rip >> 47)
+
+
+cdef void lose(CpuState* c, DirectSpace* s) noexcept nogil:
+    """The process is dead or was attacked: it is used no more, and the program gets a fault."""
+    s.dead = 1
+    (<DirectState*>c.direct).step = 1
+    raise_err(c, VEC_GP, 0)
+
+
+cdef int trapped(CpuState* c, DirectState* all, DirectSpace* s, u32 sig) noexcept nogil:
+    cdef Direct* d = s.process
+    cdef u64* f = d.registers
+    cdef OpInfo op
+    cdef u64 linear = f[FRAME_CR2]
+    cdef u32 access
+    cdef int r
+    if sig == SIG_SYS and not f[FRAME_RIP] >> 47:
+        # struct siginfo follows the context: si_arch tells SYSCALL from INT 80h.
+        c.arch.rip -= 2
+        if (<u32*>(<u8*>f - CONTEXT + SIGINFO + 28))[0] != ARCH_X86_64:
+            all.step = 1
+            return CROSS_AGAIN
+        op.rip = c.arch.rip
+        op.op = OP_SYSCALL
+        op.length = 2
+        op.size = 8
+        op.seg = SEG_NONE
+        op.flags = 0
+        op.imm = op.resume = 0
+        c.n_direct_calls += 1
+        return CROSS_RAISED if emulate(c, &op) == EMU_FAULT else CROSS_AGAIN
+    if sig == SIG_SEGV and f[FRAME_TRAP] == VEC_PF:
+        c.n_direct_faults += 1
+        access = <u32>f[FRAME_ERROR] & (ACC_WRITE | ACC_FETCH)
+        r = mmu_direct_fault(c, linear, access)
+        if r == MEM_OK:
+            return CROSS_AGAIN
+        if r == MEM_FAULT:
+            return CROSS_RAISED
+        all.step = 1
+        return CROSS_AGAIN
+    if sig != SIG_URG:
+        c.n_direct_steps += 1
+        all.step = 1
+    return CROSS_AGAIN
+
+
+cdef int run(CpuState* c, DirectState* all, DirectSpace* s) noexcept nogil:
+    cdef Direct* d = s.process
+    cdef int r
+    put_registers(c, d)
+    put_vectors(c, d)
+    c.direct_pidfd = d.pidfd
+    host_fence()
+    if c.attention:
+        # Nothing has gone to the process yet.
+        c.direct_pidfd = 0
+        return CROSS_AGAIN
+    c.n_direct_runs += 1
+    direct_resume(d)
+    while True:
+        r = direct_wait(d)
+        if r == DIRECT_TRAPPED or r == DIRECT_DEAD:
+            break
+    c.direct_pidfd = 0
+    host_fence()
+    if r == DIRECT_DEAD or not direct_frame(d) \
+            or d.registers[FRAME_RIP] - DIRECT_STUB < 0x1000 or not take_vectors(c, d):
+        lose(c, s)
+        return CROSS_RAISED
+    take_registers(c, d)
+    return trapped(c, all, s, d.control.signal)
+
+
+cdef int cross(CpuState* c) noexcept nogil:
+    cdef DirectState* all = <DirectState*>c.direct
+    cdef DirectSpace* s
+    if not eligible(c):
+        return CROSS_NOT
+    s = space_of(mmu_direct(c))
+    if s == NULL:
+        s = space_find(all)
+        if s == NULL:
+            return CROSS_MAKE if all.count < all.limit else CROSS_NOT
+        s.attached = 1
+        mmu_direct_attach(c, &s.target)
+    if s.dead:
+        return CROSS_NOT
+    return run(c, all, s)
