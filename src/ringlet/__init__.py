@@ -1,12 +1,14 @@
 r"""Ringlet: full virtualization of x86 in user space, driven from Python.
 
-import ringlet
+For example:
 
-with ringlet.Machine.debian() as machine:
-machine.boot()
-machine.console.expect("# ")
-machine.console.send("uname -r\n")
-print(machine.console.expect("# "))
+    import ringlet
+
+    with ringlet.Machine.debian() as machine:
+        machine.boot()
+        machine.console.expect("# ")
+        machine.console.send("uname -r\n")
+        print(machine.console.expect("# "))
 """
 
 TYPE_CHECKING = False  # as in typing, which takes longer to import than everything here

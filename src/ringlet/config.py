@@ -118,13 +118,13 @@ def parse_memory(text: str, host_memory: int | None = None) -> int:
     flag = MEMORY.flag
     if size <= 0:
         raise ConfigError(f"{flag} {text}: a machine needs RAM; give a size such as 128M")
+    if size < MIN_MEMORY:
+        raise ConfigError(f"{flag} {text}: too small; give at least {format_size(MIN_MEMORY)}")
     if size % PAGE_SIZE:
         raise ConfigError(
             f"{flag} {text}: {size} bytes is not a multiple of 4 KiB; "
             f"the next larger multiple is {(size // PAGE_SIZE + 1) * 4}K"
         )
-    if size < MIN_MEMORY:
-        raise ConfigError(f"{flag} {text}: too small; give at least {format_size(MIN_MEMORY)}")
     if host_memory is not None and size > host_memory:
         raise ConfigError(
             f"{flag} {text}: this host has {format_size(host_memory)} of RAM; give a smaller size"

@@ -20,7 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.attack", description="Attack the host from a guest."
     )
-    parser.add_argument("--steps", type=int, default=10_000_000, help="guest instructions to run")
+    parser.add_argument(
+        "--steps", type=int, default=10_000_000,
+        help="how many guest instructions to run at least; one program runs up to a million",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     total = Findings()

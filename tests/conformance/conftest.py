@@ -1,4 +1,4 @@
-"""Builds the guest programs once a session; keeps the reference engine for those who ask."""
+"""Fixtures: guest programs, built once per session, and the reference engine on request."""
 
 import os
 import shutil

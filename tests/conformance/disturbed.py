@@ -30,7 +30,7 @@ DR7_DR0_ACCESS = 0x402 | 3 << 16
 
 
 def kick(machine: Vm, done: threading.Event) -> None:
-    """Stop the processor at moments that have nothing to do with what it does."""
+    """Stop the processor at arbitrary times, independent of the program."""
     moments = random.Random(1)
     while not done.is_set():
         machine.cpu.kick()
@@ -52,18 +52,18 @@ class Debugger:
         self._cpu.debug_go(self._step, skip=True)
 
     def dying(self, end: End) -> None:
-        """Look at it no more."""
+        """Stop watching the processor."""
 
 
 def functions(program: str) -> list[int]:
-    """Where the program's functions begin."""
+    """Return the addresses of the program's functions."""
     rows = subprocess.run(["nm", program], capture_output=True, text=True, check=True).stdout
     words = (row.split() for row in rows.splitlines())
     return [int(word[0], 16) for word in words if len(word) == 3 and word[1] in "tT"]
 
 
 def debug(mode: str, program: str, machine: Vm) -> Debugger:
-    """Have the machine debugged."""
+    """Attach a debugger to the machine."""
     cpu = machine.cpu
     assert isinstance(cpu, Processor)
     if mode == "break":
@@ -76,7 +76,7 @@ def debug(mode: str, program: str, machine: Vm) -> Debugger:
 
 
 def main(mode: str, program: str) -> int:
-    """Run it and return its status."""
+    """Run the program and return its status."""
     if mode == "wide":
         simulate_wide_host()
     make_cpu = partial(Processor, speculate=False)

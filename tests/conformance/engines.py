@@ -1,4 +1,4 @@
-"""The two ways of running a guest program, and what its output came to."""
+"""The engines that run a guest program, and the evaluation of its output."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from tests.guests.build_guest import Guest
 TIMEOUT = 60.0  # seconds a program may take
 DISTURBED = Path(__file__).with_name("disturbed.py")
 
-# What Ringlet offers its guests, as far as QEMU can be told: features it hides are off.
+# The processor that Ringlet offers its guests, as far as QEMU can model it.
 QEMU_CPU = (
     "max,vendor=GenuineIntel,pcid=off,smep=off,smap=off,umip=off,la57=off,pku=off"
 )
@@ -40,11 +40,11 @@ class Outcome:
 
     @property
     def done(self) -> bool:
-        """Whether the program got to its closing line."""
+        """Whether the program printed its last line."""
         return any(line.startswith("done ") for line in self.lines)
 
     def tail(self) -> str:
-        """The last of its output, for a message."""
+        """Return the end of the output, for a message."""
         return "\n".join([f"status {self.status}", *self.lines[-8:], self.errors[-2000:]])
 
 
@@ -66,7 +66,7 @@ def run_on_pc(guest: Guest) -> Outcome:
 
 
 def run_disturbed(guest: Guest, mode: str) -> Outcome:
-    """Run under Ringlet, disturbed in a way that `disturbed.py` names."""
+    """Run under Ringlet with a disturbance that `disturbed.py` names."""
     return _run([sys.executable, str(DISTURBED), mode, str(guest.bare)])
 
 

@@ -1,4 +1,4 @@
-"""Checks that QEMU 7.2's TCG is known to fail, each with what it does wrong.
+"""Checks that QEMU 7.2's TCG is known to fail, each with its defect.
 
 They hold on a real processor by the manual (Intel SDM); every other engine must pass them.
 A name may be a shell pattern.
@@ -109,5 +109,5 @@ QEMU_FAULTS: dict[str, str] = {
 
 
 def known_fault(check: str) -> str | None:
-    """What QEMU does wrong where `check` fails, or None: it should pass."""
+    """Return QEMU's defect in `check`, or None if it should pass."""
     return next((why for name, why in QEMU_FAULTS.items() if fnmatchcase(check, name)), None)

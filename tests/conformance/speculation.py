@@ -1,4 +1,4 @@
-"""Checks that Ringlet passes only under --exact, by program, each with what is given up for speed.
+"""Checks that Ringlet passes only under --exact, by program, each with the inexact behaviour.
 
 A name may be a shell pattern.
 """
@@ -15,6 +15,6 @@ SPECULATION: dict[str, dict[str, str]] = {
 
 
 def given_up(program: str, check: str) -> str | None:
-    """What is given up where `check` fails without --exact, or None: it should pass."""
+    """Return the inexact behaviour that fails `check` without --exact, or None."""
     names = SPECULATION.get(program, {})
     return next((why for name, why in names.items() if fnmatchcase(check, name)), None)

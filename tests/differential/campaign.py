@@ -1,4 +1,4 @@
-"""Runs many programs on the host and on an engine, and collects what differs."""
+"""Runs many programs on the host and on an engine, and collects the differences."""
 from __future__ import annotations
 
 import random
@@ -112,8 +112,10 @@ def run_campaign(native: Engine, engine: Engine, programs: Iterable[Program], *,
 
 
 def differences(native: Engine, engine: Engine, programs: Sequence[Program]) -> list[str]:
-    """In what the engine, fresh, differs from the host on the last of these programs, run one
-    after the other; nothing if it is not comparable."""
+    """Return how a new engine differs from the host on the last of these programs, run in sequence.
+
+    The result is empty if the outcome is not comparable.
+    """
     ours = native.run(programs[-1:])[0]
     if excluded(programs[-1], ours) is not None:
         return []
@@ -146,7 +148,7 @@ def _compare_batch(native: Engine, engine: Engine, batch: Sequence[Program], rep
 
 
 def _kind(program: Program, rip: int, found: list[str]) -> str:
-    """A first guess, from the whole program, at which fault this is: what differs and where."""
+    """Return a first guess at the defect, from the whole program: what differs and where."""
     where = "end"
     formatter = Formatter(FormatterSyntax.NASM)
     for ins in Decoder(64, program.code[:-1], ip=program.origin):

@@ -1,8 +1,8 @@
-"""Says in what two outcomes of one program differ, and what is not comparable, with reasons.
+"""Comparison of two outcomes of one program, and the reasons why some are not comparable.
 
-Not compared: the x87's FOP, FIP and FDP in the final state and in what instructions store (programs
-clear them there), because AMD's FXSAVE and XSAVE, with which a state is moved, do not hold them
-unless an unmasked exception is pending; the virtual processor's do.
+The x87's FOP, FIP and FDP are not compared, neither in the final state nor in what instructions
+store (programs clear them there).  AMD's FXSAVE and XSAVE, which transfer the state, do not store
+them unless an unmasked exception is pending; the virtual processor's do.
 """
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _FAULTS = frozenset((0, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 19))
 
 
 def excluded(program: Program, native: Outcome) -> str | None:
-    """Why the host's outcome of a program is nothing to compare with; None: it is."""
+    """Return why the host's outcome of a program cannot be compared, or None if it can."""
     if native.status is Status.NOT_RUN:
         return "the host could not run it"
     if native.status is Status.TIMEOUT:
@@ -68,14 +68,14 @@ def excluded(program: Program, native: Outcome) -> str | None:
 
 
 def _undefined(program: Program, native: Outcome) -> bool:
-    """Whether it stopped at no instruction, whatever follows it in the page it could not fetch."""
+    """Whether the bytes at the stop are no instruction, whatever follows in the unfetched page."""
     start = native.state.rip - program.origin
     seen = code_at_the_end(program, native)[start:native.cr2 - program.origin]
     return Decoder(64, seen + bytes(15), ip=native.state.rip).decode().is_invalid
 
 
 def _stopped_early(program: Program, rip: int) -> bool:
-    """Whether it stopped at an item that would have made what went before comparable."""
+    """Whether the program stopped at an item that would have made earlier items comparable."""
     items = dict(zip(program.starts, program.items, strict=False))
     return rip in items and items[rip].tied
 
@@ -95,7 +95,7 @@ def _effective_address_wraps(ins: Instruction, state: State) -> bool:
 
 
 def _bit_offset(ins: Instruction, state: State) -> int:
-    """How far from its operand a bit test with its offset in a register accesses memory, bytes."""
+    """Return how many bytes from its operand a bit test with a register offset accesses memory."""
     if ins.mnemonic not in _BIT_TESTS or ins.op_kind(1) != OpKind.REGISTER:
         return 0
     number = gpr_number(ins.op_register(1))
@@ -111,9 +111,9 @@ def _canonical(address: int) -> bool:
 
 def compare(program: Program, native: Outcome, other: Outcome, *,
             departs: Departure = Departure.NONE) -> list[str]:
-    """Each difference as a line, native's value first; an empty list: equal.
+    """Return each difference as a line with native's value first; an empty list means equal.
 
-    `departs`: what the other may do instead at an indirect branch.
+    `departs` is what the other engine may do instead at an indirect branch.
     """
     if other.state.rip & -layout.PAGE == _VSYSCALL:
         return []
@@ -158,7 +158,7 @@ def _compare(program: Program, native: Outcome, other: Outcome) -> list[str]:
 
 
 def comparable_flags(program: Program, native: Outcome) -> int:
-    """RFLAGS bits that must be equal: all at the end, the live ones at a fault.
+    """Return the RFLAGS bits that must be equal: all at the end, the live ones at a fault.
 
     RF is compared at faults, where the processor pushes it set, but not at a trap between two
     repetitions of a string instruction or two lanes of a gather: Intel pushes it set there (SDM 3B
@@ -193,16 +193,17 @@ def _compare_error(program: Program, native: Outcome, other: Outcome) -> list[st
 
 @cache
 def host_area() -> int:
-    """Bytes of the host's own XSAVE area, with AVX-512 and all else that its kernel enables.
+    """Return the size of the host's XSAVE area, with AVX-512 and all that its kernel enables.
 
-    The host touches those that the guest's area does not have, too.
+    The host also accesses the bytes beyond the guest's area.
     """
     return host_cpuid(0xD, 0)[1]
 
 
 def _in_one_image(program: Program, native: Outcome, other: Outcome) -> bool:
-    """Whether both addresses lie in the area of an FXSAVE, FNSAVE or the like, which microcode
-    touches in an order of its own (AMD: the last byte first).
+    """Whether both addresses lie in the area of an FXSAVE, FNSAVE or the like.
+
+    Microcode accesses the area in an order that depends on the processor (AMD: last byte first).
     """
     ins = instruction_at(program, native)
     return ins is not None and ins.mnemonic in _IMAGES \
@@ -227,7 +228,10 @@ def _compare_memory(program: Program, native: Outcome, other: Outcome) -> list[s
 
 
 def _same_but_in_use(a: bytes, b: bytes) -> bool:
-    """Whether only XSTATE_BV of an XSAVE differs, by SSE or AVX: a processor may say that one is in
-    use that has its initial values (SDM 1 13.6), and a signal's return can change its mind."""
+    """Whether only XSTATE_BV of an XSAVE differs, by SSE or AVX.
+
+    A processor may report a component with initial values as in use (SDM 1 13.6), and a return from
+    a signal handler can change that.
+    """
     changed = [i for i in range(len(a)) if a[i] != b[i]]
     return len(changed) == 1 and changed[0] % 64 == 0 and not (a[changed[0]] ^ b[changed[0]]) & ~6

@@ -1,8 +1,8 @@
-"""The one departure from the processor that translated code is allowed (docs/adr/0003).
+"""The only deviation from the processor that translated code is allowed (docs/adr/0003).
 
-Which indirect branch went to an address that is not canonical is not noted for speed's sake: the
-#GP is that of the target, as if the branch had been performed.  `--exact` raises it at the branch,
-but a CALL has stored its return address.
+For speed, translated code does not record which indirect branch led to a non-canonical address: the
+#GP is reported at the target, as if the branch had been performed.  `--exact` raises it at the
+branch, but a CALL has stored its return address by then.
 """
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WITH_BASE: frozenset[int] = frozenset({Register.FS, Register.GS})
 
 
 class Departure(Enum):
-    """What an engine does at an indirect branch to a non-canonical address."""
+    """The behaviour of an engine at an indirect branch to a non-canonical address."""
 
     NONE = "the processor's"
     STORED = "a CALL has stored its return address"
@@ -38,7 +38,7 @@ class Departure(Enum):
 
 
 def as_departed(program: Program, native: Outcome, departure: Departure) -> Outcome | None:
-    """What an engine that departs comes to where the host's outcome is `native`.
+    """Return the outcome of a deviating engine where the host's outcome is `native`.
 
     None if the host did not stop at an indirect branch to a non-canonical address.
     """
@@ -74,7 +74,7 @@ def _target(branch: Instruction, native: Outcome) -> int | None:
 
 
 def _address(branch: Instruction, state: State) -> int:
-    """The linear address of the memory operand."""
+    """Return the linear address of the memory operand."""
     address = branch.memory_displacement
     narrow = branch.memory_displ_size == 4
     if not branch.is_ip_rel_memory_operand:
@@ -87,12 +87,12 @@ def _address(branch: Instruction, state: State) -> int:
 
 
 def has_base(segment: Register_) -> bool:
-    """FS and GS have one in 64-bit mode."""
+    """Whether a segment has a base in 64-bit mode: FS and GS do."""
     return segment in _WITH_BASE
 
 
 def _register(state: State, register: Register_) -> int:
-    """A register's value, or the base of a segment."""
+    """Return a register's value, or the base of a segment."""
     if has_base(register):
         return state.fs_base if register == Register.FS else state.gs_base
     number = gpr_number(register)
@@ -105,7 +105,7 @@ def _page(native: Outcome, number: int) -> bytes:
 
 
 def _word(native: Outcome, linear: int) -> int | None:
-    """The eight bytes of memory at a linear address."""
+    """Return the eight bytes of memory at a linear address."""
     data = b""
     for at in range(linear, linear + 8):
         if layout.area_at(at) is None:
@@ -116,7 +116,7 @@ def _word(native: Outcome, linear: int) -> int | None:
 
 
 def _with_word(native: Outcome, linear: int, value: int) -> dict[int, bytes] | None:
-    """The host's changed pages, but with eight bytes written."""
+    """Return the host's changed pages with eight more bytes written."""
     pages = dict(native.pages)
     for i, byte in enumerate(value.to_bytes(8, "little")):
         if layout.area_at(linear + i) is None:

@@ -1,4 +1,4 @@
-"""What an engine is to the differential test, and the engines by name."""
+"""The interface of an engine to the differential test, and the engines by name."""
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""Unicorn (QEMU's translator) as an engine: to try the generator on, and the ring-0 reference.
+"""Unicorn (QEMU's translator) as an engine, for trials of the generator and for ring 0.
 
-It is not a truth: `KNOWN_BUGS` lists where it was found to differ from the processor.
+Unicorn is not exact: `KNOWN_BUGS` lists its known differences from the processor.
 """
 from __future__ import annotations
 

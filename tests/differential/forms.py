@@ -1,4 +1,4 @@
-"""The table of instruction forms: every one that iced-x86 knows for 64-bit mode, less those that
+"""The table of instruction forms: all that iced-x86 knows for 64-bit mode, except those that
 cannot be equal on two machines, each with its reason."""
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _group(ins: Instruction, info: OpCodeInfo, mnemonic: str,
 
 
 def why_not(code: Code_) -> str | None:
-    """Why a code has no place in the comparison with the host; None: it has one."""
+    """Return why a code is excluded from the comparison with the host, or None."""
     info = OpCodeInfo(code)
     ins = Instruction()
     ins.code = code

@@ -1,4 +1,4 @@
-"""Makes test programs: every instruction form, in the company that compilers give it."""
+"""Generation of test programs with every instruction form, in sequences like a compiler's."""
 from __future__ import annotations
 
 import functools
@@ -71,7 +71,7 @@ class Generator(Setups):
         return self._finish()
 
     def _decorate(self) -> None:
-        """Prefixes that mean nothing there, as assemblers pad with and compilers misplace."""
+        """Return prefixes without effect, as assemblers use for padding and compilers misplace."""
         encoder = Encoder(64)
         for i, item in enumerate(self.items):
             ins = item.instruction
@@ -185,7 +185,7 @@ class Generator(Setups):
         known.value[number] = value + step & M64
 
     def _body(self, steps: int, names: tuple[str, ...]) -> None:
-        """Steps that may be skipped: what they make known is not known after them."""
+        """Emit steps that may be skipped: values that they make known are not known after them."""
         before = list(self.registers.value)
         for _ in range(steps):
             getattr(self, f"_step_{self.rng.choice(names)}")()

@@ -1,8 +1,8 @@
-"""The guest that programs run in: its physical memory, page tables and descriptor tables.
+"""The guest in which programs run: its physical memory, page tables and descriptor tables.
 
-The supervisor's page is at KERNEL + its physical address; exception handlers are one HLT each, so
-that the address an engine stops at tells the vector and the ring-0 stack holds the frame.
-Selectors are Linux's, so that a program finds the same ones on the host.
+The supervisor's page is at KERNEL + its physical address.  Each exception handler is one HLT, so
+that the address of the stop identifies the vector, and the ring-0 stack holds the frame.  Selectors
+are Linux's, so that they are the same as on the host.
 """
 from __future__ import annotations
 

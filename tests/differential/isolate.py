@@ -1,4 +1,4 @@
-"""Runs work in a process of its own, so that its death is a result and not the end."""
+"""Runs work in a separate process, so that a crash is a result and does not end the campaign."""
 from __future__ import annotations
 
 import multiprocessing

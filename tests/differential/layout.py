@@ -1,4 +1,4 @@
-"""Where a test program's memory stands: one layout for the host process and for the guest.
+"""The memory layout of test programs, the same in the host process and in the guest.
 
 Every page lives once in an *image* (one run of bytes: the native runner's shared file, the guest's
 physical memory) and is mapped at its linear address, the same natively and in the guest.
@@ -47,7 +47,7 @@ def _lay(*rows: tuple[str, int, int, int]) -> dict[str, Area]:
     return areas
 
 
-# Unmapped pages stand before and after every area, except where two areas are said to touch.
+# Every area has unmapped pages before and after it, except where two areas are adjacent.
 AREAS = _lay(
     ("code", 0x1000_0000, 2, READ | EXEC),
     ("smc", 0x1100_0000, 2, READ | WRITE | EXEC),  # for programs that write their own code
@@ -76,7 +76,7 @@ NON_CANONICAL = (0x0000_8000_0000_0000, 0xFFFF_7FFF_FFFF_FFF8, 0x8000_0000_0000_
 
 
 def area_at(linear: int) -> Area | None:
-    """The area that holds this linear address, or None."""
+    """Return the area that contains this linear address, or None."""
     for area in AREAS.values():
         if linear in area:
             return area
@@ -84,7 +84,7 @@ def area_at(linear: int) -> Area | None:
 
 
 def image_offset(linear: int) -> int:
-    """Offset in the image of a mapped linear address; ValueError elsewhere."""
+    """Return the image offset of a mapped linear address; ValueError for any other."""
     area = area_at(linear)
     if area is None:
         raise ValueError(f"{linear:#x} is in no area")
@@ -117,7 +117,7 @@ def _make_image() -> bytes:
     return bytes(words)
 
 
-# What memory holds before a program's own patches (its code among them).
+# The contents of memory before a program's own patches, which include its code.
 BASE_IMAGE = _make_image()
 
 

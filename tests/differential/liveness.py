@@ -1,7 +1,7 @@
-"""Which arithmetic flags are live at a place in a program.
+"""The arithmetic flags that are live at a point in a program.
 
-An engine may leave a flag stale where nothing reads it before it is overwritten in the same
-straight line: at a fault there, only the live flags can be compared.
+An engine may leave a flag stale if straight-line code overwrites it before anything reads it.  At a
+fault there, only the live flags can be compared.
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operands for generated instructions, and the state that makes their addresses come true.
+"""Operands for generated instructions, and the initial state that their addresses need.
 
 A register is *free* until it is written: an address that uses it chooses its initial value.  It is
 *known* while its value is certain, and *unknown* after an instruction computed it.
@@ -35,7 +35,7 @@ def _file(first: Register_, count: int = 16) -> tuple[Register_, ...]:
 R64 = _file(Register.RAX)
 R32 = _file(Register.EAX)
 R16 = _file(Register.AX)
-# AL CL DL BL SPL BPL SIL DIL R8L..; AH CH DH BH stand apart, for they exclude REX.
+# AL CL DL BL SPL BPL SIL DIL R8L..; AH CH DH BH are separate, because they exclude REX.
 R8 = (Register.AL, Register.CL, Register.DL, Register.BL, Register.SPL, Register.BPL,
       Register.SIL, Register.DIL, *_file(Register.R8L, 8))
 R8_HIGH = (Register.AH, Register.CH, Register.DH, Register.BH)
@@ -90,7 +90,7 @@ def signed32(value: int) -> int | None:
 
 
 def edge_value(rng: random.Random) -> int:
-    """A 64-bit value of the kind that breaks arithmetic."""
+    """Return a 64-bit value that is likely to expose errors of arithmetic."""
     kind = rng.randrange(5)
     if kind == 0:
         return rng.choice(_EDGES)
@@ -105,7 +105,7 @@ def edge_value(rng: random.Random) -> int:
 
 @dataclass(slots=True)
 class Registers:
-    """What the generator knows of the registers at the point it has come to."""
+    """The generator's knowledge of the registers at the current point."""
 
     initial: list[int | None] = field(default_factory=lambda: [None] * 16)
     value: list[int | None] = field(default_factory=lambda: [None] * 16)
@@ -133,7 +133,7 @@ class Registers:
 
 @dataclass(slots=True)
 class Target:
-    """Where an operand shall point."""
+    """The target of an operand."""
 
     linear: int
     bad: bool = False

@@ -1,4 +1,4 @@
-"""A test program: its instructions, state and memory at the start, and what it came to."""
+"""A test program: its instructions, its initial state and memory, and its outcome."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class State:
 class Status(IntEnum):
     """How a run ended."""
 
-    NOT_RUN = 0   # the runner died on it
+    NOT_RUN = 0   # the runner died in it
     EVENT = 1     # an exception (the final INT3 is one)
     TIMEOUT = 2
     SHUTDOWN = 3  # a triple fault, or the runner could not go on
@@ -44,8 +44,10 @@ SYSCALL_VECTOR = 0x100  # not an exception: SYSCALL reached the kernel
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a program came to: `vector` SDM 3A table 6-1, `pages` the pages of the image that differ
-    from the base image, by number."""
+    """The outcome of a program.
+
+    `vector` is that of SDM 3A table 6-1; `pages` are the pages that differ from the base image.
+    """
 
     status: Status
     vector: int = 0
@@ -103,7 +105,7 @@ class Program:
         return (*self.patches, (self.origin, self.code[:room]))
 
     def initial_image(self) -> bytes:
-        """The memory that the program finds."""
+        """Return the initial memory of the program."""
         image = bytearray(layout.BASE_IMAGE)
         for linear, data in self.memory:
             offset = layout.image_offset(linear)
@@ -135,7 +137,7 @@ class Program:
 
 
 def code_at_the_end(program: Program, outcome: Outcome) -> bytes:
-    """The program's bytes as it left them, and some that follow."""
+    """Return the program's bytes at its end, and some that follow."""
     code = bytearray(program.code + INT3 * 15)
     for i in range(len(code)):
         if layout.area_at(program.origin + i) is None:
@@ -147,7 +149,7 @@ def code_at_the_end(program: Program, outcome: Outcome) -> bytes:
 
 
 def instruction_at(program: Program, outcome: Outcome) -> Instruction | None:
-    """The instruction that a run stopped at, as the program left it."""
+    """Return the instruction at which a run stopped, as it was at the end."""
     start = outcome.state.rip - program.origin
     if not 0 <= start < len(program.code):
         return None

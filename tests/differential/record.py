@@ -1,12 +1,12 @@
-"""What the corpus comes to on each vendor's processors, kept as data: `recorded/VENDOR.json`.
+"""The recorded outcomes of the corpus on each vendor's processors: `recorded/VENDOR.json`.
 
     python -m tests.differential.record                 from this host's own processor
     python -m tests.differential.record --derive amd    from Ringlet, told to be that vendor's
 
 A record lets the expectations of one vendor be checked on a machine of the other.  It holds the
-programs whose outcome the virtual processor decides (`decides`), because what the host executes
-is this host's, whatever the record says.  A derived record is no measurement: it keeps what Ringlet
-did when its results were last compared with a processor of that vendor, and says so.
+programs whose outcome the virtual processor decides (`decides`), because for other programs the
+host decides it, whatever the record says.  A derived record is not a measurement: it holds
+Ringlet's results at their last comparison with a processor of that vendor, and is marked so.
 """
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PAGE = layout.PAGE
 
 
 def programs() -> Iterator[tuple[str, Program]]:
-    """The corpus programs that stand alone, by name."""
+    """Return the corpus programs that need no others before them, by name."""
     for path in sorted(CORPUS.glob("*.txt")):
         found = from_corpus(path.read_text())
         if len(found) == 1:
@@ -60,7 +60,7 @@ def _instructions(program: Program) -> Iterator[Instruction]:
 
 
 def to_json(program: Program, outcome: Outcome) -> dict[str, object]:
-    """An outcome, less what the program had at the start: registers, and runs of memory."""
+    """Return the changes from a program's start to its outcome: registers, and runs of memory."""
     state, start = outcome.state, program.state
     fields = xsave.fields(xsave.canonical(state.xsave))
     began = xsave.fields(xsave.canonical(start.xsave))
@@ -80,7 +80,7 @@ def to_json(program: Program, outcome: Outcome) -> dict[str, object]:
 
 
 def _changes(program: Program, outcome: Outcome) -> Iterator[tuple[int, bytes]]:
-    """(offset in the image, bytes) of what differs from the memory that the program found."""
+    """Return (offset in the image, bytes) of the memory that the program changed."""
     initial = program.initial_image()
     for number, data in sorted(outcome.pages.items()):
         start = number * _PAGE
@@ -112,7 +112,7 @@ def from_json(program: Program, row: dict[str, object]) -> Outcome:
 
 
 def load(vendor: Vendor) -> dict[str, dict[str, object]]:
-    """A vendor's recorded outcomes, by the names of their corpus programs."""
+    """Return a vendor's recorded outcomes, by the names of their corpus programs."""
     programs_of: dict[str, dict[str, object]] = json.loads(_path(vendor).read_text())["programs"]
     return programs_of
 
@@ -122,7 +122,7 @@ def _path(vendor: Vendor) -> Path:
 
 
 def record(derived: Vendor | None) -> dict[str, object]:
-    """A new record: of the host's processor, or of Ringlet as a processor of `derived`."""
+    """Return a new record of the host's processor, or of Ringlet as a processor of `derived`."""
     rows = {}
     with NativeRunner() as native, RingletRunner(vendor=derived) as engine:
         for name, program in programs():
@@ -151,7 +151,7 @@ def _model_name() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write a record; the exit status."""
+    """Write a record, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.differential.record",
                                      description="Record what the corpus comes to.")
     parser.add_argument("--derive", choices=[v.value for v in Vendor],

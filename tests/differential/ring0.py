@@ -1,7 +1,7 @@
-"""Small CPL-0 programs, Ringlet against Unicorn: what the host cannot be asked.
+"""Small CPL-0 programs, which the host cannot run, on Ringlet and on Unicorn.
 
-A case is assembled with GNU syntax's meaning but as bytes, runs at KERNEL + RING0_CODE and ends
-with HLT, an exception, or INT3 at CPL 3 in the code area (which holds nothing else).
+A case is given as bytes, runs at KERNEL + RING0_CODE and ends with HLT, an exception, or INT3 at
+CPL 3 in the code area, which holds nothing else.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ARITHMETIC_AND_DF = 0xCD5
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Code (HLT is added), registers by name, and what stands at DATA."""
+    """Code (HLT is added), registers by name, and the contents of DATA."""
 
     name: str
     code: bytes

@@ -1,4 +1,4 @@
-"""How each group of forms is set up so that it mostly does not fault."""
+"""The setup of each group of forms, with which most programs do not fault."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -25,9 +25,9 @@ _IMAGE_SIZE = {Mnemonic.XSAVE: 832, Mnemonic.XSAVE64: 832, Mnemonic.XRSTOR: 832,
 _ALIGN = {Mnemonic.XSAVE: 64, Mnemonic.XSAVE64: 64, Mnemonic.XRSTOR: 64, Mnemonic.XRSTOR64: 64,
           Mnemonic.FXSAVE: 16, Mnemonic.FXSAVE64: 16, Mnemonic.FXRSTOR: 16, Mnemonic.FXRSTOR64: 16,
           Mnemonic.CMPXCHG16B: 16}
-# Offsets of quadwords that cover FOP, FIP and FDP, FCS and FDS in what each instruction stores.
-# Of FXSAVE and XSAVE that of MXCSR_MASK, too, in which AMD has a bit (17, misaligned SSE) that the
-# virtual processor's model has not.
+# Offsets of the quadwords with FOP, FIP, FDP, FCS and FDS in the area that each instruction stores.
+# FXSAVE and XSAVE also have MXCSR_MASK, in which AMD sets a bit (17, misaligned SSE) that the
+# virtual processor's model does not have.
 _LEGACY_AREA = (6, 14, 16, 28)
 _POINTERS = {Code.FNSTENV_M14BYTE: (6,), Code.FNSAVE_M94BYTE: (6,),
              Code.FNSTENV_M28BYTE: (12, 20), Code.FNSAVE_M108BYTE: (12, 20),
@@ -36,7 +36,7 @@ _POINTERS = {Code.FNSTENV_M14BYTE: (6,), Code.FNSAVE_M94BYTE: (6,),
 
 
 class Setups(Emitter):
-    """One method a group: `_do_` and its name in lower case."""
+    """There is one method per group: `_do_` and its name in lower case."""
 
     used: list[Form]
 
@@ -215,7 +215,7 @@ class Setups(Emitter):
         self._emit(self._fill(form, mem))
 
     def _do_image(self, form: Form, mem: bool | None) -> None:
-        """XSAVE and its family: restores mostly load what was saved before."""
+        """Set up the XSAVE family; restores mostly load an image that was saved before."""
         del mem
         rng = self.rng
         codes = [form.code]

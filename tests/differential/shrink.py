@@ -1,4 +1,4 @@
-"""Makes a program that shows a difference as small and plain as it can be."""
+"""Reduction of a program that shows a difference to its smallest and simplest form."""
 from __future__ import annotations
 
 import time
@@ -42,7 +42,7 @@ def _plainer_state(program: Program) -> Iterator[Program]:
 
 def shrink(program: Program, differs: Callable[[Program], bool],
            seconds: float = 5.0) -> Program:
-    """The smallest program for which `differs` still holds that is found in that time."""
+    """Return the smallest program found in that time for which `differs` still holds."""
     end = time.monotonic() + seconds
     for candidates in (_fewer_items, _plainer_state) * _ROUNDS:
         found = True

@@ -1,4 +1,4 @@
-"""The parts of the differential test itself: the instrument must be right before it measures."""
+"""Tests of the parts of the differential test itself."""
 from __future__ import annotations
 
 import itertools

@@ -1,4 +1,4 @@
-"""Ring-0 programs: Ringlet against Unicorn, which is no truth; its known faults are listed here."""
+"""Ring-0 programs on Ringlet and Unicorn, whose known defects are listed here."""
 from __future__ import annotations
 
 import re
@@ -12,8 +12,8 @@ from tests.differential.ring0_unicorn import UnicornRing0
 RF = 1 << 16
 _GP = "vector 13"
 
-# What Unicorn does otherwise than SDM vol. 2 and 3 say, and what Ringlet does not do yet: the
-# reason, the cases, how Ringlet ends.
+# Deviations of Unicorn from SDM vol. 2 and 3, and functions that Ringlet lacks: the reason, the
+# cases, the end under Ringlet.
 UNICORN_WRONG: tuple[tuple[str, str, str], ...] = (
     ("CR8 has no reserved bits, and no memory without an APIC", r"cr8", f"hlt|{_GP}"),
     ("CR0 and CR4 have no reserved bits", r"cr[04]", _GP),
@@ -32,7 +32,7 @@ UNICORN_WRONG: tuple[tuple[str, str, str], ...] = (
 
 
 def excused(case: Case, found: Result) -> bool:
-    """Whether Unicorn is known to be wrong in what this case came to."""
+    """Whether Unicorn is known to be wrong in the outcome of this case."""
     return any(re.match(cases, case.name) and re.fullmatch(end, found.end)
                for _, cases, end in UNICORN_WRONG)
 

@@ -37,7 +37,7 @@ KERNELS = {
     "aarch64": Elf(machine=183).bytes(),
     "bits32": BzImage(xloadflags=0).bytes(),
     "pvh": Elf((Part(0x100_0000), Part(0, PVH, kind=4)), entry=0).bytes(),
-    "cut": BzImage().bytes()[:-1],
+    "cut": BzImage().bytes()[:-16],
     "halts": HALTS.bytes(),
     # mov dx, 3F8h; mov al, "y"; out dx, al; jmp to the out
     "prints": BzImage(code=bytes(0x200) + bytes.fromhex("66BAF803 B079 EE EBFD").ljust(64)).bytes(),
@@ -408,3 +408,14 @@ def test_a_terminal_that_is_closed_ends_everything(
     assert status in (128 + signal.SIGHUP, 0), "by the signal, or as standard input ended"
     assert left == []
     assert [name for name in mirror.entries() if "unfinished" in name] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this host has no /dev/full")
+def test_trace_that_cannot_be_written(tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(HALTS.bytes())
+
+    done = run(command("--kernel", str(kernel), "--cold", "--trace", "/dev/full"))
+
+    assert done.returncode == 2
+    assert "cannot write /dev/full: No space left on device" in done.stderr.decode()

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -69,6 +70,12 @@ def run(
         if kernel or command:
             unwanted = kernel or " ".join(command or [])
             raise RingletError(f"{unwanted}: --bare takes one program and no kernel or command")
+        refuse(
+            "--bare",
+            {config.INITRD: initrd, config.APPEND: append, config.PACKAGE: package,
+             config.CONSOLE: console, config.NO_REBOOT: no_reboot,
+             config.DEBUG_EXIT: debug_exit, config.VERBOSE: verbose, config.COLD: cold},
+        )  # fmt: skip
         from ringlet.cli.run import run_bare
 
         return run_bare(
@@ -82,8 +89,11 @@ def run(
         cold, trace, compare, gdb, gdb_wait,
     )  # fmt: skip
     if kernel:
-        if program:
+        if program in NAMES:
             raise RingletError(f"{program} has its own kernel; leave out --kernel")
+        if program:
+            raise RingletError(f"{program}: --kernel starts a kernel of your own; leave this out")
+        refuse("--kernel", {config.PACKAGE: package, config.VERBOSE: verbose})
         return run_linux(options)
     if program in NAMES:
         if initrd or console != config.CONSOLE.default:
@@ -97,6 +107,13 @@ def run(
             f"{program}: no guest has this name; give debian, --kernel KERNEL, or --bare PROGRAM"
         )
     raise RingletError("nothing to run; for example: ringlet run debian")
+
+
+def refuse(what: str, options: Mapping[config.Option, str | bool]) -> None:
+    """Raise ConfigError for the first option that is given but has no meaning with `what`."""
+    for option, value in options.items():
+        if value != option.default and value is not False:
+            raise ConfigError(f"{option.flag} has no effect with {what}; leave it out")
 
 
 def doctor() -> int:

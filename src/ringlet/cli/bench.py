@@ -68,8 +68,11 @@ def linux(
     """Measure a Linux guest: its start, programs, system calls, page faults, processes."""
     from ringlet.bench import toolchain
     from ringlet.images.debian import fetch_kernel
+    from ringlet.machine.linux import read_kernel
 
     selected = _selected(engine)
+    if kernel is not None:
+        read_kernel(kernel, memory << 20)
     program = toolchain.build_linux(kernel or fetch_kernel().vmlinuz)
     _compare(program, selected, rounds, memory, timeout, as_json)
 

@@ -26,22 +26,33 @@ def explain(
         str, typer.Option(help="Number of bytes. Default: up to the end of the file.")
     ] = "",
     at: Annotated[
-        str, typer.Option(metavar="LINEAR", help="Linear address of the first byte.")
+        str,
+        typer.Option(
+            metavar="LINEAR",
+            help="Linear address of the first byte. Default: that of the function, or 0x401000.",
+        ),
     ] = "",
     cpl: Annotated[int, typer.Option(help="Privilege level of the code: 0 or 3.")] = 0,
     speculate: Annotated[
-        bool, typer.Option("--speculate/--no-speculate", help="Compare with the cached window.")
+        bool,
+        typer.Option(
+            "--speculate/--no-speculate", help="Translate as runs do without or with --exact."
+        ),
     ] = True,
     thunk: Annotated[
-        bool, typer.Option("--thunk", help="Also show the entries for indirect jumps.")
+        bool,
+        typer.Option(
+            "--thunk", help="Also show the code that checks the target of an indirect jump."
+        ),
     ] = False,
     with_bytes: Annotated[bool, typer.Option("--bytes", help="Also show the bytes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the translation of guest code: hexadecimal bytes, a function, or a part of a file.
 
-    Instructions marked = run unchanged. For each sensitive instruction, the listing gives the
-    reason and the section of Intel's manual.
+    Instructions marked = run unchanged.
+
+    Each sensitive instruction has its reason and the section of Intel's manual.
     """
     # Imported late, so that help and other commands do not wait for the translator.
     from ringlet.explain import render, source

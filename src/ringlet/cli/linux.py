@@ -28,6 +28,7 @@ from ringlet.cli.terminal import WindowSize, window_size
 from ringlet.cli.watch import watched
 from ringlet.config import LINUX_MEMORY, LinuxConfig, parse_memory
 from ringlet.devices.backends.fd_sink import FdSink
+from ringlet.errors import ConfigError
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import fetch_kernel
 from ringlet.images.initramfs import Command, Shell, make_initramfs
@@ -39,6 +40,8 @@ from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pc import Options
 
 NAMES: Final = ("debian",)
+_LEAST_MEMORY: Final = 96 << 20
+"""Debian's kernel runs out of memory with less than some 72 MiB."""
 """The guests that the command line knows by name."""
 
 # The kernel resets the machine at once after a panic, and the reset ends the run.
@@ -88,6 +91,10 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
     if not command and not os.isatty(STDIN):
         command = ["sh"]
     memory = _memory(options)
+    if memory < _LEAST_MEMORY:
+        raise ConfigError(
+            f"--memory {options.memory}: too small for Debian; give at least {_LEAST_MEMORY >> 20}M"
+        )
     host.require()
     with Progress("starting") as progress:
         kernel = fetch_kernel(package, progress.update)
@@ -114,7 +121,10 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
     if streams.told.status is not None and end.kind is EndKind.POWER_OFF:
         return streams.told.status
     if command and end.kind is EndKind.RESET:
-        complain("the guest's kernel panicked before the command ended; -v shows its messages")
+        complain(
+            "the guest reset its machine before the command ended, as its kernel does after a "
+            "panic; -v shows the kernel's messages"
+        )
         return end.status
     return _status(end)
 

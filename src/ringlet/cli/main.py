@@ -8,15 +8,19 @@ of Ringlet; 128 + n if signal n ended the run.
 
 import errno
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import ringlet.cli.started  # noqa: F401 - it reads the clock
 from ringlet.cli.signals import Stopped, status_of, stoppable
-from ringlet.cli.streams import abandon_stdout, claim_standard_streams, complain
+from ringlet.cli.streams import READER_GONE, abandon_stdout, claim_standard_streams, complain
 from ringlet.errors import RingletError, unexpected
+
+if TYPE_CHECKING:
+    import typer
 
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
-_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO)
+_OUTPUT = (errno.ENOSPC, errno.EIO)
 
 
 def command() -> int:
@@ -46,20 +50,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STATUS_INTERRUPTED
     except OSError as error:
         abandon_stdout()
-        what = "cannot write standard output" if error.errno in _OUTPUT else "the host refused"
-        complain(f"{what}: {error.strerror}")
+        if error.errno == errno.EPIPE:
+            complain(READER_GONE)
+        else:
+            what = "cannot write standard output" if error.errno in _OUTPUT else "the host refused"
+            complain(f"{what}: {error.strerror or error}")
         return STATUS_USAGE
     except MemoryError:
         complain("the host has no memory left; give the guest less with --memory")
         return STATUS_USAGE
     except SystemExit:  # typer raises this if the pipe is closed while it prints help
         abandon_stdout()
-        complain("cannot write standard output: its reader is gone")
+        complain(READER_GONE)
         return STATUS_USAGE
     except Exception as error:  # noqa: BLE001 - a defect, which has its own status
         report = unexpected(error)
         complain(f"internal error, please report it: {report}")
         return report.exit_status
+
+
+def _advice(error: "typer.TyperException") -> str:
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return "see ringlet --help"
+    advice = f"see {context.command_path} --help"
+    if context.info_name == "run":
+        advice += ", and put -- before a command for the guest"
+    return advice
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -71,7 +88,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         status = make_app()(args=arguments, prog_name="ringlet", standalone_mode=False)
     except typer.TyperException as error:
-        complain(f"{error.format_message().rstrip('.')}; see ringlet --help")
+        if not error.format_message():  # the help of a group of commands was shown
+            return STATUS_USAGE
+        complain(f"{error.format_message().rstrip('.')}; {_advice(error)}")
         return STATUS_USAGE
     except typer.Abort:
         return STATUS_INTERRUPTED

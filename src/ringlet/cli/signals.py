@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _SOON_S: Final = 0.005
 
 
@@ -78,10 +78,10 @@ def held() -> Iterator[None]:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    if number != signal.SIGALRM:
-        if Asked.number:
-            return
+    if not Asked.number:
         Asked.number = number
+    elif number != signal.SIGALRM:  # which `_on_unraisable` has set
+        return
     if Asked.depth:
         Asked.waits = True
     else:

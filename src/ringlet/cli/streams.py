@@ -1,6 +1,7 @@
 """The standard streams of the process: keeps them open, flushes them, reports their errors."""
 
 import contextlib
+import errno
 import os
 import sys
 
@@ -24,6 +25,9 @@ def claim_standard_streams() -> None:
                 os.close(opened)
 
 
+READER_GONE = "standard output was closed by its reader"
+
+
 def emit(text: str) -> None:
     """Print a line on standard output and flush it.  Raises OutputError."""
     if sys.stdout is None:
@@ -32,6 +36,8 @@ def emit(text: str) -> None:
         print(text, flush=True)
     except OSError as error:
         abandon_stdout()
+        if error.errno == errno.EPIPE:
+            raise OutputError(READER_GONE) from error
         raise OutputError(f"cannot write standard output: {error.strerror}") from error
 
 

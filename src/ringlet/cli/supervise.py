@@ -17,7 +17,7 @@ _GRACE_S: Final = 2.0
 
 
 def supervise(machine: Vm) -> End:
-    """Run `machine` and return how it ended; SIGINT, SIGTERM and SIGHUP end it with 128 + signal.
+    """Run `machine` and return how it ended; a signal ends it with 128 + its number.
 
     Must be called from the main thread.  Exceptions of `Vm.run` are raised again here.
     """

@@ -2,12 +2,12 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from ringlet.cli.streams import complain
-from ringlet.errors import ConfigError, HostError
+from ringlet.errors import ConfigError, HostError, OutputError
 from ringlet.machine import outcome
 from ringlet.machine.vm import Vm
 
@@ -22,7 +22,7 @@ def watched(machine: Vm, trace: str, compare: int) -> Iterator[None]:
 
     With `trace`, write the machine's last events to the file of that name, however the run ends.
     With `compare`, also run each block on another processor, the first `compare` times, and end
-    the run where the two differ.  Raises ConfigError and HostError.
+    the run where the two differ.  Raises ConfigError, HostError and OutputError.
     """
     if not trace and not compare:
         yield
@@ -36,10 +36,10 @@ def watched(machine: Vm, trace: str, compare: int) -> Iterator[None]:
 
             length = LENGTH
             try:
-                file = stack.enter_context(Path(trace).open("w", encoding="ascii"))
+                file = Path(trace).open("w", encoding="ascii")  # noqa: SIM115 - `_write` closes it
             except OSError as error:
                 raise ConfigError(f"--trace {trace}: {error.strerror}; give another file") from None
-            stack.callback(lambda: file.writelines(f"{line}\n" for line in lines(cpu.events())))
+            stack.callback(lambda: _write(file, (f"{line}\n" for line in lines(cpu.events()))))
         cpu.watch_blocks(length, comparer.begins if comparer else None)
         yield
         if comparer:
@@ -47,6 +47,14 @@ def watched(machine: Vm, trace: str, compare: int) -> Iterator[None]:
                 f"{comparer.compared} blocks compared, {comparer.passed_over} skipped "
                 "(sensitive, faulting or interrupted, or with instructions that Unicorn lacks)"
             )
+
+
+def _write(file: TextIO, lines: Iterable[str]) -> None:
+    try:
+        with file:
+            file.writelines(lines)
+    except OSError as error:
+        raise OutputError(f"cannot write {file.name}: {error.strerror}") from None
 
 
 def _comparer(machine: Vm, cpu: "Processor", times: int) -> "Comparer":

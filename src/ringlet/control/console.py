@@ -12,6 +12,9 @@ from ringlet.devices.backends.backlog import Backlog
 KEPT: Final = 1 << 20
 """The most bytes of output that are kept for `expect`; beyond this, the oldest are dropped."""
 
+CURSOR_QUERY: Final = b"\x1b[6n"
+"""What a program sends to ask a terminal where its cursor is."""
+
 
 class Console:
     """The program's end of COM1.  Any thread may call its methods.
@@ -68,6 +71,8 @@ class Console:
         """Append `data`, the guest's output; the serial port calls this."""
         with self._changed:
             self._seen += data
+            # A shell asks the terminal where its cursor is, and goes on without an answer.
+            self._seen[:] = self._seen.replace(CURSOR_QUERY, b"")
             del self._seen[:-KEPT]
             self._changed.notify_all()
 

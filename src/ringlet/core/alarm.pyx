@@ -1,9 +1,9 @@
-"""A moment at which a virtual processor is stopped, and waiting for one.
+"""The alarm of a virtual processor, which stops it at a given time.
 
-A thread of its own waits for the moment: setting and taking a timer's interrupt costs a virtual
-machine tens of microseconds, which the guest would miss.  The thread holds no GIL and knows no
-Python.  Once it has rung it naps, for the next moment is most often set soon after, and then nobody
-has to wake it.
+A separate thread waits for that time: to set a timer and take its signal takes tens of
+microseconds in a virtual machine, which the guest would lose.  The thread never holds the GIL and
+runs no Python code.  After each alarm it sleeps only briefly, because the next time is usually set
+soon after, and then no other thread has to wake it.
 
 Time is the host's TSC, which can be read while the guest's vector registers are live.
 """
@@ -27,8 +27,8 @@ cdef extern from * nogil:
     struct ringlet_alarm {
         pthread_t thread;
         uint64_t due;     /* TSC, or 0 */
-        uint64_t until;   /* the thread looks again by then, at the latest */
-        uint32_t turn;    /* changes when it shall look at once */
+        uint64_t until;   /* TSC at which the thread checks `due` again, at the latest */
+        uint32_t turn;    /* a change makes the thread check at once */
         uint32_t over;
         uint64_t khz;
         void *cpu;
@@ -44,7 +44,7 @@ cdef extern from * nogil:
 
     enum { RINGLET_LONG_NS = 1000000000 };
 
-    /* How long to sleep for a moment: none is waited for more than a second at a time. */
+    /* Return how long to sleep until `due`: at most one second at a time. */
     static uint64_t ringlet_until_ns(uint64_t due, uint64_t khz)
     {
         uint64_t now = ringlet_ticks(), ns;
@@ -72,7 +72,7 @@ cdef extern from * nogil:
                 due = 0;
             }
             __atomic_store_n(&a->until, until ? until : UINT64_MAX, __ATOMIC_SEQ_CST);
-            /* Whoever sets `due` after this sees `until`. */
+            /* A thread that sets `due` after this point sees `until`. */
             if (__atomic_load_n(&a->due, __ATOMIC_SEQ_CST) != due)
                 continue;
             ringlet_futex_wait(&a->turn, turn, ringlet_until_ns(until, a->khz));

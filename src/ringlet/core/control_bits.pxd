@@ -1,6 +1,6 @@
-"""Bits of CR0, CR4, IA32_EFER and XCR0 (SDM 3A 2.2.1, 2.5 and 2.6), for compiled code and Python."""
+"""Bits of CR0, CR4, IA32_EFER and XCR0 (SDM 3A 2.2.1, 2.5, 2.6), for compiled code and Python."""
 
-# Named, because Cython gives Python bit 31 of an unnamed enumeration as a negative number.
+# The enumerations have names, because in an unnamed one Cython makes bit 31 negative in Python.
 cpdef enum Cr0:
     CR0_PE = 0x1
     CR0_MP = 0x2

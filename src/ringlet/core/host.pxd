@@ -1,4 +1,4 @@
-"""What the host's processor and kernel are asked without libc's help: its clock, fences, futexes."""
+"""Services of the host's processor and kernel: its clock, fences, futexes and memory."""
 from ringlet.core.state cimport u32, u64
 
 cdef extern from * nogil:
@@ -13,7 +13,7 @@ cdef extern from * nogil:
     #include <unistd.h>
 
     static inline unsigned long ringlet_ticks(void) { return __builtin_ia32_rdtsc(); }
-    /* After all earlier instructions, as RDTSCP (SDM vol. 2B). */
+    /* Read the TSC after all earlier instructions, like RDTSCP (SDM vol. 2B). */
     static inline unsigned long ringlet_ticks_ordered(void)
     {
         __asm__ volatile("lfence" ::: "memory");
@@ -47,7 +47,7 @@ cdef extern from * nogil:
     void host_fence "ringlet_fence" ()
     void futex_wait "ringlet_futex_wait" (u32* word, u32 value, u64 ns)
     void futex_wake "ringlet_futex_wake" (u32* word)
-    # Zeroed memory, anywhere or below 2 GiB; NULL: there is none.
+    # Allocate zeroed memory, anywhere or below 2 GiB; NULL: there is none.
     void* host_map "ringlet_map_any"(unsigned long size)
     void* host_map_low "ringlet_map_low"(unsigned long size)
     void host_unmap "ringlet_unmap_host"(void* p, unsigned long size)

@@ -1,4 +1,4 @@
-"""The sensitive operations: what a rule asks the virtual processor to do."""
+"""The sensitive operations that rules name and the virtual processor performs."""
 
 cpdef enum Op:
     OP_NONE = 0
@@ -71,7 +71,7 @@ cpdef enum Op:
     OP_INVLPG
     OP_INVD
     OP_WBINVD
-    # floating point state images: they hold RIP, or more components than the guest has
+    # images of the floating-point state, which hold RIP, or more components than the guest has
     OP_FXSAVE
     OP_FXRSTOR
     OP_XSAVE

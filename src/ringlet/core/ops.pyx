@@ -1,1 +1,1 @@
-"""`Op`: the operations that translated code asks the virtual processor to perform."""
+"""`Op`: the operations that the virtual processor performs for translated code."""

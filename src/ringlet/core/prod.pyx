@@ -1,10 +1,10 @@
-"""Making a thread look up from translated code.
+"""Stop requests, which make a thread leave translated code.
 
-A request sets `attention` and, if the thread runs the guest, signals it: the handler sees to it
-that the fragment at hand is the last (ringlet.cache.exits).  Should the thread not have come out a
-while later, as in a long repeated string instruction, a timer signals it again.
+A request sets `attention` and, if the thread runs the guest, sends it a signal.  The handler makes
+the current fragment the last one (ringlet.cache.exits).  If the thread is still in translated code
+some time later, as in a long repeated string instruction, a timer signals it again.
 
-SIGURG: nobody else uses it, and where no handler is, it is ignored.
+The signal is SIGURG, because nothing else uses it, and it is ignored if there is no handler.
 """
 from ringlet.core.host cimport futex_wake, host_fence
 from ringlet.core.state cimport CpuState, u32
@@ -42,7 +42,7 @@ cdef extern from * nogil:
         event.sigev_notify_thread_id = (int)ringlet_thread();
         return timer_create(CLOCK_MONOTONIC, &event, (timer_t *)timer);
     }
-    /* The thread may have been started with all signals blocked. */
+    /* The thread may have started with all signals blocked. */
     static int ringlet_listen(void)
     {
         sigset_t set;

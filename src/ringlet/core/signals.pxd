@@ -31,11 +31,11 @@ cdef enum:
     HR_RIP = 16
     HR_EFL = 17
 
-# 1: handled (regs may have been changed); 0: not the guest's doing.
+# Return 1 if the signal was handled (regs may have changed), 0 if the guest did not cause it.
 ctypedef int (*fault_fn)(CpuState* c, HostFault* f) noexcept nogil
 
 cdef int install_handlers(fault_fn handler) except -1
 cdef int enter_thread(CpuState* c) except -1
 cdef void leave_thread() noexcept nogil
-# Take guest registers from the fault: all but r8-r11, which live in memory; RSP gets its addend off.
+# Store the guest's registers except r8-r11, which are in memory; subtract the addend from RSP.
 cdef void save_registers(CpuState* c, u64* regs) noexcept nogil

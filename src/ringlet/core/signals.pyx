@@ -1,15 +1,16 @@
-"""The host's signal handler for vCPU threads, and how a signal ends the process.
+"""The host's signal handler for vCPU threads, and the end of the process by a signal.
 
-Every handler runs on its own stack (the host's RSP is the guest's), is async-signal-safe, and finds
-its virtual processor through a thread-local pointer that is set while the thread runs a guest.
+The handler runs on its own stack (the host's RSP is the guest's) and is async-signal-safe.  It
+finds its virtual processor through a thread-local pointer, which is set while the thread runs a
+guest.
 
-SIGURG, which asks for a stop (`ringlet.core.prod`), is blocked while any of these handlers runs.
-Only a handler that sees where in translated code the thread is can stop it; within another handler
-it would see nothing, and the request would be lost.
+SIGURG, which requests a stop (`ringlet.core.prod`), is blocked while any of these handlers runs.
+It can stop the thread only if its handler sees the position in translated code; inside another
+handler it would see that handler's position, and the request would be lost.
 
-A signal that somebody has sent (`si_code` is not positive) is no fault, wherever it finds the
-thread.  It goes, as does a fault that is not the guest's, to the handler that was there before; if
-there was none, it ends the process at once, after the terminal has been given back.
+A signal that a process has sent (`si_code` is not positive) is not a fault, wherever it finds the
+thread.  Such a signal, and a fault that is not the guest's, goes to the handler that was installed
+before.  Without such a handler it ends the process at once, after the terminal has been restored.
 """
 from libc.errno cimport errno
 from ringlet.core.state cimport CpuState, u8, u32, u64
@@ -38,32 +39,32 @@ cdef extern from * nogil:
     static struct sigaction ringlet_old[65];
     static int ringlet_installed;
 
-    /* Signals of faults, and those that end a process but tell of none. */
+    /* Signals of faults, and signals that end a process without a fault. */
     static const int ringlet_faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
     static const int ringlet_ends[] = {SIGABRT, SIGSYS};
     enum { RINGLET_ENDS = sizeof ringlet_ends / sizeof *ringlet_ends };
 
-    static struct termios ringlet_terminal;  /* what `ringlet_terminal_fd` shall be again */
+    static struct termios ringlet_terminal;  /* settings to restore for `ringlet_terminal_fd` */
     static int ringlet_terminal_fd = -1;
 
     struct ringlet_fault { int signal; unsigned trap; unsigned error;
                            unsigned long address; unsigned long *regs; int nested; };
 
-    /* Linux leaves AC set in a handler: the guest's alignment checks are not ours. */
+    /* Linux leaves AC set in a handler, but the handler must run without alignment checks. */
     static inline void ringlet_clear_ac(void)
     {
         __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; andl $~0x40000, (%%rsp); popfq;"
                          "lea 128(%%rsp), %%rsp" ::: "memory", "cc");
     }
 
-    /* End the process as if nobody handled `sig`. */
+    /* End the process as if `sig` had no handler. */
     static void ringlet_die(int sig)
     {
         struct sigaction sa;
         sigset_t set;
         int fd = __atomic_load_n(&ringlet_terminal_fd, __ATOMIC_SEQ_CST);
         if (fd >= 0) {
-            /* From the background, this would stop the process; the terminal is another's then. */
+            /* In the background this would stop the process, and another one uses the terminal. */
             pid_t group = tcgetpgrp(fd);
             if (group < 0 || group == getpgrp())
                 tcsetattr(fd, TCSANOW, &ringlet_terminal);
@@ -110,7 +111,7 @@ cdef extern from * nogil:
         f.nested = uc->uc_stack.ss_size == 0;
         if (ringlet_cpu && ringlet_handler(ringlet_cpu, &f))
             return;
-        if (sig != SIGURG)                   /* which has come too late (ringlet.core.prod) */
+        if (sig != SIGURG)                   /* a SIGURG here has come too late */
             ringlet_pass(sig, info, context);
     }
 
@@ -172,7 +173,7 @@ cdef extern from * nogil:
             void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
             if (p == MAP_FAILED)
                 return -1;
-            /* RSP may be a value of the guest's: no value of it means "on this stack already". */
+            /* RSP may be the guest's, so its value must not mean "already on this stack". */
             ss.ss_sp = p; ss.ss_size = size; ss.ss_flags = (int)SS_AUTODISARM;
             if (sigaltstack(&ss, NULL))
                 return -1;
@@ -192,14 +193,14 @@ cdef extern from * nogil:
 
 
 cdef int install_handlers(fault_fn handler) except -1:
-    """Install `handler` for faults' signals and SIGURG; every virtual processor has the same."""
+    """Install `handler`, the same for all virtual processors, for faults and SIGURG."""
     if ringlet_install(<void*>handler):
         raise OSError("cannot install the signal handlers")
     return 0
 
 
 cdef int enter_thread(CpuState* c) except -1:
-    """Faults of the calling thread are `c`'s from now on."""
+    """Treat faults of the calling thread as faults of `c` from now on."""
     if ringlet_enter_thread(c):
         raise OSError("cannot set up the signal stack")
     return 0
@@ -226,15 +227,15 @@ cdef void save_registers(CpuState* c, u64* regs) noexcept nogil:
 
 
 def keep_terminal(int fd) -> None:
-    """Have the terminal `fd` set back to what it is now if a signal ends the process.
+    """Restore the present settings of the terminal `fd` if a signal ends the process.
 
-    The signals meant end a process before any Python code runs: those of faults, SIGABRT and
-    SIGSYS.  One terminal at a time.
+    This concerns signals that end a process before any Python code runs: those of faults, SIGABRT
+    and SIGSYS.  Only one terminal at a time can be kept.
     """
     if ringlet_keep_terminal(fd):
         raise OSError(errno, "cannot watch over the terminal")
 
 
 def forget_terminal() -> None:
-    """Leave the terminal as it is from now on."""
+    """No longer restore the terminal."""
     ringlet_forget_terminal()

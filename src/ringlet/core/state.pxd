@@ -3,8 +3,8 @@
 Cython modules cimport it; the emitter and Python get field offsets from `ringlet.core.state`,
 which derives them from this struct.  Names are the SDM's (vol. 3A ch. 2).
 
-One `CpuState` per vCPU stands at the start of a block of host memory below 2 GiB, so that
-translated code reaches every field as `[disp32]` (see `Block` below).
+Each vCPU has one `CpuState` at the start of a block of host memory below 2 GiB, so that translated
+code can address every field as `[disp32]` (see BLOCK_* below).
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t, int16_t, int32_t
 
@@ -60,7 +60,7 @@ cdef enum:
     FLAGS_HOST = FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF | FLAG_DF
 
 # Segment access rights, as a descriptor's bytes 5 and 6 (SDM 3A 3.4.5): type 0-3, S 4, DPL 5-6,
-# P 7, AVL 12, L 13, D/B 14, G 15; bit 16 is ours: the segment register is unusable (null).
+# P 7, AVL 12, L 13, D/B 14, G 15; our bit 16 says that the segment register is unusable (null).
 cdef enum:
     AR_S = 1 << 4
     AR_P = 1 << 7
@@ -99,20 +99,20 @@ cdef enum:
     PF_RSVD = 8
     ACC_FETCH = 16
 
-# What a memory access of the virtual processor came to.
+# Results of a memory access by the virtual processor.
 cdef enum:
     MEM_OK = 0
     MEM_FAULT = 1  # the guest's exception is in exc_*
-    MEM_MMIO = 2   # no RAM there: the guest physical address is in mmio_phys
+    MEM_MMIO = 2   # there is no RAM: the guest physical address is in mmio_phys
 
-# What emulating one instruction came to.
+# Results of the emulation of one instruction.
 cdef enum:
-    EMU_NEXT = 0      # done; rip already moved past it, nothing else changed
-    EMU_FLOW = 1      # done; rip, CPL, mode or an address mapping changed: dispatch anew
+    EMU_NEXT = 0      # done; rip is past it, and neither mode nor mappings changed
+    EMU_FLOW = 1      # done; rip, CPL, mode or an address mapping changed: dispatch again
     EMU_FAULT = 2     # the guest's exception is in exc_*; nothing architectural changed
     EMU_EXIT = 3      # Python has to act: exit_kind and its fields are filled
 
-# Why the run loop returned to Python.
+# The reason for which the run loop returned to Python.
 cpdef enum Exit:
     EXIT_NONE = 0
     EXIT_IO_IN = 1       # io_port, io_size, io_count (1 or a string's), io_data filled by Python
@@ -121,32 +121,38 @@ cpdef enum Exit:
     EXIT_MMIO_WRITE = 4  # mmio_phys, io_size, io_data
     EXIT_HLT = 5         # halted with no interrupt pending
     EXIT_SHUTDOWN = 6    # triple fault; shutdown_rip
-    EXIT_INTERRUPTED = 7 # asked to stop (kick)
-    EXIT_WINDOW = 8      # interrupts have become deliverable and the machine asked to be told
+    EXIT_INTERRUPTED = 7 # a stop was requested (kick)
+    EXIT_WINDOW = 8      # the machine's controller has an interrupt, and it can be delivered
     EXIT_EMULATE = 11    # op_info's instruction needs the general emulator (Python)
-    EXIT_LEARN = 12      # the translator met an instruction shape it has not learned
-    EXIT_EOI = 13        # a level-triggered interrupt, vector io_data, is over
+    EXIT_LEARN = 12      # the translator found an instruction shape that it has not learned
+    EXIT_EOI = 13        # the guest has ended a level-triggered interrupt, vector io_data
     EXIT_DEBUG = 14      # stopped for a debugger (ringlet.vcpu.debug.stops)
+<<<<<<< HEAD
     EXIT_NO_RAM = 15     # code is to be run where there is no RAM
     EXIT_NOT_64 = 16     # code that is not 64-bit is to be run
     EXIT_DIRECT = 18     # a direct process is wanted (ringlet.vcpu.direct)
     EXIT_BLOCK = 17      # a block begins, and somebody asked (ringlet.vcpu.debug.blocks)
+=======
+    EXIT_NO_RAM = 15     # the guest executes where there is no RAM
+    EXIT_NOT_64 = 16     # the guest executes code that is not 64-bit
+    EXIT_BLOCK = 17      # a block begins, as requested (ringlet.vcpu.debug.blocks)
+>>>>>>> main
 
-# How translated code left.
+# The ways in which translated code leaves.
 cdef enum:
     LEAVE_LINK = 1       # an unlinked direct jump: exit_arg is the link's number
-    LEAVE_INDIRECT = 2   # an indirect jump whose table entry is another's: rip is the target
+    LEAVE_INDIRECT = 2   # an indirect jump missed its table: rip is the target
     LEAVE_OP = 3         # op_info
     LEAVE_FAULT = 4      # a host signal that is the guest's exception: exc_*
-    LEAVE_SAFEPOINT = 5  # asked to, before the next instruction
-    LEAVE_AGAIN = 6      # bindings went stale: dispatch the same instruction anew
+    LEAVE_SAFEPOINT = 5  # on request, before the next instruction
+    LEAVE_AGAIN = 6      # a binding is stale: dispatch the same instruction again
     LEAVE_EMULATE = 7    # the instruction at rip needs the general emulator
-    LEAVE_STEPPED = 8    # the instruction before rip has ended, by steps or as the only one
+    LEAVE_STEPPED = 8    # the instruction before rip is done, by steps or in its own fragment
     LEAVE_STALE = 9      # the guest bytes of fragment exit_arg have changed
-    LEAVE_UNKNOWN = 10   # a fault of fragment exit_arg, at an instruction of no known shape
+    LEAVE_UNKNOWN = 10   # a fault in fragment exit_arg, at an instruction of unknown shape
 
-# A translation's key: everything about the processor that a translation depends on.  What was
-# translated under one key is never run under another (ringlet.cache).
+# A translation's key: the state of the processor on which a translation depends.  A translation for
+# one key never runs under another (ringlet.cache).
 cpdef enum Key:
     KEY_CPL = 3          # bits 0-1: CPL
     KEY_MODE16 = 1 << 2  # 16-bit code segment
@@ -155,12 +161,12 @@ cpdef enum Key:
     KEY_NM = 1 << 5      # CR0.TS or CR0.EM: x87/SSE/AVX raise #NM or #UD
     KEY_NOSSE = 1 << 6   # CR4.OSFXSR = 0: SSE raises #UD
     KEY_NOAVX = 1 << 7   # CR4.OSXSAVE = 0 or XCR0 without AVX: VEX raises #UD
-    KEY_STEP = 1 << 8    # RFLAGS.TF, a breakpoint or a debugger: one instruction a fragment
+    KEY_STEP = 1 << 8    # RFLAGS.TF, a breakpoint or a debugger: one instruction per fragment
     KEY_EM = 1 << 9      # CR0.EM rather than TS
 
 cdef enum:
     KEY_LIMIT = 1 << 10  # every key is less than this
-# What the host's vendor does that others do not (ringlet.arch.vendors.Conduct).
+# Behaviour in which the vendors differ (ringlet.arch.vendors.Conduct).
 cdef enum:
     CONDUCT_FLAGS_WITH_LAST_COMPARISON = 1 << 4
     CONDUCT_XSAVE_STACK_BEFORE_ALIGNMENT = 1 << 5
@@ -184,7 +190,7 @@ cdef struct TableReg:
 cdef struct OpInfo:
     u64 rip       # guest linear address of the instruction
     u64 imm       # immediate, sign-extended; ENTER: level << 16 | size
-    u64 resume    # host address to go on at after EMU_NEXT
+    u64 resume    # host address at which to continue after EMU_NEXT
     u16 op        # Op
     u8 size       # operand size in bytes
     u8 length     # instruction length in bytes
@@ -201,25 +207,26 @@ cdef enum:
     OPF_ADDR32 = 8  # 67h
     OPF_REXW = 16
 
-# An exception, interrupt or NMI on its way through its gate (ringlet.vcpu.loop.exceptions).
+# An exception, interrupt or NMI during its delivery (ringlet.vcpu.loop.exceptions).
 cdef struct Event:
     u32 vector
     u32 error
     u32 has_error
     u32 source
-    u64 rip         # pushed
-    u64 rflags      # pushed, RF as SDM 3B 17.3.1.1 says
-    u64 at          # RIP where it came
+    u64 rip         # RIP to push
+    u64 rflags      # RFLAGS to push, with RF as in SDM 3B 17.3.1.1
+    u64 at          # RIP at which it occurred
     int first       # class of the exception before it, or its own
 
-# The architectural state: what the guest's program can observe or has set.  It alone is saved,
-# compared and shown (ringlet.vcpu.fields has its fields by name, tests/unit/vcpu/test_fields.py shows
-# that none is missing).  Vector and x87 state is CpuState.xsave, the local APIC's is ApicState.
+# The architectural state: everything that the guest can observe or has set.  Only this state is
+# saved, compared and shown.  ringlet.vcpu.fields lists its fields by name, and
+# tests/unit/vcpu/test_fields.py checks that none is missing.  Vector and x87 state is in
+# CpuState.xsave, the local APIC's in ApicState.
 cdef struct ArchState:
     # --- translated code reaches these; they stay in the first 4 KiB of the block
     u64 gpr[16]          # guest registers when outside the code cache; r8-r11 always
     u64 rip              # guest RIP when outside the code cache
-    u64 iflag            # RFLAGS.IF, as 0 or 0x200: its only home
+    u64 iflag            # RFLAGS.IF as 0 or 0x200; `rflags` does not hold it
     u64 rflags           # all other RFLAGS bits; FLAGS_HOST bits only when outside the code cache
     # --- system registers
     u64 cr0, cr2, cr3, cr4, cr8
@@ -236,7 +243,7 @@ cdef struct ArchState:
     u64 mtrr_phys[20]
     u64 mtrr_fixed[11]
     # --- between instructions
-    u64 db_pending       # DR6.B0-B3 of accesses that are done, to be raised after the instruction
+    u64 db_pending       # DR6.B0-B3 of completed accesses, to raise after the instruction
     u64 fpu_restored[2]  # x87 instruction and data pointer as the guest last loaded them
     u32 cpl
     u32 inhibit          # interrupt shadow (ringlet.vcpu.loop.events)
@@ -247,9 +254,9 @@ cdef struct ArchState:
 
 cdef struct CpuState:
     ArchState arch
-    # --- what else translated code touches; it stays in the first 4 KiB, too
+    # --- other fields that translated code accesses; they too must stay in the first 4 KiB
     u64 arith_mask       # constant FLAGS_HOST, for PEXT/PDEP
-    u64 rsp_naddend      # minus the addend of the host's RSP while in the code cache
+    u64 rsp_naddend      # the negated addend of the host's RSP while in the code cache
     u64 win_tag          # bits 63..32 of the cached window's linear addresses
     u64 win_addend       # its addend
     u64 fs_host          # host address of FS base (FS base + its slot's addend)
@@ -262,15 +269,15 @@ cdef struct CpuState:
     u64 host_flags
     u64 exit_code        # how translated code left: Leave
     u64 exit_arg
-    u64 entry            # host address to enter at
+    u64 entry            # host address at which to enter
     u64 stub[8]          # host addresses of the stubs
-    u64 completing       # 1 + the dropped fragment a store is being completed in
-    u64 again            # where bindings were last found stale, to notice no progress
+    u64 completing       # 1 + the dropped fragment in which a store is being completed
+    u64 again            # RIP of the last stale binding, to detect a lack of progress
     # --- events
     u32 stop             # another thread asks the run loop to return (kick)
     u32 intr             # INTR_*: interrupts that wait for IF (ringlet.vcpu.apic.local)
     u32 sleeping         # in HLT, until `attention` (ringlet.core.alarm)
-    u32 patient          # devices work while it is halted: HLT does not leave
+    u32 patient          # HLT waits in the run loop instead of leaving
     u32 key              # KEY_*: recomputed by update_key()
     # --- the exception being raised
     u32 exc_vector
@@ -279,10 +286,10 @@ cdef struct CpuState:
     u32 exc_is_soft      # INT n, INT3, INTO: pushes the next RIP, checks the gate's DPL
     u64 exc_cr2
     u64 exc_dr6          # bits to set in DR6 for #DB
-    u64 pf_rip           # RIP of the last #PF, where its handler's IRET should return to
-    u64 pf_linear        # what it was for, and how (ACC_*)
+    u64 pf_rip           # RIP of the last #PF, to which its handler's IRET should return
+    u64 pf_linear        # address and kind (ACC_*) of its access
     u32 pf_access
-    u32 pf_waits         # that IRET has not been seen
+    u32 pf_waits         # that IRET has not been executed yet
     # --- exits to Python
     u32 exit_kind
     u32 io_port
@@ -292,7 +299,7 @@ cdef struct CpuState:
     u64 mmio_phys
     u64 mmio_linear
     u64 shutdown_rip
-    # --- the rest of the virtual machine, as seen by compiled code
+    # --- other parts of the virtual machine that compiled code uses
     void* mmu            # ringlet.mmu.layout.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*
     void* translator
@@ -301,35 +308,35 @@ cdef struct CpuState:
     void* blocks         # ringlet.vcpu.debug.blocks.Blocks*, or NULL
     void* cpuid          # CpuidEntry[], cpuid_count of them
     u64 cpuid_count
-    u64 conduct          # CONDUCT_*: what the host's vendor does that others do not
-    u64 block            # host address of the block this stands in
+    u64 conduct          # CONDUCT_*: behaviour of the vendor's processors
+    u64 block            # host address of the block that contains this struct
     void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.system.fpstate), or NULL
-    u64 resume           # where to go on after an exit to Python, if nothing has changed; or 0
-    u64 resume_rip       # what must be the same then: RIP, key, Cache.drops
+    u64 resume           # where to continue after an exit to Python, if nothing has changed; or 0
+    u64 resume_rip       # values that must not have changed: RIP, key, Cache.drops
     u32 resume_key
     u32 resume_drops
     u32 running          # a thread is in the run loop
-    u32 prodding         # the timer that gets it out of there was armed (ringlet.core.prod)
+    u32 prodding         # the timer that makes it leave was armed (ringlet.core.prod)
     void* prod           # a POSIX timer that signals `prod_thread`
     void* alarm          # ringlet.core.alarm
     void* apic           # ringlet.vcpu.apic.local.Apic*
     void* debugger       # ringlet.vcpu.debug.stops.Debugger*, or NULL
-    u64 alarm_due        # the machine's, by the host's TSC, or 0: then `stop`
+    u64 alarm_due        # host's TSC at which the machine wants a stop, or 0
     u64 prod_thread
     int direct_pidfd     # of the direct process that runs, or 0: a request to stop goes there
     u32 pad_direct
     u64 native           # host address of the code of single emulated instructions, or 0
-    u64 native_leave     # where such an instruction goes on after a host fault
+    u64 native_leave     # where such an instruction continues after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none
     u8 insn[16]          # the instruction for the general emulator, as it was fetched
     # --- an instruction that left for Python and is not finished (ringlet.vcpu.system.dispatch)
     u32 pending          # PENDING_*
-    u32 device_waits     # it has asked a device, which has not answered (ringlet.vcpu.system.mmio)
-    u32 device_done      # accesses to devices that it has made
-    u32 device_at        # those of them that it has come by again, begun anew
+    u32 device_waits     # it waits for a device's answer (ringlet.vcpu.system.mmio)
+    u32 device_done      # number of device accesses that it has made
+    u32 device_at        # number of those that it has passed again after its restart
     OpInfo pending_op
-    u64 pending_data     # what INS has read
-    Event event          # whose delivery waits for a device
+    u64 pending_data     # the value that INS has read
+    Event event          # the event whose delivery waits for a device
     # --- counters: one name, one unit, one reader (ringlet stats)
     u64 n_exits, n_ops, n_links, n_indirect_misses, n_lookups
     u64 n_fragments, n_guest_insns, n_code_bytes, n_guest_bytes
@@ -344,8 +351,8 @@ cdef struct CpuState:
     u8 xsave[4096]
     u64 device_data[512]  # DEVICE_MAX: what devices have answered (ringlet.vcpu.system.mmio)
 
-# Accesses to devices that an instruction can make; save areas have the most.  Beyond, reads give
-# ones and writes are dropped.
+# Maximum number of device accesses in one instruction; save areas need the most.  Beyond it, reads
+# give all ones and writes are dropped.
 cdef enum:
     DEVICE_MAX = 512
 
@@ -355,7 +362,7 @@ cdef struct CpuidEntry:
     u32 flags     # 1: subleaf is significant
     u32 eax, ebx, ecx, edx
 
-# The block of host memory below 2 GiB that translated code reaches by [disp32].
+# The block of host memory below 2 GiB that translated code addresses as [disp32].
 cdef enum:
     BLOCK_STATE = 0
     BLOCK_BOUNCE = 0x20000         # 64 KiB: operands of emulated instructions (vcpu.emulation.native)
@@ -363,15 +370,15 @@ cdef enum:
     BLOCK_NSLOTS_K = 0x180000      # the same, negated
     BLOCK_SLOTS_U = 0x200000       # for CPL 3
     BLOCK_NSLOTS_U = 0x280000
-    BLOCK_JUMPS = 0x300000         # tables of indirect targets, one for a key (ringlet.cache.jumps)
+    BLOCK_JUMPS = 0x300000         # tables of indirect targets, one per key (ringlet.cache.jumps)
     BLOCK_SIZE = 0x700000
 
-# A jump table: host addresses by the low 16 bits of the target's linear address.
+# A jump table: host addresses, indexed by the low 16 bits of the target's linear address.
 cdef enum:
     JUMP_TABLES = 8
     JUMP_TABLE_BYTES = 0x80000
 
-# Size of the code of single emulated instructions, and native_vector where none has faulted.
+# Size of the code of single emulated instructions, and native_vector if none has faulted.
 cdef enum:
     NATIVE_SIZE = 0x10000
     NATIVE_DONE = 0xFF
@@ -403,7 +410,7 @@ cdef inline int raise_err(CpuState* c, u32 vector, u32 error) noexcept nogil:
     return EMU_FAULT
 
 cdef inline u64 code_linear(CpuState* c, u64 rip) noexcept nogil:
-    """Linear address of the code at `rip`: CS.base counts outside 64-bit mode (SDM 3A 3.4.4)."""
+    """Return the linear address of the code at `rip`; only 64-bit mode ignores CS.base."""
     return rip if c.key & KEY_MODE64 else <u32>(rip + c.arch.seg[SEG_CS].base)
 
 cdef inline bint is_canonical(u64 linear) noexcept nogil:

@@ -1,8 +1,8 @@
-"""Offsets of `CpuState` fields and a typed window on one, for Python and the emitter."""
+"""Offsets of `CpuState` fields, for Python and the emitter."""
 
 
 def offsets() -> dict[str, int]:
-    """Byte offset of each field that translated code or Python reaches, by name."""
+    """Return the offset of each field that translated code or Python accesses, by name."""
     cdef CpuState* c = NULL
     return {
         "gpr": <size_t>&c.arch.gpr[0], "rip": <size_t>&c.arch.rip, "iflag": <size_t>&c.arch.iflag,

@@ -1,4 +1,4 @@
-"""The few pieces of machine code between compiled code and translated code."""
+"""The machine code between compiled code and translated code."""
 from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.core.template cimport STUB_COUNT
 

@@ -1,8 +1,9 @@
 """Entering and leaving translated code.
 
-The entry stub is called as a C function: it saves what the ABI wants kept, loads the guest's
-registers and flags, and jumps to `CpuState.entry`.  Every way out stores the guest's registers and
-returns from that call.  No vector register is touched: the guest's stay live (docs/adr/0001).
+The entry stub is called as a C function.  It saves the registers that the ABI preserves, loads the
+guest's registers and flags, and jumps to `CpuState.entry`.  Every exit stores the guest's registers
+and returns from that call.  The stubs use no vector register, as the guest's are live there
+(docs/adr/0001).
 """
 from ringlet.core.state cimport (CpuState, u8, u32, u64, LEAVE_LINK, LEAVE_INDIRECT, LEAVE_OP,
                                  LEAVE_SAFEPOINT, LEAVE_STALE)
@@ -38,7 +39,7 @@ cdef inline void b4(Writer* w, u32 v) noexcept nogil:
 
 
 cdef inline void absolute(Writer* w, u32 rex, u32 opcode, u32 reg, u32 offset) noexcept nogil:
-    """`opcode reg, [state + offset]`."""
+    """Emit `opcode reg, [state + offset]`."""
     rex |= (reg >> 3) << 2
     if rex:
         b1(w, 0x40 | rex)
@@ -63,7 +64,7 @@ cdef void pop_saved(Writer* w) noexcept nogil:
 
 
 cdef void test_align(Writer* w) noexcept nogil:
-    """ZF: the guest runs without alignment checks."""
+    """Emit a test that sets ZF if the guest runs without alignment checks."""
     b1(w, 0xF6); b1(w, 0x04); b1(w, 0x25)         # test byte [flags_in + 2], 8
     b4(w, <u32>(w.block + FLAGS_IN + 2))
     b1(w, 8)
@@ -76,8 +77,11 @@ cdef void emit_leave_code(Writer* w, u32 code) noexcept nogil:
 
 
 cdef void emit_enter(Writer* w) noexcept nogil:
-    """The first instruction sees a request made before it; for a later one the signal handler cuts
-    the exits of the fragment at `entry`."""
+    """Emit the entry stub.
+
+    Its first instruction checks for a stop request.  After a later request, the signal handler cuts
+    the exits of the fragment at `entry`.
+    """
     cdef u32 r
     b1(w, 0x83); b1(w, 0x3C); b1(w, 0x25)         # cmp dword [attention], 0
     b4(w, <u32>(w.block + ATTENTION))
@@ -110,7 +114,7 @@ cdef void emit_enter(Writer* w) noexcept nogil:
             absolute(w, 8, 0x8B, r, r * 8)
     absolute(w, 8, 0x8B, 10, WIN_TAG_AT)
     absolute(w, 8, 0x8B, 11, WIN_ADDEND_AT)
-    absolute(w, 8, 0x8B, 8, RIP)                  # for a thunk
+    absolute(w, 8, 0x8B, 8, RIP)                  # r8 := RIP, which a thunk checks
     absolute(w, 8, 0x8B, 0, 0)
     absolute(w, 8, 0x8B, 4, RSP_IN_OUT)
     b1(w, 0xFF); b1(w, 0x24); b1(w, 0x25)         # jmp [entry]

@@ -1,15 +1,15 @@
 """A translation that can be installed at any host address: bytes, relocations, links, fault map.
 
-The translator makes it, the code cache installs it; neither knows the other.
+The translator makes it and the code cache installs it; neither depends on the other.
 """
 from ringlet.core.state cimport u8, u16, u32, u64, i64, OpInfo
 
-# What a field of the translated bytes must become when it is installed at an address.
+# The value that a field of the translated bytes gets when they are installed at an address.
 cdef enum:  # Reloc.kind
     RELOC_STATE = 0    # abs32: value is an offset in the block below 2 GiB
     RELOC_RIP32 = 1 # the fragment's RIP + value, sign-extended from 32 bits
     RELOC_RIP64 = 2
-    RELOC_NRIP64 = 3  # minus that
+    RELOC_NRIP64 = 3  # the negative of that
     RELOC_SLOT = 4     # abs32 of the slot entry of the fragment's RIP + value
     RELOC_STUB = 5     # rel32 to stub number `value`
     RELOC_OP = 6       # abs32 of OpInfo number `value`
@@ -20,25 +20,25 @@ cdef enum:  # Reloc.kind
     RELOC_FIELD64 = 11   # RIP + (value & FFFFh) + the guest's field at offset value >> 16
     RELOC_TABLE = 12   # abs32 of the jump table of the translation's key
 
-# The stubs a translation leaves through; their addresses are the machine's (ringlet.core.stubs).
+# The stubs through which a translation leaves; each machine has its own (ringlet.core.stubs).
 cdef enum:  # Stub
     STUB_ENTER = 0
     STUB_LINK = 1        # exit_arg: link number
     STUB_INDIRECT = 2    # r8: the target's RIP
     STUB_OP = 3          # op_info
     STUB_LEAVE = 4       # after a host signal: registers are in CpuState already
-    STUB_STALE = 5       # exit_arg: the fragment whose guest bytes are not what they were
+    STUB_STALE = 5       # exit_arg: the fragment whose guest bytes have changed
     STUB_COUNT = 6
 
-# The probe of RSP, `movzx r8d, byte ptr ds:[rsp]`.  The DS prefix tells it from every instruction of
-# the guest's, whose copies keep no prefix where they use r8.  One byte is never misaligned.
+# The probe of RSP, `movzx r8d, byte ptr ds:[rsp]`.  The DS prefix distinguishes it from all copies
+# of guest instructions: those that use r8 have no prefix.  A one-byte access is never misaligned.
 cdef enum:
     PROBE_FIRST = 0xB60F443E
     PROBE_REST = 0x2404
     PROBE_SIZE = 6
 
 cdef inline bint is_probe(u64 host) noexcept nogil:
-    """The instruction at `host` is a probe."""
+    """Whether the instruction at `host` is a probe."""
     return (<u32*>host)[0] == PROBE_FIRST and (<u16*>(host + 4))[0] == PROBE_REST
 
 cdef struct Reloc:
@@ -55,11 +55,11 @@ cdef struct Link:
     u32 stub          # offset of its stub
     i64 target        # target less the fragment's RIP
     u32 conditional
-    u32 home          # offset it leads to when not linked, or 0: its stub
+    u32 home          # offset to which it leads when not linked, or 0: its stub
 
 cdef struct Template:
-    u64 linear        # of the first guest byte, as translated
-    u64 rip           # and the guest's RIP there: what the code computes with
+    u64 linear        # linear address of the first guest byte
+    u64 rip           # the guest's RIP there, with which the code computes
     u32 key
     u32 guest_bytes
     u32 insns
@@ -72,7 +72,7 @@ cdef struct Template:
     u32 n_links
     u32 n_ops
     u8* code
-    const u8* source  # where the guest bytes are, in the host (of a checked fragment)
+    const u8* source  # host address of the guest bytes (of a checked fragment)
     const u8* bytes   # the guest bytes that were translated
     Reloc* relocs
     MapEntry* map

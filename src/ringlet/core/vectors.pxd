@@ -1,9 +1,10 @@
-"""The guest's x87, SSE and AVX state on its way between an XSAVE image and the registers.
+"""Transfer of the guest's x87, SSE and AVX state between an XSAVE image and the registers.
 
-XSAVE and XRSTOR of all three take 200 ns together, most of it for x87 state that nothing uses; an
-exit to a Python device costs twice that in all.  Where XGETBV tells what is in use (SDM 1 13.6),
-SSE and AVX registers are moved one by one, and x87 state only if there is any, on either side.
-An image's XSTATE_BV says what of it counts, as after XSAVEOPT: `vectors_settle` fills in the rest.
+XSAVE and XRSTOR of all three take 200 ns together, mostly for x87 state that is not in use; a whole
+exit to a Python device takes only twice that.  So if XGETBV tells which components are in use
+(SDM 1 13.6), SSE and AVX registers are moved one by one, and x87 state only if it is in use.  As
+after XSAVEOPT, an image's XSTATE_BV says which components are valid; `vectors_settle` fills in the
+others.
 """
 from ringlet.core.state cimport u8
 
@@ -25,7 +26,7 @@ cdef extern from * nogil:
         return low;
     }
 
-    /* AVX is there and enabled, and XGETBV(1) too (SDM 1 13.2). */
+    /* Whether AVX is enabled and XGETBV(1) is available (SDM 1 13.2). */
     static int ringlet_tells_use(void)
     {
         static int known = -1;
@@ -84,7 +85,7 @@ cdef extern from * nogil:
         __asm__ volatile("ldmxcsr %0" : : "m"(mxcsr));
     }
 
-    /* Write the initial state of what an image does not hold (SDM 1 13.6), and say that it does. */
+    /* Write the initial state of the components that an image lacks (SDM 1 13.6), and mark them. */
     static inline void vectors_settle(unsigned char *image)
     {
         unsigned held = *(unsigned *)(image + RINGLET_XSTATE_BV);

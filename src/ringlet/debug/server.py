@@ -7,6 +7,7 @@ and the guest then continues as if no debugger had connected.
 """
 
 import contextlib
+import errno
 import os
 import queue
 import signal
@@ -34,6 +35,7 @@ _WAITING: Final = 64
 """The number of packets that may wait for an answer; gdb waits for each answer."""
 _READ_SIZE: Final = 1 << 16
 _PORT_END: Final = 1 << 16
+_LOOPBACK: Final = ("", "localhost", "127.0.0.1")
 
 
 class Cpu(commands.Cpu, Protocol):
@@ -57,17 +59,28 @@ class Vm(Protocol):
 def listen(where: str) -> socket.socket:
     """Return a socket that listens at `where`: a port of 127.0.0.1, or the path of a Unix socket.
 
-    Port 0 chooses a free port.  Raises ConfigError.
+    A port may follow the name of the loopback interface and a colon, as for gdb and QEMU.  Port 0
+    chooses a free port.  Raises ConfigError.
     """
+    host, colon, port = where.rpartition(":")
     try:
-        if where.isascii() and where.isdigit():
-            if int(where) >= _PORT_END:
+        if port.isascii() and port.isdigit() and host in _LOOPBACK:
+            if int(port) >= _PORT_END:
                 raise ConfigError(f"--gdb {where}: give a port up to {_PORT_END - 1}")
-            return socket.create_server(("127.0.0.1", int(where)), backlog=1)
+            return socket.create_server(("127.0.0.1", int(port)), backlog=1)
         if not where or where.startswith("-"):
             raise ConfigError("--gdb: give a port, such as 1234, or the path of a socket")
+        if colon:
+            raise ConfigError(
+                f"--gdb {where}: give a port of the loopback interface, such as 1234, "
+                "or the path of a socket, without a colon"
+            )
         return _listen_at(Path(where))
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"--gdb {where}: another process listens there; give another port or path"
+            ) from None
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConfigError(f"--gdb {where}: cannot listen: {reason}") from None
 
@@ -96,12 +109,16 @@ def place_of(listener: socket.socket) -> str:
 
 
 def _make_way(path: Path) -> None:
-    """Remove a socket at `path` if no process listens on it any more."""
+    """Remove a socket at `path` if no process listens on it any more.
+
+    Raises OSError if something else is there.
+    """
     try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return
+        mode = path.lstat().st_mode
     except OSError:
         return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "it exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))
@@ -163,6 +180,7 @@ class GdbServer:
         self._commands = Commands(cpu, self._points, self._monitor)
         self._link: _Link | None = None
         self._came = threading.Event()
+        self._awaits = False  # the guest has not run: it waits for a gdb that continues it
         self._resumes = 0
         self._running = True
         self._interrupting = False
@@ -173,6 +191,7 @@ class GdbServer:
     def start(self, *, wait: bool = False) -> None:
         """Start to listen; with `wait`, the guest runs only after gdb connects and continues it."""
         if wait:
+            self._awaits = True
             self._machine.post(self._await)
         self._thread.start()
 
@@ -211,13 +230,20 @@ class GdbServer:
         def left() -> None:
             if self._link is link:
                 self._let_go()
+            if not self._awaits:
+                gone.set()
+                return
+            # This gdb has not continued the guest; perhaps the next one does.
+            self._came.clear()
             gone.set()
+            self._await()
 
         self._machine.post(lambda: self._attached(link))
         self._came.set()
         self._read(link)
-        link.packets.put(None)
+        # In this order: the guest does not run between the two.
         self._machine.post(left)
+        link.packets.put(None)
         while not gone.wait(_POLL_S) and not self._machine.ended:
             pass
 
@@ -323,6 +349,7 @@ class GdbServer:
         self._running = True
 
     def _go(self, then: Next) -> None:
+        self._awaits = False
         if then is Next.DETACH:
             self._let_go()
         elif then is Next.KILL:

@@ -74,8 +74,8 @@ class AcpiPmSnapshot:
     count: int
 
 
-def _nobody() -> None:
-    """Do nothing: the default callback."""
+def _ignore_change() -> None:
+    """Do nothing: the default of `changed`."""
 
 
 class AcpiPm:
@@ -90,7 +90,7 @@ class AcpiPm:
         clock: Clock,
         power_off: Callable[[], None],
         sci: Line = unconnected,
-        changed: Callable[[], None] = _nobody,
+        changed: Callable[[], None] = _ignore_change,
     ) -> None:
         self._clock = clock
         self._power_off = power_off

@@ -280,8 +280,8 @@ class Counter:
         s.start = s.switch_at - ((s.count + 1) // 2 if at_half else 0)
 
 
-def _nobody() -> None:
-    """Do nothing: the default callback."""
+def _ignore_change() -> None:
+    """Do nothing: the default of `changed`."""
 
 
 @dataclass(slots=True)
@@ -300,7 +300,7 @@ class I8254:
     """
 
     def __init__(
-        self, clock: Clock, irq: Line = unconnected, changed: Callable[[], None] = _nobody
+        self, clock: Clock, irq: Line = unconnected, changed: Callable[[], None] = _ignore_change
     ) -> None:
         self._clock = clock
         self._irq = irq

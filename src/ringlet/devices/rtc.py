@@ -95,8 +95,8 @@ class RtcSnapshot:
     offset_ns: int
 
 
-def _nobody() -> None:
-    """Do nothing: the default callback."""
+def _ignore_change() -> None:
+    """Do nothing: the default of `changed`."""
 
 
 class Rtc:
@@ -112,7 +112,7 @@ class Rtc:
         clock: Clock,
         wall: Callable[[], float],
         irq: Line = unconnected,
-        changed: Callable[[], None] = _nobody,
+        changed: Callable[[], None] = _ignore_change,
     ) -> None:
         self._clock = clock
         self._wall = wall

@@ -75,7 +75,13 @@ def fetch_kernel(
             return kernel
         with source.store.adding(_KERNELS, package, _KERNEL_ROOM) as (directory, facts):
             fetched = source.fetch(package, directory, newest=refresh)
-            extract(fetched.deb, re.compile(r"\./boot/vmlinuz-.*"), directory / _VMLINUZ)
+            try:
+                extract(fetched.deb, re.compile(r"\./boot/vmlinuz-.*"), directory / _VMLINUZ)
+            except MissingFileError:
+                raise ImageError(
+                    f"{fetched.package}: this package has no kernel; "
+                    "give a package such as linux-image-amd64"
+                ) from None
             fetched.deb.rename(directory / _PACKAGE_FILE)
             facts["package"], facts["version"] = fetched.package, fetched.version
             facts["release"] = fetched.package.removeprefix("linux-image-")
@@ -110,6 +116,10 @@ def fetch_busybox(
     return tool
 
 
+class MissingFileError(ImageError):
+    """A package does not have the file that is wanted of it."""
+
+
 def extract(deb: Path, wanted: re.Pattern[str], target: Path) -> None:
     """Write the first regular file of `deb` whose name matches `wanted` to `target`.
 
@@ -128,7 +138,7 @@ def extract(deb: Path, wanted: re.Pattern[str], target: Path) -> None:
                         return
         except tarfile.TarError as error:
             raise ImageError(f"{deb.name}: cannot unpack this package: {error}") from error
-    raise ImageError(f"{deb.name}: this package has no file {wanted.pattern}")
+    raise MissingFileError(f"{deb.name}: this package has no file {wanted.pattern}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ _PAGE: Final = 4096
 _SECTOR: Final = 512
 _ENTRY_64: Final = 0x200
 _READ: Final = 0x300
+_PARAGRAPH: Final = 16
+"""The unit of the code's size.  A file, such as memtest86+, may end within the last one."""
 
 _OTHER_IMAGES: Final = (
     (0x38, b"ARM\x64", "is a kernel for AArch64"),
@@ -36,10 +38,10 @@ def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
     _check_kind(path, head)
     header = _setup_header(path, head)
     offset = ((head[field.SETUP_SECTS] or 4) + 1) * _SECTOR
-    size = _u32(head, field.SYSSIZE) * 16
+    size = _u32(head, field.SYSSIZE) * _PARAGRAPH
     if size <= _ENTRY_64:
         raise ProgramError(f"{path}: is damaged: its header claims {size} bytes of code")
-    if offset + size > length:
+    if offset + size >= length + _PARAGRAPH:
         raise ProgramError(f"{path}: is truncated: it has {length} of {offset + size} bytes")
     load = _load_address(path, head)
     end = load + max(_u32(head, field.INIT_SIZE), size)
@@ -47,7 +49,7 @@ def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
     return Kernel(
         path,
         header,
-        (Piece(offset, size, load),),
+        (Piece(offset, min(size, length - offset), load),),
         load + _ENTRY_64,
         end,
         memory_size,

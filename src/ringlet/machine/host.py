@@ -95,7 +95,7 @@ def _architecture() -> Finding:
 
 def _bmi2() -> Finding:
     if "bmi2" in cpu_flags():
-        return Finding("BMI2", Verdict.OK, "RORX and SHRX compute addresses without flags")
+        return Finding("BMI2", Verdict.OK, "translated code uses its instructions")
     return Finding(
         "BMI2",
         Verdict.MISSING,
@@ -202,7 +202,7 @@ def _avx2() -> Finding:
 def _mmap_min_addr() -> Finding:
     least = _read_number("/proc/sys/vm/mmap_min_addr")
     return Finding(
-        "low addresses", Verdict.INFO, f"vm.mmap_min_addr is {least}; windows use other addresses"
+        "low addresses", Verdict.INFO, f"vm.mmap_min_addr is {least}; guests do not depend on it"
     )
 
 
@@ -211,7 +211,7 @@ def _seccomp() -> Finding:
     if mode < 0:
         return Finding("seccomp", Verdict.INFO, "the kernel lacks it: guests are confined less")
     under = " (this process already runs under a filter)" if mode else ""
-    return Finding("seccomp", Verdict.OK, f"system calls can be filtered{under}")
+    return Finding("seccomp", Verdict.OK, f"system calls can be filtered{under}; not used yet")
 
 
 def _landlock() -> Finding:
@@ -222,7 +222,7 @@ def _landlock() -> Finding:
         ctypes.c_uint(_LANDLOCK_CREATE_RULESET_VERSION),
     )
     if version > 0:
-        return Finding("Landlock", Verdict.OK, f"ABI version {version}")
+        return Finding("Landlock", Verdict.OK, f"ABI version {version}; not used yet")
     why = "disabled at boot" if ctypes.get_errno() == errno.EOPNOTSUPP else "not in the kernel"
     return Finding("Landlock", Verdict.INFO, f"{why}: access to files cannot be restricted")
 
@@ -248,7 +248,8 @@ _REQUIRED: Final = (
 )  # fmt: skip
 _INFORMATION: Final = (
     _avx2, _mmap_min_addr, _seccomp, _landlock, _kvm,
-    _tool("gcc", "builds the examples"), _tool("qemu-system-x86_64", "comparison in benchmarks"),
+    _tool("apt-get", "fetches Debian's kernel and busybox"), _tool("gcc", "builds the examples"),
+    _tool("gdb", "debugs guests"), _tool("qemu-system-x86_64", "comparison in benchmarks"),
 )  # fmt: skip
 
 

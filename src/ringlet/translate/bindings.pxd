@@ -1,15 +1,15 @@
-"""Bindings: what a fragment knows to be in the cached window, and how long it may rely on it.
+"""Bindings: sums of guest registers that a fragment knows to be in the cached window.
 
-A binding is sound while what it names stays within the guards (40 GiB) of an access that was
-performed: constants added to its registers are counted, any other write ends it.
+A binding is sound while its value stays within the guards (40 GiB) of an access that was performed.
+Constants added to its registers are counted; any other write to them ends it.
 """
 from ringlet.core.state cimport u8, u32
 from ringlet.translate.insn cimport Insn
 from ringlet.translate.builder cimport Binding, Builder
 
 cdef enum:
-    SMALL_MOVE = 1 << 20    # one constant step, bytes
-    TOTAL_MOVE = 1 << 24    # all steps since the last access
+    SMALL_MOVE = 1 << 20    # limit of one constant step, in bytes
+    TOTAL_MOVE = 1 << 24    # limit of all steps since the last access
 
 cdef inline Binding binding(u32 base, u32 index, u32 scale) noexcept nogil:
     cdef Binding x
@@ -22,8 +22,8 @@ cdef inline Binding binding(u32 base, u32 index, u32 scale) noexcept nogil:
 
 cdef Binding* find_binding(Builder* b, Binding* what) noexcept nogil
 cdef void add_binding(Builder* b, Binding* what, u32 moved, bint accessed) noexcept nogil
-# What the instruction's register writes do to the bindings and zero-extended registers.
+# Update the bindings and the zero-extended registers for the instruction's register writes.
 cdef void retire(Builder* b, Insn* i) noexcept nogil
-# The bindings that hold at the start of a loop whose body ends with the present ones.
+# Record the bindings at the start of a loop whose body ends with the present ones.
 cdef void keep_for_loop(Builder* b) noexcept nogil
 cdef bint loop_holds(Builder* b) noexcept nogil

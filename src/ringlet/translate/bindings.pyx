@@ -53,7 +53,7 @@ cdef inline void written(u32 role, u32 reg, bint high, u32* mask, u32* zero) noe
 
 
 cdef void step_bindings(Builder* b, u32 reg, i64 step) noexcept nogil:
-    """`reg` changed by a constant: bindings that hold it moved."""
+    """Move the bindings that contain `reg`, to which a constant was added."""
     cdef u32 k = 0, by
     cdef Binding* x
     if step < 0:
@@ -75,7 +75,7 @@ cdef void step_bindings(Builder* b, u32 reg, i64 step) noexcept nogil:
 
 
 cdef void end_bindings(Builder* b, u32 mask) noexcept nogil:
-    """The registers in `mask` have new values."""
+    """End the bindings of the registers in `mask`, which have new values."""
     cdef u32 k = 0
     cdef Binding* x
     while k < b.n_bindings:
@@ -88,7 +88,7 @@ cdef void end_bindings(Builder* b, u32 mask) noexcept nogil:
 
 
 cdef void derive(Builder* b, Insn* i, u32 mask) noexcept nogil:
-    """A copy or LEA of something bound: its destination is bound as well."""
+    """Bind the destination of a copy or LEA whose source is bound."""
     cdef Binding source, target
     cdef Binding* x
     cdef u32 dst, src, moved
@@ -153,10 +153,10 @@ cdef void retire(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef void keep_for_loop(Builder* b) noexcept nogil:
-    """Record what holds where the body jumps back to its start.
+    """Record what holds at the start of a loop, when its body jumps back there.
 
-    A binding that moves in the body goes on only if the body performs an access through it: then no
-    two accesses are further apart than one pass moves it.
+    A binding that moves in the body is kept only if the body performs an access through it: then
+    the distance between two accesses is at most the move of one pass.
     """
     cdef u32 k
     cdef Binding* x

@@ -1,4 +1,4 @@
-"""The state of one translation in the making, and the bytes it emits.
+"""The state of a translation in progress, and the emission of its bytes.
 
 Host registers (docs/adr/0001): r8 and r9 are scratch, r10 the tag and r11 the addend of the cached
 window, RSP the guest's RSP plus its slot's addend; guest r8-r11 live in `CpuState.arch.gpr`.
@@ -29,29 +29,29 @@ cdef enum:
     WIN_ADDEND = 11
 
 cdef struct Cold:
-    u32 at            # of the rel32 that jumps to it
-    u32 back          # where it returns to
+    u32 at            # offset of the rel32 that jumps to it
+    u32 back          # offset to which it returns
     u16 guest
     u8 reg            # host register with the address
     u8 pad
 
-# What is known to be in the cached window: base + index * scale of guest registers.
+# A sum of guest registers, base + index * scale, that is known to be in the cached window.
 cdef struct Binding:
-    u8 base           # guest registers; NO_REG
+    u8 base           # guest register or NO_REG
     u8 index
     u8 scale
-    u8 accessed       # an access through it was performed in this pass over the code
-    u32 moved         # how far it may have moved since the last, bytes
+    u8 accessed       # an access through it was performed in this pass of the loop
+    u32 moved         # distance in bytes that it may have moved since the last access
 
 cdef struct Ref:
-    u8 base           # host registers; NO_REG
+    u8 base           # host register or NO_REG
     u8 index
     u8 scale          # 0..3
     u8 own            # disp is the displacement of the guest's instruction, and far
     i32 disp
     i32 linear        # 1: disp is linear address + disp (RELOC_RIP32)
 
-# Bytes from `start` to before `end`, from the fragment's first.
+# Bytes from `start` up to, not including, `end`; offsets count from the fragment's first byte.
 cdef struct Span:
     i16 start
     i16 end
@@ -60,12 +60,12 @@ cdef struct Builder:
     ShapeTable* shapes
     const u8* code
     u32 avail         # bytes that may be read at code
-    u32 before        # and bytes of the same page before it
-    u32 limit         # most instructions to take
-    u32 room          # and bytes after which no more is begun; 0: any number
+    u32 before        # readable bytes of the same page before code
+    u32 limit         # maximum number of instructions
+    u32 room          # no instruction begins after this many bytes; 0: no limit
     u32 key
-    u64 linear        # the fragment's linear address: where its bytes are in their page
-    u64 rip           # and the guest's RIP there: what its code computes with
+    u64 linear        # the fragment's linear address, which gives its offset in the page
+    u64 rip           # the guest's RIP there, with which its code computes
     u64 block         # host address of the block below 2 GiB
     u32 slots         # BLOCK_SLOTS_K or _U
     u32 nslots
@@ -81,38 +81,38 @@ cdef struct Builder:
     u32 body          # offset of the first instruction's translation
     u32 tail          # offset of the first code out of line
     u32 guest_bytes
-    u32 full          # ran out of room: the fragment must be cut here
+    u32 full          # out of room: the fragment must be cut here
     u32 n_bindings
-    u32 maybe         # the access of the instruction at hand may not be performed
-    Insn* now         # the instruction at hand
-    u32 current       # and its guest offset
+    u32 maybe         # the current instruction may not perform its access
+    Insn* now         # the current instruction
+    u32 current       # its guest offset
     u32 loop_at       # offset of the rel32 of a jump back to the first instruction; 0: none
     u32 loop_last     # the instruction that jumps back
-    u32 loop_zero     # zero_extended there
+    u32 loop_zero     # zero_extended at that jump
     u32 in_loop       # emitting the copy of a loop's body
     u32 n_loop
     Binding bindings[MAX_BINDINGS]
-    Binding loop[MAX_BINDINGS]   # bindings there
+    Binding loop[MAX_BINDINGS]   # bindings at that jump
     u32 zero_extended # guest registers whose upper halves are zero
-    u32 sp_moved      # bytes RSP moved since it was bound or an access by it was performed
+    u32 sp_moved      # bytes RSP moved since it was bound or last used for an access
     u32 indirect      # offset of the jump through the table, or 0xFFFFFFFF
     u32 learn_at      # offset of the instruction whose shape is not known
-    u32 unlearned     # looking ahead met an instruction whose shape is not known
-    u32 speculate     # compare-and-go windows allowed
+    u32 unlearned     # the look-ahead found an instruction whose shape is not known
+    u32 speculate     # comparisons with the window are allowed
     u32 checked       # compare the guest bytes on entry
-    u32 once          # checked: a repeated store is one repetition, and is compared again
+    u32 once          # checked: a repeated store performs one repetition, then compares again
     u32 n_checks
     u32 checks[MAX_CHECKS]       # offsets of the rel32s that lead to the stale exit
-    const u8* source  # checked: where the guest bytes are; `code` is a copy
-    u32 noting        # note what the translation depends on
+    const u8* source  # checked: address of the guest bytes; `code` is a copy
+    u32 noting        # record the dependencies of the translation
     u32 scanned       # instructions decoded; there may be fewer in the fragment
-    u32 scan_end      # and the end of the bytes looked at
+    u32 scan_end      # the end of the inspected bytes
     u32 n_exact
     u32 n_free
-    u32 overflowed    # there was no room for all of it
-    Span exact[MAX_EXACT]    # guest bytes that must be what they are
+    u32 overflowed    # there was no room for all dependencies
+    Span exact[MAX_EXACT]    # guest bytes that must not change
     i16 free[MAX_FREE]       # 32-bit fields that must only be far (ringlet.translate.insn)
-    u64 starts[64]           # a bit for each offset at which an instruction was decoded
+    u64 starts[64]           # one bit for each offset at which an instruction was decoded
     u16 live_out      # status flags live where the fragment ends
     Insn insns[MAX_INSNS]
     Reloc relocs[MAX_RELOCS]
@@ -148,7 +148,7 @@ cdef inline void reloc(Builder* b, u32 kind, i64 value) noexcept nogil:
 # --- operands
 
 cdef inline u32 rex_of(u32 w, u32 reg, Ref* r) noexcept nogil:
-    """REX bits (0100WRXB without the 0100) for a register field and a memory operand."""
+    """Return the REX bits (0100WRXB without 0100) for a register field and a memory operand."""
     cdef u32 rex = (w << 3) | ((reg >> 3) << 2)
     if r.index != 0xFF:
         rex |= ((r.index >> 3) & 1) << 1
@@ -157,7 +157,7 @@ cdef inline u32 rex_of(u32 w, u32 reg, Ref* r) noexcept nogil:
     return rex
 
 cdef inline void free_field(Builder* b, Insn* i, u32 which) noexcept nogil:
-    """A field of `i` follows as it is."""
+    """Record that a field of `i` is only copied."""
     i.free |= which
     reloc(b, RELOC_FIELD, <i64>i.offset + i.imm_at - (4 if which == FREE_DISP else 0))
 
@@ -169,7 +169,7 @@ cdef inline void disp32(Builder* b, Ref* r) noexcept nogil:
     e32(b, <u32>r.disp)
 
 cdef inline void modrm_mem(Builder* b, u32 reg, Ref* r) noexcept nogil:
-    """ModRM, SIB and displacement; the shortest form."""
+    """Emit ModRM, SIB and displacement in the shortest form."""
     cdef u32 mod
     reg = (reg & 7) << 3
     if r.base == 0xFF:

@@ -1,9 +1,9 @@
-"""Which instructions run as they are, which have a rule, and which the processor does not have.
+"""Classes of instructions: those that run on the host, those with a rule, and undefined ones.
 
 Every instruction that iced-x86 can decode is in exactly one class:
 
 * `Refused`: the offered processor has no such instruction; the guest gets #UD.
-* `Ruled`: it is sensitive (or cannot be translated in place); a rule says what happens instead.
+* `Ruled`: it is sensitive (or cannot be translated in place); a rule defines its translation.
 * `Innocuous`: it runs on the host's processor, registers renamed and memory operand rewritten.
 """
 
@@ -24,7 +24,7 @@ class Innocuous:
 
 @dataclass(frozen=True, slots=True)
 class Ruled:
-    """`rule` says what the virtual processor does instead."""
+    """The virtual processor performs `rule` instead."""
 
     rule: Rule
 
@@ -41,7 +41,7 @@ Classification = Innocuous | Ruled | Refused
 _OLDER_MEANING: Final = frozenset(
     {Mnemonic.TZCNT, Mnemonic.LZCNT, Mnemonic.PREFETCHW, Mnemonic.PREFETCHWT1}
 )
-"""BSF, BSR and NOPs to a processor without the feature: their encodings never raise #UD."""
+"""Encodings that are BSF, BSR or NOPs without the feature, and so never raise #UD."""
 
 
 def classify(code: int, mode: int = 64, features: frozenset[str] = OFFERED) -> Classification:

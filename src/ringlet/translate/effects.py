@@ -1,7 +1,7 @@
-"""What one decoded instruction reads, writes and needs: the fields of a shape, one by one.
+"""The effects of one decoded instruction: the fields of its shape.
 
-Everything comes from iced-x86's instruction information; what it leaves open (shifts whose count
-may be 0, masked moves, REP with a count of 0) is decided here towards the safe side.
+They come from iced-x86's instruction information.  Where it is not definite (shifts whose count may
+be 0, masked moves, REP with a count of 0), this module makes the safe assumption.
 """
 
 from collections.abc import Mapping
@@ -128,8 +128,8 @@ _ROLE_SIZES: Final = {
 _READ: Final = int(RegRole.ROLE_READ)
 _WRITE: Final = int(RegRole.ROLE_WRITE)
 _MAYBE: Final = int(RegRole.ROLE_MAYBE)
-# A write that may not happen leaves the old value, which must therefore be there: a read.  It
-# leaves the upper half, too, so that a 32-bit one does not zero-extend (SDM vol. 2A BSF, CMPXCHG).
+# A conditional write may leave the old value, which must therefore be loaded, so it is a read too.
+# It may also leave the upper half, so a 32-bit one does not zero-extend (SDM vol. 2A BSF, CMPXCHG).
 _ROLE_ACCESS: Final[Mapping[int, int]] = MappingProxyType(
     {
         OpAccess.READ: _READ,
@@ -149,7 +149,7 @@ _MEM_ACCESS: Final[Mapping[int, int]] = MappingProxyType(
         OpAccess.WRITE: MemUse.MEM_WRITE,
         OpAccess.COND_WRITE: MemUse.MEM_WRITE | MemUse.MEM_MAYBE,
         OpAccess.READ_WRITE: MemUse.MEM_READ | MemUse.MEM_WRITE,
-        # CMPXCHG and its like write back what they read.
+        # CMPXCHG and the like write back the value that they read.
         OpAccess.READ_COND_WRITE: MemUse.MEM_READ | MemUse.MEM_WRITE,
     }
 )
@@ -157,11 +157,11 @@ _MEM_ACCESS: Final[Mapping[int, int]] = MappingProxyType(
 _MASKED: Final = frozenset(
     {Mnemonic.VMASKMOVPS, Mnemonic.VMASKMOVPD, Mnemonic.VPMASKMOVD, Mnemonic.VPMASKMOVQ}
 )
-# x87 instructions.  A store that raises an unmasked exception stores nothing, and does not fault on
-# an address that it could not store to; the exception is raised by the next x87 instruction
-# (SDM vol. 1 8.4.1, 8.5).  What a load does then is not documented.
+# x87 instructions.  A store with an unmasked exception stores nothing and does not fault on its
+# address; the next x87 instruction raises the exception (SDM vol. 1 8.4.1, 8.5).  The behaviour of
+# a load in this case is not documented.
 _ESCAPES: Final = range(0xD8, 0xE0)
-# They fault as a load of one byte does.
+# These fault like a load of one byte.
 _LINE_FLUSHES: Final = frozenset({Mnemonic.CLFLUSH, Mnemonic.CLFLUSHOPT, Mnemonic.CLWB})
 
 _RFLAGS: Final = (
@@ -194,7 +194,7 @@ _VECTOR: Final = frozenset(
     for name, value in vars(K).items()
     if isinstance(value, int) and name.startswith(("XMM", "YMM"))
 )
-# Of the vector unit, but with no vector operand.
+# Instructions of the vector unit without a vector operand.
 _VECTOR_CONTROL: Final = frozenset(
     {
         Mnemonic.LDMXCSR, Mnemonic.STMXCSR, Mnemonic.VLDMXCSR, Mnemonic.VSTMXCSR,
@@ -230,9 +230,9 @@ class Effects(NamedTuple):
 
 
 def effects_of(instruction: Instruction, vex: bool, memory: bool) -> Effects:
-    """Return what `instruction` does; `memory`: ModRM names memory.
+    """Return the effects of `instruction`; `memory`: ModRM names memory.
 
-    No register that the instruction names may be one that it also uses implicitly, but for RSP.
+    The instruction must not name a register that it also uses implicitly, except RSP.
     """
     op_code = instruction.op_code()
     kinds = op_code.op_kinds()
@@ -335,10 +335,10 @@ def _mask(register: Register_) -> int:
 
 
 def _flags(instruction: Instruction) -> tuple[int, int, int]:
-    """Return the status flags and DF that are tested, surely overwritten, perhaps changed.
+    """Return three sets of the status flags and DF: tested, always overwritten, possibly changed.
 
-    A flag that the manual leaves undefined is not surely overwritten: AMD's processors leave most
-    of those as they were, and a guest can see that.
+    A flag that the manual leaves undefined is not always overwritten: AMD's processors preserve
+    most of those, and a guest can observe that.
     """
     tested = _rflags(instruction.rflags_read)
     written = _rflags(instruction.rflags_modified)
@@ -347,7 +347,7 @@ def _flags(instruction: Instruction) -> tuple[int, int, int]:
         killed |= _AF
     by_1 = instruction.op_count == 2 and instruction.op_code().op1_kind == K.IMM8_CONST_1
     if instruction.mnemonic in _SHIFTS and not by_1:
-        # The count is not in the key, or not known: 0 changes no flag.
+        # The count is not in the key, or not known, and a count of 0 changes no flag.
         killed = 0
     repeated = instruction.has_rep_prefix or instruction.has_repne_prefix
     if repeated and instruction.code in _STRING:

@@ -4,7 +4,7 @@ from ringlet.translate.builder cimport Builder, Ref
 from ringlet.translate.insn cimport Insn
 
 cdef inline bint is_away(u32 reg) noexcept nogil:
-    """The guest register is not in the host register of its number."""
+    """Whether a guest register is away: not in the host register of its number."""
     return reg == RSP or 8 <= reg <= 11
 
 cdef void copy_verbatim(Builder* b, Insn* i) noexcept nogil

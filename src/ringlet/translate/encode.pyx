@@ -1,6 +1,6 @@
 """The bytes of an instruction with other registers or another memory operand.
 
-Opcode and immediate stay as they are; prefixes, REX or VEX, ModRM, SIB and displacement are new.
+Opcode and immediate do not change; prefixes, REX or VEX, ModRM, SIB and displacement are new.
 """
 from ringlet.core.state cimport u8, u32, u64
 from ringlet.translate.builder cimport *
@@ -37,7 +37,7 @@ cdef void copy_imm(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef inline void legacy_opcode(Builder* b, Insn* i, u32 opcode, u32 rex) noexcept nogil:
-    """The prefixes of `i`, REX with the bits of `rex`, and the opcode in its map."""
+    """Emit the prefixes of `i`, REX with the bits of `rex`, and the opcode in its map."""
     if i.prefixes & PFX_66:
         e8(b, 0x66)
     if i.prefixes & PFX_REP:
@@ -57,7 +57,7 @@ cdef inline void legacy_opcode(Builder* b, Insn* i, u32 opcode, u32 rex) noexcep
 
 cdef void encode(Builder* b, Insn* i, u32 opcode, u32 reg, Ref* mem, u32 rm,
         u32 vvvv) noexcept nogil:
-    """Emit `i` with other registers: memory operand `mem`, or register `rm` where it is NULL."""
+    """Emit `i` with other registers and memory operand `mem`, or register `rm` if it is NULL."""
     cdef u32 rex = (i.rex & 8) | ((reg >> 3) << 2)
     if mem != NULL:
         rex |= rex_of(0, 0, mem)
@@ -85,7 +85,7 @@ cdef void encode(Builder* b, Insn* i, u32 opcode, u32 reg, Ref* mem, u32 rm,
 
 
 cdef void encode_state(Builder* b, Insn* i, u32 opcode, u32 reg, u32 spilled) noexcept nogil:
-    """`encode` with the r/m operand [state + spilled * 8]."""
+    """Emit `i` with the r/m operand [state + spilled * 8]."""
     legacy_opcode(b, i, opcode, (i.rex & 8) | ((reg >> 3) << 2))
     e8(b, ((reg & 7) << 3) | 4)
     e8(b, 0x25)
@@ -95,13 +95,13 @@ cdef void encode_state(Builder* b, Insn* i, u32 opcode, u32 reg, u32 spilled) no
 
 
 cdef void load_away(Builder* b, u32 reg, u32 scratch, u32 role) noexcept nogil:
-    """Bring a register that is away into `scratch`, unless it is only overwritten."""
+    """Load a register that is away into `scratch`, unless it is only overwritten."""
     if (role & ROLE_READ) or (role & 7) <= ROLE_16:
         load_guest(b, reg, scratch)
 
 
 cdef void store_away(Builder* b, u32 reg, u32 scratch, u32 role) noexcept nogil:
-    """Write a register that is away from `scratch`, if the instruction wrote it."""
+    """Store `scratch` in a register that is away, if the instruction wrote it."""
     if role & ROLE_WRITE:
         if reg == RSP:
             bind_rsp(b, scratch)

@@ -1,8 +1,8 @@
 """CPUID features of the offered processor, and which of them an instruction needs.
 
-iced-x86 knows the features an instruction belongs to (`CpuidFeature`); `NAMES` gives each feature
-that Ringlet can run the name that the CPUID table uses, Linux's in /proc/cpuinfo.  A feature
-without a name cannot be offered at all, so its instructions raise #UD whatever the host has.
+iced-x86 knows the features to which an instruction belongs (`CpuidFeature`).  `NAMES` gives each
+feature that Ringlet supports its name in the CPUID table, which is Linux's in /proc/cpuinfo.  A
+feature without a name is never offered, so its instructions raise #UD on every host.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,10 +25,10 @@ NAMES: Mapping[int, str] = MappingProxyType(
         F.CPUID: BASE,
         F.PAUSE: BASE,
         F.MULTIBYTENOP: BASE,
-        # RDPMC is older than the leaf that counts its counters; with none of them it raises #GP.
+        # RDPMC is older than the CPUID leaf for its counters; without counters it raises #GP.
         F.RDPMC: BASE,
-        # ENDBR64 and ENDBR32 are NOPs where there is no CET (SDM vol. 1 ch. 17), and where there
-        # is, in a process that never turned it on.
+        # ENDBR64 and ENDBR32 are NOPs without CET (SDM vol. 1 ch. 17), and also with CET in a
+        # process that has not enabled it.
         F.CET_IBT: BASE,
         F.X64: "lm",
         F.FPU: "fpu",
@@ -62,7 +62,8 @@ NAMES: Mapping[int, str] = MappingProxyType(
         F.RDTSCP: "rdtscp",
         F.LZCNT: "abm",
         F.PREFETCHW: "3dnowprefetch",
-        # PREFETCHWT1 is another hint of PREFETCHW's opcode; without it, it is that hint or a NOP.
+        # PREFETCHWT1 is another hint of PREFETCHW's opcode; without the feature it is PREFETCHW or
+        # a NOP.
         F.PREFETCHWT1: "3dnowprefetch",
         F.FSGSBASE: "fsgsbase",
         F.BMI1: "bmi1",
@@ -87,14 +88,14 @@ NAMES: Mapping[int, str] = MappingProxyType(
 )
 
 OFFERED: frozenset[str] = frozenset(NAMES.values())
-"""All that Ringlet can run: the default processor model on a host that has everything."""
+"""All features that Ringlet supports: the default model's on a host that has all of them."""
 
 
 def existing(shown: frozenset[str]) -> frozenset[str]:
     """Return the features whose instructions exist on a processor whose CPUID shows `shown`.
 
-    Features of the virtual processor's own operations are always among them: those operations look
-    at CPUID themselves when they are performed, and raise #UD.
+    Features whose instructions the virtual processor performs itself are always included: these
+    operations check CPUID when they are performed, and raise #UD.
     """
     return frozenset(
         name for name in OFFERED if name in shown or name == BASE or not FEATURES[name].native

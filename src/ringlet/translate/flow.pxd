@@ -1,10 +1,10 @@
-"""Branches, calls, returns and the ways out of a fragment."""
+"""Branches, calls, returns and the exits of a fragment."""
 from ringlet.core.state cimport u32, i64
 from ringlet.translate.insn cimport Insn
 from ringlet.translate.builder cimport Builder
 
 cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil
-# A rel32 at the current position that will lead to guest offset `target`.
+# Emit a rel32 that will lead to guest offset `target`.
 cdef void add_link(Builder* b, i64 target, u32 conditional) noexcept nogil
 cdef void emit_jump(Builder* b, i64 target) noexcept nogil
 cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil

@@ -1,9 +1,9 @@
 """Control flow out of and inside translated code.
 
-Direct jumps are linked: their rel32 first leads to a stub that names the link, and is patched once
-the target is translated.  Indirect jumps go through the table of the fragment's key, by the low 16
-bits of the target, to a thunk that compares the whole address.  Sensitive instructions leave with
-their OpInfo.
+Direct jumps are linked: their rel32 first leads to a stub that names the link, and it is patched
+when the target is translated.  Indirect jumps use the low 16 bits of the target as an index into
+the jump table of the fragment's key; the entry leads to a thunk that compares the whole address.
+Sensitive instructions leave with their OpInfo.
 """
 from ringlet.core.state cimport (u8, u16, u32, u64, i32, i64, RSP, SEG_NONE, KEY_CPL, KEY_STEP,
                                  BLOCK_JUMPS, CpuState, OpInfo, OPF_REP, OPF_REPNE, OPF_LOCK,
@@ -25,13 +25,13 @@ cdef u32 ARITH = <u32><size_t>&_null.arith_mask
 
 
 cdef bint ends_fragment(u32 op) noexcept nogil:
-    """The operation never goes on at the next instruction, or does so as another processor."""
+    """Whether execution never continues after `op` with the same key at the next instruction."""
     return op in (OP_INT, OP_INT3, OP_INT1, OP_IRET, OP_SYSCALL, OP_SYSRET, OP_SYSENTER, OP_SYSEXIT,
                   OP_CALL_FAR, OP_JMP_FAR, OP_RET_FAR, OP_UD, OP_NM)
 
 
 cdef void name_op(Builder* b, Insn* i, u32 op) noexcept nogil:
-    """op_info := what the instruction is; there must be room for it."""
+    """Set op_info to the description of the instruction, for which there must be room."""
     cdef OpInfo* o = &b.ops[b.n_ops]
     cdef u32 k
     cdef bint mem = (b.shapes.groups[i.enc][i.map][i.opcode] & GROUP_MODRM) and i.modrm < 0xC0
@@ -59,7 +59,7 @@ cdef void name_op(Builder* b, Insn* i, u32 op) noexcept nogil:
     for k in range(16):
         o.bytes[k] = b.code[i.offset + k] if k < i.length and k < 15 else 0
     o.resume = 0
-    i.free |= FREE_NONE   # it holds the bytes
+    i.free |= FREE_NONE   # OpInfo holds the instruction's bytes
     e8(b, 0x48); e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)        # mov qword [op_info], imm32
     reloc(b, RELOC_STATE, OP_INFO)
     e32(b, <u32>(b.block + OP_INFO))
@@ -69,7 +69,7 @@ cdef void name_op(Builder* b, Insn* i, u32 op) noexcept nogil:
 
 
 cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
-    """Leave for the virtual processor to perform `op`; `resume` follows where it comes back."""
+    """Leave for the virtual processor to perform `op`; the code after it may be resumed."""
     cdef bint mem = (b.shapes.groups[i.enc][i.map][i.opcode] & GROUP_MODRM) and i.modrm < 0xC0
     if b.n_ops >= MAX_OPS:
         b.full = 1
@@ -80,8 +80,8 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
         store_state(b, H9, EA)
     name_op(b, i, op)
     jmp_stub(b, STUB_OP)
-    # Nothing follows an operation that ends the fragment, even if it changed nothing; nor any in a
-    # checked fragment, for it may have written what follows.
+    # An operation that ends the fragment never resumes, even if it changed nothing.  Nor does one
+    # in a checked fragment, because it may have overwritten the code that follows.
     if not b.checked and (not ends_fragment(op) or i.shape.unit == UNIT_WAIT):
         b.ops[b.n_ops - 1].resume = b.n
     b.n_bindings = 0
@@ -89,8 +89,10 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
 
 
 cdef void name_branch(Builder* b, Insn* i, i64 back) noexcept nogil:
-    """Where no speed is asked for: op_info names the indirect branch, so that a non-canonical
-    target is its own #GP; `back` is what RSP has to move then."""
+    """Name the indirect branch in op_info, so that a non-canonical target raises #GP at its RIP.
+
+    Speculating fragments omit this for speed.  `back` is the distance to move RSP before the #GP.
+    """
     if (b.speculate and not b.key & KEY_STEP) or b.n_ops >= MAX_OPS:
         return
     name_op(b, i, OP_NONE)
@@ -98,7 +100,7 @@ cdef void name_branch(Builder* b, Insn* i, i64 back) noexcept nogil:
 
 
 cdef void add_link(Builder* b, i64 target, u32 conditional) noexcept nogil:
-    """A rel32 at the current position that will lead to `target`."""
+    """Emit a rel32 that will lead to `target`."""
     cdef Link* l
     if b.n_links >= MAX_LINKS:
         b.full = 1
@@ -133,10 +135,10 @@ cdef void emit_link_stubs(Builder* b) noexcept nogil:
 
 
 cdef void emit_thunk(Builder* b) noexcept nogil:
-    """The entry for indirect jumps: r8 must be this fragment's RIP.
+    """Emit the entry for indirect jumps, which checks that r8 is this fragment's RIP.
 
-    The comparison keeps the flags, even where they are dead here: if r8 is another fragment's
-    address, they may be live there.
+    The comparison keeps the flags, even if they are dead in this fragment: if r8 is the address of
+    another, they may be live there.
     """
     b.thunk = b.n
     mov_rr(b, H9, 1)
@@ -151,7 +153,7 @@ cdef void emit_thunk(Builder* b) noexcept nogil:
 
 
 cdef void check_piece(Builder* b, u32 at, u32 size) noexcept nogil:
-    """Compare `size` (1, 2, 4, 8) guest bytes at `at` with those this is a translation of."""
+    """Compare `size` (1, 2, 4, 8) guest bytes at `at` with those that were translated."""
     cdef u64 expected = 0
     cdef u32 k
     for k in range(size):
@@ -178,11 +180,11 @@ cdef void check_piece(Builder* b, u32 at, u32 size) noexcept nogil:
 
 
 cdef void emit_check(Builder* b) noexcept nogil:
-    """Leave if the guest bytes are not those that this is a translation of.
+    """Leave if the guest bytes have changed since they were translated.
 
-    What this fragment stores comes last in it, so that it runs as checked.  No flag is touched:
-    where the bytes have changed, what these need of the flags says nothing.  Every piece is
-    aligned: the guest's alignment checks may be on.
+    An instruction that stores is the last one of its fragment, so the check stays valid until then.
+    The check changes no flag, because the new bytes may need flags that the old ones do not.  Every
+    piece is aligned, because the guest's alignment checks may be on.
     """
     cdef u32 at = 0, size, length = b.guest_bytes
     b.n_checks = 0
@@ -197,7 +199,7 @@ cdef void emit_check(Builder* b) noexcept nogil:
 
 
 cdef void emit_stale(Builder* b) noexcept nogil:
-    """Out of line: where `emit_check` leaves."""
+    """Emit the out-of-line code by which `emit_check` leaves."""
     cdef u32 k
     for k in range(b.n_checks):
         patch_rel32(b, b.checks[k], b.n)
@@ -213,7 +215,7 @@ cdef void emit_stale(Builder* b) noexcept nogil:
 cdef void emit_indirect(Builder* b) noexcept nogil:
     """Go to the RIP in r8."""
     if b.key & KEY_STEP:
-        # The table may lead to code that does not step.
+        # The jump table may lead to code that does not step.
         jmp_stub(b, STUB_INDIRECT)
         return
     movzx16(b, H9, H8)
@@ -251,7 +253,7 @@ cdef void load_target(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
 
 
 cdef int emit_loop(Builder* b, Insn* i, i64 target, i64 after) noexcept nogil:
-    """LOOP, LOOPE, LOOPNE, JRCXZ: no flag is changed."""
+    """Emit LOOP, LOOPE, LOOPNE or JRCXZ, without changing a flag."""
     cdef u32 skip, second = 0
     cdef u32 op = i.opcode
     if op != 0xE3:
@@ -286,10 +288,10 @@ cdef int emit_loop(Builder* b, Insn* i, i64 target, i64 after) noexcept nogil:
 
 
 cdef bint begin_loop(Builder* b) noexcept nogil:
-    """The branch at hand goes back to the fragment's start: lead it to a copy of the body.
+    """Lead a branch to the fragment's start to a copy of the body; False: that gains nothing.
 
-    The copy begins with what the first pass has bound, so it need not check again
-    (`fragment.emit_loop`).  False if there is nothing to gain.
+    The copy begins with the bindings of the first pass, so it need not check them again
+    (`fragment.emit_loop_copy`).
     """
     if (b.in_loop or b.loop_at or b.n_ops or b.checked or not b.speculate
             or b.key & KEY_STEP):
@@ -303,7 +305,7 @@ cdef bint begin_loop(Builder* b) noexcept nogil:
 
 
 cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
-    """Any control transfer that is not sensitive; 1 if the fragment goes on after it."""
+    """Emit a control transfer that is not sensitive; 1 if the fragment continues after it."""
     cdef u32 kind = i.shape.kind
     cdef i64 after = <i64>i.offset + i.length
     cdef i64 target = after + i.imm
@@ -349,7 +351,7 @@ cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
 
 
 cdef int emit_inline_op(Builder* b, Insn* i) noexcept nogil:
-    """The few sensitive operations worth code of their own at CPL 0; 1 if emitted."""
+    """Emit one of the few sensitive operations that are inlined at CPL 0; 1 if emitted."""
     cdef u32 op = i.shape.op
     if (b.key & KEY_CPL) != 0 or (b.key & KEY_STEP):
         return 0
@@ -357,7 +359,7 @@ cdef int emit_inline_op(Builder* b, Insn* i) noexcept nogil:
         store_state_imm(b, IFLAG, 0)
         return 1
     if op == OP_PUSHF and not i.prefixes & PFX_66:
-        # The host's flags are stored first, which also faults exactly, then replaced.
+        # Push the host's flags first, which raises any fault before a change, then replace them.
         e8(b, 0x9C)                                           # pushfq
         e8(b, 0x41); e8(b, 0x58)                              # pop r8
         e8(b, 0xC4); e8(b, 0x62); e8(b, 0xBA); e8(b, 0xF5)    # pext r8, r8, [arith_mask]

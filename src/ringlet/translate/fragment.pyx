@@ -1,7 +1,7 @@
-"""From guest bytes to a fragment: decode, flag liveness backwards, emit forwards.
+"""Translation of one fragment: decode, compute flag liveness backwards, emit forwards.
 
-Pure: everything it depends on is in the `Builder` (bytes, linear address, key, shapes); everything
-it gives is there too, with relocations, so that it can be installed anywhere.
+The translation is a pure function.  Its input (bytes, linear address, key, shapes) and its output,
+with the relocations needed to install it anywhere, are all in the `Builder`.
 """
 from ringlet.core.state cimport (u8, u16, u32, u64, i64, KEY_NM, KEY_NOSSE, KEY_NOAVX, KEY_STEP,
                                  KEY_CPL, KEY_EM, BLOCK_SLOTS_K, BLOCK_NSLOTS_K, BLOCK_SLOTS_U,
@@ -19,17 +19,17 @@ from ringlet.translate.operands cimport emit_cold
 
 cdef enum:
     STATUS = 0x8D5        # CF PF AF ZF SF OF
-    PEEK = 12             # instructions looked ahead for flag liveness
-    TOO_LONG = 16         # length given to an instruction of more than 15 bytes
+    PEEK = 12             # number of later instructions to inspect for flag liveness
+    TOO_LONG = 16         # length recorded for an instruction of more than 15 bytes
 
 
 cdef u32 unit_op(Builder* b, Insn* i) noexcept nogil:
-    """#NM or #UD for a unit that the guest has switched off, else OP_NONE."""
+    """Return OP_NM or OP_UD if the guest has disabled the instruction's unit, else OP_NONE."""
     cdef u32 unit = i.shape.unit
     if unit == UNIT_NONE or not b.key & (KEY_NM | KEY_NOSSE | KEY_NOAVX):
         return OP_NONE
     if unit == UNIT_WAIT:
-        # CR0.MP and TS decide, and it may go on.
+        # CR0.MP and CR0.TS decide whether FWAIT raises #NM or continues.
         return OP_NM if b.key & KEY_NM else OP_NONE
     if unit == UNIT_SSE and b.key & (KEY_NOSSE | KEY_EM):
         return OP_UD
@@ -39,12 +39,12 @@ cdef u32 unit_op(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef inline u16 transfer(Insn* i, u16 live) noexcept nogil:
-    """Liveness before `i`, given that after it."""
+    """Return the live flags before `i`, given those after it."""
     return (live & ~i.shape.flags_kill & STATUS) | (i.shape.flags_read & STATUS)
 
 
 cdef void note_bytes(Builder* b, i64 start, i64 end) noexcept nogil:
-    """The translation depends on these bytes."""
+    """Record that the translation depends on these bytes."""
     cdef u32 k
     for k in range(b.n_exact):
         if b.exact[k].start <= start and end <= b.exact[k].end:
@@ -60,7 +60,7 @@ cdef void note_bytes(Builder* b, i64 start, i64 end) noexcept nogil:
 
 
 cdef void note_far(Builder* b, i64 field) noexcept nogil:
-    """It depends on a field's being far."""
+    """Record that the translation depends on a field being far."""
     if b.n_free < MAX_FREE:
         b.free[b.n_free] = <i16>field
         b.n_free += 1
@@ -69,7 +69,7 @@ cdef void note_far(Builder* b, i64 field) noexcept nogil:
 
 
 cdef void note_insn(Builder* b, Insn* i, i64 at, u32 free) noexcept nogil:
-    """It depends on the instruction at `at` but for the value of its fields in `free`."""
+    """Record a dependency on the instruction at `at`, except the values of its fields `free`."""
     cdef i64 imm = at + i.imm_at, start = at
     if free & (FREE_DISP | FREE_RIP):
         note_bytes(b, start, imm - 4)
@@ -83,7 +83,7 @@ cdef void note_insn(Builder* b, Insn* i, i64 at, u32 free) noexcept nogil:
 
 
 cdef void note_peek(Builder* b, Insn* i, i64 at) noexcept nogil:
-    """It depends on an instruction that was looked at for flags alone, whatever its operands."""
+    """Record a dependency on an instruction that was inspected for flags, not its operands."""
     cdef u32 free = 0, kind = i.shape.kind
     if 0 <= at < 4096 and b.starts[at >> 6] >> (at & 63) & 1:
         return
@@ -100,7 +100,7 @@ cdef void note_fragment(Builder* b) noexcept nogil:
     cdef u32 end = 0
     for k in range(b.scanned):
         i = &b.insns[k]
-        # A checked fragment has all its bytes in its code.
+        # The code of a checked fragment contains all guest bytes.
         free = i.free if k < b.count and not i.free & FREE_NONE and not b.checked else 0
         if free & FREE_DISP:
             note_far(b, <i64>i.offset + i.imm_at - 4)
@@ -113,20 +113,20 @@ cdef void note_fragment(Builder* b) noexcept nogil:
 
 
 cdef u16 peek_live(Builder* b, i64 at) noexcept nogil:
-    """Status flags that may be read at fragment offset `at` before being overwritten."""
+    """Return the status flags that code from offset `at` may read before it writes them."""
     cdef Insn i
     cdef u16 live = 0, pending = STATUS
     cdef int r
     cdef u32 _
     if b.checked:
-        # Nothing tells of changes to what it does not hold itself.
+        # A checked fragment is not told of changes to bytes behind its end.
         return STATUS
     for _ in range(PEEK):
         if at < -<i64>b.before or at >= b.avail:
             break
         r = decode(b.shapes, b.code + at, <u32>(b.avail - at), &i)
         if r == DECODE_LEARN and at >= 0:
-            # What is emitted may not depend on what has been met before.
+            # The output must not depend on which shapes this run has already learned.
             b.learn_at = <u32>at
             b.unlearned = 1
         if r != DECODE_OK:
@@ -151,7 +151,7 @@ cdef u16 peek_live(Builder* b, i64 at) noexcept nogil:
 
 
 cdef bint stays(Insn* i) noexcept nogil:
-    """Decoding goes on at the next instruction."""
+    """Whether decoding continues with the next instruction."""
     cdef u32 kind = i.shape.kind
     if kind == SHAPE_OP:
         return not ends_fragment(i.shape.op)
@@ -161,7 +161,7 @@ cdef bint stays(Insn* i) noexcept nogil:
 
 
 cdef bint may_store(Builder* b, Insn* i) noexcept nogil:
-    """The instruction, or what the virtual processor does for it, may write memory."""
+    """Whether the instruction, or the operation that replaces it, may write memory."""
     cdef u32 kind = i.shape.kind
     if kind == SHAPE_OP:
         return i.shape.op != OP_NONE
@@ -171,7 +171,7 @@ cdef bint may_store(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef inline bint stores_repeatedly(Insn* i) noexcept nogil:
-    """REP MOVS, REP STOS: a repetition may change the instruction before the next."""
+    """Whether a repetition (REP MOVS, REP STOS) may change the instruction before the next one."""
     return (i.shape.kind == SHAPE_STRING and i.prefixes & (PFX_REP | PFX_REPNE)
             and ((i.opcode & 0xFE) == 0xA4 or (i.opcode & 0xFE) == 0xAA))
 
@@ -196,13 +196,13 @@ cdef int scan(Builder* b) noexcept nogil:
             break
         if r == DECODE_LEARN:
             if b.count:
-                # Beyond what is known: a fragment may end anywhere.
+                # End the fragment before an instruction whose shape is not known.
                 b.learn_at = at
                 return TRANSLATE_LEARN
             b.learn_at = 0
             return TRANSLATE_LEARN
         if r == DECODE_LONG:
-            # Longer than 15 bytes: #GP, which the virtual processor raises.
+            # The instruction is longer than 15 bytes; the virtual processor raises #GP.
             i.shape = &b.shapes.shapes[SHAPE_OF_NONE]
             i.length = TOO_LONG
             b.count += 1
@@ -234,7 +234,7 @@ cdef void liveness(Builder* b) noexcept nogil:
     cdef u16 live
     cdef i64 after = <i64>i.offset + i.length
     if b.key & KEY_STEP or not b.speculate:
-        # Exact at every fault.
+        # The flags must be exact at every fault.
         for k in range(<i64>b.count):
             b.insns[k].live = STATUS
         b.live_out = STATUS
@@ -278,7 +278,7 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
         if not ends_fragment(i.shape.op):
             return 1
         if b.n_ops and b.ops[b.n_ops - 1].resume == b.n:
-            # It may have changed nothing, and come back.
+            # The operation may have had no effect, and resume here.
             emit_jump(b, <i64>i.offset + i.length)
         return 0
     if kind == SHAPE_INVALID:
@@ -308,10 +308,10 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
 
 
 cdef void emit_loop_copy(Builder* b) noexcept nogil:
-    """The body of a loop once more, for all passes but the first: what that one bound still holds.
+    """Emit a second copy of a loop's body, in which the bindings of the first pass hold.
 
-    Its own last branch goes back to the copy if the bindings hold at its end as well, else to the
-    start, which checks again.
+    The copy's last branch leads back to the copy if the bindings also hold at its end, otherwise to
+    the first body, which checks them again.
     """
     cdef u32 k = 0, head, last, n_links = 0
     cdef Insn* i
@@ -332,7 +332,7 @@ cdef void emit_loop_copy(Builder* b) noexcept nogil:
         n_links = b.n_links
         emit_insn(b, i, after)
     if b.n_links == n_links + 1 and loop_holds(b):
-        # The last link is the branch back.
+        # The last link is the branch back to the start.
         b.links[n_links].home = head
     if b.insns[last].shape.kind == SHAPE_JCC:
         map_here(b, b.insns[last].offset + b.insns[last].length)
@@ -381,7 +381,7 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
         b.count = k + 1
         b.guest_bytes = b.insns[k].offset + b.insns[k].length
         if b.checked:
-            # It has begun with a comparison of what is no longer in it.
+            # The check at its start compares bytes that are no longer part of the fragment.
             b.limit = b.count
             return translate_fragment(b, indirect)
     if more:
@@ -390,7 +390,7 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     if b.loop_at:
         emit_loop_copy(b)
     b.tail = b.n
-    # Beyond here: code that a fault cannot name an instruction for, but by the window misses.
+    # Of the code from here on, only the window misses belong to a guest instruction in a fault.
     emit_cold(b)
     if b.checked:
         emit_stale(b)
@@ -402,7 +402,7 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
 
 
 cdef Template template_of(Builder* b) noexcept nogil:
-    """The finished translation, as the code cache wants it; it points into the builder."""
+    """Return the finished translation for the code cache; it points into the builder."""
     cdef Template t
     t.linear = b.linear
     t.rip = b.rip

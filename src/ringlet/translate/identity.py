@@ -1,4 +1,4 @@
-"""Which translator this is: kept translations mean something only to the one that made them."""
+"""The identity of the translator, which alone can use the translations that it kept."""
 
 import hashlib
 from functools import cache
@@ -13,10 +13,10 @@ _SUFFIXES: Final = (".py", ".so")
 
 @cache
 def identity(*, speculate: bool, features: frozenset[str] = OFFERED) -> bytes:
-    """Return 32 bytes that differ where translations of the same guest code might.
+    """Return 32 bytes that differ if translations of the same guest code may differ.
 
-    That is: another build of the translator, another decoder, other `features` of the processor, or
-    flags that are to be exact.
+    They depend on the build of the translator, the decoder, the processor's `features`, and on
+    whether flags are exact.
     """
     of = hashlib.sha256()
     here = Path(__file__).parent

@@ -11,19 +11,19 @@ cdef enum:
     PFX_67 = 2
     PFX_LOCK = 4
     PFX_REP = 8      # F3 is the last of F2/F3
-    PFX_REPNE = 16   # F2 is
+    PFX_REPNE = 16   # F2 is the last of F2/F3
     PFX_REX = 32
 
 cdef enum:
     FREE_DISP = 1    # the displacement
     FREE_IMM = 2     # the immediate
     FREE_RIP = 4     # a displacement from RIP, whatever its value
-    FREE_NONE = 8    # none of them, whatever else is said
+    FREE_NONE = 8    # no field, whatever the other bits are
 
-# What decoding one instruction came to.
+# Results of decoding an instruction.
 cdef enum:
     DECODE_OK = 0
-    DECODE_MORE = 1      # it goes on past the bytes given
+    DECODE_MORE = 1      # it continues past the given bytes
     DECODE_LEARN = 2     # its shape is not known yet
     DECODE_LONG = 3      # longer than 15 bytes: #GP
 
@@ -35,9 +35,10 @@ cdef enum:
     GROUP_REGISTER = 16  # mod is ignored: always a register form (MOV CRn, MOV DRn)
 
 cdef enum:
-    SHAPE_OF_NONE = 1    # number of the shape that no instruction has
+    SHAPE_OF_NONE = 1    # number of a shape that belongs to no instruction
 
-# Learned shapes: `index` is addressed by shape key, `shapes` and `met` by its value; 0 is unknown.
+# Learned shapes.  `index` maps a shape key to a number (0: unknown), which is the index in `shapes`
+# and `met`.
 cdef struct ShapeTable:
     u16* index
     Shape* shapes
@@ -50,7 +51,7 @@ cdef struct Insn:
     Shape* shape
     i64 imm          # sign-extended
     i32 disp
-    u16 offset       # of its first byte, from the fragment's
+    u16 offset       # offset of its first byte in the fragment
     u16 live         # status flags live before it
     u16 host         # offset of its translation
     u8 length
@@ -86,12 +87,12 @@ cdef inline u8 insn_rm(Insn* i) noexcept nogil:
 cdef inline u8 insn_opreg(Insn* i) noexcept nogil:
     return (i.opcode & 7) | ((i.rex & 1) << 3)
 
-# MOV between rAX and an address given whole, in the immediate.
+# MOV between rAX and an absolute address, which is the immediate.
 cdef inline bint is_moffs(Insn* i) noexcept nogil:
     return i.enc == ENC_LEGACY and i.map == 0 and (i.opcode & 0xFC) == 0xA0
 
-# 32-bit fields below this, sign-extended, are addresses in the upper half.  What is translated is
-# the same for all such values but for the value itself.
+# 32-bit fields below this value, sign-extended, are addresses in the upper half.  Translations for
+# all such values differ only in the value itself.
 cdef enum:
     FAR = 1 << 28
 
@@ -101,7 +102,7 @@ cdef inline bint is_far(i64 v) noexcept nogil:
 cdef enum:
     NO_REG = 0xFF
 
-# Base and index of the memory operand; NO_REG where there is none.
+# Base and index of the memory operand, or NO_REG.
 cdef inline u8 insn_base(Insn* i) noexcept nogil:
     if i.rip_relative:
         return NO_REG

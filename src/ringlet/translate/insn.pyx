@@ -1,7 +1,7 @@
 """Decoding of guest instructions in 64-bit mode: lengths and fields, by learned shapes.
 
-Prefixes, ModRM, SIB, displacement and immediate are taken apart here (SDM 2A chapter 2); what an
-opcode means comes from its `Shape`.
+This module decodes prefixes, ModRM, SIB, displacement and immediate (SDM 2A chapter 2).  The
+meaning of an opcode comes from its `Shape`.
 """
 from ringlet.core.state cimport u8, u16, u32, u64, i32, i64, SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS
 from ringlet.core.state cimport SEG_GS, SEG_NONE
@@ -23,12 +23,12 @@ cdef inline bint is_prefix(u8 b) noexcept nogil:
 
 
 cdef u32 shape_key(ShapeTable* t, Insn* i) noexcept nogil:
-    """Pack what identifies a shape in 24 bits: see src/ringlet/translate/shape.pxd."""
+    """Return the 24-bit key of an instruction's shape (`ringlet.translate.key`)."""
     cdef u8 group = t.groups[i.enc][i.map][i.opcode]
     cdef u32 key = i.opcode | (<u32>i.map << 8) | (<u32>i.enc << 10)
     cdef u32 register_form = 0
     if i.enc == ENC_VEX:
-        # pp stands where 66, F2 and F3 do.
+        # pp takes the bits of 66, F2 and F3.
         key |= (<u32>(i.vex & 3) << 11) | (<u32>((i.vex >> 2) & 1) << 15)
     else:
         key |= <u32>(i.prefixes & PFX_66) << 11
@@ -44,14 +44,14 @@ cdef u32 shape_key(ShapeTable* t, Insn* i) noexcept nogil:
             key |= <u32>((i.modrm >> 3) & 7) << 17
         if (group & GROUP_RM) and register_form:
             key |= <u32>(i.modrm & 7) << 20
-    # NOP against XCHG r8,rax: REX.B makes 90h another instruction.
+    # REX.B makes 90h another instruction: XCHG r8,rax instead of NOP.
     if i.enc == ENC_LEGACY and i.map == 0 and i.opcode == 0x90:
         key |= <u32>(i.rex & 1) << 17
     return key
 
 
 cdef inline int refuse(ShapeTable* t, u32 length, Insn* i) noexcept nogil:
-    """The instruction, of `length` bytes, is #UD whatever its opcode says."""
+    """Decode an instruction of `length` bytes that raises #UD whatever its opcode is."""
     i.shape = &t.shapes[SHAPE_OF_NONE]
     i.length = <u8>length
     i.imm_at = <u8>length
@@ -99,10 +99,10 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
         elif b == 0x65:
             i.seg = SEG_GS
         elif b == 0x2E or b == 0x36 or b == 0x3E or b == 0x26:
-            # CS, SS, DS, ES overrides are ignored in 64-bit mode, and do not undo FS or GS.
+            # 64-bit mode ignores CS, SS, DS and ES overrides; they do not cancel FS or GS.
             pass
         elif (b & 0xF0) == 0x40:
-            # REX counts only right before the opcode.
+            # REX has an effect only immediately before the opcode.
             if at + 1 >= limit:
                 return DECODE_LONG if limit == 15 else DECODE_MORE
             at += 1
@@ -119,7 +119,7 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
     if b == 0xC4 or b == 0xC5:
         i.enc = ENC_VEX
         if b == 0xC4 and at < limit and not 1 <= (code[at] & 0x1F) <= 3:
-            # No such map holds an instruction, whatever follows.
+            # This map has no instructions, whatever follows.
             return refuse(t, at + 1, i)
         size = 2 if b == 0xC5 else 3
         if at + size > limit:
@@ -136,8 +136,8 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
             i.map = code[at] & 3
         i.opcode = code[at + size - 1]
         at += size
-        # These may not stand before VEX.  The instruction is as long as it would be without them,
-        # and one of more than 15 bytes is #GP before it is #UD.
+        # These prefixes are not allowed before VEX.  Decode the length anyway, because #GP for more
+        # than 15 bytes has priority over #UD.
         refused = i.prefixes & (PFX_66 | PFX_REP | PFX_REPNE | PFX_LOCK | PFX_REX) != 0
     else:
         if b == 0x0F:
@@ -189,7 +189,7 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
     i.shape = &t.shapes[found]
     i.imm_at = <u8>at
     if (i.opcode & 0xFC) == 0xA0 and i.map == 0 and (i.prefixes & PFX_67) and i.enc == ENC_LEGACY:
-        # The address of MOV moffs has the address size.
+        # The offset of MOV moffs has the size of an address.
         if at + 4 > limit:
             return DECODE_LONG if limit == 15 else DECODE_MORE
         i.imm = <i64><u32>signed_imm(code + at, 4)

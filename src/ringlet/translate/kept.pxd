@@ -1,10 +1,10 @@
-"""Translations that are kept: what was translated once is found again by its bytes.
+"""Kept translations, which are found again by the guest's bytes.
 
-A translation depends on its key, on where in its page it stands, and on some guest bytes of that
-page: those it was made from, and those that were looked at for flags.  Among them are 32-bit
-fields whose value is only copied (RELOC_FIELD): where a kernel chose its own address, these differ
-from boot to boot.  A record holds a translation with what it depends on; it is found wherever all
-of that is the same (docs/adr/0008).
+A translation depends on its key, on its offset in the page, and on some guest bytes of that page:
+those it was made from, and those that were inspected for flags.  Some 32-bit fields among them are
+only copied (RELOC_FIELD); they differ from boot to boot if a kernel randomizes its address.  A
+record holds a translation and its dependencies, and is used wherever all of them agree
+(docs/adr/0008).
 """
 from ringlet.core.state cimport u8, u16, u32, u64, i16, i32, OpInfo
 from ringlet.core.template cimport MapEntry, Template
@@ -13,25 +13,25 @@ from ringlet.translate.builder cimport Builder, Span
 cdef enum:
     BUCKETS = 1 << 17
     ARENA = 48 << 20     # bytes of records, old and new
-    LASTING = 32 << 20   # bytes of them that are never forgotten, and may outlive the run
+    LASTING = 32 << 20   # bytes of records that are never forgotten and may outlive the run
     MISSING = 0xFFFF     # in `thunk` and `indirect`: there is none
-    FIRST = 8            # where they begin: offset 0 ends a bucket's chain
+    FIRST = 8            # offset of the first record; offset 0 ends a bucket's chain
 
 cdef struct Record:
     u32 size             # of the record, a multiple of 8
-    u32 next             # arena offset of the next in its bucket; 0: none
+    u32 next             # arena offset of the next record in its bucket; 0: none
     u32 key
-    i32 near_low         # least and greatest RELOC_RIP32, if any: they fit 32 bits anywhere
+    i32 near_low         # lowest and highest RELOC_RIP32, to check that both fit 32 bits
     i32 near_high
     u16 hits             # whether this run has used it
-    u16 unused           # runs since it was used last
+    u16 unused           # number of runs since its last use
     u16 at               # offset in the page
-    u16 prefix           # how many first bytes its bucket is chosen by
+    u16 prefix           # number of first bytes that choose its bucket
     u16 guest_bytes
     u16 insns
-    u16 thunk            # 0xFFFF: none
+    u16 thunk            # or MISSING
     u16 body
-    u16 indirect         # 0xFFFF: none
+    u16 indirect         # or MISSING
     u16 code_size
     u16 n_exact
     u16 exact_bytes
@@ -40,9 +40,9 @@ cdef struct Record:
     u16 n_map
     u16 n_links
     u16 n_ops
-    u16 checked          # ringlet.translate.builder
+    u16 checked          # see ringlet.translate.builder
 
-# What Reloc and Link take in a record.
+# The forms of Reloc and Link in a record.
 cdef struct PackedReloc:
     u16 at
     u16 kind
@@ -55,7 +55,7 @@ cdef struct PackedLink:
     u16 conditional
     i32 target
 
-# Where the parts of a record stand, from its start.
+# Offsets of the parts of a record from its start.
 cdef struct Parts:
     u32 relocs
     u32 links
@@ -68,7 +68,7 @@ cdef struct Parts:
 
 
 cdef inline Parts parts_of(Record* r) noexcept nogil:
-    """The operations come first."""
+    """Return the offsets of a record's parts, beginning with the operations."""
     cdef Parts p
     p.relocs = <u32>sizeof(Record) + r.n_ops * <u32>sizeof(OpInfo)
     p.links = p.relocs + r.n_relocs * <u32>sizeof(PackedReloc)
@@ -84,15 +84,15 @@ cdef struct Kept:
     u8* arena            # records from offset 8 on
     u32* buckets         # arena offsets
     u32 used
-    u32 lasting          # offset of the first that may be forgotten; 0: not known yet
+    u32 lasting          # offset of the first record that may be forgotten; 0: not known yet
     u64 n_found
     u64 n_added
     u64 n_emptied
 
-# The translation that the builder is set up for (code, avail, before, linear, key) in `t`, which
-# points into the builder and the arena; False: not known.
+# Find the translation for the builder's input (code, avail, before, linear, key).  `t` then points
+# into the builder and the arena; False: there is none.
 cdef bint kept_find(Kept* k, Builder* b, bint indirect, Template* t) noexcept nogil
-# Keep what the builder, which was `noting`, has made.
+# Keep the translation of a builder that was `noting`.
 cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil
-# Put the record at arena offset `at` in its bucket; `bytes` are its first.
+# Put the record at arena offset `at` into its bucket; `bytes` are the first guest bytes.
 cdef void kept_enter(Kept* k, u32 at, const u8* bytes) noexcept nogil

@@ -1,14 +1,14 @@
-"""Translations that are kept: records and their index."""
+"""Kept translations: the records and their index."""
 from ringlet.core.state cimport u8, u16, u32, u64, i16, i32, i64, OpInfo
 from ringlet.core.template cimport *
 from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport is_far
 
 cdef enum:
-    PROBES = 32          # records looked at in a bucket
+    PROBES = 32          # number of records to try in a bucket
 
 cdef inline u32 bucket_of(u32 at, u32 key, const u8* bytes, u32 prefix) noexcept nogil:
-    """By place, mode, and the first `prefix` bytes (1, 3 or 8)."""
+    """Hash the offset in the page, the key and the first `prefix` bytes (1, 3 or 8)."""
     cdef u64 first = bytes[0]
     if prefix == 8:
         first = (<u64*>bytes)[0]
@@ -36,7 +36,7 @@ cdef inline bint fits32(i64 v) noexcept nogil:
 
 
 cdef bint holds(Builder* b, Record* r, Parts* p) noexcept nogil:
-    """All that the record depends on is so at the builder's bytes."""
+    """Whether all dependencies of the record agree with the builder's bytes."""
     cdef u8* start = <u8*>r
     cdef Span* exact = <Span*>(start + p.exact)
     cdef i16* free = <i16*>(start + p.free)
@@ -124,7 +124,7 @@ cdef bint kept_find(Kept* k, Builder* b, bint indirect, Template* t) noexcept no
 
 
 cdef inline u32 prefix_of(Builder* b) noexcept nogil:
-    """How many first bytes are surely the same wherever the record holds: 8, 3 or 1."""
+    """Return how many first bytes are equal wherever the record can be used: 8, 3 or 1."""
     cdef u32 i, known = 0
     for i in range(b.n_exact):
         while b.exact[i].start <= <i32>known < b.exact[i].end and known < 8:
@@ -133,7 +133,7 @@ cdef inline u32 prefix_of(Builder* b) noexcept nogil:
 
 
 cdef void kept_enter(Kept* k, u32 at, const u8* bytes) noexcept nogil:
-    """Put the record at arena offset `at` in its bucket; `bytes` are its first."""
+    """Put the record at arena offset `at` into its bucket; `bytes` are the first guest bytes."""
     cdef Record* r = <Record*>(k.arena + at)
     cdef u32* bucket = &k.buckets[bucket_of(r.at, r.key, bytes, r.prefix)]
     r.next = bucket[0]
@@ -141,7 +141,7 @@ cdef void kept_enter(Kept* k, u32 at, const u8* bytes) noexcept nogil:
 
 
 cdef void make_room(Kept* k) noexcept nogil:
-    """Forget the latest records, those beyond what lasts; each bucket has its latest first."""
+    """Forget the records beyond those that last; the latest come first in each bucket."""
     cdef u32 i
     for i in range(BUCKETS):
         while k.buckets[i] >= k.lasting:
@@ -220,7 +220,7 @@ cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
     r.prefix = <u16>prefix_of(b)
     r.guest_bytes = <u16>t.guest_bytes
     r.insns = <u16>t.insns
-    # What is not there, all bits set, stays that.
+    # The value for "none" has all bits set, so it becomes MISSING.
     r.thunk = <u16>t.thunk
     r.body = <u16>t.body
     r.indirect = <u16>t.indirect

@@ -1,4 +1,4 @@
-"""Kept translations as an object that owns them."""
+"""The Python object that owns kept translations."""
 from ringlet.core.state cimport u32
 from ringlet.translate.kept cimport Kept
 from ringlet.translate.learn_table cimport LearnTable
@@ -6,4 +6,4 @@ from ringlet.translate.learn_table cimport LearnTable
 cdef class KeptTranslations:
     cdef Kept k
     cdef LearnTable table
-    cdef u32 loaded      # arena offset behind those of earlier runs
+    cdef u32 loaded      # arena offset of the end of earlier runs' records

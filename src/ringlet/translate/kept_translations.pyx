@@ -1,4 +1,4 @@
-"""Kept translations in Python's hands, and the form in which they outlive a run."""
+"""The interface of kept translations to Python, and their stored form."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 from ringlet.core.host cimport host_map, host_unmap
@@ -10,16 +10,16 @@ from ringlet.translate.kept cimport *
 from ringlet.translate.learn_table cimport LearnTable
 
 cdef enum:
-    MAX_UNUSED = 8       # a record that so many runs have not used is dropped
+    MAX_UNUSED = 8       # drop a record after so many runs without use
 
 
 cdef inline bint wide(u32 kind) noexcept:
-    """A field of 64 bits."""
+    """Whether a relocated field has 64 bits."""
     return kind in (RELOC_RIP64, RELOC_NRIP64, RELOC_SOURCE, RELOC_FIELD64)
 
 
 cdef bint sound(Record* r, u32 room) noexcept:
-    """The record lies in `room` bytes, and installing it writes and reads nothing outside."""
+    """Whether the record fits in `room` bytes and its installation accesses nothing outside."""
     cdef u8* start = <u8*>r
     cdef Parts p
     cdef u32 i, total = 0
@@ -74,7 +74,7 @@ cdef bint sound(Record* r, u32 room) noexcept:
 
 
 cdef bint first_bytes(Record* r, Parts* p, u8* first) noexcept:
-    """The first `prefix` bytes of the fragment; False: the record does not say them."""
+    """Read the first `prefix` bytes of the fragment; False: the record does not hold them."""
     cdef u8* bytes = <u8*>r + p.bytes
     cdef Span* exact = <Span*>(<u8*>r + p.exact)
     cdef u32 i, found = 0
@@ -89,12 +89,12 @@ cdef bint first_bytes(Record* r, Parts* p, u8* first) noexcept:
 
 
 cdef inline bint lasts(Record* r) noexcept:
-    """It is in use, by this run or by one not long ago."""
+    """Whether this run or a recent one has used the record."""
     return r.hits != 0 or r.unused < MAX_UNUSED
 
 
 cdef u32 put(u8* out, Record* r) noexcept:
-    """Write the record as the next run finds it; its size."""
+    """Write the record for the next run, and return its size."""
     memcpy(out, r, r.size)
     (<Record*>out).next = 0
     (<Record*>out).hits = 0
@@ -103,10 +103,10 @@ cdef u32 put(u8* out, Record* r) noexcept:
 
 
 cdef class KeptTranslations:
-    """What one processor's translator has made, and what earlier runs have left.
+    """The translations that one processor's translator made in this run and in earlier runs.
 
-    `load` and `dump` exchange all of it, with the shapes of `table`, as bytes that mean something
-    only to the same translator.
+    `load` and `dump` exchange them, with the shapes of `table`, as bytes that only the same
+    translator can read.
     """
 
     def __cinit__(self, LearnTable table):
@@ -122,7 +122,7 @@ cdef class KeptTranslations:
         host_unmap(self.k.buckets, BUCKETS * sizeof(u32))
 
     def load(self, const unsigned char[::1] data):
-        """Take what `dump` gave; ValueError if it is not that."""
+        """Load the output of `dump`; ValueError if `data` is anything else."""
         cdef u64 size = data.shape[0]
         cdef u64 shapes = (<u64*>&data[0])[0] if size >= 8 else 0
         cdef u32 at
@@ -149,10 +149,10 @@ cdef class KeptTranslations:
         self.k.used = self.loaded = <u32>size
 
     def dump(self) -> bytes:
-        """Translations for `load`, at most LASTING bytes of them.
+        """Return translations for `load`, at most LASTING bytes of them.
 
-        Those that this run has made may take half of that from those of earlier runs, if they are
-        still in use; so no run drives out what the others need.
+        New translations may take at most half of that from older ones that are still in use.  So no
+        run displaces the translations that other runs need.
         """
         cdef u32 at, used = self.k.used, size = 0, room, old = 0
         cdef bint is_old
@@ -169,7 +169,7 @@ cdef class KeptTranslations:
         old = min(old, max(LASTING // 2, LASTING - min(LASTING, used - self.loaded)))
         data = PyBytes_FromStringAndSize(NULL, min(LASTING, old + used - self.loaded))
         out = <u8*>PyBytes_AS_STRING(data)
-        # First those that this run has used.
+        # Records that this run has used come first.
         for used_now in (True, False):
             at = FIRST
             while at < self.loaded:
@@ -188,7 +188,7 @@ cdef class KeptTranslations:
 
     @property
     def emptied(self) -> int:
-        """How often there was no room for another and the latest were forgotten."""
+        """How often the arena was full, so that the latest records were forgotten."""
         return self.k.n_emptied
 
     @property

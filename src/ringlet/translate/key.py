@@ -1,4 +1,4 @@
-"""The key of a shape: what of an instruction's bytes decides everything but its operands.
+"""The key of a shape: the bits of an instruction's encoding that its translation depends on.
 
 The key is 64-bit code's 24-bit number (`ShapeKey.pack`), with a table of shapes per mode:
 
@@ -12,10 +12,11 @@ The key is 64-bit code's 24-bit number (`ShapeKey.pack`), with a table of shapes
     bits 17-19  ModRM.reg where it extends the opcode (GROUP_REG); REX.B for 90h
     bits 20-22  ModRM.rm where it extends the opcode of a register form (GROUP_RM)
 
-Left out, so no shape may depend on it: 67h, segment prefixes, the registers named, the values of
-immediates.  The decoder adds three things itself: the offset of A0h-A3h has the size of the
-address (4 bytes with 67h in 64-bit code; 2 and 4 in 32-bit and 16-bit code); LOOP and JrCXZ count
-in (E)CX with 67h; and any of 66h, F2h, F3h, F0h or REX before VEX is #UD (`Parsed.bad_prefix`).
+67h, segment prefixes, register operands and the values of immediates are not in the key, so no
+shape may depend on them.  The decoder handles three cases itself: the offset of A0h-A3h has the
+size of the address (with 67h: 4 bytes in 64-bit code, 2 in 32-bit code, 4 in 16-bit code); LOOP and
+JrCXZ count in (E)CX with 67h; and any of 66h, F2h, F3h, F0h or REX before VEX is #UD
+(`Parsed.bad_prefix`).
 
 Sources: SDM vol. 2A chapter 2.
 """
@@ -47,11 +48,11 @@ GROUP_RM: Final = 4
 GROUP_OPREG: Final = 8
 """The opcode's low three bits name a register."""
 GROUP_REGISTER: Final = 16
-"""mod is ignored: always a register form, without SIB or displacement (MOV CRn, MOV DRn)."""
+"""mod is ignored: always a register form without SIB or displacement (MOV CRn, MOV DRn)."""
 
 
 class ShapeKey(NamedTuple):
-    """See the module's text; `reg` and `rm` are 0 where they do not count."""
+    """The parts of a key (see the module); `reg` and `rm` are 0 where they do not count."""
 
     mode: int
     vex: bool
@@ -88,18 +89,18 @@ class ShapeKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """One instruction's bytes taken apart up to its ModRM byte."""
+    """The fields of an instruction up to its ModRM byte."""
 
     key: ShapeKey
     group: int
     after_opcode: int  # offset of ModRM, or of the immediate
-    rex: int  # low four bits WRXB, of VEX too
+    rex: int  # low four bits WRXB, also of VEX
     address_override: bool
     bad_prefix: bool  # a prefix before VEX that makes it undefined
 
 
 def group_index(vex: bool, opcode_map: int, opcode: int) -> int:
-    """Return where `opcode_groups` has the flags of an opcode."""
+    """Return the index of an opcode's flags in `opcode_groups`."""
     return vex << 10 | opcode_map << 8 | opcode
 
 
@@ -130,7 +131,7 @@ def _add_group(flags: bytearray, info: OpCodeInfo) -> None:
     opcode_map = _MAPS[info.table]
     vex = info.encoding == EncodingKind.VEX
     if info.encoding == EncodingKind.D3NOW:
-        # 0F 0F, whose opcode proper stands where an immediate would.
+        # 0F 0F has its opcode in the place of an immediate.
         flags[group_index(False, 1, 0x0F)] |= GROUP_MODRM
         return
     kinds = set(info.op_kinds())
@@ -147,8 +148,8 @@ def _add_group(flags: bytearray, info: OpCodeInfo) -> None:
     instruction.code = info.code
     rule = RULES.get(info.code)
     if missing(instruction.cpuid_features(), _ALL_FEATURES) and not (rule and rule.absent):
-        # Refused whatever is offered, as are the undefined opcodes around it: no need to tell
-        # them apart (XBEGIN would give every MOV r32, imm32 in its C7 form eight shapes).
+        # These are refused whatever the features, like the undefined opcodes next to them, so they
+        # need no keys of their own (XBEGIN would give the C7 form of MOV r32, imm32 eight shapes).
         group &= GROUP_MODRM
     if kinds - _WITHOUT_MODRM:
         group |= GROUP_MODRM
@@ -185,7 +186,7 @@ _SEGMENT_PREFIXES: Final = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65})
 
 
 def parse(code: bytes, mode: int = 64) -> Parsed | None:
-    """Take apart the instruction at the start of `code`, up to its ModRM byte.
+    """Decode the instruction at the start of `code` up to its ModRM byte.
 
     Returns None for a VEX map that does not exist.  Raises `ValueError` if `code` ends before the
     ModRM byte does, or the prefixes alone fill 15 bytes.
@@ -231,7 +232,7 @@ def _parse(code: bytes, mode: int) -> Parsed | None:
     group = opcode_groups(mode)[group_index(False, opcode_map, byte)]
     register, reg, rm = _modrm_key(group, code, at)
     if byte == 0x90 and opcode_map == 0:
-        # NOP or PAUSE against XCHG r8,rAX.
+        # REX.B distinguishes XCHG r8,rAX from NOP and PAUSE.
         reg = rex & 1
     key = ShapeKey(
         mode, False, opcode_map, byte, p66, rep == 0xF3, rep == 0xF2,

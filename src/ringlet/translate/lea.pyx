@@ -54,7 +54,7 @@ cdef int emit_lea(Builder* b, Insn* i) noexcept nogil:
     if is_away(reg):
         dst = H8
         if (i.shape.reg & 7) == ROLE_16:
-            # A 16-bit write merges: fold the address first to free a register.
+            # A 16-bit write keeps the upper bits; compute the address first to free a register.
             lea(b, H9, &r)
             r = ref_mem(H9, 0)
             load_guest(b, reg, H8)

@@ -1,11 +1,11 @@
 """Learning an instruction's shape from iced-x86: the translator's only source of opcodes.
 
-`learn` looks at nothing of the bytes but their key (`ringlet.translate.key`): it makes up a
-representative instruction with that key, whose operands collide with no implicit one, and asks
-iced-x86 about that.  So two instructions with one key have one shape by construction; that iced-x86
-says the same of every instruction with that key is what the tests enumerate.
+`learn` uses only the key of the bytes (`ringlet.translate.key`).  It builds a representative
+instruction with that key, whose operands collide with no implicit one, and asks iced-x86 about it.
+So all instructions with one key have one shape by construction; the tests enumerate instructions
+to show that iced-x86 describes all those with one key alike.
 
-A shape stands for some instructions that do not exist: VEX.vvvv not 1111b where it names nothing, a
+A shape also covers some undefined instructions: VEX.vvvv not 1111b where it names no register, a
 gather whose registers overlap, CR9.  They raise #UD on the host too, or in the operation.
 """
 
@@ -35,7 +35,7 @@ _ROW: Final = Struct("<12B5H2BH")
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A row of the C struct `Shape` in shape.pxd, which says what each field means."""
+    """A row of the C struct `Shape` in shape.pxd, which describes each field."""
 
     kind: int
     op: int = Op.OP_NONE
@@ -64,7 +64,7 @@ class Shape:
 
 
 def learn(code: bytes, mode: int = 64, features: frozenset[str] = OFFERED) -> Shape:
-    """Return the shape of the instruction at the start of `code`; what follows it is ignored.
+    """Return the shape of the instruction at the start of `code`; later bytes are ignored.
 
     `mode` is 16, 32 or 64; `features` are the names of `ringlet.translate.features` that the
     virtual processor has.  Raises `ValueError` if `code` ends before the ModRM byte.
@@ -99,18 +99,18 @@ def learn_key(key: ShapeKey, features: frozenset[str] = OFFERED) -> Shape:
 
 # --- a representative instruction
 
-# Registers (r11, r15, r12 in 64-bit code) that no instruction uses both named and implicitly, so
-# that what is implicit can be told by subtraction; all different, for XOR r,r reads nothing.
+# Registers (r11, r15, r12 in 64-bit code) that no instruction both names and uses implicitly, so
+# that the implicit ones are those not named.  They differ, because XOR r,r reads nothing.
 # Outside 64-bit code the memory operand is [EBP].
 _NAMED_REG: Final = 3
 _NAMED_RM: Final = 7
 _NAMED_VVVV: Final = {16: 6, 32: 6, 64: 12}
-# Immediates of 3: a shift by 0 would change no flags, one by 1 more than others.
+# All immediates are 3: a shift by 0 would change no flags, and a shift by 1 more than others.
 _PADDING: Final = b"\x03" * 8
 
 
 def _representative(key: ShapeKey, group: int) -> tuple[Instruction, int] | None:
-    """Return an instruction with `key` and its length up to the immediate, or None."""
+    """Return an instruction with `key`, and its length up to the immediate; or None."""
     for vsib in (False, True) if group & GROUP_MODRM and not key.register else (False,):
         for extend in (5, 1) if key.mode == 64 else (0,):
             for vvvv in (_NAMED_VVVV[key.mode], 0) if key.vex else (0,):
@@ -125,12 +125,12 @@ def _representative(key: ShapeKey, group: int) -> tuple[Instruction, int] | None
 def _header(key: ShapeKey, group: int, extend: int, vvvv: int, vsib: bool) -> bytes:
     """Return the bytes before the immediate; `extend` are the R and B bits of REX or VEX."""
     if key.mode == 64 and not key.vex and key.map == 0 and key.opcode == 0x90:
-        # Here REX.B selects the instruction; F3 does not make XCHG r8,rAX a PAUSE (iced-x86
-        # says that it does, processors disagree).
+        # Here REX.B selects the instruction.  F3 does not make XCHG r8,rAX a PAUSE on processors,
+        # though iced-x86 decodes it so.
         extend = key.reg
         if extend:
             key = key._replace(repe=False)
-    # Only 32-bit addresses can have an index of a gather.
+    # In 16-bit code the index of a gather needs 32-bit addresses.
     start = b"\x67" if vsib and key.mode == 16 else b""
     start += _vex(key, extend, vvvv) if key.vex else _prefixes(key, extend)
     start += bytes((key.opcode,))

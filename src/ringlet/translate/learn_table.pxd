@@ -6,8 +6,8 @@ cdef class LearnTable:
     cdef ShapeTable t
     cdef object parse
     cdef object learn_key
-    cdef readonly object features   # whose instructions exist
-    cdef list keys          # of the shapes, by number, from SHAPE_OF_NONE + 1 on
+    cdef readonly object features   # features whose instructions exist
+    cdef list keys          # keys of the shapes, by number, from SHAPE_OF_NONE + 1
     cdef readonly u64 emptied
     cpdef bint learn(self, bytes code) except -1
     cdef add(self, u32 key, const unsigned char[::1] row)

@@ -1,4 +1,4 @@
-"""Shapes as they are learned: Python asks iced-x86 once per shape, compiled code looks it up."""
+"""Learned shapes: Python asks iced-x86 once for each shape, and compiled code looks it up."""
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ from ringlet.errors import InternalError
 
 cdef enum:
     KEYS = 1 << 23
-    SHAPES = 16384         # numbers of shapes, 0 and SHAPE_OF_NONE among them
-    SHAPES_STORED = 2048   # of them, so many outlive a run
+    SHAPES = 16384         # count of shape numbers, including 0 and SHAPE_OF_NONE
+    SHAPES_STORED = 2048   # maximum of shapes that outlive a run
 
 
 class DecodeStatus(IntEnum):
@@ -26,10 +26,10 @@ class DecodeStatus(IntEnum):
 
 
 class Decoded(NamedTuple):
-    """What decoding came to: `status` and, if that is `DecodeStatus.OK`, the instruction.
+    """The result of decoding: `status` and, if that is `DecodeStatus.OK`, the instruction.
 
-    `key` is the number of `ringlet.translate.key`, `shape` the bytes of the C struct, and `refused`
-    whether the instruction is #UD whatever its operands are.
+    `key` is the number of `ringlet.translate.key`, `shape` holds the bytes of the C struct, and
+    `refused` says that the instruction raises #UD whatever its operands are.
     """
 
     status: DecodeStatus
@@ -40,11 +40,11 @@ class Decoded(NamedTuple):
 
 
 cdef class LearnTable:
-    """The shapes one translator knows, at most `capacity` numbers of them.
+    """The shapes that one translator knows, at most `capacity` numbers of them.
 
-    They grow as guests show new instructions.  A table that is full is emptied: nothing but the
-    instructions that are being decoded refers to a shape, and the caller decodes them again.
-    `shown` are the features that the virtual processor's CPUID shows; all by default.
+    The table grows as guests use new instructions.  When it is full it is emptied: only the
+    instructions in decoding refer to shapes, and the caller decodes those again.  `shown` are the
+    features that the virtual processor's CPUID shows; all by default.
     """
 
     def __cinit__(self, u32 capacity=SHAPES, shown=None):
@@ -56,7 +56,7 @@ cdef class LearnTable:
         if self.t.index == NULL or self.t.shapes == NULL or self.t.met == NULL:
             raise MemoryError("shape table")
         self.t.capacity = capacity
-        # Number 0 stands for "not learned".
+        # Number 0 means "not learned".
         self.t.count = SHAPE_OF_NONE + 1
         self.t.shapes[SHAPE_OF_NONE].kind = SHAPE_INVALID
 
@@ -81,9 +81,9 @@ cdef class LearnTable:
         host_unmap(self.t.met, SHAPES)
 
     cpdef bint learn(self, bytes code) except -1:
-        """Learn the shape of the instruction that `code` begins with; True: others are forgotten.
+        """Learn the shape of the instruction at the start of `code`; True: others were forgotten.
 
-        InternalError if Python's decoder takes the bytes for another instruction.
+        InternalError if Python's decoder reads another instruction in the bytes.
         """
         cdef Insn i
         cdef u8 buffer[32]
@@ -93,7 +93,7 @@ cdef class LearnTable:
         cdef bint full
         for k in range(32):
             buffer[k] = code[k] if k < len(code) else 0
-        # The instruction may be cut off at the end of `code`; its shape is in its first bytes.
+        # `code` may hold only a part of the instruction; the shape depends on its first bytes.
         if decode(&self.t, buffer, 32, &i) != DECODE_LEARN:
             return False
         key = shape_key(&self.t, &i)
@@ -129,7 +129,7 @@ cdef class LearnTable:
         self.emptied += 1
 
     def decode(self, bytes code) -> Decoded:
-        """Decode the instruction at the start of `code`, whose shape is learned if need be."""
+        """Decode the instruction at the start of `code`, and learn its shape if necessary."""
         cdef Insn i
         cdef u8 buffer[32]
         cdef u32 k, size = min(len(code), 32)
@@ -148,8 +148,10 @@ cdef class LearnTable:
                        (<char*>i.shape)[:sizeof(Shape)], refused)
 
     def rows(self) -> bytes:
-        """Shapes for `restore`, each after its key: those met in this run first, and no more than
-        SHAPES_STORED, so that a later run has room whatever this one has met."""
+        """Return shapes for `restore`, each after its key; those used in this run come first.
+
+        There are at most SHAPES_STORED of them, so that a later run has room for its own.
+        """
         cdef u32 number
         numbers = sorted(range(SHAPE_OF_NONE + 1, self.t.count),
                          key=lambda number: not self.t.met[<u32>number])
@@ -160,21 +162,21 @@ cdef class LearnTable:
         return b"".join(rows)
 
     def restore(self, bytes rows):
-        """Take `rows` of a table that learned from the same source; ValueError if it cannot be."""
+        """Load `rows` of a table that learned from the same source; ValueError if they are not."""
         cdef u32 step = 4 + sizeof(Shape), at, key
         if (len(rows) % step or self.t.count != SHAPE_OF_NONE + 1
                 or len(rows) // step > min(SHAPES_STORED, self.t.capacity - SHAPE_OF_NONE - 1)):
             raise ValueError("no shapes")
         for at in range(0, len(rows), step):
             key = int.from_bytes(rows[at:at + 4], "little")
-            # (The kind is the first byte.)
+            # The kind is the first byte of the shape.
             if key >= KEYS or self.t.index[key] or rows[at + 4] > SHAPE_INVALID:
                 raise ValueError("no shape")
             self.add(key, rows[at + 4:at + step])
 
     @property
     def count(self) -> int:
-        """How many shapes are known."""
+        """Number of known shapes."""
         return self.t.count - SHAPE_OF_NONE - 1
 
 

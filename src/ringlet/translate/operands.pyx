@@ -1,15 +1,15 @@
 """Rewriting of memory operands.
 
-A linear address reaches memory as address + addend, where the addend is that of the address' slot
-(64 GiB).  Four ways find it, cheapest first:
+A linear address plus the addend of its slot (64 GiB) is its host address.  There are four ways to
+find the addend, cheapest first:
 
-- RSP-based: the host's RSP has the addend in it.
+- Base is RSP: the host's RSP includes the addend.
 - The base was compared with the cached window earlier in the fragment: r11 is its addend.
-- Flags are dead: compare bits 63..32 with the window's tag (r10); the rare miss refills r10, r11.
-- Else the slot table, which costs a load on the address' path but changes no flag.
+- Flags are dead: compare bits 63..32 with the window's tag (r10); a rare miss refills r10 and r11.
+- Otherwise the slot table gives it, which needs a load before the access but changes no flag.
 
-Every way is sound for every 64-bit value: unused and non-canonical slots have addends that make
-the sum non-canonical, and displacements and zero-extended indices end in the guards.
+Each way is sound for every 64-bit value: addends of unused and non-canonical slots make the sum
+non-canonical, and displacements and zero-extended indices cannot reach beyond the guards.
 """
 from ringlet.core.state cimport u8, u16, u32, u64, i32, i64, RSP, SEG_FS, SEG_GS, SEG_NONE
 from ringlet.core.state cimport CpuState, BLOCK_SLOTS_K
@@ -27,7 +27,7 @@ cdef u32 GS_BASE = <u32><size_t>&_null.arch.seg[5].base
 
 
 cdef u32 load_guest(Builder* b, u32 reg, u32 scratch) noexcept nogil:
-    """The host register that holds guest register `reg`'s value; loaded to `scratch` if spilled."""
+    """Return the host register with guest register `reg`; load a spilled one into `scratch`."""
     if reg == RSP:
         guest_rsp(b, scratch)
         return scratch
@@ -44,7 +44,7 @@ cdef void guest_rsp(Builder* b, u32 dst) noexcept nogil:
 
 
 cdef void bind_rsp(Builder* b, u32 reg) noexcept nogil:
-    """The guest's RSP becomes the value in `reg` (r8 or r9); both scratch registers are lost."""
+    """Set the guest's RSP to the value in `reg` (r8 or r9); both scratch registers change."""
     cdef u32 other = H9 if reg == H8 else H8
     rorx(b, other, reg, 36)
     movzx16(b, other, other)
@@ -68,10 +68,11 @@ cdef inline bint fits32(u64 v) noexcept nogil:
 
 
 cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) noexcept nogil:
-    """The operand [reg + disp]; `what` says which guest registers `reg` is made of, or is NULL.
+    """Return the operand [reg + disp]; `what` names the guest registers in `reg`, or is NULL.
 
-    The first miss in a fragment refills the window in place.  Later ones would take it from what is
-    bound already: they leave for a fragment that begins at this instruction.
+    The first comparison in a fragment refills the window if it misses.  Later ones must not change
+    the window to which registers are bound, so they leave for a fragment that begins at this
+    instruction.
     """
     cdef Cold* cold
     cdef Link* link
@@ -111,10 +112,10 @@ cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) no
 
 
 cdef void probe(Builder* b) noexcept nogil:
-    """RSP moved without an access: perform one, so that it cannot march past the guards.
+    """Probe the stack if RSP moved without an access, so that it cannot move past the guards.
 
-    A fault of the probe is no fault of the guest's.  The handler lets the fragment go on only if
-    RSP is bound to the slot that it points into (vcpu.loop.faults); else the fragment is left.
+    A fault of the probe is not a fault of the guest.  The handler lets the fragment continue only
+    if RSP is bound to the slot that it points into (vcpu.loop.faults).
     """
     if b.sp_moved:
         e32(b, PROBE_FIRST)
@@ -123,7 +124,7 @@ cdef void probe(Builder* b) noexcept nogil:
 
 
 cdef void emit_cold(Builder* b) noexcept nogil:
-    """The window misses, out of line: r10 and r11 become those of the address in `reg`."""
+    """Emit the window misses out of line: load r10 and r11 for the address in `reg`."""
     cdef u32 k
     cdef Cold* c
     for k in range(b.n_cold):
@@ -139,7 +140,7 @@ cdef void emit_cold(Builder* b) noexcept nogil:
 
 
 cdef Ref constant(Builder* b, i64 delta) noexcept nogil:
-    """The operand at the fragment's RIP + delta, in 64-bit code: no segment has a base there."""
+    """Return the operand at the fragment's RIP + delta, in 64-bit code, without segment base."""
     cdef Ref r
     e8(b, 0x4C); e8(b, 0x8B); e8(b, 0x04); e8(b, 0x25)      # mov r8, [slot entry]
     reloc(b, RELOC_SLOT, delta)
@@ -156,14 +157,14 @@ cdef Ref constant(Builder* b, i64 delta) noexcept nogil:
 
 
 cdef Ref of_disp(Builder* b, Insn* i, u8 base, u8 index) noexcept nogil:
-    """[base + index + disp] of host registers and the guest's own displacement."""
+    """Return [base + index + disp] of host registers and the guest's own displacement."""
     cdef Ref r = ref_sum(base, index, i.disp)
     r.own = i.disp_size == 4 and not i.rip_relative and is_far(i.disp)
     return r
 
 
 cdef inline Ref absolute(Builder* b, Insn* i, u8 index, u8 scale) noexcept nogil:
-    """The operand [index * scale + disp] with a zero-extended index or none: its slot is known."""
+    """Return the operand [index * scale + disp], index zero-extended or none: its slot is known."""
     cdef Ref r
     cdef i32 disp = i.disp
     e8(b, 0x4C); e8(b, 0x8B); e8(b, 0x04); e8(b, 0x25)
@@ -175,7 +176,7 @@ cdef inline Ref absolute(Builder* b, Insn* i, u8 index, u8 scale) noexcept nogil
 
 
 cdef void effective_address(Builder* b, Insn* i, u32 base, u32 index) noexcept nogil:
-    """r9 := base + index * scale + disp of any registers, truncated under 67h; not the segment."""
+    """r9 := base + index * scale + disp, truncated with 67h, without the segment's base."""
     cdef Ref r
     cdef u32 w = 0 if i.prefixes & PFX_67 else 8
     if i.rip_relative:
@@ -199,7 +200,7 @@ cdef void effective_address(Builder* b, Insn* i, u32 base, u32 index) noexcept n
 
 
 cdef inline void mov_rip(Builder* b, Insn* i, u32 dst) noexcept nogil:
-    """`dst` := what the RIP-relative operand of `i` names."""
+    """`dst` := the address of the RIP-relative operand of `i`."""
     cdef i64 end = <i64>i.offset + i.length
     e8(b, 0x48 | (dst >> 3))
     e8(b, 0xB8 | (dst & 7))
@@ -215,7 +216,7 @@ cdef inline void mov_rr32(Builder* b, u32 dst, u32 src) noexcept nogil:
 
 
 cdef void add_segment(Builder* b, Insn* i) noexcept nogil:
-    """r9 += the base of FS or GS; r8 is lost."""
+    """r9 += the base of FS or GS; r8 changes."""
     load_state(b, H8, FS_BASE if i.seg == SEG_FS else GS_BASE)
     lea_sum(b, H9, H9, H8, 0)
 
@@ -252,7 +253,7 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
         if base == NO_REG:
             return absolute(b, i, NO_REG, 0)
         if not -FAR <= i.disp <= FAR:
-            # Likely an address in the displacement: the sum is in another slot than the base.
+            # The displacement is likely an address, so the sum is in another slot than the base.
             effective_address(b, i, base, index)
             return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
         host = load_guest(b, base, H9)
@@ -280,7 +281,7 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
 
 
 cdef inline Ref shrink(Builder* b, Ref r, bint keep) noexcept nogil:
-    """Free r8 where both scratch registers are in the operand."""
+    """Free r8 if the operand uses both scratch registers."""
     if keep and r.index == H8 and r.base == H9:
         lea(b, H9, &r)
         return ref_mem(H9, 0)

@@ -1,7 +1,7 @@
 """Innocuous instructions.
 
-Most are emitted byte for byte.  The others get a host operand for their memory operand and scratch
-registers for r8-r11 and RSP; the bytes of opcode and immediate stay as they are.
+Most are copied byte for byte.  In the others a host operand replaces the memory operand, and
+scratch registers replace r8-r11 and RSP; opcode and immediate do not change.
 """
 from ringlet.core.state cimport CpuState, RSP, SEG_NONE, u8, u32, i32, i64
 from ringlet.translate.bindings cimport SMALL_MOVE, TOTAL_MOVE
@@ -15,7 +15,7 @@ from ringlet.translate.shape cimport *
 cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
 
-# Which operands' guest registers are not in the host registers of their numbers.
+# Which operands are guest registers that are not in the host registers of their numbers.
 cdef struct Away:
     bint reg
     bint rm
@@ -33,7 +33,7 @@ cdef inline bint moves_rsp(Insn* i) noexcept nogil:
 cdef int emit_rsp_move(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     cdef i64 delta = i.imm if ((i.modrm >> 3) & 7) == 0 else -i.imm
     if live_after & i.shape.flags_write:
-        # Exact flags come from the guest's own value.
+        # Exact flags need the guest's own value of RSP.
         guest_rsp(b, H8)
         encode(b, i, i.opcode, insn_reg(i), NULL, H8, 0)
         lea_disp(b, RSP, RSP, <i32>delta)
@@ -44,12 +44,12 @@ cdef int emit_rsp_move(Builder* b, Insn* i, u32 live_after) noexcept nogil:
 
 
 cdef bint in_memory(Insn* i) noexcept nogil:
-    """The instruction does the same with its r/m register in memory.
+    """Whether the instruction has the same effect with its r/m register in memory.
 
-    A 32-bit write is not among them (it zeroes the upper half), nor XCHG, which would lock, nor a
-    bit test with an offset from a register, which would address memory beside it.  Nor is a
-    rotation by a count: it leaves OF undefined, and Intel's processors keep it with a register
-    operand but not with one in memory.
+    This is not so for a 32-bit write, which zeroes the upper half of a register; for XCHG, which
+    would lock the bus; for a bit test with a register offset, which would access other memory; and
+    for a rotation by a count, which leaves OF undefined: Intel's processors keep OF with a register
+    operand, but not with one in memory.
     """
     cdef u8 op = i.opcode
     if i.enc != ENC_LEGACY:
@@ -79,9 +79,9 @@ cdef inline bint copies_rsp(Insn* i) noexcept nogil:
 
 
 cdef inline bint swaps(Insn* i) noexcept nogil:
-    """The instruction has a twin whose operands are the other way round: ADD to CMP, MOV, TEST.
+    """Whether the instruction (ADD to CMP, MOV, TEST) can be encoded with its operands exchanged.
 
-    It only reads the register in ModRM.reg.
+    The instruction only reads the register in ModRM.reg.
     """
     cdef u8 op = i.opcode
     return (i.enc == ENC_LEGACY and i.map == 0
@@ -89,7 +89,7 @@ cdef inline bint swaps(Insn* i) noexcept nogil:
 
 
 cdef inline bint is_high_byte(Insn* i, u32 role, u32 reg) noexcept nogil:
-    """The operand is AH, CH, DH or BH, which an instruction with REX cannot name."""
+    """Whether the operand is AH, CH, DH or BH, which an instruction with REX cannot name."""
     return (role & 7) == ROLE_8 and not i.prefixes & PFX_REX and i.enc == ENC_LEGACY and reg >= 4
 
 
@@ -100,7 +100,7 @@ cdef inline bint aligns_rsp(Insn* i) noexcept nogil:
 
 
 cdef int emit_memory_form(Builder* b, Insn* i, Away a, u32 flags_dead) noexcept nogil:
-    """The r/m operand is in memory; at most one scratch register is left for the others."""
+    """Emit the form with a memory operand, which leaves one scratch register for the others."""
     cdef Shape* s = i.shape
     cdef u32 reg = insn_reg(i), free_reg
     cdef bint both = a.reg and a.vvvv
@@ -112,7 +112,7 @@ cdef int emit_memory_form(Builder* b, Insn* i, Away a, u32 flags_dead) noexcept 
         b.sp_moved = 0
     free_reg = H9 if (ref.base == H8 or ref.index == H8) else H8
     if both:
-        # The destination may be the scratch register of a source.
+        # The destination may use the scratch register of a source.
         load_away(b, i.vvvv, free_reg, s.vvvv)
         encode(b, i, i.opcode, free_reg, &ref, 0, free_reg)
         store_away(b, reg, free_reg, s.reg)
@@ -130,7 +130,7 @@ cdef int emit_memory_form(Builder* b, Insn* i, Away a, u32 flags_dead) noexcept 
 
 
 cdef bint emit_in_state(Builder* b, Insn* i, Away a) noexcept nogil:
-    """Operate on a spilled register where it is, in the state block; False: no such form."""
+    """Operate on a spilled register in the state block itself; False: there is no such form."""
     cdef Shape* s = i.shape
     cdef u32 reg = insn_reg(i), rm = insn_rm(i)
     if a.rm and rm != RSP and not a.vvvv and in_memory(i):
@@ -151,7 +151,7 @@ cdef bint emit_in_state(Builder* b, Insn* i, Away a) noexcept nogil:
 
 
 cdef int emit_register_form(Builder* b, Insn* i, Away a) noexcept nogil:
-    """All operands are registers: at most three of the guest's, and two scratch registers."""
+    """Emit the form with up to three guest registers; there are two scratch registers."""
     cdef Shape* s = i.shape
     cdef u32 reg = insn_reg(i), rm = insn_rm(i), vvvv = i.vvvv, free_reg = H8, other
     if a.rm:
@@ -166,7 +166,7 @@ cdef int emit_register_form(Builder* b, Insn* i, Away a) noexcept nogil:
         other = free_reg
         free_reg = H9 if free_reg == H8 else H8
         if a.reg and a.rm:
-            # Three are away: the destination shares the scratch register of the second source.
+            # All three are away: the destination uses the scratch register of the second source.
             encode(b, i, i.opcode, other, NULL, rm, vvvv)
             store_away(b, reg, other, s.reg)
             return 1
@@ -184,9 +184,9 @@ cdef int emit_register_form(Builder* b, Insn* i, Away a) noexcept nogil:
 
 
 cdef void store_results(Builder* b, Insn* i, Away a, u32 reg, u32 rm, u32 vvvv) noexcept nogil:
-    """Write the results from the host registers `reg`, `rm` and `vvvv` to where the guest's are.
+    """Write the results from the host registers `reg`, `rm` and `vvvv` to the guest's registers.
 
-    RSP comes last, for binding it takes both scratch registers.
+    RSP comes last, because binding it takes both scratch registers.
     """
     cdef Shape* s = i.shape
     cdef bint rm_written = a.rm and s.rm & ROLE_WRITE
@@ -226,7 +226,7 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
     if is_high_byte(i, s.rm, rm):
         a.rm = False
         if a.reg and not mem:
-            # MOVZX ESP, AH: a scratch register needs REX, beside which there is no AH.
+            # MOVZX ESP, AH: a scratch register needs REX, with which AH cannot be encoded.
             return 0
     simple = not mem or (insn_base(i) == RSP and insn_index(i) == NO_REG and i.seg == SEG_NONE
                          and not i.prefixes & PFX_67)
@@ -236,13 +236,13 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
             b.sp_moved = 0
         return 1
     if s.kind == SHAPE_POP_MEM and insn_base(i) == RSP:
-        # Its address is formed with RSP after the pop.
+        # POP computes the address with RSP after the pop.
         return 0
     if a.rm and rm == RSP:
         if moves_rsp(i) and -SMALL_MOVE <= i.imm <= SMALL_MOVE and b.sp_moved < TOTAL_MOVE:
             return emit_rsp_move(b, i, live_after)
         if aligns_rsp(i) and not live_after & s.flags_write:
-            # Regions are aligned to more than that.
+            # Regions have a larger alignment, so the host's RSP can be aligned directly.
             copy_verbatim(b, i)
             b.sp_moved += 128
             return 1
@@ -254,7 +254,7 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
 
 
 cdef int emit_opreg(Builder* b, Insn* i) noexcept nogil:
-    """The register is in the opcode: PUSH, POP, MOV imm, BSWAP, XCHG with RAX."""
+    """Emit PUSH, POP, MOV imm, BSWAP or XCHG with RAX, whose opcode names the register."""
     cdef Shape* s = i.shape
     cdef u32 reg = insn_opreg(i)
     if (s.opreg & 7) == ROLE_8 and not i.prefixes & PFX_REX:
@@ -297,13 +297,13 @@ cdef int emit_opreg(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef inline void swap_high(Builder* b, u32 reg) noexcept nogil:
-    """`xchg bl, bh` and its like for the register whose high byte is number `reg` (4-7)."""
+    """Emit `xchg bl, bh` or the like for the register whose high byte is number `reg` (4-7)."""
     e8(b, 0x86)
     e8(b, 0xC0 | (reg << 3) | (reg - 4))
 
 
 cdef int emit_high_byte(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
-    """AH-DH beside a memory operand that needs REX: swapped through the low byte."""
+    """Emit an operation on AH-DH and memory that needs REX: exchange the high and low bytes."""
     cdef Shape* s = i.shape
     cdef u32 reg = insn_reg(i), low = reg - 4, base = insn_base(i), free_reg
     cdef Ref ref
@@ -316,7 +316,7 @@ cdef int emit_high_byte(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     ref = memory_operand(b, i, flags_dead, True)
     free_reg = H9 if (ref.base == H8 or ref.index == H8) else H8
     if s.reg & ROLE_WRITE or not s.mem & MEM_WRITE:
-        # The one access comes first, so that a fault sees nothing changed.
+        # The only access comes first, so that a fault finds the state unchanged.
         e8(b, 0x40 | rex_of(0, free_reg, &ref)); e8(b, 0x0F); e8(b, 0xB6)
         modrm_mem(b, free_reg, &ref)
         swap_high(b, reg)

@@ -1,14 +1,14 @@
-"""`Shape`: what the translator knows of an instruction's opcode, learned once from iced-x86.
+"""`Shape`: the properties of an instruction's opcode, learned once from iced-x86.
 
 A shape is (mode, encoding, map, opcode, 66h, F2h/F3h, REX.W, VEX.L, LOCK, mod == 3, and ModRM.reg
 or ModRM.rm where they extend the opcode).  `ringlet.translate.learn` makes the rows;
-`ringlet.translate.key` says what a shape's key is.
+`ringlet.translate.key` defines a shape's key.
 """
 from ringlet.core.state cimport u8, u16, u32
 
 cpdef enum ShapeKind:
     SHAPE_UNKNOWN = 0
-    SHAPE_PLAIN = 1      # innocuous: registers renamed and the memory operand rewritten, else as is
+    SHAPE_PLAIN = 1      # innocuous: copied with other registers and memory operand
     SHAPE_OP = 2         # sensitive or refused: leaves for `op`; OP_NONE: a NOP, no code at all
     SHAPE_JMP = 3        # direct, relative
     SHAPE_JCC = 4
@@ -26,18 +26,18 @@ cpdef enum ShapeKind:
     SHAPE_BITS = 16      # BT BTS BTR BTC with a register offset and a memory operand
     SHAPE_PUSH_MEM = 17  # PUSH r/m64 with a memory operand
     SHAPE_POP_MEM = 18
-    SHAPE_INVALID = 19   # no such instruction: #UD
+    SHAPE_INVALID = 19   # undefined: #UD
 
-# Role of a general register field: low 3 bits the size, then how it is used.
+# Role of a general register field: the size in the low 3 bits, and its use.
 cpdef enum RegRole:
-    ROLE_NONE = 0        # not a general register (or not there)
+    ROLE_NONE = 0        # not a general register, or no field
     ROLE_8 = 1           # AH-DH without REX
     ROLE_16 = 2
     ROLE_32 = 3
     ROLE_64 = 4
     ROLE_READ = 8
     ROLE_WRITE = 16      # a 32-bit write zeroes the upper half; CMOV counts as read and write
-    ROLE_MAYBE = 32      # BSF, BSR, CMPXCHG: a write that may leave all 64 bits alone
+    ROLE_MAYBE = 32      # BSF, BSR, CMPXCHG: a write that may not change any of the 64 bits
 
 cpdef enum MemUse:
     MEM_NONE = 0
@@ -45,7 +45,7 @@ cpdef enum MemUse:
     MEM_WRITE = 2
     MEM_HINT = 4         # named but not accessed: multi-byte NOP, PREFETCH, LEA
     MEM_MAYBE = 8        # the instruction may end without the access (masked moves, x87)
-    MEM_LANES = 16       # a mask says which lanes are accessed
+    MEM_LANES = 16       # a mask selects the lanes that are accessed
 
 cpdef enum UnitUse:
     UNIT_NONE = 0
@@ -69,14 +69,14 @@ cdef struct Shape:
     u8 vvvv          # role of VEX.vvvv
     u8 opreg         # role of the register in the opcode's low three bits
     u8 mem           # MemUse of the ModRM memory operand (mod != 3), not of an implicit one
-    u8 mem_size      # bytes, of a string element or masked move too; 0 if unknown or over 255
+    u8 mem_size      # bytes, also of a string element or masked move; 0 if unknown or over 255
     u8 unit
     u8 stack
-    u16 implicit_read    # general registers read without being named, a bit each
+    u16 implicit_read    # general registers read but not named, one bit each
     u16 implicit_write
     u16 flags_read       # RFLAGS bits 0-11: tested
-    u16 flags_kill       # surely overwritten on every execution that ends (not: undefined)
-    u16 flags_write      # perhaps changed: holds flags_kill; a shift's, if its count is not 0
+    u16 flags_kill       # overwritten by every complete execution; excludes undefined flags
+    u16 flags_write      # may change: includes flags_kill, and a shift's flags for counts not 0
     u8 size              # operand size in bytes, for the virtual processor
-    u8 traps             # 1: may fault by itself (DIV, x87, SSE; VEX: #UD), 0: only by its operand
+    u8 traps             # 1: may fault (DIV, x87, SSE; VEX: #UD), 0: only its memory operand may
     u8 code16[2]         # iced-x86 Code, little endian: for explain and errors

@@ -1,8 +1,8 @@
-"""`Shape` as Python sees it: the enums of shape.pxd, and the layout of the C struct."""
+"""`Shape` for Python: the enums of shape.pxd, and the layout of the C struct."""
 
 
 def layout() -> dict[str, int]:
-    """Byte offset of each field of the C struct `Shape`, and its own size as `struct`."""
+    """Return the offset of each field of the C struct `Shape`, and its size as `struct`."""
     cdef Shape* s = NULL
     return {
         "kind": <size_t>&s.kind, "op": <size_t>&s.op, "modrm": <size_t>&s.modrm,

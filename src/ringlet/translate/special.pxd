@@ -1,4 +1,4 @@
-"""Bit strings, string instructions, LEAVE, XLAT and MOV moffs.  1: emitted; 0: to be emulated."""
+"""Bit strings, strings, LEAVE, XLAT and MOV moffs; 1: emitted, 0: for the general emulator."""
 from ringlet.core.state cimport u32
 from ringlet.translate.insn cimport Insn
 from ringlet.translate.builder cimport Builder

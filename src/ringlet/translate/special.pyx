@@ -1,4 +1,4 @@
-"""Innocuous instructions whose memory operand is not plain ModRM: bit strings, strings, LEAVE."""
+"""Innocuous instructions with special memory operands: bit strings, strings, LEAVE."""
 from ringlet.core.state cimport (u8, u32, u64, i32, i64, RAX, RBX, RSP, RBP, RSI, RDI, SEG_NONE,
                                  KEY_STEP, CpuState)
 from ringlet.translate.insn cimport *
@@ -13,9 +13,9 @@ cdef u32 SCRATCH = <u32><size_t>&_null.scratch[0]
 
 
 cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
-    """BT, BTS, BTR, BTC with a register offset: the access is at EA + (offset >> 6) * 8.
+    """Emit BT, BTS, BTR or BTC with a register offset, which accesses EA + (offset >> 6) * 8.
 
-    The slot is that of the address accessed; the processor adds the offset itself.
+    The addend must be that of the accessed address; the processor adds the offset itself.
     """
     cdef u32 reg = insn_reg(i), host
     cdef u32 shift = 6 if i.rex & 8 else 5
@@ -29,8 +29,8 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
         e8(b, 0x4C | (host >> 3)); e8(b, 0x63); e8(b, 0xC0 | (host & 7))     # movsxd r8, host
         host = H8
     b.n_bindings = 0
-    # RCX would be the usual count; SARX takes any register: borrow r10, which the miss path and
-    # the window refill anyway, so the window is invalidated by the lookup below.
+    # SARX takes its count in any register.  Use r10, which the lookup below sets again, and which
+    # the miss path refills.
     e8(b, 0x41); e8(b, 0xBA); e32(b, shift)                                   # mov r10d, shift
     e8(b, 0xC4); e8(b, 0x42 | ((1 - (host >> 3)) << 5)); e8(b, 0xAA); e8(b, 0xF7)
     e8(b, 0xC0 | (host & 7))                                                  # sarx r8, host, r10
@@ -51,7 +51,7 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
 
 
 cdef inline void bias(Builder* b, u32 reg, u32 slot) noexcept nogil:
-    """`reg` := its host address; minus the addend goes to scratch[slot]."""
+    """`reg` := its host address; store the negated addend in scratch[slot]."""
     rorx(b, H8, reg, 36)
     movzx16(b, H8, H8)
     load_table(b, H9, H8, b.nslots)
@@ -66,7 +66,7 @@ cdef inline void unbias(Builder* b, u32 reg, u32 slot) noexcept nogil:
 
 
 cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
-    """MOVS, STOS, LODS, SCAS, CMPS run natively on host addresses; the fault handler knows."""
+    """Emit MOVS, STOS, LODS, SCAS or CMPS on host addresses, which the fault handler reverts."""
     cdef u32 op = i.opcode & 0xFE
     cdef bint source = op == 0xA4 or op == 0xA6 or op == 0xAC
     cdef bint target = op != 0xAC
@@ -80,7 +80,7 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef void emit_once(Builder* b, Insn* i, bint source, bint target) noexcept nogil:
-    """One repetition of a string instruction; then it is dispatched anew."""
+    """Emit one repetition of a string instruction, which is then dispatched again."""
     cdef bint compares = (i.opcode & 0xFE) == 0xA6 or (i.opcode & 0xFE) == 0xAE
     e8(b, 0xE3); e8(b, 2)                                    # jrcxz to the jump below
     e8(b, 0xEB); e8(b, 5)                                    # jmp over it
@@ -117,7 +117,7 @@ cdef void emit_element(Builder* b, Insn* i, bint source, bint target, bint repea
 
 
 cdef int emit_leave(Builder* b, Insn* i) noexcept nogil:
-    """RSP := RBP + 8, RBP := [RBP]; the access comes before any change."""
+    """Emit RSP := RBP + 8, RBP := [RBP]; the access comes before any change."""
     cdef Ref r
     if i.prefixes & PFX_66:
         return 0
@@ -147,7 +147,7 @@ cdef int emit_xlat(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
 
 
 cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
-    """MOV between rAX and an address given whole: becomes the ModRM form."""
+    """Emit MOV between rAX and an absolute address in the ModRM form."""
     cdef Ref r
     e8(b, 0x49); e8(b, 0xB9); e64(b, <u64>i.imm)             # mov r9, imm64
     if i.seg != SEG_NONE:

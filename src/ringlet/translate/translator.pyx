@@ -1,4 +1,4 @@
-"""`Translator`: the pure translator for Python: bytes and a key in, a `Translation` out."""
+"""`Translator`: the pure translator for Python, from bytes and a key to a `Translation`."""
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ DEFAULT_KEY = <u32>KEY_MODE64
 
 
 class Relocation(IntEnum):
-    """What a field of the translated bytes becomes when it is installed (core/template.pxd)."""
+    """The value that a field of translated bytes gets when it is installed (core/template.pxd)."""
 
     STATE = RELOC_STATE
     RIP32 = RELOC_RIP32
@@ -37,7 +37,7 @@ class Relocation(IntEnum):
 
 
 class Stub(IntEnum):
-    """The stubs a translation leaves through: core/template.pxd."""
+    """The stubs through which a translation leaves (core/template.pxd)."""
 
     LINK = STUB_LINK
     INDIRECT = STUB_INDIRECT
@@ -49,7 +49,7 @@ class Stub(IntEnum):
 # The tables in the block below 2 GiB, by privilege (supervisor, user): src/ringlet/core/state.pxd.
 SLOTS = (BLOCK_SLOTS_K, BLOCK_SLOTS_U)
 NEGATED_SLOTS = (BLOCK_NSLOTS_K, BLOCK_NSLOTS_U)
-JUMP_TABLE = BLOCK_JUMPS  # the first of them; which one is a matter of the key
+JUMP_TABLE = BLOCK_JUMPS  # the first jump table; the key selects one
 TABLE_BYTES = SLOT_COUNT * 8
 
 KEYS = {
@@ -57,22 +57,22 @@ KEYS = {
     "nosse": <u32>KEY_NOSSE, "noavx": <u32>KEY_NOAVX, "step": <u32>KEY_STEP, "em": <u32>KEY_EM,
 }
 
-# Where the state block stands in what `Translation.code` shows; any address below 2 GiB would do.
+# Address of the state block in `Translation.code`; any address below 2 GiB would do.
 BLOCK = 0x40000000
 
-# Where the guest's bytes stand in the code of a checked one.
+# Address of the guest's bytes in the code of a checked translation.
 SOURCE = 0x7E0000000000
 
 
 class Translation(NamedTuple):
     """A fragment's translation as a relocatable template.
 
-    `code` stands as if the state block were at `BLOCK` and the fragment at `linear`; fields of
+    `code` assumes that the state block is at `BLOCK` and the fragment at `linear`; fields of
     stubs, links and operations are 0.  `map` holds (host offset, guest offset), `links` (offset of
     a rel32, linear target), `relocations` (offset, `Relocation`, value), `operations` (guest
-    offset, `Op`).  From offset `cold` on is what no guest instruction falls into: window misses,
-    in a `checked` one what it does when its bytes have changed, then, from `stubs` on, a stub for
-    each link.  `resumes` are the offsets that operations come back to.
+    offset, `Op`).  The code out of line begins at `cold`: window misses, the exit of a `checked`
+    translation for changed bytes, and, from `stubs` on, a stub for each link.  Operations resume at
+    the offsets in `resumes`.
     """
 
     linear: int
@@ -97,7 +97,7 @@ class Translation(NamedTuple):
 
 
 class InPage(NamedTuple):
-    """A translation by `Translator.translate_in`: parts of a `Translation`, made or found again.
+    """Parts of a `Translation` that `Translator.translate_in` made or found.
 
     `operations` hold (guest offset, `Op`, the instruction's bytes).
     """
@@ -109,10 +109,9 @@ class InPage(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """What a `Translator.sweep` came to.
+    """The result of a `Translator.sweep`.
 
-    `cache_bytes` are all that the fragments would take in the code cache: their code and the
-    records of it.
+    `cache_bytes` is the size of the fragments in the code cache: their code and its records.
     """
 
     fragments: int
@@ -123,7 +122,7 @@ class Sweep(NamedTuple):
 
 
 cdef class Translator:
-    """Translates 64-bit guest code; learns instruction shapes as it meets them."""
+    """Translates 64-bit guest code, and learns the shapes of new instructions."""
 
     cdef Builder* b
     cdef LearnTable table
@@ -144,7 +143,7 @@ cdef class Translator:
 
     @property
     def shapes(self) -> int:
-        """How many instruction shapes are known."""
+        """Number of known instruction shapes."""
         return self.table.count
 
     cdef int run(self, const unsigned char[::1] data, u64 linear, u32 key, u32 limit,
@@ -172,7 +171,7 @@ cdef class Translator:
                 limit = 1
                 continue
             if r == TRANSLATE_CROSS:
-                raise ValueError("the first instruction goes on past the bytes given")
+                raise ValueError("the first instruction continues past the given bytes")
             return 0
 
     def translate(self, const unsigned char[::1] data, u64 linear=0x100000,
@@ -180,10 +179,10 @@ cdef class Translator:
                   bint checked=False):
         """Translate the fragment that begins with `data`'s first byte.
 
-        `data` are guest bytes from linear address `linear`, of one page's worth at most that
-        matters; `key` is the processor mode (KEY_*).  `checked`: for a page that is often written,
-        it compares these bytes on entry (docs/adr/0005).  ValueError if the first instruction is
-        cut.
+        `data` holds guest bytes from linear address `linear`, of which at most one page is used;
+        `key` is the processor mode (KEY_*).  A `checked` translation, for a page that is often
+        written, compares these bytes on entry (docs/adr/0005).  ValueError if the first instruction
+        is incomplete.
         """
         cdef Template t
         cdef u32 i
@@ -205,9 +204,9 @@ cdef class Translator:
 
     def translate_in(self, const unsigned char[::1] page, u32 at, u64 linear, u32 key=DEFAULT_KEY,
                      bint indirect=False):
-        """Translate what begins at offset `at` of a page at `linear`, or find it among `kept`.
+        """Translate the code at offset `at` of a page at `linear`, or find it among `kept`.
 
-        ValueError if an instruction there goes on in the next page.
+        ValueError if the first instruction continues in the next page.
         """
         cdef Template t
         cdef Builder* b = self.b
@@ -234,7 +233,7 @@ cdef class Translator:
                 kept_add(&self.kept.k, b, &t)
         b.noting = 0
         if r == TRANSLATE_CROSS:
-            raise ValueError("the first instruction goes on past the page")
+            raise ValueError("the first instruction continues past the page")
         self.stand(&t)
         return InPage(
             PyBytes_FromStringAndSize(<char*>t.code, t.size),
@@ -244,7 +243,7 @@ cdef class Translator:
                    for i in range(t.n_ops)]))
 
     cdef void stand(self, Template* t):
-        """Make a copy of the code and fill in what depends on the guest's bytes and address."""
+        """Copy the code and fill in the fields that depend on the guest's bytes and address."""
         cdef u32 i
         cdef Reloc* r
         cdef u8* field
@@ -267,10 +266,10 @@ cdef class Translator:
                                     + <u64><i64>(<i32*>(t.bytes + (r.value >> 16)))[0])
 
     def sweep(self, const unsigned char[::1] text, u64 linear, u32 key=DEFAULT_KEY):
-        """Translate all of `text`, fragment after fragment, page by page; a `Sweep`.
+        """Translate all of `text`, page by page, one fragment after another; return a `Sweep`.
 
-        Nothing is kept.  For measuring: the work is the translator's alone.  Each fragment has an
-        entry for indirect jumps.
+        Nothing is kept, so the time is the translator's alone.  Each fragment has an entry for
+        indirect jumps.
         """
         cdef Builder* b = self.b
         cdef u64 at = 0, size = text.shape[0], fragments = 0, insns = 0, host = 0, records = 0

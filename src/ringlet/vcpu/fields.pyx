@@ -101,13 +101,13 @@ def _counters() -> dict[str, int]:
 ARCH_FIELDS = _architectural()
 """Offset and size of each field of the architectural state.
 
-RFLAGS is in two parts, `iflag` and `rflags`."""
+RFLAGS has two parts, `iflag` and `rflags`."""
 
 ARCH_SIZE = sizeof(ArchState)
-"""Bytes of the architectural state, which begins at offset 0."""
+"""Size in bytes of the architectural state, which begins at offset 0."""
 
 FIELDS = ARCH_FIELDS | _others()
 """Offset and size of every field that Python reads or writes."""
 
 COUNTERS = _counters()
-"""Offset of counters of 64 bits."""
+"""Offset of each counter; counters have 64 bits."""

@@ -14,10 +14,10 @@ _HYPERVISOR = 1 << 31
 
 @cache
 def tsc_khz() -> int:
-    """Frequency of the host's TSC in kHz.
+    """Return the frequency of the host's TSC in kHz.
 
-    From the host's CPUID where it says so exactly (leaf 15h, or a hypervisor's leaf 40000010h),
-    else measured against CLOCK_MONOTONIC_RAW for 20 ms, which is good to some 5 ppm.
+    The host's CPUID may give it exactly (leaf 15h, or a hypervisor's leaf 40000010h).  Otherwise it
+    is measured against CLOCK_MONOTONIC_RAW for 20 ms, with an error of about 5 ppm.
     """
     if host_cpuid(0)[0] >= 0x15:
         denominator, numerator, crystal, _ = host_cpuid(0x15)
@@ -31,7 +31,7 @@ def tsc_khz() -> int:
 
 
 def _sample() -> tuple[int, int]:
-    """Nanoseconds and TSC at one moment: of several pairs the one read fastest."""
+    """Return nanoseconds and the TSC at one moment: the pair, of several, that was read fastest."""
     best: tuple[int, int, int] | None = None
     for _ in range(16):
         before = host_tsc()
@@ -52,16 +52,16 @@ def _measure() -> int:
 
 @cache
 def host_vendor() -> Vendor:
-    """The vendor as whose processors the host's behaves."""
+    """Return the vendor whose processors behave like the host's."""
     _, ebx, ecx, edx = host_cpuid(0)
     return vendor_of(struct.pack("<3I", ebx, edx, ecx).decode("latin-1"))
 
 
 def conduct_of(vendor: Vendor | None = None) -> Conduct:
-    """What sets a vendor's processors, the host's by default, apart from others."""
+    """Return the behaviour specific to a vendor's processors, by default the host's."""
     return CONDUCT[vendor or host_vendor()]
 
 
 def default_entries(hide: frozenset[str] = frozenset()) -> list[cpuid.Entry]:
-    """The CPUID table of the default model on this host, without the features in `hide`."""
+    """Return the CPUID table of the default model on this host, without the features in `hide`."""
     return cpuid.entries(cpuid.DEFAULT, host_cpuid, tsc_khz(), hide)

@@ -1,4 +1,4 @@
-"""`Processor`: one virtual CPU with its guest memory, as Python sees it."""
+"""`Processor`: the interface of one virtual CPU and its guest memory to Python."""
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -50,7 +50,7 @@ cdef enum:
     CODE_CACHE = 32 << 20
 
 class ExitInfo(NamedTuple):
-    """The fields of the last exit; which of them count depends on its kind."""
+    """The fields of the last exit; its kind decides which of them are valid."""
 
     port: int
     size: int
@@ -65,11 +65,11 @@ cdef class Processor(ProcessorState):
     """One virtual CPU and its guest physical memory of `ram_size` bytes.
 
     Without `speculate` the arithmetic flags are exact at every fault and no access runs ahead of
-    a bounds check; that is slower.  With `keep` it does not translate twice what it meets again
-    elsewhere, and its `kept` translations may be those of an earlier run.  It behaves as `vendor`'s
-    processors do, which is the host's by default.
+    a bounds check, which is slower.  With `keep` the processor reuses translations of equal code at
+    other addresses, and its `kept` translations may come from an earlier run.  It behaves as
+    `vendor`'s processors do, by default the host's vendor.
 
-    Not for two threads at once, but for `kick` and `set_interrupt`, which any thread may call.
+    Only one thread at a time may use it, except for the methods that any thread may call.
     """
 
     cdef GuestRam* ram
@@ -79,16 +79,16 @@ cdef class Processor(ProcessorState):
     cdef Native native
     cdef object emulator
     cdef object emulation   # an instruction that waits for the machine, or None
-    cdef u64 emulated       # instructions the emulator was asked for
+    cdef u64 emulated       # number of instructions given to the emulator
     cdef int waiting        # an exit that the next `run` has to return
-    cdef object port_read   # what answers IN and OUT within `run`, or None
+    cdef object port_read   # callbacks for IN and OUT within `run`, or None
     cdef object port_write
-    cdef object memory_read    # what answers where there is no RAM, or None
+    cdef object memory_read    # callbacks for accesses where there is no RAM, or None
     cdef object memory_write
-    cdef object level_ended    # what hears of the end of level-triggered interrupts, or None
-    cdef object direct_make    # what makes a direct process, or None
+    cdef object level_ended    # callback for the end of level-triggered interrupts, or None
+    cdef object direct_make    # makes a direct process, or None
     cdef list direct_processes
-    cdef object block_begins   # what is asked before each block, or None
+    cdef object block_begins   # callback before each block, or None
     cdef u64 port_reads
     cdef u64 port_writes
     cdef readonly unsigned long ram_size
@@ -143,7 +143,7 @@ cdef class Processor(ProcessorState):
         ram_destroy(self.ram)
 
     def set_cpuid(self, entries) -> None:
-        """The CPUID table: (leaf, subleaf, flags, eax, ebx, ecx, edx) rows."""
+        """Set the CPUID table: rows of (leaf, subleaf, flags, eax, ebx, ecx, edx)."""
         rows = list(entries)
         cdef CpuidEntry* table = <CpuidEntry*>calloc(len(rows) or 1, sizeof(CpuidEntry))
         if table == NULL:
@@ -155,12 +155,12 @@ cdef class Processor(ProcessorState):
         self.c.cpuid = table
         self.c.cpuid_count = len(rows)
         if self.c.mmu != NULL:
-            mmu_flush_all(self.c)   # the width of physical addresses may be another
+            mmu_flush_all(self.c)   # the width of physical addresses may have changed
 
     # --- running
 
     def run(self) -> int:
-        """Run the guest until Python has to act; an `Exit`.  Releases the GIL."""
+        """Run the guest until Python has to act, and return an `Exit`.  Releases the GIL."""
         cdef int kind = self.waiting
         cdef u8* area = self.xsave()
         self.c.n_python_exits += 1
@@ -233,16 +233,16 @@ cdef class Processor(ProcessorState):
         space_add(state, &process.d, files, len(found))
 
     cdef int answer(self, u64 value) except -1:
-        """Tell what asked a device its answer; an `Exit`, or EXIT_NONE."""
+        """Pass a device's answer to the instruction that waits; return an `Exit` or EXIT_NONE."""
         device_answer(self.c, value)
         return self.advance(value) if self.emulation is not None else EXIT_NONE
 
     cdef bint reach(self) except -1:
-        """Let the local APIC or the machine answer an access to a device; False: nobody does."""
+        """Let the local APIC or the machine answer a device access; False: neither does."""
         cdef CpuState* c = self.c
         cdef bint reads = c.exit_kind == EXIT_MMIO_READ
         if apic_holds(c, c.mmio_phys):
-            # Only aligned accesses of 32 bits are architected (SDM 3A 10.4.1).
+            # Only aligned accesses of 32 bits are architectural (SDM 3A 10.4.1).
             if reads:
                 c.io_data = apic_read(c, c.mmio_phys & 0xFFF)
             elif apic_write(c, c.mmio_phys & 0xFFF, <u32>c.io_data) == EMU_EXIT:
@@ -266,11 +266,11 @@ cdef class Processor(ProcessorState):
         self.memory_write = write
 
     def attach_level(self, ended: Callable[[int], None]) -> None:
-        """Let `ended(vector)` hear of each level-triggered interrupt that the guest has ended."""
+        """Call `ended(vector)` for each level-triggered interrupt that the guest has ended."""
         self.level_ended = ended
 
     def wait_in_halt(self) -> None:
-        """From now on HLT waits within `run` for the next interrupt, if it can be taken."""
+        """Make HLT wait within `run` for the next interrupt, if interrupts are enabled."""
         self.c.patient = 1
 
     def attach_ports(self, read: Callable[[int, int], int],
@@ -282,7 +282,7 @@ cdef class Processor(ProcessorState):
         self.port_write = write
 
     cdef int serve(self, bint reads) except -1:
-        """Let the machine answer the pending IN or OUT; an `Exit`, or EXIT_NONE."""
+        """Let the machine answer the pending IN or OUT; return an `Exit` or EXIT_NONE."""
         cdef CpuState* c = self.c
         cdef int result
         if reads:
@@ -297,11 +297,11 @@ cdef class Processor(ProcessorState):
         return c.exit_kind if result == EMU_EXIT else EXIT_NONE
 
     def emulate(self, u64 value=0) -> int:
-        """Fetch the instruction at RIP and perform it by the general emulator; an `Exit`.
+        """Perform the instruction at RIP by the general emulator, and return an `Exit`.
 
-        EXIT_NONE: it is over, done or its exception delivered.  After EXIT_MMIO_READ or
-        EXIT_MMIO_WRITE the next call goes on with it, and `value` is what was read.  `run` does all
-        this where translated code cannot go on; here it is a way to try one instruction.
+        EXIT_NONE: the instruction is done, or its exception has been delivered.  After
+        EXIT_MMIO_READ or EXIT_MMIO_WRITE the next call continues it; `value` is the value read.
+        `run` does all this where translated code cannot continue; this method serves tests.
         """
         if self.emulation is None:
             self.emulation = self.emulator.fetch_and_execute()
@@ -309,7 +309,7 @@ cdef class Processor(ProcessorState):
         return self.advance(value)
 
     cdef int advance(self, answer) except -1:
-        """Go on with an emulated instruction: the exit it needs, or EXIT_NONE when it is over."""
+        """Continue an emulated instruction; return the exit it needs, or EXIT_NONE at its end."""
         cdef CpuState* c = self.c
         emulation = self.emulation
         self.emulation = None
@@ -329,7 +329,7 @@ cdef class Processor(ProcessorState):
         return c.exit_kind
 
     cdef learn(self):
-        """Learn a new shape; those of cached code stay known, for single steps and faults."""
+        """Learn a new shape; the shapes of cached code stay known, for single steps and faults."""
         cdef Builder* b = self.builder
         cdef u32 size = min(<u32>15, b.avail - b.learn_at)
         if self.table.learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
@@ -341,7 +341,7 @@ cdef class Processor(ProcessorState):
                         c.arch.rip)
 
     def complete(self, u64 value=0) -> None:
-        """Finish the instruction that left for a device; `value` is what was read."""
+        """Finish the instruction that left for a device; `value` is the value read."""
         if self.emulation is not None or self.c.device_waits:
             self.waiting = self.answer(value)
             return
@@ -350,7 +350,7 @@ cdef class Processor(ProcessorState):
         self.ended(deliver(self.c) if result == EMU_FAULT else result)
 
     cdef void ended(self, int result):
-        """Keep the triple fault that delivery outside the run loop may come to."""
+        """Keep, for the next `run`, the triple fault of a delivery outside the run loop."""
         if result == EMU_EXIT:
             self.waiting = self.c.exit_kind
 
@@ -364,17 +364,17 @@ cdef class Processor(ProcessorState):
                 and not (self.c.debugger != NULL and debug_holds(self.c)))
 
     def inject(self, int vector) -> None:
-        """Deliver an external interrupt; the guest must be able to take it: after EXIT_WINDOW, or
-        if it is `interruptible`."""
+        """Deliver an external interrupt, after EXIT_WINDOW or if the guest is `interruptible`."""
         self.ended(interrupt(self.c, vector))
 
     def set_interrupt(self, bint pending) -> None:
-        """The interrupt line of the machine's controller; any thread may call this."""
+        """Set the interrupt line of the machine's controller; any thread may call this."""
         apic_line(self.c, pending)
 
     def message(self, u64 address, u32 data) -> None:
-        """An interrupt message to the local APIC, as a device writes it (SDM 3A 10.11); any thread
-        may call this.
+        """Send an interrupt message to the local APIC, as a device writes it (SDM 3A 10.11).
+
+        Any thread may call this.
         """
         apic_message(self.c, address, data)
 
@@ -384,49 +384,58 @@ cdef class Processor(ProcessorState):
         request_stop(self.c)
 
     def set_alarm(self, due: int | None) -> None:
-        """Make `run` return EXIT_INTERRUPTED at `due`, in ns of CLOCK_MONOTONIC, in place of what
-        was set before; None: not at all.
+        """Make `run` return EXIT_INTERRUPTED at `due`, in ns of CLOCK_MONOTONIC.
+
+        The new alarm replaces the previous one; None: no alarm.
         """
         self.c.alarm_due = 0 if due is None else host_ticks() + to_ticks(
             self.c, max(0, due - time.monotonic_ns()), 1000000000)
         alarm_set(self.c, apic_due(self.c))
 
-    # --- for a debugger, while `run` does not
+    # --- for a debugger, while `run` is not active
 
     def set_breakpoints(self, addresses) -> None:
-        """Leave with EXIT_DEBUG before instructions at these linear addresses only, at most 256."""
+        """Leave with EXIT_DEBUG before instructions at these linear addresses, at most 256.
+
+        They replace the previous ones.
+        """
         debug_set_breaks(self.c, addresses)
 
     def set_watchpoints(self, watches) -> None:
-        """Leave with EXIT_DEBUG after accesses to these (linear, size, kinds) only, at most 4;
-        kinds: 1 reads, 2 writes, 3 both."""
+        """Leave with EXIT_DEBUG after accesses to these (linear, size, kinds), at most 4.
+
+        Kinds are 1 for reads, 2 for writes, 3 for both.  They replace the previous ones.
+        """
         debug_set_watches(self.c, watches)
 
     def debug_go(self, bint step, bint skip) -> None:
-        """With `step`, leave after one instruction; with `skip`, do it even with a breakpoint."""
+        """With `step`, leave after one instruction; with `skip`, ignore a breakpoint at RIP."""
         debug_go(self.c, step, skip)
 
     def debug_stop(self) -> tuple[int, int]:
-        """Why the last EXIT_DEBUG came, a `DebugReason`, and the bits of the watchpoints hit."""
+        """Return the `DebugReason` of the last EXIT_DEBUG and the bits of the watchpoints hit."""
         return debug_why(self.c)
 
     def poke_linear(self, u64 address, const unsigned char[::1] data) -> None:
-        """Write RAM even where the guest may not; ValueError where none is mapped."""
+        """Write RAM, even where the guest may not; ValueError where no RAM is mapped."""
         if data.shape[0]:
             debug_poke(self.c, address, &data[0], data.shape[0])
 
     def watch_blocks(self, u32 last, begins=None) -> None:
-        """From before the first run on: keep the `last` events (0 or a power of 2) for `events`,
-        and call `begins` before each block, with the registers as they are there."""
+        """Watch the guest block by block; call this before the first run.
+
+        Keep the `last` events (0 or a power of 2) for `events`, and call `begins` before each
+        block, with the registers at its start.
+        """
         self.block_begins = begins
         blocks_create(self.c, last, begins is not None)
 
     def events(self) -> list[tuple[int, int, int, int, int]]:
-        """(`Event`, CPL, RIP, two arguments) of the last events, the oldest first."""
+        """Return (`Event`, CPL, RIP, two arguments) of the last events, the oldest first."""
         return blocks_events(self.c)
 
     def counters(self) -> dict[str, int]:
-        """The engine's counters by name."""
+        """Return the engine's counters by name."""
         cdef Cache* k = <Cache*>self.c.cache
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values.update(emulated=self.emulated, port_reads=self.port_reads,

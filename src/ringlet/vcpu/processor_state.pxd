@@ -1,4 +1,4 @@
-"""The registers and the memory of one virtual CPU, as Python reads and writes them."""
+"""Access from Python to the registers and the memory of one virtual CPU."""
 from ringlet.core.state cimport CpuState, Segment, u8
 
 cdef class ProcessorState:

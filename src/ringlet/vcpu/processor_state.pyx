@@ -1,4 +1,4 @@
-"""The registers and the memory of one virtual CPU, as Python reads and writes them."""
+"""Access from Python to the registers and the memory of one virtual CPU."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 from ringlet.core.state cimport *
@@ -17,7 +17,7 @@ cdef enum:
 
 
 cdef class ProcessorState:
-    """What `Processor` has besides running: guest memory, registers and vector state."""
+    """The part of `Processor` for guest memory, registers and vector state."""
 
     cdef u8* xsave(self):
         return <u8*>((<u64>&self.c.xsave[0] + 63) & ~<u64>63)
@@ -25,19 +25,19 @@ cdef class ProcessorState:
     # --- memory
 
     def read_phys(self, u64 address, size_t size) -> bytes:
-        """`size` bytes of guest physical memory; ValueError where there is no RAM."""
+        """Return `size` bytes of guest physical memory; ValueError where there is no RAM."""
         data = PyBytes_FromStringAndSize(NULL, size)
         if phys_read(self.c, address, PyBytes_AS_STRING(data), size) != MEM_OK:
             raise ValueError(f"no RAM at guest physical {address:#x}, {size} bytes")
         return data
 
     def write_phys(self, u64 address, const unsigned char[::1] data) -> None:
-        """Write guest physical memory; translations of what changes are dropped."""
+        """Write guest physical memory and drop the translations of changed code."""
         if data.shape[0] and phys_write(self.c, address, &data[0], data.shape[0]) != MEM_OK:
             raise ValueError(f"no RAM at guest physical {address:#x}, {data.shape[0]} bytes")
 
     def read_linear(self, u64 address, size_t size) -> bytes:
-        """`size` bytes at a linear address, as a supervisor read; ValueError if not mapped."""
+        """Return `size` bytes at a linear address, read as supervisor; ValueError if not mapped."""
         data = PyBytes_FromStringAndSize(NULL, size)
         if mmu_read(self.c, address, PyBytes_AS_STRING(data), size, ACC_READ) != MEM_OK:
             raise ValueError(f"linear {address:#x} is not mapped to RAM")
@@ -51,7 +51,7 @@ cdef class ProcessorState:
     # --- registers
 
     def get(self, str name) -> int:
-        """The value of a register by its SDM name in lower case."""
+        """Return the value of a register, given its SDM name in lower case."""
         if name == "rflags":
             return get_rflags(self.c)
         if name == "cpl":
@@ -87,7 +87,10 @@ cdef class ProcessorState:
         return NULL
 
     def get_segment(self, int index) -> tuple[int, int, int, int]:
-        """(selector, base, limit, access rights) of ES CS SS DS FS GS (0-5), LDTR (6), TR (7)."""
+        """Return (selector, base, limit, access rights) of a segment register.
+
+        The index is that of ES CS SS DS FS GS (0-5), LDTR (6), TR (7).
+        """
         cdef Segment* s = self.segment(index)
         if s == NULL:
             raise IndexError(index)
@@ -105,7 +108,7 @@ cdef class ProcessorState:
         update_key(self.c)
 
     def get_table(self, str name) -> tuple[int, int]:
-        """(base, limit) of "gdtr" or "idtr"."""
+        """Return (base, limit) of "gdtr" or "idtr"."""
         cdef TableReg* t = &self.c.arch.gdtr if name == "gdtr" else &self.c.arch.idtr
         return t.base, t.limit
 

@@ -1,4 +1,4 @@
-"""What a processor's registers hold after power-up."""
+"""The values of a processor's registers after power-up."""
 from ringlet.core.control_bits cimport CR0_CD, CR0_ET, CR0_NW, XCR0_X87
 from ringlet.core.state cimport CpuState, FLAGS_HOST, u8, u16, u32, u64
 from ringlet.vcpu.system.msr cimport reset_msrs
@@ -9,7 +9,7 @@ cdef enum:
     FCW_RESET = 0x37F      # as FNINIT leaves it: SDM 1 8.1.5
     MXCSR_RESET = 0x1F80
     IMAGE_MXCSR = 24       # in an XSAVE image: SDM 1 table 10-2
-    NO_WINDOW = 0x8000     # a tag that no canonical address has
+    NO_WINDOW = 0x8000     # tag that no canonical address has
 
 
 cdef void reset(CpuState* c) noexcept nogil:

@@ -8,18 +8,19 @@ import pytest
 
 from ringlet.cli.signals import Stopped, ending, held, stoppable
 
-HUP, INT, TERM = signal.SIGHUP, signal.SIGINT, signal.SIGTERM
+HUP, INT, TERM, QUIT = signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Check that the signals' handlers are restored."""
-    before = {number: signal.getsignal(number) for number in (HUP, INT, TERM, signal.SIGALRM)}
+    numbers = (HUP, INT, TERM, QUIT, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-@pytest.mark.parametrize("number", [HUP, INT, TERM])
+@pytest.mark.parametrize("number", [HUP, INT, TERM, QUIT, signal.SIGALRM])
 def test_a_signal_is_raised_where_the_main_thread_is(number: signal.Signals) -> None:
     with stoppable() as asked, pytest.raises(Stopped) as caught:
         signal.raise_signal(number)
@@ -78,7 +79,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     finally:
         signal.signal(HUP, previous)
 
-    assert numbers == [INT, TERM]
+    assert numbers == [INT, TERM, QUIT]
 
 
 class Finalized:

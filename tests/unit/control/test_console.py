@@ -53,3 +53,11 @@ def test_sent_text_wakes_the_machine() -> None:
 
     assert woken == [1]
     assert console.backlog.take(10) == b"ls\n"
+
+
+def test_question_for_the_cursor_is_not_output() -> None:
+    console = Console(lambda: None)
+    console.take(b"~ # \x1b[6")
+    console.take(b"nuname\r\n")
+
+    assert console.output() == "~ # uname\r\n"

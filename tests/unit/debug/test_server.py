@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Self
 
@@ -150,6 +150,27 @@ def test_guest_waits_for_gdb() -> None:
     with Peer(machine) as peer:
         assert peer.ask(b"p0") == b"0" * 16
     machine.stop()
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_guest_that_waits_is_not_released_by_a_peer_that_leaves(*, asks: bool) -> None:
+    machine = LoopingMachine()
+    machine.start(wait=True)
+    for _ in range(3):
+        with Peer(machine) as peer:
+            if asks:
+                assert peer.ask(b"?") == b"T02thread:1;"
+    time.sleep(0.2)
+    assert machine.board.get("rax") == 0
+
+    with Peer(machine) as peer:
+        assert peer.ask(b"p0") == b"0" * 16
+        peer.send(frame(b"c"))
+        time.sleep(0.1)
+    machine.stop()
+
+    assert machine.board.get("rax") > 0
+    assert machine.error is None
 
 
 def test_guest_that_waits_can_be_stopped() -> None:
@@ -316,6 +337,19 @@ def test_ports_are_of_the_loopback_interface() -> None:
         assert server.getsockname()[0] == "127.0.0.1"
 
 
+@pytest.mark.parametrize("host", ["localhost:", "127.0.0.1:", ":"])
+def test_port_with_the_name_of_its_interface(host: str) -> None:
+    with listen(f"{host}0") as server:
+        assert server.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("where", ["0.0.0.0:1234", "[::1]:1234", "localhost:", "./a:b"])
+def test_place_that_gdb_would_not_find(where: str, tmp_path: Path) -> None:
+    with chdir(tmp_path), pytest.raises(ConfigError, match="without a colon"):
+        listen(where)
+    assert not list(tmp_path.iterdir())
+
+
 def test_path(tmp_path: Path) -> None:
     path = tmp_path / "gdb"
     with listen(str(path)) as server:
@@ -340,7 +374,7 @@ def test_file_that_is_not_a_socket_stays(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
 
-    with pytest.raises(ConfigError, match="cannot listen"):
+    with pytest.raises(ConfigError, match="it exists and is not a socket"):
         listen(str(path))
 
     assert path.read_text() == "mine"
@@ -349,5 +383,5 @@ def test_file_that_is_not_a_socket_stays(tmp_path: Path) -> None:
 def test_place_that_is_taken(tmp_path: Path) -> None:
     with listen("0") as server:
         taken = place_of(server).rpartition(":")[2]
-        with pytest.raises(ConfigError, match="in use"):
+        with pytest.raises(ConfigError, match="another process listens there"):
             listen(taken)

@@ -51,6 +51,15 @@ def loaded(
     return cpu, cpu.memory[at.BOOT_PARAMS]
 
 
+def test_file_may_end_within_the_last_paragraph(path: Path) -> None:
+    path.write_bytes(BzImage().bytes()[:-8])
+    cpu = FakeCpu()
+
+    load_linux(cpu, read_kernel(path, RAM), command_line="", initrd=None, rsdp=0)
+
+    assert cpu.memory[LOAD] == CODE[:-8]
+
+
 # --- the entry
 
 
@@ -348,7 +357,7 @@ WRONG = {
     "low": (BzImage(pref_address=0x1000, relocatable=0).bytes(), "below 1 MiB"),
     "no code": (BzImage(syssize=0).bytes(), "is damaged: its header claims 0 bytes"),
     "cut in the header": (BzImage().bytes()[:0x250], "is truncated: 592 bytes cannot hold"),
-    "cut in the code": (BzImage().bytes()[:-1], "is truncated: it has 4095 of 4096 bytes"),
+    "cut in the code": (BzImage().bytes()[:-16], "is truncated: it has 4080 of 4096 bytes"),
     "huge": (BzImage(pref_address=(1 << 64) - 4096).bytes(), "a PC has its devices at 0xc0000000"),
     "hungry": (BzImage(init_size=0xFFFF_FFFF).bytes(), "needs RAM up to 0x100ffffff, but a PC"),
 }
@@ -390,7 +399,7 @@ def test_command_line_with_a_zero_byte(path: Path) -> None:
 
 def test_every_short_file_is_refused_in_a_line(path: Path) -> None:
     whole = BzImage().bytes()
-    for length in range(0, len(whole), 7):
+    for length in range(0, len(whole) - 15, 7):
         path.write_bytes(whole[:length])
         with pytest.raises(RingletError):
             read_kernel(path, RAM)

@@ -30,7 +30,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 DIRECT = 0xFFFF_8880_0000_0000  # where a kernel would map all of RAM
 
-# What most tests map, and to where.
+# Most tests map these addresses.
 AT = 0x0000_1234_5678_9000
 KERNEL = 0xFFFF_FFFF_8100_0000
 DATA = 8 * MIB
@@ -40,7 +40,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def peek(host: int, size: int) -> bytes | None:
-    """Host memory, or None where reading it faults."""
+    """Return host memory, or None if reading it faults."""
     out, into = os.pipe()
     try:
         if _libc.write(into, ctypes.c_void_p(host), ctypes.c_size_t(size)) != size:
@@ -52,7 +52,7 @@ def peek(host: int, size: int) -> bytes | None:
 
 
 def poke(host: int, data: bytes) -> bool:
-    """Store to host memory; False where that faults."""
+    """Store to host memory; False if that faults."""
     out, into = os.pipe()
     try:
         os.write(into, data)
@@ -75,7 +75,7 @@ class Tables:
         self.next_table = next_table
 
     def where(self, linear: int, level: int = 1, flags: int = P | W | U | A) -> int:
-        """Guest physical address of the entry of a level, making the tables above it."""
+        """Make the tables above a level, and return the physical address of its entry."""
         table = self.root
         for above in range(4, level, -1):
             at = table + (linear >> (3 + 9 * above) & 511) * 8
@@ -88,7 +88,7 @@ class Tables:
         return table + (linear >> (3 + 9 * level) & 511) * 8
 
     def map(self, linear: int, phys: int, flags: int = P | W | U, level: int = 1) -> int:
-        """Map a leaf; gives the guest physical address of its entry."""
+        """Map a leaf, and return the guest physical address of its entry."""
         at = self.where(linear, level)
         self.probe.set_entry(at, phys | flags | (PS if level > 1 else 0))
         return at
@@ -120,7 +120,7 @@ class Guest:
         self.probe.flush_all()
 
     def new_tables(self, upper_of: Tables | None = None) -> Tables:
-        """An empty address space; `upper_of` lends its upper half."""
+        """Return an address space with an empty lower half and the upper half of `upper_of`."""
         root = self.next_table[0]
         self.next_table[0] += PAGE
         tables = Tables(self.probe, root, self.next_table)
@@ -158,7 +158,7 @@ class Guest:
         raise AssertionError(f"access to {linear:#x} faults again and again")
 
     def load(self, linear: int, size: int = 8) -> bytes | None:
-        """What translated code would read, or None if it gets a fault."""
+        """Return what translated code would read, or None if it faults."""
         if self.reach(linear, size=size) != OK:
             return None
         return peek(self.probe.host(linear, self.probe.cpl == 3), size)
@@ -169,17 +169,17 @@ class Guest:
         return poke(self.probe.host(linear, self.probe.cpl == 3), data)
 
     def shown(self, linear: int, size: int = 8) -> bytes | None:
-        """What the window shows without a fault being served."""
+        """Return the contents of the window without handling a fault."""
         host = self.probe.host(linear, self.probe.cpl == 3)
         return peek(host, size) if is_canonical(host) else None
 
     def writable(self, linear: int) -> bool:
-        """Whether the window lets a store through without a fault."""
+        """Whether the window allows a store without a fault."""
         host = self.probe.host(linear, self.probe.cpl == 3)
         seen = peek(host, 1) if is_canonical(host) else None
         return seen is not None and poke(host, seen)
 
 
 def reload(guest: Guest) -> None:
-    """Load CR3 with what it holds."""
+    """Load CR3 with its present value."""
     guest.probe.load_cr3(guest.tables.root)

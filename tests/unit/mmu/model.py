@@ -1,4 +1,4 @@
-"""A second opinion on four-level paging, in plain Python (SDM 3A 4.5-4.7)."""
+"""An independent model of four-level paging in plain Python (SDM 3A 4.5-4.7)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Translation:
 
 
 def walk(probe: Probe, root: int, linear: int) -> Translation | int:
-    """The translation of an address, or the P and RSVD bits of its page fault."""
+    """Return the translation of an address, or the P and RSVD bits of its page fault."""
     table = root
     write = user = accessed = True
     nx = False
@@ -57,8 +57,10 @@ def walk(probe: Probe, root: int, linear: int) -> Translation | int:
 
 
 def fault(probe: Probe, root: int, linear: int, access: int) -> int | None:
-    """The error code of the page fault an access raises, None if it is allowed (CR0.WP and
-    EFER.NXE set, SMEP and SMAP clear)."""
+    """Return the error code of the page fault that an access raises, or None if it is allowed.
+
+    CR0.WP and EFER.NXE are set, SMEP and SMAP clear.
+    """
     found = walk(probe, root, linear)
     if isinstance(found, int):
         return found | access

@@ -1,4 +1,4 @@
-"""Pages mapped ahead of their use: quicker to come by, never to be reached before their time."""
+"""Pages mapped ahead of their use: they are faster to map, but not accessible before that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AHEAD = 15  # pages, AHEAD_MAX of ringlet.mmu.layout
 
 
 def spans(guest: Guest) -> list[tuple[int, int, str]]:
-    """The host's mappings in the windows: start, end, rights."""
+    """Return the host's mappings in the windows: start, end, rights."""
     counters = guest.probe.counters()
     low, high = counters["arena"], counters["arena"] + counters["arena_size"]
     found = []
@@ -25,7 +25,7 @@ def spans(guest: Guest) -> list[tuple[int, int, str]]:
 
 
 def ahead(guest: Guest) -> list[tuple[int, int]]:
-    """Guest RAM that is mapped but without rights: linear address and pages, of AT's slot."""
+    """Return the guest RAM in AT's slot that is mapped without rights: linear address, pages."""
     base = guest.probe.host(AT, guest.probe.cpl == 3) - AT
     return [
         (start - base, (end - start) // PAGE)
@@ -35,13 +35,13 @@ def ahead(guest: Guest) -> list[tuple[int, int]]:
 
 
 def touch(guest: Guest, page: int, frame: int) -> None:
-    """What a kernel does for the first store to a page of a program's."""
+    """Map a page as a kernel does for a program's first store to it."""
     guest.tables.map(AT + page * PAGE, frame)
     assert guest.store(AT + page * PAGE, page.to_bytes(2, "little"))
 
 
 def grow(guest: Guest, pages: int) -> None:
-    """So many first stores in sequence."""
+    """Make `count` first stores in sequence."""
     for page in range(pages):
         touch(guest, page, DATA + page * PAGE)
 
@@ -112,7 +112,7 @@ def test_what_is_mapped_already_is_not_overwritten(guest: Guest) -> None:
 
 
 def test_sequence_ends_with_the_guests_table_and_goes_on_in_the_next(guest: Guest) -> None:
-    first = (512 - (AT >> 12 & 511)) - 18  # of this table's last eighteen
+    first = (512 - (AT >> 12 & 511)) - 18  # the first of this table's last eighteen
     for page in range(first, first + 16):
         touch(guest, page, DATA + page * PAGE)
     assert ahead(guest) == [(AT + (first + 16) * PAGE, 2)]

@@ -1,4 +1,4 @@
-"""Pages that translations come from are writable in no window."""
+"""Pages with translated code are not writable in any window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DATA = 8 * MIB
 
 
 def rights_at(host: int) -> str:
-    """The host's rights of a page, as /proc/self/maps shows them."""
+    """Return the host's rights of a page from /proc/self/maps."""
     with Path("/proc/self/maps").open() as maps:
         for line in maps:
             low, high = (int(part, 16) for part in line.split()[0].split("-"))
@@ -170,7 +170,7 @@ def test_pages_outside_ram_are_ignored(guest: Guest) -> None:
 
 
 def test_chains_survive_drops_in_any_order(guest: Guest) -> None:
-    """One frame at many addresses; the middle, the first and the last go."""
+    """One frame has many addresses; the middle, the first and the last mapping are removed."""
     entries = [guest.tables.map(AT + i * PAGE, DATA, P | W | U | A | D) for i in range(7)]
     for i in range(7):
         guest.load(AT + i * PAGE)

@@ -103,7 +103,7 @@ def test_hosts_mappings_are_bounded() -> None:
             assert guest.reach(AT + i * PAGE) == OK
         with Path("/proc/self/maps").open() as maps:
             worst = max(worst, sum(1 for _ in maps))
-    # Each page makes two mappings; whatever else the process has is not ours to bound.
+    # Each page makes two mappings; other mappings of the process are not bounded here.
     assert guest.probe.counters()["maps"] <= 2000
     assert worst < 2000 + 1000
 
@@ -164,7 +164,7 @@ def full(guest: Guest) -> dict[str, int]:
 
 @pytest.mark.parametrize(("more", "counted"), [(0, {}), (3, {"spaces_full": 3})])
 def test_spaces_that_give_way_are_counted(guest: Guest, more: int, counted: dict[str, int]) -> None:
-    for _ in range(62 + more):  # one was loaded with paging off, one by the fixture
+    for _ in range(62 + more):  # one space was loaded with paging off, one by the fixture
         guest.probe.load_cr3(guest.new_tables(upper_of=guest.tables).root)
 
     assert full(guest) == counted

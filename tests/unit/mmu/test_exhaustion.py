@@ -1,4 +1,4 @@
-"""The host's limit of mappings, met earlier than counted because other code made mappings."""
+"""The host's limit of mappings, reached before the count because other code made mappings."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_invlpg_reaches_global_pages(guest: Guest) -> None:
 
 @pytest.mark.parametrize("linear", [KERNEL, AT])
 def test_invlpg_reaches_global_pages_of_other_address_spaces(guest: Guest, linear: int) -> None:
-    """As the processor does: a global translation belongs to no address space."""
+    """A global translation belongs to no address space, as on a processor."""
     first, second = guest.tables, guest.new_tables()
     at = first.map(linear, DATA, P | W | U | G | A | D)
     second.map(linear, DATA, P | W | U | G | A | D)

@@ -1,4 +1,4 @@
-"""Guest frames are mapped by their numbers: in any address space, from whatever file."""
+"""Guest frames are mapped by number, in any address space and from any file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ABOVE = 4 * GIB // PAGE  # the first frame with RAM again
 
 
 def mark(frames: Frames, frame: int) -> bytes:
-    """Make the contents of a frame known, in its file."""
+    """Write known contents to a frame, in its file."""
     where = frames.resolve(frame)
     assert where is not None
     contents = f"frame {frame:#x} ".encode()
@@ -24,7 +24,7 @@ def mark(frames: Frames, frame: int) -> bytes:
 
 
 def seen(frames: Frames, page: int, size: int) -> bytes | None:
-    """What a page of the area shows, where the target has put it."""
+    """Return the contents of a page of the area at its address in the target."""
     return peek(frames.area + frames.shift + page * PAGE, size)
 
 
@@ -133,7 +133,7 @@ def test_nothing_new_is_shown_if_the_host_refuses_halfway() -> None:
 
 
 def away(guest: Guest, linear: int, size: int) -> bytes | None:
-    """What a window shows, where its target has put it."""
+    """Return the contents of a window at its address in the target."""
     return peek(guest.probe.host(linear) + guest.probe.shift, size)
 
 

@@ -1,4 +1,4 @@
-"""Random guests against the model: tables edited at will, flushes as the architecture asks.
+"""Random guests against the model: arbitrary changes of tables, flushes as the SDM requires.
 
 A translation may be stale until the guest flushes it; after the flush nothing stale may be left,
 in no window and in no remembered fetch.  At no time is a page of code writable in any window, and
@@ -53,7 +53,7 @@ ALL = LOW + HIGH
 
 
 class HostMaps:
-    """The mappings of guest RAM in the arena, as the host lists them now."""
+    """Return the mappings of guest RAM in the arena, as the host lists them now."""
 
     def __init__(self, guest: Guest) -> None:
         counters = guest.probe.counters()
@@ -67,7 +67,7 @@ class HostMaps:
                     self.spans.append((start, end, rights, int(offset, 16)))
 
     def at(self, host: int) -> tuple[int, bool] | None:
-        """RAM offset shown at a host address and whether it is writable."""
+        """Return the RAM offset mapped at a host address, and whether it is writable."""
         i = bisect.bisect_right(self.spans, host, key=lambda span: span[0]) - 1
         if i < 0 or host >= self.spans[i][1]:
             return None
@@ -75,7 +75,7 @@ class HostMaps:
         return offset + host - start, rights[1] == "w"
 
     def writable(self, offset: int) -> bool:
-        """Whether any window lets a page of RAM be written."""
+        """Whether a page of RAM is writable in any window."""
         return any(
             rights[1] == "w" and start <= offset < start + high - low
             for low, high, rights, start in self.spans
@@ -105,7 +105,7 @@ class RandomGuest:
         self.fetched: dict[tuple[int, int, bool], int] = {}
         self.full_flush()
 
-    # --- what the guest may do
+    # --- actions of the guest
 
     def random_leaf(self) -> int:
         flags = P * (self.random.random() < 0.85)
@@ -133,7 +133,7 @@ class RandomGuest:
         self.probe.set_entry(at, frame | self.random_leaf())
 
     def leaf_entry(self, tables: Tables, linear: int) -> int | None:
-        """Where the 4-KiB entry of an address is, if tables lead to one."""
+        """Return the address of the 4-KiB entry for a linear address, if tables lead to one."""
         table = tables.root
         for level in (4, 3, 2):
             entry = self.probe.entry(table + (linear >> (3 + 9 * level) & 511) * 8)
@@ -171,7 +171,7 @@ class RandomGuest:
             self.probe.set_entry(at, new | P | W | U | self.random.choice((0, A)))
 
     def repair(self) -> None:
-        """Give an address tables that allow everything, lest all end in faults."""
+        """Give an address tables that allow everything, so that not all accesses fault."""
         tables = self.random.choice(self.spaces)
         linear = self.random.choice(ALL)
         table = tables.root
@@ -206,7 +206,7 @@ class RandomGuest:
             assert found.dirty or not write
 
     def sweep(self) -> None:
-        """Write to pages in sequence, so that some are mapped ahead."""
+        """Write to pages in sequence, so that some pages are mapped ahead."""
         self.probe.cpl = 3
         for linear in LOW:
             self.guest.reach(linear, write=True)
@@ -265,7 +265,7 @@ class RandomGuest:
         self.take_hooks()
         self.check([linear])
 
-    # --- what must hold
+    # --- invariants
 
     def host(self, linear: int, user: bool) -> int:
         host = self.probe.host(linear, user)
@@ -286,7 +286,7 @@ class RandomGuest:
                     del self.fetched[key]
 
     def check(self, linears: list[int]) -> None:
-        """Nothing stale is left of these addresses in the current address space."""
+        """Check that no stale mapping of these addresses is left in the current address space."""
         maps = HostMaps(self.guest)
         for linear in linears:
             found = walk(self.probe, self.current.root, linear)

@@ -1,4 +1,4 @@
-"""Two processors on one RAM: windows, TLBs and translations of their own, code pages in common."""
+"""Two processors on one RAM: separate windows, TLBs and translations, but common code pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EFER_LONG = 0x500
 
 @pytest.fixture
 def two(guest: Guest) -> tuple[Probe, Probe]:
-    """Two processors whose windows show the page DATA at AT, to be written."""
+    """Return two processors whose windows map the page DATA at AT as writable."""
     other = Probe(64 * MIB, beside=guest.probe)
     other.set_registers(CR0, guest.tables.root, CR4_PAE, EFER_LONG, 0)
     other.flush_all()

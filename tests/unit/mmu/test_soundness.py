@@ -15,7 +15,7 @@ import pytest
 
 from tests.unit.mmu.guest import DIRECT, GIB, MIB, Guest, P, U, W
 
-# Offset in the slot plus displacement: both ends of the slot, and as far as a guard reaches.
+# Offset in the slot plus displacement: both ends of the slot, and the outer ends of the guards.
 REACH = [0, (1 << 36) - 1, -40 * GIB, (1 << 36) - 1 + 40 * GIB]
 USERS = [0x1000, 0x0000_5555_5555_4000, 0x0000_7FFF_FFFF_E000, 0x0000_7FF0_1234_5000]
 KERNELS = [
@@ -29,7 +29,7 @@ KERNELS = [
 
 @pytest.fixture(scope="module")
 def busy() -> Guest:
-    """A guest with live slots at both ends of both halves."""
+    """Return a guest with live slots at both ends of both halves."""
     guest = Guest()
     for i, at in enumerate(USERS):
         guest.tables.map(at, (8 + i) * MIB, P | W | U)
@@ -41,7 +41,7 @@ def busy() -> Guest:
 
 
 def reachable_outside(slots: list[int], regions: list[int]) -> int:
-    """How many of the sums are canonical and outside all regions with their guards."""
+    """Return how many of the sums are canonical and outside all regions with their guards."""
     index = np.arange(65536, dtype=np.uint64) << np.uint64(36)
     by_index = np.array(slots, dtype=np.uint64) + index
     starts = np.array(regions, dtype=np.uint64) - np.uint64(40 * GIB)
@@ -68,9 +68,10 @@ def test_every_index_and_every_high_bit(busy: Guest, user: bool) -> None:
 
 
 def mapped_on_a_wide_host(slots: list[int], is_window: Callable[[int], bool]) -> int:
-    """How many sums of unused slots may be mapped where addresses have 57 bits.
+    """Return how many sums of unused slots may be mapped where addresses have 57 bits.
 
-    Linux maps nothing above 2^47 unasked; the upper half is the kernel's but for the vsyscall page.
+    Linux maps nothing above 2^47 unless asked to; the upper half is the kernel's except the
+    vsyscall page.
     """
     index = np.arange(65536, dtype=np.uint64)
     addends = np.array(slots, dtype=np.uint64)

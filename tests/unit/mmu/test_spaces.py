@@ -56,7 +56,7 @@ def test_unchanged_page_survives_cr3_load(guest: Guest) -> None:
 
 @pytest.mark.parametrize("level", [2, 3, 4])
 def test_table_moved_elsewhere_is_noticed(guest: Guest, level: int) -> None:
-    """The old table keeps its contents: only the upper entry tells."""
+    """The old table keeps its contents; only the upper entry shows the change."""
     guest.tables.map(AT, DATA)
     guest.load(AT)
     upper = guest.tables.where(AT, level)
@@ -71,7 +71,7 @@ def test_table_moved_elsewhere_is_noticed(guest: Guest, level: int) -> None:
 
 @pytest.mark.parametrize("level", [2, 3, 4])
 def test_recycled_table_is_not_read_as_a_table(guest: Guest, level: int) -> None:
-    """A freed table turns into data that looks like the entries it held."""
+    """A freed table becomes data that looks like the entries it held."""
     at = guest.tables.map(AT, DATA)
     guest.load(AT)
     upper = guest.tables.where(AT, level)
@@ -95,7 +95,7 @@ def test_change_of_rights_drops_the_page(guest: Guest, flags: int) -> None:
 
 
 def test_copy_on_write_keeps_pages_readable(guest: Guest) -> None:
-    """As fork does: write rights go, the page stays."""
+    """The guest removes write rights but keeps the page, as fork does."""
     guest.tables.map_range(AT, DATA, 4, P | W | U | A | D)
     guest.load(AT)
     for i in range(4):

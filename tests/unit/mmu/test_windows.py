@@ -1,4 +1,4 @@
-"""Windows: what the host address of a linear address shows, and what it lets be written."""
+"""Windows: which memory appears at the host address of a linear address, and with which rights."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_user_table_has_no_kernel_half(guest: Guest) -> None:
 
 
 def test_user_page_in_the_upper_half_is_shown_to_users_alone(guest: Guest) -> None:
-    """As a vsyscall page."""
+    """A vsyscall page is mapped like this."""
     data = guest.fill(DATA, b"vsyscall ")
     guest.tables.map(0xFFFF_FFFF_FF60_0000, DATA, P | U)
     guest.tables.map(0xFFFF_FFFF_8100_0000, DATA + PAGE, P | W)
@@ -382,7 +382,7 @@ def test_fault_that_never_ends_is_handed_back(guest: Guest) -> None:
 
 
 def test_table_replaced_without_a_flush_is_followed(guest: Guest) -> None:
-    """A miss always walks the guest's tables as they are."""
+    """A miss always walks the guest's current tables."""
     guest.tables.map(AT, DATA)
     guest.load(AT)
     pde = guest.tables.where(AT, 2)

@@ -23,7 +23,7 @@ WIDE = (Relocation.RIP64, Relocation.NRIP64, Relocation.SOURCE, Relocation.FIELD
 
 
 def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
-    """The bytes at host address `AT` of the fragment at `linear`: every relocation applied."""
+    """Return the fragment at `linear` as installed at host address `AT`, with all relocations."""
     code = bytearray(t.code)
     for at, kind, value in t.relocations:
         address = (linear + value) & (1 << 64) - 1
@@ -60,7 +60,7 @@ def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
 
 
 def bare(t: Translation) -> bytes:
-    """The code with 0 in every relocated field."""
+    """Return the code with 0 in every relocated field."""
     code = bytearray(t.code)
     for at, kind, _ in t.relocations:
         size = 8 if kind in WIDE else 4
@@ -71,7 +71,7 @@ def bare(t: Translation) -> bytes:
 def fragments(
     translator: Translator, text: bytes, linear: int, key: int, every: int
 ) -> Iterator[Translation]:
-    """The fragments of each `every`th page of `text`, one after the other."""
+    """Yield the fragments of each `every`th page of `text`, one after another."""
     first = -linear % PAGE
     for page in range(first, len(text) - PAGE, PAGE * every):
         at = page
@@ -87,12 +87,12 @@ def _fragment(
     try:
         return translator.translate(text[at:end], linear=linear + at, key=key, indirect=True)
     except ValueError:
-        # The instruction goes on in the next page.
+        # The instruction continues in the next page.
         rest = text[at : at + 16]
         return translator.translate(rest, linear=linear + at, key=key, limit=1, indirect=True)
 
 
 def libc() -> Path:
-    """The C library that this process runs with."""
+    """Return the C library of this process."""
     maps = Path("/proc/self/maps").read_text()
     return Path(next(word for word in maps.split() if "/libc.so" in word or "/libc-" in word))

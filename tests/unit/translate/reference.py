@@ -1,6 +1,6 @@
 """A decoder of instruction lengths in Python, with opcodes looked up as learned shapes.
 
-What the compiled decoder does, without its speed: the tests compare its lengths with iced-x86's.
+It does the work of the compiled decoder, but slowly; the tests compare its lengths with iced-x86's.
 """
 
 from collections.abc import Iterator

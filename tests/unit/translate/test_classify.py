@@ -127,7 +127,7 @@ def test_instructions_that_depend_on_io_or_state_images_are_ruled_or_refused(mod
     assert depending == set()
 
 
-# What iced-x86 calls unprivileged, and what reads or changes the processor's identity or state.
+# Instructions that access the processor's identity or state, though most are unprivileged.
 @pytest.mark.parametrize(
     ("code", "op"),
     [

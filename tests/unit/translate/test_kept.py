@@ -1,4 +1,4 @@
-"""Kept translations: found where they hold, and nowhere else."""
+"""Kept translations are found wherever they are valid, and nowhere else."""
 
 import random
 
@@ -21,12 +21,12 @@ RECORD_CHECKED = 54
 
 
 def page(code: bytes, at: int = 0x100) -> bytes:
-    """A page of `int3` with `code` at offset `at`."""
+    """Return a page of `int3` with `code` at offset `at`."""
     return (b"\xcc" * at + code).ljust(PAGE_SIZE, b"\xcc")
 
 
 def asked(translator: Translator, data: bytes, at: int = 0x100, linear: int = KERNEL) -> bool:
-    """Translate; whether it was found, having checked it against a translator without memory."""
+    """Translate, compare with a new translator's output, and return whether it was kept."""
     before = translator.kept.found
     found = translator.translate_in(data, at, linear, MODE, True)
     assert found == Translator().translate_in(data, at, linear, MODE, True)
@@ -218,7 +218,7 @@ def test_checked_fragment_of_more_bytes_than_are_copied_is_refused(translator: T
 
 
 def far_fields(code: bytes | bytearray, linear: int) -> list[int]:
-    """Offsets of 32-bit fields that hold addresses of the kernel, not from RIP."""
+    """Return offsets of 32-bit fields with absolute addresses of the kernel."""
     found = []
     decoder = Decoder(64, code, ip=linear)
     for instruction in decoder:
@@ -238,7 +238,7 @@ def far_fields(code: bytes | bytearray, linear: int) -> list[int]:
 
 
 def moved(code: bytes, linear: int) -> bytes:
-    """`code` as it is in a kernel that has moved from KERNEL to MOVED."""
+    """Return `code` as in a kernel that has moved from KERNEL to MOVED."""
     result = bytearray(code)
     for at in far_fields(code, linear):
         value = int.from_bytes(result[at : at + 4], "little") + MOVED - KERNEL
@@ -247,13 +247,13 @@ def moved(code: bytes, linear: int) -> bytes:
 
 
 def boundaries(code: bytes, linear: int) -> list[int]:
-    """Where every fourth instruction begins; the last ones may go on in the next page."""
+    """Return the start of every fourth instruction; the last may continue in the next page."""
     starts = [i.ip - linear for i in Decoder(64, code, ip=linear) if not i.is_invalid]
     return [at for at in starts[::4] if at < PAGE_SIZE - 15]
 
 
 def test_what_a_compiler_made_is_the_same_when_its_addresses_move(translator: Translator) -> None:
-    """Instructions of many forms with kernel addresses in them, moved as a kernel moves itself."""
+    """Instructions of many forms with kernel addresses are moved as a kernel moves itself."""
     rng = random.Random(11)
     opcodes = [bytes.fromhex(form.split("{")[0]) for form in ADDRESSES.values()]
     found = 0
@@ -293,7 +293,7 @@ def test_a_kernel_that_moved_is_found(translator: Translator) -> None:
 
 
 def filled(translator: Translator) -> None:
-    """Translate pages that all differ until there is no room for more."""
+    """Translate different pages until there is no more room."""
     for i in range(200_000):
         body = b"".join(b"\xb8" + (i * 128 + k).to_bytes(4, "little") for k in range(90))
         translator.translate_in(page(body + b"\xc3"), 0x100, KERNEL, MODE, True)

@@ -1,4 +1,4 @@
-"""What is learned of single instructions, field by field."""
+"""The learned shapes of single instructions, field by field."""
 
 import ast
 import time

@@ -1,4 +1,4 @@
-"""A shape holds for every instruction with its key: by enumeration, by chance, and on real text."""
+"""A shape holds for all instructions with its key: enumerated, random, and from real text."""
 
 import random
 import re
@@ -70,7 +70,7 @@ def comparison(request: pytest.FixtureRequest) -> Comparison:
 
 
 def without_counter(name: str) -> str:
-    """LOOP and JrCXZ count in CX, ECX or RCX by 67h, which the decoder sees to."""
+    """LOOP and JrCXZ count in CX, ECX or RCX depending on 67h, which the decoder handles."""
     return re.sub(r"_[ER]?CX$|(?<=^J)[ER](?=CXZ)", "", name)
 
 
@@ -115,7 +115,7 @@ def test_keys_pack_into_24_bits_without_collision(comparison: Comparison) -> Non
     assert max(packed) < 1 << 24
 
 
-# --- operands drawn by chance
+# --- random operands
 
 
 def drawn(seed: int, count: int) -> Iterator[bytes]:
@@ -154,7 +154,7 @@ def flags(bits: int) -> int:
 
 
 def field_mask(code: bytes, parsed: Parsed, shape: Shape, use: RegRole) -> int:
-    """Return the registers that the fields of `code` name and the shape says are `use`d."""
+    """Return the registers that fields of `code` name and that the shape marks with `use`."""
     modrm = code[parsed.after_opcode]
     opcode = parsed.key.opcode
     vvvv = code[2] >> 3 & 15 ^ 15 if parsed.key.vex else 0
@@ -232,7 +232,7 @@ def test_lengths_agree_on_the_text_of_programs(path: Path) -> None:
     for instruction in decoder:
         start = instruction.ip
         code = text[start : start + 15]
-        # Lengths of what the processor does not have do not matter: it is #UD, or data.
+        # The length of an undefined instruction does not matter: it raises #UD, or it is data.
         if isinstance(classify(instruction.code), Refused):
             continue
         assert length_of(code, 64, shapes) == instruction.len, f"{code.hex()} {instruction}"

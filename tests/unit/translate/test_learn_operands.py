@@ -1,4 +1,4 @@
-"""What is learned of the operands, the flags and the unit of single instructions."""
+"""The learned operands, flags and unit of single instructions."""
 
 import pytest
 

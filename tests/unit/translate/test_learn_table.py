@@ -1,4 +1,4 @@
-"""The table of shapes: what it decodes, and what happens when it is full."""
+"""The table of shapes: decoding, and emptying when it is full."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The translator as a pure function: where fragments end, what they depend on, what they hold."""
+"""The translator as a pure function: the ends, dependencies and contents of fragments."""
 
 from itertools import pairwise
 
@@ -167,7 +167,7 @@ def test_address_size_shortens_an_absolute_operand() -> None:
 
 @pytest.mark.parametrize("code", ["48", "488b", "e80000", "66666666", "c5f8", "67a0000000"])
 def test_first_instruction_must_be_whole(code: str) -> None:
-    with pytest.raises(ValueError, match="past the bytes"):
+    with pytest.raises(ValueError, match="past the given bytes"):
         translate(code)
 
 
@@ -262,7 +262,7 @@ def test_cli_and_pushf_are_inlined_at_cpl_0(key: int, operations: int) -> None:
     assert len(translate("fa 9c", key=key).operations) == operations
 
 
-# --- what a translation holds
+# --- the contents of a translation
 
 
 @pytest.mark.parametrize("linear", [LINEAR, KERNEL, FAR])

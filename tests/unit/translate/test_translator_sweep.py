@@ -1,4 +1,4 @@
-"""Translations of real text, and of made-up code, are sound: the verifier over all of them."""
+"""The verifier accepts all translations of real text and of random code."""
 
 import pytest
 from hypothesis import given, settings
@@ -98,7 +98,7 @@ def test_translations_of_made_up_code_are_sound(
     back: bytes,
 ) -> None:
     code = b"".join(instructions)
-    # Perhaps a jump back to the start: a loop.
+    # A jump back to the start may make a loop.
     distance = len(code) + len(back) + 4
     code += back and back + (-distance).to_bytes(4, "little", signed=True)
 

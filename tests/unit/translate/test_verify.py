@@ -1,4 +1,4 @@
-"""The verifier: what it accepts, what it must refuse, and translations it once refused."""
+"""The verifier: translations that it accepts, that it must refuse, and that it once refused."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def translate(
 
 
 def changed(translation: Translation, old: str, new: str) -> Translation:
-    """`translation` with other bytes of the same length at the one place that has the old ones."""
+    """Return `translation` with the only occurrence of `old` replaced by as many bytes."""
     assert translation.code.count(bytes.fromhex(old)) == 1
     assert len(old) == len(new)
     code = translation.code.replace(bytes.fromhex(old), bytes.fromhex(new))
@@ -265,7 +265,7 @@ def test_loop_is_sound(code: str) -> None:
 
 
 def loop_changed(old: str, new: str) -> list[str]:
-    """Why the loop is refused with other code in its later passes."""
+    """Return why the loop is refused with other code in its later passes."""
     translation = translate(LOOP)
     head = translation.code.rindex(bytes.fromhex("4a8b041f"))  # mov rax, [rdi + r11]
     code = translation.code[:head] + translation.code[head:].replace(
@@ -304,7 +304,7 @@ def test_checked_translation_reads_all_its_bytes_first(length: int) -> None:
 
 
 def source_moved(by: int) -> Translation:
-    """`TWO_CHECKS` with the address that it first reads its bytes at moved, relocation and all."""
+    """Return `TWO_CHECKS` with its first read of guest bytes moved, including the relocation."""
     old, new = ((SOURCE + n).to_bytes(8, "little") for n in (0, by))
     code = TWO_CHECKS.code.replace(old, new)
     first = next(r for r in TWO_CHECKS.relocations if r[1] == Relocation.SOURCE)
@@ -335,7 +335,7 @@ def test_verifier_refuses_a_changed_check(old: str, new: str, reason: str) -> No
 
 
 def relocated(translation: Translation, old: tuple[int, int], new: tuple[int, int]) -> Translation:
-    """`translation` with other kinds and values of relocations."""
+    """Return `translation` with other kinds and values of relocations."""
     return translation._replace(
         relocations=tuple(
             (at, *(new if (kind, value) == old else (kind, value)))

@@ -1,4 +1,4 @@
-"""The general emulator against translated code, that is against the host's own processor.
+"""The general emulator compared with translated code, that is, with the host's processor.
 
 Every innocuous instruction form runs with chance registers, vector state and memory, once emulated
 and once translated; what it leaves must be the same.  `python -m tests.unit.vcpu.agreement 7 0.2`
@@ -48,7 +48,7 @@ from tests.unit.vcpu.board import (
 )
 
 FAR = 0x3000000
-"""Linear address of 2 MiB that the enumeration's displacements lead to."""
+"""Linear address of 2 MiB that the enumeration's displacements reach."""
 FAR_PHYS = 0x200000
 FAR_USED = FAR_PHYS + 0x20000
 STATUS = CF | PF | AF | ZF | SF | OF
@@ -65,7 +65,7 @@ _UNDEFINED = (
 
 
 def forms(chance: random.Random, rate: float) -> Iterator[tuple[Instruction, bytes]]:
-    """A share of the innocuous instructions of 64-bit code that do not jump."""
+    """Return a share of the innocuous instructions of 64-bit code that do not jump."""
     for source in (legacy(64), vex(64)):
         for code in source:
             if chance.random() >= rate:
@@ -83,7 +83,7 @@ def forms(chance: random.Random, rate: float) -> Iterator[tuple[Instruction, byt
 
 
 def shuffled(instruction: Instruction, chance: random.Random) -> bytes | None:
-    """The instruction with other general registers, few of them; None if it has no such form."""
+    """Return the instruction with a few other general registers; None if it has no such form."""
     few = [chance.randrange(16) for _ in range(chance.randrange(1, 4))]
     copy = instruction.copy()
     for i in range(copy.op_count):
@@ -102,7 +102,7 @@ def shuffled(instruction: Instruction, chance: random.Random) -> bytes | None:
 
 
 def _like(register: Register_, number: int) -> Register_:
-    """Register `number` of the size of another; of bytes also AH to BH."""
+    """Return register `number` in the size of another; byte registers include AH to BH."""
     match RegisterExt.size(register):
         case 1:
             first = Register.AL if register < Register.SPL else Register.AL + 4
@@ -116,7 +116,7 @@ def _like(register: Register_, number: int) -> Register_:
 
 
 def vector_state(chance: random.Random) -> bytes:
-    """An XSAVE image with numbers in it, some of them wild, and sometimes exceptions unmasked."""
+    """Return an XSAVE image with normal and special numbers; some exceptions may be unmasked."""
     image = bytearray(832)
     status, tags = chance.choice((0, 0, 0x3800)), chance.choice((0, 0xFF))
     mxcsr = chance.choice((*[0x1F80] * 6, 0x1D80, 0))
@@ -146,7 +146,7 @@ def _lane(chance: random.Random) -> bytes:
 
 @dataclass
 class Start:
-    """Where both runs begin."""
+    """The state in which both runs begin."""
 
     registers: dict[str, int]
     flags: int
@@ -155,7 +155,7 @@ class Start:
 
     @staticmethod
     def chance(chance: random.Random) -> Start:
-        """Registers that mostly point to data, often with alignment, and at times to nowhere."""
+        """Return registers that mostly point to data, often aligned, and sometimes to no memory."""
         registers = {}
         for name in NAMES:
             kind = chance.random()
@@ -184,7 +184,7 @@ class Start:
 
 @dataclass
 class Outcome:
-    """What a run left; what no manual defines is taken out."""
+    """The outcome of a run, without state that no manual defines."""
 
     registers: dict[str, int]
     cr2: int
@@ -193,11 +193,11 @@ class Outcome:
 
     @staticmethod
     def of(board: Board, instruction: Instruction) -> Outcome:
-        """The board's state after the instruction or at its exception's handler."""
+        """Return the board's state after the instruction or at its exception's handler."""
         registers = board.registers()
         ignored = sum(flag for bit, flag in _UNDEFINED if instruction.rflags_undefined & bit)
         if HANDLERS <= registers["rip"] < HANDLERS + 512:
-            # Status flags that an instruction overwrites may be lost when it faults.
+            # Status flags that an instruction overwrites need not be exact when it faults.
             ignored = STATUS
         registers["rflags"] &= ~ignored
         image = bytearray(board.p.get_xsave())
@@ -210,7 +210,7 @@ class Outcome:
         return Outcome(registers, board.get("cr2"), bytes(image), memory)
 
     def difference(self, other: Outcome) -> list[str]:
-        """What is not the same in two outcomes."""
+        """Return the differences between two outcomes."""
         result = [
             f"{name} {value:#x} {other.registers[name]:#x}"
             for name, value in self.registers.items()
@@ -229,7 +229,7 @@ class Outcome:
 
 
 class Agreement:
-    """Two boards that run the same from the same state."""
+    """Two boards that run the same instruction from the same state."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)
@@ -238,14 +238,14 @@ class Agreement:
             board.poke(PD + 8 * (FAR >> 21), FAR_PHYS | 0x87)
 
     def pick(self, rate: float) -> Iterator[tuple[Instruction, bytes]]:
-        """A share of all forms."""
+        """Run a share of all forms."""
         return forms(self._chance, rate)
 
     def differences(self, instruction: Instruction, code: bytes) -> list[str]:
-        """Run one instruction both ways, up to the HLT behind it or in its handler."""
+        """Run one instruction both ways, up to the HLT after it or in its handler."""
         start = Start.chance(self._chance)
         if instruction.has_rep_prefix or instruction.has_repne_prefix:
-            # A count that is an address would run over the board's own tables.
+            # A count with an address as its value would overwrite the board's own tables.
             start.registers["rcx"] = self._chance.randrange(8)
         outcomes = []
         for board, emulated in zip(self._boards, (True, False), strict=True):
@@ -260,7 +260,7 @@ class Agreement:
 
 
 def main() -> None:
-    """Try a share of the forms and print what differs."""
+    """Run a share of the forms and print the differences."""
     seed, rate = int(sys.argv[1]), float(sys.argv[2])
     agreement = Agreement(seed)
     tried = 0

@@ -18,7 +18,7 @@ CF, ZF, TF, IF, DF_FLAG, NT, RF, AC, ID = (
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 ES, CS, SS_REG, DS, FS, GS = range(6)
 
-# Linear = physical in the first 2 MiB: a supervisor page each, but for the user's range.
+# Linear = physical in the first 2 MiB: supervisor pages, except the user's range.
 PML4, PDPT, PD, PT = 0x1000, 0x2000, 0x3000, 0x4000
 GDT, IDT, TSS, LDT = 0x5000, 0x6000, 0x7000, 0xB000
 KERNEL_STACK, IST1, IST2, RSP0, RSP1 = 0x20000, 0x24000, 0x26000, 0x28000, 0x2A000
@@ -45,7 +45,7 @@ G, D, L = 0x8, 0x4, 0x2
 
 
 def segment(access: int, flags: int, base: int = 0, limit: int = 0xFFFFF) -> int:
-    """An 8-byte descriptor; `flags` is G, D, L, AVL; `access` its byte 5."""
+    """Return an 8-byte descriptor; `flags` is G, D, L, AVL; `access` is its byte 5."""
     return (
         limit & 0xFFFF
         | (base & 0xFFFFFF) << 16
@@ -57,7 +57,7 @@ def segment(access: int, flags: int, base: int = 0, limit: int = 0xFFFFF) -> int
 
 
 def system(kind: int, base: int, limit: int, dpl: int = 0, present: bool = True) -> bytes:
-    """A 16-byte LDT or TSS descriptor."""
+    """Return a 16-byte LDT or TSS descriptor."""
     access = kind | dpl << 5 | (0x80 if present else 0)
     return struct.pack("<QQ", segment(access, 0, base, limit), base >> 32)
 
@@ -71,7 +71,7 @@ def gate(
     present: bool = True,
     upper: int = 0,
 ) -> bytes:
-    """A 16-byte gate; `upper` fills the upper half of its last quadword."""
+    """Return a 16-byte gate; `upper` fills the upper half of its last quadword."""
     low = (
         offset & 0xFFFF
         | selector << 16
@@ -83,7 +83,7 @@ def gate(
 
 
 def handler(vector: int) -> int:
-    """Where the gate of a vector leads."""
+    """Return the address of a vector's handler."""
     return HANDLERS + vector * 16
 
 
@@ -133,7 +133,7 @@ class Bench:
         self.enter(cpl)
 
     def map(self, linear: int, entry: int) -> None:
-        """Writes a leaf of the page table."""
+        """Write a leaf of the page table."""
         self.p.write_phys(PT + (linear >> 12) * 8, struct.pack("<Q", entry))
 
     def _tables(self) -> None:
@@ -191,12 +191,12 @@ class Bench:
         ist: int = 0,
         present: bool = True,
     ) -> None:
-        """Replaces the gate of a vector."""
+        """Replace the gate of a vector."""
         where = handler(vector) if offset is None else offset
         self.p.write_phys(IDT + vector * 16, gate(kind, selector, where, dpl, ist, present))
 
     def enter(self, cpl: int) -> None:
-        """Puts the processor at 64-bit code of a privilege level, IF set, at a known stack."""
+        """Put the processor at 64-bit code of a privilege level, with IF set and a known stack."""
         p = self.p
         dpl = cpl << 5
         code = {0: K_CODE, 1: R1_CODE, 3: U_CODE | 3}[cpl]
@@ -210,34 +210,34 @@ class Bench:
         p.set("rflags", 0x202)
 
     def run(self, op: int, ea: int | None = None, **operands: Any) -> int:
-        """Executes one operation; `ea` is its memory operand."""
+        """Execute one operation; `ea` is its memory operand."""
         if ea is not None:
             self.p.set("ea", ea)
         return self.p.execute(op, **operands)
 
     def q(self, linear: int, count: int = 1) -> list[int]:
-        """Quadwords of memory."""
+        """Return quadwords of memory."""
         return list(struct.unpack(f"<{count}Q", self.p.read_phys(linear, 8 * count)))
 
     def poke(self, linear: int, *values: int) -> None:
-        """Writes quadwords."""
+        """Write quadwords."""
         data = struct.pack(f"<{len(values)}Q", *(v & 0xFFFFFFFFFFFFFFFF for v in values))
         self.p.write_phys(linear, data)
 
     def fault(self) -> tuple[int, int | None]:
-        """Vector and error code (None without one) of the raised exception."""
+        """Return the vector and the error code (None without one) of the raised exception."""
         error = self.p.get("exc_error") if self.p.get("exc_has_error") else None
         return self.p.get("exc_vector"), error
 
     def selector(self, name: str) -> int:
-        """A segment register's selector."""
+        """Return a segment register's selector."""
         return int(self.p.get_segment(name)[0])
 
     def get(self, name: str) -> int:
-        """A register."""
+        """Return a register."""
         return int(self.p.get(name))
 
     def set(self, **values: int) -> None:
-        """Sets registers by name."""
+        """Set registers by name."""
         for name, value in values.items():
             self.p.set(name, value)

@@ -24,7 +24,7 @@ SUPERVISOR = 0x84000
 MIXED = 0x86000
 """The last page of RAM before one of the device, in linear addresses."""
 DEVICE = 0x40000000
-"""Linear; two pages."""
+"""Linear address of two pages."""
 DEVICE_PHYS = 0xFED00000
 GS_BASE = DATA + 0x8000
 
@@ -49,27 +49,27 @@ def _data_segment(dpl: int) -> int:
 
 @dataclass
 class Device:
-    """Bytes at physical addresses, and a record of what was asked of them."""
+    """A device: bytes at physical addresses, and a record of the accesses to them."""
 
     memory: dict[int, int] = field(default_factory=dict)
     reads: list[tuple[int, int]] = field(default_factory=list)
     writes: list[tuple[int, int, int]] = field(default_factory=list)
 
     def set(self, offset: int, data: bytes) -> None:
-        """Give it the bytes of `data` at `offset`."""
+        """Set the bytes at `offset` to `data`."""
         self.memory.update({offset + i: byte for i, byte in enumerate(data)})
 
     def get(self, offset: int, size: int) -> bytes:
-        """Its bytes at `offset`."""
+        """Return the bytes at `offset`."""
         return bytes(self.memory.get(offset + i, 0) for i in range(size))
 
     def read(self, phys: int, size: int) -> int:
-        """Answer the processor."""
+        """Answer a read of the processor."""
         self.reads.append((phys - DEVICE_PHYS, size))
         return int.from_bytes(self.get(phys - DEVICE_PHYS, size), "little")
 
     def write(self, phys: int, size: int, value: int) -> None:
-        """Take what the processor wrote."""
+        """Take a write of the processor."""
         self.writes.append((phys - DEVICE_PHYS, size, value))
         self.set(phys - DEVICE_PHYS, value.to_bytes(size, "little"))
 
@@ -145,11 +145,11 @@ class Board:
         return int(self.p.get(name))
 
     def registers(self) -> dict[str, int]:
-        """The general registers, RIP and RFLAGS."""
+        """Return the general registers, RIP and RFLAGS."""
         return {name: self.get(name) for name in (*NAMES, "rip", "rflags")}
 
     def vector(self, number: int) -> bytes:
-        """A YMM register."""
+        """Return a YMM register."""
         image = bytes(self.p.get_xsave())
         return image[160 + 16 * number :][:16] + image[576 + 16 * number :][:16]
 
@@ -167,7 +167,7 @@ class Board:
     # --- running
 
     def place(self, code: str | bytes) -> int:
-        """Put an instruction at `CODE`, a HLT behind it, and RIP there; its length."""
+        """Put an instruction and a HLT at `CODE`, set RIP there, and return the length."""
         if isinstance(code, str):
             code = bytes.fromhex(code)
         self.p.write_phys(CODE, code + HLT)
@@ -175,21 +175,21 @@ class Board:
         return len(code)
 
     def emulate(self, code: str | bytes) -> None:
-        """Perform one instruction by the general emulator, the device answering."""
+        """Perform one instruction by the general emulator; the device answers."""
         self.place(code)
         kind = self.p.emulate()
         while kind != Exit.EXIT_NONE:
             kind = self._answer(kind)
 
     def emulate_to_its_end(self, code: str | bytes) -> None:
-        """Perform one instruction by the general emulator, one call a repetition, to its end."""
+        """Perform one instruction to its end by the general emulator, one repetition per call."""
         self.place(code)
         start = self.get("rip")
         while self.get("rip") == start:
             assert self.p.emulate() == Exit.EXIT_NONE
 
     def run(self, code: str | bytes) -> int:
-        """Run from an instruction to the next HLT, or to another exit that is no device's."""
+        """Run from an instruction to the next HLT, or to an exit that is not for a device."""
         self.place(code)
         while True:
             kind = int(self.p.run())
@@ -211,7 +211,7 @@ class Board:
         return int(self.p.emulate())
 
     def raised(self) -> int | None:
-        """The vector whose handler RIP stands at, if it does."""
+        """Return the vector at whose handler RIP is, or None."""
         rip = self.get("rip")
         if HANDLERS <= rip < HANDLERS + 512:
             return (rip - HANDLERS) // 16

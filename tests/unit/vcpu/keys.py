@@ -1,4 +1,4 @@
-"""What a translation's key is made of, and programs that are entered under one key or another."""
+"""The parts of a translation's key, and programs that are entered under different keys."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ringlet.core.state import Exit
 from tests.unit.vcpu.board import CODE, DATA, HANDLERS, HLT, IDT, STACK, TF, Board
 
 TARGET = DATA + 0x8000
-"""Where the code stands that is entered; a page begins there."""
+"""Address of the code that is entered; a page begins there."""
 
 GDT = 0xA000
 CELL = DATA
-"""Holds a pointer to `TARGET`: near, or far with a selector behind it."""
+"""Address of a pointer to `TARGET`: near, or far with a selector after it."""
 
 TABLE = DATA + 0x1000
 SOFTWARE = 31
@@ -33,7 +33,7 @@ _RIGHTS = {64: 0xA09B, 32: 0xC09B, 16: 0x809B}
 
 @dataclass(frozen=True)
 class Setting:
-    """The parts of the processor's state that a key is made of."""
+    """The parts of the processor's state that determine a key."""
 
     cpl: int = 0
     bits: int = 64
@@ -45,16 +45,16 @@ class Setting:
 
     @property
     def code(self) -> int:
-        """The selector of its code segment."""
+        """Return the selector of the code segment."""
         return _CODE[self.bits, self.cpl]
 
     @property
     def data(self) -> int:
-        """The selector of its stack."""
+        """Return the selector of the stack segment."""
         return _DATA[self.cpl]
 
     def apply(self, board: Board, rip: int) -> None:
-        """Put the processor there, as a debugger does that sets registers."""
+        """Put the processor into this state, as a debugger that sets registers does."""
         p = board.p
         p.set_segment(1, self.code, 0, 0xFFFFFFFF, _RIGHTS[self.bits] | self.cpl << 5)
         for i in (0, 2, 3, 4, 5):
@@ -69,14 +69,14 @@ USER = Setting(cpl=3)
 
 @dataclass(frozen=True)
 class Change:
-    """Two settings, and an instruction that does not do the same under both."""
+    """Two settings, and an instruction whose effect differs between them."""
 
     first: Setting
     then: Setting
     probe: str
 
     def turned(self) -> Change:
-        """The same in the other direction."""
+        """Return the same change in the other direction."""
         return Change(self.then, self.first, self.probe)
 
 
@@ -119,12 +119,12 @@ class Way:
 
 
 def branch(opcode: str, at: int, target: int) -> str:
-    """A branch with a 32-bit distance, at `at`."""
+    """Return a branch with a 32-bit distance, at `at`."""
     return opcode + struct.pack("<i", target - (at + len(opcode) // 2 + 4)).hex()
 
 
 def jump(at: int, target: int) -> str:
-    """JMP from one address to another."""
+    """Return a JMP from one address to another."""
     return branch("E9", at, target)
 
 
@@ -173,7 +173,7 @@ def _descriptor(segment: tuple[int, int] | int) -> int:
 
 
 def keyed_board(way: Way, target: str, *, keep: bool = False) -> Board:
-    """A board with segments of each privilege, the code of a way, and what stands at `TARGET`."""
+    """Return a board with segments of each privilege, the code of a way, and code at `TARGET`."""
     board = Board(keep=keep)
     board.poke(GDT + 8, *(_descriptor(segment) for segment in _SEGMENTS))
     board.p.set_table("gdtr", GDT, 8 * len(_SEGMENTS) + 7)
@@ -201,7 +201,7 @@ def go(board: Board, way: Way, setting: Setting) -> tuple[int, int | None, int]:
 
 
 def outcome(board: Board, kind: int) -> tuple[int, int | None, int]:
-    """What `go` gives of a run that ended with an exit.  The key is checked to be up to date."""
+    """Return the result of `go` for a run that ended, and check that the key is up to date."""
     key = board.get("key")
     board.set(rip=board.get("rip"))
     assert board.get("key") == key

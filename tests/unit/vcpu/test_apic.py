@@ -1,4 +1,4 @@
-"""The local APIC, as code in the guest and messages from outside find it."""
+"""The local APIC, as guest code and messages from outside use it."""
 
 import struct
 import threading
@@ -29,11 +29,11 @@ ISR, TMR, IRR, ESR, ICR, ICR_HIGH, SELF = 0x10, 0x18, 0x20, 0x28, 0x30, 0x31, 0x
 LVT_TIMER, LINT0, LVT_ERROR, INITIAL, CURRENT, DIVIDE = 0x32, 0x35, 0x37, 0x38, 0x39, 0x3E
 MASKED, PERIODIC, DEADLINE = 1 << 16, 1 << 17, 2 << 17
 SHORT = 5.0
-"""Seconds in which anything that is to happen does."""
+"""Seconds within which every expected event happens."""
 
 
 class ApicBoard(Board):
-    """A board with handlers for all vectors, that halt, and the APIC's registers by number."""
+    """A board with halting handlers for all vectors, and the APIC's registers by number."""
 
     def __init__(self, mode: int = X2APIC) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class ApicBoard(Board):
             assert self.wrmsr(BASE_MSR, X2APIC) == Exit.EXIT_HLT
 
     def wrmsr(self, index: int, value: int) -> int:
-        """WRMSR, then HLT; the exit."""
+        """Execute WRMSR and HLT; return the exit."""
         self.set(rcx=index, rax=value & 0xFFFFFFFF, rdx=value >> 32)
         return self.run("0F30")
 
@@ -75,7 +75,7 @@ class ApicBoard(Board):
         self.p.message(0xFEE00000 | destination << 12, vector | level << 15 | level << 14)
 
     def taken(self) -> int | None:
-        """Allow interrupts for some NOPs; the vector in whose handler the guest has halted."""
+        """Enable interrupts for some NOPs; return the vector whose handler has halted."""
         self.set(rflags=2 | IF)
         self.run("90909090")
         at = self.get("rip") - 1 - HANDLERS
@@ -252,7 +252,7 @@ def test_a_level_triggered_interrupt_tells_of_its_end(board: ApicBoard) -> None:
 
 @pytest.mark.parametrize("last", [False, True])
 def test_the_last_message_for_a_vector_says_its_mode(x2: ApicBoard, last: bool) -> None:
-    """As if they were accepted one by one (SDM 3A 10.8.4)."""
+    """The result is as if they were accepted one by one (SDM 3A 10.8.4)."""
     x2.message(0x41, level=not last)
     x2.message(0x61, level=last)
     x2.message(0x41, level=last)
@@ -262,7 +262,7 @@ def test_the_last_message_for_a_vector_says_its_mode(x2: ApicBoard, last: bool) 
 
 
 def test_no_message_is_taken_without_its_mode(x2: ApicBoard) -> None:
-    """The guest looks at TMR while other threads send; both vectors share the words of the APIC."""
+    """The guest reads TMR while other threads send; both vectors share words of the APIC."""
     level, edge = 0x41, 0x42
     # 1: mov ecx, 822h; rdmsr; and eax, 6; cmp eax, 6; jne 1b: both are in IRR.
     # mov ecx, 81Ah; rdmsr; and eax, 6; cmp eax, 2; je 2f; inc rbx; 2: inc r12; jmp 1b
@@ -365,7 +365,7 @@ def test_a_kick_wakes_from_halt(board: ApicBoard) -> None:
     timer.join()
     timer = threading.Timer(0.02, board.message, (0x41,))
     timer.start()
-    assert board.p.run() == Exit.EXIT_HLT, "it is still halted, and goes on waiting"
+    assert board.p.run() == Exit.EXIT_HLT, "it is still halted and continues to wait"
     timer.join()
 
 
@@ -474,7 +474,7 @@ def test_a_timer_of_any_period_leaves_the_guest_time(board: ApicBoard, period: i
 def test_an_interrupt_between_two_fragments_does_not_link_them_to_its_handler(
     x2: ApicBoard,
 ) -> None:
-    """The handler returns; were a jump linked to it, the frame it pops would not be there."""
+    """The handler returns; if a jump were linked to it, there would be no frame to pop."""
     handler, code, jumps = HANDLERS + 0x4000, 0x100000, 0x8000
     # incl [rsi]; wrmsr, which ends the interrupt; iretq
     x2.p.write_phys(handler, bytes.fromhex("FF06 0F30 48CF"))

@@ -1,4 +1,4 @@
-"""The code lookup is the instruction TLB: what it may keep, and when it must not."""
+"""The code lookup acts as the instruction TLB: when it may keep an entry, and when not."""
 
 import pytest
 
@@ -14,7 +14,7 @@ CODE_AT = 40 << 39
 
 @pytest.fixture
 def board() -> Board:
-    """More slots than there are windows for, and code in one that comes last."""
+    """There are more slots than windows, and the code is in the last slot used."""
     board = Board()
     board.poke(PML4, *[PDPT | 7, *[SHARED | 7] * 31])
     for i in range(8):
@@ -32,7 +32,7 @@ def board() -> Board:
 
 
 def call(board: Board) -> int:
-    """Run the code that is mapped at `CODE_AT`; what it leaves in RAX."""
+    """Run the code that is mapped at `CODE_AT`, and return RAX."""
     board.set(rbx=CODE_AT)
     assert board.run("FFE3") == Exit.EXIT_HLT  # jmp rbx
     return board.get("rax")
@@ -56,14 +56,14 @@ def test_load_of_cr3_ends_code_of_a_slot_without_a_window(board: Board) -> None:
     assert (*before, call(board)) == (1, 1, 2)
 
 
-# --- what the general emulator is given
+# --- the bytes that the general emulator gets
 
 INSN = "8B03C3"  # mov eax, [rbx]; ret
 
 
 @pytest.fixture
 def stale() -> Board:
-    """A function in the lookup, whose page the tables have replaced since, without INVLPG."""
+    """Return a board with a function in the lookup, whose page tests replace without INVLPG."""
     board = Board()
     board.p.write_phys(FIRST, bytes.fromhex(INSN))
     board.device.set(0, b"\x11\x22\x33\x44")

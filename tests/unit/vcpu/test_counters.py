@@ -1,4 +1,4 @@
-"""What the processor's counters count: each event once."""
+"""The processor's counters count each event once."""
 
 import pytest
 
@@ -7,14 +7,14 @@ from tests.unit.vcpu.board import DATA, DEVICE, HOLE, PAGE_FAULT, UD, Board
 
 @pytest.fixture
 def board() -> Board:
-    """Has run, so that its code and stack are mapped."""
+    """Return a board that has run, so that its code and stack are mapped."""
     board = Board()
     board.run("8B0424")  # mov eax, [rsp]
     return board
 
 
 def counted(board: Board, code: str) -> dict[str, int]:
-    """What running `code` adds to the counters."""
+    """Return how much a run of `code` adds to the counters."""
     before = board.p.counters()
     board.run(code)
     return {name: value - before[name] for name, value in board.p.counters().items()}

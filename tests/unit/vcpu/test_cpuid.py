@@ -1,4 +1,4 @@
-"""CPUID: range rule, subleaves, and the bits that follow the processor's state."""
+"""CPUID: range rule, subleaves, and the bits that depend on the processor's state."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The general emulator on RAM: instructions, faults, what they leave unchanged."""
+"""The general emulator on RAM: instructions, faults, and the state that faults preserve."""
 
 import ctypes
 

@@ -1,4 +1,4 @@
-"""Emulated and translated instructions do the same: a sample of what `agreement` can try."""
+"""Emulated and translated instructions have the same effect: a sample of `agreement`'s forms."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The general emulator and devices, and code that meets them on its way through translated code."""
+"""The general emulator on device memory, also when translated code leaves to it."""
 
 import pytest
 

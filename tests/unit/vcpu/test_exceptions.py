@@ -245,7 +245,7 @@ def test_frame_that_crosses_into_an_unmapped_page_writes_nothing(kernel: Bench) 
 
 
 def spoil(b: Bench, vector: int) -> None:
-    """Makes the delivery of a vector raise #NP."""
+    """Make the delivery of a vector raise #NP."""
     b.gate(vector, present=False)
 
 

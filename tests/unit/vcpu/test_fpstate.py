@@ -31,7 +31,7 @@ RESTORES = [Op.OP_XRSTOR, Op.OP_XRSTORS]
 
 
 def state(*, used: int = 7, mxcsr: int = 0x1F80, fcw: int = 0x37F) -> bytearray:
-    """An image in which every component has bytes of its own."""
+    """Return an image in which every component has different bytes."""
     image = bytearray(832)
     struct.pack_into("<H", image, FCW, fcw)
     struct.pack_into("<I", image, MXCSR, mxcsr)
@@ -75,7 +75,7 @@ def test_fxsave_writes_the_state_and_leaves_the_rest(user: Bench) -> None:
 
 
 def pending() -> bytearray:
-    """A state with an unmasked exception pending: AMD's processors keep the pointers only then."""
+    """Return a state with a pending unmasked exception, without which AMD saves no pointers."""
     image = state(fcw=0x37E)
     struct.pack_into("<H", image, 2, 7 << 11 | 0x8081)
     return image

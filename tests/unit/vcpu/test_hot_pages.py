@@ -1,4 +1,4 @@
-"""Pages that are written again and again while code of theirs runs."""
+"""Pages that are written repeatedly while their code runs."""
 
 import struct
 
@@ -8,14 +8,14 @@ from tests.unit.vcpu.board import CODE, HLT, Board
 
 TIMES = 200
 FAULTS = 8
-"""More write faults than a page gets before its fragments check themselves."""
+"""More write faults than a page has before its fragments check their bytes."""
 AC = 1 << 18
 DATA = 0x800
-"""Offset in the code's page of what is written and not run."""
+"""Offset in the code's page of data that is written but not executed."""
 
 
 def run(code: bytes, cpl: int) -> tuple[Board, int, int]:
-    """Run `code` to its HLT; the board, write faults and stale fragments."""
+    """Run `code` to its HLT; return the board, the write faults and the stale fragments."""
     board = Board(cpl)
     before = board.p.counters()
     board.run(code)
@@ -26,7 +26,7 @@ def run(code: bytes, cpl: int) -> tuple[Board, int, int]:
 
 
 def to(offset: int, after: int) -> bytes:
-    """A RIP-relative displacement."""
+    """Return a RIP-relative displacement."""
     return struct.pack("<i", offset - after)
 
 
@@ -81,7 +81,7 @@ def test_alignment_checks_are_not_of_the_comparison(offset: int) -> None:
 
 @pytest.mark.parametrize("length", range(1, 20))
 def test_every_byte_of_a_fragment_is_compared(length: int) -> None:
-    """A slide of NOPs, of which one after the other is CMC for one call."""
+    """Each NOP of a slide in turn is CMC for one call."""
     # mov ecx, length; lea rsi, [slide]
     # 1: mov byte [rsi + rcx - 1], CMC; xor edx, edx; call slide; setc dl; add edi, edx
     # mov byte [rsi + rcx - 1], NOP; dec ecx; jnz 1b
@@ -102,7 +102,7 @@ def test_every_byte_of_a_fragment_is_compared(length: int) -> None:
 
 
 def test_flags_that_only_the_new_bytes_read_survive_the_check() -> None:
-    """ADD, for which no flag needs to live on entry, becomes SETC."""
+    """ADD, which needs no flag on entry, becomes SETC."""
     # mov ecx, TIMES; lea rsi, [slide]
     # 1: mov dword [rsi], (add edx, eax; nop; ret); call slide
     # mov dword [rsi], (setc dl; ret); xor edx, edx; stc; call slide; add edi, edx; dec ecx; jnz 1b
@@ -123,7 +123,7 @@ def test_flags_that_only_the_new_bytes_read_survive_the_check() -> None:
 def left_over(
     board: Board, prefix: bytes, start: int, count: int, store: bytes = b"\xf3\xaa"
 ) -> int:
-    """RCX after REP STOSB of NOPs from `start` bytes behind itself on, to the HLT beyond them."""
+    """Return RCX after REP STOSB of NOPs that begins `start` bytes after its own start."""
     at = CODE + 0x400
     board.p.write_phys(at - 0x400, b"\x90" * 0x800 + HLT)
     board.p.write_phys(at - len(prefix), prefix + store)
@@ -139,7 +139,7 @@ def left_over(
 def test_a_repetition_over_itself_ends_the_instruction(
     cpl: int, start: int, prefix: str, times: int
 ) -> None:
-    """The first byte of it that changes is seen before the next repetition."""
+    """A change of its first byte takes effect before the next repetition."""
     board = Board(cpl)
     counts = [left_over(board, bytes.fromhex(prefix), start, 256) for _ in range(times)]
 
@@ -147,7 +147,7 @@ def test_a_repetition_over_itself_ends_the_instruction(
 
 
 def test_an_emulated_repetition_over_itself_ends_the_instruction() -> None:
-    """With 67h the general emulator performs it."""
+    """With 67h the general emulator performs the instruction."""
     board = Board()
 
     assert left_over(board, b"", -8, 256, b"\xf3\x67\xaa") == 256 - 9

@@ -3,12 +3,12 @@
 from tests.unit.vcpu.board import DATA, PD, PDPT, Board
 
 AGAIN = 1 << 36
-"""The same pages once more, in the second slot, of which there is no window yet."""
+"""The same pages in the second slot, which has no window yet."""
 LOAD = "8B07 034704"  # mov eax, [rdi]; add eax, [rdi + 4]
 
 
 def without_shapes(stored: bytes) -> bytes:
-    """What was stored, but for the shapes in front."""
+    """Return the stored translations without the shapes before them."""
     return bytes(8) + stored[8 + int.from_bytes(stored[:8], "little") :]
 
 

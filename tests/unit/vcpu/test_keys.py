@@ -1,4 +1,4 @@
-"""Code that ran under one key does as another key says when it is entered under that.
+"""Code that ran under one key behaves as another key requires when entered under that key.
 
 The key is all of the processor's state that a translation depends on.  Whatever leads to code that
 was translated before, from the run loop's lookup to a jump in translated code, leads to a
@@ -39,7 +39,7 @@ from tests.unit.vcpu.keys import (
 NM = 7
 IOPL = 3 << 12
 ROUNDS = 6
-"""So often code is entered under the first key: links are made, and what is written gets hot."""
+"""Number of entries under the first key, enough to make links and to make written pages hot."""
 
 CASES = [
     pytest.param(CHANGES[change], WAYS[way], id=f"{change}-{way}")
@@ -63,7 +63,7 @@ def test_code_is_entered_under_the_key_of_now(change: Change, way: Way) -> None:
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_kept_translation_is_found_under_its_own_key(change: Change) -> None:
-    """The code at `TARGET` is copied, so that the copy is looked for among what is kept."""
+    """The code at `TARGET` is copied, so that a kept translation could be used for the copy."""
     board = keyed_board(WAYS["direct_call"], change.probe, keep=True)
     cold = keyed_board(WAYS["direct_call"], change.probe)
     change.first.apply(board, TARGET)
@@ -101,7 +101,7 @@ INSTRUCTIONS = {
     "tf": ("50 9D", 2, 2 | TF, NOP, DB),  # push rax; popfq
     "dr7": ("0F23F8", 0x400, 0x401, NOP, DB),
 }
-"""What changes the key, its operand before and after, what is sensitive to that, and how."""
+"""Code that changes the key, its operand before and after, a probe, and the probe's exception."""
 
 ENTRIES = {
     "direct_jump": ("E9", False),
@@ -120,7 +120,7 @@ ENTRIES = {
 def test_an_instruction_changes_the_key_of_what_it_leads_to(
     instruction: str, entry: str, at: int
 ) -> None:
-    """A loop that loads the register each time; the last value makes a difference."""
+    """A loop that loads the register in each pass; only the last value differs."""
     change, before, after, probe, vector = INSTRUCTIONS[instruction]
     opcode, whole = ENTRIES[entry]
     board = keyed_board(WAYS["direct_call"], probe + jump(TARGET + len(probe) // 2, at))
@@ -177,7 +177,7 @@ def test_more_keys_than_jump_tables() -> None:
 
 
 def test_every_bit_of_the_key_is_changed_here() -> None:
-    """A bit that is added to the key needs a change in `CHANGES`."""
+    """Each bit of the key needs a change in `CHANGES`."""
     board = keyed_board(WAYS["direct_call"], NOP)
     changed = 0
     for change in CHANGES.values():

@@ -1,4 +1,4 @@
-"""Instructions that compiled code carries out, and events, whose memory is a device's."""
+"""Device memory as the operand of sensitive instructions and in the delivery of events."""
 
 import struct
 

@@ -29,7 +29,7 @@ BITMAP = TSS + 0x68
 
 
 def allow(b: Bench, port: int, size: int) -> None:
-    """Clears the bits of a port in the bitmap."""
+    """Clear the bits of a port in the bitmap."""
     first = port >> 3
     bits = int.from_bytes(b.p.read_phys(BITMAP + first, 2), "little")
     bits &= ~(((1 << size) - 1) << (port & 7))

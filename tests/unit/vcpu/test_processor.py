@@ -1,4 +1,4 @@
-"""A processor as it is made: MSRs after reset, the CPUID model, one width of physical addresses."""
+"""A new processor: MSRs after reset, the CPUID model, the width of physical addresses."""
 
 import gc
 import struct
@@ -60,7 +60,7 @@ def test_cpuid_is_that_of_the_default_model(board: Board) -> None:
 
 
 def narrowed(bits: int) -> list[tuple[int, ...]]:
-    """The default table with another width of physical addresses."""
+    """Return the default table with another width of physical addresses."""
     return [
         (*row[:3], row[3] & ~0xFF | bits, *row[4:]) if row[0] == PHYSICAL_LEAF else tuple(row)
         for row in default_entries()
@@ -69,7 +69,7 @@ def narrowed(bits: int) -> list[tuple[int, ...]]:
 
 @pytest.fixture(params=[36, 40, 46])
 def bits(request: pytest.FixtureRequest, board: Board) -> int:
-    """The width that the guest is told."""
+    """Return the width that CPUID reports to the guest."""
     width = int(request.param)
     board.p.set_cpuid(narrowed(width))
     return width

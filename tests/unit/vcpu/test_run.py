@@ -1,4 +1,4 @@
-"""The run loop over translated code: exits and how they go on, stops, exact faults."""
+"""The run loop over translated code: exits and their continuation, stops, exact faults."""
 
 import signal
 import struct
@@ -41,7 +41,7 @@ def board() -> Board:
 
 @contextmanager
 def kicked_after(board: Board, seconds: float) -> Iterator[None]:
-    """Another thread asks the processor to stop."""
+    """Stop the processor from another thread."""
     timer = threading.Timer(seconds, board.p.kick)
     timer.start()
     try:
@@ -52,12 +52,12 @@ def kicked_after(board: Board, seconds: float) -> Iterator[None]:
 
 
 def vector(board: Board) -> int:
-    """The vector in whose handler the processor has halted."""
+    """Return the vector in whose handler the processor has halted."""
     return (board.get("rip") - 0x10000) // 16
 
 
 def frame(board: Board, words: int) -> tuple[int, ...]:
-    """The words on top of the stack."""
+    """Return the words on top of the stack."""
     return struct.unpack(f"<{words}Q", board.p.read_linear(board.get("rsp"), 8 * words))
 
 
@@ -426,7 +426,7 @@ def test_a_fault_while_stepping_is_delivered_instead(board: Board) -> None:
 
 
 def test_flags_come_through_an_indirect_jump_whose_table_entry_is_anothers(board: Board) -> None:
-    """Two targets with the same low 16 bits, one of which has no use for flags, take turns."""
+    """Two targets with the same low 16 bits alternate; only one of them reads flags."""
     idle, wanting, code = DATA + 0x1000, DATA + 0x11000, DATA + 0x2000
     board.p.write_phys(idle, bytes.fromhex("31C0 FFE7"))  # xor eax, eax; jmp rdi
     board.p.write_phys(wanting, bytes.fromhex("7201 F4 FFE6"))  # jc over; hlt; over: jmp rsi

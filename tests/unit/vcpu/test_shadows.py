@@ -1,4 +1,4 @@
-"""How long STI, MOV SS and an NMI handler hold back what waits (SDM 3A 6.7.1, 6.8.3)."""
+"""How long STI, MOV SS and an NMI handler hold back waiting events (SDM 3A 6.7.1, 6.8.3)."""
 
 import struct
 
@@ -15,7 +15,7 @@ STI_SHADOW, MOV_SS_SHADOW = 1, 2
 
 
 def handled(board: Board) -> tuple[int, int]:
-    """The vector in whose handler the processor has halted, and RIP in its frame."""
+    """Return the vector in whose handler the processor has halted, and RIP in its frame."""
     rip = struct.unpack("<Q", board.p.read_linear(board.get("rsp"), 8))[0]
     return (board.get("rip") - HANDLERS) // 16, rip - CODE
 
@@ -113,7 +113,7 @@ def test_an_nmi_that_waits_for_iret_is_taken_where_it_returns_to(cpl: int) -> No
     for waits in (0, 0, 0, 1):
         board.enter(0)
         board.set(rsp=STACK - 40, rbx=0, nmi_pending=waits, nmi_blocked=1)
-        # The way that indirect jumps take to the target is known after the first.
+        # After the first jump, indirect jumps reach the target through the table.
         board.poke(STACK - 40, target, code, 2, STACK, data)
         board.run("48CF")
 

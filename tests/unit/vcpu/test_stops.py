@@ -1,6 +1,6 @@
-"""Each request to stop stops the processor, whatever it is at.
+"""Each stop request stops the processor, whatever it is doing.
 
-A request that is lost is made good by the next one, so each is waited for before the next is made.
+The next request would hide the loss of one, so a test waits for each stop before the next.
 """
 
 import ctypes
@@ -19,12 +19,12 @@ from tests.unit.vcpu.board import CODE, DATA, GP, IDT, PDPT, Board
 Guest = Callable[[Board], None]
 KICKS = 100
 LONG_S = 10.0
-"""Far more than a stop takes on a busy host; one that is lost never comes."""
+"""Seconds: much longer than a stop takes on a busy host."""
 WINDOW = 2 << 30
-"""Linear; 1 GiB that shows one page of RAM again and again."""
+"""Linear address of 1 GiB in which every page maps the same page of RAM."""
 WINDOW_PD, WINDOW_PT = 0xA000, 0xB000
 STRADDLE = (1 << 36) - 4
-"""Linear; an operand of 8 bytes here lies in two slots, so that the emulator performs its
+"""Linear address of an 8-byte operand in two slots, so that the emulator performs its
 instruction."""
 
 
@@ -33,7 +33,7 @@ def plain(board: Board) -> None:
 
 
 def page_faults(board: Board) -> None:
-    """Walk through memory that no window shows yet, again and again."""
+    """Access pages in sequence, each of which first has to be mapped in a window."""
     board.poke(PDPT + 16, WINDOW_PD | 7)
     board.poke(WINDOW_PD, *[WINDOW_PT | 7] * 512)
     board.poke(WINDOW_PT, *[DATA | 0x67] * 512)
@@ -49,13 +49,13 @@ def strings(board: Board) -> None:
 
 
 def own_stores(board: Board) -> None:
-    """Store into the fragment that runs: the rest of the instruction is single-stepped."""
+    """Store into the running fragment: the rest of the instruction is single-stepped."""
     # 1: inc byte [2f + 1]; 2: mov al, 0; jmp 1b
     board.place("FE0501000000 B000 EBF6")
 
 
 def emulation(board: Board) -> None:
-    """An operand that translated code cannot reach."""
+    """Access an operand that translated code cannot reach."""
     board.poke(PDPT + 8 * 63, 0xC000 | 7)
     board.poke(0xC000 + 8 * 511, 0xD000 | 7)
     board.poke(0xD000 + 8 * 511, DATA | 7)
@@ -67,7 +67,7 @@ def emulation(board: Board) -> None:
 
 
 def chained(board: Board) -> None:
-    """Fragments in a chain of jumps over pages, calls and returns."""
+    """Run fragments in a chain of jumps across pages, calls and returns."""
     far = 0x3000
     # 1: call 2f; jmp 1b; far from it: 2: dec ecx; jnz 3f; nop; 3: ret
     board.p.write_phys(CODE + far, bytes.fromhex("FFC9 7501 90 C3"))
@@ -87,7 +87,7 @@ GUESTS = [plain, page_faults, strings, own_stores, emulation, chained, exception
 
 
 class Runner:
-    """Runs a board in a thread of its own, again and again."""
+    """Runs a board repeatedly in a separate thread."""
 
     def __init__(self, board: Board) -> None:
         self.board = board

@@ -1,4 +1,4 @@
-"""Flags, HLT, ENTER, and what follows every operation: RIP, RF, the step trap."""
+"""Flags, HLT, ENTER, and the common effects of operations: RIP, RF, the step trap."""
 
 import struct
 
@@ -224,7 +224,8 @@ def test_unknown_operation_is_undefined(user: Bench) -> None:
 @pytest.mark.parametrize("cpl", [0, 1, 3])
 @pytest.mark.parametrize("op", list(Op)[1:-1])
 def test_every_operation_ends_in_one_of_four_ways(op: int, cpl: int) -> None:
-    """With nothing prepared: no crash, RIP as the result says, a fault changes no register."""
+    """Without preparation, no operation crashes, RIP fits the result, and a fault changes no
+    register."""
     b = Bench(cpl)
     names = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "rip", "rflags", "cpl", "cr0"]
     before = {name: b.get(name) for name in names}

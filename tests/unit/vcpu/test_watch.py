@@ -1,4 +1,4 @@
-"""#AC and data breakpoints on what the virtual processor and the general emulator access."""
+"""#AC and data breakpoints in accesses by the virtual processor and the general emulator."""
 
 import struct
 
@@ -29,14 +29,14 @@ def kernel() -> Board:
 
 @pytest.fixture
 def user() -> Board:
-    """Alignment checking is on."""
+    """Return a board with alignment checks enabled."""
     board = Board(cpl=3)
     board.set(rflags=2 | AC_FLAG, rax=0, rcx=0)
     return board
 
 
 def frame(board: Board, words: int) -> tuple[int, ...]:
-    """The words on top of the stack."""
+    """Return the words on top of the stack."""
     return struct.unpack(f"<{words}Q", board.p.read_linear(board.get("rsp"), 8 * words))
 
 

@@ -9,7 +9,7 @@ from tests.unit.vcpu.board import DATA, DEVICE, Board
 
 CONTROL, OPERAND, AREA = DATA, DATA + 0x100, DATA + 0x400
 FOP = {"480FAE02": 6, "0FAE02": 6, "D932": 18, "DD32": 18, "0FAE22": 6}
-"""Where each save instruction puts FOP in its area."""
+"""Offset of FOP in the area of each save instruction."""
 OPCODES = [
     ("DC31", 0x431),  # fdiv qword [rcx]
     ("DC7110", 0x471),

@@ -12,7 +12,7 @@ RULES = Registry()
 def move_from_control() -> Op:
     """Shows CR0, CR2, CR3, CR4 or CR8; the host raises #GP.
 
-    Faults: #GP(0) if CPL > 0; #UD for the other numbers, REX.R counted.  Leaves, then goes on.
+    Faults: #GP(0) if CPL > 0; #UD for the other numbers, REX.R counted.  Leaves, then continues.
     """
     return Op.OP_MOV_FROM_CR
 
@@ -22,7 +22,7 @@ def move_to_control() -> Op:
     """Sets paging, protection, the address space or the task priority; the host raises #GP.
 
     Faults: #GP(0) if CPL > 0, for reserved bits, and for impossible combinations; #UD for the
-    other numbers, REX.R counted.  Leaves and dispatches anew.
+    other numbers, REX.R counted.  Leaves and is dispatched again.
     """
     return Op.OP_MOV_TO_CR
 
@@ -32,7 +32,7 @@ def move_from_debug() -> Op:
     """Shows a debug register; the host raises #GP.
 
     Faults: #GP(0) if CPL > 0; #DB if DR7.GD is 1; #UD for DR4 and DR5 if CR4.DE is 1, and for
-    REX.R.  Leaves, then goes on.
+    REX.R.  Leaves, then continues.
     """
     return Op.OP_MOV_FROM_DR
 
@@ -42,6 +42,6 @@ def move_to_debug() -> Op:
     """Sets a breakpoint of the virtual processor; the host raises #GP.
 
     Faults: #GP(0) if CPL > 0 or the upper half of DR6 or DR7 is not 0; #DB if DR7.GD is 1; #UD
-    for DR4 and DR5 if CR4.DE is 1, and for REX.R.  Leaves and dispatches anew.
+    for DR4 and DR5 if CR4.DE is 1, and for REX.R.  Leaves and is dispatched again.
     """
     return Op.OP_MOV_TO_DR

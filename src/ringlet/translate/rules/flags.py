@@ -1,4 +1,4 @@
-"""The flags that are virtual: IF, IOPL, NT, VM, AC, and all of them through PUSHF and POPF."""
+"""The virtual flags IF, IOPL, NT, VM and AC, and PUSHF and POPF, which access all flags."""
 
 from iced_x86 import Code
 
@@ -10,10 +10,10 @@ RULES = Registry()
 
 @RULES.rule(Code.CLI, manual="vol. 2A CLI; vol. 3A 6.8.1")
 def clear_interrupts() -> Op:
-    """Clears the virtual IF; the host's stays 1, and the host would raise #GP at ring 3.
+    """Clears the virtual IF; the host's IF stays 1, and the host would raise #GP at ring 3.
 
     Faults: #GP(0) if CPL > IOPL (CR4.PVI and VME are not offered).
-    Usually inlined: one store.  Otherwise it leaves for the operation and goes on after it.
+    Usually inlined: one store.  Otherwise it leaves for the operation and continues after it.
     """
     return Op.OP_CLI
 
@@ -36,10 +36,10 @@ def set_interrupts() -> Op:
     robin_irvine=True,
 )
 def push_flags() -> Op:
-    """Shows IF and IOPL: on the host it would push the host's, without any trap.
+    """Shows IF and IOPL: the host would push its own, without any trap.
 
     Faults: #PF or #SS of the stack; in virtual-8086 mode #GP(0) if IOPL < 3.
-    Leaves, or is inlined: the host's arithmetic flags merged with the virtual rest.
+    Leaves, or is inlined: merges the host's arithmetic flags with the virtual ones.
     """
     return Op.OP_PUSHF
 
@@ -52,7 +52,7 @@ def push_flags() -> Op:
     robin_irvine=True,
 )
 def pop_flags() -> Op:
-    """Changes IF, IOPL, AC, TF as far as CPL and IOPL allow: ring 3 on the host would drop them.
+    """Changes IF, IOPL, AC, TF as far as CPL and IOPL allow: the host's ring 3 would ignore them.
 
     Faults: #PF or #SS of the stack; in virtual-8086 mode #GP(0) if IOPL < 3; a TF that it sets
     raises #DB after the next instruction.  Leaves: if IF became 1, an interrupt may wait.

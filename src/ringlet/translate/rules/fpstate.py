@@ -17,7 +17,7 @@ def save_fx_state() -> Op:
     """Stores the address of the last x87 instruction: in translated code, a host address.
 
     Faults: #NM if CR0.TS or EM; #GP(0) if not aligned to 16; those of the memory operand.
-    Leaves, then goes on.
+    Leaves, then continues.
     """
     return Op.OP_FXSAVE
 
@@ -27,7 +27,7 @@ def restore_fx_state() -> Op:
     """Loads the guest's x87 instruction address, to be kept for the next image.
 
     Faults: #NM if CR0.TS or EM; #GP(0) if not aligned to 16 or MXCSR has reserved bits; those of
-    the memory operand.  Leaves, then goes on.
+    the memory operand.  Leaves, then continues.
     """
     return Op.OP_FXRSTOR
 
@@ -114,7 +114,7 @@ def store_x87_environment() -> Op:
 def save_x87_state() -> Op:
     """As FNSTENV, with the registers; initializes the x87 afterwards.
 
-    Faults: #NM if CR0.TS or EM; those of the memory operand.  Leaves, then goes on.
+    Faults: #NM if CR0.TS or EM; those of the memory operand.  Leaves, then continues.
     """
     return Op.OP_FNSAVE
 
@@ -124,7 +124,7 @@ def load_x87_environment() -> Op:
     """Loads the guest's x87 instruction address, to be kept for the next image.
 
     Faults: #NM if CR0.TS or EM; #MF if an exception is pending; those of the memory operand.
-    Leaves, then goes on.
+    Leaves, then continues.
     """
     return Op.OP_FLDENV
 
@@ -133,6 +133,6 @@ def load_x87_environment() -> Op:
 def restore_x87_state() -> Op:
     """As FLDENV, with the registers.
 
-    Faults: as FLDENV.  Leaves, then goes on.
+    Faults: as FLDENV.  Leaves, then continues.
     """
     return Op.OP_FRSTOR

@@ -10,10 +10,10 @@ RULES = Registry()
 
 @RULES.rule(Code.INVLPG_M, manual="vol. 2A INVLPG; vol. 3A 4.10.4")
 def invalidate_page() -> Op:
-    """Drops a translation of the virtual MMU: a shadow mapping; the host raises #GP.
+    """Drops a shadow mapping of the virtual MMU; the host raises #GP.
 
-    Faults: #GP(0) if CPL > 0; none of the memory operand, which is only named.
-    Leaves with its linear address; a large page goes whole.
+    Faults: #GP(0) if CPL > 0; none of the memory operand, which is not accessed.
+    Leaves with its linear address; all of a large page is dropped.
     """
     return Op.OP_INVLPG
 
@@ -38,7 +38,7 @@ def write_back_caches() -> Op:
 
 @RULES.rule(Code.WBNOINVD, manual="vol. 2C WBNOINVD", absent=True)
 def write_back_caches_with_f3() -> Op:
-    """F3 before WBINVD: without the feature the prefix is ignored and it is WBINVD.
+    """WBINVD with F3: processors without WBNOINVD ignore the prefix.
 
     Faults: #GP(0) if CPL > 0.  Leaves as WBINVD does.
     """
@@ -49,10 +49,10 @@ def write_back_caches_with_f3() -> Op:
     Code.ENTERW_IMM16_IMM8, Code.ENTERD_IMM16_IMM8, Code.ENTERQ_IMM16_IMM8, manual="vol. 2A ENTER"
 )
 def make_stack_frame() -> Op:
-    """Reads and writes up to 32 stack words through two registers that must not move on a fault.
+    """Accesses up to 32 stack words through two registers that must not change on a fault.
 
-    Faults: #PF or #SS of the stack, the word below the new frame included.  Leaves, then goes on:
-    not sensitive, but rare and hard to make precise in place.
+    Faults: #PF or #SS of the stack, the word below the new frame included.  Leaves, then continues:
+    not sensitive, but rare, and hard to translate with exact faults.
     """
     return Op.OP_ENTER
 

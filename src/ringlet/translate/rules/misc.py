@@ -1,4 +1,4 @@
-"""Undefined instructions, encodings without a meaning here, and those 64-bit code lacks."""
+"""Undefined instructions, reserved encodings, and instructions that 64-bit code does not have."""
 
 from iced_x86 import Code
 
@@ -12,7 +12,7 @@ RULES = Registry()
 def serialize() -> Op:
     """Offered so that guests need no IRET to serialize; few hosts have the instruction.
 
-    Faults: none.  Leaves and dispatches anew, so that changed code is seen.
+    Faults: none.  Leaves and is dispatched again, so that changed code is seen.
     """
     return Op.OP_SERIALIZE
 
@@ -29,7 +29,7 @@ def serialize() -> Op:
     manual="vol. 2B UD",
 )
 def undefined() -> Op:
-    """Guests use them for assertions, so they are frequent, and SIGILL on the host costs 11 us.
+    """Frequent, because guests use them for assertions; a SIGILL on the host takes 11 us.
 
     Faults: #UD always.  Leaves for the fault.
     """
@@ -43,9 +43,9 @@ def undefined() -> Op:
     absent=True,
 )
 def read_shadow_stack_pointer() -> Op:
-    """A NOP that keeps its register where shadow stacks are off, as they are for the guest.
+    """A NOP that keeps its register if shadow stacks are disabled, as they are for the guest.
 
-    A host that has them on for this process would show its own pointer.
+    A host that enables them for this process would show its own pointer.
     Faults: none.  Does nothing.
     """
     return Op.OP_NONE
@@ -70,9 +70,9 @@ def read_shadow_stack_pointer() -> Op:
     absent=True,
 )
 def bound_registers() -> Op:
-    """Hidden MPX, whose opcodes are NOPs that access no memory.
+    """MPX, which is not offered, so that its opcodes are NOPs that access no memory.
 
-    A host that has it enabled might check bounds or load from a bound table.
+    A host with MPX enabled might check bounds or load from a bound table.
     Faults: none.  Does nothing.
     """
     return Op.OP_NONE
@@ -84,10 +84,10 @@ def bound_registers() -> Op:
     absent=True,
 )
 def reserved_nop() -> Op:
-    """Opcodes kept free for hints, which must stay NOPs whatever the host.
+    """Opcodes reserved for hints, which must be NOPs on every host.
 
-    A later host may have given one a meaning, and AMD calls some of them undefined, so they are
-    not executed.
+    They are not executed, because a later host may define one of them, and AMD calls some of them
+    undefined.
     Faults: none; a memory operand is not accessed.  Does nothing.
     """
     return Op.OP_NONE
@@ -101,9 +101,9 @@ def reserved_nop() -> Op:
     absent=True,
 )
 def hint_not_offered() -> Op:
-    """Hints in the space of reserved NOPs, of features that are not offered.
+    """Hints among the reserved NOPs that belong to features which are not offered.
 
-    The address of an instruction to prefetch would have to be that of its translation.
+    To prefetch an instruction, a hint would need the address of its translation.
     Faults: none; memory is not accessed.  Does nothing.
     """
     return Op.OP_NONE

@@ -39,9 +39,9 @@ def read_time_stamp() -> Op:
 
 @RULES.rule(Code.RDTSCP, manual="vol. 2B RDTSCP; vol. 3B 18.17")
 def read_time_stamp_and_id() -> Op:
-    """As RDTSC, and shows IA32_TSC_AUX: the host's names the host's processor.
+    """Does what RDTSC does and shows IA32_TSC_AUX: the host's names the host's processor.
 
-    Faults: #GP(0) if CR4.TSD is 1 and CPL > 0.  Leaves, then goes on.
+    Faults: #GP(0) if CR4.TSD is 1 and CPL > 0.  Leaves, then continues.
     """
     return Op.OP_RDTSCP
 
@@ -59,7 +59,7 @@ def read_performance_counter() -> Op:
 def read_processor_id() -> Op:
     """Shows IA32_TSC_AUX: unprivileged, and the host's names the host's processor.
 
-    Faults: none.  Leaves, then goes on.
+    Faults: none.  Leaves, then continues.
     """
     return Op.OP_RDPID
 
@@ -78,7 +78,7 @@ def read_extended_control() -> Op:
     """Shows XCR0: unprivileged, and the host's has components the guest's lacks.
 
     Faults: #UD if CR4.OSXSAVE is 0; #GP(0) for an index other than 0 (and 1: XINUSE).
-    Leaves, then goes on.
+    Leaves, then continues.
     """
     return Op.OP_XGETBV
 
@@ -88,7 +88,7 @@ def write_extended_control() -> Op:
     """Sets XCR0, which decides what XSAVE stores and whether AVX exists; the host raises #GP.
 
     Faults: #UD if CR4.OSXSAVE is 0; #GP(0) if CPL > 0 or the value is not one the table allows.
-    Leaves and dispatches anew: AVX is part of the translation's key.
+    Leaves and is dispatched again: AVX is part of the translation's key.
     """
     return Op.OP_XSETBV
 
@@ -107,16 +107,16 @@ def swap_gs_base() -> Op:
 def read_fs_base() -> Op:
     """Shows the base of FS: unprivileged, and the host's is this process's thread pointer.
 
-    Faults: #UD if CR4.FSGSBASE is 0.  Leaves, then goes on.
+    Faults: #UD if CR4.FSGSBASE is 0.  Leaves, then continues.
     """
     return Op.OP_RDFSBASE
 
 
 @RULES.rule(Code.RDGSBASE_R32, Code.RDGSBASE_R64, manual="vol. 2B RDFSBASE/RDGSBASE")
 def read_gs_base() -> Op:
-    """Shows the base of GS: unprivileged, and the host's is another.
+    """Shows the base of GS: unprivileged, and the host's is different.
 
-    Faults: #UD if CR4.FSGSBASE is 0.  Leaves, then goes on.
+    Faults: #UD if CR4.FSGSBASE is 0.  Leaves, then continues.
     """
     return Op.OP_RDGSBASE
 
@@ -133,7 +133,7 @@ def write_fs_base() -> Op:
 
 @RULES.rule(Code.WRGSBASE_R32, Code.WRGSBASE_R64, manual="vol. 2D WRFSBASE/WRGSBASE")
 def write_gs_base() -> Op:
-    """Sets the base of GS: on the host it would set the host's.
+    """Sets the base of GS: on the host it would change the host's.
 
     Faults: #UD if CR4.FSGSBASE is 0; #GP(0) if the base is not canonical.
     Leaves; the host address of GS's base in the state is looked up again.

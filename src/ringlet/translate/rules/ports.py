@@ -1,4 +1,4 @@
-"""Port input and output: the guest's devices, never the host's."""
+"""Port input and output, which reach the machine's devices and never the host's."""
 
 from iced_x86 import Code
 
@@ -18,7 +18,7 @@ RULES = Registry()
     manual="vol. 1 19.5; vol. 2A IN",
 )
 def port_input() -> Op:
-    """Reads a device of the machine; the host would raise #GP, for its I/O permission is none.
+    """Reads a device of the machine; the host would raise #GP, as it has no I/O permission.
 
     Faults: #GP(0) if CPL > IOPL and the task's I/O bitmap denies the port (#SS and #PF never).
     Leaves with EXIT_IO_IN; EAX is written when the machine has answered.

@@ -1,8 +1,8 @@
 """`Registry`: the rules of sensitive instructions, by iced-x86 `Code`.
 
-A rule is a function without parameters that returns an `Op`; its docstring is its reason, with
-three things in it: why the instruction is sensitive, which faults the virtual processor raises for
-it, and how it leaves translated code.  The registry holds rules; it makes no decision.
+A rule is a function without parameters that returns an `Op`.  Its docstring is its reason and says
+three things: why the instruction is sensitive, which faults the virtual processor raises for it,
+and how it leaves translated code.  The registry only holds rules and makes no decision.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,13 +20,13 @@ class RegistryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What happens instead of executing some instructions, and why.
+    """The operation that replaces some instructions, and its reason.
 
-    `op` is what the virtual processor does; `OP_NONE` means that the instruction does nothing
-    there, and that no code is emitted for it.  `manual` names the section of the Intel SDM.
+    `op` is the virtual processor's operation; `OP_NONE` means that the instruction does nothing, so
+    no code is emitted for it.  `manual` names the section of the Intel SDM.
     `robin_irvine` marks the sensitive, unprivileged instructions of Robin & Irvine 2000.
-    `absent` marks encodings that some processors give a meaning to and the virtual one does not:
-    the rule holds whether or not the features of the instruction are offered.
+    `absent` marks encodings that are defined on some processors but not on the virtual one: the
+    rule holds whether or not the features of the instruction are offered.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Registry(Mapping[int, Rule]):
         return register
 
     def add(self, rule: Rule) -> None:
-        """Register `rule` for all its codes, or for none and raise `RegistryError`."""
+        """Register `rule` for all its codes, or raise `RegistryError` and register none."""
         for code in rule.codes:
             if code in self._by_code or rule.codes.count(code) > 1:
                 other = self._by_code.get(code, rule)
@@ -88,7 +88,7 @@ class Registry(Mapping[int, Rule]):
 
 
 def union(*registries: Registry) -> Registry:
-    """Return one registry with the rules of all; raises `RegistryError` on a code in two."""
+    """Return one registry with the rules of all; a code in two of them raises `RegistryError`."""
     result = Registry()
     for registry in registries:
         for rule in registry.rules():

@@ -1,4 +1,4 @@
-"""Segment registers, and the instructions that look at descriptors."""
+"""Segment registers, and the instructions that inspect descriptors."""
 
 from iced_x86 import Code
 
@@ -19,7 +19,7 @@ def move_from_segment() -> Op:
     """Shows a selector, in CS and SS with the privilege level: the host's says ring 3.
 
     Faults: #UD for segment registers 6 and 7; those of the memory operand.
-    Inlined as a load of the virtual selector, or leaves and goes on.
+    Inlined as a load of the virtual selector, or leaves and continues.
     """
     return Op.OP_MOV_FROM_SEG
 
@@ -32,7 +32,7 @@ def move_from_segment() -> Op:
     robin_irvine=True,
 )
 def move_to_segment() -> Op:
-    """Loads a segment register from the guest's descriptors; the host's tables hold others.
+    """Loads a segment register from the guest's descriptors, which the host's tables lack.
 
     Faults: #UD for CS and for registers 6 and 7; #GP, #NP or #SS (selector) for the descriptor;
     #PF; those of the memory operand.  Leaves; a load of SS inhibits interrupts and debug traps
@@ -62,7 +62,7 @@ def move_to_segment() -> Op:
 def push_segment() -> Op:
     """Shows a selector on the stack: the host's register holds the host's.
 
-    Faults: #PF or #SS of the stack.  Leaves, then goes on.
+    Faults: #PF or #SS of the stack.  Leaves, then continues.
     """
     return Op.OP_PUSH_SEG
 
@@ -109,7 +109,7 @@ def pop_segment() -> Op:
     manual="vol. 2A LDS/LES/LFS/LGS/LSS",
 )
 def load_far_pointer() -> Op:
-    """Loads a segment register and a general one from memory; part of MOV's sensitivity.
+    """Loads a segment register and a general one from memory; sensitive for the same reason as MOV.
 
     Faults: as MOV to the segment register; #UD for a register operand; those of the memory.
     Leaves; the general register is written only when the segment was loaded.
@@ -125,10 +125,10 @@ def load_far_pointer() -> Op:
     robin_irvine=True,
 )
 def load_access_rights() -> Op:
-    """Shows a descriptor if CPL and RPL allow: of the host's tables, at the host's CPL 3.
+    """Shows a descriptor if CPL and RPL allow; the host would use its own tables, at CPL 3.
 
     Faults: #UD in real and virtual-8086 mode; those of the memory operand; #PF of the table.
-    Leaves, then goes on; writes ZF, and the register only if ZF is 1.
+    Leaves, then continues; writes ZF, and the register only if ZF is 1.
     """
     return Op.OP_LAR
 
@@ -144,7 +144,7 @@ def load_segment_limit() -> Op:
     """Shows a descriptor's limit if CPL and RPL allow; Linux hides the processor's number there.
 
     Faults: #UD in real and virtual-8086 mode; those of the memory operand; #PF of the table.
-    Leaves, then goes on; writes ZF, and the register only if ZF is 1.
+    Leaves, then continues; writes ZF, and the register only if ZF is 1.
     """
     return Op.OP_LSL
 
@@ -160,7 +160,7 @@ def verify_read() -> Op:
     """Tests whether a segment is readable at the virtual CPL, in the guest's tables.
 
     Faults: #UD in real and virtual-8086 mode; those of the memory operand; #PF of the table.
-    Leaves, then goes on; writes ZF.
+    Leaves, then continues; writes ZF.
     """
     return Op.OP_VERR
 
@@ -176,7 +176,7 @@ def verify_write() -> Op:
     """Tests whether a segment is writable at the virtual CPL, in the guest's tables.
 
     Faults: #UD in real and virtual-8086 mode; those of the memory operand; #PF of the table.
-    Leaves, then goes on; writes ZF.  Its use as a flush of processor buffers needs no flush: the
-    virtual processor says that it is immune.
+    Leaves, then continues; writes ZF.  It flushes no processor buffers, because the virtual
+    processor reports that it is immune to the attacks against which guests use VERW.
     """
     return Op.OP_VERW

@@ -18,7 +18,7 @@ RULES = Registry()
 def store_gdtr() -> Op:
     """Shows the base and limit of the GDT: unprivileged, and the host's without UMIP.
 
-    Faults: those of the memory operand; a register operand is #UD.  Leaves, then goes on.
+    Faults: those of the memory operand; a register operand is #UD.  Leaves, then continues.
     """
     return Op.OP_SGDT
 
@@ -33,7 +33,7 @@ def store_gdtr() -> Op:
 def store_idtr() -> Op:
     """Shows the base and limit of the IDT: unprivileged, and the host's without UMIP.
 
-    Faults: those of the memory operand; a register operand is #UD.  Leaves, then goes on.
+    Faults: those of the memory operand; a register operand is #UD.  Leaves, then continues.
     """
     return Op.OP_SIDT
 
@@ -48,7 +48,7 @@ def store_idtr() -> Op:
 def store_ldtr() -> Op:
     """Shows the selector of the LDT: unprivileged, and the host's without UMIP.
 
-    Faults: #UD in real and virtual-8086 mode; those of the memory operand.  Leaves, then goes on.
+    Faults: #UD in real and virtual-8086 mode; those of the memory operand.  Leaves, then continues.
     """
     return Op.OP_SLDT
 
@@ -63,7 +63,7 @@ def store_ldtr() -> Op:
 def store_task_register() -> Op:
     """Shows the selector of the task: unprivileged, and the host's without UMIP.
 
-    Faults: #UD in real and virtual-8086 mode; those of the memory operand.  Leaves, then goes on.
+    Faults: #UD in real and virtual-8086 mode; those of the memory operand.  Leaves, then continues.
     """
     return Op.OP_STR
 
@@ -78,7 +78,7 @@ def store_task_register() -> Op:
 def store_machine_status() -> Op:
     """Shows CR0 (its low word, or all of it in a register): unprivileged, and the host's.
 
-    Faults: those of the memory operand.  Leaves, then goes on.
+    Faults: those of the memory operand.  Leaves, then continues.
     """
     return Op.OP_SMSW
 
@@ -90,10 +90,10 @@ def store_machine_status() -> Op:
     manual="vol. 2A LGDT/LIDT; vol. 3A 2.4.1",
 )
 def load_gdtr() -> Op:
-    """Sets the table that the virtual processor takes descriptors from; the host raises #GP.
+    """Sets the table from which the virtual processor reads descriptors; the host raises #GP.
 
     Faults: #GP(0) if CPL > 0 or the base is not canonical; those of the memory operand.
-    Leaves, then goes on: segment registers keep what they hold.
+    Leaves, then continues: segment registers keep what they hold.
     """
     return Op.OP_LGDT
 
@@ -105,10 +105,10 @@ def load_gdtr() -> Op:
     manual="vol. 2A LGDT/LIDT; vol. 3A 2.4.3",
 )
 def load_idtr() -> Op:
-    """Sets the table that the virtual processor delivers through; the host raises #GP.
+    """Sets the table by which the virtual processor delivers events; the host raises #GP.
 
     Faults: #GP(0) if CPL > 0 or the base is not canonical; those of the memory operand.
-    Leaves, then goes on.
+    Leaves, then continues.
     """
     return Op.OP_LIDT
 
@@ -120,7 +120,7 @@ def load_ldtr() -> Op:
     """Loads LDTR and its hidden part from the guest's GDT; the host raises #GP.
 
     Faults: #UD in real mode; #GP(0) if CPL > 0; #GP or #NP (selector) for the descriptor; #PF.
-    Leaves, then goes on.
+    Leaves, then continues.
     """
     return Op.OP_LLDT
 
@@ -130,7 +130,7 @@ def load_task_register() -> Op:
     """Loads TR and marks the guest's TSS descriptor busy; the host raises #GP.
 
     Faults: #UD in real mode; #GP(0) if CPL > 0; #GP or #NP (selector) for the descriptor; #PF.
-    Leaves, then goes on.
+    Leaves, then continues.
     """
     return Op.OP_LTR
 
@@ -140,7 +140,7 @@ def load_machine_status() -> Op:
     """Sets CR0.PE, MP, EM and TS (PE cannot be cleared); the host raises #GP.
 
     Faults: #GP(0) if CPL > 0; those of the memory operand.
-    Leaves and dispatches anew: the key of translations depends on these bits.
+    Leaves and is dispatched again: the key of translations depends on these bits.
     """
     return Op.OP_LMSW
 
@@ -149,6 +149,6 @@ def load_machine_status() -> Op:
 def clear_task_switched() -> Op:
     """Clears CR0.TS, after which floating-point instructions no longer raise #NM.
 
-    Faults: #GP(0) if CPL > 0.  Leaves and dispatches anew: TS is part of the translation's key.
+    Faults: #GP(0) if CPL > 0.  Leaves and is dispatched again: TS is part of the translation's key.
     """
     return Op.OP_CLTS

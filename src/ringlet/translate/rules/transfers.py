@@ -10,10 +10,10 @@ RULES = Registry()
 
 @RULES.rule(Code.INT_IMM8, manual="vol. 2A INT n; vol. 3A 6.12, 6.14", robin_irvine=True)
 def software_interrupt() -> Op:
-    """Enters the guest's handler through the guest's IDT; on the host, Linux would answer.
+    """Enters the guest's handler through the guest's IDT; the host would enter Linux.
 
     Faults: #GP or #NP for the gate (#GP if its DPL < CPL), #TS, #SS or #PF for the stack.
-    Leaves and goes on at the handler.
+    Leaves; execution continues at the handler.
     """
     return Op.OP_INT
 
@@ -29,7 +29,7 @@ def breakpoint_trap() -> Op:
 
 @RULES.rule(Code.INT1, manual="vol. 2A INT1; vol. 3A 6.3.1")
 def debug_trap() -> Op:
-    """Raises the guest's #DB without looking at the gate's DPL; the host would send SIGTRAP.
+    """Raises the guest's #DB without a check of the gate's DPL; the host would send SIGTRAP.
 
     Faults: those of delivery.  Leaves for the handler.
     """
@@ -38,7 +38,7 @@ def debug_trap() -> Op:
 
 @RULES.rule(Code.INTO, manual="vol. 2A INTO")
 def overflow_trap() -> Op:
-    """Raises the guest's #OF if OF is 1; there is no such instruction in 64-bit host code.
+    """Raises the guest's #OF if OF is 1; 64-bit host code does not have this instruction.
 
     Faults: as INT 4.  Leaves for the emulator in 16-bit and 32-bit code; #UD in 64-bit code.
     """
@@ -49,7 +49,7 @@ def overflow_trap() -> Op:
 def interrupt_return() -> Op:
     """Loads CS, RIP, RFLAGS, SS and RSP: it may change privilege, mode and IF.
 
-    Faults: #GP, #NP, #SS or #PF for the frame and its segments.  Leaves; goes on where the frame
+    Faults: #GP, #NP, #SS or #PF for the frame and its segments.  Leaves; continues where the frame
     says, after the interrupts that IF now allows; unblocks NMIs.
     """
     return Op.OP_IRET
@@ -59,7 +59,7 @@ def interrupt_return() -> Op:
 def system_call() -> Op:
     """Enters the guest's kernel at IA32_LSTAR; on the host it would call Linux.
 
-    Faults: #UD if EFER.SCE is 0 or outside 64-bit mode.  Leaves and goes on at the entry point.
+    Faults: #UD if EFER.SCE is 0 or outside 64-bit mode.  Leaves; continues at the entry point.
     """
     return Op.OP_SYSCALL
 
@@ -69,7 +69,7 @@ def system_return() -> Op:
     """Returns to ring 3 with the RFLAGS in R11; the host would raise #GP.
 
     Faults: #UD if EFER.SCE is 0; #GP(0) if CPL > 0 or RCX is not canonical.
-    Leaves and goes on at RCX, after the interrupts that IF now allows.
+    Leaves; execution continues at RCX, after the interrupts that IF now allows.
     """
     return Op.OP_SYSRET
 
@@ -79,7 +79,7 @@ def fast_system_call() -> Op:
     """Enters the guest's kernel at IA32_SYSENTER_EIP; on the host it would call Linux.
 
     Faults: #GP(0) if IA32_SYSENTER_CS holds a null selector or in real mode.
-    Leaves and goes on at the entry point.
+    Leaves; continues at the entry point.
     """
     return Op.OP_SYSENTER
 
@@ -89,7 +89,7 @@ def fast_system_return() -> Op:
     """Returns to ring 3 with RSP from RCX and RIP from RDX; the host would raise #GP.
 
     Faults: #GP(0) if CPL > 0, the SYSENTER selector is null, or RCX or RDX is not canonical.
-    Leaves and goes on at RDX.
+    Leaves; execution continues at RDX.
     """
     return Op.OP_SYSEXIT
 
@@ -107,7 +107,7 @@ def far_call() -> Op:
     """Loads CS from the guest's descriptors, perhaps through a gate to another privilege.
 
     Faults: #GP, #NP, #SS, #TS or #PF for the pointer, the descriptor and the stack; a gate's DPL
-    is compared with the virtual CPL, which the host does not know.  Leaves and goes on there.
+    is compared with the virtual CPL, which the host does not know.  Leaves and continues there.
     """
     return Op.OP_CALL_FAR
 
@@ -124,7 +124,7 @@ def far_call() -> Op:
 def far_jump() -> Op:
     """Loads CS from the guest's descriptors, and with it the mode of the code that follows.
 
-    Faults: #GP, #NP or #PF for the pointer and the descriptor.  Leaves and goes on there.
+    Faults: #GP, #NP or #PF for the pointer and the descriptor.  Leaves and continues there.
     """
     return Op.OP_JMP_FAR
 
@@ -142,7 +142,7 @@ def far_jump() -> Op:
 def far_return() -> Op:
     """Loads CS and RIP, and SS and RSP when it returns to an outer privilege.
 
-    Faults: #GP, #NP, #SS or #PF for the frame and its segments.  Leaves and goes on there.
+    Faults: #GP, #NP, #SS or #PF for the frame and its segments.  Leaves and continues there.
     """
     return Op.OP_RET_FAR
 

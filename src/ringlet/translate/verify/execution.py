@@ -1,4 +1,4 @@
-"""What instructions other than branches do to `Facts`: rules 1, 2, 5 and 6."""
+"""The effects on `Facts` of instructions other than branches: rules 1, 2, 5 and 6."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -67,8 +67,8 @@ _FIELDS: Final = _fields()
 class Execution:
     """Carries out instructions on facts.
 
-    `user` is 1 at CPL 3; `relocated` gives the kind and value of the relocation at an offset;
-    `compared_bytes` of the guest's may be read where they are, as by a fragment that checks them.
+    `user` is 1 at CPL 3; `relocated` gives the kind and value of the relocation at an offset.  A
+    fragment that checks its guest bytes may read `compared_bytes` of them directly.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Execution:
             raise UnsoundError("it computes with, or gives away, a host address")
 
     def table_index(self, access: Access, tables: Sequence[int]) -> int | None:
-        """The constant index of a table's entry, NONE if a register has it, None: no table."""
+        """Return the constant index in a table, NONE if a register holds it, None if no table."""
         offset = access.displacement - BLOCK - tables[self._user]
         if access.base != NONE:
             return None
@@ -140,7 +140,7 @@ class Execution:
         return NONE if offset == 0 and access.scale == 8 else None
 
     def reach(self, s: Facts, addend: int, value: Form) -> Iterator[tuple[int, int]]:
-        """How far below and above what `addend` covers `value` may be, by each cover (rule 2)."""
+        """Yield how far `value` may be below and above each cover of `addend` (rule 2)."""
         if addend in self._fixed:
             start = signed(self._fixed[addend] << 48) >> 12
             bounds = self._y.bounds(minus(value, constant(start)))
@@ -152,7 +152,7 @@ class Execution:
                 yield max(cover.below - bounds[0], 0), max(cover.above + bounds[1], 0)
 
     def near(self, s: Facts, addend: int, value: Form) -> bool:
-        """The value is in the addend's slot, or no further from it than `BELOW` and `ABOVE`."""
+        """Whether the value is in the addend's slot, or within `BELOW` and `ABOVE` of it."""
         return any(
             below <= BELOW and above <= ABOVE for below, above in self.reach(s, addend, value)
         )
@@ -178,7 +178,7 @@ class Execution:
         return self._y.computed("sar", count[0] & 63, s.registers[p.second])
 
     def _swap(self, s: Facts, p: Plan) -> Form:
-        """Swapped twice is as before."""
+        """Return the swapped value; a second swap restores the original."""
         value = s.registers[p.first]
         swapped = self._y.how(value, "swapped")
         bounds = U32 if self._y.is_u32(value) else None
@@ -315,7 +315,7 @@ class Execution:
         s.spilled[index] = shift(s.spilled[index], p.constant)
 
     def _string(self, s: Facts, _: Instruction, p: Plan) -> None:
-        """RSI and RDI move by what was accessed; the addend stays in them."""
+        """Move RSI and RDI by the accessed bytes; they still contain the addend."""
         kept = {}
         for access in p.accesses:
             self._access(s, access, performed=False)
@@ -344,7 +344,7 @@ class Execution:
         self._write(s, p)
 
     def _probe(self, s: Facts, _: Instruction, __: Plan) -> None:
-        """Performed or passed: RSP is bound as the table would bind it (rule 3)."""
+        """Bind RSP as the table would, whether the probe was performed or skipped (rule 3)."""
         split = self._y.split(s.registers[RSP])
         if split is None or s.naddend != (0, ((split[0], MASK),)):
             raise UnsoundError("RSP is not a value and the addend that the probe's fault asks for")
@@ -366,7 +366,7 @@ class Execution:
             s.registers[RSP] = shift(s.registers[RSP], p.stack)
 
     def _operate(self, s: Facts, name: str, access: Access) -> None:
-        """An operand in the state: a spilled register where it is, or a constant."""
+        """Check an operand in the state block: a spilled register, or a constant."""
         if name.startswith("gpr") and access.size <= 8:
             if access.written:
                 s.spilled[SPILLED.index(int(name[3:]))] = self._y.fresh()
@@ -374,7 +374,7 @@ class Execution:
             raise UnsoundError("it reads or writes a field of the state that it may not")
 
     def _write(self, s: Facts, p: Plan) -> None:
-        """New, unknown values in the registers that an instruction writes."""
+        """Put new, unknown values into the registers that an instruction writes."""
         for register, extended, kept in p.writes:
             if register == RSP:
                 raise UnsoundError("it gives RSP a value of its own")
@@ -409,5 +409,5 @@ class Execution:
         if not any(b <= GUARD and a + access.size <= GUARD for b, a in reaches):
             raise UnsoundError("it may reach beyond the guards")
         if performed and access.sure:
-            # It did not fault, so it was in the slot.
+            # The access did not fault, so it was in the slot.
             add_cover(s, addend, Cover(value))

@@ -1,4 +1,4 @@
-"""`Facts`: what the verifier knows at one point of a path, and where two paths meet."""
+"""`Facts`: the verifier's knowledge at one point of a path, and its merging where paths meet."""
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -9,23 +9,23 @@ from ringlet.translate.verify.plan import RSP
 SPILLED: Final = (8, 9, 10, 11)
 """Guest registers that live in the state block."""
 IN_HOST: Final = (0, 1, 2, 3, 5, 6, 7, 12, 13, 14, 15)
-"""Guest registers that live in the host's of their number."""
+"""Guest registers that live in the host registers of their numbers."""
 SCRATCH: Final = (8, 9)
 BELOW: Final = (1 << 35) + (1 << 31) + (1 << 26)
-"""How far below its slot a value may be that an access went through: by index * 8 and more."""
+"""How far an accessed value may be below its slot: by index * 8 and more."""
 ABOVE: Final = (1 << 31) + (1 << 26)
-"""How far above."""
+"""How far an accessed value may be above its slot."""
 TAG: Final = 10
 ADDEND: Final = 11
 
 
 class UnsoundError(Exception):
-    """The path breaks a rule; the message says which, of "it", the instruction."""
+    """The path breaks a rule; the message describes the fault of "it", the instruction."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the instruction before a branch compared."""
+    """The comparison before a branch."""
 
     left: Form
     right: Form
@@ -41,13 +41,13 @@ class Cover(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """The value is in the slot."""
+        """Whether the value is in the slot."""
         return self.below == 0 and self.above == 0
 
 
 @dataclass(slots=True)
 class Facts:
-    """Values as forms, of registers and fields of the state, and what each addend covers."""
+    """The values of registers and state fields as forms, and the covers of each addend."""
 
     registers: list[Form]
     spilled: list[Form]
@@ -55,12 +55,12 @@ class Facts:
     naddend: Form
     covers: dict[int, tuple[Cover, ...]]
     compared: Comparison | None = None
-    operation: int = -1  # the one that op_info names
-    fragment: bool = False  # exit_arg names this one
+    operation: int = -1  # the operation that op_info names
+    fragment: bool = False  # exit_arg names this fragment
     proved: bool = False  # r8 was the fragment's address
 
     def copy(self) -> "Facts":
-        """Return facts that change apart from these."""
+        """Return an independent copy."""
         return Facts(
             self.registers[:],
             self.spilled[:],
@@ -75,12 +75,12 @@ class Facts:
 
 
 def symbol_of(form: Form) -> int:
-    """The symbol of a form that is nothing else."""
+    """Return the symbol of a form that consists of one symbol."""
     return form[1][0][0]
 
 
 def at_entry(symbols: Symbols) -> Facts:
-    """Anything may be in the guest's registers; RSP, r10 and r11 keep what rules 3 and 4 say."""
+    """Return the facts at entry: guest registers are unknown; rules 3 and 4 hold."""
     registers = [symbols.fresh() for _ in range(16)]
     rsp, addend, window = registers[RSP], symbols.fresh(host=True), symbols.fresh()
     registers[RSP] = add(rsp, addend)
@@ -99,14 +99,14 @@ def at_entry(symbols: Symbols) -> Facts:
 
 
 def add_cover(facts: Facts, addend: int, cover: Cover) -> None:
-    """Note that the addend covers a value."""
+    """Record that the addend covers a value."""
     covers = facts.covers.get(addend, ())
     if cover not in covers:
         facts.covers[addend] = (*covers, cover)
 
 
 def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
-    """What is known where two paths meet."""
+    """Return the facts that hold on both of two paths that meet."""
     met = a.copy()
     met.covers = {
         symbol: tuple(cover for cover in covers if cover in b.covers[symbol])
@@ -139,7 +139,7 @@ def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
 
 
 def learn_equal_tags(symbols: Symbols, facts: Facts, compared: Comparison) -> None:
-    """Two tags are equal: what covers one value exactly covers the other."""
+    """Record that two tags are equal: an exact cover of one value covers the other."""
     left, right = symbols.how(compared.left, "rot"), symbols.how(compared.right, "rot")
     if left is None or right is None or left[1] != 32 or right[1] != 32:
         return
@@ -152,6 +152,6 @@ def learn_equal_tags(symbols: Symbols, facts: Facts, compared: Comparison) -> No
 
 
 def as_form(value: object) -> Form:
-    """A part of how a symbol was made that is a form."""
+    """Return a part of a symbol's derivation that is a form."""
     assert isinstance(value, tuple)
     return value

@@ -1,8 +1,8 @@
-"""Linear forms over symbols: what the verifier knows of a 64-bit value.
+"""Linear forms over symbols: the verifier's knowledge of 64-bit values.
 
 A form is a constant and symbols with factors, modulo 2^64: (const, ((symbol, factor), ...)).  A
-symbol stands for a value of which nothing more is known than its range and how it was made; two
-values made the same way are the same symbol, so that differences cancel.
+symbol stands for a value of which only the range and the derivation are known.  Two values with the
+same derivation have the same symbol, so that differences cancel.
 """
 
 from dataclasses import dataclass, field
@@ -16,23 +16,23 @@ ZERO: Final[Form] = (0, ())
 
 
 def constant(value: int) -> Form:
-    """The form of a known value."""
+    """Return the form of a known value."""
     return (value & MASK, ())
 
 
 def signed(value: int) -> int:
-    """The two's complement value of 64 bits."""
+    """Return 64 bits as a two's complement value."""
     value &= MASK
     return value - (1 << 64) if value >> 63 else value
 
 
 def shift(form: Form, by: int) -> Form:
-    """`form` + a constant."""
+    """Return `form` plus a constant."""
     return ((form[0] + by) & MASK, form[1])
 
 
 def add(a: Form, b: Form) -> Form:
-    """The sum."""
+    """Return the sum."""
     if not b[1]:
         return ((a[0] + b[0]) & MASK, a[1])
     terms = dict(a[1])
@@ -46,7 +46,7 @@ def add(a: Form, b: Form) -> Form:
 
 
 def times(form: Form, factor: int) -> Form:
-    """The product with a constant other than 0."""
+    """Return the product with a constant other than 0."""
     if factor == 1:
         return form
     scaled = ((s, f * factor & MASK) for s, f in form[1])
@@ -54,7 +54,7 @@ def times(form: Form, factor: int) -> Form:
 
 
 def minus(a: Form, b: Form) -> Form:
-    """The difference."""
+    """Return the difference."""
     return constant(a[0] - b[0]) if a[1] == b[1] else add(a, times(b, MASK))
 
 
@@ -62,8 +62,9 @@ def minus(a: Form, b: Form) -> Form:
 class Symbols:
     """The symbols of one verification.
 
-    `ranges` are inclusive bounds of those that have any; `host` are addends and host pointers,
-    which no guest may see; `made` is how a symbol was computed, as a tuple of a word and forms.
+    `ranges` holds inclusive bounds of symbols that have any; `host` holds addends and host
+    pointers, which the guest must not see; `made` holds the derivation of each symbol, as a tuple
+    of a word and forms.
     """
 
     ranges: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -73,7 +74,7 @@ class Symbols:
     _count: int = 0
 
     def fresh(self, bounds: tuple[int, int] | None = None, host: bool = False) -> Form:
-        """A value of which nothing is known but its range."""
+        """Return a value of which only the range is known."""
         self._count += 1
         if bounds is not None:
             self.ranges[self._count] = bounds
@@ -84,7 +85,7 @@ class Symbols:
     def computed(
         self, *how: object, bounds: tuple[int, int] | None = None, host: bool = False
     ) -> Form:
-        """The value made in the way `how` says: the same symbol each time."""
+        """Return the value with the derivation `how`, always as the same symbol."""
         symbol = self._memo.get(how)
         if symbol is None:
             form = self.fresh(bounds, host)
@@ -94,7 +95,7 @@ class Symbols:
         return (0, ((symbol, 1),))
 
     def how(self, form: Form, word: str) -> tuple[object, ...] | None:
-        """How the value was made, if it is a single symbol made in the way called `word`."""
+        """Return the derivation of a value that is a single symbol derived by `word`."""
         if form[0] == 0 and len(form[1]) == 1 and form[1][0][1] == 1:
             made = self.made.get(form[1][0][0])
             if made is not None and made[0] == word:
@@ -102,18 +103,18 @@ class Symbols:
         return None
 
     def is_host(self, form: Form) -> bool:
-        """A part of the value is the host's."""
+        """Whether the value contains a host symbol."""
         return any(symbol in self.host for symbol, _ in form[1])
 
     def split(self, form: Form) -> tuple[int, Form] | None:
-        """The one host symbol of a form, if its factor is 1, and the rest of the form."""
+        """Return the only host symbol of a form, if its factor is 1, and the rest of the form."""
         hosts = [(s, f) for s, f in form[1] if s in self.host]
         if len(hosts) != 1 or hosts[0][1] != 1:
             return None
         return hosts[0][0], (form[0], tuple(t for t in form[1] if t[0] != hosts[0][0]))
 
     def bounds(self, form: Form) -> tuple[int, int] | None:
-        """Inclusive bounds of the value, taken as signed; None if it has none."""
+        """Return inclusive bounds of the signed value; None if it has none."""
         low = high = signed(form[0])
         for symbol, factor in form[1]:
             known = self.ranges.get(symbol)
@@ -125,6 +126,6 @@ class Symbols:
         return low, high
 
     def is_u32(self, form: Form) -> bool:
-        """The value's upper 32 bits are zero."""
+        """Whether the value's upper 32 bits are zero."""
         known = self.bounds(form)
         return known is not None and known[0] >= 0 and known[1] <= U32[1]

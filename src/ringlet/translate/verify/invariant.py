@@ -1,4 +1,4 @@
-"""`Invariant`: what holds at the head of a loop inside a fragment, in every pass."""
+"""`Invariant`: the facts at the head of a loop inside a fragment that hold in every pass."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Sum(NamedTuple):
     scale: int = 1
 
     def of(self, facts: Facts) -> Form:
-        """Its value."""
+        """Return the value of the sum."""
         form = _guest(facts, self.base)
         if self.other == NONE:
             return form
@@ -37,14 +37,14 @@ class Sum(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """`sums` that r11 covers, no further off than `BELOW` and `ABOVE`; zero-extended registers."""
+    """The `sums` that r11 covers within `BELOW` and `ABOVE`, and the zero-extended registers."""
 
     sums: frozenset[Sum]
     narrow: frozenset[int]
 
     @classmethod
     def guess(cls, symbols: Symbols, execution: Execution, facts: Facts) -> "Invariant":
-        """What may hold in every pass: what does on the first arrival."""
+        """Return the facts of the first arrival, which may hold in every pass."""
         addend = symbol_of(facts.registers[ADDEND])
         sums = {
             found
@@ -56,7 +56,7 @@ class Invariant:
         return everything.holding(symbols, execution, facts)
 
     def holding(self, symbols: Symbols, execution: Execution, facts: Facts) -> "Invariant":
-        """The part of it that holds of `facts`."""
+        """Return the part that holds for `facts`."""
         addend = symbol_of(facts.registers[ADDEND])
         return Invariant(
             frozenset(s for s in self.sums if execution.near(facts, addend, s.of(facts))),
@@ -64,7 +64,7 @@ class Invariant:
         )
 
     def assume(self, symbols: Symbols) -> Facts:
-        """Facts of a pass that begins with nothing but this, and what every entry keeps."""
+        """Return the facts of a pass that assumes only this and what holds at every entry."""
         facts = at_entry(symbols)
         for number in self.narrow:
             if number in SPILLED:
@@ -78,14 +78,14 @@ class Invariant:
 
 
 def _guest(facts: Facts, number: int) -> Form:
-    """The value of a guest register other than RSP."""
+    """Return the value of a guest register other than RSP."""
     if number in SPILLED:
         return facts.spilled[SPILLED.index(number)]
     return facts.registers[number]
 
 
 def _sums(facts: Facts, base: int, rest: Form) -> list[Sum]:
-    """The sums with `base` that are a constant away from a value, `rest` away from `base`."""
+    """Return the sums with `base` that differ by a constant from `base` + `rest`."""
     if not rest[1]:
         return [Sum(base)]
     if len(rest[1]) != 1 or signed(rest[1][0][1]) not in (1, 2, 4, 8):

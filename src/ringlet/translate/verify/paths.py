@@ -1,4 +1,4 @@
-"""The paths through a translation: rules 3, 4, 5 where it is left, 7 and 8."""
+"""The paths through a translation: rules 3, 4, 7 and 8, and rule 5 at its exits."""
 
 from typing import Final, NamedTuple
 
@@ -49,7 +49,7 @@ class Violation(NamedTuple):
 
 
 class Paths:
-    """The check of one translation; `plans` are kept from one to the next."""
+    """The check of one translation; `plans` are shared between checks."""
 
     def __init__(self, translation: Translation, plans: dict[bytes, Plan]) -> None:
         self._t = translation
@@ -75,7 +75,7 @@ class Paths:
         self._at = 0
 
     def check(self) -> list[Violation]:
-        """Return the violations; the first on a path ends the check of the paths."""
+        """Return the violations; the first one on a path ends the check of all paths."""
         try:
             self._decode()
             self._check_stubs()
@@ -94,7 +94,7 @@ class Paths:
 
     def _decode(self) -> None:
         code = self._code[: self._t.stubs]
-        # What a processor would refuse for a reserved field is judged as if it ran.
+        # Check an instruction with an invalid reserved field as if it could run.
         decoder = Decoder(64, code, DecoderOptions.NO_INVALID_CHECK)
         for i in decoder:
             data = code[i.ip : i.next_ip]
@@ -119,9 +119,9 @@ class Paths:
             raise UnsoundError("its constant address has no relocation")
 
     def _check_stubs(self) -> None:
-        """Each link has its stub, which says its number and leaves.
+        """Check that each link has its own stub, which gives the link's number and leaves.
 
-        It leads there or, in a loop, back into the translation.
+        The link leads to the stub or, in a loop, back into the translation.
         """
         at = self._t.stubs
         exit_arg = BLOCK + state.offsets()["exit_arg"]
@@ -141,7 +141,7 @@ class Paths:
             raise UnsoundError("bytes follow the stubs")
 
     def _leads_to(self, field: int) -> int:
-        """Return where the distance at `field` leads."""
+        """Return the offset to which the distance at `field` leads."""
         distance = int.from_bytes(self._code[field : field + 4], "little", signed=True)
         return field + 4 + distance
 
@@ -165,7 +165,7 @@ class Paths:
             raise UnsoundError("execution runs on into code out of line")
 
     def _find_loops(self) -> None:
-        """Where branches go back to, and the last that goes there."""
+        """Find the targets of backward branches, and the last branch to each."""
         for at, (i, plan) in self._steps.items():
             if (
                 plan.kind in (Kind.JUMP, Kind.BRANCH)
@@ -175,7 +175,7 @@ class Paths:
                 self._loops[i.near_branch_target] = i.next_ip
 
     def _run(self, start: int, end: int, s: Facts | None) -> Facts | None:
-        """Follow the instructions from `start` to before `end`; the facts where that is reached."""
+        """Follow the instructions from `start`, and return the facts at `end`."""
         at = start
         while at < end:
             self._at = at
@@ -195,7 +195,7 @@ class Paths:
                 at = behind
                 continue
             if at in self._starts:
-                # Scratch registers carry nothing from one guest instruction to the next.
+                # Scratch registers pass no value from one guest instruction to the next.
                 for scratch in SCRATCH:
                     s.registers[scratch] = self._y.fresh(host=True)
             instruction, plan = self._steps[at]
@@ -204,10 +204,10 @@ class Paths:
         return s
 
     def _loop(self, head: int, behind: int, s: Facts) -> Facts | None:
-        """Follow a loop with what holds at its head in every pass.
+        """Follow a loop with the facts that hold at its head in every pass.
 
-        What is assumed there is guessed from the facts of the first arrival, and what a pass does
-        not keep is dropped until all is kept.
+        The first guess comes from the facts of the first arrival.  Facts that a pass does not
+        preserve are dropped until it preserves all of them.
         """
         self._leave(s)
         kept = Invariant.guess(self._y, self._execution, s)
@@ -227,7 +227,7 @@ class Paths:
         return after
 
     def _step(self, s: Facts, i: Instruction, p: Plan) -> Facts | None:
-        """The facts after `i`; None if it does not go on."""
+        """Return the facts after `i`; None if execution does not continue after it."""
         match p.kind:
             case Kind.FORBIDDEN:
                 raise UnsoundError(p.why)
@@ -290,11 +290,11 @@ class Paths:
             raise UnsoundError("it leaves through a stub that is not for it")
 
     def _is_here(self, difference: Form) -> bool:
-        """That `difference` is 0 says that r8, on entry, was the fragment's address."""
+        """Whether `difference` = 0 proves that r8 was the fragment's address on entry."""
         return difference == shift(self._target, -self._t.linear)
 
     def _within(self, i: Instruction, s: Facts) -> None:
-        """A branch to another instruction in line: back to a loop's head, or forward."""
+        """Follow a branch to another instruction in line: back to a loop's head, or forward."""
         target = i.near_branch_target
         if target in self._inside:
             self._leave(s)
@@ -306,7 +306,7 @@ class Paths:
         self._pending[target] = s.copy() if other is None else merge(self._y, other, s)
 
     def _miss(self, s: Facts, i: Instruction, compared: Comparison | None) -> Facts:
-        """A comparison with the window: follow the miss, and meet it where it comes back."""
+        """Follow the miss of a comparison with the window, and merge it where it returns."""
         missed = s.copy()
         here = self._at
         instruction = self._out_of_line(missed, i.near_branch_target)
@@ -318,7 +318,7 @@ class Paths:
         return merge(self._y, s, missed)
 
     def _out_of_line(self, s: Facts, at: int) -> Instruction:
-        """Follow code without branches; the jump that ends it."""
+        """Follow code without branches, and return the jump that ends it."""
         while True:
             if at not in self._steps:
                 raise UnsoundError("it branches to no instruction")
@@ -332,7 +332,7 @@ class Paths:
             at = instruction.next_ip
 
     def _stale(self, s: Facts, at: int) -> None:
-        """The guest's bytes have changed: it names itself and leaves."""
+        """Follow the exit for changed guest bytes, which names the fragment and leaves."""
         end = self._out_of_line(s, at)
         if self._relocated.get(_distance_field(end)) != (Relocation.STUB, Stub.STALE):
             raise UnsoundError("it jumps to code out of line that does not leave")
@@ -384,12 +384,12 @@ class Paths:
 
 
 def _distance_field(i: Instruction) -> int:
-    """The offset of a branch's 32-bit distance; NONE if it has 8 bits."""
+    """Return the offset of a branch's 32-bit distance; NONE if it has 8 bits."""
     return i.next_ip - 4 if i.len > 4 else NONE
 
 
 def _instruction_starts(t: Translation) -> frozenset[int]:
-    """The host offsets where the code of another guest instruction begins."""
+    """Return the host offsets at which the code of a guest instruction begins."""
     starts = set()
     last = NONE
     for host, guest in t.map:
@@ -400,7 +400,7 @@ def _instruction_starts(t: Translation) -> frozenset[int]:
 
 
 def _installed(t: Translation, slots: int) -> bytes:
-    """The code with the addresses of constant slot entries filled in."""
+    """Return the code with the addresses of constant slot entries filled in."""
     code = bytearray(t.code)
     for at, kind, value in t.relocations:
         if kind == Relocation.SLOT:

@@ -1,4 +1,4 @@
-"""`Plan`: one host instruction as the verifier sees it, taken apart once for each encoding."""
+"""`Plan`: the verifier's description of a host instruction, made once for each encoding."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ RSP: Final = 4
 NONE: Final = -1
 
 PROBE: Final = bytes.fromhex("3e440fb60424")
-"""MOVZX r8d, byte ptr ds:[rsp], by these bytes alone (ringlet.core.template)."""
+"""MOVZX r8d, byte ptr ds:[rsp], in this encoding only (ringlet.core.template)."""
 
 _FACTORY: Final = InstructionInfoFactory()
 _WRITES: Final = frozenset(
@@ -48,7 +48,7 @@ _ESCAPES: Final = range(0xD8, 0xE0)
 _MASKED: Final = frozenset(
     {Mnemonic.VMASKMOVPS, Mnemonic.VMASKMOVPD, Mnemonic.VPMASKMOVD, Mnemonic.VPMASKMOVQ}
 )
-# Their addresses are formed by rules of their own.
+# Instructions that compute their addresses by special rules.
 _IMPLICIT: Final = frozenset(
     {
         Mnemonic.XLATB, Mnemonic.ENTER, Mnemonic.LEAVE, Mnemonic.CALL, Mnemonic.RET,
@@ -59,14 +59,14 @@ _IMPLICIT: Final = frozenset(
 
 
 class Kind(Enum):
-    """What the verifier has a rule of its own for."""
+    """The kinds of instruction for which the verifier has separate rules."""
 
-    OTHER = auto()  # reads and writes what iced-x86 says
+    OTHER = auto()  # reads and writes as iced-x86 lists
     MOVE = auto()  # 64-bit register to register
     MOVE32 = auto()
     CONSTANT = auto()  # MOV r, imm
     ADD = auto()  # a constant to a 64-bit register
-    ALIGN = auto()  # AND RSP, -2^k: at most 127 down
+    ALIGN = auto()  # AND RSP, -2^k: lowers RSP by at most 127
     LEA = auto()
     RORX = auto()
     LOW16 = auto()  # MOVZX r32, r16
@@ -81,7 +81,7 @@ class Kind(Enum):
     ADD_MEMORY = auto()  # a constant to 64 bits of memory
     STRING = auto()
     BITS = auto()  # BT, BTS, BTR, BTC m, r
-    PROBE = auto()  # the load that the fault handler may pass without having performed it
+    PROBE = auto()  # the load that the fault handler may skip
     JUMP = auto()
     BRANCH = auto()
     JUMP_TABLE = auto()
@@ -97,18 +97,18 @@ class Access:
     scale: int
     displacement: int
     size: int
-    sure: bool  # performed whenever the instruction is
+    sure: bool  # the instruction always performs it
     written: bool
 
     @property
     def constant(self) -> bool:
-        """No register is in its address."""
+        """Whether the address contains no register."""
         return self.base == NONE and self.index == NONE
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """See `plan_of`; `first`, `second` and `constant` mean what the kind makes of them."""
+    """The result of `plan_of`; the kind defines `first`, `second` and `constant`."""
 
     kind: Kind
     accesses: tuple[Access, ...] = ()
@@ -117,12 +117,12 @@ class Plan:
     first: int = NONE
     second: int = NONE
     constant: int = 0
-    stack: int = 0  # what RSP moves by
+    stack: int = 0  # change of RSP
     why: str = ""
 
 
 def plan_of(i: Instruction, data: bytes) -> Plan:
-    """Take apart `i`, an instruction of the host whose bytes are `data`."""
+    """Return the plan of `i`, an instruction of the host whose bytes are `data`."""
     if data == PROBE:
         return Plan(Kind.PROBE)
     info = _FACTORY.info(i)
@@ -154,7 +154,7 @@ def plan_of(i: Instruction, data: bytes) -> Plan:
 
 
 def _sure(i: Instruction, access: OpAccess_) -> bool:
-    """`i` never ends without the access."""
+    """Whether `i` never completes without the access."""
     opcode = i.op_code()
     return (
         access not in _MAYBE
@@ -164,7 +164,7 @@ def _sure(i: Instruction, access: OpAccess_) -> bool:
 
 
 def _forbidden(i: Instruction, info: InstructionInfo) -> str:
-    """Why `i` may not stand in translated code, or ""."""
+    """Return why `i` is forbidden in translated code, or ""."""
     if i.code == Code.INVALID:
         return "it cannot be decoded"
     if i.is_ip_rel_memory_operand:
@@ -194,7 +194,7 @@ def _full(register: Register_) -> int:
 
 
 def _reads(i: Instruction, info: InstructionInfo) -> tuple[int, ...]:
-    """The general registers that `i` reads other than for an address."""
+    """Return the general registers that `i` reads as data, not for an address."""
     found = set()
     for operand in range(i.op_count):
         if (
@@ -213,7 +213,7 @@ def _reads(i: Instruction, info: InstructionInfo) -> tuple[int, ...]:
 
 
 def _writes(i: Instruction, info: InstructionInfo) -> tuple[tuple[int, bool, bool], ...]:
-    """Each general register that `i` may write: (number, zero-extended, upper half kept)."""
+    """Return the general registers that `i` may write: (number, zero-extended, upper half kept)."""
     found: dict[int, tuple[bool, bool]] = {}
     for used in info.used_registers():
         if RegisterExt.is_gpr(used.register) and used.access in _WRITES:
@@ -278,7 +278,7 @@ _ONE: Final = frozenset({Code.INC_RM64, Code.DEC_RM64})
 
 
 def _kind(i: Instruction) -> tuple[Kind, int, int, int]:
-    """The kind, and its two registers and constant."""
+    """Return the kind with its two registers and its constant."""
     kinds = [i.op_kind(n) for n in range(i.op_count)]
     registers = [
         _full(i.op_register(n)) if kind == OpKind.REGISTER else NONE
@@ -304,7 +304,7 @@ def _kind(i: Instruction) -> tuple[Kind, int, int, int]:
 
 
 def _constant(i: Instruction, kinds: Sequence[int]) -> int:
-    """The last operand if it is an immediate, as what it does; the register of a SARX count."""
+    """Return the effective value of an immediate last operand, or SARX's count register."""
     if i.code == Code.VEX_SARX_R64_RM64_R64:
         return _full(i.op2_register)
     if i.code == Code.CMP_RM32_R32:

@@ -1,10 +1,10 @@
 """The local APIC of the virtual processor (SDM 3A ch. 10): xAPIC and x2APIC, with its timer.
 
-It belongs to the processor's own thread.  What other threads send is posted, and taken in at the
-next safepoint.  There is one processor: messages to others go nowhere, and INIT and start-up
-messages to itself are ignored.
+The state belongs to the processor's own thread.  Other threads post their interrupts, and the
+processor accepts them at its next safepoint.  There is one processor, so messages to others are
+dropped, and it ignores INIT and start-up messages to itself.
 
-The timer is `ringlet.vcpu.apic.timer`'s.
+The timer is in `ringlet.vcpu.apic.timer`.
 """
 from libc.stdlib cimport calloc, free
 from ringlet.core.alarm cimport alarm_set
@@ -35,7 +35,7 @@ cdef extern from * nogil:
     void ringlet_or(u32* word, u32 value)
     int ringlet_top(u32 word)
 
-# Registers, by their offset in the page; their MSR is 800h + offset / 16 (SDM 3A table 10-6).
+# Registers by their offset in the page; the MSR is 800h + offset / 16 (SDM 3A table 10-6).
 cdef enum:
     REG_ID = 0x020
     REG_VERSION = 0x030
@@ -75,7 +75,7 @@ cdef enum:
     SHORTHAND_ALL = 2 << 18
     SHORTHAND_OTHERS = 3 << 18
     MSR_FIRST = 0x800
-    FIRST_LEGAL = 16        # vectors below are the processor's
+    FIRST_LEGAL = 16        # lower vectors are illegal for the APIC
 
 cdef int apic_create(CpuState* c) except -1:
     c.apic = calloc(1, sizeof(Apic))
@@ -91,8 +91,11 @@ cdef void apic_destroy(CpuState* c) noexcept:
 
 
 cdef void reset(Apic* a) noexcept nogil:
-    """Values after power-up (SDM 3A 10.4.7.1), but INTR passes as firmware leaves it: LINT0 is
-    the controller's and LINT1 the NMI (virtual wire mode; MultiProcessor Specification 3.6.2.1)."""
+    """Set the registers to their values after power-up (SDM 3A 10.4.7.1), in virtual wire mode.
+
+    As firmware leaves them, LINT0 passes the controller's INTR and LINT1 is the NMI
+    (MultiProcessor Specification 3.6.2.1).
+    """
     cdef u32 i
     a.arch.ldr = a.arch.esr = a.arch.errors = a.arch.tpr_low = 0
     a.arch.icr = a.arch.icr_high = a.arch.divide = a.arch.initial = 0
@@ -122,7 +125,7 @@ cdef inline bint has(u32* bits, u32 vector) noexcept nogil:
 
 
 cdef int highest(u32* bits) noexcept nogil:
-    """The highest vector of a set, or -1."""
+    """Return the highest vector of a set, or -1."""
     cdef int i
     for i in range(7, -1, -1):
         if bits[i]:
@@ -145,7 +148,7 @@ cdef u32 processor_priority(CpuState* c) noexcept nogil:
 
 
 cdef void see(CpuState* c) noexcept nogil:
-    """CpuState.intr from what is requested."""
+    """Set CpuState.intr from the requested interrupts."""
     cdef Apic* a = <Apic*>c.apic
     cdef u32 waits = 0
     cdef int request
@@ -163,7 +166,7 @@ cdef void see(CpuState* c) noexcept nogil:
 cdef void error(Apic* a, u32 bit) noexcept nogil:
     a.arch.errors |= bit
     if not a.arch.lvt[LVT_ERROR] & LVT_MASKED:
-        # Its vector was checked when the entry was used: an illegal one would not end.
+        # An illegal vector is dropped here: to report it would raise the same error again.
         if a.arch.lvt[LVT_ERROR] & 0xFF >= FIRST_LEGAL:
             put(&a.arch.irr[0], a.arch.lvt[LVT_ERROR] & 0xFF)
             clear(&a.arch.tmr[0], a.arch.lvt[LVT_ERROR] & 0xFF)
@@ -214,7 +217,7 @@ cdef u32 apic_accept(CpuState* c) noexcept nogil:
 
 
 cdef int end_of_interrupt(CpuState* c) noexcept nogil:
-    """The I/O APIC, which is the machine's, hears of the end of a level-triggered one."""
+    """End the interrupt in service; EMU_EXIT: the machine's I/O APIC has to be told of it."""
     cdef Apic* a = <Apic*>c.apic
     cdef int vector = highest(&a.arch.isr[0])
     if vector < 0:
@@ -236,14 +239,14 @@ cdef void apic_line(CpuState* c, bint level) noexcept nogil:
 
 
 cdef bint addressed(CpuState* c, u32 destination, bint logical) noexcept nogil:
-    """Whether a destination of 8 bits is this processor, whose ID is 0 (SDM 3A 10.6.2)."""
+    """Whether an 8-bit destination names this processor, whose ID is 0 (SDM 3A 10.6.2)."""
     cdef Apic* a = <Apic*>c.apic
     if destination == 0xFF:
         return True
     if not logical:
         return destination == 0
     if in_x2apic(c):
-        return destination & 1         # cluster 0, the first of it
+        return destination & 1         # first member of cluster 0
     if a.arch.dfr >> 28 == 0xF:
         return destination & (a.arch.ldr >> 24) != 0
     return destination >> 4 == a.arch.ldr >> 28 and destination & (a.arch.ldr >> 24) & 0xF
@@ -266,7 +269,7 @@ cdef void apic_message(CpuState* c, u64 address, u32 data) noexcept nogil:
 
 
 cdef void send(CpuState* c, u32 destination, u32 low) noexcept nogil:
-    """The interrupt command register was written: only what comes back here has an effect."""
+    """Send an interrupt command; only one to this processor has an effect."""
     cdef Apic* a = <Apic*>c.apic
     cdef u32 shorthand = low & ICR_SHORTHAND, mode = low >> 8 & 7
     cdef bint own
@@ -308,7 +311,7 @@ cdef u64 apic_deadline(CpuState* c) noexcept nogil:
 
 
 cdef void apic_set_deadline(CpuState* c, u64 deadline) noexcept nogil:
-    """IA32_TSC_DEADLINE by the guest's TSC; 0 disarms."""
+    """Set IA32_TSC_DEADLINE, in ticks of the guest's TSC; 0 disarms the timer."""
     timer_set_deadline(c, <Apic*>c.apic, deadline)
     apic_tick(c)
     see(c)
@@ -391,7 +394,7 @@ cdef u32 apic_read(CpuState* c, u32 offset) noexcept nogil:
 
 
 cdef int apic_write(CpuState* c, u32 offset, u32 value) noexcept nogil:
-    """0, or EMU_EXIT: the write is done, and the machine has to hear of it."""
+    """Write a register; EMU_EXIT: the write is done and the machine has to be told, else 0."""
     cdef Apic* a = <Apic*>c.apic
     cdef u32 reg = offset & 0xFF0
     if reg == REG_TPR:
@@ -447,7 +450,7 @@ cdef int apic_read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
 
 
 cdef u64 reserved_bits(u32 reg) noexcept nogil:
-    """Bits that WRMSR must leave 0 (SDM 3A 10.12.1.2 and the registers' figures)."""
+    """Return the bits that WRMSR must leave 0 (SDM 3A 10.12.1.2 and the registers' figures)."""
     if reg == REG_ICR:
         return 0xFFF32000
     if reg == REG_EOI or reg == REG_ESR:
@@ -472,14 +475,14 @@ cdef int apic_write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
         a.arch.icr = <u32>value & 0xCCFFF
         a.arch.icr_high = destination
         if destination != <u32>0xFFFFFFFF and destination >> 8:
-            return 0                           # beyond the one processor there is
+            return 0                           # there is no such processor
         send(c, destination & 0xFF, <u32>value)
         return 0
     return apic_write(c, reg, <u32>value)
 
 
 cdef void apic_base_written(CpuState* c, u64 old) noexcept nogil:
-    """Disabling it resets it (SDM 3A 10.4.3)."""
+    """Reset the APIC when IA32_APIC_BASE disables it (SDM 3A 10.4.3)."""
     if old & APIC_EN and not apic_enabled(c):
         reset(<Apic*>c.apic)
         (<Apic*>c.apic).arch.svr = 0xFF

@@ -16,7 +16,7 @@ cdef enum:
     LVT_ERROR = 5
     LVT_COUNT = 6
 
-# Bits of such an entry.
+# Bits of an entry.
 cdef enum:
     LVT_MASKED = 1 << 16
     TIMER_MODE = 3 << 17
@@ -26,23 +26,23 @@ cdef enum:
 # The architectural state: saved, compared and shown with CpuState.arch.
 cdef struct ApicState:
     u32 ldr, dfr, svr, esr, errors
-    u32 tpr_low             # bits 3:0 of TPR; CR8 has the others
+    u32 tpr_low             # bits 3:0 of TPR; CR8 holds bits 7:4
     u32 icr, icr_high
     u32 lvt[LVT_COUNT]
     u32 divide, initial
     u32 irr[8]
     u32 isr[8]
     u32 tmr[8]
-    u64 started             # when the count began
-    u64 period              # ticks of the TSC of a whole count
-    u64 due                 # when the timer's interrupt is, or 0
+    u64 started             # TSC at which the count began
+    u64 period              # TSC ticks of a whole count
+    u64 due                 # TSC at which the timer's interrupt is due, or 0
     u64 deadline            # IA32_TSC_DEADLINE
 
 cdef struct Apic:
     ApicState arch
     # --- other threads write these
     u32 line
-    u64 posted[8]           # what is to be requested: 32 vectors, and which of them are level
+    u64 posted[8]           # posted requests: 32 vectors, and 32 bits for level triggering
     u32 posted_nmi
 
 cdef inline bint apic_enabled(CpuState* c) noexcept nogil:
@@ -53,8 +53,8 @@ cdef inline bint in_x2apic(CpuState* c) noexcept nogil:
 
 cdef extern from * nogil:
     """
-    /* A request and its trigger mode are one word, so that nobody ever takes half of a message.
-       Of several messages the last says the mode, as when they are accepted one by one. */
+    /* A request and its trigger mode share a word, so that no thread reads half of a message.
+       The last of several messages sets the mode, as if they were accepted one by one. */
     static inline void ringlet_post(unsigned long *word, unsigned bit, int level)
     {
         unsigned long old = __atomic_load_n(word, __ATOMIC_RELAXED), value;

@@ -1,6 +1,6 @@
 """The timer of the local APIC (SDM 3A 10.5.4).
 
-Its count and its deadline are both held as a moment of the host's TSC.
+The end of its count and its deadline are both kept as a value of the host's TSC.
 """
 from ringlet.core.alarm cimport from_ticks, to_ticks
 from ringlet.core.host cimport host_ticks
@@ -10,11 +10,11 @@ from ringlet.vcpu.apic.state cimport (
 from ringlet.vcpu.system.cpuid cimport cpuid_find
 
 cdef enum:
-    SHORTEST = 2000         # ns: a faster timer would leave the guest no time
+    SHORTEST = 2000         # ns: with a shorter period the guest would only handle interrupts
 
 
 cdef u64 frequency(CpuState* c) noexcept nogil:
-    """Hz of the count before its divider: the core crystal clock (CPUID leaf 15h)."""
+    """Return the frequency in Hz before the divider: the core crystal clock (CPUID leaf 15h)."""
     cdef CpuidEntry* entry = cpuid_find(c, 0x15, 0)
     return entry.ecx if entry != NULL and entry.ecx else 1000000
 
@@ -25,7 +25,7 @@ cdef u32 divisor(Apic* a) noexcept nogil:
 
 
 cdef void timer_start(CpuState* c, Apic* a, u32 count) noexcept nogil:
-    """The initial count was written; 0 stops the timer."""
+    """Start the timer with an initial count; 0 stops it."""
     cdef u64 least = to_ticks(c, SHORTEST, 1000000000)
     a.arch.initial = count
     a.arch.due = 0
@@ -54,7 +54,7 @@ cdef bint timer_expires(Apic* a, u64 now) noexcept nogil:
     if not a.arch.due or now < a.arch.due:
         return False
     if a.arch.lvt[LVT_TIMER] & TIMER_MODE == TIMER_PERIODIC:
-        # Ticks that nobody could take in time are lost, as on a processor.
+        # Expirations that come before the previous one was handled are lost, as on a processor.
         a.arch.due += a.arch.period * (1 + (now - a.arch.due) / a.arch.period)
     else:
         a.arch.due = a.arch.deadline = 0
@@ -72,13 +72,13 @@ cdef void timer_mode_written(CpuState* c, Apic* a, u32 old) noexcept nogil:
 
 
 cdef void timer_set_deadline(CpuState* c, Apic* a, u64 deadline) noexcept nogil:
-    """A deadline by the guest's TSC; 0 disarms.  In another mode it is not kept."""
+    """Set a deadline in ticks of the guest's TSC; 0 disarms.  Other modes ignore it."""
     if a.arch.lvt[LVT_TIMER] & TIMER_MODE != TIMER_DEADLINE:
         return
     a.arch.deadline = deadline
     a.arch.due = 0
     if deadline:
         a.arch.due = deadline - c.arch.tsc_offset
-        # A moment gone by, by the signed difference, is now; 0 would be never.
+        # A deadline in the past (by the signed difference) expires now; `due` = 0 would mean never.
         if <u64>(a.arch.due - host_ticks()) >> 63 or not a.arch.due:
             a.arch.due = 1

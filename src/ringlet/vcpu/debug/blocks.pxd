@@ -1,7 +1,7 @@
-"""Watching the guest block by block: for `--trace` and `--compare`.
+"""Watching the guest block by block, for `--trace` and `--compare`.
 
-While a virtual processor has a `Blocks`, no fragment leads to another: the run loop sees each one
-begin, and each sensitive instruction begins one of its own.
+While a virtual processor has a `Blocks`, no fragment is linked to another.  So the run loop sees
+the start of each block, and each sensitive instruction starts a block of its own.
 """
 from ringlet.core.state cimport CpuState, u32, u64
 
@@ -17,19 +17,19 @@ cdef struct BlockEvent:
     u32 cpl
 
 cdef struct Blocks:
-    BlockEvent* ring     # the last events, if any are to be kept
-    u64 count            # of all events
-    u32 size             # of the ring, a power of 2
+    BlockEvent* ring     # the last events, or NULL if none are kept
+    u64 count            # number of all events
+    u32 size             # size of the ring, a power of 2
     u32 asking           # leave with EXIT_BLOCK before each block
-    u64 rip              # of the block that is being run, or has been asked about
-    u32 asked            # it has
+    u64 rip              # start of the current block, or of the one that EXIT_BLOCK reported
+    u32 asked            # EXIT_BLOCK has reported the block at `rip`
 
 cdef void blocks_create(CpuState* c, u32 last, bint asking) except *
 cdef void blocks_destroy(CpuState* c)
 cdef void blocks_event(CpuState* c, u32 kind, u64 first, u64 second) noexcept nogil
-# A block begins at RIP.  True: leave with EXIT_BLOCK first.
+# Record that a block begins at RIP.  True: leave with EXIT_BLOCK first.
 cdef bint block_begins(CpuState* c) noexcept nogil
 
 cdef inline bint block_ends(CpuState* c, u64 rip) noexcept nogil:
-    """A sensitive instruction at `rip` begins a block of its own."""
+    """Whether the sensitive instruction at `rip` still has to begin a block of its own."""
     return c.blocks != NULL and (<Blocks*>c.blocks).rip != rip

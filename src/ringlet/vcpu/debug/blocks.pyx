@@ -1,10 +1,10 @@
-"""The events of a watched guest."""
+"""The record of events in a guest that is traced or compared."""
 from libc.stdlib cimport calloc, free
 from ringlet.core.state cimport CpuState, u32, u64
 
 
 cdef void blocks_create(CpuState* c, u32 last, bint asking) except *:
-    """Watch `c` from now on; keep `last` events, which is 0 or a power of 2."""
+    """Begin to watch `c`, and keep the `last` events (0 or a power of 2)."""
     cdef Blocks* b = <Blocks*>calloc(1, sizeof(Blocks))
     if b == NULL:
         raise MemoryError("blocks")

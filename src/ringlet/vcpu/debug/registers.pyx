@@ -14,7 +14,7 @@ cdef enum:
 
 
 cdef int access_dr(CpuState* c, OpInfo* op, u32* number) noexcept nogil:
-    """The checks of every access, in order: DR4 and DR5, CPL, then DR7.GD (SDM 3B 17.2.2)."""
+    """Check an access in the processor's order: DR4 and DR5, CPL, DR7.GD (SDM 3B 17.2.2)."""
     number[0] = op.reg
     if op.reg > 7:
         return raise_exc(c, VEC_UD)
@@ -66,14 +66,14 @@ cdef int op_mov_to_dr(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int single_step(CpuState* c) noexcept nogil:
-    """Raises the single-step trap after an instruction that began with TF set; rip is past it."""
+    """Raise the single-step trap after an instruction that began with TF set; RIP is past it."""
     c.exc_dr6 = DR6_BS | c.arch.db_pending
     c.arch.db_pending = 0
     return raise_exc(c, VEC_DB)
 
 
 cdef int instruction_breakpoint(CpuState* c) noexcept nogil:
-    """Raises #DB if an instruction breakpoint stands at RIP and RF is clear: EMU_FAULT or 0."""
+    """Raise #DB if there is an instruction breakpoint at RIP and RF is clear: EMU_FAULT or 0."""
     cdef u64 hit
     if c.arch.rflags & FLAG_RF:
         return 0

@@ -1,4 +1,4 @@
-"""A debugger's requests, from Python (`ringlet.vcpu.debug.stops` honours them)."""
+"""Requests of a debugger, from Python; `ringlet.vcpu.debug.stops` carries them out."""
 from libc.stdlib cimport calloc, free
 from ringlet.cache.codecache cimport Cache, cache_drop_linear
 from ringlet.core.state cimport ACC_READ, MEM_OK, CpuState, u8, u32, u64
@@ -13,7 +13,7 @@ cdef Debugger* debugger(CpuState* c) except NULL:
         c.debugger = calloc(1, sizeof(Debugger))
         if c.debugger == NULL:
             raise MemoryError("debugger")
-    # Translated code that an exit to Python left may not fit what is set now.
+    # Translated code that was left for Python may not fit the new settings.
     c.resume = 0
     return <Debugger*>c.debugger
 
@@ -73,7 +73,7 @@ cdef debug_why(CpuState* c):
 cdef int debug_poke(CpuState* c, u64 linear, const u8* data, u64 size) except -1:
     cdef u64 at, phys = 0, part
     cdef int turn
-    # All of it or nothing: the first turn only looks.
+    # Write all of it or nothing: the first pass only checks.
     for turn in range(2):
         at = 0
         while at < size:
@@ -89,7 +89,7 @@ cdef int debug_poke(CpuState* c, u64 linear, const u8* data, u64 size) except -1
 
 
 cdef list blocks_events(CpuState* c):
-    """(Event, CPL, RIP, arguments) of the events in the ring, the oldest first."""
+    """Return (Event, CPL, RIP, arguments) of the events in the ring, the oldest first."""
     cdef Blocks* b = <Blocks*>c.blocks
     cdef u64 i, first
     cdef BlockEvent* e

@@ -1,7 +1,7 @@
 """Single steps and breakpoints around one instruction of translated code (SDM 3B 17.2-17.3).
 
-With KEY_STEP in the key, a fragment holds one instruction, and one repetition of a string
-instruction; the run loop calls these before and after it.
+With KEY_STEP in its key, a fragment holds one instruction, or one repetition of a string
+instruction.  The run loop calls these functions before and after it.
 """
 from ringlet.core.ops cimport OP_IN, OP_INS, OP_OUT, OP_OUTS
 from ringlet.core.state cimport *
@@ -25,7 +25,7 @@ cdef int step_before(CpuState* c, u32 shadow, Step* s) noexcept nogil:
     if shadow == SHADOW_MOV_SS:
         return 0
     if c.arch.db_pending:
-        # Of an instruction that the machine has finished.
+        # These traps belong to an instruction that the machine has completed.
         c.exc_dr6 = c.arch.db_pending
         c.arch.db_pending = 0
         return raise_exc(c, VEC_DB)
@@ -54,7 +54,7 @@ cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil:
 
 
 cdef u64 port_accesses(CpuState* c, Insn* i) noexcept nogil:
-    """DR6.B0-B3 of the I/O breakpoints the instruction hits (SDM 3B 17.2.4: R/W = 2, CR4.DE)."""
+    """Return DR6.B0-B3 of the I/O breakpoints that the instruction hits (SDM 3B 17.2.4)."""
     cdef u32 op = i.shape.op
     if op != OP_IN and op != OP_OUT and op != OP_INS and op != OP_OUTS:
         return 0

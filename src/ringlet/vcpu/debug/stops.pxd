@@ -1,17 +1,17 @@
-"""A debugger's stops: breakpoints, watchpoints and single steps that the guest cannot see."""
+"""Breakpoints, watchpoints and single steps of a debugger, invisible to the guest."""
 from ringlet.core.state cimport CpuState, u32, u64
 
 cdef enum:
     MAX_BREAKS = 256
     MAX_WATCHES = 4
 
-# What comes before an instruction.
+# Results of `debug_before`.
 cdef enum:
     DEBUG_GO = 0
-    DEBUG_ALONE = 1   # it is to run alone
-    DEBUG_STOP = 2    # not now
+    DEBUG_ALONE = 1   # run the instruction alone
+    DEBUG_STOP = 2    # stop before the instruction
 
-# Why the processor stopped.
+# The reason of a stop.
 cpdef enum DebugReason:
     DEBUG_NOTHING = 0
     DEBUG_BREAKPOINT = 1
@@ -27,35 +27,35 @@ cdef struct Watch:
 cdef struct Debugger:
     u32 step          # stop after the next instruction
     u32 skip          # the next instruction runs even if there is a breakpoint
-    u32 over          # the instruction that was stepped is over
+    u32 over          # the stepped instruction is complete
     u32 n_watches
     u32 n_breaks
     u32 reason        # DebugReason of the last stop
-    u64 skip_rip      # which that is
-    u64 seen          # bits of the watchpoints that the instruction at hand has hit
-    u64 hits          # those of the last stop
+    u64 skip_rip      # RIP of the instruction that `skip` refers to
+    u64 seen          # bits of the watchpoints that the current instruction has hit
+    u64 hits          # bits of the watchpoints of the last stop
     Watch watches[MAX_WATCHES]
     u64 breaks[MAX_BREAKS]   # linear addresses in rising order
 
 cdef inline bint debug_watches(CpuState* c) noexcept nogil:
-    """A debugger watches data: instructions run one by one."""
+    """Whether a debugger watches data, so that instructions run one by one."""
     return c.debugger != NULL and (<Debugger*>c.debugger).n_watches != 0
 
 cdef inline bint debug_seen(CpuState* c) noexcept nogil:
     return c.debugger != NULL and (<Debugger*>c.debugger).seen != 0
 
-# No interrupt comes before the next instruction: a step is to end behind it, not in a handler.
+# Whether interrupts wait for the next instruction: a step must end after it, not in a handler.
 cdef bint debug_holds(CpuState* c) noexcept nogil
-# Between two instructions, before interrupts: the debugger wants to stop here.
+# Whether the debugger stops here; call between two instructions, before interrupts.
 cdef bint debug_stops(CpuState* c) noexcept nogil
-# Before the instruction at RIP, after interrupts: DEBUG_*.
+# Call before the instruction at RIP, after interrupts; returns 0 or DEBUG_*.
 cdef int debug_before(CpuState* c) noexcept nogil
-# The instruction is over; `again`: but for more repetitions.
+# Call after an instruction; `again`: more repetitions of it follow.
 cdef void debug_after(CpuState* c, bint again) noexcept nogil
-# An exception or interrupt was delivered: RIP is its handler's.
+# Call after the delivery of an exception or interrupt, with RIP at the handler.
 cdef void debug_event(CpuState* c) noexcept nogil
-# An access of the instruction at hand, and that it came to nothing.
+# Record an access of the current instruction; forget its accesses, because it did not complete.
 cdef void debug_access(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil
 cdef void debug_forget(CpuState* c) noexcept nogil
-# How many bytes a fragment at `linear` may have so that no breakpoint is within; 0: any number.
+# Return how many bytes a fragment at `linear` may have before the next breakpoint; 0: no limit.
 cdef u32 debug_room(CpuState* c, u64 linear) noexcept nogil

@@ -1,17 +1,17 @@
-"""A debugger's stops: breakpoints, watchpoints and single steps that the guest cannot see.
+"""Breakpoints, watchpoints and single steps of a debugger, invisible to the guest.
 
-Nothing is written to guest memory and no register of the guest is used.  A fragment ends before an
-address with a breakpoint, and none that is linked or in a jump table begins there: every way to it
-leads through the run loop, which asks here.  The one instruction that goes on from a breakpoint or
-is stepped has KEY_STEP in its key, as one that the guest steps itself; fragments with that key
-hold one instruction and lead back to the run loop.
+The debugger writes nothing to guest memory and uses no register of the guest.  A fragment
+ends before an address with a breakpoint, and no fragment that begins there is linked or in a jump
+table.  So every path to a breakpoint leads through the run loop, which calls these functions.  An
+instruction that is stepped, or that continues from a breakpoint, has KEY_STEP in its key, as if the
+guest stepped it.  Fragments with that key hold one instruction and return to the run loop.
 """
 from ringlet.core.state cimport CpuState, u32, u64
 
 
 cdef bint debug_holds(CpuState* c) noexcept nogil:
     cdef Debugger* d = <Debugger*>c.debugger
-    # A processor that is halted has no next instruction without one.
+    # A halted processor has no next instruction until an interrupt comes.
     return (d.step or (d.skip and c.arch.rip == d.skip_rip)) and not c.arch.halted
 
 
@@ -33,7 +33,7 @@ cdef int debug_before(CpuState* c) noexcept nogil:
     cdef Debugger* d = <Debugger*>c.debugger
     cdef u32 low = 0, high = d.n_breaks, middle
     if d.step and d.over:
-        # An interrupt has come: a halted processor's step ends at its handler.
+        # An interrupt ended the halt: the step of a halted processor ends at the handler.
         debug_stops(c)
         return DEBUG_STOP
     if d.skip and c.arch.rip == d.skip_rip:

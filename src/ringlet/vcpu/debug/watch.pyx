@@ -1,7 +1,7 @@
-"""Breakpoints and alignment checks: what an access may raise besides the faults of paging.
+"""Data breakpoints and alignment checks, which an access may raise besides page faults.
 
-Translated code leaves the first to single steps (`vcpu.debug.step`) and the second to the host's
-own EFLAGS.AC; here are those of accesses that the virtual processor performs itself.
+This module serves the accesses that the virtual processor performs itself.  In translated code,
+single steps (`vcpu.debug.step`) find the breakpoints, and the host's EFLAGS.AC checks alignment.
 """
 from ringlet.core.state cimport FLAG_AC, VEC_AC, is_canonical, raise_err
 from ringlet.vcpu.debug.stops cimport debug_access
@@ -9,7 +9,7 @@ from ringlet.vcpu.system.registers cimport CR0_AM, DR7_ENABLES
 
 
 cdef u64 matches(CpuState* c, u64 linear, u32 size, u32 kinds) noexcept nogil:
-    """DR6.B0-B3 of the enabled breakpoints whose R/W field is in the bit set `kinds`."""
+    """Return DR6.B0-B3 of the enabled breakpoints whose R/W field is in the bit set `kinds`."""
     cdef u64 hit = 0
     cdef u32 i, control, length
     if not c.arch.dr[7] & DR7_ENABLES:
@@ -41,7 +41,7 @@ cdef u64 port_hits(CpuState* c, u64 port, u32 size) noexcept nogil:
 
 
 cdef void watch(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil:
-    """Note the data breakpoints of an access; they trap after its instruction (SDM 3B 17.2.4)."""
+    """Record the data breakpoints of an access; they trap after the instruction (SDM 3B 17.2.4)."""
     if c.arch.dr[7] & DR7_ENABLES:
         c.arch.db_pending |= data_hits(c, linear, size, write)
     if c.debugger != NULL:
@@ -49,9 +49,9 @@ cdef void watch(CpuState* c, u64 linear, u32 size, bint write) noexcept nogil:
 
 
 cdef int check_aligned(CpuState* c, u64 linear, u32 size) noexcept nogil:
-    """#AC(0) of an operand of 2, 4, 8 or (x87) 10 bytes at CPL 3 (SDM 3A 6.15): EMU_FAULT or 0.
+    """Raise #AC(0) for a misaligned operand of 2, 4, 8 or (x87) 10 bytes at CPL 3 (SDM 3A 6.15).
 
-    The #GP of an address that is not canonical comes before it (SDM 3A table 6-2).
+    EMU_FAULT or 0.  The #GP of a non-canonical address has priority (SDM 3A table 6-2).
     """
     if (not c.arch.rflags & FLAG_AC or c.arch.cpl != 3 or not c.arch.cr0 & CR0_AM
             or not is_canonical(linear)):

@@ -1,1 +1,1 @@
-"""One emulated instruction at a time, by families; `emulator` is the way in."""
+"""Emulation of single instructions, by families; `emulator` is the entry point."""

@@ -1,4 +1,4 @@
-"""How an emulated instruction reaches devices, and what every family of them has in common."""
+"""Device accesses of emulated instructions, and the interface that all their families share."""
 
 from collections.abc import Generator
 from typing import NamedTuple, Protocol
@@ -10,7 +10,7 @@ from ringlet.vcpu.emulation.operand import Operand
 class Access(NamedTuple):
     """One access to a device: 1, 2, 4 or 8 naturally aligned bytes of guest physical memory.
 
-    Whoever drives the emulation answers a read with its value; `data` is a write's.
+    The caller of the emulation sends the value of a read; `data` is the value of a write.
     """
 
     phys: int
@@ -20,11 +20,11 @@ class Access(NamedTuple):
 
 
 Accesses = Generator[Access, int, bool]
-"""An instruction on its way.
+"""An instruction in execution.
 
-It returns True when it is done, or, repeated and interrupted, has done some of its repetitions.
-False: the guest's exception is set, and nothing architectural has changed but what the
-instruction's manual says (the lanes that a gather has completed, the repetitions of a string).
+It returns True when it is done, or when an event interrupts it after some of its repetitions.
+False: the guest's exception is set, and the architectural state has changed only where the manual
+says so (the lanes that a gather has loaded, the repetitions of a string instruction).
 """
 
 
@@ -35,7 +35,7 @@ class Step(Protocol):
 
 
 def read(native: Native, operand: Operand, at: int) -> Generator[Access, int, None]:
-    """Bring a resolved operand to `at` in the bounce area."""
+    """Read a resolved operand into the bounce area at `at`."""
     native.load(operand, at)
     for phys, offset, size in operand.units():
         value = yield Access(phys, size, False, 0)
@@ -43,7 +43,7 @@ def read(native: Native, operand: Operand, at: int) -> Generator[Access, int, No
 
 
 def write(native: Native, operand: Operand, at: int) -> Generator[Access, int, None]:
-    """Send the bytes at `at` in the bounce area to where an operand resolved for writing is."""
+    """Write the bytes at `at` in the bounce area to an operand that was resolved for writing."""
     native.store(operand, at)
     for phys, offset, size in operand.units():
         yield Access(phys, size, True, native.peek(at + offset, size))

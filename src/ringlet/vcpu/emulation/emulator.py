@@ -1,10 +1,10 @@
-"""The general emulator: one innocuous instruction whose memory translated code cannot reach.
+"""The general emulator: performs one innocuous instruction that translated code cannot.
 
-Translated code leaves an instruction here that accesses a device, that straddles what its windows
-map, or that the translator has no form for.  It is not interpreted: its operands are fetched
-through the virtual MMU with the rights of the guest, and the same instruction runs on the host with
-the guest's registers on a copy of them (`ringlet.vcpu.emulation.native`).  Stack instructions,
-transfers and what accesses memory lane by lane are done by hand (modules beside this one).
+Such an instruction accesses a device, straddles the end of a mapping in a window, or has no form in
+the translator.  It is not interpreted.  The emulator reads its operands through the virtual MMU
+with the guest's rights, and then runs the same instruction on the host, with the guest's registers,
+on a copy of the operands (`ringlet.vcpu.emulation.native`).  Other modules of this package perform
+stack instructions, transfers, and instructions that access memory lane by lane.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,7 +60,7 @@ _CACHE_LINES: Final = frozenset(
 
 
 class Emulator:
-    """Performs the instruction at the guest's RIP, for one virtual processor."""
+    """Performs the instruction at RIP of one virtual processor."""
 
     def __init__(self, native: Native, features: frozenset[str] = OFFERED) -> None:
         self._native = native
@@ -86,9 +86,9 @@ class Emulator:
     def execute(self, window: bytes) -> Accesses:
         """Perform one instruction, or some repetitions of a string instruction.
 
-        `window` begins with its bytes as they were fetched: what stands at RIP now may differ.
-        Accesses to devices are yielded.  False: an exception is set, to be delivered; for the
-        single-step trap, RIP is past the instruction.
+        `window` begins with its bytes as they were fetched; memory at RIP may have changed since.
+        Accesses to devices are yielded.  False: an exception is set and has to be delivered; for
+        the single-step trap, RIP is past the instruction.
         """
         native = self._native
         stepping, rip = native.rflags & _TF, native.rip
@@ -105,7 +105,7 @@ class Emulator:
         return True
 
     def _step(self, window: bytes) -> Step:
-        """How the instruction at the start of `window` is performed."""
+        """Return the step that performs the instruction at the start of `window`."""
         native = self._native
         if not native.key & _KEY_MODE64:
             raise InternalError(
@@ -128,19 +128,19 @@ class Emulator:
 
 
 class Sensitive:
-    """Not innocuous: a rule of the translator performs it."""
+    """An instruction that is not innocuous, which a rule of the translator handles."""
 
     __slots__ = ()
 
     def run(self, native: Native) -> Accesses:
-        """Do nothing: what was translated is no longer what stands there."""
+        """Do nothing: the code at RIP has changed since its translation, so translate it again."""
         del native
         yield from ()
         return True
 
 
 def make_step(native: Native, instruction: Instruction, features: frozenset[str] = OFFERED) -> Step:
-    """How an instruction, decoded at address 0, is performed by a processor with `features`."""
+    """Return the step that performs an instruction, decoded at address 0, with `features`."""
     kind = classify(instruction.code, features=features)
     if isinstance(kind, Ruled):
         if kind.rule.op == Op.OP_NONE:
@@ -171,13 +171,13 @@ _FAMILIES: Final[Mapping[Mnemonic_, Callable[[Native, Instruction], Step]]] = Ma
 
 
 def _with_operand(native: Native, instruction: Instruction) -> Step:
-    """An instruction with a ModRM memory operand and no other."""
+    """Return the step of an instruction whose only memory operand is ModRM's."""
     used = info_of(instruction).used_memory()
     if not used or used[0].access == OpAccess.NO_MEM_ACCESS:
         return Nothing(instruction)
     operand = operand_of(instruction, used[0])
     if instruction.code == Code.MOVSXD_R16_RM16:
-        # Processors read all 32 bits of it.
+        # Processors read all 32 bits of the operand.
         operand.size = 4
     mnemonic = instruction.mnemonic
     if mnemonic in _CACHE_LINES:

@@ -1,4 +1,4 @@
-"""The stack and near transfers of control: by hand, for they are small and exact (SDM 2A, 2B)."""
+"""Stack instructions and near transfers of control, implemented in Python (SDM 2A, 2B)."""
 
 from collections.abc import Generator
 from typing import Final
@@ -34,7 +34,7 @@ _PUSHF: Final = (Mnemonic.PUSHF, Mnemonic.PUSHFD, Mnemonic.PUSHFQ)
 
 
 class Source:
-    """What is pushed or jumped to: a register, a constant, memory, or a place relative to RIP."""
+    """The source of a push or jump: a register, a constant, memory, or an offset from RIP."""
 
     __slots__ = ("_operand", "_register", "_relative", "_size", "_value")
 
@@ -53,11 +53,11 @@ class Source:
             self._value = instruction.immediate(0)
 
     def check(self, native: Native) -> bool:
-        """Whether it can be read; else the guest's exception is set."""
+        """Whether the source can be read; otherwise the guest's exception is set."""
         return self._operand is None or native.resolve(self._operand) != FAULT
 
     def get(self, native: Native) -> Generator[Access, int, int]:
-        """Its value, after `check`."""
+        """Return the value, after `check`."""
         if self._operand is not None:
             yield from read(native, self._operand, FIRST)
             return native.peek(FIRST, self._size)
@@ -68,7 +68,7 @@ class Source:
 
 
 def _go(native: Native, target: int) -> bool:
-    """Jump, or #GP(0) for a target that is not canonical."""
+    """Jump to `target`, or raise #GP(0) if it is not canonical."""
     if not is_canonical(target):
         return native.raise_with_error(_GP, 0)
     native.rip = target
@@ -97,7 +97,7 @@ class Push:
 
 
 class PushFlags:
-    """PUSHF at a privilege that may: RF and VM are pushed as 0."""
+    """PUSHF where the privilege allows it; RF and VM are pushed as 0."""
 
     __slots__ = ("_length", "_size", "_stack")
 
@@ -117,7 +117,7 @@ class PushFlags:
 
 
 class PopRegister:
-    """POP to a general register; RSP itself is what was popped."""
+    """POP to a general register; POP RSP leaves the popped value in RSP."""
 
     __slots__ = ("_length", "_register", "_stack")
 
@@ -138,7 +138,7 @@ class PopRegister:
 
 
 class PopMemory:
-    """POP to memory, whose address is formed with RSP as it is after the pop."""
+    """POP to memory; the address is computed with RSP after the pop."""
 
     __slots__ = ("_length", "_stack", "_target")
 
@@ -251,7 +251,7 @@ def condition(flags: int, code: int) -> bool:
 
 
 class Branch:
-    """Jcc, LOOP and its like, JRCXZ."""
+    """Jcc, LOOP, LOOPE, LOOPNE and JRCXZ."""
 
     __slots__ = ("_code", "_count_size", "_length", "_mnemonic", "_target")
 
@@ -296,7 +296,7 @@ def is_flow(instruction: Instruction) -> bool:
 
 
 def flow_step(instruction: Instruction) -> Step:
-    """The step of a stack instruction or a near transfer."""
+    """Return the step of a stack instruction or a near transfer."""
     memory = [operand_of(instruction, m) for m in info_of(instruction).used_memory()]
     mnemonic = instruction.mnemonic
     if instruction.flow_control == FlowControl.CONDITIONAL_BRANCH:

@@ -1,6 +1,6 @@
 """Vector instructions that access memory lane by lane: masked moves and gathers, and XLAT.
 
-Lanes that the mask leaves out are not accessed, and but for MASKMOV cannot fault.
+Lanes outside the mask are not accessed, and they cannot fault except with MASKMOV.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ MASKED: Final = {
     Mnemonic.VPMASKMOVD: 4,
     Mnemonic.VPMASKMOVQ: 8,
 }
-"""Masked loads and stores, and their lanes' size in bytes; the mask is the second operand."""
+"""Masked loads and stores, and the size of their lanes in bytes; the mask is the second operand."""
 
 BYTE_MASKED: Final = frozenset({Mnemonic.MASKMOVQ, Mnemonic.MASKMOVDQU, Mnemonic.VMASKMOVDQU})
 """Stores to [RDI], whose mask is the third operand."""
@@ -70,7 +70,7 @@ GATHERS: Final = {
 
 
 def runs(mask: bytes, lane: int, size: int) -> list[tuple[int, int]]:
-    """(offset, size) in bytes of the runs of lanes whose highest mask bit is set."""
+    """Return (offset, size) in bytes of the runs of lanes whose highest mask bit is set."""
     result: list[tuple[int, int]] = []
     for at in range(0, size, lane):
         if not mask[at + lane - 1] & 0x80:
@@ -84,7 +84,7 @@ def runs(mask: bytes, lane: int, size: int) -> list[tuple[int, int]]:
 
 
 def spread(mask: bytes | bytearray, lane: int) -> bytes:
-    """The mask with each lane's highest bit in all of its bits."""
+    """Return the mask with the highest bit of each lane copied to all its bits."""
     return b"".join(
         (b"\xff" if mask[at + lane - 1] & 0x80 else b"\0") * lane
         for at in range(0, len(mask), lane)
@@ -92,7 +92,7 @@ def spread(mask: bytes | bytearray, lane: int) -> bytes:
 
 
 class Masked:
-    """VMASKMOV, VPMASKMOV and MASKMOV: on the bounce area, of which only some lanes are real."""
+    """VMASKMOV, VPMASKMOV and MASKMOV, on a bounce area that holds only the selected lanes."""
 
     __slots__ = (
         "_enter_mmx", "_entry", "_implicit", "_lane", "_length", "_mask", "_mmx", "_operand",
@@ -106,7 +106,7 @@ class Masked:
         self._implicit = instruction.mnemonic in BYTE_MASKED
         self._size = self._operand.size
         self._store = self._operand.writes
-        # No more runs than every other lane.
+        # At most every other lane begins a run.
         self._parts = [operand_of(instruction, memory) for _ in range(8)]
         self._mmx = instruction.mnemonic == Mnemonic.MASKMOVQ
         if self._implicit:
@@ -124,8 +124,8 @@ class Masked:
         mask = native.mmx(self._mask) if self._mmx else native.vector(self._mask)
         lanes = runs(mask, self._lane, self._size)
         if self._implicit and self._half_faults(native):
-            # The manual leaves it to the processor whether bytes not stored can fault; here they
-            # do.  Like the vendors', this one has gone from x87 to MMX state by then.
+            # The manual leaves open whether bytes that are not stored can fault; here they do.  As
+            # on Intel's and AMD's processors, the x87 unit is in MMX state by then.
             if self._mmx:
                 native.execute(self._enter_mmx)
             return False
@@ -154,14 +154,14 @@ class Masked:
         return True
 
     def _half_faults(self, native: Native) -> bool:
-        """Whether eight bytes that MASKMOV accesses fault: the exception of the first is set."""
+        """Whether an 8-byte half that MASKMOV accesses faults; the first one's exception is set."""
         halves = [*range(0, self._size, 8)]
         if native.conduct & Conduct.MASKMOV_HIGH_HALF_FIRST:
             halves.reverse()
         return any(self._fault(native, at, 8, 8) for at in halves)
 
     def _fault_as_one(self, native: Native, lanes: list[tuple[int, int]]) -> None:
-        """Set the exception of a masked move that is checked as a whole, and which faults."""
+        """Set the exception of a faulting masked move that is checked as a whole."""
         part = self._parts[0]
         starts = [at for start, size in lanes for at in range(start, start + size, self._lane)]
         for at in starts:
@@ -179,7 +179,7 @@ class Masked:
                 return
 
     def _fault(self, native: Native, start: int, size: int, step: int) -> bool:
-        """Whether one of the pieces faults: the first one's exception is set, #PF before #GP."""
+        """Whether a piece faults; the first one's exception is set, #PF before #GP."""
         for at in range(start, start + size, step):
             linear = native.linear(self._operand, at)
             if native.resolve_at(self._parts[0], linear, step, self._store) == FAULT:
@@ -188,7 +188,7 @@ class Masked:
 
 
 def _load(native: Native, number: int) -> int:
-    """Code that loads a YMM register from the bounce area."""
+    """Place code that loads a YMM register from the bounce area; return its address."""
     register = Register_(Register.YMM0 + number)
     memory = MemoryOperand(Register.NONE, displ=native.bounce + FIRST, displ_size=8)
     load = Instruction.create_reg_mem(Code.VEX_VMOVDQU_YMM_YMMM256, register, memory)
@@ -196,12 +196,12 @@ def _load(native: Native, number: int) -> int:
 
 
 class Gather:
-    """Lanes are loaded one by one, from the lowest; each that is done clears its mask (SDM 2C).
+    """A gather: loads the lanes one by one from the lowest, and clears their masks (SDM 2C).
 
-    A fault in one of them leaves the lower ones done, so that the instruction can be restarted;
-    what is above the lanes is cleared at the end.  What a fault leaves of the mask differs between
-    vendors (`Conduct.GATHER_SPREADS_MASK`).  Where a lane was loaded by then, a single step's trap
-    comes instead of the fault, with RF set.
+    A fault in one lane leaves the lower lanes loaded, so that the instruction can be restarted.
+    The bits above the lanes are cleared at the end.  Vendors differ in the mask that a fault leaves
+    (`Conduct.GATHER_SPREADS_MASK`).  If a lane has been loaded, the trap of a single step comes
+    instead of the fault, with RF set.
     """
 
     __slots__ = (

@@ -1,11 +1,11 @@
-"""A memory operand of an emulated instruction, and where its last use led."""
+"""A memory operand of an emulated instruction, and the addresses of its last use."""
 
 
 cdef class Operand:
     """A memory operand as decoded: registers by number (-1: none), segment by SEG_*.
 
-    `align` is the mask of address bits that must be 0, or #GP is raised.  `linear` and what is
-    known of its physical addresses are those of its last `resolve`.
+    `align` is the mask of address bits that must be 0; others raise #GP.  `linear` and the physical
+    addresses are those of the last `resolve`.
     """
 
     def __init__(self, int base, int index, u32 scale, u64 displacement, bint rip_relative,
@@ -23,9 +23,9 @@ cdef class Operand:
         self.writes = writes
 
     def units(self) -> list[tuple[int, int, int]]:
-        """(guest physical address, offset in the operand, size) of its accesses to devices.
+        """Return (guest physical address, offset in the operand, size) of its device accesses.
 
-        Each is of 1, 2, 4 or 8 bytes and naturally aligned.
+        Each has 1, 2, 4 or 8 bytes and is naturally aligned.
         """
         cdef u64 phys
         cdef u32 part, at, end, unit, start = 0

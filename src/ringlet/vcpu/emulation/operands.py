@@ -1,4 +1,4 @@
-"""From iced-x86's view of an instruction to operands and to code that runs on the bounce area."""
+"""Conversion of iced-x86's instructions to operands, and to code that uses the bounce area."""
 
 from functools import lru_cache
 from typing import Final
@@ -47,12 +47,12 @@ def _info_factory() -> InstructionInfoFactory:
 
 
 def info_of(instruction: Instruction) -> InstructionInfo:
-    """What an instruction does to registers and memory."""
+    """Return the registers and the memory that an instruction uses."""
     return _info_factory().info(instruction)
 
 
 def number(register: Register_) -> int:
-    """A general register's number, -1 for anything else."""
+    """Return the number of a general register, or -1 for any other."""
     return RegisterExt.number(register) if RegisterExt.is_gpr(register) else -1
 
 
@@ -62,19 +62,19 @@ def is_canonical(linear: int) -> bool:
 
 
 def size_of(register: Register_) -> int:
-    """A register's size in bytes."""
+    """Return the size of a register in bytes."""
     return RegisterExt.size(register)
 
 
 def _is_stack(segment: int, base: int) -> bool:
-    """Whether SS is the segment: in 64-bit code only FS and GS override it (SDM 1 3.4.4)."""
+    """Whether the segment is SS; in 64-bit code only FS and GS override it (SDM 1 3.4.4)."""
     return segment not in _FS_GS and base in _STACK_BASES
 
 
 def operand_of(instruction: Instruction, memory: UsedMemory, *, index: bool = True) -> Operand:
-    """An operand as iced-x86 lists it, or it without its index, which may be no whole register.
+    """Return an operand that iced-x86 lists, without its index if `index` is False.
 
-    The instruction must have been decoded at address 0.
+    XLAT's index, AL, is not a whole register.  The instruction must have been decoded at address 0.
     """
     base = number(memory.base)
     added = number(memory.index) if index else -1
@@ -97,7 +97,7 @@ def operand_of(instruction: Instruction, memory: UsedMemory, *, index: bool = Tr
 def explicit_operand(
     instruction: Instruction, size: int, *, index: bool = True, reads: bool = False
 ) -> Operand:
-    """The ModRM operand whatever its use; without its index if that is a vector register."""
+    """Return the ModRM operand, accessed or not, without its index if that is a vector register."""
     base = instruction.memory_base
     relative = instruction.is_ip_rel_memory_operand
     base_size = size_of(base) or instruction.memory_displ_size
@@ -118,13 +118,13 @@ def explicit_operand(
 
 
 def has_memory_operand(instruction: Instruction) -> bool:
-    """Whether there is a ModRM (or moffs) memory operand."""
+    """Whether an instruction has a ModRM (or moffs) memory operand."""
     kinds = (instruction.op_kind(i) for i in range(instruction.op_count))
     return OpKind.MEMORY in kinds
 
 
 def on_bounce(instruction: Instruction, address: int) -> bytes:
-    """The instruction with its explicit memory operand at an absolute address below 2 GiB."""
+    """Return the code with its explicit memory operand at an absolute address below 2 GiB."""
     copy = instruction.copy()
     copy.segment_prefix = Register.NONE
     copy.memory_base = Register.NONE
@@ -136,14 +136,14 @@ def on_bounce(instruction: Instruction, address: int) -> bytes:
 
 
 def without_segment(instruction: Instruction) -> Instruction:
-    """A copy of an instruction with implicit operands, which will be where its registers say."""
+    """Return a copy of an instruction with implicit operands that has no segment override."""
     copy = instruction.copy()
     copy.segment_prefix = Register.NONE
     return copy
 
 
 def encode(instruction: Instruction) -> bytes:
-    """Machine code; nothing in it depends on where it stands."""
+    """Return machine code, which does not depend on its address."""
     encoder = Encoder(64)
     encoder.encode(instruction, 0)
     return encoder.take_buffer()

@@ -1,4 +1,4 @@
-"""Instructions with one memory operand of ModRM, or none: executed as they are on the host."""
+"""Instructions with one ModRM memory operand or none, which the host executes unchanged."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ _FPU_STORES: Final = frozenset(
 
 
 class Plain:
-    """The operand moves to the bounce area, the instruction runs there, the result moves back."""
+    """An instruction that runs on a copy of its operand in the bounce area."""
 
     __slots__ = ("_entry", "_fpu_store", "_length", "_operand")
 
@@ -26,8 +26,8 @@ class Plain:
         self._fpu_store = instruction.mnemonic in _FPU_STORES
         address = native.bounce + FIRST
         self._entry = native.place(on_bounce(instruction, address))
-        # MOVAPS and its like, and CMPXCHG16B, raise #GP for an operand that is not aligned: ask the
-        # processor which do.
+        # MOVAPS and the like, and CMPXCHG16B, raise #GP for a misaligned operand.  A trial on the
+        # processor shows whether this instruction does.
         if operand.size in {16, 32} and native.refuses(
             native.place(on_bounce(instruction, address + 1))
         ):
@@ -55,7 +55,7 @@ class Plain:
 
 
 class Bits:
-    """BT, BTS, BTR, BTC with a bit offset in a register: it names memory far from the operand."""
+    """BT, BTS, BTR, BTC with a bit offset in a register, which may select memory far away."""
 
     __slots__ = ("_entry", "_length", "_operand", "_register")
 
@@ -86,7 +86,7 @@ class Bits:
 
 
 class Registers:
-    """No memory operand at all."""
+    """An instruction without a memory operand."""
 
     __slots__ = ("_entry", "_length")
 
@@ -121,7 +121,7 @@ class Address:
 
 
 class Touch:
-    """CLFLUSH and its like: checked as a read, and there is no cache of ours to act on."""
+    """CLFLUSH and the like: checked as a read; the emulator has no cache to flush."""
 
     __slots__ = ("_length", "_operand")
 
@@ -138,7 +138,7 @@ class Touch:
 
 
 class Nothing:
-    """An operand that is named but not accessed: NOP, PREFETCH."""
+    """NOP and PREFETCH, which do not access their operand."""
 
     __slots__ = ("_length",)
 
@@ -152,7 +152,7 @@ class Nothing:
 
 
 class Undefined:
-    """No such instruction: #UD."""
+    """An undefined instruction, which raises #UD."""
 
     __slots__ = ()
 

@@ -25,7 +25,7 @@ _TF: Final = 1 << 8
 _DF: Final = 1 << 10
 
 BATCH: Final = 64
-"""Repetitions before the run loop is asked again whether something waits."""
+"""Number of repetitions between two checks for waiting events."""
 
 _MOVS: Final = frozenset({Mnemonic.MOVSB, Mnemonic.MOVSW, Mnemonic.MOVSD, Mnemonic.MOVSQ})
 _STOS: Final = frozenset({Mnemonic.STOSB, Mnemonic.STOSW, Mnemonic.STOSD, Mnemonic.STOSQ})
@@ -42,8 +42,8 @@ _NARROW: Final = (OpKind.MEMORY_SEG_ESI, OpKind.MEMORY_ESEDI)
 class String:
     """A string instruction, with or without REP.
 
-    Each repetition is complete in itself; between two of them RIP stands at the instruction, so
-    that interrupts and faults find the registers as the manual says.
+    Each repetition is complete in itself.  Between two of them RIP points to the instruction, so
+    interrupts and faults see the registers as the manual specifies.
     """
 
     __slots__ = (
@@ -58,10 +58,11 @@ class String:
         self._mnemonic = instruction.mnemonic
         self._length = instruction.len
         self._repeat = instruction.has_rep_prefix or instruction.has_repne_prefix
-        # The value of ZF that ends REPE and REPNE; only comparisons look at it.
+        # The value of ZF that ends REPE or REPNE; only comparisons use it.
         self._until = _ZF if instruction.has_repne_prefix else 0
         kinds = [instruction.op_kind(i) for i in range(instruction.op_count)]
-        # Where both fault, one is reported: [rDI] is read first, by some not in REPE CMPSB.
+        # If both operands fault, the first is reported.  It is [rDI], except in REPE CMPSB on some
+        # processors.
         self._target_first = self._mnemonic in _COMPARES and (
             self._mnemonic != Mnemonic.CMPSB
             or not instruction.has_rep_prefix
@@ -96,12 +97,12 @@ class String:
             if native.rip != start or native.wanted or native.rflags & _TF:
                 return True
             if self._target is not None and self._target.writes and not self._target.units():
-                # A store to RAM may have changed the instruction: it is dispatched anew.
+                # A store to RAM may have changed the instruction itself, so dispatch it again.
                 return True
         return True
 
     def _narrow(self, native: Native) -> None:
-        """Clear what `Conduct.REP_NARROWS_FIRST` says, if the address size is 32 bits."""
+        """Clear the upper halves that `Conduct.REP_NARROWS_FIRST` names, with 32-bit addresses."""
         changed = [RCX]
         if self._mnemonic in _MOVS | _STOS:
             changed += [RSI] * (self._source is not None) + [RDI]

@@ -4,7 +4,7 @@ from ringlet.core.template cimport STUB_ENTER
 from ringlet.vcpu.system.registers cimport CR0_AM
 
 cdef enum:
-    ALIGN_IN = 1 << 19   # in scratch[2]: the host's AC flag is to be set (ringlet.core.stubs)
+    ALIGN_IN = 1 << 19   # in scratch[2]: set the host's AC flag (ringlet.core.stubs)
 
 cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
     """Run translated code from `host` until it leaves."""
@@ -19,9 +19,9 @@ cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
     c.scratch[2] = ((flags & 0xD7) << 8) | ((flags >> 11) & 1) | ((flags & FLAG_DF) << 8)
     if flags & FLAG_AC and c.arch.cpl == 3 and c.arch.cr0 & CR0_AM:
         c.scratch[2] |= ALIGN_IN
-    # RF lasts for one instruction; fragments hold no check of it.
+    # RF lasts for one instruction, so fragments need not check it.
     c.arch.rflags = flags & ~<u64>(FLAGS_HOST | FLAG_RF)
-    # If the stub turns back at once.
+    # These are the exit's flags if the stub returns without entering.
     c.host_flags = flags
     c.entry = host
     c.n_exits += 1

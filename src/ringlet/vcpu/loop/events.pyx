@@ -1,4 +1,4 @@
-"""What happens between two instructions: requests, interrupts, exceptions, and sleep in HLT."""
+"""Events between two instructions: requests, interrupts, exceptions, and sleep in HLT."""
 from ringlet.core.alarm cimport alarm_wait
 from ringlet.core.host cimport host_fence
 from ringlet.core.state cimport *
@@ -13,7 +13,7 @@ from ringlet.vcpu.system.registers cimport DR6_BS
 
 
 cdef int deliver_exception(CpuState* c) noexcept nogil:
-    """Deliver the pending exception; an Exit, or EXIT_NONE to go on."""
+    """Deliver the pending exception; return an Exit, or EXIT_NONE to continue."""
     c.n_exceptions += 1
     if c.blocks != NULL:
         blocks_event(c, EXCEPTION, c.exc_vector | <u64>c.exc_error << 32, c.arch.cr2)
@@ -23,7 +23,7 @@ cdef int deliver_exception(CpuState* c) noexcept nogil:
 
 
 cdef int go_on_with_answer(CpuState* c) noexcept nogil:
-    """A device has answered: go on with what asked it.  An Exit, or EXIT_NONE."""
+    """Continue what has waited for a device's answer; return an Exit or EXIT_NONE."""
     cdef int result = begin_anew(c)
     if result == EMU_FAULT:
         if not (c.exc_vector == VEC_DB and c.exc_dr6 & DR6_BS):
@@ -33,7 +33,7 @@ cdef int go_on_with_answer(CpuState* c) noexcept nogil:
 
 
 cdef void sleep(CpuState* c) noexcept nogil:
-    """Halted: wait for a request, or for the time of the next event."""
+    """Wait, while halted, for a request or for the time of the next event."""
     c.sleeping = 1
     host_fence()
     if not c.attention:
@@ -43,7 +43,7 @@ cdef void sleep(CpuState* c) noexcept nogil:
 
 
 cdef int take_events(CpuState* c) noexcept nogil:
-    """What must be seen to before the next instruction: an Exit, or EXIT_NONE."""
+    """Handle what is due before the next instruction; return an Exit or EXIT_NONE."""
     cdef u32 vector
     while True:
         if c.attention:

@@ -1,8 +1,8 @@
 """Delivery of exceptions, interrupts and NMIs through a 64-bit IDT (SDM 3A ch. 6)."""
 from ringlet.core.state cimport CpuState, OpInfo, u8, u16, u32, u64
 
-# All return EMU_FLOW, or EMU_EXIT: EXIT_SHUTDOWN after a triple fault, or a device has to answer,
-# after which `deliver_again` goes on.
+# Each function returns EMU_FLOW or EMU_EXIT.  EMU_EXIT means EXIT_SHUTDOWN after a triple fault, or
+# that a device has to answer; `deliver_again` then continues the delivery.
 cdef int deliver(CpuState* c) noexcept nogil
 cdef int deliver_again(CpuState* c) noexcept nogil
 cdef int interrupt(CpuState* c, u32 vector) noexcept nogil

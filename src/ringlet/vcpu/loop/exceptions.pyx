@@ -1,8 +1,8 @@
 """Delivery of exceptions, interrupts and NMIs through a 64-bit IDT (SDM 3A ch. 6).
 
-An event that faults while it is delivered becomes the second exception, a double fault or a
-shutdown, as SDM 3A table 6-5 has it.  Nothing is changed in the guest until the last access of a
-delivery has succeeded, but for CR2 and DR6, which the SDM has written when the exception arises.
+If the delivery of an event faults, the second exception, a double fault or a shutdown follows, as
+in SDM 3A table 6-5.  The guest's state does not change until the last access of a delivery has
+succeeded, except CR2 and DR6, which are written when the exception arises.
 """
 from ringlet.core.state cimport (
     SEG_CS, SEG_SS, RSP, AR_S, AR_P, AR_L, AR_DB, AR_UNUSABLE, EMU_FLOW, EMU_FAULT, EMU_EXIT,
@@ -20,7 +20,7 @@ from ringlet.vcpu.system.pending cimport PENDING_EVENT
 from ringlet.vcpu.system.registers cimport (
     AR_CODE, AR_CONFORMING, DR6_BD, DR7_GD, dpl_of)
 
-# Where an event comes from: it decides the checks, the pushed RIP and the EXT bit.
+# The source of an event decides the checks, the pushed RIP and the EXT bit.
 cdef enum Source:
     FROM_PROCESSOR = 0   # a fault, trap or abort, or INT1, which skips the gate's DPL check
     FROM_SOFTWARE = 1    # INT n, INT3: checks the gate's DPL, EXT = 0
@@ -42,14 +42,14 @@ cdef int classify(u32 vector) noexcept nogil:
 
 
 cdef int tss_stack(CpuState* c, u32 offset, u64* rsp) noexcept nogil:
-    """Reads a stack pointer of the 64-bit TSS (SDM 3A figure 7-11)."""
+    """Read a stack pointer of the 64-bit TSS (SDM 3A figure 7-11)."""
     if c.arch.tr.ar & AR_UNUSABLE or <u64>offset + 7 > c.arch.tr.limit:
         return raise_err(c, VEC_TS, selector_error(c.arch.tr.selector))
     return read_bytes(c, c.arch.tr.base + offset, rsp, 8, 0)
 
 
 cdef int pass_gate(CpuState* c, Event* e) noexcept nogil:
-    """Passes one event through its gate; EMU_FAULT leaves what went wrong in exc_*."""
+    """Deliver one event through its gate; EMU_FAULT: the new exception is in exc_*."""
     cdef u64 gate[2]
     cdef u64 frame[6]
     cdef u64* words = &frame[0]
@@ -129,7 +129,7 @@ cdef int pass_gate(CpuState* c, Event* e) noexcept nogil:
 
 
 cdef void arise(CpuState* c) noexcept nogil:
-    """What the processor records when the exception in exc_* arises: CR2, DR6."""
+    """Record what the processor records when the exception in exc_* arises: CR2 or DR6."""
     if c.exc_vector == VEC_PF:
         c.arch.cr2 = c.exc_cr2
         c.pf_rip = c.arch.rip
@@ -137,7 +137,7 @@ cdef void arise(CpuState* c) noexcept nogil:
         c.pf_access = c.exc_error & ACC_WRITE
         c.pf_waits = not c.exc_error & ACC_FETCH
     elif c.exc_vector == VEC_DB:
-        # SDM 3B 17.2.3: B0-B3 are rewritten, the rest only ever set; GD and BTF are cleared.
+        # SDM 3B 17.2.3: B0-B3 are rewritten and the other bits only set; GD and BTF are cleared.
         if c.exc_dr6:
             c.arch.dr[6] = (c.arch.dr[6] & ~<u64>0xF) | c.exc_dr6
         c.arch.dr[7] &= ~<u64>DR7_GD
@@ -145,7 +145,7 @@ cdef void arise(CpuState* c) noexcept nogil:
 
 
 cdef u64 pushed_flags(CpuState* c, u32 vector) noexcept nogil:
-    """RFLAGS for the frame of an exception of the processor (SDM 3B 17.3.1.1).
+    """Return RFLAGS for the stack frame of an exception (SDM 3B 17.3.1.1).
 
     RF is set for faults, so that the instruction can be restarted past its breakpoint; a #DB is a
     fault only for DR7.GD, and #BP, #OF, #DF and #MC are not faults.
@@ -160,14 +160,14 @@ cdef u64 pushed_flags(CpuState* c, u32 vector) noexcept nogil:
 
 
 cdef int take(CpuState* c, Event* e) noexcept nogil:
-    """Delivers an event and whatever delivering it raises."""
+    """Deliver an event and the exceptions that its delivery raises."""
     e.first = classify(e.vector) if e.source == FROM_PROCESSOR else BENIGN
     e.at = c.arch.rip
     return go_through(c, e)
 
 
 cdef int deliver_again(CpuState* c) noexcept nogil:
-    """Goes on with an event whose delivery has waited for a device."""
+    """Continue the delivery of an event that has waited for a device."""
     cdef Event e = c.event
     return go_through(c, &e)
 
@@ -206,7 +206,7 @@ cdef int go_through(CpuState* c, Event* e) noexcept nogil:
 
 
 cdef int deliver(CpuState* c) noexcept nogil:
-    """Delivers the exception in exc_*, raised at c.arch.rip (a trap: past its instruction)."""
+    """Deliver the exception in exc_*, raised at c.arch.rip (a trap: past its instruction)."""
     cdef Event e
     cdef OpInfo* op = <OpInfo*>c.op_info
     if c.exc_is_soft:
@@ -226,7 +226,7 @@ cdef int deliver(CpuState* c) noexcept nogil:
 
 cdef int software_interrupt(
         CpuState* c, u32 vector, u64 return_rip, bint privileged) noexcept nogil:
-    """INT n and INT3, or (privileged) INT1; a fault on the way has the instruction's RIP."""
+    """Deliver INT n, INT3 or (privileged) INT1; a fault in delivery has the instruction's RIP."""
     cdef Event e
     c.n_exceptions += 1
     c.exc_is_soft = 0
@@ -242,7 +242,7 @@ cdef int software_interrupt(
 
 
 cdef int interrupt(CpuState* c, u32 vector) noexcept nogil:
-    """An external interrupt between instructions; the caller has checked IF and the shadow."""
+    """Deliver an external interrupt; the caller has checked IF and the interrupt shadow."""
     cdef Event e
     c.n_interrupts += 1
     e.vector = vector & 0xFF
@@ -255,7 +255,7 @@ cdef int interrupt(CpuState* c, u32 vector) noexcept nogil:
 
 
 cdef int nmi(CpuState* c) noexcept nogil:
-    """The pending NMI; NMIs stay blocked until an IRET (SDM 3A 6.7.1)."""
+    """Deliver the pending NMI; NMIs stay blocked until an IRET (SDM 3A 6.7.1)."""
     c.arch.nmi_pending = 0
     c.arch.nmi_blocked = 1
     return interrupt(c, VEC_NMI)

@@ -1,4 +1,4 @@
-"""Host faults of translated code, turned into what they mean for the guest."""
+"""Host faults of translated code, and what they mean for the guest."""
 from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.core.signals cimport HostFault
 from ringlet.cache.codecache cimport Fragment
@@ -9,11 +9,11 @@ cdef struct Access:
     u64 linear
     u32 size
     u32 kind       # ACC_READ or ACC_WRITE
-    bint stack     # by RSP or RBP: #SS, not #GP, if not canonical
+    bint stack     # through RSP or RBP: raises #SS instead of #GP if not canonical
 
-# What the instruction accesses, in order, at most three; registers are in c.arch.gpr.
+# List the accesses of an instruction in order, at most three; c.arch.gpr holds the registers.
 cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil
-# 16 of the guest's bytes from offset `guest` of the fragment; False: no RAM there any more.
+# Read 16 guest bytes from offset `guest` of the fragment; False: there is no RAM there any more.
 cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept nogil
 # CpuState.fpu_pointer (ringlet.vcpu.system.fpstate).
 cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil

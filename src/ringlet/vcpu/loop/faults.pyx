@@ -1,13 +1,14 @@
 """Host faults of translated code.
 
-Runs in the signal handler: no allocation, no lock, no Python.  A page fault inside a window is
-filled from the guest's page tables or becomes the guest's #PF; a fault at no window's address is an
-unused slot or the guest's #GP; the rest are the guest's own exceptions.  State is exact: every
-rewriting performs its access before it changes anything (docs/adr/0001).
+This code runs in the signal handler: no allocation, no lock, no Python.  After a page fault inside
+a window, the page is mapped from the guest's page tables, or the guest gets a #PF.  A fault outside
+all windows comes from an unused slot or is the guest's #GP.  All others are the guest's own
+exceptions.  The guest's state is exact, because every translation performs its memory access before
+it changes anything (docs/adr/0001).
 
-The handler resumes a fragment only at the instruction that faulted, which is performed then, with
-one exception: a probe of RSP may be passed without having been performed (`probe_fault`).  The
-translator takes every other access that a fragment goes on after for a performed one.
+The handler resumes a fragment only at the instruction that faulted, so that the access is performed
+after all.  The one exception is a probe of RSP, which may be skipped (`probe_fault`).  The
+translator relies on this: code that follows any other access may assume that it was performed.
 """
 from ringlet.core.state cimport *
 from ringlet.core.signals cimport *
@@ -29,16 +30,16 @@ cdef enum:
     HOST_TF = 0x100
     HOST_DF = 0x400
     HOST_AC = 0x40000
-    LOW_END = 0x800000000000   # of the canonical addresses
+    LOW_END = 0x800000000000   # the end of the lower half of the canonical addresses
     HIGH32 = 0x100000000
     SIG_TRAP = 5
     SIG_URG = 23
 
 
 cdef bint unbias_string(CpuState* c, u64* regs) noexcept nogil:
-    """Inside a string instruction RSI and RDI hold host addresses: give the guest's back.
+    """Restore the guest's RSI and RDI if a string instruction faulted; True: one did.
 
-    True: it is one.
+    Around a translated string instruction these registers hold host addresses.
     """
     cdef const u8* p = <const u8*>regs[HR_RIP]
     while p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66 or p[0] == 0x48:
@@ -64,7 +65,7 @@ cdef bint is_repeated_string(u64 rip) noexcept nogil:
 cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
     """Make the handler return to the dispatcher with the guest's state before its instruction."""
     if code == LEAVE_EMULATE:
-        # As it was fetched: the guest may have changed its page tables since.
+        # Take the bytes that were translated: the guest may have changed its page tables since.
         guest_bytes(c, frag, guest, c.insn)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
@@ -89,7 +90,7 @@ cdef int raise_here(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 ve
 
 
 cdef inline u64 bound(CpuState* c, u64 linear) noexcept nogil:
-    """The host address that the slot table gives for a linear address."""
+    """Return the host address that the slot table gives for a linear address."""
     cdef u64 table = c.block + (BLOCK_SLOTS_U if c.arch.cpl == 3 else BLOCK_SLOTS_K)
     return linear + (<u64*>table)[(linear >> SLOT_SHIFT) & 0xFFFF]
 
@@ -105,7 +106,7 @@ cdef u64 segment_base(CpuState* c, Insn* i) noexcept nogil:
 
 
 cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
-    """Linear address of the ModRM memory operand, from guest registers in c.arch.gpr."""
+    """Return the linear address of the ModRM memory operand, from the registers in c.arch.gpr."""
     cdef u64 a = <u64><i64>i.disp
     cdef u32 r
     cdef i64 offset
@@ -148,8 +149,8 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
     cdef u32 size = i.shape.mem_size
     cdef u32 word = 2 if i.prefixes & PFX_66 else 8
     if kind == SHAPE_STRING:
-        # The one that faults first is first: CMPS reads [rDI] before [rSI], but some processors'
-        # REPE CMPSB does not.
+        # The order decides which fault is reported.  CMPS reads [rDI] before [rSI], except REPE
+        # CMPSB on some processors.
         if op == 0xA6 and not (i.opcode == 0xA6 and i.prefixes & PFX_REP
                                and not c.conduct & CONDUCT_REPE_CMPSB_TARGET_FIRST):
             add(out, &n, c.arch.gpr[RDI], size, ACC_READ, False)
@@ -187,10 +188,10 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
 
 
 cdef bint bound_elsewhere(CpuState* c, HostFault* f, Insn* i, bint stack) noexcept nogil:
-    """What the addend was looked up for (RSP, another register, the base of FS or GS, or the
-    displacement) lies in another slot than the operand, and that one is not used.
+    """Whether the addend belongs to another slot than the operand's, and that slot is unused.
 
-    RSP was bound in the slot where it was then, and may have moved to this one.
+    The addend is looked up for one part of the address: RSP, another register, the base of FS or
+    GS, or the displacement.  RSP may have moved to another slot since it was bound.
     """
     cdef u32 base = insn_base(i)
     cdef u64 rsp = f.regs[HR_RSP] + c.rsp_naddend
@@ -204,14 +205,17 @@ cdef bint bound_elsewhere(CpuState* c, HostFault* f, Insn* i, bint stack) noexce
 
 
 cdef inline bint lane_faults(Insn* i, u64 linear) noexcept nogil:
-    """Which fault it is the emulator says: not all of a masked move's lanes are accessed, and a
-    vector that has to be aligned and is not raises #GP before any #PF or #SS."""
+    """Whether only the emulator can tell which exception the access raises.
+
+    A masked move accesses only some of its lanes, and a vector that must be aligned raises #GP
+    before any #PF or #SS.
+    """
     cdef u32 size = i.shape.mem_size
     return i.shape.mem & MEM_LANES or ((size == 16 or size == 32) and linear & (size - 1))
 
 
 cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept nogil:
-    """The guest's instruction bytes at offset `guest` of the fragment."""
+    """Read the guest's instruction bytes at offset `guest` of the fragment."""
     cdef u64 at = (frag.linear & 0xFFF) + guest
     cdef u8* page
     cdef u32 k
@@ -224,7 +228,7 @@ cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept 
 
 
 cdef int leave_saved(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) noexcept nogil:
-    """`leave`, after unbias_string: string registers are the guest's already."""
+    """Do what `leave` does after `unbias_string`: RSI and RDI are the guest's already."""
     cdef u64 source = c.scratch[0], target = c.scratch[1]
     c.scratch[0] = 0
     c.scratch[1] = 0
@@ -235,21 +239,21 @@ cdef int leave_saved(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 c
 
 
 cdef int resumed(CpuState* c, HostFault* f, Cache* k, u32 index) noexcept nogil:
-    """The access that faulted can be performed now."""
+    """Return to the access that faulted, which can be performed now."""
     if k.fragments[index].dead:
-        # The store hits code of its own fragment: finish it, then leave.
+        # The instruction stores to the code of its own fragment: finish it, then leave.
         c.completing = 1 + index
         f.regs[HR_EFL] |= HOST_TF
     return 1
 
 
 cdef int probe_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) noexcept nogil:
-    """A probe of RSP faulted, which means nothing to the guest.
+    """Handle the fault of a probe of RSP, which is not an access of the guest.
 
-    The fragment goes on only if RSP is what binding it here would make it: the guest's RSP plus
-    the addend that the slot table has for it.  What follows relies on that as on a performed
-    access.  Else the fragment is left, before the instruction at hand, and the next one binds RSP:
-    it begins with that instruction, so that there is no probe before it.
+    The fragment continues only if the host's RSP is the guest's RSP plus the addend in the slot
+    table, as if it were bound here: the code that follows relies on that.  Otherwise the fragment
+    is left before the current instruction.  The next fragment begins with that instruction and
+    binds RSP, so no probe precedes it.
     """
     cdef Fragment* frag = &k.fragments[index]
     cdef u64 linear = 0, rsp = f.regs[HR_RSP] + c.rsp_naddend
@@ -257,18 +261,20 @@ cdef int probe_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) 
     if f.trap == VEC_PF and mmu_shadow_fault(c, f.address, ACC_READ, &linear) == MEM_OK:
         return resumed(c, f, k, index)
     if is_canonical(rsp) and not slot_live(c, rsp):
-        # If the guest has something in this slot, RSP is to be bound to it.
+        # If the guest maps something in this slot, bind RSP to the slot.
         mmu_slot_fault(c, rsp, access)
     if bound(c, rsp) == f.regs[HR_RSP] and not frag.dead:
         f.regs[HR_RIP] += PROBE_SIZE
         return 1
-    # Where instructions step one by one, the only probe comes after the instruction.
+    # A fragment of one stepped instruction has its only probe after the instruction.
     return leave(c, f, frag, guest, LEAVE_STEPPED if frag.key & KEY_STEP else LEAVE_AGAIN)
 
 
 cdef u32 retried(CpuState* c, u64 rip) noexcept nogil:
-    """How to leave where bindings are stale or an access straddles slots: the second time in a row,
-    it is for the emulator."""
+    """Return how to leave where a binding is stale or an access straddles slots.
+
+    The second time in a row at the same RIP, the emulator performs the instruction.
+    """
     if c.again == rip:
         c.again = 0
         return LEAVE_EMULATE
@@ -277,10 +283,11 @@ cdef u32 retried(CpuState* c, u64 rip) noexcept nogil:
 
 
 cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
-    """The address is in no window: an unused slot's, not canonical, or #GP has another cause.
+    """Handle a fault outside all windows, or an #AC.
 
-    Or it is not aligned and the host checks that, so that #AC came first.  The host knows only the
-    address in a window, which is canonical even if the guest's is not.
+    The address lies in an unused slot or is not canonical, or the #GP has another cause.  An #AC
+    may hide a fault of higher priority: the host checks the address in a window, which is canonical
+    even where the guest's is not.
     """
     cdef Insn i
     cdef u8 code[16]
@@ -291,7 +298,7 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
         return 0
     r = decode(<ShapeTable*>c.translator, code, 16, &i)
     if r == DECODE_LEARN:
-        # The translation is one that was kept.
+        # The fragment came from a kept translation, so this run has not learned the shape.
         c.exit_arg = <u64>(frag - (<Cache*>c.cache).fragments)
         return leave(c, f, frag, guest, LEAVE_UNKNOWN)
     if r != DECODE_OK:
@@ -314,7 +321,8 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
             if r == MEM_MMIO or lane_faults(&i, at[k].linear):
                 return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
             if f.regs[HR_EFL] & HOST_AC and mmu_slot_open(c, at[k].linear):
-                # In a window, the host decides between #AC and #PF, as its vendor does.
+                # Once the slot has a window, the host decides between #AC and #PF, as its vendor
+                # defines it.
                 return leave_saved(c, f, frag, guest, LEAVE_AGAIN)
             return leave_saved(c, f, frag, guest, LEAVE_FAULT)
     if f.trap == VEC_AC:
@@ -329,9 +337,9 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
 
 
 cdef int step(CpuState* c, HostFault* f, Cache* k, u32 host) noexcept nogil:
-    """Single steps complete a store into the fragment that it dropped, up to the next boundary.
+    """Single-step a store that dropped its own fragment, up to the next instruction boundary.
 
-    That is the end of a repetition, too: the instruction's own bytes may be others now.
+    The end of a repetition is a boundary too: the instruction's own bytes may have changed.
     """
     cdef u32 index = <u32>(c.completing - 1), guest, start = 0
     cdef Fragment* frag = &k.fragments[index]
@@ -354,17 +362,17 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     if r == MEM_OK:
         return resumed(c, f, k, index)
     if r == MEM_MMIO or (r == MEM_FAULT and (LOW_END - linear < 64 or linear - HIGH32 < 64)):
-        # (An operand that ends beyond the last canonical address raises #GP or #SS, and where 67h
-        # truncates addresses the lanes of a masked move go on at 0.)
+        # The emulator decides at the two ends: an operand that ends beyond the last canonical
+        # address raises #GP or #SS, and with 67h the lanes of a masked move wrap around to 0.
         return leave(c, f, frag, guest, LEAVE_EMULATE)
     if r == MEM_FAULT:
         return leave(c, f, frag, guest, LEAVE_FAULT)
-    # A guard.
+    # The access ran into a guard page.
     return leave(c, f, frag, guest, retried(c, rip))
 
 
 cdef int native_fault(CpuState* c, HostFault* f) noexcept nogil:
-    """A single emulated instruction faulted: its emulator takes the vector (emulation.native)."""
+    """Pass the vector of an emulated instruction's fault to its emulator (emulation.native)."""
     c.native_vector = f.trap
     f.regs[HR_RIP] = c.native_leave
     f.regs[HR_EFL] &= ~<u64>(HOST_TF | HOST_DF | HOST_AC)
@@ -372,8 +380,11 @@ cdef int native_fault(CpuState* c, HostFault* f) noexcept nogil:
 
 
 cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
-    """Attention may be asked for: the fragment that the thread is in, or about to enter, shall be
-    the last, and a repeated string instruction leaves now."""
+    """Make translated code leave soon if the processor's attention was requested.
+
+    The fragment that the thread runs, or is about to enter, becomes the last one; a repeated string
+    instruction leaves at once.
+    """
     cdef u32 index, start = 0
     cdef const u8* p = <const u8*>f.regs[HR_RIP]
     if not c.attention:
@@ -388,8 +399,8 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
     elif k.stubs.at[STUB_ENTER] <= host < k.stubs.enter_end:
         index = cache_fragment_at(k, <u32>(c.entry - <u64>k.run))
     else:
-        # In compiled code, which looks before it enters a fragment.  But somebody else's signal
-        # handler may go back to the middle of one, so ask again.
+        # The thread is in compiled code, which checks before it enters a fragment.  But another
+        # signal handler may return to the middle of a fragment, so try again later.
         if f.nested:
             prod_arm(c)
         return 1
@@ -400,7 +411,7 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
 
 
 cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
-    """The signal handler's policy: 1 if the fault was translated code's."""
+    """Handle a host signal; 1: it came from translated code and is handled."""
     cdef Cache* k = <Cache*>c.cache
     cdef u64 host = f.regs[HR_RIP] - <u64>k.run
     cdef u32 index, guest, start
@@ -437,7 +448,7 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
 
 
 cdef u64 guest_fop(CpuState* c, Fragment* frag, u32 guest, const u8* host) noexcept nogil:
-    """FOP of the guest's instruction, with that of its translation in the upper half."""
+    """Return FOP of the guest's instruction, with FOP of its translation in the upper half."""
     cdef u8 code[16]
     cdef u32 fop = X87_NONE
     if guest_bytes(c, frag, guest, code):

@@ -1,4 +1,4 @@
-"""Fragments for the run loop: made at RIP, made anew, and dropped when memory changes."""
+"""Fragments for the run loop: translation at RIP, retranslation, and invalidation."""
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.cache.codecache cimport Fragment
 from ringlet.translate.builder cimport Builder
@@ -12,7 +12,7 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
                        u32* out) noexcept nogil
 cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil
 cdef bint offer_to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil
-# What the virtual MMU calls.
+# The virtual MMU calls these when mappings or code pages change.
 cdef void code_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil
 cdef void code_written(CpuState* c, u64 phys_page) noexcept nogil
 cdef void space_dropped(CpuState* c, u32 space) noexcept nogil

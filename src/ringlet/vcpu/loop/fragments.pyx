@@ -1,4 +1,4 @@
-"""Fragments for the run loop: made at RIP, made anew, and dropped when memory changes."""
+"""Fragments for the run loop: translation at RIP, retranslation, and invalidation."""
 from ringlet.core.state cimport *
 from ringlet.core.template cimport Template
 from ringlet.cache.codecache cimport *
@@ -27,7 +27,7 @@ cdef void space_dropped(CpuState* c, u32 space) noexcept nogil:
 
 
 cdef void read_checked(Builder* b, u8* source, u32 room) noexcept nogil:
-    """Take a copy of the bytes for a fragment that compares it with them on entry."""
+    """Copy the guest's bytes for a fragment that compares them with the copy on entry."""
     cdef u32 i
     b.checked = 1
     b.once = 0
@@ -40,9 +40,10 @@ cdef void read_checked(Builder* b, u8* source, u32 room) noexcept nogil:
 
 
 cdef int read_crossing(CpuState* c, Builder* b, u8* page, u64 phys, u64* second) noexcept nogil:
-    """Give the builder an instruction that crosses into the page `second`; FOUND, or why not.
+    """Give the builder an instruction that crosses a page boundary: FOUND, RAISED or LEAVE_LOOP.
 
-    Both pages are protected even if they are hot: they are more than a fragment checks.
+    The second page's physical address is returned in `second`.  Both pages are write-protected even
+    if they are hot, because a fragment can compare the bytes of one page only.
     """
     cdef u32 at = b.linear & 0xFFF, room = 4096 - at, i
     cdef int r
@@ -67,7 +68,7 @@ cdef int read_crossing(CpuState* c, Builder* b, u8* page, u64 phys, u64* second)
 
 cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
                        u32* out) noexcept nogil:
-    """Translate at RIP; FOUND puts the fragment's number in out[0]."""
+    """Translate at RIP: FOUND, RAISED or LEAVE_LOOP; FOUND puts the fragment's index in out[0]."""
     cdef Cache* k = <Cache*>c.cache
     cdef u64 phys = 0, second
     cdef u8* page
@@ -98,7 +99,7 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
     if cache_is_hot(k, phys):
         read_checked(b, page + at, 4096 - at)
     else:
-        # Before the bytes are read: a write after this is noticed.
+        # Protect the page before its bytes are read, so that no later write is missed.
         mmu_protect_code(c, phys)
         b.code = page + at
         b.avail = 4096 - at
@@ -114,7 +115,7 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
         b.noting = 0
         b.limit = 1
         if (c.arch.gpr[RDI] ^ linear) >> 12 == 0:
-            # It stores to its own page: each store would fault.
+            # The instruction stores to its own page: under protection each store would fault.
             b.once = 1
         else:
             b.checked = 0
@@ -148,10 +149,11 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
 
 
 cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil:
-    """The guest bytes of a fragment that checks them have changed: translate them again.
+    """Translate again a fragment whose guest bytes no longer match its copy of them.
 
-    It was entered, so that its mapping is as it was; most often only a value differs, and the new
-    translation takes its place.  False: it does not, and the dispatcher must make another.
+    The fragment was entered, so its mapping has not changed.  Usually only a constant differs, and
+    the new translation replaces the old one in place.  False: it cannot, and the dispatcher must
+    make another fragment.
     """
     cdef Cache* k = <Cache*>c.cache
     cdef Fragment* f = &k.fragments[index]
@@ -176,7 +178,7 @@ cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil:
 
 
 cdef bint offer_to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil:
-    """Give the builder the instruction at RIP, which is in `f`, to be learned."""
+    """Give the builder the instruction at RIP, which is part of `f`, so that it is learned."""
     if not guest_bytes(c, f, <u32>(c.arch.rip - f.rip), &b.crossing[0]):
         return False
     b.code = &b.crossing[0]

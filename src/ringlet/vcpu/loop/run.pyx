@@ -1,9 +1,9 @@
-"""The run loop: find or make the fragment at RIP, run it, see why it came back.
+"""The run loop: find or make the fragment at RIP, run it, and act on the reason why it left.
 
-One turn has three steps.  `choose` sees to what is due and finds where to enter, `operate` carries
-out the sensitive instructions at which translated code leaves, `conclude` deals with the other ways
-in which it left.  The loop neither holds the GIL nor touches a vector register: those hold the
-guest's values.
+One turn has three steps.  `choose` handles pending events and finds where to enter translated code,
+`operate` carries out the sensitive instructions at which that code leaves, and `conclude` handles
+the other reasons for leaving.  The loop does not hold the GIL, and it does not touch the vector
+registers, which hold the guest's values.
 """
 from ringlet.core.state cimport *
 from ringlet.core.host cimport host_fence, host_ticks
@@ -28,30 +28,30 @@ from ringlet.vcpu.system.dispatch cimport emulate
 from ringlet.vcpu.system.pending cimport PENDING_OP
 
 cdef enum:
-    AGAIN = 0x100        # no Exit: the loop begins its next turn
-    PERIOD = 1 << 31     # of counting writes to pages with translations, TSC ticks
+    AGAIN = 0x100        # not an Exit: the loop begins its next turn
+    PERIOD = 1 << 31     # TSC ticks during which writes to pages with translations are counted
     PERIOD_LOOKUPS = 4095
 
-# What one turn of the loop leaves to the next, and its steps to each other.
+# The state that the steps of a turn pass to each other, and one turn to the next.
 cdef struct Turn:
     u64 host         # where translated code is entered
-    u64 resume       # where it goes on after an exit to Python, if nothing has changed; or 0
-    u64 shadow       # RIP of the instruction after STI or MOV SS, if `inhibit` says so
+    u64 resume       # where it continues after an exit to Python, if nothing has changed; or 0
+    u64 shadow       # RIP of the instruction after STI or MOV SS, if `inhibit` is not 0
     u32 inhibit
-    u32 key          # the fragment's
-    u32 stepping     # KEY_STEP, if the guest or a debugger asked for it
+    u32 key          # the fragment's key
+    u32 stepping     # KEY_STEP, if the guest or a debugger steps
     u32 index        # the fragment
     u32 link         # the link by which the last fragment left, to be patched; or NONE
-    u32 generation   # of the cache, then
+    u32 generation   # the cache's generation when `link` was set
     u32 drops        # Cache.drops before the last operation
-    bint indirect    # the last fragment left by an indirect branch that is to find its target
-    bint undone      # the operation has not been begun: a block is to be shown first
+    bint indirect    # the last fragment left by an indirect branch; its table gets the target
+    bint undone      # the operation has not begun, because a block has to be reported first
     Step step
 
 
 cdef void begin_run(CpuState* c) noexcept nogil:
     c.running = 1
-    # `events` looks for requests made before this.
+    # `take_events` sees the requests made before this point.
     host_fence()
 
 
@@ -63,10 +63,11 @@ cdef void end_run(CpuState* c) noexcept nogil:
 
 
 cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
-    """An indirect branch missed its table: EMU_NEXT, or EMU_FAULT where its target is no address.
+    """Handle an indirect branch that missed its table: EMU_NEXT, or EMU_FAULT.
 
-    That is the branch's own #GP; but only where speed was not asked for (`named`) is it known
-    which one it was, and RIP is the target otherwise.
+    A target that is not canonical raises the branch's own #GP.  The fragment records which branch
+    it was only if `named`, that is, without speculation or in a single step.  Otherwise the #GP is
+    reported with the target as RIP.
     """
     cdef OpInfo* op = <OpInfo*>c.op_info
     if is_canonical(c.arch.rip):
@@ -78,13 +79,13 @@ cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
 
 
 cdef inline bint resumes(CpuState* c, Cache* k, u64 host, u32 key) noexcept nogil:
-    """Nothing has changed since the exit to Python: translated code goes on at `host`."""
+    """Whether nothing has changed since the exit to Python, so that code can continue at `host`."""
     return (host != 0 and c.arch.rip == c.resume_rip and key == c.resume_key
             and k.drops == c.resume_drops and not c.arch.inhibit and not key & KEY_STEP)
 
 
 cdef inline void remember(CpuState* c, Cache* k, OpInfo* op, u32 key) noexcept nogil:
-    """The operation, in a fragment of `key`, leaves for Python: what `resumes` compares."""
+    """Record, for `resumes`, the state in which an operation leaves for Python."""
     c.resume = op.resume
     c.resume_rip = op.rip + op.length
     c.resume_key = key
@@ -99,33 +100,33 @@ cdef void end_period(CpuState* c, Cache* k) noexcept nogil:
 
 
 cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
-    """No event waits, nothing steps, and the jump tables are this address space's."""
+    """Whether no event waits, nothing steps, and the jump tables fit the address space."""
     return (not c.key & KEY_STEP and not c.arch.inhibit and not c.attention
             and not event_due(c) and not (c.direct != NULL and c.arch.cpl == 3) and k.space[0] == mmu_space(c, 0)
             and k.space[1] == mmu_space(c, <u64>1 << 63))
 
 
 cdef inline void forget_way(Turn* t) noexcept nogil:
-    """What comes next is not where the last fragment's branch leads: nothing is linked to it."""
+    """Do not link the last fragment's branch to the next fragment, which is not its target."""
     t.link = NONE
     t.indirect = False
 
 
 cdef inline void keep_shadow(CpuState* c, Turn* t) noexcept nogil:
-    """The instruction in the shadow is still to do, and stands in it as before."""
+    """Put the instruction at RIP back into its shadow: it has not been executed yet."""
     if t.inhibit and c.arch.rip == t.shadow:
         c.arch.inhibit = t.inhibit
 
 
 cdef inline void take_shadow(CpuState* c, Turn* t) noexcept nogil:
-    """The instruction at RIP is entered; the shadow in which it stands, if any, ends with it."""
+    """Enter the instruction at RIP; its interrupt shadow, if it is in one, ends with it."""
     t.shadow = c.arch.rip
     t.inhibit = c.arch.inhibit
     c.arch.inhibit = 0
 
 
 cdef int raise_and_go_on(CpuState* c, Turn* t) noexcept nogil:
-    """Deliver the exception in exc_*: an Exit, or AGAIN."""
+    """Deliver the exception in exc_*; return an Exit or AGAIN."""
     cdef int exit_kind
     forget_way(t)
     exit_kind = deliver_exception(c)
@@ -133,16 +134,16 @@ cdef int raise_and_go_on(CpuState* c, Turn* t) noexcept nogil:
 
 
 cdef int find_or_make(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
-    """Find or make the fragment at RIP, and lead the last one's branch to it.
+    """Find or make the fragment at RIP, and link the last fragment's branch to it.
 
-    An Exit, AGAIN, or EXIT_NONE: it is to be entered at Turn.host.
+    Return an Exit, AGAIN, or EXIT_NONE: enter the fragment at Turn.host.
     """
     cdef u32 space
     cdef u64 linear
     cdef int r
     take_shadow(c, t)
     if t.inhibit and event_due(c):
-        # The instruction after STI or MOV SS runs alone if something waits for its end.
+        # The instruction after STI or MOV SS runs alone if an event waits for the shadow's end.
         t.key |= KEY_STEP
     if c.direct != NULL and (<DirectState*>c.direct).step:
         # A direct process has stopped at this instruction.
@@ -179,9 +180,9 @@ cdef int find_or_make(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil
 
 
 cdef int choose(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
-    """See to what is due before the next instruction, and find where to enter translated code.
+    """Handle what is due before the next instruction, and find where to enter translated code.
 
-    An Exit, AGAIN, or EXIT_NONE: at Turn.host.
+    Return an Exit, AGAIN, or EXIT_NONE: enter at Turn.host.
     """
     cdef u64 interrupts = c.n_interrupts
     cdef int r
@@ -191,7 +192,7 @@ cdef int choose(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
     if r != EXIT_NONE:
         return r
     if c.n_interrupts != interrupts:
-        # What is to be linked does not lead to the handler.
+        # The last fragment's branch does not lead to the interrupt handler.
         forget_way(t)
     t.key = c.key
     if c.debugger != NULL:
@@ -221,8 +222,10 @@ cdef int choose(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
 
 
 cdef int operate(CpuState* c, Cache* k, Turn* t) noexcept nogil:
-    """Carry out the operations at which translated code leaves, as long as it can be entered again
-    without looking anything up; EMU_*, of the last operation."""
+    """Carry out the operations at which translated code leaves; return EMU_* of the last one.
+
+    The loop ends when the code cannot be entered again without a lookup.
+    """
     cdef OpInfo* op
     cdef u64 host
     cdef int r = EMU_NEXT
@@ -234,7 +237,7 @@ cdef int operate(CpuState* c, Cache* k, Turn* t) noexcept nogil:
             return r
         c.n_ops += 1
         t.drops = k.drops
-        # The operation ends the shadow in which it stands, if any, and may open another.
+        # The operation ends its interrupt shadow, if it is in one, and may open another.
         c.arch.inhibit = t.inhibit if op.rip == t.shadow else 0
         t.inhibit = 0
         r = emulate(c, op)
@@ -257,7 +260,7 @@ cdef int operate(CpuState* c, Cache* k, Turn* t) noexcept nogil:
 
 
 cdef int leave_with_exit(CpuState* c, Cache* k, Turn* t) noexcept nogil:
-    """The operation needs Python."""
+    """Leave to Python, which the operation needs."""
     if k.drops == t.drops and c.blocks == NULL:
         remember(c, k, <OpInfo*>c.op_info, t.key)
     if t.stepping and c.exit_kind == EXIT_EMULATE:
@@ -270,7 +273,7 @@ cdef int leave_with_exit(CpuState* c, Cache* k, Turn* t) noexcept nogil:
 
 
 cdef int leave_for_emulator(CpuState* c, Turn* t) noexcept nogil:
-    """The instruction at RIP is for the general emulator, which watches its accesses itself."""
+    """Leave the instruction at RIP to the general emulator, which checks watchpoints itself."""
     if t.stepping:
         step_undone(c, &t.step)
     if c.debugger != NULL:
@@ -280,8 +283,10 @@ cdef int leave_for_emulator(CpuState* c, Turn* t) noexcept nogil:
 
 
 cdef int begin_again(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
-    """A safepoint, or bindings, the fragment or a shape are missing: the instruction is still to
-    do.  AGAIN or EXIT_LEARN."""
+    """Begin the instruction at RIP again; return AGAIN or EXIT_LEARN.
+
+    The fragment left at a safepoint, or a binding, the fragment itself or a shape was missing.
+    """
     if c.exit_code == LEAVE_STALE and not k.fragments[<u32>c.exit_arg].dead:
         remake_fragment(c, b, <u32>c.exit_arg)
     keep_shadow(c, t)
@@ -293,14 +298,18 @@ cdef int begin_again(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
 
 
 cdef int conclude(CpuState* c, Builder* b, Cache* k, Turn* t, int r) noexcept nogil:
-    """See why translated code left; `r` is the last operation's EMU_*.  An Exit, or AGAIN."""
+    """Act on the reason why translated code left; return an Exit or AGAIN.
+
+    `r` is EMU_* of the last operation.
+    """
     if c.exit_code == LEAVE_OP:
         if r == EMU_EXIT and c.exit_kind == EXIT_HLT:
             if c.patient and c.arch.iflag:
-                # It sleeps at the beginning of the next turn, and goes on as after any branch.
+                # The processor sleeps at the beginning of the next turn, then continues as after a
+                # branch.
                 r = EMU_FLOW
             else:
-                c.arch.halted = 0   # the machine waits, or gives up
+                c.arch.halted = 0   # the machine waits or stops
         if r == EMU_EXIT:
             return leave_with_exit(c, k, t)
     elif c.exit_code == LEAVE_LINK:

@@ -11,7 +11,7 @@ cdef inline u32 key_of_steps(CpuState* c) noexcept nogil:
     return 0
 
 cdef inline void update_key_privilege(CpuState* c) noexcept nogil:
-    """Do what `update_key` does where only CPL and RFLAGS.TF have changed."""
+    """Update c.key after a change of CPL or RFLAGS.TF only."""
     c.key = c.key & ~<u32>(KEY_CPL | KEY_STEP) | c.arch.cpl | key_of_steps(c)
 
 cdef int write_cr0(CpuState* c, u64 value) noexcept nogil

@@ -1,6 +1,6 @@
 """Control registers, the machine status word, and the translation key (SDM 3A 2.5).
 
-Features that CPUID hides have no CR4 bit: setting one raises #GP(0).
+The CR4 bits of features that CPUID hides are reserved: setting one raises #GP(0).
 """
 from ringlet.core.state cimport (
     SEG_CS, AR_L, AR_DB, EMU_NEXT, EMU_FLOW, VEC_GP, VEC_UD,
@@ -26,7 +26,7 @@ cdef enum:
 
 
 cdef void update_key(CpuState* c) noexcept nogil:
-    """Recomputes c.key: call it when what it is made of has changed."""
+    """Compute c.key again; call this when one of its parts has changed."""
     cdef u32 key = c.arch.cpl
     cdef u32 ar = c.arch.seg[SEG_CS].ar
     if long_mode(c) and ar & AR_L:
@@ -47,7 +47,7 @@ cdef void update_key(CpuState* c) noexcept nogil:
 
 
 cdef int write_cr0(CpuState* c, u64 value) noexcept nogil:
-    """MOV to CR0, LMSW: EMU_FLOW or EMU_FAULT.  Reserved bits of the low half stay clear."""
+    """Write CR0 (MOV, LMSW): EMU_FLOW or EMU_FAULT.  Reserved bits of the low half stay clear."""
     cdef u64 old = c.arch.cr0
     if value >> 32:
         return raise_err(c, VEC_GP, 0)
@@ -85,7 +85,7 @@ cdef int write_cr3(CpuState* c, u64 value) noexcept nogil:
 
 
 cdef int write_cr4(CpuState* c, u64 value) noexcept nogil:
-    """MOV to CR4: EMU_FLOW or EMU_FAULT."""
+    """Write CR4: EMU_FLOW or EMU_FAULT."""
     cdef u64 known = CR4_KNOWN
     cdef u64 old = c.arch.cr4
     if cpuid_bit(c, 7, 0, CPUID_EBX, 0):
@@ -104,7 +104,7 @@ cdef int write_cr4(CpuState* c, u64 value) noexcept nogil:
 
 
 cdef int write_efer(CpuState* c, u64 value) noexcept nogil:
-    """WRMSR to IA32_EFER (SDM 3A 2.2.1): EMU_FLOW or EMU_FAULT.  LMA is read-only and ignored."""
+    """Write IA32_EFER (SDM 3A 2.2.1): EMU_FLOW or EMU_FAULT.  LMA is read-only and ignored."""
     cdef u64 old = c.arch.efer
     if value & ~<u64>(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE):
         return raise_err(c, VEC_GP, 0)
@@ -138,7 +138,7 @@ cdef int op_mov_from_cr(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int write_cr8(CpuState* c, OpInfo* op, u64 value) noexcept nogil:
-    """CR8 is the task priority class of the local APIC (SDM 3A 10.8.6.1)."""
+    """Write CR8, the task priority class of the local APIC (SDM 3A 10.8.6.1)."""
     if value >> 4:
         return raise_err(c, VEC_GP, 0)
     apic_set_class(c, value)
@@ -171,7 +171,7 @@ cdef int op_mov_to_cr(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_smsw(CpuState* c, OpInfo* op) noexcept nogil:
-    """SMSW: the whole CR0 to a 32- or 64-bit register, 16 bits to memory; not privileged."""
+    """SMSW: stores the whole CR0 in a 32- or 64-bit register, 16 bits in memory; not privileged."""
     if op.rm == 0xFF:
         return store(c, c.ea, 2, c.arch.cr0)
     write_gpr(c, op.rm, c.arch.cr0, op.size)
@@ -179,7 +179,7 @@ cdef int op_smsw(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_lmsw(CpuState* c, OpInfo* op) noexcept nogil:
-    """LMSW: bits 3:0 of CR0, but PE cannot be cleared."""
+    """LMSW: loads bits 3:0 of CR0, but cannot clear PE."""
     cdef u64 value = 0
     cdef int result
     if c.arch.cpl:
@@ -206,7 +206,7 @@ cdef int op_clts(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_invlpg(CpuState* c, OpInfo* op) noexcept nogil:
-    """INVLPG; a non-canonical address is no error (SDM 2A)."""
+    """INVLPG: ignores a non-canonical address (SDM 2A)."""
     if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     mmu_invlpg(c, c.ea)
@@ -215,7 +215,7 @@ cdef int op_invlpg(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_cache(CpuState* c, OpInfo* op) noexcept nogil:
-    """INVD, WBINVD, WBNOINVD: the caches are the host's and stay coherent."""
+    """INVD, WBINVD, WBNOINVD: do nothing, because the host keeps its caches coherent."""
     if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     return EMU_NEXT

@@ -1,4 +1,4 @@
-"""CPUID from the virtual machine's table, and what of it the processor itself honours."""
+"""CPUID from the virtual machine's table, and queries of that table."""
 from ringlet.core.state cimport CpuState, CpuidEntry, OpInfo, u8, u16, u32, u64
 
 # The output registers of CPUID, for `cpuid_bit`.

@@ -1,6 +1,7 @@
-"""CPUID from the virtual machine's table (SDM 2A CPUID), with the bits that follow its state.
+"""CPUID from the virtual machine's table (SDM 2A CPUID), with the fields that depend on its state.
 
-The table is `ringlet.arch.cpuid`'s; here are only the range rule and the dynamic fields.
+`ringlet.arch.cpuid` makes the table.  This module adds the rule for leaves out of range and the
+dynamic fields.
 """
 from ringlet.core.host cimport host_ticks_ordered
 from ringlet.core.state cimport RAX, RBX, RCX, RDX
@@ -24,14 +25,14 @@ cdef enum:
 
 
 def host_cpuid(leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
-    """EAX, EBX, ECX, EDX of the host processor's CPUID."""
+    """Return EAX, EBX, ECX and EDX of the host processor's CPUID."""
     cdef u32 out[4]
     ringlet_cpuid(leaf, subleaf, out)
     return out[0], out[1], out[2], out[3]
 
 
 def host_tsc() -> int:
-    """The host's time-stamp counter now."""
+    """Return the current value of the host's time-stamp counter."""
     return host_ticks_ordered()
 
 
@@ -45,7 +46,7 @@ cdef CpuidEntry* cpuid_find(CpuState* c, u32 leaf, u32 subleaf) noexcept nogil:
 
 
 cdef bint cpuid_bit(CpuState* c, u32 leaf, u32 subleaf, u32 reg, u32 bit) noexcept nogil:
-    """Whether the model offers a feature, by the table, not the state: OSXSAVE is never set."""
+    """Whether the table offers a feature; the state is not considered, so OSXSAVE is never set."""
     cdef CpuidEntry* entry = cpuid_find(c, leaf, subleaf)
     if entry == NULL:
         return False
@@ -53,7 +54,7 @@ cdef bint cpuid_bit(CpuState* c, u32 leaf, u32 subleaf, u32 reg, u32 bit) noexce
 
 
 cdef void cpuid_read(CpuState* c, u32 leaf, u32 subleaf, u32* out) noexcept nogil:
-    """What CPUID returns now for a leaf and subleaf."""
+    """Give the registers that CPUID returns now for a leaf and subleaf."""
     cdef CpuidEntry* entry = cpuid_find(c, 0, 0)
     cdef CpuidEntry* extended = cpuid_find(c, 0x80000000, 0)
     cdef u32 top = entry.eax if entry != NULL else 0
@@ -62,13 +63,13 @@ cdef void cpuid_read(CpuState* c, u32 leaf, u32 subleaf, u32* out) noexcept nogi
         if cpuid_find(c, leaf, subleaf) == NULL:
             leaf = top
     elif leaf > top and (leaf < <u64>0x80000000 or leaf > top_extended):
-        # Intel: a leaf out of range answers as the highest basic leaf; AMD answers with zeros.
+        # Intel's processors answer a leaf out of range as the highest basic leaf, AMD's with zeros.
         leaf = top
     entry = cpuid_find(c, leaf, subleaf)
     if entry == NULL:
         out[0] = out[1] = out[2] = out[3] = 0
         if leaf == 0xB:
-            # An invalid level of the topology still returns its number and the x2APIC id.
+            # An invalid level of the topology still returns its number and the x2APIC ID.
             out[2] = subleaf & 0xFF
             entry = cpuid_find(c, 0xB, 0)
             if entry != NULL:
@@ -88,7 +89,7 @@ cdef void cpuid_read(CpuState* c, u32 leaf, u32 subleaf, u32* out) noexcept nogi
         if not apic_enabled(c):
             out[3] &= ~<u32>FEATURE_APIC
     elif leaf == 0xD and subleaf < 2:
-        # The size for what XCR0 enables; AVX is the last component of both formats.
+        # EBX is the size of the components that XCR0 enables; AVX is the last one in both formats.
         out[1] = 832 if c.arch.xcr0 & XCR0_AVX else 576
     elif leaf == <u64>0x80000001:
         if c.arch.misc_enable & (<u64>1 << 34):

@@ -4,16 +4,16 @@ from ringlet.core.state cimport CpuState, Segment, AR_G, AR_P, AR_S, u8, u16, u3
 cdef struct Descriptor:
     u64 low          # the first 8 bytes
     u64 high         # the second 8 bytes of a system descriptor, when read by read_wide_descriptor
-    u64 base         # of a segment (32 bits, or 64 after read_wide_descriptor)
-    u64 linear       # where it stands
+    u64 base         # base of the segment (32 bits, or 64 after read_wide_descriptor)
+    u64 linear       # linear address of the descriptor
     u32 limit        # in bytes, the granularity bit applied
-    u32 ar           # as in Segment.ar
+    u32 ar           # access rights as in Segment.ar
     u32 selector
 
 cdef enum:
     DESC_OK = 0
-    DESC_OUTSIDE = 1     # beyond the table's limit, or no LDT
-    # 2 is EMU_FAULT: reading the table raised what is in exc_*
+    DESC_OUTSIDE = 1     # the selector is beyond the table's limit, or there is no LDT
+    # 2 is EMU_FAULT: reading the table raised the exception in exc_*
 
 # System descriptor types of IA-32e mode (SDM 3A table 3-2).
 cdef enum:
@@ -28,7 +28,7 @@ cdef inline bint is_null(u32 selector) noexcept nogil:
     return (selector & 0xFFFC) == 0
 
 cdef inline u32 selector_error(u32 selector) noexcept nogil:
-    """The error code that names a selector: its index and TI (SDM 3A 6.13)."""
+    """Return the error code that names a selector: its index and TI (SDM 3A 6.13)."""
     return selector & 0xFFFC
 
 cdef int read_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
@@ -38,7 +38,7 @@ cdef int mark_accessed(CpuState* c, Descriptor* d) noexcept nogil
 cdef void load_cache(Segment* s, Descriptor* d, u32 selector) noexcept nogil
 cdef void load_null(Segment* s, u32 selector, u32 dpl) noexcept nogil
 cdef inline void load_flat(Segment* s, u32 selector, u32 ar) noexcept nogil:
-    """A flat 4-GiB segment without a descriptor, as SYSCALL and its kin load."""
+    """Load a flat 4-GiB segment without a descriptor, as SYSCALL and the like do."""
     s.selector = <u16>selector
     s.ar = ar | AR_P | AR_S | AR_G
     s.limit = <u64>0xFFFFFFFF

@@ -1,6 +1,6 @@
 """Segment descriptors of the guest's GDT and LDT (SDM 3A 3.4.5, 3.5, 5.8.3.1).
 
-The tables are read and their accessed bits written as supervisor accesses, whatever the CPL
+The processor reads the tables and writes their accessed bits by supervisor accesses at any CPL
 (SDM 3A 4.6.1: implicit supervisor-mode accesses).
 """
 from ringlet.core.state cimport AR_S, AR_G, AR_P, AR_UNUSABLE, EMU_FAULT, VEC_GP, raise_err
@@ -37,7 +37,7 @@ cdef void unpack(Descriptor* d, u32 selector) noexcept nogil:
 
 
 cdef int read_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
-    """Reads the 8-byte descriptor of a selector that is not null: DESC_* or EMU_FAULT."""
+    """Read the 8-byte descriptor of a selector that is not null: DESC_* or EMU_FAULT."""
     if locate(c, selector, 8, &d.linear):
         return DESC_OUTSIDE
     d.high = 0
@@ -48,7 +48,7 @@ cdef int read_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogi
 
 
 cdef int read_wide_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
-    """Reads a 16-byte system descriptor (LDT, TSS, call gate): DESC_* or EMU_FAULT."""
+    """Read a 16-byte system descriptor (LDT, TSS, call gate): DESC_* or EMU_FAULT."""
     if locate(c, selector, 16, &d.linear):
         return DESC_OUTSIDE
     if read_bytes(c, d.linear, &d.low, 16, 0):
@@ -59,7 +59,7 @@ cdef int read_wide_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept
 
 
 cdef int require(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
-    """Like `read_descriptor`, but a selector beyond its table raises #GP(selector)."""
+    """Read a descriptor; a selector beyond its table raises #GP(selector)."""
     cdef int result = read_descriptor(c, selector, d)
     if result == DESC_OUTSIDE:
         return raise_err(c, VEC_GP, selector_error(selector))
@@ -67,7 +67,7 @@ cdef int require(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
 
 
 cdef int mark_accessed(CpuState* c, Descriptor* d) noexcept nogil:
-    """Sets the accessed bit of a segment's descriptor, unless it is set (SDM 3A 3.4.5.1)."""
+    """Set the accessed bit of a segment's descriptor if it is clear (SDM 3A 3.4.5.1)."""
     cdef u8 access
     if not d.ar & AR_S or d.ar & AR_ACCESSED:
         return 0
@@ -86,7 +86,7 @@ cdef void load_cache(Segment* s, Descriptor* d, u32 selector) noexcept nogil:
 
 
 cdef void load_null(Segment* s, u32 selector, u32 dpl) noexcept nogil:
-    """An unusable segment.  Its base becomes 0, as on Intel's processors (AMD's may keep it)."""
+    """Make a segment unusable.  Its base becomes 0, as on Intel's processors; AMD's may keep it."""
     s.selector = <u16>selector
     s.ar = AR_UNUSABLE | (dpl << 5)
     s.limit = 0

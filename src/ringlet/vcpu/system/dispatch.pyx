@@ -1,8 +1,8 @@
-"""Emulation of one sensitive instruction: from its `Op` to what it does to the virtual processor.
+"""Emulation of one sensitive instruction, from its `Op` to its effect on the virtual processor.
 
-`emulate` takes a decoded instruction, `complete` ends one that left for the machine in its
-middle.  Both return EMU_*.  EMU_FAULT may also carry a trap, such as the single step's #DB after
-an instruction that has been done: then c.arch.rip is past it, and `deliver` is called all the same.
+`emulate` performs a decoded instruction; `complete` finishes one that left for the machine before
+its end.  Both return EMU_*.  EMU_FAULT may also mean a trap, such as the single step's #DB after
+an instruction that is complete.  Then c.arch.rip is past it; call `deliver` as for a fault.
 """
 from ringlet.core.ops cimport (
     OP_IN, OP_OUT, OP_INS, OP_OUTS, OP_CLI, OP_STI, OP_PUSHF, OP_POPF, OP_INT, OP_INT3, OP_INT1,
@@ -50,7 +50,7 @@ from ringlet.vcpu.system.transfers cimport op_call_far, op_iret, op_jmp_far, op_
 
 
 cdef int op_serialize(CpuState* c, OpInfo* op) noexcept nogil:
-    """SERIALIZE: leaving translated code is more than it asks for."""
+    """SERIALIZE: does nothing, because leaving translated code does more than it requires."""
     if not cpuid_bit(c, 7, 0, CPUID_EDX, 14):
         return raise_exc(c, VEC_UD)
     return EMU_NEXT
@@ -216,43 +216,47 @@ cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
         return op_cache(c, op)
     elif kind == OP_WBINVD:
         return op_cache(c, op)
-    # OP_UD, and an operation that no rule produces.  Too long comes before undefined.
+    # This is OP_UD, or an operation that no rule produces.  #GP for a length above 15 bytes has
+    # priority over #UD.
     if op.length > 15:
         return raise_err(c, VEC_GP, 0)
     return raise_exc(c, VEC_UD)
 
 
 cdef inline bint misaligned(CpuState* c, int kind) noexcept nogil:
-    """The area of XSAVE and its like is not aligned, and its vendor checks that first; nobody's
-    FXSAVE does."""
+    """Whether a misaligned XSAVE area raises #GP before #SS.
+
+    Vendors differ in this for the XSAVE family; for FXSAVE all of them check the stack segment
+    first.
+    """
     return (OP_XSAVE <= kind <= OP_XRSTORS and c.ea & 63
             and not c.conduct & CONDUCT_XSAVE_STACK_BEFORE_ALIGNMENT)
 
 
 cdef int trap_if(CpuState* c, int result, u64 stepping) noexcept nogil:
-    """The single-step trap that follows a finished instruction."""
+    """Raise the single-step trap after a complete instruction."""
     if stepping and (result == EMU_NEXT or result == EMU_FLOW):
         return single_step(c)
     return result
 
 
 cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
-    """Performs one instruction of which c.arch.rip is the address; see the module and state.pxd.
+    """Perform one instruction at c.arch.rip and return EMU_* (see the module and state.pxd).
 
-    The step trap follows TF as it was before the instruction, but for SYSCALL and SYSRET, where
-    the new TF counts (SDM 3B 17.3.1.4), software interrupts, which clear it on entry, and loads of
-    SS, which hold it back.
+    The single-step trap depends on TF before the instruction, with three exceptions: the new TF
+    counts for SYSCALL and SYSRET (SDM 3B 17.3.1.4), software interrupts clear TF on entry, and
+    loads of SS hold the trap back.
 
-    `inhibit` is the shadow in which the instruction stands, and after it the one that it opens.  Of
-    successive loads of SS only the first opens one (SDM 3A 6.8.3): otherwise any ring could hold
-    off interrupts by a row of them.
+    `inhibit` is the interrupt shadow over the instruction, and afterwards the one that it opens.  A
+    load of SS right after another opens none (SDM 3A 6.8.3): otherwise any ring could hold off
+    interrupts with a sequence of such loads.
     """
     cdef u64 stepping = c.arch.rflags & FLAG_TF
     cdef u32 shadow = c.arch.inhibit
     cdef int result
     cdef int kind = op.op
     c.arch.inhibit = 0
-    # The two that count most, where nothing is stepped before or after.
+    # SYSCALL and SYSRET are the most frequent; without single steps they need no further checks.
     if kind == OP_SYSCALL and not stepping:
         return op_syscall(c, op)
     if kind == OP_SYSRET and not (stepping | c.arch.gpr[11] & FLAG_TF):
@@ -267,7 +271,7 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
     if result == EMU_FAULT:
         if (c.exc_vector == VEC_GP and op.rm == 0xFF and not is_canonical(c.ea) and
                 on_stack(op) and not misaligned(c, kind)):
-            # The MMU does not know through which segment it was asked (SDM 3A 6.15).
+            # The MMU does not know the segment of the access, so it raised #GP (SDM 3A 6.15).
             c.exc_vector = VEC_SS
         return result
     c.arch.rflags &= ~<u64>FLAG_RF if kind != OP_IRET else ~<u64>0
@@ -288,9 +292,9 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int complete(CpuState* c) noexcept nogil:
-    """Ends the pending instruction after the machine has acted; EMU_NEXT if there is none.
+    """Finish the pending instruction after the machine has acted; EMU_NEXT if there is none.
 
-    EMU_FLOW: go on at c.arch.rip, which a repeated INS may not have moved.  EMU_FAULT: as from
+    EMU_FLOW: continue at c.arch.rip, where a repeated INS may still be.  EMU_FAULT: as from
     `emulate`.
     """
     cdef u32 pending = c.pending
@@ -312,7 +316,7 @@ cdef int complete(CpuState* c) noexcept nogil:
 
 
 cdef int begin_anew(CpuState* c) noexcept nogil:
-    """Goes on with what has waited for a device; EMU_*, as from `emulate` and `deliver`."""
+    """Continue what has waited for a device; EMU_*, as from `emulate` and `deliver`."""
     cdef u32 pending = c.pending
     cdef int result
     c.pending = PENDING_NONE

@@ -1,7 +1,7 @@
-"""SYSCALL, SYSRET, SYSENTER, SYSEXIT (SDM 3A 5.8.7-5.8.8), as Intel's processors do them.
+"""SYSCALL, SYSRET, SYSENTER, SYSEXIT (SDM 3A 5.8.7-5.8.8), as Intel's processors execute them.
 
-Intel and AMD differ: Intel's SYSCALL and SYSRET exist only in 64-bit mode, its SYSENTER and
-SYSEXIT also in IA-32e mode, and its SYSRET raises #GP at CPL 0 for a non-canonical RCX.
+Intel and AMD differ.  On Intel's processors SYSCALL and SYSRET exist only in 64-bit mode, SYSENTER
+and SYSEXIT also in IA-32e mode, and SYSRET raises #GP at CPL 0 for a non-canonical RCX.
 """
 from ringlet.core.state cimport (
     RCX, RDX, RSP, SEG_CS, SEG_SS, AR_L, AR_DB, EMU_FLOW, FLAG_RF, FLAG_VM,
@@ -35,13 +35,13 @@ cdef int op_syscall(CpuState* c, OpInfo* op) noexcept nogil:
     c.arch.gpr[RCX] = next_rip(c, op)
     c.arch.gpr[11] = flags
     set_rflags(c, flags & ~c.arch.sfmask)
-    # The SDM masks the RPL of CS only.
+    # The SDM clears the RPL of CS, but not that of SS.
     switch_code(c, selector & 0xFFFC, selector + 8, 0, True, c.arch.lstar)
     return EMU_FLOW
 
 
 cdef int op_sysret(CpuState* c, OpInfo* op) noexcept nogil:
-    """To 64-bit mode with REX.W (op.size 8), else to compatibility mode."""
+    """SYSRET: returns to 64-bit mode with REX.W (op.size 8), else to compatibility mode."""
     cdef u64 rip = c.arch.gpr[RCX]
     cdef u32 selector = <u32>(c.arch.star >> 48)
     cdef bint wide = op.size == 8

@@ -13,7 +13,7 @@ from ringlet.vcpu.system.registers cimport advance, iopl, mode64, next_rip, writ
 
 
 cdef bint event_waits(CpuState* c) noexcept nogil:
-    """Something wants to be told that interrupts can be delivered now."""
+    """Whether an interrupt, a request or an NMI waits, which the run loop has to handle now."""
     return c.intr != 0 or c.attention != 0 or nmi_due(c)
 
 
@@ -25,7 +25,7 @@ cdef int op_cli(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_sti(CpuState* c, OpInfo* op) noexcept nogil:
-    """STI: interrupts wait one more instruction, if IF was clear (SDM 2B)."""
+    """STI: if IF was clear, interrupts wait for one more instruction (SDM 2B)."""
     if c.arch.cpl > iopl(c):
         return raise_err(c, VEC_GP, 0)
     if c.arch.iflag:
@@ -48,7 +48,10 @@ cdef int op_pushf(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_popf(CpuState* c, OpInfo* op) noexcept nogil:
-    """POPF (SDM 2B): IOPL only at CPL 0, IF only at CPL <= IOPL, never VM, VIF, VIP; RF clears."""
+    """POPF: sets IOPL only at CPL 0, IF only at CPL <= IOPL, and never VM, VIF or VIP; clears RF.
+
+    (SDM 2B POPF.)
+    """
     cdef u64 image = 0
     cdef u64 old = get_rflags(c)
     cdef u64 rsp = c.arch.gpr[RSP]
@@ -75,12 +78,12 @@ cdef int op_popf(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_int(CpuState* c, OpInfo* op, u32 vector, bint privileged) noexcept nogil:
-    """INT n, INT3, and (privileged) INT1.  What delivery raises has the instruction's own RIP."""
+    """INT n, INT3, and (privileged) INT1: a fault in delivery has the instruction's own RIP."""
     return software_interrupt(c, vector, next_rip(c, op), privileged)
 
 
 cdef int op_hlt(CpuState* c, OpInfo* op) noexcept nogil:
-    """HLT ends at once if an interrupt or NMI can be taken."""
+    """HLT: ends at once if an interrupt or NMI can be taken."""
     if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     advance(c, op)
@@ -117,7 +120,7 @@ cdef int op_enter(CpuState* c, OpInfo* op) noexcept nogil:
         if push_values(c, &rsp, &frame, 1, width):
             return EMU_FAULT
     rsp = stack_step(c, rsp, -<long>size)
-    # The final stack pointer is checked as if it were written through.
+    # ENTER checks the final stack pointer as if it wrote through it.
     linear = stack_linear(c, rsp)
     if not is_canonical(linear):
         return raise_err(c, VEC_SS, 0)

@@ -1,7 +1,7 @@
 """Memory accesses of the virtual processor itself: operands, stacks, descriptor tables.
 
-They are checked before they change anything, so that a fault leaves the guest as it was.  EMU_FAULT
-also means that a device has to answer (`ringlet.vcpu.system.mmio`).
+Accesses are checked before they change anything, so that a fault leaves the guest unchanged.
+EMU_FAULT may also mean that a device has to answer (`ringlet.vcpu.system.mmio`).
 """
 from ringlet.core.state cimport (
     SEG_SS, AR_DB, ACC_WRITE, ACC_USER, EMU_FAULT, MEM_FAULT, MEM_MMIO, MEM_OK, VEC_PF,
@@ -14,7 +14,7 @@ from ringlet.vcpu.debug.watch cimport check_aligned, watch
 
 cdef int read_units(CpuState* c, u64 linear, void* dst, u32 size, u32 unit,
                     u32 access) noexcept nogil:
-    """`read_bytes`, of a device in accesses of at most `unit` bytes."""
+    """Read bytes as `read_bytes` does; accesses to a device have at most `unit` bytes."""
     cdef int result = mmu_read(c, linear, dst, size, access)
     if result == MEM_FAULT:
         return EMU_FAULT
@@ -28,7 +28,7 @@ cdef int read_bytes(CpuState* c, u64 linear, void* dst, u32 size, u32 access) no
 
 
 cdef int write_bytes(CpuState* c, u64 linear, const void* src, u32 size, u32 access) noexcept nogil:
-    """Writes all of it or, on a fault, nothing."""
+    """Write all of the bytes or, on a fault, none."""
     cdef int result
     if (linear & 0xFFF) + size > 0x1000:
         if check_write(c, linear, size, access):
@@ -55,7 +55,7 @@ cdef int check(CpuState* c, u64 linear, u32 size, u32 access) noexcept nogil:
 
 
 cdef int check_write(CpuState* c, u64 linear, u32 size, u32 access) noexcept nogil:
-    """Raises what a write of `size` bytes would raise; sets accessed and dirty bits as it would."""
+    """Raise the exceptions and set the accessed and dirty bits of a write of `size` bytes."""
     return check(c, linear, size, access | ACC_WRITE)
 
 
@@ -64,7 +64,7 @@ cdef int check_read(CpuState* c, u64 linear, u32 size, u32 access) noexcept nogi
 
 
 cdef int load(CpuState* c, u64 linear, u32 size, u64* value) noexcept nogil:
-    """A data operand of 1 to 8 bytes at the current privilege, zero-extended."""
+    """Read a data operand of 1 to 8 bytes at the current privilege, zero-extended."""
     value[0] = 0
     if check_aligned(c, linear, size) or read_bytes(c, linear, value, size, user_access(c)):
         return EMU_FAULT
@@ -80,7 +80,7 @@ cdef int store(CpuState* c, u64 linear, u32 size, u64 value) noexcept nogil:
 
 
 cdef u64 stack_linear(CpuState* c, u64 rsp) noexcept nogil:
-    """Linear address of the stack slot at `rsp`: in 64-bit mode no base, else SS's and its size."""
+    """Return the linear address for `rsp`; SS's base and size count only outside 64-bit mode."""
     if mode64(c):
         return rsp
     if c.arch.seg[SEG_SS].ar & AR_DB:
@@ -89,7 +89,7 @@ cdef u64 stack_linear(CpuState* c, u64 rsp) noexcept nogil:
 
 
 cdef u64 stack_step(CpuState* c, u64 rsp, i64 delta) noexcept nogil:
-    """The stack pointer moved by `delta` at the stack's address size (SDM 1 6.2.5)."""
+    """Return the stack pointer moved by `delta`, at the stack's address size (SDM 1 6.2.5)."""
     if mode64(c):
         return rsp + delta
     if c.arch.seg[SEG_SS].ar & AR_DB:
@@ -98,14 +98,14 @@ cdef u64 stack_step(CpuState* c, u64 rsp, i64 delta) noexcept nogil:
 
 
 cdef int check_stack(CpuState* c, u64 linear, u32 size) noexcept nogil:
-    """SDM 3A 6.15: a non-canonical stack reference raises #SS(0), not #GP(0)."""
+    """Raise #SS(0), not #GP(0), for a non-canonical stack reference (SDM 3A 6.15)."""
     if is_canonical(linear) and is_canonical(linear + size - 1):
         return 0
     return raise_err(c, VEC_SS, 0)
 
 
 cdef void find_pop_fault(CpuState* c, u64 linear, u32 count, u32 size) noexcept nogil:
-    """Names in CR2 the value that a processor reads first of those that fault.
+    """Put into CR2 the address of the value at which a processor would fault first.
 
     Returns read RFLAGS, CS and RIP in this order, then SS and RSP.
     """
@@ -121,9 +121,9 @@ cdef void find_pop_fault(CpuState* c, u64 linear, u32 count, u32 size) noexcept 
 
 
 cdef int pop_values(CpuState* c, u64* rsp, u64* words, u32 count, u32 size) noexcept nogil:
-    """Pops `count` (at most 8) values from the stack at `rsp[0]`, which moves; words[0] is lowest.
+    """Pop `count` (at most 8) values from the stack at `rsp[0]`, which moves; words[0] is lowest.
 
-    The register itself is the caller's to write, once nothing can fault any more.
+    The caller writes the register itself, once nothing can fault any more.
     """
     cdef u8 image[64]
     cdef u64 linear = stack_linear(c, rsp[0])
@@ -149,9 +149,9 @@ cdef int pop_value(CpuState* c, u64* rsp, u32 size, u64* value) noexcept nogil:
 
 cdef int write_down(CpuState* c, u64 linear, const void* image, u32 count, u32 size,
                     u32 access) noexcept nogil:
-    """Writes `count` pushed values at once, or none.
+    """Write `count` pushed values, all or none.
 
-    Pushes go downwards, so a page fault is that of the highest value on the page at fault.
+    Pushes go downwards, so a page fault reports the highest value on the faulting page.
     """
     cdef const u8* values = <const u8*>image
     cdef u32 i = count
@@ -180,7 +180,7 @@ cdef int write_down(CpuState* c, u64 linear, const void* image, u32 count, u32 s
 
 
 cdef int push_values(CpuState* c, u64* rsp, const u64* words, u32 count, u32 size) noexcept nogil:
-    """Pushes `count` (at most 8) values of `size` bytes: words[0] ends at the lowest address."""
+    """Push `count` (at most 8) values of `size` bytes; words[0] is at the lowest address."""
     cdef u8 image[64]
     cdef u64 top = stack_step(c, rsp[0], -<i64>(count * size))
     cdef u64 linear = stack_linear(c, top)
@@ -198,7 +198,7 @@ cdef int push_values(CpuState* c, u64* rsp, const u64* words, u32 count, u32 siz
 
 
 cdef int push_frame(CpuState* c, u64 top, const u64* words, u32 count, u32 access) noexcept nogil:
-    """Writes a 64-bit frame of `count` quadwords that ends below `top`, words[0] lowest."""
+    """Write a 64-bit frame of `count` quadwords that ends below `top`; words[0] is lowest."""
     cdef u64 linear = top - 8 * count
     if check_stack(c, linear, 8 * count):
         return EMU_FAULT

@@ -1,9 +1,9 @@
-"""Accesses to devices by what compiled code carries out: instructions, and delivery of events.
+"""Accesses to devices by compiled code: by sensitive instructions and the delivery of events.
 
-Only the machine can answer for a device, so that such an instruction leaves at each access.  It is
-then carried out anew from its start: accesses that were answered are not made again, and reads
-have the values that came.  That asks no more of an instruction than a page fault at the same access
-does: nothing that it reads may have changed before.
+Only the machine can answer for a device, so the instruction leaves at each access.  It then begins
+again from its start: an access that was answered is not repeated, and a read returns the value of
+its answer.  An instruction must be restartable for this, as it must be for a page fault at the same
+access: before the access it changes nothing that it reads.
 """
 from ringlet.core.state cimport (
     ACC_WRITE, DEVICE_MAX, EMU_FAULT, EXIT_MMIO_READ, EXIT_MMIO_WRITE, MEM_FAULT, MEM_OK)
@@ -11,7 +11,7 @@ from ringlet.mmu.mmu cimport mmu_translate, phys_read, phys_write
 
 
 cdef int ask(CpuState* c, u64 phys, u32 size, bint write, u64* value) noexcept nogil:
-    """One access of `size` naturally aligned bytes: done before, or EMU_FAULT to wait for it."""
+    """Make one access of `size` naturally aligned bytes; 0: it was answered; EMU_FAULT: wait."""
     cdef u32 n = c.device_at
     if c.device_waits:
         return EMU_FAULT
@@ -45,7 +45,7 @@ cdef void device_forget(CpuState* c) noexcept nogil:
 
 
 cdef int units(CpuState* c, u64 phys, u8* data, u32 size, u32 unit, bint write) noexcept nogil:
-    """The aligned accesses that `size` bytes of a device's page take."""
+    """Access `size` bytes of a device's page in naturally aligned units."""
     cdef u32 at = 0, now, i
     cdef u64 value
     while at < size:
@@ -70,7 +70,7 @@ cdef int copy(CpuState* c, u64 linear, u8* data, u32 size, u32 unit, u32 access)
     cdef u64 phys = 0
     cdef u32 part, at
     cdef int result
-    # No device may be asked for an instruction that faults.
+    # Check all pages first: an instruction that faults must not access a device.
     at = 0
     while at < size:
         if mmu_translate(c, linear + at, access, &phys) == MEM_FAULT:

@@ -1,7 +1,7 @@
 """Model-specific registers of the virtual processor (SDM vol. 4), and the time-stamp counter.
 
-What is not listed here raises #GP(0), as on a processor without it; Linux probes for most of them
-with an exception handler.
+An MSR that is not listed here raises #GP(0), as on a processor without it.  Linux accesses most
+MSRs with an exception handler.
 """
 from ringlet.core.state cimport (
     RAX, RCX, RDX, SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT,
@@ -31,17 +31,20 @@ cdef enum:
 
 
 cdef u64 read_tsc(CpuState* c) noexcept nogil:
-    """The guest's time-stamp counter: the host's, offset (SDM 3B 17.17)."""
+    """Return the guest's time-stamp counter: the host's plus an offset (SDM 3B 17.17)."""
     return host_ticks() + c.arch.tsc_offset
 
 
 cdef u64 misc_writable() noexcept nogil:
-    # Limit CPUID to leaf 2, and disable NX: the only bits with an effect here.
+    # Only two bits have an effect here: the limit of CPUID to leaf 2, and the disabling of NX.
     return MISC_LIMIT_CPUID | <u64>1 << 34
 
 
 cdef void reset_msrs(CpuState* c) noexcept nogil:
-    """Values after power-up (SDM 3A table 9-1, vol. 4), FEATURE_CONTROL locked as firmware does."""
+    """Set the MSRs to their values after power-up (SDM 3A table 9-1, vol. 4).
+
+    FEATURE_CONTROL is locked, as firmware leaves it.
+    """
     cdef u32 i
     c.arch.star = c.arch.lstar = c.arch.cstar = c.arch.sfmask = c.arch.kernel_gs_base = 0
     c.arch.sysenter_cs = c.arch.sysenter_esp = c.arch.sysenter_eip = 0
@@ -57,15 +60,17 @@ cdef void reset_msrs(CpuState* c) noexcept nogil:
         c.arch.mtrr_fixed[i] = 0
 
 cdef u64 arch_capabilities() noexcept nogil:
-    """IA32_ARCH_CAPABILITIES: a processor immune to what the bits name, so that guests mitigate
-    nothing.  RDCL_NO IBRS_ALL SKIP_L1DFL SSB_NO MDS_NO PSCHANGE_MC_NO TAA_NO SBDR_SSDP_NO FBSDP_NO
-    PSDP_NO BHI_NO PBRSB_NO GDS_NO RFDS_NO ITS_NO."""
+    """Return IA32_ARCH_CAPABILITIES of an immune processor, so that guests use no mitigations.
+
+    The bits are RDCL_NO IBRS_ALL SKIP_L1DFL SSB_NO MDS_NO PSCHANGE_MC_NO TAA_NO SBDR_SSDP_NO
+    FBSDP_NO PSDP_NO BHI_NO PBRSB_NO GDS_NO RFDS_NO ITS_NO.
+    """
     return (1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 13 | 1 << 14 |
             1 << 15 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27 | <u64>1 << 62)
 
 
 cdef int fixed_mtrr(u32 index) noexcept nogil:
-    """Index in mtrr_fixed, or -1."""
+    """Return an MSR's index in mtrr_fixed, or -1."""
     if index == MSR_MTRR_FIX64K_00000:
         return 0
     if MSR_MTRR_FIX16K_80000 <= index <= MSR_MTRR_FIX16K_A0000:
@@ -95,7 +100,7 @@ cdef u32 base_mhz(CpuState* c) noexcept nogil:
 
 
 cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
-    """RDMSR without its privilege check: 0 or EMU_FAULT."""
+    """Read an MSR without the privilege check of RDMSR: 0 or EMU_FAULT."""
     cdef int fixed
     if index == MSR_TSC:
         value[0] = read_tsc(c)
@@ -112,7 +117,8 @@ cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
     elif index == MSR_BIOS_SIGN_ID:
         value[0] = <u64>MICROCODE_REVISION << 32
     elif index == MSR_PLATFORM_INFO:
-        # Maximum non-turbo ratio in units of 100 MHz; CPUID faulting is not offered.
+        # MSR_PLATFORM_INFO has the maximum non-turbo ratio, in units of 100 MHz; it does not offer
+        # CPUID faulting.
         value[0] = <u64>(base_mhz(c) / 100 & 0xFF) << 8
     elif index == MSR_MTRRCAP:
         value[0] = MTRR_PAIRS | MTRR_FIXED_SUPPORTED | MTRR_WC_SUPPORTED
@@ -176,7 +182,7 @@ cdef int write_mtrr(CpuState* c, u32 index, u64 value) noexcept nogil:
     if value >> physical_bits(c):
         return raise_err(c, VEC_GP, 0)
     if index & 1:
-        if value & 0x7FF:                      # PHYSMASK: bit 11 is V, the lower ones reserved
+        if value & 0x7FF:                      # PHYSMASK: bit 11 is V, lower bits are reserved
             return raise_err(c, VEC_GP, 0)
     elif value & 0xF00 or not memory_types(value & 0xFF, False):
         return raise_err(c, VEC_GP, 0)
@@ -185,7 +191,7 @@ cdef int write_mtrr(CpuState* c, u32 index, u64 value) noexcept nogil:
 
 
 cdef int write_apic_base(CpuState* c, u64 value) noexcept nogil:
-    """IA32_APIC_BASE: its mode changes are those of SDM 3A figure 10-27."""
+    """Write IA32_APIC_BASE, with the mode changes that SDM 3A figure 10-27 allows."""
     cdef u64 old, reserved = 0x2FF | (0 if offers_x2apic(c) else APIC_EXTD)
     if value >> physical_bits(c) or value & reserved:
         return raise_err(c, VEC_GP, 0)
@@ -223,10 +229,13 @@ cdef void move_tsc(CpuState* c, u64 delta) noexcept nogil:
 
 
 cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
-    """WRMSR without its privilege check: 0, EMU_FLOW, EMU_FAULT, or EMU_EXIT, which is done."""
+    """Write an MSR without the privilege check of WRMSR: 0, EMU_FLOW, EMU_FAULT or EMU_EXIT.
+
+    After EMU_EXIT the write is done.
+    """
     cdef u64 delta
     if index == MSR_TSC:
-        # Writing the counter moves IA32_TSC_ADJUST by as much (SDM 3B 17.17.3).
+        # A write to the counter moves IA32_TSC_ADJUST by the same amount (SDM 3B 17.17.3).
         delta = value - read_tsc(c)
         move_tsc(c, delta)
     elif index == MSR_TSC_ADJUST:
@@ -238,14 +247,15 @@ cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
             return raise_err(c, VEC_GP, 0)
         c.arch.spec_ctrl = value
     elif index == MSR_PRED_CMD and cpuid_bit(c, 7, 0, CPUID_EDX, 26):
-        # IBPB: the host's own switches between processes do it.
+        # IBPB needs no action: the host issues barriers when it switches between processes.
         if value & ~<u64>1:
             return raise_err(c, VEC_GP, 0)
     elif index == MSR_FLUSH_CMD and cpuid_bit(c, 7, 0, CPUID_EDX, 28):
         if value & ~<u64>1:
             return raise_err(c, VEC_GP, 0)
     elif index == MSR_BIOS_UPDT_TRIG or index == MSR_BIOS_SIGN_ID or index == MSR_MCG_STATUS:
-        # No microcode to load; the revision is read after writing 0 and CPUID, and stays.
+        # There is no microcode to load.  Software writes 0 and executes CPUID before it reads the
+        # revision, which does not change.
         if index == MSR_MCG_STATUS and value:
             return raise_err(c, VEC_GP, 0)
     elif index == MSR_SYSENTER_CS:
@@ -276,7 +286,7 @@ cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
     elif MSR_X2APIC_FIRST <= index <= MSR_X2APIC_LAST:
         return apic_write_msr(c, index, value)
     elif index == MSR_XSS and cpuid_bit(c, 0xD, 1, 0, 3):
-        # No supervisor state component is offered.
+        # The processor offers no supervisor state component.
         if value:
             return raise_err(c, VEC_GP, 0)
     elif index == MSR_EFER:
@@ -302,7 +312,7 @@ cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
             return raise_err(c, VEC_GP, 0)
         c.arch.tsc_aux = value
     else:
-        # Unknown, or read-only as MTRRCAP and the locked FEATURE_CONTROL.
+        # The MSR is unknown, or read-only like MTRRCAP and the locked FEATURE_CONTROL.
         return raise_err(c, VEC_GP, 0)
     return 0
 
@@ -364,7 +374,7 @@ cdef int op_rdtscp(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_rdpmc(CpuState* c, OpInfo* op) noexcept nogil:
-    """RDPMC: there are no counters, so every index is invalid."""
+    """RDPMC: raises #GP(0), because there are no counters and so every index is invalid."""
     return raise_err(c, VEC_GP, 0)
 
 

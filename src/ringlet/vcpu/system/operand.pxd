@@ -1,4 +1,4 @@
-"""What of an instruction's bytes its operation still needs: opcode, prefixes, ModRM."""
+"""Parts of a sensitive instruction's bytes: opcode, REX prefix, base of its memory operand."""
 from ringlet.core.state cimport OpInfo, u8, u32
 
 cdef u32 opcode_of(OpInfo* op) noexcept nogil

@@ -1,4 +1,4 @@
-"""What of an instruction's bytes its operation still needs: the opcode behind the prefixes."""
+"""Parts of a sensitive instruction's bytes: opcode, REX prefix, base of its memory operand."""
 from ringlet.core.state cimport SEG_FS, SEG_GS
 
 
@@ -12,20 +12,21 @@ cdef u32 first_opcode(OpInfo* op) noexcept nogil:
     cdef u32 i = 0
     while i < 15 and is_prefix(op.bytes[i]):
         i += 1
-    # A REX prefix stands last; outside 64-bit mode these bytes are INC and DEC, which are not ops.
+    # REX is the last prefix.  Outside 64-bit mode these bytes are INC and DEC, which are not
+    # sensitive.
     if op.bytes[i] & 0xF0 == 0x40 and i < 14:
         i += 1
     return i
 
 
 cdef u32 opcode_index(OpInfo* op) noexcept nogil:
-    """Index in op.bytes of the last opcode byte (of the one- and two-byte maps)."""
+    """Return the index in op.bytes of the last opcode byte (of the one- and two-byte maps)."""
     cdef u32 i = first_opcode(op)
     return i + 1 if op.bytes[i] == 0x0F else i
 
 
 cdef u32 opcode_of(OpInfo* op) noexcept nogil:
-    """The opcode: 00h-FFh, or 100h plus the second byte after 0Fh."""
+    """Return the opcode: 00h-FFh, or 100h plus the byte after 0Fh."""
     cdef u32 i = first_opcode(op)
     if op.bytes[i] == 0x0F:
         return 0x100 | op.bytes[i + 1]
@@ -33,7 +34,7 @@ cdef u32 opcode_of(OpInfo* op) noexcept nogil:
 
 
 cdef u32 rex_of(OpInfo* op) noexcept nogil:
-    """The REX prefix, or 0."""
+    """Return the REX prefix, or 0."""
     cdef u32 i = first_opcode(op)
     if i and op.bytes[i - 1] & 0xF0 == 0x40:
         return op.bytes[i - 1]
@@ -41,7 +42,7 @@ cdef u32 rex_of(OpInfo* op) noexcept nogil:
 
 
 cdef bint on_stack(OpInfo* op) noexcept nogil:
-    """Whether the ModRM memory operand belongs to SS: its base is RSP or RBP (SDM 1 3.7.4)."""
+    """Whether SS is the segment of the ModRM operand: its base is RSP or RBP (SDM 1 3.7.4)."""
     cdef u32 at = opcode_index(op) + 1
     cdef u32 mod = op.bytes[at] >> 6
     cdef u32 base = op.bytes[at] & 7

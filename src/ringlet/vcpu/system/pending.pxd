@@ -1,22 +1,22 @@
-"""Instructions that leave for Python in their middle: what `complete` still has to do for them.
+"""Instructions that leave for Python before their end, and the rest that `complete` does.
 
-The OpInfo is copied: Python may run devices that write guest code, and so drop the fragment that
-owned it.
+The OpInfo is copied, because Python may run devices that write guest code, and so drop the fragment
+that owns it.
 """
 from ringlet.core.state cimport CpuState, OpInfo, u8, u16, u32, u64, EMU_EXIT, EXIT_EMULATE
 
 cdef enum Pending:
     PENDING_NONE = 0
-    PENDING_IN = 1          # io_data goes to the accumulator
-    PENDING_INS = 2         # io_data goes to memory, then RDI and RCX step
-    PENDING_TRAP = 3        # done, but a single-step trap follows
-    # What waits for a device's answer, to be begun anew (ringlet.vcpu.system.mmio):
-    PENDING_OP = 4          # pending_op
+    PENDING_IN = 1          # store io_data in the accumulator
+    PENDING_INS = 2         # store io_data in memory, then step RDI and RCX
+    PENDING_TRAP = 3        # the instruction is done; raise the single-step trap
+    # These wait for a device's answer, and begin again after it (ringlet.vcpu.system.mmio):
+    PENDING_OP = 4          # the instruction pending_op
     PENDING_EVENT = 5       # the delivery of `event`
-    PENDING_STORE = 6       # INS, whose pending_data goes to memory
+    PENDING_STORE = 6       # the store of pending_data by INS
 
 cdef inline int leave_emulate(CpuState* c, OpInfo* op) noexcept nogil:
-    """Hand the instruction to the general emulator with the bytes that it was fetched as."""
+    """Leave the instruction to the general emulator, with its bytes as they were fetched."""
     cdef int i
     for i in range(16):
         c.insn[i] = op.bytes[i]

@@ -1,7 +1,7 @@
 """IN, OUT, INS and OUTS: permission, and the exits to the machine (SDM 1 ch. 19).
 
-A repeated string instruction leaves once an element, so that interrupts and faults find it at an
-exact place, as on the processor.
+A repeated string instruction leaves once for each element.  So interrupts and faults come between
+elements, as on a processor.
 """
 from ringlet.core.state cimport (
     RAX, RCX, RDX, RSI, RDI, SEG_ES, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, AR_UNUSABLE, EMU_FAULT,
@@ -18,9 +18,10 @@ cdef enum:
 
 
 cdef int check_port(CpuState* c, u32 port, u32 size) noexcept nogil:
-    """CPL > IOPL needs a clear bit for each byte of the port in the TSS (SDM 1 19.5.2).
+    """Check the permission: CPL > IOPL needs clear bits in the TSS's bitmap (SDM 1 19.5.2).
 
-    The processor reads two bytes of the map, both of which must lie within the TSS's limit.
+    There is one bit for each byte of the port.  The processor reads two bytes of the bitmap, both
+    of which must lie within the TSS's limit.
     """
     cdef u16 base = 0
     cdef u16 bits = 0
@@ -42,7 +43,7 @@ cdef int check_port(CpuState* c, u32 port, u32 size) noexcept nogil:
 
 
 cdef u32 port_of(CpuState* c, OpInfo* op) noexcept nogil:
-    """DX, or the immediate of E4h-E7h."""
+    """Return the port: DX, or the immediate of opcodes E4h-E7h."""
     if opcode_of(op) & 0xFC == 0xE4:
         return <u32>op.imm & 0xFF
     return <u32>c.arch.gpr[RDX] & 0xFFFF
@@ -79,7 +80,7 @@ cdef int op_out(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef u64 index_linear(CpuState* c, OpInfo* op, u32 reg, u32 segment) noexcept nogil:
-    """Linear address of a string operand: only FS and GS have a base in 64-bit mode."""
+    """Return the linear address of a string operand; in 64-bit mode only FS and GS have a base."""
     cdef u64 offset = c.arch.gpr[reg]
     if not c.key & KEY_MODE64:
         offset &= 0xFFFF if op.flags & OPF_ADDR32 else <u64>0xFFFFFFFF
@@ -96,7 +97,7 @@ cdef bint repeated(OpInfo* op) noexcept nogil:
 
 
 cdef bint narrow(CpuState* c, OpInfo* op) noexcept nogil:
-    """32-bit addresses: the registers are ESI, EDI, ECX, written zero-extended."""
+    """Whether addresses have 32 bits: the registers are ESI, EDI, ECX, written zero-extended."""
     return op.flags & OPF_ADDR32 != 0 or not c.key & KEY_MODE64
 
 
@@ -108,7 +109,7 @@ cdef bint exhausted(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef void step(CpuState* c, OpInfo* op, u32 reg) noexcept nogil:
-    """Moves the index and the count past one element, and RIP on if the instruction is done."""
+    """Step the index and the count past one element, and RIP if the instruction is done."""
     cdef u64 delta = -<u64>op.size if c.arch.rflags & FLAG_DF else <u64>op.size
     cdef u32 width = 4 if narrow(c, op) else 8
     write_gpr(c, reg, c.arch.gpr[reg] + delta, width)
@@ -120,9 +121,9 @@ cdef void step(CpuState* c, OpInfo* op, u32 reg) noexcept nogil:
 
 
 cdef int op_ins(CpuState* c, OpInfo* op) noexcept nogil:
-    """INS: the element's place is checked before the device is asked.
+    """INS: checks the memory operand before it asks the device.
 
-    The permission is checked even where RCX is 0, as processors do.
+    The permission is checked even if RCX is 0, as processors do.
     """
     cdef u64 linear
     if begin(c, op, <u32>c.arch.gpr[RDX] & 0xFFFF):

@@ -3,7 +3,7 @@ from ringlet.core.state cimport (
     CpuState, OpInfo, u8, u16, u32, u64, i64,
     SEG_CS, SEG_SS, SEG_FS, SEG_GS, AR_L, AR_DB, AR_UNUSABLE, FLAG_TF,
     BLOCK_SLOTS_K, BLOCK_SLOTS_U)
-# The control registers' bits, for importers that need the predicates below as well.
+# The bits of control registers, for importers that also need the predicates below.
 from ringlet.core.control_bits cimport (
     CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE, CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG,
     CR4_VME, CR4_PVI, CR4_TSD, CR4_DE, CR4_PSE, CR4_PAE, CR4_MCE, CR4_PGE, CR4_PCE, CR4_OSFXSR,
@@ -26,11 +26,11 @@ cdef enum:
     AR_CODE = 8
 
 cdef inline bint long_mode(CpuState* c) noexcept nogil:
-    """IA-32e mode: IA32_EFER.LMA."""
+    """Whether the processor is in IA-32e mode: IA32_EFER.LMA."""
     return (c.arch.efer & EFER_LMA) != 0
 
 cdef inline bint mode64(CpuState* c) noexcept nogil:
-    """64-bit mode: IA-32e mode and CS.L."""
+    """Whether the processor is in 64-bit mode: IA-32e mode and CS.L."""
     return long_mode(c) and (c.arch.seg[SEG_CS].ar & AR_L) != 0
 
 cdef inline u64 next_rip(CpuState* c, OpInfo* op) noexcept nogil:

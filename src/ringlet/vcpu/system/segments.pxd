@@ -1,4 +1,4 @@
-"""Segment registers, LDTR, TR, and the instructions that look at descriptors."""
+"""Segment registers and the FS and GS bases."""
 from ringlet.core.state cimport CpuState, OpInfo, Segment, u8, u16, u32, u64
 from ringlet.vcpu.system.descriptors cimport Descriptor
 

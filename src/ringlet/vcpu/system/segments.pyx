@@ -1,7 +1,7 @@
 """Segment registers: loads with their checks, pushes and pops, and the FS and GS bases.
 
-In 64-bit mode the bases of ES, CS, SS and DS and all limits are ignored by accesses, but the
-loads check as ever (SDM 3A 3.4.4, 5.6).
+In 64-bit mode, accesses ignore all limits and the bases of ES, CS, SS and DS, but loads make the
+same checks as in other modes (SDM 3A 3.4.4, 5.6).
 """
 from ringlet.core.state cimport (
     RSP, SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, AR_S, AR_P, AR_UNUSABLE, EMU_FAULT,
@@ -19,7 +19,7 @@ from ringlet.vcpu.system.registers cimport (
 
 
 cdef int check_stack_segment(CpuState* c, u32 selector, u32 cpl, Descriptor* d) noexcept nogil:
-    """Reads and checks the descriptor for SS at privilege `cpl`; the selector is not null."""
+    """Read and check the descriptor for SS at privilege `cpl`; the selector is not null."""
     if require(c, selector, d):
         return EMU_FAULT
     if (selector & 3 != cpl or not d.ar & AR_S or d.ar & AR_CODE or not d.ar & AR_WRITABLE or
@@ -45,7 +45,7 @@ cdef int load_stack_segment(CpuState* c, u32 selector) noexcept nogil:
 
 
 cdef int load_segment(CpuState* c, u32 index, u32 selector) noexcept nogil:
-    """Loads SS, DS, ES, FS or GS as MOV does: 0 or EMU_FAULT, which changes nothing."""
+    """Load SS, DS, ES, FS or GS as MOV does: 0 or EMU_FAULT, which changes nothing."""
     cdef Descriptor d
     if index == SEG_SS:
         return load_stack_segment(c, selector)
@@ -69,7 +69,7 @@ cdef int load_segment(CpuState* c, u32 index, u32 selector) noexcept nogil:
 
 cdef void set_segment(CpuState* c, u32 index, u32 selector, u64 base, u32 limit,
         u32 ar) noexcept nogil:
-    """Sets a segment register without a descriptor (loaders, snapshots, gdb); CS sets the CPL."""
+    """Set a segment register without a descriptor (loaders, snapshots, gdb); CS sets the CPL."""
     c.arch.seg[index].selector = <u16>selector
     c.arch.seg[index].base = base
     c.arch.seg[index].limit = limit
@@ -80,7 +80,7 @@ cdef void set_segment(CpuState* c, u32 index, u32 selector, u64 base, u32 limit,
 
 
 cdef int op_mov_from_seg(CpuState* c, OpInfo* op) noexcept nogil:
-    """MOV r/m, Sreg: 16 bits to memory; a 32- or 64-bit register is zero-extended."""
+    """MOV r/m, Sreg: stores 16 bits in memory; zero-extends to a 32- or 64-bit register."""
     cdef u32 index = op.reg & 7
     if index > SEG_GS:
         return raise_exc(c, VEC_UD)
@@ -107,7 +107,7 @@ cdef int op_mov_to_seg(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef u32 named_segment(OpInfo* op) noexcept nogil:
-    """The segment register that a PUSH, POP or LDS-like opcode names."""
+    """Return the segment register that the opcode of PUSH, POP, LSS, LFS or LGS names."""
     cdef u32 opcode = opcode_of(op)
     if opcode < 0x100:
         return (opcode >> 3) & 3              # 06h PUSH ES ... 1Fh POP DS
@@ -142,9 +142,9 @@ cdef int op_pop_seg(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_load_far(CpuState* c, OpInfo* op) noexcept nogil:
-    """LSS, LFS, LGS: an offset of the operand's size, then the selector.
+    """LSS, LFS, LGS: load an offset of the operand's size, then the selector.
 
-    m16:64 exists with REX.W on Intel's processors; AMD's take it as m16:32.
+    On Intel's processors REX.W selects m16:64; AMD's read m16:32.
     """
     cdef u64 offset = 0
     cdef u64 selector = 0
@@ -168,7 +168,7 @@ cdef int op_swapgs(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_read_base(CpuState* c, OpInfo* op, u32 index) noexcept nogil:
-    """RDFSBASE, RDGSBASE."""
+    """RDFSBASE and RDGSBASE."""
     if not c.key & KEY_MODE64 or not c.arch.cr4 & CR4_FSGSBASE:
         return raise_exc(c, VEC_UD)
     write_gpr(c, op.rm, c.arch.seg[index].base, op.size)
@@ -176,7 +176,7 @@ cdef int op_read_base(CpuState* c, OpInfo* op, u32 index) noexcept nogil:
 
 
 cdef int op_write_base(CpuState* c, OpInfo* op, u32 index) noexcept nogil:
-    """WRFSBASE, WRGSBASE: 32 bits zero-extend; a non-canonical base raises #GP(0)."""
+    """WRFSBASE and WRGSBASE: zero-extend 32 bits; a non-canonical base raises #GP(0)."""
     cdef u64 base = c.arch.gpr[op.rm]
     if not c.key & KEY_MODE64 or not c.arch.cr4 & CR4_FSGSBASE:
         return raise_exc(c, VEC_UD)

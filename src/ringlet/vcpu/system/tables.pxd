@@ -1,4 +1,4 @@
-"""Descriptor-table registers and the instructions that only look at descriptors."""
+"""Descriptor-table registers, and the instructions that only inspect descriptors."""
 from ringlet.core.state cimport CpuState, OpInfo, u8, u16, u32, u64
 
 cdef int op_sgdt(CpuState* c, OpInfo* op) noexcept nogil

@@ -12,7 +12,7 @@ from ringlet.vcpu.system.registers cimport (
 
 
 cdef int store_table(CpuState* c, TableReg* table) noexcept nogil:
-    """SGDT, SIDT: not privileged, as UMIP is hidden.  16 bits of limit, then the base."""
+    """SGDT, SIDT: store 16 bits of limit, then the base; not privileged, as UMIP is hidden."""
     cdef u8 image[10]
     cdef u32 i
     cdef u32 size = 10 if c.key & KEY_MODE64 else 6
@@ -88,7 +88,7 @@ cdef int source_selector(CpuState* c, OpInfo* op, u32* selector) noexcept nogil:
 
 
 cdef int require_system(CpuState* c, u32 selector, u32 kind, Descriptor* d) noexcept nogil:
-    """The 16-byte descriptor for LLDT or LTR: in the GDT, of that type, well formed, present."""
+    """Read the 16-byte descriptor for LLDT or LTR: in the GDT, of type `kind`, valid, present."""
     cdef int result
     if selector & 4:
         return raise_err(c, VEC_GP, selector_error(selector))
@@ -121,7 +121,7 @@ cdef int op_lldt(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_ltr(CpuState* c, OpInfo* op) noexcept nogil:
-    """LTR: the TSS must be available, and becomes busy in memory."""
+    """LTR: requires an available TSS and marks it busy in memory."""
     cdef u32 selector = 0
     cdef Descriptor d
     cdef u8 access
@@ -148,14 +148,14 @@ cdef void set_zf(CpuState* c, bint value) noexcept nogil:
 
 
 cdef bint visible(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
-    """Whether CPL and RPL may see a descriptor; conforming code is seen by all."""
+    """Whether a descriptor is accessible at CPL and RPL; conforming code always is."""
     if d.ar & AR_S and d.ar & AR_CODE and d.ar & AR_CONFORMING:
         return True
     return dpl_of(d.ar) >= c.arch.cpl and dpl_of(d.ar) >= selector & 3
 
 
 cdef int inspect(CpuState* c, OpInfo* op, u32* selector, Descriptor* d) noexcept nogil:
-    """Reads the descriptor of the source operand: DESC_OK, DESC_OUTSIDE (also null), EMU_FAULT."""
+    """Read the source operand's descriptor: DESC_OK, DESC_OUTSIDE (also if null) or EMU_FAULT."""
     if source_selector(c, op, selector):
         return EMU_FAULT
     if is_null(selector[0]):
@@ -176,7 +176,7 @@ cdef int op_lar(CpuState* c, OpInfo* op) noexcept nogil:
             kind != SYS_TSS_BUSY and kind != SYS_CALL_GATE):
         set_zf(c, False)
         return EMU_NEXT
-    # Bits 19:16, part of the limit, are undefined in the result.
+    # Bits 19:16 of the result are undefined; in the descriptor they belong to the limit.
     write_gpr(c, op.reg, (d.low >> 32) & (0xFF00 if op.size == 2 else 0xF0FF00), op.size)
     set_zf(c, True)
     return EMU_NEXT

@@ -1,7 +1,7 @@
 """Far CALL, JMP, RET and IRET in IA-32e mode (SDM 3A 5.8).
 
-64-bit call gates are the only gates here; a TSS or a task gate raises #GP, as there is no task
-switching in IA-32e mode (SDM 3A 7.7).
+The only gates are 64-bit call gates.  A TSS or a task gate raises #GP, because IA-32e mode has no
+task switching (SDM 3A 7.7).
 """
 from ringlet.core.state cimport (
     RSP, SEG_ES, SEG_CS, SEG_SS, SEG_GS, AR_S, AR_P, AR_L, AR_DB, AR_UNUSABLE,
@@ -25,7 +25,7 @@ cdef bint is_code(u32 ar) noexcept nogil:
 
 
 cdef int check_target(CpuState* c, u32 ar, u32 limit, u64 rip) noexcept nogil:
-    """The target must be canonical in 64-bit code, within the limit elsewhere."""
+    """Check that the target is canonical in 64-bit code, or within the limit in other code."""
     if ar & AR_L:
         if is_canonical(rip):
             return 0
@@ -42,7 +42,7 @@ cdef void enter_code(CpuState* c, Descriptor* d, u32 selector, u32 cpl, u64 rip)
 
 
 cdef int read_target(CpuState* c, OpInfo* op, u64* offset, u32* selector) noexcept nogil:
-    """The far pointer of JMP or CALL: in memory, or (not in 64-bit mode) immediate."""
+    """Read the far pointer of JMP or CALL, in memory or (not in 64-bit mode) immediate."""
     cdef u64 value = 0
     if op.rm != 0xFF:
         offset[0] = op.imm & (0xFFFF if op.size == 2 else <u64>0xFFFFFFFF)
@@ -55,7 +55,7 @@ cdef int read_target(CpuState* c, OpInfo* op, u64* offset, u32* selector) noexce
 
 
 cdef int check_direct(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
-    """A code segment reached without a gate: no change of privilege (SDM 3A 5.8.1)."""
+    """Check a code segment reached without a gate: the CPL does not change (SDM 3A 5.8.1)."""
     if d.ar & AR_L and d.ar & AR_DB:
         return raise_err(c, VEC_GP, selector_error(selector))
     if d.ar & AR_CONFORMING:
@@ -70,7 +70,7 @@ cdef int check_direct(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
 
 cdef int read_gate(CpuState* c, u32 selector, Descriptor* cs, u32* cs_selector,
                    u64* rip) noexcept nogil:
-    """A 64-bit call gate and the code segment it names (SDM 3A 5.8.3.1)."""
+    """Read a 64-bit call gate and the code segment that it names (SDM 3A 5.8.3.1)."""
     cdef Descriptor gate
     cdef int result = read_wide_descriptor(c, selector, &gate)
     if result == EMU_FAULT:
@@ -94,7 +94,7 @@ cdef int read_gate(CpuState* c, u32 selector, Descriptor* cs, u32* cs_selector,
 
 cdef int far_target(CpuState* c, OpInfo* op, bint jump, Descriptor* cs, u32* selector, u64* rip,
                     bint* gated) noexcept nogil:
-    """Where a far jump or call leads, by a code segment or a call gate (`gated`)."""
+    """Find the target of a far jump or call, in a code segment or by a call gate (`gated`)."""
     gated[0] = False
     if read_target(c, op, rip, selector):
         return EMU_FAULT
@@ -109,7 +109,7 @@ cdef int far_target(CpuState* c, OpInfo* op, bint jump, Descriptor* cs, u32* sel
     gated[0] = True
     if read_gate(c, selector[0], cs, selector, rip):
         return EMU_FAULT
-    # A jump cannot change the privilege.
+    # A jump cannot change the CPL.
     if jump and not cs.ar & AR_CONFORMING and dpl_of(cs.ar) != c.arch.cpl:
         return raise_err(c, VEC_GP, selector_error(selector[0]))
     if not cs.ar & AR_P:
@@ -131,7 +131,7 @@ cdef int op_jmp_far(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int call_inner(CpuState* c, OpInfo* op, Descriptor* cs, u32 selector, u64 rip) noexcept nogil:
-    """A call through a gate to a more privileged ring: new stack from the TSS, null SS."""
+    """Call through a gate to a more privileged ring: new stack from the TSS, null SS."""
     cdef u64 frame[4]
     cdef u64 rsp = 0
     cdef u32 cpl = dpl_of(cs.ar)
@@ -180,7 +180,7 @@ cdef int op_call_far(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int check_return_code(CpuState* c, u32 selector, Descriptor* cs) noexcept nogil:
-    """CS of a return: to the same or an outer ring."""
+    """Check CS of a return, which must lead to the same or an outer ring."""
     cdef u32 rpl = selector & 3
     if is_null(selector):
         return raise_err(c, VEC_GP, 0)
@@ -200,7 +200,7 @@ cdef int check_return_code(CpuState* c, u32 selector, Descriptor* cs) noexcept n
 
 cdef int check_return_stack(CpuState* c, u32 selector, Descriptor* cs, u32 cpl,
                             Descriptor* ss) noexcept nogil:
-    """SS of a return to ring `cpl`; a null one only for 64-bit code of rings 0 to 2."""
+    """Check SS of a return to ring `cpl`; it may be null for 64-bit code in rings 0 to 2."""
     if is_null(selector):
         if not cs.ar & AR_L or cpl == 3 or selector & 3 != cpl:
             return raise_err(c, VEC_GP, 0)
@@ -216,7 +216,7 @@ cdef void load_return_stack(CpuState* c, u32 selector, Descriptor* ss, u32 cpl) 
 
 
 cdef void drop_inner_segments(CpuState* c, u32 cpl) noexcept nogil:
-    """Data segments too privileged for the outer ring become null (SDM 3A 5.8.6)."""
+    """Make data segments null that are too privileged for the outer ring (SDM 3A 5.8.6)."""
     cdef u32 i
     cdef u32 ar
     for i in range(6):
@@ -234,7 +234,7 @@ cdef u64 returned_rsp(Descriptor* cs, u64 rsp) noexcept nogil:
 
 
 cdef int op_ret_far(CpuState* c, OpInfo* op) noexcept nogil:
-    """RET far, with op.imm bytes of parameters dropped (from both stacks if the ring changes)."""
+    """RET far: drops op.imm bytes of parameters, from both stacks if the ring changes."""
     cdef Descriptor cs, ss
     cdef u64 words[2]
     cdef u64 outer[2]
@@ -271,7 +271,7 @@ cdef int op_ret_far(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef void return_flags(CpuState* c, u64 image, u32 size) noexcept nogil:
-    """RFLAGS from IRET's image, as far as the ring that executes it may (SDM 2A IRET)."""
+    """Load RFLAGS from IRET's image, as far as the current CPL allows (SDM 2A IRET)."""
     cdef u64 mask = (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_TF | FLAG_DF |
                      FLAG_OF | FLAG_NT)
     if size > 2:
@@ -286,9 +286,9 @@ cdef void return_flags(CpuState* c, u64 image, u32 size) noexcept nogil:
 
 
 cdef int op_iret(CpuState* c, OpInfo* op) noexcept nogil:
-    """IRET, IRETD, IRETQ.  From 64-bit mode SS:RSP is always popped; NT raises #GP(0).
+    """IRET, IRETD, IRETQ: in 64-bit mode SS:RSP is always popped; NT raises #GP(0).
 
-    It unblocks NMIs even if it faults (SDM 3A 6.7.1).
+    IRET unblocks NMIs even if it faults (SDM 3A 6.7.1).
     """
     cdef Descriptor cs, ss
     cdef u64 words[5]
@@ -320,7 +320,7 @@ cdef int op_iret(CpuState* c, OpInfo* op) noexcept nogil:
 
     return_flags(c, words[2], op.size)
     if not c.arch.dr[7] & DR7_ENABLES:
-        # Nothing looks at RF then, and nothing would clear it after the next instruction.
+        # In that case RF has no effect, and nothing would clear it after the next instruction.
         c.arch.rflags &= ~<u64>FLAG_RF
     if with_stack:
         load_return_stack(c, stack_selector, &ss, cpl)
@@ -330,7 +330,7 @@ cdef int op_iret(CpuState* c, OpInfo* op) noexcept nogil:
         drop_inner_segments(c, cpl)
     enter_code(c, &cs, selector, cpl, words[0])
     if c.pf_waits and c.arch.rip == c.pf_rip:
-        # The page is there by now, most often: mapping it spares the host fault that would.
+        # By now the guest has usually mapped the page; mapping it here avoids another host fault.
         c.pf_waits = 0
         mmu_prefill(c, c.pf_linear, c.pf_access)
     return EMU_FLOW
