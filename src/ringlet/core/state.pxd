@@ -127,16 +127,10 @@ cpdef enum Exit:
     EXIT_LEARN = 12      # the translator found an instruction shape that it has not learned
     EXIT_EOI = 13        # the guest has ended a level-triggered interrupt, vector io_data
     EXIT_DEBUG = 14      # stopped for a debugger (ringlet.vcpu.debug.stops)
-<<<<<<< HEAD
-    EXIT_NO_RAM = 15     # code is to be run where there is no RAM
-    EXIT_NOT_64 = 16     # code that is not 64-bit is to be run
-    EXIT_DIRECT = 18     # a direct process is wanted (ringlet.vcpu.direct)
-    EXIT_BLOCK = 17      # a block begins, and somebody asked (ringlet.vcpu.debug.blocks)
-=======
     EXIT_NO_RAM = 15     # the guest executes where there is no RAM
     EXIT_NOT_64 = 16     # the guest executes code that is not 64-bit
     EXIT_BLOCK = 17      # a block begins, as requested (ringlet.vcpu.debug.blocks)
->>>>>>> main
+    EXIT_DIRECT = 18     # a direct process is wanted (ringlet.vcpu.direct)
 
 # The ways in which translated code leaves.
 cdef enum:
