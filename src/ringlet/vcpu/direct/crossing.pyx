@@ -40,7 +40,7 @@ cdef enum:
     USER_DATA = 0x2B
     USER_FLAGS = 0x244DD5        # RFLAGS that CPL 3 can change: arithmetic, DF, NT, AC, ID
     # A save area of our own, in place of the kernel's: 832 bytes and what says so.
-    VECTORS_AT = 0x2000          # in the shared memory, behind a first frame
+    VECTORS_AT = 0x3000          # in the shared memory, behind a first frame
     AREA_BYTES = 464             # struct _fpx_sw_bytes
     AREA_BV = 512
     AREA_SIZE = 832
