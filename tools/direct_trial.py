@@ -7,7 +7,7 @@ zygote = Zygote()
 real = engine.Engine.__call__
 def call(self, memory):
     cpu = real(self, memory)
-    cpu.execute_directly(lambda files: zygote.make(files, cpuid_faults=True), int(__import__("os").environ.get("DIRECT", "16")))
+    cpu.execute_directly(lambda files: zygote.make(files, cpuid_faults=True), int(__import__("os").environ.get("DIRECT", "16")), always=bool(__import__("os").environ.get("ALWAYS")), cpuid=False)
     return cpu
 if __import__("os").environ.get("DIRECT") != "0":
     engine.Engine.__call__ = call

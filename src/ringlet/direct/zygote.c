@@ -59,6 +59,7 @@ void stub(void)
         "    mov 32(%%rbx), %%r10\n"
         "    mov 40(%%rbx), %%r8\n"
         "    mov 48(%%rbx), %%r9\n"
+        "    movq $0, 48(%%rbx)\n"            /* the guest's programs do not know its frames */
         "    mov %%r13, %%rcx\n"
         "    shl $32, %%rcx\n"
         "    xor %%rcx, %%r10\n"
@@ -71,10 +72,12 @@ void stub(void)
         "    syscall\n"
         "stub_call:\n"
         "    mov %%rax, 56(%%rbx)\n"
-        "    shr $63, %%rax\n"
-        "    or %%eax, shared + %c[failed](%%rip)\n"
         "    add $64, %%rbx\n"
-        "    jmp next\n"
+        "    test %%rax, %%rax\n"
+        "    jns next\n"
+        /* The guest's code does not go on with a memory that it should not have. */
+        "    movl $1, shared + %c[failed](%%rip)\n"
+        "    jmp hand_over\n"
         "return:\n"
         "    mov shared + %c[selectors](%%rip), %%rcx\n"
         "    mov %%ecx, %%ds\n"

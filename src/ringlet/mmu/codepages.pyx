@@ -6,24 +6,29 @@ the chains of mapped leaves, so its cost depends only on the number of windows t
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.mmu.layout cimport ENTRIES, ENTRY_BITS, Mmu, Node, Region, leaf_rights, leaf_size
 from ringlet.mmu.mappings cimport settle, window_protect
-from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_test, lowest_bit
+from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_clear, bit_test, lowest_bit
 from ringlet.mmu.regions cimport make_room
 
 
 cdef void protect_chain(Mmu* m, u32 chained, u64 phys, bint writable) noexcept nogil:
-    """Change one page's protection in every window of a chain that may be written through."""
+    """Change one page's protection in every window of a chain that may be written through.  A
+    direct process may execute only code pages."""
     cdef Node* node
     cdef Region* r
     cdef u64 size
     cdef u32 entry
+    cdef bint ran
     while chained:
         node = &m.nodes[chained >> ENTRY_BITS]
         entry = chained & (ENTRIES - 1)
-        if bit_test(node.writable, entry):
-            r = &m.regions[node.region]
+        r = &m.regions[node.region]
+        ran = r.direct and writable and (node.level > 1 or bit_test(node.runs, entry))
+        if ran:
+            bit_clear(node.runs, entry)
+        if ran or bit_test(node.writable, entry):
             size = leaf_size(node.level)
             window_protect(m, r, node.linear + entry * size + (phys & (size - 1)), PAGE_SIZE,
-                           leaf_rights(node, entry, writable))
+                           leaf_rights(node, entry, writable and bit_test(node.writable, entry)))
             if node.level > 1:
                 if not writable:
                     r.holes += 1

@@ -20,6 +20,8 @@ from ringlet.mmu.ram cimport GuestRam, RamViewer, is_ram, ram_at
 ctypedef void (*unmapped_hook)(CpuState* c, u64 linear, u64 pages) noexcept nogil
 ctypedef void (*dropped_hook)(CpuState* c, u32 space) noexcept nogil
 ctypedef void (*left_hook)(CpuState* c, MapTarget* target) noexcept nogil
+ctypedef bint (*clean_hook)(CpuState* c, const u8* page) noexcept nogil
+ctypedef bint (*seam_hook)(CpuState* c, const u8* before, const u8* page) noexcept nogil
 
 cdef enum:
     NODES = 16384
@@ -93,7 +95,7 @@ cdef struct Node:
     u64 mapped[8]      # a leaf mapped in the window,
     u64 writable[8]    # mapped for writing, but for code pages,
     u64 fetched[8]     # instructions were fetched through it,
-    u64 runs[8]        # mapped for execution, in a direct process,
+    u64 runs[8]        # a small page mapped for execution, in a direct process,
     u64 down[8]        # a table with a node of its own, whose index is in next[]
     u64 copy[512]      # entries as used
     u32 next[512]      # chain of all mapped leaves of the same guest frame; or the node below
@@ -161,6 +163,8 @@ cdef struct Mmu:
     unmapped_hook unmapped
     dropped_hook dropped
     left_hook left
+    clean_hook clean
+    seam_hook seam_clean
     # --- regions
     u64 arena          # host address of the first stride
     u64 arena_size

@@ -18,6 +18,11 @@ ctypedef void (*space_dropped_fn)(CpuState* c, u32 space) noexcept nogil
 # The address space that a direct process was attached to is gone, and nothing is mapped there.
 ctypedef void (*left_fn)(CpuState* c, MapTarget* target) noexcept nogil
 
+# Tell whether a direct process may execute a page, but for its first bytes; and these, with what
+# begins on the page before it (NULL: unknown).
+ctypedef bint (*clean_fn)(CpuState* c, const u8* page) noexcept nogil
+ctypedef bint (*seam_fn)(CpuState* c, const u8* before, const u8* page) noexcept nogil
+
 # --- guest physical memory
 cdef u8* ram_host(CpuState* c, u64 phys) noexcept nogil              # NULL: no RAM there
 cdef int phys_read(CpuState* c, u64 phys, void* dst, u64 size) noexcept nogil   # MEM_OK | MEM_MMIO
@@ -59,10 +64,17 @@ cdef void mmu_prefill(CpuState* c, u64 linear, u32 access) noexcept nogil
 # memory is `target`: its addresses are the linear ones.
 cdef MapTarget* mmu_direct(CpuState* c) noexcept nogil      # NULL: there is none
 cdef void mmu_direct_attach(CpuState* c, MapTarget* target) noexcept nogil
+# Part the space that was loaded least recently, but for the current one, from its process; False:
+# there is none.
+cdef bint mmu_direct_yield(CpuState* c) noexcept nogil
+# Part the current space from its process.
+cdef void mmu_direct_leave(CpuState* c) noexcept nogil
 # Make an access possible there: MEM_OK, MEM_FAULT, MEM_MMIO, or -1: it is not to be had.
 cdef int mmu_direct_fault(CpuState* c, u64 linear, u32 access) noexcept nogil
-# `left` is called when an address space that has a direct process is forgotten.
-cdef void mmu_direct_notify(CpuState* c, left_fn left) noexcept nogil
+# `left` is called when an address space that has a direct process is forgotten, the others before
+# it may execute a page.
+cdef void mmu_direct_notify(CpuState* c, left_fn left, clean_fn clean,
+                            seam_fn seam_clean) noexcept nogil
 
 # --- events of the guest
 cdef void mmu_load_cr3(CpuState* c) noexcept nogil       # c.arch.cr3 was written: compare, switch slots

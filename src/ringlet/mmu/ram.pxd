@@ -36,8 +36,10 @@ cdef struct GuestRam:
     u64 span           # bytes reserved from there
     u64 low_end        # guest physical address where RAM from 0 ends, at most 3 GiB
     u64 high_end       # where RAM from 4 GiB ends; 4 GiB if there is none
-    u64* code          # bitmap of the frames that translations come from
-    u64 code_size      # bytes
+    u64* code          # bitmap of the frames that translations come from, or direct processes run
+    u64* passed        # of code pages, those that direct processes may run
+    u64* refused       # and those that they may not; the others have not been screened
+    u64 code_size      # bytes of each bitmap
     RamViewer* viewers
     u32 extent_count
     int fd             # of RAM's own memfd

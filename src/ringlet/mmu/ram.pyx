@@ -89,8 +89,10 @@ cdef int map_all(GuestRam* g, u64 size) except -1:
     # A bit for each frame, and a word beyond for those who read whole words.
     g.code_size = ((g.span >> PAGE_SHIFT >> 6) + 2) * 8
     g.code = <u64*>host_map(g.code_size)
-    if g.code == NULL:
-        raise MemoryError("no memory for the bitmap of code pages")
+    g.passed = <u64*>host_map(g.code_size)
+    g.refused = <u64*>host_map(g.code_size)
+    if g.code == NULL or g.passed == NULL or g.refused == NULL:
+        raise MemoryError("no memory for the bitmaps of code pages")
     return 0
 
 
@@ -105,6 +107,8 @@ cdef void ram_destroy(GuestRam* g) noexcept:
     if g.fd >= 0:
         close(g.fd)
     host_unmap(g.code, g.code_size)
+    host_unmap(g.passed, g.code_size)
+    host_unmap(g.refused, g.code_size)
     free(g)
 
 
@@ -144,11 +148,14 @@ cdef void protect_code(GuestRam* g, u64 phys) noexcept nogil:
 
 
 cdef void unprotect_code(GuestRam* g, u64 phys) noexcept nogil:
-    """Make the page of `phys` a plain page: nothing that was translated from it is left."""
+    """Make the page of `phys` a plain page: nothing that was translated from it is left, and no
+    direct process runs it from here on."""
     cdef u64 page = phys & ~<u64>(PAGE_SIZE - 1)
     if not is_ram(g, phys) or not is_code(g, phys):
         return
     bit_clear(g.code, phys >> PAGE_SHIFT)
+    bit_clear(g.passed, phys >> PAGE_SHIFT)
+    bit_clear(g.refused, phys >> PAGE_SHIFT)
     page_rights(g, page, True)
 
 

@@ -139,17 +139,18 @@ cdef void name_anew(Mmu* m, u32 owner) noexcept nogil:
     m.owners[owner].epoch = m.epoch
 
 
-cdef void strip(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
-    """Take all regions and the identity from an owner."""
+cdef void give_back(CpuState* c, Mmu* m, u32 owner, bint all_regions) noexcept nogil:
+    """Take an owner's regions in its direct process, or all that it has."""
     cdef Owner* o = &m.owners[owner]
+    cdef u32* link = &o.regions
     cdef Region* r
-    cdef u32 i, after
-    cdef u32 id = o.id
-    m.quiet = 1
-    i = o.regions
-    while i:
+    cdef u32 i
+    while link[0]:
+        i = link[0]
         r = &m.regions[i]
-        after = r.next
+        if not all_regions and not r.direct:
+            link = &r.next
+            continue
         if owner == m.space or owner == m.group:
             hide(c, r)
         if forget_region(c, m, r) or r.holes or r.maps:
@@ -159,6 +160,7 @@ cdef void strip(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
             if not r.direct:
                 m.maps -= r.maps
             r.maps = 0
+        link[0] = r.next
         r.owner = 0
         if r.direct:
             r.next = m.direct_free
@@ -166,11 +168,25 @@ cdef void strip(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
         else:
             r.next = m.region_free
             m.region_free = i
-        i = after
-    m.quiet = 0
+
+
+cdef void leave_direct(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
+    """Part an address space from its direct process, in which nothing of it stays mapped."""
+    cdef Owner* o = &m.owners[owner]
     if o.direct != NULL:
+        give_back(c, m, owner, False)
         m.left(c, o.direct)
         o.direct = NULL
+
+
+cdef void strip(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
+    """Take all regions and the identity from an owner."""
+    cdef Owner* o = &m.owners[owner]
+    cdef u32 id = o.id
+    m.quiet = 1
+    give_back(c, m, owner, True)
+    m.quiet = 0
+    leave_direct(c, m, owner)
     o.regions = 0
     o.id = 0
     o.unrecorded = 0
@@ -233,6 +249,16 @@ cdef u32 direct_region(Mmu* m, u32 slot) noexcept nogil:
     return 0
 
 
+cdef u32 oldest_direct(Mmu* m) noexcept nogil:
+    """Return the least recently loaded space, but the current one, with a direct process; 0: none."""
+    cdef u32 i, found = 0
+    for i in range(1, FIRST_GROUP):
+        if m.owners[i].direct != NULL and i != m.space \
+                and (not found or m.owners[i].stamp < m.owners[found].stamp):
+            found = i
+    return found
+
+
 cdef u32 direct_region_take(CpuState* c, Mmu* m, u32 slot) noexcept nogil:
     """Lend a region in the direct process of the current space to a slot.  Return 0 if the spaces
     that are loaded have all."""
@@ -242,10 +268,10 @@ cdef u32 direct_region_take(CpuState* c, Mmu* m, u32 slot) noexcept nogil:
     if not m.direct_free:
         c.n_regions_full += 1
     while not m.direct_free:
-        victim = oldest(m, 1, FIRST_GROUP)
+        victim = oldest_direct(m)
         if not victim:
             return 0
-        evict(c, m, victim)
+        leave_direct(c, m, victim)
     i = m.direct_free
     r = &m.regions[i]
     m.direct_free = r.next

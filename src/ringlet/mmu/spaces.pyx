@@ -369,10 +369,10 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
     # One call both drops the old page and shows the new one, and the next touch needs no signal.
     if walk(c, m, linear, &w) and quietly(m, r, &w):
         if level == 1 and w.leaf == 1:
-            fill(c, m, region, &w)
+            fill(c, m, region, &w, False)
             return
         window_unmap(m, r, linear & ~(size - 1), size)
-        fill(c, m, region, &w)
+        fill(c, m, region, &w, False)
         return
     window_unmap(m, r, linear & ~(size - 1), size)
     settle(m, r)

@@ -92,6 +92,8 @@ def _counters() -> dict[str, int]:
         "mmio_writes": <size_t>&c.n_mmio_writes,
         "direct_runs": <size_t>&c.n_direct_runs, "direct_calls": <size_t>&c.n_direct_calls,
         "direct_faults": <size_t>&c.n_direct_faults, "direct_steps": <size_t>&c.n_direct_steps,
+        "direct_holds": <size_t>&c.n_direct_holds, "direct_spaces": <size_t>&c.n_direct_spaces,
+        "direct_backs": <size_t>&c.n_direct_backs, "direct_lost": <size_t>&c.n_direct_lost,
         "jump_tables": <size_t>&c.n_jump_tables, "spaces_full": <size_t>&c.n_spaces_full,
         "groups_full": <size_t>&c.n_groups_full, "regions_full": <size_t>&c.n_regions_full,
         "nodes_full": <size_t>&c.n_nodes_full, "maps_full": <size_t>&c.n_maps_full,

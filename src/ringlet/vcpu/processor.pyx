@@ -17,7 +17,9 @@ from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy, cache_f
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.direct.process cimport DirectProcess
 from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_direct_notify, mmu_flush_all
-from ringlet.vcpu.direct.target cimport DirectState, SPACES_MAX, space_add, space_left
+from ringlet.vcpu.direct.target cimport (
+    DIRECT_ALWAYS, DIRECT_AUTO, DirectSpace, DirectState, SPACES_MAX, space_add, space_clean, space_left,
+    space_seam_clean)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
@@ -205,32 +207,49 @@ cdef class Processor(ProcessorState):
             elif kind != EXIT_NONE:
                 return kind
 
-    def execute_directly(self, make: Callable[[list[int]], DirectProcess], int limit) -> None:
-        """Run code of CPL 3 in processes that `make` makes of the files of RAM, at most `limit`."""
+    def execute_directly(self, make: Callable[[list[int]], DirectProcess], int limit, *,
+                         bint always, bint cpuid) -> None:
+        """Run code of CPL 3 in processes that `make` makes of the files of RAM, at most `limit`.
+
+        `always`: in every address space at once.  `cpuid`: CPUID needs translation.
+        """
         cdef DirectState* state = <DirectState*>calloc(1, sizeof(DirectState))
         if state == NULL:
             raise MemoryError("direct processes")
         state.limit = min(limit, SPACES_MAX)
+        state.policy.mode = DIRECT_ALWAYS if always else DIRECT_AUTO
+        state.policy.us = max(1, self.c.arch.tsc_khz // 1000)
+        state.cpuid = cpuid
         self.direct_make = make
         self.direct_processes = []
         self.c.direct = state
-        mmu_direct_notify(self.c, space_left)
+        mmu_direct_notify(self.c, space_left, space_clean, space_seam_clean)
 
     cdef make_direct(self):
         cdef DirectProcess process
         cdef DirectState* state = <DirectState*>self.c.direct
+        cdef DirectSpace* space
         cdef int files[8]
         cdef list found = []
         cdef u32 i
         for i in range(self.ram.extent_count):
             if self.ram.extents[i].fd not in found:
                 found.append(self.ram.extents[i].fd)
-        process = self.direct_make(found)
-        process.begin()
+        for i in range(state.count):
+            space = &state.spaces[i]
+            if space.dead and not space.attached and space.process != NULL:
+                self.direct_processes[i] = None
+                space.process = NULL
+        try:
+            process = self.direct_make(found)
+        except OSError:
+            # The host allows no more: those that there are serve in turn.
+            state.limit = state.count
+            return
         for i in range(len(found)):
             files[i] = found[i]
-        self.direct_processes.append(process)
-        space_add(state, &process.d, files, len(found))
+        i = space_add(state, &process.d, files, len(found))
+        self.direct_processes[i:i + 1] = [process]
 
     cdef int answer(self, u64 value) except -1:
         """Pass a device's answer to the instruction that waits; return an `Exit` or EXIT_NONE."""

@@ -5,18 +5,21 @@ frame of its next trap.  System calls, page faults and requests to stop are seen
 else stops the process, translated code performs the instruction at RIP, with its exact exception.
 """
 from ringlet.core.state cimport *
-from ringlet.core.host cimport host_fence
+from ringlet.core.host cimport host_fence, host_ticks
 from ringlet.core.ops cimport OP_SYSCALL
 from ringlet.direct.process cimport (
-    Direct, DIRECT_STACK, DIRECT_STACK_SIZE, DIRECT_STUB, DIRECT_TRAPPED, DIRECT_DEAD, FRAME_CR2,
+    Direct, DIRECT_STACK, DIRECT_STACK_SIZE, DIRECT_STUB, DIRECT_DEAD, DIRECT_INTERRUPTED, FRAME_CR2,
     FRAME_ERROR, FRAME_FLAGS, FRAME_R8, FRAME_RAX, FRAME_RBP, FRAME_RBX, FRAME_RCX, FRAME_RDI,
     FRAME_RDX, FRAME_RIP, FRAME_RSI, FRAME_RSP, FRAME_SELECTORS, FRAME_TRAP, FRAME_XSAVE,
     direct_frame, direct_resume, direct_wait)
-from ringlet.mmu.mmu cimport mmu_direct, mmu_direct_attach, mmu_direct_fault
-from ringlet.vcpu.direct.target cimport DirectSpace, DirectState, MAPS_MAX, space_find, space_of
+from ringlet.mmu.mmu cimport (
+    mmu_direct, mmu_direct_attach, mmu_direct_fault, mmu_direct_leave, mmu_direct_yield)
+from ringlet.vcpu.direct.policy cimport policy_ran, policy_refused
+from ringlet.vcpu.direct.target cimport (
+    DirectSpace, DirectState, MAPS_MAX, space_begin, space_find, space_lose, space_of)
 from ringlet.vcpu.system.dispatch cimport emulate
 from ringlet.vcpu.system.host_fpu cimport AREA_FDP, AREA_FIP, AREA_FOP
-from ringlet.vcpu.system.registers cimport CR0_AM, CR0_EM, CR0_TS, DR7_ENABLES
+from ringlet.vcpu.system.registers cimport CR0_AM, CR4_TSD
 from ringlet.vcpu.system.x87 cimport (
     FPU_DATA, FPU_INSTRUCTION, guest_opcode, guest_pointer, load_pointer)
 
@@ -31,8 +34,6 @@ cdef extern from * nogil:
     void ringlet_load_vectors(const void* area)
 
 cdef enum:
-    SIG_ILL = 4
-    SIG_TRAP = 5
     SIG_SEGV = 11
     SIG_URG = 23
     SIG_SYS = 31
@@ -49,6 +50,7 @@ cdef enum:
     SIGINFO = 304 + 8            # in the frame
     CONTEXT = 8 + 40             # registers in the frame
     ARCH_X86_64 = 0xC000003E
+    DIRECT_OWN = 0x11000         # bytes from DIRECT_STUB that are ours
 
 
 cdef inline u64 host_of(Direct* d, u64 linear) noexcept nogil:
@@ -161,69 +163,99 @@ cdef inline bint loads_as_is(u32 selector) noexcept nogil:
 
 
 cdef bint eligible(CpuState* c) noexcept nogil:
-    """The host's processor does the same with the guest's code as the virtual one."""
-    return (c.key & KEY_MODE64 and not c.key & KEY_STEP
-            and not c.arch.inhibit and not c.arch.db_pending
-            and not c.arch.dr[7] & DR7_ENABLES and not c.arch.cr0 & (CR0_TS | CR0_EM)
+    """The host's processor does the same with the guest's code as the virtual one.
+
+    In the key are the mode, CPL 3, no steps or breakpoints, and x87, SSE and AVX as the host has
+    them.
+    """
+    return (c.key == (KEY_MODE64 | 3) and not c.arch.inhibit and not c.arch.db_pending
+            and not c.arch.tsc_offset and not c.arch.cr4 & CR4_TSD
             and c.arch.seg[SEG_CS].selector == USER_CODE
             and c.arch.seg[SEG_SS].selector == USER_DATA
             and loads_as_is(c.arch.seg[SEG_DS].selector)
             and loads_as_is(c.arch.seg[SEG_ES].selector)
             and loads_as_is(c.arch.seg[SEG_FS].selector)
             and loads_as_is(c.arch.seg[SEG_GS].selector)
-            and not c.arch.rflags & (FLAG_IOPL | FLAG_TF) and not c.arch.rip >> 47)
+            and not c.arch.rflags & FLAG_IOPL and not c.arch.rip >> 47)
 
 
-cdef void lose(CpuState* c, DirectSpace* s) noexcept nogil:
-    """The process is dead or was attacked: it is used no more, and the program gets a fault."""
-    s.dead = 1
+cdef int hold(CpuState* c) noexcept nogil:
+    """Go on with translated code until CPL 3 is entered anew."""
+    c.n_direct_holds += 1
+    c.direct_held = 1
+    return CROSS_NOT
+
+
+cdef int step(CpuState* c) noexcept nogil:
+    """Carry out the instruction at RIP by translated code."""
+    c.n_direct_steps += 1
     (<DirectState*>c.direct).step = 1
-    raise_err(c, VEC_GP, 0)
-
-
-cdef int trapped(CpuState* c, DirectState* all, DirectSpace* s, u32 sig) noexcept nogil:
-    cdef Direct* d = s.process
-    cdef u64* f = d.registers
-    cdef OpInfo op
-    cdef u64 linear = f[FRAME_CR2]
-    cdef u32 access
-    cdef int r
-    if sig == SIG_SYS and not f[FRAME_RIP] >> 47:
-        # struct siginfo follows the context: si_arch tells SYSCALL from INT 80h.
-        c.arch.rip -= 2
-        if (<u32*>(<u8*>f - CONTEXT + SIGINFO + 28))[0] != ARCH_X86_64:
-            all.step = 1
-            return CROSS_AGAIN
-        op.rip = c.arch.rip
-        op.op = OP_SYSCALL
-        op.length = 2
-        op.size = 8
-        op.seg = SEG_NONE
-        op.flags = 0
-        op.imm = op.resume = 0
-        c.n_direct_calls += 1
-        return CROSS_RAISED if emulate(c, &op) == EMU_FAULT else CROSS_AGAIN
-    if sig == SIG_SEGV and f[FRAME_TRAP] == VEC_PF:
-        c.n_direct_faults += 1
-        access = <u32>f[FRAME_ERROR] & (ACC_WRITE | ACC_FETCH)
-        r = mmu_direct_fault(c, linear, access)
-        if r == MEM_OK:
-            return CROSS_AGAIN
-        if r == MEM_FAULT:
-            return CROSS_RAISED
-        all.step = 1
-        return CROSS_AGAIN
-    if sig != SIG_URG:
-        c.n_direct_steps += 1
-        all.step = 1
     return CROSS_AGAIN
 
 
-cdef int run(CpuState* c, DirectState* all, DirectSpace* s) noexcept nogil:
+cdef int refuse(CpuState* c, DirectSpace* s) noexcept nogil:
+    """The process is dead, or no more what it should be.  The program goes on translated, from
+    where it was."""
+    space_lose(c, s)
+    mmu_direct_leave(c)
+    policy_refused(c)
+    return CROSS_NOT
+
+
+cdef int attacked(CpuState* c, DirectSpace* s) noexcept nogil:
+    """The process has left its code for ours: the program gets a fault."""
+    refuse(c, s)
+    raise_err(c, VEC_GP, 0)
+    return CROSS_RAISED
+
+
+cdef int system_call(CpuState* c, Direct* d) noexcept nogil:
+    cdef OpInfo op
+    c.arch.rip -= 2
+    # struct siginfo follows the context: si_arch tells SYSCALL from INT 80h.
+    if (<u32*>(<u8*>d.registers - CONTEXT + SIGINFO + 28))[0] != ARCH_X86_64:
+        return step(c)
+    op.rip = c.arch.rip
+    op.op = OP_SYSCALL
+    op.length = 2
+    op.size = 8
+    op.seg = SEG_NONE
+    op.flags = 0
+    op.imm = op.resume = 0
+    c.n_direct_calls += 1
+    return CROSS_RAISED if emulate(c, &op) == EMU_FAULT else CROSS_AGAIN
+
+
+cdef int page_fault(CpuState* c, Direct* d) noexcept nogil:
+    cdef u64* f = d.registers
+    cdef int r
+    c.n_direct_faults += 1
+    r = mmu_direct_fault(c, f[FRAME_CR2], <u32>f[FRAME_ERROR] & (ACC_WRITE | ACC_FETCH))
+    if r == MEM_OK:
+        return CROSS_AGAIN
+    return CROSS_RAISED if r == MEM_FAULT else hold(c)
+
+
+cdef int trapped(CpuState* c, Direct* d) noexcept nogil:
+    """See to a trap.  What the process says of it can be forged, but only to what the program could
+    cause itself."""
+    cdef u32 sig = d.control.signal
+    if sig == SIG_SYS and c.arch.rip >= 2 and not c.arch.rip >> 47:
+        return system_call(c, d)
+    if sig == SIG_SEGV and d.registers[FRAME_TRAP] == VEC_PF \
+            and is_canonical(d.registers[FRAME_CR2]):
+        return page_fault(c, d)
+    return CROSS_AGAIN if sig == SIG_URG else step(c)
+
+
+cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
     cdef Direct* d = s.process
+    cdef u64 begun
     cdef int r
     put_registers(c, d)
     put_vectors(c, d)
+    d.control.signal = 0
+    d.control.failed = 0
     c.direct_pidfd = d.pidfd
     host_fence()
     if c.attention:
@@ -231,19 +263,22 @@ cdef int run(CpuState* c, DirectState* all, DirectSpace* s) noexcept nogil:
         c.direct_pidfd = 0
         return CROSS_AGAIN
     c.n_direct_runs += 1
+    begun = host_ticks()
     direct_resume(d)
-    while True:
+    r = DIRECT_INTERRUPTED
+    while r == DIRECT_INTERRUPTED:
         r = direct_wait(d)
-        if r == DIRECT_TRAPPED or r == DIRECT_DEAD:
-            break
     c.direct_pidfd = 0
     host_fence()
-    if r == DIRECT_DEAD or not direct_frame(d) \
-            or d.registers[FRAME_RIP] - DIRECT_STUB < 0x1000 or not take_vectors(c, d):
-        lose(c, s)
-        return CROSS_RAISED
+    policy_ran(c, host_ticks() - begun)
+    if r == DIRECT_DEAD or not d.control.signal:
+        return refuse(c, s)
+    if not direct_frame(d) or d.registers[FRAME_RIP] - DIRECT_STUB < DIRECT_OWN \
+            or not is_canonical(d.registers[FRAME_RIP]) \
+            or d.registers[FRAME_SELECTORS] & 0xFFFF != USER_CODE or not take_vectors(c, d):
+        return attacked(c, s)
     take_registers(c, d)
-    return trapped(c, all, s, d.control.signal)
+    return trapped(c, d)
 
 
 cdef int cross(CpuState* c) noexcept nogil:
@@ -252,12 +287,21 @@ cdef int cross(CpuState* c) noexcept nogil:
     if not eligible(c):
         return CROSS_NOT
     s = space_of(mmu_direct(c))
+    if s != NULL and s.dead:
+        return refuse(c, s)
+    if s != NULL and s.maps > MAPS_MAX:
+        mmu_direct_leave(c)
+        s.maps = 0
+        s = NULL
     if s == NULL:
         s = space_find(all)
+        if s == NULL and all.count < all.limit:
+            return CROSS_MAKE
+        if s == NULL and mmu_direct_yield(c):
+            s = space_find(all)
         if s == NULL:
-            return CROSS_MAKE if all.count < all.limit else CROSS_NOT
-        s.attached = 1
+            policy_refused(c)
+            return CROSS_NOT
+        space_begin(s)
         mmu_direct_attach(c, &s.target)
-    if s.dead:
-        return CROSS_NOT
-    return run(c, all, s)
+    return run(c, s)

@@ -3,16 +3,20 @@
 Nothing is mapped while the virtual processor runs: calls become commands, which the process carries
 out before it goes on with the guest's code.  It never runs with fewer.
 """
-from ringlet.core.state cimport CpuState, u32, u64
+from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.direct.process cimport (
-    Direct, DIRECT_AGAIN, DIRECT_COMMANDS, DIRECT_END, DIRECT_RAM, DIRECT_STUB, DIRECT_TOP,
-    DIRECT_TRAPPED, direct_answer, direct_command_add, direct_wait)
+    Direct, DIRECT_AGAIN, DIRECT_COMMANDS, DIRECT_DEAD, DIRECT_END, DIRECT_INTERRUPTED, DIRECT_RAM,
+    DIRECT_SHARED_SIZE, DIRECT_STACK, DIRECT_STUB, DIRECT_TOP, direct_answer, direct_command_add,
+    direct_frame, direct_signal, direct_wait)
+from ringlet.direct.screening cimport page_clean, seam_clean
 from ringlet.mmu.map_target cimport (
     MAP_AT_ONCE, MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE)
 from ringlet.mmu.pages cimport PAGE_SHIFT
 from ringlet.mmu.ram cimport Extent
 
 cdef enum:
+    SIG_KILL = 9
+    FIRST_FRAME = 0x1000     # in the shared memory
     CALL_MMAP = 9
     CALL_MPROTECT = 10
     CALL_MUNMAP = 11
@@ -34,19 +38,20 @@ cdef inline u64 protection(u32 rights) noexcept nogil:
 
 cdef void add(DirectSpace* s, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4,
               u64 a5) noexcept nogil:
+    cdef int r
     if s.dead:
         return
     # The last place is for what ends the list.
     if s.process.commands == DIRECT_COMMANDS - 1:
         direct_command_add(s.process, <u64>DIRECT_AGAIN, 0, 0, 0, 0, 0, 0)
         direct_answer(s.process)
-        while True:
+        r = DIRECT_INTERRUPTED
+        while r == DIRECT_INTERRUPTED:
             r = direct_wait(s.process)
-            if r == DIRECT_TRAPPED:
-                break
-            if r == 0:
-                s.dead = 1
-                return
+        if r == DIRECT_DEAD or s.process.control.failed:
+            s.dead = 1
+            return
+    s.maps += 1
     direct_command_add(s.process, number, a0, a1, a2, a3, a4, a5)
 
 
@@ -72,7 +77,6 @@ cdef bint space_map(MapTarget* t, u64 address, const Extent* extent, u32 rights,
         return False
     for i in range(s.files):
         if s.file[i] == extent.fd:
-            s.maps += 1
             add(s, CALL_MMAP, address, size, protection(rights),
                 SHARED_FIXED | (POPULATE if flags & MAP_AT_ONCE else 0), DIRECT_RAM + i,
                 extent.offset)
@@ -108,15 +112,13 @@ cdef DirectSpace* space_of(MapTarget* target) noexcept nogil:
     return <DirectSpace*>target.context if target != NULL else NULL
 
 
-cdef bint space_add(DirectState* s, Direct* process, const int* files, u32 count) noexcept nogil:
+cdef u32 space_add(DirectState* s, Direct* process, const int* files, u32 count) noexcept nogil:
     cdef DirectSpace* space
     cdef u32 i, index = s.count
     for i in range(s.count):
-        if s.spaces[i].dead and not s.spaces[i].attached:
+        if s.spaces[i].process == NULL:
             index = i
             break
-    if index == SPACES_MAX or count > FILES:
-        return False
     space = &s.spaces[index]
     if index == s.count:
         s.count += 1
@@ -133,13 +135,13 @@ cdef bint space_add(DirectState* s, Direct* process, const int* files, u32 count
     space.target.protect = space_protect
     space.target.context = space
     space.target.ballast = 0
-    return True
+    return index
 
 
 cdef DirectSpace* space_find(DirectState* s) noexcept nogil:
     cdef u32 i
     for i in range(s.count):
-        if not s.spaces[i].attached and not s.spaces[i].dead:
+        if s.spaces[i].process != NULL and not s.spaces[i].attached and not s.spaces[i].dead:
             return &s.spaces[i]
     return NULL
 
@@ -147,3 +149,29 @@ cdef DirectSpace* space_find(DirectState* s) noexcept nogil:
 cdef void space_left(CpuState* c, MapTarget* target) noexcept nogil:
     # The MMU has unmapped all its regions.
     space_of(target).attached = 0
+
+
+cdef void space_begin(DirectSpace* s) noexcept nogil:
+    cdef u64* word = <u64*>(<u8*>s.process.control + FIRST_FRAME)
+    cdef u64* end = <u64*>(<u8*>s.process.control + DIRECT_SHARED_SIZE)
+    # Registers of the last program are in its frames.
+    while word < end:
+        word[0] = 0
+        word += 1
+    s.process.control.frame = DIRECT_STACK + 0x1000
+    direct_frame(s.process)
+    s.attached = 1
+
+
+cdef void space_lose(CpuState* c, DirectSpace* s) noexcept nogil:
+    s.dead = 1
+    direct_signal(s.process.pidfd, SIG_KILL)
+    c.n_direct_lost += 1
+
+
+cdef bint space_clean(CpuState* c, const u8* page) noexcept nogil:
+    return page_clean(page, (<DirectState*>c.direct).cpuid)
+
+
+cdef bint space_seam_clean(CpuState* c, const u8* before, const u8* page) noexcept nogil:
+    return seam_clean(before, page, (<DirectState*>c.direct).cpuid)
