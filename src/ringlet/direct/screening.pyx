@@ -24,6 +24,7 @@ cdef enum:
     MEETS = 64               # bytes after which the chains that begin there have met
     SEAM = 240               # bytes of a page from which to decode to its end, and some beyond
     SEAM_END = 320
+    HLT = 0xF4
     # What follows an opcode.
     MODRM = 1
     IMM8 = 2
@@ -276,6 +277,25 @@ cdef bint seam_clean(const u8* before, const u8* page, bint cpuid) noexcept nogi
     return sequence_clean(code, SEAM_END, SEAM - STARTS, SEAM + MEETS, cpuid)
 
 
+cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
+    cdef u64[64] seen
+    cdef u32 start, at, i, length, kind = PLAIN
+    for i in range(PAGE):
+        copy[i] = page[i]
+    for i in range(64):
+        seen[i] = 0
+    for start in range(STARTS):
+        at = start
+        while at < PAGE and not seen[at >> 6] >> (at & 63) & 1:
+            seen[at >> 6] |= <u64>1 << (at & 63)
+            length = instruction(page, at, PAGE, cpuid, &kind)
+            if kind != PLAIN and at >= MEETS and at + length < PAGE:
+                for i in range(at, at + length):
+                    copy[i] = HLT
+            at += length
+    return page_clean(copy, cpuid)
+
+
 def clean(page: bytes, following: bytes = b"\x90" * PAGE, *, cpuid: bool = False) -> bool:
     """Tell whether code may run directly on a page, and on from there to the page that follows it.
 
@@ -285,6 +305,15 @@ def clean(page: bytes, following: bytes = b"\x90" * PAGE, *, cpuid: bool = False
         raise ValueError("a page has 4,096 bytes")
     return (page_clean(page, cpuid) and seam_clean(NULL, page, cpuid)
             and seam_clean(page, following, cpuid))
+
+
+def replace(page: bytes, *, cpuid: bool = False) -> bytes | None:
+    """Return a page on which sensitive instructions are replaced, or None if it has other bytes for
+    which it is refused."""
+    cdef bytearray copy = bytearray(PAGE)
+    if len(page) != PAGE:
+        raise ValueError("a page has 4,096 bytes")
+    return bytes(copy) if page_replace(page, copy, cpuid) else None
 
 
 def length(code: bytes) -> int:

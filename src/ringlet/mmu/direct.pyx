@@ -10,6 +10,7 @@ the guest's own tables allow the access already and say that they were accessed 
 from ringlet.core.state cimport (
     CpuState, u8, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT,
     SLOT_SHIFT)
+from ringlet.mmu.copies cimport copy_keep, copy_place
 from ringlet.mmu.layout cimport (
     ENTRIES, Mmu, Node, PTE_A, Region, Walk, entry_index)
 from ringlet.mmu.map_target cimport RIGHTS_READ, RIGHTS_RUN
@@ -56,10 +57,24 @@ cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
             or m.seam_clean(c, page, page_at(g, other.phys)))
 
 
+cdef bint replaced(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
+    """Tell whether a page that does not pass has a copy that does, or gets one now."""
+    cdef u8* place
+    if w.leaf > 1:
+        return False
+    if not bit_test(m.ram.replaced, w.phys >> PAGE_SHIFT):
+        place = copy_place(m.ram, w.phys)
+        if place == NULL or not m.replace(c, page_at(m.ram, w.phys), place):
+            return False
+        copy_keep(m.ram, w.phys, place)
+    return True
+
+
 cdef bint may_run(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
-    """Make the page of a walk a code page, and tell whether the direct process may execute it."""
+    """Make the page of a walk a code page, and tell whether the direct process may execute it, or a
+    copy of it."""
     protect_code(m.ram, w.phys)
-    return passed(c, m, w.phys) and seams_passed(c, m, w)
+    return (passed(c, m, w.phys) or replaced(c, m, w)) and seams_passed(c, m, w)
 
 
 cdef void run_in_large(Mmu* m, u32 region, Walk* w) noexcept nogil:

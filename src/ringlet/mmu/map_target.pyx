@@ -9,7 +9,8 @@ from posix.mman cimport (
     MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE)
 
 from ringlet.core.state cimport u32, u64
-from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE
+from ringlet.mmu.copies cimport copy_find
+from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_test
 from ringlet.mmu.ram cimport Extent, GuestRam
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -120,6 +121,8 @@ cdef u32 map_frames(MapTarget* t, GuestRam* g, u64 address, u64 frame, u64 pages
     while done < pages:
         if not resolve(g, frame + done, &e):
             break
+        if rights & RIGHTS_RUN and bit_test(g.replaced, frame + done):
+            copy_find(g, frame + done, &e)
         e.pages = min(e.pages, pages - done)
         if not map_extent(t, address + (done << PAGE_SHIFT), &e, rights, flags):
             break

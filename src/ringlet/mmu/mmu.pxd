@@ -21,6 +21,8 @@ ctypedef void (*left_fn)(CpuState* c, MapTarget* target) noexcept nogil
 # Tell whether a direct process may execute a page, but for its first bytes; and these, with what
 # begins on the page before it (NULL: unknown).
 ctypedef bint (*clean_fn)(CpuState* c, const u8* page) noexcept nogil
+# Make a copy of a page without sensitive instructions.  False: there are other such bytes on it.
+ctypedef bint (*replace_fn)(CpuState* c, const u8* page, u8* copy) noexcept nogil
 ctypedef bint (*seam_fn)(CpuState* c, const u8* before, const u8* page) noexcept nogil
 
 # --- guest physical memory
@@ -73,8 +75,10 @@ cdef void mmu_direct_leave(CpuState* c) noexcept nogil
 cdef int mmu_direct_fault(CpuState* c, u64 linear, u32 access) noexcept nogil
 # `left` is called when an address space that has a direct process is forgotten, the others before
 # it may execute a page.
-cdef void mmu_direct_notify(CpuState* c, left_fn left, clean_fn clean,
-                            seam_fn seam_clean) noexcept nogil
+cdef void mmu_direct_notify(CpuState* c, left_fn left, clean_fn clean, seam_fn seam_clean,
+                            replace_fn replace) noexcept nogil
+# The file of copies that direct processes execute in place of guest pages.
+cdef int mmu_copies(CpuState* c) noexcept nogil
 
 # --- events of the guest
 cdef void mmu_load_cr3(CpuState* c) noexcept nogil       # c.arch.cr3 was written: compare, switch slots

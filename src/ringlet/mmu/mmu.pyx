@@ -126,10 +126,15 @@ cdef int mmu_direct_fault(CpuState* c, u64 linear, u32 access) noexcept nogil:
 
 
 cdef void mmu_direct_notify(CpuState* c, left_fn left, clean_fn clean,
-                            seam_fn seam_clean) noexcept nogil:
+                            seam_fn seam_clean, replace_fn replace) noexcept nogil:
     mmu_of(c).left = left
     mmu_of(c).clean = clean
     mmu_of(c).seam_clean = seam_clean
+    mmu_of(c).replace = replace
+
+
+cdef int mmu_copies(CpuState* c) noexcept nogil:
+    return mmu_of(c).ram.copies_fd
 
 
 # --- events of the guest

@@ -16,10 +16,10 @@ from ringlet.core.vectors cimport vectors_load, vectors_save
 from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy, cache_flush
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.direct.process cimport DirectProcess
-from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_direct_notify, mmu_flush_all
+from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_copies, mmu_direct_notify, mmu_flush_all
 from ringlet.vcpu.direct.target cimport (
     DIRECT_ALWAYS, DIRECT_AUTO, DirectSpace, DirectState, SPACES_MAX, space_add, space_clean, space_left,
-    space_seam_clean)
+    space_replace, space_seam_clean)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
@@ -223,7 +223,7 @@ cdef class Processor(ProcessorState):
         self.direct_make = make
         self.direct_processes = []
         self.c.direct = state
-        mmu_direct_notify(self.c, space_left, space_clean, space_seam_clean)
+        mmu_direct_notify(self.c, space_left, space_clean, space_seam_clean, space_replace)
 
     cdef make_direct(self):
         cdef DirectProcess process
@@ -235,6 +235,7 @@ cdef class Processor(ProcessorState):
         for i in range(self.ram.extent_count):
             if self.ram.extents[i].fd not in found:
                 found.append(self.ram.extents[i].fd)
+        found.append(mmu_copies(self.c))
         for i in range(state.count):
             space = &state.spaces[i]
             if space.dead and not space.attached and space.process != NULL:

@@ -8,7 +8,7 @@ from ringlet.direct.process cimport (
     Direct, DIRECT_AGAIN, DIRECT_COMMANDS, DIRECT_DEAD, DIRECT_END, DIRECT_INTERRUPTED, DIRECT_RAM,
     DIRECT_SHARED_SIZE, DIRECT_STACK, DIRECT_STUB, DIRECT_TOP, direct_answer, direct_command_add,
     direct_frame, direct_signal, direct_wait)
-from ringlet.direct.screening cimport page_clean, seam_clean
+from ringlet.direct.screening cimport page_clean, page_replace, seam_clean
 from ringlet.mmu.map_target cimport (
     MAP_AT_ONCE, MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE)
 from ringlet.mmu.pages cimport PAGE_SHIFT
@@ -175,3 +175,7 @@ cdef bint space_clean(CpuState* c, const u8* page) noexcept nogil:
 
 cdef bint space_seam_clean(CpuState* c, const u8* before, const u8* page) noexcept nogil:
     return seam_clean(before, page, (<DirectState*>c.direct).cpuid)
+
+
+cdef bint space_replace(CpuState* c, const u8* page, u8* copy) noexcept nogil:
+    return page_replace(page, copy, (<DirectState*>c.direct).cpuid)

@@ -362,7 +362,8 @@ cdef int op_rdtsc(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_rdtscp(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 tsc
-    if not cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
+    # Every processor with RDPID has it, even if CPUID does not show it (ringlet.arch.cpuid).
+    if not (cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27) or cpuid_bit(c, 7, 0, CPUID_ECX, 22)):
         return raise_exc(c, VEC_UD)
     if check_tsc(c):
         return EMU_FAULT
