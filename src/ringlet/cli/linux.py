@@ -26,7 +26,7 @@ from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
 from ringlet.cli.terminal import WindowSize, window_size
 from ringlet.cli.watch import watched
-from ringlet.config import LINUX_MEMORY, LinuxConfig, parse_memory
+from ringlet.config import DIRECT, LINUX_MEMORY, LinuxConfig, parse_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.errors import ConfigError
 from ringlet.images.busybox import find_busybox
@@ -63,6 +63,7 @@ class LinuxOptions:
     debug_exit: bool = False
     stats: bool = False
     exact: bool = False
+    direct: str = DIRECT.default
     cold: bool = False
     trace: str = ""
     compare: int = 0
@@ -136,7 +137,9 @@ def _memory(options: LinuxOptions) -> int:
 def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Told) -> End:
     """Run the machine, and build and run it anew after each reset unless a reset ends the run."""
     directory = None if options.cold else translations_directory()
-    engine = Engine(exact=options.exact, directory=directory, kernel=config.kernel)
+    engine = Engine(
+        exact=options.exact, direct=options.direct, directory=directory, kernel=config.kernel
+    )
     moments = Moments(STARTED_NS)
     with console:
         while True:

@@ -35,7 +35,7 @@ def run_bare(
     config = MachineConfig(Path(program), size, stats, exact)
     read_program(config.program, config.memory)
     host.require()
-    engine = Engine(exact=config.exact)
+    engine = Engine(exact=config.exact, direct="never")
     machine = bare.build(config, engine, FdSink(STDOUT), avx="avx" in host.cpu_flags())
     with watched(machine, trace, compare):
         end = debugged(machine, gdb, wait=gdb_wait) if gdb else supervise(machine)

@@ -319,6 +319,8 @@ cdef struct CpuState:
     u64 prod_thread
     int direct_pidfd     # of the direct process that runs, or 0: a request to stop goes there
     u32 direct_held      # CPL 3 runs translated until it is entered anew
+    u32 direct_tries     # to stop the direct process
+    u32 pad_direct
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction continues after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none

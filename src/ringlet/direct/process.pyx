@@ -8,6 +8,7 @@ pass the filter.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.string cimport memcpy, memset
 from posix.mman cimport mmap, munmap, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE
+from posix.unistd cimport close
 
 cdef extern from * nogil:
     """
@@ -24,7 +25,7 @@ cdef extern from * nogil:
     #define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, unsigned long long)
     #endif
 
-    static int ringlet_receive(int listener, unsigned long long *id)
+    static int ringlet_receive(int listener, unsigned long *id)
     {
         struct seccomp_notif n;
         volatile unsigned long long *word = (void *)&n;
@@ -51,9 +52,13 @@ cdef extern from * nogil:
     #include <time.h>
     static unsigned long long ringlet_now(void)
     { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000000000ull + t.tv_nsec; }
+    /* Allowing CPUID changes nothing, and fails where it cannot be forbidden. */
+    static int ringlet_cpuid_faults(void)
+    { return syscall(SYS_arch_prctl, 0x1012 /* ARCH_SET_CPUID */, 1) == 0; }
     static int ringlet_wake_here(int listener)
     { return ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, 1ULL) ? -errno : 0; }
     """
+    bint ringlet_cpuid_faults()
     int ringlet_receive(int listener, u64* id)
     int ringlet_respond(int listener, u64 id, i64 value)
     bint ringlet_hung_up(int listener)
@@ -74,6 +79,7 @@ cdef enum:
     UC_FLAGS = 6                 # UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
     FRAME_ROOM = 1024            # a frame and a legacy save area take more
     SIGRETURN = 15
+    SIG_KILL = 9
 
 
 cdef int direct_wait(Direct* d) noexcept nogil:
@@ -132,6 +138,11 @@ cdef void direct_signal(int pidfd, int sig) noexcept nogil:
     ringlet_pidfd_signal(pidfd, sig)
 
 
+def cpuid_faults() -> bool:
+    """Tell whether the host can make CPUID trap in a process of its own."""
+    return ringlet_cpuid_faults()
+
+
 STUB = DIRECT_STUB
 CONTROL = DIRECT_CONTROL
 STACK = DIRECT_STACK
@@ -140,6 +151,8 @@ TOP = DIRECT_TOP
 RAM = DIRECT_RAM
 SOCKET = DIRECT_SOCKET
 SHARED_SIZE = DIRECT_SHARED_SIZE
+TRAPPED = DIRECT_TRAPPED
+INTERRUPTED = DIRECT_INTERRUPTED
 RIGHTS_AT = <size_t>&(<direct_control*>NULL).rights
 MESSAGE_AT = <size_t>&(<direct_control*>NULL).message
 
@@ -147,7 +160,8 @@ MESSAGE_AT = <size_t>&(<direct_control*>NULL).message
 cdef class DirectProcess:
     """A direct process in Python's hands: it is stopped in its hand-over call.
 
-    `control` is the file of its shared memory.  The descriptors are owned from here on.
+    `control` is the file of its shared memory, `listener` its filter's and `pidfd` its own
+    descriptor; the last two are this object's from here on.  The process ends with it.
     """
 
     def __cinit__(self, int control, int listener, int pidfd, u64 secret):
@@ -165,6 +179,9 @@ cdef class DirectProcess:
     def __dealloc__(self):
         if self.d.control != NULL:
             munmap(self.d.control, DIRECT_SHARED_SIZE)
+            ringlet_pidfd_signal(self.d.pidfd, SIG_KILL)
+            close(self.d.pidfd)
+            close(self.d.listener)
 
     def wait(self) -> int:
         """Wait for its hand-over: DIRECT_TRAPPED, DIRECT_DEAD or DIRECT_INTERRUPTED."""

@@ -1,17 +1,29 @@
 """The zygote: a small program from which all direct processes of a machine are made."""
 
-import array
+import errno
 import os
 import secrets
 import socket
 import struct
+import weakref
 from pathlib import Path
 from typing import Final
 
 from ringlet.direct import filter as syscall_filter
 from ringlet.direct.filter import Places
 from ringlet.direct.process import (
-    CONTROL, MESSAGE_AT, RAM, RIGHTS_AT, SHARED_SIZE, SOCKET, STACK, STUB, END, TOP,
+    CONTROL,
+    END,
+    INTERRUPTED,
+    MESSAGE_AT,
+    RAM,
+    RIGHTS_AT,
+    SHARED_SIZE,
+    SOCKET,
+    STACK,
+    STUB,
+    TOP,
+    TRAPPED,
     DirectProcess,
 )
 
@@ -37,7 +49,7 @@ def symbols(program: Path) -> dict[str, int]:
 
 
 class Zygote:
-    """A running zygote."""
+    """A running zygote.  It ends, and its processes with it, when nothing refers to it."""
 
     def __init__(self, program: Path = PROGRAM) -> None:
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -49,50 +61,86 @@ class Zygote:
             self.pid = os.posix_spawn(
                 program, ["ringlet-direct"], {},
                 file_actions=[(os.POSIX_SPAWN_DUP2, other.fileno(), 3)],
-            )
+            )  # fmt: skip
+        self.close = weakref.finalize(self, _end, self._socket, self.pid)
 
-    def close(self) -> None:
-        self._socket.close()
-        os.waitpid(self.pid, 0)
+    def make(
+        self, ram: list[int], *, cpuid_faults: bool = False, tsc_faults: bool = False
+    ) -> DirectProcess:
+        """Return a new direct process for guest RAM in the files `ram`.
 
-    def make(self, ram: list[int], *, cpuid_faults: bool = False, tsc_faults: bool = False) -> DirectProcess:
-        """A new direct process for guest RAM in the files `ram`."""
+        `cpuid_faults` and `tsc_faults`: CPUID, and RDTSC and RDTSCP, trap in it.  Raises OSError.
+        """
         # Neither half is 0, and the answer that carries it is a positive number.
         secret = secrets.randbits(62) | 1 << 62 | 1
         control = os.memfd_create("ringlet-direct", os.MFD_CLOEXEC)
+        try:
+            self._write_start(control, secret, len(ram))
+            pid, pidfd, listener = self._start(control, ram, cpuid_faults, tsc_faults)
+            process = DirectProcess(control, listener, pidfd, secret)
+        finally:
+            os.close(control)
+        process.pid = pid
+        _confine(process)
+        return process
+
+    def _write_start(self, control: int, secret: int, files: int) -> None:
+        """Write what the process needs to start: its filter, and the message with its listener."""
         os.ftruncate(control, SHARED_SIZE)
-        program = syscall_filter.program(self.places, secret, RAM, len(ram), SOCKET)
-        os.pwrite(control, program, 0x1000 + 16)
-        os.pwrite(control, struct.pack("<QQ", len(program) // 8, STACK + 16), 0x1000)
-        # The message with the listener, whose number the stub fills in.
-        os.pwrite(control, struct.pack("<QIIiI", 20, socket.SOL_SOCKET, socket.SCM_RIGHTS, 0, 0), RIGHTS_AT)
-        vector = RIGHTS_AT + 24
-        os.pwrite(control, struct.pack("<QQ", CONTROL, 1), vector)
-        os.pwrite(control, struct.pack("<QQQQQQQ", 0, 0, CONTROL + vector, 1, CONTROL + RIGHTS_AT, 24, 0), MESSAGE_AT)
+        program = syscall_filter.program(self.places, secret, RAM, files, SOCKET)
+        at = STACK - CONTROL
+        os.pwrite(control, struct.pack("<QQ", len(program) // 8, STACK + 16), at)
+        os.pwrite(control, program, at + 16)
+        # The stub fills in the listener's number.
+        rights = struct.pack("<QIIiI", 20, socket.SOL_SOCKET, socket.SCM_RIGHTS, 0, 0)
+        vector = RIGHTS_AT + len(rights)
+        os.pwrite(control, rights + struct.pack("<QQ", CONTROL, 1), RIGHTS_AT)
+        message = (0, 0, CONTROL + vector, 1, CONTROL + RIGHTS_AT, len(rights), 0)
+        os.pwrite(control, struct.pack("<QQQQQQQ", *message), MESSAGE_AT)
+
+    def _start(
+        self, control: int, ram: list[int], cpuid_faults: bool, tsc_faults: bool
+    ) -> tuple[int, int, int]:
+        """Have the zygote make the process; return its number and two descriptors."""
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with mine, its:
             request = struct.pack("<IIII", len(ram), cpuid_faults, tsc_faults, 0)
             socket.send_fds(self._socket, [request], [control, its.fileno(), *ram])
             its.close()
-            data, fds, _, _ = socket.recv_fds(self._socket, 16, 1)
+            data, pidfds, _, _ = socket.recv_fds(self._socket, 16, 1)
+            if not data:
+                raise OSError(errno.ECHILD, "the zygote of direct processes has ended")
             (pid,) = struct.unpack("<q", data)
             if pid < 0:
-                raise OSError(-pid, os.strerror(-pid))
-            (pidfd,) = fds
-            data, fds, _, _ = socket.recv_fds(mine, 16, 1)
-            if not fds:
-                raise OSError("a direct process has not started")
-            (listener,) = fds
-        process = DirectProcess(control, listener, pidfd, secret)
-        os.close(control)
-        process.pid = pid
-        assert process.wait() == 1
-        process.poke(0x1000, bytes(0x1000))
-        process.command(syscall_filter.CLOSE_RANGE, SOCKET, 0xFFFFFFFF, 0)
-        process.command(syscall_filter.MUNMAP, 0, STUB)
-        process.command(syscall_filter.MUNMAP, END, TOP - END)
-        process.again()
-        assert process.wait() == 1
-        results = process.results(3)
-        assert results == [0, 0, 0], results
-        return process
+                raise OSError(-pid, f"no direct process: {os.strerror(-pid)}")
+            _, listeners, _, _ = socket.recv_fds(mine, 16, 1)
+            if not listeners:
+                os.close(pidfds[0])
+                raise OSError(errno.ENOSYS, "a direct process cannot have a system call filter")
+            return pid, pidfds[0], listeners[0]
+
+
+def _end(connection: socket.socket, pid: int) -> None:
+    connection.close()
+    os.waitpid(pid, 0)
+
+
+def _settle(process: DirectProcess) -> None:
+    while (state := process.wait()) == INTERRUPTED:
+        pass
+    if state != TRAPPED:
+        raise OSError(errno.ESRCH, "a direct process has ended at its start")
+
+
+def _confine(process: DirectProcess) -> None:
+    """Take from a process what it has besides the stub and the shared memory."""
+    _settle(process)
+    process.poke(STACK - CONTROL, bytes(SHARED_SIZE - (STACK - CONTROL)))
+    process.command(syscall_filter.CLOSE_RANGE, 0, RAM - 1, 0)
+    process.command(syscall_filter.CLOSE_RANGE, SOCKET, 0xFFFFFFFF, 0)
+    process.command(syscall_filter.MUNMAP, 0, STUB)
+    process.command(syscall_filter.MUNMAP, END, TOP - END)
+    process.again()
+    _settle(process)
+    if process.results(4) != [0, 0, 0, 0]:
+        raise OSError(errno.EPERM, "a direct process keeps what it should not have")

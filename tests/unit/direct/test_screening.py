@@ -11,11 +11,24 @@ from ringlet.direct.screening import clean, length
 
 PAGE = 4096
 OTHERS = {
-    CpuidFeature.XOP, CpuidFeature.PADLOCK_ACE, CpuidFeature.PADLOCK_PHE, CpuidFeature.PADLOCK_PMM,
-    CpuidFeature.PADLOCK_RNG, CpuidFeature.PADLOCK_GMI, CpuidFeature.PADLOCK_UNDOC,
-    CpuidFeature.CYRIX_SMM, CpuidFeature.CYRIX_SMINT, CpuidFeature.CYRIX_FPU,
-    CpuidFeature.CYRIX_SHR, CpuidFeature.CYRIX_DDI, CpuidFeature.CYRIX_EMMI, CpuidFeature.CYRIX_DMI,
-    CpuidFeature.CENTAUR_AIS, CpuidFeature.D3NOW, CpuidFeature.SSE4A, CpuidFeature.KNC,
+    CpuidFeature.XOP,
+    CpuidFeature.PADLOCK_ACE,
+    CpuidFeature.PADLOCK_PHE,
+    CpuidFeature.PADLOCK_PMM,
+    CpuidFeature.PADLOCK_RNG,
+    CpuidFeature.PADLOCK_GMI,
+    CpuidFeature.PADLOCK_UNDOC,
+    CpuidFeature.CYRIX_SMM,
+    CpuidFeature.CYRIX_SMINT,
+    CpuidFeature.CYRIX_FPU,
+    CpuidFeature.CYRIX_SHR,
+    CpuidFeature.CYRIX_DDI,
+    CpuidFeature.CYRIX_EMMI,
+    CpuidFeature.CYRIX_DMI,
+    CpuidFeature.CENTAUR_AIS,
+    CpuidFeature.D3NOW,
+    CpuidFeature.SSE4A,
+    CpuidFeature.KNC,
 }
 NOP = b"\x90"
 
@@ -136,7 +149,7 @@ def test_sequences_of_real_programs_are_followed() -> None:
         span, rights, offset, _, _, *path = line.split()
         if rights == "r-xp" and path and path[0].startswith("/"):
             first, last = (int(end, 16) for end in span.split("-"))
-            with open(path[0], "rb") as file:
+            with Path(path[0]).open("rb") as file:
                 file.seek(int(offset, 16))
                 text = file.read(last - first)
             pages += [text[i : i + PAGE] for i in range(0, len(text) & -PAGE, PAGE)]

@@ -6,6 +6,7 @@ else stops the process, translated code performs the instruction at RIP, with it
 """
 from ringlet.core.state cimport *
 from ringlet.core.host cimport host_fence, host_ticks
+from ringlet.core.prod cimport prod_disarm
 from ringlet.core.ops cimport OP_SYSCALL
 from ringlet.direct.process cimport (
     Direct, DIRECT_STACK, DIRECT_STACK_SIZE, DIRECT_STUB, DIRECT_DEAD, DIRECT_INTERRUPTED, FRAME_CR2,
@@ -256,6 +257,7 @@ cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
     put_vectors(c, d)
     d.control.signal = 0
     d.control.failed = 0
+    c.direct_tries = 0
     c.direct_pidfd = d.pidfd
     host_fence()
     if c.attention:
@@ -270,6 +272,8 @@ cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
         r = direct_wait(d)
     c.direct_pidfd = 0
     host_fence()
+    if c.direct_tries:
+        prod_disarm(c)
     policy_ran(c, host_ticks() - begun)
     if r == DIRECT_DEAD or not d.control.signal:
         return refuse(c, s)

@@ -33,7 +33,9 @@ cdef enum:
     LOW_END = 0x800000000000   # the end of the lower half of the canonical addresses
     HIGH32 = 0x100000000
     SIG_TRAP = 5
+    SIG_KILL = 9
     SIG_URG = 23
+    TRIES_MAX = 500            # to stop a direct process, 10 ms apart
 
 
 cdef bint unbias_string(CpuState* c, u64* regs) noexcept nogil:
@@ -410,6 +412,14 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
     return 1
 
 
+cdef void stop_direct(CpuState* c) noexcept nogil:
+    """Pass a request to stop on to the direct process that the thread waits for.  Kill a process
+    that does not stop.  On a busy host it may have to wait for a processor first."""
+    c.direct_tries += 1
+    direct_signal(c.direct_pidfd, SIG_KILL if c.direct_tries > TRIES_MAX else SIG_URG)
+    prod_arm(c)
+
+
 cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     """Handle a host signal; 1: it came from translated code and is handled."""
     cdef Cache* k = <Cache*>c.cache
@@ -417,7 +427,7 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     cdef u32 index, guest, start
     cdef Fragment* frag
     if f.signal == SIG_URG and c.direct_pidfd:
-        direct_signal(c.direct_pidfd, SIG_URG)
+        stop_direct(c)
         return 1
     if f.signal == SIG_URG:
         return prodded(c, f, k, host)

@@ -1,0 +1,21 @@
+"""What the host says to direct execution."""
+
+import os
+
+from ringlet.direct.pool import ProcessPool
+from ringlet.direct.process import cpuid_faults
+
+
+def obstacle() -> str:
+    """Make a direct process and say what hinders it, or return an empty text."""
+    ram = os.memfd_create("ringlet-doctor", os.MFD_CLOEXEC)
+    try:
+        ProcessPool()([ram])
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        os.close(ram)
+    return ""
+
+
+__all__ = ["cpuid_faults", "obstacle"]
