@@ -36,7 +36,7 @@ struct direct_control {
     uint32_t failed;                           /* a command did not succeed */
     uint64_t fs_base, gs_base;                 /* of the guest */
     uint64_t frame;                            /* where the kernel left its state */
-    uint64_t selectors;                        /* DS, ES, FS and GS to load, 16 bits each */
+    uint64_t selectors;                        /* DS, ES, FS and GS, 16 bits each */
     uint64_t pad[11];
     struct { uint64_t length; uint32_t level, type; int32_t fd, pad; } rights;
     struct { void *base; uint64_t length; } vector;
@@ -50,8 +50,7 @@ _Static_assert(sizeof(struct direct_control) <= 4096, "one page");
 /* What the zygote is asked for, with the files: control, socket, RAM. */
 struct direct_request {
     uint32_t ram_files;
-    uint32_t cpuid_faults, tsc_faults;
-    uint32_t pad;
+    uint32_t cpuid_faults;                     /* where the host can make it */
 };
 
 #endif

@@ -2,20 +2,19 @@
 
 import os
 
-from ringlet.direct.pool import ProcessPool
 from ringlet.direct.process import cpuid_faults
+from ringlet.direct.zygote import Zygote
+
+__all__ = ["cpuid_faults", "obstacle"]
 
 
 def obstacle() -> str:
     """Make a direct process and say what hinders it, or return an empty text."""
     ram = os.memfd_create("ringlet-doctor", os.MFD_CLOEXEC)
     try:
-        ProcessPool()([ram])
+        Zygote().make([ram])
     except OSError as error:
         return error.strerror or str(error)
     finally:
         os.close(ram)
     return ""
-
-
-__all__ = ["cpuid_faults", "obstacle"]

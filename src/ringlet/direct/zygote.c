@@ -39,6 +39,10 @@ void stub(void)
         "    mov %%rax, shared + %c[fs_base](%%rip)\n"
         "    rdgsbase %%rax\n"
         "    mov %%rax, shared + %c[gs_base](%%rip)\n"
+        "    mov %%ds, shared + %c[selectors](%%rip)\n"
+        "    mov %%es, shared + %c[selectors] + 2(%%rip)\n"
+        "    mov %%fs, shared + %c[selectors] + 4(%%rip)\n"
+        "    mov %%gs, shared + %c[selectors] + 6(%%rip)\n"
         "    mov %%rsp, shared + %c[frame](%%rip)\n"
         "    mov %%edi, shared + %c[signal](%%rip)\n"
         "hand_over:\n"
@@ -188,8 +192,6 @@ static void become_direct(const struct direct_request *request, const int *fd)
         must(CALL(rt_sigaction, TRAPS[i], &action, 0, 8), 9);
     if (request->cpuid_faults)
         must(CALL(arch_prctl, ARCH_SET_CPUID, 0), 10);
-    if (request->tsc_faults)
-        must(CALL(prctl, PR_SET_TSC, PR_TSC_SIGSEGV), 11);
     must(CALL(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 12);
     /* Linux lets some system calls of its own pass every seccomp filter. */
     must(CALL(prctl, PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, DIRECT_STUB, 0x1000, 0), 13);

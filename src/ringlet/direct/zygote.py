@@ -25,8 +25,11 @@ from ringlet.direct.process import (
     TOP,
     TRAPPED,
     DirectProcess,
+    cpuid_faults,
 )
 
+LIMIT: Final = 24
+"""Processes of a virtual processor.  Address spaces share them, the longest unused giving way."""
 PROGRAM: Final = Path(__file__).parent / "zygote"
 
 
@@ -49,10 +52,14 @@ def symbols(program: Path) -> dict[str, int]:
 
 
 class Zygote:
-    """A running zygote.  It ends, and its processes with it, when nothing refers to it."""
+    """A running zygote.  It ends, and its processes with it, when nothing refers to it.
+
+    `cpuid_faults`: CPUID traps in its processes.  Raises OSError.
+    """
 
     def __init__(self, program: Path = PROGRAM) -> None:
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.cpuid_faults = cpuid_faults()
         labels = symbols(program)
         self.places = Places(
             labels["stub_told"], labels["stub_call"], labels["stub_returned"], labels["stub_sent"]
@@ -64,19 +71,14 @@ class Zygote:
             )  # fmt: skip
         self.close = weakref.finalize(self, _end, self._socket, self.pid)
 
-    def make(
-        self, ram: list[int], *, cpuid_faults: bool = False, tsc_faults: bool = False
-    ) -> DirectProcess:
-        """Return a new direct process for guest RAM in the files `ram`.
-
-        `cpuid_faults` and `tsc_faults`: CPUID, and RDTSC and RDTSCP, trap in it.  Raises OSError.
-        """
+    def make(self, ram: list[int]) -> DirectProcess:
+        """Return a new direct process for guest RAM in the files `ram`.  Raises OSError."""
         # Neither half is 0, and the answer that carries it is a positive number.
         secret = secrets.randbits(62) | 1 << 62 | 1
         control = os.memfd_create("ringlet-direct", os.MFD_CLOEXEC)
         try:
             self._write_start(control, secret, len(ram))
-            pid, pidfd, listener = self._start(control, ram, cpuid_faults, tsc_faults)
+            pid, pidfd, listener = self._start(control, ram)
             process = DirectProcess(control, listener, pidfd, secret)
         finally:
             os.close(control)
@@ -98,13 +100,11 @@ class Zygote:
         message = (0, 0, CONTROL + vector, 1, CONTROL + RIGHTS_AT, len(rights), 0)
         os.pwrite(control, struct.pack("<QQQQQQQ", *message), MESSAGE_AT)
 
-    def _start(
-        self, control: int, ram: list[int], cpuid_faults: bool, tsc_faults: bool
-    ) -> tuple[int, int, int]:
+    def _start(self, control: int, ram: list[int]) -> tuple[int, int, int]:
         """Have the zygote make the process; return its number and two descriptors."""
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with mine, its:
-            request = struct.pack("<IIII", len(ram), cpuid_faults, tsc_faults, 0)
+            request = struct.pack("<II", len(ram), self.cpuid_faults)
             socket.send_fds(self._socket, [request], [control, its.fileno(), *ram])
             its.close()
             data, pidfds, _, _ = socket.recv_fds(self._socket, 16, 1)

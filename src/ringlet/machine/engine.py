@@ -61,17 +61,16 @@ class Engine:
 
     def _execute_directly(self, cpu: "Processor") -> None:
         """Let user code run directly if the host allows it.  Raises HostError if it must."""
-        from ringlet.direct.pool import ProcessPool
-        from ringlet.direct.process import cpuid_faults
+        from ringlet.direct.zygote import LIMIT, Zygote
 
         always = self._direct == "always"
         try:
-            pool = ProcessPool()
+            zygote = Zygote()
         except OSError as error:
             if always:
                 raise HostError(f"--direct always: {error.strerror or error}") from error
             return
-        cpu.execute_directly(pool, pool.limit, always=always, cpuid=not cpuid_faults())
+        cpu.execute_directly(zygote.make, LIMIT, always=always, cpuid=not zygote.cpuid_faults)
 
     def keep(self) -> None:
         """Write the translations of the last processor to the file.  The processor must not run.

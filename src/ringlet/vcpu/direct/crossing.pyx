@@ -14,13 +14,15 @@ from ringlet.direct.process cimport (
     FRAME_RDX, FRAME_RIP, FRAME_RSI, FRAME_RSP, FRAME_SELECTORS, FRAME_TRAP, FRAME_XSAVE,
     direct_frame, direct_resume, direct_wait)
 from ringlet.mmu.mmu cimport (
-    mmu_direct, mmu_direct_attach, mmu_direct_fault, mmu_direct_leave, mmu_direct_yield)
+    mmu_read, mmu_direct, mmu_direct_attach, mmu_direct_fault, mmu_direct_leave, mmu_direct_yield)
+from ringlet.mmu.pages cimport PAGE_SHIFT
 from ringlet.vcpu.direct.policy cimport policy_ran, policy_refused
 from ringlet.vcpu.direct.target cimport (
     DirectSpace, DirectState, MAPS_MAX, space_begin, space_find, space_lose, space_of)
 from ringlet.vcpu.system.dispatch cimport emulate
 from ringlet.vcpu.system.host_fpu cimport AREA_FDP, AREA_FIP, AREA_FOP
 from ringlet.vcpu.system.registers cimport CR0_AM, CR4_TSD
+from ringlet.vcpu.system.segments cimport load_segment
 from ringlet.vcpu.system.x87 cimport (
     FPU_DATA, FPU_INSTRUCTION, guest_opcode, guest_pointer, load_pointer)
 
@@ -35,6 +37,7 @@ cdef extern from * nogil:
     void ringlet_load_vectors(const void* area)
 
 cdef enum:
+    SIG_TRAP = 5
     SIG_SEGV = 11
     SIG_URG = 23
     SIG_SYS = 31
@@ -51,6 +54,7 @@ cdef enum:
     SIGINFO = 304 + 8            # in the frame
     CONTEXT = 8 + 40             # registers in the frame
     ARCH_X86_64 = 0xC000003E
+    INSTRUCTION_MAX = 15
     DIRECT_OWN = 0x11000         # bytes from DIRECT_STUB that are ours
 
 
@@ -109,6 +113,11 @@ cdef bint take_vectors(CpuState* c, Direct* d) noexcept nogil:
     return True
 
 
+cdef inline u64 selectors_of(CpuState* c) noexcept nogil:
+    return (c.arch.seg[SEG_DS].selector | <u64>c.arch.seg[SEG_ES].selector << 16
+            | <u64>c.arch.seg[SEG_FS].selector << 32 | <u64>c.arch.seg[SEG_GS].selector << 48)
+
+
 cdef void put_registers(CpuState* c, Direct* d) noexcept nogil:
     cdef u64* f = d.registers
     cdef int i
@@ -131,9 +140,24 @@ cdef void put_registers(CpuState* c, Direct* d) noexcept nogil:
     f[FRAME_SELECTORS] = USER_CODE | <u64>USER_DATA << 48
     d.control.fs_base = c.arch.seg[SEG_FS].base
     d.control.gs_base = c.arch.seg[SEG_GS].base
-    d.control.selectors = (c.arch.seg[SEG_DS].selector | <u64>c.arch.seg[SEG_ES].selector << 16
-                           | <u64>c.arch.seg[SEG_FS].selector << 32
-                           | <u64>c.arch.seg[SEG_GS].selector << 48)
+    d.control.selectors = selectors_of(c)
+
+
+cdef void take_selectors(CpuState* c, u64 selectors) noexcept nogil:
+    """Load the selectors that the code has loaded.  Where the guest's tables do not allow one, it was
+    not loaded by an instruction, and the segment stays."""
+    cdef u32 order[4]
+    cdef u32 i, selector
+    if selectors == selectors_of(c):
+        return
+    order[0] = SEG_DS
+    order[1] = SEG_ES
+    order[2] = SEG_FS
+    order[3] = SEG_GS
+    for i in range(4):
+        selector = <u32>(selectors >> 16 * i) & 0xFFFF
+        if selector != c.arch.seg[order[i]].selector:
+            load_segment(c, order[i], selector)
 
 
 cdef void take_registers(CpuState* c, Direct* d) noexcept nogil:
@@ -152,6 +176,7 @@ cdef void take_registers(CpuState* c, Direct* d) noexcept nogil:
     c.arch.gpr[RSP] = f[FRAME_RSP]
     c.arch.rip = f[FRAME_RIP]
     c.arch.rflags = c.arch.rflags & ~mask | f[FRAME_FLAGS] & mask
+    take_selectors(c, d.control.selectors)
     if is_canonical(d.control.fs_base):
         c.arch.seg[SEG_FS].base = d.control.fs_base
     if is_canonical(d.control.gs_base):
@@ -228,13 +253,30 @@ cdef int system_call(CpuState* c, Direct* d) noexcept nogil:
 
 
 cdef int page_fault(CpuState* c, Direct* d) noexcept nogil:
-    cdef u64* f = d.registers
+    cdef u64 linear = d.registers[FRAME_CR2]
+    cdef u32 access = <u32>d.registers[FRAME_ERROR] & (ACC_WRITE | ACC_FETCH)
+    cdef u64 page = linear >> PAGE_SHIFT
     cdef int r
     c.n_direct_faults += 1
-    r = mmu_direct_fault(c, f[FRAME_CR2], <u32>f[FRAME_ERROR] & (ACC_WRITE | ACC_FETCH))
+    if access & ACC_WRITE and (page == c.arch.rip >> PAGE_SHIFT
+                               or page == (c.arch.rip + INSTRUCTION_MAX - 1) >> PAGE_SHIFT):
+        # A page is never writable and executable at once, so that this would go on forever.
+        return hold(c)
+    r = mmu_direct_fault(c, linear, access)
     if r == MEM_OK:
         return CROSS_AGAIN
     return CROSS_RAISED if r == MEM_FAULT else hold(c)
+
+
+cdef int software_interrupt(CpuState* c, u64 vector) noexcept nogil:
+    """Step back before INT1, INT3, INT 3 or INT 4, which the host has carried out."""
+    cdef u8 last = 0
+    if vector == VEC_OF or (vector == VEC_BP and mmu_read(c, c.arch.rip - 1, &last, 1, ACC_USER)
+                            == MEM_OK and last == VEC_BP):
+        c.arch.rip -= 2
+    else:
+        c.arch.rip -= 1
+    return step(c)
 
 
 cdef int trapped(CpuState* c, Direct* d) noexcept nogil:
@@ -246,6 +288,10 @@ cdef int trapped(CpuState* c, Direct* d) noexcept nogil:
     if sig == SIG_SEGV and d.registers[FRAME_TRAP] == VEC_PF \
             and is_canonical(d.registers[FRAME_CR2]):
         return page_fault(c, d)
+    if (sig == SIG_TRAP or sig == SIG_SEGV) \
+            and (d.registers[FRAME_TRAP] == VEC_DB or d.registers[FRAME_TRAP] == VEC_BP
+                 or d.registers[FRAME_TRAP] == VEC_OF):
+        return software_interrupt(c, d.registers[FRAME_TRAP])
     return CROSS_AGAIN if sig == SIG_URG else step(c)
 
 
