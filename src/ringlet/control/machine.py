@@ -26,8 +26,9 @@ class Machine:
 
     `kernel` is a bzImage or vmlinux, `initrd` a file or its contents, `append` the command line,
     and `memory` a number of bytes or a size such as "512M"; `exact`, `direct` and `cold` are
-    the options of `ringlet run` with those names.  The run ends when the guest resets the machine.  Use it as a
-    context manager, or call `close`.  Wrong values raise a `ringlet.errors.RingletError`.
+    the options of `ringlet run` with those names.  The run ends when the guest resets the machine.
+    Use it as a context manager, or call `close`.  Wrong values raise a
+    `ringlet.errors.RingletError`.
     """
 
     def __init__(

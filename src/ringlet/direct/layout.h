@@ -1,7 +1,8 @@
 /* What a direct process and its virtual processor agree on: addresses, and memory that both map.
 
    The direct process can write all of this memory while it runs guest code.  The virtual processor
-   reads it only while the kernel holds that process in its hand-over call, and trusts nothing in it. */
+   reads it only while the kernel holds that process in its hand-over call, and trusts nothing in
+   it. */
 #ifndef RINGLET_DIRECT_LAYOUT_H
 #define RINGLET_DIRECT_LAYOUT_H
 

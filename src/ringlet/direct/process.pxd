@@ -1,4 +1,4 @@
-"""A direct process, as its virtual processor sees it: hand-over, commands, and the guest's state."""
+"""A direct process, as its virtual processor sees it: hand-over, commands, the guest's state."""
 from ringlet.core.state cimport u8, u16, u32, u64, i64
 
 cdef extern from "ringlet/direct/layout.h" nogil:

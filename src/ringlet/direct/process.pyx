@@ -15,56 +15,59 @@ cdef extern from * nogil:
     #include <errno.h>
     #include <linux/seccomp.h>
     #include <poll.h>
-    #include <string.h>
     #include <sys/ioctl.h>
-    #include <sys/mman.h>
     #include <sys/syscall.h>
-    #include <unistd.h>
 
     #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
     #define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, unsigned long long)
     #endif
+    #define RINGLET_SYNC_WAKE_UP 1
 
+    /* A system call without libc, which may use vector registers. */
+    static inline long ringlet_call(long number, long a, long b, long c, long d)
+    {
+        long result;
+        register long r10 __asm__("r10") = d;
+        __asm__ volatile("syscall" : "=a"(result)
+                         : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+        return result;
+    }
     static int ringlet_receive(int listener, unsigned long *id)
     {
         struct seccomp_notif n;
-        volatile unsigned long long *word = (void *)&n;
+        volatile unsigned long *word = (void *)&n;
         unsigned i;
-        for (i = 0; i < sizeof n / 8; i++)      /* no call of memset: it uses vector registers */
+        long r;
+        for (i = 0; i < sizeof n / sizeof *word; i++)
             word[i] = 0;
-        if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &n))
-            return -errno;
+        r = ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_RECV, (long)&n, 0);
         *id = n.id;
-        return 0;
+        return (int)r;
     }
-    static int ringlet_respond(int listener, unsigned long long id, long long value)
+    static void ringlet_respond(int listener, unsigned long id, long value)
     {
         struct seccomp_notif_resp r = {id, value, 0, 0};
-        return ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &r) ? -errno : 0;
+        ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SEND, (long)&r, 0);
     }
     static int ringlet_hung_up(int listener)
     {
         struct pollfd p = {listener, POLLIN, 0};
-        return poll(&p, 1, 0) == 1 && p.revents & POLLHUP;
+        return ringlet_call(SYS_poll, (long)&p, 1, 0, 0) == 1 && p.revents & POLLHUP;
     }
     static void ringlet_pidfd_signal(int pidfd, int sig)
-    { syscall(SYS_pidfd_send_signal, pidfd, sig, NULL, 0); }
-    #include <time.h>
-    static unsigned long long ringlet_now(void)
-    { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000000000ull + t.tv_nsec; }
+    { ringlet_call(SYS_pidfd_send_signal, pidfd, sig, 0, 0); }
     /* Allowing CPUID changes nothing, and fails where it cannot be forbidden. */
     static int ringlet_cpuid_faults(void)
-    { return syscall(SYS_arch_prctl, 0x1012 /* ARCH_SET_CPUID */, 1) == 0; }
-    static int ringlet_wake_here(int listener)
-    { return ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, 1ULL) ? -errno : 0; }
+    { return ringlet_call(SYS_arch_prctl, 0x1012 /* ARCH_SET_CPUID */, 1, 0, 0) == 0; }
+    static void ringlet_wake_here(int listener)
+    { ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, RINGLET_SYNC_WAKE_UP, 0); }
     """
     bint ringlet_cpuid_faults()
     int ringlet_receive(int listener, u64* id)
-    int ringlet_respond(int listener, u64 id, i64 value)
+    void ringlet_respond(int listener, u64 id, i64 value)
     bint ringlet_hung_up(int listener)
     void ringlet_pidfd_signal(int pidfd, int sig)
-    int ringlet_wake_here(int listener)
-    u64 now_ns "ringlet_now"()
+    void ringlet_wake_here(int listener)
     int EINTR
     int MAP_POPULATE
 
@@ -247,14 +250,3 @@ cdef class DirectProcess:
         if offset + len(data) > DIRECT_SHARED_SIZE:
             raise ValueError("outside of the shared memory")
         memcpy(<u8*>self.d.control + offset, <const char*>data, len(data))
-
-    def times(self, u64 count) -> int:
-        """For measurements: answer `count` system calls with -ENOSYS; nanoseconds for all."""
-        cdef u64 i, begun = now_ns()
-        with nogil:
-            for i in range(count):
-                direct_resume(&self.d)
-                if direct_wait(&self.d) != DIRECT_TRAPPED or not direct_frame(&self.d):
-                    break
-                self.d.registers[FRAME_RAX] = 1
-        return now_ns() - begun

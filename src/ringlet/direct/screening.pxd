@@ -6,6 +6,6 @@ from ringlet.core.state cimport u8
 cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil
 # Tell whether none is among its first, nor begins on the page before it.  `before` can be NULL.
 cdef bint seam_clean(const u8* before, const u8* page, bint cpuid) noexcept nogil
-# Make a copy of a page on which such instructions are replaced by HLT.  False: other bytes there are
-# refused.
+# Make a copy of a page on which such instructions are replaced by HLT.  False: other bytes there
+# are refused.
 cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil

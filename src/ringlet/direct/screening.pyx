@@ -10,9 +10,9 @@ instructions begin.  Less than one page of code in a hundred is refused without 
 *In sequence*: those that read the descriptor tables, which only programs that look for a hypervisor
 use, and SYSENTER.  Their bytes are common inside other instructions: half of all pages have them.
 The page is decoded from each of its first bytes.  Such chains soon meet at the instructions that
-the program has, and a page is refused if one of these is sensitive.  For its first bytes, they begin
-on the page before.  A jump into the middle of an instruction can still reach one.  It then reads
-what any program of the host can read.
+the program has, and a page is refused if one of these is sensitive.  For its first bytes, they
+begin on the page before.  A jump into the middle of an instruction can still reach one.  It then
+reads what any program of the host can read.
 
 Sources: SDM 2A 2 (formats), 2B-2D (opcodes), 3A 5.9 and AMD APM 3 3 (privileges).
 """
@@ -20,7 +20,7 @@ from ringlet.core.state cimport u8, u32, u64
 
 cdef enum:
     PAGE = 4096
-    STARTS = 15              # an instruction that began on the page before ends within as many bytes
+    STARTS = 15              # an instruction from the page before ends within as many bytes
     MEETS = 64               # bytes after which the chains that begin there have met
     SEAM = 240               # bytes of a page from which to decode to its end, and some beyond
     SEAM_END = 320
@@ -143,8 +143,8 @@ cdef u32 operand_bytes(const u8* p, u32 room) noexcept nogil:
 
 
 cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) noexcept nogil:
-    """Return the length of the instruction at an offset, and its kind.  The length is 1 if there is no
-    instruction, and reaches the end if its opcode or ModRM byte is beyond."""
+    """Return the length of the instruction at an offset, and its kind.  The length is 1 if there is
+    no instruction, and reaches the end if its opcode or ModRM byte is beyond."""
     cdef u32 i = at
     cdef u32 table = 0
     cdef u8 follows, opcode, last = 0

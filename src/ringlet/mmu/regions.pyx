@@ -5,7 +5,8 @@ stride k, so that the lower halves are the guards and a host address gives its r
 """
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT
 from ringlet.mmu.layout cimport (
-    ALL_REGIONS, GROUPS, Mmu, Owner, REGIONS, Region, SPACES, STRIDE_SHIFT, poison, set_slot, slot_addend,
+    ALL_REGIONS, GROUPS, Mmu, Owner, REGIONS, Region, SPACES, STRIDE_SHIFT, poison, set_slot,
+    slot_addend,
     slot_linear)
 from ringlet.mmu.map_target cimport MapTarget, ballast_drop, ballast_take
 from ringlet.mmu.mappings cimport settle, window_unmap
@@ -250,7 +251,7 @@ cdef u32 direct_region(Mmu* m, u32 slot) noexcept nogil:
 
 
 cdef u32 oldest_direct(Mmu* m) noexcept nogil:
-    """Return the least recently loaded space, but the current one, with a direct process; 0: none."""
+    """Return the least recently loaded space with a direct process, but the current; 0: none."""
     cdef u32 i, found = 0
     for i in range(1, FIRST_GROUP):
         if m.owners[i].direct != NULL and i != m.space \

@@ -18,8 +18,8 @@ from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.direct.process cimport DirectProcess
 from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_copies, mmu_direct_notify, mmu_flush_all
 from ringlet.vcpu.direct.target cimport (
-    DIRECT_ALWAYS, DIRECT_AUTO, DirectSpace, DirectState, SPACES_MAX, space_add, space_clean, space_left,
-    space_replace, space_seam_clean)
+    DIRECT_ALWAYS, DIRECT_AUTO, DirectSpace, DirectState, SPACES_MAX, space_add, space_clean,
+    space_left, space_replace, space_seam_clean)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable

@@ -9,7 +9,8 @@ from ringlet.core.host cimport host_fence, host_ticks
 from ringlet.core.prod cimport prod_disarm
 from ringlet.core.ops cimport OP_SYSCALL
 from ringlet.direct.process cimport (
-    Direct, DIRECT_STACK, DIRECT_STACK_SIZE, DIRECT_STUB, DIRECT_DEAD, DIRECT_INTERRUPTED, FRAME_CR2,
+    Direct, DIRECT_STACK, DIRECT_STACK_SIZE, DIRECT_STUB, DIRECT_DEAD, DIRECT_INTERRUPTED,
+    FRAME_CR2,
     FRAME_ERROR, FRAME_FLAGS, FRAME_R8, FRAME_RAX, FRAME_RBP, FRAME_RBX, FRAME_RCX, FRAME_RDI,
     FRAME_RDX, FRAME_RIP, FRAME_RSI, FRAME_RSP, FRAME_SELECTORS, FRAME_TRAP, FRAME_XSAVE,
     direct_frame, direct_resume, direct_wait)
@@ -56,10 +57,6 @@ cdef enum:
     ARCH_X86_64 = 0xC000003E
     INSTRUCTION_MAX = 15
     DIRECT_OWN = 0x11000         # bytes from DIRECT_STUB that are ours
-
-
-cdef inline u64 host_of(Direct* d, u64 linear) noexcept nogil:
-    return <u64>d.control + 0x1000 + (linear - DIRECT_STACK)
 
 
 cdef void put_vectors(CpuState* c, Direct* d) noexcept nogil:
@@ -144,8 +141,8 @@ cdef void put_registers(CpuState* c, Direct* d) noexcept nogil:
 
 
 cdef void take_selectors(CpuState* c, u64 selectors) noexcept nogil:
-    """Load the selectors that the code has loaded.  Where the guest's tables do not allow one, it was
-    not loaded by an instruction, and the segment stays."""
+    """Load the selectors that the code has loaded.  Where the guest's tables do not allow one, no
+    instruction has loaded it, and the segment stays."""
     cdef u32 order[4]
     cdef u32 i, selector
     if selectors == selectors_of(c):

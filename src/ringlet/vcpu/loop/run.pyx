@@ -99,11 +99,15 @@ cdef void end_period(CpuState* c, Cache* k) noexcept nogil:
         cache_cool(c, k)
 
 
+cdef inline bint runs_directly(CpuState* c) noexcept nogil:
+    """Whether code of CPL 3 is to go on in a direct process."""
+    return c.direct != NULL and c.arch.cpl == 3 and not c.direct_held
+
+
 cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
     """Whether no event waits, nothing steps, and the jump tables fit the address space."""
     return (not c.key & KEY_STEP and not c.arch.inhibit and not c.attention
-            and not event_due(c) and not (c.direct != NULL and c.arch.cpl == 3 and not c.direct_held)
-            and k.space[0] == mmu_space(c, 0)
+            and not event_due(c) and not runs_directly(c) and k.space[0] == mmu_space(c, 0)
             and k.space[1] == mmu_space(c, <u64>1 << 63))
 
 
@@ -203,8 +207,8 @@ cdef int choose(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
         if r == DEBUG_ALONE:
             t.key |= KEY_STEP
     t.stepping = t.key & KEY_STEP
-    if c.direct != NULL and c.arch.cpl == 3 and not c.direct_held and not t.stepping \
-            and c.blocks == NULL and c.debugger == NULL and not (<DirectState*>c.direct).step:
+    if runs_directly(c) and not t.stepping and c.blocks == NULL and c.debugger == NULL \
+            and not (<DirectState*>c.direct).step:
         r = cross(c)
         if r == CROSS_AGAIN or r == CROSS_RAISED:
             t.resume = 0

@@ -100,8 +100,8 @@ cdef u32 base_mhz(CpuState* c) noexcept nogil:
 
 
 cdef inline bint has_rdtscp(CpuState* c) noexcept nogil:
-    """Tell whether RDTSCP and its MSR exist.  Every processor with RDPID has them, even if CPUID does
-    not show them (`ringlet.arch.cpuid`)."""
+    """Tell whether RDTSCP and its MSR exist.  Every processor with RDPID has them, even if CPUID
+    does not show them (`ringlet.arch.cpuid`)."""
     return (cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27)
             or cpuid_bit(c, 7, 0, CPUID_ECX, 22))
 
