@@ -80,3 +80,4 @@ cdef void direct_signal(int pidfd, int sig) noexcept nogil
 cdef class DirectProcess:
     cdef Direct d
     cdef public int pid
+    cdef readonly bint wakes_here

@@ -59,15 +59,18 @@ cdef extern from * nogil:
     /* Allowing CPUID changes nothing, and fails where it cannot be forbidden. */
     static int ringlet_cpuid_faults(void)
     { return ringlet_call(SYS_arch_prctl, 0x1012 /* ARCH_SET_CPUID */, 1, 0, 0) == 0; }
-    static void ringlet_wake_here(int listener)
-    { ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, RINGLET_SYNC_WAKE_UP, 0); }
+    static int ringlet_wake_here(int listener)
+    {
+        return ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, RINGLET_SYNC_WAKE_UP,
+                            0) == 0;
+    }
     """
     bint ringlet_cpuid_faults()
     int ringlet_receive(int listener, u64* id)
     void ringlet_respond(int listener, u64 id, i64 value)
     bint ringlet_hung_up(int listener)
     void ringlet_pidfd_signal(int pidfd, int sig)
-    void ringlet_wake_here(int listener)
+    bint ringlet_wake_here(int listener)
     int EINTR
     int MAP_POPULATE
 
@@ -165,6 +168,7 @@ cdef class DirectProcess:
 
     `control` is the file of its shared memory, `listener` its filter's and `pidfd` its own
     descriptor; the last two are this object's from here on.  The process ends with it.
+    `wakes_here`: a hand-over goes on on the same processor, as from Linux 6.6 on.
     """
 
     def __cinit__(self, int control, int listener, int pidfd, u64 secret):
@@ -176,8 +180,7 @@ cdef class DirectProcess:
         self.d.listener = listener
         self.d.pidfd = pidfd
         self.d.secret = secret
-        # Linux before 6.6 wakes on any core.
-        ringlet_wake_here(listener)
+        self.wakes_here = ringlet_wake_here(listener)
 
     def __dealloc__(self):
         if self.d.control != NULL:

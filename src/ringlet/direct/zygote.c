@@ -170,6 +170,7 @@ static void become_direct(const struct direct_request *request, const int *fd)
     struct rlimit64 none = {0, 0};
     struct { uint64_t sp; uint32_t flags, pad; uint64_t size; }
         stack = {DIRECT_STACK, STACK_AUTODISARM, 0, DIRECT_STACK_SIZE};
+    struct action stops = {(uint64_t)SIG_DFL, ACTION_RESTORER, 0, 0};
     struct action action = {(uint64_t)stub_handler, SA_SIGINFO | SA_ONSTACK | ACTION_RESTORER,
                             DIRECT_STUB, ~0ull};
     uint64_t all = ~0ull;
@@ -190,6 +191,7 @@ static void become_direct(const struct direct_request *request, const int *fd)
     must(CALL(sigaltstack, &stack, 0), 8);
     for (i = 0; i < sizeof TRAPS / sizeof *TRAPS; i++)
         must(CALL(rt_sigaction, TRAPS[i], &action, 0, 8), 9);
+    must(CALL(rt_sigaction, SIGTSTP, &stops, 0, 8), 9);     /* with the machine, by Ctrl-Z */
     if (request->cpuid_faults)
         must(CALL(arch_prctl, ARCH_SET_CPUID, 0), 10);
     must(CALL(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 12);

@@ -237,7 +237,7 @@ def _direct() -> Finding:
             name,
             Verdict.INFO,
             f"absent, all guest code is translated: {hindrance}",
-            "allow seccomp filters with user notification, which Linux has from 5.5 on",
+            "use Linux 6.6 or later, and allow seccomp filters with user notification",
         )
     if cpuid_faults():
         return Finding(name, Verdict.OK, "guests' user code can run directly, and CPUID traps")
