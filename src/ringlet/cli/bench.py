@@ -46,10 +46,11 @@ def cpu(
     engine: Engines = None,
     memory: Memory = 128,
     timeout: Timeout = 300.0,
+    options: Options = None,
     as_json: Json = False,
 ) -> None:
     """Measure ring-3 programs: ten sections, the same object code natively and in a guest."""
-    _build_and_compare("cpu", rounds, engine, memory, timeout, as_json)
+    _build_and_compare("cpu", rounds, engine, memory, timeout, options, as_json)
 
 
 @bench_app.command()
@@ -58,10 +59,11 @@ def nano(
     engine: Engines = None,
     memory: Memory = 128,
     timeout: Timeout = 300.0,
+    options: Options = None,
     as_json: Json = False,
 ) -> None:
     """Measure operations that virtualization slows: system calls, faults, ports, page tables."""
-    _build_and_compare("nano", rounds, engine, memory, timeout, as_json)
+    _build_and_compare("nano", rounds, engine, memory, timeout, options, as_json)
 
 
 @bench_app.command()
@@ -73,6 +75,7 @@ def linux(
     kernel: Annotated[
         Path | None, typer.Option(help="A bzImage. Default: Debian's cloud kernel, fetched once.")
     ] = None,
+    options: Options = None,
     as_json: Json = False,
 ) -> None:
     """Measure a Linux guest: its start, programs, system calls, page faults, processes."""
@@ -84,7 +87,7 @@ def linux(
     if kernel is not None:
         read_kernel(kernel, memory << 20)
     program = toolchain.build_linux(kernel or fetch_kernel().vmlinuz)
-    _compare(program, selected, rounds, memory, timeout, as_json)
+    _compare(program, selected, rounds, memory, timeout, options, as_json)
 
 
 @bench_app.command()
@@ -165,16 +168,28 @@ def translate(
 
 
 def _build_and_compare(
-    name: str, count: int, chosen: list[str] | None, memory: int, timeout: float, as_json: bool
+    name: str,
+    count: int,
+    chosen: list[str] | None,
+    memory: int,
+    timeout: float,
+    options: list[str] | None,
+    as_json: bool,
 ) -> None:
     from ringlet.bench import toolchain
 
     selected = _selected(chosen)
-    _compare(toolchain.build(name), selected, count, memory, timeout, as_json)
+    _compare(toolchain.build(name), selected, count, memory, timeout, options, as_json)
 
 
 def _compare(
-    program: "Program", selected: list[str], count: int, memory: int, timeout: float, as_json: bool
+    program: "Program",
+    selected: list[str],
+    count: int,
+    memory: int,
+    timeout: float,
+    options: list[str] | None,
+    as_json: bool,
 ) -> None:
     from rich.console import Console
 
@@ -183,7 +198,9 @@ def _compare(
 
     console = Console(stderr=True)
     with console.status(program.name) as status:
-        comparison = compare(program, selected, count, memory, timeout, status.update)
+        comparison = compare(
+            program, selected, count, memory, timeout, status.update, options or ()
+        )
     if as_json:
         typer.echo(json.dumps(report.as_json(comparison), indent=2))
     else:
@@ -192,7 +209,7 @@ def _compare(
 
 _NEEDS = {
     engines.QEMU: "engine 'qemu' needs qemu-system-x86_64; install QEMU",
-    engines.KVM: "engine 'kvm' needs qemu-system-x86_64 and access to /dev/kvm",
+    engines.KVM: "engine 'kvm' needs QEMU, a processor with vmx or svm, and /dev/kvm",
 }
 
 
