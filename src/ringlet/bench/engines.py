@@ -3,6 +3,7 @@
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from ringlet.bench.output import Line
 from ringlet.bench.toolchain import Program
+from ringlet.machine.host import cpu_flags
 
 # isa-debug-exit ends a run that wrote 0 with this status; Ringlet's bare machine does the same.
 GUEST_SUCCESS = 1
@@ -85,23 +87,37 @@ def available() -> list[str]:
     missing = set()
     if shutil.which("qemu-system-x86_64") is None:
         missing = {QEMU, KVM}
-    elif not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
+    elif not has_kvm():
         missing = {KVM}
     return [engine for engine in ENGINES if engine not in missing]
 
 
-def run(argv: list[str], timeout: float) -> Transcript:
-    """Run a command and note when each line arrives; kill the command after `timeout` seconds."""
+def has_kvm() -> bool:
+    """Return whether KVM can run a guest here.
+
+    Without virtualization by hardware there may be a KVM that only runs kernels made for it.
+    """
+    return bool({"vmx", "svm"} & cpu_flags()) and os.access(KVM_DEVICE, os.R_OK | os.W_OK)
+
+
+def run(argv: list[str], timeout: float, ask: str = "") -> Transcript:
+    """Run a command and note when each line arrives; kill the command after `timeout` seconds.
+
+    If `ask` is given, the command is sent SIGUSR1 when a line that begins so arrives: Ringlet
+    then prints its counters.
+    """
     deadline = time.monotonic() + timeout
     started = time.monotonic_ns()
     with tempfile.TemporaryFile() as errors:
         with subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
         ) as process:
-            assert process.stdout is not None
-            lines, ended = _read_lines(process.stdout.fileno(), deadline, process.pid)
-            if not ended:
-                process.kill()
+            ended = False
+            try:
+                lines, ended = _read_lines(process, deadline, ask)
+            finally:
+                if not ended:
+                    process.kill()
             process.wait()
         errors.seek(0)
         stderr = errors.read().decode(errors="replace").strip()
@@ -119,8 +135,12 @@ def cpu_time(process: int) -> int:
     return own + sum(cpu_time(int(child)) for child in children)
 
 
-def _read_lines(descriptor: int, deadline: float, process: int) -> tuple[list[Line], bool]:
+def _read_lines(
+    process: subprocess.Popen[bytes], deadline: float, ask: str
+) -> tuple[list[Line], bool]:
     """Return the lines up to the end of file (with True) or the deadline (with False)."""
+    assert process.stdout is not None
+    descriptor = process.stdout.fileno()
     lines: list[Line] = []
     rest = b""
     with selectors.DefaultSelector() as selector:
@@ -133,6 +153,9 @@ def _read_lines(descriptor: int, deadline: float, process: int) -> tuple[list[Li
                 return lines, True
             arrived = time.monotonic_ns()
             *complete, rest = (rest + data).split(b"\n")
-            cpu = cpu_time(process)
-            lines += [Line(arrived, text.decode(errors="replace"), cpu) for text in complete]
+            cpu = cpu_time(process.pid)
+            new = [Line(arrived, text.decode(errors="replace"), cpu) for text in complete]
+            if ask and any(line.text.startswith(ask) for line in new):
+                process.send_signal(signal.SIGUSR1)
+            lines += new
     return lines, False

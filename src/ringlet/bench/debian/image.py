@@ -145,6 +145,7 @@ def _cached(place: Path) -> Image | None:
 
 
 def _make(group: Group, place: Path, store: Store, progress: Progress, apt: Apt | None) -> None:
+    shutil.rmtree(place, ignore_errors=True)  # one without a manifest that can be read
     with _made(place) as made:
         debs, tree = made / "debs", made / "tree"
         debs.mkdir()
@@ -171,15 +172,17 @@ def _make(group: Group, place: Path, store: Store, progress: Progress, apt: Apt 
 
 @contextlib.contextmanager
 def _made(place: Path) -> Iterator[Path]:
-    """Give a directory to fill; if the body succeeds, it becomes `place`."""
+    """Give a directory to fill; if the body succeeds, it becomes `place`.
+
+    If another process has made the same meanwhile, it may use it already, and it stays.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=place.parent) as name:
         made = Path(name) / "made"
         made.mkdir()
         yield made
-        if place.exists():
-            shutil.rmtree(place)
-        made.rename(place)
+        if not place.exists():
+            made.rename(place)
 
 
 def _unpack(deb: Path, tree: Path) -> None:

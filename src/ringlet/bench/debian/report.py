@@ -14,10 +14,15 @@ from ringlet.bench.debian.rounds import Figures, ProgramsComparison
 from ringlet.bench.debian.rows import FAULT_ROW, SYSCALL_ROW
 from ringlet.bench.engines import NATIVE, RINGLET
 from ringlet.bench.report import RATIOS, TITLES, processor_name
-from ringlet.observe import COUNTERS
 
 WIDTH: Final = 118
 """The columns that the widest table needs."""
+
+SHOWN: Final = (
+    "exits", "ops", "emulated", "fragments", "kept_fragments", "flushes", "shadow_faults",
+    "guest_faults", "interrupts", "cr3_loads",
+)  # fmt: skip
+"""The counters in the table; the JSON values have all."""
 
 _HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 NOTE: Final = (
@@ -34,12 +39,14 @@ CPU_NOTE: Final = (
 def tables(made: ProgramsComparison) -> RenderableType:
     """Return the comparison as tables: times, processor time, Ringlet's counters."""
     parts: list[RenderableType] = [_times(made), Text(NOTE), _processor_time(made), Text(CPU_NOTE)]
-    if made.counters:
+    if any(figures.counters for figures in made.figures):
         parts.append(_counters(made))
     for figures in made.figures:
         for engine, why in figures.errors.items():
             parts.append(Text(f"{figures.row.label}, {TITLES[engine]}: {why}"))
-    parts += [Text(f"{what}: {why}") for what, why in made.errors.items()]
+    for why in dict.fromkeys(made.errors.values()):
+        places = "; ".join(what for what, other in made.errors.items() if other == why)
+        parts.append(Text(f"{places}: {why}"))
     return Group(*parts)
 
 
@@ -106,6 +113,7 @@ def _row_json(made: ProgramsComparison, figures: Figures) -> dict[str, Any]:
         },
         "errors": figures.errors,
         "ratios": {f"{a}/{b}": figures.ratio(a, b) for a, b in RATIOS},
+        "counters": figures.counters,
         "native_system_calls": figures.calls,
         "native_traps_per_user_second": figures.trap_rate,
         "trap_ns": {engine: made.trap_time(figures, engine) for engine in made.engines},
@@ -167,13 +175,11 @@ def _processor_time(made: ProgramsComparison) -> Table:
 
 
 def _counters(made: ProgramsComparison) -> Table:
-    table = _table(f"{TITLES[RINGLET]}'s counters, with the start of the guest", "counter")
-    for group in made.counters:
-        _column(table, group)
-    for name in COUNTERS:
-        values = [counted.get(name) for counted in made.counters.values()]
-        if any(values):
-            table.add_row(name, *map(_count, values))
+    table = _table(f"programs: {TITLES[RINGLET]}'s counters", "program")
+    for name in SHOWN:
+        _column(table, name.replace("_", "\n"))
+    for figures in made.figures:
+        table.add_row(figures.row.label, *(_count(figures.counters.get(name)) for name in SHOWN))
     return table
 
 

@@ -14,6 +14,8 @@ from ringlet.observe import COUNTERS
 _RATE: Final = re.compile(r"(\d{1,15}) (\d{1,9}(?:\.\d{1,9})?)s?")
 _COUNTER: Final = re.compile(r"^([a-z]\w*) +([\d,]+)(?: |$)", re.MULTILINE)
 
+_TIME: Final = re.compile(r"^counters at (\d+) ns.*$", re.MULTILINE)
+
 # A guest's clock may differ from the host's by this part, and this many ns more: output is late.
 CLOCK_SHARE: Final = 0.03
 CLOCK_NS: Final = 30_000_000
@@ -81,8 +83,39 @@ def parse(lines: Iterable[Line]) -> Results:
 
 
 def counters(stderr: str) -> dict[str, int]:
-    """Return the counters that `ringlet run --stats` prints, without those of the clock."""
-    found = {name: int(value.replace(",", "")) for name, value in _COUNTER.findall(stderr)}
+    """Return the counters that `ringlet run --stats` prints at the end, but those of the clock."""
+    return _counters(stderr.rpartition("\n\n")[2])
+
+
+def counters_by_row(lines: Iterable[Line], stderr: str) -> dict[str, dict[str, int]]:
+    """Return by how much Ringlet's counters grew in each row, if they were asked for at its lines.
+
+    `stderr` has the counters at several times; the first that were read after a line are its own.
+    """
+    _, *parts = _TIME.split(stderr)
+    taken = [
+        (int(time), _counters(text.partition("\n\n")[0]))
+        for time, text in zip(parts[::2], parts[1::2], strict=True)
+    ]
+    found: dict[str, dict[str, int]] = {}
+    began: dict[str, int] = {}
+    for line in lines:
+        match line.text.split():
+            case ["row", name, "begin"]:
+                began[name] = line.arrived
+            case ["row", name, "end", *_] if name in began:
+                before, after = _after(taken, began[name]), _after(taken, line.arrived)
+                if before is not None and after is not None:
+                    found[name] = {n: after[n] - before[n] for n in before.keys() & after.keys()}
+    return found
+
+
+def _after(taken: Iterable[tuple[int, dict[str, int]]], time: int) -> dict[str, int] | None:
+    return next((values for at, values in taken if at >= time), None)
+
+
+def _counters(text: str) -> dict[str, int]:
+    found = {name: int(value.replace(",", "")) for name, value in _COUNTER.findall(text)}
     return {n: value for n, value in found.items() if n in COUNTERS and COUNTERS[n].unit != "ns"}
 
 

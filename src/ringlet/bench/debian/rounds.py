@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ringlet.bench import engines
 from ringlet.bench.debian.image import Image
-from ringlet.bench.debian.results import Results, Timing, counters, parse
+from ringlet.bench.debian.results import Results, Timing, counters, counters_by_row, parse
 from ringlet.bench.debian.rows import (
     FAULT_ROW,
     SYSCALL_ROW,
@@ -29,7 +29,7 @@ _PROGRAMS_MEMORY = 1280
 # The seconds in which a guest must reach its init, whatever the engine.
 _START_S = 180
 
-Runner = Callable[[list[str], float], Transcript]
+Runner = Callable[[list[str], float, str], Transcript]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ class Figures:
     errors: dict[str, str] = field(default_factory=dict)
     calls: int | None = None
     """System calls of a native run."""
+    counters: dict[str, int] = field(default_factory=dict)
+    """By how much Ringlet's counters grew in the last run under Ringlet."""
 
     def time(self, engine: str) -> float | None:
         """Return the ns for the row, or for one operation if it measures a rate."""
@@ -108,7 +110,7 @@ class ProgramsComparison:
     errors: dict[str, str] = field(default_factory=dict)
     """Why an engine did not finish a group, by "ENGINE, GROUP"."""
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Ringlet's counters of the last round, by group."""
+    """Ringlet's counters of the last round, by group, with the start of the guest."""
     versions: dict[str, str] = field(default_factory=dict)
 
     def ratios(self, engine: str, base: str) -> list[float]:
@@ -184,7 +186,8 @@ def memory(place: Place, settings: Settings) -> int:
 def _count(made: ProgramsComparison, group: Group, place: Place, runner: Runner) -> None:
     figures = _of(made, group)
     counted = program(place, [f.row for f in figures], made.settings, counting=True)
-    transcript = runner(engines.command(NATIVE, counted, 0), _timeout(made.settings, figures))
+    command = engines.command(NATIVE, counted, 0)
+    transcript = runner(command, _timeout(made.settings, figures), "")
     results = parse(transcript.lines)
     for f in figures:
         f.calls = results.calls.get(f.row.name)
@@ -198,10 +201,13 @@ def _run(made: ProgramsComparison, group: Group, place: Place, engine: str, runn
         engine, program(place, [f.row for f in figures], settings), memory(place, settings),
         settings.options,
     )  # fmt: skip
-    transcript = runner(command, _timeout(settings, figures))
+    transcript = runner(command, _timeout(settings, figures), "row " if engine == RINGLET else "")
     results = parse(transcript.lines)
     if engine == RINGLET:
         made.counters[group.name] = counters(transcript.stderr)
+        grown = counters_by_row(transcript.lines, transcript.stderr)
+        for f in figures:
+            f.counters = grown.get(f.row.name, {})
     for f in figures:
         _take(f, engine, results)
     if not (results.done and transcript.status == 0):

@@ -7,7 +7,7 @@
 
 #include "driver.h"
 
-enum { EAGAIN = 11, CHUNK = 65536, SAID = 160, LATE = -1 };
+enum { CHUNK = 65536, SAID = 160, LATE = -1 };
 /* struct rusage as longs */
 enum { USER_S, USER_US, SYSTEM_S, SYSTEM_US, MINOR_FAULTS = 8, MAJOR_FAULTS = 9, USAGE = 18 };
 

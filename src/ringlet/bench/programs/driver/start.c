@@ -20,8 +20,6 @@
  * and SECONDS are the content of the file "rate", with which a row may measure itself. */
 #include <linux/prctl.h>
 #include <linux/reboot.h>
-#include <linux/sched.h>
-#include <linux/wait.h>
 
 #include "driver.h"
 

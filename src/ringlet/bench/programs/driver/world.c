@@ -24,16 +24,19 @@ static void write_file(const char *path, const char *text)
 }
 
 /* In a user namespace the caller is root, which may mount and change the root directory.  Root of
- * the whole system needs none. */
+ * the host may do so where there are no user namespaces. */
 void enter_namespaces(long user, long group)
 {
     char map[64];
-    long result = call(__NR_unshare, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID, 0, 0);
-    if (result < 0 && !user) {
-        check("unshare", call(__NR_unshare, CLONE_NEWNS | CLONE_NEWPID, 0, 0));
+    if (call(__NR_unshare, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID, 0, 0) < 0) {
+        long result = call(__NR_unshare, CLONE_NEWNS | CLONE_NEWPID, 0, 0);
+        if (result < 0) {
+            rt_printf("driver: unshare failed with error %ld: native programs run in a tree of "
+                      "their own, for which this host must allow user namespaces\n", -result);
+            leave(3);
+        }
         return;
     }
-    check("unshare", result);
     write_file("/proc/self/setgroups", "deny");
     fmt_snprintf(map, sizeof map, "0 %ld 1\n", user);
     write_file("/proc/self/uid_map", map);
