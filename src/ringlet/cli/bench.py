@@ -18,6 +18,9 @@ bench_app = typer.Typer(
     no_args_is_help=True,
 )
 
+# What `programs` gives a guest at least, in MiB.
+_LEAST_MEMORY = 1280
+
 Rounds = Annotated[
     int, typer.Option(min=1, help="Number of interleaved rounds; the minimum of them counts.")
 ]
@@ -119,8 +122,11 @@ def programs(
     from ringlet.bench.toolchain import cache_directory
     from ringlet.images.debian import fetch_kernel
     from ringlet.images.store import Store, default_root
+    from ringlet.machine.linux import read_kernel
 
     selected = _selected(engine)
+    if kernel is not None:
+        read_kernel(kernel, (memory or _LEAST_MEMORY) << 20)
     wanted = chosen([name for name in rows.split(",") if name])
     cache, store = cache_directory(), Store(default_root())
     settings = Settings(rounds, quick, memory, limit, options or ())

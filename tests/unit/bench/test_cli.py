@@ -1,11 +1,13 @@
 """The commands of `ringlet bench`."""
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from ringlet.bench import engines
 from ringlet.cli.bench import bench_app
-from ringlet.errors import ConfigError
+from ringlet.errors import ConfigError, RingletError
 
 
 def test_an_unknown_engine_is_the_users_mistake() -> None:
@@ -38,6 +40,16 @@ def test_an_unknown_row_is_the_users_mistake_before_anything_is_fetched() -> Non
 
     assert isinstance(result.exception, ConfigError)
     assert "no row 'cobol'" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["linux", "programs"])
+def test_a_kernel_must_be_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "vmlinuz").write_bytes(bytes(4096))
+
+    result = CliRunner().invoke(bench_app, [name, "--kernel", str(tmp_path / "vmlinuz")])
+
+    assert isinstance(result.exception, RingletError)
+    assert "vmlinuz" in str(result.exception)
 
 
 def test_there_are_five_benchmarks() -> None:

@@ -19,8 +19,8 @@ WIDTH: Final = 118
 """The columns that the widest table needs."""
 
 SHOWN: Final = (
-    "exits", "ops", "emulated", "fragments", "kept_fragments", "flushes", "shadow_faults",
-    "guest_faults", "interrupts", "cr3_loads",
+    "exits", "emulated", "fragments", "kept_fragments", "flushes", "shadow_faults", "guest_faults",
+    "interrupts",
 )  # fmt: skip
 """The counters in the table; the JSON values have all."""
 
