@@ -18,9 +18,6 @@ bench_app = typer.Typer(
     no_args_is_help=True,
 )
 
-# What `programs` gives a guest at least, in MiB.
-_LEAST_MEMORY = 1280
-
 Rounds = Annotated[
     int, typer.Option(min=1, help="Number of interleaved rounds; the minimum of them counts.")
 ]
@@ -117,7 +114,7 @@ def programs(
     from rich.console import Console
 
     from ringlet.bench.debian import image, report
-    from ringlet.bench.debian.rounds import Place, Settings, compare
+    from ringlet.bench.debian.rounds import PROGRAMS_MEMORY, Place, Settings, compare
     from ringlet.bench.debian.rows import chosen, groups_of
     from ringlet.bench.toolchain import cache_directory
     from ringlet.images.debian import fetch_kernel
@@ -126,7 +123,7 @@ def programs(
 
     selected = _selected(engine)
     if kernel is not None:
-        read_kernel(kernel, (memory or _LEAST_MEMORY) << 20)
+        read_kernel(kernel, (memory or PROGRAMS_MEMORY) << 20)
     wanted = chosen([name for name in rows.split(",") if name])
     cache, store = cache_directory(), Store(default_root())
     settings = Settings(rounds, quick, memory, limit, options or ())

@@ -7,6 +7,7 @@ figure is the best of the rounds, because disturbances only add time.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from ringlet.bench import engines
 from ringlet.bench.debian.image import Image
@@ -24,10 +25,10 @@ from ringlet.bench.engines import NATIVE, RINGLET, Transcript
 from ringlet.bench.rounds import geometric_mean
 from ringlet.bench.toolchain import DRIVER, Program
 
-# The disk, its files in RAM, and what the programs need, in MiB.
-_PROGRAMS_MEMORY = 1280
+PROGRAMS_MEMORY: Final = 1280
+"""What programs need beside the initial RAM disk and its files, in MiB."""
 # The seconds in which a guest must reach its init, whatever the engine.
-_START_S = 180
+_START_S: Final = 180
 
 Runner = Callable[[list[str], float, str], Transcript]
 
@@ -180,7 +181,7 @@ def program(
 
 def memory(place: Place, settings: Settings) -> int:
     """Return the guest's RAM in MiB."""
-    return settings.memory or _PROGRAMS_MEMORY + 2 * (place.image.archive.stat().st_size >> 20)
+    return settings.memory or PROGRAMS_MEMORY + 2 * (place.image.archive.stat().st_size >> 20)
 
 
 def _count(made: ProgramsComparison, group: Group, place: Place, runner: Runner) -> None:
