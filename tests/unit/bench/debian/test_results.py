@@ -82,7 +82,7 @@ def test_a_run_that_ends_early_says_why(text: str, complaint: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wall", "wrong"), [(1000, False), (1020, False), (800, True), (1100, True)]
+    ("wall", "wrong"), [(1000, False), (1100, False), (800, True), (1200, True)]
 )
 def test_a_clock_must_agree_with_the_hosts(wall: int, wrong: bool) -> None:
     timing = Timing("0", wall * 10**6, 0, 0, 0, "", outside=10**9)
