@@ -32,7 +32,7 @@ NOTE: Final = (
 )
 CPU_NOTE: Final = (
     "user and system: as the system that runs the program says; process: what Ringlet or QEMU "
-    "used on this host meanwhile"
+    "used on this host meanwhile, and its ratio to the native user and system time"
 )
 
 
@@ -78,6 +78,11 @@ def as_json(made: ProgramsComparison) -> dict[str, Any]:
             }
             for a, b in RATIOS
         },
+        "processor_ratios": {
+            f"{engine}/{NATIVE}": made.processor_mean(engine)
+            for engine in made.engines
+            if engine != NATIVE
+        },
         "counters": made.counters,
         "packages": made.versions,
         "errors": made.errors,
@@ -113,6 +118,11 @@ def _row_json(made: ProgramsComparison, figures: Figures) -> dict[str, Any]:
         },
         "errors": figures.errors,
         "ratios": {f"{a}/{b}": figures.ratio(a, b) for a, b in RATIOS},
+        "processor_ratios": {
+            f"{engine}/{NATIVE}": figures.processor_ratio(engine)
+            for engine in made.engines
+            if engine != NATIVE
+        },
         "counters": figures.counters,
         "native_system_calls": figures.calls,
         "native_traps_per_user_second": figures.trap_rate,
@@ -158,6 +168,7 @@ def _processor_time(made: ProgramsComparison) -> Table:
         _column(table, "\nsystem")
         if engine != NATIVE:
             _column(table, "\nprocess")
+            _column(table, "\n/native")
     _column(table, "native\ncalls")
     _column(table, "\nfaults")
     for figures in made.figures:
@@ -167,10 +178,19 @@ def _processor_time(made: ProgramsComparison) -> Table:
             times = ["-", "-", "-"]
             if timing is not None:
                 times = [_seconds(ns) for ns in (timing.user, timing.system, timing.cpu)]
-            cells += times[: 2 if engine == NATIVE else 3]
+            if engine == NATIVE:
+                cells += times[:2]
+            else:
+                cells += [*times, _ratio(figures.processor_ratio(engine))]
         native = figures.timings.get(NATIVE)
         counts = [_count(figures.calls), _count(None if native is None else native.faults)]
         table.add_row(figures.row.label, *cells, *counts)
+    means: list[str] = []
+    for engine in made.engines:
+        mean = _ratio(made.processor_mean(engine))
+        means += ["", ""] if engine == NATIVE else ["", "", "", mean]
+    table.add_section()
+    table.add_row("geometric mean", *means)
     return table
 
 

@@ -84,6 +84,16 @@ class Figures:
         above, below = self.time(engine), self.time(base)
         return above / below if above and below else None
 
+    def processor_ratio(self, engine: str) -> float | None:
+        """Return the processor time of the engine's process as a multiple of the native run's.
+
+        On a busy host it says more than the ratio of times.  A row that measures a rate has none.
+        """
+        timing, native = self.timings.get(engine), self.timings.get(NATIVE)
+        if timing is None or native is None or self.row.rate or not timing.cpu:
+            return None
+        return timing.cpu / (native.user + native.system)
+
     @property
     def traps(self) -> int | None:
         """Return the system calls and page faults of a native run."""
@@ -122,6 +132,11 @@ class ProgramsComparison:
     def mean(self, engine: str, base: str) -> float | None:
         """Return the geometric mean of the programs' ratios."""
         return geometric_mean(self.ratios(engine, base))
+
+    def processor_mean(self, engine: str) -> float | None:
+        """Return the geometric mean of the programs' ratios of processor time."""
+        found = (f.processor_ratio(engine) for f in self.figures)
+        return geometric_mean(ratio for ratio in found if ratio is not None)
 
     def cost(self, name: str, engine: str) -> float | None:
         """Return the ns of one operation of the row `name`, which measures the cost of a trap."""

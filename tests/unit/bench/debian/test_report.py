@@ -66,7 +66,7 @@ def test_a_program_has_its_times_ratios_traps_and_their_cost() -> None:
 
     # 8,000 calls of 0.5 us and 1,000 faults of 10 us.
     assert first == ["1.00", "2.00", "8.00", "2.00", "8.00", "4.00", "10,000", "0.01"]
-    assert second[:5] == ["0.90", "0.10", "1.80", "0.20", "4.00"]
+    assert second[:6] == ["0.90", "0.10", "1.80", "0.20", "4.00", "4.00"]
     assert second[-2:] == ["8,000", "1,000"]
 
 
@@ -82,6 +82,13 @@ def test_the_cost_of_a_trap_is_shown_in_ns_below_the_mean() -> None:
 
     assert rows_of(text, "null system call")[0][:6] == ["100", "ns", "500", "ns", "1,000", "ns"]
     assert text.index("geometric mean") < text.index("null system call")
+
+
+def test_processor_time_has_a_ratio_and_a_mean_of_the_rows_that_are_timed() -> None:
+    text = shown()
+
+    assert rows_of(text, "openssl RSA-2048")[1][5] == "-"
+    assert rows_of(text, "geometric mean")[1] == ["4.00", "16.00"]
 
 
 def test_the_mean_is_of_all_programs_that_have_a_ratio() -> None:
@@ -102,6 +109,7 @@ def test_the_json_has_all_of_it() -> None:
     assert perl["runs"]["ringlet"]["process_ns"] == 4_000_000_000
     assert perl["native_traps_per_user_second"] == 10_000
     assert perl["trap_ns"]["ringlet"] == 14_000_000
+    assert perl["processor_ratios"] == {"ringlet/native": 4.0, "qemu/native": 16.0}
     assert perl["counters"] == {"exits": 1234, "flushes": 0, "lookups": 7}
     assert rsa["errors"] == {"qemu": "wrong result"}
     assert rsa["ratios"]["ringlet/native"] == pytest.approx(100)
