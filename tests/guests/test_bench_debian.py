@@ -1,6 +1,9 @@
 """The driver of `ringlet bench programs`, natively and in guests, with rows made here."""
 
+import contextlib
 import shutil
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +37,7 @@ SCRIPTS = {
     "fails": READY + "run() { echo 'no such luck' >&2; return 3; }",
     "unready": "prepare() { cat missing; }\nrun() { :; }",
     "late": READY + "run() { sleep 100; }",
+    "lasts": READY + "run() { sleep 98765; }",
     "leaves": READY + "run() { sleep 100 & echo left; }",
     "tmp": READY + "run() { ls /tmp/row; touch /tmp/row/x; ls /dev/null /proc/self/exe; }",
 }
@@ -129,6 +133,30 @@ def test_processes_that_a_row_leaves_are_ended(place: Place, how: str) -> None:
     results = run(place, how, "leaves:1,sum:1")
 
     assert (results.done, results.said) == (True, {})
+
+
+def sleepers() -> int:
+    """Return how many processes run the row `lasts`."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # the process has ended
+            found += path.read_bytes() == b"sleep\x0098765\x00"
+    return found
+
+
+def test_rows_end_with_a_driver_that_is_killed(place: Place) -> None:
+    run(place, "native", "sum:1")
+    argv = [str(place.bench / "driver"), "native", str(place.image.tree), str(place.bench),
+            "lasts:1", "99"]  # fmt: skip
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as driver:
+        while not sleepers():
+            time.sleep(0.05)
+        driver.kill()
+    deadline = time.monotonic() + 30
+    while sleepers() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert sleepers() == 0
 
 
 def test_a_tree_that_is_missing_is_named(place: Place) -> None:
