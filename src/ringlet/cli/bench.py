@@ -95,7 +95,11 @@ def programs(
     rounds: Rounds = 1,
     engine: Engines = None,
     rows: Annotated[
-        str, typer.Option(metavar="NAME,...", help="The rows to run. Default: all.")
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="The rows to run, such as perl,rsa; a wrong name lists them. Default: all.",
+        ),
     ] = "",
     quick: Annotated[bool, typer.Option(help="Run smaller sizes, about a tenth.")] = False,
     memory: Annotated[

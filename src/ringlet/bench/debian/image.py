@@ -123,16 +123,20 @@ def bench_directory(cache: Path) -> Path:
 def initial_disk(image: Image, bench: Path) -> Iterator[Path]:
     """Give the path of an initial RAM disk with `image` and /bench, whose init is the driver.
 
-    The file has no name in the file system and vanishes with this process.
+    The file has no name in the file system and vanishes with this process.  Raises ImageError.
     """
-    with tempfile.TemporaryFile(dir=image.archive.parent) as disk:
-        with image.archive.open("rb") as archive:
-            shutil.copyfileobj(archive, disk, 1 << 20)
-        writer = CpioWriter(disk)
-        _add(writer, bench, "bench/")
-        writer.symlink("init", f"bench/{DRIVER}")
-        writer.end()
-        disk.flush()
+    with contextlib.ExitStack() as opened:
+        try:
+            disk = opened.enter_context(tempfile.TemporaryFile(dir=image.archive.parent))
+            with image.archive.open("rb") as archive:
+                shutil.copyfileobj(archive, disk, 1 << 20)
+            writer = CpioWriter(disk)
+            _add(writer, bench, "bench/")
+            writer.symlink("init", f"bench/{DRIVER}")
+            writer.end()
+            disk.flush()
+        except OSError as error:
+            raise explain(error, image.archive.parent) from error
         yield Path(f"/proc/{os.getpid()}/fd/{disk.fileno()}")
 
 

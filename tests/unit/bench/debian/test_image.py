@@ -190,3 +190,17 @@ def test_a_disk_is_the_archive_followed_by_the_bench_directory(tmp_path: Path) -
     assert rest["bench/rows/perl.sh"].content == b"run() { :; }\n"
     assert rest["init"].content == b"bench/driver"
     assert not disk.exists()
+
+
+def test_a_disk_that_does_not_fit_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    (tmp_path / "tree.cpio").touch()
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    disk = initial_disk(Image(tmp_path, tmp_path / "tree.cpio", {}), tmp_path)
+
+    with pytest.raises(ImageError, match=r"No space left on device; free .* there"), disk:
+        pass
