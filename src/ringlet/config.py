@@ -52,7 +52,9 @@ PACKAGE: Final = Option(
     "The Debian package that contains the kernel; linux-image-amd64 has more drivers.",
     "linux-image-cloud-amd64",
 )
-STATS: Final = Option("--stats", "When the run ends, print its counters on standard error.")
+STATS: Final = Option(
+    "--stats", "When the run ends, and on SIGUSR1, print its counters on standard error."
+)
 EXACT: Final = Option(
     "--exact",
     "Keep all arithmetic flags exact at every fault, even flags that nothing reads, and prevent "

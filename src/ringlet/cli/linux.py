@@ -1,5 +1,6 @@
 """`ringlet run --kernel` and `ringlet run debian`: run Linux on a PC."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from ringlet.cli.gdb import debugged
 from ringlet.cli.progress import Progress
 from ringlet.cli.signals import held
 from ringlet.cli.started import STARTED_NS
-from ringlet.cli.stats import Moments, print_stats
+from ringlet.cli.stats import Moments, print_stats, printing_on_request
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
 from ringlet.cli.terminal import WindowSize, window_size
@@ -145,7 +146,10 @@ def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Tol
         while True:
             pc = boot.build(config, engine, Options(console.wires(), options.debug_exit))
             console.attach(pc)
-            with watched(pc.machine, options.trace, options.compare):
+            counters = (
+                printing_on_request(pc.machine) if options.stats else contextlib.nullcontext()
+            )
+            with watched(pc.machine, options.trace, options.compare), counters:
                 if options.gdb:
                     console.progress.end()
                     end = debugged(pc.machine, options.gdb, wait=options.gdb_wait)
