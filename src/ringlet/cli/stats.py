@@ -3,12 +3,12 @@
 import contextlib
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ringlet.config import format_size
-from ringlet.observe import format_stats
+from ringlet.observe import EmulatedForm, format_forms, format_stats
 
 _WIDTH: Final = 100
 _MARGIN: Final = 11
@@ -39,9 +39,17 @@ class Moments:
     init: int = 0
 
 
-def print_stats(counters: Mapping[str, int], moments: Moments | None = None) -> None:
-    """Print a line for each counter on standard error; with `moments`, a summary after them."""
+def print_stats(
+    counters: Mapping[str, int],
+    moments: Moments | None = None,
+    forms: Sequence[EmulatedForm] = (),
+) -> None:
+    """Print a line for each counter on standard error, and for the most frequent of `forms`.
+
+    With `moments`, a summary follows.
+    """
     _print(format_stats(counters))
+    _print(format_forms(forms))
     if moments is not None:
         _print(summary(counters, moments))
 

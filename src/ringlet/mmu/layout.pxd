@@ -24,17 +24,19 @@ cdef enum:
     SPACES = 64
     GROUPS = 8
     OWNERS = 1 + SPACES + GROUPS     # index 0 is nobody
-    REGIONS = 160                    # at most; fewer if the host has less room; 0 is none
+    REGIONS = 1024                   # at most; fewer if the host has less room; 0 is none
+    REGIONS_FIRST = 160              # set aside at creation, the others as they are needed
     ENTRY_BITS = 9
     ENTRIES = 512
     POPULATE_MAX = 16                # pages; longer runs are left to the host's own faults
     AHEAD_MAX = 15                   # pages mapped ahead of their use
 
-# Sizes in host address space: a region every 128 GiB leaves 64 GiB of guard on each side, of
-# which 40 GiB are needed (a 32-bit index times 8 and a displacement).
+# Sizes in host address space, in units of 8 GiB.  A stride is a guard of 40 GiB (a 32-bit index
+# times 8 and a displacement), then a region of 64 GiB.  The next stride's guard ends the region.
 cdef enum:
-    REGION_SHIFT = 36
-    STRIDE_SHIFT = 37
+    UNIT_SHIFT = 33
+    GUARD_UNITS = 5
+    STRIDE_UNITS = 13
 
 # Bits of a paging-structure entry (SDM 3A 4.5).
 cdef enum:
@@ -194,7 +196,7 @@ cdef struct Mmu:
     u64 self_size
     Tlb tlb[TLB_SIZE]
     Owner owners[73]
-    Region regions[320]
+    Region regions[1024]   # REGIONS
     u64 group_top[8][256]  # groups: PML4 entries 256..511
     Node* nodes
 
@@ -290,6 +292,17 @@ cdef inline bint in_arena(u64 arena, u64 size, u64 host) noexcept nogil:
     addend, or has another cause."""
     return host - arena < size
 
+cdef inline u64 strides(u64 count) noexcept nogil:
+    """Size of consecutive strides in bytes."""
+    return count * STRIDE_UNITS << UNIT_SHIFT
+
+cdef inline u32 stride_at(u64 distance) noexcept nogil:
+    """The stride, and so the region, at a distance from the start of the arena."""
+    return <u32>(distance >> UNIT_SHIFT) // STRIDE_UNITS
+
+cdef inline bint in_guard(u64 distance) noexcept nogil:
+    return <u32>(distance >> UNIT_SHIFT) % STRIDE_UNITS < GUARD_UNITS
+
 cdef inline u64 poison(u32 slot) noexcept nogil:
     """An addend that makes every address of the index one that nothing is mapped at, whatever bits
     63..52 and a displacement add: bit 49 and bits 51..50 of the sum always differ.
@@ -312,7 +325,7 @@ cdef inline u32 slot_region(CpuState* c, Mmu* m, u32 slot, bint user) noexcept n
     cdef u64 addend = slot_addend(c, slot, user)
     if addend == poison(slot):
         return 0
-    return <u32>((addend + slot_linear(slot) - m.arena) >> STRIDE_SHIFT)
+    return stride_at(addend + slot_linear(slot) - m.arena)
 
 cdef inline void tlb_flush(Mmu* m) noexcept nogil:
     cdef u32 i

@@ -3,6 +3,7 @@
 import pytest
 
 from ringlet.cli.stats import Moments, print_stats, summary
+from ringlet.observe import EmulatedForm
 
 SECOND = 10**9
 COUNTERS = {
@@ -72,3 +73,14 @@ def test_summary_comes_after_the_counters(capsys: pytest.CaptureFixture[str]) ->
     print_stats(COUNTERS, Moments())
 
     assert capsys.readouterr().err.startswith(bare + "time  ")
+
+
+def test_emulated_forms_come_between_counters_and_summary(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_stats(COUNTERS, Moments(), [EmulatedForm("VPGATHERQQ ymm1, vm64y, ymm2", 3, 1)])
+    lines = capsys.readouterr().err.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("emulated: "))
+
+    assert "VPGATHERQQ ymm1, vm64y, ymm2" in lines[at]
+    assert lines[at + 1].startswith("time  ")
