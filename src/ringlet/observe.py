@@ -2,12 +2,12 @@
 
 Hot paths only add to an integer.  Compiled code keeps its counters in `CpuState` (fields `n_*`)
 and names them in `Processor.counters`; the machine keeps its own in Python.  This table describes
-both.
+both.  The forms that the general emulator performed follow the counters (`format_forms`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,15 @@ class Counter:
     name: str
     unit: str
     description: str
+
+
+class EmulatedForm(NamedTuple):
+    """An instruction form that the general emulator performed, as the manual writes it."""
+
+    name: str
+    count: int
+    of_devices: int
+    """How many of them accessed a device."""
 
 
 PROCESSOR_COUNTERS: Final = (
@@ -93,3 +102,22 @@ def format_stats(values: Mapping[str, int]) -> Iterable[str]:
     for name in names:
         counter = COUNTERS.get(name, Counter(name, "", ""))
         yield f"{name:<20} {values[name]:>16,} {counter.unit:<13} {counter.description}".rstrip()
+
+
+_FORMS_SHOWN: Final = 10
+
+
+def format_forms(forms: Sequence[EmulatedForm]) -> Iterable[str]:
+    """Yield a line for each of the first ten `forms`: name, count, count of device accesses.
+
+    The counter `emulated` is the sum of all counts.  A form whose instructions rarely access a
+    device, but are frequent, costs a program tens of microseconds each time.
+    """
+    for form in forms[:_FORMS_SHOWN]:
+        yield (
+            f"emulated: {form.name:<40} {form.count:>14,} instructions, "
+            f"{form.of_devices:,} of them at devices"
+        )
+    if len(forms) > _FORMS_SHOWN:
+        rest = sum(form.count for form in forms[_FORMS_SHOWN:])
+        yield f"emulated: {len(forms) - _FORMS_SHOWN} other forms, {rest:,} instructions"

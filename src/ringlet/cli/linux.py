@@ -164,7 +164,7 @@ def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Tol
         complain(trouble)
     if options.stats:
         moments.init = told.init_ns
-        print_stats(pc.machine.counters(), moments)
+        print_stats(pc.machine.counters(), moments, pc.machine.emulated_forms())
     return end
 
 

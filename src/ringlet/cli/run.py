@@ -44,5 +44,5 @@ def run_bare(
     if end.message:
         complain(end.message)
     if config.stats:
-        print_stats(machine.counters())
+        print_stats(machine.counters(), forms=machine.emulated_forms())
     return end.status

@@ -5,14 +5,14 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
 from ringlet.config import format_size
 from ringlet.machine.vm import Vm
-from ringlet.observe import format_stats
+from ringlet.observe import EmulatedForm, format_forms, format_stats
 
 _WIDTH: Final = 100
 _MARGIN: Final = 11
@@ -43,9 +43,17 @@ class Moments:
     init: int = 0
 
 
-def print_stats(counters: Mapping[str, int], moments: Moments | None = None) -> None:
-    """Print a line for each counter on standard error; with `moments`, a summary after them."""
+def print_stats(
+    counters: Mapping[str, int],
+    moments: Moments | None = None,
+    forms: Sequence[EmulatedForm] = (),
+) -> None:
+    """Print a line for each counter on standard error, and for the most frequent of `forms`.
+
+    With `moments`, a summary follows.
+    """
     _print(format_stats(counters))
+    _print(format_forms(forms))
     if moments is not None:
         _print(summary(counters, moments))
 

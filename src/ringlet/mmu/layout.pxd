@@ -29,19 +29,22 @@ cdef enum:
     SPACES = 64
     GROUPS = 8
     OWNERS = 1 + SPACES + GROUPS     # index 0 is nobody
-    REGIONS = 160                    # at most; fewer if the host has less room; 0 is none
-    DIRECT_REGIONS = 160             # more, behind those, in direct processes
+    REGIONS = 1024                   # at most; fewer if the host has less room; 0 is none
+    REGIONS_FIRST = 160              # set aside at creation, the others as they are needed
+    DIRECT_REGIONS = 1024            # more, behind those, in direct processes
     ALL_REGIONS = REGIONS + DIRECT_REGIONS
+    KNOWN_SLOTS = 256
     ENTRY_BITS = 9
     ENTRIES = 512
     POPULATE_MAX = 16                # pages; longer runs are left to the host's own faults
     AHEAD_MAX = 15                   # pages mapped ahead of their use
 
-# Sizes in host address space: a region every 128 GiB leaves 64 GiB of guard on each side, of
-# which 40 GiB are needed (a 32-bit index times 8 and a displacement).
+# Sizes in host address space, in units of 8 GiB.  A stride is a guard of 40 GiB (a 32-bit index
+# times 8 and a displacement), then a region of 64 GiB.  The next stride's guard ends the region.
 cdef enum:
-    REGION_SHIFT = 36
-    STRIDE_SHIFT = 37
+    UNIT_SHIFT = 33
+    GUARD_UNITS = 5
+    STRIDE_UNITS = 13
 
 # Bits of a paging-structure entry (SDM 3A 4.5).
 cdef enum:
@@ -175,6 +178,7 @@ cdef struct Mmu:
     u32 region_count
     u32 region_free    # list
     u32 direct_free    # list of regions in direct processes
+    u32 direct_known[256]  # those found lately, by slots (KNOWN_SLOTS)
     u32 node_free
     u32 nodes_fresh    # from here on never used
     u32 nodes_left
@@ -209,7 +213,7 @@ cdef struct Mmu:
     u64 self_size
     Tlb tlb[TLB_SIZE]
     Owner owners[73]
-    Region regions[320]    # ALL_REGIONS
+    Region regions[2048]   # ALL_REGIONS
     u64 group_top[8][256]  # groups: PML4 entries 256..511
     Node* nodes
 
@@ -310,6 +314,17 @@ cdef inline bint in_arena(u64 arena, u64 size, u64 host) noexcept nogil:
     addend, or has another cause."""
     return host - arena < size
 
+cdef inline u64 strides(u64 count) noexcept nogil:
+    """Size of consecutive strides in bytes."""
+    return count * STRIDE_UNITS << UNIT_SHIFT
+
+cdef inline u32 stride_at(u64 distance) noexcept nogil:
+    """The stride, and so the region, at a distance from the start of the arena."""
+    return <u32>(distance >> UNIT_SHIFT) // STRIDE_UNITS
+
+cdef inline bint in_guard(u64 distance) noexcept nogil:
+    return <u32>(distance >> UNIT_SHIFT) % STRIDE_UNITS < GUARD_UNITS
+
 cdef inline u64 poison(u32 slot) noexcept nogil:
     """An addend that makes every address of the index one that nothing is mapped at, whatever bits
     63..52 and a displacement add: bit 49 and bits 51..50 of the sum always differ.
@@ -332,7 +347,7 @@ cdef inline u32 slot_region(CpuState* c, Mmu* m, u32 slot, bint user) noexcept n
     cdef u64 addend = slot_addend(c, slot, user)
     if addend == poison(slot):
         return 0
-    return <u32>((addend + slot_linear(slot) - m.arena) >> STRIDE_SHIFT)
+    return stride_at(addend + slot_linear(slot) - m.arena)
 
 cdef inline void tlb_flush(Mmu* m) noexcept nogil:
     cdef u32 i

@@ -12,9 +12,10 @@ the machine's; `layout`, what is a processor's; `walker`, `mappings`, `records`,
 import gc
 
 from ringlet.core.host cimport host_map, host_unmap
-from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_FETCH, ACC_WRITE, SLOT_SHIFT
+from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_FETCH, ACC_WRITE
 from ringlet.mmu cimport access, codepages, direct, spaces, windows
-from ringlet.mmu.layout cimport Mmu, NODES, Node, Region, STRIDE_SHIFT, in_arena, mmu_of
+from ringlet.mmu.layout cimport (
+    Mmu, NODES, Node, Region, in_arena, in_guard, mmu_of, stride_at)
 from ringlet.mmu.map_target cimport MapTarget, target_here
 from ringlet.mmu.pages cimport PAGE_SHIFT
 from ringlet.mmu.ram cimport (
@@ -80,9 +81,9 @@ cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil:
     cdef Mmu* m = mmu_of(c)
     cdef u64 distance = host - m.arena
     cdef Region* r
-    if host < m.arena or distance >= m.arena_size or not distance >> SLOT_SHIFT & 1:
+    if host < m.arena or distance >= m.arena_size or in_guard(distance):
         return 0
-    r = &m.regions[distance >> STRIDE_SHIFT]
+    r = &m.regions[stride_at(distance)]
     return r.linear + (host - r.base) if r.owner else 0
 
 

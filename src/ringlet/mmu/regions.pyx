@@ -1,57 +1,56 @@
 """Regions and their owners: the arena, the slot tables, eviction.
 
-The arena is one reservation of host addresses in strides of 128 GiB; region k is the upper half of
-stride k, so that the lower halves are the guards and a host address gives its region by a shift.
+The arena is one reservation of host addresses in strides of 104 GiB: a guard of 40 GiB and a region.
+A host address gives the number of its region by a division.  The arena grows at its end while more
+regions are needed and the host's addresses there are free.
 """
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT
 from ringlet.mmu.layout cimport (
-    ALL_REGIONS, GROUPS, Mmu, Owner, REGIONS, Region, SPACES, STRIDE_SHIFT, poison, set_slot,
-    slot_addend,
-    slot_linear)
+    ALL_REGIONS, GROUPS, GUARD_UNITS, KNOWN_SLOTS, Mmu, Owner, REGIONS, REGIONS_FIRST, Region,
+    SPACES, UNIT_SHIFT, in_guard, poison, set_slot, slot_addend, slot_linear, stride_at, strides)
 from ringlet.mmu.map_target cimport MapTarget, ballast_drop, ballast_take
 from ringlet.mmu.mappings cimport settle, window_unmap
 from ringlet.mmu.records cimport empty_region, flush_code, forget_region
 
 cdef enum:
     FIRST_GROUP = 1 + SPACES
-    REGIONS_MIN = 8      # 2 TiB with as much again
+    REGIONS_MIN = 8      # 1 TiB with as much again
+    REGIONS_MORE = 16    # by which the arena grows
     MAPS_MARGIN = 64     # more than one operation can add
     NODES_MARGIN = 8
     BUDGET_MIN = 2 * MAPS_MARGIN
 
 
 cdef int arena_create(CpuState* c, Mmu* m) except -1:
-    """Reserve the arena, as many regions as leave as much free again, and poison all slots.
+    """Reserve the arena's first regions, at most half of what is free, and poison all slots.
 
     So several machines in one process share the host's address space: the first one leaves room
-    for the next.
+    for the next.  It stands at the lower end of the largest free range, so that it can grow.
     """
-    cdef u64 align = <u64>1 << SLOT_SHIFT
+    cdef u64 align = <u64>1 << UNIT_SHIFT
     cdef u32 count = REGIONS
-    cdef u32 i
+    cdef u32 first, i
     cdef MapTarget* t = &m.target
-    while count >= REGIONS_MIN:
-        m.reserve_size = (<u64>(count + 1) << STRIDE_SHIFT)
-        m.reserve = t.reserve(t, 2 * m.reserve_size)
+    m.reserve = 0
+    # One stride more is for the alignment and the guard behind the last region.
+    while count >= 2 * REGIONS_MIN:
+        m.reserve = t.reserve(t, strides(count + 1))
         if m.reserve:
-            t.release(t, m.reserve + m.reserve_size, m.reserve_size)
             break
-        count //= 2
+        count -= count // 8
     if not m.reserve:
         m.reserve_size = 0
         raise MemoryError("cannot reserve 2 TiB of host address space for the guest's windows: "
                           "raise the address space limit (ulimit -v), or run fewer machines in "
                           "one process")
+    first = min(<u32>REGIONS_FIRST, count // 2)
+    m.reserve_size = strides(first + 1)
+    t.release(t, m.reserve + m.reserve_size, strides(count + 1) - m.reserve_size)
     m.arena = (m.reserve + align - 1) & ~(align - 1)
-    m.arena_size = <u64>count << STRIDE_SHIFT
-    m.region_count = count
+    m.region_count = 1
     m.region_free = 0
     ballast_take(t)
-    for i in range(count - 1, 0, -1):
-        m.regions[i].target = t
-        m.regions[i].base = m.arena + (<u64>i << STRIDE_SHIFT) + align
-        m.regions[i].next = m.region_free
-        m.region_free = i
+    arena_add(m, first - 1)
     m.direct_free = 0
     for i in range(ALL_REGIONS - 1, REGIONS - 1, -1):
         m.regions[i].direct = 1
@@ -61,6 +60,30 @@ cdef int arena_create(CpuState* c, Mmu* m) except -1:
         set_slot(c, i, False, poison(i))
         set_slot(c, i, True, poison(i))
     return 0
+
+
+cdef void arena_add(Mmu* m, u32 count) noexcept nogil:
+    """Number the next `count` regions, whose addresses are reserved."""
+    cdef u32 i
+    for i in range(m.region_count + count - 1, m.region_count - 1, -1):
+        m.regions[i].target = &m.target
+        m.regions[i].base = m.arena + strides(i) + (<u64>GUARD_UNITS << UNIT_SHIFT)
+        m.regions[i].next = m.region_free
+        m.region_free = i
+    m.region_count += count
+    m.arena_size = strides(m.region_count)
+
+
+cdef bint arena_grow(Mmu* m) noexcept nogil:
+    """Reserve more regions.  Return False if there are enough, or the host has no room there."""
+    cdef u32 more = min(<u32>REGIONS_MORE, REGIONS - m.region_count)
+    cdef MapTarget* t = &m.target
+    if not more or t.extend == NULL \
+            or not t.extend(t, m.reserve + m.reserve_size, strides(more)):
+        return False
+    m.reserve_size += strides(more)
+    arena_add(m, more)
+    return True
 
 
 cdef void arena_destroy(Mmu* m) noexcept:
@@ -109,10 +132,11 @@ cdef u32 region_of_host(CpuState* c, Mmu* m, u64 host) noexcept nogil:
     """Return the region that a host address is in, if the running code may reach it; 0 if the
     address is in a guard or comes from an outdated binding."""
     cdef u64 distance = host - m.arena
-    cdef u32 index = <u32>(distance >> STRIDE_SHIFT)
+    cdef u32 index
     cdef Region* r
-    if host < m.arena or distance >= m.arena_size or not distance >> SLOT_SHIFT & 1:
+    if host < m.arena or distance >= m.arena_size or in_guard(distance):
         return 0
+    index = stride_at(distance)
     r = &m.regions[index]
     if not r.owner or slot_addend(c, r.slot, c.arch.cpl == 3) != r.base - r.linear:
         return 0
@@ -213,7 +237,7 @@ cdef u32 region_take(CpuState* c, Mmu* m, u32 slot, bint user, bint kernel) noex
     cdef u32 owner = m.group if slot >= SLOT_COUNT // 2 else m.space
     cdef u32 i, victim
     cdef Region* r
-    if not m.region_free:
+    if not m.region_free and not arena_grow(m):
         c.n_regions_full += 1
     while not m.region_free:
         victim = oldest(m, 1, FIRST_GROUP)
@@ -242,9 +266,14 @@ cdef u32 region_take(CpuState* c, Mmu* m, u32 slot, bint user, bint kernel) noex
 
 cdef u32 direct_region(Mmu* m, u32 slot) noexcept nogil:
     """Return the region of a slot in the direct process of the current space; 0: none."""
-    cdef u32 i = m.owners[m.space].regions
+    cdef u32* known = &m.direct_known[slot & (KNOWN_SLOTS - 1)]
+    cdef u32 i = known[0]
+    if i and m.regions[i].owner == m.space and m.regions[i].slot == slot:
+        return i
+    i = m.owners[m.space].regions
     while i:
         if m.regions[i].direct and m.regions[i].slot == slot:
+            known[0] = i
             return i
         i = m.regions[i].next
     return 0

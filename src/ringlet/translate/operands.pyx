@@ -280,6 +280,33 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
     return shrink(b, window(b, H9, 0, &what, flags_dead), keep)
 
 
+cdef Ref gather_operand(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
+    """Return the operand of a gather with 32-bit indices, which reach at most 16 GiB from the base.
+
+    The guards absorb that, so the addend is the base's alone.
+    """
+    cdef u32 base = insn_base(i), host
+    cdef Binding what
+    cdef Ref r
+    if base == RSP:
+        r = of_disp(b, i, RSP, NO_REG)
+    elif base == NO_REG:
+        r = absolute(b, i, NO_REG, 0)
+    elif not -FAR <= i.disp <= FAR:
+        effective_address(b, i, base, NO_REG)
+        r = window(b, H9, 0, NULL, flags_dead)
+    else:
+        host = load_guest(b, base, H9)
+        what = binding(base, NO_REG, 0)
+        r = window(b, host, i.disp, &what, flags_dead)
+    if r.index != NO_REG:
+        lea(b, H9, &r)
+        r = ref_mem(H9, 0)
+    r.index = ((i.sib >> 3) & 7) | ((i.rex & 2) << 2)
+    r.scale = i.sib >> 6
+    return r
+
+
 cdef inline Ref shrink(Builder* b, Ref r, bint keep) noexcept nogil:
     """Free r8 if the operand uses both scratch registers."""
     if keep and r.index == H8 and r.base == H9:

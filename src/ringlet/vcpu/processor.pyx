@@ -194,6 +194,8 @@ cdef class Processor(ProcessorState):
                 self.emulated += 1
                 self.emulation = self.emulator.execute(self.c.insn[:15])
                 kind = self.advance(None)
+                if kind == EXIT_MMIO_READ or kind == EXIT_MMIO_WRITE:
+                    self.emulator.reached_device()
             elif kind == EXIT_MMIO_READ or kind == EXIT_MMIO_WRITE:
                 if not self.reach():
                     return kind
@@ -453,6 +455,10 @@ cdef class Processor(ProcessorState):
     def events(self) -> list[tuple[int, int, int, int, int]]:
         """Return (`Event`, CPL, RIP, two arguments) of the last events, the oldest first."""
         return blocks_events(self.c)
+
+    def emulated_forms(self):
+        """Return the instruction forms given to the general emulator, the most frequent first."""
+        return self.emulator.forms()
 
     def counters(self) -> dict[str, int]:
         """Return the engine's counters by name."""

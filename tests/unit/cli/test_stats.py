@@ -10,6 +10,7 @@ import pytest
 
 from ringlet.cli.stats import Moments, print_stats, printing_on_request, summary
 from ringlet.machine.vm import Vm
+from ringlet.observe import EmulatedForm
 
 SECOND = 10**9
 COUNTERS = {
@@ -121,3 +122,14 @@ def test_a_late_request_does_not_end_the_command(capfd: pytest.CaptureFixture[st
     os.kill(os.getpid(), signal.SIGUSR1)
 
     assert capfd.readouterr().err == ""
+
+
+def test_emulated_forms_come_between_counters_and_summary(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_stats(COUNTERS, Moments(), [EmulatedForm("VPGATHERQQ ymm1, vm64y, ymm2", 3, 1)])
+    lines = capsys.readouterr().err.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("emulated: "))
+
+    assert "VPGATHERQQ ymm1, vm64y, ymm2" in lines[at]
+    assert lines[at + 1].startswith("time  ")
