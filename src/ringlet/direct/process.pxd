@@ -59,6 +59,7 @@ cdef struct Direct:
     direct_control* control
     int listener
     int pidfd
+    int pid
     u64 id               # of the notification that it waits in
     u64 secret
     u32 commands         # queued
@@ -74,10 +75,12 @@ cdef bint direct_command_add(Direct* d, u64 number, u64 a0, u64 a1, u64 a2, u64 
                              u64 a5) noexcept nogil
 # Queue the return to the guest's code, and let it go.
 cdef void direct_resume(Direct* d) noexcept nogil
+# Processor time of a process, and of the calling thread, in nanoseconds.
+cdef u64 direct_cpu_ns(Direct* d) noexcept nogil
+cdef u64 own_cpu_ns() noexcept nogil
 cdef void direct_signal(int pidfd, int sig) noexcept nogil
 
 
 cdef class DirectProcess:
     cdef Direct d
-    cdef public int pid
     cdef readonly bint wakes_here

@@ -16,6 +16,7 @@ cdef extern from * nogil:
     #include <linux/seccomp.h>
     #include <poll.h>
     #include <sys/ioctl.h>
+    #include <time.h>
     #include <sys/syscall.h>
 
     #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
@@ -56,6 +57,14 @@ cdef extern from * nogil:
     }
     static void ringlet_pidfd_signal(int pidfd, int sig)
     { ringlet_call(SYS_pidfd_send_signal, pidfd, sig, 0, 0); }
+    static unsigned long ringlet_cpu_ns(long clock)
+    {
+        struct timespec t = {0, 0};
+        ringlet_call(SYS_clock_gettime, clock, (long)&t, 0, 0);
+        return t.tv_sec * 1000000000ul + t.tv_nsec;
+    }
+    /* The clock of a process's processor time (Linux, include/linux/posix-timers.h). */
+    static long ringlet_cpu_clock(int pid) { return ~(long)pid << 3 | 2; }
     /* Allowing CPUID changes nothing, and fails where it cannot be forbidden. */
     static int ringlet_cpuid_faults(void)
     { return ringlet_call(SYS_arch_prctl, 0x1012 /* ARCH_SET_CPUID */, 1, 0, 0) == 0; }
@@ -66,6 +75,9 @@ cdef extern from * nogil:
     }
     """
     bint ringlet_cpuid_faults()
+    u64 ringlet_cpu_ns(long clock)
+    long ringlet_cpu_clock(int pid)
+    long CLOCK_THREAD_CPUTIME_ID
     int ringlet_receive(int listener, u64* id)
     void ringlet_respond(int listener, u64 id, i64 value)
     bint ringlet_hung_up(int listener)
@@ -140,6 +152,14 @@ cdef void direct_resume(Direct* d) noexcept nogil:
     direct_answer(d)
 
 
+cdef u64 direct_cpu_ns(Direct* d) noexcept nogil:
+    return ringlet_cpu_ns(ringlet_cpu_clock(d.pid))
+
+
+cdef u64 own_cpu_ns() noexcept nogil:
+    return ringlet_cpu_ns(CLOCK_THREAD_CPUTIME_ID)
+
+
 cdef void direct_signal(int pidfd, int sig) noexcept nogil:
     ringlet_pidfd_signal(pidfd, sig)
 
@@ -167,11 +187,11 @@ cdef class DirectProcess:
     """A direct process in Python's hands: it is stopped in its hand-over call.
 
     `control` is the file of its shared memory, `listener` its filter's and `pidfd` its own
-    descriptor; the last two are this object's from here on.  The process ends with it.
+    descriptor, and `pid` its number; the descriptors are this object's from here on.  The process ends with it.
     `wakes_here`: a hand-over goes on on the same processor, as from Linux 6.6 on.
     """
 
-    def __cinit__(self, int control, int listener, int pidfd, u64 secret):
+    def __cinit__(self, int control, int listener, int pidfd, int pid, u64 secret):
         cdef void* at = mmap(NULL, DIRECT_SHARED_SIZE, PROT_READ | PROT_WRITE,
                              MAP_SHARED | MAP_POPULATE, control, 0)
         if at == MAP_FAILED:
@@ -179,6 +199,7 @@ cdef class DirectProcess:
         self.d.control = <direct_control*>at
         self.d.listener = listener
         self.d.pidfd = pidfd
+        self.d.pid = pid
         self.d.secret = secret
         self.wakes_here = ringlet_wake_here(listener)
 
@@ -240,6 +261,11 @@ cdef class DirectProcess:
     def signal(self) -> int:
         """The signal that stopped it."""
         return self.d.control.signal
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self.d.pid
 
     def kill(self, int sig) -> None:
         direct_signal(self.d.pidfd, sig)

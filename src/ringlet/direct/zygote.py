@@ -79,10 +79,9 @@ class Zygote:
         try:
             self._write_start(control, secret, len(ram))
             pid, pidfd, listener = self._start(control, ram)
-            process = DirectProcess(control, listener, pidfd, secret)
+            process = DirectProcess(control, listener, pidfd, pid, secret)
         finally:
             os.close(control)
-        process.pid = pid
         _confine(process)
         return process
 

@@ -220,7 +220,6 @@ cdef class Processor(ProcessorState):
             raise MemoryError("direct processes")
         state.limit = min(limit, SPACES_MAX)
         state.policy.mode = DIRECT_ALWAYS if always else DIRECT_AUTO
-        state.policy.us = max(1, self.c.arch.tsc_khz // 1000)
         state.cpuid = cpuid
         self.direct_make = make
         self.direct_processes = []

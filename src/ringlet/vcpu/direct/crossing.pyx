@@ -5,7 +5,7 @@ frame of its next trap.  System calls, page faults and requests to stop are seen
 else stops the process, translated code performs the instruction at RIP, with its exact exception.
 """
 from ringlet.core.state cimport *
-from ringlet.core.host cimport host_fence, host_ticks
+from ringlet.core.host cimport host_fence
 from ringlet.core.prod cimport prod_disarm
 from ringlet.core.ops cimport OP_SYSCALL
 from ringlet.direct.process cimport (
@@ -17,7 +17,7 @@ from ringlet.direct.process cimport (
 from ringlet.mmu.mmu cimport (
     mmu_read, mmu_direct, mmu_direct_attach, mmu_direct_fault, mmu_direct_leave, mmu_direct_yield)
 from ringlet.mmu.pages cimport PAGE_SHIFT
-from ringlet.vcpu.direct.policy cimport policy_ran, policy_refused
+from ringlet.vcpu.direct.policy cimport policy_refused
 from ringlet.vcpu.direct.target cimport (
     DirectSpace, DirectState, MAPS_MAX, space_begin, space_find, space_lose, space_of)
 from ringlet.vcpu.system.dispatch cimport emulate
@@ -294,7 +294,6 @@ cdef int trapped(CpuState* c, Direct* d) noexcept nogil:
 
 cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
     cdef Direct* d = s.process
-    cdef u64 begun
     cdef int r
     put_registers(c, d)
     put_vectors(c, d)
@@ -308,7 +307,6 @@ cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
         c.direct_pidfd = 0
         return CROSS_AGAIN
     c.n_direct_runs += 1
-    begun = host_ticks()
     direct_resume(d)
     r = DIRECT_INTERRUPTED
     while r == DIRECT_INTERRUPTED:
@@ -317,7 +315,6 @@ cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
     host_fence()
     if c.direct_tries:
         prod_disarm(c)
-    policy_ran(c, host_ticks() - begun)
     if r == DIRECT_DEAD or not d.control.signal:
         return refuse(c, s)
     if not direct_frame(d) or d.registers[FRAME_RIP] - DIRECT_STUB < DIRECT_OWN \

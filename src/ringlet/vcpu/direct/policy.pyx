@@ -6,19 +6,20 @@ little.  So a space begins translated, and a short process never pays for more. 
 when the time it has between its traps is worth it, and back when it is not.
 
 Time at CPL 3 under translation is sampled: each interrupt counts the time since the last one for
-the space that it interrupts.  In a direct process it is measured.
+the space that it interrupts.  For a direct process the host keeps it.  Both are processor time, since
+other processes of a busy host delay each switch.
 """
-from ringlet.core.host cimport host_ticks
 from ringlet.core.state cimport CpuState, u32, u64
-from ringlet.mmu.mmu cimport mmu_space
-from ringlet.vcpu.direct.target cimport DIRECT_ALWAYS, USES, DirectState, Policy, Use
+from ringlet.direct.process cimport direct_cpu_ns, own_cpu_ns
+from ringlet.mmu.mmu cimport mmu_direct, mmu_space
+from ringlet.vcpu.direct.target cimport (
+    DIRECT_ALWAYS, USES, DirectSpace, DirectState, Policy, Use, space_of)
 
 cdef enum:
-    SAMPLE_MAX_US = 10000    # of a sample: a processor that has slept was not at CPL 3 meanwhile
-    PERIOD_US = 6000         # at CPL 3, after which a translated space is considered
-    WORTH_US = 10            # translated between traps
-    PERIOD_RUNS = 512        # after which a direct space is considered
-    LEAST_US = 7             # a run, of which the switches take three
+    PERIOD_NS = 6000000      # at CPL 3, after which a translated space is considered
+    WORTH_NS = 10000         # translated between traps
+    PERIOD_RETURNS = 512     # to CPL 3, after which a direct space is considered
+    LEAST_NS = 7000          # direct between traps, of which the switches take two
     DOUBLINGS_MAX = 6
 
 
@@ -33,55 +34,63 @@ cdef inline Use* use_of(CpuState* c, Policy* p) noexcept nogil:
     return use
 
 
-cdef inline void begin_period(Use* use) noexcept nogil:
+cdef void reconsider(CpuState* c, Use* use) noexcept nogil:
+    """Change a direct space back if it traps too often."""
+    cdef DirectSpace* s = space_of(mmu_direct(c))
+    cdef u64 now, spent
     use.returns = 0
+    if s == NULL or s.dead:
+        return
+    now = direct_cpu_ns(s.process)
+    spent = now - s.considered
+    s.considered = now
+    if spent >= <u64>LEAST_NS * PERIOD_RETURNS:
+        if use.doublings:
+            use.doublings -= 1
+        return
+    use.direct = 0
     use.user = 0
+    use.doublings = min(use.doublings + 1, <u32>DOUBLINGS_MAX)
+    c.n_direct_backs += 1
 
 
 cdef void policy_returns(CpuState* c) noexcept nogil:
-    cdef Use* use = use_of(c, &(<DirectState*>c.direct).policy)
+    cdef Policy* p = &(<DirectState*>c.direct).policy
+    cdef Use* use = use_of(c, p)
     use.returns += 1
+    if use.direct and use.returns >= PERIOD_RETURNS and p.mode != DIRECT_ALWAYS:
+        reconsider(c, use)
     c.direct_held = not use.direct
 
 
 cdef void policy_interrupt(CpuState* c) noexcept nogil:
     cdef Policy* p = &(<DirectState*>c.direct).policy
-    cdef u64 now = host_ticks()
-    cdef u64 ticks = min(now - p.ticked, SAMPLE_MAX_US * p.us)
+    cdef u64 now, spent
     cdef Use* use
-    p.ticked = now
+    if p.mode == DIRECT_ALWAYS:
+        return
+    now = own_cpu_ns()
+    spent = now - p.sampled
+    p.sampled = now
     if c.arch.cpl != 3:
         return
     use = use_of(c, p)
     if use.direct:
         return
-    use.user += ticks
-    if use.user < (PERIOD_US * p.us) << use.doublings:
+    use.user += spent
+    if use.user < <u64>PERIOD_NS << use.doublings:
         return
-    if use.user > WORTH_US * p.us * use.returns:
+    if use.user > <u64>WORTH_NS * use.returns:
         use.direct = 1
         c.n_direct_spaces += 1
-    begin_period(use)
-
-
-cdef void policy_ran(CpuState* c, u64 ticks) noexcept nogil:
-    cdef Policy* p = &(<DirectState*>c.direct).policy
-    cdef Use* use = use_of(c, p)
-    use.user += ticks
-    if use.returns < PERIOD_RUNS or p.mode == DIRECT_ALWAYS:
-        return
-    if use.user < LEAST_US * p.us * use.returns:
-        use.direct = 0
-        use.doublings = min(use.doublings + 1, <u32>DOUBLINGS_MAX)
-        c.n_direct_backs += 1
-    elif use.doublings:
-        use.doublings -= 1
-    begin_period(use)
+    use.returns = 0
+    use.user = 0
 
 
 cdef void policy_refused(CpuState* c) noexcept nogil:
     cdef Use* use = use_of(c, &(<DirectState*>c.direct).policy)
     use.direct = 0
     use.doublings = DOUBLINGS_MAX
-    begin_period(use)
+    use.returns = 0
+    use.user = 0
     c.direct_held = 1

@@ -17,6 +17,7 @@ cdef struct DirectSpace:
     u32 attached         # to an address space
     u32 dead
     u64 maps             # commands since all was unmapped
+    u64 considered       # its processor time when the policy last looked, ns
 
 cdef enum:
     USES = 256
@@ -31,12 +32,11 @@ cdef struct Use:
     u32 direct           # it runs directly
     u32 returns          # to CPL 3 in the current period
     u32 doublings        # of the time that it has to run translated before it is considered
-    u64 user             # ticks of the TSC at CPL 3 in the current period
+    u64 user             # nanoseconds at CPL 3 in the current period, translated
 
 cdef struct Policy:
     Use uses[USES]
-    u64 ticked           # TSC at the last interrupt
-    u64 us               # ticks of the TSC in a microsecond
+    u64 sampled          # processor time of the thread at the last interrupt, ns
     u32 mode             # DIRECT_*
 
 # Of one virtual processor.

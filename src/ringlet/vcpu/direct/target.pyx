@@ -7,7 +7,7 @@ from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.direct.process cimport (
     Direct, DIRECT_AGAIN, DIRECT_COMMANDS, DIRECT_DEAD, DIRECT_END, DIRECT_INTERRUPTED, DIRECT_RAM,
     DIRECT_SHARED_SIZE, DIRECT_STACK, DIRECT_STUB, DIRECT_TOP, direct_answer, direct_command_add,
-    direct_frame, direct_signal, direct_wait)
+    direct_cpu_ns, direct_frame, direct_signal, direct_wait)
 from ringlet.direct.screening cimport page_clean, page_replace, seam_clean
 from ringlet.mmu.map_target cimport (
     MAP_AT_ONCE, MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE)
@@ -160,6 +160,7 @@ cdef void space_begin(DirectSpace* s) noexcept nogil:
         word += 1
     s.process.control.frame = DIRECT_STACK + 0x1000
     direct_frame(s.process)
+    s.considered = direct_cpu_ns(s.process)
     s.attached = 1
 
 
