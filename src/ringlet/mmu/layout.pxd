@@ -24,7 +24,7 @@ cdef enum:
     SPACES = 64
     GROUPS = 8
     OWNERS = 1 + SPACES + GROUPS     # index 0 is nobody
-    REGIONS = 1024                   # at most; fewer if the host has less room; 0 is none
+    REGIONS = 1152                   # at most; fewer if the host has less room; 0 is none
     REGIONS_FIRST = 160              # set aside at creation, the others as they are needed
     ENTRY_BITS = 9
     ENTRIES = 512
@@ -196,7 +196,7 @@ cdef struct Mmu:
     u64 self_size
     Tlb tlb[TLB_SIZE]
     Owner owners[73]
-    Region regions[1024]   # REGIONS
+    Region regions[1152]   # REGIONS
     u64 group_top[8][256]  # groups: PML4 entries 256..511
     Node* nodes
 

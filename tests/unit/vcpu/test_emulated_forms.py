@@ -255,6 +255,47 @@ def test_gather_from_a_device_is_the_emulators() -> None:
     assert count == 1
 
 
+# --- indices in the base register
+
+STATIC = 0x500000
+"""Linear address of a static array, where programs that are not relocated have theirs."""
+
+
+def array(code: str, speculate: bool, **registers: int) -> Board:
+    """Run code with DATA at STATIC, two pages."""
+    board = Board(speculate=speculate)
+    board.poke(0x3000 + 16, 0x4000 | 7)  # 4 MiB on shows the first 2 MiB
+    board.p.write_phys(STATIC & 0x1FFFFF, struct.pack("<256I", *range(100, 356)))
+    board.set(**registers)
+    assert board.run(code) == Exit.EXIT_HLT
+    return board
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+@pytest.mark.parametrize("base", [b for b in range(16) if b & 7 != 4])
+def test_a_loop_that_counts_a_negative_index_up_to_zero(base: int, speculate: bool) -> None:
+    rex = 0x48 | base >> 3
+    code = bytes((
+        *((0x41,) if base > 7 else ()), 0x03, 0x80 | (1 if base == 0 else 0) << 3 | base & 7,
+        *(STATIC + 400).to_bytes(4, "little"),  # add eax (ecx), [base + STATIC + 400]
+        rex, 0x83, 0xC0 | base & 7, 4,  # add base, 4
+        0x75,
+    ))  # fmt: skip
+    code += (-len(code) - 1 & 0xFF).to_bytes(1, "little")
+    board = array(code.hex(), speculate, **{"rax": 0, "rcx": 0, NAMES[base]: -400 & (1 << 64) - 1})
+
+    assert board.get("rcx" if base == 0 else "rax") == sum(range(100, 200))
+    assert board.p.counters()["emulated"] == 0
+
+
+def test_a_negative_base_with_a_bounded_index() -> None:
+    # mov ecx, ecx; mov eax, [rdx + rcx * 4 + STATIC]
+    board = array("89C9 8B848A00005000", True, rdx=-16 & (1 << 64) - 1, rcx=5)
+
+    assert board.get("rax") == 101
+    assert board.p.counters()["emulated"] == 0
+
+
 # --- what a run tells of them
 
 
