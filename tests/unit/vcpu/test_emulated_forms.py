@@ -29,10 +29,11 @@ BITS = frozenset({Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC})
 WORD_STACK = frozenset({Mnemonic.PUSH, Mnemonic.POP, Mnemonic.LEAVE})
 SWAPS = frozenset({Mnemonic.XCHG, Mnemonic.XADD})
 HIGH = range(Register.AH, Register.BH + 1)
+OVERRIDES = frozenset({Register.FS, Register.GS})
 
 
 def why(i: Instruction, code: bytes) -> str | None:
-    """Return why no compiler and no library emits an instruction that is emulated; None: it might."""
+    """Return why compilers and libraries do not emit an emulated instruction; None: they might."""
     legacy = code[: i.len]
     gpr = [
         i.op_register(n)
@@ -41,11 +42,11 @@ def why(i: Instruction, code: bytes) -> str | None:
     ]
     if b"\x67" in legacy[:4] and (i.is_vsib or i.mnemonic in BITS or i.is_string_instruction):
         return "32-bit addresses of a string, a bit string or a gather"
-    if i.is_string_instruction and i.segment_prefix != Register.NONE:
+    if i.is_string_instruction and i.segment_prefix in OVERRIDES:
         return "a string in FS or GS"
     if i.mnemonic == Mnemonic.XLATB:
         return "XLAT with a prefix" if i.len > 1 else None
-    if i.is_vsib and i.segment_prefix != Register.NONE:
+    if i.is_vsib and i.segment_prefix in OVERRIDES:
         return "a gather in FS or GS"
     if i.mnemonic in BYTE_STORES:
         return "a byte-masked store"
@@ -69,7 +70,7 @@ def leaves(translator: Translator, code: bytes) -> bool:
 def emulated(rate: float, seed: int = 1) -> Iterator[tuple[Instruction, bytes]]:
     """Yield the instructions, of a share of all, that leave for the emulator."""
     translator = Translator()
-    for instruction, code in forms(random.Random(seed), rate):
+    for _, code in forms(random.Random(seed), rate):
         if leaves(translator, code):
             yield Decoder(64, code).decode(), code
 
