@@ -1,7 +1,7 @@
 """Regions and their owners: the arena, the slot tables, eviction.
 
-The arena is one reservation of host addresses in strides of 104 GiB: a guard of 40 GiB and a region.
-A host address gives the number of its region by a division.  The arena grows at its end while more
+The arena is a range of host addresses in strides of 104 GiB: a guard of 40 GiB and a region.  A
+host address gives the number of its region by a division.  The arena grows at its end while more
 regions are needed and the host's addresses there are free.  Once it may jump over what stands in
 the way, such as the program itself; the numbers in between belong to no region.
 """
