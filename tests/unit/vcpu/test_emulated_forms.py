@@ -6,6 +6,7 @@ emulator, with an example, from a share of all instructions.
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 import sys
@@ -29,18 +30,20 @@ BITS = frozenset({Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC})
 WORD_STACK = frozenset({Mnemonic.PUSH, Mnemonic.POP, Mnemonic.LEAVE})
 SWAPS = frozenset({Mnemonic.XCHG, Mnemonic.XADD})
 HIGH = range(Register.AH, Register.BH + 1)
+STACK_POINTERS = frozenset({Register.SP, Register.ESP})
+PREFIXES = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3})
 OVERRIDES = frozenset({Register.FS, Register.GS})
 
 
 def why(i: Instruction, code: bytes) -> str | None:
     """Return why compilers and libraries do not emit an emulated instruction; None: they might."""
-    legacy = code[: i.len]
+    prefixes = set(itertools.takewhile(PREFIXES.__contains__, code))
     gpr = [
         i.op_register(n)
         for n in range(i.op_count)
         if i.op_kind(n) == OpKind.REGISTER and RegisterExt.is_gpr(i.op_register(n))
     ]
-    if b"\x67" in legacy[:4] and (i.is_vsib or i.mnemonic in BITS or i.is_string_instruction):
+    if 0x67 in prefixes and (i.is_vsib or i.mnemonic in BITS or i.is_string_instruction):
         return "32-bit addresses of a string, a bit string or a gather"
     if i.is_string_instruction and i.segment_prefix in OVERRIDES:
         return "a string in FS or GS"
@@ -50,13 +53,13 @@ def why(i: Instruction, code: bytes) -> str | None:
         return "a gather in FS or GS"
     if i.mnemonic in BYTE_STORES:
         return "a byte-masked store"
-    if i.mnemonic in BITS and i.op1_register in range(Register.AX, Register.R15W + 1):
-        return "a bit string of words"
-    if i.mnemonic in WORD_STACK and code[0] == 0x66:
-        return "16-bit stack operations of 64-bit code"
+    if i.mnemonic in BITS and 0x66 in prefixes:
+        return "a bit string of words, or with 66h for nothing"
+    if i.mnemonic in WORD_STACK and 0x66 in prefixes:
+        return "a 16-bit stack operation in 64-bit code, or with 66h for nothing"
     if i.mnemonic == Mnemonic.POP and i.memory_base == Register.RSP:
         return "POP to the stack with an index"
-    if any(r in HIGH for r in gpr) and (i.mnemonic in SWAPS or Register.ESP in gpr):
+    if any(r in HIGH for r in gpr) and (i.mnemonic in SWAPS or STACK_POINTERS & set(gpr)):
         return "AH to DH exchanged with memory, or extended into RSP"
     return None
 
@@ -64,7 +67,7 @@ def why(i: Instruction, code: bytes) -> str | None:
 def leaves(translator: Translator, code: bytes) -> bool:
     """Whether the translation of one instruction calls the emulator."""
     translation = translator.translate(code, 0x400000, limit=1)
-    return any(op == Op.OP_EMULATE for op, _ in translation.operations)
+    return any(op == Op.OP_EMULATE for _, op in translation.operations)
 
 
 def emulated(rate: float, seed: int = 1) -> Iterator[tuple[Instruction, bytes]]:
@@ -83,6 +86,11 @@ def test_what_is_emulated_is_not_emitted_by_compilers() -> None:
     }
 
     assert found == {}
+
+
+def test_what_is_emulated_is_found() -> None:
+    assert leaves(Translator(), bytes.fromhex("660ff7c1"))  # maskmovdqu xmm0, xmm1
+    assert not leaves(Translator(), bytes.fromhex("C462BBF61E"))  # mulx r11, r8, [rsi]
 
 
 def performed(i: Instruction) -> bool:
