@@ -7,7 +7,7 @@ both.  The forms that the general emulator performed follow the counters (`forma
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class Counter:
     description: str
 
 
-class EmulatedForm(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EmulatedForm:
     """An instruction form that the general emulator performed, as the manual writes it."""
 
     name: str

@@ -29,7 +29,7 @@ cdef enum:
     SPACES = 64
     GROUPS = 8
     OWNERS = 1 + SPACES + GROUPS     # index 0 is nobody
-    REGIONS = 1024                   # at most; fewer if the host has less room; 0 is none
+    REGIONS = 1216                   # at most; fewer if the host has less room; 0 is none
     REGIONS_FIRST = 160              # set aside at creation, the others as they are needed
     DIRECT_REGIONS = 1024            # more, behind those, in direct processes
     ALL_REGIONS = REGIONS + DIRECT_REGIONS
@@ -175,6 +175,8 @@ cdef struct Mmu:
     u64 arena_size
     u64 reserve        # the mapping the arena was aligned in
     u64 reserve_size
+    u64 more           # a second mapping, behind what stands in the way of the first
+    u64 more_size
     u32 region_count
     u32 region_free    # list
     u32 direct_free    # list of regions in direct processes
@@ -213,7 +215,7 @@ cdef struct Mmu:
     u64 self_size
     Tlb tlb[TLB_SIZE]
     Owner owners[73]
-    Region regions[2048]   # ALL_REGIONS
+    Region regions[2240]   # ALL_REGIONS
     u64 group_top[8][256]  # groups: PML4 entries 256..511
     Node* nodes
 

@@ -1,8 +1,9 @@
 """Regions and their owners: the arena, the slot tables, eviction.
 
-The arena is one reservation of host addresses in strides of 104 GiB: a guard of 40 GiB and a region.
-A host address gives the number of its region by a division.  The arena grows at its end while more
-regions are needed and the host's addresses there are free.
+The arena is a range of host addresses in strides of 104 GiB: a guard of 40 GiB and a region.  A
+host address gives the number of its region by a division.  The arena grows at its end while more
+regions are needed and the host's addresses there are free.  Once it may jump over what stands in
+the way, such as the program itself; the numbers in between belong to no region.
 """
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT
 from ringlet.mmu.layout cimport (
@@ -77,12 +78,49 @@ cdef void arena_add(Mmu* m, u32 count) noexcept nogil:
 cdef bint arena_grow(Mmu* m) noexcept nogil:
     """Reserve more regions.  Return False if there are enough, or the host has no room there."""
     cdef u32 more = min(<u32>REGIONS_MORE, REGIONS - m.region_count)
+    cdef u64 end = m.more + m.more_size if m.more else m.reserve + m.reserve_size
     cdef MapTarget* t = &m.target
-    if not more or t.extend == NULL \
-            or not t.extend(t, m.reserve + m.reserve_size, strides(more)):
+    if not more or t.extend == NULL:
         return False
-    m.reserve_size += strides(more)
+    if not t.extend(t, end, strides(more)):
+        return arena_jump(m)
+    if m.more:
+        m.more_size += strides(more)
+    else:
+        m.reserve_size += strides(more)
     arena_add(m, more)
+    return True
+
+
+cdef bint arena_jump(Mmu* m) noexcept nogil:
+    """Reserve more regions at the lower end of the largest range that is free behind the arena."""
+    cdef MapTarget* t = &m.target
+    cdef u32 count = REGIONS - m.region_count
+    cdef u32 first
+    cdef u64 at = 0, end
+    if m.more:
+        return False
+    # Without success the arena goes on growing where it ends, and does not try to jump again.
+    m.more = m.reserve + m.reserve_size
+    # Two strides more, because the range begins anywhere and the last region needs its guard.
+    while count >= 2 * REGIONS_MORE:
+        at = t.reserve(t, strides(count + 2))
+        if at:
+            break
+        count -= count // 8
+    if not at:
+        return False
+    end = at + strides(count + 2)
+    first = stride_at(at - m.arena) + 1
+    if at < m.arena or first + REGIONS_MORE > REGIONS:
+        t.release(t, at, end - at)
+        return False
+    m.more = m.arena + strides(first)
+    m.more_size = strides(REGIONS_MORE + 1)
+    t.release(t, at, m.more - at)
+    t.release(t, m.more + m.more_size, end - m.more - m.more_size)
+    m.region_count = first
+    arena_add(m, REGIONS_MORE)
     return True
 
 
@@ -90,6 +128,9 @@ cdef void arena_destroy(Mmu* m) noexcept:
     if m.reserve_size:
         m.target.release(&m.target, m.reserve, m.reserve_size)
         m.reserve_size = 0
+    if m.more_size:
+        m.target.release(&m.target, m.more, m.more_size)
+        m.more = m.more_size = 0
     ballast_drop(&m.target)
 
 

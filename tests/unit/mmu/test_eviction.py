@@ -124,7 +124,7 @@ def test_one_space_with_too_many_mappings_is_emptied_and_goes_on() -> None:
     assert guest.probe.counters()["maps"] <= 1000
 
 
-SLOTS = 1100
+SLOTS = 1300
 """More than there are regions."""
 
 

@@ -6,6 +6,7 @@ emulator, with an example, from a share of all instructions.
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 import sys
@@ -29,33 +30,36 @@ BITS = frozenset({Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC})
 WORD_STACK = frozenset({Mnemonic.PUSH, Mnemonic.POP, Mnemonic.LEAVE})
 SWAPS = frozenset({Mnemonic.XCHG, Mnemonic.XADD})
 HIGH = range(Register.AH, Register.BH + 1)
+STACK_POINTERS = frozenset({Register.SP, Register.ESP})
+PREFIXES = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3})
+OVERRIDES = frozenset({Register.FS, Register.GS})
 
 
 def why(i: Instruction, code: bytes) -> str | None:
-    """Return why no compiler and no library emits an instruction that is emulated; None: it might."""
-    legacy = code[: i.len]
+    """Return why compilers and libraries do not emit an emulated instruction; None: they might."""
+    prefixes = set(itertools.takewhile(PREFIXES.__contains__, code))
     gpr = [
         i.op_register(n)
         for n in range(i.op_count)
         if i.op_kind(n) == OpKind.REGISTER and RegisterExt.is_gpr(i.op_register(n))
     ]
-    if b"\x67" in legacy[:4] and (i.is_vsib or i.mnemonic in BITS or i.is_string_instruction):
+    if 0x67 in prefixes and (i.is_vsib or i.mnemonic in BITS or i.is_string_instruction):
         return "32-bit addresses of a string, a bit string or a gather"
-    if i.is_string_instruction and i.segment_prefix != Register.NONE:
+    if i.is_string_instruction and i.segment_prefix in OVERRIDES:
         return "a string in FS or GS"
     if i.mnemonic == Mnemonic.XLATB:
         return "XLAT with a prefix" if i.len > 1 else None
-    if i.is_vsib and i.segment_prefix != Register.NONE:
+    if i.is_vsib and i.segment_prefix in OVERRIDES:
         return "a gather in FS or GS"
     if i.mnemonic in BYTE_STORES:
         return "a byte-masked store"
-    if i.mnemonic in BITS and i.op1_register in range(Register.AX, Register.R15W + 1):
-        return "a bit string of words"
-    if i.mnemonic in WORD_STACK and code[0] == 0x66:
-        return "16-bit stack operations of 64-bit code"
+    if i.mnemonic in BITS and 0x66 in prefixes:
+        return "a bit string of words, or with 66h for nothing"
+    if i.mnemonic in WORD_STACK and 0x66 in prefixes:
+        return "a 16-bit stack operation in 64-bit code, or with 66h for nothing"
     if i.mnemonic == Mnemonic.POP and i.memory_base == Register.RSP:
         return "POP to the stack with an index"
-    if any(r in HIGH for r in gpr) and (i.mnemonic in SWAPS or Register.ESP in gpr):
+    if any(r in HIGH for r in gpr) and (i.mnemonic in SWAPS or STACK_POINTERS & set(gpr)):
         return "AH to DH exchanged with memory, or extended into RSP"
     return None
 
@@ -63,13 +67,13 @@ def why(i: Instruction, code: bytes) -> str | None:
 def leaves(translator: Translator, code: bytes) -> bool:
     """Whether the translation of one instruction calls the emulator."""
     translation = translator.translate(code, 0x400000, limit=1)
-    return any(op == Op.OP_EMULATE for op, _ in translation.operations)
+    return any(op == Op.OP_EMULATE for _, op in translation.operations)
 
 
 def emulated(rate: float, seed: int = 1) -> Iterator[tuple[Instruction, bytes]]:
     """Yield the instructions, of a share of all, that leave for the emulator."""
     translator = Translator()
-    for instruction, code in forms(random.Random(seed), rate):
+    for _, code in forms(random.Random(seed), rate):
         if leaves(translator, code):
             yield Decoder(64, code).decode(), code
 
@@ -82,6 +86,11 @@ def test_what_is_emulated_is_not_emitted_by_compilers() -> None:
     }
 
     assert found == {}
+
+
+def test_what_is_emulated_is_found() -> None:
+    assert leaves(Translator(), bytes.fromhex("660ff7c1"))  # maskmovdqu xmm0, xmm1
+    assert not leaves(Translator(), bytes.fromhex("C462BBF61E"))  # mulx r11, r8, [rsi]
 
 
 def performed(i: Instruction) -> bool:
@@ -253,6 +262,47 @@ def test_gather_from_a_device_is_the_emulators() -> None:
     _, count = gather("C4E275910493", board, rbx=DEVICE)
     assert board.device.reads[0] == (8, 4)
     assert count == 1
+
+
+# --- indices in the base register
+
+STATIC = 0x500000
+"""Linear address of a static array, where programs that are not relocated have theirs."""
+
+
+def array(code: str, speculate: bool, **registers: int) -> Board:
+    """Run code with DATA at STATIC, two pages."""
+    board = Board(speculate=speculate)
+    board.poke(0x3000 + 16, 0x4000 | 7)  # 4 MiB on shows the first 2 MiB
+    board.p.write_phys(STATIC & 0x1FFFFF, struct.pack("<256I", *range(100, 356)))
+    board.set(**registers)
+    assert board.run(code) == Exit.EXIT_HLT
+    return board
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+@pytest.mark.parametrize("base", [b for b in range(16) if b & 7 != 4])
+def test_a_loop_that_counts_a_negative_index_up_to_zero(base: int, speculate: bool) -> None:
+    rex = 0x48 | base >> 3
+    code = bytes((
+        *((0x41,) if base > 7 else ()), 0x03, 0x80 | (1 if base == 0 else 0) << 3 | base & 7,
+        *(STATIC + 400).to_bytes(4, "little"),  # add eax (ecx), [base + STATIC + 400]
+        rex, 0x83, 0xC0 | base & 7, 4,  # add base, 4
+        0x75,
+    ))  # fmt: skip
+    code += (-len(code) - 1 & 0xFF).to_bytes(1, "little")
+    board = array(code.hex(), speculate, **{"rax": 0, "rcx": 0, NAMES[base]: -400 & (1 << 64) - 1})
+
+    assert board.get("rcx" if base == 0 else "rax") == sum(range(100, 200))
+    assert board.p.counters()["emulated"] == 0
+
+
+def test_a_negative_base_with_a_bounded_index() -> None:
+    # mov ecx, ecx; mov eax, [rdx + rcx * 4 + STATIC]
+    board = array("89C9 8B848A00005000", True, rdx=-16 & (1 << 64) - 1, rcx=5)
+
+    assert board.get("rax") == 101
+    assert board.p.counters()["emulated"] == 0
 
 
 # --- what a run tells of them

@@ -129,6 +129,7 @@ cdef u32 space_add(DirectState* s, Direct* process, const int* files, u32 count)
     space.attached = space.dead = 0
     space.maps = 0
     space.target.reserve = no_reserve
+    space.target.extend = NULL
     space.target.release = no_release
     space.target.map = space_map
     space.target.unmap = space_unmap

@@ -295,7 +295,7 @@ cdef int gather_fault(CpuState* c, HostFault* f, Fragment* frag, u32 guest,
     cdef u64 linear = <u64><i64>i.disp
     if base != NO_REG:
         linear = c.arch.gpr[base]
-        if not -FAR <= i.disp <= FAR:
+        if not is_near(i.disp):
             linear += <u64><i64>i.disp
     if f.trap != VEC_AC and is_canonical(linear) and not slot_live(c, linear) \
             and mmu_slot_open(c, linear):
