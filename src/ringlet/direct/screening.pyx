@@ -10,8 +10,9 @@ instructions begin.  Less than one page of code in a hundred is refused without 
 *In sequence*: those that read the descriptor tables, which only programs that look for a hypervisor
 use, and SYSENTER.  Their bytes are common inside other instructions: half of all pages have them.
 The page is decoded from each of its first bytes.  Such chains soon meet at the instructions that
-the program has, and a page is refused if one of these is sensitive.  For its first bytes, they
-begin on the page before.  A jump into the middle of an instruction can still reach one.  It then
+the program has, and a page is refused if one of these is sensitive.  Where they meet bytes that are
+no instruction, as in data, the next ones do not count.  For a page's first bytes, chains begin on
+the page before.  A jump into the middle of an instruction can still reach one.  It then
 reads what any program of the host can read.
 
 Sources: SDM 2A 2 (formats), 2B-2D (opcodes), 3A 5.9 and AMD APM 3 3 (privileges).
@@ -36,6 +37,8 @@ cdef enum:
     PLAIN = 0
     ANYWHERE = 1
     IN_SEQUENCE = 2
+    NOTHING = 3              # no instruction
+    TRUSTED = 8              # instructions in a row, after which bytes are taken for code again
 
 cdef u8[2][256] FOLLOWS      # by opcode, of one byte and after 0F
 
@@ -171,6 +174,7 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
         if i >= size:
             return size
         if not 1 <= table <= 6 or table == 4:
+            kind[0] = NOTHING
             return 1
         opcode = page[i]
         i += 1
@@ -198,6 +202,7 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
         if opcode >= 0xB8 and opcode <= 0xBF and wide:
             i += 4
     if follows & NEVER:
+        kind[0] = NOTHING
         return 1
     if follows & MODRM:
         if i >= size:
@@ -220,17 +225,21 @@ cdef bint sequence_clean(const u8* code, u32 size, u32 first, u32 last,
     """Decode from each of the first bytes of at most a page; False: an instruction that begins
     between two offsets is sensitive."""
     cdef u64[64] seen
-    cdef u32 start, at, here, kind = PLAIN
+    cdef u32 start, at, here, row, kind = PLAIN
     for at in range(64):
         seen[at] = 0
     for start in range(STARTS):
         at = start
+        row = TRUSTED
         while at < last and not seen[at >> 6] >> (at & 63) & 1:
             seen[at >> 6] |= <u64>1 << (at & 63)
             here = at
             at += instruction(code, at, size, cpuid, &kind)
-            if kind != PLAIN and here >= first:
+            if kind == NOTHING:
+                row = 0
+            elif kind != PLAIN and here >= first and row >= TRUSTED:
                 return False
+            row += 1
     return True
 
 
@@ -277,9 +286,33 @@ cdef bint seam_clean(const u8* before, const u8* page, bint cpuid) noexcept nogi
     return sequence_clean(code, SEAM_END, SEAM - STARTS, SEAM + MEETS, cpuid)
 
 
+cdef bint is_vdso(const u8* page) noexcept nogil:
+    """Tell whether a page is the first one of Linux's vDSO, by its ELF header and its name."""
+    cdef const u8* name = b"linux-vdso.so.1"
+    cdef u32 i, k
+    if page[0] != 0x7F or page[1] != 0x45 or page[2] != 0x4C or page[3] != 0x46:
+        return False
+    for i in range(PAGE - 16):
+        k = 0
+        while k < 16 and page[i + k] == name[k]:
+            k += 1
+        if k == 16:
+            return True
+    return False
+
+
+cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:
+    """Tell whether XSAVE, XSAVEC or XRSTOR at an offset has an operand [RSP + displacement], as in
+    ld.so.  Data do not have these four bytes by chance."""
+    return (page[at] == 0x0F and (page[at + 1] == 0xAE or page[at + 1] == 0xC7)
+            and (page[at + 2] & 0x37) == 0x24 and page[at + 2] >= 0x40 and page[at + 2] < 0xC0
+            and page[at + 3] == 0x24)
+
+
 cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
     cdef u64[64] seen
     cdef u32 start, at, i, length, kind = PLAIN
+    cdef bint vdso = is_vdso(page)
     for i in range(PAGE):
         copy[i] = page[i]
     for i in range(64):
@@ -289,7 +322,8 @@ cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
         while at < PAGE and not seen[at >> 6] >> (at & 63) & 1:
             seen[at >> 6] |= <u64>1 << (at & 63)
             length = instruction(page, at, PAGE, cpuid, &kind)
-            if kind != PLAIN and at >= MEETS and at + length < PAGE:
+            if (kind == ANYWHERE or kind == IN_SEQUENCE) and at >= MEETS and at + length < PAGE \
+                    and (vdso or saves_on_stack(page, at)):
                 for i in range(at, at + length):
                     copy[i] = HLT
             at += length

@@ -5,7 +5,7 @@ the chains of mapped leaves, so its cost depends only on the number of windows t
 """
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.mmu.layout cimport ENTRIES, ENTRY_BITS, Mmu, Node, Region, leaf_rights, leaf_size
-from ringlet.mmu.mappings cimport settle, window_protect, window_unmap
+from ringlet.mmu.mappings cimport settle, window_map, window_protect
 from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_clear, bit_test, lowest_bit
 from ringlet.mmu.regions cimport make_room
 
@@ -26,9 +26,10 @@ cdef void protect_chain(Mmu* m, u32 chained, u64 phys, bint writable) noexcept n
         if ran:
             bit_clear(node.runs, entry)
         if ran and bit_test(m.ram.replaced, phys >> PAGE_SHIFT):
-            # A copy is shown there.  The next access finds nothing, and maps the page itself.
-            window_unmap(m, r, node.linear + entry * leaf_size(node.level)
-                         + (phys & (leaf_size(node.level) - 1)), PAGE_SIZE)
+            # A copy is shown there.
+            window_map(m, r, node.linear + entry * leaf_size(node.level)
+                       + (phys & (leaf_size(node.level) - 1)), phys, PAGE_SIZE, 0,
+                       leaf_rights(node, entry, writable and bit_test(node.writable, entry)))
         elif ran or bit_test(node.writable, entry):
             size = leaf_size(node.level)
             window_protect(m, r, node.linear + entry * size + (phys & (size - 1)), PAGE_SIZE,

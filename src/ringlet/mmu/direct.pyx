@@ -60,7 +60,7 @@ cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
 cdef bint replaced(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     """Tell whether a page that does not pass has a copy that does, or gets one now."""
     cdef u8* place
-    if w.leaf > 1:
+    if w.leaf > 1 or w.write:
         return False
     if not bit_test(m.ram.replaced, w.phys >> PAGE_SHIFT):
         place = copy_place(m.ram, w.phys)

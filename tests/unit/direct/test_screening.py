@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from iced_x86 import Code, CpuidFeature, Decoder
 
-from ringlet.direct.screening import clean, length
+from ringlet.direct.screening import clean, length, replace
 
 PAGE = 4096
 OTHERS = {
@@ -120,6 +120,28 @@ def test_an_instruction_across_the_end_of_the_page_is_refused(name: str) -> None
         assert not clean(before, after), here
         if here == opcode + 1:
             assert clean(before, NOP * PAGE)
+
+
+def test_data_between_instructions_are_no_code() -> None:
+    # 06 and 60 are no instructions.
+    data = "0660" * 20
+
+    assert clean(page(data + "0f0000" + data))
+    assert not clean(page(data + "90" * 8 + "0f0000"))
+
+
+def test_only_the_vdso_and_saves_on_the_stack_are_replaced() -> None:
+    lsl, save, elsewhere = "0f03c0", "0fc76424400f1f00", "0fc720"
+    vdso = b"\x7fELF" + NOP * 60 + b"linux-vdso.so.1\0" + page(lsl, 100)[80:]
+
+    assert replace(page(save)) == page("f4f4f4f4f4" + "0f1f00")
+    assert replace(vdso) == vdso.replace(bytes.fromhex(lsl), b"\xf4\xf4\xf4")
+    assert replace(page(elsewhere)) is None
+    assert clean(replace(vdso) or b"")
+
+
+def test_bytes_that_are_no_instruction_are_not_replaced() -> None:
+    assert replace(page("48b8" + "0fc7642440000000")) is None
 
 
 def test_lengths_are_those_of_a_decoder() -> None:
