@@ -70,8 +70,8 @@ cdef extern from * nogil:
     { return ringlet_call(SYS_arch_prctl, 0x1012 /* ARCH_SET_CPUID */, 1, 0, 0) == 0; }
     static int ringlet_wake_here(int listener)
     {
-        return ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, RINGLET_SYNC_WAKE_UP,
-                            0) == 0;
+        return ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+                            RINGLET_SYNC_WAKE_UP, 0) == 0;
     }
     """
     bint ringlet_cpuid_faults()
@@ -187,8 +187,8 @@ cdef class DirectProcess:
     """A direct process in Python's hands: it is stopped in its hand-over call.
 
     `control` is the file of its shared memory, `listener` its filter's and `pidfd` its own
-    descriptor, and `pid` its number; the descriptors are this object's from here on.  The process ends with it.
-    `wakes_here`: a hand-over goes on on the same processor, as from Linux 6.6 on.
+    descriptor, and `pid` its number; the descriptors are this object's from here on.  The process
+    ends with it.  `wakes_here`: a hand-over goes on on the same processor, as from Linux 6.6 on.
     """
 
     def __cinit__(self, int control, int listener, int pidfd, int pid, u64 secret):

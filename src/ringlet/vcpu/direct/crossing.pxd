@@ -9,3 +9,5 @@ cdef enum:
 
 # Run the guest's code of CPL 3 in a direct process until it traps, and see to the trap.
 cdef int cross(CpuState* c) noexcept nogil
+# In the signal handler: make the process stop that the thread waits for.
+cdef void direct_stop(CpuState* c) noexcept nogil

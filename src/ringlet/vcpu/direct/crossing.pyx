@@ -6,14 +6,14 @@ else stops the process, translated code performs the instruction at RIP, with it
 """
 from ringlet.core.state cimport *
 from ringlet.core.host cimport host_fence
-from ringlet.core.prod cimport prod_disarm
+from ringlet.core.prod cimport prod_arm, prod_disarm
 from ringlet.core.ops cimport OP_SYSCALL
 from ringlet.direct.process cimport (
     Direct, DIRECT_STACK, DIRECT_STACK_SIZE, DIRECT_STUB, DIRECT_DEAD, DIRECT_INTERRUPTED,
     FRAME_CR2,
     FRAME_ERROR, FRAME_FLAGS, FRAME_R8, FRAME_RAX, FRAME_RBP, FRAME_RBX, FRAME_RCX, FRAME_RDI,
     FRAME_RDX, FRAME_RIP, FRAME_RSI, FRAME_RSP, FRAME_SELECTORS, FRAME_TRAP, FRAME_XSAVE,
-    direct_frame, direct_resume, direct_wait)
+    direct_frame, direct_resume, direct_signal, direct_wait)
 from ringlet.mmu.mmu cimport (
     mmu_read, mmu_direct, mmu_direct_attach, mmu_direct_fault, mmu_direct_leave, mmu_direct_yield)
 from ringlet.mmu.pages cimport PAGE_SHIFT
@@ -39,6 +39,7 @@ cdef extern from * nogil:
 
 cdef enum:
     SIG_TRAP = 5
+    SIG_KILL = 9
     SIG_SEGV = 11
     SIG_URG = 23
     SIG_SYS = 31
@@ -56,6 +57,7 @@ cdef enum:
     CONTEXT = 8 + 40             # registers in the frame
     ARCH_X86_64 = 0xC000003E
     INSTRUCTION_MAX = 15
+    TRIES_MAX = 500              # to stop a process, 10 ms apart
     DIRECT_OWN = 0x11000         # bytes from DIRECT_STUB that are ours
 
 
@@ -349,3 +351,11 @@ cdef int cross(CpuState* c) noexcept nogil:
         space_begin(s)
         mmu_direct_attach(c, &s.target)
     return run(c, s)
+
+
+cdef void direct_stop(CpuState* c) noexcept nogil:
+    """Pass a request to stop on to the direct process that the thread waits for.  Kill a process
+    that does not stop.  On a busy host it may have to wait for a processor first."""
+    c.direct_tries += 1
+    direct_signal(c.direct_pidfd, SIG_KILL if c.direct_tries > TRIES_MAX else SIG_URG)
+    prod_arm(c)

@@ -6,8 +6,8 @@ little.  So a space begins translated, and a short process never pays for more. 
 when the time it has between its traps is worth it, and back when it is not.
 
 Time at CPL 3 under translation is sampled: each interrupt counts the time since the last one for
-the space that it interrupts.  For a direct process the host keeps it.  Both are processor time, since
-other processes of a busy host delay each switch.
+the space that it interrupts.  For a direct process the host keeps it.  Both are processor time,
+since other processes of a busy host delay each switch.
 """
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.direct.process cimport direct_cpu_ns, own_cpu_ns

@@ -17,10 +17,10 @@ from ringlet.cache.codecache cimport Cache, Fragment, NONE
 from ringlet.cache.exits cimport exits_cut
 from ringlet.cache.fragment_map cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
 from ringlet.core.prod cimport prod_arm
-from ringlet.direct.process cimport direct_signal
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport (
     mmu_is_window, mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, mmu_slot_open, ram_host)
+from ringlet.vcpu.direct.crossing cimport direct_stop
 from ringlet.vcpu.system.registers cimport CR4_OSXMMEXCPT
 from ringlet.vcpu.system.x87 cimport FPU_DATA, FPU_OPCODE, X87_NONE, x87_opcode
 from ringlet.translate.insn cimport *
@@ -33,9 +33,7 @@ cdef enum:
     LOW_END = 0x800000000000   # the end of the lower half of the canonical addresses
     HIGH32 = 0x100000000
     SIG_TRAP = 5
-    SIG_KILL = 9
     SIG_URG = 23
-    TRIES_MAX = 500            # to stop a direct process, 10 ms apart
 
 
 cdef bint unbias_string(CpuState* c, u64* regs) noexcept nogil:
@@ -433,14 +431,6 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
     return 1
 
 
-cdef void stop_direct(CpuState* c) noexcept nogil:
-    """Pass a request to stop on to the direct process that the thread waits for.  Kill a process
-    that does not stop.  On a busy host it may have to wait for a processor first."""
-    c.direct_tries += 1
-    direct_signal(c.direct_pidfd, SIG_KILL if c.direct_tries > TRIES_MAX else SIG_URG)
-    prod_arm(c)
-
-
 cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     """Handle a host signal; 1: it came from translated code and is handled."""
     cdef Cache* k = <Cache*>c.cache
@@ -448,7 +438,7 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     cdef u32 index, guest, start
     cdef Fragment* frag
     if f.signal == SIG_URG and c.direct_pidfd:
-        stop_direct(c)
+        direct_stop(c)
         return 1
     if f.signal == SIG_URG:
         return prodded(c, f, k, host)
