@@ -1,12 +1,12 @@
 /* The zygote of direct processes, and what they run besides guest code.
 
    A program of its own without a C library: `zygote` with a socket as file descriptor 3.  For every
-   request it makes a direct process, which maps the control page, gives up everything else and waits
-   in its stub.  The virtual processor (process.pyx) tells it what to map, and where to go on.
+   request it makes a direct process, which maps the control page, gives up everything else and
+   waits in its stub.  The virtual processor (process.pyx) tells it what to map, and where to go on.
 
-   The stub is the only code of ours in a direct process.  Guest code may jump to any byte of it with
-   any registers and any memory contents, so nothing in it is a check: each system call that it makes
-   is refused by the seccomp filter unless it carries a secret, and the secret is only in registers,
+   The stub is the only code of ours in a direct process.  Guest code may jump to any byte of it
+   with any registers and any memory contents, so nothing in it is a check: each system call that it
+   makes is refused by the seccomp filter unless it carries a secret, and the secret is only in registers,
    and only while signals are blocked and the guest's code does not run. */
 #include <asm/prctl.h>
 #include <asm/signal.h>
@@ -20,17 +20,19 @@
 
 #include "layout.h"
 
-#define OFFSET(field) [field] "i"(DIRECT_CONTROL - DIRECT_STUB + offsetof(struct direct_control, field))
+#define OFFSET(field) \
+    [field] "i"(DIRECT_CONTROL - DIRECT_STUB + offsetof(struct direct_control, field))
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
 
-/* --- the stub: no stack, no vector register, and only aligned accesses, for EFLAGS.AC may be set */
+/* --- the stub: no stack, no vector register, only aligned accesses, for EFLAGS.AC may be set */
 
 void stub(void) __attribute__((naked, section("direct"), used));
 void stub(void)
 {
     __asm__ volatile(
-        ".globl stub_begin, stub_handler, stub_filter, stub_sent, stub_told, stub_call, stub_returned, stub_end\n"
+        ".globl stub_begin, stub_handler, stub_filter, stub_sent, stub_told, stub_call\n"
+        ".globl stub_returned, stub_end\n"
         ".set shared, stub_begin\n"
         "stub_begin:\n"
         /* A signal: its frame is on the stack. */
