@@ -19,7 +19,8 @@ cdef enum:
     PERIOD_NS = 6000000      # at CPL 3, after which a translated space is considered
     WORTH_NS = 10000         # translated between traps
     PERIOD_RETURNS = 512     # to CPL 3, after which a direct space is considered
-    LEAST_NS = 7000          # direct between traps, of which the switches take two
+    LEAST_NS = 3000          # direct between traps, besides the switches
+    SWITCHES_MAX_NS = 6000   # what they can take
     DOUBLINGS_MAX = 6
 
 
@@ -34,7 +35,7 @@ cdef inline Use* use_of(CpuState* c, Policy* p) noexcept nogil:
     return use
 
 
-cdef void reconsider(CpuState* c, Use* use) noexcept nogil:
+cdef void reconsider(CpuState* c, Policy* p, Use* use) noexcept nogil:
     """Change a direct space back if it traps too often."""
     cdef DirectSpace* s = space_of(mmu_direct(c))
     cdef u64 now, spent
@@ -44,7 +45,13 @@ cdef void reconsider(CpuState* c, Use* use) noexcept nogil:
     now = direct_cpu_ns(s.process)
     spent = now - s.considered
     s.considered = now
-    if spent >= <u64>LEAST_NS * PERIOD_RETURNS:
+    spent //= PERIOD_RETURNS
+    # What the switches take, and what else the host does at a trap, depends on its load.  The least
+    # that a space has needed lately is an estimate.
+    p.switches = min(p.switches + p.switches // 64, <u64>SWITCHES_MAX_NS)
+    if not p.switches or spent < p.switches:
+        p.switches = min(spent, <u64>SWITCHES_MAX_NS)
+    if spent >= p.switches + LEAST_NS:
         if use.doublings:
             use.doublings -= 1
         return
@@ -59,7 +66,7 @@ cdef void policy_returns(CpuState* c) noexcept nogil:
     cdef Use* use = use_of(c, p)
     use.returns += 1
     if use.direct and use.returns >= PERIOD_RETURNS and p.mode != DIRECT_ALWAYS:
-        reconsider(c, use)
+        reconsider(c, p, use)
     c.direct_held = not use.direct
 
 

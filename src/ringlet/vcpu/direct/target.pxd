@@ -36,6 +36,7 @@ cdef struct Use:
 
 cdef struct Policy:
     Use uses[USES]
+    u64 switches         # processor time that a direct process needs for them at a trap, ns
     u64 sampled          # processor time of the thread at the last interrupt, ns
     u32 mode             # DIRECT_*
 
