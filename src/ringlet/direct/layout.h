@@ -38,7 +38,8 @@ struct direct_control {
     uint64_t fs_base, gs_base;                 /* of the guest */
     uint64_t frame;                            /* where the kernel left its state */
     uint64_t selectors;                        /* DS, ES, FS and GS, 16 bits each */
-    uint64_t pad[11];
+    uint64_t flags;                            /* NT and ID, which no frame restores */
+    uint64_t pad[10];
     struct { uint64_t length; uint32_t level, type; int32_t fd, pad; } rights;
     struct { void *base; uint64_t length; } vector;
     struct { void *name; uint64_t name_length; void *vector; uint64_t count;

@@ -26,6 +26,7 @@ cdef extern from "ringlet/direct/layout.h" nogil:
         u64 gs_base
         u64 frame
         u64 selectors
+        u64 flags
         u64 rights
         u64 message
         direct_command commands[DIRECT_COMMANDS]

@@ -94,6 +94,7 @@ cdef enum:
     CONTEXT_REGISTERS = 5
     CONTEXT_MASK = 37
     CONTEXT_SIZE = 304
+    KEPT_FLAGS = 0x204000        # NT and ID: Linux leaves them as they are at rt_sigreturn
     UC_FLAGS = 6                 # UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
     FRAME_ROOM = 1024            # a frame and a legacy save area take more
     SIGRETURN = 15
@@ -142,6 +143,7 @@ cdef bint direct_command_add(Direct* d, u64 number, u64 a0, u64 a1, u64 a2, u64 
 cdef void direct_resume(Direct* d) noexcept nogil:
     # What the guest's code could have put here is written anew.
     cdef u64* context = d.registers - CONTEXT_REGISTERS
+    d.control.flags = d.registers[FRAME_FLAGS] & KEPT_FLAGS | 2
     context[CONTEXT_FLAGS] = UC_FLAGS
     context[CONTEXT_LINK] = 0
     context[CONTEXT_STACK] = DIRECT_STACK

@@ -99,6 +99,8 @@ void stub(void)
         "    wrgsbase %%rcx\n"
         "    mov shared + %c[frame](%%rip), %%rsp\n"
         "    add $8, %%rsp\n"                  /* past the handler's return address */
+        "    pushq shared + %c[flags](%%rip)\n"
+        "    popfq\n"
         "    syscall\n"
         "stub_returned:\n"
         "    ud2\n"
@@ -118,7 +120,7 @@ void stub(void)
         "stub_end:\n"
         :
         : OFFSET(fs_base), OFFSET(gs_base), OFFSET(frame), OFFSET(signal), OFFSET(commands),
-          OFFSET(failed), OFFSET(selectors), OFFSET(rights), OFFSET(message));
+          OFFSET(failed), OFFSET(selectors), OFFSET(flags), OFFSET(rights), OFFSET(message));
 }
 
 extern const char stub_handler[], start_here[] __asm__("start");
