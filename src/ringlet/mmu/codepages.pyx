@@ -2,12 +2,33 @@
 
 RAM's bitmap names them (`ringlet.mmu.ram`).  Every mapping consults it.  Marking a page visits
 the chains of mapped leaves, so its cost depends only on the number of windows that show the page.
+A page that many of them show is unmapped in all but the newest: the program behind them may have
+ended, and the others fault once more.
 """
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.mmu.layout cimport ENTRIES, ENTRY_BITS, Mmu, Node, Region, leaf_rights, leaf_size
-from ringlet.mmu.mappings cimport settle, window_map, window_protect
+from ringlet.mmu.mappings cimport settle, window_map, window_protect, window_unmap
 from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_clear, bit_test, lowest_bit
+from ringlet.mmu.records cimport leaf_unlink
 from ringlet.mmu.regions cimport make_room
+
+cdef enum:
+    CHAIN_MAX = 32           # windows in which the rights of one page are changed
+
+
+cdef void unmap_chain(Mmu* m, u32 chained) noexcept nogil:
+    """Unmap a chain's leaves, from one of them to the last."""
+    cdef Node* node
+    cdef Region* r
+    cdef u32 entry
+    while chained:
+        node = &m.nodes[chained >> ENTRY_BITS]
+        entry = chained & (ENTRIES - 1)
+        r = &m.regions[node.region]
+        chained = node.next[entry]
+        leaf_unlink(m, r, node, entry)
+        window_unmap(m, r, node.linear + entry * leaf_size(node.level), leaf_size(node.level))
+        settle(m, r)
 
 
 cdef void protect_chain(Mmu* m, u32 chained, u64 phys, bint writable) noexcept nogil:
@@ -17,8 +38,13 @@ cdef void protect_chain(Mmu* m, u32 chained, u64 phys, bint writable) noexcept n
     cdef Region* r
     cdef u64 size
     cdef u32 entry
+    cdef u32 visited = 0
     cdef bint ran
     while chained:
+        if visited == CHAIN_MAX:
+            unmap_chain(m, chained)
+            return
+        visited += 1
         node = &m.nodes[chained >> ENTRY_BITS]
         entry = chained & (ENTRIES - 1)
         r = &m.regions[node.region]
