@@ -17,9 +17,11 @@ from ringlet.direct.process cimport (
 from ringlet.mmu.mmu cimport (
     mmu_read, mmu_direct, mmu_direct_attach, mmu_direct_fault, mmu_direct_leave, mmu_direct_yield)
 from ringlet.mmu.pages cimport PAGE_SHIFT
+from ringlet.vcpu.debug.registers cimport single_step
 from ringlet.vcpu.direct.policy cimport policy_refused
 from ringlet.vcpu.direct.target cimport (
     DirectSpace, DirectState, MAPS_MAX, space_begin, space_find, space_lose, space_of)
+from ringlet.vcpu.system.control cimport update_key_privilege
 from ringlet.vcpu.system.dispatch cimport emulate
 from ringlet.vcpu.system.host_fpu cimport AREA_FDP, AREA_FIP, AREA_FOP
 from ringlet.vcpu.system.registers cimport CR0_AM, CR4_TSD
@@ -45,7 +47,7 @@ cdef enum:
     SIG_SYS = 31
     USER_CODE = 0x33             # Linux's selectors, the host's and the guest's
     USER_DATA = 0x2B
-    USER_FLAGS = 0x244DD5        # RFLAGS that CPL 3 can change: arithmetic, DF, NT, AC, ID
+    USER_FLAGS = 0x244DD5        # RFLAGS that CPL 3 can change: arithmetic, TF, DF, NT, AC, ID
     # A save area of our own, in place of the kernel's: 832 bytes and what says so.
     VECTORS_AT = 0x3000          # in the shared memory, behind a first frame
     AREA_BYTES = 464             # struct _fpx_sw_bytes
@@ -56,6 +58,7 @@ cdef enum:
     SIGINFO = 304 + 8            # in the frame
     CONTEXT = 8 + 40             # registers in the frame
     ARCH_X86_64 = 0xC000003E
+    TRAP_TRACE = 2               # si_code
     INSTRUCTION_MAX = 15
     TRIES_MAX = 500              # to stop a process, 10 ms apart
     DIRECT_OWN = 0x11000         # bytes from DIRECT_STUB that are ours
@@ -175,6 +178,8 @@ cdef void take_registers(CpuState* c, Direct* d) noexcept nogil:
     c.arch.gpr[RSP] = f[FRAME_RSP]
     c.arch.rip = f[FRAME_RIP]
     c.arch.rflags = c.arch.rflags & ~mask | f[FRAME_FLAGS] & mask
+    if c.arch.rflags & FLAG_TF:
+        update_key_privilege(c)
     take_selectors(c, d.control.selectors)
     if is_canonical(d.control.fs_base):
         c.arch.seg[SEG_FS].base = d.control.fs_base
@@ -234,11 +239,16 @@ cdef int attacked(CpuState* c, DirectSpace* s) noexcept nogil:
     return CROSS_RAISED
 
 
+cdef inline u32* siginfo(Direct* d) noexcept nogil:
+    """Return struct siginfo, which follows the context in the frame, as words."""
+    return <u32*>(<u8*>d.registers - CONTEXT + SIGINFO)
+
+
 cdef int system_call(CpuState* c, Direct* d) noexcept nogil:
     cdef OpInfo op
     c.arch.rip -= 2
-    # struct siginfo follows the context: si_arch tells SYSCALL from INT 80h.
-    if (<u32*>(<u8*>d.registers - CONTEXT + SIGINFO + 28))[0] != ARCH_X86_64:
+    # si_arch tells SYSCALL from INT 80h.
+    if siginfo(d)[7] != ARCH_X86_64:
         return step(c)
     op.rip = c.arch.rip
     op.op = OP_SYSCALL
@@ -267,9 +277,13 @@ cdef int page_fault(CpuState* c, Direct* d) noexcept nogil:
     return CROSS_RAISED if r == MEM_FAULT else hold(c)
 
 
-cdef int software_interrupt(CpuState* c, u64 vector) noexcept nogil:
-    """Step back before INT1, INT3, INT 3 or INT 4, which the host has carried out."""
+cdef int trap_after(CpuState* c, Direct* d, u64 vector) noexcept nogil:
+    """The host has carried out an instruction and then trapped: a single step, or INT1, INT3, INT 3
+    or INT 4, before which RIP is put back."""
     cdef u8 last = 0
+    if vector == VEC_DB and siginfo(d)[2] == TRAP_TRACE:
+        single_step(c)
+        return CROSS_RAISED
     if vector == VEC_OF or (vector == VEC_BP and mmu_read(c, c.arch.rip - 1, &last, 1, ACC_USER)
                             == MEM_OK and last == VEC_BP):
         c.arch.rip -= 2
@@ -290,7 +304,7 @@ cdef int trapped(CpuState* c, Direct* d) noexcept nogil:
     if (sig == SIG_TRAP or sig == SIG_SEGV) \
             and (d.registers[FRAME_TRAP] == VEC_DB or d.registers[FRAME_TRAP] == VEC_BP
                  or d.registers[FRAME_TRAP] == VEC_OF):
-        return software_interrupt(c, d.registers[FRAME_TRAP])
+        return trap_after(c, d, d.registers[FRAME_TRAP])
     return CROSS_AGAIN if sig == SIG_URG else step(c)
 
 
