@@ -52,12 +52,21 @@ PACKAGE: Final = Option(
     "The Debian package that contains the kernel; linux-image-amd64 has more drivers.",
     "linux-image-cloud-amd64",
 )
-STATS: Final = Option("--stats", "When the run ends, print its counters on standard error.")
+STATS: Final = Option(
+    "--stats", "When the run ends, and on SIGUSR1, print its counters on standard error."
+)
 EXACT: Final = Option(
     "--exact",
     "Keep all arithmetic flags exact at every fault, even flags that nothing reads, and prevent "
     "accesses from speculating past a bounds check; slower.",
 )
+DIRECT: Final = Option(
+    "--direct",
+    "Run a Linux guest's user code directly on the processor, in processes of its own: auto (where "
+    "that is faster), never, or always.",
+    "auto",
+)
+DIRECT_CHOICES: Final = ("auto", "never", "always")
 COLD: Final = Option(
     "--cold", "Translate all guest code anew; neither use nor keep stored translations."
 )
@@ -106,6 +115,13 @@ class LinuxConfig:
     memory: int
     initrd: Path | bytes | None = None
     append: str = ""
+
+
+def parse_direct(text: str) -> str:
+    """Return `text` if it is a choice of --direct.  Raises ConfigError."""
+    if text not in DIRECT_CHOICES:
+        raise ConfigError(f"{DIRECT.flag} {text}: give auto, never or always")
+    return text
 
 
 def parse_memory(text: str, host_memory: int | None = None) -> int:

@@ -2,10 +2,10 @@
 
 Hot paths only add to an integer.  Compiled code keeps its counters in `CpuState` (fields `n_*`)
 and names them in `Processor.counters`; the machine keeps its own in Python.  This table describes
-both.
+both.  The forms that the general emulator performed follow the counters (`format_forms`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,16 @@ class Counter:
     name: str
     unit: str
     description: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedForm:
+    """An instruction form that the general emulator performed, as the manual writes it."""
+
+    name: str
+    count: int
+    of_devices: int
+    """How many of them accessed a device."""
 
 
 PROCESSOR_COUNTERS: Final = (
@@ -46,6 +56,14 @@ PROCESSOR_COUNTERS: Final = (
     Counter("regions_full", "times", "no window was left to take"),
     Counter("nodes_full", "times", "the records of page tables were full and room was made"),
     Counter("maps_full", "times", "the host's limit on mappings was near and room was made"),
+    Counter("direct_runs", "runs", "times user code went on directly on the processor"),
+    Counter("direct_calls", "calls", "system calls made there"),
+    Counter("direct_faults", "faults", "page faults taken there"),
+    Counter("direct_steps", "instructions", "other instructions that trapped there"),
+    Counter("direct_holds", "times", "code that cannot run directly was reached there"),
+    Counter("direct_spaces", "times", "an address space changed over to direct execution"),
+    Counter("direct_backs", "times", "an address space changed back to translated code"),
+    Counter("direct_lost", "processes", "direct processes that died or were attacked"),
     Counter("invlpg", "instructions", "INVLPG instructions performed"),
     Counter("port_reads", "accesses", "port reads"),
     Counter("port_writes", "accesses", "port writes"),
@@ -85,3 +103,22 @@ def format_stats(values: Mapping[str, int]) -> Iterable[str]:
     for name in names:
         counter = COUNTERS.get(name, Counter(name, "", ""))
         yield f"{name:<20} {values[name]:>16,} {counter.unit:<13} {counter.description}".rstrip()
+
+
+_FORMS_SHOWN: Final = 10
+
+
+def format_forms(forms: Sequence[EmulatedForm]) -> Iterable[str]:
+    """Yield a line for each of the first ten `forms`: name, count, count of device accesses.
+
+    The counter `emulated` is the sum of all counts.  A form whose instructions rarely access a
+    device, but are frequent, costs a program tens of microseconds each time.
+    """
+    for form in forms[:_FORMS_SHOWN]:
+        yield (
+            f"emulated: {form.name:<40} {form.count:>14,} instructions, "
+            f"{form.of_devices:,} of them at devices"
+        )
+    if len(forms) > _FORMS_SHOWN:
+        rest = sum(form.count for form in forms[_FORMS_SHOWN:])
+        yield f"emulated: {len(forms) - _FORMS_SHOWN} other forms, {rest:,} instructions"

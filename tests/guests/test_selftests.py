@@ -2,6 +2,7 @@
 
 import pytest
 
+from ringlet.direct.support import obstacle
 from ringlet.errors import HostError, ImageError
 from ringlet.images.debian import fetch_kernel
 from tests.guests.selftests.build import archive, build, names
@@ -25,9 +26,13 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
     return Guest(kernel, program, initrd)
 
 
-@pytest.fixture(scope="module")
-def verdicts(guest: Guest) -> Run:
-    return run(Engine.RINGLET, guest, names(), "vsyscall=xonly")
+# Where the host refuses direct processes, `ringlet doctor` says so, and there is nothing to test.
+ENGINES = [Engine.TRANSLATED] if obstacle(always=True) else [Engine.TRANSLATED, Engine.DIRECT]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def verdicts(guest: Guest, request: pytest.FixtureRequest) -> Run:
+    return run(request.param, guest, names(), "vsyscall=xonly")
 
 
 @pytest.mark.parametrize("name", names())

@@ -1,6 +1,13 @@
 """Counters: every one has its words."""
 
-from ringlet.observe import COUNTERS, MACHINE_COUNTERS, PROCESSOR_COUNTERS, format_stats
+from ringlet.observe import (
+    COUNTERS,
+    MACHINE_COUNTERS,
+    PROCESSOR_COUNTERS,
+    EmulatedForm,
+    format_forms,
+    format_stats,
+)
 from ringlet.vcpu.processor import Processor
 
 
@@ -25,3 +32,15 @@ def test_unknown_counters_come_last_without_words() -> None:
     lines = list(format_stats({"novel": 1, "ops": 2}))
 
     assert [line.split()[0] for line in lines] == ["ops", "novel"]
+
+
+def test_the_most_frequent_forms_are_listed_and_the_rest_are_counted() -> None:
+    forms = [EmulatedForm(f"OP{n}", 100 - n, n) for n in range(12)]
+    lines = list(format_forms(forms))
+
+    assert lines[1].split() == "emulated: OP1 99 instructions, 1 of them at devices".split()
+    assert lines[10:] == ["emulated: 2 other forms, 179 instructions"]
+
+
+def test_a_run_without_emulation_lists_no_form() -> None:
+    assert list(format_forms([])) == []

@@ -210,7 +210,9 @@ class Model:
     features: frozenset[str] = frozenset(FEATURES)
 
 
-DEFAULT = Model("x86-64-v3")
+# Programs use RDTSCP without asking.  It reads the host's TSC_AUX where user code runs directly, so
+# such code needs translation.  A kernel that does not see it takes LFENCE and RDTSC for its clocks.
+DEFAULT = Model("x86-64-v3", features=frozenset(FEATURES) - {"rdtscp"})
 
 # The frequency of the APIC timer, which leaf 15h reports.
 CRYSTAL_HZ = 1_000_000

@@ -36,7 +36,8 @@ class Conduct(IntFlag):
 
     Without: the elements of lanes that are done are cleared, and nothing else has changed.  Intel
     SDM 2C, VGATHERDPS: the operation spreads the mask before it loads, which AMD's APM 4 leaves
-    open.  Measured: gather-with-a-lane-done, vpgatherqd-at-the-top.
+    open.  Gathers with 32-bit indices are the host's own instruction, and do as the host's vendor.
+    Measured: gather-with-a-lane-done, vpgatherqd-at-the-top.
     """
 
     MASKMOV_HIGH_HALF_FIRST = 1 << 1

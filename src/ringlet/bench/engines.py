@@ -1,27 +1,35 @@
-"""The three ways to run a benchmark program: natively, under Ringlet, under QEMU's TCG."""
+"""The ways to run a benchmark program: natively, under Ringlet, under QEMU's TCG and KVM."""
 
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ringlet.bench.output import Line
 from ringlet.bench.toolchain import Program
+from ringlet.machine.host import cpu_flags
 
 # isa-debug-exit ends a run that wrote 0 with this status; Ringlet's bare machine does the same.
 GUEST_SUCCESS = 1
 
-QEMU_MACHINE = ("qemu-system-x86_64", "-nodefaults", "-machine", "pc,accel=tcg", "-cpu", "max",
-                "-display", "none")  # fmt: skip
+QEMU_MACHINE = ("qemu-system-x86_64", "-nodefaults", "-display", "none")
+KVM_DEVICE = Path("/dev/kvm")
 # After a panic the kernel resets the machine, and the reset ends the run.
 KERNEL_ARGUMENTS = "console=ttyS0 quiet panic=-1"
 
-NATIVE, RINGLET, QEMU = "native", "ringlet", "qemu"
-ENGINES = (NATIVE, RINGLET, QEMU)
+NATIVE, RINGLET, QEMU, KVM = "native", "ringlet", "qemu", "kvm"
+ENGINES = (NATIVE, RINGLET, QEMU, KVM)
+_PROCESSORS = {
+    QEMU: ("-machine", "pc,accel=tcg", "-cpu", "max"),
+    KVM: ("-machine", "pc,accel=kvm", "-cpu", "host"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,28 +45,32 @@ class Transcript:
     started: int = 0
 
 
-def command(engine: str, program: Program, memory: int) -> list[str]:
-    """Return the command line that runs `program`; `memory` is the guest's RAM in MiB."""
+def command(engine: str, program: Program, memory: int, options: Sequence[str] = ()) -> list[str]:
+    """Return the command line that runs `program`; `memory` is the guest's RAM in MiB.
+
+    `options` are more options of `ringlet run`.
+    """
+    arguments = f"{KERNEL_ARGUMENTS} {program.kernel_arguments}".strip()
     match engine:
         case "native":
-            return [str(program.native)]
+            return [str(program.native), *program.native_arguments]
         case "ringlet" if program.kernel is not None:
             # The counters include the time of the kernel's entry.
             return [sys.executable, "-m", "ringlet", "run", "--kernel", str(program.kernel),
-                    "--initrd", str(program.guest), "--append", KERNEL_ARGUMENTS,
-                    "--memory", f"{memory}M", "--no-reboot", "--stats"]  # fmt: skip
-        case "qemu" if program.kernel is not None:
+                    "--initrd", str(program.guest), "--append", arguments,
+                    "--memory", f"{memory}M", "--no-reboot", "--stats", *options]  # fmt: skip
+        case "qemu" | "kvm" if program.kernel is not None:
             # The firmware's log, on the same stream, ends when the kernel is entered.
-            return [*QEMU_MACHINE, "-m", str(memory),
+            return [*QEMU_MACHINE, *_PROCESSORS[engine], "-m", str(memory),
                     "-chardev", "stdio,id=out,mux=on,signal=off", "-serial", "chardev:out",
                     "-device", "isa-debugcon,iobase=0x402,chardev=out", "-no-reboot",
                     "-kernel", str(program.kernel), "-initrd", str(program.guest),
-                    "-append", KERNEL_ARGUMENTS]  # fmt: skip
+                    "-append", arguments]  # fmt: skip
         case "ringlet":
             return [sys.executable, "-m", "ringlet", "run", "--bare", str(program.guest),
-                    "--memory", f"{memory}M"]  # fmt: skip
-        case "qemu":
-            return [*QEMU_MACHINE, "-m", str(memory), "-serial", "stdio",
+                    "--memory", f"{memory}M", *options]  # fmt: skip
+        case "qemu" | "kvm":
+            return [*QEMU_MACHINE, *_PROCESSORS[engine], "-m", str(memory), "-serial", "stdio",
                     "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-no-reboot",
                     "-kernel", str(program.guest)]  # fmt: skip
         case _:
@@ -72,29 +84,63 @@ def success(engine: str, program: Program) -> int:
 
 def available() -> list[str]:
     """Return the engines that this host has."""
-    return [e for e in ENGINES if e != QEMU or shutil.which("qemu-system-x86_64")]
+    missing = set()
+    if shutil.which("qemu-system-x86_64") is None:
+        missing = {QEMU, KVM}
+    elif not has_kvm():
+        missing = {KVM}
+    return [engine for engine in ENGINES if engine not in missing]
 
 
-def run(argv: list[str], timeout: float) -> Transcript:
-    """Run a command and note when each line arrives; kill the command after `timeout` seconds."""
+def has_kvm() -> bool:
+    """Return whether KVM can run a guest here.
+
+    Without virtualization by hardware there may be a KVM that only runs kernels made for it.
+    """
+    return bool({"vmx", "svm"} & cpu_flags()) and os.access(KVM_DEVICE, os.R_OK | os.W_OK)
+
+
+def run(argv: list[str], timeout: float, ask: str = "") -> Transcript:
+    """Run a command and note when each line arrives; kill the command after `timeout` seconds.
+
+    If `ask` is given, the command is sent SIGUSR1 when a line that begins so arrives: Ringlet
+    then prints its counters.
+    """
     deadline = time.monotonic() + timeout
     started = time.monotonic_ns()
     with tempfile.TemporaryFile() as errors:
         with subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
         ) as process:
-            assert process.stdout is not None
-            lines, ended = _read_lines(process.stdout.fileno(), deadline)
-            if not ended:
-                process.kill()
+            ended = False
+            try:
+                lines, ended = _read_lines(process, deadline, ask)
+            finally:
+                if not ended:
+                    process.kill()
             process.wait()
         errors.seek(0)
         stderr = errors.read().decode(errors="replace").strip()
     return Transcript(lines, process.returncode if ended else None, stderr, started)
 
 
-def _read_lines(descriptor: int, deadline: float) -> tuple[list[Line], bool]:
+def cpu_time(process: int) -> int:
+    """Return the ns of processor time of a process and its descendants; 0 if it is not known."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        own = sum(map(int, fields[11:15])) * 10**9 // os.sysconf("SC_CLK_TCK")
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return 0
+    return own + sum(cpu_time(int(child)) for child in children)
+
+
+def _read_lines(
+    process: subprocess.Popen[bytes], deadline: float, ask: str
+) -> tuple[list[Line], bool]:
     """Return the lines up to the end of file (with True) or the deadline (with False)."""
+    assert process.stdout is not None
+    descriptor = process.stdout.fileno()
     lines: list[Line] = []
     rest = b""
     with selectors.DefaultSelector() as selector:
@@ -107,5 +153,9 @@ def _read_lines(descriptor: int, deadline: float) -> tuple[list[Line], bool]:
                 return lines, True
             arrived = time.monotonic_ns()
             *complete, rest = (rest + data).split(b"\n")
-            lines += [Line(arrived, text.decode(errors="replace")) for text in complete]
+            cpu = cpu_time(process.pid)
+            new = [Line(arrived, text.decode(errors="replace"), cpu) for text in complete]
+            if ask and any(line.text.startswith(ask) for line in new):
+                process.send_signal(signal.SIGUSR1)
+            lines += new
     return lines, False

@@ -23,10 +23,14 @@ SAME_RATE = 0.02
 
 @dataclass(frozen=True)
 class Line:
-    """A line of output and its time of arrival, in ns of CLOCK_MONOTONIC."""
+    """A line of output and its time of arrival, in ns of CLOCK_MONOTONIC.
+
+    `cpu` is the processor time that the command had used by then, in ns, if it is known.
+    """
 
     arrived: int
     text: str
+    cpu: int = 0
 
 
 @dataclass(frozen=True)

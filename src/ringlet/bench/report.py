@@ -10,12 +10,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ringlet.bench.engines import NATIVE, QEMU, RINGLET
+from ringlet.bench.engines import KVM, NATIVE, QEMU, RINGLET
 from ringlet.bench.rounds import Cell, Comparison
 from ringlet.bench.translation import Pass, Throughput
 
-TITLES = {NATIVE: "native", RINGLET: "Ringlet", QEMU: "QEMU"}
-RATIOS = ((RINGLET, NATIVE), (QEMU, NATIVE), (QEMU, RINGLET))
+TITLES = {NATIVE: "native", RINGLET: "Ringlet", QEMU: "QEMU", KVM: "KVM"}
+RATIOS = ((RINGLET, NATIVE), (QEMU, NATIVE), (KVM, NATIVE), (QEMU, RINGLET))
 
 LABELS = {
     "syscall": "SYSCALL and SYSRET",

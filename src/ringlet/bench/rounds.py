@@ -78,6 +78,7 @@ def compare(
     memory: int = 128,
     timeout: float = 300.0,
     progress: Callable[[str], None] = lambda _: None,
+    options: Sequence[str] = (),
     runner: Runner = engines.run,
 ) -> Comparison:
     """Run `program` under each chosen engine, `rounds` times.
@@ -92,7 +93,7 @@ def compare(
             if engine in errors:
                 continue
             progress(f"{program.name}: round {index + 1} of {rounds}, {engine}")
-            transcript = runner(engines.command(engine, program, memory), timeout)
+            transcript = runner(engines.command(engine, program, memory, options), timeout)
             output = parse(transcript.lines)
             if engine != NATIVE and program.kernel is not None:
                 output.times = boot_times(transcript, output)
@@ -102,7 +103,9 @@ def compare(
             elif output.times:
                 cold = output.times
                 if engine == RINGLET:
-                    again = runner([*engines.command(engine, program, memory), "--cold"], timeout)
+                    again = runner(
+                        [*engines.command(engine, program, memory, options), "--cold"], timeout
+                    )
                     cold = boot_times(again, parse(again.lines))
                 output.times = output.times | {COLD[name]: ns for name, ns in cold.items()}
     host = _host_rate(outputs.get(NATIVE, []))

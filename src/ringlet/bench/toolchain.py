@@ -32,7 +32,7 @@ LINK = ("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none,-z,noexecstack")
 LINK_GUEST = (*LINK, "-Wl,--no-warn-rwx-segments")
 
 PROGRAMS = ("cpu", "nano")
-LINUX = "linux"
+LINUX, DRIVER = "linux", "driver"
 # The sections of `cpu` that the program `linux` includes.
 LINUX_SECTIONS = ("measure", "chase", "heapsort", "quicksort", "fib", "matmul", "crc32")
 
@@ -42,13 +42,16 @@ class Program:
     """One benchmark program: a Linux executable and a guest.
 
     Without `kernel`, the guest is a bare program (`ringlet run --bare`); with `kernel`, it is an
-    initial RAM disk for that Linux.
+    initial RAM disk for that Linux.  The arguments are those of the executable, and of the guest's
+    kernel besides the usual ones.
     """
 
     name: str
     native: Path
     guest: Path
     kernel: Path | None = None
+    native_arguments: tuple[str, ...] = ()
+    kernel_arguments: str = ""
 
 
 def cache_directory() -> Path:
@@ -96,6 +99,25 @@ def build_linux(kernel: Path, cache: Path | None = None) -> Program:
             disk.replace(program.guest)
             built.replace(program.native)
     return program
+
+
+def build_driver(cache: Path | None = None) -> Path:
+    """Return the driver of `ringlet bench programs`, which natively and in guests is the same.
+
+    Raises HostError if gcc is missing or fails.
+    """
+    compiler, directory = _prepare(cache)
+    driver = directory / DRIVER
+    if not driver.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory) as name:
+            scratch = Path(name)
+            objects = _objects(compiler, scratch, "program_", PROGRAM, "lib")
+            objects += _objects(compiler, scratch, "program_", PROGRAM, DRIVER)
+            built = scratch / DRIVER
+            _run([compiler, *LINK, "-o", str(built), *objects])
+            built.replace(driver)
+    return driver
 
 
 def _initial_disk(init: bytes) -> bytes:

@@ -48,6 +48,9 @@ def run(
     ] = False,
     stats: Annotated[bool, typer.Option(config.STATS.flag, help=config.STATS.help)] = False,
     exact: Annotated[bool, typer.Option(config.EXACT.flag, help=config.EXACT.help)] = False,
+    direct: Annotated[
+        str, typer.Option(config.DIRECT.flag, help=config.DIRECT.help)
+    ] = config.DIRECT.default,
     cold: Annotated[bool, typer.Option(config.COLD.flag, help=config.COLD.help)] = False,
     trace: Annotated[
         str, typer.Option(config.TRACE.flag, metavar="FILE", help=config.TRACE.help)
@@ -63,6 +66,10 @@ def run(
     """Run a guest: debian (its kernel and a shell), a Linux kernel, or a bare program."""
     if gdb_wait and not gdb:
         raise ConfigError("--gdb-wait needs --gdb; for example: --gdb 1234 --gdb-wait")
+    if trace or compare:
+        refuse("--trace and --compare, which need translated code",
+               {config.DIRECT: "auto" if direct == "never" else direct})
+        direct = "never"
     if gdb and compare:
         raise ConfigError("--compare and --gdb cannot be used together; give one of them")
     # The commands import late, so that help and errors in options are shown at once.
@@ -74,7 +81,8 @@ def run(
             "--bare",
             {config.INITRD: initrd, config.APPEND: append, config.PACKAGE: package,
              config.CONSOLE: console, config.NO_REBOOT: no_reboot,
-             config.DEBUG_EXIT: debug_exit, config.VERBOSE: verbose, config.COLD: cold},
+             config.DEBUG_EXIT: debug_exit, config.VERBOSE: verbose, config.DIRECT: direct,
+             config.COLD: cold},
         )  # fmt: skip
         from ringlet.cli.run import run_bare
 
@@ -86,7 +94,7 @@ def run(
 
     options = LinuxOptions(
         kernel, initrd, append, memory, console, not no_reboot, debug_exit, stats, exact,
-        cold, trace, compare, gdb, gdb_wait,
+        config.parse_direct(direct), cold, trace, compare, gdb, gdb_wait,
     )  # fmt: skip
     if kernel:
         if program in NAMES:

@@ -23,7 +23,17 @@ Rounds = Annotated[
 ]
 Engines = Annotated[
     list[str] | None,
-    typer.Option("--engine", help="native, ringlet or qemu; repeat for several. Default: all."),
+    typer.Option(
+        "--engine", help="native, ringlet, qemu or kvm; repeat for several. Default: all."
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ringlet-option",
+        metavar="OPTION",
+        help="An option of `ringlet run`, such as --ringlet-option=--exact; repeat for several.",
+    ),
 ]
 Memory = Annotated[int, typer.Option(min=128, help="Guest RAM in MiB.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")]
@@ -36,10 +46,11 @@ def cpu(
     engine: Engines = None,
     memory: Memory = 128,
     timeout: Timeout = 300.0,
+    options: Options = None,
     as_json: Json = False,
 ) -> None:
     """Measure ring-3 programs: ten sections, the same object code natively and in a guest."""
-    _build_and_compare("cpu", rounds, engine, memory, timeout, as_json)
+    _build_and_compare("cpu", rounds, engine, memory, timeout, options, as_json)
 
 
 @bench_app.command()
@@ -48,10 +59,11 @@ def nano(
     engine: Engines = None,
     memory: Memory = 128,
     timeout: Timeout = 300.0,
+    options: Options = None,
     as_json: Json = False,
 ) -> None:
     """Measure operations that virtualization slows: system calls, faults, ports, page tables."""
-    _build_and_compare("nano", rounds, engine, memory, timeout, as_json)
+    _build_and_compare("nano", rounds, engine, memory, timeout, options, as_json)
 
 
 @bench_app.command()
@@ -63,6 +75,7 @@ def linux(
     kernel: Annotated[
         Path | None, typer.Option(help="A bzImage. Default: Debian's cloud kernel, fetched once.")
     ] = None,
+    options: Options = None,
     as_json: Json = False,
 ) -> None:
     """Measure a Linux guest: its start, programs, system calls, page faults, processes."""
@@ -74,7 +87,65 @@ def linux(
     if kernel is not None:
         read_kernel(kernel, memory << 20)
     program = toolchain.build_linux(kernel or fetch_kernel().vmlinuz)
-    _compare(program, selected, rounds, memory, timeout, as_json)
+    _compare(program, selected, rounds, memory, timeout, options, as_json)
+
+
+@bench_app.command()
+def programs(
+    rounds: Rounds = 1,
+    engine: Engines = None,
+    rows: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="The rows to run, such as perl,rsa; a wrong name lists them. Default: all.",
+        ),
+    ] = "",
+    quick: Annotated[bool, typer.Option(help="Run smaller sizes, about a tenth.")] = False,
+    memory: Annotated[
+        int, typer.Option(min=0, help="Guest RAM in MiB. Default: what each image needs.")
+    ] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Seconds that one row may take.")] = 300,
+    kernel: Annotated[
+        Path | None, typer.Option(help="A bzImage. Default: Debian's cloud kernel, fetched once.")
+    ] = None,
+    options: Options = None,
+    as_json: Json = False,
+) -> None:
+    """Measure Debian's programs: Python, node, Java, gcc, openssl, shell scripts and others."""
+    from contextlib import ExitStack
+
+    from rich.console import Console
+
+    from ringlet.bench.debian import image, report
+    from ringlet.bench.debian.rounds import PROGRAMS_MEMORY, Place, Settings, compare
+    from ringlet.bench.debian.rows import chosen, groups_of
+    from ringlet.bench.toolchain import cache_directory
+    from ringlet.images.debian import fetch_kernel
+    from ringlet.images.store import Store, default_root
+    from ringlet.machine.linux import read_kernel
+
+    selected = _selected(engine)
+    if kernel is not None:
+        read_kernel(kernel, (memory or PROGRAMS_MEMORY) << 20)
+    wanted = chosen([name for name in rows.split(",") if name])
+    cache, store = cache_directory(), Store(default_root())
+    settings = Settings(rounds, quick, memory, limit, options or ())
+    console = Console(stderr=True)
+    with console.status("programs") as status, ExitStack() as disks:
+        bench = image.bench_directory(cache)
+        linux = kernel or fetch_kernel(progress=status.update).vmlinuz
+        places = {}
+        for group in groups_of(wanted):
+            made = image.make_image(group, cache, store, status.update)
+            disk = disks.enter_context(image.initial_disk(made, bench))
+            places[group.name] = Place(made, disk, bench, linux)
+        comparison = compare(wanted, places, selected, settings, status.update)
+    if as_json:
+        typer.echo(json.dumps(report.as_json(comparison), indent=2))
+    else:
+        width = max(Console().width, report.WIDTH)
+        Console(width=width).print(report.tables(comparison))
 
 
 @bench_app.command()
@@ -104,16 +175,28 @@ def translate(
 
 
 def _build_and_compare(
-    name: str, count: int, chosen: list[str] | None, memory: int, timeout: float, as_json: bool
+    name: str,
+    count: int,
+    chosen: list[str] | None,
+    memory: int,
+    timeout: float,
+    options: list[str] | None,
+    as_json: bool,
 ) -> None:
     from ringlet.bench import toolchain
 
     selected = _selected(chosen)
-    _compare(toolchain.build(name), selected, count, memory, timeout, as_json)
+    _compare(toolchain.build(name), selected, count, memory, timeout, options, as_json)
 
 
 def _compare(
-    program: "Program", selected: list[str], count: int, memory: int, timeout: float, as_json: bool
+    program: "Program",
+    selected: list[str],
+    count: int,
+    memory: int,
+    timeout: float,
+    options: list[str] | None,
+    as_json: bool,
 ) -> None:
     from rich.console import Console
 
@@ -122,11 +205,19 @@ def _compare(
 
     console = Console(stderr=True)
     with console.status(program.name) as status:
-        comparison = compare(program, selected, count, memory, timeout, status.update)
+        comparison = compare(
+            program, selected, count, memory, timeout, status.update, options or ()
+        )
     if as_json:
         typer.echo(json.dumps(report.as_json(comparison), indent=2))
     else:
         Console().print(report.table(comparison))
+
+
+_NEEDS = {
+    engines.QEMU: "engine 'qemu' needs qemu-system-x86_64; install QEMU",
+    engines.KVM: "engine 'kvm' needs QEMU, a processor with vmx or svm, and /dev/kvm",
+}
 
 
 def _selected(chosen: list[str] | None) -> list[str]:
@@ -136,5 +227,5 @@ def _selected(chosen: list[str] | None) -> list[str]:
         if name not in engines.ENGINES:
             raise ConfigError(f"no engine {name!r}; choose from {', '.join(engines.ENGINES)}")
         if name not in available:
-            raise ConfigError(f"engine {name!r} needs qemu-system-x86_64; install QEMU")
+            raise ConfigError(_NEEDS[name])
     return [name for name in engines.ENGINES if name in (chosen or available)]

@@ -1,5 +1,6 @@
 """`ringlet run --kernel` and `ringlet run debian`: run Linux on a PC."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -21,12 +22,12 @@ from ringlet.cli.gdb import debugged
 from ringlet.cli.progress import Progress
 from ringlet.cli.signals import held
 from ringlet.cli.started import STARTED_NS
-from ringlet.cli.stats import Moments, print_stats
+from ringlet.cli.stats import Moments, print_stats, printing_on_request
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
 from ringlet.cli.terminal import WindowSize, window_size
 from ringlet.cli.watch import watched
-from ringlet.config import LINUX_MEMORY, LinuxConfig, parse_memory
+from ringlet.config import DIRECT, LINUX_MEMORY, LinuxConfig, parse_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.errors import ConfigError
 from ringlet.images.busybox import find_busybox
@@ -63,6 +64,7 @@ class LinuxOptions:
     debug_exit: bool = False
     stats: bool = False
     exact: bool = False
+    direct: str = DIRECT.default
     cold: bool = False
     trace: str = ""
     compare: int = 0
@@ -136,13 +138,18 @@ def _memory(options: LinuxOptions) -> int:
 def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Told) -> End:
     """Run the machine, and build and run it anew after each reset unless a reset ends the run."""
     directory = None if options.cold else translations_directory()
-    engine = Engine(exact=options.exact, directory=directory, kernel=config.kernel)
+    engine = Engine(
+        exact=options.exact, direct=options.direct, directory=directory, kernel=config.kernel
+    )
     moments = Moments(STARTED_NS)
     with console:
         while True:
             pc = boot.build(config, engine, Options(console.wires(), options.debug_exit))
             console.attach(pc)
-            with watched(pc.machine, options.trace, options.compare):
+            counters = (
+                printing_on_request(pc.machine) if options.stats else contextlib.nullcontext()
+            )
+            with watched(pc.machine, options.trace, options.compare), counters:
                 if options.gdb:
                     console.progress.end()
                     end = debugged(pc.machine, options.gdb, wait=options.gdb_wait)
@@ -157,7 +164,7 @@ def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Tol
         complain(trouble)
     if options.stats:
         moments.init = told.init_ns
-        print_stats(pc.machine.counters(), moments)
+        print_stats(pc.machine.counters(), moments, pc.machine.emulated_forms())
     return end
 
 

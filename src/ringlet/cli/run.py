@@ -1,9 +1,10 @@
 """`ringlet run --bare`: builds a machine, runs it, and turns its end into an exit status."""
 
+import contextlib
 from pathlib import Path
 
 from ringlet.cli.gdb import debugged
-from ringlet.cli.stats import print_stats
+from ringlet.cli.stats import print_stats, printing_on_request
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
 from ringlet.cli.watch import watched
@@ -35,12 +36,13 @@ def run_bare(
     config = MachineConfig(Path(program), size, stats, exact)
     read_program(config.program, config.memory)
     host.require()
-    engine = Engine(exact=config.exact)
+    engine = Engine(exact=config.exact, direct="never")
     machine = bare.build(config, engine, FdSink(STDOUT), avx="avx" in host.cpu_flags())
-    with watched(machine, trace, compare):
+    counters = printing_on_request(machine) if config.stats else contextlib.nullcontext()
+    with watched(machine, trace, compare), counters:
         end = debugged(machine, gdb, wait=gdb_wait) if gdb else supervise(machine)
     if end.message:
         complain(end.message)
     if config.stats:
-        print_stats(machine.counters())
+        print_stats(machine.counters(), forms=machine.emulated_forms())
     return end.status

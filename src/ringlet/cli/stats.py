@@ -1,14 +1,18 @@
 """Prints the counters of a run and a summary of them."""
 
 import contextlib
+import signal
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Final
 
 from ringlet.config import format_size
-from ringlet.observe import format_stats
+from ringlet.machine.vm import Vm
+from ringlet.observe import EmulatedForm, format_forms, format_stats
 
 _WIDTH: Final = 100
 _MARGIN: Final = 11
@@ -39,11 +43,39 @@ class Moments:
     init: int = 0
 
 
-def print_stats(counters: Mapping[str, int], moments: Moments | None = None) -> None:
-    """Print a line for each counter on standard error; with `moments`, a summary after them."""
+def print_stats(
+    counters: Mapping[str, int],
+    moments: Moments | None = None,
+    forms: Sequence[EmulatedForm] = (),
+) -> None:
+    """Print a line for each counter on standard error, and for the most frequent of `forms`.
+
+    With `moments`, a summary follows.
+    """
     _print(format_stats(counters))
+    _print(format_forms(forms))
     if moments is not None:
         _print(summary(counters, moments))
+
+
+@contextlib.contextmanager
+def printing_on_request(machine: Vm) -> Iterator[None]:
+    """Print the counters so far whenever SIGUSR1 arrives; the main thread must wait in the body.
+
+    `ringlet.bench` asks for them so.  A line with the time precedes them, an empty line follows.
+    """
+
+    def show(number: int, frame: FrameType | None) -> None:
+        _print([f"counters at {time.monotonic_ns()} ns of the host's monotonic clock"])
+        _print(format_stats(machine.counters()))
+        _print([""])
+
+    signal.signal(signal.SIGUSR1, show)
+    try:
+        yield
+    finally:
+        # A signal that comes late must not end the command.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def summary(counters: Mapping[str, int], moments: Moments) -> Iterator[str]:

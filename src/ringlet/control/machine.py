@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ringlet.config import LINUX_MEMORY, PACKAGE, LinuxConfig, parse_memory
+from ringlet.config import DIRECT, LINUX_MEMORY, PACKAGE, LinuxConfig, parse_direct, parse_memory
 from ringlet.control.console import Console
 from ringlet.errors import ConfigError
 from ringlet.images.busybox import find_busybox
@@ -25,9 +25,10 @@ class Machine:
     """A PC that starts a Linux kernel and whose console the program uses.
 
     `kernel` is a bzImage or vmlinux, `initrd` a file or its contents, `append` the command line,
-    and `memory` a number of bytes or a size such as "512M"; `exact` and `cold` are the options of
-    `ringlet run` with those names.  The run ends when the guest resets the machine.  Use it as a
-    context manager, or call `close`.  Wrong values raise a `ringlet.errors.RingletError`.
+    and `memory` a number of bytes or a size such as "512M"; `exact`, `direct` and `cold` are
+    the options of `ringlet run` with those names.  The run ends when the guest resets the machine.
+    Use it as a context manager, or call `close`.  Wrong values raise a
+    `ringlet.errors.RingletError`.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Machine:
         append: str = "console=ttyS0",
         memory: str | int = LINUX_MEMORY,
         exact: bool = False,
+        direct: str = DIRECT.default,
         cold: bool = False,
     ) -> None:
         self._config = LinuxConfig(
@@ -47,7 +49,12 @@ class Machine:
             append,
         )
         directory = None if cold else translations_directory()
-        self._engine = Engine(exact=exact, directory=directory, kernel=self._config.kernel)
+        self._engine = Engine(
+            exact=exact,
+            direct=parse_direct(direct),
+            directory=directory,
+            kernel=self._config.kernel,
+        )
         self._pc: Pc | None = None
         self._runner: Runner | None = None
         self.console = Console(self._poll)
@@ -60,6 +67,7 @@ class Machine:
         append: str = "",
         memory: str | int = LINUX_MEMORY,
         exact: bool = False,
+        direct: str = DIRECT.default,
         cold: bool = False,
     ) -> Self:
         """Return a machine with Debian's kernel and a busybox shell on its console."""
@@ -69,6 +77,7 @@ class Machine:
             append=f"console=ttyS0 quiet {append}",
             memory=memory,
             exact=exact,
+            direct=direct,
             cold=cold,
         )
 

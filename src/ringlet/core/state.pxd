@@ -130,6 +130,7 @@ cpdef enum Exit:
     EXIT_NO_RAM = 15     # the guest executes where there is no RAM
     EXIT_NOT_64 = 16     # the guest executes code that is not 64-bit
     EXIT_BLOCK = 17      # a block begins, as requested (ringlet.vcpu.debug.blocks)
+    EXIT_DIRECT = 18     # a direct process is wanted (ringlet.vcpu.direct)
 
 # The ways in which translated code leaves.
 cdef enum:
@@ -295,6 +296,7 @@ cdef struct CpuState:
     void* cache          # ringlet.cache.codecache.Cache*
     void* translator
     void* kept           # ringlet.translate.kept.Kept*, or NULL
+    void* direct         # ringlet.vcpu.direct.target.DirectState*, or NULL
     void* blocks         # ringlet.vcpu.debug.blocks.Blocks*, or NULL
     void* cpuid          # CpuidEntry[], cpuid_count of them
     u64 cpuid_count
@@ -313,6 +315,10 @@ cdef struct CpuState:
     void* debugger       # ringlet.vcpu.debug.stops.Debugger*, or NULL
     u64 alarm_due        # host's TSC at which the machine wants a stop, or 0
     u64 prod_thread
+    int direct_pidfd     # of the direct process that runs, or 0: a request to stop goes there
+    u32 direct_held      # CPL 3 runs translated until it is entered anew
+    u32 direct_tries     # to stop the direct process
+    u32 pad_direct
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction continues after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none
@@ -332,6 +338,8 @@ cdef struct CpuState:
     u64 n_smc, n_flushes, n_cr3_loads, n_cr3_dropped, n_invlpg, n_python_exits
     u64 n_safepoints, n_stale, n_kept, n_halts, n_cpuid, n_msr_reads, n_msr_writes
     u64 n_mmio_reads, n_mmio_writes, n_jump_tables
+    u64 n_direct_runs, n_direct_calls, n_direct_faults, n_direct_steps, n_direct_holds
+    u64 n_direct_spaces, n_direct_backs, n_direct_lost
     u64 n_spaces_full, n_groups_full, n_regions_full, n_nodes_full, n_maps_full
     # --- vector and x87 state while outside the code cache in Python (64-byte aligned by us)
     u8 pad_xsave[64]

@@ -17,6 +17,7 @@ class Exit(IntEnum):
     EXIT_NO_RAM = 15
     EXIT_NOT_64 = 16
     EXIT_BLOCK = 17
+    EXIT_DIRECT = 18
 
 class Key(IntEnum):
     KEY_CPL = 3

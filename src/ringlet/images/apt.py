@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -70,6 +71,8 @@ _ONLY_PACKAGES: Final = re.compile(
     r'^Acquire::IndexTargets::deb::([\w-]+)::MetaKey "', re.MULTILINE
 )
 
+_FIELD: Final = re.compile(r"^([A-Za-z0-9-]+): (.*)$", re.MULTILINE)
+_INSTALLED: Final = re.compile(r"^Inst (\S+) ", re.MULTILINE)
 _ERROR: Final = re.compile(r"^[EW]: (.*)$", re.MULTILINE)
 _FETCH: Final = re.compile(r"^Failed to fetch (\S+) +(.*)$")
 _NO_NETWORK: Final = re.compile(
@@ -78,12 +81,20 @@ _NO_NETWORK: Final = re.compile(
 _NO_ROOM: Final = "No space left on device"
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a package, and the size of its file in bytes."""
+
+    name: str
+    size: int
+
+
 class Apt:
     """Packages of Debian 12, fetched with a private apt whose files are below `root`.
 
     The packages come from the host's sources if the host is Debian 12, else from Debian's own
     server.  `sources`, the text of a file such as /etc/apt/sources.list.d/debian.sources, replaces
-    both.  The methods raise ImageError.
+    both.  `otherwise` ends the advice in messages.  The methods raise ImageError.
     """
 
     def __init__(
@@ -91,11 +102,13 @@ class Apt:
         root: Path,
         *,
         sources: str = "",
+        otherwise: str = ", or use a kernel of your own",
         os_release: Path = OS_RELEASE,
         keyring: Path = KEYRING,
     ) -> None:
         self._root = root
         self._sources = sources
+        self._otherwise = otherwise
         self._os_release = os_release
         self._keyring = keyring
         self._config = root / "apt.conf"
@@ -106,7 +119,7 @@ class Apt:
             if shutil.which(tool) is None:
                 raise ImageError(
                     f"{tool} is not installed, but fetching Debian's packages needs it; "
-                    "install apt, or use a kernel of your own"
+                    f"install apt{self._otherwise}"
                 )
         if '"' in str(self._root) or "\n" in str(self._root):
             raise ImageError(
@@ -153,8 +166,7 @@ class Apt:
     def show(self, package: str) -> Mapping[str, str]:
         """Return the fields of the newest version of `package`; empty if apt does not know it."""
         done = self._run(["apt-cache", "show", "--no-all-versions", package])
-        fields = re.findall(r"^([A-Za-z0-9-]+): (.*)$", done.stdout, re.MULTILINE)
-        return dict(fields) if done.returncode == 0 else {}
+        return dict(_FIELD.findall(done.stdout)) if done.returncode == 0 else {}
 
     def download(self, package: str, directory: Path) -> Path:
         """Fetch the newest version of `package` to `directory` and return the file's path."""
@@ -170,6 +182,33 @@ class Apt:
                 raise explain(OSError(errno.ENOSPC, _NO_ROOM), self._root.parent)
             raise ImageError(f"cannot fetch {package}: its last {lacks} bytes are missing")
         return found[0]
+
+    def closure(self, packages: Sequence[str]) -> dict[str, Version]:
+        """Return the newest versions of `packages` and of all that they depend on."""
+        command = ["apt-get", "install", "--simulate", "--no-install-recommends", *packages]
+        done = self._run(command)
+        if done.returncode:
+            raise self._failure(f"cannot find {packages[0]} and the like", done.stderr)
+        names = _INSTALLED.findall(done.stdout)
+        shown = self._run(["apt-cache", "show", "--no-all-versions", *names]).stdout
+        fields = [dict(_FIELD.findall(stanza)) for stanza in shown.split("\n\n")]
+        return {
+            field["Package"]: Version(field["Version"], int(field["Size"]))
+            for field in fields
+            if {"Package", "Version", "Size"} <= field.keys()
+        }
+
+    def download_all(self, packages: Mapping[str, Version], directory: Path) -> list[Path]:
+        """Fetch `packages` to `directory`, which is empty, and return the files' paths."""
+        done = self._run(["apt-get", "download", *packages], directory)
+        found = sorted(directory.glob("*.deb"))
+        lacking = sum(version.size for version in packages.values())
+        lacking -= sum(path.stat().st_size for path in found)
+        if done.returncode or len(found) != len(packages):
+            raise self._failure(f"cannot fetch {len(packages)} packages", done.stderr)
+        if lacking:
+            raise ImageError(f"cannot fetch {len(packages)} packages: {lacking} bytes are missing")
+        return found
 
     # --- inside
 
@@ -205,7 +244,7 @@ class Apt:
         if _NO_NETWORK.search(output):
             return ImageError(
                 f"{what}: the network does not reach Debian ({reason}); connect this host to the "
-                "network once, or use a kernel of your own"
+                f"network once{self._otherwise}"
             )
         return ImageError(f"{what}: {reason}")
 

@@ -4,8 +4,10 @@ The kernel's Documentation/driver-api/early-userspace/buffer-format.rst describe
 same contents give the same bytes: times are 0, owners are root, inodes count from 1.
 """
 
+import io
+import os
 import stat
-from typing import Final
+from typing import BinaryIO, Final
 
 _MAGIC: Final = "070701"
 _TRAILER: Final = b"TRAILER!!!"
@@ -13,32 +15,33 @@ _LARGEST: Final = 0xFFFF_FFFF
 
 
 class CpioWriter:
-    """An archive in memory.
+    """An archive that is written to `out`, or else to memory.
 
     A name is a path below the root, without a leading slash.  A directory must be added before its
     contents.
     """
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
+    def __init__(self, out: BinaryIO | None = None) -> None:
+        self._out = out or io.BytesIO()
         self._inode = 0
 
     def directory(self, name: str, mode: int = 0o755) -> None:
         """Add a directory."""
         self._inode += 1
-        self._add(name.encode(), stat.S_IFDIR | mode, self._inode, links=2)
+        self._add(os.fsencode(name), stat.S_IFDIR | mode, self._inode, links=2)
 
     def file(self, name: str, content: bytes, mode: int = 0o644) -> None:
         """Add a regular file.  Raises ValueError if it has 4 GiB or more."""
         if len(content) > _LARGEST:
             raise ValueError(f"{name}: {len(content)} bytes are too many for the format")
         self._inode += 1
-        self._add(name.encode(), stat.S_IFREG | mode, self._inode, content=content)
+        self._add(os.fsencode(name), stat.S_IFREG | mode, self._inode, content=content)
 
     def symlink(self, name: str, target: str) -> None:
         """Add a symbolic link."""
         self._inode += 1
-        self._add(name.encode(), stat.S_IFLNK | 0o777, self._inode, content=target.encode())
+        content = os.fsencode(target)
+        self._add(os.fsencode(name), stat.S_IFLNK | 0o777, self._inode, content=content)
 
     def character_device(self, name: str, major: int, minor: int, mode: int = 0o600) -> None:
         """Add a character device."""
@@ -46,10 +49,15 @@ class CpioWriter:
         self._add(name.encode(), stat.S_IFCHR | mode, self._inode, device=(major, minor))
 
     def contents(self) -> bytes:
-        """Return the complete archive with the members added so far."""
-        ended = CpioWriter()
-        ended._add(_TRAILER, 0, 0)
-        return b"".join(self._parts + ended._parts)
+        """Return the complete archive with the members added so far, if it is in memory."""
+        assert isinstance(self._out, io.BytesIO)
+        ended = io.BytesIO()
+        CpioWriter(ended).end()
+        return self._out.getvalue() + ended.getvalue()
+
+    def end(self) -> None:
+        """Write the archive's end; another archive may follow it."""
+        self._add(_TRAILER, 0, 0)
 
     def _add(
         self,
@@ -67,7 +75,9 @@ class CpioWriter:
             len(name) + 1, check,
         )  # fmt: skip
         header = _MAGIC + "".join(f"{field:08X}" for field in fields)
-        self._parts += [_padded(header.encode() + name + b"\0"), _padded(content)]
+        self._out.write(_padded(header.encode() + name + b"\0"))
+        self._out.write(content)
+        self._out.write(bytes(-len(content) % 4))
 
 
 def _padded(data: bytes) -> bytes:

@@ -7,18 +7,20 @@ import contextlib
 import re
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+from ringlet.config import format_size
 from ringlet.errors import ImageError
 from ringlet.images.apt import Apt
-from ringlet.images.store import Entry, Store, default_root
+from ringlet.images.store import Entry, Store, default_root, free_space
 from ringlet.images.tools import started
 
 CLOUD_KERNEL: Final = "linux-image-cloud-amd64"
 BUSYBOX: Final = "busybox-static"
+T = TypeVar("T")
 Progress = Callable[[str], None]
 """Shows the user a line with the current step."""
 
@@ -116,6 +118,24 @@ def fetch_busybox(
     return tool
 
 
+def fetch_packages(
+    packages: Sequence[str],
+    directory: Path,
+    progress: Progress = silent,
+    *,
+    store: Store,
+    apt: Apt | None = None,
+    room: Callable[[int], int] = lambda size: size,
+) -> tuple[list[Path], dict[str, str]]:
+    """Fetch `packages` and all that they depend on to `directory`, which is empty.
+
+    Returns the files and the version of each package.  The caller must hold the store's lock.
+    `room` returns the free bytes that packages of a size need.  Raises ImageError.
+    """
+    source = _Source(store, apt or Apt(store.root / "apt", otherwise=""), progress)
+    return source.with_lists(lambda: source.fetch_all(packages, directory, room))
+
+
 class MissingFileError(ImageError):
     """A package does not have the file that is wanted of it."""
 
@@ -165,24 +185,43 @@ class _Source:
 
         With `newest`, the package lists are fetched again even if they are less than a day old.
         """
+        return self.with_lists(lambda: self._download(package, directory), newest=newest)
+
+    def with_lists(self, action: Callable[[], T], *, newest: bool = False) -> T:
+        """Return what `action` returns; if it fails with old package lists, repeat it with new."""
         self._apt.prepare()
         if not newest and self._apt.lists_are_new():
             # Lists that are a few hours old may name a version that is gone by now.
             with contextlib.suppress(ImageError):
-                return self._download(package, directory)
-        return self._download_after_update(package, directory)
-
-    def _download_after_update(self, package: str, directory: Path) -> _Fetched:
+                return action()
         self._progress("fetching Debian's package lists")
         try:
             self._apt.update()
         except ImageError as trouble:
             # The failure may concern another of the host's sources.
             try:
-                return self._download(package, directory)
+                return action()
             except ImageError:
                 raise trouble from None
-        return self._download(package, directory)
+        return action()
+
+    def fetch_all(
+        self, packages: Sequence[str], directory: Path, room: Callable[[int], int]
+    ) -> tuple[list[Path], dict[str, str]]:
+        """Fetch `packages` and all that they depend on; return the files and the versions."""
+        found = self._apt.closure(packages)
+        size = sum(version.size for version in found.values())
+        needed = room(size)
+        if free_space(directory) < needed:
+            raise ImageError(
+                f"{self.store.root}: too little room; free {format_size(needed)} there, or set "
+                "XDG_CACHE_HOME to another directory"
+            )
+        for left in directory.iterdir():  # of a try with older lists
+            left.unlink()
+        self._progress(f"fetching {len(found)} packages from Debian, {format_size(size)}")
+        debs = self._apt.download_all(found, directory)
+        return debs, {name: version.name for name, version in found.items()}
 
     def _download(self, package: str, directory: Path) -> _Fetched:
         fields = self._apt.show(package)

@@ -6,6 +6,7 @@
         kernels/NAME/               an entry: its files, and manifest.json, written last
         tools/NAME/
         translations/               `ringlet.machine.translations`
+        bench/                      `ringlet.bench`
 
 An entry is made in a temporary directory beside its place and then renamed, so that it is never
 incomplete.  Its manifest has the SHA-256 of each file.  An entry that does not match its manifest

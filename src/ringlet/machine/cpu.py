@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from ringlet.observe import EmulatedForm
+
 
 class ExitInfo(Protocol):
     """The fields of an exit; its kind determines which of them are valid."""
@@ -63,6 +65,7 @@ class Cpu(Memory, Protocol):
     def set_segment(self, i: int, selector: int, base: int, limit: int, ar: int) -> None: ...
     def set_table(self, name: str, base: int, limit: int) -> None: ...
     def counters(self) -> dict[str, int]: ...
+    def emulated_forms(self) -> list[EmulatedForm]: ...
 
 
 MakeCpu = Callable[[int], Cpu]

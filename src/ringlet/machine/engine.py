@@ -1,8 +1,11 @@
 """Makes the processors of a machine, and keeps their translations for later runs."""
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ringlet.config import DIRECT
+from ringlet.errors import HostError
 from ringlet.machine.translations import TranslationFile
 
 if TYPE_CHECKING:
@@ -13,16 +16,22 @@ _WORTH_KEEPING: Final = 50
 
 
 class Engine:
-    """Makes Ringlet's own processors; `exact` is the command line's option of that name.
+    """Makes Ringlet's own processors; `exact` and `direct` are the options of the command line.
 
     With a directory, the processors' translations are kept there for the next guest that starts
     from the same kernel.
     """
 
     def __init__(
-        self, *, exact: bool = False, directory: Path | None = None, kernel: Path | None = None
+        self,
+        *,
+        exact: bool = False,
+        direct: str = DIRECT.default,
+        directory: Path | None = None,
+        kernel: Path | None = None,
     ) -> None:
         self._exact = exact
+        self._direct = direct
         self._file: TranslationFile | None = None
         self._cpu: Processor | None = None
         if directory is not None and kernel is not None:
@@ -47,7 +56,30 @@ class Engine:
                 self._cpu.kept.load(data)
             except ValueError:  # another translator with the same identity made the file
                 self._cpu = Processor(memory, speculate=not self._exact, keep=keep)
+        if self._direct != "never":
+            self._execute_directly(self._cpu)
         return self._cpu
+
+    def _execute_directly(self, cpu: "Processor") -> None:
+        """Let user code run directly if the host allows it.  Raises HostError if it must."""
+        from ringlet.direct.process import DirectProcess
+        from ringlet.direct.zygote import LIMIT, Zygote
+
+        always = self._direct == "always"
+        try:
+            zygote = Zygote()
+        except OSError as error:
+            if always:
+                raise HostError(f"--direct always: {error.strerror or error}") from error
+            return
+
+        def make(ram: list[int]) -> DirectProcess:
+            process = zygote.make(ram)
+            if not process.wakes_here and not always:
+                raise OSError(errno.ENOSYS, "a hand-over to another processor takes too long")
+            return process
+
+        cpu.execute_directly(make, LIMIT, always=always, cpuid=not zygote.cpuid_faults)
 
     def keep(self) -> None:
         """Write the translations of the last processor to the file.  The processor must not run.

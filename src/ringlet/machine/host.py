@@ -227,6 +227,25 @@ def _landlock() -> Finding:
     return Finding("Landlock", Verdict.INFO, f"{why}: access to files cannot be restricted")
 
 
+def _direct() -> Finding:
+    from ringlet.direct.support import cpuid_faults, obstacle
+
+    name = "direct execution"
+    hindrance = obstacle()
+    if hindrance:
+        return Finding(
+            name,
+            Verdict.INFO,
+            f"absent, all guest code is translated: {hindrance}",
+            "use Linux 6.6 or later, and allow seccomp filters with user notification",
+        )
+    if cpuid_faults():
+        return Finding(name, Verdict.OK, "guests' user code can run directly, and CPUID traps")
+    return Finding(
+        name, Verdict.OK, "guests' user code can run directly, but for code that holds CPUID"
+    )
+
+
 def _kvm() -> Finding:
     here = Path("/dev/kvm").exists()
     return Finding(
@@ -247,7 +266,7 @@ _REQUIRED: Final = (
     _max_map_count,
 )  # fmt: skip
 _INFORMATION: Final = (
-    _avx2, _mmap_min_addr, _seccomp, _landlock, _kvm,
+    _avx2, _mmap_min_addr, _seccomp, _landlock, _direct, _kvm,
     _tool("apt-get", "fetches Debian's kernel and busybox"), _tool("gcc", "builds the examples"),
     _tool("gdb", "debugs guests"), _tool("qemu-system-x86_64", "comparison in benchmarks"),
 )  # fmt: skip

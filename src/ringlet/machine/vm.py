@@ -17,6 +17,7 @@ from ringlet.machine.bus import PortBus
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.outcome import End
 from ringlet.machine.timers import Timer
+from ringlet.observe import EmulatedForm
 
 RFLAGS_IF: Final = 1 << 9
 MIN_TIMER_NS: Final = 20_000
@@ -175,6 +176,10 @@ class Vm:
             "machine_entry_ns": self._entry_ns,
             "machine_wall_ns": self._wall_ns,
         }
+
+    def emulated_forms(self) -> list[EmulatedForm]:
+        """Return the instruction forms that the general emulator performed, by frequency."""
+        return self.cpu.emulated_forms()
 
     # --- exits
 

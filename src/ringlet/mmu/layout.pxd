@@ -12,29 +12,39 @@ from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport (
     CpuState, u8, u16, u32, u64, i64,
     BLOCK_SLOTS_K, BLOCK_NSLOTS_K, BLOCK_SLOTS_U, BLOCK_NSLOTS_U, SLOT_COUNT, SLOT_SHIFT)
-from ringlet.mmu.map_target cimport MapTarget
+from ringlet.mmu.map_target cimport MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE
+from ringlet.mmu.pages cimport bit_test
 from ringlet.mmu.ram cimport GuestRam, RamViewer, is_ram, ram_at
 
 # The hooks of the interface (`ringlet.mmu.mmu`), which itself needs this file.
 ctypedef void (*unmapped_hook)(CpuState* c, u64 linear, u64 pages) noexcept nogil
 ctypedef void (*dropped_hook)(CpuState* c, u32 space) noexcept nogil
+ctypedef void (*left_hook)(CpuState* c, MapTarget* target) noexcept nogil
+ctypedef bint (*clean_hook)(CpuState* c, const u8* page) noexcept nogil
+ctypedef bint (*replace_hook)(CpuState* c, const u8* page, u8* copy) noexcept nogil
+ctypedef bint (*seam_hook)(CpuState* c, const u8* before, const u8* page) noexcept nogil
 
 cdef enum:
     NODES = 16384
     SPACES = 64
     GROUPS = 8
     OWNERS = 1 + SPACES + GROUPS     # index 0 is nobody
-    REGIONS = 160                    # at most; fewer if the host has less room; 0 is none
+    REGIONS = 1216                   # at most; fewer if the host has less room; 0 is none
+    REGIONS_FIRST = 160              # set aside at creation, the others as they are needed
+    DIRECT_REGIONS = 1024            # more, behind those, in direct processes
+    ALL_REGIONS = REGIONS + DIRECT_REGIONS
+    KNOWN_SLOTS = 256
     ENTRY_BITS = 9
     ENTRIES = 512
     POPULATE_MAX = 16                # pages; longer runs are left to the host's own faults
     AHEAD_MAX = 15                   # pages mapped ahead of their use
 
-# Sizes in host address space: a region every 128 GiB leaves 64 GiB of guard on each side, of
-# which 40 GiB are needed (a 32-bit index times 8 and a displacement).
+# Sizes in host address space, in units of 8 GiB.  A stride is a guard of 40 GiB (a 32-bit index
+# times 8 and a displacement), then a region of 64 GiB.  The next stride's guard ends the region.
 cdef enum:
-    REGION_SHIFT = 36
-    STRIDE_SHIFT = 37
+    UNIT_SHIFT = 33
+    GUARD_UNITS = 5
+    STRIDE_UNITS = 13
 
 # Bits of a paging-structure entry (SDM 3A 4.5).
 cdef enum:
@@ -89,13 +99,15 @@ cdef struct Node:
     u64 mapped[8]      # a leaf mapped in the window,
     u64 writable[8]    # mapped for writing, but for code pages,
     u64 fetched[8]     # instructions were fetched through it,
+    u64 runs[8]        # a small page mapped for execution, in a direct process,
     u64 down[8]        # a table with a node of its own, whose index is in next[]
     u64 copy[512]      # entries as used
     u32 next[512]      # chain of all mapped leaves of the same guest frame; or the node below
     u32 prev[512]
 
 cdef struct Region:
-    u64 base           # host address
+    u64 base           # address in `target`
+    MapTarget* target  # the window is there: this process, or a direct one
     u64 linear         # first linear address of its slot, sign-extended
     u64 pml4e          # as used
     u32 owner          # 0: free
@@ -111,7 +123,7 @@ cdef struct Region:
     u32 holes          # code pages write-protected inside larger leaves, at most
     u32 maps           # host mappings inside, at most
     u32 next           # of the same owner
-    u32 pad
+    u32 direct         # in a direct process: base is linear, and no slot leads there
 
 cdef struct Owner:
     u64 key            # address space: CR3 and paging mode
@@ -122,6 +134,7 @@ cdef struct Owner:
     u32 regions        # list
     u32 global_pages   # may hold global pages, which survive CR3 loads but not INVLPG
     u32 unrecorded     # a fetch was not recorded, or regions ran out: forget all when loaded
+    MapTarget* direct  # the direct process that runs its code of CPL 3, or NULL
 
 # The translation of a linear page for one kind of access by compiled code, kept for the next.
 cdef struct Tlb:
@@ -153,13 +166,21 @@ cdef struct Mmu:
     # --- hooks
     unmapped_hook unmapped
     dropped_hook dropped
+    left_hook left
+    clean_hook clean
+    seam_hook seam_clean
+    replace_hook replace
     # --- regions
     u64 arena          # host address of the first stride
     u64 arena_size
     u64 reserve        # the mapping the arena was aligned in
     u64 reserve_size
+    u64 more           # a second mapping, behind what stands in the way of the first
+    u64 more_size
     u32 region_count
     u32 region_free    # list
+    u32 direct_free    # list of regions in direct processes
+    u32 direct_known[256]  # those found lately, by slots (KNOWN_SLOTS)
     u32 node_free
     u32 nodes_fresh    # from here on never used
     u32 nodes_left
@@ -183,7 +204,7 @@ cdef struct Mmu:
     u64 range_low
     u64 range_high
     u32 range_kind
-    u32 range_pages
+    u32 range_rights
     u64 code_low       # pages whose fetches must be looked up again
     u64 code_high
     u32 quiet          # an owner is being evicted: its identity ends, so no page need be named
@@ -194,7 +215,7 @@ cdef struct Mmu:
     u64 self_size
     Tlb tlb[TLB_SIZE]
     Owner owners[73]
-    Region regions[320]
+    Region regions[2240]   # ALL_REGIONS
     u64 group_top[8][256]  # groups: PML4 entries 256..511
     Node* nodes
 
@@ -283,12 +304,28 @@ cdef inline u64 slot_linear(u32 slot) noexcept nogil:
     """First linear address of a table index (bits 51..36), sign-extended."""
     return <u64>((<i64>(<u64>slot << 48)) >> 12)
 
+cdef inline u32 leaf_rights(Node* node, u32 entry, bint writable) noexcept nogil:
+    """What a window allows with a mapped leaf."""
+    cdef u32 rights = RIGHTS_WRITE if writable else RIGHTS_READ
+    return rights | RIGHTS_RUN if bit_test(node.runs, entry) else rights
+
 # --- slot tables
 
 cdef inline bint in_arena(u64 arena, u64 size, u64 host) noexcept nogil:
     """A host address is in a region or a guard: what faults at any other address used a poisoned
     addend, or has another cause."""
     return host - arena < size
+
+cdef inline u64 strides(u64 count) noexcept nogil:
+    """Size of consecutive strides in bytes."""
+    return count * STRIDE_UNITS << UNIT_SHIFT
+
+cdef inline u32 stride_at(u64 distance) noexcept nogil:
+    """The stride, and so the region, at a distance from the start of the arena."""
+    return <u32>(distance >> UNIT_SHIFT) // STRIDE_UNITS
+
+cdef inline bint in_guard(u64 distance) noexcept nogil:
+    return <u32>(distance >> UNIT_SHIFT) % STRIDE_UNITS < GUARD_UNITS
 
 cdef inline u64 poison(u32 slot) noexcept nogil:
     """An addend that makes every address of the index one that nothing is mapped at, whatever bits
@@ -312,7 +349,7 @@ cdef inline u32 slot_region(CpuState* c, Mmu* m, u32 slot, bint user) noexcept n
     cdef u64 addend = slot_addend(c, slot, user)
     if addend == poison(slot):
         return 0
-    return <u32>((addend + slot_linear(slot) - m.arena) >> STRIDE_SHIFT)
+    return stride_at(addend + slot_linear(slot) - m.arena)
 
 cdef inline void tlb_flush(Mmu* m) noexcept nogil:
     cdef u32 i

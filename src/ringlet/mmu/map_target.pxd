@@ -11,6 +11,7 @@ cdef enum:
     RIGHTS_NONE = 0
     RIGHTS_READ = 1
     RIGHTS_WRITE = 3       # and read
+    RIGHTS_RUN = 4         # only in direct processes
 
 cdef enum:
     MAP_AT_ONCE = 1        # fill in the host's page tables now, not at the first access
@@ -22,6 +23,7 @@ cdef enum:
 # the signal handler too.  False (0 from `reserve`): the host refused, and nothing has changed.
 cdef struct MapTarget
 ctypedef u64 (*reserve_call)(MapTarget* t, u64 size) noexcept nogil
+ctypedef bint (*extend_call)(MapTarget* t, u64 address, u64 size) noexcept nogil
 ctypedef void (*release_call)(MapTarget* t, u64 address, u64 size) noexcept nogil
 ctypedef bint (*map_call)(MapTarget* t, u64 address, const Extent* extent, u32 rights,
                           u32 flags) noexcept nogil
@@ -30,6 +32,7 @@ ctypedef bint (*protect_call)(MapTarget* t, u64 address, u64 pages, u32 rights) 
 
 cdef struct MapTarget:
     reserve_call reserve   # set aside addresses that nothing else will use, without access
+    extend_call extend     # set aside these addresses if they are free; may be NULL
     release_call release
     map_call map           # in place of what is there
     unmap_call unmap       # take access away, and keep the addresses set aside

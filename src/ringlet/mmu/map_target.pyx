@@ -9,11 +9,13 @@ from posix.mman cimport (
     MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE)
 
 from ringlet.core.state cimport u32, u64
-from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE
+from ringlet.mmu.copies cimport copy_find
+from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_test
 from ringlet.mmu.ram cimport Extent, GuestRam
 
 cdef extern from "<sys/mman.h>" nogil:
     int MAP_POPULATE
+    int MAP_FIXED_NOREPLACE
 
 
 # --- this process
@@ -27,6 +29,18 @@ cdef inline int protection(u32 rights) noexcept nogil:
 cdef u64 here_reserve(MapTarget* t, u64 size) noexcept nogil:
     cdef void* at = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     return 0 if at == MAP_FAILED else <u64>at
+
+
+cdef bint here_extend(MapTarget* t, u64 address, u64 size) noexcept nogil:
+    cdef void* at = mmap(<void*>address, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS
+                         | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0)
+    if at == MAP_FAILED:
+        return False
+    if <u64>at != address:
+        # Linux before 4.17 does not know the flag, and maps elsewhere.
+        munmap(at, size)
+        return False
+    return True
 
 
 cdef void here_release(MapTarget* t, u64 address, u64 size) noexcept nogil:
@@ -54,6 +68,7 @@ cdef bint here_protect(MapTarget* t, u64 address, u64 pages, u32 rights) noexcep
 
 cdef void target_here(MapTarget* t) noexcept nogil:
     t.reserve = here_reserve
+    t.extend = here_extend
     t.release = here_release
     t.map = here_map
     t.unmap = here_unmap
@@ -120,6 +135,8 @@ cdef u32 map_frames(MapTarget* t, GuestRam* g, u64 address, u64 frame, u64 pages
     while done < pages:
         if not resolve(g, frame + done, &e):
             break
+        if rights & RIGHTS_RUN and bit_test(g.replaced, frame + done):
+            copy_find(g, frame + done, &e)
         e.pages = min(e.pages, pages - done)
         if not map_extent(t, address + (done << PAGE_SHIFT), &e, rights, flags):
             break

@@ -25,13 +25,15 @@ cdef void settle(Mmu* m, Region* r) noexcept nogil:
     """Lower the count of a region's mappings to what its leaves can make."""
     cdef u32 bound = 2 * (r.small + r.large + r.holes) + 1
     if r.maps > bound:
-        m.maps -= r.maps - bound
+        if not r.direct:
+            m.maps -= r.maps - bound
         r.maps = bound
 
 
 cdef inline void count(Mmu* m, Region* r, u32 calls) noexcept nogil:
     r.maps += 2 * calls
-    m.maps += 2 * calls
+    if not r.direct:
+        m.maps += 2 * calls
 
 
 cdef inline u64 host_address(Region* r, u64 linear) noexcept nogil:
@@ -42,7 +44,7 @@ cdef inline u64 host_address(Region* r, u64 linear) noexcept nogil:
 
 cdef void ahead_take(Mmu* m, Region* r, u64 linear, u64 phys, u64 size) noexcept nogil:
     """Take all rights from pages that were just mapped, until a walk allows them."""
-    if not protect_frames(&m.target, host_address(r, linear), size >> PAGE_SHIFT, RIGHTS_NONE):
+    if not protect_frames(r.target, host_address(r, linear), size >> PAGE_SHIFT, RIGHTS_NONE):
         window_unmap(m, r, linear, size)
         return
     r.holes += 1
@@ -83,7 +85,7 @@ cdef bint ahead_use(Mmu* m, Region* r, u64 linear, u64 phys, u64 size, u32 right
     if m.ahead != r or linear != m.ahead_low or phys != m.ahead_phys \
             or size > m.ahead_high - m.ahead_low:
         return False
-    if not m.target.protect(&m.target, host_address(r, linear), size >> PAGE_SHIFT, rights):
+    if not r.target.protect(r.target, host_address(r, linear), size >> PAGE_SHIFT, rights):
         return False
     m.ahead_low += size
     m.ahead_phys += size
@@ -93,17 +95,16 @@ cdef bint ahead_use(Mmu* m, Region* r, u64 linear, u64 phys, u64 size, u32 right
 
 
 cdef bint window_map(Mmu* m, Region* r, u64 linear, u64 phys, u64 size, u64 room,
-                     bint writable) noexcept nogil:
+                     u32 rights) noexcept nogil:
     """Map RAM from `phys` at a linear address of the region, in place of what is there.  In `room`
     bytes behind it nothing is mapped, and RAM continues for as many bytes."""
-    cdef u32 rights = RIGHTS_WRITE if writable else RIGHTS_READ
     cdef u32 calls = 1
     cdef bint short = size <= POPULATE_MAX << PAGE_SHIFT
     cdef u64 more = 0
     cdef bint grows = short and m.grown == r and m.grown_linear == linear \
         and m.grown_phys == phys
     if not ahead_use(m, r, linear, phys, size, rights):
-        if grows and writable and m.target.ballast:
+        if grows and rights == RIGHTS_WRITE and r.target.ballast:
             more = min(min(room, m.grown_size), <u64>AHEAD_MAX << PAGE_SHIFT)
         if more:
             ahead_drop(m)
@@ -111,7 +112,7 @@ cdef bint window_map(Mmu* m, Region* r, u64 linear, u64 phys, u64 size, u64 room
             ahead_yield(m, r, linear, size)
         # Filling in the host's page tables at once avoids a second fault.  In long runs that could
         # allocate RAM that the guest never touches.
-        calls = map_frames(&m.target, m.ram, host_address(r, linear), phys >> PAGE_SHIFT,
+        calls = map_frames(r.target, m.ram, host_address(r, linear), phys >> PAGE_SHIFT,
                            (size + more) >> PAGE_SHIFT, rights, MAP_AT_ONCE if short else 0)
         if not calls:
             return False
@@ -130,13 +131,12 @@ cdef void window_unmap(Mmu* m, Region* r, u64 linear, u64 size) noexcept nogil:
     """Make a range inaccessible."""
     ahead_yield(m, r, linear, size)
     count(m, r, 1)
-    unmap_frames(&m.target, host_address(r, linear), size >> PAGE_SHIFT)
+    unmap_frames(r.target, host_address(r, linear), size >> PAGE_SHIFT)
 
 
-cdef void window_protect(Mmu* m, Region* r, u64 linear, u64 size, bint writable) noexcept nogil:
-    cdef u32 rights = RIGHTS_WRITE if writable else RIGHTS_READ
+cdef void window_protect(Mmu* m, Region* r, u64 linear, u64 size, u32 rights) noexcept nogil:
     count(m, r, 1)
     # A page that stays read-only only faults once more.  One that stays writable is a breach.
-    if not protect_frames(&m.target, host_address(r, linear), size >> PAGE_SHIFT, rights) \
-            and not writable:
+    if not protect_frames(r.target, host_address(r, linear), size >> PAGE_SHIFT, rights) \
+            and not rights & RIGHTS_WRITE & ~RIGHTS_READ:
         abort()

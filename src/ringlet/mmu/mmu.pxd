@@ -15,6 +15,16 @@ ctypedef void (*code_written_fn)(CpuState* c, u64 phys_page) noexcept nogil
 # by code_unmapped.
 ctypedef void (*space_dropped_fn)(CpuState* c, u32 space) noexcept nogil
 
+# The address space that a direct process was attached to is gone, and nothing is mapped there.
+ctypedef void (*left_fn)(CpuState* c, MapTarget* target) noexcept nogil
+
+# Tell whether a direct process may execute a page, but for its first bytes; and these, with what
+# begins on the page before it (NULL: unknown).
+ctypedef bint (*clean_fn)(CpuState* c, const u8* page) noexcept nogil
+# Make a copy of a page without sensitive instructions.  False: there are other such bytes on it.
+ctypedef bint (*replace_fn)(CpuState* c, const u8* page, u8* copy) noexcept nogil
+ctypedef bint (*seam_fn)(CpuState* c, const u8* before, const u8* page) noexcept nogil
+
 # --- guest physical memory
 cdef u8* ram_host(CpuState* c, u64 phys) noexcept nogil              # NULL: no RAM there
 cdef int phys_read(CpuState* c, u64 phys, void* dst, u64 size) noexcept nogil   # MEM_OK | MEM_MMIO
@@ -51,6 +61,24 @@ cdef bint mmu_slot_open(CpuState* c, u64 linear) noexcept nogil
 cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil
 # Map what a walk of `linear` gives, if it gives something; never raises.
 cdef void mmu_prefill(CpuState* c, u64 linear, u32 access) noexcept nogil
+
+# --- direct execution.  Code of CPL 3 in the current address space runs in another process, whose
+# memory is `target`: its addresses are the linear ones.
+cdef MapTarget* mmu_direct(CpuState* c) noexcept nogil      # NULL: there is none
+cdef void mmu_direct_attach(CpuState* c, MapTarget* target) noexcept nogil
+# Part the space that was loaded least recently, but for the current one, from its process; False:
+# there is none.
+cdef bint mmu_direct_yield(CpuState* c) noexcept nogil
+# Part the current space from its process.
+cdef void mmu_direct_leave(CpuState* c) noexcept nogil
+# Make an access possible there: MEM_OK, MEM_FAULT, MEM_MMIO, or -1: it is not to be had.
+cdef int mmu_direct_fault(CpuState* c, u64 linear, u32 access) noexcept nogil
+# `left` is called when an address space that has a direct process is forgotten, the others before
+# it may execute a page.
+cdef void mmu_direct_notify(CpuState* c, left_fn left, clean_fn clean, seam_fn seam_clean,
+                            replace_fn replace) noexcept nogil
+# The file of copies that direct processes execute in place of guest pages.
+cdef int mmu_copies(CpuState* c) noexcept nogil
 
 # --- events of the guest
 cdef void mmu_load_cr3(CpuState* c) noexcept nogil       # c.arch.cr3 was written: compare, switch slots

@@ -12,15 +12,16 @@ the machine's; `layout`, what is a processor's; `walker`, `mappings`, `records`,
 import gc
 
 from ringlet.core.host cimport host_map, host_unmap
-from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_WRITE, SLOT_SHIFT
-from ringlet.mmu cimport access, codepages, spaces, windows
-from ringlet.mmu.layout cimport Mmu, NODES, Node, Region, STRIDE_SHIFT, in_arena, mmu_of
+from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_FETCH, ACC_WRITE
+from ringlet.mmu cimport access, codepages, direct, spaces, windows
+from ringlet.mmu.layout cimport (
+    Mmu, NODES, Node, Region, in_arena, in_guard, mmu_of, stride_at)
 from ringlet.mmu.map_target cimport MapTarget, target_here
 from ringlet.mmu.pages cimport PAGE_SHIFT
 from ringlet.mmu.ram cimport (
     GuestRam, is_ram, protect_code, ram_at, ram_attach, ram_detach, unprotect_code)
-from ringlet.mmu.records cimport nodes_create
-from ringlet.mmu.regions cimport arena_create, arena_destroy
+from ringlet.mmu.records cimport flush_code, nodes_create
+from ringlet.mmu.regions cimport arena_create, arena_destroy, leave_direct, oldest_direct
 from ringlet.mmu.walker cimport read_paging_mode
 
 
@@ -80,14 +81,61 @@ cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil:
     cdef Mmu* m = mmu_of(c)
     cdef u64 distance = host - m.arena
     cdef Region* r
-    if host < m.arena or distance >= m.arena_size or not distance >> SLOT_SHIFT & 1:
+    if host < m.arena or distance >= m.arena_size or in_guard(distance):
         return 0
-    r = &m.regions[distance >> STRIDE_SHIFT]
+    r = &m.regions[stride_at(distance)]
     return r.linear + (host - r.base) if r.owner else 0
 
 
 cdef void mmu_prefill(CpuState* c, u64 linear, u32 kind) noexcept nogil:
-    windows.prefill(c, mmu_of(c), linear, kind)
+    cdef Mmu* m = mmu_of(c)
+    if c.arch.cpl == 3 and m.owners[m.space].direct != NULL and not linear >> 47:
+        direct.direct_prefill(c, m, linear, kind)
+    elif not kind & ACC_FETCH:
+        windows.prefill(c, m, linear, kind)
+
+
+# --- direct execution
+
+cdef MapTarget* mmu_direct(CpuState* c) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    return m.owners[m.space].direct
+
+
+cdef void mmu_direct_attach(CpuState* c, MapTarget* target) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    m.owners[m.space].direct = target
+
+
+cdef bint mmu_direct_yield(CpuState* c) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    cdef u32 owner = oldest_direct(m)
+    if owner:
+        leave_direct(c, m, owner)
+        flush_code(c, m)
+    return owner != 0
+
+
+cdef void mmu_direct_leave(CpuState* c) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    leave_direct(c, m, m.space)
+    flush_code(c, m)
+
+
+cdef int mmu_direct_fault(CpuState* c, u64 linear, u32 access) noexcept nogil:
+    return direct.direct_fault(c, mmu_of(c), linear, access)
+
+
+cdef void mmu_direct_notify(CpuState* c, left_fn left, clean_fn clean,
+                            seam_fn seam_clean, replace_fn replace) noexcept nogil:
+    mmu_of(c).left = left
+    mmu_of(c).clean = clean
+    mmu_of(c).seam_clean = seam_clean
+    mmu_of(c).replace = replace
+
+
+cdef int mmu_copies(CpuState* c) noexcept nogil:
+    return mmu_of(c).ram.copies_fd
 
 
 # --- events of the guest

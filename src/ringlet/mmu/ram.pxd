@@ -17,6 +17,8 @@ ctypedef void (*rights_hook)(CpuState* c, u64 phys_page, bint writable) noexcept
 
 cdef enum:
     EXTENTS = 2
+    COPIES = 256
+    WANTED = 64
 
 # Consecutive frames whose contents stand one behind another in a file.
 cdef struct Extent:
@@ -36,8 +38,16 @@ cdef struct GuestRam:
     u64 span           # bytes reserved from there
     u64 low_end        # guest physical address where RAM from 0 ends, at most 3 GiB
     u64 high_end       # where RAM from 4 GiB ends; 4 GiB if there is none
-    u64* code          # bitmap of the frames that translations come from
-    u64 code_size      # bytes
+    u64* code          # bitmap of the frames that translations come from, or direct processes run
+    u64* passed        # of code pages, those that direct processes may run
+    u64* refused       # and those that they may not; the others have not been screened
+    u64* replaced      # those of which they run a copy (`ringlet.mmu.copies`)
+    u64 code_size      # bytes of each bitmap
+    u8* copies         # COPIES pages
+    int copies_fd      # their file
+    u64 copied[256]    # frame of each, plus one; 0: none
+    u64 wanted_frame[64]   # frames that were refused lately,
+    u32 wanted[64]         # and how often
     RamViewer* viewers
     u32 extent_count
     int fd             # of RAM's own memfd

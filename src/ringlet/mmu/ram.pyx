@@ -13,6 +13,7 @@ from posix.unistd cimport close, ftruncate
 
 from ringlet.core.host cimport host_map, host_unmap
 from ringlet.core.state cimport u8, u32, u64
+from ringlet.mmu.copies cimport copies_create, copies_destroy, copy_drop
 from ringlet.mmu.map_target cimport MapTarget, RIGHTS_WRITE, map_frames, target_here
 from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_clear, bit_set
 
@@ -52,6 +53,7 @@ cdef GuestRam* ram_create(u64 size) except NULL:
         raise MemoryError("no memory for guest RAM's description")
     g.low_end = low
     g.high_end = (<u64>1 << 32) + size - low
+    g.copies_fd = -1
     g.fd = memfd_create(b"ringlet-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING)
     extent_add(g, 0, 0, low)
     extent_add(g, <u64>1 << 32, low, size - low)
@@ -89,8 +91,12 @@ cdef int map_all(GuestRam* g, u64 size) except -1:
     # A bit for each frame, and a word beyond for those who read whole words.
     g.code_size = ((g.span >> PAGE_SHIFT >> 6) + 2) * 8
     g.code = <u64*>host_map(g.code_size)
-    if g.code == NULL:
-        raise MemoryError("no memory for the bitmap of code pages")
+    g.passed = <u64*>host_map(g.code_size)
+    g.refused = <u64*>host_map(g.code_size)
+    g.replaced = <u64*>host_map(g.code_size)
+    if g.code == NULL or g.passed == NULL or g.refused == NULL or g.replaced == NULL:
+        raise MemoryError("no memory for the bitmaps of code pages")
+    copies_create(g)
     return 0
 
 
@@ -105,6 +111,10 @@ cdef void ram_destroy(GuestRam* g) noexcept:
     if g.fd >= 0:
         close(g.fd)
     host_unmap(g.code, g.code_size)
+    host_unmap(g.passed, g.code_size)
+    host_unmap(g.refused, g.code_size)
+    host_unmap(g.replaced, g.code_size)
+    copies_destroy(g)
     free(g)
 
 
@@ -144,12 +154,16 @@ cdef void protect_code(GuestRam* g, u64 phys) noexcept nogil:
 
 
 cdef void unprotect_code(GuestRam* g, u64 phys) noexcept nogil:
-    """Make the page of `phys` a plain page: nothing that was translated from it is left."""
+    """Make the page of `phys` a plain page: nothing that was translated from it is left, and no
+    direct process runs it from here on."""
     cdef u64 page = phys & ~<u64>(PAGE_SIZE - 1)
     if not is_ram(g, phys) or not is_code(g, phys):
         return
     bit_clear(g.code, phys >> PAGE_SHIFT)
+    bit_clear(g.passed, phys >> PAGE_SHIFT)
+    bit_clear(g.refused, phys >> PAGE_SHIFT)
     page_rights(g, page, True)
+    copy_drop(g, page)
 
 
 cdef void about_to_write(GuestRam* g, u64 phys) noexcept nogil:

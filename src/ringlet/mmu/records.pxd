@@ -14,6 +14,7 @@ cdef void nodes_create(Mmu* m) noexcept nogil
 cdef u32 record(CpuState* c, Mmu* m, Region* r, Walk* w, bint refill) noexcept nogil
 cdef void empty_region(CpuState* c, Mmu* m, Region* r) noexcept nogil
 cdef void leaf_link(Mmu* m, Region* r, u32 index, u32 entry, bint writable) noexcept nogil
+cdef void leaf_unlink(Mmu* m, Region* r, Node* node, u32 entry) noexcept nogil
 cdef u64 forget(CpuState* c, Mmu* m, Region* r, u32 index, u32 entry) noexcept nogil
 cdef u64 forget_region(CpuState* c, Mmu* m, Region* r) noexcept nogil
 cdef void note_code(CpuState* c, Mmu* m, u64 low, u64 high) noexcept nogil

@@ -70,6 +70,7 @@ cdef u32 node_take(Mmu* m, Region* r, u32 level, u32 form, u64 table,
         node.mapped[i] = 0
         node.writable[i] = 0
         node.fetched[i] = 0
+        node.runs[i] = 0
         node.down[i] = 0
     return index
 
@@ -131,6 +132,7 @@ cdef void leaf_unlink(Mmu* m, Region* r, Node* node, u32 entry) noexcept nogil:
         m.nodes[after >> ENTRY_BITS].prev[after & (ENTRIES - 1)] = before
     bit_clear(node.mapped, entry)
     bit_clear(node.writable, entry)
+    bit_clear(node.runs, entry)
     if node.level == 1:
         r.small -= 1
     else:

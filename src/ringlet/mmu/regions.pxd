@@ -12,6 +12,10 @@ cdef void uninstall(CpuState* c, Mmu* m, u32 owner) noexcept nogil
 cdef void evict(CpuState* c, Mmu* m, u32 owner) noexcept nogil
 cdef u32 oldest(Mmu* m, u32 low, u32 high) noexcept nogil
 cdef void make_room(CpuState* c, Mmu* m) noexcept nogil
+cdef u32 direct_region(Mmu* m, u32 slot) noexcept nogil
+cdef u32 direct_region_take(CpuState* c, Mmu* m, u32 slot) noexcept nogil
+cdef u32 oldest_direct(Mmu* m) noexcept nogil
+cdef void leave_direct(CpuState* c, Mmu* m, u32 owner) noexcept nogil
 cdef void region_share(CpuState* c, Mmu* m, u32 region) noexcept nogil
 cdef void name_anew(Mmu* m, u32 owner) noexcept nogil
 cdef void strip(CpuState* c, Mmu* m, u32 owner) noexcept nogil

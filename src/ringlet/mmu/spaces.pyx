@@ -10,8 +10,9 @@ The upper half belongs to a *group*: all address spaces whose PML4 entries 256..
 from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT, is_canonical
 from ringlet.mmu.layout cimport (
-    FRAME_XD, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
-    PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_size, load_entry,
+    ALL_REGIONS, FRAME_XD, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
+    PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_rights, leaf_size,
+    load_entry,
     slot_region, tlb_flush)
 from ringlet.mmu.mappings cimport settle, window_protect, window_unmap
 from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_test, lowest_bit
@@ -19,7 +20,8 @@ from ringlet.mmu.ram cimport is_ram, ram_at
 from ringlet.mmu.records cimport (
     CHANGE_LESS, CHANGE_MORE, CHANGE_NONE, CHANGE_OTHER, change_of, empty_region, flush_code,
     forget)
-from ringlet.mmu.regions cimport evict, install, name_anew, oldest, strip, uninstall
+from ringlet.mmu.regions cimport (
+    direct_region, evict, install, name_anew, oldest, strip, uninstall)
 from ringlet.mmu.walker cimport load_pdptes, read_paging_mode, walk
 from ringlet.mmu.windows cimport fill
 
@@ -38,7 +40,7 @@ cdef void flush_range(CpuState* c, Mmu* m, Region* r) noexcept nogil:
     if m.range_kind == RANGE_DROP:
         window_unmap(m, r, m.range_low, m.range_high - m.range_low)
     elif m.range_kind == RANGE_PROTECT:
-        window_protect(m, r, m.range_low, m.range_high - m.range_low, False)
+        window_protect(m, r, m.range_low, m.range_high - m.range_low, m.range_rights)
     m.range_kind = RANGE_NONE
 
 
@@ -99,6 +101,9 @@ cdef u64 compare_node(CpuState* c, Mmu* m, Region* r, u32 index, bint everything
             node.copy[entry] = entry_now
             if change == CHANGE_LESS and bit_test(node.writable, entry):
                 bit_clear(node.writable, entry)
+                if m.range_rights != leaf_rights(node, entry, False):
+                    flush_range(c, m, r)
+                    m.range_rights = leaf_rights(node, entry, False)
                 add_range(c, m, r, node, entry, RANGE_PROTECT)
             elif bit_test(node.down, entry):
                 flush_range(c, m, r)
@@ -291,7 +296,7 @@ cdef void flush_all(CpuState* c, Mmu* m) noexcept nogil:
     for i in range(1, FIRST_GROUP + GROUPS):
         if reread and m.owners[i].id and i != m.space and i != m.group:
             evict(c, m, i)
-    for i in range(1, m.region_count):
+    for i in range(1, ALL_REGIONS):
         if m.regions[i].owner and (reread or (m.regions[i].wp0 and m.wp and not wp)):
             empty_region(c, m, &m.regions[i])
     switch_space(c, m)
@@ -352,7 +357,7 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
         node.copy[entry] = now
         if bit_test(node.writable, entry):
             bit_clear(node.writable, entry)
-            window_protect(m, r, linear & ~(size - 1), size, False)
+            window_protect(m, r, linear & ~(size - 1), size, leaf_rights(node, entry, False))
             settle(m, r)
         return
     if change == CHANGE_NONE or (change == CHANGE_MORE and not mapped):
@@ -365,10 +370,10 @@ cdef void invalidate(CpuState* c, Mmu* m, u32 region, u64 linear) noexcept nogil
     # One call both drops the old page and shows the new one, and the next touch needs no signal.
     if walk(c, m, linear, &w) and quietly(m, r, &w):
         if level == 1 and w.leaf == 1:
-            fill(c, m, region, &w)
+            fill(c, m, region, &w, False)
             return
         window_unmap(m, r, linear & ~(size - 1), size)
-        fill(c, m, region, &w)
+        fill(c, m, region, &w, False)
         return
     window_unmap(m, r, linear & ~(size - 1), size)
     settle(m, r)
@@ -385,7 +390,7 @@ cdef void forget_unrecorded(CpuState* c, Mmu* m, u32 owner, u64 linear) noexcept
 
 
 cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
-    cdef u32 slot, kernel, user, i
+    cdef u32 slot, kernel, user, direct, i
     tlb_flush(m)
     c.n_invlpg += 1
     m.last_page = 0
@@ -404,5 +409,8 @@ cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
         invalidate(c, m, kernel, linear)
     if user and user != kernel:
         invalidate(c, m, user, linear)
+    direct = direct_region(m, slot)
+    if direct:
+        invalidate(c, m, direct, linear)
     flush_code(c, m)
     forget_unrecorded(c, m, m.group if slot >= SLOT_COUNT // 2 else m.space, linear)

@@ -47,8 +47,9 @@ from ringlet.mmu.codepages cimport protect_run
 from ringlet.mmu.layout cimport (
     AHEAD_MAX, FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGING_LONG, PTE_A, PTE_D, PTE_G, PTE_P,
     PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_size, load_entry, slot_region)
+from ringlet.mmu.map_target cimport RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE
 from ringlet.mmu.mappings cimport settle, window_map, window_unmap
-from ringlet.mmu.pages cimport PAGE_SHIFT, bit_set, bit_test
+from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_set, bit_test
 from ringlet.mmu.ram cimport about_to_write, is_code, is_ram, ram_left
 from ringlet.mmu.records cimport CHANGE_LESS, change_of, flush_code, leaf_link, leaf_phys, record
 from ringlet.mmu.regions cimport make_room, region_of_host, region_share, region_split, region_take
@@ -60,12 +61,13 @@ cdef enum:
 
 
 cdef bint continues(Mmu* m, Node* node, u32 entry, u64 leaf, u64 wanted,
-                    bint code, u64* found) noexcept nogil:
+                    bint code, bint runs, u64* found) noexcept nogil:
     """Tell whether a neighbour can be mapped in the same run: its entry is `wanted` (the rights of
-    `leaf` and the next frame), the guest has accessed it, it is RAM, and it is not mapped yet."""
+    `leaf` and the next frame), the guest has accessed it, it is RAM, and it is not mapped yet.
+    Pages that a direct process executes are mapped alone, for each must be screened."""
     cdef u64 size = leaf_size(node.level)
     cdef u64 e, phys
-    if bit_test(node.mapped, entry) or bit_test(node.down, entry):
+    if runs or bit_test(node.mapped, entry) or bit_test(node.down, entry):
         return False
     e = load_entry(m, node.form, node.table, entry)
     if (e ^ wanted) & (RUN_BITS | FRAME_XD):
@@ -94,9 +96,9 @@ cdef u64 room_behind(Mmu* m, Node* node, u32 last, u64 phys) noexcept nogil:
     return min(<u64>(entry - 1 - last) << PAGE_SHIFT, ram_left(m.ram, phys))
 
 
-cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
-    """Map the leaf of a walk, whose accessed bits are set, and its run.  Return False if the host
-    has no mapping left."""
+cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w, bint runs) noexcept nogil:
+    """Map the leaf of a walk, whose accessed bits are set, and its run.  `runs`: it is a small page
+    that the direct process may execute.  Return False if the host has no mapping left."""
     cdef Region* r = &m.regions[region]
     cdef u32 index, entry, first, last, i
     cdef u64 size = leaf_size(w.leaf)
@@ -104,6 +106,7 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
     cdef u64 phys, length, low
     cdef u64 e = 0
     cdef bint local, can_write, writable, code
+    cdef u32 rights
     cdef Node* node
     make_room(c, m)
     if w.linear >> 63:
@@ -124,18 +127,20 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
     if length >= size:
         length = size
         while last + 1 < ENTRIES and continues(
-                m, node, last + 1, leaf, leaf + (last + 1 - entry) * size, code, &e):
+                m, node, last + 1, leaf, leaf + (last + 1 - entry) * size, code, runs, &e):
             last += 1
             node.copy[last] = e
         while first > 0 and continues(
-                m, node, first - 1, leaf, leaf - (entry - first + 1) * size, code, &e):
+                m, node, first - 1, leaf, leaf - (entry - first + 1) * size, code, runs, &e):
             first -= 1
             node.copy[first] = e
         length *= last - first + 1
     low = node.linear + first * size
     phys -= (entry - first) * size
-    if not window_map(m, r, low, phys, length, room_behind(m, node, last, phys + length),
-                      writable and not code):
+    rights = RIGHTS_WRITE if writable and not code else RIGHTS_READ
+    if runs:
+        rights |= RIGHTS_RUN
+    if not window_map(m, r, low, phys, length, room_behind(m, node, last, phys + length), rights):
         window_unmap(m, r, node.linear + entry * size, size)
         return False
     for i in range(first, last + 1):
@@ -143,8 +148,12 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w) noexcept nogil:
         if local:
             bit_set(node.check, i)
         leaf_link(m, r, index, i, writable)
+        if runs:
+            bit_set(node.runs, i)
+        else:
+            bit_clear(node.runs, i)
     if writable and w.leaf > 1:
-        protect_run(m, r, low, phys, length)
+        protect_run(m, r, low, phys, length, rights & ~(RIGHTS_WRITE & ~RIGHTS_READ))
     settle(m, r)
     c.n_shadow_pages += length >> PAGE_SHIFT
     return True
@@ -170,8 +179,8 @@ cdef bint mapped_right(Mmu* m, Region* r, Walk* w, bint write) noexcept nogil:
     return False
 
 
-cdef int touch(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept nogil:
-    """Make an access to RAM that the walk allows possible in a region."""
+cdef int touch(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access, bint runs) noexcept nogil:
+    """Make an access to RAM that the walk allows possible in a region (`runs`: see `fill`)."""
     cdef Region* r = &m.regions[region]
     cdef bint write = (access & ACC_WRITE) != 0
     if r.user and not (w.user and (w.write or not write)):
@@ -181,7 +190,7 @@ cdef int touch(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept no
         if mapped_right(m, r, w, True) and m.repeats == 0:
             return MEM_OK
     # The second try comes after room was made.
-    if not fill(c, m, region, w) and not fill(c, m, region, w):
+    if not fill(c, m, region, w, runs) and not fill(c, m, region, w, runs):
         return -1
     flush_code(c, m)
     return MEM_OK
@@ -243,7 +252,7 @@ cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexc
         c.mmio_phys = w.phys
         c.mmio_linear = at
         return MEM_MMIO
-    result = touch(c, m, region, &w, access)
+    result = touch(c, m, region, &w, access, False)
     if result == MEM_OK:
         c.n_shadow_faults += 1
     return result
@@ -263,7 +272,7 @@ cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
         c.mmio_linear = w.linear
         return MEM_MMIO
     if is_ram(m.ram, w.phys):
-        touch(c, m, region, &w, access)
+        touch(c, m, region, &w, access, False)
     return MEM_OK
 
 
@@ -294,7 +303,7 @@ cdef void prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
         return
     mark_used(m, &w, False)
     if not mapped_right(m, &m.regions[region], &w, (access & ACC_WRITE) != 0):
-        fill(c, m, region, &w)
+        fill(c, m, region, &w, False)
         flush_code(c, m)
 
 

@@ -296,7 +296,9 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
         done = emit_leave(b, i)
     elif kind == SHAPE_XLAT:
         done = emit_xlat(b, i, dead)
-    elif kind == SHAPE_GATHER or kind == SHAPE_MASKMOV:
+    elif kind == SHAPE_GATHER:
+        done = emit_gather(b, i, dead)
+    elif kind == SHAPE_MASKMOV:
         done = 0
     else:
         done = emit_plain(b, i, dead, live_after)

@@ -96,6 +96,15 @@ cdef inline bint is_moffs(Insn* i) noexcept nogil:
 cdef enum:
     FAR = 1 << 28
 
+# A displacement from here on is the address of a static object, and the base is an index: Linux
+# links programs at 4 MiB, and no structure is as large.
+cdef enum:
+    NEAR = 1 << 22
+
+# Whether base and operand are likely in one slot.
+cdef inline bint is_near(i64 disp) noexcept nogil:
+    return -FAR <= disp < NEAR
+
 cdef inline bint is_far(i64 v) noexcept nogil:
     return v < -FAR
 

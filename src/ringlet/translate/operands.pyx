@@ -14,7 +14,7 @@ non-canonical, and displacements and zero-extended indices cannot reach beyond t
 """
 from ringlet.core.state cimport u8, u16, u32, u64, i32, i64, RSP, SEG_FS, SEG_GS, SEG_NONE
 from ringlet.core.state cimport CpuState, BLOCK_SLOTS_K
-from ringlet.translate.insn cimport (Insn, insn_base, insn_index, insn_opreg, is_far,
+from ringlet.translate.insn cimport (Insn, insn_base, insn_index, insn_opreg, is_far, is_near,
                                     FAR, FREE_RIP, NO_REG, PFX_67)
 from ringlet.translate.bindings cimport *
 from ringlet.translate.builder cimport *
@@ -253,6 +253,7 @@ cdef inline bint bounded(Builder* b, u32 index) noexcept nogil:
 cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept nogil:
     cdef u32 base = insn_base(i), index = insn_index(i), host
     cdef Binding what
+    cdef Binding* known
     cdef u8 scale = i.sib >> 6 if i.has_sib else 0
     cdef Ref r
     if i.prefixes & PFX_67:
@@ -271,14 +272,15 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
             return of_disp(b, i, RSP, NO_REG)
         if base == NO_REG:
             return absolute(b, i, NO_REG, 0)
-        if not -FAR <= i.disp <= FAR:
+        what = binding(base, NO_REG, 0)
+        if not is_near(i.disp) and (not -FAR <= i.disp <= FAR or find_binding(b, &what) == NULL):
             # The displacement is likely an address, so the sum is in another slot than the base.
             effective_address(b, i, base, index)
-            return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
+            known = &what if -FAR <= i.disp <= FAR else NULL
+            return shrink(b, window(b, H9, 0, known, flags_dead), keep)
         host = load_guest(b, base, H9)
-        what = binding(base, NO_REG, 0)
         return shrink(b, window(b, host, i.disp, &what, flags_dead), keep)
-    if bounded(b, index) and not 8 <= index <= 11 and (base == NO_REG or -FAR <= i.disp <= FAR):
+    if bounded(b, index) and not 8 <= index <= 11 and (base == NO_REG or is_near(i.disp)):
         if base == RSP:
             r = of_disp(b, i, RSP, <u8>index)
             r.scale = scale
@@ -297,6 +299,33 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
         return shrink(b, window(b, H9, 0, NULL, flags_dead), keep)
     what = binding(base, index, scale)
     return shrink(b, window(b, H9, 0, &what, flags_dead), keep)
+
+
+cdef Ref gather_operand(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
+    """Return the operand of a gather with 32-bit indices, which reach at most 16 GiB from the base.
+
+    The guards absorb that, so the addend is the base's alone.
+    """
+    cdef u32 base = insn_base(i), host
+    cdef Binding what
+    cdef Ref r
+    if base == RSP:
+        r = of_disp(b, i, RSP, NO_REG)
+    elif base == NO_REG:
+        r = absolute(b, i, NO_REG, 0)
+    elif not is_near(i.disp):
+        effective_address(b, i, base, NO_REG)
+        r = window(b, H9, 0, NULL, flags_dead)
+    else:
+        host = load_guest(b, base, H9)
+        what = binding(base, NO_REG, 0)
+        r = window(b, host, i.disp, &what, flags_dead)
+    if r.index != NO_REG:
+        lea(b, H9, &r)
+        r = ref_mem(H9, 0)
+    r.index = ((i.sib >> 3) & 7) | ((i.rex & 2) << 2)
+    r.scale = i.sib >> 6
+    return r
 
 
 cdef inline Ref shrink(Builder* b, Ref r, bint keep) noexcept nogil:

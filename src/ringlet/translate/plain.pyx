@@ -102,16 +102,21 @@ cdef inline bint aligns_rsp(Insn* i) noexcept nogil:
 cdef int emit_memory_form(Builder* b, Insn* i, Away a, u32 flags_dead) noexcept nogil:
     """Emit the form with a memory operand, which leaves one scratch register for the others."""
     cdef Shape* s = i.shape
-    cdef u32 reg = insn_reg(i), free_reg
+    cdef u32 reg = insn_reg(i), free_reg, vvvv
     cdef bint both = a.reg and a.vvvv
     cdef Ref ref
-    if both and (s.reg & ROLE_READ or (s.reg & 7) <= ROLE_16 or s.vvvv & ROLE_WRITE):
+    if both and (s.reg & ROLE_READ or (s.reg & 7) <= ROLE_16):
         return 0
     ref = memory_operand(b, i, flags_dead, a.reg or a.vvvv)
     if insn_base(i) == RSP and ref.base == RSP and not s.mem & MEM_MAYBE and not both:
         b.sp_moved = 0
     free_reg = H9 if (ref.base == H8 or ref.index == H8) else H8
-    if both:
+    if both and s.vvvv & ROLE_WRITE:
+        # MULX writes both, and only after the access: one may use the address's scratch register.
+        reg, vvvv = free_reg, H8 if free_reg == H9 else H9
+        encode(b, i, i.opcode, reg, &ref, 0, vvvv)
+        store_results(b, i, a, reg, NO_REG, vvvv)
+    elif both:
         # The destination may use the scratch register of a source.
         load_away(b, i.vvvv, free_reg, s.vvvv)
         encode(b, i, i.opcode, free_reg, &ref, 0, free_reg)
@@ -159,12 +164,18 @@ cdef int emit_register_form(Builder* b, Insn* i, Away a) noexcept nogil:
         rm = H8
         free_reg = H9
     if a.vvvv:
-        if free_reg == H9 and a.reg and (s.reg & ROLE_READ or s.vvvv & ROLE_WRITE):
+        if a.rm and a.reg and s.reg & ROLE_READ:
             return 0
         load_away(b, vvvv, free_reg, s.vvvv)
         vvvv = free_reg
         other = free_reg
         free_reg = H9 if free_reg == H8 else H8
+        if a.reg and a.rm and s.vvvv & ROLE_WRITE:
+            # MULX reads its source before it writes: a destination uses the source's scratch.
+            encode(b, i, i.opcode, rm, NULL, rm, vvvv)
+            a.rm = False
+            store_results(b, i, a, rm, NO_REG, vvvv)
+            return 1
         if a.reg and a.rm:
             # All three are away: the destination uses the scratch register of the second source.
             encode(b, i, i.opcode, other, NULL, rm, vvvv)

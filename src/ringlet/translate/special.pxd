@@ -8,3 +8,4 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil
 cdef int emit_leave(Builder* b, Insn* i) noexcept nogil
 cdef int emit_xlat(Builder* b, Insn* i, u32 flags_dead) noexcept nogil
 cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil
+cdef int emit_gather(Builder* b, Insn* i, u32 flags_dead) noexcept nogil

@@ -1,10 +1,11 @@
-"""Innocuous instructions with special memory operands: bit strings, strings, LEAVE."""
+"""Innocuous instructions with special memory operands: bit strings, strings, LEAVE, gathers."""
 from ringlet.core.state cimport (u8, u32, u64, i32, i64, RAX, RBX, RSP, RBP, RSI, RDI, SEG_NONE,
                                  KEY_STEP, CpuState)
 from ringlet.translate.insn cimport *
 from ringlet.translate.builder cimport *
 from ringlet.translate.encode cimport encode, is_away
-from ringlet.translate.operands cimport lookup, load_guest, window, linear_operand, add_segment
+from ringlet.translate.operands cimport (
+    lookup, load_guest, window, linear_operand, add_segment, gather_operand)
 from ringlet.translate.flow cimport add_link
 
 cdef CpuState* _null = NULL
@@ -157,4 +158,20 @@ cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
     e8(b, 0x40 | (i.rex & 8) | rex_of(0, RAX, &r))
     e8(b, (0x8A if i.opcode < 0xA2 else 0x88) | (i.opcode & 1))
     modrm_mem(b, RAX, &r)
+    return 1
+
+
+cdef int emit_gather(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
+    """Emit a gather with 32-bit indices; others reach any address, and leave for `op_gather`.
+
+    A single step leaves too: if a lane faults after another was loaded, its trap comes first.  So
+    does a gather that names a vector register twice, which raises #UD.
+    """
+    cdef u32 index = ((i.sib >> 3) & 7) | ((i.rex & 2) << 2), reg = insn_reg(i)
+    cdef Ref r
+    if i.opcode & 1 or not i.has_sib or i.seg != SEG_NONE or i.prefixes & PFX_67 \
+            or b.key & KEY_STEP or reg == index or reg == i.vvvv or index == i.vvvv:
+        return 0
+    r = gather_operand(b, i, flags_dead)
+    encode(b, i, i.opcode, reg, &r, 0, i.vvvv)
     return 1

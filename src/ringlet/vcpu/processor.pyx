@@ -15,7 +15,11 @@ from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save
 from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy, cache_flush
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
-from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_flush_all
+from ringlet.direct.process cimport DirectProcess
+from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_copies, mmu_direct_notify, mmu_flush_all
+from ringlet.vcpu.direct.target cimport (
+    DIRECT_ALWAYS, DIRECT_AUTO, DirectSpace, DirectState, SPACES_MAX, space_add, space_clean,
+    space_left, space_replace, space_seam_clean)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
@@ -84,6 +88,8 @@ cdef class Processor(ProcessorState):
     cdef object memory_read    # callbacks for accesses where there is no RAM, or None
     cdef object memory_write
     cdef object level_ended    # callback for the end of level-triggered interrupts, or None
+    cdef object direct_make    # makes a direct process, or None
+    cdef list direct_processes
     cdef object block_begins   # callback before each block, or None
     cdef u64 port_reads
     cdef u64 port_writes
@@ -132,6 +138,7 @@ cdef class Processor(ProcessorState):
             apic_destroy(self.c)
             debug_destroy(self.c)
             blocks_destroy(self.c)
+            free(self.c.direct)
             free(self.c.cpuid)
             host_unmap(self.c, BLOCK_SIZE)
         free(self.builder)
@@ -177,6 +184,9 @@ cdef class Processor(ProcessorState):
                 if self.port_read is None:
                     return kind
                 kind = self.serve(kind == EXIT_IO_IN)
+            elif kind == EXIT_DIRECT:
+                self.make_direct()
+                kind = EXIT_NONE
             elif kind == EXIT_LEARN:
                 self.learn()
                 kind = EXIT_NONE
@@ -184,6 +194,8 @@ cdef class Processor(ProcessorState):
                 self.emulated += 1
                 self.emulation = self.emulator.execute(self.c.insn[:15])
                 kind = self.advance(None)
+                if kind == EXIT_MMIO_READ or kind == EXIT_MMIO_WRITE:
+                    self.emulator.reached_device()
             elif kind == EXIT_MMIO_READ or kind == EXIT_MMIO_WRITE:
                 if not self.reach():
                     return kind
@@ -196,6 +208,50 @@ cdef class Processor(ProcessorState):
                 kind = EXIT_NONE
             elif kind != EXIT_NONE:
                 return kind
+
+    def execute_directly(self, make: Callable[[list[int]], DirectProcess], int limit, *,
+                         bint always, bint cpuid) -> None:
+        """Run code of CPL 3 in processes that `make` makes of the files of RAM, at most `limit`.
+
+        `always`: in every address space at once.  `cpuid`: CPUID needs translation.
+        """
+        cdef DirectState* state = <DirectState*>calloc(1, sizeof(DirectState))
+        if state == NULL:
+            raise MemoryError("direct processes")
+        state.limit = min(limit, SPACES_MAX)
+        state.policy.mode = DIRECT_ALWAYS if always else DIRECT_AUTO
+        state.cpuid = cpuid
+        self.direct_make = make
+        self.direct_processes = []
+        self.c.direct = state
+        mmu_direct_notify(self.c, space_left, space_clean, space_seam_clean, space_replace)
+
+    cdef make_direct(self):
+        cdef DirectProcess process
+        cdef DirectState* state = <DirectState*>self.c.direct
+        cdef DirectSpace* space
+        cdef int files[8]
+        cdef list found = []
+        cdef u32 i
+        for i in range(self.ram.extent_count):
+            if self.ram.extents[i].fd not in found:
+                found.append(self.ram.extents[i].fd)
+        found.append(mmu_copies(self.c))
+        for i in range(state.count):
+            space = &state.spaces[i]
+            if space.dead and not space.attached and space.process != NULL:
+                self.direct_processes[i] = None
+                space.process = NULL
+        try:
+            process = self.direct_make(found)
+        except OSError:
+            # The host allows no more: those that there are serve in turn.
+            state.limit = state.count
+            return
+        for i in range(len(found)):
+            files[i] = found[i]
+        i = space_add(state, &process.d, files, len(found))
+        self.direct_processes[i:i + 1] = [process]
 
     cdef int answer(self, u64 value) except -1:
         """Pass a device's answer to the instruction that waits; return an `Exit` or EXIT_NONE."""
@@ -398,6 +454,10 @@ cdef class Processor(ProcessorState):
     def events(self) -> list[tuple[int, int, int, int, int]]:
         """Return (`Event`, CPL, RIP, two arguments) of the last events, the oldest first."""
         return blocks_events(self.c)
+
+    def emulated_forms(self):
+        """Return the instruction forms given to the general emulator, the most frequent first."""
+        return self.emulator.forms()
 
     def counters(self) -> dict[str, int]:
         """Return the engine's counters by name."""

@@ -107,7 +107,10 @@ static void test_gates(void)
                                                       MARK ".byte 0x0F, 0x01, 0xFA") },
         { "femms", 0x80000001, 0, EDX, 31, 0, CODE("femms") },
         { "3dnow", 0x80000001, 0, EDX, 31, 0, B("0x0F, 0x0F, 0xC1, 0x9E") },
-        { "rdtscp", 0x80000001, 0, EDX, 27, 0, CODE("rdtscp") },
+        /* Every processor with RDPID has RDTSCP, even where a hypervisor does not show it. */
+        { "rdtscp", cpuid(7, 0).ecx >> 22 & 1 ? 7 : 0x80000001, 0,
+          cpuid(7, 0).ecx >> 22 & 1 ? ECX : EDX, cpuid(7, 0).ecx >> 22 & 1 ? 22 : 27, 0,
+          CODE("rdtscp") },
         { "clzero", 0x80000008, 0, EBX, 0, 0, CODE("mov %rdi, %rax;" MARK ".byte 0x0F, 0x01, 0xFC") },
         { "rdpru", 0x80000008, 0, EBX, 4, 0, CODE("xor %ecx, %ecx;" MARK ".byte 0x0F, 0x01, 0xFD") },
         { "invlpgb", 0x80000008, 0, EBX, 3, 1, B("0x0F, 0x01, 0xFE") },

@@ -26,6 +26,8 @@ class Engine(StrEnum):
 
     RINGLET = "ringlet"
     EXACT = "exact"
+    DIRECT = "direct"
+    TRANSLATED = "translated"
     QEMU = "qemu"
     NATIVE = "native"
 
@@ -66,10 +68,14 @@ def command(engine: Engine, guest: Guest, arguments: str = "") -> list[str]:
         return [*QEMU_MACHINE, "-cpu", QEMU_CPU, "-m", str(MEMORY), "-serial", "stdio",
                 "-no-reboot", "-kernel", str(guest.kernel), "-initrd", str(guest.initrd),
                 "-append", append]  # fmt: skip
-    exact = ["--exact"] if engine is Engine.EXACT else []
+    options = {
+        Engine.EXACT: ["--exact"],
+        Engine.DIRECT: ["--direct", "always"],
+        Engine.TRANSLATED: ["--direct", "never"],
+    }
     return [sys.executable, "-m", "ringlet", "run", "--kernel", str(guest.kernel), "--initrd",
             str(guest.initrd), "--append", append, "--memory", f"{MEMORY}M", "--no-reboot",
-            *exact]  # fmt: skip
+            *options.get(engine, [])]  # fmt: skip
 
 
 def run(

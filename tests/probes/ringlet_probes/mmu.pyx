@@ -137,6 +137,7 @@ cdef bint elsewhere_protect(MapTarget* t, u64 address, u64 pages, u32 rights) no
 
 cdef void target_elsewhere(MapTarget* t, Elsewhere* e) noexcept nogil:
     t.reserve = elsewhere_reserve
+    t.extend = NULL
     t.release = elsewhere_release
     t.map = elsewhere_map
     t.unmap = elsewhere_unmap

@@ -1,18 +1,20 @@
 """The commands of `ringlet bench`."""
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from ringlet.bench import engines
 from ringlet.cli.bench import bench_app
-from ringlet.errors import ConfigError
+from ringlet.errors import ConfigError, RingletError
 
 
 def test_an_unknown_engine_is_the_users_mistake() -> None:
     result = CliRunner().invoke(bench_app, ["cpu", "--engine", "bochs"])
 
     assert isinstance(result.exception, ConfigError)
-    assert "choose from native, ringlet, qemu" in str(result.exception)
+    assert "choose from native, ringlet, qemu, kvm" in str(result.exception)
 
 
 def test_qemu_must_be_installed_to_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +26,34 @@ def test_qemu_must_be_installed_to_be_chosen(monkeypatch: pytest.MonkeyPatch) ->
     assert "install QEMU" in str(result.exception)
 
 
-def test_there_are_four_benchmarks() -> None:
+def test_kvm_must_be_usable_to_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "available", lambda: ["native", "ringlet", "qemu"])
+
+    result = CliRunner().invoke(bench_app, ["programs", "--engine", "kvm"])
+
+    assert isinstance(result.exception, ConfigError)
+    assert "and /dev/kvm" in str(result.exception)
+
+
+def test_an_unknown_row_is_the_users_mistake_before_anything_is_fetched() -> None:
+    result = CliRunner().invoke(bench_app, ["programs", "--rows", "perl,cobol"])
+
+    assert isinstance(result.exception, ConfigError)
+    assert "no row 'cobol'" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["linux", "programs"])
+def test_a_kernel_must_be_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "vmlinuz").write_bytes(bytes(4096))
+
+    result = CliRunner().invoke(bench_app, [name, "--kernel", str(tmp_path / "vmlinuz")])
+
+    assert isinstance(result.exception, RingletError)
+    assert "vmlinuz" in str(result.exception)
+
+
+def test_there_are_five_benchmarks() -> None:
     result = CliRunner().invoke(bench_app, ["--help"])
 
-    assert all(name in result.output for name in ("cpu", "nano", "linux", "translate"))
+    names = ("cpu", "nano", "linux", "programs", "translate")
+    assert all(name in result.output for name in names)

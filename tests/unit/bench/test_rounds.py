@@ -40,8 +40,10 @@ class Runs:
     def __init__(self, **prepared: list[Transcript]) -> None:
         self.prepared = prepared
         self.order: list[str] = []
+        self.commands: list[list[str]] = []
 
     def __call__(self, argv: list[str], timeout: float) -> Transcript:
+        self.commands.append(argv)
         engine = "native" if argv[0] == "/p/cpu" else "qemu" if "qemu" in argv[0] else "ringlet"
         self.order.append(engine)
         return self.prepared[engine].pop(0)
@@ -153,6 +155,16 @@ def test_a_linux_guest_is_timed_from_the_start_and_from_its_kernels_entry() -> N
     assert cells(comparison, "start") == {"ringlet": (900, None)}
     assert cells(comparison, "boot_cold") == {"ringlet": (1100, None)}
     assert cells(comparison, "start_cold") == {"ringlet": (1500, None)}
+
+
+def test_options_of_ringlet_hold_for_its_cold_run_too() -> None:
+    made = [Transcript([Line(2, "mark 5"), Line(3, "mark 6")], 0, COUNTERS, 1) for _ in range(2)]
+    runs = Runs(ringlet=made)
+
+    compare(LINUX, ["ringlet"], 1, options=["--exact"], runner=runs)
+
+    assert [argv.count("--exact") for argv in runs.commands] == [1, 1]
+    assert runs.commands[1][-1] == "--cold"
 
 
 def test_the_firmwares_last_line_tells_of_the_kernels_entry() -> None:

@@ -1,8 +1,16 @@
 """The summary of a Linux guest's run."""
 
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import cast
+
 import pytest
 
-from ringlet.cli.stats import Moments, print_stats, summary
+from ringlet.cli.stats import Moments, print_stats, printing_on_request, summary
+from ringlet.machine.vm import Vm
+from ringlet.observe import EmulatedForm
 
 SECOND = 10**9
 COUNTERS = {
@@ -72,3 +80,56 @@ def test_summary_comes_after_the_counters(capsys: pytest.CaptureFixture[str]) ->
     print_stats(COUNTERS, Moments())
 
     assert capsys.readouterr().err.startswith(bare + "time  ")
+
+
+class Counting:
+    """A machine whose counter grows whenever it is read."""
+
+    def __init__(self) -> None:
+        self.exits = 0
+
+    def counters(self) -> dict[str, int]:
+        self.exits += 1000
+        return {"exits": self.exits}
+
+
+@pytest.fixture
+def usual_signal() -> Iterator[None]:
+    previous = signal.getsignal(signal.SIGUSR1)
+    yield
+    signal.signal(signal.SIGUSR1, previous)
+
+
+@pytest.mark.usefixtures("usual_signal")
+def test_counters_are_printed_on_request_with_the_time(capfd: pytest.CaptureFixture[str]) -> None:
+    begin = time.monotonic_ns()
+
+    with printing_on_request(cast("Vm", Counting())):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    first, second, rest = capfd.readouterr().err.split("\n\n")
+    header, counter = first.splitlines()
+    assert begin <= int(header.split()[2]) <= time.monotonic_ns()
+    assert (counter.split()[:2], rest) == (["exits", "1,000"], "")
+    assert second.splitlines()[1].split()[:2] == ["exits", "2,000"]
+
+
+@pytest.mark.usefixtures("usual_signal")
+def test_a_late_request_does_not_end_the_command(capfd: pytest.CaptureFixture[str]) -> None:
+    with printing_on_request(cast("Vm", Counting())):
+        pass
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+    assert capfd.readouterr().err == ""
+
+
+def test_emulated_forms_come_between_counters_and_summary(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_stats(COUNTERS, Moments(), [EmulatedForm("VPGATHERQQ ymm1, vm64y, ymm2", 3, 1)])
+    lines = capsys.readouterr().err.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("emulated: "))
+
+    assert "VPGATHERQQ ymm1, vm64y, ymm2" in lines[at]
+    assert lines[at + 1].startswith("time  ")

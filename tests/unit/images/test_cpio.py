@@ -33,6 +33,20 @@ def test_members_come_out_as_they_went_in() -> None:
     assert (found["console"].mode, found["console"].device) == (stat.S_IFCHR | 0o600, (5, 1))
 
 
+def test_an_archive_may_be_written_to_a_file(tmp_path: Path) -> None:
+    with (tmp_path / "archive").open("wb") as file:
+        archive = CpioWriter(file)
+        archive.file("a", b"12345")
+        archive.symlink("b", "a")
+        archive.end()
+
+    found = members((tmp_path / "archive").read_bytes())
+
+    assert [(name, member.content) for name, member in found.items()] == [
+        ("a", b"12345"), ("b", b"a"),
+    ]  # fmt: skip
+
+
 def test_inodes_differ_so_that_nothing_is_taken_for_a_hard_link() -> None:
     inodes = [member.inode for member in members(example().contents()).values()]
 

@@ -8,7 +8,7 @@ import pytest
 
 from ringlet.errors import ImageError
 from ringlet.images.apt import Apt, is_debian_12
-from ringlet.images.debian import CachedKernel, fetch_busybox, fetch_kernel
+from ringlet.images.debian import CachedKernel, fetch_busybox, fetch_kernel, fetch_packages
 from ringlet.images.store import Store
 from tests.unit.images.packages import NEEDS_APT, Repository, names
 
@@ -252,3 +252,40 @@ def test_debian_12_is_known_by_os_release(tmp_path: Path, text: str, expected: b
 
 def test_a_host_without_os_release_is_another(tmp_path: Path) -> None:
     assert not is_debian_12(tmp_path / "os-release")
+
+
+@NEEDS_APT
+def test_packages_come_with_all_that_they_depend_on(host: Host, tmp_path: Path) -> None:
+    host.repository.add("tool", {"bin/tool": b"t"}, depends="library (>= 1.0), data | other")
+    host.repository.add("library", {"lib/l": b"l"}, version="1.2-1")
+    host.repository.add("data", {"share/d": b"d"})
+    host.repository.add("unwanted", {"share/u": b"u"})
+    (tmp_path / "debs").mkdir()
+
+    debs, versions = fetch_packages(
+        ["tool"], tmp_path / "debs", host.lines.append, store=host.store, apt=host.apt()
+    )
+
+    assert versions == {"tool": "1.0-1", "library": "1.2-1", "data": "1.0-1"}
+    assert sorted(deb.name.split("_")[0] for deb in debs) == ["data", "library", "tool"]
+    assert host.lines[-1].startswith("fetching 3 packages from Debian, ")
+
+
+@NEEDS_APT
+def test_packages_that_debian_does_not_have_are_named(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "debs").mkdir()
+
+    with pytest.raises(ImageError, match="Unable to locate package tool"):
+        fetch_packages(["tool"], tmp_path / "debs", store=host.store, apt=host.apt())
+
+
+@NEEDS_APT
+def test_packages_that_need_more_room_are_not_fetched(host: Host, tmp_path: Path) -> None:
+    host.repository.add("tool", {"bin/tool": b"t"})
+    (tmp_path / "debs").mkdir()
+
+    with pytest.raises(ImageError, match=r"too little room; free 1024 TiB there, or set"):
+        fetch_packages(
+            ["tool"], tmp_path / "debs", store=host.store, apt=host.apt(), room=lambda _: 1 << 50
+        )
+    assert names(tmp_path / "debs") == []

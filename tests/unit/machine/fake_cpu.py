@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ringlet.core.state import Exit
 from ringlet.machine.bus import Read, Write
+from ringlet.observe import EmulatedForm
 
 
 @dataclass(frozen=True)
@@ -143,3 +144,6 @@ class FakeCpu:
 
     def counters(self) -> dict[str, int]:
         return {"exits": 7}
+
+    def emulated_forms(self) -> list[EmulatedForm]:
+        return [EmulatedForm("XLATB", 7, 0)]

@@ -39,6 +39,23 @@ def test_protect_takes_write_rights_in_every_window(guest: Guest) -> None:
     assert [rights_at(host) for host in hosts] == ["r--s"] * 2
 
 
+@pytest.mark.parametrize("level", [1, 2])
+def test_page_at_many_places_stays_where_it_was_touched_last(guest: Guest, level: int) -> None:
+    places = [AT + i * 2 * MIB & ~(2 * MIB - 1) for i in range(100)]
+    for at in places:
+        guest.tables.map(at, DATA, P | W | U | A | D, level)
+        guest.store(at, b"x")
+    hosts = [guest.probe.host(at) for at in places]
+
+    guest.probe.protect_code(DATA)
+
+    assert [rights_at(host) for host in hosts] == ["---p"] * 68 + ["r--s"] * 32
+    assert [guest.load(at, 1) for at in places[:3]] == [b"x"] * 3
+    assert guest.store(places[0], b"y")
+    assert guest.probe.hooks()[1] == [DATA]
+    assert rights_at(hosts[-1]) == "rw-s"
+
+
 @pytest.mark.parametrize(("level", "base"), [(2, DATA), (3, 0)])
 def test_protect_reaches_into_large_pages(level: int, base: int) -> None:
     guest = Guest(GIB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ from tests.unit.mmu.guest import (
     W,
     reload,
 )
+
+FAR_DATA = 48 * MIB
 
 # --- flushes
 
@@ -121,11 +124,52 @@ def test_one_space_with_too_many_mappings_is_emptied_and_goes_on() -> None:
     assert guest.probe.counters()["maps"] <= 1000
 
 
-def test_more_slots_than_regions_are_handed_back_and_recovered() -> None:
+SLOTS = 1300
+"""More than there are regions."""
+
+
+def spread() -> Guest:
+    """Return a guest with a page in each of many slots; its tables end below FAR_DATA."""
     guest = Guest()
-    for i in range(200):
-        guest.tables.map(i << 36, DATA)
-    results = [guest.reach(i << 36) for i in range(200)]
+    for i in range(SLOTS):
+        guest.tables.map(i << 36, FAR_DATA)
+    return guest
+
+
+def test_hundreds_of_slots_have_windows_at_once() -> None:
+    guest = spread()
+    results = [guest.reach(i << 36) for i in range(700)]
+    small = guest.probe.counters()["arena_size"]
+    again = [guest.reach(i << 36) for i in range(700)]
+    regions = sorted(guest.probe.regions())
+
+    assert results == again == [OK] * 700
+    assert full(guest) == {}
+    assert guest.probe.counters()["arena_size"] == small
+    assert min(b - a for a, b in itertools.pairwise(regions)) == 104 * GIB
+
+
+def test_a_machine_leaves_room_for_the_windows_of_others() -> None:
+    many = [Guest() for _ in range(3)]
+
+    assert all(guest.probe.counters()["arena_size"] >= 8 * 104 * GIB for guest in many)
+    for guest in many:
+        guest.tables.map(AT, DATA)
+        assert guest.reach(AT) == OK
+
+
+def test_windows_of_two_machines_that_grow_stay_apart() -> None:
+    guests = [spread(), spread()]
+    results = [guest.reach(i << 36) for i in range(400) for guest in guests]
+    regions = sorted(base for guest in guests for base in guest.probe.regions())
+
+    assert results.count(OK) >= 500
+    assert min(b - a for a, b in itertools.pairwise(regions)) >= 104 * GIB
+
+
+def test_more_slots_than_regions_are_handed_back_and_recovered() -> None:
+    guest = spread()
+    results = [guest.reach(i << 36) for i in range(SLOTS)]
     late = next(i for i, result in enumerate(results) if result != OK)
     old = guest.probe.space(0)
     reload(guest)
@@ -138,17 +182,17 @@ def test_more_slots_than_regions_are_handed_back_and_recovered() -> None:
 
 def test_invlpg_tells_of_code_whose_fetch_found_no_region() -> None:
     guest = Guest()
-    for i in range(201):
-        guest.tables.map(i << 36, DATA)
+    for i in range(SLOTS + 1):
+        guest.tables.map(i << 36, FAR_DATA)
         guest.reach(i << 36)
-    late = 200 << 36
+    late = SLOTS << 36
     recorded = guest.probe.fetch(late)
     guest.probe.hooks()
     guest.tables.map(late, OTHER)
     guest.probe.invlpg(late + 1)
     unmapped, _, _ = guest.probe.hooks()
 
-    assert recorded == (OK, DATA)
+    assert recorded == (OK, FAR_DATA)
     assert any(low <= late < low + pages * PAGE for low, pages in unmapped)
     assert guest.probe.fetch(late) == (OK, OTHER)
 
@@ -183,8 +227,8 @@ def test_upper_halves_that_give_way_are_counted(guest: Guest) -> None:
 def test_slots_without_a_window_are_counted() -> None:
     guest = Guest()
     results = []
-    for i in range(170):
-        guest.tables.map(i << 36, DATA)
+    for i in range(SLOTS):
+        guest.tables.map(i << 36, FAR_DATA)
         results.append(guest.reach(i << 36))
 
     assert results.count(MMIO) > 0

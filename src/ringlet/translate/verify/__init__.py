@@ -24,9 +24,10 @@ offsets of the state block's fields.  It follows every path, with values as line
     non-canonical.  So a bounded distance from V ends in the region, in a guard, or at a
     non-canonical address.
 
-2.  **Distances are bounded** if they are constants and zero-extended registers times a scale.  An
-    unconditional 32-bit write in this fragment zero-extends a register.  CMOVcc counts, because it
-    always writes; CMPXCHG, BSF and BSR do not, because they may leave the register unchanged.
+2.  **Distances are bounded** if they are constants, and zero-extended registers or the 32-bit
+    indices of a gather, times a scale.  An unconditional 32-bit write in this fragment zero-extends
+    a register.  CMOVcc counts, because it always writes; CMPXCHG, BSF and BSR do not, because they
+    may leave the register unchanged.
     BT, BTS, BTR, BTC with a register add (offset >> 6) * 8 or (offset >> 5) * 4 themselves, which
     must be part of the covered value.
 
@@ -39,8 +40,8 @@ offsets of the state block's fields.  It follows every path, with values as line
     pass.
 
     An access is certainly performed if the instruction cannot complete without it, because the
-    fault handler skips only probes.  This excludes masked moves, string instructions (the count may
-    be 0), and x87 instructions (a store with an unmasked exception accesses nothing).
+    fault handler skips only probes.  This excludes masked moves, gathers, string instructions (the
+    count may be 0), and x87 instructions (a store with an unmasked exception accesses nothing).
 
     A *probe*, recognized by its bytes, is a load at RSP.  After it, either the load was performed,
     or RSP is its guest value plus the addend of that value in the table of the current privilege.
@@ -65,8 +66,8 @@ offsets of the state block's fields.  It follows every path, with values as line
 
 8.  **Nothing sensitive is executed**: no instruction that has a rule or is not offered (except
     PUSHFQ at CPL 0, which is part of the inlined one), no segment FS or GS, no 32-bit address, no
-    RIP-relative address, no vector of addresses, no masked store at RDI, no call or return of the
-    host.
+    RIP-relative address, no vector of 64-bit indices, no masked store at RDI, no call or return of
+    the host.
 
 A string instruction with REP moves RSI and RDI without limit, but one access at a time, so it
 reaches the guard first.  The verifier relies on the run time for two things: the addends at the

@@ -46,6 +46,7 @@ from ringlet.translate.verify.plan import NONE, RSP, Access, Kind, Plan
 GUARD: Final = 40 << 30
 """How far beyond a region an address may lie (docs/adr/0001)."""
 
+_INDEX32: Final = (-(1 << 31), (1 << 31) - 1)
 _SLOT_BYTES: Final = 1 << 36
 _MANY_TERMS: Final = 8
 _PLAIN_LOADS: Final = frozenset({"fs_base", "gs_base", "iflag", "rflags"})
@@ -417,6 +418,8 @@ class Execution:
         form = shift(add(s.registers[access.base], extra), access.displacement)
         if access.index != NONE:
             form = add(form, times(s.registers[access.index], access.scale))
+        if access.lanes:
+            form = add(form, times(self._y.fresh(_INDEX32), access.scale))
         split = self._y.split(form)
         if split == (symbol_of(self._source), constant(form[0])):
             if access.written or form[0] + access.size > self._compared_bytes:

@@ -48,6 +48,10 @@ _ESCAPES: Final = range(0xD8, 0xE0)
 _MASKED: Final = frozenset(
     {Mnemonic.VMASKMOVPS, Mnemonic.VMASKMOVPD, Mnemonic.VPMASKMOVD, Mnemonic.VPMASKMOVQ}
 )
+# Gathers with 32-bit indices.
+_GATHERS: Final = frozenset(
+    {Mnemonic.VPGATHERDD, Mnemonic.VPGATHERDQ, Mnemonic.VGATHERDPS, Mnemonic.VGATHERDPD}
+)
 # Instructions that compute their addresses by special rules.
 _IMPLICIT: Final = frozenset(
     {
@@ -101,11 +105,12 @@ class Access:
     size: int
     sure: bool  # the instruction always performs it
     written: bool
+    lanes: bool = False  # a gather: each lane adds a 32-bit index times `scale`
 
     @property
     def constant(self) -> bool:
         """Whether the address contains no register."""
-        return self.base == NONE and self.index == NONE
+        return self.base == NONE and self.index == NONE and not self.lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,7 @@ def plan_of(i: Instruction, data: bytes) -> Plan:
             MemorySizeExt.size(m.memory_size) or 512,
             _sure(i, m.access),
             m.access in _WRITES,
+            bool(m.vsib_size),
         )
         for m in info.used_memory()
         if m.access not in _NO_ACCESS
@@ -161,6 +167,7 @@ def _sure(i: Instruction, access: OpAccess_) -> bool:
     return (
         access not in _MAYBE
         and i.mnemonic not in _MASKED
+        and not i.is_vsib
         and not (opcode.table == OpCodeTableKind.NORMAL and opcode.op_code in _ESCAPES)
     )
 
@@ -182,8 +189,10 @@ def _forbidden(i: Instruction, info: InstructionInfo) -> str:
             return "its address has the segment FS or GS"
         if m.address_size != CodeSize.CODE64:
             return "its address is cut to 32 bits"
-        if m.index and not RegisterExt.is_gpr64(m.index):
+        if m.index and not RegisterExt.is_gpr64(m.index) and i.mnemonic not in _GATHERS:
             return "its addresses are in a vector"
+        if m.vsib_size and not RegisterExt.is_gpr64(m.base):
+            return "its addresses have no addend"
     return ""
 
 

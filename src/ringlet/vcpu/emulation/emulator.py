@@ -13,18 +13,21 @@ from typing import Final
 
 from iced_x86 import (
     Code,
+    Code_,
     Decoder,
     DecoderError,
     Instruction,
     Mnemonic,
     Mnemonic_,
     OpAccess,
+    OpCodeInfo,
     OpKind,
 )
 
 from ringlet.core.ops import Op
 from ringlet.core.state import Key
 from ringlet.errors import InternalError
+from ringlet.observe import EmulatedForm
 from ringlet.translate.classify import Innocuous, Ruled, classify
 from ringlet.translate.features import OFFERED
 from ringlet.vcpu.emulation.access import Accesses, Step
@@ -65,8 +68,11 @@ class Emulator:
     def __init__(self, native: Native, features: frozenset[str] = OFFERED) -> None:
         self._native = native
         self._features = features
-        self._by_window: dict[bytes, Step] = {}
+        self._by_window: dict[bytes, tuple[Step, Code_]] = {}
         self._steps: dict[bytes, Step] = {}
+        self._last: Code_ = Code.INVALID
+        self._counts: dict[Code_, int] = {}
+        self._of_devices: dict[Code_, int] = {}
 
     def fetch_and_execute(self) -> Accesses:
         """Fetch the instruction at RIP and perform it as `execute` does."""
@@ -92,7 +98,9 @@ class Emulator:
         """
         native = self._native
         stepping, rip = native.rflags & _TF, native.rip
-        step = self._step(window)
+        step, code = self._step(window)
+        self._last = code
+        self._counts[code] = self._counts.get(code, 0) + 1
         if isinstance(step, Sensitive):
             native.drop_code()
             return True
@@ -104,16 +112,28 @@ class Emulator:
             return False
         return True
 
-    def _step(self, window: bytes) -> Step:
-        """Return the step that performs the instruction at the start of `window`."""
+    def reached_device(self) -> None:
+        """Note that the instruction begun last accesses a device."""
+        self._of_devices[self._last] = self._of_devices.get(self._last, 0) + 1
+
+    def forms(self) -> list[EmulatedForm]:
+        """Return the instruction forms performed so far, the most frequent first."""
+        found = [
+            EmulatedForm(OpCodeInfo(code).instruction_string, count, self._of_devices.get(code, 0))
+            for code, count in self._counts.items()
+        ]
+        return sorted(found, key=lambda form: (-form.count, form.name))
+
+    def _step(self, window: bytes) -> tuple[Step, Code_]:
+        """Return the step that performs the instruction at the start of `window`, and its form."""
         native = self._native
         if not native.key & _KEY_MODE64:
             raise InternalError(
                 "the emulator was given code that is not 64-bit", {"rip": native.rip}
             )
-        step = self._by_window.get(window)
-        if step is not None:
-            return step
+        known = self._by_window.get(window)
+        if known is not None:
+            return known
         instruction = Decoder(64, window).decode()
         if native.room < _ROOM or len(self._by_window) >= _KEPT:
             native.forget()
@@ -123,8 +143,8 @@ class Emulator:
         step = self._steps.get(code)
         if step is None:
             step = self._steps[code] = make_step(native, instruction, self._features)
-        self._by_window[window] = step
-        return step
+        found = self._by_window[window] = step, instruction.code
+        return found
 
 
 class Sensitive:

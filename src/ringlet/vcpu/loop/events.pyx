@@ -7,6 +7,7 @@ from ringlet.cache.exits cimport exits_restore
 from ringlet.vcpu.apic.local cimport INTR_LOCAL, apic_accept, apic_due, apic_tick, apic_update
 from ringlet.vcpu.debug.blocks cimport EXCEPTION, INTERRUPT, blocks_event
 from ringlet.vcpu.debug.stops cimport debug_holds
+from ringlet.vcpu.direct.policy cimport policy_interrupt
 from ringlet.vcpu.loop.exceptions cimport deliver, interrupt, nmi
 from ringlet.vcpu.system.dispatch cimport begin_anew
 from ringlet.vcpu.system.registers cimport DR6_BS
@@ -65,6 +66,8 @@ cdef int take_events(CpuState* c) noexcept nogil:
             if not c.intr & INTR_LOCAL:
                 return EXIT_WINDOW
             vector = apic_accept(c)
+            if c.direct != NULL:
+                policy_interrupt(c)
             if c.blocks != NULL:
                 blocks_event(c, INTERRUPT, vector, 0)
             if interrupt(c, vector) == EMU_EXIT:

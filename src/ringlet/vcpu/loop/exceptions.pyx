@@ -134,8 +134,8 @@ cdef void arise(CpuState* c) noexcept nogil:
         c.arch.cr2 = c.exc_cr2
         c.pf_rip = c.arch.rip
         c.pf_linear = c.exc_cr2
-        c.pf_access = c.exc_error & ACC_WRITE
-        c.pf_waits = not c.exc_error & ACC_FETCH
+        c.pf_access = c.exc_error & (ACC_WRITE | ACC_FETCH)
+        c.pf_waits = not c.exc_error & ACC_FETCH or c.direct != NULL
     elif c.exc_vector == VEC_DB:
         # SDM 3B 17.2.3: B0-B3 are rewritten and the other bits only set; GD and BTF are cleared.
         if c.exc_dr6:

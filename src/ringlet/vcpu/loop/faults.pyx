@@ -20,6 +20,7 @@ from ringlet.core.prod cimport prod_arm
 from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport (
     mmu_is_window, mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, mmu_slot_open, ram_host)
+from ringlet.vcpu.direct.crossing cimport direct_stop
 from ringlet.vcpu.system.registers cimport CR4_OSXMMEXCPT
 from ringlet.vcpu.system.x87 cimport FPU_DATA, FPU_OPCODE, X87_NONE, x87_opcode
 from ringlet.translate.insn cimport *
@@ -279,6 +280,25 @@ cdef u32 retried(CpuState* c, u64 rip) noexcept nogil:
     return LEAVE_AGAIN
 
 
+cdef int gather_fault(CpuState* c, HostFault* f, Fragment* frag, u32 guest,
+                      Insn* i) noexcept nogil:
+    """Handle a fault of a gather outside all windows: only the emulator knows the lane.
+
+    The addend is that of the base's slot.  If this slot is unused it gets a window, in which the
+    lanes then fault one by one.
+    """
+    cdef u32 base = insn_base(i)
+    cdef u64 linear = <u64><i64>i.disp
+    if base != NO_REG:
+        linear = c.arch.gpr[base]
+        if not is_near(i.disp):
+            linear += <u64><i64>i.disp
+    if f.trap != VEC_AC and is_canonical(linear) and not slot_live(c, linear) \
+            and mmu_slot_open(c, linear):
+        return leave(c, f, frag, guest, LEAVE_AGAIN)
+    return leave(c, f, frag, guest, LEAVE_EMULATE)
+
+
 cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
     """Handle a fault outside all windows, or an #AC.
 
@@ -302,6 +322,8 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
         return raise_here(c, f, frag, guest, VEC_AC if f.trap == VEC_AC else VEC_GP, True)
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
+    if i.shape.kind == SHAPE_GATHER:
+        return gather_fault(c, f, frag, guest, &i)
     n = accesses(c, &i, frag.rip + guest, at)
     for k in range(n):
         if f.trap == VEC_AC and is_canonical(at[k].linear) and at[k].linear & (at[k].size - 1):
@@ -413,6 +435,9 @@ cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     cdef u64 host = f.regs[HR_RIP] - <u64>k.run
     cdef u32 index, guest, start
     cdef Fragment* frag
+    if f.signal == SIG_URG and c.direct_pidfd:
+        direct_stop(c)
+        return 1
     if f.signal == SIG_URG:
         return prodded(c, f, k, host)
     if f.regs[HR_RIP] - c.native < NATIVE_SIZE:

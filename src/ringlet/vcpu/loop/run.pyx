@@ -17,6 +17,8 @@ from ringlet.vcpu.debug.step cimport (
     Step, step_after, step_before, step_left, step_undone, step_watch)
 from ringlet.vcpu.debug.stops cimport (
     DEBUG_ALONE, DEBUG_STOP, debug_after, debug_before, debug_stops)
+from ringlet.vcpu.direct.crossing cimport CROSS_AGAIN, CROSS_MAKE, CROSS_RAISED, cross
+from ringlet.vcpu.direct.target cimport DirectState
 from ringlet.vcpu.loop.entry cimport enter_code
 from ringlet.vcpu.loop.events cimport (
     deliver_exception, event_due, go_on_with_answer, take_events)
@@ -97,10 +99,15 @@ cdef void end_period(CpuState* c, Cache* k) noexcept nogil:
         cache_cool(c, k)
 
 
+cdef inline bint runs_directly(CpuState* c) noexcept nogil:
+    """Whether code of CPL 3 is to go on in a direct process."""
+    return c.direct != NULL and c.arch.cpl == 3 and not c.direct_held
+
+
 cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
     """Whether no event waits, nothing steps, and the jump tables fit the address space."""
     return (not c.key & KEY_STEP and not c.arch.inhibit and not c.attention
-            and not event_due(c) and k.space[0] == mmu_space(c, 0)
+            and not event_due(c) and not runs_directly(c) and k.space[0] == mmu_space(c, 0)
             and k.space[1] == mmu_space(c, <u64>1 << 63))
 
 
@@ -142,6 +149,10 @@ cdef int find_or_make(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil
     take_shadow(c, t)
     if t.inhibit and event_due(c):
         # The instruction after STI or MOV SS runs alone if an event waits for the shadow's end.
+        t.key |= KEY_STEP
+    if c.direct != NULL and (<DirectState*>c.direct).step:
+        # A direct process has stopped at this instruction.
+        (<DirectState*>c.direct).step = 0
         t.key |= KEY_STEP
     if not c.n_lookups & PERIOD_LOOKUPS:
         end_period(c, k)
@@ -196,6 +207,16 @@ cdef int choose(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
         if r == DEBUG_ALONE:
             t.key |= KEY_STEP
     t.stepping = t.key & KEY_STEP
+    if runs_directly(c) and not t.stepping and c.blocks == NULL and c.debugger == NULL \
+            and not (<DirectState*>c.direct).step:
+        r = cross(c)
+        if r == CROSS_AGAIN or r == CROSS_RAISED:
+            t.resume = 0
+            forget_way(t)
+            return AGAIN if r == CROSS_AGAIN else raise_and_go_on(c, t)
+        if r == CROSS_MAKE:
+            c.exit_kind = EXIT_DIRECT
+            return EXIT_DIRECT
     jumps_set_spaces(c, k, mmu_space(c, 0), mmu_space(c, <u64>1 << 63))
     if resumes(c, k, t.resume, t.key):
         t.host = t.resume

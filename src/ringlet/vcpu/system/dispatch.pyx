@@ -28,6 +28,7 @@ from ringlet.vcpu.system.environment cimport op_fldenv, op_fnsave, op_fnstenv, o
 from ringlet.vcpu.system.fpstate cimport (
     op_fxrstor, op_fxsave, op_nm, op_xgetbv, op_xrstor, op_xrstors, op_xsave, op_xsavec,
     op_xsaveopt, op_xsaves, op_xsetbv)
+from ringlet.vcpu.system.gathers cimport op_gather
 from ringlet.vcpu.system.msr cimport (
     op_rdmsr, op_rdpid, op_rdpmc, op_rdtsc, op_rdtscp, op_wrmsr)
 from ringlet.vcpu.loop.exceptions cimport deliver_again
@@ -57,7 +58,7 @@ cdef int op_serialize(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_emulate(CpuState* c, OpInfo* op) noexcept nogil:
-    return leave_emulate(c, op)
+    return EMU_NEXT if op_gather(c, op) else leave_emulate(c, op)
 
 
 cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:

@@ -6,6 +6,7 @@ and SYSEXIT also in IA-32e mode, and SYSRET raises #GP at CPL 0 for a non-canoni
 from ringlet.core.state cimport (
     RCX, RDX, RSP, SEG_CS, SEG_SS, AR_L, AR_DB, EMU_FLOW, FLAG_RF, FLAG_VM,
     KEY_MODE64, VEC_GP, VEC_UD, get_rflags, is_canonical, raise_err, raise_exc, set_rflags)
+from ringlet.vcpu.direct.policy cimport policy_returns
 from ringlet.vcpu.system.control cimport update_key, update_key_privilege
 from ringlet.vcpu.system.descriptors cimport load_flat
 from ringlet.vcpu.system.registers cimport CR0_PE, EFER_SCE, long_mode, next_rip
@@ -56,6 +57,8 @@ cdef int op_sysret(CpuState* c, OpInfo* op) noexcept nogil:
         rip &= <u64>0xFFFFFFFF
     set_rflags(c, c.arch.gpr[11] & ~<u64>(FLAG_RF | FLAG_VM))
     switch_code(c, (selector + 16 if wide else selector) | 3, (selector + 8) | 3, 3, wide, rip)
+    if c.direct != NULL:
+        policy_returns(c)
     return EMU_FLOW
 
 

@@ -99,6 +99,13 @@ cdef u32 base_mhz(CpuState* c) noexcept nogil:
     return entry.eax if entry != NULL else 0
 
 
+cdef inline bint has_rdtscp(CpuState* c) noexcept nogil:
+    """Tell whether RDTSCP and its MSR exist.  Every processor with RDPID has them, even if CPUID
+    does not show them (`ringlet.arch.cpuid`)."""
+    return (cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27)
+            or cpuid_bit(c, 7, 0, CPUID_ECX, 22))
+
+
 cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
     """Read an MSR without the privilege check of RDMSR: 0 or EMU_FAULT."""
     cdef int fixed
@@ -162,7 +169,7 @@ cdef int read_msr(CpuState* c, u32 index, u64* value) noexcept nogil:
         value[0] = c.arch.seg[SEG_GS].base
     elif index == MSR_KERNEL_GS_BASE:
         value[0] = c.arch.kernel_gs_base
-    elif index == MSR_TSC_AUX and cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
+    elif index == MSR_TSC_AUX and has_rdtscp(c):
         value[0] = c.arch.tsc_aux
     else:
         fixed = fixed_mtrr(index)
@@ -307,7 +314,7 @@ cdef int write_msr(CpuState* c, u32 index, u64 value) noexcept nogil:
         return write_base(c, SEG_GS, value)
     elif index == MSR_KERNEL_GS_BASE:
         return canonical_or_fault(c, value, &c.arch.kernel_gs_base)
-    elif index == MSR_TSC_AUX and cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
+    elif index == MSR_TSC_AUX and has_rdtscp(c):
         if value >> 32:
             return raise_err(c, VEC_GP, 0)
         c.arch.tsc_aux = value
@@ -362,7 +369,7 @@ cdef int op_rdtsc(CpuState* c, OpInfo* op) noexcept nogil:
 
 cdef int op_rdtscp(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 tsc
-    if not cpuid_bit(c, <u64>0x80000001, 0, CPUID_EDX, 27):
+    if not has_rdtscp(c):
         return raise_exc(c, VEC_UD)
     if check_tsc(c):
         return EMU_FAULT

@@ -9,6 +9,7 @@ from ringlet.core.state cimport (
     FLAG_OF, FLAG_PF, FLAG_RF, FLAG_SF, FLAG_TF, FLAG_VIF, FLAG_VIP, FLAG_ZF, KEY_MODE64,
     VEC_GP, VEC_NP, VEC_TS, get_rflags, is_canonical, raise_err, set_rflags)
 from ringlet.mmu.mmu cimport mmu_prefill
+from ringlet.vcpu.direct.policy cimport policy_returns
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.system.descriptors cimport (
     DESC_OUTSIDE, Descriptor, SYS_CALL_GATE, read_wide_descriptor, is_null, load_cache, load_null,
@@ -329,6 +330,8 @@ cdef int op_iret(CpuState* c, OpInfo* op) noexcept nogil:
     if cpl != c.arch.cpl:
         drop_inner_segments(c, cpl)
     enter_code(c, &cs, selector, cpl, words[0])
+    if c.direct != NULL and cpl == 3:
+        policy_returns(c)
     if c.pf_waits and c.arch.rip == c.pf_rip:
         # By now the guest has usually mapped the page; mapping it here avoids another host fault.
         c.pf_waits = 0

@@ -55,6 +55,31 @@ TEST(trapflag, plain)
     SAME(caught.c.r[RDX], 5 * (5 + 5 * 4));
 }
 
+/* In a page of its own, beside no code that a direct process may not execute. */
+TEST(trapflag, set_before_a_long_instruction)
+{
+    static const u8 code[] = {
+        0x9C, 0x81, 0x0C, 0x24, 0, 1, 0, 0, 0x9D,               /* pushfq; orl $0x100, (%rsp); popfq */
+        0x48, 0xB8, 1, 2, 3, 4, 5, 6, 7, 8,                     /* movabs $..., %rax */
+        0x90,
+        0x9C, 0x81, 0x24, 0x24, 0xFF, 0xFE, 0xFF, 0xFF, 0x9D,   /* pushfq; andl $~0x100...; popfq */
+        0x90, 0xCC,
+    };
+    static const u64 wanted[] = { 19, 20, 21, 28, 29 };
+    u8 *p = page(PROT_READ | PROT_WRITE | PROT_EXEC);
+    memcpy(p, code, sizeof code);
+    for (int round = 0; round < 2; round++) {
+        on_signal = step;
+        steps = 0;
+        run_bytes(p);
+        SAME(caught.c.r[RAX], 0x0807060504030201);
+        SAME(caught.c.rip, (u64)p + sizeof code);
+        SAME(steps, 5);
+        for (int i = 0; i < 5; i++)
+            SAME(seen[i] - (u64)p, wanted[i]);
+    }
+}
+
 TEST(trapflag, branches)
 {
     check_steps("branches",

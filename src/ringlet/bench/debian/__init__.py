@@ -1,0 +1,7 @@
+"""`ringlet bench programs`: programs of Debian, natively and in guests.
+
+`rows` lists the programs and the packages that they need, `image` makes a Debian tree and an
+initial RAM disk for each group of rows, `rounds` runs them and compares, `results` parses what the
+driver prints, and `report` shows the comparison.  The driver (`programs/driver`) runs a row the
+same way natively, in the tree, and as the init of a guest: each row is a shell script in `rows/`.
+"""

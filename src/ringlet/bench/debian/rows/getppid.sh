@@ -1,0 +1,4 @@
+# N null system calls of one process.
+prepare() { :; }
+
+run() { /bench/driver getppid "$N" >rate; }

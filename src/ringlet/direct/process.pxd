@@ -1,0 +1,87 @@
+"""A direct process, as its virtual processor sees it: hand-over, commands, the guest's state."""
+from ringlet.core.state cimport u8, u16, u32, u64, i64
+
+cdef extern from "ringlet/direct/layout.h" nogil:
+    enum:
+        DIRECT_AGAIN
+        DIRECT_COMMANDS
+        DIRECT_RAM
+        DIRECT_RAM_FILES
+        DIRECT_SOCKET
+        DIRECT_SHARED_SIZE
+        DIRECT_STACK_SIZE
+    u64 DIRECT_STUB
+    u64 DIRECT_CONTROL
+    u64 DIRECT_STACK
+    u64 DIRECT_END
+    u64 DIRECT_TOP
+    struct direct_command:
+        u64 number
+        u64 arguments[6]
+        i64 result
+    struct direct_control:
+        u32 signal
+        u32 failed
+        u64 fs_base
+        u64 gs_base
+        u64 frame
+        u64 selectors
+        u64 flags
+        u64 rights
+        u64 message
+        direct_command commands[DIRECT_COMMANDS]
+
+# Registers in a frame (struct sigcontext).
+cdef enum:
+    FRAME_R8 = 0
+    FRAME_RDI = 8
+    FRAME_RSI = 9
+    FRAME_RBP = 10
+    FRAME_RBX = 11
+    FRAME_RDX = 12
+    FRAME_RAX = 13
+    FRAME_RCX = 14
+    FRAME_RSP = 15
+    FRAME_RIP = 16
+    FRAME_FLAGS = 17
+    FRAME_SELECTORS = 18     # CS, GS, FS, SS
+    FRAME_ERROR = 19
+    FRAME_TRAP = 20
+    FRAME_MASK = 21
+    FRAME_CR2 = 22
+    FRAME_XSAVE = 23         # its linear address there, or 0
+
+cdef enum:
+    DIRECT_TRAPPED = 1
+    DIRECT_DEAD = 0
+    DIRECT_INTERRUPTED = -1
+
+cdef struct Direct:
+    direct_control* control
+    int listener
+    int pidfd
+    int pid
+    u64 id               # of the notification that it waits in
+    u64 secret
+    u32 commands         # queued
+    u64* registers       # in the frame, after `direct_frame`
+
+# Wait until the kernel holds it in its hand-over call.
+cdef int direct_wait(Direct* d) noexcept nogil
+# Let it carry out its commands; the last is DIRECT_AGAIN or the return to the guest's code.
+cdef void direct_answer(Direct* d) noexcept nogil
+# Find the frame that the kernel left; False: it is not where a frame can be.
+cdef bint direct_frame(Direct* d) noexcept nogil
+cdef bint direct_command_add(Direct* d, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4,
+                             u64 a5) noexcept nogil
+# Queue the return to the guest's code, and let it go.
+cdef void direct_resume(Direct* d) noexcept nogil
+# Processor time of a process, and of the calling thread, in nanoseconds.
+cdef u64 direct_cpu_ns(Direct* d) noexcept nogil
+cdef u64 own_cpu_ns() noexcept nogil
+cdef void direct_signal(int pidfd, int sig) noexcept nogil
+
+
+cdef class DirectProcess:
+    cdef Direct d
+    cdef readonly bint wakes_here

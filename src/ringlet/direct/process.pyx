@@ -1,0 +1,283 @@
+"""A direct process, as its virtual processor sees it: hand-over, commands, and the guest's state.
+
+The kernel vouches for a hand-over: a process that is in the system call of its stub's hand-over
+instruction has given the listener a notification, and runs no code until it is answered.  Only then
+is the shared memory read or written here.  The answer is the secret with which its system calls
+pass the filter.
+"""
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.string cimport memcpy, memset
+from posix.mman cimport mmap, munmap, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE
+from posix.unistd cimport close
+
+cdef extern from * nogil:
+    """
+    #include <errno.h>
+    #include <linux/seccomp.h>
+    #include <poll.h>
+    #include <sys/ioctl.h>
+    #include <time.h>
+    #include <sys/syscall.h>
+
+    #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
+    #define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, unsigned long long)
+    #endif
+    #define RINGLET_SYNC_WAKE_UP 1
+
+    /* A system call without libc, which may use vector registers. */
+    static inline long ringlet_call(long number, long a, long b, long c, long d)
+    {
+        long result;
+        register long r10 __asm__("r10") = d;
+        __asm__ volatile("syscall" : "=a"(result)
+                         : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
+        return result;
+    }
+    static int ringlet_receive(int listener, unsigned long *id)
+    {
+        struct seccomp_notif n;
+        volatile unsigned long *word = (void *)&n;
+        unsigned i;
+        long r;
+        for (i = 0; i < sizeof n / sizeof *word; i++)
+            word[i] = 0;
+        r = ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_RECV, (long)&n, 0);
+        *id = n.id;
+        return (int)r;
+    }
+    static void ringlet_respond(int listener, unsigned long id, long value)
+    {
+        struct seccomp_notif_resp r = {id, value, 0, 0};
+        ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SEND, (long)&r, 0);
+    }
+    static int ringlet_hung_up(int listener)
+    {
+        struct pollfd p = {listener, POLLIN, 0};
+        return ringlet_call(SYS_poll, (long)&p, 1, 0, 0) == 1 && p.revents & POLLHUP;
+    }
+    static void ringlet_pidfd_signal(int pidfd, int sig)
+    { ringlet_call(SYS_pidfd_send_signal, pidfd, sig, 0, 0); }
+    static unsigned long ringlet_cpu_ns(long clock)
+    {
+        struct timespec t = {0, 0};
+        ringlet_call(SYS_clock_gettime, clock, (long)&t, 0, 0);
+        return t.tv_sec * 1000000000ul + t.tv_nsec;
+    }
+    /* The clock of a process's processor time (Linux, include/linux/posix-timers.h). */
+    static long ringlet_cpu_clock(int pid) { return ~(long)pid << 3 | 2; }
+    /* Allowing CPUID changes nothing, and fails where it cannot be forbidden. */
+    static int ringlet_cpuid_faults(void)
+    { return ringlet_call(SYS_arch_prctl, 0x1012 /* ARCH_SET_CPUID */, 1, 0, 0) == 0; }
+    static int ringlet_wake_here(int listener)
+    {
+        return ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+                            RINGLET_SYNC_WAKE_UP, 0) == 0;
+    }
+    """
+    bint ringlet_cpuid_faults()
+    u64 ringlet_cpu_ns(long clock)
+    long ringlet_cpu_clock(int pid)
+    long CLOCK_THREAD_CPUTIME_ID
+    int ringlet_receive(int listener, u64* id)
+    void ringlet_respond(int listener, u64 id, i64 value)
+    bint ringlet_hung_up(int listener)
+    void ringlet_pidfd_signal(int pidfd, int sig)
+    bint ringlet_wake_here(int listener)
+    int EINTR
+    int MAP_POPULATE
+
+cdef enum:
+    FRAME_CONTEXT = 8            # struct ucontext, after the handler's return address
+    CONTEXT_FLAGS = 0            # offsets in quadwords
+    CONTEXT_LINK = 1
+    CONTEXT_STACK = 2
+    CONTEXT_REGISTERS = 5
+    CONTEXT_MASK = 37
+    CONTEXT_SIZE = 304
+    KEPT_FLAGS = 0x204000        # NT and ID: Linux leaves them as they are at rt_sigreturn
+    UC_FLAGS = 6                 # UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
+    FRAME_ROOM = 1024            # a frame and a legacy save area take more
+    SIGRETURN = 15
+    SIG_KILL = 9
+
+
+cdef int direct_wait(Direct* d) noexcept nogil:
+    cdef int r = ringlet_receive(d.listener, &d.id)
+    if r == 0:
+        return DIRECT_TRAPPED
+    if r == -EINTR and not ringlet_hung_up(d.listener):
+        return DIRECT_INTERRUPTED
+    return DIRECT_DEAD
+
+
+cdef void direct_answer(Direct* d) noexcept nogil:
+    d.commands = 0
+    ringlet_respond(d.listener, d.id, <i64>d.secret)
+
+
+cdef bint direct_frame(Direct* d) noexcept nogil:
+    cdef u64 at = d.control.frame - DIRECT_STACK
+    if at > <u64>(DIRECT_STACK_SIZE - FRAME_ROOM) or at & 7:
+        return False
+    d.registers = <u64*>(<u8*>d.control + 0x1000 + at + FRAME_CONTEXT) + CONTEXT_REGISTERS
+    return True
+
+
+cdef bint direct_command_add(Direct* d, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4,
+                             u64 a5) noexcept nogil:
+    cdef direct_command* command
+    if d.commands == DIRECT_COMMANDS:
+        return False
+    command = &d.control.commands[d.commands]
+    d.commands += 1
+    command.number = number
+    command.arguments[0] = a0
+    command.arguments[1] = a1
+    command.arguments[2] = a2
+    command.arguments[3] = a3
+    command.arguments[4] = a4
+    command.arguments[5] = a5
+    return True
+
+
+cdef void direct_resume(Direct* d) noexcept nogil:
+    # What the guest's code could have put here is written anew.
+    cdef u64* context = d.registers - CONTEXT_REGISTERS
+    d.control.flags = d.registers[FRAME_FLAGS] & KEPT_FLAGS | 2
+    context[CONTEXT_FLAGS] = UC_FLAGS
+    context[CONTEXT_LINK] = 0
+    context[CONTEXT_STACK] = DIRECT_STACK
+    context[CONTEXT_STACK + 1] = <u64>1 << 31
+    context[CONTEXT_STACK + 2] = DIRECT_STACK_SIZE
+    context[CONTEXT_MASK] = 0
+    direct_command_add(d, SIGRETURN, 0, 0, 0, 0, 0, 0)
+    direct_answer(d)
+
+
+cdef u64 direct_cpu_ns(Direct* d) noexcept nogil:
+    return ringlet_cpu_ns(ringlet_cpu_clock(d.pid))
+
+
+cdef u64 own_cpu_ns() noexcept nogil:
+    return ringlet_cpu_ns(CLOCK_THREAD_CPUTIME_ID)
+
+
+cdef void direct_signal(int pidfd, int sig) noexcept nogil:
+    ringlet_pidfd_signal(pidfd, sig)
+
+
+def cpuid_faults() -> bool:
+    """Tell whether the host can make CPUID trap in a process of its own."""
+    return ringlet_cpuid_faults()
+
+
+STUB = DIRECT_STUB
+CONTROL = DIRECT_CONTROL
+STACK = DIRECT_STACK
+END = DIRECT_END
+TOP = DIRECT_TOP
+RAM = DIRECT_RAM
+SOCKET = DIRECT_SOCKET
+SHARED_SIZE = DIRECT_SHARED_SIZE
+TRAPPED = DIRECT_TRAPPED
+INTERRUPTED = DIRECT_INTERRUPTED
+RIGHTS_AT = <size_t>&(<direct_control*>NULL).rights
+MESSAGE_AT = <size_t>&(<direct_control*>NULL).message
+
+
+cdef class DirectProcess:
+    """A direct process in Python's hands: it is stopped in its hand-over call.
+
+    `control` is the file of its shared memory, `listener` its filter's and `pidfd` its own
+    descriptor, and `pid` its number; the descriptors are this object's from here on.  The process
+    ends with it.  `wakes_here`: a hand-over goes on on the same processor, as from Linux 6.6 on.
+    """
+
+    def __cinit__(self, int control, int listener, int pidfd, int pid, u64 secret):
+        cdef void* at = mmap(NULL, DIRECT_SHARED_SIZE, PROT_READ | PROT_WRITE,
+                             MAP_SHARED | MAP_POPULATE, control, 0)
+        if at == MAP_FAILED:
+            raise MemoryError("the memory of a direct process")
+        self.d.control = <direct_control*>at
+        self.d.listener = listener
+        self.d.pidfd = pidfd
+        self.d.pid = pid
+        self.d.secret = secret
+        self.wakes_here = ringlet_wake_here(listener)
+
+    def __dealloc__(self):
+        if self.d.control != NULL:
+            munmap(self.d.control, DIRECT_SHARED_SIZE)
+            ringlet_pidfd_signal(self.d.pidfd, SIG_KILL)
+            close(self.d.pidfd)
+            close(self.d.listener)
+
+    def wait(self) -> int:
+        """Wait for its hand-over: DIRECT_TRAPPED, DIRECT_DEAD or DIRECT_INTERRUPTED."""
+        cdef int r
+        with nogil:
+            r = direct_wait(&self.d)
+        return r
+
+    def command(self, u64 number, *arguments: int) -> None:
+        """Queue a system call."""
+        cdef u64 a[6]
+        cdef int i
+        for i in range(6):
+            a[i] = arguments[i] if i < len(arguments) else 0
+        if not direct_command_add(&self.d, number, a[0], a[1], a[2], a[3], a[4], a[5]):
+            raise ValueError("too many commands")
+
+    def again(self) -> None:
+        """Carry out the queue and hand over once more."""
+        direct_command_add(&self.d, <u64><i64>DIRECT_AGAIN, 0, 0, 0, 0, 0, 0)
+        direct_answer(&self.d)
+
+    def results(self, int count) -> list[int]:
+        """What the first commands gave."""
+        return [self.d.control.commands[i].result for i in range(count)]
+
+    def frame(self) -> bool:
+        """Find the frame; False: what it says of it cannot be."""
+        return direct_frame(&self.d)
+
+    def begin(self) -> None:
+        """Make a first frame, with all registers 0."""
+        self.d.control.frame = DIRECT_STACK + 0x1000
+        direct_frame(&self.d)
+        memset(<u8*>self.d.control + 0x1000, 0, DIRECT_STACK_SIZE)
+        self.d.registers[FRAME_SELECTORS] = 0x33 | <u64>0x2B << 48
+        self.d.registers[FRAME_FLAGS] = 0x202
+
+    def resume(self) -> None:
+        """Let it go on with the registers of the frame."""
+        direct_resume(&self.d)
+
+    def get(self, int register) -> int:
+        return self.d.registers[register]
+
+    def set(self, int register, u64 value) -> None:
+        self.d.registers[register] = value
+
+    @property
+    def signal(self) -> int:
+        """The signal that stopped it."""
+        return self.d.control.signal
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self.d.pid
+
+    def kill(self, int sig) -> None:
+        direct_signal(self.d.pidfd, sig)
+
+    def shared(self) -> bytes:
+        """A copy of the shared memory."""
+        return PyBytes_FromStringAndSize(<char*>self.d.control, DIRECT_SHARED_SIZE)
+
+    def poke(self, u64 offset, bytes data) -> None:
+        """Write to the shared memory."""
+        if offset + len(data) > DIRECT_SHARED_SIZE:
+            raise ValueError("outside of the shared memory")
+        memcpy(<u8*>self.d.control + offset, <const char*>data, len(data))

@@ -1,0 +1,181 @@
+"""Windows in direct processes: page faults there, and what they may execute.
+
+A direct process executes a page only after it was screened (`ringlet.direct.screening`).  Such a
+page is a code page, read-only in all windows; a write to it first takes the right away.  Pages that
+share an instruction across their border are looked at together when the second of them is mapped.
+
+A fault costs two switches between processes.  So the pages around it are mapped with it, as far as
+the guest's own tables allow the access already and say that they were accessed before.
+"""
+from ringlet.core.state cimport (
+    CpuState, u8, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT,
+    SLOT_SHIFT)
+from ringlet.mmu.copies cimport copy_keep, copy_place
+from ringlet.mmu.layout cimport (
+    ENTRIES, Mmu, Node, PTE_A, Region, Walk, entry_index)
+from ringlet.mmu.map_target cimport RIGHTS_READ, RIGHTS_RUN
+from ringlet.mmu.mappings cimport settle, window_protect
+from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_set, bit_test
+from ringlet.mmu.ram cimport GuestRam, is_code, is_ram, protect_code, ram_at
+from ringlet.mmu.records cimport flush_code
+from ringlet.mmu.regions cimport direct_region, direct_region_take
+from ringlet.mmu.walker cimport allowed, mark_used, resolve, walk
+from ringlet.mmu.windows cimport fill, mapped_right, touch
+
+cdef enum:
+    REPEATS_MAX = 16
+    AROUND = 16              # pages mapped with a fault, in an aligned block
+
+
+cdef inline const u8* page_at(GuestRam* g, u64 phys) noexcept nogil:
+    return <const u8*>ram_at(g, phys & ~<u64>(PAGE_SIZE - 1))
+
+
+cdef bint passed(CpuState* c, Mmu* m, u64 phys) noexcept nogil:
+    """Tell whether the bytes of a code page pass, without its first ones."""
+    cdef GuestRam* g = m.ram
+    cdef u64 page = phys >> PAGE_SHIFT
+    if not bit_test(g.passed, page) and not bit_test(g.refused, page):
+        bit_set(g.passed if m.clean(c, page_at(g, phys)) else g.refused, page)
+    return bit_test(g.passed, page)
+
+
+cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
+    """Tell whether a page passes together with the pages before and behind it."""
+    cdef GuestRam* g = m.ram
+    cdef const u8* page = page_at(g, w.phys)
+    cdef u64 linear = w.linear & ~<u64>(PAGE_SIZE - 1)
+    cdef const u8* before = NULL
+    cdef Walk other
+    if walk(c, m, linear - PAGE_SIZE, &other) and is_ram(g, other.phys):
+        before = page_at(g, other.phys)
+    if not m.seam_clean(c, before, page):
+        return False
+    # Only a page that ends with the first bytes of an opcode needs a look at the next one.
+    return ((page[PAGE_SIZE - 1] != 0x0F and page[PAGE_SIZE - 2] != 0x0F)
+            or not walk(c, m, linear + PAGE_SIZE, &other) or not is_code(g, other.phys)
+            or m.seam_clean(c, page, page_at(g, other.phys)))
+
+
+cdef bint replaced(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
+    """Tell whether a page that does not pass has a copy that does, or gets one now."""
+    cdef u8* place
+    if w.leaf > 1 or w.write:
+        return False
+    if not bit_test(m.ram.replaced, w.phys >> PAGE_SHIFT):
+        place = copy_place(m.ram, w.phys)
+        if place == NULL or not m.replace(c, page_at(m.ram, w.phys), place):
+            return False
+        copy_keep(m.ram, w.phys, place)
+    return True
+
+
+cdef bint may_run(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
+    """Make the page of a walk a code page, and tell whether the direct process may execute it, or a
+    copy of it."""
+    protect_code(m.ram, w.phys)
+    return (passed(c, m, w.phys) or replaced(c, m, w)) and seams_passed(c, m, w)
+
+
+cdef void run_in_large(Mmu* m, u32 region, Walk* w) noexcept nogil:
+    """Let the direct process execute a small page of a large leaf that is mapped."""
+    cdef Region* r = &m.regions[region]
+    window_protect(m, r, w.linear & ~<u64>(PAGE_SIZE - 1), PAGE_SIZE, RIGHTS_READ | RIGHTS_RUN)
+    r.holes += 1
+    settle(m, r)
+
+
+cdef Node* leaf_node(Mmu* m, u32 region, u64 linear) noexcept nogil:
+    """Return the record of the page table that holds the leaf of `linear`, or NULL."""
+    cdef u32 index = m.regions[region].top
+    cdef u32 level = 3
+    cdef u32 entry
+    while index and level > 1:
+        entry = entry_index(linear, level)
+        if not bit_test(m.nodes[index].down, entry):
+            return NULL
+        index = m.nodes[index].next[entry]
+        level -= 1
+    return &m.nodes[index] if index else NULL
+
+
+cdef void around(CpuState* c, Mmu* m, u32 region, u64 linear, u32 access) noexcept nogil:
+    """Map the pages around a fault that the same kind of access could reach."""
+    cdef u64 page = (linear >> PAGE_SHIFT) & ~<u64>(AROUND - 1)
+    cdef u64 end = page + AROUND
+    cdef bint runs = access & ACC_FETCH
+    cdef Node* node = leaf_node(m, region, linear)
+    cdef Walk w
+    if node == NULL:
+        return
+    while page < end:
+        if not bit_test(node.mapped, page & (ENTRIES - 1)) \
+                and walk(c, m, page << PAGE_SHIFT, &w) and w.leaf == 1 and w.entry[1] & PTE_A \
+                and allowed(m, &w, access & ACC_FETCH | ACC_USER) and is_ram(m.ram, w.phys) \
+                and (not runs or (is_code(m.ram, w.phys)
+                                  and bit_test(m.ram.passed, w.phys >> PAGE_SHIFT)
+                                  and seams_passed(c, m, &w))):
+            mark_used(m, &w, False)
+            if not fill(c, m, region, &w, runs):
+                return
+            node = leaf_node(m, region, linear)
+            if node == NULL:
+                return
+        page += 1
+
+
+cdef int map_page(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept nogil:
+    """Make an access that the walk allows possible: MEM_OK, or -1."""
+    cdef bint runs = access & ACC_FETCH
+    if runs:
+        if not may_run(c, m, w):
+            return -1
+        if w.leaf > 1:
+            if not mapped_right(m, &m.regions[region], w, False) \
+                    and touch(c, m, region, w, access, False) != MEM_OK:
+                return -1
+            run_in_large(m, region, w)
+            return MEM_OK
+    if touch(c, m, region, w, access, runs) != MEM_OK:
+        return -1
+    around(c, m, region, w.linear, access)
+    flush_code(c, m)
+    return MEM_OK
+
+
+cdef int direct_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
+    """Make an access of CPL 3 possible in the direct process of the current space."""
+    cdef u32 slot = <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
+    cdef u32 region
+    cdef Walk w
+    if linear >> PAGE_SHIFT == m.last_page and access == m.last_err:
+        m.repeats += 1
+    else:
+        m.last_page = linear >> PAGE_SHIFT
+        m.last_err = access
+        m.repeats = 0
+    if resolve(c, m, linear, access | ACC_USER, &w) != MEM_OK:
+        m.last_page = 0
+        return MEM_FAULT
+    if not is_ram(m.ram, w.phys):
+        return MEM_MMIO
+    region = direct_region(m, slot)
+    if not region:
+        region = direct_region_take(c, m, slot)
+    if not region or m.repeats > REPEATS_MAX or map_page(c, m, region, &w, access) != MEM_OK:
+        return -1
+    c.n_shadow_faults += 1
+    return MEM_OK
+
+
+cdef void direct_prefill(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
+    """Map what a walk gives, before the guest's page fault handler returns to a direct process."""
+    cdef u32 region = direct_region(m, <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1))
+    cdef Walk w
+    if not region or not walk(c, m, linear, &w) or not allowed(m, &w, access | ACC_USER) \
+            or not is_ram(m.ram, w.phys):
+        return
+    mark_used(m, &w, False)
+    if access & ACC_FETCH or not mapped_right(m, &m.regions[region], &w,
+                                              (access & ACC_WRITE) != 0):
+        map_page(c, m, region, &w, access & ACC_FETCH)

@@ -1,0 +1,67 @@
+"""The memory of direct processes, as the virtual MMU's target, and which of them are in use."""
+from ringlet.core.state cimport CpuState, u8, u32, u64
+from ringlet.direct.process cimport Direct
+from ringlet.mmu.map_target cimport MapTarget
+
+cdef enum:
+    SPACES_MAX = 64
+    MAPS_MAX = 30000     # commands, each of which can make two mappings more; Linux allows 65,530
+    FILES = 8
+
+# One direct process.
+cdef struct DirectSpace:
+    Direct* process      # NULL: none
+    MapTarget target
+    int file[FILES]      # of guest RAM, as this process numbers them
+    u32 files
+    u32 attached         # to an address space
+    u32 dead
+    u64 maps             # commands since all was unmapped
+    u64 considered       # its processor time when the policy last looked, ns
+
+cdef enum:
+    USES = 256
+
+cdef enum:
+    DIRECT_AUTO = 0      # spaces change over as their traps suggest
+    DIRECT_ALWAYS = 1
+
+# What is known of an address space.
+cdef struct Use:
+    u32 space            # its identity (ringlet.mmu.mmu.mmu_space)
+    u32 direct           # it runs directly
+    u32 returns          # to CPL 3 in the current period
+    u32 doublings        # of the time that it has to run translated before it is considered
+    u64 user             # nanoseconds at CPL 3 in the current period, translated
+
+cdef struct Policy:
+    Use uses[USES]
+    u64 switches         # processor time that a direct process needs for them at a trap, ns
+    u64 sampled          # processor time of the thread at the last interrupt, ns
+    u32 mode             # DIRECT_*
+
+# Of one virtual processor.
+cdef struct DirectState:
+    DirectSpace spaces[SPACES_MAX]
+    Policy policy
+    u32 count
+    u32 limit            # how many there may be
+    u32 step             # the next instruction is to be translated
+    u32 cpuid            # CPUID does not fault on this host, and is screened
+
+cdef DirectSpace* space_of(MapTarget* target) noexcept nogil
+# Prepare a process for use; `file` are the files of guest RAM in the order it has them.
+# Returns its index.  There is room, and there are at most FILES.
+cdef u32 space_add(DirectState* s, Direct* process, const int* files, u32 count) noexcept nogil
+# A process that no address space has; NULL: there is none.
+cdef DirectSpace* space_find(DirectState* s) noexcept nogil
+# Nothing of its former address space is left in it.
+cdef void space_begin(DirectSpace* s) noexcept nogil
+# It is used no more.
+cdef void space_lose(CpuState* c, DirectSpace* s) noexcept nogil
+# Screen a page (`ringlet.mmu.mmu.clean_fn` and others).
+cdef bint space_clean(CpuState* c, const u8* page) noexcept nogil
+cdef bint space_replace(CpuState* c, const u8* page, u8* copy) noexcept nogil
+cdef bint space_seam_clean(CpuState* c, const u8* before, const u8* page) noexcept nogil
+# An address space is forgotten (`ringlet.mmu.mmu.left_fn`).
+cdef void space_left(CpuState* c, MapTarget* target) noexcept nogil

@@ -1,0 +1,183 @@
+"""The memory of direct processes, as the virtual MMU's target, and which of them are in use.
+
+Nothing is mapped while the virtual processor runs: calls become commands, which the process carries
+out before it goes on with the guest's code.  It never runs with fewer.
+"""
+from ringlet.core.state cimport CpuState, u8, u32, u64
+from ringlet.direct.process cimport (
+    Direct, DIRECT_AGAIN, DIRECT_COMMANDS, DIRECT_DEAD, DIRECT_END, DIRECT_INTERRUPTED, DIRECT_RAM,
+    DIRECT_SHARED_SIZE, DIRECT_STACK, DIRECT_STUB, DIRECT_TOP, direct_answer, direct_command_add,
+    direct_cpu_ns, direct_frame, direct_signal, direct_wait)
+from ringlet.direct.screening cimport page_clean, page_replace, seam_clean
+from ringlet.mmu.map_target cimport (
+    MAP_AT_ONCE, MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE)
+from ringlet.mmu.pages cimport PAGE_SHIFT
+from ringlet.mmu.ram cimport Extent
+
+cdef enum:
+    SIG_KILL = 9
+    FIRST_FRAME = 0x1000     # in the shared memory
+    CALL_MMAP = 9
+    CALL_MPROTECT = 10
+    CALL_MUNMAP = 11
+    SHARED_FIXED = 0x11
+    POPULATE = 0x8000
+
+
+cdef inline u64 protection(u32 rights) noexcept nogil:
+    """PROT_READ is 1, PROT_WRITE 2, PROT_EXEC 4."""
+    cdef u64 result = 0
+    if rights & RIGHTS_READ:
+        result = 1
+    if rights & RIGHTS_WRITE & ~RIGHTS_READ:
+        result |= 2
+    if rights & RIGHTS_RUN:
+        result |= 4
+    return result
+
+
+cdef void add(DirectSpace* s, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4,
+              u64 a5) noexcept nogil:
+    cdef int r
+    if s.dead:
+        return
+    # The last place is for what ends the list.
+    if s.process.commands == DIRECT_COMMANDS - 1:
+        direct_command_add(s.process, <u64>DIRECT_AGAIN, 0, 0, 0, 0, 0, 0)
+        direct_answer(s.process)
+        r = DIRECT_INTERRUPTED
+        while r == DIRECT_INTERRUPTED:
+            r = direct_wait(s.process)
+        if r == DIRECT_DEAD or s.process.control.failed:
+            s.dead = 1
+            return
+    s.maps += 1
+    direct_command_add(s.process, number, a0, a1, a2, a3, a4, a5)
+
+
+cdef inline bint ours(u64 address, u64 size) noexcept nogil:
+    """The range has addresses that guest pages cannot have."""
+    return (address < DIRECT_END and address + size > DIRECT_STUB) or address + size > DIRECT_TOP
+
+
+cdef u64 no_reserve(MapTarget* t, u64 size) noexcept nogil:
+    return 0
+
+
+cdef void no_release(MapTarget* t, u64 address, u64 size) noexcept nogil:
+    pass
+
+
+cdef bint space_map(MapTarget* t, u64 address, const Extent* extent, u32 rights,
+                    u32 flags) noexcept nogil:
+    cdef DirectSpace* s = space_of(t)
+    cdef u64 size = extent.pages << PAGE_SHIFT
+    cdef u32 i
+    if ours(address, size):
+        return False
+    for i in range(s.files):
+        if s.file[i] == extent.fd:
+            add(s, CALL_MMAP, address, size, protection(rights),
+                SHARED_FIXED | (POPULATE if flags & MAP_AT_ONCE else 0), DIRECT_RAM + i,
+                extent.offset)
+            return True
+    return False
+
+
+cdef void unmap_part(DirectSpace* s, u64 low, u64 high) noexcept nogil:
+    if low < high:
+        add(s, CALL_MUNMAP, low, high - low, 0, 0, 0, 0)
+
+
+cdef bint space_unmap(MapTarget* t, u64 address, u64 pages) noexcept nogil:
+    cdef DirectSpace* s = space_of(t)
+    cdef u64 end = min(address + (pages << PAGE_SHIFT), <u64>DIRECT_TOP)
+    if address < DIRECT_END and end > DIRECT_STUB:
+        unmap_part(s, address, DIRECT_STUB)
+        unmap_part(s, DIRECT_END, end)
+    else:
+        unmap_part(s, address, end)
+    return True
+
+
+cdef bint space_protect(MapTarget* t, u64 address, u64 pages, u32 rights) noexcept nogil:
+    cdef u64 size = pages << PAGE_SHIFT
+    if ours(address, size):
+        return False
+    add(space_of(t), CALL_MPROTECT, address, size, protection(rights), 0, 0, 0)
+    return True
+
+
+cdef DirectSpace* space_of(MapTarget* target) noexcept nogil:
+    return <DirectSpace*>target.context if target != NULL else NULL
+
+
+cdef u32 space_add(DirectState* s, Direct* process, const int* files, u32 count) noexcept nogil:
+    cdef DirectSpace* space
+    cdef u32 i, index = s.count
+    for i in range(s.count):
+        if s.spaces[i].process == NULL:
+            index = i
+            break
+    space = &s.spaces[index]
+    if index == s.count:
+        s.count += 1
+    space.process = process
+    space.files = count
+    for i in range(count):
+        space.file[i] = files[i]
+    space.attached = space.dead = 0
+    space.maps = 0
+    space.target.reserve = no_reserve
+    space.target.extend = NULL
+    space.target.release = no_release
+    space.target.map = space_map
+    space.target.unmap = space_unmap
+    space.target.protect = space_protect
+    space.target.context = space
+    space.target.ballast = 0
+    return index
+
+
+cdef DirectSpace* space_find(DirectState* s) noexcept nogil:
+    cdef u32 i
+    for i in range(s.count):
+        if s.spaces[i].process != NULL and not s.spaces[i].attached and not s.spaces[i].dead:
+            return &s.spaces[i]
+    return NULL
+
+
+cdef void space_left(CpuState* c, MapTarget* target) noexcept nogil:
+    # The MMU has unmapped all its regions.
+    space_of(target).attached = 0
+
+
+cdef void space_begin(DirectSpace* s) noexcept nogil:
+    cdef u64* word = <u64*>(<u8*>s.process.control + FIRST_FRAME)
+    cdef u64* end = <u64*>(<u8*>s.process.control + DIRECT_SHARED_SIZE)
+    # Registers of the last program are in its frames.
+    while word < end:
+        word[0] = 0
+        word += 1
+    s.process.control.frame = DIRECT_STACK + 0x1000
+    direct_frame(s.process)
+    s.considered = direct_cpu_ns(s.process)
+    s.attached = 1
+
+
+cdef void space_lose(CpuState* c, DirectSpace* s) noexcept nogil:
+    s.dead = 1
+    direct_signal(s.process.pidfd, SIG_KILL)
+    c.n_direct_lost += 1
+
+
+cdef bint space_clean(CpuState* c, const u8* page) noexcept nogil:
+    return page_clean(page, (<DirectState*>c.direct).cpuid)
+
+
+cdef bint space_seam_clean(CpuState* c, const u8* before, const u8* page) noexcept nogil:
+    return seam_clean(before, page, (<DirectState*>c.direct).cpuid)
+
+
+cdef bint space_replace(CpuState* c, const u8* page, u8* copy) noexcept nogil:
+    return page_replace(page, copy, (<DirectState*>c.direct).cpuid)

@@ -1,0 +1,180 @@
+"""Screening of pages: lengths against iced-x86, and which bytes are refused where."""
+
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from iced_x86 import Code, CpuidFeature, Decoder
+
+from ringlet.direct.screening import clean, length, replace
+
+PAGE = 4096
+OTHERS = {
+    CpuidFeature.XOP,
+    CpuidFeature.PADLOCK_ACE,
+    CpuidFeature.PADLOCK_PHE,
+    CpuidFeature.PADLOCK_PMM,
+    CpuidFeature.PADLOCK_RNG,
+    CpuidFeature.PADLOCK_GMI,
+    CpuidFeature.PADLOCK_UNDOC,
+    CpuidFeature.CYRIX_SMM,
+    CpuidFeature.CYRIX_SMINT,
+    CpuidFeature.CYRIX_FPU,
+    CpuidFeature.CYRIX_SHR,
+    CpuidFeature.CYRIX_DDI,
+    CpuidFeature.CYRIX_EMMI,
+    CpuidFeature.CYRIX_DMI,
+    CpuidFeature.CENTAUR_AIS,
+    CpuidFeature.D3NOW,
+    CpuidFeature.SSE4A,
+    CpuidFeature.KNC,
+}
+NOP = b"\x90"
+
+ANYWHERE = {
+    "xgetbv": "0f01d0",
+    "vmcall": "0f01c1",
+    "vmmcall": "0f01d9",
+    "enclu": "0f01d7",
+    "rdpkru": "0f01ee",
+    "wrpkru": "0f01ef",
+    "rdtscp": "0f01f9",
+    "rdpru": "0f01fd",
+    "xsave": "0fae20",
+    "xsave64": "480fae20",
+    "xrstor": "0fae28",
+    "xsaveopt": "0fae30",
+    "xsavec": "0fc720",
+    "rdpid": "f30fc7f8",
+    "rdpid r8": "f3410fc7f8",
+}
+IN_SEQUENCE = {
+    "sldt": "0f0000",
+    "str": "0f00c8",
+    "verr": "0f00e0",
+    "verw": "0f00e8",
+    "sgdt": "0f0100",
+    "sidt": "0f0108",
+    "smsw": "0f01e0",
+    "lar": "0f02c0",
+    "lsl": "0f03c0",
+    "sysenter": "0f34",
+}
+INNOCUOUS = {
+    "xend": "0f01d5",
+    "xtest": "0f01d6",
+    "lfence": "0faee8",
+    "fxsave": "0fae00",
+    "rdseed": "0fc7f8",
+    "cmpxchg8b": "0fc708",
+    "rdtsc": "0f31",
+    "syscall": "0f05",
+    "lgdt": "0f0110",
+}
+
+
+def page(code: str, at: int = 100) -> bytes:
+    """A page of NOPs with some code at an offset."""
+    data = bytes.fromhex(code)
+    return NOP * at + data + NOP * (PAGE - at - len(data))
+
+
+@pytest.mark.parametrize("name", [*ANYWHERE, *IN_SEQUENCE])
+@pytest.mark.parametrize("at", [0, 1, 100, 4092])
+def test_a_sensitive_instruction_is_refused(name: str, at: int) -> None:
+    code = {**ANYWHERE, **IN_SEQUENCE}[name]
+    if at + len(code) // 2 > PAGE:
+        at = PAGE - len(code) // 2
+    assert not clean(page(code, at))
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+def test_bytes_inside_another_instruction_are_refused(name: str) -> None:
+    # MOVABS RAX, imm64
+    assert not clean(page("48b8" + ANYWHERE[name].ljust(16, "0")))
+
+
+@pytest.mark.parametrize("name", IN_SEQUENCE)
+def test_common_bytes_inside_another_instruction_pass(name: str) -> None:
+    assert clean(page("48b8" + IN_SEQUENCE[name].ljust(16, "0")))
+
+
+@pytest.mark.parametrize("name", INNOCUOUS)
+def test_innocuous_and_trapping_instructions_pass(name: str) -> None:
+    assert clean(page(INNOCUOUS[name]))
+
+
+def test_cpuid_is_refused_only_where_it_does_not_fault() -> None:
+    assert clean(page("0fa2"))
+    assert not clean(page("0fa2"), cpuid=True)
+
+
+@pytest.mark.parametrize("name", [*ANYWHERE, *IN_SEQUENCE])
+def test_an_instruction_across_the_end_of_the_page_is_refused(name: str) -> None:
+    code = bytes.fromhex({**ANYWHERE, **IN_SEQUENCE}[name])
+    opcode = code.index(0x0F)
+    for here in range(opcode + 1, len(code)):
+        before = NOP * (PAGE - here) + code[:here]
+        after = code[here:] + NOP * (PAGE - len(code) + here)
+        assert not clean(before, after), here
+        if here == opcode + 1:
+            assert clean(before, NOP * PAGE)
+
+
+def test_data_between_instructions_are_no_code() -> None:
+    # 06 and 60 are no instructions.
+    data = "0660" * 20
+
+    assert clean(page(data + "0f0000" + data))
+    assert not clean(page(data + "90" * 8 + "0f0000"))
+
+
+def test_only_the_vdso_and_saves_on_the_stack_are_replaced() -> None:
+    lsl, save, elsewhere = "0f03c0", "0fc76424400f1f00", "0fc720"
+    vdso = b"\x7fELF" + NOP * 60 + b"linux-vdso.so.1\0" + page(lsl, 100)[80:]
+
+    assert replace(page(save)) == page("f4f4f4f4f4" + "0f1f00")
+    assert replace(vdso) == vdso.replace(bytes.fromhex(lsl), b"\xf4\xf4\xf4")
+    assert replace(page(elsewhere)) is None
+    assert clean(replace(vdso) or b"")
+
+
+def test_bytes_that_are_no_instruction_are_not_replaced() -> None:
+    assert replace(page("48b8" + "0fc7642440000000")) is None
+
+
+def test_lengths_are_those_of_a_decoder() -> None:
+    """Random code that iced-x86 decodes has the same length here."""
+    rng = random.Random(1)
+    checked = 0
+    differ: dict[str, bytes] = {}
+    for _ in range(300_000):
+        code = bytes(rng.choices(range(256), k=15))
+        if rng.random() < 0.5:
+            code = b"\x0f" + code[1:]
+        insn = Decoder(64, code).decode()
+        # Other vendors' instructions (XOP, PadLock, Geode) are not in programs for x86-64-v3.
+        if insn.code == Code.INVALID or OTHERS & set(insn.cpuid_features()):
+            continue
+        checked += 1
+        if length(code) != insn.len:
+            differ[str(insn)] = code
+    assert checked > 100_000
+    assert not differ
+
+
+def test_sequences_of_real_programs_are_followed() -> None:
+    """Hardly a page of the interpreter and its libraries is refused."""
+    pages: list[bytes] = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, rights, offset, _, _, *path = line.split()
+        if rights == "r-xp" and path and path[0].startswith("/"):
+            first, last = (int(end, 16) for end in span.split("-"))
+            with Path(path[0]).open("rb") as file:
+                file.seek(int(offset, 16))
+                text = file.read(last - first)
+            pages += [text[i : i + PAGE] for i in range(0, len(text) & -PAGE, PAGE)]
+    assert len(pages) > 500
+    refused = sum(not clean(page, following) for page, following in pairwise(pages))
+    assert refused <= len(pages) // 40
