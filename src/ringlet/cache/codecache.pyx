@@ -193,7 +193,7 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 
             v = t.rip + <u64>(r.value & 0xFFFF)
             (<u64*>(p + at))[0] = v + <u64><i64>(<i32*>(t.bytes + (r.value >> 16)))[0]
         elif r.kind == RELOC_PREDICTED:
-            (<u32*>(p + at))[0] = <u32>(c.block + predicted_slot(t.linear + <u64>r.value))
+            (<u32*>(p + at))[0] = <u32>(c.block + prediction(t.linear, r.value))
         elif r.kind == RELOC_FRAGMENT:
             (<u32*>(p + at))[0] = index
         else:

@@ -366,7 +366,7 @@ cdef enum:
     BLOCK_SLOTS_U = 0x200000       # for CPL 3
     BLOCK_NSLOTS_U = 0x280000
     BLOCK_JUMPS = 0x300000         # tables of indirect targets, one per key (ringlet.cache.jumps)
-    BLOCK_PREDICTED = 0x700000     # predicted slots of instructions, 16 bits each
+    BLOCK_PREDICTED = 0x700000     # predictions of slots (ringlet.core.template)
     BLOCK_SIZE = 0x710000
     PREDICTED_COUNT = 0x4000
 

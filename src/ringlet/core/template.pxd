@@ -19,14 +19,20 @@ cdef enum:  # Reloc.kind
     RELOC_FIELD = 10   # the guest's own 32-bit field at offset `value` of the fragment
     RELOC_FIELD64 = 11   # RIP + (value & FFFFh) + the guest's field at offset value >> 16
     RELOC_TABLE = 12   # abs32 of the jump table of the translation's key
-    RELOC_PREDICTED = 13 # abs32 of the predicted slot of the instruction at offset `value`
+    RELOC_PREDICTED = 13 # abs32 of a prediction: the instruction's offset | PREDICTED_* << 16
 
-cdef inline u64 predicted_slot(u64 linear) noexcept nogil:
-    """Return the offset in the block of the predicted slot of the instruction at `linear`.
+# What a prediction consists of, 16 bits each.
+cdef enum:
+    PREDICTED_SLOT = 0
+    PREDICTED_MISSES = 1
+
+cdef inline u64 prediction(u64 linear, i64 value) noexcept nogil:
+    """Return the offset in the block of a prediction, of a relocation of the fragment at `linear`.
 
     Instructions share one if they are near, or far away: a wrong slot only costs time.
     """
-    return BLOCK_PREDICTED + (linear >> 2 & (PREDICTED_COUNT - 1)) * 2
+    cdef u64 at = linear + <u64>(value & 0xFFFF)
+    return BLOCK_PREDICTED + (at >> 2 & (PREDICTED_COUNT - 1)) * 4 + (value >> 16 & 1) * 2
 
 # The stubs through which a translation leaves; each machine has its own (ringlet.core.stubs).
 cdef enum:  # Stub

@@ -1,4 +1,4 @@
-"""Bindings: sums of guest registers that a fragment knows to be in its window.
+"""Bindings: sums of guest registers that a fragment knows to be in one of its two windows.
 
 A binding is sound while its value stays within the guards (40 GiB) of an access that was performed.
 Constants added to its registers are counted; any other write to them ends it.
@@ -17,11 +17,19 @@ cdef inline Binding binding(u32 base, u32 index, u32 scale) noexcept nogil:
     x.index = <u8>index
     x.scale = <u8>scale
     x.accessed = 0
+    x.window = 0
     x.moved = 0
     return x
 
 cdef Binding* find_binding(Builder* b, Binding* what) noexcept nogil
-cdef void add_binding(Builder* b, Binding* what, u32 moved, bint accessed) noexcept nogil
+cdef void add_binding(Builder* b, Binding* what, u32 window, u32 moved,
+                      bint accessed) noexcept nogil
+# Return the host register of the window to open for an address, or 0 if both are better kept.
+cdef u32 window_for(Builder* b, Binding* what) noexcept nogil
+# End the bindings to the window whose addend is in a host register.
+cdef void end_window(Builder* b, u32 window) noexcept nogil
+# Note whether the fragment is a loop, and which registers it loads.
+cdef void find_loop(Builder* b) noexcept nogil
 # Update the bindings and the zero-extended registers for the instruction's register writes.
 cdef void retire(Builder* b, Insn* i) noexcept nogil
 # Record the bindings at the start of a loop whose body ends with the present ones.

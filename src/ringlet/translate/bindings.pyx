@@ -1,8 +1,14 @@
-"""Bindings of guest registers to the fragment's window."""
-from ringlet.core.state cimport u8, u32, i64, RSP
+"""Bindings of guest registers to the fragment's two windows."""
+from ringlet.core.ops cimport OP_NONE
+from ringlet.core.state cimport u8, u32, i64, RSP, SEG_NONE
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 from ringlet.translate.builder cimport *
+
+cdef enum:
+    AHEAD = 48     # number of later instructions to inspect for uses of a binding
+    NEVER = AHEAD  # it is not used, or not again with these values
+    UNUSED         # a window to which nothing is bound
 
 
 cdef Binding* find_binding(Builder* b, Binding* what) noexcept nogil:
@@ -16,7 +22,8 @@ cdef Binding* find_binding(Builder* b, Binding* what) noexcept nogil:
     return NULL
 
 
-cdef void add_binding(Builder* b, Binding* what, u32 moved, bint accessed) noexcept nogil:
+cdef void add_binding(Builder* b, Binding* what, u32 window, u32 moved,
+                      bint accessed) noexcept nogil:
     cdef Binding* x = find_binding(b, what)
     if x == NULL:
         if b.n_bindings == MAX_BINDINGS:
@@ -24,6 +31,7 @@ cdef void add_binding(Builder* b, Binding* what, u32 moved, bint accessed) noexc
         x = &b.bindings[b.n_bindings]
         b.n_bindings += 1
         x[0] = what[0]
+    x.window = window
     x.moved = moved
     x.accessed = accessed
 
@@ -91,7 +99,7 @@ cdef void derive(Builder* b, Insn* i, u32 mask) noexcept nogil:
     """Bind the destination of a copy or LEA whose source is bound."""
     cdef Binding source, target
     cdef Binding* x
-    cdef u32 dst, src, moved
+    cdef u32 dst, src, moved, window
     if copies(i):
         dst = insn_rm(i) if i.opcode == 0x89 else insn_reg(i)
         src = insn_reg(i) if i.opcode == 0x89 else insn_rm(i)
@@ -112,33 +120,116 @@ cdef void derive(Builder* b, Insn* i, u32 mask) noexcept nogil:
         end_bindings(b, mask)
         return
     moved += x.moved
+    window = x.window
     end_bindings(b, mask)
     target = binding(dst, NO_REG, 0)
-    add_binding(b, &target, moved, False)
+    add_binding(b, &target, window, moved, False)
+
+
+cdef u32 writes(Insn* i, u32* zero, u32* narrow) noexcept nogil:
+    """Return the registers that `i` writes, one bit each.
+
+    `zero`: those of which it clears the upper half; `narrow`: it writes 8 or 16 bits of them.
+    """
+    cdef Shape* s = i.shape
+    cdef u32 mask = s.implicit_write
+    cdef bint byte_high = not i.prefixes & PFX_REX and i.enc == ENC_LEGACY
+    if s.reg & ROLE_WRITE:
+        written(s.reg, insn_reg(i), byte_high and (s.reg & 7) == ROLE_8 and insn_reg(i) >= 4,
+                &mask, zero)
+        if (s.reg & 7) <= ROLE_16:
+            narrow[0] |= mask
+    if (s.rm & ROLE_WRITE) and i.modrm >= 0xC0:
+        written(s.rm, insn_rm(i), byte_high and (s.rm & 7) == ROLE_8 and insn_rm(i) >= 4,
+                &mask, zero)
+        if (s.rm & 7) <= ROLE_16:
+            narrow[0] |= mask
+    if s.vvvv & ROLE_WRITE:
+        written(s.vvvv, i.vvvv, False, &mask, zero)
+    if s.opreg & ROLE_WRITE:
+        written(s.opreg, insn_opreg(i),
+                byte_high and (s.opreg & 7) == ROLE_8 and insn_opreg(i) >= 4, &mask, zero)
+        if (s.opreg & 7) <= ROLE_16:
+            narrow[0] |= mask
+    return mask
+
+
+cdef bint uses(Insn* i, Binding* x) noexcept nogil:
+    """Whether `i` uses the sum of a binding for an address, or copies it."""
+    if x.index == NO_REG and copies(i):
+        return x.base == (insn_reg(i) if i.opcode == 0x89 else insn_rm(i))
+    return (i.shape.modrm and i.modrm < 0xC0 and i.seg == SEG_NONE and not i.rip_relative
+            and insn_base(i) == x.base
+            and (x.index == NO_REG or (insn_index(i) == x.index and i.sib >> 6 == x.scale)))
+
+
+cdef u32 next_use(Builder* b, Binding* x) noexcept nogil:
+    """Return the number of instructions to the next use of a binding by the fragment, or NEVER."""
+    cdef u32 k = <u32>(b.now - &b.insns[0]), n, mask, ignored = 0
+    cdef Insn* i
+    for n in range(AHEAD):
+        k += 1
+        if k >= b.count:
+            if not b.loops:
+                return NEVER
+            k = 0
+        i = &b.insns[k]
+        if i.shape.kind == SHAPE_OP and i.shape.op != OP_NONE:
+            return NEVER
+        if uses(i, x):
+            return n
+        mask = writes(i, &ignored, &ignored)
+        if (mask >> x.base | (mask >> x.index if x.index != NO_REG else 0)) & 1 and not steps(i):
+            return NEVER
+    return NEVER
+
+
+cdef u32 window_for(Builder* b, Binding* what) noexcept nogil:
+    cdef u32 used[WINDOWS]
+    cdef u32 k, n, chosen = 0
+    for k in range(WINDOWS):
+        used[k] = UNUSED
+    for k in range(b.n_bindings):
+        n = next_use(b, &b.bindings[k])
+        if n < used[b.bindings[k].window - WINDOW]:
+            used[b.bindings[k].window - WINDOW] = n
+    for k in range(1, WINDOWS):
+        if used[k] > used[chosen]:
+            chosen = k
+    if used[chosen] >= NEVER or (what != NULL and next_use(b, what) < used[chosen]):
+        return WINDOW + chosen
+    return 0
+
+
+cdef void end_window(Builder* b, u32 window) noexcept nogil:
+    cdef u32 k = 0
+    while k < b.n_bindings:
+        if b.bindings[k].window == window:
+            b.n_bindings -= 1
+            b.bindings[k] = b.bindings[b.n_bindings]
+            continue
+        k += 1
+
+
+cdef void find_loop(Builder* b) noexcept nogil:
+    cdef u32 k, loaded = 0
+    cdef Insn* i
+    b.loops = 0
+    for k in range(b.count):
+        i = &b.insns[k]
+        if (i.shape.kind == SHAPE_JMP or i.shape.kind == SHAPE_JCC) \
+                and <i64>i.offset + i.length + i.imm == 0:
+            b.loops = 1
+        if (i.opcode == 0x8B and i.map == 0 and i.enc == ENC_LEGACY and i.modrm < 0xC0
+                and i.rex & 8 and not i.prefixes & PFX_66):
+            loaded |= 1 << insn_reg(i)
+    b.chained = loaded if b.loops else 0
 
 
 cdef void retire(Builder* b, Insn* i) noexcept nogil:
     cdef Shape* s = i.shape
-    cdef u32 mask = s.implicit_write, zero = 0, narrow = 0
+    cdef u32 zero = 0, narrow = 0, mask = writes(i, &zero, &narrow)
     cdef i64 step
-    cdef bint byte_high = not i.prefixes & PFX_REX and i.enc == ENC_LEGACY
-    if s.reg & ROLE_WRITE:
-        written(s.reg, insn_reg(i), byte_high and (s.reg & 7) == ROLE_8 and insn_reg(i) >= 4,
-                &mask, &zero)
-        if (s.reg & 7) <= ROLE_16:
-            narrow |= mask
-    if (s.rm & ROLE_WRITE) and i.modrm >= 0xC0:
-        written(s.rm, insn_rm(i), byte_high and (s.rm & 7) == ROLE_8 and insn_rm(i) >= 4,
-                &mask, &zero)
-        if (s.rm & 7) <= ROLE_16:
-            narrow |= mask
-    if s.vvvv & ROLE_WRITE:
-        written(s.vvvv, i.vvvv, False, &mask, &zero)
-    if s.opreg & ROLE_WRITE:
-        written(s.opreg, insn_opreg(i),
-                byte_high and (s.opreg & 7) == ROLE_8 and insn_opreg(i) >= 4, &mask, &zero)
-        if (s.opreg & 7) <= ROLE_16:
-            narrow |= mask
     b.zero_extended = (b.zero_extended & ~(mask & ~narrow)) | zero
     if s.implicit_write:
         b.zero_extended &= ~<u32>s.implicit_write
@@ -176,6 +267,7 @@ cdef bint loop_holds(Builder* b) noexcept nogil:
     cdef Binding* x
     for k in range(b.n_loop):
         x = find_binding(b, &b.loop[k])
-        if x == NULL or (not x.accessed and x.moved != b.loop[k].moved):
+        if (x == NULL or x.window != b.loop[k].window
+                or (not x.accessed and x.moved != b.loop[k].moved)):
             return False
     return b.loop_zero & ~b.zero_extended == 0

@@ -1,8 +1,7 @@
 """The state of a translation in progress, and the emission of its bytes.
 
-Host registers (docs/adr/0001): r8 and r9 are scratch, r10 is a value with the slot of the
-fragment's window, r11 the window's addend, RSP the guest's RSP plus its slot's addend; guest r8-r11
-live in `CpuState.arch.gpr`.
+Host registers (docs/adr/0001): r8 and r9 are scratch, r10 and r11 the addends of the fragment's two
+windows, RSP the guest's RSP plus its slot's addend; guest r8-r11 live in `CpuState.arch.gpr`.
 """
 from ringlet.core.state cimport u8, u16, u32, u64, i16, i32, i64, OpInfo
 from ringlet.core.template cimport *
@@ -26,21 +25,23 @@ cdef enum:
 cdef enum:
     H8 = 8
     H9 = 9
-    WIN_SLOT = 10
-    WIN_ADDEND = 11
+    WINDOW = 10       # the first of the windows' addends
+    WINDOWS = 2
 
 cdef struct Cold:
     u32 at            # offset of the rel32 that jumps to it
     u32 back          # offset to which it returns
     u16 guest
-    u8 pad[2]
+    u8 window         # host register of the window that it opens
+    u8 pad
 
-# A sum of guest registers, base + index * scale, that is known to be in the fragment's window.
+# A sum of guest registers, base + index * scale, that is known to be in one of the windows.
 cdef struct Binding:
     u8 base           # guest register or NO_REG
     u8 index
     u8 scale
     u8 accessed       # an access through it was performed in this pass of the loop
+    u32 window        # host register with the addend
     u32 moved         # distance in bytes that it may have moved since the last access
 
 cdef struct Ref:
@@ -89,6 +90,7 @@ cdef struct Builder:
     u32 loop_at       # offset of the rel32 of a jump back to the first instruction; 0: none
     u32 loop_last     # the instruction that jumps back
     u32 loop_zero     # zero_extended at that jump
+    u32 loops         # a branch leads back to the first instruction
     u32 chained       # guest registers that a loop loads in each pass, as in a chain of pointers
     u32 in_loop       # emitting the copy of a loop's body
     u32 n_loop
@@ -288,20 +290,27 @@ cdef inline void load_table(Builder* b, u32 dst, u32 index, u32 table) noexcept 
     reloc(b, RELOC_STATE, table)
     e32(b, <u32>(b.block + table))
 
-cdef inline void predicted_at(Builder* b, u32 reg) noexcept nogil:
-    """Emit ModRM and displacement of the present instruction's predicted slot."""
+cdef inline void predicted_at(Builder* b, u32 reg, u32 part) noexcept nogil:
+    """Emit ModRM and displacement of a part of the present instruction's prediction."""
+    cdef i64 value = b.current | part << 16
     e8(b, ((reg & 7) << 3) | 4)
     e8(b, 0x25)
-    reloc(b, RELOC_PREDICTED, b.current)
-    e32(b, <u32>(b.block + predicted_slot(b.linear + b.current)))
+    reloc(b, RELOC_PREDICTED, value)
+    e32(b, <u32>(b.block + prediction(b.linear, value)))
 
 cdef inline void load_predicted(Builder* b, u32 reg) noexcept nogil:
-    e8(b, 0x40 | ((reg >> 3) << 2)); e8(b, 0x0F); e8(b, 0xB7)   # movzx reg32, word [predicted]
-    predicted_at(b, reg)
+    e8(b, 0x40 | ((reg >> 3) << 2)); e8(b, 0x0F); e8(b, 0xB7)   # movzx reg32, word [slot]
+    predicted_at(b, reg, PREDICTED_SLOT)
 
 cdef inline void store_predicted(Builder* b, u32 reg) noexcept nogil:
-    e8(b, 0x66); e8(b, 0x40 | ((reg >> 3) << 2)); e8(b, 0x89)
-    predicted_at(b, reg)
+    e8(b, 0x66); e8(b, 0x40 | ((reg >> 3) << 2)); e8(b, 0x89)   # mov word [slot], reg16
+    predicted_at(b, reg, PREDICTED_SLOT)
+
+cdef inline void misses_imm(Builder* b, u32 operation, u32 imm) noexcept nogil:
+    """Emit ADD (operation 0) or CMP (7) of the number of misses and `imm`."""
+    e8(b, 0x66); e8(b, 0x83)
+    predicted_at(b, operation, PREDICTED_MISSES)
+    e8(b, imm)
 
 cdef inline void cmp16(Builder* b, u32 one, u32 other) noexcept nogil:
     e8(b, 0x66)

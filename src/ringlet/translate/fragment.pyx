@@ -341,22 +341,6 @@ cdef void emit_loop_copy(Builder* b) noexcept nogil:
         emit_jump(b, b.insns[last].offset + b.insns[last].length)
 
 
-cdef u32 loads_of_loop(Builder* b) noexcept nogil:
-    """Return the registers that MOV r64, m64 loads, one bit each, if the fragment is a loop."""
-    cdef u32 k, found = 0
-    cdef bint loops = False
-    cdef Insn* i
-    for k in range(b.count):
-        i = &b.insns[k]
-        if (i.shape.kind == SHAPE_JMP or i.shape.kind == SHAPE_JCC) \
-                and <i64>i.offset + i.length + i.imm == 0:
-            loops = True
-        if (i.opcode == 0x8B and i.map == 0 and i.enc == ENC_LEGACY and i.modrm < 0xC0
-                and i.rex & 8 and not i.prefixes & PFX_66):
-            found |= 1 << insn_reg(i)
-    return found if loops else 0
-
-
 cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     cdef u32 k = 0, more = 1, looped, user = (b.key & KEY_CPL) == 3
     cdef int r
@@ -375,7 +359,7 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     liveness(b)
     if b.unlearned:
         return TRANSLATE_LEARN
-    b.chained = loads_of_loop(b)
+    find_loop(b)
     map_here(b, 0)
     if indirect:
         emit_thunk(b)

@@ -13,9 +13,8 @@ cdef void linear_operand(Builder* b, Insn* i) noexcept nogil
 cdef Ref of_disp(Builder* b, Insn* i, u8 base, u8 index) noexcept nogil
 cdef void add_segment(Builder* b, Insn* i) noexcept nogil
 cdef Ref gather_operand(Builder* b, Insn* i, u32 flags_dead) noexcept nogil
-# Load the addend for the linear address in `reg` (r9 or a guest register) into r8, without changing
-# a flag.
-cdef void lookup(Builder* b, u32 reg) noexcept nogil
+# Load the addend for the linear address in `reg` into `dst`, without changing a flag.
+cdef void lookup(Builder* b, u32 dst, u32 reg) noexcept nogil
 cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) noexcept nogil
 cdef void guest_rsp(Builder* b, u32 dst) noexcept nogil
 cdef void bind_rsp(Builder* b, u32 reg) noexcept nogil

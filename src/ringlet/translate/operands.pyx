@@ -4,10 +4,11 @@ A linear address plus the addend of its slot (64 GiB) is its host address.  Ther
 find the addend, cheapest first:
 
 - Base is RSP: the host's RSP includes the addend.
-- The base is known to be in the fragment's window: r11 is its addend.
-- Flags are dead: compare bits 51..36 of the address with those of the window (r10).
-- Otherwise the slot table gives the addend for these bits, which needs a load before the access but
-  changes no flag.  The first access of a fragment opens the window this way.
+- The base is known to be in one of the fragment's two windows: r10 or r11 is its addend.
+- The slot table gives the addend for bits 51..36 of the address.  This needs a load before the
+  access, but neither a branch nor a flag.  The addend opens a window if the fragment uses the base
+  again, unless both windows are used sooner.
+- In a chain of pointers the slot is predicted, so that no load of the chain waits for the table.
 
 Each way is sound for every 64-bit value: addends of unused and non-canonical slots make the sum
 non-canonical, and displacements and zero-extended indices cannot reach beyond the guards.
@@ -18,6 +19,9 @@ from ringlet.translate.insn cimport (Insn, insn_base, insn_index, insn_opreg, is
                                     FAR, FREE_RIP, NO_REG, PFX_67)
 from ringlet.translate.bindings cimport *
 from ringlet.translate.builder cimport *
+
+cdef enum:
+    MISSES = 64
 
 cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
@@ -57,11 +61,11 @@ cdef void bind_rsp(Builder* b, u32 reg) noexcept nogil:
     b.sp_moved = 0
 
 
-cdef void lookup(Builder* b, u32 reg) noexcept nogil:
-    """r8 := addend of the slot of the linear address in `reg`."""
-    rorx(b, H8, reg, 36)
-    movzx16(b, H8, H8)
-    load_table(b, H8, H8, b.slots)
+cdef void lookup(Builder* b, u32 dst, u32 reg) noexcept nogil:
+    """`dst` := addend of the slot of the linear address in `reg`; no flag changes."""
+    rorx(b, dst, reg, 36)
+    movzx16(b, dst, dst)
+    load_table(b, dst, dst, b.slots)
 
 
 cdef inline bint fits32(u64 v) noexcept nogil:
@@ -71,64 +75,49 @@ cdef inline bint fits32(u64 v) noexcept nogil:
 cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) noexcept nogil:
     """Return the operand [reg + disp]; `what` names the guest registers in `reg`, or is NULL.
 
-    The first access opens the fragment's window.  The window must not change while registers are
-    bound to it, so a later address in another slot leaves for a fragment that begins with this
-    instruction.
+    r8 changes.
     """
-    cdef Link* link
     cdef Binding* known = find_binding(b, what)
-    flags_dead = flags_dead and b.speculate
+    cdef u32 addend
     if known != NULL:
         if not b.maybe:
             known.accessed = 1
             known.moved = 0
-        return ref_sum(<u8>reg, WIN_ADDEND, <i32>disp)
-    if b.n_bindings == 0:
-        open_window(b, reg, flags_dead and what != NULL and b.chained >> what.base & 1
-                    and b.n_cold < MAX_COLD)
-    elif not flags_dead or b.n_links >= MAX_LINKS - 4:
-        lookup(b, reg)
+        return ref_sum(<u8>reg, <u8>known.window, <i32>disp)
+    addend = window_for(b, what)
+    if addend == 0:
+        lookup(b, H8, reg)
         return ref_sum(<u8>reg, H8, <i32>disp)
+    end_window(b, addend)
+    if flags_dead and b.speculate and what != NULL and b.chained >> what.base & 1 \
+            and b.n_cold < MAX_COLD:
+        predict(b, addend, reg)
     else:
-        probe(b)
-        rorx(b, H8, reg, 36)
-        cmp16(b, H8, WIN_SLOT)
-        e8(b, 0x0F); e8(b, 0x85)                   # jne
-        link = &b.links[b.n_links]
-        b.n_links += 1
-        link.at = b.n
-        link.target = b.current
-        link.conditional = 1
-        link.home = 0
-        e32(b, 0)
+        lookup(b, addend, reg)
     if what != NULL:
-        add_binding(b, what, 0, not b.maybe)
-    return ref_sum(<u8>reg, WIN_ADDEND, <i32>disp)
+        add_binding(b, what, addend, 0, not b.maybe)
+    return ref_sum(<u8>reg, <u8>addend, <i32>disp)
 
 
-cdef void open_window(Builder* b, u32 reg, bint predict) noexcept nogil:
-    """Make the slot of the linear address in `reg` the window; r8 changes.
+cdef void predict(Builder* b, u32 dst, u32 reg) noexcept nogil:
+    """Do what `lookup` does, but without waiting for `reg`; flags and r8 change.
 
     In a chain of pointers each address waits for a load, and the next load would wait for the slot
     table as well.  With a prediction it does not: the processor goes on with the slot that the
     instruction used last while the comparison waits for the address.
     """
-    cdef Cold* cold
-    rorx(b, WIN_SLOT, reg, 36)
-    if not predict:
-        movzx16(b, H8, WIN_SLOT)
-        load_table(b, WIN_ADDEND, H8, b.slots)
-        return
-    load_predicted(b, H8)
-    cmp16(b, WIN_SLOT, H8)
+    cdef Cold* cold = &b.cold[b.n_cold]
+    load_predicted(b, dst)
+    rorx(b, H8, reg, 36)
+    cmp16(b, H8, dst)
     e8(b, 0x0F); e8(b, 0x85)                       # jne
-    cold = &b.cold[b.n_cold]
     b.n_cold += 1
     cold.at = b.n
     e32(b, 0)
     cold.back = b.n
     cold.guest = <u16>b.current
-    load_table(b, WIN_ADDEND, H8, b.slots)
+    cold.window = <u8>dst
+    load_table(b, dst, dst, b.slots)
 
 
 cdef void probe(Builder* b) noexcept nogil:
@@ -144,7 +133,12 @@ cdef void probe(Builder* b) noexcept nogil:
 
 
 cdef void emit_cold(Builder* b) noexcept nogil:
-    """Emit the missed predictions out of line: use the address's own slot, and predict it."""
+    """Emit the missed predictions out of line: use the address's own slot, and predict it.
+
+    After `MISSES` a slot is predicted that no canonical address has, so that from then on every
+    pass comes here.  This costs less than a branch that goes now one way and now the other.  The
+    count starts again after 65,536.
+    """
     cdef u32 k
     cdef Cold* c
     for k in range(b.n_cold):
@@ -152,7 +146,13 @@ cdef void emit_cold(Builder* b) noexcept nogil:
         b.current = c.guest
         map_here(b, c.guest)
         patch_rel32(b, c.at, b.n)
-        movzx16(b, H8, WIN_SLOT)
+        movzx16(b, c.window, H8)
+        misses_imm(b, 0, 1)
+        misses_imm(b, 7, MISSES)
+        e8(b, 0xF5)                                                   # cmc
+        e8(b, 0x45); e8(b, 0x19); e8(b, 0xC0)                         # sbb r8d, r8d
+        e8(b, 0x41); e8(b, 0xC1); e8(b, 0xE0); e8(b, 15)              # shl r8d, 15
+        e8(b, 0x45); e8(b, 0x31); e8(b, 0xC0 | (c.window & 7) << 3)   # xor r8d, window
         store_predicted(b, H8)
         e8(b, 0xE9)
         e32(b, c.back - (b.n + 4))

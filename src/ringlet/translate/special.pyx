@@ -3,6 +3,7 @@ from ringlet.core.state cimport (u8, u32, u64, i32, i64, RAX, RBX, RSP, RBP, RSI
                                  KEY_STEP, CpuState)
 from ringlet.translate.insn cimport *
 from ringlet.translate.builder cimport *
+from ringlet.translate.bindings cimport end_window, window_for
 from ringlet.translate.encode cimport encode, is_away
 from ringlet.translate.operands cimport (
     lookup, load_guest, window, linear_operand, add_segment, gather_operand)
@@ -19,7 +20,7 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     The addend must be that of the accessed address; the processor adds the offset itself.
     """
     cdef u32 reg = insn_reg(i), host
-    cdef u32 shift = 6 if i.rex & 8 else 5
+    cdef u32 shift = 6 if i.rex & 8 else 5, addend
     cdef Ref r
     if i.prefixes & (PFX_66 | PFX_67):
         return 0
@@ -29,18 +30,18 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     if not i.rex & 8:
         e8(b, 0x4C | (host >> 3)); e8(b, 0x63); e8(b, 0xC0 | (host & 7))     # movsxd r8, host
         host = H8
-    b.n_bindings = 0
-    # SARX takes its count in any register.  No binding uses r10 and r11 here.
-    e8(b, 0x41); e8(b, 0xBA); e32(b, shift)                                   # mov r10d, shift
-    e8(b, 0xC4); e8(b, 0x42 | ((1 - (host >> 3)) << 5)); e8(b, 0xAA); e8(b, 0xF7)
-    e8(b, 0xC0 | (host & 7))                                                  # sarx r8, host, r10
+    addend = window_for(b, NULL) or WINDOW
+    end_window(b, addend)
+    # SARX takes its count in any register.
+    e8(b, 0x41); e8(b, 0xB8 | (addend & 7)); e32(b, shift)                    # mov addend, shift
+    e8(b, 0xC4); e8(b, 0x42 | ((1 - (host >> 3)) << 5))
+    e8(b, 0x82 | ((15 - addend) << 3)); e8(b, 0xF7)
+    e8(b, 0xC0 | (host & 7))                                                  # sarx r8, host, addend
     r = ref_sum(H9, H8, 0)
     r.scale = 3 if i.rex & 8 else 2
     lea(b, H8, &r)                                                            # r8 := final address
-    rorx(b, H8, H8, 36)
-    movzx16(b, H8, H8)
-    load_table(b, WIN_ADDEND, H8, b.slots)
-    r = ref_sum(H9, WIN_ADDEND, 0)
+    lookup(b, addend, H8)
+    r = ref_sum(H9, <u8>addend, 0)
     host = reg
     if is_away(reg):
         load_guest(b, reg, H8)
@@ -120,7 +121,7 @@ cdef int emit_leave(Builder* b, Insn* i) noexcept nogil:
     cdef Ref r
     if i.prefixes & PFX_66:
         return 0
-    lookup(b, RBP)
+    lookup(b, H8, RBP)
     r = ref_sum(RBP, H8, 0)
     load_mem(b, H9, &r)
     lea_sum(b, RSP, RBP, H8, 8)
@@ -151,7 +152,7 @@ cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
     e8(b, 0x49); e8(b, 0xB9); e64(b, <u64>i.imm)             # mov r9, imm64
     if i.seg != SEG_NONE:
         add_segment(b, i)
-    lookup(b, H9)
+    lookup(b, H8, H9)
     r = ref_sum(H9, H8, 0)
     if i.prefixes & PFX_66:
         e8(b, 0x66)

@@ -9,6 +9,7 @@ DEFAULT_KEY: int
 SLOTS: tuple[int, int]
 NEGATED_SLOTS: tuple[int, int]
 JUMP_TABLE: int
+PREDICTIONS: range
 TABLE_BYTES: int
 KEYS: dict[str, int]
 
@@ -53,7 +54,7 @@ class Translation(NamedTuple):
     @property
     def host_bytes(self) -> int: ...
 
-def predicted_at(linear: int) -> int: ...
+def predicted_at(linear: int, value: int) -> int: ...
 
 class InPage(NamedTuple):
     code: bytes

@@ -51,6 +51,7 @@ class Stub(IntEnum):
 SLOTS = (BLOCK_SLOTS_K, BLOCK_SLOTS_U)
 NEGATED_SLOTS = (BLOCK_NSLOTS_K, BLOCK_NSLOTS_U)
 JUMP_TABLE = BLOCK_JUMPS  # the first jump table; the key selects one
+PREDICTIONS = range(BLOCK_PREDICTED, BLOCK_PREDICTED + 4 * PREDICTED_COUNT)
 TABLE_BYTES = SLOT_COUNT * 8
 
 KEYS = {
@@ -65,9 +66,9 @@ BLOCK = 0x40000000
 SOURCE = 0x7E0000000000
 
 
-def predicted_at(linear: int) -> int:
-    """Return the offset in the block of the predicted slot of the instruction at `linear`."""
-    return predicted_slot(<u64>linear)
+def predicted_at(linear: int, value: int) -> int:
+    """Return the offset in the block that a relocation `PREDICTED` of a fragment gives."""
+    return prediction(<u64>linear, <i64>value)
 
 
 class Translation(NamedTuple):

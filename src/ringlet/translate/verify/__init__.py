@@ -12,7 +12,6 @@ offsets of the state block's fields.  It follows every path, with values as line
       of V (RORX 36, MOVZX 16), or from a constant entry, which covers the addresses of its slot;
     - it was loaded from that table at a predicted slot, which may be any number of 16 bits, on the
       path where a comparison found it equal to bits 51..36 of V (RORX 36, CMP r16, JNE);
-    - it covers W, and bits 51..36 of V and W were found equal in the same way;
     - an access at V through it was certainly performed: it did not fault, so V was in the slot;
     - V is the guest's RSP, and a probe precedes (see 3);
     - it was the addend in RSP on entry, and V the guest's RSP at that point (see 3);
@@ -36,7 +35,7 @@ offsets of the state block's fields.  It follows every path, with values as line
     unmoved, or within that distance of an access that was certainly performed or of the value to
     which it was bound.  Wherever the fragment is left, `rsp_naddend` in the state must be the
     negative of its addend.  The same holds where a loop inside the fragment begins its next pass.
-    There, sums of registers that r11 covers must also be unmoved, or near an access of the same
+    There, sums of registers that r10 or r11 covers must also be unmoved, or near an access of the same
     pass.
 
     An access is certainly performed if the instruction cannot complete without it, because the
@@ -49,7 +48,8 @@ offsets of the state block's fields.  It follows every path, with values as line
     `vcpu.loop.faults`).  It takes the guest's value from `rsp_naddend`, which must therefore be
     correct at a probe.  A skipped probe does not change r8.
 
-4.  **r10 and r11** are the window of one fragment.  On entry they hold nothing that may be used.
+4.  **r10 and r11** are the addends of a fragment's two windows.  On entry they hold nothing that
+    may be used.
 
 5.  **No addend reaches the guest**: no guest register at an exit, no guest memory, and no
     instruction that computes with it.  The same holds for the values of r8 and r9 before an

@@ -9,6 +9,7 @@ from ringlet.core import state
 from ringlet.translate.translator import (
     BLOCK,
     NEGATED_SLOTS,
+    PREDICTIONS,
     SLOTS,
     SOURCE,
     TABLE_BYTES,
@@ -99,7 +100,6 @@ class Execution:
             Kind.BITS: self._bits,
             Kind.PROBE: self._probe,
             Kind.LOAD16: self._load16,
-            Kind.STORE16: self._store16,
             Kind.OTHER: self._other,
         }
         self._values: dict[Kind, Callable[[Facts, Plan], Form]] = {
@@ -360,27 +360,23 @@ class Execution:
 
     def _load16(self, s: Facts, i: Instruction, p: Plan) -> None:
         """Read a predicted slot, which may be any number of 16 bits, or other memory."""
-        if not self._predicts(i):
+        if not self._predicts(p.accesses[0]):
             self._other(s, i, p)
             return
         found = self._y.fresh((0, 0xFFFF))
         self._y.made[symbol_of(found)] = ("predicted",)
         s.registers[p.first] = found
 
-    def _store16(self, s: Facts, i: Instruction, p: Plan) -> None:
-        if self._predicts(i):
-            self.guest_value(s.registers[p.first])
-        else:
-            self._other(s, i, p)
-
-    def _predicts(self, i: Instruction) -> bool:
-        return self._relocation(i.next_ip - 4)[0] == Relocation.PREDICTED
+    def _predicts(self, access: Access) -> bool:
+        """Whether the access is to predictions, which may hold anything but host addresses."""
+        at = access.displacement - BLOCK
+        return access.constant and at in PREDICTIONS and at + access.size <= PREDICTIONS.stop
 
     def _other(self, s: Facts, _: Instruction, p: Plan) -> None:
         for access in p.accesses:
             if access.base != NONE:
                 self._access(s, access)
-            else:
+            elif not self._predicts(access):
                 self._operate(s, self._field(access), access)
         for register in p.reads:
             self.guest_value(s.registers[register])

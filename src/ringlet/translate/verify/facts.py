@@ -15,8 +15,8 @@ BELOW: Final = (1 << 35) + (1 << 31) + (1 << 26)
 """How far an accessed value may be below its slot: by index * 8 and more."""
 ABOVE: Final = (1 << 31) + (1 << 26)
 """How far an accessed value may be above its slot."""
-SLOT: Final = 10
-ADDEND: Final = 11
+WINDOWS: Final = (10, 11)
+"""The registers with the addends of a fragment's windows."""
 
 
 class UnsoundError(Exception):
@@ -84,8 +84,8 @@ def at_entry(symbols: Symbols) -> Facts:
     registers = [symbols.fresh() for _ in range(16)]
     rsp, addend = registers[RSP], symbols.fresh(host=True)
     registers[RSP] = add(rsp, addend)
-    registers[SLOT] = symbols.fresh(host=True)
-    registers[ADDEND] = symbols.fresh(host=True)
+    for window in WINDOWS:
+        registers[window] = symbols.fresh(host=True)
     return Facts(
         registers,
         [symbols.fresh() for _ in SPILLED],
@@ -135,45 +135,13 @@ def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
     return met
 
 
-def window_of(symbols: Symbols, facts: Facts) -> Form | None:
-    """Return a value whose bits 51..36 are in r10 and which r11 covers, or None."""
-    rotated, addend = symbols.how(facts.registers[SLOT], "rot"), facts.registers[ADDEND]
-    if rotated is None or rotated[1] != 36 or not symbols.is_host(addend):
-        return None
-    value = as_form(rotated[2])
-    split = symbols.split(addend)
-    if split is None or split[1] != ZERO or Cover(value) not in facts.covers.get(split[0], ()):
-        return None
-    return value
-
-
-def open_window(symbols: Symbols, facts: Facts) -> None:
-    """Put the bits 51..36 of an unknown value into r10, and its addend into r11."""
-    value = symbols.fresh()
-    facts.registers[SLOT] = symbols.computed("rot", 36, value)
-    facts.registers[ADDEND] = symbols.computed("addend", value, host=True)
-    add_cover(facts, symbol_of(facts.registers[ADDEND]), Cover(value))
-
-
-def learn_equal_slots(symbols: Symbols, facts: Facts, compared: Comparison) -> None:
-    """Record that 16 bits are equal.
-
-    They are bits 51..36 of two values, so an exact cover of one covers the other; or those of a
-    value and a predicted slot, which is the slot of that value.
-    """
-    left, right = symbols.how(compared.left, "rot"), symbols.how(compared.right, "rot")
-    if left is None or left[1] != 36:
+def learn_slot(symbols: Symbols, facts: Facts, compared: Comparison) -> None:
+    """Record that 16 bits are equal: bits 51..36 of a value and a predicted slot."""
+    rotated = symbols.how(compared.left, "rot")
+    if rotated is None or rotated[1] != 36 or not symbols.how(compared.right, "predicted"):
         return
-    value = as_form(left[2])
-    if symbols.how(compared.right, "predicted") is not None:
-        slot = slot_of(symbols, value)
-        facts.registers = [slot if r == compared.right else r for r in facts.registers]
-    elif right is not None and right[1] == 36:
-        other = as_form(right[2])
-        for addend, covers in list(facts.covers.items()):
-            if Cover(value) in covers or Cover(other) in covers:
-                add_cover(facts, addend, Cover(value))
-                add_cover(facts, addend, Cover(other))
+    slot = slot_of(symbols, as_form(rotated[2]))
+    facts.registers = [slot if r == compared.right else r for r in facts.registers]
 
 
 def slot_of(symbols: Symbols, value: Form) -> Form:

@@ -6,25 +6,24 @@ from typing import NamedTuple
 from ringlet.translate.verify.execution import Execution
 from ringlet.translate.verify.facts import (
     ABOVE,
-    ADDEND,
     BELOW,
     IN_HOST,
     SPILLED,
+    WINDOWS,
     Cover,
     Facts,
     add_cover,
     at_entry,
-    open_window,
     symbol_of,
-    window_of,
 )
 from ringlet.translate.verify.forms import U32, ZERO, Form, Symbols, add, minus, signed, times
 from ringlet.translate.verify.plan import NONE
 
 
 class Sum(NamedTuple):
-    """A guest register plus another times a scale, or `NONE`."""
+    """A guest register plus another times a scale, or `NONE`, and a register with an addend."""
 
+    window: int
     base: int
     other: int = NONE
     scale: int = 1
@@ -39,41 +38,35 @@ class Sum(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """The `sums` that r11 covers within `BELOW` and `ABOVE`, and the zero-extended registers.
-
-    If there is a `window`, r10 has bits 51..36 of a value that r11 covers.
-    """
+    """The `sums` that their windows cover within `BELOW` and `ABOVE`; zero-extended registers."""
 
     sums: frozenset[Sum]
     narrow: frozenset[int]
-    window: bool
 
     @classmethod
     def guess(cls, symbols: Symbols, execution: Execution, facts: Facts) -> "Invariant":
         """Return the facts of the first arrival, which may hold in every pass."""
         sums = {
             found
-            for cover in facts.covers.get(_addend(symbols, facts), ())
+            for window in WINDOWS
+            for cover in facts.covers.get(_addend(symbols, facts, window), ())
             for base in (*IN_HOST, *SPILLED)
-            for found in _sums(facts, base, minus(cover.value, _guest(facts, base)))
+            for found in _sums(facts, window, base, minus(cover.value, _guest(facts, base)))
         }
-        everything = cls(frozenset(sums), frozenset((*IN_HOST, *SPILLED)), window=True)
+        everything = cls(frozenset(sums), frozenset((*IN_HOST, *SPILLED)))
         return everything.holding(symbols, execution, facts)
 
     def holding(self, symbols: Symbols, execution: Execution, facts: Facts) -> "Invariant":
         """Return the part that holds for `facts`."""
-        addend = _addend(symbols, facts)
+        addends = {window: _addend(symbols, facts, window) for window in WINDOWS}
         return Invariant(
-            frozenset(s for s in self.sums if execution.near(facts, addend, s.of(facts))),
+            frozenset(s for s in self.sums if execution.near(facts, addends[s.window], s.of(facts))),
             frozenset(n for n in self.narrow if symbols.is_u32(_guest(facts, n))),
-            self.window and window_of(symbols, facts) is not None,
         )
 
     def assume(self, symbols: Symbols) -> Facts:
         """Return the facts of a pass that assumes only this and what holds at every entry."""
         facts = at_entry(symbols)
-        if self.window:
-            open_window(symbols, facts)
         for number in self.narrow:
             if number in SPILLED:
                 facts.spilled[SPILLED.index(number)] = symbols.fresh(U32)
@@ -81,7 +74,7 @@ class Invariant:
                 facts.registers[number] = symbols.fresh(U32)
         for found in self.sums:
             cover = Cover(found.of(facts), BELOW, ABOVE)
-            add_cover(facts, symbol_of(facts.registers[ADDEND]), cover)
+            add_cover(facts, symbol_of(facts.registers[found.window]), cover)
         return facts
 
 
@@ -92,21 +85,21 @@ def _guest(facts: Facts, number: int) -> Form:
     return facts.registers[number]
 
 
-def _addend(symbols: Symbols, facts: Facts) -> int:
-    """Return the symbol of the addend in r11, or `NONE` if it has another value."""
-    split = symbols.split(facts.registers[ADDEND])
+def _addend(symbols: Symbols, facts: Facts, window: int) -> int:
+    """Return the symbol of the addend in a window's register, or `NONE` for another value."""
+    split = symbols.split(facts.registers[window])
     return split[0] if split is not None and split[1] == ZERO else NONE
 
 
-def _sums(facts: Facts, base: int, rest: Form) -> list[Sum]:
+def _sums(facts: Facts, window: int, base: int, rest: Form) -> list[Sum]:
     """Return the sums with `base` that differ by a constant from `base` + `rest`."""
     if not rest[1]:
-        return [Sum(base)]
+        return [Sum(window, base)]
     if len(rest[1]) != 1 or signed(rest[1][0][1]) not in (1, 2, 4, 8):
         return []
     symbol, scale = rest[1][0]
     return [
-        Sum(base, index, scale)
+        Sum(window, base, index, scale)
         for index in (*IN_HOST, *SPILLED)
         if _guest(facts, index)[1] == ((symbol, 1),)
     ]

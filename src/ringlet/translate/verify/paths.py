@@ -24,7 +24,7 @@ from ringlet.translate.verify.facts import (
     UnsoundError,
     as_form,
     at_entry,
-    learn_equal_slots,
+    learn_slot,
     merge,
 )
 from ringlet.translate.verify.forms import MASK, ZERO, Form, Symbols, minus, shift
@@ -112,7 +112,7 @@ class Paths:
         if kind == Relocation.TABLE:
             sound = (value, offset) == (0, JUMP_TABLE)
         elif kind == Relocation.PREDICTED:
-            sound = offset == predicted_at(self._t.linear + value & MASK)
+            sound = offset == predicted_at(self._t.linear, value)
         else:
             sound = kind == Relocation.SLOT or (kind, value) == (Relocation.STATE, offset)
         if not sound:
@@ -270,8 +270,6 @@ class Paths:
             self._leave(s)
             if self._loops_back(field):
                 self._within(i, s.copy())
-            if compared is not None and compared.bits == 16 and i.mnemonic == Mnemonic.JNE:
-                learn_equal_slots(self._y, s, compared)
         elif kind == Relocation.STUB:
             self._leave(s)
             self._check_thunk_stub(i, value)
@@ -314,7 +312,7 @@ class Paths:
             raise UnsoundError("it does not come back to where it left")
         self._at = here
         if compared is not None and compared.bits == 16 and i.mnemonic == Mnemonic.JNE:
-            learn_equal_slots(self._y, s, compared)
+            learn_slot(self._y, s, compared)
         return merge(self._y, s, missed)
 
     def _out_of_line(self, s: Facts, at: int) -> Instruction:

@@ -86,7 +86,6 @@ class Kind(Enum):
     STRING = auto()
     BITS = auto()  # BT, BTS, BTR, BTC m, r
     LOAD16 = auto()  # MOVZX r32, m16
-    STORE16 = auto()  # MOV m16, r16
     PROBE = auto()  # the load that the fault handler may skip
     JUMP = auto()
     BRANCH = auto()
@@ -274,7 +273,6 @@ _WITH_MEMORY: Final[Mapping[int, Kind]] = MappingProxyType(
         Code.MOV_R64_RM64: Kind.LOAD,
         Code.MOV_RM64_R64: Kind.STORE,
         Code.MOVZX_R32_RM16: Kind.LOAD16,
-        Code.MOV_RM16_R16: Kind.STORE16,
         Code.MOV_RM32_IMM32: Kind.STORE_CONSTANT,
         Code.MOV_RM64_IMM32: Kind.STORE_CONSTANT,
         Code.JMP_RM64: Kind.JUMP_TABLE,
@@ -313,7 +311,7 @@ def _kind(i: Instruction) -> tuple[Kind, int, int, int]:
     if i.mnemonic in _BITS and kinds[1] == OpKind.REGISTER:
         return Kind.BITS, second, NONE, RegisterExt.size(i.op1_register)
     kind = _WITH_MEMORY.get(i.code, Kind.OTHER)
-    return kind, second if kind in (Kind.STORE, Kind.STORE16) else first, NONE, _constant(i, kinds)
+    return kind, second if kind is Kind.STORE else first, NONE, _constant(i, kinds)
 
 
 def _constant(i: Instruction, kinds: Sequence[int]) -> int:
