@@ -28,7 +28,7 @@ cdef void add_binding(Builder* b, Binding* what, u32 window, u32 moved,
 cdef u32 window_for(Builder* b, Binding* what) noexcept nogil
 # End the bindings to the window whose addend is in a host register.
 cdef void end_window(Builder* b, u32 window) noexcept nogil
-# Note whether the fragment is a loop, and which registers it loads.
+# Note whether the fragment is a loop, and which registers a pass leaves loaded from memory.
 cdef void find_loop(Builder* b) noexcept nogil
 # Update the bindings and the zero-extended registers for the instruction's register writes.
 cdef void retire(Builder* b, Insn* i) noexcept nogil

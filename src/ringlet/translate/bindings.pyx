@@ -211,25 +211,54 @@ cdef void end_window(Builder* b, u32 window) noexcept nogil:
         k += 1
 
 
+cdef inline bint loads(Insn* i) noexcept nogil:
+    """MOV or CMOVcc r64, m64."""
+    return (i.enc == ENC_LEGACY and i.modrm < 0xC0 and i.rex & 8 and not i.prefixes & PFX_66
+            and ((i.map == 0 and i.opcode == 0x8B) or (i.map == 1 and (i.opcode & 0xF0) == 0x40)))
+
+
+cdef inline bint copies_maybe(Insn* i) noexcept nogil:
+    """CMOVcc r64, r64."""
+    return (i.enc == ENC_LEGACY and i.map == 1 and (i.opcode & 0xF0) == 0x40 and i.modrm >= 0xC0
+            and i.rex & 8 and not i.prefixes & PFX_66)
+
+
+cdef u32 loaded_after(Insn* i, u32 loaded, u32 mask) noexcept nogil:
+    """Return the registers that hold values from memory after `i`, given those before it."""
+    cdef u32 dst, src
+    if loads(i):
+        return loaded | <u32>1 << insn_reg(i)
+    if copies(i) or copies_maybe(i):
+        dst = insn_rm(i) if i.opcode == 0x89 and i.map == 0 else insn_reg(i)
+        src = insn_reg(i) if i.opcode == 0x89 and i.map == 0 else insn_rm(i)
+        if copies(i):
+            loaded &= ~(<u32>1 << dst)
+        return loaded | (loaded >> src & 1) << dst
+    return loaded if steps(i) else loaded & ~mask
+
+
 cdef void find_loop(Builder* b) noexcept nogil:
-    cdef u32 k, loaded = 0
+    cdef u32 k, ignored = 0
     cdef Insn* i
-    b.loops = 0
+    b.loops = b.chained = 0
     for k in range(b.count):
         i = &b.insns[k]
         if (i.shape.kind == SHAPE_JMP or i.shape.kind == SHAPE_JCC) \
                 and <i64>i.offset + i.length + i.imm == 0:
             b.loops = 1
-        if (i.opcode == 0x8B and i.map == 0 and i.enc == ENC_LEGACY and i.modrm < 0xC0
-                and i.rex & 8 and not i.prefixes & PFX_66):
-            loaded |= 1 << insn_reg(i)
-    b.chained = loaded if b.loops else 0
+    if not b.loops:
+        return
+    # What the first pass loads, the second one uses.
+    for k in range(b.count):
+        i = &b.insns[k]
+        b.chained = loaded_after(i, b.chained, writes(i, &ignored, &ignored))
 
 
 cdef void retire(Builder* b, Insn* i) noexcept nogil:
     cdef Shape* s = i.shape
     cdef u32 zero = 0, narrow = 0, mask = writes(i, &zero, &narrow)
     cdef i64 step
+    b.chained = loaded_after(i, b.chained, mask)
     b.zero_extended = (b.zero_extended & ~(mask & ~narrow)) | zero
     if s.implicit_write:
         b.zero_extended &= ~<u32>s.implicit_write

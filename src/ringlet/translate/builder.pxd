@@ -91,7 +91,7 @@ cdef struct Builder:
     u32 loop_last     # the instruction that jumps back
     u32 loop_zero     # zero_extended at that jump
     u32 loops         # a branch leads back to the first instruction
-    u32 chained       # guest registers that a loop loads in each pass, as in a chain of pointers
+    u32 chained       # guest registers loaded from memory, in a loop also by the pass before
     u32 in_loop       # emitting the copy of a loop's body
     u32 n_loop
     Binding bindings[MAX_BINDINGS]

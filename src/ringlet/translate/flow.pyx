@@ -293,8 +293,7 @@ cdef bint begin_loop(Builder* b) noexcept nogil:
     The copy begins with the bindings of the first pass, so it need not check them again
     (`fragment.emit_loop_copy`).
     """
-    if (b.in_loop or b.loop_at or b.n_ops or b.checked or not b.speculate
-            or b.key & KEY_STEP):
+    if b.in_loop or b.loop_at or b.n_ops or b.checked or b.key & KEY_STEP:
         return False
     keep_for_loop(b)
     if b.n_loop == 0:

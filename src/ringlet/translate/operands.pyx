@@ -89,7 +89,7 @@ cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) no
         lookup(b, H8, reg)
         return ref_sum(<u8>reg, H8, <i32>disp)
     end_window(b, addend)
-    if flags_dead and b.speculate and what != NULL and b.chained >> what.base & 1 \
+    if flags_dead and b.speculate and what != NULL and b.loops and b.chained >> what.base & 1 \
             and b.n_cold < MAX_COLD:
         predict(b, addend, reg)
     else:

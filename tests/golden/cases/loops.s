@@ -28,9 +28,30 @@
     jne 1b
     ret
 
-# case: a new address in each pass
+# case: a chain of pointers: the slot is predicted
 1:  mov rdi, [rdi]
     test rdi, rdi
+    jne 1b
+    ret
+
+# case: down a tree
+1:  mov rax, [rdi + 16]
+    mov rsi, [rdi]
+    cmp rax, rdx
+    cmova rsi, [rdi + 8]
+    mov rdi, rsi
+    test rdi, rdi
+    jne 1b
+    ret
+
+# case: three arrays
+1:  mov rax, [rdi]
+    add rax, [rsi]
+    mov [rbx], rax
+    add rdi, 8
+    add rsi, 8
+    add rbx, 8
+    dec ecx
     jne 1b
     ret
 

@@ -1,18 +1,27 @@
 # Memory operands: how an address finds its addend.
 
-# case: flags live, slot lookup
+# case: two windows
     mov rax, [rdi]
     mov rcx, [rsi + 8]
-    adc eax, ecx
+    mov rdx, [rdi + 8]
+    mov [rsi + 0x1000], rcx
     ret
 
-# case: flags dead, compared with the window, then bound
+# case: three addresses; the one that is used last has no window
     mov rax, [rdi]
-    mov rcx, [rdi + 8]
-    mov [rdi + 0x1000], rcx
-    mov rdx, [rsi]
-    mov rcx, [rdi]
-    xor eax, eax
+    mov rcx, [rsi]
+    mov rdx, [rbx]
+    mov rax, [rdi + 8]
+    mov rcx, [rsi + 8]
+    mov rdx, [rbx + 8]
+    ret
+
+# case: three addresses; the one that is not used again gives up its window
+    mov rax, [rdi]
+    mov rcx, [rsi]
+    mov rdx, [rbx]
+    mov rax, [rdi + 8]
+    mov rdx, [rbx + 8]
     ret
 
 # case: binding survives copies and small steps

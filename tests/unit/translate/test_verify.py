@@ -79,15 +79,14 @@ def test_hidden_hint_has_no_code() -> None:
     assert translation.map[1:3] == ((0, 0), (0, 5))
 
 
-# mov rax, [rdi]; adc eax, eax: rorx r10, rdi, 36; movzx r8d, r10w; mov r11, [r8*8 + slots];
-# mov rax, [rdi + r11]
+# mov rax, [rdi]: rorx r10, rdi, 36; movzx r10d, r10w; mov r10, [r10*8 + slots];
+# mov rax, [rdi + r10]
 LOOKUP = translate("488b07 11c0")
-# mov rbx, [rsi]; mov rax, [rdi]; xor eax, eax: the second is rorx r8, rdi, 36; cmp r8w, r10w;
-# jne elsewhere; mov rax, [rdi + r11]
-WINDOW = translate("488b1e 488b07 31c0")
-# 1: mov rdi, [rdi]; test rdi, rdi; jne 1b: the load is rorx r10, rdi, 36;
-# movzx r8d, word [predicted]; cmp r10w, r8w; jne miss; mov r11, [r8*8 + slots]; mov rdi, [rdi + r11]
-# miss: movzx r8d, r10w; mov [predicted], r8w; jmp back
+# The same for RSI in r11; then mov rcx, [rdi + 8]; mov rdx, [rsi + 8]
+WINDOWS = translate("488b07 488b1e 488b4f08 488b5608")
+# 1: mov rdi, [rdi]; test rdi, rdi; jne 1b: the load is movzx r10d, word [predicted];
+# rorx r8, rdi, 36; cmp r8w, r10w; jne miss; mov r10, [r10*8 + slots]; mov rdi, [rdi + r10]
+# miss: movzx r10d, r8w, counting; mov [predicted], r8w; jmp back
 PREDICTED = translate("488b3f 4885ff 75f8 31c0 c3")
 RSP_BOUND = translate("4889c4")  # mov rsp, rax
 STRING = translate("a4")
@@ -97,24 +96,24 @@ RETURN = translate("c3")
 @pytest.mark.parametrize(
     ("translation", "old", "new", "reason"),
     [
-        (LOOKUP, "4a8b041f", "488b0790", "not a value and one addend"),
-        (LOOKUP, "4a8b041f", "4a8b041e", "another address's"),  # [rsi + r11]
-        (LOOKUP, "4a8b041f", "4a8b045f", "not a value and one addend"),  # [rdi + r11*2]
-        (LOOKUP, "4a8b041f", "664a8b07", "not a value and one addend"),
+        (LOOKUP, "4a8b0417", "488b0790", "not a value and one addend"),
+        (LOOKUP, "4a8b0417", "4a8b0416", "another address's"),  # [rsi + r10]
+        (LOOKUP, "4a8b0417", "4a8b041f", "another address's"),  # [rdi + r11]
+        (LOOKUP, "4a8b0417", "4a8b0457", "not a value and one addend"),  # [rdi + r10*2]
+        (LOOKUP, "4a8b0417", "664a8b07", "not a value and one addend"),
         (LOOKUP, "c463fbf0d724", "c463fbf0d723", "bits 51..36"),
         (LOOKUP, "c463fbf0d724", "c463fbf0d624", "another address's"),  # rorx r10, rsi
-        (LOOKUP, "450fb7c2", "4589d090", "bits 51..36"),  # no MOVZX
-        (LOOKUP, "4e8b1cc5", "4e8b14c5", "another address's"),  # r10 loaded, not r11
-        (WINDOW, "664539d0", "664539d8", "host address"),  # cmp r8w, r11w
-        (WINDOW, "664539d0", "904539d0", "another address's"),  # 32 bits
-        (WINDOW, "664539d0", "904d39d0", "another address's"),  # 64 bits
-        (WINDOW, "0f85", "0f84", "another address's"),  # je
-        (WINDOW, "c463fbf0c724", "c463fbf0c624", "another address's"),
-        (WINDOW, "c463fbf0c724", "c463fbf0c720", "another address's"),
-        (PREDICTED, "664539c2", "664539c0", "bits 51..36"),  # cmp r8w, r8w
-        (PREDICTED, "664539c2", "904539c2", "bits 51..36"),  # 32 bits
-        (PREDICTED, "664539c2 0f85", "664539c2 0f84", "bits 51..36"),
+        (LOOKUP, "450fb7d2", "4589d290", "bits 51..36"),  # no MOVZX
+        (LOOKUP, "4e8b14d5", "4e8b1cd5", "not a value and one addend"),  # r11 loaded
+        (WINDOWS, "4a8b4c1708", "4a8b4c1f08", "another address's"),  # [rdi + r11 + 8]
+        (WINDOWS, "4e8b1cdd", "4e8b14dd", "not a value and one addend"),  # r10 loaded
+        (PREDICTED, "664539d0", "664539d2", "bits 51..36"),  # cmp r10w, r10w
+        (PREDICTED, "664539d0", "904539d0", "bits 51..36"),  # 32 bits
+        (PREDICTED, "664539d0 0f85", "664539d0 0f84", "bits 51..36"),  # je
+        (PREDICTED, "c463fbf0c724", "c463fbf0c624", "another address's"),  # rorx r8, rsi
+        (PREDICTED, "450fb7d0", "450fb7d2", "bits 51..36"),  # the missed slot is used
         (PREDICTED, "66448904", "6644891c", "host address"),  # mov [predicted], r11w
+        (PREDICTED, "66448904", "904c8904", "a field of the state"),  # 64 bits
         (RSP_BOUND, "4a8d2404", "4a8d2444", "its addend"),
         (STRING, "a4", "6c", "sensitive"),  # insb
         (STRING, "a4", "f4", "sensitive"),  # hlt
@@ -149,6 +148,15 @@ def test_verifier_refuses_a_constant_address_without_relocation() -> None:
     assert reasons(LOOKUP._replace(relocations=LOOKUP.relocations[1:])) == [
         "its constant address has no relocation"
     ]
+
+
+def test_verifier_refuses_a_prediction_at_another_place() -> None:
+    at = next(at for at, kind, _ in PREDICTED.relocations if kind == Relocation.PREDICTED)
+    place = int.from_bytes(PREDICTED.code[at : at + 4], "little")
+    code = PREDICTED.code[:at] + (place + 4).to_bytes(4, "little") + PREDICTED.code[at + 4 :]
+
+    assert reasons(PREDICTED) == []
+    assert reasons(PREDICTED._replace(code=code)) == ["its constant address has no relocation"]
 
 
 def test_verifier_refuses_an_unbounded_index() -> None:
@@ -239,7 +247,7 @@ def test_verifier_refuses_a_string_address_that_keeps_its_addend() -> None:
 
 
 def test_violation_names_the_guests_instruction() -> None:
-    translation = changed(translate("90 90 488b07 11c0"), "4a8b041f", "488b0790")
+    translation = changed(translate("90 90 488b07 11c0"), "4a8b0417", "488b0790")
 
     violation = verify(translation)[0]
 
@@ -249,7 +257,7 @@ def test_violation_names_the_guests_instruction() -> None:
 def test_a_verifier_serves_many_translations() -> None:
     verifier = Verifier()
 
-    found = [verifier.check(t) for t in (LOOKUP, WINDOW, changed(LOOKUP, "4a8b041f", "4a8b041e"))]
+    found = [verifier.check(t) for t in (LOOKUP, WINDOWS, changed(LOOKUP, "4a8b0417", "4a8b0416"))]
 
     assert [len(violations) for violations in found] == [0, 0, 1]
 
@@ -278,7 +286,7 @@ def test_loop_is_sound(code: str) -> None:
 def loop_changed(old: str, new: str) -> list[str]:
     """Return why the loop is refused with other code in its later passes."""
     translation = translate(LOOP)
-    head = translation.code.rindex(bytes.fromhex("4a8b041f"))  # mov rax, [rdi + r11]
+    head = translation.code.rindex(bytes.fromhex("4a8b0417"))  # mov rax, [rdi + r10]
     code = translation.code[:head] + translation.code[head:].replace(
         bytes.fromhex(old), bytes.fromhex(new)
     )
@@ -290,7 +298,8 @@ def loop_changed(old: str, new: str) -> list[str]:
     ("old", "new"),
     [
         ("4883c708", "480fafff"),  # imul rdi, rdi
-        ("4a8b041f", "4a8b041e"),  # by RSI, which was never compared
+        ("4a8b0417", "4a8b0416"),  # by RSI, which was never looked up
+        ("4a8b0417", "4a8b041f"),  # by r11, which was never loaded
     ],
 )
 def test_verifier_refuses_a_loop_that_may_leave_its_window(old: str, new: str) -> None:
