@@ -345,6 +345,8 @@ class _Lister:
                 return text.replace(f"{raw:#x}", self._state_name(value))
             case Relocation.TABLE:
                 return text.replace(f"{raw:#x}", "jumps")
+            case Relocation.PREDICTED:
+                return text.replace(f"{raw:#x}", "misses" if value >> 16 else "predicted")
             case Relocation.SLOT:
                 return text.replace("[0]", f"[slot of {address:#x}]")
             case Relocation.RIP32 if instruction.memory_displacement:

@@ -154,6 +154,17 @@ cdef u32 writes(Insn* i, u32* zero, u32* narrow) noexcept nogil:
     return mask
 
 
+cdef inline u32 extended(Insn* i) noexcept nogil:
+    """Return the register, as a bit, that MOVSX, MOVSXD or CDQE gives a 64-bit value."""
+    if i.enc != ENC_LEGACY or not i.rex & 8 or i.prefixes & PFX_66:
+        return 0
+    if i.map == 0 and i.opcode == 0x98:
+        return 1
+    if (i.map == 0 and i.opcode == 0x63) or (i.map == 1 and (i.opcode & 0xFE) == 0xBE):
+        return <u32>1 << insn_reg(i)
+    return 0
+
+
 cdef bint uses(Insn* i, Binding* x) noexcept nogil:
     """Whether `i` uses the sum of a binding for an address, or copies it."""
     if x.index == NO_REG and copies(i):
@@ -262,6 +273,7 @@ cdef void retire(Builder* b, Insn* i) noexcept nogil:
     b.zero_extended = (b.zero_extended & ~(mask & ~narrow)) | zero
     if s.implicit_write:
         b.zero_extended &= ~<u32>s.implicit_write
+    b.sign_extended = (b.sign_extended & ~mask) | extended(i)
     if b.n_bindings == 0 or mask == 0:
         return
     if steps(i):

@@ -97,6 +97,7 @@ cdef struct Builder:
     Binding bindings[MAX_BINDINGS]
     Binding loop[MAX_BINDINGS]   # bindings at that jump
     u32 zero_extended # guest registers whose upper halves are zero
+    u32 sign_extended # guest registers with 64-bit values of 32 significant bits
     u32 sp_moved      # bytes RSP moved since it was bound or last used for an access
     u32 indirect      # offset of the jump through the table, or 0xFFFFFFFF
     u32 learn_at      # offset of the instruction whose shape is not known

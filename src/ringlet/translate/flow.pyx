@@ -85,7 +85,7 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
     if not b.checked and (not ends_fragment(op) or i.shape.unit == UNIT_WAIT):
         b.ops[b.n_ops - 1].resume = b.n
     b.n_bindings = 0
-    b.zero_extended = 0
+    b.zero_extended = b.sign_extended = 0
 
 
 cdef void name_branch(Builder* b, Insn* i, i64 back) noexcept nogil:

@@ -322,6 +322,7 @@ cdef void emit_loop_copy(Builder* b) noexcept nogil:
         b.bindings[k] = b.loop[k]
     b.n_bindings = b.n_loop
     b.zero_extended = b.loop_zero
+    b.sign_extended = 0
     b.sp_moved = 0
     b.in_loop = 1
     head = b.n
@@ -350,7 +351,8 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     b.nslots = BLOCK_NSLOTS_U if user else BLOCK_NSLOTS_K
     b.small = (<i64>(b.rip << 32) >> 32) == <i64>b.rip
     b.n = b.n_relocs = b.n_cold = b.n_map = b.n_links = b.n_ops = 0
-    b.full = b.n_bindings = b.zero_extended = b.sp_moved = b.loop_at = b.in_loop = 0
+    b.full = b.n_bindings = b.sp_moved = b.loop_at = b.in_loop = 0
+    b.zero_extended = b.sign_extended = 0
     b.thunk = b.indirect = 0xFFFFFFFF
     r = scan(b)
     if r != TRANSLATE_OK:

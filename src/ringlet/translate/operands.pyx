@@ -11,7 +11,7 @@ find the addend, cheapest first:
 - In a chain of pointers the slot is predicted, so that no load of the chain waits for the table.
 
 Each way is sound for every 64-bit value: addends of unused and non-canonical slots make the sum
-non-canonical, and displacements and zero-extended indices cannot reach beyond the guards.
+non-canonical, and displacements and extended 32-bit indices cannot reach beyond the guards.
 """
 from ringlet.core.state cimport u8, u16, u32, u64, i32, i64, RSP, SEG_FS, SEG_GS, SEG_NONE
 from ringlet.core.state cimport CpuState, BLOCK_SLOTS_K
@@ -183,7 +183,7 @@ cdef Ref of_disp(Builder* b, Insn* i, u8 base, u8 index) noexcept nogil:
 
 
 cdef inline Ref absolute(Builder* b, Insn* i, u8 index, u8 scale) noexcept nogil:
-    """Return the operand [index * scale + disp], index zero-extended or none: its slot is known."""
+    """Return the operand [index * scale + disp], index bounded or none: its slot is known."""
     cdef Ref r
     cdef i32 disp = i.disp
     e8(b, 0x4C); e8(b, 0x8B); e8(b, 0x04); e8(b, 0x25)
@@ -250,11 +250,22 @@ cdef inline bint bounded(Builder* b, u32 index) noexcept nogil:
     return index != RSP and (b.zero_extended >> index) & 1
 
 
+cdef inline bint bounded_both_ways(Builder* b, u32 index, u32 base) noexcept nogil:
+    """Whether the index is at most 2^31 and may be negative.
+
+    An access through it tells too little of its base: the sum of two such indices crosses a guard.
+    So it does not renew a binding, and it takes none in a loop, which relies on renewed bindings,
+    nor RSP, which does the same.
+    """
+    return index != RSP and base != RSP and not b.in_loop and (b.sign_extended >> index) & 1
+
+
 cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept nogil:
     cdef u32 base = insn_base(i), index = insn_index(i), host
     cdef Binding what
     cdef Binding* known
     cdef u8 scale = i.sib >> 6 if i.has_sib else 0
+    cdef u32 maybe = b.maybe
     cdef Ref r
     if i.prefixes & PFX_67:
         linear_operand(b, i)
@@ -280,7 +291,8 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
             return shrink(b, window(b, H9, 0, known, flags_dead), keep)
         host = load_guest(b, base, H9)
         return shrink(b, window(b, host, i.disp, &what, flags_dead), keep)
-    if bounded(b, index) and not 8 <= index <= 11 and (base == NO_REG or is_near(i.disp)):
+    if ((bounded(b, index) or bounded_both_ways(b, index, base)) and not 8 <= index <= 11
+            and (base == NO_REG or is_near(i.disp))):
         if base == RSP:
             r = of_disp(b, i, RSP, <u8>index)
             r.scale = scale
@@ -289,7 +301,10 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
             return absolute(b, i, <u8>index, scale)
         host = load_guest(b, base, H9)
         what = binding(base, NO_REG, 0)
+        if not bounded(b, index):
+            b.maybe = 1
         r = window(b, host, 0, &what, flags_dead)
+        b.maybe = maybe
         lea_sum(b, H9, r.base, r.index, 0)
         r = ref_sum(H9, <u8>index, i.disp)
         r.scale = scale

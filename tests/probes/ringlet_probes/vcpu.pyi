@@ -1,7 +1,10 @@
 from collections.abc import Sequence
 
+from ringlet.vcpu.processor_state import ProcessorState
+
 def simulate_wide_host() -> None: ...
 def wide_faults() -> int: ...
+def predicted(processor: ProcessorState, linear: int) -> tuple[int, int]: ...
 
 class Probe:
     fp: bytearray

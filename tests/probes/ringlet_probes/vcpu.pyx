@@ -8,12 +8,14 @@ from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
 
 from ringlet.core.signals cimport *
+from ringlet.core.template cimport PREDICTED_MISSES, prediction
 from ringlet.core.state cimport (
     BLOCK_SIZE, CpuState, CpuidEntry, OpInfo, Segment, SEG_NONE, VEC_GP, VEC_PF, VEC_SS,
     get_rflags, set_rflags, i32, i64, u8, u16, u32, u64)
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (
     mmu_create, mmu_destroy, mmu_flush_all, mmu_load_cr3, phys_read, phys_write)
+from ringlet.vcpu.processor_state cimport ProcessorState
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.debug.registers cimport instruction_breakpoint
 from ringlet.vcpu.debug.watch cimport data_hits
@@ -119,6 +121,13 @@ def simulate_wide_host() -> None:
 def wide_faults() -> int:
     """How many #PFs there were at addresses that are canonical only with 57 bits."""
     return wide_count
+
+
+def predicted(ProcessorState processor, u64 linear) -> tuple[int, int]:
+    """Return the slot predicted for the instruction at `linear`, and how often it was missed."""
+    cdef u64 at = processor.c.block + prediction(linear, 0)
+    cdef u64 misses = processor.c.block + prediction(linear, PREDICTED_MISSES << 16)
+    return (<u16*>at)[0], (<u16*>misses)[0]
 
 
 cdef void ignore_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil:

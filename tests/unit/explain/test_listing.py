@@ -53,7 +53,8 @@ def test_privilege_decides() -> None:
     ("code", "text"),
     [
         ("4d89c1", "mov [state.r9], r8"),
-        ("488b07 11c0", "mov r8, [r8*8 + slots]"),
+        ("488b07 11c0", "mov r10, [r10*8 + slots]"),
+        ("488b3f 4885ff 75f8", "movzx r10d, word ptr [predicted]"),
         ("488b0500010000", "mov r8, [slot of 0x401107]"),
         ("488b0500010000", "mov rax, [r8 + 0x401107]"),
         ("488b042500f0ffff", "mov r8, [slots + 0x7fff8]"),
@@ -89,12 +90,13 @@ def test_instruction_that_runs_as_it_is_is_marked() -> None:
     assert not any(mark for row in marks[1:] for mark in row)
 
 
-def test_window_miss_stands_apart() -> None:
-    fragment = explain(from_hex("90 488b07 31c0")).fragments[0]
+def test_missed_prediction_stands_apart() -> None:
+    fragment = explain(from_hex("90 488b3f 4885ff 75f7 31c0")).fragments[0]
 
     assert [cold.linear for cold in fragment.cold] == [0x401001]
     assert fragment.cold[0].host[0].label == "miss1"
-    assert fragment.guest[1].host[2].text == "jne miss1"
+    assert fragment.cold[0].host[1].text == "add word ptr [misses], 1"
+    assert fragment.guest[1].host[3].text == "jne miss1"
     assert fragment.cold[0].host[-1].text == "jmp found1"
 
 
@@ -166,10 +168,10 @@ def test_text_has_two_columns_and_no_trailing_blanks() -> None:
         "hex: 4 bytes, CPL 0, 1 fragment\n"
         "\n"
         "fragment 0x401000: 2 instructions, 4 bytes -> 36\n"
-        "  401000  mov rax, [rdi]                      rorx r8, rdi, 0x24\n"
-        "                                              movzx r8d, r8w\n"
-        "                                              mov r8, [r8*8 + slots]\n"
-        "                                              mov rax, [rdi + r8]\n"
+        "  401000  mov rax, [rdi]                      rorx r10, rdi, 0x24\n"
+        "                                              movzx r10d, r10w\n"
+        "                                              mov r10, [r10*8 + slots]\n"
+        "                                              mov rax, [rdi + r10]\n"
         "  401003  ret                                 pop r8\n"
         "                                              movzx r9d, r8w\n"
         "                                              jmp qword ptr [r9*8 + jumps]\n"
@@ -197,11 +199,11 @@ def test_bytes_are_shown_on_demand() -> None:
 
 
 def test_json_holds_everything() -> None:
-    made = json.loads(json.dumps(render.as_json(explain(from_hex("90 0fa2 488b07 31c0"), 3))))
+    made = json.loads(json.dumps(render.as_json(explain(from_hex("90 0fa2 488b3f 4885ff 75f5"), 3))))
 
     (fragment,) = made["fragments"]
     assert made["cpl"] == 3
-    assert [i["bytes"] for i in fragment["instructions"]] == ["90", "0fa2", "488b07", "31c0"]
+    assert [i["bytes"] for i in fragment["instructions"]][:4] == ["90", "0fa2", "488b3f", "4885ff"]
     assert fragment["instructions"][1]["class"] == "leaves"
     assert fragment["instructions"][1]["operation"] == "OP_CPUID"
     assert fragment["cold"][0]["linear"] == "0x401003"

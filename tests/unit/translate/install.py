@@ -12,6 +12,7 @@ from ringlet.translate.translator import (
     Stub,
     Translation,
     Translator,
+    predicted_at,
 )
 
 PAGE = 4096
@@ -37,6 +38,8 @@ def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
                 field, size = address, 8
             case Relocation.NRIP64:
                 field, size = -address & (1 << 64) - 1, 8
+            case Relocation.PREDICTED:
+                field = block + predicted_at(linear, value)
             case Relocation.TABLE:
                 field = block + JUMP_TABLE
             case Relocation.SLOT:

@@ -23,9 +23,9 @@ offsets of the state block's fields.  It follows every path, with values as line
     non-canonical.  So a bounded distance from V ends in the region, in a guard, or at a
     non-canonical address.
 
-2.  **Distances are bounded** if they are constants, and zero-extended registers or the 32-bit
-    indices of a gather, times a scale.  An unconditional 32-bit write in this fragment zero-extends
-    a register.  CMOVcc counts, because it always writes; CMPXCHG, BSF and BSR do not, because they
+2.  **Distances are bounded** if they are constants, and zero-extended or sign-extended registers or
+    the 32-bit indices of a gather, times a scale.  An unconditional 32-bit write in this fragment
+    zero-extends a register, MOVSX, MOVSXD and CDQE sign-extend one.  CMOVcc counts, because it always writes; CMPXCHG, BSF and BSR do not, because they
     may leave the register unchanged.
     BT, BTS, BTR, BTC with a register add (offset >> 6) * 8 or (offset >> 5) * 4 themselves, which
     must be part of the covered value.

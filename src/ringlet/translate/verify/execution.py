@@ -100,6 +100,7 @@ class Execution:
             Kind.BITS: self._bits,
             Kind.PROBE: self._probe,
             Kind.LOAD16: self._load16,
+            Kind.EXTEND_SIGN: self._extend_sign,
             Kind.OTHER: self._other,
         }
         self._values: dict[Kind, Callable[[Facts, Plan], Form]] = {
@@ -109,7 +110,7 @@ class Execution:
             Kind.ADD: lambda s, p: shift(s.registers[p.first], p.constant),
             Kind.RORX: lambda s, p: self._computed("rot", p.constant, s.registers[p.second]),
             Kind.SARX: self._sarx,
-            Kind.MOVSXD: lambda s, p: self._computed("signed32", NONE, s.registers[p.second]),
+            Kind.MOVSXD: lambda s, p: self._signed32(s.registers[p.second]),
             Kind.SWAP: self._swap,
             Kind.LOAD: self._load,
         }
@@ -166,6 +167,10 @@ class Execution:
     def _computed(self, word: str, number: int, value: Form) -> Form:
         self.guest_value(value)
         return self._y.computed(word, number, value)
+
+    def _signed32(self, value: Form) -> Form:
+        self.guest_value(value)
+        return self._y.computed("signed32", value, bounds=_INDEX32)
 
     def _low32(self, value: Form) -> Form:
         self.guest_value(value)
@@ -341,8 +346,7 @@ class Execution:
         if p.constant == 8:
             extra = times(self._y.computed("sar", 6, offset), 8)
         elif p.constant == 4:
-            extended = self._y.computed("signed32", NONE, offset)
-            extra = times(self._y.computed("sar", 5, extended), 4)
+            extra = times(self._y.computed("sar", 5, self._signed32(offset)), 4)
         else:
             raise UnsoundError("it is a string of bits in 16-bit units")
         self._access(s, p.accesses[0], extra)
@@ -366,6 +370,10 @@ class Execution:
         found = self._y.fresh((0, 0xFFFF))
         self._y.made[symbol_of(found)] = ("predicted",)
         s.registers[p.first] = found
+
+    def _extend_sign(self, s: Facts, i: Instruction, p: Plan) -> None:
+        self._other(s, i, p)
+        s.registers[p.first] = self._y.fresh(_INDEX32)
 
     def _predicts(self, access: Access) -> bool:
         """Whether the access is to predictions, which may hold anything but host addresses."""

@@ -75,7 +75,8 @@ class Kind(Enum):
     RORX = auto()
     LOW16 = auto()  # MOVZX r32, r16
     SARX = auto()
-    MOVSXD = auto()
+    MOVSXD = auto()  # from a register
+    EXTEND_SIGN = auto()  # other instructions that extend at most 32 bits to 64
     EXCHANGE = auto()  # two 64-bit registers
     SWAP = auto()  # XCHG of a register's low bytes, such as AL and AH
     COMPARE = auto()
@@ -260,6 +261,8 @@ _IN_REGISTERS: Final[Mapping[int, Kind]] = MappingProxyType(
         Code.MOVZX_R32_RM16: Kind.LOW16,
         Code.VEX_SARX_R64_RM64_R64: Kind.SARX,
         Code.MOVSXD_R64_RM32: Kind.MOVSXD,
+        Code.MOVSX_R64_RM16: Kind.EXTEND_SIGN,
+        Code.MOVSX_R64_RM8: Kind.EXTEND_SIGN,
         Code.XCHG_RM64_R64: Kind.EXCHANGE,
         Code.XCHG_R64_RAX: Kind.EXCHANGE,
         Code.XCHG_RM8_R8: Kind.SWAP,
@@ -273,6 +276,9 @@ _WITH_MEMORY: Final[Mapping[int, Kind]] = MappingProxyType(
         Code.MOV_R64_RM64: Kind.LOAD,
         Code.MOV_RM64_R64: Kind.STORE,
         Code.MOVZX_R32_RM16: Kind.LOAD16,
+        Code.MOVSXD_R64_RM32: Kind.EXTEND_SIGN,
+        Code.MOVSX_R64_RM16: Kind.EXTEND_SIGN,
+        Code.MOVSX_R64_RM8: Kind.EXTEND_SIGN,
         Code.MOV_RM32_IMM32: Kind.STORE_CONSTANT,
         Code.MOV_RM64_IMM32: Kind.STORE_CONSTANT,
         Code.JMP_RM64: Kind.JUMP_TABLE,
@@ -299,6 +305,8 @@ def _kind(i: Instruction) -> tuple[Kind, int, int, int]:
     first, second = [*registers, NONE, NONE][:2]
     if i.is_string_instruction:
         return Kind.STRING, NONE, NONE, 0
+    if i.code == Code.CDQE:
+        return Kind.EXTEND_SIGN, 0, NONE, 0
     if OpKind.MEMORY not in kinds:
         kind = _IN_REGISTERS.get(i.code, Kind.OTHER)
         if kind is Kind.ALIGN and (first != RSP or not i.immediate(1) >> 63):
