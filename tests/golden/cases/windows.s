@@ -63,6 +63,19 @@
     xor eax, eax
     ret
 
+# case: sign-extended indices
+    movsxd rcx, ecx
+    mov rax, [rdi + rcx*8 + 16]
+    movsx rdx, word ptr [rsi]
+    mov rax, [rdi + rdx*4]
+    cdqe
+    jmp [rax*8 + 0x1000]
+
+# case: RSP and a sign-extended index: the sum is looked up
+    movsxd rcx, ecx
+    mov rax, [rsp + rcx*8]
+    ret
+
 # case: BSF may leave an index as it was
     bsf ecx, eax
     mov rax, [rdi + rcx]

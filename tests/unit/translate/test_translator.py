@@ -137,6 +137,30 @@ def test_slots_of_a_chain_of_pointers_are_predicted(code: str, predicted: bool) 
     assert predicts(translate(code + "31c9 c3")) == predicted
 
 
+@pytest.mark.parametrize(
+    ("code", "looked_up"),
+    [
+        ("488b0e 4863c9 488b044e 488b144e c3", 1),  # movsxd rcx, ecx; [rsi + rcx*2] twice
+        ("488b0e 488b044e 488b144e c3", 2),  # the same without it: RSI, and the sum once
+        ("488b0e 4863c9 48ffc1 488b044e c3", 2),  # inc rcx
+        ("89c9 488b044c c3", 0),  # mov ecx, ecx; [rsp + rcx*2]
+        ("4863c9 488b044c c3", 1),  # movsxd rcx, ecx; [rsp + rcx*2]: the sum
+        ("488b07 488b1e 488b4f08 488b5608 c3", 2),  # [rdi], [rsi], [rdi + 8], [rsi + 8]
+        ("488b07 488b1e 488b0b 488b5708 c3", 3),  # [rdi], [rsi], [rbx], [rdi + 8]
+        ("488b07 4889fb 4883c310 488b0b c3", 1),  # [rdi]; mov rbx, rdi; add rbx, 16; [rbx]
+    ],
+)
+@pytest.mark.parametrize("speculate", [True, False])
+def test_slots_are_looked_up_once(code: str, looked_up: int, speculate: bool) -> None:
+    lookups = [
+        i
+        for i in Decoder(64, translate(code, speculate=speculate).code)
+        if i.code == Code.VEX_RORX_R64_RM64_IMM8 and i.immediate8 == 36
+    ]
+
+    assert len(lookups) == looked_up
+
+
 def test_instructions_of_a_page_have_their_own_predictions() -> None:
     first, second = (
         {t.code[at : at + 4] for at, kind, _ in t.relocations if kind == Relocation.PREDICTED}

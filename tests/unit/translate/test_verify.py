@@ -169,6 +169,28 @@ def test_verifier_refuses_an_unbounded_index() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("code", "extend", "other"),
+    [
+        ("4863c9 488b04cf", "4863c9", "4889c9"),  # movsxd rcx, ecx; mov rax, [rdi + rcx*8]
+        ("480fbec9 488b04cf", "480fbec9", "480fafc9"),  # movsx rcx, cl; imul rcx, rcx
+        ("480fbfc9 488b04cf", "480fbfc9", "480fafc9"),  # movsx rcx, cx
+        ("4898 8904c7", "4898", "6690"),  # cdqe; mov [rdi + rax*8], eax
+        ("4863c9 488b04cd00000010", "4863c9", "4889c9"),  # [rcx*8 + 0x10000000]
+        ("486349 08 488b04cf", "4a634c1108", "4a8b4c1108"),  # movsxd rcx, [rcx + 8]
+    ],
+)
+def test_verifier_takes_a_sign_extended_index_for_bounded(
+    code: str, extend: str, other: str
+) -> None:
+    bounded = translate(code)
+
+    assert reasons(bounded) == []
+    assert reasons(changed(bounded, extend, other)) == [
+        "its addend is another address's, or an index is not bounded"
+    ]
+
+
 def test_verifier_refuses_an_entry_that_lets_any_target_in() -> None:
     thunk = translate("31c0", indirect=True)  # mov rcx, -0x401000
 
