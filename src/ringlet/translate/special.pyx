@@ -36,7 +36,7 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     e8(b, 0x41); e8(b, 0xB8 | (addend & 7)); e32(b, shift)                    # mov addend, shift
     e8(b, 0xC4); e8(b, 0x42 | ((1 - (host >> 3)) << 5))
     e8(b, 0x82 | ((15 - addend) << 3)); e8(b, 0xF7)
-    e8(b, 0xC0 | (host & 7))                                                  # sarx r8, host, addend
+    e8(b, 0xC0 | (host & 7))                                            # sarx r8, host, addend
     r = ref_sum(H9, H8, 0)
     r.scale = 3 if i.rex & 8 else 2
     lea(b, H8, &r)                                                            # r8 := final address

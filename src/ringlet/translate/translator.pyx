@@ -77,9 +77,9 @@ class Translation(NamedTuple):
     `code` assumes that the state block is at `BLOCK` and the fragment at `linear`; fields of
     stubs, links and operations are 0.  `map` holds (host offset, guest offset), `links` (offset of
     a rel32, linear target), `relocations` (offset, `Relocation`, value), `operations` (guest
-    offset, `Op`).  The code out of line begins at `cold`: missed predictions, the exit of a `checked`
-    translation for changed bytes, and, from `stubs` on, a stub for each link.  Operations resume at
-    the offsets in `resumes`.
+    offset, `Op`).  The code out of line begins at `cold`: missed predictions, the exit of a
+    `checked` translation for changed bytes, and, from `stubs` on, a stub for each link.  Operations
+    resume at the offsets in `resumes`.
     """
 
     linear: int

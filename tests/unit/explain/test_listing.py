@@ -199,7 +199,8 @@ def test_bytes_are_shown_on_demand() -> None:
 
 
 def test_json_holds_everything() -> None:
-    made = json.loads(json.dumps(render.as_json(explain(from_hex("90 0fa2 488b3f 4885ff 75f5"), 3))))
+    code = from_hex("90 0fa2 488b3f 4885ff 75f5")
+    made = json.loads(json.dumps(render.as_json(explain(code, 3))))
 
     (fragment,) = made["fragments"]
     assert made["cpl"] == 3

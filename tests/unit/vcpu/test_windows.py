@@ -3,9 +3,9 @@
 import struct
 
 import pytest
-from ringlet_probes.vcpu import predicted
 
 from ringlet.core.state import Exit
+from ringlet_probes.vcpu import predicted
 from tests.unit.vcpu.board import CODE, DATA, PAGE_FAULT, PD, PDPT, PML4, SUPERVISOR, Board
 
 SLOT = 1 << 36

@@ -25,8 +25,8 @@ offsets of the state block's fields.  It follows every path, with values as line
 
 2.  **Distances are bounded** if they are constants, and zero-extended or sign-extended registers or
     the 32-bit indices of a gather, times a scale.  An unconditional 32-bit write in this fragment
-    zero-extends a register, MOVSX, MOVSXD and CDQE sign-extend one.  CMOVcc counts, because it always writes; CMPXCHG, BSF and BSR do not, because they
-    may leave the register unchanged.
+    zero-extends a register, and MOVSX, MOVSXD and CDQE sign-extend one.  CMOVcc counts, because it
+    always writes; CMPXCHG, BSF and BSR do not, because they may leave the register unchanged.
     BT, BTS, BTR, BTC with a register add (offset >> 6) * 8 or (offset >> 5) * 4 themselves, which
     must be part of the covered value.
 
@@ -35,8 +35,8 @@ offsets of the state block's fields.  It follows every path, with values as line
     unmoved, or within that distance of an access that was certainly performed or of the value to
     which it was bound.  Wherever the fragment is left, `rsp_naddend` in the state must be the
     negative of its addend.  The same holds where a loop inside the fragment begins its next pass.
-    There, sums of registers that r10 or r11 covers must also be unmoved, or near an access of the same
-    pass.
+    There, sums of registers that r10 or r11 covers must also be unmoved, or near an access of the
+    same pass.
 
     An access is certainly performed if the instruction cannot complete without it, because the
     fault handler skips only probes.  This excludes masked moves, gathers, string instructions (the

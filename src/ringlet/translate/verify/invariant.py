@@ -59,8 +59,9 @@ class Invariant:
     def holding(self, symbols: Symbols, execution: Execution, facts: Facts) -> "Invariant":
         """Return the part that holds for `facts`."""
         addends = {window: _addend(symbols, facts, window) for window in WINDOWS}
+        near = execution.near
         return Invariant(
-            frozenset(s for s in self.sums if execution.near(facts, addends[s.window], s.of(facts))),
+            frozenset(s for s in self.sums if near(facts, addends[s.window], s.of(facts))),
             frozenset(n for n in self.narrow if symbols.is_u32(_guest(facts, n))),
         )
 
