@@ -249,20 +249,17 @@ cdef u32 loaded_after(Insn* i, u32 loaded, u32 mask) noexcept nogil:
 
 
 cdef void find_loop(Builder* b) noexcept nogil:
-    cdef u32 k, ignored = 0
+    cdef u32 k, loaded = 0, ignored = 0
     cdef Insn* i
     b.loops = b.chained = 0
     for k in range(b.count):
         i = &b.insns[k]
         if (i.shape.kind == SHAPE_JMP or i.shape.kind == SHAPE_JCC) \
                 and <i64>i.offset + i.length + i.imm == 0:
+            # What this pass has loaded, the next one uses.
             b.loops = 1
-    if not b.loops:
-        return
-    # What the first pass loads, the second one uses.
-    for k in range(b.count):
-        i = &b.insns[k]
-        b.chained = loaded_after(i, b.chained, writes(i, &ignored, &ignored))
+            b.chained |= loaded
+        loaded = loaded_after(i, loaded, writes(i, &ignored, &ignored))
 
 
 cdef void retire(Builder* b, Insn* i) noexcept nogil:

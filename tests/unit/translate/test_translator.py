@@ -127,6 +127,7 @@ def test_no_speculation_predicts_nothing_and_keeps_all_flags() -> None:
     [
         ("488b3f 4885ff 75f8", True),  # 1: mov rdi, [rdi]; test rdi, rdi; jne 1b
         ("48034708 488b3f 48ffce 75f4", True),  # 1: add rax, [rdi + 8]; mov rdi, [rdi]; dec rsi
+        ("488b3f 4885ff 75f8 4889f7", True),  # behind the loop: mov rdi, rsi
         ("488b07 4883c708 ffc9 75f5", False),  # an array: RDI does not come from memory
         ("488b3f 488b3f 4885ff", False),  # no loop
         ("488b07 4839d0 480f454708 4889c7 85c9 75ee", True),  # left or right: cmovne; mov rdi, rax
