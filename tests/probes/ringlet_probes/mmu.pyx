@@ -17,8 +17,8 @@ from ringlet.mmu.map_target cimport (
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (
     mmu_create, mmu_destroy, mmu_fetch, mmu_flush_all, mmu_invlpg, mmu_is_window, mmu_load_cr3,
-    mmu_prefill, mmu_protect_code, mmu_read, mmu_shadow_fault, mmu_slot_fault, mmu_space,
-    mmu_translate, mmu_unprotect_code, mmu_write, phys_read, phys_write, ram_host)
+    mmu_prefill, mmu_program, mmu_protect_code, mmu_read, mmu_shadow_fault, mmu_slot_fault,
+    mmu_space, mmu_translate, mmu_unprotect_code, mmu_write, phys_read, phys_write, ram_host)
 
 cdef extern from * nogil:
     """
@@ -381,6 +381,9 @@ cdef class Probe:
 
     def space(self, linear: int = 0) -> int:
         return mmu_space(self.c, linear)
+
+    def program(self) -> int:
+        return mmu_program(self.c)
 
     def protect_code(self, phys: int) -> None:
         mmu_protect_code(self.c, phys)

@@ -29,6 +29,7 @@ cdef enum:
 # What is known of an address space.
 cdef struct Use:
     u32 space            # its identity (ringlet.mmu.mmu.mmu_space)
+    u32 program          # and that of the program in it (mmu_program)
     u32 direct           # it runs directly
     u32 returns          # to CPL 3 in the current period
     u32 doublings        # of the time that it has to run translated before it is considered
