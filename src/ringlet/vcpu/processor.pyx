@@ -464,7 +464,7 @@ cdef class Processor(ProcessorState):
         cdef Cache* k = <Cache*>self.c.cache
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values.update(emulated=self.emulated, port_reads=self.port_reads,
-                      port_writes=self.port_writes, code_cache_used=k.used,
+                      port_writes=self.port_writes, code_cache_used=k.used + k.size - k.cold,
                       code_cache_size=k.size, fragments_live=k.live, shapes=self.table.count,
                       shapes_emptied=self.table.emptied,
                       kept_emptied=self.kept.emptied if self.kept else 0)
