@@ -129,6 +129,19 @@ cdef bint repeats(const u8* page, u32 at) noexcept nogil:
     return True
 
 
+cdef inline bint is_data(u8 opcode, u8 modrm) noexcept nogil:
+    """Tell whether an opcode of one byte has a ModRM byte that processors refuse, or is ADD [RAX],
+    AL: zeros are data, and would be valid in any number."""
+    cdef u8 reg = modrm >> 3 & 7
+    if opcode == 0x00:
+        return modrm == 0
+    if opcode == 0xFE:
+        return reg > 1
+    if opcode == 0xFF:
+        return reg == 7
+    return reg and (opcode == 0x8F or (opcode & 0xFE == 0xC6 and modrm != 0xF8))
+
+
 cdef u32 operand_bytes(const u8* p, u32 room) noexcept nogil:
     """Return the bytes of ModRM, SIB and displacement."""
     cdef u8 mod = p[0] >> 6
@@ -195,7 +208,7 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
             near = follows == IMM32
             kind[0] = classify(opcode, page[i] if i < size else 0, True, cpuid)
     else:
-        follows = FOLLOWS[0][opcode]
+        follows = NEVER if is_data(opcode, page[i]) else FOLLOWS[0][opcode]
         near = opcode & 0xFE == 0xE8
         if opcode & 0xFE == 0xF6 and i < size and page[i] >> 3 & 7 > 1:
             follows = MODRM                      # only TEST has an immediate
