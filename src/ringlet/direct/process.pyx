@@ -6,7 +6,7 @@ is the shared memory read or written here.  The answer is the secret with which 
 pass the filter.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from posix.mman cimport mmap, munmap, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE
 from posix.unistd cimport close
 
@@ -99,15 +99,14 @@ cdef enum:
     FRAME_ROOM = 1024            # a frame and a legacy save area take more
     SIGRETURN = 15
     SIG_KILL = 9
+    FIRST_FRAME = 0x1000         # on the stack
 
 
-cdef int direct_wait(Direct* d) noexcept nogil:
+cdef bint direct_wait(Direct* d) noexcept nogil:
     cdef int r = ringlet_receive(d.listener, &d.id)
-    if r == 0:
-        return DIRECT_TRAPPED
-    if r == -EINTR and not ringlet_hung_up(d.listener):
-        return DIRECT_INTERRUPTED
-    return DIRECT_DEAD
+    while r == -EINTR and not ringlet_hung_up(d.listener):
+        r = ringlet_receive(d.listener, &d.id)
+    return r == 0
 
 
 cdef void direct_answer(Direct* d) noexcept nogil:
@@ -115,11 +114,24 @@ cdef void direct_answer(Direct* d) noexcept nogil:
     ringlet_respond(d.listener, d.id, <i64>d.secret)
 
 
+cdef void direct_begin(Direct* d) noexcept nogil:
+    cdef u64* word = <u64*>direct_stack(d)
+    cdef u64* end = <u64*>(direct_stack(d) + DIRECT_STACK_SIZE)
+    # Registers of the last program are in its frames.
+    while word < end:
+        word[0] = 0
+        word += 1
+    d.control.frame = DIRECT_STACK + FIRST_FRAME
+    direct_frame(d)
+    d.registers[FRAME_SELECTORS] = USER_CODE | <u64>USER_DATA << 48
+    d.registers[FRAME_FLAGS] = 0x202
+
+
 cdef bint direct_frame(Direct* d) noexcept nogil:
     cdef u64 at = d.control.frame - DIRECT_STACK
     if at > <u64>(DIRECT_STACK_SIZE - FRAME_ROOM) or at & 7:
         return False
-    d.registers = <u64*>(<u8*>d.control + 0x1000 + at + FRAME_CONTEXT) + CONTEXT_REGISTERS
+    d.registers = <u64*>(direct_stack(d) + at + FRAME_CONTEXT) + CONTEXT_REGISTERS
     return True
 
 
@@ -179,8 +191,6 @@ TOP = DIRECT_TOP
 RAM = DIRECT_RAM
 SOCKET = DIRECT_SOCKET
 SHARED_SIZE = DIRECT_SHARED_SIZE
-TRAPPED = DIRECT_TRAPPED
-INTERRUPTED = DIRECT_INTERRUPTED
 RIGHTS_AT = <size_t>&(<direct_control*>NULL).rights
 MESSAGE_AT = <size_t>&(<direct_control*>NULL).message
 
@@ -212,9 +222,9 @@ cdef class DirectProcess:
             close(self.d.pidfd)
             close(self.d.listener)
 
-    def wait(self) -> int:
-        """Wait for its hand-over: DIRECT_TRAPPED, DIRECT_DEAD or DIRECT_INTERRUPTED."""
-        cdef int r
+    def wait(self) -> bool:
+        """Wait for its hand-over; False: it is dead."""
+        cdef bint r
         with nogil:
             r = direct_wait(&self.d)
         return r
@@ -243,11 +253,7 @@ cdef class DirectProcess:
 
     def begin(self) -> None:
         """Make a first frame, with all registers 0."""
-        self.d.control.frame = DIRECT_STACK + 0x1000
-        direct_frame(&self.d)
-        memset(<u8*>self.d.control + 0x1000, 0, DIRECT_STACK_SIZE)
-        self.d.registers[FRAME_SELECTORS] = 0x33 | <u64>0x2B << 48
-        self.d.registers[FRAME_FLAGS] = 0x202
+        direct_begin(&self.d)
 
     def resume(self) -> None:
         """Let it go on with the registers of the frame."""

@@ -40,6 +40,7 @@ from tests.unit.direct.guest import (
     WRITE,
     DirectGuest,
     move,
+    store,
 )
 
 SYSCALL = b"\x0f\x05"
@@ -66,11 +67,6 @@ def make(zygote: Zygote) -> Iterator[Make]:
     yield one
     for guest in made:
         guest.close()
-
-
-def store(address: int, value: int) -> bytes:
-    """Code that writes eight bytes."""
-    return move(0, value) + move(1, address) + b"\x48\x89\x01"
 
 
 def test_a_system_call_hands_over_with_its_registers(make: Make) -> None:

@@ -1,0 +1,137 @@
+"""A virtual processor and its direct processes: what a program does to them, and what then."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from ringlet.core.state import Exit
+from ringlet.direct.zygote import Zygote
+from tests.unit.direct.board import SYSCALL, USER_DATA, DirectBoard, suicide
+from tests.unit.direct.guest import move
+from tests.unit.vcpu.board import DATA, DEVICE, GP, HOLE
+
+REPLACED_MAX = 24
+"""Dead processes that are replaced at once (vcpu/direct/target.pxd)."""
+IS_THERE = move(3, 7) + SYSCALL
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Zygote:
+    return Zygote()
+
+
+@pytest.fixture
+def board(zygote: Zygote) -> DirectBoard:
+    return DirectBoard(zygote)
+
+
+def test_code_of_cpl_3_runs_directly_to_its_system_call(board: DirectBoard) -> None:
+    assert board.calls(IS_THERE)
+
+    assert board.get("rbx") == 7
+    assert (board.count("runs") > 0, board.count("calls")) == (True, 1)
+
+
+def killed(board: DirectBoard, times: int) -> None:
+    """Let programs of as many address spaces kill their direct processes."""
+    for _ in range(times):
+        board.new_space()
+        assert board.user(suicide()) == Exit.EXIT_HLT
+
+
+def test_dead_processes_give_their_places_to_new_ones(zygote: Zygote) -> None:
+    board = DirectBoard(zygote, 4)
+    killed(board, 4)
+    assert board.count("lost") == 4
+    assert board.raised() == GP
+
+    killed(board, 6)
+    board.new_space()
+    before = board.count("runs")
+
+    assert board.calls(IS_THERE)
+    assert board.count("lost") == 10
+    assert board.count("runs") > before
+    assert len(board.made) == 11
+
+
+def test_programs_that_kill_their_processes_do_not_make_the_host_fork_forever(
+    zygote: Zygote,
+) -> None:
+    board = DirectBoard(zygote, 2)
+    begun = time.monotonic()
+
+    killed(board, REPLACED_MAX + 30)
+
+    seconds = int(time.monotonic() - begun) + 1
+    assert 2 + REPLACED_MAX <= len(board.made) <= 2 + REPLACED_MAX + seconds
+    # Translated code goes on where there is no process.
+    board.new_space()
+    assert board.calls(IS_THERE)
+    assert board.get("rbx") == 7
+    # One more is made in each second.
+    time.sleep(1.1)
+    made = len(board.made)
+    board.new_space()
+    assert board.calls(IS_THERE)
+    assert len(board.made) == made + 1
+
+
+def test_host_that_allows_few_processes_is_not_asked_again(
+    zygote: Zygote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = DirectBoard(zygote, 8)
+    killed(board, 1)
+    board.new_space()
+    assert board.calls(IS_THERE)
+    asked: list[int] = []
+
+    def refuse(ram: list[int]) -> None:
+        asked.append(1)
+        raise OSError(11, "no more processes")
+
+    monkeypatch.setattr(board.zygote, "make", refuse)
+    for _ in range(5):
+        board.new_space()
+        assert board.calls(IS_THERE)
+        assert board.get("rbx") == 7
+    assert len(asked) == 1
+
+
+# --- selectors, which the host loads from its own descriptor table
+
+LOAD_DS = b"\xb8\x2b\0\0\0\x8e\xd8"  # mov eax, USER_DATA; mov ds, eax
+
+
+def test_selector_that_the_code_loads_is_loaded_from_the_guests_table(board: DirectBoard) -> None:
+    assert board.calls(LOAD_DS + SYSCALL)
+
+    assert board.get("ds.selector") == USER_DATA
+    assert board.get("ds.limit") == 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("base", [DEVICE, DEVICE - USER_DATA, HOLE, HOLE - USER_DATA - 1, 1 << 60])
+def test_odd_descriptor_table_harms_nobody(base: int, board: DirectBoard) -> None:
+    """A selector is loaded, and the table is a device's, not mapped, or half of each."""
+    board.p.set_table("gdtr", base, 0x37)
+    reads = bytes.fromhex("8b042500000040")  # mov eax, [DEVICE]
+    board.device.set(0, (0x12345678).to_bytes(4, "little"))
+
+    # The kernel halts on its way: SYSCALL and interrupts to CPL 0 need no descriptor of data.
+    assert board.calls(LOAD_DS + SYSCALL)
+    assert board.device.reads == []
+    assert board.get("ds.selector") == 0
+
+    # Nothing waits for a device that was not asked.
+    assert board.calls(reads + SYSCALL)
+    assert board.get("rax") == 0x12345678
+    assert board.device.reads == [(0, 4)]
+    assert board.count("lost") == 0
+
+
+def test_kernel_reads_what_the_program_wrote(board: DirectBoard) -> None:
+    assert board.calls(move(0, 0x1234) + move(1, DATA) + b"\x48\x89\x01" + SYSCALL)
+
+    assert board.peek(DATA) == 0x1234
