@@ -34,6 +34,7 @@ cdef extern from "ringlet/direct/layout.h" nogil:
 # Linux's selectors, the host's and the guest's.
 cdef enum:
     USER_CODE = 0x33
+    USER_CODE_32 = 0x23
     USER_DATA = 0x2B
 
 # Registers in a frame (struct sigcontext).

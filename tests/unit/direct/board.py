@@ -8,7 +8,7 @@ from ringlet.direct.zygote import PROGRAM, Zygote, symbols
 from tests.unit.direct.guest import SIGSEGV, move, store
 from tests.unit.vcpu.board import CODE, GDT, PDPT, Board
 
-USER_DATA = 0x2B
+USER_CODE_32, USER_DATA = 0x23, 0x2B
 CALLED, RETURN = 0x18000, 0x18100
 """The handler of SYSCALL, a HLT; and the kernel's SYSRET."""
 ROOTS = 0x200000
@@ -18,6 +18,7 @@ JUMP_R11 = b"\x41\xff\xe3"
 IF = 0x202
 UNUSABLE = 1 << 16
 _FLAT_CODE, _FLAT_DATA = 0x00AFFB000000FFFF, 0x00CFF3000000FFFF
+_FLAT_CODE_32 = 0x00CFFB000000FFFF
 
 
 def suicide() -> bytes:
@@ -32,11 +33,12 @@ class DirectBoard(Board):
     """A `Board` at CPL 3 in direct execution, at once and for all address spaces."""
 
     def __init__(self, zygote: Zygote, limit: int = 4, *, auto: bool = False) -> None:
+        self.flags = IF
         super().__init__(3)
         self.zygote = zygote
         self.made: list[int] = []
         self.spaces = 0
-        self.poke(GDT + USER_DATA - 3, _FLAT_DATA, _FLAT_CODE)
+        self.poke(GDT + USER_CODE_32 - 3, _FLAT_CODE_32, _FLAT_DATA, _FLAT_CODE)
         self.p.set_table("gdtr", GDT, 0x37)
         self.p.set("star", 0x23 << 48 | 8 << 32)
         self.p.set("lstar", CALLED)
@@ -57,7 +59,7 @@ class DirectBoard(Board):
         super().enter(0)
         for i in (0, 3, 4, 5):
             self.p.set_segment(i, 0, 0, 0, UNUSABLE)
-        self.set(rip=RETURN, rcx=CODE, r11=IF, gs_base=0)
+        self.set(rip=RETURN, rcx=CODE, r11=self.flags, gs_base=0)
 
     def new_space(self) -> None:
         """Load an address space that was never loaded before, with the same pages."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 import time
 
 import pytest
 
 from ringlet.core.state import Exit
 from ringlet.direct.zygote import Zygote
-from tests.unit.direct.board import SYSCALL, USER_DATA, DirectBoard, suicide
+from tests.unit.direct.board import SYSCALL, USER_CODE_32, USER_DATA, DirectBoard, suicide
 from tests.unit.direct.guest import move
-from tests.unit.vcpu.board import DATA, DEVICE, GP, HOLE
+from tests.unit.vcpu.board import CODE, DATA, DEVICE, GDT, GP, HOLE
 
 REPLACED_MAX = 24
 """Dead processes that are replaced at once (vcpu/direct/target.pxd)."""
@@ -135,3 +136,45 @@ def test_kernel_reads_what_the_program_wrote(board: DirectBoard) -> None:
     assert board.calls(move(0, 0x1234) + move(1, DATA) + b"\x48\x89\x01" + SYSCALL)
 
     assert board.peek(DATA) == 0x1234
+
+
+def test_flags_that_a_program_reads_are_the_guests(board: DirectBoard) -> None:
+    """PUSHF does not trap, and the host's interrupts are always enabled."""
+    read = b"\x9c\x58" + SYSCALL  # pushfq; pop rax
+
+    assert board.calls(read)
+    assert board.get("rax") == 0x202
+    assert board.count("calls") == 1
+
+    board.flags = 2
+    assert board.calls(read)
+    assert board.get("rax") == 2
+
+
+def test_program_that_jumps_to_32_bit_code_is_there(board: DirectBoard) -> None:
+    """The host's table has the segment, so that the jump does not trap.  The exit is that of
+    translated code."""
+    there = CODE + 0x40
+    jump = move(1, DATA) + b"\xff\x29"  # jmp far [rcx]
+    # mov eax, 5; inc eax (a prefix in 64-bit code); add eax, eax; hlt
+    code = bytes.fromhex("b805000000 40 01c0 f4")
+    board.p.write_phys(DATA, struct.pack("<IH", there, USER_CODE_32))
+
+    assert board.user(jump.ljust(0x40, b"\x90") + code) == Exit.EXIT_NOT_64
+
+    assert (board.get("rip"), board.get("cs.selector")) == (there + 8, USER_CODE_32)
+    assert board.get("rax") == 12
+    assert board.count("lost") == 0
+
+
+def test_program_without_a_32_bit_segment_does_not_go_on(board: DirectBoard) -> None:
+    """What the host's processor has done is no part of the guest's program then."""
+    board.poke(GDT + USER_CODE_32 - 3, 0)
+    board.p.write_phys(DATA, struct.pack("<IH", CODE + 0x40, USER_CODE_32))
+
+    code = (move(1, DATA) + b"\xff\x29").ljust(0x40, b"\x90") + b"\xf4"
+    assert board.user(code) == Exit.EXIT_HLT
+
+    assert board.raised() == GP
+    assert board.peek(board.get("rsp") + 16) == 0x33
+    assert board.count("lost") == 1

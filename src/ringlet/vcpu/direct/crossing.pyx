@@ -12,7 +12,7 @@ from ringlet.direct.process cimport (
     Direct, DIRECT_END, DIRECT_STACK, DIRECT_STACK_SIZE, DIRECT_STUB, FRAME_CR2, FRAME_ERROR,
     FRAME_FLAGS, FRAME_R8, FRAME_RAX, FRAME_RBP, FRAME_RBX, FRAME_RCX, FRAME_RDI, FRAME_RDX,
     FRAME_RIP, FRAME_RSI, FRAME_RSP, FRAME_SELECTORS, FRAME_TRAP, FRAME_XSAVE, USER_CODE,
-    USER_DATA, direct_frame, direct_resume, direct_signal, direct_stack, direct_wait)
+    USER_CODE_32, USER_DATA, direct_frame, direct_resume, direct_signal, direct_stack, direct_wait)
 from ringlet.mmu.mmu cimport (
     mmu_read, mmu_direct, mmu_direct_attach, mmu_direct_fault, mmu_direct_leave, mmu_direct_yield)
 from ringlet.mmu.pages cimport PAGE_SHIFT
@@ -21,11 +21,12 @@ from ringlet.vcpu.direct.policy cimport policy_refused
 from ringlet.vcpu.direct.target cimport (
     DirectSpace, DirectState, MAPS_MAX, space_begin, space_find, space_lose, space_of,
     space_wanted)
-from ringlet.vcpu.system.control cimport update_key_privilege
-from ringlet.vcpu.system.descriptors cimport descriptor_in_ram
+from ringlet.vcpu.system.control cimport update_key, update_key_privilege
+from ringlet.vcpu.system.descriptors cimport (
+    DESC_OK, Descriptor, descriptor_in_ram, load_cache, read_descriptor)
 from ringlet.vcpu.system.dispatch cimport emulate
 from ringlet.vcpu.system.host_fpu cimport AREA_FDP, AREA_FIP, AREA_FOP
-from ringlet.vcpu.system.registers cimport CR0_AM, CR4_TSD
+from ringlet.vcpu.system.registers cimport AR_CODE, CR0_AM, CR4_TSD
 from ringlet.vcpu.system.segments cimport load_segment
 from ringlet.vcpu.system.x87 cimport (
     FPU_DATA, FPU_INSTRUCTION, guest_opcode, guest_pointer, load_pointer)
@@ -60,6 +61,7 @@ cdef enum:
     TRAP_TRACE = 2               # si_code
     INSTRUCTION_MAX = 15
     TRIES_MAX = 500              # to stop a process, 10 ms apart
+    CODE_32 = AR_S | AR_P | AR_DB | AR_CODE | 3 << 5    # of CPL 3
 
 
 cdef void put_vectors(CpuState* c, Direct* d) noexcept nogil:
@@ -160,6 +162,21 @@ cdef void take_selectors(CpuState* c, u64 selectors) noexcept nogil:
             load_segment(c, order[i], selector)
 
 
+cdef bint take_code(CpuState* c, u32 selector) noexcept nogil:
+    """Load the code segment that a far transfer has loaded.  False: the guest has no such segment.
+    32-bit code goes on as translated code does."""
+    cdef Descriptor d
+    if selector == USER_CODE:
+        return True
+    if selector != USER_CODE_32 or not descriptor_in_ram(c, selector) \
+            or read_descriptor(c, selector, &d) != DESC_OK \
+            or d.ar & (CODE_32 | AR_L) != CODE_32:
+        return False
+    load_cache(&c.arch.seg[SEG_CS], &d, selector)
+    update_key(c)
+    return True
+
+
 cdef void take_registers(CpuState* c, Direct* d) noexcept nogil:
     cdef u64* f = d.registers
     cdef u64 mask = USER_FLAGS if c.arch.cr0 & CR0_AM else USER_FLAGS & ~<u64>FLAG_AC
@@ -204,7 +221,7 @@ cdef bint eligible(CpuState* c) noexcept nogil:
             and loads_as_is(c.arch.seg[SEG_ES].selector)
             and loads_as_is(c.arch.seg[SEG_FS].selector)
             and loads_as_is(c.arch.seg[SEG_GS].selector)
-            and not c.arch.rflags & FLAG_IOPL and not c.arch.rip >> 47)
+            and c.arch.iflag and not c.arch.rflags & FLAG_IOPL and not c.arch.rip >> 47)
 
 
 cdef int hold(CpuState* c) noexcept nogil:
@@ -330,8 +347,8 @@ cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
     if not stopped or not d.control.signal:
         return refuse(c, s)
     if not direct_frame(d) or d.registers[FRAME_RIP] - DIRECT_STUB < DIRECT_END - DIRECT_STUB \
-            or not is_canonical(d.registers[FRAME_RIP]) \
-            or d.registers[FRAME_SELECTORS] & 0xFFFF != USER_CODE or not take_vectors(c, d):
+            or not is_canonical(d.registers[FRAME_RIP]) or not take_vectors(c, d) \
+            or not take_code(c, d.registers[FRAME_SELECTORS] & 0xFFFF):
         return attacked(c, s)
     take_registers(c, d)
     return trapped(c, d)
