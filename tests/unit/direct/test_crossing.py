@@ -9,9 +9,9 @@ import pytest
 
 from ringlet.core.state import Exit
 from ringlet.direct.zygote import Zygote
-from tests.unit.direct.board import SYSCALL, USER_CODE_32, USER_DATA, DirectBoard, suicide
+from tests.unit.direct.board import CALLED, SYSCALL, USER_CODE_32, USER_DATA, DirectBoard, suicide
 from tests.unit.direct.guest import move
-from tests.unit.vcpu.board import CODE, DATA, DEVICE, GDT, GP, HOLE
+from tests.unit.vcpu.board import CODE, DATA, DEVICE, GDT, GP, HOLE, MIXED
 
 REPLACED_MAX = 24
 """Dead processes that are replaced at once (vcpu/direct/target.pxd)."""
@@ -130,6 +130,18 @@ def test_odd_descriptor_table_harms_nobody(base: int, board: DirectBoard) -> Non
     assert board.get("rax") == 0x12345678
     assert board.device.reads == [(0, 4)]
     assert board.count("lost") == 0
+
+
+def test_fault_of_the_kernel_waits_for_no_device(board: DirectBoard) -> None:
+    """The last descriptors of the table are a device's, but none of the kernel's."""
+    board.p.write_phys(MIXED + 0x1000 - 0x28, board.p.read_phys(GDT, 0x28))
+    board.p.set_table("gdtr", MIXED + 0x1000 - 0x28, 0x37)
+    board.p.write_phys(CALLED, b"\xb9\x78\x56\x34\x12\x0f\x32")  # mov ecx, 12345678h; rdmsr
+
+    assert board.user(LOAD_DS + SYSCALL) == Exit.EXIT_HLT
+
+    assert board.raised() == GP
+    assert board.device.reads == []
 
 
 def test_kernel_reads_what_the_program_wrote(board: DirectBoard) -> None:

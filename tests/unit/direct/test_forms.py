@@ -150,13 +150,16 @@ class Trial:
     def runs(self, form: Form) -> bool:
         """Whether an instruction does anything but trap with some operands."""
         return any(
-            self._runs(form, operand, selector, words)
+            self._runs(form, operand, selector, number, words)
+            for number in ((OPERAND,) if form.memory else (OPERAND, 0, 1))
             for operand in OPERANDS
             for selector in (0, USER_DATA)
             for words in ((TARGET, USER_CODE, 0x202, STACK, USER_DATA), (selector,))
         )
 
-    def _runs(self, form: Form, operand: bytes, rax: int, words: tuple[int, ...]) -> bool:
+    def _runs(
+        self, form: Form, operand: bytes, rax: int, rcx: int, words: tuple[int, ...]
+    ) -> bool:
         process = self.guest.process
         os.pwrite(self.guest.ram, form.text.ljust(64, b"\xf4"), 0)
         os.pwrite(self.guest.ram, b"\xf4" * 16, TARGET - CODE)
@@ -168,7 +171,7 @@ class Trial:
         for register in (RBX, RDX, RSI, RDI):
             process.set(register, 0)
         process.set(RAX, rax)
-        process.set(RCX, OPERAND)
+        process.set(RCX, rcx)
         process.set(RSP, STACK)
         process.set(RIP, CODE)
         process.set(SELECTORS, USER_SELECTORS)
