@@ -45,10 +45,10 @@ cdef extern from * nogil:
         *id = n.id;
         return (int)r;
     }
-    static void ringlet_respond(int listener, unsigned long id, long value)
+    static int ringlet_respond(int listener, unsigned long id, long value)
     {
         struct seccomp_notif_resp r = {id, value, 0, 0};
-        ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SEND, (long)&r, 0);
+        return (int)ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SEND, (long)&r, 0);
     }
     static int ringlet_hung_up(int listener)
     {
@@ -79,11 +79,11 @@ cdef extern from * nogil:
     long ringlet_cpu_clock(int pid)
     long CLOCK_THREAD_CPUTIME_ID
     int ringlet_receive(int listener, u64* id)
-    void ringlet_respond(int listener, u64 id, i64 value)
+    int ringlet_respond(int listener, u64 id, i64 value)
     bint ringlet_hung_up(int listener)
     void ringlet_pidfd_signal(int pidfd, int sig)
     bint ringlet_wake_here(int listener)
-    int EINTR
+    int EINTR, ENOENT
     int MAP_POPULATE
 
 cdef enum:
@@ -104,14 +104,21 @@ cdef enum:
 
 cdef bint direct_wait(Direct* d) noexcept nogil:
     cdef int r = ringlet_receive(d.listener, &d.id)
-    while r == -EINTR and not ringlet_hung_up(d.listener):
+    # A signal to this thread interrupts the wait, and a pause of the process withdraws what it has
+    # given: it gives it anew.
+    while (r == -EINTR or r == -ENOENT) and not ringlet_hung_up(d.listener):
         r = ringlet_receive(d.listener, &d.id)
     return r == 0
 
 
 cdef void direct_answer(Direct* d) noexcept nogil:
+    cdef int r = -ENOENT
     d.commands = 0
-    ringlet_respond(d.listener, d.id, <i64>d.secret)
+    # Until the kernel has taken the answer, the process has done nothing of what it is told.
+    while r == -EINTR or r == -ENOENT:
+        r = ringlet_respond(d.listener, d.id, <i64>d.secret)
+        if r == -ENOENT and not direct_wait(d):
+            return
 
 
 cdef void direct_begin(Direct* d) noexcept nogil:
