@@ -9,10 +9,11 @@ import pytest
 
 from ringlet.core.state import Exit
 from ringlet.direct.zygote import Zygote
-from tests.unit.direct.board import CALLED, SYSCALL, USER_CODE_32, USER_DATA, DirectBoard, suicide
+from tests.unit.direct.board import SYSCALL, USER_CODE_32, USER_DATA, DirectBoard, suicide
 from tests.unit.direct.guest import move
-from tests.unit.vcpu.board import CODE, DATA, DEVICE, GDT, GP, HOLE, MIXED
+from tests.unit.vcpu.board import CODE, DATA, DEVICE, GDT, GP, HOLE, IDT, MIXED, PAGE_FAULT
 
+DOUBLE_FAULT = 8
 REPLACED_MAX = 24
 """Dead processes that are replaced at once (vcpu/direct/target.pxd)."""
 IS_THERE = move(3, 7) + SYSCALL
@@ -132,15 +133,16 @@ def test_odd_descriptor_table_harms_nobody(base: int, board: DirectBoard) -> Non
     assert board.count("lost") == 0
 
 
-def test_fault_of_the_kernel_waits_for_no_device(board: DirectBoard) -> None:
-    """The last descriptors of the table are a device's, but none of the kernel's."""
+def test_fault_of_a_delivery_waits_for_no_device(board: DirectBoard) -> None:
+    """The last descriptors of the table are a device's, but none of the kernel's.  The page fault
+    has no gate, so that there is a second exception."""
     board.p.write_phys(MIXED + 0x1000 - 0x28, board.p.read_phys(GDT, 0x28))
     board.p.set_table("gdtr", MIXED + 0x1000 - 0x28, 0x37)
-    board.p.write_phys(CALLED, b"\xb9\x78\x56\x34\x12\x0f\x32")  # mov ecx, 12345678h; rdmsr
+    board.poke(IDT + 16 * PAGE_FAULT, 0)
 
-    assert board.user(LOAD_DS + SYSCALL) == Exit.EXIT_HLT
+    assert board.user(LOAD_DS + move(1, HOLE) + b"\x8a\x01") == Exit.EXIT_HLT
 
-    assert board.raised() == GP
+    assert board.raised() == DOUBLE_FAULT
     assert board.device.reads == []
 
 
