@@ -6,7 +6,8 @@ is the shared memory read or written here.  The answer is the secret with which 
 pass the filter.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.string cimport memcpy
+from libc.errno cimport errno
+from libc.string cimport memcpy, strerror
 from posix.mman cimport mmap, munmap, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE
 from posix.unistd cimport close
 
@@ -211,20 +212,22 @@ cdef class DirectProcess:
     """
 
     def __cinit__(self, int control, int listener, int pidfd, int pid, u64 secret):
-        cdef void* at = mmap(NULL, DIRECT_SHARED_SIZE, PROT_READ | PROT_WRITE,
-                             MAP_SHARED | MAP_POPULATE, control, 0)
-        if at == MAP_FAILED:
-            raise MemoryError("the memory of a direct process")
-        self.d.control = <direct_control*>at
+        cdef void* at
         self.d.listener = listener
         self.d.pidfd = pidfd
         self.d.pid = pid
         self.d.secret = secret
+        at = mmap(NULL, DIRECT_SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+                  control, 0)
+        if at == MAP_FAILED:
+            raise OSError(errno, f"the memory of a direct process: {strerror(errno).decode()}")
+        self.d.control = <direct_control*>at
         self.wakes_here = ringlet_wake_here(listener)
 
     def __dealloc__(self):
         if self.d.control != NULL:
             munmap(self.d.control, DIRECT_SHARED_SIZE)
+        if self.d.pid:
             ringlet_pidfd_signal(self.d.pidfd, SIG_KILL)
             close(self.d.pidfd)
             close(self.d.listener)

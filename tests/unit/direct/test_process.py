@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from ringlet.direct.process import CONTROL, END, RAM, STACK, STUB
+from ringlet.direct.process import CONTROL, END, RAM, STACK, STUB, DirectProcess
 from ringlet.direct.zygote import PROGRAM, Zygote, symbols
 from tests.unit.direct.guest import (
     CODE,
@@ -243,6 +244,19 @@ def test_a_process_ends_with_its_object(zygote: Zygote) -> None:
     del guest
 
     assert ends(pid)
+
+
+def test_process_whose_memory_the_host_refuses_is_ended() -> None:
+    """The caller learns it as it learns of processes that cannot be made."""
+    listener, other = os.pipe()
+    with subprocess.Popen(["sleep", "100"]) as sleeper:
+        with pytest.raises(OSError, match="memory of a direct process"):
+            DirectProcess(-1, listener, os.pidfd_open(sleeper.pid), sleeper.pid, 1)
+
+        assert sleeper.wait() == -signal.SIGKILL
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(listener)
+    os.close(other)
 
 
 def test_processes_end_with_their_zygote() -> None:
