@@ -9,8 +9,9 @@ import pytest
 
 from ringlet.core.state import Exit
 from ringlet.direct.zygote import Zygote
-from tests.unit.direct.board import SYSCALL, USER_CODE_32, USER_DATA, DirectBoard, suicide
+from tests.unit.direct.board import CALLED, SYSCALL, USER_CODE_32, USER_DATA, DirectBoard, suicide
 from tests.unit.direct.guest import move
+from tests.unit.direct.stops import times
 from tests.unit.vcpu.board import CODE, DATA, DEVICE, GDT, GP, HOLE, IDT, MIXED, PAGE_FAULT
 
 DOUBLE_FAULT = 8
@@ -192,3 +193,26 @@ def test_program_without_a_32_bit_segment_does_not_go_on(board: DirectBoard) -> 
     assert board.raised() == GP
     assert board.peek(board.get("rsp") + 16) == 0x33
     assert board.count("lost") == 1
+
+
+# --- requests to stop
+
+
+def test_every_request_stops_a_loop(board: DirectBoard) -> None:
+    board.place(b"\xeb\xfe")
+    board.enter(3)
+
+    assert len(times(board, 100)) == 100
+    assert board.count("runs") >= 100
+    assert board.count("lost") == 0
+
+
+def test_every_request_stops_a_program_that_calls_its_kernel(board: DirectBoard) -> None:
+    """Requests come while the process runs, while it hands over, and while translated code runs."""
+    board.p.write_phys(CALLED, b"\x48\x0f\x07")  # sysret
+    board.place(SYSCALL + b"\xeb\xfc")
+    board.enter(3)
+
+    assert len(times(board, 300)) == 300
+    assert board.count("calls") > 300
+    assert board.count("lost") == 0

@@ -342,7 +342,7 @@ cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
     stopped = direct_wait(d)
     c.direct_pidfd = 0
     host_fence()
-    if c.direct_tries:
+    if c.prodding:
         prod_disarm(c)
     if not stopped or not d.control.signal:
         return refuse(c, s)
