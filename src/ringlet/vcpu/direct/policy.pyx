@@ -13,8 +13,7 @@ since other processes of a busy host delay each switch.
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.direct.process cimport direct_cpu_ns, own_cpu_ns
 from ringlet.mmu.mmu cimport mmu_direct, mmu_program, mmu_space
-from ringlet.vcpu.direct.target cimport (
-    DIRECT_ALWAYS, USES, DirectSpace, DirectState, Policy, Use, space_of)
+from ringlet.vcpu.direct.target cimport USES, DirectSpace, DirectState, Policy, Use, space_of
 
 cdef enum:
     PERIOD_NS = 6000000      # at CPL 3, after which a translated space is considered
@@ -68,7 +67,7 @@ cdef void policy_returns(CpuState* c) noexcept nogil:
     cdef Policy* p = &(<DirectState*>c.direct).policy
     cdef Use* use = use_of(c, p)
     use.returns += 1
-    if use.direct and use.returns >= PERIOD_RETURNS and p.mode != DIRECT_ALWAYS:
+    if use.direct and use.returns >= PERIOD_RETURNS and not p.always:
         reconsider(c, p, use)
     c.direct_held = not use.direct
 
@@ -77,7 +76,7 @@ cdef void policy_interrupt(CpuState* c) noexcept nogil:
     cdef Policy* p = &(<DirectState*>c.direct).policy
     cdef u64 now, spent
     cdef Use* use
-    if p.mode == DIRECT_ALWAYS:
+    if p.always:
         return
     now = own_cpu_ns()
     spent = now - p.sampled
