@@ -23,10 +23,11 @@ class Option:
 MEMORY: Final = Option(
     "--memory",
     "Size of guest RAM: a number of bytes, or a number with K, M or G (powers of 1024). Default: "
-    "128M for a bare program and 512M for Linux.",
+    "128M for a bare program; for Linux 1G, or half of a smaller host's RAM.",
 )
 BARE_MEMORY: Final = "128M"
-LINUX_MEMORY: Final = "512M"
+LINUX_MEMORY: Final = 1 << 30
+"""Linux uses transparent huge pages, which take fewer faults, only with more than 512 MiB."""
 KERNEL: Final = Option("--kernel", "Start this Linux kernel (a bzImage or vmlinux) on a PC.")
 INITRD: Final = Option("--initrd", "The initial RAM disk for --kernel.")
 APPEND: Final = Option(
@@ -146,6 +147,13 @@ def parse_memory(text: str, host_memory: int | None = None) -> int:
             f"{flag} {text}: this host has {format_size(host_memory)} of RAM; give a smaller size"
         )
     return size
+
+
+def linux_memory(given: str | int | None, host_memory: int) -> int:
+    """Return the bytes of RAM of a Linux guest; `given` as for `parse_memory`, or nothing."""
+    if given is None or given == "":
+        return min(LINUX_MEMORY, host_memory // 2) & -PAGE_SIZE
+    return parse_memory(str(given), host_memory)
 
 
 def _parse_size(text: str) -> int:

@@ -101,7 +101,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("halts --initrd missing", "missing: no such file"),
         ("halts --initrd .", ".: is a directory; give an initial RAM disk"),
         ("halts --initrd empty", "empty: is empty; give an initial RAM disk"),
-        ("halts --initrd large", "of 1 GiB does not fit in 512 MiB of RAM; give at least"),
+        ("halts --initrd large", "of 1 GiB does not fit in 1 GiB of RAM; give at least"),
         ("halts --memory 16M", "does not fit in 16 MiB of RAM; give at least --memory "),
         ("halts --memory 900T", "this host has"),
         ("halts --memory lots", "'lots': not a size"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ringlet.config import format_size, parse_memory
+from ringlet.config import format_size, linux_memory, parse_memory
 from ringlet.errors import ConfigError
 
 GIB = 1 << 30
@@ -61,3 +61,17 @@ def test_sizes_that_are_refused_in_a_line(text: str, message: str) -> None:
 )
 def test_sizes_as_shown(size: int, text: str) -> None:
     assert format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "size"),
+    [
+        (None, 8 * GIB, GIB),
+        ("", 8 * GIB, GIB),
+        ("512M", 8 * GIB, GIB // 2),
+        (GIB // 4, 8 * GIB, GIB // 4),
+        (None, GIB + 4097, GIB // 2),
+    ],
+)
+def test_memory_of_linux(given: str | int | None, host: int, size: int) -> None:
+    assert linux_memory(given, host) == size

@@ -32,6 +32,7 @@ cdef struct Fragment:
     u32 table          # host address of the jump table that it leads through, or 0
     u32 links          # index of its first LinkRec
     u32 n_links
+    u32 ops            # offset in the cache of its operations, which its links' stubs precede
     u32 n_ops
     u32 in_links       # links of others that are patched to lead here
     u32 next_hash
@@ -67,7 +68,8 @@ cdef struct Cache:
     u8* write          # the writable mapping
     u8* run            # the executable one, below 2 GiB
     u32 size
-    u32 used
+    u32 used           # up to here: fragments
+    u32 cold           # from here on: operations, and stubs of links
     u32 first          # where fragments begin, after the stubs
     u32 n_fragments
     u32 n_links

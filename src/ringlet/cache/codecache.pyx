@@ -4,6 +4,10 @@ One memfd, mapped twice: writable for the installer, executable (below 2 GiB) to
 allocated upwards and found by (address space, linear address, key); they are dropped by guest
 physical page (their bytes changed) or by linear page (their mapping changed), and memory is used
 again only after a flush of everything, which the dispatcher does while no fragment runs.
+
+What runs seldom is allocated downwards from the end: a stub for each link, through which it leaves
+until it is patched, and the operations.  It would take the place of other fragments in the host's
+instruction caches.
 """
 from libc.stdlib cimport calloc, free
 from ringlet.core.state cimport *
@@ -41,6 +45,13 @@ cdef extern from * nogil:
     void* ringlet_table(unsigned long size)
     void ringlet_unmap(void* p, unsigned long size)
     void ringlet_close(int fd)
+
+
+cdef CpuState* _null = NULL
+cdef u32 EXIT_ARG = <u32><size_t>&_null.exit_arg
+
+cdef enum:
+    LINK_STUB = 16           # bytes
 
 
 cdef inline u32 hash_of(u64 linear, u32 key, u32 space) noexcept nogil:
@@ -111,6 +122,7 @@ cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
         k.linear_hash[i] = NONE
         k.phys_hash[i] = NONE
     k.used = k.first
+    k.cold = k.size
     k.n_fragments = 0
     k.n_links = 0
     k.n_map = 0
@@ -154,8 +166,18 @@ cdef u32 table_for(CpuState* c, Cache* k, u32 key) noexcept nogil:
     return <u32>k.table_of[key]
 
 
-cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 index,
-                     u32 links) noexcept nogil:
+cdef void write_link_stub(CpuState* c, Cache* k, u32 at, u32 link) noexcept nogil:
+    """Write the stub of a link to cache offset `at`."""
+    cdef u8* p = k.write + at
+    (<u32*>p)[0] = 0x2504C7                       # mov dword [exit_arg], link
+    (<u32*>(p + 3))[0] = <u32>(c.block + EXIT_ARG)
+    (<u32*>(p + 7))[0] = link
+    p[11] = 0xE9                                  # jmp stub
+    patch(k, at + 12, k.stubs.at[STUB_LINK])
+
+
+cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops,
+                     u32 index) noexcept nogil:
     """Write the translation's bytes to cache offset `host` and its operations to `ops`."""
     cdef u32 i, h, at
     cdef u8* p = k.write + host
@@ -194,10 +216,8 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 
             (<u64*>(p + at))[0] = v + <u64><i64>(<i32*>(t.bytes + (r.value >> 16)))[0]
         elif r.kind == RELOC_PREDICTED:
             (<u32*>(p + at))[0] = <u32>(c.block + prediction(t.linear, r.value))
-        elif r.kind == RELOC_FRAGMENT:
-            (<u32*>(p + at))[0] = index
         else:
-            (<u32*>(p + at))[0] = links + <u32>r.value
+            (<u32*>(p + at))[0] = index
     for i in range(t.n_ops):
         o = <OpInfo*>(k.write + ops) + i
         for h in range(sizeof(OpInfo) >> 3):
@@ -210,17 +230,18 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops, u32 
 cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         u64 phys1) noexcept nogil:
     cdef u32 index = k.n_fragments, i, h, ops, host
-    cdef u32 room = t.size + 16 + t.n_ops * <u32>sizeof(OpInfo)
+    cdef u32 cold = t.n_links * LINK_STUB + t.n_ops * <u32>sizeof(OpInfo)
     cdef Fragment* f
     cdef LinkRec* l
-    if (k.used + room + 64 > k.size or index >= MAX_FRAGMENTS
+    if (k.used + t.size + cold + 64 > k.cold or index >= MAX_FRAGMENTS
             or k.n_links + t.n_links > MAX_CACHE_LINKS or k.n_map + t.n_map > MAX_CACHE_MAP):
         return NONE
     host = (k.used + 15) & ~<u32>15
-    ops = (host + t.size + 15) & ~<u32>7
+    k.cold -= cold
+    ops = k.cold + t.n_links * LINK_STUB
     f = &k.fragments[index]
     f.table = 0 if t.indirect == NONE else table_for(c, k, t.key)
-    write_code(c, k, t, host, ops, index, k.n_links)
+    write_code(c, k, t, host, ops, index)
     f.linear = t.linear
     f.rip = t.rip
     f.phys[0] = phys0
@@ -236,6 +257,7 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     f.n_map = t.n_map
     f.links = k.n_links
     f.n_links = t.n_links
+    f.ops = ops
     f.n_ops = t.n_ops
     f.in_links = NONE
     f.guest_bytes = <u16>t.guest_bytes
@@ -247,8 +269,10 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         l = &k.links[k.n_links + i]
         l.target = t.rip + <u64>t.links[i].target
         l.at = host + t.links[i].at
-        l.stub = host + t.links[i].stub
+        l.stub = k.cold + i * LINK_STUB
+        write_link_stub(c, k, l.stub, k.n_links + i)
         l.home = host + t.links[i].home if t.links[i].home else l.stub
+        patch(k, l.at, l.home)
         l.source = index
         l.linked = NONE
         l.next_in = NONE
@@ -256,7 +280,7 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     k.n_links += t.n_links
     k.n_fragments += 1
     k.live += 1
-    k.used = ops + t.n_ops * <u32>sizeof(OpInfo)
+    k.used = host + t.size
     h = hash_of(f.linear, f.key, space)
     f.next_hash = k.hash[h]
     k.hash[h] = index
@@ -271,7 +295,7 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         h = page_hash(phys1 >> 12)
         f.next_phys[1] = k.phys_hash[h]
         k.phys_hash[h] = index * 2 + 1
-    c.n_code_bytes += k.used - host
+    c.n_code_bytes += t.size + cold
     return index
 
 
@@ -349,13 +373,12 @@ cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept n
     for i in range(t.n_links):
         l = &k.links[f.links + i]
         if (l.target != t.rip + <u64>t.links[i].target or l.at != f.host + t.links[i].at
-                or l.stub != f.host + t.links[i].stub):
+                or l.home != (f.host + t.links[i].home if t.links[i].home else l.stub)):
             return False
-    write_code(c, k, t, f.host, (f.host + t.size + 15) & ~<u32>7, index, f.links)
+    write_code(c, k, t, f.host, f.ops, index)
     for i in range(t.n_links):
         l = &k.links[f.links + i]
-        if l.linked != NONE:
-            patch(k, l.at, k.fragments[l.linked].body)
+        patch(k, l.at, l.home if l.linked == NONE else k.fragments[l.linked].body)
     for i in range(t.n_map):
         k.map[f.map + i] = t.map[i]
     f.guest_bytes = <u16>t.guest_bytes

@@ -38,6 +38,9 @@ Options = Annotated[
 Memory = Annotated[int, typer.Option(min=128, help="Guest RAM in MiB.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Kernel = Annotated[
+    Path | None, typer.Option(help="A bzImage. Default: Debian's cloud kernel, fetched once.")
+]
 
 
 @bench_app.command()
@@ -72,9 +75,7 @@ def linux(
     engine: Engines = None,
     memory: Memory = 512,
     timeout: Timeout = 300.0,
-    kernel: Annotated[
-        Path | None, typer.Option(help="A bzImage. Default: Debian's cloud kernel, fetched once.")
-    ] = None,
+    kernel: Kernel = None,
     options: Options = None,
     as_json: Json = False,
 ) -> None:
@@ -106,9 +107,7 @@ def programs(
         int, typer.Option(min=0, help="Guest RAM in MiB. Default: what each image needs.")
     ] = 0,
     limit: Annotated[int, typer.Option(min=1, help="Seconds that one row may take.")] = 300,
-    kernel: Annotated[
-        Path | None, typer.Option(help="A bzImage. Default: Debian's cloud kernel, fetched once.")
-    ] = None,
+    kernel: Kernel = None,
     options: Options = None,
     as_json: Json = False,
 ) -> None:

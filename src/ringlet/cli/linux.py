@@ -27,7 +27,7 @@ from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
 from ringlet.cli.terminal import WindowSize, window_size
 from ringlet.cli.watch import watched
-from ringlet.config import DIRECT, LINUX_MEMORY, LinuxConfig, parse_memory
+from ringlet.config import DIRECT, LinuxConfig, linux_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.errors import ConfigError
 from ringlet.images.busybox import find_busybox
@@ -132,7 +132,7 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
 
 
 def _memory(options: LinuxOptions) -> int:
-    return parse_memory(options.memory or LINUX_MEMORY, host.memory_size())
+    return linux_memory(options.memory, host.memory_size())
 
 
 def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Told) -> End:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
 _OUTPUT = (errno.ENOSPC, errno.EIO)
+_NO_THREAD = "can't start new thread"  # as Python says it
 
 
 def command() -> int:
@@ -63,10 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         abandon_stdout()
         complain(READER_GONE)
         return STATUS_USAGE
-    except Exception as error:  # noqa: BLE001 - a defect, which has its own status
-        report = unexpected(error)
-        complain(f"internal error, please report it: {report}")
-        return report.exit_status
+    except Exception as error:  # noqa: BLE001 - most likely a defect, which has its own status
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    if str(error) == _NO_THREAD:
+        complain("the host allows no more threads; raise its limit of tasks (ulimit -u, pids.max)")
+        return STATUS_USAGE
+    report = unexpected(error)
+    complain(f"internal error, please report it: {report}")
+    return report.exit_status
 
 
 def _advice(error: "typer.TyperException") -> str:

@@ -238,7 +238,8 @@ class Reader:
     def stop(self, timeout: float = 1.0) -> None:
         """Stop the thread and wait `timeout` seconds for it; `on_data` must not block any more."""
         os.write(self._stop_write, b"x")
-        self._thread.join(timeout)
+        if self._thread.ident is not None:  # it could be started
+            self._thread.join(timeout)
         if not self._thread.is_alive():
             os.close(self._stop_read)
             os.close(self._stop_write)

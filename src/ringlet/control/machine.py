@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ringlet.config import DIRECT, LINUX_MEMORY, PACKAGE, LinuxConfig, parse_direct, parse_memory
+from ringlet.config import DIRECT, PACKAGE, LinuxConfig, linux_memory, parse_direct
 from ringlet.control.console import Console
 from ringlet.errors import ConfigError
 from ringlet.images.busybox import find_busybox
@@ -25,8 +25,9 @@ class Machine:
     """A PC that starts a Linux kernel and whose console the program uses.
 
     `kernel` is a bzImage or vmlinux, `initrd` a file or its contents, `append` the command line,
-    and `memory` a number of bytes or a size such as "512M"; `exact`, `direct` and `cold` are
-    the options of `ringlet run` with those names.  The run ends when the guest resets the machine.
+    and `memory` a number of bytes or a size such as "512M", or None for the default of
+    `ringlet run`; `exact`, `direct` and `cold` are its options with those names.  The run ends when
+    the guest resets the machine.
     Use it as a context manager, or call `close`.  Wrong values raise a
     `ringlet.errors.RingletError`.
     """
@@ -37,14 +38,14 @@ class Machine:
         *,
         initrd: str | Path | bytes | None = None,
         append: str = "console=ttyS0",
-        memory: str | int = LINUX_MEMORY,
+        memory: str | int | None = None,
         exact: bool = False,
         direct: str = DIRECT.default,
         cold: bool = False,
     ) -> None:
         self._config = LinuxConfig(
             Path(kernel),
-            parse_memory(str(memory), host.memory_size()),
+            linux_memory(memory, host.memory_size()),
             Path(initrd) if isinstance(initrd, str) else initrd,
             append,
         )
@@ -65,7 +66,7 @@ class Machine:
         *,
         package: str = PACKAGE.default,
         append: str = "",
-        memory: str | int = LINUX_MEMORY,
+        memory: str | int | None = None,
         exact: bool = False,
         direct: str = DIRECT.default,
         cold: bool = False,

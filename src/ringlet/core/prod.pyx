@@ -2,7 +2,8 @@
 
 A request sets `attention` and, if the thread runs the guest, sends it a signal.  The handler makes
 the current fragment the last one (ringlet.cache.exits).  If the thread is still in translated code
-some time later, as in a long repeated string instruction, a timer signals it again.
+some time later, as in a long repeated string instruction, a timer signals it again.  If the thread
+waits for a direct process, that is the one to be signalled.
 
 The signal is SIGURG, because nothing else uses it, and it is ignored if there is no handler.
 """
@@ -54,6 +55,10 @@ cdef extern from * nogil:
     {
         syscall(SYS_tgkill, getpid(), thread, SIGURG);
     }
+    static int ringlet_signal_process(int pidfd)
+    {
+        return syscall(SYS_pidfd_send_signal, pidfd, SIGURG, NULL, 0) == 0;
+    }
     static void ringlet_timer_delete(void *timer) { timer_delete((timer_t)timer); }
     static void ringlet_timer_set(void *timer, long ns)
     {
@@ -65,6 +70,7 @@ cdef extern from * nogil:
     int ringlet_timer_create(void** timer)
     int ringlet_listen()
     void ringlet_signal_thread(long thread)
+    bint ringlet_signal_process(int pidfd)
     void ringlet_timer_delete(void* timer)
     void ringlet_timer_set(void* timer, long ns)
     long RINGLET_PATIENCE_NS
@@ -88,11 +94,16 @@ cdef void prod_detach(CpuState* c) noexcept:
 
 
 cdef void request_stop(CpuState* c) noexcept nogil:
+    cdef int process
     host_fence()
     c.attention = 1
     host_fence()
+    process = c.direct_pidfd
     if c.sleeping:
         futex_wake(<u32*>&c.attention)
+    elif process and ringlet_signal_process(process):
+        # The thread waits for this process.  If that does not stop, the timer wakes the thread.
+        prod_arm(c)
     elif c.running:
         ringlet_signal_thread(c.prod_thread)
 

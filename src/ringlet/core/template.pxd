@@ -13,13 +13,12 @@ cdef enum:  # Reloc.kind
     RELOC_SLOT = 4     # abs32 of the slot entry of the fragment's RIP + value
     RELOC_STUB = 5     # rel32 to stub number `value`
     RELOC_OP = 6       # abs32 of OpInfo number `value`
-    RELOC_LINK = 7     # imm32: number of the link whose index in the fragment is `value`
-    RELOC_SOURCE = 8   # abs64: host address of the guest byte at offset `value` of the fragment
-    RELOC_FRAGMENT = 9 # imm32: number of the fragment
-    RELOC_FIELD = 10   # the guest's own 32-bit field at offset `value` of the fragment
-    RELOC_FIELD64 = 11   # RIP + (value & FFFFh) + the guest's field at offset value >> 16
-    RELOC_TABLE = 12   # abs32 of the jump table of the translation's key
-    RELOC_PREDICTED = 13 # abs32 of a prediction: the instruction's offset | PREDICTED_* << 16
+    RELOC_SOURCE = 7   # abs64: host address of the guest byte at offset `value` of the fragment
+    RELOC_FRAGMENT = 8 # imm32: number of the fragment
+    RELOC_FIELD = 9    # the guest's own 32-bit field at offset `value` of the fragment
+    RELOC_FIELD64 = 10   # RIP + (value & FFFFh) + the guest's field at offset value >> 16
+    RELOC_TABLE = 11   # abs32 of the jump table of the translation's key
+    RELOC_PREDICTED = 12 # abs32 of a prediction: the instruction's offset | PREDICTED_* << 16
 
 # What a prediction consists of, 16 bits each.
 cdef enum:
@@ -66,10 +65,9 @@ cdef struct MapEntry:
 
 cdef struct Link:
     u32 at            # offset of the rel32 to patch
-    u32 stub          # offset of its stub
     i64 target        # target less the fragment's RIP
     u32 conditional
-    u32 home          # offset to which it leads when not linked, or 0: its stub
+    u32 home          # offset to which it leads when not linked, or 0: its stub in the cache
 
 cdef struct Template:
     u64 linear        # linear address of the first guest byte

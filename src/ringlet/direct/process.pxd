@@ -31,6 +31,12 @@ cdef extern from "ringlet/direct/layout.h" nogil:
         u64 message
         direct_command commands[DIRECT_COMMANDS]
 
+# Linux's selectors, the host's and the guest's.
+cdef enum:
+    USER_CODE = 0x33
+    USER_CODE_32 = 0x23
+    USER_DATA = 0x2B
+
 # Registers in a frame (struct sigcontext).
 cdef enum:
     FRAME_R8 = 0
@@ -51,11 +57,6 @@ cdef enum:
     FRAME_CR2 = 22
     FRAME_XSAVE = 23         # its linear address there, or 0
 
-cdef enum:
-    DIRECT_TRAPPED = 1
-    DIRECT_DEAD = 0
-    DIRECT_INTERRUPTED = -1
-
 cdef struct Direct:
     direct_control* control
     int listener
@@ -66,10 +67,15 @@ cdef struct Direct:
     u32 commands         # queued
     u64* registers       # in the frame, after `direct_frame`
 
-# Wait until the kernel holds it in its hand-over call.
-cdef int direct_wait(Direct* d) noexcept nogil
+# Wait until the kernel holds it in its hand-over call; False: it is dead.
+cdef bint direct_wait(Direct* d) noexcept nogil
 # Let it carry out its commands; the last is DIRECT_AGAIN or the return to the guest's code.
 cdef void direct_answer(Direct* d) noexcept nogil
+# Where its stack is seen here.
+cdef inline u8* direct_stack(Direct* d) noexcept nogil:
+    return <u8*>d.control + (DIRECT_STACK - DIRECT_CONTROL)
+# Make a first frame, with all registers 0, and wipe what former frames have left.
+cdef void direct_begin(Direct* d) noexcept nogil
 # Find the frame that the kernel left; False: it is not where a frame can be.
 cdef bint direct_frame(Direct* d) noexcept nogil
 cdef bint direct_command_add(Direct* d, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4,

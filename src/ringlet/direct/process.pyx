@@ -6,7 +6,8 @@ is the shared memory read or written here.  The answer is the secret with which 
 pass the filter.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.string cimport memcpy, memset
+from libc.errno cimport errno
+from libc.string cimport memcpy, strerror
 from posix.mman cimport mmap, munmap, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE
 from posix.unistd cimport close
 
@@ -45,10 +46,10 @@ cdef extern from * nogil:
         *id = n.id;
         return (int)r;
     }
-    static void ringlet_respond(int listener, unsigned long id, long value)
+    static int ringlet_respond(int listener, unsigned long id, long value)
     {
         struct seccomp_notif_resp r = {id, value, 0, 0};
-        ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SEND, (long)&r, 0);
+        return (int)ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SEND, (long)&r, 0);
     }
     static int ringlet_hung_up(int listener)
     {
@@ -79,11 +80,11 @@ cdef extern from * nogil:
     long ringlet_cpu_clock(int pid)
     long CLOCK_THREAD_CPUTIME_ID
     int ringlet_receive(int listener, u64* id)
-    void ringlet_respond(int listener, u64 id, i64 value)
+    int ringlet_respond(int listener, u64 id, i64 value)
     bint ringlet_hung_up(int listener)
     void ringlet_pidfd_signal(int pidfd, int sig)
     bint ringlet_wake_here(int listener)
-    int EINTR
+    int EINTR, ENOENT
     int MAP_POPULATE
 
 cdef enum:
@@ -99,27 +100,46 @@ cdef enum:
     FRAME_ROOM = 1024            # a frame and a legacy save area take more
     SIGRETURN = 15
     SIG_KILL = 9
+    FIRST_FRAME = 0x1000         # on the stack
 
 
-cdef int direct_wait(Direct* d) noexcept nogil:
+cdef bint direct_wait(Direct* d) noexcept nogil:
     cdef int r = ringlet_receive(d.listener, &d.id)
-    if r == 0:
-        return DIRECT_TRAPPED
-    if r == -EINTR and not ringlet_hung_up(d.listener):
-        return DIRECT_INTERRUPTED
-    return DIRECT_DEAD
+    # A signal to this thread interrupts the wait, and a pause of the process withdraws what it has
+    # given: it gives it anew.
+    while (r == -EINTR or r == -ENOENT) and not ringlet_hung_up(d.listener):
+        r = ringlet_receive(d.listener, &d.id)
+    return r == 0
 
 
 cdef void direct_answer(Direct* d) noexcept nogil:
+    cdef int r = -ENOENT
     d.commands = 0
-    ringlet_respond(d.listener, d.id, <i64>d.secret)
+    # Until the kernel has taken the answer, the process has done nothing of what it is told.
+    while r == -EINTR or r == -ENOENT:
+        r = ringlet_respond(d.listener, d.id, <i64>d.secret)
+        if r == -ENOENT and not direct_wait(d):
+            return
+
+
+cdef void direct_begin(Direct* d) noexcept nogil:
+    cdef u64* word = <u64*>direct_stack(d)
+    cdef u64* end = <u64*>(direct_stack(d) + DIRECT_STACK_SIZE)
+    # Registers of the last program are in its frames.
+    while word < end:
+        word[0] = 0
+        word += 1
+    d.control.frame = DIRECT_STACK + FIRST_FRAME
+    direct_frame(d)
+    d.registers[FRAME_SELECTORS] = USER_CODE | <u64>USER_DATA << 48
+    d.registers[FRAME_FLAGS] = 0x202
 
 
 cdef bint direct_frame(Direct* d) noexcept nogil:
     cdef u64 at = d.control.frame - DIRECT_STACK
     if at > <u64>(DIRECT_STACK_SIZE - FRAME_ROOM) or at & 7:
         return False
-    d.registers = <u64*>(<u8*>d.control + 0x1000 + at + FRAME_CONTEXT) + CONTEXT_REGISTERS
+    d.registers = <u64*>(direct_stack(d) + at + FRAME_CONTEXT) + CONTEXT_REGISTERS
     return True
 
 
@@ -179,8 +199,6 @@ TOP = DIRECT_TOP
 RAM = DIRECT_RAM
 SOCKET = DIRECT_SOCKET
 SHARED_SIZE = DIRECT_SHARED_SIZE
-TRAPPED = DIRECT_TRAPPED
-INTERRUPTED = DIRECT_INTERRUPTED
 RIGHTS_AT = <size_t>&(<direct_control*>NULL).rights
 MESSAGE_AT = <size_t>&(<direct_control*>NULL).message
 
@@ -194,27 +212,29 @@ cdef class DirectProcess:
     """
 
     def __cinit__(self, int control, int listener, int pidfd, int pid, u64 secret):
-        cdef void* at = mmap(NULL, DIRECT_SHARED_SIZE, PROT_READ | PROT_WRITE,
-                             MAP_SHARED | MAP_POPULATE, control, 0)
-        if at == MAP_FAILED:
-            raise MemoryError("the memory of a direct process")
-        self.d.control = <direct_control*>at
+        cdef void* at
         self.d.listener = listener
         self.d.pidfd = pidfd
         self.d.pid = pid
         self.d.secret = secret
+        at = mmap(NULL, DIRECT_SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+                  control, 0)
+        if at == MAP_FAILED:
+            raise OSError(errno, f"the memory of a direct process: {strerror(errno).decode()}")
+        self.d.control = <direct_control*>at
         self.wakes_here = ringlet_wake_here(listener)
 
     def __dealloc__(self):
         if self.d.control != NULL:
             munmap(self.d.control, DIRECT_SHARED_SIZE)
+        if self.d.pid:
             ringlet_pidfd_signal(self.d.pidfd, SIG_KILL)
             close(self.d.pidfd)
             close(self.d.listener)
 
-    def wait(self) -> int:
-        """Wait for its hand-over: DIRECT_TRAPPED, DIRECT_DEAD or DIRECT_INTERRUPTED."""
-        cdef int r
+    def wait(self) -> bool:
+        """Wait for its hand-over; False: it is dead."""
+        cdef bint r
         with nogil:
             r = direct_wait(&self.d)
         return r
@@ -243,11 +263,7 @@ cdef class DirectProcess:
 
     def begin(self) -> None:
         """Make a first frame, with all registers 0."""
-        self.d.control.frame = DIRECT_STACK + 0x1000
-        direct_frame(&self.d)
-        memset(<u8*>self.d.control + 0x1000, 0, DIRECT_STACK_SIZE)
-        self.d.registers[FRAME_SELECTORS] = 0x33 | <u64>0x2B << 48
-        self.d.registers[FRAME_FLAGS] = 0x202
+        direct_begin(&self.d)
 
     def resume(self) -> None:
         """Let it go on with the registers of the frame."""

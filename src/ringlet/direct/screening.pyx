@@ -17,6 +17,7 @@ reads what any program of the host can read.
 
 Sources: SDM 2A 2 (formats), 2B-2D (opcodes), 3A 5.9 and AMD APM 3 3 (privileges).
 """
+from ringlet.core.prefixes cimport is_prefix
 from ringlet.core.state cimport u8, u32, u64
 
 cdef enum:
@@ -113,11 +114,6 @@ cdef u32 classify(u8 opcode, u8 modrm, bint repeated, bint cpuid) noexcept nogil
     return PLAIN
 
 
-cdef inline bint is_prefix(u8 b) noexcept nogil:
-    return (b == 0x66 or b == 0x67 or b == 0xF0 or b == 0xF2 or b == 0xF3 or b == 0x64 or b == 0x65
-            or b == 0x2E or b == 0x36 or b == 0x3E or b == 0x26 or (b & 0xF0) == 0x40)
-
-
 cdef bint repeats(const u8* page, u32 at) noexcept nogil:
     """Tell whether F3 may be among the prefixes before an offset."""
     while at:
@@ -127,6 +123,19 @@ cdef bint repeats(const u8* page, u32 at) noexcept nogil:
         if not is_prefix(page[at]):
             return False
     return True
+
+
+cdef inline bint is_data(u8 opcode, u8 modrm) noexcept nogil:
+    """Tell whether an opcode of one byte has a ModRM byte that processors refuse, or is ADD [RAX],
+    AL: zeros are data, and would be valid in any number."""
+    cdef u8 reg = modrm >> 3 & 7
+    if opcode == 0x00:
+        return modrm == 0
+    if opcode == 0xFE:
+        return reg > 1
+    if opcode == 0xFF:
+        return reg == 7
+    return reg and (opcode == 0x8F or (opcode & 0xFE == 0xC6 and modrm != 0xF8))
 
 
 cdef u32 operand_bytes(const u8* p, u32 room) noexcept nogil:
@@ -195,7 +204,7 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
             near = follows == IMM32
             kind[0] = classify(opcode, page[i] if i < size else 0, True, cpuid)
     else:
-        follows = FOLLOWS[0][opcode]
+        follows = NEVER if is_data(opcode, page[i]) else FOLLOWS[0][opcode]
         near = opcode & 0xFE == 0xE8
         if opcode & 0xFE == 0xF6 and i < size and page[i] >> 3 & 7 > 1:
             follows = MODRM                      # only TEST has an immediate
@@ -220,26 +229,52 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
     return i - at
 
 
+# A walk along the chains of instructions from each of the first bytes of at most a page.
+cdef struct Chains:
+    u64 seen[64]             # bitmap of the offsets that a chain has come to
+    u32 start                # where the present chain begins
+    u32 row                  # instructions in a row before the next one
+    u32 next                 # offset of the next one
+    u32 at                   # the present instruction: its offset,
+    u32 length
+    u32 kind
+    bint trusted             # and whether enough instructions stand before it
+
+
+cdef void chains_begin(Chains* w) noexcept nogil:
+    cdef u32 i
+    for i in range(64):
+        w.seen[i] = 0
+    w.start = w.next = 0
+    w.row = TRUSTED
+
+
+cdef bint chains_next(Chains* w, const u8* code, u32 size, u32 last, bint cpuid) noexcept nogil:
+    """Go on to the next instruction that begins before `last`; False: there is none."""
+    while w.next >= last or w.seen[w.next >> 6] >> (w.next & 63) & 1:
+        w.start += 1
+        if w.start >= STARTS:
+            return False
+        w.next = w.start
+        w.row = TRUSTED
+    w.at = w.next
+    w.seen[w.at >> 6] |= <u64>1 << (w.at & 63)
+    w.length = instruction(code, w.at, size, cpuid, &w.kind)
+    w.next += w.length
+    w.trusted = w.row >= TRUSTED
+    w.row = 1 if w.kind == NOTHING else w.row + 1
+    return True
+
+
 cdef bint sequence_clean(const u8* code, u32 size, u32 first, u32 last,
                          bint cpuid) noexcept nogil:
     """Decode from each of the first bytes of at most a page; False: an instruction that begins
     between two offsets is sensitive."""
-    cdef u64[64] seen
-    cdef u32 start, at, here, row, kind = PLAIN
-    for at in range(64):
-        seen[at] = 0
-    for start in range(STARTS):
-        at = start
-        row = TRUSTED
-        while at < last and not seen[at >> 6] >> (at & 63) & 1:
-            seen[at >> 6] |= <u64>1 << (at & 63)
-            here = at
-            at += instruction(code, at, size, cpuid, &kind)
-            if kind == NOTHING:
-                row = 0
-            elif kind != PLAIN and here >= first and row >= TRUSTED:
-                return False
-            row += 1
+    cdef Chains walk
+    chains_begin(&walk)
+    while chains_next(&walk, code, size, last, cpuid):
+        if walk.kind != PLAIN and walk.kind != NOTHING and walk.trusted and walk.at >= first:
+            return False
     return True
 
 
@@ -310,23 +345,17 @@ cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:
 
 
 cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
-    cdef u64[64] seen
-    cdef u32 start, at, i, length, kind = PLAIN
+    cdef Chains walk
+    cdef u32 i
     cdef bint vdso = is_vdso(page)
     for i in range(PAGE):
         copy[i] = page[i]
-    for i in range(64):
-        seen[i] = 0
-    for start in range(STARTS):
-        at = start
-        while at < PAGE and not seen[at >> 6] >> (at & 63) & 1:
-            seen[at >> 6] |= <u64>1 << (at & 63)
-            length = instruction(page, at, PAGE, cpuid, &kind)
-            if (kind == ANYWHERE or kind == IN_SEQUENCE) and at >= MEETS and at + length < PAGE \
-                    and (vdso or saves_on_stack(page, at)):
-                for i in range(at, at + length):
-                    copy[i] = HLT
-            at += length
+    chains_begin(&walk)
+    while chains_next(&walk, page, PAGE, PAGE, cpuid):
+        if (walk.kind == ANYWHERE or walk.kind == IN_SEQUENCE) and walk.at >= MEETS \
+                and walk.at + walk.length < PAGE and (vdso or saves_on_stack(page, walk.at)):
+            for i in range(walk.at, walk.at + walk.length):
+                copy[i] = HLT
     return page_clean(copy, cpuid)
 
 

@@ -2,10 +2,7 @@
 
 import os
 
-from ringlet.direct.process import cpuid_faults
 from ringlet.direct.zygote import Zygote
-
-__all__ = ["cpuid_faults", "obstacle"]
 
 
 def obstacle(*, always: bool = False) -> str:

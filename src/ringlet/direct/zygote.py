@@ -14,7 +14,6 @@ from ringlet.direct.filter import Places
 from ringlet.direct.process import (
     CONTROL,
     END,
-    INTERRUPTED,
     MESSAGE_AT,
     RAM,
     RIGHTS_AT,
@@ -23,7 +22,6 @@ from ringlet.direct.process import (
     STACK,
     STUB,
     TOP,
-    TRAPPED,
     DirectProcess,
     cpuid_faults,
 )
@@ -125,9 +123,7 @@ def _end(connection: socket.socket, pid: int) -> None:
 
 
 def _settle(process: DirectProcess) -> None:
-    while (state := process.wait()) == INTERRUPTED:
-        pass
-    if state != TRAPPED:
+    if not process.wait():
         raise OSError(errno.ESRCH, "a direct process has ended at its start")
 
 

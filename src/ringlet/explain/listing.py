@@ -86,8 +86,7 @@ class FragmentListing:
 
     `thunk` is its entry for indirect jumps, `end` the code after its last instruction.  `again` is
     the second copy of a loop's instructions, for its later passes, and `again_end` the code after
-    that copy.  `cold` is the code for missed predictions.  The stubs of links are left
-    out, because links name their targets.
+    that copy.  `cold` is the code for missed predictions.
     """
 
     linear: int
@@ -247,10 +246,10 @@ class _Lister:
         return instruction.len if instruction.code != Code.INVALID else _LONGEST
 
     def _cold(self, host: list[HostLine]) -> Iterator[Cold]:
-        marks = [(h, g) for h, g in self._t.map if self._t.cold <= h < self._t.stubs]
+        marks = [(h, g) for h, g in self._t.map if h >= self._t.cold]
         marks = [(h, g) for h, g in marks if g < self._t.guest_bytes]
         for index, (begin, guest) in enumerate(marks):
-            end = marks[index + 1][0] if index + 1 < len(marks) else self._t.stubs
+            end = marks[index + 1][0] if index + 1 < len(marks) else len(self._t.code)
             lines = tuple(line for line in host if begin <= line.offset < end)
             yield Cold((self._t.linear + guest) & _MASK, lines)
 
@@ -278,7 +277,7 @@ class _Lister:
     # --- host code
 
     def _host(self) -> list[HostLine]:
-        code = self._t.code[: self._t.stubs]
+        code = self._t.code
         decoder = Decoder(64, code)
         decoded = []
         for instruction in decoder:
@@ -319,7 +318,7 @@ class _Lister:
     def _field_of_branch(self, instruction: Instruction) -> str:
         at = instruction.next_ip - 4
         # A link that leads into the translation closes a loop.
-        if at in self._links and instruction.near_branch_target >= self._t.cold:
+        if at in self._links and instruction.near_branch_target == instruction.next_ip:
             return f"-> {self._links[at] & _MASK:#x} (link)"
         if at in self._fields and self._fields[at][0] == Relocation.STUB:
             return f"stub.{Stub(self._fields[at][1]).name.lower()}"

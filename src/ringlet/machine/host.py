@@ -228,7 +228,8 @@ def _landlock() -> Finding:
 
 
 def _direct() -> Finding:
-    from ringlet.direct.support import cpuid_faults, obstacle
+    from ringlet.direct.process import cpuid_faults
+    from ringlet.direct.support import obstacle
 
     name = "direct execution"
     hindrance = obstacle()

@@ -20,10 +20,9 @@ from ringlet.mmu.ram cimport GuestRam, is_code, is_ram, protect_code, ram_at
 from ringlet.mmu.records cimport flush_code
 from ringlet.mmu.regions cimport direct_region, direct_region_take
 from ringlet.mmu.walker cimport allowed, mark_used, resolve, walk
-from ringlet.mmu.windows cimport fill, mapped_right, touch
+from ringlet.mmu.windows cimport fill, mapped_right, repeats_too_often, touch
 
 cdef enum:
-    REPEATS_MAX = 16
     AROUND = 16              # pages mapped with a fault, in an aligned block
 
 
@@ -148,12 +147,8 @@ cdef int direct_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogi
     cdef u32 slot = <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
     cdef u32 region
     cdef Walk w
-    if linear >> PAGE_SHIFT == m.last_page and access == m.last_err:
-        m.repeats += 1
-    else:
-        m.last_page = linear >> PAGE_SHIFT
-        m.last_err = access
-        m.repeats = 0
+    if repeats_too_often(m, linear, access):
+        return -1
     if resolve(c, m, linear, access | ACC_USER, &w) != MEM_OK:
         m.last_page = 0
         return MEM_FAULT
@@ -162,7 +157,7 @@ cdef int direct_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogi
     region = direct_region(m, slot)
     if not region:
         region = direct_region_take(c, m, slot)
-    if not region or m.repeats > REPEATS_MAX or map_page(c, m, region, &w, access) != MEM_OK:
+    if not region or map_page(c, m, region, &w, access) != MEM_OK:
         return -1
     c.n_shadow_faults += 1
     return MEM_OK

@@ -134,6 +134,7 @@ cdef struct Owner:
     u32 regions        # list
     u32 global_pages   # may hold global pages, which survive CR3 loads but not INVLPG
     u32 unrecorded     # a fetch was not recorded, or regions ran out: forget all when loaded
+    u32 programs       # address space: how often all that was mapped has gone at a CR3 load
     MapTarget* direct  # the direct process that runs its code of CPL 3, or NULL
 
 # The translation of a linear page for one kind of access by compiled code, kept for the next.

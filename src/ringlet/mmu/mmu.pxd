@@ -88,6 +88,10 @@ cdef inline u32 mmu_space(CpuState* c, u64 linear) noexcept nogil:
     """The identity of the address space, for the half of it that `linear` is in."""
     cdef Mmu* m = mmu_of(c)
     return m.owners[m.group if linear >> 63 and m.group else m.space].id
+cdef inline u32 mmu_program(CpuState* c) noexcept nogil:
+    """A number that changes when another program is found in the current address space's tables."""
+    cdef Mmu* m = mmu_of(c)
+    return m.owners[m.space].programs
 
 # --- code pages, by any guest physical address inside
 cdef void mmu_protect_code(CpuState* c, u64 phys_page) noexcept nogil

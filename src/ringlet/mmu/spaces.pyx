@@ -133,11 +133,18 @@ cdef u64 compare_region(CpuState* c, Mmu* m, Region* r, bint everything) noexcep
 
 
 cdef void compare_owner(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
+    """Bring an owner's regions up to date.  If nothing is left in them, then a program has ended,
+    and another one has its tables in the same place."""
     cdef u32 i = m.owners[owner].regions
     cdef bint everything = not m.pge or m.owners[owner].epoch != m.epoch
+    cdef u64 dropped = 0, left = 0
     while i:
-        c.n_cr3_dropped += compare_region(c, m, &m.regions[i], everything)
+        dropped += compare_region(c, m, &m.regions[i], everything)
+        left += m.regions[i].small + m.regions[i].large
         i = m.regions[i].next
+    if dropped and not left:
+        m.owners[owner].programs += 1
+    c.n_cr3_dropped += dropped
     m.owners[owner].epoch = m.epoch
 
 

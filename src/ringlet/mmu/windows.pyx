@@ -221,6 +221,20 @@ cdef u32 region_for(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     return region
 
 
+cdef bint repeats_too_often(Mmu* m, u64 linear, u32 access) noexcept nogil:
+    """Count a fault if it repeats the last one.  Tell whether it has done so too often."""
+    if linear >> PAGE_SHIFT != m.last_page or access != m.last_err:
+        m.last_page = linear >> PAGE_SHIFT
+        m.last_err = access
+        m.repeats = 0
+        return False
+    m.repeats += 1
+    if m.repeats <= REPEATS_MAX:
+        return False
+    m.repeats = 0
+    return True
+
+
 cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexcept nogil:
     cdef u32 region = region_of_host(c, m, host)
     cdef u32 access = err & ACC_WRITE
@@ -233,15 +247,8 @@ cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexc
     if m.mode != PAGING_LONG and at >> 32:
         return -1
     linear[0] = at
-    if at >> PAGE_SHIFT == m.last_page and access == m.last_err:
-        m.repeats += 1
-        if m.repeats > REPEATS_MAX:
-            m.repeats = 0
-            return -1
-    else:
-        m.last_page = at >> PAGE_SHIFT
-        m.last_err = access
-        m.repeats = 0
+    if repeats_too_often(m, at, access):
+        return -1
     if c.arch.cpl == 3:
         access |= ACC_USER
     if resolve(c, m, at, access, &w) != MEM_OK:

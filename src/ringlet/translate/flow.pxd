@@ -8,7 +8,7 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil
 cdef void add_link(Builder* b, i64 target, u32 conditional) noexcept nogil
 cdef void emit_jump(Builder* b, i64 target) noexcept nogil
 cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil
-cdef void emit_link_stubs(Builder* b) noexcept nogil
+cdef void lead_home(Builder* b) noexcept nogil
 cdef void emit_thunk(Builder* b) noexcept nogil
 cdef void emit_check(Builder* b) noexcept nogil
 cdef void emit_stale(Builder* b) noexcept nogil

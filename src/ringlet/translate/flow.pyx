@@ -1,8 +1,9 @@
 """Control flow out of and inside translated code.
 
-Direct jumps are linked: their rel32 first leads to a stub that names the link, and it is patched
-when the target is translated.  Indirect jumps use the low 16 bits of the target as an index into
-the jump table of the fragment's key; the entry leads to a thunk that compares the whole address.
+Direct jumps are linked: their rel32 first leads to a stub of the code cache that names the link,
+and it is patched when the target is translated.  Indirect jumps use the low 16 bits of the target
+as an index into the jump table of the fragment's key; the entry leads to a thunk that compares the
+whole address.
 Sensitive instructions leave with their OpInfo.
 """
 from ringlet.core.state cimport (u8, u16, u32, u64, i32, i64, RSP, SEG_NONE, KEY_CPL, KEY_STEP,
@@ -121,17 +122,12 @@ cdef void emit_jump(Builder* b, i64 target) noexcept nogil:
     add_link(b, target, 0)
 
 
-cdef void emit_link_stubs(Builder* b) noexcept nogil:
+cdef void lead_home(Builder* b) noexcept nogil:
+    """Let the links that have a home lead there.  The code cache has stubs for the others."""
     cdef u32 k
     for k in range(b.n_links):
-        b.links[k].stub = b.n
-        patch_rel32(b, b.links[k].at, b.links[k].home or b.n)
-        e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)                 # mov dword [exit_arg], link
-        reloc(b, RELOC_STATE, EXIT_ARG)
-        e32(b, <u32>(b.block + EXIT_ARG))
-        reloc(b, RELOC_LINK, k)
-        e32(b, 0)
-        jmp_stub(b, STUB_LINK)
+        if b.links[k].home:
+            patch_rel32(b, b.links[k].at, b.links[k].home)
 
 
 cdef void emit_thunk(Builder* b) noexcept nogil:

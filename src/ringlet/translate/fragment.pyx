@@ -400,7 +400,7 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     if b.checked:
         emit_stale(b)
     map_here(b, b.guest_bytes)
-    emit_link_stubs(b)
+    lead_home(b)
     if b.noting:
         note_fragment(b)
     return TRANSLATE_OK

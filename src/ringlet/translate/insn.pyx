@@ -3,6 +3,7 @@
 This module decodes prefixes, ModRM, SIB, displacement and immediate (SDM 2A chapter 2).  The
 meaning of an opcode comes from its `Shape`.
 """
+from ringlet.core.prefixes cimport is_prefix
 from ringlet.core.state cimport u8, u16, u32, u64, i32, i64, SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS
 from ringlet.core.state cimport SEG_GS, SEG_NONE
 
@@ -15,11 +16,6 @@ cdef inline i64 signed_imm(const u8* p, u32 size) noexcept nogil:
     if size == 0 or size == 8:
         return <i64>v
     return (<i64>(v << (64 - 8 * size))) >> (64 - 8 * size)
-
-
-cdef inline bint is_prefix(u8 b) noexcept nogil:
-    return (b == 0x66 or b == 0x67 or b == 0xF0 or b == 0xF2 or b == 0xF3 or b == 0x64 or b == 0x65
-            or b == 0x2E or b == 0x36 or b == 0x3E or b == 0x26 or (b & 0xF0) == 0x40)
 
 
 cdef u32 shape_key(ShapeTable* t, Insn* i) noexcept nogil:

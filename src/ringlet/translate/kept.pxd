@@ -50,9 +50,8 @@ cdef struct PackedReloc:
 
 cdef struct PackedLink:
     u16 at
-    u16 stub
     u16 home
-    u16 conditional
+    u32 conditional
     i32 target
 
 # Offsets of the parts of a record from its start.

@@ -115,7 +115,6 @@ cdef bint kept_find(Kept* k, Builder* b, bint indirect, Template* t) noexcept no
     links = <PackedLink*>(start + p.links)
     for i in range(t.n_links):
         b.links[i].at = links[i].at
-        b.links[i].stub = links[i].stub
         b.links[i].home = links[i].home
         b.links[i].conditional = links[i].conditional
         b.links[i].target = links[i].target
@@ -191,9 +190,8 @@ cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
         if not fits32(t.links[i].target):
             return
         links[i].at = <u16>t.links[i].at
-        links[i].stub = <u16>t.links[i].stub
         links[i].home = <u16>t.links[i].home
-        links[i].conditional = <u16>t.links[i].conditional
+        links[i].conditional = t.links[i].conditional
         links[i].target = <i32>t.links[i].target
     for i in range(t.n_map):
         (<MapEntry*>(start + p.map))[i] = t.map[i]

@@ -59,7 +59,6 @@ cdef bint sound(Record* r, u32 room) noexcept:
                 or (relocs[i].kind == RELOC_STUB and not 0 <= relocs[i].value < STUB_COUNT)
                 or (relocs[i].kind == RELOC_STATE and not 0 <= relocs[i].value < BLOCK_SIZE)
                 or (relocs[i].kind == RELOC_OP and not 0 <= relocs[i].value < r.n_ops)
-                or (relocs[i].kind == RELOC_LINK and not 0 <= relocs[i].value < r.n_links)
                 or (relocs[i].kind == RELOC_FIELD
                     and not 0 <= relocs[i].value <= 4092 - <i32>r.at)
                 or (relocs[i].kind == RELOC_FIELD64
@@ -67,8 +66,7 @@ cdef bint sound(Record* r, u32 room) noexcept:
             return False
     links = <PackedLink*>(start + p.links)
     for i in range(r.n_links):
-        if (links[i].at + 4 > r.code_size or links[i].stub >= r.code_size
-                or links[i].home >= r.code_size):
+        if links[i].at + 4 > r.code_size or links[i].home >= r.code_size:
             return False
     return total == r.exact_bytes and exact[0].end > exact[0].start
 

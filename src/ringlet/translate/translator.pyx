@@ -28,7 +28,6 @@ class Relocation(IntEnum):
     SLOT = RELOC_SLOT
     STUB = RELOC_STUB
     OP = RELOC_OP
-    LINK = RELOC_LINK
     SOURCE = RELOC_SOURCE
     FRAGMENT = RELOC_FRAGMENT
     FIELD = RELOC_FIELD
@@ -77,9 +76,8 @@ class Translation(NamedTuple):
     `code` assumes that the state block is at `BLOCK` and the fragment at `linear`; fields of
     stubs, links and operations are 0.  `map` holds (host offset, guest offset), `links` (offset of
     a rel32, linear target), `relocations` (offset, `Relocation`, value), `operations` (guest
-    offset, `Op`).  The code out of line begins at `cold`: missed predictions, the exit of a
-    `checked` translation for changed bytes, and, from `stubs` on, a stub for each link.  Operations
-    resume at the offsets in `resumes`.
+    offset, `Op`).  The code out of line begins at `cold`: missed predictions, and the exit of a
+    `checked` translation for changed bytes.  Operations resume at the offsets in `resumes`.
     """
 
     linear: int
@@ -93,7 +91,6 @@ class Translation(NamedTuple):
     operations: tuple[tuple[int, int], ...]
     key: int
     cold: int
-    stubs: int
     resumes: tuple[int, ...]
     checked: bool
 
@@ -205,7 +202,7 @@ cdef class Translator:
             tuple([(t.relocs[i].at, t.relocs[i].kind, t.relocs[i].value)
                    for i in range(t.n_relocs)]),
             tuple([(t.ops[i].rip, t.ops[i].op) for i in range(t.n_ops)]),
-            key, self.b.tail, t.links[0].stub if t.n_links else t.size,
+            key, self.b.tail,
             tuple([t.ops[i].resume for i in range(t.n_ops) if t.ops[i].resume]),
             checked)
 

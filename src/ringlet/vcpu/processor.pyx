@@ -18,8 +18,8 @@ from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.direct.process cimport DirectProcess
 from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_copies, mmu_direct_notify, mmu_flush_all
 from ringlet.vcpu.direct.target cimport (
-    DIRECT_ALWAYS, DIRECT_AUTO, DirectSpace, DirectState, SPACES_MAX, space_add, space_clean,
-    space_left, space_replace, space_seam_clean)
+    DirectState, SPACES_MAX, space_add, space_clean, space_left, space_living, space_place,
+    space_replace, space_seam_clean)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
@@ -219,7 +219,7 @@ cdef class Processor(ProcessorState):
         if state == NULL:
             raise MemoryError("direct processes")
         state.limit = min(limit, SPACES_MAX)
-        state.policy.mode = DIRECT_ALWAYS if always else DIRECT_AUTO
+        state.policy.always = always
         state.cpuid = cpuid
         self.direct_make = make
         self.direct_processes = []
@@ -229,7 +229,7 @@ cdef class Processor(ProcessorState):
     cdef make_direct(self):
         cdef DirectProcess process
         cdef DirectState* state = <DirectState*>self.c.direct
-        cdef DirectSpace* space
+        cdef u32 place = space_place(state)
         cdef int files[8]
         cdef list found = []
         cdef u32 i
@@ -237,21 +237,16 @@ cdef class Processor(ProcessorState):
             if self.ram.extents[i].fd not in found:
                 found.append(self.ram.extents[i].fd)
         found.append(mmu_copies(self.c))
-        for i in range(state.count):
-            space = &state.spaces[i]
-            if space.dead and not space.attached and space.process != NULL:
-                self.direct_processes[i] = None
-                space.process = NULL
         try:
             process = self.direct_make(found)
         except OSError:
             # The host allows no more: those that there are serve in turn.
-            state.limit = state.count
+            state.limit = space_living(state)
             return
         for i in range(len(found)):
             files[i] = found[i]
-        i = space_add(state, &process.d, files, len(found))
-        self.direct_processes[i:i + 1] = [process]
+        space_add(state, place, &process.d, files, len(found))
+        self.direct_processes[place:place + 1] = [process]
 
     cdef int answer(self, u64 value) except -1:
         """Pass a device's answer to the instruction that waits; return an `Exit` or EXIT_NONE."""
@@ -464,7 +459,7 @@ cdef class Processor(ProcessorState):
         cdef Cache* k = <Cache*>self.c.cache
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values.update(emulated=self.emulated, port_reads=self.port_reads,
-                      port_writes=self.port_writes, code_cache_used=k.used,
+                      port_writes=self.port_writes, code_cache_used=k.used + k.size - k.cold,
                       code_cache_size=k.size, fragments_live=k.live, shapes=self.table.count,
                       shapes_emptied=self.table.emptied,
                       kept_emptied=self.kept.emptied if self.kept else 0)

@@ -4,6 +4,7 @@
 Window accesses are made only where /proc/self/mem allows them, so that a missing mapping is an
 answer and not a crash.
 """
+from libc.stdlib cimport calloc, free
 from posix.mman cimport (
     mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE)
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
@@ -11,14 +12,20 @@ from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 from ringlet.core.state cimport (
     ArchState, BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U,
     CpuidEntry, CpuState, SLOT_COUNT, u8, u32, u64)
+from ringlet.direct.process cimport DirectProcess
 from ringlet.mmu.layout cimport Mmu, mmu_of
 from ringlet.mmu.map_target cimport (
     Extent, MapTarget, map_frames, protect_frames, resolve, target_here, unmap_frames)
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (
-    mmu_create, mmu_destroy, mmu_fetch, mmu_flush_all, mmu_invlpg, mmu_is_window, mmu_load_cr3,
-    mmu_prefill, mmu_protect_code, mmu_read, mmu_shadow_fault, mmu_slot_fault, mmu_space,
-    mmu_translate, mmu_unprotect_code, mmu_write, phys_read, phys_write, ram_host)
+    mmu_copies, mmu_create, mmu_destroy, mmu_direct, mmu_direct_attach, mmu_direct_fault,
+    mmu_direct_leave, mmu_direct_notify, mmu_fetch, mmu_flush_all, mmu_invlpg, mmu_is_window,
+    mmu_load_cr3, mmu_prefill, mmu_program, mmu_protect_code, mmu_read, mmu_shadow_fault,
+    mmu_slot_fault, mmu_space, mmu_translate, mmu_unprotect_code, mmu_write, phys_read, phys_write,
+    ram_host)
+from ringlet.vcpu.direct.target cimport (
+    DirectSpace, DirectState, space_add, space_begin, space_clean, space_left, space_of,
+    space_place, space_replace, space_seam_clean)
 
 cdef extern from * nogil:
     """
@@ -224,6 +231,7 @@ cdef class Probe:
     cdef Elsewhere elsewhere
     cdef Log log
     cdef CpuidEntry cpuid[1]
+    cdef list processes
 
     def __cinit__(self, ram_size: int, physical_bits: int = 46, maps_limit: int = 0,
                   beside: Probe = None, away: bool = False):
@@ -240,6 +248,7 @@ cdef class Probe:
         self.cpuid[0].eax = physical_bits
         self.c.cpuid = self.cpuid
         self.c.cpuid_count = 1
+        self.processes = []
         self.beside = beside
         if beside is None:
             self.own = ram_create(ram_size)
@@ -254,6 +263,7 @@ cdef class Probe:
     def __dealloc__(self):
         if self.c != NULL:
             mmu_destroy(self.c)
+            free(self.c.direct)
             munmap(self.c, BLOCK_SIZE)
         ram_destroy(self.own)
 
@@ -367,6 +377,41 @@ cdef class Probe:
         cdef Mmu* m = mmu_of(self.c)
         return [m.regions[i].base for i in range(m.region_count) if m.regions[i].owner]
 
+    # --- direct processes
+
+    def files(self) -> list[int]:
+        """The files that a direct process is made with: of RAM in one piece, and of copies."""
+        return [mmu_of(self.c).ram.fd, mmu_copies(self.c)]
+
+    def add_process(self, process: DirectProcess) -> None:
+        """Attach a process that was made with `files` to the current address space."""
+        cdef DirectState* state = <DirectState*>self.c.direct
+        cdef int files[2]
+        cdef u32 place
+        if state == NULL:
+            state = <DirectState*>calloc(1, sizeof(DirectState))
+            self.c.direct = state
+            mmu_direct_notify(self.c, space_left, space_clean, space_seam_clean, space_replace)
+        place = space_place(state)
+        files[0], files[1] = self.files()
+        space_add(state, place, &process.d, files, 2)
+        self.processes.append(process)
+        space_begin(&state.spaces[place])
+        mmu_direct_attach(self.c, &state.spaces[place].target)
+
+    def leave_process(self) -> None:
+        """Part the current address space from its process."""
+        mmu_direct_leave(self.c)
+
+    def direct_fault(self, linear: int, access: int) -> int:
+        """Make an access of CPL 3 possible in the process of the current address space."""
+        return mmu_direct_fault(self.c, linear, access)
+
+    def process_dead(self) -> bool:
+        """Whether the process of the current address space was given up."""
+        cdef DirectSpace* space = space_of(mmu_direct(self.c))
+        return space == NULL or space.dead != 0
+
     # --- events
 
     def load_cr3(self, cr3: int) -> None:
@@ -381,6 +426,9 @@ cdef class Probe:
 
     def space(self, linear: int = 0) -> int:
         return mmu_space(self.c, linear)
+
+    def program(self) -> int:
+        return mmu_program(self.c)
 
     def protect_code(self, phys: int) -> None:
         mmu_protect_code(self.c, phys)

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ringlet.direct.process import CONTROL, END, RAM, STUB, TRAPPED, DirectProcess
+from ringlet.direct.process import CONTROL, END, RAM, STUB, DirectProcess
 from ringlet.direct.zygote import Zygote
 
 PAGE = 4096
@@ -22,8 +22,6 @@ SELECTORS, ERROR, TRAP, CR2 = 18, 19, 20, 22
 USER_SELECTORS = 0x33 | 0x2B << 48
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGURG, SIGSYS = 4, 5, 7, 8, 11, 23, 31
 PAGE_FAULT, PROTECTION = 14, 13
-
-DEAD = 0
 
 
 @dataclass
@@ -51,10 +49,9 @@ class DirectGuest:
         timer = threading.Timer(patience, self.process.kill, [SIGURG])
         timer.start()
         self.process.resume()
-        while (state := self.process.wait()) not in (TRAPPED, DEAD):
-            pass
+        stopped = self.process.wait()
         timer.cancel()
-        return state == TRAPPED
+        return stopped
 
     def go(self) -> int:
         """Do the same, and return the signal that stopped it."""
@@ -94,3 +91,8 @@ def move(register: int, value: int) -> bytes:
     return bytes([0x48 | register >> 3, 0xB8 | register & 7]) + (value % (1 << 64)).to_bytes(
         8, "little"
     )
+
+
+def store(address: int, value: int) -> bytes:
+    """Code that writes eight bytes."""
+    return move(0, value) + move(1, address) + b"\x48\x89\x01"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from ringlet.direct.process import CONTROL, END, RAM, STACK, STUB
+from ringlet.direct.process import CONTROL, END, RAM, STACK, STUB, DirectProcess
 from ringlet.direct.zygote import PROGRAM, Zygote, symbols
 from tests.unit.direct.guest import (
     CODE,
@@ -40,6 +41,7 @@ from tests.unit.direct.guest import (
     WRITE,
     DirectGuest,
     move,
+    store,
 )
 
 SYSCALL = b"\x0f\x05"
@@ -66,11 +68,6 @@ def make(zygote: Zygote) -> Iterator[Make]:
     yield one
     for guest in made:
         guest.close()
-
-
-def store(address: int, value: int) -> bytes:
-    """Code that writes eight bytes."""
-    return move(0, value) + move(1, address) + b"\x48\x89\x01"
 
 
 def test_a_system_call_hands_over_with_its_registers(make: Make) -> None:
@@ -136,6 +133,70 @@ def test_a_running_process_stops_soon(make: Make) -> None:
     assert guest.process.get(RIP) == CODE
 
 
+def ends(pid: int) -> bool:
+    """Whether a process ends soon."""
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def pause(guest: DirectGuest) -> None:
+    """Stop a process and let it go on, as the host does with whole groups."""
+    stat = Path(f"/proc/{guest.process.pid}/stat")
+    guest.process.kill(signal.SIGSTOP)
+    while stat.read_text().rpartition(") ")[2][0] != "T":
+        time.sleep(0.001)
+    guest.process.kill(signal.SIGCONT)
+
+
+def test_pause_in_a_hand_over_loses_nothing(make: Make) -> None:
+    """Its system call begins anew, and with it what the kernel vouches for."""
+    guest = make(move(0, 1234) + SYSCALL + move(3, 7) + SYSCALL)
+    assert guest.go() == SIGSYS
+
+    pause(guest)
+
+    assert guest.go() == SIGSYS
+    assert (guest.process.get(RIP), guest.process.get(RBX)) == (CODE + 24, 7)
+
+
+def test_pause_before_commands_skips_none(make: Make) -> None:
+    guest = make(SYSCALL)
+    assert guest.go() == SIGSYS
+    guest.process.command(MUNMAP, DATA, PAGE)
+
+    pause(guest)
+    guest.process.again()
+
+    assert guest.process.wait()
+    assert guest.memory() == guest.own_memory() - {(DATA, DATA + PAGE, "rw-s")}
+
+
+def test_death_in_a_hand_over_is_seen(make: Make) -> None:
+    guest = make(SYSCALL)
+    assert guest.go() == SIGSYS
+    guest.process.kill(signal.SIGKILL)
+    assert ends(guest.process.pid)
+
+    assert not guest.hands_over()
+
+
+def test_pause_while_the_processor_waits_loses_nothing(make: Make) -> None:
+    guest = make(LOOP)
+    guest.process.resume()
+    time.sleep(0.01)
+
+    pause(guest)
+    guest.process.kill(SIGURG)
+
+    assert guest.process.wait()
+    assert guest.process.frame()
+    assert guest.process.signal == SIGURG
+
+
 def test_only_the_stub_and_guest_pages_are_mapped(make: Make) -> None:
     guest = make(SYSCALL)
     guest.go()
@@ -174,16 +235,6 @@ def test_a_failed_command_stops_the_process_before_it_goes_on(make: Make) -> Non
     assert guest.process.get(RBX) == 1
 
 
-def ends(pid: int) -> bool:
-    """Whether a process ends soon."""
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{pid}").exists():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 def test_a_process_ends_with_its_object(zygote: Zygote) -> None:
     guest = DirectGuest(zygote, LOOP)
     pid = guest.process.pid
@@ -193,6 +244,19 @@ def test_a_process_ends_with_its_object(zygote: Zygote) -> None:
     del guest
 
     assert ends(pid)
+
+
+def test_process_whose_memory_the_host_refuses_is_ended() -> None:
+    """The caller learns it as it learns of processes that cannot be made."""
+    listener, other = os.pipe()
+    with subprocess.Popen(["sleep", "100"]) as sleeper:
+        with pytest.raises(OSError, match="memory of a direct process"):
+            DirectProcess(-1, listener, os.pidfd_open(sleeper.pid), sleeper.pid, 1)
+
+        assert sleeper.wait() == -signal.SIGKILL
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(listener)
+    os.close(other)
 
 
 def test_processes_end_with_their_zygote() -> None:

@@ -130,6 +130,12 @@ def test_data_between_instructions_are_no_code() -> None:
     assert not clean(page(data + "90" * 8 + "0f0000"))
 
 
+@pytest.mark.parametrize("table", ["20050000", "ffffffff", "fe110000", "c7080000", "8f110000"])
+def test_tables_are_taken_for_data(table: str) -> None:
+    """Their entries would else be valid instructions, and the last one SLDT [RAX]."""
+    assert clean(page(table * 8 + "0f000000"))
+
+
 def test_only_the_vdso_and_saves_on_the_stack_are_replaced() -> None:
     lsl, save, elsewhere = "0f03c0", "0fc76424400f1f00", "0fc720"
     vdso = b"\x7fELF" + NOP * 60 + b"linux-vdso.so.1\0" + page(lsl, 100)[80:]
@@ -157,6 +163,8 @@ def test_lengths_are_those_of_a_decoder() -> None:
         # Other vendors' instructions (XOP, PadLock, Geode) are not in programs for x86-64-v3.
         if insn.code == Code.INVALID or OTHERS & set(insn.cpuid_features()):
             continue
+        if str(insn).endswith("add [rax],al"):
+            continue  # zeros are taken for data
         checked += 1
         if length(code) != insn.len:
             differ[str(insn)] = code

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tests.unit.mmu.guest import (
@@ -52,6 +54,21 @@ def test_unchanged_page_survives_cr3_load(guest: Guest) -> None:
 
     assert guest.shown(AT) is not None
     assert guest.probe.counters()["cr3_dropped"] == 0
+
+
+def test_program_is_another_if_nothing_is_left_of_the_last(guest: Guest) -> None:
+    pages = [guest.tables.map(AT + i * PAGE, DATA + i * PAGE) for i in range(3)]
+    for i in range(3):
+        guest.load(AT + i * PAGE)
+    seen = [guest.probe.program()]
+    for at in pages:
+        guest.probe.set_entry(at, OTHER | P | W | U)
+        reload(guest)
+        seen.append(guest.probe.program())
+    reload(guest)
+    seen.append(guest.probe.program())
+
+    assert [b - a for a, b in pairwise(seen)] == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("level", [2, 3, 4])

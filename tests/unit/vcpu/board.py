@@ -191,6 +191,10 @@ class Board:
     def run(self, code: str | bytes) -> int:
         """Run from an instruction to the next HLT, or to an exit that is not for a device."""
         self.place(code)
+        return self.go()
+
+    def go(self) -> int:
+        """Run to the next HLT, or to an exit that is not for a device."""
         while True:
             kind = int(self.p.run())
             if kind == Exit.EXIT_MMIO_READ:

@@ -1,10 +1,9 @@
 """The paths through a translation: rules 3, 4, 7 and 8, and rule 5 at its exits."""
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from iced_x86 import Decoder, DecoderOptions, Instruction, Mnemonic
 
-from ringlet.core import state
 from ringlet.translate.translator import (
     BLOCK,
     JUMP_TABLE,
@@ -30,8 +29,6 @@ from ringlet.translate.verify.facts import (
 from ringlet.translate.verify.forms import MASK, ZERO, Form, Symbols, minus, shift
 from ringlet.translate.verify.invariant import Invariant
 from ringlet.translate.verify.plan import NONE, RSP, Kind, Plan, plan_of
-
-_STUB_BYTES: Final = 16
 
 
 class Violation(NamedTuple):
@@ -76,7 +73,7 @@ class Paths:
         """Return the violations; the first one on a path ends the check of all paths."""
         try:
             self._decode()
-            self._check_stubs()
+            self._check_links()
             self._follow()
         except UnsoundError as error:
             self._report(str(error))
@@ -91,11 +88,10 @@ class Paths:
     # --- preparation
 
     def _decode(self) -> None:
-        code = self._code[: self._t.stubs]
         # Check an instruction with an invalid reserved field as if it could run.
-        decoder = Decoder(64, code, DecoderOptions.NO_INVALID_CHECK)
+        decoder = Decoder(64, self._code, DecoderOptions.NO_INVALID_CHECK)
         for i in decoder:
-            data = code[i.ip : i.next_ip]
+            data = self._code[i.ip : i.next_ip]
             plan = self._plans.get(data)
             if plan is None:
                 plan = plan_of(i, data)
@@ -118,27 +114,12 @@ class Paths:
         if not sound:
             raise UnsoundError("its constant address has no relocation")
 
-    def _check_stubs(self) -> None:
-        """Check that each link has its own stub, which gives the link's number and leaves.
-
-        The link leads to the stub or, in a loop, back into the translation.
-        """
-        at = self._t.stubs
-        exit_arg = BLOCK + state.offsets()["exit_arg"]
-        store = b"\xc7\x04\x25" + exit_arg.to_bytes(4, "little")
-        for number, (field, _) in enumerate(self._t.links):
-            self._at = at
-            if (
-                (self._leads_to(field) != at and not self._loops_back(field))
-                or self._code[at : at + 7] != store
-                or self._relocated.get(at + 7) != (Relocation.LINK, number)
-                or self._code[at + 11 : at + 12] != b"\xe9"
-                or self._relocated.get(at + 12) != (Relocation.STUB, Stub.LINK)
-            ):
-                raise UnsoundError("a link has no stub of its own")
-            at += _STUB_BYTES
-        if at != len(self._code):
-            raise UnsoundError("bytes follow the stubs")
+    def _check_links(self) -> None:
+        """Check that each link leads nowhere yet or, in a loop, back into the translation."""
+        for field, _ in self._t.links:
+            self._at = field
+            if self._leads_to(field) != field + 4 and not self._loops_back(field):
+                raise UnsoundError("a link leads out of its translation")
 
     def _leads_to(self, field: int) -> int:
         """Return the offset to which the distance at `field` leads."""
@@ -146,7 +127,8 @@ class Paths:
         return field + 4 + distance
 
     def _loops_back(self, link: int) -> bool:
-        return self._t.body <= self._leads_to(link) < self._t.cold
+        target = self._leads_to(link)
+        return target != link + 4 and self._t.body <= target < self._t.cold
 
     # --- paths
 

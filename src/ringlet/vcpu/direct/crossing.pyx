@@ -9,22 +9,24 @@ from ringlet.core.host cimport host_fence
 from ringlet.core.prod cimport prod_arm, prod_disarm
 from ringlet.core.ops cimport OP_SYSCALL
 from ringlet.direct.process cimport (
-    Direct, DIRECT_STACK, DIRECT_STACK_SIZE, DIRECT_STUB, DIRECT_DEAD, DIRECT_INTERRUPTED,
-    FRAME_CR2,
-    FRAME_ERROR, FRAME_FLAGS, FRAME_R8, FRAME_RAX, FRAME_RBP, FRAME_RBX, FRAME_RCX, FRAME_RDI,
-    FRAME_RDX, FRAME_RIP, FRAME_RSI, FRAME_RSP, FRAME_SELECTORS, FRAME_TRAP, FRAME_XSAVE,
-    direct_frame, direct_resume, direct_signal, direct_wait)
+    Direct, DIRECT_END, DIRECT_STACK, DIRECT_STACK_SIZE, DIRECT_STUB, FRAME_CR2, FRAME_ERROR,
+    FRAME_FLAGS, FRAME_R8, FRAME_RAX, FRAME_RBP, FRAME_RBX, FRAME_RCX, FRAME_RDI, FRAME_RDX,
+    FRAME_RIP, FRAME_RSI, FRAME_RSP, FRAME_SELECTORS, FRAME_TRAP, FRAME_XSAVE, USER_CODE,
+    USER_CODE_32, USER_DATA, direct_frame, direct_resume, direct_signal, direct_stack, direct_wait)
 from ringlet.mmu.mmu cimport (
     mmu_read, mmu_direct, mmu_direct_attach, mmu_direct_fault, mmu_direct_leave, mmu_direct_yield)
 from ringlet.mmu.pages cimport PAGE_SHIFT
 from ringlet.vcpu.debug.registers cimport single_step
 from ringlet.vcpu.direct.policy cimport policy_refused
 from ringlet.vcpu.direct.target cimport (
-    DirectSpace, DirectState, MAPS_MAX, space_begin, space_find, space_lose, space_of)
-from ringlet.vcpu.system.control cimport update_key_privilege
+    DirectSpace, DirectState, MAPS_MAX, space_begin, space_find, space_lose, space_of,
+    space_wanted)
+from ringlet.vcpu.system.control cimport update_key, update_key_privilege
+from ringlet.vcpu.system.descriptors cimport (
+    DESC_OK, Descriptor, descriptor_in_ram, load_cache, read_descriptor)
 from ringlet.vcpu.system.dispatch cimport emulate
 from ringlet.vcpu.system.host_fpu cimport AREA_FDP, AREA_FIP, AREA_FOP
-from ringlet.vcpu.system.registers cimport CR0_AM, CR4_TSD
+from ringlet.vcpu.system.registers cimport AR_CODE, CR0_AM, CR4_TSD
 from ringlet.vcpu.system.segments cimport load_segment
 from ringlet.vcpu.system.x87 cimport (
     FPU_DATA, FPU_INSTRUCTION, guest_opcode, guest_pointer, load_pointer)
@@ -45,11 +47,9 @@ cdef enum:
     SIG_SEGV = 11
     SIG_URG = 23
     SIG_SYS = 31
-    USER_CODE = 0x33             # Linux's selectors, the host's and the guest's
-    USER_DATA = 0x2B
     USER_FLAGS = 0x244DD5        # RFLAGS that CPL 3 can change: arithmetic, TF, DF, NT, AC, ID
     # A save area of our own, in place of the kernel's: 832 bytes and what says so.
-    VECTORS_AT = 0x3000          # in the shared memory, behind a first frame
+    VECTORS_AT = 0x2000          # on the stack, behind a first frame
     AREA_BYTES = 464             # struct _fpx_sw_bytes
     AREA_BV = 512
     AREA_SIZE = 832
@@ -61,12 +61,12 @@ cdef enum:
     TRAP_TRACE = 2               # si_code
     INSTRUCTION_MAX = 15
     TRIES_MAX = 500              # to stop a process, 10 ms apart
-    DIRECT_OWN = 0x11000         # bytes from DIRECT_STUB that are ours
+    CODE_32 = AR_S | AR_P | AR_DB | AR_CODE | 3 << 5    # of CPL 3
 
 
 cdef void put_vectors(CpuState* c, Direct* d) noexcept nogil:
     """Leave the vector state, which is live, where the process takes it from."""
-    cdef u8* area = <u8*>d.control + VECTORS_AT
+    cdef u8* area = direct_stack(d) + VECTORS_AT
     cdef u64* header = <u64*>(area + AREA_BV)
     cdef u32* words = <u32*>(area + AREA_BYTES)
     cdef u64* fip = <u64*>(area + AREA_FIP)
@@ -86,7 +86,7 @@ cdef void put_vectors(CpuState* c, Direct* d) noexcept nogil:
     words[3] = 0
     words[4] = AREA_SIZE
     (<u32*>(area + AREA_SIZE))[0] = MAGIC2
-    d.registers[FRAME_XSAVE] = DIRECT_STACK + VECTORS_AT - 0x1000
+    d.registers[FRAME_XSAVE] = DIRECT_STACK + VECTORS_AT
 
 
 cdef bint take_vectors(CpuState* c, Direct* d) noexcept nogil:
@@ -99,7 +99,7 @@ cdef bint take_vectors(CpuState* c, Direct* d) noexcept nogil:
     cdef int i
     if at & 63 or at > <u64>(DIRECT_STACK_SIZE - 1024):
         return False
-    area = <u8*>d.control + 0x1000 + at
+    area = direct_stack(d) + at
     header = <u64*>(area + AREA_BV)
     fip = <u64*>(area + AREA_FIP)
     fdp = <u64*>(area + AREA_FDP)
@@ -146,8 +146,8 @@ cdef void put_registers(CpuState* c, Direct* d) noexcept nogil:
 
 
 cdef void take_selectors(CpuState* c, u64 selectors) noexcept nogil:
-    """Load the selectors that the code has loaded.  Where the guest's tables do not allow one, no
-    instruction has loaded it, and the segment stays."""
+    """Load the selectors that the code has loaded.  Where the guest's tables do not allow one, the
+    segment stays.  No device is asked for a descriptor: here is no instruction that could wait."""
     cdef u32 order[4]
     cdef u32 i, selector
     if selectors == selectors_of(c):
@@ -158,8 +158,23 @@ cdef void take_selectors(CpuState* c, u64 selectors) noexcept nogil:
     order[3] = SEG_GS
     for i in range(4):
         selector = <u32>(selectors >> 16 * i) & 0xFFFF
-        if selector != c.arch.seg[order[i]].selector:
+        if selector != c.arch.seg[order[i]].selector and descriptor_in_ram(c, selector):
             load_segment(c, order[i], selector)
+
+
+cdef bint take_code(CpuState* c, u32 selector) noexcept nogil:
+    """Load the code segment that a far transfer has loaded.  False: the guest has no such segment.
+    32-bit code goes on as translated code does."""
+    cdef Descriptor d
+    if selector == USER_CODE:
+        return True
+    if selector != USER_CODE_32 or not descriptor_in_ram(c, selector) \
+            or read_descriptor(c, selector, &d) != DESC_OK \
+            or d.ar & (CODE_32 | AR_L) != CODE_32:
+        return False
+    load_cache(&c.arch.seg[SEG_CS], &d, selector)
+    update_key(c)
+    return True
 
 
 cdef void take_registers(CpuState* c, Direct* d) noexcept nogil:
@@ -206,7 +221,7 @@ cdef bint eligible(CpuState* c) noexcept nogil:
             and loads_as_is(c.arch.seg[SEG_ES].selector)
             and loads_as_is(c.arch.seg[SEG_FS].selector)
             and loads_as_is(c.arch.seg[SEG_GS].selector)
-            and not c.arch.rflags & FLAG_IOPL and not c.arch.rip >> 47)
+            and c.arch.iflag and not c.arch.rflags & FLAG_IOPL and not c.arch.rip >> 47)
 
 
 cdef int hold(CpuState* c) noexcept nogil:
@@ -310,7 +325,7 @@ cdef int trapped(CpuState* c, Direct* d) noexcept nogil:
 
 cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
     cdef Direct* d = s.process
-    cdef int r
+    cdef bint stopped
     put_registers(c, d)
     put_vectors(c, d)
     d.control.signal = 0
@@ -324,18 +339,16 @@ cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
         return CROSS_AGAIN
     c.n_direct_runs += 1
     direct_resume(d)
-    r = DIRECT_INTERRUPTED
-    while r == DIRECT_INTERRUPTED:
-        r = direct_wait(d)
+    stopped = direct_wait(d)
     c.direct_pidfd = 0
     host_fence()
-    if c.direct_tries:
+    if c.prodding:
         prod_disarm(c)
-    if r == DIRECT_DEAD or not d.control.signal:
+    if not stopped or not d.control.signal:
         return refuse(c, s)
-    if not direct_frame(d) or d.registers[FRAME_RIP] - DIRECT_STUB < DIRECT_OWN \
-            or not is_canonical(d.registers[FRAME_RIP]) \
-            or d.registers[FRAME_SELECTORS] & 0xFFFF != USER_CODE or not take_vectors(c, d):
+    if not direct_frame(d) or d.registers[FRAME_RIP] - DIRECT_STUB < DIRECT_END - DIRECT_STUB \
+            or not is_canonical(d.registers[FRAME_RIP]) or not take_vectors(c, d) \
+            or not take_code(c, d.registers[FRAME_SELECTORS] & 0xFFFF):
         return attacked(c, s)
     take_registers(c, d)
     return trapped(c, d)
@@ -355,10 +368,10 @@ cdef int cross(CpuState* c) noexcept nogil:
         s = NULL
     if s == NULL:
         s = space_find(all)
-        if s == NULL and all.count < all.limit:
-            return CROSS_MAKE
-        if s == NULL and mmu_direct_yield(c):
+        if s == NULL and not space_wanted(c, all) and mmu_direct_yield(c):
             s = space_find(all)
+        if s == NULL and space_wanted(c, all):
+            return CROSS_MAKE
         if s == NULL:
             policy_refused(c)
             return CROSS_NOT

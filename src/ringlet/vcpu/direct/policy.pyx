@@ -2,8 +2,9 @@
 
 A direct process runs code at the host's speed, but each trap costs two switches between processes,
 and all that the program touches faults once more there.  Translated code is slower and traps for
-little.  So a space begins translated, and a short process never pays for more.  It changes over
-when the time it has between its traps is worth it, and back when it is not.
+little, but it has to be made, or at least installed.  For a short program that costs as much as
+the traps do.  So every program begins directly.  It goes back when it has little time between its
+traps, and changes over again when that time is worth it.
 
 Time at CPL 3 under translation is sampled: each interrupt counts the time since the last one for
 the space that it interrupts.  For a direct process the host keeps it.  Both are processor time,
@@ -11,9 +12,8 @@ since other processes of a busy host delay each switch.
 """
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.direct.process cimport direct_cpu_ns, own_cpu_ns
-from ringlet.mmu.mmu cimport mmu_direct, mmu_space
-from ringlet.vcpu.direct.target cimport (
-    DIRECT_ALWAYS, USES, DirectSpace, DirectState, Policy, Use, space_of)
+from ringlet.mmu.mmu cimport mmu_direct, mmu_program, mmu_space
+from ringlet.vcpu.direct.target cimport USES, DirectSpace, DirectState, Policy, Use, space_of
 
 cdef enum:
     PERIOD_NS = 6000000      # at CPL 3, after which a translated space is considered
@@ -26,10 +26,12 @@ cdef enum:
 
 cdef inline Use* use_of(CpuState* c, Policy* p) noexcept nogil:
     cdef u32 space = mmu_space(c, 0)
+    cdef u32 program = mmu_program(c)
     cdef Use* use = &p.uses[space & (USES - 1)]
-    if use.space != space:
+    if use.space != space or use.program != program:
         use.space = space
-        use.direct = p.mode == DIRECT_ALWAYS
+        use.program = program
+        use.direct = 1
         use.returns = use.doublings = 0
         use.user = 0
     return use
@@ -65,7 +67,7 @@ cdef void policy_returns(CpuState* c) noexcept nogil:
     cdef Policy* p = &(<DirectState*>c.direct).policy
     cdef Use* use = use_of(c, p)
     use.returns += 1
-    if use.direct and use.returns >= PERIOD_RETURNS and p.mode != DIRECT_ALWAYS:
+    if use.direct and use.returns >= PERIOD_RETURNS and not p.always:
         reconsider(c, p, use)
     c.direct_held = not use.direct
 
@@ -74,7 +76,7 @@ cdef void policy_interrupt(CpuState* c) noexcept nogil:
     cdef Policy* p = &(<DirectState*>c.direct).policy
     cdef u64 now, spent
     cdef Use* use
-    if p.mode == DIRECT_ALWAYS:
+    if p.always:
         return
     now = own_cpu_ns()
     spent = now - p.sampled

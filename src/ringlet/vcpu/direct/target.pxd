@@ -7,6 +7,7 @@ cdef enum:
     SPACES_MAX = 64
     MAPS_MAX = 30000     # commands, each of which can make two mappings more; Linux allows 65,530
     FILES = 8
+    REPLACED_MAX = 24    # dead processes that are replaced at once; then one in each second
 
 # One direct process.
 cdef struct DirectSpace:
@@ -22,13 +23,10 @@ cdef struct DirectSpace:
 cdef enum:
     USES = 256
 
-cdef enum:
-    DIRECT_AUTO = 0      # spaces change over as their traps suggest
-    DIRECT_ALWAYS = 1
-
 # What is known of an address space.
 cdef struct Use:
     u32 space            # its identity (ringlet.mmu.mmu.mmu_space)
+    u32 program          # and that of the program in it (mmu_program)
     u32 direct           # it runs directly
     u32 returns          # to CPL 3 in the current period
     u32 doublings        # of the time that it has to run translated before it is considered
@@ -38,21 +36,30 @@ cdef struct Policy:
     Use uses[USES]
     u64 switches         # processor time that a direct process needs for them at a trap, ns
     u64 sampled          # processor time of the thread at the last interrupt, ns
-    u32 mode             # DIRECT_*
+    bint always          # every space runs directly, whatever its traps suggest
 
 # Of one virtual processor.
 cdef struct DirectState:
     DirectSpace spaces[SPACES_MAX]
     Policy policy
-    u32 count
-    u32 limit            # how many there may be
+    u32 count            # of spaces[] in use, of which some can be dead
+    u32 limit            # how many processes may live
+    u32 replaced         # dead ones lately, less one for each second
+    u64 replaced_at      # TSC of the host until which the seconds are counted
     u32 step             # the next instruction is to be translated
     u32 cpuid            # CPUID does not fault on this host, and is screened
 
 cdef DirectSpace* space_of(MapTarget* target) noexcept nogil
-# Prepare a process for use; `file` are the files of guest RAM in the order it has them.
-# Returns its index.  There is room, and there are at most FILES.
-cdef u32 space_add(DirectState* s, Direct* process, const int* files, u32 count) noexcept nogil
+# Tell whether one more process may be made.
+cdef bint space_wanted(CpuState* c, DirectState* s) noexcept nogil
+# How many live.
+cdef u32 space_living(DirectState* s) noexcept nogil
+# A new place, or else that of a dead process that nobody uses any more.  Only if one is wanted.
+cdef u32 space_place(DirectState* s) noexcept nogil
+# Prepare a process for use there; `files` are those of guest RAM in the order it has them, at most
+# FILES.
+cdef void space_add(DirectState* s, u32 place, Direct* process, const int* files,
+                    u32 count) noexcept nogil
 # A process that no address space has; NULL: there is none.
 cdef DirectSpace* space_find(DirectState* s) noexcept nogil
 # Nothing of its former address space is left in it.

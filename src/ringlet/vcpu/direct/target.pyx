@@ -2,12 +2,16 @@
 
 Nothing is mapped while the virtual processor runs: calls become commands, which the process carries
 out before it goes on with the guest's code.  It never runs with fewer.
+
+A dead process gives its place to a new one.  A guest can kill its processes, and each of them is a
+fork of the host, so that only so many are replaced.
 """
+from ringlet.core.alarm cimport to_ticks
+from ringlet.core.host cimport host_ticks
 from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.direct.process cimport (
-    Direct, DIRECT_AGAIN, DIRECT_COMMANDS, DIRECT_DEAD, DIRECT_END, DIRECT_INTERRUPTED, DIRECT_RAM,
-    DIRECT_SHARED_SIZE, DIRECT_STACK, DIRECT_STUB, DIRECT_TOP, direct_answer, direct_command_add,
-    direct_cpu_ns, direct_frame, direct_signal, direct_wait)
+    Direct, DIRECT_AGAIN, DIRECT_COMMANDS, DIRECT_END, DIRECT_RAM, DIRECT_STUB, DIRECT_TOP,
+    direct_answer, direct_begin, direct_command_add, direct_cpu_ns, direct_signal, direct_wait)
 from ringlet.direct.screening cimport page_clean, page_replace, seam_clean
 from ringlet.mmu.map_target cimport (
     MAP_AT_ONCE, MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE)
@@ -16,7 +20,6 @@ from ringlet.mmu.ram cimport Extent
 
 cdef enum:
     SIG_KILL = 9
-    FIRST_FRAME = 0x1000     # in the shared memory
     CALL_MMAP = 9
     CALL_MPROTECT = 10
     CALL_MUNMAP = 11
@@ -38,17 +41,13 @@ cdef inline u64 protection(u32 rights) noexcept nogil:
 
 cdef void add(DirectSpace* s, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4,
               u64 a5) noexcept nogil:
-    cdef int r
     if s.dead:
         return
     # The last place is for what ends the list.
     if s.process.commands == DIRECT_COMMANDS - 1:
         direct_command_add(s.process, <u64>DIRECT_AGAIN, 0, 0, 0, 0, 0, 0)
         direct_answer(s.process)
-        r = DIRECT_INTERRUPTED
-        while r == DIRECT_INTERRUPTED:
-            r = direct_wait(s.process)
-        if r == DIRECT_DEAD or s.process.control.failed:
+        if not direct_wait(s.process) or s.process.control.failed:
             s.dead = 1
             return
     s.maps += 1
@@ -112,16 +111,47 @@ cdef DirectSpace* space_of(MapTarget* target) noexcept nogil:
     return <DirectSpace*>target.context if target != NULL else NULL
 
 
-cdef u32 space_add(DirectState* s, Direct* process, const int* files, u32 count) noexcept nogil:
-    cdef DirectSpace* space
-    cdef u32 i, index = s.count
+cdef u32 space_living(DirectState* s) noexcept nogil:
+    cdef u32 i, living = 0
     for i in range(s.count):
-        if s.spaces[i].process == NULL:
-            index = i
-            break
-    space = &s.spaces[index]
-    if index == s.count:
+        living += not s.spaces[i].dead
+    return living
+
+
+cdef u32 space_place(DirectState* s) noexcept nogil:
+    cdef u32 i
+    if s.count < s.limit:
+        return s.count
+    for i in range(s.count):
+        if s.spaces[i].dead and not s.spaces[i].attached:
+            return i
+    return s.count
+
+
+cdef bint space_wanted(CpuState* c, DirectState* s) noexcept nogil:
+    cdef u64 second, passed
+    if space_living(s) >= s.limit:
+        return False
+    if space_place(s) == s.count:
+        return s.count < s.limit
+    if s.replaced:
+        second = to_ticks(c, 1, 1)
+        passed = (host_ticks() - s.replaced_at) // second
+        s.replaced -= <u32>min(passed, <u64>s.replaced)
+        s.replaced_at += passed * second
+    return s.replaced < REPLACED_MAX
+
+
+cdef void space_add(DirectState* s, u32 place, Direct* process, const int* files,
+                    u32 count) noexcept nogil:
+    cdef DirectSpace* space = &s.spaces[place]
+    cdef u32 i
+    if place == s.count:
         s.count += 1
+    else:
+        if not s.replaced:
+            s.replaced_at = host_ticks()
+        s.replaced += 1
     space.process = process
     space.files = count
     for i in range(count):
@@ -136,13 +166,12 @@ cdef u32 space_add(DirectState* s, Direct* process, const int* files, u32 count)
     space.target.protect = space_protect
     space.target.context = space
     space.target.ballast = 0
-    return index
 
 
 cdef DirectSpace* space_find(DirectState* s) noexcept nogil:
     cdef u32 i
     for i in range(s.count):
-        if s.spaces[i].process != NULL and not s.spaces[i].attached and not s.spaces[i].dead:
+        if not s.spaces[i].attached and not s.spaces[i].dead:
             return &s.spaces[i]
     return NULL
 
@@ -153,14 +182,7 @@ cdef void space_left(CpuState* c, MapTarget* target) noexcept nogil:
 
 
 cdef void space_begin(DirectSpace* s) noexcept nogil:
-    cdef u64* word = <u64*>(<u8*>s.process.control + FIRST_FRAME)
-    cdef u64* end = <u64*>(<u8*>s.process.control + DIRECT_SHARED_SIZE)
-    # Registers of the last program are in its frames.
-    while word < end:
-        word[0] = 0
-        word += 1
-    s.process.control.frame = DIRECT_STACK + 0x1000
-    direct_frame(s.process)
+    direct_begin(s.process)
     s.considered = direct_cpu_ns(s.process)
     s.attached = 1
 

@@ -31,6 +31,8 @@ cdef inline u32 selector_error(u32 selector) noexcept nogil:
     """Return the error code that names a selector: its index and TI (SDM 3A 6.13)."""
     return selector & 0xFFFC
 
+# Tell whether no device has to be asked for the descriptor of a selector.
+cdef bint descriptor_in_ram(CpuState* c, u32 selector) noexcept nogil
 cdef int read_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
 cdef int read_wide_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
 cdef int require(CpuState* c, u32 selector, Descriptor* d) noexcept nogil

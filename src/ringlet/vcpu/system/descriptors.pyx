@@ -3,7 +3,9 @@
 The processor reads the tables and writes their accessed bits by supervisor accesses at any CPL
 (SDM 3A 4.6.1: implicit supervisor-mode accesses).
 """
-from ringlet.core.state cimport AR_S, AR_G, AR_P, AR_UNUSABLE, EMU_FAULT, VEC_GP, raise_err
+from ringlet.core.state cimport (
+    AR_S, AR_G, AR_P, AR_UNUSABLE, EMU_FAULT, MEM_MMIO, VEC_GP, raise_err)
+from ringlet.mmu.mmu cimport mmu_translate
 from ringlet.vcpu.system.memory cimport read_bytes, write_bytes
 from ringlet.vcpu.system.registers cimport AR_ACCESSED
 
@@ -34,6 +36,13 @@ cdef void unpack(Descriptor* d, u32 selector) noexcept nogil:
     if d.ar & AR_G:
         d.limit = (d.limit << 12) | 0xFFF
     d.base = ((low >> 16) & 0xFFFFFF) | ((low >> 32) & <u64>0xFF000000)
+
+
+cdef bint descriptor_in_ram(CpuState* c, u32 selector) noexcept nogil:
+    cdef u64 linear = 0, phys = 0
+    return (is_null(selector) or locate(c, selector, 8, &linear) != DESC_OK
+            or (mmu_translate(c, linear, 0, &phys) != MEM_MMIO
+                and mmu_translate(c, linear + 7, 0, &phys) != MEM_MMIO))
 
 
 cdef int read_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:

@@ -1,16 +1,11 @@
 """Parts of a sensitive instruction's bytes: opcode, REX prefix, base of its memory operand."""
+from ringlet.core.prefixes cimport is_legacy_prefix
 from ringlet.core.state cimport SEG_FS, SEG_GS
-
-
-cdef bint is_prefix(u32 byte) noexcept nogil:
-    return (byte == 0x66 or byte == 0x67 or byte == 0xF0 or byte == 0xF2 or byte == 0xF3 or
-            byte == 0x2E or byte == 0x36 or byte == 0x3E or byte == 0x26 or
-            byte == 0x64 or byte == 0x65)
 
 
 cdef u32 first_opcode(OpInfo* op) noexcept nogil:
     cdef u32 i = 0
-    while i < 15 and is_prefix(op.bytes[i]):
+    while i < 15 and is_legacy_prefix(op.bytes[i]):
         i += 1
     # REX is the last prefix.  Outside 64-bit mode these bytes are INC and DEC, which are not
     # sensitive.
