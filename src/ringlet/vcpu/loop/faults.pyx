@@ -202,6 +202,14 @@ cdef bint bound_elsewhere(CpuState* c, HostFault* f, Insn* i, bint stack) noexce
     return not slot_live(c, <u64><i64>i.disp if base == NO_REG else c.arch.gpr[base])
 
 
+cdef inline bint window_unused(HostFault* f) noexcept nogil:
+    """Whether an addend in the fragment's two windows may be that of an unused slot.
+
+    A register bound in such a slot may have moved to another one, if its accesses were not performed.
+    """
+    return f.regs[HR_R10] >> 47 != 0 or f.regs[HR_R11] >> 47 != 0
+
+
 cdef inline bint lane_faults(Insn* i, u64 linear) noexcept nogil:
     """Whether only the emulator can tell which exception the access raises.
 
@@ -349,7 +357,7 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
         return leave_saved(c, f, frag, guest, LEAVE_FAULT)
     if bound_elsewhere(c, f, &i, n != 0 and at[n - 1].stack):
         return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
-    if f.trap == VEC_PF:
+    if f.trap == VEC_PF or (n != 0 and window_unused(f)):
         return leave_saved(c, f, frag, guest, retried(c, frag.rip + guest))
     raise_err(c, VEC_GP, 0)
     return leave_saved(c, f, frag, guest, LEAVE_FAULT)
