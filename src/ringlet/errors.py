@@ -16,6 +16,8 @@ A guest's exception (#PF, #GP, ...) and the end of a run are values, not excepti
 from collections.abc import Mapping
 from pathlib import Path
 
+_NO_THREAD = "can't start new thread"  # as Python says it
+
 
 class RingletError(Exception):
     """An error that the user can correct.
@@ -66,8 +68,17 @@ class InternalError(Exception):
         return f"{message} ({', '.join(f'{k}={_show(v)}' for k, v in self.details.items())})"
 
 
-def unexpected(error: Exception, details: Mapping[str, object] | None = None) -> InternalError:
-    """Return the report of an exception that nobody expected, with the place that raised it."""
+def unexpected(
+    error: Exception, details: Mapping[str, object] | None = None
+) -> HostError | InternalError:
+    """Return the report of an exception that nobody expected, with the place that raised it.
+
+    A host that allows no more threads can say so anywhere.
+    """
+    if str(error) == _NO_THREAD:
+        return HostError(
+            "the host allows no more threads; raise its limit of tasks (ulimit -u, pids.max)"
+        )
     if isinstance(error, InternalError):
         return InternalError(str(error.args[0]), {**(details or {}), **error.details})
     where = "?"

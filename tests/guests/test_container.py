@@ -11,9 +11,9 @@ import pytest
 
 from ringlet.errors import ImageError
 from ringlet.images.apt import Apt
-from ringlet.images.busybox import find_busybox
-from ringlet.images.debian import extract, fetch_kernel
+from ringlet.images.debian import extract
 from ringlet.images.store import Store, default_root
+from tests.guests.counters import direct_counters
 
 PACKAGE = "golang-github-containers-common"
 PROFILE = "usr/share/containers/seccomp.json"
@@ -22,7 +22,7 @@ TASKS = 16
 """More than a machine needs besides direct processes, and fewer than it needs with all of them."""
 RINGLET = [sys.executable, "-m", "ringlet"]
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("kernel")]
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +47,6 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _debian() -> None:
-    try:
-        find_busybox()
-        fetch_kernel()
-    except ImageError as error:
-        pytest.skip(f"no Debian kernel here: {error}")
-
-
 def contained(command: list[str], *limits: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tests.guests.contained", *limits, "--", *command],
@@ -66,11 +57,6 @@ def contained(command: list[str], *limits: str) -> subprocess.CompletedProcess[s
 
 def guest(script: str) -> list[str]:
     return [*RINGLET, "run", "debian", "--direct", "always", "--stats", "--", "sh", "-c", script]
-
-
-def counters(errors: str) -> dict[str, int]:
-    found = re.findall(r"^(direct_\w+) +([\d,]+)", errors, re.MULTILINE)
-    return {name: int(count.replace(",", "")) for name, count in found}
 
 
 def test_a_container_has_these_limits(profile: Path) -> None:
@@ -95,8 +81,8 @@ def test_programs_run_directly_in_a_container_or_doctor_says_why(profile: Path) 
     assert "Traceback" not in doctor.stderr + done.stderr
     if found[1] == "ok":
         assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
-        assert counters(done.stderr)["direct_calls"] > 100
-        assert counters(done.stderr)["direct_lost"] == 0
+        assert direct_counters(done.stderr)["direct_calls"] > 100
+        assert direct_counters(done.stderr)["direct_lost"] == 0
         return
     reason = found[2].removeprefix("absent, all guest code is translated: ")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
@@ -113,7 +99,7 @@ def test_programs_go_on_where_not_all_processes_can_be_made() -> None:
 
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert sorted(done.stdout.split()) == sorted(f"{n}:2000" for n in range(24))
-    assert counters(done.stderr)["direct_lost"] == 0
+    assert direct_counters(done.stderr)["direct_lost"] == 0
 
 
 @pytest.mark.parametrize("tasks", range(1, 10))

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 import ringlet
-from ringlet.errors import HostError, ImageError
+from ringlet.errors import HostError
 from ringlet.images.busybox import find_busybox
-from ringlet.images.debian import CachedKernel, fetch_kernel
+from ringlet.images.debian import CachedKernel
 from ringlet.images.initramfs import Shell, make_initramfs
 from ringlet.machine.host import memory_size
 from ringlet.machine.outcome import EndKind
@@ -29,16 +29,8 @@ from tests.guests.unpacked import unpack
 PATIENCE = 90
 """Seconds; a boot takes two on an idle machine."""
 
-pytestmark = pytest.mark.timeout(300)  # the first test fetches the kernel, where there is none
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kernel() -> CachedKernel:
-    try:
-        find_busybox()
-        return fetch_kernel()
-    except ImageError as error:
-        pytest.skip(f"no Debian kernel here: {error}")
+# The first test fetches the kernel, where there is none.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("kernel")]
 
 
 def command(*arguments: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,23 +12,13 @@ from pathlib import Path
 import pytest
 
 from ringlet.direct.support import obstacle
-from ringlet.errors import ImageError
-from ringlet.images.busybox import find_busybox
-from ringlet.images.debian import fetch_kernel
+from tests.guests.counters import direct_counters
 
 PATIENCE = 120
 BUSY = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; echo $i"
 
-pytestmark = pytest.mark.timeout(300)  # the first test fetches the kernel, where there is none
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _debian() -> None:
-    try:
-        find_busybox()
-        fetch_kernel()
-    except ImageError as error:
-        pytest.skip(f"no Debian kernel here: {error}")
+# The first test fetches the kernel, where there is none.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("kernel")]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +39,7 @@ def in_guest(script: str, *options: str) -> tuple[str, dict[str, int]]:
         command(script, *options), capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
-    found = re.findall(r"^(direct_\w+) +([\d,]+)", done.stderr, re.MULTILINE)
-    return done.stdout, {name: int(count.replace(",", "")) for name, count in found}
+    return done.stdout, direct_counters(done.stderr)
 
 
 def test_a_busy_program_changes_over() -> None:

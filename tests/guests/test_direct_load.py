@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -15,24 +14,13 @@ import pytest
 
 from ringlet.direct.support import obstacle
 from ringlet.direct.zygote import LIMIT
-from ringlet.errors import ImageError
-from ringlet.images.busybox import find_busybox
-from ringlet.images.debian import fetch_kernel
+from tests.guests.counters import direct_counters
 
 PATIENCE = 280
 SPACES = 10_000
 TICK = os.sysconf("SC_CLK_TCK")
 
-pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _debian() -> None:
-    try:
-        find_busybox()
-        fetch_kernel()
-    except ImageError as error:
-        pytest.skip(f"no Debian kernel here: {error}")
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("kernel")]
 
 
 def start(script: str, direct: str) -> subprocess.Popen[str]:
@@ -135,8 +123,7 @@ def test_ten_thousand_programs_share_a_few_processes(direct: str) -> None:
     output, errors = guest.communicate()
 
     assert (guest.returncode, output) == (0, VERDICT), errors
-    found = re.findall(r"^(direct_\w+) +([\d,]+)", errors, re.MULTILINE)
-    counters = {name: int(count.replace(",", "")) for name, count in found}
+    counters = direct_counters(errors)
     if direct == "always":
         assert counters["direct_calls"] > SPACES
         assert most > 2

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ringlet.errors import ImageError
-from ringlet.images.busybox import find_busybox
-from ringlet.images.debian import fetch_kernel
+from ringlet.images.debian import CachedKernel
 from ringlet.images.store import default_root
 
 PATIENCE = 90
@@ -19,13 +17,8 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory, kernel: CachedKernel) -> Path:
     """A cache directory with kernels, tools, and the translations of one boot."""
-    try:
-        find_busybox()
-        fetch_kernel()
-    except ImageError as error:
-        pytest.skip(f"no Debian kernel here: {error}")
     root = tmp_path_factory.mktemp("cache")
     (root / "ringlet").mkdir()
     for kind in ("kernels", "tools", "apt"):

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from ringlet import errors
-from ringlet.errors import InternalError, RingletError
+from ringlet.errors import HostError, InternalError, RingletError, unexpected
 
 CLASSES = [
     c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == "ringlet.errors"
@@ -29,3 +29,10 @@ def test_internal_error_shows_its_details_in_one_line() -> None:
 
 def test_internal_error_without_details() -> None:
     assert str(InternalError("a link was lost")) == "a link was lost"
+
+
+def test_host_without_threads_is_no_defect() -> None:
+    report = unexpected(RuntimeError("can't start new thread"), {"rip": 1})
+
+    assert isinstance(report, HostError)
+    assert "pids.max" in str(report)

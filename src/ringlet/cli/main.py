@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 STATUS_USAGE = 2
 STATUS_INTERRUPTED = 130
 _OUTPUT = (errno.ENOSPC, errno.EIO)
-_NO_THREAD = "can't start new thread"  # as Python says it
 
 
 def command() -> int:
@@ -69,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unforeseen(error: Exception) -> int:
-    if str(error) == _NO_THREAD:
-        complain("the host allows no more threads; raise its limit of tasks (ulimit -u, pids.max)")
-        return STATUS_USAGE
     report = unexpected(error)
-    complain(f"internal error, please report it: {report}")
+    if isinstance(report, RingletError):
+        complain(str(report))
+    else:
+        complain(f"internal error, please report it: {report}")
     return report.exit_status
 
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from iced_x86 import Code, Code_, Decoder, Encoder, Instruction, OpCodeInfo, OpKind, Register
+from iced_x86 import Code, Code_, Decoder, Instruction, OpCodeInfo, OpKind, Register
 
 from ringlet.direct.screening import clean
 from ringlet.direct.zygote import Zygote
@@ -40,7 +40,7 @@ from tests.unit.direct.guest import (
     USER_SELECTORS,
     DirectGuest,
 )
-from tests.unit.translate.enumeration import legacy, vex
+from tests.unit.translate.enumeration import encoded, legacy, vex
 
 ADR = Path(__file__).parents[3] / "docs" / "adr" / "0011-direct-execution.md"
 
@@ -96,12 +96,7 @@ def at_operand(instruction: Instruction) -> bytes | None:
     copy = instruction.copy()
     copy.memory_base, copy.memory_index = Register.RCX, Register.NONE
     copy.memory_displacement, copy.memory_displ_size = 0, 0
-    encoder = Encoder(64)
-    try:
-        encoder.encode(copy, 0)
-    except ValueError:
-        return None
-    return encoder.take_buffer()
+    return encoded(copy)
 
 
 @cache

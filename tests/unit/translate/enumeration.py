@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 
-from iced_x86 import Code, Code_, Decoder
+from iced_x86 import Code, Code_, Decoder, Encoder, Instruction
 from tests.unit.translate.reference import Shapes, immediate_length, operand_length
 
 from ringlet.translate.classify import Refused, classify
@@ -70,6 +70,16 @@ def vex(mode: int, thorough: bool = False) -> Iterator[bytes]:
                         start = bytes((0xC4, extension | opcode_map, last, opcode))
                         for modrm in modrms:
                             yield start + bytes((modrm,)) + SIB_AND_REST
+
+
+def encoded(instruction: Instruction) -> bytes | None:
+    """Encode an instruction for 64-bit mode; None: it has no such form."""
+    encoder = Encoder(64)
+    try:
+        encoder.encode(instruction, 0)
+    except ValueError:
+        return None
+    return encoder.take_buffer()
 
 
 def _modrms(group: int, thorough: bool) -> Iterator[int]:

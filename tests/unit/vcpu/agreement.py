@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from iced_x86 import (
     Code,
     Decoder,
-    Encoder,
     FlowControl,
     Instruction,
     Mnemonic,
@@ -29,7 +28,7 @@ from iced_x86 import (
 
 from ringlet.core.state import Exit
 from ringlet.translate.classify import Innocuous, classify
-from tests.unit.translate.enumeration import legacy, vex
+from tests.unit.translate.enumeration import encoded, legacy, vex
 from tests.unit.vcpu.board import (
     AF,
     CF,
@@ -93,12 +92,7 @@ def shuffled(instruction: Instruction, chance: random.Random) -> bytes | None:
         copy.memory_base = _like(copy.memory_base, chance.choice(few))
     if RegisterExt.is_gpr(copy.memory_index):
         copy.memory_index = _like(copy.memory_index, chance.choice(few))
-    encoder = Encoder(64)
-    try:
-        encoder.encode(copy, 0)
-    except ValueError:
-        return None
-    return encoder.take_buffer()
+    return encoded(copy)
 
 
 def _like(register: Register_, number: int) -> Register_:
