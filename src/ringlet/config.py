@@ -63,7 +63,7 @@ EXACT: Final = Option(
 )
 DIRECT: Final = Option(
     "--direct",
-    "Run a Linux guest's user code directly on the processor, in processes of its own: auto (where "
+    "Run the guest's user code directly on the processor, in processes of its own: auto (where "
     "that is faster), never, or always.",
     "auto",
 )

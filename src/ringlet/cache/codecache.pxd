@@ -100,6 +100,10 @@ cdef inline void patch(Cache* k, u32 at, u32 target) noexcept nogil:
     """Make the rel32 at cache offset `at` lead to another cache offset."""
     (<u32*>(k.write + at))[0] = target - (at + 4)
 
+cdef inline void lead(Cache* k, LinkRec* l) noexcept nogil:
+    """Let a link lead to the fragment to which it is linked, or else to its home."""
+    patch(k, l.at, l.home if l.linked == NONE else k.fragments[l.linked].body)
+
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL
 cdef void cache_destroy(CpuState* c)
 # The fragment at a linear address that begins at the guest's `rip`, or NONE.

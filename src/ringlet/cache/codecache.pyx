@@ -377,8 +377,7 @@ cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept n
             return False
     write_code(c, k, t, f.host, f.ops, index)
     for i in range(t.n_links):
-        l = &k.links[f.links + i]
-        patch(k, l.at, l.home if l.linked == NONE else k.fragments[l.linked].body)
+        lead(k, &k.links[f.links + i])
     for i in range(t.n_map):
         k.map[f.map + i] = t.map[i]
     f.guest_bytes = <u16>t.guest_bytes

@@ -7,7 +7,7 @@ run loop or the entry stub checks `CpuState.attention` next.
 """
 from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.core.template cimport STUB_INDIRECT
-from ringlet.cache.codecache cimport Cache, Fragment, LinkRec, NONE, patch
+from ringlet.cache.codecache cimport Cache, Fragment, NONE, lead, patch
 
 cdef enum:
     JMP_TABLE = 0xCD24FF42   # jmp [r9 * 8 + disp32]
@@ -30,14 +30,12 @@ cdef void exits_cut(CpuState* c, Cache* k, u32 index) noexcept nogil:
 
 cdef void exits_restore(CpuState* c, Cache* k) noexcept nogil:
     cdef u32 i
-    cdef LinkRec* l
     cdef Fragment* f
     if k.cut == NONE:
         return
     f = &k.fragments[k.cut]
     for i in range(f.links, f.links + f.n_links):
-        l = &k.links[i]
-        patch(k, l.at, l.home if l.linked == NONE else k.fragments[l.linked].body)
+        lead(k, &k.links[i])
     if f.indirect != NONE:
         (<u32*>(k.write + f.indirect))[0] = JMP_TABLE
         (<u32*>(k.write + f.indirect + 4))[0] = f.table

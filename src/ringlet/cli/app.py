@@ -81,14 +81,13 @@ def run(
             "--bare",
             {config.INITRD: initrd, config.APPEND: append, config.PACKAGE: package,
              config.CONSOLE: console, config.NO_REBOOT: no_reboot,
-             config.DEBUG_EXIT: debug_exit, config.VERBOSE: verbose, config.DIRECT: direct,
-             config.COLD: cold},
+             config.DEBUG_EXIT: debug_exit, config.VERBOSE: verbose, config.COLD: cold},
         )  # fmt: skip
         from ringlet.cli.run import run_bare
 
         return run_bare(
-            program, memory, stats=stats, exact=exact, trace=trace, compare=compare,
-            gdb=gdb, gdb_wait=gdb_wait,
+            program, memory, stats=stats, exact=exact, direct=config.parse_direct(direct),
+            trace=trace, compare=compare, gdb=gdb, gdb_wait=gdb_wait,
         )  # fmt: skip
     from ringlet.cli.linux import NAMES, LinuxOptions, run_debian, run_linux
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringlet.bench import engines
+from ringlet.config import parse_direct
 from ringlet.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ Options = Annotated[
         help="An option of `ringlet run`, such as --ringlet-option=--exact; repeat for several.",
     ),
 ]
+Direct = Annotated[
+    str | None, typer.Option("--direct", help="The same as --ringlet-option=--direct=CHOICE.")
+]
 Memory = Annotated[int, typer.Option(min=128, help="Guest RAM in MiB.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds that one run may take.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -50,10 +54,11 @@ def cpu(
     memory: Memory = 128,
     timeout: Timeout = 300.0,
     options: Options = None,
+    direct: Direct = None,
     as_json: Json = False,
 ) -> None:
     """Measure ring-3 programs: ten sections, the same object code natively and in a guest."""
-    _build_and_compare("cpu", rounds, engine, memory, timeout, options, as_json)
+    _build_and_compare("cpu", rounds, engine, memory, timeout, _with(options, direct), as_json)
 
 
 @bench_app.command()
@@ -63,10 +68,11 @@ def nano(
     memory: Memory = 128,
     timeout: Timeout = 300.0,
     options: Options = None,
+    direct: Direct = None,
     as_json: Json = False,
 ) -> None:
     """Measure operations that virtualization slows: system calls, faults, ports, page tables."""
-    _build_and_compare("nano", rounds, engine, memory, timeout, options, as_json)
+    _build_and_compare("nano", rounds, engine, memory, timeout, _with(options, direct), as_json)
 
 
 @bench_app.command()
@@ -171,6 +177,12 @@ def translate(
         typer.echo(json.dumps(report.throughput_json(throughput), indent=2))
     else:
         Console().print(report.throughput_table(throughput))
+
+
+def _with(options: list[str] | None, direct: str | None) -> list[str]:
+    """Return the options of `ringlet run`, with the choice of --direct if there is one."""
+    choice = [f"--direct={parse_direct(direct)}"] if direct else []
+    return [*(options or ()), *choice]
 
 
 def _build_and_compare(

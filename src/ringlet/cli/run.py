@@ -8,7 +8,7 @@ from ringlet.cli.stats import print_stats, printing_on_request
 from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
 from ringlet.cli.watch import watched
-from ringlet.config import BARE_MEMORY, MachineConfig, parse_memory
+from ringlet.config import BARE_MEMORY, DIRECT, MachineConfig, parse_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.errors import ConfigError
 from ringlet.machine import bare, host
@@ -24,6 +24,7 @@ def run_bare(
     *,
     stats: bool,
     exact: bool = False,
+    direct: str = DIRECT.default,
     trace: str = "",
     compare: int = 0,
     gdb: str = "",
@@ -36,7 +37,7 @@ def run_bare(
     config = MachineConfig(Path(program), size, stats, exact)
     read_program(config.program, config.memory)
     host.require()
-    engine = Engine(exact=config.exact, direct="never")
+    engine = Engine(exact=config.exact, direct=direct)
     machine = bare.build(config, engine, FdSink(STDOUT), avx="avx" in host.cpu_flags())
     counters = printing_on_request(machine) if config.stats else contextlib.nullcontext()
     with watched(machine, trace, compare), counters:

@@ -59,6 +59,9 @@ class FakeCpu:
     def __post_init__(self) -> None:
         self.kicked = threading.Event()
 
+    def execute_directly(self, *_: object, **__: object) -> None:
+        """Take the means of direct execution, which a script does not need."""
+
     def run(self) -> int:
         while (kind := self._step()) is None:
             pass

@@ -18,7 +18,7 @@ struct table_register {
     u64 base;
 } __attribute__((packed));
 
-static u64 gdt[8];
+static u64 gdt[9];
 static struct gate idt[256];
 static uint32_t tss[26];
 

@@ -8,10 +8,10 @@
 
 #define KERNEL_CODE 0x08
 #define KERNEL_DATA 0x10
-#define USER_BASE 0x18 /* SYSRET: SS = USER_BASE + 8, CS = USER_BASE + 16 */
-#define USER_DATA 0x23
-#define USER_CODE 0x2b
-#define TASK 0x30
+#define USER_BASE 0x20 /* SYSRET: SS = USER_BASE + 8, CS = USER_BASE + 16 */
+#define USER_DATA 0x2b
+#define USER_CODE 0x33
+#define TASK 0x38
 
 #define TIMER_VECTOR 32
 
