@@ -19,7 +19,7 @@ from ringlet.machine.host import cpu_flags
 # isa-debug-exit ends a run that wrote 0 with this status; Ringlet's bare machine does the same.
 GUEST_SUCCESS = 1
 
-# clock_getcpuclockid(3): the clock of a process's threads is its inverted number, shifted, and this.
+# As clock_getcpuclockid(3) makes it: a process's inverted number, shifted, and this is its clock.
 _CPUCLOCK_SCHED = 2
 
 QEMU_MACHINE = ("qemu-system-x86_64", "-nodefaults", "-display", "none")

@@ -130,7 +130,7 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "--kernel", "PROGRAM", "-v"], "--verbose has no effect with --kernel"),
         (["run", "--bare", "PROGRAM", "--append", "x"], "--append has no effect with --bare"),
         (["run", "--bare", "PROGRAM", "--cold"], "--cold has no effect with --bare"),
-        (["run", "--bare", "PROGRAM", "--direct", "often"], "--direct often: give auto, never or always"),
+        (["run", "--bare", "P", "--direct", "often"], "--direct often: give auto, never or always"),
         (["run", "debian", "--direct", "often"], "--direct often: give auto, never or always"),
         (
             ["run", "debian", "--direct", "always", "--trace", "FILE"],

@@ -1,7 +1,6 @@
 """The learned shapes of single instructions, field by field."""
 
 import ast
-import time
 from pathlib import Path
 
 import pytest
@@ -252,20 +251,3 @@ def test_stubs_agree_with_the_compiled_enums(stub: str, module: object) -> None:
     assert stubs
     for name, members in stubs.items():
         assert members == {member.name: int(member) for member in getattr(module, name)}
-
-
-def test_learning_is_fast() -> None:
-    codes = [
-        bytes.fromhex(c) for c in ("4801c8", "0f94c0", "c4e2f3f6c2", "0f05", "f3a4", "660f58c1")
-    ]
-    for code in codes:
-        learn(code)
-
-    start = time.perf_counter()
-    for _ in range(50):
-        for code in codes:
-            learn(code)
-    elapsed = (time.perf_counter() - start) / (50 * len(codes))
-
-    print(f"{elapsed * 1e6:.0f} us a shape")
-    assert elapsed < 150e-6

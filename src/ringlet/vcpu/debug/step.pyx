@@ -10,7 +10,8 @@ from ringlet.translate.shape cimport SHAPE_OP, SHAPE_STRING
 from ringlet.vcpu.debug.registers cimport instruction_breakpoint
 from ringlet.vcpu.debug.stops cimport debug_access, debug_forget, debug_watches
 from ringlet.vcpu.loop.events cimport SHADOW_MOV_SS
-from ringlet.vcpu.loop.faults cimport Access, accesses, guest_bytes
+from ringlet.vcpu.loop.accesses cimport Access, accesses
+from ringlet.vcpu.loop.faults cimport guest_bytes
 from ringlet.vcpu.system.registers cimport CR4_DE, DR6_BS, DR7_ENABLES
 from ringlet.vcpu.debug.watch cimport data_hits, port_hits
 

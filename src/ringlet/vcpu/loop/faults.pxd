@@ -2,17 +2,7 @@
 from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.core.signals cimport HostFault
 from ringlet.cache.codecache cimport Fragment
-from ringlet.translate.insn cimport Insn
 
-# One access to data.
-cdef struct Access:
-    u64 linear
-    u32 size
-    u32 kind       # ACC_READ or ACC_WRITE
-    bint stack     # through RSP or RBP: raises #SS instead of #GP if not canonical
-
-# List the accesses of an instruction in order, at most three; c.arch.gpr holds the registers.
-cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil
 # Read 16 guest bytes from offset `guest` of the fragment; False: there is no RAM there any more.
 cdef bint guest_bytes(CpuState* c, Fragment* frag, u32 guest, u8* out) noexcept nogil
 # CpuState.fpu_pointer (ringlet.vcpu.system.fpstate).

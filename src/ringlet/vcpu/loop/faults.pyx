@@ -17,10 +17,10 @@ from ringlet.cache.codecache cimport Cache, Fragment, NONE
 from ringlet.cache.exits cimport exits_cut
 from ringlet.cache.fragment_map cimport cache_fragment_at, cache_guest_offset, cache_is_boundary
 from ringlet.core.prod cimport prod_arm
-from ringlet.core.ops cimport OP_PUSHF
 from ringlet.mmu.mmu cimport (
     mmu_is_window, mmu_linear_of, mmu_shadow_fault, mmu_slot_fault, mmu_slot_open, ram_host)
 from ringlet.vcpu.direct.crossing cimport direct_stop
+from ringlet.vcpu.loop.accesses cimport Access, accesses
 from ringlet.vcpu.system.registers cimport CR4_OSXMMEXCPT
 from ringlet.vcpu.system.x87 cimport FPU_DATA, FPU_OPCODE, X87_NONE, x87_opcode
 from ringlet.translate.insn cimport *
@@ -97,94 +97,6 @@ cdef inline bint slot_live(CpuState* c, u64 linear) noexcept nogil:
     return bound(c, linear) >> 47 == 0
 
 
-cdef u64 segment_base(CpuState* c, Insn* i) noexcept nogil:
-    if i.seg == SEG_FS or i.seg == SEG_GS:
-        return c.arch.seg[i.seg].base
-    return 0
-
-
-cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
-    """Return the linear address of the ModRM memory operand, from the registers in c.arch.gpr."""
-    cdef u64 a = <u64><i64>i.disp
-    cdef u32 r
-    cdef i64 offset
-    if i.rip_relative:
-        a += rip + i.length
-    else:
-        r = insn_base(i)
-        if r != NO_REG:
-            a += c.arch.gpr[r]
-        r = insn_index(i)
-        if r != NO_REG:
-            a += c.arch.gpr[r] << (i.sib >> 6)
-    if i.shape.kind == SHAPE_BITS:
-        offset = <i64>c.arch.gpr[insn_reg(i)]
-        if i.rex & 8:
-            a += <u64>((offset >> 6) * 8)
-        elif i.prefixes & PFX_66:
-            a += <u64>((<i64><short>offset >> 4) * 2)
-        else:
-            a += <u64>((<i64><i32>offset >> 5) * 4)
-    if i.prefixes & PFX_67:
-        a = <u32>a
-    return a + segment_base(c, i)
-
-
-cdef inline void add(Access* out, u32* n, u64 linear, u32 size, u32 kind,
-                     bint stack) noexcept nogil:
-    cdef Access* a = out + n[0]
-    a.linear = linear
-    a.size = size if size else 1
-    a.kind = kind
-    a.stack = stack
-    n[0] += 1
-
-
-cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
-    cdef u32 n = 0
-    cdef u32 kind = i.shape.kind
-    cdef u32 op = i.opcode & 0xFE
-    cdef u32 size = i.shape.mem_size
-    cdef u32 word = 2 if i.prefixes & PFX_66 else 8
-    if kind == SHAPE_STRING:
-        # The order decides which fault is reported.  CMPS reads [rDI] before [rSI], except REPE
-        # CMPSB on some processors.
-        if op == 0xA6 and not (i.opcode == 0xA6 and i.prefixes & PFX_REP
-                               and not c.conduct & CONDUCT_REPE_CMPSB_TARGET_FIRST):
-            add(out, &n, c.arch.gpr[RDI], size, ACC_READ, False)
-            add(out, &n, c.arch.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
-            return n
-        if op == 0xA4 or op == 0xA6 or op == 0xAC:
-            add(out, &n, c.arch.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
-        if op != 0xAC:
-            add(out, &n, c.arch.gpr[RDI], size,
-                ACC_WRITE if op == 0xA4 or op == 0xAA else ACC_READ, False)
-        return n
-    if kind == SHAPE_LEAVE:
-        add(out, &n, c.arch.gpr[RBP], word, ACC_READ, True)
-        return n
-    if kind == SHAPE_XLAT:
-        add(out, &n, c.arch.gpr[RBX] + (c.arch.gpr[RAX] & 0xFF) + segment_base(c, i), 1, ACC_READ,
-            False)
-        return n
-    if is_moffs(i):
-        add(out, &n, <u64>i.imm + segment_base(c, i), size,
-            ACC_WRITE if i.opcode & 2 else ACC_READ, False)
-        return n
-    if i.modrm < 0xC0 and i.shape.mem & (MEM_READ | MEM_WRITE) \
-            and kind != SHAPE_ADDRESS and not i.shape.mem & MEM_HINT:
-        add(out, &n, operand_address(c, i, rip), size,
-            ACC_WRITE if i.shape.mem & MEM_WRITE else ACC_READ,
-            i.seg == SEG_NONE and not i.rip_relative and (insn_base(i) == RSP
-                                                          or insn_base(i) == RBP))
-    if (i.shape.stack == STACK_PUSH or kind == SHAPE_CALL or kind == SHAPE_CALL_IND
-            or kind == SHAPE_PUSH_MEM or (kind == SHAPE_OP and i.shape.op == OP_PUSHF)):
-        add(out, &n, c.arch.gpr[RSP] - word, word, ACC_WRITE, True)
-    elif i.shape.stack == STACK_POP or kind == SHAPE_RET or kind == SHAPE_POP_MEM:
-        add(out, &n, c.arch.gpr[RSP], word, ACC_READ, True)
-    return n
-
-
 cdef bint bound_elsewhere(CpuState* c, HostFault* f, Insn* i, bint stack) noexcept nogil:
     """Whether the addend belongs to another slot than the operand's, and that slot is unused.
 
@@ -205,7 +117,8 @@ cdef bint bound_elsewhere(CpuState* c, HostFault* f, Insn* i, bint stack) noexce
 cdef inline bint window_unused(HostFault* f) noexcept nogil:
     """Whether an addend in the fragment's two windows may be that of an unused slot.
 
-    A register bound in such a slot may have moved to another one, if its accesses were not performed.
+    A register bound in such a slot may have moved to another one, as long as its accesses were not
+    performed.
     """
     return f.regs[HR_R10] >> 47 != 0 or f.regs[HR_R11] >> 47 != 0
 
