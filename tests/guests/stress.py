@@ -51,8 +51,8 @@ def libraries(program: str) -> list[Path]:
     return [Path(path) for path in _LIBRARY.findall(done.stdout)]
 
 
-def archive(program: str, seconds: int) -> bytes:
-    """Return an initial RAM disk whose init runs the stressors."""
+def archive(program: str, init: str, seconds: int) -> bytes:
+    """Return an initial RAM disk with stress-ng and a script that runs it as init."""
     files = CpioWriter()
     names = [path.relative_to("/") for path in libraries(program)]
     parents = {parent for name in names for parent in name.parents} - {Path()}
@@ -61,8 +61,8 @@ def archive(program: str, seconds: int) -> bytes:
     for name in names:
         files.file(str(name), Path("/", name).read_bytes(), 0o755)
     files.file("bin/stress-ng", Path(program).read_bytes(), 0o755)
-    init = _INIT.format(stressors=" ".join(STRESSORS), seconds=seconds, complaints=_COMPLAINTS)
-    files.file("stress-init", init.encode(), 0o755)
+    script = init.format(seconds=seconds, complaints=_COMPLAINTS)
+    files.file("stress-init", script.encode(), 0o755)
     return make_initramfs(find_busybox(), Shell()) + files.contents()
 
 
@@ -70,16 +70,21 @@ def complaints(output: str) -> list[str]:
     """Return a line for each error in the guest's output."""
     lines = output.replace("\r", "").splitlines()
     missing = [f"{name} did not pass" for name in STRESSORS if f"{name} passed" not in lines]
+    return [*missing, *kernel_complaints(output)]
+
+
+def kernel_complaints(output: str) -> list[str]:
+    """Return what the kernel complains of, and whether the guest did not come to its end."""
+    lines = output.replace("\r", "").splitlines()
     said = [line for line in lines if line.startswith("kernel log: ")]
-    ended = [] if "end of all" in lines else ["the guest did not come to its end"]
-    return [*missing, *said, *ended]
+    return said if "end of all" in lines else [*said, "the guest did not come to its end"]
 
 
-def run(initrd: str, timeout: float) -> str:
-    """Boot the guest and return what it printed."""
+def run(initrd: str, timeout: float, *arguments: str) -> str:
+    """Boot the guest, with more arguments of `ringlet run`, and return what it printed."""
     command = [sys.executable, "-m", "ringlet", "run", "--kernel", str(fetch_kernel().vmlinuz),
                "--initrd", initrd, "--append", "console=ttyS0 quiet panic=-1 rdinit=/stress-init",
-               "--no-reboot"]  # fmt: skip
+               "--no-reboot", *arguments]  # fmt: skip
     lines = []
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
@@ -108,7 +113,8 @@ def main() -> int:
         sys.exit("there is no stress-ng; on Debian: apt-get install stress-ng")
     started = time.monotonic()
     with tempfile.NamedTemporaryFile(suffix=".cpio") as initrd:
-        initrd.write(archive(program, seconds))
+        init = _INIT.replace("{stressors}", " ".join(STRESSORS))
+        initrd.write(archive(program, init, seconds))
         initrd.flush()
         output = run(initrd.name, len(STRESSORS) * (seconds + 60))
     wrong = complaints(output)
