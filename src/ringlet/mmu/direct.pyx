@@ -5,7 +5,9 @@ page is a code page, read-only in all windows; a write to it first takes the rig
 share an instruction across their border are looked at together when the second of them is mapped.
 
 A fault costs two switches between processes.  So the pages around it are mapped with it, as far as
-the guest's own tables allow the access already and say that they were accessed before.
+the guest's own tables allow the access already and say that they were accessed before.  A program
+that touches more scattered frames than a process can have mappings for would lose the pages before
+it uses them.  So once it has reached that limit, they are mapped only with a fault near the last.
 """
 from ringlet.core.state cimport (
     CpuState, u8, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT,
@@ -24,6 +26,7 @@ from ringlet.mmu.windows cimport fill, mapped_right, repeats_too_often, touch
 
 cdef enum:
     AROUND = 16              # pages mapped with a fault, in an aligned block
+    NEAR = 2 * AROUND        # pages between two faults of a program that goes through its memory
 
 
 cdef inline const u8* page_at(GuestRam* g, u64 phys) noexcept nogil:
@@ -98,6 +101,14 @@ cdef Node* leaf_node(Mmu* m, u32 region, u64 linear) noexcept nogil:
     return &m.nodes[index] if index else NULL
 
 
+cdef bint worth_mapping_around(Mmu* m, u64 linear) noexcept nogil:
+    """Note a fault, and tell whether the pages around it will probably be used soon."""
+    cdef u64 page = linear >> PAGE_SHIFT
+    cdef bint near = page - m.faulted + NEAR <= 2 * NEAR
+    m.faulted = page
+    return near or not m.owners[m.space].crowded
+
+
 cdef void around(CpuState* c, Mmu* m, u32 region, u64 linear, u32 access) noexcept nogil:
     """Map the pages around a fault that the same kind of access could reach."""
     cdef u64 page = (linear >> PAGE_SHIFT) & ~<u64>(AROUND - 1)
@@ -137,7 +148,8 @@ cdef int map_page(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept
             return MEM_OK
     if touch(c, m, region, w, access, runs) != MEM_OK:
         return -1
-    around(c, m, region, w.linear, access)
+    if worth_mapping_around(m, w.linear):
+        around(c, m, region, w.linear, access)
     flush_code(c, m)
     return MEM_OK
 

@@ -135,6 +135,7 @@ cdef struct Owner:
     u32 global_pages   # may hold global pages, which survive CR3 loads but not INVLPG
     u32 unrecorded     # a fetch was not recorded, or regions ran out: forget all when loaded
     u32 programs       # address space: how often all that was mapped has gone at a CR3 load
+    u32 crowded        # its direct process has reached the limit on mappings; the program is the same
     MapTarget* direct  # the direct process that runs its code of CPL 3, or NULL
 
 # The translation of a linear page for one kind of access by compiled code, kept for the next.
@@ -150,6 +151,7 @@ cdef struct Mmu:
     GuestRam* ram
     RamViewer viewer   # this processor, as RAM knows it
     MapTarget target   # where its windows are
+    u64 faulted        # linear page of the last fault in a direct process
     # --- chains: by guest frame, 2 MiB, 1 GiB, the first mapped leaf (node << 9 | entry)
     u32* head4k
     u32* head2m

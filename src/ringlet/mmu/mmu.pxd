@@ -71,6 +71,8 @@ cdef void mmu_direct_attach(CpuState* c, MapTarget* target) noexcept nogil
 cdef bint mmu_direct_yield(CpuState* c) noexcept nogil
 # Part the current space from its process.
 cdef void mmu_direct_leave(CpuState* c) noexcept nogil
+# The same, because the process has as many mappings as it can have.
+cdef void mmu_direct_crowded(CpuState* c) noexcept nogil
 # Make an access possible there: MEM_OK, MEM_FAULT, MEM_MMIO, or -1: it is not to be had.
 cdef int mmu_direct_fault(CpuState* c, u64 linear, u32 access) noexcept nogil
 # `left` is called when an address space that has a direct process is forgotten, the others before

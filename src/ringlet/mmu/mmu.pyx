@@ -122,6 +122,12 @@ cdef void mmu_direct_leave(CpuState* c) noexcept nogil:
     flush_code(c, m)
 
 
+cdef void mmu_direct_crowded(CpuState* c) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    m.owners[m.space].crowded = 1
+    mmu_direct_leave(c)
+
+
 cdef int mmu_direct_fault(CpuState* c, u64 linear, u32 access) noexcept nogil:
     return direct.direct_fault(c, mmu_of(c), linear, access)
 

@@ -144,6 +144,7 @@ cdef void compare_owner(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
         i = m.regions[i].next
     if dropped and not left:
         m.owners[owner].programs += 1
+        m.owners[owner].crowded = 0
     c.n_cr3_dropped += dropped
     m.owners[owner].epoch = m.epoch
 
@@ -166,6 +167,7 @@ cdef u32 owner_take(CpuState* c, Mmu* m, u32 low, u32 high, u64 key) noexcept no
         evict(c, m, found)
     name_anew(m, found)
     m.owners[found].key = key
+    m.owners[found].crowded = 0
     return found
 
 

@@ -18,8 +18,9 @@ from ringlet.mmu.map_target cimport (
     Extent, MapTarget, map_frames, protect_frames, resolve, target_here, unmap_frames)
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.mmu.mmu cimport (
-    mmu_copies, mmu_create, mmu_destroy, mmu_direct, mmu_direct_attach, mmu_direct_fault,
-    mmu_direct_leave, mmu_direct_notify, mmu_fetch, mmu_flush_all, mmu_invlpg, mmu_is_window,
+    mmu_copies, mmu_create, mmu_destroy, mmu_direct, mmu_direct_attach, mmu_direct_crowded,
+    mmu_direct_fault, mmu_direct_leave, mmu_direct_notify, mmu_fetch, mmu_flush_all, mmu_invlpg,
+    mmu_is_window,
     mmu_load_cr3, mmu_prefill, mmu_program, mmu_protect_code, mmu_read, mmu_shadow_fault,
     mmu_slot_fault, mmu_space, mmu_translate, mmu_unprotect_code, mmu_write, phys_read, phys_write,
     ram_host)
@@ -402,6 +403,10 @@ cdef class Probe:
     def leave_process(self) -> None:
         """Part the current address space from its process."""
         mmu_direct_leave(self.c)
+
+    def crowd_process(self) -> None:
+        """Part the current address space from its process, as if that had too many mappings."""
+        mmu_direct_crowded(self.c)
 
     def direct_fault(self, linear: int, access: int) -> int:
         """Make an access of CPL 3 possible in the process of the current address space."""

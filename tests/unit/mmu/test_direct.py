@@ -186,6 +186,59 @@ def test_process_has_nothing_of_a_space_that_it_left(guest: DirectGuest) -> None
     assert guest.rights(CODE) == guest.rights(DATA) == ""
 
 
+# --- the pages around a fault
+
+
+@pytest.fixture
+def scattered(guest: DirectGuest) -> DirectGuest:
+    """Give the guest 64 pages of data, which it has accessed before, in frames in reverse order."""
+    for page in range(64):
+        guest.tables.map(DATA + page * PAGE, DATA_PHYS + (63 - page) * PAGE, P | W | U | A)
+    return guest
+
+
+def shown_after_a_load(guest: DirectGuest, page: int) -> list[int]:
+    """Return which pages of the data the process has after its code loads from one."""
+    guest.place(CODE, CODE_PHYS, load(DATA + page * PAGE))
+    assert guest.run(CODE) == CALLED
+    return [i for i in range(64) if guest.rights(DATA + i * PAGE)]
+
+
+def test_pages_around_a_fault_are_mapped_with_it(scattered: DirectGuest) -> None:
+    assert shown_after_a_load(scattered, 20) == list(range(16, 32))
+
+
+def test_process_that_had_too_many_mappings_gets_less_at_a_fault(scattered: DirectGuest) -> None:
+    scattered.probe.crowd_process()
+    scattered.process = scattered.attach()
+
+    assert shown_after_a_load(scattered, 20) == [20]
+
+
+def test_its_faults_near_each_other_map_what_is_around(scattered: DirectGuest) -> None:
+    scattered.probe.crowd_process()
+    scattered.process = scattered.attach()
+    code = load(DATA + 20 * PAGE)[:-2] + load(DATA + 35 * PAGE)
+    scattered.place(CODE, CODE_PHYS, code)
+    assert scattered.run(CODE) == CALLED
+
+    shown = [i for i in range(64) if scattered.rights(DATA + i * PAGE)]
+    assert shown == [20, *range(32, 48)]
+
+
+def test_next_program_in_the_same_place_begins_anew(scattered: DirectGuest) -> None:
+    scattered.probe.crowd_process()
+    scattered.process = scattered.attach()
+    assert shown_after_a_load(scattered, 20) == [20]
+    for entry in range(512):
+        scattered.probe.set_entry(scattered.tables.root + 8 * entry, 0)
+    scattered.probe.load_cr3(scattered.tables.root)
+
+    for page in range(64):
+        scattered.tables.map(DATA + page * PAGE, DATA_PHYS + (63 - page) * PAGE, P | W | U | A)
+    assert shown_after_a_load(scattered, 20) == list(range(16, 32))
+
+
 # --- code that changes
 
 

@@ -14,7 +14,8 @@ from ringlet.direct.process cimport (
     FRAME_RIP, FRAME_RSI, FRAME_RSP, FRAME_SELECTORS, FRAME_TRAP, FRAME_XSAVE, USER_CODE,
     USER_CODE_32, USER_DATA, direct_frame, direct_resume, direct_signal, direct_stack, direct_wait)
 from ringlet.mmu.mmu cimport (
-    mmu_read, mmu_direct, mmu_direct_attach, mmu_direct_fault, mmu_direct_leave, mmu_direct_yield)
+    mmu_read, mmu_direct, mmu_direct_attach, mmu_direct_crowded, mmu_direct_fault,
+    mmu_direct_leave, mmu_direct_yield)
 from ringlet.mmu.pages cimport PAGE_SHIFT
 from ringlet.vcpu.debug.registers cimport single_step
 from ringlet.vcpu.direct.policy cimport policy_refused
@@ -363,7 +364,7 @@ cdef int cross(CpuState* c) noexcept nogil:
     if s != NULL and s.dead:
         return refuse(c, s)
     if s != NULL and s.maps > MAPS_MAX:
-        mmu_direct_leave(c)
+        mmu_direct_crowded(c)
         s.maps = 0
         s = NULL
     if s == NULL:
