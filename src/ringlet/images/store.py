@@ -2,9 +2,9 @@
 
     $XDG_CACHE_HOME/ringlet/
         lock                        held by the one process that changes the files below
-        apt/                        package lists (`ringlet.images.apt`)
-        kernels/NAME/               an entry: its files, and manifest.json, written last
-        tools/NAME/
+        apt/RELEASE/                package lists (`ringlet.images.apt`)
+        kernels/RELEASE/NAME/       an entry: its files, and manifest.json, written last
+        tools/RELEASE/NAME/
         translations/               `ringlet.machine.translations`
         bench/                      `ringlet.bench`
 
