@@ -219,7 +219,7 @@ def mounted(mirror: Mirror, options: str, program: list[str]) -> subprocess.Comp
 @pytest.mark.parametrize(
     "options",
     ["size=100k", "size=3500k", "size=6000k", "nr_inodes=5", "nr_inodes=17", "nr_inodes=20",
-     "nr_inodes=21"],
+     "nr_inodes=21", "nr_inodes=22", "nr_inodes=23"],
 )  # fmt: skip
 def test_a_disk_that_becomes_full_on_the_way(tmp_path: Path, options: str) -> None:
     mirror = Mirror(tmp_path, kernel=HALTS.bytes() + random.Random(1).randbytes(3 << 20))

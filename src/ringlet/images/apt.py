@@ -19,7 +19,7 @@ from typing import Final
 
 from ringlet.errors import ImageError
 from ringlet.images.release import DEFAULT, Release
-from ringlet.images.store import explain, free_space
+from ringlet.images.store import explain, free_space, has_room_for_files
 from ringlet.images.tools import output
 
 OS_RELEASE: Final = Path("/etc/os-release")
@@ -243,7 +243,8 @@ class Apt:
         reason = lines[0] if lines else "apt-get gave no reason"
         fetch = _FETCH.match(reason)
         reason = fetch[2] if fetch else reason
-        if _NO_ROOM in output:
+        # apt-get gives no reason if it cannot even create a package's file.
+        if _NO_ROOM in output or (not lines and not has_room_for_files(self._root)):
             return explain(OSError(errno.ENOSPC, _NO_ROOM), self._root.parent)
         if _NO_NETWORK.search(output):
             return ImageError(

@@ -5,11 +5,12 @@ import struct
 from pathlib import Path
 from typing import Final
 
-HUGE_PAGES: Final = "thp_anon=64K:always;2M:inherit"
-"""A page fault on new memory then gives a program 64 KiB of it instead of 4 KiB.
+HUGE_PAGES: Final = "thp_anon=16K,32K,64K:always;2M:inherit"
+"""A page fault on new memory then gives a program up to 64 KiB of it instead of 4 KiB.
 
-A page fault costs a guest far more than clearing 15 more pages.  Sizes that are not named would be
-turned off, so 2M stays at its default, which follows transparent_hugepage=.
+A page fault costs a guest far more than clearing 15 more pages.  Smaller mappings get the smaller
+sizes.  Sizes that are not named would be turned off, so 2M stays at its default, which follows
+transparent_hugepage=.
 """
 
 _KNOWN_FROM: Final = (6, 12)

@@ -154,6 +154,12 @@ def free_space(directory: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
+def has_room_for_files(directory: Path) -> bool:
+    """Return whether more files can be created below `directory`."""
+    status = os.statvfs(directory)
+    return not status.f_files or status.f_favail > 0  # some file systems have no such limit
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
