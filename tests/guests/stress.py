@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from ringlet.images.arguments import with_huge_pages
 from ringlet.images.busybox import find_busybox
 from ringlet.images.cpio import CpioWriter
 from ringlet.images.debian import fetch_kernel
@@ -77,9 +78,10 @@ def complaints(output: str) -> list[str]:
 
 def run(initrd: str, timeout: float) -> str:
     """Boot the guest and return what it printed."""
-    command = [sys.executable, "-m", "ringlet", "run", "--kernel", str(fetch_kernel().vmlinuz),
-               "--initrd", initrd, "--append", "console=ttyS0 quiet panic=-1 rdinit=/stress-init",
-               "--no-reboot"]  # fmt: skip
+    kernel = fetch_kernel().vmlinuz
+    arguments = with_huge_pages("console=ttyS0 quiet panic=-1 rdinit=/stress-init", kernel)
+    command = [sys.executable, "-m", "ringlet", "run", "--kernel", str(kernel), "--initrd", initrd,
+               "--append", arguments, "--no-reboot"]  # fmt: skip
     lines = []
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
