@@ -50,7 +50,8 @@ VERBOSE: Final = Option(
 )
 PACKAGE: Final = Option(
     "--package",
-    "The Debian package that contains the kernel; linux-image-amd64 has more drivers.",
+    "The Debian package that contains the kernel; linux-image-amd64 has more drivers, and "
+    "NAME/bookworm is Debian 12's.",
     "linux-image-cloud-amd64",
 )
 STATS: Final = Option(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ringlet.images.apt import SOURCES
 from tests.unit.images.packages import Repository
 from tests.unit.machine.kernel_maker import BzImage
 
@@ -29,10 +30,6 @@ class Mirror:
         self.cache.mkdir()
         self._repository = Repository(directory / "debian")
         self._sources = directory / "test.sources"
-        self._apt = directory / "apt.conf"
-        self._apt.write_text(
-            f'Dir::Etc::sourcelist "{self._sources}";\nDir::Etc::sourceparts "-";\n'
-        )
         vmlinuz = kernel or HALTS.bytes()
         files = {f"boot/vmlinuz-{KERNEL.removeprefix('linux-image-')}": vmlinuz}
         self._repository.add(KERNEL, files, version="6.1.99-1")
@@ -42,7 +39,7 @@ class Mirror:
         self.use(f"file:{self._repository.directory}")
 
     def use(self, uri: str) -> None:
-        """Make the host's apt fetch from `uri`."""
+        """Fetch from `uri`."""
         self._sources.write_text(
             f"Types: deb\nURIs: {uri}\nSuites: ./\nTrusted: yes\nArchitectures: amd64\n"
         )
@@ -55,7 +52,7 @@ class Mirror:
     def environment(self) -> dict[str, str]:
         """Return the environment in which the command fetches from this server."""
         return {
-            **os.environ, "XDG_CACHE_HOME": str(self.cache), "APT_CONFIG": str(self._apt),
+            **os.environ, "XDG_CACHE_HOME": str(self.cache), SOURCES: str(self._sources),
         }  # fmt: skip
 
     def entries(self) -> list[str]:

@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from ringlet.images.arguments import with_huge_pages
 from ringlet.images.busybox import find_busybox
 from ringlet.images.cpio import CpioWriter
 from ringlet.images.debian import fetch_kernel
@@ -80,11 +81,12 @@ def kernel_complaints(output: str) -> list[str]:
     return said if "end of all" in lines else [*said, "the guest did not come to its end"]
 
 
-def run(initrd: str, timeout: float, *arguments: str) -> str:
-    """Boot the guest, with more arguments of `ringlet run`, and return what it printed."""
-    command = [sys.executable, "-m", "ringlet", "run", "--kernel", str(fetch_kernel().vmlinuz),
-               "--initrd", initrd, "--append", "console=ttyS0 quiet panic=-1 rdinit=/stress-init",
-               "--no-reboot", *arguments]  # fmt: skip
+def run(initrd: str, timeout: float, *options: str) -> str:
+    """Boot the guest, with more options of `ringlet run`, and return what it printed."""
+    kernel = fetch_kernel().vmlinuz
+    arguments = with_huge_pages("console=ttyS0 quiet panic=-1 rdinit=/stress-init", kernel)
+    command = [sys.executable, "-m", "ringlet", "run", "--kernel", str(kernel), "--initrd", initrd,
+               "--append", arguments, "--no-reboot", *options]  # fmt: skip
     lines = []
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"

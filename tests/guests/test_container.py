@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from ringlet.errors import ImageError
-from ringlet.images.apt import Apt
-from ringlet.images.debian import extract
+from ringlet.images.debian import extract, private_apt
 from ringlet.images.store import Store, default_root
 from tests.guests.counters import direct_counters
 
@@ -34,7 +33,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("profile")
     target = directory / "seccomp.json"
     store = Store(default_root())
-    apt = Apt(store.root / "apt", otherwise="")
+    apt = private_apt(store)
     try:
         with store.locked(lambda: None):
             apt.prepare()

@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 
 import ringlet
-from ringlet.errors import HostError
+from ringlet.errors import HostError, ImageError
 from ringlet.images.busybox import find_busybox
-from ringlet.images.debian import CachedKernel
+from ringlet.images.debian import CLOUD_KERNEL, CachedKernel, fetch_kernel
 from ringlet.images.initramfs import Shell, make_initramfs
 from ringlet.machine.host import memory_size
 from ringlet.machine.outcome import EndKind
+from tests.guests.counters import direct_counters
 from tests.guests.unpacked import unpack
 
 PATIENCE = 90
@@ -149,6 +150,49 @@ def test_kernel_has_nothing_to_complain_of() -> None:
         "256M",
     )
     assert done.stdout.decode().split() == ["tsc", "1"]
+
+
+def sizes_always(*options: str) -> list[str]:
+    """Return the sizes of pages in KiB that a program gets without asking."""
+    there = "/sys/kernel/mm/transparent_hugepage/hugepages-*kB/enabled"
+    done = in_guest(f"grep -l '\\[always\\]' {there} || true", b"", *options)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return sorted(re.findall(r"hugepages-(\d+)kB", done.stdout.decode()), key=int)
+
+
+def test_programs_get_more_than_a_page_at_once() -> None:
+    assert sizes_always() == ["16", "32", "64"]
+
+
+def test_the_user_may_turn_larger_pages_off() -> None:
+    assert sizes_always("--append", "thp_anon=16K-64K:never") == []
+
+
+def test_larger_pages_save_faults() -> None:
+    """A program touches thousands of new pages: a string doubles until it has 8 MiB."""
+    script = "awk 'BEGIN { s = 1; while (length(s) < 8388608) s = s s }'"
+    # Pages of 2 MiB would save them, too.
+    few, many = (
+        direct_counters(in_guest(script, b"", "--stats", "--append", arguments).stderr.decode())
+        for arguments in (
+            "transparent_hugepage=never", "transparent_hugepage=never thp_anon=16K-64K:never",
+        )
+    )  # fmt: skip
+
+    assert many["direct_faults"] - few["direct_faults"] > 3000
+
+
+def test_debian_12s_kernel_is_there_too() -> None:
+    package = f"{CLOUD_KERNEL}/bookworm"
+    try:
+        fetch_kernel(package)
+    except ImageError as error:
+        pytest.skip(f"no kernel of Debian 12 here: {error}")
+    done = in_guest("uname -r; env; cat /proc/cmdline", b"", "--package", package)
+
+    assert done.stdout.startswith(b"6.1.0-")
+    assert b"thp_anon" not in done.stdout
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_guest_time_is_the_hosts() -> None:

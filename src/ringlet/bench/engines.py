@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ringlet.bench.output import Line
 from ringlet.bench.toolchain import Program
+from ringlet.images.arguments import with_huge_pages
 from ringlet.machine.host import cpu_flags
 
 # isa-debug-exit ends a run that wrote 0 with this status; Ringlet's bare machine does the same.
@@ -54,6 +55,8 @@ def command(engine: str, program: Program, memory: int, options: Sequence[str] =
     `options` are more options of `ringlet run`.
     """
     arguments = f"{KERNEL_ARGUMENTS} {program.kernel_arguments}".strip()
+    if program.kernel is not None:
+        arguments = with_huge_pages(arguments, program.kernel)
     match engine:
         case "native":
             return [str(program.native), *program.native_arguments]

@@ -30,6 +30,7 @@ from ringlet.cli.watch import watched
 from ringlet.config import DIRECT, LinuxConfig, linux_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.errors import ConfigError
+from ringlet.images.arguments import with_huge_pages
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import fetch_kernel
 from ringlet.images.initramfs import Command, Shell, make_initramfs
@@ -104,6 +105,7 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
         busybox = find_busybox(progress.update)
         progress.update(f"starting Linux {kernel.release}{'' if command else _WAY_OUT}")
         append = f"console=ttyS0 {'' if verbose else 'quiet '}{options.append}"
+        append = with_huge_pages(append, kernel.vmlinuz)
         term = os.environ.get("TERM", "vt100")
         task: Shell | Command
         streams: ShellStreams | CommandStreams

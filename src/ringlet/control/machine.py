@@ -10,6 +10,7 @@ from typing import Self
 from ringlet.config import DIRECT, PACKAGE, LinuxConfig, linux_memory, parse_direct
 from ringlet.control.console import Console
 from ringlet.errors import ConfigError
+from ringlet.images.arguments import with_huge_pages
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import fetch_kernel
 from ringlet.images.initramfs import Shell, make_initramfs
@@ -72,10 +73,11 @@ class Machine:
         cold: bool = False,
     ) -> Self:
         """Return a machine with Debian's kernel and a busybox shell on its console."""
+        kernel = fetch_kernel(package).vmlinuz
         return cls(
-            fetch_kernel(package).vmlinuz,
+            kernel,
             initrd=make_initramfs(find_busybox(), Shell()),
-            append=f"console=ttyS0 quiet {append}",
+            append=with_huge_pages(f"console=ttyS0 quiet {append}", kernel),
             memory=memory,
             exact=exact,
             direct=direct,

@@ -2,10 +2,11 @@
 
 apt verifies what it fetches: the lists by Debian's signing keys, a package by the SHA-256 in the
 lists.  The host's own settings (a proxy, for example) apply, but not its hooks, which may need
-root.
+root.  The keys come with Ringlet, because only hosts that run Debian have them.
 """
 
 import errno
+import importlib.resources
 import os
 import re
 import shutil
@@ -17,32 +18,39 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.errors import ImageError
-from ringlet.images.store import explain, free_space
+from ringlet.images.release import DEFAULT, Release
+from ringlet.images.store import explain, free_space, has_room_for_files
 from ringlet.images.tools import output
 
-KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 OS_RELEASE: Final = Path("/etc/os-release")
+SOURCES: Final = "RINGLET_APT_SOURCES"
+"""The environment variable with the path of a file of sources to use instead of all others."""
+OTHERWISE: Final = ", or use a kernel of your own"
 LISTS_AGE_S: Final = 24 * 3600
 """The age up to which package lists count as new."""
 _TIMEOUT_S: Final = 900
 
-# For hosts other than Debian 12, whose own sources do not have the guest's packages.
+# For hosts whose own sources do not have the guest's packages.
 _SOURCES: Final = """\
 Types: deb
 URIs: http://deb.debian.org/debian
-Suites: bookworm bookworm-updates
+Suites: {codename} {codename}-updates
 Components: main
-Signed-By: {keyring}
+Signed-By:{keys}
 
 Types: deb
 URIs: http://deb.debian.org/debian-security
-Suites: bookworm-security
+Suites: {codename}-security
 Components: main
-Signed-By: {keyring}
+Signed-By:{keys}
 """
+# The host's choices among its own releases would hide or refuse the packages of another one.
 _OWN_SOURCES: Final = """\
 Dir::Etc::sourcelist "{root}/debian.sources";
 Dir::Etc::sourceparts "-";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+APT::Default-Release "";
 """
 _CONFIGURATION: Final = """\
 Dir::State "{root}/state";
@@ -90,27 +98,28 @@ class Version:
 
 
 class Apt:
-    """Packages of Debian 12, fetched with a private apt whose files are below `root`.
+    """Packages of a release of Debian, fetched with a private apt whose files are below `root`.
 
-    The packages come from the host's sources if the host is Debian 12, else from Debian's own
+    The packages come from the host's sources if the host runs that release, else from Debian's own
     server.  `sources`, the text of a file such as /etc/apt/sources.list.d/debian.sources, replaces
-    both.  `otherwise` ends the advice in messages.  The methods raise ImageError.
+    both; without it, so does the file that the environment variable RINGLET_APT_SOURCES names.
+    `otherwise` ends the advice in messages.  The methods raise ImageError.
     """
 
     def __init__(
         self,
         root: Path,
+        release: Release = DEFAULT,
         *,
         sources: str = "",
-        otherwise: str = ", or use a kernel of your own",
+        otherwise: str = OTHERWISE,
         os_release: Path = OS_RELEASE,
-        keyring: Path = KEYRING,
     ) -> None:
+        self.release = release
         self._root = root
         self._sources = sources
         self._otherwise = otherwise
         self._os_release = os_release
-        self._keyring = keyring
         self._config = root / "apt.conf"
 
     def prepare(self) -> None:
@@ -126,14 +135,9 @@ class Apt:
                 f"{str(self._root)!r}: apt cannot use a directory with this name; "
                 "set XDG_CACHE_HOME to another directory"
             )
-        sources = self._sources
-        if not sources and not is_debian_12(self._os_release):
-            sources = _SOURCES.format(keyring=self._keyring)
-        if str(self._keyring) in sources and not self._keyring.exists():
-            raise ImageError(
-                f"{self._keyring} is missing, but checking Debian's signatures needs it; "
-                "install debian-archive-keyring"
-            )
+        sources = self._sources or _sources_of_the_user()
+        if not sources and not runs(self.release, self._os_release):
+            sources = _SOURCES.format(codename=self.release.codename, keys=_keys())
         try:
             for directory in ("state/lists/partial", "cache/archives/partial"):
                 (self._root / directory).mkdir(parents=True, exist_ok=True)
@@ -239,7 +243,8 @@ class Apt:
         reason = lines[0] if lines else "apt-get gave no reason"
         fetch = _FETCH.match(reason)
         reason = fetch[2] if fetch else reason
-        if _NO_ROOM in output:
+        # apt-get gives no reason if it cannot even create a package's file.
+        if _NO_ROOM in output or (not lines and not has_room_for_files(self._root)):
             return explain(OSError(errno.ENOSPC, _NO_ROOM), self._root.parent)
         if _NO_NETWORK.search(output):
             return ImageError(
@@ -249,16 +254,37 @@ class Apt:
         return ImageError(f"{what}: {reason}")
 
 
-def is_debian_12(os_release: Path) -> bool:
-    """Return whether the host is Debian 12, whose sources have the guest's packages."""
+def runs(release: Release, os_release: Path = OS_RELEASE) -> bool:
+    """Return whether the host runs `release`, so that its own sources have the packages of it."""
     try:
         lines = os_release.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
     fields = dict(line.split("=", 1) for line in lines if "=" in line)
     return fields.get("ID", "").strip("\"'") == "debian" and (
-        fields.get("VERSION_ID", "").strip("\"'") == "12"
+        fields.get("VERSION_ID", "").strip("\"'") == release.number
     )
+
+
+def _sources_of_the_user() -> str:
+    path = os.environ.get(SOURCES, "")
+    if not path:
+        return ""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not text"
+        raise ImageError(f"{SOURCES}: {path}: cannot be read: {reason}") from error
+    if not text.strip():
+        raise ImageError(f"{SOURCES}: {path}: is empty; give a file of sources for apt")
+    return text
+
+
+def _keys() -> str:
+    """Return Debian's keys as the value of a field, in which a dot stands for an empty line."""
+    keys = importlib.resources.files("ringlet.images").joinpath("debian-keys.asc")
+    lines = keys.read_text(encoding="ascii").splitlines()
+    return "".join(f"\n {line or '.'}" for line in lines)
 
 
 def _environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Debian 12's kernels and busybox, fetched once and then taken from the cache.
+"""Debian's kernels and busybox, fetched once and then taken from the cache.
 
 Cached files are used without the network; `refresh` looks for a newer version.
 """
@@ -14,7 +14,8 @@ from typing import Final, TypeVar
 
 from ringlet.config import format_size
 from ringlet.errors import ImageError
-from ringlet.images.apt import Apt
+from ringlet.images.apt import OTHERWISE, Apt
+from ringlet.images.release import DEFAULT, Release, split_release
 from ringlet.images.store import Entry, Store, default_root, free_space
 from ringlet.images.tools import started
 
@@ -27,8 +28,7 @@ Progress = Callable[[str], None]
 # apt-get waits forever on a full disk, so the free space is checked first.
 _KERNEL_ROOM: Final = 180 << 20
 _TOOL_ROOM: Final = 60 << 20
-_KERNELS: Final = "kernels"
-_TOOLS: Final = "tools"
+_TOOLS: Final = f"tools/{DEFAULT.codename}"
 _VMLINUZ: Final = "vmlinuz"
 _PACKAGE_FILE: Final = "package.deb"
 _TOOL: Final = "busybox"
@@ -63,19 +63,22 @@ def fetch_kernel(
 ) -> CachedKernel:
     """Return the kernel of the Debian package `package`, from the cache or else from Debian.
 
-    The package may depend on the package of a kernel, as linux-image-cloud-amd64 does.
+    The package may depend on the package of a kernel, as linux-image-cloud-amd64 does.  It is one
+    of Debian 13, or, as in "linux-image-cloud-amd64/bookworm", of the release that is named.
     Raises ImageError.
     """
-    source = _Source(store, apt, progress)
+    package, release = split_release(package)
     if not _PACKAGE_NAME.fullmatch(package):
         raise ImageError(f"{package!r} is not the name of a package")
-    if not refresh and (kernel := _cached_kernel(source.store, package)) is not None:
+    source = _Source(store, apt, progress, release)
+    kind = kernels_of(release)
+    if not refresh and (kernel := _cached_kernel(source.store, kind, package)) is not None:
         return kernel
     with source.store.locked(source.waits):
         # Another process may have fetched it while this one waited for the lock.
-        if not refresh and (kernel := _cached_kernel(source.store, package)) is not None:
+        if not refresh and (kernel := _cached_kernel(source.store, kind, package)) is not None:
             return kernel
-        with source.store.adding(_KERNELS, package, _KERNEL_ROOM) as (directory, facts):
+        with source.store.adding(kind, package, _KERNEL_ROOM) as (directory, facts):
             fetched = source.fetch(package, directory, newest=refresh)
             try:
                 extract(fetched.deb, re.compile(r"\./boot/vmlinuz-.*"), directory / _VMLINUZ)
@@ -87,7 +90,7 @@ def fetch_kernel(
             fetched.deb.rename(directory / _PACKAGE_FILE)
             facts["package"], facts["version"] = fetched.package, fetched.version
             facts["release"] = fetched.package.removeprefix("linux-image-")
-    kernel = _cached_kernel(source.store, package)
+    kernel = _cached_kernel(source.store, kind, package)
     if kernel is None:
         raise ImageError(f"{source.store.root}: the disk returns wrong data; check the disk")
     return kernel
@@ -100,7 +103,7 @@ def fetch_busybox(
 
     Raises ImageError.
     """
-    source = _Source(store, apt, progress)
+    source = _Source(store, apt, progress, DEFAULT)
     if (tool := _cached_tool(source.store)) is not None:
         return tool
     with source.store.locked(source.waits):
@@ -124,6 +127,7 @@ def fetch_packages(
     progress: Progress = silent,
     *,
     store: Store,
+    release: Release = DEFAULT,
     apt: Apt | None = None,
     room: Callable[[int], int] = lambda size: size,
 ) -> tuple[list[Path], dict[str, str]]:
@@ -132,8 +136,14 @@ def fetch_packages(
     Returns the files and the version of each package.  The caller must hold the store's lock.
     `room` returns the free bytes that packages of a size need.  Raises ImageError.
     """
-    source = _Source(store, apt or Apt(store.root / "apt", otherwise=""), progress)
+    apt = apt or private_apt(store, release, otherwise="")
+    source = _Source(store, apt, progress, release)
     return source.with_lists(lambda: source.fetch_all(packages, directory, room))
+
+
+def private_apt(store: Store, release: Release = DEFAULT, otherwise: str = OTHERWISE) -> Apt:
+    """Return the apt that fetches packages of `release` for `store`."""
+    return Apt(store.root / "apt" / release.codename, release, otherwise=otherwise)
 
 
 class MissingFileError(ImageError):
@@ -171,9 +181,11 @@ class _Fetched:
 class _Source:
     """The store, and the apt that fills it, which is prepared at its first use."""
 
-    def __init__(self, store: Store | None, apt: Apt | None, progress: Progress) -> None:
+    def __init__(
+        self, store: Store | None, apt: Apt | None, progress: Progress, release: Release
+    ) -> None:
         self.store = store or Store(default_root())
-        self._apt = apt or Apt(self.store.root / "apt")
+        self._apt = apt or private_apt(self.store, release)
         self._progress = progress
 
     def waits(self) -> None:
@@ -230,14 +242,19 @@ class _Source:
             package = real[0]
             fields = self._apt.show(package)
         if not fields:
-            raise ImageError(f"{package}: Debian 12 has no such package")
+            raise ImageError(f"{package}: {self._apt.release} has no such package")
         self._progress(f"fetching {package} from Debian")
         deb = self._apt.download(package, directory)
         return _Fetched(package, fields.get("Version", ""), deb)
 
 
-def _cached_kernel(store: Store, package: str) -> CachedKernel | None:
-    entry = store.find(_KERNELS, package)
+def kernels_of(release: Release = DEFAULT) -> str:
+    """Return the directory of the store that has the kernels of `release`, by package."""
+    return f"kernels/{release.codename}"
+
+
+def _cached_kernel(store: Store, kind: str, package: str) -> CachedKernel | None:
+    entry = store.find(kind, package)
     if entry is None:
         return None
     vmlinuz, deb = entry.file(_VMLINUZ), entry.file(_PACKAGE_FILE)

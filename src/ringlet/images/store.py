@@ -2,9 +2,9 @@
 
     $XDG_CACHE_HOME/ringlet/
         lock                        held by the one process that changes the files below
-        apt/                        package lists (`ringlet.images.apt`)
-        kernels/NAME/               an entry: its files, and manifest.json, written last
-        tools/NAME/
+        apt/RELEASE/                package lists (`ringlet.images.apt`)
+        kernels/RELEASE/NAME/       an entry: its files, and manifest.json, written last
+        tools/RELEASE/NAME/
         translations/               `ringlet.machine.translations`
         bench/                      `ringlet.bench`
 
@@ -152,6 +152,12 @@ def free_space(directory: Path) -> int:
     """Return the number of bytes that can be written below `directory`."""
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
+
+
+def has_room_for_files(directory: Path) -> bool:
+    """Return whether more files can be created below `directory`."""
+    status = os.statvfs(directory)
+    return not status.f_files or status.f_favail > 0  # some file systems have no such limit
 
 
 def sha256(path: Path) -> str:

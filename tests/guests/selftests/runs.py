@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ringlet.bench.engines import QEMU_MACHINE
+from ringlet.images.arguments import with_huge_pages
 from tests.guests.selftests.build import KERNEL_LOG
 
 MEMORY = 256
@@ -63,7 +64,7 @@ class Run:
 
 def command(engine: Engine, guest: Guest, arguments: str = "") -> list[str]:
     """Return the command line of one machine, with these arguments for its kernel."""
-    append = f"{ARGUMENTS} {arguments}".strip()
+    append = with_huge_pages(f"{ARGUMENTS} {arguments}".strip(), guest.kernel)
     if engine is Engine.QEMU:
         return [*QEMU_MACHINE, "-cpu", QEMU_CPU, "-m", str(MEMORY), "-serial", "stdio",
                 "-no-reboot", "-kernel", str(guest.kernel), "-initrd", str(guest.initrd),

@@ -11,7 +11,7 @@ import pytest
 
 from ringlet.bench.kernel import decompress, elf_text, kernel_text, payload
 from ringlet.errors import ConfigError
-from ringlet.images.debian import CLOUD_KERNEL
+from ringlet.images.debian import CLOUD_KERNEL, kernels_of
 from ringlet.images.store import Store, default_root
 
 TEXT = b"\x90\xc3" * 50
@@ -92,7 +92,7 @@ def test_a_kernel_already_fetched_is_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with Store(default_root()).adding("kernels", CLOUD_KERNEL) as (directory, facts):
+    with Store(default_root()).adding(kernels_of(), CLOUD_KERNEL) as (directory, facts):
         (directory / "vmlinuz").write_bytes(elf())
         (directory / "package.deb").write_bytes(b"")
         facts.update(package="linux-image-6.1", version="6.1-1", release="6.1")

@@ -7,6 +7,7 @@ import pytest
 from ringlet.errors import ImageError
 from ringlet.images import busybox
 from ringlet.images.busybox import NEEDED, applets, find_busybox, is_static
+from ringlet.images.release import DEFAULT
 from ringlet.images.store import Store
 from tests.unit.machine.elf_maker import Elf, Part
 
@@ -15,7 +16,8 @@ from tests.unit.machine.elf_maker import Elf, Part
 def store(tmp_path: Path) -> Store:
     """A store with a busybox, so that nothing is fetched."""
     store = Store(tmp_path / "ringlet")
-    with store.locked(), store.adding("tools", "busybox-static") as (directory, _):
+    kind = f"tools/{DEFAULT.codename}"
+    with store.locked(), store.adding(kind, "busybox-static") as (directory, _):
         (directory / "busybox").write_bytes(b"cached")
     return store
 

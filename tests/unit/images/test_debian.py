@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from ringlet.errors import ImageError
-from ringlet.images.apt import Apt, is_debian_12
+from ringlet.images.apt import SOURCES, Apt, runs
 from ringlet.images.debian import CachedKernel, fetch_busybox, fetch_kernel, fetch_packages
+from ringlet.images.release import DEBIAN_12, DEBIAN_13, RELEASES, Release
 from ringlet.images.store import Store
 from tests.unit.images.packages import NEEDS_APT, Repository, names
 
@@ -48,7 +50,7 @@ class Host:
         return self.lines.count("fetching Debian's package lists")
 
     def entries(self) -> list[str]:
-        return names(self.store.root / "kernels")
+        return sorted(path.name for path in self.store.root.glob("kernels/*/*"))
 
 
 @pytest.fixture
@@ -142,7 +144,7 @@ def test_lists_that_name_a_version_that_is_gone_are_fetched_again(host: Host) ->
 
 @NEEDS_APT
 def test_unknown_package(host: Host) -> None:
-    with pytest.raises(ImageError, match=f"{META}: Debian 12 has no such package"):
+    with pytest.raises(ImageError, match=f"{META}: Debian 13 has no such package"):
         host.kernel()
 
     assert host.entries() == []
@@ -204,34 +206,149 @@ def test_without_apt_the_message_says_so(
         host.kernel()
 
 
-@pytest.mark.parametrize("name", ["", "-o", "a/../b", "A", "a b", "../kernels"])
+@pytest.mark.parametrize("name", ["", "-o", "A", "a b", "..", "a b/bookworm"])
 def test_names_that_no_package_has(host: Host, name: str) -> None:
     with pytest.raises(ImageError, match="is not the name of a package"):
         fetch_kernel(name, store=host.store)
 
 
-@NEEDS_APT
-def test_another_host_needs_debians_keyring(tmp_path: Path) -> None:
-    (tmp_path / "os-release").write_text("ID=ubuntu\nVERSION_ID=24.04\n")
-    apt = Apt(tmp_path, os_release=tmp_path / "os-release", keyring=tmp_path / "none.gpg")
-
-    with pytest.raises(
-        ImageError, match=r"none.gpg is missing, .*; install debian-archive-keyring"
-    ):
-        apt.prepare()
+def prepared(directory: Path, os_release: str, release: Release = DEBIAN_13) -> tuple[str, str]:
+    """Return the sources and the configuration that an apt makes on a host."""
+    (directory / "os-release").write_text(os_release)
+    root = directory / "apt"
+    Apt(root, release, os_release=directory / "os-release").prepare()
+    return (root / "debian.sources").read_text(), (root / "apt.conf").read_text()
 
 
 @NEEDS_APT
-def test_another_host_takes_packages_from_debian(tmp_path: Path) -> None:
-    (tmp_path / "os-release").write_text("ID=debian\nVERSION_ID=13\n")
-    (tmp_path / "key.gpg").touch()
-    root = tmp_path / "apt"
-    Apt(root, os_release=tmp_path / "os-release", keyring=tmp_path / "key.gpg").prepare()
-
-    assert (
-        "http://deb.debian.org/debian\nSuites: bookworm " in (root / "debian.sources").read_text()
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_host_of_the_same_release_uses_its_own_sources(tmp_path: Path, release: Release) -> None:
+    sources, configuration = prepared(
+        tmp_path, f'ID=debian\nVERSION_ID="{release.number}"\n', release
     )
-    assert f'sourcelist "{root}/debian.sources"' in (root / "apt.conf").read_text()
+
+    assert sources == ""
+    assert "Dir::Etc" not in configuration
+
+
+@NEEDS_APT
+@pytest.mark.parametrize("host", ["ID=debian\nVERSION_ID=12\n", "ID=ubuntu\nVERSION_ID=24.04\n"])
+def test_another_host_takes_packages_from_debian(tmp_path: Path, host: str) -> None:
+    sources, configuration = prepared(tmp_path, host)
+
+    assert "http://deb.debian.org/debian\nSuites: trixie trixie-updates\n" in sources
+    assert "http://deb.debian.org/debian-security\nSuites: trixie-security\n" in sources
+    assert f'sourcelist "{tmp_path}/apt/debian.sources"' in configuration
+
+
+@NEEDS_APT
+def test_packages_of_debian_12_come_from_its_own_part_of_the_server(tmp_path: Path) -> None:
+    sources, _ = prepared(tmp_path, "ID=debian\nVERSION_ID=13\n", DEBIAN_12)
+
+    assert "Suites: bookworm bookworm-updates\n" in sources
+    assert "Suites: bookworm-security\n" in sources
+
+
+@NEEDS_APT
+@pytest.mark.skipif(shutil.which("gpg") is None, reason="this host has no gpg")
+@pytest.mark.parametrize("release", RELEASES)
+def test_both_servers_lists_are_checked_with_debians_keys(
+    tmp_path: Path, release: Release
+) -> None:
+    # No host runs Debian 0, so the sources are Debian's own server's.
+    sources, _ = prepared(tmp_path, "ID=debian\nVERSION_ID=0\n", release)
+    owners = []
+    for stanza in sources.split("\n\n"):
+        _, _, keys = stanza.partition("Signed-By:\n")
+        lines = ["" if line == " ." else line.removeprefix(" ") for line in keys.splitlines()]
+        done = subprocess.run(
+            ["gpg", "--homedir", tmp_path, "--with-colons", "--show-keys"],
+            input="\n".join(lines), capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        owners.append([line.split(":")[9] for line in done.stdout.splitlines() if "uid" in line])
+
+    name = f"({release.number}/{release.codename}) <ftpmaster@debian.org>"
+    assert len(owners) == 2
+    assert owners[0] == owners[1]
+    assert f"Debian Archive Automatic Signing Key {name}" in owners[0]
+    assert f"Debian Security Archive Automatic Signing Key {name}" in owners[0]
+
+
+@NEEDS_APT
+def test_lists_that_debian_has_not_signed_are_refused(host: Host, tmp_path: Path) -> None:
+    host.publish()
+    trusting = host.repository.sources
+    sources, _ = prepared(tmp_path, "ID=ubuntu\nVERSION_ID=24.04\n")
+    signed_by = sources.partition("\n\n")[0].partition("Signed-By:")[2]
+    strict = trusting.replace("Trusted: yes\n", f"Signed-By:{signed_by}\n")
+    apt = Apt(host.store.root / "apt", sources=strict)
+
+    with pytest.raises(ImageError, match=r"is not signed|does not have a Release file"):
+        fetch_kernel(META, store=host.store, apt=apt)
+    assert host.entries() == []
+
+
+@NEEDS_APT
+def test_the_hosts_choice_among_its_own_releases_does_not_count(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "preferences").write_text("Package: *\nPin: origin *\nPin-Priority: -1\n")
+    (tmp_path / "apt.conf").write_text(
+        f'APT::Default-Release "bookworm";\nDir::Etc::preferences "{tmp_path}/preferences";\n'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    host.publish()
+
+    assert host.kernel().vmlinuz.read_bytes() == b"bzImage"
+
+
+@NEEDS_APT
+def test_the_user_may_name_a_file_of_sources(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.publish()
+    (tmp_path / "my.sources").write_text(host.repository.sources)
+    monkeypatch.setenv(SOURCES, str(tmp_path / "my.sources"))
+    kernel = fetch_kernel(META, store=host.store)
+
+    assert kernel.vmlinuz.read_bytes() == b"bzImage"
+
+
+@NEEDS_APT
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read: No such file"), (b"\xff", "is not text"), (b" \n", "is empty")],
+)
+def test_a_file_of_sources_that_is_none(
+    host: Host,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes | None,
+    message: str,
+) -> None:
+    path = tmp_path / "my.sources"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv(SOURCES, str(path))
+
+    with pytest.raises(ImageError, match=f"^{SOURCES}: {path}: .*{message}"):
+        fetch_kernel(META, store=host.store)
+
+
+@NEEDS_APT
+def test_kernels_of_two_releases_are_kept_side_by_side(host: Host) -> None:
+    host.publish()
+    older = fetch_kernel(f"{META}/bookworm", store=host.store, apt=host.apt())
+    host.publish(100, b"newer")
+    newer = host.kernel(refresh=True)
+
+    assert (older.vmlinuz.read_bytes(), newer.vmlinuz.read_bytes()) == (b"bzImage", b"newer")
+    assert host.entries() == [META, META]
+
+
+def test_a_release_that_is_not_known(host: Host) -> None:
+    with pytest.raises(ImageError, match=r"'k/sid': no such release .*; give k/trixie or"):
+        fetch_kernel("k/sid", store=host.store)
 
 
 @pytest.mark.parametrize(
@@ -244,14 +361,16 @@ def test_another_host_takes_packages_from_debian(tmp_path: Path) -> None:
         ("nonsense\n", False),
     ],
 )
-def test_debian_12_is_known_by_os_release(tmp_path: Path, text: str, expected: bool) -> None:
+def test_the_hosts_release_is_known_by_os_release(
+    tmp_path: Path, text: str, expected: bool
+) -> None:
     (tmp_path / "os-release").write_text(text)
 
-    assert is_debian_12(tmp_path / "os-release") is expected
+    assert runs(DEBIAN_12, tmp_path / "os-release") is expected
 
 
 def test_a_host_without_os_release_is_another(tmp_path: Path) -> None:
-    assert not is_debian_12(tmp_path / "os-release")
+    assert not runs(DEBIAN_12, tmp_path / "os-release")
 
 
 @NEEDS_APT

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ringlet.errors import ConfigError, ProgramError, RingletError
-from ringlet.images.debian import CLOUD_KERNEL
+from ringlet.images.debian import CLOUD_KERNEL, kernels_of
 from ringlet.images.store import Store, default_root
 from ringlet.machine import address_map as at
 from ringlet.machine.linux import check, load_linux, read_kernel
@@ -423,7 +423,7 @@ def test_tables_zero_page_and_command_line_do_not_overlap() -> None:
 def real_kernels() -> list[Path]:
     """Return the kernels on this host: those fetched by Ringlet, and the host's own."""
     found = [p for p in Path("/boot").glob("vmlinuz-*") if os.access(p, os.R_OK)]
-    entry = Store(default_root()).find("kernels", CLOUD_KERNEL)
+    entry = Store(default_root()).find(kernels_of(), CLOUD_KERNEL)
     cached = entry.file("vmlinuz") if entry is not None else None
     return [cached, *found] if cached is not None else found
 

@@ -7,7 +7,7 @@ from iced_x86 import Decoder, OpKind
 
 from ringlet.bench.kernel import kernel_text
 from ringlet.config import PAGE_SIZE
-from ringlet.images.debian import CLOUD_KERNEL
+from ringlet.images.debian import CLOUD_KERNEL, kernels_of
 from ringlet.images.store import Store, default_root
 from ringlet.translate.translator import KEYS, Translator
 
@@ -273,7 +273,7 @@ def test_what_a_compiler_made_is_the_same_when_its_addresses_move(translator: Tr
 
 
 @pytest.mark.skipif(
-    Store(default_root()).find("kernels", CLOUD_KERNEL) is None,
+    Store(default_root()).find(kernels_of(), CLOUD_KERNEL) is None,
     reason="no kernel fetched: ringlet bench translate",
 )
 def test_a_kernel_that_moved_is_found(translator: Translator) -> None:

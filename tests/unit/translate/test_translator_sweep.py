@@ -7,7 +7,7 @@ from iced_x86 import Code, Decoder
 from tests.unit.translate.install import fragments, libc
 
 from ringlet.bench.kernel import elf_text, kernel_text
-from ringlet.images.debian import CLOUD_KERNEL
+from ringlet.images.debian import CLOUD_KERNEL, kernels_of
 from ringlet.images.store import Store, default_root
 from ringlet.translate.translator import KEYS, Translator
 from ringlet.translate.verify import Verifier
@@ -34,7 +34,7 @@ def test_translations_of_libc_are_sound(key: int) -> None:
 
 
 @pytest.mark.skipif(
-    Store(default_root()).find("kernels", CLOUD_KERNEL) is None,
+    Store(default_root()).find(kernels_of(), CLOUD_KERNEL) is None,
     reason="no kernel fetched: ringlet bench translate",
 )
 def test_translations_of_a_kernel_are_sound() -> None:

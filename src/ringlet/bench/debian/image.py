@@ -31,6 +31,7 @@ from ringlet.errors import ImageError
 from ringlet.images.apt import Apt
 from ringlet.images.cpio import CpioWriter
 from ringlet.images.debian import Progress, fetch_packages, silent
+from ringlet.images.release import DEBIAN_12
 from ringlet.images.store import Store, explain
 from ringlet.images.tools import output, started
 
@@ -154,7 +155,8 @@ def _make(group: Group, place: Path, store: Store, progress: Progress, apt: Apt 
         debs, tree = made / "debs", made / "tree"
         debs.mkdir()
         files, versions = fetch_packages(
-            group.packages, debs, progress, store=store, apt=apt, room=lambda size: _ROOM * size
+            group.packages, debs, progress, store=store, release=DEBIAN_12, apt=apt,
+            room=lambda size: _ROOM * size,
         )
         progress(f"unpacking {len(files)} packages for {group.name}")
         for name in _MERGED:

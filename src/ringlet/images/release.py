@@ -1,0 +1,38 @@
+"""The releases of Debian whose kernels and packages are known."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from ringlet.errors import ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release: its number, as in /etc/os-release, and its name in apt's sources."""
+
+    number: str
+    codename: str
+
+    def __str__(self) -> str:
+        return f"Debian {self.number}"
+
+
+DEBIAN_13: Final = Release("13", "trixie")
+DEBIAN_12: Final = Release("12", "bookworm")
+RELEASES: Final = (DEBIAN_13, DEBIAN_12)
+DEFAULT: Final = DEBIAN_13
+
+
+def split_release(package: str) -> tuple[str, Release]:
+    """Return the name and the release in `package`, which is like apt's "NAME/bookworm" or "NAME".
+
+    Raises ImageError.
+    """
+    name, slash, codename = package.partition("/")
+    if not slash:
+        return name, DEFAULT
+    for release in RELEASES:
+        if codename == release.codename:
+            return name, release
+    known = " or ".join(f"{name}/{release.codename}" for release in RELEASES)
+    raise ImageError(f"{package!r}: no such release of Debian is known; give {known}")
