@@ -8,7 +8,7 @@ are of two kinds.
 instructions begin.  Less than one page of code in a hundred is refused without need.
 
 Two of these sequences are common inside other instructions, and may stand there.  SHL EAX, 15 and
-ADD EAX, EDX have the bytes of XGETBV, and CLWB is XSAVEOPT with a prefix.  A sequence is taken for a
+ADD EAX, EDX have the bytes of XGETBV, and CLWB is XSAVEOPT with a prefix.  A sequence passes as a
 part of other instructions only if decoding from each of 15 successive bytes before it steps over
 its 0F, with only instructions in a row, none of them the sensitive one itself.  If these bytes are
 code, an instruction begins at one of the 15, so that code which runs into the sequence is seen.
