@@ -7,6 +7,12 @@ are of two kinds.
 *Anywhere*: those that programs use.  A page with their bytes at any offset is refused, wherever its
 instructions begin.  Less than one page of code in a hundred is refused without need.
 
+Two of these sequences are common inside other instructions, and may stand there.  SHL EAX, 15 and
+ADD EAX, EDX have the bytes of XGETBV, and CLWB is XSAVEOPT with a prefix.  A sequence passes as a
+part of other instructions only if decoding from each of 15 successive bytes before it steps over
+its 0F, with only instructions in a row, none of them the sensitive one itself.  If these bytes are
+code, an instruction begins at one of the 15, so that code which runs into the sequence is seen.
+
 *In sequence*: those that read the descriptor tables, which only programs that look for a hypervisor
 use, and SYSENTER.  Their bytes are common inside other instructions: half of all pages have them.
 The page is decoded from each of its first bytes.  Such chains soon meet at the instructions that
@@ -24,6 +30,7 @@ cdef enum:
     PAGE = 4096
     STARTS = 15              # an instruction from the page before ends within as many bytes
     MEETS = 64               # bytes after which the chains that begin there have met
+    BEFORE = 128             # bytes from which to decode to a sequence that may be a part of others
     SEAM = 240               # bytes of a page from which to decode to its end, and some beyond
     SEAM_END = 320
     HLT = 0xF4
@@ -160,12 +167,13 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
     cdef u32 i = at
     cdef u32 table = 0
     cdef u8 follows, opcode, last = 0
-    cdef bint short = False, narrow = False, wide, near = False
+    cdef bint short = False, narrow = False, repeated = False, wide, near = False
     kind[0] = PLAIN
     while i < size and is_prefix(page[i]):
         last = page[i]
         short |= last == 0x66
         narrow |= last == 0x67
+        repeated |= last == 0xF3
         i += 1
     wide = last & 0xF8 == 0x48
     if i + 1 >= size or i - at > 14:
@@ -202,7 +210,9 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
         else:
             follows = FOLLOWS[1][opcode]
             near = follows == IMM32
-            kind[0] = classify(opcode, page[i] if i < size else 0, True, cpuid)
+            kind[0] = classify(opcode, page[i] if i < size else 0, repeated, cpuid)
+            if opcode == 0xAE and short:
+                kind[0] = PLAIN                  # CLWB; the others trap
     else:
         follows = NEVER if is_data(opcode, page[i]) else FOLLOWS[0][opcode]
         near = opcode & 0xFE == 0xE8
@@ -278,6 +288,36 @@ cdef bint sequence_clean(const u8* code, u32 size, u32 first, u32 last,
     return True
 
 
+cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
+    """Tell whether the sensitive bytes at an offset are a part of other instructions, wherever
+    decoding begins before them."""
+    cdef u32 begin = at - BEFORE if at > BEFORE else 0
+    cdef u32 start, next, length, row, kind
+    if at < STARTS:
+        return False
+    for start in range(begin, begin + STARTS):
+        next = start
+        row = 0
+        while next < at:
+            length = instruction(page, next, PAGE, cpuid, &kind)
+            next += length
+            row = 0 if kind == NOTHING else row + 1
+        # The last instruction can be the sensitive one, with prefixes, or too long to be one.
+        if next == at or kind == ANYWHERE or length > STARTS or row < TRUSTED:
+            return False
+    return True
+
+
+cdef inline bint may_be_part(const u8* page, u32 at) noexcept nogil:
+    """Tell whether the sensitive bytes at an offset are those of XGETBV, or CLWB's behind its
+    prefix."""
+    if page[at + 1] == 0x01:
+        return page[at + 2] == 0xD0
+    if page[at + 1] != 0xAE or page[at + 2] >> 3 & 7 != 6 or at < 2:
+        return False
+    return page[at - 1] == 0x66 or (page[at - 1] & 0xF0 == 0x40 and page[at - 2] == 0x66)
+
+
 cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil:
     cdef u32 i, kind
     cdef bint suspect = False
@@ -285,7 +325,7 @@ cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil:
         if page[i] == 0x0F:
             kind = classify(page[i + 1], page[i + 2], page[i + 1] == 0xC7 and repeats(page, i),
                             cpuid)
-            if kind == ANYWHERE:
+            if kind == ANYWHERE and not (may_be_part(page, i) and is_part(page, i, cpuid)):
                 return False
             suspect |= kind == IN_SEQUENCE
     return not suspect or sequence_clean(page, PAGE, MEETS, PAGE, cpuid)

@@ -89,10 +89,53 @@ def test_a_sensitive_instruction_is_refused(name: str, at: int) -> None:
     assert not clean(page(code, at))
 
 
-@pytest.mark.parametrize("name", ANYWHERE)
+@pytest.mark.parametrize("name", sorted(ANYWHERE.keys() - {"xgetbv"}))
 def test_bytes_inside_another_instruction_are_refused(name: str) -> None:
     # MOVABS RAX, imm64
     assert not clean(page("48b8" + ANYWHERE[name].ljust(16, "0")))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "c1e00f" + "01d0",  # SHL EAX, 15; ADD EAX, EDX
+        "83e10f" + "01d0",  # AND ECX, 15; ADD EAX, EDX
+        "488b0f" + "01d0",  # MOV RCX, [RDI]; ADD EAX, EDX
+        "48b8" + "0f01d00000000000",  # MOVABS RAX, imm64
+        "660fae37",  # CLWB [RDI]
+        "66410fae30",  # CLWB [R8]
+    ],
+)
+@pytest.mark.parametrize("at", [40, 100, 127, 128, 129, 2000, 4080])
+def test_xgetbv_and_xsaveopt_pass_as_parts_of_other_instructions(code: str, at: int) -> None:
+    assert clean(page(code, at))
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["0f01d0", "31c90f01d0", "480f01d0", "660f01d0", "2e480f01d0", "0fae30", "480fae30"],
+)
+@pytest.mark.parametrize("before", range(16))
+def test_code_that_runs_into_xgetbv_or_xsaveopt_is_seen(code: str, before: int) -> None:
+    """Also behind instructions that end with a prefix of CLWB or with 0F."""
+    for last in ("", "c1e00f", "b800000066", "b800006641"):
+        assert not clean(page(last + "90" * before + code, 200))
+
+
+def test_xsaveopt_behind_bytes_of_clwbs_prefix_is_refused() -> None:
+    # MOV EAX, 66000000h or 41660000h; XSAVEOPT [RDI]
+    assert not clean(page("b800000066" + "0fae37"))
+    assert not clean(page("b800006641" + "0fae37"))
+
+
+def test_bytes_between_data_are_not_taken_for_a_part() -> None:
+    part = "c1e00f01d0"
+    assert clean(page("90" * 200 + part))
+    # 06 and 60 are no instructions.  SHL begins soon behind them, or early on the page.
+    assert not clean(page("0660" * 20 + "90" * 5 + part, 200))
+    assert not clean(page(part, 8))
+    # Sixteen bytes are no instruction.
+    assert not clean(page("2e" * 200 + "0f01d0"))
 
 
 @pytest.mark.parametrize("name", IN_SEQUENCE)
