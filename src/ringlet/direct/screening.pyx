@@ -384,6 +384,13 @@ cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:
             and page[at + 3] == 0x24)
 
 
+cdef inline bint asks_for_features(const u8* page, u32 at) noexcept nogil:
+    """Tell whether XGETBV is at an offset, behind XOR ECX, ECX.  Data do not have these five bytes by
+    chance."""
+    return (page[at] == 0x0F and page[at + 1] == 0x01 and page[at + 2] == 0xD0
+            and page[at - 1] == 0xC9 and (page[at - 2] == 0x31 or page[at - 2] == 0x33))
+
+
 cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
     cdef Chains walk
     cdef u32 i
@@ -393,7 +400,8 @@ cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
     chains_begin(&walk)
     while chains_next(&walk, page, PAGE, PAGE, cpuid):
         if (walk.kind == ANYWHERE or walk.kind == IN_SEQUENCE) and walk.at >= MEETS \
-                and walk.at + walk.length < PAGE and (vdso or saves_on_stack(page, walk.at)):
+                and walk.at + walk.length < PAGE and (
+                    vdso or saves_on_stack(page, walk.at) or asks_for_features(page, walk.at)):
             for i in range(walk.at, walk.at + walk.length):
                 copy[i] = HLT
     return page_clean(copy, cpuid)

@@ -179,7 +179,7 @@ def test_tables_are_taken_for_data(table: str) -> None:
     assert clean(page(table * 8 + "0f000000"))
 
 
-def test_only_the_vdso_and_saves_on_the_stack_are_replaced() -> None:
+def test_the_vdso_and_saves_on_the_stack_are_replaced() -> None:
     lsl, save, elsewhere = "0f03c0", "0fc76424400f1f00", "0fc720"
     vdso = b"\x7fELF" + NOP * 60 + b"linux-vdso.so.1\0" + page(lsl, 100)[80:]
 
@@ -187,6 +187,19 @@ def test_only_the_vdso_and_saves_on_the_stack_are_replaced() -> None:
     assert replace(vdso) == vdso.replace(bytes.fromhex(lsl), b"\xf4\xf4\xf4")
     assert replace(page(elsewhere)) is None
     assert clean(replace(vdso) or b"")
+
+
+@pytest.mark.parametrize("zero", ["31c9", "33c9"])
+def test_xgetbv_behind_xor_ecx_is_replaced(zero: str) -> None:
+    assert replace(page(zero + "0f01d0")) == page(zero + "f4f4f4")
+    assert replace(page("89c9" + "0f01d0")) is None
+
+
+def test_rdseed_is_no_rdpid_where_the_page_is_decoded() -> None:
+    # AND R10D, FFFh has the bytes of SLDT, so that the page is decoded.
+    sldt = "4181e2ff0f0000"
+    assert clean(page(sldt + "480fc7f8"))
+    assert not clean(page(sldt + "f3480fc7f8"))
 
 
 def test_bytes_that_are_no_instruction_are_not_replaced() -> None:
