@@ -309,10 +309,10 @@ cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
 
 
 cdef inline bint may_be_part(const u8* page, u32 at) noexcept nogil:
-    """Tell whether the sensitive bytes at an offset are those of XGETBV, or CLWB's behind its
-    prefix."""
+    """Tell whether the sensitive bytes at an offset are those of XGETBV or WRPKRU, or CLWB's behind
+    its prefix."""
     if page[at + 1] == 0x01:
-        return page[at + 2] == 0xD0
+        return page[at + 2] == 0xD0 or page[at + 2] == 0xEF
     if page[at + 1] != 0xAE or page[at + 2] >> 3 & 7 != 6 or at < 2:
         return False
     return page[at - 1] == 0x66 or (page[at - 1] & 0xF0 == 0x40 and page[at - 2] == 0x66)
@@ -385,8 +385,8 @@ cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:
 
 
 cdef inline bint asks_for_features(const u8* page, u32 at) noexcept nogil:
-    """Tell whether XGETBV is at an offset, behind XOR ECX, ECX.  Data do not have these five bytes by
-    chance."""
+    """Tell whether XGETBV is at an offset, behind XOR ECX, ECX.  Data do not have these five bytes
+    by chance."""
     return (page[at] == 0x0F and page[at + 1] == 0x01 and page[at + 2] == 0xD0
             and page[at - 1] == 0xC9 and (page[at - 2] == 0x31 or page[at - 2] == 0x33))
 
