@@ -2,8 +2,8 @@
 
 `python -m tests.guests.stress_classes --class interrupt --class pipe`: every stressor of a class runs
 for a second in a guest under `never`, `always` and `auto`.  Its verdict is stress-ng's exit status,
-which says whether it passed, failed, or found that it cannot run there.  The exit status is the number
-of stressors whose verdicts differ, and of guests that complained or did not end, at most 100.
+which says whether it passed, failed, or found that it cannot run there.  The exit status is the
+number of stressors whose verdicts differ, and of complaints of the guests' kernels, at most 100.
 """
 
 import argparse
