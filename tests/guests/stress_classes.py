@@ -1,9 +1,9 @@
 """Compares the verdicts of stress-ng's classes under each choice of --direct.
 
-`python -m tests.guests.stress_classes --class interrupt --class pipe`: every stressor of a class runs
-for a second in a guest under `never`, `always` and `auto`.  Its verdict is stress-ng's exit status,
-which says whether it passed, failed, or found that it cannot run there.  The exit status is the
-number of stressors whose verdicts differ, and of complaints of the guests' kernels, at most 100.
+`python -m tests.guests.stress_classes --class interrupt --class pipe`: every stressor of a class
+runs for a second in a guest under `never`, `always` and `auto`.  Its verdict is stress-ng's exit
+status, which says whether it passed, failed, or found that it cannot run there.  The exit status is
+the number of stressors whose verdicts differ, and of complaints of the kernels, at most 100.
 """
 
 import argparse
@@ -13,9 +13,8 @@ import subprocess
 import sys
 import tempfile
 
-from tests.guests.stress import archive, kernel_complaints, run
-
 from ringlet.config import DIRECT_CHOICES
+from tests.guests.stress import archive, kernel_complaints, run
 
 # Each wants more than an initial RAM disk in 1 GiB of RAM has, and then the verdict is chance.
 LEFT_OUT = {"bad-altstack", "brk", "oom-pipe", "swap", "bigheap", "ramfs", "resources"}
