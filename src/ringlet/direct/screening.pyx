@@ -384,11 +384,17 @@ cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:
             and page[at + 3] == 0x24)
 
 
-cdef inline bint asks_for_features(const u8* page, u32 at) noexcept nogil:
-    """Tell whether XGETBV is at an offset, behind XOR ECX, ECX.  Data do not have these five bytes
-    by chance."""
-    return (page[at] == 0x0F and page[at + 1] == 0x01 and page[at + 2] == 0xD0
-            and page[at - 1] == 0xC9 and (page[at - 2] == 0x31 or page[at - 2] == 0x33))
+cdef bint is_common(const u8* page, u32 at) noexcept nogil:
+    """Tell whether XGETBV is at an offset, behind XOR ECX, ECX or MOV ECX, 0, or XGETBV or RDTSCP
+    before SHL RDX, 32.  Data do not have these bytes by chance."""
+    cdef const u8* p = page + at
+    if at < 5 or p[0] != 0x0F or p[1] != 0x01 or (p[2] != 0xD0 and p[2] != 0xF9):
+        return False
+    if at + 7 <= PAGE and p[3] == 0x48 and p[4] == 0xC1 and p[5] == 0xE2 and p[6] == 32:
+        return True
+    return p[2] == 0xD0 and (
+        (p[-1] == 0xC9 and (p[-2] == 0x31 or p[-2] == 0x33))
+        or (p[-5] == 0xB9 and p[-4] == 0 and p[-3] == 0 and p[-2] == 0 and p[-1] == 0))
 
 
 cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
@@ -399,9 +405,10 @@ cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
         copy[i] = page[i]
     chains_begin(&walk)
     while chains_next(&walk, page, PAGE, PAGE, cpuid):
-        if (walk.kind == ANYWHERE or walk.kind == IN_SEQUENCE) and walk.at >= MEETS \
+        if (walk.kind == ANYWHERE or walk.kind == IN_SEQUENCE) \
                 and walk.at + walk.length < PAGE and (
-                    vdso or saves_on_stack(page, walk.at) or asks_for_features(page, walk.at)):
+                    (walk.at >= MEETS and (vdso or saves_on_stack(page, walk.at)))
+                    or is_common(page, walk.at)):
             for i in range(walk.at, walk.at + walk.length):
                 copy[i] = HLT
     return page_clean(copy, cpuid)

@@ -191,10 +191,20 @@ def test_the_vdso_and_saves_on_the_stack_are_replaced() -> None:
     assert clean(replace(vdso) or b"")
 
 
-@pytest.mark.parametrize("zero", ["31c9", "33c9"])
-def test_xgetbv_behind_xor_ecx_is_replaced(zero: str) -> None:
+@pytest.mark.parametrize("zero", ["31c9", "33c9", "b900000000"])
+def test_xgetbv_behind_a_zero_in_ecx_is_replaced(zero: str) -> None:
     assert replace(page(zero + "0f01d0")) == page(zero + "f4f4f4")
     assert replace(page("89c9" + "0f01d0")) is None
+
+
+@pytest.mark.parametrize("code", ["0f01f9", "0f01d0"])
+def test_rdtscp_and_xgetbv_whose_parts_are_put_together_are_replaced(code: str) -> None:
+    together = "48c1e220"  # SHL RDX, 32
+    for at in (5, 9, 100, PAGE - 7):
+        assert replace(page(code + together, at)) == page("f4f4f4" + together, at)
+    assert replace(page(code + together, 4)) is None
+    assert replace(page(code + "90" * 4)) is None
+    assert replace(page(code, PAGE - 4)) is None
 
 
 def test_rdseed_is_no_rdpid_where_the_page_is_decoded() -> None:
