@@ -65,16 +65,22 @@ cdef struct Direct:
     u64 id               # of the notification that it waits in
     u64 secret
     u32 commands         # queued
-    u64* registers       # in the frame, after `direct_frame`
+    u64 frame            # its frame's linear address there, after `direct_frame`
+    u64* registers       # in that frame
 
 # Wait until the kernel holds it in its hand-over call; False: it is dead.
 cdef bint direct_wait(Direct* d) noexcept nogil
 # Let it carry out its commands; the last is DIRECT_AGAIN or the return to the guest's code.
 cdef void direct_answer(Direct* d) noexcept nogil
+# Let it carry out its commands and hand over once more; False: it did not, or it cannot be trusted.
+cdef bint direct_again(Direct* d) noexcept nogil
 # Where its stack is seen here.
 cdef inline u8* direct_stack(Direct* d) noexcept nogil:
     return <u8*>d.control + (DIRECT_STACK - DIRECT_CONTROL)
-# Make a first frame, with all registers 0, and wipe what former frames have left.
+# Make a first frame, with all registers 0, and wipe what the kernel and the virtual processor left
+# there of the last program.
+cdef void direct_renew(Direct* d) noexcept nogil
+# The same, and wipe what that program wrote itself.
 cdef void direct_begin(Direct* d) noexcept nogil
 # Find the frame that the kernel left; False: it is not where a frame can be.
 cdef bint direct_frame(Direct* d) noexcept nogil

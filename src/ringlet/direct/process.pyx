@@ -101,6 +101,15 @@ cdef enum:
     SIGRETURN = 15
     SIG_KILL = 9
     FIRST_FRAME = 0x1000         # on the stack
+    FRAMES_AT_ENDS = 0x2400      # bytes at each end of the stack, with all frames and vectors
+
+
+cdef void wipe(u64* word, u64 size) noexcept nogil:
+    """Write zeros to memory, without vector registers, which are the guest's."""
+    cdef u64* end = word + size // 8
+    while word < end:
+        word[0] = 0
+        word += 1
 
 
 cdef bint direct_wait(Direct* d) noexcept nogil:
@@ -122,13 +131,32 @@ cdef void direct_answer(Direct* d) noexcept nogil:
             return
 
 
+cdef bint direct_again(Direct* d) noexcept nogil:
+    # Guest code may have made the hand-over itself, with EFLAGS.TF set or signals unblocked.  Then
+    # a signal interrupts the commands, and its handler names it here.
+    d.control.signal = d.control.failed = 0
+    direct_command_add(d, <u64><i64>DIRECT_AGAIN, 0, 0, 0, 0, 0, 0)
+    direct_answer(d)
+    return direct_wait(d) and not d.control.signal and not d.control.failed
+
+
+cdef void direct_renew(Direct* d) noexcept nogil:
+    cdef u8* stack = direct_stack(d)
+    # Registers of the last program are in its frames, and its addresses in its commands.
+    wipe(<u64*>&d.control.commands[d.commands],
+         (DIRECT_COMMANDS - d.commands) * sizeof(direct_command))
+    wipe(<u64*>stack, FRAMES_AT_ENDS)
+    wipe(<u64*>(stack + DIRECT_STACK_SIZE - FRAMES_AT_ENDS), FRAMES_AT_ENDS)
+    first_frame(d)
+
+
 cdef void direct_begin(Direct* d) noexcept nogil:
-    cdef u64* word = <u64*>direct_stack(d)
-    cdef u64* end = <u64*>(direct_stack(d) + DIRECT_STACK_SIZE)
-    # Registers of the last program are in its frames.
-    while word < end:
-        word[0] = 0
-        word += 1
+    direct_renew(d)
+    wipe(<u64*>direct_stack(d), DIRECT_STACK_SIZE)
+    first_frame(d)
+
+
+cdef void first_frame(Direct* d) noexcept nogil:
     d.control.frame = DIRECT_STACK + FIRST_FRAME
     direct_frame(d)
     d.registers[FRAME_SELECTORS] = USER_CODE | <u64>USER_DATA << 48
@@ -139,6 +167,7 @@ cdef bint direct_frame(Direct* d) noexcept nogil:
     cdef u64 at = d.control.frame - DIRECT_STACK
     if at > <u64>(DIRECT_STACK_SIZE - FRAME_ROOM) or at & 7:
         return False
+    d.frame = DIRECT_STACK + at
     d.registers = <u64*>(direct_stack(d) + at + FRAME_CONTEXT) + CONTEXT_REGISTERS
     return True
 
@@ -163,6 +192,7 @@ cdef bint direct_command_add(Direct* d, u64 number, u64 a0, u64 a1, u64 a2, u64 
 cdef void direct_resume(Direct* d) noexcept nogil:
     # What the guest's code could have put here is written anew.
     cdef u64* context = d.registers - CONTEXT_REGISTERS
+    d.control.frame = d.frame
     d.control.flags = d.registers[FRAME_FLAGS] & KEPT_FLAGS | 2
     context[CONTEXT_FLAGS] = UC_FLAGS
     context[CONTEXT_LINK] = 0

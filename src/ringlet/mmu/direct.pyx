@@ -155,10 +155,15 @@ cdef int map_page(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept
 
 
 cdef int direct_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
-    """Make an access of CPL 3 possible in the direct process of the current space."""
+    """Make an access of CPL 3 possible in the direct process of the current space.
+
+    The process can forge the kind of access: no processor writes and fetches at once.
+    """
     cdef u32 slot = <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
     cdef u32 region
     cdef Walk w
+    if access & ACC_FETCH:
+        access = ACC_FETCH
     if repeats_too_often(m, linear, access):
         return -1
     if resolve(c, m, linear, access | ACC_USER, &w) != MEM_OK:

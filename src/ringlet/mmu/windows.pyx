@@ -120,6 +120,8 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w, bint runs) noexcept nog
         r.wp0 = 1
     writable = can_write and leaf & PTE_D
     code = w.leaf == 1 and is_code(m.ram, phys)
+    if runs and not code:
+        return False   # such a page is writable
     local = not (m.pge and leaf & PTE_G)
     length = ram_left(m.ram, phys)
     first = entry

@@ -397,7 +397,7 @@ cdef class Probe:
         files[0], files[1] = self.files()
         space_add(state, place, &process.d, files, 2)
         self.processes.append(process)
-        space_begin(&state.spaces[place])
+        space_begin(self.c, &state.spaces[place])
         mmu_direct_attach(self.c, &state.spaces[place].target)
 
     def leave_process(self) -> None:

@@ -21,7 +21,7 @@ from ringlet.vcpu.debug.registers cimport single_step
 from ringlet.vcpu.direct.policy cimport policy_refused
 from ringlet.vcpu.direct.target cimport (
     DirectSpace, DirectState, MAPS_MAX, space_begin, space_find, space_lose, space_of,
-    space_wanted)
+    space_renew, space_wanted)
 from ringlet.vcpu.system.control cimport update_key, update_key_privilege
 from ringlet.vcpu.system.descriptors cimport (
     DESC_OK, Descriptor, descriptor_in_ram, load_cache, read_descriptor)
@@ -59,6 +59,7 @@ cdef enum:
     SIGINFO = 304 + 8            # in the frame
     CONTEXT = 8 + 40             # registers in the frame
     ARCH_X86_64 = 0xC000003E
+    VSYSCALL = 0xFFFFFFFFFF600000
     TRAP_TRACE = 2               # si_code
     INSTRUCTION_MAX = 15
     TRIES_MAX = 500              # to stop a process, 10 ms apart
@@ -109,6 +110,9 @@ cdef bint take_vectors(CpuState* c, Direct* d) noexcept nogil:
     for i in range(1, 8):
         header[i] = 0
     (<u32*>(area + 24))[0] &= 0xFFFF
+    # The size of the host's vector state is none of the program's business.
+    for i in range(6):
+        (<u64*>(area + AREA_BYTES))[i] = 0
     if header[0] & 1:
         fip[0] = load_pointer(c, fip[0], FPU_INSTRUCTION)
         fdp[0] = load_pointer(c, fdp[0], FPU_DATA)
@@ -255,17 +259,51 @@ cdef int attacked(CpuState* c, DirectSpace* s) noexcept nogil:
     return CROSS_RAISED
 
 
+cdef int spoiled(CpuState* c, DirectSpace* s) noexcept nogil:
+    """The program that was there before has left the process in an odd state.  This one has done
+    nothing yet, and begins in another process."""
+    space_lose(c, s)
+    mmu_direct_leave(c)
+    return CROSS_AGAIN
+
+
 cdef inline u32* siginfo(Direct* d) noexcept nogil:
     """Return struct siginfo, which follows the context in the frame, as words."""
     return <u32*>(<u8*>d.registers - CONTEXT + SIGINFO)
 
 
+cdef void wipe_siginfo(Direct* d) noexcept nogil:
+    """A signal that stops the process names the sender, which is of the host."""
+    cdef u32* word = siginfo(d)
+    cdef u32 i
+    for i in range(32):
+        word[i] = 0
+
+
+cdef int compatible_call(CpuState* c) noexcept nogil:
+    """INT 80h, or SYSENTER, which only a jump into the middle of an instruction reaches.  Behind
+    SYSENTER, RIP is an address of the host's, which the guest does not get."""
+    cdef u8[2] bytes
+    c.arch.rip -= 2
+    if mmu_read(c, c.arch.rip, bytes, 2, ACC_USER) == MEM_OK and bytes[0] == 0xCD \
+            and bytes[1] == 0x80:
+        return step(c)
+    c.arch.rip = 0
+    raise_err(c, VEC_GP, 0)
+    return CROSS_RAISED
+
+
 cdef int system_call(CpuState* c, Direct* d) noexcept nogil:
     cdef OpInfo op
-    c.arch.rip -= 2
-    # si_arch tells SYSCALL from INT 80h.
+    cdef u64 called_at = (<u64*>siginfo(d))[2]
     if siginfo(d)[7] != ARCH_X86_64:
-        return step(c)
+        return compatible_call(c)
+    if called_at >> PAGE_SHIFT == VSYSCALL >> PAGE_SHIFT:
+        # Linux has returned from its vsyscall page.  The guest has one of its own, or none.
+        c.arch.gpr[RSP] -= 8
+        c.arch.rip = called_at
+        return CROSS_AGAIN
+    c.arch.rip -= 2
     op.rip = c.arch.rip
     op.op = OP_SYSCALL
     op.length = 2
@@ -327,6 +365,7 @@ cdef int trapped(CpuState* c, Direct* d) noexcept nogil:
 cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
     cdef Direct* d = s.process
     cdef bint stopped
+    wipe_siginfo(d)
     put_registers(c, d)
     put_vectors(c, d)
     d.control.signal = 0
@@ -347,8 +386,10 @@ cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
         prod_disarm(c)
     if not stopped or not d.control.signal:
         return refuse(c, s)
-    if not direct_frame(d) or d.registers[FRAME_RIP] - DIRECT_STUB < DIRECT_END - DIRECT_STUB \
-            or not is_canonical(d.registers[FRAME_RIP]) or not take_vectors(c, d) \
+    if not direct_frame(d) or d.registers[FRAME_RIP] - DIRECT_STUB < DIRECT_END - DIRECT_STUB:
+        return spoiled(c, s) if s.fresh else attacked(c, s)
+    s.fresh = 0
+    if not is_canonical(d.registers[FRAME_RIP]) or not take_vectors(c, d) \
             or not take_code(c, d.registers[FRAME_SELECTORS] & 0xFFFF):
         return attacked(c, s)
     take_registers(c, d)
@@ -368,16 +409,17 @@ cdef int cross(CpuState* c) noexcept nogil:
         s.maps = 0
         s = NULL
     if s == NULL:
-        s = space_find(all)
+        s = space_find(c, all)
         if s == NULL and not space_wanted(c, all) and mmu_direct_yield(c):
-            s = space_find(all)
+            s = space_find(c, all)
         if s == NULL and space_wanted(c, all):
             return CROSS_MAKE
         if s == NULL:
             policy_refused(c)
             return CROSS_NOT
-        space_begin(s)
+        space_begin(c, s)
         mmu_direct_attach(c, &s.target)
+    space_renew(c, s)
     return run(c, s)
 
 

@@ -17,6 +17,8 @@ cdef struct DirectSpace:
     u32 files
     u32 attached         # to an address space
     u32 dead
+    u32 fresh            # the program there may be another one than at the last hand-over
+    u64 loads            # of CR3 until its last hand-over
     u64 maps             # commands since all was unmapped
     u64 considered       # its processor time when the policy last looked, ns
 
@@ -60,10 +62,13 @@ cdef u32 space_place(DirectState* s) noexcept nogil
 # FILES.
 cdef void space_add(DirectState* s, u32 place, Direct* process, const int* files,
                     u32 count) noexcept nogil
-# A process that no address space has; NULL: there is none.
-cdef DirectSpace* space_find(DirectState* s) noexcept nogil
+# A process that no address space has, and that can be trusted; NULL: there is none.
+cdef DirectSpace* space_find(CpuState* c, DirectState* s) noexcept nogil
 # Nothing of its former address space is left in it.
-cdef void space_begin(DirectSpace* s) noexcept nogil
+cdef void space_begin(CpuState* c, DirectSpace* s) noexcept nogil
+# After a CR3 load there can be another program, which must find nothing of the last one: Linux uses
+# the tables of a program that has ended again at once.
+cdef void space_renew(CpuState* c, DirectSpace* s) noexcept nogil
 # It is used no more.
 cdef void space_lose(CpuState* c, DirectSpace* s) noexcept nogil
 # Screen a page (`ringlet.mmu.mmu.clean_fn` and others).

@@ -10,8 +10,8 @@ from ringlet.core.alarm cimport to_ticks
 from ringlet.core.host cimport host_ticks
 from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.direct.process cimport (
-    Direct, DIRECT_AGAIN, DIRECT_COMMANDS, DIRECT_END, DIRECT_RAM, DIRECT_STUB, DIRECT_TOP,
-    direct_answer, direct_begin, direct_command_add, direct_cpu_ns, direct_signal, direct_wait)
+    Direct, DIRECT_COMMANDS, DIRECT_END, DIRECT_RAM, DIRECT_STUB, DIRECT_TOP, direct_again,
+    direct_begin, direct_command_add, direct_cpu_ns, direct_renew, direct_signal)
 from ringlet.direct.screening cimport page_clean, page_replace, seam_clean
 from ringlet.mmu.map_target cimport (
     MAP_AT_ONCE, MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE)
@@ -45,9 +45,7 @@ cdef void add(DirectSpace* s, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4
         return
     # The last place is for what ends the list.
     if s.process.commands == DIRECT_COMMANDS - 1:
-        direct_command_add(s.process, <u64>DIRECT_AGAIN, 0, 0, 0, 0, 0, 0)
-        direct_answer(s.process)
-        if not direct_wait(s.process) or s.process.control.failed:
+        if not direct_again(s.process):
             s.dead = 1
             return
     s.maps += 1
@@ -168,11 +166,18 @@ cdef void space_add(DirectState* s, u32 place, Direct* process, const int* files
     space.target.ballast = 0
 
 
-cdef DirectSpace* space_find(DirectState* s) noexcept nogil:
+cdef DirectSpace* space_find(CpuState* c, DirectState* s) noexcept nogil:
+    cdef DirectSpace* space
     cdef u32 i
     for i in range(s.count):
-        if not s.spaces[i].attached and not s.spaces[i].dead:
-            return &s.spaces[i]
+        space = &s.spaces[i]
+        if space.attached or space.dead:
+            continue
+        # What the last program had is unmapped here.  A process that this program left in an odd
+        # state must not meet the next one.
+        if direct_again(space.process):
+            return space
+        space_lose(c, space)
     return NULL
 
 
@@ -181,10 +186,19 @@ cdef void space_left(CpuState* c, MapTarget* target) noexcept nogil:
     space_of(target).attached = 0
 
 
-cdef void space_begin(DirectSpace* s) noexcept nogil:
+cdef void space_begin(CpuState* c, DirectSpace* s) noexcept nogil:
     direct_begin(s.process)
+    s.fresh = 1
+    s.loads = c.n_cr3_loads
     s.considered = direct_cpu_ns(s.process)
     s.attached = 1
+
+
+cdef void space_renew(CpuState* c, DirectSpace* s) noexcept nogil:
+    if s.loads != c.n_cr3_loads:
+        direct_renew(s.process)
+        s.fresh = 1
+        s.loads = c.n_cr3_loads
 
 
 cdef void space_lose(CpuState* c, DirectSpace* s) noexcept nogil:

@@ -1,15 +1,13 @@
 """Parts of a sensitive instruction's bytes: opcode, REX prefix, base of its memory operand."""
-from ringlet.core.prefixes cimport is_legacy_prefix
+from ringlet.core.prefixes cimport is_prefix
 from ringlet.core.state cimport SEG_FS, SEG_GS
 
 
 cdef u32 first_opcode(OpInfo* op) noexcept nogil:
     cdef u32 i = 0
-    while i < 15 and is_legacy_prefix(op.bytes[i]):
-        i += 1
-    # REX is the last prefix.  Outside 64-bit mode these bytes are INC and DEC, which are not
-    # sensitive.
-    if op.bytes[i] & 0xF0 == 0x40 and i < 14:
+    # REX counts only right before the opcode, but may stand before other prefixes too.  Outside
+    # 64-bit mode these bytes are INC and DEC, which are not sensitive.
+    while i < 14 and is_prefix(op.bytes[i]):
         i += 1
     return i
 
