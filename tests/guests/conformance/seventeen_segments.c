@@ -141,6 +141,15 @@ static void test_push_pop(void)
         CHECK(at("pushw-gs.rsp", cpl), trap.c.r[RDI], top - 2);
         CHECK(at("popw-fs", cpl), trap.c.r[RBP], UD | 3);
         CHECK(at("popw-fs.rsp", cpl), trap.c.r[RSP], top);
+        /* REX before another prefix, also before REX, is ignored. */
+        code = CODE("push %rcx; .byte 0x48, 0x48, 0x0F, 0xA1; mov %fs, %eax; mov %cs, %ebx; push %rdx;"
+                    ".byte 0x48, 0x2E, 0x0F, 0xA9; mov %gs, %esi; .byte 0x4C, 0x48, 0x0F, 0xA0; pop %rdi");
+        run_with(cpl, code, 0, UD | 3, BYTES | 3);
+        check_end(at("rex-twice", cpl), code);
+        CHECK(at("rex-twice.fs", cpl), trap.c.r[RAX], UD | 3);
+        CHECK(at("rex-twice.cs", cpl), trap.c.r[RBX], cpl ? UCODE : KCODE);
+        CHECK(at("rex-twice.gs", cpl), trap.c.r[RSI], BYTES | 3);
+        CHECK(at("rex-twice.push-fs", cpl), trap.c.r[RDI], UD | 3);
     }
     static const u8 opcodes[] = { 0x06, 0x07, 0x0E, 0x16, 0x17, 0x1E, 0x1F };
     u8 *code = CODE("nop");

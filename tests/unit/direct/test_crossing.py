@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable
 
 import pytest
 
 from ringlet.core.state import Exit
+from ringlet.direct.process import STACK
 from ringlet.direct.zygote import Zygote
 from tests.unit.direct.board import CALLED, SYSCALL, USER_CODE_32, USER_DATA, DirectBoard, suicide
+from tests.unit.direct.forged import stepping_hand_over
 from tests.unit.direct.guest import move
 from tests.unit.direct.stops import times
 from tests.unit.vcpu.board import CODE, DATA, DEVICE, GDT, GP, HOLE, IDT, MIXED, PAGE_FAULT
@@ -101,6 +104,54 @@ def test_host_that_allows_few_processes_is_not_asked_again(
         assert board.calls(IS_THERE)
         assert board.get("rbx") == 7
     assert len(asked) == 1
+
+
+# --- what a program leaves to the next one in its process
+
+SECRET = 0x5EC2_E75E_C2E7_0000
+
+
+def same_space(board: DirectBoard) -> None:
+    board.p.set("cr3", board.p.get("cr3"))
+
+
+NEXT = pytest.mark.parametrize("next_space", [DirectBoard.new_space, same_space])
+
+
+@NEXT
+def test_odd_state_of_a_process_harms_only_the_program_that_made_it(
+    next_space: Callable[[DirectBoard], None], zygote: Zygote
+) -> None:
+    board = DirectBoard(zygote, 1)
+    forged = stepping_hand_over(CODE, DATA + 0x800)
+    # At first the translator learns SYSCALL, and the process goes on meanwhile.
+    board.new_space()
+    board.user(forged)
+    board.new_space()
+    assert board.calls(forged)
+
+    next_space(board)
+
+    assert board.calls(IS_THERE)
+    assert board.get("rbx") == 7
+
+
+@NEXT
+def test_registers_of_the_last_program_are_not_found(
+    next_space: Callable[[DirectBoard], None], zygote: Zygote
+) -> None:
+    board = DirectBoard(zygote, 1)
+    board.new_space()
+    assert board.calls(move(3, SECRET) + SYSCALL)
+    next_space(board)
+    board.set(rbx=0)
+
+    # MOV RAX, ~SECRET; NOT RAX; REPNE SCASQ; SETE BL
+    assert board.calls(
+        move(7, STACK) + move(1, 0xF000 // 8) + move(0, ~SECRET)
+        + bytes.fromhex("48f7d0 f248af 0f94c3") + SYSCALL
+    )  # fmt: skip
+    assert board.get("rbx") == 0
 
 
 # --- selectors, which the host loads from its own descriptor table

@@ -348,3 +348,16 @@ def test_a_page_has_only_the_rights_it_was_given(make: Make) -> None:
 
     assert guest.go() == SIGSEGV
     assert guest.process.get(CR2) == CODE
+
+
+def test_next_program_finds_no_address_of_the_last_one(make: Make) -> None:
+    guest = make(SYSCALL)
+    unmapped = 0x1234_5678_9000
+    guest.process.command(MUNMAP, unmapped, PAGE)
+    guest.process.again()
+    assert guest.process.wait()
+    assert unmapped.to_bytes(8, "little") in guest.process.shared()
+
+    guest.process.begin()
+
+    assert unmapped.to_bytes(8, "little") not in guest.process.shared()

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from ringlet.direct.zygote import Zygote
-from tests.unit.direct.guest import SIGSEGV
+from tests.unit.direct.forged import stepping_hand_over
+from tests.unit.direct.guest import SIGSEGV, SIGSYS
 from tests.unit.mmu.direct_guest import (
     CALLED,
     CODE,
@@ -21,7 +22,7 @@ from tests.unit.mmu.direct_guest import (
     load,
     store,
 )
-from tests.unit.mmu.guest import FAULT, FETCH, MIB, NX, PAGE, PF, WRITE, A, D, P, U, W
+from tests.unit.mmu.guest import FAULT, FETCH, MIB, NX, OK, PAGE, PF, WRITE, A, D, P, U, W
 
 REFUSED = -1
 LARGE = 0x0000_2345_6000_0000
@@ -237,6 +238,37 @@ def test_next_program_in_the_same_place_begins_anew(scattered: DirectGuest) -> N
     for page in range(64):
         scattered.tables.map(DATA + page * PAGE, DATA_PHYS + (63 - page) * PAGE, P | W | U | A)
     assert shown_after_a_load(scattered, 20) == list(range(16, 32))
+
+
+# --- what a program forges
+
+
+def test_access_that_writes_and_fetches_makes_no_page_writable_and_executable(
+    guest: DirectGuest,
+) -> None:
+    guest.place(CODE, CODE_PHYS, give(1), P | W | U | A | D)
+
+    assert guest.probe.direct_fault(CODE, WRITE | FETCH) == OK
+    guest.process.again()
+    assert guest.process.wait()
+
+    assert guest.rights(CODE).startswith("r-x")
+
+
+def test_commands_that_a_step_interrupts_do_not_count_as_done(guest: DirectGuest) -> None:
+    pages = [DATA + 2 * PAGE * i for i in range(1, 130)]
+    entries = [guest.tables.map(at, DATA_PHYS + at % (1 << 20)) for at in pages]
+    guest.tables.map(DATA, OTHER_PHYS)
+    guest.place(CODE, CODE_PHYS, stepping_hand_over(CODE, DATA + 0x800, SIGSYS))
+    for at in pages:
+        assert guest.probe.direct_fault(at, WRITE) == OK
+    assert guest.run(CODE) == CALLED
+
+    for at, entry in zip(pages, entries, strict=True):
+        guest.probe.set_entry(entry, 0)
+        guest.probe.invlpg(at)
+
+    assert guest.probe.process_dead()
 
 
 # --- code that changes
