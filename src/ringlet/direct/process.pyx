@@ -295,6 +295,10 @@ cdef class DirectProcess:
         """Make a first frame, with all registers 0."""
         direct_begin(&self.d)
 
+    def renew(self) -> None:
+        """The same, but leave what the last program wrote itself."""
+        direct_renew(&self.d)
+
     def resume(self) -> None:
         """Let it go on with the registers of the frame."""
         direct_resume(&self.d)

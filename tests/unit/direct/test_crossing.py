@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 
 from ringlet.core.state import Exit
-from ringlet.direct.process import STACK
 from ringlet.direct.zygote import Zygote
 from tests.unit.direct.board import CALLED, SYSCALL, USER_CODE_32, USER_DATA, DirectBoard, suicide
 from tests.unit.direct.forged import stepping_hand_over
@@ -108,8 +107,6 @@ def test_host_that_allows_few_processes_is_not_asked_again(
 
 # --- what a program leaves to the next one in its process
 
-SECRET = 0x5EC2_E75E_C2E7_0000
-
 
 def same_space(board: DirectBoard) -> None:
     board.p.set("cr3", board.p.get("cr3"))
@@ -134,24 +131,6 @@ def test_odd_state_of_a_process_harms_only_the_program_that_made_it(
 
     assert board.calls(IS_THERE)
     assert board.get("rbx") == 7
-
-
-@NEXT
-def test_registers_of_the_last_program_are_not_found(
-    next_space: Callable[[DirectBoard], None], zygote: Zygote
-) -> None:
-    board = DirectBoard(zygote, 1)
-    board.new_space()
-    assert board.calls(move(3, SECRET) + SYSCALL)
-    next_space(board)
-    board.set(rbx=0)
-
-    # MOV RAX, ~SECRET; NOT RAX; REPNE SCASQ; SETE BL
-    assert board.calls(
-        move(7, STACK) + move(1, 0xF000 // 8) + move(0, ~SECRET)
-        + bytes.fromhex("48f7d0 f248af 0f94c3") + SYSCALL
-    )  # fmt: skip
-    assert board.get("rbx") == 0
 
 
 # --- selectors, which the host loads from its own descriptor table

@@ -350,14 +350,31 @@ def test_a_page_has_only_the_rights_it_was_given(make: Make) -> None:
     assert guest.process.get(CR2) == CODE
 
 
-def test_next_program_finds_no_address_of_the_last_one(make: Make) -> None:
+@pytest.mark.parametrize("wiped", [DirectProcess.begin, DirectProcess.renew])
+def test_next_program_finds_nothing_of_the_last_one(
+    wiped: Callable[[DirectProcess], None], make: Make
+) -> None:
     guest = make(SYSCALL)
     unmapped = 0x1234_5678_9000
     guest.process.command(MUNMAP, unmapped, PAGE)
     guest.process.again()
     assert guest.process.wait()
+    # Where the first frame, its vectors and the frames of signals are.
+    for at in (STACK + 0x1100, STACK + 0x2340, END - 0x2000, END - 8):
+        guest.process.poke(at - CONTROL, b"register")
     assert unmapped.to_bytes(8, "little") in guest.process.shared()
 
-    guest.process.begin()
+    wiped(guest.process)
 
     assert unmapped.to_bytes(8, "little") not in guest.process.shared()
+    assert b"register" not in guest.process.shared()
+
+
+def test_queued_commands_are_not_wiped(make: Make) -> None:
+    guest = make(SYSCALL)
+    guest.process.command(MUNMAP, DATA, PAGE)
+    guest.process.renew()
+    guest.process.again()
+
+    assert guest.process.wait()
+    assert DATA not in [first for first, _, _ in guest.memory()]
