@@ -131,36 +131,40 @@ cdef void direct_answer(Direct* d) noexcept nogil:
             return
 
 
+cdef void carry_out(Direct* d) noexcept nogil:
+    """Let the process carry out the queue and hand over once more."""
+    direct_command_add(d, <u64><i64>DIRECT_AGAIN, 0, 0, 0, 0, 0, 0)
+    direct_answer(d)
+
+
 cdef bint direct_again(Direct* d) noexcept nogil:
     # Guest code may have made the hand-over itself, with EFLAGS.TF set or signals unblocked.  Then
     # a signal interrupts the commands, and its handler names it here.
     d.control.signal = d.control.failed = 0
-    direct_command_add(d, <u64><i64>DIRECT_AGAIN, 0, 0, 0, 0, 0, 0)
-    direct_answer(d)
+    carry_out(d)
     return direct_wait(d) and not d.control.signal and not d.control.failed
 
 
-cdef void direct_renew(Direct* d) noexcept nogil:
+cdef void begin_anew(Direct* d, u64 size) noexcept nogil:
+    """Make a first frame.  Wipe `size` bytes at each end of the stack, where frames hold registers
+    of the last program, and the commands that were carried out, which hold its addresses."""
     cdef u8* stack = direct_stack(d)
-    # Registers of the last program are in its frames, and its addresses in its commands.
     wipe(<u64*>&d.control.commands[d.commands],
          (DIRECT_COMMANDS - d.commands) * sizeof(direct_command))
-    wipe(<u64*>stack, FRAMES_AT_ENDS)
-    wipe(<u64*>(stack + DIRECT_STACK_SIZE - FRAMES_AT_ENDS), FRAMES_AT_ENDS)
-    first_frame(d)
-
-
-cdef void direct_begin(Direct* d) noexcept nogil:
-    direct_renew(d)
-    wipe(<u64*>direct_stack(d), DIRECT_STACK_SIZE)
-    first_frame(d)
-
-
-cdef void first_frame(Direct* d) noexcept nogil:
+    wipe(<u64*>stack, size)
+    wipe(<u64*>(stack + DIRECT_STACK_SIZE - size), size)
     d.control.frame = DIRECT_STACK + FIRST_FRAME
     direct_frame(d)
     d.registers[FRAME_SELECTORS] = USER_CODE | <u64>USER_DATA << 48
     d.registers[FRAME_FLAGS] = 0x202
+
+
+cdef void direct_renew(Direct* d) noexcept nogil:
+    begin_anew(d, FRAMES_AT_ENDS)
+
+
+cdef void direct_begin(Direct* d) noexcept nogil:
+    begin_anew(d, DIRECT_STACK_SIZE // 2)
 
 
 cdef bint direct_frame(Direct* d) noexcept nogil:
@@ -280,8 +284,7 @@ cdef class DirectProcess:
 
     def again(self) -> None:
         """Carry out the queue and hand over once more."""
-        direct_command_add(&self.d, <u64><i64>DIRECT_AGAIN, 0, 0, 0, 0, 0, 0)
-        direct_answer(&self.d)
+        carry_out(&self.d)
 
     def results(self, int count) -> list[int]:
         """What the first commands gave."""
