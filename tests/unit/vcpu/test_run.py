@@ -200,22 +200,24 @@ def test_code_goes_on_as_before_after_many_stops(board: Board, body: str) -> Non
     # mov ecx, rounds; 1: BODY; dec ecx; jnz 1b
     code += f"{body} FFC9 75{(256 - size).to_bytes(1, 'little').hex()}"
     board.p.write_phys(DATA + 0x8000, b"\xff\xc3\xc3")  # inc ebx; ret
-    board.set(rdi=DATA, rax=CODE + 7, rdx=DATA + 0x8000)
     board.place(code)
-    stops = -1
-    kind = Exit.EXIT_INTERRUPTED
-    while kind == Exit.EXIT_INTERRUPTED:
-        stops += 1
-        board.p.set_alarm(time.monotonic_ns() + 50_000)
-        kind = Exit(board.p.run())
+    stops = runs = 0
+    while stops <= 20:  # a crowded host is slow to stop it, so one run may not be enough
+        runs += 1
+        board.set(rip=CODE, rdi=DATA, rax=CODE + 7, rbx=0, rdx=DATA + 0x8000)
+        while True:
+            board.p.set_alarm(time.monotonic_ns() + 50_000)
+            kind = Exit(board.p.run())
+            if kind != Exit.EXIT_INTERRUPTED:
+                break
+            stops += 1
+        assert kind == Exit.EXIT_HLT
+        assert board.get("rcx") == 0
+        if body == "FFD2":
+            assert board.get("rbx") == rounds
     board.p.set_alarm(None)
-    assert kind == Exit.EXIT_HLT
-    assert board.get("rcx") == 0
-    assert stops > 20
-    if body == "FFD2":
-        assert board.get("rbx") == rounds
     counters = board.p.counters()
-    assert counters["lookups"] < 20 + 8 * stops
+    assert counters["lookups"] < 20 * runs + 8 * stops
 
 
 def test_a_kick_before_the_run_stops_it(board: Board) -> None:
