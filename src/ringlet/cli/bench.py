@@ -125,6 +125,7 @@ def programs(
     from ringlet.bench.debian import image, report
     from ringlet.bench.debian.rounds import PROGRAMS_MEMORY, Place, Settings, compare
     from ringlet.bench.debian.rows import chosen, groups_of
+    from ringlet.bench.gauge import Gauge
     from ringlet.bench.toolchain import cache_directory
     from ringlet.images.debian import fetch_kernel
     from ringlet.images.store import Store, default_root
@@ -137,7 +138,7 @@ def programs(
     cache, store = cache_directory(), Store(default_root())
     settings = Settings(rounds, quick, memory, limit, options or ())
     console = Console(stderr=True)
-    with console.status("programs") as status, ExitStack() as disks:
+    with console.status("programs") as status, ExitStack() as disks, Gauge() as gauge:
         bench = image.bench_directory(cache)
         linux = kernel or fetch_kernel(progress=status.update).vmlinuz
         places = {}
@@ -145,7 +146,7 @@ def programs(
             made = image.make_image(group, cache, store, status.update)
             disk = disks.enter_context(image.initial_disk(made, bench))
             places[group.name] = Place(made, disk, bench, linux)
-        comparison = compare(wanted, places, selected, settings, status.update)
+        comparison = compare(wanted, places, selected, settings, status.update, gauge=gauge)
     if as_json:
         typer.echo(json.dumps(report.as_json(comparison), indent=2))
     else:

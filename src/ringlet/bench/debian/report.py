@@ -26,11 +26,12 @@ SHOWN: Final = (
 
 _HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 NOTE: Final = (
-    "Ratios are of times. Traps: system calls and page faults of the native run, for each second "
-    "of its user time; their cost: as many null system calls and page faults on new memory as "
-    "measured under Ringlet"
+    "Times are scaled by the processor's speed during each run. Ratios are of times. Traps: system "
+    "calls and page faults of the native run, for each second of its user time; their cost: as "
+    "many null system calls and page faults on new memory as measured under Ringlet"
 )
 CPU_NOTE: Final = (
+    "speed: of the processor meanwhile, as a part of its best, measured by a probe beside the run; "
     "user and system: as the system that runs the program says; process: what Ringlet or QEMU "
     "used on this host meanwhile, and its ratio to the native user and system time"
 )
@@ -113,6 +114,7 @@ def _row_json(made: ProgramsComparison, figures: Figures) -> dict[str, Any]:
                 "process_ns": timing.cpu,
                 "faults": timing.faults,
                 "rate": timing.rate,
+                "speed": timing.speed,
             }
             for engine, timing in figures.timings.items()
         },
@@ -164,7 +166,8 @@ def _times(made: ProgramsComparison) -> Table:
 def _processor_time(made: ProgramsComparison) -> Table:
     table = _table("programs: processor time, s", "program")
     for engine in made.engines:
-        _column(table, f"{TITLES[engine]}\nuser")
+        _column(table, f"{TITLES[engine]}\nspeed")
+        _column(table, "\nuser")
         _column(table, "\nsystem")
         if engine != NATIVE:
             _column(table, "\nprocess")
@@ -175,11 +178,12 @@ def _processor_time(made: ProgramsComparison) -> Table:
         cells = []
         for engine in made.engines:
             timing = figures.timings.get(engine)
-            times = ["-", "-", "-"]
+            times = ["-"] * 4
             if timing is not None:
-                times = [_seconds(ns) for ns in (timing.user, timing.system, timing.cpu)]
+                spent = (timing.user, timing.system, timing.cpu)
+                times = [f"{timing.speed:.2f}", *(_seconds(timing.scaled(ns)) for ns in spent)]
             if engine == NATIVE:
-                cells += times[:2]
+                cells += times[:3]
             else:
                 cells += [*times, _ratio(figures.processor_ratio(engine))]
         native = figures.timings.get(NATIVE)
@@ -188,7 +192,7 @@ def _processor_time(made: ProgramsComparison) -> Table:
     means: list[str] = []
     for engine in made.engines:
         mean = _ratio(made.processor_mean(engine))
-        means += ["", ""] if engine == NATIVE else ["", "", "", mean]
+        means += ["", "", ""] if engine == NATIVE else ["", "", "", "", mean]
     table.add_section()
     table.add_row("geometric mean", *means)
     return table
@@ -218,8 +222,8 @@ def _time(figures: Figures, engine: str) -> str:
     if timing is None:
         return "error" if engine in figures.errors else "-"
     if figures.row.rate and timing.rate is not None:
-        return f"{timing.rate:,.0f} /s"
-    return _seconds(timing.wall)
+        return f"{timing.rate / timing.speed:,.0f} /s"
+    return _seconds(figures.time(engine))
 
 
 def _nanoseconds(figures: Figures, engine: str) -> str:

@@ -4,8 +4,8 @@ The lines come from a guest, which may print anything: lines of another form are
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ringlet.bench.output import LINUX_PANIC, Line
@@ -21,6 +21,8 @@ _TIME: Final = re.compile(r"^counters at (\d+) ns.*$", re.MULTILINE)
 CLOCK_SHARE: Final = 0.03
 CLOCK_NS: Final = 100_000_000
 
+Pace = Callable[[int, int], float | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -28,7 +30,8 @@ class Timing:
 
     `wall`, `user` and `system` are what the system that runs the programs says, `outside` is the
     time between the arrival of the row's two lines, and `cpu` the processor time that the command
-    used between them, if it is known.
+    used between them, if it is known.  `speed` is how fast the processor ran meanwhile: its pace
+    during the rounds, as a part of its best one after them.
     """
 
     status: str
@@ -40,6 +43,11 @@ class Timing:
     rate: float | None = None
     outside: int = 0
     cpu: int = 0
+    speed: float = 1.0
+
+    def scaled(self, ns: float) -> float:
+        """Return what `ns` of this run would have been at full speed."""
+        return ns * self.speed
 
     @property
     def clock_is_wrong(self) -> bool:
@@ -58,8 +66,8 @@ class Results:
     done: bool = False
 
 
-def parse(lines: Iterable[Line]) -> Results:
-    """Parse the driver's lines."""
+def parse(lines: Iterable[Line], pace: Pace = lambda began, ended: None) -> Results:
+    """Parse the driver's lines; `pace` is the gauge's, and tells the speed during each row."""
     results = Results()
     began: dict[str, Line] = {}
     for line in lines:
@@ -69,7 +77,8 @@ def parse(lines: Iterable[Line]) -> Results:
             case ["row", name, "end", status, *numbers] if name in began:
                 timing = _timing(status, numbers, began[name], line)
                 if timing is not None:
-                    results.timings[name] = timing
+                    speed = pace(began[name].arrived, line.arrived) or 1.0
+                    results.timings[name] = replace(timing, speed=speed)
             case ["row", name, "calls", count] if count.isdecimal():
                 results.calls[name] = int(count)
             case ["row", name, "said", *words]:

@@ -1,11 +1,12 @@
 """Runs interleaved rounds of the rows over the engines and compares them.
 
 In each round, each group's guest is started once on each engine and runs the group's rows.  A
-figure is the best of the rounds, because disturbances only add time.
+figure is the best of the rounds, because disturbances only add time.  Times are scaled by the speed
+at which the processor ran meanwhile, because others may share its core.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from ringlet.bench.debian.rows import (
     plan,
 )
 from ringlet.bench.engines import NATIVE, RINGLET, Transcript
+from ringlet.bench.gauge import Gauge
 from ringlet.bench.rounds import geometric_mean
 from ringlet.bench.toolchain import DRIVER, Program
 
@@ -76,8 +78,8 @@ class Figures:
         if timing is None:
             return None
         if self.row.rate:
-            return 1e9 / timing.rate if timing.rate else None
-        return timing.wall
+            return timing.scaled(1e9 / timing.rate) if timing.rate else None
+        return timing.scaled(timing.wall)
 
     def ratio(self, engine: str, base: str) -> float | None:
         """Return the time under `engine` as a multiple of the time under `base`."""
@@ -92,7 +94,7 @@ class Figures:
         timing, native = self.timings.get(engine), self.timings.get(NATIVE)
         if timing is None or native is None or self.row.rate or not timing.cpu:
             return None
-        return timing.cpu / (native.user + native.system)
+        return timing.scaled(timing.cpu) / native.scaled(native.user + native.system)
 
     @property
     def traps(self) -> int | None:
@@ -108,7 +110,7 @@ class Figures:
         traps, native = self.traps, self.timings.get(NATIVE)
         if traps is None or native is None or not native.user:
             return None
-        return traps * 1e9 / native.user
+        return traps * 1e9 / native.scaled(native.user)
 
 
 @dataclass
@@ -158,11 +160,13 @@ def compare(
     settings: Settings,
     progress: Callable[[str], None] = lambda _: None,
     runner: Runner = engines.run,
+    gauge: Gauge | None = None,
 ) -> ProgramsComparison:
     """Run `rows` on the engines `chosen`; `places` has the place of each group.
 
     An engine that does not finish a group keeps its figures so far and is not run again for that
-    group; `errors` has the reason.
+    group; `errors` has the reason.  With a gauge, each run is on the processor that is fastest when
+    it starts; without one, speeds are not known.
     """
     made = ProgramsComparison(chosen, settings, [Figures(row) for row in rows])
     groups = groups_of(rows)
@@ -177,7 +181,12 @@ def compare(
             for engine in chosen:
                 if f"{engine}, {group.name}" not in made.errors:
                     progress(f"round {index + 1} of {settings.rounds}, {group.name}, {engine}")
-                    _run(made, group, places[group.name], engine, runner)
+                    _run(made, group, places[group.name], engine, runner, gauge)
+    if gauge is not None:
+        for figures in made.figures:
+            for engine, timing in figures.timings.items():
+                speed = timing.speed / gauge.best
+                figures.timings[engine] = replace(timing, speed=speed)
     return made
 
 
@@ -211,14 +220,19 @@ def _count(made: ProgramsComparison, group: Group, place: Place, runner: Runner)
         made.errors["counting system calls, " + group.name] = _reason(transcript, results)
 
 
-def _run(made: ProgramsComparison, group: Group, place: Place, engine: str, runner: Runner) -> None:
+def _run(
+    made: ProgramsComparison, group: Group, place: Place, engine: str, runner: Runner,
+    gauge: Gauge | None,
+) -> None:  # fmt: skip
     figures, settings = _of(made, group), made.settings
     command = engines.command(
         engine, program(place, [f.row for f in figures], settings), memory(place, settings),
         settings.options,
     )  # fmt: skip
+    if gauge is not None:
+        gauge.choose()
     transcript = runner(command, _timeout(settings, figures), "row " if engine == RINGLET else "")
-    results = parse(transcript.lines)
+    results = parse(transcript.lines) if gauge is None else parse(transcript.lines, gauge.pace)
     if engine == RINGLET:
         made.counters[group.name] = counters(transcript.stderr)
         grown = counters_by_row(transcript.lines, transcript.stderr)
@@ -271,8 +285,8 @@ def _expected(figures: Figures, timing: Timing) -> str:
 
 def _better(timing: Timing, best: Timing) -> bool:
     if timing.rate is not None and best.rate is not None:
-        return timing.rate > best.rate
-    return timing.wall < best.wall
+        return timing.rate / timing.speed > best.rate / best.speed
+    return timing.scaled(timing.wall) < best.scaled(best.wall)
 
 
 def _of(made: ProgramsComparison, group: Group) -> list[Figures]:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,6 +19,7 @@ from ringlet.bench.debian.rounds import (
 )
 from ringlet.bench.debian.rows import Row, fnv
 from ringlet.bench.engines import Transcript
+from ringlet.bench.gauge import Gauge
 from ringlet.bench.output import Line
 
 PERL = Row("perl", "base", "perl program", 3, 1)
@@ -217,6 +219,36 @@ def test_the_same_driver_and_rows_run_natively_and_in_a_guest(places: dict[str, 
 def test_a_guest_has_room_for_its_image_twice(places: dict[str, Place]) -> None:
     assert memory(places["base"], Settings()) == 1280 + 2 * 3
     assert memory(places["base"], Settings(memory=900)) == 900
+
+
+class Paces:
+    """A gauge that has two paces, and learns of the best one last."""
+
+    best = 0.01
+
+    def __init__(self) -> None:
+        self.chosen = 0
+
+    def choose(self) -> int:
+        self.chosen += 1
+        return 0
+
+    def pace(self, began: int, ended: int) -> float | None:
+        return 0.002 if self.chosen == 1 else 0.01
+
+
+def test_the_best_of_the_rounds_is_that_at_full_speed(places: dict[str, Place]) -> None:
+    runs = Runs(native=[transcript(end("perl", 15)), transcript(end("perl", 10))])
+    paces = Paces()
+
+    made = compare(
+        [PERL], places, ["native"], Settings(rounds=2), runner=runs, gauge=cast("Gauge", paces)
+    )
+
+    assert paces.chosen == 2
+    timing = of(made, "perl").timings["native"]
+    assert timing.wall == 15 * 10**6
+    assert timing.speed == pytest.approx(0.2)
 
 
 def test_figures_without_a_native_run_have_no_trap_rate() -> None:
