@@ -15,7 +15,7 @@ from ringlet.bench.debian.rows import FAULT_ROW, SYSCALL_ROW
 from ringlet.bench.engines import NATIVE, RINGLET
 from ringlet.bench.report import RATIOS, TITLES, processor_name
 
-WIDTH: Final = 118
+WIDTH: Final = 138
 """The columns that the widest table needs."""
 
 SHOWN: Final = (
