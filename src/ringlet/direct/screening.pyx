@@ -13,6 +13,9 @@ part of other instructions only if decoding from each of 15 successive bytes bef
 its 0F, with only instructions in a row, none of them the sensitive one itself.  If these bytes are
 code, an instruction begins at one of the 15, so that code which runs into the sequence is seen.
 
+XSAVE, XSAVEC and XRSTOR pass behind a constant mask of x87, SSE and AVX state.  On ld.so's page, where
+each first call of a function saves and restores what the processor has, a copy has such a mask.
+
 *In sequence*: those that read the descriptor tables, which only programs that look for a hypervisor
 use, and SYSENTER.  Their bytes are common inside other instructions: half of all pages have them.
 The page is decoded from each of its first bytes.  Such chains soon meet at the instructions that
@@ -34,6 +37,7 @@ cdef enum:
     SEAM = 240               # bytes of a page from which to decode to its end, and some beyond
     SEAM_END = 320
     HLT = 0xF4
+    VECTORS = 7              # in XCR0: x87, SSE and AVX, all that a guest with direct processes has
     # What follows an opcode.
     MODRM = 1
     IMM8 = 2
@@ -283,7 +287,7 @@ cdef bint sequence_clean(const u8* code, u32 size, u32 first, u32 last,
     cdef Chains walk
     chains_begin(&walk)
     while chains_next(&walk, code, size, last, cpuid):
-        if walk.kind != PLAIN and walk.kind != NOTHING and walk.trusted and walk.at >= first:
+        if walk.kind == IN_SEQUENCE and walk.trusted and walk.at >= first:
             return False
     return True
 
@@ -318,6 +322,38 @@ cdef inline bint may_be_part(const u8* page, u32 at) noexcept nogil:
     return page[at - 1] == 0x66 or (page[at - 1] & 0xF0 == 0x40 and page[at - 2] == 0x66)
 
 
+cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:
+    """Tell whether XSAVE, XSAVEC or XRSTOR at an offset has an operand [RSP + displacement], as in
+    ld.so.  Data do not have these four bytes by chance."""
+    return (at + 3 < PAGE and page[at] == 0x0F and (page[at + 1] == 0xAE or page[at + 1] == 0xC7)
+            and (page[at + 2] & 0x37) == 0x24 and page[at + 2] >= 0x40 and page[at + 2] < 0xC0
+            and page[at + 3] == 0x24)
+
+
+cdef u32 mask_of(const u8* page, u32 at) noexcept nogil:
+    """Return the offset of the constant in EAX with which XSAVE, XSAVEC or XRSTOR at an offset saves
+    on the stack, or 0: MOV EAX, constant; XOR EDX, EDX; MOV [RSP + displacement], RDX, repeated."""
+    cdef const u8* p
+    if not saves_on_stack(page, at):
+        return 0
+    while at >= 8 + 7:
+        p = page + at
+        if p[-8] == 0x48 and p[-7] == 0x89 and p[-6] == 0x94 and p[-5] == 0x24:
+            at -= 8
+        elif p[-7] == 0xB8 and p[-2] == 0x31 and p[-1] == 0xD2:
+            return at - 6
+        else:
+            return 0
+    return 0
+
+
+cdef inline bint saves_guest_state(const u8* page, u32 at) noexcept nogil:
+    """Tell whether XSAVE, XSAVEC or XRSTOR at an offset is for x87, SSE and AVX state only."""
+    cdef u32 mask = mask_of(page, at)
+    return mask and page[mask] <= VECTORS and not (
+        page[mask + 1] or page[mask + 2] or page[mask + 3])
+
+
 cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil:
     cdef u32 i, kind
     cdef bint suspect = False
@@ -325,7 +361,8 @@ cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil:
         if page[i] == 0x0F:
             kind = classify(page[i + 1], page[i + 2], page[i + 1] == 0xC7 and repeats(page, i),
                             cpuid)
-            if kind == ANYWHERE and not (may_be_part(page, i) and is_part(page, i, cpuid)):
+            if kind == ANYWHERE and not saves_guest_state(page, i) \
+                    and not (may_be_part(page, i) and is_part(page, i, cpuid)):
                 return False
             suspect |= kind == IN_SEQUENCE
     return not suspect or sequence_clean(page, PAGE, MEETS, PAGE, cpuid)
@@ -376,14 +413,6 @@ cdef bint is_vdso(const u8* page) noexcept nogil:
     return False
 
 
-cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:
-    """Tell whether XSAVE, XSAVEC or XRSTOR at an offset has an operand [RSP + displacement], as in
-    ld.so.  Data do not have these four bytes by chance."""
-    return (page[at] == 0x0F and (page[at + 1] == 0xAE or page[at + 1] == 0xC7)
-            and (page[at + 2] & 0x37) == 0x24 and page[at + 2] >= 0x40 and page[at + 2] < 0xC0
-            and page[at + 3] == 0x24)
-
-
 cdef bint is_common(const u8* page, u32 at) noexcept nogil:
     """Tell whether XGETBV is at an offset, behind XOR ECX, ECX or MOV ECX, 0, or XGETBV or RDTSCP
     before SHL RDX, 32.  Data do not have these bytes by chance."""
@@ -399,7 +428,7 @@ cdef bint is_common(const u8* page, u32 at) noexcept nogil:
 
 cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
     cdef Chains walk
-    cdef u32 i
+    cdef u32 i, mask
     cdef bint vdso = is_vdso(page)
     for i in range(PAGE):
         copy[i] = page[i]
@@ -409,6 +438,12 @@ cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
                 and walk.at + walk.length < PAGE and (
                     (walk.at >= MEETS and (vdso or saves_on_stack(page, walk.at)))
                     or is_common(page, walk.at)):
+            mask = mask_of(page, walk.at)
+            if mask:
+                copy[mask] &= VECTORS
+                for i in range(mask + 1, mask + 4):
+                    copy[i] = 0
+                continue
             for i in range(walk.at, walk.at + walk.length):
                 copy[i] = HLT
     return page_clean(copy, cpuid)

@@ -167,6 +167,32 @@ def test_an_instruction_across_the_end_of_the_page_is_refused(name: str) -> None
             assert clean(before, NOP * PAGE)
 
 
+LOADER_SAVE = "31d2" + "4889942450020000" * 2 + "0fc7642440"
+LOADER_RESTORE = "31d2" + "0fae6c2440"
+
+
+@pytest.mark.parametrize("rest", [LOADER_SAVE, LOADER_RESTORE, "31d2" + "0fae642440"])
+def test_saves_of_the_guests_state_alone_may_stay(rest: str) -> None:
+    for mask in ("06", "07"):
+        assert clean(page("b8" + mask + "000000" + rest))
+    for mask in ("08000000", "ee000000", "07010000", "07000001"):
+        assert not clean(page("b8" + mask + rest))
+    assert not clean(page("b907000000" + rest))
+    assert not clean(page("b807000000" + rest.replace("31d2", "31c9")))
+    assert not clean(page("b807000000" + rest.replace("31d2", "31d290")))
+    assert clean(page("b807000000" + rest, PAGE - 30))
+    assert not clean(page("0fae6c", PAGE - 3))
+
+
+@pytest.mark.parametrize("rest", [LOADER_SAVE, LOADER_RESTORE])
+def test_a_copy_saves_the_guests_state_alone(rest: str) -> None:
+    assert replace(page("b8ee000000" + rest)) == page("b806000000" + rest)
+    assert replace(page("b8e9cdab89" + rest)) == page("b801000000" + rest)
+    # AND R10D, FFFh has the bytes of SLDT, so that the page is decoded.
+    sldt = "4181e2ff0f0000"
+    assert replace(page("b8ee000000" + rest + sldt)) == page("b806000000" + rest + sldt)
+
+
 def test_data_between_instructions_are_no_code() -> None:
     # 06 and 60 are no instructions.
     data = "0660" * 20

@@ -236,8 +236,19 @@ cdef int hold(CpuState* c) noexcept nogil:
     return CROSS_NOT
 
 
+cdef inline bint at_cpuid(CpuState* c) noexcept nogil:
+    cdef u8[2] bytes
+    return (mmu_read(c, c.arch.rip, bytes, 2, ACC_USER | ACC_FETCH) == MEM_OK
+            and bytes[0] == 0x0F and bytes[1] == 0xA2)
+
+
 cdef int step(CpuState* c) noexcept nogil:
-    """Carry out the instruction at RIP by translated code."""
+    """Carry out the instruction at RIP by translated code.
+
+    CPUID comes in series, of sixty in the dynamic loader, so that it is worth a hold.
+    """
+    if at_cpuid(c):
+        return hold(c)
     c.n_direct_steps += 1
     (<DirectState*>c.direct).step = 1
     return CROSS_AGAIN
