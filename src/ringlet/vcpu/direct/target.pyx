@@ -50,6 +50,13 @@ cdef void add(DirectSpace* s, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4
             return
     s.maps += 1
     direct_command_add(s.process, number, a0, a1, a2, a3, a4, a5)
+    s.mapping = s.process.commands if number == CALL_MMAP else 0
+    s.mapped[0] = a0
+    s.mapped[1] = a1
+    s.mapped[2] = a2
+    s.mapped[3] = a3
+    s.mapped[4] = a4
+    s.mapped[5] = a5
 
 
 cdef inline bint ours(u64 address, u64 size) noexcept nogil:
@@ -65,18 +72,44 @@ cdef void no_release(MapTarget* t, u64 address, u64 size) noexcept nogil:
     pass
 
 
+cdef bint extend_mapping(DirectSpace* s, u64 address, u64 size, u64 rights, u64 flags, u64 file,
+                         u64 offset) noexcept nogil:
+    """Let the last command map these pages too, if they continue its pages at either end.
+
+    Pages of code come one by one, for each is screened.
+    """
+    cdef u64* m = s.mapped
+    cdef u64* arguments
+    if s.dead or not s.mapping or s.mapping != s.process.commands:
+        return False
+    if m[2] != rights or m[3] != flags or m[4] != file:
+        return False
+    if address + size == m[0] and offset + size == m[5]:
+        m[0] = address
+        m[5] = offset
+    elif m[0] + m[1] != address or m[5] + m[1] != offset:
+        return False
+    m[1] += size
+    arguments = s.process.control.commands[s.mapping - 1].arguments
+    arguments[0] = m[0]
+    arguments[1] = m[1]
+    arguments[5] = m[5]
+    return True
+
+
 cdef bint space_map(MapTarget* t, u64 address, const Extent* extent, u32 rights,
                     u32 flags) noexcept nogil:
     cdef DirectSpace* s = space_of(t)
     cdef u64 size = extent.pages << PAGE_SHIFT
+    cdef u64 how = SHARED_FIXED | (POPULATE if flags & MAP_AT_ONCE else 0)
+    cdef u64 allowed = protection(rights)
     cdef u32 i
     if ours(address, size):
         return False
     for i in range(s.files):
         if s.file[i] == extent.fd:
-            add(s, CALL_MMAP, address, size, protection(rights),
-                SHARED_FIXED | (POPULATE if flags & MAP_AT_ONCE else 0), DIRECT_RAM + i,
-                extent.offset)
+            if not extend_mapping(s, address, size, allowed, how, DIRECT_RAM + i, extent.offset):
+                add(s, CALL_MMAP, address, size, allowed, how, DIRECT_RAM + i, extent.offset)
             return True
     return False
 
@@ -156,6 +189,7 @@ cdef void space_add(DirectState* s, u32 place, Direct* process, const int* files
         space.file[i] = files[i]
     space.attached = space.dead = 0
     space.maps = 0
+    space.mapping = 0
     space.target.reserve = no_reserve
     space.target.extend = NULL
     space.target.release = no_release
