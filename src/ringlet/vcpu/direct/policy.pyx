@@ -11,7 +11,7 @@ the space that it interrupts.  For a direct process the host keeps it.  Both are
 since other processes of a busy host delay each switch.
 """
 from ringlet.core.state cimport CpuState, u32, u64
-from ringlet.direct.process cimport direct_cpu_ns, own_cpu_ns
+from ringlet.direct.process cimport direct_again, direct_cpu_ns, own_cpu_ns
 from ringlet.mmu.mmu cimport mmu_direct, mmu_program, mmu_space
 from ringlet.vcpu.direct.target cimport USES, DirectSpace, DirectState, Policy, Use, space_of
 
@@ -19,8 +19,8 @@ cdef enum:
     PERIOD_NS = 6000000      # at CPL 3, after which a translated space is considered
     WORTH_NS = 10000         # translated between traps
     PERIOD_RETURNS = 512     # to CPL 3, after which a direct space is considered
-    LEAST_NS = 3000          # direct between traps, besides the switches
-    SWITCHES_MAX_NS = 6000   # what they can take
+    PINGS = 8                # hand-overs and back, to see what the host takes for them now
+    WORTH_SWITCHES = 3       # such hand-overs that the time from trap to trap is worth
     DOUBLINGS_MAX = 6
 
 
@@ -40,20 +40,20 @@ cdef inline Use* use_of(CpuState* c, Policy* p) noexcept nogil:
 cdef void reconsider(CpuState* c, Policy* p, Use* use) noexcept nogil:
     """Change a direct space back if it traps too often."""
     cdef DirectSpace* s = space_of(mmu_direct(c))
-    cdef u64 now, spent
+    cdef u64 now, spent, switches
+    cdef int i
     use.returns = 0
     if s == NULL or s.dead:
         return
     now = direct_cpu_ns(s.process)
-    spent = now - s.considered
-    s.considered = now
-    spent //= PERIOD_RETURNS
-    # What the switches take, and what else the host does at a trap, depends on its load.  The least
-    # that a space has needed lately is an estimate.
-    p.switches = min(p.switches + p.switches // 64, <u64>SWITCHES_MAX_NS)
-    if not p.switches or spent < p.switches:
-        p.switches = min(spent, <u64>SWITCHES_MAX_NS)
-    if spent >= p.switches + LEAST_NS:
+    spent = (now - s.considered) // PERIOD_RETURNS
+    for i in range(PINGS):
+        if not direct_again(s.process):
+            s.dead = 1
+            return
+    s.considered = direct_cpu_ns(s.process)
+    switches = (s.considered - now) // PINGS
+    if spent >= WORTH_SWITCHES * switches:
         if use.doublings:
             use.doublings -= 1
         return

@@ -38,7 +38,6 @@ cdef struct Use:
 
 cdef struct Policy:
     Use uses[USES]
-    u64 switches         # processor time that a direct process needs for them at a trap, ns
     u64 sampled          # processor time of the thread at the last interrupt, ns
     bint always          # every space runs directly, whatever its traps suggest
 
