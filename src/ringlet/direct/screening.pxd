@@ -8,4 +8,4 @@ cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil
 cdef bint seam_clean(const u8* before, const u8* page, bint cpuid) noexcept nogil
 # Make a copy of a page on which such instructions are replaced by HLT.  False: other bytes there
 # are refused.
-cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil
+cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noexcept nogil

@@ -292,6 +292,13 @@ cdef bint sequence_clean(const u8* code, u32 size, u32 first, u32 last,
     return True
 
 
+cdef inline bint begins_function(const u8* p) noexcept nogil:
+    """Tell whether these bytes are PUSH RBP; MOV RBP, RSP; and the prefix of CLWB, as in HotSpot's
+    stub, before which are tables."""
+    return p[0] == 0x55 and p[1] == 0x48 and p[4] == 0x66 and (
+        (p[2] == 0x8B and p[3] == 0xEC) or (p[2] == 0x89 and p[3] == 0xE5))
+
+
 cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
     """Tell whether the sensitive bytes at an offset are a part of other instructions, wherever
     decoding begins before them."""
@@ -299,6 +306,8 @@ cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
     cdef u32 start, next, length, row, kind
     if at < STARTS:
         return False
+    if page[at + 1] == 0xAE and begins_function(page + at - 5):
+        return True
     for start in range(begin, begin + STARTS):
         next = start
         row = 0
@@ -426,7 +435,9 @@ cdef bint is_common(const u8* page, u32 at) noexcept nogil:
         or (p[-5] == 0xB9 and p[-4] == 0 and p[-3] == 0 and p[-2] == 0 and p[-1] == 0))
 
 
-cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
+cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noexcept nogil:
+    """Copy a page and replace what is sensitive there.  Programs that write their code may read it
+    too, and keep tables in it, so that only `is_common` counts on a page that is `writable`."""
     cdef Chains walk
     cdef u32 i, mask
     cdef bint vdso = is_vdso(page)
@@ -436,7 +447,8 @@ cdef bint page_replace(const u8* page, u8* copy, bint cpuid) noexcept nogil:
     while chains_next(&walk, page, PAGE, PAGE, cpuid):
         if (walk.kind == ANYWHERE or walk.kind == IN_SEQUENCE) \
                 and walk.at + walk.length < PAGE and (
-                    (walk.at >= MEETS and (vdso or saves_on_stack(page, walk.at)))
+                    (walk.at >= MEETS and not writable
+                     and (vdso or saves_on_stack(page, walk.at)))
                     or is_common(page, walk.at)):
             mask = mask_of(page, walk.at)
             if mask:
@@ -460,13 +472,13 @@ def clean(page: bytes, following: bytes = b"\x90" * PAGE, *, cpuid: bool = False
             and seam_clean(page, following, cpuid))
 
 
-def replace(page: bytes, *, cpuid: bool = False) -> bytes | None:
+def replace(page: bytes, *, writable: bool = False, cpuid: bool = False) -> bytes | None:
     """Return a page on which sensitive instructions are replaced, or None if it has other bytes for
-    which it is refused."""
+    which it is refused.  On a page that programs may write, fewer are replaced."""
     cdef bytearray copy = bytearray(PAGE)
     if len(page) != PAGE:
         raise ValueError("a page has 4,096 bytes")
-    return bytes(copy) if page_replace(page, copy, cpuid) else None
+    return bytes(copy) if page_replace(page, copy, writable, cpuid) else None
 
 
 def length(code: bytes) -> int:

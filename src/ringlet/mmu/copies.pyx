@@ -1,10 +1,9 @@
 """Copies of guest pages for direct processes to execute, with sensitive instructions replaced.
 
 A page that holds a sensitive instruction is not executed directly.  Where programs come to such a
-page again and again, and it is Linux's vDSO or ld.so's, the processes get a copy of it in which
-each of these instructions is replaced by HLT, which traps.  The virtual processor then carries out
-what the guest has there.  Other pages get none: they can hold data, and some programs read their
-own code.
+page again and again, and its bytes can be no data, the processes get a copy of it in which each of
+these instructions is replaced by HLT, which traps.  The virtual processor then carries out what the
+guest has there.
 
 A place in the file of copies belongs to one page, which is a code page while it has a copy.
 """

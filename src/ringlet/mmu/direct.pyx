@@ -62,11 +62,11 @@ cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
 cdef bint replaced(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     """Tell whether a page that does not pass has a copy that does, or gets one now."""
     cdef u8* place
-    if w.leaf > 1 or w.write:
+    if w.leaf > 1:
         return False
     if not bit_test(m.ram.replaced, w.phys >> PAGE_SHIFT):
         place = copy_place(m.ram, w.phys)
-        if place == NULL or not m.replace(c, page_at(m.ram, w.phys), place):
+        if place == NULL or not m.replace(c, page_at(m.ram, w.phys), place, w.write):
             return False
         copy_keep(m.ram, w.phys, place)
     return True

@@ -280,3 +280,20 @@ def test_sequences_of_real_programs_are_followed() -> None:
     assert len(pages) > 500
     refused = sum(not clean(page, following) for page, following in pairwise(pages))
     assert refused <= len(pages) // 40
+
+
+def test_fewer_instructions_of_a_writable_page_are_replaced() -> None:
+    common, save = "31c9" + "0f01d0", "0fc7642440"
+
+    assert replace(page(common), writable=True) == page("31c9" + "f4f4f4")
+    assert replace(page(save), writable=True) is None
+    assert replace(page("b8ee000000" + LOADER_SAVE), writable=True) is None
+
+
+@pytest.mark.parametrize("prologue", ["55488bec", "554889e5"])
+def test_clwb_that_begins_a_function_behind_tables_passes(prologue: str) -> None:
+    tables = "0660" * 40
+    assert clean(page(tables + prologue + "660fae37"))
+    assert not clean(page(tables + prologue + "0fae37"))
+    assert not clean(page(tables + prologue + "f30fae37"))
+    assert not clean(page(tables + "660fae37"))
