@@ -50,7 +50,8 @@ cdef enum:
     ANYWHERE = 1
     IN_SEQUENCE = 2
     NOTHING = 3              # no instruction
-    TRUSTED = 8              # instructions in a row, after which bytes are taken for code again
+    TRUSTED = 24             # instructions in a row, after which bytes are taken for code again
+    PARTS = 8                # instructions in a row before a sequence that is a part of others
 
 cdef u8[2][256] FOLLOWS      # by opcode, of one byte and after 0F
 
@@ -316,7 +317,7 @@ cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
             next += length
             row = 0 if kind == NOTHING else row + 1
         # The last instruction can be the sensitive one, with prefixes, or too long to be one.
-        if next == at or kind == ANYWHERE or length > STARTS or row < TRUSTED:
+        if next == at or kind == ANYWHERE or length > STARTS or row < PARTS:
             return False
     return True
 

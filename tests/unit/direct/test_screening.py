@@ -198,7 +198,8 @@ def test_data_between_instructions_are_no_code() -> None:
     data = "0660" * 20
 
     assert clean(page(data + "0f0000" + data))
-    assert not clean(page(data + "90" * 8 + "0f0000"))
+    assert clean(page(data + "90" * 22 + "0f0000"))
+    assert not clean(page(data + "90" * 24 + "0f0000"))
 
 
 @pytest.mark.parametrize("table", ["20050000", "ffffffff", "fe110000", "c7080000", "8f110000"])
