@@ -7,14 +7,15 @@ are of two kinds.
 *Anywhere*: those that programs use.  A page with their bytes at any offset is refused, wherever its
 instructions begin.  Less than one page of code in a hundred is refused without need.
 
-Two of these sequences are common inside other instructions, and may stand there.  SHL EAX, 15 and
-ADD EAX, EDX have the bytes of XGETBV, and CLWB is XSAVEOPT with a prefix.  A sequence passes as a
+Some of these sequences are common inside other instructions, and may stand there.  SHL EAX, 15 and
+ADD EAX, EDX have the bytes of XGETBV, and CLWB is XSAVEOPT with a prefix.  Such a one passes as a
 part of other instructions only if decoding from each of 15 successive bytes before it steps over
 its 0F, with only instructions in a row, none of them the sensitive one itself.  If these bytes are
 code, an instruction begins at one of the 15, so that code which runs into the sequence is seen.
 
-XSAVE, XSAVEC and XRSTOR pass behind a constant mask of x87, SSE and AVX state.  On ld.so's page, where
-each first call of a function saves and restores what the processor has, a copy has such a mask.
+XSAVE, XSAVEC and XRSTOR pass behind a constant mask of x87, SSE and AVX state.  On ld.so's page,
+where each first call of a function saves and restores what the processor has, a copy has such a
+mask.
 
 *In sequence*: those that read the descriptor tables, which only programs that look for a hypervisor
 use, and SYSENTER.  Their bytes are common inside other instructions: half of all pages have them.
@@ -323,13 +324,11 @@ cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
 
 
 cdef inline bint may_be_part(const u8* page, u32 at) noexcept nogil:
-    """Tell whether the sensitive bytes at an offset are those of XGETBV or WRPKRU, or CLWB's behind
-    its prefix."""
+    """Tell whether the sensitive bytes at an offset are those of XGETBV, WRPKRU, XSAVE, XRSTOR or
+    XSAVEOPT."""
     if page[at + 1] == 0x01:
         return page[at + 2] == 0xD0 or page[at + 2] == 0xEF
-    if page[at + 1] != 0xAE or page[at + 2] >> 3 & 7 != 6 or at < 2:
-        return False
-    return page[at - 1] == 0x66 or (page[at - 1] & 0xF0 == 0x40 and page[at - 2] == 0x66)
+    return page[at + 1] == 0xAE
 
 
 cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:
@@ -341,8 +340,8 @@ cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:
 
 
 cdef u32 mask_of(const u8* page, u32 at) noexcept nogil:
-    """Return the offset of the constant in EAX with which XSAVE, XSAVEC or XRSTOR at an offset saves
-    on the stack, or 0: MOV EAX, constant; XOR EDX, EDX; MOV [RSP + displacement], RDX, repeated."""
+    """Return the offset of the mask in EAX with which XSAVE, XSAVEC or XRSTOR at an offset saves on
+    the stack, or 0: MOV EAX, mask; XOR EDX, EDX; MOV [RSP + displacement], RDX, repeated."""
     cdef const u8* p
     if not saves_on_stack(page, at):
         return 0
@@ -436,6 +435,11 @@ cdef bint is_common(const u8* page, u32 at) noexcept nogil:
         or (p[-5] == 0xB9 and p[-4] == 0 and p[-3] == 0 and p[-2] == 0 and p[-1] == 0))
 
 
+cdef inline bint is_key_right(const u8* page, u32 at) noexcept nogil:
+    """Tell whether RDPKRU or WRPKRU is at an offset, as on a page of glibc's."""
+    return page[at] == 0x0F and page[at + 1] == 0x01 and page[at + 2] & 0xFE == 0xEE
+
+
 cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noexcept nogil:
     """Copy a page and replace what is sensitive there.  Programs that write their code may read it
     too, and keep tables in it, so that only `is_common` counts on a page that is `writable`."""
@@ -449,7 +453,8 @@ cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noex
         if (walk.kind == ANYWHERE or walk.kind == IN_SEQUENCE) \
                 and walk.at + walk.length < PAGE and (
                     (walk.at >= MEETS and not writable
-                     and (vdso or saves_on_stack(page, walk.at)))
+                     and (vdso or saves_on_stack(page, walk.at)
+                          or (walk.trusted and is_key_right(page, walk.at))))
                     or is_common(page, walk.at)):
             mask = mask_of(page, walk.at)
             if mask:

@@ -89,7 +89,10 @@ def test_a_sensitive_instruction_is_refused(name: str, at: int) -> None:
     assert not clean(page(code, at))
 
 
-@pytest.mark.parametrize("name", sorted(ANYWHERE.keys() - {"xgetbv", "wrpkru"}))
+PARTS = {"xgetbv", "wrpkru", "xsave", "xsave64", "xsaveopt", "xrstor"}
+
+
+@pytest.mark.parametrize("name", sorted(ANYWHERE.keys() - PARTS))
 def test_bytes_inside_another_instruction_are_refused(name: str) -> None:
     # MOVABS RAX, imm64
     assert not clean(page("48b8" + ANYWHERE[name].ljust(16, "0")))
@@ -105,6 +108,8 @@ def test_bytes_inside_another_instruction_are_refused(name: str) -> None:
         "e80f01efff",  # CALL
         "660fae37",  # CLWB [RDI]
         "66410fae30",  # CLWB [R8]
+        "488d3d" + "0fae6a01",  # LEA RDI, [RIP + displacement]
+        "b8" + "0fae2000",  # MOV EAX, imm32
     ],
 )
 @pytest.mark.parametrize("at", [40, 100, 127, 128, 129, 2000, 4080])
@@ -298,3 +303,10 @@ def test_clwb_that_begins_a_function_behind_tables_passes(prologue: str) -> None
     assert not clean(page(tables + prologue + "0fae37"))
     assert not clean(page(tables + prologue + "f30fae37"))
     assert not clean(page(tables + "660fae37"))
+
+
+@pytest.mark.parametrize("code", ["0f01ee", "0f01ef"])
+def test_rights_of_keys_are_replaced_in_code(code: str) -> None:
+    assert replace(page(code)) == page("f4f4f4")
+    assert replace(page(code), writable=True) is None
+    assert replace(page("0660" * 20 + code)) is None
