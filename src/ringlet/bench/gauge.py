@@ -22,19 +22,23 @@ class Gauge:
     """Chooses the fastest processor and samples its speed from a thread of its own.
 
     `with Gauge() as gauge`: the calling thread, and the processes that it starts, run on the
-    processor that `choose` finds; at the end the thread may run everywhere again.
+    processor that `choose` finds; at the end the thread may run everywhere again.  Without
+    `samples` there are none, which would disturb what is measured in microseconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, samples: bool = True) -> None:
         self._allowed = os.sched_getaffinity(0)
         self._samples: list[tuple[int, int]] = []
         self._least = _probe()
         self._chosen = min(self._allowed)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="gauge", daemon=True)
+        self._thread: threading.Thread | None = None
+        if samples:
+            self._thread = threading.Thread(target=self._sample, name="gauge", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self._thread is not None:
+            self._thread.start()
         return self
 
     def __exit__(
@@ -42,7 +46,8 @@ class Gauge:
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         self._ended.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         os.sched_setaffinity(0, self._allowed)
 
     def choose(self) -> int:

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from ringlet.bench import engines
 from ringlet.bench.engines import NATIVE, RINGLET, Transcript
+from ringlet.bench.gauge import Gauge
 from ringlet.bench.output import Measurement, Output, entry, parse, ticks_per_ns
 from ringlet.bench.toolchain import Program
 
@@ -80,8 +81,11 @@ def compare(
     progress: Callable[[str], None] = lambda _: None,
     options: Sequence[str] = (),
     runner: Runner = engines.run,
+    gauge: Gauge | None = None,
 ) -> Comparison:
     """Run `program` under each chosen engine, `rounds` times.
+
+    With a gauge, each run is on the processor that is fastest when it starts.
 
     An engine that fails keeps its measurements so far and is not run again; `errors` has its
     message.  `memory` is in MiB, `timeout` in seconds for one run.
@@ -93,6 +97,8 @@ def compare(
             if engine in errors:
                 continue
             progress(f"{program.name}: round {index + 1} of {rounds}, {engine}")
+            if gauge is not None:
+                gauge.choose()
             transcript = runner(engines.command(engine, program, memory, options), timeout)
             output = parse(transcript.lines)
             if engine != NATIVE and program.kernel is not None:

@@ -213,12 +213,13 @@ def _compare(
     from rich.console import Console
 
     from ringlet.bench import report
+    from ringlet.bench.gauge import Gauge
     from ringlet.bench.rounds import compare
 
     console = Console(stderr=True)
-    with console.status(program.name) as status:
+    with console.status(program.name) as status, Gauge(samples=False) as gauge:
         comparison = compare(
-            program, selected, count, memory, timeout, status.update, options or ()
+            program, selected, count, memory, timeout, status.update, options or (), gauge=gauge
         )
     if as_json:
         typer.echo(json.dumps(report.as_json(comparison), indent=2))

@@ -31,6 +31,15 @@ def test_the_gauge_runs_beside_its_thread_and_lets_it_go(monkeypatch: pytest.Mon
     assert 0 < pace <= gauge.best
 
 
+def test_a_gauge_without_samples_lets_its_thread_go_too() -> None:
+    allowed = os.sched_getaffinity(0)
+    with Gauge(samples=False) as gauge:
+        began = time.monotonic_ns()
+        assert os.sched_getaffinity(0) == {gauge.choose()}
+    assert os.sched_getaffinity(0) == allowed
+    assert gauge.pace(began, time.monotonic_ns()) is None
+
+
 def test_the_fastest_processor_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[set[int]] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 9})

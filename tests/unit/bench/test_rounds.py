@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ringlet.bench.engines import Transcript
+from ringlet.bench.gauge import Gauge
 from ringlet.bench.output import Line
 from ringlet.bench.rounds import Comparison, compare, geometric_mean
 from ringlet.bench.toolchain import Program
@@ -60,6 +61,17 @@ def test_engines_take_turns() -> None:
     compare(PROGRAM, ["native", "qemu"], 2, runner=runs)
 
     assert runs.order == ["native", "qemu", "native", "qemu"]
+
+
+def test_each_run_is_on_the_processor_that_is_fastest_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs(native=[native(10), native(10)], qemu=[guest(50), guest(50)])
+    gauge = Gauge(samples=False)
+    chosen: list[int] = []
+    monkeypatch.setattr(gauge, "choose", lambda: chosen.append(len(runs.order)))
+
+    compare(PROGRAM, ["native", "qemu"], 2, runner=runs, gauge=gauge)
+
+    assert chosen == [0, 1, 2, 3]
 
 
 def test_a_figure_is_the_minimum_of_the_rounds() -> None:
