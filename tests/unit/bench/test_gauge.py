@@ -35,7 +35,8 @@ def test_a_gauge_without_samples_lets_its_thread_go_too() -> None:
     allowed = os.sched_getaffinity(0)
     with Gauge(samples=False) as gauge:
         began = time.monotonic_ns()
-        assert os.sched_getaffinity(0) == {gauge.choose()}
+        chosen = gauge.choose()
+        assert os.sched_getaffinity(0) == {chosen}
     assert os.sched_getaffinity(0) == allowed
     assert gauge.pace(began, time.monotonic_ns()) is None
 
