@@ -21,8 +21,9 @@ cdef struct DirectSpace:
     u64 loads            # of CR3 until its last hand-over
     u64 maps             # commands since all was unmapped
     u64 considered       # its processor time when the policy last looked, ns
-    u32 mapping          # the last command's place in the queue, plus one, if it maps; else 0
-    u64 mapped[6]        # its arguments; those in the queue are not read back
+    u32 last             # the last command's place in the queue, plus one; 0: none
+    u64 call             # its system call,
+    u64 arguments[6]     # and arguments; those in the queue are not read back
 
 cdef enum:
     USES = 256

@@ -50,13 +50,14 @@ cdef void add(DirectSpace* s, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4
             return
     s.maps += 1
     direct_command_add(s.process, number, a0, a1, a2, a3, a4, a5)
-    s.mapping = s.process.commands if number == CALL_MMAP else 0
-    s.mapped[0] = a0
-    s.mapped[1] = a1
-    s.mapped[2] = a2
-    s.mapped[3] = a3
-    s.mapped[4] = a4
-    s.mapped[5] = a5
+    s.last = s.process.commands
+    s.call = number
+    s.arguments[0] = a0
+    s.arguments[1] = a1
+    s.arguments[2] = a2
+    s.arguments[3] = a3
+    s.arguments[4] = a4
+    s.arguments[5] = a5
 
 
 cdef inline bint ours(u64 address, u64 size) noexcept nogil:
@@ -72,15 +73,29 @@ cdef void no_release(MapTarget* t, u64 address, u64 size) noexcept nogil:
     pass
 
 
+cdef inline bint last_is(DirectSpace* s, u64 call) noexcept nogil:
+    """The last command, which waits to be carried out, makes this system call."""
+    return not s.dead and s.last and s.last == s.process.commands and s.call == call
+
+
+cdef void forget_unmapping(DirectSpace* s, u64 address, u64 size) noexcept nogil:
+    """Take the last command back if it unmaps what is going to be mapped: the guest's kernel
+    invalidates a page that it copies for a write, and then maps the copy there."""
+    if last_is(s, CALL_MUNMAP) and address <= s.arguments[0] \
+            and s.arguments[0] + s.arguments[1] <= address + size:
+        s.process.commands -= 1
+        s.last = 0
+
+
 cdef bint extend_mapping(DirectSpace* s, u64 address, u64 size, u64 rights, u64 flags, u64 file,
                          u64 offset) noexcept nogil:
     """Let the last command map these pages too, if they continue its pages at either end.
 
     Pages of code come one by one, for each is screened.
     """
-    cdef u64* m = s.mapped
+    cdef u64* m = s.arguments
     cdef u64* arguments
-    if s.dead or not s.mapping or s.mapping != s.process.commands:
+    if not last_is(s, CALL_MMAP):
         return False
     if m[2] != rights or m[3] != flags or m[4] != file:
         return False
@@ -90,7 +105,7 @@ cdef bint extend_mapping(DirectSpace* s, u64 address, u64 size, u64 rights, u64 
     elif m[0] + m[1] != address or m[5] + m[1] != offset:
         return False
     m[1] += size
-    arguments = s.process.control.commands[s.mapping - 1].arguments
+    arguments = s.process.control.commands[s.last - 1].arguments
     arguments[0] = m[0]
     arguments[1] = m[1]
     arguments[5] = m[5]
@@ -108,6 +123,7 @@ cdef bint space_map(MapTarget* t, u64 address, const Extent* extent, u32 rights,
         return False
     for i in range(s.files):
         if s.file[i] == extent.fd:
+            forget_unmapping(s, address, size)
             if not extend_mapping(s, address, size, allowed, how, DIRECT_RAM + i, extent.offset):
                 add(s, CALL_MMAP, address, size, allowed, how, DIRECT_RAM + i, extent.offset)
             return True
@@ -189,7 +205,7 @@ cdef void space_add(DirectState* s, u32 place, Direct* process, const int* files
         space.file[i] = files[i]
     space.attached = space.dead = 0
     space.maps = 0
-    space.mapping = 0
+    space.last = 0
     space.target.reserve = no_reserve
     space.target.extend = NULL
     space.target.release = no_release
