@@ -8,6 +8,7 @@ SOCKET: int
 SHARED_SIZE: int
 RIGHTS_AT: int
 MESSAGE_AT: int
+COMMANDS_AT: int
 
 def cpuid_faults() -> bool: ...
 

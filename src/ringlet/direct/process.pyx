@@ -235,6 +235,7 @@ SOCKET = DIRECT_SOCKET
 SHARED_SIZE = DIRECT_SHARED_SIZE
 RIGHTS_AT = <size_t>&(<direct_control*>NULL).rights
 MESSAGE_AT = <size_t>&(<direct_control*>NULL).message
+COMMANDS_AT = <size_t>&(<direct_control*>NULL).commands
 
 
 cdef class DirectProcess:

@@ -5,15 +5,17 @@ The page faults of that process are taken to the MMU, as the crossing takes them
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from ringlet.direct.process import END, STUB, DirectProcess
+from ringlet.direct.process import COMMANDS_AT, END, STUB, DirectProcess
 from ringlet.direct.zygote import Zygote
 from tests.unit.direct.guest import CR2, ERROR, PAGE_FAULT, RAX, RIP, SIGSEGV, SIGSYS, TRAP
 from tests.unit.mmu.guest import FETCH, OK, PAGE, WRITE, Guest, P, U, W
 
 SYSCALL = b"\x0f\x05"
+MMAP, MUNMAP, SIGRETURN = 9, 11, 15
 FAULTS_MAX = 40
 
 # Linear addresses, and the frames that are mapped there at first.
@@ -81,6 +83,13 @@ class DirectGuest(Guest):
         """Run code to its system call, and return RAX."""
         assert self.run(rip) == CALLED
         return self.process.get(RAX)
+
+    def commands(self) -> list[tuple[int, int, int]]:
+        """Return the system calls, with their first two arguments, that the process made last."""
+        memory = self.process.shared()[COMMANDS_AT:PAGE]
+        calls = [struct.unpack_from("<3Q", memory, at) for at in range(0, len(memory), 64)]
+        numbers = [number for number, *_ in calls]
+        return calls[: numbers.index(SIGRETURN)]
 
     def rights(self, linear: int, process: DirectProcess | None = None) -> str:
         """Return what the process may do with a page, as /proc shows it; "": it has none."""

@@ -15,6 +15,7 @@ from tests.unit.mmu.direct_guest import (
     CODE_PHYS,
     DATA,
     DATA_PHYS,
+    MMAP,
     OTHER_PHYS,
     DirectGuest,
     Stop,
@@ -238,6 +239,51 @@ def test_next_program_in_the_same_place_begins_anew(scattered: DirectGuest) -> N
     for page in range(64):
         scattered.tables.map(DATA + page * PAGE, DATA_PHYS + (63 - page) * PAGE, P | W | U | A)
     assert shown_after_a_load(scattered, 20) == list(range(16, 32))
+
+
+# --- commands
+
+
+def test_pages_of_code_that_continue_each_other_are_mapped_by_one_call(guest: DirectGuest) -> None:
+    for page in range(7, 13):  # in the same aligned block
+        guest.place(CODE + page * PAGE, CODE_PHYS + page * PAGE, give(page), P | U | A)
+        assert guest.value(CODE + page * PAGE) == page
+    guest.probe.leave_process()
+    guest.process = guest.attach()
+
+    assert guest.value(CODE + 9 * PAGE) == 9
+    assert guest.commands() == [(MMAP, CODE + 7 * PAGE, 6 * PAGE)]
+
+
+def test_page_that_is_mapped_anew_is_not_unmapped_first(guest: DirectGuest) -> None:
+    guest.tables.map(DATA, DATA_PHYS, P | U | A)
+    guest.place(CODE, CODE_PHYS, load(DATA))
+    assert guest.run(CODE) == CALLED
+    guest.tables.map(DATA, OTHER_PHYS, P | U | W | A | D)
+    guest.probe.write_phys(OTHER_PHYS, b"\5")
+
+    guest.probe.invlpg(DATA)
+    guest.probe.prefill(DATA, WRITE)
+
+    assert guest.value(CODE) & 0xFF == 5
+    assert guest.commands() == [(MMAP, DATA, PAGE)]
+    assert guest.rights(DATA) == "rw-s"
+
+
+def test_neighbours_of_a_page_that_is_mapped_anew_are_unmapped(guest: DirectGuest) -> None:
+    for page in range(2):
+        guest.tables.map(DATA + page * PAGE, DATA_PHYS + page * PAGE, P | U | A)
+    guest.place(CODE, CODE_PHYS, load(DATA))
+    assert guest.run(CODE) == CALLED
+    guest.tables.map(DATA, OTHER_PHYS, P | U | A)
+    guest.probe.set_entry(guest.tables.where(DATA + PAGE), 0)
+
+    guest.probe.invlpg(DATA + PAGE)
+    guest.probe.invlpg(DATA)
+    guest.probe.prefill(DATA, 0)
+
+    assert guest.run(CODE) == CALLED
+    assert guest.rights(DATA + PAGE) == ""
 
 
 # --- what a program forges
