@@ -251,7 +251,7 @@ def test_pages_of_code_that_continue_each_other_are_mapped_by_one_call(guest: Di
     guest.probe.leave_process()
     guest.process = guest.attach()
 
-    assert guest.value(CODE + 9 * PAGE) == 9
+    assert guest.value(CODE + 7 * PAGE) == 7
     assert guest.commands() == [(MMAP, CODE + 7 * PAGE, 6 * PAGE)]
 
 
