@@ -14,12 +14,12 @@ from ringlet.core.state cimport (
     SLOT_SHIFT)
 from ringlet.mmu.copies cimport copy_keep, copy_place
 from ringlet.mmu.layout cimport (
-    ENTRIES, Mmu, Node, PTE_A, Region, Walk, entry_index)
+    ENTRIES, Mmu, Node, PTE_A, Region, Walk, entry_index, leaf_size)
 from ringlet.mmu.map_target cimport RIGHTS_READ, RIGHTS_RUN
 from ringlet.mmu.mappings cimport settle, window_protect
 from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_set, bit_test
 from ringlet.mmu.ram cimport GuestRam, is_code, is_ram, protect_code, ram_at
-from ringlet.mmu.records cimport flush_code
+from ringlet.mmu.records cimport flush_code, leaf_phys
 from ringlet.mmu.regions cimport direct_region, direct_region_take
 from ringlet.mmu.walker cimport allowed, mark_used, resolve, walk
 from ringlet.mmu.windows cimport fill, mapped_right, repeats_too_often, touch
@@ -42,20 +42,46 @@ cdef bint passed(CpuState* c, Mmu* m, u64 phys) noexcept nogil:
     return bit_test(g.passed, page)
 
 
+cdef const u8* shown_page(Mmu* m, u64 linear) noexcept nogil:
+    """Return the page that the direct process has at an address, or NULL.  Until the guest
+    invalidates it, it need not be the one in the guest's tables."""
+    cdef u32 region = direct_region(m, <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1))
+    cdef u32 index = m.regions[region].top if region else 0
+    cdef u32 level = 3
+    cdef u32 entry
+    cdef Node* node
+    while index:
+        node = &m.nodes[index]
+        entry = entry_index(linear, level)
+        if bit_test(node.mapped, entry):
+            return page_at(m.ram, leaf_phys(m, node, entry) + (linear & (leaf_size(level) - 1)))
+        if level == 1 or not bit_test(node.down, entry):
+            return NULL
+        index = node.next[entry]
+        level -= 1
+    return NULL
+
+
 cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     """Tell whether a page passes together with the pages before and behind it."""
     cdef GuestRam* g = m.ram
     cdef const u8* page = page_at(g, w.phys)
     cdef u64 linear = w.linear & ~<u64>(PAGE_SIZE - 1)
     cdef const u8* before = NULL
+    cdef const u8* shown = shown_page(m, linear - PAGE_SIZE)
     cdef Walk other
     if walk(c, m, linear - PAGE_SIZE, &other) and is_ram(g, other.phys):
         before = page_at(g, other.phys)
-    if not m.seam_clean(c, before, page):
+    if not m.seam_clean(c, before, page) \
+            or (shown != NULL and shown != before and not m.seam_clean(c, shown, page)):
         return False
     # Only a page that ends with the first bytes of an opcode needs a look at the next one.
-    return ((page[PAGE_SIZE - 1] != 0x0F and page[PAGE_SIZE - 2] != 0x0F)
-            or not walk(c, m, linear + PAGE_SIZE, &other) or not is_code(g, other.phys)
+    if page[PAGE_SIZE - 1] != 0x0F and page[PAGE_SIZE - 2] != 0x0F:
+        return True
+    shown = shown_page(m, linear + PAGE_SIZE)
+    if shown != NULL and not m.seam_clean(c, page, shown):
+        return False
+    return (not walk(c, m, linear + PAGE_SIZE, &other) or not is_code(g, other.phys)
             or m.seam_clean(c, page, page_at(g, other.phys)))
 
 

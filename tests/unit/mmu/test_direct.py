@@ -437,6 +437,25 @@ def test_neither_page_runs_if_the_second_is_entered_first(guest: DirectGuest) ->
         assert guest.run(page) == Stop(answer=REFUSED, linear=page)
 
 
+def test_page_that_the_process_still_has_counts_for_its_neighbour(guest: DirectGuest) -> None:
+    across(guest, b"\x0f\x01", b"\xd0")
+    assert guest.value(CODE) == 1
+    guest.tables.map(CODE, OTHER_PHYS)  # and no INVLPG
+
+    assert guest.run(SECOND) == Stop(answer=REFUSED, linear=SECOND)
+    guest.probe.invlpg(CODE)
+    assert guest.value(SECOND) == 1
+
+
+def test_page_that_the_process_still_has_behind_counts_too(guest: DirectGuest) -> None:
+    across(guest, b"\x90", b"\x01\xd0")
+    assert guest.value(SECOND) == 1
+    guest.tables.map(CODE + PAGE, OTHER_PHYS)
+    guest.place(CODE, OTHER_PHYS + PAGE, give(1).ljust(PAGE - 1, b"\x90") + b"\x0f")
+
+    assert guest.run(CODE) == Stop(answer=REFUSED, linear=CODE)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "changed", "bytes_"),
     [

@@ -414,7 +414,7 @@ cdef int cross(CpuState* c) noexcept nogil:
         return CROSS_NOT
     s = space_of(mmu_direct(c))
     if s != NULL and s.dead:
-        return refuse(c, s)
+        return spoiled(c, s) if s.fresh else refuse(c, s)
     if s != NULL and s.maps > MAPS_MAX:
         mmu_direct_crowded(c)
         s.maps = 0
