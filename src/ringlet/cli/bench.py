@@ -152,6 +152,8 @@ def programs(
     else:
         width = max(Console().width, report.WIDTH)
         Console(width=width).print(report.tables(comparison))
+    if comparison.errors:
+        raise typer.Exit(1)
 
 
 @bench_app.command()
@@ -225,6 +227,8 @@ def _compare(
         typer.echo(json.dumps(report.as_json(comparison), indent=2))
     else:
         Console().print(report.table(comparison))
+    if comparison.errors:
+        raise typer.Exit(1)
 
 
 _NEEDS = {

@@ -70,12 +70,15 @@ class _Feed:
         self._port = port
         self._pc: Pc | None = None
         self._failure: Exception | None = None
+        self._quits = False
         self.backlog = Backlog(self._wake)
 
     def attach(self, pc: Pc) -> None:
         self._pc = pc
         if self._failure is not None:
             pc.machine.fail(self._failure)
+        if self._quits:
+            self.quit()
 
     def fail(self, error: Exception) -> None:
         """End the run, now or when there is one, with what a thread of the console has raised."""
@@ -90,6 +93,8 @@ class _Feed:
         self.backlog.close()
 
     def quit(self) -> None:
+        """End the run as the user asked, now or when there is one."""
+        self._quits = True
         if self._pc is not None:
             self._pc.machine.stop(outcome.quit_by_user())
 

@@ -42,9 +42,9 @@ from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pc import Options
 
 NAMES: Final = ("debian",)
+"""The guests that the command line knows by name."""
 _LEAST_MEMORY: Final = 96 << 20
 """Debian's kernel runs out of memory with less than some 72 MiB."""
-"""The guests that the command line knows by name."""
 
 # The kernel resets the machine at once after a panic, and the reset ends the run.
 _PANIC: Final = " panic=-1"

@@ -209,9 +209,9 @@ def _mmap_min_addr() -> Finding:
 def _seccomp() -> Finding:
     mode = _libc().prctl(_PR_GET_SECCOMP, 0, 0, 0, 0)
     if mode < 0:
-        return Finding("seccomp", Verdict.INFO, "the kernel lacks it: guests are confined less")
+        return Finding("seccomp", Verdict.INFO, "the kernel lacks it: all code is translated")
     under = " (this process already runs under a filter)" if mode else ""
-    return Finding("seccomp", Verdict.OK, f"system calls can be filtered{under}; not used yet")
+    return Finding("seccomp", Verdict.OK, f"filters direct processes' system calls{under}")
 
 
 def _landlock() -> Finding:

@@ -2,12 +2,16 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from ringlet.cli.consoles import CommandStreams, Quiet, Stdio, console_for
+from ringlet.cli.consoles import CommandStreams, Quiet, Stdio, _Feed, console_for
 from ringlet.errors import ConfigError
 from ringlet.images.channel import FRAME_SIZE
+from ringlet.machine.outcome import quit_by_user
+from ringlet.machine.pc import Pc
 
 
 def test_console_by_its_option(tmp_path: Path) -> None:
@@ -64,3 +68,16 @@ def test_a_wait_for_the_guests_request_ends_with_the_run() -> None:
         sender.start()
     sender.join(10)
     assert not sender.is_alive()
+
+
+def test_end_of_a_run_that_has_not_begun_is_remembered() -> None:
+    """Ctrl-A x may come before there is a machine."""
+    feed = _Feed(0)
+    ended: list[object] = []
+    machine = SimpleNamespace(stop=ended.append)
+
+    feed.quit()
+    assert not ended
+    feed.attach(cast("Pc", SimpleNamespace(machine=machine)))
+
+    assert ended == [quit_by_user()]

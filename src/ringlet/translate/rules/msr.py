@@ -66,7 +66,7 @@ def read_processor_id() -> Op:
 
 @RULES.rule(Code.CPUID, manual="vol. 2A CPUID; vol. 1 ch. 20")
 def identify_processor() -> Op:
-    """Shows the processor's model and features: unprivileged, and the host's offers more.
+    """Shows the processor's model and features: unprivileged, and the host's has others.
 
     Faults: none.  Leaves; answers from the table; serializes.
     """
