@@ -63,7 +63,7 @@ def _comparer(machine: Vm, cpu: "Processor", times: int) -> "Comparer":
     except ImportError:
         raise HostError(
             "--compare needs Unicorn; install it with: "
-            f"{sys.executable} -m pip install 'ringlet[compare]'"
+            f"{sys.executable} -m pip install 'unicorn>=2.1'"
         ) from None
 
     return Comparer(cpu, times, lambda text: machine.finish(outcome.differs(text)))
