@@ -31,6 +31,12 @@ from tests.differential.program import REGISTERS, Outcome, Program, State, Statu
 CORPUS = Path(__file__).with_name("corpus")
 FOLDER = Path(__file__).with_name("recorded")
 
+HOSTS_OWN = frozenset({
+    "gather-with-a-lane-done", "repne-scas-flags-at-a-fault", "ymm-vpgatherdd-b5010e",
+})
+"""Programs that are recorded though the host decides them: they show that vendors differ.  It carries
+out gathers with 32-bit indices itself, and the repetitions before a fault."""
+
 _SS, _GP = 12, 13  # raised by the handler of faults or an operation, not by the host
 _PAGE = layout.PAGE
 
@@ -129,7 +135,7 @@ def record(derived: Vendor | None) -> dict[str, object]:
             engine.reset()
             outcome = engine.run([program])[0]
             emulated = engine.processor.counters()["emulated"]
-            if not decides(program, emulated, outcome):
+            if not decides(program, emulated, outcome) and name not in HOSTS_OWN:
                 continue
             if derived is None:
                 outcome = native.run([program])[0]

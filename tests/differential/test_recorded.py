@@ -14,11 +14,9 @@ from tests.differential.compare import compare
 from tests.differential.engine_ringlet import RingletRunner
 from tests.differential.native import NativeRunner
 from tests.differential.program import Program
-from tests.differential.record import from_json, load, programs, to_json
+from tests.differential.record import HOSTS_OWN, from_json, load, programs, to_json
 
 PROGRAMS = dict(programs())
-HOSTS_OWN = {"gather-with-a-lane-done", "ymm-vpgatherdd-b5010e"}
-"""The host's processor carries out gathers with 32-bit indices itself."""
 RECORDED = [
     (vendor, name)
     for vendor in Vendor
