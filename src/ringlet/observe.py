@@ -48,7 +48,7 @@ PROCESSOR_COUNTERS: Final = (
     Counter("exceptions", "exceptions", "exceptions delivered to the guest"),
     Counter("code_writes", "writes", "guest writes to pages that hold translated code"),
     Counter("stale_fragments", "fragments", "fragments whose guest bytes had changed on entry"),
-    Counter("flushes", "flushes", "times the whole code cache was emptied"),
+    Counter("flushes", "flushes", "times the oldest part of the code cache was emptied, or all"),
     Counter("cr3_loads", "loads", "loads of CR3"),
     Counter("cr3_dropped", "pages", "pages dropped from windows because a CR3 load changed them"),
     Counter("spaces_full", "times", "an address space was forgotten: a new one needed its place"),

@@ -34,7 +34,7 @@ FOLDER = Path(__file__).with_name("recorded")
 HOSTS_OWN = frozenset({
     "gather-with-a-lane-done", "repne-scas-flags-at-a-fault", "ymm-vpgatherdd-b5010e",
 })
-"""Programs that are recorded though the host decides them: they show that vendors differ.  It carries
+"""Programs that are recorded though the host decides them, to show that vendors differ.  It carries
 out gathers with 32-bit indices itself, and the repetitions before a fault."""
 
 _SS, _GP = 12, 13  # raised by the handler of faults or an operation, not by the host

@@ -5,11 +5,14 @@ from ringlet.core.stubs cimport StubSet
 
 cdef enum:
     NONE = 0xFFFFFFFF
-    HASH_SIZE = 1 << 16
-    PAGE_HASH_SIZE = 1 << 14
-    MAX_FRAGMENTS = 1 << 18
-    MAX_CACHE_LINKS = 1 << 19
-    MAX_CACHE_MAP = 1 << 22
+    HASH_SIZE = 1 << 18
+    PAGE_HASH_SIZE = 1 << 16
+    CHUNK_BYTES = 1 << 23
+    CHUNK_FRAGMENTS = 1 << 16
+    CHUNK_LINKS = 1 << 17
+    CHUNK_MAP = 1 << 20
+    CHUNKS_MIN = 4
+    CHUNKS_MAX = 16
     UNDO_SIZE = 8192
     HOT_SIZE = 1 << 16
     HOT_WRITES = 4     # write faults within a period after which a page is hot
@@ -51,6 +54,14 @@ cdef struct LinkRec:
     u32 next_in        # next link patched to the same fragment
     u32 linked         # fragment, or NONE
 
+# A part of the cache that is filled, and emptied, at a time.  Indices are those of the whole tables.
+cdef struct Chunk:
+    u32 used           # up to here: fragments
+    u32 cold           # from here on: operations, and stubs of links
+    u32 n_fragments    # the first free ones
+    u32 n_links
+    u32 n_map
+
 # The entries of a jump table that were made for fragments of one half of the address space.
 cdef struct Undo:
     u16 index[UNDO_SIZE]
@@ -68,17 +79,15 @@ cdef struct Cache:
     u8* write          # the writable mapping
     u8* run            # the executable one, below 2 GiB
     u32 size
-    u32 used           # up to here: fragments
-    u32 cold           # from here on: operations, and stubs of links
     u32 first          # where fragments begin, after the stubs
-    u32 n_fragments
-    u32 n_links
-    u32 n_map
-    u32 generation     # counts flushes
+    u32 n_chunks
+    u32 filling        # the chunk that gets new fragments; the one after it is the oldest
+    u32 generation     # counts times that fragments and links were freed
     u32 drops          # counts fragments dropped since creation
     u32 live
     u32 cut            # the fragment that leaves wherever it ends (ringlet.cache.exits), or NONE
     int fd
+    Chunk chunks[CHUNKS_MAX]
     StubSet stubs
     Fragment* fragments
     LinkRec* links
@@ -100,30 +109,38 @@ cdef inline void patch(Cache* k, u32 at, u32 target) noexcept nogil:
     """Make the rel32 at cache offset `at` lead to another cache offset."""
     (<u32*>(k.write + at))[0] = target - (at + 4)
 
+cdef inline u32 page_hash(u64 page) noexcept nogil:
+    return <u32>((page * <u64>0x9E3779B97F4A7C15) >> 50) & (PAGE_HASH_SIZE - 1)
+
+cdef inline u32 fragment_after(Cache* k, u32 index) noexcept nogil:
+    """Return the fragment after another, dead or not.  NONE begins and ends the series."""
+    index += 1
+    while index < k.n_chunks * CHUNK_FRAGMENTS:
+        if index < k.chunks[index // CHUNK_FRAGMENTS].n_fragments:
+            return index
+        index = (index // CHUNK_FRAGMENTS + 1) * CHUNK_FRAGMENTS
+    return NONE
+
 cdef inline void lead(Cache* k, LinkRec* l) noexcept nogil:
     """Let a link lead to the fragment to which it is linked, or else to its home."""
     patch(k, l.at, l.home if l.linked == NONE else k.fragments[l.linked].body)
 
+# Make a cache of at most `size` bytes.
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL
 cdef void cache_destroy(CpuState* c)
 # The fragment at a linear address that begins at the guest's `rip`, or NONE.
 cdef u32 cache_find(Cache* k, u64 linear, u64 rip, u32 key, u32 space) noexcept nogil
-# Install a translation; NONE: the cache is full (flush and translate again).
+# Install a translation; NONE: there is no room (cache_make_room).
 cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0, u64 phys1) noexcept nogil
 # Replace the translation of fragment `index`, whose guest bytes have changed.  False: the new one
 # does not fit, or differs in more than constants.
 cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil
 cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil
-# Count a write fault on a page with translations.
-cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil
-# Whether a page is written so often that its fragments check their bytes instead of its being
-# protected.
-cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil
-# Begin a new period: all pages are protected again, and hot only if they are still written.
-cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil
 # Let a direct jump lead straight to a fragment, if that is what it leads to under its own key.
 cdef void cache_link(Cache* k, u32 link, u32 target) noexcept nogil
+# Drop everything.  Only the run loop may do this, between two fragments.
 cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil
-cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil
-cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexcept nogil
-cdef void cache_drop_space(CpuState* c, Cache* k, u32 space) noexcept nogil
+# Make a chunk free, whose fragments nothing leads to.
+cdef void chunk_reset(Cache* k, u32 chunk) noexcept nogil
+# The number of bytes of code, operations and stubs, also of dropped fragments.
+cdef u32 cache_used(Cache* k) noexcept nogil

@@ -2,12 +2,15 @@
 
 One memfd, mapped twice: writable for the installer, executable (below 2 GiB) to run.  Fragments are
 allocated upwards and found by (address space, linear address, key); they are dropped by guest
-physical page (their bytes changed) or by linear page (their mapping changed), and memory is used
-again only after a flush of everything, which the dispatcher does while no fragment runs.
+physical page (their bytes changed) or by linear page (their mapping changed).
 
-What runs seldom is allocated downwards from the end: a stub for each link, through which it leaves
-until it is patched, and the operations.  It would take the place of other fragments in the host's
-instruction caches.
+The cache consists of chunks, which are filled one after the other.  When the last is full, the
+oldest is emptied, while no fragment runs; until then it keeps the memory of its dropped fragments.
+Memory that was never used costs nothing.
+
+What runs seldom is allocated downwards from a chunk's end: a stub for each link, through which it
+leaves until it is patched, and the operations.  It would take the place of other fragments in the
+host's instruction caches.
 """
 from libc.stdlib cimport calloc, free
 from ringlet.core.state cimport *
@@ -21,16 +24,26 @@ cdef extern from * nogil:
     #include <sys/mman.h>
     #include <unistd.h>
 
-    static int ringlet_cache_map(unsigned size, void **write, void **run, int *fd)
+    /* Give the size for which there was room below 2 GiB, or 0. */
+    static unsigned ringlet_cache_map(unsigned size, unsigned least, void **write, void **run,
+                                      int *fd)
     {
         *fd = memfd_create("ringlet-code", MFD_CLOEXEC);
         if (*fd < 0)
-            return -1;
-        if (ftruncate(*fd, size))
-            return -1;
-        *write = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
-        *run = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_32BIT, *fd, 0);
-        return *write == MAP_FAILED || *run == MAP_FAILED ? -1 : 0;
+            return 0;
+        while ((*run = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_32BIT, *fd, 0))
+               == MAP_FAILED && size > least)
+            size /= 2;
+        if (*run == MAP_FAILED)
+            return 0;
+        if (!ftruncate(*fd, size)) {
+            *write = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+            if (*write != MAP_FAILED)
+                return size;
+        }
+        munmap(*run, size);
+        *run = *write = NULL;
+        return 0;
     }
     static void *ringlet_table(unsigned long size)
     {
@@ -41,7 +54,7 @@ cdef extern from * nogil:
     static void ringlet_unmap(void *p, unsigned long size) { if (p) munmap(p, size); }
     static void ringlet_close(int fd) { if (fd >= 0) close(fd); }
     """
-    int ringlet_cache_map(unsigned size, void** write, void** run, int* fd)
+    u32 ringlet_cache_map(u32 size, u32 least, void** write, void** run, int* fd)
     void* ringlet_table(unsigned long size)
     void ringlet_unmap(void* p, unsigned long size)
     void ringlet_close(int fd)
@@ -59,28 +72,26 @@ cdef inline u32 hash_of(u64 linear, u32 key, u32 space) noexcept nogil:
     return <u32>(h >> 48) & (HASH_SIZE - 1)
 
 
-cdef inline u32 page_hash(u64 page) noexcept nogil:
-    return <u32>((page * <u64>0x9E3779B97F4A7C15) >> 50) & (PAGE_HASH_SIZE - 1)
-
-
 cdef inline u64 host_of(Cache* k, u32 offset) noexcept nogil:
     return <u64>k.run + offset
 
 
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL:
-    """Make a cache of `size` bytes for the virtual processor `c`, with its stubs."""
+    """Make a cache for the virtual processor `c`, with its stubs."""
     cdef Cache* k = <Cache*>calloc(1, sizeof(Cache))
     cdef u32 i
     if k == NULL:
         raise MemoryError("code cache")
     k.fd = -1
-    k.size = size
     c.cache = k
-    if ringlet_cache_map(size, <void**>&k.write, <void**>&k.run, &k.fd):
+    k.size = ringlet_cache_map(size, CHUNKS_MIN * CHUNK_BYTES, <void**>&k.write, <void**>&k.run,
+                               &k.fd)
+    if not k.size:
         raise OSError("cannot map the code cache below 2 GiB")
-    k.fragments = <Fragment*>ringlet_table(MAX_FRAGMENTS * sizeof(Fragment))
-    k.links = <LinkRec*>ringlet_table(MAX_CACHE_LINKS * sizeof(LinkRec))
-    k.map = <MapEntry*>ringlet_table(MAX_CACHE_MAP * sizeof(MapEntry))
+    k.n_chunks = k.size // CHUNK_BYTES
+    k.fragments = <Fragment*>ringlet_table(k.n_chunks * CHUNK_FRAGMENTS * sizeof(Fragment))
+    k.links = <LinkRec*>ringlet_table(k.n_chunks * CHUNK_LINKS * sizeof(LinkRec))
+    k.map = <MapEntry*>ringlet_table(k.n_chunks * CHUNK_MAP * sizeof(MapEntry))
     k.hash = <u32*>ringlet_table(HASH_SIZE * 4)
     k.linear_hash = <u32*>ringlet_table(PAGE_HASH_SIZE * 4)
     k.phys_hash = <u32*>ringlet_table(PAGE_HASH_SIZE * 4)
@@ -103,9 +114,9 @@ cdef void cache_destroy(CpuState* c):
     ringlet_unmap(k.write, k.size)
     ringlet_unmap(k.run, k.size)
     ringlet_close(k.fd)
-    ringlet_unmap(k.fragments, MAX_FRAGMENTS * sizeof(Fragment))
-    ringlet_unmap(k.links, MAX_CACHE_LINKS * sizeof(LinkRec))
-    ringlet_unmap(k.map, MAX_CACHE_MAP * sizeof(MapEntry))
+    ringlet_unmap(k.fragments, k.n_chunks * CHUNK_FRAGMENTS * sizeof(Fragment))
+    ringlet_unmap(k.links, k.n_chunks * CHUNK_LINKS * sizeof(LinkRec))
+    ringlet_unmap(k.map, k.n_chunks * CHUNK_MAP * sizeof(MapEntry))
     ringlet_unmap(k.hash, HASH_SIZE * 4)
     ringlet_unmap(k.linear_hash, PAGE_HASH_SIZE * 4)
     ringlet_unmap(k.phys_hash, PAGE_HASH_SIZE * 4)
@@ -113,19 +124,25 @@ cdef void cache_destroy(CpuState* c):
     c.cache = NULL
 
 
+cdef void chunk_reset(Cache* k, u32 chunk) noexcept nogil:
+    cdef Chunk* h = &k.chunks[chunk]
+    h.used = chunk * CHUNK_BYTES if chunk else k.first
+    h.cold = (chunk + 1) * CHUNK_BYTES
+    h.n_fragments = chunk * CHUNK_FRAGMENTS
+    h.n_links = chunk * CHUNK_LINKS
+    h.n_map = chunk * CHUNK_MAP
+
+
 cdef void cache_flush(CpuState* c, Cache* k) noexcept nogil:
-    """Drop everything.  Only the run loop may call this, between two fragments."""
     cdef u32 i
     for i in range(HASH_SIZE):
         k.hash[i] = NONE
     for i in range(PAGE_HASH_SIZE):
         k.linear_hash[i] = NONE
         k.phys_hash[i] = NONE
-    k.used = k.first
-    k.cold = k.size
-    k.n_fragments = 0
-    k.n_links = 0
-    k.n_map = 0
+    for i in range(k.n_chunks):
+        chunk_reset(k, i)
+    k.filling = 0
     k.live = 0
     k.n_hot = 0
     k.cut = NONE
@@ -157,9 +174,11 @@ cdef u32 table_for(CpuState* c, Cache* k, u32 key) noexcept nogil:
         return <u32>k.table_of[key]
     if k.n_tables == JUMP_TABLES:
         taken = <u32><u64>table_at(c, k.next_table)
-        for i in range(k.n_fragments):
+        i = fragment_after(k, NONE)
+        while i != NONE:
             if k.fragments[i].table == taken:
                 cache_drop(c, k, i)
+            i = fragment_after(k, i)
         jumps_release(k, k.next_table)
         c.n_jump_tables += 1
     jumps_assign(c, k, key)
@@ -229,16 +248,19 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops,
 
 cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
         u64 phys1) noexcept nogil:
-    cdef u32 index = k.n_fragments, i, h, ops, host
+    cdef Chunk* chunk = &k.chunks[k.filling]
+    cdef u32 index = chunk.n_fragments, i, h, ops, host
     cdef u32 cold = t.n_links * LINK_STUB + t.n_ops * <u32>sizeof(OpInfo)
     cdef Fragment* f
     cdef LinkRec* l
-    if (k.used + t.size + cold + 64 > k.cold or index >= MAX_FRAGMENTS
-            or k.n_links + t.n_links > MAX_CACHE_LINKS or k.n_map + t.n_map > MAX_CACHE_MAP):
+    if (chunk.used + t.size + cold + 64 > chunk.cold
+            or index >= (k.filling + 1) * CHUNK_FRAGMENTS
+            or chunk.n_links + t.n_links > (k.filling + 1) * CHUNK_LINKS
+            or chunk.n_map + t.n_map > (k.filling + 1) * CHUNK_MAP):
         return NONE
-    host = (k.used + 15) & ~<u32>15
-    k.cold -= cold
-    ops = k.cold + t.n_links * LINK_STUB
+    host = (chunk.used + 15) & ~<u32>15
+    chunk.cold -= cold
+    ops = chunk.cold + t.n_links * LINK_STUB
     f = &k.fragments[index]
     f.table = 0 if t.indirect == NONE else table_for(c, k, t.key)
     write_code(c, k, t, host, ops, index)
@@ -253,9 +275,9 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     f.thunk = 0 if t.thunk == NONE else host + t.thunk
     f.body = host + t.body
     f.indirect = NONE if t.indirect == NONE else host + t.indirect
-    f.map = k.n_map
+    f.map = chunk.n_map
     f.n_map = t.n_map
-    f.links = k.n_links
+    f.links = chunk.n_links
     f.n_links = t.n_links
     f.ops = ops
     f.n_ops = t.n_ops
@@ -264,23 +286,23 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     f.insns = <u16>t.insns
     f.dead = 0
     for i in range(t.n_map):
-        k.map[k.n_map + i] = t.map[i]
+        k.map[chunk.n_map + i] = t.map[i]
     for i in range(t.n_links):
-        l = &k.links[k.n_links + i]
+        l = &k.links[chunk.n_links + i]
         l.target = t.rip + <u64>t.links[i].target
         l.at = host + t.links[i].at
-        l.stub = k.cold + i * LINK_STUB
-        write_link_stub(c, k, l.stub, k.n_links + i)
+        l.stub = chunk.cold + i * LINK_STUB
+        write_link_stub(c, k, l.stub, chunk.n_links + i)
         l.home = host + t.links[i].home if t.links[i].home else l.stub
         patch(k, l.at, l.home)
         l.source = index
         l.linked = NONE
         l.next_in = NONE
-    k.n_map += t.n_map
-    k.n_links += t.n_links
-    k.n_fragments += 1
+    chunk.n_map += t.n_map
+    chunk.n_links += t.n_links
+    chunk.n_fragments += 1
     k.live += 1
-    k.used = host + t.size
+    chunk.used = host + t.size
     h = hash_of(f.linear, f.key, space)
     f.next_hash = k.hash[h]
     k.hash[h] = index
@@ -331,7 +353,7 @@ cdef void unlink_from(Cache* k, u32 link) noexcept nogil:
 
 
 cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
-    """Drop a fragment: nothing leads to it afterwards.  The next flush frees its memory."""
+    """Drop a fragment: nothing leads to it afterwards.  Its chunk keeps its memory."""
     cdef Fragment* f = &k.fragments[index]
     cdef u32 i, following
     cdef u32* p
@@ -385,96 +407,9 @@ cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept n
     return True
 
 
-cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil:
-    cdef u32 i
-    if k.writes[(phys_page >> 12) & (HOT_SIZE - 1)] < HOT_WRITES:
-        return False
-    for i in range(k.n_hot):
-        if k.hot[i] == phys_page:
-            return True
-    return False
-
-
-cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil:
-    cdef u8* writes = &k.writes[(phys_page >> 12) & (HOT_SIZE - 1)]
-    if writes[0] < HOT_WRITES:
-        writes[0] += 1
-    if writes[0] == HOT_WRITES and k.n_hot < MAX_HOT and not cache_is_hot(k, phys_page):
-        k.hot[k.n_hot] = phys_page
-        k.n_hot += 1
-
-
-cdef void cache_cool(CpuState* c, Cache* k) noexcept nogil:
-    """Begin a new period.  A page that was hot once, as in a kernel that patches itself while it
-    boots, should not be checked for ever."""
-    cdef u32 i
-    for i in range(HOT_SIZE >> 3):
-        (<u64*>k.writes)[i] = 0
-    for i in range(k.n_hot):
-        k.writes[(k.hot[i] >> 12) & (HOT_SIZE - 1)] = HOT_AGAIN
-        cache_drop_phys(c, k, k.hot[i])
-    k.n_hot = 0
-
-
-cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil:
-    """Drop what was translated from a guest physical page.  Return the number of fragments."""
-    cdef u32* p = &k.phys_hash[page_hash(phys_page >> 12)]
-    cdef u32 node, n = 0
-    cdef Fragment* f
-    while p[0] != NONE:
-        node = p[0]
-        f = &k.fragments[node >> 1]
-        if f.phys[node & 1] == phys_page or f.dead:
-            if not f.dead:
-                n += 1
-                cache_drop(c, k, node >> 1)
-            p[0] = f.next_phys[node & 1]
-            continue
-        p = &f.next_phys[node & 1]
-    return n
-
-
-cdef void drop_linear_page(CpuState* c, Cache* k, u64 page, u64 first, u64 last) noexcept nogil:
-    """Drop fragments listed under linear page number `page` that touch [first, last]."""
-    cdef u32* p = &k.linear_hash[page_hash(page)]
-    cdef u32 index
-    cdef Fragment* f
-    while p[0] != NONE:
-        index = p[0]
-        f = &k.fragments[index]
-        if f.dead:
-            p[0] = f.next_linear
-            continue
-        if (f.linear >> 12 == page and f.linear <= last
-                and f.linear + f.guest_bytes - 1 >= first):
-            cache_drop(c, k, index)
-            p[0] = f.next_linear
-            continue
-        p = &f.next_linear
-
-
-cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexcept nogil:
-    """The mapping of `pages` pages from `linear` changed: drop what was fetched through it.
-
-    The fragments of all address spaces at these addresses are dropped, though only those of the
-    current one have to be.
-    """
-    cdef u64 page = linear >> 12, i
-    cdef u64 last = (linear & ~<u64>0xFFF) + (pages << 12) - 1
-    cdef Fragment* f
-    if pages > 4096:
-        for i in range(k.n_fragments):
-            f = &k.fragments[i]
-            if not f.dead and f.linear <= last and f.linear + f.guest_bytes - 1 >= page << 12:
-                cache_drop(c, k, <u32>i)
-        return
-    drop_linear_page(c, k, page - 1, page << 12, last)
-    for i in range(pages):
-        drop_linear_page(c, k, page + i, page << 12, last)
-
-
-cdef void cache_drop_space(CpuState* c, Cache* k, u32 space) noexcept nogil:
-    cdef u32 i
-    for i in range(k.n_fragments):
-        if k.fragments[i].space == space:
-            cache_drop(c, k, i)
+cdef u32 cache_used(Cache* k) noexcept nogil:
+    """Return the number of bytes of code, operations and stubs, also of dropped fragments."""
+    cdef u32 i, used = 0
+    for i in range(k.n_chunks):
+        used += CHUNK_BYTES - (k.chunks[i].cold - k.chunks[i].used)
+    return used

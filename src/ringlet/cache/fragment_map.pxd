@@ -1,6 +1,6 @@
 """Maps host addresses in translated code to the guest instructions they come from."""
 from ringlet.core.state cimport u32
-from ringlet.cache.codecache cimport Cache, Fragment, NONE
+from ringlet.cache.codecache cimport CHUNK_BYTES, CHUNK_FRAGMENTS, Cache, Fragment, NONE
 
 # The fragment whose translation holds cache offset `host`, or NONE.
 cdef u32 cache_fragment_at(Cache* k, u32 host) noexcept nogil

@@ -4,14 +4,19 @@ from ringlet.core.template cimport MapEntry
 
 
 cdef u32 cache_fragment_at(Cache* k, u32 host) noexcept nogil:
-    cdef u32 low = 0, high = k.n_fragments, mid
+    cdef u32 chunk = host // CHUNK_BYTES
+    cdef u32 first = chunk * CHUNK_FRAGMENTS
+    cdef u32 low = first, high, mid
+    if host >= k.size:
+        return NONE
+    high = k.chunks[chunk].n_fragments
     while low < high:
         mid = (low + high) >> 1
         if k.fragments[mid].host <= host:
             low = mid + 1
         else:
             high = mid
-    if low == 0:
+    if low == first:
         return NONE
     low -= 1
     if host >= k.fragments[low].host + k.fragments[low].size:

@@ -13,7 +13,8 @@ from ringlet.core.host cimport host_map_low, host_ticks, host_unmap
 from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save
-from ringlet.cache.codecache cimport Cache, cache_create, cache_destroy, cache_flush
+from ringlet.cache.codecache cimport (
+    CHUNKS_MIN, CHUNK_BYTES, Cache, cache_create, cache_destroy, cache_flush, cache_used)
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.direct.process cimport DirectProcess
 from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_copies, mmu_direct_notify, mmu_flush_all
@@ -49,7 +50,16 @@ from ringlet.vcpu.fields import COUNTERS
 from ringlet.vcpu.model import conduct_of, default_entries, tsc_khz
 
 cdef enum:
-    CODE_CACHE = 32 << 20
+    CODE_CACHE = 128 << 20   # bytes, in guests with much RAM; in others it
+    CODE_CACHE_SHARE = 8     # is one byte for so many of RAM
+
+
+cdef u32 code_cache_size(u64 ram_size) noexcept:
+    cdef u32 size = CODE_CACHE
+    while size > CHUNKS_MIN * CHUNK_BYTES and size > ram_size // CODE_CACHE_SHARE:
+        size //= 2
+    return size
+
 
 class ExitInfo(NamedTuple):
     """The fields of the last exit; its kind decides which of them are valid."""
@@ -119,7 +129,7 @@ cdef class Processor(ProcessorState):
             self.c.kept = &self.kept.k
         self.native = native_create(self.c)
         self.emulator = Emulator(self.native, self.table.features)
-        cache_create(self.c, CODE_CACHE)
+        cache_create(self.c, code_cache_size(ram_size))
         self.c.arch.tsc_khz = tsc_khz()
         alarm_attach(self.c)
         self.c.conduct = conduct_of(vendor)
@@ -459,7 +469,7 @@ cdef class Processor(ProcessorState):
         cdef Cache* k = <Cache*>self.c.cache
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values.update(emulated=self.emulated, port_reads=self.port_reads,
-                      port_writes=self.port_writes, code_cache_used=k.used + k.size - k.cold,
+                      port_writes=self.port_writes, code_cache_used=cache_used(k),
                       code_cache_size=k.size, fragments_live=k.live, shapes=self.table.count,
                       shapes_emptied=self.table.emptied,
                       kept_emptied=self.kept.emptied if self.kept else 0)

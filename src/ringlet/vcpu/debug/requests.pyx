@@ -1,6 +1,7 @@
 """Requests of a debugger, from Python; `ringlet.vcpu.debug.stops` carries them out."""
 from libc.stdlib cimport calloc, free
-from ringlet.cache.codecache cimport Cache, cache_drop_linear
+from ringlet.cache.codecache cimport Cache
+from ringlet.cache.invalidation cimport cache_drop_linear
 from ringlet.core.state cimport ACC_READ, MEM_OK, CpuState, u8, u32, u64
 from ringlet.mmu.mmu cimport mmu_translate, phys_write, ram_host
 from ringlet.vcpu.debug.blocks cimport BlockEvent, Blocks

@@ -9,7 +9,8 @@ the virtual processor: its registers, and its memory by operands.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
-from ringlet.cache.codecache cimport Cache, cache_drop_linear
+from ringlet.cache.codecache cimport Cache
+from ringlet.cache.invalidation cimport cache_drop_linear
 from ringlet.core.signals cimport enter_thread, leave_thread
 from ringlet.core.state cimport *
 from ringlet.mmu.mmu cimport mmu_translate, phys_read, phys_write

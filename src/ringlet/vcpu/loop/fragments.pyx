@@ -2,6 +2,9 @@
 from ringlet.core.state cimport *
 from ringlet.core.template cimport Template
 from ringlet.cache.codecache cimport *
+from ringlet.cache.invalidation cimport (
+    cache_count_write, cache_drop_linear, cache_drop_phys, cache_drop_space, cache_is_hot,
+    cache_make_room)
 from ringlet.mmu.mmu cimport mmu_fetch, mmu_protect_code, ram_host
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport (
@@ -143,7 +146,7 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
             kept_add(kept, b, &t)
     out[0] = cache_install(c, k, &t, space, phys, second)
     if out[0] == NONE:
-        cache_flush(c, k)
+        cache_make_room(c, k)
         out[0] = cache_install(c, k, &t, space, phys, second)
     return FOUND
 

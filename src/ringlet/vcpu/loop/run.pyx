@@ -9,6 +9,7 @@ from ringlet.core.state cimport *
 from ringlet.core.host cimport host_fence, host_ticks
 from ringlet.core.prod cimport prod_disarm
 from ringlet.cache.codecache cimport *
+from ringlet.cache.invalidation cimport cache_cool
 from ringlet.cache.jumps cimport jumps_enter, jumps_set_spaces, jumps_thunk
 from ringlet.mmu.mmu cimport mmu_space
 from ringlet.translate.builder cimport Builder
