@@ -31,14 +31,10 @@ from ringlet.core.prefixes cimport is_prefix
 from ringlet.core.state cimport u8, u32, u64
 
 cdef enum:
-    PAGE = 4096
     STARTS = 15              # an instruction from the page before ends within as many bytes
-    MEETS = 64               # bytes after which the chains that begin there have met
     BEFORE = 128             # bytes from which to decode to a sequence that may be a part of others
     SEAM = 240               # bytes of a page from which to decode to its end, and some beyond
     SEAM_END = 320
-    HLT = 0xF4
-    VECTORS = 7              # in XCR0: x87, SSE and AVX, all that a guest with direct processes has
     # What follows an opcode.
     MODRM = 1
     IMM8 = 2
@@ -46,11 +42,6 @@ cdef enum:
     IMM32 = 8                # 16 bits with an operand-size prefix
     OFFSET = 16              # of MOV from and to an address
     NEVER = 32               # no instruction in 64-bit mode
-    # What a byte sequence is.
-    PLAIN = 0
-    ANYWHERE = 1
-    IN_SEQUENCE = 2
-    NOTHING = 3              # no instruction
     TRUSTED = 24             # instructions in a row, after which bytes are taken for code again
     PARTS = 8                # instructions in a row before a sequence that is a part of others
 
@@ -245,18 +236,6 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
     return i - at
 
 
-# A walk along the chains of instructions from each of the first bytes of at most a page.
-cdef struct Chains:
-    u64 seen[64]             # bitmap of the offsets that a chain has come to
-    u32 start                # where the present chain begins
-    u32 row                  # instructions in a row before the next one
-    u32 next                 # offset of the next one
-    u32 at                   # the present instruction: its offset,
-    u32 length
-    u32 kind
-    bint trusted             # and whether enough instructions stand before it
-
-
 cdef void chains_begin(Chains* w) noexcept nogil:
     cdef u32 i
     for i in range(64):
@@ -324,11 +303,11 @@ cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
 
 
 cdef inline bint may_be_part(const u8* page, u32 at) noexcept nogil:
-    """Tell whether the sensitive bytes at an offset are those of XGETBV, WRPKRU, XSAVE, XRSTOR or
-    XSAVEOPT."""
+    """Tell whether the sensitive bytes at an offset are those of CPUID, XGETBV, WRPKRU, XSAVE,
+    XRSTOR or XSAVEOPT."""
     if page[at + 1] == 0x01:
         return page[at + 2] == 0xD0 or page[at + 2] == 0xEF
-    return page[at + 1] == 0xAE
+    return page[at + 1] == 0xAE or page[at + 1] == 0xA2
 
 
 cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:
@@ -407,66 +386,6 @@ cdef bint seam_clean(const u8* before, const u8* page, bint cpuid) noexcept nogi
     return sequence_clean(code, SEAM_END, SEAM - STARTS, SEAM + MEETS, cpuid)
 
 
-cdef bint is_vdso(const u8* page) noexcept nogil:
-    """Tell whether a page is the first one of Linux's vDSO, by its ELF header and its name."""
-    cdef const u8* name = b"linux-vdso.so.1"
-    cdef u32 i, k
-    if page[0] != 0x7F or page[1] != 0x45 or page[2] != 0x4C or page[3] != 0x46:
-        return False
-    for i in range(PAGE - 16):
-        k = 0
-        while k < 16 and page[i + k] == name[k]:
-            k += 1
-        if k == 16:
-            return True
-    return False
-
-
-cdef bint is_common(const u8* page, u32 at) noexcept nogil:
-    """Tell whether XGETBV is at an offset, behind XOR ECX, ECX or MOV ECX, 0, or XGETBV or RDTSCP
-    before SHL RDX, 32.  Data do not have these bytes by chance."""
-    cdef const u8* p = page + at
-    if at < 5 or p[0] != 0x0F or p[1] != 0x01 or (p[2] != 0xD0 and p[2] != 0xF9):
-        return False
-    if at + 7 <= PAGE and p[3] == 0x48 and p[4] == 0xC1 and p[5] == 0xE2 and p[6] == 32:
-        return True
-    return p[2] == 0xD0 and (
-        (p[-1] == 0xC9 and (p[-2] == 0x31 or p[-2] == 0x33))
-        or (p[-5] == 0xB9 and p[-4] == 0 and p[-3] == 0 and p[-2] == 0 and p[-1] == 0))
-
-
-cdef inline bint is_key_right(const u8* page, u32 at) noexcept nogil:
-    """Tell whether RDPKRU or WRPKRU is at an offset, as on a page of glibc's."""
-    return page[at] == 0x0F and page[at + 1] == 0x01 and page[at + 2] & 0xFE == 0xEE
-
-
-cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noexcept nogil:
-    """Copy a page and replace what is sensitive there.  Programs that write their code may read it
-    too, and keep tables in it, so that only `is_common` counts on a page that is `writable`."""
-    cdef Chains walk
-    cdef u32 i, mask
-    cdef bint vdso = is_vdso(page)
-    for i in range(PAGE):
-        copy[i] = page[i]
-    chains_begin(&walk)
-    while chains_next(&walk, page, PAGE, PAGE, cpuid):
-        if (walk.kind == ANYWHERE or walk.kind == IN_SEQUENCE) \
-                and walk.at + walk.length < PAGE and (
-                    (walk.at >= MEETS and not writable
-                     and (vdso or saves_on_stack(page, walk.at)
-                          or (walk.trusted and is_key_right(page, walk.at))))
-                    or is_common(page, walk.at)):
-            mask = mask_of(page, walk.at)
-            if mask:
-                copy[mask] &= VECTORS
-                for i in range(mask + 1, mask + 4):
-                    copy[i] = 0
-                continue
-            for i in range(walk.at, walk.at + walk.length):
-                copy[i] = HLT
-    return page_clean(copy, cpuid)
-
-
 def clean(page: bytes, following: bytes = b"\x90" * PAGE, *, cpuid: bool = False) -> bool:
     """Tell whether code may run directly on a page, and on from there to the page that follows it.
 
@@ -476,15 +395,6 @@ def clean(page: bytes, following: bytes = b"\x90" * PAGE, *, cpuid: bool = False
         raise ValueError("a page has 4,096 bytes")
     return (page_clean(page, cpuid) and seam_clean(NULL, page, cpuid)
             and seam_clean(page, following, cpuid))
-
-
-def replace(page: bytes, *, writable: bool = False, cpuid: bool = False) -> bytes | None:
-    """Return a page on which sensitive instructions are replaced, or None if it has other bytes for
-    which it is refused.  On a page that programs may write, fewer are replaced."""
-    cdef bytearray copy = bytearray(PAGE)
-    if len(page) != PAGE:
-        raise ValueError("a page has 4,096 bytes")
-    return bytes(copy) if page_replace(page, copy, writable, cpuid) else None
 
 
 def length(code: bytes) -> int:

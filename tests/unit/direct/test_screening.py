@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from iced_x86 import Code, CpuidFeature, Decoder
 
-from ringlet.direct.screening import clean, length, replace
+from ringlet.direct.replacing import replace
+from ringlet.direct.screening import clean, length
 
 PAGE = 4096
 OTHERS = {
@@ -160,6 +161,40 @@ def test_cpuid_is_refused_only_where_it_does_not_fault() -> None:
     assert not clean(page("0fa2"), cpuid=True)
 
 
+@pytest.mark.parametrize("before", range(16))
+@pytest.mark.parametrize("code", ["0fa2", "480fa2", "31c90fa2", "b8070000000fa2", "c1e00f0fa2"])
+def test_code_that_runs_into_cpuid_is_seen(code: str, before: int) -> None:
+    assert not clean(page("90" * before + code, 200), cpuid=True)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "b80fa20000",  # MOV EAX, imm32
+        "e80fa2ffff",  # CALL
+        "488d3d0fa20000",  # LEA RDI, [RIP + displacement]
+        "0f840fa20000",  # JZ
+        "83e00fa208fea2100000",  # AND EAX, 15; MOV [offset], AL
+    ],
+)
+@pytest.mark.parametrize("at", [40, 127, 128, 129, 2000, 4080])
+def test_cpuids_bytes_inside_other_instructions_pass(code: str, at: int) -> None:
+    assert clean(page(code, at), cpuid=True)
+
+
+def test_cpuid_is_replaced() -> None:
+    code, load = "b8070000000fa2", "488d7510"  # MOV EAX, 7; CPUID; LEA RSI, [RBP + 16]
+    copy = page(code.replace("0fa2", "f4f4") + load)
+
+    assert replace(page(code + load), cpuid=True) == copy
+    assert replace(page(code + "89c6"), cpuid=True) == page("b807000000f4f4" + "89c6")
+    assert replace(page(code + load)) == page(code + load)
+    assert replace(page(code + load), writable=True, cpuid=True) == copy
+    assert replace(page(code + "89c6"), writable=True, cpuid=True) is None
+    # Code at the beginning of a page may be the end of another instruction.
+    assert replace(page(code, 20), cpuid=True) is None
+
+
 @pytest.mark.parametrize("name", [*ANYWHERE, *IN_SEQUENCE])
 def test_an_instruction_across_the_end_of_the_page_is_refused(name: str) -> None:
     code = bytes.fromhex({**ANYWHERE, **IN_SEQUENCE}[name])
@@ -272,7 +307,8 @@ def test_lengths_are_those_of_a_decoder() -> None:
     assert not differ
 
 
-def test_sequences_of_real_programs_are_followed() -> None:
+@pytest.mark.parametrize("cpuid", [False, True])
+def test_sequences_of_real_programs_are_followed(cpuid: bool) -> None:
     """Hardly a page of the interpreter and its libraries is refused."""
     pages: list[bytes] = []
     for line in Path("/proc/self/maps").read_text().splitlines():
@@ -284,7 +320,7 @@ def test_sequences_of_real_programs_are_followed() -> None:
                 text = file.read(last - first)
             pages += [text[i : i + PAGE] for i in range(0, len(text) & -PAGE, PAGE)]
     assert len(pages) > 500
-    refused = sum(not clean(page, following) for page, following in pairwise(pages))
+    refused = sum(not clean(*both, cpuid=cpuid) for both in pairwise(pages))
     assert refused <= len(pages) // 40
 
 

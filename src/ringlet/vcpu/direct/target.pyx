@@ -12,7 +12,8 @@ from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.direct.process cimport (
     Direct, DIRECT_COMMANDS, DIRECT_END, DIRECT_RAM, DIRECT_STUB, DIRECT_TOP, direct_again,
     direct_begin, direct_command_add, direct_cpu_ns, direct_renew, direct_signal)
-from ringlet.direct.screening cimport page_clean, page_replace, seam_clean
+from ringlet.direct.replacing cimport page_replace
+from ringlet.direct.screening cimport page_clean, seam_clean
 from ringlet.mmu.map_target cimport (
     MAP_AT_ONCE, MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE)
 from ringlet.mmu.pages cimport PAGE_SHIFT

@@ -1,0 +1,6 @@
+"""Copies of refused pages, in which sensitive instructions are replaced."""
+from ringlet.core.state cimport u8
+
+# Make a copy of a page on which such instructions are replaced by HLT.  False: other bytes there
+# are refused.
+cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noexcept nogil

@@ -1,0 +1,89 @@
+"""Copies of refused pages, in which sensitive instructions are replaced.
+
+HLT stands in place of each, and traps; translated code then carries out the original.  A save of
+the vector state to the stack stays, with a smaller mask.
+"""
+from ringlet.core.state cimport u8, u32
+from ringlet.direct.screening cimport (
+    ANYWHERE, IN_SEQUENCE, MEETS, PAGE, VECTORS, Chains, chains_begin, chains_next, mask_of,
+    page_clean, saves_on_stack)
+
+cdef enum:
+    HLT = 0xF4
+
+
+cdef bint is_vdso(const u8* page) noexcept nogil:
+    """Tell whether a page is the first one of Linux's vDSO, by its ELF header and its name."""
+    cdef const u8* name = b"linux-vdso.so.1"
+    cdef u32 i, k
+    if page[0] != 0x7F or page[1] != 0x45 or page[2] != 0x4C or page[3] != 0x46:
+        return False
+    for i in range(PAGE - 16):
+        k = 0
+        while k < 16 and page[i + k] == name[k]:
+            k += 1
+        if k == 16:
+            return True
+    return False
+
+
+cdef bint is_common(const u8* page, u32 at) noexcept nogil:
+    """Tell whether XGETBV is at an offset, behind XOR ECX, ECX or MOV ECX, 0, or XGETBV or RDTSCP
+    before SHL RDX, 32, or CPUID before LEA RSI, [RBP + displacement], as in HotSpot's stub.  Data
+    do not have these bytes by chance."""
+    cdef const u8* p = page + at
+    if at < 5 or p[0] != 0x0F:
+        return False
+    if p[1] == 0xA2:
+        return at + 5 <= PAGE and p[2] == 0x48 and p[3] == 0x8D and p[4] & 0x3F == 0x35 \
+            and 0x40 <= p[4] < 0xC0
+    if p[1] != 0x01 or (p[2] != 0xD0 and p[2] != 0xF9):
+        return False
+    if at + 7 <= PAGE and p[3] == 0x48 and p[4] == 0xC1 and p[5] == 0xE2 and p[6] == 32:
+        return True
+    return p[2] == 0xD0 and (
+        (p[-1] == 0xC9 and (p[-2] == 0x31 or p[-2] == 0x33))
+        or (p[-5] == 0xB9 and p[-4] == 0 and p[-3] == 0 and p[-2] == 0 and p[-1] == 0))
+
+
+cdef inline bint is_rare(const u8* page, u32 at) noexcept nogil:
+    """Tell whether CPUID, RDPKRU or WRPKRU is at an offset, as on some pages of libraries whose
+    other code is busy."""
+    return page[at] == 0x0F and (
+        page[at + 1] == 0xA2 or (page[at + 1] == 0x01 and page[at + 2] & 0xFE == 0xEE))
+
+
+cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noexcept nogil:
+    """Copy a page and replace what is sensitive there.  Programs that write their code may read it
+    too, and keep tables in it, so that only `is_common` counts on a page that is `writable`."""
+    cdef Chains walk
+    cdef u32 i, mask
+    cdef bint vdso = is_vdso(page)
+    for i in range(PAGE):
+        copy[i] = page[i]
+    chains_begin(&walk)
+    while chains_next(&walk, page, PAGE, PAGE, cpuid):
+        if (walk.kind == ANYWHERE or walk.kind == IN_SEQUENCE) \
+                and walk.at + walk.length < PAGE and (
+                    (walk.at >= MEETS and not writable
+                     and (vdso or saves_on_stack(page, walk.at)
+                          or (walk.trusted and is_rare(page, walk.at))))
+                    or is_common(page, walk.at)):
+            mask = mask_of(page, walk.at)
+            if mask:
+                copy[mask] &= VECTORS
+                for i in range(mask + 1, mask + 4):
+                    copy[i] = 0
+                continue
+            for i in range(walk.at, walk.at + walk.length):
+                copy[i] = HLT
+    return page_clean(copy, cpuid)
+
+
+def replace(page: bytes, *, writable: bool = False, cpuid: bool = False) -> bytes | None:
+    """Return a page on which sensitive instructions are replaced, or None if it has other bytes for
+    which it is refused.  On a page that programs may write, fewer are replaced."""
+    cdef bytearray copy = bytearray(PAGE)
+    if len(page) != PAGE:
+        raise ValueError("a page has 4,096 bytes")
+    return bytes(copy) if page_replace(page, copy, writable, cpuid) else None
