@@ -27,16 +27,22 @@ cdef bint is_vdso(const u8* page) noexcept nogil:
     return False
 
 
+cdef inline bint chooses_leaf(const u8* p) noexcept nogil:
+    """Tell whether XOR or MOV of a leaf's number to EAX or ECX stands before these bytes."""
+    if p[-2] == 0x31 or p[-2] == 0x33:
+        return p[-1] == 0xC0 or p[-1] == 0xC9
+    return p[-5] & 0xFE == 0xB8 and p[-3] == 0 and p[-2] == 0 and p[-1] & 0x7F == 0
+
+
 cdef bint is_common(const u8* page, u32 at) noexcept nogil:
     """Tell whether XGETBV is at an offset, behind XOR ECX, ECX or MOV ECX, 0, or XGETBV or RDTSCP
-    before SHL RDX, 32, or CPUID before LEA RSI, [RBP + displacement], as in HotSpot's stub.  Data
-    do not have these bytes by chance."""
+    before SHL RDX, 32, or CPUID behind what chooses its leaf.  Data do not have these bytes by
+    chance."""
     cdef const u8* p = page + at
     if at < 5 or p[0] != 0x0F:
         return False
     if p[1] == 0xA2:
-        return at + 5 <= PAGE and p[2] == 0x48 and p[3] == 0x8D and p[4] & 0x3F == 0x35 \
-            and 0x40 <= p[4] < 0xC0
+        return chooses_leaf(p)
     if p[1] != 0x01 or (p[2] != 0xD0 and p[2] != 0xF9):
         return False
     if at + 7 <= PAGE and p[3] == 0x48 and p[4] == 0xC1 and p[5] == 0xE2 and p[6] == 32:

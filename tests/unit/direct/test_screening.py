@@ -182,16 +182,22 @@ def test_cpuids_bytes_inside_other_instructions_pass(code: str, at: int) -> None
     assert clean(page(code, at), cpuid=True)
 
 
-def test_cpuid_is_replaced() -> None:
-    code, load = "b8070000000fa2", "488d7510"  # MOV EAX, 7; CPUID; LEA RSI, [RBP + 16]
-    copy = page(code.replace("0fa2", "f4f4") + load)
+@pytest.mark.parametrize("leaf", ["31c0", "33c9", "b801000000", "b802000080", "b904000000"])
+def test_cpuid_is_replaced(leaf: str) -> None:
+    code, copy, data = leaf + "0fa2", leaf + "f4f4", "0660" * 20
 
-    assert replace(page(code + load), cpuid=True) == copy
-    assert replace(page(code + "89c6"), cpuid=True) == page("b807000000f4f4" + "89c6")
-    assert replace(page(code + load)) == page(code + load)
-    assert replace(page(code + load), writable=True, cpuid=True) == copy
-    assert replace(page(code + "89c6"), writable=True, cpuid=True) is None
-    # Code at the beginning of a page may be the end of another instruction.
+    assert replace(page(code), cpuid=True) == page(copy)
+    assert replace(page(data + code), cpuid=True) == page(data + copy)
+    assert replace(page(code), writable=True, cpuid=True) == page(copy)
+    assert replace(page(code)) == page(code)
+
+
+def test_cpuid_whose_leaf_is_chosen_elsewhere_is_replaced_in_code_alone() -> None:
+    code, copy = "89c80fa2", "89c8f4f4"
+
+    assert replace(page(code), cpuid=True) == page(copy)
+    assert replace(page("0660" * 20 + code), cpuid=True) is None
+    assert replace(page(code), writable=True, cpuid=True) is None
     assert replace(page(code, 20), cpuid=True) is None
 
 
