@@ -34,15 +34,20 @@ cdef inline bint chooses_leaf(const u8* p) noexcept nogil:
     return p[-5] & 0xFE == 0xB8 and p[-3] == 0 and p[-2] == 0 and p[-1] & 0x7F == 0
 
 
+cdef inline bint stores_results(const u8* p) noexcept nogil:
+    """Tell whether MOV [RSI], EAX and MOV [RSI + displacement], EBX stand behind CPUID."""
+    return p[2] == 0x89 and p[3] == 0x06 and p[4] == 0x89 and p[5] == 0x5E
+
+
 cdef bint is_common(const u8* page, u32 at) noexcept nogil:
     """Tell whether XGETBV is at an offset, behind XOR ECX, ECX or MOV ECX, 0, or XGETBV or RDTSCP
-    before SHL RDX, 32, or CPUID behind what chooses its leaf.  Data do not have these bytes by
-    chance."""
+    before SHL RDX, 32, or CPUID behind what chooses its leaf, or before what stores its
+    results.  Data do not have these bytes by chance."""
     cdef const u8* p = page + at
     if at < 5 or p[0] != 0x0F:
         return False
     if p[1] == 0xA2:
-        return chooses_leaf(p)
+        return chooses_leaf(p) or (at + 6 <= PAGE and stores_results(p))
     if p[1] != 0x01 or (p[2] != 0xD0 and p[2] != 0xF9):
         return False
     if at + 7 <= PAGE and p[3] == 0x48 and p[4] == 0xC1 and p[5] == 0xE2 and p[6] == 32:

@@ -192,6 +192,14 @@ def test_cpuid_is_replaced(leaf: str) -> None:
     assert replace(page(code)) == page(code)
 
 
+def test_cpuid_before_a_store_of_its_results_is_replaced() -> None:
+    store = "8906895e04"  # MOV [RSI], EAX; MOV [RSI + 4], EBX
+
+    assert replace(page("0fa2" + store), writable=True, cpuid=True) == page("f4f4" + store)
+    assert replace(page("0fa2" + store, PAGE - 7), writable=True, cpuid=True)
+    assert replace(page("0fa2" + store[:6], PAGE - 5), writable=True, cpuid=True) is None
+
+
 def test_cpuid_whose_leaf_is_chosen_elsewhere_is_replaced_in_code_alone() -> None:
     code, copy = "89c80fa2", "89c8f4f4"
 
