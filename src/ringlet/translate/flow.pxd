@@ -12,5 +12,4 @@ cdef void lead_home(Builder* b) noexcept nogil
 cdef void emit_thunk(Builder* b) noexcept nogil
 cdef void emit_check(Builder* b) noexcept nogil
 cdef void emit_stale(Builder* b) noexcept nogil
-cdef int emit_inline_op(Builder* b, Insn* i) noexcept nogil
 cdef bint ends_fragment(u32 op) noexcept nogil

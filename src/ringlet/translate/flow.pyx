@@ -20,9 +20,6 @@ cdef CpuState* _null = NULL
 cdef u32 EA = <u32><size_t>&_null.ea
 cdef u32 OP_INFO = <u32><size_t>&_null.op_info
 cdef u32 EXIT_ARG = <u32><size_t>&_null.exit_arg
-cdef u32 IFLAG = <u32><size_t>&_null.arch.iflag
-cdef u32 RFLAGS = <u32><size_t>&_null.arch.rflags
-cdef u32 ARITH = <u32><size_t>&_null.arith_mask
 
 
 cdef bint ends_fragment(u32 op) noexcept nogil:
@@ -342,34 +339,4 @@ cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
         lea_disp(b, RSP, RSP, <i32>(i.imm & 0xFFFF))
     name_branch(b, i, -8 - ((i.imm & 0xFFFF) if i.shape.imm else 0))
     emit_indirect(b)
-    return 0
-
-
-cdef int emit_inline_op(Builder* b, Insn* i) noexcept nogil:
-    """Emit one of the few sensitive operations that are inlined at CPL 0; 1 if emitted."""
-    cdef u32 op = i.shape.op
-    if (b.key & KEY_CPL) != 0 or (b.key & KEY_STEP):
-        return 0
-    if op == OP_CLI:
-        store_state_imm(b, IFLAG, 0)
-        return 1
-    if op == OP_PUSHF and not i.prefixes & PFX_66:
-        # Push the host's flags first, which raises any fault before a change, then replace them.
-        e8(b, 0x9C)                                           # pushfq
-        e8(b, 0x41); e8(b, 0x58)                              # pop r8
-        e8(b, 0xC4); e8(b, 0x62); e8(b, 0xBA); e8(b, 0xF5)    # pext r8, r8, [arith_mask]
-        e8(b, 0x04); e8(b, 0x25)
-        reloc(b, RELOC_STATE, ARITH)
-        e32(b, <u32>(b.block + ARITH))
-        e8(b, 0xC4); e8(b, 0x62); e8(b, 0xBB); e8(b, 0xF5)    # pdep r8, r8, [arith_mask]
-        e8(b, 0x04); e8(b, 0x25)
-        reloc(b, RELOC_STATE, ARITH)
-        e32(b, <u32>(b.block + ARITH))
-        load_state(b, H9, RFLAGS)
-        lea_sum(b, H8, H8, H9, 0)
-        load_state(b, H9, IFLAG)
-        lea_sum(b, H8, H8, H9, 0)
-        e8(b, 0x41); e8(b, 0x50)                              # push r8
-        b.sp_moved = 0
-        return 1
     return 0

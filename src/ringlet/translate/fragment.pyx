@@ -15,6 +15,7 @@ from ringlet.translate.lea cimport emit_lea
 from ringlet.translate.plain cimport emit_plain
 from ringlet.translate.special cimport *
 from ringlet.translate.flow cimport *
+from ringlet.translate.inline cimport emit_inline_op
 from ringlet.translate.operands cimport emit_cold
 
 cdef enum:

@@ -3,6 +3,9 @@
 # case: inlined at CPL 0
     cli
     pushfq
+    sti
+    swapgs
+    rdtsc
     ret
 
 # case: not inlined at CPL 3 | cpl=3

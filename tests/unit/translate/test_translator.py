@@ -367,7 +367,7 @@ def test_relocated_fields_do_not_overlap(checked: bool) -> None:
 
 
 def test_operation_is_named_by_its_relocation() -> None:
-    translation = translate("0fa2 0f31")
+    translation = translate("0fa2 0fa2")
 
     code = installed(translation, LINEAR)
 

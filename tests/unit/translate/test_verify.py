@@ -91,6 +91,9 @@ PREDICTED = translate("488b3f 4885ff 75f8 31c0 c3")
 RSP_BOUND = translate("4889c4")  # mov rsp, rax
 STRING = translate("a4")
 RETURN = translate("c3")
+# mov r8, [state.kernel_gs_base]; mov r9, [state.gs_base]; both stored; rorx r9, r8, 36;
+# movzx r9d, r9w; mov r9, [r9*8 + slots]; lea r8, [r8 + r9]; mov [state.gs_host], r8
+SWAPGS = translate("0f01f8")
 
 
 @pytest.mark.parametrize(
@@ -120,6 +123,9 @@ RETURN = translate("c3")
         (RETURN, "450fb7c8", "440fb7c8", "another index"),  # movzx r9d, ax
         (RETURN, "4158", "415a", "host address"),  # pop r10: r8 is of another instruction
         (RETURN, "4158", "5890", "host address"),  # pop rax
+        (SWAPGS, "c443fbf0c824", "c463fbf0c824", "not GS's base"),  # rorx r9, rax
+        (SWAPGS, "4f8d0408", "4d89c890", "not GS's base"),  # mov r8, r9
+        (SWAPGS, "4c890425d0030040", "0f1f840000000000", "no host address of it, at an exit"),
     ],
 )
 def test_verifier_refuses_changed_code(

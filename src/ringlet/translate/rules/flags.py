@@ -23,7 +23,8 @@ def set_interrupts() -> Op:
     """Sets the virtual IF; interrupts are inhibited until after the next instruction.
 
     Faults: #GP(0) if CPL > IOPL.
-    Leaves: an interrupt may wait for the end of the next instruction.
+    Leaves: an interrupt may wait for the end of the next instruction.  Inlined at CPL 0 for the
+    case that none does.
     """
     return Op.OP_STI
 

@@ -98,7 +98,7 @@ def swap_gs_base() -> Op:
     """Exchanges the base of GS with IA32_KERNEL_GS_BASE; the host raises #GP.
 
     Faults: #GP(0) if CPL > 0; #UD outside 64-bit mode.
-    Leaves; the host address of GS's base in the state is looked up again.
+    Leaves, or is inlined at CPL 0: the host address of GS's base is looked up again.
     """
     return Op.OP_SWAPGS
 

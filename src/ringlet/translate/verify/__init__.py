@@ -65,9 +65,12 @@ offsets of the state block's fields.  It follows every path, with values as line
     and names the fragment.  Code follows every point at which an operation may resume.
 
 8.  **Nothing sensitive is executed**: no instruction that has a rule or is not offered (except
-    PUSHFQ at CPL 0, which is part of the inlined one), no segment FS or GS, no 32-bit address, no
-    RIP-relative address, no vector of 64-bit indices, no masked store at RDI, no call or return of
-    the host.
+    PUSHFQ and RDTSC at CPL 0, which are parts of the inlined ones), no segment FS or GS, no 32-bit
+    address, no RIP-relative address, no vector of 64-bit indices, no masked store at RDI, no call
+    or return of the host.
+
+9.  **The base of GS** changes only at CPL 0.  Its new host address, the base plus the addend that
+    covers it, is stored before the fragment is left.
 
 A string instruction with REP moves RSI and RDI without limit, but one access at a time, so it
 reaches the guard first.  The verifier relies on the run time for two things: the addends at the

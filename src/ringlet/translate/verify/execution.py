@@ -50,9 +50,11 @@ GUARD: Final = 40 << 30
 _INDEX32: Final = (-(1 << 31), (1 << 31) - 1)
 _SLOT_BYTES: Final = 1 << 36
 _MANY_TERMS: Final = 8
-_PLAIN_LOADS: Final = frozenset({"fs_base", "gs_base", "iflag", "rflags"})
+_PLAIN_LOADS: Final = frozenset(
+    {"fs_base", "gs_base", "iflag", "kernel_gs_base", "rflags", "tsc_offset"}
+)
 _KNOWN: Final = _PLAIN_LOADS | {
-    "rsp_naddend", "fs_host", "gs_host", "arith_mask", "ea", "op_info", "exit_arg",
+    "rsp_naddend", "fs_host", "gs_host", "arith_mask", "ea", "op_info", "exit_arg", "intr",
 }  # fmt: skip
 
 
@@ -285,13 +287,25 @@ class Execution:
         if name.startswith("scratch"):
             s.scratch[int(name[7:])] = value
             return
+        if name == "gs_host":
+            self._new_gs_host(s, value)
+            return
         self.guest_value(value)
         if access.base != NONE:
             self._access(s, access)
         elif name.startswith("gpr"):
             s.spilled[SPILLED.index(int(name[3:]))] = value
-        elif name != "ea":
+        elif name == "gs_base" and not self._user:
+            s.gs_base = value
+        elif name != "ea" and (name != "kernel_gs_base" or self._user):
             raise UnsoundError("it writes a field of the state that it may not")
+
+    def _new_gs_host(self, s: Facts, value: Form) -> None:
+        """Raise unless the value is the new base of GS with its addend (rule 9)."""
+        split = self._y.split(value)
+        if split is None or split[1] != s.gs_base or (0, 0) not in self.reach(s, *split):
+            raise UnsoundError("it is not GS's base and its addend")
+        s.gs_base = None
 
     def _store_constant(self, s: Facts, i: Instruction, p: Plan) -> None:
         access = p.accesses[0]
@@ -393,11 +407,11 @@ class Execution:
             s.registers[RSP] = shift(s.registers[RSP], p.stack)
 
     def _operate(self, s: Facts, name: str, access: Access) -> None:
-        """Check an operand in the state block: a spilled register, or a constant."""
+        """Check an operand in the state block: a spilled register, a constant, or `intr`."""
         if name.startswith("gpr") and access.size <= 8:
             if access.written:
                 s.spilled[SPILLED.index(int(name[3:]))] = self._y.fresh()
-        elif name != "arith_mask" or access.written:
+        elif ((name, access.size) != ("intr", 4) and name != "arith_mask") or access.written:
             raise UnsoundError("it reads or writes a field of the state that it may not")
 
     def _write(self, s: Facts, p: Plan) -> None:

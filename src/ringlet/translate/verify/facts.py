@@ -58,6 +58,7 @@ class Facts:
     operation: int = -1  # the operation that op_info names
     fragment: bool = False  # exit_arg names this fragment
     proved: bool = False  # r8 was the fragment's address
+    gs_base: Form | None = None  # GS's new base, until its host address is stored
 
     def copy(self) -> "Facts":
         """Return an independent copy."""
@@ -71,6 +72,7 @@ class Facts:
             self.operation,
             self.fragment,
             self.proved,
+            self.gs_base,
         )
 
 
@@ -132,6 +134,7 @@ def merge(symbols: Symbols, a: Facts, b: Facts) -> Facts:
     met.operation = a.operation if a.operation == b.operation else -1
     met.fragment = a.fragment and b.fragment
     met.proved = a.proved and b.proved
+    met.gs_base = a.gs_base or b.gs_base
     return met
 
 

@@ -166,8 +166,11 @@ class Paths:
             other = self._pending.pop(at, None)
             if other is not None:
                 s = other if s is None else merge(self._y, s, other)
-            if s is None and at in self._resumes:
+            if at in self._resumes:
                 self._resumed.add(at)
+                if s is not None:
+                    # Code in place and the operation lead here: what holds at exits holds at both.
+                    self._leave(s)
                 s = at_entry(self._y)
             if s is None:
                 raise UnsoundError("no path leads to it")
@@ -350,6 +353,8 @@ class Paths:
         addend, value = split
         if s.naddend != (0, ((addend, MASK),)):
             raise UnsoundError("rsp_naddend is another addend's at an exit")
+        if s.gs_base is not None:
+            raise UnsoundError("GS has a new base, and no host address of it, at an exit")
         if not self._execution.near(s, addend, value):
             raise UnsoundError("RSP has moved away from every access at an exit")
 

@@ -44,6 +44,8 @@ _FS_GS: Final = frozenset({Register.FS, Register.GS})
 _BITS: Final = frozenset({Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC})
 # x87 instructions: a store that raises an unmasked exception accesses nothing.
 _ESCAPES: Final = range(0xD8, 0xE0)
+# Sensitive ones that are parts of inlined operations.
+_INLINED: Final = frozenset({Code.PUSHFQ, Code.RDTSC})
 # Lanes whose mask is 0 are not accessed.
 _MASKED: Final = frozenset(
     {Mnemonic.VMASKMOVPS, Mnemonic.VMASKMOVPD, Mnemonic.VPMASKMOVD, Mnemonic.VPMASKMOVQ}
@@ -180,7 +182,7 @@ def _forbidden(i: Instruction, info: InstructionInfo) -> str:
         return "its address is relative to the host's RIP"
     if i.mnemonic in _IMPLICIT:
         return "it is not for translated code"
-    if i.code != Code.PUSHFQ and not isinstance(classify(i.code), Innocuous):
+    if i.code not in _INLINED and not isinstance(classify(i.code), Innocuous):
         return "it is sensitive"
     for m in info.used_memory():
         if m.access in _NO_ACCESS:
