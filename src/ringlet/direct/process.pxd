@@ -84,8 +84,20 @@ cdef void direct_renew(Direct* d) noexcept nogil
 cdef void direct_begin(Direct* d) noexcept nogil
 # Find the frame that the kernel left; False: it is not where a frame can be.
 cdef bint direct_frame(Direct* d) noexcept nogil
-cdef bint direct_command_add(Direct* d, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4,
-                             u64 a5) noexcept nogil
+# Make a command, and queue it; False: the queue is full.
+cdef inline direct_command direct_command_of(u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4,
+                                             u64 a5) noexcept nogil:
+    cdef direct_command command
+    command.number = number
+    command.arguments[0] = a0
+    command.arguments[1] = a1
+    command.arguments[2] = a2
+    command.arguments[3] = a3
+    command.arguments[4] = a4
+    command.arguments[5] = a5
+    command.result = 0
+    return command
+cdef bint direct_command_add(Direct* d, direct_command command) noexcept nogil
 # Queue the return to the guest's code, and let it go.
 cdef void direct_resume(Direct* d) noexcept nogil
 # Processor time of a process, and of the calling thread, in nanoseconds.

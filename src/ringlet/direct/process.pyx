@@ -133,7 +133,7 @@ cdef void direct_answer(Direct* d) noexcept nogil:
 
 cdef void carry_out(Direct* d) noexcept nogil:
     """Let the process carry out the queue and hand over once more."""
-    direct_command_add(d, <u64><i64>DIRECT_AGAIN, 0, 0, 0, 0, 0, 0)
+    direct_command_add(d, direct_command_of(<u64><i64>DIRECT_AGAIN, 0, 0, 0, 0, 0, 0))
     direct_answer(d)
 
 
@@ -176,20 +176,11 @@ cdef bint direct_frame(Direct* d) noexcept nogil:
     return True
 
 
-cdef bint direct_command_add(Direct* d, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4,
-                             u64 a5) noexcept nogil:
-    cdef direct_command* command
+cdef bint direct_command_add(Direct* d, direct_command command) noexcept nogil:
     if d.commands == DIRECT_COMMANDS:
         return False
-    command = &d.control.commands[d.commands]
+    d.control.commands[d.commands] = command
     d.commands += 1
-    command.number = number
-    command.arguments[0] = a0
-    command.arguments[1] = a1
-    command.arguments[2] = a2
-    command.arguments[3] = a3
-    command.arguments[4] = a4
-    command.arguments[5] = a5
     return True
 
 
@@ -204,7 +195,7 @@ cdef void direct_resume(Direct* d) noexcept nogil:
     context[CONTEXT_STACK + 1] = <u64>1 << 31
     context[CONTEXT_STACK + 2] = DIRECT_STACK_SIZE
     context[CONTEXT_MASK] = 0
-    direct_command_add(d, SIGRETURN, 0, 0, 0, 0, 0, 0)
+    direct_command_add(d, direct_command_of(SIGRETURN, 0, 0, 0, 0, 0, 0))
     direct_answer(d)
 
 
@@ -280,7 +271,8 @@ cdef class DirectProcess:
         cdef int i
         for i in range(6):
             a[i] = arguments[i] if i < len(arguments) else 0
-        if not direct_command_add(&self.d, number, a[0], a[1], a[2], a[3], a[4], a[5]):
+        if not direct_command_add(
+                &self.d, direct_command_of(number, a[0], a[1], a[2], a[3], a[4], a[5])):
             raise ValueError("too many commands")
 
     def again(self) -> None:

@@ -1,6 +1,6 @@
 """The memory of direct processes, as the virtual MMU's target, and which of them are in use."""
 from ringlet.core.state cimport CpuState, u8, u32, u64
-from ringlet.direct.process cimport Direct
+from ringlet.direct.process cimport Direct, direct_command
 from ringlet.mmu.map_target cimport MapTarget
 
 cdef enum:
@@ -22,8 +22,7 @@ cdef struct DirectSpace:
     u64 maps             # commands since all was unmapped
     u64 considered       # its processor time when the policy last looked, ns
     u32 last             # the last command's place in the queue, plus one; 0: none
-    u64 call             # its system call,
-    u64 arguments[6]     # and arguments; those in the queue are not read back
+    direct_command command   # itself; that in the queue is not read back
 
 cdef enum:
     USES = 256

@@ -11,7 +11,8 @@ from ringlet.core.host cimport host_ticks
 from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.direct.process cimport (
     Direct, DIRECT_COMMANDS, DIRECT_END, DIRECT_RAM, DIRECT_STUB, DIRECT_TOP, direct_again,
-    direct_begin, direct_command_add, direct_cpu_ns, direct_renew, direct_signal)
+    direct_begin, direct_command, direct_command_add, direct_command_of, direct_cpu_ns,
+    direct_renew, direct_signal)
 from ringlet.direct.replacing cimport page_replace
 from ringlet.direct.screening cimport page_clean, seam_clean
 from ringlet.mmu.map_target cimport (
@@ -40,8 +41,7 @@ cdef inline u64 protection(u32 rights) noexcept nogil:
     return result
 
 
-cdef void add(DirectSpace* s, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4,
-              u64 a5) noexcept nogil:
+cdef void add(DirectSpace* s, direct_command command) noexcept nogil:
     if s.dead:
         return
     # The last place is for what ends the list.
@@ -50,15 +50,16 @@ cdef void add(DirectSpace* s, u64 number, u64 a0, u64 a1, u64 a2, u64 a3, u64 a4
             s.dead = 1
             return
     s.maps += 1
-    direct_command_add(s.process, number, a0, a1, a2, a3, a4, a5)
+    direct_command_add(s.process, command)
     s.last = s.process.commands
-    s.call = number
-    s.arguments[0] = a0
-    s.arguments[1] = a1
-    s.arguments[2] = a2
-    s.arguments[3] = a3
-    s.arguments[4] = a4
-    s.arguments[5] = a5
+    s.command = command
+
+
+cdef void take_back(DirectSpace* s) noexcept nogil:
+    """Let the last command, which waits to be carried out, not be."""
+    s.maps -= 1
+    s.process.commands -= 1
+    s.last = 0
 
 
 cdef inline bint ours(u64 address, u64 size) noexcept nogil:
@@ -76,41 +77,34 @@ cdef void no_release(MapTarget* t, u64 address, u64 size) noexcept nogil:
 
 cdef inline bint last_is(DirectSpace* s, u64 call) noexcept nogil:
     """The last command, which waits to be carried out, makes this system call."""
-    return not s.dead and s.last and s.last == s.process.commands and s.call == call
+    return not s.dead and s.last and s.last == s.process.commands and s.command.number == call
 
 
 cdef void forget_unmapping(DirectSpace* s, u64 address, u64 size) noexcept nogil:
     """Take the last command back if it unmaps what is going to be mapped: the guest's kernel
     invalidates a page that it copies for a write, and then maps the copy there."""
-    if last_is(s, CALL_MUNMAP) and address <= s.arguments[0] \
-            and s.arguments[0] + s.arguments[1] <= address + size:
-        s.process.commands -= 1
-        s.last = 0
+    cdef u64* unmapped = s.command.arguments
+    if last_is(s, CALL_MUNMAP) and address <= unmapped[0] \
+            and unmapped[0] + unmapped[1] <= address + size:
+        take_back(s)
 
 
-cdef bint extend_mapping(DirectSpace* s, u64 address, u64 size, u64 rights, u64 flags, u64 file,
-                         u64 offset) noexcept nogil:
-    """Let the last command map these pages too, if they continue its pages at either end.
+cdef void join_mapping(DirectSpace* s, direct_command* command) noexcept nogil:
+    """Let a command map the last one's pages too, if it continues them at either end.
 
     Pages of code come one by one, for each is screened.
     """
-    cdef u64* m = s.arguments
-    cdef u64* arguments
-    if not last_is(s, CALL_MMAP):
-        return False
-    if m[2] != rights or m[3] != flags or m[4] != file:
-        return False
-    if address + size == m[0] and offset + size == m[5]:
-        m[0] = address
-        m[5] = offset
-    elif m[0] + m[1] != address or m[5] + m[1] != offset:
-        return False
-    m[1] += size
-    arguments = s.process.control.commands[s.last - 1].arguments
-    arguments[0] = m[0]
-    arguments[1] = m[1]
-    arguments[5] = m[5]
-    return True
+    cdef u64* last = s.command.arguments
+    cdef u64* m = command.arguments
+    if not last_is(s, CALL_MMAP) or last[2] != m[2] or last[3] != m[3] or last[4] != m[4]:
+        return
+    if last[0] + last[1] == m[0] and last[5] + last[1] == m[5]:
+        m[0] = last[0]
+        m[5] = last[5]
+    elif m[0] + m[1] != last[0] or m[5] + m[1] != last[5]:
+        return
+    m[1] += last[1]
+    take_back(s)
 
 
 cdef bint space_map(MapTarget* t, u64 address, const Extent* extent, u32 rights,
@@ -118,22 +112,24 @@ cdef bint space_map(MapTarget* t, u64 address, const Extent* extent, u32 rights,
     cdef DirectSpace* s = space_of(t)
     cdef u64 size = extent.pages << PAGE_SHIFT
     cdef u64 how = SHARED_FIXED | (POPULATE if flags & MAP_AT_ONCE else 0)
-    cdef u64 allowed = protection(rights)
+    cdef direct_command command
     cdef u32 i
     if ours(address, size):
         return False
     for i in range(s.files):
         if s.file[i] == extent.fd:
             forget_unmapping(s, address, size)
-            if not extend_mapping(s, address, size, allowed, how, DIRECT_RAM + i, extent.offset):
-                add(s, CALL_MMAP, address, size, allowed, how, DIRECT_RAM + i, extent.offset)
+            command = direct_command_of(CALL_MMAP, address, size, protection(rights), how,
+                                        DIRECT_RAM + i, extent.offset)
+            join_mapping(s, &command)
+            add(s, command)
             return True
     return False
 
 
 cdef void unmap_part(DirectSpace* s, u64 low, u64 high) noexcept nogil:
     if low < high:
-        add(s, CALL_MUNMAP, low, high - low, 0, 0, 0, 0)
+        add(s, direct_command_of(CALL_MUNMAP, low, high - low, 0, 0, 0, 0))
 
 
 cdef bint space_unmap(MapTarget* t, u64 address, u64 pages) noexcept nogil:
@@ -151,7 +147,7 @@ cdef bint space_protect(MapTarget* t, u64 address, u64 pages, u32 rights) noexce
     cdef u64 size = pages << PAGE_SHIFT
     if ours(address, size):
         return False
-    add(space_of(t), CALL_MPROTECT, address, size, protection(rights), 0, 0, 0)
+    add(space_of(t), direct_command_of(CALL_MPROTECT, address, size, protection(rights), 0, 0, 0))
     return True
 
 
