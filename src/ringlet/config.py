@@ -27,6 +27,8 @@ MEMORY: Final = Option(
 )
 BARE_MEMORY: Final = "128M"
 LINUX_MEMORY: Final = 1 << 30
+_DEBIAN_LEAST: Final = 96 << 20
+"""Debian's kernel runs out of memory with less than some 72 MiB."""
 """Linux uses transparent huge pages, which take fewer faults, only with more than 512 MiB."""
 KERNEL: Final = Option("--kernel", "Start this Linux kernel (a bzImage or vmlinux) on a PC.")
 INITRD: Final = Option("--initrd", "The initial RAM disk for --kernel.")
@@ -155,6 +157,17 @@ def linux_memory(given: str | int | None, host_memory: int) -> int:
     if given is None or given == "":
         return min(LINUX_MEMORY, host_memory // 2) & -PAGE_SIZE
     return parse_memory(str(given), host_memory)
+
+
+def debian_memory(given: str | int | None, host_memory: int) -> int:
+    """Return the bytes of RAM of a Debian guest; `given` as for `linux_memory`."""
+    size = linux_memory(given, host_memory)
+    if size < _DEBIAN_LEAST:
+        raise ConfigError(
+            f"{MEMORY.flag} {given or size}: too small for Debian; "
+            f"give at least {_DEBIAN_LEAST >> 20}M"
+        )
+    return size
 
 
 def _parse_size(text: str) -> int:

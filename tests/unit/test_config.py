@@ -2,7 +2,7 @@
 
 import pytest
 
-from ringlet.config import format_size, linux_memory, parse_memory
+from ringlet.config import debian_memory, format_size, linux_memory, parse_memory
 from ringlet.errors import ConfigError
 
 GIB = 1 << 30
@@ -75,3 +75,9 @@ def test_sizes_as_shown(size: int, text: str) -> None:
 )
 def test_memory_of_linux(given: str | int | None, host: int, size: int) -> None:
     assert linux_memory(given, host) == size
+
+
+def test_debian_needs_more() -> None:
+    assert debian_memory("96M", 8 * GIB) == 96 << 20
+    with pytest.raises(ConfigError, match="--memory 95M: too small for Debian; give at least 96M"):
+        debian_memory("95M", 8 * GIB)

@@ -150,7 +150,11 @@ def _top(
 def make_app() -> typer.Typer:
     """Return the app with `run` and `doctor`, and with `explain` and `bench` if installed."""
     app = typer.Typer(
-        name="ringlet", help=_SUMMARY, add_completion=False, pretty_exceptions_enable=False
+        name="ringlet",
+        help=_SUMMARY,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback(invoke_without_command=True)(_top)
     app.command()(run)

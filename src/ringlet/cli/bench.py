@@ -83,6 +83,7 @@ def linux(
     timeout: Timeout = 300.0,
     kernel: Kernel = None,
     options: Options = None,
+    direct: Direct = None,
     as_json: Json = False,
 ) -> None:
     """Measure a Linux guest: its start, programs, system calls, page faults, processes."""
@@ -94,7 +95,7 @@ def linux(
     if kernel is not None:
         read_kernel(kernel, memory << 20)
     program = toolchain.build_linux(kernel or fetch_kernel().vmlinuz)
-    _compare(program, selected, rounds, memory, timeout, options, as_json)
+    _compare(program, selected, rounds, memory, timeout, _with(options, direct), as_json)
 
 
 @bench_app.command()
@@ -115,6 +116,7 @@ def programs(
     limit: Annotated[int, typer.Option(min=1, help="Seconds that one row may take.")] = 300,
     kernel: Kernel = None,
     options: Options = None,
+    direct: Direct = None,
     as_json: Json = False,
 ) -> None:
     """Measure Debian's programs: Python, node, Java, gcc, openssl, shell scripts and others."""
@@ -136,7 +138,7 @@ def programs(
         read_kernel(kernel, (memory or PROGRAMS_MEMORY) << 20)
     wanted = chosen([name for name in rows.split(",") if name])
     cache, store = cache_directory(), Store(default_root())
-    settings = Settings(rounds, quick, memory, limit, options or ())
+    settings = Settings(rounds, quick, memory, limit, _with(options, direct))
     console = Console(stderr=True)
     with console.status("programs") as status, ExitStack() as disks, Gauge() as gauge:
         bench = image.bench_directory(cache)

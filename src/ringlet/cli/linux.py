@@ -27,9 +27,8 @@ from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
 from ringlet.cli.terminal import WindowSize, window_size
 from ringlet.cli.watch import watched
-from ringlet.config import DIRECT, LinuxConfig, linux_memory
+from ringlet.config import DIRECT, LinuxConfig, debian_memory, linux_memory
 from ringlet.devices.backends.fd_sink import FdSink
-from ringlet.errors import ConfigError
 from ringlet.images.arguments import with_huge_pages
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import fetch_kernel
@@ -43,8 +42,6 @@ from ringlet.machine.pc import Options
 
 NAMES: Final = ("debian",)
 """The guests that the command line knows by name."""
-_LEAST_MEMORY: Final = 96 << 20
-"""Debian's kernel runs out of memory with less than some 72 MiB."""
 
 # The kernel resets the machine at once after a panic, and the reset ends the run.
 _PANIC: Final = " panic=-1"
@@ -76,7 +73,8 @@ class LinuxOptions:
 def run_linux(options: LinuxOptions) -> int:
     """Run the kernel that the options name and return the exit status.  Raises RingletError."""
     initrd = Path(options.initrd) if options.initrd else None
-    config = LinuxConfig(Path(options.kernel), _memory(options), initrd, options.append)
+    memory = linux_memory(options.memory, host.memory_size())
+    config = LinuxConfig(Path(options.kernel), memory, initrd, options.append)
     # Check before any file is opened or written.
     check(read_kernel(config.kernel, config.memory), config.append, initrd)
     host.require()
@@ -93,11 +91,7 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
     """
     if not command and not os.isatty(STDIN):
         command = ["sh"]
-    memory = _memory(options)
-    if memory < _LEAST_MEMORY:
-        raise ConfigError(
-            f"--memory {options.memory}: too small for Debian; give at least {_LEAST_MEMORY >> 20}M"
-        )
+    memory = debian_memory(options.memory, host.memory_size())
     host.require()
     with Progress("starting") as progress:
         kernel = fetch_kernel(package, progress.update)
@@ -131,10 +125,6 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
         )
         return end.status
     return _status(end)
-
-
-def _memory(options: LinuxOptions) -> int:
-    return linux_memory(options.memory, host.memory_size())
 
 
 def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Told) -> End:

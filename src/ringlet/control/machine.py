@@ -7,7 +7,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ringlet.config import DIRECT, PACKAGE, LinuxConfig, linux_memory, parse_direct
+from ringlet.config import (
+    DIRECT,
+    PACKAGE,
+    LinuxConfig,
+    debian_memory,
+    linux_memory,
+    parse_direct,
+)
 from ringlet.control.console import Console
 from ringlet.errors import ConfigError
 from ringlet.images.arguments import with_huge_pages
@@ -73,12 +80,13 @@ class Machine:
         cold: bool = False,
     ) -> Self:
         """Return a machine with Debian's kernel and a busybox shell on its console."""
+        size = debian_memory(memory, host.memory_size())
         kernel = fetch_kernel(package).vmlinuz
         return cls(
             kernel,
             initrd=make_initramfs(find_busybox(), Shell()),
             append=with_huge_pages(f"console=ttyS0 quiet {append}", kernel),
-            memory=memory,
+            memory=size,
             exact=exact,
             direct=direct,
             cold=cold,

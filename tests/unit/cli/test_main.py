@@ -216,7 +216,7 @@ def test_version(capfd: Capture) -> None:
     assert capfd.readouterr().out == f"ringlet {ringlet.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_help_names_the_commands(capfd: Capture, arguments: list[str]) -> None:
     assert main(arguments) == 0
     captured = capfd.readouterr()

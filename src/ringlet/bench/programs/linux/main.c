@@ -191,7 +191,7 @@ int program_main(void)
     }
     wait_for(child);
     measure("getppid", run_getppid, 20000);
-    measure("pipe", run_pipe, 500);
+    measure("pipe", run_pipe, 5000);
     measure("fault", run_page_fault, FAULT_PAGES);
     measure("fork", run_fork, 40);
     measure("exec", run_exec, 20);
