@@ -42,24 +42,34 @@ cdef bint passed(CpuState* c, Mmu* m, u64 phys) noexcept nogil:
     return bit_test(g.passed, page)
 
 
+cdef Node* lowest_node(Mmu* m, u32 region, u64 linear) noexcept nogil:
+    """Return the record of the lowest table that is known on the way to `linear`, or NULL."""
+    cdef u32 index = m.regions[region].top
+    cdef u32 level = 3
+    cdef u32 entry
+    if not index:
+        return NULL
+    while level > 1:
+        entry = entry_index(linear, level)
+        if not bit_test(m.nodes[index].down, entry):
+            break
+        index = m.nodes[index].next[entry]
+        level -= 1
+    return &m.nodes[index]
+
+
 cdef const u8* shown_page(Mmu* m, u64 linear) noexcept nogil:
     """Return the page that the direct process has at an address, or NULL.  Until the guest
     invalidates it, it need not be the one in the guest's tables."""
     cdef u32 region = direct_region(m, <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1))
-    cdef u32 index = m.regions[region].top if region else 0
-    cdef u32 level = 3
+    cdef Node* node = lowest_node(m, region, linear) if region else NULL
     cdef u32 entry
-    cdef Node* node
-    while index:
-        node = &m.nodes[index]
-        entry = entry_index(linear, level)
-        if bit_test(node.mapped, entry):
-            return page_at(m.ram, leaf_phys(m, node, entry) + (linear & (leaf_size(level) - 1)))
-        if level == 1 or not bit_test(node.down, entry):
-            return NULL
-        index = node.next[entry]
-        level -= 1
-    return NULL
+    if node == NULL:
+        return NULL
+    entry = entry_index(linear, node.level)
+    if not bit_test(node.mapped, entry):
+        return NULL
+    return page_at(m.ram, leaf_phys(m, node, entry) + (linear & (leaf_size(node.level) - 1)))
 
 
 cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
@@ -113,20 +123,6 @@ cdef void run_in_large(Mmu* m, u32 region, Walk* w) noexcept nogil:
     settle(m, r)
 
 
-cdef Node* leaf_node(Mmu* m, u32 region, u64 linear) noexcept nogil:
-    """Return the record of the page table that holds the leaf of `linear`, or NULL."""
-    cdef u32 index = m.regions[region].top
-    cdef u32 level = 3
-    cdef u32 entry
-    while index and level > 1:
-        entry = entry_index(linear, level)
-        if not bit_test(m.nodes[index].down, entry):
-            return NULL
-        index = m.nodes[index].next[entry]
-        level -= 1
-    return &m.nodes[index] if index else NULL
-
-
 cdef bint worth_mapping_around(Mmu* m, u64 linear) noexcept nogil:
     """Note a fault, and tell whether the pages around it will probably be used soon."""
     cdef u64 page = linear >> PAGE_SHIFT
@@ -135,17 +131,13 @@ cdef bint worth_mapping_around(Mmu* m, u64 linear) noexcept nogil:
     return near or not m.owners[m.space].crowded
 
 
-cdef void around(CpuState* c, Mmu* m, u32 region, u64 linear, u32 access) noexcept nogil:
-    """Map the pages around a fault that the same kind of access could reach."""
-    cdef u64 page = (linear >> PAGE_SHIFT) & ~<u64>(AROUND - 1)
-    cdef u64 end = page + AROUND
+cdef void around(CpuState* c, Mmu* m, u32 region, u64 page, u64 end, u32 access) noexcept nogil:
+    """Map those pages of a block, by their numbers, that the same kind of access could reach."""
     cdef bint runs = access & ACC_FETCH
-    cdef Node* node = leaf_node(m, region, linear)
+    cdef Node* node = lowest_node(m, region, page << PAGE_SHIFT)
     cdef Walk w
-    if node == NULL:
-        return
     while page < end:
-        if not bit_test(node.mapped, page & (ENTRIES - 1)) \
+        if (node == NULL or node.level > 1 or not bit_test(node.mapped, page & (ENTRIES - 1))) \
                 and walk(c, m, page << PAGE_SHIFT, &w) and w.leaf == 1 and w.entry[1] & PTE_A \
                 and allowed(m, &w, access & ACC_FETCH | ACC_USER) and is_ram(m.ram, w.phys) \
                 and (not runs or (is_code(m.ram, w.phys)
@@ -154,15 +146,16 @@ cdef void around(CpuState* c, Mmu* m, u32 region, u64 linear, u32 access) noexce
             mark_used(m, &w, False)
             if not fill(c, m, region, &w, runs):
                 return
-            node = leaf_node(m, region, linear)
-            if node == NULL:
-                return
+            node = lowest_node(m, region, page << PAGE_SHIFT)
         page += 1
 
 
 cdef int map_page(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept nogil:
     """Make an access that the walk allows possible: MEM_OK, or -1."""
     cdef bint runs = access & ACC_FETCH
+    cdef u64 page = w.linear >> PAGE_SHIFT
+    cdef u64 block = page & ~<u64>(AROUND - 1)
+    cdef bint more
     if runs:
         if not may_run(c, m, w):
             return -1
@@ -172,10 +165,14 @@ cdef int map_page(CpuState* c, Mmu* m, u32 region, Walk* w, u32 access) noexcept
                 return -1
             run_in_large(m, region, w)
             return MEM_OK
+    # In this order, pages that continue each other become one mapping.
+    more = worth_mapping_around(m, w.linear)
+    if more:
+        around(c, m, region, block, page, access)
     if touch(c, m, region, w, access, runs) != MEM_OK:
         return -1
-    if worth_mapping_around(m, w.linear):
-        around(c, m, region, w.linear, access)
+    if more:
+        around(c, m, region, page + 1, block + AROUND, access)
     flush_code(c, m)
     return MEM_OK
 
