@@ -5,8 +5,8 @@ the vector state to the stack stays, with a smaller mask.
 """
 from ringlet.core.state cimport u8, u32
 from ringlet.direct.screening cimport (
-    ANYWHERE, IN_SEQUENCE, MEETS, PAGE, VECTORS, Chains, chains_begin, chains_next, mask_of,
-    page_clean, saves_on_stack)
+    ANYWHERE, IN_SEQUENCE, MEETS, PAGE, VECTORS, Chains, all_reach, chains_begin, chains_next,
+    mask_of, page_clean, saves_on_stack)
 
 cdef enum:
     HLT = 0xF4
@@ -78,7 +78,8 @@ cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noex
                 and walk.at + walk.length < PAGE and (
                     (walk.at >= MEETS and not writable
                      and (vdso or saves_on_stack(page, walk.at)
-                          or (walk.trusted and is_rare(page, walk.at))))
+                          or (walk.trusted and is_rare(page, walk.at)
+                              and all_reach(page, walk.at, cpuid))))
                     or is_common(page, walk.at)):
             mask = mask_of(page, walk.at)
             if mask:

@@ -164,13 +164,14 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
     cdef u32 i = at
     cdef u32 table = 0
     cdef u8 follows, opcode, last = 0
-    cdef bint short = False, narrow = False, repeated = False, wide, near = False
+    cdef bint short = False, narrow = False, repeated = False, repne = False, wide, near = False
     kind[0] = PLAIN
     while i < size and is_prefix(page[i]):
         last = page[i]
         short |= last == 0x66
         narrow |= last == 0x67
         repeated |= last == 0xF3
+        repne |= last == 0xF2
         i += 1
     wide = last & 0xF8 == 0x48
     if i + 1 >= size or i - at > 14:
@@ -207,6 +208,8 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
         else:
             follows = FOLLOWS[1][opcode]
             near = follows == IMM32
+            if opcode == 0x78 and (short or repne):
+                follows |= IMM16                 # the two bytes of EXTRQ and INSERTQ
             kind[0] = classify(opcode, page[i] if i < size else 0, repeated, cpuid)
             if opcode == 0xAE and short:
                 kind[0] = PLAIN                  # CLWB; the others trap
@@ -231,8 +234,11 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
     if follows & IMM16:
         i += 2
     if follows & IMM32:
-        # Branches have 32 bits whatever the prefix.
-        i += 2 if short and not wide and not near else 4
+        if near and short and not wide:
+            # Intel's processors ignore this prefix of a branch, AMD's do not.
+            kind[0] = NOTHING
+            return 1
+        i += 2 if short and not wide else 4
     return i - at
 
 
@@ -302,6 +308,19 @@ cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
     return True
 
 
+cdef bint all_reach(const u8* page, u32 at, bint cpuid) noexcept nogil:
+    """Tell whether decoding comes to an offset wherever it begins before it."""
+    cdef u32 begin = at - BEFORE if at > BEFORE else 0
+    cdef u32 start, next, kind
+    for start in range(begin, begin + STARTS):
+        next = start
+        while next < at:
+            next += instruction(page, next, PAGE, cpuid, &kind)
+        if next != at:
+            return False
+    return True
+
+
 cdef inline bint may_be_part(const u8* page, u32 at) noexcept nogil:
     """Tell whether the sensitive bytes at an offset are those of CPUID, XGETBV, WRPKRU, XSAVE,
     XRSTOR or XSAVEOPT."""
@@ -345,10 +364,10 @@ cdef inline bint saves_guest_state(const u8* page, u32 at) noexcept nogil:
 cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil:
     cdef u32 i, kind
     cdef bint suspect = False
-    for i in range(PAGE - 2):
+    for i in range(PAGE - 1):
         if page[i] == 0x0F:
-            kind = classify(page[i + 1], page[i + 2], page[i + 1] == 0xC7 and repeats(page, i),
-                            cpuid)
+            kind = classify(page[i + 1], page[i + 2] if i + 2 < PAGE else 0,
+                            page[i + 1] == 0xC7 and repeats(page, i), cpuid)
             if kind == ANYWHERE and not saves_guest_state(page, i) \
                     and not (may_be_part(page, i) and is_part(page, i, cpuid)):
                 return False

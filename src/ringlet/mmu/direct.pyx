@@ -64,12 +64,15 @@ cdef const u8* shown_page(Mmu* m, u64 linear) noexcept nogil:
     cdef u32 region = direct_region(m, <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1))
     cdef Node* node = lowest_node(m, region, linear) if region else NULL
     cdef u32 entry
+    cdef u64 phys
     if node == NULL:
         return NULL
     entry = entry_index(linear, node.level)
     if not bit_test(node.mapped, entry):
         return NULL
-    return page_at(m.ram, leaf_phys(m, node, entry) + (linear & (leaf_size(node.level) - 1)))
+    # A large leaf can reach beyond RAM.
+    phys = leaf_phys(m, node, entry) + (linear & (leaf_size(node.level) - 1))
+    return page_at(m.ram, phys) if is_ram(m.ram, phys) else NULL
 
 
 cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
@@ -91,8 +94,8 @@ cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     shown = shown_page(m, linear + PAGE_SIZE)
     if shown != NULL and not m.seam_clean(c, page, shown):
         return False
-    return (not walk(c, m, linear + PAGE_SIZE, &other) or not is_code(g, other.phys)
-            or m.seam_clean(c, page, page_at(g, other.phys)))
+    return (not walk(c, m, linear + PAGE_SIZE, &other) or not is_ram(g, other.phys)
+            or not is_code(g, other.phys) or m.seam_clean(c, page, page_at(g, other.phys)))
 
 
 cdef bint replaced(CpuState* c, Mmu* m, Walk* w) noexcept nogil:

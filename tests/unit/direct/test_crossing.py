@@ -14,7 +14,19 @@ from tests.unit.direct.board import CALLED, SYSCALL, USER_CODE_32, USER_DATA, Di
 from tests.unit.direct.forged import stepping_hand_over
 from tests.unit.direct.guest import move
 from tests.unit.direct.stops import times
-from tests.unit.vcpu.board import CODE, DATA, DEVICE, GDT, GP, HOLE, IDT, MIXED, PAGE_FAULT
+from tests.unit.vcpu.board import (
+    CODE,
+    DATA,
+    DEVICE,
+    GDT,
+    GP,
+    HOLE,
+    IDT,
+    MIXED,
+    PAGE_FAULT,
+    PD,
+    PDPT,
+)
 
 DOUBLE_FAULT = 8
 REPLACED_MAX = 24
@@ -247,3 +259,32 @@ def test_every_request_stops_a_program_that_calls_its_kernel(board: DirectBoard)
     assert len(times(board, 300)) == 300
     assert board.count("calls") > 300
     assert board.count("lost") == 0
+
+
+# --- pages beside code where there is no RAM
+
+GIB = 1 << 30
+LARGE = 0xE7
+"""The bits of a user leaf that is large, was accessed and written."""
+
+
+def test_code_behind_a_large_leaf_that_reaches_beyond_ram_runs(board: DirectBoard) -> None:
+    board.poke(PDPT + 16, 0 | LARGE, PD | 7)  # at 2 GiB a leaf of 1 GiB, then small pages
+    board.p.write_phys(CODE, SYSCALL)
+    board.p.write_phys(0, IS_THERE)
+    for at in (2 * GIB + CODE, 3 * GIB):
+        board.enter(3)
+        board.set(rcx=at)
+        assert board.go() == Exit.EXIT_HLT
+
+    assert (board.get("rbx"), board.count("calls")) == (7, 2)
+
+
+def test_code_before_a_page_of_no_ram_runs(board: DirectBoard) -> None:
+    code = IS_THERE.ljust(0xFFF, b"\x90") + b"\x0f"
+    board.map(CODE + 0x1000, 1 << 45 | 7)
+    board.p.write_phys(CODE, code)
+    board.enter(3)
+
+    assert board.go() == Exit.EXIT_HLT
+    assert (board.get("rbx"), board.count("calls")) == (7, 1)
