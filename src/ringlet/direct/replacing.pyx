@@ -64,23 +64,30 @@ cdef inline bint is_rare(const u8* page, u32 at) noexcept nogil:
         page[at + 1] == 0xA2 or (page[at + 1] == 0x01 and page[at + 2] & 0xFE == 0xEE))
 
 
+cdef bint is_known(const u8* page, const Chains* w, bint writable, bint cpuid) noexcept nogil:
+    """Tell whether a sensitive instruction can be no data, and no part of another instruction.
+
+    Programs that write their code may read it too, and keep tables in it, so that only `is_common`
+    counts on a page that is `writable`.
+    """
+    if not all_reach(page, w.at, cpuid):
+        return False
+    return is_common(page, w.at) or (
+        w.at >= MEETS and not writable
+        and (saves_on_stack(page, w.at) or (w.trusted and is_rare(page, w.at))))
+
+
 cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noexcept nogil:
-    """Copy a page and replace what is sensitive there.  Programs that write their code may read it
-    too, and keep tables in it, so that only `is_common` counts on a page that is `writable`."""
     cdef Chains walk
     cdef u32 i, mask
-    cdef bint vdso = is_vdso(page)
+    cdef bint vdso = not writable and is_vdso(page)
     for i in range(PAGE):
         copy[i] = page[i]
     chains_begin(&walk)
     while chains_next(&walk, page, PAGE, PAGE, cpuid):
         if (walk.kind == ANYWHERE or walk.kind == IN_SEQUENCE) \
-                and walk.at + walk.length < PAGE and (
-                    (walk.at >= MEETS and not writable
-                     and (vdso or saves_on_stack(page, walk.at)
-                          or (walk.trusted and is_rare(page, walk.at)
-                              and all_reach(page, walk.at, cpuid))))
-                    or is_common(page, walk.at)):
+                and walk.at + walk.length < PAGE \
+                and ((vdso and walk.at >= MEETS) or is_known(page, &walk, writable, cpuid)):
             mask = mask_of(page, walk.at)
             if mask:
                 copy[mask] &= VECTORS

@@ -347,8 +347,8 @@ cdef u32 mask_of(const u8* page, u32 at) noexcept nogil:
         p = page + at
         if p[-8] == 0x48 and p[-7] == 0x89 and p[-6] == 0x94 and p[-5] == 0x24:
             at -= 8
-        elif p[-7] == 0xB8 and p[-2] == 0x31 and p[-1] == 0xD2:
-            return at - 6
+        elif p[-7] == 0xB8 and p[-8] & 0xF1 != 0x41 and p[-2] == 0x31 and p[-1] == 0xD2:
+            return at - 6                        # without REX.B, which makes it R8D
         else:
             return 0
     return 0

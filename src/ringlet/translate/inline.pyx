@@ -49,7 +49,7 @@ cdef int set_interrupts(Builder* b, Insn* i) noexcept nogil:
     """Set IF in place if no interrupt waits.
 
     One that comes later is taken at the end of the fragment, so that its next instruction is in the
-    shadow of STI, as long as there is one.
+    shadow of STI, if there is one and it does not leave before it is done.
     """
     cdef u32 over
     if b.checked or i == &b.insns[b.count - 1] or b.n_ops >= MAX_OPS \

@@ -288,3 +288,21 @@ def test_code_before_a_page_of_no_ram_runs(board: DirectBoard) -> None:
 
     assert board.go() == Exit.EXIT_HLT
     assert (board.get("rbx"), board.count("calls")) == (7, 1)
+
+
+@pytest.mark.parametrize("stack", [DATA + 0x800, HOLE + 0x800])
+def test_system_calls_of_32_bit_code_show_no_address_of_the_host(
+    board: DirectBoard, stack: int
+) -> None:
+    """On AMD's processors SYSCALL is one in 32-bit code, too; Intel's raise #UD."""
+    call = CODE + 0x100
+    board.p.write_phys(DATA, struct.pack("<IH", call, USER_CODE_32))
+    board.p.write_phys(CODE, move(4, stack) + b"\xff\x2c\x25" + struct.pack("<I", DATA))
+    board.p.write_phys(call, bytes.fromhex("b814000000" + "bd88880000") + SYSCALL)
+    board.enter(3)
+
+    board.go()
+
+    shown = [board.peek(board.get("rsp") + 8 * i) for i in range(2)]
+    shown += [board.get(name) for name in ("rip", "rcx", "rdx", "rbx", "rsi", "rdi", "cr2")]
+    assert [value for value in shown if 1 << 32 <= value < (1 << 64) - 4096] == []

@@ -291,17 +291,22 @@ cdef void wipe_siginfo(Direct* d) noexcept nogil:
         word[i] = 0
 
 
+cdef int away(CpuState* c) noexcept nogil:
+    """RIP is an address of the host's, behind one of its ways into the kernel.  The guest does not
+    get it."""
+    c.arch.rip = 0
+    raise_err(c, VEC_GP, 0)
+    return CROSS_RAISED
+
+
 cdef int compatible_call(CpuState* c) noexcept nogil:
-    """INT 80h, or SYSENTER, which only a jump into the middle of an instruction reaches.  Behind
-    SYSENTER, RIP is an address of the host's, which the guest does not get."""
+    """INT 80h, or SYSENTER, which only a jump into the middle of an instruction reaches."""
     cdef u8[2] bytes
     c.arch.rip -= 2
     if mmu_read(c, c.arch.rip, bytes, 2, ACC_USER) == MEM_OK and bytes[0] == 0xCD \
             and bytes[1] == 0x80:
         return step(c)
-    c.arch.rip = 0
-    raise_err(c, VEC_GP, 0)
-    return CROSS_RAISED
+    return away(c)
 
 
 cdef int system_call(CpuState* c, Direct* d) noexcept nogil:
@@ -404,6 +409,9 @@ cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
             or not take_code(c, d.registers[FRAME_SELECTORS] & 0xFFFF):
         return attacked(c, s)
     take_registers(c, d)
+    if d.registers[FRAME_SELECTORS] & 0xFFFF == USER_CODE_32 and c.arch.rip >> 32:
+        # SYSCALL in 32-bit code, with a bad stack: Linux goes on where its vDSO would be.
+        return away(c)
     return trapped(c, d)
 
 
