@@ -26,7 +26,10 @@ HELP: Final = (
 
 _READ_SIZE: Final = 32768
 # Signals that end a process by default.  RawTerminal leaves those that have a handler alone.
-_ENDING: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_ENDING: Final = (
+    signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
+    signal.SIGVTALRM, signal.SIGXCPU,
+)  # fmt: skip
 Attributes = list[int | list[bytes | int]]
 
 

@@ -322,11 +322,9 @@ cdef bint all_reach(const u8* page, u32 at, bint cpuid) noexcept nogil:
 
 
 cdef inline bint may_be_part(const u8* page, u32 at) noexcept nogil:
-    """Tell whether the sensitive bytes at an offset are those of CPUID, XGETBV, WRPKRU, XSAVE,
-    XRSTOR or XSAVEOPT."""
-    if page[at + 1] == 0x01:
-        return page[at + 2] == 0xD0 or page[at + 2] == 0xEF
-    return page[at + 1] == 0xAE or page[at + 1] == 0xA2
+    """Tell whether the sensitive bytes at an offset are those of CPUID, XSAVE, XRSTOR, XSAVEOPT, or
+    of XGETBV and its kind, behind 0F 01."""
+    return page[at + 1] == 0x01 or page[at + 1] == 0xAE or page[at + 1] == 0xA2
 
 
 cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:

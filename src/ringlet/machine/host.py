@@ -243,7 +243,7 @@ def _direct() -> Finding:
     if cpuid_faults():
         return Finding(name, Verdict.OK, "guests' user code can run directly, and CPUID traps")
     return Finding(
-        name, Verdict.OK, "guests' user code can run directly, but for code that holds CPUID"
+        name, Verdict.OK, "guests' user code can run directly; CPUID does not trap, and is screened"
     )
 
 
