@@ -95,6 +95,11 @@ cdef inline u32 group_7(u8 modrm) noexcept nogil:
     return PLAIN
 
 
+cdef inline bint is_whole(u8 opcode) noexcept nogil:
+    """Tell whether 0F and an opcode are a sensitive instruction without another byte."""
+    return opcode == 0xA2 or opcode == 0x34
+
+
 cdef u32 classify(u8 opcode, u8 modrm, bint repeated, bint cpuid) noexcept nogil:
     """Classify the instruction 0F, opcode, ModRM; `repeated`: F3 may be among its prefixes."""
     cdef u8 reg = modrm >> 3 & 7
@@ -210,7 +215,8 @@ cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) no
             near = follows == IMM32
             if opcode == 0x78 and (short or repne):
                 follows |= IMM16                 # the two bytes of EXTRQ and INSERTQ
-            kind[0] = classify(opcode, page[i] if i < size else 0, repeated, cpuid)
+            if i < size or is_whole(opcode):
+                kind[0] = classify(opcode, page[i] if i < size else 0, repeated, cpuid)
             if opcode == 0xAE and short:
                 kind[0] = PLAIN                  # CLWB; the others trap
     else:
@@ -363,7 +369,7 @@ cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil:
     cdef u32 i, kind
     cdef bint suspect = False
     for i in range(PAGE - 1):
-        if page[i] == 0x0F:
+        if page[i] == 0x0F and (i < PAGE - 2 or is_whole(page[i + 1])):
             kind = classify(page[i + 1], page[i + 2] if i + 2 < PAGE else 0,
                             page[i + 1] == 0xC7 and repeats(page, i), cpuid)
             if kind == ANYWHERE and not saves_guest_state(page, i) \
