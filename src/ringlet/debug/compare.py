@@ -171,9 +171,9 @@ class Comparer:
             if not found[1]:
                 break
         loops = any(i.near_branch_target == ips[0] for i in prediction.path)
-        if found is None or (found[1] and loops):
+        if found is None or (found[1] and (loops or len(found[0]) < len(prediction.path))):
             # An exception or an interrupt came, or a loop returned to its own start without
-            # beginning a new block.
+            # beginning a new block, or into the block from behind what the reference can run.
             self.passed_over += 1
             return
         self.compared += 1

@@ -36,6 +36,7 @@ def watched() -> Watched:
     [
         SUM,
         "31c0 31db b964000000 01cb ffc9 75fa f4",  # a loop to its own block
+        "31db b903000000 ffc3 0f77 ffc9 75f8 f4",  # EMMS is not compared, and a loop is around it
         "e801000000 f4 488b0424 c3",  # call and return
         "9c 58 fa 0f31 f4",  # what is sensitive
         "0f28c1 0f58c8 660fefc0 f4",  # vectors
