@@ -154,7 +154,9 @@ class RawTerminal:
     ) -> None:
         with held():
             for number, handler in self._handlers.items():
-                signal.signal(number, handler)
+                # What was ignored meanwhile stays so: counters that are asked for late.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, handler)
             self._handlers.clear()
             self._restore()
             forget_terminal()

@@ -223,6 +223,17 @@ def test_a_handler_of_the_programs_own_stays(pty: Pty) -> None:
 
 
 @pytest.mark.usefixtures("handlers")
+def test_a_signal_that_is_ignored_meanwhile_stays_ignored(pty: Pty) -> None:
+    previous = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    with RawTerminal(pty.fd):
+        caught = signal.getsignal(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    after = signal.signal(signal.SIGUSR1, previous)
+
+    assert (caught is signal.SIG_DFL, after) == (False, signal.SIG_IGN)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_a_terminal_that_is_gone_is_no_error() -> None:
     user, fd = os.openpty()
     with RawTerminal(fd):
