@@ -218,6 +218,8 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops,
             (<u64*>(p + at))[0] = t.rip + <u64>r.value
         elif r.kind == RELOC_NRIP64:
             (<u64*>(p + at))[0] = 0 - (t.rip + <u64>r.value)
+        elif r.kind == RELOC_NRIP32:
+            (<u32*>(p + at))[0] = <u32>(0 - (t.rip + <u64>r.value))
         elif r.kind == RELOC_SLOT:
             v = BLOCK_SLOTS_U if (t.key & KEY_CPL) == 3 else BLOCK_SLOTS_K
             v += (((t.rip + <u64>r.value) >> SLOT_SHIFT) & 0xFFFF) * 8

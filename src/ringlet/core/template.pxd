@@ -19,6 +19,7 @@ cdef enum:  # Reloc.kind
     RELOC_FIELD64 = 10   # RIP + (value & FFFFh) + the guest's field at offset value >> 16
     RELOC_TABLE = 11   # abs32 of the jump table of the translation's key
     RELOC_PREDICTED = 12 # abs32 of a prediction: the instruction's offset | PREDICTED_* << 16
+    RELOC_NRIP32 = 13  # the negative of RIP32
 
 # What a prediction consists of, 16 bits each.
 cdef enum:

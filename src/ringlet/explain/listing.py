@@ -358,6 +358,8 @@ class _Lister:
                 return text.rpartition(" ")[0] + f" {op.name}"
             case Relocation.NRIP64:
                 return text.rpartition(" ")[0] + f" -{address:#x}"
+            case Relocation.NRIP32:
+                return text.partition("[")[0] + f"[r8 - {address:#x}]"
             case _:
                 return text
 

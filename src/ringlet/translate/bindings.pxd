@@ -8,6 +8,8 @@ from ringlet.translate.insn cimport Insn
 from ringlet.translate.builder cimport Binding, Builder
 
 cdef enum:
+    AHEAD = 48              # number of later instructions to inspect for uses of a binding
+    NEVER = AHEAD           # it is not used, or not again with these values
     SMALL_MOVE = 1 << 20    # limit of one constant step, in bytes
     TOTAL_MOVE = 1 << 24    # limit of all steps since the last access
 
@@ -24,10 +26,16 @@ cdef inline Binding binding(u32 base, u32 index, u32 scale) noexcept nogil:
 cdef Binding* find_binding(Builder* b, Binding* what) noexcept nogil
 cdef void add_binding(Builder* b, Binding* what, u32 window, u32 moved,
                       bint accessed) noexcept nogil
-# Return the host register of the window to open for an address, or 0 if both are better kept.
+# Return the host register to use for `what`, or 0 if both windows are better kept.
 cdef u32 window_for(Builder* b, Binding* what) noexcept nogil
 # End the bindings to the window whose addend is in a host register.
 cdef void end_window(Builder* b, u32 window) noexcept nogil
+# Whether `i` uses the sum of a binding for an address or copies it; if it is held, reads it.
+cdef bint uses(Insn* i, Binding* x) noexcept nogil
+# Return the number of instructions to the next use of a binding by the fragment, or NEVER.
+cdef u32 next_use(Builder* b, Binding* x) noexcept nogil
+# Return the general registers whose old values `i` reads, one bit each.
+cdef u32 reads(Insn* i) noexcept nogil
 # Note whether the fragment is a loop, and which registers a pass leaves loaded from memory.
 cdef void find_loop(Builder* b) noexcept nogil
 # Update the bindings and the zero-extended registers for the instruction's register writes.

@@ -6,9 +6,7 @@ from ringlet.translate.shape cimport *
 from ringlet.translate.builder cimport *
 
 cdef enum:
-    AHEAD = 48     # number of later instructions to inspect for uses of a binding
-    NEVER = AHEAD  # it is not used, or not again with these values
-    UNUSED         # a window to which nothing is bound
+    UNUSED = NEVER + 1   # a window to which nothing is bound
 
 
 cdef Binding* find_binding(Builder* b, Binding* what) noexcept nogil:
@@ -68,6 +66,9 @@ cdef void step_bindings(Builder* b, u32 reg, i64 step) noexcept nogil:
         step = -step
     while k < b.n_bindings:
         x = &b.bindings[k]
+        if x.scale == HELD:
+            k += 1
+            continue
         by = 0
         if x.base == reg:
             by += <u32>step
@@ -88,11 +89,28 @@ cdef void end_bindings(Builder* b, u32 mask) noexcept nogil:
     cdef Binding* x
     while k < b.n_bindings:
         x = &b.bindings[k]
-        if (mask >> x.base) & 1 or (x.index != NO_REG and (mask >> x.index) & 1):
+        if x.scale != HELD and ((mask >> x.base) & 1
+                                or (x.index != NO_REG and (mask >> x.index) & 1)):
             b.n_bindings -= 1
             x[0] = b.bindings[b.n_bindings]
             continue
         k += 1
+
+
+cdef void renew_held(Builder* b, u32 mask) noexcept nogil:
+    """End the copies of spilled registers in `mask`, and note those of the instruction's results."""
+    cdef u32 k = 0, reg
+    cdef Binding x
+    while k < b.n_bindings:
+        if b.bindings[k].scale == HELD and (mask >> b.bindings[k].base) & 1:
+            b.n_bindings -= 1
+            b.bindings[k] = b.bindings[b.n_bindings]
+            continue
+        k += 1
+    for reg in range(8, 12):
+        if (b.results >> reg) & 1:
+            x = binding(reg, NO_REG, HELD)
+            add_binding(b, &x, b.result_in[reg - 8], 0, True)
 
 
 cdef void derive(Builder* b, Insn* i, u32 mask) noexcept nogil:
@@ -154,6 +172,27 @@ cdef u32 writes(Insn* i, u32* zero, u32* narrow) noexcept nogil:
     return mask
 
 
+cdef inline u32 named(u32 role, u32 reg) noexcept nogil:
+    """Return `reg`, as a bit, if an operand with `role` reads it or keeps a part of it."""
+    return <u32>1 << reg if role & ROLE_READ or 0 < (role & 7) <= ROLE_16 else 0
+
+
+cdef u32 reads(Insn* i) noexcept nogil:
+    cdef Shape* s = i.shape
+    cdef u32 mask = s.implicit_read | named(s.reg, insn_reg(i)) | named(s.vvvv, i.vvvv) \
+        | named(s.opreg, insn_opreg(i))
+    if not s.modrm:
+        return mask
+    if i.modrm >= 0xC0:
+        return mask | (<u32>1 << insn_rm(i) if s.kind == SHAPE_JMP_IND or s.kind == SHAPE_CALL_IND
+                       else named(s.rm, insn_rm(i)))
+    if insn_base(i) != NO_REG:
+        mask |= <u32>1 << insn_base(i)
+    if insn_index(i) != NO_REG:
+        mask |= <u32>1 << insn_index(i)
+    return mask
+
+
 cdef inline u32 extended(Insn* i) noexcept nogil:
     """Return the register, as a bit, that MOVSX, MOVSXD or CDQE gives a 64-bit value."""
     if i.enc != ENC_LEGACY or not i.rex & 8 or i.prefixes & PFX_66:
@@ -166,7 +205,8 @@ cdef inline u32 extended(Insn* i) noexcept nogil:
 
 
 cdef bint uses(Insn* i, Binding* x) noexcept nogil:
-    """Whether `i` uses the sum of a binding for an address, or copies it."""
+    if x.scale == HELD:
+        return reads(i) >> x.base & 1
     if x.index == NO_REG and copies(i):
         return x.base == (insn_reg(i) if i.opcode == 0x89 else insn_rm(i))
     return (i.shape.modrm and i.modrm < 0xC0 and i.seg == SEG_NONE and not i.rip_relative
@@ -175,7 +215,6 @@ cdef bint uses(Insn* i, Binding* x) noexcept nogil:
 
 
 cdef u32 next_use(Builder* b, Binding* x) noexcept nogil:
-    """Return the number of instructions to the next use of a binding by the fragment, or NEVER."""
     cdef u32 k = <u32>(b.now - &b.insns[0]), n, mask, ignored = 0
     cdef Insn* i
     for n in range(AHEAD):
@@ -190,7 +229,8 @@ cdef u32 next_use(Builder* b, Binding* x) noexcept nogil:
         if uses(i, x):
             return n
         mask = writes(i, &ignored, &ignored)
-        if (mask >> x.base | (mask >> x.index if x.index != NO_REG else 0)) & 1 and not steps(i):
+        if (mask >> x.base | (mask >> x.index if x.index != NO_REG else 0)) & 1 \
+                and (x.scale == HELD or not steps(i)):
             return NEVER
     return NEVER
 
@@ -199,7 +239,7 @@ cdef u32 window_for(Builder* b, Binding* what) noexcept nogil:
     cdef u32 used[WINDOWS]
     cdef u32 k, n, chosen = 0
     for k in range(WINDOWS):
-        used[k] = UNUSED
+        used[k] = 0 if b.pinned >> (WINDOW + k) & 1 else UNUSED
     for k in range(b.n_bindings):
         n = next_use(b, &b.bindings[k])
         if n < used[b.bindings[k].window - WINDOW]:
@@ -271,6 +311,7 @@ cdef void retire(Builder* b, Insn* i) noexcept nogil:
     if s.implicit_write:
         b.zero_extended &= ~<u32>s.implicit_write
     b.sign_extended = (b.sign_extended & ~mask) | extended(i)
+    renew_held(b, mask)
     if b.n_bindings == 0 or mask == 0:
         return
     if steps(i):

@@ -27,6 +27,7 @@ cdef enum:
     H9 = 9
     WINDOW = 10       # the first of the windows' addends
     WINDOWS = 2
+    HELD = 4
 
 cdef struct Cold:
     u32 at            # offset of the rel32 that jumps to it
@@ -35,11 +36,12 @@ cdef struct Cold:
     u8 window         # host register of the window that it opens
     u8 pad
 
-# A sum of guest registers, base + index * scale, that is known to be in one of the windows.
+# A sum of guest registers, base + index * scale, that is known to be in one of the windows, or a
+# spilled register of which a window register holds a copy.
 cdef struct Binding:
     u8 base           # guest register or NO_REG
     u8 index
-    u8 scale
+    u8 scale          # 0..3; HELD: the window register holds the value of `base` itself
     u8 accessed       # an access through it was performed in this pass of the loop
     u32 window        # host register with the addend
     u32 moved         # distance in bytes that it may have moved since the last access
@@ -94,6 +96,9 @@ cdef struct Builder:
     u32 chained       # guest registers loaded from memory, in a loop also by the pass before
     u32 in_loop       # emitting the copy of a loop's body
     u32 n_loop
+    u32 pinned        # host registers that the current instruction uses, one bit each
+    u32 results       # spilled registers whose new values the current instruction leaves in:
+    u8 result_in[4]   # host registers, for r8-r11
     Binding bindings[MAX_BINDINGS]
     Binding loop[MAX_BINDINGS]   # bindings at that jump
     u32 zero_extended # guest registers whose upper halves are zero

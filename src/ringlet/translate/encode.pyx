@@ -96,8 +96,11 @@ cdef void encode_state(Builder* b, Insn* i, u32 opcode, u32 reg, u32 spilled) no
 
 cdef void load_away(Builder* b, u32 reg, u32 scratch, u32 role) noexcept nogil:
     """Load a register that is away into `scratch`, unless it is only overwritten."""
+    cdef u32 host
     if (role & ROLE_READ) or (role & 7) <= ROLE_16:
-        load_guest(b, reg, scratch)
+        host = load_guest(b, reg, scratch)
+        if host != scratch:
+            mov_rr(b, scratch, host)
 
 
 cdef void store_away(Builder* b, u32 reg, u32 scratch, u32 role) noexcept nogil:

@@ -135,10 +135,15 @@ cdef void emit_thunk(Builder* b) noexcept nogil:
     """
     b.thunk = b.n
     mov_rr(b, H9, 1)
-    e8(b, 0x48); e8(b, 0xB9)                                  # mov rcx, -rip
-    reloc(b, RELOC_NRIP64, 0)
-    e64(b, 0 - b.rip)
-    lea_sum(b, 1, 1, H8, 0)
+    if b.small and <i64>b.rip != -(<i64>1 << 31):
+        e8(b, 0x49); e8(b, 0x8D); e8(b, 0x88)                 # lea rcx, [r8 - rip]
+        reloc(b, RELOC_NRIP32, 0)
+        e32(b, <u32>(0 - b.rip))
+    else:
+        e8(b, 0x48); e8(b, 0xB9)                              # mov rcx, -rip
+        reloc(b, RELOC_NRIP64, 0)
+        e64(b, 0 - b.rip)
+        lea_sum(b, 1, 1, H8, 0)
     e8(b, 0xE3); e8(b, 8)                                     # jrcxz over
     mov_rr(b, 1, H9)
     jmp_stub(b, STUB_INDIRECT)

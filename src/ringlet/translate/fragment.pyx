@@ -262,6 +262,7 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     cdef int done = 1
     b.now = i
     b.current = i.offset
+    b.pinned = b.results = 0
     b.maybe = i.shape.mem & MEM_MAYBE
     op = unit_op(b, i)
     if op != OP_NONE:

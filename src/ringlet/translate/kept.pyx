@@ -157,7 +157,7 @@ cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
     cdef PackedLink* links
     cdef u8* start = <u8*>r
     cdef u8* q
-    cdef i32 low = 0x7FFFFFFF, high = -0x7FFFFFFF
+    cdef i32 low = 0x7FFFFFFF, high = -0x7FFFFFFF, least
     if b.overflowed:
         return
     if k.used + sizeof(Record) + (1 << 17) > ARENA:
@@ -182,8 +182,10 @@ cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
         relocs[i].at = <u16>t.relocs[i].at
         relocs[i].kind = <u16>t.relocs[i].kind
         relocs[i].value = <i32>t.relocs[i].value
-        if relocs[i].kind == RELOC_RIP32:
-            low = relocs[i].value if relocs[i].value < low else low
+        if relocs[i].kind == RELOC_RIP32 or relocs[i].kind == RELOC_NRIP32:
+            # The negative of the least 32-bit value does not fit.
+            least = relocs[i].value - (relocs[i].kind == RELOC_NRIP32)
+            low = least if least < low else low
             high = relocs[i].value if relocs[i].value > high else high
     links = <PackedLink*>(start + p.links)
     for i in range(t.n_links):

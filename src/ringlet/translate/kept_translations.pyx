@@ -49,7 +49,7 @@ cdef bint sound(Record* r, u32 room) noexcept:
             return False
     relocs = <PackedReloc*>(start + p.relocs)
     for i in range(r.n_relocs):
-        if (relocs[i].kind > RELOC_PREDICTED
+        if (relocs[i].kind > RELOC_NRIP32
                 or relocs[i].at + 4 > r.code_size
                 or (wide(relocs[i].kind)
                     and relocs[i].at + 8 > r.code_size)

@@ -19,6 +19,7 @@ from ringlet.translate.insn cimport (Insn, insn_base, insn_index, insn_opreg, is
                                     FAR, FREE_RIP, NO_REG, PFX_67)
 from ringlet.translate.bindings cimport *
 from ringlet.translate.builder cimport *
+from ringlet.translate.held cimport held
 
 cdef enum:
     MISSES = 64
@@ -32,11 +33,15 @@ cdef u32 GS_BASE = <u32><size_t>&_null.arch.seg[5].base
 
 
 cdef u32 load_guest(Builder* b, u32 reg, u32 scratch) noexcept nogil:
-    """Return the host register with guest register `reg`; load a spilled one into `scratch`."""
+    """Return a host register with guest register `reg`: its own, a copy, or `scratch`."""
+    cdef u32 copy
     if reg == RSP:
         guest_rsp(b, scratch)
         return scratch
     if 8 <= reg <= 11:
+        copy = held(b, reg)
+        if copy:
+            return copy
         load_state(b, scratch, reg * 8)
         return scratch
     return reg
@@ -262,6 +267,8 @@ cdef inline bint bounded_both_ways(Builder* b, u32 index, u32 base) noexcept nog
 
 cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept nogil:
     cdef u32 base = insn_base(i), index = insn_index(i), host
+    cdef bint spilled = 8 <= index <= 11
+    cdef u32 factor = held(b, index) if spilled else index
     cdef Binding what
     cdef Binding* known
     cdef u8 scale = i.sib >> 6 if i.has_sib else 0
@@ -291,14 +298,14 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
             return shrink(b, window(b, H9, 0, known, flags_dead), keep)
         host = load_guest(b, base, H9)
         return shrink(b, window(b, host, i.disp, &what, flags_dead), keep)
-    if ((bounded(b, index) or bounded_both_ways(b, index, base)) and not 8 <= index <= 11
+    if ((bounded(b, index) or bounded_both_ways(b, index, base)) and (factor or not spilled)
             and (base == NO_REG or is_near(i.disp))):
         if base == RSP:
-            r = of_disp(b, i, RSP, <u8>index)
+            r = of_disp(b, i, RSP, <u8>factor)
             r.scale = scale
             return r
         if base == NO_REG:
-            return absolute(b, i, <u8>index, scale)
+            return absolute(b, i, <u8>factor, scale)
         host = load_guest(b, base, H9)
         what = binding(base, NO_REG, 0)
         if not bounded(b, index):
@@ -306,7 +313,7 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
         r = window(b, host, 0, &what, flags_dead)
         b.maybe = maybe
         lea_sum(b, H9, r.base, r.index, 0)
-        r = ref_sum(H9, <u8>index, i.disp)
+        r = ref_sum(H9, <u8>factor, i.disp)
         r.scale = scale
         return r
     effective_address(b, i, base, index)

@@ -8,6 +8,7 @@ from ringlet.translate.bindings cimport SMALL_MOVE, TOTAL_MOVE
 from ringlet.translate.builder cimport *
 from ringlet.translate.encode cimport (
     copy_imm, copy_verbatim, encode, encode_state, is_away, load_away, store_away)
+from ringlet.translate.held cimport hold, store_held
 from ringlet.translate.insn cimport *
 from ringlet.translate.operands cimport bind_rsp, guest_rsp, load_guest, memory_operand
 from ringlet.translate.shape cimport *
@@ -15,11 +16,15 @@ from ringlet.translate.shape cimport *
 cdef CpuState* _null = NULL
 cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
 
-# Which operands are guest registers that are not in the host registers of their numbers.
+# Which operands are guest registers that are in no host register, and the host registers of the
+# others.
 cdef struct Away:
     bint reg
     bint rm
     bint vvvv
+    u32 at_reg
+    u32 at_rm
+    u32 at_vvvv
 
 
 cdef inline bint moves_rsp(Insn* i) noexcept nogil:
@@ -102,7 +107,7 @@ cdef inline bint aligns_rsp(Insn* i) noexcept nogil:
 cdef int emit_memory_form(Builder* b, Insn* i, Away a, u32 flags_dead) noexcept nogil:
     """Emit the form with a memory operand, which leaves one scratch register for the others."""
     cdef Shape* s = i.shape
-    cdef u32 reg = insn_reg(i), free_reg, vvvv
+    cdef u32 reg = a.at_reg, free_reg, vvvv
     cdef bint both = a.reg and a.vvvv
     cdef Ref ref
     if both and (s.reg & ROLE_READ or (s.reg & 7) <= ROLE_16):
@@ -120,17 +125,17 @@ cdef int emit_memory_form(Builder* b, Insn* i, Away a, u32 flags_dead) noexcept 
         # The destination may use the scratch register of a source.
         load_away(b, i.vvvv, free_reg, s.vvvv)
         encode(b, i, i.opcode, free_reg, &ref, 0, free_reg)
-        store_away(b, reg, free_reg, s.reg)
+        store_away(b, insn_reg(i), free_reg, s.reg)
     elif a.reg:
-        load_away(b, reg, free_reg, s.reg)
-        encode(b, i, i.opcode, free_reg, &ref, 0, i.vvvv)
-        store_away(b, reg, free_reg, s.reg)
+        load_away(b, insn_reg(i), free_reg, s.reg)
+        encode(b, i, i.opcode, free_reg, &ref, 0, a.at_vvvv)
+        store_away(b, insn_reg(i), free_reg, s.reg)
     elif a.vvvv:
         load_away(b, i.vvvv, free_reg, s.vvvv)
         encode(b, i, i.opcode, reg, &ref, 0, free_reg)
         store_away(b, i.vvvv, free_reg, s.vvvv)
     else:
-        encode(b, i, i.opcode, reg, &ref, 0, i.vvvv)
+        encode(b, i, i.opcode, reg, &ref, 0, a.at_vvvv)
     return 1
 
 
@@ -141,16 +146,15 @@ cdef bint emit_in_state(Builder* b, Insn* i, Away a) noexcept nogil:
     if a.rm and rm != RSP and not a.vvvv and in_memory(i):
         if a.reg:
             load_away(b, reg, H8, s.reg)
-        encode_state(b, i, i.opcode, H8 if a.reg else reg, rm)
+        encode_state(b, i, i.opcode, H8 if a.reg else a.at_reg, rm)
         if a.reg:
             store_away(b, reg, H8, s.reg)
         return True
     if a.reg and reg != RSP and not a.rm and swaps(i):
-        encode_state(b, i, i.opcode if 0x84 <= i.opcode <= 0x85 else i.opcode | 2, rm, reg)
+        encode_state(b, i, i.opcode if 0x84 <= i.opcode <= 0x85 else i.opcode | 2, a.at_rm, reg)
         return True
     if a.reg and reg == RSP and not a.rm and copies_rsp(i):
-        load_state(b, rm, NADDEND)
-        lea_sum(b, rm, RSP, <u8>rm, 0)
+        guest_rsp(b, a.at_rm)
         return True
     return False
 
@@ -158,15 +162,15 @@ cdef bint emit_in_state(Builder* b, Insn* i, Away a) noexcept nogil:
 cdef int emit_register_form(Builder* b, Insn* i, Away a) noexcept nogil:
     """Emit the form with up to three guest registers; there are two scratch registers."""
     cdef Shape* s = i.shape
-    cdef u32 reg = insn_reg(i), rm = insn_rm(i), vvvv = i.vvvv, free_reg = H8, other
+    cdef u32 reg = a.at_reg, rm = a.at_rm, vvvv = a.at_vvvv, free_reg = H8, other
     if a.rm:
-        load_away(b, rm, H8, s.rm)
+        load_away(b, insn_rm(i), H8, s.rm)
         rm = H8
         free_reg = H9
     if a.vvvv:
         if a.rm and a.reg and s.reg & ROLE_READ:
             return 0
-        load_away(b, vvvv, free_reg, s.vvvv)
+        load_away(b, i.vvvv, free_reg, s.vvvv)
         vvvv = free_reg
         other = free_reg
         free_reg = H9 if free_reg == H8 else H8
@@ -179,15 +183,15 @@ cdef int emit_register_form(Builder* b, Insn* i, Away a) noexcept nogil:
         if a.reg and a.rm:
             # All three are away: the destination uses the scratch register of the second source.
             encode(b, i, i.opcode, other, NULL, rm, vvvv)
-            store_away(b, reg, other, s.reg)
+            store_away(b, insn_reg(i), other, s.reg)
             return 1
     if a.reg:
-        if reg == insn_rm(i) and a.rm:
+        if insn_reg(i) == insn_rm(i) and a.rm:
             free_reg = rm
             if not s.rm & ROLE_READ:
-                load_away(b, reg, rm, s.reg)
+                load_away(b, insn_reg(i), rm, s.reg)
         else:
-            load_away(b, reg, free_reg, s.reg)
+            load_away(b, insn_reg(i), free_reg, s.reg)
         reg = free_reg
     encode(b, i, i.opcode, reg, NULL, rm, vvvv)
     store_results(b, i, a, reg, rm, vvvv)
@@ -216,8 +220,29 @@ cdef void store_results(Builder* b, Insn* i, Away a, u32 reg, u32 rm, u32 vvvv) 
         bind_rsp(b, rm)
 
 
+cdef void hold_operands(Builder* b, Insn* i, Away* a) noexcept nogil:
+    """Use copies of spilled registers where they pay."""
+    cdef u32 copy
+    if a.rm:
+        copy = hold(b, insn_rm(i), i.shape.rm)
+        if copy:
+            a.rm = False
+            a.at_rm = copy
+    if a.reg:
+        copy = hold(b, insn_reg(i), i.shape.reg)
+        if copy:
+            a.reg = False
+            a.at_reg = copy
+    if a.vvvv:
+        copy = hold(b, i.vvvv, i.shape.vvvv)
+        if copy:
+            a.vvvv = False
+            a.at_vvvv = copy
+
+
 cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcept nogil:
     cdef Shape* s = i.shape
+    cdef int done = 1
     cdef u8 group = b.shapes.groups[i.enc][i.map][i.opcode]
     cdef bint mem = group & GROUP_MODRM and i.modrm < 0xC0
     cdef u32 reg = insn_reg(i), rm = insn_rm(i)
@@ -239,6 +264,9 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
         if a.reg and not mem:
             # MOVZX ESP, AH: a scratch register needs REX, with which AH cannot be encoded.
             return 0
+    a.at_reg = reg
+    a.at_rm = rm
+    a.at_vvvv = i.vvvv
     simple = not mem or (insn_base(i) == RSP and insn_index(i) == NO_REG and i.seg == SEG_NONE
                          and not i.prefixes & PFX_67)
     if simple and not (a.reg or a.rm or a.vvvv):
@@ -257,17 +285,22 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
             copy_verbatim(b, i)
             b.sp_moved += 128
             return 1
+    hold_operands(b, i, &a)
     if mem:
-        return emit_memory_form(b, i, a, flags_dead)
-    if emit_in_state(b, i, a):
-        return 1
-    return emit_register_form(b, i, a)
+        done = emit_memory_form(b, i, a, flags_dead)
+    elif a.reg or a.rm or a.vvvv:
+        done = emit_in_state(b, i, a) or emit_register_form(b, i, a)
+    else:
+        encode(b, i, i.opcode, a.at_reg, NULL, a.at_rm, a.at_vvvv)
+    if done:
+        store_held(b)
+    return done
 
 
 cdef int emit_opreg(Builder* b, Insn* i) noexcept nogil:
     """Emit PUSH, POP, MOV imm, BSWAP or XCHG with RAX, whose opcode names the register."""
     cdef Shape* s = i.shape
-    cdef u32 reg = insn_opreg(i)
+    cdef u32 reg = insn_opreg(i), host
     if (s.opreg & 7) == ROLE_8 and not i.prefixes & PFX_REX:
         copy_verbatim(b, i)
         return 1
@@ -279,31 +312,32 @@ cdef int emit_opreg(Builder* b, Insn* i) noexcept nogil:
     if s.stack and (i.prefixes & PFX_66):
         return 0
     if s.stack == STACK_PUSH:
-        load_guest(b, reg, H8)
-        e8(b, 0x41); e8(b, 0x50)                     # push r8
+        host = hold(b, reg, s.opreg) or load_guest(b, reg, H8)
+        e8(b, 0x41); e8(b, 0x50 | host & 7)          # push
         b.sp_moved = 0
         return 1
     if s.stack == STACK_POP:
-        e8(b, 0x41); e8(b, 0x58)                     # pop r8
-        if reg == RSP:
-            bind_rsp(b, H8)
-        else:
-            store_state(b, H8, reg * 8)
+        host = hold(b, reg, s.opreg) or H8
+        e8(b, 0x41); e8(b, 0x58 | host & 7)          # pop
+        store_away(b, reg, host, s.opreg)
         b.sp_moved = 0
         return 1
-    if reg != RSP and (i.opcode & 0xF8) == 0xB8 and i.map == 0 and not i.prefixes & PFX_66 \
-            and not i.rex & 8 and i.imm >= 0:
+    host = hold(b, reg, s.opreg)
+    if host == 0 and reg != RSP and (i.opcode & 0xF8) == 0xB8 and i.map == 0 \
+            and not i.prefixes & PFX_66 and not i.rex & 8 and i.imm >= 0:
         store_state_imm(b, reg * 8, <u32>i.imm)
         return 1
-    load_away(b, reg, H8, s.opreg)
+    if host == 0:
+        host = H8
+        load_away(b, reg, H8, s.opreg)
     if i.prefixes & PFX_66:
         e8(b, 0x66)
     e8(b, 0x41 | (i.rex & 8))
     if i.map:
         e8(b, 0x0F)
-    e8(b, i.opcode & 0xF8)
+    e8(b, i.opcode & 0xF8 | host & 7)
     copy_imm(b, i)
-    store_away(b, reg, H8, s.opreg)
+    store_away(b, reg, host, s.opreg)
     return 1
 
 

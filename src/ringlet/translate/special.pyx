@@ -5,6 +5,7 @@ from ringlet.translate.insn cimport *
 from ringlet.translate.builder cimport *
 from ringlet.translate.bindings cimport end_window, window_for
 from ringlet.translate.encode cimport encode, is_away
+from ringlet.translate.held cimport end_held
 from ringlet.translate.operands cimport (
     lookup, load_guest, window, linear_operand, add_segment, gather_operand)
 from ringlet.translate.flow cimport add_link
@@ -24,6 +25,7 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     cdef Ref r
     if i.prefixes & (PFX_66 | PFX_67):
         return 0
+    end_held(b)   # their registers are needed
     linear_operand(b, i)
     # r8 := sign-extended bit offset >> shift
     host = load_guest(b, reg, H8)

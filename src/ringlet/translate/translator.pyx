@@ -34,6 +34,7 @@ class Relocation(IntEnum):
     FIELD64 = RELOC_FIELD64
     TABLE = RELOC_TABLE
     PREDICTED = RELOC_PREDICTED
+    NRIP32 = RELOC_NRIP32
 
 
 class Stub(IntEnum):
@@ -263,6 +264,8 @@ cdef class Translator:
                 (<u64*>field)[0] = t.rip + <u64>r.value
             elif r.kind == RELOC_NRIP64:
                 (<u64*>field)[0] = 0 - (t.rip + <u64>r.value)
+            elif r.kind == RELOC_NRIP32:
+                (<u32*>field)[0] = <u32>(0 - (t.rip + <u64>r.value))
             elif r.kind == RELOC_FIELD:
                 (<u32*>field)[0] = (<u32*>(t.bytes + r.value))[0]
             elif r.kind == RELOC_FIELD64:

@@ -38,6 +38,8 @@ def installed(t: Translation, linear: int, block: int = BLOCK) -> bytes:
                 field, size = address, 8
             case Relocation.NRIP64:
                 field, size = -address & (1 << 64) - 1, 8
+            case Relocation.NRIP32:
+                field = -address & 0xFFFFFFFF
             case Relocation.PREDICTED:
                 field = block + predicted_at(linear, value)
             case Relocation.TABLE:

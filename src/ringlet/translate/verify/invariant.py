@@ -38,10 +38,14 @@ class Sum(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """The `sums` that their windows cover within `BELOW` and `ABOVE`; zero-extended registers."""
+    """The `sums` that their windows cover within `BELOW` and `ABOVE`; zero-extended registers.
+
+    `copies`: the windows' registers that hold the values of spilled registers.
+    """
 
     sums: frozenset[Sum]
     narrow: frozenset[int]
+    copies: frozenset[tuple[int, int]]
 
     @classmethod
     def guess(cls, symbols: Symbols, execution: Execution, facts: Facts) -> "Invariant":
@@ -53,7 +57,8 @@ class Invariant:
             for base in (*IN_HOST, *SPILLED)
             for found in _sums(facts, window, base, minus(cover.value, _guest(facts, base)))
         }
-        everything = cls(frozenset(sums), frozenset((*IN_HOST, *SPILLED)))
+        copies = frozenset((window, number) for window in WINDOWS for number in SPILLED)
+        everything = cls(frozenset(sums), frozenset((*IN_HOST, *SPILLED)), copies)
         return everything.holding(symbols, execution, facts)
 
     def holding(self, symbols: Symbols, execution: Execution, facts: Facts) -> "Invariant":
@@ -63,6 +68,7 @@ class Invariant:
         return Invariant(
             frozenset(s for s in self.sums if near(facts, addends[s.window], s.of(facts))),
             frozenset(n for n in self.narrow if symbols.is_u32(_guest(facts, n))),
+            frozenset(c for c in self.copies if facts.registers[c[0]] == _guest(facts, c[1])),
         )
 
     def assume(self, symbols: Symbols) -> Facts:
@@ -73,6 +79,8 @@ class Invariant:
                 facts.spilled[SPILLED.index(number)] = symbols.fresh(U32)
             else:
                 facts.registers[number] = symbols.fresh(U32)
+        for window, number in self.copies:
+            facts.registers[window] = _guest(facts, number)
         for found in self.sums:
             cover = Cover(found.of(facts), BELOW, ABOVE)
             add_cover(facts, symbol_of(facts.registers[found.window]), cover)
