@@ -235,19 +235,29 @@ cdef u32 next_use(Builder* b, Binding* x) noexcept nogil:
     return NEVER
 
 
+cdef inline u32 need_of(Builder* b, Binding* x) noexcept nogil:
+    """Return the distance to the next use of a binding; a copy's counts as the greatest.
+
+    Without a copy the instruction takes its operand from memory, which costs less than a lookup,
+    unless each pass of a loop waits for what the last one stored.
+    """
+    cdef u32 n = next_use(b, x)
+    return n if n >= NEVER or x.scale != HELD or b.carried >> x.base & 1 else NEVER - 1
+
+
 cdef u32 window_for(Builder* b, Binding* what) noexcept nogil:
     cdef u32 used[WINDOWS]
     cdef u32 k, n, chosen = 0
     for k in range(WINDOWS):
         used[k] = 0 if b.pinned >> (WINDOW + k) & 1 else UNUSED
     for k in range(b.n_bindings):
-        n = next_use(b, &b.bindings[k])
+        n = need_of(b, &b.bindings[k])
         if n < used[b.bindings[k].window - WINDOW]:
             used[b.bindings[k].window - WINDOW] = n
     for k in range(1, WINDOWS):
         if used[k] > used[chosen]:
             chosen = k
-    if used[chosen] >= NEVER or (what != NULL and next_use(b, what) < used[chosen]):
+    if used[chosen] >= NEVER or (what != NULL and need_of(b, what) < used[chosen]):
         return WINDOW + chosen
     return 0
 
@@ -289,9 +299,9 @@ cdef u32 loaded_after(Insn* i, u32 loaded, u32 mask) noexcept nogil:
 
 
 cdef void find_loop(Builder* b) noexcept nogil:
-    cdef u32 k, loaded = 0, ignored = 0
+    cdef u32 k, loaded = 0, ignored = 0, mask
     cdef Insn* i
-    b.loops = b.chained = 0
+    b.loops = b.chained = b.carried = 0
     for k in range(b.count):
         i = &b.insns[k]
         if (i.shape.kind == SHAPE_JMP or i.shape.kind == SHAPE_JCC) \
@@ -299,7 +309,11 @@ cdef void find_loop(Builder* b) noexcept nogil:
             # What this pass has loaded, the next one uses.
             b.loops = 1
             b.chained |= loaded
-        loaded = loaded_after(i, loaded, writes(i, &ignored, &ignored))
+        mask = writes(i, &ignored, &ignored)
+        b.carried |= mask & reads(i)
+        loaded = loaded_after(i, loaded, mask)
+    if not b.loops:
+        b.carried = 0
 
 
 cdef void retire(Builder* b, Insn* i) noexcept nogil:

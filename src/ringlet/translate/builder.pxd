@@ -94,6 +94,7 @@ cdef struct Builder:
     u32 loop_zero     # zero_extended at that jump
     u32 loops         # a branch leads back to the first instruction
     u32 chained       # guest registers loaded from memory, in a loop also by the pass before
+    u32 carried       # guest registers that a pass of a loop changes for the next
     u32 in_loop       # emitting the copy of a loop's body
     u32 n_loop
     u32 pinned        # host registers that the current instruction uses, one bit each

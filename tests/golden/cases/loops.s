@@ -76,3 +76,22 @@
     dec ecx
     jne 1b
     ret
+
+# case: spilled registers are copied to the windows' registers
+1:  mov r9d, [rdi + r8*4]
+    add r8, 1
+    add eax, r9d
+    cmp r8, rcx
+    jb 1b
+    ret
+
+# case: copies end where another register needs their place
+1:  mov r8, [rdi]
+    mov rax, [rsi]
+    mov [rdi + 8], rax
+    mov [rsi + 8], r8
+    add rdi, 16
+    add rsi, 16
+    dec ecx
+    jne 1b
+    ret

@@ -46,10 +46,23 @@ def test_same_bytes_at_the_same_place_are_found(translator: Translator) -> None:
     assert asked(translator, page(ADD))
 
 
-@pytest.mark.parametrize("linear", [MOVED, USER, 0, 0x7FFF_F000, 0x8000_0000])
-def test_the_address_of_the_page_does_not_matter(translator: Translator, linear: int) -> None:
-    asked(translator, page(ADD), linear=KERNEL)
+@pytest.mark.parametrize(
+    ("made_at", "linear"),
+    [(KERNEL, MOVED), (KERNEL, 0), (KERNEL, 0x7FFF_F000), (USER, KERNEL), (USER, 0x8000_0000)],
+)
+def test_the_address_of_the_page_does_not_matter(
+    translator: Translator, made_at: int, linear: int
+) -> None:
+    asked(translator, page(ADD), linear=made_at)
     assert asked(translator, page(ADD), linear=linear)
+
+
+@pytest.mark.parametrize("linear", [USER, 0x8000_0000, -(1 << 31) & (1 << 64) - 1])
+def test_an_entry_with_an_address_of_32_bits_serves_no_others(
+    translator: Translator, linear: int
+) -> None:
+    asked(translator, page(ADD), 0, linear=KERNEL)
+    assert not asked(translator, page(ADD), 0, linear=linear)
 
 
 def test_the_place_in_the_page_does(translator: Translator) -> None:

@@ -198,12 +198,16 @@ def test_verifier_takes_a_sign_extended_index_for_bounded(
 
 
 def test_verifier_refuses_an_entry_that_lets_any_target_in() -> None:
-    thunk = translate("31c0", indirect=True)  # mov rcx, -0x401000
+    near = translate("31c0", indirect=True)  # lea rcx, [r8 - 0x401000]
+    far = TRANSLATOR.translate(  # mov rcx, -0x555555401000; lea rcx, [rcx + r8]
+        bytes.fromhex("31c0"), linear=0x555555401000, key=RING_0, indirect=True
+    )
+    message = ["the entry lets any indirect target in"]
 
-    assert reasons(thunk) == []
-    assert reasons(changed(thunk, "48b900f0bfffffffffff", "48b901f0bfffffffffff")) == [
-        "the entry lets any indirect target in"
-    ]
+    assert reasons(near) == []
+    assert reasons(changed(near, "498d8800f0bfff", "498d8801f0bfff")) == message
+    assert reasons(far) == []
+    assert reasons(changed(far, "48b900f0bfaaaaaaffff", "48b901f0bfaaaaaaffff")) == message
 
 
 def test_verifier_wants_the_table_left_aside_where_code_steps() -> None:
