@@ -98,7 +98,7 @@ cdef void end_bindings(Builder* b, u32 mask) noexcept nogil:
 
 
 cdef void renew_held(Builder* b, u32 mask) noexcept nogil:
-    """End the copies of spilled registers in `mask`, and note those of the instruction's results."""
+    """End the copies of the registers in `mask`, and note those of the instruction's results."""
     cdef u32 k = 0, reg
     cdef Binding x
     while k < b.n_bindings:

@@ -16,7 +16,10 @@ cdef u32 held(Builder* b, u32 reg) noexcept nogil:
 
 
 cdef u32 window_to_fill(Builder* b, u32 reg) noexcept nogil:
-    """Return a window register for a copy of `reg`, or 0 if it is not read again or both are better kept."""
+    """Return a window register for a copy of `reg`, or 0 if it would not pay.
+
+    Windows that the current instruction uses stay.
+    """
     cdef Binding what = binding(reg, NO_REG, HELD)
     cdef u32 k, pinned = b.pinned, window
     if next_use(b, &what) >= NEVER:

@@ -11,8 +11,8 @@ from ringlet.core.template cimport MapEntry, Template
 from ringlet.translate.builder cimport Builder, Span
 
 cdef enum:
-    BUCKETS = 1 << 17
-    ARENA = 48 << 20     # bytes of records, old and new
+    BUCKETS = 1 << 18
+    ARENA = 128 << 20    # bytes of records, old and new
     LASTING = 32 << 20   # bytes of records that are never forgotten and may outlive the run
     MISSING = 0xFFFF     # in `thunk` and `indirect`: there is none
     FIRST = 8            # offset of the first record; offset 0 ends a bucket's chain

@@ -50,6 +50,8 @@ cdef bint holds(Builder* b, Record* r, Parts* p) noexcept nogil:
     for i in range(r.n_free):
         if not is_far((<i32*>(b.code + free[i]))[0]):
             return False
+    if r.thunk != MISSING and (r.near_low <= r.near_high) != fits32(<i64>b.rip):
+        return False   # the entry for indirect jumps compares an address of the other size
     return r.near_low > r.near_high or (fits32(<i64>b.rip + r.near_low)
                                         and fits32(<i64>b.rip + r.near_high))
 
