@@ -15,23 +15,6 @@ cdef u32 held(Builder* b, u32 reg) noexcept nogil:
     return known.window
 
 
-cdef u32 window_to_fill(Builder* b, u32 reg) noexcept nogil:
-    """Return a window register for a copy of `reg`, or 0 if it would not pay.
-
-    Windows that the current instruction uses stay.
-    """
-    cdef Binding what = binding(reg, NO_REG, HELD)
-    cdef u32 k, pinned = b.pinned, window
-    if next_use(b, &what) >= NEVER:
-        return 0
-    for k in range(b.n_bindings):
-        if uses(b.now, &b.bindings[k]):
-            b.pinned |= <u32>1 << b.bindings[k].window
-    window = window_for(b, &what)
-    b.pinned = pinned
-    return window
-
-
 cdef u32 hold(Builder* b, u32 reg, u32 role) noexcept nogil:
     cdef Binding what = binding(reg, NO_REG, HELD)
     cdef u32 window
@@ -41,7 +24,7 @@ cdef u32 hold(Builder* b, u32 reg, u32 role) noexcept nogil:
         return b.result_in[reg - 8]
     window = held(b, reg)
     if window == 0:
-        window = window_to_fill(b, reg)
+        window = window_for(b, &what) if next_use(b, &what) < NEVER else 0
         if window == 0:
             return 0
         end_window(b, window)

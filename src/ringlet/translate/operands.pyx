@@ -19,7 +19,8 @@ from ringlet.translate.insn cimport (Insn, insn_base, insn_index, insn_opreg, is
                                     FAR, FREE_RIP, NO_REG, PFX_67)
 from ringlet.translate.bindings cimport *
 from ringlet.translate.builder cimport *
-from ringlet.translate.held cimport held
+from ringlet.translate.held cimport held, hold
+from ringlet.translate.shape cimport ROLE_READ
 
 cdef enum:
     MISSES = 64
@@ -45,6 +46,11 @@ cdef u32 load_guest(Builder* b, u32 reg, u32 scratch) noexcept nogil:
         load_state(b, scratch, reg * 8)
         return scratch
     return reg
+
+
+cdef inline u32 part_of_address(Builder* b, u32 reg, u32 scratch) noexcept nogil:
+    """Do what `load_guest` does, but copy a register that the fragment reads again."""
+    return hold(b, reg, ROLE_READ) or load_guest(b, reg, scratch)
 
 
 cdef void guest_rsp(Builder* b, u32 dst) noexcept nogil:
@@ -88,12 +94,14 @@ cdef Ref window(Builder* b, u32 reg, i64 disp, Binding* what, u32 flags_dead) no
         if not b.maybe:
             known.accessed = 1
             known.moved = 0
+        b.pinned |= <u32>1 << known.window
         return ref_sum(<u8>reg, <u8>known.window, <i32>disp)
     addend = window_for(b, what)
     if addend == 0:
         lookup(b, H8, reg)
         return ref_sum(<u8>reg, H8, <i32>disp)
     end_window(b, addend)
+    b.pinned |= <u32>1 << addend
     if flags_dead and b.speculate and what != NULL and b.loops and b.chained >> what.base & 1 \
             and b.n_cold < MAX_COLD:
         predict(b, addend, reg)
@@ -213,9 +221,9 @@ cdef void effective_address(Builder* b, Insn* i, u32 base, u32 index) noexcept n
     r.base = <u8>base
     r.index = NO_REG
     if base != NO_REG:
-        r.base = <u8>load_guest(b, base, H9)
+        r.base = <u8>part_of_address(b, base, H9)
     if index != NO_REG:
-        r.index = <u8>load_guest(b, index, H8)
+        r.index = <u8>part_of_address(b, index, H8)
     else:
         r.scale = 0
     e8(b, 0x40 | w | rex_of(0, H9, &r))
@@ -296,7 +304,7 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
             effective_address(b, i, base, index)
             known = &what if -FAR <= i.disp <= FAR else NULL
             return shrink(b, window(b, H9, 0, known, flags_dead), keep)
-        host = load_guest(b, base, H9)
+        host = part_of_address(b, base, H9)
         return shrink(b, window(b, host, i.disp, &what, flags_dead), keep)
     if ((bounded(b, index) or bounded_both_ways(b, index, base)) and (factor or not spilled)
             and (base == NO_REG or is_near(i.disp))):
@@ -306,7 +314,7 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
             return r
         if base == NO_REG:
             return absolute(b, i, <u8>factor, scale)
-        host = load_guest(b, base, H9)
+        host = part_of_address(b, base, H9)
         what = binding(base, NO_REG, 0)
         if not bounded(b, index):
             b.maybe = 1
@@ -339,7 +347,7 @@ cdef Ref gather_operand(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
         effective_address(b, i, base, NO_REG)
         r = window(b, H9, 0, NULL, flags_dead)
     else:
-        host = load_guest(b, base, H9)
+        host = part_of_address(b, base, H9)
         what = binding(base, NO_REG, 0)
         r = window(b, host, i.disp, &what, flags_dead)
     if r.index != NO_REG:

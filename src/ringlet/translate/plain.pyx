@@ -104,15 +104,37 @@ cdef inline bint aligns_rsp(Insn* i) noexcept nogil:
             and -128 <= i.imm < 0 and not i.prefixes & (PFX_66 | PFX_LOCK))
 
 
+cdef void hold_operands(Builder* b, Insn* i, Away* a) noexcept nogil:
+    """Use copies of spilled registers where they pay."""
+    cdef u32 copy
+    if a.rm:
+        copy = hold(b, insn_rm(i), i.shape.rm)
+        if copy:
+            a.rm = False
+            a.at_rm = copy
+    if a.reg:
+        copy = hold(b, insn_reg(i), i.shape.reg)
+        if copy:
+            a.reg = False
+            a.at_reg = copy
+    if a.vvvv:
+        copy = hold(b, i.vvvv, i.shape.vvvv)
+        if copy:
+            a.vvvv = False
+            a.at_vvvv = copy
+
+
 cdef int emit_memory_form(Builder* b, Insn* i, Away a, u32 flags_dead) noexcept nogil:
     """Emit the form with a memory operand, which leaves one scratch register for the others."""
     cdef Shape* s = i.shape
-    cdef u32 reg = a.at_reg, free_reg, vvvv
-    cdef bint both = a.reg and a.vvvv
-    cdef Ref ref
+    cdef u32 reg, free_reg, vvvv
+    cdef bint both
+    cdef Ref ref = memory_operand(b, i, flags_dead, a.reg or a.vvvv)
+    hold_operands(b, i, &a)
+    reg = a.at_reg
+    both = a.reg and a.vvvv
     if both and (s.reg & ROLE_READ or (s.reg & 7) <= ROLE_16):
         return 0
-    ref = memory_operand(b, i, flags_dead, a.reg or a.vvvv)
     if insn_base(i) == RSP and ref.base == RSP and not s.mem & MEM_MAYBE and not both:
         b.sp_moved = 0
     free_reg = H9 if (ref.base == H8 or ref.index == H8) else H8
@@ -220,26 +242,6 @@ cdef void store_results(Builder* b, Insn* i, Away a, u32 reg, u32 rm, u32 vvvv) 
         bind_rsp(b, rm)
 
 
-cdef void hold_operands(Builder* b, Insn* i, Away* a) noexcept nogil:
-    """Use copies of spilled registers where they pay."""
-    cdef u32 copy
-    if a.rm:
-        copy = hold(b, insn_rm(i), i.shape.rm)
-        if copy:
-            a.rm = False
-            a.at_rm = copy
-    if a.reg:
-        copy = hold(b, insn_reg(i), i.shape.reg)
-        if copy:
-            a.reg = False
-            a.at_reg = copy
-    if a.vvvv:
-        copy = hold(b, i.vvvv, i.shape.vvvv)
-        if copy:
-            a.vvvv = False
-            a.at_vvvv = copy
-
-
 cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcept nogil:
     cdef Shape* s = i.shape
     cdef int done = 1
@@ -285,13 +287,11 @@ cdef int emit_plain(Builder* b, Insn* i, u32 flags_dead, u32 live_after) noexcep
             copy_verbatim(b, i)
             b.sp_moved += 128
             return 1
-    hold_operands(b, i, &a)
     if mem:
         done = emit_memory_form(b, i, a, flags_dead)
-    elif a.reg or a.rm or a.vvvv:
-        done = emit_in_state(b, i, a) or emit_register_form(b, i, a)
     else:
-        encode(b, i, i.opcode, a.at_reg, NULL, a.at_rm, a.at_vvvv)
+        hold_operands(b, i, &a)
+        done = emit_in_state(b, i, a) or emit_register_form(b, i, a)
     if done:
         store_held(b)
     return done

@@ -25,8 +25,8 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     cdef Ref r
     if i.prefixes & (PFX_66 | PFX_67):
         return 0
-    end_held(b)   # their registers are needed
     linear_operand(b, i)
+    end_held(b)   # their registers are needed
     # r8 := sign-extended bit offset >> shift
     host = load_guest(b, reg, H8)
     if not i.rex & 8:

@@ -88,6 +88,9 @@ WINDOWS = translate("488b07 488b1e 488b4f08 488b5608")
 # rorx r8, rdi, 36; cmp r8w, r10w; jne miss; mov r10, [r10*8 + slots]; mov rdi, [rdi + r10]
 # miss: movzx r10d, r8w, counting; mov [predicted], r8w; jmp back
 PREDICTED = translate("488b3f 4885ff 75f8 31c0 c3")
+# 1: mov rax, [r8]; add r8, 8; dec ecx; jne 1b: r10 has a copy of guest r8, r11 the addend; the
+# later passes are mov rax, [r10 + r11]; add r10, 8; mov [state.r8], r10; dec ecx; jne to the first
+HELD = translate("498b00 4983c008 ffc9 75f5 c3")
 RSP_BOUND = translate("4889c4")  # mov rsp, rax
 STRING = translate("a4")
 RETURN = translate("c3")
@@ -110,6 +113,8 @@ SWAPGS = translate("0f01f8")
         (LOOKUP, "4e8b14d5", "4e8b1cd5", "not a value and one addend"),  # r11 loaded
         (WINDOWS, "4a8b4c1708", "4a8b4c1f08", "another address's"),  # [rdi + r11 + 8]
         (WINDOWS, "4e8b1cdd", "4e8b14dd", "not a value and one addend"),  # r10 loaded
+        (HELD, "4c89142540000040 ffc90f85e8", "4c891c2540000040 ffc90f85e8", "host address"),
+        (HELD, "4c89142540000040 ffc90f85e8", "0f1f840000000000 ffc90f85e8", "not a value and one"),
         (PREDICTED, "664539d0", "664539d2", "bits 51..36"),  # cmp r10w, r10w
         (PREDICTED, "664539d0", "904539d0", "bits 51..36"),  # 32 bits
         (PREDICTED, "664539d0 0f85", "664539d0 0f84", "bits 51..36"),  # je
