@@ -5,8 +5,10 @@ from ringlet.core.stubs cimport StubSet
 
 cdef enum:
     NONE = 0xFFFFFFFF
-    HASH_SIZE = 1 << 18
-    PAGE_HASH_SIZE = 1 << 16
+    HASH_BITS = 18
+    HASH_SIZE = 1 << HASH_BITS
+    PAGE_HASH_BITS = 16
+    PAGE_HASH_SIZE = 1 << PAGE_HASH_BITS
     CHUNK_BYTES = 1 << 23
     CHUNK_FRAGMENTS = 1 << 16
     CHUNK_LINKS = 1 << 17
@@ -110,7 +112,7 @@ cdef inline void patch(Cache* k, u32 at, u32 target) noexcept nogil:
     (<u32*>(k.write + at))[0] = target - (at + 4)
 
 cdef inline u32 page_hash(u64 page) noexcept nogil:
-    return <u32>((page * <u64>0x9E3779B97F4A7C15) >> 50) & (PAGE_HASH_SIZE - 1)
+    return <u32>((page * <u64>0x9E3779B97F4A7C15) >> (64 - PAGE_HASH_BITS))
 
 cdef inline u32 fragment_after(Cache* k, u32 index) noexcept nogil:
     """Return the fragment after another, dead or not.  NONE begins and ends the series."""

@@ -69,7 +69,7 @@ cdef enum:
 
 cdef inline u32 hash_of(u64 linear, u32 key, u32 space) noexcept nogil:
     cdef u64 h = (linear ^ (<u64>key << 20) ^ (<u64>space << 40)) * <u64>0x9E3779B97F4A7C15
-    return <u32>(h >> 48) & (HASH_SIZE - 1)
+    return <u32>(h >> (64 - HASH_BITS))
 
 
 cdef inline u64 host_of(Cache* k, u32 offset) noexcept nogil:
@@ -104,6 +104,7 @@ cdef Cache* cache_create(CpuState* c, u32 size) except NULL:
     k.first = (k.stubs.size + 63) & ~<u32>63
     jumps_create(k)
     cache_flush(c, k)
+    c.n_flushes = 0
     return k
 
 

@@ -173,7 +173,7 @@ def _address_space() -> Finding:
     return Finding(
         "address space",
         Verdict.MISSING,
-        f"the limit is {format_size(soft)}, but windows reserve 100 GiB each",
+        f"the limit is {format_size(soft)}, but windows reserve 104 GiB each",
         "raise the limit (ulimit -v unlimited)",
     )
 

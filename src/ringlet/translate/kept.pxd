@@ -11,7 +11,8 @@ from ringlet.core.template cimport MapEntry, Template
 from ringlet.translate.builder cimport Builder, Span
 
 cdef enum:
-    BUCKETS = 1 << 18
+    BUCKET_BITS = 18
+    BUCKETS = 1 << BUCKET_BITS
     ARENA = 128 << 20    # bytes of records, old and new
     LASTING = 32 << 20   # bytes of records that are never forgotten and may outlive the run
     MISSING = 0xFFFF     # in `thunk` and `indirect`: there is none

@@ -15,7 +15,7 @@ cdef inline u32 bucket_of(u32 at, u32 key, const u8* bytes, u32 prefix) noexcept
     elif prefix == 3:
         first |= <u64>bytes[1] << 8 | <u64>bytes[2] << 16
     first = (first ^ (<u64>at << 40) ^ (<u64>key << 20) ^ prefix) * <u64>0x9E3779B97F4A7C15
-    return <u32>(first >> 40) & (BUCKETS - 1)
+    return <u32>(first >> (64 - BUCKET_BITS))
 
 
 cdef bint same_bytes(const u8* a, const u8* b, u32 n) noexcept nogil:
