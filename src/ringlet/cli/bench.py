@@ -165,7 +165,8 @@ def translate(
         typer.Option(help="A bzImage or vmlinux. Default: Debian's cloud kernel, fetched once."),
     ] = None,
     megabytes: Annotated[
-        float, typer.Option(min=0.01, max=1024, help="How many MiB of the kernel's text to translate.")
+        float,
+        typer.Option(min=0.01, max=1024, help="How many MiB of the kernel's text to translate."),
     ] = 4.0,
     as_json: Json = False,
 ) -> None:
