@@ -7,6 +7,7 @@ of Ringlet; 128 + n if signal n ended the run.
 """
 
 import errno
+import resource
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             complain(f"{what}: {error.strerror or error}")
         return STATUS_USAGE
     except MemoryError:
-        complain("the host has no memory left; give the guest less with --memory")
+        complain(_memory_advice())
         return STATUS_USAGE
     except SystemExit:  # typer raises this if the pipe is closed while it prints help
         abandon_stdout()
@@ -65,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STATUS_USAGE
     except Exception as error:  # noqa: BLE001 - most likely a defect, which has its own status
         return _unforeseen(error)
+
+
+def _memory_advice() -> str:
+    if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+        return "guest RAM is a file in memory, whose size is limited; raise the limit (ulimit -f)"
+    return "the host has no memory left; give the guest less with --memory"
 
 
 def _unforeseen(error: Exception) -> int:

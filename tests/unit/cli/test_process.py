@@ -161,3 +161,22 @@ def test_the_installed_script_is_the_same_command() -> None:
     )  # fmt: skip
 
     assert done.stdout == f"ringlet {ringlet.__version__}\n"
+
+
+def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
+    program = Elf().write(tmp_path / "program.elf")
+    run = [sys.executable, "-m", "ringlet", "run", "--bare", str(program)]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 10; exec "$@"', "sh", *run],
+        check=False,
+        cwd=ELSEWHERE,
+        env={"PYTHONPATH": str(Path(ringlet.__file__).parents[1])},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        b"ringlet: guest RAM is a file in memory, whose size is limited; "
+        b"raise the limit (ulimit -f)\n"
+    )
