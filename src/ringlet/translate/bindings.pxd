@@ -30,6 +30,8 @@ cdef void add_binding(Builder* b, Binding* what, u32 window, u32 moved,
 cdef u32 window_for(Builder* b, Binding* what) noexcept nogil
 # End the bindings to the window whose addend is in a host register.
 cdef void end_window(Builder* b, u32 window) noexcept nogil
+# End the copies of the spilled registers in `mask`.
+cdef void end_copies(Builder* b, u32 mask) noexcept nogil
 # Return the number of instructions to the next use of a binding by the fragment, or NEVER.
 cdef u32 next_use(Builder* b, Binding* x) noexcept nogil
 # Return the general registers whose old values `i` reads, one bit each.

@@ -97,16 +97,20 @@ cdef void end_bindings(Builder* b, u32 mask) noexcept nogil:
         k += 1
 
 
-cdef void renew_held(Builder* b, u32 mask) noexcept nogil:
-    """End the copies of the registers in `mask`, and note those of the instruction's results."""
-    cdef u32 k = 0, reg
-    cdef Binding x
+cdef void end_copies(Builder* b, u32 mask) noexcept nogil:
+    cdef u32 k = 0
     while k < b.n_bindings:
         if b.bindings[k].scale == HELD and (mask >> b.bindings[k].base) & 1:
             b.n_bindings -= 1
             b.bindings[k] = b.bindings[b.n_bindings]
             continue
         k += 1
+
+
+cdef void note_results(Builder* b) noexcept nogil:
+    """Note the copies that the current instruction has left in window registers."""
+    cdef u32 reg
+    cdef Binding x
     for reg in range(8, 12):
         if (b.results >> reg) & 1:
             x = binding(reg, NO_REG, HELD)
@@ -325,7 +329,8 @@ cdef void retire(Builder* b, Insn* i) noexcept nogil:
     if s.implicit_write:
         b.zero_extended &= ~<u32>s.implicit_write
     b.sign_extended = (b.sign_extended & ~mask) | extended(i)
-    renew_held(b, mask)
+    end_copies(b, mask)
+    note_results(b)
     if b.n_bindings == 0 or mask == 0:
         return
     if steps(i):

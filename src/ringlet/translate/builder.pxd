@@ -28,6 +28,7 @@ cdef enum:
     WINDOW = 10       # the first of the windows' addends
     WINDOWS = 2
     HELD = 4
+    SPILLED = 0xF00   # guest r8-r11, one bit each
 
 cdef struct Cold:
     u32 at            # offset of the rel32 that jumps to it

@@ -13,5 +13,3 @@ cdef u32 held(Builder* b, u32 reg) noexcept nogil
 cdef u32 hold(Builder* b, u32 reg, u32 role) noexcept nogil
 # Store the current instruction's results, which are in window registers, in the state block.
 cdef void store_held(Builder* b) noexcept nogil
-# Forget all copies.
-cdef void end_held(Builder* b) noexcept nogil

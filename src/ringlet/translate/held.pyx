@@ -43,13 +43,3 @@ cdef void store_held(Builder* b) noexcept nogil:
     for reg in range(8, 12):
         if b.results >> reg & 1:
             store_state(b, b.result_in[reg - 8], reg * 8)
-
-
-cdef void end_held(Builder* b) noexcept nogil:
-    cdef u32 k = 0
-    while k < b.n_bindings:
-        if b.bindings[k].scale == HELD:
-            b.n_bindings -= 1
-            b.bindings[k] = b.bindings[b.n_bindings]
-            continue
-        k += 1

@@ -104,24 +104,18 @@ cdef inline bint aligns_rsp(Insn* i) noexcept nogil:
             and -128 <= i.imm < 0 and not i.prefixes & (PFX_66 | PFX_LOCK))
 
 
+cdef inline void hold_operand(Builder* b, u32 reg, u32 role, bint* away, u32* at) noexcept nogil:
+    """Use a copy of a spilled register where it pays."""
+    cdef u32 copy = hold(b, reg, role) if away[0] else 0
+    if copy:
+        away[0] = False
+        at[0] = copy
+
+
 cdef void hold_operands(Builder* b, Insn* i, Away* a) noexcept nogil:
-    """Use copies of spilled registers where they pay."""
-    cdef u32 copy
-    if a.rm:
-        copy = hold(b, insn_rm(i), i.shape.rm)
-        if copy:
-            a.rm = False
-            a.at_rm = copy
-    if a.reg:
-        copy = hold(b, insn_reg(i), i.shape.reg)
-        if copy:
-            a.reg = False
-            a.at_reg = copy
-    if a.vvvv:
-        copy = hold(b, i.vvvv, i.shape.vvvv)
-        if copy:
-            a.vvvv = False
-            a.at_vvvv = copy
+    hold_operand(b, insn_rm(i), i.shape.rm, &a.rm, &a.at_rm)
+    hold_operand(b, insn_reg(i), i.shape.reg, &a.reg, &a.at_reg)
+    hold_operand(b, i.vvvv, i.shape.vvvv, &a.vvvv, &a.at_vvvv)
 
 
 cdef int emit_memory_form(Builder* b, Insn* i, Away a, u32 flags_dead) noexcept nogil:

@@ -3,9 +3,8 @@ from ringlet.core.state cimport (u8, u32, u64, i32, i64, RAX, RBX, RSP, RBP, RSI
                                  KEY_STEP, CpuState)
 from ringlet.translate.insn cimport *
 from ringlet.translate.builder cimport *
-from ringlet.translate.bindings cimport end_window, window_for
+from ringlet.translate.bindings cimport end_copies, end_window, window_for
 from ringlet.translate.encode cimport encode, is_away
-from ringlet.translate.held cimport end_held
 from ringlet.translate.operands cimport (
     lookup, load_guest, window, linear_operand, add_segment, gather_operand)
 from ringlet.translate.flow cimport add_link
@@ -26,7 +25,7 @@ cdef int emit_bits(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     if i.prefixes & (PFX_66 | PFX_67):
         return 0
     linear_operand(b, i)
-    end_held(b)   # their registers are needed
+    end_copies(b, SPILLED)   # their registers are needed
     # r8 := sign-extended bit offset >> shift
     host = load_guest(b, reg, H8)
     if not i.rex & 8:
