@@ -334,16 +334,15 @@ cdef Ref memory_operand(Builder* b, Insn* i, u32 flags_dead, bint keep) noexcept
 cdef Ref gather_operand(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     """Return the operand of a gather with 32-bit indices, which reach at most 16 GiB from the base.
 
-    The guards absorb that, so the addend is the base's alone.
+    The guards absorb that, so the addend is the base's alone.  It must be that of the base's own
+    slot: RSP, or a base in a loop, may be 34 GiB away from the slot to which it is bound.
     """
     cdef u32 base = insn_base(i), host
     cdef Binding what
     cdef Ref r
-    if base == RSP:
-        r = of_disp(b, i, RSP, NO_REG)
-    elif base == NO_REG:
+    if base == NO_REG:
         r = absolute(b, i, NO_REG, 0)
-    elif not is_near(i.disp):
+    elif base == RSP or b.in_loop or not is_near(i.disp):
         effective_address(b, i, base, NO_REG)
         r = window(b, H9, 0, NULL, flags_dead)
     else:

@@ -59,6 +59,15 @@ def reasons(translation: Translation) -> list[str]:
         "8827 31c0 c3",  # mov [rdi], ah
         "022f 8a6f01 31c0 c3",  # add ch, [rdi]
         "88 20 8a20 31c0",  # mov [rax], ah; mov ah, [rax]
+        "c4e219901cf4 c3",  # vpgatherdd xmm3, [rsp + xmm6*8], xmm12
+        # 1: mov rax, [rbx + rcx*8]; add ecx, 20000h; sub rbx, 100000h; vpgatherdd xmm3,
+        # [rbx + xmm6*8], xmm12; dec edx; jne 1b: RBX may be 34 GiB away from its slot
+        "488b04cb 81c100000200 4881eb00001000 c4e219901cf3 ffca 75e5 c3",
+        # A loop at whose head guest r8 and r10 are equal, and r10 has a copy.
+        (
+            "4d8bf6410f95422549bb76cce40c00000000410f9ac34d8b4a084d8b024d8b1249f7db458bf74183e605"
+            "458bf64d8d42014981e80100000048ffc80f85bfffffff"
+        ),
     ],
 )
 def test_translation_is_sound(code: str, key: int, indirect: bool, checked: bool) -> None:

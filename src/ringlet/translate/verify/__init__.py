@@ -48,8 +48,8 @@ offsets of the state block's fields.  It follows every path, with values as line
     `vcpu.loop.faults`).  It takes the guest's value from `rsp_naddend`, which must therefore be
     correct at a probe.  A skipped probe does not change r8.
 
-4.  **r10 and r11** are the addends of a fragment's two windows.  On entry they hold nothing that
-    may be used.
+4.  **r10 and r11** are the addends of a fragment's two windows, or copies of guest r8-r11.  On
+    entry they hold nothing that may be used.
 
 5.  **No addend reaches the guest**: no guest register at an exit, no guest memory, and no
     instruction that computes with it.  The same holds for the values of r8 and r9 before an

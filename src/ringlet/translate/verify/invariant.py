@@ -79,8 +79,12 @@ class Invariant:
                 facts.spilled[SPILLED.index(number)] = symbols.fresh(U32)
             else:
                 facts.registers[number] = symbols.fresh(U32)
-        for window, number in self.copies:
+        copied = set[int]()
+        for window, number in sorted(self.copies):
+            if window in copied:  # another register has the same value
+                facts.spilled[SPILLED.index(number)] = facts.registers[window]
             facts.registers[window] = _guest(facts, number)
+            copied.add(window)
         for found in self.sums:
             cover = Cover(found.of(facts), BELOW, ABOVE)
             add_cover(facts, symbol_of(facts.registers[found.window]), cover)

@@ -118,7 +118,8 @@ cdef inline bint window_unused(HostFault* f) noexcept nogil:
     """Whether an addend in the fragment's two windows may be that of an unused slot.
 
     A register bound in such a slot may have moved to another one, as long as its accesses were not
-    performed.
+    performed.  A copy of a guest's register may look like such an addend; then the instruction is
+    only repeated and emulated.
     """
     return f.regs[HR_R10] >> 47 != 0 or f.regs[HR_R11] >> 47 != 0
 
