@@ -69,8 +69,19 @@ _OPCODE = st.one_of(
 _FIELD = st.sampled_from(
     [b"\0\0\0\0", b"\x08\0\0\0", b"\xf8\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80"]
 )
+# VPGATHER with a base register: VEX.66.0F38 90-93, ModRM.rm = 4, any SIB.
+_GATHER = st.tuples(
+    st.just(b"\xc4"),
+    st.integers(0, 7).map(lambda rxb: bytes([rxb << 5 | 2])),
+    st.integers(0, 63).map(lambda wvl: bytes([wvl << 2 | 1])),
+    st.integers(0x90, 0x93).map(lambda opcode: bytes([opcode])),
+    st.sampled_from([bytes([mod << 6 | reg << 3 | 4]) for mod in range(3) for reg in range(8)]),
+    _BYTE,
+    _FIELD,
+)
+_ANY = st.tuples(_PREFIXES, _REX, _OPCODE, _BYTE, _BYTE, _FIELD, _FIELD, _FIELD)
 _INSTRUCTION = (
-    st.tuples(_PREFIXES, _REX, _OPCODE, _BYTE, _BYTE, _FIELD, _FIELD, _FIELD)
+    st.one_of(_ANY, _ANY, _ANY, _GATHER)
     .map(lambda parts: b"".join(parts)[:15])
     .map(lambda code: (Decoder(64, code).decode(), code))
     .filter(lambda made: made[0].code != Code.INVALID)
