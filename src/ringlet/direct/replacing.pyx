@@ -64,20 +64,22 @@ cdef inline bint is_rare(const u8* page, u32 at) noexcept nogil:
         page[at + 1] == 0xA2 or (page[at + 1] == 0x01 and page[at + 2] & 0xFE == 0xEE))
 
 
-cdef bint is_known(const u8* page, const Chains* w, bint writable, bint cpuid) noexcept nogil:
+cdef bint is_known(const u8* before, const u8* page, const Chains* w, bint writable,
+                   bint cpuid) noexcept nogil:
     """Tell whether a sensitive instruction can be no data, and no part of another instruction.
 
     Programs that write their code may read it too, and keep tables in it, so that only `is_common`
     counts on a page that is `writable`.
     """
-    if not all_reach(page, w.at, cpuid):
+    if not all_reach(before, page, w.at, cpuid):
         return False
     return is_common(page, w.at) or (
         w.at >= MEETS and not writable
         and (saves_on_stack(page, w.at) or (w.trusted and is_rare(page, w.at))))
 
 
-cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noexcept nogil:
+cdef bint page_replace(const u8* before, const u8* page, u8* copy, bint writable,
+                       bint cpuid) noexcept nogil:
     cdef Chains walk
     cdef u32 i, mask
     cdef bint vdso = not writable and is_vdso(page)
@@ -87,7 +89,7 @@ cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noex
     while chains_next(&walk, page, PAGE, PAGE, cpuid):
         if (walk.kind == ANYWHERE or walk.kind == IN_SEQUENCE) \
                 and walk.at + walk.length < PAGE \
-                and ((vdso and walk.at >= MEETS) or is_known(page, &walk, writable, cpuid)):
+                and ((vdso and walk.at >= MEETS) or is_known(before, page, &walk, writable, cpuid)):
             mask = mask_of(page, walk.at)
             if mask:
                 copy[mask] &= VECTORS
@@ -99,10 +101,14 @@ cdef bint page_replace(const u8* page, u8* copy, bint writable, bint cpuid) noex
     return page_clean(copy, cpuid)
 
 
-def replace(page: bytes, *, writable: bool = False, cpuid: bool = False) -> bytes | None:
+def replace(page: bytes, *, before: bytes | None = None, writable: bool = False,
+            cpuid: bool = False) -> bytes | None:
     """Return a page on which sensitive instructions are replaced, or None if it has other bytes for
     which it is refused.  On a page that programs may write, fewer are replaced."""
     cdef bytearray copy = bytearray(PAGE)
-    if len(page) != PAGE:
+    cdef const u8* first = NULL
+    if len(page) != PAGE or (before is not None and len(before) != PAGE):
         raise ValueError("a page has 4,096 bytes")
-    return bytes(copy) if page_replace(page, copy, writable, cpuid) else None
+    if before is not None:
+        first = before
+    return bytes(copy) if page_replace(first, page, copy, writable, cpuid) else None

@@ -31,8 +31,9 @@ cdef bint seam_clean(const u8* before, const u8* page, bint cpuid) noexcept nogi
 # Begin a walk, and go on to the next instruction that begins before `last`; False: there is none.
 cdef void chains_begin(Chains* w) noexcept nogil
 cdef bint chains_next(Chains* w, const u8* code, u32 size, u32 last, bint cpuid) noexcept nogil
-# Tell whether decoding comes to an offset wherever it begins before it.
-cdef bint all_reach(const u8* page, u32 at, bint cpuid) noexcept nogil
+# Tell whether decoding comes to an offset wherever it begins before it, also on the page `before`,
+# which can be NULL.
+cdef bint all_reach(const u8* before, const u8* page, u32 at, bint cpuid) noexcept nogil
 # Tell whether XSAVE, XSAVEC or XRSTOR at an offset has an operand [RSP + displacement].
 cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil
 # The offset of the constant mask in EAX with which it saves, or 0.

@@ -314,14 +314,25 @@ cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
     return True
 
 
-cdef bint all_reach(const u8* page, u32 at, bint cpuid) noexcept nogil:
-    """Tell whether decoding comes to an offset wherever it begins before it."""
-    cdef u32 begin = at - BEFORE if at > BEFORE else 0
+cdef bint all_reach(const u8* before, const u8* page, u32 at, bint cpuid) noexcept nogil:
+    cdef u8 joined[2 * BEFORE + STARTS]
+    cdef u32 i
+    if at >= BEFORE or before == NULL:
+        return all_come(page, PAGE, at - BEFORE if at > BEFORE else 0, at, cpuid)
+    for i in range(BEFORE):
+        joined[i] = before[PAGE - BEFORE + i]
+    for i in range(BEFORE + STARTS):
+        joined[BEFORE + i] = page[i]
+    return all_come(joined, 2 * BEFORE + STARTS, at, BEFORE + at, cpuid)
+
+
+cdef bint all_come(const u8* code, u32 size, u32 begin, u32 at, bint cpuid) noexcept nogil:
+    """Tell whether decoding that begins at any of `STARTS` offsets comes to another."""
     cdef u32 start, next, kind
     for start in range(begin, begin + STARTS):
         next = start
         while next < at:
-            next += instruction(page, next, PAGE, cpuid, &kind)
+            next += instruction(code, next, size, cpuid, &kind)
         if next != at:
             return False
     return True

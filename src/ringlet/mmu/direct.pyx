@@ -75,16 +75,22 @@ cdef const u8* shown_page(Mmu* m, u64 linear) noexcept nogil:
     return page_at(m.ram, phys) if is_ram(m.ram, phys) else NULL
 
 
+cdef const u8* page_before(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
+    """Return the page before the one at a linear address by the guest's tables, or NULL."""
+    cdef Walk other
+    if walk(c, m, linear - PAGE_SIZE, &other) and is_ram(m.ram, other.phys):
+        return page_at(m.ram, other.phys)
+    return NULL
+
+
 cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     """Tell whether a page passes together with the pages before and behind it."""
     cdef GuestRam* g = m.ram
     cdef const u8* page = page_at(g, w.phys)
     cdef u64 linear = w.linear & ~<u64>(PAGE_SIZE - 1)
-    cdef const u8* before = NULL
+    cdef const u8* before = page_before(c, m, linear)
     cdef const u8* shown = shown_page(m, linear - PAGE_SIZE)
     cdef Walk other
-    if walk(c, m, linear - PAGE_SIZE, &other) and is_ram(g, other.phys):
-        before = page_at(g, other.phys)
     if not m.seam_clean(c, before, page) \
             or (shown != NULL and shown != before and not m.seam_clean(c, shown, page)):
         return False
@@ -101,11 +107,13 @@ cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
 cdef bint replaced(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     """Tell whether a page that does not pass has a copy that does, or gets one now."""
     cdef u8* place
+    cdef const u8* before
     if w.leaf > 1:
         return False
     if not bit_test(m.ram.replaced, w.phys >> PAGE_SHIFT):
         place = copy_place(m.ram, w.phys)
-        if place == NULL or not m.replace(c, page_at(m.ram, w.phys), place, w.write):
+        before = page_before(c, m, w.linear & ~<u64>(PAGE_SIZE - 1))
+        if place == NULL or not m.replace(c, before, page_at(m.ram, w.phys), place, w.write):
             return False
         copy_keep(m.ram, w.phys, place)
     return True

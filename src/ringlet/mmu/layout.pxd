@@ -21,7 +21,7 @@ ctypedef void (*unmapped_hook)(CpuState* c, u64 linear, u64 pages) noexcept nogi
 ctypedef void (*dropped_hook)(CpuState* c, u32 space) noexcept nogil
 ctypedef void (*left_hook)(CpuState* c, MapTarget* target) noexcept nogil
 ctypedef bint (*clean_hook)(CpuState* c, const u8* page) noexcept nogil
-ctypedef bint (*replace_hook)(CpuState* c, const u8* page, u8* copy,
+ctypedef bint (*replace_hook)(CpuState* c, const u8* before, const u8* page, u8* copy,
                               bint writable) noexcept nogil
 ctypedef bint (*seam_hook)(CpuState* c, const u8* before, const u8* page) noexcept nogil
 

@@ -22,7 +22,8 @@ ctypedef void (*left_fn)(CpuState* c, MapTarget* target) noexcept nogil
 # begins on the page before it (NULL: unknown).
 ctypedef bint (*clean_fn)(CpuState* c, const u8* page) noexcept nogil
 # Make a copy of a page without sensitive instructions.  False: there are other such bytes on it.
-ctypedef bint (*replace_fn)(CpuState* c, const u8* page, u8* copy, bint writable) noexcept nogil
+ctypedef bint (*replace_fn)(CpuState* c, const u8* before, const u8* page, u8* copy,
+                            bint writable) noexcept nogil
 ctypedef bint (*seam_fn)(CpuState* c, const u8* before, const u8* page) noexcept nogil
 
 # --- guest physical memory

@@ -390,3 +390,25 @@ def test_rights_of_keys_are_replaced_in_code(code: str) -> None:
     assert replace(page(code)) == page("f4f4f4")
     assert replace(page(code), writable=True) is None
     assert replace(page("0660" * 20 + code)) is None
+
+
+# cmp byte ptr [rip + 1866Ch], 1; jne +16; rdtscp; shl rdx, 32: a function of Go's runtime at the
+# start of a page.
+CPU_TICKS = bytes.fromhex("803d6c86010001 7510 0f01f9 48c1e220")
+
+
+def test_the_page_before_tells_where_the_first_instructions_begin() -> None:
+    first = CPU_TICKS.ljust(4096, b"\x90")
+    padding = b"\xcc" * 4096
+    copy = CPU_TICKS.replace(b"\x0f\x01\xf9", b"\xf4" * 3).ljust(4096, b"\x90")
+
+    assert replace(first) is None
+    assert replace(first, before=padding) == copy
+
+
+def test_the_end_of_the_page_before_can_make_the_first_bytes_data() -> None:
+    first = CPU_TICKS.ljust(4096, b"\x90")
+    # mov rax, imm64, of which eight bytes are on the next page: ADC [RDI], CL begins within JNE.
+    before = b"\x90" * 4094 + b"\x48\xb8"
+
+    assert replace(first, before=before) is None

@@ -74,7 +74,8 @@ cdef void space_renew(CpuState* c, DirectSpace* s) noexcept nogil
 cdef void space_lose(CpuState* c, DirectSpace* s) noexcept nogil
 # Screen a page (`ringlet.mmu.mmu.clean_fn` and others).
 cdef bint space_clean(CpuState* c, const u8* page) noexcept nogil
-cdef bint space_replace(CpuState* c, const u8* page, u8* copy, bint writable) noexcept nogil
+cdef bint space_replace(CpuState* c, const u8* before, const u8* page, u8* copy,
+                        bint writable) noexcept nogil
 cdef bint space_seam_clean(CpuState* c, const u8* before, const u8* page) noexcept nogil
 # An address space is forgotten (`ringlet.mmu.mmu.left_fn`).
 cdef void space_left(CpuState* c, MapTarget* target) noexcept nogil

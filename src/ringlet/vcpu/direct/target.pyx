@@ -262,5 +262,6 @@ cdef bint space_seam_clean(CpuState* c, const u8* before, const u8* page) noexce
     return seam_clean(before, page, (<DirectState*>c.direct).cpuid)
 
 
-cdef bint space_replace(CpuState* c, const u8* page, u8* copy, bint writable) noexcept nogil:
-    return page_replace(page, copy, writable, (<DirectState*>c.direct).cpuid)
+cdef bint space_replace(CpuState* c, const u8* before, const u8* page, u8* copy,
+                        bint writable) noexcept nogil:
+    return page_replace(before, page, copy, writable, (<DirectState*>c.direct).cpuid)
