@@ -3,7 +3,7 @@
 Most are copied byte for byte.  In the others a host operand replaces the memory operand, and
 scratch registers replace r8-r11 and RSP; opcode and immediate do not change.
 """
-from ringlet.core.state cimport CpuState, RSP, SEG_NONE, u8, u32, i32, i64
+from ringlet.core.state cimport RSP, SEG_NONE, u8, u32, i32, i64
 from ringlet.translate.bindings cimport SMALL_MOVE, TOTAL_MOVE
 from ringlet.translate.builder cimport *
 from ringlet.translate.encode cimport (
@@ -12,9 +12,6 @@ from ringlet.translate.held cimport hold, store_held
 from ringlet.translate.insn cimport *
 from ringlet.translate.operands cimport bind_rsp, guest_rsp, load_guest, memory_operand
 from ringlet.translate.shape cimport *
-
-cdef CpuState* _null = NULL
-cdef u32 NADDEND = <u32><size_t>&_null.rsp_naddend
 
 # Which operands are guest registers that are in no host register, and the host registers of the
 # others.
