@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("kernel")]
 
 @pytest.fixture(scope="module")
 def hindrance() -> str:
-    return obstacle(always=True)
+    return obstacle()
 
 
 def command(script: str, *options: str) -> list[str]:

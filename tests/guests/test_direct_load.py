@@ -23,10 +23,10 @@ TICK = os.sysconf("SC_CLK_TCK")
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("kernel")]
 
 
-def start(script: str, direct: str) -> subprocess.Popen[str]:
+def start(script: str, direct: str, program: str = "ringlet") -> subprocess.Popen[str]:
     """Start a guest whose shell runs a script."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ringlet", "run", "debian", "--stats", "--direct", direct, "--",
+        [sys.executable, "-m", program, "run", "debian", "--stats", "--direct", direct, "--",
          "sh", "-c", script],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -72,10 +72,11 @@ def moment(guests: list[subprocess.Popen[str]]) -> Moment:
     return Moment(time.monotonic(), idle / TICK, tuple(work(guest.pid) for guest in guests))
 
 
-def test_guests_beside_each_other_leave_no_processor_idle() -> None:
+@pytest.mark.parametrize("program", ["ringlet", "tests.guests.older_host"])
+def test_guests_beside_each_other_leave_no_processor_idle(program: str) -> None:
     """Two guests in a loop have a processor each, if the host has two that nobody else uses."""
     direct = "never" if obstacle() else "always"
-    guests = [start("echo begun; while :; do :; done", direct) for _ in range(2)]
+    guests = [start("echo begun; while :; do :; done", direct, program) for _ in range(2)]
     try:
         for guest in guests:
             assert guest.stdout is not None
@@ -111,7 +112,7 @@ VERDICT = f"{SPACES} {sum(n % 7 for n in range(SPACES))}\n"
 
 @pytest.mark.parametrize("direct", ["always", "auto"])
 def test_ten_thousand_programs_share_a_few_processes(direct: str) -> None:
-    if direct == "always" and obstacle(always=True):
+    if direct == "always" and obstacle():
         direct = "never"
     guest = start(CHAIN, direct)
     most = 0

@@ -27,7 +27,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
 
 
 # Where the host refuses direct processes, `ringlet doctor` says so, and there is nothing to test.
-ENGINES = [Engine.TRANSLATED] if obstacle(always=True) else [Engine.TRANSLATED, Engine.DIRECT]
+ENGINES = [Engine.TRANSLATED] if obstacle() else [Engine.TRANSLATED, Engine.DIRECT]
 
 
 @pytest.fixture(scope="module", params=ENGINES)

@@ -57,6 +57,9 @@ cdef enum:
     FRAME_CR2 = 22
     FRAME_XSAVE = 23         # its linear address there, or 0
 
+cdef enum:
+    NO_CPU = 0xFFFFFFFF
+
 cdef struct Direct:
     direct_control* control
     int listener
@@ -64,6 +67,8 @@ cdef struct Direct:
     int pid
     u64 id               # of the notification that it waits in
     u64 secret
+    bint wakes_here      # a hand-over goes on on the same processor
+    u32 cpu              # on which it is kept otherwise, or NO_CPU
     u32 commands         # queued
     u64 frame            # its frame's linear address there, after `direct_frame`
     u64* registers       # in that frame
@@ -108,4 +113,3 @@ cdef void direct_signal(int pidfd, int sig) noexcept nogil
 
 cdef class DirectProcess:
     cdef Direct d
-    cdef readonly bint wakes_here

@@ -11,29 +11,19 @@ from libc.string cimport memcpy, strerror
 from posix.mman cimport mmap, munmap, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE
 from posix.unistd cimport close
 
-cdef extern from * nogil:
+cdef extern from "ringlet/direct/calls.h" nogil:
     """
     #include <errno.h>
     #include <linux/seccomp.h>
     #include <poll.h>
     #include <sys/ioctl.h>
     #include <time.h>
-    #include <sys/syscall.h>
 
     #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
     #define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, unsigned long long)
     #endif
     #define RINGLET_SYNC_WAKE_UP 1
 
-    /* A system call without libc, which may use vector registers. */
-    static inline long ringlet_call(long number, long a, long b, long c, long d)
-    {
-        long result;
-        register long r10 __asm__("r10") = d;
-        __asm__ volatile("syscall" : "=a"(result)
-                         : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
-        return result;
-    }
     static int ringlet_receive(int listener, unsigned long *id)
     {
         struct seccomp_notif n;
@@ -234,10 +224,12 @@ cdef class DirectProcess:
 
     `control` is the file of its shared memory, `listener` its filter's and `pidfd` its own
     descriptor, and `pid` its number; the descriptors are this object's from here on.  The process
-    ends with it.  `wakes_here`: a hand-over goes on on the same processor, as from Linux 6.6 on.
+    ends with it.  `wakes_here`: ask Linux to let a hand-over go on on the same processor, which it
+    does from 6.6 on.
     """
 
-    def __cinit__(self, int control, int listener, int pidfd, int pid, u64 secret):
+    def __cinit__(self, int control, int listener, int pidfd, int pid, u64 secret, *,
+                  bint wakes_here=True):
         cdef void* at
         self.d.listener = listener
         self.d.pidfd = pidfd
@@ -248,7 +240,8 @@ cdef class DirectProcess:
         if at == MAP_FAILED:
             raise OSError(errno, f"the memory of a direct process: {strerror(errno).decode()}")
         self.d.control = <direct_control*>at
-        self.wakes_here = ringlet_wake_here(listener)
+        self.d.wakes_here = wakes_here and ringlet_wake_here(listener)
+        self.d.cpu = NO_CPU
 
     def __dealloc__(self):
         if self.d.control != NULL:
@@ -257,6 +250,11 @@ cdef class DirectProcess:
             ringlet_pidfd_signal(self.d.pidfd, SIG_KILL)
             close(self.d.pidfd)
             close(self.d.listener)
+
+    @property
+    def wakes_here(self) -> bool:
+        """A hand-over goes on on the same processor."""
+        return self.d.wakes_here
 
     def wait(self) -> bool:
         """Wait for its hand-over; False: it is dead."""

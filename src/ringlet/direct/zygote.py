@@ -52,10 +52,12 @@ def symbols(program: Path) -> dict[str, int]:
 class Zygote:
     """A running zygote.  It ends, and its processes with it, when nothing refers to it.
 
-    `cpuid_faults`: CPUID traps in its processes.  Raises OSError.
+    `cpuid_faults`: CPUID traps in its processes.  `wakes_here`: hand-overs go on on the same
+    processor where Linux can do that.  Raises OSError.
     """
 
-    def __init__(self, program: Path = PROGRAM) -> None:
+    def __init__(self, program: Path = PROGRAM, *, wakes_here: bool = True) -> None:
+        self._wakes_here = wakes_here
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.cpuid_faults = cpuid_faults()
         labels = symbols(program)
@@ -77,9 +79,13 @@ class Zygote:
         try:
             self._write_start(control, secret, len(ram))
             pid, pidfd, listener = self._start(control, ram)
-            process = DirectProcess(control, listener, pidfd, pid, secret)
+            process = DirectProcess(
+                control, listener, pidfd, pid, secret, wakes_here=self._wakes_here
+            )
         finally:
             os.close(control)
+        if not process.wakes_here:
+            _try_placing(process)
         _confine(process)
         return process
 
@@ -120,6 +126,16 @@ class Zygote:
 def _end(connection: socket.socket, pid: int) -> None:
     connection.close()
     os.waitpid(pid, 0)
+
+
+def _try_placing(process: DirectProcess) -> None:
+    """Raise OSError if the process cannot be kept on the virtual processor's."""
+    try:
+        os.sched_setaffinity(process.pid, os.sched_getaffinity(0))
+    except OSError as error:
+        raise OSError(
+            error.errno, f"a direct process cannot be kept on a processor: {error.strerror}"
+        ) from error
 
 
 def _settle(process: DirectProcess) -> None:

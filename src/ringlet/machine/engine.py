@@ -1,6 +1,5 @@
 """Makes the processors of a machine, and keeps their translations for later runs."""
 
-import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -62,7 +61,6 @@ class Engine:
 
     def _execute_directly(self, cpu: "Processor") -> None:
         """Let user code run directly if the host allows it.  Raises HostError if it must."""
-        from ringlet.direct.process import DirectProcess
         from ringlet.direct.zygote import LIMIT, Zygote
 
         always = self._direct == "always"
@@ -72,14 +70,7 @@ class Engine:
             if always:
                 raise HostError(f"--direct always: {error.strerror or error}") from error
             return
-
-        def make(ram: list[int]) -> DirectProcess:
-            process = zygote.make(ram)
-            if not process.wakes_here and not always:
-                raise OSError(errno.ENOSYS, "a hand-over to another processor takes too long")
-            return process
-
-        cpu.execute_directly(make, LIMIT, always=always, cpuid=not zygote.cpuid_faults)
+        cpu.execute_directly(zygote.make, LIMIT, always=always, cpuid=not zygote.cpuid_faults)
 
     def keep(self) -> None:
         """Write the translations of the last processor to the file.  The processor must not run.

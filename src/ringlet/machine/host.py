@@ -238,7 +238,7 @@ def _direct() -> Finding:
             name,
             Verdict.INFO,
             f"absent, all guest code is translated: {hindrance}",
-            "use Linux 6.6 or later, and allow seccomp filters with user notification",
+            "allow seccomp filters with user notification, and syscall user dispatch",
         )
     if cpuid_faults():
         return Finding(name, Verdict.OK, "guests' user code can run directly, and CPUID traps")

@@ -16,6 +16,7 @@ from ringlet.core.vectors cimport vectors_load, vectors_save
 from ringlet.cache.codecache cimport (
     CHUNKS_MIN, CHUNK_BYTES, Cache, cache_create, cache_destroy, cache_flush, cache_used)
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
+from ringlet.direct.placement cimport placement_leave
 from ringlet.direct.process cimport DirectProcess
 from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_copies, mmu_direct_notify, mmu_flush_all
 from ringlet.vcpu.direct.target cimport (
@@ -173,6 +174,13 @@ cdef class Processor(ProcessorState):
 
     def run(self) -> int:
         """Run the guest until Python has to act, and return an `Exit`.  Releases the GIL."""
+        try:
+            return self.run_to_exit()
+        finally:
+            if self.c.direct != NULL:
+                placement_leave(&(<DirectState*>self.c.direct).placement)
+
+    cdef int run_to_exit(self) except -1:
         cdef int kind = self.waiting
         cdef u8* area = self.xsave()
         self.c.n_python_exits += 1

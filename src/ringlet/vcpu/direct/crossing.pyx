@@ -8,6 +8,7 @@ from ringlet.core.state cimport *
 from ringlet.core.host cimport host_fence
 from ringlet.core.prod cimport prod_arm, prod_disarm
 from ringlet.core.ops cimport OP_SYSCALL
+from ringlet.direct.placement cimport placement_begins, placement_ended
 from ringlet.direct.process cimport (
     Direct, DIRECT_END, DIRECT_STACK, DIRECT_STACK_SIZE, DIRECT_STUB, FRAME_CR2, FRAME_ERROR,
     FRAME_FLAGS, FRAME_R8, FRAME_RAX, FRAME_RBP, FRAME_RBX, FRAME_RCX, FRAME_RDI, FRAME_RDX,
@@ -378,7 +379,7 @@ cdef int trapped(CpuState* c, Direct* d) noexcept nogil:
     return CROSS_AGAIN if sig == SIG_URG else step(c)
 
 
-cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
+cdef int run(CpuState* c, DirectState* all, DirectSpace* s) noexcept nogil:
     cdef Direct* d = s.process
     cdef bint stopped
     wipe_siginfo(d)
@@ -394,8 +395,10 @@ cdef int run(CpuState* c, DirectSpace* s) noexcept nogil:
         c.direct_pidfd = 0
         return CROSS_AGAIN
     c.n_direct_runs += 1
+    placement_begins(&all.placement, d)
     direct_resume(d)
     stopped = direct_wait(d)
+    placement_ended(c, &all.placement, d)
     c.direct_pidfd = 0
     host_fence()
     if c.prodding:
@@ -439,7 +442,7 @@ cdef int cross(CpuState* c) noexcept nogil:
         space_begin(c, s)
         mmu_direct_attach(c, &s.target)
     space_renew(c, s)
-    return run(c, s)
+    return run(c, all, s)
 
 
 cdef void direct_stop(CpuState* c) noexcept nogil:

@@ -11,6 +11,7 @@ the space that it interrupts.  For a direct process the host keeps it.  Both are
 since other processes of a busy host delay each switch.
 """
 from ringlet.core.state cimport CpuState, u32, u64
+from ringlet.direct.placement cimport placement_tick
 from ringlet.direct.process cimport direct_again, direct_cpu_ns, own_cpu_ns
 from ringlet.mmu.mmu cimport mmu_direct, mmu_program, mmu_space
 from ringlet.vcpu.direct.target cimport USES, DirectSpace, DirectState, Policy, Use, space_of
@@ -73,9 +74,11 @@ cdef void policy_returns(CpuState* c) noexcept nogil:
 
 
 cdef void policy_interrupt(CpuState* c) noexcept nogil:
-    cdef Policy* p = &(<DirectState*>c.direct).policy
+    cdef DirectState* all = <DirectState*>c.direct
+    cdef Policy* p = &all.policy
     cdef u64 now, spent
     cdef Use* use
+    placement_tick(&all.placement)
     if p.always:
         return
     now = own_cpu_ns()

@@ -1,5 +1,6 @@
 """The memory of direct processes, as the virtual MMU's target, and which of them are in use."""
 from ringlet.core.state cimport CpuState, u8, u32, u64
+from ringlet.direct.placement cimport Placement
 from ringlet.direct.process cimport Direct, direct_command
 from ringlet.mmu.map_target cimport MapTarget
 
@@ -45,6 +46,7 @@ cdef struct Policy:
 cdef struct DirectState:
     DirectSpace spaces[SPACES_MAX]
     Policy policy
+    Placement placement
     u32 count            # of spaces[] in use, of which some can be dead
     u32 limit            # how many processes may live
     u32 replaced         # dead ones lately, less one for each second
