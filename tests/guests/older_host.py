@@ -1,4 +1,4 @@
-"""The command `ringlet` as on a host with Linux before 6.6, which wakes processes elsewhere.
+"""The command `ringlet` as on a host with Linux 5.11, which does less for direct processes.
 
     python -m tests.guests.older_host run debian
 """
@@ -9,9 +9,10 @@ import sys
 
 from ringlet.cli.main import command
 from ringlet.direct.zygote import Zygote
+from ringlet.machine.host import LEAST_KERNEL
 
 if __name__ == "__main__":
     defaults = Zygote.__init__.__kwdefaults__
     assert defaults is not None
-    defaults["wakes_here"] = False
+    defaults["linux"] = LEAST_KERNEL
     sys.exit(command())

@@ -69,6 +69,7 @@ cdef struct Direct:
     u64 secret
     bint wakes_here      # a hand-over goes on on the same processor
     u32 cpu              # on which it is kept otherwise, or NO_CPU
+    bint end_wakes       # its end wakes the thread that waits for a hand-over
     u32 commands         # queued
     u64 frame            # its frame's linear address there, after `direct_frame`
     u64* registers       # in that frame

@@ -25,7 +25,8 @@ class DirectProcess:
         pid: int,
         secret: int,
         *,
-        wakes_here: bool = True,
+        wakes_here: bool,
+        end_wakes: bool,
     ) -> None: ...
     def wait(self) -> bool: ...
     def command(self, number: int, *arguments: int) -> None: ...

@@ -24,6 +24,15 @@ cdef extern from "ringlet/direct/calls.h" nogil:
     #endif
     #define RINGLET_SYNC_WAKE_UP 1
 
+    /* Tell whether the process waits in its hand-over call, or -ENOENT if it has ended. */
+    static int ringlet_poll(int listener, int pidfd, int patience)
+    {
+        struct pollfd p[2] = {{listener, POLLIN}, {pidfd, POLLIN}};
+        long r = ringlet_call(SYS_poll, (long)p, 2, patience, 0);
+        if (r > 0 && !(p[0].revents & POLLIN) && (p[0].revents & POLLHUP || p[1].revents))
+            return -ENOENT;
+        return r < 0 ? (int)r : r > 0;
+    }
     static int ringlet_receive(int listener, unsigned long *id)
     {
         struct seccomp_notif n;
@@ -40,11 +49,6 @@ cdef extern from "ringlet/direct/calls.h" nogil:
     {
         struct seccomp_notif_resp r = {id, value, 0, 0};
         return (int)ringlet_call(SYS_ioctl, listener, SECCOMP_IOCTL_NOTIF_SEND, (long)&r, 0);
-    }
-    static int ringlet_hung_up(int listener)
-    {
-        struct pollfd p = {listener, POLLIN, 0};
-        return ringlet_call(SYS_poll, (long)&p, 1, 0, 0) == 1 && p.revents & POLLHUP;
     }
     static void ringlet_pidfd_signal(int pidfd, int sig)
     { ringlet_call(SYS_pidfd_send_signal, pidfd, sig, 0, 0); }
@@ -71,13 +75,14 @@ cdef extern from "ringlet/direct/calls.h" nogil:
     long CLOCK_THREAD_CPUTIME_ID
     int ringlet_receive(int listener, u64* id)
     int ringlet_respond(int listener, u64 id, i64 value)
-    bint ringlet_hung_up(int listener)
+    int ringlet_poll(int listener, int pidfd, int patience)
     void ringlet_pidfd_signal(int pidfd, int sig)
     bint ringlet_wake_here(int listener)
     int EINTR, ENOENT
     int MAP_POPULATE
 
 cdef enum:
+    FOREVER = -1
     FRAME_CONTEXT = 8            # struct ucontext, after the handler's return address
     CONTEXT_FLAGS = 0            # offsets in quadwords
     CONTEXT_LINK = 1
@@ -103,12 +108,18 @@ cdef void wipe(u64* word, u64 size) noexcept nogil:
 
 
 cdef bint direct_wait(Direct* d) noexcept nogil:
-    cdef int r = ringlet_receive(d.listener, &d.id)
+    cdef int r = 0
     # A signal to this thread interrupts the wait, and a pause of the process withdraws what it has
     # given: it gives it anew.
-    while (r == -EINTR or r == -ENOENT) and not ringlet_hung_up(d.listener):
-        r = ringlet_receive(d.listener, &d.id)
-    return r == 0
+    while True:
+        if not d.end_wakes:
+            r = ringlet_poll(d.listener, d.pidfd, FOREVER)
+        if r >= 0:
+            r = ringlet_receive(d.listener, &d.id)
+        if r != -EINTR and r != -ENOENT:
+            return r == 0
+        if ringlet_poll(d.listener, d.pidfd, 0) == -ENOENT:
+            return False
 
 
 cdef void direct_answer(Direct* d) noexcept nogil:
@@ -224,12 +235,12 @@ cdef class DirectProcess:
 
     `control` is the file of its shared memory, `listener` its filter's and `pidfd` its own
     descriptor, and `pid` its number; the descriptors are this object's from here on.  The process
-    ends with it.  `wakes_here`: ask Linux to let a hand-over go on on the same processor, which it
-    does from 6.6 on.
+    ends with it.  `wakes_here`: let a hand-over go on on the same processor, if Linux can.
+    `end_wakes`: Linux ends the wait for a hand-over when the process ends.
     """
 
     def __cinit__(self, int control, int listener, int pidfd, int pid, u64 secret, *,
-                  bint wakes_here=True):
+                  bint wakes_here, bint end_wakes):
         cdef void* at
         self.d.listener = listener
         self.d.pidfd = pidfd
@@ -242,6 +253,7 @@ cdef class DirectProcess:
         self.d.control = <direct_control*>at
         self.d.wakes_here = wakes_here and ringlet_wake_here(listener)
         self.d.cpu = NO_CPU
+        self.d.end_wakes = end_wakes
 
     def __dealloc__(self):
         if self.d.control != NULL:

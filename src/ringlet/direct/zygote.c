@@ -109,6 +109,8 @@ void stub(void)
         "    mov $" TEXT(__NR_seccomp) ", %%eax\n"
         "    syscall\n"
         "stub_filter:\n"
+        "    test %%eax, %%eax\n"
+        "    js refused\n"
         "    mov %%eax, shared + %c[rights] + 16(%%rip)\n"
         "    mov $" TEXT(__NR_sendmsg) ", %%eax\n"
         "    mov $" TEXT(DIRECT_SOCKET) ", %%edi\n"
@@ -117,6 +119,9 @@ void stub(void)
         "    syscall\n"
         "stub_sent:\n"
         "    jmp hand_over\n"
+        /* Without a filter the process must not go on: signals are blocked, so this ends it. */
+        "refused:\n"
+        "    hlt\n"
         "stub_end:\n"
         :
         : OFFSET(fs_base), OFFSET(gs_base), OFFSET(frame), OFFSET(signal), OFFSET(commands),
@@ -135,7 +140,6 @@ struct files { uint64_t length; uint32_t level, type; int32_t fd[2 + DIRECT_RAM_
 
 enum { RIGHTS_HEADER = 16, SOL_SOCKET = 1, SCM_RIGHTS = 1, SOCKET = 3, SIGNALS = 64 };
 enum { STACK_AUTODISARM = 1u << 31, ACTION_RESTORER = 0x04000000, MSG_CLOEXEC = 0x40000000 };
-enum { OWN_FILES = 64 };                       /* a request's files are moved from here on */
 
 static long call(long number, long a, long b, long c, long d, long e, long f)
 {
@@ -201,9 +205,11 @@ static void become_direct(const struct direct_request *request, const int *fd)
     must(CALL(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 12);
     /* Linux lets some system calls of its own pass every seccomp filter. */
     must(CALL(prctl, PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, DIRECT_STUB, 0x1000, 0), 13);
-    /* The virtual processor has put the filter's program where the first frame will be. */
+    /* The virtual processor has put the filter's program where the first frame will be.  Linux
+       before 5.16 would restrict speculation in a process with a filter, as no other does. */
     __asm__ volatile("jmp *%0" : : "r"(start_here), "D"(SECCOMP_SET_MODE_FILTER),
-                     "S"(SECCOMP_FILTER_FLAG_NEW_LISTENER), "d"(DIRECT_STACK));
+                     "S"(SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_SPEC_ALLOW),
+                     "d"(DIRECT_STACK));
     __builtin_unreachable();
 }
 
@@ -216,6 +222,13 @@ static void answer(long pid, int pidfd)
     struct message message = {0, 0, &vector, 1, &files, pid < 0 ? 0 : RIGHTS_HEADER + 8, 0};
     if (CALL(sendmsg, SOCKET, &message, 0) < 0)
         leave(1);
+}
+
+/* A file that stayed open would keep the virtual processor waiting for a process that has ended. */
+static void close_others(void)
+{
+    CALL(close_range, SOCKET + 1, ~0u, 0);
+    CALL(close_range, 0, SOCKET - 1, 0);
 }
 
 static void serve(void)
@@ -237,7 +250,7 @@ static void serve(void)
     if (pid == 0)
         become_direct(&request, files.fd);
     answer(pid, pidfd);
-    CALL(close_range, SOCKET + 1, ~0u, 0);
+    close_others();
 }
 
 void _start(void) __attribute__((noreturn));
@@ -248,8 +261,7 @@ void _start(void)
     CALL(rt_sigaction, SIGINT, &ignore, 0, 8);      /* a terminal's; the machine ends it */
     CALL(rt_sigaction, SIGQUIT, &ignore, 0, 8);
     CALL(rt_sigaction, SIGTSTP, &ignore, 0, 8);
-    CALL(close_range, SOCKET + 1, ~0u, 0);
-    CALL(close_range, 0, SOCKET - 1, 0);
+    close_others();
     for (;;)
         serve();
 }

@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import signal
 import socket
 import struct
 import weakref
@@ -11,6 +12,7 @@ from typing import Final
 
 from ringlet.direct import filter as syscall_filter
 from ringlet.direct.filter import Places
+from ringlet.direct.linux import END_WAKES, WAKES_HERE, linux_version
 from ringlet.direct.process import (
     CONTROL,
     END,
@@ -52,12 +54,12 @@ def symbols(program: Path) -> dict[str, int]:
 class Zygote:
     """A running zygote.  It ends, and its processes with it, when nothing refers to it.
 
-    `cpuid_faults`: CPUID traps in its processes.  `wakes_here`: hand-overs go on on the same
-    processor where Linux can do that.  Raises OSError.
+    `cpuid_faults`: CPUID traps in its processes.  `linux`: use only what this version of Linux has.
+    Raises OSError.
     """
 
-    def __init__(self, program: Path = PROGRAM, *, wakes_here: bool = True) -> None:
-        self._wakes_here = wakes_here
+    def __init__(self, program: Path = PROGRAM, *, linux: tuple[int, ...] | None = None) -> None:
+        self._linux = linux or linux_version()
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.cpuid_faults = cpuid_faults()
         labels = symbols(program)
@@ -80,8 +82,9 @@ class Zygote:
             self._write_start(control, secret, len(ram))
             pid, pidfd, listener = self._start(control, ram)
             process = DirectProcess(
-                control, listener, pidfd, pid, secret, wakes_here=self._wakes_here
-            )
+                control, listener, pidfd, pid, secret,
+                wakes_here=self._linux >= WAKES_HERE, end_wakes=self._linux >= END_WAKES,
+            )  # fmt: skip
         finally:
             os.close(control)
         if not process.wakes_here:
@@ -110,17 +113,21 @@ class Zygote:
             request = struct.pack("<II", len(ram), self.cpuid_faults)
             socket.send_fds(self._socket, [request], [control, its.fileno(), *ram])
             its.close()
-            data, pidfds, _, _ = socket.recv_fds(self._socket, 16, 1)
+            data, pidfds, flags, _ = socket.recv_fds(self._socket, 16, 1)
             if not data:
                 raise OSError(errno.ECHILD, "the zygote of direct processes has ended")
             (pid,) = struct.unpack("<q", data)
             if pid < 0:
                 raise OSError(-pid, f"no direct process: {os.strerror(-pid)}")
-            _, listeners, _, _ = socket.recv_fds(mine, 16, 1)
-            if not listeners:
-                os.close(pidfds[0])
-                raise OSError(errno.ENOSYS, "a direct process cannot have a system call filter")
-            return pid, pidfds[0], listeners[0]
+            _, listeners, more, _ = socket.recv_fds(mine, 16, 1)
+            if pidfds and listeners:
+                return pid, pidfds[0], listeners[0]
+            for fd in (*pidfds, *listeners):
+                os.close(fd)
+            os.kill(pid, signal.SIGKILL)
+            if (flags | more) & socket.MSG_CTRUNC:
+                raise OSError(errno.EMFILE, "no direct process: too many open files")
+            raise OSError(errno.ENOSYS, "a direct process cannot have a system call filter")
 
 
 def _end(connection: socket.socket, pid: int) -> None:

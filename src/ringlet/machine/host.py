@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.config import format_size
+from ringlet.direct.linux import linux_version
 from ringlet.errors import HostError
 
 HIDE_VARIABLE: Final = "RINGLET_HIDE_CPU"
@@ -124,9 +125,8 @@ def _fsgsbase() -> Finding:
 
 def _kernel() -> Finding:
     release = os.uname().release
-    version = tuple(int(part) for part in release.split("-")[0].split(".")[:2] if part.isdigit())
     least = ".".join(map(str, LEAST_KERNEL))
-    if version >= LEAST_KERNEL:
+    if linux_version() >= LEAST_KERNEL:
         return Finding("Linux " + least, Verdict.OK, f"this is {release}")
     return Finding(
         "Linux " + least,

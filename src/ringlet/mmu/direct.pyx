@@ -112,8 +112,10 @@ cdef bint replaced(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
         return False
     if not bit_test(m.ram.replaced, w.phys >> PAGE_SHIFT):
         place = copy_place(m.ram, w.phys)
+        if place == NULL:
+            return False
         before = page_before(c, m, w.linear & ~<u64>(PAGE_SIZE - 1))
-        if place == NULL or not m.replace(c, before, page_at(m.ram, w.phys), place, w.write):
+        if not m.replace(c, before, page_at(m.ram, w.phys), place, w.write):
             return False
         copy_keep(m.ram, w.phys, place)
     return True

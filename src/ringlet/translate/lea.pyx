@@ -16,8 +16,8 @@ cdef int emit_lea(Builder* b, Insn* i) noexcept nogil:
     cdef u32 reg = insn_reg(i), base = insn_base(i), index = insn_index(i), dst
     cdef u32 copy = hold(b, reg, i.shape.reg)
     cdef Ref r
+    dst = copy or (H8 if is_away(reg) else reg)
     if i.rip_relative and (i.rex & 8) and not i.prefixes & PFX_67:
-        dst = copy or (H8 if is_away(reg) else reg)
         e8(b, 0x48 | (dst >> 3)); e8(b, 0xB8 | (dst & 7))
         reloc(b, RELOC_RIP64, <i64>i.offset + i.length + i.disp)
         e64(b, b.rip + i.offset + i.length + <u64><i64>i.disp)
@@ -26,7 +26,6 @@ cdef int emit_lea(Builder* b, Insn* i) noexcept nogil:
     if i.rip_relative:
         linear_operand_no_segment(b, i)
         r = ref_mem(H9, 0)
-        dst = copy or (H8 if is_away(reg) else reg)
         if (i.shape.reg & 7) == ROLE_16 and is_away(reg) and copy == 0:
             load_guest(b, reg, dst)
         emit_lea_bytes(b, i, dst, &r)
@@ -52,9 +51,7 @@ cdef int emit_lea(Builder* b, Insn* i) noexcept nogil:
     r.scale = i.sib >> 6 if i.has_sib and index != NO_REG else 0
     r.base = NO_REG if base == NO_REG else <u8>load_guest(b, base, H9)
     r.index = NO_REG if index == NO_REG else <u8>load_guest(b, index, H8)
-    dst = copy or reg
-    if is_away(reg) and copy == 0:
-        dst = H8
+    if dst == H8:
         if (i.shape.reg & 7) == ROLE_16:
             # A 16-bit write keeps the upper bits; compute the address first to free a register.
             lea(b, H9, &r)

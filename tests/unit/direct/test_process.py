@@ -251,7 +251,10 @@ def test_process_whose_memory_the_host_refuses_is_ended() -> None:
     listener, other = os.pipe()
     with subprocess.Popen(["sleep", "100"]) as sleeper:
         with pytest.raises(OSError, match="memory of a direct process"):
-            DirectProcess(-1, listener, os.pidfd_open(sleeper.pid), sleeper.pid, 1)
+            DirectProcess(
+                -1, listener, os.pidfd_open(sleeper.pid), sleeper.pid, 1,
+                wakes_here=True, end_wakes=True,
+            )  # fmt: skip
 
         assert sleeper.wait() == -signal.SIGKILL
     with pytest.raises(OSError, match="Bad file descriptor"):

@@ -1,21 +1,25 @@
-"""Where hand-overs go on, on hosts whose Linux does not keep them on one processor."""
+"""Direct processes on hosts whose Linux does less for them."""
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
 
 from ringlet.core.state import Exit
+from ringlet.direct.linux import WAKES_HERE, linux_version
 from ringlet.direct.zygote import Zygote
-from tests.unit.direct.board import DirectBoard
+from ringlet.machine.host import LEAST_KERNEL
+from tests.unit.direct.board import SYSCALL, DirectBoard, suicide
+from tests.unit.direct.guest import SIGSYS, DirectGuest
 from tests.unit.direct.stops import LOOP
 
 PATIENCE = 10
-LINUX = tuple(int(part) for part in os.uname().release.split(".")[:2])
 
 
 @dataclass
@@ -54,7 +58,7 @@ def observe(board: DirectBoard, change: set[int] | None = None) -> Observed:
 
 @pytest.fixture
 def older_host() -> DirectBoard:
-    return DirectBoard(Zygote(wakes_here=False))
+    return DirectBoard(Zygote(linux=LEAST_KERNEL))
 
 
 def test_both_are_kept_on_one_processor_and_then_let_go(older_host: DirectBoard) -> None:
@@ -78,7 +82,7 @@ def test_processors_that_another_program_chose_meanwhile_stay(older_host: Direct
         os.sched_setaffinity(0, every)
 
 
-@pytest.mark.skipif(LINUX < (6, 6), reason="Linux before 6.6 does not see to it")
+@pytest.mark.skipif(linux_version() < WAKES_HERE, reason="Linux before 6.6 does not see to it")
 def test_nobody_is_kept_where_linux_sees_to_it() -> None:
     board = DirectBoard(Zygote())
     before = os.sched_getaffinity(0)
@@ -96,3 +100,38 @@ def test_nobody_is_kept_where_linux_sees_to_it() -> None:
     watcher.join()
 
     assert seen == [before]
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[[bytes], DirectGuest]]:
+    guests: list[DirectGuest] = []
+
+    def one(code: bytes) -> DirectGuest:
+        guests.append(DirectGuest(Zygote(linux=LEAST_KERNEL), code))
+        return guests[-1]
+
+    yield one
+    for guest in guests:
+        guest.close()
+
+
+def test_death_in_a_hand_over_is_seen(make: Callable[[bytes], DirectGuest]) -> None:
+    guest = make(SYSCALL)
+    assert guest.go() == SIGSYS
+
+    guest.process.kill(signal.SIGKILL)
+
+    assert not guest.hands_over()
+
+
+def test_death_of_a_running_process_is_seen(make: Callable[[bytes], DirectGuest]) -> None:
+    guest = make(LOOP)
+    killer = threading.Timer(0.05, guest.process.kill, [signal.SIGKILL])
+    killer.start()
+
+    assert not guest.hands_over()
+
+
+def test_programs_whose_process_has_died_go_on(older_host: DirectBoard) -> None:
+    assert older_host.user(suicide()) == Exit.EXIT_HLT
+    assert older_host.calls(SYSCALL)
