@@ -120,7 +120,8 @@ class RawTerminal:
     The terminal gets its former attributes back after an exception, after a signal that ends the
     process (even by SIGSEGV, after which no Python code runs), and while it is stopped; when the
     process continues, the terminal becomes raw again.  A process in the background leaves the
-    terminal alone.  `on_resize` is called with the window's new size.
+    terminal alone; one that begins there stops, as if it had read, until its shell brings it to the
+    foreground.  `on_resize` is called with the window's new size.
     """
 
     def __init__(
@@ -143,6 +144,8 @@ class RawTerminal:
         for number in _ENDING:
             if signal.getsignal(number) is signal.SIG_DFL:
                 self._catch(number, self._ended)
+        if not self._in_foreground():
+            signal.raise_signal(signal.SIGTTIN)
         self._set_raw()
         return self
 
@@ -218,6 +221,8 @@ class RawTerminal:
 class Reader:
     """Reads `fd` in a thread of its own until the end of input or until it is stopped.
 
+    Where `fd` is a terminal that another job has, reading stops the process until it is its turn.
+
     `on_data` is called with the data and may block; `on_end` is called once at the end of input.
     `on_failure` is called with an exception of either of them, or of the thread itself, which ends.
     """
@@ -250,7 +255,8 @@ class Reader:
             os.close(self._stop_write)
 
     def _work(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        # With SIGTTIN blocked, a read from the background would fail instead of waiting.
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() - {signal.SIGTTIN})
         try:
             self._read()
         except Exception as error:  # noqa: BLE001 - the run ends with it

@@ -99,22 +99,30 @@ class Pty:
 
     def start(self, body: str) -> int:
         """Run `body` with the terminal raw, as a job of a shell would be; return its process id."""
-        job = (
-            "import os, signal, sys, time\n"
-            "from ringlet.cli.terminal import RawTerminal\n"
-            "def say(text): os.write(1, f'[{text}]'.encode())\n"
+        return self.start_job(
             "with RawTerminal(0, lambda size: say(f'{size.rows}x{size.columns}')):\n"
             "    say(f'pid {os.getpid()}')\n"
             + "".join(f"    {line}\n" for line in body.split("\n"))
         )
+
+    def start_job(self, job: str, *, foreground: bool = True) -> int:
+        """Run a program as a job of a shell, which takes the terminal on SIGUSR1 and gives it to
+        the job on SIGUSR2; return the process id that it says."""
+        job = (
+            "import os, signal, sys, time\n"
+            "from ringlet.cli.terminal import RawTerminal, Reader\n"
+            "def say(text): os.write(1, f'[{text}]'.encode())\n"
+        ) + job
         shell = (
             "import fcntl, os, signal, subprocess, sys, termios\n"
             "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
             "signal.signal(signal.SIGTTOU, signal.SIG_IGN)\n"
             "take = lambda *_: os.tcsetpgrp(0, os.getpgrp())\n"
             "signal.signal(signal.SIGUSR1, take)\n"
+            "def give(*_): os.tcsetpgrp(0, job.pid); os.killpg(job.pid, signal.SIGCONT)\n"
+            "signal.signal(signal.SIGUSR2, give)\n"
             f"job = subprocess.Popen([sys.executable, '-c', {job!r}], process_group=0)\n"
-            "os.tcsetpgrp(0, job.pid)\n"
+            f"os.tcsetpgrp(0, job.pid if {foreground} else os.getpgrp())\n"
             "job.wait()\n"
             "os.write(1, f'[status {job.returncode}]'.encode())\n"
             "signal.pause()\n"
@@ -312,6 +320,35 @@ def test_in_the_background_the_terminal_is_left_alone(pty: Pty) -> None:
     pty.read_until(b"[status %d]" % -signal.SIGTERM)
 
     assert after == before
+
+
+def test_what_begins_in_the_background_stops_until_it_has_the_terminal(pty: Pty) -> None:
+    before = pty.attributes()
+    job = "say(f'pid {os.getpid()}')\nwith RawTerminal(0):\n    say('in')\n    time.sleep(60)\n"
+    pid = pty.start_job(job, foreground=False)
+    wait_until(lambda: state_of(pid) == "T")
+    stopped = pty.attributes()
+    pty.processes[0].send_signal(signal.SIGUSR2)
+    pty.read_until(b"[in]")
+
+    assert stopped == before
+    assert pty.is_raw()
+
+
+def test_reading_in_the_background_waits_for_the_terminal(pty: Pty) -> None:
+    job = (
+        "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n"
+        "reader = Reader(0, lambda data: say(data), lambda: say('end'), print)\n"
+        "reader.start()\n"
+        "say(f'pid {os.getpid()}')\n"
+        "time.sleep(60)\n"
+    )
+    pid = pty.start_job(job, foreground=False)
+    os.write(pty.user, b"typed\n")
+    wait_until(lambda: state_of(pid) == "T")
+    pty.processes[0].send_signal(signal.SIGUSR2)
+
+    assert b"[end]" not in pty.read_until(b"[b'typed\\n']")
 
 
 def test_a_new_size_is_reported(pty: Pty) -> None:
