@@ -13,9 +13,18 @@ A guest's exception (#PF, #GP, ...) and the end of a run are values, not excepti
 `ringlet.machine.outcome`.
 """
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
+_TASKS: Final = "raise the limit of tasks (ulimit -u, pids.max)"
+_LIMITS: Final = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "the host has too many open files (fs.file-max)",
+    errno.EAGAIN: _TASKS,
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), which guest RAM needs too",
+}
 _NO_THREAD = "can't start new thread"  # as Python says it
 
 
@@ -68,6 +77,11 @@ class InternalError(Exception):
         return f"{message} ({', '.join(f'{k}={_show(v)}' for k, v in self.details.items())})"
 
 
+def remedy(error: OSError) -> str:
+    """Return what to do about a limit of the host that `error` comes from; empty: it is none."""
+    return _LIMITS.get(error.errno or 0, "")
+
+
 def unexpected(
     error: Exception, details: Mapping[str, object] | None = None
 ) -> HostError | InternalError:
@@ -76,9 +90,7 @@ def unexpected(
     A host that allows no more threads can say so anywhere.
     """
     if str(error) == _NO_THREAD:
-        return HostError(
-            "the host allows no more threads; raise its limit of tasks (ulimit -u, pids.max)"
-        )
+        return HostError(f"the host allows no more threads; {_TASKS}")
     if isinstance(error, InternalError):
         return InternalError(str(error.args[0]), {**(details or {}), **error.details})
     where = "?"

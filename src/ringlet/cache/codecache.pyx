@@ -12,7 +12,9 @@ What runs seldom is allocated downwards from a chunk's end: a stub for each link
 leaves until it is patched, and the operations.  It would take the place of other fragments in the
 host's instruction caches.
 """
+from libc.errno cimport errno
 from libc.stdlib cimport calloc, free
+from libc.string cimport strerror
 from ringlet.core.state cimport *
 from ringlet.core.template cimport *
 from ringlet.core.stubs cimport emit_stubs
@@ -87,7 +89,7 @@ cdef Cache* cache_create(CpuState* c, u32 size) except NULL:
     k.size = ringlet_cache_map(size, CHUNKS_MIN * CHUNK_BYTES, <void**>&k.write, <void**>&k.run,
                                &k.fd)
     if not k.size:
-        raise OSError("cannot map the code cache below 2 GiB")
+        raise OSError(errno, f"cannot map the code cache below 2 GiB: {strerror(errno).decode()}")
     k.n_chunks = k.size // CHUNK_BYTES
     k.fragments = <Fragment*>ringlet_table(k.n_chunks * CHUNK_FRAGMENTS * sizeof(Fragment))
     k.links = <LinkRec*>ringlet_table(k.n_chunks * CHUNK_LINKS * sizeof(LinkRec))

@@ -7,14 +7,13 @@ of Ringlet; 128 + n if signal n ended the run.
 """
 
 import errno
-import resource
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import ringlet.cli.started  # noqa: F401 - it reads the clock
 from ringlet.cli.signals import Stopped, status_of, stoppable
 from ringlet.cli.streams import READER_GONE, abandon_stdout, claim_standard_streams, complain
-from ringlet.errors import RingletError, unexpected
+from ringlet.errors import RingletError, remedy, unexpected
 
 if TYPE_CHECKING:
     import typer
@@ -55,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             complain(READER_GONE)
         else:
             what = "cannot write standard output" if error.errno in _OUTPUT else "the host refused"
-            complain(f"{what}: {error.strerror or error}")
+            advice = f"; {limit}" if (limit := remedy(error)) else ""
+            complain(f"{what}: {error.strerror or error}{advice}")
         return STATUS_USAGE
     except MemoryError:
-        complain(_memory_advice())
+        complain("the host has no memory left; give the guest less with --memory")
         return STATUS_USAGE
     except SystemExit:  # typer raises this if the pipe is closed while it prints help
         abandon_stdout()
@@ -66,12 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STATUS_USAGE
     except Exception as error:  # noqa: BLE001 - most likely a defect, which has its own status
         return _unforeseen(error)
-
-
-def _memory_advice() -> str:
-    if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
-        return "guest RAM is a file in memory, whose size is limited; raise the limit (ulimit -f)"
-    return "the host has no memory left; give the guest less with --memory"
 
 
 def _unforeseen(error: Exception) -> int:

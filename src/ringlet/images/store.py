@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.config import format_size
-from ringlet.errors import ImageError
+from ringlet.errors import ImageError, remedy
 
 _MANIFEST: Final = "manifest.json"
 _UNFINISHED: Final = ".unfinished-"
@@ -121,12 +121,14 @@ class Store:
 def explain(error: OSError, root: Path) -> ImageError:
     """Return the error to raise when the cache directory `root` cannot be written."""
     what = f"{root}: cannot write the cache: {error.strerror or error}"
+    if limit := remedy(error):
+        return ImageError(f"{what}; {limit}")
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            remedy = f"free {format_size(ROOM_FOR_ALL)} there"
+            advice = f"free {format_size(ROOM_FOR_ALL)} there"
         case _:
-            remedy = "make it writable"
-    return ImageError(f"{what}; {remedy}, or set XDG_CACHE_HOME to another directory")
+            advice = "make it writable"
+    return ImageError(f"{what}; {advice}, or set XDG_CACHE_HOME to another directory")
 
 
 def default_root(environ: Mapping[str, str] = os.environ) -> Path:

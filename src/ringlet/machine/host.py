@@ -29,6 +29,7 @@ _MAP_32BIT: Final = 0x40
 _MAP_NORESERVE: Final = 0x4000
 _BLOCK: Final = 4 << 20
 _LEAST_ADDRESS_SPACE: Final = 1 << 42
+_LEAST_FILE: Final = 128 << 20  # RAM of a bare guest
 _LEAST_MAPPINGS: Final = 65_530
 _SYS_LANDLOCK_CREATE_RULESET: Final = 444
 _LANDLOCK_CREATE_RULESET_VERSION: Final = 1
@@ -178,6 +179,20 @@ def _address_space() -> Finding:
     )
 
 
+def _file_size() -> Finding:
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if soft == resource.RLIM_INFINITY:
+        return Finding("large files", Verdict.OK, "unlimited")
+    if soft >= _LEAST_FILE:
+        return Finding("large files", Verdict.OK, f"guest RAM may have {format_size(soft)} at most")
+    return Finding(
+        "large files",
+        Verdict.MISSING,
+        f"the limit is {format_size(soft)}, but guest RAM and translated code are files in memory",
+        "raise the limit (ulimit -f unlimited)",
+    )
+
+
 def _max_map_count() -> Finding:
     count = _read_number("/proc/sys/vm/max_map_count")
     if count is None or count >= _LEAST_MAPPINGS:
@@ -263,7 +278,7 @@ def _tool(name: str, use: str) -> Callable[[], Finding]:
 
 
 _REQUIRED: Final = (
-    _architecture, _bmi2, _fsgsbase, _kernel, _memfd, _low_reservation, _address_space,
+    _architecture, _bmi2, _fsgsbase, _kernel, _memfd, _low_reservation, _address_space, _file_size,
     _max_map_count,
 )  # fmt: skip
 _INFORMATION: Final = (

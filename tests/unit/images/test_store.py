@@ -126,9 +126,11 @@ def test_a_cache_that_is_no_directory(tmp_path: Path) -> None:
 
 def test_errors_are_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     full = str(explain(OSError(errno.ENOSPC, "No space left on device"), tmp_path))
+    files = str(explain(OSError(errno.EMFILE, "Too many open files"), tmp_path))
     read_only = str(explain(OSError(errno.EROFS, "Read-only file system"), tmp_path))
 
     assert full.endswith("free 200 MiB there, or set XDG_CACHE_HOME to another directory")
+    assert files.endswith("; raise the limit of open files (ulimit -n)")
     assert read_only.endswith("make it writable, or set XDG_CACHE_HOME to another directory")
 
 

@@ -64,6 +64,13 @@ def test_limited_address_space_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
     assert "ulimit -v" in find("address space").remedy
 
 
+def test_limited_file_size_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (1 << 20, 1 << 20))
+
+    assert find("large files").verdict is Verdict.MISSING
+    assert "ulimit -f" in find("large files").remedy
+
+
 def test_what_is_missing_always_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RINGLET_HIDE_CPU", "bmi2,fsgsbase")
 
