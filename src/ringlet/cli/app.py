@@ -16,6 +16,14 @@ _EXPLAIN = "ringlet.cli.explain"
 _SUMMARY = "Run x86 guests in user space: no VT-x, no kernel module, no guest patches."
 
 
+def _not_empty(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """Return the value of an option.  An empty one, as of an unset variable, is a mistake."""
+    source = context.get_parameter_source(parameter.name or "")
+    if not value and source is not None and source.name == "COMMANDLINE":
+        raise ConfigError(f"{parameter.opts[0]} '': the value is empty; give one, or no option")
+    return value
+
+
 def run(
     program: Annotated[
         str, typer.Argument(help="The guest's name: debian; with --bare, the program to run.")
@@ -25,14 +33,19 @@ def run(
         typer.Argument(help="With debian: a command for the guest, after --. Default: a shell."),
     ] = None,
     bare: Annotated[bool, typer.Option(config.BARE.flag, help=config.BARE.help)] = False,
-    kernel: Annotated[str, typer.Option(config.KERNEL.flag, help=config.KERNEL.help)] = "",
-    initrd: Annotated[str, typer.Option(config.INITRD.flag, help=config.INITRD.help)] = "",
+    kernel: Annotated[
+        str, typer.Option(config.KERNEL.flag, help=config.KERNEL.help, callback=_not_empty)
+    ] = "",
+    initrd: Annotated[
+        str, typer.Option(config.INITRD.flag, help=config.INITRD.help, callback=_not_empty)
+    ] = "",
     append: Annotated[str, typer.Option(config.APPEND.flag, help=config.APPEND.help)] = "",
     package: Annotated[
         str, typer.Option(config.PACKAGE.flag, help=config.PACKAGE.help)
     ] = config.PACKAGE.default,
     memory: Annotated[
-        str, typer.Option(config.MEMORY.flag, "-m", help=config.MEMORY.help)
+        str,
+        typer.Option(config.MEMORY.flag, "-m", help=config.MEMORY.help, callback=_not_empty),
     ] = config.MEMORY.default,
     console: Annotated[
         str, typer.Option(config.CONSOLE.flag, help=config.CONSOLE.help)
@@ -53,12 +66,17 @@ def run(
     ] = config.DIRECT.default,
     cold: Annotated[bool, typer.Option(config.COLD.flag, help=config.COLD.help)] = False,
     trace: Annotated[
-        str, typer.Option(config.TRACE.flag, metavar="FILE", help=config.TRACE.help)
+        str,
+        typer.Option(
+            config.TRACE.flag, metavar="FILE", help=config.TRACE.help, callback=_not_empty
+        ),
     ] = "",
     compare: Annotated[
         int, typer.Option(config.COMPARE.flag, metavar="N", min=0, help=config.COMPARE.help)
     ] = 0,
-    gdb: Annotated[str, typer.Option(config.GDB.flag, help=config.GDB.help)] = "",
+    gdb: Annotated[
+        str, typer.Option(config.GDB.flag, help=config.GDB.help, callback=_not_empty)
+    ] = "",
     gdb_wait: Annotated[
         bool, typer.Option(config.GDB_WAIT.flag, help=config.GDB_WAIT.help)
     ] = False,
