@@ -19,6 +19,11 @@ class Option:
     help: str
     default: str = ""
 
+    @property
+    def parameter(self) -> str:
+        """The name of the option in Python, which messages of the Python interface use."""
+        return self.flag.removeprefix("--")
+
 
 MEMORY: Final = Option(
     "--memory",
@@ -27,9 +32,9 @@ MEMORY: Final = Option(
 )
 BARE_MEMORY: Final = "128M"
 LINUX_MEMORY: Final = 1 << 30
-_DEBIAN_LEAST: Final = 96 << 20
-"""Debian's kernel runs out of memory with less than some 72 MiB."""
 """Linux uses transparent huge pages, which take fewer faults, only with more than 512 MiB."""
+DEBIAN_LEAST: Final = 96 << 20
+"""Debian's kernel runs out of memory with less than some 72 MiB."""
 KERNEL: Final = Option("--kernel", "Start this Linux kernel (a bzImage or vmlinux) on a PC.")
 INITRD: Final = Option("--initrd", "The initial RAM disk for --kernel.")
 APPEND: Final = Option(
@@ -121,56 +126,57 @@ class LinuxConfig:
     append: str = ""
 
 
-def parse_direct(text: str) -> str:
-    """Return `text` if it is a choice of --direct.  Raises ConfigError."""
+def parse_direct(text: str, name: str = DIRECT.flag) -> str:
+    """Return `text` if it is a choice of --direct.  Raises ConfigError, which calls it `name`."""
     if text not in DIRECT_CHOICES:
-        raise ConfigError(f"{DIRECT.flag} {text}: give auto, never or always")
+        raise ConfigError(f"{name} {text}: give auto, never or always")
     return text
 
 
-def parse_memory(text: str, host_memory: int | None = None) -> int:
+def parse_memory(
+    text: str,
+    host_memory: int | None = None,
+    *,
+    name: str = MEMORY.flag,
+    least: int = MIN_MEMORY,
+) -> int:
     """Return the number of bytes that `text` ("128M", "0x8000000", "1048576") stands for.
 
     `host_memory` is the host's RAM in bytes.  A larger size is refused, because the host would
-    kill a guest that touches all its RAM.  Raises ConfigError.
+    kill a guest that touches all its RAM.  So is one below `least`.
+    Raises ConfigError, which calls the size `name`.
     """
-    size = _parse_size(text)
-    flag = MEMORY.flag
+    size = _parse_size(text, name)
     if size <= 0:
-        raise ConfigError(f"{flag} {text}: a machine needs RAM; give a size such as 128M")
-    if size < MIN_MEMORY:
-        raise ConfigError(f"{flag} {text}: too small; give at least {format_size(MIN_MEMORY)}")
+        raise ConfigError(f"{name} {text}: a machine needs RAM; give a size such as 128M")
+    if size < least:
+        raise ConfigError(f"{name} {text}: too small; give at least {least >> 20}M")
     if size % PAGE_SIZE:
         raise ConfigError(
-            f"{flag} {text}: {size} bytes is not a multiple of 4 KiB; "
+            f"{name} {text}: {size} bytes is not a multiple of 4 KiB; "
             f"the next larger multiple is {(size // PAGE_SIZE + 1) * 4}K"
         )
     if host_memory is not None and size > host_memory:
         raise ConfigError(
-            f"{flag} {text}: this host has {format_size(host_memory)} of RAM; give a smaller size"
+            f"{name} {text}: this host has {format_size(host_memory)} of RAM; give a smaller size"
         )
     return size
 
 
-def linux_memory(given: str | int | None, host_memory: int) -> int:
-    """Return the bytes of RAM of a Linux guest; `given` as for `parse_memory`, or nothing."""
+def linux_memory(
+    given: str | int | None,
+    host_memory: int,
+    *,
+    name: str = MEMORY.flag,
+    least: int = MIN_MEMORY,
+) -> int:
+    """Return the bytes of RAM of a Linux guest; arguments as for `parse_memory`, or none given."""
     if given is None or given == "":
-        return min(LINUX_MEMORY, host_memory // 2) & -PAGE_SIZE
-    return parse_memory(str(given), host_memory)
+        given = min(LINUX_MEMORY, host_memory // 2) & -PAGE_SIZE
+    return parse_memory(str(given), host_memory, name=name, least=least)
 
 
-def debian_memory(given: str | int | None, host_memory: int) -> int:
-    """Return the bytes of RAM of a Debian guest; `given` as for `linux_memory`."""
-    size = linux_memory(given, host_memory)
-    if size < _DEBIAN_LEAST:
-        raise ConfigError(
-            f"{MEMORY.flag} {given or size}: too small for Debian; "
-            f"give at least {_DEBIAN_LEAST >> 20}M"
-        )
-    return size
-
-
-def _parse_size(text: str) -> int:
+def _parse_size(text: str, name: str) -> int:
     cleaned = text.strip().upper()
     for suffix in ("IB", "B"):
         if not cleaned.startswith("0X"):
@@ -183,7 +189,7 @@ def _parse_size(text: str) -> int:
         return int(digits, 16 if digits.startswith("0X") else 10) * _UNITS[unit]
     except ValueError:
         raise ConfigError(
-            f"{MEMORY.flag} {_shorten(text)!r}: not a size; "
+            f"{name} {_shorten(text)!r}: not a size; "
             "give a number of bytes, or a number with K, M or G, such as 128M"
         ) from None
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ringlet.config import debian_memory, format_size, linux_memory, parse_memory
+from ringlet.config import DEBIAN_LEAST, format_size, linux_memory, parse_direct, parse_memory
 from ringlet.errors import ConfigError
 
 GIB = 1 << 30
@@ -32,7 +32,7 @@ def test_sizes_that_are_understood(text: str, size: int) -> None:
         ("0M", "a machine needs RAM"),
         ("-128M", "a machine needs RAM"),
         ("4195000", "is not a multiple of 4 KiB; the next larger multiple is 4100K"),
-        ("4096", "too small; give at least 2 MiB"),
+        ("4096", "too small; give at least 2M"),
         ("9G", "this host has 8 GiB of RAM"),
         ("99999999T", "this host has 8 GiB of RAM"),
         ("1" * 400, "not a size"),
@@ -77,7 +77,20 @@ def test_memory_of_linux(given: str | int | None, host: int, size: int) -> None:
     assert linux_memory(given, host) == size
 
 
-def test_debian_needs_more() -> None:
-    assert debian_memory("96M", 8 * GIB) == 96 << 20
-    with pytest.raises(ConfigError, match="--memory 95M: too small for Debian; give at least 96M"):
-        debian_memory("95M", 8 * GIB)
+@pytest.mark.parametrize("given", ["95M", "1M", 64])
+def test_debian_needs_more(given: str | int) -> None:
+    assert linux_memory("96M", 8 * GIB, least=DEBIAN_LEAST) == 96 << 20
+    with pytest.raises(ConfigError, match=f"--memory {given}: too small; give at least 96M"):
+        linux_memory(given, 8 * GIB, least=DEBIAN_LEAST)
+
+
+def test_debian_on_a_host_without_enough_memory() -> None:
+    with pytest.raises(ConfigError, match="too small; give at least 96M"):
+        linux_memory(None, 100 << 20, least=DEBIAN_LEAST)
+
+
+def test_messages_name_what_the_user_gave() -> None:
+    with pytest.raises(ConfigError, match=r"^memory 'lots': not a size"):
+        linux_memory("lots", 8 * GIB, name="memory")
+    with pytest.raises(ConfigError, match=r"^direct often: give auto"):
+        parse_direct("often", "direct")

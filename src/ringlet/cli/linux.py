@@ -27,7 +27,7 @@ from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
 from ringlet.cli.terminal import WindowSize, window_size
 from ringlet.cli.watch import watched
-from ringlet.config import DIRECT, LinuxConfig, debian_memory, linux_memory
+from ringlet.config import DEBIAN_LEAST, DIRECT, LinuxConfig, linux_memory
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.images.arguments import with_huge_pages
 from ringlet.images.busybox import find_busybox
@@ -91,7 +91,7 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
     """
     if not command and not os.isatty(STDIN):
         command = ["sh"]
-    memory = debian_memory(options.memory, host.memory_size())
+    memory = linux_memory(options.memory, host.memory_size(), least=DEBIAN_LEAST)
     host.require()
     with Progress("starting") as progress:
         kernel = fetch_kernel(package, progress.update)

@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import Self
 
 from ringlet.config import (
+    DEBIAN_LEAST,
     DIRECT,
+    MEMORY,
     PACKAGE,
     LinuxConfig,
-    debian_memory,
     linux_memory,
     parse_direct,
 )
@@ -53,14 +54,14 @@ class Machine:
     ) -> None:
         self._config = LinuxConfig(
             Path(kernel),
-            linux_memory(memory, host.memory_size()),
+            linux_memory(memory, host.memory_size(), name=MEMORY.parameter),
             Path(initrd) if isinstance(initrd, str) else initrd,
             append,
         )
         directory = None if cold else translations_directory()
         self._engine = Engine(
             exact=exact,
-            direct=parse_direct(direct),
+            direct=parse_direct(direct, DIRECT.parameter),
             directory=directory,
             kernel=self._config.kernel,
         )
@@ -80,7 +81,10 @@ class Machine:
         cold: bool = False,
     ) -> Self:
         """Return a machine with Debian's kernel and a busybox shell on its console."""
-        size = debian_memory(memory, host.memory_size())
+        size = linux_memory(
+            memory, host.memory_size(), name=MEMORY.parameter, least=DEBIAN_LEAST
+        )
+        parse_direct(direct, DIRECT.parameter)
         kernel = fetch_kernel(package).vmlinuz
         return cls(
             kernel,

@@ -68,7 +68,10 @@ class Engine:
             zygote = Zygote()
         except OSError as error:
             if always:
-                raise HostError(f"--direct always: {error.strerror or error}") from error
+                reason = error.strerror or error
+                raise HostError(
+                    f"the host cannot run user code directly: {reason}; let direct be auto or never"
+                ) from error
             return
         cpu.execute_directly(zygote.make, LIMIT, always=always, cpuid=not zygote.cpuid_faults)
 

@@ -37,9 +37,15 @@ def test_refused_machines_take_no_memory(tmp_path: Path, wrong: dict[str, Any]) 
     assert descriptors() == before
 
 
-def test_a_wrong_size() -> None:
-    with pytest.raises(ConfigError, match="not a size"):
+def test_wrong_values_are_called_by_the_parameters_name() -> None:
+    with pytest.raises(ConfigError, match=r"^memory 'much': not a size"):
         ringlet.Machine("/nonexistent", memory="much")
+    with pytest.raises(ConfigError, match=r"^direct often: "):
+        ringlet.Machine("/nonexistent", direct="often")
+    with pytest.raises(ConfigError, match=r"^memory 64: too small; give at least 96M"):
+        ringlet.Machine.debian(memory=64)
+    with pytest.raises(ConfigError, match=r"^direct often: "):
+        ringlet.Machine.debian(direct="often")
 
 
 def test_the_package_has_no_more_than_it_says() -> None:
