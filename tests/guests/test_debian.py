@@ -223,6 +223,17 @@ def test_panic_ends_the_run_in_a_line() -> None:
     assert done.returncode == 3
     assert done.stderr.count(b"\n") == 1
     assert b"reset its machine before the command ended" in done.stderr
+    assert b"-v shows the kernel's messages" in done.stderr
+
+
+def test_reset_of_a_shell_whose_messages_are_shown() -> None:
+    done = subprocess.run(
+        command("debian", "-v"), input=b"reboot -f\n", capture_output=True, timeout=PATIENCE,
+        check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 3
+    assert done.stderr.endswith(b"ringlet: the guest reset its machine before the shell ended\n")
 
 
 # --- a kernel given by the user

@@ -89,6 +89,7 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
     Without a terminal, the shell runs as a command that reads standard input.  Raises
     RingletError.
     """
+    given = bool(command)
     if not command and not os.isatty(STDIN):
         command = ["sh"]
     memory = linux_memory(options.memory, host.memory_size(), least=DEBIAN_LEAST)
@@ -119,12 +120,17 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
     if streams.told.status is not None and end.kind is EndKind.POWER_OFF:
         return streams.told.status
     if command and end.kind is EndKind.RESET:
-        complain(
-            "the guest reset its machine before the command ended, as its kernel does after a "
-            "panic; -v shows the kernel's messages"
-        )
+        complain(_early_reset("command" if given else "shell", verbose))
         return end.status
     return _status(end)
+
+
+def _early_reset(task: str, verbose: bool) -> str:
+    """Return the message that the guest's reset came before the end of `task`."""
+    message = f"the guest reset its machine before the {task} ended"
+    if verbose:
+        return message
+    return f"{message}, as its kernel does after a panic; -v shows the kernel's messages"
 
 
 def _run(config: LinuxConfig, options: LinuxOptions, console: Console, told: Told) -> End:
