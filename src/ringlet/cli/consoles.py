@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from ringlet.cli.progress import Progress
 from ringlet.cli.signals import held
+from ringlet.cli.streams import at_once
 from ringlet.cli.terminal import Keyboard, RawTerminal, Reader, WindowSize, window_size
 from ringlet.cli.window import Window
 from ringlet.config import CONSOLE
@@ -137,7 +138,7 @@ class Quiet(Console):
     def to_file(cls, path: Path, progress: Progress | None = None) -> Self:
         """Return a console that writes to a new file.  Raises ConfigError."""
         try:
-            file = path.open("wb", buffering=0)
+            file = open(path, "wb", buffering=0, opener=at_once)  # noqa: SIM115 - closed below
         except OSError as error:
             raise ConfigError(
                 f"{CONSOLE.flag} {_FILE}{path}: cannot write the file: {error.strerror}"

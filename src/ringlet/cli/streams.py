@@ -49,6 +49,21 @@ def complain(message: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
+def at_once(path: str, flags: int) -> int:
+    """Open `path` as an opener of `open`, and refuse a FIFO that nothing reads.  Raises OSError.
+
+    The host would wait for the FIFO's reader, without a word.
+    """
+    try:
+        fd = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OSError(error.errno, "nothing reads this FIFO", path) from None
+        raise
+    os.set_blocking(fd, True)
+    return fd
+
+
 def abandon_stdout() -> None:
     """Discard pending output, so that the interpreter does not try to write it when it exits."""
     null = os.open(os.devnull, os.O_WRONLY)

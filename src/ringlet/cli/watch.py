@@ -3,10 +3,9 @@
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
-from ringlet.cli.streams import complain
+from ringlet.cli.streams import at_once, complain
 from ringlet.errors import ConfigError, HostError, OutputError
 from ringlet.machine import outcome
 from ringlet.machine.vm import Vm
@@ -36,7 +35,8 @@ def watched(machine: Vm, trace: str, compare: int) -> Iterator[None]:
 
             length = LENGTH
             try:
-                file = Path(trace).open("w", encoding="ascii")  # noqa: SIM115 - `_write` closes it
+                # `_write` closes the file.
+                file = open(trace, "w", encoding="ascii", opener=at_once)  # noqa: SIM115
             except OSError as error:
                 raise ConfigError(f"--trace {trace}: {error.strerror}; give another file") from None
             stack.callback(lambda: _write(file, (f"{line}\n" for line in lines(cpu.events()))))

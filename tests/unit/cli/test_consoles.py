@@ -1,5 +1,6 @@
 """What a guest's serial ports are connected to."""
 
+import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,25 @@ def test_console_by_its_option(tmp_path: Path) -> None:
 def test_console_that_is_none(option: str) -> None:
     with pytest.raises(ConfigError, match="--console"):
         console_for(option)
+
+
+def test_a_fifo_that_nothing_reads_is_refused_at_once(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    with pytest.raises(ConfigError, match="cannot write the file: nothing reads this FIFO"):
+        console_for(f"file:{fifo}")
+
+
+def test_a_fifo_that_something_reads_is_written_like_a_file(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with console_for(f"file:{fifo}") as console:
+        console.wires()[0].sink(b"text")
+
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
 
 
 def test_status_of_a_command_comes_by_the_fourth_port() -> None:

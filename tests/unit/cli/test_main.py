@@ -1,5 +1,6 @@
 """The command line in this process, over a fake processor."""
 
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -177,6 +178,20 @@ def test_mistakes_are_one_line_and_status_2(
     assert captured.err.startswith("ringlet: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_trace_to_a_fifo_that_nothing_reads(
+    program: str, processor: Script, tmp_path: Path, capfd: Capture
+) -> None:
+    processor(out(0xF4, 0))
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    status = main(["run", "--bare", program, "--trace", str(fifo)])
+
+    assert status == 2
+    assert capfd.readouterr().err == (
+        f"ringlet: --trace {fifo}: nothing reads this FIFO; give another file\n"
+    )
 
 
 def test_a_newline_in_a_file_name_does_not_break_the_line(capfd: Capture) -> None:
