@@ -121,6 +121,7 @@ class Apt:
         self._otherwise = otherwise
         self._os_release = os_release
         self._config = root / "apt.conf"
+        self._list = root / "debian.sources"
 
     def prepare(self) -> None:
         """Create the directories and the configuration."""
@@ -142,7 +143,7 @@ class Apt:
             for directory in ("state/lists/partial", "cache/archives/partial"):
                 (self._root / directory).mkdir(parents=True, exist_ok=True)
             (self._root / "status").touch()
-            (self._root / "debian.sources").write_text(sources, encoding="utf-8")
+            self._list.write_text(sources, encoding="utf-8")
             text = _OWN_SOURCES.format(root=self._root) if sources else ""
             text = _CONFIGURATION.format(root=self._root, sources=text)
             self._config.write_text(text + self._without_other_lists(), encoding="utf-8")
@@ -249,8 +250,12 @@ class Apt:
         if _NO_NETWORK.search(output):
             return ImageError(
                 f"{what}: the network does not reach Debian ({reason}); connect this host to the "
-                f"network once{self._otherwise}"
+                f"network once, or name a mirror's sources in {SOURCES}{self._otherwise}"
             )
+        given = "" if self._sources else os.environ.get(SOURCES, "")
+        if given and str(self._list) in reason:
+            reason = reason.replace(str(self._list), given)
+            return ImageError(f"{what}: {reason}; name another file in {SOURCES}")
         return ImageError(f"{what}: {reason}")
 
 

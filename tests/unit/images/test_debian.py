@@ -182,6 +182,7 @@ def test_a_server_that_cannot_be_reached(host: Host) -> None:
         fetch_kernel(META, store=host.store, apt=apt)
 
     assert "the network does not reach Debian" in str(caught.value)
+    assert "RINGLET_APT_SOURCES" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert host.entries() == []
 
@@ -300,6 +301,21 @@ def test_the_hosts_choice_among_its_own_releases_does_not_count(
     host.publish()
 
     assert host.kernel().vmlinuz.read_bytes() == b"bzImage"
+
+
+@NEEDS_APT
+def test_a_file_that_is_not_of_sources_is_named_as_the_user_named_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = tmp_path / "passwd"
+    wrong.write_text("root:x:0:0:root:/root:/bin/sh\n")
+    monkeypatch.setenv(SOURCES, str(wrong))
+    apt = Apt(tmp_path / "apt")
+    apt.prepare()
+
+    with pytest.raises(ImageError, match=f"{wrong}.*; name another file in {SOURCES}") as caught:
+        apt.update()
+    assert "debian.sources" not in str(caught.value)
 
 
 @NEEDS_APT
