@@ -1,7 +1,8 @@
 """Checks of the host: the features that Ringlet needs, and those that are good to know.
 
 The environment variable RINGLET_HIDE_CPU lists processor features, as /proc/cpuinfo spells them
-("bmi2,avx2"), that Ringlet treats as absent.  Tests use it to imitate hosts without them.
+("bmi2,avx2"), that Ringlet treats as absent.  Tests use it to imitate hosts without them.  A
+feature that Ringlet never looks for is refused, because it is most likely misspelt.
 """
 
 import ctypes
@@ -19,9 +20,11 @@ from typing import Final
 
 from ringlet.config import format_size
 from ringlet.direct.linux import linux_version
-from ringlet.errors import HostError
+from ringlet.errors import ConfigError, HostError
 
 HIDE_VARIABLE: Final = "RINGLET_HIDE_CPU"
+CHECKED: Final = frozenset({"avx", "avx2", "bmi2", "fsgsbase", "svm", "vmx"})
+"""The processor features that Ringlet looks for."""
 LEAST_KERNEL: Final = (5, 11)
 _AT_HWCAP2: Final = 26
 _HWCAP2_FSGSBASE: Final = 1 << 1
@@ -55,7 +58,16 @@ class Finding:
 
 
 def cpu_flags(environ: Mapping[str, str] = os.environ, cpuinfo: Path | None = None) -> set[str]:
-    """Return the processor's features by the kernel's names, without those that a test hides."""
+    """Return the processor's features by the kernel's names, without those that a test hides.
+
+    Raises ConfigError if one of these is not in CHECKED.
+    """
+    hidden = set(environ.get(HIDE_VARIABLE, "").replace(",", " ").split())
+    if unknown := sorted(hidden - CHECKED):
+        raise ConfigError(
+            f"{HIDE_VARIABLE}: Ringlet does not look for {unknown[0]!r}; "
+            f"give some of {', '.join(sorted(CHECKED))}"
+        )
     flags: set[str] = set()
     with (cpuinfo or Path("/proc/cpuinfo")).open(encoding="ascii", errors="replace") as lines:
         for line in lines:
@@ -63,7 +75,7 @@ def cpu_flags(environ: Mapping[str, str] = os.environ, cpuinfo: Path | None = No
             if name.strip() == "flags":
                 flags = set(value.split())
                 break
-    return flags - set(environ.get(HIDE_VARIABLE, "").replace(",", " ").split())
+    return flags - hidden
 
 
 def memory_size() -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ringlet.errors import HostError
+from ringlet.errors import ConfigError, HostError
 from ringlet.machine import host
 from ringlet.machine.host import Finding, Verdict
 
@@ -31,6 +31,11 @@ def test_hidden_flags_are_absent(cpuinfo: Path) -> None:
     environ = {"RINGLET_HIDE_CPU": "bmi2,avx2 avx"}
 
     assert host.cpu_flags(environ, cpuinfo) == {"fpu"}
+
+
+def test_a_misspelt_flag_is_refused(cpuinfo: Path) -> None:
+    with pytest.raises(ConfigError, match="RINGLET_HIDE_CPU: Ringlet does not look for 'bmi'"):
+        host.cpu_flags({"RINGLET_HIDE_CPU": "bmi,avx2"}, cpuinfo)
 
 
 def test_memory_size_agrees_with_the_kernel() -> None:
