@@ -410,6 +410,8 @@ def test_machine_from_python() -> None:
         assert machine.counters()["interrupts"] > 0
         machine.console.send("exit\n")
         assert machine.wait(PATIENCE).kind is EndKind.POWER_OFF
+    with pytest.raises(EOFError):
+        machine.console.send("too late\n")
 
 
 def test_machines_side_by_side_in_one_process() -> None:

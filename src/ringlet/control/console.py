@@ -19,18 +19,27 @@ CURSOR_QUERY: Final = b"\x1b[6n"
 class Console:
     """The program's end of COM1.  Any thread may call its methods.
 
-    Text is UTF-8; invalid bytes become U+FFFD.
+    Text is UTF-8; invalid bytes become U+FFFD.  `require_start` raises ConfigError if the machine
+    was not started.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, wake: Callable[[], None], require_start: Callable[[], object] = lambda: None
+    ) -> None:
         self.backlog = Backlog(wake)
+        self._require_start = require_start
         self._seen = bytearray()
         self._ended = False
         self._changed = threading.Condition()
 
     def send(self, text: str | bytes) -> None:
-        """Send `text` to the guest.  Waits while 64 KiB that the guest has not read are queued."""
-        self.backlog.put(text.encode() if isinstance(text, str) else text)
+        """Send `text` to the guest.  Waits while 64 KiB that the guest has not read are queued.
+
+        Raises EOFError if the guest has ended.
+        """
+        self._require_start()
+        if not self.backlog.put(text.encode() if isinstance(text, str) else text):
+            raise EOFError("the guest has ended and reads nothing more")
 
     def expect(self, pattern: str | re.Pattern[str], timeout: float | None = 30.0) -> str:
         """Return the output since the last call, up to and including the first match of `pattern`.
@@ -38,6 +47,7 @@ class Console:
         A string is searched for literally.  Raises TimeoutError if no match appears in time, and
         EOFError if the guest ends without one; the message has the end of the output.
         """
+        self._require_start()
         wanted = re.compile(re.escape(pattern)) if isinstance(pattern, str) else pattern
         end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -53,7 +63,8 @@ class Console:
                     raise EOFError(f"the guest has ended; its last output: {text[-200:]!r}")
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
-                    raise TimeoutError(f"no {wanted.pattern!r}; the last output: {text[-200:]!r}")
+                    sought = pattern if isinstance(pattern, str) else pattern.pattern
+                    raise TimeoutError(f"no {sought!r}; the last output: {text[-200:]!r}")
                 self._changed.wait(left)
 
     async def wait_for(self, pattern: str | re.Pattern[str], seconds: float | None = 30.0) -> str:

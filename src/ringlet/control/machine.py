@@ -67,7 +67,7 @@ class Machine:
         )
         self._pc: Pc | None = None
         self._runner: Runner | None = None
-        self.console = Console(self._poll)
+        self.console = Console(self._poll, self._running)
 
     @classmethod
     def debian(
@@ -135,6 +135,7 @@ class Machine:
         if self._runner is not None:
             self.stop()
             self._runner.done.wait()
+            self.console.end()
             with contextlib.suppress(OSError):  # translations that are not kept are made again
                 self._engine.keep()
 

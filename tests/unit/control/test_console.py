@@ -31,7 +31,7 @@ def test_expect_reports_the_output_that_it_got() -> None:
     console = Console(lambda: None)
     console.take(b"something else")
 
-    with pytest.raises(TimeoutError, match="something else"):
+    with pytest.raises(TimeoutError, match="no '# '; the last output: 'something else'"):
         console.expect("# ", timeout=0.01)
     console.end()
     with pytest.raises(EOFError, match="something else"):
@@ -53,6 +53,14 @@ def test_sent_text_wakes_the_machine() -> None:
 
     assert woken == [1]
     assert console.backlog.take(10) == b"ls\n"
+
+
+def test_nothing_is_sent_to_a_guest_that_has_ended() -> None:
+    console = Console(lambda: None)
+    console.end()
+
+    with pytest.raises(EOFError, match="the guest has ended"):
+        console.send("ls\n")
 
 
 def test_question_for_the_cursor_is_not_output() -> None:

@@ -1,11 +1,13 @@
 """`ringlet.Machine`, without a guest."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ringlet
+from ringlet import Console
 from ringlet.errors import ConfigError, ProgramError, RingletError
 from tests.unit.machine.kernel_maker import BzImage
 
@@ -13,6 +15,16 @@ from tests.unit.machine.kernel_maker import BzImage
 def test_a_machine_that_was_not_started() -> None:
     with ringlet.Machine("/nonexistent") as machine, pytest.raises(ConfigError, match="boot"):
         machine.wait()
+
+
+@pytest.mark.parametrize("use", [Console.expect, Console.send])
+def test_the_console_of_a_machine_that_was_not_started(
+    use: Callable[[Console, str], object],
+) -> None:
+    machine = ringlet.Machine("/nonexistent")
+
+    with pytest.raises(ConfigError, match="this machine was not started; call boot"):
+        use(machine.console, "# ")
 
 
 def test_a_kernel_that_is_not_there() -> None:

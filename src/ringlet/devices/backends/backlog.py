@@ -22,7 +22,7 @@ class Backlog:
         self._changed = threading.Condition()
 
     def put(self, data: bytes) -> bool:
-        """Add `data`, waiting for room if necessary; return False if the queue is closed."""
+        """Add `data`, waiting for room if necessary; return False if the queue is closed before."""
         view = memoryview(data)
         while view:
             with self._changed:
@@ -35,7 +35,7 @@ class Backlog:
                 view = view[len(part) :]
             if was_empty:
                 self._on_data()
-        return not self._closed
+        return True
 
     def take(self, size: int) -> bytes:
         """Remove the first bytes, at most `size`, and return them without waiting."""
