@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -352,6 +352,19 @@ def test_escape_ends_the_machine(terminal: Terminal) -> None:
     assert b"Ctrl-A x" in terminal.until(b"to the guest")
     terminal.type(b"\x01x")
     assert terminal.ended() == 0
+
+
+@pytest.mark.parametrize(
+    "end", [lambda it: it.type(b"\x01x"), lambda it: os.kill(it.pid, signal.SIGTERM)]
+)
+def test_the_hosts_prompt_gets_a_line_of_its_own(
+    terminal: Terminal, end: Callable[[Terminal], object]
+) -> None:
+    terminal.until(b"# ")
+    end(terminal)
+
+    terminal.until(b"\r\n")
+    terminal.ended()
 
 
 def test_progress_is_shown_until_the_guest_prints(terminal: Terminal) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -168,16 +169,18 @@ class Stdio(_Fed):
 
     def __init__(self, progress: Progress | None = None) -> None:
         super().__init__(0, progress)
+        self._output = FdSink(STDOUT)
 
     def wires(self) -> Sequence[Wire]:
         """Return the connection of COM1."""
-        return [self._input.wire(self.progress.before(FdSink(STDOUT)))]
+        return [self._input.wire(self.progress.before(self._output))]
 
     def __enter__(self) -> Self:
         with self._undone_if_it_fails():
             put = self._input.backlog.put
             self.callback(self._input.stop)
             if os.isatty(STDIN):
+                self.callback(self._leave_line)
                 with held():
                     self.enter_context(RawTerminal(STDIN, self._resized))
                 self._input.start(Keyboard(put, self._input.quit, self._help), self._input.quit)
@@ -187,6 +190,14 @@ class Stdio(_Fed):
 
     def _resized(self, size: WindowSize) -> None:
         """Ignore the terminal's new size: a user's own kernel has no channel to receive it."""
+
+    def _leave_line(self) -> None:
+        """End the line of the guest's prompt, so that the host's prompt has a line of its own."""
+        if self._output.mid_line and os.isatty(STDOUT):
+            # A terminal that nobody reads may have no room.
+            for fd in select.select([], [STDOUT], [], 0)[1]:
+                with contextlib.suppress(OSError):
+                    os.write(fd, b"\n")
 
     def _help(self, text: bytes) -> None:
         self.progress.end()

@@ -122,6 +122,8 @@ def run_debian(options: LinuxOptions, package: str, command: Sequence[str], verb
     if command and end.kind is EndKind.RESET:
         complain(_early_reset("command" if given else "shell", verbose))
         return end.status
+    if command and end.message and sys.stderr is not None and sys.stderr.isatty():
+        print(file=sys.stderr)  # the command may have left its line unfinished
     return _status(end)
 
 
@@ -180,7 +182,5 @@ def _keep(engine: Engine) -> str:
 
 def _status(end: End) -> int:
     if end.message:
-        if sys.stderr is not None and sys.stderr.isatty():
-            print(file=sys.stderr)
         complain(end.message)
     return end.status

@@ -11,13 +11,16 @@ class FdSink:
     """Writes all data to `fd` at once.
 
     Messages call the file `name`.  Raises OutputError if the reader is gone or the disk is full.
+    `mid_line` says whether the last byte was not the end of a line.
     """
 
     def __init__(self, fd: int, name: str = "standard output") -> None:
         self._fd = fd
         self._name = name
+        self.mid_line = False
 
     def __call__(self, data: bytes) -> None:
+        self.mid_line = not data.endswith(b"\n")
         left = memoryview(data)
         while left:
             try:
