@@ -20,6 +20,7 @@ from typing import Final
 
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import fetch_kernel
+from tests.guests.arguments import positive
 from tests.guests.mirror import Mirror, command, session, wait_until_stoppable
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -52,7 +53,7 @@ def interrupt(mirror: Mirror, number: signal.Signals, delay: float) -> str:
 def main() -> int:
     """Run and interrupt the command `--times` times."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=100)
+    parser.add_argument("--times", type=positive, default=100)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     # A shell's background job ignores SIGINT, and its children would inherit that.

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+from tests.guests.arguments import positive
+
 KERNELS = (
     "linux-image-cloud-amd64", "linux-image-amd64", "linux-image-cloud-amd64/bookworm",
     "linux-image-amd64/bookworm",
@@ -46,7 +48,7 @@ def boot(package: str, memory: str, append: str) -> str:
 def main() -> int:
     """Boot every combination `--times` times."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--times", type=positive, default=20)
     times = parser.parse_args().times
     wrong = 0
     for package, memory, append in itertools.product(KERNELS, MEMORIES, ARGUMENTS):

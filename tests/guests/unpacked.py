@@ -19,6 +19,7 @@ from ringlet.images.initramfs import Command, make_initramfs
 from ringlet.machine import boot
 from ringlet.machine.engine import Engine
 from ringlet.machine.pc import Options, Wire
+from tests.guests.arguments import positive
 
 APPEND: Final = "console=ttyS0 quiet panic=-1"
 MEMORY: Final = 512 << 20
@@ -55,7 +56,7 @@ def start(kernel: Path, initrd: bytes) -> tuple[float, float]:
 def main() -> None:
     """Compare, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=positive, default=8)
     rounds = parser.parse_args().rounds
     bzimage = fetch_kernel().vmlinuz
     initrd = make_initramfs(find_busybox(), Command((b"true",)))

@@ -82,7 +82,7 @@ def _advice(error: "typer.TyperException") -> str:
     if context is None:
         return "see ringlet --help"
     advice = f"see {context.command_path} --help"
-    if context.info_name == "run":
+    if context.info_name == "run" and type(error).__name__ == "NoSuchOption":
         advice += ", and put -- before a command for the guest"
     return advice
 

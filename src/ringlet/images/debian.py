@@ -33,7 +33,6 @@ _VMLINUZ: Final = "vmlinuz"
 _PACKAGE_FILE: Final = "package.deb"
 _TOOL: Final = "busybox"
 _REAL_KERNEL: Final = re.compile(r"\blinux-image-\d[\w.+~-]*")
-_PACKAGE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,6 @@ def fetch_kernel(
     Raises ImageError.
     """
     package, release = split_release(package)
-    if not _PACKAGE_NAME.fullmatch(package):
-        raise ImageError(f"{package!r} is not the name of a package")
     source = _Source(store, apt, progress, release)
     kind = kernels_of(release)
     if not refresh and (kernel := _cached_kernel(source.store, kind, package)) is not None:

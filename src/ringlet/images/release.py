@@ -1,5 +1,6 @@
 """The releases of Debian whose kernels and packages are known."""
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,7 @@ DEBIAN_13: Final = Release("13", "trixie")
 DEBIAN_12: Final = Release("12", "bookworm")
 RELEASES: Final = (DEBIAN_13, DEBIAN_12)
 DEFAULT: Final = DEBIAN_13
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
 
 def split_release(package: str) -> tuple[str, Release]:
@@ -29,6 +31,8 @@ def split_release(package: str) -> tuple[str, Release]:
     Raises ImageError.
     """
     name, slash, codename = package.partition("/")
+    if not _NAME.fullmatch(name):
+        raise ImageError(f"{package!r} is not the name of a package")
     if not slash:
         return name, DEFAULT
     for release in RELEASES:

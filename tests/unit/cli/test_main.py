@@ -138,6 +138,8 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
             "--direct has no effect with --trace and --compare",
         ),
         (["run", "debian", "uname", "-a"], "put -- before a command for the guest"),
+        (["run", "debian", "--compare", "-1"], "-1 is not in the range x>=0; see ringlet run"),
+        (["run", "debian", "--package", "../../x"], "'../../x' is not the name of a package"),
         (["run", "debian", "--initrd", "x"], "has its own initial RAM disk"),
         (["run", "debian", "--memory", "1M"], "too small; give at least 96M"),
         (["run", "debian", "--package", "-x", "--", "ls"], "not the name of a package"),
@@ -178,6 +180,12 @@ def test_mistakes_are_one_line_and_status_2(
     assert captured.err.startswith("ringlet: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_wrong_value_gets_no_advice_on_commands(capfd: Capture) -> None:
+    main(["run", "debian", "--compare", "-1"])
+
+    assert capfd.readouterr().err.endswith("; see ringlet run --help\n")
 
 
 def test_a_trace_to_a_fifo_that_nothing_reads(

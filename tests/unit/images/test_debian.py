@@ -363,8 +363,9 @@ def test_kernels_of_two_releases_are_kept_side_by_side(host: Host) -> None:
 
 
 def test_a_release_that_is_not_known(host: Host) -> None:
-    with pytest.raises(ImageError, match=r"'k/sid': no such release .*; give k/trixie or"):
-        fetch_kernel("k/sid", store=host.store)
+    message = f"'{META}/sid': no such release .*; give {META}/trixie or {META}/bookworm"
+    with pytest.raises(ImageError, match=message):
+        fetch_kernel(f"{META}/sid", store=host.store)
 
 
 @pytest.mark.parametrize(
