@@ -89,7 +89,7 @@ MACHINE_COUNTERS: Final = (
     Counter("machine_halts", "halts", "times the guest waited in HLT"),
     Counter("machine_kicks", "kicks", "times the vCPU was interrupted to check timers"),
     Counter("machine_injected", "interrupts", "vectors passed from the 8259 to the processor"),
-    Counter("machine_entry_ns", "ns", "start of the run, by the host's monotonic clock"),
+    Counter("machine_entry_ns", "ns", "start of the run, for benchmarks (monotonic clock)"),
     Counter("machine_wall_ns", "ns", "wall time of the run"),
 )
 
