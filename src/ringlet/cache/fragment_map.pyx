@@ -53,3 +53,31 @@ cdef bint cache_is_boundary(Cache* k, Fragment* f, u32 host, u32* guest) noexcep
             guest[0] = m[i].guest
             return True
     return False
+
+
+cdef inline void mark_inner(Fragment* f, u64 phys_page, u32 first, u32 last,
+                            u64* inner) noexcept nogil:
+    """Mark the bytes of a fragment between two offsets that are on a page."""
+    cdef u32 i, at
+    for i in range(first, last):
+        at = <u32>(f.rip + i) & 4095
+        if f.phys[1 if at < (f.rip & 4095) else 0] == phys_page:
+            inner[at >> 6] |= <u64>1 << (at & 63)
+
+
+cdef bint cache_inner_bytes(Cache* k, u64 phys_page, u64* inner) noexcept nogil:
+    cdef bint known = False
+    cdef u32 node = k.phys_hash[page_hash(phys_page >> 12)]
+    cdef Fragment* f
+    cdef MapEntry* m
+    cdef u32 i, last
+    while node != NONE:
+        f = &k.fragments[node >> 1]
+        if f.phys[node & 1] == phys_page and not f.dead:
+            known = True
+            m = k.map + f.map
+            for i in range(f.n_map):
+                last = m[i + 1].guest if i + 1 < f.n_map else f.guest_bytes
+                mark_inner(f, phys_page, m[i].guest + 1, last, inner)
+        node = f.next_phys[node & 1]
+    return known

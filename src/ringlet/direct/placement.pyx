@@ -59,6 +59,23 @@ cdef bint read_mask(u64* mask) noexcept nogil:
     return ringlet_get_affinity(mask, MASK_WORDS * sizeof(u64)) > 0
 
 
+cdef void widen(u64* mask) noexcept nogil:
+    """Put all processors into a mask that has all that the thread's cpuset has: only then does a
+    change of the cpuset change the thread's processors too."""
+    cdef u64[MASK_WORDS] every
+    cdef u64[MASK_WORDS] found
+    cdef u32 i
+    for i in range(MASK_WORDS):
+        every[i] = ~<u64>0
+    if ringlet_set_affinity(0, every, sizeof(every)) < 0 or not read_mask(found):
+        return
+    for i in range(MASK_WORDS):
+        if found[i] != mask[i]:
+            return
+    for i in range(MASK_WORDS):
+        mask[i] = every[i]
+
+
 cdef void placement_begins(Placement* p, Direct* d) noexcept nogil:
     if d.wakes_here or not p.kept or d.cpu == p.cpu:
         return
@@ -71,9 +88,13 @@ cdef void placement_ended(CpuState* c, Placement* p, Direct* d) noexcept nogil:
     if d.wakes_here or p.kept:
         return
     p.cpu = ringlet_cpu()
-    if read_mask(p.mask) and p.cpu < 64 * MASK_WORDS and keep(0, p.cpu) == 0:
-        p.kept = 1
-        p.until = host_ticks() + to_ticks(c, KEPT_MS, 1000)
+    if not read_mask(p.mask) or p.cpu >= 64 * MASK_WORDS:
+        return
+    widen(p.mask)
+    p.kept = keep(0, p.cpu) == 0
+    p.until = host_ticks() + to_ticks(c, KEPT_MS, 1000)
+    if not p.kept:
+        ringlet_set_affinity(0, p.mask, sizeof(p.mask))
 
 
 cdef void placement_tick(Placement* p) noexcept nogil:

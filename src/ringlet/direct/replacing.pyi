@@ -1,3 +1,8 @@
 def replace(
-    page: bytes, *, before: bytes | None = None, writable: bool = False, cpuid: bool = False
+    page: bytes,
+    *,
+    before: bytes | None = None,
+    inner: tuple[int, ...] = (),
+    writable: bool = False,
+    cpuid: bool = False,
 ) -> bytes | None: ...

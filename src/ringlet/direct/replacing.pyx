@@ -1,12 +1,13 @@
 """Copies of refused pages, in which sensitive instructions are replaced.
 
 HLT stands in place of each, and traps; translated code then carries out the original.  A save of
-the vector state to the stack stays, with a smaller mask.
+the vector state to the stack stays, with a smaller mask.  Bytes that translated code has come to
+within an instruction stay as they are: they are a part of it, as of a constant.
 """
-from ringlet.core.state cimport u8, u32
+from ringlet.core.state cimport u8, u32, u64
 from ringlet.direct.screening cimport (
-    ANYWHERE, IN_SEQUENCE, MEETS, PAGE, VECTORS, Chains, all_reach, chains_begin, chains_next,
-    mask_of, page_clean, saves_on_stack)
+    ANYWHERE, BEFORE, IN_SEQUENCE, MEETS, PAGE, PAGE_WORDS, VECTORS, Chains, all_reach,
+    chains_begin, chains_next, mask_of, page_clean, saves_on_stack)
 
 cdef enum:
     HLT = 0xF4
@@ -78,7 +79,11 @@ cdef bint is_known(const u8* before, const u8* page, const Chains* w, bint writa
         and (saves_on_stack(page, w.at) or (w.trusted and is_rare(page, w.at))))
 
 
-cdef bint page_replace(const u8* before, const u8* page, u8* copy, bint writable,
+cdef inline bint is_inner(const u64* inner, u32 at) noexcept nogil:
+    return inner[at >> 6] >> (at & 63) & 1
+
+
+cdef bint page_replace(const u8* before, const u8* page, const u64* inner, u8* copy, bint writable,
                        bint cpuid) noexcept nogil:
     cdef Chains walk
     cdef u32 i, mask
@@ -88,10 +93,10 @@ cdef bint page_replace(const u8* before, const u8* page, u8* copy, bint writable
     chains_begin(&walk)
     while chains_next(&walk, page, PAGE, PAGE, cpuid):
         if (walk.kind == ANYWHERE or walk.kind == IN_SEQUENCE) \
-                and walk.at + walk.length < PAGE \
+                and walk.at + walk.length < PAGE and not is_inner(inner, walk.at) \
                 and ((vdso and walk.at >= MEETS) or is_known(before, page, &walk, writable, cpuid)):
             mask = mask_of(page, walk.at)
-            if mask:
+            if mask and not is_inner(inner, mask - 1):
                 copy[mask] &= VECTORS
                 for i in range(mask + 1, mask + 4):
                     copy[i] = 0
@@ -101,14 +106,31 @@ cdef bint page_replace(const u8* before, const u8* page, u8* copy, bint writable
     return page_clean(copy, cpuid)
 
 
-def replace(page: bytes, *, before: bytes | None = None, writable: bool = False,
-            cpuid: bool = False) -> bytes | None:
+cdef bint copy_leans(const u8* page, const u8* copy) noexcept nogil:
+    cdef u32 i
+    if is_vdso(page):
+        return False
+    for i in range(BEFORE):
+        if page[i] != copy[i]:
+            return True
+    return False
+
+
+def replace(page: bytes, *, before: bytes | None = None, inner: tuple[int, ...] = (),
+            writable: bool = False, cpuid: bool = False) -> bytes | None:
     """Return a page on which sensitive instructions are replaced, or None if it has other bytes for
-    which it is refused.  On a page that programs may write, fewer are replaced."""
+    which it is refused.  On a page that programs may write, fewer are replaced; none that begins at
+    one of the offsets `inner`."""
     cdef bytearray copy = bytearray(PAGE)
     cdef const u8* first = NULL
+    cdef u64[PAGE_WORDS] known
+    cdef u32 i
+    for i in range(PAGE_WORDS):
+        known[i] = 0
+    for i in inner:
+        known[i >> 6] |= <u64>1 << (i & 63)
     if len(page) != PAGE or (before is not None and len(before) != PAGE):
         raise ValueError("a page has 4,096 bytes")
     if before is not None:
         first = before
-    return bytes(copy) if page_replace(first, page, copy, writable, cpuid) else None
+    return bytes(copy) if page_replace(first, page, known, copy, writable, cpuid) else None

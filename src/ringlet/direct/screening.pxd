@@ -3,6 +3,8 @@ from ringlet.core.state cimport u8, u32, u64
 
 cdef enum:
     PAGE = 4096
+    PAGE_WORDS = 64          # of a bitmap of its bytes
+    BEFORE = 128             # bytes from which to decode to a sequence that may be a part of others
     MEETS = 64               # bytes after which the chains that begin there have met
     VECTORS = 7              # in XCR0: x87, SSE and AVX, all that a guest with direct processes has
     # What a byte sequence is.

@@ -9,9 +9,10 @@ instructions begin.  Less than one page of code in a hundred is refused without 
 
 Some of these sequences are common inside other instructions, and may stand there.  SHL EAX, 15 and
 ADD EAX, EDX have the bytes of XGETBV, and CLWB is XSAVEOPT with a prefix.  Such a one passes as a
-part of other instructions only if decoding from each of 15 successive bytes before it steps over
-its 0F, with only instructions in a row, none of them the sensitive one itself.  If these bytes are
-code, an instruction begins at one of the 15, so that code which runs into the sequence is seen.
+part of other instructions only if decoding from each of 15 successive bytes before it, and from
+where branches on the way lead, steps over its 0F, with only instructions in a row, none of them the
+sensitive one itself.  If these bytes are code, an instruction begins at one of the 15, so that code
+which runs into the sequence is seen.
 
 XSAVE, XSAVEC and XRSTOR pass behind a constant mask of x87, SSE and AVX state.  On ld.so's page,
 where each first call of a function saves and restores what the processor has, a copy has such a
@@ -28,11 +29,10 @@ reads what any program of the host can read.
 Sources: SDM 2A 2 (formats), 2B-2D (opcodes), 3A 5.9 and AMD APM 3 3 (privileges).
 """
 from ringlet.core.prefixes cimport is_prefix
-from ringlet.core.state cimport u8, u32, u64
+from ringlet.core.state cimport i32, i64, u8, u32, u64
 
 cdef enum:
     STARTS = 15              # an instruction from the page before ends within as many bytes
-    BEFORE = 128             # bytes from which to decode to a sequence that may be a part of others
     SEAM = 240               # bytes of a page from which to decode to its end, and some beyond
     SEAM_END = 320
     # What follows an opcode.
@@ -44,6 +44,14 @@ cdef enum:
     NEVER = 32               # no instruction in 64-bit mode
     TRUSTED = 24             # instructions in a row, after which bytes are taken for code again
     PARTS = 8                # instructions in a row before a sequence that is a part of others
+    WINDOW = BEFORE + STARTS
+
+# Where decoding is to meet, and what is known on the way.
+cdef struct Meeting:
+    u32 begin
+    u32 at
+    bint part                # it has to step over this offset
+    u8 visits[WINDOW]        # how often decoding came to each offset from the beginning
 
 cdef u8[2][256] FOLLOWS      # by opcode, of one byte and after 0F
 
@@ -292,50 +300,83 @@ cdef inline bint begins_function(const u8* p) noexcept nogil:
         (p[2] == 0x8B and p[3] == 0xEC) or (p[2] == 0x89 and p[3] == 0xE5))
 
 
+cdef i64 target_of(const u8* code, u32 at, u32 end) noexcept nogil:
+    """Return where the direct branch between two offsets leads, or -1 if it is none."""
+    cdef u32 i = at
+    while is_prefix(code[i]):
+        i += 1
+    if code[i] & 0xF0 == 0x70 or code[i] & 0xFC == 0xE0 or code[i] == 0xEB:
+        return <i64>end + <signed char>code[end - 1]
+    if code[i] & 0xFE == 0xE8 or (code[i] == 0x0F and code[i + 1] & 0xF0 == 0x80):
+        return <i64>end + <i32>(code[end - 4] | <u32>code[end - 3] << 8 | <u32>code[end - 2] << 16
+                                | <u32>code[end - 1] << 24)
+    return -1
+
+
+cdef bint follow(const u8* code, u32 size, u32 start, u32 row, Meeting* m,
+                 bint cpuid) noexcept nogil:
+    """Decode from an offset on.  Tell whether that comes to the meeting, or steps over it if it is
+    to be a part, with enough instructions in a row, of which there are `row` before."""
+    cdef u32 next = start, length = 0, kind = PLAIN
+    while next < m.at:
+        m.visits[next - m.begin] += 1
+        length = instruction(code, next, size, cpuid, &kind)
+        next += length
+        row = 0 if kind == NOTHING else row + 1
+    if not m.part:
+        return next == m.at
+    # The last instruction can be the sensitive one, with prefixes, or too long to be one.
+    return next != m.at and kind != ANYWHERE and length <= STARTS and row >= PARTS
+
+
+cdef bint all_meet(const u8* code, u32 size, u32 begin, u32 at, bint part,
+                   bint cpuid) noexcept nogil:
+    """Tell whether decoding from any of `STARTS` offsets comes to another offset, or (`part`)
+    always steps over it, and so does decoding from where branches lead at which all have met."""
+    cdef Meeting m
+    cdef u32 i, kind, end
+    cdef i64 target
+    m.begin = begin
+    m.at = at
+    m.part = part
+    for i in range(WINDOW):
+        m.visits[i] = 0
+    for i in range(begin, begin + STARTS):
+        if not follow(code, size, i, 0, &m, cpuid):
+            return False
+    for i in range(begin, at):
+        if m.visits[i - begin] < STARTS:
+            continue
+        end = i + instruction(code, i, size, cpuid, &kind)
+        if kind == NOTHING or end > size:
+            continue
+        target = target_of(code, i, end)
+        if begin <= target <= at and not (target < at and m.visits[target - begin] >= STARTS) \
+                and not follow(code, size, <u32>target, PARTS, &m, cpuid):
+            return False
+    return True
+
+
 cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
     """Tell whether the sensitive bytes at an offset are a part of other instructions, wherever
     decoding begins before them."""
-    cdef u32 begin = at - BEFORE if at > BEFORE else 0
-    cdef u32 start, next, length, row, kind
     if at < STARTS:
         return False
     if page[at + 1] == 0xAE and begins_function(page + at - 5):
         return True
-    for start in range(begin, begin + STARTS):
-        next = start
-        row = 0
-        while next < at:
-            length = instruction(page, next, PAGE, cpuid, &kind)
-            next += length
-            row = 0 if kind == NOTHING else row + 1
-        # The last instruction can be the sensitive one, with prefixes, or too long to be one.
-        if next == at or kind == ANYWHERE or length > STARTS or row < PARTS:
-            return False
-    return True
+    return all_meet(page, PAGE, at - BEFORE if at > BEFORE else 0, at, True, cpuid)
 
 
 cdef bint all_reach(const u8* before, const u8* page, u32 at, bint cpuid) noexcept nogil:
     cdef u8 joined[2 * BEFORE + STARTS]
     cdef u32 i
     if at >= BEFORE or before == NULL:
-        return all_come(page, PAGE, at - BEFORE if at > BEFORE else 0, at, cpuid)
+        return all_meet(page, PAGE, at - BEFORE if at > BEFORE else 0, at, False, cpuid)
     for i in range(BEFORE):
         joined[i] = before[PAGE - BEFORE + i]
     for i in range(BEFORE + STARTS):
         joined[BEFORE + i] = page[i]
-    return all_come(joined, 2 * BEFORE + STARTS, at, BEFORE + at, cpuid)
-
-
-cdef bint all_come(const u8* code, u32 size, u32 begin, u32 at, bint cpuid) noexcept nogil:
-    """Tell whether decoding that begins at any of `STARTS` offsets comes to another."""
-    cdef u32 start, next, kind
-    for start in range(begin, begin + STARTS):
-        next = start
-        while next < at:
-            next += instruction(code, next, size, cpuid, &kind)
-        if next != at:
-            return False
-    return True
+    return all_meet(joined, 2 * BEFORE + STARTS, at, BEFORE + at, False, cpuid)
 
 
 cdef inline bint may_be_part(const u8* page, u32 at) noexcept nogil:
@@ -363,7 +404,8 @@ cdef u32 mask_of(const u8* page, u32 at) noexcept nogil:
         if p[-8] == 0x48 and p[-7] == 0x89 and p[-6] == 0x94 and p[-5] == 0x24:
             at -= 8
         elif p[-7] == 0xB8 and p[-8] & 0xF1 != 0x41 and p[-2] == 0x31 and p[-1] == 0xD2:
-            return at - 6                        # without REX.B, which makes it R8D
+            # Without REX.B, which makes it R8D, and no part of another instruction.
+            return at - 6 if all_reach(NULL, page, at - 7, True) else 0
         else:
             return 0
     return 0

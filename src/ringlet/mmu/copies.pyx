@@ -59,6 +59,14 @@ cdef u8* copy_place(GuestRam* g, u64 phys) noexcept nogil:
     return NULL
 
 
+cdef const u8* copy_of(GuestRam* g, u64 phys) noexcept nogil:
+    cdef u32 i
+    for i in range(COPIES):
+        if g.copied[i] == (phys >> PAGE_SHIFT) + 1:
+            return g.copies + (<u64>i << PAGE_SHIFT)
+    return NULL
+
+
 cdef void copy_keep(GuestRam* g, u64 phys, u8* place) noexcept nogil:
     g.copied[(place - g.copies) >> PAGE_SHIFT] = (phys >> PAGE_SHIFT) + 1
     bit_set(g.replaced, phys >> PAGE_SHIFT)

@@ -12,7 +12,7 @@ it uses them.  So once it has reached that limit, they are mapped only with a fa
 from ringlet.core.state cimport (
     CpuState, u8, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT,
     SLOT_SHIFT)
-from ringlet.mmu.copies cimport copy_keep, copy_place
+from ringlet.mmu.copies cimport copy_keep, copy_of, copy_place
 from ringlet.mmu.layout cimport (
     ENTRIES, Mmu, Node, PTE_A, Region, Walk, entry_index, leaf_size)
 from ringlet.mmu.map_target cimport RIGHTS_READ, RIGHTS_RUN
@@ -105,19 +105,26 @@ cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
 
 
 cdef bint replaced(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
-    """Tell whether a page that does not pass has a copy that does, or gets one now."""
+    """Tell whether a page that does not pass has a copy that does, or gets one now.
+
+    Programs share frames, but not the page before, by which a copy may have been made.
+    """
+    cdef u64 phys = w.phys & ~<u64>(PAGE_SIZE - 1)
+    cdef bint there = bit_test(m.ram.replaced, phys >> PAGE_SHIFT)
     cdef u8* place
     cdef const u8* before
     if w.leaf > 1:
         return False
-    if not bit_test(m.ram.replaced, w.phys >> PAGE_SHIFT):
-        place = copy_place(m.ram, w.phys)
+    if not there:
+        place = copy_place(m.ram, phys)
         if place == NULL:
             return False
-        before = page_before(c, m, w.linear & ~<u64>(PAGE_SIZE - 1))
-        if not m.replace(c, before, page_at(m.ram, w.phys), place, w.write):
-            return False
-        copy_keep(m.ram, w.phys, place)
+    before = page_before(c, m, w.linear & ~<u64>(PAGE_SIZE - 1))
+    if there:
+        return m.fits(c, before, phys, copy_of(m.ram, phys), w.write)
+    if not m.replace(c, before, phys, place, w.write):
+        return False
+    copy_keep(m.ram, phys, place)
     return True
 
 

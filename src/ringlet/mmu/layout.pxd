@@ -21,8 +21,10 @@ ctypedef void (*unmapped_hook)(CpuState* c, u64 linear, u64 pages) noexcept nogi
 ctypedef void (*dropped_hook)(CpuState* c, u32 space) noexcept nogil
 ctypedef void (*left_hook)(CpuState* c, MapTarget* target) noexcept nogil
 ctypedef bint (*clean_hook)(CpuState* c, const u8* page) noexcept nogil
-ctypedef bint (*replace_hook)(CpuState* c, const u8* before, const u8* page, u8* copy,
+ctypedef bint (*replace_hook)(CpuState* c, const u8* before, u64 phys, u8* copy,
                               bint writable) noexcept nogil
+ctypedef bint (*fits_hook)(CpuState* c, const u8* before, u64 phys, const u8* copy,
+                           bint writable) noexcept nogil
 ctypedef bint (*seam_hook)(CpuState* c, const u8* before, const u8* page) noexcept nogil
 
 cdef enum:
@@ -174,6 +176,7 @@ cdef struct Mmu:
     clean_hook clean
     seam_hook seam_clean
     replace_hook replace
+    fits_hook fits
     # --- regions
     u64 arena          # host address of the first stride
     u64 arena_size
@@ -285,18 +288,6 @@ cdef inline void below(Mmu* m, u32 form, u64 entry, u32 index, u32* form_out,
     else:
         form_out[0] = FORM_64
         table_out[0] = frame
-
-cdef inline void set_entry_bits(Mmu* m, u32 form, u64 table, u32 index, u32 bits) noexcept nogil:
-    """Set accessed or dirty in the guest's own table."""
-    cdef u64 phys
-    if form == FORM_64:
-        phys = table + index * 8
-        if is_ram(m.ram, phys):
-            atomic_or64(ram_at(m.ram, phys), bits)
-    elif form == FORM_PT32 or form == FORM_PD32:
-        phys = table + (index if form == FORM_PT32 else index >> 1) * 4
-        if is_ram(m.ram, phys):
-            atomic_or32(ram_at(m.ram, phys), bits)
 
 cdef inline u32 entry_index(u64 linear, u32 level) noexcept nogil:
     return <u32>(linear >> (3 + 9 * level)) & 511

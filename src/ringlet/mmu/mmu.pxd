@@ -21,9 +21,13 @@ ctypedef void (*left_fn)(CpuState* c, MapTarget* target) noexcept nogil
 # Tell whether a direct process may execute a page, but for its first bytes; and these, with what
 # begins on the page before it (NULL: unknown).
 ctypedef bint (*clean_fn)(CpuState* c, const u8* page) noexcept nogil
-# Make a copy of a page without sensitive instructions.  False: there are other such bytes on it.
-ctypedef bint (*replace_fn)(CpuState* c, const u8* before, const u8* page, u8* copy,
+# Make a copy of the page at a guest physical address without sensitive instructions.  False: there
+# are other such bytes on it, or nothing on it was executed so far.
+ctypedef bint (*replace_fn)(CpuState* c, const u8* before, u64 phys, u8* copy,
                             bint writable) noexcept nogil
+# Tell whether such a copy is right behind this page too.
+ctypedef bint (*fits_fn)(CpuState* c, const u8* before, u64 phys, const u8* copy,
+                         bint writable) noexcept nogil
 ctypedef bint (*seam_fn)(CpuState* c, const u8* before, const u8* page) noexcept nogil
 
 # --- guest physical memory
@@ -79,7 +83,7 @@ cdef int mmu_direct_fault(CpuState* c, u64 linear, u32 access) noexcept nogil
 # `left` is called when an address space that has a direct process is forgotten, the others before
 # it may execute a page.
 cdef void mmu_direct_notify(CpuState* c, left_fn left, clean_fn clean, seam_fn seam_clean,
-                            replace_fn replace) noexcept nogil
+                            replace_fn replace, fits_fn fits) noexcept nogil
 # The file of copies that direct processes execute in place of guest pages.
 cdef int mmu_copies(CpuState* c) noexcept nogil
 

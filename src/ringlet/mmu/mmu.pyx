@@ -133,11 +133,12 @@ cdef int mmu_direct_fault(CpuState* c, u64 linear, u32 access) noexcept nogil:
 
 
 cdef void mmu_direct_notify(CpuState* c, left_fn left, clean_fn clean,
-                            seam_fn seam_clean, replace_fn replace) noexcept nogil:
+                            seam_fn seam_clean, replace_fn replace, fits_fn fits) noexcept nogil:
     mmu_of(c).left = left
     mmu_of(c).clean = clean
     mmu_of(c).seam_clean = seam_clean
     mmu_of(c).replace = replace
+    mmu_of(c).fits = fits
 
 
 cdef int mmu_copies(CpuState* c) noexcept nogil:

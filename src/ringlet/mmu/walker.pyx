@@ -11,9 +11,10 @@ from ringlet.core.state cimport (
     CpuState, CpuidEntry, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_OK, PF_P,
     PF_RSVD, VEC_GP, VEC_PF, is_canonical, raise_err)
 from ringlet.mmu.layout cimport (
-    FORM_64, FORM_FLAT, FORM_PDPTE, FORM_ROOT32, Mmu, PAGING_32, PAGING_LONG, PAGING_OFF,
-    PAGING_PAE, PTE_A, PTE_D, PTE_P, PTE_PS, PTE_U, PTE_W, Walk, below, entry_index, leaf_size,
-    load_entry, set_entry_bits)
+    FORM_64, FORM_FLAT, FORM_PD32, FORM_PDPTE, FORM_PT32, FORM_ROOT32, Mmu, PAGING_32, PAGING_LONG,
+    PAGING_OFF, PAGING_PAE, PTE_A, PTE_D, PTE_P, PTE_PS, PTE_U, PTE_W, Walk, atomic_or32,
+    atomic_or64, below, entry_index, leaf_size, load_entry)
+from ringlet.mmu.ram cimport about_to_write, is_ram, ram_at
 
 cdef u32 physical_bits(CpuState* c) noexcept nogil:
     """MAXPHYADDR by the guest's own CPUID table, leaf 80000008h (36 without it: SDM 3A 4.1.4).
@@ -137,6 +138,21 @@ cdef bint allowed(Mmu* m, Walk* w, u32 access) noexcept nogil:
     if access & ACC_WRITE and not w.write and (access & ACC_USER or m.wp):
         return False
     return not (access & ACC_FETCH and w.nx)
+
+
+cdef void set_entry_bits(Mmu* m, u32 form, u64 table, u32 index, u32 bits) noexcept nogil:
+    """Set accessed or dirty in the guest's own table, whose page can hold code too."""
+    cdef u64 phys
+    if form == FORM_64:
+        phys = table + index * 8
+        if is_ram(m.ram, phys):
+            about_to_write(m.ram, phys)
+            atomic_or64(ram_at(m.ram, phys), bits)
+    elif form == FORM_PT32 or form == FORM_PD32:
+        phys = table + (index if form == FORM_PT32 else index >> 1) * 4
+        if is_ram(m.ram, phys):
+            about_to_write(m.ram, phys)
+            atomic_or32(ram_at(m.ram, phys), bits)
 
 
 cdef void mark_used(Mmu* m, Walk* w, bint dirty) noexcept nogil:

@@ -21,7 +21,7 @@ from ringlet.direct.process cimport DirectProcess
 from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_copies, mmu_direct_notify, mmu_flush_all
 from ringlet.vcpu.direct.target cimport (
     DirectState, SPACES_MAX, space_add, space_clean, space_left, space_living, space_place,
-    space_replace, space_seam_clean)
+    space_copy_fits, space_replace, space_seam_clean)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
@@ -242,7 +242,8 @@ cdef class Processor(ProcessorState):
         self.direct_make = make
         self.direct_processes = []
         self.c.direct = state
-        mmu_direct_notify(self.c, space_left, space_clean, space_seam_clean, space_replace)
+        mmu_direct_notify(self.c, space_left, space_clean, space_seam_clean, space_replace,
+                          space_copy_fits)
 
     cdef make_direct(self):
         cdef DirectProcess process

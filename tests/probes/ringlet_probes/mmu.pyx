@@ -5,6 +5,7 @@ Window accesses are made only where /proc/self/mem allows them, so that a missin
 answer and not a crash.
 """
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
 from posix.mman cimport (
     mmap, munmap, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE)
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
@@ -13,6 +14,8 @@ from ringlet.core.state cimport (
     ArchState, BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U,
     CpuidEntry, CpuState, SLOT_COUNT, u8, u32, u64)
 from ringlet.direct.process cimport DirectProcess
+from ringlet.direct.replacing cimport page_replace
+from ringlet.direct.screening cimport PAGE, PAGE_WORDS
 from ringlet.mmu.layout cimport Mmu, mmu_of
 from ringlet.mmu.map_target cimport (
     Extent, MapTarget, map_frames, protect_frames, resolve, target_here, unmap_frames)
@@ -26,7 +29,7 @@ from ringlet.mmu.mmu cimport (
     ram_host)
 from ringlet.vcpu.direct.target cimport (
     DirectSpace, DirectState, space_add, space_begin, space_clean, space_left, space_of,
-    space_place, space_replace, space_seam_clean)
+    space_place, space_seam_clean)
 
 cdef extern from * nogil:
     """
@@ -70,6 +73,22 @@ cdef void on_dropped(CpuState* c, u32 space) noexcept nogil:
     if log.n_dropped < LOG:
         log.dropped[log.n_dropped] = space
         log.n_dropped += 1
+
+
+cdef bint replace(CpuState* c, const u8* before, u64 phys, u8* copy,
+                  bint writable) noexcept nogil:
+    """Make a copy without the knowledge of a code cache."""
+    cdef u64[PAGE_WORDS] inner
+    cdef u32 i
+    for i in range(PAGE_WORDS):
+        inner[i] = 0
+    return page_replace(before, ram_host(c, phys), inner, copy, writable, False)
+
+
+cdef bint copy_fits(CpuState* c, const u8* before, u64 phys, const u8* copy,
+                    bint writable) noexcept nogil:
+    cdef u8[PAGE] other
+    return replace(c, before, phys, other, writable) and memcmp(copy, other, PAGE) == 0
 
 
 cdef u64 now() noexcept nogil:
@@ -392,7 +411,7 @@ cdef class Probe:
         if state == NULL:
             state = <DirectState*>calloc(1, sizeof(DirectState))
             self.c.direct = state
-            mmu_direct_notify(self.c, space_left, space_clean, space_seam_clean, space_replace)
+            mmu_direct_notify(self.c, space_left, space_clean, space_seam_clean, replace, copy_fits)
         place = space_place(state)
         files[0], files[1] = self.files()
         space_add(state, place, &process.d, files, 2)

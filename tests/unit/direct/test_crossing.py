@@ -28,7 +28,7 @@ from tests.unit.vcpu.board import (
     PDPT,
 )
 
-DOUBLE_FAULT = 8
+DEBUG, DOUBLE_FAULT = 1, 8
 REPLACED_MAX = 24
 """Dead processes that are replaced at once (vcpu/direct/target.pxd)."""
 IS_THERE = move(3, 7) + SYSCALL
@@ -235,6 +235,40 @@ def test_program_without_a_32_bit_segment_does_not_go_on(board: DirectBoard) -> 
     assert board.raised() == GP
     assert board.peek(board.get("rsp") + 16) == 0x33
     assert board.count("lost") == 1
+
+
+# --- instructions that the host carries out in its own way
+
+
+@pytest.mark.parametrize("before", ["90", "f1"])
+def test_int1_traps_behind_itself(board: DirectBoard, before: str) -> None:
+    """Some hosts leave RIP at INT1."""
+    assert board.user(b"\x90\xf1\x90") == Exit.EXIT_HLT
+    code = bytes.fromhex("eb01" + before + "f1" + "90")
+
+    assert board.user(code) == Exit.EXIT_HLT
+
+    assert board.raised() == DEBUG
+    assert board.peek(board.get("rsp")) == CODE + 4
+
+
+@pytest.mark.parametrize("code", ["ff07", "f0834701" + "01", "a4"])
+def test_write_to_the_own_page_by_another_address_goes_on(board: DirectBoard, code: str) -> None:
+    board.map(HOLE, CODE | 7)
+    there = move(7, HOLE + 0x200) + move(6, DATA) + bytes.fromhex(code) + SYSCALL
+
+    assert board.calls(there)
+
+
+def test_lowest_pages_run_translated(board: DirectBoard) -> None:
+    """The host may refuse to map them."""
+    board.map(0x1000, CODE | 7)
+    board.place(IS_THERE)
+    board.enter(3)
+    board.set(rcx=0x1000)
+
+    assert board.go() == Exit.EXIT_HLT
+    assert (board.get("rbx"), board.count("lost")) == (7, 0)
 
 
 # --- requests to stop

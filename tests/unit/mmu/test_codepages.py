@@ -22,6 +22,16 @@ def rights_at(host: int) -> str:
     return ""
 
 
+def test_accessed_and_dirty_bits_change_a_table_that_is_code(guest: Guest) -> None:
+    entry = guest.tables.map(AT, DATA)
+    guest.probe.protect_code(entry & -PAGE)
+
+    guest.store(AT, b"x")
+
+    assert guest.probe.entry(entry) & (A | D) == A | D
+    assert guest.probe.hooks()[1] == [entry & -PAGE]
+
+
 def test_protect_takes_write_rights_in_every_window(guest: Guest) -> None:
     first, second = guest.tables, guest.new_tables(guest.tables)
     first.map(AT, DATA)

@@ -8,7 +8,7 @@ import pytest
 
 from ringlet.direct.zygote import Zygote
 from tests.unit.direct.forged import stepping_hand_over
-from tests.unit.direct.guest import SIGSEGV, SIGSYS
+from tests.unit.direct.guest import SIGSYS
 from tests.unit.mmu.direct_guest import (
     CALLED,
     CODE,
@@ -28,8 +28,6 @@ from tests.unit.mmu.guest import FAULT, FETCH, MIB, NX, OK, PAGE, PF, WRITE, A, 
 REFUSED = -1
 LARGE = 0x0000_2345_6000_0000
 LARGE_PHYS = 12 * MIB
-WANTED_OFTEN = 8
-"""Times that a page is refused before it gets a copy (mmu/copies.pyx)."""
 
 
 @pytest.fixture(scope="module")
@@ -477,52 +475,3 @@ def test_instruction_across_pages_becomes_sensitive(
     other, page = (CODE, SECOND) if changed >= CODE_PHYS + PAGE else (SECOND, CODE)
     assert guest.value(other) == 1
     assert guest.run(page) == Stop(answer=REFUSED, linear=page)
-
-
-# --- copies
-
-
-@pytest.fixture
-def copied(guest: DirectGuest) -> DirectGuest:
-    """A page like Linux's vDSO, with RDTSCP at 200 and code that gives 1 at 300; and its copy.
-
-    The next page has code that loads the RDTSCP.
-    """
-    head = b"\x7fELF".ljust(64, b"\x90") + b"linux-vdso.so.1\0"
-    page = head.ljust(200, b"\x90") + b"\x0f\x01\xf9".ljust(100, b"\x90") + give(1)
-    guest.place(CODE, CODE_PHYS, page, P | U)
-    guest.place(CODE + PAGE, CODE_PHYS + PAGE, load(CODE + 200))
-    for _ in range(WANTED_OFTEN - 1):
-        assert guest.run(CODE + 300) == Stop(answer=REFUSED, linear=CODE + 300)
-    assert guest.value(CODE + 300) == 1
-    return guest
-
-
-def test_copy_traps_where_the_page_is_sensitive(copied: DirectGuest) -> None:
-    assert copied.rights(CODE) == "r-xs"
-    assert copied.value(CODE + PAGE) & 0xFFFFFF == 0xF4F4F4
-    assert copied.probe.read_phys(CODE_PHYS + 200, 3) == b"\x0f\x01\xf9"
-    assert copied.run(CODE + 200) == Stop(signal=SIGSEGV)
-
-
-def write_as_a_device(guest: DirectGuest) -> None:
-    guest.probe.write_phys(CODE_PHYS + 302, b"\2")
-
-
-def write_through_an_alias(guest: DirectGuest) -> None:
-    guest.tables.map(DATA, CODE_PHYS)
-    guest.place(CODE + 2 * PAGE, CODE_PHYS + 2 * PAGE, store(DATA + 302, 2))
-    assert guest.run(CODE + 2 * PAGE) == CALLED
-
-
-@pytest.mark.parametrize("write", [write_as_a_device, write_through_an_alias])
-def test_copy_is_dropped_by_a_write(
-    copied: DirectGuest, write: Callable[[DirectGuest], None]
-) -> None:
-    write(copied)
-
-    assert copied.value(CODE + PAGE) & 0xFFFFFF == 0xF9010F
-    assert copied.rights(CODE) == "r--s"
-    for _ in range(WANTED_OFTEN - 1):
-        assert copied.run(CODE + 300) == Stop(answer=REFUSED, linear=CODE + 300)
-    assert copied.value(CODE + 300) == 2

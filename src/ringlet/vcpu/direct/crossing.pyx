@@ -64,6 +64,8 @@ cdef enum:
     TRAP_TRACE = 2               # si_code
     INSTRUCTION_MAX = 15
     TRIES_MAX = 500              # to stop a process, 10 ms apart
+    STUCK_MAX = 64               # page faults of one instruction: a gather makes 16 at most
+    INT1 = 0xF1
     CODE_32 = AR_S | AR_P | AR_DB | AR_CODE | 3 << 5    # of CPL 3
 
 
@@ -332,6 +334,22 @@ cdef int system_call(CpuState* c, Direct* d) noexcept nogil:
     return CROSS_RAISED if emulate(c, &op) == EMU_FAULT else CROSS_AGAIN
 
 
+cdef bint stuck(CpuState* c, DirectState* all) noexcept nogil:
+    """Tell whether page faults have come again and again without progress: of an instruction that
+    writes to its own page by another address, which takes away the right to execute it."""
+    cdef u64* last = &all.stuck[0]
+    if last[0] == c.arch.rip and last[1] == c.arch.gpr[RCX] and last[2] == c.arch.gpr[RSI] \
+            and last[3] == c.arch.gpr[RDI]:
+        all.stuck_count += 1
+    else:
+        all.stuck_count = 0
+    last[0] = c.arch.rip
+    last[1] = c.arch.gpr[RCX]
+    last[2] = c.arch.gpr[RSI]
+    last[3] = c.arch.gpr[RDI]
+    return all.stuck_count > STUCK_MAX
+
+
 cdef int page_fault(CpuState* c, Direct* d) noexcept nogil:
     cdef u64 linear = d.registers[FRAME_CR2]
     cdef u32 access = <u32>d.registers[FRAME_ERROR] & (ACC_WRITE | ACC_FETCH)
@@ -342,10 +360,23 @@ cdef int page_fault(CpuState* c, Direct* d) noexcept nogil:
                                or page == (c.arch.rip + INSTRUCTION_MAX - 1) >> PAGE_SHIFT):
         # A page is never writable and executable at once, so that this would go on forever.
         return hold(c)
+    if stuck(c, <DirectState*>c.direct):
+        return hold(c)
     r = mmu_direct_fault(c, linear, access)
     if r == MEM_OK:
         return CROSS_AGAIN
     return CROSS_RAISED if r == MEM_FAULT else hold(c)
+
+
+cdef bint int1_stays(CpuState* c, DirectState* all) noexcept nogil:
+    """Tell whether RIP is that of INT1, and not behind it.  That depends on the host, whose way is
+    learned where only one of the two bytes is INT1."""
+    cdef u8 last = 0, here = 0
+    mmu_read(c, c.arch.rip - 1, &last, 1, ACC_USER)
+    mmu_read(c, c.arch.rip, &here, 1, ACC_USER)
+    if (last == INT1) != (here == INT1):
+        all.int1_stays = here == INT1
+    return all.int1_stays
 
 
 cdef int trap_after(CpuState* c, Direct* d, u64 vector) noexcept nogil:
@@ -355,6 +386,8 @@ cdef int trap_after(CpuState* c, Direct* d, u64 vector) noexcept nogil:
     if vector == VEC_DB and siginfo(d)[2] == TRAP_TRACE:
         single_step(c)
         return CROSS_RAISED
+    if vector == VEC_DB and int1_stays(c, <DirectState*>c.direct):
+        return step(c)
     if vector == VEC_OF or (vector == VEC_BP and mmu_read(c, c.arch.rip - 1, &last, 1, ACC_USER)
                             == MEM_OK and last == VEC_BP):
         c.arch.rip -= 2

@@ -53,6 +53,9 @@ cdef struct DirectState:
     u64 replaced_at      # TSC of the host until which the seconds are counted
     u32 step             # the next instruction is to be translated
     u32 cpuid            # CPUID does not fault on this host, and is screened
+    u32 int1_stays       # INT1 leaves RIP where it is, as under KVM on AMD's processors
+    u64 stuck[4]         # RIP, RCX, RSI and RDI at the last page fault,
+    u32 stuck_count      # and how often they were the same
 
 cdef DirectSpace* space_of(MapTarget* target) noexcept nogil
 # Tell whether one more process may be made.
@@ -76,8 +79,10 @@ cdef void space_renew(CpuState* c, DirectSpace* s) noexcept nogil
 cdef void space_lose(CpuState* c, DirectSpace* s) noexcept nogil
 # Screen a page (`ringlet.mmu.mmu.clean_fn` and others).
 cdef bint space_clean(CpuState* c, const u8* page) noexcept nogil
-cdef bint space_replace(CpuState* c, const u8* before, const u8* page, u8* copy,
+cdef bint space_replace(CpuState* c, const u8* before, u64 phys, u8* copy,
                         bint writable) noexcept nogil
+cdef bint space_copy_fits(CpuState* c, const u8* before, u64 phys, const u8* copy,
+                          bint writable) noexcept nogil
 cdef bint space_seam_clean(CpuState* c, const u8* before, const u8* page) noexcept nogil
 # An address space is forgotten (`ringlet.mmu.mmu.left_fn`).
 cdef void space_left(CpuState* c, MapTarget* target) noexcept nogil

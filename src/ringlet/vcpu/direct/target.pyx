@@ -6,6 +6,8 @@ out before it goes on with the guest's code.  It never runs with fewer.
 A dead process gives its place to a new one.  A guest can kill its processes, and each of them is a
 fork of the host, so that only so many are replaced.
 """
+from ringlet.cache.codecache cimport Cache
+from ringlet.cache.fragment_map cimport cache_inner_bytes
 from ringlet.core.alarm cimport to_ticks
 from ringlet.core.host cimport host_ticks
 from ringlet.core.state cimport CpuState, u8, u32, u64
@@ -13,15 +15,17 @@ from ringlet.direct.process cimport (
     Direct, DIRECT_COMMANDS, DIRECT_END, DIRECT_RAM, DIRECT_STUB, DIRECT_TOP, direct_again,
     direct_begin, direct_command, direct_command_add, direct_command_of, direct_cpu_ns,
     direct_renew, direct_signal)
-from ringlet.direct.replacing cimport page_replace
-from ringlet.direct.screening cimport page_clean, seam_clean
+from ringlet.direct.replacing cimport copy_leans, page_replace
+from ringlet.direct.screening cimport PAGE, PAGE_WORDS, page_clean, seam_clean
 from ringlet.mmu.map_target cimport (
     MAP_AT_ONCE, MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE)
+from ringlet.mmu.mmu cimport ram_host
 from ringlet.mmu.pages cimport PAGE_SHIFT
 from ringlet.mmu.ram cimport Extent
 
 cdef enum:
     SIG_KILL = 9
+    LOWEST = 0x10000         # vm.mmap_min_addr of most hosts
     CALL_MMAP = 9
     CALL_MPROTECT = 10
     CALL_MUNMAP = 11
@@ -63,8 +67,9 @@ cdef void take_back(DirectSpace* s) noexcept nogil:
 
 
 cdef inline bint ours(u64 address, u64 size) noexcept nogil:
-    """The range has addresses that guest pages cannot have."""
-    return (address < DIRECT_END and address + size > DIRECT_STUB) or address + size > DIRECT_TOP
+    """The range has addresses that guest pages cannot have, or the host may refuse."""
+    return (address < LOWEST or address + size > DIRECT_TOP
+            or (address < DIRECT_END and address + size > DIRECT_STUB))
 
 
 cdef u64 no_reserve(MapTarget* t, u64 size) noexcept nogil:
@@ -262,6 +267,33 @@ cdef bint space_seam_clean(CpuState* c, const u8* before, const u8* page) noexce
     return seam_clean(before, page, (<DirectState*>c.direct).cpuid)
 
 
-cdef bint space_replace(CpuState* c, const u8* before, const u8* page, u8* copy,
+cdef bint make_copy(CpuState* c, const u8* before, u64 phys, u8* copy, bint writable,
+                    bint executed) noexcept nogil:
+    """Make a copy of a page; `executed`: only if translated code has executed something there."""
+    cdef u64[PAGE_WORDS] inner
+    cdef u32 i
+    for i in range(PAGE_WORDS):
+        inner[i] = 0
+    if not cache_inner_bytes(<Cache*>c.cache, phys, inner) and executed:
+        return False
+    return page_replace(before, ram_host(c, phys), inner, copy, writable,
+                        (<DirectState*>c.direct).cpuid)
+
+
+cdef bint space_replace(CpuState* c, const u8* before, u64 phys, u8* copy,
                         bint writable) noexcept nogil:
-    return page_replace(before, page, copy, writable, (<DirectState*>c.direct).cpuid)
+    return make_copy(c, before, phys, copy, writable, True)
+
+
+cdef bint space_copy_fits(CpuState* c, const u8* before, u64 phys, const u8* copy,
+                          bint writable) noexcept nogil:
+    cdef u8[PAGE] other
+    cdef u32 i
+    if not copy_leans(ram_host(c, phys), copy):
+        return True
+    if not make_copy(c, before, phys, other, writable, False):
+        return False
+    for i in range(PAGE):
+        if other[i] != copy[i]:
+            return False
+    return True
