@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -70,6 +72,25 @@ def test_always_runs_every_program_directly(hindrance: str) -> None:
     assert int(output) > 5
     assert counters["direct_calls"] > 500
     assert counters["direct_lost"] == 0
+
+
+def elf32(code: bytes) -> bytes:
+    """A static 32-bit program."""
+    base, head = 0x08048000, 0x34 + 0x20
+    size = head + len(code)
+    header = b"\x7fELF\1\1\1".ljust(16, b"\0") + struct.pack(
+        "<HHIIIIIHHHHHH", 2, 3, 1, base + head, 0x34, 0, 0, 0x34, 0x20, 1, 0, 0, 0
+    )
+    return header + struct.pack("<8I", 1, 0, base, base, size, size, 5, 0x1000) + code
+
+
+@pytest.mark.parametrize("direct", ["auto", "never"])
+def test_32_bit_program_ends_and_the_guest_goes_on(direct: str) -> None:
+    program = base64.b64encode(elf32(bytes.fromhex("b801000000bb07000000cd80"))).decode()
+    script = f"echo {program} | base64 -d >/p; chmod +x /p; /p 2>/dev/null; echo $?"
+    output, _ = in_guest(script, "--direct", direct)
+
+    assert int(output) == 128 + signal.SIGILL
 
 
 def test_more_programs_than_processes(hindrance: str) -> None:

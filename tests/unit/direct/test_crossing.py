@@ -28,7 +28,7 @@ from tests.unit.vcpu.board import (
     PDPT,
 )
 
-DEBUG, DOUBLE_FAULT = 1, 8
+DEBUG, UD, DOUBLE_FAULT = 1, 6, 8
 REPLACED_MAX = 24
 """Dead processes that are replaced at once (vcpu/direct/target.pxd)."""
 IS_THERE = move(3, 7) + SYSCALL
@@ -209,7 +209,7 @@ def test_flags_that_a_program_reads_are_the_guests(board: DirectBoard) -> None:
 
 
 def test_program_that_jumps_to_32_bit_code_is_there(board: DirectBoard) -> None:
-    """The host's table has the segment, so that the jump does not trap.  The exit is that of
+    """The host's table has the segment, so that the jump does not trap.  Then #UD is that of
     translated code."""
     there = CODE + 0x40
     jump = move(1, DATA) + b"\xff\x29"  # jmp far [rcx]
@@ -217,9 +217,11 @@ def test_program_that_jumps_to_32_bit_code_is_there(board: DirectBoard) -> None:
     code = bytes.fromhex("b805000000 40 01c0 f4")
     board.p.write_phys(DATA, struct.pack("<IH", there, USER_CODE_32))
 
-    assert board.user(jump.ljust(0x40, b"\x90") + code) == Exit.EXIT_NOT_64
+    assert board.user(jump.ljust(0x40, b"\x90") + code) == Exit.EXIT_HLT
 
-    assert (board.get("rip"), board.get("cs.selector")) == (there + 8, USER_CODE_32)
+    assert board.raised() == UD
+    frame = board.get("rsp")
+    assert (board.peek(frame), board.peek(frame + 8)) == (there + 8, USER_CODE_32)
     assert board.get("rax") == 12
     assert board.count("lost") == 0
 

@@ -1,4 +1,5 @@
 """Fragments for the run loop: translation at RIP, retranslation, and invalidation."""
+from ringlet.core.control_bits cimport EFER_LMA
 from ringlet.core.state cimport *
 from ringlet.core.template cimport Template
 from ringlet.cache.codecache cimport *
@@ -91,6 +92,10 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
         c.exit_kind = EXIT_NO_RAM
         return LEAVE_LOOP
     if not key & KEY_MODE64:
+        if c.arch.cpl == 3 and c.arch.efer & EFER_LMA:
+            # Such a program cannot run yet.  Its kernel can end it, and go on itself.
+            raise_exc(c, VEC_UD)
+            return RAISED
         c.exit_kind = EXIT_NOT_64
         return LEAVE_LOOP
     b.linear = linear
