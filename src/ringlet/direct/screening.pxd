@@ -2,16 +2,10 @@
 from ringlet.core.state cimport u8, u32, u64
 
 cdef enum:
-    PAGE = 4096
     PAGE_WORDS = 64          # of a bitmap of its bytes
     BEFORE = 128             # bytes from which to decode to a sequence that may be a part of others
     MEETS = 64               # bytes after which the chains that begin there have met
     VECTORS = 7              # in XCR0: x87, SSE and AVX, all that a guest with direct processes has
-    # What a byte sequence is.
-    PLAIN = 0
-    ANYWHERE = 1
-    IN_SEQUENCE = 2
-    NOTHING = 3              # no instruction
 
 # A walk along the chains of instructions from each of the first bytes of at most a page.
 cdef struct Chains:
@@ -27,6 +21,9 @@ cdef struct Chains:
 # Tell whether a page has no instruction that needs translation behind its first ones.  `cpuid` says
 # whether CPUID does.
 cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil
+# Tell whether none of those that are refused anywhere is among its first.  `before`, the page before
+# it, can be NULL.
+cdef bint first_clean(const u8* before, const u8* page, bint cpuid) noexcept nogil
 # Tell whether none is among its first, nor begins on the page before it.  `before` can be NULL.
 cdef bint seam_clean(const u8* before, const u8* page, bint cpuid) noexcept nogil
 

@@ -25,23 +25,16 @@ the program has, and a page is refused if one of these is sensitive.  Where they
 no instruction, as in data, the next ones do not count.  For a page's first bytes, chains begin on
 the page before.  A jump into the middle of an instruction can still reach one.  It then
 reads what any program of the host can read.
-
-Sources: SDM 2A 2 (formats), 2B-2D (opcodes), 3A 5.9 and AMD APM 3 3 (privileges).
 """
 from ringlet.core.prefixes cimport is_prefix
 from ringlet.core.state cimport i32, i64, u8, u32, u64
+from ringlet.direct.instructions cimport (
+    ANYWHERE, IN_SEQUENCE, NOTHING, PAGE, PLAIN, classify, instruction, is_whole, repeats)
 
 cdef enum:
     STARTS = 15              # an instruction from the page before ends within as many bytes
     SEAM = 240               # bytes of a page from which to decode to its end, and some beyond
     SEAM_END = 320
-    # What follows an opcode.
-    MODRM = 1
-    IMM8 = 2
-    IMM16 = 4
-    IMM32 = 8                # 16 bits with an operand-size prefix
-    OFFSET = 16              # of MOV from and to an address
-    NEVER = 32               # no instruction in 64-bit mode
     TRUSTED = 24             # instructions in a row, after which bytes are taken for code again
     PARTS = 8                # instructions in a row before a sequence that is a part of others
     WINDOW = BEFORE + STARTS
@@ -52,208 +45,6 @@ cdef struct Meeting:
     u32 at
     bint part                # it has to step over this offset
     u8 visits[WINDOW]        # how often decoding came to each offset from the beginning
-
-cdef u8[2][256] FOLLOWS      # by opcode, of one byte and after 0F
-
-
-cdef _fill():
-    """Write down what follows each opcode (SDM 2D appendix A, tables A-2 and A-3)."""
-    cdef u32 table, value, opcode, first, last
-    rows = {
-        (0, MODRM): "00-03 08-0b 10-13 18-1b 20-23 28-2b 30-33 38-3b 63 84-8f d0-d3 d8-df fe ff",
-        (0, IMM8): "04 0c 14 1c 24 2c 34 3c 6a 70-7f a8 b0-b7 cd e0-e7 eb",
-        (0, IMM32): "05 0d 15 1d 25 2d 35 3d 68 a9 b8-bf e8 e9",
-        (0, MODRM | IMM8): "6b 80 83 c0 c1 c6 f6",
-        (0, MODRM | IMM32): "69 81 c7 f7",
-        (0, IMM16): "c2 ca",
-        (0, IMM16 | IMM8): "c8",
-        (0, OFFSET): "a0-a3",
-        (0, NEVER): "06 07 0e 16 17 1e 1f 27 2f 37 3f 60 61 82 9a ce d4-d6 ea",
-        (1, MODRM): "00-03 0d 10-1f 28-2f 40-6f 74-76 78 79 7c-7f 90-9f a3 a5 ab ad-b9 bb-c1 c3 c7 "
-                    "d0-ff",
-        (1, MODRM | IMM8): "0f 70-73 a4 ac ba c2 c4-c6",
-        (1, IMM32): "80-8f",
-        (1, IMM8): "20-23",          # ModRM always names registers
-        (1, NEVER): "04 0a 0c 24-27 36 39 3b-3f 7a 7b a6 a7",
-    }
-    for (table, value), text in rows.items():
-        for part in text.split():
-            low, _, high = part.partition("-")
-            first = int(low, 16)
-            last = int(high or low, 16)
-            for opcode in range(first, last + 1):
-                FOLLOWS[table][opcode] = value
-
-
-_fill()
-
-
-cdef inline u32 group_7(u8 modrm) noexcept nogil:
-    """Classify 0F 01."""
-    cdef u8 reg = modrm >> 3 & 7
-    if reg == 4:
-        return IN_SEQUENCE                       # SMSW
-    if modrm < 0xC0:
-        return IN_SEQUENCE if reg <= 1 else PLAIN    # SGDT, SIDT
-    # VMCALL, XGETBV, VMFUNC, ENCLU, VMMCALL, RDPKRU, WRPKRU, RDTSCP, MONITORX, MWAITX, RDPRU
-    if (modrm == 0xC1 or modrm == 0xD0 or modrm == 0xD4 or modrm == 0xD7 or modrm == 0xD9
-            or modrm == 0xEE or modrm == 0xEF or modrm == 0xF9 or modrm == 0xFA or modrm == 0xFB
-            or modrm == 0xFD):
-        return ANYWHERE
-    return PLAIN
-
-
-cdef inline bint is_whole(u8 opcode) noexcept nogil:
-    """Tell whether 0F and an opcode are a sensitive instruction without another byte."""
-    return opcode == 0xA2 or opcode == 0x34
-
-
-cdef u32 classify(u8 opcode, u8 modrm, bint repeated, bint cpuid) noexcept nogil:
-    """Classify the instruction 0F, opcode, ModRM; `repeated`: F3 may be among its prefixes."""
-    cdef u8 reg = modrm >> 3 & 7
-    if opcode == 0x00:
-        # SLDT, STR, VERR, VERW; LLDT and LTR trap.
-        return IN_SEQUENCE if reg == 0 or reg == 1 or reg == 4 or reg == 5 else PLAIN
-    if opcode == 0x01:
-        return group_7(modrm)
-    if opcode == 0x02 or opcode == 0x03 or opcode == 0x34:
-        return IN_SEQUENCE                       # LAR, LSL, SYSENTER
-    if opcode == 0xA2:
-        return ANYWHERE if cpuid else PLAIN
-    if opcode == 0xAE:
-        # XSAVE, XRSTOR, XSAVEOPT
-        return ANYWHERE if modrm < 0xC0 and 4 <= reg <= 6 else PLAIN
-    if opcode == 0xC7:
-        # XSAVEC and RDPID; XSAVES and XRSTORS trap.
-        if modrm < 0xC0:
-            return ANYWHERE if reg == 4 else PLAIN
-        return ANYWHERE if reg == 7 and repeated else PLAIN
-    return PLAIN
-
-
-cdef bint repeats(const u8* page, u32 at) noexcept nogil:
-    """Tell whether F3 may be among the prefixes before an offset."""
-    while at:
-        at -= 1
-        if page[at] == 0xF3:
-            return True
-        if not is_prefix(page[at]):
-            return False
-    return True
-
-
-cdef inline bint is_data(u8 opcode, u8 modrm) noexcept nogil:
-    """Tell whether an opcode of one byte has a ModRM byte that processors refuse, or is ADD [RAX],
-    AL: zeros are data, and would be valid in any number."""
-    cdef u8 reg = modrm >> 3 & 7
-    if opcode == 0x00:
-        return modrm == 0
-    if opcode == 0xFE:
-        return reg > 1
-    if opcode == 0xFF:
-        return reg == 7
-    return reg and (opcode == 0x8F or (opcode & 0xFE == 0xC6 and modrm != 0xF8))
-
-
-cdef u32 operand_bytes(const u8* p, u32 room) noexcept nogil:
-    """Return the bytes of ModRM, SIB and displacement."""
-    cdef u8 mod = p[0] >> 6
-    cdef u8 rm = p[0] & 7
-    cdef u32 size = 1
-    if mod == 3:
-        return 1
-    if rm == 4:
-        size = 2
-        if mod == 0 and room > 1 and p[1] & 7 == 5:
-            size = 6
-    elif rm == 5 and mod == 0:
-        size = 5
-    return size + (1 if mod == 1 else 4 if mod == 2 else 0)
-
-
-cdef u32 instruction(const u8* page, u32 at, u32 size, bint cpuid, u32* kind) noexcept nogil:
-    """Return the length of the instruction at an offset, and its kind.  The length is 1 if there is
-    no instruction, and reaches the end if its opcode or ModRM byte is beyond."""
-    cdef u32 i = at
-    cdef u32 table = 0
-    cdef u8 follows, opcode, last = 0
-    cdef bint short = False, narrow = False, repeated = False, repne = False, wide, near = False
-    kind[0] = PLAIN
-    while i < size and is_prefix(page[i]):
-        last = page[i]
-        short |= last == 0x66
-        narrow |= last == 0x67
-        repeated |= last == 0xF3
-        repne |= last == 0xF2
-        i += 1
-    wide = last & 0xF8 == 0x48
-    if i + 1 >= size or i - at > 14:
-        return size
-    opcode = page[i]
-    i += 1
-    if opcode == 0xC5 or opcode == 0xC4 or opcode == 0x62:
-        # VEX with two or three bytes, EVEX with four; the maps 2 and 3 have no opcode of their own
-        # kind, all of map 3 an immediate.
-        if opcode == 0xC5:
-            table = 1
-        else:
-            table = page[i] & (0x1F if opcode == 0xC4 else 7)
-        i += 1 if opcode == 0xC5 else 2 if opcode == 0xC4 else 3
-        if i >= size:
-            return size
-        if not 1 <= table <= 6 or table == 4:
-            kind[0] = NOTHING
-            return 1
-        opcode = page[i]
-        i += 1
-        if table == 1:
-            follows = FOLLOWS[1][opcode] & (MODRM | IMM8)
-            if opcode != 0x77:
-                follows |= MODRM
-        else:
-            follows = MODRM | (IMM8 if table == 3 else 0)
-    elif opcode == 0x0F:
-        opcode = page[i]
-        i += 1
-        if opcode == 0x38 or opcode == 0x3A:
-            follows = MODRM if opcode == 0x38 else MODRM | IMM8
-            i += 1
-        else:
-            follows = FOLLOWS[1][opcode]
-            near = follows == IMM32
-            if opcode == 0x78 and (short or repne):
-                follows |= IMM16                 # the two bytes of EXTRQ and INSERTQ
-            if i < size or is_whole(opcode):
-                kind[0] = classify(opcode, page[i] if i < size else 0, repeated, cpuid)
-            if opcode == 0xAE and short:
-                kind[0] = PLAIN                  # CLWB; the others trap
-    else:
-        follows = NEVER if is_data(opcode, page[i]) else FOLLOWS[0][opcode]
-        near = opcode & 0xFE == 0xE8
-        if opcode & 0xFE == 0xF6 and i < size and page[i] >> 3 & 7 > 1:
-            follows = MODRM                      # only TEST has an immediate
-        if opcode >= 0xB8 and opcode <= 0xBF and wide:
-            i += 4
-    if follows & NEVER:
-        kind[0] = NOTHING
-        return 1
-    if follows & MODRM:
-        if i >= size:
-            return size
-        i += operand_bytes(page + i, size - i)
-    if follows & OFFSET:
-        i += 4 if narrow else 8
-    if follows & IMM8:
-        i += 1
-    if follows & IMM16:
-        i += 2
-    if follows & IMM32:
-        if near and short and not wide:
-            # Intel's processors ignore this prefix of a branch, AMD's do not.
-            kind[0] = NOTHING
-            return 1
-        i += 2 if short and not wide else 4
-    return i - at
 
 
 cdef void chains_begin(Chains* w) noexcept nogil:
@@ -357,32 +148,37 @@ cdef bint all_meet(const u8* code, u32 size, u32 begin, u32 at, bint part,
     return True
 
 
-cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
+cdef bint is_part(const u8* before, const u8* page, u32 at, bint cpuid) noexcept nogil:
     """Tell whether the sensitive bytes at an offset are a part of other instructions, wherever
     decoding begins before them."""
-    if at < STARTS:
-        return False
-    if page[at + 1] == 0xAE and begins_function(page + at - 5):
+    if at >= STARTS and page[at + 1] == 0xAE and begins_function(page + at - 5):
         return True
-    return all_meet(page, PAGE, at - BEFORE if at > BEFORE else 0, at, True, cpuid)
+    return (at >= STARTS or before != NULL) and from_before(before, page, at, True, cpuid)
 
 
 cdef bint all_reach(const u8* before, const u8* page, u32 at, bint cpuid) noexcept nogil:
+    return from_before(before, page, at, False, cpuid)
+
+
+cdef bint from_before(const u8* before, const u8* page, u32 at, bint part,
+                      bint cpuid) noexcept nogil:
+    """Tell what `all_meet` does of an offset of a page, also behind a page that can be NULL."""
     cdef u8 joined[2 * BEFORE + STARTS]
     cdef u32 i
     if at >= BEFORE or before == NULL:
-        return all_meet(page, PAGE, at - BEFORE if at > BEFORE else 0, at, False, cpuid)
+        return all_meet(page, PAGE, at - BEFORE if at > BEFORE else 0, at, part, cpuid)
     for i in range(BEFORE):
         joined[i] = before[PAGE - BEFORE + i]
     for i in range(BEFORE + STARTS):
         joined[BEFORE + i] = page[i]
-    return all_meet(joined, 2 * BEFORE + STARTS, at, BEFORE + at, False, cpuid)
+    return all_meet(joined, 2 * BEFORE + STARTS, at, BEFORE + at, part, cpuid)
 
 
 cdef inline bint may_be_part(const u8* page, u32 at) noexcept nogil:
-    """Tell whether the sensitive bytes at an offset are those of CPUID, XSAVE, XRSTOR, XSAVEOPT, or
-    of XGETBV and its kind, behind 0F 01."""
-    return page[at + 1] == 0x01 or page[at + 1] == 0xAE or page[at + 1] == 0xA2
+    """Tell whether the sensitive bytes at an offset are those of CPUID, XSAVE, XRSTOR, XSAVEOPT,
+    XSAVEC, or of XGETBV and its kind, behind 0F 01."""
+    return (page[at + 1] == 0x01 or page[at + 1] == 0xAE or page[at + 1] == 0xA2
+            or (page[at + 1] == 0xC7 and at + 2 < PAGE and page[at + 2] < 0xC0))
 
 
 cdef bint saves_on_stack(const u8* page, u32 at) noexcept nogil:
@@ -418,18 +214,49 @@ cdef inline bint saves_guest_state(const u8* page, u32 at) noexcept nogil:
         page[mask + 1] or page[mask + 2] or page[mask + 3])
 
 
+cdef inline u32 kind_at(const u8* page, u32 at, bint cpuid) noexcept nogil:
+    """Classify the bytes at an offset of a page."""
+    if page[at] != 0x0F or not (at < PAGE - 2 or is_whole(page[at + 1])):
+        return PLAIN
+    return classify(page[at + 1], page[at + 2] if at + 2 < PAGE else 0,
+                    page[at + 1] == 0xC7 and repeats(page, at), cpuid)
+
+
 cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil:
     cdef u32 i, kind
     cdef bint suspect = False
     for i in range(PAGE - 1):
-        if page[i] == 0x0F and (i < PAGE - 2 or is_whole(page[i + 1])):
-            kind = classify(page[i + 1], page[i + 2] if i + 2 < PAGE else 0,
-                            page[i + 1] == 0xC7 and repeats(page, i), cpuid)
-            if kind == ANYWHERE and not saves_guest_state(page, i) \
-                    and not (may_be_part(page, i) and is_part(page, i, cpuid)):
-                return False
-            suspect |= kind == IN_SEQUENCE
+        if page[i] != 0x0F:
+            continue
+        kind = kind_at(page, i, cpuid)
+        # What begins among the first bytes is judged with the page before (`seam_clean`).
+        if kind == ANYWHERE and not saves_guest_state(page, i) \
+                and not (may_be_part(page, i)
+                         and (i < STARTS or is_part(NULL, page, i, cpuid))):
+            return False
+        suspect |= kind == IN_SEQUENCE
     return not suspect or sequence_clean(page, PAGE, MEETS, PAGE, cpuid)
+
+
+cdef bint first_clean(const u8* before, const u8* page, bint cpuid) noexcept nogil:
+    """Tell whether sensitive bytes among the first of a page are parts of other instructions."""
+    cdef u32 i
+    for i in range(STARTS):
+        if page[i] == 0x0F and kind_at(page, i, cpuid) == ANYWHERE \
+                and not is_part(before, page, i, cpuid):
+            return False
+    return True
+
+
+cdef bint comes_to_sequence(const u8* page, bint cpuid) noexcept nogil:
+    """Tell whether decoding from each of a page's first bytes comes to an instruction that is
+    refused in sequence, behind them."""
+    cdef u32 i
+    for i in range(STARTS, MEETS):
+        if page[i] == 0x0F and kind_at(page, i, cpuid) == IN_SEQUENCE \
+                and all_meet(page, PAGE, 0, i, False, cpuid):
+            return True
+    return False
 
 
 cdef inline bint sequences(const u8* page, bint cpuid) noexcept nogil:
@@ -445,8 +272,11 @@ cdef bint seam_clean(const u8* before, const u8* page, bint cpuid) noexcept nogi
     cdef u8[SEAM_END] code
     cdef u32 i
     cdef u32 kind = PLAIN
+    if not first_clean(before, page, cpuid):
+        return False
     if before == NULL:
-        return not sequences(page, cpuid) or sequence_clean(page, PAGE, 0, MEETS, cpuid)
+        # Nothing comes from there.  When it does, its page is judged with this one.
+        return sequence_clean(page, PAGE, 0, STARTS, cpuid) and not comes_to_sequence(page, cpuid)
     if before[PAGE - 1] == 0x0F:
         kind = classify(page[0], page[1], True, cpuid)
     elif before[PAGE - 2] == 0x0F:
@@ -471,10 +301,3 @@ def clean(page: bytes, following: bytes = b"\x90" * PAGE, *, cpuid: bool = False
         raise ValueError("a page has 4,096 bytes")
     return (page_clean(page, cpuid) and seam_clean(NULL, page, cpuid)
             and seam_clean(page, following, cpuid))
-
-
-def length(code: bytes) -> int:
-    """Return the length of the instruction at the beginning of `code`, or 1 if there is none."""
-    cdef bytes page = code[:PAGE].ljust(PAGE, b"\x90")
-    cdef u32 kind = PLAIN
-    return instruction(page, 0, PAGE, False, &kind)

@@ -83,10 +83,16 @@ cdef const u8* page_before(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     return NULL
 
 
+cdef const u8* executed_page(GuestRam* g, u64 phys) noexcept nogil:
+    """Return what a direct process executes of a page."""
+    cdef const u8* copy = copy_of(g, phys) if bit_test(g.replaced, phys >> PAGE_SHIFT) else NULL
+    return copy if copy != NULL else page_at(g, phys)
+
+
 cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
-    """Tell whether a page passes together with the pages before and behind it."""
+    """Tell whether a page, or its copy, passes together with the pages before and behind it."""
     cdef GuestRam* g = m.ram
-    cdef const u8* page = page_at(g, w.phys)
+    cdef const u8* page = executed_page(g, w.phys)
     cdef u64 linear = w.linear & ~<u64>(PAGE_SIZE - 1)
     cdef const u8* before = page_before(c, m, linear)
     cdef const u8* shown = shown_page(m, linear - PAGE_SIZE)
@@ -94,12 +100,12 @@ cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     if not m.seam_clean(c, before, page) \
             or (shown != NULL and shown != before and not m.seam_clean(c, shown, page)):
         return False
-    # Only a page that ends with the first bytes of an opcode needs a look at the next one.
-    if page[PAGE_SIZE - 1] != 0x0F and page[PAGE_SIZE - 2] != 0x0F:
-        return True
     shown = shown_page(m, linear + PAGE_SIZE)
     if shown != NULL and not m.seam_clean(c, page, shown):
         return False
+    # Only a page that ends with the first bytes of an opcode needs a look at one that is not shown.
+    if page[PAGE_SIZE - 1] != 0x0F and page[PAGE_SIZE - 2] != 0x0F:
+        return True
     return (not walk(c, m, linear + PAGE_SIZE, &other) or not is_ram(g, other.phys)
             or not is_code(g, other.phys) or m.seam_clean(c, page, page_at(g, other.phys)))
 

@@ -13,9 +13,10 @@ from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 from ringlet.core.state cimport (
     ArchState, BLOCK_NSLOTS_K, BLOCK_NSLOTS_U, BLOCK_SIZE, BLOCK_SLOTS_K, BLOCK_SLOTS_U,
     CpuidEntry, CpuState, SLOT_COUNT, u8, u32, u64)
+from ringlet.direct.instructions cimport PAGE
 from ringlet.direct.process cimport DirectProcess
 from ringlet.direct.replacing cimport page_replace
-from ringlet.direct.screening cimport PAGE, PAGE_WORDS
+from ringlet.direct.screening cimport PAGE_WORDS
 from ringlet.mmu.layout cimport Mmu, mmu_of
 from ringlet.mmu.map_target cimport (
     Extent, MapTarget, map_frames, protect_frames, resolve, target_here, unmap_frames)

@@ -11,12 +11,13 @@ from ringlet.cache.fragment_map cimport cache_inner_bytes
 from ringlet.core.alarm cimport to_ticks
 from ringlet.core.host cimport host_ticks
 from ringlet.core.state cimport CpuState, u8, u32, u64
+from ringlet.direct.instructions cimport PAGE
 from ringlet.direct.process cimport (
     Direct, DIRECT_COMMANDS, DIRECT_END, DIRECT_RAM, DIRECT_STUB, DIRECT_TOP, direct_again,
     direct_begin, direct_command, direct_command_add, direct_command_of, direct_cpu_ns,
     direct_renew, direct_signal)
 from ringlet.direct.replacing cimport copy_leans, page_replace
-from ringlet.direct.screening cimport PAGE, PAGE_WORDS, page_clean, seam_clean
+from ringlet.direct.screening cimport PAGE_WORDS, page_clean, seam_clean
 from ringlet.mmu.map_target cimport (
     MAP_AT_ONCE, MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE)
 from ringlet.mmu.mmu cimport ram_host
