@@ -248,15 +248,14 @@ cdef bint first_clean(const u8* before, const u8* page, bint cpuid) noexcept nog
     return True
 
 
-cdef bint comes_to_sequence(const u8* page, bint cpuid) noexcept nogil:
-    """Tell whether decoding from each of a page's first bytes comes to an instruction that is
-    refused in sequence, behind them."""
-    cdef u32 i
-    for i in range(STARTS, MEETS):
-        if page[i] == 0x0F and kind_at(page, i, cpuid) == IN_SEQUENCE \
-                and all_meet(page, PAGE, 0, i, False, cpuid):
-            return True
-    return False
+cdef bint begins_clean(const u8* page, bint cpuid) noexcept nogil:
+    """Tell whether a page's first instructions, from its first byte on, may be executed."""
+    cdef u32 next = 0, kind
+    while next < MEETS:
+        next += instruction(page, next, PAGE, cpuid, &kind)
+        if kind == IN_SEQUENCE:
+            return False
+    return True
 
 
 cdef inline bint sequences(const u8* page, bint cpuid) noexcept nogil:
@@ -275,8 +274,8 @@ cdef bint seam_clean(const u8* before, const u8* page, bint cpuid) noexcept nogi
     if not first_clean(before, page, cpuid):
         return False
     if before == NULL:
-        # Nothing comes from there.  When it does, its page is judged with this one.
-        return sequence_clean(page, PAGE, 0, STARTS, cpuid) and not comes_to_sequence(page, cpuid)
+        # No code comes from there.  Before any does, its page is judged with this one.
+        return not sequences(page, cpuid) or begins_clean(page, cpuid)
     if before[PAGE - 1] == 0x0F:
         kind = classify(page[0], page[1], True, cpuid)
     elif before[PAGE - 2] == 0x0F:

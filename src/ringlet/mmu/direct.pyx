@@ -76,9 +76,11 @@ cdef const u8* shown_page(Mmu* m, u64 linear) noexcept nogil:
 
 
 cdef const u8* page_before(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
-    """Return the page before the one at a linear address by the guest's tables, or NULL."""
+    """Return the page before the one at a linear address by the guest's tables, or NULL if code
+    cannot come from there."""
     cdef Walk other
-    if walk(c, m, linear - PAGE_SIZE, &other) and is_ram(m.ram, other.phys):
+    if walk(c, m, linear - PAGE_SIZE, &other) and is_ram(m.ram, other.phys) \
+            and allowed(m, &other, ACC_FETCH | ACC_USER):
         return page_at(m.ram, other.phys)
     return NULL
 
