@@ -11,6 +11,8 @@
 #include <asm/prctl.h>
 #include <asm/signal.h>
 #include <asm/unistd.h>
+#include <errno.h>
+#include <linux/futex.h>
 #include <linux/mman.h>
 #include <linux/prctl.h>
 #include <linux/resource.h>
@@ -141,6 +143,9 @@ struct files { uint64_t length; uint32_t level, type; int32_t fd[2 + DIRECT_RAM_
 enum { RIGHTS_HEADER = 16, SOL_SOCKET = 1, SCM_RIGHTS = 1, SOCKET = 3, SIGNALS = 64 };
 enum { STACK_AUTODISARM = 1u << 31, ACTION_RESTORER = 0x04000000, MSG_CLOEXEC = 0x40000000 };
 
+enum { SERVING_THREAD = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD
+                        | CLONE_SYSVSEM | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID };
+
 static long call(long number, long a, long b, long c, long d, long e, long f)
 {
     long result;
@@ -231,7 +236,8 @@ static void close_others(void)
     CALL(close_range, 0, SOCKET - 1, 0);
 }
 
-static void serve(void)
+/* Serve one request; 0: there will be none. */
+static int serve(void)
 {
     struct direct_request request;
     struct files files;
@@ -242,7 +248,7 @@ static void serve(void)
 
     files.length = 0;
     if (CALL(recvmsg, SOCKET, &message, MSG_CLOEXEC) != sizeof request)
-        leave(0);                              /* the virtual machine has ended */
+        return 0;                              /* the virtual machine has ended */
     if (files.length != RIGHTS_HEADER + 4 * (2 + request.ram_files)
         || request.ram_files > DIRECT_RAM_FILES)
         leave(1);
@@ -251,17 +257,54 @@ static void serve(void)
         become_direct(&request, files.fd);
     answer(pid, pidfd);
     close_others();
+    return 1;
+}
+
+/* The thread that serves is the parent of the processes: they are killed when it ends (PDEATHSIG).
+   The rest of the zygote waits for them, so that none is left to the host's init, which in a
+   container may wait for no process. */
+static uint8_t serving_stack[16384] __attribute__((aligned(16)));
+static int serving;                            /* its number, until it has ended */
+
+void serve_all(void) __attribute__((noreturn, used));
+void serve_all(void)
+{
+    while (serve())
+        ;
+    for (;;)
+        CALL(exit, 0);
+}
+
+static void start_serving(void)
+{
+    long result;
+    register int *ended __asm__("r10") = &serving;
+    __asm__ volatile("syscall\n"
+                     "test %%rax, %%rax\n"
+                     "jnz 1f\n"
+                     "call serve_all\n"
+                     "1:"
+                     : "=a"(result)
+                     : "a"(__NR_clone), "D"(SERVING_THREAD), "S"(serving_stack + sizeof serving_stack),
+                       "d"(&serving), "r"(ended) : "rcx", "r11", "memory");
+    if (result < 0)
+        leave(1);
 }
 
 void _start(void) __attribute__((noreturn));
 void _start(void)
 {
     struct action ignore = {(uint64_t)SIG_IGN, ACTION_RESTORER, 0, 0};
+    int number;
     CALL(rt_sigaction, SIGCHLD, &ignore, 0, 8);     /* no zombies */
     CALL(rt_sigaction, SIGINT, &ignore, 0, 8);      /* a terminal's; the machine ends it */
     CALL(rt_sigaction, SIGQUIT, &ignore, 0, 8);
     CALL(rt_sigaction, SIGTSTP, &ignore, 0, 8);
     close_others();
-    for (;;)
-        serve();
+    start_serving();
+    while ((number = __atomic_load_n(&serving, __ATOMIC_ACQUIRE)))
+        CALL(futex, &serving, FUTEX_WAIT, number, 0);
+    while (CALL(wait4, -1, 0, 0, 0) != -ECHILD)
+        ;
+    leave(0);
 }

@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -271,6 +272,29 @@ def test_processes_end_with_their_zygote() -> None:
 
     assert ends(guest.process.pid)
     guest.close()
+
+
+ORPHANS = """
+import ctypes, os
+from ringlet.direct.zygote import Zygote
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+zygote = Zygote()
+processes = [zygote.make([os.memfd_create("ringlet-test")]) for _ in range(3)]
+zygote.close()
+try:
+    print(os.waitpid(-1, os.WNOHANG))
+except ChildProcessError:
+    print("none")
+"""
+
+
+def test_zygote_leaves_no_process_to_init() -> None:
+    """In a container init may be a program that waits for none."""
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHANS], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "none\n"
 
 
 # --- attacks: what code of the guest tries with the stub
