@@ -7,8 +7,8 @@ within an instruction stay as they are: they are a part of it, as of a constant.
 from ringlet.core.state cimport u8, u32, u64
 from ringlet.direct.instructions cimport ANYWHERE, IN_SEQUENCE, PAGE
 from ringlet.direct.screening cimport (
-    BEFORE, MEETS, PAGE_WORDS, VECTORS, Chains, all_reach, chains_begin, chains_next, first_clean,
-    mask_of, page_clean, saves_on_stack)
+    BEFORE, MEETS, PAGE_WORDS, VECTORS, Chains, all_reach, chains_begin, chains_next, mask_of,
+    page_clean, saves_on_stack)
 
 cdef enum:
     HLT = 0xF4
@@ -104,7 +104,7 @@ cdef bint page_replace(const u8* before, const u8* page, const u64* inner, u8* c
                 continue
             for i in range(walk.at, walk.at + walk.length):
                 copy[i] = HLT
-    return page_clean(copy, cpuid) and first_clean(before, copy, cpuid)
+    return page_clean(copy, cpuid)
 
 
 cdef bint copy_leans(const u8* page, const u8* copy) noexcept nogil:

@@ -21,9 +21,6 @@ cdef struct Chains:
 # Tell whether a page has no instruction that needs translation behind its first ones.  `cpuid` says
 # whether CPUID does.
 cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil
-# Tell whether none of those that are refused anywhere is among its first.  `before`, the page before
-# it, can be NULL.
-cdef bint first_clean(const u8* before, const u8* page, bint cpuid) noexcept nogil
 # Tell whether none is among its first, nor begins on the page before it.  `before` can be NULL.
 cdef bint seam_clean(const u8* before, const u8* page, bint cpuid) noexcept nogil
 

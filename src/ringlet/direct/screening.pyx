@@ -148,30 +148,26 @@ cdef bint all_meet(const u8* code, u32 size, u32 begin, u32 at, bint part,
     return True
 
 
-cdef bint is_part(const u8* before, const u8* page, u32 at, bint cpuid) noexcept nogil:
+cdef bint is_part(const u8* page, u32 at, bint cpuid) noexcept nogil:
     """Tell whether the sensitive bytes at an offset are a part of other instructions, wherever
     decoding begins before them."""
-    if at >= STARTS and page[at + 1] == 0xAE and begins_function(page + at - 5):
+    if at < STARTS:
+        return False
+    if page[at + 1] == 0xAE and begins_function(page + at - 5):
         return True
-    return (at >= STARTS or before != NULL) and from_before(before, page, at, True, cpuid)
+    return all_meet(page, PAGE, at - BEFORE if at > BEFORE else 0, at, True, cpuid)
 
 
 cdef bint all_reach(const u8* before, const u8* page, u32 at, bint cpuid) noexcept nogil:
-    return from_before(before, page, at, False, cpuid)
-
-
-cdef bint from_before(const u8* before, const u8* page, u32 at, bint part,
-                      bint cpuid) noexcept nogil:
-    """Tell what `all_meet` does of an offset of a page, also behind a page that can be NULL."""
     cdef u8 joined[2 * BEFORE + STARTS]
     cdef u32 i
     if at >= BEFORE or before == NULL:
-        return all_meet(page, PAGE, at - BEFORE if at > BEFORE else 0, at, part, cpuid)
+        return all_meet(page, PAGE, at - BEFORE if at > BEFORE else 0, at, False, cpuid)
     for i in range(BEFORE):
         joined[i] = before[PAGE - BEFORE + i]
     for i in range(BEFORE + STARTS):
         joined[BEFORE + i] = page[i]
-    return all_meet(joined, 2 * BEFORE + STARTS, at, BEFORE + at, part, cpuid)
+    return all_meet(joined, 2 * BEFORE + STARTS, at, BEFORE + at, False, cpuid)
 
 
 cdef inline bint may_be_part(const u8* page, u32 at) noexcept nogil:
@@ -214,48 +210,18 @@ cdef inline bint saves_guest_state(const u8* page, u32 at) noexcept nogil:
         page[mask + 1] or page[mask + 2] or page[mask + 3])
 
 
-cdef inline u32 kind_at(const u8* page, u32 at, bint cpuid) noexcept nogil:
-    """Classify the bytes at an offset of a page."""
-    if page[at] != 0x0F or not (at < PAGE - 2 or is_whole(page[at + 1])):
-        return PLAIN
-    return classify(page[at + 1], page[at + 2] if at + 2 < PAGE else 0,
-                    page[at + 1] == 0xC7 and repeats(page, at), cpuid)
-
-
 cdef bint page_clean(const u8* page, bint cpuid) noexcept nogil:
     cdef u32 i, kind
     cdef bint suspect = False
     for i in range(PAGE - 1):
-        if page[i] != 0x0F:
-            continue
-        kind = kind_at(page, i, cpuid)
-        # What begins among the first bytes is judged with the page before (`seam_clean`).
-        if kind == ANYWHERE and not saves_guest_state(page, i) \
-                and not (may_be_part(page, i)
-                         and (i < STARTS or is_part(NULL, page, i, cpuid))):
-            return False
-        suspect |= kind == IN_SEQUENCE
+        if page[i] == 0x0F and (i < PAGE - 2 or is_whole(page[i + 1])):
+            kind = classify(page[i + 1], page[i + 2] if i + 2 < PAGE else 0,
+                            page[i + 1] == 0xC7 and repeats(page, i), cpuid)
+            if kind == ANYWHERE and not saves_guest_state(page, i) \
+                    and not (may_be_part(page, i) and is_part(page, i, cpuid)):
+                return False
+            suspect |= kind == IN_SEQUENCE
     return not suspect or sequence_clean(page, PAGE, MEETS, PAGE, cpuid)
-
-
-cdef bint first_clean(const u8* before, const u8* page, bint cpuid) noexcept nogil:
-    """Tell whether sensitive bytes among the first of a page are parts of other instructions."""
-    cdef u32 i
-    for i in range(STARTS):
-        if page[i] == 0x0F and kind_at(page, i, cpuid) == ANYWHERE \
-                and not is_part(before, page, i, cpuid):
-            return False
-    return True
-
-
-cdef bint begins_clean(const u8* page, bint cpuid) noexcept nogil:
-    """Tell whether a page's first instructions, from its first byte on, may be executed."""
-    cdef u32 next = 0, kind
-    while next < MEETS:
-        next += instruction(page, next, PAGE, cpuid, &kind)
-        if kind == IN_SEQUENCE:
-            return False
-    return True
 
 
 cdef inline bint sequences(const u8* page, bint cpuid) noexcept nogil:
@@ -271,11 +237,8 @@ cdef bint seam_clean(const u8* before, const u8* page, bint cpuid) noexcept nogi
     cdef u8[SEAM_END] code
     cdef u32 i
     cdef u32 kind = PLAIN
-    if not first_clean(before, page, cpuid):
-        return False
     if before == NULL:
-        # No code comes from there.  Before any does, its page is judged with this one.
-        return not sequences(page, cpuid) or begins_clean(page, cpuid)
+        return not sequences(page, cpuid) or sequence_clean(page, PAGE, 0, MEETS, cpuid)
     if before[PAGE - 1] == 0x0F:
         kind = classify(page[0], page[1], True, cpuid)
     elif before[PAGE - 2] == 0x0F:

@@ -76,11 +76,9 @@ cdef const u8* shown_page(Mmu* m, u64 linear) noexcept nogil:
 
 
 cdef const u8* page_before(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
-    """Return the page before the one at a linear address by the guest's tables, or NULL if code
-    cannot come from there."""
+    """Return the page before the one at a linear address by the guest's tables, or NULL."""
     cdef Walk other
-    if walk(c, m, linear - PAGE_SIZE, &other) and is_ram(m.ram, other.phys) \
-            and allowed(m, &other, ACC_FETCH | ACC_USER):
+    if walk(c, m, linear - PAGE_SIZE, &other) and is_ram(m.ram, other.phys):
         return page_at(m.ram, other.phys)
     return NULL
 
@@ -89,6 +87,17 @@ cdef const u8* executed_page(GuestRam* g, u64 phys) noexcept nogil:
     """Return what a direct process executes of a page."""
     cdef const u8* copy = copy_of(g, phys) if bit_test(g.replaced, phys >> PAGE_SHIFT) else NULL
     return copy if copy != NULL else page_at(g, phys)
+
+
+cdef bint behind_passed(CpuState* c, Mmu* m, const u8* page, u64 behind) noexcept nogil:
+    """Tell whether a page that the process has, by its guest physical address, may stand behind
+    another one: its copy, if it has one, can depend on the page before."""
+    cdef const u8* copy = NULL
+    if bit_test(m.ram.replaced, behind >> PAGE_SHIFT):
+        copy = copy_of(m.ram, behind)
+    if not m.seam_clean(c, page, executed_page(m.ram, behind)):
+        return False
+    return copy == NULL or m.fits(c, page, behind, copy, False)
 
 
 cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
@@ -103,7 +112,7 @@ cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
             or (shown != NULL and shown != before and not m.seam_clean(c, shown, page)):
         return False
     shown = shown_page(m, linear + PAGE_SIZE)
-    if shown != NULL and not m.seam_clean(c, page, shown):
+    if shown != NULL and not behind_passed(c, m, page, shown - g.host):
         return False
     # Only a page that ends with the first bytes of an opcode needs a look at one that is not shown.
     if page[PAGE_SIZE - 1] != 0x0F and page[PAGE_SIZE - 2] != 0x0F:

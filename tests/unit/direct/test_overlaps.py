@@ -55,35 +55,3 @@ def test_operand_with_the_byte_of_a_move_is_no_mask(code: str) -> None:
     copy = replace(page(before + bytes.fromhex("ee000000") + SAVE))
     assert copy is not None
     assert copy.startswith(before + bytes.fromhex("ee000000" + "31d2" + "f4f4f4f4f4"))
-
-
-# --- the first bytes of a page
-
-WITHIN_LEA = bytes.fromhex("488d35" + "0fae32f7")
-"""LEA RSI, [RIP + disp32], which has XSAVEOPT [RDX] in it."""
-INIT = bytes.fromhex("4883ec08" + "488b057dcf0f00" + "4885c0" + "7402" + "ffd0")
-"""_init of a program, with STR [RAX - 75h] in the displacement of MOV."""
-WITHIN_JUMP = bytes.fromhex("0f84" + "0f010000")
-"""JE, which has SGDT [RAX] in it."""
-
-
-def test_first_bytes_are_judged_with_the_page_before() -> None:
-    first = page(WITHIN_LEA + b"\x90")
-
-    assert clean(page(b""), first)
-    assert clean(page(b"")[:-3] + WITHIN_LEA[:3], page(WITHIN_LEA[3:]))
-    assert not clean(page(b""), page(WITHIN_LEA[3:]))
-    assert not clean(first), "nothing is known of the page before"
-
-
-def test_function_at_the_beginning_of_a_program_runs() -> None:
-    assert clean(page(INIT))
-    assert not clean(page(INIT[9:]))
-
-
-def test_part_of_an_instruction_is_refused_only_where_decoding_can_come_to_it() -> None:
-    for at in (20, 60):
-        code = page(b"\x90" * at + WITHIN_JUMP)
-        assert clean(code)
-        assert not clean(page(b"\x90" * at + WITHIN_JUMP[2:]))
-    assert not clean(page(WITHIN_JUMP[2:]))

@@ -108,3 +108,16 @@ def test_copy_is_shown_only_where_the_page_before_gives_the_same(guest: DirectGu
 
     assert guest.value(odd) == guest.value(alike) == 1
     assert guest.run(plain) == Stop(answer=REFUSED, linear=plain)
+
+
+def test_no_other_page_runs_before_a_copy_that_depends_on_it(guest: DirectGuest) -> None:
+    guest.probe.write_phys(CODE_PHYS, SHARED.ljust(FUNCTION, b"\x90") + give(1))
+    function = behind(guest, CODE, OTHER_PHYS, b"\x04")
+    for _ in range(WANTED_OFTEN - 1):
+        assert guest.run(function) == Stop(answer=REFUSED, linear=function)
+    assert guest.value(function) == 1
+
+    guest.place(CODE, OTHER_PHYS + PAGE, give(2).ljust(PAGE, b"\x90"))
+    guest.probe.invlpg(CODE)
+
+    assert guest.run(CODE) == Stop(answer=REFUSED, linear=CODE)

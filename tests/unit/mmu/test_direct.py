@@ -454,22 +454,6 @@ def test_page_that_the_process_still_has_behind_counts_too(guest: DirectGuest) -
     assert guest.run(CODE) == Stop(answer=REFUSED, linear=CODE)
 
 
-@pytest.mark.parametrize("flags", [0, P | U | NX])
-def test_page_behind_which_no_code_comes_from_runs_until_some_does(
-    guest: DirectGuest, flags: int
-) -> None:
-    """MOV EAX, imm32 is SGDT [RAX] from its second byte on, where MOV AL, imm8 leads."""
-    across(guest, b"\xb0", b"\xb8\x0f\x01\x00\x00")
-    guest.tables.map(CODE, CODE_PHYS, flags)
-    assert guest.value(SECOND) == 1
-
-    guest.tables.map(CODE, CODE_PHYS, P | U)
-
-    guest.probe.invlpg(CODE)
-    assert guest.run(CODE) == Stop(answer=REFUSED, linear=CODE)
-    assert guest.value(SECOND) == 1
-
-
 @pytest.mark.parametrize(
     ("first", "second", "changed", "bytes_"),
     [
