@@ -108,12 +108,11 @@ cdef void wipe(u64* word, u64 size) noexcept nogil:
 
 
 cdef bint direct_wait(Direct* d) noexcept nogil:
-    cdef int r = 0
+    cdef int r
     # A signal to this thread interrupts the wait, and a pause of the process withdraws what it has
     # given: it gives it anew.
     while True:
-        if not d.end_wakes:
-            r = ringlet_poll(d.listener, d.pidfd, FOREVER)
+        r = 0 if d.end_wakes else ringlet_poll(d.listener, d.pidfd, FOREVER)
         if r >= 0:
             r = ringlet_receive(d.listener, &d.id)
         if r != -EINTR and r != -ENOENT:

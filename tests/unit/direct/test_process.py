@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,6 +184,28 @@ def test_death_in_a_hand_over_is_seen(make: Make) -> None:
     assert ends(guest.process.pid)
 
     assert not guest.hands_over()
+
+
+def test_signal_to_the_thread_that_waits_loses_nothing(make: Make) -> None:
+    guest = make(LOOP)
+    previous = signal.signal(signal.SIGUSR1, lambda *_: None)
+    waits = threading.get_ident()
+    signals = [
+        threading.Timer(0.1, signal.pthread_kill, [waits, signal.SIGUSR1]),
+        threading.Timer(0.2, guest.process.kill, [SIGURG]),
+        threading.Timer(5, guest.process.kill, [signal.SIGKILL]),
+    ]
+    for timer in signals:
+        timer.start()
+    try:
+        guest.process.resume()
+        assert guest.process.wait()
+    finally:
+        for timer in signals:
+            timer.cancel()
+        signal.signal(signal.SIGUSR1, previous)
+    assert guest.process.frame()
+    assert guest.process.signal == SIGURG
 
 
 def test_pause_while_the_processor_waits_loses_nothing(make: Make) -> None:
