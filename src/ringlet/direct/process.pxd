@@ -58,7 +58,7 @@ cdef enum:
     FRAME_XSAVE = 23         # its linear address there, or 0
 
 cdef enum:
-    NO_CPU = 0xFFFFFFFF
+    NO_CPU = 0xFFFFFFFF      # a process that is kept on none
 
 cdef struct Direct:
     direct_control* control

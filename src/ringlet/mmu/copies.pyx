@@ -59,36 +59,39 @@ cdef u8* copy_place(GuestRam* g, u64 phys) noexcept nogil:
     return NULL
 
 
-cdef const u8* copy_of(GuestRam* g, u64 phys) noexcept nogil:
-    cdef u32 i
-    for i in range(COPIES):
-        if g.copied[i] == (phys >> PAGE_SHIFT) + 1:
-            return g.copies + (<u64>i << PAGE_SHIFT)
-    return NULL
-
-
 cdef void copy_keep(GuestRam* g, u64 phys, u8* place) noexcept nogil:
     g.copied[(place - g.copies) >> PAGE_SHIFT] = (phys >> PAGE_SHIFT) + 1
     bit_set(g.replaced, phys >> PAGE_SHIFT)
 
 
+cdef u32 place_of(GuestRam* g, u64 frame) noexcept nogil:
+    """Return which place has the copy of a frame, or COPIES."""
+    cdef u32 i = 0
+    if not bit_test(g.replaced, frame):
+        return COPIES
+    while i < COPIES and g.copied[i] != frame + 1:
+        i += 1
+    return i
+
+
+cdef const u8* copy_of(GuestRam* g, u64 phys) noexcept nogil:
+    cdef u32 place = place_of(g, phys >> PAGE_SHIFT)
+    return g.copies + (<u64>place << PAGE_SHIFT) if place < COPIES else NULL
+
+
 cdef void copy_drop(GuestRam* g, u64 phys) noexcept nogil:
     cdef u64 frame = phys >> PAGE_SHIFT
-    cdef u32 i
-    if not bit_test(g.replaced, frame):
-        return
+    cdef u32 place = place_of(g, frame)
     bit_clear(g.replaced, frame)
-    for i in range(COPIES):
-        if g.copied[i] == frame + 1:
-            g.copied[i] = 0
+    if place < COPIES:
+        g.copied[place] = 0
 
 
 cdef void copy_find(GuestRam* g, u64 frame, Extent* found) noexcept nogil:
-    cdef u32 i
-    for i in range(COPIES):
-        if g.copied[i] == frame + 1:
-            found.frame = frame
-            found.pages = 1
-            found.offset = <u64>i << PAGE_SHIFT
-            found.fd = g.copies_fd
-            return
+    cdef u32 place = place_of(g, frame)
+    if place == COPIES:
+        return
+    found.frame = frame
+    found.pages = 1
+    found.offset = <u64>place << PAGE_SHIFT
+    found.fd = g.copies_fd

@@ -85,19 +85,17 @@ cdef const u8* page_before(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
 
 cdef const u8* executed_page(GuestRam* g, u64 phys) noexcept nogil:
     """Return what a direct process executes of a page."""
-    cdef const u8* copy = copy_of(g, phys) if bit_test(g.replaced, phys >> PAGE_SHIFT) else NULL
+    cdef const u8* copy = copy_of(g, phys)
     return copy if copy != NULL else page_at(g, phys)
 
 
 cdef bint behind_passed(CpuState* c, Mmu* m, const u8* page, u64 behind) noexcept nogil:
     """Tell whether a page that the process has, by its guest physical address, may stand behind
     another one: its copy, if it has one, can depend on the page before."""
-    cdef const u8* copy = NULL
-    if bit_test(m.ram.replaced, behind >> PAGE_SHIFT):
-        copy = copy_of(m.ram, behind)
-    if not m.seam_clean(c, page, executed_page(m.ram, behind)):
-        return False
-    return copy == NULL or m.fits(c, page, behind, copy, False)
+    cdef const u8* copy = copy_of(m.ram, behind)
+    if copy == NULL:
+        return m.seam_clean(c, page, page_at(m.ram, behind))
+    return m.seam_clean(c, page, copy) and m.fits(c, page, behind, copy, False)
 
 
 cdef bint seams_passed(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
@@ -127,19 +125,15 @@ cdef bint replaced(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     Programs share frames, but not the page before, by which a copy may have been made.
     """
     cdef u64 phys = w.phys & ~<u64>(PAGE_SIZE - 1)
-    cdef bint there = bit_test(m.ram.replaced, phys >> PAGE_SHIFT)
+    cdef u64 linear = w.linear & ~<u64>(PAGE_SIZE - 1)
+    cdef const u8* copy = copy_of(m.ram, phys)
     cdef u8* place
-    cdef const u8* before
     if w.leaf > 1:
         return False
-    if not there:
-        place = copy_place(m.ram, phys)
-        if place == NULL:
-            return False
-    before = page_before(c, m, w.linear & ~<u64>(PAGE_SIZE - 1))
-    if there:
-        return m.fits(c, before, phys, copy_of(m.ram, phys), w.write)
-    if not m.replace(c, before, phys, place, w.write):
+    if copy != NULL:
+        return m.fits(c, page_before(c, m, linear), phys, copy, w.write)
+    place = copy_place(m.ram, phys)
+    if place == NULL or not m.replace(c, page_before(c, m, linear), phys, place, w.write):
         return False
     copy_keep(m.ram, phys, place)
     return True

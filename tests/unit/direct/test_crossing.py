@@ -34,11 +34,6 @@ REPLACED_MAX = 24
 IS_THERE = move(3, 7) + SYSCALL
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Zygote:
-    return Zygote()
-
-
 @pytest.fixture
 def board(zygote: Zygote) -> DirectBoard:
     return DirectBoard(zygote)

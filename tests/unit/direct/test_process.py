@@ -54,11 +54,6 @@ HAND_OVER = symbols(PROGRAM)["hand_over"]
 Make = Callable[[bytes], DirectGuest]
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Zygote:
-    return Zygote()
-
-
 @pytest.fixture
 def make(zygote: Zygote) -> Iterator[Make]:
     made: list[DirectGuest] = []

@@ -36,6 +36,8 @@ class Stop:
 
 
 CALLED = Stop(signal=SIGSYS)
+REFUSED = -1
+"""The MMU's answer where code must run translated."""
 
 
 class DirectGuest(Guest):

@@ -14,6 +14,7 @@ from tests.unit.mmu.direct_guest import (
     CODE_PHYS,
     DATA,
     OTHER_PHYS,
+    REFUSED,
     DirectGuest,
     Stop,
     give,
@@ -22,14 +23,8 @@ from tests.unit.mmu.direct_guest import (
 )
 from tests.unit.mmu.guest import PAGE, P, U
 
-REFUSED = -1
 WANTED_OFTEN = 8
 """Times that a page is refused before it gets a copy (mmu/copies.pyx)."""
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Zygote:
-    return Zygote()
 
 
 @pytest.fixture

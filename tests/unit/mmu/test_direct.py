@@ -17,6 +17,7 @@ from tests.unit.mmu.direct_guest import (
     DATA_PHYS,
     MMAP,
     OTHER_PHYS,
+    REFUSED,
     DirectGuest,
     Stop,
     give,
@@ -25,14 +26,8 @@ from tests.unit.mmu.direct_guest import (
 )
 from tests.unit.mmu.guest import FAULT, FETCH, MIB, NX, OK, PAGE, PF, WRITE, A, D, P, U, W
 
-REFUSED = -1
 LARGE = 0x0000_2345_6000_0000
 LARGE_PHYS = 12 * MIB
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Zygote:
-    return Zygote()
 
 
 @pytest.fixture
