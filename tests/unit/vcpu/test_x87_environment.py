@@ -10,6 +10,9 @@ from tests.unit.vcpu.board import CODE, DATA, DEVICE, HOLE, Board
 
 ENVIRONMENT, AREA = DATA, DATA + 0x400
 FIP, FDP = 0x12345678, 0x9ABCDEF0
+LOST = 3
+"""How often one round is tried: some hosts set the pointers to 0 when they switch to another
+process.  An AMD EPYC does in 1 of 10,000 rounds natively, with three of them on two processors."""
 NM, GP, PAGE_FAULT, MF, ALIGNMENT = 7, 13, 14, 16, 17
 LOADS = {"66D926": 14, "D926": 28, "66DD26": 94, "DD26": 108}
 """FLDENV and FRSTOR of [rsi] in both sizes, and how many bytes they read."""
@@ -131,9 +134,13 @@ def test_pointer_that_was_loaded_is_not_taken_for_one_of_the_host(
     for address in addresses:
         struct.pack_into("<HHHHQQI", image, 0, 0x37F, 0, 0, 0, address, 0, 0x1F80)
         user.p.write_phys(ENVIRONMENT, bytes(image))
-        user.enter(3)
-        run(user, "480FAE0E" + "D9E8" + "D932")  # fxrstor64 [rsi]; fld1; fnstenv [rdx]
-        shown.add(pointers(user, "D932")[0])
+        for _ in range(LOST):
+            user.enter(3)
+            run(user, "480FAE0E" + "D9E8" + "D932")  # fxrstor64 [rsi]; fld1; fnstenv [rdx]
+            pointer = pointers(user, "D932")[0]
+            if pointer:
+                break
+        shown.add(pointer)
     assert shown == {CODE + 4}
 
 
