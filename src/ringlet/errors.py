@@ -6,7 +6,12 @@
     │   ├── ProgramError        the program to run cannot be loaded
     │   ├── ImageError          a kernel or tool for the guest cannot be fetched or kept
     │   ├── HostError           this host lacks something that Ringlet needs
-    │   └── OutputError         the guest's output cannot be written
+    │   ├── OutputError         the guest's output cannot be written
+    │   ├── BootError           the guest ended or said nothing before it was ready
+    │   ├── GuestEnded          the guest has ended and neither reads nor prints; also an EOFError
+    │   │   └── GuestPanic      its kernel panicked; `console` has its last lines
+    │   ├── GuestTimeout        the guest took longer than it was given; also a TimeoutError
+    │   └── CommandError        a command in the guest failed; `result` has its output and status
     └── InternalError           a broken invariant: a defect of Ringlet, never of its user
 
 A guest's exception (#PF, #GP, ...) and the end of a run are values, not exceptions: see
@@ -56,6 +61,34 @@ class HostError(RingletError):
 
 class OutputError(RingletError):
     """The guest's output cannot be written because its reader is gone or the disk is full."""
+
+
+class BootError(RingletError):
+    """The guest ended, or said nothing for too long, before it was ready."""
+
+
+class GuestEnded(RingletError, EOFError):  # noqa: N818 - an end is no error of the guest's
+    """The guest has ended: it reads and prints nothing more."""
+
+
+class GuestPanic(GuestEnded):
+    """The guest's kernel panicked.  `console` is the last that it printed, some lines of text."""
+
+    def __init__(self, message: str, console: str = "") -> None:
+        super().__init__(message)
+        self.console = console
+
+
+class GuestTimeout(RingletError, TimeoutError):  # noqa: N818 - as TimeoutError's other kinds
+    """The guest took longer than the caller allowed."""
+
+
+class CommandError(RingletError):
+    """A command in the guest failed.  `result` is its `Result`: output, status and time."""
+
+    def __init__(self, message: str, result: object = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class InternalError(Exception):

@@ -8,9 +8,10 @@ from typing import Final
 from ringlet.machine.outcome import End
 from ringlet.machine.vm import Vm
 
-_SYNCHRONOUS: Final = {
+SYNCHRONOUS: Final = {
     signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
 }  # fmt: skip
+"""The signals of faults, which the guest's thread handles."""
 
 
 class Runner:
@@ -32,7 +33,7 @@ class Runner:
 
     def _work(self) -> None:
         # The vCPU handles the signals of faults; the main thread handles all others.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _SYNCHRONOUS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - SYNCHRONOUS)
         try:
             self.end = self.machine.run()
         except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
