@@ -12,7 +12,7 @@ from ringlet.images.arguments import with_huge_pages
 from ringlet.images.busybox import find_busybox
 from ringlet.images.debian import fetch_kernel
 from ringlet.images.initramfs import Command, Shell, make_initramfs
-from ringlet.machine.linux import check, read_kernel
+from ringlet.machine.linux import read_fitting
 
 Task: TypeAlias = Shell | Command
 """What a named guest is to do: a shell on its console, or one command."""
@@ -41,8 +41,7 @@ def check_files(spec: MachineSpec, called: Called = in_python) -> None:
     if not (spec.guest or spec.kernel):
         raise ConfigError("nothing to run; for example: ringlet run debian")
     if spec.kernel is not None:
-        kernel = read_kernel(spec.kernel, spec.memory)
-        check(kernel, _own(spec), spec.initrd)
+        read_fitting(spec.kernel, spec.memory, _own(spec), spec.initrd)
 
 
 def plan(
@@ -68,6 +67,7 @@ def plan(
     words = ["console=ttyS0", *(["quiet"] if quiet else []), _PANIC, spec.append or ""]
     append = with_huge_pages(" ".join(words).rstrip(), kernel)
     initrd = make_initramfs(busybox, task)
+    read_fitting(kernel, spec.memory, append, initrd)
     return Plan(LinuxConfig(kernel, spec.memory, initrd, append), name)
 
 
@@ -76,7 +76,6 @@ def _kernel(spec: MachineSpec, progress: Callable[[str], None]) -> tuple[Path, s
     if spec.kernel is not None:
         return spec.kernel, spec.kernel.name
     kernel = fetch_kernel(spec.package, progress)
-    read_kernel(kernel.vmlinuz, spec.memory)
     return kernel.vmlinuz, f"Linux {kernel.release}"
 
 
