@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ringlet import __version__
 from ringlet.cli.elsewhere import COMMANDS
-from ringlet.cli.run import RunCommand, run
+from ringlet.cli.run import RunCommand, run, show_version
 from ringlet.cli.streams import emit
 from ringlet.errors import ConfigError
 
@@ -63,18 +62,12 @@ def cache_prune(
     return prune_cache(everything=everything, dry_run=dry_run)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        emit(f"ringlet {__version__}")
-        raise typer.Exit(0)
-
-
 def _top(
     context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
-            "--version", "-V", help="Print the version.", callback=_show_version, is_eager=True
+            "--version", "-V", help="Print the version.", callback=show_version, is_eager=True
         ),
     ] = False,
 ) -> None:
