@@ -5,6 +5,7 @@
     │   ├── ConfigError         an option has an impossible value
     │   ├── ProgramError        the program to run cannot be loaded
     │   ├── ImageError          a kernel or tool for the guest cannot be fetched or kept
+    │   ├── DiskError           a disk's image cannot be used
     │   ├── HostError           this host lacks something that Ringlet needs
     │   └── OutputError         the guest's output cannot be written
     └── InternalError           a broken invariant: a defect of Ringlet, never of its user
@@ -48,6 +49,10 @@ class ProgramError(RingletError):
 
 class ImageError(RingletError):
     """A kernel or a tool for the guest cannot be fetched or kept."""
+
+
+class DiskError(RingletError):
+    """A disk's image cannot be opened, made, or locked."""
 
 
 class HostError(RingletError):

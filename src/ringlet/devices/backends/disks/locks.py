@@ -1,0 +1,116 @@
+"""Locks of image files, which exclude other machines of Ringlet and of QEMU.
+
+A lock belongs to the open file (F_OFD_SETLK), so it ends when the file is closed, also by SIGKILL.
+QEMU's convention (block/file-posix.c, `raw_check_lock_bytes`): whoever does a thing with an image
+has a shared lock on byte 100 + thing, and whoever does not bear that others do it, one on byte
+200 + thing.  First both are taken, then each looks whether an opposite byte is locked by others.
+"""
+
+import contextlib
+import enum
+import errno
+import fcntl
+import os
+import struct
+import time
+from pathlib import Path
+from typing import Final
+
+from ringlet.devices.backends.disks.interface import Trouble
+from ringlet.errors import DiskError
+
+_DOING: Final = 100
+_DENYING: Final = 200
+_CONSISTENT_READ: Final = 0  # the bits of BLK_PERM_* in QEMU's block-common.h
+_WRITE: Final = 1
+_RESIZE: Final = 3
+_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of x86-64
+_UNABLE: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+_ATTEMPTS: Final = 4
+_BETWEEN: Final = 0.1
+"""Seconds; a machine that was just killed needs a moment until its locks are gone."""
+
+
+class Use(enum.Enum):
+    """What a machine does with an image, as bits of QEMU's permissions."""
+
+    READ = (_CONSISTENT_READ,)
+    WRITE = (_CONSISTENT_READ, _WRITE)
+
+
+_DENIED: Final = (_WRITE, _RESIZE)
+"""No user of an image, reader or writer, bears that another one writes it."""
+
+
+def lock(fd: int, use: Use, path: Path, trouble: Trouble) -> None:
+    """Lock the image `fd` until it is closed.  Raises DiskError if another machine excludes that.
+
+    A file system without locks is told to the user, and the image used without.
+    """
+    try:
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(_BETWEEN)
+            taken = [_DOING + bit for bit in use.value] + [_DENYING + bit for bit in _DENIED]
+            opposite = [_DENYING + bit for bit in use.value] + [_DOING + bit for bit in _DENIED]
+            for byte in taken:
+                _set(fd, fcntl.F_RDLCK, byte)
+            if not any(_is_locked(fd, byte) for byte in opposite):
+                return
+            for byte in taken:
+                _set(fd, fcntl.F_UNLCK, byte)
+    except OSError as error:
+        if error.errno not in _UNABLE:
+            raise
+        trouble(
+            f"disk {path}: its file system has no locks; "
+            "make sure that no other machine uses this image"
+        )
+        return
+    raise DiskError(busy(path, fd, writing=use is Use.WRITE))
+
+
+def busy(path: Path, fd: int | None, *, writing: bool) -> str:
+    """Return the message for an image that another machine has locked."""
+    whom = (_holder(fd) if fd is not None else None) or "another machine"
+    if writing:
+        return (
+            f"disk {path}: {whom} uses this image; stop it, or add ,snapshot if it only reads"
+        )
+    return f"disk {path}: {whom} writes this image; stop it, or copy the image"
+
+
+def _set(fd: int, kind: int, byte: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+
+
+def _is_locked(fd: int, byte: int) -> bool:
+    """Return whether an exclusive lock of `byte` would meet that of another open file."""
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    kind, *_ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+    return bool(kind != fcntl.F_UNLCK)
+
+
+def _holder(fd: int) -> str | None:
+    """Return the process that has a lock on the file `fd`, "qemu-img (process 12)", if visible.
+
+    The kernel tells the locks of an open file only in its fdinfo, to the same user.
+    """
+    wanted = os.fstat(fd)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for entry in (process / "fd").iterdir():
+                if _has_lock(process, entry.name, wanted, ours=fd):
+                    name = (process / "comm").read_text(encoding="utf-8", errors="replace")
+                    return f"{name.strip()} (process {process.name})"
+    return None
+
+
+def _has_lock(process: Path, name: str, wanted: os.stat_result, *, ours: int) -> bool:
+    if int(process.name) == os.getpid() and int(name) == ours:
+        return False
+    with contextlib.suppress(OSError):
+        status = (process / "fd" / name).stat()
+        if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return "OFDLCK" in (process / "fdinfo" / name).read_text(encoding="utf-8")
+    return False
