@@ -1,0 +1,230 @@
+"""What all virtio devices have in common: their thread, their queues and how chains go back."""
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar, Final, Protocol
+
+from ringlet.devices.virtio.queue import Chain, Queue, QueueError
+from ringlet.devices.virtio.worker import Worker
+
+# Features of the transport, the same for all devices (virtio 1.2, 6)
+F_INDIRECT_DESC: Final = 1 << 28
+F_EVENT_IDX: Final = 1 << 29
+F_VERSION_1: Final = 1 << 32
+
+
+class Transport(Protocol):
+    """What a device asks of its transport.  Any thread may call these."""
+
+    def interrupt(self, queue: int) -> None:
+        """Interrupt the driver for `queue`."""
+
+    def config_changed(self) -> None:
+        """Tell the driver that the configuration has changed."""
+
+    def needs_reset(self, why: str) -> None:
+        """Tell the driver that the device can do nothing more until it is reset."""
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Let the guest's thread call `call`."""
+
+    def drop_code(self, address: int, size: int) -> None:
+        """Drop the translations of guest physical memory; only on the guest's thread."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a device counts, by the name that `Pc.counters` shows."""
+
+    values: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, amount: int = 1) -> None:
+        """Add to a counter."""
+        self.values[name] = self.values.get(name, 0) + amount
+
+
+class VirtioDevice:
+    """A device without its transport.
+
+    The transport calls `connect` once, `start` when the driver is ready, and `stop` before it
+    changes anything that a thread of the device might use.
+    """
+
+    kind: ClassVar[int]
+    """The virtio device ID (virtio 1.2, 5)."""
+    class_code: ClassVar[int]
+    """PCI class, subclass and interface, 24 bits."""
+
+    def __init__(
+        self, name: str, queue_limits: Sequence[int], failed: Callable[[Exception], None]
+    ) -> None:
+        self.name = name
+        self.queue_limits = tuple(queue_limits)
+        self.features = 0
+        self.driver_features = 0
+        self.queues: list[Queue] = []
+        self.counters = Counters()
+        self.worker = Worker(name, failed)
+        self.doorbells: list[int] = []
+        self.running = False
+        self._epoch = 0
+        self._transport: Transport | None = None
+
+    # --- for the transport
+
+    def connect(self, transport: Transport, queues: list[Queue]) -> None:
+        """Give the device its transport and its queues, and start its thread."""
+        self._transport = transport
+        self.queues = queues
+        for queue in queues:
+            bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self.doorbells.append(bell)
+            self.worker.watch(bell, partial(self._rung, bell, queue))
+        self.worker.start()
+
+    def start(self, features: int) -> None:
+        """Begin to serve the queues, with the features that were negotiated."""
+        self.driver_features = features
+        self.running = True
+        self.started()
+        for bell in self.doorbells:  # chains may be there already
+            os.eventfd_write(bell, 1)
+
+    def stop(self) -> None:
+        """Return when no thread of the device uses guest memory or a queue."""
+        self.worker.pause()
+        try:
+            self.running = False
+            self._epoch += 1
+            self.stopped()
+        finally:
+            self.worker.resume()
+
+    def pause(self) -> None:
+        """Return when the device's thread is at rest, as before the state is saved."""
+        self.worker.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`; chains that came meanwhile are looked for."""
+        self.worker.resume()
+        for bell in self.doorbells:
+            os.eventfd_write(bell, 1)
+
+    def close(self) -> None:
+        """End the device's thread and give up what the host lent it."""
+        self.stop()
+        self.worker.close()
+        for bell in self.doorbells:
+            os.close(bell)
+        self.doorbells.clear()
+
+    # --- what a device defines
+
+    def read_config(self) -> bytes:
+        """Return the device's configuration structure."""
+        return b""
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Change the configuration: `data`, checked by nobody, is written at `offset`."""
+
+    def started(self) -> None:
+        """Prepare for work; the device's thread may run already."""
+
+    def stopped(self) -> None:
+        """Wait for what is under way elsewhere; the device's own thread is paused."""
+
+    def save(self) -> object:
+        """Return a copy of what the device itself remembers, with its thread paused."""
+        return None
+
+    def restore(self, state: object) -> None:
+        """Restore what `save` returned, before `start`."""
+
+    def serve(self, queue: Queue, chain: Chain) -> None:
+        """Handle a chain of `queue`, on the device's thread."""
+        raise NotImplementedError
+
+    def looks_at(self, queue: Queue) -> bool:
+        """Return whether chains of `queue` are taken as they come; else the device takes them."""
+        return True
+
+    # --- for the device
+
+    def has(self, feature: int) -> bool:
+        """Return whether `feature` was negotiated."""
+        return bool(self.driver_features & feature)
+
+    @property
+    def transport(self) -> Transport:
+        """The transport."""
+        assert self._transport is not None
+        return self._transport
+
+    def take(self, queue: Queue) -> Chain | None:
+        """Take a chain; None if there is none, or if the driver broke a rule."""
+        if not self.running:
+            return None
+        try:
+            return queue.pop()
+        except QueueError as error:
+            self.fail(f"queue {queue.index}: {error}")
+            return None
+
+    def fail(self, why: str) -> None:
+        """Stop serving a driver that broke a rule, until it resets the device."""
+        self.running = False
+        self.counters.add("broken")
+        self.transport.needs_reset(f"{self.name}: {why}")
+
+    def give(self, queue: Queue, chain: Chain, written: int) -> None:
+        """Give `chain` back with `written` bytes, and interrupt the driver if it wants that.
+
+        Any thread may call this.  Translations of code that was overwritten are dropped first, on
+        the guest's thread.
+        """
+        code = queue.code_written(chain, written)
+        if not code:
+            queue.push(chain, written)
+            self.tell(queue)
+            return
+        self.counters.add("code_written")
+        self.transport.later(partial(self._give_code, self._epoch, queue, chain, written, code))
+
+    def tell(self, queue: Queue) -> None:
+        """Interrupt the driver if it wants that for what was pushed."""
+        if queue.wants_interrupt():
+            self.counters.add("interrupts")
+            self.transport.interrupt(queue.index)
+
+    # --- inside
+
+    def _rung(self, bell: int, queue: Queue) -> None:
+        with contextlib.suppress(BlockingIOError):  # a stopped device has read it
+            os.eventfd_read(bell)
+        self.counters.add("notifications")
+        if self.looks_at(queue):
+            self.drain(queue)
+
+    def drain(self, queue: Queue) -> None:
+        """Handle all chains of `queue`, on the device's thread."""
+        more = True
+        while more and self.running:
+            queue.disarm()
+            while (chain := self.take(queue)) is not None:
+                self.serve(queue, chain)
+                if self.worker.wanted_away:
+                    return  # `resume` looks again
+            more = self.running and queue.arm()
+
+    def _give_code(
+        self, epoch: int, queue: Queue, chain: Chain, written: int, code: list[tuple[int, int]]
+    ) -> None:
+        if epoch != self._epoch:
+            return
+        for address, size in code:
+            self.transport.drop_code(address, size)
+        queue.push(chain, written)
+        self.tell(queue)

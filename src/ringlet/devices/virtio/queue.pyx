@@ -1,0 +1,274 @@
+"""A split virtqueue as the device uses it (virtio 1.2, 2.7), over memory that the guest writes.
+
+The driver is not trusted.  What it wrote is read once and checked: every index, length and address
+of a chain, so that a chain that was taken lies in guest RAM, has at most `CHAIN_MAX` buffers, and
+does not change afterwards.  A fault of the driver raises QueueError, after which the device asks
+for a reset.
+
+All methods hold the GIL, which is the lock of a queue: one thread takes chains and others may give
+them back.
+"""
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from ringlet.core.state cimport u8, u16, u32, u64
+from ringlet.mmu.guest_memory cimport GuestMemory
+from ringlet.mmu.ram cimport ram_at, ram_left
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    struct ringlet_descriptor { uint64_t address; uint32_t length; uint16_t flags, next; };
+    static inline void ringlet_take(struct ringlet_descriptor *to, const void *from)
+    {
+        const volatile uint64_t *words = (const volatile uint64_t *)from;
+        uint64_t rest = words[1];
+        to->address = words[0];
+        to->length = (uint32_t)rest;
+        to->flags = (uint16_t)(rest >> 32);
+        to->next = (uint16_t)(rest >> 48);
+    }
+    static inline uint16_t ringlet_load16(const void *p)
+    { return __atomic_load_n((const uint16_t *)p, __ATOMIC_ACQUIRE); }
+    static inline void ringlet_store16(void *p, uint16_t value)
+    { __atomic_store_n((uint16_t *)p, value, __ATOMIC_RELEASE); }
+    static inline void ringlet_put32(void *p, uint32_t value)
+    { *(volatile uint32_t *)p = value; }
+    static inline void ringlet_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    """
+    ctypedef struct Descriptor "struct ringlet_descriptor":
+        uint64_t address
+        uint32_t length
+        uint16_t flags
+        uint16_t next
+    void take "ringlet_take"(Descriptor* to, const void* source) noexcept nogil
+    u16 load16 "ringlet_load16"(const void* p) noexcept nogil
+    void store16 "ringlet_store16"(void* p, u16 value) noexcept nogil
+    void put32 "ringlet_put32"(void* p, u32 value) noexcept nogil
+    void fence "ringlet_fence"() noexcept nogil
+
+# Names of virtio 1.2, 2.7.5 to 2.7.8.
+cdef enum:
+    DESC_F_NEXT = 1
+    DESC_F_WRITE = 2
+    DESC_F_INDIRECT = 4
+    AVAIL_F_NO_INTERRUPT = 1
+    USED_F_NO_NOTIFY = 1
+    DESCRIPTOR_SIZE = 16
+    SIZE_MAX = 1024        # entries of a queue
+    CHAIN_MAX = 1024       # buffers of a chain
+    BYTES_MAX = 1 << 30    # all buffers of a chain together
+
+MAX_SIZE = SIZE_MAX
+MAX_CHAIN = CHAIN_MAX
+MAX_BYTES = BYTES_MAX
+
+
+class QueueError(Exception):
+    """The driver broke a rule of the queue; the message says which."""
+
+
+cdef class Chain:
+    """A chain of buffers: views of guest RAM, those that the device reads and those it writes.
+
+    The driver may change the bytes of readable buffers at any time.
+    """
+
+    cdef readonly u16 head
+    cdef readonly list readable
+    cdef readonly list writable
+    cdef readonly u64 readable_size
+    cdef readonly u64 writable_size
+    cdef list places      # guest physical addresses of the writable buffers
+
+
+cdef class Queue:
+    """One queue of a device; `size` is the number of its entries, at most `limit`.
+
+    The addresses are guest physical; `enable` checks them.
+    """
+
+    cdef readonly int index
+    cdef readonly int limit
+    cdef public int size
+    cdef public u64 descriptors
+    cdef public u64 available
+    cdef public u64 used
+    cdef readonly bint enabled
+    cdef public bint event_index     # VIRTIO_F_EVENT_IDX was negotiated
+    cdef public bint indirect        # VIRTIO_F_INDIRECT_DESC was negotiated
+    cdef public u16 taken            # index of the next entry of the available ring
+    cdef public u16 given            # index of the next entry of the used ring
+    cdef readonly u64 n_chains       # chains taken
+    cdef u16 signalled               # `given` when the driver was last interrupted
+    cdef bint signalled_valid
+    cdef GuestMemory memory
+    cdef u8* table
+    cdef u8* avail
+    cdef u8* done
+
+    def __init__(self, GuestMemory memory, int index, int limit):
+        if not 0 < limit <= SIZE_MAX or limit & (limit - 1):
+            raise ValueError(f"a queue of {limit} entries: give a power of two up to {SIZE_MAX}")
+        self.memory = memory
+        self.index = index
+        self.limit = limit
+        self.reset()
+
+    def reset(self) -> None:
+        """Return to the state before the driver set up the queue."""
+        self.size = self.limit
+        self.descriptors = self.available = self.used = 0
+        self.enabled = self.event_index = self.indirect = False
+        self.taken = self.given = 0
+        self.signalled_valid = False
+        self.table = self.avail = self.done = NULL
+
+    def enable(self) -> None:
+        """Begin to use the queue.  Raises QueueError if its size or an address is wrong."""
+        cdef u32 size = <u32>self.size
+        if not 0 < self.size <= self.limit or size & (size - 1):
+            raise QueueError(f"{self.size} entries")
+        self.table = self.place(self.descriptors, DESCRIPTOR_SIZE * size, 16)
+        self.avail = self.place(self.available, 6 + 2 * size, 2)
+        self.done = self.place(self.used, 6 + 8 * size, 4)
+        self.enabled = True
+
+    cdef u8* place(self, u64 address, u32 size, u32 alignment) except NULL:
+        if address & (alignment - 1) or ram_left(self.memory.ram, address) < size:
+            raise QueueError(f"a ring at guest physical {address:#x}")
+        return ram_at(self.memory.ram, address)
+
+    # --- chains
+
+    def pop(self) -> Chain | None:
+        """Take the next chain that the driver has made available; None: there is none.
+
+        Raises QueueError.
+        """
+        cdef u16 available, head
+        if not self.enabled:
+            return None
+        available = load16(self.avail + 2)
+        if available == self.taken:
+            return None
+        if <u16>(available - self.taken) > self.size:
+            raise QueueError("more chains are available than the queue has entries")
+        head = load16(self.avail + 4 + 2 * (self.taken & (self.size - 1)))
+        if head >= self.size:
+            raise QueueError(f"descriptor {head} of {self.size}")
+        chain = self.follow(head)
+        self.taken += 1
+        self.n_chains += 1
+        return chain
+
+    cdef Chain follow(self, u16 head):
+        cdef Chain chain = Chain.__new__(Chain)
+        cdef Descriptor d
+        cdef u8* table = self.table
+        cdef u32 entries = <u32>self.size
+        cdef u32 at = head, count = 0
+        cdef u64 total = 0
+        cdef bint nested = False
+        chain.head = head
+        chain.readable = []
+        chain.writable = []
+        chain.places = []
+        while True:
+            take(&d, table + DESCRIPTOR_SIZE * at)
+            if d.flags & DESC_F_INDIRECT:
+                if not self.indirect or nested or d.flags & DESC_F_NEXT:
+                    raise QueueError("an indirect table where none may be")
+                entries = d.length // DESCRIPTOR_SIZE
+                if d.length % DESCRIPTOR_SIZE or not 0 < entries <= CHAIN_MAX:
+                    raise QueueError(f"an indirect table of {d.length} bytes")
+                if ram_left(self.memory.ram, d.address) < d.length:
+                    raise QueueError(f"an indirect table at guest physical {d.address:#x}")
+                table = ram_at(self.memory.ram, d.address)
+                nested = True
+                at = 0
+                continue
+            count += 1
+            total += d.length
+            if count > CHAIN_MAX or total > BYTES_MAX:
+                raise QueueError("a chain that is too long, or does not end")
+            self.add(chain, &d)
+            if not d.flags & DESC_F_NEXT:
+                return chain
+            at = d.next
+            if at >= entries:
+                raise QueueError(f"descriptor {at} of {entries}")
+
+    cdef int add(self, Chain chain, Descriptor* d) except -1:
+        view = self.memory.view_of(d.address, d.length) if d.length else None
+        if view is None:
+            raise QueueError(f"a buffer of {d.length} bytes at guest physical {d.address:#x}")
+        if d.flags & DESC_F_WRITE:
+            chain.writable.append(view)
+            chain.places.append(d.address)
+            chain.writable_size += d.length
+        elif chain.writable:
+            raise QueueError("a readable buffer after a writable one")
+        else:
+            chain.readable.append(view)
+            chain.readable_size += d.length
+        return 0
+
+    def code_written(self, Chain chain, u64 written) -> list[tuple[int, int]]:
+        """Return those of the first `written` bytes of the writable buffers that are in code pages.
+
+        Each item is a guest physical address and a size.  Call this after the bytes are written
+        and before `push`.
+        """
+        cdef u64 left = written, size
+        found = []
+        for place, view in zip(chain.places, chain.writable):
+            if not left:
+                break
+            size = min(left, <u64>len(view))
+            if self.memory.has_code(place, size):
+                found.append((place, size))
+            left -= size
+        return found
+
+    def push(self, Chain chain, u64 written) -> None:
+        """Give `chain` back, with the number of bytes that were written to its buffers."""
+        cdef u8* entry
+        if not self.enabled:
+            return
+        entry = self.done + 4 + 8 * (self.given & (self.size - 1))
+        put32(entry, chain.head)
+        put32(entry + 4, <u32>min(written, chain.writable_size))
+        self.given += 1
+        store16(self.done + 2, self.given)
+
+    # --- notifications
+
+    def arm(self) -> bool:
+        """Ask the driver to notify the device of the next chain; True: there is one already."""
+        if not self.enabled:
+            return False
+        if self.event_index:
+            store16(self.done + 4 + 8 * self.size, self.taken)
+        else:
+            store16(self.done, 0)
+        fence()
+        return load16(self.avail + 2) != self.taken
+
+    def disarm(self) -> None:
+        """Tell the driver that the device looks for chains by itself."""
+        if self.enabled and not self.event_index:
+            store16(self.done, USED_F_NO_NOTIFY)
+
+    def wants_interrupt(self) -> bool:
+        """Return whether the driver wants an interrupt for what was pushed since the last call."""
+        cdef u16 event, before = self.signalled
+        cdef bint valid = self.signalled_valid
+        if not self.enabled or (valid and before == self.given):
+            return False
+        fence()
+        self.signalled = self.given
+        self.signalled_valid = True
+        if not self.event_index:
+            return not load16(self.avail) & AVAIL_F_NO_INTERRUPT
+        event = load16(self.avail + 4 + 2 * self.size)
+        return not valid or <u16>(self.given - event - 1) < <u16>(self.given - before)
