@@ -14,6 +14,7 @@ cdef class GuestMemory:
     cdef object high
 
     cdef view_of(self, u64 address, u64 size)
+    cdef bint has_code_at(self, u64 address, u64 size)
 
 
 cdef GuestMemory guest_memory(object owner, GuestRam* ram)

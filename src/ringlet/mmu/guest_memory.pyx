@@ -73,6 +73,9 @@ cdef class GuestMemory:
         If it is none, whatever is translated from now on is made from what was written: a page
         becomes a code page before its bytes are read.
         """
+        return self.has_code_at(address, size)
+
+    cdef bint has_code_at(self, u64 address, u64 size):
         cdef u64 page = address >> PAGE_SHIFT
         if not size or ram_left(self.ram, address) < size:
             return False

@@ -147,9 +147,9 @@ class VirtioDevice:
         """Handle a chain of `queue`, on the device's thread."""
         raise NotImplementedError
 
-    def looks_at(self, queue: Queue) -> bool:
-        """Return whether chains of `queue` are taken as they come; else the device takes them."""
-        return True
+    def rung(self, queue: Queue) -> None:
+        """Handle a notification of `queue`, on the device's thread."""
+        self.drain(queue)
 
     # --- for the device
 
@@ -205,8 +205,8 @@ class VirtioDevice:
         with contextlib.suppress(BlockingIOError):  # a stopped device has read it
             os.eventfd_read(bell)
         self.counters.add("notifications")
-        if self.looks_at(queue):
-            self.drain(queue)
+        if self.running:
+            self.rung(queue)
 
     def drain(self, queue: Queue) -> None:
         """Handle all chains of `queue`, on the device's thread."""

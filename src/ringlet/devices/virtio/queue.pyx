@@ -9,6 +9,7 @@ All methods hold the GIL, which is the lock of a queue: one thread takes chains 
 them back.
 """
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 
 from ringlet.core.state cimport u8, u16, u32, u64
 from ringlet.mmu.guest_memory cimport GuestMemory
@@ -73,13 +74,6 @@ cdef class Chain:
     The driver may change the bytes of readable buffers at any time.
     """
 
-    cdef readonly u16 head
-    cdef readonly list readable
-    cdef readonly list writable
-    cdef readonly u64 readable_size
-    cdef readonly u64 writable_size
-    cdef list places      # guest physical addresses of the writable buffers
-
 
 cdef class Queue:
     """One queue of a device; `size` is the number of its entries, at most `limit`.
@@ -87,32 +81,19 @@ cdef class Queue:
     The addresses are guest physical; `enable` checks them.
     """
 
-    cdef readonly int index
-    cdef readonly int limit
-    cdef public int size
-    cdef public u64 descriptors
-    cdef public u64 available
-    cdef public u64 used
-    cdef readonly bint enabled
-    cdef public bint event_index     # VIRTIO_F_EVENT_IDX was negotiated
-    cdef public bint indirect        # VIRTIO_F_INDIRECT_DESC was negotiated
-    cdef public u16 taken            # index of the next entry of the available ring
-    cdef public u16 given            # index of the next entry of the used ring
-    cdef readonly u64 n_chains       # chains taken
-    cdef u16 signalled               # `given` when the driver was last interrupted
-    cdef bint signalled_valid
-    cdef GuestMemory memory
-    cdef u8* table
-    cdef u8* avail
-    cdef u8* done
-
-    def __init__(self, GuestMemory memory, int index, int limit):
+    def __cinit__(self, GuestMemory memory, int index, int limit):
         if not 0 < limit <= SIZE_MAX or limit & (limit - 1):
             raise ValueError(f"a queue of {limit} entries: give a power of two up to {SIZE_MAX}")
         self.memory = memory
         self.index = index
         self.limit = limit
+        self.buffers = <Buffer*>malloc(CHAIN_MAX * sizeof(Buffer))
+        if self.buffers == NULL:
+            raise MemoryError("a queue's buffers")
         self.reset()
+
+    def __dealloc__(self):
+        free(self.buffers)
 
     def reset(self) -> None:
         """Return to the state before the driver set up the queue."""
@@ -145,34 +126,55 @@ cdef class Queue:
 
         Raises QueueError.
         """
+        cdef Chain chain
+        cdef Buffer* b
+        cdef u32 i
+        cdef int head = self.take_next()
+        if head == NONE:
+            return None
+        chain = Chain.__new__(Chain)
+        chain.head = <u16>head
+        chain.readable = []
+        chain.writable = []
+        chain.places = []
+        for i in range(self.count):
+            b = &self.buffers[i]
+            view = self.memory.view_of(b.address, b.size)
+            if b.writable:
+                chain.writable.append(view)
+                chain.places.append(b.address)
+                chain.writable_size += b.size
+            else:
+                chain.readable.append(view)
+                chain.readable_size += b.size
+        return chain
+
+    cdef int take_next(self) except -1:
+        """Take the next chain, whose buffers are then `buffers`; return its head, or NONE."""
         cdef u16 available, head
         if not self.enabled:
-            return None
+            return NONE
         available = load16(self.avail + 2)
         if available == self.taken:
-            return None
+            return NONE
         if <u16>(available - self.taken) > self.size:
             raise QueueError("more chains are available than the queue has entries")
         head = load16(self.avail + 4 + 2 * (self.taken & (self.size - 1)))
         if head >= self.size:
             raise QueueError(f"descriptor {head} of {self.size}")
-        chain = self.follow(head)
+        self.collect(head)
         self.taken += 1
         self.n_chains += 1
-        return chain
+        return head
 
-    cdef Chain follow(self, u16 head):
-        cdef Chain chain = Chain.__new__(Chain)
+    cdef int collect(self, u16 head) except -1:
         cdef Descriptor d
         cdef u8* table = self.table
         cdef u32 entries = <u32>self.size
-        cdef u32 at = head, count = 0
+        cdef u32 at = head
         cdef u64 total = 0
         cdef bint nested = False
-        chain.head = head
-        chain.readable = []
-        chain.writable = []
-        chain.places = []
+        self.count = 0
         while True:
             take(&d, table + DESCRIPTOR_SIZE * at)
             if d.flags & DESC_F_INDIRECT:
@@ -187,31 +189,40 @@ cdef class Queue:
                 nested = True
                 at = 0
                 continue
-            count += 1
             total += d.length
-            if count > CHAIN_MAX or total > BYTES_MAX:
+            if self.count == CHAIN_MAX or total > BYTES_MAX:
                 raise QueueError("a chain that is too long, or does not end")
-            self.add(chain, &d)
+            self.add(d.address, d.length, d.flags & DESC_F_WRITE)
             if not d.flags & DESC_F_NEXT:
-                return chain
+                return 0
             at = d.next
             if at >= entries:
                 raise QueueError(f"descriptor {at} of {entries}")
 
-    cdef int add(self, Chain chain, Descriptor* d) except -1:
-        view = self.memory.view_of(d.address, d.length) if d.length else None
-        if view is None:
-            raise QueueError(f"a buffer of {d.length} bytes at guest physical {d.address:#x}")
-        if d.flags & DESC_F_WRITE:
-            chain.writable.append(view)
-            chain.places.append(d.address)
-            chain.writable_size += d.length
-        elif chain.writable:
+    cdef int add(self, u64 address, u32 size, bint writable) except -1:
+        cdef Buffer* b = &self.buffers[self.count]
+        if not size or ram_left(self.memory.ram, address) < size:
+            raise QueueError(f"a buffer of {size} bytes at guest physical {address:#x}")
+        if not writable and self.count and self.buffers[self.count - 1].writable:
             raise QueueError("a readable buffer after a writable one")
-        else:
-            chain.readable.append(view)
-            chain.readable_size += d.length
+        b.host = ram_at(self.memory.ram, address)
+        b.address = address
+        b.size = size
+        b.writable = writable
+        self.count += 1
         return 0
+
+    cdef bint wrote_code(self, u64 written):
+        """Whether the first `written` bytes of the writable buffers are partly in code pages."""
+        cdef u32 i
+        cdef u64 part
+        for i in range(self.count):
+            if self.buffers[i].writable and written:
+                part = min(written, <u64>self.buffers[i].size)
+                if self.memory.has_code_at(self.buffers[i].address, part):
+                    return True
+                written -= part
+        return False
 
     def code_written(self, Chain chain, u64 written) -> list[tuple[int, int]]:
         """Return those of the first `written` bytes of the writable buffers that are in code pages.
@@ -232,13 +243,19 @@ cdef class Queue:
 
     def push(self, Chain chain, u64 written) -> None:
         """Give `chain` back, with the number of bytes that were written to its buffers."""
-        cdef u8* entry
-        if not self.enabled:
-            return
-        entry = self.done + 4 + 8 * (self.given & (self.size - 1))
-        put32(entry, chain.head)
-        put32(entry + 4, <u32>min(written, chain.writable_size))
-        self.given += 1
+        if self.enabled:
+            self.put(0, chain.head, <u32>min(written, chain.writable_size))
+            self.publish(1)
+
+    cdef void put(self, u16 ahead, u16 head, u32 written) noexcept:
+        """Write an entry of the used ring, `ahead` entries after the next one."""
+        cdef u8* entry = self.done + 4 + 8 * (<u16>(self.given + ahead) & (self.size - 1))
+        put32(entry, head)
+        put32(entry + 4, written)
+
+    cdef void publish(self, u16 entries) noexcept:
+        """Let the driver see the next entries of the used ring."""
+        self.given += entries
         store16(self.done + 2, self.given)
 
     # --- notifications

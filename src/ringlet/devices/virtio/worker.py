@@ -2,17 +2,12 @@
 
 import os
 import select
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
+from ringlet.devices.virtio.threads import block_signals
 from ringlet.errors import InternalError
-
-_SYNCHRONOUS: Final = {
-    signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
-}  # fmt: skip
 
 
 class Worker:
@@ -95,7 +90,7 @@ class Worker:
     # --- the thread
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _SYNCHRONOUS)
+        block_signals()
         try:
             while not self._ended:
                 self._turn()
