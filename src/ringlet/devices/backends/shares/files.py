@@ -40,7 +40,7 @@ def open_file(share: Share, request: Request) -> bytes:
     if inode.kind != stat.S_IFREG:
         raise refuse(errno.EISDIR if inode.kind == stat.S_IFDIR else errno.EPERM)
     share.check_room()
-    made = Descriptor(share.reopen(share.inodes.open_path(inode), _host_flags(share, flags)))
+    made = Descriptor(share.reopen(share.inodes.open_path(inode), host_flags(share, flags)))
     return _opened(share, made, inode, flags, open_flags)
 
 
@@ -49,7 +49,7 @@ def _check_flags(share: Share, flags: int) -> None:
         raise refuse(errno.EROFS)
 
 
-def _host_flags(share: Share, flags: int) -> int:
+def host_flags(share: Share, flags: int) -> int:
     """Return the flags that the host takes from the guest.
 
     O_APPEND is done by each write, as a page that the guest writes back has its place.
@@ -81,7 +81,7 @@ def create(share: Share, request: Request) -> bytes:
     mode = safe_mode(mode, stat.S_IFREG)
     share.check_room()
     directory = share.inodes.open_directory(parent)
-    wanted = _host_flags(share, flags)
+    wanted = host_flags(share, flags)
     try:
         made = Descriptor(
             os.open(name, wanted | os.O_CREAT | os.O_EXCL | _OPEN, mode, dir_fd=directory.fd)

@@ -109,7 +109,7 @@ class Inodes:
         self._limit = descriptors
         self._lock = threading.Lock()
         self._held: dict[int, Inode] = {}
-        self._next = fuse.ROOT_ID + 1
+        self.next_number = fuse.ROOT_ID + 1
         self.root = Inode(fuse.ROOT_ID, None, b"", status.st_ino, stat.S_IFDIR)
         self.root.descriptor = Descriptor(root)
         self.root.lookups = 1
@@ -118,6 +118,28 @@ class Inodes:
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def all(self) -> list[Inode]:
+        """Return all inodes, for a share that serves no request meanwhile."""
+        return list(self._by_id.values())
+
+    def peek(self, nodeid: int) -> Inode | None:
+        """Return the inode with a number, or None."""
+        return self._by_id.get(nodeid)
+
+    def adopt(self, inode: Inode, status: os.stat_result | None) -> bool:
+        """Take over a saved inode with the status of its file, or as stale; False: it is known."""
+        if inode.nodeid in self._by_id or inode.parent is None:
+            return False
+        with self._lock:
+            inode.parent.children += 1
+            self._by_id[inode.nodeid] = inode
+            if status is not None and self.key(status) not in self._by_key:
+                inode.key = self.key(status)
+                self._by_key[inode.key] = inode
+                if inode.kind == stat.S_IFLNK:
+                    inode.seen = status.st_mtime_ns
+        return True
 
     @property
     def full(self) -> bool:
@@ -201,8 +223,8 @@ class Inodes:
             inode.key = GONE
         if len(self._by_id) >= INODES:
             raise refuse(errno.ENFILE)
-        inode = Inode(self._next, parent, name, key, kind)
-        self._next += 1
+        inode = Inode(self.next_number, parent, name, key, kind)
+        self.next_number += 1
         parent.children += 1
         inode.lookups = 1
         if kind == stat.S_IFLNK:

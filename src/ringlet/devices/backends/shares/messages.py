@@ -24,11 +24,17 @@ _SMALL: Final = 1 << 13
 _PARTS: Final = 1024
 """The most parts of data that one system call takes (IOV_MAX)."""
 _HEADER: Final = OUT_HEADER.size
+_NO_NAMES: Final = frozenset({b"", b".", b".."})
 
 
 def refuse(code: int) -> OSError:
     """Return the error that answers the request with `code`."""
     return OSError(code, os.strerror(code))
+
+
+def is_component(name: bytes) -> bool:
+    """Say whether a name leads to an entry of its directory itself, not through or out of it."""
+    return name not in _NO_NAMES and b"/" not in name and b"\0" not in name
 
 
 def take(parts: Iterable[memoryview], size: int) -> bytes:
@@ -89,15 +95,20 @@ class Request:
         return layout.unpack_from(self.body)
 
     def name(self, start: int = 0) -> bytes:
-        """Return the file name at byte `start` of the body, which is one component."""
-        return self.names(start, 1)[0]
+        """Return the name at byte `start` of the body; raises OSError if it is no component."""
+        body = self.body
+        end = body.find(0, start)
+        name = body[start:end]
+        if end < 0 or not is_component(name):
+            raise refuse(errno.EINVAL)
+        return name
 
     def names(self, start: int, count: int) -> list[bytes]:
-        """Return `count` names, one after the other; raises OSError if one is not a component."""
-        found = self.strings(start, count)
-        for name in found:
-            if b"/" in name or name in {b".", b"..", b""}:
-                raise refuse(errno.EINVAL)
+        """Return `count` names, one after the other."""
+        found: list[bytes] = []
+        for _ in range(count):
+            found.append(self.name(start))
+            start += len(found[-1]) + 1
         return found
 
     def strings(self, start: int, count: int) -> list[bytes]:
@@ -133,7 +144,12 @@ class Request:
         """Write a reply and return its length in bytes; without room for it, write an error."""
         reply = self._reply
         total = _HEADER + len(body)
-        message = OUT_HEADER.pack(total, 0, self.unique) + body
+        header = OUT_HEADER.pack(total, 0, self.unique)
+        if len(reply) > 1 and len(reply[0]) == _HEADER and len(reply[1]) >= len(body):
+            reply[0][:] = header  # as Linux lays a reply out
+            reply[1][: len(body)] = body
+            return total
+        message = header + body
         if reply and len(reply[0]) >= total:
             reply[0][:total] = message
             return total

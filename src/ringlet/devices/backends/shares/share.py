@@ -236,6 +236,10 @@ class Share:
             if told is not None and now - told < _QUIET_NS:
                 return
             self._told[error] = now
+        self.tell(what)
+
+    def tell(self, what: str) -> None:
+        """Tell the user something about this share, in one line."""
         self._trouble(f"shared directory {self.root}: {what}")
 
 
