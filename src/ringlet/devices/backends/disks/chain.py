@@ -54,6 +54,9 @@ def _describe(path: Path, layout: Format | None, *, trusted: bool, depth: int) -
         finally:
             os.close(fd)
     except OSError as error:
+        if depth:
+            what = f"disk {path}: an image stands on this one: {error.strerror}"
+            raise DiskError(what) from error
         raise explain(error, path, read_only=True) from error
     if head is None:
         if layout is Format.QCOW2:

@@ -13,12 +13,12 @@ from typing import Final
 from ringlet.errors import DiskError
 
 MAGIC: Final = b"QFI\xfb"
-_HEAD: Final = struct.Struct(">4sIQIIQIIQQIIQ")
-_MORE: Final = struct.Struct(">QQQII")
+HEAD: Final = struct.Struct(">4sIQIIQIIQQIIQ")
+MORE: Final = struct.Struct(">QQQII")
 _V2_HEADER: Final = 72
-_BACKING_FORMAT: Final = 0xE2792ACA
+BACKING_FORMAT: Final = 0xE2792ACA
 _EXTERNAL_DATA: Final = 1 << 2
-_LONGEST_NAME: Final = 1023
+LONGEST_NAME: Final = 1023
 _HEADER_AREA: Final = 1 << 16
 _CLUSTER_BITS: Final = range(9, 22)
 
@@ -40,12 +40,12 @@ def read_head(path: Path, fd: int) -> Head | None:
     data = os.pread(fd, _HEADER_AREA, 0)
     if not data.startswith(MAGIC):
         return None
-    if len(data) < _V2_HEADER + _MORE.size:
-        data = data.ljust(_V2_HEADER + _MORE.size, b"\0")
-    _, version, name_at, name_size, cluster_bits, size, encryption, *_ = _HEAD.unpack_from(data)
+    if len(data) < _V2_HEADER + MORE.size:
+        data = data.ljust(_V2_HEADER + MORE.size, b"\0")
+    _, version, name_at, name_size, cluster_bits, size, encryption, *_ = HEAD.unpack_from(data)
     incompatible, header_size = 0, _V2_HEADER
     if version == 3:
-        incompatible, _, _, _, header_size = _MORE.unpack_from(data, _V2_HEADER)
+        incompatible, _, _, _, header_size = MORE.unpack_from(data, _V2_HEADER)
     elif version != 2:
         raise _unusable(path, f"version {version} of qcow2 is unknown")
     if cluster_bits not in _CLUSTER_BITS or not 0 < size < 1 << 62 or header_size < _V2_HEADER:
@@ -56,7 +56,7 @@ def read_head(path: Path, fd: int) -> Head | None:
         raise _unusable(path, "its data is in another file; convert it with qemu-img convert")
     if not name_at:
         return Head(size, None, None)
-    if not 0 < name_size <= _LONGEST_NAME or name_at + name_size > len(data):
+    if not 0 < name_size <= LONGEST_NAME or name_at + name_size > len(data):
         raise _unusable(path, "its header is damaged")
     name = os.fsdecode(data[name_at : name_at + name_size])
     if "\0" in name:
@@ -70,7 +70,7 @@ def _backing_format(extensions: bytes) -> str | None:
         kind, length = struct.unpack_from(">II", extensions, at)
         if not kind:
             break
-        if kind == _BACKING_FORMAT:
+        if kind == BACKING_FORMAT:
             return extensions[at + 8 : at + 8 + length].decode(errors="replace")
         at += 8 + (length + 7 & -8)
     return None
