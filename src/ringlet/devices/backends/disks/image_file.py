@@ -28,20 +28,28 @@ class ImageFile:
     size: int
     sector: int
     read_only: bool
+    temporary: bool = False
+    """The file disappears with the process, so that nothing of it must be durable."""
 
     @property
     def identity(self) -> str:
         """The serial number: the file's name, shortened (/dev/disk/by-id/virtio-NAME)."""
-        name = (c if c.isascii() and c.isprintable() and c != "/" else "_" for c in self.path.name)
-        return "".join(name)[-IDENTITY_BYTES:]
+        return identity_of(self.path)
 
     def sync(self) -> None:
         """Make durable what was written.  Raises OSError."""
-        os.fdatasync(self.fd)
+        if not self.temporary:
+            os.fdatasync(self.fd)
 
     def close(self) -> None:
         """Close the file, which unlocks it."""
         os.close(self.fd)
+
+
+def identity_of(path: Path) -> str:
+    """Return the end of the file's name, as far as it fits into a serial number."""
+    name = (c if c.isascii() and c.isprintable() else "_" for c in path.name)
+    return "".join(name)[-IDENTITY_BYTES:]
 
 
 def open_image(path: Path, *, read_only: bool, trouble: Trouble) -> ImageFile:
