@@ -5,7 +5,9 @@ on the host.
 """
 
 import importlib.resources
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -45,8 +47,48 @@ class Command:
     term: str = "dumb"
 
 
-def make_initramfs(busybox: Path, task: Shell | Command, *, hostname: str = "debian") -> bytes:
-    """Return the RAM disk's contents.  Raises ConfigError, and ImageError about busybox."""
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that the guest finds below /run, and whether it is a program."""
+
+    path: str
+    content: bytes
+    program: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The root file system that replaces the RAM disk.
+
+    `source` is a disk of the guest, such as /dev/vda, or the tag of a virtio-fs share.  With
+    `overlay` the root is only read, and what the guest writes stays in its memory.  With `boot` the
+    root's own `init` becomes process 1; else the task runs there and nothing else.  `modules` are
+    loaded before; the RAM disk must have them (`Modules.boot_archive`).  `modules_disk` is the disk
+    with all of the kernel's modules (`Modules.write_image`).
+    """
+
+    source: str = "/dev/vda"
+    kind: str = "ext4"
+    options: str = "rw"
+    overlay: bool = False
+    boot: bool = False
+    init: str = "/sbin/init"
+    modules: tuple[str, ...] = ("virtio_blk",)
+    modules_disk: str = ""
+    files: tuple[File, ...] = ()
+
+
+def make_initramfs(
+    busybox: Path,
+    task: Shell | Command | None,
+    *,
+    hostname: str = "debian",
+    root: Root | None = None,
+) -> bytes:
+    """Return the RAM disk's contents.  Raises ConfigError, and ImageError about busybox.
+
+    Without a task, `root` must boot.  An archive of modules can stand before the contents.
+    """
     archive = CpioWriter()
     for name in _DIRECTORIES:
         archive.directory(name)
@@ -59,7 +101,9 @@ def make_initramfs(busybox: Path, task: Shell | Command, *, hostname: str = "deb
     archive.file("etc/hostname", hostname.encode() + b"\n")
     archive.file("etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n".encode())
     _add_busybox(archive, busybox)
-    archive.file("ringlet/settings", _settings(task, hostname), 0o600)
+    archive.file("ringlet/settings", _settings(task, hostname, root), 0o600)
+    for file in root.files if root is not None else ():
+        _add_file(archive, file)
     if isinstance(task, Command):
         archive.file("ringlet/command", _positional(task.argv), 0o600)
     init = importlib.resources.files("ringlet.images").joinpath("init.sh")
@@ -77,7 +121,15 @@ def _add_busybox(archive: CpioWriter, busybox: Path) -> None:
             archive.symlink(name, "/bin/busybox")
 
 
-def _settings(task: Shell | Command, hostname: str) -> bytes:
+def _add_file(archive: CpioWriter, file: File) -> None:
+    """Add a file that init copies to /run."""
+    path = PurePosixPath("ringlet/run") / file.path
+    for above in reversed(path.parents[:-2]):
+        archive.directory(str(above))
+    archive.file(str(path), file.content, 0o755 if file.program else 0o644)
+
+
+def _settings(task: Shell | Command | None, hostname: str, root: Root | None) -> bytes:
     if not _HOST_NAME.fullmatch(hostname):
         raise ConfigError(f"{hostname!r} is not a host name; use letters, digits, '-' and '.'")
     rows, columns = (task.rows, task.columns) if isinstance(task, Shell) else (0, 0)
@@ -85,11 +137,21 @@ def _settings(task: Shell | Command, hostname: str) -> bytes:
         raise ConfigError(f"no terminal has {rows} rows and {columns} columns")
     lines = (
         b"hostname=" + _quoted(hostname.encode()),
-        b"TERM=" + _quoted(task.term.encode(errors="surrogateescape")),
+        b"TERM=" + _quoted((task.term if task else "linux").encode(errors="surrogateescape")),
         b"rows=%d" % rows,
         b"columns=%d" % columns,
+        *(_root_settings(root) if root is not None else (b"root=",)),
     )
     return b"\n".join(lines) + b"\n"
+
+
+def _root_settings(root: Root) -> Iterator[bytes]:
+    for name, value in (
+        ("root", root.source), ("root_type", root.kind), ("root_options", root.options),
+        ("overlay", str(int(root.overlay))), ("boot", str(int(root.boot))), ("init", root.init),
+        ("modules", " ".join(root.modules)), ("modules_disk", root.modules_disk),
+    ):  # fmt: skip
+        yield b"%b=%b" % (name.encode(), _quoted(os.fsencode(value)))
 
 
 def _positional(argv: tuple[bytes, ...]) -> bytes:
