@@ -7,7 +7,13 @@
     │   ├── ImageError          a kernel or tool for the guest cannot be fetched or kept
     │   ├── DiskError           a disk's image cannot be used
     │   ├── HostError           this host lacks something that Ringlet needs
-    │   └── OutputError         the guest's output cannot be written
+    │   ├── OutputError         the guest's output cannot be written
+    │   ├── AgentError          the agent in the guest cannot be reached
+    │   │   └── AgentTimeoutError  it does not answer in time (also a TimeoutError)
+    │   ├── CommandError        a command cannot be started in the guest
+    │   ├── CommandFailedError  a command that had to succeed did not
+    │   ├── CommandTimeoutError  a command took too long (also a TimeoutError)
+    │   └── GuestFileError      a file in the guest cannot be used (also an OSError)
     └── InternalError           a broken invariant: a defect of Ringlet, never of its user
 
 A guest's exception (#PF, #GP, ...) and the end of a run are values, not exceptions: see
@@ -61,6 +67,78 @@ class HostError(RingletError):
 
 class OutputError(RingletError):
     """The guest's output cannot be written because its reader is gone or the disk is full."""
+
+
+class AgentError(RingletError):
+    """The connection to the agent in the guest is closed, or the agent broke the protocol."""
+
+
+class AgentTimeoutError(AgentError, TimeoutError):
+    """The agent in the guest does not answer in time."""
+
+
+class CommandError(RingletError):
+    """A command cannot be started in the guest.
+
+    `errno` is the guest's error.  `exit_status` is 127 if there is no such program, else 126, as a
+    shell has it.
+    """
+
+    exit_status = 126
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.errno = number
+        if number in (errno.ENOENT, errno.ENOTDIR):
+            self.exit_status = 127
+
+
+class CommandFailedError(RingletError):
+    """A command that had to succeed ended with another status, or by a signal.
+
+    `result` is its `ringlet.control.agent.Result`.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, result: object) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class CommandTimeoutError(RingletError, TimeoutError):
+    """A command in the guest took too long, and was killed.
+
+    `stdout` and `stderr` are what it has printed.
+    """
+
+    exit_status = 124
+
+    def __init__(self, message: str, stdout: str | bytes, stderr: str | bytes) -> None:
+        super().__init__(message)
+        self.stdout = stdout
+        self.stderr = stderr
+
+    def as_text(self) -> "CommandTimeoutError":
+        """Return the error with its outputs as text (UTF-8, other bytes as in os.fsdecode)."""
+        texts = [
+            data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+            for data in (self.stdout, self.stderr)
+        ]
+        return CommandTimeoutError(str(self), *texts)
+
+
+class GuestFileError(RingletError, OSError):
+    """A file in the guest cannot be used.  `errno` and `filename` are as in OSError."""
+
+    def __init__(self, number: int, reason: str, filename: str) -> None:
+        super().__init__(number, reason, filename)
+        self.errno = number
+        self.strerror = reason
+        self.filename = filename
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror} (in the guest)"
 
 
 class InternalError(Exception):
