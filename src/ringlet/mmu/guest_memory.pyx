@@ -5,16 +5,34 @@ twice may differ.  Whoever writes through a view says so afterwards (`has_code`)
 may have been made from what was there before (docs/adr/0021).
 """
 from cpython.buffer cimport PyBuffer_FillInfo
+from libc.errno cimport errno
+from libc.string cimport strerror
 
-from ringlet.core.state cimport u8, u64
-from ringlet.mmu.pages cimport PAGE_SHIFT, bit_test
+from ringlet.core.state cimport u8, u32, u64
+from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_test
+from ringlet.mmu.ram cimport Extent as RamExtent
 from ringlet.mmu.ram cimport GuestRam, ram_at, ram_left
 
 cdef extern from *:
     """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <fcntl.h>
+    #include <errno.h>
+    static inline int ringlet_punch(int fd, unsigned long long offset, unsigned long long size)
+    {
+        int done;
+        do
+            done = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                             (off_t)size);
+        while (done != 0 && errno == EINTR);
+        return done;
+    }
     static inline void ringlet_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
     """
     void fence "ringlet_fence"() noexcept nogil
+    int punch "ringlet_punch"(int fd, u64 offset, u64 size) noexcept nogil
 
 
 cdef class Extent:
@@ -85,3 +103,29 @@ cdef class GuestMemory:
                 return True
             page += 1
         return False
+
+    def discard(self, u64 address, u64 size) -> None:
+        """Give whole pages back to the host: they take no memory and read as zeros.
+
+        All mappings of guest RAM show that.  This is a write as any other: the caller drops what
+        was translated from the pages.  Raises ValueError if not all are RAM or an end is not that
+        of a page, OSError if the host refuses.
+        """
+        cdef u64 page = address >> PAGE_SHIFT, offset
+        cdef RamExtent* e
+        cdef u32 i
+        cdef int done, fd
+        if address & (PAGE_SIZE - 1) or size & (PAGE_SIZE - 1) or not size:
+            raise ValueError(f"no whole pages at guest physical {address:#x}, {size} bytes")
+        if ram_left(self.ram, address) < size:
+            raise ValueError(f"no RAM at guest physical {address:#x}, {size} bytes")
+        for i in range(self.ram.extent_count):
+            e = &self.ram.extents[i]
+            if e.frame <= page < e.frame + e.pages:
+                offset = e.offset + ((page - e.frame) << PAGE_SHIFT)
+                fd = e.fd
+                with nogil:
+                    done = punch(fd, offset, size)
+                if done:
+                    raise OSError(errno, f"cannot give guest RAM back: {strerror(errno).decode()}")
+                return

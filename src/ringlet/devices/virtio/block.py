@@ -193,17 +193,14 @@ class Block(VirtioDevice):
 
     # --- rest
 
-    def stopped(self) -> None:
+    def settle(self) -> None:
         """Wait for the requests that the disk still performs: they write to guest RAM."""
         with self._idle:
             self._idle.wait_for(lambda: not self._under_way)
-        self._writeback = True
 
-    def pause(self) -> None:
-        """Return when the thread and the disk are at rest."""
-        super().pause()
-        with self._idle:
-            self._idle.wait_for(lambda: not self._under_way)
+    def stopped(self) -> None:
+        """Return to write-back caching."""
+        self._writeback = True
 
     def close(self) -> None:
         """End the device, and close the disk."""

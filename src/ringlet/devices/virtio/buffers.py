@@ -19,6 +19,16 @@ def gather(buffers: Iterable[memoryview], size: int) -> tuple[bytes, list[memory
     return bytes(head), rest
 
 
+def skip(buffers: Iterable[memoryview], size: int) -> list[memoryview]:
+    """Return the buffers without their first `size` bytes."""
+    rest: list[memoryview] = []
+    for view in buffers:
+        if size < len(view):
+            rest.append(view[size:] if size else view)
+        size = max(size - len(view), 0)
+    return rest
+
+
 def split_tail(buffers: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
     """Return the buffers without their last `size` bytes, and those bytes."""
     left = sum(map(len, buffers)) - size

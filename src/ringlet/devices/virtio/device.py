@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,6 +48,16 @@ class Counters:
         self.values[name] = self.values.get(name, 0) + amount
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A chain that waits for the guest's thread, which calls `before` and then gives it back."""
+
+    queue: Queue
+    chain: Chain
+    written: int
+    before: Callable[[], None] | None
+
+
 class VirtioDevice:
     """A device without its transport.
 
@@ -70,7 +82,8 @@ class VirtioDevice:
         self.worker = Worker(name, failed)
         self.doorbells: list[int] = []
         self.running = False
-        self._epoch = 0
+        self._held: deque[_Held] = deque()  # in the order in which they go back
+        self._giving = threading.Lock()
         self._transport: Transport | None = None
 
     # --- for the transport
@@ -94,18 +107,28 @@ class VirtioDevice:
             os.eventfd_write(bell, 1)
 
     def stop(self) -> None:
-        """Return when no thread of the device uses guest memory or a queue."""
+        """Return when no thread of the device uses guest memory or a queue.
+
+        Only the guest's thread calls this.
+        """
         self.worker.pause()
         try:
             self.running = False
-            self._epoch += 1
+            self.settle()
+            self._held.clear()
             self.stopped()
         finally:
             self.worker.resume()
 
     def pause(self) -> None:
-        """Return when the device's thread is at rest, as before the state is saved."""
+        """Return when the device is at rest, as before its state is saved.
+
+        Only the guest's thread calls this.
+        """
         self.worker.pause()
+        self.settle()
+        self._give_held()
+        self.paused()
 
     def resume(self) -> None:
         """Go on after `pause`; chains that came meanwhile are looked for."""
@@ -133,8 +156,17 @@ class VirtioDevice:
     def started(self) -> None:
         """Prepare for work; the device's thread may run already."""
 
-    def stopped(self) -> None:
+    def settle(self) -> None:
         """Wait for what is under way elsewhere; the device's own thread is paused."""
+
+    def paused(self) -> None:
+        """Put back what `save` cannot tell of, such as a chain that was used in part.
+
+        The device's thread is paused; it goes on with what it finds in the queues.
+        """
+
+    def stopped(self) -> None:
+        """Forget the driver, which has reset the device; the device's own thread is paused."""
 
     def save(self) -> object:
         """Return a copy of what the device itself remembers, with its thread paused."""
@@ -173,6 +205,10 @@ class VirtioDevice:
             self.fail(f"queue {queue.index}: {error}")
             return None
 
+    def put_back(self, queue: Queue, count: int = 1) -> None:
+        """Undo the last `count` calls of `take`, whose chains were not given back."""
+        queue.taken = queue.taken - count & 0xFFFF
+
     def fail(self, why: str) -> None:
         """Stop serving a driver that broke a rule, until it resets the device."""
         self.running = False
@@ -182,16 +218,35 @@ class VirtioDevice:
     def give(self, queue: Queue, chain: Chain, written: int) -> None:
         """Give `chain` back with `written` bytes, and interrupt the driver if it wants that.
 
-        Any thread may call this.  Translations of code that was overwritten are dropped first, on
-        the guest's thread.
+        Any thread may call this.  Chains of a queue go back in the order of the calls.
+        Translations of code that was overwritten are dropped first, on the guest's thread.
         """
-        code = queue.code_written(chain, written)
-        if not code:
-            queue.push(chain, written)
-            self.tell(queue)
-            return
-        self.counters.add("code_written")
-        self.transport.later(partial(self._give_code, self._epoch, queue, chain, written, code))
+        self.give_all(queue, [(chain, written)])
+
+    def give_all(self, queue: Queue, chains: Sequence[tuple[Chain, int]]) -> None:
+        """Give several chains back as `give` does, with one interrupt at the end."""
+        for chain, written in chains:
+            code = queue.code_written(chain, written)
+            if code:
+                self.counters.add("code_written")
+            self.give_after(queue, chain, written, partial(self._drop, code) if code else None)
+        self.tell(queue)
+
+    def give_after(
+        self, queue: Queue, chain: Chain, written: int, before: Callable[[], None] | None
+    ) -> None:
+        """Give `chain` back after the guest's thread has called `before`; None: at once.
+
+        A chain that goes back at once still waits for those before it.  `tell` comes after it.
+        """
+        with self._giving:
+            if before is None and not self._held:
+                queue.push(chain, written)
+                return
+            self._held.append(_Held(queue, chain, written, before))
+            if len(self._held) > 1:
+                return  # the guest's thread has been called
+        self.transport.later(self._give_held)
 
     def tell(self, queue: Queue) -> None:
         """Interrupt the driver if it wants that for what was pushed."""
@@ -219,12 +274,21 @@ class VirtioDevice:
                     return  # `resume` looks again
             more = self.running and queue.arm()
 
-    def _give_code(
-        self, epoch: int, queue: Queue, chain: Chain, written: int, code: list[tuple[int, int]]
-    ) -> None:
-        if epoch != self._epoch:
-            return
+    def _drop(self, code: list[tuple[int, int]]) -> None:
         for address, size in code:
             self.transport.drop_code(address, size)
-        queue.push(chain, written)
-        self.tell(queue)
+
+    def _give_held(self) -> None:
+        """Give back what waits for the guest's thread, which calls this."""
+        queues = []
+        while self._held:
+            held = self._held[0]
+            if held.before is not None:
+                held.before()
+            with self._giving:  # whoever finds it empty pushes by himself
+                held.queue.push(held.chain, held.written)
+                self._held.popleft()
+            if held.queue not in queues:
+                queues.append(held.queue)
+        for queue in queues:
+            self.tell(queue)

@@ -9,9 +9,9 @@ BAR 0 has the MSI-X table, BAR 4 the four structures, each in a page of its own:
 """
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 from ringlet.devices.msix import BAR_SIZE, Msix, MsixState
@@ -83,6 +83,8 @@ class VirtioPci:
         self.device = device
         self._around = around
         self._isr = 0
+        self._raised = 0  # bits of `_isr` that wait for the guest's thread
+        self._raising = threading.Lock()
         self.function = PciFunction(
             PciIdentity(
                 VENDOR, DEVICE_BASE + device.kind, device.class_code, REVISION, VENDOR,
@@ -170,18 +172,25 @@ class VirtioPci:
     def _signal(self, vector: int, bit: int) -> None:
         if self.msix.enabled:
             self.msix.trigger(vector)
-        else:
-            self._around.post(partial(self._raise, bit))
+            return
+        with self._raising:
+            waits = self._raised
+            self._raised |= bit
+        if not waits:
+            self._around.post(self._raise)
 
-    def _raise(self, bit: int) -> None:
-        self._isr |= bit
+    def _raise(self) -> None:
+        with self._raising:
+            bits, self._raised = self._raised, 0
+        self._isr |= bits
         self._drive()
 
     def _drive(self) -> None:
         self.function.set_interrupt(self._isr != 0)
 
     def _reset(self) -> None:
-        self._isr = 0
+        with self._raising:
+            self._isr = self._raised = 0
         self._drive()
 
     def _add_capabilities(self) -> None:
@@ -236,7 +245,8 @@ class VirtioPci:
     # --- state
 
     def save(self) -> VirtioPciState:
-        """Return a copy of the state, with the device at rest."""
+        """Return a copy of the state, on the guest's thread, after `device.pause`."""
+        self._raise()
         return VirtioPciState(
             self.function.save(), self.msix.save(), self.common.save(), self._isr,
             self.device.save(),

@@ -19,7 +19,8 @@ class Worker:
     def __init__(self, name: str, failed: Callable[[Exception], None]) -> None:
         self._failed = failed
         self._calls: deque[Callable[[], None]] = deque()
-        self._watched: dict[int, Callable[[], None]] = {}
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._writers: dict[int, Callable[[], None]] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
         self._poll.register(self._wake, select.EPOLLIN)
@@ -34,18 +35,22 @@ class Worker:
         self._thread.start()
 
     def watch(self, fd: int, call: Callable[[], None], *, writable: bool = False) -> None:
-        """Call `call` whenever `fd` is readable, or writable, until `unwatch`."""
-        mask = select.EPOLLOUT if writable else select.EPOLLIN
-        if fd in self._watched:
-            self._poll.modify(fd, mask)
-        else:
-            self._poll.register(fd, mask)
-        self._watched[fd] = call
+        """Call `call` whenever `fd` is readable, or else writable, until `unwatch`.
 
-    def unwatch(self, fd: int) -> None:
-        """Forget `fd`.  Call this before it is closed."""
-        if self._watched.pop(fd, None) is not None:
-            self._poll.unregister(fd)
+        Each may be watched for.  Once the thread runs, only the thread itself asks for this.
+        """
+        before = self._mask(fd)
+        (self._writers if writable else self._readers)[fd] = call
+        self._update(fd, before)
+
+    def unwatch(self, fd: int, *, readable: bool = True, writable: bool = True) -> None:
+        """Forget `fd`, wholly before it is closed, or what it is not to be watched for."""
+        before = self._mask(fd)
+        if readable:
+            self._readers.pop(fd, None)
+        if writable:
+            self._writers.pop(fd, None)
+        self._update(fd, before)
 
     def call(self, call: Callable[[], None]) -> None:
         """Let the thread call `call` soon.  Any thread may ask for this."""
@@ -102,11 +107,10 @@ class Worker:
                 self._changed.notify_all()
 
     def _turn(self) -> None:
-        for fd, _events in self._poll.poll():
+        for fd, events in self._poll.poll():
             if self._pauses or self._ended:
                 break
-            if fd != self._wake and fd in self._watched:
-                self._watched[fd]()
+            self._dispatch(fd, events)
         self._park()
         if self._ended:
             return
@@ -118,6 +122,27 @@ class Worker:
             self._calls.popleft()()
         if self._calls:
             os.eventfd_write(self._wake, 1)
+
+    def _dispatch(self, fd: int, events: int) -> None:
+        """Call what waits for `fd`; after an error or a hang-up both may go on."""
+        if events & ~select.EPOLLOUT and (call := self._readers.get(fd)) is not None:
+            call()
+        if events & ~select.EPOLLIN and (call := self._writers.get(fd)) is not None:
+            call()
+
+    def _mask(self, fd: int) -> int:
+        readable = select.EPOLLIN if fd in self._readers else 0
+        return readable | (select.EPOLLOUT if fd in self._writers else 0)
+
+    def _update(self, fd: int, before: int) -> None:
+        """Tell the poll; what nobody waits for is unknown to it, or a hang-up would wake it."""
+        mask = self._mask(fd)
+        if not before and mask:
+            self._poll.register(fd, mask)
+        elif before and not mask:
+            self._poll.unregister(fd)
+        elif mask != before:
+            self._poll.modify(fd, mask)
 
     def _park(self) -> None:
         with self._changed:
