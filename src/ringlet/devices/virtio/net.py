@@ -144,7 +144,7 @@ class Net(VirtioDevice):
                 if not self._drop_code():
                     return
             elif result == frames.NO_ROOM:
-                if not queue.arm():
+                if not queue.arm_beyond():
                     self.worker.unwatch(self._link.fd)
                     break
             else:

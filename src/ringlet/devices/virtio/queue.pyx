@@ -271,6 +271,19 @@ cdef class Queue:
         fence()
         return load16(self.avail + 2) != self.taken
 
+    def arm_beyond(self) -> bool:
+        """As `arm`, where the chains that are there do not suffice; True: there are more now."""
+        cdef u16 seen
+        if not self.enabled:
+            return False
+        seen = load16(self.avail + 2)
+        if self.event_index:
+            store16(self.done + 4 + 8 * self.size, seen)
+        else:
+            store16(self.done, 0)
+        fence()
+        return load16(self.avail + 2) != seen
+
     def disarm(self) -> None:
         """Tell the driver that the device looks for chains by itself."""
         if self.enabled and not self.event_index:
