@@ -22,8 +22,8 @@ def few_descriptors() -> Iterator[None]:
 
 
 @pytest.fixture
-def guest(few_descriptors: None, root: Path) -> Iterator[Kernel]:
-    server = FileServer(root, read_only=False, trouble=print)
+def guest(few_descriptors: None, root: Path, told: list[str]) -> Iterator[Kernel]:
+    server = FileServer(root, read_only=False, trouble=told.append)
     yield Kernel(server)
     server.close()
 
@@ -51,7 +51,7 @@ def test_deep_directory_is_found_again(guest: Kernel, root: Path) -> None:
     assert guest.mkdir("last", node).attributes.links == 2
 
 
-def test_open_files_have_a_bound(guest: Kernel, root: Path) -> None:
+def test_open_files_have_a_bound(guest: Kernel, root: Path, told: list[str]) -> None:
     regular(root / "f")
     node = guest.lookup("f").node
     numbers = [guest.open(node) for _ in range(256 // 4)]
@@ -60,6 +60,8 @@ def test_open_files_have_a_bound(guest: Kernel, root: Path) -> None:
     assert refused(lambda: guest.create("new")) == errno.ENFILE
     assert refused(guest.opendir) == errno.ENFILE
     assert not (root / "new").exists()
+    (line,) = told
+    assert "the guest uses more files at a time than Ringlet serves" in line
     guest.release(numbers[0])
     assert guest.open(node)
 

@@ -178,6 +178,7 @@ def test_rename_replaces(guest: Kernel, root: Path) -> None:
     guest.rename("a", "b")
 
     assert (root / "b").read_bytes() == b"a"
+    assert guest.stat(moved).size == 1
     assert guest.lookup("b").node == moved
     assert refused(lambda: guest.stat(replaced)) == errno.ESTALE
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ringlet.devices.backends.shares.inodes import Descriptor, Inode
-from ringlet.devices.backends.shares.messages import refuse
+from ringlet.devices.backends.shares.messages import full, refuse
 
 OWNERS: Final = 1024
 """The most pairs of a file and a process of the guest that have record locks."""
@@ -35,7 +35,7 @@ class RecordLocks:
         if found is not None:
             return found
         if len(self._open) >= OWNERS:
-            raise refuse(errno.ENOLCK)
+            raise full(errno.ENOLCK)
         made = Descriptor(self._writable(descriptor))
         with self._released:
             return self._open.setdefault((inode.nodeid, owner), made)
@@ -66,7 +66,7 @@ class RecordLocks:
         """
         with self._released:
             if len(self._waiting) >= WAITING or unique in self._waiting:
-                raise refuse(errno.ENOLCK)
+                raise full(errno.ENOLCK)
             self._waiting[unique] = True
         try:
             while True:

@@ -171,7 +171,7 @@ class FileServer:
             answer = operation(share, message)
         except OSError as error:
             code = error.errno or errno.EIO
-            share.report(code, message.nodeid)
+            share.report(error, message.nodeid)
             if code == errno.ENOSYS and opcode in _OPERATIONS and opcode not in _OPTIONAL:
                 code = errno.EOPNOTSUPP  # after ENOSYS the guest would never ask again
         except (struct.error, ValueError, OverflowError):
