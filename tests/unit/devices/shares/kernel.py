@@ -169,7 +169,7 @@ class Kernel:
 
     def write(self, number: int, offset: int, data: bytes, flags: int = 0) -> int:
         body = pack("<QQII16x", number, offset, len(data), flags) + data
-        return fuse.WRITE_OUT.unpack(self.call(fuse.WRITE, 1, body))[0]
+        return int(fuse.WRITE_OUT.unpack(self.call(fuse.WRITE, 1, body))[0])
 
     def release(self, number: int, opcode: int = fuse.RELEASE) -> None:
         self.call(opcode, 1, pack("<QIIQ", number, 0, 0, 0))
@@ -195,7 +195,7 @@ class Kernel:
     # Directories
 
     def opendir(self, node: int = 1) -> int:
-        return fuse.OPEN_OUT.unpack(self.call(fuse.OPENDIR, node, bytes(8)))[0]
+        return int(fuse.OPEN_OUT.unpack(self.call(fuse.OPENDIR, node, bytes(8)))[0])
 
     def list(
         self, node: int = 1, *, plus: bool = False, room: int = PAGE, offset: int = 0
@@ -234,13 +234,23 @@ def text(name: bytes | str) -> bytes:
     return (name.encode() if isinstance(name, str) else name) + b"\0"
 
 
-def refused(action: Callable[[], object]) -> int:
+def refused(action: Callable[..., object], *arguments: object, **options: object) -> int:
     """Return the error with which the server refuses an action, or 0."""
     try:
-        action()
+        action(*arguments, **options)
     except Refused as error:
         return error.code
     return 0
+
+
+def entries(directory: Path | str) -> list[str]:
+    """Return the names in a directory of the host, in order."""
+    return sorted(path.name for path in Path(directory).iterdir())
+
+
+def descriptors() -> int:
+    """Return how many file descriptors this process has."""
+    return len(entries("/proc/self/fd"))
 
 
 def regular(path: Path, data: bytes = b"") -> Path:

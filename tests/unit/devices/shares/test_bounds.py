@@ -1,7 +1,6 @@
 """What a guest can fill in a share's server has bounds, and the guest goes on at each."""
 
 import errno
-import os
 import resource
 import stat
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import pytest
 
 from ringlet.devices.backends.shares import FileServer, inodes
 from ringlet.devices.backends.shares import share as shares
-from tests.unit.devices.shares.kernel import Kernel, refused, regular
+from tests.unit.devices.shares.kernel import Kernel, descriptors, refused, regular
 
 
 @pytest.fixture
@@ -23,14 +22,10 @@ def few_descriptors() -> Iterator[None]:
 
 
 @pytest.fixture
-def guest(few_descriptors: None, root: Path) -> Iterator[Kernel]:
-    server = FileServer(root, read_only=False, trouble=print)
+def guest(few_descriptors: None, root: Path, told: list[str]) -> Iterator[Kernel]:
+    server = FileServer(root, read_only=False, trouble=told.append)
     yield Kernel(server)
     server.close()
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def test_lookups_of_many_directories_and_files_need_few_descriptors(
@@ -56,15 +51,17 @@ def test_deep_directory_is_found_again(guest: Kernel, root: Path) -> None:
     assert guest.mkdir("last", node).attributes.links == 2
 
 
-def test_open_files_have_a_bound(guest: Kernel, root: Path) -> None:
+def test_open_files_have_a_bound(guest: Kernel, root: Path, told: list[str]) -> None:
     regular(root / "f")
     node = guest.lookup("f").node
     numbers = [guest.open(node) for _ in range(256 // 4)]
 
     assert refused(lambda: guest.open(node)) == errno.ENFILE
     assert refused(lambda: guest.create("new")) == errno.ENFILE
-    assert refused(lambda: guest.opendir()) == errno.ENFILE
+    assert refused(guest.opendir) == errno.ENFILE
     assert not (root / "new").exists()
+    (line,) = told
+    assert "the guest uses more files at a time than Ringlet serves" in line
     guest.release(numbers[0])
     assert guest.open(node)
 
@@ -79,7 +76,7 @@ def test_inodes_have_a_bound(guest: Kernel, root: Path, monkeypatch: pytest.Monk
 
     assert len(listed) == 62
     assert len(told) == 29  # with the root three quarters of the bound
-    found = [refused(lambda n=i: guest.lookup(f"f{n}")) for i in range(60)]
+    found = [refused(guest.lookup, f"f{i}") for i in range(60)]
     assert found.count(0) == 39
     assert set(found) == {0, errno.ENFILE}
     guest.forget(told[0].entry.node, 2)  # type: ignore[union-attr]
@@ -93,7 +90,7 @@ def test_inodes_do_not_outlive_what_the_guest_knows(guest: Kernel, root: Path) -
         chain = [1]
         for _ in range(10):
             name = f"d{len(chain)}"
-            known = refused(lambda n=name, p=chain[-1]: guest.mkdir(n, p)) == errno.EEXIST
+            known = refused(guest.mkdir, name, chain[-1]) == errno.EEXIST
             chain.append(guest.lookup(name, chain[-1]).node)
             guest.forget(chain[-1], 1 if known else 2)
             chain[-1] = guest.lookup(name, chain[-2]).node

@@ -10,7 +10,7 @@ import pytest
 
 from ringlet.devices.backends.shares import FileServer
 from ringlet.devices.backends.shares import protocol as fuse
-from tests.unit.devices.shares.kernel import Kernel, refused, regular
+from tests.unit.devices.shares.kernel import Kernel, descriptors, refused, regular
 
 MANY = 1000
 
@@ -144,17 +144,17 @@ def test_descriptor_shortage_closes_what_can_be_opened_again(
     nodes = [guest.mkdir(f"d{i}").node for i in range(20)]
     for node in nodes:
         guest.mkdir("x", node)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     opened = os.open
 
     def none_left(*_: object, **__: object) -> int:
         raise OSError(errno.EMFILE, "too many")
 
     monkeypatch.setattr("os.open", none_left)
-    assert refused(lambda: guest.opendir()) == errno.EMFILE
+    assert refused(guest.opendir) == errno.EMFILE
     monkeypatch.setattr("os.open", opened)
 
-    assert len(os.listdir("/proc/self/fd")) <= before - 20
+    assert descriptors() <= before - 20
     assert guest.stat(nodes[0]).links == 3
     assert "ulimit -n" in told[0]
     guest.server.close()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ringlet.devices.backends.shares import protocol as fuse
-from ringlet.devices.backends.shares.messages import refuse
+from ringlet.devices.backends.shares.messages import full, refuse
 
 INODES: Final = 1 << 19
 """The most files that a guest can know at a time."""
@@ -180,7 +180,7 @@ class Inodes:
             raise refuse(errno.EACCES)
         with self._lock:
             if len(self._devices) >= DEVICES:
-                raise refuse(errno.EXDEV)
+                raise full(errno.EXDEV)
             self._devices.setdefault(status.st_dev, len(self._devices))
 
     def find(self, parent: Inode, name: bytes) -> os.stat_result:
@@ -222,7 +222,7 @@ class Inodes:
                 return inode
             inode.key = GONE
         if len(self._by_id) >= INODES:
-            raise refuse(errno.ENFILE)
+            raise full(errno.ENFILE)
         inode = Inode(self.next_number, parent, name, key, kind)
         self.next_number += 1
         parent.children += 1

@@ -5,7 +5,8 @@ any of them gives it back (fcntl(2)).  On the host each such owner of a file has
 its own, with open file description locks.  A lock of flock(2) belongs to the open file itself.
 
 A request that waits for a lock asks again and again, because a thread that waits in the host's
-kernel could not be stopped.
+kernel could not be stopped.  Processes that wait for each other's locks are not found out: they
+wait until one of them is interrupted.
 """
 
 import errno
@@ -47,8 +48,14 @@ def setlk(share: Share, request: Request) -> bytes:
 
 def setlkw(share: Share, request: Request) -> bytes:
     """Answer SETLKW: take a lock, waiting for it if necessary."""
-    share.record_locks.wait(_attempt(share, request))
+    share.record_locks.wait(request.unique, _attempt(share, request))
     return b""
+
+
+def interrupt(share: Share, request: Request) -> None:
+    """Take INTERRUPT, which has no reply: a request that waits for a lock ends."""
+    (unique,) = request.fields(fuse.INTERRUPT_IN)
+    share.record_locks.interrupt(unique)
 
 
 def _attempt(share: Share, request: Request) -> Callable[[], None]:

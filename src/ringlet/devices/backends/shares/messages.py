@@ -32,6 +32,15 @@ def refuse(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
+class FullError(OSError):
+    """The guest has filled one of the server's tables (docs/limits.md)."""
+
+
+def full(code: int) -> FullError:
+    """Return the error that answers the request for which there is no room."""
+    return FullError(code, os.strerror(code))
+
+
 def is_component(name: bytes) -> bool:
     """Say whether a name leads to an entry of its directory itself, not through or out of it."""
     return name not in _NO_NAMES and b"/" not in name and b"\0" not in name

@@ -19,8 +19,8 @@ def lookup(share: Share, request: Request) -> bytes:
     parent = share.inodes.directory(request.nodeid)
     try:
         return share.found(parent, request.name())
-    except FileNotFoundError:
-        share.report(errno.ENOENT, request.nodeid)
+    except FileNotFoundError as error:
+        share.report(error, request.nodeid)
         return share.no_entry()
 
 

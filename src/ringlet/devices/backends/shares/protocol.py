@@ -115,6 +115,7 @@ ENTRY_OUT: Final = Struct("<QQQQII" + ATTR)
 
 FORGET_IN: Final = Struct("<Q")
 FORGET_ONE: Final = Struct("<QQ")  # nodeid, nlookup
+INTERRUPT_IN: Final = Struct("<Q")  # unique
 BATCH_FORGET_IN: Final = Struct("<I4x")
 GETATTR_IN: Final = Struct("<I4xQ")  # flags, fh
 SETATTR_IN: Final = Struct("<I4xQQ8xqq8xII4xI4xII4x")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ringlet.devices.backends.shares.inodes import Descriptor, Inode
-from ringlet.devices.backends.shares.messages import refuse
+from ringlet.devices.backends.shares.messages import full, refuse
 
 OWNERS: Final = 1024
 """The most pairs of a file and a process of the guest that have record locks."""
@@ -27,8 +27,7 @@ class RecordLocks:
         self._read_only = read_only
         self._open: dict[tuple[int, int], Descriptor] = {}
         self._released = threading.Condition()
-        self._waiting = 0
-        self._cleared = 0
+        self._waiting: dict[int, bool] = {}
 
     def file(self, inode: Inode, owner: int, descriptor: Descriptor) -> Descriptor:
         """Return the open file for the locks of `owner`; `descriptor` is one of the inode."""
@@ -36,7 +35,7 @@ class RecordLocks:
         if found is not None:
             return found
         if len(self._open) >= OWNERS:
-            raise refuse(errno.ENOLCK)
+            raise full(errno.ENOLCK)
         made = Descriptor(self._writable(descriptor))
         with self._released:
             return self._open.setdefault((inode.nodeid, owner), made)
@@ -60,29 +59,39 @@ class RecordLocks:
         with self._released:
             self._released.notify_all()
 
-    def wait(self, attempt: Callable[[], None]) -> None:
-        """Call `attempt` until it raises no BlockingIOError; other errors end the wait."""
+    def wait(self, unique: int, attempt: Callable[[], None]) -> None:
+        """Call `attempt` until it raises no BlockingIOError; other errors end the wait.
+
+        `unique` names the request, for `interrupt`.
+        """
         with self._released:
-            if self._waiting >= WAITING:
-                raise refuse(errno.ENOLCK)
-            self._waiting += 1
-            cleared = self._cleared
+            if len(self._waiting) >= WAITING or unique in self._waiting:
+                raise full(errno.ENOLCK)
+            self._waiting[unique] = True
         try:
             while True:
                 try:
                     return attempt()
                 except BlockingIOError:
                     with self._released:
-                        self._released.wait(_AGAIN_SECONDS)
-                        if self._cleared != cleared:
+                        if self._waiting[unique]:
+                            self._released.wait(_AGAIN_SECONDS)
+                        if not self._waiting[unique]:
                             raise refuse(errno.EINTR) from None
         finally:
             with self._released:
-                self._waiting -= 1
+                del self._waiting[unique]
+
+    def interrupt(self, unique: int | None = None) -> None:
+        """End the wait of a request, or all waits."""
+        with self._released:
+            for waiting in self._waiting:
+                if unique in {None, waiting}:
+                    self._waiting[waiting] = False
+            self._released.notify_all()
 
     def clear(self) -> None:
         """Give back all locks, and end the waits that are under way."""
         with self._released:
             self._open.clear()
-            self._cleared += 1
-            self._released.notify_all()
+        self.interrupt()

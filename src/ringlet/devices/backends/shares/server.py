@@ -52,10 +52,6 @@ def _not_a_device(share: Share, request: Request) -> bytes:
     raise refuse(errno.ENOTTY)
 
 
-def _nothing(share: Share, request: Request) -> None:
-    """Take INTERRUPT, which has no reply: no request here waits long but for locks."""
-
-
 _BACKGROUND: Final = 64
 _FLAGS: Final = (
     fuse.ASYNC_READ | fuse.ATOMIC_O_TRUNC | fuse.BIG_WRITES | fuse.AUTO_INVAL_DATA
@@ -96,7 +92,7 @@ _OPERATIONS: Final[dict[int, Operation]] = {
     fuse.SETLKW: locks.setlkw,
     fuse.ACCESS: attributes.access,
     fuse.CREATE: files.create,
-    fuse.INTERRUPT: _nothing,
+    fuse.INTERRUPT: locks.interrupt,
     fuse.DESTROY: _destroy,
     fuse.IOCTL: _not_a_device,
     fuse.BATCH_FORGET: names.batch_forget,
@@ -175,7 +171,7 @@ class FileServer:
             answer = operation(share, message)
         except OSError as error:
             code = error.errno or errno.EIO
-            share.report(code, message.nodeid)
+            share.report(error, message.nodeid)
             if code == errno.ENOSYS and opcode in _OPERATIONS and opcode not in _OPTIONAL:
                 code = errno.EOPNOTSUPP  # after ENOSYS the guest would never ask again
         except (struct.error, ValueError, OverflowError):

@@ -13,7 +13,7 @@ from typing import Final
 from ringlet.devices.backends.shares import host
 from ringlet.devices.backends.shares import protocol as fuse
 from ringlet.devices.backends.shares.inodes import DESCRIPTORS, Descriptor, Handle, Inode, Inodes
-from ringlet.devices.backends.shares.messages import refuse
+from ringlet.devices.backends.shares.messages import FullError, full, refuse
 from ringlet.devices.backends.shares.owners import Owners
 from ringlet.devices.backends.shares.record_locks import RecordLocks
 from ringlet.errors import ConfigError, HostError
@@ -166,7 +166,7 @@ class Share:
     def check_room(self) -> None:
         """Raise OSError if the guest has too many open files."""
         if len(self.handles) >= self._most_handles:
-            raise refuse(errno.ENFILE)
+            raise full(errno.ENFILE)
 
     def keep(self, made: Descriptor, inode: Inode, flags: int) -> int:
         """Keep the descriptor of a file that the guest opens, and return the file's number."""
@@ -220,11 +220,14 @@ class Share:
 
     # Trouble
 
-    def report(self, error: int, nodeid: int) -> None:
+    def report(self, raised: OSError, nodeid: int) -> None:
         """Tell the user, in one line and not too often, what he should know of an error."""
+        error = raised.errno or errno.EIO
         what = _TROUBLES.get(error)
         removed = error in {errno.ENOENT, errno.ESTALE} and nodeid == fuse.ROOT_ID
-        if error in {errno.EMFILE, errno.ENFILE}:
+        if isinstance(raised, FullError):
+            what = "the guest uses more files at a time than Ringlet serves (docs/limits.md)"
+        elif error in {errno.EMFILE, errno.ENFILE}:
             self.inodes.close_unused()
         if removed and os.fstat(self._top.fd).st_nlink == 0:
             what = "it was removed; the guest goes on without it"
