@@ -78,7 +78,12 @@ cdef class Chain:
     cdef readonly list writable
     cdef readonly u64 readable_size
     cdef readonly u64 writable_size
-    cdef list places      # guest physical addresses of the writable buffers
+    cdef list addresses   # guest physical, of the writable buffers
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Guest physical addresses and sizes of the writable buffers."""
+        return [(address, len(view)) for address, view in zip(self.addresses, self.writable)]
 
 
 cdef class Queue:
@@ -172,7 +177,7 @@ cdef class Queue:
         chain.head = head
         chain.readable = []
         chain.writable = []
-        chain.places = []
+        chain.addresses = []
         while True:
             take(&d, table + DESCRIPTOR_SIZE * at)
             if d.flags & DESC_F_INDIRECT:
@@ -204,7 +209,7 @@ cdef class Queue:
             raise QueueError(f"a buffer of {d.length} bytes at guest physical {d.address:#x}")
         if d.flags & DESC_F_WRITE:
             chain.writable.append(view)
-            chain.places.append(d.address)
+            chain.addresses.append(d.address)
             chain.writable_size += d.length
         elif chain.writable:
             raise QueueError("a readable buffer after a writable one")
@@ -221,7 +226,7 @@ cdef class Queue:
         """
         cdef u64 left = written, size
         found = []
-        for place, view in zip(chain.places, chain.writable):
+        for place, view in zip(chain.addresses, chain.writable):
             if not left:
                 break
             size = min(left, <u64>len(view))
