@@ -161,7 +161,7 @@ class Block(VirtioDevice):
                 done(errno.EINVAL)
                 return
             wanted.append((sector * SECTOR, sectors * SECTOR, unmap))
-        self.counters.add(f"{operation.value}s".replace(" ", "_"))
+        self.counters.add("discards" if operation is Operation.DISCARD else "write_zeroes")
         several = _Several(len(wanted), done)
         for offset, length, unmap in wanted:
             self._submit(Request(operation, offset, length, [], several.one_done, unmap=unmap))

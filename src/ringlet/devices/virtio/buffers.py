@@ -29,6 +29,17 @@ def skip(buffers: Iterable[memoryview], size: int) -> list[memoryview]:
     return rest
 
 
+def first(buffers: Iterable[memoryview], size: int) -> list[memoryview]:
+    """Return the first `size` bytes of the buffers, fewer if there are fewer."""
+    head: list[memoryview] = []
+    for view in buffers:
+        if size <= 0:
+            break
+        head.append(view[:size] if size < len(view) else view)
+        size -= len(view)
+    return head
+
+
 def split_tail(buffers: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
     """Return the buffers without their last `size` bytes, and those bytes."""
     left = sum(map(len, buffers)) - size

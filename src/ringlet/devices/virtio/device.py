@@ -36,6 +36,12 @@ class Transport(Protocol):
     def drop_code(self, address: int, size: int) -> None:
         """Drop the translations of guest physical memory; only on the guest's thread."""
 
+    def has_code(self, address: int, size: int) -> bool:
+        """Return whether guest physical memory has code (`GuestMemory.has_code`)."""
+
+    def discard(self, address: int, size: int) -> None:
+        """Give pages of guest physical memory to the host (`GuestMemory.discard`)."""
+
 
 @dataclass(slots=True)
 class Counters:

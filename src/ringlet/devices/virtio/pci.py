@@ -163,6 +163,14 @@ class VirtioPci:
         """Drop the translations of guest physical memory; only on the guest's thread."""
         self._around.drop_code(address, size)
 
+    def has_code(self, address: int, size: int) -> bool:
+        """Return whether guest physical memory has code (`GuestMemory.has_code`)."""
+        return self._around.memory.has_code(address, size)
+
+    def discard(self, address: int, size: int) -> None:
+        """Give pages of guest physical memory to the host (`GuestMemory.discard`)."""
+        self._around.memory.discard(address, size)
+
     def close(self) -> None:
         """End the device."""
         self.device.close()

@@ -17,7 +17,7 @@ cdef class Chain:
     cdef readonly list writable
     cdef readonly u64 readable_size
     cdef readonly u64 writable_size
-    cdef list places      # guest physical addresses of the writable buffers
+    cdef list addresses   # guest physical, of the writable buffers
 
 cdef class Queue:
     cdef readonly int index

@@ -74,6 +74,11 @@ cdef class Chain:
     The driver may change the bytes of readable buffers at any time.
     """
 
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Guest physical addresses and sizes of the writable buffers."""
+        return [(address, len(view)) for address, view in zip(self.addresses, self.writable)]
+
 
 cdef class Queue:
     """One queue of a device; `size` is the number of its entries, at most `limit`.
@@ -136,13 +141,13 @@ cdef class Queue:
         chain.head = <u16>head
         chain.readable = []
         chain.writable = []
-        chain.places = []
+        chain.addresses = []
         for i in range(self.count):
             b = &self.buffers[i]
             view = self.memory.view_of(b.address, b.size)
             if b.writable:
                 chain.writable.append(view)
-                chain.places.append(b.address)
+                chain.addresses.append(b.address)
                 chain.writable_size += b.size
             else:
                 chain.readable.append(view)
@@ -232,7 +237,7 @@ cdef class Queue:
         """
         cdef u64 left = written, size
         found = []
-        for place, view in zip(chain.places, chain.writable):
+        for place, view in zip(chain.addresses, chain.writable):
             if not left:
                 break
             size = min(left, <u64>len(view))

@@ -1,5 +1,6 @@
 """The thread of a device: it waits for notifications and does the device's work."""
 
+import contextlib
 import os
 import select
 import threading
@@ -111,12 +112,11 @@ class Worker:
             if self._pauses or self._ended:
                 break
             self._dispatch(fd, events)
+        # What was written before this is seen below; what is written later wakes the next poll.
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
         self._park()
         if self._ended:
-            return
-        try:
-            os.eventfd_read(self._wake)
-        except BlockingIOError:
             return
         while self._calls and not self._pauses:
             self._calls.popleft()()
