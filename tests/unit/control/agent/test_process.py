@@ -62,7 +62,11 @@ def test_wait_in_vain_leaves_the_command_running(agent: Agent) -> None:
 
 
 def test_signal_reaches_the_children_too(agent: Agent) -> None:
-    process = agent.popen("trap 'echo got; exit 5' USR1; sleep 1011 & echo on; wait")
+    # The child is a program of its own only after a moment; until then it has the trap too.
+    process = agent.popen(
+        "trap 'echo got; exit 5' USR1; sleep 1011 & "
+        "until grep -q sleep /proc/$!/comm; do :; done; echo on; wait"
+    )
     process.stdout.readline()
 
     process.send_signal(signal.SIGUSR1)

@@ -309,7 +309,10 @@ def test_close_from_another_thread_ends_a_call(agent: Agent) -> None:
 
 def test_end_of_the_connection_hangs_up(agent: Agent, tmp_path: Path) -> None:
     told = tmp_path / "told"
-    shell = agent.popen(f"trap 'echo > {told}; exit' HUP; sleep 1006 & echo on; wait")
+    shell = agent.popen(
+        f"trap 'echo > {told}; exit' HUP; sleep 1006 & "
+        "until grep -q sleep /proc/$!/comm; do :; done; echo on; wait"
+    )
     shell.stdout.readline()
 
     agent.close()
