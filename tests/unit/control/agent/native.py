@@ -24,7 +24,9 @@ def start(program: Path = PROGRAM) -> tuple[subprocess.Popen[bytes], socket.sock
 def native_agent(program: Path = PROGRAM) -> Iterator[Agent]:
     """An agent that is ready.  Afterwards it has ended by itself, without a complaint."""
     process, stream = start(program)
-    with Agent(stream, start_timeout=20) as agent:
-        yield agent
-    _, complaint = process.communicate(timeout=20)
+    try:
+        with Agent(stream, start_timeout=20) as agent:
+            yield agent
+    finally:
+        _, complaint = process.communicate(timeout=20)
     assert (process.returncode, complaint) == (0, b"")

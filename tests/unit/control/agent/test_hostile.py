@@ -274,7 +274,11 @@ def test_input_waits_for_a_guest_that_reads_nothing(pair: tuple[Agent, Guest]) -
     assert agent._connection._queued < 2 * INPUT_WINDOW
 
 
-def test_flood_of_tiny_frames_takes_no_memory(pair: tuple[Agent, Guest]) -> None:
+def test_flood_of_tiny_frames_takes_no_memory(
+    pair: tuple[Agent, Guest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = WINDOW // 4
+    monkeypatch.setattr("ringlet.control.agent.channel.WINDOW", window)
     agent, guest = pair
     call = Call(lambda: agent.popen("x"))
     guest.greet()
@@ -285,7 +289,7 @@ def test_flood_of_tiny_frames_takes_no_memory(pair: tuple[Agent, Guest]) -> None
     flood = frame(channel, Kind.DATA_OUT, b"x") * 20_000
 
     with pytest.raises(OSError, match=r"Broken pipe|reset"):
-        for _ in range(2 * WINDOW // 20_000):
+        for _ in range(2 * window // 20_000):
             guest.stream.sendall(flood)
     # The connection ends because the frames exceed the credit.
     assert agent.closed
