@@ -27,7 +27,7 @@ struct stream {
 struct channel {
     uint32_t id; /* 0: free */
     int pid, status, input, report, terminal;
-    uint8_t operation, exited, started;
+    uint8_t operation, exited, started, told;
     struct stream output[2];
     uint8_t *waiting; /* input that the process has not read: INPUT_WINDOW bytes */
     size_t waiting_at, waiting_end, consumed;

@@ -242,14 +242,22 @@ void read_output(struct channel *channel, int which)
 static void limit_output(struct channel *channel, int which)
 {
     struct stream *stream = &channel->output[which];
+    struct pollfd more = {stream->fd, POLLIN, 0};
     int bytes = 0;
 
-    if (stream->fd < 0 || stream->left >= 0 || channel->terminal)
+    if (stream->fd < 0)
         return;
-    CALL(ioctl, stream->fd, FIONREAD, &bytes);
-    stream->left = bytes;
-    if (!bytes)
-        output_ends(channel, which);
+    if (channel->terminal) { /* others may write as it is read, so it has a bound, and an end */
+        if (stream->left < 0)
+            stream->left = LARGEST_READ;
+        if (CALL(poll, &more, 1, 0) == 0)
+            output_ends(channel, which);
+    } else if (stream->left < 0) {
+        CALL(ioctl, stream->fd, FIONREAD, &bytes);
+        stream->left = bytes;
+        if (!bytes)
+            output_ends(channel, which);
+    }
 }
 
 /* --- begin and end */
@@ -288,12 +296,15 @@ void advance(struct channel *channel)
     if (!channel->exited)
         return;
     send_started(channel);
+    code = channel->status & 127 ? -(channel->status & 127) : channel->status >> 8 & 255;
+    if (!channel->told)
+        send_frame(channel->id, EXIT, &code, sizeof code);
+    channel->told = 1;
     limit_output(channel, 0);
     limit_output(channel, 1);
     if (channel->output[0].fd >= 0 || channel->output[1].fd >= 0)
         return;
-    code = channel->status & 127 ? -(channel->status & 127) : channel->status >> 8 & 255;
-    send_frame(channel->id, EXIT, &code, sizeof code);
+    send_frame(channel->id, CLOSED, "", 0);
     forget(channel);
 }
 

@@ -21,7 +21,7 @@ enum kind {
     END_IN = 24, END_OUT = 25, END_ERR = 26,
     CREDIT_IN = 32, CREDIT_OUT = 33, CREDIT_ERR = 34,
     SIGNAL = 48, RESIZE = 49,
-    STARTED = 64, EXIT = 65, ERROR = 66, RESULT = 67,
+    STARTED = 64, EXIT = 65, ERROR = 66, RESULT = 67, CLOSED = 68,
 };
 
 enum operation {

@@ -52,6 +52,7 @@ class Kind(enum.IntEnum):
     EXIT = 65
     ERROR = 66
     RESULT = 67
+    CLOSED = 68
 
 
 class Operation(enum.IntEnum):

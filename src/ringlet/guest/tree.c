@@ -7,6 +7,7 @@ enum { FLAG_NOFOLLOW = 0x100, BUFFER = 131072, DEEPEST = 400 };
 
 static char buffer[BUFFER];
 static size_t at, end;
+static int named; /* the file of the error */
 
 /* --- from the guest */
 
@@ -280,8 +281,9 @@ static int unpack(int directory, const char *name, int root, const struct reques
     if (!own[0] || same(own, ".") || same(own, ".."))
         return -EINVAL;
     error = take_entry(&place, &entry, target, depth);
-    if (error < 0 && error != -EPIPE)
+    if (error < 0 && !named)
         name_in_report(place.name);
+    named |= error < 0;
     return error;
 }
 

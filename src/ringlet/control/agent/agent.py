@@ -120,8 +120,8 @@ class Agent:
 
         The command has ended when its process has: what it leaves in the background goes on, and
         its output is dropped.  After `timeout` seconds the command is killed with its process
-        group, and CommandTimeoutError raised.  CommandError: it cannot be started.  CommandFailedError: its
-        status is not 0, with `check`.  AgentError: the guest has ended, or misbehaves.
+        group, and CommandTimeoutError raised.  CommandError: it cannot be started.  AgentError: the
+        guest has ended, or misbehaves.  CommandFailedError: its status is not 0, with `check`.
         """
         command = Command(argv, env, cwd, user, tty, size, input is not None, merge, only_env)
         data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input or b""
@@ -147,7 +147,7 @@ class Agent:
         """Start a command and return it while it runs.
 
         The arguments are those of `run`; without `stdin` its input is empty.  Raises CommandError
-        if it cannot be started, CommandTimeoutError if the guest does not start it within `timeout`.
+        if it cannot be started, CommandTimeoutError if it is not started within `timeout`.
         """
         command = Command(argv, env, cwd, user, tty, size, stdin, merge, only_env)
         process = Process(self._ready(), command)

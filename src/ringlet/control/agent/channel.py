@@ -87,6 +87,9 @@ class Channel:
         self.changed = threading.Condition()
         self.pid: int | None = None
         self.end: End | None = None
+        """How it ended; output may still come."""
+        self.closed = False
+        """Whether nothing more comes."""
         self._send = send
         self._outputs = (_Received(), _Received())
         self._credit = INPUT_WINDOW
@@ -121,7 +124,7 @@ class Channel:
     def on_input_end(self) -> None:
         """Note that the process reads no more input."""
         with self.changed:
-            if self._input_refused:
+            if self._input_refused and self.end is None:
                 raise violation("an input that ends twice")
             self._input_refused = True
             self.changed.notify_all()
@@ -149,7 +152,7 @@ class Channel:
             self.changed.notify_all()
 
     def on_end(self, kind: Kind, payload: memoryview) -> None:
-        """Take the operation's end, after which the guest sends nothing more for it."""
+        """Take the operation's end.  Output may follow EXIT; after the others nothing comes."""
         if kind is Kind.EXIT:
             if len(payload) != _CODE.size:
                 raise violation("an exit of a wrong length")
@@ -167,11 +170,26 @@ class Channel:
                 raise violation("an error that is none")
             end = Refused(number, _STAGES[stage], bytes(payload[_WORDS.size :]))
         with self.changed:
+            if self.end is not None:
+                raise violation("an operation that ends twice")
             self.end = end
-            for output in self._outputs:
-                output.ended = True
             self._input_refused = True
+            if kind is not Kind.EXIT:
+                self._close()
             self.changed.notify_all()
+
+    def on_closed(self) -> None:
+        """Note that nothing more comes."""
+        with self.changed:
+            if self.end is None:
+                raise violation("an operation without an end")
+            self._close()
+            self.changed.notify_all()
+
+    def _close(self) -> None:
+        self.closed = True
+        for output in self._outputs:
+            output.ended = True
 
     def fail(self, error: AgentError) -> None:
         """Wake every waiter with `error`: the connection has ended."""
@@ -248,10 +266,10 @@ class Channel:
         Raises BrokenPipeError if the process reads no more, ValueError after `end_input`.
         """
         with self.changed:
-            if self._error is not None:
-                raise AgentError(str(self._error))
             if self._input_ended:
                 raise ValueError("write to a closed input")
+            if self._error is not None:
+                raise AgentError(str(self._error))
             if self._input_refused:
                 raise BrokenPipeError("the command in the guest reads no more input")
             size = min(len(data), self._credit, CHUNK, MAX_PAYLOAD)

@@ -138,7 +138,7 @@ class Run:
 
         def ready() -> bool:
             return (
-                channel.end is not None
+                channel.closed
                 or any(channel.readable(w) and not channel.ended(w) for w in Output)
                 or (bool(self._input) and channel.can_send())
             )
@@ -146,7 +146,7 @@ class Run:
         while True:
             with channel.changed:
                 in_time = channel.wait(ready, deadline)
-                ended = channel.end is not None
+                ended = channel.closed
             if not in_time:
                 raise self._too_late(timeout)
             for which in Output:

@@ -40,7 +40,7 @@ _CONTROL: Final = frozenset(
 )  # fmt: skip
 _DATA: Final = {Kind.DATA_OUT: Output.OUT, Kind.DATA_ERR: Output.ERR}
 _ENDS: Final = {Kind.END_OUT: Output.OUT, Kind.END_ERR: Output.ERR}
-_FINAL: Final = frozenset({Kind.EXIT, Kind.ERROR, Kind.RESULT})
+_RESULTS: Final = frozenset({Kind.EXIT, Kind.ERROR, Kind.RESULT})
 _NOW: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
@@ -249,9 +249,10 @@ class Connection:
             raise violation(f"a frame for channel {number}, which is not open")
         if (which := _DATA.get(kind)) is not None:
             channel.on_data(which, payload)
-        elif kind in _FINAL:
-            del self._channels[number]
+        elif kind in _RESULTS:
             channel.on_end(kind, payload)
+            if kind is not Kind.EXIT:
+                del self._channels[number]
         elif kind is Kind.CREDIT_IN:
             channel.on_credit(payload)
         elif kind is Kind.STARTED:
@@ -262,6 +263,9 @@ class Connection:
             channel.on_output_end(which)
         elif kind is Kind.END_IN:
             channel.on_input_end()
+        elif kind is Kind.CLOSED:
+            channel.on_closed()
+            del self._channels[number]
         else:
             raise violation(f"a frame of kind {kind.name}")
 

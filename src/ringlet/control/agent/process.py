@@ -223,7 +223,8 @@ class Process:
                 lambda: channel.pid is not None or channel.end is not None, deadline_after(timeout)
             )
         if not ready:
-            raise CommandTimeoutError(f"{self._command} was not started within {timeout:g} s", "", "")
+            message = f"{self._command} was not started within {timeout:g} s"
+            raise CommandTimeoutError(message, "", "")
         if isinstance(channel.end, Refused):
             raise refusal(channel.end, self._command)
 
@@ -246,7 +247,7 @@ class Process:
         """Wait for the end and return the exit status.
 
         Raises CommandTimeoutError, after which the command still runs, CommandError and AgentError.
-        As with `subprocess`, a command whose output nobody reads may never end.
+        As with `subprocess`, a command that waits for a reader of its output does not end.
         """
         channel = self.channel
         with channel.changed:

@@ -178,7 +178,10 @@ class _Unpacker:
     def unpack(self, parent: int, name: str) -> None:
         """Write the tree as `name` in the directory `parent`."""
         try:
-            self._take(self._stream.entry(), parent, name)
+            root = self._stream.entry()
+            if not root.mode:
+                raise violation("a tree without a root")
+            self._take(root, parent, name)
             while self._open:
                 entry = self._stream.entry()
                 if entry.mode:
