@@ -22,7 +22,7 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 def checksum(data: bytes) -> int:
     """The sum of RFC 1071."""
     data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -260,7 +260,7 @@ def test_an_engine_survives_what_is_not_a_packet(
             )
             data[16:18] = struct.pack("!H", chance.choice([size, 20, 0, 65535]))
             data[20:22] = struct.pack("!H", chance.choice([0, 0x2000, 0x3FFF, 0x1FFF]))
-        if screen.permits(data):
+        if screen.permits(bytes(data)):
             player.send(bytes(data))
 
     assert player.ask_gateway()

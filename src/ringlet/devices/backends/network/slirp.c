@@ -487,7 +487,7 @@ static void networks(struct config *config, struct ends *ends, const char *text)
 
 int main(int count, char **options)
 {
-    struct config config = {.version = 1, .disable_host_loopback = true, .vhostname = "guest"};
+    struct config config = {.version = 1, .disable_host_loopback = true};
     struct ends ends = {.send = send_frame};
     uint8_t *mac = ends.guest_mac;
     pid_t parent = 0;
