@@ -29,11 +29,13 @@ class Kind:
     """An engine: its name, where its program is, and its arguments for a plan and a socket.
 
     `mtu`: bytes of the packets with which it is fastest.  The guest's TCP ends at the engine, so
-    that packets on real networks are not longer for it.
+    that packets on real networks are not longer for it.  `local_udp`: the guest's answers to
+    datagrams that come to a forwarded port from the host's loopback find their way back.
     """
 
     name: str
     mtu: int
+    local_udp: bool
     program: Callable[[], Path | None]
     arguments: Callable[[Plan, int], Sequence[str]]
 
@@ -65,16 +67,16 @@ def _passt(plan: Plan, fd: int) -> list[str]:
 
 def _slirp(plan: Plan, fd: int) -> list[str]:
     """The arguments of slirp.c."""
-    a = addresses
-    words = [f"fd={fd}", f"parent={os.getpid()}", f"mtu={SLIRP.mtu}"]
+    a, six = addresses, addresses.guest6(plan.mac)
+    words = [f"fd={fd}", f"parent={os.getpid()}", f"mtu={SLIRP.mtu}", f"mac={plan.mac.hex(':')}"]
     words += [f"ipv4={a.NETWORK}/{a.PREFIX},{a.GATEWAY},{a.DNS},{a.GUEST}"]
-    words += [f"ipv6={a.NETWORK6}/{a.PREFIX6},{a.GATEWAY6},{a.DNS6}"] * plan.ipv6
+    words += [f"ipv6={a.NETWORK6}/{a.PREFIX6},{a.GATEWAY6},{a.DNS6},{six}"] * plan.ipv6
     words += ["host"] * plan.host_loopback
-    for f in plan.forwards:
-        guest = addresses.guest6(plan.mac) if f.ipv6 else addresses.GUEST
-        words += [f"{f.protocol}={f.host_address},{f.host_port},{guest},{f.guest_port}"]
+    words += [f"{f.protocol}={f.host_address},{f.host_port},{f.guest_port}" for f in plan.forwards]
     return words
 
 
-PASST: Final = Kind("passt", 65520, _find_passt, _passt)
-SLIRP: Final = Kind("libslirp", 32000, lambda: SLIRP_PROGRAM, _slirp)
+PASST: Final = Kind("passt", 65520, local_udp=False, program=_find_passt, arguments=_passt)
+SLIRP: Final = Kind(
+    "libslirp", 32000, local_udp=True, program=lambda: SLIRP_PROGRAM, arguments=_slirp
+)

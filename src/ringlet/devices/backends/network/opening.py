@@ -14,7 +14,7 @@ from ringlet.errors import ConfigError, HostError
 from ringlet.network_config import Forward, NetConfig, NetMode
 
 ENGINES: Final = (PASST, SLIRP)
-"""In the order in which they are tried (docs/adr/0016)."""
+"""In the order in which they are tried (docs/adr/0016); for UDP, first those that do it best."""
 _INSTALL: Final = {
     "passt": "apt-get install passt (Fedora: dnf install passt)",
     "libslirp": "apt-get install libslirp0 (Fedora: dnf install libslirp)",
@@ -79,6 +79,8 @@ def _open_user(config: NetConfig, lost: Lost, engines: Sequence[Kind]) -> UserLi
     resolvers = frozenset(addresses.resolver_versions())
     plan = Plan(mac, ipv6, config.host_loopback, forwards, resolvers)
     failures: list[tuple[Kind, EngineError]] = []
+    if any(f.protocol == "udp" for f in forwards):
+        engines = sorted(engines, key=lambda kind: not kind.local_udp)
     for kind in engines:
         try:
             engine = Engine(kind.name, kind.program(), partial(kind.arguments, plan), mac, lost)

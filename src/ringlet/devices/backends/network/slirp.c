@@ -4,8 +4,9 @@
    connected socket, opens the host's ports, and then gives up what it does not need: privileges,
    files, programs, other processes.  libslirp is loaded when it runs; building needs no package.
 
-       slirp fd=N parent=PID mtu=N ipv4=NETWORK/24,GATEWAY,DNS,GUEST [ipv6=PREFIX/64,GATEWAY,DNS]
-             [host] [tcp=HOST,PORT,GUEST,PORT ...] [udp=HOST,PORT,GUEST,PORT ...]
+       slirp fd=N parent=PID mtu=N mac=XX:XX:XX:XX:XX:XX ipv4=NETWORK/24,GATEWAY,DNS,GUEST
+             [ipv6=PREFIX/64,GATEWAY,DNS,GUEST] [host]
+             [tcp=HOST,PORT,PORT ...] [udp=HOST,PORT,PORT ...]
 
    `host`: the gateway's address leads to the host's loopback.  The program ends with status 0 when
    the socket is closed, and otherwise with a line on standard error (engines.py starts it). */
@@ -38,6 +39,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "datagrams.h"
 
 enum {
     NO_LIBRARY = 3,          /* exit status: libslirp is not installed */
@@ -94,7 +97,7 @@ static void (*slirp_input)(Slirp *, const uint8_t *, int);
 static int (*slirp_add_hostfwd)(Slirp *, int, struct in_addr, int, struct in_addr, int);
 static int (*slirp_add_hostxfwd)(Slirp *, const struct sockaddr *, socklen_t,
                                  const struct sockaddr *, socklen_t, int);
-enum { FORWARD_UDP = 1, FORWARD_V6ONLY = 2 };
+enum { FORWARD_V6ONLY = 2 };
 
 static _Noreturn void fail(int status, const char *format, ...)
 {
@@ -158,6 +161,11 @@ static ssize_t send_packet(const void *frame, size_t length, void *unused)
     return length;
 }
 
+static void send_frame(const void *frame, size_t length)
+{
+    send_packet(frame, length, NULL);
+}
+
 static void take_input(Slirp *slirp)
 {
     ssize_t n = recv(stream, input + received, INPUT - received, MSG_DONTWAIT);
@@ -175,7 +183,8 @@ static void take_input(Slirp *slirp)
             fail(1, "a frame of %u bytes", length);
         if (received - at - 4 < length)
             break;
-        slirp_input(slirp, input + at + 4, length);
+        if (!datagrams_answer(input + at + 4, length))
+            slirp_input(slirp, input + at + 4, length);
         at += 4 + length;
     }
     memmove(input, input + at, received - at);
@@ -277,9 +286,13 @@ static _Noreturn void serve(Slirp *slirp)
     for (;;) {
         uint32_t timeout = 1000;
         bool busy = waiting > ENOUGH;
+        int ports = 0;
         used = 1;
-        if (!busy)
+        if (!busy) {
+            ports = datagrams_poll(polled + 1, FILES - 1);
+            used += ports;
             slirp_pollfds_fill(slirp, &timeout, add_poll, NULL);
+        }
         ring_timers(&timeout);
         flush_output();
         polled[0] = (struct pollfd){.fd = stream, .events = POLLIN | (waiting ? POLLOUT : 0)};
@@ -288,8 +301,10 @@ static _Noreturn void serve(Slirp *slirp)
             fail(1, "poll: %s", strerror(errno));
         if (ready > 0 && polled[0].revents & (POLLIN | POLLHUP | POLLERR))
             take_input(slirp);
-        if (!busy)
+        if (!busy) {
+            datagrams_receive(polled + 1, ready > 0 ? ports : 0);
             slirp_pollfds_poll(slirp, ready < 0, get_events, NULL);
+        }
         flush_output();
     }
 }
@@ -312,29 +327,29 @@ static void address(const char *text, int port, struct sockaddr_storage *out)
     }
 }
 
-static void forward(Slirp *slirp, const char *given, bool udp)
+static void forward(Slirp *slirp, const struct ends *ends, const char *given, bool udp)
 {
-    char host_text[64], guest_text[64];
-    int host_port, guest_port;
-    if (sscanf(given, "%63[^,],%d,%63[^,],%d", host_text, &host_port, guest_text, &guest_port) != 4)
+    char text[64];
+    int host_port, guest_port, failed;
+    if (sscanf(given, "%63[^,],%d,%d", text, &host_port, &guest_port) != 3)
         fail(2, "not a forward: %s", given);
-    struct sockaddr_storage host, guest;
-    address(host_text, host_port, &host);
-    address(guest_text, guest_port, &guest);
-    int failed;
+    struct sockaddr_storage host;
+    address(text, host_port, &host);
+    struct sockaddr_in6 guest6 = {.sin6_family = AF_INET6, .sin6_port = htons(guest_port),
+                                  .sin6_addr = ends->guest6};
     errno = 0;
-    if (host.ss_family == AF_INET) {
-        failed = slirp_add_hostfwd(slirp, udp, ((struct sockaddr_in *)&host)->sin_addr, host_port,
-                                   ((struct sockaddr_in *)&guest)->sin_addr, guest_port);
-    } else if (slirp_add_hostxfwd) {
-        int flags = FORWARD_V6ONLY | (udp ? FORWARD_UDP : 0);
+    if (udp)
+        failed = datagrams_open(ends, &host, guest_port);
+    else if (host.ss_family == AF_INET)
+        failed = slirp_add_hostfwd(slirp, 0, ((struct sockaddr_in *)&host)->sin_addr, host_port,
+                                   ends->guest, guest_port);
+    else if (slirp_add_hostxfwd)
         failed = slirp_add_hostxfwd(slirp, (struct sockaddr *)&host, sizeof(struct sockaddr_in6),
-                                    (struct sockaddr *)&guest, sizeof(struct sockaddr_in6), flags);
-    } else {
-        fail(2, "this libslirp forwards no ports of IPv6 (4.5 does)");
-    }
+                                    (struct sockaddr *)&guest6, sizeof guest6, FORWARD_V6ONLY);
+    else
+        fail(2, "this libslirp forwards no TCP ports of IPv6 (4.5 does)");
     if (failed)
-        fail(2, "Failed to bind %s port %s %d: %s", udp ? "UDP" : "TCP", host_text, host_port,
+        fail(2, "Failed to bind %s port %s %d: %s", udp ? "UDP" : "TCP", text, host_port,
              errno ? strerror(errno) : "refused");
 }
 
@@ -444,33 +459,40 @@ static const char *value(const char *option, const char *name)
     return strncmp(option, name, length) ? NULL : option + length;
 }
 
-static void networks(struct config *config, const char *text)
+static void networks(struct config *config, struct ends *ends, const char *text)
 {
-    char words[4][64] = {"", "", "", ""};
-    int v4 = sscanf(text, "ipv4=%63[^/]/24,%63[^,],%63[^,],%63s", words[0], words[1], words[2],
-                    words[3]);
-    if (v4 == 4 && inet_pton(AF_INET, words[0], &config->vnetwork) == 1 &&
-        inet_pton(AF_INET, words[1], &config->vhost) == 1 &&
-        inet_pton(AF_INET, words[2], &config->vnameserver) == 1 &&
-        inet_pton(AF_INET, words[3], &config->vdhcp_start) == 1) {
-        config->vnetmask.s_addr = htonl(0xFFFFFF00);
-        config->in_enabled = true;
-        return;
-    }
-    int v6 = sscanf(text, "ipv6=%63[^/]/64,%63[^,],%63s", words[0], words[1], words[2]);
-    if (v6 != 3 || inet_pton(AF_INET6, words[0], &config->vprefix_addr6) != 1 ||
-        inet_pton(AF_INET6, words[1], &config->vhost6) != 1 ||
-        inet_pton(AF_INET6, words[2], &config->vnameserver6) != 1)
+    char a[4][64];
+    const char *six = value(text, "ipv6=");
+    if (sscanf(six ? six : text + 5, six ? "%63[^/]/64,%63[^,],%63[^,],%63s"
+                                         : "%63[^/]/24,%63[^,],%63[^,],%63s",
+               a[0], a[1], a[2], a[3]) != 4)
         fail(2, "not a network: %s", text);
-    config->vprefix_len = 64;
-    config->in6_enabled = true;
+    int family = six ? AF_INET6 : AF_INET;
+    if (inet_pton(family, a[0], six ? (void *)&config->vprefix_addr6 : &config->vnetwork) != 1 ||
+        inet_pton(family, a[1], six ? (void *)&config->vhost6 : &config->vhost) != 1 ||
+        inet_pton(family, a[2], six ? (void *)&config->vnameserver6 : &config->vnameserver) != 1 ||
+        inet_pton(family, a[3], six ? (void *)&ends->guest6 : &ends->guest) != 1)
+        fail(2, "not a network: %s", text);
+    if (six) {
+        config->vprefix_len = 64;
+        config->in6_enabled = true;
+        ends->gateway6 = config->vhost6;
+    } else {
+        config->vnetmask.s_addr = htonl(0xFFFFFF00);
+        config->vdhcp_start = ends->guest;
+        config->in_enabled = true;
+        ends->gateway = config->vhost;
+    }
 }
 
 int main(int count, char **options)
 {
-    struct config config = {.version = 1, .disable_host_loopback = true, .vhostname = "guest"};
+    struct config config = {.version = 1, .disable_host_loopback = true};
+    struct ends ends = {.send = send_frame};
+    uint8_t *mac = ends.guest_mac;
     pid_t parent = 0;
     const char *text;
+    bool has_mac = false;
     stream = -1;
     for (int i = 1; i < count; i++) {
         if ((text = value(options[i], "fd=")))
@@ -478,15 +500,18 @@ int main(int count, char **options)
         else if ((text = value(options[i], "parent=")))
             parent = atoi(text);
         else if ((text = value(options[i], "mtu=")))
-            config.if_mtu = config.if_mru = strtoul(text, NULL, 10);
-        else if (value(options[i], "ipv"))
-            networks(&config, options[i]);
+            config.if_mtu = config.if_mru = ends.mtu = strtoul(text, NULL, 10);
+        else if ((text = value(options[i], "mac=")))
+            has_mac = sscanf(text, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", mac, mac + 1, mac + 2, mac + 3,
+                             mac + 4, mac + 5) == 6;
+        else if (value(options[i], "ipv4=") || value(options[i], "ipv6="))
+            networks(&config, &ends, options[i]);
         else if (!strcmp(options[i], "host"))
             config.disable_host_loopback = false;
         else if (!value(options[i], "tcp=") && !value(options[i], "udp="))
             fail(2, "not an option: %s", options[i]);
     }
-    if (stream < 0 || !parent || !config.in_enabled)
+    if (stream < 0 || !parent || !config.in_enabled || !has_mac)
         fail(2, "this program is started by Ringlet");
     signal(SIGPIPE, SIG_IGN);
     load_library();
@@ -495,9 +520,9 @@ int main(int count, char **options)
         fail(1, "libslirp refuses its configuration");
     for (int i = 1; i < count; i++) {
         if ((text = value(options[i], "tcp=")))
-            forward(slirp, text, false);
+            forward(slirp, &ends, text, false);
         else if ((text = value(options[i], "udp=")))
-            forward(slirp, text, true);
+            forward(slirp, &ends, text, true);
     }
     confine(parent);
     serve(slirp);
