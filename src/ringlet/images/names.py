@@ -92,10 +92,10 @@ def parse_reference(text: str) -> Reference:
         host = first
     else:
         host, path = _HUB, rest
-    path, _, tag = path.partition(":")
+    path, colon, tag = path.partition(":")
     if host == _HUB and path and "/" not in path:
         path = f"library/{path}"
-    version = digest or tag or "latest"
+    version = digest or tag or ("" if colon else "latest")
     good = _DIGEST.fullmatch(digest) if digest else _TAG.fullmatch(version)
     if not _HOST.fullmatch(host) or not _PATH.fullmatch(path) or not good or len(text) > 400:
         raise ConfigError(

@@ -30,6 +30,7 @@ MAX_LAYERS: Final = 512
 MAX_NESTED: Final = 3
 """The most indexes that lead from one to the next."""
 _MAX_ENTRIES: Final = 1024
+_MAX_MEMBERS: Final = 1 << 16
 _MAX_STRINGS: Final = 4096
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES: Final = (
@@ -91,8 +92,13 @@ class Archive:
     """The blobs of a tar archive of an OCI layout."""
 
     def __init__(self, archive: tarfile.TarFile, name: str) -> None:
-        self._archive = archive
         self.name = name
+        self._archive = archive
+        self._members: dict[str, tarfile.TarInfo] = {}
+        for member in archive:
+            self._members[member.name.removeprefix("./")] = member
+            if len(self._members) > _MAX_MEMBERS:
+                raise ImageError(f"{name}: too many files for the archive of an image")
 
     def read(self, path: str) -> bytes:
         """Return a document.  Raises ImageError."""
@@ -108,12 +114,11 @@ class Archive:
     @contextmanager
     def member(self, path: str) -> Iterator[IO[bytes]]:
         """Give the bytes of the archive's file `path`.  Raises ImageError."""
-        try:
-            file = self._archive.extractfile(path)
-        except (KeyError, tarfile.TarError) as error:
-            raise ImageError(f"{self.name}: the archive has no {path[:100]}") from error
+        member = self._members.get(path)
+        # A link could lead anywhere in the archive, in old ones of Docker to another layer.
+        file = self._archive.extractfile(member) if member is not None else None
         if file is None:
-            raise ImageError(f"{self.name}: {path[:100]} is no file")
+            raise ImageError(f"{self.name}: the archive has no file {path[:100]}")
         with file:
             yield file
 
@@ -150,9 +155,11 @@ def unpack(
         update(f"unpacking layer {number + 1} of {len(layers)} of {name}")
         with blobs.open(layer) as source:
             checked = Checked(source, layer, name)
-            with decompressed(checked, name) as plain:
-                add_tar(plain, name, tree, writer, layer=True)
-            checked.finish()
+            try:
+                with decompressed(checked, name) as plain:
+                    add_tar(plain, name, tree, writer, layer=True)
+            finally:
+                checked.finish()  # other bytes than the digest's are the better reason
     return settings
 
 

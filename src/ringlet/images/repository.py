@@ -279,8 +279,8 @@ class Repository:
         reason = getattr(trouble, "reason", None) or trouble
         raise ImageError(
             f"cannot fetch {address.rpartition('/')[2]}: the network does not reach Debian "
-            f"({reason}); connect this host to the network once, or name a mirror's sources in {SOURCES}"
-            f"{self._otherwise}"
+            f"({reason}); connect this host to the network once, or name a mirror's sources in "
+            f"{SOURCES}{self._otherwise}"
         )
 
 

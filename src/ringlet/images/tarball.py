@@ -16,6 +16,7 @@ from ringlet.images.tree import MAX_TARGET, Node, Tree
 WHITEOUT: Final = ".wh."
 OPAQUE: Final = ".wh..wh..opq"
 _BUFFER: Final = 1 << 20
+_MAX_PADDING: Final = 16 << 20
 _ATTRIBUTE: Final = "SCHILY.xattr."
 _MAX_ATTRIBUTE: Final = 4096
 _MAX_DEVICE: Final = 0xFFF, 0xFFFFF
@@ -59,12 +60,24 @@ def add_tar(
                     removed.saw(path)
                 seen(path, node)
                 cast("Any", archive).members = []  # tarfile keeps all of them
+        _expect_end(source, name)
     except (tarfile.TarError, *DAMAGED, ValueError, OverflowError) as error:
         raise ImageError(f"{name}: not a readable tar archive: {error}") from error
     except OSError as error:
         if error.errno is not None:
             raise
         raise ImageError(f"{name}: its compressed data is damaged: {error}") from error
+
+
+def _expect_end(source: IO[bytes], name: str) -> None:
+    """Read what follows the archive: only padding, and then what the compression checks."""
+    for _ in range(_MAX_PADDING // _BUFFER):
+        data = source.read(_BUFFER)
+        if not data:
+            return
+        if any(data):
+            break
+    raise ImageError(f"{name}: the archive has more data behind its end")
 
 
 class _Whiteouts:
