@@ -11,9 +11,10 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, Final
+from typing import IO, BinaryIO, Final, cast
 
 from ringlet.errors import ImageError
+from ringlet.images.compression import DAMAGED
 
 _MAGIC: Final = b"!<arch>\n"
 _HEADER: Final = 60
@@ -44,13 +45,13 @@ def read_control(deb: Path) -> dict[str, bytes]:
                         content = archive.extractfile(member)
                         assert content is not None
                         found[name] = content.read()
-        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        except (tarfile.TarError, *DAMAGED) as error:
             raise ImageError(f"{deb.name}: cannot unpack this package: {error}") from error
     return found
 
 
 def fields(stanza: str) -> dict[str, str]:
-    """Return the fields of a stanza of a control file; lines that continue one keep their newline."""
+    """Return the fields of a control file's stanza; a field of several lines keeps its newlines."""
     return dict(_FIELD.findall(stanza))
 
 
@@ -77,7 +78,7 @@ def _opened(deb: Path, suffix: str, part: "_Part") -> IO[bytes]:
         case ".xz":
             return lzma.LZMAFile(io.BufferedReader(part))
         case ".gz":
-            return gzip.GzipFile(fileobj=io.BufferedReader(part))
+            return cast("IO[bytes]", gzip.GzipFile(fileobj=io.BufferedReader(part)))
         case "":
             return io.BufferedReader(part)
     raise ImageError(f"{deb.name}: packages compressed as {suffix[1:]!r} cannot be read")

@@ -43,7 +43,7 @@ class Unpacker:
         paths: list[str] = []
         with open_data(deb) as source:
             add_tar(
-                source, deb.name, self._tree, self._writer, compression="",
+                source, deb.name, self._tree, self._writer,
                 seen=lambda path, _node: paths.append(path),
             )  # fmt: skip
         listed = "".join(f"/{path}\n" if path else "/.\n" for path in paths)

@@ -1,8 +1,8 @@
 """Writes an ext4 file system: the disk image of a guest, made without root and without mke2fs.
 
-The layout is Documentation/filesystems/ext4 of Linux, in its simplest form.  All groups' bitmaps and
-inode tables stand at the start (flex_bg), the superblock has no copies (sparse_super2), and each
-file's blocks follow one another.  What is zero stays a hole of the image file.  Numbers are
+The layout is Documentation/filesystems/ext4 of Linux, in its simplest form.  All groups' bitmaps
+and inode tables stand at the start (flex_bg), the superblock has no copies (sparse_super2), and
+each file's blocks follow one another.  What is zero stays a hole of the image file.  Numbers are
 little-endian, a block has 4096 bytes.
 """
 
@@ -162,15 +162,17 @@ class Ext4Writer:
             if key not in numbers:
                 numbers[key] = _ROOT if node is tree.root else next(free)
                 nodes.append(node)
-                subdirectories = [c for c in (node.children or {}).values() if c.children is not None]
-                links[key] = 2 + len(subdirectories) if node.children is not None else 0
+                below = (node.children or {}).values()
+                of_directory = 2 + sum(child.children is not None for child in below)
+                links[key] = of_directory if node.children is not None else 0
         for node in nodes:
             for child in (node.children or {}).values():
                 if child.children is None:
                     links[id(child)] += 1
         limit = self._groups * _INODES_PER_GROUP
         if len(nodes) + _FIRST > limit:
-            raise ImageError(f"an image of {format_size(self._end * BLOCK)} has room for {limit} files")
+            size = format_size(self._end * BLOCK)
+            raise ImageError(f"an image of {size} has room for {limit} files")
         return numbers, links, nodes
 
     def _directory(self, node: Node, number: int, parent: int, numbers: dict[int, int]) -> None:
@@ -213,7 +215,7 @@ class Ext4Writer:
             node.mode, node.owner & 0xFFFF, node.size & 0xFFFF_FFFF, time, time, time, 0,
             node.group & 0xFFFF, links, blocks * (BLOCK // 512), flags, 0, place, 0, 0,
             node.size >> 32, 0,
-            struct.pack("<HHHHHH", 0, 0, node.owner >> 16 & 0xFFFF, node.group >> 16 & 0xFFFF, 0, 0),
+            struct.pack("<HHHHHH", 0, 0, node.owner >> 16, node.group >> 16, 0, 0),
         )  # fmt: skip
         extra = struct.pack("<HHIIIIIII", _EXTRA, 0, 0, 0, 0, time, 0, 0, 0)
         attributes = _attributes(node.attributes, _INODE - len(head) - len(extra))
@@ -238,7 +240,7 @@ class Ext4Writer:
         return root, len(nodes)
 
     def _make_journal(self) -> bytes:
-        # The journal's own numbers are big-endian: magic, superblock of version 2, and that it is empty.
+        # Its numbers are big-endian: magic, superblock of version 2, ..., and that it is empty.
         head = struct.pack(">IIIIIIII", 0xC03B3998, 4, 0, BLOCK, _JOURNAL_BLOCKS, 1, 1, 0)
         body = head.ljust(0x30, b"\0") + bytes(self._uuid) + struct.pack(">I", 1)
         self._block(self._journal, body.ljust(1024, b"\0"))
@@ -286,8 +288,9 @@ class Ext4Writer:
         flex = (self._groups - 1).bit_length()
         place, _ = self._extents([(self._journal, _JOURNAL_BLOCKS)])
         backup = place.ljust(60, b"\0") + struct.pack("<II", 0, _JOURNAL_BLOCKS * BLOCK)
+        inodes = self._groups * _INODES_PER_GROUP
         for offset, form, values in (
-            (0x00, "<IIIII", (self._groups * _INODES_PER_GROUP, self._end, 0, free_blocks, free_inodes)),
+            (0x00, "<IIIII", (inodes, self._end, 0, free_blocks, free_inodes)),
             (0x14, "<III", (0, 2, 2)),  # first data block, sizes of a block and of a cluster
             (0x20, "<III", (GROUP, GROUP, _INODES_PER_GROUP)),
             (0x34, "<HhHHHH", (0, -1, 0xEF53, 1, 1, 0)),  # mounts, magic, clean, on errors go on
@@ -345,7 +348,8 @@ def _attributes(attributes: dict[str, bytes], room: int) -> bytes:
                 if len(heads) + size + 4 + len(values) + len(padded) > end:
                     continue
                 values = padded + values
-                head = struct.pack("<BBHIII", len(short), index, end - len(values), 0, len(value), 0)
+                place = end - len(values)
+                head = struct.pack("<BBHIII", len(short), index, place, 0, len(value), 0)
                 heads += (head + short).ljust(size, b"\0")
     if not heads:
         return b""

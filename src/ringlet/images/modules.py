@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.errors import ImageError
+from ringlet.images.compression import DAMAGED
 from ringlet.images.cpio import CpioWriter
 from ringlet.images.deb import open_data
 from ringlet.images.ext4 import GROUP_BYTES, Ext4Writer
@@ -29,7 +30,7 @@ BOOT: Final = (
     "virtio_blk", "overlay", "virtio_net", "virtio_rng", "virtio_balloon",
     "vmw_vsock_virtio_transport", "virtio_scsi", "isofs",
 )  # fmt: skip
-"""The modules that an initial RAM disk may need.  The kernel has virtio-pci and virtio-fs itself."""
+"""The modules that an initial RAM disk may need; virtio-pci and virtio-fs are in the kernel."""
 BOOT_DIRECTORY: Final = "ringlet/modules"
 
 _KINDS: Final = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
@@ -127,7 +128,7 @@ class Modules:
                     assert content is not None
                     data = content.read(_LARGEST)
                     (self._lists if path in _LISTS else self._contents)[path] = data
-        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        except (tarfile.TarError, *DAMAGED) as error:
             raise ImageError(f"{deb.name}: cannot unpack this package: {error}") from error
         for path, data in self._contents.items():
             self._found[_name(path)] = _module(path, _plain(path, data))
@@ -170,7 +171,8 @@ def _module(path: str, data: bytes) -> Module:
         key, _, value = item.decode(errors="replace").partition("=")
         facts.setdefault(key, []).append(value)
     depends = [name for value in facts.get("depends", []) for name in value.split(",") if name]
-    return Module(path, tuple(depends), tuple(facts.get("alias", ())), tuple(facts.get("softdep", ())))
+    aliases, soft = facts.get("alias", ()), facts.get("softdep", ())
+    return Module(path, tuple(depends), tuple(aliases), tuple(soft))
 
 
 def _section(path: str, data: bytes, wanted: bytes) -> bytes:

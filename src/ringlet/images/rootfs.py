@@ -6,7 +6,7 @@ function that the caller gives.
 """
 
 import importlib.resources
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -106,13 +106,12 @@ def write_root(
         writer.close()
 
 
-def _add_own_files(
-    tree: Tree, writer: Ext4Writer, unpacker: Unpacker, release: Release
-) -> None:
+def _add_own_files(tree: Tree, writer: Ext4Writer, unpacker: Unpacker, release: Release) -> None:
     for name, text in _FILES.items():
         unpacker.file(name, text.encode(), 0o755 if name.startswith("usr/sbin") else 0o644)
-    unpacker.file("etc/apt/sources.list.d/debian.sources", _SOURCES.format(
-        codename=release.codename).encode())
+    unpacker.file(
+        "etc/apt/sources.list.d/debian.sources", _SOURCES.format(codename=release.codename).encode()
+    )
     for unit in _MASKED:
         tree.add(f"etc/systemd/system/{unit}", symlink("/dev/null"))
     for name in _NO_GENERATORS:

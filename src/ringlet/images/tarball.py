@@ -6,14 +6,17 @@ An archive is hostile input.  It is read once, front to back, and never unpacked
 import stat
 import tarfile
 from collections.abc import Callable
-from typing import IO, BinaryIO, Final, cast
+from typing import IO, Any, BinaryIO, Final, cast
 
 from ringlet.errors import ImageError
+from ringlet.images.compression import DAMAGED
 from ringlet.images.ext4 import Ext4Writer
 from ringlet.images.tree import MAX_TARGET, Node, Tree
 
 WHITEOUT: Final = ".wh."
 OPAQUE: Final = ".wh..wh..opq"
+_BUFFER: Final = 1 << 20
+_MAX_PADDING: Final = 16 << 20
 _ATTRIBUTE: Final = "SCHILY.xattr."
 _MAX_ATTRIBUTE: Final = 4096
 _MAX_DEVICE: Final = 0xFFF, 0xFFFFF
@@ -35,18 +38,18 @@ def add_tar(
     writer: Ext4Writer,
     *,
     layer: bool = False,
-    compression: str = "*",
     seen: Seen = _nothing,
 ) -> None:
-    """Add the files of the archive `source` to `tree` and `writer`; `name` is for messages.
+    """Add the files of the uncompressed archive `source` to `tree` and `writer`.
 
+    `name` is for messages.
     With `layer` it is a layer of an OCI image, whose whiteouts remove files of the layers below.
     `seen` is called with the path of each file and the node for it.  Raises ImageError.
     """
     removed = _Whiteouts(tree) if layer else None
     try:
         with tarfile.open(
-            fileobj=source, mode=f"r|{compression}", errorlevel=2, errors="surrogateescape"
+            fileobj=source, mode="r|", bufsize=_BUFFER, errors="surrogateescape"
         ) as archive:
             for member in archive:
                 if removed is not None and removed.take(member.name):
@@ -56,18 +59,25 @@ def add_tar(
                 if removed is not None:
                     removed.saw(path)
                 seen(path, node)
-                archive.members = []  # tarfile keeps all of them
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+                cast("Any", archive).members = []  # tarfile keeps all of them
+        _expect_end(source, name)
+    except (tarfile.TarError, *DAMAGED, ValueError, OverflowError) as error:
         raise ImageError(f"{name}: not a readable tar archive: {error}") from error
     except OSError as error:
-        # The decompressors raise OSErrors of their own, without a number.
         if error.errno is not None:
             raise
-        raise ImageError(f"{name}: not a readable tar archive: {error}") from error
-    except Exception as error:
-        if type(error).__name__ in ("LZMAError", "error"):  # lzma's and zlib's
-            raise ImageError(f"{name}: its compressed data is damaged: {error}") from error
-        raise
+        raise ImageError(f"{name}: its compressed data is damaged: {error}") from error
+
+
+def _expect_end(source: IO[bytes], name: str) -> None:
+    """Read what follows the archive: only padding, and then what the compression checks."""
+    for _ in range(_MAX_PADDING // _BUFFER):
+        data = source.read(_BUFFER)
+        if not data:
+            return
+        if any(data):
+            break
+    raise ImageError(f"{name}: the archive has more data behind its end")
 
 
 class _Whiteouts:
@@ -126,7 +136,7 @@ def _add(
     if member.islnk():
         found = tree.find(_path(member.linkname))
         if found is None or found.children is not None:
-            raise ImageError(f"{path}: a hard link to {member.linkname!r}, which is no file before it")
+            raise ImageError(f"{path}: a hard link to what is no file before it in the archive")
         tree.add(path, found)
         return found
     node = Node(
@@ -149,7 +159,7 @@ def _add(
         node.size = member.size
         content = archive.extractfile(member)
         assert content is not None
-        node.extents = writer.store(cast(BinaryIO, content), member.size)
+        node.extents = writer.store(cast("BinaryIO", content), member.size)
     elif not member.isfifo():
         raise ImageError(f"{path}: an archive's member of type {member.type!r} is not known")
     tree.add(path, node)

@@ -1,4 +1,4 @@
-"""A tree of files that is to become a file system: what a tar archive describes, without a host path.
+"""A tree of files that is to become a file system, as tar archives describe it.
 
 Nothing here is ever unpacked on the host.  Names are those of the guest; a symbolic link on the way
 to a file is followed within the tree, as in a chroot, and `..` does not leave its root.
@@ -126,7 +126,7 @@ class Tree:
         return self._descend(above, path, create=create), name
 
     def _descend(self, parts: list[str], path: str, *, create: bool) -> Node:
-        # The directories from the root to where the walk is, so that '..' needs no parents in nodes.
+        # The directories from the root to where the walk is: nodes do not know their parents.
         trail = [self.root]
         waiting = parts[::-1]
         links = 0
