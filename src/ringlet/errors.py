@@ -8,11 +8,15 @@
     │   ├── DiskError           a disk's image cannot be used
     │   ├── HostError           this host lacks something that Ringlet needs
     │   ├── OutputError         the guest's output cannot be written
+    │   ├── BootError           the guest ended or said nothing before it was ready
+    │   ├── GuestEnded          the guest has ended and neither reads nor prints; also an EOFError
+    │   │   └── GuestPanic      its kernel panicked; `console` has its last lines
+    │   ├── GuestTimeout        the guest took longer than it was given; also a TimeoutError
+    │   │   ├── AgentTimeoutError    its agent does not answer in time (also an AgentError)
+    │   │   └── CommandTimeoutError  a command took too long, and was killed
     │   ├── AgentError          the agent in the guest cannot be reached
-    │   │   └── AgentTimeoutError  it does not answer in time (also a TimeoutError)
     │   ├── CommandError        a command cannot be started in the guest
-    │   ├── CommandFailedError  a command that had to succeed did not
-    │   ├── CommandTimeoutError  a command took too long (also a TimeoutError)
+    │   │   └── CommandFailedError  a command that had to succeed did not; `result` has its output
     │   └── GuestFileError      a file in the guest cannot be used (also an OSError)
     └── InternalError           a broken invariant: a defect of Ringlet, never of its user
 
@@ -69,11 +73,31 @@ class OutputError(RingletError):
     """The guest's output cannot be written because its reader is gone or the disk is full."""
 
 
+class BootError(RingletError):
+    """The guest ended, or said nothing for too long, before it was ready."""
+
+
+class GuestEnded(RingletError, EOFError):  # noqa: N818 - an end is no error of the guest's
+    """The guest has ended: it reads and prints nothing more."""
+
+
+class GuestPanic(GuestEnded):
+    """The guest's kernel panicked.  `console` is the last that it printed, some lines of text."""
+
+    def __init__(self, message: str, console: str = "") -> None:
+        super().__init__(message)
+        self.console = console
+
+
+class GuestTimeout(RingletError, TimeoutError):  # noqa: N818 - as TimeoutError's other kinds
+    """The guest took longer than the caller allowed."""
+
+
 class AgentError(RingletError):
     """The connection to the agent in the guest is closed, or the agent broke the protocol."""
 
 
-class AgentTimeoutError(AgentError, TimeoutError):
+class AgentTimeoutError(AgentError, GuestTimeout):
     """The agent in the guest does not answer in time."""
 
 
@@ -93,7 +117,7 @@ class CommandError(RingletError):
             self.exit_status = 127
 
 
-class CommandFailedError(RingletError):
+class CommandFailedError(CommandError):
     """A command that had to succeed ended with another status, or by a signal.
 
     `result` is its `ringlet.control.agent.Result`.
@@ -106,7 +130,7 @@ class CommandFailedError(RingletError):
         self.result = result
 
 
-class CommandTimeoutError(RingletError, TimeoutError):
+class CommandTimeoutError(GuestTimeout):
     """A command in the guest took too long, and was killed.
 
     `stdout` and `stderr` are what it has printed.
