@@ -65,7 +65,6 @@ wait_for() {
 }
 
 mount_root() {
-    load $modules
     mkdir /new /lower /upper
     lower=/new
     [ "$overlay" = 1 ] && lower=/lower
@@ -93,6 +92,47 @@ mount_root() {
     [ ! -d /ringlet/run ] || cp -a /ringlet/run/. /run/
 }
 
+# Mount the directories that the host shares: each line has the tag, the options and the place.
+mount_shares() {
+    [ -e /ringlet/shares ] || return 0
+    while read -r tag options place; do
+        mkdir -p "$new$place" && mount -t virtiofs -o "$options" "$tag" "$new$place" ||
+            give_up "the guest cannot mount a shared directory at $place"
+    done </ringlet/shares
+}
+
+# Give the network card the address that DHCP would give it.  An init of the root's own asks itself.
+configure_network() {
+    ip link set lo up
+    [ -n "$address" ] || return 0
+    for card in /sys/class/net/e*; do
+        [ -e "$card" ] || give_up "the guest has no network card"
+        card=${card##*/}
+        ip link set "$card" mtu "$mtu" up
+        ip addr add "$address" dev "$card"
+        ip route add default via "$gateway"
+        break
+    done
+    [ ! -L "$new/etc/resolv.conf" ] || rm -f "$new/etc/resolv.conf"
+    for server in $dns; do
+        echo "nameserver $server"
+    done >"$new/etc/resolv.conf"
+}
+
+# Start the agent, which serves the host's commands, in the root file system.
+start_agent() {
+    [ -e /ringlet/agent ] || return 0
+    for port in "$new"/sys/class/virtio-ports/*; do
+        read -r name <"$port/name" && [ "$name" = org.ringlet.agent ] && break
+    done
+    [ -e "$port" ] || give_up "the guest has no port for its agent"
+    mkdir -p "$new/run/ringlet"
+    cp /ringlet/agent "$new/run/ringlet/agent"
+    ${new:+chroot "$new"} /run/ringlet/agent "/dev/${port##*/}" <"$new/dev/null" \
+        >"$new/run/ringlet/log" 2>&1 3>&- &
+    agent=$!
+}
+
 start_init() {
     # systemd would mount each by a program of its own.
     mount -t debugfs debugfs /sys/kernel/debug
@@ -106,6 +146,7 @@ start_init() {
     for directory in dev proc sys run; do
         mount -o move "/$directory" "/new/$directory"
     done
+    start_agent
     # switch_root wants the new root to have the console.
     exec 3>&-
     cd /new
@@ -130,11 +171,16 @@ leave_root() {
 }
 
 enter=
+new=
+load $modules
 if [ -n "$root" ]; then
     mount_root
-    [ "$boot" != 1 ] || start_init
-    enter_root
+    new=/new
 fi
+mount_shares
+[ "$boot" != 1 ] || start_init
+[ -z "$root" ] || enter_root
+configure_network
 
 # Turn frames into a stream.  A frame is a length in decimal, a newline and that many bytes; length 0
 # is the end.  Init requests each frame, because the terminal drops input beyond 64 KiB.
@@ -200,11 +246,18 @@ run_shell() {
     stty sane </dev/ttyS0
 }
 
-if [ -e /ringlet/command ]; then
-    run_command
-else
-    run_shell
-fi
+case $task in
+    command) run_command ;;
+    shell)
+        start_agent
+        run_shell
+        ;;
+    serve)
+        start_agent
+        wait "$agent"
+        status=$?
+        ;;
+esac
 [ -z "$root" ] || leave_root
 echo "exit $status" >&3
 exec 3>&-
