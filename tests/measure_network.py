@@ -23,7 +23,6 @@ from ringlet.devices.backends.network.engines import PASST, SLIRP, Kind
 from ringlet.devices.backends.network.opening import UserLink, open_network
 from ringlet.network_config import net_config
 
-PORT = 5201
 ROUNDS = 2000
 
 
@@ -39,12 +38,12 @@ def host_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def iperf(address: str, seconds: float, *more: str) -> float:
+def iperf(server: tuple[str, int], seconds: float, *more: str) -> float:
     """The bits that arrive in a second."""
     for _ in range(20):  # the server of the test before may not have ended
         done = subprocess.run(
-            ["iperf3", "-J", "-c", address, "-p", str(PORT), "-t", str(seconds), *more],
-            capture_output=True, text=True, check=False,
+            ["iperf3", "-J", "-c", server[0], "-p", str(server[1]), "-t", str(seconds), *more],
+            capture_output=True, text=True, check=False, timeout=seconds + 20,
         )  # fmt: skip
         if "busy" not in done.stdout:
             break
@@ -114,23 +113,29 @@ def bridge(stream: socket.socket, tap: int) -> None:
             del received[:at]
 
 
-def tests(address: str, echo_port: int, seconds: float, engine: int) -> dict[str, float]:
+def tests(server: tuple[str, int], echo_port: int, seconds: float, engine: int) -> dict[str, float]:
     """Every figure, by its name.  Those of data have the engine's share of a processor beside."""
     found: dict[str, float] = {}
     for name, more in {
         "out": [], "in": ["-R"], "UDP out": ["-u", "-b", "1G", "-l", "1400"],
     }.items():  # fmt: skip
         used = engine_seconds(engine) if engine else 0.0
-        found[name] = iperf(address, seconds, *more)
+        found[name] = iperf(server, seconds, *more)
         if engine:
             found[name + " share"] = (engine_seconds(engine) - used) / seconds
-    found["round trip"] = round_trip(address, echo_port)
-    found["connection"] = connection(address, echo_port)
+    found["round trip"] = round_trip(server[0], echo_port)
+    found["connection"] = connection(server[0], echo_port)
     return found
 
 
 def guest(
-    fd: int, mac: str, mtu: int, address: str, echo_port: int, seconds: float, engine: int
+    fd: int,
+    mac: str,
+    mtu: int,
+    server: tuple[str, int],
+    echo_port: int,
+    seconds: float,
+    engine: int,
 ) -> None:
     """Everything that happens in the guest's network namespace; one line of JSON."""
     tap = os.open("/dev/net/tun", os.O_RDWR)
@@ -143,10 +148,10 @@ def guest(
     stream = socket.socket(fileno=fd)
     stream.setblocking(True)
     threading.Thread(target=bridge, args=(stream, tap), daemon=True).start()
-    print(json.dumps(tests(address, echo_port, seconds, engine)))
+    print(json.dumps(tests(server, echo_port, seconds, engine)))
 
 
-def measure(kind: Kind, mtu: int, address: str, echo_port: int, seconds: float) -> None:
+def measure(kind: Kind, mtu: int, server: tuple[str, int], echo_port: int, seconds: float) -> None:
     begin = time.perf_counter()
     link = open_network(net_config("user"), print, [kind])
     started = time.perf_counter() - begin
@@ -154,7 +159,8 @@ def measure(kind: Kind, mtu: int, address: str, echo_port: int, seconds: float) 
     assert link.pid is not None
     done = subprocess.run(
         ["unshare", "-n", sys.executable, "-m", "tests.measure_network", "--guest", str(link.fd),
-         link.mac.hex(":"), str(mtu), address, str(echo_port), str(seconds), str(link.pid)],
+         link.mac.hex(":"), str(mtu), server[0], str(server[1]), str(echo_port), str(seconds),
+         str(link.pid)],
         pass_fds=[link.fd], stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     with open(f"/proc/{link.pid}/status") as file:  # noqa: PTH123
@@ -181,25 +187,30 @@ def main() -> None:
     parser.add_argument("seconds", nargs="?", type=float, default=3)
     parser.add_argument("--engine", nargs="*", default=["passt", "libslirp"])
     parser.add_argument("--mtu", nargs="*", type=int, default=[65520, 1500])
-    parser.add_argument("--guest", nargs=7)
+    parser.add_argument("--guest", nargs=8)
     options = parser.parse_args()
     if options.guest:
-        fd, mac, mtu, address, port, seconds, pid = options.guest
-        guest(int(fd), mac, int(mtu), address, int(port), float(seconds), int(pid))
+        fd, mac, mtu, address, served, port, seconds, pid = options.guest
+        server = (address, int(served))
+        guest(int(fd), mac, int(mtu), server, int(port), float(seconds), int(pid))
         return
     address = host_address()
     echoes = socket.create_server((address, 0))
     port = echoes.getsockname()[1]
     threading.Thread(target=echo, args=(echoes,), daemon=True).start()
-    with subprocess.Popen(["iperf3", "-s", "-p", str(PORT)], stdout=subprocess.DEVNULL) as server:
+    with socket.create_server((address, 0)) as free:
+        server = (address, free.getsockname()[1])
+    with subprocess.Popen(
+        ["iperf3", "-s", "-p", str(server[1])], stdout=subprocess.DEVNULL
+    ) as serving:
         time.sleep(0.3)
         try:
-            show("the host itself", tests(address, port, options.seconds, 0))
+            show("the host itself", tests(server, port, options.seconds, 0))
             for kind in [k for k in (PASST, SLIRP) if k.name in options.engine]:
                 for mtu in options.mtu:
-                    measure(kind, mtu, address, port, options.seconds)
+                    measure(kind, mtu, server, port, options.seconds)
         finally:
-            server.terminate()
+            serving.terminate()
 
 
 if __name__ == "__main__":
