@@ -6,14 +6,16 @@ It ends when the connection ends, so it does not outlive Ringlet, however that e
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from ringlet.devices.backends.disks import nbd
+from ringlet.devices.backends.disks import locks, nbd
 from ringlet.devices.backends.disks.chain import ImageInfo
 from ringlet.errors import DiskError, HostError
 
@@ -24,6 +26,7 @@ ADVICE: Final = (
 _MEMORY: Final = 4 << 20
 """The engine's address space in KiB (RLIMIT_AS); what it needs is less than 1 GiB."""
 _FILES: Final = 512
+_LOCKED: Final = re.compile(r" lock Is another process using the image \[(.*)\]")
 _SECONDS: Final = 20.0
 """The longest time until the engine has opened the image."""
 # systemd's protocol: the socket is descriptor 3, and LISTEN_PID says whom it is for.
@@ -68,6 +71,23 @@ def start_engine(image: ImageInfo, *, read_only: bool) -> Engine:
     command += [f"json:{json.dumps(graph(image, read_only=read_only))}"]
     if (confine := shutil.which("setpriv")) is not None:
         command = [confine, "--no-new-privs", *command]
+    why = ""
+    for _ in locks.attempts():
+        started = _start(image, command)
+        if isinstance(started, Engine):
+            return started
+        why = f"disk {image.path}: {started}"
+        if (locked := _LOCKED.search(started)) is None:
+            break
+        with contextlib.suppress(OSError):
+            path = Path(locked[1])
+            writing = not read_only and path == image.path.absolute()
+            why = locks.busy(path, path.stat(), writing=writing)
+    raise DiskError(why)
+
+
+def _start(image: ImageInfo, command: list[str]) -> Engine | str:
+    """Return the engine, or its last words if it does not serve the image."""
     listening, connection = _pair()
     messages, words = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -77,6 +97,7 @@ def start_engine(image: ImageInfo, *, read_only: bool) -> Engine:
                 stdin=listening.fileno(), stdout=subprocess.DEVNULL, stderr=words,
                 env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
                 start_new_session=True,
+                restore_signals=False,  # with a limit of file sizes it gets an error, no SIGXFSZ
             )  # fmt: skip
     except OSError as error:
         os.close(messages)
@@ -86,15 +107,16 @@ def start_engine(image: ImageInfo, *, read_only: bool) -> Engine:
         os.close(words)
     connection.settimeout(_SECONDS)
     try:
-        export = nbd.negotiate(connection)
+        return Engine(process, connection, nbd.negotiate(connection), messages)
     except (OSError, nbd.ProtocolError) as error:
         connection.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)  # its message is there when it has ended
         process.kill()
         process.wait()
         why = _last_words(messages) or str(error)
         os.close(messages)
-        raise DiskError(f"disk {image.path}: {why}") from error
-    return Engine(process, connection, export, messages)
+        return why
 
 
 def graph(image: ImageInfo, *, read_only: bool) -> dict[str, object]:

@@ -54,6 +54,11 @@ class NbdDisk:
         self._gate = Gate()
         self._client = nbd.Client(engine.connection, self._lost, f"disk {path.name}")
 
+    @property
+    def engine_process(self) -> int:
+        """The engine's process."""
+        return self._engine.process.pid
+
     def _lost(self, reason: str) -> None:
         words = self._engine.last_words() or reason
         self._trouble(
