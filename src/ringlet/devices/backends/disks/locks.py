@@ -27,6 +27,8 @@ _WRITE: Final = 1
 _RESIZE: Final = 3
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of x86-64
 _UNABLE: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+_ENGINE: Final = "qemu-storage-da"
+"""The engine's name as the kernel cuts it."""
 _ATTEMPTS: Final = 4
 _BETWEEN: Final = 0.1
 """Seconds."""
@@ -115,12 +117,18 @@ def _holder(image: os.stat_result, ours: int) -> str | None:
 
 
 def _describe(process: Path) -> str:
+    """Return a process by its name; an engine by the machine that started it, by way of a shell."""
     name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
-    parent = process / "task" / process.name / "stat"
-    number = parent.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
-    if name == "qemu-nbd" and number not in ("0", "1"):  # an engine: its machine is what counts
-        return _describe(Path("/proc") / number)
+    if name == _ENGINE:
+        machine = _parent(_parent(process))
+        if machine.name not in ("0", "1"):
+            return _describe(machine)
     return f"{name if name.isprintable() else ascii(name)} (process {process.name})"
+
+
+def _parent(process: Path) -> Path:
+    status = (process / "stat").read_text(encoding="utf-8", errors="replace")
+    return process.parent / status.rpartition(")")[2].split()[1]  # proc_pid_stat(5)
 
 
 def _has_lock(process: Path, name: str, wanted: os.stat_result, ours: int) -> bool:
