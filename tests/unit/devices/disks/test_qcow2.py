@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from tests.unit.devices.disks.driver import Driver
 from tests.unit.devices.disks.model import STEPS, Model, storm
+from tests.unit.devices.disks.test_kills import WRITER
 
 from ringlet.devices.backends.disks import Operation, create_image, engine
 from ringlet.devices.backends.disks.engine_disk import EngineDisk
@@ -195,47 +196,6 @@ def test_a_damaged_image_is_one_line(image: Path) -> None:
 
     with pytest.raises(DiskError, match=r"^disk [^\n]*a.qcow2: [^\n{}]*$"):
         Driver(DiskSpec(image))
-
-
-WRITER = """
-import os, sys, threading
-from pathlib import Path
-from ringlet.devices.backends.disks import Operation, Request, open_disk
-from ringlet.disk_spec import parse_disk
-disk = open_disk(parse_disk(sys.argv[1]), print)
-def do(operation, offset=0, length=0, buffers=()):
-    ended = threading.Event()
-    disk.submit(Request(operation, offset, length, list(buffers), lambda code: ended.set()))
-    ended.wait()
-n = 0
-while True:
-    do(Operation.WRITE, n * 65536, 4096, [memoryview(n.to_bytes(4, "big") * 1024)])
-    do(Operation.FLUSH)
-    n += 1
-    os.write(1, n.to_bytes(4, "big"))
-"""
-
-
-@installed
-@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.3])
-def test_what_was_flushed_is_there_after_a_kill(image: Path, seconds: float) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, image], stdout=subprocess.PIPE
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        said = process.stdout.read(4)
-        time.sleep(seconds)
-        process.kill()
-        said += process.stdout.read()
-    flushed = int.from_bytes(said[-4:], "big")
-
-    with Driver(DiskSpec(image)) as disk:
-        found = [int.from_bytes(disk.read(n * 65536, 512)[:4], "big") for n in range(flushed)]
-
-    assert flushed
-    assert found == list(range(flushed))
-    needs_qemu_img()
-    subprocess.run(["qemu-img", "check", "-q", image], check=True)
 
 
 @installed

@@ -64,7 +64,9 @@ _LIMITS: Final = struct.Struct("<36xIIIII")
 
 _NEXT: Final = 1
 _ENGINE_WRITES: Final = 2
-_DESCRIPTOR: Final = struct.Struct("<QIHH")
+_DESCRIPTOR_BYTES: Final = 16
+_CHAIN: Final = struct.Struct("<QIHHQIHHQIHH")
+"""Three descriptors (address, length, flags, next): head, data, status."""
 _HEAD: Final = struct.Struct("<IIQ")
 _SEGMENT: Final = struct.Struct("<QII")
 _RING: Final = 128  # descriptors: three a request, in a power of two
@@ -228,11 +230,12 @@ class Client:
         _HEAD.pack_into(memory, head, command.kind, 0, sector)
         memory[head + _STATUS] = 0xFF
         first = 3 * slot
-        chain = [(head, _HEAD.size, _NEXT, first + (1 if length else 2))]
-        chain += [(data, length, _NEXT | engine_writes, first + 2)]
-        chain += [(head + _STATUS, 1, _ENGINE_WRITES, 0)]
-        for index, descriptor in enumerate(chain, first):
-            _DESCRIPTOR.pack_into(memory, index * _DESCRIPTOR.size, *descriptor)
+        _CHAIN.pack_into(
+            memory, first * _DESCRIPTOR_BYTES,
+            head, _HEAD.size, _NEXT, first + (1 if length else 2),
+            data, length, _NEXT | engine_writes, first + 2,
+            head + _STATUS, 1, _ENGINE_WRITES, 0,
+        )  # fmt: skip
         with self._lock:
             numbers = self._shared.numbers
             numbers[_AVAILABLE // 2 + 2 + self._published % _RING] = first
