@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,6 +141,28 @@ def test_a_failed_flush_fails_for_good(image: Path, monkeypatch: pytest.MonkeyPa
 
         assert disk.flush() == errno.EIO
     assert len(disk.lines) == 1
+
+
+def test_a_write_that_was_held_up_sends_the_next_ones_to_threads(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by: list[int] = []
+    now = [0]
+
+    def write(*arguments: object, **options: object) -> None:
+        by.append(threading.get_ident())
+        now[0] += raw.SLOW_NS + 1
+
+    monkeypatch.setattr(vectors, "write", write)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now[0])
+    with Driver(DiskSpec(image)) as disk:
+        disk.write(0, bytes(4096))
+        disk.write(0, bytes(4096))
+        now[0] += raw.PAUSE_NS
+        disk.write(0, bytes(4096))
+
+    us = threading.get_ident()
+    assert [thread == us for thread in by] == [True, False, True]
 
 
 def test_discard_gives_room_back(image: Path) -> None:

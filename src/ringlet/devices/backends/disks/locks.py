@@ -13,6 +13,7 @@ import fcntl
 import os
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +27,11 @@ _WRITE: Final = 1
 _RESIZE: Final = 3
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of x86-64
 _UNABLE: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+_ENGINE: Final = "qemu-storage-da"
+"""The engine's name as the kernel cuts it."""
 _ATTEMPTS: Final = 4
 _BETWEEN: Final = 0.1
-"""Seconds; a machine that was just killed needs a moment until its locks are gone."""
+"""Seconds."""
 
 
 class Use(enum.Enum):
@@ -48,9 +51,7 @@ def lock(fd: int, use: Use, path: Path, trouble: Trouble) -> None:
     A file system without locks is told to the user, and the image used without.
     """
     try:
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                time.sleep(_BETWEEN)
+        for _ in attempts():
             taken = [_DOING + bit for bit in use.value] + [_DENYING + bit for bit in _DENIED]
             opposite = [_DENYING + bit for bit in use.value] + [_DOING + bit for bit in _DENIED]
             for byte in taken:
@@ -67,12 +68,23 @@ def lock(fd: int, use: Use, path: Path, trouble: Trouble) -> None:
             "make sure that no other machine uses this image"
         )
         return
-    raise DiskError(busy(path, fd, writing=use is Use.WRITE))
+    raise DiskError(busy(path, os.fstat(fd), writing=use is Use.WRITE, ours=fd))
 
 
-def busy(path: Path, fd: int | None, *, writing: bool) -> str:
-    """Return the message for an image that another machine has locked."""
-    whom = (_holder(fd) if fd is not None else None) or "another machine"
+def attempts() -> Iterator[int]:
+    """Count attempts to lock, with time between them for a machine that was just killed."""
+    yield 0
+    for attempt in range(1, _ATTEMPTS):
+        time.sleep(_BETWEEN)
+        yield attempt
+
+
+def busy(path: Path, image: os.stat_result, *, writing: bool, ours: int = -1) -> str:
+    """Return the message for an image that another machine has locked.
+
+    `ours` is a descriptor of this process whose locks do not count.
+    """
+    whom = _holder(image, ours) or "another machine"
     if writing:
         return (
             f"disk {path}: {whom} uses this image; stop it, or add ,snapshot if it only reads"
@@ -91,22 +103,35 @@ def _is_locked(fd: int, byte: int) -> bool:
     return bool(kind != fcntl.F_UNLCK)
 
 
-def _holder(fd: int) -> str | None:
-    """Return the process that has a lock on the file `fd`, "qemu-img (process 12)", if visible.
+def _holder(image: os.stat_result, ours: int) -> str | None:
+    """Return the process that has a lock on `image`, "qemu-img (process 12)", if visible.
 
     The kernel tells the locks of an open file only in its fdinfo, to the same user.
     """
-    wanted = os.fstat(fd)
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             for entry in (process / "fd").iterdir():
-                if _has_lock(process, entry.name, wanted, ours=fd):
-                    name = (process / "comm").read_text(encoding="utf-8", errors="replace")
-                    return f"{name.strip()} (process {process.name})"
+                if _has_lock(process, entry.name, image, ours):
+                    return _describe(process)
     return None
 
 
-def _has_lock(process: Path, name: str, wanted: os.stat_result, *, ours: int) -> bool:
+def _describe(process: Path) -> str:
+    """Return a process by its name; an engine by the machine that started it, by way of a shell."""
+    name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+    if name == _ENGINE:
+        machine = _parent(_parent(process))
+        if machine.name not in ("0", "1"):
+            return _describe(machine)
+    return f"{name if name.isprintable() else ascii(name)} (process {process.name})"
+
+
+def _parent(process: Path) -> Path:
+    status = (process / "stat").read_text(encoding="utf-8", errors="replace")
+    return process.parent / status.rpartition(")")[2].split()[1]  # proc_pid_stat(5)
+
+
+def _has_lock(process: Path, name: str, wanted: os.stat_result, ours: int) -> bool:
     if int(process.name) == os.getpid() and int(name) == ours:
         return False
     with contextlib.suppress(OSError):

@@ -2,9 +2,9 @@
 
 from ringlet.devices.backends.disks.chain import describe_image
 from ringlet.devices.backends.disks.engine import start_engine
+from ringlet.devices.backends.disks.engine_disk import EngineDisk
 from ringlet.devices.backends.disks.image_file import identity_of, open_image
 from ringlet.devices.backends.disks.interface import Disk, Trouble
-from ringlet.devices.backends.disks.nbd_disk import NbdDisk
 from ringlet.devices.backends.disks.overlay import Overlay
 from ringlet.devices.backends.disks.raw import RawDisk
 from ringlet.devices.backends.disks.scratch import create_scratch
@@ -31,6 +31,6 @@ def _open_image(spec: DiskSpec, trouble: Trouble, *, read_only: bool) -> Disk:
     if image.format is Format.QCOW2:
         engine = start_engine(image, read_only=read_only)
         name = identity_of(image.path)
-        return NbdDisk(engine, image.path, name, trouble, read_only=read_only)
+        return EngineDisk(engine, image.path, name, trouble, read_only=read_only)
     file = open_image(spec.path, read_only=read_only, trouble=trouble)
     return RawDisk(file, trouble, guarded=spec.format is None)

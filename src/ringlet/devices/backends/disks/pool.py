@@ -33,6 +33,11 @@ class Gate:
             self._inside += 1
             return 0
 
+    def hold(self) -> None:
+        """Count something else that a request which has entered needs until `leave`."""
+        with self._lock:
+            self._inside += 1
+
     def leave(self) -> None:
         """Count a request that has ended."""
         with self._lock:
