@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ringlet.devices.virtio import common
+from ringlet.devices.virtio.balloon import Balloon
 from ringlet.devices.virtio.pci import COMMON, DEVICE, ISR, NOTIFY, VirtioPci
 from tests.differential.isolate import Death, Progress, isolated
 from tests.fuzz.virtio_devices import KINDS, SMALL, Host, make, message, open_files
@@ -142,7 +143,7 @@ class Walk:
     def _host_acts(self) -> None:
         self.host.act(self.rng)
         if self.kind == "balloon" and self.rng.random() < 0.2:
-            assert hasattr(self.rig.device, "resize")
+            assert isinstance(self.rig.device, Balloon)
             self.rig.device.resize(self.rng.randrange(RAM))
             self.rig.device.ask()
 

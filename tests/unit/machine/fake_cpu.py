@@ -58,6 +58,7 @@ class FakeCpu:
     pending: bool = False
     due: int | None = None
     current: FakeExit = HLT
+    ram: GuestMemory | None = None
 
     def __post_init__(self) -> None:
         self.kicked = threading.Event()
@@ -120,7 +121,9 @@ class FakeCpu:
         self.kicked.set()
 
     def guest_memory(self) -> GuestMemory:
-        return Processor(1 << 20).guest_memory()
+        if self.ram is None:
+            self.ram = Processor(1 << 20).guest_memory()
+        return self.ram
 
     def drop_code(self, address: int, size: int) -> None:
         self.dropped.append((address, size))

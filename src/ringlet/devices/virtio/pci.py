@@ -40,6 +40,9 @@ COMMON, ISR, DEVICE, NOTIFY = 0x0000, 0x1000, 0x2000, 0x3000
 _PAGE: Final = 0x1000
 NOTIFY_MULTIPLIER: Final = 4
 
+COMPLAINTS: Final = 5
+"""Lines that the user sees about the driver's faults: it may repeat them without end."""
+
 ISR_QUEUE: Final = 1
 ISR_CONFIG: Final = 2
 
@@ -83,6 +86,7 @@ class VirtioPci:
         self.device = device
         self._around = around
         self._isr = 0
+        self._complaints = 0
         self._raised = 0  # bits of `_isr` that wait for the guest's thread
         self._raising = threading.Lock()
         self.function = PciFunction(
@@ -151,7 +155,10 @@ class VirtioPci:
 
     def needs_reset(self, why: str) -> None:
         """Set DEVICE_NEEDS_RESET and tell the driver and the user."""
-        self._around.complain(f"{why}; the guest has to reset the device")
+        self._complaints += 1
+        if self._complaints <= COMPLAINTS:
+            last = "; no more of this is shown" if self._complaints == COMPLAINTS else ""
+            self._around.complain(f"{why}; the guest has to reset the device{last}")
         if self.common.needs_reset():
             self.config_changed()
 
