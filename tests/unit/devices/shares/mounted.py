@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ringlet.devices.backends.shares import FileServer
 from ringlet.devices.backends.shares import protocol as fuse
-from tests.unit.devices.shares.kernel import scattered_into
+from tests.unit.devices.shares.kernel import REQUESTS, scattered_into
 
 ROOM = fuse.MAX_WRITE + (1 << 13)
 THREADS = 2
@@ -82,7 +82,7 @@ def main(root: str, point: str, *options: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    names = {value: name for name, value in vars(fuse).items() if isinstance(value, int)}
+    names = {value: name for name, value in vars(fuse).items() if name in REQUESTS}
     for opcode, count in counts.most_common():
         print(f"{count:10,} {names.get(opcode, opcode)}")
 

@@ -189,6 +189,8 @@ def test_files_of_an_exclusive_share_are_kept_by_the_guest(root: Path) -> None:
     assert guest.flags & fuse.WRITEBACK_CACHE
     assert flags & fuse.FOPEN_KEEP_CACHE
     assert guest.read(number, 0, 10) == b""  # the guest's cache reads what it writes in part
+    holes = pack("<QQII", number, 0, os.SEEK_HOLE, 0)
+    assert refused(guest.call, fuse.LSEEK, 1, holes) == errno.ENOSYS  # the cache may fill them
     reply = guest.call(fuse.LOOKUP, 1, b"a\0")
     assert fuse.ENTRY_OUT.unpack(reply)[2:4] == (86400, 86400)
     guest.server.close()

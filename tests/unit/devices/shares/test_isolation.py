@@ -12,8 +12,10 @@ import pytest
 
 from ringlet.devices.backends.shares import FileServer, host
 from ringlet.devices.backends.shares import protocol as fuse
+from ringlet.devices.backends.shares.inodes import Descriptor
 from ringlet.errors import ConfigError
 from tests.unit.devices.shares.kernel import (
+    REQUESTS,
     Kernel,
     Refused,
     entries,
@@ -23,15 +25,7 @@ from tests.unit.devices.shares.kernel import (
     scattered_into,
 )
 
-OPCODES = [
-    getattr(fuse, name)
-    for name in (
-        "LOOKUP FORGET GETATTR SETATTR READLINK SYMLINK MKNOD MKDIR UNLINK RMDIR RENAME LINK OPEN"
-        " READ WRITE STATFS RELEASE FSYNC SETXATTR GETXATTR LISTXATTR REMOVEXATTR FLUSH INIT"
-        " OPENDIR READDIR RELEASEDIR FSYNCDIR GETLK SETLK SETLKW ACCESS CREATE INTERRUPT DESTROY"
-        " IOCTL BATCH_FORGET FALLOCATE READDIRPLUS RENAME2 LSEEK COPY_FILE_RANGE SYNCFS"
-    ).split()
-]
+OPCODES = [getattr(fuse, name) for name in REQUESTS]
 SECRET = b"of the host"
 
 
@@ -166,6 +160,15 @@ def test_devices_of_the_host_are_not_opened(guest: Kernel, root: Path) -> None:
     assert refused(lambda: guest.create("null")) == errno.EPERM
     for kind in (stat.S_IFCHR, stat.S_IFBLK):
         assert refused(guest.mknod, "n", kind | 0o600, rdev=0x103) == errno.EPERM
+
+
+def test_only_files_and_directories_are_opened_anew(guest: Kernel, root: Path) -> None:
+    """The last wall, whatever the server believes a descriptor to be."""
+    os.mkfifo(root / "fifo")
+    found = Descriptor(os.open(root / "fifo", os.O_PATH))
+
+    with pytest.raises(PermissionError):
+        guest.server._share.reopen(found, os.O_RDONLY)
 
 
 def test_fifo_does_not_block(guest: Kernel, root: Path) -> None:

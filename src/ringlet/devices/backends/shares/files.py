@@ -104,7 +104,7 @@ def create(share: Share, request: Request) -> bytes:
     if mode & share.umask & ~status.st_mode:
         os.fchmod(made.fd, mode)
         status = os.fstat(made.fd)
-    inode = share.inodes.add(parent, name, status)
+    inode = share.inodes.add(parent, name, status, made=True)
     reply = 0 if share.locks else fuse.FOPEN_NOFLUSH
     number = share.keep(made, inode, flags)
     return share.entry(inode, status) + fuse.OPEN_OUT.pack(number, reply)
@@ -197,6 +197,8 @@ def fallocate(share: Share, request: Request) -> bytes:
 def lseek(share: Share, request: Request) -> bytes:
     """Answer LSEEK, which finds data and holes; other places the guest finds itself."""
     number, offset, whence = request.fields(fuse.LSEEK_IN)
+    if share.exclusive:
+        raise refuse(errno.ENOSYS)  # the host does not have yet what the guest's cache has
     if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
         raise refuse(errno.EINVAL)
     return fuse.LSEEK_OUT.pack(os.lseek(share.file(number).fd, offset, whence))

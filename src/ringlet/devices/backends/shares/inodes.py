@@ -36,6 +36,7 @@ class Descriptor:
     """A file descriptor that is closed with the last reference to this object.
 
     So a thread that holds the object can use the number, whatever other threads drop meanwhile.
+    Who uses the number must have the object in a variable: `open(...).fd` alone keeps nothing open.
     """
 
     __slots__ = ("fd",)
@@ -175,7 +176,8 @@ class Inodes:
         """Let the file system of `name` be known, or raise OSError if it may not be shared."""
         if status.st_dev in self._devices:
             return
-        found = Descriptor(os.open(name, _O_FIND, dir_fd=self.open_directory(parent).fd))
+        directory = self.open_directory(parent)
+        found = Descriptor(os.open(name, _O_FIND, dir_fd=directory.fd))
         if os.fstat(found.fd).st_dev != status.st_dev or not self._allowed(found.fd):
             raise refuse(errno.EACCES)
         with self._lock:
@@ -185,18 +187,27 @@ class Inodes:
 
     def find(self, parent: Inode, name: bytes) -> os.stat_result:
         """Return the status of a name in a directory; never follows a link."""
-        return os.stat(name, dir_fd=self.open_directory(parent).fd, follow_symlinks=False)
+        directory = self.open_directory(parent)
+        return os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
 
     def known(self, status: os.stat_result) -> Inode | None:
         """Return the inode with this status if the guest knows it."""
         return self._by_key.get(self.key(status))
 
-    def add(self, parent: Inode, name: bytes, status: os.stat_result) -> Inode:
-        """Return the inode that was found as `name`, which the guest is told of once more."""
+    def add(
+        self, parent: Inode, name: bytes, status: os.stat_result, *, made: bool = False
+    ) -> Inode:
+        """Return the inode that was found as `name`, which the guest is told of once more.
+
+        If it was `made` just now, an inode with its number is of a file that the host removed.
+        """
         if status.st_dev != self._device:
             self.admit(parent, name, status)
         with self._lock:
-            return self._add(parent, name, self.key(status), status)
+            key = self.key(status)
+            if made and (old := self._by_key.pop(key, None)) is not None:
+                old.key = GONE
+            return self._add(parent, name, key, status)
 
     def add_all(
         self, parent: Inode, found: Iterable[tuple[bytes, os.stat_result]]
@@ -250,12 +261,23 @@ class Inodes:
             with self._lock:
                 self._move(inode, parent, name)
 
-    def gone(self, inode: Inode) -> None:
-        """Note that the file of an inode has no name any more: its number may come back."""
+    def going(self, inode: Inode) -> int:
+        """Note that the last name of a file is about to be removed; return its key.
+
+        Once the name is removed, the host may give the file's number to another at once.
+        """
         with self._lock:
-            if self._by_key.get(inode.key) is inode:
-                del self._by_key[inode.key]
+            key = inode.key
+            if self._by_key.get(key) is inode:
+                del self._by_key[key]
             inode.key = GONE
+            return key
+
+    def back(self, inode: Inode, key: int) -> None:
+        """Take `going` back: the name was not removed."""
+        with self._lock:
+            if self._by_key.setdefault(key, inode) is inode:
+                inode.key = key
 
     def forget(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Forget that the guest was told of inodes so many times; wrong numbers are ignored."""

@@ -1,8 +1,10 @@
 """Requests about names: what leads to a file is made, changed and removed."""
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from ringlet.devices.backends.shares import host
 from ringlet.devices.backends.shares import protocol as fuse
@@ -54,8 +56,7 @@ def symlink(share: Share, request: Request) -> bytes:
     target = request.strings(len(name) + 1, 1)[0]
     directory = share.inodes.open_directory(parent)
     os.symlink(target, name, dir_fd=directory.fd)
-    share.owners.give(name, directory.fd, request.uid, request.gid)
-    return share.found(parent, name)
+    return _made(share, request, parent, name, 0)
 
 
 def mknod(share: Share, request: Request) -> bytes:
@@ -87,7 +88,7 @@ def _made(share: Share, request: Request, parent: Inode, name: bytes, mode: int)
     directory = share.inodes.open_directory(parent)
     share.owners.give(name, directory.fd, request.uid, request.gid)
     status = share.inodes.find(parent, name)
-    inode = share.inodes.add(parent, name, status)
+    inode = share.inodes.add(parent, name, status, made=True)
     if mode & share.umask & ~status.st_mode:
         descriptor = share.inodes.open_path(inode)
         share.set_mode(descriptor, mode | status.st_mode & stat.S_ISGID)
@@ -99,10 +100,9 @@ def unlink(share: Share, request: Request) -> bytes:
     """Answer UNLINK."""
     parent = share.inodes.directory(request.nodeid)
     name = request.name()
-    replaced = _before_removal(share, parent, name)
     directory = share.inodes.open_directory(parent)
-    os.unlink(name, dir_fd=directory.fd)
-    _after_removal(share, replaced)
+    with _removal(share, _known(share, parent, name)):
+        os.unlink(name, dir_fd=directory.fd)
     return b""
 
 
@@ -110,18 +110,14 @@ def rmdir(share: Share, request: Request) -> bytes:
     """Answer RMDIR."""
     parent = share.inodes.directory(request.nodeid)
     name = request.name()
-    replaced = _before_removal(share, parent, name)
     directory = share.inodes.open_directory(parent)
-    os.rmdir(name, dir_fd=directory.fd)
-    _after_removal(share, replaced)
+    with _removal(share, _known(share, parent, name)):
+        os.rmdir(name, dir_fd=directory.fd)
     return b""
 
 
-def _before_removal(share: Share, parent: Inode, name: bytes) -> tuple[Inode, bool] | None:
-    """Return the inode of a name, and whether it is the last name, if the guest knows it.
-
-    A descriptor keeps a file that has other names, which the server may not know.
-    """
+def _known(share: Share, parent: Inode, name: bytes) -> tuple[Inode, bool] | None:
+    """Return the inode of a name, and whether it is its last name, if the guest knows it."""
     try:
         status = share.inodes.find(parent, name)
     except FileNotFoundError:
@@ -129,15 +125,30 @@ def _before_removal(share: Share, parent: Inode, name: bytes) -> tuple[Inode, bo
     inode = share.inodes.known(status)
     if inode is None:
         return None
-    last = status.st_nlink <= 1 or inode.kind == stat.S_IFDIR
-    if not last and inode.descriptor is None:
-        share.inodes.hold(inode, share.inodes.open_path(inode))
-    return inode, last
+    return inode, status.st_nlink <= 1 or inode.kind == stat.S_IFDIR
 
 
-def _after_removal(share: Share, removed: tuple[Inode, bool] | None) -> None:
-    if removed is not None and removed[1]:
-        share.inodes.gone(removed[0])
+@contextlib.contextmanager
+def _removal(share: Share, found: tuple[Inode, bool] | None) -> Iterator[None]:
+    """Prepare an inode for the removal of one of its names.
+
+    A descriptor keeps a file that has other names, which the server may not know.
+    """
+    if found is None:
+        yield
+        return
+    inode, last = found
+    if not last:
+        if inode.descriptor is None:
+            share.inodes.hold(inode, share.inodes.open_path(inode))
+        yield
+        return
+    key = share.inodes.going(inode)
+    try:
+        yield
+    except OSError:
+        share.inodes.back(inode, key)
+        raise
 
 
 def rename(share: Share, request: Request) -> bytes:
@@ -159,16 +170,16 @@ def _rename(share: Share, request: Request, target: int, flags: int, start: int)
     old_parent, new_parent = inodes.directory(request.nodeid), inodes.directory(target)
     old, new = request.names(start, 2)
     moved = inodes.known(inodes.find(old_parent, old))
-    replaced = _before_removal(share, new_parent, new)
+    found = _known(share, new_parent, new)
     old_dir, new_dir = inodes.open_directory(old_parent), inodes.open_directory(new_parent)
-    if flags:
-        host.rename(old_dir.fd, old, new_dir.fd, new, flags)
-    else:
-        os.rename(old, new, src_dir_fd=old_dir.fd, dst_dir_fd=new_dir.fd)
-    if flags == host.RENAME_EXCHANGE:
-        inodes.moved(replaced[0] if replaced else None, old_parent, old)
-    elif replaced is None or replaced[0] is not moved:  # two names of one file stay as they are
-        _after_removal(share, replaced)
+    stays = flags or (found is not None and found[0] is moved)  # or two names of one file
+    with _removal(share, None if stays else found):
+        if flags:
+            host.rename(old_dir.fd, old, new_dir.fd, new, flags)
+        else:
+            os.rename(old, new, src_dir_fd=old_dir.fd, dst_dir_fd=new_dir.fd)
+    if flags == host.RENAME_EXCHANGE and found is not None:
+        inodes.moved(found[0], old_parent, old)
     inodes.moved(moved, new_parent, new)
     return b""
 

@@ -210,4 +210,4 @@ class FileServer:
         self._share.reset()
 
 
-_OPTIONAL: Final = frozenset({fuse.FLUSH, fuse.SETLK, fuse.SETLKW})
+_OPTIONAL: Final = frozenset({fuse.FLUSH, fuse.SETLK, fuse.SETLKW, fuse.LSEEK})
