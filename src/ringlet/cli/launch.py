@@ -207,7 +207,8 @@ def _run(board: Board, console: Console, watching: Watching, told: Told) -> End:
 
 def _execute(machine: Vm, watching: Watching, console: Console) -> End:
     counters = printing_on_request(machine) if watching.stats else contextlib.nullcontext()
-    with watched(machine, watching.trace, watching.compare), counters:
+    progress = console.progress.update
+    with watched(machine, watching.trace, watching.compare, progress), counters:
         if not watching.gdb:
             return supervise(machine)
         console.progress.end()

@@ -26,7 +26,7 @@ from ringlet.images.initramfs import (
     Task,
     make_initramfs,
 )
-from ringlet.machine.linux import check, read_kernel
+from ringlet.machine.linux import read_fitting
 
 DEFAULT_APPEND: Final = "console=ttyS0"
 """The command line of a user's own kernel; without it such a kernel prints nothing anywhere."""
@@ -83,8 +83,7 @@ def check_files(spec: MachineSpec, called: Called = in_python) -> None:
     if not (spec.guest or spec.kernel or spec.image or spec.root):
         raise ConfigError("nothing to run; for example: ringlet run debian")
     if spec.kernel is not None:
-        kernel = read_kernel(spec.kernel, spec.memory)
-        check(kernel, _own(spec), spec.initrd)
+        read_fitting(spec.kernel, spec.memory, _own(spec), spec.initrd)
 
 
 def plan(
@@ -108,11 +107,11 @@ def plan(
     kernel = fetch_kernel(spec.package, progress) if spec.kernel is None else None
     path = kernel.vmlinuz if kernel is not None else spec.kernel
     assert path is not None
-    read_kernel(path, spec.memory)
     name = f"Linux {kernel.release}" if kernel is not None else path.name
     words = ["console=ttyS0", *(["quiet"] if quiet else []), _PANIC, spec.append or ""]
     append = with_huge_pages(" ".join(words).rstrip(), path)
     guest = _Guest(spec, task, kernel, progress, run_setup)
+    read_fitting(path, spec.memory, append, guest.make_initrd(None))
     return Plan(
         path, spec.memory, append, name, guest.make_initrd, guest.disks, guest.shares,
         guest.image, guest.agent,
