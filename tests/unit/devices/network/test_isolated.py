@@ -7,10 +7,6 @@ from tests.unit.devices.network import isolated
 
 from ringlet.devices.backends.network.engines import PASST, Kind
 
-pytestmark = pytest.mark.skipif(
-    not isolated.networks(), reason="no namespaces with /dev/net/tun, or no ip(8)"
-)
-
 BEGIN = """
 import fcntl, os, socket, struct, threading
 from ringlet.devices.backends.network.engines import PASST, SLIRP

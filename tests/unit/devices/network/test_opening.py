@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.unit.devices.network.conftest import absent
 from tests.unit.devices.network.frames import child
-from tests.unit.devices.network.isolated import ROOT
+from tests.unit.devices.network.isolated import ROOT, networks
 
 from ringlet.devices.backends.network import addresses, ports
 from ringlet.devices.backends.network.engines import PASST, SLIRP, SLIRP_PROGRAM, Kind
@@ -51,6 +51,19 @@ def fails(*engines: Kind) -> str:
     with pytest.raises(HostError) as caught:
         open_network(net_config("user"), print, engines)
     return str(caught.value)
+
+
+WANTED = {
+    "passt": absent(PASST),
+    "libslirp": absent(SLIRP),
+    "networks": "" if networks() else "no namespaces with /dev/net/tun, or no ip(8)",
+}
+
+
+@pytest.mark.parametrize("what", WANTED)
+def test_this_host_has_what_other_tests_need(what: str) -> None:
+    if WANTED[what]:
+        pytest.skip(WANTED[what])
 
 
 def test_no_network_is_no_link() -> None:
