@@ -18,6 +18,7 @@ from tests.unit.devices.shares.kernel import (
     REQUESTS,
     Kernel,
     Refused,
+    descriptors,
     entries,
     refused,
     regular,
@@ -397,6 +398,10 @@ def test_random_messages_leave_the_host_alone(root: Path, secret: Path, told: li
 
 
 def test_closed_server_answers_with_an_error(guest: Kernel) -> None:
+    before = descriptors()
     guest.server.close()
+    guest.server.close()
+    guest.server.reset()
 
     assert refused(lambda: guest.lookup("a")) == errno.ENOTCONN
+    assert descriptors() == before - 1  # of the root

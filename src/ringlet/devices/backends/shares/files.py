@@ -66,11 +66,9 @@ def _opened(share: Share, made: Descriptor, inode: Inode, flags: int, open_flags
             drop_privileges(share, made.fd)
         os.ftruncate(made.fd, 0)
     changed = os.fstat(made.fd).st_ctime_ns
-    reply = 0 if share.locks else fuse.FOPEN_NOFLUSH
-    if inode.seen == changed or share.exclusive:
-        reply |= fuse.FOPEN_KEEP_CACHE
+    keep = inode.seen == changed or share.exclusive
     inode.seen = changed if time.time_ns() - changed > _SETTLED_NS else 0
-    return fuse.OPEN_OUT.pack(share.keep(made, inode, flags), reply)
+    return fuse.OPEN_OUT.pack(share.keep(made, inode, flags), fuse.FOPEN_KEEP_CACHE if keep else 0)
 
 
 def create(share: Share, request: Request) -> bytes:
@@ -105,9 +103,8 @@ def create(share: Share, request: Request) -> bytes:
         os.fchmod(made.fd, mode)
         status = os.fstat(made.fd)
     inode = share.inodes.add(parent, name, status, made=True)
-    reply = 0 if share.locks else fuse.FOPEN_NOFLUSH
     number = share.keep(made, inode, flags)
-    return share.entry(inode, status) + fuse.OPEN_OUT.pack(number, reply)
+    return share.entry(inode, status) + fuse.OPEN_OUT.pack(number, 0)
 
 
 def read(share: Share, request: Request) -> int:

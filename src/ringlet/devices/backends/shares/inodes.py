@@ -101,9 +101,9 @@ class Inodes:
     `allowed` says of an O_PATH descriptor whether its file system may be shared.
     """
 
-    def __init__(self, root: int, descriptors: int, allowed: Callable[[int], bool]) -> None:
-        """Take over `root`, an O_PATH descriptor."""
-        status = os.fstat(root)
+    def __init__(self, root: Descriptor, descriptors: int, allowed: Callable[[int], bool]) -> None:
+        """Begin with `root`, the O_PATH descriptor of a directory."""
+        status = os.fstat(root.fd)
         self._device = status.st_dev
         self._devices = {status.st_dev: 0}
         self._allowed = allowed
@@ -112,7 +112,7 @@ class Inodes:
         self._held: dict[int, Inode] = {}
         self.next_number = fuse.ROOT_ID + 1
         self.root = Inode(fuse.ROOT_ID, None, b"", status.st_ino, stat.S_IFDIR)
-        self.root.descriptor = Descriptor(root)
+        self.root.descriptor = root
         self.root.lookups = 1
         self._by_id = {fuse.ROOT_ID: self.root}
         self._by_key = {status.st_ino: self.root}
@@ -319,7 +319,8 @@ class Inodes:
             missing.append(parent)
             if len(missing) > DEPTH:
                 raise refuse(errno.ESTALE)
-        assert descriptor is not None  # the root always has one
+        if descriptor is None:
+            raise refuse(errno.ENOTCONN)  # of the root, after `close`
         for step in reversed(missing):
             descriptor = self._open(step, descriptor)
             self.hold(step, descriptor)
@@ -384,6 +385,17 @@ class Inodes:
                 held[oldest.nodeid] = oldest
             else:
                 oldest.descriptor = None
+
+    def removed(self) -> bool:
+        """Say whether the root was removed on the host."""
+        root = self.root.descriptor
+        return root is not None and os.fstat(root.fd).st_nlink == 0
+
+    def close(self) -> None:
+        """Close the descriptors of all directories; none is opened any more."""
+        with self._lock:
+            self._shrink(0)
+            self.root.descriptor = None
 
     def close_unused(self) -> None:
         """Close all descriptors that can be opened again: the host has no more."""

@@ -2,7 +2,6 @@
 
 import errno
 import struct
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -146,7 +145,6 @@ class FileServer:
             locks=locks,
             owner=owner,
         )
-        self._closed = threading.Event()
 
     def handle(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> int:
         """Answer one request of the guest; return how many bytes of `reply` were written.
@@ -161,7 +159,7 @@ class FileServer:
         opcode = message.opcode
         share = self._share
         try:
-            if self._closed.is_set():
+            if share.closed:
                 raise refuse(errno.ENOTCONN)
             operation = _OPERATIONS.get(opcode)
             if operation is None:
@@ -194,7 +192,8 @@ class FileServer:
 
     def reset(self) -> None:
         """Close all files and forget what the guest knows, as when its device is reset."""
-        self._share.reset()
+        if not self._share.closed:
+            self._share.reset()
 
     def save(self) -> ShareState:
         """Return the state of the share; no thread may be in `handle`."""
@@ -206,8 +205,7 @@ class FileServer:
 
     def close(self) -> None:
         """Close all files; requests that come later fail, and those that wait for a lock end."""
-        self._closed.set()
-        self._share.reset()
+        self._share.close()
 
 
 _OPTIONAL: Final = frozenset({fuse.FLUSH, fuse.SETLK, fuse.SETLKW, fuse.LSEEK})
