@@ -64,7 +64,9 @@ def _opened(share: Share, made: Descriptor, inode: Inode, flags: int, open_flags
     if flags & os.O_TRUNC:
         if open_flags & fuse.OPEN_KILL_SUIDGID:
             drop_privileges(share, made.fd)
-        os.ftruncate(made.fd, 0)
+        reads = flags & os.O_ACCMODE == os.O_RDONLY
+        writer = Descriptor(share.reopen(made, os.O_WRONLY)) if reads else made
+        os.ftruncate(writer.fd, 0)
     changed = os.fstat(made.fd).st_ctime_ns
     keep = inode.seen == changed or share.exclusive
     inode.seen = changed if time.time_ns() - changed > _SETTLED_NS else 0
