@@ -15,11 +15,15 @@ FALLOC_FL_PUNCH_HOLE: Final = 1 << 1
 FALLOC_FL_ZERO_RANGE: Final = 1 << 4
 UTIME_NOW: Final = (1 << 30) - 1
 UTIME_OMIT: Final = (1 << 30) - 2
-_STATFS_BYTES: Final = 120  # struct statfs of x86-64; f_type is its first field
+DIRECTORY_BYTES: Final = 1 << 15
+"""The most bytes of a directory's records that are read at a time."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _int, _long, _bytes = ctypes.c_int, ctypes.c_long, ctypes.c_char_p
 _pointer = ctypes.c_void_p
+_Statfs = ctypes.c_char * 120  # struct statfs of x86-64; f_type is its first field
+_Times = ctypes.c_int64 * 4
+_Records = ctypes.c_char * DIRECTORY_BYTES
 _libc.renameat2.argtypes = (_int, _bytes, _int, _bytes, ctypes.c_uint)
 _libc.fallocate.argtypes = (_int, _int, _long, _long)
 _libc.utimensat.argtypes = (_int, _bytes, _pointer, _int)
@@ -50,8 +54,7 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 
 def set_times(path: bytes, times: tuple[int, int, int, int]) -> None:
     """Set seconds and nanoseconds of access and modification, `UTIME_NOW` and `UTIME_OMIT` too."""
-    words = (ctypes.c_int64 * 4)(*times)
-    _check(_libc.utimensat(-1, path, words, 0))
+    _check(_libc.utimensat(-1, path, _Times(*times), 0))
 
 
 def sync_filesystem(fd: int) -> None:
@@ -61,12 +64,16 @@ def sync_filesystem(fd: int) -> None:
 
 def filesystem_type(fd: int) -> int:
     """Return `f_type` of the file system of `fd`, which may be an O_PATH descriptor."""
-    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    buffer = _Statfs()
     _check(_libc.fstatfs(fd, buffer))
     return int.from_bytes(buffer.raw[:8], "little")
 
 
 def read_directory(fd: int, size: int) -> bytes:
-    """Return the next `struct linux_dirent64` records of a directory, at most `size` bytes."""
-    buffer = ctypes.create_string_buffer(size)
+    """Return the next `struct linux_dirent64` records of a directory.
+
+    They are at most `size` bytes, and at most `DIRECTORY_BYTES`.
+    """
+    size = min(size, DIRECTORY_BYTES)
+    buffer = _Records()
     return ctypes.string_at(buffer, _check(_libc.getdents64(fd, buffer, size)))

@@ -24,6 +24,8 @@ DEPTH: Final = 4096
 """The most directories between the root and a file."""
 DEVICES: Final = 256
 """The most file systems within a share."""
+NO_NAME: Final = b""
+"""The name of a directory whose place is not known: it leads nowhere."""
 NOWHERE: Final = -1
 """The key of a file on an unknown file system."""
 GONE: Final = -2
@@ -250,10 +252,25 @@ class Inodes:
             return
         inode.name = name
         if old is not parent:
+            self._part(parent, inode)
             inode.parent = parent
             parent.children += 1
             old.children -= 1
             self._drop_unused(old)
+
+    def _part(self, parent: Inode, inode: Inode) -> None:
+        """Take a directory that is found above `inode`, its new parent, out of it.
+
+        The host has moved one of them meanwhile; where it was moved to is not known.
+        """
+        step = parent
+        while (above := step.parent) is not None:
+            if above is inode:
+                step.parent, step.name = self.root, NO_NAME
+                self.root.children += 1
+                inode.children -= 1
+                return
+            step = above
 
     def moved(self, inode: Inode | None, parent: Inode, name: bytes) -> None:
         """Note where an inode is found from now on."""

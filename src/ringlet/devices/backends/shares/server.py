@@ -127,6 +127,7 @@ class FileServer:
         trouble: Callable[[str], None],
         exclusive: bool = False,
         locks: bool = False,
+        xattrs: bool = True,
         owner: tuple[int, int] = (0, 0),
     ) -> None:
         """Serve the directory `root`.
@@ -134,9 +135,11 @@ class FileServer:
         `trouble` is called with one line for the user, by any thread that calls `handle`.
         `exclusive` says that nothing else changes the files: the guest keeps them for as long as it
         likes, and writes them when it likes.  `locks` says that the host's programs see the guest's
-        locks.  `owner` is whom the files of the host's user belong to in the guest.  Raises
-        ConfigError if `root` cannot be shared.
+        locks.  Without `xattrs` files have no extended attributes, and the guest does not ask for
+        those of a program at each write.  `owner` is whom the files of the host's user belong to in
+        the guest.  Raises ConfigError if `root` cannot be shared.
         """
+        self._xattrs = xattrs
         self._share = Share(
             root,
             read_only=read_only,
@@ -163,6 +166,8 @@ class FileServer:
                 raise refuse(errno.ENOTCONN)
             operation = _OPERATIONS.get(opcode)
             if operation is None:
+                raise refuse(errno.ENOSYS)
+            if opcode in _XATTRS and not self._xattrs:
                 raise refuse(errno.ENOSYS)
             if share.read_only and opcode in _CHANGES:
                 raise refuse(errno.EROFS)
@@ -208,4 +213,6 @@ class FileServer:
         self._share.close()
 
 
-_OPTIONAL: Final = frozenset({fuse.FLUSH, fuse.SETLK, fuse.SETLKW, fuse.LSEEK})
+_XATTRS: Final = frozenset({fuse.SETXATTR, fuse.GETXATTR, fuse.LISTXATTR, fuse.REMOVEXATTR})
+_OPTIONAL: Final = _XATTRS | {fuse.FLUSH, fuse.SETLK, fuse.SETLKW, fuse.LSEEK}
+"""What a share may be without: after ENOSYS the guest does not ask again."""
