@@ -1,4 +1,4 @@
-"""System calls of the host that Python's `os` does not have, by their C functions.
+"""System calls of the host that Python's `os` does not have everywhere, by their C functions.
 
 Every function raises OSError as those of `os` do.
 """
@@ -27,6 +27,8 @@ _Records = ctypes.c_char * DIRECTORY_BYTES
 _libc.renameat2.argtypes = (_int, _bytes, _int, _bytes, ctypes.c_uint)
 _libc.fallocate.argtypes = (_int, _int, _long, _long)
 _libc.utimensat.argtypes = (_int, _bytes, _pointer, _int)
+_libc.copy_file_range.argtypes = (_int, _pointer, _int, _pointer, ctypes.c_size_t, ctypes.c_uint)
+_libc.copy_file_range.restype = ctypes.c_ssize_t
 _libc.syncfs.argtypes = (_int,)
 _libc.fstatfs.argtypes = (_int, _pointer)
 _libc.getdents64.argtypes = (_int, _pointer, ctypes.c_size_t)
@@ -50,6 +52,15 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     if offset >> 63 or length >> 63:
         raise OSError(errno.EINVAL, "offset or length is too large")
     _check(_libc.fallocate(fd, mode, offset, length))
+
+
+def copy_file_range(source: int, start: int, target: int, place: int, size: int) -> int:
+    """Copy at most `size` bytes of a file to another one; return how many were copied."""
+    if (start | place) >> 63:
+        raise OSError(errno.EINVAL, "offset is too large")
+    places = ctypes.c_int64(start), ctypes.c_int64(place)
+    first, second = map(ctypes.byref, places)
+    return _check(_libc.copy_file_range(source, first, target, second, size, 0))
 
 
 def set_times(path: bytes, times: tuple[int, int, int, int]) -> None:
