@@ -251,15 +251,15 @@ def test_guest_that_reads_nothing_does_not_fill_the_host(
     agent, guest = pair
     call = Call(lambda: [agent.popen("x" * 100_000) for _ in range(200)])
     guest.greet()
-    for channel in range(1, 200):
-        try:
+    channel = 1
+    while not agent.closed:
+        if channel in agent._connection._channels:
             guest.send(channel, *STARTED)
-            time.sleep(0.005)
-        except OSError:
-            break
+            channel += 1
+        time.sleep(0.002)
 
     call.wait()
-    assert agent.closed
+    assert channel < 100
     assert "reads nothing" in str(call.error)
 
 
@@ -319,6 +319,23 @@ def test_whatever_the_guest_says_the_call_ends(script: list[bytes]) -> None:
         call.wait()
 
     assert call.error is not None or call.result is not None
+
+
+def test_file_that_is_collected_while_a_frame_is_sent_ends_afterwards(
+    pair: tuple[Agent, Guest],
+) -> None:
+    agent, guest = pair
+    call = Call(lambda: agent.popen("x"))
+    guest.greet()
+    channel = guest.opened()
+    guest.send(channel, *STARTED)
+    call.wait()
+
+    with agent._connection._lock:
+        call.result = None  # the only reference
+
+    ends = {guest.receive()[:2] for _ in range(3)}
+    assert ends == {(channel, kind) for kind in (Kind.END_IN, Kind.END_OUT, Kind.END_ERR)}
 
 
 def test_nothing_is_left_after_many_connections() -> None:
