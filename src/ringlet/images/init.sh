@@ -65,15 +65,14 @@ wait_for() {
 }
 
 mount_root() {
-    load $modules
     mkdir /new /lower /upper
     lower=/new
-    [ "$overlay" = 1 ] && lower=/lower
+    [ "$overlay" != 1 ] || lower=/lower
     case $root in
         /dev/*) wait_for "$root" ;;
     esac
     mount ${root_type:+-t "$root_type"} -o "$root_options" "$root" "$lower" ||
-        give_up "the guest cannot mount $root"
+        give_up "the guest cannot mount its root, $root"
     if [ "$overlay" = 1 ]; then
         mount -t tmpfs tmpfs /upper
         mkdir /upper/files /upper/work
@@ -85,12 +84,22 @@ mount_root() {
     done
     if [ -n "$modules_disk" ]; then
         wait_for "$modules_disk"
-        [ -d /new/usr/lib ] && modules=/new/usr/lib/modules || modules=/new/lib/modules
+        modules=/new/lib/modules
+        [ ! -d /new/usr/lib ] || modules=/new/usr/lib/modules
         mkdir -p "$modules" && mount -t ext4 -o ro,noload "$modules_disk" "$modules" ||
             give_up "the guest cannot mount its kernel's modules"
     fi
-    # What the host gives lies on the RAM disk of /run, so that none of it stays on the guest's disk.
-    [ ! -d /ringlet/run ] || cp -a /ringlet/run/. /run/
+}
+
+# An agent serves the host's requests, in the root of the commands that it runs.
+start_agent() {
+    mkdir -p /run/ringlet "$enter/dev/virtio-ports"
+    for port in "$enter"/sys/class/virtio-ports/*; do
+        read -r name <"$port/name" && [ -n "$name" ] &&
+            ln -sf "../${port##*/}" "$enter/dev/virtio-ports/$name"
+    done 2>/dev/null
+    ${enter:+chroot "$enter"} /run/ringlet/agent "$agent" </dev/null 3>&- &
+    agent_process=$!
 }
 
 start_init() {
@@ -100,27 +109,35 @@ start_init() {
     mkdir /dev/mqueue /dev/hugepages
     mount -t mqueue mqueue /dev/mqueue
     mount -t hugetlbfs hugetlbfs /dev/hugepages
-    # Programs that look for modules until the end keep them busy.
+    # Programs that look for modules keep them busy until the end.
     mkdir -p /run/systemd/system/usr-lib-modules.mount.d
     printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/usr-lib-modules.mount.d/busy.conf
     for directory in dev proc sys run; do
         mount -o move "/$directory" "/new/$directory"
     done
-    # switch_root wants the new root to have the console.
+    enter=/new
+    [ -z "$agent" ] || start_agent
     exec 3>&-
     cd /new
     exec switch_root -c /dev/console /new "$init"
 }
 
-# The command's root is the new one, and this script's own stays this.
+# The commands' root is the new one, and this script's own stays this.
 enter_root() {
     for directory in dev proc sys run tmp; do
         mount -o rbind "/$directory" "/new/$directory"
     done
-    enter="chroot /new"
+    # The image's own are empty, or those of the machine where it was made.
+    for file in hosts resolv.conf; do
+        [ -f "/etc/$file" ] && [ -d /new/etc ] || continue
+        [ -e "/new/etc/$file" ] || [ -L "/new/etc/$file" ] || : >"/new/etc/$file"
+        mount -o bind "/etc/$file" "/new/etc/$file" 2>/dev/null
+    done
+    enter=/new
 }
 
 leave_root() {
+    umount -l /new/etc/hosts /new/etc/resolv.conf 2>/dev/null
     for directory in tmp run sys proc dev; do
         umount -l "/new/$directory"
     done
@@ -129,12 +146,26 @@ leave_root() {
     [ "$overlay" != 1 ] || umount /lower
 }
 
+# The words of `network`: the interface, its address with the prefix, the gateway, the name server.
+start_network() {
+    ip link set lo up
+    [ $# = 4 ] || return 0
+    ip link set "$1" up
+    ip address add "$2" dev "$1"
+    ip route add default via "$3"
+    echo "nameserver $4" >/etc/resolv.conf
+}
+
+# The directory that is the commands' root, if it is not this one.
 enter=
-if [ -n "$root" ]; then
-    mount_root
-    [ "$boot" != 1 ] || start_init
-    enter_root
-fi
+load $modules
+# What the host gives lies on the RAM disk of /run, so that none of it stays on the guest's disk.
+[ ! -d /ringlet/run ] || cp -a /ringlet/run/. /run/
+[ -z "$root" ] || mount_root
+[ "$boot" != 1 ] || start_init
+start_network $network
+[ -z "$root" ] || enter_root
+[ -z "$agent" ] || start_agent
 
 # Turn frames into a stream.  A frame is a length in decimal, a newline and that many bytes; length 0
 # is the end.  Init requests each frame, because the terminal drops input beyond 64 KiB.
@@ -170,7 +201,7 @@ run_command() {
     (
         exec 3>&- 4>&- 5>&-
         . /ringlet/command
-        exec setsid -- $enter "$@"
+        exec setsid -- ${enter:+chroot "$enter"} "$@"
     ) </run/stdin >/run/stdout 2>/run/stderr
     status=$?
     kill_all_but "$out" "$err"
@@ -191,7 +222,7 @@ run_shell() {
     follow_window <&3 &
     follower=$!
     # A session leader gets the first terminal that it opens, and with it job control.
-    setsid sh -c 'exec </dev/ttyS0 >/dev/ttyS0 2>&1; exec '"$enter"' sh -l' 3>&-
+    setsid sh -c 'exec </dev/ttyS0 >/dev/ttyS0 2>&1; exec '"${enter:+chroot $enter}"' sh -l' 3>&-
     status=$?
     # The last close of a port waits until everything is sent.
     kill "$follower" 2>/dev/null
@@ -202,8 +233,11 @@ run_shell() {
 
 if [ -e /ringlet/command ]; then
     run_command
-else
+elif [ "$shell" = 1 ]; then
     run_shell
+else
+    wait "$agent_process"
+    status=$?
 fi
 [ -z "$root" ] || leave_root
 echo "exit $status" >&3

@@ -60,11 +60,11 @@ class File:
 class Root:
     """The root file system that replaces the RAM disk.
 
-    `source` is a disk of the guest, such as /dev/vda, or the tag of a virtio-fs share.  With
-    `overlay` the root is only read, and what the guest writes stays in its memory.  With `boot` the
-    root's own `init` becomes process 1; else the task runs there and nothing else.  `modules` are
-    loaded before; the RAM disk must have them (`Modules.boot_archive`).  `modules_disk` is the disk
-    with all of the kernel's modules (`Modules.write_image`).
+    `source` is a disk of the guest, such as /dev/vda, or the tag of a virtio-fs share, and `kind`
+    the file system: "ext4", "virtiofs", or nothing for whatever is on the disk.  With `overlay` the
+    root is only read, and what the guest writes stays in its memory.  With `boot` the root's own
+    `init` becomes process 1; else only the task runs there.  `modules_disk` is the disk with all of
+    the kernel's modules (`Modules.write_image`).
     """
 
     source: str = "/dev/vda"
@@ -73,9 +73,33 @@ class Root:
     overlay: bool = False
     boot: bool = False
     init: str = "/sbin/init"
-    modules: tuple[str, ...] = ("virtio_blk",)
     modules_disk: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A program that serves the host's requests: its bytes, and the device where they come from.
+
+    It starts before the root's own init, or else beside the task; without a task, it is the task.
+    """
+
+    program: bytes
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a guest has besides its root and its task.
+
+    `modules` are loaded first; the RAM disk must have them (`Modules.boot_archive`).  `network` has
+    an interface, its address with the prefix, the gateway and the name server, for a guest without
+    an init of its own that would ask for them.
+    """
+
+    modules: tuple[str, ...] = ()
+    agent: Agent | None = None
     files: tuple[File, ...] = ()
+    network: tuple[str, str, str, str] | None = None
 
 
 def make_initramfs(
@@ -84,11 +108,16 @@ def make_initramfs(
     *,
     hostname: str = "debian",
     root: Root | None = None,
+    extras: Extras | None = None,
 ) -> bytes:
     """Return the RAM disk's contents.  Raises ConfigError, and ImageError about busybox.
 
-    Without a task, `root` must boot.  An archive of modules can stand before the contents.
+    Without a task there must be a root that boots, or an agent.  An archive of modules can stand
+    before the contents.
     """
+    extras = extras or Extras()
+    if task is None and extras.agent is None and not (root is not None and root.boot):
+        raise ConfigError("a guest needs a command, a shell, an agent or an init to run")
     archive = CpioWriter()
     for name in _DIRECTORIES:
         archive.directory(name)
@@ -101,9 +130,8 @@ def make_initramfs(
     archive.file("etc/hostname", hostname.encode() + b"\n")
     archive.file("etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n".encode())
     _add_busybox(archive, busybox)
-    archive.file("ringlet/settings", _settings(task, hostname, root), 0o600)
-    for file in root.files if root is not None else ():
-        _add_file(archive, file)
+    archive.file("ringlet/settings", _settings(task, hostname, root, extras), 0o600)
+    _add_files(archive, extras)
     if isinstance(task, Command):
         archive.file("ringlet/command", _positional(task.argv), 0o600)
     init = importlib.resources.files("ringlet.images").joinpath("init.sh")
@@ -121,15 +149,26 @@ def _add_busybox(archive: CpioWriter, busybox: Path) -> None:
             archive.symlink(name, "/bin/busybox")
 
 
-def _add_file(archive: CpioWriter, file: File) -> None:
-    """Add a file that init copies to /run."""
-    path = PurePosixPath("ringlet/run") / file.path
-    for above in reversed(path.parents[:-2]):
-        archive.directory(str(above))
-    archive.file(str(path), file.content, 0o755 if file.program else 0o644)
+def _add_files(archive: CpioWriter, extras: Extras) -> None:
+    """Add the files that init copies to /run."""
+    files = list(extras.files)
+    if extras.agent is not None:
+        files.append(File("ringlet/agent", extras.agent.program, program=True))
+    made: set[PurePosixPath] = set()
+    for file in files:
+        path = PurePosixPath("ringlet/run") / file.path
+        if ".." in path.parts or not path.is_relative_to("ringlet/run"):
+            raise ConfigError(f"{file.path!r} does not lie below /run")
+        for above in [*reversed(path.parents)][2:]:
+            if above not in made:
+                archive.directory(str(above))
+                made.add(above)
+        archive.file(str(path), file.content, 0o755 if file.program else 0o644)
 
 
-def _settings(task: Shell | Command | None, hostname: str, root: Root | None) -> bytes:
+def _settings(
+    task: Shell | Command | None, hostname: str, root: Root | None, extras: Extras
+) -> bytes:
     if not _HOST_NAME.fullmatch(hostname):
         raise ConfigError(f"{hostname!r} is not a host name; use letters, digits, '-' and '.'")
     rows, columns = (task.rows, task.columns) if isinstance(task, Shell) else (0, 0)
@@ -140,16 +179,23 @@ def _settings(task: Shell | Command | None, hostname: str, root: Root | None) ->
         b"TERM=" + _quoted((task.term if task else "linux").encode(errors="surrogateescape")),
         b"rows=%d" % rows,
         b"columns=%d" % columns,
-        *(_root_settings(root) if root is not None else (b"root=",)),
+        *_more_settings(task, root, extras),
     )
     return b"\n".join(lines) + b"\n"
 
 
-def _root_settings(root: Root) -> Iterator[bytes]:
+def _more_settings(
+    task: Shell | Command | None, root: Root | None, extras: Extras
+) -> Iterator[bytes]:
+    given = root or Root(source="")
+    agent = extras.agent.device if extras.agent is not None else ""
     for name, value in (
-        ("root", root.source), ("root_type", root.kind), ("root_options", root.options),
-        ("overlay", str(int(root.overlay))), ("boot", str(int(root.boot))), ("init", root.init),
-        ("modules", " ".join(root.modules)), ("modules_disk", root.modules_disk),
+        ("shell", str(int(isinstance(task, Shell)))), ("root", given.source),
+        ("root_type", given.kind), ("root_options", given.options),
+        ("overlay", str(int(given.overlay))), ("boot", str(int(given.boot))),
+        ("init", given.init), ("modules_disk", given.modules_disk),
+        ("modules", " ".join(extras.modules)), ("network", " ".join(extras.network or ())),
+        ("agent", agent),
     ):  # fmt: skip
         yield b"%b=%b" % (name.encode(), _quoted(os.fsencode(value)))
 
