@@ -4,31 +4,73 @@ For example:
 
     import ringlet
 
-    with ringlet.Machine.debian() as machine:
-        machine.boot()
+    with ringlet.Machine("debian", memory="512M") as machine:
+        machine.start()
         machine.console.expect("# ")
         machine.console.send("uname -r\n")
         print(machine.console.expect("# "))
+
+Every error that a user can correct is a `RingletError`; `ringlet.errors` draws the tree.
 """
 
 TYPE_CHECKING = False  # as in typing, which takes longer to import than everything here
 
 if TYPE_CHECKING:
-    from ringlet.control.console import Console
-    from ringlet.control.machine import Machine
+    from ringlet.control.awaitable import AsyncConsole as AsyncConsole
+    from ringlet.control.awaitable import AsyncMachine as AsyncMachine
+    from ringlet.control.console import Console as Console
+    from ringlet.control.inside import Cpu as Cpu
+    from ringlet.control.inside import Memory as Memory
+    from ringlet.control.machine import Machine as Machine
+    from ringlet.control.parts import Disk as Disk
+    from ringlet.control.parts import Mount as Mount
+    from ringlet.control.parts import Net as Net
+    from ringlet.control.parts import Port as Port
+    from ringlet.control.spec import MachineSpec as MachineSpec
+    from ringlet.errors import BootError as BootError
+    from ringlet.errors import CommandError as CommandError
+    from ringlet.errors import ConfigError as ConfigError
+    from ringlet.errors import GuestEnded as GuestEnded
+    from ringlet.errors import GuestPanic as GuestPanic
+    from ringlet.errors import GuestTimeout as GuestTimeout
+    from ringlet.errors import HostError as HostError
+    from ringlet.errors import ImageError as ImageError
+    from ringlet.errors import InternalError as InternalError
+    from ringlet.errors import OutputError as OutputError
+    from ringlet.errors import ProgramError as ProgramError
+    from ringlet.errors import RingletError as RingletError
+    from ringlet.machine.outcome import End as End
+    from ringlet.machine.outcome import EndKind as EndKind
 
-__all__ = ["Console", "Machine"]
+_HOMES = {
+    "control.awaitable": ("AsyncConsole", "AsyncMachine"),
+    "control.console": ("Console",),
+    "control.inside": ("Cpu", "Memory"),
+    "control.machine": ("Machine",),
+    "control.parts": ("Disk", "Mount", "Net", "Port"),
+    "control.spec": ("MachineSpec",),
+    "errors": (
+        "BootError", "CommandError", "ConfigError", "GuestEnded", "GuestPanic", "GuestTimeout",
+        "HostError", "ImageError", "InternalError", "OutputError", "ProgramError", "RingletError",
+    ),
+    "machine.outcome": ("End", "EndKind"),
+}  # fmt: skip
+# The engine is large, so programs that need only the version or an error type skip it.
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605 - it is a list of names
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    # The engine is large, so programs that need only the version or an error type skip it.
-    if name == "Machine":
-        from ringlet.control.machine import Machine
+    if name not in _HOME:
+        raise AttributeError(f"module 'ringlet' has no attribute {name!r}")
+    import importlib
 
-        return Machine
-    if name == "Console":
-        from ringlet.control.console import Console
+    value: object = getattr(importlib.import_module(f"ringlet.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
 
-        return Console
-    raise AttributeError(f"module 'ringlet' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,6 @@
 """The options of a run, each declared once with its help text, its default and its check."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -8,6 +9,12 @@ from ringlet.errors import ConfigError
 
 PAGE_SIZE: Final = 4096
 MIN_MEMORY: Final = 2 << 20
+BYTES_FROM: Final = 1 << 20
+"""A size without a unit is in bytes from this number on, and in MiB below, as for QEMU's -m."""
+_FRACTION: Final = re.compile(r"\d+\.\d+")
+_DURATION: Final = re.compile(r"\d{1,12}(\.\d{1,9})?", re.ASCII)
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
+LONGEST_TIMEOUT: Final = 1e9
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -18,32 +25,84 @@ class Option:
     flag: str
     help: str
     default: str = ""
+    python: str = ""
 
     @property
     def parameter(self) -> str:
         """The name of the option in Python, which messages of the Python interface use."""
-        return self.flag.removeprefix("--")
+        return self.python or self.flag.removeprefix("--")
 
 
 MEMORY: Final = Option(
     "--memory",
-    "Size of guest RAM: a number of bytes, or a number with K, M or G (powers of 1024). Default: "
-    "128M for a bare program; for Linux 1G, or half of a smaller host's RAM.",
+    "Size of guest RAM: a number of MiB, as for QEMU, or a number with K, M or G (powers of 1024), "
+    "such as 1.5G; a number of 1048576 or more is in bytes. Default: 128M for a bare program; for "
+    "Linux 1G, or half of a smaller host's RAM.",
 )
 BARE_MEMORY: Final = "128M"
 LINUX_MEMORY: Final = 1 << 30
 """Linux uses transparent huge pages, which take fewer faults, only with more than 512 MiB."""
 DEBIAN_LEAST: Final = 96 << 20
 """Debian's kernel runs out of memory with less than some 72 MiB."""
-KERNEL: Final = Option("--kernel", "Start this Linux kernel (a bzImage or vmlinux) on a PC.")
-INITRD: Final = Option("--initrd", "The initial RAM disk for --kernel.")
-APPEND: Final = Option(
-    "--append", "The kernel's command line; with debian, text to append to its command line."
+CPUS: Final = Option("-c", "The number of the guest's processors: 1.", "1", python="cpus")
+KERNEL: Final = Option(
+    "--kernel",
+    "Start this Linux kernel (a bzImage or vmlinux) on a PC; before the name of a guest, in place "
+    "of the guest's own.",
 )
+INITRD: Final = Option("--initrd", "The initial RAM disk for a kernel of your own.")
+APPEND: Final = Option(
+    "--append",
+    "The kernel's command line, or, with a guest's name, text to append to the guest's. Default "
+    "for a kernel of your own: console=ttyS0.",
+)
+ROOT: Final = Option(
+    "--root", "Use this directory of the host as the guest's root, read-only below an overlay."
+)
+MOUNTS: Final = Option(
+    "-v",
+    "Share a directory of the host with the guest: HOST:GUEST, or HOST:GUEST:ro; repeat for more.",
+    python="mounts",
+)
+DISKS: Final = Option(
+    "--disk",
+    "Add a disk: the file of an image, then perhaps ,ro (read-only) or ,snapshot (changes are "
+    "dropped when the run ends); repeat for more.",
+    python="disks",
+)
+PORTS: Final = Option(
+    "-p",
+    "Forward a port of the host to the guest: [ADDRESS:]HOST:GUEST[/udp]; ADDRESS is 127.0.0.1 if "
+    "not given; repeat for more.",
+    python="ports",
+)
+NET: Final = Option(
+    "--net", "The guest's network: none, user (NAT, needs no privileges) or tap:NAME.", "none"
+)
+ENV: Final = Option(
+    "-e",
+    "Set a variable for the command: NAME=VALUE, or NAME to pass the host's; repeat for more.",
+    python="env",
+)
+ENV_FILE: Final = Option("--env-file", "Read variables from this file: a NAME=VALUE in each line.")
+WORKDIR: Final = Option(
+    "-w",
+    "Run the command in this directory of the guest.",
+    python="cwd",
+)
+TIMEOUT: Final = Option(
+    "--timeout",
+    "End the run after this time, with status 124: seconds, or a number with s, m or h (30s, 2m).",
+)
+NAME: Final = Option("--name", "The name of the machine.")
+DETACH: Final = Option("--detach", "Run the machine in the background.")
 CONSOLE: Final = Option(
     "--console",
     "What the first serial port is connected to: stdio, file:PATH (output only) or none.",
     "stdio",
+)
+LOG: Final = Option(
+    "--log", "Also write what the guest prints on its first serial port to this file."
 )
 NO_REBOOT: Final = Option(
     "--no-reboot", "Exit with status 3 when the guest resets the machine, instead of rebooting."
@@ -81,10 +140,11 @@ COLD: Final = Option(
 )
 GDB: Final = Option(
     "--gdb",
-    "Serve gdb at this port of the loopback interface, or at a Unix socket with this path.",
+    "Serve gdb at [HOST]:PORT or PORT of the loopback interface, or at unix:PATH.",
 )
+GDB_DEFAULT: Final = Option("-s", "Serve gdb at port 1234, as QEMU does: --gdb :1234.")
 GDB_WAIT: Final = Option(
-    "--gdb-wait", "With --gdb: run nothing until gdb connects and continues the guest."
+    "--gdb-wait", "With --gdb or -s: run nothing until gdb connects and continues the guest."
 )
 TRACE: Final = Option(
     "--trace",
@@ -140,7 +200,9 @@ def parse_memory(
     name: str = MEMORY.flag,
     least: int = MIN_MEMORY,
 ) -> int:
-    """Return the number of bytes that `text` ("128M", "0x8000000", "1048576") stands for.
+    """Return the number of bytes that `text` ("128M", "1.5G", "128", "0x8000000") stands for.
+
+    A number without a unit is in MiB below `BYTES_FROM`, else in bytes.
 
     `host_memory` is the host's RAM in bytes.  A larger size is refused, because the host would
     kill a guest that touches all its RAM.  So is one below `least`.
@@ -161,6 +223,21 @@ def parse_memory(
             f"{name} {text}: this host has {format_size(host_memory)} of RAM; give a smaller size"
         )
     return size
+
+
+def parse_seconds(given: str | float, name: str = TIMEOUT.flag) -> float:
+    """Return the seconds that `given` stands for: a number, or one with s, m or h ("30s", "1.5m").
+
+    Raises ConfigError, which calls the time `name`.
+    """
+    text = str(given).strip().lower()
+    number = text[:-1] if text[-1:] in _SECONDS else text
+    if not _DURATION.fullmatch(number) or not 0 < (seconds := float(number)) < LONGEST_TIMEOUT:
+        raise ConfigError(
+            f"{name} {_shorten(str(given))!r}: not a time; give seconds, or a number with s, m or "
+            "h, such as 30s"
+        )
+    return seconds * _SECONDS.get(text[-1:], 1)
 
 
 def linux_memory(
@@ -186,12 +263,16 @@ def _parse_size(text: str, name: str) -> int:
     try:
         if len(digits) > 20 or not digits.isascii() or "_" in digits:
             raise ValueError
-        return int(digits, 16 if digits.startswith("0X") else 10) * _UNITS[unit]
+        if unit and _FRACTION.fullmatch(digits):
+            whole, _, part = digits.partition(".")
+            return int(whole + part) * _UNITS[unit] // int("1" + "0" * len(part))
+        number = int(digits, 16 if digits.startswith("0X") else 10)
     except ValueError:
         raise ConfigError(
             f"{name} {_shorten(text)!r}: not a size; "
-            "give a number of bytes, or a number with K, M or G, such as 128M"
+            "give a number of MiB, or a number with K, M or G, such as 128M"
         ) from None
+    return number * (_UNITS[unit] if unit or number >= BYTES_FROM else 1 << 20)
 
 
 def _shorten(text: str) -> str:

@@ -26,8 +26,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
     seconds = parser.parse_args().seconds
-    with ringlet.Machine.debian(memory="256M") as machine:
-        machine.boot()
+    with ringlet.Machine("debian", memory="256M") as machine:
+        machine.start()
         machine.console.expect(_PROMPT)
         guest, host = both(machine)
         time.sleep(seconds)

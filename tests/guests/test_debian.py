@@ -222,13 +222,64 @@ def test_panic_ends_the_run_in_a_line() -> None:
 
     assert done.returncode == 3
     assert done.stderr.count(b"\n") == 1
-    assert b"reset its machine before the command ended" in done.stderr
-    assert b"-v shows the kernel's messages" in done.stderr
+    assert done.stderr.startswith(b"ringlet: the guest's kernel panicked: sysrq triggered crash; ")
+    assert b"--verbose shows the kernel's messages" in done.stderr
+
+
+def test_panic_of_a_command_whose_messages_are_shown() -> None:
+    done = in_guest("echo c >/proc/sysrq-trigger; sleep 5", b"", "--verbose")
+
+    assert done.returncode == 3
+    assert done.stderr.endswith(b"ringlet: the guest's kernel panicked: sysrq triggered crash\n")
+
+
+def test_reset_by_a_command_is_no_panic() -> None:
+    done = in_guest("reboot -f; sleep 5")
+
+    assert done.returncode == 3
+    assert done.stderr == b"ringlet: the guest reset its machine before the command ended\n"
+
+
+def test_halt_says_what_to_do() -> None:
+    done = in_guest("halt -f; sleep 5")
+
+    assert done.returncode == 4
+    assert done.stderr.startswith(b"ringlet: the guest halted, which leaves its power on; poweroff")
+
+
+def test_run_that_takes_too_long() -> None:
+    done = in_guest("sleep 100", b"", "--timeout", "3s")
+
+    assert done.returncode == 124
+    assert done.stderr == b"ringlet: the guest was still running after 3 s\n"
+
+
+def test_options_end_at_the_guests_name() -> None:
+    done = subprocess.run(
+        command("-m", "200", "-e", "GREETING=a b", "-w", "/tmp", "debian", "sh", "-c",
+                'echo "$GREETING"; pwd; exec "$0" -m', "uname"),
+        capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"a b\n/tmp\nx86_64\n"
+
+
+def test_guest_on_a_kernel_of_the_users_own(kernel: CachedKernel, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    done = subprocess.run(
+        command("--kernel", str(kernel.vmlinuz), "--log", str(log), "debian", "uname", "-r"),
+        capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == f"{kernel.release}\n"
+    assert b"Linux version 6." in log.read_bytes()
 
 
 def test_reset_of_a_shell_whose_messages_are_shown() -> None:
     done = subprocess.run(
-        command("debian", "-v"), input=b"reboot -f\n", capture_output=True, timeout=PATIENCE,
+        command("debian", "--verbose"), input=b"reboot -f\n", capture_output=True, timeout=PATIENCE,
         check=False,
     )  # fmt: skip
 
@@ -237,6 +288,17 @@ def test_reset_of_a_shell_whose_messages_are_shown() -> None:
 
 
 # --- a kernel given by the user
+
+
+def test_kernel_by_its_file_prints_on_the_console(kernel: CachedKernel) -> None:
+    done = subprocess.run(
+        command("--timeout", "6", str(kernel.vmlinuz)), stdin=subprocess.DEVNULL,
+        capture_output=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 124
+    assert b"Command line: console=ttyS0\r\n" in done.stdout
+    assert b"Kernel panic - not syncing: VFS: Unable to mount root fs" in done.stdout
 
 
 def test_kernel_without_a_disk_panics_and_resets(kernel: CachedKernel) -> None:
@@ -248,7 +310,7 @@ def test_kernel_without_a_disk_panics_and_resets(kernel: CachedKernel) -> None:
 
     assert done.returncode == 3
     assert b"Linux version 6." in done.stdout
-    assert done.stderr == b"ringlet: the guest reset its machine\n"
+    assert done.stderr.startswith(b"ringlet: the guest's kernel panicked: VFS: Unable to mount ")
 
 
 def test_console_to_a_file(kernel: CachedKernel, tmp_path: Path) -> None:
@@ -415,8 +477,8 @@ def test_summary_of_a_run() -> None:
 
 
 def test_machine_from_python() -> None:
-    with ringlet.Machine.debian(memory="256M") as machine:
-        machine.boot()
+    with ringlet.Machine("debian", memory="256M") as machine:
+        machine.start()
         assert "error" not in machine.console.expect("# ", PATIENCE), "it has one port alone"
         machine.console.send("echo $((6 * 7))\n")
         assert "42\r\n" in machine.console.expect(re.compile("42\r\n.*# "), PATIENCE)
@@ -429,11 +491,11 @@ def test_machine_from_python() -> None:
 
 def test_machines_side_by_side_in_one_process() -> None:
     async def run(number: int) -> str:
-        with ringlet.Machine.debian(memory="128M") as machine:
-            machine.boot()
-            await machine.console.wait_for("# ", PATIENCE)
-            machine.console.send(f"echo $(({number} * 1000 + 1))\n")
-            return await machine.console.wait_for(f"{number}001\r\n", PATIENCE)
+        async with ringlet.AsyncMachine("debian", memory="128M") as machine:
+            await machine.start()
+            await machine.console.expect("# ", PATIENCE)
+            await machine.console.send(f"echo $(({number} * 1000 + 1))\n")
+            return await machine.console.expect(f"{number}001\r\n", PATIENCE)
 
     async def both() -> tuple[str, str]:
         return await asyncio.gather(run(1), run(2))

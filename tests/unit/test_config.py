@@ -2,7 +2,14 @@
 
 import pytest
 
-from ringlet.config import DEBIAN_LEAST, format_size, linux_memory, parse_direct, parse_memory
+from ringlet.config import (
+    DEBIAN_LEAST,
+    format_size,
+    linux_memory,
+    parse_direct,
+    parse_memory,
+    parse_seconds,
+)
 from ringlet.errors import ConfigError
 
 GIB = 1 << 30
@@ -18,6 +25,10 @@ GIB = 1 << 30
         (" 1G ", GIB),
         ("2048K", 2 << 20),
         ("4194304", 4 << 20),
+        ("512", 512 << 20),
+        ("2097152", 2 << 20),
+        ("1.5G", 3 * GIB // 2),
+        ("2.5m", 5 << 19),
         ("0x400000", 4 << 20),
     ],
 )
@@ -32,14 +43,18 @@ def test_sizes_that_are_understood(text: str, size: int) -> None:
         ("0M", "a machine needs RAM"),
         ("-128M", "a machine needs RAM"),
         ("4195000", "is not a multiple of 4 KiB; the next larger multiple is 4100K"),
-        ("4096", "too small; give at least 2M"),
+        ("1", "too small; give at least 2M"),
+        ("1048576", "too small; give at least 2M"),
         ("9G", "this host has 8 GiB of RAM"),
         ("99999999T", "this host has 8 GiB of RAM"),
         ("1" * 400, "not a size"),
         ("lots", "not a size"),
         ("", "not a size"),
         ("M", "not a size"),
-        ("12.5M", "not a size"),
+        ("1.5", "not a size"),
+        (".5G", "not a size"),
+        ("1.2.5G", "not a size"),
+        ("2.0001M", "is not a multiple of 4 KiB"),
         ("1_000M", "not a size"),
         ("0x", "not a size"),
         ("128X", "not a size"),
@@ -94,3 +109,16 @@ def test_messages_name_what_the_user_gave() -> None:
         linux_memory("lots", 8 * GIB, name="memory")
     with pytest.raises(ConfigError, match=r"^direct often: give auto"):
         parse_direct("often", "direct")
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("30s", 30), ("2m", 120), ("1.5h", 5400), ("7", 7), (0.5, 0.5)]
+)
+def test_times(given: str | float, seconds: float) -> None:
+    assert parse_seconds(given) == seconds
+
+
+@pytest.mark.parametrize("given", ["", "0", "-1", "soon", "1d", "1e3", "s", "1" * 13, float("inf")])
+def test_times_that_are_refused_in_a_line(given: str | float) -> None:
+    with pytest.raises(ConfigError, match=r"^--timeout .*: not a time; give seconds"):
+        parse_seconds(given)

@@ -1,49 +1,223 @@
-"""`ringlet run --bare`: builds a machine, runs it, and turns its end into an exit status."""
+"""The command `ringlet run`: its options, and what they mean together."""
 
-import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
-from ringlet.cli.gdb import debugged
-from ringlet.cli.stats import print_stats, printing_on_request
-from ringlet.cli.streams import complain
-from ringlet.cli.supervise import supervise
-from ringlet.cli.watch import watched
-from ringlet.config import BARE_MEMORY, DIRECT, MachineConfig, parse_memory
-from ringlet.devices.backends.fd_sink import FdSink
+import typer
+from typer.core import TyperCommand
+
+from ringlet import config
+from ringlet.cli.arguments import arranged
 from ringlet.errors import ConfigError
-from ringlet.machine import bare, host
-from ringlet.machine.elf import read_program
-from ringlet.machine.engine import Engine
 
-STDOUT = 1
+_GUEST: Any = "The guest: debian; or the file of a kernel; with --bare, the program to run."
+_COMMAND: Any = "A command for the guest. Default: a shell."
 
 
-def run_bare(
-    program: str,
-    memory: str,
-    *,
-    stats: bool,
-    exact: bool = False,
-    direct: str = DIRECT.default,
-    trace: str = "",
-    compare: int = 0,
-    gdb: str = "",
-    gdb_wait: bool = False,
+class RunCommand(TyperCommand):
+    """The command `run`, whose options end where the guest's command begins."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments.  Raises ConfigError for an option of another program."""
+        takes_value = {
+            name: not (getattr(param, "is_flag", False) or getattr(param, "count", False))
+            for param in self.get_params(ctx)
+            for name in (*param.opts, *param.secondary_opts)
+            if name.startswith("-")
+        }
+        return super().parse_args(ctx, arranged(args, takes_value.get))
+
+
+def _not_empty(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """Return the value of an option.  An empty one, as of an unset variable, is a mistake."""
+    source = context.get_parameter_source(parameter.name or "")
+    if not value and source is not None and source.name == "COMMANDLINE":
+        raise ConfigError(f"{parameter.opts[0]} '': the value is empty; give one, or no option")
+    return value
+
+
+def _help(option: config.Option) -> str:
+    """Return the option's help for rich, which takes words in brackets for markup."""
+    return option.help.replace("[", r"\[")
+
+
+def _text(option: config.Option, *names: str, metavar: str = "TEXT", empty: bool = False) -> Any:
+    """Return the declaration of an option that takes a text."""
+    return typer.Option(
+        option.flag, *names, metavar=metavar, help=_help(option),
+        callback=None if empty else _not_empty,
+    )  # fmt: skip
+
+
+def _flag(option: config.Option, *names: str) -> Any:
+    """Return the declaration of an option that takes no value."""
+    return typer.Option(option.flag, *names, help=_help(option))
+
+
+def run(
+    guest: Annotated[str, typer.Argument(help=_GUEST)] = "",
+    command: Annotated[list[str] | None, typer.Argument(help=_COMMAND)] = None,
+    memory: Annotated[str, _text(config.MEMORY, "-m", metavar="SIZE")] = "",
+    cpus: Annotated[
+        int, typer.Option(config.CPUS.flag, "--cpus", metavar="N", help=_help(config.CPUS))
+    ] = 1,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(config.ENV.flag, "--env", metavar="NAME=VALUE", help=_help(config.ENV)),
+    ] = None,
+    env_file: Annotated[
+        list[str] | None,
+        typer.Option(config.ENV_FILE.flag, metavar="FILE", help=_help(config.ENV_FILE)),
+    ] = None,
+    cwd: Annotated[str, _text(config.WORKDIR, "--workdir", metavar="DIR")] = "",
+    mounts: Annotated[
+        list[str] | None,
+        typer.Option(
+            config.MOUNTS.flag, "--volume", metavar="HOST:GUEST[:ro]", help=_help(config.MOUNTS)
+        ),
+    ] = None,
+    ports: Annotated[
+        list[str] | None,
+        typer.Option(
+            config.PORTS.flag, "--publish", metavar="HOST:GUEST", help=_help(config.PORTS)
+        ),
+    ] = None,
+    net: Annotated[str, _text(config.NET, metavar="KIND")] = config.NET.default,
+    disks: Annotated[
+        list[str] | None,
+        typer.Option(config.DISKS.flag, metavar="FILE[,ro|,snapshot]", help=_help(config.DISKS)),
+    ] = None,
+    root: Annotated[str, _text(config.ROOT, metavar="DIR")] = "",
+    kernel: Annotated[str, _text(config.KERNEL, metavar="FILE")] = "",
+    initrd: Annotated[str, _text(config.INITRD, metavar="FILE")] = "",
+    append: Annotated[
+        str | None,
+        typer.Option(config.APPEND.flag, metavar="TEXT", help=_help(config.APPEND)),
+    ] = None,
+    package: Annotated[str, _text(config.PACKAGE, empty=True)] = config.PACKAGE.default,
+    timeout: Annotated[str, _text(config.TIMEOUT, metavar="TIME")] = "",
+    name: Annotated[str, _text(config.NAME)] = "",
+    detach: Annotated[bool, _flag(config.DETACH, "-d")] = False,
+    interactive: Annotated[
+        bool,
+        typer.Option(
+            "-i", "--interactive",
+            help="Accepted for Docker's users: standard input is the command's anyway.",
+        ),
+    ] = False,
+    terminal: Annotated[
+        bool,
+        typer.Option("-t", "--tty", help="Run the guest's shell on the terminal."),
+    ] = False,
+    remove: Annotated[
+        bool,
+        typer.Option("--rm", help="Accepted for Docker's users: a machine leaves nothing behind."),
+    ] = False,
+    gdb: Annotated[str, _text(config.GDB, metavar="PLACE")] = "",
+    gdb_default: Annotated[bool, _flag(config.GDB_DEFAULT)] = False,
+    gdb_wait: Annotated[bool, _flag(config.GDB_WAIT, "-S")] = False,
+    log: Annotated[str, _text(config.LOG, metavar="FILE")] = "",
+    verbose: Annotated[bool, _flag(config.VERBOSE)] = False,
+    console: Annotated[str, _text(config.CONSOLE, empty=True)] = config.CONSOLE.default,
+    no_reboot: Annotated[bool, _flag(config.NO_REBOOT)] = False,
+    debug_exit: Annotated[bool, _flag(config.DEBUG_EXIT)] = False,
+    bare: Annotated[bool, _flag(config.BARE)] = False,
+    stats: Annotated[bool, _flag(config.STATS)] = False,
+    exact: Annotated[bool, _flag(config.EXACT)] = False,
+    direct: Annotated[str, _text(config.DIRECT, empty=True)] = config.DIRECT.default,
+    cold: Annotated[bool, _flag(config.COLD)] = False,
+    trace: Annotated[str, _text(config.TRACE, metavar="FILE")] = "",
+    compare: Annotated[
+        int, typer.Option(config.COMPARE.flag, metavar="N", min=0, help=_help(config.COMPARE))
+    ] = 0,
 ) -> int:
-    """Run `program` on the bare machine and return the exit status.  Raises RingletError."""
+    """Run a guest: debian (its kernel and a shell), a Linux kernel, or a bare program.
+
+    Options end at the guest's name; what follows is a command for the guest.
+    """
+    del interactive, remove  # what they ask for is always so
+    gdb = _gdb(gdb, default=gdb_default, wait=gdb_wait)
+    if detach:
+        raise ConfigError("-d: machines in the background are not supported yet; leave it out")
+    if trace or compare:
+        refuse("--trace and --compare, which need translated code",
+               {config.DIRECT: "auto" if direct == "never" else direct})
+        direct = "never"
+    if gdb and compare:
+        raise ConfigError("--compare and --gdb cannot be used together; give one of them")
+    # The commands import late, so that help and errors in options are shown at once.
+    from ringlet.control.spec import on_command_line
+
+    variables = [line for file in env_file or () for line in _env_file(file)] + (env or [])
+    if bare:
+        _check_bare(guest, kernel or " ".join(command or []))
+        refuse(
+            "--bare",
+            {config.INITRD: initrd, config.APPEND: append or "", config.PACKAGE: package,
+             config.CONSOLE: console, config.NO_REBOOT: no_reboot, config.LOG: log,
+             config.DEBUG_EXIT: debug_exit, config.VERBOSE: verbose, config.COLD: cold,
+             config.ENV: bool(variables), config.WORKDIR: cwd, config.MOUNTS: bool(mounts),
+             config.DISKS: bool(disks), config.PORTS: bool(ports), config.NET: net,
+             config.ROOT: root, config.NAME: name},
+        )  # fmt: skip
+    from ringlet.cli.launch import Watching, run_guest, run_kernel, run_program
+    from ringlet.control.spec import machine_spec
+
+    spec = machine_spec(
+        "" if bare else guest, program=guest if bare else None, kernel=kernel or None,
+        initrd=initrd or None, append=append, package=package, root=root or None, memory=memory,
+        cpus=cpus, mounts=mounts, disks=disks, ports=ports, net=net, env=variables, cwd=cwd,
+        timeout=timeout or None, name=name, console=console, log=log or None, direct=direct,
+        exact=exact, cold=cold, reboot=not (no_reboot or bare), debug_exit=debug_exit,
+        called=on_command_line,
+    )  # fmt: skip
+    watching = Watching(verbose, stats, trace, compare, gdb, gdb_wait)
+    if bare:
+        return run_program(spec, watching)
+    if not (spec.guest or spec.image):
+        if command:
+            raise ConfigError(
+                f"{' '.join(command)}: a kernel alone takes no command; give a guest, too: "
+                "ringlet run --kernel FILE debian COMMAND"
+            )
+        refuse(
+            "a kernel of your own",
+            {config.PACKAGE: package, config.VERBOSE: verbose, config.ENV: bool(variables),
+             config.WORKDIR: cwd},
+        )  # fmt: skip
+        return run_kernel(spec, watching)
+    if console != config.CONSOLE.default:
+        raise ConfigError(f"{spec.guest} has its own console; leave out --console")
+    if kernel:
+        refuse("--kernel", {config.PACKAGE: package})
+    return run_guest(spec, command or [], watching, terminal=terminal)
+
+
+def _gdb(where: str, *, default: bool, wait: bool) -> str:
+    """Return where gdb is served, from --gdb, -s and -S together."""
+    if default and where:
+        raise ConfigError("-s is --gdb :1234; give one of them")
+    if wait and not (where or default):
+        raise ConfigError("--gdb-wait needs --gdb; for example: --gdb :1234 --gdb-wait, or -s -S")
+    return ":1234" if default else where
+
+
+def _check_bare(program: str, unwanted: str) -> None:
+    if unwanted:
+        raise ConfigError(f"{unwanted}: --bare takes one program and no kernel or command")
     if not program:
         raise ConfigError("no program given; for example: ringlet run --bare PROGRAM.elf")
-    size = parse_memory(memory or BARE_MEMORY, host.memory_size())
-    config = MachineConfig(Path(program), size, stats, exact)
-    read_program(config.program, config.memory)
-    host.require()
-    engine = Engine(exact=config.exact, direct=direct)
-    machine = bare.build(config, engine, FdSink(STDOUT), avx="avx" in host.cpu_flags())
-    counters = printing_on_request(machine) if config.stats else contextlib.nullcontext()
-    with watched(machine, trace, compare), counters:
-        end = debugged(machine, gdb, wait=gdb_wait) if gdb else supervise(machine)
-    if end.message:
-        complain(end.message)
-    if config.stats:
-        print_stats(machine.counters(), forms=machine.emulated_forms())
-    return end.status
+
+
+def refuse(what: str, options: Mapping[config.Option, str | bool]) -> None:
+    """Raise ConfigError for the first option that is given but has no meaning with `what`."""
+    for option, value in options.items():
+        if value != option.default and value is not False:
+            raise ConfigError(f"{option.flag} has no effect with {what}; leave it out")
+
+
+def _env_file(file: str) -> list[str]:
+    from ringlet.control.parts import variables_of_file
+
+    return variables_of_file(Path(file), config.ENV_FILE.flag)

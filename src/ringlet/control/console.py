@@ -1,6 +1,5 @@
 """A guest's serial console for a program: reads its output and sends it input."""
 
-import asyncio
 import re
 import threading
 import time
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ringlet.devices.backends.backlog import Backlog
+from ringlet.errors import GuestEnded, GuestPanic, GuestTimeout
 
 KEPT: Final = 1 << 20
 """The most bytes of output that are kept for `expect`; beyond this, the oldest are dropped."""
@@ -30,22 +30,24 @@ class Console:
         self._require_start = require_start
         self._seen = bytearray()
         self._ended = False
+        self._panic: GuestPanic | None = None
         self._changed = threading.Condition()
 
     def send(self, text: str | bytes) -> None:
         """Send `text` to the guest.  Waits while 64 KiB that the guest has not read are queued.
 
-        Raises EOFError if the guest has ended.
+        Raises GuestEnded if the guest has ended.
         """
         self._require_start()
         if not self.backlog.put(text.encode() if isinstance(text, str) else text):
-            raise EOFError("the guest has ended and reads nothing more")
+            raise GuestEnded("the guest has ended and reads nothing more")
 
     def expect(self, pattern: str | re.Pattern[str], timeout: float | None = 30.0) -> str:
         """Return the output since the last call, up to and including the first match of `pattern`.
 
-        A string is searched for literally.  Raises TimeoutError if no match appears in time, and
-        EOFError if the guest ends without one; the message has the end of the output.
+        A string is searched for literally.  Waits `timeout` seconds, or forever with None.  Raises
+        GuestTimeout if no match appears in time, GuestPanic if the guest's kernel panics, and
+        GuestEnded if the guest ends without a match; the message has the end of the output.
         """
         self._require_start()
         wanted = re.compile(re.escape(pattern)) if isinstance(pattern, str) else pattern
@@ -60,21 +62,21 @@ class Console:
                     self._seen[:] = rest
                     return text[: match.end()]
                 if self._ended:
-                    raise EOFError(f"the guest has ended; its last output: {text[-200:]!r}")
+                    if self._panic is not None:
+                        raise self._panic
+                    raise GuestEnded(f"the guest has ended; its last output: {text[-200:]!r}")
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
-                    sought = pattern if isinstance(pattern, str) else pattern.pattern
-                    raise TimeoutError(f"no {sought!r}; the last output: {text[-200:]!r}")
+                    raise GuestTimeout(f"no {_shown(pattern)}; the last output: {text[-200:]!r}")
                 self._changed.wait(left)
-
-    async def wait_for(self, pattern: str | re.Pattern[str], seconds: float | None = 30.0) -> str:
-        """Do the same as `expect`, for coroutines."""
-        return await asyncio.to_thread(self.expect, pattern, seconds)
 
     def output(self) -> str:
         """Return the output since the last `expect`, without consuming it."""
         with self._changed:
             return self._seen.decode(errors="replace")
+
+    def __repr__(self) -> str:
+        return f"<ringlet.Console: {len(self._seen)} bytes of output not yet expected>"
 
     # --- the machine's side
 
@@ -87,9 +89,15 @@ class Console:
             del self._seen[:-KEPT]
             self._changed.notify_all()
 
-    def end(self) -> None:
-        """Record that the guest has ended and prints nothing more."""
+    def end(self, panic: GuestPanic | None = None) -> None:
+        """Record that the guest has ended and prints nothing more, perhaps with a `panic`."""
         self.backlog.close()
         with self._changed:
+            self._panic = self._panic or panic
             self._ended = True
             self._changed.notify_all()
+
+
+def _shown(pattern: str | re.Pattern[str]) -> str:
+    """Return a pattern as its user wrote it."""
+    return repr(pattern) if isinstance(pattern, str) else f"/{pattern.pattern}/"

@@ -1,147 +1,220 @@
-"""`ringlet.Machine`: a PC with Linux that a program controls."""
+"""`ringlet.Machine`: a virtual machine that a program builds, runs and watches."""
 
-import asyncio
 import contextlib
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
-from ringlet.config import (
-    DEBIAN_LEAST,
-    DIRECT,
-    MEMORY,
-    PACKAGE,
-    LinuxConfig,
-    linux_memory,
-    parse_direct,
-)
+from ringlet.config import DIRECT, NET, PACKAGE, format_size
+from ringlet.control.agents import Agent, Files, Process, Result, connect
+from ringlet.control.board import Board
 from ringlet.control.console import Console
-from ringlet.errors import ConfigError
-from ringlet.images.arguments import with_huge_pages
-from ringlet.images.busybox import find_busybox
-from ringlet.images.debian import fetch_kernel
-from ringlet.images.initramfs import Shell, make_initramfs
-from ringlet.images.store import translations_directory
-from ringlet.machine import boot, host, outcome
-from ringlet.machine.engine import Engine
-from ringlet.machine.outcome import End
-from ringlet.machine.pc import Options, Pc, Wire
-from ringlet.machine.runner import Runner
+from ringlet.control.events import Events, Handler, Stops
+from ringlet.control.guest_thread import GuestThread
+from ringlet.control.inside import Cpu, Memory, NoKernelYet, inside
+from ringlet.control.parts import Net
+from ringlet.control.plan import check_files, plan
+from ringlet.control.spec import Disks, MachineSpec, Mounts, Ports, Variables, machine_spec
+from ringlet.devices.virtio.threads import block_signals
+from ringlet.errors import (
+    BootError,
+    ConfigError,
+    GuestEnded,
+    GuestPanic,
+    GuestTimeout,
+    RingletError,
+)
+from ringlet.images.initramfs import Shell
+from ringlet.machine import host, outcome
+from ringlet.machine.outcome import End, EndKind
+from ringlet.machine.pc import Pc, Wire
+from ringlet.machine.vm import Vm
+
+DEBIAN: Final = "debian"
+_TERM: Final = "dumb"
+"""A program is no terminal: with this, a shell asks it nothing (ESC [ 6 n) and draws nothing."""
+
+_COLUMNS: Final = 10_000
+"""The width of the console, so that a shell breaks no line that a program types."""
+
+_PROMPT: Final = "# "
 
 
 class Machine:
-    """A PC that starts a Linux kernel and whose console the program uses.
+    """A virtual machine.
 
-    `kernel` is a bzImage or vmlinux, `initrd` a file or its contents, `append` the command line,
-    and `memory` a number of bytes or a size such as "512M", or None for the default of
-    `ringlet run`; `exact`, `direct` and `cold` are its options with those names.  The run ends when
-    the guest resets the machine.
-    Use it as a context manager, or call `close`.  Wrong values raise a
-    `ringlet.errors.RingletError`.
+    `guest` is a guest's name, an image, or the file of a kernel or disk, as for `ringlet run`.
+    With `kernel`, the guest starts that kernel; with `initrd` as well, there is no other guest.
+    `memory` is a size ("512M", "1.5G"), a number of MiB, or, from 1048576 on, of bytes; None gives
+    1 GiB, or half of a smaller host's RAM.  `append` is text for the kernel's command line.
+    `mounts` has "HOST:GUEST[:ro]" or maps HOST to GUEST; `ports` has "HOST:GUEST" or maps them;
+    `disks` has "FILE[,ro|,snapshot]"; `net` is "none", "user" or "tap:NAME".  `env` has variables
+    for all commands.  After `timeout` (seconds, or "2m") the run ends.  With `reboot`, a reset by
+    the guest starts it again, else it ends the run.  `log` is a file for the console's output.
+    `exact`, `direct`, `cold` and `package` are the options of `ringlet run` with those names.
+
+    Use it as a context manager, which starts nothing but frees everything, or call `close`.
+    Raises ConfigError, ProgramError or ImageError, at once for all that can be checked at once.
     """
 
     def __init__(
         self,
-        kernel: str | Path,
+        guest: str | Path | None = DEBIAN,
         *,
+        kernel: str | Path | None = None,
         initrd: str | Path | bytes | None = None,
-        append: str = "console=ttyS0",
+        root: str | Path | None = None,
         memory: str | int | None = None,
-        exact: bool = False,
+        cpus: int = 1,
+        append: str | None = None,
+        mounts: Mounts = None,
+        disks: Disks = None,
+        ports: Ports = None,
+        net: str | Net = NET.default,
+        env: Variables = None,
+        timeout: str | float | None = None,
+        name: str = "",
+        log: str | Path | None = None,
+        package: str = PACKAGE.default,
         direct: str = DIRECT.default,
+        exact: bool = False,
         cold: bool = False,
+        reboot: bool = False,
     ) -> None:
-        self._config = LinuxConfig(
-            Path(kernel),
-            linux_memory(memory, host.memory_size(), name=MEMORY.parameter),
-            Path(initrd) if isinstance(initrd, str) else initrd,
-            append,
-        )
-        directory = None if cold else translations_directory()
-        self._engine = Engine(
-            exact=exact,
-            direct=parse_direct(direct, DIRECT.parameter),
-            directory=directory,
-            kernel=self._config.kernel,
-        )
-        self._pc: Pc | None = None
-        self._runner: Runner | None = None
+        if initrd is not None and kernel is not None and guest == DEBIAN:
+            guest = None
+        spec = machine_spec(
+            None if guest is None else str(guest), kernel=kernel, initrd=initrd, root=root,
+            memory=memory, cpus=cpus, append=append, mounts=mounts, disks=disks, ports=ports,
+            net=net, env=env, timeout=timeout, name=name, log=log, package=package,
+            direct=direct, exact=exact, cold=cold, reboot=reboot,
+        )  # fmt: skip
+        self._set_up(spec)
+
+    def _set_up(self, spec: MachineSpec) -> None:
+        check_files(spec)
+        self.spec = spec
+        self._board: Board | None = None
+        self._thread: threading.Thread | None = None
+        self._agent: Agent | None = None
+        self._end: End | None = None
+        self._error: BaseException | None = None
+        self._done = threading.Event()
+        self._counters: dict[str, int] = {}
+        self.thread = GuestThread()
         self.console = Console(self._poll, self._running)
+        self.memory = Memory(self)
+        self.cpu = Cpu(self)
+        self._events = Events(self.memory)
 
     @classmethod
-    def debian(
-        cls,
-        *,
-        package: str = PACKAGE.default,
-        append: str = "",
-        memory: str | int | None = None,
-        exact: bool = False,
-        direct: str = DIRECT.default,
-        cold: bool = False,
-    ) -> Self:
-        """Return a machine with Debian's kernel and a busybox shell on its console."""
-        size = linux_memory(
-            memory, host.memory_size(), name=MEMORY.parameter, least=DEBIAN_LEAST
-        )
-        parse_direct(direct, DIRECT.parameter)
-        kernel = fetch_kernel(package).vmlinuz
-        return cls(
-            kernel,
-            initrd=make_initramfs(find_busybox(), Shell()),
-            append=with_huge_pages(f"console=ttyS0 quiet {append}", kernel),
-            memory=size,
-            exact=exact,
-            direct=direct,
-            cold=cold,
-        )
+    def of(cls, spec: MachineSpec) -> Self:
+        """Return the machine that `spec` describes.  Raises ConfigError and ProgramError."""
+        machine = cls.__new__(cls)
+        machine._set_up(spec)  # noqa: SLF001 - it is its own
+        return machine
 
-    # --- running
+    # --- its life
 
-    def boot(self) -> None:
-        """Build the machine and run it in a thread of its own."""
-        if self._runner is not None:
+    def start(self) -> Self:
+        """Build the machine, let it run in a thread of its own, and return it.
+
+        The first use of a guest fetches it.  Raises ConfigError if it was started before,
+        HostError, ImageError and ProgramError.
+        """
+        if self._thread is not None:
             raise ConfigError("this machine was started before; make another one")
         host.require()
-        wire = Wire(self.console.take, self.console.backlog.take, handshake=True)
-        self._pc = boot.build(self._config, self._engine, Options([wire]))
-        self._runner = Runner(self._pc.machine)
-        self._runner.start()
-        threading.Thread(target=self._watch, args=(self._runner,), daemon=True).start()
+        found = plan(self.spec, Shell(_TERM, columns=_COLUMNS))
+        self._board = Board(self.spec, found, _Lines(self))
+        self._board.build()
+        self._agent = connect(self.spec, self._board)
+        self._thread = threading.Thread(target=self._run, name="vcpu0", daemon=True)
+        self._thread.start()
+        return self
+
+    def ready(self, timeout: float | None = 60.0) -> Self:
+        """Wait until a guest with a name has booted and takes commands, and return the machine.
+
+        Raises BootError if it is not ready after `timeout` seconds or ends before, GuestPanic if
+        its kernel panics, and ConfigError for a kernel of your own, of which nobody knows when.
+        """
+        self._running()
+        if not self.spec.guest:
+            raise ConfigError("a kernel of your own does not say when it is ready; use expect")
+        try:
+            self.console.expect(_PROMPT, timeout)
+        except GuestPanic:
+            raise
+        except GuestTimeout as error:
+            raise BootError(f"the guest is not ready after {timeout:g} s: {error}") from None
+        except GuestEnded as error:
+            raise BootError(f"the guest ended before it was ready: {error}") from None
+        return self
 
     def wait(self, timeout: float | None = None) -> End:
-        """Wait for the end of the guest and return how it ended.
+        """Wait for the end of the guest, at most `timeout` seconds, and return how it ended.
 
-        Raises TimeoutError, and any exception of the run.
+        Raises GuestTimeout if it still runs or has used up the machine's own timeout, GuestPanic
+        if its kernel panicked, and any error of the run.
         """
-        runner = self._running()
-        if not runner.done.wait(timeout):
-            raise TimeoutError(f"the guest is still running after {timeout} s")
-        if runner.error is not None:
-            raise runner.error
-        assert runner.end is not None
-        return runner.end
+        self._running()
+        if self._here() or not self._done.wait(timeout):
+            raise GuestTimeout(f"the guest is still running after {timeout or 0:g} s")
+        if self._error is not None:
+            raise self._error
+        assert self._end is not None
+        if (panic := self._panic()) is not None:
+            raise panic
+        if self._end.kind is EndKind.TIMEOUT:
+            raise GuestTimeout(self._end.message)
+        return self._end
 
-    async def finished(self) -> End:
-        """Do the same as `wait`, for coroutines."""
-        return await asyncio.to_thread(self.wait)
+    def stop(self, timeout: float = 10.0) -> None:
+        """Press the power button, and cut the power if the guest runs after `timeout` seconds.
 
-    def stop(self) -> None:
-        """Stop the guest at once, as if the power was cut."""
-        self._running().machine.stop(outcome.quit_by_user())
+        A guest without a daemon for the button, as busybox, is cut off at once.
+        """
+        board = self._running()
+        self.thread.resume()
+        if not self._done.is_set() and board.press_power_button():
+            self._done.wait(timeout)
+        self.kill()
+
+    def kill(self) -> None:
+        """Stop the guest at once, as if the power was cut, and wait for that."""
+        board = self._running()
+        board.stop(outcome.quit_by_user())
+        self.thread.resume()
+        if not self._here():
+            self._done.wait()
+
+    def pause(self) -> None:
+        """Stop the guest's processor until `resume`.  Its clocks go on.  Raises GuestEnded."""
+        self._running()
+        self.thread.pause()
+
+    def resume(self) -> None:
+        """Let a paused guest go on."""
+        self._running()
+        self.thread.resume()
 
     def close(self) -> None:
-        """Stop the guest if it runs, and wait for its end."""
-        if self._runner is not None:
-            self.stop()
-            self._runner.done.wait()
-            self.console.end()
-            with contextlib.suppress(OSError):  # translations that are not kept are made again
-                self._engine.keep()
-
-    def counters(self) -> dict[str, int]:
-        """Return the machine's counters, which `ringlet.observe` describes."""
-        return self._running().machine.counters()
+        """Stop the guest if it runs, keep its translations, and free its memory at once."""
+        if self._board is None:
+            return
+        if self._here():
+            raise ConfigError("a function that the machine calls cannot close it; use kill()")
+        if self._thread is not None:
+            self.kill()
+            self._thread.join()
+        self.console.end()
+        if self._board.machine is not None:
+            self._counters = self._board.machine.counters()
+        self.memory.forget()
+        self._board.let_go()
 
     def __enter__(self) -> Self:
         return self
@@ -154,17 +227,184 @@ class Machine:
     ) -> None:
         self.close()
 
+    # --- commands and files
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        input: bytes | str | None = None,  # noqa: A002 - subprocess calls it so
+        env: dict[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        on_stdout: Callable[[bytes], object] | None = None,
+        on_stderr: Callable[[bytes], object] | None = None,
+    ) -> Result:
+        """Run a command in the guest, wait for its end, and return its output and status.
+
+        A text is given to the guest's shell, a sequence is run as it is.  `on_stdout` and
+        `on_stderr` get output as it comes.  Raises GuestTimeout after `timeout` seconds, with
+        `check` CommandError if the status is not 0, GuestEnded, and ConfigError if the guest has
+        no agent.
+        """
+        return self._commands().run(
+            _words(command), input=input, env={**dict(self.spec.env), **(env or {})}, cwd=cwd,
+            user=user, timeout=timeout, check=check, on_stdout=on_stdout, on_stderr=on_stderr,
+        )  # fmt: skip
+
+    def popen(self, command: str | Sequence[str], /, **options: Any) -> Process:
+        """Start a command in the guest and return it while it runs; options as for `run`."""
+        options["env"] = {**dict(self.spec.env), **(options.get("env") or {})}
+        return self._commands().popen(_words(command), **options)
+
+    @property
+    def files(self) -> Files:
+        """The guest's files: read, write, list, copy_in, copy_out."""
+        return self._commands().files
+
+    # --- looking inside
+
+    def on(self, event: str, handler: Handler) -> None:
+        """Call `handler` at an event.
+
+        "break:SYMBOL" (or "break:SYMBOL+0x10", "break:0xADDRESS"): before the guest executes the
+        instruction there; the guest stands still meanwhile, `cpu` and `memory` may be used.
+        A symbol's place is known once the kernel prints something, so what it executes before that
+        is missed.  "panic": with the GuestPanic, after the guest's kernel panicked.  "exit": with
+        the End, after every end.  Raises ConfigError for another event, and for a symbol that a
+        running guest's kernel does not have.
+        """
+        if self._events.add(event, handler) and self._board is not None:
+            with contextlib.suppress(NoKernelYet):  # `_printed` tries again
+                self._events.resolve()
+                self.thread.call(self._set_breakpoints)
+
+    def last_output(self) -> str:
+        """Return the last lines that the guest printed on its console, read or not, as text."""
+        return self._board.tail.text() if self._board is not None else ""
+
+    def counters(self) -> dict[str, int]:
+        """Return the machine's counters, which `ringlet run --stats` prints."""
+        board = self._running()
+        return self._counters or (board.machine.counters() if board.machine is not None else {})
+
+    def __repr__(self) -> str:
+        what = self.spec.guest or self.spec.image or str(self.spec.kernel or "disk")
+        name = f"{self.spec.name}: " if self.spec.name else ""
+        return f"<ringlet.Machine {name}{what}, {format_size(self.spec.memory)}, {self.state}>"
+
+    @property
+    def state(self) -> str:
+        """Return "new", "running", "paused" or "ended"."""
+        if self._thread is None:
+            return "new"
+        if self._done.is_set():
+            return "ended"
+        return "paused" if self.thread.paused else "running"
+
+    def vm(self) -> Vm:
+        """Return the machine's run loop, for the guest's thread.  Raises GuestEnded."""
+        machine = self._running().machine
+        if machine is None:
+            raise GuestEnded("the guest has ended; its processor and memory are gone")
+        return machine
+
     # --- implementation
 
-    def _running(self) -> Runner:
-        if self._runner is None:
-            raise ConfigError("this machine was not started; call boot()")
-        return self._runner
+    def _here(self) -> bool:
+        """Return whether the calling thread is the machine's, in a function of `on`."""
+        return threading.current_thread() is self._thread
+
+    def _running(self) -> Board:
+        if self._board is None:
+            raise ConfigError("this machine was not started; call start()")
+        return self._board
+
+    def _commands(self) -> Agent:
+        self._running()
+        if self._agent is None:
+            raise ConfigError(
+                "this guest has no agent that runs commands; use its console: send and expect"
+            )
+        return self._agent
 
     def _poll(self) -> None:
-        if self._pc is not None:
-            self._pc.machine.post(self._pc.coms[0].poll)
+        board = self._board
+        if board is not None and board.pc is not None:
+            board.pc.machine.post(board.pc.coms[0].poll)
 
-    def _watch(self, runner: Runner) -> None:
-        runner.done.wait()
-        self.console.end()
+    def _run(self) -> None:
+        assert self._board is not None
+        # The guest's thread handles the signals of faults; the main thread handles all others.
+        block_signals()
+        self.thread.begins()
+        try:
+            self._end = self._board.run(lambda machine: machine.run())
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            self._error = self._error or error
+        self.thread.end()
+        panic = self._panic()
+        try:
+            self._events.ended(self._end, panic)
+        except Exception as error:  # noqa: BLE001 - of a program's function; whoever waits gets it
+            self._error = self._error or error
+        self.console.end(panic)
+        self._done.set()
+
+    def _panic(self) -> GuestPanic | None:
+        if self._end is None or self._end.kind is not EndKind.PANIC or self._board is None:
+            return None
+        return GuestPanic(self._end.message, self._board.tail.text())
+
+    def _attached(self, pc: Pc) -> None:
+        """Use `pc`, a new machine, from now on."""
+        self.thread.attach(pc.machine)
+        self.memory.forget()
+        self._events.moved()
+
+    def _printed(self, data: bytes) -> None:
+        """Take what the guest prints, and set the breakpoints that wait for its kernel."""
+        self.console.take(data)
+        if self._events.unresolved:
+            try:
+                self._events.resolve()
+                self._set_breakpoints()
+            except NoKernelYet:
+                return
+            except RingletError as error:  # there is no such symbol: `wait` raises it
+                self.vm().fail(error)
+
+    def _set_breakpoints(self) -> None:
+        machine = self.vm()
+        cpu = inside(machine)
+        machine.attach_debugger(Stops(cpu, self._events, self._handler_failed))
+        self._events.set_breakpoints(cpu)
+
+
+    def _handler_failed(self, error: Exception) -> None:
+        """End the run with the error of a program's function."""
+        self._error = self._error or error
+        self._running().stop(outcome.failed())
+
+
+class _Lines:
+    """The serial ports of a machine: COM1 is its console."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def wires(self) -> Sequence[Wire]:
+        """Return the connection of COM1."""
+        machine = self._machine
+        source = machine.console.backlog.take
+        return [Wire(machine._printed, source, handshake=True)]  # noqa: SLF001 - it is its own
+
+    def attach(self, pc: Pc) -> None:
+        """Use `pc` from now on."""
+        self._machine._attached(pc)  # noqa: SLF001 - it is its own
+
+
+def _words(command: str | Sequence[str]) -> list[str]:
+    return ["sh", "-c", command] if isinstance(command, str) else [*command]

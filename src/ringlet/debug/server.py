@@ -57,25 +57,21 @@ class Vm(Protocol):
 
 
 def listen(where: str) -> socket.socket:
-    """Return a socket that listens at `where`: a port of 127.0.0.1, or the path of a Unix socket.
+    """Return a socket that listens at `where`: a port of 127.0.0.1, or a Unix socket.
 
-    A port may follow the name of the loopback interface and a colon, as for gdb and QEMU.  Port 0
-    chooses a free port.  Raises ConfigError.
+    `1234`, `:1234`, `localhost:1234` and QEMU's `tcp::1234` are ports; port 0 chooses a free one.
+    `unix:PATH` is a socket, and so is a path with a slash.  Raises ConfigError.
     """
-    host, colon, port = where.rpartition(":")
+    place = where.removeprefix("tcp:")
+    host, colon, port = place.rpartition(":")
     try:
         if port.isascii() and port.isdigit() and host in _LOOPBACK:
             if int(port) >= _PORT_END:
                 raise ConfigError(f"--gdb {where}: give a port up to {_PORT_END - 1}")
             return socket.create_server(("127.0.0.1", int(port)), backlog=1)
-        if not where or where.startswith("-"):
-            raise ConfigError("--gdb: give a port, such as 1234, or the path of a socket")
-        if colon:
-            raise ConfigError(
-                f"--gdb {where}: give a port of the loopback interface, such as 1234, "
-                "or the path of a socket, without a colon"
-            )
-        return _listen_at(Path(where))
+        path = where.removeprefix("unix:")
+        if path and (path != where or ("/" in path and not colon)):
+            return _listen_at(Path(path))
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise ConfigError(
@@ -83,6 +79,9 @@ def listen(where: str) -> socket.socket:
             ) from None
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConfigError(f"--gdb {where}: cannot listen: {reason}") from None
+    raise ConfigError(
+        f"--gdb {where}: give a port of the loopback interface, such as :1234, or unix:PATH"
+    )
 
 
 def _listen_at(path: Path) -> socket.socket:

@@ -15,7 +15,7 @@ from ringlet.errors import ImageError
 from ringlet.images.busybox import find_busybox
 from ringlet.images.catalog import Image, Images, Settings
 from ringlet.images.debian import CachedKernel, fetch_kernel, fetch_packages
-from ringlet.images.initramfs import Command, Extras, Root, make_initramfs
+from ringlet.images.initramfs import Command, Root, make_initramfs
 from ringlet.images.modules import Modules
 from ringlet.images.release import DEBIAN_12, Release
 from ringlet.images.rootfs import PACKAGES, SETUP, write_root
@@ -122,9 +122,7 @@ def build_debian(
         write_root(draft.disk, debs, release, update)
         shutil.rmtree(packages)
         task = Command((f"/{SETUP}".encode(),))
-        initrd = modules.archive.read_bytes() + make_initramfs(
-            busybox, task, root=Root(), extras=Extras(("virtio_blk",))
-        )
+        initrd = modules.archive.read_bytes() + make_initramfs(busybox, task, root=Root())
         update(f"setting up {len(versions)} packages in a guest")
         outcome = run(Task(kernel, initrd, (draft.disk,)), update)
         if outcome.status != 0:

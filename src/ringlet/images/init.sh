@@ -89,17 +89,49 @@ mount_root() {
         mkdir -p "$modules" && mount -t ext4 -o ro,noload "$modules_disk" "$modules" ||
             give_up "the guest cannot mount its kernel's modules"
     fi
+    # What the host gives lies on the RAM disk of /run, so that none of it stays on the guest's disk.
+    [ ! -d /ringlet/run ] || cp -a /ringlet/run/. /run/
 }
 
-# An agent serves the host's requests, in the root of the commands that it runs.
+# Mount the directories that the host shares: each line has the tag, the options and the place.
+mount_shares() {
+    [ -e /ringlet/shares ] || return 0
+    while read -r tag options place; do
+        mkdir -p "$new$place" && mount -t virtiofs -o "$options" "$tag" "$new$place" ||
+            give_up "the guest cannot mount a shared directory at $place"
+    done </ringlet/shares
+}
+
+# Give the network card the address that DHCP would give it.  An init of the root's own asks itself.
+configure_network() {
+    ip link set lo up
+    [ -n "$address" ] || return 0
+    for card in /sys/class/net/e*; do
+        [ -e "$card" ] || give_up "the guest has no network card"
+        card=${card##*/}
+        ip link set "$card" mtu "$mtu" up
+        ip addr add "$address" dev "$card"
+        ip route add default via "$gateway"
+        break
+    done
+    [ ! -L "$new/etc/resolv.conf" ] || rm -f "$new/etc/resolv.conf"
+    for server in $dns; do
+        echo "nameserver $server"
+    done >"$new/etc/resolv.conf"
+}
+
+# Start the agent, which serves the host's commands, in the root file system.
 start_agent() {
-    mkdir -p /run/ringlet "$enter/dev/virtio-ports"
-    for port in "$enter"/sys/class/virtio-ports/*; do
-        read -r name <"$port/name" && [ -n "$name" ] &&
-            ln -sf "../${port##*/}" "$enter/dev/virtio-ports/$name"
-    done 2>/dev/null
-    ${enter:+chroot "$enter"} /run/ringlet/agent "$agent" </dev/null 3>&- &
-    agent_process=$!
+    [ -e /ringlet/agent ] || return 0
+    for port in "$new"/sys/class/virtio-ports/*; do
+        read -r name <"$port/name" && [ "$name" = org.ringlet.agent ] && break
+    done
+    [ -e "$port" ] || give_up "the guest has no port for its agent"
+    mkdir -p "$new/run/ringlet"
+    cp /ringlet/agent "$new/run/ringlet/agent"
+    ${new:+chroot "$new"} /run/ringlet/agent "/dev/${port##*/}" <"$new/dev/null" \
+        >"$new/run/ringlet/log" 2>&1 3>&- &
+    agent=$!
 }
 
 start_init() {
@@ -109,35 +141,30 @@ start_init() {
     mkdir /dev/mqueue /dev/hugepages
     mount -t mqueue mqueue /dev/mqueue
     mount -t hugetlbfs hugetlbfs /dev/hugepages
-    # Programs that look for modules keep them busy until the end.
+    # Programs that look for modules until the end keep them busy.
     mkdir -p /run/systemd/system/usr-lib-modules.mount.d
     printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/usr-lib-modules.mount.d/busy.conf
     for directory in dev proc sys run; do
         mount -o move "/$directory" "/new/$directory"
     done
-    enter=/new
-    [ -z "$agent" ] || start_agent
+    start_agent
+    # switch_root wants the new root to have the console.
     exec 3>&-
     cd /new
     exec switch_root -c /dev/console /new "$init"
 }
 
-# The commands' root is the new one, and this script's own stays this.
+# The command's root is the new one, and this script's own stays this.
 enter_root() {
     for directory in dev proc sys run tmp; do
         mount -o rbind "/$directory" "/new/$directory"
     done
-    # The image's own are empty, or those of the machine where it was made.
-    for file in hosts resolv.conf; do
-        [ -f "/etc/$file" ] && [ -d /new/etc ] || continue
-        [ -e "/new/etc/$file" ] || [ -L "/new/etc/$file" ] || : >"/new/etc/$file"
-        mount -o bind "/etc/$file" "/new/etc/$file" 2>/dev/null
-    done
-    enter=/new
+    # Images of containers have no names of hosts, not even their own.
+    [ ! -d /new/etc ] || [ -s /new/etc/hosts ] || cp /etc/hosts /new/etc/hosts
+    enter="chroot /new"
 }
 
 leave_root() {
-    umount -l /new/etc/hosts /new/etc/resolv.conf 2>/dev/null
     for directory in tmp run sys proc dev; do
         umount -l "/new/$directory"
     done
@@ -146,26 +173,17 @@ leave_root() {
     [ "$overlay" != 1 ] || umount /lower
 }
 
-# The words of `network`: the interface, its address with the prefix, the gateway, the name server.
-start_network() {
-    ip link set lo up
-    [ $# = 4 ] || return 0
-    ip link set "$1" up
-    ip address add "$2" dev "$1"
-    ip route add default via "$3"
-    echo "nameserver $4" >/etc/resolv.conf
-}
-
-# The directory that is the commands' root, if it is not this one.
 enter=
+new=
 load $modules
-# What the host gives lies on the RAM disk of /run, so that none of it stays on the guest's disk.
-[ ! -d /ringlet/run ] || cp -a /ringlet/run/. /run/
-[ -z "$root" ] || mount_root
+if [ -n "$root" ]; then
+    mount_root
+    new=/new
+fi
+mount_shares
 [ "$boot" != 1 ] || start_init
-start_network $network
 [ -z "$root" ] || enter_root
-[ -z "$agent" ] || start_agent
+configure_network
 
 # Turn frames into a stream.  A frame is a length in decimal, a newline and that many bytes; length 0
 # is the end.  Init requests each frame, because the terminal drops input beyond 64 KiB.
@@ -201,7 +219,7 @@ run_command() {
     (
         exec 3>&- 4>&- 5>&-
         . /ringlet/command
-        exec setsid -- ${enter:+chroot "$enter"} "$@"
+        exec setsid -- $enter "$@"
     ) </run/stdin >/run/stdout 2>/run/stderr
     status=$?
     kill_all_but "$out" "$err"
@@ -222,7 +240,7 @@ run_shell() {
     follow_window <&3 &
     follower=$!
     # A session leader gets the first terminal that it opens, and with it job control.
-    setsid sh -c 'exec </dev/ttyS0 >/dev/ttyS0 2>&1; exec '"${enter:+chroot $enter}"' sh -l' 3>&-
+    setsid sh -c 'exec </dev/ttyS0 >/dev/ttyS0 2>&1; exec '"$enter"' sh -l' 3>&-
     status=$?
     # The last close of a port waits until everything is sent.
     kill "$follower" 2>/dev/null
@@ -231,14 +249,18 @@ run_shell() {
     stty sane </dev/ttyS0
 }
 
-if [ -e /ringlet/command ]; then
-    run_command
-elif [ "$shell" = 1 ]; then
-    run_shell
-else
-    wait "$agent_process"
-    status=$?
-fi
+case $task in
+    command) run_command ;;
+    shell)
+        start_agent
+        run_shell
+        ;;
+    serve)
+        start_agent
+        wait "$agent"
+        status=$?
+        ;;
+esac
 [ -z "$root" ] || leave_root
 echo "exit $status" >&3
 exec 3>&-

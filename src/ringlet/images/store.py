@@ -32,7 +32,7 @@ from ringlet.config import format_size
 from ringlet.errors import ImageError, remedy
 
 _MANIFEST: Final = "manifest.json"
-_UNFINISHED: Final = ".unfinished-"
+UNFINISHED: Final = ".unfinished-"
 _FORMAT: Final = 1
 ROOM_FOR_ALL: Final = 200 << 20
 """The bytes that a kernel, tools and package lists need, including temporary files."""
@@ -100,9 +100,9 @@ class Store:
             place.parent.mkdir(parents=True, exist_ok=True)
             if free_space(place.parent) < room:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            for left in place.parent.glob(f"{_UNFINISHED}*"):  # left by a killed process
+            for left in place.parent.glob(f"{UNFINISHED}*"):  # left by a killed process
                 shutil.rmtree(left, ignore_errors=True)
-            made = place.parent / f"{_UNFINISHED}{os.getpid()}"
+            made = place.parent / f"{UNFINISHED}{os.getpid()}"
             try:
                 made.mkdir(0o700)
                 yield made, facts

@@ -75,6 +75,10 @@ class Engine:
             return
         cpu.execute_directly(zygote.make, LIMIT, always=always, cpuid=not zygote.cpuid_faults)
 
+    def let_go(self) -> None:
+        """Forget the last processor, so that its memory can be freed."""
+        self._cpu = None
+
     def keep(self) -> None:
         """Write the translations of the last processor to the file.  The processor must not run.
 

@@ -10,6 +10,8 @@ STATUS_HALTED: Final = 4
 STATUS_BEYOND: Final = 5
 STATUS_DIFFERS: Final = 6
 STATUS_FAILED: Final = 70
+STATUS_TIMEOUT: Final = 124
+"""As timeout(1) has it."""
 
 
 class EndKind(Enum):
@@ -22,6 +24,8 @@ class EndKind(Enum):
     STOPPED = "the host stopped the guest"
     POWER_OFF = "the guest turned the machine off"
     RESET = "the guest reset the machine"
+    PANIC = "the guest's kernel panicked"
+    TIMEOUT = "the guest took longer than it was given"
     FAILED = "Ringlet itself failed"
     DIFFERS = "the guest differed from the reference"
 
@@ -76,6 +80,25 @@ def powered_off() -> End:
 def reset() -> End:
     """Return the end of a guest that reset its machine, which may then be started again."""
     return End(EndKind.RESET, STATUS_RESET, "the guest reset its machine")
+
+
+def panicked(why: str) -> End:
+    """Return the end of a guest whose kernel panicked because of `why` and reset the machine."""
+    return End(EndKind.PANIC, STATUS_RESET, f"the guest's kernel panicked: {why}")
+
+
+def halted_by_command() -> End:
+    """Return the end of a guest that was told to halt, which leaves a PC's power on."""
+    return End(
+        EndKind.HALTED,
+        STATUS_HALTED,
+        "the guest halted, which leaves its power on; poweroff ends a machine with status 0",
+    )
+
+
+def timed_out(seconds: float) -> End:
+    """Return the end of a run that took longer than `seconds`."""
+    return End(EndKind.TIMEOUT, STATUS_TIMEOUT, f"the guest was still running after {seconds:g} s")
 
 
 def quit_by_user() -> End:

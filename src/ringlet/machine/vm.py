@@ -81,6 +81,7 @@ class Vm:
         self._woken = threading.Event()
         self._debugger: Debugger | None = None
         self._flush: Callable[[], None] = lambda: None
+        self._closers: list[Callable[[], None]] = []
         self._posted: deque[Callable[[], None]] = deque()
         self._mmio = self._halts = self._kicks = self._injected = self._wall_ns = 0
         self._entry_ns = 0
@@ -95,6 +96,15 @@ class Vm:
     def attach_output(self, flush: Callable[[], None]) -> None:
         """Add `flush`, which is called when the guest stops, so that no output is held back."""
         self._flush = flush
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """Add `close`, of a device with threads or files of the host, for the end of the run."""
+        self._closers.append(close)
+
+    def close(self) -> None:
+        """End the devices' threads and close what they use of the host."""
+        while self._closers:
+            self._closers.pop(0)()
 
     def attach_debugger(self, debugger: Debugger) -> None:
         """Add `debugger`, which is notified of the guest's stops."""
@@ -162,6 +172,7 @@ class Vm:
             raise unexpected(error, self._report()) from error
         finally:
             self._wall_ns += self._clock() - started
+            self.close()
         self._flush()
         return self._end
 

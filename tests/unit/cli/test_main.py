@@ -1,5 +1,6 @@
 """The command line in this process, over a fake processor."""
 
+import json
 import os
 import sys
 import types
@@ -89,7 +90,7 @@ def test_a_defect_before_there_is_a_machine_is_a_line_and_status_70(
     def broken(*arguments: object) -> None:
         raise KeyError("oh")
 
-    monkeypatch.setattr("ringlet.cli.run.read_program", broken)
+    monkeypatch.setattr("ringlet.cli.launch.read_program", broken)
     status = main(["run", "--bare", program])
     captured = capfd.readouterr()
 
@@ -123,12 +124,37 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
     ("arguments", "message"),
     [
         (["run"], "nothing to run; for example: ringlet run debian"),
-        (["run", "windows"], "windows: no guest has this name"),
+        (["run", "ubuntu"], "ubuntu: Ringlet has no guest of this name; give debian"),
+        (["run", "debiam"], "debiam: no guest has this name, and there is no such file"),
+        (["run", "disk.qcow2"], "disk.qcow2: no such file"),
+        (["run", "DISK"], "starting from a disk is not supported yet"),
+        (["run", "docker://python:3.12", "python"], "images are not supported yet"),
+        (["run", "/tmp"], "/tmp: is a directory; to use it as a guest's root, give --root /tmp"),
+        (["run", "--disk", "DISK", "debian"], "--disk: disks are not supported yet"),
+        (["run", "-v", "/tmp:/mnt", "debian"], "-v: shared directories are not supported yet"),
+        (["run", "-p", "8080:80", "debian"], "-p: networks are not supported yet"),
+        (["run", "--net", "user", "debian"], "--net: networks are not supported yet"),
+        (["run", "--root", "/", "debian"], "--root: a directory as the root is not supported yet"),
+        (["run", "-c", "2", "debian"], "-c 2: guests have one processor so far; leave out -c"),
+        (["run", "-d", "debian"], "-d: machines in the background are not supported yet"),
+        (["run", "-t", "debian"], "-t: standard input is not a terminal"),
+        (["run", "-w", "tmp", "debian"], "-w tmp: give an absolute path of the guest"),
+        (["run", "-e", "1=2", "debian"], "-e '1': not the name of a variable; give NAME=VALUE"),
+        (["run", "--env-file", "/nonexistent", "debian"], "/nonexistent: No such file"),
+        (["run", "--timeout", "soon", "debian"], "--timeout 'soon': not a time; give seconds"),
+        (["run", "-smp", "4", "debian"], "-smp: give -c 1, the only number so far"),
+        (["run", "--cap-add=ALL", "debian"], "--cap-add: a guest has a kernel of its own"),
+        (["run", "debian", "-nographic"], "-nographic: a guest has no screen"),
+        (["run", "-s", "--gdb", "1", "debian"], "-s is --gdb :1234; give one of them"),
+        (["run", "-S", "debian"], "--gdb-wait needs --gdb"),
+        (["exec", "x", "ls"], "exec: machines in the background are not supported yet"),
         (["run", "--kernel", "/nonexistent"], "/nonexistent: no such file"),
         (["run", "--kernel", "/bin/sh"], "/bin/sh: is a program for Linux, not a kernel"),
-        (["run", "--kernel", "PROGRAM", "debian"], "leave out --kernel"),
-        (["run", "--kernel", "PROGRAM", "x"], "x: --kernel starts a kernel of your own"),
-        (["run", "--kernel", "PROGRAM", "-v"], "--verbose has no effect with --kernel"),
+        (["run", "--kernel", "/bin/sh", "debian"], "/bin/sh: is a program for Linux, not a kernel"),
+        (["run", "/bin/sh"], "/bin/sh: is a program for Linux, not a kernel"),
+        (["run", "--kernel", "PROGRAM", "PROGRAM"], "a machine starts one kernel; leave out one"),
+        (["run", "--initrd", "x", "--kernel", "PROGRAM", "debian"], "leave out --initrd"),
+        (["run", "--kernel", "PROGRAM", "--verbose"], "--verbose has no effect with a kernel of"),
         (["run", "--bare", "PROGRAM", "--append", "x"], "--append has no effect with --bare"),
         (["run", "--bare", "PROGRAM", "--cold"], "--cold has no effect with --bare"),
         (["run", "--bare", "P", "--direct", "often"], "--direct often: give auto, never or always"),
@@ -137,7 +163,6 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
             ["run", "debian", "--direct", "always", "--trace", "FILE"],
             "--direct has no effect with --trace and --compare",
         ),
-        (["run", "debian", "uname", "-a"], "put -- before a command for the guest"),
         (["run", "debian", "--compare", "-1"], "-1 is not in the range x>=0; see ringlet run"),
         (["run", "debian", "--package", "../../x"], "'../../x' is not the name of a package"),
         (["run", "debian", "--initrd", "x"], "has its own initial RAM disk"),
@@ -149,7 +174,7 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "--bare", "PROGRAM", "--memory", "0"], "a machine needs RAM"),
         (["run", "--bare", "PROGRAM", "--memory", "-1"], "a machine needs RAM"),
         (["run", "--bare", "PROGRAM", "--memory", "3000001"], "multiple of 4 KiB"),
-        (["run", "--bare", "PROGRAM", "--memory", "10"], "too small; give at least 2M"),
+        (["run", "--bare", "PROGRAM", "--memory", "1"], "too small; give at least 2M"),
         (["run", "--bare", "PROGRAM", "--memory", "900T"], "this host has"),
         (["run", "--bare", "PROGRAM", "--memory", "big"], "not a size"),
         (["run", "--bare", "PROGRAM", "--memory"], "requires an argument"),
@@ -170,9 +195,12 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
     ],
 )
 def test_mistakes_are_one_line_and_status_2(
-    program: str, capfd: Capture, arguments: list[str], message: str
+    program: str, tmp_path: Path, capfd: Capture, arguments: list[str], message: str
 ) -> None:
-    status = main([program if a == "PROGRAM" else a for a in arguments])
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(512))
+    files = {"PROGRAM": program, "DISK": str(disk)}
+    status = main([files.get(argument, argument) for argument in arguments])
     captured = capfd.readouterr()
 
     assert status == 2
@@ -240,9 +268,30 @@ def test_doctor_on_a_lesser_host(capfd: Capture, monkeypatch: pytest.MonkeyPatch
     assert captured.err == "ringlet: no guest can run on this host: it lacks BMI2\n"
 
 
-def test_version(capfd: Capture) -> None:
-    assert main(["--version"]) == 0
+def test_doctor_for_other_programs(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["doctor", "--json"]) == 0
+    here = json.loads(capfd.readouterr().out)
+    monkeypatch.setenv("RINGLET_HIDE_CPU", "bmi2")
+    assert main(["doctor", "--json"]) == 2
+    lesser = json.loads(capfd.readouterr().out)
+
+    assert (here["ok"], here["version"]) == (True, ringlet.__version__)
+    assert lesser["ok"] is False
+    bmi2 = next(check for check in lesser["checks"] if check["name"] == "BMI2")
+    assert bmi2["verdict"] == "missing"
+    assert bmi2["remedy"]
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version(capfd: Capture, option: str) -> None:
+    assert main([option]) == 0
     assert capfd.readouterr().out == f"ringlet {ringlet.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["run", "doctor", "cache", "bench", "explain"])
+def test_help_of_a_command(capfd: Capture, command: str) -> None:
+    assert main([command, "-h"]) == 0
+    assert f"ringlet {command} " in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])

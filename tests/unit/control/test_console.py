@@ -1,12 +1,12 @@
 """The program's end of a guest's console."""
 
-import asyncio
 import re
 import threading
 
 import pytest
 
 from ringlet.control.console import KEPT, Console
+from ringlet.errors import GuestPanic, GuestTimeout
 
 
 def test_expect_returns_up_to_the_match_and_keeps_the_rest() -> None:
@@ -23,7 +23,7 @@ def test_expect_waits_for_another_thread() -> None:
     timer = threading.Timer(0.02, console.take, (b"late",))
     timer.start()
 
-    assert asyncio.run(console.wait_for("late")) == "late"
+    assert console.expect("late") == "late"
     timer.join()
 
 
@@ -33,9 +33,21 @@ def test_expect_reports_the_output_that_it_got() -> None:
 
     with pytest.raises(TimeoutError, match="no '# '; the last output: 'something else'"):
         console.expect("# ", timeout=0.01)
+    with pytest.raises(GuestTimeout, match=r"no /\\d\+ \$/; the last"):
+        console.expect(re.compile(r"\d+ $"), timeout=0.01)
     console.end()
     with pytest.raises(EOFError, match="something else"):
         console.expect("# ")
+
+
+def test_expect_reports_a_panic() -> None:
+    console = Console(lambda: None)
+    console.end(GuestPanic("the kernel panicked", "its last lines"))
+    console.end()
+
+    with pytest.raises(GuestPanic, match="panicked") as caught:
+        console.expect("# ")
+    assert caught.value.console == "its last lines"
 
 
 def test_output_is_bounded() -> None:

@@ -337,15 +337,17 @@ def test_ports_are_of_the_loopback_interface() -> None:
         assert server.getsockname()[0] == "127.0.0.1"
 
 
-@pytest.mark.parametrize("host", ["localhost:", "127.0.0.1:", ":"])
+@pytest.mark.parametrize("host", ["localhost:", "127.0.0.1:", ":", "tcp::", ""])
 def test_port_with_the_name_of_its_interface(host: str) -> None:
     with listen(f"{host}0") as server:
         assert server.getsockname()[0] == "127.0.0.1"
 
 
-@pytest.mark.parametrize("where", ["0.0.0.0:1234", "[::1]:1234", "localhost:", "./a:b"])
+@pytest.mark.parametrize(
+    "where", ["0.0.0.0:1234", "[::1]:1234", "localhost:", "./a:b", "gdb", "unix:"]
+)
 def test_place_that_gdb_would_not_find(where: str, tmp_path: Path) -> None:
-    with chdir(tmp_path), pytest.raises(ConfigError, match="without a colon"):
+    with chdir(tmp_path), pytest.raises(ConfigError, match="such as :1234, or unix:PATH"):
         listen(where)
     assert not list(tmp_path.iterdir())
 
@@ -355,6 +357,12 @@ def test_path(tmp_path: Path) -> None:
     with listen(str(path)) as server:
         assert place_of(server) == str(path)
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_path_as_docker_and_gdb_write_it(tmp_path: Path) -> None:
+    with chdir(tmp_path), listen("unix:gdb") as server:
+        assert place_of(server) == "gdb"
+        assert (tmp_path / "gdb").is_socket()
 
 
 def test_path_of_a_socket_that_was_left(tmp_path: Path) -> None:

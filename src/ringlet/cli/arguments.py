@@ -1,0 +1,67 @@
+"""Finds the end of the options of `ringlet run`: they end where the guest's command begins."""
+
+from collections.abc import Callable, Iterable
+
+from ringlet.cli.elsewhere import instead_of
+from ringlet.errors import ConfigError
+
+
+def arranged(arguments: Iterable[str], takes_value: Callable[[str], bool | None]) -> list[str]:
+    """Return the arguments of `ringlet run` as options, `--`, the guest, and its command.
+
+    Options end at the guest's name; those that follow it at once are the run's, too, because no
+    command begins with `-`.  A `--` before the command is dropped.  `takes_value` tells of an
+    option whether it takes a value; None means that there is no such option.  Raises ConfigError
+    for an option of Docker or QEMU, and says what to give instead.
+    """
+    rest = list(arguments)
+    options, complete = _options(rest, takes_value)
+    ended = _drop_separator(rest)
+    words = [rest.pop(0)] if rest else []
+    if not ended:
+        more, complete = _options(rest, takes_value)
+        options += more
+    if not complete:
+        return options  # a separator would be taken for the value of the last option
+    _drop_separator(rest)
+    return [*options, "--", *words, *rest]
+
+
+def _drop_separator(rest: list[str]) -> bool:
+    """Remove a leading `--` and return whether there was one."""
+    if rest[:1] == ["--"]:
+        del rest[0]
+        return True
+    return False
+
+
+def _options(
+    rest: list[str], takes_value: Callable[[str], bool | None]
+) -> tuple[list[str], bool]:
+    """Remove the leading options from `rest`, with their values.
+
+    Return them, and whether the last one has its value.
+    """
+    found: list[str] = []
+    while rest and rest[0].startswith("-") and rest[0] not in {"-", "--"}:
+        argument = rest.pop(0)
+        name, has_value, _ = argument.partition("=")
+        if takes_value(name) is None and (advice := instead_of(name)):
+            raise ConfigError(f"{name}: {advice}")
+        found.append(argument)
+        if not has_value and _wants_more(argument, takes_value):
+            if not rest:
+                return found, False
+            found.append(rest.pop(0))
+    return found, True
+
+
+def _wants_more(argument: str, takes_value: Callable[[str], bool | None]) -> bool:
+    """Return whether the value of the last option in `argument` is the next argument."""
+    if argument.startswith("--"):
+        return bool(takes_value(argument))
+    letters = argument[1:]
+    for place, letter in enumerate(letters):
+        if takes_value(f"-{letter}"):
+            return place == len(letters) - 1
+    return False

@@ -1,0 +1,178 @@
+"""Runs the machine that `ringlet run` describes, on the terminal or the streams of the command."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ringlet.cli.consoles import (
+    STDERR,
+    STDIN,
+    STDOUT,
+    CommandStreams,
+    Console,
+    Quiet,
+    ShellStreams,
+    Told,
+    console_for,
+    discard,
+)
+from ringlet.cli.gdb import debugged
+from ringlet.cli.progress import Progress
+from ringlet.cli.signals import held
+from ringlet.cli.started import STARTED_NS
+from ringlet.cli.stats import Moments, print_stats, printing_on_request
+from ringlet.cli.streams import complain
+from ringlet.cli.supervise import supervise
+from ringlet.cli.terminal import WindowSize, window_size
+from ringlet.cli.watch import watched
+from ringlet.control.board import Board
+from ringlet.control.command import in_environment
+from ringlet.control.plan import check_files, plan
+from ringlet.control.spec import MachineSpec, on_command_line
+from ringlet.devices.backends.fd_sink import FdSink
+from ringlet.errors import ConfigError
+from ringlet.images.initramfs import Command, Shell
+from ringlet.machine import host
+from ringlet.machine.elf import read_program
+from ringlet.machine.outcome import End, EndKind
+from ringlet.machine.vm import Vm
+
+_WAY_OUT: Final = "; Ctrl-A x ends it"
+_USUAL_SIZE: Final = WindowSize(24, 80)
+_SHELLS: Final = ("sh", "/bin/sh", "ash", "bash", "/bin/bash")
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """What the user wants to see of a run, besides the guest's output."""
+
+    verbose: bool = False
+    stats: bool = False
+    trace: str = ""
+    compare: int = 0
+    gdb: str = ""
+    gdb_wait: bool = False
+
+
+def run_program(spec: MachineSpec, watching: Watching) -> int:
+    """Run a program on the bare machine and return the exit status.  Raises RingletError."""
+    assert spec.program is not None
+    read_program(spec.program, spec.memory)
+    host.require()
+    board = Board(spec, None, Quiet(FdSink(STDOUT)), undisturbed=held)
+    end = board.run(lambda machine: _execute(machine, watching, Console()))
+    if end.message:
+        complain(end.message)
+    if watching.stats and board.machine is not None:
+        print_stats(board.machine.counters(), forms=board.machine.emulated_forms())
+    return end.status
+
+
+def run_kernel(spec: MachineSpec, watching: Watching) -> int:
+    """Run a kernel of the user's own and return the exit status.  Raises RingletError."""
+    check_files(spec, on_command_line)
+    host.require()
+    name = spec.kernel.name if spec.kernel is not None else ""
+    with Progress(f"starting {name}{_WAY_OUT}") as progress:
+        console = console_for(spec.console, progress)
+        found = plan(spec, Shell(), called=on_command_line)
+        board = Board(spec, found, console, undisturbed=held)
+        end = _run(board, console, watching, Told())
+    return _status(end)
+
+
+def run_guest(
+    spec: MachineSpec, command: Sequence[str], watching: Watching, *, terminal: bool = False
+) -> int:
+    """Run a shell or `command` in a named guest and return the exit status.
+
+    Without a terminal, the shell runs as a command that reads standard input.  With `terminal`, the
+    command needs one, as for -t.  Raises RingletError.
+    """
+    check_files(spec, on_command_line)
+    given = bool(command)
+    if terminal:
+        command = _on_terminal(command)
+    if not command and not os.isatty(STDIN):
+        command = ["sh"]
+    if not command and (spec.env or spec.cwd):
+        raise ConfigError("-e and -w need a command for the guest; for example: debian sh")
+    host.require()
+    with Progress("starting") as progress:
+        term = os.environ.get("TERM", "vt100")
+        task: Shell | Command
+        streams: ShellStreams | CommandStreams
+        if command:
+            task = Command(in_environment(spec, command), term)
+            log = FdSink(STDERR, "standard error") if watching.verbose else discard
+            streams = CommandStreams(log, progress)
+            spec = replace(spec, reboot=False)
+        else:
+            size = window_size(STDIN) or _USUAL_SIZE
+            task = Shell(term, size.rows, size.columns)
+            streams = ShellStreams(size, progress)
+        quiet = not watching.verbose and spec.log is None
+        found = plan(
+            spec, task, quiet=quiet, progress=progress.update, called=on_command_line
+        )
+        progress.update(f"starting {found.name}{'' if command else _WAY_OUT}")
+        board = Board(spec, found, streams, undisturbed=held)
+        end = _run(board, streams, watching, streams.told)
+    if streams.told.status is not None and end.kind is EndKind.POWER_OFF:
+        return streams.told.status
+    if command and end.kind is EndKind.RESET:
+        complain(f"{end.message} before the {'command' if given else 'shell'} ended")
+        return end.status
+    if end.kind is EndKind.PANIC and command and not watching.verbose:
+        complain(f"{end.message}; --verbose shows the kernel's messages")
+        return end.status
+    if command and end.message and sys.stderr is not None and sys.stderr.isatty():
+        print(file=sys.stderr)  # the command may have left its line unfinished
+    return _status(end)
+
+
+def _on_terminal(command: Sequence[str]) -> Sequence[str]:
+    """Return the command that runs on a terminal; none for the guest's shell.
+
+    Raises ConfigError for -t where there is none.
+    """
+    if not os.isatty(STDIN):
+        raise ConfigError("-t: standard input is not a terminal; leave out -t")
+    if not command or tuple(command) in {(shell,) for shell in _SHELLS}:
+        return []
+    raise ConfigError(
+        "-t: only the guest's shell has a terminal so far; leave out -t, or leave out the command"
+    )
+
+
+def _run(board: Board, console: Console, watching: Watching, told: Told) -> End:
+    moments = Moments(STARTED_NS)
+    with console:
+        end = board.run(lambda machine: _execute(machine, watching, console))
+    console.progress.end()
+    if board.trouble:
+        complain(board.trouble)
+    if watching.stats and board.machine is not None:
+        moments.init = told.init_ns
+        if board.resets:
+            moments.command = 0  # the command's start says nothing about a later machine
+        print_stats(board.machine.counters(), moments, board.machine.emulated_forms())
+    return end
+
+
+def _execute(machine: Vm, watching: Watching, console: Console) -> End:
+    counters = printing_on_request(machine) if watching.stats else contextlib.nullcontext()
+    with watched(machine, watching.trace, watching.compare), counters:
+        if not watching.gdb:
+            return supervise(machine)
+        console.progress.end()
+        return debugged(machine, watching.gdb, wait=watching.gdb_wait)
+
+
+def _status(end: End) -> int:
+    if end.message:
+        complain(end.message)
+    return end.status

@@ -1,0 +1,206 @@
+"""Builds the machine that a spec describes: the one way from a description to a machine."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from ringlet.config import LOG, MachineConfig
+from ringlet.control.plan import Plan
+from ringlet.control.spec import MachineSpec
+from ringlet.control.tail import Tail
+from ringlet.devices.backends.fd_sink import FdSink
+from ringlet.devices.uart16550 import Sink
+from ringlet.errors import ConfigError, InternalError
+from ringlet.images.store import translations_directory
+from ringlet.machine import bare, boot, host, outcome
+from ringlet.machine.engine import Engine
+from ringlet.machine.outcome import End, EndKind
+from ringlet.machine.pc import Options, Pc, Wire
+from ringlet.machine.release import release
+from ringlet.machine.vm import Vm
+
+
+class Lines(Protocol):
+    """What the serial ports of a machine are connected to."""
+
+    def wires(self) -> Sequence[Wire]:
+        """Return the connections of COM1 and the ports after it."""
+
+    def attach(self, pc: Pc) -> None:
+        """Send input to `pc` from now on."""
+
+
+class Board:
+    """Builds a machine, and builds it anew after each reset; keeps its translations.
+
+    `plan` is None for a bare program.  `machine` and `pc` are the last that were built.  What
+    `undisturbed` returns is held while the translations are written.  Raises ConfigError if the
+    log cannot be written.
+    """
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        plan: Plan | None,
+        lines: Lines,
+        *,
+        undisturbed: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self.spec = spec
+        self.tail = Tail()
+        self.machine: Vm | None = None
+        self.pc: Pc | None = None
+        self.trouble = ""
+        """Why the translations could not be kept, a line for the user, or an empty text."""
+        self.resets = 0
+        self._plan = plan
+        self._lines = lines
+        self._undisturbed = undisturbed
+        self._log = _open_log(spec.log) if spec.log is not None else -1
+        self._end: End | None = None
+        self._changes = threading.Lock()
+        directory = None if spec.cold or plan is None else translations_directory()
+        self._engine = Engine(
+            exact=spec.exact,
+            direct=spec.direct,
+            directory=directory,
+            kernel=plan.config.kernel if plan is not None else None,
+        )
+
+    def build(self) -> Vm:
+        """Build the machine, ready for its first instruction.
+
+        Raises ConfigError, ProgramError and HostError.
+        """
+        self.tail.clear()
+        if self._plan is None:
+            machine = self._build_bare()
+        else:
+            wires = [*self._lines.wires()]
+            if wires:
+                first = wires[0]
+                sink = self.tail.before(first.sink)
+                if self.spec.log is not None:
+                    sink = _both(FdSink(self._log, str(self.spec.log)), sink)
+                wires[0] = Wire(sink, first.source, first.handshake)
+            self.pc = boot.build(
+                self._plan.config, self._engine, Options(wires, self.spec.debug_exit)
+            )
+            self._lines.attach(self.pc)
+            machine = self.pc.machine
+        with self._changes:
+            self.machine = machine
+            if self._end is not None:  # the run was ended while the machine was being built
+                machine.stop(self._end)
+        return machine
+
+    def _build_bare(self) -> Vm:
+        if self.spec.program is None:
+            raise InternalError("a machine without a plan has no program")
+        config = MachineConfig(self.spec.program, self.spec.memory)
+        (wire,) = self._lines.wires()
+        return bare.build(config, self._engine, wire.sink, avx="avx" in host.cpu_flags())
+
+    def run(self, execute: Callable[[Vm], End]) -> End:
+        """Run the machine by `execute`, again after each reset if the spec says so, to the end.
+
+        A reset after a panic ends the run.  Raises what `execute` raises.
+        """
+        machine = self.machine or self.build()
+        with self._limited(), self._logged():
+            while True:
+                end = self._explained(execute(machine))
+                self._keep()
+                if end.kind is not EndKind.RESET or not self.spec.reboot:
+                    return end
+                self.resets += 1
+                self.let_go()
+                machine = self.build()
+
+    def let_go(self) -> None:
+        """Free the memory of the last machine, which must not run, at once."""
+        machine, self.machine, self.pc = self.machine, None, None
+        self._engine.let_go()
+        if machine is not None:
+            release(machine)
+
+    def press_power_button(self) -> bool:
+        """Press the power button and return True, or return False if nothing would answer it.
+
+        The guests of today have no daemon for it.
+        """
+        return False
+
+    def stop(self, end: End) -> None:
+        """End the run with `end`.  Any thread may call this, before the run, too."""
+        with self._changes:
+            self._end = self._end or end
+            if self.machine is not None:
+                self.machine.stop(self._end)
+
+    @contextlib.contextmanager
+    def _logged(self) -> Iterator[None]:
+        """Close the log after the body."""
+        try:
+            yield
+        finally:
+            if self._log >= 0:
+                log, self._log = self._log, -1
+                os.close(log)
+
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[None]:
+        """End the run in the body when the spec's time is over."""
+        seconds = self.spec.timeout
+        if seconds is None:
+            yield
+            return
+        timer = threading.Timer(seconds, self.stop, [outcome.timed_out(seconds)])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _explained(self, end: End) -> End:
+        """Return `end` with what the guest's console says about it."""
+        if end.kind is EndKind.RESET and (why := self.tail.panic()):
+            return outcome.panicked(why)
+        if end.kind is EndKind.HALTED and self.tail.halted():
+            return outcome.halted_by_command()
+        return end
+
+    def _keep(self) -> None:
+        try:
+            with self._undisturbed():
+                self._engine.keep()
+        except OSError as error:
+            where = error.filename or "translations"
+            self.trouble = (
+                f"{where}: cannot keep translations: {error.strerror or error}; "
+                "--cold runs without them"
+            )
+
+
+def _open_log(path: Path) -> int:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        raise ConfigError(
+            f"{LOG.flag} {path}: cannot write the file: {error.strerror}"
+        ) from None
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _both(first: Sink, second: Sink) -> Sink:
+    def pass_on(data: bytes) -> None:
+        first(data)
+        second(data)
+
+    return pass_on

@@ -1,0 +1,211 @@
+"""The description of a machine, from which the command line and Python build the same machines."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias, cast
+
+from ringlet import config
+from ringlet.config import Option
+from ringlet.control import parts
+from ringlet.control.parts import NO_NET, Disk, Mount, Net, Port
+from ringlet.control.words import Kind, meaning
+from ringlet.errors import ConfigError
+from ringlet.machine import host
+
+Called: TypeAlias = Callable[[Option], str]
+"""Returns the name by which an error calls an option."""
+
+_LEAST: Final = {"debian": config.DEBIAN_LEAST}
+
+
+def in_python(option: Option) -> str:
+    """Return the name that `option` has as a parameter."""
+    return option.parameter
+
+
+def on_command_line(option: Option) -> str:
+    """Return the name that `option` has on the command line."""
+    return option.flag
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """All that a machine may have; `machine_spec` makes and checks one.
+
+    A machine starts from a named `guest`, an `image`, a `kernel` of the user's own, or, without
+    all these, the first of `disks`; with a `program`, it is a bare machine.  `memory` is in bytes,
+    `timeout` in seconds.  `append` is None where the user gave none.  `reboot` says that a reset by
+    the guest does not end the run.
+    """
+
+    guest: str = ""
+    image: str = ""
+    program: Path | None = None
+    kernel: Path | None = None
+    initrd: Path | bytes | None = None
+    append: str | None = None
+    package: str = config.PACKAGE.default
+    root: Path | None = None
+    memory: int = config.LINUX_MEMORY
+    cpus: int = 1
+    mounts: tuple[Mount, ...] = ()
+    disks: tuple[Disk, ...] = ()
+    ports: tuple[Port, ...] = ()
+    net: Net = NO_NET
+    env: tuple[tuple[str, str], ...] = ()
+    cwd: str = ""
+    timeout: float | None = None
+    name: str = ""
+    console: str = config.CONSOLE.default
+    log: Path | None = None
+    direct: str = config.DIRECT.default
+    exact: bool = False
+    cold: bool = False
+    reboot: bool = False
+    debug_exit: bool = False
+
+
+Mounts: TypeAlias = Mapping[str, str] | Iterable[str | Mount] | str | Mount | None
+Disks: TypeAlias = Iterable[str | Path | Disk] | str | Path | Disk | None
+Ports: TypeAlias = Mapping[int, int] | Iterable[str | Port] | str | Port | None
+Variables: TypeAlias = Mapping[str, str] | Iterable[str] | None
+
+
+def machine_spec(
+    guest: str | None = None,
+    *,
+    program: str | Path | None = None,
+    kernel: str | Path | None = None,
+    initrd: str | Path | bytes | None = None,
+    append: str | None = None,
+    package: str = config.PACKAGE.default,
+    root: str | Path | None = None,
+    memory: str | int | None = None,
+    cpus: int = 1,
+    mounts: Mounts = None,
+    disks: Disks = None,
+    ports: Ports = None,
+    net: str | Net = config.NET.default,
+    env: Variables = None,
+    cwd: str = "",
+    timeout: str | float | None = None,
+    name: str = "",
+    console: str = config.CONSOLE.default,
+    log: str | Path | None = None,
+    direct: str = config.DIRECT.default,
+    exact: bool = False,
+    cold: bool = False,
+    reboot: bool = False,
+    debug_exit: bool = False,
+    called: Called = in_python,
+) -> MachineSpec:
+    """Check what a user gave and return the description of the machine.
+
+    `guest` is a name, an image, or the file of a kernel or disk.  Raises ConfigError, which calls
+    each option as `called` says.
+    """
+    image = ""
+    found = [parts.disk(cast("str", d), called(config.DISKS)) for d in parts.several(disks)]
+    if guest:
+        word = meaning(guest)
+        if word.kind is not Kind.GUEST:
+            guest = ""
+        if word.kind is Kind.IMAGE:
+            image = word.text
+        elif word.kind is Kind.DISK and word.path is not None:
+            found.insert(0, Disk(word.path))
+        elif word.kind is Kind.KERNEL:
+            if kernel is not None:
+                raise ConfigError(f"{word.text}: a machine starts one kernel; leave out one of two")
+            kernel = word.path
+    if guest and initrd is not None:
+        raise ConfigError(
+            f"{guest} has its own initial RAM disk; leave out {called(config.INITRD)}"
+        )
+    if initrd is not None and kernel is None:
+        raise ConfigError(
+            f"{called(config.INITRD)} needs a kernel; give one with {called(config.KERNEL)}"
+        )
+    _check_cpus(cpus, called(config.CPUS))
+    if cwd and not cwd.startswith("/"):
+        raise ConfigError(f"{called(config.WORKDIR)} {cwd}: give an absolute path of the guest")
+    if root is not None and not Path(root).is_dir():
+        raise ConfigError(f"{called(config.ROOT)} {root}: no such directory")
+    shares = [
+        parts.mount(cast("str", m), called(config.MOUNTS)) for m in parts.several(mounts)
+    ]
+    forwards = [parts.port(cast("str", p), called(config.PORTS)) for p in parts.several(ports)]
+    network = parts.net(net, called(config.NET))
+    if forwards and network.kind == "none":
+        network = Net("user")  # a forward is of no use without it
+    return MachineSpec(
+        guest=guest or "",
+        image=image,
+        program=Path(program) if program is not None else None,
+        kernel=Path(kernel) if kernel is not None else None,
+        initrd=Path(initrd) if isinstance(initrd, str) else initrd,
+        append=append,
+        package=package,
+        root=Path(root) if root is not None else None,
+        memory=_memory(memory, guest or "", bare=program is not None, called=called),
+        cpus=cpus,
+        mounts=tuple(shares),
+        disks=tuple(found),
+        ports=tuple(forwards),
+        net=network,
+        env=parts.variables(env, called(config.ENV)),
+        cwd=cwd,
+        timeout=None if timeout is None else config.parse_seconds(timeout, called(config.TIMEOUT)),
+        name=name,
+        console=console,
+        log=Path(log) if log is not None else None,
+        direct=config.parse_direct(direct, called(config.DIRECT)),
+        exact=exact,
+        cold=cold,
+        reboot=reboot,
+        debug_exit=debug_exit,
+    )
+
+
+def _memory(given: str | int | None, guest: str, *, bare: bool, called: Called) -> int:
+    name = called(config.MEMORY)
+    if bare:
+        return config.parse_memory(
+            str(given or config.BARE_MEMORY), host.memory_size(), name=name
+        )
+    least = _LEAST.get(guest, config.MIN_MEMORY)
+    return config.linux_memory(given, host.memory_size(), name=name, least=least)
+
+
+def _check_cpus(cpus: int, called: str) -> None:
+    if cpus < 1:
+        raise ConfigError(f"{called} {cpus}: give 1")
+    if cpus > 1:
+        raise ConfigError(
+            f"{called} {cpus}: guests have one processor so far; leave out {called}"
+        )
+
+
+def require_supported(spec: MachineSpec, called: Called) -> None:
+    """Refuse what a spec may have and machines cannot have yet.  Raises ConfigError.
+
+    This is the one place that says so: whoever adds a part to `ringlet.control.board` removes its
+    line here.
+    """
+    first = spec.disks[0].path if spec.disks else ""
+    absent = (
+        (spec.image, f"{spec.image}: images are not supported yet"),
+        (
+            spec.disks and not (spec.guest or spec.kernel or spec.program or spec.image),
+            f"{first}: starting from a disk is not supported yet; give --kernel and --initrd",
+        ),
+        (spec.disks, f"{called(config.DISKS)}: disks are not supported yet"),
+        (spec.mounts, f"{called(config.MOUNTS)}: shared directories are not supported yet"),
+        (spec.root, f"{called(config.ROOT)}: a directory as the root is not supported yet"),
+        (spec.ports, f"{called(config.PORTS)}: networks are not supported yet"),
+        (spec.net.kind != "none", f"{called(config.NET)}: networks are not supported yet"),
+    )
+    for given, message in absent:
+        if given:
+            raise ConfigError(message)

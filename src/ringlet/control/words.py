@@ -1,0 +1,114 @@
+"""Finds out what a user's word for a guest means: a name, the file of a kernel or of a disk."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Final
+
+from ringlet.errors import ConfigError
+
+NAMES: Final = ("debian",)
+"""The guests that have a name."""
+
+DISK_SUFFIXES: Final = (".qcow2", ".img", ".raw", ".iso", ".vdi", ".vmdk", ".vhd", ".vhdx")
+_FOREIGN_DISKS: Final = (".vdi", ".vmdk", ".vhd", ".vhdx")
+_SYSTEMS: Final = (
+    "alma", "almalinux", "alpine", "amazonlinux", "arch", "archlinux", "busybox", "centos",
+    "fedora", "freebsd", "gentoo", "kali", "linux", "netbsd", "nixos", "node", "openbsd",
+    "opensuse", "python", "rocky", "rockylinux", "ubuntu", "void", "windows",
+)  # fmt: skip
+_HEAD: Final = 0x8006 + 0x8000
+_BOOT_SIGNATURE: Final = (510, b"\x55\xaa")
+_SETUP: Final = (0x202, b"HdrS")
+_ELF: Final = (0, b"\x7fELF")
+# The first match decides; the places are those of each format's description.
+_DISKS: Final = (
+    ("qcow2", 0, b"QFI\xfb"),
+    ("iso", 0x8001, b"CD001"),
+    ("raw", 512, b"EFI PART"),
+    ("raw", 0x438, b"\x53\xef"),  # ext2, ext3, ext4
+    ("raw", 0, b"XFSB"),
+    ("raw", 0, b"hsqs"),  # squashfs
+    ("raw", *_BOOT_SIGNATURE),
+)
+
+
+class Kind(Enum):
+    """What a word names."""
+
+    GUEST = auto()
+    IMAGE = auto()
+    KERNEL = auto()
+    DISK = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """The meaning of a word; `path` is the file of a kernel or a disk."""
+
+    kind: Kind
+    text: str
+    path: Path | None = None
+
+
+def meaning(text: str) -> Word:
+    """Return the meaning of `text`.  Raises ConfigError, which says what to give instead."""
+    if text in NAMES:
+        return Word(Kind.GUEST, text)
+    if "://" in text or text.startswith("oci:"):
+        return Word(Kind.IMAGE, text)
+    path = Path(text)
+    try:
+        if path.is_dir():
+            raise ConfigError(
+                f"{text}: is a directory; to use it as a guest's root, give --root {text}"
+            )
+        if path.is_file() or path.is_block_device():
+            return _file(text, path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{text!r}: cannot be read: {error}") from None
+    raise _unknown(text)
+
+
+def disk_format(head: bytes) -> str:
+    """Return the format of a disk image that begins with `head`, or an empty text."""
+    for name, offset, magic in _DISKS:
+        if head[offset : offset + len(magic)] == magic:
+            return name
+    return ""
+
+
+def _file(text: str, path: Path) -> Word:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise ConfigError(f"{text}: cannot be read: {error.strerror}") from None
+    # A bzImage has the signature of a boot sector, too.
+    if any(head[at : at + len(magic)] == magic for at, magic in (_SETUP, _ELF)):
+        return Word(Kind.KERNEL, text, path)
+    if disk_format(head) or path.suffix in DISK_SUFFIXES:
+        if path.suffix in _FOREIGN_DISKS:
+            raise ConfigError(
+                f"{text}: is no raw or qcow2 image; convert it: qemu-img convert -O qcow2 {text} "
+                f"{path.stem}.qcow2"
+            )
+        return Word(Kind.DISK, text, path)
+    raise ConfigError(
+        f"{text}: this file is neither a Linux kernel nor a disk image (raw, qcow2 or ISO)"
+    )
+
+
+def _unknown(text: str) -> ConfigError:
+    names = " or ".join(NAMES)
+    if "/" in text or Path(text).suffix in DISK_SUFFIXES:
+        return ConfigError(f"{text}: no such file")
+    if text.partition(":")[0].lower() in _SYSTEMS:
+        return ConfigError(
+            f"{text}: Ringlet has no guest of this name; give {names}, or --kernel and --initrd "
+            "with files of that system"
+        )
+    return ConfigError(
+        f"{text}: no guest has this name, and there is no such file; give {names}, the file of a "
+        "kernel, or --bare PROGRAM"
+    )

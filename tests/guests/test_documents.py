@@ -1,0 +1,48 @@
+"""The programs of the documents, run as a reader would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# The first test fetches the kernel, where there is none.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("kernel")]
+DOCS = Path(__file__).parents[2] / "docs"
+_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    pytest.param(block, id=f"{name}-{number}")
+    for name in ("python", "tutorial")
+    for number, block in enumerate(_BLOCK.findall((DOCS / f"{name}.md").read_text()))
+]
+PRINTED = {
+    "python-0": r"6\.[\w.+-]+-amd64\n(.*\n)*.*POWER_OFF",
+    "python-1": r"^ended: the guest's kernel panicked\nthe guest's kernel panicked: sysrq",
+    "python-2": r"^Linux version 6\.(.*\n)*0xffffffff\w+ is at 0x\w+\n1 call of sethostname\n$",
+    "python-3": r"^\['6\.[\w.+-]+', '6\.[\w.+-]+'\]\n$",
+    "tutorial-0": r"\n0xffffffff\w+\n$",
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_program(block: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    name = request.node.callspec.id
+    if "def test_" in block:
+        (tmp_path / "test_it.py").write_text(block)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "ringlet.pytest_plugin", "--rootdir",
+                   str(tmp_path), str(tmp_path / "test_it.py")]  # fmt: skip
+        printed = "1 passed"
+    else:
+        command = [sys.executable, "-c", block]
+        printed = PRINTED[name]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(printed, done.stdout, re.MULTILINE)

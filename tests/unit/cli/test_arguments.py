@@ -1,0 +1,106 @@
+"""Where the options of `ringlet run` end, and the options of other programs."""
+
+import pytest
+
+from ringlet.cli.arguments import arranged
+from ringlet.cli.elsewhere import COMMANDS, OPTIONS, instead_of
+from ringlet.cli.run import RunCommand
+from ringlet.errors import ConfigError
+
+TAKES_VALUE = {"-m": True, "--memory": True, "-i": False, "-t": False, "--stats": False}
+
+
+def split(line: str) -> str:
+    return " ".join(arranged(line.split(), TAKES_VALUE.get))
+
+
+@pytest.mark.parametrize(
+    ("given", "arranged"),
+    [
+        ("debian", "-- debian"),
+        ("debian uname -a", "-- debian uname -a"),
+        ("debian -- uname -a", "-- debian uname -a"),
+        ("-m 1G debian ls -m", "-m 1G -- debian ls -m"),
+        ("-m1G debian ls", "-m1G -- debian ls"),
+        ("--memory=1G debian ls", "--memory=1G -- debian ls"),
+        ("-it debian sh -i", "-it -- debian sh -i"),
+        ("-itm 1G debian ls", "-itm 1G -- debian ls"),
+        ("debian --stats -m 1G ls -l", "--stats -m 1G -- debian ls -l"),
+        ("debian --stats -- ls -- -l", "--stats -- debian ls -- -l"),
+        ("-- debian ls", "-- debian ls"),
+        ("-- debian -- -ls", "-- debian -ls"),
+        ("--stats", "--stats --"),
+        ("debian -m", "-m"),
+        ("debian ls --memory", "-- debian ls --memory"),
+        ("-m -smp debian", "-m -smp -- debian"),
+        ("--unknown debian", "--unknown -- debian"),
+        ("", "--"),
+        ("- debian", "-- - debian"),
+    ],
+)
+def test_options_end_where_the_command_begins(given: str, arranged: str) -> None:
+    assert split(given) == arranged
+
+
+@pytest.mark.parametrize("line", ["-smp 4 debian", "debian -smp 4 ls", "--gpus=all debian"])
+def test_options_of_others_are_named(line: str) -> None:
+    with pytest.raises(ConfigError, match=r"^(-smp|--gpus): "):
+        split(line)
+
+
+def test_a_command_may_have_any_option() -> None:
+    assert split("debian qemu -smp 4") == "-- debian qemu -smp 4"
+
+
+@pytest.mark.parametrize("option", sorted(OPTIONS))
+def test_advice_is_short_and_begins_with_no_capital(option: str) -> None:
+    advice = instead_of(option)
+
+    assert 6 < len(advice) < 100
+    assert not advice.endswith(".")
+    assert "\n" not in advice
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--cap-add", "--gpus", "-smp", "-hda", "-cdrom", "-enable-kvm", "-nographic", "--network",
+     "--entrypoint", "-u", "--privileged", "--device", "-serial", "-monitor", "-accel", "-cpu",
+     "-drive", "-netdev", "--pwd", "--rwdir"],
+)  # fmt: skip
+def test_well_known_options_are_in_the_table(option: str) -> None:
+    assert instead_of(option)
+
+
+def own_options() -> set[str]:
+    import typer
+
+    from ringlet.cli.app import make_app
+
+    command = typer.main.get_command(make_app())
+    run = command.commands["run"]  # type: ignore[attr-defined]
+    assert isinstance(run, RunCommand)
+    return {name for parameter in run.params for name in parameter.opts}
+
+
+def test_no_option_of_ours_is_in_the_table() -> None:
+    own = own_options()
+
+    assert {"-v", "-p", "-e", "-w", "-m", "-c", "-s", "-S", "-d", "-i", "-t", "--rm"} <= own
+    assert own & set(OPTIONS) == set()
+
+
+def test_advice_names_options_that_there_are() -> None:
+    import re
+
+    own = own_options()
+    named = {
+        option
+        for advice in OPTIONS.values()
+        for option in re.findall(r"give (--?[\w-]+)", advice)
+    }
+
+    assert named - own == set()
+
+
+def test_names_of_commands_to_come_are_reserved() -> None:
+    assert {"exec", "shell", "cp", "ps", "logs", "stop", "rm", "image"} <= set(COMMANDS)
