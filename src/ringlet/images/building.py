@@ -121,9 +121,8 @@ def build_debian(
         )  # fmt: skip
         write_root(draft.disk, debs, release, update)
         shutil.rmtree(packages)
-        root = Root(modules=("virtio_blk",))
         task = Command((f"/{SETUP}".encode(),))
-        initrd = modules.archive.read_bytes() + make_initramfs(busybox, task, root=root)
+        initrd = modules.archive.read_bytes() + make_initramfs(busybox, task, root=Root())
         update(f"setting up {len(versions)} packages in a guest")
         outcome = run(Task(kernel, initrd, (draft.disk,)), update)
         if outcome.status != 0:

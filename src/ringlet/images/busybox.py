@@ -13,7 +13,7 @@ from ringlet.images.tools import output
 
 HOST_BUSYBOX: Final = Path("/bin/busybox")
 NEEDED: Final = frozenset(
-    ("cat", "chroot", "cp", "dd", "hostname", "insmod", "ln", "mkdir", "mkfifo", "mount",
+    ("cat", "chroot", "cp", "dd", "hostname", "insmod", "ip", "ln", "mkdir", "mkfifo", "mount",
      "poweroff", "setsid", "sh", "sleep", "stty", "switch_root", "sync", "umount")
 )  # fmt: skip
 """The applets that the guest's init calls."""

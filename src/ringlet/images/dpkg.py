@@ -20,7 +20,7 @@ from ringlet.images.tarball import add_tar
 from ringlet.images.tree import Node, Tree
 
 _DATABASE: Final = "var/lib/dpkg"
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]*")
 _NOT_KEPT: Final = ("control", "conffiles.new")
 
 

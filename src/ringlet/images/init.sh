@@ -67,12 +67,12 @@ wait_for() {
 mount_root() {
     mkdir /new /lower /upper
     lower=/new
-    [ "$overlay" = 1 ] && lower=/lower
+    [ "$overlay" != 1 ] || lower=/lower
     case $root in
         /dev/*) wait_for "$root" ;;
     esac
     mount ${root_type:+-t "$root_type"} -o "$root_options" "$root" "$lower" ||
-        give_up "the guest cannot mount $root"
+        give_up "the guest cannot mount its root, $root"
     if [ "$overlay" = 1 ]; then
         mount -t tmpfs tmpfs /upper
         mkdir /upper/files /upper/work
@@ -84,7 +84,8 @@ mount_root() {
     done
     if [ -n "$modules_disk" ]; then
         wait_for "$modules_disk"
-        [ -d /new/usr/lib ] && modules=/new/usr/lib/modules || modules=/new/lib/modules
+        modules=/new/lib/modules
+        [ ! -d /new/usr/lib ] || modules=/new/usr/lib/modules
         mkdir -p "$modules" && mount -t ext4 -o ro,noload "$modules_disk" "$modules" ||
             give_up "the guest cannot mount its kernel's modules"
     fi
@@ -158,6 +159,8 @@ enter_root() {
     for directory in dev proc sys run tmp; do
         mount -o rbind "/$directory" "/new/$directory"
     done
+    # Images of containers have no names of hosts, not even their own.
+    [ ! -d /new/etc ] || [ -s /new/etc/hosts ] || cp /etc/hosts /new/etc/hosts
     enter="chroot /new"
 }
 

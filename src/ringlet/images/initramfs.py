@@ -177,9 +177,7 @@ def _add_file(archive: CpioWriter, file: File) -> None:
     archive.file(str(path), file.content, 0o755 if file.program else 0o644)
 
 
-def _settings(
-    task: Task | None, hostname: str, root: Root | None, around: Surroundings
-) -> bytes:
+def _settings(task: Task | None, hostname: str, root: Root | None, around: Surroundings) -> bytes:
     if not _HOST_NAME.fullmatch(hostname):
         raise ConfigError(f"{hostname!r} is not a host name; use letters, digits, '-' and '.'")
     rows, columns = (task.rows, task.columns) if isinstance(task, Shell) else (0, 0)

@@ -15,7 +15,7 @@ from ringlet.errors import ImageError
 from ringlet.images.deb import fields
 
 _RELATION: Final = re.compile(
-    r"\s*([a-z0-9][a-z0-9+.-]+)(?::\w+)?\s*(?:\(\s*(<<|<=|=|>=|>>)\s*([^\s)]+)\s*\))?"
+    r"\s*([a-z0-9][a-z0-9+.-]*)(?::\w+)?\s*(?:\(\s*(<<|<=|=|>=|>>)\s*([^\s)]+)\s*\))?"
 )
 _PARTS: Final = re.compile(r"(\D*)(\d*)")
 _PRIORITIES: Final = ("required", "important", "standard", "optional")

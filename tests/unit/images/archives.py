@@ -41,9 +41,7 @@ def link(name: str, target: str, *, hard: bool = False) -> tuple[tarfile.TarInfo
     return member(name, type=kind, linkname=target)
 
 
-def tar(
-    members: Iterable[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.PAX_FORMAT
-) -> bytes:
+def tar(members: Iterable[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
     """Return an archive of these members."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=form) as archive:
@@ -120,7 +118,7 @@ def ask(image: Path, *requests: str) -> str:
 
 def content(image: Path, path: str) -> bytes:
     """Return the contents of a file in the file system."""
-    command = ["debugfs", "-R", f"cat {path}", image]
+    command = ["debugfs", "-R", f"cat {path}", str(image)]
     return subprocess.run(command, capture_output=True, check=True).stdout
 
 

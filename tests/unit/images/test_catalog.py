@@ -46,9 +46,13 @@ def test_an_image_is_listed_and_found(images: Images) -> None:
 def test_a_build_that_fails_leaves_the_old_image(images: Images) -> None:
     make(images, "a")
 
-    with pytest.raises(RuntimeError), images.adding("a", "tar") as draft:
-        draft.disk.write_bytes(b"half")
-        raise RuntimeError
+    def fail() -> None:
+        with images.adding("a", "tar") as draft:
+            draft.disk.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
 
     assert [image.disk.read_bytes() for image in images.list()] == [b"disk"]
     assert [path.name for path in images.root.iterdir()] == ["a"]

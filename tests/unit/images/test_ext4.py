@@ -95,7 +95,7 @@ def test_a_directory_of_many_blocks(made: Made) -> None:
 def test_a_file_of_many_extents(tmp_path: Path) -> None:
     made = Made(tmp_path, 12 * GROUP_BYTES)
     node = Node(stat.S_IFREG | 0o644, size=6 * GROUP_BYTES)
-    with open("/dev/zero", "rb") as zeros:
+    with Path("/dev/zero").open("rb") as zeros:
         node.extents = made.writer.store(zeros, node.size)
     made.tree.add("big", node)
 
@@ -129,8 +129,9 @@ def test_blocks_of_removed_files_are_free(made: Made) -> None:
     used = ask(made.finish(), "stats")
 
     made_again = Made(made.path.parent)
-    assert used.split("Free blocks:")[1].split()[0] == (
-        ask(made_again.finish(), "stats").split("Free blocks:")[1].split()[0]
+    assert (
+        used.split("Free blocks:")[1].split()[0]
+        == (ask(made_again.finish(), "stats").split("Free blocks:")[1].split()[0])
     )
 
 

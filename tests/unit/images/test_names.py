@@ -29,7 +29,8 @@ def test_references(text: str, host: str, path: str, version: str, name: str) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", "A", "a:", "a b", "a@sha256:12", "a/../b", "http://a/b", "a?x=1", "a\n", "-a/b.c"]
+    "text",
+    ["", ":", "A", "a:", "a b", "a@sha256:12", "a/../b", "http://a/b", "a?x=1", "a\n", "-a/b.c"],
 )
 def test_what_is_no_reference(text: str) -> None:
     with pytest.raises(ConfigError, match="is not the name of an image"):

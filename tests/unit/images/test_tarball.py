@@ -96,7 +96,9 @@ def test_hard_links_share_their_file(made: Made) -> None:
 
 
 def test_links_on_the_way_are_followed_within_the_image(made: Made) -> None:
-    made.add(tar([folder("usr"), folder("usr/bin"), link("bin", "/usr/bin"), member("bin/sh", b"x")]))
+    made.add(
+        tar([folder("usr"), folder("usr/bin"), link("bin", "/usr/bin"), member("bin/sh", b"x")])
+    )
 
     assert listed(made.finish(), "/usr/bin") == ["sh"]
 
