@@ -5,13 +5,19 @@
     │   ├── ConfigError         an option has an impossible value
     │   ├── ProgramError        the program to run cannot be loaded
     │   ├── ImageError          a kernel or tool for the guest cannot be fetched or kept
+    │   ├── DiskError           a disk's image cannot be used
     │   ├── HostError           this host lacks something that Ringlet needs
     │   ├── OutputError         the guest's output cannot be written
     │   ├── BootError           the guest ended or said nothing before it was ready
     │   ├── GuestEnded          the guest has ended and neither reads nor prints; also an EOFError
     │   │   └── GuestPanic      its kernel panicked; `console` has its last lines
     │   ├── GuestTimeout        the guest took longer than it was given; also a TimeoutError
-    │   └── CommandError        a command in the guest failed; `result` has its output and status
+    │   │   ├── AgentTimeoutError    its agent does not answer in time (also an AgentError)
+    │   │   └── CommandTimeoutError  a command took too long, and was killed
+    │   ├── AgentError          the agent in the guest cannot be reached
+    │   ├── CommandError        a command cannot be started in the guest
+    │   │   └── CommandFailedError  a command that had to succeed did not; `result` has its output
+    │   └── GuestFileError      a file in the guest cannot be used (also an OSError)
     └── InternalError           a broken invariant: a defect of Ringlet, never of its user
 
 A guest's exception (#PF, #GP, ...) and the end of a run are values, not exceptions: see
@@ -55,6 +61,10 @@ class ImageError(RingletError):
     """A kernel or a tool for the guest cannot be fetched or kept."""
 
 
+class DiskError(RingletError):
+    """A disk's image cannot be opened, made, or locked."""
+
+
 class HostError(RingletError):
     """The host lacks something that every guest needs; `ringlet doctor` lists the details."""
 
@@ -83,12 +93,76 @@ class GuestTimeout(RingletError, TimeoutError):  # noqa: N818 - as TimeoutError'
     """The guest took longer than the caller allowed."""
 
 
-class CommandError(RingletError):
-    """A command in the guest failed.  `result` is its `Result`: output, status and time."""
+class AgentError(RingletError):
+    """The connection to the agent in the guest is closed, or the agent broke the protocol."""
 
-    def __init__(self, message: str, result: object = None) -> None:
+
+class AgentTimeoutError(AgentError, GuestTimeout):
+    """The agent in the guest does not answer in time."""
+
+
+class CommandError(RingletError):
+    """A command cannot be started in the guest.
+
+    `errno` is the guest's error.  `exit_status` is 127 if there is no such program, else 126, as a
+    shell has it.
+    """
+
+    exit_status = 126
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.errno = number
+        if number in (errno.ENOENT, errno.ENOTDIR):
+            self.exit_status = 127
+
+
+class CommandFailedError(CommandError):
+    """A command that had to succeed ended with another status, or by a signal.
+
+    `result` is its `ringlet.control.agent.Result`.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, result: object) -> None:
         super().__init__(message)
         self.result = result
+
+
+class CommandTimeoutError(GuestTimeout):
+    """A command in the guest took too long, and was killed.
+
+    `stdout` and `stderr` are what it has printed.
+    """
+
+    exit_status = 124
+
+    def __init__(self, message: str, stdout: str | bytes, stderr: str | bytes) -> None:
+        super().__init__(message)
+        self.stdout = stdout
+        self.stderr = stderr
+
+    def as_text(self) -> "CommandTimeoutError":
+        """Return the error with its outputs as text (UTF-8, other bytes as in os.fsdecode)."""
+        texts = [
+            data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
+            for data in (self.stdout, self.stderr)
+        ]
+        return CommandTimeoutError(str(self), *texts)
+
+
+class GuestFileError(RingletError, OSError):
+    """A file in the guest cannot be used.  `errno` and `filename` are as in OSError."""
+
+    def __init__(self, number: int, reason: str, filename: str) -> None:
+        super().__init__(number, reason, filename)
+        self.errno = number
+        self.strerror = reason
+        self.filename = filename
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror} (in the guest)"
 
 
 class InternalError(Exception):

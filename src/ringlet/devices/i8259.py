@@ -304,6 +304,11 @@ class I8259Pair:
 
         return drive
 
+    def set_level_triggered(self, irq: int) -> None:
+        """Make input `irq` level-triggered, as firmware does for those of PCI."""
+        chip = self.slave if irq & 8 else self.master
+        chip.write_elcr(chip.read_elcr() | 1 << (irq & 7))
+
     def acknowledge(self) -> int:
         """Do the INTA cycles and return the vector, or the spurious vector if nothing requests."""
         irq = self.master.acknowledge()

@@ -133,6 +133,7 @@ class PciFunction:
         self._bars = tuple(bars)
         self._reported: dict[int, int | None] = {bar.index: None for bar in bars}
         self._capabilities: list[_Capability] = []
+        self._watched: list[_Capability] = []  # capabilities, and registers of the device's own
         self._next_capability = HEADER_END
         self._interrupt = False
 
@@ -181,15 +182,28 @@ class PciFunction:
         self._config[offset + 2 : offset + size] = body
         self._writable[offset + 2 : offset + 2 + len(writable)] = writable
         self._put(STATUS, 2, self._get(STATUS, 2) | STATUS_CAPABILITIES)
-        self._capabilities.append(_Capability(offset, size, before_read, after_write))
+        capability = _Capability(offset, size, before_read, after_write)
+        self._capabilities.append(capability)
+        self._watched.append(capability)
         self._next_capability = offset + size + 3 & ~3
         return offset
+
+    def add_registers(
+        self, offset: int, reset: bytes, writable: bytes, after_write: Access | None = None
+    ) -> None:
+        """Add registers of the device's own from `offset` on, which is above the header.
+
+        `reset` is their value now and `writable` masks the bits that the guest may write.
+        """
+        self._config[offset : offset + len(reset)] = reset
+        self._writable[offset : offset + len(writable)] = writable
+        self._watched.append(_Capability(offset, len(reset), None, after_write))
 
     # --- configuration accesses
 
     def read_config(self, offset: int, size: int) -> int:
         """Return `size` bytes at `offset`, 0 to 255."""
-        for capability in self._capabilities:
+        for capability in self._watched:
             if capability.before_read is not None and _overlap(capability, offset, size):
                 capability.before_read(offset - capability.offset, size)
         return self._get(offset, size)
@@ -203,7 +217,7 @@ class PciFunction:
         if offset < HEADER_END:
             self._decode()
             self._drive()
-        for capability in self._capabilities:
+        for capability in self._watched:
             if capability.after_write is not None and _overlap(capability, offset, size):
                 capability.after_write(offset - capability.offset, size)
 

@@ -1,4 +1,9 @@
-"""The host bridge of PCI bus 0, by configuration mechanism 1 (PCI 3.0, 3.2.2.3.2).
+"""The host bridge of PCI bus 0, an Intel 82441FX.
+
+It has configuration mechanism 1 (PCI 3.0, 3.2.2.3.2).
+
+The memory from C0000h to FFFFFh is always RAM, so the registers that choose between RAM and ROM
+there (PAM0 to PAM6) and SMRAM are stored without effect.
 
 Only 32-bit accesses to CF8h reach CONFIG_ADDRESS.  Narrower accesses belong to other devices at
 ports CF8h to CFBh; on a PC that is the reset control register at CF9h.
@@ -20,8 +25,11 @@ _ADDRESS_BITS: Final = 0x80FF_FFFC
 _DATA: Final = 4
 _RESET_CONTROL: Final = 1
 
-# The ID of a host bridge from a newer chip set than those for which kernels have workarounds.
-HOST_BRIDGE: Final = PciIdentity(vendor=0x8086, device=0x0D57, class_code=0x06_00_00)
+# The 82441FX (PMC) of the 440FX chip set
+HOST_BRIDGE: Final = PciIdentity(vendor=0x8086, device=0x1237, class_code=0x06_00_00, revision=2)
+_PAM: Final = 0x59
+_PAM_COUNT: Final = 7
+_SMRAM: Final = 0x72
 
 
 @dataclass(slots=True)
@@ -39,6 +47,8 @@ class PciHost:
         self._reset_control = reset_control
         self._address = 0
         self._bridge = PciFunction(HOST_BRIDGE)
+        self._bridge.add_registers(_PAM, bytes(_PAM_COUNT), b"\xf0" + b"\xff" * (_PAM_COUNT - 1))
+        self._bridge.add_registers(_SMRAM, b"\x02", b"\x78")
         self._functions: dict[int, PciFunction] = {0: self._bridge}
 
     def add(self, slot: int, function: PciFunction, number: int = 0) -> None:

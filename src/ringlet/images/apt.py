@@ -125,12 +125,6 @@ class Apt:
 
     def prepare(self) -> None:
         """Create the directories and the configuration."""
-        for tool in ("apt-get", "apt-cache", "dpkg-deb"):
-            if shutil.which(tool) is None:
-                raise ImageError(
-                    f"{tool} is not installed, but fetching Debian's packages needs it; "
-                    f"install apt{self._otherwise}"
-                )
         if '"' in str(self._root) or "\n" in str(self._root):
             raise ImageError(
                 f"{str(self._root)!r}: apt cannot use a directory with this name; "
@@ -257,6 +251,11 @@ class Apt:
             reason = reason.replace(str(self._list), given)
             return ImageError(f"{what}: {reason}; name another file in {SOURCES}")
         return ImageError(f"{what}: {reason}")
+
+
+def is_installed() -> bool:
+    """Return whether the host has apt's tools."""
+    return all(map(shutil.which, ("apt-get", "apt-cache", "apt-config")))
 
 
 def runs(release: Release, os_release: Path = OS_RELEASE) -> bool:

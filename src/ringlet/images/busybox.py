@@ -7,13 +7,14 @@ from typing import Final
 from ringlet.errors import ImageError
 from ringlet.images.apt import Apt
 from ringlet.images.debian import Progress, fetch_busybox, silent
+from ringlet.images.repository import Repository
 from ringlet.images.store import Store
 from ringlet.images.tools import output
 
 HOST_BUSYBOX: Final = Path("/bin/busybox")
 NEEDED: Final = frozenset(
-    ("cat", "dd", "hostname", "mkdir", "mkfifo", "mount", "poweroff", "setsid", "sh", "sleep",
-     "stty", "sync")
+    ("cat", "chroot", "cp", "dd", "hostname", "insmod", "ip", "ln", "mkdir", "mkfifo", "mount",
+     "poweroff", "setsid", "sh", "sleep", "stty", "switch_root", "sync", "umount")
 )  # fmt: skip
 """The applets that the guest's init calls."""
 
@@ -28,7 +29,7 @@ def find_busybox(
     progress: Progress = silent,
     *,
     store: Store | None = None,
-    apt: Apt | None = None,
+    apt: Apt | Repository | None = None,
     host: Path = HOST_BUSYBOX,
 ) -> Path:
     """Return a busybox for the guest.  Raises ImageError."""

@@ -14,10 +14,12 @@ from typing import Final, TypeVar
 
 from ringlet.config import format_size
 from ringlet.errors import ImageError
-from ringlet.images.apt import OTHERWISE, Apt
+from ringlet.images.apt import OTHERWISE, Apt, is_installed
+from ringlet.images.compression import DAMAGED
+from ringlet.images.deb import open_data
 from ringlet.images.release import DEFAULT, Release, split_release
+from ringlet.images.repository import Repository
 from ringlet.images.store import Entry, Store, default_root, free_space
-from ringlet.images.tools import started
 
 CLOUD_KERNEL: Final = "linux-image-cloud-amd64"
 BUSYBOX: Final = "busybox-static"
@@ -57,7 +59,7 @@ def fetch_kernel(
     progress: Progress = silent,
     *,
     store: Store | None = None,
-    apt: Apt | None = None,
+    apt: Apt | Repository | None = None,
     refresh: bool = False,
 ) -> CachedKernel:
     """Return the kernel of the Debian package `package`, from the cache or else from Debian.
@@ -94,7 +96,7 @@ def fetch_kernel(
 
 
 def fetch_busybox(
-    progress: Progress = silent, *, store: Store | None = None, apt: Apt | None = None
+    progress: Progress = silent, *, store: Store | None = None, apt: Apt | Repository | None = None
 ) -> Path:
     """Return a statically linked busybox, from the cache or else from Debian.
 
@@ -125,7 +127,7 @@ def fetch_packages(
     *,
     store: Store,
     release: Release = DEFAULT,
-    apt: Apt | None = None,
+    apt: Apt | Repository | None = None,
     room: Callable[[int], int] = lambda size: size,
 ) -> tuple[list[Path], dict[str, str]]:
     """Fetch `packages` and all that they depend on to `directory`, which is empty.
@@ -138,9 +140,13 @@ def fetch_packages(
     return source.with_lists(lambda: source.fetch_all(packages, directory, room))
 
 
-def private_apt(store: Store, release: Release = DEFAULT, otherwise: str = OTHERWISE) -> Apt:
-    """Return the apt that fetches packages of `release` for `store`."""
-    return Apt(store.root / "apt" / release.codename, release, otherwise=otherwise)
+def private_apt(
+    store: Store, release: Release = DEFAULT, otherwise: str = OTHERWISE
+) -> Apt | Repository:
+    """Return what fetches packages of `release` for `store`: apt, where the host has it."""
+    if is_installed():
+        return Apt(store.root / "apt" / release.codename, release, otherwise=otherwise)
+    return Repository(store.root / "lists" / release.codename, release, otherwise=otherwise)
 
 
 class MissingFileError(ImageError):
@@ -152,19 +158,17 @@ def extract(deb: Path, wanted: re.Pattern[str], target: Path) -> None:
 
     Raises ImageError, and OSError if the target cannot be written.
     """
-    # dpkg-deb gives a tar archive, whose rest need not be read.
-    with started(["dpkg-deb", "--fsys-tarfile", deb]) as process:
-        try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-                for member in archive:
-                    if member.isfile() and wanted.fullmatch(member.name):
-                        source = archive.extractfile(member)
-                        assert source is not None
-                        with target.open("wb") as file:
-                            shutil.copyfileobj(source, file, 1 << 20)
-                        return
-        except tarfile.TarError as error:
-            raise ImageError(f"{deb.name}: cannot unpack this package: {error}") from error
+    try:
+        with open_data(deb) as data, tarfile.open(fileobj=data, mode="r|") as archive:
+            for member in archive:
+                if member.isfile() and wanted.fullmatch(member.name):
+                    source = archive.extractfile(member)
+                    assert source is not None
+                    with target.open("wb") as file:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                    return
+    except (tarfile.TarError, *DAMAGED) as error:
+        raise ImageError(f"{deb.name}: cannot unpack this package: {error}") from error
     raise MissingFileError(f"{deb.name}: this package has no file {wanted.pattern}")
 
 
@@ -179,7 +183,11 @@ class _Source:
     """The store, and the apt that fills it, which is prepared at its first use."""
 
     def __init__(
-        self, store: Store | None, apt: Apt | None, progress: Progress, release: Release
+        self,
+        store: Store | None,
+        apt: Apt | Repository | None,
+        progress: Progress,
+        release: Release,
     ) -> None:
         self.store = store or Store(default_root())
         self._apt = apt or private_apt(self.store, release)

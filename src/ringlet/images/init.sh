@@ -1,9 +1,13 @@
 #!/bin/sh
-# Process 1 of a guest whose only disk is its initial RAM disk.
+# Process 1 of a guest, until its root file system takes over, if it has one.
 #
-# /ringlet/settings sets hostname, TERM, rows and columns.  If /ringlet/command exists, it sets the
-# positional parameters, and that command runs with its streams on serial ports, as
-# ringlet/images/channel.py describes; otherwise a shell runs on the console.  Init reports the exit
+# /ringlet/settings sets hostname, TERM, rows and columns.  If it sets root too, that is the device or
+# the virtio-fs tag of the root file system (ringlet/images/initramfs.py has all settings); without
+# it, the initial RAM disk is all there is.
+#
+# With boot=1 the root's own init takes over.  Otherwise this script goes on: if /ringlet/command
+# exists, it sets the positional parameters, and that command runs with its streams on serial ports,
+# as ringlet/images/channel.py describes; else a shell runs on the console.  Init reports the exit
 # status of either on /dev/ttyS3, if that port exists, and powers the machine off.
 
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM
@@ -29,6 +33,157 @@ mount -t tmpfs -o mode=1777 tmpfs /tmp
 . /ringlet/settings
 hostname "$hostname"
 cd /root
+
+# Load modules and what they need, which ringlet/images/modules.py has put in order.
+load() {
+    for wanted; do
+        while read -r name needs; do
+            [ "$name" = "$wanted" ] || continue
+            for module in $needs; do
+                [ -d "/sys/module/$module" ] || insmod "/ringlet/modules/$module.ko"
+            done
+        done </ringlet/modules/order
+    done
+}
+
+give_up() {
+    echo "ringlet: $*" >/dev/console
+    echo "failed $*" >&3
+    sync
+    poweroff -f
+    sleep 3600
+}
+
+# Some devices are found only after their module has been loaded.
+wait_for() {
+    tries=0
+    until [ -b "$1" ]; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 100 ] || give_up "the guest has no disk $1"
+        sleep .1
+    done
+}
+
+mount_root() {
+    mkdir /new /lower /upper
+    lower=/new
+    [ "$overlay" != 1 ] || lower=/lower
+    case $root in
+        /dev/*) wait_for "$root" ;;
+    esac
+    mount ${root_type:+-t "$root_type"} -o "$root_options" "$root" "$lower" ||
+        give_up "the guest cannot mount its root, $root"
+    if [ "$overlay" = 1 ]; then
+        mount -t tmpfs tmpfs /upper
+        mkdir /upper/files /upper/work
+        mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /new ||
+            give_up "the guest cannot put an overlay on its root"
+    fi
+    for directory in dev proc sys run tmp; do
+        [ -d "/new/$directory" ] || mkdir "/new/$directory"
+    done
+    if [ -n "$modules_disk" ]; then
+        wait_for "$modules_disk"
+        modules=/new/lib/modules
+        [ ! -d /new/usr/lib ] || modules=/new/usr/lib/modules
+        mkdir -p "$modules" && mount -t ext4 -o ro,noload "$modules_disk" "$modules" ||
+            give_up "the guest cannot mount its kernel's modules"
+    fi
+    # What the host gives lies on the RAM disk of /run, so that none of it stays on the guest's disk.
+    [ ! -d /ringlet/run ] || cp -a /ringlet/run/. /run/
+}
+
+# Mount the directories that the host shares: each line has the tag, the options and the place.
+mount_shares() {
+    [ -e /ringlet/shares ] || return 0
+    while read -r tag options place; do
+        mkdir -p "$new$place" && mount -t virtiofs -o "$options" "$tag" "$new$place" ||
+            give_up "the guest cannot mount a shared directory at $place"
+    done </ringlet/shares
+}
+
+# Give the network card the address that DHCP would give it.  An init of the root's own asks itself.
+configure_network() {
+    ip link set lo up
+    [ -n "$address" ] || return 0
+    for card in /sys/class/net/e*; do
+        [ -e "$card" ] || give_up "the guest has no network card"
+        card=${card##*/}
+        ip link set "$card" mtu "$mtu" up
+        ip addr add "$address" dev "$card"
+        ip route add default via "$gateway"
+        break
+    done
+    [ ! -L "$new/etc/resolv.conf" ] || rm -f "$new/etc/resolv.conf"
+    for server in $dns; do
+        echo "nameserver $server"
+    done >"$new/etc/resolv.conf"
+}
+
+# Start the agent, which serves the host's commands, in the root file system.
+start_agent() {
+    [ -e /ringlet/agent ] || return 0
+    for port in "$new"/sys/class/virtio-ports/*; do
+        read -r name <"$port/name" && [ "$name" = org.ringlet.agent ] && break
+    done
+    [ -e "$port" ] || give_up "the guest has no port for its agent"
+    mkdir -p "$new/run/ringlet"
+    cp /ringlet/agent "$new/run/ringlet/agent"
+    ${new:+chroot "$new"} /run/ringlet/agent "/dev/${port##*/}" <"$new/dev/null" \
+        >"$new/run/ringlet/log" 2>&1 3>&- &
+    agent=$!
+}
+
+start_init() {
+    # systemd would mount each by a program of its own.
+    mount -t debugfs debugfs /sys/kernel/debug
+    mount -t tracefs tracefs /sys/kernel/tracing
+    mkdir /dev/mqueue /dev/hugepages
+    mount -t mqueue mqueue /dev/mqueue
+    mount -t hugetlbfs hugetlbfs /dev/hugepages
+    # Programs that look for modules until the end keep them busy.
+    mkdir -p /run/systemd/system/usr-lib-modules.mount.d
+    printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/usr-lib-modules.mount.d/busy.conf
+    for directory in dev proc sys run; do
+        mount -o move "/$directory" "/new/$directory"
+    done
+    start_agent
+    # switch_root wants the new root to have the console.
+    exec 3>&-
+    cd /new
+    exec switch_root -c /dev/console /new "$init"
+}
+
+# The command's root is the new one, and this script's own stays this.
+enter_root() {
+    for directory in dev proc sys run tmp; do
+        mount -o rbind "/$directory" "/new/$directory"
+    done
+    # Images of containers have no names of hosts, not even their own.
+    [ ! -d /new/etc ] || [ -s /new/etc/hosts ] || cp /etc/hosts /new/etc/hosts
+    enter="chroot /new"
+}
+
+leave_root() {
+    for directory in tmp run sys proc dev; do
+        umount -l "/new/$directory"
+    done
+    [ -z "$modules_disk" ] || umount "$modules"
+    umount /new || mount -o remount,ro /new
+    [ "$overlay" != 1 ] || umount /lower
+}
+
+enter=
+new=
+load $modules
+if [ -n "$root" ]; then
+    mount_root
+    new=/new
+fi
+mount_shares
+[ "$boot" != 1 ] || start_init
+[ -z "$root" ] || enter_root
+configure_network
 
 # Turn frames into a stream.  A frame is a length in decimal, a newline and that many bytes; length 0
 # is the end.  Init requests each frame, because the terminal drops input beyond 64 KiB.
@@ -64,7 +219,7 @@ run_command() {
     (
         exec 3>&- 4>&- 5>&-
         . /ringlet/command
-        exec setsid -- "$@"
+        exec setsid -- $enter "$@"
     ) </run/stdin >/run/stdout 2>/run/stderr
     status=$?
     kill_all_but "$out" "$err"
@@ -85,7 +240,7 @@ run_shell() {
     follow_window <&3 &
     follower=$!
     # A session leader gets the first terminal that it opens, and with it job control.
-    setsid sh -c 'exec </dev/ttyS0 >/dev/ttyS0 2>&1; exec sh -l' 3>&-
+    setsid sh -c 'exec </dev/ttyS0 >/dev/ttyS0 2>&1; exec '"$enter"' sh -l' 3>&-
     status=$?
     # The last close of a port waits until everything is sent.
     kill "$follower" 2>/dev/null
@@ -94,11 +249,19 @@ run_shell() {
     stty sane </dev/ttyS0
 }
 
-if [ -e /ringlet/command ]; then
-    run_command
-else
-    run_shell
-fi
+case $task in
+    command) run_command ;;
+    shell)
+        start_agent
+        run_shell
+        ;;
+    serve)
+        start_agent
+        wait "$agent"
+        status=$?
+        ;;
+esac
+[ -z "$root" ] || leave_root
 echo "exit $status" >&3
 exec 3>&-
 sync

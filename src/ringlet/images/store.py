@@ -3,8 +3,11 @@
     $XDG_CACHE_HOME/ringlet/
         lock                        held by the one process that changes the files below
         apt/RELEASE/                package lists (`ringlet.images.apt`)
+        lists/RELEASE/              package lists without apt (`ringlet.images.repository`)
         kernels/RELEASE/NAME/       an entry: its files, and manifest.json, written last
         tools/RELEASE/NAME/
+        modules/VERSION/            a kernel's modules (`ringlet.images.building`)
+        images/NAME/                images of guests (`ringlet.images.catalog`)
         translations/               `ringlet.machine.translations`
         bench/                      `ringlet.bench`
 

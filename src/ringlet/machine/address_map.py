@@ -96,9 +96,20 @@ IRQ_MOUSE: Final = 12
 # --- inputs of the I/O APIC: those of the 8259 pair, except the timer's, and those of PCI
 GSI_TIMER: Final = 2
 GSI_PCI: Final = 16
-GSI_PCI_COUNT: Final = 8
+
+# --- PCI
+SLOT_PIIX3: Final = 1
+SLOT_DEVICES: Final = 2
+"""The first slot for devices of the user."""
+IRQS_PCI: Final = (10, 10, 11, 11)
+"""The inputs of the 8259 pair for PIRQA# to PIRQD#, which firmware would choose."""
+
+
+def pirq(slot: int, pin: int) -> int:
+    """Return which of PIRQA# to PIRQD# (0 to 3) has pin `pin` (1 is INTA#) of a PCI slot."""
+    return (slot + pin - 2) % 4
 
 
 def pci_gsi(slot: int, pin: int) -> int:
     """Return the I/O APIC's input for interrupt pin `pin` (1 is INTA#) of a PCI slot."""
-    return GSI_PCI + (slot + pin - 1) % GSI_PCI_COUNT
+    return GSI_PCI + pirq(slot, pin)

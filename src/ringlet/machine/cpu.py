@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from ringlet.mmu.guest_memory import GuestMemory
 from ringlet.observe import EmulatedForm
 
 
@@ -37,6 +38,9 @@ class Cpu(Memory, Protocol):
     The machine must complete every exit for memory without RAM by calling `complete`, with the data
     that was read.
 
+    `guest_memory` is the memory as devices' threads use it; `drop_code` drops the translations of
+    what they have written.
+
     `set_alarm` makes `run` return once, as `kick` does, at a time of the host's monotonic clock.
 
     Only the thread that calls `run` may call other methods than `kick`.  A `kick` between two runs
@@ -56,6 +60,8 @@ class Cpu(Memory, Protocol):
     def message(self, address: int, data: int) -> None: ...
     def complete(self, value: int = 0) -> None: ...
     def kick(self) -> None: ...
+    def guest_memory(self) -> GuestMemory: ...
+    def drop_code(self, address: int, size: int) -> None: ...
     def set_alarm(self, due: int | None) -> None: ...
     def set_interrupt(self, pending: bool) -> None: ...
     def interruptible(self) -> bool: ...

@@ -1,13 +1,15 @@
 """Wires the PC: the devices that an unmodified Linux kernel expects around its processor.
 
 An 8259 pair and an I/O APIC that share the devices' lines, an 8254, a clock with CMOS memory, four
-16550s, a keyboard controller, the fixed ACPI hardware, the reset register, PCI by configuration
-mechanism 1, and on request a debug exit port.  The processor brings its local APIC.
+16550s, a keyboard controller, the fixed ACPI hardware, the reset register, PCI with the chips of a
+440FX board and virtio devices, and on request a debug exit port.  The processor brings its local
+APIC.
 """
 
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -21,16 +23,20 @@ from ringlet.devices.i8259 import I8259Pair
 from ringlet.devices.ioapic import IoApic
 from ringlet.devices.pci_host import PORTS as PCI_PORTS
 from ringlet.devices.pci_host import PciHost
+from ringlet.devices.piix3 import PIRQS, Piix3
+from ringlet.devices.piix4_pm import power_management
 from ringlet.devices.port_b import PortB
 from ringlet.devices.reset import ResetControl
 from ringlet.devices.rtc import Rtc
 from ringlet.devices.uart16550 import Sink, Source, Uart16550
+from ringlet.devices.virtio.pci import VirtioPci
 from ringlet.devices.wiring import Clock, Line, SharedLine
 from ringlet.machine import acpi, outcome
 from ringlet.machine import address_map as at
 from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.dsdt import Platform
+from ringlet.machine.pci_slots import MakeDevice, PciSlots
 from ringlet.machine.timers import Timers
 from ringlet.machine.vm import InterruptLine, Vm
 
@@ -42,13 +48,22 @@ _COMS: Final = (  # ports, and the interrupts that they share
 )
 
 
+def to_standard_error(line: str) -> None:
+    """Tell the user `line`."""
+    print(f"ringlet: {line}", file=sys.stderr, flush=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Pc:
-    """A wired machine; `coms` are its serial ports, COM1 first, `rsdp` is the RSDP's address."""
+    """A wired machine; `coms` are its serial ports, COM1 first, `rsdp` is the RSDP's address.
+
+    `virtio` has the devices in PCI slots by their names.
+    """
 
     machine: Vm
     coms: tuple[Uart16550, ...]
     rsdp: int
+    virtio: Mapping[str, VirtioPci] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +80,16 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The properties in which PCs may differ; a PC has those of COM1 to COM4 that have wires."""
+    """The properties in which PCs may differ; a PC has those of COM1 to COM4 that have wires.
+
+    `devices` are put in PCI slots in their order; `complain` is told what the user should know, in
+    one line, by any thread.
+    """
 
     wires: Sequence[Wire] = ()
     debug_exit: bool = False
+    devices: Sequence[MakeDevice] = ()
+    complain: Callable[[str], None] = to_standard_error
 
 
 class Interrupts:
@@ -136,7 +157,13 @@ def assemble(
     ports.map(at.PORT_KEYBOARD_COMMAND, 1, keyboard.command)
     ports.map(at.PORT_RTC, 2, rtc)
     ports.map(at.PORT_PM, PM_PORTS, power, width=4)
-    ports.map(at.PORT_PCI_CONFIG, PCI_PORTS, PciHost(ResetControl(reset)), width=4)
+    bridge = PciHost(ResetControl(reset))
+    isa = Piix3([ioapic.line(at.GSI_PCI + n) for n in range(PIRQS)], pics.line, at.IRQS_PCI)
+    bridge.add(at.SLOT_PIIX3, isa.function)
+    bridge.add(at.SLOT_PIIX3, power_management(at.PORT_PM), number=3)
+    for irq in set(at.IRQS_PCI):
+        pics.set_level_triggered(irq)
+    ports.map(at.PORT_PCI_CONFIG, PCI_PORTS, bridge, width=4)
     if options.debug_exit:
         exit_port = DebugExit(lambda status: machine.finish(outcome.debug_exit(status)))
         ports.map(at.PORT_DEBUG_EXIT, 4, exit_port, width=4)
@@ -150,6 +177,11 @@ def assemble(
         coms.append(Uart16550(sink, line, wire.source, handshake=wire.handshake))
         ports.map(port, 8, coms[-1])
 
+    slots = PciSlots(cpu, memory, bridge, isa, machine, options.complain)
+    virtio = {function.device.name: function for function in map(slots.add, options.devices)}
+    for function in virtio.values():
+        machine.at_end(function.close)
+
     tables = acpi.build(Platform())
     cpu.write_phys(tables.base, tables.image)
-    return Pc(machine, tuple(coms), tables.rsdp)
+    return Pc(machine, tuple(coms), tables.rsdp, virtio)

@@ -1,17 +1,11 @@
 """Runs a machine in a thread."""
 
-import signal
 import threading
 from collections.abc import Callable
-from typing import Final
 
+from ringlet.devices.virtio.threads import block_signals
 from ringlet.machine.outcome import End
 from ringlet.machine.vm import Vm
-
-SYNCHRONOUS: Final = {
-    signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
-}  # fmt: skip
-"""The signals of faults, which the guest's thread handles."""
 
 
 class Runner:
@@ -32,8 +26,7 @@ class Runner:
         threading.Thread(target=self._work, name="vcpu0", daemon=True).start()
 
     def _work(self) -> None:
-        # The vCPU handles the signals of faults; the main thread handles all others.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - SYNCHRONOUS)
+        block_signals()
         try:
             self.end = self.machine.run()
         except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again

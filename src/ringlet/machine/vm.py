@@ -82,6 +82,7 @@ class Vm:
         self._debugger: Debugger | None = None
         self._flush: Callable[[], None] = lambda: None
         self._stopping: Callable[[End], object] = lambda end: None
+        self._closers: list[Callable[[], None]] = []
         self._posted: deque[Callable[[], None]] = deque()
         self._mmio = self._halts = self._kicks = self._injected = self._wall_ns = 0
         self._entry_ns = 0
@@ -103,6 +104,15 @@ class Vm:
         The run may end much later, if the guest's thread waits for a reader of its output.
         """
         self._stopping = stopping
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """Add `close`, of a device with threads or files of the host, for the end of the run."""
+        self._closers.append(close)
+
+    def close(self) -> None:
+        """End the devices' threads and close what they use of the host."""
+        while self._closers:
+            self._closers.pop(0)()
 
     def attach_debugger(self, debugger: Debugger) -> None:
         """Add `debugger`, which is notified of the guest's stops."""
@@ -171,6 +181,7 @@ class Vm:
             raise unexpected(error, self._report()) from error
         finally:
             self._wall_ns += self._clock() - started
+            self.close()
         self._flush()
         return self._end
 

@@ -3,8 +3,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 from ringlet.core.state cimport *
 from ringlet.core.vectors cimport vectors_settle
+from ringlet.mmu.guest_memory cimport guest_memory
+from ringlet.mmu.layout cimport Mmu
 from ringlet.mmu.mmu cimport (
     mmu_flush_all, mmu_load_cr3, mmu_read, mmu_write, phys_read, phys_write)
+from ringlet.mmu.ram cimport about_to_write
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.system.host_fpu cimport AREA_FDP, AREA_FIP, AREA_FOP
 from ringlet.vcpu.system.x87 cimport (
@@ -47,6 +50,17 @@ cdef class ProcessorState:
         if data.shape[0] and mmu_write(self.c, address, &data[0], data.shape[0],
                                        ACC_WRITE) != MEM_OK:
             raise ValueError(f"linear {address:#x} is not mapped to writable RAM")
+
+    def guest_memory(self):
+        """Return the guest's memory for devices (`ringlet.mmu.guest_memory`)."""
+        return guest_memory(self, (<Mmu*>self.c.mmu).ram)
+
+    def drop_code(self, u64 address, u64 size) -> None:
+        """Drop all translations of a range of guest physical memory that a device has written."""
+        cdef u64 page = address & ~<u64>0xFFF
+        while page < address + size:
+            about_to_write((<Mmu*>self.c.mmu).ram, page)
+            page += 0x1000
 
     # --- registers
 

@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 from ringlet.errors import ImageError
+from ringlet.images import repository
 from ringlet.images.apt import SOURCES, Apt, runs
-from ringlet.images.debian import CachedKernel, fetch_busybox, fetch_kernel, fetch_packages
+from ringlet.images.debian import (
+    CachedKernel,
+    fetch_busybox,
+    fetch_kernel,
+    fetch_packages,
+    private_apt,
+)
 from ringlet.images.release import DEBIAN_12, DEBIAN_13, RELEASES, Release
 from ringlet.images.store import Store
 from tests.unit.images.packages import NEEDS_APT, Repository, names
@@ -198,13 +205,14 @@ def test_busybox_is_fetched_to_be_run(host: Host, place: str) -> None:
     assert fetch_busybox(store=host.store, apt=host.apt()) == tool
 
 
-def test_without_apt_the_message_says_so(
+def test_without_apt_ringlet_fetches_itself(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(ImageError, match="apt-get is not installed, but fetching Debian"):
-        host.kernel()
+    assert isinstance(private_apt(host.store), repository.Repository)
+    with pytest.raises(ImageError, match="gpgv is not installed, but checking Debian"):
+        fetch_kernel(store=host.store)
 
 
 @pytest.mark.parametrize("name", ["", "-o", "A", "a b", "..", "a b/bookworm"])
@@ -253,9 +261,7 @@ def test_packages_of_debian_12_come_from_its_own_part_of_the_server(tmp_path: Pa
 @NEEDS_APT
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="this host has no gpg")
 @pytest.mark.parametrize("release", RELEASES)
-def test_both_servers_lists_are_checked_with_debians_keys(
-    tmp_path: Path, release: Release
-) -> None:
+def test_both_servers_lists_are_checked_with_debians_keys(tmp_path: Path, release: Release) -> None:
     # No host runs Debian 0, so the sources are Debian's own server's.
     sources, _ = prepared(tmp_path, "ID=debian\nVERSION_ID=0\n", release)
     owners = []

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from ringlet.core.state import Exit
 from ringlet.machine.bus import Read, Write
+from ringlet.mmu.guest_memory import GuestMemory
 from ringlet.observe import EmulatedForm
+from ringlet.vcpu.processor import Processor
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,12 @@ class FakeCpu:
     completed: list[int] = field(default_factory=list)
     injected: list[int] = field(default_factory=list)
     messages: list[tuple[int, int]] = field(default_factory=list)
+    dropped: list[tuple[int, int]] = field(default_factory=list)
     waits_in_halt: bool = False
     pending: bool = False
     due: int | None = None
     current: FakeExit = HLT
+    ram: GuestMemory | None = None
 
     def __post_init__(self) -> None:
         self.kicked = threading.Event()
@@ -115,6 +119,14 @@ class FakeCpu:
 
     def kick(self) -> None:
         self.kicked.set()
+
+    def guest_memory(self) -> GuestMemory:
+        if self.ram is None:
+            self.ram = Processor(1 << 20).guest_memory()
+        return self.ram
+
+    def drop_code(self, address: int, size: int) -> None:
+        self.dropped.append((address, size))
 
     def set_alarm(self, due: int | None) -> None:
         self.due = due

@@ -1,0 +1,99 @@
+"""What a disk does for a block device: requests in, an errno out."""
+
+import enum
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+SECTOR: Final = 512
+IDENTITY_BYTES: Final = 20
+"""The most bytes of a serial number (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID)."""
+PENDING: Final = 4096
+"""The most requests of one disk that may be under way; a further one is answered EBUSY."""
+
+Trouble = Callable[[str], None]
+"""Tells the user something about a disk in one line, from any thread."""
+
+
+class Operation(enum.Enum):
+    """What a request asks for."""
+
+    READ = "read"
+    WRITE = "write"
+    FLUSH = "flush"
+    """Make durable all writes whose `done` was called before this request was submitted."""
+    DISCARD = "discard"
+    """The bytes are no longer needed; what they read as afterwards is undefined."""
+    WRITE_ZEROES = "write zeroes"
+
+
+@dataclass(slots=True)
+class Request:
+    """One request to a disk.
+
+    `offset` and `length` count bytes.  `buffers` are parts of guest RAM, `length` bytes together:
+    a READ fills them, a WRITE takes its data from them, the other operations have none.  They
+    belong to the disk until it calls `done`, exactly once, from any thread, with 0 or an errno.
+    With `unmap` a WRITE_ZEROES may give room back to the host; with `fua` a WRITE is durable
+    when it is done.
+    """
+
+    operation: Operation
+    offset: int
+    length: int
+    buffers: list[memoryview]
+    done: Callable[[int], None]
+    unmap: bool = False
+    fua: bool = False
+
+
+class Disk(Protocol):
+    """A disk of the host.
+
+    `size` is in bytes and a multiple of `sector`, the logical block size.  `discards` says whether
+    DISCARD gives room back to the host.  `identity` is a serial number of at most 20 ASCII bytes.
+    """
+
+    size: int
+    read_only: bool
+    sector: int
+    discards: bool
+    identity: str
+
+    def submit(self, request: Request) -> None:
+        """Begin `request`; any thread may call this.
+
+        This call waits for no device: at most it copies data from or to the host's page cache.
+        What can be done in that way is done at once, so `done` may be called before this returns.
+        Requests run concurrently and finish in any order.
+        """
+
+    def close(self) -> None:
+        """Wait for the requests that run, flush, and release files and locks.
+
+        Requests that are submitted later are answered ESHUTDOWN.
+        """
+
+
+def refusal(request: Request, size: int, read_only: bool) -> int:
+    """Return the errno of a request that a disk of `size` bytes cannot perform, or 0.
+
+    The device checks what the guest wrote; this is the second line of defence.
+    """
+    if request.operation is Operation.FLUSH:
+        return 0
+    if request.offset < 0 or request.length < 0 or request.offset + request.length > size:
+        return errno.EINVAL
+    if request.operation is Operation.READ:
+        return _compare(request)
+    if read_only:
+        return errno.EROFS
+    return _compare(request) if request.operation is Operation.WRITE else 0
+
+
+def _compare(request: Request) -> int:
+    given = 0
+    for buffer in request.buffers:
+        given += buffer.nbytes
+    return 0 if given == request.length else errno.EINVAL

@@ -1,0 +1,224 @@
+"""A disk that is a file of the same bytes, or a block device.
+
+What the host's page cache can do at once is done by the thread that submits: a read of cached
+bytes takes 2 us there, and 50 us when it must wake a thread.  Everything else goes to the pool.
+"""
+
+import errno
+import itertools
+import time
+from typing import Final
+
+from ringlet.devices.backends.disks import syscalls, vectors
+from ringlet.devices.backends.disks.image_file import ImageFile
+from ringlet.devices.backends.disks.interface import (
+    SECTOR,
+    Operation,
+    Request,
+    Trouble,
+    refusal,
+)
+from ringlet.devices.backends.disks.pool import Gate, Pool
+from ringlet.devices.backends.disks.qcow2 import MAGIC
+from ringlet.devices.backends.disks.troubles import Troubles
+
+AT_ONCE: Final = 1 << 16
+"""The most bytes that the submitting thread writes itself."""
+SLOW_NS: Final = 10_000_000
+"""A write that takes longer was held up: the page cache has too much to write back.  Less than the
+host's scheduler may keep a thread waiting would mean nothing."""
+PAUSE_NS: Final = 5_000_000
+"""How long all writes then go to the pool; twice as long each time, until one is fast again."""
+LONGEST_PAUSE_NS: Final = 1_000_000_000
+_PAGE: Final = 4096
+_UNABLE: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY)
+
+
+class RawDisk:
+    """The disk in `image`, which it closes.
+
+    With `guarded` it refuses a write that would make the image look like qcow2: a guest could
+    name any file of the host as the backing file, and would read it in the next run if the user
+    does not say the format then either.  QEMU does the same (block/raw-format.c).
+    """
+
+    def __init__(self, image: ImageFile, trouble: Trouble, *, guarded: bool = False) -> None:
+        self.size = image.size
+        self.read_only = image.read_only
+        self.sector = image.sector
+        self.discards = not image.read_only
+        self.identity = image.identity
+        self._image = image
+        self._fd = image.fd
+        self._end = image.end
+        self._troubles = Troubles(image.path, trouble)
+        self._gate = Gate()
+        self._pool = Pool(f"disk {image.path.name}", trouble)
+        self._reads_cached = True
+        self._guarded = guarded
+        self._slow_until = 0
+        self._pause = PAUSE_NS
+        self._durability = Durability(image)
+
+    def submit(self, request: Request) -> None:
+        """Begin `request` (`Disk.submit`)."""
+        if code := self._gate.enter():
+            request.done(code)
+            return
+        if code := refusal(request, self.size, self.read_only):
+            self._finish(request, code)
+        elif not self._at_once(request):
+            try:
+                self._pool.call(lambda: self._finish(request, self._perform(request)))
+            except RuntimeError:  # no thread can be started
+                self._finish(request, self._perform(request))
+
+    def _at_once(self, request: Request) -> bool:
+        """Perform `request` if that takes no waiting, and say so."""
+        match request.operation:
+            case Operation.READ:
+                return self._read_cached(request)
+            case Operation.WRITE:
+                return self._write_cached(request)
+            case Operation.FLUSH if self._durability.clean:
+                self._finish(request, 0)
+                return True
+            case _:
+                return False
+
+    def _read_cached(self, request: Request) -> bool:
+        if not self._reads_cached:
+            return False
+        try:
+            count = vectors.read_cached(self._fd, request.buffers, request.offset)
+        except OSError as error:
+            self._reads_cached = error.errno not in _UNABLE
+            return False  # the pool reads again and reports what it finds
+        if count < request.length:
+            return False
+        self._finish(request, 0)
+        return True
+
+    def _write_cached(self, request: Request) -> bool:
+        """Write whole pages to the page cache, which needs no reads and rarely waits."""
+        if (
+            request.length > AT_ONCE
+            or (request.offset | request.length) % _PAGE
+            or request.fua
+            or (began := time.monotonic_ns()) < self._slow_until
+        ):
+            return False
+        code = self._perform(request)
+        if (now := time.monotonic_ns()) - began <= SLOW_NS:
+            self._pause = PAUSE_NS
+        else:
+            self._slow_until = now + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_NS)
+        self._finish(request, code)
+        return True
+
+    def _finish(self, request: Request, code: int) -> None:
+        try:
+            request.done(code)
+        finally:
+            self._gate.leave()
+
+    def _perform(self, request: Request) -> int:
+        """Perform `request`, waiting if necessary, and return its errno."""
+        if not request.length and request.operation is not Operation.FLUSH:
+            return 0
+        try:
+            match request.operation:
+                case Operation.READ:
+                    vectors.read(self._fd, request.buffers, request.offset, self._end)
+                case Operation.WRITE:
+                    self._write(request)
+                case Operation.FLUSH:
+                    self._durability.flush()
+                case Operation.DISCARD:
+                    self._discard(request)
+                case Operation.WRITE_ZEROES:
+                    self._write_zeros(request)
+        except OSError as error:
+            return self._troubles.of(error)
+        return 0
+
+    def _write(self, request: Request) -> None:
+        buffers = request.buffers
+        if self._guarded and request.offset < len(MAGIC):
+            # The guest can change its RAM between the check and the write, so a copy is written.
+            first = vectors.copy(vectors.part(buffers, 0, SECTOR))
+            if request.offset or first.startswith(MAGIC):
+                raise OSError(errno.EPERM, "it would look like qcow2")
+            buffers = [memoryview(first), *vectors.rest(buffers, len(first))]
+        vectors.write(self._fd, buffers, request.offset, durable=request.fua)
+        self._durability.wrote()
+
+    def _discard(self, request: Request) -> None:
+        if not self.discards:
+            return
+        try:
+            syscalls.punch_hole(self._fd, request.offset, request.length)
+        except OSError as error:
+            if error.errno not in _UNABLE:
+                raise
+            self.discards = False
+        self._durability.wrote()
+
+    def _write_zeros(self, request: Request) -> None:
+        zero = syscalls.punch_hole if request.unmap else syscalls.zero_range
+        try:
+            zero(self._fd, request.offset, request.length)
+        except OSError as error:
+            if error.errno not in _UNABLE:
+                raise
+            vectors.write_zeros(self._fd, request.offset, request.length)
+        self._durability.wrote()
+
+    def close(self) -> None:
+        """Wait for requests, flush and close (`Disk.close`)."""
+        if not self._gate.close():
+            return
+        self._pool.close()
+        if not self.read_only and not self._durability.clean:
+            try:
+                self._durability.flush()
+            except OSError as error:
+                self._troubles.of(error)
+        self._image.close()
+
+
+class Durability:
+    """Knows whether something was written to a file since it was last flushed.
+
+    A flush that fails may have lost what it should have written, and the next one would succeed:
+    so all later ones fail too.
+    """
+
+    def __init__(self, image: ImageFile) -> None:
+        self._image = image
+        self._marks = itertools.count(1)
+        self._written = 0
+        self._flushed = -1
+        self._failure = 0
+
+    def wrote(self) -> None:
+        """Note that something was written, before anyone is told."""
+        self._written = next(self._marks)  # a mark is set once, so no two threads set the same
+
+    @property
+    def clean(self) -> bool:
+        """Whether all that was written is durable."""
+        return self._flushed == self._written and not self._failure
+
+    def flush(self) -> None:
+        """Make durable all that was written before.  Raises OSError."""
+        written = self._written
+        if not self._failure:
+            try:
+                self._image.sync()
+            except OSError as error:
+                self._failure = error.errno or errno.EIO
+        if self._failure:
+            raise OSError(self._failure, "a flush failed")
+        self._flushed = written

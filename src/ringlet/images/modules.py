@@ -1,0 +1,240 @@
+"""The modules of a kernel's package: what they need of each other, and a disk image of all of them.
+
+Debian makes the lists that modprobe reads when it installs a kernel.  A guest's kernel is not
+installed in the guest, so they are made here: `modules_image` is a disk for the guest's
+/lib/modules, whatever the guest's own files are.  An initial RAM disk carries those modules that it
+needs before that (`boot_archive`).
+"""
+
+import gzip
+import io
+import lzma
+import re
+import stat
+import struct
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ringlet.errors import ImageError
+from ringlet.images.compression import DAMAGED
+from ringlet.images.cpio import CpioWriter
+from ringlet.images.deb import open_data
+from ringlet.images.ext4 import GROUP_BYTES, Ext4Writer
+from ringlet.images.modindex import index
+from ringlet.images.tree import Node, Tree
+
+BOOT: Final = (
+    "virtio_blk", "overlay", "virtio_net", "virtio_rng", "virtio_balloon",
+    "vmw_vsock_virtio_transport", "virtio_scsi", "isofs",
+)  # fmt: skip
+"""The modules that an initial RAM disk may need; virtio-pci and virtio-fs are in the kernel."""
+BOOT_DIRECTORY: Final = "ringlet/modules"
+
+_KINDS: Final = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
+_LARGEST: Final = 64 << 20
+_LISTS: Final = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module: its path below /lib/modules/RELEASE, and what its .modinfo section says."""
+
+    path: str
+    depends: tuple[str, ...]
+    aliases: tuple[str, ...]
+    soft: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Its name, as `lsmod` shows it."""
+        return _name(self.path)
+
+
+class Modules:
+    """All modules of the kernel `release` in its package `deb`.  Raises ImageError."""
+
+    def __init__(self, deb: Path, release: str) -> None:
+        self.release = release
+        self._contents: dict[str, bytes] = {}
+        self._lists: dict[str, bytes] = {}
+        self._found: dict[str, Module] = {}
+        self._read(deb)
+
+    def order(self, wanted: Iterable[str]) -> list[Module]:
+        """Return these modules and all that they depend on, in the order to load them.
+
+        One that the package does not have is part of the kernel itself or not there at all.
+        """
+        loaded: dict[str, Module] = {}
+
+        def load(name: str, depth: int) -> None:
+            module = self._found.get(name.replace("-", "_"))
+            if module is None or module.name in loaded or depth > len(self._found):
+                return
+            for other in module.depends:
+                load(other, depth + 1)
+            loaded[module.name] = module
+
+        for name in wanted:
+            load(name, 0)
+        return list(loaded.values())
+
+    def boot_archive(self, wanted: Iterable[str] = BOOT) -> bytes:
+        """Return a cpio archive of these modules, uncompressed, with a list of the order."""
+        archive = CpioWriter()
+        archive.directory("ringlet")
+        archive.directory(BOOT_DIRECTORY)
+        order = self.order(wanted)
+        for module in order:
+            content = _plain(module.path, self._contents[module.path])
+            archive.file(f"{BOOT_DIRECTORY}/{module.name}.ko", content)
+        needs = "".join(
+            f"{name.replace('-', '_')} {' '.join(m.name for m in self.order([name]))}\n"
+            for name in wanted
+        )
+        archive.file(f"{BOOT_DIRECTORY}/order", needs.encode())
+        return archive.contents()
+
+    def write_image(self, path: Path) -> None:
+        """Write a disk image to `path`, whose root is /lib/modules."""
+        size = sum(map(len, self._contents.values()))
+        writer = Ext4Writer(path, size + GROUP_BYTES, label="modules", seed=self.release.encode())
+        try:
+            tree = Tree()
+            for name, content in {**self._contents, **self._lists, **self._indexes()}.items():
+                node = Node(stat.S_IFREG | 0o644, size=len(content))
+                node.extents = writer.store(io.BytesIO(content), len(content))
+                tree.add(f"{self.release}/{name}", node)
+            writer.finish(tree)
+        finally:
+            writer.close()
+
+    # --- inside
+
+    def _read(self, deb: Path) -> None:
+        prefix = f"lib/modules/{self.release}/"
+        try:
+            with open_data(deb) as source, tarfile.open(fileobj=source, mode="r|") as archive:
+                for member in archive:
+                    _, found, path = member.name.partition(prefix)
+                    if not found or not member.isfile():
+                        continue
+                    if not path.endswith(_KINDS) and path not in _LISTS:
+                        continue
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    data = content.read(_LARGEST)
+                    (self._lists if path in _LISTS else self._contents)[path] = data
+        except (tarfile.TarError, *DAMAGED) as error:
+            raise ImageError(f"{deb.name}: cannot unpack this package: {error}") from error
+        for path, data in self._contents.items():
+            self._found[_name(path)] = _module(path, _plain(path, data))
+
+    def _indexes(self) -> Mapping[str, bytes]:
+        ordered = self._in_order()
+        dependencies = {module.name: self._line(module) for module in ordered}
+        aliases = [(alias, module.name) for module in ordered for alias in module.aliases]
+        soft = [f"softdep {module.name} {text}" for module in ordered for text in module.soft]
+        builtin = self._lists.get("modules.builtin", b"").decode().split()
+        own = list(_builtin(self._lists.get("modules.builtin.modinfo", b"")))
+        return {
+            "modules.dep": _lines(dependencies.values()),
+            "modules.dep.bin": index(dependencies.items()),
+            "modules.alias": _lines(f"alias {alias} {name}" for alias, name in aliases),
+            "modules.alias.bin": index((_key(alias), name) for alias, name in aliases),
+            "modules.symbols.bin": index(()),
+            "modules.builtin.bin": index((_name(path), "") for path in builtin),
+            "modules.builtin.alias.bin": index(
+                (_key(text), name) for name, key, text in own if key == "alias"
+            ),
+            "modules.softdep": _lines(soft),
+            "modules.devname": _lines(_devices(ordered)),
+        }
+
+    def _in_order(self) -> list[Module]:
+        order = self._lists.get("modules.order", b"").decode().split()
+        places = {_name(path): place for place, path in enumerate(order)}
+        return sorted(self._found.values(), key=lambda m: (places.get(m.name, len(places)), m.path))
+
+    def _line(self, module: Module) -> str:
+        # modprobe loads them from the last to the first.
+        needs = [other.path for other in self.order([module.name])[-2::-1]]
+        return f"{module.path}:{''.join(f' {path}' for path in needs)}"
+
+
+def _module(path: str, data: bytes) -> Module:
+    facts: dict[str, list[str]] = {}
+    for item in _section(path, data, b".modinfo").split(b"\0"):
+        key, _, value = item.decode(errors="replace").partition("=")
+        facts.setdefault(key, []).append(value)
+    depends = [name for value in facts.get("depends", []) for name in value.split(",") if name]
+    aliases, soft = facts.get("alias", ()), facts.get("softdep", ())
+    return Module(path, tuple(depends), tuple(aliases), tuple(soft))
+
+
+def _section(path: str, data: bytes, wanted: bytes) -> bytes:
+    """Return a section of an ELF file of x86-64."""
+    try:
+        (table,) = struct.unpack_from("<Q", data, 0x28)
+        size, count, names = struct.unpack_from("<HHH", data, 0x3A)
+        heads = [struct.unpack_from("<IIQQQQ", data, table + n * size) for n in range(count)]
+        texts = heads[names][4]
+        for head in heads:
+            start = texts + head[0]
+            if data[start : start + len(wanted) + 1] == wanted + b"\0":
+                return data[head[4] : head[4] + head[5]]
+    except (struct.error, IndexError):
+        pass
+    raise ImageError(f"{path}: this kernel module has no {wanted.decode()}")
+
+
+def _plain(path: str, data: bytes) -> bytes:
+    """Return the uncompressed module."""
+    try:
+        if path.endswith(".xz"):
+            # Parts of Debian's modules have a check that is not there to be checked.
+            return lzma.decompress(data)
+        if path.endswith(".gz"):
+            return gzip.decompress(data)
+    except (lzma.LZMAError, EOFError, OSError) as error:
+        raise ImageError(f"{path}: this kernel module is damaged: {error}") from error
+    if path.endswith(".zst"):
+        raise ImageError(f"{path}: modules compressed by zstd cannot be read")
+    return data
+
+
+def _builtin(data: bytes) -> Iterator[tuple[str, str, str]]:
+    """Yield name, key and value of each fact about modules that the kernel itself contains."""
+    for item in data.decode(errors="replace").split("\0"):
+        whole, found, value = item.partition("=")
+        name, _, key = whole.partition(".")
+        if found:
+            yield name, key, value
+
+
+def _devices(ordered: Sequence[Module]) -> Iterator[str]:
+    """Yield a line for each device file that exists before its module is loaded."""
+    for module in ordered:
+        names = [a.removeprefix("devname:") for a in module.aliases if a.startswith("devname:")]
+        for alias in module.aliases:
+            kind, _, numbers = alias.partition("-major-")
+            major, _, minor = numbers.partition("-")
+            if names and kind in ("char", "block") and major.isdecimal() and minor.isdecimal():
+                yield f"{module.name} {names[0]} {kind[0]}{major}:{minor}"
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2].partition(".")[0].replace("-", "_")
+
+
+def _key(alias: str) -> str:
+    """Return `alias` as modprobe looks it up: with '_' for '-', but not within brackets."""
+    parts = re.split(r"(\[[^]]*\])", alias)
+    return "".join(p if p.startswith("[") else p.replace("-", "_") for p in parts)
+
+
+def _lines(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -1,0 +1,180 @@
+"""Reads tar archives into a tree of files, and their contents into the image that is being made.
+
+An archive is hostile input.  It is read once, front to back, and never unpacked on the host.
+"""
+
+import stat
+import tarfile
+from collections.abc import Callable
+from typing import IO, Any, BinaryIO, Final, cast
+
+from ringlet.errors import ImageError
+from ringlet.images.compression import DAMAGED
+from ringlet.images.ext4 import Ext4Writer
+from ringlet.images.tree import MAX_TARGET, Node, Tree
+
+WHITEOUT: Final = ".wh."
+OPAQUE: Final = ".wh..wh..opq"
+_BUFFER: Final = 1 << 20
+_MAX_PADDING: Final = 16 << 20
+_ATTRIBUTE: Final = "SCHILY.xattr."
+_MAX_ATTRIBUTE: Final = 4096
+_MAX_DEVICE: Final = 0xFFF, 0xFFFFF
+_TYPES: Final = {
+    tarfile.DIRTYPE: stat.S_IFDIR, tarfile.SYMTYPE: stat.S_IFLNK, tarfile.CHRTYPE: stat.S_IFCHR,
+    tarfile.BLKTYPE: stat.S_IFBLK, tarfile.FIFOTYPE: stat.S_IFIFO,
+}  # fmt: skip
+Seen = Callable[[str, Node], None]
+
+
+def _nothing(_path: str, _node: Node) -> None:
+    pass
+
+
+def add_tar(
+    source: IO[bytes],
+    name: str,
+    tree: Tree,
+    writer: Ext4Writer,
+    *,
+    layer: bool = False,
+    seen: Seen = _nothing,
+) -> None:
+    """Add the files of the uncompressed archive `source` to `tree` and `writer`.
+
+    `name` is for messages.
+    With `layer` it is a layer of an OCI image, whose whiteouts remove files of the layers below.
+    `seen` is called with the path of each file and the node for it.  Raises ImageError.
+    """
+    removed = _Whiteouts(tree) if layer else None
+    try:
+        with tarfile.open(
+            fileobj=source, mode="r|", bufsize=_BUFFER, errors="surrogateescape"
+        ) as archive:
+            for member in archive:
+                if removed is not None and removed.take(member.name):
+                    continue
+                path = _path(member.name)
+                node = _add(archive, member, path, tree, writer)
+                if removed is not None:
+                    removed.saw(path)
+                seen(path, node)
+                cast("Any", archive).members = []  # tarfile keeps all of them
+        _expect_end(source, name)
+    except (tarfile.TarError, *DAMAGED, ValueError, OverflowError) as error:
+        raise ImageError(f"{name}: not a readable tar archive: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ImageError(f"{name}: its compressed data is damaged: {error}") from error
+
+
+def _expect_end(source: IO[bytes], name: str) -> None:
+    """Read what follows the archive: only padding, and then what the compression checks."""
+    for _ in range(_MAX_PADDING // _BUFFER):
+        data = source.read(_BUFFER)
+        if not data:
+            return
+        if any(data):
+            break
+    raise ImageError(f"{name}: the archive has more data behind its end")
+
+
+class _Whiteouts:
+    """The whiteouts of one layer, which concern the layers below and never the layer itself.
+
+    OCI image specification, layer.md, "Whiteouts".
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._own: set[str] = set()
+
+    def saw(self, path: str) -> None:
+        """Note that the layer has `path`, and so the directories above it."""
+        while path and path not in self._own:
+            self._own.add(path)
+            path = path.rpartition("/")[0]
+
+    def take(self, name: str) -> bool:
+        """Return whether `name` is a whiteout, which is then performed."""
+        path = _path(name)
+        above, _, last = path.rpartition("/")
+        if not last.startswith(WHITEOUT):
+            return False
+        if last == OPAQUE:
+            node = self._tree.find(above, follow=True) if above else self._tree.root
+            children = node.children if node is not None else None
+            for child in list(children or {}):
+                self._remove(f"{above}/{child}" if above else child)
+        elif last.startswith(f"{WHITEOUT}{WHITEOUT}"):
+            pass  # AUFS's own files
+        elif (hidden := last.removeprefix(WHITEOUT)) not in ("", ".", ".."):
+            self._remove(f"{above}/{hidden}" if above else hidden)
+        return True
+
+    def _remove(self, path: str) -> None:
+        """Remove `path` but for what this layer has put there."""
+        if path not in self._own:
+            self._tree.remove(path)
+            return
+        node = self._tree.find(path)
+        for child in list((node.children if node is not None else None) or {}):
+            self._remove(f"{path}/{child}")
+
+
+def _path(name: str) -> str:
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise ImageError(f"{name[:80]!r}: the archive names a file outside of itself")
+    return "/".join(parts)
+
+
+def _add(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, path: str, tree: Tree, writer: Ext4Writer
+) -> Node:
+    if member.islnk():
+        found = tree.find(_path(member.linkname))
+        if found is None or found.children is not None:
+            raise ImageError(f"{path}: a hard link to what is no file before it in the archive")
+        tree.add(path, found)
+        return found
+    node = Node(
+        _TYPES.get(member.type, stat.S_IFREG) | member.mode & 0o7777,
+        _number(member.uid, path), _number(member.gid, path), int(member.mtime),
+        attributes=_attributes(member),
+    )  # fmt: skip
+    if member.isdir():
+        node.children = {}
+    elif member.issym():
+        node.target = member.linkname.encode(errors="surrogateescape")
+        node.size = len(node.target)
+        if not 0 < node.size <= MAX_TARGET or b"\0" in node.target:
+            raise ImageError(f"{path}: no file system can hold this symbolic link")
+    elif member.ischr() or member.isblk():
+        node.device = member.devmajor, member.devminor
+        if any(not 0 <= n <= most for n, most in zip(node.device, _MAX_DEVICE, strict=True)):
+            raise ImageError(f"{path}: a device's numbers are out of range")
+    elif member.isreg():
+        node.size = member.size
+        content = archive.extractfile(member)
+        assert content is not None
+        node.extents = writer.store(cast("BinaryIO", content), member.size)
+    elif not member.isfifo():
+        raise ImageError(f"{path}: an archive's member of type {member.type!r} is not known")
+    tree.add(path, node)
+    return node
+
+
+def _number(value: int, path: str) -> int:
+    if not 0 <= value < 1 << 32:
+        raise ImageError(f"{path}: its owner's number is out of range")
+    return value
+
+
+def _attributes(member: tarfile.TarInfo) -> dict[str, bytes]:
+    found = {}
+    for key, value in member.pax_headers.items():
+        if key.startswith(_ATTRIBUTE) and len(value) <= _MAX_ATTRIBUTE:
+            found[key.removeprefix(_ATTRIBUTE)] = value.encode(errors="surrogateescape")
+    return found

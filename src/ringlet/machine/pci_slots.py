@@ -1,0 +1,99 @@
+"""Puts virtio devices in the slots of PCI bus 0, as the machine's firmware would set them up."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from ringlet.devices.msix import BAR_SIZE
+from ringlet.devices.pci import BAR0, Bar, PciFunction
+from ringlet.devices.pci_host import PciHost
+from ringlet.devices.piix3 import Piix3
+from ringlet.devices.virtio.device import VirtioDevice
+from ringlet.devices.virtio.pci import (
+    MSIX_BAR,
+    STRUCTURES_BAR,
+    STRUCTURES_SIZE,
+    Surroundings,
+    VirtioPci,
+)
+from ringlet.errors import InternalError
+from ringlet.machine import address_map as at
+from ringlet.machine.bus import MemoryBus
+from ringlet.machine.cpu import Cpu
+
+MakeDevice = Callable[[Callable[[Exception], None]], VirtioDevice]
+"""Makes a device, given what to call with an exception of its thread."""
+
+_INTERRUPT_PIN_A: Final = 1
+
+
+class Host(Protocol):
+    """What the devices' threads ask of the machine; any thread may call these."""
+
+    def post(self, call: Callable[[], None]) -> None: ...
+
+    def fail(self, error: Exception) -> None: ...
+
+
+class PciSlots:
+    """The slots from `SLOT_DEVICES` on, which are filled in their order."""
+
+    def __init__(
+        self,
+        cpu: Cpu,
+        memory: MemoryBus,
+        bridge: PciHost,
+        isa: Piix3,
+        host: Host,
+        complain: Callable[[str], None],
+    ) -> None:
+        self._cpu = cpu
+        self._memory = memory
+        self._bridge = bridge
+        self._isa = isa
+        self._host = host
+        self._complain = complain
+        self._next_slot = at.SLOT_DEVICES
+        self._next_address = at.DEVICE_HOLE
+        self._mapped: dict[tuple[PciFunction, int], int] = {}
+
+    def add(self, make: MakeDevice) -> VirtioPci:
+        """Put a device in the next slot.  Raises InternalError if there is none."""
+        slot = self._next_slot
+        self._next_slot += 1
+        made: list[VirtioPci] = []
+
+        def moved(function: PciFunction, bar: Bar, address: int | None) -> None:
+            self._moved(made[0], bar, address)
+
+        around = Surroundings(
+            memory=self._cpu.guest_memory(),
+            send=self._cpu.message,
+            irq=self._isa.tap(at.pirq(slot, _INTERRUPT_PIN_A)),
+            bar_changed=moved,
+            post=self._host.post,
+            drop_code=self._cpu.drop_code,
+            complain=self._complain,
+        )
+        made.append(VirtioPci(make(self._host.fail), around))
+        self._bridge.add(slot, made[0].function)
+        self._assign(made[0].function, [(MSIX_BAR, BAR_SIZE), (STRUCTURES_BAR, STRUCTURES_SIZE)])
+        return made[0]
+
+    def _assign(self, function: PciFunction, bars: Sequence[tuple[int, int]]) -> None:
+        """Give the BARs addresses; the guest's driver lets them answer."""
+        for index, size in bars:
+            address = -(-self._next_address // size) * size
+            self._next_address = address + size
+            if self._next_address > at.DEVICE_HOLE_END:
+                raise InternalError("no room for a BAR", {"size": size})
+            function.write_config(BAR0 + 4 * index, 4, address)
+
+    def _moved(self, device: VirtioPci, bar: Bar, address: int | None) -> None:
+        key = (device.function, bar.index)
+        target = device.bar(bar.index)
+        before = self._mapped.pop(key, None)
+        if before is not None:
+            self._memory.unmap(before, target)
+        if address is not None:
+            self._mapped[key] = address
+            self._memory.map(address, bar.size, target)

@@ -1,0 +1,29 @@
+"""Machines with one device, which end with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.unit.devices.virtio.driver import Rig
+
+from ringlet.devices.virtio.device import VirtioDevice
+
+Failed = Callable[[Exception], None]
+MakeRig = Callable[[Callable[[Failed], VirtioDevice]], Rig]
+
+
+@pytest.fixture
+def make_rig() -> Iterator[MakeRig]:
+    """Make machines; no thread of a device may have failed at the end of the test."""
+    rigs: list[Rig] = []
+    failures: list[Exception] = []
+
+    def make(device: Callable[[Failed], VirtioDevice]) -> Rig:
+        rigs.append(Rig(device(failures.append)))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.pci.close()
+    assert not failures

@@ -1,0 +1,274 @@
+"""Images fetched from a registry, which the test serves on this host."""
+
+import contextlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringlet.errors import ImageError
+from ringlet.images.catalog import Images
+from ringlet.images.ext4 import GROUP_BYTES
+from ringlet.images.imports import import_image, pull
+from ringlet.images.names import parse_reference
+from ringlet.images.registry import Registry
+from ringlet.images.store import Store
+from tests.unit.images.archives import INDEX, MANIFEST, Layout, member, tar
+
+
+class Served(http.server.ThreadingHTTPServer):
+    """A registry that serves a layout; its attributes make it hostile."""
+
+    daemon_threads = False
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.layout = layout
+        self.token = ""
+        self.challenge = ""
+        self.cut = 0  # the bytes after which a blob's connection breaks
+        self.status = 0
+        self.other: bytes | None = None
+        self.redirect = ""
+        self.requests: list[tuple[str, dict[str, str]]] = []
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Served
+
+    def do_GET(self) -> None:
+        served = self.server
+        served.requests.append((self.path, dict(self.headers)))
+        path = self.path.partition("?")[0]
+        if path == "/token":
+            self._send(json.dumps({"token": served.token}).encode())
+        elif served.status:
+            self._send(b"", served.status)
+        elif served.token and self.headers.get("Authorization") != f"Bearer {served.token}":
+            challenge = f'Bearer realm="http://{served.host}/token",service="s",scope="pull"'
+            self._send(b"", 401, {"WWW-Authenticate": served.challenge or challenge})
+        elif "/manifests/" in path:
+            self._manifest(path.rpartition("/")[2])
+        elif served.redirect:
+            self._send(b"", 307, {"Location": served.redirect + path})
+        else:
+            self._blob(path.rpartition("/")[2])
+
+    def _manifest(self, version: str) -> None:
+        content = {"manifests": self.server.layout.manifests}
+        data, kind = json.dumps(content).encode(), INDEX
+        if version.startswith("sha256:"):
+            data, kind = self.server.layout.path({"digest": version}).read_bytes(), MANIFEST
+        self._send(data, headers={"Content-Type": kind})
+
+    def _blob(self, digest: str) -> None:
+        data = self.server.layout.path({"digest": digest}).read_bytes()
+        if self.server.other is not None:
+            data = self.server.other
+        asked = self.headers.get("Range", "")
+        start = int(asked.removeprefix("bytes=").rstrip("-") or 0)
+        rest = data[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        cut = self.server.cut
+        self.wfile.write(rest[:cut] if cut else rest)
+
+    def _send(self, data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        """Log nothing."""
+
+
+@contextlib.contextmanager
+def serving(layout: Layout) -> Iterator[Served]:
+    with Served(layout) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    found = Layout(tmp_path / "layout")
+    found.image([tar([member("file", b"x" * 5000), member("more", bytes(range(256)) * 8)])])
+    return found
+
+
+@pytest.fixture
+def registry(layout: Layout) -> Iterator[Served]:
+    with serving(layout) as server:
+        yield server
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    return Images(Store(tmp_path / "ringlet"))
+
+
+def fetch(images: Images, registry: Served, name: str = "a/b:1") -> Any:
+    source = f"docker://{registry.host}/{name}"
+    return import_image(source, images, lambda _: None, size=GROUP_BYTES)
+
+
+def test_an_image(images: Images, registry: Served) -> None:
+    image = fetch(images, registry)
+
+    assert image.name == f"{registry.host}/a/b:1"
+    assert image.digest == registry.layout.manifests[0]["digest"]
+    assert registry.requests[0][0] == "/v2/a/b/manifests/1"
+    assert sorted(path.name for path in image.disk.parent.iterdir()) == [
+        "disk.raw", "image.json", "users",
+    ]  # fmt: skip
+
+
+def test_an_image_by_its_digest(images: Images, registry: Served) -> None:
+    digest = registry.layout.manifests[0]["digest"]
+
+    assert fetch(images, registry, f"a/b@{digest}").digest == digest
+
+
+def test_a_manifest_that_is_not_its_digests(images: Images, registry: Served) -> None:
+    path = registry.layout.path(registry.layout.manifests[0])
+    path.write_bytes(path.read_bytes().replace(b'"schemaVersion"', b'"schemaversion"'))
+    digest = registry.layout.manifests[0]["digest"]
+
+    with pytest.raises(ImageError, match="does not match its digest"):
+        fetch(images, registry, f"a/b@{digest}")
+    assert images.list() == []
+
+
+def test_a_stored_image_is_not_fetched_again(images: Images, registry: Served) -> None:
+    name = f"docker://{registry.host}/a/b:1"
+    first = pull(name, images, lambda _: None)
+    registry.requests.clear()
+
+    assert pull(name, images, lambda _: None) == first
+    assert registry.requests == []
+    assert pull(name, images, lambda _: None, again=True).created > first.created
+
+
+def test_a_token_is_fetched_when_the_registry_asks(images: Images, registry: Served) -> None:
+    registry.token = "secret"
+
+    fetch(images, registry)
+
+    asked = [path for path, _ in registry.requests if path.startswith("/token")]
+    assert asked == ["/token?service=s&scope=pull"]
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    ['Basic realm="x"', "Bearer", 'Bearer realm="ftp://x/"', 'Bearer realm="http://example.com/"',
+     'Bearer realm="file:///etc/passwd"', "x" * 50_000],
+    ids=range(6),
+)  # fmt: skip
+def test_challenges_that_cannot_be_met(images: Images, registry: Served, challenge: str) -> None:
+    registry.token, registry.challenge = "secret", challenge
+
+    with pytest.raises(ImageError, match=r"wants a login|no such image"):
+        fetch(images, registry)
+
+
+def test_a_token_that_does_not_help(images: Images, registry: Served) -> None:
+    registry.token = "two words"
+
+    with pytest.raises(ImageError, match="its token is invalid"):
+        fetch(images, registry)
+
+
+def test_a_redirect_gets_no_token(images: Images, registry: Served) -> None:
+    registry.token = "secret"
+    with serving(registry.layout) as other:
+        registry.redirect = f"http://{other.host}"
+        fetch(images, registry)
+
+        assert other.requests
+        assert all("Authorization" not in headers for _, headers in other.requests)
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd?", "ftp://example.com/"])
+def test_a_redirect_to_no_web_server(images: Images, registry: Served, target: str) -> None:
+    registry.redirect = target
+
+    with pytest.raises(ImageError):
+        fetch(images, registry)
+
+
+def test_a_blob_that_breaks_off_is_continued(images: Images, registry: Served) -> None:
+    largest = max(
+        layer["size"]
+        for layer in json.loads(registry.layout.path(registry.layout.manifests[0]).read_bytes())[
+            "layers"
+        ]
+    )
+    registry.cut = largest // 2 + 1
+
+    fetch(images, registry)
+
+    assert any("Range" in headers for _, headers in registry.requests)
+
+
+def test_a_blob_that_always_breaks_off(images: Images, registry: Served) -> None:
+    registry.cut = 1
+
+    with pytest.raises(ImageError, match="is shorter than it should be"):
+        fetch(images, registry)
+    assert list(images.root.iterdir()) == []
+
+
+def test_a_blob_that_is_too_long(images: Images, registry: Served) -> None:
+    registry.other = bytes(1 << 20)
+
+    with pytest.raises(ImageError, match="is longer than it should be"):
+        fetch(images, registry)
+
+
+def test_a_blob_that_is_another(images: Images, registry: Served) -> None:
+    for path in registry.layout.directory.glob("blobs/sha256/*"):
+        data = path.read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            path.write_bytes(bytes(len(data)))
+
+    with pytest.raises(ImageError, match="does not match its digest"):
+        fetch(images, registry)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(401, "wants a login|denies it"), (403, "denies it"), (404, "has no such image"),
+     (429, "allows no more requests"), (500, "answers with status 500")],
+)  # fmt: skip
+def test_what_a_registry_refuses(
+    images: Images, registry: Served, status: int, message: str
+) -> None:
+    registry.status = status
+
+    with pytest.raises(ImageError, match=message):
+        fetch(images, registry)
+
+
+def test_no_registry(tmp_path: Path, layout: Layout) -> None:
+    with serving(layout) as server:
+        host = server.host
+    registry = Registry(parse_reference(f"{host}/a"), tmp_path, lambda _: None)
+
+    with pytest.raises(ImageError, match=r"the network does not reach 127\.0\.0\.1"):
+        registry.index()

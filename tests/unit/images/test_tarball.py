@@ -1,0 +1,217 @@
+"""Archives, good and hostile, read into file systems."""
+
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ringlet.errors import ImageError
+from ringlet.images.ext4 import GROUP_BYTES, Ext4Writer
+from ringlet.images.tarball import add_tar
+from ringlet.images.tree import Tree
+from tests.unit.images.archives import (
+    NEEDS_E2FSPROGS,
+    ask,
+    check,
+    content,
+    folder,
+    link,
+    listed,
+    member,
+    tar,
+)
+
+pytestmark = NEEDS_E2FSPROGS
+
+
+class Made:
+    """A file system made of archives, one layer above the other."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "image"
+        self.writer = Ext4Writer(self.path, GROUP_BYTES)
+        self.tree = Tree()
+
+    def add(self, data: bytes, *, layer: bool = False) -> None:
+        add_tar(io.BytesIO(data), "test.tar", self.tree, self.writer, layer=layer)
+
+    def finish(self) -> Path:
+        self.writer.finish(self.tree)
+        self.writer.close()
+        check(self.path)
+        return self.path
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    return Made(tmp_path)
+
+
+def of_layers(made: Made, *layers: Sequence[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    for layer in layers:
+        made.add(tar(layer), layer=True)
+    return made.finish()
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_names_and_large_numbers(made: Made, form: int) -> None:
+    name = "/".join(["d" * 90, "e" * 90, "f" * 200])
+    made.add(tar([member(name, b"data", uid=3_000_000, gid=4_000_000)], form))
+
+    image = made.finish()
+
+    assert content(image, f"/{name}") == b"data"
+    assert "User: 3000000" in ask(image, f"stat /{name}")
+
+
+def test_a_sparse_file(made: Made) -> None:
+    # Version 1.0 of GNU's sparse form: a map, and then the parts that are not holes.
+    info, data = member("sparse", b"1\n8192\n4\n".ljust(512, b"\0") + b"data")
+    info.pax_headers = {
+        "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "sparse",
+        "GNU.sparse.realsize": "16384",
+    }  # fmt: skip
+    made.add(tar([(info, data)]))
+
+    assert content(made.finish(), "/sparse") == bytes(8192) + b"data" + bytes(8188)
+
+
+def test_capabilities_of_programs(made: Made) -> None:
+    info, data = member("ping", b"program")
+    info.pax_headers = {"SCHILY.xattr.security.capability": "\x01\x00\x00\x02"}
+    made.add(tar([(info, data)]))
+
+    assert "security.capability" in ask(made.finish(), "ea_list /ping")
+
+
+def test_hard_links_share_their_file(made: Made) -> None:
+    made.add(tar([member("a", b"data"), link("d/b", "a", hard=True)]))
+
+    image = made.finish()
+
+    assert content(image, "/d/b") == b"data"
+    assert "Links: 2" in ask(image, "stat /a")
+
+
+def test_links_on_the_way_are_followed_within_the_image(made: Made) -> None:
+    made.add(
+        tar([folder("usr"), folder("usr/bin"), link("bin", "/usr/bin"), member("bin/sh", b"x")])
+    )
+
+    assert listed(made.finish(), "/usr/bin") == ["sh"]
+
+
+def test_a_link_cannot_lead_out_of_the_image(made: Made, tmp_path: Path) -> None:
+    made.add(tar([link("out", f"../../../..{tmp_path}"), member("out/file", b"x")]))
+
+    image = made.finish()
+
+    assert content(image, f"{tmp_path}/file") == b"x"
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("layer", [False, True])
+def test_a_directory_does_not_replace_a_link_to_a_directory(made: Made, *, layer: bool) -> None:
+    made.add(tar([folder("usr/bin"), link("bin", "usr/bin")]), layer=layer)
+    made.add(tar([folder("bin"), member("bin/sh", b"x")]), layer=layer)
+
+    assert listed(made.finish(), "/usr/bin") == ["sh"]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([member("../etc/passwd")], "names a file outside of itself"),
+        ([member("a/../../b")], "names a file outside of itself"),
+        ([link("a", "/etc/passwd", hard=True)], "a hard link to what is no file before it"),
+        ([link("a", "../../x", hard=True)], "names a file outside of itself"),
+        ([folder("d"), link("a", "d", hard=True)], "a hard link to what is no file"),
+        ([member("n" * 300)], "no file system can hold a file of this name"),
+        ([link("a", "x" * 5000)], "no file system can hold this symbolic link"),
+        ([link("a", "b"), link("b", "a"), member("a/x")], "too many symbolic links"),
+        ([member("/".join(["d"] * 300))], "nested too deeply"),
+        ([member("dev", type=tarfile.CHRTYPE, devmajor=9999)], "numbers are out of range"),
+    ],
+    ids=str,
+)
+def test_hostile_members(
+    made: Made, members: Sequence[tuple[tarfile.TarInfo, bytes]], message: str
+) -> None:
+    with pytest.raises(ImageError, match=message):
+        made.add(tar(members))
+    made.writer.close()
+
+
+def test_device_files_are_only_written_to_the_image(made: Made) -> None:
+    made.add(tar([member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3)]))
+
+    assert "Device major/minor number: 01:03" in ask(made.finish(), "stat /null")
+
+
+def test_an_absolute_name_is_one_of_the_image(made: Made) -> None:
+    made.add(tar([member("/etc/motd", b"x")]))
+
+    assert listed(made.finish(), "/etc") == ["motd"]
+
+
+def test_a_bomb_ends_where_the_image_ends(made: Made) -> None:
+    info, _ = member("bomb")
+    info.size = 1 << 40
+    with pytest.raises(ImageError, match="do not fit into an image"):
+        made.add(info.tobuf() + bytes(10240))
+    made.writer.close()
+
+
+@pytest.mark.parametrize("data", [b"x" * 10240, tar([member("a", bytes(5000))])[:2048]])
+def test_what_is_no_whole_archive(made: Made, data: bytes) -> None:
+    with pytest.raises(ImageError):
+        made.add(data)
+    made.writer.close()
+
+
+def test_a_whiteout_removes_what_is_below(made: Made) -> None:
+    image = of_layers(made, [member("a"), member("b")], [member(".wh.a")])
+
+    assert listed(image) == ["b"]
+
+
+def test_a_whiteout_removes_a_directory_with_all_in_it(made: Made) -> None:
+    image = of_layers(made, [member("d/a"), member("e")], [member(".wh.d")])
+
+    assert listed(image) == ["e"]
+
+
+def test_a_whiteout_leaves_what_its_own_layer_has(made: Made) -> None:
+    image = of_layers(made, [member("d/old")], [member("d/new"), member(".wh.d")])
+
+    assert listed(image, "/d") == ["new"]
+
+
+def test_an_opaque_directory_hides_what_is_below(made: Made) -> None:
+    layers = [member("d/old"), member("d/s/old"), member("e")], [
+        folder("d"), member("d/new"), member("d/.wh..wh..opq"), member("d/s/new"),
+    ]  # fmt: skip
+    image = of_layers(made, *layers)
+
+    assert listed(image, "/d") == ["new", "s"]
+    assert listed(image, "/d/s") == ["new"]
+    assert listed(image) == ["d", "e"]
+
+
+@pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", "x/.wh.y", ".wh..wh.plnk"])
+def test_odd_whiteouts_remove_nothing(made: Made, name: str) -> None:
+    assert listed(of_layers(made, [member("a")], [member(name)])) == ["a"]
+
+
+def test_whiteouts_are_plain_files_in_an_archive_that_is_no_layer(made: Made) -> None:
+    made.add(tar([member("a"), member(".wh.a")]))
+
+    assert listed(made.finish()) == [".wh.a", "a"]
+
+
+def test_a_layer_replaces_a_file_by_a_directory(made: Made) -> None:
+    image = of_layers(made, [member("a")], [folder("a"), member("a/b", b"x")])
+
+    assert content(image, "/a/b") == b"x"
