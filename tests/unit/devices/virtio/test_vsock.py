@@ -73,7 +73,7 @@ class Guest:
 
     def heard(self, count: int = 1) -> list[tuple[Header, bytes]]:
         """Return `count` packets of the device."""
-        packets = []
+        packets: list[tuple[Header, bytes]] = []
         while len(packets) < count:
             for head, written in self.rig.came_back(IN, 1):
                 data = self.rig.read(self.rooms[head], written)
