@@ -107,7 +107,7 @@ def test_interrupt_by_pin(rig: Rig) -> None:
     rig.start(PLAIN, messages=False)
     head, _ = rig.send(0, [b"x"], [1])
     assert rig.came_back() == [(head, 1)]
-    assert eventually(lambda: bool(rig.posted))
+    rig.at_rest()
     rig.post_all()
     assert rig.pin()
     assert rig.messages == []
