@@ -66,7 +66,9 @@ class EngineDisk:
             Operation.WRITE_ZEROES: export.most_zeroed,
         }
         if not read_only and (export.features & _NEEDED != _NEEDED or not export.most_zeroed):
-            self.close()
+            self._client.close()
+            engine.kill()
+            engine.end(CLOSING)
             raise DiskError(f"disk {path}: this version of {PROGRAM} is too old")
 
     @property
