@@ -3,7 +3,7 @@
 import errno
 import threading
 
-from ringlet.devices.backends.disks.pool import Gate, Pool
+from ringlet.devices.backends.disks.pool import Countdown, Gate, Pool
 
 
 def test_a_gate_closes_when_all_have_left() -> None:
@@ -51,3 +51,11 @@ def test_a_defect_in_one_call_is_told_and_the_others_are_made() -> None:
     assert made.is_set()
     assert len(told) == 1
     assert "ZeroDivisionError" in told[0]
+
+
+def test_the_last_part_tells_the_first_failure() -> None:
+    left = Countdown(3)
+
+    assert [left.count(0), left.count(errno.EIO), left.count(errno.ENOSPC)] == [
+        None, None, errno.EIO,
+    ]  # fmt: skip
