@@ -92,7 +92,8 @@ def start_engine(image: ImageInfo, *, read_only: bool) -> Engine:
     }
     command = [program, "--blockdev", json.dumps(node), "--export", json.dumps(export)]
     if (confine := shutil.which("setpriv")) is not None:
-        command = [confine, "--no-new-privs", *command]
+        # Should the shell be killed alone, nobody else would end the engine.
+        command = [confine, "--no-new-privs", "--pdeathsig=KILL", *command]
     why = ""
     for _ in locks.attempts():
         started = _start(image, command)
