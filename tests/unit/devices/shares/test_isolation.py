@@ -189,8 +189,11 @@ def test_directory_is_not_in_itself_whatever_a_race_says(
     guest.rename("d", "e", target=node)
     monkeypatch.undo()
     os.close(top)
-    guest.server._share.inodes.close_unused()
+    moved = guest.mkdir("moved").node
+    (root / "moved").rename(root / "other" / "moved")
 
+    assert guest.lookup("moved", node).node == moved  # its new parents are looked at
+    guest.server._share.inodes.close_unused()
     assert guest.lookup("other").node == node
     assert guest.mkdir("f", guest.lookup("e", node).node).attributes.links == 2
 
