@@ -231,7 +231,7 @@ def test_own_user_by_number(agent: Agent) -> None:
 
 @ROOT_ONLY
 def test_other_user_by_name_has_its_groups_and_home(agent: Agent) -> None:
-    result = agent.run("id -un; id -gn; echo $HOME $USER; touch /root/x", user="daemon")
+    result = agent.run("id -un; id -gn; echo $HOME $USER; touch /usr/x", user="daemon")
 
     assert result.stdout == "daemon\ndaemon\n/usr/sbin daemon\n"
     assert "denied" in result.stderr
