@@ -133,7 +133,7 @@ class GuestFileError(RingletError, OSError):
         self.filename = filename
 
     def __str__(self) -> str:
-        return f"{self.filename}: {self.strerror} (in the guest)"
+        return f"{printable(str(self.filename))}: {self.strerror} (in the guest)"
 
 
 class InternalError(Exception):
@@ -153,6 +153,14 @@ class InternalError(Exception):
         if not self.details:
             return message
         return f"{message} ({', '.join(f'{k}={_show(v)}' for k, v in self.details.items())})"
+
+
+def printable(text: str) -> str:
+    """Return text of a guest as a message may show it: one line, nothing that a terminal obeys."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
+    )
 
 
 def remedy(error: OSError) -> str:

@@ -28,8 +28,8 @@ from ringlet.guest.protocol import (
 
 MAX_READ: Final = 1 << 28
 """Bytes that `Files.read` returns unless it is told otherwise."""
-MAX_LISTING: Final = 1 << 26
-"""Bytes of a directory's listing, some 600,000 names."""
+MAX_LISTING: Final = 1 << 24
+"""Bytes of a directory's listing, some 150,000 names."""
 MAX_COPY: Final = 1 << 36
 """Bytes that `Files.copy_out` writes unless it is told otherwise."""
 

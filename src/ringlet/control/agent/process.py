@@ -21,7 +21,7 @@ from ringlet.control.agent.channel import (
     deadline_after,
 )
 from ringlet.control.agent.connection import Connection
-from ringlet.errors import AgentError, CommandError, CommandTimeoutError, ConfigError
+from ringlet.errors import AgentError, CommandError, CommandTimeoutError, ConfigError, printable
 from ringlet.guest.protocol import (
     Flag,
     Kind,
@@ -345,5 +345,5 @@ def refusal(end: Refused, command: Command) -> CommandError:
     elif end.stage is Stage.START and end.errno == errno.EUSERS:
         message = f"{command}: the agent carries out as many operations as it can; wait for others"
     else:
-        message = f"{name or str(command)}: cannot be started in the guest: {reason}"
+        message = f"{printable(name) or str(command)}: cannot be started in the guest: {reason}"
     return CommandError(message, end.errno)

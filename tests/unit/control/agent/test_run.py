@@ -96,6 +96,13 @@ def test_check_raises_with_the_result(agent: Agent) -> None:
     assert getattr(caught.value.result, "exit_code", None) == 7
 
 
+def test_message_is_one_line_that_no_terminal_obeys(agent: Agent) -> None:
+    with pytest.raises(CommandFailedError, match=r"status 1: a / \\x1b\]0;b\\x07\\udcff") as caught:
+        agent.run(r"printf 'a\n\033]0;b\007\377' >&2; exit 1", check=True)
+
+    assert str(caught.value).isprintable()
+
+
 def test_end_by_a_signal_has_its_name(agent: Agent) -> None:
     result = agent.run("kill -SEGV $$")
 
