@@ -164,6 +164,19 @@ def test_program_is_looked_for_in_the_given_path(agent: Agent, tmp_path: Path) -
     assert agent.run(["hello"], env={"PATH": f"/nowhere::{tmp_path}"}).stdout == "hello\n"
 
 
+@ROOT_ONLY
+def test_directory_of_the_path_that_is_closed_holds_no_programs(
+    agent: Agent, tmp_path: Path
+) -> None:
+    (tmp_path / "program").touch(0o755)
+    tmp_path.chmod(0o700)
+
+    with pytest.raises(CommandError, match="'program': no such program in the guest's PATH"):
+        agent.run(["program"], user="daemon", env={"PATH": str(tmp_path)})
+    assert agent.run(["id", "-un"], user="daemon",
+                     env={"PATH": f"{tmp_path}:/usr/bin"}).stdout == "daemon\n"  # fmt: skip
+
+
 def test_directory(agent: Agent, tmp_path: Path) -> None:
     assert agent.run(["pwd"], cwd=tmp_path).stdout == f"{tmp_path}\n"
 
