@@ -81,9 +81,9 @@ class FileInfo:
 class Files:
     """The guest's files.  Any thread may call the methods.
 
-    Paths are text or bytes; a relative one begins at "/" or where the agent was started.  Every
-    method raises GuestFileError, an OSError with the guest's `errno`, and AgentTimeoutError if
-    the guest makes no progress for `timeout` seconds.
+    Paths are text or bytes; a relative one begins at "/".  Every method raises GuestFileError, an
+    OSError with the guest's `errno`, and AgentTimeoutError if the guest makes no progress for
+    `timeout` seconds.
     """
 
     def __init__(self, ready: Callable[[], Connection]) -> None:

@@ -239,8 +239,8 @@ class Process:
         return self.poll()
 
     def poll(self) -> int | None:
-        """Return the exit status if the command has ended.  Raises CommandError."""
-        end = self.channel.end
+        """Return the exit status if the command has ended.  Raises CommandError and AgentError."""
+        end = self.channel.result()
         return None if end is None else exit_code(end, self._command)
 
     def wait(self, timeout: float | None = None) -> int:

@@ -218,6 +218,10 @@ def test_tree_is_removed_but_not_what_links_lead_to(agent: Agent, tmp_path: Path
     agent.files.remove(tmp_path / "tree", missing_ok=True)
 
 
+def test_relative_paths_begin_at_the_root(agent: Agent) -> None:
+    assert agent.files.read("etc/hostname") == Path("/etc/hostname").read_bytes()
+
+
 def test_rename_and_symlink(agent: Agent, tmp_path: Path) -> None:
     agent.files.symlink(tmp_path / "link", "no where")
     agent.files.rename(tmp_path / "link", tmp_path / "other")
