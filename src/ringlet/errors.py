@@ -91,7 +91,8 @@ class CommandError(RingletError):
 class CommandFailedError(RingletError):
     """A command that had to succeed ended with another status, or by a signal.
 
-    `result` is its `ringlet.control.agent.Result`.
+    `result` is its `ringlet.control.agent.Result`, or None if it was killed because it printed too
+    much.
     """
 
     exit_status = 1

@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -207,7 +206,6 @@ class Process:
     def __init__(self, connection: Connection, command: Command) -> None:
         self.args = command.argv
         self._command = command
-        self._began = time.monotonic()
         self.channel = connection.open(command.request())
         self.stdin = InputFile(self.channel) if command.stdin or command.tty else None
         self.stdout = io.BufferedReader(OutputFile(self.channel, Output.OUT), 1 << 16)

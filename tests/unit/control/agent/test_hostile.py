@@ -231,7 +231,8 @@ def test_poll_does_not_wait_for_a_guest_that_has_ended(pair: tuple[Agent, Guest]
     assert process.poll() is None
 
     guest.stream.close()
-    _wait_closed(agent)
+    with pytest.raises(AgentError, match="has ended"):
+        process.wait(20)
 
     with pytest.raises(AgentError, match="has ended"):
         process.poll()
