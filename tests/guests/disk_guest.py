@@ -29,18 +29,29 @@ MEMORY = 512 << 20
 
 
 class DiskGuest:
-    """A guest that starts from the disk `base`, whose changes disappear with it."""
+    """A guest that starts from the disk `base`, whose changes disappear with it.
+
+    With `overlay` the guest cannot write to its disk, and keeps the changes in its memory.
+    """
 
     def __init__(
-        self, kernel: CachedKernel, modules: KernelModules, base: Path, *command: str
+        self,
+        kernel: CachedKernel,
+        modules: KernelModules,
+        base: Path,
+        *command: str,
+        overlay: bool = False,
     ) -> None:
-        root = Root(boot=not command, modules_disk="/dev/vdb")
+        root = Root(
+            options="ro" if overlay else "rw", overlay=overlay, boot=not command,
+            modules=("virtio_blk", "overlay"), modules_disk="/dev/vdb",
+        )  # fmt: skip
         task = Command(tuple(word.encode() for word in command)) if command else None
         initrd = modules.archive.read_bytes() + make_initramfs(find_busybox(), task, root=root)
         append = with_huge_pages("console=ttyS0 quiet panic=-1", kernel.vmlinuz)
         self._config = LinuxConfig(kernel.vmlinuz, MEMORY, initrd, append)
         self._specs = [
-            DiskSpec(base, Access.SNAPSHOT, Format.RAW),
+            DiskSpec(base, Access.READ_ONLY if overlay else Access.SNAPSHOT, Format.RAW),
             DiskSpec(modules.disk, Access.READ_ONLY, Format.RAW),
         ]
         self._changed = threading.Condition()

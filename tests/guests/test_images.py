@@ -51,14 +51,15 @@ def test_debian_boots_to_systemd_and_nothing_has_failed(
     guest = DiskGuest(kernel, modules, debian.disk)
     with guest.running() as runner:
         guest.expect("root@debian:~#")
-        guest.type("systemctl is-system-running --wait; systemctl --failed --plain; id -un\n")
-        guest.expect("\nrunning")
-        guest.expect("0 loaded units listed")
-        guest.expect("root")
-        guest.type("modprobe vfat && grep -c ^vfat /proc/modules && findmnt -no FSTYPE /\n")
-        guest.expect("\n1\r\next4")
-        guest.type("dpkg --audit | wc -l; systemctl poweroff\n")
-        guest.expect("\n0")
+        guest.type("echo state:$(systemctl is-system-running --wait)\n")
+        guest.expect("state:running")
+        guest.type("echo failed:$(systemctl --failed --plain --no-legend | wc -l)\n")
+        guest.expect("failed:0")
+        guest.type("modprobe vfat; echo modules:$(grep -c ^vfat /proc/modules)\n")
+        guest.expect("modules:1")
+        guest.type("echo root:$(findmnt -no FSTYPE /) unfinished:$(dpkg --audit | wc -l)\n")
+        guest.expect("root:ext4 unfinished:0")
+        guest.type("systemctl poweroff\n")
         assert runner.done.wait(60)
 
     assert runner.end is not None and runner.end.kind is EndKind.POWER_OFF
@@ -76,8 +77,9 @@ def test_a_command_in_debian_without_systemd(
     assert guest.output.startswith(b"12.") and kernel.release.encode() in guest.output
 
 
+@pytest.mark.parametrize("overlay", [False, True], ids=["disk", "overlay"])
 def test_a_command_in_the_image_of_a_container(
-    kernel: CachedKernel, modules: KernelModules, tmp_path: Path
+    kernel: CachedKernel, modules: KernelModules, tmp_path: Path, *, overlay: bool
 ) -> None:
     busybox = find_busybox().read_bytes()
     layout = Layout(tmp_path / "layout")
@@ -96,7 +98,7 @@ def test_a_command_in_the_image_of_a_container(
         "b=/bin/busybox; $b ls /; $b cat /data /same; $b stat -c '%u %g %a' /data; "
         "$b stat -c %h /hard; $b dd if=/dev/zero of=/big bs=1M count=64 2>&1; $b df /"
     )
-    guest = DiskGuest(kernel, modules, image.disk, "/bin/sh", "-c", script)
+    guest = DiskGuest(kernel, modules, image.disk, "/bin/sh", "-c", script, overlay=overlay)
 
     guest.run()
 
