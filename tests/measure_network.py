@@ -22,6 +22,7 @@ from ringlet.devices.backends.network import screen
 from ringlet.devices.backends.network.engines import PASST, SLIRP, Kind
 from ringlet.devices.backends.network.opening import UserLink, open_network
 from ringlet.network_config import net_config
+from tests.unit.devices.network.frames import child
 
 ROUNDS = 2000
 
@@ -157,13 +158,14 @@ def measure(kind: Kind, mtu: int, server: tuple[str, int], echo_port: int, secon
     started = time.perf_counter() - begin
     assert isinstance(link, UserLink)
     assert link.pid is not None
+    engine = child(link.pid)
     done = subprocess.run(
         ["unshare", "-n", sys.executable, "-m", "tests.measure_network", "--guest", str(link.fd),
          link.mac.hex(":"), str(mtu), server[0], str(server[1]), str(echo_port), str(seconds),
-         str(link.pid)],
+         str(engine)],
         pass_fds=[link.fd], stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
-    with open(f"/proc/{link.pid}/status") as file:  # noqa: PTH123
+    with open(f"/proc/{engine}/status") as file:  # noqa: PTH123
         memory = next(line.split()[1] for line in file if line.startswith("VmRSS"))
     link.close()
     show(f"{kind.name}, MTU {mtu}", json.loads(done.stdout))

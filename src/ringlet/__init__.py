@@ -16,21 +16,27 @@ Every error that a user can correct is a `RingletError`; `ringlet.errors` draws 
 TYPE_CHECKING = False  # as in typing, which takes longer to import than everything here
 
 if TYPE_CHECKING:
+    from ringlet.control.agent.command import Result as Result
+    from ringlet.control.agent.process import Process as Process
     from ringlet.control.awaitable import AsyncConsole as AsyncConsole
     from ringlet.control.awaitable import AsyncMachine as AsyncMachine
     from ringlet.control.console import Console as Console
     from ringlet.control.inside import Cpu as Cpu
     from ringlet.control.inside import Memory as Memory
     from ringlet.control.machine import Machine as Machine
-    from ringlet.control.parts import Disk as Disk
     from ringlet.control.parts import Mount as Mount
-    from ringlet.control.parts import Net as Net
-    from ringlet.control.parts import Port as Port
     from ringlet.control.spec import MachineSpec as MachineSpec
+    from ringlet.disk_spec import DiskSpec as DiskSpec
+    from ringlet.errors import AgentError as AgentError
+    from ringlet.errors import AgentTimeoutError as AgentTimeoutError
     from ringlet.errors import BootError as BootError
     from ringlet.errors import CommandError as CommandError
+    from ringlet.errors import CommandFailedError as CommandFailedError
+    from ringlet.errors import CommandTimeoutError as CommandTimeoutError
     from ringlet.errors import ConfigError as ConfigError
+    from ringlet.errors import DiskError as DiskError
     from ringlet.errors import GuestEnded as GuestEnded
+    from ringlet.errors import GuestFileError as GuestFileError
     from ringlet.errors import GuestPanic as GuestPanic
     from ringlet.errors import GuestTimeout as GuestTimeout
     from ringlet.errors import HostError as HostError
@@ -41,19 +47,26 @@ if TYPE_CHECKING:
     from ringlet.errors import RingletError as RingletError
     from ringlet.machine.outcome import End as End
     from ringlet.machine.outcome import EndKind as EndKind
+    from ringlet.network_config import NetConfig as NetConfig
 
 _HOMES = {
+    "control.agent.command": ("Result",),
+    "control.agent.process": ("Process",),
     "control.awaitable": ("AsyncConsole", "AsyncMachine"),
     "control.console": ("Console",),
     "control.inside": ("Cpu", "Memory"),
     "control.machine": ("Machine",),
-    "control.parts": ("Disk", "Mount", "Net", "Port"),
+    "control.parts": ("Mount",),
     "control.spec": ("MachineSpec",),
     "errors": (
-        "BootError", "CommandError", "ConfigError", "GuestEnded", "GuestPanic", "GuestTimeout",
-        "HostError", "ImageError", "InternalError", "OutputError", "ProgramError", "RingletError",
+        "AgentError", "AgentTimeoutError", "BootError", "CommandError", "CommandFailedError",
+        "CommandTimeoutError", "ConfigError", "DiskError", "GuestEnded", "GuestFileError",
+        "GuestPanic", "GuestTimeout", "HostError", "ImageError", "InternalError", "OutputError",
+        "ProgramError", "RingletError",
     ),
+    "disk_spec": ("DiskSpec",),
     "machine.outcome": ("End", "EndKind"),
+    "network_config": ("NetConfig",),
 }  # fmt: skip
 # The engine is large, so programs that need only the version or an error type skip it.
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -72,12 +72,13 @@ DISKS: Final = Option(
 )
 PORTS: Final = Option(
     "-p",
-    "Forward a port of the host to the guest: [ADDRESS:]HOST:GUEST[/udp]; ADDRESS is 127.0.0.1 if "
-    "not given; repeat for more.",
+    "Forward a port of the host to the guest: [ADDRESS:]HOST:GUEST[/udp]; repeat for more.",
     python="ports",
 )
 NET: Final = Option(
-    "--net", "The guest's network: none, user (NAT, needs no privileges) or tap:NAME.", "none"
+    "--net",
+    "The guest's network: none, user (NAT, needs no privileges) or tap:NAME. Default: none, or "
+    "user with -p.",
 )
 ENV: Final = Option(
     "-e",

@@ -26,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
     seconds = parser.parse_args().seconds
-    with ringlet.Machine("debian", memory="256M") as machine:
+    with ringlet.Machine("busybox", memory="256M") as machine:
         machine.start()
         machine.console.expect(_PROMPT)
         guest, host = both(machine)

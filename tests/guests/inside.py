@@ -37,7 +37,7 @@ class Nowhere:
 
 def main() -> None:
     """Read a kernel's symbols, and take machines apart."""
-    with ringlet.Machine(memory="256M") as machine:
+    with ringlet.Machine("busybox", memory="256M") as machine:
         machine.start().ready()
         read = timed(
             "read the kernel's memory",
@@ -48,7 +48,7 @@ def main() -> None:
         print(f"{len(found)} symbols in {len(read.data) >> 20} MiB")
         timed("one call into the guest's thread", lambda: machine.cpu["rip"])
         timed("close", machine.close)
-    spec = ringlet.Machine(memory="256M").spec
+    spec = ringlet.Machine("busybox", memory="256M").spec
     board = Board(spec, plan(spec, Shell()), Nowhere())
     built = board.build()
     timed("take a processor out of its machine", lambda: take_out(built))

@@ -34,7 +34,7 @@ def interrupt(mirror: Mirror, number: signal.Signals, delay: float) -> str:
     """Run once; return what went wrong, or ""."""
     shutil.rmtree(mirror.cache / "ringlet", ignore_errors=True)
     with subprocess.Popen(
-        command("debian", "--", "sleep", "100"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        command("busybox", "--", "sleep", "100"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env=mirror.environment, start_new_session=True,
     ) as process:  # fmt: skip
         wait_until_stoppable(process.pid)

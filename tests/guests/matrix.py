@@ -32,7 +32,7 @@ echo well
 
 def boot(package: str, memory: str, append: str) -> str:
     """Boot once; return what went wrong, or ""."""
-    command = [sys.executable, "-m", "ringlet", "run", "debian", "--package", package,
+    command = [sys.executable, "-m", "ringlet", "run", "busybox", "--package", package,
                "--memory", memory, "--append", append, "--", "sh", "-c", SCRIPT]  # fmt: skip
     try:
         done = subprocess.run(

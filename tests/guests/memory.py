@@ -75,7 +75,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--memory", default="512M")
     memory = parser.parse_args().memory
-    command = [sys.executable, "-m", "ringlet", "run", "debian", "--memory", memory, "--",
+    command = [sys.executable, "-m", "ringlet", "run", "busybox", "--memory", memory, "--",
                "sh", "-c", SCRIPT]  # fmt: skip
     worst = 0.0
     print(f"{'MB':<36}{'guest uses':>11}{'touched':>9}{'host spends':>13}{'beyond':>8}"

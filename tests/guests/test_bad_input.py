@@ -135,7 +135,7 @@ def mirror(tmp_path: Path) -> Mirror:
     return Mirror(tmp_path)
 
 
-DEBIAN = command("debian", "--", "true")
+DEBIAN = command("busybox", "--", "true")
 
 
 @NEEDS_APT
@@ -210,7 +210,7 @@ exit $status
 def mounted(mirror: Mirror, options: str, program: list[str]) -> subprocess.CompletedProcess[bytes]:
     """Run `ringlet` with a cache directory on a file system of its own."""
     script = [*UNSHARE, "sh", "-c", MOUNTED, "sh", options, str(mirror.cache)]
-    return run([*script, sys.executable, *program, "run", "debian", "--", "true"],
+    return run([*script, sys.executable, *program, "run", "busybox", "--", "true"],
                mirror.environment)  # fmt: skip
 
 
@@ -335,12 +335,12 @@ def terminals() -> Iterator[list[Terminal]]:
 
 
 # The moments of signals from a terminal: while the guest spins, and while packages are fetched.
-SHELL = [(b"starting", "spins"), (b"fetching linux", "debian")]
+SHELL = [(b"starting", "spins"), (b"fetching linux", "busybox")]
 
 
 def on_terminal(terminals: list[Terminal], tmp_path: Path, kind: str, mirror: Mirror) -> Terminal:
     (tmp_path / "spins").write_bytes(SPINS.bytes())
-    arguments = ["debian"] if kind == "debian" else ["--kernel", str(tmp_path / "spins")]
+    arguments = ["busybox"] if kind == "busybox" else ["--kernel", str(tmp_path / "spins")]
     terminals.append(Terminal(command(*arguments), mirror.environment))
     return terminals[-1]
 
@@ -369,7 +369,7 @@ def test_a_signal_gives_the_terminal_back(
 def test_control_c_ends_a_fetch(terminals: list[Terminal], tmp_path: Path) -> None:
     mirror = Mirror(tmp_path, kernel=SPINS.bytes() + bytes(8 << 20))
     with mirror.slow(1 << 20):
-        terminal = on_terminal(terminals, tmp_path, "debian", mirror)
+        terminal = on_terminal(terminals, tmp_path, "busybox", mirror)
         terminal.until(b"fetching linux")
         os.write(terminal.user, b"\x03")
         status = terminal.ended()

@@ -55,7 +55,7 @@ def contained(command: list[str], *limits: str) -> subprocess.CompletedProcess[s
 
 
 def guest(script: str) -> list[str]:
-    return [*RINGLET, "run", "debian", "--direct", "always", "--stats", "--", "sh", "-c", script]
+    return [*RINGLET, "run", "busybox", "--direct", "always", "--stats", "--", "sh", "-c", script]
 
 
 def test_a_container_has_these_limits(profile: Path) -> None:

@@ -41,7 +41,7 @@ def command(*arguments: str) -> list[str]:
 def in_guest(script: str, stdin: bytes = b"", *options: str) -> subprocess.CompletedProcess[bytes]:
     """Run a script with the guest's shell."""
     return subprocess.run(
-        command("debian", *options, "--", "sh", "-c", script),
+        command("busybox", *options, "--", "sh", "-c", script),
         input=stdin,
         capture_output=True,
         timeout=PATIENCE,
@@ -90,7 +90,7 @@ def test_output_is_binary() -> None:
 def test_arguments_are_exact() -> None:
     words = ["a b", "", "'\"$x\\", "\n", "ü"]
     done = subprocess.run(
-        command("debian", "--", "printf", "<%s>", *words),
+        command("busybox", "--", "printf", "<%s>", *words),
         capture_output=True,
         stdin=subprocess.DEVNULL,
         timeout=PATIENCE,
@@ -101,7 +101,7 @@ def test_arguments_are_exact() -> None:
 
 def test_a_script_on_standard_input_is_run() -> None:
     done = subprocess.run(
-        command("debian"),
+        command("busybox"),
         input=b"echo $((6 * 7)); exit 3\n",
         capture_output=True,
         timeout=PATIENCE,
@@ -199,7 +199,7 @@ def test_guest_time_is_the_hosts() -> None:
     script = "while read -r x; do echo $(date +%s) $(cut -d' ' -f1 /proc/uptime); done"
     samples = []
     with subprocess.Popen(
-        command("debian", "--", "sh", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command("busybox", "--", "sh", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as guest:
         assert guest.stdin is not None
         assert guest.stdout is not None
@@ -256,7 +256,7 @@ def test_run_that_takes_too_long() -> None:
 
 def test_options_end_at_the_guests_name() -> None:
     done = subprocess.run(
-        command("-m", "200", "-e", "GREETING=a b", "-w", "/tmp", "debian", "sh", "-c",
+        command("-m", "200", "-e", "GREETING=a b", "-w", "/tmp", "busybox", "sh", "-c",
                 'echo "$GREETING"; pwd; exec "$0" -m', "uname"),
         capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False,
     )  # fmt: skip
@@ -268,7 +268,7 @@ def test_options_end_at_the_guests_name() -> None:
 def test_guest_on_a_kernel_of_the_users_own(kernel: CachedKernel, tmp_path: Path) -> None:
     log = tmp_path / "log"
     done = subprocess.run(
-        command("--kernel", str(kernel.vmlinuz), "--log", str(log), "debian", "uname", "-r"),
+        command("--kernel", str(kernel.vmlinuz), "--log", str(log), "busybox", "uname", "-r"),
         capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False,
     )  # fmt: skip
 
@@ -279,7 +279,7 @@ def test_guest_on_a_kernel_of_the_users_own(kernel: CachedKernel, tmp_path: Path
 
 def test_reset_of_a_shell_whose_messages_are_shown() -> None:
     done = subprocess.run(
-        command("debian", "--verbose"), input=b"reboot -f\n", capture_output=True, timeout=PATIENCE,
+        command("busybox", "--verbose"), input=b"reboot -f\n", capture_output=True, timeout=PATIENCE,
         check=False,
     )  # fmt: skip
 
@@ -345,7 +345,7 @@ def test_kernel_that_is_unpacked_already(kernel: CachedKernel, tmp_path: Path) -
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run(number: signal.Signals) -> None:
     guest = subprocess.Popen(
-        command("debian", "--", "sh", "-c", "echo up; sleep 1000"),
+        command("busybox", "--", "sh", "-c", "echo up; sleep 1000"),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert guest.stdout is not None
@@ -390,7 +390,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    it = Terminal(command("debian"))
+    it = Terminal(command("busybox"))
     yield it
     os.close(it.fd)
 
@@ -441,7 +441,7 @@ def test_progress_is_shown_until_the_guest_prints(terminal: Terminal) -> None:
 
 
 def test_progress_is_shown_until_a_command_starts() -> None:
-    terminal = Terminal(command("debian", "--", "echo", "up"))
+    terminal = Terminal(command("busybox", "--", "echo", "up"))
     told = terminal.until(b"up\r\n")
     status = terminal.ended()
     os.close(terminal.fd)
@@ -477,7 +477,7 @@ def test_summary_of_a_run() -> None:
 
 
 def test_machine_from_python() -> None:
-    with ringlet.Machine("debian", memory="256M") as machine:
+    with ringlet.Machine("busybox", memory="256M") as machine:
         machine.start()
         assert "error" not in machine.console.expect("# ", PATIENCE), "it has one port alone"
         machine.console.send("echo $((6 * 7))\n")
@@ -491,7 +491,7 @@ def test_machine_from_python() -> None:
 
 def test_machines_side_by_side_in_one_process() -> None:
     async def run(number: int) -> str:
-        async with ringlet.AsyncMachine("debian", memory="128M") as machine:
+        async with ringlet.AsyncMachine("busybox", memory="128M") as machine:
             await machine.start()
             await machine.console.expect("# ", PATIENCE)
             await machine.console.send(f"echo $(({number} * 1000 + 1))\n")

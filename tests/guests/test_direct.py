@@ -30,7 +30,7 @@ def hindrance() -> str:
 
 def command(script: str, *options: str) -> list[str]:
     return [
-        sys.executable, "-m", "ringlet", "run", "debian", "--stats", *options, "--", "sh", "-c",
+        sys.executable, "-m", "ringlet", "run", "busybox", "--stats", *options, "--", "sh", "-c",
         script,
     ]  # fmt: skip
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("kernel")]
 def start(script: str, direct: str, program: str = "ringlet") -> subprocess.Popen[str]:
     """Start a guest whose shell runs a script."""
     return subprocess.Popen(
-        [sys.executable, "-m", program, "run", "debian", "--stats", "--direct", direct, "--",
+        [sys.executable, "-m", program, "run", "busybox", "--stats", "--direct", direct, "--",
          "sh", "-c", script],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

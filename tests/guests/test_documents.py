@@ -1,4 +1,4 @@
-"""The programs of the documents, run as a reader would run them."""
+"""The programs of the documents and the examples, run as a reader would run them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ BLOCKS = [
     for name in ("python", "tutorial")
     for number, block in enumerate(_BLOCK.findall((DOCS / f"{name}.md").read_text()))
 ]
+EXAMPLES = {
+    "symbols.py": r"^linux_banner: 0xffffffff\w+, physical 0x\w+: b'Linux version 6\.",
+    "count_calls.py": r"^__x64_sys_sethostname: 2 calls$",
+    "side_by_side.py": r"^panic=5:\n5\npanic=9:\n9$",
+}
 PRINTED = {
     "python-0": r"6\.[\w.+-]+-amd64\n(.*\n)*.*POWER_OFF",
     "python-1": r"^ended: the guest's kernel panicked\nthe guest's kernel panicked: sysrq",
@@ -46,3 +51,18 @@ def test_program(block: str, tmp_path: Path, request: pytest.FixtureRequest) -> 
 
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(printed, done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(DOCS.parent / "examples/python" / name)], capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(EXAMPLES[name], done.stdout, re.MULTILINE)
+
+
+def test_every_example_is_run() -> None:
+    assert {p.name for p in (DOCS.parent / "examples/python").glob("*.py")} == set(EXAMPLES)

@@ -29,7 +29,7 @@ def said(machine: ringlet.Machine, command: str) -> str:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[ringlet.Machine]:
-    with ringlet.Machine(memory="256M") as machine:
+    with ringlet.Machine("busybox", memory="256M") as machine:
         yield machine.start().ready(PATIENCE)
 
 
@@ -118,7 +118,7 @@ def test_breakpoint_calls_a_function_while_the_guest_stands_still(
 
 def test_breakpoint_from_before_the_start() -> None:
     hit = threading.Event()
-    with ringlet.Machine(memory="128M") as machine:
+    with ringlet.Machine("busybox", memory="128M") as machine:
         machine.on("break:__x64_sys_execve", hit.set)
         machine.start().ready(PATIENCE)
         said(machine, "sh -c true")
@@ -127,7 +127,7 @@ def test_breakpoint_from_before_the_start() -> None:
 
 
 def test_breakpoint_at_a_symbol_that_the_kernel_lacks_ends_the_run() -> None:
-    with ringlet.Machine(memory="128M") as machine:
+    with ringlet.Machine("busybox", memory="128M") as machine:
         machine.on("break:nope", print)
         machine.start()
 
@@ -138,7 +138,7 @@ def test_breakpoint_at_a_symbol_that_the_kernel_lacks_ends_the_run() -> None:
 def test_panic_is_an_error_with_the_last_lines() -> None:
     seen: list[object] = []
     ended = threading.Event()
-    with ringlet.Machine(memory="128M") as machine:
+    with ringlet.Machine("busybox", memory="128M") as machine:
         machine.on("panic", seen.append)
         machine.on("exit", lambda end: seen.append(end.kind))
         machine.on("exit", lambda end: ended.set())
@@ -159,7 +159,7 @@ def test_error_of_a_programs_function_ends_the_run() -> None:
     def wrong() -> None:
         raise KeyError("mine")
 
-    with ringlet.Machine(memory="128M") as machine:
+    with ringlet.Machine("busybox", memory="128M") as machine:
         machine.on("break:__x64_sys_execve", wrong)
         machine.start().ready(PATIENCE)
         machine.console.send("sh -c true\n")
@@ -170,7 +170,7 @@ def test_error_of_a_programs_function_ends_the_run() -> None:
 
 def test_functions_of_the_end_come_before_it() -> None:
     order: list[str] = []
-    with ringlet.Machine(memory="128M") as machine:
+    with ringlet.Machine("busybox", memory="128M") as machine:
         machine.on("exit", lambda end: order.append("function"))
         machine.on("exit", lambda end: machine.kill())
         machine.start()
@@ -182,7 +182,7 @@ def test_functions_of_the_end_come_before_it() -> None:
 
 
 def test_reset_starts_the_guest_again_if_wanted() -> None:
-    with ringlet.Machine(memory="128M", reboot=True) as machine:
+    with ringlet.Machine("busybox", memory="128M", reboot=True) as machine:
         machine.start().ready(PATIENCE)
         machine.console.send("touch /root/here; reboot -f\n")
         machine.console.expect("Restarting system", PATIENCE)
@@ -192,14 +192,14 @@ def test_reset_starts_the_guest_again_if_wanted() -> None:
 
 
 def test_time_that_is_over() -> None:
-    with ringlet.Machine(memory="128M", timeout="2s") as machine:
+    with ringlet.Machine("busybox", memory="128M", timeout="2s") as machine:
         machine.start()
         with pytest.raises(ringlet.GuestTimeout, match="still running after 2 s"):
             machine.wait(PATIENCE)
 
 
 def test_guest_that_ends_before_it_is_ready(kernel: CachedKernel) -> None:
-    with ringlet.Machine(memory="128M", append="rdinit=/bin/true") as machine:
+    with ringlet.Machine("busybox", memory="128M", append="rdinit=/bin/true") as machine:
         machine.start()
         with pytest.raises((ringlet.GuestPanic, ringlet.BootError)):
             machine.ready(PATIENCE)
@@ -210,7 +210,7 @@ def test_guest_that_ends_before_it_is_ready(kernel: CachedKernel) -> None:
 
 
 def test_paused_guest_can_be_stopped() -> None:
-    with ringlet.Machine(memory="128M") as machine:
+    with ringlet.Machine("busybox", memory="128M") as machine:
         machine.start()
         machine.pause()
         machine.stop()
@@ -231,7 +231,7 @@ def test_memory_is_free_when_a_machine_is_closed() -> None:
     before = memory_of_this_process()
     gc.disable()
     try:
-        with ringlet.Machine(memory="128M") as machine:
+        with ringlet.Machine("busybox", memory="128M") as machine:
             machine.on("break:__x64_sys_newuname", lambda: None)
             machine.start().ready(PATIENCE)
             with pytest.raises(ringlet.ConfigError):

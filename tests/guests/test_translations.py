@@ -29,7 +29,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, kernel: CachedKernel) -> Pat
 
 def boot(cache: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ringlet", "run", "debian", "--stats", *options, "--",
+        [sys.executable, "-m", "ringlet", "run", "busybox", "--stats", *options, "--",
          "sh", "-c", "echo up; exit 3"],
         env={**os.environ, "XDG_CACHE_HOME": str(cache)},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False,

@@ -85,7 +85,7 @@ def busy_seconds() -> float:
 
 def start(cores: set[int]) -> subprocess.Popen[str]:
     """A guest that waits for the start signal."""
-    command = [sys.executable, "-m", "ringlet", "run", "debian", "--memory", "256M", "--",
+    command = [sys.executable, "-m", "ringlet", "run", "busybox", "--memory", "256M", "--",
                "sh", "-c", SCRIPT]  # fmt: skip
     guest = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     os.sched_setaffinity(guest.pid, cores)

@@ -15,6 +15,7 @@ from ringlet.errors import ConfigError
 
 _BENCH = "ringlet.cli.bench"
 _EXPLAIN = "ringlet.cli.explain"
+_IMAGE = "ringlet.cli.image"
 _SUMMARY = "Run x86 guests in user space: no VT-x, no kernel module, no guest patches."
 
 
@@ -63,6 +64,14 @@ def cache_prune(
     return prune_cache(everything=everything, dry_run=dry_run)
 
 
+def _setup() -> Any:
+    """Return what runs the guest that sets up an image."""
+    from ringlet.cli.supervise import supervise
+    from ringlet.control.setup import setup_runner
+
+    return setup_runner(supervise)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         emit(f"ringlet {__version__}")
@@ -100,6 +109,7 @@ def make_app() -> typer.Typer:
     cache.command("ls")(cache_ls)
     cache.command("prune")(cache_prune)
     app.add_typer(cache, name="cache")
+    app.add_typer(importlib.import_module(_IMAGE).image_app(_setup), name="image")
     if importlib.util.find_spec(_EXPLAIN) is not None:
         app.command()(importlib.import_module(_EXPLAIN).explain)
     if importlib.util.find_spec(_BENCH) is not None:

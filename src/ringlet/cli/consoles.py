@@ -225,6 +225,14 @@ class Told:
         self.status = status
 
 
+class Booted(Stdio):
+    """The console of a guest that its own init has booted; it tells no status."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        super().__init__(progress)
+        self.told = Told()
+
+
 class ShellStreams(Stdio):
     """A shell on COM1; `told` has its status once it has ended (`ringlet.images.channel`).
 

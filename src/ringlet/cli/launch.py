@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ringlet.cli.commands import AgentCommand, Task
 from ringlet.cli.consoles import (
     STDERR,
     STDIN,
     STDOUT,
+    Booted,
     CommandStreams,
     Console,
     Quiet,
@@ -30,11 +32,14 @@ from ringlet.cli.terminal import WindowSize, window_size
 from ringlet.cli.watch import watched
 from ringlet.control.board import Board
 from ringlet.control.command import in_environment
-from ringlet.control.plan import check_files, plan
+from ringlet.control.plan import Plan, check_files, plan
+from ringlet.control.setup import setup_runner
 from ringlet.control.spec import MachineSpec, on_command_line
+from ringlet.control.words import BUSYBOX
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.errors import ConfigError
-from ringlet.images.initramfs import Command, Shell
+from ringlet.images.catalog import Settings
+from ringlet.images.initramfs import Command, Serve, Shell
 from ringlet.machine import host
 from ringlet.machine.elf import read_program
 from ringlet.machine.outcome import End, EndKind
@@ -78,53 +83,80 @@ def run_kernel(spec: MachineSpec, watching: Watching) -> int:
     name = spec.kernel.name if spec.kernel is not None else ""
     with Progress(f"starting {name}{_WAY_OUT}") as progress:
         console = console_for(spec.console, progress)
-        found = plan(spec, Shell(), called=on_command_line)
-        board = Board(spec, found, console, undisturbed=held)
-        end = _run(board, console, watching, Told())
+        found = plan(spec, Shell(), run_setup=setup_runner(), called=on_command_line)
+        board = Board(spec, found, console, undisturbed=held, complain=complain)
+        with contextlib.closing(board):
+            end = _run(board, console, watching, Told())
     return _status(end)
 
 
 def run_guest(
     spec: MachineSpec, command: Sequence[str], watching: Watching, *, terminal: bool = False
 ) -> int:
-    """Run a shell or `command` in a named guest and return the exit status.
+    """Run a guest with a name, an image or a root, and return the exit status.
 
-    Without a terminal, the shell runs as a command that reads standard input.  With `terminal`, the
-    command needs one, as for -t.  Raises RingletError.
+    Without a command it has a shell on its console, or boots as its own init wants; without a
+    terminal, a shell runs as a command that reads standard input.  With `terminal`, the command
+    needs one, as for -t.  Raises RingletError.
     """
     check_files(spec, on_command_line)
+    if terminal and not os.isatty(STDIN):
+        raise ConfigError("-t: standard input is not a terminal; leave out -t")
     given = bool(command)
-    if terminal:
+    serial = spec.guest == BUSYBOX or spec.kernel is not None
+    if serial and terminal:
         command = _on_terminal(command)
-    if not command and not os.isatty(STDIN):
+    boots = not serial and not command and not terminal and os.isatty(STDIN)
+    if not command and not os.isatty(STDIN) and not spec.image:
         command = ["sh"]
-    if not command and (spec.env or spec.cwd):
+    if not command and (spec.env or spec.cwd) and (serial or boots):
         raise ConfigError("-e and -w need a command for the guest; for example: debian sh")
     host.require()
     with Progress("starting") as progress:
         term = os.environ.get("TERM", "vt100")
-        task: Shell | Command
-        streams: ShellStreams | CommandStreams
-        if command:
+        log = FdSink(STDERR, "standard error") if watching.verbose else discard
+        size = window_size(STDIN) or _USUAL_SIZE
+        task: Shell | Command | Serve | None = Serve(term)
+        streams: ShellStreams | CommandStreams | AgentCommand | Booted
+        if serial and command:
             task = Command(in_environment(spec, command), term)
-            log = FdSink(STDERR, "standard error") if watching.verbose else discard
             streams = CommandStreams(log, progress)
-            spec = replace(spec, reboot=False)
-        else:
-            size = window_size(STDIN) or _USUAL_SIZE
+        elif serial:
             task = Shell(term, size.rows, size.columns)
             streams = ShellStreams(size, progress)
+        if command:
+            spec = replace(spec, reboot=False)
         quiet = not watching.verbose and spec.log is None
         found = plan(
-            spec, task, quiet=quiet, progress=progress.update, called=on_command_line
-        )
+            spec, None if boots else task, run_setup=setup_runner(supervise), quiet=quiet,
+            progress=progress.update, called=on_command_line,
+        )  # fmt: skip
+        if boots and found.image is not None and not found.image.settings.boots:
+            boots, terminal = False, True
+            found = plan(spec, task, run_setup=setup_runner(supervise), quiet=quiet,
+                         progress=progress.update, called=on_command_line)  # fmt: skip
+        if boots:
+            streams = Booted(progress)
+        elif not serial:
+            streams = AgentCommand(_task(spec, found, command, terminal=terminal), log, progress)
         progress.update(f"starting {found.name}{'' if command else _WAY_OUT}")
-        board = Board(spec, found, streams, undisturbed=held)
-        end = _run(board, streams, watching, streams.told)
-    if streams.told.status is not None and end.kind is EndKind.POWER_OFF:
-        return streams.told.status
+        board = Board(spec, found, streams, undisturbed=held, complain=complain)
+        if isinstance(streams, AgentCommand):
+            streams.connect = board.connect
+        with contextlib.closing(board):
+            end = _run(board, streams, watching, streams.told)
+    return _result(end, streams.told, watching, "command" if given else "shell" if command else "")
+
+
+def _result(end: End, told: Told, watching: Watching, command: str) -> int:
+    """Return the exit status of a run, and say why it is none of the guest's.
+
+    `command` is what ran; an empty `command` says that the guest had none.
+    """
+    if told.status is not None and end.kind is EndKind.POWER_OFF:
+        return told.status
     if command and end.kind is EndKind.RESET:
-        complain(f"{end.message} before the {'command' if given else 'shell'} ended")
+        complain(f"{end.message} before the {command} ended")
         return end.status
     if end.kind is EndKind.PANIC and command and not watching.verbose:
         complain(f"{end.message}; --verbose shows the kernel's messages")
@@ -134,13 +166,23 @@ def run_guest(
     return _status(end)
 
 
+def _task(spec: MachineSpec, found: Plan, command: Sequence[str], *, terminal: bool) -> Task:
+    """Return the command with what the image's configuration says of it."""
+    settings = found.image.settings if found.image is not None else Settings()
+    own = tuple(variable.partition("=")[::2] for variable in settings.env)
+    words = [*settings.entrypoint, *(command or settings.command)] or ["sh"]
+    if command and not settings.entrypoint:
+        words = [*command]
+    return Task(
+        words, (*own, *spec.env), spec.cwd or settings.directory, settings.user, terminal=terminal
+    )
+
+
 def _on_terminal(command: Sequence[str]) -> Sequence[str]:
     """Return the command that runs on a terminal; none for the guest's shell.
 
-    Raises ConfigError for -t where there is none.
+    Raises ConfigError for another command.
     """
-    if not os.isatty(STDIN):
-        raise ConfigError("-t: standard input is not a terminal; leave out -t")
     if not command or tuple(command) in {(shell,) for shell in _SHELLS}:
         return []
     raise ConfigError(
@@ -165,7 +207,8 @@ def _run(board: Board, console: Console, watching: Watching, told: Told) -> End:
 
 def _execute(machine: Vm, watching: Watching, console: Console) -> End:
     counters = printing_on_request(machine) if watching.stats else contextlib.nullcontext()
-    with watched(machine, watching.trace, watching.compare), counters:
+    progress = console.progress.update
+    with watched(machine, watching.trace, watching.compare, progress), counters:
         if not watching.gdb:
             return supervise(machine)
         console.progress.end()

@@ -164,10 +164,13 @@ def run(
     from ringlet.cli.launch import Watching, run_guest, run_kernel, run_program
     from ringlet.control.spec import machine_spec
 
+    if root and guest:
+        # The root is the guest, so all words are the command's.
+        guest, command = "", [guest, *(command or [])]
     spec = machine_spec(
         "" if bare else guest, program=guest if bare else None, kernel=kernel or None,
         initrd=initrd or None, append=append, package=package, root=root or None, memory=memory,
-        cpus=cpus, mounts=mounts, disks=disks, ports=ports, net=net, env=variables, cwd=cwd,
+        cpus=cpus, mounts=mounts, disks=disks, ports=ports, net=net or None, env=variables, cwd=cwd,
         timeout=timeout or None, name=name, console=console, log=log or None, direct=direct,
         exact=exact, cold=cold, reboot=not (no_reboot or bare), debug_exit=debug_exit,
         called=on_command_line,
@@ -175,7 +178,7 @@ def run(
     watching = Watching(verbose, stats, trace, compare, gdb, gdb_wait)
     if bare:
         return run_program(spec, watching)
-    if not (spec.guest or spec.image):
+    if not (spec.guest or spec.image or spec.root):
         if command:
             raise ConfigError(
                 f"{' '.join(command)}: a kernel alone takes no command; give a guest, too: "

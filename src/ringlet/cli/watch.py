@@ -2,8 +2,9 @@
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TextIO, cast
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final, TextIO, cast
 
 from ringlet.cli.streams import at_once, complain
 from ringlet.errors import ConfigError, HostError, OutputError
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
     from ringlet.vcpu.processor import Processor
 
 
+_SECOND: Final = 1.0
+
+
 @contextlib.contextmanager
-def watched(machine: Vm, trace: str, compare: int) -> Iterator[None]:
+def watched(
+    machine: Vm, trace: str, compare: int, progress: Callable[[str], object] | None = None
+) -> Iterator[None]:
     """Watch a machine that has not run yet.
 
     With `trace`, write the machine's last events to the file of that name, however the run ends.
@@ -29,6 +35,8 @@ def watched(machine: Vm, trace: str, compare: int) -> Iterator[None]:
     cpu = cast("Processor", machine.cpu)
     comparer = _comparer(machine, cpu, compare) if compare else None
     with contextlib.ExitStack() as stack:
+        if comparer is not None and progress is not None:
+            stack.enter_context(_telling(comparer, progress))
         length = 0
         if trace:
             from ringlet.debug.trace import LENGTH, lines
@@ -47,6 +55,24 @@ def watched(machine: Vm, trace: str, compare: int) -> Iterator[None]:
                 f"{comparer.compared} blocks compared, {comparer.passed_over} skipped "
                 "(sensitive, faulting or interrupted, or with instructions that Unicorn lacks)"
             )
+
+
+@contextlib.contextmanager
+def _telling(comparer: "Comparer", progress: Callable[[str], object]) -> Iterator[None]:
+    """Tell `progress` every second how many blocks were compared, during the body."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(_SECOND):
+            progress(f"{comparer.compared:,} blocks compared, {comparer.passed_over:,} skipped")
+
+    thread = threading.Thread(target=work, name="compare", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _write(file: TextIO, lines: Iterable[str]) -> None:

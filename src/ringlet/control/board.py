@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ringlet.config import LOG, MachineConfig
+from ringlet.control.agent.agent import Agent
+from ringlet.control.peripherals import Peripherals
 from ringlet.control.plan import Plan
 from ringlet.control.spec import MachineSpec
 from ringlet.control.tail import Tail
@@ -19,7 +21,7 @@ from ringlet.images.store import translations_directory
 from ringlet.machine import bare, boot, host, outcome
 from ringlet.machine.engine import Engine
 from ringlet.machine.outcome import End, EndKind
-from ringlet.machine.pc import Options, Pc, Wire
+from ringlet.machine.pc import Options, Pc, Wire, to_standard_error
 from ringlet.machine.release import release
 from ringlet.machine.vm import Vm
 
@@ -49,6 +51,7 @@ class Board:
         lines: Lines,
         *,
         undisturbed: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+        complain: Callable[[str], None] = to_standard_error,
     ) -> None:
         self.spec = spec
         self.tail = Tail()
@@ -68,8 +71,10 @@ class Board:
             exact=spec.exact,
             direct=spec.direct,
             directory=directory,
-            kernel=plan.config.kernel if plan is not None else None,
+            kernel=plan.kernel if plan is not None else None,
         )
+        self._complain = complain
+        self._peripherals = Peripherals(spec, plan, complain)
 
     def build(self) -> Vm:
         """Build the machine, ready for its first instruction.
@@ -87,9 +92,11 @@ class Board:
                 if self.spec.log is not None:
                     sink = _both(FdSink(self._log, str(self.spec.log)), sink)
                 wires[0] = Wire(sink, first.source, first.handshake)
-            self.pc = boot.build(
-                self._plan.config, self._engine, Options(wires, self.spec.debug_exit)
+            options = Options(
+                wires, self.spec.debug_exit, self._peripherals.devices(), self._complain
             )
+            config = self._plan.config(self._peripherals.address)
+            self.pc = boot.build(config, self._engine, options)
             self._lines.attach(self.pc)
             machine = self.pc.machine
         with self._changes:
@@ -120,6 +127,15 @@ class Board:
                 self.resets += 1
                 self.let_go()
                 machine = self.build()
+
+    def connect(self) -> Agent | None:
+        """Return the agent of the machine that was built last, once; None if it has none."""
+        return self._peripherals.connect()
+
+    def close(self) -> None:
+        """Free the memory of the last machine, and close all that the machines had of the host."""
+        self.let_go()
+        self._peripherals.close()
 
     def let_go(self) -> None:
         """Free the memory of the last machine, which must not run, at once."""

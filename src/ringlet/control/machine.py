@@ -7,16 +7,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ringlet.config import DIRECT, NET, PACKAGE, format_size
-from ringlet.control.agents import Agent, Files, Process, Result, connect
+from ringlet.config import DIRECT, PACKAGE, format_size
+from ringlet.control.agent.agent import Agent
+from ringlet.control.agent.command import Result
+from ringlet.control.agent.files import Files
+from ringlet.control.agent.process import Process
 from ringlet.control.board import Board
 from ringlet.control.console import Console
 from ringlet.control.events import Events, Handler, Stops
 from ringlet.control.guest_thread import GuestThread
 from ringlet.control.inside import Cpu, Memory, NoKernelYet, inside
-from ringlet.control.parts import Net
 from ringlet.control.plan import check_files, plan
+from ringlet.control.setup import setup_runner
 from ringlet.control.spec import Disks, MachineSpec, Mounts, Ports, Variables, machine_spec
+from ringlet.control.words import BUSYBOX
 from ringlet.devices.virtio.threads import block_signals
 from ringlet.errors import (
     BootError,
@@ -31,6 +35,7 @@ from ringlet.machine import host, outcome
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pc import Pc, Wire
 from ringlet.machine.vm import Vm
+from ringlet.network_config import NetConfig
 
 DEBIAN: Final = "debian"
 _TERM: Final = "dumb"
@@ -72,7 +77,7 @@ class Machine:
         mounts: Mounts = None,
         disks: Disks = None,
         ports: Ports = None,
-        net: str | Net = NET.default,
+        net: str | NetConfig | None = None,
         env: Variables = None,
         timeout: str | float | None = None,
         name: str = "",
@@ -127,10 +132,11 @@ class Machine:
         if self._thread is not None:
             raise ConfigError("this machine was started before; make another one")
         host.require()
-        found = plan(self.spec, Shell(_TERM, columns=_COLUMNS))
+        task = Shell(_TERM, columns=_COLUMNS) if self.spec.guest == BUSYBOX else None
+        found = plan(self.spec, task, run_setup=setup_runner())
         self._board = Board(self.spec, found, _Lines(self))
         self._board.build()
-        self._agent = connect(self.spec, self._board)
+        self._agent = self._board.connect()
         self._thread = threading.Thread(target=self._run, name="vcpu0", daemon=True)
         self._thread.start()
         return self
@@ -214,7 +220,7 @@ class Machine:
         if self._board.machine is not None:
             self._counters = self._board.machine.counters()
         self.memory.forget()
-        self._board.let_go()
+        self._board.close()
 
     def __enter__(self) -> Self:
         return self
@@ -241,7 +247,7 @@ class Machine:
         check: bool = False,
         on_stdout: Callable[[bytes], object] | None = None,
         on_stderr: Callable[[bytes], object] | None = None,
-    ) -> Result:
+    ) -> Result[Any]:
         """Run a command in the guest, wait for its end, and return its output and status.
 
         A text is given to the guest's shell, a sequence is run as it is.  `on_stdout` and

@@ -1,4 +1,4 @@
-"""The parts that a user may add to a machine: disks, directories, ports, a network, variables.
+"""The parts that a user may add to a machine: shared directories and variables.
 
 Each is written as on the command line, and checked where it is read.  Messages call an option by
 the name that the user gave it (`called`).
@@ -11,24 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, TypeVar
 
-from ringlet import config
+from ringlet.disk_spec import DiskSpec
 from ringlet.errors import ConfigError
 
-_PORT_END: Final = 1 << 16
-_ADDRESS: Final = re.compile(r"\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]", re.ASCII)
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_INTERFACE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 _LONGEST_ENV_FILE: Final = 1 << 20
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """The file of a disk image.  With `snapshot`, the guest's changes are dropped at the end."""
-
-    path: Path
-    read_only: bool = False
-    snapshot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,47 +26,6 @@ class Mount:
     source: Path
     target: str
     read_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """The port `host` at `address` of the host, which leads to the port `guest` of the guest."""
-
-    host: int
-    guest: int
-    address: str = "127.0.0.1"
-    udp: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Net:
-    """The guest's network: "none", "user" (NAT), or "tap" with the name of an interface."""
-
-    kind: str = "none"
-    interface: str = ""
-
-
-NO_NET: Final = Net()
-
-
-def disk(text: str | Path | Disk, called: str) -> Disk:
-    """Return the disk that `FILE[,ro|,snapshot]` describes.  Raises ConfigError."""
-    if isinstance(text, Disk):
-        return text
-    path, *words = str(text).split(",")
-    while words and words[0] not in {"ro", "snapshot"} and "=" not in words[0]:
-        path += "," + words.pop(0)  # the comma is a part of the file's name
-    for word in words:
-        if word not in {"ro", "snapshot"}:
-            raise ConfigError(f"{called} {text}: {word} is not ro or snapshot; give FILE,ro")
-    if not path:
-        raise ConfigError(f"{called} {text}: give the file of a disk image")
-    found = Path(path)
-    if not found.exists():
-        raise ConfigError(f"{called} {text}: {path}: no such file")
-    if found.is_dir():
-        raise ConfigError(f"{called} {text}: is a directory; share it with {config.MOUNTS.flag}")
-    return Disk(found, "ro" in words, "snapshot" in words)
 
 
 def mount(text: str | Mount, called: str) -> Mount:
@@ -97,38 +44,6 @@ def mount(text: str | Mount, called: str) -> Mount:
         what = "is no directory" if source.exists() else "no such directory"
         raise ConfigError(f"{called} {text}: {source}: {what}; {example}")
     return Mount(source.resolve(), target, read_only)
-
-
-def port(text: str | int | Port, called: str) -> Port:
-    """Return the forward that `[ADDRESS:]HOST:GUEST[/udp]` describes.  Raises ConfigError."""
-    if isinstance(text, Port):
-        return text
-    words, slash, protocol = str(text).partition("/")
-    address, guest = "", ""
-    rest, colon, guest = words.rpartition(":")
-    address, _, host = rest.rpartition(":")
-    wrong = f"{called} {text}: not a forward; give HOST:GUEST, such as 8080:80, or HOST:GUEST/udp"
-    if not colon or (slash and protocol not in {"tcp", "udp"}):
-        raise ConfigError(wrong)
-    if address and not _ADDRESS.fullmatch(address):
-        raise ConfigError(f"{called} {text}: {address} is not an address, such as 127.0.0.1")
-    if not all(number.isascii() and number.isdigit() for number in (host, guest)):
-        raise ConfigError(wrong)
-    if not int(host) < _PORT_END or not 0 < int(guest) < _PORT_END:
-        raise ConfigError(f"{called} {text}: a port is a number from 1 to {_PORT_END - 1}")
-    return Port(int(host), int(guest), address.strip("[]") or "127.0.0.1", protocol == "udp")
-
-
-def net(text: str | Net, called: str) -> Net:
-    """Return the network that `none`, `user` or `tap:NAME` names.  Raises ConfigError."""
-    if isinstance(text, Net):
-        return text
-    kind, _, interface = text.partition(":")
-    if kind == "tap" and _INTERFACE.fullmatch(interface):
-        return Net(kind, interface)
-    if text in {"none", "user"}:
-        return Net(text)
-    raise ConfigError(f"{called} {text}: give none, user or tap:NAME")
 
 
 def variables(
@@ -182,7 +97,7 @@ def several(given: object, pair: str = "{}:{}") -> list[object]:
         return []
     if isinstance(given, Mapping):
         return [pair.format(key, value) for key, value in given.items()]
-    if isinstance(given, str | Path | int | Disk | Mount | Port):
+    if isinstance(given, str | Path | int | DiskSpec | Mount):
         return [given]
     if isinstance(given, Iterable):
         return list(given)

@@ -1,35 +1,77 @@
-"""Finds and checks the files that a machine starts from: its kernel, RAM disk and command line."""
+"""Finds what a machine starts from: its kernel, its root file system, its initial RAM disk."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from ringlet.config import LinuxConfig
 from ringlet.control.spec import Called, MachineSpec, in_python, require_supported
+from ringlet.control.words import BUSYBOX
+from ringlet.disk_spec import Access, DiskSpec, Format
 from ringlet.errors import ConfigError
+from ringlet.guest import agent_program
 from ringlet.images.arguments import with_huge_pages
+from ringlet.images.building import Runner, fetch_modules, find_debian
 from ringlet.images.busybox import find_busybox
-from ringlet.images.debian import fetch_kernel
-from ringlet.images.initramfs import Command, Shell, make_initramfs
-from ringlet.machine.linux import check, read_kernel
-
-Task: TypeAlias = Shell | Command
-"""What a named guest is to do: a shell on its console, or one command."""
+from ringlet.images.catalog import Image, Images
+from ringlet.images.debian import CachedKernel, fetch_kernel
+from ringlet.images.imports import import_image, pull
+from ringlet.images.initramfs import (
+    Address,
+    Command,
+    Root,
+    Share,
+    Surroundings,
+    Task,
+    make_initramfs,
+)
+from ringlet.machine.linux import read_fitting
 
 DEFAULT_APPEND: Final = "console=ttyS0"
 """The command line of a user's own kernel; without it such a kernel prints nothing anywhere."""
 
+ROOT_TAG: Final = "ringlet-root"
+AGENT_MODULES: Final = ("virtio_console",)
+SHARE_MODULES: Final = ("virtiofs",)
+NET_MODULES: Final = ("virtio_net",)
+
 # The kernel resets the machine at once after a panic, and that ends the run.
 _PANIC: Final = "panic=-1"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedDirectory:
+    """A directory of the host and the virtio-fs tag by which the guest mounts it."""
+
+    source: Path
+    tag: str
+    read_only: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The checked files of a machine; `name` is its kernel's, for the user."""
+    """What a machine starts from; `name` is its kernel's, for the user.
 
-    config: LinuxConfig
+    `disks` are all disks in their order, `shares` all shared directories.  `image` is kept in the
+    store while the machine runs.  `agent` says that the guest starts Ringlet's agent.
+    `make_initrd` returns the initial RAM disk for a guest with this address.
+    """
+
+    kernel: Path
+    memory: int
+    append: str
     name: str
+    make_initrd: Callable[[Address | None], Path | bytes | None]
+    disks: tuple[DiskSpec, ...] = ()
+    shares: tuple[SharedDirectory, ...] = ()
+    image: Image | None = None
+    agent: bool = False
+
+    def config(self, address: Address | None = None) -> LinuxConfig:
+        """Return the configuration of a machine whose network tells it `address`."""
+        return LinuxConfig(self.kernel, self.memory, self.make_initrd(address), self.append)
 
 
 def check_files(spec: MachineSpec, called: Called = in_python) -> None:
@@ -38,46 +80,158 @@ def check_files(spec: MachineSpec, called: Called = in_python) -> None:
     Raises ConfigError and ProgramError.
     """
     require_supported(spec, called)
-    if not (spec.guest or spec.kernel):
+    if not (spec.guest or spec.kernel or spec.image or spec.root):
         raise ConfigError("nothing to run; for example: ringlet run debian")
     if spec.kernel is not None:
-        kernel = read_kernel(spec.kernel, spec.memory)
-        check(kernel, _own(spec), spec.initrd)
+        read_fitting(spec.kernel, spec.memory, _own(spec), spec.initrd)
 
 
 def plan(
     spec: MachineSpec,
-    task: Task,
+    task: Task | None,
     *,
+    run_setup: Runner,
     quiet: bool = True,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda text: None,
     called: Called = in_python,
 ) -> Plan:
-    """Return what `spec` starts from; fetch what is not in the cache.
+    """Return what `spec` starts from; fetch or build what is not in the cache.
 
-    `task` is for a named guest.  With `quiet`, its kernel prints errors alone.  Raises
-    ConfigError, ProgramError and ImageError.
+    `task` is for a guest with a name, an image or a root; None: its own init becomes process 1.
+    `run_setup` runs the guest that sets a new image up.  With `quiet`, the kernel prints errors
+    alone.  Raises ConfigError, ProgramError and ImageError.
     """
     check_files(spec, called)
-    if not spec.guest:
-        assert spec.kernel is not None
-        config = LinuxConfig(spec.kernel, spec.memory, spec.initrd, _own(spec))
-        return Plan(config, spec.kernel.name)
-    kernel, name = _kernel(spec, progress)
-    busybox = find_busybox(progress)
+    if not (spec.guest or spec.image or spec.root):
+        return _plain(spec)
+    kernel = fetch_kernel(spec.package, progress) if spec.kernel is None else None
+    path = kernel.vmlinuz if kernel is not None else spec.kernel
+    assert path is not None
+    name = f"Linux {kernel.release}" if kernel is not None else path.name
     words = ["console=ttyS0", *(["quiet"] if quiet else []), _PANIC, spec.append or ""]
-    append = with_huge_pages(" ".join(words).rstrip(), kernel)
-    initrd = make_initramfs(busybox, task)
-    return Plan(LinuxConfig(kernel, spec.memory, initrd, append), name)
+    append = with_huge_pages(" ".join(words).rstrip(), path)
+    guest = _Guest(spec, task, kernel, progress, run_setup)
+    read_fitting(path, spec.memory, append, guest.make_initrd(None))
+    return Plan(
+        path, spec.memory, append, name, guest.make_initrd, guest.disks, guest.shares,
+        guest.image, guest.agent,
+    )  # fmt: skip
 
 
-def _kernel(spec: MachineSpec, progress: Callable[[str], None]) -> tuple[Path, str]:
-    """Return the kernel of a named guest and its name for the user."""
-    if spec.kernel is not None:
-        return spec.kernel, spec.kernel.name
-    kernel = fetch_kernel(spec.package, progress)
-    read_kernel(kernel.vmlinuz, spec.memory)
-    return kernel.vmlinuz, f"Linux {kernel.release}"
+class _Guest:
+    """A guest whose initial RAM disk is Ringlet's own."""
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        task: Task | None,
+        kernel: CachedKernel | None,
+        progress: Progress,
+        run_setup: Runner,
+    ) -> None:
+        self._task = task
+        self._busybox = find_busybox(progress)
+        self._archive = b""
+        self._modules: tuple[str, ...] = ()
+        self._network = spec.net.mode
+        self._root: Root | None = None
+        self.image = _image(spec, progress, run_setup)
+        self.shares = _shares(spec)
+        # A command without an agent has its streams on serial ports.
+        self.agent = kernel is not None and not isinstance(task, Command)
+        found = fetch_modules(kernel, progress, store=Images().store) if kernel else None
+        disks = [] if self.image is None else [_base(self.image)]
+        disks += spec.disks
+        if found is not None:
+            wanted = [*AGENT_MODULES] if self.agent else []
+            wanted += NET_MODULES if spec.net.mode.name != "NONE" else ()
+            wanted += SHARE_MODULES if self.shares else ()
+            wanted += ["virtio_blk"] if disks else []
+            self._modules = tuple(wanted)
+            self._archive = found.archive.read_bytes() if wanted else b""
+        if self.image is not None or spec.root is not None:
+            modules_disk = ""
+            if found is not None:
+                disks.append(DiskSpec(found.disk, Access.READ_ONLY, Format.RAW))
+                modules_disk = disk_device(len(disks) - 1)
+            self._root = _root(spec, self.image, boots=task is None, modules_disk=modules_disk)
+        self.disks = tuple(disks)
+        self._mounts = tuple(
+            Share(share.tag, mount.target, mount.read_only)
+            for share, mount in zip(self.shares[-len(spec.mounts):], spec.mounts, strict=False)
+        )  # fmt: skip
+
+    def make_initrd(self, address: Address | None) -> bytes:
+        """Return the initial RAM disk for a guest with this address."""
+        around = Surroundings(
+            modules=self._modules,
+            shares=self._mounts,
+            address=address,
+            agent=agent_program() if self.agent else b"",
+        )
+        content = make_initramfs(self._busybox, self._task, root=self._root, around=around)
+        return self._archive + content
+
+
+def disk_device(number: int) -> str:
+    """Return the guest's name of disk `number`, from 0 on: /dev/vda, ..., /dev/vdaa."""
+    letters = ""
+    number += 1
+    while number:
+        number, rest = divmod(number - 1, 26)
+        letters = chr(ord("a") + rest) + letters
+    return f"/dev/vd{letters}"
+
+
+def _plain(spec: MachineSpec) -> Plan:
+    """Return the plan of a kernel and an initial RAM disk of the user's own."""
+    assert spec.kernel is not None
+    shares = _shares(spec)
+    return Plan(
+        spec.kernel, spec.memory, _own(spec), spec.kernel.name, lambda address: spec.initrd,
+        spec.disks, shares,
+    )  # fmt: skip
+
+
+def _image(spec: MachineSpec, progress: Progress, run_setup: Runner) -> Image | None:
+    images = Images()
+    if spec.root is not None or spec.guest == BUSYBOX:
+        return None
+    if spec.guest:
+        return find_debian(images, run_setup, progress, spec.guest.partition(":")[2])
+    if spec.image.startswith("docker://"):
+        return pull(spec.image, images, progress)
+    return images.find(spec.image) if _stored(spec.image) else import_image(
+        spec.image, images, progress)
+
+
+def _stored(text: str) -> bool:
+    return ":" not in text.partition("/")[0] and not Path(text).exists()
+
+
+def _base(image: Image) -> DiskSpec:
+    return DiskSpec(image.disk, Access.SNAPSHOT, Format(image.format))
+
+
+def _root(spec: MachineSpec, image: Image | None, *, boots: bool, modules_disk: str) -> Root:
+    if spec.root is not None:
+        return Root(
+            ROOT_TAG, "virtiofs", "ro", overlay=True, boot=boots, modules=SHARE_MODULES,
+            modules_disk=modules_disk,
+        )  # fmt: skip
+    assert image is not None
+    return Root(image.settings.root, boot=boots, modules_disk=modules_disk)
+
+
+def _shares(spec: MachineSpec) -> tuple[SharedDirectory, ...]:
+    found: list[SharedDirectory] = []
+    if spec.root is not None:
+        found.append(SharedDirectory(spec.root, ROOT_TAG, read_only=True))
+    found += [
+        SharedDirectory(mount.source, f"ringlet-{number}", mount.read_only)
+        for number, mount in enumerate(spec.mounts)
+    ]
+    return tuple(found)
 
 
 def _own(spec: MachineSpec) -> str:

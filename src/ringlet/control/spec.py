@@ -8,14 +8,17 @@ from typing import Final, TypeAlias, cast
 from ringlet import config
 from ringlet.config import Option
 from ringlet.control import parts
-from ringlet.control.parts import NO_NET, Disk, Mount, Net, Port
+from ringlet.control.parts import Mount
 from ringlet.control.words import Kind, meaning
+from ringlet.disk_spec import DiskSpec, parse_disk
 from ringlet.errors import ConfigError
 from ringlet.machine import host
+from ringlet.network_config import NetConfig, net_config
 
 Called: TypeAlias = Callable[[Option], str]
 """Returns the name by which an error calls an option."""
 
+NO_NETWORK: Final = NetConfig()
 _LEAST: Final = {"debian": config.DEBIAN_LEAST}
 
 
@@ -50,9 +53,8 @@ class MachineSpec:
     memory: int = config.LINUX_MEMORY
     cpus: int = 1
     mounts: tuple[Mount, ...] = ()
-    disks: tuple[Disk, ...] = ()
-    ports: tuple[Port, ...] = ()
-    net: Net = NO_NET
+    disks: tuple[DiskSpec, ...] = ()
+    net: NetConfig = NO_NETWORK
     env: tuple[tuple[str, str], ...] = ()
     cwd: str = ""
     timeout: float | None = None
@@ -67,8 +69,8 @@ class MachineSpec:
 
 
 Mounts: TypeAlias = Mapping[str, str] | Iterable[str | Mount] | str | Mount | None
-Disks: TypeAlias = Iterable[str | Path | Disk] | str | Path | Disk | None
-Ports: TypeAlias = Mapping[int, int] | Iterable[str | Port] | str | Port | None
+Disks: TypeAlias = Iterable[str | Path | DiskSpec] | str | Path | DiskSpec | None
+Ports: TypeAlias = Mapping[int, int] | Iterable[str] | str | None
 Variables: TypeAlias = Mapping[str, str] | Iterable[str] | None
 
 
@@ -86,7 +88,7 @@ def machine_spec(
     mounts: Mounts = None,
     disks: Disks = None,
     ports: Ports = None,
-    net: str | Net = config.NET.default,
+    net: str | NetConfig | None = None,
     env: Variables = None,
     cwd: str = "",
     timeout: str | float | None = None,
@@ -106,7 +108,10 @@ def machine_spec(
     each option as `called` says.
     """
     image = ""
-    found = [parts.disk(cast("str", d), called(config.DISKS)) for d in parts.several(disks)]
+    found = [
+        d if isinstance(d, DiskSpec) else parse_disk(str(d), called(config.DISKS))
+        for d in parts.several(disks)
+    ]
     if guest:
         word = meaning(guest)
         if word.kind is not Kind.GUEST:
@@ -114,7 +119,7 @@ def machine_spec(
         if word.kind is Kind.IMAGE:
             image = word.text
         elif word.kind is Kind.DISK and word.path is not None:
-            found.insert(0, Disk(word.path))
+            found.insert(0, DiskSpec(word.path))
         elif word.kind is Kind.KERNEL:
             if kernel is not None:
                 raise ConfigError(f"{word.text}: a machine starts one kernel; leave out one of two")
@@ -135,10 +140,8 @@ def machine_spec(
     shares = [
         parts.mount(cast("str", m), called(config.MOUNTS)) for m in parts.several(mounts)
     ]
-    forwards = [parts.port(cast("str", p), called(config.PORTS)) for p in parts.several(ports)]
-    network = parts.net(net, called(config.NET))
-    if forwards and network.kind == "none":
-        network = Net("user")  # a forward is of no use without it
+    forwards = [str(port) for port in parts.several(ports)]
+    network = net if isinstance(net, NetConfig) else net_config(net, forwards)
     return MachineSpec(
         guest=guest or "",
         image=image,
@@ -152,7 +155,6 @@ def machine_spec(
         cpus=cpus,
         mounts=tuple(shares),
         disks=tuple(found),
-        ports=tuple(forwards),
         net=network,
         env=parts.variables(env, called(config.ENV)),
         cwd=cwd,
@@ -193,19 +195,14 @@ def require_supported(spec: MachineSpec, called: Called) -> None:
     This is the one place that says so: whoever adds a part to `ringlet.control.board` removes its
     line here.
     """
-    first = spec.disks[0].path if spec.disks else ""
-    absent = (
-        (spec.image, f"{spec.image}: images are not supported yet"),
-        (
-            spec.disks and not (spec.guest or spec.kernel or spec.program or spec.image),
-            f"{first}: starting from a disk is not supported yet; give --kernel and --initrd",
-        ),
-        (spec.disks, f"{called(config.DISKS)}: disks are not supported yet"),
-        (spec.mounts, f"{called(config.MOUNTS)}: shared directories are not supported yet"),
-        (spec.root, f"{called(config.ROOT)}: a directory as the root is not supported yet"),
-        (spec.ports, f"{called(config.PORTS)}: networks are not supported yet"),
-        (spec.net.kind != "none", f"{called(config.NET)}: networks are not supported yet"),
-    )
-    for given, message in absent:
-        if given:
-            raise ConfigError(message)
+    if spec.disks and not (spec.guest or spec.kernel or spec.program or spec.image or spec.root):
+        raise ConfigError(
+            f"{spec.disks[0].path}: starting from a disk's own boot loader is not supported yet; "
+            f"give {called(config.KERNEL)} and {called(config.INITRD)}, or import the disk: "
+            f"ringlet image import {spec.disks[0].path}"
+        )
+    if spec.kernel is not None and not (spec.guest or spec.image or spec.root) and spec.mounts:
+        raise ConfigError(
+            f"{called(config.MOUNTS)}: a kernel of your own mounts its directories itself; leave "
+            f"out {called(config.MOUNTS)}, or give a guest with {called(config.KERNEL)}"
+        )

@@ -20,6 +20,7 @@ that is whole is used.
 
 import struct
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from ringlet.errors import ConfigError
@@ -102,11 +103,9 @@ def _token_tables(data: bytes) -> Iterator[tuple[int, int]]:
         start = _back(data, at)
         if start is not None:
             texts = data[start : start + _LONGEST_TABLE].split(b"\0")[:_TOKENS]
-            places = [0]
-            for text in texts:
-                places.append(places[-1] + len(text) + 1)
-            index = _up(start + places[-1])
-            wanted = struct.pack(f"<{_TOKENS}H", *(place & 0xFFFF for place in places[:_TOKENS]))
+            places = [0, *accumulate(len(text) + 1 for text in texts)]
+            index = _up(start + places.pop())
+            wanted = struct.pack(f"<{len(places)}H", *places)
             if len(texts) == _TOKENS and data[index : index + len(wanted)] == wanted:
                 yield start, index
         at = data.find(_DIGITS, at + 1)
@@ -133,7 +132,7 @@ def _symbols(data: bytes, base: int, table: int, index: int) -> dict[str, int] |
         (after, _up(after + 4 * count)),
         (before - _up(4 * count), before),
     ):
-        if offsets < 0 or relative + 8 > len(data):
+        if offsets < 0 or max(relative + 8, offsets + 4 * count) > len(data):
             continue
         (relative_base,) = struct.unpack_from("<Q", data, relative)
         if base <= relative_base < base + len(data):

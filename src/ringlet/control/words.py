@@ -7,13 +7,14 @@ from typing import Final
 
 from ringlet.errors import ConfigError
 
-NAMES: Final = ("debian",)
+BUSYBOX: Final = "busybox"
+NAMES: Final = (BUSYBOX, "debian", "debian:python3")
 """The guests that have a name."""
 
 DISK_SUFFIXES: Final = (".qcow2", ".img", ".raw", ".iso", ".vdi", ".vmdk", ".vhd", ".vhdx")
 _FOREIGN_DISKS: Final = (".vdi", ".vmdk", ".vhd", ".vhdx")
 _SYSTEMS: Final = (
-    "alma", "almalinux", "alpine", "amazonlinux", "arch", "archlinux", "busybox", "centos",
+    "alma", "almalinux", "alpine", "amazonlinux", "arch", "archlinux", "centos",
     "fedora", "freebsd", "gentoo", "kali", "linux", "netbsd", "nixos", "node", "openbsd",
     "opensuse", "python", "rocky", "rockylinux", "ubuntu", "void", "windows",
 )  # fmt: skip

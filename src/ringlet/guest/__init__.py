@@ -11,3 +11,8 @@ PROGRAM: Final = Path(__file__).parent / "agent"
 
 PORT: Final = "org.ringlet.agent"
 """The name of the virtio-console port on which the host waits for the agent."""
+
+
+def agent_program() -> bytes:
+    """Return the contents of `PROGRAM`."""
+    return PROGRAM.read_bytes()

@@ -82,10 +82,6 @@ int copy_in(const struct wanted *wanted);
 int copy_out(const struct wanted *wanted);
 int remove_tree(int directory, const char *name);
 
-/* A directory's names, one after the other, without "." and "..". */
-struct names { int fd; long at, end; char buffer[4096]; };
-const char *next_name(struct names *names); /* NULL: the end, or `end` is a negative error */
-
 /* machine.c */
 size_t machine_info(char *text, size_t size);
 void machine_time(uint64_t times[2]);

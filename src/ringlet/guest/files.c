@@ -53,26 +53,6 @@ long make_entry(int directory, const char *name, int follow, char *record)
     return (long)(ENTRY_SIZE + length + entry.target_length);
 }
 
-const char *next_name(struct names *names)
-{
-    struct { uint64_t inode, offset; uint16_t size; uint8_t type; } __attribute__((packed)) head;
-    const char *name;
-
-    for (;;) {
-        if (names->at >= names->end) {
-            names->end = CALL(getdents64, names->fd, names->buffer, sizeof names->buffer);
-            names->at = 0;
-            if (names->end <= 0)
-                return NULL;
-        }
-        memcpy(&head, names->buffer + names->at, sizeof head);
-        name = names->buffer + names->at + sizeof head;
-        names->at += head.size;
-        if (!same(name, ".") && !same(name, ".."))
-            return name;
-    }
-}
-
 /* --- reading */
 
 static int copy(int from, int to, uint64_t *copied)
@@ -142,6 +122,7 @@ static int list_operation(const char *path)
 static int write_beside(char *path, int have_old, const struct stat *old,
                         const struct request *request, int *made)
 {
+    struct { uint64_t handler, flags, restorer, mask; } ignored = {1, 0, 0, 0};
     char beside[PATH_MAX] = "";
     uint64_t copied = 0;
     uint32_t mode = have_old ? old->st_mode & 07777 : 0644;
@@ -150,10 +131,12 @@ static int write_beside(char *path, int have_old, const struct stat *old,
     if (!append(beside, sizeof beside, path) || !append(beside, sizeof beside, ".ringlet-")
         || !append_number(beside, sizeof beside, (uint64_t)CALL(getpid, 0)))
         return -ENAMETOOLONG;
+    /* Who gives up closes the input, so that what is not whole is removed again. */
+    CALL(rt_sigaction, SIGTERM, &ignored, 0, 8);
     fd = CALL(open, beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     *made = fd >= 0;
     if (fd < 0)
-        return (int)fd;
+        return (int)fd; /* perhaps it can be written in place */
     error = copy(0, (int)fd, &copied);
     if (!error && copied != request->size)
         error = -EPIPE; /* the host went away */

@@ -36,6 +36,47 @@ static long connect_vsock(uint32_t port)
     return error;
 }
 
+/* A port of virtio-console by its name, where no udev makes links: by what /sys knows. */
+static long open_named_port(const char *name)
+{
+    static const char class[] = "/sys/class/virtio-ports";
+    static struct names ports;
+    char path[PATH_MAX], found[128];
+    const char *port;
+    long fd = CALL(open, class, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+
+    if (fd < 0)
+        return fd;
+    ports.fd = (int)fd;
+    ports.at = ports.end = 0;
+    fd = -ENOENT;
+    while (fd < 0 && (port = next_name(&ports))) {
+        path[0] = found[0] = 0;
+        append(path, sizeof path, class);
+        append(path, sizeof path, "/");
+        append(path, sizeof path, port);
+        append(path, sizeof path, "/name");
+        if (read_file(path, found, sizeof found) <= 0)
+            continue;
+        found[strlen(found) - 1] = 0; /* a newline */
+        path[0] = 0;
+        append(path, sizeof path, "/dev/");
+        append(path, sizeof path, port);
+        if (same(found, name))
+            fd = CALL(open, path, O_RDWR | O_NOCTTY | O_CLOEXEC, 0);
+    }
+    CALL(close, ports.fd);
+    return fd;
+}
+
+static long open_device(const char *path)
+{
+    static const char links[] = "/dev/virtio-ports/";
+    long fd = CALL(open, path, O_RDWR | O_NOCTTY | O_CLOEXEC, 0);
+
+    return fd == -ENOENT && starts(path, links) ? open_named_port(path + sizeof links - 1) : fd;
+}
+
 /* A serial port passes bytes unchanged. */
 static void make_raw(long fd)
 {
@@ -61,7 +102,7 @@ static long open_stream(const char *place, int64_t number)
     else if (starts(place, "vsock:"))
         fd = connect_vsock((uint32_t)number);
     else
-        fd = CALL(open, place, O_RDWR | O_NOCTTY | O_CLOEXEC, 0);
+        fd = open_device(place);
     if (fd < 0)
         return fd;
     make_raw(fd);

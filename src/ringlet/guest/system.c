@@ -155,6 +155,26 @@ long read_file(const char *path, char *to, size_t size)
     return got;
 }
 
+const char *next_name(struct names *names)
+{
+    struct { uint64_t inode, offset; uint16_t size; uint8_t type; } __attribute__((packed)) head;
+    const char *name;
+
+    for (;;) {
+        if (names->at >= names->end) {
+            names->end = CALL(getdents64, names->fd, names->buffer, sizeof names->buffer);
+            names->at = 0;
+            if (names->end <= 0)
+                return NULL;
+        }
+        memcpy(&head, names->buffer + names->at, sizeof head);
+        name = names->buffer + names->at + sizeof head;
+        names->at += head.size;
+        if (!same(name, ".") && !same(name, ".."))
+            return name;
+    }
+}
+
 void sleep_milliseconds(long milliseconds)
 {
     struct __kernel_timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};

@@ -65,6 +65,10 @@ long write_all(int fd, const void *from, size_t size);
 /* The whole of a small file as a string of less than `size` bytes; its length or an error. */
 long read_file(const char *path, char *to, size_t size);
 
+/* A directory's names, one after the other, without "." and "..". */
+struct names { int fd; long at, end; char buffer[4096]; };
+const char *next_name(struct names *names); /* NULL: the end, or `end` is a negative error */
+
 void sleep_milliseconds(long milliseconds);
 void leave(int status) __attribute__((noreturn));
 

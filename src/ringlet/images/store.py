@@ -19,10 +19,13 @@ counts as absent, and the next fetch replaces it.
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,14 +138,55 @@ def explain(error: OSError, root: Path) -> ImageError:
 
 
 def default_root(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return Ringlet's directory by the XDG Base Directory Specification.  Raises ImageError."""
+    """Return Ringlet's directory by the XDG Base Directory Specification.
+
+    Where there is no home directory, or none that can be written, it is one of this user's below
+    the directory for temporary files, and a line says so once.  Raises ImageError.
+    """
     given = environ.get("XDG_CACHE_HOME", "")
     if given.startswith("/"):  # the specification says to ignore relative paths
         return Path(given) / "ringlet"
     try:
-        return Path.home() / ".cache" / "ringlet"
+        wanted = Path.home() / ".cache" / "ringlet"
     except RuntimeError:
-        raise ImageError("this user has no home directory; set XDG_CACHE_HOME") from None
+        return _temporary_root("this user has no home directory")
+    if (wanted / "kernels").is_dir() or _is_writable(wanted):
+        return wanted
+    return _temporary_root(f"{wanted} cannot be written")
+
+
+def _is_writable(directory: Path) -> bool:
+    """Return whether this user may write `directory`, which is created if it is absent."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(directory, os.W_OK | os.X_OK)
+
+
+@functools.cache
+def _temporary_root(why: str) -> Path:
+    """Return a directory of this user alone below the directory for temporary files."""
+    place = Path(tempfile.gettempdir()) / f"ringlet-{os.geteuid()}"
+    try:
+        place.mkdir(0o700, exist_ok=True)
+        status = place.lstat()
+    except OSError as error:
+        raise ImageError(
+            f"{why}, nor can {place}: {error.strerror}; set XDG_CACHE_HOME to a directory"
+        ) from None
+    # Others may write the parent, so that it may be theirs, or lead elsewhere.
+    private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
+    if not private or status.st_uid != os.geteuid():
+        raise ImageError(
+            f"{why}, and {place} is not a directory of this user alone; set XDG_CACHE_HOME"
+        )
+    import logging
+
+    logging.getLogger("ringlet").warning(
+        "ringlet: %s; what is fetched is kept in %s (set XDG_CACHE_HOME to change that)", why, place
+    )
+    return place
 
 
 def translations_directory() -> Path | None:

@@ -8,6 +8,7 @@ addresses of everything else.
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +21,17 @@ from ringlet.machine.bzimage import read_bzimage
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.elf import MAGIC as ELF_MAGIC
 from ringlet.machine.files import copy_to_memory, length_of, open_regular, read_at
-from ringlet.machine.kernel import WANTED, Kernel, too_little_memory
+from ringlet.machine.kernel import WANTED, Kernel, check_end, too_little_memory
 from ringlet.machine.long_mode import enter_long_mode
 from ringlet.machine.vmlinux import read_vmlinux
 
 _PAGE: Final = 4096
 _INITRD: Final = "an initial RAM disk"
+_TO_RUN: Final = 16 << 20
+"""What a kernel needs besides, to run a small program; Debian's need 2 MiB."""
+_STEP: Final = 16 << 20
+_LARGE_INITRD: Final = 8 << 20
+"""From this size on, a message about too little RAM names the initial RAM disk."""
 
 # fields that only boot_params has
 _ACPI_RSDP_ADDR: Final = 0x070
@@ -44,6 +50,35 @@ def read_kernel(path: Path, memory_size: int) -> Kernel:
     with open_regular(path, WANTED) as file:
         is_elf = read_at(file, 0, len(ELF_MAGIC)) == ELF_MAGIC
         return (read_vmlinux if is_elf else read_bzimage)(path, file, memory_size)
+
+
+def read_fitting(
+    path: Path, memory_size: int, command_line: str, initrd: Path | bytes | None
+) -> Kernel:
+    """Read and check a kernel, its command line and its initial RAM disk together.
+
+    Raises ProgramError, and ConfigError, which says with how much RAM they run: a kernel that has
+    only what it is loaded into finds no memory and panics.
+    """
+    kernel = read_kernel(path, at.REST_OF_RAM)
+    size = _initrd_size(initrd)
+    least = -(-kernel.end // _PAGE) * _PAGE + -(-size // _PAGE) * _PAGE
+    if memory_size < least <= min(at.DEVICE_HOLE, kernel.initrd_limit):
+        what = f"{path}: this kernel"
+        if size > _LARGE_INITRD:
+            what += f" with an initial RAM disk of {format_size(size)}"
+        raise too_little_memory(what, -(-(least + _TO_RUN) // _STEP) * _STEP, memory_size)
+    kernel = replace(kernel, memory_size=memory_size)
+    check_end(path, kernel.end, memory_size)
+    check(kernel, command_line, initrd)
+    return kernel
+
+
+def _initrd_size(initrd: Path | bytes | None) -> int:
+    if initrd is None or isinstance(initrd, bytes):
+        return len(initrd or b"")
+    with open_regular(initrd, _INITRD) as file:
+        return length_of(file)
 
 
 def check(kernel: Kernel, command_line: str, initrd: Path | bytes | None) -> None:

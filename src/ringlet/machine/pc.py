@@ -48,7 +48,8 @@ _COMS: Final = (  # ports, and the interrupts that they share
 )
 
 
-def _to_standard_error(line: str) -> None:
+def to_standard_error(line: str) -> None:
+    """Tell the user `line`."""
     print(f"ringlet: {line}", file=sys.stderr, flush=True)
 
 
@@ -88,7 +89,7 @@ class Options:
     wires: Sequence[Wire] = ()
     debug_exit: bool = False
     devices: Sequence[MakeDevice] = ()
-    complain: Callable[[str], None] = _to_standard_error
+    complain: Callable[[str], None] = to_standard_error
 
 
 class Interrupts:

@@ -1,5 +1,6 @@
-"""Whatever a host sends, the agent goes on: it is built with sanitizers, and its children harmless."""
+"""Whatever a host sends, the agent goes on.  It is built with sanitizers, its children harmless."""
 
+import contextlib
 import random
 import socket
 import struct
@@ -114,9 +115,10 @@ def test_host_that_reads_nothing_stops_the_agent_only_while_it_does(stream: sock
     answer = frame(1, Kind.RESULT, struct.pack("<QQ", 1, 1))
     stream.settimeout(0.5)
     sent = 0
-    with pytest.raises(TimeoutError):
-        while True:
+    with contextlib.suppress(TimeoutError):
+        while sent < 100_000_000:
             sent += stream.send(request * 100)
+    assert sent < 100_000_000
     stream.settimeout(30)
 
     left = sent // len(request) * len(answer)

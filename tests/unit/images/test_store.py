@@ -2,12 +2,15 @@
 
 import errno
 import json
+import os
+import re
 import threading
 from pathlib import Path
 
 import pytest
 
 from ringlet.errors import ImageError
+from ringlet.images import store as store_module
 from ringlet.images.store import Store, default_root, explain
 from tests.unit.images.packages import names
 
@@ -138,6 +141,53 @@ def test_root_follows_the_xdg_specification() -> None:
     assert default_root({"XDG_CACHE_HOME": "/var/cache/me"}) == Path("/var/cache/me/ringlet")
     assert default_root({"XDG_CACHE_HOME": "relative"}) == Path.home() / ".cache/ringlet"
     assert default_root({}) == Path.home() / ".cache/ringlet"
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user whose home directory cannot be created, and where his temporary directory is."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    store_module._temporary_root.cache_clear()
+    return tmp_path / f"ringlet-{os.geteuid()}"
+
+
+def test_without_a_home_directory_it_is_a_temporary_one_and_a_line_says_so(
+    temporary: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert [default_root({}), default_root({})] == [temporary] * 2
+    assert temporary.stat().st_mode & 0o777 == 0o700
+    assert len(caplog.messages) == 1
+    assert re.fullmatch(r"ringlet: .*/home/.cache/ringlet cannot be written; what is fetched is "
+                        r"kept in .*/ringlet-\d+ \(set XDG_CACHE_HOME .*\)", caplog.messages[0])
+
+
+def test_home_that_is_complete_need_not_be_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".cache/ringlet/kernels").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+
+    assert default_root({}) == tmp_path / ".cache/ringlet"
+
+
+@pytest.mark.parametrize("kind", ["open", "link", "file"])
+def test_temporary_directory_that_others_could_write_is_refused(
+    temporary: Path, tmp_path: Path, kind: str
+) -> None:
+    match kind:
+        case "open":
+            temporary.mkdir(0o755)
+        case "link":
+            (tmp_path / "elsewhere").mkdir(0o700)
+            temporary.symlink_to(tmp_path / "elsewhere")
+        case _:
+            temporary.touch()
+
+    with pytest.raises(ImageError, match=r"XDG_CACHE_HOME"):
+        default_root({})
 
 
 def test_a_second_process_waits_and_is_notified(store: Store) -> None:

@@ -12,6 +12,7 @@ import secrets
 import select
 import socket
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from ringlet.control.agent.channel import Channel, Output
@@ -38,10 +39,41 @@ _CONTROL: Final = frozenset(
     {Kind.END_IN, Kind.END_OUT, Kind.END_ERR, Kind.CREDIT_OUT, Kind.CREDIT_ERR, Kind.SIGNAL,
      Kind.RESIZE}
 )  # fmt: skip
+_ENDS_OF_FILES: Final = frozenset({Kind.END_IN, Kind.END_OUT, Kind.END_ERR})
+"""What the garbage collection of a file sends."""
 _DATA: Final = {Kind.DATA_OUT: Output.OUT, Kind.DATA_ERR: Output.ERR}
 _ENDS: Final = {Kind.END_OUT: Output.OUT, Kind.END_ERR: Output.ERR}
 _RESULTS: Final = frozenset({Kind.EXIT, Kind.ERROR, Kind.RESULT})
 _NOW: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+
+
+class Gate:
+    """A lock for what a finalizer must do too, in a thread that may hold the lock already."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._later: collections.deque[Callable[[], None]] = collections.deque()
+
+    def soon(self, action: Callable[[], None]) -> None:
+        """Do `action` with the lock held: now, or when the thread that has it lets go."""
+        self._later.append(action)
+        self._catch_up()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        # Whoever adds an action after the last look here finds the lock free.
+        while self._later and self._lock.acquire(blocking=False):
+            try:
+                while self._later:
+                    self._later.popleft()()
+            finally:
+                self._lock.release()
 
 
 class Connection:
@@ -55,7 +87,7 @@ class Connection:
         self._frames = FrameReader()
         self._channels: dict[int, Channel] = {}
         self._last = 0
-        self._lock = threading.Lock()
+        self._lock = Gate()
         self._queue: collections.deque[memoryview] = collections.deque()
         self._queued = 0
         self._queued_control = 0
@@ -115,9 +147,15 @@ class Connection:
     # --- sending
 
     def _send(self, number: int, kind: Kind, payload: bytes | memoryview) -> None:
-        with self._lock:
+        def put() -> None:
             if self._error is None:
                 self._put(number, kind, payload)
+
+        if kind in _ENDS_OF_FILES:
+            self._lock.soon(put)
+        else:
+            with self._lock:
+                put()
 
     def _put(self, number: int, kind: Kind, payload: bytes | memoryview) -> None:
         """Send a frame now, or queue what the guest has no room for."""

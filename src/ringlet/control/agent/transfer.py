@@ -1,6 +1,7 @@
 """One operation on files: what is sent and received until it ends, or the guest stalls."""
 
 import os
+import signal
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
@@ -105,7 +106,9 @@ class Transfer:
         traceback: TracebackType | None,
     ) -> None:
         if self._channel.end is None:
-            self._channel.signal(9)
+            # A file that is being written is removed when its input ends too early.
+            self._channel.end_input()
+            self._channel.signal(signal.SIGTERM)
             self._channel.refuse(Output.OUT)
 
 

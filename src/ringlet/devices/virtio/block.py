@@ -56,7 +56,7 @@ class BlockState:
 
 
 class Block(VirtioDevice):
-    """The device; `close` closes `disk` too."""
+    """The device; who made it closes `disk` after it."""
 
     kind: ClassVar[int] = 2
     class_code: ClassVar[int] = 0x01_80_00
@@ -201,11 +201,6 @@ class Block(VirtioDevice):
     def stopped(self) -> None:
         """Return to write-back caching."""
         self._writeback = True
-
-    def close(self) -> None:
-        """End the device, and close the disk."""
-        super().close()
-        self._disk.close()
 
     def save(self) -> BlockState:
         """Return a copy of the state."""

@@ -1,7 +1,8 @@
 """The file system device (virtio 1.2, 5.11): passes FUSE requests to a file server of the host.
 
 Short requests are performed on the device's own thread, because a change of threads costs more
-than most of them.  Those that move much data, or may wait, go to a few more threads.
+than most of them.  Those that move much data or may wait for the disk go to a few more threads, and
+each that waits for a lock has a thread of its own.
 """
 
 import struct
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Final, Protocol
 
+from ringlet.devices.backends.shares.record_locks import WAITING
 from ringlet.devices.virtio.buffers import gather
 from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.queue import Chain, Queue
@@ -23,22 +25,27 @@ SHORT: Final = 64 << 10
 
 _HEADER: Final = struct.Struct("<II")  # length and opcode
 # Opcodes that may wait for a disk or another process, of fuse_kernel.h
-_SLOW: Final = frozenset((20, 30, 33, 43, 47, 50))
-"""FSYNC, FSYNCDIR, SETLKW, FALLOCATE, COPY_FILE_RANGE, SYNCFS."""
+_SLOW: Final = frozenset((20, 30, 43, 47, 50))
+"""FSYNC, FSYNCDIR, FALLOCATE, COPY_FILE_RANGE, SYNCFS."""
 
 
 class Server(Protocol):
-    """What performs the requests; several threads may call `handle` at once."""
+    """What performs the requests; several threads may call `handle` at once.
+
+    A request that `waits` may wait until `reset`, which forgets what the driver knows.
+    """
 
     def handle(self, request: list[memoryview], reply: list[memoryview]) -> int: ...
 
-    def close(self) -> None: ...
+    def waits(self, request: list[memoryview]) -> bool: ...
+
+    def reset(self) -> None: ...
 
 
 class Fs(VirtioDevice):
     """The device; `tag` is the name by which the guest mounts it, at most 36 bytes of UTF-8.
 
-    `close` closes `server` too.  Raises ConfigError if the tag is too long.
+    Who made it closes `server` after it.  Raises ConfigError if the tag is too long.
     """
 
     kind: ClassVar[int] = 26
@@ -53,6 +60,7 @@ class Fs(VirtioDevice):
         self._server = server
         self._tag = tag.encode()
         self._helpers = HelperThreads(name, THREADS, failed)
+        self._waiting = HelperThreads(f"{name}-locks", WAITING + 1, failed)
 
     def read_config(self) -> bytes:
         """Return virtio_fs_config (5.11.4)."""
@@ -66,6 +74,9 @@ class Fs(VirtioDevice):
             return
         _, opcode = _HEADER.unpack(head)  # the server reads it again, and checks it
         self.counters.add("requests")
+        if self._server.waits(chain.readable):
+            self._waiting.call(partial(self._perform, queue, chain))
+            return
         much = chain.readable_size + chain.writable_size > SHORT
         if much or opcode in _SLOW:
             self._helpers.call(partial(self._perform, queue, chain))
@@ -78,6 +89,8 @@ class Fs(VirtioDevice):
     def stopped(self) -> None:
         """Wait for the requests of the other threads: they write to guest RAM."""
         self._helpers.wait()
+        self._server.reset()
+        self._waiting.wait()
 
     def pause(self) -> None:
         """Return when all threads are at rest."""
@@ -85,7 +98,7 @@ class Fs(VirtioDevice):
         self._helpers.wait()
 
     def close(self) -> None:
-        """End the device, and close the server."""
+        """End the device."""
         super().close()
         self._helpers.close()
-        self._server.close()
+        self._waiting.close()

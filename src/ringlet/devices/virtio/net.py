@@ -11,7 +11,6 @@ import os
 import struct
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import ClassVar, Final, Protocol
 
 from ringlet.devices.backends.network.link import Framing
@@ -62,7 +61,7 @@ class NetLink(Protocol):
 
 
 class Net(VirtioDevice):
-    """The device; `close` closes `link` too."""
+    """The device; who made it closes `link` after it."""
 
     kind: ClassVar[int] = 1
     class_code: ClassVar[int] = 0x02_00_00
@@ -116,10 +115,9 @@ class Net(VirtioDevice):
             self._receive()
 
     def close(self) -> None:
-        """End the device, and close the link."""
+        """End the device."""
         super().close()
         os.close(self._out)
-        self._link.close()
 
     def link_lost(self) -> None:
         """Tell the driver that the cable is out; any thread may call this."""
@@ -173,10 +171,10 @@ class Net(VirtioDevice):
         else:
             self.worker.unwatch(self._out)
             if result == frames.MORE:
-                self.worker.call(partial(self._again, self._epoch))
+                self.worker.call(self._again)
 
-    def _again(self, epoch: int) -> None:
-        if self.running and epoch == self._epoch:
+    def _again(self) -> None:
+        if self.running:
             self._transmit()
 
     def _guarded(self, call: Callable[[], int]) -> int:

@@ -10,6 +10,11 @@ from ringlet.control.agent import Agent
 from ringlet.guest import PROGRAM
 
 
+def names(directory: Path) -> list[str]:
+    """The names in a directory, in order."""
+    return sorted(path.name for path in directory.iterdir())
+
+
 def start(program: Path = PROGRAM) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start the agent; return its process and the host's end of its stream."""
     ours, its = socket.socketpair()

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from ringlet.control.agent import Agent
+from ringlet.control.agent.transfer import Transfer
 from ringlet.errors import AgentError, AgentTimeoutError, ConfigError, GuestFileError, RingletError
+from ringlet.guest.protocol import Operation, Request, Tag
+from tests.unit.control.agent.native import names
 
 NAMES = ["plain", "two words", "caf\u00e9", "\udcff\udcfe", "new\nline", "-rf", "x" * 255]
 
@@ -77,7 +80,7 @@ def test_readers_see_the_old_or_the_new_file(agent: Agent, tmp_path: Path) -> No
 
         assert before.read() == b"a" * 100_000
     assert path.read_bytes() == b"b" * 50_000
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_link_stays_a_link_when_its_file_is_written(agent: Agent, tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_what_is_no_plain_file_is_written_in_place(agent: Agent, tmp_path: Path)
     agent.files.write("/dev/null", "gone")
     agent.files.write("/proc/self/comm", "renamed")
 
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
 def test_proc_files_have_their_content(agent: Agent) -> None:
@@ -181,9 +184,9 @@ def test_large_directory_is_listed_by_name(agent: Agent, tmp_path: Path) -> None
     for number in range(2000):
         (tmp_path / f"{number:0100d}").touch()
 
-    names = [info.name for info in agent.files.list(tmp_path)]
+    listed = [info.name for info in agent.files.list(tmp_path)]
 
-    assert names == [f"{number:0100d}" for number in range(2000)]
+    assert listed == [f"{number:0100d}" for number in range(2000)]
 
 
 def test_directories_are_made_with_their_parents(agent: Agent, tmp_path: Path) -> None:
@@ -205,7 +208,7 @@ def test_tree_is_removed_but_not_what_links_lead_to(agent: Agent, tmp_path: Path
 
     agent.files.remove(tmp_path / "tree", recursive=True)
 
-    assert os.listdir(tmp_path) == ["kept"]
+    assert names(tmp_path) == ["kept"]
     assert (tmp_path / "kept/file").exists()
     agent.files.remove(tmp_path / "tree", missing_ok=True)
 
@@ -214,7 +217,7 @@ def test_rename_and_symlink(agent: Agent, tmp_path: Path) -> None:
     agent.files.symlink(tmp_path / "link", "no where")
     agent.files.rename(tmp_path / "link", tmp_path / "other")
 
-    assert os.readlink(tmp_path / "other") == "no where"
+    assert str((tmp_path / "other").readlink()) == "no where"
 
 
 def test_zero_bytes_in_paths_are_refused(agent: Agent) -> None:
@@ -230,16 +233,38 @@ def test_interrupted_write_leaves_the_old_file(agent: Agent, tmp_path: Path) -> 
     thread = threading.Thread(target=lambda: _ignore(agent, path, data))
     thread.start()
     end = time.monotonic() + 20
-    while len(os.listdir(tmp_path)) < 2 and time.monotonic() < end:
+    while len(names(tmp_path)) < 2 and time.monotonic() < end:
         time.sleep(0.001)
 
     agent.close()
     thread.join(20)
 
     end = time.monotonic() + 20
-    while len(os.listdir(tmp_path)) > 1 and time.monotonic() < end:
+    while len(names(tmp_path)) > 1 and time.monotonic() < end:
         time.sleep(0.01)
+    assert names(tmp_path) == ["file"]
     assert path.read_text() == "old"
+
+
+def test_write_that_is_given_up_leaves_nothing(agent: Agent, tmp_path: Path) -> None:
+    size = len(b"whole")
+    request = Request(Operation.WRITE, ((Tag.PATH, bytes(tmp_path / "file")),), size=size)
+    transfer = Transfer(agent._ready(), request, "file", 20)
+
+    def write_a_part() -> None:
+        with transfer:
+            transfer.send(b"part")
+            while not names(tmp_path):
+                time.sleep(0.001)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_a_part()
+
+    end = time.monotonic() + 20
+    while names(tmp_path) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert names(tmp_path) == []
 
 
 def _ignore(agent: Agent, path: Path, data: bytes) -> None:

@@ -1,5 +1,7 @@
 """Frames are cut from whatever bytes come."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,12 +50,11 @@ def test_any_bytes_are_frames_or_an_error(data: bytes) -> None:
     reader = FrameReader()
     put(reader, data)
 
-    try:
-        taken = sum(len(payload) + 8 for _, _, payload in reader.take())
-    except AgentError as error:
-        assert "broke the protocol" in str(error)
-    else:
-        assert taken <= len(data)
+    taken = 0
+    with contextlib.suppress(AgentError):
+        for _, _, payload in reader.take():
+            taken += len(payload) + 8
+    assert taken <= len(data)
 
 
 def test_largest_frames_always_find_room() -> None:
@@ -98,10 +99,13 @@ def test_endless_garbage_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "MAX_SKIPPED", 1 << 21)
     reader = FrameReader()
 
-    with pytest.raises(AgentError, match="came without a greeting"):
+    def go_on() -> None:
         for _ in range(100):
             put(reader, bytes(BUFFER // 4))
             reader.find_hello(NONCE)
+
+    with pytest.raises(AgentError, match="came without a greeting"):
+        go_on()
 
 
 @given(record=st.binary(max_size=200))

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ringlet.control.agent import Agent
+from ringlet.control.agent import Agent, Process
 from ringlet.control.agent.channel import WINDOW
 from ringlet.errors import CommandError, CommandTimeoutError, ConfigError
 
@@ -20,6 +20,14 @@ def read_until(agent_file: object, wanted: bytes) -> bytes:
         assert part, seen
         seen += part
     return seen
+
+
+def write_on(process: Process, data: bytes, pause: float) -> None:
+    assert process.stdin is not None
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        process.stdin.write(data)
+        time.sleep(pause)
 
 
 def test_conversation_line_by_line(agent: Agent) -> None:
@@ -147,9 +155,7 @@ def test_closed_input_of_the_command_breaks_the_pipe(agent: Agent) -> None:
     assert process.stdin is not None
 
     with pytest.raises(BrokenPipeError):
-        for _ in range(1000):
-            process.stdin.write(b"x")
-            time.sleep(0.01)
+        write_on(process, b"x", 0.01)
 
     process.kill()
 
@@ -160,8 +166,7 @@ def test_kill_while_data_flows_both_ways(agent: Agent) -> None:
     threading.Timer(0.2, process.kill).start()
 
     with pytest.raises(BrokenPipeError):
-        while True:
-            process.stdin.write(bytes(100_000))
+        write_on(process, bytes(100_000), 0)
 
     assert process.wait(20) == -signal.SIGKILL
 

@@ -147,22 +147,23 @@ def test_a_write_that_was_held_up_sends_the_next_ones_to_threads(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by: list[int] = []
-    now = [0]
+    now, ended = [0], [0]
+    us = threading.get_ident()
 
     def write(*arguments: object, **options: object) -> None:
         by.append(threading.get_ident())
         now[0] += raw.SLOW_NS + 1
+        if by[-1] == us:
+            ended[0] = now[0]
 
     monkeypatch.setattr(vectors, "write", write)
     monkeypatch.setattr(time, "monotonic_ns", lambda: now[0])
     with Driver(DiskSpec(image)) as disk:
-        disk.write(0, bytes(4096))
-        disk.write(0, bytes(4096))
-        now[0] += raw.PAUSE_NS
-        disk.write(0, bytes(4096))
+        for pause in (0, raw.PAUSE_NS - 1, raw.PAUSE_NS, raw.PAUSE_NS, 2 * raw.PAUSE_NS):
+            now[0] = ended[0] + pause
+            disk.write(0, bytes(4096))
 
-    us = threading.get_ident()
-    assert [thread == us for thread in by] == [True, False, True]
+    assert [thread == us for thread in by] == [True, False, True, False, True]
 
 
 def test_discard_gives_room_back(image: Path) -> None:

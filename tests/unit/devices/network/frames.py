@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from ringlet.devices.backends.network.link import IpConfig, Link
@@ -83,6 +84,11 @@ def segment(frame: bytes) -> Segment | None:
             port, to_port = struct.unpack_from("!HH", data)
             return Segment(UDP, source, port, to_port, data[8:])
     return None
+
+
+def child(pid: int) -> int:
+    """The process that a keeper keeps."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
 
 @dataclass

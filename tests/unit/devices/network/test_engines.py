@@ -24,6 +24,7 @@ from tests.unit.devices.network.frames import (
     TCP,
     UDP,
     Guest,
+    child,
     packed,
     packet,
 )  # fmt: skip
@@ -35,13 +36,14 @@ from ringlet.devices.backends.network.opening import UserLink
 from ringlet.errors import ConfigError
 
 Open = Callable[..., Guest]
+FILES = 1024  # in slirp.c
 BODY = bytes(range(256)) * 1200
 
 
 def engine_pid(guest: Guest) -> int:
     assert isinstance(guest.link, UserLink)
     assert guest.link.pid is not None
-    return guest.link.pid
+    return child(guest.link.pid)
 
 
 def resident(pid: int) -> int:
@@ -264,4 +266,19 @@ def test_an_engine_survives_what_is_not_a_packet(
             player.send(bytes(data))
 
     assert player.ask_gateway()
+    assert lost == []
+
+
+def test_a_guest_that_opens_connections_without_end_has_its_network_left(
+    guest: Open, web: int, lost: list[str]
+) -> None:
+    player = guest(SLIRP, net="user,host-loopback")
+    for port in range(20_000, 21_500):
+        head = struct.pack("!HHIIBBHHH", port, web, 1, 0, 5 << 4, SYN, 60000, 0, 0)
+        player.send_packet(packet("10.0.2.15", "10.0.2.2", TCP, head, 16))
+
+    files = Path(f"/proc/{engine_pid(player)}/limits").read_text().partition("Max open files")[2]
+
+    assert player.ask_gateway()
+    assert int(files.split()[0]) <= FILES
     assert lost == []

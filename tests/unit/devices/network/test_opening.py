@@ -1,5 +1,6 @@
 """Which engine is taken, and what a host without one is told."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.unit.devices.network.conftest import absent
-from tests.unit.devices.network.isolated import ROOT
+from tests.unit.devices.network.frames import child
+from tests.unit.devices.network.isolated import ROOT, networks
 
 from ringlet.devices.backends.network import addresses, ports
 from ringlet.devices.backends.network.engines import PASST, SLIRP, SLIRP_PROGRAM, Kind
@@ -49,6 +51,19 @@ def fails(*engines: Kind) -> str:
     with pytest.raises(HostError) as caught:
         open_network(net_config("user"), print, engines)
     return str(caught.value)
+
+
+WANTED = {
+    "passt": absent(PASST),
+    "libslirp": absent(SLIRP),
+    "networks": "" if networks() else "no namespaces with /dev/net/tun, or no ip(8)",
+}
+
+
+@pytest.mark.parametrize("what", WANTED)
+def test_this_host_has_what_other_tests_need(what: str) -> None:
+    if WANTED[what]:
+        pytest.skip(WANTED[what])
 
 
 def test_no_network_is_no_link() -> None:
@@ -114,7 +129,7 @@ def test_a_program_that_cannot_run_is_named(tmp_path: Path) -> None:
     program.write_bytes(b"")
     kind = Kind("libslirp", 1500, local_udp=True, program=lambda: program, arguments=lambda *_: [])
 
-    assert f"{program}: Permission denied" in fails(kind)
+    assert f"status 127: {program}: Permission denied" in fails(kind)
 
 
 NO_NAMESPACES = """
@@ -155,9 +170,10 @@ import time
 from ringlet.devices.backends.network import engines
 from ringlet.devices.backends.network.opening import open_network
 from ringlet.network_config import net_config
+from tests.unit.devices.network.frames import child
 
 link = open_network(net_config("user"), print, [engines.{name}])
-print(link.pid, flush=True)
+print(child(link.pid), flush=True)
 time.sleep(60)
 """
 
@@ -167,7 +183,7 @@ def test_an_engine_ends_with_a_killed_ringlet(engine: Kind, stopped: bool) -> No
     with python(KILLED.format(name="PASST" if engine is PASST else "SLIRP")) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
-        if stopped and engine is SLIRP:  # it dies even if it hangs
+        if stopped:  # it dies even if it hangs
             os.kill(pid, signal.SIGSTOP)
         process.kill()
     deadline = time.monotonic() + 10
@@ -188,8 +204,10 @@ def running(pid: int) -> bool:
 def test_libslirps_process_can_do_little() -> None:
     link = open_network(net_config("user"), print, [SLIRP])
     assert isinstance(link, UserLink)
-    status = Path(f"/proc/{link.pid}/status").read_text()
-    limits = Path(f"/proc/{link.pid}/limits").read_text()
+    assert link.pid is not None
+    engine = child(link.pid)
+    status = Path(f"/proc/{engine}/status").read_text()
+    limits = Path(f"/proc/{engine}/limits").read_text()
     link.close()
 
     lines = dict(line.split(":", 1) for line in status.splitlines())
@@ -239,3 +257,30 @@ def test_ipv6_ports_need_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "host_has", lambda family: False)
     with pytest.raises(ConfigError, match="this host has no route for IPv6"):
         open_network(net_config("user", ["[::1]::80"]), print)
+
+
+def test_an_engine_that_hangs_under_load_is_ended_and_told(
+    engine: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ringlet.devices.backends.network.engine.HANG_SECONDS", 0.3)
+    monkeypatch.setattr("ringlet.devices.backends.network.engine._LOOK_SECONDS", 0.1)
+    told: list[str] = []
+    link = open_network(net_config("user"), told.append, [engine])
+    assert isinstance(link, UserLink)
+    assert link.pid is not None
+    pid = child(link.pid)
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.6)
+    told_idle = list(told)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(link.fd, bytes(1 << 16))
+    deadline = time.monotonic() + 20
+    while not told and time.monotonic() < deadline:
+        time.sleep(0.01)
+    link.close()
+
+    assert told_idle == []
+    assert len(told) == 1
+    assert told[0].startswith(f"the network's engine {engine.name} ended (it took nothing for 0 s)")
+    assert not running(pid)

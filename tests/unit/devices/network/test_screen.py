@@ -36,6 +36,24 @@ def test_arp_passes_and_no_other_protocol_does() -> None:
     assert not permits(HEAD + b"\x88\xf8" + bytes(60))
 
 
+@pytest.mark.parametrize("field", [0x2000, 0x0001, 0x1F00, 0x3FFF])
+def test_a_fragment_does_not_pass(field: int) -> None:
+    fragment = bytearray(frame("1.1.1.1"))
+    fragment[20:22] = field.to_bytes(2)
+    six = bytearray(frame("2001:db8::1"))
+    six[20] = 44
+
+    assert not permits(bytes(fragment))
+    assert not permits(bytes(six))
+
+
+def test_a_packet_that_may_not_be_fragmented_passes() -> None:
+    whole = bytearray(frame("1.1.1.1"))
+    whole[20] = 0x40
+
+    assert permits(bytes(whole))
+
+
 @pytest.mark.parametrize("kind", [IPV4, IPV6, b""])
 def test_what_is_too_short_for_an_address_does_not_pass(kind: bytes) -> None:
     assert not permits(HEAD + kind)

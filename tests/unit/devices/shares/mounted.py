@@ -1,8 +1,9 @@
 """Mount a shared directory on this machine, so that its programs can be run on the server.
 
-`python -m tests.unit.devices.shares.mounted ROOT POINT [ro] [exclusive] [locks]`, as root: serves
-ROOT at POINT through /dev/fuse until POINT is unmounted, and prints the requests it had.  It is
-for trials by hand; virtio-fs carries the same messages.
+`python -m tests.unit.devices.shares.mounted ROOT POINT [OPTION...]`, as root: serves ROOT at
+POINT through /dev/fuse until POINT is unmounted, and prints the requests it had.  The options are
+ro, exclusive, locks and plain (without extended attributes).  It is for trials by hand; virtio-fs
+carries the same messages.
 """
 
 import ctypes
@@ -73,6 +74,7 @@ def main(root: str, point: str, *options: str) -> None:
         trouble=lambda line: print(line, flush=True),
         exclusive="exclusive" in options,
         locks="locks" in options,
+        xattrs="plain" not in options,
     )
     counts: Counter[int] = Counter()
     threads = [

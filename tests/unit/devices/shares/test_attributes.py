@@ -122,6 +122,18 @@ def test_other_name_spaces_are_the_hosts(guest: Kernel, root: Path) -> None:
     assert refused(lambda: guest.call(fuse.SETXATTR, node, huge)) == errno.EINVAL
 
 
+def test_share_may_be_without_them(root: Path) -> None:
+    guest = Kernel(FileServer(root, read_only=False, trouble=print, xattrs=False))
+
+    codes = {
+        refused(guest.call, opcode, 1, pack("<II", 0, 0) + b"user.x\0")
+        for opcode in (fuse.SETXATTR, fuse.GETXATTR, fuse.LISTXATTR, fuse.REMOVEXATTR)
+    }
+
+    assert codes == {errno.ENOSYS}
+    guest.server.close()
+
+
 # Owners
 
 

@@ -63,10 +63,11 @@ def test_writes_of_a_file_opened_to_append_go_to_its_end(guest: Kernel, root: Pa
     assert (root / "a").read_bytes() == b"X234567end"
 
 
-def test_open_truncates(guest: Kernel, root: Path) -> None:
+@pytest.mark.parametrize("mode", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
+def test_open_truncates(guest: Kernel, root: Path, mode: int) -> None:
     regular(root / "a", b"12345")
 
-    guest.open(guest.lookup("a").node, os.O_WRONLY | os.O_TRUNC)
+    guest.open(guest.lookup("a").node, mode | os.O_TRUNC)
 
     assert (root / "a").read_bytes() == b""
 

@@ -18,6 +18,7 @@ from tests.unit.devices.shares.kernel import (
     REQUESTS,
     Kernel,
     Refused,
+    descriptors,
     entries,
     refused,
     regular,
@@ -147,6 +148,25 @@ def test_directory_moved_out_of_the_share_leads_nowhere_up(
     assert refused(lambda: guest.lookup("outside")) == errno.ENOENT
     guest.server._share.inodes.close_unused()
     assert refused(lambda: guest.lookup("secret", inner)) == errno.ESTALE
+
+
+def test_directories_that_the_host_moves_into_each_other_make_no_loop(
+    guest: Kernel, root: Path
+) -> None:
+    outer = guest.mkdir("a").node
+    inner = guest.mkdir("b", outer).node
+    guest.release(guest.opendir(inner), fuse.RELEASEDIR)
+    (root / "a" / "b").rename(root / "b")
+    (root / "a").rename(root / "b" / "a")
+    assert guest.lookup("a", inner).node == outer
+    guest.server._share.inodes.close_unused()
+
+    assert refused(guest.mkdir, "c", outer) == errno.ESTALE  # until the guest looks b up again
+    assert guest.lookup("b").node == inner
+    assert guest.mkdir("c", outer).attributes.links == 2
+    for node, count in ((inner, 2), (outer, 2), (guest.lookup("c", outer).node, 2)):
+        guest.forget(node, count)
+    assert len(guest.server._share.inodes) == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make devices")
@@ -397,6 +417,10 @@ def test_random_messages_leave_the_host_alone(root: Path, secret: Path, told: li
 
 
 def test_closed_server_answers_with_an_error(guest: Kernel) -> None:
+    before = descriptors()
     guest.server.close()
+    guest.server.close()
+    guest.server.reset()
 
     assert refused(lambda: guest.lookup("a")) == errno.ENOTCONN
+    assert descriptors() == before - 1  # of the root

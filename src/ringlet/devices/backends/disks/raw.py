@@ -24,10 +24,12 @@ from ringlet.devices.backends.disks.troubles import Troubles
 
 AT_ONCE: Final = 1 << 16
 """The most bytes that the submitting thread writes itself."""
-SLOW_NS: Final = 2_000_000
-"""A write that takes longer was held up: the page cache has too much to write back."""
-PAUSE_NS: Final = 200_000_000
-"""How long all writes then go to the pool."""
+SLOW_NS: Final = 10_000_000
+"""A write that takes longer was held up: the page cache has too much to write back.  Less than the
+host's scheduler may keep a thread waiting would mean nothing."""
+PAUSE_NS: Final = 5_000_000
+"""How long all writes then go to the pool; twice as long each time, until one is fast again."""
+LONGEST_PAUSE_NS: Final = 1_000_000_000
 _PAGE: Final = 4096
 _UNABLE: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY)
 
@@ -55,6 +57,7 @@ class RawDisk:
         self._reads_cached = True
         self._guarded = guarded
         self._slow_until = 0
+        self._pause = PAUSE_NS
         self._durability = Durability(image)
 
     def submit(self, request: Request) -> None:
@@ -106,8 +109,11 @@ class RawDisk:
         ):
             return False
         code = self._perform(request)
-        if (now := time.monotonic_ns()) - began > SLOW_NS:
-            self._slow_until = now + PAUSE_NS
+        if (now := time.monotonic_ns()) - began <= SLOW_NS:
+            self._pause = PAUSE_NS
+        else:
+            self._slow_until = now + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_NS)
         self._finish(request, code)
         return True
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import select
-import signal
 import socket
 import struct
 import subprocess
@@ -22,8 +21,13 @@ Lost = Callable[[str], None]
 
 SEND_BUFFER: Final = 4 << 20
 """Bytes asked for in each direction; the kernel gives what net.core.wmem_max allows."""
+KEEPER: Final = Path(__file__).parent / "keeper"
+"""Starts the engine, and ends it with Ringlet (keeper.c)."""
+HANG_SECONDS: Final = 15.0
+"""How long an engine may take nothing from a full socket."""
+_LOOK_SECONDS: Final = 5.0
 _START_SECONDS: Final = 10.0
-_END_SECONDS: Final = 1.0
+_END_SECONDS: Final = 5.0
 _KEPT: Final = 2048
 
 
@@ -46,9 +50,6 @@ class Engine:
 
     `arguments` makes its command line from the descriptor of its end of the socket.  A guest that
     does not read, or an engine that does not, fills the socket's buffers, and nothing else.
-
-    The thread that starts the process also waits for it: a process that asks to die with its parent
-    (PR_SET_PDEATHSIG) dies with the thread that made it.
     """
 
     def __init__(
@@ -65,17 +66,20 @@ class Engine:
         self._made = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._words = b""
+        self._hung = False
         self.socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         for end in (self.socket, other):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        taking = self.socket.dup()  # the watch's own: `close` may come at any time
         self._thread = threading.Thread(
-            target=self._watch, args=(program, arguments, other), name=f"net-{name}", daemon=True
-        )
+            target=self._watch, args=(program, arguments, other, taking), name=f"net-{name}",
+            daemon=True,
+        )  # fmt: skip
         try:
             self._thread.start()
         except RuntimeError:
-            other.close()
-            self.socket.close()
+            for end in (self.socket, other, taking):
+                end.close()
             raise
         self._made.wait()
         try:
@@ -92,31 +96,16 @@ class Engine:
 
     @property
     def pid(self) -> int | None:
-        """The process; None if it could not be made."""
+        """The keeper's process, whose child the engine is; None if it could not be made."""
         return self._process.pid if self._process else None
 
     def _watch(
-        self, program: Path, arguments: Callable[[int], Sequence[str]], other: socket.socket
-    ) -> None:
+        self, program: Path, arguments: Callable[[int], Sequence[str]], other: socket.socket,
+        taking: socket.socket,
+    ) -> None:  # fmt: skip
         """Make the process, and wait for its end."""
-        try:
-            with other:
-                self._process = subprocess.Popen(
-                    [program, *arguments(other.fileno())], pass_fds=[other.fileno()], cwd="/",
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                    env={"LC_ALL": "C"}, start_new_session=True,
-                )  # fmt: skip
-        except OSError as error:
-            self._words = f"{program}: {error.strerror}".encode()
-            return
-        finally:
-            self._made.set()
-        assert self._process.stderr is not None
-        with self._process.stderr as words:
-            # The guest can make an engine complain without end.
-            while text := os.read(words.fileno(), _KEPT):
-                self._words = (self._words + text)[-_KEPT:]
-        self._process.wait()
+        with taking:
+            self._run(program, arguments, other, taking)
         with self._lock:
             was, self._state = self._state, _State.OVER
         if was is _State.RUNNING:
@@ -124,6 +113,50 @@ class Engine:
                 f"the network's engine {self.name} ended ({self._how()}): "
                 "the guest has no network from now on"
             )
+
+    def _run(
+        self, program: Path, arguments: Callable[[int], Sequence[str]], other: socket.socket,
+        taking: socket.socket,
+    ) -> None:  # fmt: skip
+        try:
+            with other:
+                self._process = subprocess.Popen(
+                    [KEEPER, program, *arguments(other.fileno())], pass_fds=[other.fileno()],
+                    stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                    cwd="/", env={"LC_ALL": "C"}, start_new_session=True,
+                )  # fmt: skip
+        except OSError as error:
+            self._words = f"{KEEPER}: {error.strerror}".encode()
+            return
+        finally:
+            self._made.set()
+        assert self._process.stderr is not None
+        with self._process.stderr as words:
+            self._listen(words.fileno(), taking)
+        self._process.wait()
+        self._let_go()
+
+    def _listen(self, words: int, taking: socket.socket) -> None:
+        """Keep the last of what the engine says, until it ends; end it if it hangs."""
+        while True:
+            ready, _, _ = select.select([words], [], [], _LOOK_SECONDS)
+            if not ready and not self._hung:
+                ready, free, _ = select.select([words], [taking], [], HANG_SECONDS)
+                if not ready and not free:
+                    self._hung = True
+                    self._let_go()
+            if not ready:
+                continue
+            # The guest can make an engine complain without end.
+            text = os.read(words, _KEPT)
+            if not text:
+                return
+            self._words = (self._words + text)[-_KEPT:]
+
+    def _let_go(self) -> None:
+        """Have the keeper end the engine, by force if need be."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
 
     def _greet(self, mac: bytes) -> None:
         """Ask for the gateway's Ethernet address, as any guest does first (RFC 826).
@@ -161,6 +194,8 @@ class Engine:
         """How the process has ended, with the last line that it wrote."""
         if self._process is None:
             return self._last_line()
+        if self._hung:
+            return f"it took nothing for {HANG_SECONDS:.0f} s"
         status = self._process.returncode
         if status is not None and status < 0:
             return f"killed by signal {-status}"
@@ -186,13 +221,16 @@ class Engine:
         """End the engine.  A second call does nothing."""
         with self._lock:
             self._state = _State.OVER
-        self.socket.close()  # engines end with their socket
+        # Engines end with their socket.
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        self._let_go()
         if threading.current_thread() is self._thread:
             return
         self._thread.join(_END_SECONDS)
         if self._thread.is_alive() and self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
+            self._process.kill()
             self._thread.join()
 
 

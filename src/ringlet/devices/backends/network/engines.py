@@ -1,6 +1,5 @@
 """The engines of user-mode networking and their command lines: passt and libslirp."""
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ def _passt(plan: Plan, fd: int) -> list[str]:
 def _slirp(plan: Plan, fd: int) -> list[str]:
     """The arguments of slirp.c."""
     a, six = addresses, addresses.guest6(plan.mac)
-    words = [f"fd={fd}", f"parent={os.getpid()}", f"mtu={SLIRP.mtu}", f"mac={plan.mac.hex(':')}"]
+    words = [f"fd={fd}", f"mtu={SLIRP.mtu}", f"mac={plan.mac.hex(':')}"]
     words += [f"ipv4={a.NETWORK}/{a.PREFIX},{a.GATEWAY},{a.DNS},{a.GUEST}"]
     words += [f"ipv6={a.NETWORK6}/{a.PREFIX6},{a.GATEWAY6},{a.DNS6},{six}"] * plan.ipv6
     words += ["host"] * plan.host_loopback

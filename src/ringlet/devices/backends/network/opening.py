@@ -10,7 +10,7 @@ from ringlet.devices.backends.network.engine import Engine, EngineError, Lost
 from ringlet.devices.backends.network.engines import PASST, SLIRP, Kind, Plan
 from ringlet.devices.backends.network.link import Framing, IpConfig, Link
 from ringlet.devices.backends.network.tap import TapLink
-from ringlet.errors import ConfigError, HostError
+from ringlet.errors import ConfigError, HostError, remedy
 from ringlet.network_config import Forward, NetConfig, NetMode
 
 ENGINES: Final = (PASST, SLIRP)
@@ -86,6 +86,11 @@ def _open_user(config: NetConfig, lost: Lost, engines: Sequence[Kind]) -> UserLi
             engine = Engine(kind.name, kind.program(), partial(kind.arguments, plan), mac, lost)
         except EngineError as error:
             failures.append((kind, error))
+        except OSError as error:
+            what = remedy(error) or "give --net none"
+            raise HostError(
+                f"--net user: no socket for {kind.name}: {error.strerror}; {what}"
+            ) from error
         else:
             ip = addresses.ip_configs(mac, ipv6=ipv6)
             return UserLink(engine, kind.mtu, mac, forwards, ip)

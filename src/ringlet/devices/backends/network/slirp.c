@@ -4,7 +4,7 @@
    connected socket, opens the host's ports, and then gives up what it does not need: privileges,
    files, programs, other processes.  libslirp is loaded when it runs; building needs no package.
 
-       slirp fd=N parent=PID mtu=N mac=XX:XX:XX:XX:XX:XX ipv4=NETWORK/24,GATEWAY,DNS,GUEST
+       slirp fd=N mtu=N mac=XX:XX:XX:XX:XX:XX ipv4=NETWORK/24,GATEWAY,DNS,GUEST
              [ipv6=PREFIX/64,GATEWAY,DNS,GUEST] [host]
              [tcp=HOST,PORT,PORT ...] [udp=HOST,PORT,PORT ...]
 
@@ -433,7 +433,7 @@ static void give_up_calls(void)
         fail(1, "seccomp: %s", strerror(errno));
 }
 
-static void confine(pid_t parent)
+static void confine(void)
 {
     if (!geteuid() && !setgroups(0, NULL) && !setresgid(NOBODY, NOBODY, NOBODY))
         (void)!setresuid(NOBODY, NOBODY, NOBODY); /* where the container lets it */
@@ -442,8 +442,6 @@ static void confine(pid_t parent)
     if (syscall(SYS_capset, &head, none) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
         prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) || prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0))
         fail(1, "prctl: %s", strerror(errno));
-    if (getppid() != parent)
-        exit(0);
     limit(RLIMIT_NOFILE, FILES);
     limit(RLIMIT_NPROC, 0);
     limit(RLIMIT_FSIZE, 0);
@@ -490,15 +488,12 @@ int main(int count, char **options)
     struct config config = {.version = 1, .disable_host_loopback = true};
     struct ends ends = {.send = send_frame};
     uint8_t *mac = ends.guest_mac;
-    pid_t parent = 0;
     const char *text;
     bool has_mac = false;
     stream = -1;
     for (int i = 1; i < count; i++) {
         if ((text = value(options[i], "fd=")))
             stream = atoi(text);
-        else if ((text = value(options[i], "parent=")))
-            parent = atoi(text);
         else if ((text = value(options[i], "mtu=")))
             config.if_mtu = config.if_mru = ends.mtu = strtoul(text, NULL, 10);
         else if ((text = value(options[i], "mac=")))
@@ -511,7 +506,7 @@ int main(int count, char **options)
         else if (!value(options[i], "tcp=") && !value(options[i], "udp="))
             fail(2, "not an option: %s", options[i]);
     }
-    if (stream < 0 || !parent || !config.in_enabled || !has_mac)
+    if (stream < 0 || !config.in_enabled || !has_mac)
         fail(2, "this program is started by Ringlet");
     signal(SIGPIPE, SIG_IGN);
     load_library();
@@ -524,6 +519,6 @@ int main(int count, char **options)
         else if ((text = value(options[i], "udp=")))
             forward(slirp, &ends, text, true);
     }
-    confine(parent);
+    confine();
     serve(slirp);
 }

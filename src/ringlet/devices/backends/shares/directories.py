@@ -17,8 +17,6 @@ from ringlet.devices.backends.shares.inodes import Descriptor, Inode
 from ringlet.devices.backends.shares.messages import Request, refuse
 from ringlet.devices.backends.shares.share import Share
 
-_READ: Final = 1 << 15
-"""The most bytes of host records that are read at a time."""
 _LEAST: Final = 512
 _HOST_RECORD: Final = Struct("<QqHB")  # struct linux_dirent64: ino, off, reclen, type; the name
 _OFFSET_LIMIT: Final = 1 << 63
@@ -108,7 +106,7 @@ def _entries(share: Share, number: int, offset: int, size: int) -> Iterator[_Ent
     handle = share.handle(number, stat.S_IFDIR)
     if offset >= _OFFSET_LIMIT:
         raise refuse(errno.EINVAL)
-    piece = max(_LEAST, min(size, _READ))
+    piece = max(_LEAST, size)
     while True:
         with handle.lock:
             os.lseek(handle.fd, offset, os.SEEK_SET)

@@ -17,6 +17,8 @@ COPY: Final = 1 << 26
 """The most bytes that one request copies within the host: the guest asks again for the rest."""
 _SETTLED_NS: Final = 1_000_000_000
 """A file whose last change is older than this cannot change again with the same time."""
+_APPEND: Final = getattr(os, "RWF_APPEND", 0)
+"""The flag of an atomic append; a Python that was built for an old glibc does not have it."""
 _HOST_FLAGS: Final = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC
 _OPEN: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FALLOCATE_MODES: Final = {
@@ -64,13 +66,13 @@ def _opened(share: Share, made: Descriptor, inode: Inode, flags: int, open_flags
     if flags & os.O_TRUNC:
         if open_flags & fuse.OPEN_KILL_SUIDGID:
             drop_privileges(share, made.fd)
-        os.ftruncate(made.fd, 0)
+        reads = flags & os.O_ACCMODE == os.O_RDONLY
+        writer = Descriptor(share.reopen(made, os.O_WRONLY)) if reads else made
+        os.ftruncate(writer.fd, 0)
     changed = os.fstat(made.fd).st_ctime_ns
-    reply = 0 if share.locks else fuse.FOPEN_NOFLUSH
-    if inode.seen == changed or share.exclusive:
-        reply |= fuse.FOPEN_KEEP_CACHE
+    keep = inode.seen == changed or share.exclusive
     inode.seen = changed if time.time_ns() - changed > _SETTLED_NS else 0
-    return fuse.OPEN_OUT.pack(share.keep(made, inode, flags), reply)
+    return fuse.OPEN_OUT.pack(share.keep(made, inode, flags), fuse.FOPEN_KEEP_CACHE if keep else 0)
 
 
 def create(share: Share, request: Request) -> bytes:
@@ -105,9 +107,8 @@ def create(share: Share, request: Request) -> bytes:
         os.fchmod(made.fd, mode)
         status = os.fstat(made.fd)
     inode = share.inodes.add(parent, name, status, made=True)
-    reply = 0 if share.locks else fuse.FOPEN_NOFLUSH
     number = share.keep(made, inode, flags)
-    return share.entry(inode, status) + fuse.OPEN_OUT.pack(number, reply)
+    return share.entry(inode, status) + fuse.OPEN_OUT.pack(number, 0)
 
 
 def read(share: Share, request: Request) -> int:
@@ -127,8 +128,11 @@ def write(share: Share, request: Request) -> bytes:
         drop_privileges(share, handle.fd)
     if not size:
         return fuse.WRITE_OUT.pack(0)
-    append = os.RWF_APPEND if handle.append and not flags & fuse.WRITE_CACHE else 0
-    return fuse.WRITE_OUT.pack(os.pwritev(handle.fd, data, offset, append))
+    if not handle.append or flags & fuse.WRITE_CACHE:
+        return fuse.WRITE_OUT.pack(os.pwritev(handle.fd, data, offset))
+    if not _APPEND:
+        offset = os.fstat(handle.fd).st_size
+    return fuse.WRITE_OUT.pack(os.pwritev(handle.fd, data, offset, _APPEND))
 
 
 def drop_privileges(share: Share, fd: int) -> None:
@@ -212,7 +216,8 @@ def copy_file_range(share: Share, request: Request) -> bytes:
     reader, writer = share.file(source), _writable(share.file(target))
     drop_privileges(share, writer.fd)
     size = min(size, COPY)
-    return fuse.WRITE_OUT.pack(os.copy_file_range(reader.fd, writer.fd, size, start, place))
+    copied = host.copy_file_range(reader.fd, start, writer.fd, place, size)
+    return fuse.WRITE_OUT.pack(copied)
 
 
 def _writable(handle: Handle) -> Handle:

@@ -1,4 +1,4 @@
-"""System calls of the host that Python's `os` does not have, by their C functions.
+"""System calls of the host that Python's `os` does not have everywhere, by their C functions.
 
 Every function raises OSError as those of `os` do.
 """
@@ -15,14 +15,20 @@ FALLOC_FL_PUNCH_HOLE: Final = 1 << 1
 FALLOC_FL_ZERO_RANGE: Final = 1 << 4
 UTIME_NOW: Final = (1 << 30) - 1
 UTIME_OMIT: Final = (1 << 30) - 2
-_STATFS_BYTES: Final = 120  # struct statfs of x86-64; f_type is its first field
+DIRECTORY_BYTES: Final = 1 << 15
+"""The most bytes of a directory's records that are read at a time."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _int, _long, _bytes = ctypes.c_int, ctypes.c_long, ctypes.c_char_p
 _pointer = ctypes.c_void_p
+_Statfs = ctypes.c_char * 120  # struct statfs of x86-64; f_type is its first field
+_Times = ctypes.c_int64 * 4
+_Records = ctypes.c_char * DIRECTORY_BYTES
 _libc.renameat2.argtypes = (_int, _bytes, _int, _bytes, ctypes.c_uint)
 _libc.fallocate.argtypes = (_int, _int, _long, _long)
 _libc.utimensat.argtypes = (_int, _bytes, _pointer, _int)
+_libc.copy_file_range.argtypes = (_int, _pointer, _int, _pointer, ctypes.c_size_t, ctypes.c_uint)
+_libc.copy_file_range.restype = ctypes.c_ssize_t
 _libc.syncfs.argtypes = (_int,)
 _libc.fstatfs.argtypes = (_int, _pointer)
 _libc.getdents64.argtypes = (_int, _pointer, ctypes.c_size_t)
@@ -48,10 +54,18 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     _check(_libc.fallocate(fd, mode, offset, length))
 
 
+def copy_file_range(source: int, start: int, target: int, place: int, size: int) -> int:
+    """Copy at most `size` bytes of a file to another one; return how many were copied."""
+    if (start | place) >> 63:
+        raise OSError(errno.EINVAL, "offset is too large")
+    places = ctypes.c_int64(start), ctypes.c_int64(place)
+    first, second = map(ctypes.byref, places)
+    return _check(_libc.copy_file_range(source, first, target, second, size, 0))
+
+
 def set_times(path: bytes, times: tuple[int, int, int, int]) -> None:
     """Set seconds and nanoseconds of access and modification, `UTIME_NOW` and `UTIME_OMIT` too."""
-    words = (ctypes.c_int64 * 4)(*times)
-    _check(_libc.utimensat(-1, path, words, 0))
+    _check(_libc.utimensat(-1, path, _Times(*times), 0))
 
 
 def sync_filesystem(fd: int) -> None:
@@ -61,12 +75,16 @@ def sync_filesystem(fd: int) -> None:
 
 def filesystem_type(fd: int) -> int:
     """Return `f_type` of the file system of `fd`, which may be an O_PATH descriptor."""
-    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    buffer = _Statfs()
     _check(_libc.fstatfs(fd, buffer))
     return int.from_bytes(buffer.raw[:8], "little")
 
 
 def read_directory(fd: int, size: int) -> bytes:
-    """Return the next `struct linux_dirent64` records of a directory, at most `size` bytes."""
-    buffer = ctypes.create_string_buffer(size)
+    """Return the next `struct linux_dirent64` records of a directory.
+
+    They are at most `size` bytes, and at most `DIRECTORY_BYTES`.
+    """
+    size = min(size, DIRECTORY_BYTES)
+    buffer = _Records()
     return ctypes.string_at(buffer, _check(_libc.getdents64(fd, buffer, size)))

@@ -24,6 +24,8 @@ DEPTH: Final = 4096
 """The most directories between the root and a file."""
 DEVICES: Final = 256
 """The most file systems within a share."""
+NO_NAME: Final = b""
+"""The name of a directory whose place is not known: it leads nowhere."""
 NOWHERE: Final = -1
 """The key of a file on an unknown file system."""
 GONE: Final = -2
@@ -101,9 +103,9 @@ class Inodes:
     `allowed` says of an O_PATH descriptor whether its file system may be shared.
     """
 
-    def __init__(self, root: int, descriptors: int, allowed: Callable[[int], bool]) -> None:
-        """Take over `root`, an O_PATH descriptor."""
-        status = os.fstat(root)
+    def __init__(self, root: Descriptor, descriptors: int, allowed: Callable[[int], bool]) -> None:
+        """Begin with `root`, the O_PATH descriptor of a directory."""
+        status = os.fstat(root.fd)
         self._device = status.st_dev
         self._devices = {status.st_dev: 0}
         self._allowed = allowed
@@ -112,7 +114,7 @@ class Inodes:
         self._held: dict[int, Inode] = {}
         self.next_number = fuse.ROOT_ID + 1
         self.root = Inode(fuse.ROOT_ID, None, b"", status.st_ino, stat.S_IFDIR)
-        self.root.descriptor = Descriptor(root)
+        self.root.descriptor = root
         self.root.lookups = 1
         self._by_id = {fuse.ROOT_ID: self.root}
         self._by_key = {status.st_ino: self.root}
@@ -250,10 +252,25 @@ class Inodes:
             return
         inode.name = name
         if old is not parent:
+            self._part(parent, inode)
             inode.parent = parent
             parent.children += 1
             old.children -= 1
             self._drop_unused(old)
+
+    def _part(self, parent: Inode, inode: Inode) -> None:
+        """Take a directory that is found above `inode`, its new parent, out of it.
+
+        The host has moved one of them meanwhile; where it was moved to is not known.
+        """
+        step = parent
+        while (above := step.parent) is not None:
+            if above is inode:
+                step.parent, step.name = self.root, NO_NAME
+                self.root.children += 1
+                inode.children -= 1
+                return
+            step = above
 
     def moved(self, inode: Inode | None, parent: Inode, name: bytes) -> None:
         """Note where an inode is found from now on."""
@@ -319,7 +336,8 @@ class Inodes:
             missing.append(parent)
             if len(missing) > DEPTH:
                 raise refuse(errno.ESTALE)
-        assert descriptor is not None  # the root always has one
+        if descriptor is None:
+            raise refuse(errno.ENOTCONN)  # of the root, after `close`
         for step in reversed(missing):
             descriptor = self._open(step, descriptor)
             self.hold(step, descriptor)
@@ -384,6 +402,17 @@ class Inodes:
                 held[oldest.nodeid] = oldest
             else:
                 oldest.descriptor = None
+
+    def removed(self) -> bool:
+        """Say whether the root was removed on the host."""
+        root = self.root.descriptor
+        return root is not None and os.fstat(root.fd).st_nlink == 0
+
+    def close(self) -> None:
+        """Close the descriptors of all directories; none is opened any more."""
+        with self._lock:
+            self._shrink(0)
+            self.root.descriptor = None
 
     def close_unused(self) -> None:
         """Close all descriptors that can be opened again: the host has no more."""

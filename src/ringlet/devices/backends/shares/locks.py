@@ -21,6 +21,8 @@ from ringlet.devices.backends.shares.messages import Request, refuse
 from ringlet.devices.backends.shares.share import Share
 
 _FLOCK: Final = struct.Struct("hh4xqqi4x")  # struct flock: type, whence, start, len, pid
+_F_OFD_GETLK: Final = 36
+_F_OFD_SETLK: Final = 37
 _END: Final = (1 << 63) - 1  # OFFSET_MAX: to the end of the file
 _TYPES: Final = {
     fcntl.F_RDLCK: fcntl.LOCK_SH, fcntl.F_WRLCK: fcntl.LOCK_EX, fcntl.F_UNLCK: fcntl.LOCK_UN,
@@ -33,7 +35,7 @@ def getlk(share: Share, request: Request) -> bytes:
     handle = share.file(number)
     descriptor = share.record_locks.file(handle.inode, owner, handle.descriptor)
     wanted = _record(start, end, kind)
-    found = _FLOCK.unpack(fcntl.fcntl(descriptor.fd, fcntl.F_OFD_GETLK, wanted))
+    found = _FLOCK.unpack(fcntl.fcntl(descriptor.fd, _F_OFD_GETLK, wanted))
     kind, _, start, length, _ = found
     if kind == fcntl.F_UNLCK:
         return fuse.LK_OUT.pack(0, 0, kind, 0)
@@ -75,7 +77,7 @@ def _attempt(share: Share, request: Request) -> Callable[[], None]:
 
     def attempt() -> None:
         if wanted:
-            fcntl.fcntl(descriptor.fd, fcntl.F_OFD_SETLK, wanted)
+            fcntl.fcntl(descriptor.fd, _F_OFD_SETLK, wanted)
         else:
             fcntl.flock(descriptor.fd, _TYPES[kind] | fcntl.LOCK_NB)
         if kind != fcntl.F_WRLCK:

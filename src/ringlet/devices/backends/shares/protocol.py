@@ -86,7 +86,6 @@ FATTR_MTIME_NOW: Final = 1 << 8
 FATTR_KILL_SUIDGID: Final = 1 << 11
 FOPEN_KEEP_CACHE: Final = 1 << 1
 FOPEN_CACHE_DIR: Final = 1 << 3
-FOPEN_NOFLUSH: Final = 1 << 5
 GETATTR_FH: Final = 1 << 0
 OPEN_KILL_SUIDGID: Final = 1 << 0
 WRITE_CACHE: Final = 1 << 0

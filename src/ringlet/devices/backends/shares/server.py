@@ -2,7 +2,6 @@
 
 import errno
 import struct
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -128,6 +127,7 @@ class FileServer:
         trouble: Callable[[str], None],
         exclusive: bool = False,
         locks: bool = False,
+        xattrs: bool = True,
         owner: tuple[int, int] = (0, 0),
     ) -> None:
         """Serve the directory `root`.
@@ -135,9 +135,11 @@ class FileServer:
         `trouble` is called with one line for the user, by any thread that calls `handle`.
         `exclusive` says that nothing else changes the files: the guest keeps them for as long as it
         likes, and writes them when it likes.  `locks` says that the host's programs see the guest's
-        locks.  `owner` is whom the files of the host's user belong to in the guest.  Raises
-        ConfigError if `root` cannot be shared.
+        locks.  Without `xattrs` files have no extended attributes, and the guest does not ask for
+        those of a program at each write.  `owner` is whom the files of the host's user belong to in
+        the guest.  Raises ConfigError if `root` cannot be shared.
         """
+        self._xattrs = xattrs
         self._share = Share(
             root,
             read_only=read_only,
@@ -146,7 +148,6 @@ class FileServer:
             locks=locks,
             owner=owner,
         )
-        self._closed = threading.Event()
 
     def handle(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> int:
         """Answer one request of the guest; return how many bytes of `reply` were written.
@@ -161,10 +162,12 @@ class FileServer:
         opcode = message.opcode
         share = self._share
         try:
-            if self._closed.is_set():
+            if share.closed:
                 raise refuse(errno.ENOTCONN)
             operation = _OPERATIONS.get(opcode)
             if operation is None:
+                raise refuse(errno.ENOSYS)
+            if opcode in _XATTRS and not self._xattrs:
                 raise refuse(errno.ENOSYS)
             if share.read_only and opcode in _CHANGES:
                 raise refuse(errno.EROFS)
@@ -194,7 +197,8 @@ class FileServer:
 
     def reset(self) -> None:
         """Close all files and forget what the guest knows, as when its device is reset."""
-        self._share.reset()
+        if not self._share.closed:
+            self._share.reset()
 
     def save(self) -> ShareState:
         """Return the state of the share; no thread may be in `handle`."""
@@ -206,8 +210,9 @@ class FileServer:
 
     def close(self) -> None:
         """Close all files; requests that come later fail, and those that wait for a lock end."""
-        self._closed.set()
-        self._share.reset()
+        self._share.close()
 
 
-_OPTIONAL: Final = frozenset({fuse.FLUSH, fuse.SETLK, fuse.SETLKW, fuse.LSEEK})
+_XATTRS: Final = frozenset({fuse.SETXATTR, fuse.GETXATTR, fuse.LISTXATTR, fuse.REMOVEXATTR})
+_OPTIONAL: Final = _XATTRS | {fuse.FLUSH, fuse.SETLK, fuse.SETLKW, fuse.LSEEK}
+"""What a share may be without: after ENOSYS the guest does not ask again."""

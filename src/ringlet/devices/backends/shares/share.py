@@ -84,11 +84,11 @@ class Share:
         self._most_handles = min(HANDLES, soft // 4)
         self._most_descriptors = min(DESCRIPTORS, soft // 8)
         self._lock = threading.Lock()
+        self.closed = False
         self.handles: dict[int, Handle] = {}
         self.record_locks = RecordLocks(self.reopen, read_only=read_only)
         self.next_handle = 1
-        self._top = self._open_root()
-        self.inodes = self._new_inodes()
+        self.inodes = Inodes(self._open_root(), self._most_descriptors, holds_files)
 
     def _open_root(self) -> Descriptor:
         try:
@@ -103,16 +103,31 @@ class Share:
         return top
 
     def _new_inodes(self) -> Inodes:
-        return Inodes(os.dup(self._top.fd), self._most_descriptors, holds_files)
+        """Return a table with the same root and nothing else."""
+        root = self.inodes.root.descriptor
+        if root is None:
+            raise refuse(errno.ENOTCONN)
+        return Inodes(root, self._most_descriptors, holds_files)
 
     def reset(self) -> None:
         """Close all files and forget all inodes, as when the guest unmounts the share."""
+        inodes = self._new_inodes()
         with self._lock:
-            for handle in self.handles.values():
-                handle.inode.handle = handle.older = None
-            self.handles.clear()
-            self.record_locks.clear()
-            self.inodes = self._new_inodes()
+            self._clear()
+            self.inodes = inodes
+
+    def close(self) -> None:
+        """Close everything; what comes later is refused."""
+        with self._lock:
+            self.closed = True
+            self._clear()
+            self.inodes.close()
+
+    def _clear(self) -> None:
+        for handle in self.handles.values():
+            handle.inode.handle = handle.older = None
+        self.handles.clear()
+        self.record_locks.clear()
 
     # Replies
 
@@ -173,6 +188,8 @@ class Share:
         handle = Handle(made, inode, flags)
         with self._lock:
             self.check_room()
+            if self.closed:
+                raise refuse(errno.ENOTCONN)
             number = self.next_handle
             self.next_handle += 1
             self.handles[number] = handle
@@ -229,7 +246,7 @@ class Share:
             what = "the guest uses more files at a time than Ringlet serves (docs/limits.md)"
         elif error in {errno.EMFILE, errno.ENFILE}:
             self.inodes.close_unused()
-        if removed and os.fstat(self._top.fd).st_nlink == 0:
+        if removed and self.inodes.removed():
             what = "it was removed; the guest goes on without it"
         if what is None:
             return

@@ -1,0 +1,141 @@
+"""The devices that a user gives a machine: disks, shared directories, a network, an agent's port.
+
+What they use of the host is opened once, and outlives a reset of the machine; the devices are made
+anew for each machine.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable
+from functools import partial
+
+from ringlet.control.agent.agent import Agent
+from ringlet.control.plan import Plan
+from ringlet.control.spec import MachineSpec
+from ringlet.devices.backends.disks.interface import Disk
+from ringlet.devices.backends.disks.opening import open_disk
+from ringlet.devices.backends.network.link import Link
+from ringlet.devices.backends.network.opening import open_network
+from ringlet.devices.backends.shares.server import FileServer
+from ringlet.devices.virtio.balloon import Balloon
+from ringlet.devices.virtio.block import Block
+from ringlet.devices.virtio.console import Console, Port
+from ringlet.devices.virtio.device import VirtioDevice
+from ringlet.devices.virtio.fs import Fs
+from ringlet.devices.virtio.net import Net
+from ringlet.devices.virtio.rng import Rng
+from ringlet.guest import PORT
+from ringlet.images.initramfs import Address
+from ringlet.machine.pci_slots import MakeDevice
+
+Failed = Callable[[Exception], None]
+
+
+class Peripherals(contextlib.ExitStack):
+    """What `spec` and `plan` give a machine, until `close`.
+
+    `complain` is told what the user should know, in one line, from any thread.  Raises ConfigError,
+    DiskError, HostError and ImageError.
+    """
+
+    def __init__(
+        self, spec: MachineSpec, plan: Plan | None, complain: Callable[[str], None]
+    ) -> None:
+        super().__init__()
+        self._complain = complain
+        self._plan = plan
+        self._disks: list[Disk] = []
+        self._servers: list[tuple[FileServer, str]] = []
+        self._link: Link | None = None
+        self._net: Net | None = None
+        self._agent: socket.socket | None = None
+        try:
+            self._open(spec, plan)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, spec: MachineSpec, plan: Plan | None) -> None:
+        if plan is not None and plan.image is not None:
+            self.enter_context(plan.image.used())
+        for disk in plan.disks if plan is not None else spec.disks:
+            self._disks.append(open_disk(disk, self._complain))
+            self.callback(self._disks[-1].close)
+        self._link = open_network(spec.net, self._link_lost)
+        if self._link is not None:
+            self.callback(self._link.close)
+        for share in plan.shares if plan is not None else ():
+            server = FileServer(
+                share.source, read_only=share.read_only, trouble=self._complain
+            )
+            self.callback(server.close)
+            self._servers.append((server, share.tag))
+
+    # --- for each machine
+
+    def devices(self) -> list[MakeDevice]:
+        """Return how to make the devices, in the order of their slots."""
+        plan = self._plan
+        makers: list[MakeDevice] = [
+            partial(_disk, disk, f"disk{n}") for n, disk in enumerate(self._disks)
+        ]
+        if self._link is not None:
+            makers.append(self._make_net)
+        makers += [
+            partial(_share, server, tag, f"share{n}") for n, (server, tag) in
+            enumerate(self._servers)
+        ]  # fmt: skip
+        if plan is not None and plan.agent:
+            makers += [self._make_console, _rng, _balloon]
+        return makers
+
+    def connect(self) -> Agent | None:
+        """Return the agent of the machine that was made last; None if it has none."""
+        if self._agent is None:
+            return None
+        stream, self._agent = self._agent, None
+        return Agent(stream)
+
+    @property
+    def address(self) -> Address | None:
+        """The address that DHCP gives the guest; None if only the network knows."""
+        link = self._link
+        if link is None or link.ipv4 is None:
+            return None
+        ip = link.ipv4
+        return Address(f"{ip.address}/{ip.prefix}", ip.gateway, ip.dns, link.mtu)
+
+    # --- inside
+
+    def _make_net(self, failed: Failed) -> VirtioDevice:
+        assert self._link is not None
+        self._net = Net(self._link, failed)
+        return self._net
+
+    def _make_console(self, failed: Failed) -> VirtioDevice:
+        ours, other = socket.socketpair()
+        if self._agent is not None:
+            self._agent.close()
+        self._agent = ours
+        return Console([Port(PORT, other.detach())], failed)
+
+    def _link_lost(self, message: str) -> None:
+        self._complain(message)
+        if self._net is not None:
+            self._net.link_lost()
+
+
+def _disk(disk: Disk, name: str, failed: Failed) -> VirtioDevice:
+    return Block(disk, failed, name)
+
+
+def _share(server: FileServer, tag: str, name: str, failed: Failed) -> VirtioDevice:
+    return Fs(server, tag, failed, name)
+
+
+def _rng(failed: Failed) -> VirtioDevice:
+    return Rng(failed)
+
+
+def _balloon(failed: Failed) -> VirtioDevice:
+    return Balloon(failed)

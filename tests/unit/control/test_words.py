@@ -1,0 +1,91 @@
+"""What a user's word for a guest means."""
+
+from pathlib import Path
+
+import pytest
+
+from ringlet.control.words import Kind, disk_format, meaning
+from ringlet.errors import ConfigError
+from tests.unit.machine.elf_maker import Elf
+from tests.unit.machine.kernel_maker import BzImage
+
+ISO = bytes(0x8001) + b"CD001"
+MBR = bytes(510) + b"\x55\xaa"
+EXT4 = bytes(0x438) + b"\x53\xef"
+FILES = {
+    "bzImage": (BzImage().bytes(), Kind.KERNEL),
+    "vmlinux": (Elf().bytes(), Kind.KERNEL),
+    "disk.qcow2": (b"QFI\xfb" + bytes(100), Kind.DISK),
+    "disk": (b"QFI\xfb" + bytes(100), Kind.DISK),
+    "cd.iso": (ISO, Kind.DISK),
+    "cd": (ISO, Kind.DISK),
+    "mbr": (MBR, Kind.DISK),
+    "gpt": (bytes(512) + b"EFI PART", Kind.DISK),
+    "ext4": (EXT4, Kind.DISK),
+    "empty.img": (b"", Kind.DISK),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files(tmp_path: Path, name: str) -> None:
+    content, kind = FILES[name]
+    (tmp_path / name).write_bytes(content)
+    word = meaning(str(tmp_path / name))
+
+    assert (word.kind, word.path) == (kind, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [("debian", Kind.GUEST), ("docker://python:3.12", Kind.IMAGE), ("oci:/tmp", Kind.IMAGE)],
+)
+def test_names(word: str, kind: Kind) -> None:
+    assert meaning(word).kind is kind
+
+
+def test_a_name_counts_before_a_file_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "debian").write_bytes(BzImage().bytes())
+    monkeypatch.chdir(tmp_path)
+
+    assert meaning("debian").kind is Kind.GUEST
+    assert meaning("./debian").kind is Kind.KERNEL
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("ubuntu:24.04", "Ringlet has no guest of this name; give debian"),
+        ("alpine", "Ringlet has no guest of this name; give debian"),
+        ("debain", "no guest has this name, and there is no such file; give debian"),
+        ("disk.qcow2", "^disk.qcow2: no such file"),
+        ("a/b", "^a/b: no such file"),
+        ("/tmp", "give --root /tmp"),
+        ("\0", "no guest has this name"),
+        ("/dev/null", "no guest has this name|no such file"),
+    ],
+)
+def test_words_that_mean_nothing(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        meaning(word)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text", b"#!/bin/sh\n", "is neither a Linux kernel nor a disk image"),
+        ("disk.vmdk", b"KDMV", "qemu-img convert -O qcow2 .*disk.vmdk disk.qcow2"),
+    ],
+)
+def test_files_that_nothing_starts_from(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(ConfigError, match=message):
+        meaning(str(tmp_path / name))
+
+
+def test_a_short_head_has_no_format() -> None:
+    assert [disk_format(MBR[:length]) for length in (0, 1, 511, 512)] == ["", "", "", "raw"]
