@@ -46,9 +46,11 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 # What a machine without hardware, or one of many that start from one image, has no use for.
 _MASKED: Final = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
-    "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service", "systemd-logind.service",
+    "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service",
+    "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "systemd-firstboot.service",
     "systemd-network-generator.service", "systemd-networkd-wait-online.service",
     "systemd-pstore.service", "systemd-random-seed.service", "systemd-remount-fs.service",
+    "systemd-repart.service", "systemd-sysusers.service",
     "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
 )  # fmt: skip
 _NO_GENERATORS: Final = ("bless-boot", "debug", "gpt-auto", "hibernate-resume", "rc-local")
@@ -60,7 +62,7 @@ _FILES: Final = {
     "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 debian\n::1 localhost ip6-localhost\n",
     "etc/default/locale": "LANG=C.UTF-8\n",
     "etc/locale.conf": "LANG=C.UTF-8\n",
-    "etc/machine-id": "uninitialized\n",
+    "etc/machine-id": "",
     "etc/systemd/network/80-ringlet.network": (
         "[Match]\nName=e*\n\n[Link]\nRequiredForOnline=no\n\n"
         "[Network]\nDHCP=yes\nLLMNR=no\nMulticastDNS=no\n\n[DHCPv4]\nClientIdentifier=mac\n"
@@ -114,6 +116,9 @@ def _add_own_files(tree: Tree, writer: Ext4Writer, unpacker: Unpacker, release: 
     )
     for unit in _MASKED:
         tree.add(f"etc/systemd/system/{unit}", symlink("/dev/null"))
+    # logind starts when something asks for it, such as `systemctl poweroff`.
+    logind = "multi-user.target.wants/systemd-logind.service"
+    tree.add(f"etc/systemd/system/{logind}", symlink("/dev/null"))
     for name in _NO_GENERATORS:
         link = symlink("/dev/null")
         tree.add(f"etc/systemd/system-generators/systemd-{name}-generator", link)

@@ -20,6 +20,6 @@ dpkg --force-confold --configure -a </dev/null
 passwd --delete root
 systemctl enable systemd-networkd.service systemd-resolved.service
 ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
-echo uninitialized >/etc/machine-id
+: >/etc/machine-id
 rm -f /usr/sbin/policy-rc.d /ringlet-setup /var/log/*.log /var/lib/dpkg/*-old /var/cache/debconf/*-old \
     /var/lib/systemd/random-seed

@@ -9,6 +9,7 @@ than the specification has, and VIRTIO_CONSOLE_F_EMERG_WRITE.
 """
 
 import errno
+import fcntl
 import os
 import struct
 from collections import deque
@@ -49,9 +50,10 @@ _ROUNDS: Final = 16
 class Port:
     """A port: its name for the guest's udev, and the host's end.
 
-    `stream` is a socket, a pipe or a terminal.  The device owns it, makes it non-blocking, and
-    closes it at the end, when the other side has closed its end, or in `Console.connect_port`.  A
-    `console` is a terminal (hvc0) of Linux, which waits without end if its output is not read.
+    `stream` is a socket, a terminal or the writing end of a pipe.  The device owns it, makes it
+    non-blocking, and closes it at the end, when the other side has closed its end, or in
+    `Console.connect_port`.  A `console` is a terminal (hvc0) of Linux, which stops the whole guest
+    while its output is not taken: without a stream the output is lost.
     `opened` is told that a program of the guest has opened or closed the port, on the device's
     thread or, when the driver resets the device, on the guest's.
     """
@@ -87,6 +89,7 @@ class _Line:
         self.number = number
         self.port = port
         self.stream: int | None = None
+        self.speaks = False  # whether the stream can be read
         self.batch = 1
         self.state = PortState()
         self.chain: Chain | None = None  # its first `state.sent` bytes are sent
@@ -276,6 +279,7 @@ class Console(VirtioDevice):
     def _attach(self, line: _Line, stream: int) -> None:
         os.set_blocking(stream, False)
         line.stream = stream
+        line.speaks = fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
 
     def _replace(self, line: _Line, stream: int) -> None:
         self._detach(line)
@@ -296,6 +300,8 @@ class Console(VirtioDevice):
         if self._ready and self.running:
             self._tell_open(line)
             self._send_control()
+        if line.port.console:
+            self._lose(line, self._transmit_queue(line))
 
     def _transmit_queue(self, line: _Line) -> Queue:
         return self.queues[_queues(line.number) + 1]
@@ -310,7 +316,7 @@ class Console(VirtioDevice):
         queue = self.queues[_queues(line.number)]
         queue.disarm()
         for _ in range(_ROUNDS):
-            if not line.state.guest_open or not self._may_work(line):
+            if not (line.state.guest_open and line.speaks and self._may_work(line)):
                 return
             chains = self._take_some(queue, line.batch)
             if not chains:
@@ -374,6 +380,9 @@ class Console(VirtioDevice):
         """Write to the host what the guest has sent, as far as the host takes it."""
         queue = self._transmit_queue(line)
         queue.disarm()
+        if line.port.console and line.stream is None:
+            self._lose(line, queue)
+            return
         for _ in range(_ROUNDS):
             if not self._may_work(line):
                 return
@@ -388,6 +397,18 @@ class Console(VirtioDevice):
             elif not self._write(line, line.chain):
                 return
         self._watch_room(line)
+
+    def _lose(self, line: _Line, queue: Queue) -> None:
+        """Take the output of a console that nobody reads."""
+        line.state.sent = 0
+        while self.running and not self.worker.wanted_away:
+            chain = line.chain or self.take(queue)
+            line.chain = None
+            if chain is not None:
+                self.counters.add("bytes_lost", chain.readable_size)
+                self.give(queue, chain, 0)
+            elif not self.running or not queue.arm():
+                return
 
     def _watch_room(self, line: _Line) -> None:
         if line.stream is not None:

@@ -106,6 +106,8 @@ class Vsock(VirtioDevice):
         self._refusals: deque[bytes] = deque()
         self._next_port = _EPHEMERAL
         self._tell_reset = False
+        self._asked: list[queues.SimpleQueue[bool]] = []  # callers that wait for the guest
+        self._closed = False
 
     # --- for the host; any thread
 
@@ -124,6 +126,9 @@ class Vsock(VirtioDevice):
         """
         ours, theirs = socket.socketpair()
         answers: queues.SimpleQueue[bool] = queues.SimpleQueue()
+        self._asked.append(answers)
+        if self._closed:
+            answers.put(False)
         self.worker.call(partial(self._call, port, ours, answers.put))
         try:
             taken = answers.get(timeout=timeout)
@@ -131,7 +136,10 @@ class Vsock(VirtioDevice):
             self.worker.call(partial(self._abandon, ours))
             theirs.close()
             raise TimeoutError(f"the guest does not answer at vsock port {port}") from None
+        finally:
+            self._asked.remove(answers)
         if not taken:
+            ours.close()
             theirs.close()
             raise ConnectionRefusedError(f"nothing listens at vsock port {port} of the guest")
         return theirs
@@ -162,7 +170,10 @@ class Vsock(VirtioDevice):
 
     def close(self) -> None:
         """End the device and all streams."""
+        self._closed = True
         super().close()
+        for answers in list(self._asked):
+            answers.put(False)
         for connection in self._left:
             connection.sock.close()
         self._left.clear()

@@ -331,6 +331,26 @@ def test_pipe_for_one_direction(make_rig: MakeRig) -> None:
     assert not rig.needs_reset
 
 
+def test_output_of_a_console_is_lost_without_a_host(guest: Guest) -> None:
+    """Linux spins until it is taken, with interrupts off."""
+    guest.rig.start(FEATURES)
+    head, _ = guest.rig.send(1, [b"nobody"])
+    assert guest.rig.came_back(1) == [(head, 0)]
+    assert guest.rig.device.counters.values["bytes_lost"] == 6
+
+
+def test_writing_end_of_a_pipe_is_not_read(make_rig: MakeRig) -> None:
+    read, write = os.pipe()
+    rig = make_rig(lambda failed: c.Console([c.Port("x", write)], failed))
+    rig.start(PLAIN)
+    rig.send(0, [], [16])
+    rig.at_rest()
+    rig.send(1, [b"still open"])
+    rig.came_back(1)
+    assert os.read(read, 100) == b"still open"
+    os.close(read)
+
+
 # --- state
 
 
