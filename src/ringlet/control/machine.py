@@ -146,7 +146,10 @@ class Machine:
         return self
 
     def ready(self, timeout: float | None = 60.0) -> Self:
-        """Wait until a guest with a name has booted and takes commands, and return the machine.
+        """Wait until a guest has booted and takes commands, and return the machine.
+
+        That of "busybox" has printed its shell's prompt by then, which `console.expect` consumes
+        here.
 
         Raises BootError if it is not ready after `timeout` seconds or ends before, GuestPanic if
         its kernel panics, and ConfigError for a kernel of your own, of which nobody knows when.
@@ -155,7 +158,7 @@ class Machine:
         if self._agent is None and not self.spec.guest:
             raise ConfigError("a kernel of your own does not say when it is ready; use expect")
         try:
-            if self._agent is not None:
+            if self._agent is not None and self.spec.guest != BUSYBOX:
                 with self._told_of_the_end():
                     self._agent.wait_ready(timeout)
             else:
