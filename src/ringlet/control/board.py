@@ -144,13 +144,6 @@ class Board:
         if machine is not None:
             release(machine)
 
-    def press_power_button(self) -> bool:
-        """Press the power button and return True, or return False if nothing would answer it.
-
-        The guests of today have no daemon for it.
-        """
-        return False
-
     def stop(self, end: End) -> None:
         """End the run with `end`.  Any thread may call this, before the run, too."""
         with self._changes:

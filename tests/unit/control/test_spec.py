@@ -9,7 +9,7 @@ from ringlet.control.parts import Mount
 from ringlet.control.spec import MachineSpec, machine_spec, on_command_line, require_supported
 from ringlet.disk_spec import Access, DiskSpec
 from ringlet.errors import ConfigError
-from ringlet.network_config import net_config
+from ringlet.network_config import NetMode, net_config
 from tests.unit.machine.kernel_maker import BzImage
 
 
@@ -67,17 +67,21 @@ def test_a_guests_own_least_memory(kernel: Path) -> None:
         machine_spec("debian", memory=90, called=on_command_line)
 
 
-def test_disk_that_has_to_boot_by_itself(image: Path) -> None:
-    with pytest.raises(ConfigError, match="starting from a disk's own boot loader is not"):
+def test_what_machines_cannot_have_yet(tmp_path: Path, kernel: Path, image: Path) -> None:
+    with pytest.raises(ConfigError, match="starting from a disk's own boot loader is not supp"):
         require_supported(machine_spec(str(image)), on_command_line)
+    mounts = machine_spec(str(kernel), mounts=f"{tmp_path}:/mnt")
+    with pytest.raises(ConfigError, match=r"^-v: a kernel of your own mounts its directories"):
+        require_supported(mounts, on_command_line)
 
 
-def test_shares_of_a_kernel_without_a_guest(kernel: Path) -> None:
-    with pytest.raises(ConfigError, match="mounts its directories itself"):
-        require_supported(machine_spec(str(kernel), mounts="/tmp:/mnt"), on_command_line)
+def test_ports_need_a_network() -> None:
+    assert machine_spec("debian", ports={8080: 80}).net.mode is NetMode.USER
+    assert machine_spec("debian").net.mode is NetMode.NONE
+    with pytest.raises(ConfigError, match="a guest with --net none has no ports"):
+        machine_spec("debian", ports="8080:80", net="none")
 
 
 def test_what_machines_can_have(kernel: Path) -> None:
     require_supported(machine_spec("debian", timeout=1, env=["A=1"]), on_command_line)
     require_supported(machine_spec(str(kernel), initrd=b"x"), on_command_line)
-    require_supported(machine_spec("debian", mounts="/tmp:/mnt", net="user"), on_command_line)
