@@ -117,6 +117,7 @@ class Console(VirtioDevice):
         self._lines = [_Line(number, port) for number, port in enumerate(ports)]
         self._ready = False
         self._pending: deque[bytes] = deque()
+        self._arriving: deque[tuple[_Line, int]] = deque()  # streams for the device's thread
         for line, port in zip(self._lines, ports, strict=True):
             if port.stream is not None:
                 self._attach(line, port.stream)
@@ -129,7 +130,8 @@ class Console(VirtioDevice):
         line = next((line for line in self._lines if line.port.name == name), None)
         if line is None:
             raise KeyError(name)
-        self.worker.call(partial(self._replace, line, stream))
+        self._arriving.append((line, stream))
+        self.worker.call(self._arrived)
 
     # --- for the transport
 
@@ -179,6 +181,8 @@ class Console(VirtioDevice):
     def close(self) -> None:
         """End the device and close the streams."""
         super().close()
+        while self._arriving:
+            os.close(self._arriving.popleft()[1])
         for line in self._lines:
             if line.stream is not None:
                 os.close(line.stream)
@@ -279,6 +283,10 @@ class Console(VirtioDevice):
         os.set_blocking(stream, False)
         line.stream = stream
         line.speaks = fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+
+    def _arrived(self) -> None:
+        while self._arriving:
+            self._replace(*self._arriving.popleft())
 
     def _replace(self, line: _Line, stream: int) -> None:
         self._detach(line)
