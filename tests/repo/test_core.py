@@ -107,3 +107,10 @@ def test_core_finds_its_thread_locals_without_the_dynamic_linker(module: str) ->
 
     assert "DYNAMIC RELOCATION RECORDS" in done.stdout
     assert not re.search("__tls_get_addr|R_X86_64_(DTPMOD64|DTPOFF64|TLSDESC)", done.stdout)
+
+
+def test_mark_of_a_code_page_is_seen_before_its_bytes_are_read() -> None:
+    """A device's thread writes data and then looks at the mark (ringlet.mmu.ram)."""
+    marks = functions("mmu.ram")["__pyx_f_7ringlet_3mmu_3ram_protect_code"]
+
+    assert any(re.search(r"\tlock |\tmfence", line) for line in marks)

@@ -312,6 +312,16 @@ def test_what_the_guest_sends_without_a_host_waits(agent: Guest) -> None:
     assert agent.rig.came_back(OUT) == [(head, 0)]
 
 
+def test_stream_that_comes_at_the_end_is_closed(agent: Guest) -> None:
+    host, theirs = socket.socketpair()
+    host.settimeout(PATIENCE)
+    agent.rig.device.worker.pause()
+    agent.console.connect_port("agent", theirs.detach())
+    agent.rig.pci.close()
+    assert host.recv(1) == b""
+    host.close()
+
+
 def test_unknown_port(guest: Guest) -> None:
     with pytest.raises(KeyError):
         guest.console.connect_port("nobody", 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.unit.devices.virtio.conftest import MakeRig
-from tests.unit.devices.virtio.driver import PLAIN, Rig, eventually
+from tests.unit.devices.virtio.driver import PLAIN, Rig
 from tests.unit.devices.virtio.echo import Echo
 
 from ringlet.devices import pci
