@@ -185,11 +185,11 @@ def test_functions_of_the_end_come_before_it() -> None:
 def test_reset_starts_the_guest_again_if_wanted() -> None:
     with ringlet.Machine("busybox", memory="128M", reboot=True) as machine:
         machine.start().ready(PATIENCE)
-        machine.console.send("touch /root/here; reboot -f\n")
+        machine.console.send("touch /mnt/here; reboot -f\n")
         machine.console.expect("Restarting system", PATIENCE)
         machine.ready(PATIENCE)
 
-        assert said(machine, "ls /root") == ""
+        assert said(machine, "ls /mnt") == ""
 
 
 def test_time_that_is_over() -> None:
@@ -306,15 +306,15 @@ def test_command_that_is_talked_to(debian: ringlet.Machine) -> None:
 def test_files(debian: ringlet.Machine, tmp_path: Path) -> None:
     (tmp_path / "tree/inner").mkdir(parents=True)
     (tmp_path / "tree/inner/file").write_bytes(bytes(range(256)))
-    debian.files.write("/root/a", b"text")
-    debian.files.copy_in(tmp_path / "tree", "/root/tree")
-    debian.run("cp -r /root/tree /root/copy", check=True)
-    debian.files.copy_out("/root/copy", tmp_path / "back")
+    debian.files.write("/srv/a", b"text")
+    debian.files.copy_in(tmp_path / "tree", "/srv/tree")
+    debian.run("cp -r /srv/tree /srv/copy", check=True)
+    debian.files.copy_out("/srv/copy", tmp_path / "back")
 
-    assert debian.files.read("/root/a") == b"text"
+    assert debian.files.read("/srv/a") == b"text"
     assert (tmp_path / "back/inner/file").read_bytes() == bytes(range(256))
-    with pytest.raises(ringlet.GuestFileError, match="/root/none: No such file"):
-        debian.files.read("/root/none")
+    with pytest.raises(ringlet.GuestFileError, match="/srv/none: No such file"):
+        debian.files.read("/srv/none")
 
 
 def test_symbols_and_processes_together(debian: ringlet.Machine) -> None:
