@@ -106,6 +106,7 @@ cdef class Queue:
     cdef readonly u64 n_chains       # chains taken
     cdef u16 signalled               # `given` when the driver was last interrupted
     cdef bint signalled_valid
+    cdef bint pushed                 # since `wants_interrupt` was called
     cdef GuestMemory memory
     cdef u8* table
     cdef u8* avail
@@ -125,7 +126,7 @@ cdef class Queue:
         self.descriptors = self.available = self.used = 0
         self.enabled = self.event_index = self.indirect = False
         self.taken = self.given = 0
-        self.signalled_valid = False
+        self.signalled_valid = self.pushed = False
         self.table = self.avail = self.done = NULL
 
     def enable(self) -> None:
@@ -244,6 +245,7 @@ cdef class Queue:
         put32(entry, chain.head)
         put32(entry + 4, <u32>min(written, chain.writable_size))
         self.given += 1
+        self.pushed = True
         store16(self.done + 2, self.given)
 
     # --- notifications
@@ -268,8 +270,9 @@ cdef class Queue:
         """Return whether the driver wants an interrupt for what was pushed since the last call."""
         cdef u16 event, before = self.signalled
         cdef bint valid = self.signalled_valid
-        if not self.enabled or (valid and before == self.given):
+        if not self.enabled or not self.pushed:
             return False
+        self.pushed = False
         fence()
         self.signalled = self.given
         self.signalled_valid = True
