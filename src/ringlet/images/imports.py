@@ -28,6 +28,7 @@ SIZE: Final = 8 << 30
 """The size of the disk that a guest sees, in bytes; the host's file has what is in it."""
 _QCOW2: Final = b"QFI\xfb"
 _LISTED: Final = 16
+_SHOWN: Final = 8
 _INITS: Final = ("sbin/init", "usr/sbin/init", "usr/lib/systemd/systemd")
 _ENV: Final = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
 Update = Callable[[str], None]
@@ -53,7 +54,7 @@ def import_image(
 
     kind = {Kind.TAR: "tar", Kind.DISK: "disk"}.get(source.kind, "oci")
     with images.adding(name, kind, waits) as draft:
-        draft.source = text
+        draft.source = _origin(source)
         match source.kind:
             case Kind.DISK:
                 _copy_disk(Path(source.text), draft, update)
@@ -74,6 +75,29 @@ def import_image(
     return image
 
 
+def find_image(text: str, images: Images, update: Update) -> Image:
+    """Return the image that `text` names: from the store, or else fetched or imported.
+
+    A file or directory is imported again only if it has changed.  Raises ImageError and
+    ConfigError.
+    """
+    source = parse_source(text)
+    found = images.find(source.name)
+    if source.kind is Kind.STORED:
+        if found is None:
+            known = ", ".join(image.name for image in images.list()[:_SHOWN])
+            what = f"the store has {known}" if known else "the store is empty"
+            raise ImageError(
+                f"{text}: there is no such image; {what}; a registry's is docker://{text}"
+            )
+        return found
+    if source.kind is Kind.REGISTRY:
+        return pull(text, images, update)
+    if found is not None and found.source == _origin(source) and not _changed(source, found):
+        return found
+    return import_image(text, images, update)
+
+
 def pull(text: str, images: Images, update: Update, *, again: bool = False) -> Image:
     """Return the image of a registry that `text` names, from the store or else fetched.
 
@@ -85,6 +109,26 @@ def pull(text: str, images: Images, update: Update, *, again: bool = False) -> I
 
 
 # --- inside
+
+
+def _origin(source: Source) -> str:
+    """Return the name by which an image's source is found again."""
+    if source.kind is Kind.REGISTRY:
+        return f"docker://{source.name}"
+    path = str(Path(source.text).resolve())
+    return f"oci:{path}:{source.tag}" if source.kind is Kind.LAYOUT else path
+
+
+def _changed(source: Source, image: Image) -> bool:
+    """Return whether what `image` was made of is another one now."""
+    if source.kind is Kind.LAYOUT:
+        layout = Directory(Path(source.text))
+        found, _ = find_manifest(layout, layout.index(), source.name, source.tag)
+        return found.digest != image.digest
+    try:
+        return Path(source.text).stat().st_mtime >= image.created
+    except OSError:
+        return True
 
 
 @contextmanager

@@ -64,11 +64,28 @@ wait_for() {
     done
 }
 
+# The root of a disk with partitions is the one with an init.
+find_root() {
+    wait_for /dev/vda
+    for root in /dev/vda[0-9]* /dev/vda; do
+        mount -t ext4 -o ro,noload "$root" /lower 2>/dev/null || continue
+        for file in sbin/init usr/lib/systemd/systemd; do
+            if [ -e "/lower/$file" ] || [ -L "/lower/$file" ]; then
+                umount /lower
+                return
+            fi
+        done
+        umount /lower
+    done
+    give_up "the disk has no root file system of ext4"
+}
+
 mount_root() {
     mkdir /new /lower /upper
     lower=/new
     [ "$overlay" != 1 ] || lower=/lower
     case $root in
+        auto) find_root ;;
         /dev/*) wait_for "$root" ;;
     esac
     mount ${root_type:+-t "$root_type"} -o "$root_options" "$root" "$lower" ||

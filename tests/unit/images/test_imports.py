@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from ringlet.errors import ConfigError, ImageError
 from ringlet.images.catalog import Images
 from ringlet.images.ext4 import GROUP_BYTES
-from ringlet.images.imports import import_image
+from ringlet.images.imports import find_image, import_image
 from ringlet.images.store import Store
 from tests.unit.images.archives import (
     INDEX,
@@ -252,6 +253,48 @@ def test_a_cloud_image(images: Images, tmp_path: Path, magic: bytes, form: str) 
     assert (image.kind, image.format, image.settings.boots) == ("disk", form, True)
     assert image.disk.read_bytes() == data
     assert image.size < 2 << 20
+
+
+def test_an_image_is_found_by_its_name(images: Images, tmp_path: Path) -> None:
+    (tmp_path / "root.tar").write_bytes(BASE)
+    make(images, tmp_path / "root.tar", "mine:1")
+
+    assert find_image("mine:1", images, silent).name == "mine:1"
+    with pytest.raises(ImageError, match=r"other: there is no such image; the store has mine:1"):
+        find_image("other", images, silent)
+
+
+def test_a_file_is_imported_again_when_it_has_changed(images: Images, tmp_path: Path) -> None:
+    path = tmp_path / "root.tar"
+    path.write_bytes(BASE)
+    first = find_image(str(path), images, silent)
+
+    assert find_image(str(path), images, silent) == first
+    os.utime(path, (first.created + 10, first.created + 10))
+    assert find_image(str(path), images, silent).created > first.created
+
+
+def test_a_file_of_the_same_name_is_another_image(images: Images, tmp_path: Path) -> None:
+    paths = [tmp_path / name / "root.tar" for name in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(tar([member(path.parent.name)]))
+        os.utime(path, (0, 0))
+        image = find_image(str(path), images, silent)
+
+    assert "b" in listed(image.disk)
+
+
+def test_a_layout_is_imported_again_when_it_has_changed(images: Images, layout: Layout) -> None:
+    layout.image([BASE])
+    source = f"oci:{layout.write()}"
+    first = find_image(source, images, silent)
+
+    assert find_image(source, images, silent) == first
+    layout.manifests.clear()
+    layout.image([TOP])
+    layout.write()
+    assert find_image(source, images, silent).digest != first.digest
 
 
 def test_a_name_of_the_store_is_nothing_to_import(images: Images) -> None:

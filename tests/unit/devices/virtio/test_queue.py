@@ -445,6 +445,15 @@ def test_flag_of_the_driver() -> None:
         pair.rings.put16(pair.rings.avail, 0)
 
 
+@pytest.mark.parametrize("events", [False, True])
+def test_no_interrupt_without_a_chain_that_came_back(events: bool) -> None:
+    pair = Pair(events=events)
+    assert not pair.queue.wants_interrupt()
+    pair.rings.chain([(BUFFER, 1)])
+    pair.queue.push(pair.popped(), 0)
+    assert pair.queue.wants_interrupt()
+
+
 def needs_event(event: int, new: int, old: int) -> bool:
     """vring_need_event of the specification (2.7.10.1)."""
     return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF

@@ -13,8 +13,9 @@ from tests.unit.devices.virtio.conftest import MakeRig
 from tests.unit.devices.virtio.driver import PATIENCE, PLAIN, Part, eventually
 
 from ringlet.devices.virtio.pci import VirtioPci
-from ringlet.devices.virtio.vsock import BACKLOG, CONNECTIONS, REFUSALS, Listener, Vsock
+from ringlet.devices.virtio.vsock import CONNECTIONS, REFUSALS, Vsock
 from ringlet.devices.virtio.vsock_connection import BUFFER
+from ringlet.devices.virtio.vsock_listener import BACKLOG, Listener
 from ringlet.devices.virtio.vsock_packets import (
     HEADER_SIZE,
     SHUTDOWN_BOTH,
