@@ -426,6 +426,10 @@ class Machine:
         self.thread.attach(pc.machine)
         self.memory.forget()
         self._events.moved()
+        if self._thread is not None and self._board is not None:  # after a reset
+            agent, self._agent = self._agent, self._board.connect()
+            if agent is not None:
+                agent.close()
 
     def _printed(self, data: bytes) -> None:
         """Take what the guest prints, and set the breakpoints that wait for its kernel."""
