@@ -190,6 +190,7 @@ def test_reset_starts_the_guest_again_if_wanted() -> None:
         machine.ready(PATIENCE)
 
         assert said(machine, "ls /mnt") == ""
+        assert machine.run("ls /mnt", timeout=PATIENCE).stdout == ""
 
 
 def test_time_that_is_over() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,7 @@ _COLUMNS: Final = 10_000
 """The width of the console, so that a shell breaks no line that a program types."""
 
 _PROMPT: Final = "# "
+_ASK_AGAIN_S: Final = 2.0
 _SOON_S: Final = 1.0
 """How long after its agent a guest ends; more means that only the agent has ended."""
 
@@ -197,12 +199,25 @@ class Machine:
         """
         self._running()
         self.thread.resume()
-        if self._agent is not None and not self._done.is_set() and not self._here():
-            with contextlib.suppress(AgentError):
-                self._agent.wait_ready(0)
-                self._agent.shutdown()
-                self._done.wait(timeout)
+        if not self._here():
+            self._turn_off(time.monotonic() + timeout)
         self.kill()
+
+    def _turn_off(self, end: float) -> None:
+        """Let the guest turn itself off, until a time of the monotonic clock."""
+        agent = self._agent
+        try:
+            if agent is None or self._done.is_set():
+                return
+            agent.wait_ready(0)
+        except AgentError:
+            return
+        with contextlib.suppress(AgentError):  # the guest ends its agent on the way
+            while not self._done.is_set() and time.monotonic() < end:
+                # An init that is still starting may not hear it.
+                agent.shutdown()
+                self._done.wait(min(_ASK_AGAIN_S, max(0.0, end - time.monotonic())))
+        self._done.wait(max(0.0, end - time.monotonic()))
 
     def kill(self) -> None:
         """Stop the guest at once, as if the power was cut, and wait for that."""
@@ -411,6 +426,10 @@ class Machine:
         self.thread.attach(pc.machine)
         self.memory.forget()
         self._events.moved()
+        if self._thread is not None and self._board is not None:  # after a reset
+            agent, self._agent = self._agent, self._board.connect()
+            if agent is not None:
+                agent.close()
 
     def _printed(self, data: bytes) -> None:
         """Take what the guest prints, and set the breakpoints that wait for its kernel."""

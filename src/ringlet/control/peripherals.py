@@ -49,6 +49,7 @@ class Peripherals(contextlib.ExitStack):
         self._link: Link | None = None
         self._net: Net | None = None
         self._agent: socket.socket | None = None
+        self.callback(self._drop_agent)
         try:
             self._open(spec, plan)
         except BaseException:
@@ -112,10 +113,15 @@ class Peripherals(contextlib.ExitStack):
         self._net = Net(self._link, failed)
         return self._net
 
+    def _drop_agent(self) -> None:
+        """Close the line to an agent that nobody has asked for."""
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            agent.close()
+
     def _make_console(self, failed: Failed) -> VirtioDevice:
         ours, other = socket.socketpair()
-        if self._agent is not None:
-            self._agent.close()
+        self._drop_agent()
         self._agent = ours
         return Console([Port(PORT, other.detach())], failed)
 

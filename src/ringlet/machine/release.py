@@ -14,6 +14,7 @@ from ringlet.machine.cpu import Cpu
 from ringlet.machine.vm import Vm
 
 _FOLLOWED: Final = (MethodType, BuiltinFunctionType, FunctionType, partial, dict, list, tuple, set)
+_KEEPERS: Final = ("ringlet.mmu.guest_memory", "ringlet.devices.virtio.queue")
 _OURS: Final = ("ringlet.devices.", "ringlet.machine.", "ringlet.debug.", "ringlet.control.")
 
 
@@ -47,11 +48,26 @@ def take_out(machine: Vm) -> Cpu:
     for thing in found:
         for name in _attributes(thing):
             value = getattr(thing, name, None)
-            if value is cpu:
+            if _keeps(value, cpu):
                 object.__setattr__(thing, name, Gone())
-            elif getattr(value, "__self__", None) is cpu:
+            elif _keeps(getattr(value, "__self__", None), cpu):
                 object.__setattr__(thing, name, _gone)
+            elif isinstance(value, list | tuple | dict) and _some_keep(value, cpu):
+                object.__setattr__(thing, name, type(value)())
     return cpu
+
+
+def _some_keep(values: list[Any] | tuple[Any, ...] | dict[Any, Any], cpu: Cpu) -> bool:
+    """Return whether an item, or an argument of a call that is an item, keeps the processor."""
+    items = values.values() if isinstance(values, dict) else values
+    calls = (item for item in items if isinstance(item, partial))
+    arguments = (argument for call in calls for argument in call.args)
+    return any(_keeps(value, cpu) for value in (*items, *arguments))
+
+
+def _keeps(value: object, cpu: Cpu) -> bool:
+    """Return whether `value` is the processor, or a compiled object that keeps it alive."""
+    return value is cpu or type(value).__module__ in _KEEPERS
 
 
 def _reachable(start: object, cpu: Cpu) -> list[object]:
