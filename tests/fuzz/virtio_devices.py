@@ -75,8 +75,8 @@ def make(rng: random.Random, failed: Failed, kind: str) -> Host:
     """A device of a kind with its host's side."""
     if kind == "block":
         disk = FakeDisk(
-            size=rng.choice((512, 4096, 1 << 20)), read_only=rng.random() < 0.2,
-            sector=rng.choice((512, 4096)), discards=rng.random() < 0.8,
+            size=rng.choice((512, 1 << 20, 1 << 20, 1 << 20)), read_only=rng.random() < 0.2,
+            sector=rng.choice((512, 512, 512, 4096)), discards=rng.random() < 0.8,
         )
         disk.size = max(disk.size, disk.sector)
         disk.content = bytearray(disk.size)
@@ -102,11 +102,11 @@ KINDS = ("block", "rng", "balloon", "vsock", "console")
 
 def message(rng: random.Random, kind: str) -> bytes:
     """What a driver might send, right or nearly so."""
-    if rng.random() < 0.1:
+    if rng.random() < 0.03:
         return rng.randbytes(rng.randrange(1, 100))
     if kind == "block":
-        data = struct.pack("<IIQ", rng.choice((0, 1, 4, 8, 11, 13, 2, 99)), 0,
-                           rng.choice((0, 1, 8, 2047, 1 << 40, (1 << 64) - 1)))
+        data = struct.pack("<IIQ", rng.choice((0, 0, 0, 1, 1, 1, 4, 8, 11, 13, 2, 99)), 0,
+                           rng.choice((0, 0, 0, 0, 1, 1, 8, 2047, 1 << 40, (1 << 64) - 1)))
         for _ in range(rng.randrange(3)):
             data += struct.pack("<QII", rng.choice((0, 8, 1 << 60)), rng.choice((1, 8, 1 << 22)),
                                 rng.randrange(4))
