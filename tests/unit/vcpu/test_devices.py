@@ -19,6 +19,7 @@ from tests.unit.vcpu.board import (
     MIXED,
     NAMES,
     PAGE_FAULT,
+    PML4,
     RAM,
     READ_ONLY,
     STACK,
@@ -299,7 +300,55 @@ def test_mapping_that_changes_between_two_accesses(kernel: Board) -> None:
     assert kernel.get("rcx") == 0xCAFE
 
 
+FIXMAP = 0xFFFFFFFFFF5FC000
+"""Where Linux maps the local APIC; the base register holds the register's offset."""
+
+
+@pytest.mark.parametrize(
+    ("code", "reads", "writes"),
+    [("8B87 00C05FFF", [(0x80, 4)], []), ("8987 00C05FFF", [], [(0x80, 4, 0x99)])],
+)
+def test_device_in_another_slot_than_the_base(
+    kernel: Board, code: str, reads: list[tuple[int, int]], writes: list[tuple[int, int, int]]
+) -> None:
+    for table, level in ((PML4, 39), (0xA000, 30), (0xB000, 21), (0xC000, 12)):
+        next_table = {PML4: 0xA000, 0xA000: 0xB000, 0xB000: 0xC000, 0xC000: DEVICE_PHYS}[table]
+        kernel.poke(table + 8 * (FIXMAP >> level & 511), next_table | 7)
+    for _ in range(6):
+        kernel.set(rdi=0x80, rax=0x99)
+        kernel.run(code.replace(" ", ""))
+
+    assert (kernel.device.reads, kernel.device.writes) == (6 * reads, 6 * writes)
+    assert count(kernel, "emulated") == 2
+    assert count(kernel, "device_ops") == 4
+
+
+def test_ram_in_another_slot_than_the_base(kernel: Board) -> None:
+    kernel.poke(DATA, 3)
+    # xor esi, esi; 1: mov eax, [rdi + 0x7fffff00]; add esi, eax; dec ecx; jnz 1b
+    kernel.set(rdi=DATA - 0x7FFFFF00, rcx=1000)
+    kernel.run("31F6 8B8700FFFF7F 01C6 FFC9 75F4".replace(" ", ""))
+
+    assert kernel.get("rsi") == 3 * 1000
+    assert kernel.get("rcx") == 0
+
+
 # --- code that changes, and kept translations
+
+
+def test_kept_translation_whose_shapes_are_not_known() -> None:
+    first = board_of(keep=True)
+    first.set(rbx=DEVICE)
+    first.run("8B03")
+    second = board_of(keep=True)
+    stored = first.p.kept.dump()
+    second.p.kept.load(bytes(8) + stored[8 + int.from_bytes(stored[:8], "little") :])
+    for _ in range(4):
+        second.set(rbx=DEVICE)
+        second.run("8B03")
+
+    assert count(second, "kept_fragments") >= 1
+    assert count(second, "emulated") == count(second, "device_ops") == 2
 
 
 def test_other_code_at_the_place_of_a_site(kernel: Board) -> None:

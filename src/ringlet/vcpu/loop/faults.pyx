@@ -190,14 +190,22 @@ cdef int probe_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) 
     return leave(c, f, frag, guest, LEAVE_STEPPED if frag.key & KEY_STEP else LEAVE_AGAIN)
 
 
-cdef u32 retried(CpuState* c, u64 rip) noexcept nogil:
+cdef inline u32 to_emulator(CpuState* c, Fragment* frag) noexcept nogil:
+    """Leave for the emulator an instruction that could make the same access directly."""
+    c.met_device = 1 + <u32>(frag - (<Cache*>c.cache).fragments)
+    return LEAVE_EMULATE
+
+
+cdef u32 retried(CpuState* c, Fragment* frag, u64 rip) noexcept nogil:
     """Return how to leave where a binding is stale or an access straddles slots.
 
-    The second time in a row at the same RIP, the emulator performs the instruction.
+    The second time in a row at the same RIP, the emulator performs the instruction.  It may be one
+    that never succeeds: its address is in another slot than its base, as that of Linux's accesses
+    to the local APIC is.
     """
     if c.again == rip:
         c.again = 0
-        return LEAVE_EMULATE
+        return to_emulator(c, frag)
     c.again = rip
     return LEAVE_AGAIN
 
@@ -260,8 +268,8 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
             if r == MEM_OK:
                 return leave_saved(c, f, frag, guest, LEAVE_AGAIN)
             if r == MEM_MMIO:
-                c.met_device = 1 + <u32>(frag - (<Cache*>c.cache).fragments)
-            if r == MEM_MMIO or lane_faults(&i, at[k].linear):
+                return leave_saved(c, f, frag, guest, to_emulator(c, frag))
+            if lane_faults(&i, at[k].linear):
                 return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
             if f.regs[HR_EFL] & HOST_AC and mmu_slot_open(c, at[k].linear):
                 # Once the slot has a window, the host decides between #AC and #PF, as its vendor
@@ -272,9 +280,9 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
         raise_err(c, VEC_AC, 0)
         return leave_saved(c, f, frag, guest, LEAVE_FAULT)
     if bound_elsewhere(c, f, &i, n != 0 and at[n - 1].stack):
-        return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
+        return leave_saved(c, f, frag, guest, to_emulator(c, frag))
     if f.trap == VEC_PF or (n != 0 and window_unused(f)):
-        return leave_saved(c, f, frag, guest, retried(c, frag.rip + guest))
+        return leave_saved(c, f, frag, guest, retried(c, frag, frag.rip + guest))
     raise_err(c, VEC_GP, 0)
     return leave_saved(c, f, frag, guest, LEAVE_FAULT)
 
@@ -305,8 +313,7 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     if r == MEM_OK:
         return resumed(c, f, k, index)
     if r == MEM_MMIO:
-        c.met_device = 1 + index
-        return leave(c, f, frag, guest, LEAVE_EMULATE)
+        return leave(c, f, frag, guest, to_emulator(c, frag))
     if r == MEM_FAULT and (LOW_END - linear < 64 or linear - HIGH32 < 64):
         # The emulator decides at the two ends: an operand that ends beyond the last canonical
         # address raises #GP or #SS, and with 67h the lanes of a masked move wrap around to 0.
@@ -314,7 +321,7 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     if r == MEM_FAULT:
         return leave(c, f, frag, guest, LEAVE_FAULT)
     # The access ran into a guard page.
-    return leave(c, f, frag, guest, retried(c, rip))
+    return leave(c, f, frag, guest, retried(c, frag, rip))
 
 
 cdef int native_fault(CpuState* c, HostFault* f) noexcept nogil:

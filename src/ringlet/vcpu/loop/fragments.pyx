@@ -12,7 +12,7 @@ from ringlet.translate.device cimport DeviceMove, device_move
 from ringlet.translate.fragment cimport (
     TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, TRANSLATE_PROTECT, template_of,
     translate_fragment)
-from ringlet.translate.insn cimport DECODE_OK, Insn, ShapeTable, decode
+from ringlet.translate.insn cimport DECODE_LEARN, DECODE_OK, Insn, ShapeTable, decode
 from ringlet.translate.kept cimport Kept, kept_add, kept_find
 from ringlet.vcpu.debug.stops cimport debug_room
 from ringlet.vcpu.loop.faults cimport guest_bytes
@@ -211,16 +211,20 @@ cdef bint offer_to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil:
     return True
 
 
-cdef void site_found(CpuState* c, u32 index) noexcept nogil:
+cdef bint site_found(CpuState* c, u32 index) noexcept nogil:
     """Note that the instruction at RIP, in fragment `index`, has faulted at a device.
 
     If it is to be translated anew, the fragment is dropped; others that contain it are as they
-    fault in turn.  A watched guest stays as it is: each block has to end where it did.
+    fault in turn.  A watched guest stays as it is: each block has to end where it did.  False: the
+    fragment is a kept one, and this run has not learned the instruction's shape.
     """
     cdef Cache* k = <Cache*>c.cache
     cdef Insn i
     cdef DeviceMove move
-    if c.blocks == NULL and not k.fragments[index].key & KEY_STEP \
-            and decode(<ShapeTable*>c.translator, c.insn, 16, &i) == DECODE_OK \
-            and device_move(&i, &move) and site_met(c, c.arch.rip):
+    cdef int r
+    if c.blocks != NULL or k.fragments[index].key & KEY_STEP:
+        return True
+    r = decode(<ShapeTable*>c.translator, c.insn, 16, &i)
+    if r == DECODE_OK and device_move(&i, &move) and site_met(c, c.arch.rip):
         cache_drop(c, k, index)
+    return r != DECODE_LEARN

@@ -280,9 +280,6 @@ cdef int leave_with_exit(CpuState* c, Cache* k, Turn* t) noexcept nogil:
 
 cdef int leave_for_emulator(CpuState* c, Turn* t) noexcept nogil:
     """Leave the instruction at RIP to the general emulator, which checks watchpoints itself."""
-    if c.met_device:
-        site_found(c, c.met_device - 1)
-        c.met_device = 0
     if t.stepping:
         step_undone(c, &t.step)
     if c.debugger != NULL:
@@ -334,6 +331,12 @@ cdef int conclude(CpuState* c, Builder* b, Cache* k, Turn* t, int r) noexcept no
         c.n_guest_faults += 1
         r = EMU_FAULT
     elif c.exit_code == LEAVE_EMULATE:
+        if c.met_device:
+            c.exit_arg = c.met_device - 1
+            c.met_device = 0
+            if not site_found(c, <u32>c.exit_arg):
+                c.exit_code = LEAVE_UNKNOWN
+                return begin_again(c, b, k, t)
         return leave_for_emulator(c, t)
     elif c.exit_code != LEAVE_STEPPED:
         return begin_again(c, b, k, t)
