@@ -16,11 +16,10 @@ def main(symbol: str, command: str) -> None:
         nonlocal calls
         calls += 1
 
-    with ringlet.Machine("debian", memory="256M") as machine:
+    with ringlet.Machine("debian", memory="512M") as machine:
         machine.start().ready()
         machine.on(f"break:{symbol}", count)
-        machine.console.send(f"{command}; echo end of the $((1 + 1))nd line\n")
-        machine.console.expect("end of the 2nd line", timeout=60)
+        machine.run(command)
     print(f"{symbol}: {calls} calls")
 
 

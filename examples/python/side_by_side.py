@@ -11,12 +11,9 @@ import ringlet
 
 async def output(command: str, append: str) -> str:
     """Return what a command prints in a guest whose kernel has these arguments."""
-    async with ringlet.AsyncMachine("debian", memory="256M", append=append) as machine:
+    async with ringlet.AsyncMachine("debian", memory="512M", append=append) as machine:
         await machine.start()
-        await machine.ready()
-        await machine.console.send(f"{command}\n")
-        await machine.console.expect("\n")  # the line as it was typed
-        return (await machine.console.expect("# ")).rpartition("\n")[0]
+        return (await machine.run(command)).stdout.strip()
 
 
 async def main(command: str) -> None:

@@ -10,7 +10,7 @@ import ringlet
 
 def main(names: list[str]) -> None:
     """Boot Debian and look the names up."""
-    with ringlet.Machine("debian", memory="256M") as machine:
+    with ringlet.Machine("debian", memory="512M") as machine:
         machine.start().ready()
         for name in names or ["linux_banner"]:
             linear = machine.memory.symbol(name)

@@ -65,4 +65,8 @@ def parse_disk(text: str, name: str = FLAG) -> DiskSpec:
                 f"{name} {text}: {word!r} is not known here; {_FORM}, "
                 "and write a comma of the file's name twice"
             )
-    return DiskSpec(Path(file).expanduser(), access or Access.WRITE, layout)
+    try:
+        path = Path(file).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{name} {text}: {error}; write the directory instead of ~") from None
+    return DiskSpec(path, access or Access.WRITE, layout)

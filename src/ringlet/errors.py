@@ -120,7 +120,8 @@ class CommandError(RingletError):
 class CommandFailedError(CommandError):
     """A command that had to succeed ended with another status, or by a signal.
 
-    `result` is its `ringlet.control.agent.Result`.
+    `result` is its `ringlet.control.agent.Result`, or None if it was killed because it printed too
+    much.
     """
 
     exit_status = 1
@@ -162,7 +163,7 @@ class GuestFileError(RingletError, OSError):
         self.filename = filename
 
     def __str__(self) -> str:
-        return f"{self.filename}: {self.strerror} (in the guest)"
+        return f"{printable(str(self.filename))}: {self.strerror} (in the guest)"
 
 
 class InternalError(Exception):
@@ -182,6 +183,14 @@ class InternalError(Exception):
         if not self.details:
             return message
         return f"{message} ({', '.join(f'{k}={_show(v)}' for k, v in self.details.items())})"
+
+
+def printable(text: str) -> str:
+    """Return text of a guest as a message may show it: one line, nothing that a terminal obeys."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
+    )
 
 
 def remedy(error: OSError) -> str:

@@ -41,7 +41,7 @@ def vm(request: pytest.FixtureRequest) -> Iterator["Machine"]:
         machine = Machine(*guest, **options)
         request.node.stash[_STARTED] = machine
         machine.start()
-        if machine.spec.guest:
+        if machine.spec.guest or machine.spec.image or machine.spec.root:
             machine.ready()
         yield machine
     except RingletError as error:  # of the guest's start; a test's own errors do not come here

@@ -50,8 +50,10 @@ def test_program_on_exact_ringlet(name: str, guest_for: GuestFor) -> None:
     assert_all_checks_hold(run_ringlet(guest_for(name), "--exact"), no_known_fault)
 
 
-STEPPED = ("addressing", "exceptions", "fpu", "memory", "paging_crossing", "selfmod", "strings")
-KICKED = ("debug", "interrupts", "paging_crossing", "strings")
+STEPPED = (
+    "addressing", "devices", "exceptions", "fpu", "memory", "paging_crossing", "selfmod", "strings",
+)  # fmt: skip
+KICKED = ("debug", "devices", "interrupts", "paging_crossing", "strings")
 
 
 @pytest.mark.parametrize("name", STEPPED)
@@ -60,9 +62,10 @@ def test_program_an_instruction_at_a_time(name: str, guest_for: GuestFor) -> Non
 
 
 DEBUGGED = (
-    ("debug", "debug"), ("debug", "exceptions"), ("debug", "selfmod"), ("debug", "strings"),
-    ("debug", "syscalls"), ("watch", "debug"), ("watch", "interrupts"), ("break", "debug"),
-    ("break", "interrupts"), ("break", "selfmod"), ("break", "syscalls"),
+    ("debug", "debug"), ("debug", "devices"), ("debug", "exceptions"), ("debug", "selfmod"),
+    ("debug", "strings"), ("debug", "syscalls"), ("watch", "debug"), ("watch", "devices"),
+    ("watch", "interrupts"), ("break", "debug"), ("break", "interrupts"), ("break", "selfmod"),
+    ("break", "syscalls"),
 )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from ringlet.devices.virtio.block import Block
 from ringlet.devices.virtio.console import Console, Port
 from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.rng import Rng
-from ringlet.devices.virtio.vsock import Listener, Vsock
+from ringlet.devices.virtio.vsock import Vsock
+from ringlet.devices.virtio.vsock_listener import Listener
 from tests.unit.devices.virtio.fake_disk import FakeDisk
 
 Failed = Callable[[Exception], None]

@@ -25,6 +25,7 @@ class Case:
     thunk: bool = False
     speculate: bool = True
     flags: int = 0
+    devices: bool = False
 
 
 @dataclass
@@ -34,6 +35,7 @@ class _Options:
     thunk: bool = False
     speculate: bool = True
     flags: int = field(default=0)
+    devices: bool = False
 
     def take(self, word: str) -> None:
         name, _, value = word.partition("=")
@@ -44,6 +46,8 @@ class _Options:
                 self.thunk = True
             case "no-speculate":
                 self.speculate = False
+            case "devices":
+                self.devices = True
             case _:
                 self.flags |= KEYS[name]
 
@@ -89,7 +93,7 @@ def assemble(source: str) -> bytes:
 def listing(case: Case) -> str:
     """The case's title and its translation, as text."""
     code = Code(case.title, case.at, assemble(case.source))
-    made = explain(code, case.cpl, case.speculate, case.thunk, case.flags)
+    made = explain(code, case.cpl, case.speculate, case.thunk, case.flags, case.devices)
     return render.as_text(made, reasons=False)
 
 

@@ -8,6 +8,7 @@ import ringlet
 from ringlet.control.board import Board
 from ringlet.control.inside import inside
 from ringlet.control.plan import plan
+from ringlet.control.setup import setup_runner
 from ringlet.control.symbols import kernel_image, symbols_of
 from ringlet.images.initramfs import Shell
 from ringlet.machine.pc import Pc, Wire
@@ -49,7 +50,7 @@ def main() -> None:
         timed("one call into the guest's thread", lambda: machine.cpu["rip"])
         timed("close", machine.close)
     spec = ringlet.Machine("busybox", memory="256M").spec
-    board = Board(spec, plan(spec, Shell()), Nowhere())
+    board = Board(spec, plan(spec, Shell(), run_setup=setup_runner()), Nowhere())
     built = board.build()
     timed("take a processor out of its machine", lambda: take_out(built))
 

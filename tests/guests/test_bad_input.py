@@ -287,6 +287,20 @@ def test_a_reader_that_has_seen_enough() -> None:
 
 
 @pytest.mark.usefixtures("files")
+def test_time_is_over_though_nobody_reads_the_output() -> None:
+    with subprocess.Popen(
+        command("--timeout", "1s", "--kernel", "prints"), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        status = process.wait(PATIENCE)
+        errors = process.stderr.read()
+
+    assert status == 124
+    assert a_line(errors) == "ringlet: the guest was still running after 1 s\n"
+
+
+@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize(
     ("closed", "status"), [("2>&-", STATUS_HALTED), ("<&- 2>&-", STATUS_HALTED), ("0>&1", 4)]
 )

@@ -279,8 +279,8 @@ def test_guest_on_a_kernel_of_the_users_own(kernel: CachedKernel, tmp_path: Path
 
 def test_reset_of_a_shell_whose_messages_are_shown() -> None:
     done = subprocess.run(
-        command("busybox", "--verbose"), input=b"reboot -f\n", capture_output=True, timeout=PATIENCE,
-        check=False,
+        command("busybox", "--verbose"), input=b"reboot -f\n", capture_output=True, check=False,
+        timeout=PATIENCE,
     )  # fmt: skip
 
     assert done.returncode == 3

@@ -25,11 +25,12 @@ EXAMPLES = {
     "side_by_side.py": r"^panic=5:\n5\npanic=9:\n9$",
 }
 PRINTED = {
-    "python-0": r"6\.[\w.+-]+-amd64\n(.*\n)*.*POWER_OFF",
-    "python-1": r"^ended: the guest's kernel panicked\nthe guest's kernel panicked: sysrq",
-    "python-2": r"^Linux version 6\.(.*\n)*0xffffffff\w+ is at 0x\w+\n1 call of sethostname\n$",
-    "python-3": r"^\['6\.[\w.+-]+', '6\.[\w.+-]+'\]\n$",
-    "tutorial-0": r"\n0xffffffff\w+\n$",
+    "python-0": r"^6\.[\w.+-]+-amd64\n\['1', '2', '3'\] done 3\n$",
+    "python-1": r"^INT PUTS\(CONST CHAR \*\); .*\n\[.*'hello.c'.*\]\n$",
+    "python-2": r"^ended: the guest's kernel panicked\nthe guest's kernel panicked: sysrq",
+    "python-3": r"^Linux version 6\.(.*\n)*0xffffffff\w+ is at 0x\w+\n1 call of sethostname\n$",
+    "python-4": r"^\['42', '1'\]\n$",
+    "tutorial-0": r"^\d+\n0xffffffff\w+\n$",
 }
 
 

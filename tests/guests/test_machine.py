@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import re
 import threading
@@ -184,11 +185,11 @@ def test_functions_of_the_end_come_before_it() -> None:
 def test_reset_starts_the_guest_again_if_wanted() -> None:
     with ringlet.Machine("busybox", memory="128M", reboot=True) as machine:
         machine.start().ready(PATIENCE)
-        machine.console.send("touch /root/here; reboot -f\n")
+        machine.console.send("touch /mnt/here; reboot -f\n")
         machine.console.expect("Restarting system", PATIENCE)
         machine.ready(PATIENCE)
 
-        assert said(machine, "ls /root") == ""
+        assert said(machine, "ls /mnt") == ""
 
 
 def test_time_that_is_over() -> None:
@@ -245,3 +246,118 @@ def test_memory_is_free_when_a_machine_is_closed() -> None:
     assert used - before > 50 << 20
     assert left - before < 1 << 20
     assert machine.counters()["exits"] > 0
+
+
+# --- commands and files, by the agent in Debian
+
+
+@pytest.fixture(scope="module")
+def debian() -> Iterator[ringlet.Machine]:
+    with ringlet.Machine("debian", memory="512M", env={"FROM": "machine"}) as machine:
+        try:
+            machine.start()
+        except ringlet.ImageError as error:
+            pytest.skip(f"no Debian here: {error}")
+        yield machine.ready(PATIENCE)
+
+
+def test_command_has_streams_a_status_and_surroundings(debian: ringlet.Machine) -> None:
+    result = debian.run(
+        'cat; pwd; echo "$FROM $TO"; echo for errors >&2; exit 7', input="given\n",
+        env={"TO": "command"}, cwd="/usr", timeout=PATIENCE,
+    )  # fmt: skip
+
+    assert result.stdout == "given\n/usr\nmachine command\n"
+    assert (result.stderr, result.exit_code) == ("for errors\n", 7)
+    assert 0 < result.duration < PATIENCE
+    assert debian.run(["printf", "<%s>", "a b", "$x"]).stdout == "<a b><$x>"
+
+
+def test_command_that_fails(debian: ringlet.Machine) -> None:
+    with pytest.raises(ringlet.CommandFailedError) as failed:
+        debian.run("echo why >&2; exit 3", check=True)
+    with pytest.raises(ringlet.CommandTimeoutError):
+        debian.run("sleep 100", timeout=0.2)
+    with pytest.raises(ringlet.CommandError, match="no-such-program"):
+        debian.run(["no-such-program"])
+
+    assert "why" in str(failed.value)
+    assert isinstance(failed.value, ringlet.RingletError)
+
+
+def test_output_comes_while_the_command_runs(debian: ringlet.Machine) -> None:
+    parts: list[bytes] = []
+    result = debian.run("echo one; sleep 0.3; echo two", on_stdout=parts.append)
+
+    assert b"".join(parts) == b"one\ntwo\n"
+    assert len(parts) == 2
+    assert result.stdout == ""
+
+
+def test_command_that_is_talked_to(debian: ringlet.Machine) -> None:
+    with debian.popen(["cat"]) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"hello\n")
+        process.stdin.close()
+        assert process.stdout.read() == b"hello\n"
+        assert process.wait(PATIENCE) == 0
+
+
+def test_files(debian: ringlet.Machine, tmp_path: Path) -> None:
+    (tmp_path / "tree/inner").mkdir(parents=True)
+    (tmp_path / "tree/inner/file").write_bytes(bytes(range(256)))
+    debian.files.write("/srv/a", b"text")
+    debian.files.copy_in(tmp_path / "tree", "/srv/tree")
+    debian.run("cp -r /srv/tree /srv/copy", check=True)
+    debian.files.copy_out("/srv/copy", tmp_path / "back")
+
+    assert debian.files.read("/srv/a") == b"text"
+    assert (tmp_path / "back/inner/file").read_bytes() == bytes(range(256))
+    with pytest.raises(ringlet.GuestFileError, match="/srv/none: No such file"):
+        debian.files.read("/srv/none")
+
+
+def test_symbols_and_processes_together(debian: ringlet.Machine) -> None:
+    calls: list[int] = []
+    debian.on("break:__x64_sys_sethostname", lambda: calls.append(debian.cpu["rdi"]))
+
+    assert debian.run("hostname box; hostname").stdout == "box\n"
+    assert len(calls) == 1
+
+
+def test_command_learns_of_a_panic() -> None:
+    with ringlet.Machine("debian", memory="512M") as machine:
+        machine.start().ready(PATIENCE)
+
+        with pytest.raises(ringlet.GuestPanic, match="sysrq triggered crash"):
+            machine.run("echo c >/proc/sysrq-trigger; sleep 9")
+
+
+def test_guest_is_asked_to_turn_itself_off() -> None:
+    with ringlet.Machine("debian", memory="512M") as machine:
+        machine.start().ready(PATIENCE)
+        machine.stop(PATIENCE)
+
+        assert machine.wait().kind is EndKind.POWER_OFF
+        with pytest.raises(ringlet.GuestEnded):
+            machine.run("true")
+
+
+def test_commands_need_an_agent(kernel: CachedKernel) -> None:
+    with ringlet.Machine(kernel.vmlinuz, memory="128M") as machine:
+        machine.start()
+
+        with pytest.raises(ringlet.ConfigError, match="has no agent that runs commands"):
+            machine.run("true")
+
+
+def test_coroutines_run_commands_side_by_side() -> None:
+    async def one(number: int) -> str:
+        async with ringlet.AsyncMachine("debian", memory="512M") as machine:
+            await machine.start()
+            return (await machine.run(f"echo $(({number} * 1000))")).stdout
+
+    async def both() -> list[str]:
+        return list(await asyncio.gather(one(1), one(2)))
+
+    assert asyncio.run(both()) == ["1000\n", "2000\n"]

@@ -17,9 +17,9 @@ from ringlet.core import state
 PACKAGE = Path(state.__file__).parents[1]
 # The cdef functions of these modules are also called only from Python.
 OF_PYTHON = {"devices.virtio.frames", "devices.virtio.queue", "mmu.guest_memory",
-             "translate.shape", "translate.learn_table", "translate.translator", "vcpu.debug.requests", "vcpu.emulation.native",
-             "vcpu.emulation.operand", "vcpu.fields", "vcpu.processor",
-             "vcpu.processor_state"}  # fmt: skip
+             "translate.shape", "translate.learn_table", "translate.translator",
+             "vcpu.debug.requests", "vcpu.emulation.native", "vcpu.emulation.operand",
+             "vcpu.fields", "vcpu.processor", "vcpu.processor_state"}  # fmt: skip
 # What is made and given back outside `run`; what is called only before it loads the guest's
 # registers, or in the signal handler, for which the kernel saves them; the methods of a class.
 LIFE = re.compile(
@@ -107,3 +107,10 @@ def test_core_finds_its_thread_locals_without_the_dynamic_linker(module: str) ->
 
     assert "DYNAMIC RELOCATION RECORDS" in done.stdout
     assert not re.search("__tls_get_addr|R_X86_64_(DTPMOD64|DTPOFF64|TLSDESC)", done.stdout)
+
+
+def test_mark_of_a_code_page_is_seen_before_its_bytes_are_read() -> None:
+    """A device's thread writes data and then looks at the mark (ringlet.mmu.ram)."""
+    marks = functions("mmu.ram")["__pyx_f_7ringlet_3mmu_3ram_protect_code"]
+
+    assert any(re.search(r"\tlock |\tmfence", line) for line in marks)

@@ -40,6 +40,7 @@ def test_a_tilde_is_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a,format=vmdk", "'format=vmdk' is not known"),
         ("a,format=raw,format=raw", "'format=raw' is not known"),
         ("a,", "'' is not known"),
+        ("~nobody-of-this-name/a", "instead of ~"),
     ],
 )
 def test_what_is_refused(text: str, words: str) -> None:

@@ -1,11 +1,21 @@
 """The error tree and its drawing."""
 
+import errno
 import inspect
 
 import pytest
 
 from ringlet import errors
-from ringlet.errors import HostError, InternalError, RingletError, unexpected
+from ringlet.errors import (
+    AgentTimeoutError,
+    CommandError,
+    CommandTimeoutError,
+    GuestFileError,
+    HostError,
+    InternalError,
+    RingletError,
+    unexpected,
+)
 
 CLASSES = [
     c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == "ringlet.errors"
@@ -17,8 +27,24 @@ def test_every_error_is_in_the_drawing(error: type) -> None:
     assert f"─ {error.__name__} " in (errors.__doc__ or "")
 
 
-def test_users_mistakes_end_with_status_2() -> None:
-    assert {c.exit_status for c in CLASSES if issubclass(c, RingletError)} == {2}
+COMMANDS = {"CommandError": 126, "CommandFailedError": 1, "CommandTimeoutError": 124}
+"""The statuses of shells and of timeout(1); 127 if there is no such program."""
+
+
+def test_users_mistakes_end_with_status_2_but_those_of_commands() -> None:
+    statuses = {c.__name__: c.exit_status for c in CLASSES if issubclass(c, RingletError)}
+
+    assert statuses == dict.fromkeys(statuses, 2) | COMMANDS
+    assert CommandError("", errno.ENOENT).exit_status == 127
+
+
+def test_errors_that_python_knows_too_are_caught_as_such() -> None:
+    late = CommandTimeoutError("late", b"\xff", "text")
+
+    assert isinstance(late, TimeoutError)
+    assert (late.as_text().stdout, late.as_text().stderr) == ("\udcff", "text")
+    assert isinstance(AgentTimeoutError("late"), TimeoutError)
+    assert str(GuestFileError(errno.ENOENT, "not there", "/x")) == "/x: not there (in the guest)"
 
 
 def test_internal_error_shows_its_details_in_one_line() -> None:

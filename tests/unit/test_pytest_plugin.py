@@ -22,7 +22,8 @@ class Machine:
     def __init__(self, *args, **options):
         told.append(("made", args, options))
         self.options = options
-        self.spec = types.SimpleNamespace(guest="" if "guestless" in args else "debian")
+        guest = "" if "guestless" in args else "debian"
+        self.spec = types.SimpleNamespace(guest=guest, image="", root=None)
         if options.get("memory") == "none":
             raise ImageError("nothing can be fetched")
 

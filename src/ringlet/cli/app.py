@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ringlet import __version__
 from ringlet.cli.elsewhere import COMMANDS
-from ringlet.cli.run import RunCommand, run
+from ringlet.cli.run import RunCommand, run, show_version
 from ringlet.cli.streams import emit
 from ringlet.errors import ConfigError
 
@@ -72,18 +71,12 @@ def _setup() -> Any:
     return setup_runner(supervise)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        emit(f"ringlet {__version__}")
-        raise typer.Exit(0)
-
-
 def _top(
     context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
-            "--version", "-V", help="Print the version.", callback=_show_version, is_eager=True
+            "--version", "-V", help="Print the version.", callback=show_version, is_eager=True
         ),
     ] = False,
 ) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ringlet import config
+from ringlet import __version__, config
 from ringlet.cli.arguments import arranged
+from ringlet.cli.streams import emit
 from ringlet.errors import ConfigError
 
 _GUEST: Any = "The guest: debian; or the file of a kernel; with --bare, the program to run."
@@ -35,6 +36,13 @@ def _not_empty(context: typer.Context, parameter: typer.CallbackParam, value: st
     if not value and source is not None and source.name == "COMMANDLINE":
         raise ConfigError(f"{parameter.opts[0]} '': the value is empty; give one, or no option")
     return value
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end the command, if it is wanted."""
+    if wanted:
+        emit(f"ringlet {__version__}")
+        raise typer.Exit(0)
 
 
 def _help(option: config.Option) -> str:
@@ -122,6 +130,9 @@ def run(
     console: Annotated[str, _text(config.CONSOLE, empty=True)] = config.CONSOLE.default,
     no_reboot: Annotated[bool, _flag(config.NO_REBOOT)] = False,
     debug_exit: Annotated[bool, _flag(config.DEBUG_EXIT)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=show_version, is_eager=True, hidden=True)
+    ] = False,
     bare: Annotated[bool, _flag(config.BARE)] = False,
     stats: Annotated[bool, _flag(config.STATS)] = False,
     exact: Annotated[bool, _flag(config.EXACT)] = False,
@@ -136,7 +147,7 @@ def run(
 
     Options end at the guest's name; what follows is a command for the guest.
     """
-    del interactive, remove  # what they ask for is always so
+    del interactive, remove, version  # what they ask for is always so
     gdb = _gdb(gdb, default=gdb_default, wait=gdb_wait)
     if detach:
         raise ConfigError("-d: machines in the background are not supported yet; leave it out")

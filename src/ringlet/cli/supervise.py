@@ -25,14 +25,19 @@ def supervise(machine: Vm) -> End:
     news: SimpleQueue[None] = SimpleQueue()
     run = Runner(machine, partial(news.put, None))
     asked: list[End] = []
+    signals: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         # A second signal may arrive while the handler of the first holds a lock.
-        if not asked:
-            asked.append(outcome.stopped(number))
-            machine.stop(asked[0])
-            news.put(None)
+        if not signals:
+            signals.append(number)
+            machine.stop(outcome.stopped(number))
 
+    def on_stop(end: End) -> None:
+        asked.append(end)
+        news.put(None)
+
+    machine.attach_stop(on_stop)
     previous = {number: signal.signal(number, on_signal) for number in ending()}
     try:
         run.start()

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from ringlet.config import LOG, MachineConfig
+from ringlet.config import MachineConfig
 from ringlet.control.agent.agent import Agent
 from ringlet.control.peripherals import Peripherals
 from ringlet.control.plan import Plan
@@ -144,13 +144,6 @@ class Board:
         if machine is not None:
             release(machine)
 
-    def press_power_button(self) -> bool:
-        """Press the power button and return True, or return False if nothing would answer it.
-
-        The guests of today have no daemon for it.
-        """
-        return False
-
     def stop(self, end: End) -> None:
         """End the run with `end`.  Any thread may call this, before the run, too."""
         with self._changes:
@@ -208,7 +201,7 @@ def _open_log(path: Path) -> int:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
     except OSError as error:
         raise ConfigError(
-            f"{LOG.flag} {path}: cannot write the file: {error.strerror}"
+            f"{path}: cannot write the log: {error.strerror}; give another file"
         ) from None
     os.set_blocking(fd, True)
     return fd

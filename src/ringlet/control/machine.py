@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,6 +23,8 @@ from ringlet.control.spec import Disks, MachineSpec, Mounts, Ports, Variables, m
 from ringlet.control.words import BUSYBOX
 from ringlet.devices.virtio.threads import block_signals
 from ringlet.errors import (
+    AgentError,
+    AgentTimeoutError,
     BootError,
     ConfigError,
     GuestEnded,
@@ -45,6 +47,8 @@ _COLUMNS: Final = 10_000
 """The width of the console, so that a shell breaks no line that a program types."""
 
 _PROMPT: Final = "# "
+_SOON_S: Final = 1.0
+"""How long after its agent a guest ends; more means that only the agent has ended."""
 
 
 class Machine:
@@ -142,20 +146,27 @@ class Machine:
         return self
 
     def ready(self, timeout: float | None = 60.0) -> Self:
-        """Wait until a guest with a name has booted and takes commands, and return the machine.
+        """Wait until a guest has booted and takes commands, and return the machine.
+
+        That of "busybox" has printed its shell's prompt by then, which `console.expect` consumes
+        here.
 
         Raises BootError if it is not ready after `timeout` seconds or ends before, GuestPanic if
         its kernel panics, and ConfigError for a kernel of your own, of which nobody knows when.
         """
         self._running()
-        if not self.spec.guest:
+        if self._agent is None and not self.spec.guest:
             raise ConfigError("a kernel of your own does not say when it is ready; use expect")
         try:
-            self.console.expect(_PROMPT, timeout)
+            if self._agent is not None and self.spec.guest != BUSYBOX:
+                with self._told_of_the_end():
+                    self._agent.wait_ready(timeout)
+            else:
+                self.console.expect(_PROMPT, timeout)
         except GuestPanic:
             raise
-        except GuestTimeout as error:
-            raise BootError(f"the guest is not ready after {timeout:g} s: {error}") from None
+        except (AgentTimeoutError, GuestTimeout) as error:
+            raise BootError(f"the guest is not ready after {timeout or 0:g} s: {error}") from None
         except GuestEnded as error:
             raise BootError(f"the guest ended before it was ready: {error}") from None
         return self
@@ -179,14 +190,18 @@ class Machine:
         return self._end
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Press the power button, and cut the power if the guest runs after `timeout` seconds.
+        """Let the guest turn itself off, and cut the power if it runs after `timeout` seconds.
 
-        A guest without a daemon for the button, as busybox, is cut off at once.
+        Its agent tells its init, which ends its services and writes its files.  A guest whose agent
+        does not answer, or that has none, is cut off at once.
         """
-        board = self._running()
+        self._running()
         self.thread.resume()
-        if not self._done.is_set() and board.press_power_button():
-            self._done.wait(timeout)
+        if self._agent is not None and not self._done.is_set() and not self._here():
+            with contextlib.suppress(AgentError):
+                self._agent.wait_ready(0)
+                self._agent.shutdown()
+                self._done.wait(timeout)
         self.kill()
 
     def kill(self) -> None:
@@ -247,27 +262,37 @@ class Machine:
         check: bool = False,
         on_stdout: Callable[[bytes], object] | None = None,
         on_stderr: Callable[[bytes], object] | None = None,
-    ) -> Result[Any]:
+    ) -> Result[str]:
         """Run a command in the guest, wait for its end, and return its output and status.
 
-        A text is given to the guest's shell, a sequence is run as it is.  `on_stdout` and
-        `on_stderr` get output as it comes.  Raises GuestTimeout after `timeout` seconds, with
-        `check` CommandError if the status is not 0, GuestEnded, and ConfigError if the guest has
-        no agent.
+        A text is given to the guest's shell, a sequence is run as it is; a guest that still boots
+        is waited for.  Outputs are text.  `user` is a name or a number; `on_stdout` and `on_stderr`
+        get output as bytes as it comes, in the calling thread.  Raises CommandTimeoutError after
+        `timeout` seconds, CommandFailedError with `check` if the status is not 0, CommandError if
+        it cannot be started, GuestPanic and GuestEnded if the guest ends meanwhile, and ConfigError
+        if the guest has no agent.
         """
-        return self._commands().run(
-            _words(command), input=input, env={**dict(self.spec.env), **(env or {})}, cwd=cwd,
-            user=user, timeout=timeout, check=check, on_stdout=on_stdout, on_stderr=on_stderr,
-        )  # fmt: skip
+        agent = self._commands()
+        with self._told_of_the_end():
+            return agent.run(
+                command, input=input, env={**dict(self.spec.env), **(env or {})}, cwd=cwd,
+                user=user, timeout=timeout, check=check, on_stdout=on_stdout, on_stderr=on_stderr,
+            )  # fmt: skip
 
     def popen(self, command: str | Sequence[str], /, **options: Any) -> Process:
-        """Start a command in the guest and return it while it runs; options as for `run`."""
+        """Start a command in the guest and return it while it runs, with its streams.
+
+        Options are `env`, `cwd`, `user`, `tty` (a terminal of its own, with `size`), `stdin` and
+        `merge` (errors go to the output).  Raises what `run` raises.
+        """
         options["env"] = {**dict(self.spec.env), **(options.get("env") or {})}
-        return self._commands().popen(_words(command), **options)
+        agent = self._commands()
+        with self._told_of_the_end():
+            return agent.popen(command, **options)
 
     @property
     def files(self) -> Files:
-        """The guest's files: read, write, list, copy_in, copy_out."""
+        """The guest's files: read, write, list, stat, copy_in, copy_out and more."""
         return self._commands().files
 
     # --- looking inside
@@ -358,6 +383,23 @@ class Machine:
             self._error = self._error or error
         self.console.end(panic)
         self._done.set()
+        if self._agent is not None:
+            self._agent.close()  # whoever waits for a command learns of the end
+
+    @contextlib.contextmanager
+    def _told_of_the_end(self) -> Iterator[None]:
+        """Raise how the guest ended, if its agent is gone because the guest has ended."""
+        try:
+            yield
+        except AgentTimeoutError:
+            raise
+        except AgentError as error:
+            if self._here() or not self._done.wait(_SOON_S):
+                raise
+            panic = self._panic()
+            if panic is not None:
+                raise panic from None
+            raise GuestEnded(f"the guest has ended: {error}") from None
 
     def _panic(self) -> GuestPanic | None:
         if self._end is None or self._end.kind is not EndKind.PANIC or self._board is None:
@@ -388,7 +430,6 @@ class Machine:
         machine.attach_debugger(Stops(cpu, self._events, self._handler_failed))
         self._events.set_breakpoints(cpu)
 
-
     def _handler_failed(self, error: Exception) -> None:
         """End the run with the error of a program's function."""
         self._error = self._error or error
@@ -410,7 +451,3 @@ class _Lines:
     def attach(self, pc: Pc) -> None:
         """Use `pc` from now on."""
         self._machine._attached(pc)  # noqa: SLF001 - it is its own
-
-
-def _words(command: str | Sequence[str]) -> list[str]:
-    return ["sh", "-c", command] if isinstance(command, str) else [*command]

@@ -8,6 +8,7 @@ from typing import Final
 from ringlet.config import LinuxConfig
 from ringlet.control.spec import Called, MachineSpec, in_python, require_supported
 from ringlet.control.words import BUSYBOX
+from ringlet.devices.backends.disks.chain import describe_image
 from ringlet.disk_spec import Access, DiskSpec, Format
 from ringlet.errors import ConfigError
 from ringlet.guest import agent_program
@@ -77,11 +78,13 @@ class Plan:
 def check_files(spec: MachineSpec, called: Called = in_python) -> None:
     """Check the files that the user named, before anything is fetched, opened or written.
 
-    Raises ConfigError and ProgramError.
+    Raises ConfigError, DiskError and ProgramError.
     """
     require_supported(spec, called)
     if not (spec.guest or spec.kernel or spec.image or spec.root):
         raise ConfigError("nothing to run; for example: ringlet run debian")
+    for disk in spec.disks:
+        describe_image(disk.path, disk.format)
     if spec.kernel is not None:
         read_fitting(spec.kernel, spec.memory, _own(spec), spec.initrd)
 

@@ -112,6 +112,7 @@ def machine_spec(
         d if isinstance(d, DiskSpec) else parse_disk(str(d), called(config.DISKS))
         for d in parts.several(disks)
     ]
+    _check_disks(found, called(config.DISKS))
     if guest:
         word = meaning(guest)
         if word.kind is not Kind.GUEST:
@@ -178,6 +179,16 @@ def _memory(given: str | int | None, guest: str, *, bare: bool, called: Called) 
         )
     least = _LEAST.get(guest, config.MIN_MEMORY)
     return config.linux_memory(given, host.memory_size(), name=name, least=least)
+
+
+def _check_disks(disks: list[DiskSpec], called: str) -> None:
+    for disk in disks:
+        if disk.path.is_dir():
+            raise ConfigError(
+                f"{called} {disk.path}: is a directory; share it with {config.MOUNTS.flag}"
+            )
+        if not disk.path.exists():
+            raise ConfigError(f"{called} {disk.path}: no such file")
 
 
 def _check_cpus(cpus: int, called: str) -> None:

@@ -90,4 +90,7 @@ cpdef enum Op:
     OP_NM
     OP_UD
     OP_EMULATE
+    # MOV to and from memory that has met a device (ringlet.vcpu.system.devices)
+    OP_DEVICE_READ
+    OP_DEVICE_WRITE
     OP_COUNT

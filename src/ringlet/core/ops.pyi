@@ -82,4 +82,6 @@ class Op(enum.IntEnum):
     OP_NM = 76
     OP_UD = 77
     OP_EMULATE = 78
-    OP_COUNT = 79
+    OP_DEVICE_READ = 79
+    OP_DEVICE_WRITE = 80
+    OP_COUNT = 81

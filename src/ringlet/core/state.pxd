@@ -200,6 +200,8 @@ cdef enum:
     OPF_LOCK = 4
     OPF_ADDR32 = 8  # 67h
     OPF_REXW = 16
+    OPF_HIGH = 32   # of a device's MOV: the register is AH, CH, DH or BH, named as RAX to RBX
+    OPF_SIGN = 64   # it extends the value by its sign
 
 # An exception, interrupt or NMI during its delivery (ringlet.vcpu.loop.exceptions).
 cdef struct Event:
@@ -313,12 +315,14 @@ cdef struct CpuState:
     void* alarm          # ringlet.core.alarm
     void* apic           # ringlet.vcpu.apic.local.Apic*
     void* debugger       # ringlet.vcpu.debug.stops.Debugger*, or NULL
+    void* sites          # ringlet.vcpu.system.sites.Sites*, or NULL
+    void* doorbells      # ringlet.vcpu.system.doorbells.Doorbells*, or NULL
     u64 alarm_due        # host's TSC at which the machine wants a stop, or 0
     u64 prod_thread
     int direct_pidfd     # of the direct process that runs, or 0: a request to stop goes there
     u32 direct_held      # CPL 3 runs translated until it is entered anew
     u32 direct_tries     # to stop the direct process
-    u32 pad_direct
+    u32 met_device       # 1 + the fragment whose instruction faulted at a device, or 0
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction continues after a host fault
     u64 native_vector    # that fault's vector; NATIVE_DONE: none
@@ -338,6 +342,7 @@ cdef struct CpuState:
     u64 n_smc, n_flushes, n_cr3_loads, n_cr3_dropped, n_invlpg, n_python_exits
     u64 n_safepoints, n_stale, n_kept, n_halts, n_cpuid, n_msr_reads, n_msr_writes
     u64 n_mmio_reads, n_mmio_writes, n_jump_tables
+    u64 n_device_sites, n_device_ends, n_device_ops, n_doorbells
     u64 n_direct_runs, n_direct_calls, n_direct_faults, n_direct_steps, n_direct_holds
     u64 n_direct_spaces, n_direct_backs, n_direct_lost
     u64 n_spaces_full, n_groups_full, n_regions_full, n_nodes_full, n_maps_full

@@ -30,6 +30,7 @@ from ringlet.translate.translator import (
 _PAGE: Final = 4096
 _LONGEST: Final = 15
 _MASK: Final = (1 << 64) - 1
+_OF_DEVICES: Final = frozenset({Op.OP_DEVICE_READ, Op.OP_DEVICE_WRITE})
 _REGISTERS: Final = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
@@ -43,6 +44,7 @@ class Kind(Enum):
     INLINED = "inlined"  # sensitive, replaced by code in place
     IGNORED = "ignored"  # sensitive, has no effect on the virtual processor
     LEAVES = "leaves"  # sensitive, leaves translated code for its operation
+    DEVICE = "device"  # innocuous, leaves for an access because it has met a device
     REFUSED = "refused"  # the virtual processor has no such instruction
     EMULATED = "emulated"  # innocuous, in a form too rare for translated code
 
@@ -111,13 +113,23 @@ class Listing:
 
 
 def explain(
-    code: source.Code, cpl: int = 0, speculate: bool = True, thunk: bool = False, flags: int = 0
+    code: source.Code,
+    cpl: int = 0,
+    speculate: bool = True,
+    thunk: bool = False,
+    flags: int = 0,
+    devices: bool = False,
 ) -> Listing:
     """Translate `code` fragment by fragment for ring `cpl`, and list the result.
 
-    `flags` are more KEY_* bits of the mode key.  Fragments end at page boundaries; an instruction
-    that crosses into the next page is a fragment of its own.
+    `flags` are more KEY_* bits of the mode key.  With `devices`, each MOV to or from memory has met
+    a device.  Fragments end at page boundaries; an instruction that crosses into the next page is a
+    fragment of its own.
     """
+
+    def translated(data: bytes, limit: int) -> Translation | None:
+        return _translate(translator, data, linear, key, limit, thunk, devices)
+
     translator = Translator(speculate=speculate)
     key = KEYS["mode64"] | cpl | flags
     fragments = []
@@ -125,10 +137,9 @@ def explain(
     while at < len(code.data):
         linear = (code.linear + at) & _MASK
         room = _PAGE - (linear & (_PAGE - 1))
-        translation = _translate(translator, code.data[at : at + room], linear, key, 0, thunk)
+        translation = translated(code.data[at : at + room], 0)
         if translation is None and room < _LONGEST:
-            rest = code.data[at : at + _LONGEST]
-            translation = _translate(translator, rest, linear, key, 1, thunk)
+            translation = translated(code.data[at : at + _LONGEST], 1)
         if translation is None:
             break
         guest = code.data[at : at + translation.guest_bytes]
@@ -138,11 +149,19 @@ def explain(
 
 
 def _translate(
-    translator: Translator, data: bytes, linear: int, key: int, limit: int, thunk: bool
+    translator: Translator,
+    data: bytes,
+    linear: int,
+    key: int,
+    limit: int,
+    thunk: bool,
+    devices: bool,
 ) -> Translation | None:
     """Return the fragment at the start of `data`; None if its first instruction is cut off."""
     try:
-        made = translator.translate(data, linear=linear, key=key, limit=limit, indirect=thunk)
+        made = translator.translate(
+            data, linear=linear, key=key, limit=limit, indirect=thunk, devices=devices
+        )
     except ValueError:
         return None
     # An invalid instruction counts as 15 bytes, of which fewer may be present.
@@ -258,6 +277,8 @@ class _Lister:
     ) -> GuestLine:
         kind, reason, manual = Kind.INNOCUOUS, "", ""
         match classify(instruction.code):
+            case _ if op in _OF_DEVICES:
+                kind, reason = Kind.DEVICE, "It has met a device."
             case Ruled(rule):
                 kind, reason, manual = Kind.LEAVES, rule.reason, rule.manual
                 if op is None:

@@ -24,6 +24,7 @@ _STYLES: Final = {
     Kind.INLINED: "yellow",
     Kind.IGNORED: "yellow",
     Kind.LEAVES: "bold yellow",
+    Kind.DEVICE: "bold yellow",
     Kind.REFUSED: "bold red",
     Kind.EMULATED: "magenta",
 }
@@ -31,6 +32,7 @@ _CLASSES: Final = {
     Kind.INLINED: "sensitive, inlined",
     Kind.IGNORED: "sensitive, does nothing here",
     Kind.LEAVES: "sensitive, leaves for ",
+    Kind.DEVICE: "at a device, leaves for ",
     Kind.REFUSED: "refused, leaves for ",
     Kind.EMULATED: "leaves for ",
 }

@@ -123,7 +123,8 @@ static void open_standard(void)
         CALL(close, fd);
 }
 
-/* Children end by a descriptor; a write to a closed pipe is an error; many files. */
+/* Children end by a descriptor; a write to a closed pipe is an error; many files; where paths begin
+   and what files are allowed do not depend on who starts the agent. */
 static long prepare(void)
 {
     struct { uint64_t handler, flags, restorer, mask; } ignored = {1, 0, 0, 0};
@@ -131,6 +132,8 @@ static long prepare(void)
     struct rlimit64 files;
 
     open_standard();
+    CALL(chdir, "/");
+    CALL(umask, 022);
     CALL(rt_sigprocmask, SIG_BLOCK, &mask, &given_mask, 8);
     CALL(rt_sigaction, SIGPIPE, &ignored, 0, 8);
     CALL(rt_sigaction, SIGHUP, &ignored, 0, 8);

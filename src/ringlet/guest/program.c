@@ -121,6 +121,8 @@ static int search(const char *name, const char *path, char **arguments, char **v
                 append(file, sizeof file, "/");
             append(file, sizeof file, name);
             error = try(file, arguments, variables);
+            if (error == EACCES && CALL(access, file, 0))
+                error = ENOENT; /* in a directory that is closed to the user */
             if (error != ENOENT && error != ENOTDIR && error != EISDIR && found != EACCES)
                 found = error;
             if (found != ENOENT && found != EACCES)

@@ -164,6 +164,8 @@ start_init() {
     for directory in dev proc sys run; do
         mount -o move "/$directory" "/new/$directory"
     done
+    # The shell opens it for a command in the background, and /dev is gone.
+    : >/dev/null
     start_agent
     # switch_root wants the new root to have the console.
     exec 3>&-

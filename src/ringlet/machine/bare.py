@@ -12,7 +12,8 @@ At the program's entry point:
   the processor down;
 * x87, SSE and, if the processor has it, AVX are enabled;
 * there are a 16550 at 3F8h whose output goes to the sink, an 8259 pair at 20h and A0h, an 8254 at
-  40h with counter 0 on input 0, system control port B at 61h, and a debug exit port at F4h.
+  40h with counter 0 on input 0, system control port B at 61h, a debug exit port at F4h, and an
+  I/O APIC at FEC0_0000h.
 """
 
 import time
@@ -21,12 +22,13 @@ from ringlet.config import MachineConfig
 from ringlet.devices.debug_exit import DebugExit
 from ringlet.devices.i8254 import I8254
 from ringlet.devices.i8259 import I8259Pair
+from ringlet.devices.ioapic import IoApic
 from ringlet.devices.port_b import PortB
 from ringlet.devices.uart16550 import Sink, Uart16550
 from ringlet.devices.wiring import Clock
 from ringlet.machine import address_map as at
 from ringlet.machine import outcome
-from ringlet.machine.bus import PortBus
+from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.cpu import Cpu, MakeCpu
 from ringlet.machine.elf import load_program, read_program
 from ringlet.machine.long_mode import enter_long_mode
@@ -64,6 +66,11 @@ def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Vm:
     port_b = PortB(lambda level: pit.set_gate(2, level), lambda: pit.out(2))
     uart = Uart16550(sink, pics.line(at.IRQ_COM1))
     debug_exit = DebugExit(lambda status: machine.finish(outcome.debug_exit(status)))
+
+    memory, ioapic = MemoryBus(), IoApic(cpu.message)
+    memory.map(at.IO_APIC, at.IO_APIC_SIZE, ioapic)
+    cpu.attach_memory(memory.read, memory.write)
+    cpu.attach_level(ioapic.end_of_interrupt)
 
     bus.map(at.PORT_PIC_MASTER, 2, pics.master)
     bus.map(at.PORT_PIC_SLAVE, 2, pics.slave)

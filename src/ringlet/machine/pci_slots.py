@@ -10,6 +10,8 @@ from ringlet.devices.piix3 import Piix3
 from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.pci import (
     MSIX_BAR,
+    NOTIFY,
+    NOTIFY_MULTIPLIER,
     STRUCTURES_BAR,
     STRUCTURES_SIZE,
     Surroundings,
@@ -24,6 +26,7 @@ MakeDevice = Callable[[Callable[[Exception], None]], VirtioDevice]
 """Makes a device, given what to call with an exception of its thread."""
 
 _INTERRUPT_PIN_A: Final = 1
+_NOTIFY_SIZE: Final = 2  # a notification is the number of the queue
 
 
 class Host(Protocol):
@@ -94,6 +97,19 @@ class PciSlots:
         before = self._mapped.pop(key, None)
         if before is not None:
             self._memory.unmap(before, target)
+            for place, _ in _doorbells(device, bar, before):
+                self._cpu.remove_doorbell(place, _NOTIFY_SIZE, None)
         if address is not None:
             self._mapped[key] = address
             self._memory.map(address, bar.size, target)
+            for place, fd in _doorbells(device, bar, address):
+                # Without room for it, the device gets the write itself.
+                self._cpu.add_doorbell(place, _NOTIFY_SIZE, None, fd)
+
+
+def _doorbells(device: VirtioPci, bar: Bar, base: int) -> list[tuple[int, int]]:
+    """Return the addresses of notifications in a BAR at `base`, each with its eventfd."""
+    if bar.index != STRUCTURES_BAR:
+        return []
+    bells = device.device.doorbells
+    return [(base + NOTIFY + NOTIFY_MULTIPLIER * i, fd) for i, fd in enumerate(bells)]

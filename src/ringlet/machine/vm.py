@@ -81,6 +81,7 @@ class Vm:
         self._woken = threading.Event()
         self._debugger: Debugger | None = None
         self._flush: Callable[[], None] = lambda: None
+        self._stopping: Callable[[End], object] = lambda end: None
         self._closers: list[Callable[[], None]] = []
         self._posted: deque[Callable[[], None]] = deque()
         self._mmio = self._halts = self._kicks = self._injected = self._wall_ns = 0
@@ -96,6 +97,13 @@ class Vm:
     def attach_output(self, flush: Callable[[], None]) -> None:
         """Add `flush`, which is called when the guest stops, so that no output is held back."""
         self._flush = flush
+
+    def attach_stop(self, stopping: Callable[[End], object]) -> None:
+        """Add `stopping`, which is called when `stop` is, with the end; in any thread, or a signal.
+
+        The run may end much later, if the guest's thread waits for a reader of its output.
+        """
+        self._stopping = stopping
 
     def at_end(self, close: Callable[[], None]) -> None:
         """Add `close`, of a device with threads or files of the host, for the end of the run."""
@@ -137,6 +145,7 @@ class Vm:
         """End the run from another thread or a signal handler."""
         self.finish(end)
         self._woken.set()
+        self._stopping(end)
 
     def fail(self, error: Exception) -> None:
         """End the run, which raises `error` or a report of it; for threads that serve the guest."""

@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport strerror
 from posix.unistd cimport close, ftruncate
 
-from ringlet.core.host cimport host_map, host_unmap
+from ringlet.core.host cimport host_fence, host_map, host_unmap
 from ringlet.core.state cimport u8, u32, u64
 from ringlet.mmu.copies cimport copies_create, copies_destroy, copy_drop
 from ringlet.mmu.map_target cimport MapTarget, RIGHTS_WRITE, map_frames, target_here
@@ -150,6 +150,9 @@ cdef void protect_code(GuestRam* g, u64 phys) noexcept nogil:
         return
     # The bit comes first: a window that is filled from now on shows the page read-only.
     bit_set(g.code, phys >> PAGE_SHIFT)
+    # A device's thread writes data, and then looks at the bit.  Either it sees the bit, or whoever
+    # reads the page's bytes from here on sees the data: the store must not pass their loads.
+    host_fence()
     page_rights(g, page, False)
 
 

@@ -115,6 +115,9 @@ cdef struct Builder:
     u32 n_checks
     u32 checks[MAX_CHECKS]       # offsets of the rel32s that lead to the stale exit
     const u8* source  # checked: address of the guest bytes; `code` is a copy
+    u32 has_devices   # some instructions of the page have met devices:
+    u64 devices[64]   # one bit for each offset in the page at which such a one begins
+    u32 met_devices   # and some of these are in the fragment
     u32 noting        # record the dependencies of the translation
     u32 scanned       # instructions decoded; there may be fewer in the fragment
     u32 scan_end      # the end of the inspected bytes

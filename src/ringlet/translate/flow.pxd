@@ -4,6 +4,8 @@ from ringlet.translate.insn cimport Insn
 from ringlet.translate.builder cimport Builder
 
 cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil
+# Leave for `op`, for which there must be room; `mem`: r9 is the address of its operand.
+cdef void leave_for(Builder* b, Insn* i, u32 op, bint mem) noexcept nogil
 # Emit a rel32 that will lead to guest offset `target`.
 cdef void add_link(Builder* b, i64 target, u32 conditional) noexcept nogil
 cdef void emit_jump(Builder* b, i64 target) noexcept nogil

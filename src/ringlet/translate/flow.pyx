@@ -73,8 +73,15 @@ cdef void emit_op(Builder* b, Insn* i, u32 op) noexcept nogil:
         b.full = 1
         return
     probe(b)
-    if mem and i.shape.kind == SHAPE_OP and op != OP_UD and op != OP_NM:
+    mem = mem and i.shape.kind == SHAPE_OP and op != OP_UD and op != OP_NM
+    if mem:
         linear_operand(b, i)
+    leave_for(b, i, op, mem)
+
+
+cdef void leave_for(Builder* b, Insn* i, u32 op, bint mem) noexcept nogil:
+    """Leave for `op`, for which there must be room; `mem`: r9 is the address of its operand."""
+    if mem:
         store_state(b, H9, EA)
     name_op(b, i, op)
     jmp_stub(b, STUB_OP)

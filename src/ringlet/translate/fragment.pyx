@@ -11,6 +11,7 @@ from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
 from ringlet.translate.builder cimport *
 from ringlet.translate.bindings cimport *
+from ringlet.translate.device cimport DeviceMove, device_move, emit_device
 from ringlet.translate.lea cimport emit_lea
 from ringlet.translate.plain cimport emit_plain
 from ringlet.translate.special cimport *
@@ -177,12 +178,23 @@ cdef inline bint stores_repeatedly(Insn* i) noexcept nogil:
             and ((i.opcode & 0xFE) == 0xA4 or (i.opcode & 0xFE) == 0xAA))
 
 
+cdef bint meets_device(Builder* b, Insn* i, u32 at) noexcept nogil:
+    """Whether the instruction at offset `at` of the fragment is to leave for a device's access.
+
+    A single step is a fragment of its own, which faults; so its traps and watchpoints are exact.
+    """
+    cdef DeviceMove move
+    cdef u64 offset = (b.linear + at) & 0xFFF
+    return (b.has_devices and not b.key & KEY_STEP
+            and b.devices[offset >> 6] >> (offset & 63) & 1 and device_move(i, &move))
+
+
 cdef int scan(Builder* b) noexcept nogil:
     """Decode the fragment's instructions."""
     cdef u32 at = 0, k
     cdef int r
     cdef Insn* i
-    b.count = b.scan_end = b.n_exact = b.n_free = b.overflowed = 0
+    b.count = b.scan_end = b.n_exact = b.n_free = b.overflowed = b.met_devices = 0
     if b.noting:
         for k in range(64):
             b.starts[k] = 0
@@ -206,6 +218,7 @@ cdef int scan(Builder* b) noexcept nogil:
             # The instruction is longer than 15 bytes; the virtual processor raises #GP.
             i.shape = &b.shapes.shapes[SHAPE_OF_NONE]
             i.length = TOO_LONG
+            i.device = 0
             b.count += 1
             at += 15
             b.overflowed = 1
@@ -216,6 +229,8 @@ cdef int scan(Builder* b) noexcept nogil:
             break
         if b.noting:
             b.starts[at >> 6] |= <u64>1 << (at & 63)
+        i.device = meets_device(b, i, at)
+        b.met_devices |= i.device
         b.count += 1
         at += i.length
         if not stays(i) or (b.key & KEY_STEP) or at >= b.avail or (b.room and at >= b.room):
@@ -251,7 +266,7 @@ cdef void liveness(Builder* b) noexcept nogil:
         i = &b.insns[k]
         if i.shape.kind == SHAPE_JCC:
             live |= peek_live(b, <i64>i.offset + i.length + i.imm)
-        live = STATUS if i.shape.kind == SHAPE_OP else transfer(i, live)
+        live = STATUS if i.shape.kind == SHAPE_OP or i.device else transfer(i, live)
         i.live = live
 
 
@@ -268,6 +283,9 @@ cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     if op != OP_NONE:
         emit_op(b, i, op)
         return i.shape.unit == UNIT_WAIT and not b.checked
+    if i.device:
+        emit_device(b, i)
+        return not b.checked
     if kind == SHAPE_OP:
         if i.shape.op == OP_NONE:
             return 1

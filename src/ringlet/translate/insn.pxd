@@ -70,7 +70,8 @@ cdef struct Insn:
     u8 imm_at        # offset of the immediate in the instruction
     u8 rip_relative
     u8 free          # FREE_*: fields whose value the translation only copies
-    u8 pad[2]
+    u8 device        # it leaves for an access to a device (ringlet.translate.device)
+    u8 pad
 
 cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogil
 cdef u32 shape_key(ShapeTable* t, Insn* i) noexcept nogil

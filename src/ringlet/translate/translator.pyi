@@ -80,6 +80,7 @@ class Translator:
         limit: int = ...,
         indirect: bool = ...,
         checked: bool = ...,
+        devices: bool = ...,
     ) -> Translation: ...
     @property
     def kept(self) -> KeptTranslations: ...

@@ -152,11 +152,15 @@ cdef class Translator:
         return self.table.count
 
     cdef int run(self, const unsigned char[::1] data, u64 linear, u32 key, u32 limit,
-                 bint indirect, bint checked) except -1:
+                 bint indirect, bint checked, bint devices) except -1:
         """Translate one fragment at the start of `data`, at most `limit` instructions."""
         cdef int r
+        cdef u32 i
         cdef Builder* b = self.b
         cdef u32 size = data.shape[0]
+        b.has_devices = devices
+        for i in range(64):
+            b.devices[i] = ~<u64>0
         b.checked = checked
         b.source = <const unsigned char*><u64>SOURCE
         while True:
@@ -181,19 +185,20 @@ cdef class Translator:
 
     def translate(self, const unsigned char[::1] data, u64 linear=0x100000,
                   u32 key=DEFAULT_KEY, u32 limit=0, bint indirect=False,
-                  bint checked=False):
+                  bint checked=False, bint devices=False):
         """Translate the fragment that begins with `data`'s first byte.
 
         `data` holds guest bytes from linear address `linear`, of which at most one page is used;
         `key` is the processor mode (KEY_*).  A `checked` translation, for a page that is often
-        written, compares these bytes on entry (docs/adr/0005).  ValueError if the first instruction
-        is incomplete.
+        written, compares these bytes on entry (docs/adr/0005).  With `devices`, each MOV to or from
+        memory leaves for a device's access (docs/adr/0014).  ValueError if the first instruction is
+        incomplete.
         """
         cdef Template t
         cdef u32 i
         if data.shape[0] == 0:
             raise ValueError("no bytes to translate")
-        self.run(data, linear, key, limit, indirect, checked)
+        self.run(data, linear, key, limit, indirect, checked, devices)
         t = template_of(self.b)
         return Translation(
             linear, t.guest_bytes, t.insns,
@@ -220,6 +225,7 @@ cdef class Translator:
             raise ValueError("not a page")
         b.checked = 0
         b.source = NULL
+        b.has_devices = 0
         b.noting = 1
         while r == TRANSLATE_LEARN:
             b.code = &page[at]
@@ -282,7 +288,7 @@ cdef class Translator:
         cdef u64 at = 0, size = text.shape[0], fragments = 0, insns = 0, host = 0, records = 0
         cdef u64 room
         cdef int r
-        b.checked = 0
+        b.checked = b.has_devices = 0
         while at < size:
             room = 4096 - ((linear + at) & 0xFFF)
             b.code = &text[at]

@@ -90,6 +90,8 @@ def _counters() -> dict[str, int]:
         "cpuid": <size_t>&c.n_cpuid, "msr_reads": <size_t>&c.n_msr_reads,
         "msr_writes": <size_t>&c.n_msr_writes, "mmio_reads": <size_t>&c.n_mmio_reads,
         "mmio_writes": <size_t>&c.n_mmio_writes,
+        "device_sites": <size_t>&c.n_device_sites, "device_ends": <size_t>&c.n_device_ends,
+        "device_ops": <size_t>&c.n_device_ops, "doorbells": <size_t>&c.n_doorbells,
         "direct_runs": <size_t>&c.n_direct_runs, "direct_calls": <size_t>&c.n_direct_calls,
         "direct_faults": <size_t>&c.n_direct_faults, "direct_steps": <size_t>&c.n_direct_steps,
         "direct_holds": <size_t>&c.n_direct_holds, "direct_spaces": <size_t>&c.n_direct_spaces,

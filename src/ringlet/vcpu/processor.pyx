@@ -29,6 +29,7 @@ from ringlet.vcpu.apic.local cimport (INTR_EXTERNAL, apic_create, apic_destroy, 
                                       apic_holds, apic_line, apic_message, apic_read,
                                       apic_update, apic_write)
 from ringlet.vcpu.system.dispatch cimport complete
+from ringlet.vcpu.system.doorbells cimport DOORBELL_MEMORY, doorbell_rings, doorbells_destroy
 from ringlet.vcpu.loop.events cimport nmi_due
 from ringlet.vcpu.loop.exceptions cimport interrupt, deliver
 from ringlet.vcpu.debug.blocks cimport blocks_create, blocks_destroy
@@ -40,6 +41,7 @@ from ringlet.vcpu.loop.faults cimport fpu_pointer, handle_fault
 from ringlet.vcpu.system.mmio cimport device_answer
 from ringlet.vcpu.emulation.native cimport Native, native_create
 from ringlet.vcpu.system.pending cimport PENDING_OP
+from ringlet.vcpu.system.sites cimport sites_create, sites_destroy
 from ringlet.vcpu.processor_state cimport ProcessorState
 from ringlet.vcpu.reset cimport reset
 from ringlet.vcpu.loop.fragments cimport code_unmapped, code_written, space_dropped
@@ -116,6 +118,7 @@ cdef class Processor(ProcessorState):
         self.ram_size = ram_size
         reset(self.c)
         apic_create(self.c)
+        sites_create(self.c)
         self.c.fpu_pointer = <void*>fpu_pointer
         self.builder = <Builder*>calloc(1, sizeof(Builder))
         if self.builder == NULL:
@@ -147,6 +150,8 @@ cdef class Processor(ProcessorState):
             mmu_destroy(self.c)
             cache_destroy(self.c)
             apic_destroy(self.c)
+            sites_destroy(self.c)
+            doorbells_destroy(self.c)
             debug_destroy(self.c)
             blocks_destroy(self.c)
             free(self.c.direct)
@@ -269,8 +274,12 @@ cdef class Processor(ProcessorState):
 
     cdef int answer(self, u64 value) except -1:
         """Pass a device's answer to the instruction that waits; return an `Exit` or EXIT_NONE."""
-        device_answer(self.c, value)
-        return self.advance(value) if self.emulation is not None else EXIT_NONE
+        if self.emulation is not None:
+            return self.advance(value)
+        if self.c.device_waits:
+            device_answer(self.c, value)
+            return EXIT_NONE
+        return self.finish(value)
 
     cdef bint reach(self) except -1:
         """Let the local APIC or the machine answer a device access; False: neither does."""
@@ -283,6 +292,8 @@ cdef class Processor(ProcessorState):
             elif apic_write(c, c.mmio_phys & 0xFFF, <u32>c.io_data) == EMU_EXIT:
                 if self.level_ended is not None:
                     self.level_ended(c.io_data)
+        elif not reads and doorbell_rings(c, DOORBELL_MEMORY, c.mmio_phys, c.io_size, c.io_data):
+            pass
         elif self.memory_read is None:
             return False
         elif reads:
@@ -319,13 +330,18 @@ cdef class Processor(ProcessorState):
     cdef int serve(self, bint reads) except -1:
         """Let the machine answer the pending IN or OUT; return an `Exit` or EXIT_NONE."""
         cdef CpuState* c = self.c
-        cdef int result
         if reads:
             self.port_reads += 1
-            c.io_data = self.port_read(c.io_port, c.io_size)
-        else:
-            self.port_writes += 1
-            self.port_write(c.io_port, c.io_size, c.io_data)
+            return self.finish(self.port_read(c.io_port, c.io_size))
+        self.port_writes += 1
+        self.port_write(c.io_port, c.io_size, c.io_data)
+        return self.finish(0)
+
+    cdef int finish(self, u64 value) noexcept:
+        """Finish the instruction that has read `value`, or has written; return an `Exit`."""
+        cdef CpuState* c = self.c
+        cdef int result
+        c.io_data = value
         result = complete(c)
         if result == EMU_FAULT:
             result = deliver(c)
@@ -377,12 +393,7 @@ cdef class Processor(ProcessorState):
 
     def complete(self, u64 value=0) -> None:
         """Finish the instruction that left for a device; `value` is the value read."""
-        if self.emulation is not None or self.c.device_waits:
-            self.waiting = self.answer(value)
-            return
-        self.c.io_data = value
-        result = complete(self.c)
-        self.ended(deliver(self.c) if result == EMU_FAULT else result)
+        self.waiting = self.answer(value)
 
     cdef void ended(self, int result):
         """Keep, for the next `run`, the triple fault of a delivery outside the run loop."""

@@ -1,4 +1,4 @@
-"""Access from Python to the registers and the memory of one virtual CPU."""
+"""Access from Python to the registers, memory and doorbells of one virtual CPU."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 from ringlet.core.state cimport *
@@ -9,6 +9,8 @@ from ringlet.mmu.mmu cimport (
     mmu_flush_all, mmu_load_cr3, mmu_read, mmu_write, phys_read, phys_write)
 from ringlet.mmu.ram cimport about_to_write
 from ringlet.vcpu.system.control cimport update_key
+from ringlet.vcpu.system.doorbells cimport (
+    DOORBELL_MEMORY, DOORBELL_PORT, doorbell_attach, doorbell_detach)
 from ringlet.vcpu.system.host_fpu cimport AREA_FDP, AREA_FIP, AREA_FOP
 from ringlet.vcpu.system.x87 cimport (
     FPU_DATA, FPU_INSTRUCTION, guest_opcode, guest_pointer, load_pointer)
@@ -20,7 +22,7 @@ cdef enum:
 
 
 cdef class ProcessorState:
-    """The part of `Processor` for guest memory, registers and vector state."""
+    """The part of `Processor` for guest memory, registers, vector state and doorbells."""
 
     cdef u8* xsave(self):
         return <u8*>((<u64>&self.c.xsave[0] + 63) & ~<u64>63)
@@ -157,3 +159,28 @@ cdef class ProcessorState:
         vectors_settle(self.xsave())
         fip[0] = load_pointer(self.c, fip[0], FPU_INSTRUCTION)
         fdp[0] = load_pointer(self.c, fdp[0], FPU_DATA)
+
+    # --- doorbells
+
+    def add_doorbell(self, u64 address, u32 size, value: int | None, int fd) -> bool:
+        """Let a write of `size` bytes of `value`, or of any value if it is None, to a guest
+        physical address without RAM add 1 to the eventfd `fd`, within `run` and without Python.
+
+        The functions of `attach_memory` do not see such a write.  The doorbell keeps a duplicate of
+        `fd`.  If there is one already for this write, it gets the new eventfd.  False: there is no
+        room, so the write reaches them.  ValueError if `fd` is no descriptor that does not block.
+        """
+        return doorbell_attach(self.c, DOORBELL_MEMORY, address, size, value is None, value or 0,
+                               fd)
+
+    def remove_doorbell(self, u64 address, u32 size, value: int | None) -> None:
+        """Remove the doorbell of such a write, if there is one."""
+        doorbell_detach(self.c, DOORBELL_MEMORY, address, size, value is None, value or 0)
+
+    def add_port_doorbell(self, u16 port, u32 size, value: int | None, int fd) -> bool:
+        """Do for OUT and OUTS to `port` what `add_doorbell` does for writes to memory."""
+        return doorbell_attach(self.c, DOORBELL_PORT, port, size, value is None, value or 0, fd)
+
+    def remove_port_doorbell(self, u16 port, u32 size, value: int | None) -> None:
+        """Remove the doorbell of such a write to a port, if there is one."""
+        doorbell_detach(self.c, DOORBELL_PORT, port, size, value is None, value or 0)

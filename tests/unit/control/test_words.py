@@ -56,9 +56,9 @@ def test_a_name_counts_before_a_file_of_that_name(
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("ubuntu:24.04", "Ringlet has no guest of this name; give debian"),
-        ("alpine", "Ringlet has no guest of this name; give debian"),
-        ("debain", "no guest has this name, and there is no such file; give debian"),
+        ("ubuntu:24.04", "Ringlet has no guest of this name; give busybox or debian"),
+        ("alpine", "Ringlet has no guest of this name; give busybox or debian"),
+        ("debain", "no guest has this name, and there is no such file; give busybox or debian"),
         ("disk.qcow2", "^disk.qcow2: no such file"),
         ("a/b", "^a/b: no such file"),
         ("/tmp", "give --root /tmp"),

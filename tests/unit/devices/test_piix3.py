@@ -59,10 +59,10 @@ def test_devices_share_a_line(board: Board) -> None:
     one(True)
     two(True)
     one(False)
-    assert board.apic[0]
+    assert board.apic == [True, False, False, False]
     assert board.high() == {10}
     two(False)
-    assert not board.apic[0]
+    assert board.apic == [False] * PIRQS
     assert board.high() == set()
 
 

@@ -147,7 +147,7 @@ def test_root_follows_the_xdg_specification() -> None:
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user whose home directory cannot be created, and where his temporary directory is."""
     (tmp_path / "file").touch()
-    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "house"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     store_module._temporary_root.cache_clear()
     return tmp_path / f"ringlet-{os.geteuid()}"
@@ -159,11 +159,8 @@ def test_without_a_home_directory_it_is_a_temporary_one_and_a_line_says_so(
     assert [default_root({}), default_root({})] == [temporary] * 2
     assert temporary.stat().st_mode & 0o777 == 0o700
     assert len(caplog.messages) == 1
-    assert re.fullmatch(
-        r"ringlet: .*/home/.cache/ringlet cannot be written; what is fetched is "
-        r"kept in .*/ringlet-\d+ \(set XDG_CACHE_HOME .*\)",
-        caplog.messages[0],
-    )
+    assert re.fullmatch(r"ringlet: .*/house/.cache/ringlet cannot be written; what is fetched is "
+                        r"kept in .*/ringlet-\d+ \(set XDG_CACHE_HOME .*\)", caplog.messages[0])
 
 
 def test_home_that_is_complete_need_not_be_writable(

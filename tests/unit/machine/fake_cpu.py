@@ -54,6 +54,7 @@ class FakeCpu:
     injected: list[int] = field(default_factory=list)
     messages: list[tuple[int, int]] = field(default_factory=list)
     dropped: list[tuple[int, int]] = field(default_factory=list)
+    doorbells: dict[tuple[str, int, int, int | None], int] = field(default_factory=dict)
     waits_in_halt: bool = False
     pending: bool = False
     due: int | None = None
@@ -101,6 +102,20 @@ class FakeCpu:
 
     def attach_memory(self, read: Read, write: Write) -> None:
         self.read_memory, self.write_memory = read, write
+
+    def add_doorbell(self, address: int, size: int, value: int | None, fd: int) -> bool:
+        self.doorbells["memory", address, size, value] = fd
+        return True
+
+    def remove_doorbell(self, address: int, size: int, value: int | None) -> None:
+        self.doorbells.pop(("memory", address, size, value), None)
+
+    def add_port_doorbell(self, port: int, size: int, value: int | None, fd: int) -> bool:
+        self.doorbells["port", port, size, value] = fd
+        return True
+
+    def remove_port_doorbell(self, port: int, size: int, value: int | None) -> None:
+        self.doorbells.pop(("port", port, size, value), None)
 
     def attach_level(self, ended: Callable[[int], None]) -> None:
         self.level_ended = ended

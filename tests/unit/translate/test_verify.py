@@ -41,6 +41,30 @@ def reasons(translation: Translation) -> list[str]:
     return [violation.reason for violation in verify(translation)]
 
 
+@pytest.mark.parametrize("key", [RING_0, RING_3, RING_0 | KEYS["step"]])
+@pytest.mark.parametrize("checked", [False, True])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "8b07 8907 c3",  # mov eax, [rdi]; mov [rdi], eax
+        "488b07 458b4c8f08 4889442410 c3",  # mov rax, [rdi]; mov r9d, [r15 + rcx*4 + 8]; a stack
+        "4883ec40 8b27 488b20 488b442408 c3",  # sub rsp, 64; mov esp, [rdi]; mov rsp, [rax]; ...
+        "654c8b1425f8ffffff 6764890433 c3",  # mov r10, gs:[-8]; mov fs:[ebx + esi], eax
+        "a00011223344556677 64a30011223344556677 c3",  # mov al, [m]; mov fs:[m], eax
+        "c6400f12 48c705000100007f0000c0 0fb620 c3",  # stores of immediates; movzx esp, [rax]
+        "480fbf2411 48631c8a 8a27 8827 c3",  # movsx rsp, word [rcx + rdx]; movsxd; AH
+        "488b3f 4885ff 75f8 31c0 c3",  # a chain of pointers
+    ],
+)
+def test_accesses_to_devices_are_sound(code: str, key: int, checked: bool) -> None:
+    translation = TRANSLATOR.translate(
+        bytes.fromhex(code), linear=0x401000, key=key, checked=checked, devices=True
+    )
+
+    assert reasons(translation) == []
+    assert bool(translation.operations) is not bool(key & KEYS["step"])
+
+
 @pytest.mark.parametrize("key", [RING_0, RING_3])
 @pytest.mark.parametrize("indirect", [False, True])
 @pytest.mark.parametrize("checked", [False, True])

@@ -489,3 +489,30 @@ def test_an_interrupt_between_two_fragments_does_not_link_them_to_its_handler(
     assert x2.p.run() == Exit.EXIT_HLT
     assert (x2.get("rbx"), x2.get("rsp")) == (0, STACK)
     assert x2.peek(DATA) & 0xFFFFFFFF > 20
+
+
+@pytest.mark.parametrize("level", [False, True])
+def test_end_of_interrupt_by_a_direct_access(level: bool) -> None:
+    board = ApicBoard(XAPIC)
+    ended: list[int] = []
+    board.p.attach_level(ended.append)
+    for vector in range(0x41, 0x46):
+        board.message(vector, level=level)
+        assert board.taken() == vector
+        board.write(EOI, 0)
+        assert board.read(ISR + vector // 32) == 0
+
+    assert ended == (list(range(0x41, 0x46)) if level else [])
+    assert board.p.counters()["device_ops"] >= 4
+
+
+def test_message_to_itself_by_a_direct_access_is_taken_at_once() -> None:
+    board = ApicBoard(XAPIC)
+    for vector in range(0x41, 0x46):
+        board.set(rdi=DEVICE + ICR * 16, rax=vector, rflags=2 | IF)
+        board.run("89079090")  # mov [rdi], eax; nop; nop
+        assert board.peek(board.get("rsp")) == CODE + 2
+        board.set(rflags=2)
+        board.write(EOI, 0)
+
+    assert board.p.counters()["device_ops"] >= 3

@@ -213,6 +213,12 @@ class Channel:
             self.changed.wait(left)
         return True
 
+    def result(self) -> End | None:
+        """Return how it ended, or None while it runs.  Raises AgentError if nobody can know."""
+        if self.end is None and self._error is not None:
+            raise AgentError(str(self._error))
+        return self.end
+
     def readable(self, which: Output) -> bool:
         """Return whether there is something to take, or the end."""
         output = self._outputs[which]

@@ -9,7 +9,7 @@ from typing import AnyStr, Final, Generic
 from ringlet.control.agent.channel import Output, deadline_after
 from ringlet.control.agent.connection import Connection
 from ringlet.control.agent.process import Command, Process, to_text
-from ringlet.errors import AgentError, CommandFailedError, CommandTimeoutError
+from ringlet.errors import AgentError, CommandFailedError, CommandTimeoutError, printable
 
 MAX_OUTPUT: Final = 1 << 28
 """Bytes of output that are kept of one command; a command that prints more is killed."""
@@ -51,7 +51,7 @@ class Result(Generic[AnyStr]):
             what = _signal_name(-self.exit_code)
         printed = self.stderr or self.stdout
         text = to_text(printed) if isinstance(printed, bytes) else str(printed)
-        end = text.strip()[-_SHOWN_IN_ERROR:]
+        end = printable(text.strip()[-_SHOWN_IN_ERROR:].replace("\n", " / "))
         return f"{self.args}: {what}" + (f": {end}" if end else "")
 
     def __repr__(self) -> str:

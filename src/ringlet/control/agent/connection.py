@@ -79,7 +79,8 @@ class Gate:
 class Connection:
     """Frames over `stream`, a connected stream socket, which it closes.
 
-    It serves the socket with a thread of its own.  Any thread may call its methods.
+    It serves the socket with a thread of its own.  Any thread may call its methods.  Raises
+    AgentError and HostError if the host has no more files or threads.
     """
 
     def __init__(self, stream: socket.socket) -> None:
@@ -95,9 +96,19 @@ class Connection:
         self._cause: AgentError | None = None
         self._ready = threading.Event()
         self._nonce = secrets.token_bytes(8)
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        stream.setblocking(False)
+        try:
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError as error:
+            stream.close()
+            raise _lost(error) from error
         self._thread = threading.Thread(target=self._serve, name="ringlet-agent", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            stream.close()
+            os.close(self._wake)
+            raise unexpected(error) from error
 
     # --- for the program
 

@@ -28,8 +28,8 @@ from ringlet.guest.protocol import (
 
 MAX_READ: Final = 1 << 28
 """Bytes that `Files.read` returns unless it is told otherwise."""
-MAX_LISTING: Final = 1 << 26
-"""Bytes of a directory's listing, some 600,000 names."""
+MAX_LISTING: Final = 1 << 24
+"""Bytes of a directory's listing, some 150,000 names."""
 MAX_COPY: Final = 1 << 36
 """Bytes that `Files.copy_out` writes unless it is told otherwise."""
 
@@ -81,9 +81,9 @@ class FileInfo:
 class Files:
     """The guest's files.  Any thread may call the methods.
 
-    Paths are text or bytes; a relative one begins at "/" or where the agent was started.  Every
-    method raises GuestFileError, an OSError with the guest's `errno`, and AgentTimeoutError if
-    the guest makes no progress for `timeout` seconds.
+    Paths are text or bytes; a relative one begins at "/".  Every method raises GuestFileError, an
+    OSError with the guest's `errno`, and AgentTimeoutError if the guest makes no progress for
+    `timeout` seconds.
     """
 
     def __init__(self, ready: Callable[[], Connection]) -> None:

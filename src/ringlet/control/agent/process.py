@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,7 +20,7 @@ from ringlet.control.agent.channel import (
     deadline_after,
 )
 from ringlet.control.agent.connection import Connection
-from ringlet.errors import AgentError, CommandError, CommandTimeoutError, ConfigError
+from ringlet.errors import AgentError, CommandError, CommandTimeoutError, ConfigError, printable
 from ringlet.guest.protocol import (
     Flag,
     Kind,
@@ -207,7 +206,6 @@ class Process:
     def __init__(self, connection: Connection, command: Command) -> None:
         self.args = command.argv
         self._command = command
-        self._began = time.monotonic()
         self.channel = connection.open(command.request())
         self.stdin = InputFile(self.channel) if command.stdin or command.tty else None
         self.stdout = io.BufferedReader(OutputFile(self.channel, Output.OUT), 1 << 16)
@@ -239,8 +237,8 @@ class Process:
         return self.poll()
 
     def poll(self) -> int | None:
-        """Return the exit status if the command has ended.  Raises CommandError."""
-        end = self.channel.end
+        """Return the exit status if the command has ended.  Raises CommandError and AgentError."""
+        end = self.channel.result()
         return None if end is None else exit_code(end, self._command)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -345,5 +343,5 @@ def refusal(end: Refused, command: Command) -> CommandError:
     elif end.stage is Stage.START and end.errno == errno.EUSERS:
         message = f"{command}: the agent carries out as many operations as it can; wait for others"
     else:
-        message = f"{name or str(command)}: cannot be started in the guest: {reason}"
+        message = f"{printable(name) or str(command)}: cannot be started in the guest: {reason}"
     return CommandError(message, end.errno)

@@ -1,5 +1,6 @@
 """One operation on files: what is sent and received until it ends, or the guest stalls."""
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -51,9 +52,8 @@ class Transfer:
         for part in self.parts():
             size += len(part)
             if size > limit:
-                raise GuestFileError(
-                    27, f"has more than {limit} bytes; give a larger limit, or copy_out", self._path
-                )
+                reason = f"has more than {limit} bytes; give a larger limit, or copy it out"
+                raise GuestFileError(errno.EFBIG, reason, self._path)
             kept.append(part)
         return b"".join(kept)
 

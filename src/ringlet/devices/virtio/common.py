@@ -86,6 +86,7 @@ class CommonConfig:
         self._on_reset = reset
         self._offered = device.features | F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX
         self._s = CommonState()
+        self._broken = False  # DEVICE_NEEDS_RESET, which the device's thread sets
         self.queue_vectors = [NO_VECTOR] * len(queues)
 
     # --- for the transport
@@ -106,7 +107,7 @@ class CommonConfig:
 
     def needs_reset(self) -> bool:
         """Set DEVICE_NEEDS_RESET; return whether the driver is to be told (2.1.2)."""
-        self._s.status |= NEEDS_RESET
+        self._broken = True
         return bool(self._s.status & DRIVER_OK)
 
     # --- accesses
@@ -152,7 +153,7 @@ class CommonConfig:
         """Return a copy of the state."""
         s = self._s
         return CommonState(
-            s.status, s.feature_select, s.driver_feature_select, s.driver_features,
+            self._status(), s.feature_select, s.driver_feature_select, s.driver_features,
             s.config_vector, s.queue_select, s.generation,
             [
                 QueueState(q.size, q.descriptors, q.available, q.used, q.enabled, q.taken, q.given,
@@ -163,8 +164,9 @@ class CommonConfig:
 
     def restore(self, state: CommonState) -> None:
         """Restore `state`, and let the device start if its driver was ready."""
+        self._broken = bool(state.status & NEEDS_RESET)
         s = self._s = CommonState(
-            state.status, state.feature_select, state.driver_feature_select,
+            state.status & ~NEEDS_RESET, state.feature_select, state.driver_feature_select,
             state.driver_features, state.config_vector, state.queue_select, state.generation,
         )  # fmt: skip
         for i, (queue, saved) in enumerate(zip(self._queues, state.queues, strict=True)):
@@ -176,10 +178,13 @@ class CommonConfig:
             if saved.enabled:
                 queue.enable()
             queue.taken, queue.given = saved.taken, saved.given
-        if s.status & DRIVER_OK and not s.status & NEEDS_RESET:
+        if s.status & DRIVER_OK and not self._broken:
             self._device.start(s.driver_features)
 
     # --- inside
+
+    def _status(self) -> int:
+        return self._s.status | (NEEDS_RESET if self._broken else 0)
 
     def _queue(self) -> Queue | None:
         select = self._s.queue_select
@@ -202,7 +207,7 @@ class CommonConfig:
             DRIVER_FEATURE_SELECT: s.driver_feature_select,
             CONFIG_VECTOR: s.config_vector,
             QUEUES: len(self._queues),
-            STATUS: s.status,
+            STATUS: self._status(),
             GENERATION: s.generation,
             QUEUE_SELECT: s.queue_select,
         }[offset]
@@ -237,16 +242,16 @@ class CommonConfig:
             s.driver_features & ~self._offered or not s.driver_features & F_VERSION_1
         ):
             value &= ~FEATURES_OK
-        s.status = value & ~NEEDS_RESET | s.status & NEEDS_RESET
-        if new & DRIVER_OK and s.status & FEATURES_OK and not s.status & NEEDS_RESET:
+        s.status |= value & ~NEEDS_RESET  # only a reset takes bits away (2.1.1)
+        if new & DRIVER_OK and s.status & FEATURES_OK and not self._broken:
             self._device.start(s.driver_features)
 
     def _reset(self) -> None:
         self._device.stop()
         for queue in self._queues:
             queue.reset()
-        generation = self._s.generation
-        self._s = CommonState(generation=generation)
+        self._broken = False
+        self._s = CommonState(generation=self._s.generation)
         self.queue_vectors = [NO_VECTOR] * len(self._queues)
         self._on_reset()
 

@@ -9,6 +9,7 @@ than the specification has, and VIRTIO_CONSOLE_F_EMERG_WRITE.
 """
 
 import errno
+import fcntl
 import os
 import struct
 from collections import deque
@@ -49,9 +50,10 @@ _ROUNDS: Final = 16
 class Port:
     """A port: its name for the guest's udev, and the host's end.
 
-    `stream` is a socket, a pipe or a terminal.  The device owns it, makes it non-blocking, and
-    closes it at the end, when the other side has closed its end, or in `Console.connect_port`.  A
-    `console` is a terminal (hvc0) of Linux, which waits without end if its output is not read.
+    `stream` is a socket, a terminal or the writing end of a pipe.  The device owns it, makes it
+    non-blocking, and closes it at the end, when the other side has closed its end, or in
+    `Console.connect_port`.  A `console` is a terminal (hvc0) of Linux, which stops the whole guest
+    while its output is not taken: without a stream the output is lost.
     `opened` is told that a program of the guest has opened or closed the port, on the device's
     thread or, when the driver resets the device, on the guest's.
     """
@@ -87,9 +89,10 @@ class _Line:
         self.number = number
         self.port = port
         self.stream: int | None = None
+        self.speaks = False  # whether the stream can be read
         self.batch = 1
         self.state = PortState()
-        self.chain: Chain | None = None  # its first `state.sent` bytes are sent
+        self.chains: deque[Chain] = deque()  # `state.sent` bytes of the first are sent
 
 
 def _queues(number: int) -> int:
@@ -114,6 +117,7 @@ class Console(VirtioDevice):
         self._lines = [_Line(number, port) for number, port in enumerate(ports)]
         self._ready = False
         self._pending: deque[bytes] = deque()
+        self._arriving: deque[tuple[_Line, int]] = deque()  # streams for the device's thread
         for line, port in zip(self._lines, ports, strict=True):
             if port.stream is not None:
                 self._attach(line, port.stream)
@@ -126,7 +130,8 @@ class Console(VirtioDevice):
         line = next((line for line in self._lines if line.port.name == name), None)
         if line is None:
             raise KeyError(name)
-        self.worker.call(partial(self._replace, line, stream))
+        self._arriving.append((line, stream))
+        self.worker.call(self._arrived)
 
     # --- for the transport
 
@@ -159,7 +164,7 @@ class Console(VirtioDevice):
         self._ready = False
         self._pending.clear()
         for line in self._lines:
-            line.chain = None
+            line.chains.clear()
             line.batch = 1
             if line.stream is not None:
                 self.worker.unwatch(line.stream)
@@ -170,13 +175,14 @@ class Console(VirtioDevice):
     def paused(self) -> None:
         """Put buffers back that were sent in part; `sent` remembers how far."""
         for line in self._lines:
-            if line.chain is not None:
-                self.put_back(self._transmit_queue(line))
-                line.chain = None
+            self.put_back(self._transmit_queue(line), len(line.chains))
+            line.chains.clear()
 
     def close(self) -> None:
         """End the device and close the streams."""
         super().close()
+        while self._arriving:
+            os.close(self._arriving.popleft()[1])
         for line in self._lines:
             if line.stream is not None:
                 os.close(line.stream)
@@ -276,6 +282,11 @@ class Console(VirtioDevice):
     def _attach(self, line: _Line, stream: int) -> None:
         os.set_blocking(stream, False)
         line.stream = stream
+        line.speaks = fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+
+    def _arrived(self) -> None:
+        while self._arriving:
+            self._replace(*self._arriving.popleft())
 
     def _replace(self, line: _Line, stream: int) -> None:
         self._detach(line)
@@ -296,6 +307,8 @@ class Console(VirtioDevice):
         if self._ready and self.running:
             self._tell_open(line)
             self._send_control()
+        if line.port.console:
+            self._lose(line, self._transmit_queue(line))
 
     def _transmit_queue(self, line: _Line) -> Queue:
         return self.queues[_queues(line.number) + 1]
@@ -310,7 +323,7 @@ class Console(VirtioDevice):
         queue = self.queues[_queues(line.number)]
         queue.disarm()
         for _ in range(_ROUNDS):
-            if not line.state.guest_open or not self._may_work(line):
+            if not (line.state.guest_open and line.speaks and self._may_work(line)):
                 return
             chains = self._take_some(queue, line.batch)
             if not chains:
@@ -374,32 +387,46 @@ class Console(VirtioDevice):
         """Write to the host what the guest has sent, as far as the host takes it."""
         queue = self._transmit_queue(line)
         queue.disarm()
+        if line.port.console and line.stream is None:
+            self._lose(line, queue)
+            return
         for _ in range(_ROUNDS):
             if not self._may_work(line):
                 return
-            if line.chain is None:
-                line.chain = self.take(queue)
-            if line.chain is None:
+            while len(line.chains) < _BATCH and (chain := self.take(queue)) is not None:
+                line.chains.append(chain)
+            if not line.chains:
                 assert line.stream is not None
                 self.worker.unwatch(line.stream, readable=False)
                 if not (self.running and queue.arm()):
                     return
                 queue.disarm()
-            elif not self._write(line, line.chain):
+            elif not self._write(line):
                 return
         self._watch_room(line)
+
+    def _lose(self, line: _Line, queue: Queue) -> None:
+        """Take the output of a console that nobody reads."""
+        line.state.sent = 0
+        while self.running and not self.worker.wanted_away:
+            chain = line.chains.popleft() if line.chains else self.take(queue)
+            if chain is not None:
+                self.counters.add("bytes_lost", chain.readable_size)
+                self.give(queue, chain, 0)
+            elif not self.running or not queue.arm():
+                return
 
     def _watch_room(self, line: _Line) -> None:
         if line.stream is not None:
             self.worker.watch(line.stream, partial(self._transmit, line), writable=True)
 
-    def _write(self, line: _Line, chain: Chain) -> bool:
-        """Write the rest of `chain`; False: the host takes no more now, or is gone."""
+    def _write(self, line: _Line) -> bool:
+        """Write what was taken from the guest; False: the host takes no more now, or is gone."""
         assert line.stream is not None
         state = line.state
-        rest = skip(chain.readable, state.sent)
+        rest = skip((view for chain in line.chains for view in chain.readable), state.sent)
         try:
-            done = os.writev(line.stream, rest) if rest else 0
+            done = os.writev(line.stream, rest[:_IOV_MAX]) if rest else 0
         except BlockingIOError:
             done = 0
         except OSError as error:
@@ -409,11 +436,12 @@ class Console(VirtioDevice):
             return False
         self.counters.add("bytes_out", done)
         state.sent += done
-        if state.sent >= chain.readable_size:
-            line.chain = None
-            state.sent = 0
-            self.give(self._transmit_queue(line), chain, 0)
-            return True
-        if not done:
+        sent = []
+        while line.chains and line.chains[0].readable_size <= state.sent:
+            chain = line.chains.popleft()
+            state.sent = max(state.sent - chain.readable_size, 0) if line.chains else 0
+            sent.append((chain, 0))
+        self.give_all(self._transmit_queue(line), sent)
+        if not sent and not done:
             self._watch_room(line)
-        return bool(done)
+        return bool(sent or done)

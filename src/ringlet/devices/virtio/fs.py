@@ -18,6 +18,8 @@ from ringlet.devices.virtio.threads import HelperThreads
 from ringlet.errors import ConfigError
 
 QUEUE_SIZE: Final = 128
+REQUESTS_SIZE: Final = 1024
+"""Linux allows as many pages a request as fit, and 1 MiB needs 256."""
 TAG_SIZE: Final = 36
 THREADS: Final = 4
 SHORT: Final = 64 << 10
@@ -54,7 +56,7 @@ class Fs(VirtioDevice):
     def __init__(
         self, server: Server, tag: str, failed: Callable[[Exception], None], name: str = "fs0"
     ) -> None:
-        super().__init__(name, [QUEUE_SIZE, QUEUE_SIZE], failed)
+        super().__init__(name, [QUEUE_SIZE, REQUESTS_SIZE], failed)
         if not 0 < len(tag.encode()) <= TAG_SIZE:
             raise ConfigError(f"{tag}: the name of a share has 1 to {TAG_SIZE} bytes")
         self._server = server

@@ -34,6 +34,7 @@ cdef class Queue:
     cdef readonly u64 n_chains       # chains taken
     cdef u16 signalled               # `given` when the driver was last interrupted
     cdef bint signalled_valid
+    cdef bint pushed         # since `wants_interrupt` was called
     cdef GuestMemory memory
     cdef u8* table
     cdef u8* avail

@@ -106,7 +106,7 @@ cdef class Queue:
         self.descriptors = self.available = self.used = 0
         self.enabled = self.event_index = self.indirect = False
         self.taken = self.given = 0
-        self.signalled_valid = False
+        self.signalled_valid = self.pushed = False
         self.table = self.avail = self.done = NULL
 
     def enable(self) -> None:
@@ -261,6 +261,7 @@ cdef class Queue:
     cdef void publish(self, u16 entries) noexcept:
         """Let the driver see the next entries of the used ring."""
         self.given += entries
+        self.pushed = True
         store16(self.done + 2, self.given)
 
     # --- notifications
@@ -298,8 +299,9 @@ cdef class Queue:
         """Return whether the driver wants an interrupt for what was pushed since the last call."""
         cdef u16 event, before = self.signalled
         cdef bint valid = self.signalled_valid
-        if not self.enabled or (valid and before == self.given):
+        if not self.enabled or not self.pushed:
             return False
+        self.pushed = False
         fence()
         self.signalled = self.given
         self.signalled_valid = True

@@ -18,6 +18,7 @@ from ringlet.devices.virtio.buffers import first, gather, scatter, skip
 from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.queue import Chain, Queue
 from ringlet.devices.virtio.vsock_connection import Connection, Phase
+from ringlet.devices.virtio.vsock_listener import Listener
 from ringlet.devices.virtio.vsock_packets import (
     HEADER_SIZE,
     HOST_CID,
@@ -33,8 +34,6 @@ from ringlet.devices.virtio.vsock_packets import (
 GUEST_CID: Final = 3
 CONNECTIONS: Final = 256
 """The most streams at a time; a further one is refused."""
-BACKLOG: Final = 64
-"""Streams that a listener has not accepted yet."""
 REFUSALS: Final = 256
 """Refusals that wait for the driver's buffers; further ones are not sent."""
 _QUEUE_SIZE: Final = 256
@@ -52,36 +51,6 @@ class VsockState:
     """Nothing of a stream is kept: a guest that is restored is told that all have ended."""
 
     guest_cid: int
-
-
-class Listener:
-    """A port of the host where the guest's programs may call."""
-
-    def __init__(self, port: int, close: Callable[[int], None]) -> None:
-        self.port = port
-        self._close = close
-        self._calls: queues.Queue[socket.socket] = queues.Queue(BACKLOG)
-
-    def accept(self, timeout: float | None = None) -> socket.socket:
-        """Return the next stream.  Raises TimeoutError after `timeout` seconds."""
-        try:
-            return self._calls.get(timeout=timeout)
-        except queues.Empty:
-            raise TimeoutError(f"nobody has called port {self.port}") from None
-
-    def offer(self, sock: socket.socket) -> bool:
-        """Add a stream; False: too many wait."""
-        try:
-            self._calls.put_nowait(sock)
-        except queues.Full:
-            return False
-        return True
-
-    def close(self) -> None:
-        """End listening, and close the streams that nobody has accepted."""
-        self._close(self.port)
-        while not self._calls.empty():
-            self._calls.get_nowait().close()
 
 
 class Vsock(VirtioDevice):
@@ -106,6 +75,8 @@ class Vsock(VirtioDevice):
         self._refusals: deque[bytes] = deque()
         self._next_port = _EPHEMERAL
         self._tell_reset = False
+        self._asked: list[queues.SimpleQueue[bool]] = []  # callers that wait for the guest
+        self._closed = False
 
     # --- for the host; any thread
 
@@ -124,6 +95,9 @@ class Vsock(VirtioDevice):
         """
         ours, theirs = socket.socketpair()
         answers: queues.SimpleQueue[bool] = queues.SimpleQueue()
+        self._asked.append(answers)
+        if self._closed:
+            answers.put(False)
         self.worker.call(partial(self._call, port, ours, answers.put))
         try:
             taken = answers.get(timeout=timeout)
@@ -131,7 +105,10 @@ class Vsock(VirtioDevice):
             self.worker.call(partial(self._abandon, ours))
             theirs.close()
             raise TimeoutError(f"the guest does not answer at vsock port {port}") from None
+        finally:
+            self._asked.remove(answers)
         if not taken:
+            ours.close()
             theirs.close()
             raise ConnectionRefusedError(f"nothing listens at vsock port {port} of the guest")
         return theirs
@@ -162,7 +139,10 @@ class Vsock(VirtioDevice):
 
     def close(self) -> None:
         """End the device and all streams."""
+        self._closed = True
         super().close()
+        for answers in list(self._asked):
+            answers.put(False)
         for connection in self._left:
             connection.sock.close()
         self._left.clear()

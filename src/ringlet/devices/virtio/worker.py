@@ -54,9 +54,11 @@ class Worker:
         self._update(fd, before)
 
     def call(self, call: Callable[[], None]) -> None:
-        """Let the thread call `call` soon.  Any thread may ask for this."""
-        self._calls.append(call)
-        os.eventfd_write(self._wake, 1)
+        """Let the thread call `call` soon, unless it has ended.  Any thread may ask for this."""
+        with self._changed:
+            if not self._ended:
+                self._calls.append(call)
+                os.eventfd_write(self._wake, 1)
 
     def pause(self) -> None:
         """Return when the thread waits and will do nothing until `resume`; pauses nest."""

@@ -259,6 +259,8 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
             r = mmu_slot_fault(c, at[k].linear, at[k].kind | user)
             if r == MEM_OK:
                 return leave_saved(c, f, frag, guest, LEAVE_AGAIN)
+            if r == MEM_MMIO:
+                c.met_device = 1 + <u32>(frag - (<Cache*>c.cache).fragments)
             if r == MEM_MMIO or lane_faults(&i, at[k].linear):
                 return leave_saved(c, f, frag, guest, LEAVE_EMULATE)
             if f.regs[HR_EFL] & HOST_AC and mmu_slot_open(c, at[k].linear):
@@ -302,7 +304,10 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     r = mmu_shadow_fault(c, f.address, f.error & (ACC_WRITE | ACC_FETCH), &linear)
     if r == MEM_OK:
         return resumed(c, f, k, index)
-    if r == MEM_MMIO or (r == MEM_FAULT and (LOW_END - linear < 64 or linear - HIGH32 < 64)):
+    if r == MEM_MMIO:
+        c.met_device = 1 + index
+        return leave(c, f, frag, guest, LEAVE_EMULATE)
+    if r == MEM_FAULT and (LOW_END - linear < 64 or linear - HIGH32 < 64):
         # The emulator decides at the two ends: an operand that ends beyond the last canonical
         # address raises #GP or #SS, and with 67h the lanes of a masked move wrap around to 0.
         return leave(c, f, frag, guest, LEAVE_EMULATE)

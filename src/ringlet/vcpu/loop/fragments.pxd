@@ -12,6 +12,8 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
                        u32* out) noexcept nogil
 cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil
 cdef bint offer_to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil
+# Note that the instruction at RIP, in fragment `index`, has faulted at a device.
+cdef void site_found(CpuState* c, u32 index) noexcept nogil
 # The virtual MMU calls these when mappings or code pages change.
 cdef void code_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil
 cdef void code_written(CpuState* c, u64 phys_page) noexcept nogil

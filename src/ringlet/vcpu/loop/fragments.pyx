@@ -8,12 +8,15 @@ from ringlet.cache.invalidation cimport (
     cache_make_room)
 from ringlet.mmu.mmu cimport mmu_fetch, mmu_protect_code, ram_host
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
+from ringlet.translate.device cimport DeviceMove, device_move
 from ringlet.translate.fragment cimport (
     TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, TRANSLATE_PROTECT, template_of,
     translate_fragment)
+from ringlet.translate.insn cimport DECODE_OK, Insn, ShapeTable, decode
 from ringlet.translate.kept cimport Kept, kept_add, kept_find
 from ringlet.vcpu.debug.stops cimport debug_room
 from ringlet.vcpu.loop.faults cimport guest_bytes
+from ringlet.vcpu.system.sites cimport site_met, sites_of
 
 
 cdef void code_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil:
@@ -70,6 +73,16 @@ cdef int read_crossing(CpuState* c, Builder* b, u8* page, u64 phys, u64* second)
     return FOUND
 
 
+cdef bint has_site(Builder* b, Template* t) noexcept nogil:
+    """Whether a kept translation is of an instruction that has met a device since."""
+    cdef u32 at = b.linear & 0xFFF, end = at + t.guest_bytes
+    while at < end and at < 4096:
+        if b.devices[at >> 6] >> (at & 63) & 1:
+            return True
+        at += 1
+    return False
+
+
 cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
                        u32* out) noexcept nogil:
     """Translate at RIP: FOUND, RAISED or LEAVE_LOOP; FOUND puts the fragment's index in out[0]."""
@@ -113,8 +126,9 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
         b.avail = 4096 - at
         b.before = at
         b.checked = b.once = 0
+    b.has_devices = sites_of(c, linear, b.devices)
     b.noting = kept != NULL and not b.room and not key & KEY_STEP
-    if b.noting and kept_find(kept, b, indirect, &t):
+    if b.noting and kept_find(kept, b, indirect, &t) and not (b.has_devices and has_site(b, &t)):
         known = True
         r = TRANSLATE_OK
     else:
@@ -147,7 +161,7 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
         c.n_fragments += 1
         c.n_guest_insns += t.insns
         c.n_guest_bytes += t.guest_bytes
-        if b.noting:
+        if b.noting and not b.met_devices:
             kept_add(kept, b, &t)
     out[0] = cache_install(c, k, &t, space, phys, second)
     if out[0] == NONE:
@@ -175,6 +189,7 @@ cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil:
     b.block = c.block
     b.limit = MAX_INSNS
     b.room = debug_room(c, f.linear)
+    b.has_devices = sites_of(c, f.linear, b.devices)
     b.noting = 0
     read_checked(b, ram_host(c, f.phys[0]) + at, 4096 - at)
     if translate_fragment(b, f.thunk != 0) == TRANSLATE_OK:
@@ -194,3 +209,18 @@ cdef bint offer_to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil:
     b.learn_at = 0
     c.exit_kind = EXIT_LEARN
     return True
+
+
+cdef void site_found(CpuState* c, u32 index) noexcept nogil:
+    """Note that the instruction at RIP, in fragment `index`, has faulted at a device.
+
+    If it is to be translated anew, the fragment is dropped; others that contain it are as they
+    fault in turn.  A watched guest stays as it is: each block has to end where it did.
+    """
+    cdef Cache* k = <Cache*>c.cache
+    cdef Insn i
+    cdef DeviceMove move
+    if c.blocks == NULL and not k.fragments[index].key & KEY_STEP \
+            and decode(<ShapeTable*>c.translator, c.insn, 16, &i) == DECODE_OK \
+            and device_move(&i, &move) and site_met(c, c.arch.rip):
+        cache_drop(c, k, index)

@@ -24,7 +24,7 @@ from ringlet.vcpu.loop.entry cimport enter_code
 from ringlet.vcpu.loop.events cimport (
     deliver_exception, event_due, go_on_with_answer, take_events)
 from ringlet.vcpu.loop.fragments cimport (
-    LEAVE_LOOP, RAISED, make_fragment, offer_to_learn, remake_fragment)
+    LEAVE_LOOP, RAISED, make_fragment, offer_to_learn, remake_fragment, site_found)
 from ringlet.vcpu.system.dispatch cimport emulate
 from ringlet.vcpu.system.pending cimport PENDING_OP
 
@@ -280,6 +280,9 @@ cdef int leave_with_exit(CpuState* c, Cache* k, Turn* t) noexcept nogil:
 
 cdef int leave_for_emulator(CpuState* c, Turn* t) noexcept nogil:
     """Leave the instruction at RIP to the general emulator, which checks watchpoints itself."""
+    if c.met_device:
+        site_found(c, c.met_device - 1)
+        c.met_device = 0
     if t.stepping:
         step_undone(c, &t.step)
     if c.debugger != NULL:

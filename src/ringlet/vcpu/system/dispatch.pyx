@@ -13,13 +13,15 @@ from ringlet.core.ops cimport (
     OP_WRMSR, OP_RDTSC, OP_RDTSCP, OP_RDPMC, OP_RDPID, OP_CPUID, OP_XGETBV, OP_XSETBV, OP_SWAPGS,
     OP_RDFSBASE, OP_RDGSBASE, OP_WRFSBASE, OP_WRGSBASE, OP_INVLPG, OP_INVD, OP_WBINVD, OP_FXSAVE,
     OP_FXRSTOR, OP_XSAVE, OP_XSAVEC, OP_XSAVEOPT, OP_XSAVES, OP_XRSTOR, OP_XRSTORS, OP_FNSTENV,
-    OP_FNSAVE, OP_FLDENV, OP_FRSTOR, OP_ENTER, OP_SERIALIZE, OP_NM, OP_EMULATE)
+    OP_FNSAVE, OP_FLDENV, OP_FRSTOR, OP_ENTER, OP_SERIALIZE, OP_NM, OP_EMULATE, OP_DEVICE_READ,
+    OP_DEVICE_WRITE)
 from ringlet.core.state cimport (
     CONDUCT_XSAVE_STACK_BEFORE_ALIGNMENT, SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT,
     EXIT_EMULATE, EXIT_HLT, EXIT_SHUTDOWN, FLAG_RF, FLAG_TF, VEC_BP, VEC_DB, VEC_GP, VEC_SS, VEC_UD,
     is_canonical, raise_err, raise_exc)
 from ringlet.vcpu.system.control cimport (
     op_cache, op_clts, op_invlpg, op_lmsw, op_mov_from_cr, op_mov_to_cr, op_smsw)
+from ringlet.vcpu.system.devices cimport finish_device_read, op_device_read, op_device_write
 from ringlet.vcpu.system.cpuid cimport CPUID_EDX, cpuid_bit, op_cpuid
 from ringlet.vcpu.debug.registers cimport op_mov_from_dr, op_mov_to_dr, single_step
 from ringlet.vcpu.loop.events cimport SHADOW_MOV_SS
@@ -35,8 +37,8 @@ from ringlet.vcpu.loop.exceptions cimport deliver_again
 from ringlet.vcpu.system.mmio cimport device_forget
 from ringlet.vcpu.system.operand cimport on_stack
 from ringlet.vcpu.system.pending cimport (
-    PENDING_IN, PENDING_INS, PENDING_NONE, PENDING_OP, PENDING_STORE, PENDING_TRAP, leave,
-    leave_emulate)
+    PENDING_DEVICE, PENDING_IN, PENDING_INS, PENDING_NONE, PENDING_OP, PENDING_STORE, PENDING_TRAP,
+    leave, leave_emulate)
 from ringlet.vcpu.system.ports cimport finish_in, finish_ins, op_in, op_ins, op_out, op_outs
 from ringlet.vcpu.system.segments cimport (
     op_load_far, op_mov_from_seg, op_mov_to_seg, op_pop_seg, op_push_seg, op_read_base, op_swapgs,
@@ -199,6 +201,10 @@ cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
         return op_nm(c, op)
     elif kind == OP_EMULATE:
         return op_emulate(c, op)
+    elif kind == OP_DEVICE_READ:
+        return op_device_read(c, op)
+    elif kind == OP_DEVICE_WRITE:
+        return op_device_write(c, op)
     elif kind == OP_INT:
         return op_int(c, op, <u32>op.imm & 0xFF, False)
     elif kind == OP_INT3:
@@ -307,6 +313,8 @@ cdef int complete(CpuState* c) noexcept nogil:
         return EMU_NEXT
     if pending == PENDING_IN:
         result = finish_in(c, op)
+    elif pending == PENDING_DEVICE:
+        result = finish_device_read(c, op)
     elif pending == PENDING_INS:
         c.pending_data = c.io_data
         result = finish_ins(c, op)

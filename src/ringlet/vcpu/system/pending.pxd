@@ -10,10 +10,11 @@ cdef enum Pending:
     PENDING_IN = 1          # store io_data in the accumulator
     PENDING_INS = 2         # store io_data in memory, then step RDI and RCX
     PENDING_TRAP = 3        # the instruction is done; raise the single-step trap
+    PENDING_DEVICE = 4      # put io_data into the register of a MOV
     # These wait for a device's answer, and begin again after it (ringlet.vcpu.system.mmio):
-    PENDING_OP = 4          # the instruction pending_op
-    PENDING_EVENT = 5       # the delivery of `event`
-    PENDING_STORE = 6       # the store of pending_data by INS
+    PENDING_OP = 5          # the instruction pending_op
+    PENDING_EVENT = 6       # the delivery of `event`
+    PENDING_STORE = 7       # the store of pending_data by INS
 
 cdef inline int leave_emulate(CpuState* c, OpInfo* op) noexcept nogil:
     """Leave the instruction to the general emulator, with its bytes as they were fetched."""

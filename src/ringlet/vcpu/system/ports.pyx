@@ -7,6 +7,7 @@ from ringlet.core.state cimport (
     RAX, RCX, RDX, RSI, RDI, SEG_ES, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, AR_UNUSABLE, EMU_FAULT,
     EMU_FLOW, EMU_NEXT, EXIT_IO_IN, EXIT_IO_OUT, FLAG_DF, KEY_MODE64, OPF_ADDR32, OPF_REP,
     OPF_REPNE, VEC_GP, raise_err)
+from ringlet.vcpu.system.doorbells cimport DOORBELL_PORT, doorbell_rings
 from ringlet.vcpu.system.memory cimport check_write, load, read_bytes, store, user_access
 from ringlet.vcpu.system.operand cimport opcode_of
 from ringlet.vcpu.system.pending cimport PENDING_IN, PENDING_INS, PENDING_NONE, leave
@@ -75,6 +76,8 @@ cdef int op_out(CpuState* c, OpInfo* op) noexcept nogil:
     if begin(c, op, port_of(c, op)):
         return EMU_FAULT
     c.io_data = c.arch.gpr[RAX] & ((<u64>1 << (8 * op.size)) - 1)
+    if doorbell_rings(c, DOORBELL_PORT, c.io_port, c.io_size, c.io_data):
+        return EMU_NEXT
     advance(c, op)
     return leave(c, op, EXIT_IO_OUT, PENDING_NONE)
 
@@ -153,4 +156,6 @@ cdef int op_outs(CpuState* c, OpInfo* op) noexcept nogil:
     if load(c, index_linear(c, op, RSI, segment), op.size, &c.io_data):
         return EMU_FAULT
     step(c, op, RSI)
+    if doorbell_rings(c, DOORBELL_PORT, c.io_port, c.io_size, c.io_data):
+        return EMU_FLOW
     return leave(c, op, EXIT_IO_OUT, PENDING_NONE)

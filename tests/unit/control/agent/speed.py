@@ -53,7 +53,10 @@ def main() -> None:
         print(f"run /bin/true: {seconds(lambda: agent.run(['/bin/true']), 300) * 1e3:.2f} ms")
         print(f"stat of a file: {seconds(lambda: agent.files.stat('/'), 300) * 1e3:.2f} ms")
         print(f"clock: {seconds(agent.time, 300) * 1e6:.0f} us")
+        used = time.process_time()
         print(f"output, popen: {SIZE / 1e6 / seconds(lambda: output(agent)):.0f} MB/s")
+        used = (time.process_time() - used) / SIZE * 1e9
+        print(f"processor time of the host's side: {used:.2f} s for a GB")
         print(f"output, run: {SIZE / 8e6 / seconds(lambda: collected(agent), 3):.0f} MB/s")
         print(f"input: {SIZE / 1e6 / seconds(lambda: given(agent)):.0f} MB/s")
         (room / "tree").mkdir()

@@ -1,6 +1,8 @@
 """A guest that does not keep to the protocol: one clear error, no wait without end."""
 
 import contextlib
+import errno
+import os
 import resource
 import socket
 import struct
@@ -13,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringlet.control.agent import Agent, connection
+from ringlet.control.agent import Agent, Process, connection
 from ringlet.control.agent.channel import WINDOW
 from ringlet.errors import (
     AgentError,
     AgentTimeoutError,
     CommandTimeoutError,
+    HostError,
     RingletError,
 )
 from ringlet.guest.protocol import (
@@ -217,6 +220,25 @@ def test_guest_that_ends_wakes_everyone(pair: tuple[Agent, Guest]) -> None:
         assert str(call.error) == "the connection to the agent in the guest has ended"
 
 
+def test_poll_does_not_wait_for_a_guest_that_has_ended(pair: tuple[Agent, Guest]) -> None:
+    agent, guest = pair
+    call = Call(lambda: agent.popen("x"))
+    guest.greet()
+    guest.send(guest.opened(), *STARTED)
+    call.wait()
+    process = call.result
+    assert isinstance(process, Process)
+    assert process.poll() is None
+
+    guest.stream.close()
+    with pytest.raises(AgentError, match="has ended"):
+        process.wait(20)
+
+    with pytest.raises(AgentError, match="has ended"):
+        process.poll()
+    assert "running" in repr(process)
+
+
 def test_command_that_never_ends_has_its_timeout(
     pair: tuple[Agent, Guest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +361,30 @@ def test_file_that_is_collected_while_a_frame_is_sent_ends_afterwards(
 
     ends = {guest.receive()[:2] for _ in range(3)}
     assert ends == {(channel, kind) for kind in (Kind.END_IN, Kind.END_OUT, Kind.END_ERR)}
+
+
+def test_host_without_threads_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ours, its = socket.socketpair()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    with its, pytest.raises(HostError, match="the host allows no more threads"):
+        Agent(ours)
+    assert ours.fileno() == -1
+
+
+def test_host_without_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    ours, its = socket.socketpair()
+    monkeypatch.setattr(os, "eventfd", refuse)
+
+    with its, pytest.raises(AgentError, match="Too many open files; raise the limit"):
+        Agent(ours)
+    assert ours.fileno() == -1
 
 
 def test_nothing_is_left_after_many_connections() -> None:

@@ -96,6 +96,13 @@ def test_check_raises_with_the_result(agent: Agent) -> None:
     assert getattr(caught.value.result, "exit_code", None) == 7
 
 
+def test_message_is_one_line_that_no_terminal_obeys(agent: Agent) -> None:
+    with pytest.raises(CommandFailedError, match=r"status 1: a / \\x1b\]0;b\\x07\\udcff") as caught:
+        agent.run(r"printf 'a\n\033]0;b\007\377' >&2; exit 1", check=True)
+
+    assert str(caught.value).isprintable()
+
+
 def test_end_by_a_signal_has_its_name(agent: Agent) -> None:
     result = agent.run("kill -SEGV $$")
 
@@ -155,6 +162,19 @@ def test_program_is_looked_for_in_the_given_path(agent: Agent, tmp_path: Path) -
     program.chmod(0o755)
 
     assert agent.run(["hello"], env={"PATH": f"/nowhere::{tmp_path}"}).stdout == "hello\n"
+
+
+@ROOT_ONLY
+def test_directory_of_the_path_that_is_closed_holds_no_programs(
+    agent: Agent, tmp_path: Path
+) -> None:
+    (tmp_path / "program").touch(0o755)
+    tmp_path.chmod(0o700)
+
+    with pytest.raises(CommandError, match="'program': no such program in the guest's PATH"):
+        agent.run(["program"], user="daemon", env={"PATH": str(tmp_path)})
+    assert agent.run(["id", "-un"], user="daemon",
+                     env={"PATH": f"{tmp_path}:/usr/bin"}).stdout == "daemon\n"  # fmt: skip
 
 
 def test_directory(agent: Agent, tmp_path: Path) -> None:
@@ -231,7 +251,7 @@ def test_own_user_by_number(agent: Agent) -> None:
 
 @ROOT_ONLY
 def test_other_user_by_name_has_its_groups_and_home(agent: Agent) -> None:
-    result = agent.run("id -un; id -gn; echo $HOME $USER; touch /root/x", user="daemon")
+    result = agent.run("id -un; id -gn; echo $HOME $USER; touch /usr/x", user="daemon")
 
     assert result.stdout == "daemon\ndaemon\n/usr/sbin daemon\n"
     assert "denied" in result.stderr

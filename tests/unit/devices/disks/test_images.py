@@ -1,11 +1,14 @@
 """Images: made, recognized, and refused if they lead to files that the user did not name."""
 
+import contextlib
 import shutil
 import struct
 import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ringlet.devices.backends.disks import create_image, describe_image
 from ringlet.devices.backends.disks.chain import DEEPEST
@@ -126,6 +129,22 @@ def test_a_head_that_is_cut_off_is_refused_or_zeros(tmp_path: Path, length: int)
 
     with pytest.raises(DiskError):
         describe_image(path)
+
+
+@given(changes=st.lists(st.tuples(st.integers(4, 160), st.integers(0, 255)), max_size=12))
+def test_a_damaged_head_is_used_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
+) -> None:
+    data = bytearray(header(b"base.img").ljust(1 << 16, b"\0"))
+    for at, value in changes:
+        data[at] = value
+    place = tmp_path_factory.mktemp("damaged")
+    (place / "base.img").write_bytes(bytes(512))
+    (place / "a.qcow2").write_bytes(data)
+
+    with contextlib.suppress(DiskError):
+        image = describe_image(place / "a.qcow2")
+        assert {below.path.parent for below in image.chain()} == {place}
 
 
 def test_an_image_below_itself_is_refused(tmp_path: Path) -> None:

@@ -153,6 +153,21 @@ def test_an_engine_that_is_killed_is_told_and_fails_requests(image: Path) -> Non
 
 
 @installed
+def test_an_engine_does_not_outlive_its_shell(image: Path) -> None:
+    with Driver(DiskSpec(image)) as disk:
+        os.kill(pid(disk), signal.SIGKILL)
+
+        deadline = time.monotonic() + 10
+        while not disk.lines:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+        assert disk.begin(Operation.FLUSH).wait() == errno.EIO
+    with Driver(DiskSpec(image)) as disk:
+        assert disk.flush() == 0
+
+
+@installed
 def test_close_does_not_wait_for_ever(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ringlet.devices.backends.disks.engine_disk.CLOSING", 0.2)
     with Driver(DiskSpec(image)) as disk:

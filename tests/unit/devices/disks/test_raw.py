@@ -129,6 +129,26 @@ def test_a_flush_waits_for_one_that_runs(image: Path, monkeypatch: pytest.Monkey
         assert (first.wait(), second.wait()) == (0, 0)
 
 
+def test_what_is_written_during_a_flush_needs_another(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+
+    def sync(fd: int) -> None:
+        synced.append(fd)
+        if len(synced) == 1:
+            assert disk.write(4096, bytes(4096)) == 0
+
+    with Driver(DiskSpec(image)) as disk:
+        disk.write(0, bytes(4096))
+        monkeypatch.setattr(os, "fdatasync", sync)
+        assert disk.flush() == 0
+
+        assert disk.flush() == 0
+
+    assert len(synced) == 2
+
+
 def test_a_failed_flush_fails_for_good(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sync(fd: int) -> None:
         raise OSError(errno.EIO, "gone")

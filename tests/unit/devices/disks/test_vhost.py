@@ -214,7 +214,7 @@ def test_an_engine_that_breaks_the_protocol_fails_all_requests_once(
 ) -> None:
     ended = [front.begin(vhost.READ, 0, bytearray(512)) for _ in range(vhost.SLOTS + 5)]
     first, chain = engine.take()
-    engine.memory[chain[-1][0]] = 1
+    engine.memory[chain[-1][0]] = 0
 
     break_(engine, first)
 

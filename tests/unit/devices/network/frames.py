@@ -60,6 +60,7 @@ class Segment:
     data: bytes
     sequence: int = 0
     flags: int = 0
+    target: str = ""
 
 
 def upper(frame: bytes) -> tuple[int, str, bytes] | None:
@@ -74,12 +75,19 @@ def upper(frame: bytes) -> tuple[int, str, bytes] | None:
     return None
 
 
+def target(frame: bytes) -> str:
+    """The destination of the packet in `frame`."""
+    if frame[12:14] == IPV4:
+        return socket.inet_ntop(socket.AF_INET, frame[30:34])
+    return socket.inet_ntop(socket.AF_INET6, frame[38:54])
+
+
 def segment(frame: bytes) -> Segment | None:
     match upper(frame):
         case (protocol, source, data) if protocol == TCP:
             port, to_port, sequence, _, offset, flags = struct.unpack_from("!HHIIBB", data)
             body = data[(offset >> 4) * 4 :]
-            return Segment(TCP, source, port, to_port, body, sequence, flags)
+            return Segment(TCP, source, port, to_port, body, sequence, flags, target(frame))
         case (protocol, source, data) if protocol == UDP:
             port, to_port = struct.unpack_from("!HH", data)
             return Segment(UDP, source, port, to_port, data[8:])
@@ -139,10 +147,10 @@ class Guest:
             )
         match upper(frame):
             case (58, asker, data) if data[0] == 135:  # neighbour solicitation, RFC 4861 4.3
-                target = socket.inet_ntop(socket.AF_INET6, data[8:24])
-                if self.link.ipv6 and target == self.link.ipv6.address:
+                asked = socket.inet_ntop(socket.AF_INET6, data[8:24])
+                if self.link.ipv6 and asked == self.link.ipv6.address:
                     body = b"\x88\0\0\0\x60\0\0\0" + data[8:24] + b"\x02\x01" + mac
-                    answer = packet(target, asker, ICMP6, body, 2)
+                    answer = packet(asked, asker, ICMP6, body, 2)
                     self.send(frame[6:12] + mac + IPV6 + answer)
 
     def until(self, wanted: Callable[[bytes], T | None], seconds: float = SECONDS) -> T:
@@ -201,7 +209,7 @@ class Guest:
             return s if s and (s.protocol, s.to_port, s.flags & SYN) == (TCP, port, SYN) else None
 
         first = self.until(wanted)
-        connection = Connection(self, first.source, first.port, port)
+        connection = Connection(self, first.source, first.port, port, first.target)
         connection.expected = first.sequence + 1
         connection.send(b"", SYN | ACK)
         return connection
@@ -210,7 +218,8 @@ class Guest:
 class Connection:
     """A TCP connection of the guest; nothing is sent again, as nothing is lost on a socket."""
 
-    def __init__(self, guest: Guest, peer: str, port: int, own_port: int) -> None:
+    def __init__(self, guest: Guest, peer: str, port: int, own_port: int, own: str = "") -> None:
+        self.own = own or guest.address(peer)
         self.guest, self.peer, self.port, self.own_port = guest, peer, port, own_port
         self.sequence, self.expected = 1000, 0
         self.ended = False
@@ -220,8 +229,7 @@ class Connection:
             "!HHIIBBHHH", self.own_port, self.port, self.sequence, self.expected, 5 << 4, flags,
             60000, 0, 0,
         )  # fmt: skip
-        own = self.guest.address(self.peer)
-        self.guest.send_packet(packet(own, self.peer, TCP, head + data, 16))
+        self.guest.send_packet(packet(self.own, self.peer, TCP, head + data, 16))
         self.sequence += len(data) + bool(flags & SYN) + bool(flags & FIN)
 
     def _next(self) -> Segment:

@@ -194,6 +194,21 @@ def test_server_of_root_gives_new_files_to_the_guests_user(guest: Kernel, root: 
     assert (root / "l").lstat().st_uid == 9
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EINVAL])
+def test_file_that_cannot_be_given_away_stays_the_servers(
+    guest: Kernel, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise OSError(code, "denied")
+
+    monkeypatch.setattr(guest.server._share.owners, "privileged", True)
+    monkeypatch.setattr("os.chown", denied)
+    guest.user = 1234
+
+    assert guest.mkdir("d").node
+    assert (root / "d").stat().st_uid == os.geteuid()
+
+
 # Versions
 
 

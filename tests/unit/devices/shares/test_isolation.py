@@ -169,6 +169,35 @@ def test_directories_that_the_host_moves_into_each_other_make_no_loop(
     assert len(guest.server._share.inodes) == 1
 
 
+def test_directory_is_not_in_itself_whatever_a_race_says(
+    guest: Kernel, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host exchanges what the guest moves, just before it is moved."""
+    node = guest.mkdir("d").node
+    (root / "other").mkdir()
+    real = os.rename
+
+    def exchanged(*arguments: object, **options: object) -> None:
+        real(root / "d", root / "inside")
+        real(root / "other", root / "d")
+        real(root / "inside", root / "other")
+        real("d", "other/e", src_dir_fd=top, dst_dir_fd=top)
+
+    top = os.open(root, os.O_PATH)
+    guest.release(guest.opendir(node), fuse.RELEASEDIR)
+    monkeypatch.setattr("os.rename", exchanged)
+    guest.rename("d", "e", target=node)
+    monkeypatch.undo()
+    os.close(top)
+    moved = guest.mkdir("moved").node
+    (root / "moved").rename(root / "other" / "moved")
+
+    assert guest.lookup("moved", node).node == moved  # its new parents are looked at
+    guest.server._share.inodes.close_unused()
+    assert guest.lookup("other").node == node
+    assert guest.mkdir("f", guest.lookup("e", node).node).attributes.links == 2
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make devices")
 def test_devices_of_the_host_are_not_opened(guest: Kernel, root: Path) -> None:
     os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))

@@ -301,6 +301,10 @@ class Rig:
     def read(self, part: Part, size: int | None = None) -> bytes:
         return self.memory.read(part[0], part[1] if size is None else size)
 
+    def pin(self) -> bool:
+        """Return the level of INTA#."""
+        return self.levels[-1]
+
     def isr(self) -> int:
         return self.get(0, 1, ISR)
 

@@ -76,6 +76,15 @@ def test_device_starts_once(rig: Rig) -> None:
     assert rig.came_back() == [(head, 1)]
 
 
+def test_only_a_reset_takes_status_bits_away(rig: Rig) -> None:
+    rig.start(PLAIN)
+    rig.set(c.STATUS, 1, c.ACKNOWLEDGE)
+    assert rig.status == READY | c.DRIVER_OK
+    rig.set(c.DRIVER_FEATURE_SELECT, 4, 0)
+    rig.set(c.DRIVER_FEATURE, 4, 1 << 5)
+    assert rig.get(c.DRIVER_FEATURE, 4) == 0
+
+
 def test_reset_returns_everything(rig: Rig) -> None:
     rig.start(PLAIN)
     rig.set(c.CONFIG_VECTOR, 2, 1)

@@ -312,6 +312,16 @@ def test_what_the_guest_sends_without_a_host_waits(agent: Guest) -> None:
     assert agent.rig.came_back(OUT) == [(head, 0)]
 
 
+def test_stream_that_comes_at_the_end_is_closed(agent: Guest) -> None:
+    host, theirs = socket.socketpair()
+    host.settimeout(PATIENCE)
+    agent.rig.device.worker.pause()
+    agent.console.connect_port("agent", theirs.detach())
+    agent.rig.pci.close()
+    assert host.recv(1) == b""
+    host.close()
+
+
 def test_unknown_port(guest: Guest) -> None:
     with pytest.raises(KeyError):
         guest.console.connect_port("nobody", 0)
@@ -329,6 +339,26 @@ def test_pipe_for_one_direction(make_rig: MakeRig) -> None:
     rig.send(1, [b"lost"])
     rig.at_rest()
     assert not rig.needs_reset
+
+
+def test_output_of_a_console_is_lost_without_a_host(guest: Guest) -> None:
+    """Linux spins until it is taken, with interrupts off."""
+    guest.rig.start(FEATURES)
+    head, _ = guest.rig.send(1, [b"nobody"])
+    assert guest.rig.came_back(1) == [(head, 0)]
+    assert guest.rig.device.counters.values["bytes_lost"] == 6
+
+
+def test_writing_end_of_a_pipe_is_not_read(make_rig: MakeRig) -> None:
+    read, write = os.pipe()
+    rig = make_rig(lambda failed: c.Console([c.Port("x", write)], failed))
+    rig.start(PLAIN)
+    rig.send(0, [], [16])
+    rig.at_rest()
+    rig.send(1, [b"still open"])
+    rig.came_back(1)
+    assert os.read(read, 100) == b"still open"
+    os.close(read)
 
 
 # --- state

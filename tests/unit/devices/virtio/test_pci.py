@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.unit.devices.virtio.conftest import MakeRig
-from tests.unit.devices.virtio.driver import PLAIN, Rig, eventually
+from tests.unit.devices.virtio.driver import PLAIN, Rig
 from tests.unit.devices.virtio.echo import Echo
 
 from ringlet.devices import pci
@@ -107,10 +107,12 @@ def test_interrupt_by_pin(rig: Rig) -> None:
     rig.start(PLAIN, messages=False)
     head, _ = rig.send(0, [b"x"], [1])
     assert rig.came_back() == [(head, 1)]
-    assert eventually(lambda: (rig.post_all(), rig.levels[-1])[1])
+    rig.at_rest()
+    rig.post_all()
+    assert rig.pin()
     assert rig.messages == []
     assert rig.isr() == 1
-    assert rig.levels[-1] is False
+    assert not rig.pin()
     assert rig.isr() == 0
 
 
@@ -151,12 +153,12 @@ def test_reset_releases_the_pin(rig: Rig) -> None:
     rig.start(PLAIN, messages=False)
     rig.pci.config_changed()
     rig.post_all()
-    assert rig.levels[-1] is True
+    assert rig.pin()
     rig.pci.config_changed()
     rig.set(20, 1, 0)
-    assert rig.levels[-1] is False
+    assert not rig.pin()
     rig.post_all()
-    assert rig.levels[-1] is False, "an interrupt of before the reset"
+    assert not rig.pin(), "an interrupt of before the reset"
 
 
 # --- VIRTIO_PCI_CAP_PCI_CFG (4.1.4.9)
@@ -208,6 +210,6 @@ def test_window_reads_the_status_away(rig: Rig) -> None:
     rig.pci.config_changed()
     rig.post_all()
     data = select(rig, 4, ISR, 1)
-    assert rig.levels[-1] is True, "aiming is no read"
+    assert rig.pin(), "aiming is no read"
     assert rig.pci.function.read_config(data, 1) == 2
-    assert rig.levels[-1] is False
+    assert not rig.pin()

@@ -8,6 +8,7 @@ from tests.unit.devices.virtio.driver import INDIRECT, NEXT, WRITE, Rings
 from tests.unit.vcpu.board import CODE, RAM, Board
 
 from ringlet.devices.virtio.queue import MAX_BYTES, MAX_CHAIN, MAX_SIZE, Chain, Queue, QueueError
+from ringlet.vcpu.processor import Processor
 
 RING = 0x100000
 BUFFER = 0x200000
@@ -231,6 +232,40 @@ def test_buffer_at_the_ends_of_ram(address: int, size: int) -> None:
     assert sizes(pair.popped().writable) == [size]
 
 
+HIGH = 1 << 32
+HIGH_SIZE = 4 << 20
+
+
+def with_a_hole(address: int, size: int) -> Queue:
+    """Return a queue whose next chain is one buffer, in RAM with a hole below 4 GiB."""
+    memory = Processor((3 << 30) + HIGH_SIZE).guest_memory()
+    queue = Queue(memory, 0, 8)
+    queue.descriptors, queue.available, queue.used = 0x1000, 0x2000, 0x3000
+    memory.view(0x1000, 16)[:] = struct.pack("<QIHH", address, size, WRITE, 0)
+    memory.view(0x2000, 6)[:] = struct.pack("<HHH", 0, 1, 0)
+    queue.enable()
+    return queue
+
+
+@pytest.mark.parametrize(
+    ("address", "size"), [(0xC000_0000 - 8, 8), (HIGH, 8), (HIGH + HIGH_SIZE - 8, 8)]
+)
+def test_buffer_beside_the_hole(address: int, size: int) -> None:
+    chain = with_a_hole(address, size).pop()
+    assert chain is not None
+    assert chain.places == [(address, size)]
+
+
+@pytest.mark.parametrize(
+    ("address", "size"),
+    [(0xC000_0000 - 8, 9), (0xC000_0000, 1), (HIGH - 1, 2), (HIGH + HIGH_SIZE - 8, 9)],
+)
+def test_buffer_in_the_hole(address: int, size: int) -> None:
+    queue = with_a_hole(address, size)
+    with pytest.raises(QueueError, match="a buffer of"):
+        queue.pop()
+
+
 def test_readable_after_writable() -> None:
     pair = Pair()
     pair.rings.describe(0, BUFFER, 4, WRITE | NEXT, 1)
@@ -408,6 +443,15 @@ def test_flag_of_the_driver() -> None:
         assert pair.queue.wants_interrupt() is wanted
         assert not pair.queue.wants_interrupt(), "nothing was pushed since"
         pair.rings.put16(pair.rings.avail, 0)
+
+
+@pytest.mark.parametrize("events", [False, True])
+def test_no_interrupt_without_a_chain_that_came_back(events: bool) -> None:
+    pair = Pair(events=events)
+    assert not pair.queue.wants_interrupt()
+    pair.rings.chain([(BUFFER, 1)])
+    pair.queue.push(pair.popped(), 0)
+    assert pair.queue.wants_interrupt()
 
 
 def needs_event(event: int, new: int, old: int) -> bool:

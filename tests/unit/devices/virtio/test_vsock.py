@@ -13,8 +13,9 @@ from tests.unit.devices.virtio.conftest import MakeRig
 from tests.unit.devices.virtio.driver import PATIENCE, PLAIN, Part, eventually
 
 from ringlet.devices.virtio.pci import VirtioPci
-from ringlet.devices.virtio.vsock import BACKLOG, CONNECTIONS, REFUSALS, Listener, Vsock
+from ringlet.devices.virtio.vsock import CONNECTIONS, REFUSALS, Vsock
 from ringlet.devices.virtio.vsock_connection import BUFFER
+from ringlet.devices.virtio.vsock_listener import BACKLOG, Listener
 from ringlet.devices.virtio.vsock_packets import (
     HEADER_SIZE,
     SHUTDOWN_BOTH,
@@ -73,7 +74,7 @@ class Guest:
 
     def heard(self, count: int = 1) -> list[tuple[Header, bytes]]:
         """Return `count` packets of the device."""
-        packets = []
+        packets: list[tuple[Header, bytes]] = []
         while len(packets) < count:
             for head, written in self.rig.came_back(IN, 1):
                 data = self.rig.read(self.rooms[head], written)
@@ -185,6 +186,25 @@ def test_guest_without_a_driver(make_rig: MakeRig) -> None:
     assert isinstance(rig.device, Vsock)
     with pytest.raises(ConnectionRefusedError):
         rig.device.connect_guest(1, PATIENCE)
+
+
+def test_caller_is_told_when_the_device_ends(guest: Guest) -> None:
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            guest.vsock.connect_guest(77)
+        except ConnectionRefusedError as error:
+            errors.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    guest.rig.at_rest()
+    guest.rig.pci.close()
+    caller.join(PATIENCE)
+    assert len(errors) == 1
+    call()
+    assert len(errors) == 2
 
 
 def test_port_of_the_host_is_taken_once(guest: Guest) -> None:

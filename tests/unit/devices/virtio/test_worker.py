@@ -189,7 +189,12 @@ def test_close_before_start_and_in_a_call() -> None:
     idle.close()
     other = Worker("other", lambda error: None)
     other.start()
-    other.call(lambda: (other.pause(), other.resume()))  # the thread does not wait for itself
+
+    def pause_itself() -> None:
+        other.pause()
+        other.resume()
+
+    other.call(pause_itself)
     ask(other)
     other.close()
 

@@ -12,6 +12,7 @@ enum {
     PTE_P = 1,
     PTE_W = 2,
     PTE_U = 4,
+    PTE_PCD = 0x10,
     PTE_A = 0x20,
     PTE_PS = 0x80,
 };
@@ -63,6 +64,8 @@ long nano_syscall(long number, long a);
 extern volatile uint32_t *apic_page;
 void apic_init(u64 space, u64 linear);
 void apic_timer(u64 ticks);
+/* Put the registers in memory, or back to where they were; return their page. */
+volatile uint32_t *apic_in_memory(int wanted);
 
 /* start.S */
 extern u64 timer_count, fault_start, fault_bytes, fault_entries;

@@ -3,7 +3,8 @@
 
 #include "../nano/nano.h"
 
-enum { UART_SCRATCH = 0x3ff };
+enum { UART_SCRATCH = 0x3ff, APIC_TPR = 0x80 / 4 };
+#define IO_APIC 0xfec00000ul
 enum { ENOSYS = 38 };
 
 static u64 spaces[3];
@@ -20,6 +21,7 @@ void nano_init(void)
     fault_bytes = FAULT_PAGES * PAGE;
 
     apic_init(space, APIC_AREA);
+    map_page(space, DEVICE_AREA, IO_APIC, PTE_P | PTE_W | PTE_PCD | PTE_NX);
 
     pte_entry = entry_of(space, PTE_AREA);
     for (u64 i = 0; i < 2; i++)
@@ -69,6 +71,39 @@ static u64 measure_cr8(long count)
     return ticks;
 }
 
+/* Reads or writes a register of the local APIC in its page. */
+static long measure_apic(long count, int writes)
+{
+    volatile uint32_t *page = apic_in_memory(1);
+    u64 start = read_tsc();
+    if (writes)
+        while (count--)
+            page[APIC_TPR] = 0;
+    else
+        while (count--)
+            (void)page[APIC_TPR];
+    u64 ticks = read_tsc() - start;
+    apic_in_memory(0);
+    return (long)ticks;
+}
+
+/* -1 if the I/O APIC's index register does not hold what was written. */
+static long measure_device(long count, int writes)
+{
+    volatile uint32_t *select = (volatile uint32_t *)DEVICE_AREA;
+    uint32_t wrong = 0;
+    *select = 1;
+    u64 start = read_tsc();
+    if (writes)
+        while (count--)
+            *select = 1;
+    else
+        while (count--)
+            wrong |= *select ^ 1;
+    u64 ticks = read_tsc() - start;
+    return wrong | (*select ^ 1) ? -1 : (long)ticks;
+}
+
 /* -1 if a read went through a stale translation. */
 static long measure_pte(long count)
 {
@@ -99,6 +134,10 @@ long nano_syscall(long number, long a)
     case NANO_IN: return (long)measure_in(a);
     case NANO_OUT: return (long)measure_out(a);
     case NANO_CR8: return (long)measure_cr8(a);
+    case NANO_APIC_READ: return measure_apic(a, 0);
+    case NANO_APIC_WRITE: return measure_apic(a, 1);
+    case NANO_DEVICE_READ: return measure_device(a, 0);
+    case NANO_DEVICE_WRITE: return measure_device(a, 1);
     case NANO_PTE: return measure_pte(a);
     case NANO_SPACE: load_cr3(spaces[a]); return 0;
     case NANO_FAULT_RESET: reset_faults(); return 0;

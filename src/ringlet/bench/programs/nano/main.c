@@ -90,6 +90,26 @@ static uint64_t run_cr8(long count)
     return run_kernel(NANO_CR8, count, "cr8");
 }
 
+static uint64_t run_apic_read(long count)
+{
+    return run_kernel(NANO_APIC_READ, count, "apicread");
+}
+
+static uint64_t run_apic_write(long count)
+{
+    return run_kernel(NANO_APIC_WRITE, count, "apicwrite");
+}
+
+static uint64_t run_device_read(long count)
+{
+    return run_kernel(NANO_DEVICE_READ, count, "deviceread");
+}
+
+static uint64_t run_device_write(long count)
+{
+    return run_kernel(NANO_DEVICE_WRITE, count, "devicewrite");
+}
+
 static uint64_t run_pte(long count)
 {
     return run_kernel(NANO_PTE, count, "pte");
@@ -214,6 +234,10 @@ int program_main(void)
     measure("in", run_in, 2000);
     measure("out", run_out, 2000);
     measure("cr8", run_cr8, 20000);
+    measure("apicread", run_apic_read, 20000);
+    measure("apicwrite", run_apic_write, 20000);
+    measure("deviceread", run_device_read, 2000);
+    measure("devicewrite", run_device_write, 2000);
     measure("divide", run_divide, 5000);
     measure("pagefault", run_page_fault, FAULT_PAGES);
     measure("pte", run_pte, 2000);

@@ -34,9 +34,9 @@ _SECONDS: Final = 20.0
 """The longest time until the engine has opened the image."""
 # The socket and the lifeline come as standard input and output, because they have fixed numbers.
 _START: Final = f"""
-(ulimit -c 0 && ulimit -v {_MEMORY} && ulimit -n {_FILES}) 2>/dev/null &&
+(ulimit -c 0 && ulimit -v {_MEMORY} && ulimit -n {_FILES}) 2>&- &&
 ulimit -c 0 && ulimit -v {_MEMORY} && ulimit -n {_FILES}  # where the limits are not lower anyway
-exec 3<&0 4<&1 </dev/null >/dev/null
+exec 3<&0 4<&1 </dev/null >&2
 "$@" 4<&- &
 exec 3<&-
 read -r nothing <&4
@@ -92,7 +92,8 @@ def start_engine(image: ImageInfo, *, read_only: bool) -> Engine:
     }
     command = [program, "--blockdev", json.dumps(node), "--export", json.dumps(export)]
     if (confine := shutil.which("setpriv")) is not None:
-        command = [confine, "--no-new-privs", *command]
+        # Should the shell be killed alone, nobody else would end the engine.
+        command = [confine, "--no-new-privs", "--pdeathsig=KILL", *command]
     why = ""
     for _ in locks.attempts():
         started = _start(image, command)

@@ -16,7 +16,7 @@ from ringlet.devices.backends.disks.interface import (
     Trouble,
     refusal,
 )
-from ringlet.devices.backends.disks.pool import Gate
+from ringlet.devices.backends.disks.pool import Countdown, Gate
 from ringlet.devices.backends.disks.troubles import Troubles
 from ringlet.errors import DiskError, remedy
 
@@ -66,7 +66,9 @@ class EngineDisk:
             Operation.WRITE_ZEROES: export.most_zeroed,
         }
         if not read_only and (export.features & _NEEDED != _NEEDED or not export.most_zeroed):
-            self.close()
+            self._client.close()
+            engine.kill()
+            engine.end(CLOSING)
             raise DiskError(f"disk {path}: this version of {PROGRAM} is too old")
 
     @property
@@ -189,19 +191,3 @@ def _reason(error: Exception) -> str:
         return str(error)
     limit = remedy(error)
     return f"{error.strerror}; {limit}" if limit else str(error.strerror)
-
-
-class Countdown:
-    """Counts the ends of the parts of one request."""
-
-    def __init__(self, parts: int) -> None:
-        self._left = parts
-        self._code = 0
-        self._lock = threading.Lock()
-
-    def count(self, code: int) -> int | None:
-        """Note the end of a part; return the first errno, or 0, when it was the last, else None."""
-        with self._lock:
-            self._left -= 1
-            self._code = self._code or code
-            return None if self._left else self._code

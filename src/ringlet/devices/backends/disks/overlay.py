@@ -15,10 +15,9 @@ from typing import Final
 
 from ringlet.config import format_size
 from ringlet.devices.backends.disks import vectors
-from ringlet.devices.backends.disks.engine_disk import Countdown
 from ringlet.devices.backends.disks.image_file import ImageFile
 from ringlet.devices.backends.disks.interface import Disk, Operation, Request, Trouble, refusal
-from ringlet.devices.backends.disks.pool import Gate, Pool
+from ringlet.devices.backends.disks.pool import Countdown, Gate, Pool
 from ringlet.devices.backends.disks.raw import RawDisk
 from ringlet.errors import DiskError
 

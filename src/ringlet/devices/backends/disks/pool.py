@@ -104,3 +104,19 @@ class Pool:
             self._calls.put(None)
         for thread in self._threads:
             thread.join()
+
+
+class Countdown:
+    """Counts the ends of the parts of one request."""
+
+    def __init__(self, parts: int) -> None:
+        self._left = parts
+        self._code = 0
+        self._lock = threading.Lock()
+
+    def count(self, code: int) -> int | None:
+        """Note the end of a part; return the first errno, or 0, when it was the last, else None."""
+        with self._lock:
+            self._left -= 1
+            self._code = self._code or code
+            return None if self._left else self._code

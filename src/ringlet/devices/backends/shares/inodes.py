@@ -224,6 +224,8 @@ class Inodes:
             ]
 
     def _add(self, parent: Inode, name: bytes, key: int, status: os.stat_result) -> Inode:
+        if self._by_id.get(parent.nodeid) is not parent:
+            raise refuse(errno.ESTALE)  # forgotten while the request was under way
         kind = stat.S_IFMT(status.st_mode)
         inode = self._by_key.get(key)
         if inode is not None:
@@ -248,8 +250,8 @@ class Inodes:
 
     def _move(self, inode: Inode, parent: Inode, name: bytes) -> None:
         old = inode.parent
-        if old is None:  # the root has no other place
-            return
+        if old is None or parent is inode:
+            return  # the root has no other place; no directory is in itself, whatever a race says
         inode.name = name
         if old is not parent:
             self._part(parent, inode)
@@ -274,8 +276,13 @@ class Inodes:
 
     def moved(self, inode: Inode | None, parent: Inode, name: bytes) -> None:
         """Note where an inode is found from now on."""
-        if inode is not None:
-            with self._lock:
+        by_id = self._by_id
+        with self._lock:
+            if (
+                inode is not None
+                and by_id.get(inode.nodeid) is inode
+                and by_id.get(parent.nodeid) is parent
+            ):
                 self._move(inode, parent, name)
 
     def going(self, inode: Inode) -> int:

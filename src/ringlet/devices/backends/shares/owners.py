@@ -6,7 +6,6 @@ and all others under their numbers.  A server that runs as root changes nothing:
 same on both sides, and new files belong to the guest's user who makes them.
 """
 
-import contextlib
 import errno
 import os
 import stat
@@ -16,6 +15,8 @@ from ringlet.devices.backends.shares.messages import refuse
 
 NOBODY: Final = 65534
 UNCHANGED: Final = 0xFFFFFFFF
+_NOT_GIVEN: Final = frozenset({errno.EPERM, errno.EINVAL})
+"""The host does not allow it, or the user namespace of this process does not have the number."""
 
 
 class Owners:
@@ -45,18 +46,11 @@ class Owners:
         if self.privileged and (user or group):
             if os.fstat(directory).st_mode & stat.S_ISGID:
                 group = -1  # the directory's group
-            with contextlib.suppress(PermissionError), _unmapped():
+            try:
                 os.chown(name, user, group, dir_fd=directory, follow_symlinks=False)
-
-
-@contextlib.contextmanager
-def _unmapped():  # type: ignore[no-untyped-def]
-    """Pass over the error for a number that the user namespace of this process does not have."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
+            except OSError as error:
+                if error.errno not in _NOT_GIVEN:
+                    raise
 
 
 def _of_host(table: dict[int, int], number: int) -> int:
