@@ -12,7 +12,7 @@ import pytest
 from ringlet.errors import ConfigError, ImageError
 from ringlet.images.busybox import NEEDED
 from ringlet.images.channel import END_OF_INPUT, FRAME_SIZE, frames
-from ringlet.images.initramfs import Command, Shell, make_initramfs
+from ringlet.images.initramfs import Command, File, Root, Shell, make_initramfs
 from tests.unit.images.cpio_reader import Member, members
 
 EVERY_BYTE = bytes(range(1, 256))
@@ -165,3 +165,32 @@ def test_frames_become_the_input_again(size: int) -> None:
 
 def test_no_input_is_an_end_at_once() -> None:
     assert fed(END_OF_INPUT) == (b"", b"next\n")
+
+
+def settings(busybox: Path, task: Shell | Command | None, root: Root, then: str) -> bytes:
+    """Return what `then` prints after a shell has read the settings of a guest with a root."""
+    found = members(make_initramfs(busybox, task, root=root))
+    return sourced(found["ringlet/settings"].content, then)
+
+
+def test_the_settings_of_a_root(busybox: Path) -> None:
+    root = Root(
+        "my tag", "virtiofs", "ro", overlay=True, boot=True, init="/init x",
+        modules=("overlay", "isofs"), modules_disk="/dev/vdb",
+    )  # fmt: skip
+
+    told = settings(busybox, None, root, 'echo "$root|$root_type|$root_options|$overlay|$boot"')
+    more = settings(busybox, None, root, 'echo "$init|$modules|$modules_disk"')
+
+    assert told == b"my tag|virtiofs|ro|1|1\n"
+    assert more == b"/init x|overlay isofs|/dev/vdb\n"
+
+
+def test_files_for_the_directory_run(busybox: Path) -> None:
+    root = Root(files=(File("a/b/c", b"text"), File("a/d", b"x", program=True)))
+
+    found = members(make_initramfs(busybox, Shell(), root=root))
+
+    assert found["ringlet/run/a/b/c"].content == b"text"
+    assert found["ringlet/run/a/d"].mode == stat.S_IFREG | 0o755
+    assert stat.S_ISDIR(found["ringlet/run/a/b"].mode)

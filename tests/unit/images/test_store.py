@@ -159,8 +159,11 @@ def test_without_a_home_directory_it_is_a_temporary_one_and_a_line_says_so(
     assert [default_root({}), default_root({})] == [temporary] * 2
     assert temporary.stat().st_mode & 0o777 == 0o700
     assert len(caplog.messages) == 1
-    assert re.fullmatch(r"ringlet: .*/house/.cache/ringlet cannot be written; what is fetched is "
-                        r"kept in .*/ringlet-\d+ \(set XDG_CACHE_HOME .*\)", caplog.messages[0])
+    assert re.fullmatch(
+        r"ringlet: .*/house/.cache/ringlet cannot be written; what is fetched is "
+        r"kept in .*/ringlet-\d+ \(set XDG_CACHE_HOME .*\)",
+        caplog.messages[0],
+    )
 
 
 def test_home_that_is_complete_need_not_be_writable(
