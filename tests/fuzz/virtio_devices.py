@@ -31,6 +31,7 @@ class Host:
     streams: list[socket.socket] = field(default_factory=list)
     listener: Listener | None = None
     console: Console | None = None
+    disk: FakeDisk | None = None
 
     def act(self, rng: random.Random) -> None:
         """Do something to a stream."""
@@ -67,8 +68,11 @@ class Host:
             self.streams.append(self.device.connect_guest(rng.randrange(3), 0.001))
 
     def close(self) -> None:
+        """Close what the device's owner closes after it."""
         for stream in self.streams:
             stream.close()
+        if self.disk is not None:
+            self.disk.close()
 
 
 def make(rng: random.Random, failed: Failed, kind: str) -> Host:
@@ -80,7 +84,7 @@ def make(rng: random.Random, failed: Failed, kind: str) -> Host:
         )
         disk.size = max(disk.size, disk.sector)
         disk.content = bytearray(disk.size)
-        return Host(Block(disk, failed))
+        return Host(Block(disk, failed), disk=disk)
     if kind == "rng":
         return Host(Rng(failed))
     if kind == "balloon":

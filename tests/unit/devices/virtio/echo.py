@@ -21,6 +21,7 @@ class Echo(VirtioDevice):
         self.keep = False
         self.kept: list[tuple[Queue, Chain]] = []
         self.gate = threading.Lock()
+        self.came = 0
         self.served = 0
         self.stops = 0
         self.options = bytearray(range(12))
@@ -32,6 +33,7 @@ class Echo(VirtioDevice):
         self.options[offset : offset + len(data)] = data
 
     def serve(self, queue: Queue, chain: Chain) -> None:
+        self.came += 1
         with self.gate:
             self.served += 1
             if self.keep:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
@@ -55,13 +55,23 @@ class Guest:
 
 
 @pytest.fixture
-def make(make_rig: MakeRig) -> Make:
+def make(make_rig: MakeRig, disks: list[FakeDisk]) -> Make:
     def of(disk: FakeDisk) -> Guest:
+        disks.append(disk)
         rig = make_rig(lambda failed: b.Block(disk, failed))
         rig.start()
         return Guest(rig, disk)
 
     return of
+
+
+@pytest.fixture
+def disks() -> Iterator[list[FakeDisk]]:
+    """Collect disks, which are closed at the end of the test, after their devices."""
+    found: list[FakeDisk] = []
+    yield found
+    for disk in found:
+        disk.close()
 
 
 @pytest.fixture
@@ -328,8 +338,3 @@ def test_write_through_is_part_of_the_state(guest: Guest) -> None:
     fresh.restore(state)
     assert other.read_config()[32] == 0
     fresh.close()
-
-
-def test_close_closes_the_disk(guest: Guest) -> None:
-    guest.rig.pci.close()
-    assert guest.disk.closed

@@ -198,6 +198,7 @@ def test_reset_waits_for_the_devices_thread(rig: Rig) -> None:
     device = echo(rig)
     device.gate.acquire()
     rig.send(0, [b"x"], [1])
+    assert eventually(lambda: device.came == 1)
     release = threading.Timer(0.05, device.gate.release)
     release.start()
     rig.set(20, 1, 0)
