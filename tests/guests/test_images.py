@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ringlet.control.setting_up import run_task
+from ringlet.control.setup import setup_runner
 from ringlet.errors import ImageError
 from ringlet.images.building import KernelModules, fetch_modules, find_debian
 from ringlet.images.busybox import find_busybox
@@ -33,7 +33,7 @@ def modules(kernel: CachedKernel) -> KernelModules:
 def debian(modules: KernelModules) -> Image:
     """Debian's image, which the first test builds where there is none."""
     try:
-        return find_debian(Images(), run_task, silent)
+        return find_debian(Images(), setup_runner(), silent)
     except ImageError as error:
         if "cannot fetch" not in str(error):
             raise

@@ -128,8 +128,8 @@ def run_guest(
             spec = replace(spec, reboot=False)
         quiet = not watching.verbose and spec.log is None
         found = plan(
-            spec, None if boots else task, run_setup=setup_runner(supervise), quiet=quiet,
-            progress=progress.update, called=on_command_line,
+            spec, None if boots else task, run_setup=setup_runner(supervise),
+            commands=not serial, quiet=quiet, progress=progress.update, called=on_command_line,
         )  # fmt: skip
         if boots and found.image is not None and not found.image.settings.boots:
             boots, terminal = False, True

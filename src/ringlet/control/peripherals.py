@@ -5,6 +5,7 @@ anew for each machine.
 """
 
 import contextlib
+import resource
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -65,6 +66,12 @@ class Peripherals(contextlib.ExitStack):
         self._link = open_network(spec.net, self._link_lost)
         if self._link is not None:
             self.callback(self._link.close)
+            for forward in self._link.forwards:
+                if any(asked.host_port == 0 and asked.text == forward.text
+                       for asked in spec.net.forwards):
+                    self._complain(f"forwarding {forward}")
+        if plan is not None and plan.shares:
+            _allow_files()
         for share in plan.shares if plan is not None else ():
             server = FileServer(
                 share.source, read_only=share.read_only, trouble=self._complain
@@ -129,6 +136,12 @@ class Peripherals(contextlib.ExitStack):
         self._complain(message)
         if self._net is not None:
             self._net.link_lost()
+
+
+def _allow_files() -> None:
+    """Let this process open as many files as it may: a share takes part of them."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _disk(disk: Disk, name: str, failed: Failed) -> VirtioDevice:

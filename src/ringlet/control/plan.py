@@ -17,10 +17,9 @@ from ringlet.images.building import Runner, fetch_modules, find_debian
 from ringlet.images.busybox import find_busybox
 from ringlet.images.catalog import Image, Images
 from ringlet.images.debian import CachedKernel, fetch_kernel
-from ringlet.images.imports import import_image, pull
+from ringlet.images.imports import find_image
 from ringlet.images.initramfs import (
     Address,
-    Command,
     Root,
     Share,
     Surroundings,
@@ -28,6 +27,7 @@ from ringlet.images.initramfs import (
     make_initramfs,
 )
 from ringlet.machine.linux import read_fitting
+from ringlet.network_config import NetMode
 
 DEFAULT_APPEND: Final = "console=ttyS0"
 """The command line of a user's own kernel; without it such a kernel prints nothing anywhere."""
@@ -94,6 +94,7 @@ def plan(
     task: Task | None,
     *,
     run_setup: Runner,
+    commands: bool = True,
     quiet: bool = True,
     progress: Progress = lambda text: None,
     called: Called = in_python,
@@ -101,7 +102,8 @@ def plan(
     """Return what `spec` starts from; fetch or build what is not in the cache.
 
     `task` is for a guest with a name, an image or a root; None: its own init becomes process 1.
-    `run_setup` runs the guest that sets a new image up.  With `quiet`, the kernel prints errors
+    `run_setup` runs the guest that sets a new image up.  With `commands` the guest has an agent,
+    if its kernel is Debian's.  With `quiet`, the kernel prints errors
     alone.  Raises ConfigError, ProgramError and ImageError.
     """
     check_files(spec, called)
@@ -113,7 +115,7 @@ def plan(
     name = f"Linux {kernel.release}" if kernel is not None else path.name
     words = ["console=ttyS0", *(["quiet"] if quiet else []), _PANIC, spec.append or ""]
     append = with_huge_pages(" ".join(words).rstrip(), path)
-    guest = _Guest(spec, task, kernel, progress, run_setup)
+    guest = _Guest(spec, task, kernel, progress, run_setup, commands=commands)
     read_fitting(path, spec.memory, append, guest.make_initrd(None))
     return Plan(
         path, spec.memory, append, name, guest.make_initrd, guest.disks, guest.shares,
@@ -131,23 +133,24 @@ class _Guest:
         kernel: CachedKernel | None,
         progress: Progress,
         run_setup: Runner,
+        *,
+        commands: bool,
     ) -> None:
         self._task = task
         self._busybox = find_busybox(progress)
         self._archive = b""
         self._modules: tuple[str, ...] = ()
-        self._network = spec.net.mode
         self._root: Root | None = None
         self.image = _image(spec, progress, run_setup)
         self.shares = _shares(spec)
-        # A command without an agent has its streams on serial ports.
-        self.agent = kernel is not None and not isinstance(task, Command)
+        # A kernel of the user's own may lack the driver of the agent's port.
+        self.agent = commands and kernel is not None
         found = fetch_modules(kernel, progress, store=Images().store) if kernel else None
         disks = [] if self.image is None else [_base(self.image)]
         disks += spec.disks
         if found is not None:
             wanted = [*AGENT_MODULES] if self.agent else []
-            wanted += NET_MODULES if spec.net.mode.name != "NONE" else ()
+            wanted += NET_MODULES if spec.net.mode is not NetMode.NONE else ()
             wanted += SHARE_MODULES if self.shares else ()
             wanted += ["virtio_blk"] if disks else []
             self._modules = tuple(wanted)
@@ -160,9 +163,9 @@ class _Guest:
             self._root = _root(spec, self.image, boots=task is None, modules_disk=modules_disk)
         self.disks = tuple(disks)
         self._mounts = tuple(
-            Share(share.tag, mount.target, mount.read_only)
-            for share, mount in zip(self.shares[-len(spec.mounts):], spec.mounts, strict=False)
-        )  # fmt: skip
+            Share(_tag(number), mount.target, mount.read_only)
+            for number, mount in enumerate(spec.mounts)
+        )
 
     def make_initrd(self, address: Address | None) -> bytes:
         """Return the initial RAM disk for a guest with this address."""
@@ -202,14 +205,7 @@ def _image(spec: MachineSpec, progress: Progress, run_setup: Runner) -> Image | 
         return None
     if spec.guest:
         return find_debian(images, run_setup, progress, spec.guest.partition(":")[2])
-    if spec.image.startswith("docker://"):
-        return pull(spec.image, images, progress)
-    return images.find(spec.image) if _stored(spec.image) else import_image(
-        spec.image, images, progress)
-
-
-def _stored(text: str) -> bool:
-    return ":" not in text.partition("/")[0] and not Path(text).exists()
+    return find_image(spec.image, images, progress)
 
 
 def _base(image: Image) -> DiskSpec:
@@ -223,7 +219,10 @@ def _root(spec: MachineSpec, image: Image | None, *, boots: bool, modules_disk: 
             modules_disk=modules_disk,
         )  # fmt: skip
     assert image is not None
-    return Root(image.settings.root, boot=boots, modules_disk=modules_disk)
+    # A flush is of no use to a disk that ends with the run.
+    return Root(
+        image.settings.root, options="rw,nobarrier", boot=boots, modules_disk=modules_disk
+    )
 
 
 def _shares(spec: MachineSpec) -> tuple[SharedDirectory, ...]:
@@ -231,10 +230,15 @@ def _shares(spec: MachineSpec) -> tuple[SharedDirectory, ...]:
     if spec.root is not None:
         found.append(SharedDirectory(spec.root, ROOT_TAG, read_only=True))
     found += [
-        SharedDirectory(mount.source, f"ringlet-{number}", mount.read_only)
+        SharedDirectory(mount.source, _tag(number), mount.read_only)
         for number, mount in enumerate(spec.mounts)
     ]
     return tuple(found)
+
+
+def _tag(number: int) -> str:
+    """Return the virtio-fs tag of the user's share `number`."""
+    return f"ringlet-{number}"
 
 
 def _own(spec: MachineSpec) -> str:

@@ -88,16 +88,14 @@ class Fs(VirtioDevice):
     def _perform(self, queue: Queue, chain: Chain) -> None:
         self.give(queue, chain, self._server.handle(chain.readable, chain.writable))
 
-    def stopped(self) -> None:
+    def settle(self) -> None:
         """Wait for the requests of the other threads: they write to guest RAM."""
         self._helpers.wait()
+
+    def stopped(self) -> None:
+        """Forget the driver, whose requests for locks end."""
         self._server.reset()
         self._waiting.wait()
-
-    def pause(self) -> None:
-        """Return when all threads are at rest."""
-        super().pause()
-        self._helpers.wait()
 
     def close(self) -> None:
         """End the device."""
