@@ -45,6 +45,7 @@ from ringlet.machine.elf import read_program
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.vm import Vm
 
+_GAVE_UP: Final = 3
 _WAY_OUT: Final = "; Ctrl-A x ends it"
 _USUAL_SIZE: Final = WindowSize(24, 80)
 _SHELLS: Final = ("sh", "/bin/sh", "ash", "bash", "/bin/bash")
@@ -145,16 +146,20 @@ def run_guest(
             streams.connect = board.connect
         with contextlib.closing(board):
             end = _run(board, streams, watching, streams.told)
-    return _result(end, streams.told, watching, "command" if given else "shell" if command else "")
+    task = "command" if given else "shell" if command else ""
+    return _result(end, streams.told, watching, task, board.tail.complaint())
 
 
-def _result(end: End, told: Told, watching: Watching, command: str) -> int:
+def _result(end: End, told: Told, watching: Watching, command: str, complaint: str) -> int:
     """Return the exit status of a run, and say why it is none of the guest's.
 
-    `command` is what ran; an empty `command` says that the guest had none.
+    `command` is what ran, if anything did; `complaint` is what the guest's init said, if it gave up.
     """
-    if told.status is not None and end.kind is EndKind.POWER_OFF:
+    if end.kind is EndKind.POWER_OFF and told.status is not None:
         return told.status
+    if end.kind is EndKind.POWER_OFF and complaint:
+        complain(complaint)
+        return _GAVE_UP
     if command and end.kind is EndKind.RESET:
         complain(f"{end.message} before the {command} ended")
         return end.status

@@ -33,6 +33,7 @@ DEFAULT_APPEND: Final = "console=ttyS0"
 """The command line of a user's own kernel; without it such a kernel prints nothing anywhere."""
 
 ROOT_TAG: Final = "ringlet-root"
+BUS_MODULES: Final = ("virtio_pci",)
 AGENT_MODULES: Final = ("virtio_console",)
 SHARE_MODULES: Final = ("virtiofs",)
 NET_MODULES: Final = ("virtio_net",)
@@ -153,7 +154,7 @@ class _Guest:
             wanted += NET_MODULES if spec.net.mode is not NetMode.NONE else ()
             wanted += SHARE_MODULES if self.shares else ()
             wanted += ["virtio_blk"] if disks else []
-            self._modules = tuple(wanted)
+            self._modules = (*BUS_MODULES, *wanted) if wanted else ()
             self._archive = found.archive.read_bytes() if wanted else b""
         if self.image is not None or spec.root is not None:
             modules_disk = ""

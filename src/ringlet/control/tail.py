@@ -12,6 +12,8 @@ LINES: Final = 24
 
 _PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]{0,200})([\r\n]?)")
 _HALTED: Final = b"reboot: System halted"
+# What `give_up` of ringlet/images/init.sh prints.
+_COMPLAINT: Final = re.compile(rb"^ringlet: ([^\r\n]{1,200})\r?$", re.MULTILINE)
 # Escape sequences of a terminal, and control characters but the newline.
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x09\x0b-\x1f\x7f]")
 
@@ -55,6 +57,11 @@ class Tail:
     def halted(self) -> bool:
         """Return whether the kernel said last that it halted the machine."""
         return _HALTED in self._kept[-200:]
+
+    def complaint(self) -> str:
+        """Return why the guest's init gave up, as it said itself, or an empty text."""
+        found = _COMPLAINT.findall(self._kept)
+        return _plain(found[-1]) if found else ""
 
     def text(self) -> str:
         """Return the last lines as plain text."""

@@ -27,6 +27,8 @@ VARIANTS: Final = {"": (), "python3": ("python3",)}
 SETUP_MEMORY: Final = 512 << 20
 _ARCHIVE: Final = "boot.cpio"
 _DISK: Final = "modules.raw"
+_LAYOUT: Final = 2
+"""Changes with what the archive has (`ringlet.images.modules.BOOT`)."""
 _MODULES_ROOM: Final = 120 << 20
 _UNPACKED: Final = 5
 # A build that is cut off is thrown away, so the guest need not wait for the host's disk.
@@ -72,7 +74,7 @@ def fetch_modules(kernel: CachedKernel, update: Update, *, store: Store) -> Kern
 
     Raises ImageError.
     """
-    name = f"{kernel.release}_{kernel.version}".replace("/", "_")
+    name = f"{kernel.release}_{kernel.version}_{_LAYOUT}".replace("/", "_")
     if (found := _cached_modules(store, name)) is not None:
         return found
     with store.locked(lambda: update("waiting for another ringlet process that is fetching")):

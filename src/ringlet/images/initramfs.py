@@ -116,7 +116,7 @@ class Root:
     overlay: bool = False
     boot: bool = False
     init: str = "/sbin/init"
-    modules: tuple[str, ...] = ("virtio_blk",)
+    modules: tuple[str, ...] = ("virtio_pci", "virtio_blk")
     modules_disk: str = ""
     files: tuple[File, ...] = ()
 
