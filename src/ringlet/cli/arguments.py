@@ -1,22 +1,28 @@
 """Finds the end of the options of `ringlet run`: they end where the guest's command begins."""
 
+import re
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from ringlet.cli.elsewhere import instead_of
 from ringlet.errors import ConfigError
+
+
+_ROOT: Final = re.compile("--root(=.*)?", re.DOTALL)
 
 
 def arranged(arguments: Iterable[str], takes_value: Callable[[str], bool | None]) -> list[str]:
     """Return the arguments of `ringlet run` as options, `--`, the guest, and its command.
 
     Options end at the guest's name; those that follow it at once are the run's, too, because no
-    command begins with `-`.  A `--` before the command is dropped.  `takes_value` tells of an
+    command begins with `-`.  With --root there is no guest's name, so the first word is the
+    command's.  A `--` before the command is dropped.  `takes_value` tells of an
     option whether it takes a value; None means that there is no such option.  Raises ConfigError
     for an option of Docker or QEMU, and says what to give instead.
     """
     rest = list(arguments)
     options, complete = _options(rest, takes_value)
-    ended = _drop_separator(rest)
+    ended = _drop_separator(rest) or any(map(_ROOT.fullmatch, options))
     words = [rest.pop(0)] if rest else []
     if not ended:
         more, complete = _options(rest, takes_value)

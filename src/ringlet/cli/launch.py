@@ -153,7 +153,7 @@ def run_guest(
 def _result(end: End, told: Told, watching: Watching, command: str, complaint: str) -> int:
     """Return the exit status of a run, and say why it is none of the guest's.
 
-    `command` is what ran, if anything did; `complaint` is what the guest's init said, if it gave up.
+    `command` is what ran, if anything did; `complaint` is what the guest's init said if it gave up.
     """
     if end.kind is EndKind.POWER_OFF and told.status is not None:
         return told.status

@@ -7,7 +7,9 @@ from ringlet.cli.elsewhere import COMMANDS, OPTIONS, instead_of
 from ringlet.cli.run import RunCommand
 from ringlet.errors import ConfigError
 
-TAKES_VALUE = {"-m": True, "--memory": True, "-i": False, "-t": False, "--stats": False}
+TAKES_VALUE = {
+    "-m": True, "--memory": True, "--root": True, "-i": False, "-t": False, "--stats": False,
+}  # fmt: skip
 
 
 def split(line: str) -> str:
@@ -27,6 +29,8 @@ def split(line: str) -> str:
         ("-itm 1G debian ls", "-itm 1G -- debian ls"),
         ("debian --stats -m 1G ls -l", "--stats -m 1G -- debian ls -l"),
         ("debian --stats -- ls -- -l", "--stats -- debian ls -- -l"),
+        ("--root / -m 1G sh -c ls", "--root / -m 1G -- sh -c ls"),
+        ("--root=/ -- sh -c ls", "--root=/ -- sh -c ls"),
         ("-- debian ls", "-- debian ls"),
         ("-- debian -- -ls", "-- debian -ls"),
         ("--stats", "--stats --"),
