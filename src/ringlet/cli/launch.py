@@ -146,8 +146,8 @@ def run_guest(
             streams.connect = board.connect
         with contextlib.closing(board):
             end = _run(board, streams, watching, streams.told)
-    task = "command" if given else "shell" if command else ""
-    return _result(end, streams.told, watching, task, board.tail.complaint())
+    ran = "command" if given else "shell" if command else ""
+    return _result(end, streams.told, watching, ran, board.tail.complaint())
 
 
 def _result(end: End, told: Told, watching: Watching, command: str, complaint: str) -> int:

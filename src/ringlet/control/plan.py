@@ -34,6 +34,7 @@ DEFAULT_APPEND: Final = "console=ttyS0"
 
 ROOT_TAG: Final = "ringlet-root"
 BUS_MODULES: Final = ("virtio_pci",)
+DISK_MODULES: Final = ("virtio_blk", "ext4")
 AGENT_MODULES: Final = ("virtio_console",)
 SHARE_MODULES: Final = ("virtiofs",)
 NET_MODULES: Final = ("virtio_net",)
@@ -153,7 +154,7 @@ class _Guest:
             wanted = [*AGENT_MODULES] if self.agent else []
             wanted += NET_MODULES if spec.net.mode is not NetMode.NONE else ()
             wanted += SHARE_MODULES if self.shares else ()
-            wanted += ["virtio_blk"] if disks else []
+            wanted += DISK_MODULES if disks else ()
             self._modules = (*BUS_MODULES, *wanted) if wanted else ()
             self._archive = found.archive.read_bytes() if wanted else b""
         if self.image is not None or spec.root is not None:
@@ -216,7 +217,8 @@ def _base(image: Image) -> DiskSpec:
 def _root(spec: MachineSpec, image: Image | None, *, boots: bool, modules_disk: str) -> Root:
     if spec.root is not None:
         return Root(
-            ROOT_TAG, "virtiofs", "ro", overlay=True, boot=boots, modules=SHARE_MODULES,
+            ROOT_TAG, "virtiofs", "ro", overlay=True, boot=boots,
+            modules=(*BUS_MODULES, *SHARE_MODULES, *DISK_MODULES, "overlay"),
             modules_disk=modules_disk,
         )  # fmt: skip
     assert image is not None

@@ -116,7 +116,7 @@ class Root:
     overlay: bool = False
     boot: bool = False
     init: str = "/sbin/init"
-    modules: tuple[str, ...] = ("virtio_pci", "virtio_blk")
+    modules: tuple[str, ...] = ("virtio_pci", "virtio_blk", "ext4")
     modules_disk: str = ""
     files: tuple[File, ...] = ()
 

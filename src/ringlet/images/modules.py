@@ -27,8 +27,8 @@ from ringlet.images.modindex import index
 from ringlet.images.tree import Node, Tree
 
 BOOT: Final = (
-    "virtio_pci", "virtio_blk", "virtio_console", "virtiofs", "overlay", "virtio_net", "virtio_rng",
-    "virtio_balloon", "vmw_vsock_virtio_transport", "virtio_scsi", "isofs",
+    "virtio_pci", "virtio_blk", "ext4", "virtio_console", "virtiofs", "overlay", "virtio_net",
+    "virtio_rng", "virtio_balloon", "vmw_vsock_virtio_transport", "virtio_scsi", "isofs",
 )  # fmt: skip
 """The modules that an initial RAM disk may need; those that are in the kernel are left out."""
 BOOT_DIRECTORY: Final = "ringlet/modules"
