@@ -7,7 +7,6 @@ from typing import Final
 from ringlet.cli.elsewhere import instead_of
 from ringlet.errors import ConfigError
 
-
 _ROOT: Final = re.compile("--root(=.*)?", re.DOTALL)
 
 
