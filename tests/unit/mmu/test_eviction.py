@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from pathlib import Path
 
@@ -36,6 +37,13 @@ from tests.unit.mmu.guest import (
 )
 
 FAR_DATA = 48 * MIB
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _processors_are_freed() -> None:
+    """Free the processors of other tests, whose mappings and windows would be counted here."""
+    gc.collect()
+
 
 # --- flushes
 
