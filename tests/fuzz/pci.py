@@ -68,6 +68,12 @@ class Machine:
     def drop_code(self, address: int, size: int) -> None:
         self.processor.drop_code(address, size)
 
+    def add_doorbell(self, address: int, size: int, value: int | None, fd: int) -> bool:
+        return self.processor.add_doorbell(address, size, value, fd)
+
+    def remove_doorbell(self, address: int, size: int, value: int | None) -> None:
+        self.processor.remove_doorbell(address, size, value)
+
     def post(self, call) -> None:  # type: ignore[no-untyped-def]  # the guest's thread is here
         call()
 

@@ -27,7 +27,7 @@ VARIANTS: Final = {"": (), "python3": ("python3",)}
 SETUP_MEMORY: Final = 512 << 20
 _ARCHIVE: Final = "boot.cpio"
 _DISK: Final = "modules.raw"
-_LAYOUT: Final = 3
+_LAYOUT: Final = 4
 """Changes with what the archive has (`ringlet.images.modules.BOOT`)."""
 _MODULES_ROOM: Final = 120 << 20
 _UNPACKED: Final = 5

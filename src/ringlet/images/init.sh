@@ -137,13 +137,23 @@ configure_network() {
     done >"$new/etc/resolv.conf"
 }
 
+find_port() {
+    for port in "$new"/sys/class/virtio-ports/*; do
+        read -r name <"$port/name" && [ "$name" = org.ringlet.agent ] && return
+    done 2>/dev/null
+    return 1
+}
+
 # Start the agent, which serves the host's commands, in the root file system.
 start_agent() {
     [ -e /ringlet/agent ] || return 0
-    for port in "$new"/sys/class/virtio-ports/*; do
-        read -r name <"$port/name" && [ "$name" = org.ringlet.agent ] && break
+    tries=0
+    # The device names its ports some time after its driver has been loaded.
+    until find_port; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 100 ] || give_up "the guest has no port for its agent"
+        sleep .05
     done
-    [ -e "$port" ] || give_up "the guest has no port for its agent"
     mkdir -p "$new/run/ringlet"
     cp /ringlet/agent "$new/run/ringlet/agent"
     ${new:+chroot "$new"} /run/ringlet/agent "/dev/${port##*/}" <"$new/dev/null" \

@@ -66,21 +66,29 @@ class Modules:
     def order(self, wanted: Iterable[str]) -> list[Module]:
         """Return these modules and all that they depend on, in the order to load them.
 
-        One that the package does not have is part of the kernel itself or not there at all.
+        One that the package does not have is part of the kernel itself or not there at all.  Those
+        that a module only asks for, by an alias perhaps, as ext4 does for crc32c, are among them.
         """
         loaded: dict[str, Module] = {}
 
         def load(name: str, depth: int) -> None:
-            module = self._found.get(name.replace("-", "_"))
-            if module is None or module.name in loaded or depth > len(self._found):
-                return
-            for other in module.depends:
-                load(other, depth + 1)
-            loaded[module.name] = module
+            for module in self._called(name):
+                if module.name in loaded or depth > len(self._found):
+                    continue
+                for other in (*module.depends, *_wanted_before(module)):
+                    load(other, depth + 1)
+                loaded[module.name] = module
 
         for name in wanted:
             load(name, 0)
         return list(loaded.values())
+
+    def _called(self, name: str) -> list[Module]:
+        """Return the module with a name, or else those with it as an alias."""
+        module = self._found.get(name.replace("-", "_"))
+        if module is not None:
+            return [module]
+        return [other for other in self._found.values() if name in other.aliases]
 
     def boot_archive(self, wanted: Iterable[str] = BOOT) -> bytes:
         """Return a cpio archive of these modules, uncompressed, with a list of the order."""
@@ -224,6 +232,15 @@ def _devices(ordered: Sequence[Module]) -> Iterator[str]:
             major, _, minor = numbers.partition("-")
             if names and kind in ("char", "block") and major.isdecimal() and minor.isdecimal():
                 yield f"{module.name} {names[0]} {kind[0]}{major}:{minor}"
+
+
+def _wanted_before(module: Module) -> list[str]:
+    """Return the modules that `module` would like to find loaded ("pre:" of its soft ones)."""
+    wanted: list[str] = []
+    for text in module.soft:
+        before, _, _ = text.partition("post:")
+        wanted += before.replace("pre:", " ").split()
+    return wanted
 
 
 def _name(path: str) -> str:

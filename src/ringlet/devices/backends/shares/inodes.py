@@ -175,13 +175,16 @@ class Inodes:
         return NOWHERE if index is None else status.st_ino | index << 64
 
     def admit(self, parent: Inode, name: bytes, status: os.stat_result) -> None:
-        """Let the file system of `name` be known, or raise OSError if it may not be shared."""
+        """Let the file system of `name` be known, or raise OSError if it may not be shared.
+
+        Then there is no such name for the guest, which may put a directory of its own there.
+        """
         if status.st_dev in self._devices:
             return
         directory = self.open_directory(parent)
         found = Descriptor(os.open(name, _O_FIND, dir_fd=directory.fd))
         if os.fstat(found.fd).st_dev != status.st_dev or not self._allowed(found.fd):
-            raise refuse(errno.EACCES)
+            raise refuse(errno.ENOENT)
         with self._lock:
             if len(self._devices) >= DEVICES:
                 raise full(errno.EXDEV)
