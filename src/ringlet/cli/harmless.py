@@ -7,21 +7,20 @@ from typing import Final
 _LONGEST: Final = 4096
 """Bytes of an unfinished sequence that are held back."""
 _TOKEN: Final = re.compile(
-    rb"(?P<text>[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+)"
+    rb"(?P<text>(?:[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f\xc2]|\xc2[\xa0-\xbf])+)"
     rb"|(?P<colour>\x1b\[[0-9;:]*m)"
     rb"|\x1b\[[0-?]*[ -/]*[@-~]"  # a control sequence (ECMA-48 5.4)
     rb"|\x1b[PX\]^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # a string, such as a title
     rb"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"  # another escape sequence
-    rb"|[^\x1b]",
+    rb"|\xc2[\x80-\x9f]"  # C1 controls, in UTF-8
+    rb"|\xc2(?=[^\x80-\xbf])"
+    rb"|[^\x1b\xc2]",
     re.DOTALL,
 )
 
 
 class Harmless:
-    """Passes text and colours on to `sink`, and drops other control sequences.
-
-    C1 controls are dropped where they are no part of a UTF-8 character.
-    """
+    """Passes text and colours on to `sink`, and drops other control characters and sequences."""
 
     def __init__(self, sink: Callable[[bytes], object]) -> None:
         self._sink = sink
@@ -44,9 +43,4 @@ class Harmless:
                 kept.append(found[0])
         self._held = data[at:]
         if kept:
-            self._sink(_without_c1(b"".join(kept)))
-
-
-def _without_c1(data: bytes) -> bytes:
-    """Return `data` without C1 control characters, in UTF-8 (C2 80 to C2 9F)."""
-    return re.sub(rb"\xc2[\x80-\x9f]", b"", data)
+            self._sink(b"".join(kept))

@@ -1,12 +1,14 @@
 """The options of the commands for machines with names; their work is in other modules."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand
 
 from ringlet import config
-from ringlet.errors import ConfigError
+from ringlet.errors import AgentError, ConfigError, GuestEnded
 
 _NAME: Final[Any] = typer.Argument(metavar="NAME", help="The machine's name.")
 _NAMES: Final[Any] = typer.Argument(metavar="NAME...", help="The machines' names.")
@@ -30,6 +32,15 @@ class ExecCommand(TyperCommand):
         if command and command[0] == "--":
             ctx.params["command"] = [*command[1:]]
         return rest
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Raise another error for an ended guest: typer takes an EOFError for the end of its input."""
+    try:
+        yield
+    except GuestEnded as error:
+        raise AgentError(str(error)) from None
 
 
 def ps(
@@ -87,10 +98,11 @@ def exec_(
 
     if cwd and not cwd.startswith("/"):
         raise ConfigError(f"-w {cwd}: give an absolute path of the guest")
-    return run_exec(
-        name, command, env=variables(env, config.ENV.flag), cwd=cwd, user=user, terminal=terminal,
-        reads=interactive,
-    )  # fmt: skip
+    with _told():
+        return run_exec(
+            name, command, env=variables(env, config.ENV.flag), cwd=cwd, user=user,
+            terminal=terminal, reads=interactive,
+        )  # fmt: skip
 
 
 def shell(
@@ -104,7 +116,8 @@ def shell(
 
     from ringlet.cli.executing import SHELL, run_exec
 
-    return run_exec(name, SHELL, user=user, terminal=os.isatty(0), reads=True)
+    with _told():
+        return run_exec(name, SHELL, user=user, terminal=os.isatty(0), reads=True)
 
 
 def cp(
@@ -114,7 +127,8 @@ def cp(
     """Copy a file or a tree into a machine or out of it, as cp -a does: PATH NAME:PATH."""
     from ringlet.cli.machines import run_cp
 
-    return run_cp(source, target)
+    with _told():
+        return run_cp(source, target)
 
 
 def stop(

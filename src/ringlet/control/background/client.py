@@ -23,6 +23,7 @@ from ringlet.control.background.server import LONGEST_STOP, VERSION, read_line, 
 from ringlet.errors import AgentError, ConfigError, GuestEnded, GuestTimeout
 
 _PATIENCE_S: Final = 10.0
+_KILLING_S: Final = 2.0
 _LONGEST_ANSWER: Final = 1 << 20
 _LOOK_AGAIN_S: Final = 0.02
 _LOOK_LATER_S: Final = 0.2
@@ -127,11 +128,11 @@ class Attached:
 
         Returns when the machine's process has ended, which is killed if it does not react.
         """
-        self._end("stop", min(timeout, LONGEST_STOP))
+        self._end("stop", min(timeout, LONGEST_STOP), _PATIENCE_S)
 
     def kill(self) -> None:
         """End the machine at once, as if the power was cut."""
-        self._end("kill", 0.0)
+        self._end("kill", 0.0, _KILLING_S)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until the machine has ended; return its exit status, 137 if it was killed.
@@ -183,13 +184,17 @@ class Attached:
             self._agent = self.agent()
         return self._agent
 
-    def _end(self, what: str, timeout: float) -> None:
+    def _end(self, what: str, timeout: float, patience: float) -> None:
+        """Have the machine end; kill its process if that takes too long."""
         pid = self.pid
         if not pid:
             return
-        end = time.monotonic() + timeout + _PATIENCE_S
-        with contextlib.suppress(GuestEnded, AgentError), self._ask(what, timeout) as stream:
-            stream.settimeout(timeout + _PATIENCE_S)
+        end = time.monotonic() + timeout + patience
+        with (
+            contextlib.suppress(GuestEnded, AgentError),
+            self._ask(what, timeout, patience=patience) as stream,
+        ):
+            stream.settimeout(timeout + patience)
             with contextlib.suppress(OSError):
                 stream.recv(1)  # the connection ends with the machine
         while self.pid == pid and time.monotonic() < end:
@@ -200,10 +205,12 @@ class Attached:
         while self.pid == pid:
             time.sleep(_LOOK_AGAIN_S)
 
-    def _ask(self, what: str, timeout: float = 0.0) -> "_Stream":
+    def _ask(
+        self, what: str, timeout: float = 0.0, *, patience: float = _PATIENCE_S
+    ) -> "_Stream":
         """Return the connection on which `what` was asked and granted."""
         stream = _Stream(socket.AF_UNIX, socket.SOCK_STREAM)
-        stream.settimeout(_PATIENCE_S)
+        stream.settimeout(patience)
         try:
             with socket_address(self._found.directory) as address:
                 stream.connect(address)

@@ -164,7 +164,8 @@ class Place:
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         new = self.directory / f".{name}"
-        new.write_text(json.dumps(content))
+        with open(new, "w", opener=_private) as file:
+            file.write(json.dumps(content))
         new.replace(self.directory / name)
 
 
@@ -262,6 +263,10 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _not_followed(path: str, flags: int) -> int:

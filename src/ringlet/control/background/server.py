@@ -181,7 +181,10 @@ class Served:
         return False
 
     def stop(self, timeout: float) -> None:
-        """Let the guest turn itself off, and cut the power after `timeout` seconds."""
+        """Let the guest turn itself off, and cut the power after `timeout` seconds.
+
+        A guest without an agent, or whose agent does not answer yet, is cut off at once.
+        """
         board = self._board
         assert board is not None
         end = time.monotonic() + timeout
@@ -190,7 +193,9 @@ class Served:
         plug.daemon = True
         plug.start()
         relay = self._relay
-        if relay is not None and relay.ready.is_set():
+        if relay is None or not relay.ready.is_set():
+            board.stop(outcome.stopped(signal.SIGKILL))
+        else:
             while not self._ended.is_set() and (left := end - time.monotonic()) > 0:
                 # An init that is still starting may not hear it.
                 with contextlib.suppress(AgentError), relay.agent(min(left, _ASK_AGAIN_S)) as agent:
