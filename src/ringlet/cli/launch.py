@@ -118,7 +118,10 @@ def run_guest(
     if terminal and not os.isatty(STDIN):
         raise ConfigError("-t: standard input is not a terminal; leave out -t")
     given = bool(command)
-    serial = spec.guest == BUSYBOX or spec.kernel is not None
+    # With a name, a command is the agent's, so that others can reach the guest, too.
+    runs_command = given or not os.isatty(STDIN)
+    own_way = spec.guest == BUSYBOX and not (spec.name and runs_command)
+    serial = own_way or spec.kernel is not None
     if serial and terminal:
         command = _on_terminal(command)
     boots = not serial and not command and not terminal and os.isatty(STDIN)
