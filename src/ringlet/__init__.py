@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ringlet.control.agent.process import Process as Process
     from ringlet.control.awaitable import AsyncConsole as AsyncConsole
     from ringlet.control.awaitable import AsyncMachine as AsyncMachine
+    from ringlet.control.background.client import Attached as Attached
+    from ringlet.control.background.client import attach as attach
+    from ringlet.control.background.client import machines as machines
     from ringlet.control.console import Console as Console
     from ringlet.control.inside import Cpu as Cpu
     from ringlet.control.inside import Memory as Memory
@@ -53,6 +56,7 @@ _HOMES = {
     "control.agent.command": ("Result",),
     "control.agent.process": ("Process",),
     "control.awaitable": ("AsyncConsole", "AsyncMachine"),
+    "control.background.client": ("Attached", "attach", "machines"),
     "control.console": ("Console",),
     "control.inside": ("Cpu", "Memory"),
     "control.machine": ("Machine",),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ringlet.cli import names
 from ringlet.cli.elsewhere import COMMANDS
 from ringlet.cli.run import RunCommand, run, show_version
 from ringlet.cli.streams import emit
@@ -96,6 +97,9 @@ def make_app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_top)
     app.command(cls=RunCommand)(run)
+    app.command("exec", cls=names.ExecCommand)(names.exec_)
+    for command in (names.shell, names.cp, names.ps, names.logs, names.stop, names.kill, names.rm):
+        app.command()(command)
     app.command()(doctor)
     cache = typer.Typer(name="cache", help="List what is kept for later runs, or remove it.",
                         no_args_is_help=True)  # fmt: skip

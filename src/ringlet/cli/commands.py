@@ -11,10 +11,11 @@ from ringlet.cli.consoles import STDERR, STDIN, STDOUT, Console, Told, discard
 from ringlet.cli.progress import Progress
 from ringlet.cli.signals import held
 from ringlet.cli.streams import complain
-from ringlet.cli.terminal import Keyboard, RawTerminal, Reader, WindowSize, window_size
+from ringlet.cli.terminal import HELP, Keyboard, RawTerminal, Reader, WindowSize, window_size
 from ringlet.control.agent.agent import Agent
 from ringlet.control.agent.process import Process
 from ringlet.devices.backends.fd_sink import FdSink
+from ringlet.devices.uart16550 import Sink
 from ringlet.errors import AgentError, CommandError, RingletError
 from ringlet.machine import outcome
 from ringlet.machine.pc import Pc, Wire
@@ -41,15 +42,118 @@ class Readable(Protocol):
     def read1(self, size: int, /) -> bytes: ...
 
 
+class Pump:
+    """Runs a command by an agent, with the streams or the terminal of this process.
+
+    `sinks` take its outputs.  `started` is called once it runs, `leave` when the user wants no more
+    of it, and `fail` with an exception of a thread.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        started: Callable[[], object],
+        leave: Callable[[], object],
+        fail: Callable[[Exception], object],
+        sinks: tuple[Sink, Sink] | None = None,
+        keys: bytes = HELP,
+    ) -> None:
+        self._task = task
+        self._started = started
+        self._leave = leave
+        self._fail = fail
+        self._sinks = sinks or (FdSink(STDOUT), FdSink(STDERR, "standard error"))
+        self._keys = keys
+        self._process: Process | None = None
+        self._reader: Reader | None = None
+
+    def run(self, agent: Agent) -> int:
+        """Run the command to its end and return the exit status, as a shell has it.
+
+        Raises CommandError if it cannot be started, and AgentError.
+        """
+        task = self._task
+        size = window_size(STDIN) if task.terminal else None
+        env = dict(task.env)
+        if task.terminal:
+            env.setdefault("TERM", os.environ.get("TERM", "vt100"))
+        process = agent.popen(
+            list(task.argv), env=env, cwd=task.cwd or None, user=task.user or None,
+            tty=task.terminal, size=(size.rows, size.columns) if size else None, stdin=task.reads,
+        )  # fmt: skip
+        self._started()
+        self._process = process
+        outputs = [self._copying(process.stdout, self._sinks[0])]
+        if process.stderr is not None:
+            outputs.append(self._copying(process.stderr, self._sinks[1]))
+        if process.stdin is not None and task.reads:
+            self._read(process)
+        status = process.wait()
+        for thread in outputs:
+            thread.join()
+        return _SIGNALLED - status if status < 0 else status
+
+    def stop(self) -> None:
+        """Read no more input."""
+        if self._reader is not None:
+            self._reader.stop()
+
+    def resized(self, size: WindowSize) -> None:
+        """Tell the command the terminal's new size."""
+        if self._process is not None:
+            with contextlib.suppress(RingletError):  # it has ended
+                self._process.resize(size.rows, size.columns)
+
+    def _read(self, process: Process) -> None:
+        stdin = process.stdin
+        assert stdin is not None
+
+        def put(data: bytes) -> None:
+            with contextlib.suppress(BrokenPipeError, ValueError):  # the command reads no more
+                stdin.write(data)
+
+        def end() -> None:
+            with contextlib.suppress(BrokenPipeError):
+                stdin.close()
+
+        on_data = Keyboard(put, self._leave, self._help) if self._task.terminal else put
+        on_end = self._leave if self._task.terminal else end
+        self._reader = Reader(STDIN, on_data, on_end, self._fail)
+        self._reader.start()
+
+    def _copying(self, source: Readable, sink: Sink) -> threading.Thread:
+        thread = threading.Thread(target=self._copy, args=(source, sink), daemon=True)
+        thread.start()
+        return thread
+
+    def _copy(self, source: Readable, sink: Sink) -> None:
+        try:
+            while data := source.read1(_PIECE):
+                sink(data)
+        except AgentError:
+            return  # the machine has ended
+        except RingletError as error:
+            self._fail(error)
+
+    def _help(self, text: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.write(STDOUT, self._keys)
+
+
 class AgentCommand(Console):
     """A command in the guest; `told` has its status once it has ended.
 
     `connect` gives the agent of the machine that was built last.  What the guest prints on its
-    console goes to `log`.
+    console goes to `log`.  `sinks` take the command's outputs instead of this process's streams.
     """
 
     def __init__(
-        self, task: Task, log: Callable[[bytes], None], progress: Progress | None = None
+        self,
+        task: Task,
+        log: Callable[[bytes], None],
+        progress: Progress | None = None,
+        sinks: tuple[Sink, Sink] | None = None,
     ) -> None:
         super().__init__(progress)
         self.told = Told()
@@ -57,9 +161,10 @@ class AgentCommand(Console):
         self._task = task
         self._log = log
         self._pc: Pc | None = None
-        self._process: Process | None = None
-        self._reader: Reader | None = None
         self._agent: Agent | None = None
+        self._pump = Pump(
+            task, started=self._started, leave=self._quit, fail=self._fail, sinks=sinks
+        )
 
     def wires(self) -> Sequence[Wire]:
         """Return the connection of COM1."""
@@ -76,8 +181,13 @@ class AgentCommand(Console):
             self.callback(self._stop)
             if self._task.terminal:
                 with held():
-                    self.enter_context(RawTerminal(STDIN, self._resized))
+                    self.enter_context(RawTerminal(STDIN, self._pump.resized))
         return self
+
+    def refused(self, error: CommandError) -> None:
+        """Tell the user that the command cannot be started."""
+        self.progress.end()
+        complain(str(error))
 
     # --- the thread of the command
 
@@ -86,7 +196,11 @@ class AgentCommand(Console):
         assert self._agent is not None
         machine = self._pc.machine
         try:
-            self._run(self._agent)
+            try:
+                self.told.exit(self._pump.run(self._agent))
+            except CommandError as error:
+                self.refused(error)
+                self.told.exit(error.exit_status)
             self._agent.shutdown(force=True)
         except AgentError as error:
             if not machine.ended and self.told.status is None:
@@ -94,76 +208,11 @@ class AgentCommand(Console):
         except RingletError as error:
             machine.fail(error)
 
-    def _run(self, agent: Agent) -> None:
-        task = self._task
-        size = window_size(STDIN) if task.terminal else None
-        env = dict(task.env)
-        if task.terminal:
-            env.setdefault("TERM", os.environ.get("TERM", "vt100"))
-        try:
-            process = agent.popen(
-                list(task.argv), env=env, cwd=task.cwd or None, user=task.user or None,
-                tty=task.terminal, size=(size.rows, size.columns) if size else None,
-                stdin=task.reads,
-            )  # fmt: skip
-            process.wait_started()
-        except CommandError as error:
-            self.progress.end()
-            complain(str(error))
-            self.told.exit(error.exit_status)
-            return
+    def _started(self) -> None:
         self.told.init()
         self.progress.end()
-        self._process = process
-        outputs = [self._copying(process.stdout, STDOUT, "standard output")]
-        if process.stderr is not None:
-            outputs.append(self._copying(process.stderr, STDERR, "standard error"))
-        if process.stdin is not None:
-            self._read(process)
-        status = process.wait()
-        for thread in outputs:
-            thread.join()
-        self.told.exit(_SIGNALLED - status if status < 0 else status)
-
-    def _read(self, process: Process) -> None:
-        stdin = process.stdin
-        assert stdin is not None
-
-        def put(data: bytes) -> None:
-            with contextlib.suppress(BrokenPipeError, ValueError):  # the command reads no more
-                stdin.write(data)
-
-        def end() -> None:
-            with contextlib.suppress(BrokenPipeError):
-                stdin.close()
-
-        on_data = Keyboard(put, self._quit, self._help) if self._task.terminal else put
-        on_end = self._quit if self._task.terminal else end
-        self._reader = Reader(STDIN, on_data, on_end, self._fail)
-        self._reader.start()
-
-    def _copying(
-        self, source: Readable, fd: int, name: str
-    ) -> threading.Thread:
-        thread = threading.Thread(target=self._copy, args=(source, FdSink(fd, name)), daemon=True)
-        thread.start()
-        return thread
-
-    def _copy(self, source: Readable, sink: FdSink) -> None:
-        try:
-            while data := source.read1(_PIECE):
-                sink(data)
-        except AgentError:
-            return  # the machine has ended
-        except RingletError as error:
-            self._fail(error)
 
     # --- other threads
-
-    def _resized(self, size: WindowSize) -> None:
-        if self._process is not None:
-            with contextlib.suppress(RingletError):  # it has ended
-                self._process.resize(size.rows, size.columns)
 
     def _quit(self) -> None:
         if self._pc is not None:
@@ -173,12 +222,7 @@ class AgentCommand(Console):
         if self._pc is not None:
             self._pc.machine.fail(error)
 
-    def _help(self, text: bytes) -> None:
-        with contextlib.suppress(OSError):
-            os.write(STDOUT, text)
-
     def _stop(self) -> None:
-        if self._reader is not None:
-            self._reader.stop()
+        self._pump.stop()
         if self._agent is not None:
             self._agent.close()

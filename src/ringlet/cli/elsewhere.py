@@ -91,21 +91,17 @@ OPTIONS: Final = {
 """Options of others, and what to give instead."""
 
 COMMANDS: Final = {
-    "build": "images are not supported yet",
-    "cp": "machines in the background are not supported yet",
-    "exec": "machines in the background are not supported yet; "
-    "give the command to a new one: ringlet run debian COMMAND",
-    "image": "images are not supported yet",
-    "images": "ringlet cache ls lists what is kept",
-    "kill": "machines in the background are not supported yet; Ctrl-A x ends one",
-    "logs": "machines in the background are not supported yet; ringlet run --log FILE keeps a log",
-    "ps": "machines in the background are not supported yet",
-    "pull": "images are not supported yet",
-    "rm": "machines in the background are not supported yet; a machine leaves nothing behind",
-    "rmi": "ringlet cache prune removes what is kept",
-    "shell": "machines in the background are not supported yet; ringlet run debian gives a shell",
-    "start": "give ringlet run debian",
-    "stop": "machines in the background are not supported yet; Ctrl-A x ends one",
+    "attach": "give ringlet logs -f NAME to see its console, or ringlet shell NAME",
+    "build": "give ringlet image build, pull or import",
+    "create": "give ringlet run -d --name NAME GUEST",
+    "images": "give ringlet image ls",
+    "inspect": "give ringlet ps -a --json",
+    "pause": "use the Python interface, ringlet.Machine",
+    "pull": "give ringlet image pull",
+    "restart": "give ringlet rm -f NAME, and ringlet run -d --name NAME GUEST",
+    "rmi": "give ringlet image rm",
+    "start": "a machine runs once; give ringlet run -d --name NAME GUEST",
+    "wait": "give ringlet logs -f NAME, which ends with the machine",
 }
 """Commands that are reserved, or that others have, and what to do instead."""
 

@@ -22,6 +22,7 @@ from ringlet.cli.consoles import (
     discard,
 )
 from ringlet.cli.gdb import debugged
+from ringlet.cli.named import Named
 from ringlet.cli.progress import Progress
 from ringlet.cli.signals import held
 from ringlet.cli.started import STARTED_NS
@@ -69,7 +70,7 @@ def run_program(spec: MachineSpec, watching: Watching) -> int:
     read_program(spec.program, spec.memory)
     host.require()
     board = Board(spec, None, Quiet(FdSink(STDOUT)), undisturbed=held)
-    end = board.run(lambda machine: _execute(machine, watching, Console()))
+    end = board.run(lambda machine: execute(machine, watching, Console()))
     if end.message:
         complain(end.message)
     if watching.stats and board.machine is not None:
@@ -77,34 +78,51 @@ def run_program(spec: MachineSpec, watching: Watching) -> int:
     return end.status
 
 
-def run_kernel(spec: MachineSpec, watching: Watching) -> int:
-    """Run a kernel of the user's own and return the exit status.  Raises RingletError."""
+def run_kernel(spec: MachineSpec, watching: Watching, *, remove: bool = False) -> int:
+    """Run a kernel of the user's own and return the exit status.  Raises RingletError.
+
+    With `remove`, nothing remains of a machine with a name.
+    """
     check_files(spec, on_command_line)
     host.require()
     name = spec.kernel.name if spec.kernel is not None else ""
-    with Progress(f"starting {name}{_WAY_OUT}") as progress:
+    named = Named(spec, remove=remove)
+    with named, Progress(f"starting {name}{_WAY_OUT}") as progress:
         console = console_for(spec.console, progress)
         found = plan(spec, Shell(), run_setup=setup_runner(), called=on_command_line)
-        board = Board(spec, found, console, undisturbed=held, complain=complain)
+        board = Board(
+            spec, found, named.lines(console), undisturbed=held, complain=complain
+        )
         with contextlib.closing(board):
+            named.serve(board)
             end = _run(board, console, watching, Told())
+        named.end(end.status, end.message)
     return _status(end)
 
 
 def run_guest(
-    spec: MachineSpec, command: Sequence[str], watching: Watching, *, terminal: bool = False
+    spec: MachineSpec,
+    command: Sequence[str],
+    watching: Watching,
+    *,
+    terminal: bool = False,
+    remove: bool = False,
 ) -> int:
     """Run a guest with a name, an image or a root, and return the exit status.
 
     Without a command it has a shell on its console, or boots as its own init wants; without a
     terminal, a shell runs as a command that reads standard input.  With `terminal`, the command
-    needs one, as for -t.  Raises RingletError.
+    needs one, as for -t.  With `remove`, nothing remains of a machine with a name.  Raises
+    RingletError.
     """
     check_files(spec, on_command_line)
     if terminal and not os.isatty(STDIN):
         raise ConfigError("-t: standard input is not a terminal; leave out -t")
     given = bool(command)
-    serial = spec.guest == BUSYBOX or spec.kernel is not None
+    # With a name, a command is the agent's, so that others can reach the guest, too.
+    runs_command = given or not os.isatty(STDIN)
+    own_way = spec.guest == BUSYBOX and not (spec.name and runs_command)
+    serial = own_way or spec.kernel is not None
     if serial and terminal:
         command = _on_terminal(command)
     boots = not serial and not command and not terminal and os.isatty(STDIN)
@@ -113,7 +131,8 @@ def run_guest(
     if not command and (spec.env or spec.cwd) and (serial or boots):
         raise ConfigError("-e and -w need a command for the guest; for example: debian sh")
     host.require()
-    with Progress("starting") as progress:
+    named = Named(spec, command, remove=remove)
+    with named, Progress("starting") as progress:
         term = os.environ.get("TERM", "vt100")
         log = FdSink(STDERR, "standard error") if watching.verbose else discard
         size = window_size(STDIN) or _USUAL_SIZE
@@ -130,7 +149,8 @@ def run_guest(
         quiet = not watching.verbose and spec.log is None
         found = plan(
             spec, None if boots else task, run_setup=setup_runner(supervise),
-            commands=not serial, quiet=quiet, progress=progress.update, called=on_command_line,
+            commands=not serial or bool(spec.name), quiet=quiet, progress=progress.update,
+            called=on_command_line,
         )  # fmt: skip
         if boots and found.image is not None and not found.image.settings.boots:
             boots, terminal = False, True
@@ -139,15 +159,20 @@ def run_guest(
         if boots:
             streams = Booted(progress)
         elif not serial:
-            streams = AgentCommand(_task(spec, found, command, terminal=terminal), log, progress)
+            own = task_of(spec, found, command, terminal=terminal)
+            named.settings(own.env, own.cwd, own.user)
+            streams = AgentCommand(own, log, progress)
         progress.update(f"starting {found.name}{'' if command else _WAY_OUT}")
-        board = Board(spec, found, streams, undisturbed=held, complain=complain)
+        board = Board(spec, found, named.lines(streams), undisturbed=held, complain=complain)
+        connect = named.serve(board)
         if isinstance(streams, AgentCommand):
-            streams.connect = board.connect
+            streams.connect = connect
         with contextlib.closing(board):
             end = _run(board, streams, watching, streams.told)
-    ran = "command" if given else "shell" if command else ""
-    return _result(end, streams.told, watching, ran, board.tail.complaint())
+        ran = "command" if given else "shell" if command else ""
+        status = _result(end, streams.told, watching, ran, board.tail.complaint())
+        named.end(status, end.message)
+    return status
 
 
 def _result(end: End, told: Told, watching: Watching, command: str, complaint: str) -> int:
@@ -171,7 +196,9 @@ def _result(end: End, told: Told, watching: Watching, command: str, complaint: s
     return _status(end)
 
 
-def _task(spec: MachineSpec, found: Plan, command: Sequence[str], *, terminal: bool) -> Task:
+def task_of(
+    spec: MachineSpec, found: Plan, command: Sequence[str], *, terminal: bool
+) -> Task:
     """Return the command with what the image's configuration says of it."""
     settings = found.image.settings if found.image is not None else Settings()
     own = tuple(variable.partition("=")[::2] for variable in settings.env)
@@ -198,7 +225,7 @@ def _on_terminal(command: Sequence[str]) -> Sequence[str]:
 def _run(board: Board, console: Console, watching: Watching, told: Told) -> End:
     moments = Moments(STARTED_NS)
     with console:
-        end = board.run(lambda machine: _execute(machine, watching, console))
+        end = board.run(lambda machine: execute(machine, watching, console))
     console.progress.end()
     if board.trouble:
         complain(board.trouble)
@@ -210,7 +237,8 @@ def _run(board: Board, console: Console, watching: Watching, told: Told) -> End:
     return end
 
 
-def _execute(machine: Vm, watching: Watching, console: Console) -> End:
+def execute(machine: Vm, watching: Watching, console: Console) -> End:
+    """Run a machine to its end, watched as the user wants it."""
     counters = printing_on_request(machine) if watching.stats else contextlib.nullcontext()
     progress = console.progress.update
     with watched(machine, watching.trace, watching.compare, progress), counters:

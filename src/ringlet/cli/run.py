@@ -120,7 +120,9 @@ def run(
     ] = False,
     remove: Annotated[
         bool,
-        typer.Option("--rm", help="Accepted for Docker's users: a machine leaves nothing behind."),
+        typer.Option(
+            "--rm", help="Leave nothing of a machine with a name; else its log and status remain."
+        ),
     ] = False,
     gdb: Annotated[str, _text(config.GDB, metavar="PLACE")] = "",
     gdb_default: Annotated[bool, _flag(config.GDB_DEFAULT)] = False,
@@ -147,10 +149,14 @@ def run(
 
     Options end at the guest's name; what follows is a command for the guest.
     """
-    del interactive, remove, version  # what they ask for is always so
+    del interactive, version  # what they ask for is always so
     gdb = _gdb(gdb, default=gdb_default, wait=gdb_wait)
     if detach:
-        raise ConfigError("-d: machines in the background are not supported yet; leave it out")
+        refuse(
+            "-d",
+            {config.BARE: bare, config.GDB_WAIT: gdb_wait, config.STATS: stats,
+             config.TRACE: trace, config.COMPARE: bool(compare), config.VERBOSE: verbose},
+        )  # fmt: skip
     if trace or compare:
         refuse("--trace and --compare, which need translated code",
                {config.DIRECT: "auto" if direct == "never" else direct})
@@ -175,6 +181,8 @@ def run(
     from ringlet.cli.launch import Watching, run_guest, run_kernel, run_program
     from ringlet.control.spec import machine_spec
 
+    if detach:
+        from ringlet.cli.detached import run_detached
     if root and guest:
         # The root is the guest, so all words are the command's.
         guest, command = "", [guest, *(command or [])]
@@ -200,12 +208,16 @@ def run(
             {config.PACKAGE: package, config.VERBOSE: verbose, config.ENV: bool(variables),
              config.WORKDIR: cwd},
         )  # fmt: skip
-        return run_kernel(spec, watching)
+        if detach:
+            return run_detached(spec, [], watching, remove=remove)
+        return run_kernel(spec, watching, remove=remove)
     if console != config.CONSOLE.default:
         raise ConfigError(f"{spec.guest} has its own console; leave out --console")
     if kernel:
         refuse("--kernel", {config.PACKAGE: package})
-    return run_guest(spec, command or [], watching, terminal=terminal)
+    if detach:
+        return run_detached(spec, command or [], watching, remove=remove)
+    return run_guest(spec, command or [], watching, terminal=terminal, remove=remove)
 
 
 def _gdb(where: str, *, default: bool, wait: bool) -> str:

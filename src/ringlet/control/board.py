@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -131,6 +132,10 @@ class Board:
     def connect(self) -> Agent | None:
         """Return the agent of the machine that was built last, once; None if it has none."""
         return self._peripherals.connect()
+
+    def agent_stream(self) -> socket.socket | None:
+        """Return the line to that agent, once, for who speaks its protocol; None if it has none."""
+        return self._peripherals.agent_stream()
 
     def close(self) -> None:
         """Free the memory of the last machine, and close all that the machines had of the host."""

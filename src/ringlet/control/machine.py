@@ -47,6 +47,13 @@ _TERM: Final = "dumb"
 _COLUMNS: Final = 10_000
 """The width of the console, so that a shell breaks no line that a program types."""
 
+# The agent runs before the root's own init does, and systemd for a while before it answers.
+_BOOTED: Final = (
+    "until [ /proc/1/root/. -ef /. ]; do sleep .05; done; "
+    "command -v systemctl >/dev/null || exit 0; "
+    "until systemctl is-system-running --wait 2>/dev/null | grep -Eqx 'running|degraded|maintenance'; "
+    "do sleep .1; done"
+)
 _PROMPT: Final = "# "
 _ASK_AGAIN_S: Final = 2.0
 _SOON_S: Final = 1.0
@@ -150,6 +157,8 @@ class Machine:
     def ready(self, timeout: float | None = 60.0) -> Self:
         """Wait until a guest has booted and takes commands, and return the machine.
 
+        One with systemd has started its services by then, or has failed to start some of them.
+
         That of "busybox" has printed its shell's prompt by then, which `console.expect` consumes
         here.
 
@@ -163,11 +172,12 @@ class Machine:
             if self._agent is not None and self.spec.guest != BUSYBOX:
                 with self._told_of_the_end():
                     self._agent.wait_ready(timeout)
+                    self._agent.run(_BOOTED, timeout=timeout)
             else:
                 self.console.expect(_PROMPT, timeout)
         except GuestPanic:
             raise
-        except (AgentTimeoutError, GuestTimeout) as error:
+        except GuestTimeout as error:
             raise BootError(f"the guest is not ready after {timeout or 0:g} s: {error}") from None
         except GuestEnded as error:
             raise BootError(f"the guest ended before it was ready: {error}") from None

@@ -99,10 +99,13 @@ class Peripherals(contextlib.ExitStack):
 
     def connect(self) -> Agent | None:
         """Return the agent of the machine that was made last; None if it has none."""
-        if self._agent is None:
-            return None
+        stream = self.agent_stream()
+        return Agent(stream) if stream is not None else None
+
+    def agent_stream(self) -> socket.socket | None:
+        """Return the line to the agent of the machine that was made last, once."""
         stream, self._agent = self._agent, None
-        return Agent(stream)
+        return stream
 
     @property
     def address(self) -> Address | None:

@@ -161,7 +161,19 @@ start_agent() {
     agent=$!
 }
 
+# systemd-networkd gives the card the address that DHCP would give it, and waits for nobody.
+tell_networkd() {
+    [ -n "$address" ] || return 0
+    mkdir -p /run/systemd/network
+    {
+        printf '[Match]\nName=e*\n\n[Link]\nMTUBytes=%s\nRequiredForOnline=no\n\n' "$mtu"
+        printf '[Network]\nAddress=%s\nGateway=%s\nLLMNR=no\nMulticastDNS=no\n' "$address" "$gateway"
+        printf 'DNS=%s\n' $dns
+    } >/run/systemd/network/70-ringlet.network
+}
+
 start_init() {
+    tell_networkd
     # systemd would mount each by a program of its own.
     mount -t debugfs debugfs /sys/kernel/debug
     mount -t tracefs tracefs /sys/kernel/tracing

@@ -106,5 +106,6 @@ def test_advice_names_options_that_there_are() -> None:
     assert named - own == set()
 
 
-def test_names_of_commands_to_come_are_reserved() -> None:
-    assert {"exec", "shell", "cp", "ps", "logs", "stop", "rm", "image"} <= set(COMMANDS)
+def test_no_command_of_ringlet_is_called_anothers() -> None:
+    own = {"run", "exec", "shell", "cp", "ps", "logs", "stop", "kill", "rm", "image", "cache"}
+    assert not own & set(COMMANDS)

@@ -1,0 +1,163 @@
+"""The options of the commands for machines with names; their work is in other modules."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperCommand
+
+from ringlet import config
+from ringlet.errors import AgentError, ConfigError, GuestEnded
+
+_NAME: Final[Any] = typer.Argument(metavar="NAME", help="The machine's name.")
+_NAMES: Final[Any] = typer.Argument(metavar="NAME...", help="The machines' names.")
+
+
+class ExecCommand(TyperCommand):
+    """The command `exec`, whose options end at the machine's name."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.allow_interspersed_args = False
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Return the context, in which options end at the first word."""
+        return super().make_context(*arguments, allow_interspersed_args=False, **options)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; a `--` after the machine's name is dropped, as for `run`."""
+        rest = super().parse_args(ctx, args)
+        command = ctx.params.get("command")
+        if command and command[0] == "--":
+            ctx.params["command"] = [*command[1:]]
+        return rest
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Raise another error for an ended guest: typer takes an EOFError for the end of its input."""
+    try:
+        yield
+    except GuestEnded as error:
+        raise AgentError(str(error)) from None
+
+
+def ps(
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="List those that have ended, too.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list, for other programs.")
+    ] = False,
+) -> int:
+    """List the machines that have names: those in the background, and those with --name."""
+    from ringlet.cli.machines import run_ps
+
+    return run_ps(everything=everything, as_json=as_json)
+
+
+def logs(
+    name: Annotated[str, _NAME],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the machine ends.")
+    ] = False,
+) -> int:
+    """Print what a machine's guest has printed: its last 8 to 16 MiB."""
+    from ringlet.cli.machines import run_logs
+
+    return run_logs(name, follow=follow)
+
+
+def exec_(
+    name: Annotated[str, _NAME],
+    command: Annotated[list[str], typer.Argument(help="The command.")],
+    interactive: Annotated[
+        bool, typer.Option("-i", "--interactive", help="Standard input is the command's.")
+    ] = False,
+    terminal: Annotated[
+        bool, typer.Option("-t", "--tty", help="Give it a terminal, and this one's keys.")
+    ] = False,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(config.ENV.flag, "--env", metavar="NAME=VALUE", help=config.ENV.help),
+    ] = None,
+    cwd: Annotated[
+        str, typer.Option("-w", "--workdir", metavar="DIR", help=config.WORKDIR.help)
+    ] = "",
+    user: Annotated[
+        str, typer.Option("-u", "--user", metavar="USER[:GROUP]", help="Run it as this user.")
+    ] = "",
+) -> int:
+    """Run a command in a machine; the exit status is the command's.
+
+    Options end at the machine's name.
+    """
+    from ringlet.cli.executing import run_exec
+    from ringlet.control.parts import variables
+
+    if cwd and not cwd.startswith("/"):
+        raise ConfigError(f"-w {cwd}: give an absolute path of the guest")
+    with _told():
+        return run_exec(
+            name, command, env=variables(env, config.ENV.flag), cwd=cwd, user=user,
+            terminal=terminal, reads=interactive,
+        )  # fmt: skip
+
+
+def shell(
+    name: Annotated[str, _NAME],
+    user: Annotated[
+        str, typer.Option("-u", "--user", metavar="USER[:GROUP]", help="Be this user.")
+    ] = "",
+) -> int:
+    """Open a shell in a machine, on this terminal or with standard input."""
+    import os
+
+    from ringlet.cli.executing import SHELL, run_exec
+
+    with _told():
+        return run_exec(name, SHELL, user=user, terminal=os.isatty(0), reads=True)
+
+
+def cp(
+    source: Annotated[str, typer.Argument(help="A file or directory: PATH, or NAME:PATH.")],
+    target: Annotated[str, typer.Argument(help="Its copy, or a directory for it.")],
+) -> int:
+    """Copy a file or a tree into a machine or out of it, as cp -a does: PATH NAME:PATH."""
+    from ringlet.cli.machines import run_cp
+
+    with _told():
+        return run_cp(source, target)
+
+
+def stop(
+    names: Annotated[list[str], _NAMES],
+    timeout: Annotated[
+        str, typer.Option("-t", "--time", metavar="TIME", help="Cut the power after this time.")
+    ] = "10s",
+) -> int:
+    """Let machines turn themselves off, or cut their power."""
+    from ringlet.cli.machines import run_stop
+
+    seconds = 0.0 if timeout in ("0", "0s") else config.parse_seconds(timeout, "-t")
+    return run_stop(names, seconds)
+
+
+def kill(names: Annotated[list[str], _NAMES]) -> int:
+    """Cut the power of machines."""
+    from ringlet.cli.machines import run_kill
+
+    return run_kill(names)
+
+
+def rm(
+    names: Annotated[list[str], _NAMES],
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Cut the power of those that run.")
+    ] = False,
+) -> int:
+    """Remove what is left of machines that have ended: their logs and exit statuses."""
+    from ringlet.cli.machines import run_rm
+
+    return run_rm(names, force=force)

@@ -1,0 +1,253 @@
+"""Machines that other processes run: `ringlet.machines()` and `ringlet.attach(name)`."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from ringlet.config import format_size
+from ringlet.control.agent.agent import START_TIMEOUT, Agent
+from ringlet.control.agent.command import Result
+from ringlet.control.agent.files import Files
+from ringlet.control.agent.process import Process
+from ringlet.control.background.log import read_log
+from ringlet.control.background.places import Found, find, holder
+from ringlet.control.background.places import machines as found_machines
+from ringlet.control.background.places import remove as remove_found
+from ringlet.control.background.server import LONGEST_STOP, VERSION, read_line, socket_address
+from ringlet.errors import AgentError, ConfigError, GuestEnded, GuestTimeout
+
+_PATIENCE_S: Final = 10.0
+_KILLING_S: Final = 2.0
+_LONGEST_ANSWER: Final = 1 << 20
+_LOOK_AGAIN_S: Final = 0.02
+_LOOK_LATER_S: Final = 0.2
+
+
+class Attached:
+    """A machine that another process runs; `ringlet.attach` returns one.
+
+    It has the names of `ringlet.Machine`, as far as they make sense from outside.  As a context
+    manager it closes its connection, and leaves the machine alone.
+    """
+
+    def __init__(self, found: Found) -> None:
+        self._found = found
+        self._agent: Agent | None = None
+
+    @property
+    def name(self) -> str:
+        """The machine's name."""
+        return self._found.name
+
+    @property
+    def pid(self) -> int:
+        """The process that runs it, or 0."""
+        return holder(self._found.directory)
+
+    def look(self) -> Found:
+        """Return what its directory says now.  Raises ConfigError if it was removed."""
+        self._found = find(self.name)
+        return self._found
+
+    @property
+    def state(self) -> str:
+        """Return "starting", "running", "ended", "killed", or "removed"."""
+        try:
+            return self.look().state
+        except ConfigError:
+            return "removed"
+
+    # --- commands and files
+
+    def agent(self) -> Agent:
+        """Return a new connection to its guest's agent, which the caller closes.
+
+        Raises GuestEnded if the machine does not run, and ConfigError if its guest has no agent.
+        """
+        stream = self._ask("agent")
+        stream.settimeout(None)
+        return Agent(stream, start_timeout=START_TIMEOUT)
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        input: bytes | str | None = None,  # noqa: A002 - subprocess calls it so
+        env: dict[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        on_stdout: Callable[[bytes], object] | None = None,
+        on_stderr: Callable[[bytes], object] | None = None,
+    ) -> Result[str]:
+        """Run a command in the guest to its end, as `Machine.run` does.
+
+        Raises what that raises.
+        """
+        found = self._found
+        return self._commands().run(
+            command, input=input, env={**dict(found.env), **(env or {})}, cwd=cwd or found.cwd
+            or None, user=user or found.user or None, timeout=timeout, check=check,
+            on_stdout=on_stdout, on_stderr=on_stderr,
+        )  # fmt: skip
+
+    def popen(self, command: str | Sequence[str], /, **options: Any) -> Process:
+        """Start a command in the guest and return it while it runs, as `Machine.popen` does."""
+        found = self._found
+        options["env"] = {**dict(found.env), **(options.get("env") or {})}
+        options["cwd"] = options.get("cwd") or found.cwd or None
+        options["user"] = options.get("user") or found.user or None
+        return self._commands().popen(command, **options)
+
+    @property
+    def files(self) -> Files:
+        """The guest's files, as `Machine.files`."""
+        return self._commands().files
+
+    def output(self) -> bytes:
+        """Return what the guest has printed on its console: the last megabytes of it."""
+        return b"".join(read_log(self._found.directory))
+
+    def counters(self) -> dict[str, int]:
+        """Return the machine's counters, which `ringlet run --stats` prints."""
+        with self._ask("counters") as stream:
+            answer = stream.answer["counters"]
+        return {str(name): int(value) for name, value in answer.items()}
+
+    # --- its end
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Let the guest turn itself off, and cut the power if it runs after `timeout` seconds.
+
+        Returns when the machine's process has ended, which is killed if it does not react.
+        """
+        self._end("stop", min(timeout, LONGEST_STOP), _PATIENCE_S)
+
+    def kill(self) -> None:
+        """End the machine at once, as if the power was cut."""
+        self._end("kill", 0.0, _KILLING_S)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until the machine has ended; return its exit status, 137 if it was killed.
+
+        Raises GuestTimeout if it still runs after `timeout` seconds.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.pid:
+            if end is not None and time.monotonic() >= end:
+                raise GuestTimeout(f"{self.name} is still running after {timeout:g} s")
+            time.sleep(_LOOK_LATER_S if end is None else _LOOK_AGAIN_S)
+        try:
+            status = self.look().status
+        except ConfigError:  # it was made with --rm
+            return 0
+        return 128 + signal.SIGKILL if status is None else status
+
+    def remove(self) -> None:
+        """Remove what is left of a machine that has ended.  Raises ConfigError if it runs."""
+        if self.pid:
+            raise ConfigError(f"{self.name} is running; stop it, or ringlet rm -f {self.name}")
+        remove_found(self._found)
+
+    def close(self) -> None:
+        """Close the connection to the guest's agent; its commands get SIGHUP."""
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            agent.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        size = format_size(self._found.memory)
+        return f"<ringlet.Attached {self.name}: {self._found.guest}, {size}, {self.state}>"
+
+    # --- implementation
+
+    def _commands(self) -> Agent:
+        if self._agent is None or self._agent.closed:
+            self._agent = self.agent()
+        return self._agent
+
+    def _end(self, what: str, timeout: float, patience: float) -> None:
+        """Have the machine end; kill its process if that takes too long."""
+        pid = self.pid
+        if not pid:
+            return
+        end = time.monotonic() + timeout + patience
+        with (
+            contextlib.suppress(GuestEnded, AgentError),
+            self._ask(what, timeout, patience=patience) as stream,
+        ):
+            stream.settimeout(timeout + patience)
+            with contextlib.suppress(OSError):
+                stream.recv(1)  # the connection ends with the machine
+        while self.pid == pid and time.monotonic() < end:
+            time.sleep(_LOOK_AGAIN_S)
+        if self.pid == pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while self.pid == pid:
+            time.sleep(_LOOK_AGAIN_S)
+
+    def _ask(
+        self, what: str, timeout: float = 0.0, *, patience: float = _PATIENCE_S
+    ) -> "_Stream":
+        """Return the connection on which `what` was asked and granted."""
+        stream = _Stream(socket.AF_UNIX, socket.SOCK_STREAM)
+        stream.settimeout(patience)
+        try:
+            with socket_address(self._found.directory) as address:
+                stream.connect(address)
+            request = {"version": VERSION, "do": what, "timeout": timeout}
+            stream.sendall(json.dumps(request).encode() + b"\n")
+            answer = json.loads(read_line(stream, _LONGEST_ANSWER))
+        except TimeoutError:
+            stream.close()
+            raise AgentError(
+                f"{self.name}: its process does not answer; ringlet rm -f {self.name} ends it"
+            ) from None
+        except (OSError, ValueError):
+            stream.close()
+            raise GuestEnded(
+                f"{self.name} is not running; ringlet ps -a shows how it ended"
+            ) from None
+        if answer.get("ok") is not True:
+            stream.close()
+            raise ConfigError(f"{self.name}: {answer.get('error', 'refused')}")
+        stream.answer = answer
+        return stream
+
+
+class _Stream(socket.socket):
+    """A connection to a machine's process; `answer` is what it has said."""
+
+    answer: dict[str, Any]
+
+
+def attach(name: str) -> Attached:
+    """Return the machine with this name, which another process runs.
+
+    Raises ConfigError if there is none.
+    """
+    return Attached(find(name))
+
+
+def machines() -> list[Attached]:
+    """Return the machines with names that this user's processes run, or have run."""
+    return [Attached(found) for found in found_machines()]

@@ -1,0 +1,1 @@
+"""Tests of machines with names, which need no guest."""
