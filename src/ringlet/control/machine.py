@@ -51,8 +51,8 @@ _COLUMNS: Final = 10_000
 _BOOTED: Final = (
     "until [ /proc/1/root/. -ef /. ]; do sleep .05; done; "
     "command -v systemctl >/dev/null || exit 0; "
-    "until systemctl is-system-running --wait 2>/dev/null | grep -Eqx 'running|degraded|maintenance'; "
-    "do sleep .1; done"
+    "until systemctl is-system-running --wait 2>/dev/null | "
+    "grep -Eqx 'running|degraded|maintenance'; do sleep .1; done"
 )
 _PROMPT: Final = "# "
 _ASK_AGAIN_S: Final = 2.0
