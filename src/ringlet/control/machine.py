@@ -38,7 +38,7 @@ from ringlet.machine import host, outcome
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pc import Pc, Wire
 from ringlet.machine.vm import Vm
-from ringlet.network_config import NetConfig
+from ringlet.network_config import NetConfig, NetMode
 
 DEBIAN: Final = "debian"
 _TERM: Final = "dumb"
@@ -53,6 +53,11 @@ _BOOTED: Final = (
     "command -v systemctl >/dev/null || exit 0; "
     "until systemctl is-system-running --wait 2>/dev/null | "
     "grep -Eqx 'running|degraded|maintenance'; do sleep .1; done"
+)
+# Only the default route's line has this destination and a gateway.
+_ROUTED: Final = (
+    "i=0; until grep -Eq '^[^ \t]+\t00000000\t' /proc/net/route || [ $i = 100 ]; "
+    "do i=$((i + 1)); sleep .1; done"
 )
 _PROMPT: Final = "# "
 _ASK_AGAIN_S: Final = 2.0
@@ -157,7 +162,8 @@ class Machine:
     def ready(self, timeout: float | None = 60.0) -> Self:
         """Wait until a guest has booted and takes commands, and return the machine.
 
-        One with systemd has started its services by then, or has failed to start some of them.
+        One with systemd has started its services by then, or has failed to start some of them; one
+        with a network has a route, unless that takes more than ten seconds.
 
         That of "busybox" has printed its shell's prompt by then, which `console.expect` consumes
         here.
@@ -173,6 +179,8 @@ class Machine:
                 with self._told_of_the_end():
                     self._agent.wait_ready(timeout)
                     self._agent.run(_BOOTED, timeout=timeout)
+                    if self.spec.net.mode is NetMode.USER:
+                        self._agent.run(_ROUTED, timeout=timeout)
             else:
                 self.console.expect(_PROMPT, timeout)
         except GuestPanic:
