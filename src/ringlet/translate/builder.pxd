@@ -136,6 +136,7 @@ cdef struct Builder:
     OpInfo ops[MAX_OPS]
     u8 crossing[32]   # bytes of an instruction that crosses into another page
     u8 copy[MAX_CHECKED]
+    u64 page[512]     # a copy of the page that is translated: devices may change it meanwhile
     u8 out[MAX_CODE]
 
 cdef inline void e8(Builder* b, u32 v) noexcept nogil:

@@ -98,6 +98,9 @@ class Block(VirtioDevice):
         if not chain.writable_size:
             self.fail("a request without room for its status")
             return
+        if len(chain.readable) + len(chain.writable) > SEGMENTS + 2:
+            self.fail("a request of more buffers than were allowed")
+            return
         header, data = gather(chain.readable, _HEADER.size)
         room, status = split_tail(chain.writable, 1)
         if len(header) < _HEADER.size:
@@ -189,7 +192,8 @@ class Block(VirtioDevice):
         unsupported = error in {errno.EOPNOTSUPP, errno.ENOSYS}
         code = S_UNSUPP if unsupported else S_IOERR if error else S_OK
         status[0][0] = code
-        self.give(queue, chain, written)
+        # The status is behind all other bytes.
+        self.give(queue, chain, written, touched=chain.writable_size)
 
     # --- rest
 

@@ -64,6 +64,10 @@ class _Held:
     before: Callable[[], None] | None
 
 
+_IDLE_ROUNDS: Final = 100
+"""Looks in a row that find no chain where one was just announced; a driver causes one or two."""
+
+
 class VirtioDevice:
     """A device without its transport.
 
@@ -221,22 +225,29 @@ class VirtioDevice:
         self.counters.add("broken")
         self.transport.needs_reset(f"{self.name}: {why}")
 
-    def give(self, queue: Queue, chain: Chain, written: int) -> None:
+    def give(
+        self, queue: Queue, chain: Chain, written: int, touched: int | None = None
+    ) -> None:
         """Give `chain` back with `written` bytes, and interrupt the driver if it wants that.
 
         Any thread may call this.  Chains of a queue go back in the order of the calls.
-        Translations of code that was overwritten are dropped first, on the guest's thread.
+        Translations of code that was overwritten are dropped first, on the guest's thread: of the
+        first `written` bytes of the chain, or of `touched` where more of them may have changed.
         """
-        self.give_all(queue, [(chain, written)])
+        self._give(queue, chain, written, written if touched is None else touched)
+        self.tell(queue)
 
     def give_all(self, queue: Queue, chains: Sequence[tuple[Chain, int]]) -> None:
         """Give several chains back as `give` does, with one interrupt at the end."""
         for chain, written in chains:
-            code = queue.code_written(chain, written)
-            if code:
-                self.counters.add("code_written")
-            self.give_after(queue, chain, written, partial(self._drop, code) if code else None)
+            self._give(queue, chain, written, written)
         self.tell(queue)
+
+    def _give(self, queue: Queue, chain: Chain, written: int, touched: int) -> None:
+        code = queue.code_written(chain, touched)
+        if code:
+            self.counters.add("code_written")
+        self.give_after(queue, chain, written, partial(self._drop, code) if code else None)
 
     def give_after(
         self, queue: Queue, chain: Chain, written: int, before: Callable[[], None] | None
@@ -269,16 +280,25 @@ class VirtioDevice:
         if self.running:
             self.rung(queue)
 
+    def _goes_on(self) -> bool:
+        """Return whether nobody waits for the thread; `resume` looks for chains again."""
+        return self.running and not self.worker.wanted_away
+
     def drain(self, queue: Queue) -> None:
         """Handle all chains of `queue`, on the device's thread."""
-        more = True
-        while more and self.running:
+        idle = 0
+        while self._goes_on():
+            idle += 1
             queue.disarm()
             while (chain := self.take(queue)) is not None:
+                idle = 0
                 self.serve(queue, chain)
-                if self.worker.wanted_away:
-                    return  # `resume` looks again
-            more = self.running and queue.arm()
+                if not self._goes_on():
+                    return
+            if not self._goes_on() or not queue.arm():
+                return
+            if idle == _IDLE_ROUNDS:
+                self.fail(f"queue {queue.index}: chains are announced and not there")
 
     def _drop(self, code: list[tuple[int, int]]) -> None:
         for address, size in code:

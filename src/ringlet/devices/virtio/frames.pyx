@@ -109,6 +109,8 @@ cdef class Frames:
                     return result
                 continue
             result = self.deliver(size)
+            if self.code:
+                return CODE  # also where the frame has to wait, or is lost
             if result != DONE:
                 return result
             count += 1
@@ -188,9 +190,8 @@ cdef class Frames:
         self.received += 1
         self.received_bytes += size
         self.staged = used
-        if self.code:
-            return CODE
-        self.publish()
+        if not self.code:
+            self.publish()
         return DONE
 
     cdef u32 fill_chain(self, const u8* header, u8** frame, u32* left, u8** place) except? 0:

@@ -25,6 +25,10 @@ THREADS: Final = 4
 SHORT: Final = 64 << 10
 """The most bytes of data of a request that is performed on the device's own thread."""
 
+LARGEST: Final = 4 << 20
+BUFFERS: Final = 600
+"""The most bytes and buffers of a request; Linux makes them of 1 MiB, in pages."""
+
 _HEADER: Final = struct.Struct("<II")  # length and opcode
 # Opcodes that may wait for a disk or another process, of fuse_kernel.h
 _SLOW: Final = frozenset((20, 30, 43, 47, 50))
@@ -75,12 +79,15 @@ class Fs(VirtioDevice):
             self.fail("a request without a header")
             return
         _, opcode = _HEADER.unpack(head)  # the server reads it again, and checks it
+        size = chain.readable_size + chain.writable_size
+        if size > LARGEST or len(chain.readable) + len(chain.writable) > BUFFERS:
+            self.fail(f"a request of {size} bytes")
+            return
         self.counters.add("requests")
         if self._server.waits(chain.readable):
             self._waiting.call(partial(self._perform, queue, chain))
             return
-        much = chain.readable_size + chain.writable_size > SHORT
-        if much or opcode in _SLOW:
+        if size > SHORT or opcode in _SLOW:
             self._helpers.call(partial(self._perform, queue, chain))
         else:
             self._perform(queue, chain)

@@ -138,6 +138,8 @@ class Net(VirtioDevice):
         queue.disarm()
         while True:
             result = self._guarded(self._frames.receive)
+            if self.worker.wanted_away:
+                break
             if result == frames.CODE:
                 if not self._drop_code():
                     return
@@ -159,9 +161,10 @@ class Net(VirtioDevice):
         queue.disarm()
         while True:
             result = self._guarded(self._frames.transmit)
-            if result == frames.DONE and self.running and queue.arm():
-                continue
-            break
+            if result != frames.DONE or self.worker.wanted_away or not self.running:
+                break
+            if not queue.arm():
+                break
         self.counters.values["sent"] = self._frames.sent
         self.counters.values["sent_bytes"] = self._frames.sent_bytes
         self.counters.values["dropped"] = self._frames.dropped

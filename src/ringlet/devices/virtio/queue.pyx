@@ -64,6 +64,10 @@ MAX_CHAIN = CHAIN_MAX
 MAX_BYTES = BYTES_MAX
 
 
+cdef bint overlap(u64 a, u64 a_size, u64 b, u64 b_size) noexcept:
+    return a < b + b_size and b < a + a_size
+
+
 class QueueError(Exception):
     """The driver broke a rule of the queue; the message says which."""
 
@@ -117,6 +121,10 @@ cdef class Queue:
         self.table = self.place(self.descriptors, DESCRIPTOR_SIZE * size, 16)
         self.avail = self.place(self.available, 6 + 2 * size, 2)
         self.done = self.place(self.used, 6 + 8 * size, 4)
+        if (overlap(self.descriptors, DESCRIPTOR_SIZE * size, self.available, 6 + 2 * size)
+                or overlap(self.descriptors, DESCRIPTOR_SIZE * size, self.used, 6 + 8 * size)
+                or overlap(self.available, 6 + 2 * size, self.used, 6 + 8 * size)):
+            raise QueueError("rings that overlap")
         self.enabled = True
 
     cdef u8* place(self, u64 address, u32 size, u32 alignment) except NULL:
@@ -164,6 +172,8 @@ cdef class Queue:
             return NONE
         if <u16>(available - self.taken) > self.size:
             raise QueueError("more chains are available than the queue has entries")
+        if <u16>(self.taken - self.given) >= self.size:
+            raise QueueError("more chains are under way than the queue has entries")
         head = load16(self.avail + 4 + 2 * (self.taken & (self.size - 1)))
         if head >= self.size:
             raise QueueError(f"descriptor {head} of {self.size}")

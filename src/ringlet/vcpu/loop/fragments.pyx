@@ -33,6 +33,24 @@ cdef void space_dropped(CpuState* c, u32 space) noexcept nogil:
     cache_drop_space(c, <Cache*>c.cache, space)
 
 
+cdef void read_page(CpuState* c, Builder* b, u8* page, u64 phys, u32 at) noexcept nogil:
+    """Copy a page for a fragment that begins at `at`; its writes drop the fragment.
+
+    Only the copy is decoded and translated.  A device's thread may write the page at any time, and
+    what is read twice must be the same.
+    """
+    cdef const volatile u64* words = <const volatile u64*>page
+    cdef u32 i
+    # Protect the page before its bytes are read, so that no later write is missed.
+    mmu_protect_code(c, phys)
+    for i in range(512):
+        b.page[i] = words[i]
+    b.code = <u8*>&b.page[0] + at
+    b.avail = 4096 - at
+    b.before = at
+    b.checked = 0
+
+
 cdef void read_checked(Builder* b, u8* source, u32 room) noexcept nogil:
     """Copy the guest's bytes for a fragment that compares them with the copy on entry."""
     cdef u32 i
@@ -120,12 +138,8 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
     if cache_is_hot(k, phys):
         read_checked(b, page + at, 4096 - at)
     else:
-        # Protect the page before its bytes are read, so that no later write is missed.
-        mmu_protect_code(c, phys)
-        b.code = page + at
-        b.avail = 4096 - at
-        b.before = at
-        b.checked = b.once = 0
+        read_page(c, b, page, phys, at)
+        b.once = 0
     b.has_devices = sites_of(c, linear, b.devices)
     b.noting = kept != NULL and not b.room and not key & KEY_STEP
     if b.noting and kept_find(kept, b, indirect, &t) and not (b.has_devices and has_site(b, &t)):
@@ -140,11 +154,7 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
             # The instruction stores to its own page: under protection each store would fault.
             b.once = 1
         else:
-            b.checked = 0
-            mmu_protect_code(c, phys)
-            b.code = page + at
-            b.avail = 4096 - at
-            b.before = at
+            read_page(c, b, page, phys, at)
         r = translate_fragment(b, indirect)
     if r == TRANSLATE_CROSS:
         r = read_crossing(c, b, page, phys, &second)
