@@ -16,7 +16,7 @@ from ringlet.cli.consoles import Console, Quiet, discard
 from ringlet.cli.launch import Watching, execute, task_of
 from ringlet.cli.named import Named
 from ringlet.cli.progress import Progress
-from ringlet.cli.signals import Stopped, held
+from ringlet.cli.signals import Stopped, held, status_of
 from ringlet.cli.streams import complain, emit
 from ringlet.cli.supervise import supervise
 from ringlet.control.agent.agent import START_TIMEOUT
@@ -203,6 +203,8 @@ def _run(
                 if not named.built:
                     named.forget()
                 raise error if isinstance(error, RingletError) else unexpected(error) from error
+            if not report.over and end.status == status_of(signal.SIGTERM):
+                named.forget()  # its user did not wait until it was up
             named.end(end.status, end.message)
     except (RingletError, InternalError) as error:
         complain(str(error))
