@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -201,6 +202,10 @@ def test_clients_and_operations_are_bounded(
         with client(native, greets=False) as one_more:
             assert closed(one_more)
         assert len(others) == MAX_CLIENTS
+    end = time.monotonic() + PATIENCE
+    while native._clients:
+        assert time.monotonic() < end
+        time.sleep(0.01)
     monkeypatch.setattr(relay_module, "MAX_OPERATIONS", 1)
     with native.agent(PATIENCE) as agent:
         waits = agent.popen("cat")
