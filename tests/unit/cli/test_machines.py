@@ -93,6 +93,7 @@ def test_files_are_copied_both_ways(runtime: Path, tmp_path: Path) -> None:
         (["cp", "a:/x", "b:/y"], "both are guests' files; copy to the host first"),
         (["cp", "./a:b", "c"], "no machine is named"),
         (["cp", "nobody:/x", "c"], "nobody: there is no such machine"),
+        (["exec", "nobody", "ls"], "nobody: there is no such machine; ringlet ps -a lists all"),
         (["exec", "nobody"], "Missing argument 'command'"),
         (["exec", "nobody", "--"], "no command; ringlet shell nobody gives a shell"),
         (["exec", "-w", "tmp", "nobody", "ls"], "-w tmp: give an absolute path of the guest"),
