@@ -30,6 +30,7 @@ PRINTED = {
     "python-2": r"^ended: the guest's kernel panicked\nthe guest's kernel panicked: sysrq",
     "python-3": r"^Linux version 6\.(.*\n)*0xffffffff\w+ is at 0x\w+\n1 call of sethostname\n$",
     "python-4": r"^\['42', '1'\]\n$",
+    "python-5": r"^a-box\n\[.*'a-box'.*\]\nLinux\n0\n$",
     "tutorial-0": r"^\d+\n0xffffffff\w+\n$",
 }
 

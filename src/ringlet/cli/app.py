@@ -97,7 +97,7 @@ def make_app() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_top)
     app.command(cls=RunCommand)(run)
-    app.command("exec", cls=names.ExecCommand)(names.exec_)
+    app.command("exec", context_settings={"allow_interspersed_args": False})(names.exec_)
     for command in (names.shell, names.cp, names.ps, names.logs, names.stop, names.kill, names.rm):
         app.command()(command)
     app.command()(doctor)

@@ -16,7 +16,7 @@ from ringlet.cli.consoles import Console, Quiet, discard
 from ringlet.cli.launch import Watching, execute, task_of
 from ringlet.cli.named import Named
 from ringlet.cli.progress import Progress
-from ringlet.cli.signals import Stopped, held
+from ringlet.cli.signals import Stopped, held, status_of
 from ringlet.cli.streams import complain, emit
 from ringlet.cli.supervise import supervise
 from ringlet.control.agent.agent import START_TIMEOUT
@@ -41,6 +41,20 @@ from ringlet.machine.outcome import STATUS_TIMEOUT, End, EndKind
 
 _STREAMS: Final = (0, 1, 2)
 _LONGEST_REPORT: Final = 1 << 16
+MAX_COMPLAINTS: Final = 1000
+"""Lines in the log of errors of a machine in the background."""
+
+
+class _Complaints:
+    """Writes the first lines that the user should know to the log of errors."""
+
+    def __init__(self) -> None:
+        self._left = MAX_COMPLAINTS
+
+    def __call__(self, line: str) -> None:
+        if self._left:
+            self._left -= 1
+            complain(line)
 
 
 class StartError(RingletError):
@@ -189,6 +203,8 @@ def _run(
                 if not named.built:
                     named.forget()
                 raise error if isinstance(error, RingletError) else unexpected(error) from error
+            if not report.over and end.status == status_of(signal.SIGTERM):
+                named.forget()  # its user did not wait until it was up
             named.end(end.status, end.message)
     except (RingletError, InternalError) as error:
         complain(str(error))
@@ -228,7 +244,7 @@ def _run_named(
         console = _Background(replace(task, reads=False), named, report)
         spec = replace(spec, reboot=False)
     report.progress(f"starting {found.name}")
-    board = Board(spec, found, named.lines(console), undisturbed=held, complain=complain)
+    board = Board(spec, found, named.lines(console), undisturbed=held, complain=_Complaints())
     with contextlib.closing(board):
         connect = named.serve(board)
         if isinstance(console, AgentCommand):

@@ -13,7 +13,7 @@ from ringlet.cli.signals import held
 from ringlet.cli.terminal import RawTerminal
 from ringlet.control.agent.agent import Agent
 from ringlet.control.background.client import attach
-from ringlet.errors import AgentError, ConfigError, GuestEnded
+from ringlet.errors import ConfigError
 
 LEFT: Final = 129
 """The exit status after Ctrl-A x: the command gets SIGHUP."""
@@ -49,14 +49,8 @@ def run_exec(
         command, (*found.env, *env), cwd or found.cwd, user or found.user, terminal=terminal,
         reads=reads or terminal,
     )  # fmt: skip
-    with machine.agent() as agent:
-        execution = _Execution(agent, task)
-        try:
-            return execution.wait()
-        except AgentError as error:
-            if machine.state == "running":
-                raise
-            raise GuestEnded(f"{name} has ended, and the command with it: {error}") from None
+    with machine.told_of_the_end(), machine.agent() as agent:
+        return _Execution(agent, task).wait()
 
 
 class _Execution:

@@ -5,33 +5,12 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperCommand
 
 from ringlet import config
 from ringlet.errors import AgentError, ConfigError, GuestEnded
 
 _NAME: Final[Any] = typer.Argument(metavar="NAME", help="The machine's name.")
 _NAMES: Final[Any] = typer.Argument(metavar="NAME...", help="The machines' names.")
-
-
-class ExecCommand(TyperCommand):
-    """The command `exec`, whose options end at the machine's name."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.allow_interspersed_args = False
-
-    def make_context(self, *arguments: Any, **options: Any) -> Any:
-        """Return the context, in which options end at the first word."""
-        return super().make_context(*arguments, allow_interspersed_args=False, **options)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; a `--` after the machine's name is dropped, as for `run`."""
-        rest = super().parse_args(ctx, args)
-        command = ctx.params.get("command")
-        if command and command[0] == "--":
-            ctx.params["command"] = [*command[1:]]
-        return rest
 
 
 @contextlib.contextmanager
@@ -98,9 +77,12 @@ def exec_(
 
     if cwd and not cwd.startswith("/"):
         raise ConfigError(f"-w {cwd}: give an absolute path of the guest")
+    words = command[1:] if command[0] == "--" else command
+    if not words:
+        raise ConfigError(f"no command; ringlet shell {name} gives a shell")
     with _told():
         return run_exec(
-            name, command, env=variables(env, config.ENV.flag), cwd=cwd, user=user,
+            name, words, env=variables(env, config.ENV.flag), cwd=cwd, user=user,
             terminal=terminal, reads=interactive,
         )  # fmt: skip
 

@@ -155,7 +155,8 @@ def run(
         refuse(
             "-d",
             {config.BARE: bare, config.GDB_WAIT: gdb_wait, config.STATS: stats,
-             config.TRACE: trace, config.COMPARE: bool(compare), config.VERBOSE: verbose},
+             config.TRACE: trace, config.COMPARE: bool(compare), config.VERBOSE: verbose,
+             config.CONSOLE: console},
         )  # fmt: skip
     if trace or compare:
         refuse("--trace and --compare, which need translated code",

@@ -147,7 +147,6 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "debian", "-nographic"], "-nographic: a guest has no screen"),
         (["run", "-s", "--gdb", "1", "debian"], "-s is --gdb :1234; give one of them"),
         (["run", "-S", "debian"], "--gdb-wait needs --gdb"),
-        (["exec", "no", "ls"], "no: there is no such machine; ringlet ps -a lists all"),
         (["logs", "../x"], "'../x' cannot be a machine's name; give up to 64 letters"),
         (["cp", "a", "b"], "a b: no machine is named; give NAME:PATH for the guest's file"),
         (["cp", "no:", "b"], "no:: no path in the guest; for example: no:/tmp"),

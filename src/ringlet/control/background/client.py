@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -20,11 +20,13 @@ from ringlet.control.background.places import Found, find, holder
 from ringlet.control.background.places import machines as found_machines
 from ringlet.control.background.places import remove as remove_found
 from ringlet.control.background.server import LONGEST_STOP, VERSION, read_line, socket_address
-from ringlet.errors import AgentError, ConfigError, GuestEnded, GuestTimeout
+from ringlet.errors import AgentError, AgentTimeoutError, ConfigError, GuestEnded, GuestTimeout
 
 _PATIENCE_S: Final = 10.0
 _KILLING_S: Final = 2.0
 _LONGEST_ANSWER: Final = 1 << 20
+_SOON_S: Final = 1.0
+"""How long after its agent a machine ends; more means that only the agent has ended."""
 _LOOK_AGAIN_S: Final = 0.02
 _LOOK_LATER_S: Final = 0.2
 
@@ -92,11 +94,12 @@ class Attached:
         Raises what that raises.
         """
         found = self._found
-        return self._commands().run(
-            command, input=input, env={**dict(found.env), **(env or {})}, cwd=cwd or found.cwd
-            or None, user=user or found.user or None, timeout=timeout, check=check,
-            on_stdout=on_stdout, on_stderr=on_stderr,
-        )  # fmt: skip
+        with self.told_of_the_end():
+            return self._commands().run(
+                command, input=input, env={**dict(found.env), **(env or {})},
+                cwd=cwd or found.cwd or None, user=user or found.user or None, timeout=timeout,
+                check=check, on_stdout=on_stdout, on_stderr=on_stderr,
+            )  # fmt: skip
 
     def popen(self, command: str | Sequence[str], /, **options: Any) -> Process:
         """Start a command in the guest and return it while it runs, as `Machine.popen` does."""
@@ -104,7 +107,25 @@ class Attached:
         options["env"] = {**dict(found.env), **(options.get("env") or {})}
         options["cwd"] = options.get("cwd") or found.cwd or None
         options["user"] = options.get("user") or found.user or None
-        return self._commands().popen(command, **options)
+        with self.told_of_the_end():
+            return self._commands().popen(command, **options)
+
+    @contextlib.contextmanager
+    def told_of_the_end(self) -> Iterator[None]:
+        """Raise GuestEnded with how the guest ended, if its agent is gone because of that."""
+        try:
+            yield
+        except AgentTimeoutError:
+            raise
+        except AgentError as error:
+            try:
+                self.wait(_SOON_S)
+            except GuestTimeout:
+                raise error from None
+            why = ""
+            with contextlib.suppress(ConfigError):  # it was removed
+                why = self.look().message
+            raise GuestEnded(f"{self.name} has ended: {why or error}") from None
 
     @property
     def files(self) -> Files:

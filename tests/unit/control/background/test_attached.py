@@ -158,6 +158,11 @@ def test_killed_process_is_seen_at_once_and_its_clients_hear_of_it(machine: Atta
         attach("box").run("true")
 
 
+def test_command_that_the_end_interrupts_says_how_it_ended(machine: Attached) -> None:
+    with pytest.raises(GuestEnded, match="box has ended: it was asked"):
+        machine.run("echo; sleep 60", on_stdout=lambda data: attach("box").stop())
+
+
 def test_process_that_stands_still_is_told_and_killed(
     machine: Attached, monkeypatch: pytest.MonkeyPatch
 ) -> None:

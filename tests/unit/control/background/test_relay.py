@@ -5,9 +5,12 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ringlet.control.agent import Agent
 from ringlet.control.background import relay as relay_module
@@ -91,6 +94,15 @@ def closed(other: Guest) -> bool:
     except ConnectionResetError:
         return True
     return True
+
+
+def drain(played: Played) -> None:
+    """Read what has come to a guest that is played; it is of no interest."""
+    played.guest.stream.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while played.guest.stream.recv(1 << 16):
+            """There is more."""
+    played.guest.stream.settimeout(PATIENCE)
 
 
 def works(relay: Relay) -> bool:
@@ -190,6 +202,10 @@ def test_clients_and_operations_are_bounded(
         with client(native, greets=False) as one_more:
             assert closed(one_more)
         assert len(others) == MAX_CLIENTS
+    end = time.monotonic() + PATIENCE
+    while native._clients:
+        assert time.monotonic() < end
+        time.sleep(0.01)
     monkeypatch.setattr(relay_module, "MAX_OPERATIONS", 1)
     with native.agent(PATIENCE) as agent:
         waits = agent.popen("cat")
@@ -222,6 +238,48 @@ def test_nobody_reads_for_a_guest_that_reads_nothing(played: Played) -> None:
                 sent += other.stream.send(frames[sent:])
 
     assert relay_module.ENOUGH <= sent < 4 * relay_module.ENOUGH
+
+
+FRAMES = st.lists(
+    st.builds(
+        frame, st.integers(0, 3), st.sampled_from(list(Kind)), st.binary(max_size=40),
+    )
+    | st.binary(max_size=40),
+    max_size=12,
+).map(b"".join)  # fmt: skip
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(FRAMES)
+def test_nothing_that_a_client_sends_stops_the_relay(played: Played, frames: bytes) -> None:
+    gone = (BrokenPipeError, ConnectionResetError)
+    with client(played.relay) as other, contextlib.suppress(*gone):
+        other.stream.sendall(frames)
+
+    with client(played.relay):
+        """It is answered."""
+
+    drain(played)
+    assert not played.relay.over
+
+
+@settings(max_examples=100)
+@given(FRAMES)
+def test_nothing_that_a_guest_sends_makes_a_client_wait(frames: bytes) -> None:
+    complaints: list[str] = []
+    played = Played(complaints)
+    played.greet()
+    with client(played.relay) as other:
+        other.stream.sendall(frame(1, Kind.OPEN, b"request"))
+        played.guest.receive()
+
+        played.guest.stream.sendall(frames)
+        played.guest.stream.shutdown(socket.SHUT_WR)
+
+        assert closed(other)
+    played.close()
+    assert len(complaints) <= 1
+    assert all(told.startswith("the agent in the guest broke") for told in complaints)
 
 
 # --- guests
