@@ -49,7 +49,7 @@ _COLUMNS: Final = 10_000
 
 # The agent runs before the root's own init does, and systemd for a while before it answers.
 _BOOTED: Final = (
-    "until [ /proc/1/root/. -ef /. ]; do sleep .05; done; "
+    "until [ /proc/1/root -ef / ]; do sleep .05; done; "
     "command -v systemctl >/dev/null || exit 0; "
     "until systemctl is-system-running --wait 2>/dev/null | "
     "grep -Eqx 'running|degraded|maintenance'; do sleep .1; done"

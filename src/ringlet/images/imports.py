@@ -11,6 +11,7 @@ from ringlet.errors import ConfigError, ImageError
 from ringlet.images.catalog import Draft, Image, Images, Settings
 from ringlet.images.compression import DAMAGED, decompressed
 from ringlet.images.ext4 import Ext4Writer
+from ringlet.images.headers import members, open_tar
 from ringlet.images.names import Kind, Source, parse_reference, parse_source
 from ringlet.images.oci import (
     Archive,
@@ -169,7 +170,7 @@ def _from_tar(path: Path, draft: Draft, size: int, update: Update) -> None:
     with _opened(path) as file:
         kind = _kind_of_archive(path, file)
     if kind:
-        with _opened(path) as file, _random_access(path, file, draft) as archive:
+        with _opened(path) as file, _random_access(path, file, draft, size) as archive:
             draft.kind = "oci"
             blobs = Archive(archive, path.name)
             if kind == "docker":
@@ -195,10 +196,10 @@ def _kind_of_archive(path: Path, file: IO[bytes]) -> str:
     try:
         with (
             decompressed(file, path.name) as plain,
-            tarfile.open(fileobj=plain, mode="r|") as archive,
+            open_tar(plain, "r|") as archive,
         ):
             names = set()
-            for _, member in zip(range(_LISTED), archive, strict=False):
+            for _, member in zip(range(_LISTED), members(archive), strict=False):
                 names.add(member.name.removeprefix("./").rstrip("/"))
     except (tarfile.TarError, *DAMAGED, ValueError, OSError) as error:
         raise ImageError(f"{path}: not a readable tar archive: {error}") from error
@@ -210,14 +211,25 @@ def _kind_of_archive(path: Path, file: IO[bytes]) -> str:
 
 
 @contextmanager
-def _random_access(path: Path, file: IO[bytes], draft: Draft) -> Iterator[tarfile.TarFile]:
-    """Give an archive whose members can be read in any order: uncompressed, beside the draft."""
+def _random_access(
+    path: Path, file: IO[bytes], draft: Draft, most: int
+) -> Iterator[tarfile.TarFile]:
+    """Give an archive whose members can be read in any order: uncompressed, beside the draft.
+
+    It may have `most` bytes, as the guest's disk has.
+    """
     with decompressed(file, path.name) as plain:
         copy = draft.directory / "archive.tar"
         try:
             with copy.open("wb") as out:
-                shutil.copyfileobj(plain, out, 1 << 20)
-            with tarfile.open(copy, "r:") as archive:
+                while data := plain.read(1 << 20):
+                    out.write(data)
+                    if out.tell() > most:
+                        raise ImageError(
+                            f"{path}: the archive is larger than the guest's disk; give a larger "
+                            "one with --size"
+                        )
+            with copy.open("rb") as whole, open_tar(whole, "r:") as archive:
                 yield archive
         except (tarfile.TarError, *DAMAGED, ValueError) as error:
             raise ImageError(f"{path}: not a readable tar archive: {error}") from error

@@ -21,6 +21,7 @@ from ringlet.errors import ImageError
 from ringlet.images.catalog import Settings
 from ringlet.images.compression import decompressed
 from ringlet.images.ext4 import Ext4Writer
+from ringlet.images.headers import members
 from ringlet.images.tarball import add_tar
 from ringlet.images.tree import Tree
 
@@ -95,7 +96,7 @@ class Archive:
         self.name = name
         self._archive = archive
         self._members: dict[str, tarfile.TarInfo] = {}
-        for member in archive:
+        for member in members(archive):
             self._members[member.name.removeprefix("./")] = member
             if len(self._members) > _MAX_MEMBERS:
                 raise ImageError(f"{name}: too many files for the archive of an image")

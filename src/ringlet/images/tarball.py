@@ -11,6 +11,7 @@ from typing import IO, Any, BinaryIO, Final, cast
 from ringlet.errors import ImageError
 from ringlet.images.compression import DAMAGED
 from ringlet.images.ext4 import Ext4Writer
+from ringlet.images.headers import members, open_tar
 from ringlet.images.tree import MAX_TARGET, Node, Tree
 
 WHITEOUT: Final = ".wh."
@@ -48,10 +49,8 @@ def add_tar(
     """
     removed = _Whiteouts(tree) if layer else None
     try:
-        with tarfile.open(
-            fileobj=source, mode="r|", bufsize=_BUFFER, errors="surrogateescape"
-        ) as archive:
-            for member in archive:
+        with open_tar(source, "r|", bufsize=_BUFFER, errors="surrogateescape") as archive:
+            for member in members(archive):
                 if removed is not None and removed.take(member.name):
                     continue
                 path = _path(member.name)
@@ -174,7 +173,9 @@ def _number(value: int, path: str) -> int:
 
 def _attributes(member: tarfile.TarInfo) -> dict[str, bytes]:
     found = {}
+    room = _MAX_ATTRIBUTE  # of all that a file has
     for key, value in member.pax_headers.items():
-        if key.startswith(_ATTRIBUTE) and len(value) <= _MAX_ATTRIBUTE:
+        if key.startswith(_ATTRIBUTE) and len(key) + len(value) <= room:
             found[key.removeprefix(_ATTRIBUTE)] = value.encode(errors="surrogateescape")
+            room -= len(key) + len(value)
     return found
