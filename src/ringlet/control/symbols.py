@@ -42,6 +42,9 @@ _FIRST_DIGIT: Final = ord("0")
 _LONGEST_TABLE: Final = 1 << 14
 _BLOCK: Final = 256
 _LONG_NAME: Final = 0x80
+_CANDIDATES: Final = 1000
+_LONGEST_NAME: Final = 512
+"""The most tokens of a name: KSYM_NAME_LEN, as each has a character."""
 
 
 class KernelImage(NamedTuple):
@@ -99,7 +102,9 @@ def _up(offset: int) -> int:
 def _token_tables(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield the places of token tables and of their indices, which must agree."""
     at = data.find(_DIGITS)
-    while at >= 0:
+    for _ in range(_CANDIDATES):  # the guest's memory may have nothing but digits
+        if at < 0:
+            return
         start = _back(data, at)
         if start is not None:
             texts = data[start : start + _LONGEST_TABLE].split(b"\0")[:_TOKENS]
@@ -197,6 +202,8 @@ def _texts(data: bytes, start: int, count: int, tokens: list[bytes]) -> Iterator
             yield ""
             continue
         header, length = _length(data, at)
+        if length > _LONGEST_NAME:
+            raise ConfigError("the guest's kernel has a symbol with a name that is too long")
         at += header
         name = b"".join(map(tokens.__getitem__, data[at : at + length]))
         at += length

@@ -2,6 +2,7 @@
 
 import random
 import struct
+import time
 
 import pytest
 
@@ -105,3 +106,13 @@ def test_no_image_before_the_kernel_runs() -> None:
         raise ValueError("not mapped")
 
     assert kernel_image(read) is None
+
+
+def test_memory_full_of_digits_is_given_up() -> None:
+    digits = b"".join(b"%d\0" % digit for digit in range(10))
+    data = (bytes(8) + digits * 100).ljust(2048, b"\0") * 2048
+
+    began = time.process_time()
+    with pytest.raises(ConfigError, match="no table of symbols"):
+        symbols_of(data, BASE)
+    assert time.process_time() - began < 10
