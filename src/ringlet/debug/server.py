@@ -297,7 +297,8 @@ class GdbServer:
             pass
 
     def _attached(self, link: _Link) -> None:
-        if link.alive:
+        # A guest that waits does not run before `left` has been posted, even if the link is dead.
+        if link.alive or self._awaits:
             self._link = link
             self._commands.stop = Stop(SIGINT)
             self._serve(link)
