@@ -154,6 +154,8 @@ class Net(VirtioDevice):
         self.tell(queue)
         if result in {frames.DONE, frames.MORE} and self.running and self._up:
             self.worker.watch(self._link.fd, self._receive)
+        if result == frames.MORE:  # frames may wait that the link has given already
+            self.worker.call(self._begin)
 
     def _transmit(self) -> None:
         assert self._frames is not None

@@ -41,6 +41,7 @@ cdef class Queue:
     cdef u8* done
     cdef Buffer* buffers     # of the chain that was taken last
     cdef u32 count           # how many they are
+    cdef u16 looked          # index of the available ring when a chain was last looked for
 
     cdef u8* place(self, u64 address, u32 size, u32 alignment) except NULL
     cdef int take_next(self) except -1

@@ -168,6 +168,7 @@ cdef class Queue:
         if not self.enabled:
             return NONE
         available = load16(self.avail + 2)
+        self.looked = available
         if available == self.taken:
             return NONE
         if <u16>(available - self.taken) > self.size:
@@ -288,17 +289,18 @@ cdef class Queue:
         return load16(self.avail + 2) != self.taken
 
     def arm_beyond(self) -> bool:
-        """As `arm`, where the chains that are there do not suffice; True: there are more now."""
-        cdef u16 seen
+        """As `arm`, where the chains that were there when one was last looked for do not suffice.
+
+        True: there are more now.
+        """
         if not self.enabled:
             return False
-        seen = load16(self.avail + 2)
         if self.event_index:
-            store16(self.done + 4 + 8 * self.size, seen)
+            store16(self.done + 4 + 8 * self.size, self.looked)
         else:
             store16(self.done, 0)
         fence()
-        return load16(self.avail + 2) != seen
+        return load16(self.avail + 2) != self.looked
 
     def disarm(self) -> None:
         """Tell the driver that the device looks for chains by itself."""
