@@ -143,6 +143,7 @@ class _Guest:
         self._archive = b""
         self._modules: tuple[str, ...] = ()
         self._root: Root | None = None
+        self._made: tuple[Address | None, bytes] | None = None
         self.image = _image(spec, progress, run_setup)
         self.shares = _shares(spec)
         # A kernel of the user's own may lack the driver of the agent's port.
@@ -170,7 +171,9 @@ class _Guest:
         )
 
     def make_initrd(self, address: Address | None) -> bytes:
-        """Return the initial RAM disk for a guest with this address."""
+        """Return the initial RAM disk for a guest with this address, made once for the same one."""
+        if self._made is not None and self._made[0] == address:
+            return self._made[1]
         around = Surroundings(
             modules=self._modules,
             shares=self._mounts,
@@ -178,7 +181,8 @@ class _Guest:
             agent=agent_program() if self.agent else b"",
         )
         content = make_initramfs(self._busybox, self._task, root=self._root, around=around)
-        return self._archive + content
+        self._made = address, self._archive + content
+        return self._made[1]
 
 
 def disk_device(number: int) -> str:
