@@ -11,10 +11,6 @@ from typing import Final
 from ringlet.errors import ConfigError
 
 FLAG: Final = "--disk"
-HELP: Final = (
-    "Give the guest this disk: FILE[,ro|,snapshot][,format=raw|qcow2]. With ro the guest cannot "
-    "write; with snapshot its writes disappear at the end of the run."
-)
 _FORM: Final = "give FILE[,ro|,snapshot][,format=raw|qcow2]"
 
 

@@ -11,18 +11,8 @@ from enum import Enum
 from ipaddress import ip_address
 from typing import Final
 
-from ringlet.config import Option
 from ringlet.errors import ConfigError
 
-NET: Final = Option(
-    "--net",
-    "The guest's network: none, user (NAT by an ordinary process of the user's), or tap:NAME. With "
-    "user,host-loopback the gateway's address leads to the host's own loopback.",
-)
-PUBLISH: Final = Option(
-    "--publish",
-    "Forward a port of the host to the guest: [HOSTIP:][HOSTPORT]:GUESTPORT[/tcp|/udp].",
-)
 MAX_FORWARDS: Final = 256
 """Each is a file descriptor of the engine, which has 1,024."""
 

@@ -47,6 +47,5 @@ cdef class Queue:
     cdef int take_next(self) except -1
     cdef int collect(self, u16 head) except -1
     cdef int add(self, u64 address, u32 size, bint writable) except -1
-    cdef bint wrote_code(self, u64 written)
     cdef void put(self, u16 ahead, u16 head, u32 written) noexcept
     cdef void publish(self, u16 entries) noexcept

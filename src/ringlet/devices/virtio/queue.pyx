@@ -228,18 +228,6 @@ cdef class Queue:
         self.count += 1
         return 0
 
-    cdef bint wrote_code(self, u64 written):
-        """Whether the first `written` bytes of the writable buffers are partly in code pages."""
-        cdef u32 i
-        cdef u64 part
-        for i in range(self.count):
-            if self.buffers[i].writable and written:
-                part = min(written, <u64>self.buffers[i].size)
-                if self.memory.has_code_at(self.buffers[i].address, part):
-                    return True
-                written -= part
-        return False
-
     def code_written(self, Chain chain, u64 written) -> list[tuple[int, int]]:
         """Return those of the first `written` bytes of the writable buffers that are in code pages.
 
