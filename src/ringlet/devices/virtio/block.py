@@ -26,6 +26,8 @@ RANGES: Final = 32
 """The most ranges of one discard or write-zeroes request."""
 RANGE_SECTORS: Final = 1 << 22
 """The most sectors of such a range: 2 GiB."""
+COMPANY: Final = 64
+"""How many requests are taken to have company after one that others had to wait for."""
 
 F_SEG_MAX: Final = 1 << 2
 F_RO: Final = 1 << 5
@@ -68,6 +70,7 @@ class Block(VirtioDevice):
         self._disk = disk
         self._writeback = True
         self._under_way = 0
+        self._company = 0
         self._idle = threading.Condition()
         self.features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY | F_CONFIG_WCE
         if disk.read_only:
@@ -109,11 +112,13 @@ class Block(VirtioDevice):
         kind, _, sector = _HEADER.unpack(header)
         answer = partial(self._answer, queue, chain, status)
         if kind == T_IN:
-            self._begin(Operation.READ, sector, room, partial(answer, chain.writable_size))
+            done = partial(answer, chain.writable_size)
+            self._begin(Request(Operation.READ, sector * SECTOR, 0, room, done), queue)
         elif kind == T_OUT:
-            self._begin(Operation.WRITE, sector, data, partial(answer, 1))
+            done = partial(answer, 1)
+            self._begin(Request(Operation.WRITE, sector * SECTOR, 0, data, done), queue)
         elif kind == T_FLUSH:
-            self._submit(Request(Operation.FLUSH, 0, 0, [], partial(answer, 1)))
+            self._submit_first(Request(Operation.FLUSH, 0, 0, [], partial(answer, 1)), queue)
         elif kind == T_GET_ID:
             name = self._disk.identity.encode()[:_IDENTITY].ljust(_IDENTITY, b"\0")
             scatter(name, room)
@@ -125,22 +130,33 @@ class Block(VirtioDevice):
         else:
             answer(1, errno.EOPNOTSUPP)
 
-    def _begin(
-        self,
-        operation: Operation,
-        sector: int,
-        buffers: list[memoryview],
-        done: Callable[[int], None],
-    ) -> None:
-        length = sum(map(len, buffers))
-        offset = sector * SECTOR
-        if self._wrong(offset, length):
-            done(errno.EINVAL)
+    def _begin(self, request: Request, queue: Queue) -> None:
+        """Begin a read or a write of all its buffers."""
+        request.length = sum(map(len, request.buffers))
+        if self._wrong(request.offset, request.length):
+            request.done(errno.EINVAL)
             return
+        operation = request.operation
         self.counters.add(f"{operation.value}s")
-        self.counters.add(f"bytes_{operation.value}", length)
-        fua = operation is Operation.WRITE and not (self._writeback and self.has(F_FLUSH))
-        self._submit(Request(operation, offset, length, buffers, done, fua=fua))
+        self.counters.add(f"bytes_{operation.value}", request.length)
+        request.fua = operation is Operation.WRITE and not (
+            self._writeback and self.has(F_FLUSH)
+        )
+        self._submit_first(request, queue)
+
+    def _submit_first(self, request: Request, queue: Queue) -> None:
+        """Submit `request`, and let the disk know whether it is alone.
+
+        The thread may then wait for the disk.  If another request came meanwhile, which had to
+        wait, those that follow are not said to be alone.
+        """
+        alone = not (self._under_way or self._company or queue.has_more)
+        request.alone = alone
+        self._submit(request)
+        if alone and queue.has_more:
+            self._company = COMPANY
+        elif self._company:
+            self._company -= 1
 
     def _wrong(self, offset: int, length: int) -> bool:
         sector = self._disk.sector

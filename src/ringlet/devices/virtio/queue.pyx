@@ -228,6 +228,11 @@ cdef class Queue:
         self.count += 1
         return 0
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the driver has made a chain available that was not taken."""
+        return self.enabled and load16(self.avail + 2) != self.taken
+
     def code_written(self, Chain chain, u64 written) -> list[tuple[int, int]]:
         """Return those of the first `written` bytes of the writable buffers that are in code pages.
 

@@ -52,9 +52,12 @@ class Driver:
     def begin(
         self, operation: Operation, offset: int = 0, length: int = 0,
         buffers: list[memoryview] | None = None, *, unmap: bool = False, fua: bool = False,
+        alone: bool = False,
     ) -> Ended:  # fmt: skip
         ended = Ended()
-        self.disk.submit(Request(operation, offset, length, buffers or [], ended, unmap, fua))
+        self.disk.submit(
+            Request(operation, offset, length, buffers or [], ended, unmap, fua, alone)
+        )
         return ended
 
     def read(self, offset: int, length: int, parts: int = 1) -> bytes:

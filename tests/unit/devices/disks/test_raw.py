@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import get_ident
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from tests.unit.devices.disks.driver import Driver
 from tests.unit.devices.disks.model import STEPS, Model
 
 from ringlet.devices.backends.disks import Operation, raw, syscalls, vectors
-from ringlet.devices.backends.disks.interface import PENDING
+from ringlet.devices.backends.disks.interface import PENDING, Request
 from ringlet.disk_spec import Access, DiskSpec, Format
 from ringlet.errors import DiskError
 
@@ -355,3 +356,50 @@ def test_directory_fifo_and_empty_file_are_refused(tmp_path: Path) -> None:
 def test_disk_has_the_name_of_its_file_as_serial_number(image: Path) -> None:
     with Driver(DiskSpec(image.rename(image.with_name("wörter-und-noch-mehr.img")))) as disk:
         assert disk.disk.identity == "rter-und-noch-mehr.img"[-20:]
+
+
+@pytest.fixture
+def files_are_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "read_cached", lambda *_: 0)
+
+
+@pytest.mark.usefixtures("files_are_not_cached")
+@pytest.mark.parametrize(
+    ("length", "alone", "by_us"),
+    [
+        (raw.AT_ONCE, True, True),
+        (raw.AT_ONCE, False, False),
+        (raw.AT_ONCE + 512, True, False),
+    ],
+)
+def test_a_short_read_that_is_alone_needs_no_thread(
+    image: Path, length: int, alone: bool, by_us: bool
+) -> None:
+    data = [memoryview(bytearray(length))]
+    threads: list[int] = []
+    with Driver(DiskSpec(image)) as disk:
+        request = Request(
+            Operation.READ, 0, length, data, lambda _: threads.append(get_ident()), alone=alone
+        )
+
+        disk.disk.submit(request)
+
+    assert bytes(data[0]) == image.read_bytes()[:length]
+    assert (threads == [get_ident()]) is by_us
+
+
+@pytest.mark.parametrize(("written", "by_us"), [(raw.AT_ONCE, True), (raw.AT_ONCE + 512, False)])
+def test_a_flush_that_is_alone_needs_no_thread_if_little_was_written(
+    image: Path, monkeypatch: pytest.MonkeyPatch, written: int, by_us: bool
+) -> None:
+    threads: list[int] = []
+    with Driver(DiskSpec(image)) as disk:
+        disk.flush()
+        disk.write(0, bytes(written))
+        monkeypatch.setattr(os, "fdatasync", lambda _: threads.append(get_ident()))
+
+        assert disk.begin(Operation.FLUSH, alone=True).wait() == 0
+        disk.write(0, bytes(512))
+        assert disk.begin(Operation.FLUSH, alone=True).wait() == 0
+
+    assert [thread == get_ident() for thread in threads] == [by_us, True]

@@ -13,7 +13,7 @@ from tests.unit.devices.virtio.conftest import MakeRig
 from tests.unit.devices.virtio.driver import PLAIN, Rig, eventually
 from tests.unit.devices.virtio.fake_disk import FakeDisk
 
-from ringlet.devices.backends.disks.interface import Operation
+from ringlet.devices.backends.disks.interface import Operation, Request
 from ringlet.devices.virtio import block as b
 from ringlet.devices.virtio.pci import VirtioPci
 
@@ -102,6 +102,62 @@ def test_disk_that_cannot_discard(make: Make) -> None:
     features = make(FakeDisk(discards=False)).rig.device.features
     assert not features & b.F_DISCARD
     assert features & b.F_WRITE_ZEROES
+
+
+# --- requests that are alone
+
+
+class SlowDisk(FakeDisk):
+    """A disk that performs what is alone at once, while `meanwhile` is called."""
+
+    meanwhile: Callable[[], object] = staticmethod(lambda: None)
+
+    def submit(self, request: Request) -> None:
+        if not request.alone:
+            super().submit(request)
+            return
+        self.seen.append(request)
+        self.meanwhile()
+        request.done(self._perform(request))
+
+
+def test_one_request_at_a_time_is_alone(make: Make) -> None:
+    guest = make(FakeDisk())
+
+    for kind, data, room in ((b.T_OUT, bytes(512), 0), (b.T_IN, b"", 512), (b.T_FLUSH, b"", 0)):
+        guest.ask(kind, 0, data, room)
+
+    assert [request.alone for request in guest.disk.seen] == [True] * 3
+
+
+def test_requests_that_come_together_are_not_alone(make: Make) -> None:
+    disk = FakeDisk(held=True)
+    guest = make(disk)
+    guest.begin(b.T_IN, 0, room=512)
+    guest.rig.at_rest()
+    guest.begin(b.T_IN, 0, room=512)
+    guest.rig.at_rest()
+    disk.release()
+    guest.rig.came_back(count=2)
+
+    assert [request.alone for request in disk.seen] == [True, False]
+
+
+def test_a_request_that_had_to_wait_keeps_the_next_ones_from_being_alone(make: Make) -> None:
+    disk = SlowDisk()
+    guest = make(disk)
+
+    def another_comes() -> None:
+        disk.meanwhile = lambda: None
+        guest.begin(b.T_IN, 0, room=512)
+
+    disk.meanwhile = another_comes
+    guest.begin(b.T_IN, 0, room=512)
+    guest.rig.came_back(count=2)
+    for _ in range(b.COMPANY):
+        guest.ask(b.T_FLUSH, 0)
+
+    assert [request.alone for request in disk.seen] == [True] + [False] * b.COMPANY + [True]
 
 
 # --- requests

@@ -36,7 +36,8 @@ class Request:
     a READ fills them, a WRITE takes its data from them, the other operations have none.  They
     belong to the disk until it calls `done`, exactly once, from any thread, with 0 or an errno.
     With `unmap` a WRITE_ZEROES may give room back to the host; with `fua` a WRITE is durable
-    when it is done.
+    when it is done.  A request that is `alone` is the only one of its disk, and none is about to
+    follow: the thread that submits it has nothing else to do.
     """
 
     operation: Operation
@@ -46,6 +47,7 @@ class Request:
     done: Callable[[int], None]
     unmap: bool = False
     fua: bool = False
+    alone: bool = False
 
 
 class Disk(Protocol):
@@ -64,8 +66,9 @@ class Disk(Protocol):
     def submit(self, request: Request) -> None:
         """Begin `request`; any thread may call this.
 
-        This call waits for no device: at most it copies data from or to the host's page cache.
-        What can be done in that way is done at once, so `done` may be called before this returns.
+        This call waits for no device, except for a short request that is `alone`: at most it
+        copies data from or to the host's page cache.  What can be done in that way is done at
+        once, so `done` may be called before this returns.
         Requests run concurrently and finish in any order.
         """
 

@@ -1,7 +1,8 @@
 """A disk that is a file of the same bytes, or a block device.
 
 What the host's page cache can do at once is done by the thread that submits: a read of cached
-bytes takes 2 us there, and 50 us when it must wake a thread.  Everything else goes to the pool.
+bytes takes 2 us there, and 50 us when it must wake a thread.  A short request that is alone is
+performed there too: nothing else waits for that thread.  Everything else goes to the pool.
 """
 
 import errno
@@ -23,7 +24,7 @@ from ringlet.devices.backends.disks.qcow2 import MAGIC
 from ringlet.devices.backends.disks.troubles import Troubles
 
 AT_ONCE: Final = 1 << 16
-"""The most bytes that the submitting thread writes itself."""
+"""The most bytes that the submitting thread writes itself, or waits for."""
 SLOW_NS: Final = 10_000_000
 """A write that takes longer was held up: the page cache has too much to write back.  Less than the
 host's scheduler may keep a thread waiting would mean nothing."""
@@ -74,7 +75,10 @@ class RawDisk:
                 self._finish(request, self._perform(request))
 
     def _at_once(self, request: Request) -> bool:
-        """Perform `request` if that takes no waiting, and say so."""
+        """Perform `request` if the thread need not wait for it, or may, and say so."""
+        if request.alone and self._short(request):
+            self._finish(request, self._perform(request))
+            return True
         match request.operation:
             case Operation.READ:
                 return self._read_cached(request)
@@ -85,6 +89,13 @@ class RawDisk:
                 return True
             case _:
                 return False
+
+    def _short(self, request: Request) -> bool:
+        if request.operation is Operation.FLUSH:
+            return self._durability.unflushed <= AT_ONCE
+        return request.operation in {Operation.READ, Operation.WRITE} and (
+            request.length <= AT_ONCE
+        )
 
     def _read_cached(self, request: Request) -> bool:
         if not self._reads_cached:
@@ -152,7 +163,7 @@ class RawDisk:
                 raise OSError(errno.EPERM, "it would look like qcow2")
             buffers = [memoryview(first), *vectors.rest(buffers, len(first))]
         vectors.write(self._fd, buffers, request.offset, durable=request.fua)
-        self._durability.wrote()
+        self._durability.wrote(request.length)
 
     def _discard(self, request: Request) -> None:
         if not self.discards:
@@ -163,7 +174,7 @@ class RawDisk:
             if error.errno not in _UNABLE:
                 raise
             self.discards = False
-        self._durability.wrote()
+        self._durability.wrote(request.length)
 
     def _write_zeros(self, request: Request) -> None:
         zero = syscalls.punch_hole if request.unmap else syscalls.zero_range
@@ -173,7 +184,7 @@ class RawDisk:
             if error.errno not in _UNABLE:
                 raise
             vectors.write_zeros(self._fd, request.offset, request.length)
-        self._durability.wrote()
+        self._durability.wrote(request.length)
 
     def close(self) -> None:
         """Wait for requests, flush and close (`Disk.close`)."""
@@ -201,9 +212,12 @@ class Durability:
         self._written = 0
         self._flushed = -1
         self._failure = 0
+        self.unflushed = 0
+        """About how many bytes were written since the last flush: how long the next may take."""
 
-    def wrote(self) -> None:
-        """Note that something was written, before anyone is told."""
+    def wrote(self, length: int) -> None:
+        """Note that `length` bytes were written, before anyone is told."""
+        self.unflushed += length
         self._written = next(self._marks)  # a mark is set once, so no two threads set the same
 
     @property
@@ -214,6 +228,7 @@ class Durability:
     def flush(self) -> None:
         """Make durable all that was written before.  Raises OSError."""
         written = self._written
+        self.unflushed = 0
         if not self._failure:
             try:
                 self._image.sync()
