@@ -3,6 +3,7 @@
 Each of these shows a fault that was found in a review: whoever mends it takes the mark away.
 """
 
+import contextlib
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -21,7 +22,6 @@ from ringlet.images.tree import Tree
 fault = pytest.mark.xfail(strict=True, reason="found by the attacks of a review, not mended yet")
 
 
-@fault
 def test_copying_a_shared_directory_in_follows_no_link_of_the_guest(tmp_path: Path) -> None:
     share, secret = tmp_path / "share", tmp_path / "secret"
     (share / "a").mkdir(parents=True)
@@ -43,7 +43,6 @@ def _entry(name: bytes, mode: int, links: int = 1, inode: int = 0) -> bytes:
     return Entry(name, mode, links=links, inode=inode, device=1).encode()
 
 
-@fault
 def test_copying_out_into_a_shared_directory_links_to_nothing_else(tmp_path: Path) -> None:
     share, secret = tmp_path / "share", tmp_path / "secret"
     share.mkdir()
@@ -61,10 +60,8 @@ def test_copying_out_into_a_shared_directory_links_to_nothing_else(tmp_path: Pat
             _entry(b"loot", stat.S_IFREG | 0o644, 2, 7) + WORD.pack(0) + END_OF_DIRECTORY
         )
 
-    try:
+    with contextlib.suppress(OSError, RingletError):
         tree.unpack(parts(), share, "r", 1 << 20)
-    except (OSError, RingletError):
-        pass
 
     loot = share / "r" / "loot"
     assert not loot.exists() or loot.read_bytes() != b"of the host"

@@ -28,8 +28,13 @@ MAX_FILES: Final = 1 << 20
 """Files that one copy from the guest may have."""
 MAX_DEPTH: Final = 200
 """Directories in one another; each is an open file while it is copied."""
+MAX_LINKED: Final = 1 << 17
+"""Files of a copy from the guest of which further names may still come."""
 
 _COPIED: Final = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO})
+_OPENED: Final = frozenset({stat.S_IFREG, stat.S_IFDIR})
+_REPLACED: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EINVAL, errno.ENXIO})
+"""Errors that say that a name is no longer what it was; EINVAL: no link."""
 _LATEST: Final = 1 << 63
 _END_OF_FILE: Final = WORD.pack(0)
 _LONGEST_NAME: Final = 255
@@ -42,18 +47,15 @@ _LONGEST_PATH: Final = 4096
 def root_entry(path: Path) -> Entry:
     """Return the record of what is to be copied.  Raises OSError, ConfigError for a device."""
     name = os.fsencode(path.name) or os.fsencode(path.resolve().name) or b"root"
-    entry = _entry_of(path, name)
-    if stat.S_IFMT(entry.mode) not in _COPIED:
-        raise ConfigError(f"{path}: only files, directories and links can be copied into a guest")
-    return entry
-
-
-def _entry_of(path: Path, name: bytes) -> Entry:
     found = path.lstat()
-    target = b""
-    if stat.S_ISLNK(found.st_mode):
-        # As it is: a Path would be another text.
-        target = os.readlink(os.fsencode(path))  # noqa: PTH115
+    if stat.S_IFMT(found.st_mode) not in _COPIED:
+        raise ConfigError(f"{path}: only files, directories and links can be copied into a guest")
+    # A link as it is: a Path would be another text.
+    target = os.readlink(os.fsencode(path)) if stat.S_ISLNK(found.st_mode) else b""  # noqa: PTH115
+    return _entry_of(found, name, target)
+
+
+def _entry_of(found: os.stat_result, name: bytes, target: bytes = b"") -> Entry:
     return Entry(
         name, found.st_mode, found.st_uid, found.st_gid, found.st_nlink, found.st_size,
         found.st_mtime_ns, found.st_ino, found.st_dev, 0, target,
@@ -63,8 +65,7 @@ def _entry_of(path: Path, name: bytes) -> Entry:
 def packed(root: Path, entry: Entry) -> Iterator[bytearray | memoryview]:
     """Yield the tree at `root`, whose record is `entry`.  A part is valid until the next one."""
     gathered = bytearray()
-    linked: dict[tuple[int, int], bytes] = {}
-    for part in _walk(root, entry, b"", linked, 0):
+    for part in _Packer(root).parts(entry):
         if len(gathered) + len(part) > CHUNK:
             yield gathered
             gathered = bytearray()
@@ -75,48 +76,88 @@ def packed(root: Path, entry: Entry) -> Iterator[bytearray | memoryview]:
     yield gathered
 
 
-def _walk(
-    path: Path, entry: Entry, below: bytes, linked: dict[tuple[int, int], bytes], depth: int
-) -> Iterator[bytes | memoryview]:
-    if stat.S_ISREG(entry.mode):
-        yield from _file(path, entry, below, linked)
-        return
-    if not stat.S_ISDIR(entry.mode):
-        yield entry.encode()
-        return
-    if depth >= MAX_DEPTH:
-        raise ConfigError(f"{path}: more than {MAX_DEPTH} directories in one another")
-    yield entry.encode()
-    with os.scandir(os.fsencode(path)) as listing:
-        names = sorted(found.name for found in listing)
-    for name in names:
-        inner = path / os.fsdecode(name)
+class _Packer:
+    """Reads a tree that a guest may change meanwhile, if the directory is shared with it.
+
+    So a path is followed once, the user's own.  Everything else is opened in a directory that is
+    open, without following links, and is described by what was opened.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._path: list[bytes] = []
+        self._linked: dict[tuple[int, int], bytes] = {}
+
+    def parts(self, entry: Entry) -> Iterator[bytes | memoryview]:
+        """Yield the parts of the tree whose root was `entry`."""
+        if stat.S_IFMT(entry.mode) in _OPENED:
+            yield from self._opened(os.open(self._root, _flags(entry.mode)), entry.name)
+        else:
+            yield entry.encode()
+
+    def _where(self) -> Path:
+        return self._root.joinpath(*map(os.fsdecode, self._path))
+
+    def _inside(self, directory: int, name: bytes) -> Iterator[bytes | memoryview]:
+        """Yield what `name` in `directory` is, or nothing if it is replaced meanwhile."""
         try:
-            found_entry = _entry_of(inner, name)
-        except FileNotFoundError:
-            continue  # removed meanwhile
-        if stat.S_IFMT(found_entry.mode) in _COPIED:
-            where = below + b"/" + name if below else name
-            yield from _walk(inner, found_entry, where, linked, depth + 1)
-    yield END_OF_DIRECTORY
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            kind = stat.S_IFMT(found.st_mode)
+            if kind not in _OPENED:
+                target = os.readlink(name, dir_fd=directory) if kind == stat.S_IFLNK else b""
+                if kind in _COPIED:
+                    yield _entry_of(found, name, target).encode()
+                return
+            opened = os.open(name, _flags(found.st_mode), dir_fd=directory)
+        except OSError as error:
+            if error.errno in _REPLACED:
+                return
+            raise OSError(error.errno, error.strerror, str(self._where())) from None
+        yield from self._opened(opened, name)
 
+    def _opened(self, opened: int, name: bytes) -> Iterator[bytes | memoryview]:
+        """Yield the file or the directory that was opened, and close it."""
+        try:
+            found = os.fstat(opened)
+            entry = _entry_of(found, name)
+            if stat.S_ISREG(found.st_mode):
+                yield from self._file(opened, entry)
+            elif stat.S_ISDIR(found.st_mode):
+                yield from self._directory(opened, entry)
+        finally:
+            os.close(opened)
 
-def _file(
-    path: Path, entry: Entry, below: bytes, linked: dict[tuple[int, int], bytes]
-) -> Iterator[bytes | memoryview]:
-    key = (entry.device, entry.inode)
-    if entry.links > 1 and key in linked:
-        yield Entry(entry.name, entry.mode, target=linked[key]).encode()
-        return
-    with path.open("rb", buffering=0) as file:
+    def _directory(self, opened: int, entry: Entry) -> Iterator[bytes | memoryview]:
+        if len(self._path) >= MAX_DEPTH:
+            raise ConfigError(f"{self._where()}: more than {MAX_DEPTH} directories in one another")
+        yield entry.encode()
+        with os.scandir(opened) as listing:
+            names = sorted(os.fsencode(found.name) for found in listing)
+        for name in names:
+            self._path.append(name)
+            yield from self._inside(opened, name)
+            self._path.pop()
+        yield END_OF_DIRECTORY
+
+    def _file(self, opened: int, entry: Entry) -> Iterator[bytes | memoryview]:
+        key = (entry.device, entry.inode)
+        if entry.links > 1 and key in self._linked:
+            yield Entry(entry.name, entry.mode, target=self._linked[key]).encode()
+            return
         yield entry.encode()
         buffer = memoryview(bytearray(CHUNK if entry.size > CHUNK // 4 else CHUNK // 2))
-        while count := file.readinto(buffer[WORD.size :]):
+        while count := os.readv(opened, [buffer[WORD.size :]]):
             WORD.pack_into(buffer, 0, count)
             yield buffer[: WORD.size + count]
-    yield _END_OF_FILE
-    if entry.links > 1 and below:
-        linked[key] = below
+        yield _END_OF_FILE
+        if entry.links > 1 and self._path:
+            self._linked[key] = b"/".join(self._path)
+
+
+def _flags(mode: int) -> int:
+    """Return the flags that open a file or a directory, and nothing in its place."""
+    kind = os.O_DIRECTORY if stat.S_ISDIR(mode) else os.O_NONBLOCK
+    return os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind
 
 
 # --- from the guest
@@ -162,6 +203,56 @@ class _Stream:
             raise violation("more than a tree")
 
 
+class _Place:
+    """A directory of a tree, by its name and the directory that it is in; None: the root's."""
+
+    __slots__ = ("name", "outer")
+
+    def __init__(self, name: str, outer: "_Place | None") -> None:
+        self.name = name
+        self.outer = outer
+
+    def opened(self, root: int) -> int:
+        """Return a descriptor of the directory; `root` is one of the tree's root."""
+        if self.outer is None:
+            return os.open(".", _flags(stat.S_IFDIR), dir_fd=root)
+        outer = self.outer.opened(root)
+        try:
+            return os.open(self.name, _flags(stat.S_IFDIR), dir_fd=outer)
+        finally:
+            os.close(outer)
+
+
+class _First:
+    """The first name of a file, of which `left` other names are to come."""
+
+    __slots__ = ("identity", "left", "name", "place")
+
+    def __init__(self, name: str, place: _Place, identity: tuple[int, int], left: int) -> None:
+        self.name = name
+        self.place = place
+        self.identity = identity
+        self.left = left
+
+    def link(self, root: int, directory: int, name: str) -> None:
+        """Give the file the name `name` in `directory`.  Raises OSError, also if it is replaced.
+
+        Whatever is linked to is the file that was made: a guest may change the tree meanwhile.
+        """
+        place = self.place.opened(root)
+        try:
+            file = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+        finally:
+            os.close(place)
+        try:
+            found = os.fstat(file)
+            if (found.st_dev, found.st_ino) != self.identity:
+                raise OSError(errno.ESTALE, "replaced meanwhile", self.name)
+            os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=directory)
+        finally:
+            os.close(file)
+
+
 class _Unpacker:
     """Writes a tree, inside of directories that it has opened itself without following links."""
 
@@ -172,8 +263,8 @@ class _Unpacker:
         self._files = 0
         self._source = source
         self._open: list[tuple[int, int, str, Entry]] = []
-        self._path: list[str] = []
-        self._linked: dict[tuple[int, int], str] = {}
+        self._place: _Place | None = None
+        self._linked: dict[tuple[int, int], _First] = {}
 
     def unpack(self, parent: int, name: str) -> None:
         """Write the tree as `name` in the directory `parent`."""
@@ -225,11 +316,12 @@ class _Unpacker:
             name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
         )
         self._open.append((opened, directory, name, entry))
-        self._path.append(name)
+        self._place = _Place(name, self._place)
 
     def _leave(self) -> None:
         opened, directory, name, entry = self._open.pop()
-        self._path.pop()
+        assert self._place is not None
+        self._place = self._place.outer
         try:
             os.fchmod(opened, entry.mode & 0o777)
         finally:
@@ -239,11 +331,11 @@ class _Unpacker:
     def _file(self, entry: Entry, directory: int, name: str) -> None:
         key = (entry.device, entry.inode)
         _make_way(directory, name)
-        if entry.links > 1 and key in self._linked:
-            os.link(
-                self._linked[key], name, src_dir_fd=self._open[0][0], dst_dir_fd=directory,
-                follow_symlinks=False,
-            )  # fmt: skip
+        if entry.links > 1 and (first := self._linked.get(key)) is not None:
+            first.link(self._open[0][0], directory, name)
+            first.left -= 1
+            if not first.left:
+                del self._linked[key]
             self._content(None)
             return
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -251,10 +343,16 @@ class _Unpacker:
         try:
             self._content(file)
             os.fchmod(file, entry.mode & 0o777)
+            made = os.fstat(file)
         finally:
             os.close(file)
-        if entry.links > 1 and self._open:
-            self._linked[key] = "/".join([*self._path[1:], name])
+        if entry.links > 1 and self._place is not None:
+            if len(self._linked) == MAX_LINKED:
+                reason = f"more than {MAX_LINKED} files with several names"
+                raise GuestFileError(errno.EMLINK, reason, self._source)
+            self._linked[key] = _First(
+                name, self._place, (made.st_dev, made.st_ino), entry.links - 1
+            )
 
     def _content(self, file: int | None) -> None:
         while length := self._stream.word():
@@ -292,9 +390,12 @@ def _set_time(name: str, entry: Entry, directory: int) -> None:
 def unpack(parts: Iterator[bytearray], target: Path, name: str, limit: int) -> None:
     """Write the tree that the guest sends, as `target`, or as `name` in the directory `target`.
 
-    Raises OSError, GuestFileError beyond `limit` bytes, and AgentError.
+    A link in the place of `target` may come from an earlier copy, so it is not followed.
+    Raises OSError, ConfigError, GuestFileError beyond `limit` bytes, and AgentError.
     """
     stream = _Stream(parts)
+    if target.is_symlink():
+        raise ConfigError(f"{target} is a link; name what it leads to, {target.resolve()}")
     inside = target.is_dir()
     if inside and name in ("", ".", ".."):
         raise ConfigError(f"{target} is a directory; name the copy that is to be made in it")

@@ -85,15 +85,16 @@ class Fs(VirtioDevice):
             return
         self.counters.add("requests")
         if self._server.waits(chain.readable):
-            self._waiting.call(partial(self._perform, queue, chain))
+            self._waiting.call(partial(self._perform, queue, chain, may_wait=True))
             return
         if size > SHORT or opcode in _SLOW:
             self._helpers.call(partial(self._perform, queue, chain))
         else:
             self._perform(queue, chain)
 
-    def _perform(self, queue: Queue, chain: Chain) -> None:
-        self.give(queue, chain, self._server.handle(chain.readable, chain.writable))
+    def _perform(self, queue: Queue, chain: Chain, *, may_wait: bool = False) -> None:
+        written = self._server.handle(chain.readable, chain.writable, may_wait=may_wait)
+        self.give(queue, chain, written)
 
     def settle(self) -> None:
         """Wait for the requests of the other threads: they write to guest RAM."""

@@ -204,6 +204,51 @@ def test_link_is_not_followed_by_what_comes_later(tmp_path: Path) -> None:
     assert names(outside) == []
 
 
+def test_target_that_an_earlier_copy_made_a_link_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    unpack(link(b"data", os.fsencode(outside)), tmp_path)
+
+    with pytest.raises(ConfigError, match=rf"copy is a link; name what it leads to, {outside}"):
+        unpack(file(b"payload"), tmp_path)
+
+    assert names(outside) == []
+
+
+def test_directory_that_is_replaced_by_a_link_meanwhile_gives_no_link_to_its_files(
+    tmp_path: Path,
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "f").write_text("of the host")
+    made = tmp_path / "copy/a"
+
+    def parts() -> Iterator[bytearray]:
+        whole = directory(b"d", directory(b"a", file(b"f", links=2, inode=5)))
+        yield bytearray(whole[: -len(END_OF_DIRECTORY)])
+        made.rename(tmp_path / "copy/b")
+        made.mkdir()
+        os.link(outside / "f", made / "f")
+        yield bytearray(file(b"again", b"", links=2, inode=5) + END_OF_DIRECTORY)
+
+    with pytest.raises(OSError, match="replaced meanwhile"):
+        tree.unpack(parts(), tmp_path / "copy", "copy", 1 << 20)
+
+    assert names(tmp_path / "copy") == ["a", "b"]
+
+
+def test_files_whose_other_names_never_come_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "MAX_LINKED", 3)
+    complete = [file(bytes([c]), b"", links=2, inode=c // 2) for c in range(65, 75)]
+    alone = [file(bytes([c]), links=2, inode=c) for c in range(97, 101)]
+    unpack(directory(b"d", *complete[1:-1], *alone[:3]), tmp_path)
+
+    with pytest.raises(GuestFileError, match="more than 3 files with several names"):
+        unpack(directory(b"d", *alone), tmp_path)
+
+
 def test_file_does_not_write_through_a_link(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("kept")

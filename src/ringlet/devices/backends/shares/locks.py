@@ -32,6 +32,8 @@ _TYPES: Final = {
 def getlk(share: Share, request: Request) -> bytes:
     """Answer GETLK: the lock that keeps the guest's from being given, or none."""
     number, owner, start, end, kind, _, _ = request.fields(fuse.LK_IN)
+    if not share.locks:
+        raise refuse(errno.ENOSYS)
     handle = share.file(number)
     descriptor = share.record_locks.file(handle.inode, owner, handle.descriptor)
     wanted = _record(start, end, kind)

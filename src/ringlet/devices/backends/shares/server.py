@@ -115,7 +115,7 @@ class FileServer:
     """Serves one directory to one guest, by FUSE requests (docs/sharing.md).
 
     Any number of threads may call `handle`.  A request waits only for the host's disk, and for a
-    lock if `waits` says so: such a request needs a thread of its own, and at most
+    lock if `waits` says so and it may: such a request needs a thread of its own, and at most
     `record_locks.WAITING` of them wait; the next one is refused.
     """
 
@@ -149,8 +149,12 @@ class FileServer:
             owner=owner,
         )
 
-    def handle(self, request: Sequence[memoryview], reply: Sequence[memoryview]) -> int:
+    def handle(
+        self, request: Sequence[memoryview], reply: Sequence[memoryview], *, may_wait: bool = True
+    ) -> int:
         """Answer one request of the guest; return how many bytes of `reply` were written.
+
+        Without `may_wait` a request that `waits` is refused: the guest has changed it since.
 
         Both are parts of guest RAM.  It is 0 for a request without a reply, and for one that has no
         room for it.  Raises nothing for what a guest can send.
@@ -167,6 +171,8 @@ class FileServer:
             operation = _OPERATIONS.get(opcode)
             if operation is None:
                 raise refuse(errno.ENOSYS)
+            if opcode == fuse.SETLKW and not may_wait:
+                raise refuse(errno.EINTR)
             if opcode in _XATTRS and not self._xattrs:
                 raise refuse(errno.ENOSYS)
             if share.read_only and opcode in _CHANGES:
