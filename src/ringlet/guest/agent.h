@@ -61,6 +61,11 @@ void drop_channels(void);
 /* spawn.c: returns 0 or a negative error; then `stage` says in what. */
 int spawn(struct channel *channel, const struct wanted *wanted, enum stage *stage);
 
+/* shelter.c: the agent asks for it before each child, which leaves it: /proc may come late. */
+extern int wants_shelter; /* an agent that outlives its connections */
+void take_shelter(void);
+void leave_shelter(void);
+
 /* program.c: becomes the program, in the child. */
 struct failure { int32_t error, stage; char text[MAX_TEXT]; };
 void fail(int report, int error, enum stage stage, const char *text) __attribute__((noreturn));

@@ -156,6 +156,7 @@ int agent_main(int count, char **arguments, char **variables)
         number = parse_number(digits, strlen(digits));
     if (!*place || number < 0)
         return usage();
+    wants_shelter = !starts(place, "fd:");
     children = prepare();
     if (children < 0)
         return 1;

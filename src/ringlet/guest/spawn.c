@@ -146,6 +146,7 @@ static void child(const struct ends *ends, const struct wanted *wanted)
     if (report < 3 && (above = CALL(fcntl, report, F_DUPFD_CLOEXEC, 3)) >= 0)
         report = (int)above;
     CALL(setsid, 0);
+    leave_shelter();
     reset_signals();
     take_streams(ends, &wanted->request, report);
     if (wanted->request.operation == OP_EXEC)
@@ -179,6 +180,7 @@ int spawn(struct channel *channel, const struct wanted *wanted, enum stage *stag
     error = make_ends(&ends, &wanted->request, stage);
     if (!error) {
         *stage = S_START;
+        take_shelter();
         pid = CALL(clone, SIGCHLD, 0, 0, 0, 0);
         if (!pid)
             child(&ends, wanted);

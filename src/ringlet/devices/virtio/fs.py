@@ -38,10 +38,13 @@ _SLOW: Final = frozenset((20, 30, 43, 47, 50))
 class Server(Protocol):
     """What performs the requests; several threads may call `handle` at once.
 
-    A request that `waits` may wait until `reset`, which forgets what the driver knows.
+    A request that `waits` may wait until `reset`, which forgets what the driver knows; without
+    `may_wait` none does.
     """
 
-    def handle(self, request: list[memoryview], reply: list[memoryview]) -> int: ...
+    def handle(
+        self, request: list[memoryview], reply: list[memoryview], *, may_wait: bool
+    ) -> int: ...
 
     def waits(self, request: list[memoryview]) -> bool: ...
 
