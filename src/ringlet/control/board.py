@@ -156,6 +156,14 @@ class Board:
             if self.machine is not None:
                 self.machine.stop(self._end)
 
+    def press_power_button(self) -> bool:
+        """Press the guest's power button, if it heeds it; return whether it does.
+
+        Any thread may call this.
+        """
+        with self._changes:
+            return self.machine is not None and self.machine.press_power_button()
+
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:
         """Close the log after the body."""

@@ -21,6 +21,7 @@ from ringlet.control.inside import Cpu, Memory, NoKernelYet, inside
 from ringlet.control.plan import check_files, plan
 from ringlet.control.setup import setup_runner
 from ringlet.control.spec import Disks, MachineSpec, Mounts, Ports, Variables, machine_spec
+from ringlet.control.turning_off import turn_off
 from ringlet.control.words import BUSYBOX
 from ringlet.devices.virtio.threads import block_signals
 from ringlet.errors import (
@@ -60,7 +61,6 @@ _ROUTED: Final = (
     "do i=$((i + 1)); sleep .1; done"
 )
 _PROMPT: Final = "# "
-_ASK_AGAIN_S: Final = 2.0
 _SOON_S: Final = 1.0
 """How long after its agent a guest ends; more means that only the agent has ended."""
 
@@ -212,30 +212,27 @@ class Machine:
     def stop(self, timeout: float = 10.0) -> None:
         """Let the guest turn itself off, and cut the power if it runs after `timeout` seconds.
 
-        Its agent tells its init, which ends its services and writes its files.  A guest whose agent
-        does not answer, or that has none, is cut off at once.
+        Its agent tells its init, which ends its services and writes its files.  If there is no
+        agent, or if it does not answer, the guest's power button is pressed.  A guest that does not
+        heed that either (its kernel has no driver for it yet) is cut off at once.
         """
         self._running()
         self.thread.resume()
         if not self._here():
-            self._turn_off(time.monotonic() + timeout)
+            turn_off(self._running(), self._ask, self._done, time.monotonic() + timeout)
         self.kill()
 
-    def _turn_off(self, end: float) -> None:
-        """Let the guest turn itself off, until a time of the monotonic clock."""
+    def _ask(self, seconds: float) -> bool:
+        """Have the agent turn the guest off; return whether it answers."""
         agent = self._agent
+        if agent is None:
+            return False
         try:
-            if agent is None or self._done.is_set():
-                return
             agent.wait_ready(0)
+            agent.shutdown(timeout=seconds)
         except AgentError:
-            return
-        with contextlib.suppress(AgentError):  # the guest ends its agent on the way
-            while not self._done.is_set() and time.monotonic() < end:
-                # An init that is still starting may not hear it.
-                agent.shutdown()
-                self._done.wait(min(_ASK_AGAIN_S, max(0.0, end - time.monotonic())))
-        self._done.wait(max(0.0, end - time.monotonic()))
+            return False
+        return True
 
     def kill(self) -> None:
         """Stop the guest at once, as if the power was cut, and wait for that."""

@@ -1,6 +1,6 @@
 """The fixed ACPI hardware: PM1a event and control blocks, PM timer, GPE0 (ACPI 6.4, 4.8).
 
-Sixteen ports:
+Its ports, of which those above have no registers and read as 0:
 
     0   PM1_STS, 2   PM1_EN     event block
     4   PM1_CNT                 control block
@@ -19,7 +19,6 @@ from ringlet.devices.wiring import Clock, Line, unconnected
 
 _NS: Final = 1_000_000_000
 FREQUENCY: Final = 3_579_545  # Hz, of the PM timer
-PORTS: Final = 16
 
 # Offsets and lengths of the blocks
 PM1_EVENT: Final = 0
@@ -79,7 +78,7 @@ def _ignore_change() -> None:
 
 
 class AcpiPm:
-    """The fixed hardware at sixteen ports, up to 4 bytes wide.
+    """The fixed hardware at its ports, up to 4 bytes wide.
 
     `power_off` is called when the guest enters S5; `sci` is driven with the level of the SCI;
     `changed` is called when the guest may have changed what `next_event` returns.
@@ -133,6 +132,11 @@ class AcpiPm:
         self._changed()
 
     # --- events
+
+    @property
+    def heeds_power_button(self) -> bool:
+        """Whether the guest has enabled the event of the power button.  Any thread may ask."""
+        return bool(self._s.pm1_enable & POWER_BUTTON)
 
     def press_power_button(self) -> None:
         """Ask the guest to shut down."""

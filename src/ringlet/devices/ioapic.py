@@ -4,11 +4,15 @@ It sends each interrupt as a message, the memory write of an MSI (SDM 3A 11.11).
 level-triggered interrupt reaches it through `end_of_interrupt`, the local APIC's broadcast, or
 through its EOI register.  A line's level says whether the input is asserted, whatever the voltage,
 so the polarity bit is stored and has no effect.
+
+Bits 55:49 of an entry, reserved in the data sheet, extend the destination to 15 bits by the
+convention of `ringlet.devices.messages`.
 """
 
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from ringlet.devices import messages
 from ringlet.devices.wiring import Line, Message
 
 INPUTS: Final = 24
@@ -34,19 +38,13 @@ REMOTE_IRR: Final = 1 << 14
 LEVEL: Final = 1 << 15
 MASKED: Final = 1 << 16
 _WRITABLE_LOW: Final = 0x1AFFF  # all but delivery status and remote IRR
-_WRITABLE_HIGH: Final = 0xFF00_0000
+_WRITABLE_HIGH: Final = 0xFFFE_0000
 _DESTINATION_SHIFT: Final = 56
+_EXTENSION_SHIFT: Final = 49
 
 # Delivery modes that can be level-triggered: fixed and lowest priority
 _FIXED: Final = 0
 _LOWEST_PRIORITY: Final = 1
-
-# A message
-MESSAGE_BASE: Final = 0xFEE0_0000
-MESSAGE_DESTINATION_SHIFT: Final = 12
-MESSAGE_LOGICAL: Final = 1 << 2
-MESSAGE_ASSERT: Final = 1 << 14
-MESSAGE_LEVEL: Final = 1 << 15
 
 
 @dataclass(slots=True)
@@ -174,12 +172,13 @@ class IoApic:
 
     def _deliver(self, number: int) -> None:
         entry = self._s.entries[number]
-        address = MESSAGE_BASE | (entry >> _DESTINATION_SHIFT) << MESSAGE_DESTINATION_SHIFT
-        if entry & LOGICAL:
-            address |= MESSAGE_LOGICAL
+        extension = entry >> _EXTENSION_SHIFT & 0x7F
+        address = messages.address_of(
+            extension << 8 | entry >> _DESTINATION_SHIFT, logical=bool(entry & LOGICAL)
+        )
         data = entry & 0x7FF  # vector and delivery mode
         if _is_level(entry):
-            data |= MESSAGE_LEVEL | MESSAGE_ASSERT
+            data |= messages.LEVEL | messages.ASSERT
             self._s.entries[number] = entry | REMOTE_IRR
         self._send(address, data)
 

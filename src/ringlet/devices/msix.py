@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
+from ringlet.devices import messages
 from ringlet.devices.pci import PciFunction
 from ringlet.devices.wiring import Message
 
@@ -16,9 +17,6 @@ BAR_SIZE: Final = 0x1000
 PBA: Final = 0x800  # offset of the pending bits
 VECTORS_MAX: Final = PBA // 16
 
-MESSAGES: Final = 0xFEE
-"""Bits 20 and up of the address of a message; a write to another address is none."""
-
 # Message control
 ENABLE: Final = 1 << 15
 FUNCTION_MASK: Final = 1 << 14
@@ -26,6 +24,7 @@ FUNCTION_MASK: Final = 1 << 14
 # An entry: address, upper address, data and vector control, 32 bits each
 _ENTRY: Final = 16
 _MASK: Final = 1  # of vector control
+_EMPTY: Final = bytes(12) + _MASK.to_bytes(4, "little")
 
 
 @dataclass(slots=True)
@@ -46,7 +45,7 @@ class Msix:
         self._function = function
         self._send = send
         self._vectors = vectors
-        self._table = bytearray(b"\0" * 12 + b"\1\0\0\0") * vectors
+        self._table = bytearray(_EMPTY) * vectors
         self._pending = 0
         self._lock = threading.Lock()
         body = bytearray(10)
@@ -55,8 +54,9 @@ class Msix:
         body[6:10] = (PBA | bar).to_bytes(4, "little")
         writable = (ENABLE | FUNCTION_MASK).to_bytes(2, "little")
         self._offset = function.add_capability(
-            CAPABILITY, bytes(body), writable, after_write=self._control_written
-        )
+            CAPABILITY, bytes(body), writable, after_write=self._control_written,
+            on_reset=self._reset,
+        )  # fmt: skip
 
     @property
     def enabled(self) -> bool:
@@ -122,6 +122,11 @@ class Msix:
         with self._lock:
             self._send_pending()
 
+    def _reset(self) -> None:
+        with self._lock:
+            self._table[:] = _EMPTY * self._vectors
+            self._pending = 0
+
     def _masked(self, vector: int) -> bool:
         return bool(self._control() & FUNCTION_MASK or self._table[vector * _ENTRY + 12] & _MASK)
 
@@ -136,5 +141,5 @@ class Msix:
     def _deliver(self, vector: int) -> None:
         entry = self._table[vector * _ENTRY : (vector + 1) * _ENTRY]
         address = int.from_bytes(entry[:8], "little")
-        if self._function.bus_master and address >> 20 == MESSAGES:
+        if self._function.bus_master and address >> 20 == messages.PAGE:
             self._send(address, int.from_bytes(entry[8:12], "little"))

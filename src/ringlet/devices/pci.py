@@ -3,6 +3,9 @@
 See PCI Local Bus Specification 3.0, chapter 6.  A mask beside the 256 bytes holds the bits that the
 guest may write, so writes need no special cases; the consequences of a write are computed after it.
 The function maps nothing itself: it reports the address of a BAR to `bar_changed`.
+
+A device fills in a PciFunction: identity, BARs and pin when it makes one, then capabilities
+(`add_capability`, or a class of `msi`, `msix` and `function_reset`) and registers of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -105,16 +108,25 @@ def _nowhere(function: "PciFunction", bar: Bar, address: int | None) -> None:
     """Do nothing: the default for a function without BARs."""
 
 
+def _nothing() -> None:
+    """Do nothing: the default for what has no state to reset."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Capability:
     offset: int
     size: int
     before_read: Access | None
     after_write: Access | None
+    on_reset: Callable[[], None] = _nothing
 
 
 class PciFunction:
-    """One function.  `irq` is its INTA# line if `interrupt_pin` is 1 (0: it has none)."""
+    """One function.  `irq` is its INTA# line if `interrupt_pin` is 1 (0: it has none).
+
+    `on_reset` is called when the function is reset: the device has to return to its state after
+    power-on, and to be at rest, before it returns.
+    """
 
     def __init__(
         self,
@@ -125,10 +137,13 @@ class PciFunction:
         irq: Line = unconnected,
         bar_changed: BarChanged = _nowhere,
         multifunction: bool = False,
+        on_reset: Callable[[], None] = _nothing,
     ) -> None:
         self._irq = irq
         self._bar_changed = bar_changed
+        self._on_reset = on_reset
         self._config = bytearray(CONFIG_SIZE)
+        self._initial = bytearray(CONFIG_SIZE)  # what the configuration space is after a reset
         self._writable = bytearray(CONFIG_SIZE)
         self._bars = tuple(bars)
         self._reported: dict[int, int | None] = {bar.index: None for bar in bars}
@@ -137,14 +152,14 @@ class PciFunction:
         self._next_capability = HEADER_END
         self._interrupt = False
 
-        self._put(VENDOR_ID, 2, identity.vendor)
-        self._put(DEVICE_ID, 2, identity.device)
-        self._put(REVISION_ID, 1, identity.revision)
-        self._put(CLASS_CODE, 3, identity.class_code)
-        self._put(HEADER_TYPE, 1, MULTIFUNCTION if multifunction else 0)
-        self._put(SUBSYSTEM_VENDOR_ID, 2, identity.subsystem_vendor)
-        self._put(SUBSYSTEM_ID, 2, identity.subsystem)
-        self._put(INTERRUPT_PIN, 1, interrupt_pin)
+        self._define(VENDOR_ID, 2, identity.vendor)
+        self._define(DEVICE_ID, 2, identity.device)
+        self._define(REVISION_ID, 1, identity.revision)
+        self._define(CLASS_CODE, 3, identity.class_code)
+        self._define(HEADER_TYPE, 1, MULTIFUNCTION if multifunction else 0)
+        self._define(SUBSYSTEM_VENDOR_ID, 2, identity.subsystem_vendor)
+        self._define(SUBSYSTEM_ID, 2, identity.subsystem)
+        self._define(INTERRUPT_PIN, 1, interrupt_pin)
         self._allow(INTERRUPT_LINE, 1, 0xFF)
         self._allow(CACHE_LINE_SIZE, 1, 0xFF)
         self._allow(LATENCY_TIMER, 1, 0xFF)
@@ -166,23 +181,25 @@ class PciFunction:
         *,
         before_read: Access | None = None,
         after_write: Access | None = None,
+        on_reset: Callable[[], None] = _nothing,
     ) -> int:
         """Add a capability to the end of the list and return its offset.
 
         `body` follows the two bytes of ID and link; `writable` masks the bits of `body` that the
-        guest may write.  Raises InternalError if the configuration space is full.
+        guest may write.  `on_reset` resets what is not in the configuration space.  Raises
+        InternalError if that is full.
         """
         offset = self._next_capability
         size = 2 + len(body)
         if offset + size > CONFIG_SIZE:
             raise InternalError("no room for a PCI capability", {"kind": kind, "size": size})
         link = self._capabilities[-1].offset + 1 if self._capabilities else CAPABILITIES
-        self._config[link] = offset
-        self._config[offset] = kind
-        self._config[offset + 2 : offset + size] = body
+        self._define(link, 1, offset)
+        self._define(offset, 1, kind)
+        self._define(offset + 2, len(body), int.from_bytes(body, "little"))
         self._writable[offset + 2 : offset + 2 + len(writable)] = writable
-        self._put(STATUS, 2, self._get(STATUS, 2) | STATUS_CAPABILITIES)
-        capability = _Capability(offset, size, before_read, after_write)
+        self._define(STATUS, 2, self._get(STATUS, 2) | STATUS_CAPABILITIES)
+        capability = _Capability(offset, size, before_read, after_write, on_reset)
         self._capabilities.append(capability)
         self._watched.append(capability)
         self._next_capability = offset + size + 3 & ~3
@@ -195,7 +212,7 @@ class PciFunction:
 
         `reset` is their value now and `writable` masks the bits that the guest may write.
         """
-        self._config[offset : offset + len(reset)] = reset
+        self._define(offset, len(reset), int.from_bytes(reset, "little"))
         self._writable[offset : offset + len(writable)] = writable
         self._watched.append(_Capability(offset, len(reset), None, after_write))
 
@@ -229,6 +246,11 @@ class PciFunction:
         return self._get(COMMAND, 2)
 
     @property
+    def bars(self) -> Sequence[Bar]:
+        """The BARs that the function was made with."""
+        return self._bars
+
+    @property
     def bus_master(self) -> bool:
         """Return whether the function may access memory, and so send messages."""
         return bool(self.command & COMMAND_MASTER)
@@ -249,6 +271,16 @@ class PciFunction:
     def set_config(self, offset: int, size: int, value: int) -> None:
         """Let the device itself change configuration bytes, read-only ones too."""
         self._put(offset, size, value)
+
+    def reset(self) -> None:
+        """Return to the state after power-on: nothing answers, sends messages or interrupts."""
+        self._on_reset()
+        self._config[:] = self._initial
+        self._interrupt = False
+        self._decode()
+        self._drive()
+        for capability in self._watched:
+            capability.on_reset()
 
     # --- state
 
@@ -271,6 +303,11 @@ class PciFunction:
     def _put(self, offset: int, size: int, value: int) -> None:
         self._config[offset : offset + size] = value.to_bytes(size, "little")
 
+    def _define(self, offset: int, size: int, value: int) -> None:
+        """Set configuration bytes to a value to which a reset returns."""
+        self._put(offset, size, value)
+        self._initial[offset : offset + size] = self._config[offset : offset + size]
+
     def _allow(self, offset: int, size: int, mask: int) -> None:
         self._writable[offset : offset + size] = mask.to_bytes(size, "little")
 
@@ -281,7 +318,7 @@ class PciFunction:
         taken = any(self._writable[offset : offset + size])
         if taken or bar.size < smallest or bar.size & bar.size - 1 or offset + size > BARS_END:
             raise InternalError("no such BAR", {"index": bar.index, "size": bar.size})
-        self._put(offset, size, bar.kind.flags | (8 if bar.prefetchable else 0))
+        self._define(offset, size, bar.kind.flags | (8 if bar.prefetchable else 0))
         self._allow(offset, size, bar.kind.limit - bar.size)
 
     def _decode(self) -> None:

@@ -1,7 +1,8 @@
 """The 82371SB (PIIX3): the bridge from PCI to the ISA bus, and the routes of PCI interrupts.
 
 Each of PIRQA# to PIRQD# reaches an input of the I/O APIC, and the input of the 8259 pair that the
-guest chooses by the registers PIRQRC (82371SB data sheet, 2.2.7).
+guest chooses by the registers PIRQRC (82371SB data sheet, 2.2.7).  After a reset they are not
+routed; firmware, here the constructor's caller, chooses `routes`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,9 @@ from ringlet.devices.wiring import Line, SharedLine
 ISA_BRIDGE: Final = PciIdentity(vendor=0x8086, device=0x7000, class_code=0x06_01_00)
 PIRQS: Final = 4
 PIRQRC: Final = 0x60
-_NOT_ROUTED: Final = 0x80
+NOT_ROUTED: Final = 0x80
+ROUTES: Final = (3, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15)
+"""Inputs of the 8259 pair that a PIRQ line can reach; the other values are reserved."""
 _IRQ: Final = 0x0F
 
 
@@ -37,13 +40,15 @@ class Piix3:
     ) -> None:
         self.function = PciFunction(ISA_BRIDGE, multifunction=True)
         self.function.add_registers(
-            PIRQRC, bytes(routes), bytes([_NOT_ROUTED | _IRQ] * PIRQS), self._rerouted
+            PIRQRC, bytes([NOT_ROUTED] * PIRQS), bytes([NOT_ROUTED | _IRQ] * PIRQS), self._rerouted
         )
         self._apic = apic
         self._isa = [SharedLine(isa(irq)) for irq in range(16)]
         self._taps = [[line.tap() for line in self._isa] for _ in range(PIRQS)]
         self._lines = 0
         self._shared = [SharedLine(self._driver(number)) for number in range(PIRQS)]
+        for number, irq in enumerate(routes):
+            self.function.write_config(PIRQRC + number, 1, irq)
 
     def tap(self, pirq: int) -> Line:
         """Return a line that drives PIRQ `pirq`, 0 to 3, along with the others."""
@@ -75,6 +80,6 @@ class Piix3:
 
     def _drive_isa(self, number: int) -> None:
         route = self.function.get_config(PIRQRC + number, 1)
-        level = bool(self._lines >> number & 1)
+        level = bool(self._lines >> number & 1) and route in ROUTES
         for irq, tap in enumerate(self._taps[number]):
             tap(level and route == irq)

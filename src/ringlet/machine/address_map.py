@@ -22,6 +22,7 @@ and stack, and:
     0x0009_FC00  1 KiB that firmware would use (EBDA); reserved in the E820 map
     0x000A_0000  video memory and option ROMs on a real PC; empty here
     0x000E_0000  ACPI tables, the RSDP first; reserved in the E820 map
+    0x000F_0000  the PCI interrupt routing table; reserved as well
     0x0010_0000  RAM again; the kernel goes where it prefers, usually to 16 MiB
     ...          the initial RAM disk, up to the end of RAM or the kernel's limit for it
     0xC000_0000  the highest end of the low RAM; BARs of PCI functions
@@ -29,7 +30,8 @@ and stack, and:
     0xFEE0_0000  local APIC
     0x1_0000_0000  the rest of RAM
 
-Port addresses are those of an IBM PC/AT, except PORT_PM, which is not fixed on PCs.
+Port addresses are those of an IBM PC/AT, except PORT_PM, which is not fixed on PCs: the guest may
+move it, as any BAR.
 """
 
 from typing import Final
@@ -54,6 +56,7 @@ COMMAND_LINE_END: Final = 0x30000
 LOW_RAM_END: Final = 0x9FC00
 VIDEO_MEMORY: Final = 0xA0000
 FIRMWARE: Final = 0xE0000
+PCI_ROUTING_TABLE: Final = 0xF0000
 HIGH_RAM: Final = 0x100000
 DEVICE_HOLE: Final = 0xC000_0000
 LINUX_CODE_SELECTOR: Final = 0x10
@@ -83,6 +86,8 @@ PORT_ELCR: Final = 0x4D0
 PORT_PM: Final = 0x600
 PORT_PCI_CONFIG: Final = 0xCF8
 PORT_RESET: Final = 0xCF9  # within the ports of the PCI host bridge
+PORT_PCI_DEVICES: Final = 0xC000  # for BARs of PCI functions
+PORT_PCI_DEVICES_END: Final = 0x1_0000
 
 # --- inputs of the 8259 pair
 IRQ_TIMER: Final = 0

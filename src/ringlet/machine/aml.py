@@ -1,10 +1,11 @@
-"""An encoder for the part of AML that describes a fixed machine (ACPI 6.4, chapter 20).
+"""An encoder for the part of AML that describes a PC (ACPI 6.4, chapter 20).
 
-Each function returns the bytes of one term; terms nest as arguments.  Resource descriptors
-(chapter 6.4) are here as well, for `resources`.
+Each function returns the bytes of one term; terms nest as arguments, and `path` gives a name where
+a value is wanted.  Resource descriptors (chapter 6.4) are in `ringlet.machine.aml_resources`.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 _ZERO_OP: Final = b"\x00"
@@ -21,14 +22,22 @@ _PACKAGE_OP: Final = b"\x12"
 _DUAL_NAME_PREFIX: Final = b"\x2e"
 _MULTI_NAME_PREFIX: Final = b"\x2f"
 _DEVICE_OP: Final = b"\x5b\x82"
+_METHOD_OP: Final = b"\x14"
+_REGION_OP: Final = b"\x5b\x80"
+_FIELD_OP: Final = b"\x5b\x81"
+_ARG0_OP: Final = 0x68
+_STORE_OP: Final = b"\x70"
+_AND_OP: Final = b"\x7b"
+_OR_OP: Final = b"\x7d"
+_DWORD_FIELD_OP: Final = b"\x8a"
+_IF_OP: Final = b"\xa0"
+_ELSE_OP: Final = b"\xa1"
+_RETURN_OP: Final = b"\xa4"
 
-# Address space descriptors: resource types and flags
-_MEMORY: Final = 0
-_IO: Final = 1
-_BUS: Final = 2
-_FIXED_RANGE: Final = 0x0C  # minimum and maximum are fixed; decodes positively; producer
-_IO_ENTIRE_RANGE: Final = 0x03
-_MEMORY_WRITABLE: Final = 0x01
+_NO_TARGET: Final = _ZERO_OP  # the result is the term's value alone
+_SERIALIZED: Final = 1 << 3  # of a method's flags
+_PCI_CONFIG: Final = 2  # a region's address space
+_BYTE_ACCESS: Final = 1  # of a field's flags; its other bits 0: no lock, other bits are preserved
 
 
 def path(text: str) -> bytes:
@@ -101,6 +110,73 @@ def device(where: str, *terms: bytes) -> bytes:
     return _DEVICE_OP + _with_length(path(where) + b"".join(terms))
 
 
+# --- methods (20.2.5)
+
+
+def method(where: str, arguments: int, *terms: bytes, serialized: bool = False) -> bytes:
+    """Return a method with up to 7 arguments; a serialized one may declare names."""
+    flags = arguments | (_SERIALIZED if serialized else 0)
+    return _METHOD_OP + _with_length(path(where) + bytes([flags]) + b"".join(terms))
+
+
+def arg(number: int) -> bytes:
+    """Return argument `number`, 0 to 6, of the method around it."""
+    return bytes([_ARG0_OP + number])
+
+
+def call(where: str, *arguments: bytes) -> bytes:
+    """Return the value of a method."""
+    return path(where) + b"".join(arguments)
+
+
+def store(value: bytes, target: bytes) -> bytes:
+    """Return a term that writes `value` to `target`."""
+    return _STORE_OP + value + target
+
+
+def both(one: bytes, two: bytes) -> bytes:
+    """Return the bits that two numbers have in common."""
+    return _AND_OP + one + two + _NO_TARGET
+
+
+def set_bits(bits: bytes, target: bytes) -> bytes:
+    """Return a term that sets bits of `target`."""
+    return _OR_OP + target + bits + target
+
+
+def if_(condition: bytes, *terms: bytes) -> bytes:
+    """Return a term that does `terms` if `condition` is not 0."""
+    return _IF_OP + _with_length(condition + b"".join(terms))
+
+
+def else_(*terms: bytes) -> bytes:
+    """Return what follows `if_` and does `terms` otherwise."""
+    return _ELSE_OP + _with_length(b"".join(terms))
+
+
+def return_(value: bytes) -> bytes:
+    """Return a term that ends a method with `value`."""
+    return _RETURN_OP + value
+
+
+def config_bytes(region: str, first: int, names: Sequence[str]) -> bytes:
+    """Return fields of a byte each, from register `first` on, of the PCI function around them."""
+    where = bytes([_PCI_CONFIG]) + integer(first) + integer(len(names))
+    fields = b"".join(path(name) + bytes([8]) for name in names)
+    return (
+        _REGION_OP + path(region) + where
+        + _FIELD_OP + _with_length(path(region) + bytes([_BYTE_ACCESS]) + fields)
+    )  # fmt: skip
+
+
+def dword_field(source: bytes, offset: int, where: str) -> bytes:
+    """Return a term that gives 32 bits at byte `offset` of a buffer the name `where`."""
+    return _DWORD_FIELD_OP + source + integer(offset) + path(where)
+
+
+# --- inside
+
+
 def _with_length(body: bytes) -> bytes:
     """Return `body` after its PkgLength, which includes its own bytes (20.2.4)."""
     if len(body) + 1 < 1 << 6:
@@ -112,51 +188,3 @@ def _with_length(body: bytes) -> bytes:
                 bytes([extra << 6 | length & 0xF]) + (length >> 4).to_bytes(extra, "little") + body
             )
     raise ValueError("an AML term is too long")
-
-
-# --- resource descriptors
-
-
-def resources(*descriptors: bytes) -> bytes:
-    """Return the buffer for a _CRS.  The checksum 0 in its end tag means that there is none."""
-    return buffer(b"".join(descriptors) + b"\x79\x00")
-
-
-def io_ports(base: int, count: int) -> bytes:
-    """Return a descriptor of a device's ports, decoded in 16 bits."""
-    return struct.pack("<BBHHBB", 0x47, 1, base, base, 1, count)
-
-
-def irq(number: int) -> bytes:
-    """Return a descriptor of an edge-triggered, active-high ISA interrupt."""
-    return struct.pack("<BH", 0x22, 1 << number)
-
-
-def fixed_memory(base: int, size: int) -> bytes:
-    """Return a descriptor of a device's readable and writable memory below 4 GiB."""
-    return struct.pack("<BHBII", 0x86, 9, 1, base, size)
-
-
-def bus_numbers(first: int, last: int) -> bytes:
-    """Return a descriptor of the bus numbers that a bridge forwards."""
-    return _word_range(_BUS, 0, first, last)
-
-
-def io_window(first: int, last: int) -> bytes:
-    """Return a descriptor of the ports that a bridge forwards."""
-    return _word_range(_IO, _IO_ENTIRE_RANGE, first, last)
-
-
-def memory_window(first: int, last: int) -> bytes:
-    """Return a descriptor of memory that a bridge forwards, below 4 GiB or anywhere."""
-    length = last - first + 1
-    head = (_MEMORY, _FIXED_RANGE, _MEMORY_WRITABLE, 0, first, last, 0, length)
-    if last < 1 << 32:
-        return struct.pack("<BHBBB5I", 0x87, 23, *head)
-    return struct.pack("<BHBBB5Q", 0x8A, 43, *head)
-
-
-def _word_range(kind: int, flags: int, first: int, last: int) -> bytes:
-    length = last - first + 1
-    # A window of all 65,536 ports does not fit in the descriptor, and is not needed.
-    return struct.pack("<BHBBB5H", 0x88, 13, kind, _FIXED_RANGE, flags, 0, first, last, 0, length)

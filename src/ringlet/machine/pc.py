@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from ringlet.devices.acpi_pm import PORTS as PM_PORTS
 from ringlet.devices.acpi_pm import AcpiPm
 from ringlet.devices.backends.spool import Spool
 from ringlet.devices.debug_exit import DebugExit
@@ -24,19 +23,21 @@ from ringlet.devices.ioapic import IoApic
 from ringlet.devices.pci_host import PORTS as PCI_PORTS
 from ringlet.devices.pci_host import PciHost
 from ringlet.devices.piix3 import PIRQS, Piix3
-from ringlet.devices.piix4_pm import power_management
+from ringlet.devices.piix4_pm import PORTS as PM_PORTS
+from ringlet.devices.piix4_pm import Piix4Pm
 from ringlet.devices.port_b import PortB
 from ringlet.devices.reset import ResetControl
 from ringlet.devices.rtc import Rtc
 from ringlet.devices.uart16550 import Sink, Source, Uart16550
 from ringlet.devices.virtio.pci import VirtioPci
-from ringlet.devices.wiring import Clock, Line, SharedLine
-from ringlet.machine import acpi, outcome
+from ringlet.devices.wiring import Clock, Line, PortDevice, SharedLine
+from ringlet.machine import acpi, outcome, pci_routing
 from ringlet.machine import address_map as at
 from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.dsdt import Platform
-from ringlet.machine.pci_slots import MakeDevice, PciSlots
+from ringlet.machine.interrupt_messages import InterruptMessages
+from ringlet.machine.pci_slots import Board, MakeDevice, PciSlots
 from ringlet.machine.timers import Timers
 from ringlet.machine.vm import InterruptLine, Vm
 
@@ -93,15 +94,22 @@ class Options:
 
 
 class Interrupts:
-    """The lines of ISA devices, each connected to both interrupt controllers."""
+    """The lines of ISA devices, each connected to both interrupt controllers.
+
+    PCI interrupts may share an input of the 8259 pair with them, if the guest routes them so.
+    """
 
     def __init__(self, pics: I8259Pair, ioapic: IoApic) -> None:
-        self._pics = pics
+        self._inputs = [SharedLine(pics.line(irq)) for irq in range(16)]
         self._ioapic = ioapic
+
+    def pic_line(self, irq: int) -> Line:
+        """Return a line to input `irq` of the 8259 pair alone."""
+        return self._inputs[irq].tap()
 
     def line(self, irq: int) -> Line:
         """Return the line of ISA interrupt `irq`."""
-        old = self._pics.line(irq)
+        old = self.pic_line(irq)
         new = self._ioapic.line(at.GSI_TIMER if irq == at.IRQ_TIMER else irq)
 
         def drive(level: bool) -> None:
@@ -119,11 +127,13 @@ def assemble(
     wall: Callable[[], float] = time.time,
 ) -> Pc:
     """Put the devices on their buses, connect their lines and write the ACPI tables."""
+    platform = Platform()
     ports = PortBus()
     memory = MemoryBus()
     intr = InterruptLine(cpu)
     pics = I8259Pair(intr)
-    ioapic = IoApic(cpu.message)
+    messages = InterruptMessages(dict.fromkeys(platform.apic_ids, cpu.message))
+    ioapic = IoApic(messages.send)
     interrupts = Interrupts(pics, ioapic)
     machine = Vm(cpu, ports, pics, intr, clock)
     cpu.attach_memory(memory.read, memory.write)
@@ -156,11 +166,13 @@ def assemble(
     ports.map(at.PORT_KEYBOARD_DATA, 1, keyboard.data)
     ports.map(at.PORT_KEYBOARD_COMMAND, 1, keyboard.command)
     ports.map(at.PORT_RTC, 2, rtc)
-    ports.map(at.PORT_PM, PM_PORTS, power, width=4)
     bridge = PciHost(ResetControl(reset))
-    isa = Piix3([ioapic.line(at.GSI_PCI + n) for n in range(PIRQS)], pics.line, at.IRQS_PCI)
+    isa = Piix3([ioapic.line(at.GSI_PCI + n) for n in range(PIRQS)], interrupts.pic_line,
+                at.IRQS_PCI)  # fmt: skip
     bridge.add(at.SLOT_PIIX3, isa.function)
-    bridge.add(at.SLOT_PIIX3, power_management(at.PORT_PM), number=3)
+    pm = Piix4Pm(movable_ports(ports, PM_PORTS, power))
+    bridge.add(at.SLOT_PIIX3, pm.function, number=3)
+    pm.place(at.PORT_PM)
     for irq in set(at.IRQS_PCI):
         pics.set_level_triggered(irq)
     ports.map(at.PORT_PCI_CONFIG, PCI_PORTS, bridge, width=4)
@@ -177,11 +189,28 @@ def assemble(
         coms.append(Uart16550(sink, line, wire.source, handshake=wire.handshake))
         ports.map(port, 8, coms[-1])
 
-    slots = PciSlots(cpu, memory, bridge, isa, machine, options.complain)
+    board = Board(cpu, messages.send, ports, memory, bridge, isa)
+    slots = PciSlots(board, machine, options.complain)
     virtio = {function.device.name: function for function in map(slots.add, options.devices)}
     for function in virtio.values():
         machine.at_end(function.close)
 
-    tables = acpi.build(Platform())
+    tables = acpi.build(platform)
     cpu.write_phys(tables.base, tables.image)
+    cpu.write_phys(at.PCI_ROUTING_TABLE, pci_routing.routing_table())
+    machine.attach_power_button(power)
     return Pc(machine, tuple(coms), tables.rsdp, virtio)
+
+
+def movable_ports(ports: PortBus, count: int, device: PortDevice) -> Callable[[int | None], None]:
+    """Return what moves `count` ports of `device` to others, or with None takes them away."""
+    places: list[int] = []
+
+    def move(base: int | None) -> None:
+        while places:
+            ports.unmap(places.pop(), device)
+        if base is not None:
+            places.append(base)
+            ports.map(base, count, device, width=4, over=True)
+
+    return move

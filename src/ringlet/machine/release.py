@@ -58,11 +58,12 @@ def take_out(machine: Vm) -> Cpu:
 
 
 def _some_keep(values: list[Any] | tuple[Any, ...] | dict[Any, Any], cpu: Cpu) -> bool:
-    """Return whether an item, or an argument of a call that is an item, keeps the processor."""
+    """Return whether an item, or what an item calls or calls it with, keeps the processor."""
     items = values.values() if isinstance(values, dict) else values
     calls = (item for item in items if isinstance(item, partial))
     arguments = (argument for call in calls for argument in call.args)
-    return any(_keeps(value, cpu) for value in (*items, *arguments))
+    owners = (getattr(item, "__self__", None) for item in items)
+    return any(_keeps(value, cpu) for value in (*items, *arguments, *owners))
 
 
 def _keeps(value: object, cpu: Cpu) -> bool:

@@ -42,6 +42,17 @@ class Debugger(Protocol):
         """Examine a guest that cannot continue, before the run ends with `end`."""
 
 
+class PowerButton(Protocol):
+    """The fixed power button; only the guest's thread may press it."""
+
+    @property
+    def heeds_power_button(self) -> bool:
+        """Whether the guest wants to be told of it.  Any thread may ask."""
+
+    def press_power_button(self) -> None:
+        """Ask the guest to turn itself off."""
+
+
 class InterruptLine:
     """The processor's INTR pin, which passes on only changes of its level."""
 
@@ -80,6 +91,7 @@ class Vm:
         self._failure: Exception | None = None
         self._woken = threading.Event()
         self._debugger: Debugger | None = None
+        self._button: PowerButton | None = None
         self._flush: Callable[[], None] = lambda: None
         self._stopping: Callable[[End], object] = lambda end: None
         self._closers: list[Callable[[], None]] = []
@@ -104,6 +116,21 @@ class Vm:
         The run may end much later, if the guest's thread waits for a reader of its output.
         """
         self._stopping = stopping
+
+    def attach_power_button(self, button: PowerButton) -> None:
+        """Add the power button, by which the host asks the guest to turn itself off."""
+        self._button = button
+
+    def press_power_button(self) -> bool:
+        """Press the power button, if the guest heeds it; return whether it does.
+
+        Any thread, or a signal handler, may call this.
+        """
+        button = self._button
+        if button is None or not button.heeds_power_button:
+            return False
+        self.post(button.press_power_button)
+        return True
 
     def at_end(self, close: Callable[[], None]) -> None:
         """Add `close`, of a device with threads or files of the host, for the end of the run."""

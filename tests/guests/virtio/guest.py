@@ -21,7 +21,7 @@ from ringlet.machine.pci_slots import MakeDevice
 MODULES: Final = (  # in the order in which they are loaded; a kernel has some of them built in
     "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
     "virtio_blk", "rng-core", "virtio-rng", "virtio_console", "virtio_balloon", "vsock",
-    "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport",
+    "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "evdev", "button",
 )  # fmt: skip
 _INIT: Final = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -78,7 +78,7 @@ class Guest:
             self.output += data
 
         config = LinuxConfig(
-            self.kernel.vmlinuz, MEMORY, self._initrd(script, files or {}),
+            self.kernel.vmlinuz, MEMORY, self.initrd(script, files or {}),
             f"console=ttyS0 quiet panic=-1 {append}",
         )  # fmt: skip
         pc = boot.build(config, Engine(), Options([Wire(write)], devices=devices))
@@ -88,7 +88,8 @@ class Guest:
         assert end.kind is EndKind.POWER_OFF, f"{end.message}\n{text}"
         return text
 
-    def _initrd(self, script: str, files: Mapping[str, bytes]) -> bytes:
+    def initrd(self, script: str, files: Mapping[str, bytes]) -> bytes:
+        """Return an initial RAM disk that runs `script` and then turns the machine off."""
         archive = CpioWriter()
         for name in ("bin", "dev", "proc", "sys", "tmp", "modules"):
             archive.directory(name)

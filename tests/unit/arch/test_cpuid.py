@@ -131,7 +131,7 @@ def test_hypervisor_says_its_own_name_first_and_offers_kvms_interface_without_it
         0x40000000: (0x40000010, b"RingletVMM"),
         0x40000100: (0x40000101, b"KVMKVMKVM"),
     }
-    assert find(table, 0x40000101)[3:] == (1 << 1, 0, 0, 0)
+    assert find(table, 0x40000101)[3:] == (1 << 1 | 1 << 15, 0, 0, 0)
 
 
 def test_no_row_stands_twice() -> None:

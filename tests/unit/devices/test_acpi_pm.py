@@ -6,6 +6,7 @@ import pytest
 
 from ringlet.devices import acpi_pm as pm
 from ringlet.devices.acpi_pm import FREQUENCY, AcpiPm
+from ringlet.devices.piix4_pm import PORTS
 from ringlet.devices.reset import FULL_RST, RESET_VALUE, RST_CPU, SYS_RST, ResetControl
 
 SECOND = 1_000_000_000
@@ -190,7 +191,7 @@ def test_no_access_raises(board: Board) -> None:
     rng = random.Random(64)
     for _ in range(20_000):
         size = rng.choice([1, 2, 4])
-        offset = rng.randrange(pm.PORTS - size + 1)
+        offset = rng.randrange(PORTS - size + 1)
         board.set(offset, rng.getrandbits(8 * size), size)
         board.now += rng.choice([0, SECOND, 500 * SECOND])
         assert 0 <= board.get(offset, size) < 1 << 8 * size
@@ -244,3 +245,12 @@ def test_reset_register_keeps_its_bits_and_moves() -> None:
     other.restore(port.save())
 
     assert other.read(0, 1) == SYS_RST | FULL_RST
+
+
+def test_guest_heeds_the_button_once_it_has_enabled_it(board: Board) -> None:
+    before = board.pm.heeds_power_button
+    board.set(PM1_EN, pm.POWER_BUTTON | pm.GLOBAL)
+    enabled = board.pm.heeds_power_button
+    board.set(PM1_EN, pm.GLOBAL)
+
+    assert (before, enabled, board.pm.heeds_power_button) == (False, True, False)

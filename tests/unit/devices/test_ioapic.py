@@ -244,3 +244,13 @@ def test_no_access_raises(board: Board) -> None:
         board.apic.set_line(rng.randrange(INPUTS), rng.random() < 0.5)
         assert 0 <= board.apic.read(offset, size) < 1 << 8 * size
     assert len(board.apic.save().entries) == INPUTS
+
+
+def test_destination_has_15_bits(board: Board) -> None:
+    """Bits 63:49 of an entry, as Linux's IO_APIC_route_entry has them; bit 48 is another's."""
+    board.set(IOREDTBL + 3, 0x12FF_0000)
+    board.set(IOREDTBL + 2, 0x55)
+    board.apic.line(1)(True)
+
+    assert board.get(IOREDTBL + 3) == 0x12FE_0000
+    assert board.sent == [(0xFEE1_2FE0, 0x55)]

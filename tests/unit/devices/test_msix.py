@@ -165,3 +165,13 @@ def test_state_goes_on(card: Card) -> None:
     assert other.sent == []
     other.msix.write(16 * 3 + 12, 4, 0)
     assert other.sent == [(0xFEE0_1000, 3)]
+
+
+def test_reset_masks_the_table_and_forgets_what_is_pending(card: Card) -> None:
+    card.entry(0)
+    card.entry(2, masked=True)
+    card.msix.trigger(2)
+    card.function.reset()
+    assert not card.msix.enabled
+    assert card.pending() == 0
+    assert [card.msix.read(4 * n, 4) for n in range(4 * VECTORS)] == [0, 0, 0, 1] * VECTORS

@@ -421,3 +421,30 @@ def test_shared_line_is_up_while_anyone_asserts_it() -> None:
     two(False)
 
     assert levels == [True, False]
+
+# --- reset
+
+
+def test_reset_takes_bars_pin_and_scratch_bytes_back(card: Card) -> None:
+    offset = card.function.add_capability(9, bytes(6), b"\xff" * 6)
+    fresh = card.function.save().config
+    card.set(0x14, 0xFEB0_0000)
+    card.set(pci.COMMAND, pci.COMMAND_MEMORY, 2)
+    card.set(pci.INTERRUPT_LINE, 11, 1)
+    card.set(offset + 2, 0xABCD, 2)
+    card.function.set_config(pci.REVISION_ID, 1, 0x77)
+    card.function.set_interrupt(True)
+    card.function.reset()
+
+    assert card.function.save().config == fresh
+    assert not card.level
+    assert card.moves == [(1, 0xFEB0_0000), (1, None)]
+
+
+def test_reset_tells_the_device_and_then_the_capabilities(card: Card) -> None:
+    told: list[str] = []
+    function = PciFunction(IDENTITY, on_reset=lambda: told.append("device"))
+    function.add_capability(9, bytes(2), on_reset=lambda: told.append("capability"))
+    function.reset()
+
+    assert told == ["device", "capability"]

@@ -100,3 +100,15 @@ def test_state_goes_on(board: Board) -> None:
     other.chip.restore(board.chip.save())
     assert other.apic == [False, False, False, True]
     assert other.high() == {7}
+
+
+@pytest.mark.parametrize("irq", [0, 1, 2, 8, 13])
+def test_inputs_of_the_board_itself_are_out_of_reach(board: Board, irq: int) -> None:
+    board.chip.tap(0)(True)
+    board.route(0, irq)
+    assert board.high() == set()
+
+
+def test_reset_takes_the_routes_away(board: Board) -> None:
+    board.chip.function.reset()
+    assert [board.chip.function.read_config(PIRQRC + n, 1) for n in range(PIRQS)] == [0x80] * 4

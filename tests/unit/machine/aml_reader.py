@@ -1,10 +1,24 @@
 """A reader of the few AML terms that the DSDT is made of, written from the specification.
 
-It gives each named thing under its full path: a number, a string, bytes, or a list; None for a
-device.  Anything else, and any length that does not come out even, is an assertion error.
+It gives each named thing under its full path: a number, a string, bytes, or a list; a Name where a
+package names something, None for a device or a region, and a Code for a method.  Anything else, and
+any length that does not come out even, is an assertion error.
 """
 
 from dataclasses import dataclass, field
+
+
+class Name(str):
+    """A name in a package."""
+
+    __slots__ = ()
+
+
+class Code(bytes):
+    """The terms of a method, after its flags."""
+
+    __slots__ = ()
+
 
 Value = int | str | bytes | list["Value"]
 
@@ -60,15 +74,37 @@ class Reader:
             case 0x10:
                 end = self.package_end()
                 self.terms(end, self.path(scope))
+            case 0x14:
+                end = self.package_end()
+                name = self.path(scope)
+                assert name not in self.names
+                self.names[name] = Code(self.take(end - self.at))
             case 0x5B:
-                assert self.take(1) == b"\x82"
+                self.extended(self.take(1)[0], scope)
+            case other:
+                raise AssertionError(f"unknown term {other:02X}h")
+
+    def extended(self, code: int, scope: str) -> None:
+        match code:
+            case 0x80:  # a region: its space, offset and length
+                name = self.path(scope)
+                self.names[name] = [self.take(1)[0], self.value(), self.value()]
+            case 0x81:  # fields of a region: their widths in bits
+                end = self.package_end()
+                self.path(scope)
+                self.take(1)
+                while self.at < end:
+                    name = self.path(scope)
+                    self.names[name] = self.take(1)[0]
+                assert self.at == end
+            case 0x82:
                 end = self.package_end()
                 name = self.path(scope)
                 assert name not in self.names
                 self.names[name] = None
                 self.terms(end, name)
             case other:
-                raise AssertionError(f"unknown term {other:02X}h")
+                raise AssertionError(f"unknown term 5B {other:02X}h")
 
     def value(self) -> Value:
         match self.take(1)[0]:
@@ -95,6 +131,9 @@ class Reader:
                 elements = [self.value() for _ in range(self.take(1)[0])]
                 assert self.at == end
                 return elements
+            case letter if chr(letter).isupper():
+                self.at -= 1
+                return Name(self.path(""))
             case other:
                 raise AssertionError(f"unknown value {other:02X}h")
 

@@ -3,6 +3,7 @@
 import pytest
 
 from ringlet.machine import aml
+from ringlet.machine import aml_resources as resource
 from tests.unit.machine.aml_reader import Reader, read
 
 
@@ -90,18 +91,18 @@ def test_terms_nest() -> None:
 @pytest.mark.parametrize(
     ("descriptor", "code"),
     [
-        (aml.io_ports(0x3F8, 8), "47 01 f8 03 f8 03 01 08"),
-        (aml.irq(4), "22 10 00"),
-        (aml.irq(12), "22 00 10"),
-        (aml.fixed_memory(0xFEC00000, 0x1000), "86 09 00 01 00 00 c0 fe 00 10 00 00"),
-        (aml.bus_numbers(0, 255), "88 0d 00 02 0c 00 00 00 00 00 ff 00 00 00 00 01"),
-        (aml.io_window(0xD00, 0xFFFF), "88 0d 00 01 0c 03 00 00 00 0d ff ff 00 00 00 f3"),
+        (resource.io_ports(0x3F8, 8), "47 01 f8 03 f8 03 01 08"),
+        (resource.irq(4), "22 10 00"),
+        (resource.irq(12), "22 00 10"),
+        (resource.fixed_memory(0xFEC00000, 0x1000), "86 09 00 01 00 00 c0 fe 00 10 00 00"),
+        (resource.bus_numbers(0, 255), "88 0d 00 02 0c 00 00 00 00 00 ff 00 00 00 00 01"),
+        (resource.io_window(0xD00, 0xFFFF), "88 0d 00 01 0c 03 00 00 00 0d ff ff 00 00 00 f3"),
         (
-            aml.memory_window(0xC0000000, 0xFEBFFFFF),
+            resource.memory_window(0xC0000000, 0xFEBFFFFF),
             "87 17 00 00 0c 01 00000000 000000c0 ffffbffe 00000000 0000c03e",
         ),
         (
-            aml.memory_window(1 << 36, (1 << 37) - 1),
+            resource.memory_window(1 << 36, (1 << 37) - 1),
             "8a2b00000c01"
             + "00" * 8
             + "0000000010000000 ffffffff1f000000"
@@ -115,4 +116,4 @@ def test_resource_descriptors(descriptor: bytes, code: str) -> None:
 
 
 def test_resources_end_with_an_end_tag() -> None:
-    assert aml.resources(aml.irq(4)) == bytes.fromhex("11 08 0a 05 22 10 00 79 00")
+    assert resource.resources(resource.irq(4)) == bytes.fromhex("11 08 0a 05 22 10 00 79 00")

@@ -5,7 +5,17 @@ from collections.abc import Callable
 import pytest
 
 from ringlet.core.state import Exit
-from ringlet.devices.acpi_pm import PM1_CONTROL, PM_TIMER, S5_TYPE, SLP_EN, SLP_TYP_SHIFT
+from ringlet.devices.acpi_pm import (
+    PM1_CONTROL,
+    PM_TIMER,
+    POWER_BUTTON,
+    S5_TYPE,
+    SCI_EN,
+    SLP_EN,
+    SLP_TYP_SHIFT,
+)
+from ringlet.devices.piix4_pm import PMBA, PMREGMISC
+from ringlet.devices.virtio.rng import Rng
 from ringlet.machine import address_map as at
 from ringlet.machine import outcome
 from ringlet.machine.outcome import EndKind
@@ -156,3 +166,85 @@ def test_timer_sets_the_alarm(cpu: FakeCpu) -> None:
     for port, value in ((0x43, 0x34), (0x40, 0xA9), (0x40, 0x04)):  # 1 kHz
         cpu.write(port, 1, value)
     assert cpu.due is not None
+
+
+# --- what the guest moves, and the power button
+
+
+def config(cpu: FakeCpu, slot: int, number: int, register: int) -> None:
+    cpu.write(at.PORT_PCI_CONFIG, 4, 1 << 31 | slot << 11 | number << 8 | register)
+
+
+def test_fixed_hardware_moves_with_pmba(cpu: FakeCpu) -> None:
+    build(cpu)
+    config(cpu, at.SLOT_PIIX3, 3, PMBA)
+    cpu.write(at.PORT_PCI_CONFIG + 4, 4, 0xB000)
+
+    assert cpu.read(at.PORT_PM + PM1_CONTROL, 2) == 0xFFFF
+    assert cpu.read(0xB000 + PM1_CONTROL, 2) == SCI_EN
+    assert cpu.read(0xB000 + 16, 4) == 0
+    config(cpu, at.SLOT_PIIX3, 3, PMREGMISC)
+    cpu.write(at.PORT_PCI_CONFIG + 4, 1, 0)
+    assert cpu.read(0xB000 + PM1_CONTROL, 2) == 0xFFFF
+
+
+def test_hardware_over_other_ports_gives_them_back(cpu: FakeCpu) -> None:
+    build(cpu, Wire(lambda data: None))
+    config(cpu, at.SLOT_PIIX3, 3, PMBA)
+    cpu.write(at.PORT_PCI_CONFIG + 4, 4, at.PORT_COM1 & ~63)
+    hidden = cpu.read(at.PORT_COM1 + 5, 1)
+    cpu.write(at.PORT_PCI_CONFIG + 4, 4, at.PORT_PM)
+
+    assert hidden != 0x60
+    assert cpu.read(at.PORT_COM1 + 5, 1) == 0x60
+
+
+def test_level_of_pci_and_of_an_isa_device_share_an_input(cpu: FakeCpu) -> None:
+    """The guest routes PIRQD# to the input of the SCI: neither takes the other's level away."""
+    pc = assemble(cpu, Options(devices=[Rng]))
+    for port, value in ((0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0),
+                        (0xA0, 0x11), (0xA1, 0x28), (0xA1, 2), (0xA1, 1), (0xA1, 0),
+                        (at.PORT_ELCR + 1, 2)):  # fmt: skip
+        cpu.write(port, 1, value)
+    function = pc.virtio["rng"].function
+    config(cpu, at.SLOT_PIIX3, 0, 0x60)
+    cpu.write(at.PORT_PCI_CONFIG + 4 + at.pirq(at.SLOT_DEVICES, 1), 1, at.IRQ_SCI)
+    cpu.write(at.PORT_PM + 2, 2, POWER_BUTTON)
+    pc.machine.press_power_button()
+    pc.machine.post(lambda: pc.machine.finish(outcome.powered_off()))
+    pc.machine.run()
+    function.set_interrupt(True)
+    function.set_interrupt(False)
+    cpu.write(0xA0, 1, 0x0A)  # reads return the requests
+
+    assert cpu.read(0xA0, 1) == 1 << (at.IRQ_SCI & 7)
+
+
+def test_power_button_is_pressed_only_for_who_heeds_it(cpu: FakeCpu) -> None:
+    machine = build(cpu).machine
+    before = machine.press_power_button()
+    cpu.write(at.PORT_PM + 2, 2, POWER_BUTTON)
+    route(cpu, at.IRQ_SCI, 0x8039)
+    pressed = machine.press_power_button()
+    machine.post(lambda: machine.finish(outcome.powered_off()))
+    machine.run()
+
+    assert (before, pressed) == (False, True)
+    assert cpu.read(at.PORT_PM, 2) == POWER_BUTTON
+    assert [data & 0xFF for _, data in cpu.messages] == [0x39]
+
+
+def test_messages_to_absent_processors_are_dropped(cpu: FakeCpu) -> None:
+    """An input's entry with destination 100h: 15 bits, of which the low ones are a processor's."""
+    build(cpu)
+    cpu.write_memory(IO_APIC_SELECT, 4, 0x11 + 2 * at.GSI_TIMER)
+    cpu.write_memory(IO_APIC_WINDOW, 4, 1 << 17)
+    route(cpu, at.GSI_TIMER, 0x32)
+    cpu.write(at.PORT_PIT + 3, 1, 0x34)
+
+    assert cpu.messages == []
+
+
+def test_routing_table_is_where_a_guest_searches(cpu: FakeCpu) -> None:
+    build(cpu)
+    assert cpu.memory[at.PCI_ROUTING_TABLE].startswith(b"$PIR")

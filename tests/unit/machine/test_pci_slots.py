@@ -8,6 +8,8 @@ from itertools import pairwise
 import pytest
 
 from ringlet.devices import pci
+from ringlet.devices.msi import Msi
+from ringlet.devices.pci import Bar, BarKind, PciFunction, PciIdentity
 from ringlet.devices.pci_host import PciHost
 from ringlet.devices.piix3 import PIRQS, Piix3
 from ringlet.devices.virtio import common
@@ -15,7 +17,8 @@ from ringlet.devices.virtio.pci import MSIX_BAR, STRUCTURES_BAR, VirtioPci
 from ringlet.devices.virtio.rng import Rng
 from ringlet.errors import InternalError
 from ringlet.machine import address_map as at
-from ringlet.machine.bus import MemoryBus
+from ringlet.machine import pci_slots as slots
+from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.pci_slots import PciSlots
 from tests.unit.machine.fake_cpu import FakeCpu
 
@@ -41,7 +44,10 @@ class Board:
         self.apic = [False] * PIRQS
         isa = Piix3([self._line(n) for n in range(PIRQS)], lambda irq: lambda level: None,
                     at.IRQS_PCI)  # fmt: skip
-        self.slots = PciSlots(FakeCpu(), self.memory, self.bridge, isa, Host(), lambda line: None)
+        self.cpu = FakeCpu()
+        self.ports = PortBus()
+        around = slots.Board(self.cpu, self.cpu.message, self.ports, self.memory, self.bridge, isa)
+        self.slots = PciSlots(around, Host(), lambda line: None)
         self.devices: list[VirtioPci] = []
 
     def _line(self, number: int) -> Callable[[bool], None]:
@@ -161,3 +167,94 @@ def test_slots_end(board: Board) -> None:
     with pytest.raises(InternalError, match="no such PCI slot"):
         board.slots.add(make)
     made[0].close()
+
+
+# --- cards that are not virtio
+
+
+class Card:
+    """A card with I/O and memory, and MSI."""
+
+    def __init__(self, slot: slots.Slot) -> None:
+        self.written: list[tuple[int, int, int]] = []
+        self.function = PciFunction(
+            PciIdentity(0x1234, 0x11E8, 0x00_FF_00),
+            [Bar(0, BarKind.IO, 32), Bar(1, BarKind.MEMORY_32, 0x100)],
+            interrupt_pin=1, irq=slot.irq, bar_changed=slot.bar_changed,
+        )  # fmt: skip
+        self.msi = Msi(self.function, 1, slot.send)
+
+    def bar(self, index: int) -> Card:
+        return self
+
+    def bells(self, index: int) -> list[tuple[int, int, int]]:
+        return []
+
+    def read(self, offset: int, size: int) -> int:
+        return 0xA0 + offset
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self.written.append((offset, size, value))
+
+
+def test_card_answers_at_ports_and_in_memory(board: Board) -> None:
+    card = board.slots.put(Card)
+    card.function.write_config(pci.COMMAND, 2, pci.COMMAND_IO | pci.COMMAND_MEMORY)
+    port, address = card.function.bar_address(0), card.function.bar_address(1)
+    assert port == at.PORT_PCI_DEVICES
+    assert address == at.DEVICE_HOLE
+    assert board.ports.read(port + 5, 1) == 0xA5
+    assert board.memory.read(address + 6, 2) == 0xA6
+    board.ports.write(port + 4, 4, 0x1234)
+    assert card.written == [(4, 4, 0x1234)]
+
+
+def test_ports_move(board: Board) -> None:
+    card = board.slots.put(Card)
+    card.function.write_config(pci.COMMAND, 2, pci.COMMAND_IO)
+    before = card.function.bar_address(0)
+    assert before is not None
+    card.function.write_config(pci.BAR0, 4, 0xD020)
+    moved = board.ports.read(before, 1), board.ports.read(0xD020, 1)
+    card.function.write_config(pci.COMMAND, 2, 0)
+    assert moved == (0xFF, 0xA0)
+    assert board.ports.read(0xD020, 1) == 0xFF
+
+
+def test_ports_of_several_cards_are_apart_until_they_end(board: Board) -> None:
+    places = set()
+    for _ in range(3):
+        card = board.slots.put(Card)
+        card.function.write_config(pci.COMMAND, 2, pci.COMMAND_IO)
+        places.add(card.function.bar_address(0))
+    assert places == {at.PORT_PCI_DEVICES + 32 * n for n in range(3)}
+    board.slots._next_port = at.PORT_PCI_DEVICES_END - 16
+    with pytest.raises(InternalError, match="no room for a BAR"):
+        board.slots.put(Card)
+
+
+def test_firmware_tells_the_line_of_each_pin(board: Board) -> None:
+    lines = [board.slots.put(Card).function.read_config(pci.INTERRUPT_LINE, 1) for _ in range(4)]
+    slot = at.SLOT_DEVICES
+    assert lines == [at.IRQS_PCI[at.pirq(slot + n, 1)] for n in range(4)]
+
+
+def test_messages_go_where_the_board_sends_them(board: Board) -> None:
+    card = board.slots.put(Card)
+    card.function.write_config(pci.COMMAND, 2, pci.COMMAND_MASTER)
+    card.function.write_config(0x44, 4, 0xFEE0_0000)
+    card.function.write_config(0x4C, 2, 0x55)
+    card.function.write_config(0x42, 2, 1)
+    card.msi.trigger(0)
+    assert board.cpu.messages == [(0xFEE0_0000, 0x55)]
+
+
+def test_reset_takes_a_device_off_the_bus(board: Board) -> None:
+    device = board.add()
+    enable(device)
+    address = device.function.bar_address(STRUCTURES_BAR)
+    assert address is not None
+    assert board.cpu.doorbells
+    device.function.reset()
+    assert board.queues_at(address) == ABSENT
+    assert board.cpu.doorbells == {}

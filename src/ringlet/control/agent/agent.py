@@ -178,7 +178,9 @@ class Agent:
         """Have the guest write what it holds of files to its disks."""
         call(self._ready(), Request(Operation.SYNC), "/", timeout)
 
-    def shutdown(self, *, reboot: bool = False, force: bool = False) -> None:
+    def shutdown(
+        self, *, reboot: bool = False, force: bool = False, timeout: float | None = PATIENCE
+    ) -> None:
         """Have the guest turn itself off, or begin anew.
 
         The guest's init does it in order; without such an init, or with `force`, the kernel does it
@@ -190,7 +192,7 @@ class Agent:
                 flags=Flag.RECURSIVE if force else Flag.NONE,
                 mode=Power.REBOOT if reboot else Power.OFF,
             ),
-            PATIENCE,
+            timeout,
         )
 
     def _answer(self, request: Request, timeout: float | None) -> bytes:

@@ -28,6 +28,7 @@ from ringlet.control.background.log import Log
 from ringlet.control.background.places import SOCKET, Place
 from ringlet.control.background.relay import Relay
 from ringlet.control.board import Board, Lines
+from ringlet.control.turning_off import turn_off
 from ringlet.devices.virtio.threads import block_signals
 from ringlet.errors import AgentError, HostError
 from ringlet.machine import outcome
@@ -42,7 +43,7 @@ LONGEST_STOP: Final = 86400.0
 """Seconds that a guest may be given to turn itself off."""
 
 _PATIENCE_S: Final = 5.0
-_ASK_AGAIN_S: Final = 2.0
+_ACCEPT_AGAIN_S: Final = 0.1
 _CREDENTIALS: Final = struct.Struct("iII")
 
 
@@ -128,7 +129,7 @@ class Served:
             try:
                 client, _ = self._socket.accept()
             except OSError:
-                if self._ended.wait(_ASK_AGAIN_S / 20):  # else the host has no more files
+                if self._ended.wait(_ACCEPT_AGAIN_S):  # else the host has no more files
                     return
                 continue
             self._slots.acquire()
@@ -183,7 +184,8 @@ class Served:
     def stop(self, timeout: float) -> None:
         """Let the guest turn itself off, and cut the power after `timeout` seconds.
 
-        A guest without an agent, or whose agent does not answer yet, is cut off at once.
+        A guest without an agent that answers, which does not heed its power button either, is cut
+        off at once (`turn_off`).
         """
         board = self._board
         assert board is not None
@@ -192,17 +194,23 @@ class Served:
         plug = threading.Timer(timeout, board.stop, [outcome.stopped(signal.SIGKILL)])
         plug.daemon = True
         plug.start()
-        relay = self._relay
-        if relay is None or not relay.ready.is_set():
+        turn_off(board, self._ask, self._ended, end)
+        if not self._ended.is_set():
             board.stop(outcome.stopped(signal.SIGKILL))
-        else:
-            while not self._ended.is_set() and (left := end - time.monotonic()) > 0:
-                # An init that is still starting may not hear it.
-                with contextlib.suppress(AgentError), relay.agent(min(left, _ASK_AGAIN_S)) as agent:
-                    agent.shutdown()
-                self._ended.wait(min(_ASK_AGAIN_S, max(0.0, end - time.monotonic())))
         self._ended.wait()
         plug.cancel()
+
+    def _ask(self, seconds: float) -> bool:
+        """Have the agent turn the guest off; return whether it answers."""
+        relay = self._relay
+        if relay is None or not relay.ready.is_set():
+            return False
+        try:
+            with relay.agent(seconds) as agent:
+                agent.shutdown(timeout=seconds)
+        except AgentError:
+            return False
+        return True
 
 
 @contextlib.contextmanager

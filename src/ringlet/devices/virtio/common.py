@@ -110,6 +110,16 @@ class CommonConfig:
         self._broken = True
         return bool(self._s.status & DRIVER_OK)
 
+    def reset(self) -> None:
+        """Return to the state after power-on; the device is at rest from then on (2.4)."""
+        self._device.stop()
+        for queue in self._queues:
+            queue.reset()
+        self._broken = False
+        self._s = CommonState(generation=self._s.generation)
+        self.queue_vectors = [NO_VECTOR] * len(self._queues)
+        self._on_reset()
+
     # --- accesses
 
     def read(self, offset: int, size: int) -> int:
@@ -235,7 +245,7 @@ class CommonConfig:
     def _write_status(self, value: int) -> None:
         s = self._s
         if value == 0:
-            self._reset()
+            self.reset()
             return
         new = value & ~s.status
         if new & FEATURES_OK and (
@@ -245,15 +255,6 @@ class CommonConfig:
         s.status |= value & ~NEEDS_RESET  # only a reset takes bits away (2.1.1)
         if new & DRIVER_OK and s.status & FEATURES_OK and not self._broken:
             self._device.start(s.driver_features)
-
-    def _reset(self) -> None:
-        self._device.stop()
-        for queue in self._queues:
-            queue.reset()
-        self._broken = False
-        self._s = CommonState(generation=self._s.generation)
-        self.queue_vectors = [NO_VECTOR] * len(self._queues)
-        self._on_reset()
 
     def _write_queue(self, offset: int, value: int) -> None:
         queue = self._queue()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from ringlet.devices.function_reset import FunctionReset
 from ringlet.devices.msix import BAR_SIZE, Msix, MsixState
 from ringlet.devices.pci import (
     Bar,
@@ -39,6 +40,7 @@ STRUCTURES_SIZE: Final = 0x4000
 COMMON, ISR, DEVICE, NOTIFY = 0x0000, 0x1000, 0x2000, 0x3000
 _PAGE: Final = 0x1000
 NOTIFY_MULTIPLIER: Final = 4
+NOTIFY_SIZE: Final = 2  # a notification is the number of the queue
 
 COMPLAINTS: Final = 5
 """Lines that the user sees about the driver's faults: it may repeat them without end."""
@@ -101,10 +103,12 @@ class VirtioPci:
             interrupt_pin=1,
             irq=around.irq,
             bar_changed=around.bar_changed,
+            on_reset=self._function_reset,
         )  # fmt: skip
         vectors = len(device.queue_limits) + 1
         self.msix = Msix(self.function, vectors, MSIX_BAR, around.send)
         self._add_capabilities()
+        FunctionReset(self.function)
         queues = [Queue(around.memory, i, n) for i, n in enumerate(device.queue_limits)]
         self.common = CommonConfig(device, queues, vectors, self._reset)
         device.connect(self, queues)
@@ -112,6 +116,13 @@ class VirtioPci:
     def bar(self, index: int) -> "Msix | VirtioPci":
         """Return what answers in BAR `index`."""
         return self.msix if index == MSIX_BAR else self
+
+    def bells(self, index: int) -> list[tuple[int, int, int]]:
+        """Return the doorbells in BAR `index`: offset, bytes of a write, eventfd."""
+        if index != STRUCTURES_BAR:
+            return []
+        bells = self.device.doorbells
+        return [(NOTIFY + NOTIFY_MULTIPLIER * i, NOTIFY_SIZE, fd) for i, fd in enumerate(bells)]
 
     # --- the bus: BAR 4
 
@@ -207,6 +218,9 @@ class VirtioPci:
         with self._raising:
             self._isr = self._raised = 0
         self._drive()
+
+    def _function_reset(self) -> None:
+        self.common.reset()
 
     def _add_capabilities(self) -> None:
         notify = NOTIFY_MULTIPLIER.to_bytes(4, "little")

@@ -18,7 +18,7 @@ from ringlet.devices.virtio.pci import (
 )
 
 CAPABILITY_LIST = 0x34
-VENDOR_SPECIFIC, MSIX = 0x09, 0x11
+VENDOR_SPECIFIC, MSIX, AF = 0x09, 0x11, 0x13
 COMMON_CFG, NOTIFY_CFG, ISR_CFG, DEVICE_CFG, PCI_CFG = 1, 2, 3, 4, 5
 
 
@@ -213,3 +213,33 @@ def test_window_reads_the_status_away(rig: Rig) -> None:
     assert rig.pin(), "aiming is no read"
     assert rig.pci.function.read_config(data, 1) == 2
     assert not rig.pin()
+
+
+# --- reset of the function
+
+
+def test_function_reset_leaves_the_device_usable(rig: Rig) -> None:
+    rig.start(PLAIN)
+    head, _ = rig.send(0, [b"x"], [1])
+    assert rig.came_back() == [(head, 1)]
+    af = dict(capabilities(rig))[AF]
+    rig.pci.function.write_config(af + 4, 1, 1)
+
+    assert not rig.device.running
+    assert rig.pci.common.save().status == 0
+    assert not rig.pci.msix.enabled
+    assert rig.pci.function.command == 0
+    rig.start(PLAIN)
+    head, _ = rig.send(0, [b"y"], [1])
+    assert rig.came_back() == [(head, 1)]
+
+
+def test_function_reset_releases_the_pin(rig: Rig) -> None:
+    rig.start(PLAIN, messages=False)
+    rig.send(0, [b"x"], [1])
+    rig.at_rest()
+    rig.post_all()
+    before = rig.pin()
+    rig.pci.function.reset()
+    rig.post_all()
+    assert (before, rig.pin()) == (True, False)
