@@ -1,16 +1,19 @@
 # ruff: noqa: INP001 - nothing imports this
-"""Draws docs/debian.svg, the README's picture: `./dev run python -m docs.picture`.
+"""Records docs/session.svg, the README's picture: `./dev run python -m docs.picture DIRECTORY`.
 
-It is of a session that is run for it: `ringlet run debian` on a terminal, with what was printed
-there and nothing else.
+It shows a session of a shell that is run for it, with what was printed there and nothing else;
+the lines appear when they appeared then.  DIRECTORY holds the sources of Lua 5.4, whose build is
+the work of the session.
 """
 
 import io
 import os
 import re
 import select
+import shutil
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from pathlib import Path
@@ -19,66 +22,103 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-PICTURE: Final = Path(__file__).with_name("debian.svg")
-COMMAND: Final = ("ringlet", "run", "debian")
+PICTURE: Final = Path(__file__).with_name("session.svg")
 TYPED: Final = (
-    "uname -a",
-    "grep -m1 'model name' /proc/cpuinfo",
-    "time sh -c 'seq 1000000 | sha256sum'",
-    "exit",
+    "ls /dev/kvm",
+    "ringlet run --root / uname -r",
+    'time ringlet run --root / -v "$PWD":/mnt -w /mnt make linux test | grep -v "^make"',
+    "src/lua -e 'print(_VERSION, 6 * 7)'",
 )
-PROMPT: Final = b":~# "
-ROWS, COLUMNS = 40, 104
-PATIENCE_S: Final = 60
-# What the guest's shell asks of its terminal (where is the cursor? erase below it) is not text.
-_CONTROL: Final = re.compile(r"\x1b\[[\d;]*[A-LN-Za-ln-z]")
+PROMPT: Final = b"$ "
+ROWS, COLUMNS = 24, 112
+SHOWN_LINES: Final = 22
+PATIENCE_S: Final = 600
+_CONTROL: Final = re.compile(r"\x1b\[[\d;?]*[A-LN-Za-ln-z]")
+
+Line = tuple[float, bytes]
+"""When a line was complete, in seconds, and its text."""
 
 
-def session() -> str:
-    """Run the command, type the lines, each after a prompt; return what the terminal showed."""
-    user, fd = os.openpty()
-    termios.tcsetwinsize(fd, (ROWS, COLUMNS))
-    program = [sys.executable, "-m", *COMMAND]
-    # Standard error is no terminal, so that nothing moves on this one.
-    with subprocess.Popen(program, stdin=fd, stdout=fd, stderr=subprocess.PIPE) as process:
-        os.close(fd)
-        shown = b""
-        for line in TYPED:
-            shown += _until(user, PROMPT)
-            os.write(user, line.encode() + b"\n")
-        shown += _until(user, b"Power down\r\n")
-        assert process.stderr is not None
-        errors = process.stderr.read().decode()
-    os.close(user)
-    if process.returncode or errors:
-        raise SystemExit(f"ringlet ended with {process.returncode}: {errors}")
-    return _CONTROL.sub("", shown.decode()).replace("\r", "")
+def session(directory: Path) -> list[Line]:
+    """Run the shell in a copy of `directory`; type each command after a prompt."""
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place, directory.name)
+        shutil.copytree(directory, copy)
+        user, fd = os.openpty()
+        termios.tcsetwinsize(fd, (ROWS, COLUMNS))
+        environment = dict(
+            os.environ, PS1=PROMPT.decode(), TERM="dumb",
+            PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        )  # fmt: skip
+        program = ["bash", "--norc", "--noediting", "-i"]
+        with subprocess.Popen(
+            program, stdin=fd, stdout=fd, stderr=fd, cwd=copy, env=environment,
+            start_new_session=True,
+        ):  # fmt: skip
+            os.close(fd)
+            terminal = Terminal(user)
+            for command in TYPED:
+                terminal.until_prompt()
+                os.write(user, command.encode() + b"\n")
+            terminal.until_prompt()
+            os.write(user, b"exit\n")
+        os.close(user)
+    return terminal.lines
 
 
-def _until(fd: int, text: bytes) -> bytes:
-    end = time.monotonic() + PATIENCE_S
-    shown = b""
-    while text not in shown:
-        if not select.select([fd], [], [], max(0.0, end - time.monotonic()))[0]:
-            raise SystemExit(f"no {text!r} after {shown[-300:]!r}")
-        shown += os.read(fd, 4096)
-    return shown
+class Terminal:
+    """Reads what is shown, and notes when each line was complete."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._part = b""
+        self._began = time.monotonic()
+        self.lines: list[Line] = []
+
+    def until_prompt(self) -> None:
+        """Read until the shell asks for a command.  Raises SystemExit."""
+        end = time.monotonic() + PATIENCE_S
+        while self._part != PROMPT:
+            if not select.select([self._fd], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise SystemExit(f"no prompt after {self.lines[-3:]!r}")
+            *whole, self._part = (self._part + os.read(self._fd, 4096)).split(b"\n")
+            self.lines += [(time.monotonic() - self._began, line) for line in whole]
 
 
-def draw(shown: str) -> str:
-    """Return a terminal's text as SVG."""
+def draw(lines: list[Line]) -> str:
+    """Return the lines as SVG; a long output is shown by its first and last lines."""
+    texts = [_CONTROL.sub("", line.decode()).replace("\r", "") for _, line in lines]
+    shown = [(when, text) for (when, _), text in zip(lines, texts, strict=True) if text]
+    if len(shown) > SHOWN_LINES:
+        cut = SHOWN_LINES // 2
+        left_out = len(shown) - SHOWN_LINES + 1
+        between = (shown[cut][0], f"  ... {left_out} more lines ...")
+        shown = [*shown[:cut], between, *shown[cut + left_out :]]
     console = Console(
         record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, highlight=False
     )
-    console.print(Text.assemble(("$ ", "bold green"), (" ".join(COMMAND), "bold")))
-    for line in shown.strip().split("\n"):
-        prompt, mark, typed = line.partition(PROMPT.decode())
-        if mark:
-            console.print(Text.assemble((prompt + mark, "bold green"), (typed, "bold")))
-        else:
-            console.print(Text(line))
-    return console.export_svg(title=" ".join(COMMAND), unique_id="debian")
+    for _, text in shown:
+        console.print(_styled(text), no_wrap=True, overflow="ellipsis")
+    svg = console.export_svg(title="a machine without KVM", unique_id="session")
+    for number, (when, _) in enumerate(shown):
+        svg = svg.replace(
+            f'clip-path="url(#session-line-{number})"',
+            f'clip-path="url(#session-line-{number})" style="animation-delay:{when:.1f}s"',
+        )
+    return svg.replace("</style>", _APPEARS, 1)
+
+
+_APPEARS: Final = """
+    @keyframes appear { from { visibility: hidden } to { visibility: visible } }
+    .session-matrix text { animation: appear .1s backwards }
+    </style>"""
+
+
+def _styled(text: str) -> Text:
+    if text.startswith(PROMPT.decode()):
+        return Text.assemble(("$ ", "bold green"), (text.removeprefix(PROMPT.decode()), "bold"))
+    return Text(text)
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(draw(session()), encoding="utf-8")
+    PICTURE.write_text(draw(session(Path(sys.argv[1]).resolve())), encoding="utf-8")

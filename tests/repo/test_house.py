@@ -152,11 +152,11 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 
 def test_the_readmes_picture_is_small_and_well_formed() -> None:
-    picture = ROOT / "docs/debian.svg"
+    picture = ROOT / "docs/session.svg"
 
     assert picture.stat().st_size < 60_000
     assert ET.fromstring(readable(picture)).tag.endswith("svg")
-    assert "](docs/debian.svg)" in readable(ROOT / "README.md")
+    assert "](docs/session.svg)" in readable(ROOT / "README.md")
 
 
 def test_bits_of_control_registers_are_defined_once() -> None:
