@@ -45,7 +45,7 @@ def outer(kernel: CachedKernel) -> Iterator[ringlet.Machine]:
         yield machine
 
 
-def ran(outer: ringlet.Machine, *arguments: str) -> ringlet.Result:
+def ran(outer: ringlet.Machine, *arguments: str) -> ringlet.Result[str]:
     """Run `ringlet run` with these arguments in the guest."""
     environment = {
         "PYTHONPATH": f"{SITE}/0:{SITE}/1", "XDG_CACHE_HOME": CACHE, "PYTHONDONTWRITEBYTECODE": "1",
