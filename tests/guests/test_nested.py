@@ -15,7 +15,7 @@ from ringlet.images.debian import CachedKernel
 from ringlet.images.store import default_root
 
 PATIENCE = 240
-"""Seconds for a run in the guest; on an idle machine it takes five to eight."""
+"""Seconds for a run in the guest, on a busy host; a tenth is usual."""
 SITE = "/site"
 CACHE = "/var/cache/nested"
 
@@ -34,15 +34,14 @@ def outer(kernel: CachedKernel) -> Iterator[ringlet.Machine]:
         # One machine for the image of the guests, which the share must have when it begins.
         with ringlet.Machine("debian", memory="256M") as machine:
             machine.start()
-        machine = ringlet.Machine("debian:python3", memory="2G", mounts=shares)
+        with ringlet.Machine("debian:python3", memory="2G", mounts=shares) as machine:
+            machine.start()
+            machine.files.copy_in(find_busybox(), "/bin/busybox")
+            yield machine
     except ImageError as error:
         if "cannot fetch" not in str(error):
             raise
         pytest.skip(f"no packages of Debian here: {error}")
-    with machine:
-        machine.start()
-        machine.files.copy_in(find_busybox(), "/bin/busybox")
-        yield machine
 
 
 def ran(outer: ringlet.Machine, *arguments: str) -> ringlet.Result[str]:
@@ -56,13 +55,9 @@ def ran(outer: ringlet.Machine, *arguments: str) -> ringlet.Result[str]:
 
 @pytest.mark.parametrize("guest", ["busybox", "debian"])
 def test_a_guest_runs_a_guest(outer: ringlet.Machine, kernel: CachedKernel, guest: str) -> None:
-    script = "test -e /etc/debian_version && echo debian || echo busybox; uname -r; nproc"
+    script = "test -e /etc/debian_version && echo debian || echo busybox; uname -r; exit 7"
 
     done = ran(outer, guest, "sh", "-c", script)
 
-    assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout.split() == [guest, kernel.release, "1"]
-
-
-def test_the_inner_guests_status_is_the_commands(outer: ringlet.Machine) -> None:
-    assert ran(outer, "busybox", "sh", "-c", "exit 7").exit_code == 7
+    assert (done.exit_code, done.stderr) == (7, "")
+    assert done.stdout.split() == [guest, kernel.release]
