@@ -107,7 +107,11 @@ def _await(process: int, reports: Any, progress: Progress) -> None:
             return
         if "failed" in report:
             raise StartError(report["failed"], report["status"])
-        progress.update(report["progress"])
+        if "step" in report:
+            progress.step(report["step"])
+        else:
+            progress.end_steps()
+            progress.update(f"starting {report['starting']}")
     _, code = os.waitpid(process, 0)
     raise HostError(
         f"the machine's process was ended ({os.waitstatus_to_exitcode(code)}) before its guest was "
@@ -127,9 +131,13 @@ class _Report:
         """Whether the last word was said."""
         return self._fd < 0
 
-    def progress(self, text: str) -> None:
-        """Tell what is done."""
-        self._say({"progress": text})
+    def step(self, text: str) -> None:
+        """Tell what is done before the machine can start."""
+        self._say({"step": text})
+
+    def starting(self, name: str) -> None:
+        """Tell that the machine starts."""
+        self._say({"starting": name})
 
     def up(self) -> None:
         """Tell that the machine is up."""
@@ -237,13 +245,13 @@ class _Background(AgentCommand):
 def _run_named(
     named: Named, spec: MachineSpec, command: Sequence[str], watching: Watching, report: _Report
 ) -> End:
-    found, task = _plan(named, spec, command, report.progress)
+    found, task = _plan(named, spec, command, report.step)
     console: Console = Quiet()
     if task is not None:
         named.on_up = _nothing  # it is up when the command has started
         console = _Background(replace(task, reads=False), named, report)
         spec = replace(spec, reboot=False)
-    report.progress(f"starting {found.name}")
+    report.starting(found.name)
     board = Board(spec, found, named.lines(console), undisturbed=held, complain=_Complaints())
     with contextlib.closing(board):
         connect = named.serve(board)

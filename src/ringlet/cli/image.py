@@ -36,7 +36,7 @@ def image_app(runner: Callable[[], Runner]) -> typer.Typer:
     ) -> None:
         """Fetch an image from a registry."""
         with Progress(f"fetching {name}") as progress:
-            image = pull(name, Images(), progress.update, again=True)
+            image = pull(name, Images(), progress.step, again=True)
         emit(_line(image))
 
     @app.command(name="import")
@@ -48,7 +48,7 @@ def image_app(runner: Callable[[], Runner]) -> typer.Typer:
         """Make an image from an archive, an OCI image or a cloud image."""
         with Progress(f"importing {source}") as progress:
             image = import_image(
-                source, Images(), progress.update, name=check_name(name) if name else "",
+                source, Images(), progress.step, name=check_name(name) if name else "",
                 size=parse_memory(size, name="--size", least=_LEAST) if size else SIZE,
             )  # fmt: skip
         emit(_line(image))
@@ -78,7 +78,7 @@ def run_build(name: str, runner: Runner) -> None:
             f"{name!r} cannot be built, only debian; `ringlet image import` and `pull` make others"
         )
     with Progress("building") as progress:
-        image = build_debian(Images(), runner, progress.update, variant=variant)
+        image = build_debian(Images(), runner, progress.step, variant=variant)
     emit(_line(image))
 
 

@@ -149,19 +149,20 @@ def run_guest(
         quiet = not watching.verbose and spec.log is None
         found = plan(
             spec, None if boots else task, run_setup=setup_runner(supervise),
-            commands=not serial or bool(spec.name), quiet=quiet, progress=progress.update,
+            commands=not serial or bool(spec.name), quiet=quiet, progress=progress.step,
             called=on_command_line,
         )  # fmt: skip
         if boots and found.image is not None and not found.image.settings.boots:
             boots, terminal = False, True
             found = plan(spec, task, run_setup=setup_runner(supervise), quiet=quiet,
-                         progress=progress.update, called=on_command_line)  # fmt: skip
+                         progress=progress.step, called=on_command_line)  # fmt: skip
         if boots:
             streams = Booted(progress)
         elif not serial:
             own = task_of(spec, found, command, terminal=terminal)
             named.settings(own.env, own.cwd, own.user)
             streams = AgentCommand(own, log, progress)
+        progress.end_steps()
         progress.update(f"starting {found.name}{'' if command else _WAY_OUT}")
         board = Board(spec, found, named.lines(streams), undisturbed=held, complain=complain)
         connect = named.serve(board)

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from ringlet.cli.signals import held
+from ringlet.cli.slow_steps import SlowSteps
 from ringlet.devices.uart16550 import Sink
 
 if TYPE_CHECKING:
@@ -18,13 +19,14 @@ _STDERR: Final = 2
 class Progress:
     """The progress line, shown from entry to `end` or exit.
 
-    It shows nothing if standard error is not a terminal.  While the line is shown, nothing else
-    may write to the terminal.
+    If standard error is not a terminal, only steps that take seconds are told, each in a line of
+    its own.  While the line is shown, nothing else may write to the terminal.
     """
 
     def __init__(self, text: str = "") -> None:
         self._text = text
         self._line: SpinningLine | None = None
+        self._steps: SlowSteps | None = None
         self._changes = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -50,8 +52,23 @@ class Progress:
         if line is not None:
             line.update(text)
 
+    def step(self, text: str) -> None:
+        """Replace the text by a step that may take long, such as fetching something."""
+        self.update(text)
+        if self._line is None:
+            if self._steps is None:
+                self._steps = SlowSteps()
+            self._steps.step(text)
+
+    def end_steps(self) -> None:
+        """Tell that what takes long is over.  Without a terminal, nothing more is said."""
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            steps.end()
+
     def end(self) -> None:
         """Remove the line for good.  Any thread may call this."""
+        self.end_steps()
         if self._line is None:
             return
         here = threading.current_thread() is threading.main_thread()

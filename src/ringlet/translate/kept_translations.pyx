@@ -1,5 +1,5 @@
 """The interface of kept translations to Python, and their stored form."""
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 from ringlet.core.host cimport host_map, host_unmap
 from ringlet.core.state cimport u8, u32, u64, i16, i32, BLOCK_SIZE
@@ -166,7 +166,7 @@ cdef class KeptTranslations:
             at += r.size
         old = min(old, max(LASTING // 2, LASTING - min(LASTING, used - self.loaded)))
         data = PyBytes_FromStringAndSize(NULL, min(LASTING, old + used - self.loaded))
-        out = <u8*>PyBytes_AS_STRING(data)
+        out = <u8*>PyBytes_AsString(data)
         # Records that this run has used come first.
         for used_now in (True, False):
             at = FIRST

@@ -1,5 +1,5 @@
 """Access from Python to the registers, memory and doorbells of one virtual CPU."""
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 from ringlet.core.state cimport *
 from ringlet.core.vectors cimport vectors_settle
@@ -32,7 +32,7 @@ cdef class ProcessorState:
     def read_phys(self, u64 address, size_t size) -> bytes:
         """Return `size` bytes of guest physical memory; ValueError where there is no RAM."""
         data = PyBytes_FromStringAndSize(NULL, size)
-        if phys_read(self.c, address, PyBytes_AS_STRING(data), size) != MEM_OK:
+        if phys_read(self.c, address, PyBytes_AsString(data), size) != MEM_OK:
             raise ValueError(f"no RAM at guest physical {address:#x}, {size} bytes")
         return data
 
@@ -44,7 +44,7 @@ cdef class ProcessorState:
     def read_linear(self, u64 address, size_t size) -> bytes:
         """Return `size` bytes at a linear address, read as supervisor; ValueError if not mapped."""
         data = PyBytes_FromStringAndSize(NULL, size)
-        if mmu_read(self.c, address, PyBytes_AS_STRING(data), size, ACC_READ) != MEM_OK:
+        if mmu_read(self.c, address, PyBytes_AsString(data), size, ACC_READ) != MEM_OK:
             raise ValueError(f"linear {address:#x} is not mapped to RAM")
         return data
 

@@ -6,10 +6,17 @@ import re
 import subprocess
 import sys
 import termios
+import threading
+import time
+from functools import partial
 from pathlib import Path
 
+import pytest
+
 import ringlet
+from ringlet.cli import progress
 from ringlet.cli.progress import Progress
+from ringlet.cli.slow_steps import SlowSteps
 
 ROOT = Path(ringlet.__file__).parents[1]
 SHOW = """
@@ -75,6 +82,31 @@ def test_without_a_terminal_there_is_nothing() -> None:
     )
 
     assert (done.stdout, done.stderr) == (b"", b"GH")
+
+
+def test_without_a_terminal_steps_that_take_long_are_told(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SlowSteps", partial(SlowSteps, first=0.2, again=0.2))
+    with Progress("starting") as shown:
+        shown.step("fetching")
+        time.sleep(0.7)
+        shown.step("unpacking")
+        time.sleep(0.5)
+        shown.end_steps()
+        shown.update("starting")
+
+    assert capfd.readouterr() == ("", "ringlet: fetching\nringlet: unpacking\n")
+
+
+def test_without_a_terminal_quick_steps_are_not_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with Progress("starting") as shown:
+        shown.step("fetching")
+        shown.end_steps()
+        shown.step("again")
+
+    assert capfd.readouterr() == ("", "")
+    assert "ringlet-steps" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_closed_standard_error_is_no_terminal() -> None:

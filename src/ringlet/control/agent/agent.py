@@ -15,7 +15,7 @@ from ringlet.control.agent.transfer import PATIENCE
 from ringlet.errors import AgentError, AgentTimeoutError, CommandTimeoutError
 from ringlet.guest.protocol import Flag, Operation, Power, Request
 
-START_TIMEOUT: Final = 60.0
+START_TIMEOUT: Final = 180.0
 """Seconds in which a guest has to boot and start the agent."""
 
 

@@ -6,7 +6,7 @@ loaded, but with a memory operand that is an absolute address in a bounce buffer
 are the page of code such instructions stand in, the way in and out, and what the emulator needs of
 the virtual processor: its registers, and its memory by operands.
 """
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize, PyBytes_Size
 from libc.string cimport memcpy
 
 from ringlet.cache.codecache cimport Cache
@@ -139,12 +139,12 @@ cdef class Native:
 
     def place(self, bytes code) -> int:
         """Put an instruction's bytes in place; where `execute` finds them."""
-        cdef u32 size = <u32>PyBytes_GET_SIZE(code)
+        cdef u32 size = <u32>PyBytes_Size(code)
         cdef u32 at = self.used
         cdef u64 entry = self.c.native + at
         if at + size + 5 > NATIVE_SIZE:
             raise InternalError("no room for an emulated instruction")
-        memcpy(self.write + at, PyBytes_AS_STRING(code), size)
+        memcpy(self.write + at, PyBytes_AsString(code), size)
         self.write[at + size] = 0xE9
         (<u32*>(self.write + at + size + 1))[0] = <u32>(self.c.native_leave - (entry + size + 5))
         self.used = (at + size + 5 + 15) & ~<u32>15
@@ -195,7 +195,7 @@ cdef class Native:
         cdef bytes image = self.image()[:IMAGE_SIZE]
         cdef u32 vector = self.c.exc_vector, error = self.c.exc_error, has = self.c.exc_has_error
         self.execute(entry)
-        memcpy(self.image(), PyBytes_AS_STRING(image), IMAGE_SIZE)
+        memcpy(self.image(), PyBytes_AsString(image), IMAGE_SIZE)
         self.c.exc_vector = vector
         self.c.exc_error = error
         self.c.exc_has_error = has
@@ -343,7 +343,7 @@ cdef class Native:
         if r == MEM_FAULT:
             return None
         code = PyBytes_FromStringAndSize(NULL, size)
-        if r != MEM_OK or phys_read(self.c, phys, PyBytes_AS_STRING(code), size) != MEM_OK:
+        if r != MEM_OK or phys_read(self.c, phys, PyBytes_AsString(code), size) != MEM_OK:
             raise ValueError(f"no RAM at linear {linear:#x}")
         return code
 
@@ -443,8 +443,8 @@ cdef class Native:
 
     def put(self, u32 at, bytes data) -> None:
         """Write bytes to the bounce area, at most a page."""
-        memcpy(<u8*>(self.c.block + BLOCK_BOUNCE + at), PyBytes_AS_STRING(data),
-               min(PyBytes_GET_SIZE(data), 4096))
+        memcpy(<u8*>(self.c.block + BLOCK_BOUNCE + at), PyBytes_AsString(data),
+               min(PyBytes_Size(data), 4096))
 
     def peek(self, u32 at, u32 size) -> int:
         """An unsigned integer of 1 to 8 bytes in the bounce area."""
@@ -468,7 +468,7 @@ cdef Native native_create(CpuState* c):
     n.write = <u8*>write
     c.native = <u64>run
     code, leave = _stub(c.block, <u64>n.image())
-    memcpy(n.write, PyBytes_AS_STRING(code), len(code))
+    memcpy(n.write, PyBytes_AsString(code), len(code))
     n.enter = c.native
     n.first = n.used = (len(code) + 63) & ~63
     c.native_leave = c.native + <u64>leave
