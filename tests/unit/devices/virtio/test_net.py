@@ -288,7 +288,7 @@ def test_a_link_that_takes_nothing_holds_frames_up_and_loses_none(
 ) -> None:
     guest = Guest(make_rig, wire, features, size=64)
     rings = guest.rig.rings[TX]
-    sent = []
+    sent: list[bytes] = []
     while rings.free:
         sent.append(frame(9000, len(sent)))
         rings.chain([guest.rig.buffer(bytes(HEADER) + sent[-1])])

@@ -128,7 +128,7 @@ def test_a_tap_that_takes_nothing_holds_frames_up_and_loses_none(
     guest: Guest, wire: Wire
 ) -> None:
     rings = guest.rig.rings[TX]
-    sent = []
+    sent: list[bytes] = []
     while rings.free:
         sent.append(bytes(HEADER) + bytes([len(sent)]) * 9000)
         rings.chain([guest.rig.buffer(sent[-1])])
