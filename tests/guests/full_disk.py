@@ -1,7 +1,8 @@
 """Shows what a full disk of the host does to a guest's ext4: `python -m tests.guests.full_disk`.
 
 A program in the guest writes 8 MiB to a file of a sparse disk for which the host has 4 MiB, and
-does not flush them.  Then room is made.  First writes that find no room fail at once, then they wait.
+does not flush them.  Then room is made.  In the first run writes that find no room fail at once, in
+the second they wait.
 """
 
 import functools

@@ -102,6 +102,22 @@ def test_a_directory_that_is_replaced_stays_the_guests(tmp_path: Path, told: Tol
     assert told.lines() == []
 
 
+def test_a_directory_without_permission_is_told_before_the_start(tmp_path: Path) -> None:
+    directory = tmp_path / "secret"
+    directory.mkdir(mode=0)
+    ordinary = [] if os.geteuid() else ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    done = subprocess.run(
+        [*ordinary, *RINGLET, "run", "-v", f"{directory}:/mnt", "busybox", "true"],
+        capture_output=True, check=False, timeout=PATIENCE,
+    )  # fmt: skip
+    directory.chmod(0o700)
+    assert done.returncode == 2
+    assert done.stderr.decode() == (
+        f"ringlet: cannot share {directory}: you have no permission to enter it; share another "
+        "directory, or have its owner allow it\n"
+    )
+
+
 # --- networks
 
 

@@ -13,6 +13,7 @@ from tests.unit.devices.virtio.driver import EVENTS, PATIENCE, Part, Rig
 from ringlet.devices.backends.network.link import Framing
 from ringlet.devices.virtio import common
 from ringlet.devices.virtio import net as n
+from ringlet.devices.virtio.device import F_EVENT_IDX
 
 MAC = b"\x52\x54\x00\x12\x34\x56"
 HEADER = 12
@@ -108,6 +109,8 @@ class Guest:
 
     @property
     def counters(self) -> dict[str, int]:
+        """What the card has counted, once it is at rest."""
+        self.rig.at_rest()
         return self.rig.device.counters.values
 
     def offer(self, *sizes: int, count: int = 1, ring: bool = True) -> None:
@@ -144,6 +147,14 @@ class Guest:
         for frame in frames:
             self.rig.rings[TX].chain([self.rig.buffer(header + frame)])
         self.rig.ring(TX)
+
+    def is_asked(self, index: int) -> bool:
+        """Return whether the card, at rest, wants a notification of the next chain."""
+        self.rig.at_rest()
+        rings = self.rig.rings[index]
+        if self.rig.device.has(F_EVENT_IDX):
+            return rings.get16(rings.used_ring + 4 + 8 * rings.size) == rings.available
+        return not rings.get16(rings.used_ring)
 
     def link_is_up(self) -> bool:
         return bool(self.rig.config(6, 2) & 1)
