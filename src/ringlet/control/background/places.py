@@ -120,6 +120,7 @@ class Place:
         """Take the name.  Raises ConfigError if a machine has it, and HostError."""
         require_free(name)
         parent = run_directory()
+        directory = parent
         try:
             directory = Path(tempfile.mkdtemp(prefix=_NEW, dir=parent))
             lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -130,6 +131,8 @@ class Place:
             })  # fmt: skip
             place._write(_MACHINE, place._about)
         except OSError as error:
+            if directory != parent:
+                shutil.rmtree(directory, ignore_errors=True)
             raise HostError(f"{parent}: {error.strerror}; set XDG_RUNTIME_DIR") from None
         try:
             directory.rename(parent / name)

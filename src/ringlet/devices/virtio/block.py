@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Final
 
-from ringlet.devices.backends.disks.interface import Disk, Operation, Request
+from ringlet.devices.backends.disks.interface import ROOM_SECONDS, Disk, Operation, Request
 from ringlet.devices.virtio.buffers import gather, scatter, split_tail
 from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.queue import Chain, Queue
+from ringlet.devices.virtio.room import Room
 
 SECTOR: Final = 512
 """The unit of all positions and lengths, whatever the disk's own sectors are (5.2.4)."""
@@ -64,10 +65,15 @@ class Block(VirtioDevice):
     class_code: ClassVar[int] = 0x01_80_00
 
     def __init__(
-        self, disk: Disk, failed: Callable[[Exception], None], name: str = "disk0"
+        self,
+        disk: Disk,
+        failed: Callable[[Exception], None],
+        name: str = "disk0",
+        room_seconds: float = ROOM_SECONDS,
     ) -> None:
         super().__init__(name, [QUEUE_SIZE], failed)
         self._disk = disk
+        self._room = Room(disk.submit, room_seconds, failed)
         self._writeback = True
         self._under_way = 0
         self._company = 0
@@ -188,8 +194,17 @@ class Block(VirtioDevice):
     def _submit(self, request: Request) -> None:
         with self._idle:
             self._under_way += 1
-        request.done = partial(self._finish, request.done)
+        request.done = partial(self._ended, request, request.done)
         self._disk.submit(request)
+
+    def _ended(self, request: Request, done: Callable[[int], None], error: int) -> None:
+        """Finish a request, unless it is tried again when there is room."""
+        if error == errno.ENOSPC and self._room.waits(request):
+            self.counters.add("waits_for_room")
+            return
+        if not error:
+            self._room.found(request)
+        self._finish(done, error)
 
     def _finish(self, done: Callable[[int], None], error: int) -> None:
         try:
@@ -215,8 +230,10 @@ class Block(VirtioDevice):
 
     def settle(self) -> None:
         """Wait for the requests that the disk still performs: they write to guest RAM."""
+        self._room.hurry()
         with self._idle:
             self._idle.wait_for(lambda: not self._under_way)
+        self._room.relax()
 
     def stopped(self) -> None:
         """Return to write-back caching."""

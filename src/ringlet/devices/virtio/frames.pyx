@@ -250,7 +250,7 @@ cdef class Frames:
         cdef int count = 0
         cdef int head
         while count < TURN:
-            while OUTBOX - self.out_last >= PREFIX + FRAME_MAX + HEADER and count < TURN:
+            while self.may_load() and count < TURN:
                 head = self.tx.take_next()
                 if head == NONE:
                     break
@@ -258,13 +258,17 @@ cdef class Frames:
                 self.tx.put(0, <u16>head, 0)
                 self.tx.publish(1)
                 count += 1
-                if self.tap:
-                    break
             if self.out_first == self.out_last:
                 return DONE
             if not self.flush():
                 return NO_ROOM
         return MORE
+
+    cdef bint may_load(self) noexcept:
+        """Whether the outbox has room for a frame; of a tap it holds one, as a write is a frame."""
+        if self.tap:
+            return self.out_first == self.out_last
+        return OUTBOX - self.out_last >= PREFIX + FRAME_MAX + HEADER
 
     cdef int load(self) except -1:
         """Put the frame of the chain that was taken last into the outbox."""

@@ -57,6 +57,8 @@ class NetLink(Protocol):
 
     def permits(self, frame: bytes) -> bool: ...
 
+    def failed(self, why: str) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -101,6 +103,13 @@ class Net(VirtioDevice):
         self._frames.reset()
         self._frames.mergeable = self.has(F_MRG_RXBUF)
         self.worker.call(self._begin)
+
+    def paused(self) -> None:
+        """Give the frame that waits until translations are dropped: `save` cannot tell of it."""
+        if self._frames is not None and self._frames.unpublished():
+            self._drop_ranges(self._frames.unpublished())
+            self._frames.publish()
+            self.tell(self.queues[RX])
 
     def stopped(self) -> None:
         """Leave the link alone; what it sends waits there."""
@@ -184,16 +193,20 @@ class Net(VirtioDevice):
 
     def _guarded(self, call: Callable[[], int]) -> int:
         """Return the result of `call`; ENDED if the driver or the link broke a rule."""
+        why = "it was closed"
         try:
             result = call() if self.running else frames.ENDED
         except QueueError as error:
             self.fail(str(error))
             return frames.ENDED
-        except LinkError:
+        except LinkError as error:
             result = frames.ENDED
+            why = str(error)
         if result == frames.ENDED and self.running:
             self.worker.unwatch(self._link.fd)
-            self.link_lost()
+            if self._up:
+                self.link_lost()
+                self._link.failed(why)
         return result
 
     def _drop_code(self) -> bool:
@@ -203,8 +216,7 @@ class Net(VirtioDevice):
         ranges = path.unpublished()
 
         def drop() -> None:
-            for address, size in ranges:
-                self.transport.drop_code(address, size)
+            self._drop_ranges(ranges)
             done.set()
 
         self.counters.add("code_written")
@@ -214,3 +226,7 @@ class Net(VirtioDevice):
                 return False
         path.publish()
         return True
+
+    def _drop_ranges(self, ranges: list[tuple[int, int]]) -> None:
+        for address, size in ranges:
+            self.transport.drop_code(address, size)

@@ -104,7 +104,7 @@ def test_a_failure_on_a_full_file_system_says_so_once(
         assert ended.wait() == errno.ENOSPC
 
     (line,) = disk.lines
-    assert "No space left on device; the guest gets I/O errors until there is room" in line
+    assert "No space left on device: make room on its file system; the guest's writes wait" in line
 
 
 def test_the_engines_last_words_are_told(engine: FakeEngine, disk: Driver) -> None:

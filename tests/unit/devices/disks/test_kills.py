@@ -21,7 +21,7 @@ import os, sys, threading
 from pathlib import Path
 from ringlet.devices.backends.disks import Operation, Request, open_disk
 from ringlet.disk_spec import parse_disk
-disk = open_disk(parse_disk(sys.argv[1]), print)
+disk = open_disk(parse_disk(sys.argv[1]), lambda line: None)
 def do(operation, offset=0, length=0, buffers=()):
     codes, ended = [], threading.Event()
     done = lambda code: (codes.append(code), ended.set())

@@ -17,6 +17,7 @@ from tests.unit.devices.disks.model import STEPS, Model
 
 from ringlet.devices.backends.disks import Operation, raw, syscalls, vectors
 from ringlet.devices.backends.disks.interface import PENDING, Request
+from ringlet.devices.backends.disks.troubles import Troubles
 from ringlet.disk_spec import Access, DiskSpec, Format
 from ringlet.errors import DiskError
 
@@ -320,6 +321,45 @@ def test_a_full_host_is_an_error_of_the_guest_and_one_line(tmp_path: Path, lengt
     assert codes == {errno.ENOSPC}
     assert len(disk.lines) == 1
     assert "ulimit -f" in disk.lines[0]
+
+
+def test_a_file_without_a_name_is_told_once_at_a_flush(image: Path) -> None:
+    with Driver(DiskSpec(image)) as disk:
+        disk.flush()
+        before = [*disk.lines]
+        image.unlink()
+        disk.write(0, bytes(512))
+        disk.flush()
+        disk.flush()
+
+    assert before == []
+    assert disk.lines == [
+        f"disk {image}: the file was removed; what the guest writes is lost when it ends"
+    ]
+
+
+def test_a_file_that_is_only_read_may_be_removed(image: Path) -> None:
+    with Driver(DiskSpec(image, Access.SNAPSHOT)) as disk:
+        image.unlink()
+        disk.write(0, bytes(512))
+        disk.flush()
+
+    assert disk.lines == []
+
+
+def test_a_lack_of_room_is_told_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    lines: list[str] = []
+    troubles = Troubles(Path("a.img"), lines.append)
+
+    for seconds in (0, 50, 50, 61):
+        now[0] += seconds
+        assert troubles.of(OSError(errno.ENOSPC, "")) == errno.ENOSPC
+        troubles.of(OSError(errno.EIO, ""))
+
+    full = "disk a.img: No space left on device: make room on its file system; the guest's writes"
+    assert [line.startswith(full) for line in lines] == [True, False, True]
 
 
 def test_a_guest_makes_no_qcow2_of_a_raw_image(image: Path) -> None:

@@ -29,6 +29,7 @@ from tests.unit.devices.network.frames import (
     packet,
 )  # fmt: skip
 
+from ringlet.devices.backends.network import engine as engine_module
 from ringlet.devices.backends.network import screen
 from ringlet.devices.backends.network.engine import SEND_BUFFER
 from ringlet.devices.backends.network.engines import SLIRP, Kind
@@ -187,6 +188,29 @@ def test_the_end_of_an_engine_is_told_once(engine: Kind, guest: Open, lost: list
         f"the network's engine {engine.name} ended (killed by signal 9): the guest has no network "
         "from now on"
     )
+
+
+@pytest.mark.parametrize(
+    ("killed", "how"), [(False, "a frame of 0 bytes"), (True, "killed by signal 9")]
+)
+def test_an_engine_whose_socket_fails_is_ended_unless_it_ends(
+    engine: Kind, guest: Open, lost: list[str], monkeypatch: pytest.MonkeyPatch,
+    killed: bool, how: str,
+) -> None:  # fmt: skip
+    player = guest(engine)
+    pid = engine_pid(player)
+    monkeypatch.setattr(engine_module, "_LEAVE_SECONDS", 2.0 if killed else 0.05)
+    player.link.failed("a frame of 0 bytes")
+    if killed:
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while not lost and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert not Path(f"/proc/{pid}").exists()
+    assert lost == [
+        f"the network's engine {engine.name} ended ({how}): the guest has no network from now on"
+    ]
 
 
 def test_closing_ends_the_engine_and_is_no_loss(engine: Kind, guest: Open, lost: list[str]) -> None:

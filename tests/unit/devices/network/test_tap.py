@@ -39,3 +39,16 @@ def test_anothers_tap_is_told_and_closed(monkeypatch: pytest.MonkeyPatch) -> Non
         TapLink("tap0", device=Path("/dev/null"))
 
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_a_lost_interface_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "ioctl", lambda *call: 0)
+    told: list[str] = []
+    link = TapLink("tap0", device=Path("/dev/null"), lost=told.append)
+    link.failed("File descriptor in bad state")
+    link.close()
+
+    assert told == [
+        "the network's interface (tap tap0) was removed or fails (File descriptor in bad state): "
+        "the guest has no network from now on"
+    ]

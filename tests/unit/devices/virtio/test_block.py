@@ -279,7 +279,7 @@ def test_part_of_a_large_sector(make: Make) -> None:
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [(errno.EIO, b.S_IOERR), (errno.ENOSPC, b.S_IOERR), (errno.EOPNOTSUPP, b.S_UNSUPP)],
+    [(errno.EIO, b.S_IOERR), (errno.EOPNOTSUPP, b.S_UNSUPP)],
 )
 def test_errors_of_the_disk(guest: Guest, code: int, status: int) -> None:
     guest.disk.error = code

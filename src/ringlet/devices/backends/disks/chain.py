@@ -55,8 +55,8 @@ def _describe(path: Path, layout: Format | None, *, trusted: bool, depth: int) -
             os.close(fd)
     except OSError as error:
         if depth:
-            what = f"disk {path}: an image stands on this one: {error.strerror}"
-            raise DiskError(what) from error
+            what = f"disk {path}: {error.strerror}; this is the backing file of another image"
+            raise DiskError(f"{what}, which needs it") from error
         raise explain(error, path, read_only=True) from error
     if head is None:
         if layout is Format.QCOW2:

@@ -5,6 +5,7 @@ by the end of Ringlet, the shell ends the engine, which flushes the image.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -100,6 +101,8 @@ def start_engine(image: ImageInfo, *, read_only: bool) -> Engine:
         if isinstance(started, Engine):
             return started
         why = f"disk {image.path}: {started}"
+        if not read_only and started.endswith(os.strerror(errno.EROFS)):
+            why += "; add ,ro or ,snapshot to use it without writing"
         if (locked := _LOCKED.search(started)) is None:
             break
         with contextlib.suppress(OSError):

@@ -46,6 +46,7 @@ class EngineDisk:
         self._trouble = trouble
         self._troubles = Troubles(path, trouble)
         self._gate = Gate()
+        self._gone = False
         try:
             self._client = vhost.Client(engine.connection, self._lost, f"disk {path.name}")
         except (vhost.ProtocolError, OSError) as error:
@@ -70,6 +71,9 @@ class EngineDisk:
             engine.kill()
             engine.end(CLOSING)
             raise DiskError(f"disk {path}: this version of {PROGRAM} is too old")
+        self._name = -1
+        with contextlib.suppress(OSError):  # then nobody is told should the file be removed
+            self._name = os.open(path, os.O_PATH | os.O_CLOEXEC)
 
     @property
     def engine_process(self) -> int:
@@ -78,6 +82,7 @@ class EngineDisk:
 
     def _lost(self, reason: str) -> None:
         words = self._engine.last_words() or reason
+        self._gone = True
         self._engine.kill()  # it may have broken the protocol, and live
         self._trouble(
             f"disk {self._path}: {PROGRAM} has ended ({words}); the guest gets I/O errors"
@@ -141,12 +146,18 @@ class EngineDisk:
             flushed = lambda code: self._finish(request, self._judge(code))  # noqa: E731
             self._client.submit(vhost.Command(vhost.FLUSH, 0, 0, [], flushed))
         else:
+            if request.operation is Operation.FLUSH:
+                self._look()
             self._finish(request, self._judge(code))
+
+    def _look(self) -> None:
+        if not self.read_only and self._name >= 0:
+            self._troubles.look(self._name)
 
     def _judge(self, code: int) -> int:
         """Tell the user about an error, and return it as the guest gets it."""
-        if not code:
-            return 0
+        if not code or self._gone:
+            return errno.EIO if code else 0
         with contextlib.suppress(OSError):
             status = os.statvfs(self._path)
             if not self.read_only and status.f_bavail * status.f_frsize < _FULL:
@@ -168,8 +179,11 @@ class EngineDisk:
                 return
             if not self.read_only:
                 self._flush()
+                self._look()
             self._client.close()
             self._engine.end(CLOSING)
+            if self._name >= 0:
+                os.close(self._name)
         finally:
             watch.cancel()
 

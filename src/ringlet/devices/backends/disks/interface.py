@@ -11,6 +11,9 @@ IDENTITY_BYTES: Final = 20
 """The most bytes of a serial number (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID)."""
 PENDING: Final = 4096
 """The most requests of one disk that may be under way; a further one is answered EBUSY."""
+ROOM_SECONDS: Final = 60.0
+"""How long a guest's writes are tried again when the host's file system is full.  Linux complains
+about tasks that wait for 120 s."""
 
 Trouble = Callable[[str], None]
 """Tells the user something about a disk in one line, from any thread."""

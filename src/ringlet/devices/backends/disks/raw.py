@@ -146,6 +146,7 @@ class RawDisk:
                     self._write(request)
                 case Operation.FLUSH:
                     self._durability.flush()
+                    self._look()
                 case Operation.DISCARD:
                     self._discard(request)
                 case Operation.WRITE_ZEROES:
@@ -186,11 +187,16 @@ class RawDisk:
             vectors.write_zeros(self._fd, request.offset, request.length)
         self._durability.wrote(request.length)
 
+    def _look(self) -> None:
+        if not self.read_only and not self._image.temporary:
+            self._troubles.look(self._fd)
+
     def close(self) -> None:
         """Wait for requests, flush and close (`Disk.close`)."""
         if not self._gate.close():
             return
         self._pool.close()
+        self._look()
         if not self.read_only and not self._durability.clean:
             try:
                 self._durability.flush()

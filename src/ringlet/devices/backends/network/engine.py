@@ -14,10 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.devices.backends.network import addresses
-from ringlet.devices.backends.network.link import MAX_FRAME
-
-Lost = Callable[[str], None]
-"""Called with a line for the user, from another thread, when the network is gone."""
+from ringlet.devices.backends.network.link import MAX_FRAME, Lost
 
 SEND_BUFFER: Final = 4 << 20
 """Bytes asked for in each direction; the kernel gives what net.core.wmem_max allows."""
@@ -29,6 +26,8 @@ _LOOK_SECONDS: Final = 5.0
 _START_SECONDS: Final = 10.0
 _END_SECONDS: Final = 5.0
 _KEPT: Final = 2048
+_LEAVE_SECONDS: Final = 2.0
+"""How long an engine whose socket fails may take to end by itself."""
 
 
 class EngineError(Exception):
@@ -67,6 +66,7 @@ class Engine:
         self._process: subprocess.Popen[bytes] | None = None
         self._words = b""
         self._hung = False
+        self._broken = ""
         self.socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         for end in (self.socket, other):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
@@ -158,6 +158,21 @@ class Engine:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 
+    def failed(self, why: str) -> None:
+        """Have the engine end, unless it does so now, because its socket cannot be used any more.
+
+        Any thread may call this, once; `lost` is called when the engine has ended.
+        """
+        timer = threading.Timer(_LEAVE_SECONDS, self._end_broken, [why])
+        timer.daemon = True
+        timer.start()
+
+    def _end_broken(self, why: str) -> None:
+        with self._lock:
+            if self._state is _State.RUNNING:
+                self._broken = why
+        self._let_go()
+
     def _greet(self, mac: bytes) -> None:
         """Ask for the gateway's Ethernet address, as any guest does first (RFC 826).
 
@@ -196,6 +211,8 @@ class Engine:
             return self._last_line()
         if self._hung:
             return f"it took nothing for {HANG_SECONDS:.0f} s"
+        if self._broken:
+            return self._broken
         status = self._process.returncode
         if status is not None and status < 0:
             return f"killed by signal {-status}"

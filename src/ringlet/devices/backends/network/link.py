@@ -1,10 +1,14 @@
 """What a network card is connected to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
 from ringlet.network_config import Forward
+
+Lost = Callable[[str], None]
+"""Called with a line for the user, from another thread, when the network is gone."""
 
 MAX_FRAME: Final = 65535 + 14
 """Bytes of the longest frame on a stream: an IP packet and its Ethernet header."""
@@ -51,6 +55,13 @@ class Link(Protocol):
         """Tell whether the guest may send `frame` (its first 54 bytes suffice).
 
         `frame` is hostile input, and must be a copy that the guest cannot change any more.
+        """
+        ...
+
+    def failed(self, why: str) -> None:
+        """Tell the user that the card cannot use the link any more, because of `why`.
+
+        Any thread may call this.
         """
         ...
 

@@ -6,9 +6,9 @@ from functools import partial
 from typing import Final
 
 from ringlet.devices.backends.network import addresses, ports, screen
-from ringlet.devices.backends.network.engine import Engine, EngineError, Lost
+from ringlet.devices.backends.network.engine import Engine, EngineError
 from ringlet.devices.backends.network.engines import PASST, SLIRP, Kind, Plan
-from ringlet.devices.backends.network.link import Framing, IpConfig, Link
+from ringlet.devices.backends.network.link import Framing, IpConfig, Link, Lost
 from ringlet.devices.backends.network.tap import TapLink
 from ringlet.errors import ConfigError, HostError, remedy
 from ringlet.network_config import Forward, NetConfig, NetMode
@@ -45,6 +45,10 @@ class UserLink:
         """Tell whether the guest may send `frame` (see `screen`)."""
         return screen.permits(frame)
 
+    def failed(self, why: str) -> None:
+        """End the engine, which then tells the user (`Link.failed`)."""
+        self._engine.failed(why)
+
     def close(self) -> None:
         """End the engine.  A second call does nothing."""
         self._engine.close()
@@ -61,7 +65,7 @@ def open_network(config: NetConfig, lost: Lost, engines: Sequence[Kind] = ENGINE
         case NetMode.NONE:
             return None
         case NetMode.TAP:
-            return TapLink(config.tap, config.mac)
+            return TapLink(config.tap, config.mac, lost=lost)
         case NetMode.USER:
             return _open_user(config, lost, engines)
 

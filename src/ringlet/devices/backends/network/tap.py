@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from ringlet.devices.backends.network.link import Framing, IpConfig
+from ringlet.devices.backends.network.link import Framing, IpConfig, Lost
 from ringlet.errors import ConfigError, HostError
 from ringlet.network_config import Forward
 
@@ -23,6 +23,10 @@ _TAP, _NO_INFO, _VNET_HEADER = 2, 0x1000, 0x4000
 _HEADER: Final = 12
 
 
+def _to_nobody(line: str) -> None:
+    """Tell nobody."""
+
+
 class TapLink:
     """The tap `name`.  Raises ConfigError or HostError."""
 
@@ -31,8 +35,11 @@ class TapLink:
     ipv6: IpConfig | None = None
     forwards: tuple[Forward, ...] = ()
 
-    def __init__(self, name: str, mac: bytes = b"", device: Path = DEVICE) -> None:
+    def __init__(
+        self, name: str, mac: bytes = b"", device: Path = DEVICE, lost: Lost = _to_nobody
+    ) -> None:
         self.name = f"tap {name}"
+        self._lost = lost
         self.mac = mac or b"\x52\x54\x00" + secrets.token_bytes(3)  # of no manufacturer's
         self.mtu = _mtu(name)
         try:
@@ -53,6 +60,13 @@ class TapLink:
     def permits(self, frame: bytes) -> bool:
         """Tell whether the guest may send `frame`: always; the host's own rules hold."""
         return True
+
+    def failed(self, why: str) -> None:
+        """Tell the user that the card cannot use the interface any more (`Link.failed`)."""
+        self._lost(
+            f"the network's interface ({self.name}) was removed or fails ({why}): "
+            "the guest has no network from now on"
+        )
 
     def close(self) -> None:
         """Let go of the tap.  A second call does nothing."""

@@ -100,6 +100,11 @@ class Share:
                 f"cannot share {self.root}: it is the host kernel's own, or of an unknown file"
                 " system; share a directory of files"
             )
+        if not os.access(self.root, os.X_OK):
+            raise ConfigError(
+                f"cannot share {self.root}: you have no permission to enter it; share another"
+                " directory, or have its owner allow it"
+            )
         return top
 
     def _new_inodes(self) -> Inodes:
