@@ -122,7 +122,7 @@ IO_ROWS: Final = (
     Row("net-out", "network", "network, from the guest", 5, 1, "Gbit/s"),
     Row("net-in", "network", "network, to the guest", 5, 1, "Gbit/s"),
     Row("share-status", "share", "share, git status, first", 1, 1),
-    Row("share-again", "share", "share, git status, again", 2, 1),
+    Row("share-again", "share", "share, git status, again", 1, 1),
     Row("share-make", "share", "share, make of a C project", 1, 1),
 )
 
