@@ -3,12 +3,14 @@
 import shutil
 from pathlib import Path
 
+from ringlet.bench.debian import image
 from ringlet.bench.debian.image import Image
 from ringlet.bench.debian.rounds import Place
 from ringlet.bench.toolchain import build_driver
 from ringlet.images.busybox import find_busybox
 from ringlet.images.cpio import CpioWriter
 
+FILES = Path(image.__file__).parent / "files"
 READY = "prepare() { :; }\n"
 SCRIPTS = {
     "sum": """
@@ -23,6 +25,20 @@ SCRIPTS = {
     "late": READY + "run() { sleep 100; }",
     "lasts": READY + "run() { sleep 98765; }",
     "leaves": READY + "run() { sleep 100 & echo left; }",
+    "disk": """
+        . /bench/files/devices.sh
+        prepare() { find_disk; }
+        run() { find_disk; dd if="$disk" bs=4096 count=1 2>/dev/null | grep -c datum; }
+    """,
+    "share": """
+        . /bench/files/devices.sh
+        prepare() { mount_share; }
+        run() { cat /mnt/datum; echo "of $WORLD" >/mnt/answer; }
+    """,
+    "network": """
+        . /bench/files/iperf.sh
+        run() { busybox wget -q -O - "http://10.0.2.2:$PORT/"; }
+    """,
     "tmp": READY + "run() { ls /tmp/row; touch /tmp/row/x; ls /dev/null /proc/self/exe; }",
 }
 
@@ -30,15 +46,20 @@ SCRIPTS = {
 def make_place(directory: Path) -> Place:
     """Make a tree with a busybox, the rows, the driver, and the tree's RAM disk."""
     tree, bench = directory / "tree", directory / "bench"
-    for name in ("bin", "bench", "dev", "proc", "sys", "tmp"):
+    for name in ("bin", "bench", "dev", "proc", "sys", "tmp", "mnt"):
         (tree / name).mkdir(parents=True)
     busybox = find_busybox()
     shutil.copy(busybox, tree / "bin/busybox")
-    for name in ("sh", "awk", "seq", "sleep", "cat", "ls", "touch"):
+    for name in (
+        "sh", "awk", "seq", "sleep", "cat", "ls", "touch", "grep", "sed", "tr", "dd",
+    ):  # fmt: skip
         (tree / "bin" / name).symlink_to("busybox")
     (bench / "rows").mkdir(parents=True)
     for name, text in SCRIPTS.items():
         (bench / "rows" / f"{name}.sh").write_text(text)
+    (bench / "files").mkdir()
+    for name in ("devices.sh", "iperf.sh"):
+        shutil.copy(FILES / name, bench / "files")
     shutil.copy(build_driver(directory / "cache"), bench / "driver")
     with (directory / "tree.cpio").open("wb") as file:
         archive = CpioWriter(file)

@@ -119,17 +119,15 @@ def programs(
     direct: Direct = None,
     as_json: Json = False,
 ) -> None:
-    """Measure Debian's programs: Python, node, Java, gcc, openssl, shell scripts and others."""
-    from contextlib import ExitStack
-
+    """Measure Debian's programs: Python, node, Java, gcc, openssl, servers, scripts and others."""
     from rich.console import Console
 
-    from ringlet.bench.debian import image, report
-    from ringlet.bench.debian.rounds import PROGRAMS_MEMORY, Place, Settings, compare
-    from ringlet.bench.debian.rows import chosen, groups_of
+    from ringlet.bench.debian import report
+    from ringlet.bench.debian.places import Source, made_places
+    from ringlet.bench.debian.rounds import PROGRAMS_MEMORY, Settings, compare
+    from ringlet.bench.debian.rows import chosen
     from ringlet.bench.gauge import Gauge
     from ringlet.bench.toolchain import cache_directory
-    from ringlet.images.debian import fetch_kernel
     from ringlet.images.store import Store, default_root
     from ringlet.machine.linux import read_kernel
 
@@ -137,23 +135,79 @@ def programs(
     if kernel is not None:
         read_kernel(kernel, (memory or PROGRAMS_MEMORY) << 20)
     wanted = chosen([name for name in rows.split(",") if name])
-    cache, store = cache_directory(), Store(default_root())
+    source = Source(cache_directory(), Store(default_root()), kernel)
     settings = Settings(rounds, quick, memory, limit, _with(options, direct))
     console = Console(stderr=True)
-    with console.status("programs") as status, ExitStack() as disks, Gauge() as gauge:
-        bench = image.bench_directory(cache)
-        linux = kernel or fetch_kernel(progress=status.update).vmlinuz
-        places = {}
-        for group in groups_of(wanted):
-            made = image.make_image(group, cache, store, status.update)
-            disk = disks.enter_context(image.initial_disk(made, bench))
-            places[group.name] = Place(made, disk, bench, linux)
+    with (
+        console.status("programs") as status,
+        made_places(wanted, source, status.update) as places,
+        Gauge() as gauge,
+    ):
         comparison = compare(wanted, places, selected, settings, status.update, gauge=gauge)
     if as_json:
         typer.echo(json.dumps(report.as_json(comparison), indent=2))
     else:
         width = max(Console().width, report.WIDTH)
         Console(width=width).print(report.tables(comparison))
+    if comparison.errors:
+        raise typer.Exit(1)
+
+
+@bench_app.command("io")
+def input_and_output(
+    rounds: Rounds = 1,
+    engine: Engines = None,
+    rows: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="The rows to run, such as disk-read,net-in; a wrong name lists them. "
+            "Default: all.",
+        ),
+    ] = "",
+    quick: Annotated[bool, typer.Option(help="Run smaller sizes, about a tenth.")] = False,
+    memory: Annotated[
+        int, typer.Option(min=0, help="Guest RAM in MiB. Default: what each image needs.")
+    ] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Seconds that one row may take.")] = 300,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            exists=True,
+            help="Where the disk's file (1 GiB) and the shared directory are made for the run. "
+            "Default: the cache.",
+        ),
+    ] = None,
+    options: Options = None,
+    direct: Direct = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a disk (fio), a network (iperf3) and a shared directory (git, make)."""
+    from rich.console import Console
+
+    from ringlet.bench.debian import io_report, report
+    from ringlet.bench.debian.places import Source, made_places
+    from ringlet.bench.debian.rounds import Settings, compare
+    from ringlet.bench.debian.rows import IO_ROWS, chosen
+    from ringlet.bench.toolchain import cache_directory
+    from ringlet.images.store import Store, default_root
+
+    selected = _selected(engine)
+    wanted = chosen([name for name in rows.split(",") if name], IO_ROWS)
+    source = Source(cache_directory(), Store(default_root()), directory=directory)
+    settings = Settings(rounds, quick, memory, limit, _with(options, direct), counting=False)
+    # Without a gauge: what serves a device may use the host's other processors.
+    with (
+        Console(stderr=True).status("io") as status,
+        made_places(wanted, source, status.update) as places,
+    ):
+        comparison = compare(wanted, places, selected, settings, status.update)
+    if as_json:
+        typer.echo(json.dumps(report.as_json(comparison, "io"), indent=2))
+    else:
+        width = max(Console().width, io_report.WIDTH)
+        Console(width=width).print(io_report.table(comparison))
     if comparison.errors:
         raise typer.Exit(1)
 

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.config import LinuxConfig
-from ringlet.control.spec import Called, MachineSpec, in_python, require_supported
+from ringlet.control.spec import (
+    Called,
+    MachineSpec,
+    in_python,
+    require_supported,
+    share_tag,
+)
 from ringlet.control.words import BUSYBOX
 from ringlet.devices.backends.disks.chain import describe_image
 from ringlet.disk_spec import Access, DiskSpec, Format
@@ -166,7 +172,7 @@ class _Guest:
             self._root = _root(spec, self.image, boots=task is None, modules_disk=modules_disk)
         self.disks = tuple(disks)
         self._mounts = tuple(
-            Share(_tag(number), mount.target, mount.read_only)
+            Share(share_tag(number), mount.target, mount.read_only)
             for number, mount in enumerate(spec.mounts)
         )
 
@@ -237,15 +243,10 @@ def _shares(spec: MachineSpec) -> tuple[SharedDirectory, ...]:
     if spec.root is not None:
         found.append(SharedDirectory(spec.root, ROOT_TAG, read_only=True))
     found += [
-        SharedDirectory(mount.source, _tag(number), mount.read_only)
+        SharedDirectory(mount.source, share_tag(number), mount.read_only)
         for number, mount in enumerate(spec.mounts)
     ]
     return tuple(found)
-
-
-def _tag(number: int) -> str:
-    """Return the virtio-fs tag of the user's share `number`."""
-    return f"ringlet-{number}"
 
 
 def _own(spec: MachineSpec) -> str:

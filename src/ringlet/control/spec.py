@@ -212,8 +212,21 @@ def require_supported(spec: MachineSpec, called: Called) -> None:
             f"give {called(config.KERNEL)} and {called(config.INITRD)}, or import the disk: "
             f"ringlet image import {spec.disks[0].path}"
         )
-    if spec.kernel is not None and not (spec.guest or spec.image or spec.root) and spec.mounts:
+    if spec.kernel is not None and not (spec.guest or spec.image or spec.root):
+        for number in range(len(spec.mounts)):
+            _require_named(share_tag(number), spec, called)
+
+
+def share_tag(number: int) -> str:
+    """Return the virtio-fs tag of the user's share `number`."""
+    return f"ringlet-{number}"
+
+
+def _require_named(tag: str, spec: MachineSpec, called: Called) -> None:
+    """Refuse a share that the guest will not mount: its command line must name the tag."""
+    if tag not in (spec.append or "").replace("=", " ").split():
         raise ConfigError(
-            f"{called(config.MOUNTS)}: a kernel of your own mounts its directories itself; leave "
-            f"out {called(config.MOUNTS)}, or give a guest with {called(config.KERNEL)}"
+            f"{called(config.MOUNTS)}: a kernel of your own mounts its directories itself, by "
+            f"their tags; say in {called(config.APPEND)} which it mounts (share={tag}), leave out "
+            f"{called(config.MOUNTS)}, or give a guest with {called(config.KERNEL)}"
         )

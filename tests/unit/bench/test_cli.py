@@ -52,8 +52,15 @@ def test_a_kernel_must_be_one(tmp_path: Path, name: str) -> None:
     assert "vmlinuz" in str(result.exception)
 
 
-def test_there_are_five_benchmarks() -> None:
+def test_a_row_of_another_benchmark_is_unknown_before_anything_is_fetched() -> None:
+    result = CliRunner().invoke(bench_app, ["io", "--rows", "perl"])
+
+    assert isinstance(result.exception, ConfigError)
+    assert "choose from disk-write, disk-read" in str(result.exception)
+
+
+def test_there_are_six_benchmarks() -> None:
     result = CliRunner().invoke(bench_app, ["--help"])
 
-    names = ("cpu", "nano", "linux", "programs", "translate")
+    names = ("cpu", "nano", "linux", "programs", "io", "translate")
     assert all(name in result.output for name in names)

@@ -75,6 +75,20 @@ def test_what_machines_cannot_have_yet(tmp_path: Path, kernel: Path, image: Path
         require_supported(mounts, on_command_line)
 
 
+def test_a_kernel_of_ones_own_says_which_directories_it_mounts(
+    tmp_path: Path, kernel: Path
+) -> None:
+    one, two = f"{tmp_path}:/mnt", f"{tmp_path}:/other"
+    named = machine_spec(str(kernel), mounts=one, append="quiet share=ringlet-0")
+    require_supported(named, on_command_line)
+
+    with pytest.raises(ConfigError, match=r"say in --append which it mounts \(share=ringlet-1\)"):
+        require_supported(
+            machine_spec(str(kernel), mounts=[one, two], append="share=ringlet-0"),
+            on_command_line,
+        )
+
+
 def test_ports_need_a_network() -> None:
     assert machine_spec("debian", ports={8080: 80}).net.mode is NetMode.USER
     assert machine_spec("debian").net.mode is NetMode.NONE

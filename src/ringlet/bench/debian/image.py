@@ -20,7 +20,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,7 +45,9 @@ _UNFINISHED: Final = ".unfinished-"
 
 # Debian 12 expects that these are links.
 _MERGED: Final = ("bin", "sbin", "lib", "lib64")
-_DIRECTORIES: Final = ("bench", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var/tmp")
+_DIRECTORIES: Final = (
+    "bench", "dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp",
+)  # fmt: skip
 _LEFT_OUT: Final = (
     "./usr/share/doc", "./usr/share/man", "./usr/share/info", "./usr/share/locale",
     "./usr/share/lintian", "./usr/share/bug", "./usr/share/fonts", "./usr/lib/jvm/*/jmods",
@@ -81,7 +83,8 @@ def make_image(
     apt: Apt | None = None,
 ) -> Image:
     """Return the image of `group`, from the cache or else from Debian.  Raises ImageError."""
-    digest = hashlib.sha256(repr((FORMAT, group.packages, _LEFT_OUT, _FILES)).encode())
+    left_out = (*_LEFT_OUT, *group.left_out)
+    digest = hashlib.sha256(repr((FORMAT, group.packages, left_out, _FILES)).encode())
     place = cache / "debian" / f"{group.name}-{digest.hexdigest()[:16]}"
     if (image := _cached(place)) is not None:
         return image
@@ -121,8 +124,10 @@ def bench_directory(cache: Path) -> Path:
 
 
 @contextlib.contextmanager
-def initial_disk(image: Image, bench: Path) -> Iterator[Path]:
+def initial_disk(image: Image, bench: Path, modules: bytes = b"") -> Iterator[Path]:
     """Give the path of an initial RAM disk with `image` and /bench, whose init is the driver.
+
+    `modules` is an archive of the kernel's modules that the rows load.
 
     The file has no name in the file system and vanishes with this process.  Raises ImageError.
     """
@@ -135,6 +140,7 @@ def initial_disk(image: Image, bench: Path) -> Iterator[Path]:
             _add(writer, bench, "bench/")
             writer.symlink("init", f"bench/{DRIVER}")
             writer.end()
+            disk.write(modules)
             disk.flush()
         except OSError as error:
             raise explain(error, image.archive.parent) from error
@@ -163,7 +169,7 @@ def _make(group: Group, place: Path, store: Store, progress: Progress, apt: Apt 
             (tree / "usr" / name).mkdir(parents=True)
             (tree / name).symlink_to(f"usr/{name}")
         for deb in files:
-            _unpack(deb, tree)
+            _unpack(deb, tree, (*_LEFT_OUT, *group.left_out))
         shutil.rmtree(debs)
         _configure(tree)
         with (made / "tree.cpio").open("wb") as file:
@@ -191,8 +197,8 @@ def _made(place: Path) -> Iterator[Path]:
             made.rename(place)
 
 
-def _unpack(deb: Path, tree: Path) -> None:
-    left_out = [f"--exclude={pattern}" for pattern in _LEFT_OUT]
+def _unpack(deb: Path, tree: Path, patterns: Iterable[str]) -> None:
+    left_out = [f"--exclude={pattern}" for pattern in patterns]
     # dpkg-deb's own unpacking would replace the links in the root directory by directories.
     tar: list[str | Path] = [
         "tar", "-x", "-p", "--no-same-owner", "--keep-directory-symlink", *left_out, "-C", tree,
@@ -233,15 +239,19 @@ def _keep_links_inside(tree: Path) -> None:
                 path.symlink_to(os.path.relpath(target, path.parent))
 
 
+def on_host(tree: Path, program: str) -> list[str]:
+    """Return how the host runs a program of `tree`, with the tree's libraries."""
+    libraries = tree / _LIBRARIES
+    loader = str(libraries / "ld-linux-x86-64.so.2")
+    return [loader, "--library-path", str(libraries), str(tree / program)]
+
+
 def _compile_python(tree: Path) -> None:
     """Compile Python's modules, so that no start of Python does it."""
-    loader = [
-        str(tree / _LIBRARIES / "ld-linux-x86-64.so.2"), "--library-path", str(tree / _LIBRARIES),
-    ]  # fmt: skip
     options = ["-q", "-x", _NOT_PYTHON, "-s", str(tree), "-p", "/"]
     modules = [str(path) for path in (tree / "usr/lib").glob("python3*") if path.is_dir()]
     environment = {**os.environ, "PYTHONHOME": str(tree / "usr")}
-    python = [*loader, str(tree / _PYTHON), "-s", "-B", "-m", "compileall", *options, *modules]
+    python = [*on_host(tree, _PYTHON), "-s", "-B", "-m", "compileall", *options, *modules]
     # Some files in the tests have errors on purpose.
     output(python, _TIMEOUT_S, environment=environment)
     if not any((tree / "usr/lib/python3.11/json/__pycache__").glob("*.pyc")):

@@ -42,19 +42,26 @@ def tables(made: ProgramsComparison) -> RenderableType:
     parts: list[RenderableType] = [_times(made), Text(NOTE), _processor_time(made), Text(CPU_NOTE)]
     if any(figures.counters for figures in made.figures):
         parts.append(_counters(made))
-    for figures in made.figures:
-        for engine, why in figures.errors.items():
-            parts.append(Text(f"{figures.row.label}, {TITLES[engine]}: {why}"))
+    return Group(*parts, *errors(made))
+
+
+def errors(made: ProgramsComparison) -> list[Text]:
+    """Return a line for each reason why figures are missing."""
+    lines = [
+        f"{figures.row.label}, {TITLES[engine]}: {why}"
+        for figures in made.figures
+        for engine, why in figures.errors.items()
+    ]
     for why in dict.fromkeys(made.errors.values()):
         places = "; ".join(what for what, other in made.errors.items() if other == why)
-        parts.append(Text(f"{places}: {why}"))
-    return Group(*parts)
+        lines.append(f"{places}: {why}")
+    return [Text(line) for line in lines]
 
 
-def as_json(made: ProgramsComparison) -> dict[str, Any]:
+def as_json(made: ProgramsComparison, benchmark: str = "programs") -> dict[str, Any]:
     """Return the comparison as JSON values.  Times are in ns; a ratio is time over time."""
     return {
-        "benchmark": "programs",
+        "benchmark": benchmark,
         "unit": "ns",
         "statistic": "minimum",
         "rounds": made.settings.rounds,

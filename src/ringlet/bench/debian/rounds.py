@@ -22,6 +22,7 @@ from ringlet.bench.debian.rows import (
     groups_of,
     plan,
 )
+from ringlet.bench.devices import TAG, Devices, forget_cached, with_devices
 from ringlet.bench.engines import NATIVE, RINGLET, Transcript
 from ringlet.bench.gauge import Gauge
 from ringlet.bench.rounds import geometric_mean
@@ -40,7 +41,7 @@ class Settings:
     """How to run the rows: rounds, sizes, guest RAM in MiB, options of `ringlet run`.
 
     `memory` is 0 if it follows from the size of the image; `limit` is the seconds that a row may
-    take.
+    take.  With `counting`, another native run counts system calls.
     """
 
     rounds: int = 1
@@ -48,16 +49,21 @@ class Settings:
     memory: int = 0
     limit: int = 300
     options: Sequence[str] = ()
+    counting: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a group runs in: image, initial RAM disk of it, directory /bench, the guests' kernel."""
+    """What a group runs in: image, initial RAM disk of it, directory /bench, the guests' kernel.
+
+    `devices` are what the guests have beside it.
+    """
 
     image: Image
     disk: Path
     bench: Path
     kernel: Path
+    devices: Devices = field(default_factory=Devices)
 
 
 @dataclass
@@ -121,9 +127,9 @@ class ProgramsComparison:
     settings: Settings
     figures: list[Figures]
     errors: dict[str, str] = field(default_factory=dict)
-    """Why an engine did not finish a group, by "ENGINE, GROUP"."""
+    """Why an engine did not finish a run, by "ENGINE, GROUP", or "ENGINE, ROW" of a row alone."""
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Ringlet's counters of the last round, by group, with the start of the guest."""
+    """Ringlet's counters of the last round, by group or row, with the start of the guest."""
     versions: dict[str, str] = field(default_factory=dict)
 
     def ratios(self, engine: str, base: str) -> list[float]:
@@ -164,24 +170,24 @@ def compare(
 ) -> ProgramsComparison:
     """Run `rows` on the engines `chosen`; `places` has the place of each group.
 
-    An engine that does not finish a group keeps its figures so far and is not run again for that
-    group; `errors` has the reason.  With a gauge, each run is on the processor that is fastest when
+    An engine that does not finish a run keeps its figures so far and is not run again for these
+    rows; `errors` has the reason.  With a gauge, each run is on the processor that is fastest when
     it starts; without one, speeds are not known.
     """
     made = ProgramsComparison(chosen, settings, [Figures(row) for row in rows])
-    groups = groups_of(rows)
-    for group in groups:
-        made.versions |= places[group.name].image.versions
-    if NATIVE in chosen:
-        for group in groups:
-            progress(f"counting system calls, {group.name}")
-            _count(made, group, places[group.name], runner)
+    runs = [run for group in groups_of(rows) for run in _runs(made, group, places[group.name])]
+    for run in runs:
+        made.versions |= run.place.image.versions
+    if NATIVE in chosen and settings.counting:
+        for run in runs:
+            progress(f"counting system calls, {run.name}")
+            _count(made, run, runner)
     for index in range(settings.rounds):
-        for group in groups:
+        for run in runs:
             for engine in chosen:
-                if f"{engine}, {group.name}" not in made.errors:
-                    progress(f"round {index + 1} of {settings.rounds}, {group.name}, {engine}")
-                    _run(made, group, places[group.name], engine, runner, gauge)
+                if f"{engine}, {run.name}" not in made.errors:
+                    progress(f"round {index + 1} of {settings.rounds}, {run.name}, {engine}")
+                    _run(made, run, engine, runner, gauge)
     if gauge is not None:
         for figures in made.figures:
             for engine, timing in figures.timings.items():
@@ -194,12 +200,18 @@ def program(
     place: Place, rows: Sequence[Row], settings: Settings, *, counting: bool = False
 ) -> Program:
     """Return the program that runs `rows` natively and in a guest."""
-    names = plan(rows, quick=settings.quick)
-    native = ("count" if counting else "native", str(place.image.tree), str(place.bench), names,
-              str(settings.limit))  # fmt: skip
+    devices = place.devices
+    names = plan(rows, quick=settings.quick, port=devices.port)
+    native: tuple[str, ...] = (
+        "count" if counting else "native", str(place.image.tree), str(place.bench), names,
+        str(settings.limit),
+    )  # fmt: skip
+    if devices.directory is not None:
+        native = (*native, str(devices.directory))
+    share = f" share={TAG}" * devices.shared
     return Program(
         "programs", place.bench / DRIVER, place.disk, place.kernel, native,
-        f"rootfstype=ramfs -- {names} {settings.limit}",
+        f"rootfstype=ramfs{share} -- {names} {settings.limit}",
     )  # fmt: skip
 
 
@@ -208,40 +220,58 @@ def memory(place: Place, settings: Settings) -> int:
     return settings.memory or PROGRAMS_MEMORY + 2 * (place.image.archive.stat().st_size >> 20)
 
 
-def _count(made: ProgramsComparison, group: Group, place: Place, runner: Runner) -> None:
-    figures = _of(made, group)
-    counted = program(place, [f.row for f in figures], made.settings, counting=True)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The rows that a guest runs from its start to its end."""
+
+    name: str
+    figures: list[Figures]
+    place: Place
+
+    def program(self, settings: Settings, *, counting: bool = False) -> Program:
+        return program(self.place, [f.row for f in self.figures], settings, counting=counting)
+
+
+def _runs(made: ProgramsComparison, group: Group, place: Place) -> list[_Run]:
+    figures = [f for f in made.figures if f.row.group == group.name]
+    if group.alone:
+        return [_Run(f.row.name, [f], place) for f in figures]
+    return [_Run(group.name, figures, place)]
+
+
+def _count(made: ProgramsComparison, run: _Run, runner: Runner) -> None:
+    counted = run.program(made.settings, counting=True)
     command = engines.command(NATIVE, counted, 0)
-    transcript = runner(command, _timeout(made.settings, figures), "")
+    transcript = runner(command, _timeout(made.settings, run.figures), "")
     results = parse(transcript.lines)
-    for f in figures:
+    for f in run.figures:
         f.calls = results.calls.get(f.row.name)
     if not results.done:
-        made.errors["counting system calls, " + group.name] = _reason(transcript, results)
+        made.errors["counting system calls, " + run.name] = _reason(transcript, results)
 
 
 def _run(
-    made: ProgramsComparison, group: Group, place: Place, engine: str, runner: Runner,
-    gauge: Gauge | None,
-) -> None:  # fmt: skip
-    figures, settings = _of(made, group), made.settings
-    command = engines.command(
-        engine, program(place, [f.row for f in figures], settings), memory(place, settings),
-        settings.options,
-    )  # fmt: skip
+    made: ProgramsComparison, run: _Run, engine: str, runner: Runner, gauge: Gauge | None
+) -> None:
+    figures, settings, devices = run.figures, made.settings, run.place.devices
+    size = memory(run.place, settings)
+    command = engines.command(engine, run.program(settings), size, settings.options)
+    command = with_devices(engine, command, devices, size)
+    if devices.image is not None:
+        forget_cached(devices.image)
     if gauge is not None:
         gauge.choose()
     transcript = runner(command, _timeout(settings, figures), "row " if engine == RINGLET else "")
     results = parse(transcript.lines) if gauge is None else parse(transcript.lines, gauge.pace)
     if engine == RINGLET:
-        made.counters[group.name] = counters(transcript.stderr)
+        made.counters[run.name] = counters(transcript.stderr)
         grown = counters_by_row(transcript.lines, transcript.stderr)
         for f in figures:
             f.counters = grown.get(f.row.name, {})
     for f in figures:
         _take(f, engine, results)
     if not (results.done and transcript.status == 0):
-        made.errors[f"{engine}, {group.name}"] = _reason(transcript, results)
+        made.errors[f"{engine}, {run.name}"] = _reason(transcript, results)
 
 
 def _take(figures: Figures, engine: str, results: Results) -> None:
@@ -287,10 +317,6 @@ def _better(timing: Timing, best: Timing) -> bool:
     if timing.rate is not None and best.rate is not None:
         return timing.rate / timing.speed > best.rate / best.speed
     return timing.scaled(timing.wall) < best.scaled(best.wall)
-
-
-def _of(made: ProgramsComparison, group: Group) -> list[Figures]:
-    return [f for f in made.figures if f.row.group == group.name]
 
 
 def _timeout(settings: Settings, figures: Sequence[Figures]) -> float:

@@ -1,4 +1,4 @@
-"""The rows of `ringlet bench programs`, and the groups that share a guest.
+"""The rows of `ringlet bench programs` and `ringlet bench io`, and the groups that share a guest.
 
 A group has an image of its own, because one with all packages would need too much guest RAM.  All
 groups take their packages from the same release of Debian.
@@ -12,14 +12,25 @@ from ringlet.errors import ConfigError
 
 # What every row's script needs.
 _BASE: Final = ("base-files", "coreutils", "dash", "libc-bin", "mawk", "sed", "grep")
+_GCC: Final = (*_BASE, "gcc", "libc6-dev", "make")
+
+DISK, NETWORK, SHARE = "disk", "network", "share"
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that share an image: the Debian packages in it, without those that they depend on."""
+    """Rows that share an image: the Debian packages in it, without those that they depend on.
+
+    `left_out` are patterns of files that the rows do not need.  `devices` are those of
+    `ringlet.bench.devices.Devices` that the rows use.  The guest of a group with `alone` runs a
+    single row, so that no row finds what another has left in the caches of guest and host.
+    """
 
     name: str
     packages: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    devices: frozenset[str] = frozenset()
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +38,10 @@ class Row:
     """A program: its script is `rows/NAME.sh`, which finds its size in N.
 
     `quick` is the size for a short run.  A row with a `rate` measures itself, in operations a
-    second of this name; the others are measured by their time.  `cost` says that the row measures
-    the cost of a trap and is not a program.  `output` is the standard output if it does not
-    depend on the versions of the packages; otherwise the native one must be the guests' too.
+    second of this name (for MB/s and Gbit/s in bytes and bits); the others are measured by their
+    time.  `cost` says that the row measures the cost of a trap and is not a program.  `output` is
+    the standard output if it does not depend on the versions of the packages; otherwise the native
+    one must be the guests' too.
     """
 
     name: str
@@ -48,10 +60,21 @@ GROUPS: Final = (
     Group("python", (*_BASE, "python3", "libpython3.11-testsuite")),
     Group("node", (*_BASE, "nodejs")),
     Group("java", (*_BASE, "openjdk-17-jdk-headless")),
-    Group("gcc", (*_BASE, "gcc", "libc6-dev", "make")),
+    Group("gcc", _GCC),
+    Group("servers", (*_BASE, "redis-server", "redis-tools", "nginx", "wrk", "busybox-static")),
+    Group("postgres", (*_BASE, "postgresql-15", "util-linux"),
+          left_out=("./usr/lib/*/libLLVM*", "./usr/lib/postgresql/15/lib/bitcode")),
+    Group("make", (*_GCC, "e2fsprogs", "busybox-static"), devices=frozenset({DISK}), alone=True),
+    Group("disk", (*_BASE, "fio", "busybox-static"), devices=frozenset({DISK}), alone=True),
+    Group("network", (*_BASE, "iperf3", "busybox-static"), devices=frozenset({NETWORK})),
+    Group("share", (*_GCC, "git", "busybox-static"), devices=frozenset({SHARE})),
 )  # fmt: skip
 
+SOURCES: Final = Group("sources", ("golang-1.19-src",))
+"""The files of the shared directory, which no guest has in its image."""
+
 _PASSED: Final = "== Tests result: SUCCESS ==\n"
+_RIGHT: Final = "right\n"
 SYSCALL_ROW: Final = "getppid"
 FAULT_ROW: Final = "fault"
 
@@ -82,19 +105,38 @@ ROWS: Final = (
     Row("find", "base", "find in /usr", 10, 1),
     Row("processes", "base", "300 short processes", 300, 30),
     Row("shell", "base", "shell script", 30, 3),
+    Row("redis", "servers", "redis, redis-benchmark", 50000, 5000, "requests/s", output=_RIGHT),
+    Row("nginx", "servers", "nginx, wrk, 4 KiB", 5, 1, "requests/s", output=_RIGHT),
+    Row("pgbench", "postgres", "PostgreSQL, pgbench", 5, 1, "transactions/s", output=_RIGHT),
+    Row("disk-make", "make", "make on an ext4 disk", 1, 1),
+)
+
+IO_ROWS: Final = (
+    Row("disk-write", "disk", "disk, write of 1 MiB, fsync at the end", 1024, 64, "MB/s"),
+    Row("disk-read", "disk", "disk, read of 1 MiB", 1024, 64, "MB/s"),
+    Row("disk-random", "disk", "disk, random read of 4 KiB", 5, 1, "/s"),
+    Row("disk-queue", "disk", "disk, random read of 4 KiB, 32 at once", 5, 1, "/s"),
+    Row("disk-fsync", "disk", "disk, random write of 4 KiB, fsync each", 5, 1, "/s"),
+    Row("disk-verify-4k", "disk", "disk, random 4 KiB verified", 128, 16, output=_RIGHT),
+    Row("disk-verify-1m", "disk", "disk, 1 MiB verified", 256, 64, output=_RIGHT),
+    Row("net-out", "network", "network, from the guest", 5, 1, "Gbit/s"),
+    Row("net-in", "network", "network, to the guest", 5, 1, "Gbit/s"),
+    Row("share-status", "share", "share, git status, first", 1, 1),
+    Row("share-again", "share", "share, git status, again", 1, 1),
+    Row("share-make", "share", "share, make of a C project", 1, 1),
 )
 
 
-def chosen(names: Sequence[str]) -> list[Row]:
-    """Return the rows with these names, in the table's order; without names, all.
+def chosen(names: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
+    """Return those of `rows` with these names, in the table's order; without names, all.
 
     Raises ConfigError.
     """
-    known = [row.name for row in ROWS]
+    known = [row.name for row in rows]
     for name in names:
         if name not in known:
             raise ConfigError(f"no row {name!r}; choose from {', '.join(known)}")
-    return [row for row in ROWS if row.name in (names or known)]
+    return [row for row in rows if row.name in (names or known)]
 
 
 def groups_of(rows: Iterable[Row]) -> list[Group]:
@@ -103,9 +145,10 @@ def groups_of(rows: Iterable[Row]) -> list[Group]:
     return [group for group in GROUPS if group.name in names]
 
 
-def plan(rows: Iterable[Row], *, quick: bool) -> str:
-    """Return the driver's argument that names `rows` with their sizes."""
-    return ",".join(f"{row.name}:{row.quick if quick else row.size}" for row in rows)
+def plan(rows: Iterable[Row], *, quick: bool, port: int = 0) -> str:
+    """Return the driver's argument that names `rows` with their sizes, and a port if not 0."""
+    rest = f":{port}" if port else ""
+    return ",".join(f"{row.name}:{row.quick if quick else row.size}{rest}" for row in rows)
 
 
 def fnv(data: bytes) -> str:

@@ -10,7 +10,7 @@ from tests.unit.images.packages import NEEDS_APT, Repository, names
 
 from ringlet.bench.debian import image
 from ringlet.bench.debian.image import Image, bench_directory, initial_disk, make_image
-from ringlet.bench.debian.rows import ROWS, Group
+from ringlet.bench.debian.rows import IO_ROWS, ROWS, Group
 from ringlet.errors import ImageError
 from ringlet.images.apt import Apt
 from ringlet.images.cpio import CpioWriter
@@ -168,7 +168,8 @@ def test_the_bench_directory_has_the_driver_the_rows_and_a_project(tmp_path: Pat
     bench = bench_directory(tmp_path)
 
     assert os.access(bench / "driver", os.X_OK)
-    assert {path.stem for path in (bench / "rows").iterdir()} == {row.name for row in ROWS}
+    rows = {row.name for row in (*ROWS, *IO_ROWS)}
+    assert {path.stem for path in (bench / "rows").iterdir()} == rows
     assert (bench / "files/project/cpu/fib.c").exists()
     assert bench_directory(tmp_path) == bench
 
@@ -190,6 +191,17 @@ def test_a_disk_is_the_archive_followed_by_the_bench_directory(tmp_path: Path) -
     assert rest["bench/rows/perl.sh"].content == b"run() { :; }\n"
     assert rest["init"].content == b"bench/driver"
     assert not disk.exists()
+
+
+def test_modules_follow_on_a_disk(tmp_path: Path) -> None:
+    (tmp_path / "tree.cpio").touch()
+    (tmp_path / "bench").mkdir()
+
+    with initial_disk(Image(tmp_path, tmp_path / "tree.cpio", {}), tmp_path, b"modules") as disk:
+        content = disk.read_bytes()
+
+    assert content.endswith(b"modules")
+    assert content.index(b"TRAILER!!!") < content.index(b"modules", len(content) - 7)
 
 
 def test_a_disk_that_does_not_fit_is_explained(

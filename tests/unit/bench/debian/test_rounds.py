@@ -18,6 +18,7 @@ from ringlet.bench.debian.rounds import (
     program,
 )
 from ringlet.bench.debian.rows import Row, fnv
+from ringlet.bench.devices import Devices
 from ringlet.bench.engines import Transcript
 from ringlet.bench.gauge import Gauge
 from ringlet.bench.output import Line
@@ -214,6 +215,30 @@ def test_the_same_driver_and_rows_run_natively_and_in_a_guest(places: dict[str, 
     assert (made.native, made.guest, made.kernel) == (
         Path("/bench/driver"), Path("/disk"), Path("/vmlinuz"),
     )  # fmt: skip
+
+
+def test_a_row_alone_has_a_guest_of_its_own(places: dict[str, Place]) -> None:
+    rows = [Row("disk-read", "disk", "read", 1, 1), Row("disk-write", "disk", "write", 1, 1)]
+    seen: list[str] = []
+
+    def run(argv: list[str], timeout: float, ask: str) -> Transcript:
+        seen.append(next(text for text in argv if text.startswith("disk-")))
+        return transcript(end(seen[-1].partition(":")[0], 10), done=seen[-1] != "disk-read:1")
+
+    made = compare(rows, {"disk": places["base"]}, ["native"], Settings(counting=False), runner=run)
+
+    assert seen == ["disk-read:1", "disk-write:1"]
+    assert list(made.errors) == ["native, disk-read"]
+
+
+def test_devices_become_part_of_the_command(places: dict[str, Place], tmp_path: Path) -> None:
+    devices = Devices(tmp_path, shared=True, port=40000)
+    place = replace(places["base"], devices=devices)
+
+    made = program(place, [PERL], Settings())
+
+    assert made.native_arguments[-3:] == ("perl:3:40000", "300", str(tmp_path))
+    assert made.kernel_arguments == "rootfstype=ramfs share=ringlet-0 -- perl:3:40000 300"
 
 
 def test_a_guest_has_room_for_its_image_twice(places: dict[str, Place]) -> None:

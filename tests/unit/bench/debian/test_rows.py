@@ -1,24 +1,28 @@
 """The list of rows, and their scripts."""
 
 import importlib.resources
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from ringlet.bench.debian.rows import GROUPS, ROWS, chosen, fnv, groups_of, plan
+from ringlet.bench.debian.rows import GROUPS, IO_ROWS, ROWS, chosen, fnv, groups_of, plan
 from ringlet.errors import ConfigError
 
+ALL = (*ROWS, *IO_ROWS)
 SCRIPTS = Path(str(importlib.resources.files("ringlet.bench.debian") / "rows"))
 
 
 def test_each_row_has_a_script_and_each_script_a_row() -> None:
-    assert {path.stem for path in SCRIPTS.iterdir()} == {row.name for row in ROWS}
+    assert {path.stem for path in SCRIPTS.iterdir()} == {row.name for row in ALL}
 
 
-@pytest.mark.parametrize("row", [row.name for row in ROWS])
+@pytest.mark.parametrize("row", [row.name for row in ALL])
 def test_each_script_can_prepare_and_run(row: str) -> None:
     text = (SCRIPTS / f"{row}.sh").read_text()
+    for name in re.findall(r"^\. /bench/files/(\S+)$", text, re.MULTILINE):
+        text += (SCRIPTS.parent / "files" / name).read_text()
 
     checked = subprocess.run(["sh", "-n", SCRIPTS / f"{row}.sh"], check=False)
 
@@ -28,8 +32,14 @@ def test_each_script_can_prepare_and_run(row: str) -> None:
 
 
 def test_each_row_is_in_a_group_and_smaller_when_quick() -> None:
-    assert {row.group for row in ROWS} == {group.name for group in GROUPS}
-    assert all(0 < row.quick <= row.size for row in ROWS)
+    assert {row.group for row in ALL} == {group.name for group in GROUPS}
+    assert all(0 < row.quick <= row.size for row in ALL)
+
+
+def test_rows_of_io_are_chosen_from_their_own_list() -> None:
+    assert [row.name for row in chosen(["net-in", "disk-read"], IO_ROWS)] == ["disk-read", "net-in"]
+    with pytest.raises(ConfigError, match="no row 'perl'; choose from disk-write, disk-read"):
+        chosen(["perl"], IO_ROWS)
 
 
 def test_rows_are_chosen_by_name_in_the_tables_order() -> None:
@@ -51,10 +61,13 @@ def test_the_plan_names_rows_with_their_sizes() -> None:
 
     assert plan(rows, quick=False) == "perl:3,xz:2"
     assert plan(rows, quick=True) == "perl:1,xz:1"
+    assert plan(rows, quick=True, port=40000) == "perl:1:40000,xz:1:40000"
 
 
 def test_the_whole_plan_fits_in_a_kernels_command_line() -> None:
-    assert max(len(plan([r for r in ROWS if r.group == g.name], quick=False)) for g in GROUPS) < 900
+    plans = [plan([r for r in ALL if r.group == g.name], quick=False, port=65535) for g in GROUPS]
+
+    assert max(map(len, plans)) < 900
 
 
 @pytest.mark.parametrize(

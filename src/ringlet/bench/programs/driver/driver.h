@@ -6,11 +6,15 @@
 
 #include "rt.h"
 
-/* One row: /bench/rows/NAME.sh with its size. */
+/* One row: /bench/rows/NAME.sh with its size, and a port of the host if there is one to use. */
 struct row {
     char name[32];
     char size[16];
+    char port[8];
 };
+
+/* Whether this is a guest's init. */
+extern int is_guest;
 
 static inline long call(long number, long a, long b, long c)
 {
@@ -27,9 +31,10 @@ long check(const char *what, long result);
 /* Ends the driver; a guest's init turns the machine off once the console has sent everything. */
 _Noreturn void leave(int status);
 
-/* world.c: mounts what programs expect below the root, which natively is a Debian tree. */
-void enter_namespaces(long user, long group);
-void enter_tree(const char *tree, const char *bench);
+/* world.c: mounts what programs expect below the root, which natively is a Debian tree.  With the
+ * directory `work`, which may be NULL, the caller's network remains. */
+void enter_namespaces(long user, long group, const char *work);
+void enter_tree(const char *tree, const char *bench, const char *work);
 void enter_guest(void);
 void empty_tmp(void);
 

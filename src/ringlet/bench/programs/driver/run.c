@@ -29,11 +29,13 @@ static void redirect(const char *path, int flags, int descriptor)
 
 _Noreturn static void become_row(const struct row *row, const char *function)
 {
-    char size[32];
+    char size[32], port[32];
     fmt_snprintf(size, sizeof size, "N=%s", row->size);
+    fmt_snprintf(port, sizeof port, "PORT=%s", row->port);
     char *const arguments[] = {"sh", "-ec", ". \"/bench/rows/$0.sh\"; \"$1\"", (char *)row->name,
                                (char *)function, NULL};
-    char *const environment[] = {size, "HOME=/tmp", "LC_ALL=C.UTF-8", "TERM=dumb",
+    char *world = is_guest ? "WORLD=guest" : "WORLD=native";
+    char *const environment[] = {size, port, world, "HOME=/tmp", "LC_ALL=C.UTF-8", "TERM=dumb",
                                  "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
     call(__NR_execve, (long)"/bin/sh", (long)arguments, (long)environment);
     rt_exit(127);

@@ -1,13 +1,16 @@
 /* Runs programs in a guest, as its init, and natively in the same Debian tree.
  *
  *   driver ROWS LIMIT                     as a guest's init
- *   driver native TREE BENCH ROWS LIMIT   in TREE, with the directory BENCH at /bench
- *   driver count TREE BENCH ROWS LIMIT    the same, but counts system calls
+ *   driver native TREE BENCH ROWS LIMIT [DIRECTORY]
+ *                                         in TREE, with the directory BENCH at /bench; with
+ *                                         DIRECTORY at /mnt and the caller's network, else without
+ *   driver count TREE BENCH ROWS LIMIT [DIRECTORY]
+ *                                         the same, but counts system calls
  *   driver getppid COUNT                  a row's program: null system calls
  *   driver fault COUNT                    a row's program: page faults on new memory
  *
- * ROWS is NAME:SIZE,NAME:SIZE,...; LIMIT is the number of seconds that a row may take.  The driver
- * prints, with times in ns:
+ * ROWS is NAME:SIZE or NAME:SIZE:PORT, with commas between them; LIMIT is the number of seconds that
+ * a row may take.  The driver prints, with times in ns:
  *
  *   row NAME begin
  *   row NAME end STATUS WALL USER SYSTEM FAULTS SUM [COUNT SECONDS]
@@ -27,7 +30,7 @@ enum { TCSBRK = 0x5409, SIGKILL = 9, PAGE = 4096, CHUNK = 2048 };
 enum { READ_WRITE = 3, PRIVATE_ANONYMOUS = 0x22, MADV_NOHUGEPAGE = 15 };
 
 const int rt_is_guest = 0;
-static int is_guest;
+int is_guest;
 
 _Noreturn void rt_exit(int status)
 {
@@ -76,9 +79,11 @@ static void run_rows(const char *rows, const char *limit, int counting)
 {
     while (*rows) {
         struct row row;
-        char one[sizeof row.name + sizeof row.size];
+        char one[sizeof row];
         rows = word(rows, ',', one, sizeof one);
-        word(word(one, ':', row.name, sizeof row.name), ':', row.size, sizeof row.size);
+        const char *rest = word(one, ':', row.name, sizeof row.name);
+        rest = word(rest, ':', row.size, sizeof row.size);
+        word(rest, ':', row.port, sizeof row.port);
         run_row(&row, number(limit), counting);
     }
     rt_printf("driver: done\n");
@@ -95,11 +100,11 @@ static void stay_on_one_processor(void)
 }
 
 /* The first process of new namespaces runs the rows; when it ends, so does all that is left. */
-static void run_native(char **arguments, int counting)
+static void run_native(char **arguments, const char *work, int counting)
 {
     long user = call(__NR_geteuid, 0, 0, 0), group = call(__NR_getegid, 0, 0, 0);
     stay_on_one_processor();
-    enter_namespaces(user, group);
+    enter_namespaces(user, group, work);
     long first = check("fork", call(__NR_fork, 0, 0, 0));
     if (first) {
         int status = -1;
@@ -107,7 +112,7 @@ static void run_native(char **arguments, int counting)
         rt_exit(status ? 3 : 0);
     }
     check("prctl", call(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0));
-    enter_tree(arguments[2], arguments[3]);
+    enter_tree(arguments[2], arguments[3], work);
     run_rows(arguments[4], arguments[5], counting);
 }
 
@@ -148,8 +153,9 @@ __attribute__((noreturn, used)) static void start(long count, char **arguments)
         measure(run_getppid, number(arguments[2]));
     } else if (count == 3 && !strcmp(first, "fault")) {
         measure(run_fault, number(arguments[2]));
-    } else if (count == 6 && (!strcmp(first, "native") || !strcmp(first, "count"))) {
-        run_native(arguments, !strcmp(first, "count"));
+    } else if ((count == 6 || count == 7) &&
+               (!strcmp(first, "native") || !strcmp(first, "count"))) {
+        run_native(arguments, count == 7 ? arguments[6] : NULL, !strcmp(first, "count"));
     } else if (count == 3 && call(__NR_getpid, 0, 0, 0) == 1) {
         is_guest = 1;
         enter_guest();

@@ -1,0 +1,4 @@
+# Reads 4 KiB here and there, one after another, for N seconds.
+. /bench/files/fio.sh
+
+run() { job each --rw=randread --bs=4k --size=100% --runtime="$N" --time_based; }

@@ -1,0 +1,4 @@
+# Receives from a server on the host for N seconds.
+. /bench/files/iperf.sh
+
+run() { iperf -R; }

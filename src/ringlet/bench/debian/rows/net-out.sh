@@ -1,0 +1,4 @@
+# Sends to a server on the host for N seconds.
+. /bench/files/iperf.sh
+
+run() { iperf; }
