@@ -20,7 +20,9 @@ from ringlet.images.debian import CachedKernel, fetch_kernel
 from ringlet.images.imports import find_image
 from ringlet.images.initramfs import (
     Address,
+    Command,
     Root,
+    Serve,
     Share,
     Surroundings,
     Task,
@@ -41,6 +43,7 @@ NET_MODULES: Final = ("virtio_net",)
 
 # The kernel resets the machine at once after a panic, and that ends the run.
 _PANIC: Final = "panic=-1"
+_SERVE: Final = Serve()
 Progress = Callable[[str], None]
 
 
@@ -58,7 +61,8 @@ class Plan:
     """What a machine starts from; `name` is its kernel's, for the user.
 
     `disks` are all disks in their order, `shares` all shared directories.  `image` is kept in the
-    store while the machine runs.  `agent` says that the guest starts Ringlet's agent.
+    store while the machine runs.  `agent` says that the guest starts Ringlet's agent, and `boots`
+    that its own init becomes process 1.
     `make_initrd` returns the initial RAM disk for a guest with this address.
     """
 
@@ -71,6 +75,7 @@ class Plan:
     shares: tuple[SharedDirectory, ...] = ()
     image: Image | None = None
     agent: bool = False
+    boots: bool = False
 
     def config(self, address: Address | None = None) -> LinuxConfig:
         """Return the configuration of a machine whose network tells it `address`."""
@@ -96,6 +101,7 @@ def plan(
     task: Task | None,
     *,
     run_setup: Runner,
+    otherwise: Task = _SERVE,
     commands: bool = True,
     quiet: bool = True,
     progress: Progress = lambda text: None,
@@ -103,10 +109,11 @@ def plan(
 ) -> Plan:
     """Return what `spec` starts from; fetch or build what is not in the cache.
 
-    `task` is for a guest with a name, an image or a root; None: its own init becomes process 1.
-    `run_setup` runs the guest that sets a new image up.  With `commands` the guest has an agent,
-    if its kernel is Debian's.  With `quiet`, the kernel prints errors
-    alone.  Raises ConfigError, ProgramError and ImageError.
+    `task` is for a guest with a name, an image or a root; None: its own init becomes process 1, or
+    in an image that has none, `otherwise` is the task.  `run_setup` runs the guest that sets a new
+    image up.  With `commands` the guest has an agent, if its kernel is Debian's; on a kernel of the
+    user's own a command has one, which starts if that kernel has the driver.  With `quiet`, the
+    kernel prints errors alone.  Raises ConfigError, ProgramError and ImageError.
     """
     check_files(spec, called)
     if not (spec.guest or spec.image or spec.root):
@@ -117,11 +124,11 @@ def plan(
     name = f"Linux {kernel.release}" if kernel is not None else path.name
     words = ["console=ttyS0", *(["quiet"] if quiet else []), _PANIC, spec.append or ""]
     append = with_huge_pages(" ".join(words).rstrip(), path)
-    guest = _Guest(spec, task, kernel, progress, run_setup, commands=commands)
+    guest = _Guest(spec, task, otherwise, kernel, progress, run_setup, commands=commands)
     read_fitting(path, spec.memory, append, guest.make_initrd(None))
     return Plan(
         path, spec.memory, append, name, guest.make_initrd, guest.disks, guest.shares,
-        guest.image, guest.agent,
+        guest.image, guest.agent, guest.task is None,
     )  # fmt: skip
 
 
@@ -132,22 +139,24 @@ class _Guest:
         self,
         spec: MachineSpec,
         task: Task | None,
+        otherwise: Task,
         kernel: CachedKernel | None,
         progress: Progress,
         run_setup: Runner,
         *,
         commands: bool,
     ) -> None:
-        self._task = task
         self._busybox = find_busybox(progress)
         self._archive = b""
         self._modules: tuple[str, ...] = ()
         self._root: Root | None = None
         self._made: tuple[Address | None, bytes] | None = None
         self.image = _image(spec, progress, run_setup)
+        bootable = self.image is None or self.image.settings.boots
+        self.task = task if task is not None or bootable else otherwise
         self.shares = _shares(spec)
-        # A kernel of the user's own may lack the driver of the agent's port.
-        self.agent = commands and kernel is not None
+        # A kernel of the user's own may lack the driver of its port: only commands do without.
+        self.agent = commands and (kernel is not None or isinstance(self.task, Command))
         found = fetch_modules(kernel, progress, store=Images().store) if kernel else None
         disks = [] if self.image is None else [_base(self.image)]
         disks += spec.disks
@@ -163,7 +172,7 @@ class _Guest:
             if found is not None:
                 disks.append(DiskSpec(found.disk, Access.READ_ONLY, Format.RAW))
                 modules_disk = disk_device(len(disks) - 1)
-            self._root = _root(spec, self.image, boots=task is None, modules_disk=modules_disk)
+            self._root = _root(spec, self.image, boots=self.task is None, modules_disk=modules_disk)
         self.disks = tuple(disks)
         self._mounts = tuple(
             Share(_tag(number), mount.target, mount.read_only)
@@ -180,7 +189,7 @@ class _Guest:
             address=address,
             agent=agent_program() if self.agent else b"",
         )
-        content = make_initramfs(self._busybox, self._task, root=self._root, around=around)
+        content = make_initramfs(self._busybox, self.task, root=self._root, around=around)
         self._made = address, self._archive + content
         return self._made[1]
 
