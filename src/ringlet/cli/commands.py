@@ -249,7 +249,7 @@ class EitherCommand(CommandStreams):
     """A command on a kernel of the user's own.
 
     It runs by the agent if that kernel has the driver of the agent's port, else by serial ports:
-    the guest says "agent" or "ready".  `connect` gives the agent of the machine that was built last.
+    the guest says "agent" or "ready".  `connect` gives the agent of the last machine.
     """
 
     def __init__(

@@ -73,10 +73,12 @@ class Machine:
     `memory` is a size ("512M", "1.5G"), a number of MiB, or, from 1048576 on, of bytes; None gives
     1 GiB, or half of a smaller host's RAM.  `append` is text for the kernel's command line.
     `mounts` has "HOST:GUEST[:ro]" or maps HOST to GUEST; `ports` has "HOST:GUEST" or maps them;
-    `disks` has "FILE[,ro|,snapshot]"; `net` is "none", "user" or "tap:NAME".  `env` has variables
-    for all commands.  After `timeout` (seconds, or "2m") the run ends.  With `reboot`, a reset by
-    the guest starts it again, else it ends the run.  `log` is a file for the console's output.
-    `exact`, `direct`, `cold` and `package` are the options of `ringlet run` with those names.
+    `disks` has "FILE[,ro|,snapshot]"; `net` is "none", "user" or "tap:NAME".  `user_data` is a file
+    for cloud-init in the guest, or its contents as bytes; `vsock` is the path of a socket to the
+    guest (docs/networking.md).  `env` has variables for all commands.  After `timeout` (seconds, or
+    "2m") the run ends.  With `reboot`, a reset by the guest starts it again, else it ends the run.
+    `log` is a file for the console's output.  `exact`, `direct`, `cold` and `package` are the
+    options of `ringlet run` with those names.
 
     Use it as a context manager, which starts nothing but frees everything, or call `close`.
     Raises ConfigError, ProgramError or ImageError, at once for all that can be checked at once.
@@ -96,6 +98,8 @@ class Machine:
         disks: Disks = None,
         ports: Ports = None,
         net: str | NetConfig | None = None,
+        user_data: str | Path | bytes | None = None,
+        vsock: str | Path | None = None,
         env: Variables = None,
         timeout: str | float | None = None,
         name: str = "",
@@ -111,8 +115,8 @@ class Machine:
         spec = machine_spec(
             None if guest is None else str(guest), kernel=kernel, initrd=initrd, root=root,
             memory=memory, cpus=cpus, append=append, mounts=mounts, disks=disks, ports=ports,
-            net=net, env=env, timeout=timeout, name=name, log=log, package=package,
-            direct=direct, exact=exact, cold=cold, reboot=reboot,
+            net=net, user_data=user_data, vsock=vsock, env=env, timeout=timeout, name=name, log=log,
+            package=package, direct=direct, exact=exact, cold=cold, reboot=reboot,
         )  # fmt: skip
         self._set_up(spec)
 

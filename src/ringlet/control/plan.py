@@ -28,6 +28,7 @@ from ringlet.images.initramfs import (
     Task,
     make_initramfs,
 )
+from ringlet.images.seed import seed_of
 from ringlet.machine.linux import read_fitting
 from ringlet.network_config import NetMode
 
@@ -40,6 +41,7 @@ DISK_MODULES: Final = ("virtio_blk", "ext4")
 AGENT_MODULES: Final = ("virtio_console",)
 SHARE_MODULES: Final = ("virtiofs",)
 NET_MODULES: Final = ("virtio_net",)
+VSOCK_MODULES: Final = ("vmw_vsock_virtio_transport",)
 
 # The kernel resets the machine at once after a panic, and that ends the run.
 _PANIC: Final = "panic=-1"
@@ -62,7 +64,7 @@ class Plan:
 
     `disks` are all disks in their order, `shares` all shared directories.  `image` is kept in the
     store while the machine runs.  `agent` says that the guest starts Ringlet's agent, and `boots`
-    that its own init becomes process 1.
+    that its own init becomes process 1.  `seed` is the last disk, if it is not empty.
     `make_initrd` returns the initial RAM disk for a guest with this address.
     """
 
@@ -76,6 +78,7 @@ class Plan:
     image: Image | None = None
     agent: bool = False
     boots: bool = False
+    seed: bytes = b""
 
     def config(self, address: Address | None = None) -> LinuxConfig:
         """Return the configuration of a machine whose network tells it `address`."""
@@ -128,7 +131,7 @@ def plan(
     read_fitting(path, spec.memory, append, guest.make_initrd(None))
     return Plan(
         path, spec.memory, append, name, guest.make_initrd, guest.disks, guest.shares,
-        guest.image, guest.agent, guest.task is None,
+        guest.image, guest.agent, guest.task is None, _seed(spec),
     )  # fmt: skip
 
 
@@ -165,6 +168,7 @@ class _Guest:
             wanted += NET_MODULES if spec.net.mode is not NetMode.NONE else ()
             wanted += SHARE_MODULES if self.shares else ()
             wanted += DISK_MODULES if disks else ()
+            wanted += VSOCK_MODULES if spec.vsock is not None else ()
             self._modules = (*BUS_MODULES, *wanted) if wanted else ()
             self._archive = found.archive.read_bytes() if wanted else b""
         if self.image is not None or spec.root is not None:
@@ -210,7 +214,7 @@ def _plain(spec: MachineSpec) -> Plan:
     shares = _shares(spec)
     return Plan(
         spec.kernel, spec.memory, _own(spec), spec.kernel.name, lambda address: spec.initrd,
-        spec.disks, shares,
+        spec.disks, shares, seed=_seed(spec),
     )  # fmt: skip
 
 
@@ -250,6 +254,10 @@ def _shares(spec: MachineSpec) -> tuple[SharedDirectory, ...]:
         for number, mount in enumerate(spec.mounts)
     ]
     return tuple(found)
+
+
+def _seed(spec: MachineSpec) -> bytes:
+    return seed_of(spec.user_data, spec.name) if spec.user_data else b""
 
 
 def _tag(number: int) -> str:
