@@ -25,6 +25,7 @@ from ringlet.devices.virtio.vsock import Vsock
 from ringlet.machine import address_map as at
 from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.pci_slots import PciSlots
+from ringlet.machine.pins import Pins
 from ringlet.vcpu.processor import Processor
 
 _STEPS = 2000
@@ -50,8 +51,10 @@ class Machine:
         bridge.add(at.SLOT_PIIX3, isa.function)
         bridge.add(at.SLOT_PIIX3, power_management(at.PORT_PM), number=3)
         self.ports.map(at.PORT_PCI_CONFIG, PORTS, bridge, width=4)
-        slots = PciSlots(self, self.memory, bridge, isa, self,  # type: ignore[arg-type]  # a part
-                         lambda line: None)
+        slots = PciSlots(
+            Pins(self), self.guest_memory, self.memory, bridge, isa,  # type: ignore[arg-type]
+            self, lambda line: None,  # it has a part of a processor and of a machine
+        )  # fmt: skip
         self.devices: list[VirtioPci] = [slots.add(make) for make in (Rng, Balloon, Vsock)]
 
     def _line(self, name: str):  # type: ignore[no-untyped-def]  # a Line

@@ -58,6 +58,7 @@ class Peripherals(contextlib.ExitStack):
         self._sockets: HostSockets | None = None
         self._agent: socket.socket | None = None
         self.callback(self._drop_agent)
+        self.callback(self._forget)
         try:
             self._open(spec, plan)
         except BaseException:
@@ -137,6 +138,12 @@ class Peripherals(contextlib.ExitStack):
         assert self._link is not None
         self._net = Net(self._link, failed)
         return self._net
+
+    def _forget(self) -> None:
+        """Let go of the plan, with its initial RAM disk, and of what has been closed."""
+        self._plan = None
+        self._disks.clear()
+        self._servers.clear()
 
     def _drop_agent(self) -> None:
         """Close the line to an agent that nobody has asked for."""

@@ -41,6 +41,7 @@ DISK_MODULES: Final = ("virtio_blk", "ext4")
 AGENT_MODULES: Final = ("virtio_console",)
 SHARE_MODULES: Final = ("virtiofs",)
 NET_MODULES: Final = ("virtio_net",)
+SEED_MODULES: Final = (*DISK_MODULES, "isofs")
 VSOCK_MODULES: Final = ("vmw_vsock_virtio_transport",)
 
 # The kernel resets the machine at once after a panic, and that ends the run.
@@ -168,6 +169,7 @@ class _Guest:
             wanted += NET_MODULES if spec.net.mode is not NetMode.NONE else ()
             wanted += SHARE_MODULES if self.shares else ()
             wanted += DISK_MODULES if disks else ()
+            wanted += SEED_MODULES if spec.user_data else ()
             wanted += VSOCK_MODULES if spec.vsock is not None else ()
             self._modules = (*BUS_MODULES, *wanted) if wanted else ()
             self._archive = found.archive.read_bytes() if wanted else b""

@@ -37,6 +37,7 @@ from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.dsdt import Platform
 from ringlet.machine.pci_slots import MakeDevice, PciSlots
+from ringlet.machine.pins import Pins
 from ringlet.machine.timers import Timers
 from ringlet.machine.vm import InterruptLine, Vm
 
@@ -121,11 +122,13 @@ def assemble(
     """Put the devices on their buses, connect their lines and write the ACPI tables."""
     ports = PortBus()
     memory = MemoryBus()
-    intr = InterruptLine(cpu)
+    pins = Pins(cpu)
+    intr = InterruptLine(pins)
     pics = I8259Pair(intr)
-    ioapic = IoApic(cpu.message)
+    ioapic = IoApic(pins.message)
     interrupts = Interrupts(pics, ioapic)
     machine = Vm(cpu, ports, pics, intr, clock)
+    machine.at_free(pins.cut)
     cpu.attach_memory(memory.read, memory.write)
     cpu.attach_level(ioapic.end_of_interrupt)
     cpu.wait_in_halt()
@@ -177,10 +180,12 @@ def assemble(
         coms.append(Uart16550(sink, line, wire.source, handshake=wire.handshake))
         ports.map(port, 8, coms[-1])
 
-    slots = PciSlots(cpu, memory, bridge, isa, machine, options.complain)
+    slots = PciSlots(pins, cpu.guest_memory, memory, bridge, isa, machine, options.complain)
+    machine.at_free(slots.forget_memory)
     virtio = {function.device.name: function for function in map(slots.add, options.devices)}
     for function in virtio.values():
         machine.at_end(function.close)
+        machine.at_free(function.forget_memory)
 
     tables = acpi.build(Platform())
     cpu.write_phys(tables.base, tables.image)

@@ -20,7 +20,8 @@ from ringlet.devices.virtio.pci import (
 from ringlet.errors import InternalError
 from ringlet.machine import address_map as at
 from ringlet.machine.bus import MemoryBus
-from ringlet.machine.cpu import Cpu
+from ringlet.machine.pins import Pins
+from ringlet.mmu.guest_memory import GuestMemory
 
 MakeDevice = Callable[[Callable[[Exception], None]], VirtioDevice]
 """Makes a device, given what to call with an exception of its thread."""
@@ -42,14 +43,16 @@ class PciSlots:
 
     def __init__(
         self,
-        cpu: Cpu,
+        pins: Pins,
+        ram: Callable[[], GuestMemory],
         memory: MemoryBus,
         bridge: PciHost,
         isa: Piix3,
         host: Host,
         complain: Callable[[str], None],
     ) -> None:
-        self._cpu = cpu
+        self._pins = pins
+        self._ram: Callable[[], GuestMemory] | None = ram
         self._memory = memory
         self._bridge = bridge
         self._isa = isa
@@ -64,23 +67,29 @@ class PciSlots:
         slot = self._next_slot
         self._next_slot += 1
         made: list[VirtioPci] = []
+        if self._ram is None:
+            raise InternalError("a machine that was taken apart gets no devices", {"slot": slot})
 
         def moved(function: PciFunction, bar: Bar, address: int | None) -> None:
             self._moved(made[0], bar, address)
 
         around = Surroundings(
-            memory=self._cpu.guest_memory(),
-            send=self._cpu.message,
+            memory=self._ram(),
+            send=self._pins.message,
             irq=self._isa.tap(at.pirq(slot, _INTERRUPT_PIN_A)),
             bar_changed=moved,
             post=self._host.post,
-            drop_code=self._cpu.drop_code,
+            drop_code=self._pins.drop_code,
             complain=self._complain,
         )
         made.append(VirtioPci(make(self._host.fail), around))
         self._bridge.add(slot, made[0].function)
         self._assign(made[0].function, [(MSIX_BAR, BAR_SIZE), (STRUCTURES_BAR, STRUCTURES_SIZE)])
         return made[0]
+
+    def forget_memory(self) -> None:
+        """Let go of the guest's memory."""
+        self._ram = None
 
     def _assign(self, function: PciFunction, bars: Sequence[tuple[int, int]]) -> None:
         """Give the BARs addresses; the guest's driver lets them answer."""
@@ -98,13 +107,13 @@ class PciSlots:
         if before is not None:
             self._memory.unmap(before, target)
             for place, _ in _doorbells(device, bar, before):
-                self._cpu.remove_doorbell(place, _NOTIFY_SIZE, None)
+                self._pins.remove_doorbell(place, _NOTIFY_SIZE, None)
         if address is not None:
             self._mapped[key] = address
             self._memory.map(address, bar.size, target)
             for place, fd in _doorbells(device, bar, address):
                 # Without room for it, the device gets the write itself.
-                self._cpu.add_doorbell(place, _NOTIFY_SIZE, None, fd)
+                self._pins.add_doorbell(place, _NOTIFY_SIZE, None, fd)
 
 
 def _doorbells(device: VirtioPci, bar: Bar, base: int) -> list[tuple[int, int]]:

@@ -17,6 +17,7 @@ from ringlet.errors import InternalError
 from ringlet.machine import address_map as at
 from ringlet.machine.bus import MemoryBus
 from ringlet.machine.pci_slots import PciSlots
+from ringlet.machine.pins import Pins
 from tests.unit.machine.fake_cpu import FakeCpu
 
 ABSENT = 0xFFFF
@@ -41,7 +42,10 @@ class Board:
         self.apic = [False] * PIRQS
         isa = Piix3([self._line(n) for n in range(PIRQS)], lambda irq: lambda level: None,
                     at.IRQS_PCI)  # fmt: skip
-        self.slots = PciSlots(FakeCpu(), self.memory, self.bridge, isa, Host(), lambda line: None)
+        cpu = FakeCpu()
+        self.slots = PciSlots(
+            Pins(cpu), cpu.guest_memory, self.memory, self.bridge, isa, Host(), lambda line: None
+        )
         self.devices: list[VirtioPci] = []
 
     def _line(self, number: int) -> Callable[[bool], None]:
