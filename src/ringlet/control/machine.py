@@ -3,17 +3,18 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, Unpack
 
 from ringlet.config import DIRECT, PACKAGE, format_size
 from ringlet.control.agent.agent import Agent
 from ringlet.control.agent.command import Result
 from ringlet.control.agent.files import Files
+from ringlet.control.agent.options import RunOptions
 from ringlet.control.agent.process import Process
 from ringlet.control.board import Board
+from ringlet.control.closing import Closing
 from ringlet.control.console import Console
 from ringlet.control.events import Events, Handler, Stops
 from ringlet.control.guest_thread import GuestThread
@@ -65,7 +66,7 @@ _SOON_S: Final = 1.0
 """How long after its agent a guest ends; more means that only the agent has ended."""
 
 
-class Machine:
+class Machine(Closing):
     """A virtual machine.
 
     `guest` is a guest's name, an image, or the file of a kernel or disk, as for `ringlet run`.
@@ -274,34 +275,14 @@ class Machine:
         self.memory.forget()
         self._board.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     # --- commands and files
 
     def run(
-        self,
-        command: str | Sequence[str],
-        *,
-        input: bytes | str | None = None,  # noqa: A002 - subprocess calls it so
-        env: dict[str, str] | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        timeout: float | None = None,
-        check: bool = False,
-        on_stdout: Callable[[bytes], object] | None = None,
-        on_stderr: Callable[[bytes], object] | None = None,
+        self, command: str | Sequence[str], **options: Unpack[RunOptions]
     ) -> Result[str]:
         """Run a command in the guest, wait for its end, and return its output and status.
 
+        Options are `input`, `env`, `cwd`, `user`, `timeout`, `check`, `on_stdout` and `on_stderr`.
         A text is given to the guest's shell, a sequence is run as it is; a guest that still boots
         is waited for.  Outputs are text.  `user` is a name or a number; `on_stdout` and `on_stderr`
         get output as bytes as it comes, in the calling thread.  Raises CommandTimeoutError after
@@ -309,12 +290,10 @@ class Machine:
         it cannot be started, GuestPanic and GuestEnded if the guest ends meanwhile, and ConfigError
         if the guest has no agent.
         """
+        options["env"] = {**dict(self.spec.env), **(options.get("env") or {})}
         agent = self._commands()
         with self._told_of_the_end():
-            return agent.run(
-                command, input=input, env={**dict(self.spec.env), **(env or {})}, cwd=cwd,
-                user=user, timeout=timeout, check=check, on_stdout=on_stdout, on_stderr=on_stderr,
-            )  # fmt: skip
+            return agent.run(command, **options)
 
     def popen(self, command: str | Sequence[str], /, **options: Any) -> Process:
         """Start a command in the guest and return it while it runs, with its streams.
