@@ -59,7 +59,10 @@ def test_a_name_counts_before_a_file_of_that_name(
     [
         ("ubuntu:24.04", "Ringlet has no guest of this name; .*, or docker://ubuntu:24.04 for the"),
         ("freebsd", "give busybox, debian or debian:python3, or --kernel and --initrd with files"),
-        ("debain", "no guest or image has this name, and there is no such file; give busybox, debian"),
+        (
+            "debain",
+            "no guest or image has this name, and there is no such file; give busybox, debian",
+        ),
         ("disk.qcow2", "^disk.qcow2: no such file"),
         ("a/b", "^a/b: no such file"),
         ("/tmp", "give --root /tmp"),
