@@ -27,6 +27,7 @@ _FOR_MACHINES: Final = ("vm", "take", "end", "forget")
 """Methods that the parts of a machine call."""
 
 _MODULES: Final = re.compile(r"\b(?:ringlet\.[\w.]+\.|pathlib\.|collections\.abc\.|typing\.|re\.)")
+_UNPACKED: Final = re.compile(r"\*<class '([\w.]+)'>")
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -89,7 +90,7 @@ def _code(name: str, thing: object) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    return _ADDRESS.sub("", _MODULES.sub("", text))
+    return _ADDRESS.sub("", _MODULES.sub("", _UNPACKED.sub(r"Unpack[\1]", text)))
 
 
 def _text(thing: object) -> str:

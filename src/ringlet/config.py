@@ -80,6 +80,16 @@ NET: Final = Option(
     "The guest's network: none, user (NAT, needs no privileges) or tap:NAME. Default: none, or "
     "user with -p.",
 )
+USER_DATA: Final = Option(
+    "--user-data",
+    "Settings for cloud-init in the guest, in this file: it gets a disk with them (NoCloud).",
+    python="user_data",
+)
+VSOCK: Final = Option(
+    "--vsock",
+    "Streams to and from the guest by AF_VSOCK: connect to the socket PATH and send CONNECT PORT; "
+    "the guest's calls of port N of the host reach the socket PATH_N.",
+)
 ENV: Final = Option(
     "-e",
     "Set a variable for the command: NAME=VALUE, or NAME to pass the host's; repeat for more.",

@@ -33,6 +33,7 @@ from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.interrupt_messages import InterruptMessages
 from ringlet.machine.pc import movable_ports
 from ringlet.machine.pci_slots import Board, PciSlots, Slot
+from ringlet.machine.pins import Pins
 from ringlet.vcpu.processor import Processor
 
 _STEPS = 2000
@@ -91,9 +92,9 @@ class Machine:
         bridge.add(at.SLOT_PIIX3, self.pm.function, number=3)
         self.pm.place(at.PORT_PM)
         self.ports.map(at.PORT_PCI_CONFIG, PORTS, bridge, width=4)
-        board = Board(self, self.routes.send, self.ports,  # type: ignore[arg-type]  # a part
+        board = Board(Pins(self), self.routes.send, self.ports,  # type: ignore[arg-type]  # a part
                       self.memory, bridge, self.isa)
-        slots = PciSlots(board, self, lambda line: None)
+        slots = PciSlots(board, self.guest_memory, self, lambda line: None)
         self.devices: list[VirtioPci] = [slots.add(make) for make in (Rng, Balloon, Vsock)]
         self.card = slots.put(Card)
         self.bridge = bridge

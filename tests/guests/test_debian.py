@@ -68,10 +68,11 @@ def test_input_reaches_the_command_as_it_is_and_ends() -> None:
 
 def test_much_input_is_not_lost() -> None:
     """The input is larger than all queues, terminals and pipes on its way together."""
-    data = random.Random(3).randbytes(1_500_000)
-    done = in_guest("sha256sum", data)
+    data = random.Random(3).randbytes(40_000_000)
+    done = in_guest("tee /tmp/all; sha256sum /tmp/all >&2", data)
 
-    assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
+    assert done.stderr.split()[0].decode() == hashlib.sha256(data).hexdigest()
+    assert done.stdout == data
 
 
 def test_unread_input_does_not_block_the_command() -> None:
@@ -275,6 +276,16 @@ def test_guest_on_a_kernel_of_the_users_own(kernel: CachedKernel, tmp_path: Path
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == f"{kernel.release}\n"
     assert b"Linux version 6." in log.read_bytes()
+
+
+def test_command_on_a_kernel_without_the_driver_of_the_agents_port(kernel: CachedKernel) -> None:
+    data = random.Random(4).randbytes(100_000)
+    done = subprocess.run(
+        command("--kernel", str(kernel.vmlinuz), "busybox", "sh", "-c", "cat; exit 5"),
+        input=data, capture_output=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout, done.stderr) == (5, data, b"")
 
 
 def test_reset_of_a_shell_whose_messages_are_shown() -> None:

@@ -228,6 +228,12 @@ def memory_of_this_process() -> int:
     return sum(int(n) for n in re.findall(r"^RssShmem:\s*(\d+)", status, re.MULTILINE)) << 10
 
 
+def resident() -> int:
+    """Return the memory of this process, of all kinds."""
+    status = Path("/proc/self/status").read_text()
+    return sum(int(n) for n in re.findall(r"^VmRSS:\s*(\d+)", status, re.MULTILINE)) << 10
+
+
 def test_memory_is_free_when_a_machine_is_closed() -> None:
     """Without a collection of cycles, and after all that could keep the processor."""
     before = memory_of_this_process()
@@ -247,6 +253,30 @@ def test_memory_is_free_when_a_machine_is_closed() -> None:
     assert used - before > 50 << 20
     assert left - before < 1 << 20
     assert machine.counters()["exits"] > 0
+
+
+def test_memory_does_not_grow_with_machines_one_after_the_other(tmp_path: Path) -> None:
+    """Each has all kinds of devices that need no network.
+
+    Without a collection of cycles, their small objects remain, 1 to 2 MiB each; the memory of the
+    guests, 60 MiB each, does not.
+    """
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    sizes = []
+    gc.disable()
+    try:
+        for _ in range(8):
+            with ringlet.Machine(
+                "busybox", memory="128M", vsock=tmp_path / "s", mounts=f"{tmp_path}:/mnt",
+                disks=disk,
+            ) as machine:  # fmt: skip
+                assert machine.start().run("ls /mnt/disk /dev/vda").ok
+            sizes.append(resident())
+    finally:
+        gc.enable()
+
+    assert sizes[-1] - sizes[1] < 24 << 20, sizes
 
 
 # --- commands and files, by the agent in Debian

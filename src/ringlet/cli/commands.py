@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
-from ringlet.cli.consoles import STDERR, STDIN, STDOUT, Console, Told, discard
+from ringlet.cli.consoles import (
+    STDERR,
+    STDIN,
+    STDOUT,
+    CommandStreams,
+    Console,
+    Told,
+    discard,
+)
 from ringlet.cli.progress import Progress
 from ringlet.cli.signals import held
 from ringlet.cli.streams import complain
@@ -146,6 +154,7 @@ class AgentCommand(Console):
 
     `connect` gives the agent of the machine that was built last.  What the guest prints on its
     console goes to `log`.  `sinks` take the command's outputs instead of this process's streams.
+    Unless `at_once`, it waits for `begin`.
     """
 
     def __init__(
@@ -154,9 +163,12 @@ class AgentCommand(Console):
         log: Callable[[bytes], None],
         progress: Progress | None = None,
         sinks: tuple[Sink, Sink] | None = None,
+        *,
+        at_once: bool = True,
     ) -> None:
         super().__init__(progress)
         self.told = Told()
+        self._at_once = at_once
         self.connect: Callable[[], Agent | None] = lambda: None
         self._task = task
         self._log = log
@@ -174,6 +186,11 @@ class AgentCommand(Console):
         """Run the command in `pc` once its agent answers."""
         self._pc = pc
         self._agent = self.connect()
+        if self._at_once:
+            self.begin()
+
+    def begin(self) -> None:
+        """Run the command once the agent of the machine answers."""
         threading.Thread(target=self._work, name="command", daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -226,3 +243,47 @@ class AgentCommand(Console):
         self._pump.stop()
         if self._agent is not None:
             self._agent.close()
+
+
+class EitherCommand(CommandStreams):
+    """A command on a kernel of the user's own.
+
+    It runs by the agent if that kernel has the driver of the agent's port, else by serial ports:
+    the guest says "agent" or "ready".  `connect` gives the agent of the last machine.
+    """
+
+    def __init__(
+        self, task: Task, log: Callable[[bytes], None], progress: Progress | None = None
+    ) -> None:
+        super().__init__(log, progress)
+        self._by_agent = AgentCommand(task, discard, progress, at_once=False)
+        self._by_agent.told = self.told
+        self._agent_runs = False
+
+    @property
+    def connect(self) -> Callable[[], Agent | None]:
+        """What gives the agent of the machine that was built last."""
+        return self._by_agent.connect
+
+    @connect.setter
+    def connect(self, function: Callable[[], Agent | None]) -> None:
+        self._by_agent.connect = function
+
+    def attach(self, pc: Pc) -> None:
+        """Run the command in `pc` once the guest says how."""
+        super().attach(pc)
+        self._by_agent.attach(pc)
+
+    def __enter__(self) -> Self:
+        with self._undone_if_it_fails():
+            self.enter_context(self._by_agent)
+        return self
+
+    def _run_by_agent(self) -> None:
+        self._agent_runs = True
+        self._by_agent.begin()
+
+    def _exit(self, status: int) -> None:
+        # The status of an agent that has ended early is not the command's.
+        if not self._agent_runs:
+            super()._exit(status)

@@ -301,8 +301,9 @@ class CommandStreams(_Fed):
         control = StatusPort(
             on_init=self.told.init,
             on_ready=self._ready,
-            on_exit=self.told.exit,
+            on_exit=self._exit,
             on_next=self._wanted.release,
+            on_agent=self._run_by_agent,
         )
         return [
             Wire(self._log if self._log is discard else before(self._log)),
@@ -310,6 +311,12 @@ class CommandStreams(_Fed):
             Wire(before(FdSink(STDERR, "standard error"))),
             Wire(control),
         ]
+
+    def _exit(self, status: int) -> None:
+        self.told.exit(status)
+
+    def _run_by_agent(self) -> None:
+        """Run the command by the guest's agent: here there is none."""
 
     def _ready(self) -> None:
         self.progress.end()

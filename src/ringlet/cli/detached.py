@@ -294,10 +294,7 @@ def _plan(
         spec, Serve() if serves else None, run_setup=runner, quiet=quiet, progress=progress,
         called=on_command_line,
     )  # fmt: skip
-    if not serves and found.image is not None and not found.image.settings.boots:
-        serves, command = True, []
-        found = plan(spec, Serve(), run_setup=runner, quiet=quiet, progress=progress,
-                     called=on_command_line)  # fmt: skip
+    serves = not found.boots
     task = task_of(spec, found, command, terminal=False)
     named.settings(task.env, task.cwd, task.user)
     runs = serves and (bool(command) or spec.guest != BUSYBOX)

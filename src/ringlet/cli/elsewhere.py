@@ -38,6 +38,8 @@ OPTIONS: Final = {
     "-u": _USER,
     "--volumes-from": "give each directory with -v HOST:GUEST",
     "-P": "give each port with -p HOST:GUEST",
+    # multipass's and virt-install's
+    "--cloud-init": "give --user-data FILE",
     # QEMU's
     "-accel": _KVM,
     "--accel": _KVM,

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ringlet.cli.commands import AgentCommand, Task
+from ringlet.cli.commands import AgentCommand, EitherCommand, Task
 from ringlet.cli.consoles import (
     STDERR,
     STDIN,
     STDOUT,
     Booted,
-    CommandStreams,
     Console,
     Quiet,
     ShellStreams,
@@ -119,16 +118,14 @@ def run_guest(
     if terminal and not os.isatty(STDIN):
         raise ConfigError("-t: standard input is not a terminal; leave out -t")
     given = bool(command)
-    # With a name, a command is the agent's, so that others can reach the guest, too.
-    runs_command = given or not os.isatty(STDIN)
-    own_way = spec.guest == BUSYBOX and not (spec.name and runs_command)
-    serial = own_way or spec.kernel is not None
-    if serial and terminal:
+    own = spec.kernel is not None
+    if own and terminal:
         command = _on_terminal(command)
-    boots = not serial and not command and not terminal and os.isatty(STDIN)
     if not command and not os.isatty(STDIN) and not spec.image:
         command = ["sh"]
-    if not command and (spec.env or spec.cwd) and (serial or boots):
+    on_console = not command and (own or spec.guest == BUSYBOX)
+    boots = not on_console and not command and not terminal and os.isatty(STDIN)
+    if not command and (spec.env or spec.cwd) and (on_console or boots):
         raise ConfigError("-e and -w need a command for the guest; for example: debian sh")
     host.require()
     named = Named(spec, command, remove=remove)
@@ -136,42 +133,41 @@ def run_guest(
         term = os.environ.get("TERM", "vt100")
         log = FdSink(STDERR, "standard error") if watching.verbose else discard
         size = window_size(STDIN) or _USUAL_SIZE
-        task: Shell | Command | Serve | None = Serve(term)
-        streams: ShellStreams | CommandStreams | AgentCommand | Booted
-        if serial and command:
-            task = Command(in_environment(spec, command), term)
-            streams = CommandStreams(log, progress)
-        elif serial:
+        serves = Serve(term)
+        task: Shell | Command | Serve | None = None if boots else serves
+        if on_console:
             task = Shell(term, size.rows, size.columns)
-            streams = ShellStreams(size, progress)
+        elif own and command:
+            task = Command(in_environment(spec, command), term)
         if command:
             spec = replace(spec, reboot=False)
-        quiet = not watching.verbose and spec.log is None
         found = plan(
-            spec, None if boots else task, run_setup=setup_runner(supervise),
-            commands=not serial or bool(spec.name), quiet=quiet, progress=progress.step,
+            spec, task, otherwise=serves, run_setup=setup_runner(supervise),
+            # Others need the agent, and without them it is what makes a shell start later.
+            commands=bool(spec.name) if on_console else not (own and spec.name),
+            quiet=not watching.verbose and spec.log is None, progress=progress.step,
             called=on_command_line,
         )  # fmt: skip
-        if boots and found.image is not None and not found.image.settings.boots:
-            boots, terminal = False, True
-            found = plan(spec, task, run_setup=setup_runner(supervise), quiet=quiet,
-                         progress=progress.step, called=on_command_line)  # fmt: skip
-        if boots:
+        streams: ShellStreams | EitherCommand | AgentCommand | Booted
+        if on_console:
+            streams = ShellStreams(size, progress)
+        elif found.boots:
             streams = Booted(progress)
-        elif not serial:
-            own = task_of(spec, found, command, terminal=terminal)
-            named.settings(own.env, own.cwd, own.user)
-            streams = AgentCommand(own, log, progress)
+        else:
+            ran = task_of(spec, found, command, terminal=terminal or boots)
+            named.settings(ran.env, ran.cwd, ran.user)
+            kind = EitherCommand if own else AgentCommand
+            streams = kind(ran, log, progress)
         progress.end_steps()
         progress.update(f"starting {found.name}{'' if command else _WAY_OUT}")
         board = Board(spec, found, named.lines(streams), undisturbed=held, complain=complain)
         connect = named.serve(board)
-        if isinstance(streams, AgentCommand):
+        if isinstance(streams, AgentCommand | EitherCommand):
             streams.connect = connect
         with contextlib.closing(board):
             end = _run(board, streams, watching, streams.told)
-        ran = "command" if given else "shell" if command else ""
-        status = _result(end, streams.told, watching, ran, board.tail.complaint())
+        what = "command" if given else "shell" if command else ""
+        status = _result(end, streams.told, watching, what, board.tail.complaint())
         named.end(status, end.message)
     return status
 

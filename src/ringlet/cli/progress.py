@@ -3,7 +3,6 @@
 import contextlib
 import os
 import threading
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from ringlet.cli.signals import held
@@ -38,12 +37,7 @@ class Progress:
                 self._line.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
 
     def update(self, text: str) -> None:

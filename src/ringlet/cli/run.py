@@ -92,6 +92,8 @@ def run(
         ),
     ] = None,
     net: Annotated[str, _text(config.NET, metavar="KIND")] = config.NET.default,
+    vsock: Annotated[str, _text(config.VSOCK, metavar="PATH")] = "",
+    user_data: Annotated[str, _text(config.USER_DATA, metavar="FILE")] = "",
     disks: Annotated[
         list[str] | None,
         typer.Option(config.DISKS.flag, metavar="FILE[,ro|,snapshot]", help=_help(config.DISKS)),
@@ -177,7 +179,8 @@ def run(
              config.DEBUG_EXIT: debug_exit, config.VERBOSE: verbose, config.COLD: cold,
              config.ENV: bool(variables), config.WORKDIR: cwd, config.MOUNTS: bool(mounts),
              config.DISKS: bool(disks), config.PORTS: bool(ports), config.NET: net,
-             config.ROOT: root, config.NAME: name},
+             config.ROOT: root, config.NAME: name, config.VSOCK: vsock,
+             config.USER_DATA: user_data},
         )  # fmt: skip
     from ringlet.cli.launch import Watching, run_guest, run_kernel, run_program
     from ringlet.control.spec import machine_spec
@@ -190,7 +193,8 @@ def run(
     spec = machine_spec(
         "" if bare else guest, program=guest if bare else None, kernel=kernel or None,
         initrd=initrd or None, append=append, package=package, root=root or None, memory=memory,
-        cpus=cpus, mounts=mounts, disks=disks, ports=ports, net=net or None, env=variables, cwd=cwd,
+        cpus=cpus, mounts=mounts, disks=disks, ports=ports, net=net or None, vsock=vsock or None,
+        user_data=user_data or None, env=variables, cwd=cwd,
         timeout=timeout or None, name=name, console=console, log=log or None, direct=direct,
         exact=exact, cold=cold, reboot=not (no_reboot or bare), debug_exit=debug_exit,
         called=on_command_line,

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Final, Self
 
 from ringlet.cli.signals import held
@@ -149,12 +149,7 @@ class RawTerminal:
         self._set_raw()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with held():
             for number, handler in self._handlers.items():
                 # What was ignored meanwhile stays so: counters that are asked for late.

@@ -23,7 +23,6 @@ from ringlet.machine import bare, boot, host, outcome
 from ringlet.machine.engine import Engine
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pc import Options, Pc, Wire, to_standard_error
-from ringlet.machine.release import release
 from ringlet.machine.vm import Vm
 
 
@@ -140,6 +139,7 @@ class Board:
     def close(self) -> None:
         """Free the memory of the last machine, and close all that the machines had of the host."""
         self.let_go()
+        self._plan = None  # it has the initial RAM disk
         self._peripherals.close()
 
     def let_go(self) -> None:
@@ -147,7 +147,7 @@ class Board:
         machine, self.machine, self.pc = self.machine, None, None
         self._engine.let_go()
         if machine is not None:
-            release(machine)
+            machine.free()
 
     def stop(self, end: End) -> None:
         """End the run with `end`.  Any thread may call this, before the run, too."""

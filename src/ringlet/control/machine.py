@@ -3,17 +3,18 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, Unpack
 
 from ringlet.config import DIRECT, PACKAGE, format_size
 from ringlet.control.agent.agent import Agent
 from ringlet.control.agent.command import Result
 from ringlet.control.agent.files import Files
+from ringlet.control.agent.options import RunOptions
 from ringlet.control.agent.process import Process
 from ringlet.control.board import Board
+from ringlet.control.closing import Closing
 from ringlet.control.console import Console
 from ringlet.control.events import Events, Handler, Stops
 from ringlet.control.guest_thread import GuestThread
@@ -65,7 +66,7 @@ _SOON_S: Final = 1.0
 """How long after its agent a guest ends; more means that only the agent has ended."""
 
 
-class Machine:
+class Machine(Closing):
     """A virtual machine.
 
     `guest` is a guest's name, an image, or the file of a kernel or disk, as for `ringlet run`.
@@ -73,10 +74,12 @@ class Machine:
     `memory` is a size ("512M", "1.5G"), a number of MiB, or, from 1048576 on, of bytes; None gives
     1 GiB, or half of a smaller host's RAM.  `append` is text for the kernel's command line.
     `mounts` has "HOST:GUEST[:ro]" or maps HOST to GUEST; `ports` has "HOST:GUEST" or maps them;
-    `disks` has "FILE[,ro|,snapshot]"; `net` is "none", "user" or "tap:NAME".  `env` has variables
-    for all commands.  After `timeout` (seconds, or "2m") the run ends.  With `reboot`, a reset by
-    the guest starts it again, else it ends the run.  `log` is a file for the console's output.
-    `exact`, `direct`, `cold` and `package` are the options of `ringlet run` with those names.
+    `disks` has "FILE[,ro|,snapshot]"; `net` is "none", "user" or "tap:NAME".  `user_data` is a file
+    for cloud-init in the guest, or its contents as bytes; `vsock` is the path of a socket to the
+    guest (docs/networking.md).  `env` has variables for all commands.  After `timeout` (seconds, or
+    "2m") the run ends.  With `reboot`, a reset by the guest starts it again, else it ends the run.
+    `log` is a file for the console's output.  `exact`, `direct`, `cold` and `package` are the
+    options of `ringlet run` with those names.
 
     Use it as a context manager, which starts nothing but frees everything, or call `close`.
     Raises ConfigError, ProgramError or ImageError, at once for all that can be checked at once.
@@ -96,6 +99,8 @@ class Machine:
         disks: Disks = None,
         ports: Ports = None,
         net: str | NetConfig | None = None,
+        user_data: str | Path | bytes | None = None,
+        vsock: str | Path | None = None,
         env: Variables = None,
         timeout: str | float | None = None,
         name: str = "",
@@ -111,8 +116,8 @@ class Machine:
         spec = machine_spec(
             None if guest is None else str(guest), kernel=kernel, initrd=initrd, root=root,
             memory=memory, cpus=cpus, append=append, mounts=mounts, disks=disks, ports=ports,
-            net=net, env=env, timeout=timeout, name=name, log=log, package=package,
-            direct=direct, exact=exact, cold=cold, reboot=reboot,
+            net=net, user_data=user_data, vsock=vsock, env=env, timeout=timeout, name=name, log=log,
+            package=package, direct=direct, exact=exact, cold=cold, reboot=reboot,
         )  # fmt: skip
         self._set_up(spec)
 
@@ -267,34 +272,14 @@ class Machine:
         self.memory.forget()
         self._board.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     # --- commands and files
 
     def run(
-        self,
-        command: str | Sequence[str],
-        *,
-        input: bytes | str | None = None,  # noqa: A002 - subprocess calls it so
-        env: dict[str, str] | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        timeout: float | None = None,
-        check: bool = False,
-        on_stdout: Callable[[bytes], object] | None = None,
-        on_stderr: Callable[[bytes], object] | None = None,
+        self, command: str | Sequence[str], **options: Unpack[RunOptions]
     ) -> Result[str]:
         """Run a command in the guest, wait for its end, and return its output and status.
 
+        Options are `input`, `env`, `cwd`, `user`, `timeout`, `check`, `on_stdout` and `on_stderr`.
         A text is given to the guest's shell, a sequence is run as it is; a guest that still boots
         is waited for.  Outputs are text.  `user` is a name or a number; `on_stdout` and `on_stderr`
         get output as bytes as it comes, in the calling thread.  Raises CommandTimeoutError after
@@ -302,12 +287,10 @@ class Machine:
         it cannot be started, GuestPanic and GuestEnded if the guest ends meanwhile, and ConfigError
         if the guest has no agent.
         """
+        options["env"] = {**dict(self.spec.env), **(options.get("env") or {})}
         agent = self._commands()
         with self._told_of_the_end():
-            return agent.run(
-                command, input=input, env={**dict(self.spec.env), **(env or {})}, cwd=cwd,
-                user=user, timeout=timeout, check=check, on_stdout=on_stdout, on_stderr=on_stderr,
-            )  # fmt: skip
+            return agent.run(command, **options)
 
     def popen(self, command: str | Sequence[str], /, **options: Any) -> Process:
         """Start a command in the guest and return it while it runs, with its streams.

@@ -5,16 +5,20 @@ anew for each machine.
 """
 
 import contextlib
+import os
 import resource
 import socket
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+from ringlet import config
 from ringlet.control.agent.agent import Agent
 from ringlet.control.plan import Plan
 from ringlet.control.spec import MachineSpec
 from ringlet.devices.backends.disks.interface import Disk
 from ringlet.devices.backends.disks.opening import open_disk
+from ringlet.devices.backends.host_sockets import HostSockets
 from ringlet.devices.backends.network.link import Link
 from ringlet.devices.backends.network.opening import open_network
 from ringlet.devices.backends.shares.server import FileServer
@@ -25,6 +29,8 @@ from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.fs import Fs
 from ringlet.devices.virtio.net import Net
 from ringlet.devices.virtio.rng import Rng
+from ringlet.devices.virtio.vsock import Vsock
+from ringlet.disk_spec import Access, DiskSpec, Format
 from ringlet.guest import PORT
 from ringlet.images.initramfs import Address
 from ringlet.machine.pci_slots import MakeDevice
@@ -49,8 +55,10 @@ class Peripherals(contextlib.ExitStack):
         self._servers: list[tuple[FileServer, str]] = []
         self._link: Link | None = None
         self._net: Net | None = None
+        self._sockets: HostSockets | None = None
         self._agent: socket.socket | None = None
         self.callback(self._drop_agent)
+        self.callback(self._forget)
         try:
             self._open(spec, plan)
         except BaseException:
@@ -63,6 +71,12 @@ class Peripherals(contextlib.ExitStack):
         for disk in plan.disks if plan is not None else spec.disks:
             self._disks.append(open_disk(disk, self._complain))
             self.callback(self._disks[-1].close)
+        if plan is not None and plan.seed:
+            self._disks.append(_seed(plan.seed, self._complain))
+            self.callback(self._disks[-1].close)
+        if spec.vsock is not None:
+            self._sockets = HostSockets(spec.vsock, config.VSOCK.flag)
+            self.callback(self._sockets.close)
         self._link = open_network(spec.net, self._link_lost)
         if self._link is not None:
             self.callback(self._link.close)
@@ -93,6 +107,8 @@ class Peripherals(contextlib.ExitStack):
             partial(_share, server, tag, f"share{n}") for n, (server, tag) in
             enumerate(self._servers)
         ]  # fmt: skip
+        if self._sockets is not None:
+            makers.append(partial(_sockets, self._sockets))
         if plan is not None and plan.agent:
             makers += [self._make_console, _rng, _balloon]
         return makers
@@ -122,6 +138,12 @@ class Peripherals(contextlib.ExitStack):
         assert self._link is not None
         self._net = Net(self._link, failed)
         return self._net
+
+    def _forget(self) -> None:
+        """Let go of the plan, with its initial RAM disk, and of what has been closed."""
+        self._plan = None
+        self._disks.clear()
+        self._servers.clear()
 
     def _drop_agent(self) -> None:
         """Close the line to an agent that nobody has asked for."""
@@ -153,6 +175,19 @@ def _disk(disk: Disk, name: str, failed: Failed) -> VirtioDevice:
 
 def _share(server: FileServer, tag: str, name: str, failed: Failed) -> VirtioDevice:
     return Fs(server, tag, failed, name)
+
+
+def _sockets(host: HostSockets, failed: Failed) -> VirtioDevice:
+    return Vsock(failed, host=host)
+
+
+def _seed(content: bytes, trouble: Callable[[str], None]) -> Disk:
+    """Return a disk with `content`, which the guest can only read."""
+    with os.fdopen(os.memfd_create("cloud-init seed", os.MFD_CLOEXEC), "wb") as file:
+        file.write(content)
+        file.flush()
+        path = Path(f"/proc/self/fd/{file.fileno()}")
+        return open_disk(DiskSpec(path, Access.READ_ONLY, Format.RAW), trouble)
 
 
 def _rng(failed: Failed) -> VirtioDevice:

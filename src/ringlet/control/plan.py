@@ -26,12 +26,15 @@ from ringlet.images.debian import CachedKernel, fetch_kernel
 from ringlet.images.imports import find_image
 from ringlet.images.initramfs import (
     Address,
+    Command,
     Root,
+    Serve,
     Share,
     Surroundings,
     Task,
     make_initramfs,
 )
+from ringlet.images.seed import seed_of
 from ringlet.machine.linux import read_fitting
 from ringlet.network_config import NetMode
 
@@ -44,9 +47,12 @@ DISK_MODULES: Final = ("virtio_blk", "ext4")
 AGENT_MODULES: Final = ("virtio_console",)
 SHARE_MODULES: Final = ("virtiofs",)
 NET_MODULES: Final = ("virtio_net",)
+SEED_MODULES: Final = (*DISK_MODULES, "isofs")
+VSOCK_MODULES: Final = ("vmw_vsock_virtio_transport",)
 
 # The kernel resets the machine at once after a panic, and that ends the run.
 _PANIC: Final = "panic=-1"
+_SERVE: Final = Serve()
 Progress = Callable[[str], None]
 
 
@@ -64,7 +70,8 @@ class Plan:
     """What a machine starts from; `name` is its kernel's, for the user.
 
     `disks` are all disks in their order, `shares` all shared directories.  `image` is kept in the
-    store while the machine runs.  `agent` says that the guest starts Ringlet's agent.
+    store while the machine runs.  `agent` says that the guest starts Ringlet's agent, and `boots`
+    that its own init becomes process 1.  `seed` is the last disk, if it is not empty.
     `make_initrd` returns the initial RAM disk for a guest with this address.
     """
 
@@ -77,6 +84,8 @@ class Plan:
     shares: tuple[SharedDirectory, ...] = ()
     image: Image | None = None
     agent: bool = False
+    boots: bool = False
+    seed: bytes = b""
 
     def config(self, address: Address | None = None) -> LinuxConfig:
         """Return the configuration of a machine whose network tells it `address`."""
@@ -102,6 +111,7 @@ def plan(
     task: Task | None,
     *,
     run_setup: Runner,
+    otherwise: Task = _SERVE,
     commands: bool = True,
     quiet: bool = True,
     progress: Progress = lambda text: None,
@@ -109,10 +119,11 @@ def plan(
 ) -> Plan:
     """Return what `spec` starts from; fetch or build what is not in the cache.
 
-    `task` is for a guest with a name, an image or a root; None: its own init becomes process 1.
-    `run_setup` runs the guest that sets a new image up.  With `commands` the guest has an agent,
-    if its kernel is Debian's.  With `quiet`, the kernel prints errors
-    alone.  Raises ConfigError, ProgramError and ImageError.
+    `task` is for a guest with a name, an image or a root; None: its own init becomes process 1, or
+    in an image that has none, `otherwise` is the task.  `run_setup` runs the guest that sets a new
+    image up.  With `commands` the guest has an agent, if its kernel is Debian's; on a kernel of the
+    user's own a command has one, which starts if that kernel has the driver.  With `quiet`, the
+    kernel prints errors alone.  Raises ConfigError, ProgramError and ImageError.
     """
     check_files(spec, called)
     if not (spec.guest or spec.image or spec.root):
@@ -123,11 +134,11 @@ def plan(
     name = f"Linux {kernel.release}" if kernel is not None else path.name
     words = ["console=ttyS0", *(["quiet"] if quiet else []), _PANIC, spec.append or ""]
     append = with_huge_pages(" ".join(words).rstrip(), path)
-    guest = _Guest(spec, task, kernel, progress, run_setup, commands=commands)
+    guest = _Guest(spec, task, otherwise, kernel, progress, run_setup, commands=commands)
     read_fitting(path, spec.memory, append, guest.make_initrd(None))
     return Plan(
         path, spec.memory, append, name, guest.make_initrd, guest.disks, guest.shares,
-        guest.image, guest.agent,
+        guest.image, guest.agent, guest.task is None, _seed(spec),
     )  # fmt: skip
 
 
@@ -138,22 +149,24 @@ class _Guest:
         self,
         spec: MachineSpec,
         task: Task | None,
+        otherwise: Task,
         kernel: CachedKernel | None,
         progress: Progress,
         run_setup: Runner,
         *,
         commands: bool,
     ) -> None:
-        self._task = task
         self._busybox = find_busybox(progress)
         self._archive = b""
         self._modules: tuple[str, ...] = ()
         self._root: Root | None = None
         self._made: tuple[Address | None, bytes] | None = None
         self.image = _image(spec, progress, run_setup)
+        bootable = self.image is None or self.image.settings.boots
+        self.task = task if task is not None or bootable else otherwise
         self.shares = _shares(spec)
-        # A kernel of the user's own may lack the driver of the agent's port.
-        self.agent = commands and kernel is not None
+        # A kernel of the user's own may lack the driver of its port: only commands do without.
+        self.agent = commands and (kernel is not None or isinstance(self.task, Command))
         found = fetch_modules(kernel, progress, store=Images().store) if kernel else None
         disks = [] if self.image is None else [_base(self.image)]
         disks += spec.disks
@@ -162,6 +175,8 @@ class _Guest:
             wanted += NET_MODULES if spec.net.mode is not NetMode.NONE else ()
             wanted += SHARE_MODULES if self.shares else ()
             wanted += DISK_MODULES if disks else ()
+            wanted += SEED_MODULES if spec.user_data else ()
+            wanted += VSOCK_MODULES if spec.vsock is not None else ()
             self._modules = (*BUS_MODULES, *wanted) if wanted else ()
             self._archive = found.archive.read_bytes() if wanted else b""
         if self.image is not None or spec.root is not None:
@@ -169,7 +184,7 @@ class _Guest:
             if found is not None:
                 disks.append(DiskSpec(found.disk, Access.READ_ONLY, Format.RAW))
                 modules_disk = disk_device(len(disks) - 1)
-            self._root = _root(spec, self.image, boots=task is None, modules_disk=modules_disk)
+            self._root = _root(spec, self.image, boots=self.task is None, modules_disk=modules_disk)
         self.disks = tuple(disks)
         self._mounts = tuple(
             Share(share_tag(number), mount.target, mount.read_only)
@@ -186,7 +201,7 @@ class _Guest:
             address=address,
             agent=agent_program() if self.agent else b"",
         )
-        content = make_initramfs(self._busybox, self._task, root=self._root, around=around)
+        content = make_initramfs(self._busybox, self.task, root=self._root, around=around)
         self._made = address, self._archive + content
         return self._made[1]
 
@@ -207,7 +222,7 @@ def _plain(spec: MachineSpec) -> Plan:
     shares = _shares(spec)
     return Plan(
         spec.kernel, spec.memory, _own(spec), spec.kernel.name, lambda address: spec.initrd,
-        spec.disks, shares,
+        spec.disks, shares, seed=_seed(spec),
     )  # fmt: skip
 
 
@@ -247,6 +262,10 @@ def _shares(spec: MachineSpec) -> tuple[SharedDirectory, ...]:
         for number, mount in enumerate(spec.mounts)
     ]
     return tuple(found)
+
+
+def _seed(spec: MachineSpec) -> bytes:
+    return seed_of(spec.user_data, spec.name) if spec.user_data else b""
 
 
 def _own(spec: MachineSpec) -> str:

@@ -9,9 +9,10 @@ from ringlet import config
 from ringlet.config import Option
 from ringlet.control import parts
 from ringlet.control.parts import Mount
-from ringlet.control.words import Kind, meaning
+from ringlet.control.words import BUSYBOX, Kind, meaning
 from ringlet.disk_spec import DiskSpec, parse_disk
 from ringlet.errors import ConfigError
+from ringlet.images.seed import check_user_data, read_user_data
 from ringlet.machine import host
 from ringlet.network_config import NetConfig, net_config
 
@@ -55,6 +56,8 @@ class MachineSpec:
     mounts: tuple[Mount, ...] = ()
     disks: tuple[DiskSpec, ...] = ()
     net: NetConfig = NO_NETWORK
+    user_data: bytes = b""
+    vsock: Path | None = None
     env: tuple[tuple[str, str], ...] = ()
     cwd: str = ""
     timeout: float | None = None
@@ -89,6 +92,8 @@ def machine_spec(
     disks: Disks = None,
     ports: Ports = None,
     net: str | NetConfig | None = None,
+    user_data: str | Path | bytes | None = None,
+    vsock: str | Path | None = None,
     env: Variables = None,
     cwd: str = "",
     timeout: str | float | None = None,
@@ -157,6 +162,8 @@ def machine_spec(
         mounts=tuple(shares),
         disks=tuple(found),
         net=network,
+        user_data=_user_data(user_data, guest or "", called),
+        vsock=Path(vsock) if vsock is not None else None,
         env=parts.variables(env, called(config.ENV)),
         cwd=cwd,
         timeout=None if timeout is None else config.parse_seconds(timeout, called(config.TIMEOUT)),
@@ -179,6 +186,16 @@ def _memory(given: str | int | None, guest: str, *, bare: bool, called: Called) 
         )
     least = _LEAST.get(guest, config.MIN_MEMORY)
     return config.linux_memory(given, host.memory_size(), name=name, least=least)
+
+
+def _user_data(given: str | Path | bytes | None, guest: str, called: Called) -> bytes:
+    name = called(config.USER_DATA)
+    if given is None:
+        return b""
+    if guest == BUSYBOX:
+        raise ConfigError(f"{name}: {guest} has no cloud-init; leave out {name}")
+    data = given if isinstance(given, bytes) else read_user_data(Path(given), name)
+    return check_user_data(data, name if isinstance(given, bytes) else f"{name} {given}")
 
 
 def _check_disks(disks: list[DiskSpec], called: str) -> None:

@@ -1,11 +1,13 @@
-"""Finds out what a user's word for a guest means: a name, the file of a kernel or of a disk."""
+"""Finds out what a user's word for a guest means: a name, an image, a kernel's or a disk's file."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Final
 
-from ringlet.errors import ConfigError
+from ringlet.errors import ConfigError, RingletError
+from ringlet.images.catalog import Images
+from ringlet.images.names import is_archive
 
 BUSYBOX: Final = "busybox"
 NAMES: Final = (BUSYBOX, "debian", "debian:python3")
@@ -18,6 +20,12 @@ _SYSTEMS: Final = (
     "fedora", "freebsd", "gentoo", "kali", "linux", "netbsd", "nixos", "node", "openbsd",
     "opensuse", "python", "rocky", "rockylinux", "ubuntu", "void", "windows",
 )  # fmt: skip
+_PUBLISHED: Final = (
+    "almalinux", "alpine", "amazonlinux", "archlinux", "fedora", "node", "python", "rockylinux",
+    "ubuntu",
+)  # fmt: skip
+"""Those that Docker Hub has under this name."""
+
 _HEAD: Final = 0x8006 + 0x8000
 _BOOT_SIGNATURE: Final = (510, b"\x55\xaa")
 _SETUP: Final = (0x202, b"HdrS")
@@ -68,7 +76,17 @@ def meaning(text: str) -> Word:
             return _file(text, path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{text!r}: cannot be read: {error}") from None
+    if _is_stored(text):
+        return Word(Kind.IMAGE, text)
     raise _unknown(text)
+
+
+def _is_stored(text: str) -> bool:
+    """Return whether the store has an image of this name."""
+    try:
+        return Images().find(text) is not None
+    except RingletError:  # no image has such a name, or there is no store
+        return False
 
 
 def disk_format(head: bytes) -> str:
@@ -95,21 +113,29 @@ def _file(text: str, path: Path) -> Word:
                 f"{path.stem}.qcow2"
             )
         return Word(Kind.DISK, text, path)
+    if is_archive(text):
+        return Word(Kind.IMAGE, text, path)
     raise ConfigError(
-        f"{text}: this file is neither a Linux kernel nor a disk image (raw, qcow2 or ISO)"
+        f"{text}: this file is neither a Linux kernel, nor a disk image (raw, qcow2 or ISO), nor a "
+        "root file system (FILE.tar)"
     )
 
 
 def _unknown(text: str) -> ConfigError:
-    names = " or ".join(NAMES)
+    names = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
     if "/" in text or Path(text).suffix in DISK_SUFFIXES:
         return ConfigError(f"{text}: no such file")
+    if text.partition(":")[0].lower() in _PUBLISHED:
+        return ConfigError(
+            f"{text}: Ringlet has no guest of this name; give {names}, or docker://{text} for the "
+            "image of Docker Hub"
+        )
     if text.partition(":")[0].lower() in _SYSTEMS:
         return ConfigError(
             f"{text}: Ringlet has no guest of this name; give {names}, or --kernel and --initrd "
             "with files of that system"
         )
     return ConfigError(
-        f"{text}: no guest has this name, and there is no such file; give {names}, the file of a "
-        "kernel, or --bare PROGRAM"
+        f"{text}: no guest or image has this name, and there is no such file; give {names}, the "
+        "file of a kernel, or --bare PROGRAM; ringlet image ls lists the images"
     )

@@ -6,7 +6,8 @@
     ttyS2   from the guest: the command's standard error
     ttyS3   from the guest: the line "init" when init starts, "ready" when init accepts input on
             ttyS1, "next" to request a frame there, and "exit STATUS" when the command and its
-            output, or the shell, have ended
+            output, or the shell, have ended; or "agent" instead of "ready", when the agent has a
+            port of its own to run the command by, and nothing after that
             to the guest, after "init": "size ROWS COLUMNS", the size of the shell's window
 
 Output is unchanged bytes.  Input needs an end, which a serial line does not have, so it comes in
@@ -24,6 +25,7 @@ FRAME_SIZE: Final = 32768
 """The most bytes in a frame; the guest's terminal holds one frame, the guest's memory another."""
 
 _LONGEST_LINE: Final = 64
+_EXCLUSIVE: Final = {b"ready": (b"agent",), b"agent": (b"ready",)}
 _EXIT: Final = re.compile(rb"exit (\d{1,3})")
 
 
@@ -52,8 +54,9 @@ class StatusPort:
         on_ready: Callable[[], None],
         on_exit: Callable[[int], None],
         on_next: Callable[[], None],
+        on_agent: Callable[[], None] = lambda: None,
     ) -> None:
-        self._words = {b"init": on_init, b"ready": on_ready}
+        self._words = {b"init": on_init, b"ready": on_ready, b"agent": on_agent}
         self._on_next = on_next
         self._on_exit: Callable[[int], None] | None = on_exit
         self._line = b""
@@ -72,7 +75,10 @@ class StatusPort:
         if line == b"next":
             self._on_next()
         elif line in self._words:
-            self._words.pop(line)()
+            reach = self._words.pop(line)
+            for word in _EXCLUSIVE.get(line, ()):
+                self._words.pop(word, None)
+            reach()
         elif status is not None and int(status[1]) < 256 and self._on_exit is not None:
             told, self._on_exit = self._on_exit, None
             told(int(status[1]))

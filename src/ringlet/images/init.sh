@@ -7,7 +7,8 @@
 #
 # With boot=1 the root's own init takes over.  Otherwise this script goes on: if /ringlet/command
 # exists, it sets the positional parameters, and that command runs with its streams on serial ports,
-# as ringlet/images/channel.py describes; else a shell runs on the console.  Init reports the exit
+# as ringlet/images/channel.py describes; else a shell runs on the console.  Where there is an agent and
+# the kernel knows its port, the host runs the command by the agent instead.  Init reports the exit
 # status of either on /dev/ttyS3, if that port exists, and powers the machine off.
 
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM
@@ -141,6 +142,15 @@ find_port() {
     for port in "$new"/sys/class/virtio-ports/*; do
         read -r name <"$port/name" && [ "$name" = org.ringlet.agent ] && return
     done 2>/dev/null
+    return 1
+}
+
+# Whether there is an agent, and a port that the kernel has a driver for.
+agent_can_start() {
+    [ -e /ringlet/agent ] || return 1
+    for device in "$new"/sys/bus/virtio/drivers/virtio_console/virtio*; do
+        [ ! -e "$device" ] || return 0
+    done
     return 1
 }
 
@@ -290,17 +300,27 @@ run_shell() {
     stty sane </dev/ttyS0
 }
 
+# Nothing but what the host asks of the agent.
+run_agent() {
+    start_agent
+    wait "$agent"
+    status=$?
+}
+
 case $task in
-    command) run_command ;;
+    command)
+        if agent_can_start; then
+            echo agent >&3
+            run_agent
+        else
+            run_command
+        fi
+        ;;
     shell)
         start_agent
         run_shell
         ;;
-    serve)
-        start_agent
-        wait "$agent"
-        status=$?
-        ;;
+    serve) run_agent ;;
 esac
 [ -z "$root" ] || leave_root
 echo "exit $status" >&3

@@ -84,6 +84,11 @@ def parse_source(text: str) -> Source:
     return Source(Kind.STORED, text, check_name(text))
 
 
+def is_archive(text: str) -> bool:
+    """Return whether `text` is the name of an archive's file."""
+    return _TARS.fullmatch(text) is not None
+
+
 def parse_reference(text: str) -> Reference:
     """Return the image of a registry that `text` names, as Docker reads it.  Raises ConfigError."""
     rest, _, digest = text.partition("@")

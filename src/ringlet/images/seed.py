@@ -4,6 +4,7 @@ It is the NoCloud source of cloud-init: an ISO 9660 file system with the label `
 files meta-data, user-data and network-config.
 """
 
+import hashlib
 import io
 import re
 from pathlib import Path
@@ -14,9 +15,43 @@ from ringlet.errors import ConfigError, ImageError
 MAX_USER_DATA: Final = 1 << 20
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _KEY: Final = re.compile(r"(ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?")
+_KINDS: Final = (b"#", b"content-type:", b"mime-version:", b"from ", b"\x1f\x8b")
+"""How user data begins: a kind of cloud-init's, headers of MIME, or gzip."""
 _NETWORK: Final = (
     "version: 2\nethernets:\n  all:\n    match: {name: 'e*'}\n    dhcp4: true\n    dhcp6: true\n"
 )
+
+
+def read_user_data(path: Path, called: str) -> bytes:
+    """Return the contents of a file of the user's.  Raises ConfigError, which names `called`."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_USER_DATA + 1)
+    except OSError as error:
+        raise ConfigError(f"{called} {path}: cannot be read: {error.strerror}") from None
+
+
+def check_user_data(data: bytes, called: str) -> bytes:
+    """Return user data that cloud-init takes.  Raises ConfigError for what it would ignore."""
+    if len(data) > MAX_USER_DATA:
+        raise ConfigError(f"{called}: cloud-init takes at most 1 MiB of user data")
+    if not data.lower().startswith(_KINDS):
+        raise ConfigError(
+            f"{called}: cloud-init would ignore this: it begins with neither #cloud-config nor #!"
+        )
+    return data
+
+
+def seed_of(user_data: bytes, hostname: str) -> bytes:
+    """Return the seed with a user's data, as `make_seed`.
+
+    Other data is another instance, so that cloud-init in a disk that has booted before takes it.
+    `hostname` becomes the guest's if it can be one.
+    """
+    instance = f"ringlet-{hashlib.sha256(user_data).hexdigest()[:16]}"
+    if not _HOST_NAME.fullmatch(hostname):
+        hostname = "ringlet"
+    return make_seed(user_data, instance=instance, hostname=hostname)
 
 
 def make_seed(user_data: bytes, *, instance: str, hostname: str = "ringlet") -> bytes:

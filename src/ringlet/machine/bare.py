@@ -32,6 +32,7 @@ from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.cpu import Cpu, MakeCpu
 from ringlet.machine.elf import load_program, read_program
 from ringlet.machine.long_mode import enter_long_mode
+from ringlet.machine.pins import Pins
 from ringlet.machine.vm import InterruptLine, Vm
 
 
@@ -57,9 +58,11 @@ def build(
 def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Vm:
     """Put the devices on the bus and connect their lines."""
     bus = PortBus()
-    line = InterruptLine(cpu)
+    pins = Pins(cpu)
+    line = InterruptLine(pins)
     pics = I8259Pair(line)
     machine = Vm(cpu, bus, pics, line, clock)
+    machine.at_free(pins.cut)
 
     pit = I8254(clock, pics.line(at.IRQ_TIMER), machine.timer_changed)
     machine.attach_timer(pit, at.IRQ_TIMER)
@@ -67,7 +70,7 @@ def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Vm:
     uart = Uart16550(sink, pics.line(at.IRQ_COM1))
     debug_exit = DebugExit(lambda status: machine.finish(outcome.debug_exit(status)))
 
-    memory, ioapic = MemoryBus(), IoApic(cpu.message)
+    memory, ioapic = MemoryBus(), IoApic(pins.message)
     memory.map(at.IO_APIC, at.IO_APIC_SIZE, ioapic)
     cpu.attach_memory(memory.read, memory.write)
     cpu.attach_level(ioapic.end_of_interrupt)

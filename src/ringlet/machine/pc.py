@@ -38,6 +38,7 @@ from ringlet.machine.cpu import Cpu
 from ringlet.machine.dsdt import Platform
 from ringlet.machine.interrupt_messages import InterruptMessages
 from ringlet.machine.pci_slots import Board, MakeDevice, PciSlots
+from ringlet.machine.pins import Pins
 from ringlet.machine.timers import Timers
 from ringlet.machine.vm import InterruptLine, Vm
 
@@ -130,12 +131,14 @@ def assemble(
     platform = Platform()
     ports = PortBus()
     memory = MemoryBus()
-    intr = InterruptLine(cpu)
+    pins = Pins(cpu)
+    intr = InterruptLine(pins)
     pics = I8259Pair(intr)
-    messages = InterruptMessages(dict.fromkeys(platform.apic_ids, cpu.message))
+    messages = InterruptMessages(dict.fromkeys(platform.apic_ids, pins.message))
     ioapic = IoApic(messages.send)
     interrupts = Interrupts(pics, ioapic)
     machine = Vm(cpu, ports, pics, intr, clock)
+    machine.at_free(pins.cut)
     cpu.attach_memory(memory.read, memory.write)
     cpu.attach_level(ioapic.end_of_interrupt)
     cpu.wait_in_halt()
@@ -189,11 +192,13 @@ def assemble(
         coms.append(Uart16550(sink, line, wire.source, handshake=wire.handshake))
         ports.map(port, 8, coms[-1])
 
-    board = Board(cpu, messages.send, ports, memory, bridge, isa)
-    slots = PciSlots(board, machine, options.complain)
+    board = Board(pins, messages.send, ports, memory, bridge, isa)
+    slots = PciSlots(board, cpu.guest_memory, machine, options.complain)
+    machine.at_free(slots.forget_memory)
     virtio = {function.device.name: function for function in map(slots.add, options.devices)}
     for function in virtio.values():
         machine.at_end(function.close)
+        machine.at_free(function.forget_memory)
 
     tables = acpi.build(platform)
     cpu.write_phys(tables.base, tables.image)

@@ -13,7 +13,8 @@ from ringlet.devices.wiring import Line, Message, PortDevice
 from ringlet.errors import InternalError
 from ringlet.machine import address_map as at
 from ringlet.machine.bus import MemoryBus, PortBus
-from ringlet.machine.cpu import Cpu
+from ringlet.machine.pins import Pins
+from ringlet.mmu.guest_memory import GuestMemory
 
 MakeDevice = Callable[[Callable[[Exception], None]], VirtioDevice]
 """Makes a device, given what to call with an exception of its thread."""
@@ -59,7 +60,7 @@ class Host(Protocol):
 class Board:
     """What the slots are connected to; any thread may call `send`."""
 
-    cpu: Cpu
+    pins: Pins
     send: Message
     ports: PortBus
     memory: MemoryBus
@@ -70,8 +71,15 @@ class Board:
 class PciSlots:
     """The slots from `SLOT_DEVICES` on, which are filled in their order."""
 
-    def __init__(self, board: Board, host: Host, complain: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        ram: Callable[[], GuestMemory],
+        host: Host,
+        complain: Callable[[str], None],
+    ) -> None:
         self._board = board
+        self._ram: Callable[[], GuestMemory] | None = ram
         self._host = host
         self._complain = complain
         self._next_slot = at.SLOT_DEVICES
@@ -81,16 +89,19 @@ class PciSlots:
 
     def add(self, make: MakeDevice) -> VirtioPci:
         """Put a virtio device in the next slot.  Raises InternalError if there is none."""
-        board = self._board
+        board, ram = self._board, self._ram
+        if ram is None:
+            slot = self._next_slot
+            raise InternalError("a machine that was taken apart gets no devices", {"slot": slot})
 
         def card(slot: Slot) -> VirtioPci:
             around = Surroundings(
-                memory=board.cpu.guest_memory(),
+                memory=ram(),
                 send=slot.send,
                 irq=slot.irq,
                 bar_changed=slot.bar_changed,
                 post=self._host.post,
-                drop_code=board.cpu.drop_code,
+                drop_code=board.pins.drop_code,
                 complain=self._complain,
             )
             return VirtioPci(make(self._host.fail), around)
@@ -113,6 +124,10 @@ class PciSlots:
         self._assign(function)
         function.write_config(INTERRUPT_LINE, 1, at.IRQS_PCI[pirq])
         return made[0]
+
+    def forget_memory(self) -> None:
+        """Let go of the guest's memory."""
+        self._ram = None
 
     def _assign(self, function: PciFunction) -> None:
         """Give the BARs addresses; the guest's driver lets them answer."""
@@ -146,7 +161,7 @@ class PciSlots:
         self._board.memory.map(address, bar.size, target)
         for offset, size, fd in card.bells(bar.index):
             # Without room for it, the device gets the write itself.
-            self._board.cpu.add_doorbell(address + offset, size, None, fd)
+            self._board.pins.add_doorbell(address + offset, size, None, fd)
 
     def _unmap(self, card: Card, bar: Bar, address: int, target: PortDevice) -> None:
         if bar.kind is BarKind.IO:
@@ -154,4 +169,4 @@ class PciSlots:
             return
         self._board.memory.unmap(address, target)
         for offset, size, _ in card.bells(bar.index):
-            self._board.cpu.remove_doorbell(address + offset, size, None)
+            self._board.pins.remove_doorbell(address + offset, size, None)

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from ringlet.core.state import Exit
 from ringlet.devices.i8259 import I8259Pair
@@ -16,6 +16,7 @@ from ringlet.machine import outcome
 from ringlet.machine.bus import PortBus
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.outcome import End
+from ringlet.machine.pins import Pins, Unplugged, detach
 from ringlet.machine.timers import Timer
 from ringlet.observe import EmulatedForm
 
@@ -56,8 +57,8 @@ class PowerButton(Protocol):
 class InterruptLine:
     """The processor's INTR pin, which passes on only changes of its level."""
 
-    def __init__(self, cpu: Cpu) -> None:
-        self._set = cpu.set_interrupt
+    def __init__(self, pins: Pins) -> None:
+        self._set = pins.set_interrupt
         self.level = False
 
     def __call__(self, level: bool) -> None:
@@ -95,6 +96,7 @@ class Vm:
         self._flush: Callable[[], None] = lambda: None
         self._stopping: Callable[[End], object] = lambda end: None
         self._closers: list[Callable[[], None]] = []
+        self._cutters: list[Callable[[], None]] = []
         self._posted: deque[Callable[[], None]] = deque()
         self._mmio = self._halts = self._kicks = self._injected = self._wall_ns = 0
         self._entry_ns = 0
@@ -140,6 +142,24 @@ class Vm:
         """End the devices' threads and close what they use of the host."""
         while self._closers:
             self._closers.pop(0)()
+
+    def at_free(self, cut: Callable[[], None]) -> None:
+        """Add `cut`, by which a part of the machine lets go of the processor and its memory."""
+        self._cutters.append(cut)
+
+    def free(self) -> Cpu:
+        """Take the machine apart, which must not run any more, and return its processor.
+
+        Its memory is free as soon as the caller lets go of the processor.
+        """
+        self.close()
+        cpu, self.cpu = self.cpu, cast("Cpu", Unplugged())
+        detach(cpu)
+        self._debugger = None
+        self._posted.clear()
+        while self._cutters:
+            self._cutters.pop()()
+        return cpu
 
     def attach_debugger(self, debugger: Debugger) -> None:
         """Add `debugger`, which is notified of the guest's stops."""

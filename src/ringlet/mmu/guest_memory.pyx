@@ -8,6 +8,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from libc.errno cimport errno
 from libc.string cimport strerror
 
+from ringlet.core.host cimport host_fence
 from ringlet.core.state cimport u8, u32, u64
 from ringlet.mmu.pages cimport PAGE_SHIFT, PAGE_SIZE, bit_test
 from ringlet.mmu.ram cimport Extent as RamExtent
@@ -29,9 +30,7 @@ cdef extern from *:
         while (done != 0 && errno == EINTR);
         return done;
     }
-    static inline void ringlet_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
     """
-    void fence "ringlet_fence"() noexcept nogil
     int punch "ringlet_punch"(int fd, u64 offset, u64 size) noexcept nogil
 
 
@@ -97,7 +96,7 @@ cdef class GuestMemory:
         cdef u64 page = address >> PAGE_SHIFT
         if not size or ram_left(self.ram, address) < size:
             return False
-        fence()
+        host_fence()
         while page <= (address + size - 1) >> PAGE_SHIFT:
             if bit_test(self.ram.code, page):
                 return True

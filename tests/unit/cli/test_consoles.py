@@ -1,5 +1,6 @@
 """What a guest's serial ports are connected to."""
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import cast
 
 import pytest
 
+from ringlet.cli.commands import EitherCommand, Task
 from ringlet.cli.consoles import CommandStreams, Quiet, Stdio, _Feed, console_for
-from ringlet.errors import ConfigError
+from ringlet.control.agent.agent import Agent
+from ringlet.errors import CommandError, ConfigError
 from ringlet.images.channel import FRAME_SIZE
 from ringlet.machine.outcome import quit_by_user
 from ringlet.machine.pc import Pc
@@ -101,3 +104,57 @@ def test_end_of_a_run_that_has_not_begun_is_remembered() -> None:
     feed.attach(cast("Pc", SimpleNamespace(machine=machine)))
 
     assert ended == [quit_by_user()]
+
+
+# --- a command by serial ports, or by the agent, as the guest says
+
+
+class _NoAgent:
+    """Stands for an agent, and refuses what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def popen(self, argv: list[str], **options: object) -> None:
+        self.asked.set()
+        raise CommandError("no such program", errno.ENOENT)
+
+    def shutdown(self, *, force: bool) -> None:
+        assert force
+
+    def close(self) -> None:
+        pass
+
+
+def _either(agent: _NoAgent) -> EitherCommand:
+    streams = EitherCommand(Task(["nosuch"]), lambda data: None)
+    streams.connect = lambda: cast("Agent", agent)
+    streams.attach(cast("Pc", SimpleNamespace(machine=SimpleNamespace(ended=False))))
+    return streams
+
+
+def test_the_agent_runs_the_command_where_the_guest_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    agent = _NoAgent()
+    with _either(agent) as streams:
+        control = streams.wires()[3].sink
+        control(b"init\n")
+        assert not agent.asked.is_set()
+        control(b"agent\n")
+        assert agent.asked.wait(10)
+        while streams.told.status is None:
+            agent.asked.wait(0.01)
+        control(b"exit 0\n")  # of the agent
+
+    assert streams.told.status == 127
+    assert "no such program" in capsys.readouterr().err
+
+
+def test_serial_ports_carry_the_command_where_the_guest_has_no_port_for_an_agent() -> None:
+    agent = _NoAgent()
+    with _either(agent) as streams:
+        control = streams.wires()[3].sink
+        control(b"exit 3\nagent\n")
+
+    assert streams.told.status == 3

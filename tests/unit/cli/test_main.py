@@ -124,8 +124,8 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
     ("arguments", "message"),
     [
         (["run"], "nothing to run; for example: ringlet run debian"),
-        (["run", "ubuntu"], "ubuntu: Ringlet has no guest of this name; give busybox or debian"),
-        (["run", "debiam"], "debiam: no guest has this name, and there is no such file"),
+        (["run", "ubuntu"], "ubuntu: Ringlet has no guest of this name; give busybox, debian"),
+        (["run", "debiam"], "debiam: no guest or image has this name, and there is no such file"),
         (["run", "disk.qcow2"], "disk.qcow2: no such file"),
         (["run", "DISK"], "starting from a disk's own boot loader is not supported yet"),
         (["run", "/tmp"], "/tmp: is a directory; to use it as a guest's root, give --root /tmp"),

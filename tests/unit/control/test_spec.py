@@ -99,3 +99,23 @@ def test_ports_need_a_network() -> None:
 def test_what_machines_can_have(kernel: Path) -> None:
     require_supported(machine_spec("debian", timeout=1, env=["A=1"]), on_command_line)
     require_supported(machine_spec(str(kernel), initrd=b"x"), on_command_line)
+
+
+# --- user data and sockets
+
+
+def test_user_data_is_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"#cloud-config\n")
+
+    assert machine_spec("debian", user_data=path).user_data == b"#cloud-config\n"
+    assert machine_spec("debian", user_data=b"#!/bin/sh").user_data == b"#!/bin/sh"
+
+
+def test_user_data_of_a_guest_that_would_not_read_it() -> None:
+    with pytest.raises(ConfigError, match="--user-data: busybox has no cloud-init"):
+        machine_spec("busybox", user_data=b"#cloud-config", called=on_command_line)
+
+
+def test_path_of_the_sockets() -> None:
+    assert machine_spec("busybox", vsock="s").vsock == Path("s")

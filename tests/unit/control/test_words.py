@@ -6,6 +6,7 @@ import pytest
 
 from ringlet.control.words import Kind, disk_format, meaning
 from ringlet.errors import ConfigError
+from ringlet.images.catalog import Images
 from tests.unit.machine.elf_maker import Elf
 from tests.unit.machine.kernel_maker import BzImage
 
@@ -56,14 +57,17 @@ def test_a_name_counts_before_a_file_of_that_name(
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("ubuntu:24.04", "Ringlet has no guest of this name; give busybox or debian"),
-        ("alpine", "Ringlet has no guest of this name; give busybox or debian"),
-        ("debain", "no guest has this name, and there is no such file; give busybox or debian"),
+        ("ubuntu:24.04", "Ringlet has no guest of this name; .*, or docker://ubuntu:24.04 for the"),
+        ("freebsd", "give busybox, debian or debian:python3, or --kernel and --initrd with files"),
+        (
+            "debain",
+            "no guest or image has this name, and there is no such file; give busybox, debian",
+        ),
         ("disk.qcow2", "^disk.qcow2: no such file"),
         ("a/b", "^a/b: no such file"),
         ("/tmp", "give --root /tmp"),
-        ("\0", "no guest has this name"),
-        ("/dev/null", "no guest has this name|no such file"),
+        ("\0", "no guest or image has this name"),
+        ("/dev/null", "has this name|no such file"),
     ],
 )
 def test_words_that_mean_nothing(word: str, message: str) -> None:
@@ -74,7 +78,7 @@ def test_words_that_mean_nothing(word: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("text", b"#!/bin/sh\n", "is neither a Linux kernel nor a disk image"),
+        ("text", b"#!/bin/sh\n", "is neither a Linux kernel, nor a disk image"),
         ("disk.vmdk", b"KDMV", "qemu-img convert -O qcow2 .*disk.vmdk disk.qcow2"),
     ],
 )
@@ -89,3 +93,19 @@ def test_files_that_nothing_starts_from(
 
 def test_a_short_head_has_no_format() -> None:
     assert [disk_format(MBR[:length]) for length in (0, 1, 511, 512)] == ["", "", "", "raw"]
+
+
+def test_archive_of_a_root(tmp_path: Path) -> None:
+    (tmp_path / "root.tar.xz").write_bytes(b"\xfd7zXZ\0")
+
+    assert meaning(str(tmp_path / "root.tar.xz")).kind is Kind.IMAGE
+
+
+def test_image_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match="no guest or image has this name"):
+        meaning("mine:1")
+    with Images().adding("mine:1", "tar") as draft:
+        draft.disk.write_bytes(bytes(4096))
+
+    assert meaning("mine:1").kind is Kind.IMAGE

@@ -13,6 +13,7 @@ class Heard:
             on_ready=lambda: self.events.append("ready"),
             on_exit=self.events.append,
             on_next=lambda: self.events.append("next"),
+            on_agent=lambda: self.events.append("agent"),
         )
 
 
@@ -51,6 +52,13 @@ def test_each_event_is_reported_once(heard: Heard) -> None:
     heard.port(b"init\ninit\nready\nready\nexit 1\nexit 2\n")
 
     assert heard.events == ["init", "ready", 1]
+
+
+@pytest.mark.parametrize("first", ["ready", "agent"])
+def test_a_command_runs_one_way(heard: Heard, first: str) -> None:
+    heard.port(f"{first}\nready\nagent\n".encode())
+
+    assert heard.events == [first]
 
 
 def test_frames_are_asked_for_again_and_again(heard: Heard) -> None:

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from ringlet.errors import ConfigError
-from ringlet.images.seed import MAX_USER_DATA, login, make_seed
+from ringlet.images.seed import (
+    MAX_USER_DATA,
+    check_user_data,
+    login,
+    make_seed,
+    read_user_data,
+    seed_of,
+)
 
 pycdlib = pytest.importorskip("pycdlib")
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample user@host"
@@ -66,3 +73,50 @@ def test_names_that_no_host_has(name: str) -> None:
 def test_user_data_that_is_too_long() -> None:
     with pytest.raises(ConfigError, match="takes 1 MiB"):
         make_seed(bytes(MAX_USER_DATA + 1), instance="one")
+
+
+# --- what a user gives
+
+
+def test_other_data_is_another_instance() -> None:
+    first, second = (read(seed_of(data, "box"), "meta-data") for data in (b"#!/bin/a", b"#!/bin/b"))
+
+    assert first != second
+    assert read(seed_of(b"#!/bin/a", "box"), "meta-data") == first
+    assert b"local-hostname: box\n" in first
+
+
+@pytest.mark.parametrize("name", ["", "my_box", "a.b"])
+def test_names_of_machines_that_are_none_of_hosts(name: str) -> None:
+    assert b"local-hostname: ringlet\n" in read(seed_of(b"#!/bin/a", name), "meta-data")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"#cloud-config\n", b"#!/bin/sh\n", b"#include\nhttps://x\n", b"## template: jinja\n",
+     b"Content-Type: multipart/mixed\n", b"MIME-Version: 1.0\n", b"\x1f\x8b\x08"],
+)  # fmt: skip
+def test_user_data_that_cloud_init_takes(data: bytes) -> None:
+    assert check_user_data(data, "--user-data") == data
+
+
+@pytest.mark.parametrize("data", [b"", b"users: []\n", b" #cloud-config\n", b"\0"])
+def test_user_data_that_cloud_init_would_ignore(data: bytes) -> None:
+    with pytest.raises(ConfigError, match="--user-data f: cloud-init would ignore this"):
+        check_user_data(data, "--user-data f")
+
+
+def test_user_data_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"#" * (MAX_USER_DATA + 100))
+
+    data = read_user_data(path, "--user-data")
+
+    assert len(data) == MAX_USER_DATA + 1
+    with pytest.raises(ConfigError, match="at most 1 MiB"):
+        check_user_data(data, "--user-data")
+
+
+def test_user_data_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--user-data .*: cannot be read: Is a directory"):
+        read_user_data(tmp_path, "--user-data")

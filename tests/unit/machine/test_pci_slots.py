@@ -20,6 +20,7 @@ from ringlet.machine import address_map as at
 from ringlet.machine import pci_slots as slots
 from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.pci_slots import PciSlots
+from ringlet.machine.pins import Pins
 from tests.unit.machine.fake_cpu import FakeCpu
 
 ABSENT = 0xFFFF
@@ -46,8 +47,10 @@ class Board:
                     at.IRQS_PCI)  # fmt: skip
         self.cpu = FakeCpu()
         self.ports = PortBus()
-        around = slots.Board(self.cpu, self.cpu.message, self.ports, self.memory, self.bridge, isa)
-        self.slots = PciSlots(around, Host(), lambda line: None)
+        around = slots.Board(
+            Pins(self.cpu), self.cpu.message, self.ports, self.memory, self.bridge, isa
+        )
+        self.slots = PciSlots(around, self.cpu.guest_memory, Host(), lambda line: None)
         self.devices: list[VirtioPci] = []
 
     def _line(self, number: int) -> Callable[[bool], None]:

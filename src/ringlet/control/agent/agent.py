@@ -3,15 +3,16 @@
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Literal, Self, overload
+from typing import Final, Literal, Unpack, overload
 
 from ringlet.control.agent.channel import Answered, Refused, deadline_after
-from ringlet.control.agent.command import OnOutput, Result, Run
+from ringlet.control.agent.command import Result, Run
 from ringlet.control.agent.connection import Connection
 from ringlet.control.agent.files import Files, call
+from ringlet.control.agent.options import AgentOptions, require_known
 from ringlet.control.agent.process import Argv, Command, Process, Text, to_text
 from ringlet.control.agent.transfer import PATIENCE
+from ringlet.control.closing import Closing
 from ringlet.errors import AgentError, AgentTimeoutError, CommandTimeoutError
 from ringlet.guest.protocol import Flag, Operation, Power, Request
 
@@ -34,7 +35,7 @@ class GuestInfo:
     agent_uid: int
 
 
-class Agent:
+class Agent(Closing):
     """The host's side of a guest's agent.  Any thread may call its methods.
 
     `stream` is a connected stream socket whose other end is the guest's port; the agent closes it.
@@ -64,17 +65,6 @@ class Agent:
         """Close the connection; the guest's commands get SIGHUP.  May be called twice."""
         self._connection.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _ready(self) -> Connection:
         self._connection.wait_ready(self._start_timeout)
         return self._connection
@@ -83,32 +73,17 @@ class Agent:
 
     @overload
     def run(
-        self, argv: Argv, *, input: str | bytes | None = None,
-        env: Mapping[str, str] | None = None, cwd: Text | None = None,
-        user: str | int | None = None, timeout: float | None = None, check: bool = False,
-        on_stdout: OnOutput | None = None, on_stderr: OnOutput | None = None, tty: bool = False,
-        size: tuple[int, int] | None = None, text: Literal[True] = True, merge: bool = False,
-        only_env: bool = False,
+        self, argv: Argv, *, text: Literal[True] = True, **options: Unpack[AgentOptions]
     ) -> Result[str]: ...
 
     @overload
     def run(
-        self, argv: Argv, *, input: str | bytes | None = None,
-        env: Mapping[str, str] | None = None, cwd: Text | None = None,
-        user: str | int | None = None, timeout: float | None = None, check: bool = False,
-        on_stdout: OnOutput | None = None, on_stderr: OnOutput | None = None, tty: bool = False,
-        size: tuple[int, int] | None = None, text: Literal[False], merge: bool = False,
-        only_env: bool = False,
+        self, argv: Argv, *, text: Literal[False], **options: Unpack[AgentOptions]
     ) -> Result[bytes]: ...
 
     def run(
-        self, argv: Argv, *, input: str | bytes | None = None,  # noqa: A002  as subprocess.run
-        env: Mapping[str, str] | None = None, cwd: Text | None = None,
-        user: str | int | None = None, timeout: float | None = None, check: bool = False,
-        on_stdout: OnOutput | None = None, on_stderr: OnOutput | None = None, tty: bool = False,
-        size: tuple[int, int] | None = None, text: bool = True, merge: bool = False,
-        only_env: bool = False,
-    ) -> Result[str] | Result[bytes]:  # fmt: skip
+        self, argv: Argv, *, text: bool = True, **options: Unpack[AgentOptions]
+    ) -> Result[str] | Result[bytes]:
         """Run a command to its end and return the Result.  The names are `subprocess.run`'s.
 
         `argv` is a list of arguments, or a string that the guest's /bin/sh runs.  Outputs are text
@@ -123,10 +98,19 @@ class Agent:
         group, and CommandTimeoutError raised.  CommandError: it cannot be started.  AgentError: the
         guest has ended, or misbehaves.  CommandFailedError: its status is not 0, with `check`.
         """
-        command = Command(argv, env, cwd, user, tty, size, input is not None, merge, only_env)
-        data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input or b""
-        connection = self._ready()
-        run = Run(connection, command, memoryview(data).cast("B"), on_stdout, on_stderr)
+        require_known(options)
+        given, check = options.get("input"), options.get("check", False)
+        timeout = options.get("timeout")
+        command = Command(
+            argv, options.get("env"), options.get("cwd"), options.get("user"),
+            options.get("tty", False), options.get("size"), given is not None,
+            options.get("merge", False), options.get("only_env", False),
+        )  # fmt: skip
+        data = given.encode("utf-8", "surrogateescape") if isinstance(given, str) else given or b""
+        run = Run(
+            self._ready(), command, memoryview(data).cast("B"), options.get("on_stdout"),
+            options.get("on_stderr"),
+        )  # fmt: skip
         if not text:
             return run.finish(timeout).check() if check else run.finish(timeout)
         try:

@@ -4,7 +4,6 @@ import errno
 import os
 import signal
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Final, Self
 
 from ringlet.control.agent.channel import Answered, Channel, Exited, Output, Refused, deadline_after
@@ -99,12 +98,7 @@ class Transfer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._channel.end is None:
             # A file that is being written is removed when its input ends too early.
             self._channel.end_input()

@@ -6,20 +6,21 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, Final, Self
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Unpack
 
 from ringlet.config import format_size
 from ringlet.control.agent.agent import START_TIMEOUT, Agent
 from ringlet.control.agent.command import Result
 from ringlet.control.agent.files import Files
+from ringlet.control.agent.options import RunOptions
 from ringlet.control.agent.process import Process
 from ringlet.control.background.log import read_log
 from ringlet.control.background.places import Found, find, holder
 from ringlet.control.background.places import machines as found_machines
 from ringlet.control.background.places import remove as remove_found
 from ringlet.control.background.server import LONGEST_STOP, VERSION, read_line, socket_address
+from ringlet.control.closing import Closing
 from ringlet.errors import AgentError, AgentTimeoutError, ConfigError, GuestEnded, GuestTimeout
 
 _PATIENCE_S: Final = 10.0
@@ -31,7 +32,7 @@ _LOOK_AGAIN_S: Final = 0.02
 _LOOK_LATER_S: Final = 0.2
 
 
-class Attached:
+class Attached(Closing):
     """A machine that another process runs; `ringlet.attach` returns one.
 
     It has the names of `ringlet.Machine`, as far as they make sense from outside.  As a context
@@ -77,38 +78,28 @@ class Attached:
         return Agent(stream, start_timeout=START_TIMEOUT)
 
     def run(
-        self,
-        command: str | Sequence[str],
-        *,
-        input: bytes | str | None = None,  # noqa: A002 - subprocess calls it so
-        env: dict[str, str] | None = None,
-        cwd: str | None = None,
-        user: str | None = None,
-        timeout: float | None = None,
-        check: bool = False,
-        on_stdout: Callable[[bytes], object] | None = None,
-        on_stderr: Callable[[bytes], object] | None = None,
+        self, command: str | Sequence[str], **options: Unpack[RunOptions]
     ) -> Result[str]:
         """Run a command in the guest to its end, as `Machine.run` does.
 
         Raises what that raises.
         """
-        found = self._found
+        self._add_its_own(options)
         with self.told_of_the_end():
-            return self._commands().run(
-                command, input=input, env={**dict(found.env), **(env or {})},
-                cwd=cwd or found.cwd or None, user=user or found.user or None, timeout=timeout,
-                check=check, on_stdout=on_stdout, on_stderr=on_stderr,
-            )  # fmt: skip
+            return self._commands().run(command, **options)
 
     def popen(self, command: str | Sequence[str], /, **options: Any) -> Process:
         """Start a command in the guest and return it while it runs, as `Machine.popen` does."""
+        self._add_its_own(options)
+        with self.told_of_the_end():
+            return self._commands().popen(command, **options)
+
+    def _add_its_own(self, options: Any) -> None:
+        """Add the variables, the directory and the user that the machine's commands have."""
         found = self._found
         options["env"] = {**dict(found.env), **(options.get("env") or {})}
         options["cwd"] = options.get("cwd") or found.cwd or None
         options["user"] = options.get("user") or found.user or None
-        with self.told_of_the_end():
-            return self._commands().popen(command, **options)
 
     @contextlib.contextmanager
     def told_of_the_end(self) -> Iterator[None]:
@@ -182,17 +173,6 @@ class Attached:
         agent, self._agent = self._agent, None
         if agent is not None:
             agent.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         size = format_size(self._found.memory)

@@ -256,6 +256,10 @@ class CommonConfig:
         if new & DRIVER_OK and s.status & FEATURES_OK and not self._broken:
             self._device.start(s.driver_features)
 
+    def forget_queues(self) -> None:
+        """Let go of the queues, and of guest memory with them; the driver sees none then."""
+        self._queues = []
+
     def _write_queue(self, offset: int, value: int) -> None:
         queue = self._queue()
         if queue is None:

@@ -154,6 +154,10 @@ class VirtioDevice:
             os.close(bell)
         self.doorbells.clear()
 
+    def forget_queues(self) -> None:
+        """Let go of the queues, and of guest memory with them, after `close`."""
+        self.queues = []
+
     # --- what a device defines
 
     def read_config(self) -> bytes:

@@ -126,6 +126,7 @@ class Net(VirtioDevice):
     def close(self) -> None:
         """End the device."""
         super().close()
+        self._frames = None
         os.close(self._out)
 
     def link_lost(self) -> None:

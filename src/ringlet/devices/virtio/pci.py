@@ -11,7 +11,7 @@ BAR 0 has the MSI-X table, BAR 4 the four structures, each in a page of its own:
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ringlet.devices.function_reset import FunctionReset
@@ -28,6 +28,7 @@ from ringlet.devices.virtio.common import CommonConfig, CommonState
 from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.queue import Queue
 from ringlet.devices.wiring import Line, Message
+from ringlet.errors import InternalError
 from ringlet.mmu.guest_memory import GuestMemory
 
 VENDOR: Final = 0x1AF4
@@ -59,9 +60,9 @@ _PCI_CFG_DATA: Final = 16  # offset in the capability
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a function needs from the machine: its memory, lines and threads."""
+    """What a function needs from the machine: its memory, until it is freed, lines and threads."""
 
-    memory: GuestMemory
+    memory: GuestMemory | None
     send: Message
     irq: Line
     bar_changed: BarChanged
@@ -109,7 +110,7 @@ class VirtioPci:
         self.msix = Msix(self.function, vectors, MSIX_BAR, around.send)
         self._add_capabilities()
         FunctionReset(self.function)
-        queues = [Queue(around.memory, i, n) for i, n in enumerate(device.queue_limits)]
+        queues = [Queue(self._guest_memory, i, n) for i, n in enumerate(device.queue_limits)]
         self.common = CommonConfig(device, queues, vectors, self._reset)
         device.connect(self, queues)
 
@@ -183,17 +184,30 @@ class VirtioPci:
 
     def has_code(self, address: int, size: int) -> bool:
         """Return whether guest physical memory has code (`GuestMemory.has_code`)."""
-        return self._around.memory.has_code(address, size)
+        return self._guest_memory.has_code(address, size)
 
     def discard(self, address: int, size: int) -> None:
         """Give pages of guest physical memory to the host (`GuestMemory.discard`)."""
-        self._around.memory.discard(address, size)
+        self._guest_memory.discard(address, size)
 
     def close(self) -> None:
         """End the device."""
         self.device.close()
 
+    def forget_memory(self) -> None:
+        """Let go of the guest's memory, after `close`."""
+        self._around = replace(self._around, memory=None)
+        self.common.forget_queues()
+        self.device.forget_queues()
+
     # --- inside
+
+    @property
+    def _guest_memory(self) -> GuestMemory:
+        memory = self._around.memory
+        if memory is None:
+            raise InternalError("a device uses the memory of a machine that was taken apart", {})
+        return memory
 
     def _signal(self, vector: int, bit: int) -> None:
         if self.msix.enabled:

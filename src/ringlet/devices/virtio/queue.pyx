@@ -11,6 +11,7 @@ them back.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from ringlet.core.host cimport host_fence
 from ringlet.core.state cimport u8, u16, u32, u64
 from ringlet.mmu.guest_memory cimport GuestMemory
 from ringlet.mmu.ram cimport ram_at, ram_left
@@ -34,7 +35,6 @@ cdef extern from *:
     { __atomic_store_n((uint16_t *)p, value, __ATOMIC_RELEASE); }
     static inline void ringlet_put32(void *p, uint32_t value)
     { *(volatile uint32_t *)p = value; }
-    static inline void ringlet_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
     """
     ctypedef struct Descriptor "struct ringlet_descriptor":
         uint64_t address
@@ -45,7 +45,6 @@ cdef extern from *:
     u16 load16 "ringlet_load16"(const void* p) noexcept nogil
     void store16 "ringlet_store16"(void* p, u16 value) noexcept nogil
     void put32 "ringlet_put32"(void* p, u32 value) noexcept nogil
-    void fence "ringlet_fence"() noexcept nogil
 
 # Names of virtio 1.2, 2.7.5 to 2.7.8.
 cdef enum:
@@ -278,7 +277,7 @@ cdef class Queue:
             store16(self.done + 4 + 8 * self.size, self.taken)
         else:
             store16(self.done, 0)
-        fence()
+        host_fence()
         return load16(self.avail + 2) != self.taken
 
     def arm_beyond(self) -> bool:
@@ -292,7 +291,7 @@ cdef class Queue:
             store16(self.done + 4 + 8 * self.size, self.looked)
         else:
             store16(self.done, 0)
-        fence()
+        host_fence()
         return load16(self.avail + 2) != self.looked
 
     def disarm(self) -> None:
@@ -307,7 +306,7 @@ cdef class Queue:
         if not self.enabled or not self.pushed:
             return False
         self.pushed = False
-        fence()
+        host_fence()
         self.signalled = self.given
         self.signalled_valid = True
         if not self.event_index:

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Final
 
+from ringlet.devices.backends.host_sockets import HostSockets
 from ringlet.devices.virtio.buffers import first, gather, scatter, skip
 from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.queue import Chain, Queue
+from ringlet.devices.virtio.vsock_callers import Callers
 from ringlet.devices.virtio.vsock_connection import Connection, Phase
 from ringlet.devices.virtio.vsock_listener import Listener
 from ringlet.devices.virtio.vsock_packets import (
@@ -28,6 +30,7 @@ from ringlet.devices.virtio.vsock_packets import (
     STREAM,
     Header,
     Op,
+    refusal,
     unpack,
 )
 
@@ -54,7 +57,10 @@ class VsockState:
 
 
 class Vsock(VirtioDevice):
-    """The device; the host's CID is 2, the guest's `guest_cid`."""
+    """The device; the host's CID is 2, the guest's `guest_cid`.
+
+    `host` are sockets of the host that lead to the guest, and back.  They outlive the device.
+    """
 
     kind: ClassVar[int] = 19
     class_code: ClassVar[int] = 0x02_80_00
@@ -64,9 +70,11 @@ class Vsock(VirtioDevice):
         failed: Callable[[Exception], None],
         name: str = "vsock",
         guest_cid: int = GUEST_CID,
+        host: HostSockets | None = None,
     ) -> None:
         super().__init__(name, [_QUEUE_SIZE, _QUEUE_SIZE, 16], failed)
         self._guest_cid = guest_cid
+        self._host = host
         self._listeners: dict[int, Listener] = {}
         self._connections: dict[tuple[int, int], Connection] = {}  # by host's and guest's port
         self._left: list[Connection] = []
@@ -75,8 +83,9 @@ class Vsock(VirtioDevice):
         self._refusals: deque[bytes] = deque()
         self._next_port = _EPHEMERAL
         self._tell_reset = False
-        self._asked: list[queues.SimpleQueue[bool]] = []  # callers that wait for the guest
+        self._asked: list[queues.SimpleQueue[int]] = []  # callers that wait for the guest
         self._closed = False
+        self._callers = Callers(host, self.worker, self._call) if host is not None else None
 
     # --- for the host; any thread
 
@@ -84,7 +93,7 @@ class Vsock(VirtioDevice):
         """Let the guest's programs call `port` of the host.  Raises ValueError if it is taken."""
         if port in self._listeners:
             raise ValueError(f"vsock port {port} of the host is in use; close its listener first")
-        self._listeners[port] = Listener(port, self._forget_listener)
+        self._listeners[port] = Listener(port, lambda port: self._listeners.pop(port, None))
         return self._listeners[port]
 
     def connect_guest(self, port: int, timeout: float | None = None) -> socket.socket:
@@ -94,10 +103,10 @@ class Vsock(VirtioDevice):
         after `timeout` seconds.
         """
         ours, theirs = socket.socketpair()
-        answers: queues.SimpleQueue[bool] = queues.SimpleQueue()
+        answers: queues.SimpleQueue[int] = queues.SimpleQueue()
         self._asked.append(answers)
         if self._closed:
-            answers.put(False)
+            answers.put(0)
         self.worker.call(partial(self._call, port, ours, answers.put))
         try:
             taken = answers.get(timeout=timeout)
@@ -142,10 +151,12 @@ class Vsock(VirtioDevice):
         self._closed = True
         super().close()
         for answers in list(self._asked):
-            answers.put(False)
+            answers.put(0)
         for connection in self._left:
             connection.sock.close()
         self._left.clear()
+        if self._callers is not None:
+            self._callers.close()
         for listener in list(self._listeners.values()):
             listener.close()
 
@@ -164,27 +175,24 @@ class Vsock(VirtioDevice):
     def serve(self, queue: Queue, chain: Chain) -> None:
         """Handle a packet of the guest."""
         data, payload = gather(chain.readable, HEADER_SIZE)
-        if len(data) == HEADER_SIZE:
-            header = unpack(data)
-            own = header.source_cid == self._guest_cid and header.target_cid == HOST_CID
-            if own and header.size <= chain.readable_size - HEADER_SIZE:
-                self._packet(header, payload)
-            else:
-                self.counters.add("malformed")
+        header = unpack(data) if len(data) == HEADER_SIZE else None
+        if header is not None and self._is_own(header, chain.readable_size - HEADER_SIZE):
+            self._packet(header, payload)
         else:
             self.counters.add("malformed")
         self.give(queue, chain, 0)
         self._speak()
 
+    def _is_own(self, header: Header, size: int) -> bool:
+        own = header.source_cid == self._guest_cid and header.target_cid == HOST_CID
+        return own and header.size <= size
+
     def _packet(self, header: Header, payload: list[memoryview]) -> None:
         connection = self._connections.get((header.target_port, header.source_port))
-        if header.kind != STREAM:
+        if connection is None and header.op == Op.REQUEST and header.kind == STREAM:
+            self._requested(header)
+        elif connection is None or header.kind != STREAM:
             self._refuse(header)
-        elif connection is None:
-            if header.op == Op.REQUEST:
-                self._requested(header)
-            else:
-                self._refuse(header)
         elif header.op == Op.RST:
             self._end(connection)
         elif connection.phase is Phase.CALLING:
@@ -209,14 +217,9 @@ class Vsock(VirtioDevice):
             self._receive(connection)
 
     def _requested(self, header: Header) -> None:
-        listener = self._listeners.get(header.target_port)
-        if listener is None or len(self._connections) + len(self._left) >= CONNECTIONS:
-            self._refuse(header)
-            return
-        ours, theirs = socket.socketpair()
-        if not listener.offer(theirs):
-            ours.close()
-            theirs.close()
+        full = len(self._connections) + len(self._left) >= CONNECTIONS
+        ours = None if full else self._dial(header.target_port)
+        if ours is None:
             self._refuse(header)
             return
         connection = self._add(Connection(header.target_port, header.source_port, ours))
@@ -224,6 +227,18 @@ class Vsock(VirtioDevice):
         self.counters.add("accepted")
         self._owe(connection, Op.RESPONSE)
         self._receive(connection)
+
+    def _dial(self, port: int) -> socket.socket | None:
+        """Return a stream to whoever listens at `port` of the host; None if nobody does."""
+        listener = self._listeners.get(port)
+        if listener is None:
+            return self._host.dial(port) if self._host is not None else None
+        ours, theirs = socket.socketpair()
+        if listener.offer(theirs):
+            return ours
+        ours.close()
+        theirs.close()
+        return None
 
     def _answered(self, connection: Connection, header: Header) -> None:
         if header.op != Op.RESPONSE:
@@ -233,7 +248,7 @@ class Vsock(VirtioDevice):
         connection.hear(header)
         answered, connection.answered = connection.answered, None
         assert answered is not None
-        answered(True)
+        answered(connection.host_port)
         self._receive(connection)
 
     def _data(self, connection: Connection, payload: list[memoryview], size: int) -> None:
@@ -383,11 +398,7 @@ class Vsock(VirtioDevice):
 
     def _refuse(self, header: Header) -> None:
         if header.op != Op.RST and len(self._refusals) < REFUSALS:
-            refusal = Header(
-                HOST_CID, self._guest_cid, header.target_port, header.source_port, 0, header.kind,
-                Op.RST, 0, 0, 0,
-            )  # fmt: skip
-            self._refusals.append(refusal.pack())
+            self._refusals.append(refusal(header, self._guest_cid))
 
     def _speak(self) -> None:
         """Send what is owed, as long as the guest has buffers."""
@@ -418,17 +429,31 @@ class Vsock(VirtioDevice):
 
     # --- the life of a connection
 
-    def _call(self, port: int, ours: socket.socket, answered: Callable[[bool], None]) -> None:
+    def _call(self, port: int, ours: socket.socket, answered: Callable[[int], None]) -> None:
         if not self.running or len(self._connections) + len(self._left) >= CONNECTIONS:
+            answered(0)
             ours.close()
-            answered(False)
             return
         while any(key[0] == self._next_port for key in self._connections):
             self._next_port += 1
         connection = self._add(Connection(self._next_port, port, ours, answered))
         self._next_port = self._next_port + 1 if self._next_port < 2 * _EPHEMERAL else _EPHEMERAL
+        self.worker.watch(ours.fileno(), partial(self._called, connection))
         self._owe(connection, Op.REQUEST)
         self._speak()
+
+    def _called(self, connection: Connection) -> None:
+        """End a call whose caller has gone before the guest has answered."""
+        try:
+            gone = not connection.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            gone = True
+        self.worker.unwatch(connection.sock.fileno())
+        if gone:
+            self._reset(connection)
+            self._speak()
 
     def _abandon(self, ours: socket.socket) -> None:
         """End a call that the guest has not answered in time."""
@@ -457,7 +482,8 @@ class Vsock(VirtioDevice):
         connection.owed.clear()
         answered, connection.answered = connection.answered, None
         if answered is not None:
-            answered(False)
+            self.worker.unwatch(connection.sock.fileno())  # the caller may close it at once
+            answered(0)
         connection.phase = Phase.LEFT
         if connection.buffered:
             self.worker.unwatch(connection.sock.fileno(), writable=False)
@@ -470,6 +496,3 @@ class Vsock(VirtioDevice):
         connection.sock.close()
         if connection in self._left:
             self._left.remove(connection)
-
-    def _forget_listener(self, port: int) -> None:
-        self._listeners.pop(port, None)

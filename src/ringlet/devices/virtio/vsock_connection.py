@@ -6,11 +6,11 @@ passed on (`forwarded`), so the other side knows how much it may send.
 
 import select
 import socket
-from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
+from ringlet.devices.virtio.buffers import skip
 from ringlet.devices.virtio.vsock_packets import (
     COUNTER,
     SHUTDOWN_BOTH,
@@ -24,8 +24,6 @@ BUFFER: Final = 262144
 """Bytes from the guest that the host has not taken yet, of one connection."""
 _TELL: Final = BUFFER // 2
 """The guest is told of room when so many bytes were passed on since the last packet."""
-_CHUNKS: Final = 64
-"""The most buffers that one call writes."""
 
 
 class Phase(Enum):
@@ -39,7 +37,7 @@ class Phase(Enum):
 class Connection:
     """A stream between `guest_port` and `host_port`.
 
-    `answered` is called once with whether the guest took the host's call, in phase CALLING.
+    `answered` is called once, in phase CALLING: with the host's port, or 0 if the guest refuses.
     """
 
     def __init__(
@@ -47,7 +45,7 @@ class Connection:
         host_port: int,
         guest_port: int,
         sock: socket.socket,
-        answered: Callable[[bool], None] | None = None,
+        answered: Callable[[int], None] | None = None,
     ) -> None:
         self.host_port = host_port
         self.guest_port = guest_port
@@ -57,8 +55,7 @@ class Connection:
         self.owed: list[Op] = []  # packets for the guest that wait for its buffers
         self.shutdown = 0  # flags that the host has sent
         self.guest_shutdown = 0
-        self._buffer: deque[memoryview] = deque()
-        self.buffered = 0
+        self._buffer = bytearray()
         self.forwarded = 0
         self._told = 0  # `forwarded` in the last packet
         self._sent = 0
@@ -98,6 +95,11 @@ class Connection:
 
     # --- from guest to host
 
+    @property
+    def buffered(self) -> int:
+        """How many bytes the host has not taken yet."""
+        return len(self._buffer)
+
     def put(self, views: list[memoryview], size: int) -> bool:
         """Pass `size` bytes, those of `views`, to the host; keep a copy of what it does not take.
 
@@ -113,29 +115,19 @@ class Connection:
             except BlockingIOError:
                 done = 0
             self.forwarded = self.forwarded + done & COUNTER
-        if done < size:
-            rest = memoryview(b"".join(views))[done:]
-            self._buffer.append(rest)
-            self.buffered += len(rest)
+        for view in skip(views, done):
+            self._buffer += view
         return True
 
     def flush(self) -> bool:
         """Pass on what is buffered; return whether all is.  Raises OSError as `put` does."""
         while self._buffer:
-            chunks = [self._buffer[i] for i in range(min(len(self._buffer), _CHUNKS))]
             try:
-                done = self.sock.sendmsg(chunks, [], socket.MSG_NOSIGNAL)
+                done = self.sock.send(self._buffer, socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 return False
             self.forwarded = self.forwarded + done & COUNTER
-            self.buffered -= done
-            while done:
-                first = self._buffer[0]
-                if done < len(first):
-                    self._buffer[0] = first[done:]
-                    break
-                done -= len(first)
-                self._buffer.popleft()
+            del self._buffer[:done]  # moves nothing: a bytearray remembers where it begins
         return True
 
     @property

@@ -12,7 +12,7 @@ BACKLOG: Final = 64
 class Listener:
     """A port of the host where the guest's programs may call."""
 
-    def __init__(self, port: int, close: Callable[[int], None]) -> None:
+    def __init__(self, port: int, close: Callable[[int], object]) -> None:
         self.port = port
         self._close = close
         self._calls: queue.Queue[socket.socket] = queue.Queue(BACKLOG)

@@ -56,3 +56,10 @@ class Header:
 def unpack(data: bytes) -> Header:
     """Return the header in `data`, HEADER_SIZE bytes that nobody has checked."""
     return Header(*_HEADER.unpack(data))
+
+
+def refusal(header: Header, guest_cid: int) -> bytes:
+    """Return the packet that refuses the guest's packet with this header."""
+    return Header(
+        HOST_CID, guest_cid, header.target_port, header.source_port, 0, header.kind, Op.RST, 0, 0, 0
+    ).pack()

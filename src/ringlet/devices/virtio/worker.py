@@ -94,6 +94,9 @@ class Worker:
             self._thread.join()
         self._poll.close()
         os.close(self._wake)
+        self._calls.clear()
+        self._readers.clear()
+        self._writers.clear()
 
     # --- the thread
 

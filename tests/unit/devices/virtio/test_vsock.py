@@ -6,12 +6,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from tests.unit.devices.virtio.conftest import MakeRig
+from tests.unit.devices.virtio.conftest import Failed, MakeRig
 from tests.unit.devices.virtio.driver import PATIENCE, PLAIN, Part, eventually
 
+from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.pci import VirtioPci
 from ringlet.devices.virtio.vsock import CONNECTIONS, REFUSALS, Vsock
 from ringlet.devices.virtio.vsock_connection import BUFFER
@@ -36,8 +37,10 @@ PLENTY = 1 << 20
 class Guest:
     """A driver with `listener` of the host at PORT."""
 
-    def __init__(self, make_rig: MakeRig) -> None:
-        self.rig = make_rig(Vsock)
+    def __init__(
+        self, make_rig: MakeRig, device: Callable[[Failed], VirtioDevice] = Vsock
+    ) -> None:
+        self.rig = make_rig(device)
         self.listener: Listener = self.vsock.listen(PORT)
         self.rooms: dict[int, Part] = {}
         self.rig.start(PLAIN, size=64)

@@ -1,0 +1,134 @@
+"""The host's side of a guest's sockets (AF_VSOCK), as sockets of the file system.
+
+It is what Firecracker calls a hybrid socket device.  A program of the host connects to the socket
+PATH, sends "CONNECT PORT" and a newline, and gets "OK NUMBER" and a newline once a program of the
+guest that listens at that port has taken the stream; else the connection is closed.  A guest's
+program that calls port N of the host (CID 2) gets a stream to whoever listens at the socket PATH_N.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+from ringlet.errors import ConfigError
+
+WAITING: Final = 64
+"""Connections that have not said yet which port they want; the oldest gives way to a new one."""
+_LONGEST_LINE: Final = 32
+_LONGEST_PATH: Final = 107
+"""Bytes of the name of a socket (struct sockaddr_un, without its final zero)."""
+_LONGEST_PORT: Final = len("_4294967295")
+_CONNECT: Final = re.compile(rb"CONNECT (\d{1,10})\r?\n")
+_LAST_PORT: Final = 0xFFFF_FFFE
+"""The highest port; the one above it stands for any (VMADDR_PORT_ANY)."""
+
+
+class HostSockets:
+    """The socket at `path`, until `close`.  Raises ConfigError if it cannot be made."""
+
+    def __init__(self, path: Path, called: str) -> None:
+        self._path = path
+        if len(os.fsencode(path)) + _LONGEST_PORT > _LONGEST_PATH:
+            raise ConfigError(
+                f"{called} {path}: the path is too long; give one of at most "
+                f"{_LONGEST_PATH - _LONGEST_PORT} bytes, perhaps a relative one"
+            )
+        self._listener = socket.socket(socket.AF_UNIX)
+        try:
+            _remove_stale(path)
+            self._listener.bind(str(path))
+            status = path.stat()
+            path.chmod(0o600)  # nobody can connect before it listens
+            self._listener.listen(WAITING)
+        except OSError as error:
+            self._listener.close()
+            raise ConfigError(f"{called} {path}: {_why(error)}; give another path") from None
+        self._listener.setblocking(False)
+        self._identity = status.st_dev, status.st_ino
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when `accept` has a connection."""
+        return self._listener.fileno()
+
+    def accept(self) -> socket.socket | None:
+        """Return the next connection, which does not block; None if there is none."""
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # it is gone already, or the process has too many files
+            return None
+        sock.setblocking(False)
+        return sock
+
+    def dial(self, port: int) -> socket.socket | None:
+        """Return a stream to whoever listens for the guest's calls of `port`; None if nobody does.
+
+        It does not block.
+        """
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        try:
+            sock.connect(f"{self._path}_{port}")
+        except OSError:  # nobody listens, or too many calls wait there
+            sock.close()
+            return None
+        return sock
+
+    def close(self) -> None:
+        """Close the socket, and remove its file if it is still the same."""
+        self._listener.close()
+        with contextlib.suppress(OSError):
+            status = self._path.lstat()
+            if (status.st_dev, status.st_ino) == self._identity:
+                self._path.unlink()
+
+
+def wanted_port(sock: socket.socket) -> int | None:
+    """Read the line of a connection of `HostSockets.accept`; return the port that it wants.
+
+    What follows the line is left in the socket.  Returns None while the line is not complete.
+    Raises ValueError for anything else than such a line, or its end.
+    """
+    try:
+        data = sock.recv(_LONGEST_LINE, socket.MSG_PEEK)
+    except BlockingIOError:
+        return None
+    except OSError:
+        raise ValueError("the connection is broken") from None
+    line, newline, _ = data.partition(b"\n")
+    if not newline:
+        if not data or len(data) == _LONGEST_LINE:
+            raise ValueError("no line")
+        return None
+    sock.recv(len(line) + 1)
+    found = _CONNECT.fullmatch(line + b"\n")
+    if found is None or int(found[1]) > _LAST_PORT:
+        raise ValueError("not a port")
+    return int(found[1])
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens at any more.  Raises OSError if somebody does."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "there is a file of this name")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass
+    raise OSError(errno.EADDRINUSE, "another process listens there")
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
