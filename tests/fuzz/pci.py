@@ -94,7 +94,8 @@ class Machine:
         self.ports.map(at.PORT_PCI_CONFIG, PORTS, bridge, width=4)
         board = Board(Pins(self), self.routes.send, self.ports,  # type: ignore[arg-type]  # a part
                       self.memory, bridge, self.isa)
-        slots = PciSlots(board, self.guest_memory, self, lambda line: None)
+        slots = PciSlots(board, self.guest_memory, self,  # type: ignore[arg-type]  # a part, too
+                         lambda line: None)
         self.devices: list[VirtioPci] = [slots.add(make) for make in (Rng, Balloon, Vsock)]
         self.card = slots.put(Card)
         self.bridge = bridge

@@ -1,5 +1,6 @@
 """The name of a machine that this process runs, under which other processes reach it."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -8,20 +9,25 @@ from typing import Final, Self
 from ringlet.cli.signals import Stopped
 from ringlet.cli.streams import complain
 from ringlet.control.agent.agent import Agent
+from ringlet.control.agent.readiness import wait_until_booted
 from ringlet.control.background.places import Place
+from ringlet.control.background.relay import Relay
 from ringlet.control.background.server import Served
 from ringlet.control.board import Board, Lines
 from ringlet.control.spec import MachineSpec
 from ringlet.devices.virtio.threads import block_signals
 from ringlet.errors import InternalError, RingletError
+from ringlet.network_config import NetMode
 
 _DEFECT: Final = 70
+_BOOTED_S: Final = 60.0
+"""How long `run -d` waits for the services of a guest that takes commands."""
 
 
 class Named:
     """The name of `spec`, from entry to exit; it does nothing if the spec has none.
 
-    With `remove`, nothing remains of the machine.  `on_up` is called once its guest takes commands,
+    With `remove`, nothing remains of the machine.  `on_up` is called once its guest has booted,
     or, if it has no agent, once it is built.  Raises ConfigError if another machine has the name.
     """
 
@@ -121,9 +127,17 @@ class Named:
             relay.ready.wait()
             if relay.over:
                 return
+            if not self._command:
+                self._wait_until_booted(relay)
         if self.place is not None and not self._ended:
             self.place.up()
         self.on_up()
+
+    def _wait_until_booted(self, relay: Relay) -> None:
+        """Wait for the services of the guest, but not for ever: it takes commands already."""
+        networked = self._spec.net.mode is NetMode.USER
+        with contextlib.suppress(RingletError), relay.agent() as agent:
+            wait_until_booted(agent, _BOOTED_S, networked=networked)
 
 
 def guest_of(spec: MachineSpec) -> str:

@@ -13,6 +13,7 @@ from ringlet.control.agent.command import Result
 from ringlet.control.agent.files import Files
 from ringlet.control.agent.options import RunOptions
 from ringlet.control.agent.process import Process
+from ringlet.control.agent.readiness import wait_until_booted
 from ringlet.control.board import Board
 from ringlet.control.closing import Closing
 from ringlet.control.console import Console
@@ -49,18 +50,6 @@ _TERM: Final = "dumb"
 _COLUMNS: Final = 10_000
 """The width of the console, so that a shell breaks no line that a program types."""
 
-# The agent runs before the root's own init does, and systemd for a while before it answers.
-_BOOTED: Final = (
-    "until [ /proc/1/root -ef / ]; do sleep .05; done; "
-    "command -v systemctl >/dev/null || exit 0; "
-    "until systemctl is-system-running --wait 2>/dev/null | "
-    "grep -Eqx 'running|degraded|maintenance'; do sleep .1; done"
-)
-# Only the default route's line has this destination and a gateway.
-_ROUTED: Final = (
-    "i=0; until grep -Eq '^[^ \t]+\t00000000\t' /proc/net/route || [ $i = 100 ]; "
-    "do i=$((i + 1)); sleep .1; done"
-)
 _PROMPT: Final = "# "
 _SOON_S: Final = 1.0
 """How long after its agent a guest ends; more means that only the agent has ended."""
@@ -182,10 +171,8 @@ class Machine(Closing):
         try:
             if self._agent is not None and self.spec.guest != BUSYBOX:
                 with self._told_of_the_end():
-                    self._agent.wait_ready(timeout)
-                    self._agent.run(_BOOTED, timeout=timeout)
-                    if self.spec.net.mode is NetMode.USER:
-                        self._agent.run(_ROUTED, timeout=timeout)
+                    networked = self.spec.net.mode is NetMode.USER
+                    wait_until_booted(self._agent, timeout, networked=networked)
             else:
                 self.console.expect(_PROMPT, timeout)
         except GuestPanic:
