@@ -48,7 +48,8 @@ def test_a_lost_interface_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     link.failed("File descriptor in bad state")
     link.close()
 
-    assert told == [
+    (line,) = told
+    assert line == (
         "the network's interface (tap tap0) was removed or fails (File descriptor in bad state): "
         "the guest has no network from now on"
-    ]
+    )
