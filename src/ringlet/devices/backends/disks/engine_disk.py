@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,8 @@ CLOSING: Final = 60.0
 _NEEDED: Final = vhost.CAN_FLUSH | vhost.CAN_WRITE_ZEROES
 _FULL: Final = 1 << 20
 """A file system with fewer free bytes is full: the engine only says that a write has failed."""
+_FULL_SECONDS: Final = 2.0
+"""For so long after it was full, writes that failed before there was room may be answered."""
 
 _KINDS: Final = {
     Operation.READ: vhost.READ,
@@ -47,6 +50,7 @@ class EngineDisk:
         self._troubles = Troubles(path, trouble)
         self._gate = Gate()
         self._gone = False
+        self._full_until = 0.0
         try:
             self._client = vhost.Client(engine.connection, self._lost, f"disk {path.name}")
         except (vhost.ProtocolError, OSError) as error:
@@ -160,7 +164,10 @@ class EngineDisk:
             return errno.EIO if code else 0
         with contextlib.suppress(OSError):
             status = os.statvfs(self._path)
-            if not self.read_only and status.f_bavail * status.f_frsize < _FULL:
+            now = time.monotonic()
+            if status.f_bavail * status.f_frsize < _FULL:
+                self._full_until = now + _FULL_SECONDS
+            if not self.read_only and now < self._full_until:
                 code = errno.ENOSPC
         return self._troubles.of(OSError(code, ""))
 
