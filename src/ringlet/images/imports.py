@@ -103,11 +103,14 @@ def find_image(text: str, images: Images, update: Update) -> Image:
 def pull(text: str, images: Images, update: Update, *, again: bool = False) -> Image:
     """Return the image of a registry that `text` names, from the store or else fetched.
 
-    With `again` it is fetched in any case.  Raises ImageError and ConfigError.
+    With `again` it is fetched in any case.  An image of this name that came from elsewhere is
+    replaced.  Raises ImageError and ConfigError.
     """
-    reference = parse_reference(text.removeprefix("docker://"))
-    image = None if again else images.find(reference.name)
-    return image or import_image(f"docker://{text.removeprefix('docker://')}", images, update)
+    source = parse_source(f"docker://{text.removeprefix('docker://')}")
+    image = None if again else images.find(source.name)
+    if image is not None and image.source == _origin(source):
+        return image
+    return import_image(f"docker://{source.text}", images, update)
 
 
 # --- inside

@@ -315,6 +315,25 @@ def test_a_layout_is_imported_again_when_it_has_changed(images: Images, layout: 
     assert find_image(source, images, silent).digest != first.digest
 
 
+@pytest.mark.parametrize("name", ["debian", "debian:python3", "debian:12", "busybox"])
+def test_names_of_ringlets_own_guests_are_not_for_imports(
+    images: Images, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "root.tar").write_bytes(BASE)
+
+    with pytest.raises(ConfigError, match=rf"^{name}: this is the name of a guest.*--name NAME"):
+        make(images, tmp_path / "root.tar", name)
+
+
+def test_a_file_called_debian_does_not_become_debian(images: Images, layout: Layout) -> None:
+    layout.image([BASE])
+    place = layout.write().rename(layout.directory.with_name("debian"))
+
+    with pytest.raises(ConfigError, match="^debian: this is the name of a guest"):
+        find_image(f"oci:{place}", images, silent)
+    assert images.list() == []
+
+
 def test_a_name_of_the_store_is_nothing_to_import(images: Images) -> None:
     with pytest.raises(ConfigError, match="names nothing to import"):
         import_image("debian", images, silent)

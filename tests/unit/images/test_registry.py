@@ -165,6 +165,18 @@ def test_a_stored_image_is_not_fetched_again(images: Images, registry: Served) -
     assert pull(name, images, lambda _: None, again=True).created > first.created
 
 
+def test_an_image_of_that_name_from_elsewhere_is_not_the_registrys(
+    images: Images, registry: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "root.tar").write_bytes(tar([member("evil")]))
+    name = f"{registry.host}/a/b:1"
+    import_image(
+        str(tmp_path / "root.tar"), images, lambda _: None, name=name, size=GROUP_BYTES
+    )
+
+    assert pull(name, images, lambda _: None).source == f"docker://{name}"
+
+
 def test_a_token_is_fetched_when_the_registry_asks(images: Images, registry: Served) -> None:
     registry.token = "secret"
 
