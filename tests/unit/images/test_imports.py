@@ -329,7 +329,7 @@ def test_a_file_called_debian_does_not_become_debian(images: Images, layout: Lay
     layout.image([BASE])
     place = layout.write().rename(layout.directory.with_name("debian"))
 
-    with pytest.raises(ConfigError, match="^debian: this is the name of a guest"):
+    with pytest.raises(ConfigError, match=r"^debian: this is the name of a guest"):
         find_image(f"oci:{place}", images, silent)
     assert images.list() == []
 
