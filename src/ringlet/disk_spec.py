@@ -32,13 +32,28 @@ class Format(enum.Enum):
     QCOW2 = "qcow2"
 
 
+class Below(enum.Enum):
+    """Which images a qcow2 image may stand on: the guest sees what is in them."""
+
+    NONE = "none"
+    """None.  Images of the store are complete."""
+    BESIDE = "beside"
+    """Files of the same directory, if the image's own name ends in .qcow2."""
+    ANY = "any"
+    """Any file of this host: the user trusts the image."""
+
+
 @dataclass(frozen=True, slots=True)
 class DiskSpec:
-    """One disk as the user described it.  `format` is None if the user did not say it."""
+    """One disk as the user described it.  `format` is None if the user did not say it.
+
+    `below` says how far the image is trusted.
+    """
 
     path: Path
     access: Access = Access.WRITE
     format: Format | None = None
+    below: Below = Below.BESIDE
 
 
 def parse_disk(text: str, name: str = FLAG) -> DiskSpec:
@@ -65,4 +80,5 @@ def parse_disk(text: str, name: str = FLAG) -> DiskSpec:
         path = Path(file).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{name} {text}: {error}; write the directory instead of ~") from None
-    return DiskSpec(path, access or Access.WRITE, layout)
+    below = Below.BESIDE if layout is None else Below.ANY
+    return DiskSpec(path, access or Access.WRITE, layout, below)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ringlet.disk_spec import Access, DiskSpec, Format, parse_disk
+from ringlet.disk_spec import Access, Below, DiskSpec, Format, parse_disk
 from ringlet.errors import ConfigError
 
 
@@ -14,8 +14,8 @@ from ringlet.errors import ConfigError
         ("a.img", DiskSpec(Path("a.img"))),
         ("a.img,ro", DiskSpec(Path("a.img"), Access.READ_ONLY)),
         ("/d/a,snapshot", DiskSpec(Path("/d/a"), Access.SNAPSHOT)),
-        ("a,format=raw,ro", DiskSpec(Path("a"), Access.READ_ONLY, Format.RAW)),
-        ("a,format=qcow2", DiskSpec(Path("a"), Access.WRITE, Format.QCOW2)),
+        ("a,format=raw,ro", DiskSpec(Path("a"), Access.READ_ONLY, Format.RAW, Below.ANY)),
+        ("a,format=qcow2", DiskSpec(Path("a"), Access.WRITE, Format.QCOW2, Below.ANY)),
         ("a,,b,,,ro", DiskSpec(Path("a,b,"), Access.READ_ONLY)),
     ],
 )

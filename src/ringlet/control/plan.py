@@ -15,7 +15,7 @@ from ringlet.control.spec import (
 )
 from ringlet.control.words import BUSYBOX
 from ringlet.devices.backends.disks.chain import describe_image
-from ringlet.disk_spec import Access, DiskSpec, Format
+from ringlet.disk_spec import Access, Below, DiskSpec, Format
 from ringlet.errors import ConfigError
 from ringlet.guest import agent_program
 from ringlet.images.arguments import with_huge_pages
@@ -101,7 +101,7 @@ def check_files(spec: MachineSpec, called: Called = in_python) -> None:
     if not (spec.guest or spec.kernel or spec.image or spec.root):
         raise ConfigError("nothing to run; for example: ringlet run debian")
     for disk in spec.disks:
-        describe_image(disk.path, disk.format)
+        describe_image(disk.path, disk.format, disk.below)
     if spec.kernel is not None:
         read_fitting(spec.kernel, spec.memory, _own(spec), spec.initrd)
 
@@ -168,7 +168,7 @@ class _Guest:
         # A kernel of the user's own may lack the driver of its port: only commands do without.
         self.agent = commands and (kernel is not None or isinstance(self.task, Command))
         found = fetch_modules(kernel, progress, store=Images().store) if kernel else None
-        disks = [] if self.image is None else [_base(self.image)]
+        disks = [] if self.image is None else [base_disk(self.image)]
         disks += spec.disks
         if found is not None:
             wanted = [*AGENT_MODULES] if self.agent else []
@@ -235,8 +235,9 @@ def _image(spec: MachineSpec, progress: Progress, run_setup: Runner) -> Image | 
     return find_image(spec.image, images, progress)
 
 
-def _base(image: Image) -> DiskSpec:
-    return DiskSpec(image.disk, Access.SNAPSHOT, Format(image.format))
+def base_disk(image: Image) -> DiskSpec:
+    """Return the disk of an image of the store, which must need no other file."""
+    return DiskSpec(image.disk, Access.SNAPSHOT, Format(image.format), Below.NONE)
 
 
 def _root(spec: MachineSpec, image: Image | None, *, boots: bool, modules_disk: str) -> Root:

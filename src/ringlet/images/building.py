@@ -13,7 +13,7 @@ from typing import Final
 from ringlet.config import format_size
 from ringlet.errors import ImageError
 from ringlet.images.busybox import find_busybox
-from ringlet.images.catalog import Image, Images, Settings
+from ringlet.images.catalog import DEBIAN, Image, Images, Settings
 from ringlet.images.debian import CachedKernel, fetch_kernel, fetch_packages
 from ringlet.images.initramfs import Command, Root, make_initramfs
 from ringlet.images.modules import Modules
@@ -115,7 +115,7 @@ def build_debian(
     def waits() -> None:
         update("waiting for another ringlet process that makes an image")
 
-    with images.adding(name, "debian", waits) as draft:
+    with images.adding(name, DEBIAN, waits) as draft:
         draft.source = str(release)
         packages = draft.directory / "packages"
         packages.mkdir()
@@ -144,9 +144,14 @@ def build_debian(
 
 
 def find_debian(images: Images, run: Runner, update: Update, variant: str = "") -> Image:
-    """Return Debian's image, which is built if there is none.  Raises ImageError."""
+    """Return Debian's image, which is built if there is none.  Raises ImageError.
+
+    An image that others made is not Debian's, whatever its name.
+    """
     found = images.find(f"{NAME}:{variant}" if variant else NAME)
-    return found or build_debian(images, run, update, variant=variant)
+    if found is not None and found.kind == DEBIAN:
+        return found
+    return build_debian(images, run, update, variant=variant)
 
 
 def _cached_modules(store: Store, name: str) -> KernelModules | None:

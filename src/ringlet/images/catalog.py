@@ -20,10 +20,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ringlet.errors import ImageError
-from ringlet.images.names import check_name, from_file, to_file
+from ringlet.errors import ConfigError, ImageError
+from ringlet.images.names import check_name, from_file, is_own, to_file
 from ringlet.images.store import Store, default_root, explain
 
+DEBIAN: Final = "debian"
+"""The kind of the images that Ringlet builds (`ringlet.images.building`)."""
 _DESCRIPTION: Final = "image.json"
 _USERS: Final = "users"
 _UNFINISHED: Final = ".unfinished-"
@@ -137,8 +139,14 @@ class Images:
     ) -> Iterator[Draft]:
         """Give a draft whose disk the body makes; if the body succeeds, it becomes the image.
 
-        It replaces an image of this name; machines that use that one keep its files.
+        It replaces an image of this name; machines that use that one keep its files.  Only images
+        of the kind "debian" have the names of Ringlet's own guests.
         """
+        if is_own(name) and kind != DEBIAN:
+            raise ConfigError(
+                f"{name}: this is the name of a guest that Ringlet makes itself; import the image "
+                "by another one: ringlet image import SOURCE --name NAME"
+            )
         place = self.root / to_file(check_name(name))
         with self.store.locked(on_wait):
             try:

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from ringlet.errors import ConfigError, ImageError
+from ringlet.devices.backends.disks.chain import describe_image
+from ringlet.disk_spec import Below, Format
+from ringlet.errors import ConfigError, DiskError, ImageError
 from ringlet.images.catalog import Draft, Image, Images, Settings
 from ringlet.images.compression import DAMAGED, decompressed
 from ringlet.images.ext4 import Ext4Writer
@@ -27,7 +29,6 @@ from ringlet.images.tree import Tree, directory
 
 SIZE: Final = 8 << 30
 """The size of the disk that a guest sees, in bytes; the host's file has what is in it."""
-_QCOW2: Final = b"QFI\xfb"
 _LISTED: Final = 16
 _SHOWN: Final = 8
 _INITS: Final = ("sbin/init", "usr/sbin/init", "usr/lib/systemd/systemd")
@@ -102,11 +103,14 @@ def find_image(text: str, images: Images, update: Update) -> Image:
 def pull(text: str, images: Images, update: Update, *, again: bool = False) -> Image:
     """Return the image of a registry that `text` names, from the store or else fetched.
 
-    With `again` it is fetched in any case.  Raises ImageError and ConfigError.
+    With `again` it is fetched in any case.  An image of this name that came from elsewhere is
+    replaced.  Raises ImageError and ConfigError.
     """
-    reference = parse_reference(text.removeprefix("docker://"))
-    image = None if again else images.find(reference.name)
-    return image or import_image(f"docker://{text.removeprefix('docker://')}", images, update)
+    source = parse_source(f"docker://{text.removeprefix('docker://')}")
+    image = None if again else images.find(source.name)
+    if image is not None and image.source == _origin(source):
+        return image
+    return import_image(f"docker://{source.text}", images, update)
 
 
 # --- inside
@@ -251,8 +255,7 @@ def _copy_disk(path: Path, draft: Draft, update: Update) -> None:
     """Copy a cloud image; its own loader and kernel, or the kernel that a user names, start it."""
     update(f"copying {path.name}")
     with _opened(path) as source:
-        draft.format = "qcow2" if source.read(4) == _QCOW2 else "raw"
-        source.seek(0)
+        draft.format = _format_of(path).value
         with draft.disk.open("wb") as out:
             while data := source.read(1 << 20):
                 if any(data):
@@ -261,3 +264,11 @@ def _copy_disk(path: Path, draft: Draft, update: Update) -> None:
                     out.seek(len(data), 1)
             out.truncate(out.tell())
     draft.settings = Settings(root="auto", boots=True)
+
+
+def _format_of(path: Path) -> Format:
+    """Return the format of a disk image, which must need no other file of the host."""
+    try:
+        return describe_image(path, below=Below.NONE).format
+    except DiskError as error:
+        raise ImageError(str(error)) from error

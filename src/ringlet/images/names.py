@@ -16,6 +16,8 @@ from urllib.parse import quote, unquote
 
 from ringlet.errors import ConfigError
 
+OWN: Final = ("debian", "busybox")
+"""The guests that Ringlet makes itself; no image of others has their names, or one with a tag."""
 _HUB: Final = "docker.io"
 _TARS: Final = re.compile(r".*\.(tar(\.(gz|xz|bz2|zst))?|tgz|txz|tbz2?)", re.IGNORECASE)
 _DISKS: Final = re.compile(r".*\.(qcow2|img|raw)", re.IGNORECASE)
@@ -56,12 +58,12 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """The name as people write it."""
+        """The name as people write it, unless Ringlet's own guests have that one."""
         mark = "@" if self.version.startswith("sha256:") else ":"
-        path = self.path
-        if self.host == _HUB:
-            return f"{path.removeprefix('library/')}{mark}{self.version}"
-        return f"{self.host}/{path}{mark}{self.version}"
+        short = self.path.removeprefix("library/")
+        if self.host == _HUB and short not in OWN:
+            return f"{short}{mark}{self.version}"
+        return f"{self.host}/{self.path}{mark}{self.version}"
 
 
 def parse_source(text: str) -> Source:
@@ -116,6 +118,11 @@ def check_name(name: str) -> str:
             f"{name!r} is not the name of an image; use letters, digits and '.', '_', '-', ':', '/'"
         )
     return name
+
+
+def is_own(name: str) -> bool:
+    """Return whether `name` is for guests that Ringlet makes itself."""
+    return re.split("[:@]", name)[0] in OWN
 
 
 def to_file(name: str) -> str:

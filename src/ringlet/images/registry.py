@@ -5,9 +5,12 @@ each blob is checked against its digest.
 """
 
 import contextlib
+import enum
 import hashlib
+import ipaddress
 import json
 import re
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -29,14 +32,56 @@ _CHUNK: Final = 1 << 20
 _MAX_TOKEN: Final = 1 << 16
 _MAX_URL: Final = 4096
 _HOSTS: Final = {"docker.io": "registry-1.docker.io"}
-_LOCAL: Final = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?")
 _CHALLENGE: Final = re.compile(r'([a-z]+)="([^"]*)"', re.IGNORECASE)
+
+
+class Reach(enum.IntEnum):
+    """Who can reach a host, by its name in a URL alone."""
+
+    HOST = 0
+    """This host itself: localhost, 127.0.0.1."""
+    NETWORK = 1
+    """Those of a network: an address that is not global."""
+    ALL = 2
+    """All, as far as the name tells.  It may stand for any address, but with TLS the answer must
+    come from that name."""
+
+
+def reach_of(host: str) -> Reach:
+    """Return who can reach `host`, a name or an address in any form that the resolver takes."""
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith((".localhost", ".localdomain")):
+        return Reach.HOST
+    try:
+        # "127.1", "0x7f000001" and "2130706433" are the loopback's address too.
+        found = socket.getaddrinfo(name, None, flags=socket.AI_NUMERICHOST)[0][4][0]
+        address = ipaddress.ip_address(str(found).partition("%")[0])
+    except (OSError, ValueError):
+        return Reach.ALL
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_loopback or address.is_unspecified:
+        return Reach.HOST
+    return Reach.ALL if address.is_global else Reach.NETWORK
+
+
+def may_lead_to(url: str, reach: Reach) -> bool:
+    """Return whether a registry that is within `reach` may have `url` asked, which is its word."""
+    try:
+        parts = urlsplit(url)
+        there = reach_of(parts.hostname or "")
+    except ValueError:
+        return False
+    if not parts.hostname or there < reach:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and there is Reach.HOST)
 
 
 class Registry:
     """The registry that has the image of `reference`.  Blobs are fetched to files in `directory`.
 
-    HTTP without TLS is used for this host itself only.  The methods raise ImageError.
+    HTTP without TLS is used for this host itself only.  A registry elsewhere cannot send requests
+    to this host or its network: where it leads must be reached by TLS, and be no address of theirs.
+    The methods raise ImageError.
     """
 
     def __init__(
@@ -46,10 +91,12 @@ class Registry:
         self._directory = directory
         self._update = update
         host = reference.host
-        scheme = "http" if _LOCAL.fullmatch(host) else "https"
+        reach = reach_of(host.partition(":")[0])
+        scheme = "http" if reach is Reach.HOST else "https"
         self._base = f"{scheme}://{_HOSTS.get(host, host)}/v2/{reference.path}"
         self._token = ""
-        self._opener = urllib.request.build_opener(_Redirects)
+        self._reach = reach
+        self._opener = urllib.request.build_opener(_Redirects(reach))
 
     def index(self) -> bytes:
         """Return an index whose only entry is what the reference names.
@@ -145,22 +192,21 @@ class Registry:
         """Return a token by the challenge `Bearer realm="...",service="...",scope="..."`."""
         kind, _, rest = challenge[:_MAX_URL].partition(" ")
         given = {key.lower(): value for key, value in _CHALLENGE.findall(rest)}
-        realm = urlsplit(given.get("realm", ""))
-        local = realm.scheme == "http" and _LOCAL.fullmatch(realm.netloc) is not None
-        if kind.lower() != "bearer" or not (realm.scheme == "https" or local):
+        realm = given.get("realm", "")
+        if kind.lower() != "bearer" or not may_lead_to(realm, self._reach):
             raise ImageError(
                 f"{self.reference.name}: the registry {self.reference.host} wants a login, which "
                 "Ringlet has not; fetch it with skopeo to a directory and give oci:DIR"
             )
         query = {key: given[key] for key in ("service", "scope") if key in given}
-        url = f"{given['realm']}{'&' if realm.query else '?'}{urlencode(query)}"
+        url = f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(query)}"
         try:
             with self._open(url, {"User-Agent": "ringlet"}) as response:
                 content = json.loads(_bounded(response, _MAX_TOKEN, self.reference.name))
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refused(error) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ImageError(f"{self.reference.host}: its token is not JSON") from error
         given = content if isinstance(content, dict) else {}
         token = given.get("token") or given.get("access_token")
@@ -194,9 +240,12 @@ class Registry:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but gives a token to no other host and leaves TLS for none."""
+    """Follows the redirects of a registry, but gives a token to no other host."""
 
     max_redirections = 5
+
+    def __init__(self, reach: "Reach") -> None:
+        self._reach = reach
 
     def redirect_request(
         self,
@@ -209,8 +258,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         """Return the request that follows a redirect."""
         old, new = urlsplit(req.full_url), urlsplit(newurl)
-        if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme == "http"):
-            raise urllib.error.URLError(f"redirected to {newurl[:80]}")
+        leaves_tls = old.scheme == "https" and new.scheme == "http"
+        if leaves_tls or not may_lead_to(newurl, self._reach):
+            raise urllib.error.URLError(f"redirected to {newurl[:80]!a}")
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None and new.netloc != old.netloc:
             request.remove_header("Authorization")

@@ -5,8 +5,16 @@ from pathlib import Path
 import pytest
 
 from ringlet.errors import ImageError
-from ringlet.images import building
-from ringlet.images.building import Outcome, Runner, Task, Update, build_debian, fetch_modules
+from ringlet.images import building, catalog
+from ringlet.images.building import (
+    Outcome,
+    Runner,
+    Task,
+    Update,
+    build_debian,
+    fetch_modules,
+    find_debian,
+)
 from ringlet.images.catalog import Images
 from ringlet.images.debian import CachedKernel
 from ringlet.images.store import Store
@@ -90,6 +98,20 @@ def test_a_setup_that_fails_leaves_nothing(host: Host, outcome: Outcome, message
 def test_a_variant_that_nobody_knows(host: Host) -> None:
     with pytest.raises(ImageError, match="debian:go: there is no such variant"):
         build_debian(host.images, host.runner(Outcome(0)), silent, variant="go")
+
+
+def test_debian_is_what_was_built_and_nothing_else(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store may have one that was imported before its name was reserved."""
+    monkeypatch.setattr(catalog, "is_own", lambda _name: False)
+    with host.images.adding("debian", "disk") as draft:
+        draft.disk.write_bytes(b"evil")
+
+    image = find_debian(host.images, host.runner(Outcome(0)), silent)
+
+    assert image.kind == "debian"
+    assert find_debian(host.images, host.runner(Outcome(1)), silent) == image
 
 
 def test_modules_are_read_once(host: Host) -> None:

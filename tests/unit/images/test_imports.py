@@ -17,6 +17,7 @@ from ringlet.images.catalog import Images
 from ringlet.images.ext4 import GROUP_BYTES
 from ringlet.images.imports import find_image, import_image
 from ringlet.images.store import Store
+from tests.unit.devices.disks.test_images import header
 from tests.unit.images.archives import (
     INDEX,
     NEEDS_E2FSPROGS,
@@ -243,9 +244,11 @@ def test_a_damaged_archive_leaves_nothing(images: Images, tmp_path: Path) -> Non
     assert list(images.root.iterdir()) == []
 
 
-@pytest.mark.parametrize(("magic", "form"), [(b"QFI\xfb", "qcow2"), (b"\xeb\x63\x90\0", "raw")])
-def test_a_cloud_image(images: Images, tmp_path: Path, magic: bytes, form: str) -> None:
-    data = magic + bytes(3 << 20) + b"end"
+@pytest.mark.parametrize(
+    ("head", "form"), [(header(), "qcow2"), (b"\xeb\x63\x90\0", "raw")], ids=["qcow2", "raw"]
+)
+def test_a_cloud_image(images: Images, tmp_path: Path, head: bytes, form: str) -> None:
+    data = head + bytes(3 << 20) + b"end"
     (tmp_path / "cloud.img").write_bytes(data)
 
     image = import_image(str(tmp_path / "cloud.img"), images, silent)
@@ -253,6 +256,21 @@ def test_a_cloud_image(images: Images, tmp_path: Path, magic: bytes, form: str) 
     assert (image.kind, image.format, image.settings.boots) == ("disk", form, True)
     assert image.disk.read_bytes() == data
     assert image.size < 2 << 20
+
+
+@pytest.mark.parametrize(
+    "head", [header(b"/etc/shadow"), header(b"beside"), header(features=4)],
+    ids=["backing", "beside", "data"],
+)  # fmt: skip
+def test_a_cloud_image_shows_no_file_of_the_host(
+    images: Images, tmp_path: Path, head: bytes
+) -> None:
+    (tmp_path / "beside").write_bytes(bytes(512))
+    (tmp_path / "cloud.qcow2").write_bytes(head.ljust(1 << 16, b"\0"))
+
+    with pytest.raises(ImageError, match=r"cloud.qcow2: .*qemu-img convert"):
+        import_image(str(tmp_path / "cloud.qcow2"), images, silent)
+    assert images.list() == []
 
 
 def test_an_image_is_found_by_its_name(images: Images, tmp_path: Path) -> None:
@@ -295,6 +313,25 @@ def test_a_layout_is_imported_again_when_it_has_changed(images: Images, layout: 
     layout.image([TOP])
     layout.write()
     assert find_image(source, images, silent).digest != first.digest
+
+
+@pytest.mark.parametrize("name", ["debian", "debian:python3", "debian:12", "busybox"])
+def test_names_of_ringlets_own_guests_are_not_for_imports(
+    images: Images, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "root.tar").write_bytes(BASE)
+
+    with pytest.raises(ConfigError, match=rf"^{name}: this is the name of a guest.*--name NAME"):
+        make(images, tmp_path / "root.tar", name)
+
+
+def test_a_file_called_debian_does_not_become_debian(images: Images, layout: Layout) -> None:
+    layout.image([BASE])
+    place = layout.write().rename(layout.directory.with_name("debian"))
+
+    with pytest.raises(ConfigError, match=r"^debian: this is the name of a guest"):
+        find_image(f"oci:{place}", images, silent)
+    assert images.list() == []
 
 
 def test_a_name_of_the_store_is_nothing_to_import(images: Images) -> None:

@@ -18,6 +18,8 @@ DIGEST = f"sha256:{'0123456789abcdef' * 4}"
         ("a/b", "docker.io", "a/b", "latest", "a/b:latest"),
         ("ghcr.io/a/b:x", "ghcr.io", "a/b", "x", "ghcr.io/a/b:x"),
         ("localhost:5000/a", "localhost:5000", "a", "latest", "localhost:5000/a:latest"),
+        ("debian:12", "docker.io", "library/debian", "12", "docker.io/library/debian:12"),
+        ("me/debian", "docker.io", "me/debian", "latest", "me/debian:latest"),
         (f"a@{DIGEST}", "docker.io", "library/a", DIGEST, f"a@{DIGEST}"),
         (f"a:1@{DIGEST}", "docker.io", "library/a", DIGEST, f"a@{DIGEST}"),
     ],

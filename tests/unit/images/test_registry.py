@@ -4,7 +4,7 @@ import contextlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from ringlet.images.catalog import Images
 from ringlet.images.ext4 import GROUP_BYTES
 from ringlet.images.imports import import_image, pull
 from ringlet.images.names import parse_reference
-from ringlet.images.registry import Registry
+from ringlet.images.oci import Descriptor
+from ringlet.images.registry import Reach, Registry, may_lead_to, reach_of
 from ringlet.images.store import Store
 from tests.unit.images.archives import INDEX, MANIFEST, Layout, member, tar
 
@@ -30,6 +31,7 @@ class Served(http.server.ThreadingHTTPServer):
         self.layout = layout
         self.token = ""
         self.challenge = ""
+        self.answer = b""
         self.cut = 0  # the bytes after which a blob's connection breaks
         self.status = 0
         self.other: bytes | None = None
@@ -49,7 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         served.requests.append((self.path, dict(self.headers)))
         path = self.path.partition("?")[0]
         if path == "/token":
-            self._send(json.dumps({"token": served.token}).encode())
+            self._send(served.answer or json.dumps({"token": served.token}).encode())
         elif served.status:
             self._send(b"", served.status)
         elif served.token and self.headers.get("Authorization") != f"Bearer {served.token}":
@@ -165,6 +167,18 @@ def test_a_stored_image_is_not_fetched_again(images: Images, registry: Served) -
     assert pull(name, images, lambda _: None, again=True).created > first.created
 
 
+def test_an_image_of_that_name_from_elsewhere_is_not_the_registrys(
+    images: Images, registry: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "root.tar").write_bytes(tar([member("evil")]))
+    name = f"{registry.host}/a/b:1"
+    import_image(
+        str(tmp_path / "root.tar"), images, lambda _: None, name=name, size=GROUP_BYTES
+    )
+
+    assert pull(name, images, lambda _: None).source == f"docker://{name}"
+
+
 def test_a_token_is_fetched_when_the_registry_asks(images: Images, registry: Served) -> None:
     registry.token = "secret"
 
@@ -177,13 +191,96 @@ def test_a_token_is_fetched_when_the_registry_asks(images: Images, registry: Ser
 @pytest.mark.parametrize(
     "challenge",
     ['Basic realm="x"', "Bearer", 'Bearer realm="ftp://x/"', 'Bearer realm="http://example.com/"',
-     'Bearer realm="file:///etc/passwd"', "x" * 50_000],
-    ids=range(6),
+     'Bearer realm="file:///etc/passwd"', "x" * 50_000, 'Bearer realm="https://[::1"',
+     'Bearer realm="http:///x"'],
+    ids=range(8),
 )  # fmt: skip
 def test_challenges_that_cannot_be_met(images: Images, registry: Served, challenge: str) -> None:
     registry.token, registry.challenge = "secret", challenge
 
     with pytest.raises(ImageError, match=r"wants a login|no such image"):
+        fetch(images, registry)
+
+
+class Elsewhere(Registry):
+    """A registry on the Internet: `served` stands for what names and TLS would lead to."""
+
+    def __init__(self, served: Served, directory: Path) -> None:
+        super().__init__(parse_reference("evil.example/a/b:1"), directory, lambda _: None)
+        self._served = served
+
+    def _open(self, url: str, headers: Mapping[str, str]) -> Any:
+        return super()._open(
+            url.replace("https://evil.example", f"http://{self._served.host}"), headers
+        )
+
+
+@pytest.mark.parametrize("form", ["http://{}/admin", "https://{}/admin", "https://u@{}/admin"])
+def test_a_registry_elsewhere_gets_no_token_of_this_host(
+    registry: Served, layout: Layout, tmp_path: Path, form: str
+) -> None:
+    registry.token = "secret"
+    with serving(layout) as local:
+        registry.challenge = f'Bearer realm="{form.format(local.host)}",service="s"'
+
+        with pytest.raises(ImageError, match="wants a login"):
+            Elsewhere(registry, tmp_path).index()
+
+        assert local.requests == []
+
+
+@pytest.mark.parametrize("form", ["http://{}", "https://{}"])
+def test_a_registry_elsewhere_redirects_not_to_this_host(
+    registry: Served, layout: Layout, tmp_path: Path, form: str
+) -> None:
+    with serving(layout) as local:
+        registry.redirect = form.format(local.host)
+        elsewhere = Elsewhere(registry, tmp_path)
+        blob = Descriptor(f"sha256:{'0' * 64}", 10)
+
+        with pytest.raises(ImageError, match=r"redirected to .*127"), elsewhere.open(blob):
+            pass
+
+        assert local.requests == []
+
+
+@pytest.mark.parametrize(
+    ("host", "reach"),
+    [
+        *((host, Reach.HOST) for host in (
+            "localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.9.9.9", "127.1", "0x7f.1",
+            "2130706433", "0.0.0.0", "0", "::1", "::", "::ffff:127.0.0.1",
+        )),
+        *((host, Reach.NETWORK) for host in (
+            "10.0.0.1", "169.254.169.254", "192.168.1.1", "fe80::1", "fd00::1", "::ffff:10.0.0.1",
+        )),
+        *((host, Reach.ALL) for host in ("example.com", "8.8.8.8", "2606:4700::1", "", "a" * 300)),
+    ],
+)  # fmt: skip
+def test_who_reaches_a_host(host: str, reach: Reach) -> None:
+    assert reach_of(host) is reach
+
+
+@pytest.mark.parametrize(
+    ("url", "least"),
+    [
+        ("http://127.0.0.1/x", Reach.HOST), ("https://localhost/x", Reach.HOST),
+        ("https://10.0.0.1/x", Reach.NETWORK), ("https://example.com/x", Reach.ALL),
+        ("http://example.com/x", None), ("http://10.0.0.1/x", None), ("https://[::1", None),
+        ("https:///x", None), ("file:///etc/passwd", None), ("", None),
+    ],
+)  # fmt: skip
+def test_where_a_registry_may_lead(url: str, least: Reach | None) -> None:
+    allowed = [reach for reach in Reach if may_lead_to(url, reach)]
+
+    assert allowed == ([] if least is None else [reach for reach in Reach if reach <= least])
+
+
+def test_a_token_nested_without_end(images: Images, registry: Served) -> None:
+    registry.token = "secret"
+    registry.answer = b"[" * 60_000
+
+    with pytest.raises(ImageError, match="its token is not JSON"):
         fetch(images, registry)
 
 

@@ -35,7 +35,7 @@ def disk_of(engine: FakeEngine, path: Path, lines: list[str]) -> EngineDisk:
     messages, words = os.pipe2(os.O_NONBLOCK)
     os.write(words, b"qemu-storage-daemon: last words\n")
     os.close(words)
-    made = Engine(process, engine.theirs, lifeline, messages)
+    made = Engine(process, engine.theirs, lifeline, messages, {})
     return EngineDisk(made, path, "serial", lines.append, read_only=False)
 
 

@@ -1,9 +1,11 @@
 """Images: made, recognized, and refused if they lead to files that the user did not name."""
 
 import contextlib
+import os
 import shutil
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from ringlet.devices.backends.disks import create_image, describe_image
 from ringlet.devices.backends.disks.chain import DEEPEST
 from ringlet.devices.backends.disks.qcow2 import MAGIC
-from ringlet.disk_spec import Format
+from ringlet.disk_spec import Below, Format
 from ringlet.errors import DiskError
 
 MIB = 1 << 20
@@ -80,7 +82,7 @@ def test_image_below_in_another_directory_needs_the_users_word(tmp_path: Path) -
     with pytest.raises(DiskError, match=f"shows the guest {tmp_path}/base.img.*,format=qcow2"):
         describe_image(top)
 
-    assert describe_image(top, Format.QCOW2).backing is not None
+    assert describe_image(top, below=Below.ANY).backing is not None
 
 
 def test_a_raw_disk_in_which_a_guest_wrote_a_header_shows_no_file(tmp_path: Path) -> None:
@@ -100,7 +102,41 @@ def test_a_backing_file_that_is_no_file_is_refused_always(tmp_path: Path, name: 
     image = image_of(tmp_path / "a.qcow2", header(name))
 
     with pytest.raises(DiskError, match="is not a file of this host"):
+        describe_image(image, Format.QCOW2, Below.ANY)
+
+
+def test_a_format_alone_is_no_trust(tmp_path: Path) -> None:
+    image = image_of(tmp_path / "a.qcow2", header(b"/etc/shadow"))
+
+    with pytest.raises(DiskError, match="shows the guest /etc/shadow"):
         describe_image(image, Format.QCOW2)
+
+
+@pytest.mark.parametrize("layout", [None, Format.QCOW2])
+@pytest.mark.parametrize("name", [b"base", b"/etc/shadow", b"nbd:host:1"])
+def test_an_image_that_must_be_whole(tmp_path: Path, name: bytes, layout: Format | None) -> None:
+    (tmp_path / "base").write_bytes(bytes(512))
+    image = image_of(tmp_path / "a.qcow2", header(name))
+
+    with pytest.raises(DiskError, match=r"qemu-img convert -O qcow2 a.qcow2 whole.qcow2"):
+        describe_image(image, layout, Below.NONE)
+
+
+@pytest.mark.parametrize("make", [lambda p: p.symlink_to("/etc/shadow"), os.mkfifo])
+def test_a_file_beside_is_a_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "base")
+    image = image_of(tmp_path / "a.qcow2", header(b"base"))
+
+    with pytest.raises(DiskError, match=r"base: an image stands on this one, which is no file but"):
+        describe_image(image)
+
+
+def test_a_trusted_image_may_stand_on_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(bytes(1024))
+    (tmp_path / "base").symlink_to("real")
+    image = image_of(tmp_path / "a.qcow2", header(b"base"))
+
+    assert [below.size for below in describe_image(image, below=Below.ANY).chain()] == [MIB, 1024]
 
 
 @pytest.mark.parametrize(

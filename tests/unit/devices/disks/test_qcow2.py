@@ -16,7 +16,8 @@ from tests.unit.devices.disks.driver import Driver
 from tests.unit.devices.disks.model import STEPS, Model, storm
 from tests.unit.devices.disks.test_kills import WRITER
 
-from ringlet.devices.backends.disks import Operation, create_image, engine
+from ringlet.devices.backends.disks import Operation, create_image, engine, opening
+from ringlet.devices.backends.disks.chain import OpenImage
 from ringlet.devices.backends.disks.engine_disk import EngineDisk
 from ringlet.disk_spec import Access, DiskSpec, Format
 from ringlet.errors import DiskError, HostError
@@ -201,6 +202,37 @@ def test_an_image_in_use_names_the_machine(image: Path) -> None:
         pytest.raises(DiskError, match=rf"\(process {os.getpid()}\) uses this image"),
     ):
         Driver(DiskSpec(image))
+
+
+@installed
+def test_an_image_below_that_is_in_use_is_named(tmp_path: Path) -> None:
+    base = create_image(tmp_path / "base.qcow2", MIB, Format.QCOW2).path
+    top = create_image(tmp_path / "top.qcow2", None, Format.QCOW2, base).path
+
+    with (
+        Driver(DiskSpec(base)),
+        pytest.raises(DiskError, match=rf"base.qcow2: .*\(process {os.getpid()}\) writes this"),
+    ):
+        Driver(DiskSpec(top))
+
+
+@installed
+def test_the_engine_opens_the_files_that_were_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_bytes(b"s" * MIB)
+    (tmp_path / "base").write_bytes(b"b" * MIB)
+    top = create_image(tmp_path / "top.qcow2", None, Format.QCOW2, tmp_path / "base").path
+
+    def start(image: OpenImage, *, read_only: bool) -> engine.Engine:
+        (tmp_path / "base").rename(tmp_path / "gone")
+        (tmp_path / "base").symlink_to(tmp_path / "secret")
+        return engine.start_engine(image, read_only=read_only)
+
+    monkeypatch.setattr(opening, "start_engine", start)
+
+    with Driver(DiskSpec(top)) as disk:
+        assert disk.read(0, 512) == b"b" * 512
 
 
 @installed

@@ -6,21 +6,25 @@ by the end of Ringlet, the shell ends the engine, which flushes the image.
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from ringlet.devices.backends.disks import locks, vhost
-from ringlet.devices.backends.disks.chain import ImageInfo
-from ringlet.errors import DiskError, HostError
+from ringlet.devices.backends.disks.chain import OpenImage
+from ringlet.disk_spec import Format
+from ringlet.errors import DiskError, HostError, remedy
 
 PROGRAM: Final = "qemu-storage-daemon"
 ADVICE: Final = (
@@ -31,6 +35,9 @@ _MEMORY: Final = 4 << 20
 """The engine's address space in KiB (RLIMIT_AS); what it needs is less than 1 GiB."""
 _FILES: Final = 512
 _LOCKED: Final = re.compile(r" lock Is another process using the image \[(.*)\]")
+_NAME: Final = re.compile(r"/proc/self/fd/[0-9]+")
+_FREE: Final = 64
+"""Shells use the numbers below 20 for themselves."""
 _SECONDS: Final = 20.0
 """The longest time until the engine has opened the image."""
 # The socket and the lifeline come as standard input and output, because they have fixed numbers.
@@ -55,10 +62,12 @@ class Engine:
     lifeline: int
     messages: int
     """A pipe with what it wrote to standard error; it holds 64 KiB, and the rest is dropped."""
+    names: Mapping[str, Path]
+    """The images, by the names that the engine has for them."""
 
     def last_words(self) -> str:
         """Return the last message of the engine in one line."""
-        return _last_words(self.messages)
+        return _last_words(self.messages, self.names)
 
     def kill(self) -> None:
         """End the engine at once."""
@@ -78,11 +87,24 @@ class Engine:
         os.close(self.messages)
 
 
-def start_engine(image: ImageInfo, *, read_only: bool) -> Engine:
-    """Start an engine for `image`.  Raises DiskError if it cannot use it, or HostError."""
+def start_engine(image: OpenImage, *, read_only: bool) -> Engine:
+    """Start an engine for `image`.  Raises DiskError if it cannot use it, or HostError.
+
+    It opens the very files that were checked: names could lead to others by now.
+    """
     program = shutil.which(PROGRAM)
     if program is None:
-        raise HostError(f"disk {image.path}: {ADVICE}")
+        raise HostError(f"disk {image.info.path}: {ADVICE}")
+    try:
+        with _for_the_engine(image.fds) as fds:
+            return _start_with(replace(image, fds=fds), program, read_only=read_only)
+    except OSError as error:
+        limit = remedy(error)
+        what = f"disk {image.info.path}: cannot start {PROGRAM}: {error.strerror}"
+        raise HostError(f"{what}; {limit}" if limit else what) from error
+
+
+def _start_with(image: OpenImage, program: str, *, read_only: bool) -> Engine:
     node = graph(image, read_only=read_only)
     export = {
         "type": "vhost-user-blk",
@@ -100,19 +122,19 @@ def start_engine(image: ImageInfo, *, read_only: bool) -> Engine:
         started = _start(image, command)
         if isinstance(started, Engine):
             return started
-        why = f"disk {image.path}: {started}"
+        why = f"disk {image.info.path}: {started}"
         if not read_only and started.endswith(os.strerror(errno.EROFS)):
             why += "; add ,ro or ,snapshot to use it without writing"
         if (locked := _LOCKED.search(started)) is None:
             break
         with contextlib.suppress(OSError):
             path = Path(locked[1])
-            writing = not read_only and path == image.path.absolute()
+            writing = not read_only and path == image.info.path.absolute()
             why = locks.busy(path, path.stat(), writing=writing)
     raise DiskError(why)
 
 
-def _start(image: ImageInfo, command: list[str]) -> Engine | str:
+def _start(image: OpenImage, command: list[str]) -> Engine | str:
     """Return the engine, or its last words if it does not serve the image."""
     listening, connection = _pair()
     messages, words = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -124,18 +146,23 @@ def _start(image: ImageInfo, command: list[str]) -> Engine | str:
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
             start_new_session=True,
             restore_signals=False,  # with a limit of file sizes it gets an error, no SIGXFSZ
+            pass_fds=image.fds,
         )  # fmt: skip
-    except OSError as error:
+    except OSError:
         os.close(messages)
         os.close(lifeline)
         connection.close()
-        raise HostError(f"disk {image.path}: cannot start {PROGRAM}: {error.strerror}") from error
+        raise
     finally:
         listening.close()
         os.close(words)
         os.close(life)
     connection.settimeout(_SECONDS)
-    engine = Engine(process, connection, lifeline, messages)
+    names = {
+        _name(fd): info.path.absolute()
+        for fd, info in zip(image.fds, image.info.chain(), strict=True)
+    }
+    engine = Engine(process, connection, lifeline, messages, names)
     try:
         vhost.ask_features(connection)
     except (OSError, vhost.ProtocolError) as error:
@@ -147,24 +174,46 @@ def _start(image: ImageInfo, command: list[str]) -> Engine | str:
     return engine
 
 
-def graph(image: ImageInfo, *, read_only: bool, name: str = "disk") -> dict[str, object]:
+def graph(image: OpenImage, *, read_only: bool) -> dict[str, object]:
     """Return QEMU's description of `image` and all below it, so that it follows no name itself."""
-    node: dict[str, object] = {
-        "node-name": name,
-        "driver": image.format.value,
-        "read-only": read_only,
-        "discard": "unmap",
-        "file": {
-            "driver": "host_device" if image.path.is_block_device() else "file",
-            "filename": str(image.path.absolute()),
-            "read-only": read_only,
+    node: dict[str, object] | None = None
+    nodes = list(zip(image.info.chain(), image.fds, strict=True))
+    for depth, (info, fd) in reversed([*enumerate(nodes)]):
+        fixed = read_only or depth > 0
+        block = stat.S_ISBLK(os.fstat(fd).st_mode)
+        below, node = node, {
+            "node-name": "disk" + "-" * depth,
+            "driver": info.format.value,
+            "read-only": fixed,
             "discard": "unmap",
-        },
-    }
-    if image.format.value == "qcow2":
-        below = image.backing
-        node["backing"] = None if below is None else graph(below, read_only=True, name=f"{name}-")
+            "file": {
+                "driver": "host_device" if block else "file",
+                "filename": _name(fd),
+                "read-only": fixed,
+                "discard": "unmap",
+            },
+        }
+        if info.format is Format.QCOW2:
+            node["backing"] = below
+    assert node is not None
     return node
+
+
+def _name(fd: int) -> str:
+    """Return the engine's name for a file that it gets as descriptor `fd`."""
+    return f"/proc/self/fd/{fd}"
+
+
+@contextlib.contextmanager
+def _for_the_engine(fds: Sequence[int]) -> Iterator[list[int]]:
+    """Give copies of descriptors with numbers that the shell does not use itself."""
+    copies: list[int] = []
+    try:
+        copies.extend(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FREE) for fd in fds)
+        yield copies
+    finally:
+        for fd in copies:
+            os.close(fd)
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:
@@ -188,10 +237,11 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     return listening, connection
 
 
-def _last_words(messages: int) -> str:
+def _last_words(messages: int, names: Mapping[str, Path]) -> str:
     words = b""
     with contextlib.suppress(BlockingIOError):
         words = os.read(messages, 1 << 16)
     text = " ".join(words.decode(errors="replace").split())
     text = text.rpartition("}: ")[2].removeprefix(f"{PROGRAM}: ")
+    text = _NAME.sub(lambda found: str(names.get(found[0], found[0])), text)
     return "".join(c if c.isprintable() else "?" for c in text)[-300:]

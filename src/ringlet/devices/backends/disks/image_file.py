@@ -72,12 +72,18 @@ def open_image(path: Path, *, read_only: bool, trouble: Trouble) -> ImageFile:
 _CREATE: Final = "make one with: truncate -s 10G"
 
 
-def open_file(path: Path, *, read_only: bool) -> int:
+def open_file(path: Path, *, read_only: bool, plain: bool = False) -> int:
     """Return a descriptor of a regular file or block device.  Raises OSError or DiskError.
 
-    A block device that the host has mounted is refused for writing (O_EXCL, EBUSY).
+    With `plain` it must be a regular file, and no link to one.  A block device that the host has
+    mounted is refused for writing (O_EXCL, EBUSY).
     """
-    kind = path.stat().st_mode
+    kind = path.stat(follow_symlinks=not plain).st_mode
+    if plain and not stat.S_ISREG(kind):
+        raise DiskError(
+            f"disk {path}: an image stands on this one, which is no file but a link or a device; "
+            "if you trust the image, add ,format=qcow2"
+        )
     if stat.S_ISDIR(kind):
         raise DiskError(f"disk {path}: this is a directory; give a file, or share it with -v")
     if not stat.S_ISREG(kind) and not stat.S_ISBLK(kind):
@@ -85,6 +91,8 @@ def open_file(path: Path, *, read_only: bool) -> int:
     flags = os.O_RDONLY if read_only else os.O_RDWR
     if stat.S_ISBLK(kind) and not read_only:
         flags |= os.O_EXCL
+    if plain:
+        flags |= os.O_NOFOLLOW
     # O_NONBLOCK: should the name lead to a FIFO by now, the call must not wait for its writer.
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     if stat.S_IFMT(os.fstat(fd).st_mode) != stat.S_IFMT(kind):

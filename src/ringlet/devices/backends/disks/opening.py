@@ -1,6 +1,6 @@
 """Opens a disk as the user described it."""
 
-from ringlet.devices.backends.disks.chain import describe_image
+from ringlet.devices.backends.disks.chain import opened_image
 from ringlet.devices.backends.disks.engine import start_engine
 from ringlet.devices.backends.disks.engine_disk import EngineDisk
 from ringlet.devices.backends.disks.image_file import identity_of, open_image
@@ -27,10 +27,10 @@ def open_disk(spec: DiskSpec, trouble: Trouble) -> Disk:
 
 
 def _open_image(spec: DiskSpec, trouble: Trouble, *, read_only: bool) -> Disk:
-    image = describe_image(spec.path, spec.format)
-    if image.format is Format.QCOW2:
-        engine = start_engine(image, read_only=read_only)
-        name = identity_of(image.path)
-        return EngineDisk(engine, image.path, name, trouble, read_only=read_only)
+    with opened_image(spec.path, spec.format, spec.below) as image:
+        if image.info.format is Format.QCOW2:
+            engine = start_engine(image, read_only=read_only)
+            name = identity_of(spec.path)
+            return EngineDisk(engine, spec.path, name, trouble, read_only=read_only)
     file = open_image(spec.path, read_only=read_only, trouble=trouble)
     return RawDisk(file, trouble, guarded=spec.format is None)

@@ -1,0 +1,25 @@
+"""What a machine starts from."""
+
+from pathlib import Path
+
+import pytest
+
+from ringlet.control.plan import base_disk
+from ringlet.devices.backends.disks import open_disk
+from ringlet.errors import DiskError
+from ringlet.images.catalog import Images
+from ringlet.images.store import Store
+from tests.unit.devices.disks.test_images import header
+
+
+def test_an_image_of_the_store_shows_no_other_file(tmp_path: Path) -> None:
+    """It may have been put there before imports looked for that."""
+    images = Images(Store(tmp_path))
+    with images.adding("evil", "disk") as draft:
+        draft.format = "qcow2"
+        draft.disk.write_bytes(header(b"/etc/passwd").ljust(1 << 16, b"\0"))
+    image = images.find("evil")
+    assert image is not None
+
+    with pytest.raises(DiskError, match="it shows the guest /etc/passwd"):
+        open_disk(base_disk(image), print)
