@@ -4,13 +4,14 @@ from __future__ import annotations
 import pytest
 
 from tests.fuzz import pci
-from tests.fuzz.virtio import Task, run_isolated
+from tests.fuzz.samples import Task, run_isolated
+from tests.fuzz.virtio import run_sample
 from tests.fuzz.virtio_devices import KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_driver_breaks_its_device_at_most(kind: str) -> None:
-    findings = run_isolated(Task(7_000_000, 40, kind))
+    findings = run_isolated(Task(run_sample, 7_000_000, 40, kind))
     assert findings.broken == []
     assert findings.count == 40
     assert findings.reached[f"{kind} notifications"] > 40
@@ -18,4 +19,4 @@ def test_hostile_driver_breaks_its_device_at_most(kind: str) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_random_accesses_to_pci(seed: int) -> None:
-    assert pci.walk(seed) == []
+    assert pci.run_sample(seed)[1] == []

@@ -6,48 +6,31 @@ Exit status 1 if one does.
 """
 from __future__ import annotations
 
-import argparse
-import gc
 import random
+import struct
 import sys
-import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from itertools import pairwise
 
 from ringlet.devices.virtio import common
 from ringlet.devices.virtio.balloon import Balloon
+from ringlet.devices.virtio.device import F_INDIRECT_DESC
 from ringlet.devices.virtio.pci import COMMON, DEVICE, ISR, NOTIFY, VirtioPci
-from tests.differential.isolate import Death, Progress, isolated
-from tests.fuzz.virtio_devices import KINDS, SMALL, Host, make, message, open_files
+from tests.fuzz.samples import campaign
+from tests.fuzz.virtio_devices import KINDS, SMALL, Host, make, message
 from tests.unit.devices.virtio.driver import INDIRECT, NEXT, WRITE, Rig
 from tests.unit.vcpu.board import CODE, RAM, Board
 
 _STEPS = 120
-_HANG = 20.0
-_CHUNK = 100
-_REST = 0.05
+_REST = 0.01
+_TURNS = 30
+"""More turns of a device's thread in that time, when nothing happens, than it has a reason for."""
 _PAGES = (COMMON, ISR, DEVICE, NOTIFY)
 _FREE = 0x200000
 """Memory from here to RAM's end is for buffers; the board's own is below 100000h."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Samples that one process runs, for devices of a kind or of all."""
-
-    seed: int
-    count: int
-    kind: str = ""
-
-
-@dataclass(slots=True)
-class Findings:
-    """How many samples were run, what they reached, and what they broke."""
-
-    count: int = 0
-    reached: Counter[str] = field(default_factory=Counter)
-    broken: list[str] = field(default_factory=list)
+_LOOP = 0x38000
+"""Where the guest's loop is; no device writes there."""
 
 
 class Walk:
@@ -60,7 +43,13 @@ class Walk:
         self.failures: list[Exception] = []
         self.host: Host = make(self.rng, self.failures.append, self.kind)
         self.rig = Rig(self.host.device)
-        self.codes = 0
+        self.turns = 0
+        self._turn = self.host.device.worker._turn
+        self.host.device.worker._turn = self._count  # type: ignore[method-assign]
+
+    def _count(self) -> None:
+        self.turns += 1
+        self._turn()
 
     def run(self) -> Counter[str]:
         """Take all steps; what the device counted."""
@@ -70,7 +59,7 @@ class Walk:
             (self._chain, 30), (self._ring, 20), (self._host_acts, 20), (self._posted, 10),
             (self._register, 3), (self._scribble, 4), (self._config_space, 1), (self._msix, 3),
             (self._start, 2), (self._code, 2), (self._save, 1), (self._settle, 3),
-            (self._scribble_rings, 1),
+            (self._scribble_rings, 1), (self._race, 4), (self._odd_start, 1),
         )
         calls = rng.choices([s for s, _ in steps], [w for _, w in steps], k=_STEPS)
         for call in calls:
@@ -79,6 +68,7 @@ class Walk:
 
     def close(self) -> None:
         self.rig.pci.close()
+        del self.host.device.worker._turn  # the class's own again; and no cycle
         self.host.close()
 
     # --- steps
@@ -100,21 +90,28 @@ class Walk:
 
     def _chain(self) -> None:
         rng, rig = self.rng, self.rig
-        if rig.needs_reset and rng.random() < 0.5:
+        if rig.needs_reset and rng.random() < 0.8:
             self._start()
         index = rng.randrange(len(rig.device.queue_limits))
         rings = rig.rings[index]
         rings.used()
-        data = message(rng, self.kind)
-        at = rng.randrange(_FREE, RAM - 0x3000)
+        data = message(rng, self.host)
+        at = rng.randrange(_FREE, RAM - 0x20000)
         rig.memory.view(at, len(data) or 1)[:] = data or b"\0"
         cut = rng.choice((len(data), rng.randrange(1, len(data) + 1) if data else 1))
         readable = [(at, cut)] + ([(at + cut, len(data) - cut)] if cut < len(data) else [])
-        if not data or rng.random() < 0.03 or self._is_receive(index):
+        if not data or rng.random() < 0.01 or self._is_receive(index):
             readable = []
+        elif len(data) > 64 and rng.random() < 0.3:  # in more parts, of any sizes
+            ends = sorted({0, len(data), *(rng.randrange(1, len(data)) for _ in range(9))})
+            readable = [(at + a, b - a) for a, b in pairwise(ends)]
         writable = [self._part() for _ in range(rng.choice((0, 1, 1, 2, 5)))]
-        if self.kind == "block" and rng.random() < 0.8:
+        if self.kind == "block" and rng.random() < 0.96:
             writable = [(_FREE + 0x1000 * rng.randrange(64), 512), (_FREE, 1)][rng.randrange(2):]
+        elif self.kind == "net":
+            writable = self._frame_room() if self._is_receive(index) else []
+        elif self.kind == "fs" and rng.random() < 0.9:
+            writable = [self._buffer(16), self._buffer(rng.choice((0x68, 0x1000, 0x20000)))]
         elif self.kind == "vsock" and self._is_receive(index):
             writable = [(rng.choice((CODE, rng.randrange(_FREE, RAM - 4096))), 4096)]
         if rng.random() < 0.01:
@@ -122,10 +119,12 @@ class Walk:
         if not readable and not writable:
             return
         if len(rings.free) < len(readable) + len(writable):
-            rings.free.extend(range(rings.size))  # the driver forgets what it has lent
+            rings.free = deque(range(rings.size))  # the driver forgets what it has lent
+            rings.lent.clear()
             if rings.size < len(readable) + len(writable):
                 return
-        if rng.random() < 0.3:
+        tables = rig.device.driver_features & F_INDIRECT_DESC
+        if rng.random() < (0.3 if tables else 0.01):
             rings.indirect(rng.randrange(_FREE, RAM - 0x1000), readable, writable)
         else:
             rings.chain(readable, writable)
@@ -135,7 +134,18 @@ class Walk:
     def _is_receive(self, index: int) -> bool:
         """Whether the device writes to this queue's buffers alone."""
         return {"console": index % 2 == 0, "vsock": index != 1, "balloon": index > 2,
-                "rng": True, "block": False}[self.kind]
+                "rng": True, "block": False, "net": index == 0, "fs": False}[self.kind]
+
+    def _buffer(self, size: int) -> tuple[int, int]:
+        return self.rng.randrange(_FREE, RAM - size), size
+
+    def _frame_room(self) -> list[tuple[int, int]]:
+        """Return buffers for a frame, in code now and then."""
+        rng = self.rng
+        if rng.random() < 0.1:
+            return [(CODE, 4096)]
+        return [self._buffer(rng.choice((12, 64, 1526, 4096, 65_562))) for _ in range(
+            rng.choice((1, 1, 2)))]
 
     def _ring(self) -> None:
         self.rig.ring(self.rng.randrange(len(self.rig.device.queue_limits) + 2))
@@ -206,7 +216,50 @@ class Walk:
         board.p.drop_code(at, 6)
         board.set(rip=at)
         board.go()
-        self.codes += 1
+
+    def _race(self) -> None:
+        """Let the guest change rings while the device's threads use them.
+
+        Each place is changed and changed back, so that the rings are as before at the end.
+        """
+        rng, rig = self.rng, self.rig
+        index = rng.randrange(len(rig.rings))
+        rings = rig.rings[index]
+        place, mask = rng.choice((
+            (rings.table + 16 * rng.randrange(rings.size), rng.choice((RAM, 1 << 63, 0x1000))),
+            (rings.table + 16 * rng.randrange(rings.size) + 8,
+             rng.choice((1 << 31, 0xFFFF, NEXT << 32, WRITE << 32, INDIRECT << 32, 3 << 48))),
+            (rings.avail, rng.choice((1 << 16, 1 << 20, 1 << 31, 1, 1 << 40))),
+            (rings.used_ring, rng.choice((1, 1 << 16, 1 << 31))),
+            (rng.randrange(_FREE, RAM - 8), rng.getrandbits(64)),
+        ))
+        times = 2 * rng.choice((1000, 50_000))
+        code = (b"\x48\xc7\xc1" + struct.pack("<I", times) + b"\x48\xbf" + struct.pack("<Q", place)
+                + b"\x48\xb8" + struct.pack("<Q", mask) + b"\x48\x31\x07\x48\xff\xc9\x75\xf8\xf4")
+        rig.memory.view(_LOOP, len(code))[:] = code
+        rig.board.p.drop_code(_LOOP, len(code))
+        rig.ring(index)
+        rig.board.set(rip=_LOOP)
+        rig.board.go()
+
+    def _odd_start(self) -> None:
+        """Set queues up wrongly: sizes, places, features and order."""
+        rng, rig = self.rng, self.rig
+        if rng.random() < 0.7:
+            rig.negotiate(rig.offered() & rng.choice((rng.getrandbits(64), 1 << 32, (1 << 64) - 1)))
+        for index in range(len(rig.device.queue_limits)):
+            if rng.random() < 0.2:
+                continue
+            rig.set(common.QUEUE_SELECT, 2, index)
+            rig.set(common.QUEUE_SIZE, 2, rng.choice((1, 2, 16, 16, 0, 3, 1024, 0x8000, 0xFFFF)))
+            for register in (common.QUEUE_DESC, common.QUEUE_DRIVER, common.QUEUE_DEVICE):
+                place = rng.choice((0x100000 + 16 * rng.randrange(0x400), CODE + 0xC00, RAM - 16,
+                                    RAM - 0x100, 0x100001, 1 << 63, (1 << 64) - 16, RAM))
+                rig.set(register, 8, place)
+            rig.set(common.QUEUE_ENABLE, 2, rng.choice((1, 1, 1, 0, 0xFFFF)))
+            rig.ring(index)
+        rig.driver_ok()
+        self._posted()
 
     def _save(self) -> None:
         """Save the state, and let another device go on with it for a moment."""
@@ -235,12 +288,13 @@ def run_sample(seed: int, kind: str = "") -> tuple[Counter[str], list[str]]:
     name = walk.kind
     try:
         reached = Counter({f"{name} {k}": n for k, n in walk.run().items()})
-        if seed % 8 == 0:
-            time.sleep(0.01)
-            before = time.process_time()
-            time.sleep(_REST)
-            if time.process_time() - before > _REST / 2:
-                broken.append("a thread spins")
+        for _ in range(5):  # what waits for the device must not keep it busy
+            walk.host.act(walk.rng)
+        time.sleep(_REST)
+        before, cpu = walk.turns, time.process_time()
+        time.sleep(_REST)
+        if walk.turns - before > _TURNS or time.process_time() - cpu > _REST / 2:
+            broken.append(f"{name}: a thread spins")
     except Exception as error:  # noqa: BLE001 - it is a finding
         broken.append(f"{type(error).__name__}: {error}")
     finally:
@@ -249,71 +303,10 @@ def run_sample(seed: int, kind: str = "") -> tuple[Counter[str], list[str]]:
     return reached, broken
 
 
-def run_task(task: Task, progress: Progress) -> Findings:
-    """Run a task's samples in this process, which ends if one of them hangs."""
-    import faulthandler
-    findings = Findings()
-    run_sample(task.seed, task.kind)
-    files, threads = open_files(), threading.active_count()
-    for seed in range(task.seed, task.seed + task.count):
-        progress(seed - task.seed)
-        faulthandler.dump_traceback_later(_HANG, exit=True)
-        reached, broken = run_sample(seed, task.kind)
-        findings.count += 1
-        findings.reached += reached
-        findings.broken += [f"seed {seed}: {line}" for line in broken]
-    faulthandler.cancel_dump_traceback_later()
-    gc.collect()
-    time.sleep(0.1)
-    if open_files() > files + 8 or threading.active_count() > threads + 4:
-        findings.broken.append(f"seeds {task.seed} to {task.seed + task.count - 1}: "
-                               f"{open_files() - files} files and "
-                               f"{threading.active_count() - threads} threads are left")
-    return findings
-
-
-def run_isolated(task: Task) -> Findings:
-    """Run a task in a process of its own; its death is a finding and the rest is still run."""
-    total = Findings()
-    while task.count > 0:
-        result = isolated(run_task, task)
-        if not isinstance(result, Death):
-            total.count += result.count
-            total.reached += result.reached
-            total.broken += result.broken
-            break
-        seed = task.seed + result.index
-        total.count += result.index + 1
-        total.broken.append(f"seed {seed}: the process died or hung, exit code {result.exit_code}")
-        task = Task(seed + 1, task.count - result.index - 1, task.kind)
-    return total
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run samples for a time; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.virtio",
-                                     description="Let a hostile driver use virtio devices.")
-    parser.add_argument("--minutes", type=float, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=KINDS, default="")
-    options = parser.parse_args(arguments)
-    end = time.monotonic() + 60 * options.minutes
-    total = Findings()
-    seed = options.seed
-    while time.monotonic() < end:
-        findings = run_isolated(Task(seed, _CHUNK, options.device))
-        seed += _CHUNK
-        total.count += findings.count
-        total.reached += findings.reached
-        total.broken += findings.broken
-        for line in findings.broken:
-            print(line, flush=True)
-        print(f"\r{total.count} samples, {len(total.broken)} broken", end="", file=sys.stderr)
-    print(file=sys.stderr)
-    print(f"{total.count} samples from seed {options.seed}")
-    print("reached: " + ", ".join(f"{name}: {n}" for name, n in sorted(total.reached.items())))
-    print(f"broken: {len(total.broken)}")
-    return 1 if total.broken else 0
+    return campaign("tests.fuzz.virtio", "Let a hostile driver use virtio devices.", run_sample,
+                    KINDS, arguments)
 
 
 if __name__ == "__main__":

@@ -188,12 +188,14 @@ class Net(VirtioDevice):
             result = call() if self.running else frames.ENDED
         except QueueError as error:
             self.fail(str(error))
-            return frames.ENDED
+            result = frames.ENDED
         except LinkError:
             result = frames.ENDED
-        if result == frames.ENDED and self.running:
+        if result == frames.ENDED:
+            # A frame that waits would wake the thread again and again.
             self.worker.unwatch(self._link.fd)
-            self.link_lost()
+            if self.running:
+                self.link_lost()
         return result
 
     def _drop_code(self) -> bool:
