@@ -9,7 +9,6 @@ properly finds its device.  Exit status 1 if not.
 """
 from __future__ import annotations
 
-import os
 import random
 import sys
 import time
@@ -98,7 +97,7 @@ class Walk:
         machine.set_config(slot, pci.COMMAND, 2, rng.choice((0, 2, 6, 6, 7, 0xFFFF)))
 
     def _overlay(self) -> None:
-        """Lay a BAR over another one, partly or wholly, or over a fixed place, and let it answer."""
+        """Lay a BAR over another one, wholly or in part, or over a fixed place."""
         rng, machine = self.rng, self.machine
         other = self._device().function.bar_address(rng.choice(tuple(_TABLE)))
         place = (other if other and rng.random() < 0.6 else rng.choice(_PLACES))
@@ -309,8 +308,6 @@ def run_sample(seed: int, kind: str = "") -> tuple[Counter[str], list[str]]:
         broken = walk.run()
     except Exception as error:  # noqa: BLE001 - it is a finding
         broken = [f"{type(error).__name__}: {error}"]
-        if os.environ.get("FUZZ_TRACE"):
-            raise
     finally:
         walk.machine.close()
     return walk.reached, broken + [f"a thread: {error!r}" for error in walk.machine.failures]

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 
 from ringlet.core.state import Exit
 from tests.fuzz.pci_machine import DATA, Machine
@@ -11,6 +12,7 @@ from tests.unit.vcpu import board as place
 _EXITS = {Exit.EXIT_HLT, Exit.EXIT_SHUTDOWN, Exit.EXIT_NO_RAM, Exit.EXIT_NOT_64}
 _AGAIN = {Exit.EXIT_NONE, Exit.EXIT_INTERRUPTED, Exit.EXIT_EOI}
 _MOST_EXITS = 10_000
+_LONGEST_NS = 100_000_000
 _CODE = place.CODE
 
 _MEMORY = tuple(bytes.fromhex(code) for code in (
@@ -62,11 +64,11 @@ def run_code(machine: Machine, rng: random.Random, phys: int) -> str:
               rdx=rng.choice((DATA, DATA - 4, 0x80)), rsp=place.STACK, cr3=place.PML4)
     board.p.write_phys(_CODE, code + b"\xf4")
     board.p.drop_code(_CODE, len(code) + 1)
-    _go(machine)
+    ended = _go(machine)
     board.p.set_table("gdtr", place.GDT, 0x27)
     board.p.set_table("idtr", place.IDT, 0x1FF)
     board.poke(place.DEVICE_PD, place.DEVICE_PT | 7)
-    return kind
+    return kind if ended else "loops"
 
 
 def ring_by_code(machine: Machine, phys: int, queue: int) -> None:
@@ -93,16 +95,20 @@ def _access(rng: random.Random) -> bytes:
     return rng.choice(_MEMORY)
 
 
-def _go(machine: Machine) -> None:
-    """Run to the end of the code, whichever it is.  Raises ValueError if there is none."""
+def _go(machine: Machine) -> bool:
+    """Run to the end of the code, or for a while, as a jump may lead into a loop; True: it ended."""
+    processor = machine.processor
+    due = time.monotonic_ns() + _LONGEST_NS
+    processor.set_alarm(due)
     for _ in range(_MOST_EXITS):
-        kind = machine.processor.run()
+        kind = processor.run()
         machine.work()
-        if kind in _EXITS:
-            return
+        if kind in _EXITS or (kind == Exit.EXIT_INTERRUPTED and time.monotonic_ns() >= due):
+            processor.set_alarm(None)
+            return kind in _EXITS
         if kind in {Exit.EXIT_MMIO_READ, Exit.EXIT_MMIO_WRITE}:
-            size = machine.processor.exit_info().size
-            machine.processor.complete((1 << 8 * size) - 1)
+            size = processor.exit_info().size
+            processor.complete((1 << 8 * size) - 1)
         elif kind not in _AGAIN:
             raise ValueError(f"exit {kind}")
     raise ValueError("the guest's code does not end")
