@@ -96,7 +96,7 @@ def _access(rng: random.Random) -> bytes:
 
 
 def _go(machine: Machine) -> bool:
-    """Run to the end of the code, or for a while, as a jump may lead into a loop; True: it ended."""
+    """Run the code to its end; False: it does not end, as where a jump leads into a loop."""
     processor = machine.processor
     due = time.monotonic_ns() + _LONGEST_NS
     processor.set_alarm(due)

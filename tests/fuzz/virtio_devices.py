@@ -38,6 +38,8 @@ class Host:
     disk: FakeDisk | None = None
     link: FuzzLink | None = None
     share: FuzzShare | None = None
+    called: set[int] = field(default_factory=set)
+    """Ports of the guest from which it has called the host's."""
 
     def act(self, rng: random.Random) -> None:
         """Do something to a stream."""
@@ -162,17 +164,29 @@ def message(rng: random.Random, host: Host) -> bytes:
         return struct.pack("<IHH", rng.choice((0, 1, 2, 3, 1 << 31)), rng.randrange(9),
                            rng.randrange(2)) + bytes(rng.randrange(64))
     if kind == "vsock":
-        data = rng.randbytes(rng.choice((0, 0, 5, 3000)))
-        return struct.pack(
-            "<QQIIIHHIII", rng.choice((3,) * 30 + (2, 99)), rng.choice((2,) * 30 + (3, 1 << 40)),
-            rng.randrange(3), rng.choice((LISTENS,) * 9 + (1 << 30, (1 << 30) + 1, 7)),
-            rng.choice((len(data),) * 20 + (1, 0xFFFF_FFFF)), rng.choice((1,) * 30 + (2, 0)),
-            rng.choice((1, 1, 1, 5, 5, 5, 5, 5, 5, 2, 2, 3, 4, 6, 7, 0, 8)), rng.randrange(5),
-            rng.choice((0, 1, 100, 1 << 18, 1 << 18, 0xFFFF_FFFF)),
-            rng.choice((0, 0, 0, 1, 0xFFFF_FFFF)),
-        ) + data
+        return _packet(rng, host)
     if kind == "balloon":
         count = rng.choice((1, 3, 256, 1024, 1025))
         return struct.pack(f"<{count}I", *(rng.choice((
             rng.randrange(0x200, 0x400), 0x400, 1 << 20, 0xFFFF_FFFF)) for _ in range(count)))
     return b""
+
+
+def _packet(rng: random.Random, host: Host) -> bytes:
+    """Return a packet of a stream that the guest has asked for, or of one that there is not."""
+    port = rng.randrange(3)
+    if port not in host.called:
+        op = rng.choice((1,) * 8 + (2, 5))
+        host.called |= {port} if op == 1 else set()
+    else:
+        op = rng.choice((5,) * 16 + (6, 6, 7, 4, 3, 2, 1, 0, 8))
+        host.called -= {port} if op in {3, 1, 0, 8} else set()
+    data = rng.randbytes(rng.choice((1, 5, 3000))) if op == 5 else b""
+    return struct.pack(
+        "<QQIIIHHIII", rng.choice((3,) * 60 + (2, 99)), rng.choice((2,) * 60 + (3, 1 << 40)),
+        port, rng.choice((LISTENS,) * 20 + (1 << 30, (1 << 30) + 1, 7)),
+        rng.choice((len(data),) * 40 + (1, 0xFFFF_FFFF)), rng.choice((1,) * 60 + (2, 0)),
+        op, rng.randrange(5) if op == 4 else 0,
+        rng.choice((0, 1, 100, 1 << 18, 1 << 18, 1 << 18, 0xFFFF_FFFF)),
+        rng.choice((0, 0, 0, 0, 0, 0, 1, 0xFFFF_FFFF)),
+    ) + data
