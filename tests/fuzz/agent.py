@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ringlet.control.agent import Agent, connection
-from ringlet.errors import RingletError
+from ringlet.errors import HostError, InternalError, RingletError, unexpected
 from ringlet.guest.protocol import (
     HEADER,
     HEADER_SIZE,
@@ -152,13 +152,16 @@ def _calls(agent: Agent, room: Path, chance: random.Random) -> list[Callable[[],
         lambda: repr(files.stat("/x")),
         lambda: files.exists("/x", follow=False),
         lambda: repr(files.list("/x")),
-        lambda: (files.mkdir("/x"), files.rename("/x", "y"), files.symlink("/x", "y")),
+        lambda: files.mkdir("/x"),
+        lambda: files.rename("/x", "y"),
+        lambda: files.symlink("/x", "y"),
         lambda: files.remove("/x", recursive=True, missing_ok=True),
         lambda: files.copy_in(tree, "/x"),
         lambda: files.copy_out("/x", copy / f"{chance.randrange(3)}", limit=chance.choice(_LIMITS)),
         lambda: files.copy_out("/x", copy, limit=1 << 20),
         agent.info,
-        lambda: (agent.time(), agent.sync()),
+        agent.time,
+        agent.sync,
         lambda: agent.shutdown(force=True),
     ]
 
@@ -243,13 +246,14 @@ def against_agent(chance: random.Random, stream: socket.socket) -> None:
 def watch_defects() -> list[str]:
     """Return a list that gets the exceptions that the connection's thread reports as lost."""
     defects: list[str] = []
-    plain = connection.unexpected
 
-    def noted(error: BaseException, details: Mapping[str, object] | None = None) -> RingletError:
+    def noted(
+        error: Exception, details: Mapping[str, object] | None = None
+    ) -> HostError | InternalError:
         defects.append("".join(traceback.format_exception(error)))
-        return plain(error, details)
+        return unexpected(error, details)
 
-    connection.unexpected = noted  # type: ignore[assignment]  # for this process
+    vars(connection)["unexpected"] = noted  # for this process
     return defects
 
 

@@ -136,5 +136,4 @@ class Machine:
         for device in self.devices:
             device.close()
         self.link.close()
-        self.link.peer.close()
         self.stream.close()

@@ -56,7 +56,7 @@ class Walk:
         """Take all steps; what the device counted."""
         rng = self.rng
         self._start()
-        steps = (
+        steps: tuple[tuple[Callable[[], None], int], ...] = (
             (self._chain, 30), (self._ring, 20), (self._host_acts, 20), (self._posted, 10),
             (self._register, 3), (self._scribble, 4), (self._config_space, 1), (self._msix, 3),
             (self._start, 2), (self._code, 2), (self._save, 1), (self._settle, 3),

@@ -93,7 +93,6 @@ class Host:
         """Close what the device's owner closes after it."""
         if self.link is not None:
             self.link.close()
-            self.link.peer.close()
         if self.share is not None:
             self.share.close()
         for stream in self.streams:

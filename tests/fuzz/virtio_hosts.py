@@ -6,16 +6,15 @@ import fcntl
 import os
 import random
 import shutil
-import socket
 import struct
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from ringlet.devices.backends.network.link import Framing
 from ringlet.devices.backends.shares import FileServer
 from ringlet.devices.backends.shares import protocol as fuse
 from tests.fuzz.shares import Maker
+from tests.unit.devices.virtio.fake_link import FakeLink
 
 SECRET = b"of the host"
 _FILE_MAX = 1 << 20
@@ -23,29 +22,8 @@ _HEADER = 12
 _LENGTHS = (0, 1, 13, 14, 60, 60, 1514, 1514, 9000, 65_000, 65_549, 65_550, 65_551)
 
 
-@dataclass
-class FuzzLink:
-    """A link whose other end is `peer`; it refuses frames that begin with a byte above F0h."""
-
-    framing: Framing
-    mtu: int
-    mac: bytes = b"\x52\x54\0\x12\x34\x56"
-
-    def __post_init__(self) -> None:
-        kind = socket.SOCK_STREAM if self.framing is Framing.STREAM else socket.SOCK_SEQPACKET
-        self.peer, self._ours = socket.socketpair(socket.AF_UNIX, kind)
-        self._ours.setblocking(False)
-        self.peer.setblocking(False)
-
-    @property
-    def fd(self) -> int:
-        return self._ours.fileno()
-
-    def permits(self, frame: bytes) -> bool:
-        return frame[0] < 0xF0
-
-    def close(self) -> None:
-        self._ours.close()
+class FuzzLink(FakeLink):
+    """A link whose other end plays a network."""
 
     def act(self, rng: random.Random) -> None:
         """Let the network send, right or wrong, or read, or leave."""
