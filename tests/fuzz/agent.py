@@ -187,7 +187,7 @@ def against_host(chance: random.Random, room: Path) -> None:
         threads = [
             threading.Thread(target=_call, args=(f, defects), daemon=True) for f in functions
         ]
-        liar = Liar(its, chance) if chance.random() < 0.8 else None
+        liar = Liar(its, chance, bytes(room / "secret")) if chance.random() < 0.8 else None
         for thread in threads:
             thread.start()
         if liar is None:

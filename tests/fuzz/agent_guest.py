@@ -27,8 +27,8 @@ from ringlet.guest.protocol import (
 IDLE = 0.05
 """Seconds without a frame of the host after which the guest ends."""
 _NAMES = (b"a", b"b", b"b", b"c d", b"..", b".", b"x/y", b"", b"n" * 255, b"n" * 256, b"\xff\xfe",
-          b"/etc/passwd", b"secret")  # fmt: skip
-_TARGETS = (b"", b"", b"", b"a", b"b/a", b"../secret", b"/etc/passwd", b"t" * 4095, b"t" * 5000)
+          b"../secret", b"../../secret", b"secret")  # fmt: skip
+_TARGETS = (b"", b"", b"", b"a", b"b/a", b"../secret", b"..", b"t" * 4095, b"t" * 5000)
 _KINDS = (stat.S_IFREG,) * 4 + (stat.S_IFDIR,) * 2 + (
     stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK, 0, 0xF000)  # fmt: skip
 _NUMBERS = (0, 1, 2, 3, 1 << 31, (1 << 32) - 1, 1 << 62, (1 << 64) - 1)
@@ -52,11 +52,14 @@ class _Operation:
 class Liar:
     """Answers at `stream` until the host is silent.  `lies` of its frames are not what they should.
 
-    The thread must be joined; it closes the stream.
+    `secret` is a file of the host that it tries to reach.  The thread must be joined; it closes
+    the stream.
     """
 
-    def __init__(self, stream: socket.socket, chance: random.Random) -> None:
+    def __init__(self, stream: socket.socket, chance: random.Random, secret: bytes) -> None:
         self._stream = stream
+        self._names = (*_NAMES, secret)
+        self._targets = (*_TARGETS, secret)
         self._chance = chance
         self._lies = chance.choice((0.0, 0.002, 0.02, 0.2))
         self._entry_lies = chance.choice((0.0, 0.0, 0.02, 0.3))
@@ -210,8 +213,8 @@ class Liar:
         target = b"a" if kind == stat.S_IFLNK else b""
         name = chance.choice(_NAMES[:4])
         if lies and chance.random() < self._entry_lies:
-            kind, name = chance.choice(_KINDS), chance.choice(_NAMES)
-            target = chance.choice(_TARGETS)
+            kind, name = chance.choice(_KINDS), chance.choice(self._names)
+            target = chance.choice(self._targets)
         record = bytearray(Entry(
             name, kind | chance.choice((0o644, 0o755, 0o7777, 0)), links=chance.choice((1, 1, 2)),
             size=chance.choice(_NUMBERS), modified=chance.choice((0, 10**18, 10**9 * 2**33)),

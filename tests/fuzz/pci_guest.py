@@ -12,6 +12,7 @@ from tests.unit.vcpu import board as place
 _EXITS = {Exit.EXIT_HLT, Exit.EXIT_SHUTDOWN, Exit.EXIT_NO_RAM, Exit.EXIT_NOT_64}
 _AGAIN = {Exit.EXIT_NONE, Exit.EXIT_INTERRUPTED, Exit.EXIT_EOI}
 _MOST_EXITS = 10_000
+_MOST_TRIES = 20
 _LONGEST_NS = 100_000_000
 _CODE = place.CODE
 
@@ -76,11 +77,14 @@ def ring_by_code(machine: Machine, phys: int, queue: int) -> None:
     board = machine.board
     machine.mend()
     board.poke(place.DEVICE_PT, phys & ~0xFFF | 7)
-    board.enter(0)
-    board.set(rdi=place.DEVICE + (phys & 0xFFF), rax=queue, cr3=place.PML4)
     board.p.write_phys(_CODE, _FLUSH + b"\x66\x89\x07\xf4")
     board.p.drop_code(_CODE, 16)
-    _go(machine)
+    for _ in range(_MOST_TRIES):
+        board.enter(0)
+        board.set(rdi=place.DEVICE + (phys & 0xFFF), rax=queue, cr3=place.PML4)
+        if _go(machine) and board.raised() is None:
+            return
+        # Messages that were sent before may have asked for an NMI; and a busy host takes its time.
 
 
 def _access(rng: random.Random) -> bytes:
