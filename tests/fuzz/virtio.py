@@ -25,8 +25,12 @@ from tests.unit.vcpu.board import CODE, RAM, Board
 
 _STEPS = 120
 _REST = 0.01
+_RESTS = 50
 _TURNS = 30
 """More turns of a device's thread in that time, when nothing happens, than it has a reason for."""
+_FIELDS = (*common._SIZES.items(), *((register, 8) for register in common._ADDRESSES),
+           (ISR, 1), (NOTIFY, 2), (NOTIFY + 4, 2), (DEVICE, 4), (DEVICE + 8, 4), (DEVICE + 32, 1))
+"""The registers that a driver uses, with their sizes."""
 _PAGES = (COMMON, ISR, DEVICE, NOTIFY)
 _FREE = 0x200000
 """Memory from here to RAM's end is for buffers; the board's own is below 100000h."""
@@ -61,6 +65,7 @@ class Walk:
             (self._register, 3), (self._scribble, 4), (self._config_space, 1), (self._msix, 3),
             (self._start, 2), (self._code, 2), (self._save, 1), (self._settle, 3),
             (self._scribble_rings, 1), (self._race, 4), (self._odd_start, 1),
+            (self._reset, 1),
         )
         if rng.random() < 0.5:  # a driver that keeps to the rules gets further
             steps, count = tuple(step for step in steps if step[0] not in self._wild()), 3 * _STEPS
@@ -174,15 +179,41 @@ class Walk:
     def _settle(self) -> None:
         time.sleep(0.001)
 
+    def _reset(self) -> None:
+        """Reset the device, which then leaves memory alone whatever was under way."""
+        self.rig.set(common.STATUS, 1, 0)
+        self._expect_nothing("a device that was reset")
+        self.rig.post_all()
+        self._start()
+
+    def _expect_nothing(self, who: str) -> None:
+        """Raise ValueError if a device writes to memory or sends messages."""
+        memory, messages = self.rig.memory, len(self.rig.messages)
+        before = memory.read(CODE, RAM - CODE)
+        self.host.act(self.rng)
+        time.sleep(0.003)
+        if memory.read(CODE, RAM - CODE) != before:
+            raise ValueError(f"{who} writes to memory")
+        if len(self.rig.messages) != messages:
+            raise ValueError(f"{who} sends messages")
+
     def _register(self) -> None:
+        """Access registers: fields as they are, or any bytes of the structures."""
         rng, rig = self.rng, self.rig
-        offset = rng.choice(_PAGES) + rng.choice((rng.randrange(64), rng.randrange(0x1000)))
-        size = rng.choice((1, 2, 4, 8))
-        if rng.random() < 0.5:
-            value = rig.pci.read(offset, size)
-            assert 0 <= value < 1 << 8 * size
-        else:
-            value = rng.choice((rng.choice(SMALL), rng.getrandbits(64), RAM - 16, 0x100000))
+        queues = len(rig.device.queue_limits)
+        for _ in range(rng.choice((1, 4, 12))):
+            offset = rng.choice(_PAGES) + rng.choice((rng.randrange(64), rng.randrange(0x1000)))
+            size = rng.choice((1, 2, 4, 8))
+            if rng.random() < 0.7:
+                offset, size = rng.choice(_FIELDS)
+            if rng.random() < 0.5:
+                value = rig.pci.read(offset, size)
+                assert 0 <= value < 1 << 8 * size
+                continue
+            value = rng.choice((rng.choice(SMALL), queues, queues - 1, queues + 1,
+                                rng.getrandbits(64), RAM - 16, 0x100000))
+            if offset == common.STATUS and rng.random() < 0.7:
+                value = rig.status | rng.choice((0, 4, 8))
             rig.pci.write(offset, size, value & (1 << 8 * size) - 1)
 
     def _scribble(self) -> None:
@@ -277,6 +308,7 @@ class Walk:
         device, pci = self.rig.device, self.rig.pci
         device.pause()
         state = pci.save()
+        self._expect_nothing("a device at rest")
         device.resume()
         other = make(random.Random(1), self.failures.append, self.kind)
         other.device.features = device.features
@@ -291,6 +323,17 @@ class Walk:
         self.rig.memory.view(0x100000, 0x80000)[:] = before
 
 
+def _comes_to_rest(walk: Walk) -> bool:
+    """Return whether the device has nothing to do at last, when nothing happens."""
+    for _ in range(_RESTS):
+        time.sleep(_REST)
+        before, cpu = walk.turns, time.process_time()
+        time.sleep(_REST)
+        if walk.turns - before <= _TURNS and time.process_time() - cpu <= _REST / 2:
+            return True
+    return False
+
+
 def run_sample(seed: int, kind: str = "") -> tuple[Counter[str], list[str]]:
     """Run one sample; what it reached and what it broke."""
     broken: list[str] = []
@@ -301,10 +344,7 @@ def run_sample(seed: int, kind: str = "") -> tuple[Counter[str], list[str]]:
         reached = Counter({f"{name} {k}": n for k, n in walk.run().items()})
         for _ in range(5):  # what waits for the device must not keep it busy
             walk.host.act(walk.rng)
-        time.sleep(_REST)
-        before, cpu = walk.turns, time.process_time()
-        time.sleep(_REST)
-        if walk.turns - before > _TURNS or time.process_time() - cpu > _REST / 2:
+        if not _comes_to_rest(walk):
             broken.append(f"{name}: a thread spins")
     except Exception as error:  # noqa: BLE001 - it is a finding
         broken.append(f"{type(error).__name__}: {error}")
