@@ -19,6 +19,7 @@ from ringlet.devices.virtio.balloon import Balloon
 from ringlet.devices.virtio.device import F_INDIRECT_DESC
 from ringlet.devices.virtio.pci import COMMON, DEVICE, ISR, NOTIFY, VirtioPci
 from tests.fuzz.samples import campaign
+from tests.fuzz.virtio_chains import break_a_rule, place_rings_wrongly
 from tests.fuzz.virtio_devices import KINDS, SMALL, Host, make, message
 from tests.unit.devices.virtio.driver import INDIRECT, NEXT, WRITE, Rig
 from tests.unit.vcpu.board import CODE, RAM, Board
@@ -48,6 +49,7 @@ class Walk:
         self.failures: list[Exception] = []
         self.host: Host = make(self.rng, self.failures.append, self.kind)
         self.rig = Rig(self.host.device)
+        self.refused: Counter[str] = Counter()
         self.turns = 0
         self._turn = self.host.device.worker._turn
         self.host.device.worker._turn = self._count  # type: ignore[method-assign]
@@ -65,7 +67,7 @@ class Walk:
             (self._register, 3), (self._scribble, 4), (self._config_space, 1), (self._msix, 3),
             (self._start, 2), (self._code, 2), (self._save, 1), (self._settle, 3),
             (self._scribble_rings, 1), (self._race, 4), (self._odd_start, 1),
-            (self._reset, 1),
+            (self._reset, 1), (self._break_a_rule, 2),
         )
         if rng.random() < 0.5:  # a driver that keeps to the rules gets further
             steps, count = tuple(step for step in steps if step[0] not in self._wild()), 3 * _STEPS
@@ -74,7 +76,7 @@ class Walk:
         calls = rng.choices([s for s, _ in steps], [w for _, w in steps], k=count)
         for call in calls:
             call()
-        return Counter(self.rig.device.counters.values)
+        return Counter(self.rig.device.counters.values) + self.refused
 
     def _wild(self) -> tuple[Callable[[], None], ...]:
         return (self._register, self._scribble_rings, self._odd_start, self._config_space,
@@ -302,6 +304,13 @@ class Walk:
             rig.ring(index)
         rig.driver_ok()
         self._posted()
+
+    def _break_a_rule(self) -> None:
+        if self.rng.random() < 0.2:
+            place_rings_wrongly(self.rng, self.rig)
+        else:
+            self.refused[break_a_rule(self.rng, self.rig, self.kind)] += 1
+        self._start()
 
     def _save(self) -> None:
         """Save the state, and let another device go on with it for a moment."""

@@ -125,8 +125,8 @@ class VirtioDevice:
         try:
             self.running = False
             self.settle()
+            self._held.clear()
             self.stopped()
-            self._held.clear()  # with what ended just now, for a driver that has forgotten it
         finally:
             self.worker.resume()
 

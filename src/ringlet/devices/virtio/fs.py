@@ -38,12 +38,15 @@ _SLOW: Final = frozenset((20, 30, 43, 47, 50))
 class Server(Protocol):
     """What performs the requests; several threads may call `handle` at once.
 
-    A request that `waits` may wait until `reset`, which forgets what the driver knows.
+    A request that `waits` may wait until `end_waits`, or `reset`, which forgets what the driver
+    knows.
     """
 
     def handle(self, request: list[memoryview], reply: list[memoryview]) -> int: ...
 
     def waits(self, request: list[memoryview]) -> bool: ...
+
+    def end_waits(self) -> None: ...
 
     def reset(self) -> None: ...
 
@@ -96,13 +99,17 @@ class Fs(VirtioDevice):
         self.give(queue, chain, self._server.handle(chain.readable, chain.writable))
 
     def settle(self) -> None:
-        """Wait for the requests of the other threads: they write to guest RAM."""
+        """Wait for the requests of the other threads, as they write to guest RAM.
+
+        Those for locks end, because no state that is saved could tell of them.
+        """
+        self._server.end_waits()
+        self._waiting.wait()
         self._helpers.wait()
 
     def stopped(self) -> None:
-        """Forget the driver, whose requests for locks end."""
+        """Forget the driver."""
         self._server.reset()
-        self._waiting.wait()
 
     def close(self) -> None:
         """End the device."""

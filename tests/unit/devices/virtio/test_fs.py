@@ -18,7 +18,7 @@ REQUEST = bytes(40)
 
 
 class Server:
-    """Answers each request with REPLY: at once, or after a reset if it waits."""
+    """Answers each request with REPLY: at once, or when waits are ended."""
 
     def __init__(self) -> None:
         self.patient = False
@@ -35,8 +35,11 @@ class Server:
     def waits(self, request: list[memoryview]) -> bool:
         return self.patient
 
-    def reset(self) -> None:
+    def end_waits(self) -> None:
         self.ended.set()
+
+    def reset(self) -> None:
+        self.ended.clear()
 
 
 @pytest.fixture
@@ -50,12 +53,6 @@ def rig(make_rig: MakeRig, server: Server) -> Rig:
         return Fs(server, "share", failed)
 
     return make_rig(make)
-
-
-def start(rig: Rig, server: Server) -> None:
-    """Start the driver, whose first reset ends nothing."""
-    rig.start()
-    server.ended.clear()
 
 
 def test_request_gets_its_reply(rig: Rig) -> None:
@@ -75,14 +72,25 @@ def test_request_without_a_header_breaks_the_device(rig: Rig) -> None:
 
 def test_reset_ends_what_waits(rig: Rig, server: Server) -> None:
     server.patient = True
-    start(rig, server)
+    rig.start()
     rig.send(REQUESTS, [REQUEST], [64])
     assert server.begun.wait(10)
 
     rig.start()
 
-    assert server.ended.is_set()
     assert rig.rings[REQUESTS].waits() == 0
+
+
+def test_device_at_rest_has_answered_what_waits(rig: Rig, server: Server) -> None:
+    server.patient = True
+    rig.start()
+    rig.send(REQUESTS, [REQUEST], [64])
+    assert server.begun.wait(10)
+
+    rig.device.pause()
+
+    assert rig.rings[REQUESTS].waits() == 1
+    rig.device.resume()
 
 
 def test_reply_in_code_that_a_reset_has_ended_does_not_come_back_later(
@@ -90,7 +98,7 @@ def test_reply_in_code_that_a_reset_has_ended_does_not_come_back_later(
 ) -> None:
     server.patient = True
     rig.board.run(bytes.fromhex("b801000000"))
-    start(rig, server)
+    rig.start()
     rig.rings[REQUESTS].chain([rig.buffer(REQUEST)], [(CODE, 64)])
     rig.ring(REQUESTS)
     assert server.begun.wait(10)
@@ -98,5 +106,4 @@ def test_reply_in_code_that_a_reset_has_ended_does_not_come_back_later(
     rig.start()
     rig.post_all()
 
-    assert server.ended.is_set()
     assert rig.rings[REQUESTS].waits() == 0
