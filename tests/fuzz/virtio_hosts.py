@@ -8,17 +8,21 @@ import random
 import shutil
 import struct
 import tempfile
+import time
 from pathlib import Path
 
 from ringlet.devices.backends.network.link import Framing
 from ringlet.devices.backends.shares import FileServer
 from ringlet.devices.backends.shares import protocol as fuse
+from ringlet.devices.virtio.device import VirtioDevice
+from ringlet.devices.virtio.net import Net
 from tests.fuzz.shares import Maker
 from tests.unit.devices.virtio.fake_link import FakeLink
 
 SECRET = b"of the host"
 _FILE_MAX = 1 << 20
 _HEADER = 12
+_DRAINS = 100
 _LENGTHS = (0, 1, 13, 14, 60, 60, 1514, 1514, 9000, 65_000, 65_549, 65_550, 65_551)
 
 
@@ -39,6 +43,20 @@ class FuzzLink(FakeLink):
                 self.peer.close()
             elif self.framing is Framing.STREAM:
                 self.peer.send(rng.randbytes(rng.choice((1, 3, 4, 100))))
+
+    def drained(self, device: VirtioDevice) -> bool:
+        """Read what the device has to send, and return whether it has nothing left."""
+        assert isinstance(device, Net)
+        for _ in range(_DRAINS):
+            path = device._frames
+            if "link_lost" in device.counters.values:
+                return False
+            if path is None or not path.waits_to_send:
+                return True
+            with contextlib.suppress(BlockingIOError):
+                self.peer.recv(1 << 18)
+            time.sleep(0.001)
+        return False
 
     def _frame(self, rng: random.Random) -> bytes:
         size = rng.choice(_LENGTHS)
