@@ -75,7 +75,7 @@ def test_device_that_waits_for_its_reset_leaves_the_link_alone(rig: Rig, link: F
     rig.rings[TX].offer(999)
     rig.ring(TX)
     assert eventually(lambda: rig.needs_reset)
-    turns = []
+    turns: list[None] = []
     plain = rig.device.worker._turn
 
     def turn() -> None:
