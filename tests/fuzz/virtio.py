@@ -17,6 +17,7 @@ from itertools import pairwise
 from ringlet.devices.virtio import common
 from ringlet.devices.virtio.balloon import Balloon
 from ringlet.devices.virtio.device import F_INDIRECT_DESC
+from ringlet.devices.virtio.net import TX
 from ringlet.devices.virtio.pci import COMMON, DEVICE, ISR, NOTIFY, VirtioPci
 from tests.fuzz.samples import campaign
 from tests.fuzz.virtio_chains import break_a_rule, place_rings_wrongly
@@ -50,6 +51,9 @@ class Walk:
         self.host: Host = make(self.rng, self.failures.append, self.kind)
         self.rig = Rig(self.host.device)
         self.refused: Counter[str] = Counter()
+        self.codes = 0
+        self.in_code: dict[tuple[int, int], int] = {}
+        """Queues and heads of chains that begin in code, and how often the guest had run it."""
         self.turns = 0
         self._turn = self.host.device.worker._turn
         self.host.device.worker._turn = self._count  # type: ignore[method-assign]
@@ -67,7 +71,7 @@ class Walk:
             (self._register, 3), (self._scribble, 4), (self._config_space, 1), (self._msix, 3),
             (self._start, 2), (self._code, 2), (self._save, 1), (self._settle, 3),
             (self._scribble_rings, 1), (self._race, 4), (self._odd_start, 1),
-            (self._reset, 1), (self._break_a_rule, 2),
+            (self._reset, 1), (self._break_a_rule, 2), (self._burst, 2),
         )
         if rng.random() < 0.5:  # a driver that keeps to the rules gets further
             steps, count = tuple(step for step in steps if step[0] not in self._wild()), 3 * _STEPS
@@ -91,6 +95,7 @@ class Walk:
 
     def _start(self) -> None:
         rng = self.rng
+        self.in_code.clear()
         self.rig._next_ring = 0x100000
         everything = self.rig.offered()
         features = everything & (rng.getrandbits(64) | 1 << 32) if rng.random() < 0.5 else None
@@ -112,7 +117,7 @@ class Walk:
         if self.kind == "vsock":
             index = rng.choice((0, 0, 1, 1, 1, 2))
         rings = rig.rings[index]
-        rings.used()
+        self._look_at_code(index)
         data = message(rng, self.host)
         at = rng.randrange(_FREE, RAM - 0x20000)
         rig.memory.view(at, len(data) or 1)[:] = data or b"\0"
@@ -130,24 +135,51 @@ class Walk:
             writable = self._frame_room() if self._is_receive(index) else []
         elif self.kind == "fs" and rng.random() < 0.9:
             writable = [self._buffer(16), self._buffer(rng.choice((0x68, 0x1000, 0x20000)))]
+        elif self.kind == "rng" and rng.random() < 0.2:
+            writable = [(CODE, 64)]
         elif self.kind == "vsock" and self._is_receive(index):
             writable = [(rng.choice((CODE, rng.randrange(_FREE, RAM - 4096))), 4096)]
         if rng.random() < 0.01:
             readable.append(self._part())
         if not readable and not writable:
             return
+        if self.kind == "net" and readable and rng.random() < 0.03:
+            readable = [(_FREE, RAM - _FREE)]  # more than a frame
         if len(rings.free) < len(readable) + len(writable):
+            self.in_code.clear()
             rings.free = deque(range(rings.size))  # the driver forgets what it has lent
             rings.lent.clear()
             if rings.size < len(readable) + len(writable):
                 return
         tables = rig.device.driver_features & F_INDIRECT_DESC
         if rng.random() < (0.3 if tables else 0.01):
-            rings.indirect(rng.randrange(_FREE, RAM - 0x1000), readable, writable)
+            head = rings.indirect(rng.randrange(_FREE, RAM - 0x1000), readable, writable)
         else:
-            rings.chain(readable, writable)
+            head = rings.chain(readable, writable)
+        self.in_code.pop((index, head), None)
+        if writable and writable[0][0] == CODE:
+            self.in_code[index, head] = self.codes
         if rng.random() < 0.7:
             rig.ring(index)
+
+    def _look_at_code(self, index: int) -> None:
+        """See what came back: code that a device has overwritten is not translated any more."""
+        for head, written in self.rig.rings[index].used():
+            if written and self.in_code.pop((index, head), -1) == self.codes:
+                if self.rig.memory.has_code(CODE, 1):
+                    raise ValueError("translations of what a device has overwritten are there")
+                self.refused["code looked at"] += 1
+
+    def _burst(self) -> None:
+        """Offer many long frames at once."""
+        rng, rig = self.rng, self.rig
+        if self.kind != "net" or rig.needs_reset:
+            return
+        rings = rig.rings[TX]
+        rings.used()
+        while rings.free:
+            rings.chain([self._buffer(rng.choice((1526, 65_000, 65_562)))])
+        rig.ring(TX)
 
     def _is_receive(self, index: int) -> bool:
         """Whether the device writes to this queue's buffers alone."""
@@ -226,6 +258,7 @@ class Walk:
 
     def _scribble_rings(self) -> None:
         """Change rings: random bytes, or descriptors that lead somewhere."""
+        self.in_code.clear()
         rng = self.rng
         rings = self.rig.rings[rng.randrange(len(self.rig.rings))]
         if rng.random() < 0.5:
@@ -255,17 +288,19 @@ class Walk:
     def _code(self) -> None:
         """Let the guest run code where buffers may be."""
         board: Board = self.rig.board
-        at = self.rng.choice((CODE, CODE + 0x800))
+        at = self.rng.choice((CODE, CODE, CODE + 0x800))
         self.rig.memory.view(at, 6)[:] = bytes.fromhex("b801000000f4")
         board.p.drop_code(at, 6)
         board.set(rip=at)
         board.go()
+        self.codes += 1
 
     def _race(self) -> None:
         """Let the guest change rings while the device's threads use them.
 
         Each place is changed and changed back, so that the rings are as before at the end.
         """
+        self.in_code.clear()
         rng, rig = self.rng, self.rig
         index = rng.randrange(len(rig.rings))
         rings = rig.rings[index]

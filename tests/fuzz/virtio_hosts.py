@@ -15,6 +15,7 @@ from ringlet.devices.backends.network.link import Framing
 from ringlet.devices.backends.shares import FileServer
 from ringlet.devices.backends.shares import protocol as fuse
 from ringlet.devices.virtio.device import VirtioDevice
+from ringlet.devices.virtio.frames import MAX_FRAME
 from ringlet.devices.virtio.net import Net
 from tests.fuzz.shares import Maker
 from tests.unit.devices.virtio.fake_link import FakeLink
@@ -22,12 +23,40 @@ from tests.unit.devices.virtio.fake_link import FakeLink
 SECRET = b"of the host"
 _FILE_MAX = 1 << 20
 _HEADER = 12
+_PREFIX = 4
 _DRAINS = 100
 _LENGTHS = (0, 1, 13, 14, 60, 60, 1514, 1514, 9000, 65_000, 65_549, 65_550, 65_551)
 
 
 class FuzzLink(FakeLink):
-    """A link whose other end plays a network."""
+    """A link whose other end plays a network, and reads what is sent to it as frames.
+
+    Raises ValueError if it is none.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._left = 0  # bytes of a frame that are still to come
+        self._prefix = b""
+
+    def _read(self, size: int) -> None:
+        """Read up to `size` bytes, or a frame of a tap, and check it."""
+        data = self.peer.recv(1 << 18 if self.framing is Framing.TAP else size)
+        if self.framing is Framing.TAP:
+            if not _HEADER <= len(data) <= MAX_FRAME + _HEADER:
+                raise ValueError(f"a tap gets {len(data)} bytes")
+            return
+        while data:
+            taken = data[: self._left]
+            data, self._left = data[len(taken) :], self._left - len(taken)
+            if self._left or not data:
+                return
+            need = _PREFIX - len(self._prefix)
+            self._prefix, data = self._prefix + data[:need], data[need:]
+            if len(self._prefix) == _PREFIX:
+                self._left, self._prefix = int.from_bytes(self._prefix, "big"), b""
+                if not 0 < self._left <= MAX_FRAME:
+                    raise ValueError(f"a link gets a frame of {self._left} bytes")
 
     def act(self, rng: random.Random) -> None:
         """Let the network send, right or wrong, or read, or leave."""
@@ -38,7 +67,7 @@ class FuzzLink(FakeLink):
                     self.peer.send(self._frame(rng))
             elif what < 38:
                 for _ in range(rng.choice((1, 1, 100))):
-                    self.peer.recv(1 << rng.randrange(4, 18))
+                    self._read(1 << rng.randrange(4, 18))
             elif rng.random() < 0.1:
                 self.peer.close()
             elif self.framing is Framing.STREAM:
@@ -53,8 +82,8 @@ class FuzzLink(FakeLink):
                 return False
             if path is None or not path.waits_to_send:
                 return True
-            with contextlib.suppress(BlockingIOError):
-                self.peer.recv(1 << 18)
+            with contextlib.suppress(OSError):
+                self._read(1 << 18)
             time.sleep(0.001)
         return False
 

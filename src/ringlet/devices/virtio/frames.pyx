@@ -251,6 +251,8 @@ cdef class Frames:
         cdef int head
         while count < TURN:
             while OUTBOX - self.out_last >= PREFIX + FRAME_MAX + HEADER and count < TURN:
+                if self.tap and self.out_last:
+                    break  # what waits is a frame, and each write is one
                 head = self.tx.take_next()
                 if head == NONE:
                     break
@@ -258,8 +260,6 @@ cdef class Frames:
                 self.tx.put(0, <u16>head, 0)
                 self.tx.publish(1)
                 count += 1
-                if self.tap:
-                    break
             if self.out_first == self.out_last:
                 return DONE
             if not self.flush():

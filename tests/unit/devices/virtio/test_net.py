@@ -68,6 +68,23 @@ def test_frame_that_is_not_permitted_is_dropped(rig: Rig, link: FakeLink) -> Non
     assert rig.device.counters.values["dropped"] == 1
 
 
+def test_frames_that_had_to_wait_for_the_link_stay_apart(rig: Rig, link: FakeLink) -> None:
+    rig.start()
+    frames = [bytes([n]) * 60_000 for n in range(12)]
+
+    for frame in frames:
+        rig.send(TX, [bytes(HEADER) + frame])
+    rig.at_rest()
+
+    link.peer.settimeout(PATIENCE)
+    if link.framing is Framing.TAP:
+        assert [link.peer.recv(1 << 18) for _ in frames] == [whole(link, f) for f in frames]
+    else:
+        stream = b"".join(whole(link, frame) for frame in frames)
+        with link.peer.makefile("rb") as sent:
+            assert sent.read(len(stream)) == stream
+
+
 def test_device_that_waits_for_its_reset_leaves_the_link_alone(rig: Rig, link: FakeLink) -> None:
     rig.start()
     rig.send(RX, writable=[2048])
