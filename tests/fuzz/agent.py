@@ -11,16 +11,19 @@ import contextlib
 import random
 import resource
 import select
+import shutil
 import socket
 import struct
 import sys
 import tempfile
 import threading
 import time
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ringlet.control.agent import Agent
-from ringlet.errors import RingletError
+from ringlet.control.agent import Agent, connection
+from ringlet.errors import HostError, InternalError, RingletError, unexpected
 from ringlet.guest.protocol import (
     HEADER,
     HEADER_SIZE,
@@ -36,12 +39,22 @@ from ringlet.guest.protocol import (
     frame,
     hello,
 )
+from tests.fuzz.agent_guest import Liar
+from tests.fuzz.samples import open_files
 from tests.unit.control.agent.native import start
 from tests.unit.guest.build import build_with_sanitizers
 
 _PATIENCE = 30.0
 _GROWTH = 64 << 10  # KiB: the largest streams of a few calls, several times
 _SETTLED = 200  # rounds after which the process should not grow
+_LIMITS = [10, 1 << 20, 1 << 36]
+_FROM_HOST = (
+    *(Kind.DATA_IN,) * 6, Kind.END_IN, Kind.END_OUT, Kind.END_ERR, *(Kind.CREDIT_OUT,) * 3,
+    Kind.CREDIT_ERR, Kind.SIGNAL, Kind.RESIZE,
+)  # fmt: skip
+_SECRET = b"of the host"
+_THREADS = 4  # the main one, and two that may just be ending
+_ROOM = ["agent-checked", "copy", "secret", "tree"]
 
 
 def random_payload(chance: random.Random) -> bytes:
@@ -67,10 +80,34 @@ def random_payload(chance: random.Random) -> bytes:
             return chance.randbytes(chance.choice([1, 7, 100, 5000, 100_000]))
 
 
+def session(chance: random.Random) -> list[bytes]:
+    """Return a host's frames for operations that begin as they should, a few or too many."""
+    channels = range(1, chance.choice([2, 4, 4, 300]))
+    words = [b"cat", b"", b"x" * 5000]
+    parts = []
+    for channel in channels:
+        request = Request(
+            chance.choice(list(Operation)[:12]), ((Tag.ARGUMENT, chance.choice(words)),),
+            Flag(chance.getrandbits(8)), window=chance.choice([0, 1, 9, 1 << 20, (1 << 32) - 1]),
+        )  # fmt: skip
+        parts.append(frame(channel, Kind.OPEN, request.encode()))
+    for _ in range(chance.randrange(40)):
+        kind = chance.choice(_FROM_HOST)
+        payload = b""
+        if kind is Kind.DATA_IN:
+            payload = chance.randbytes(chance.choice([0, 1, 100, 70_000, MAX_PAYLOAD]))
+        elif kind in {Kind.CREDIT_OUT, Kind.CREDIT_ERR, Kind.RESIZE}:
+            payload = WORD.pack(chance.choice([0, 1, 1 << 18, (1 << 32) - 1]))
+        elif kind is Kind.SIGNAL:
+            payload = WORD.pack(chance.choice([0, 1, 9, 15, 18, 19, 64, 65, (1 << 32) - 1]))
+        parts.append(frame(chance.choice(channels), kind, payload))
+    return parts
+
+
 def random_script(chance: random.Random) -> bytes:
     """Return frames, some of which may belong together, cut and broken now and then."""
-    parts = []
-    for _ in range(chance.randrange(1, 25)):
+    parts = session(chance) if chance.random() < 0.6 else []
+    for _ in range(chance.randrange(1, 25) if not parts or chance.random() < 0.3 else 0):
         kind = chance.choice(list(Kind))
         parts.append(frame(chance.choice([0, 1, 1, 1, 2, 3]), kind, random_payload(chance)))
         if chance.random() < 0.05:
@@ -86,37 +123,100 @@ def random_script(chance: random.Random) -> bytes:
 # --- a guest against the host's side
 
 
-def _calls(agent: Agent, room: Path) -> list[threading.Thread]:
-    def quietly(function: object) -> None:
-        with contextlib.suppress(RingletError, OSError):
-            function()  # type: ignore[operator]  # one of those below
+def _calls(agent: Agent, room: Path, chance: random.Random) -> list[Callable[[], object]]:
+    """Return calls of every kind, some of them with a time limit."""
+    files = agent.files
+    data = bytes(chance.choice([0, 10, 500_000]))
+    tree, copy = room / "tree", room / "copy"
 
-    functions = [
-        lambda: agent.run("cat", input=bytes(500_000)),
-        lambda: agent.files.list("/x"),
-        lambda: agent.files.copy_out("/x", room / "copy"),
+    def process() -> None:
+        with agent.popen(["cat"], tty=chance.random() < 0.5, timeout=2) as running:
+            running.stdout.read1(100)
+            running.resize(5, 9)
+            assert running.stdin is not None
+            running.stdin.write(data[:1000])
+            running.stdin.close()
+            running.terminate()
+            running.stdout.read()
+            repr(running)
+            running.wait(2)
+
+    return [
+        lambda: agent.run("cat", input=data),
+        lambda: agent.run(["cat"], input=data, timeout=1, check=True, text=False),
+        lambda: agent.run("x", tty=True, size=(9, 9), timeout=0.02, on_stdout=len),
+        lambda: repr(agent.run("x", merge=True, env={"A": "B"}, user=5, cwd="/x").check()),
+        process,
+        lambda: files.read_text("/x", limit=chance.choice([5, 1 << 20])),
+        lambda: files.write("/x", data, mode=0o600, owner=(1, 2), timeout=2),
+        lambda: repr(files.stat("/x")),
+        lambda: files.exists("/x", follow=False),
+        lambda: repr(files.list("/x")),
+        lambda: files.mkdir("/x"),
+        lambda: files.rename("/x", "y"),
+        lambda: files.symlink("/x", "y"),
+        lambda: files.remove("/x", recursive=True, missing_ok=True),
+        lambda: files.copy_in(tree, "/x"),
+        lambda: files.copy_out("/x", copy / f"{chance.randrange(3)}", limit=chance.choice(_LIMITS)),
+        lambda: files.copy_out("/x", copy, limit=1 << 20),
         agent.info,
+        agent.time,
+        agent.sync,
+        lambda: agent.shutdown(force=True),
     ]
-    threads = [threading.Thread(target=quietly, args=(f,), daemon=True) for f in functions]
-    for thread in threads:
-        thread.start()
-    return threads
+
+
+def _call(function: Callable[[], object], defects: list[str]) -> None:
+    try:
+        function()
+    except (RingletError, OSError):
+        return
+    except Exception:  # noqa: BLE001  # whatever it is, it is what is looked for
+        defects.append(traceback.format_exc())
 
 
 def against_host(chance: random.Random, room: Path) -> None:
-    """Play a guest once.  Raises AssertionError if a call does not end."""
+    """Play a guest once.  Raises AssertionError if a call does not end, or not as it may."""
     ours, its = socket.socketpair()
     its.settimeout(_PATIENCE)
+    defects: list[str] = []
+    shutil.rmtree(room / "copy", ignore_errors=True)
+    (room / "copy").mkdir()
     with Agent(ours, start_timeout=_PATIENCE) as agent, its:
-        threads = _calls(agent, room)
-        greeting = its.recv(HEADER_SIZE + 20, socket.MSG_WAITALL)
-        its.sendall(hello(decode_hello(greeting[HEADER_SIZE:])[0]))
-        with contextlib.suppress(OSError):
-            its.sendall(random_script(chance))
-            its.shutdown(socket.SHUT_WR)
+        functions = chance.sample(_calls(agent, room, chance), chance.choice([1, 4]))
+        threads = [
+            threading.Thread(target=_call, args=(f, defects), daemon=True) for f in functions
+        ]
+        liar = Liar(its, chance, bytes(room / "secret")) if chance.random() < 0.8 else None
+        for thread in threads:
+            thread.start()
+        if liar is None:
+            _random_guest(chance, its)
         for thread in threads:
             thread.join(_PATIENCE)
             assert not thread.is_alive(), "a call does not end"
+    if liar is not None:
+        liar.thread.join(_PATIENCE)
+    assert not defects, defects[0]
+    assert sorted(path.name for path in room.iterdir()) == _ROOM, "something was made elsewhere"
+    assert (room / "secret").read_bytes() == _SECRET, "a file beside the copy was changed"
+
+
+def _random_guest(chance: random.Random, its: socket.socket) -> None:
+    """Answer the greeting, and whatever is asked by frames that belong to nothing."""
+    with contextlib.suppress(OSError):
+        greeting = its.recv(HEADER_SIZE + 20, socket.MSG_WAITALL)
+        its.sendall(hello(decode_hello(greeting[HEADER_SIZE:])[0]))
+        its.sendall(random_script(chance))
+        its.shutdown(socket.SHUT_WR)
+
+
+def prepare(room: Path) -> None:
+    """Make what calls copy in, and what no guest may change."""
+    (room / "tree" / "inner").mkdir(parents=True)
+    (room / "tree" / "large").write_bytes(bytes(300_000))
+    (room / "tree" / "link").symlink_to("large")
+    (room / "secret").write_bytes(_SECRET)
 
 
 # --- a host against the agent
@@ -143,23 +243,43 @@ def against_agent(chance: random.Random, stream: socket.socket) -> None:
                 assert stream.recv(1 << 16), "the agent has ended"
 
 
+def watch_defects() -> list[str]:
+    """Return a list that gets the exceptions that the connection's thread reports as lost."""
+    defects: list[str] = []
+
+    def noted(
+        error: Exception, details: Mapping[str, object] | None = None
+    ) -> HostError | InternalError:
+        defects.append("".join(traceback.format_exception(error)))
+        return unexpected(error, details)
+
+    vars(connection)["unexpected"] = noted  # for this process
+    return defects
+
+
 def campaign(seconds: float, seed: int) -> int:
     """Go on for `seconds`; return the number of rounds.  Raises on the first that fails."""
     end = time.monotonic() + seconds
-    rounds = settled = 0
+    rounds = settled = files = 0
     with tempfile.TemporaryDirectory() as name:
         room = Path(name)
+        prepare(room)
         process, stream = start(build_with_sanitizers(room, harmless=True))
+        hidden = watch_defects()
         stream.settimeout(_PATIENCE)
         try:
             while time.monotonic() < end:
                 chance = random.Random(f"{seed} {rounds}")
                 against_host(chance, room)
+                assert not hidden, hidden[0]
                 against_agent(chance, stream)
                 rounds += 1
                 size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                 settled = size if rounds <= _SETTLED else settled
                 assert size <= settled + _GROWTH, f"from {settled} to {size} KiB"
+                files = files or open_files()
+                assert open_files() <= files + 2, f"from {files} to {open_files()} descriptors"
+                assert threading.active_count() <= _THREADS, threading.enumerate()
         except BaseException:
             print(f"seed {seed}, round {rounds}", file=sys.stderr)
             raise

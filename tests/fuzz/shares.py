@@ -46,6 +46,7 @@ _LAYOUTS: dict[str, tuple[struct.Struct, int]] = {  # fixed fields and how many 
     "SETXATTR": (fuse.SETXATTR_IN, 2), "GETXATTR": (fuse.GETXATTR_IN, 1),
     "LISTXATTR": (fuse.GETXATTR_IN, 0), "REMOVEXATTR": (struct.Struct(""), 1),
     "FLUSH": (fuse.FLUSH_IN, 0), "GETLK": (fuse.LK_IN, 0), "SETLK": (fuse.LK_IN, 0),
+    "SETLKW": (fuse.LK_IN, 0),
     "ACCESS": (fuse.ACCESS_IN, 0), "FALLOCATE": (fuse.FALLOCATE_IN, 0),
     "LSEEK": (fuse.LSEEK_IN, 0), "COPY_FILE_RANGE": (fuse.COPY_IN, 0),
     "BATCH_FORGET": (fuse.BATCH_FORGET_IN, 0), "INIT": (fuse.INIT_IN, 0),
@@ -59,7 +60,7 @@ _LARGEST = 1 << 22  # bytes: a larger file would fill the host's memory
 
 _BY_HANDLE = frozenset({
     "READ", "READDIR", "READDIRPLUS", "WRITE", "RELEASE", "RELEASEDIR", "FSYNC", "FLUSH", "GETLK",
-    "SETLK", "FALLOCATE", "LSEEK", "COPY_FILE_RANGE",
+    "SETLK", "SETLKW", "FALLOCATE", "LSEEK", "COPY_FILE_RANGE",
 })  # fmt: skip
 
 
@@ -71,29 +72,78 @@ class Findings:
     broken: list[str] = field(default_factory=list)
 
 
+class Maker:
+    """Makes requests about the nodes and handles that its owner knows of."""
+
+    def __init__(self, random_: random.Random) -> None:
+        self.random = random_
+        self.nodes = [fuse.ROOT_ID]
+        self.handles = [1]
+
+    def message(self) -> tuple[str, bytes] | None:
+        """Return a request's name and bytes; None if it would make the next ones dull."""
+        random_ = self.random
+        name = random_.choice(REQUESTS)
+        if random_.random() < _SKIPPED.get(name, 0.0):
+            return None
+        body = self._body(name)
+        node = random_.choice((1, *self.nodes[-4:]) if random_.random() < 0.95 else _NUMBERS)
+        length = 40 + len(body) if random_.random() < 0.95 else random_.choice(_NUMBERS[:9])
+        opcode = getattr(fuse, name) if random_.random() < 0.99 else random_.randrange(70)
+        if opcode == fuse.SETLKW:
+            name = "SETLKW"
+        unique = random_.randrange(1, 9)
+        return name, fuse.IN_HEADER.pack(length, opcode, unique, node, 0, 0, 0, 0) + body
+
+    def _body(self, name: str) -> bytes:
+        random_ = self.random
+        layout, names = _LAYOUTS.get(name, (fuse.GETATTR_IN, 0))
+        fixed = bytearray(random_.randbytes(layout.size) if random_.random() < 0.1
+                          else bytes(layout.size))  # fmt: skip
+        for place in range(0, layout.size - 3, 4):
+            if random_.random() < 0.5:
+                value = random_.choice((*_NUMBERS, *_KINDS, *self.nodes[-3:], os.O_RDWR, 3))
+                struct.pack_into("<I", fixed, place, value & 0xFFFFFFFF)
+        if layout.size >= 8 and name in _BY_HANDLE and random_.random() < 0.9:
+            struct.pack_into("<Q", fixed, 0, random_.choice(self.handles[-6:]))
+        if name in {"LINK", "RENAME", "RENAME2"} and random_.random() < 0.9:
+            struct.pack_into("<Q", fixed, 0, random_.choice((1, *self.nodes[-4:])))
+        if layout.size >= 16 and random_.random() < 0.9:
+            struct.pack_into("<Q", fixed, 8, random_.randrange(_LARGEST))
+        if name in {"FALLOCATE", "SETATTR", "COPY_FILE_RANGE"}:
+            self._small(name, fixed)
+        body = bytes(fixed) + b"".join(random_.choice(_NAMES) + b"\0" for _ in range(names))
+        return body if random_.random() < 0.95 else body[: random_.randrange(len(body) + 1)]
+
+    def _small(self, name: str, fixed: bytearray) -> None:
+        """Keep files small, as the host's disk is not what is tried."""
+        if name == "SETATTR":
+            struct.pack_into("<Q", fixed, 16, self.random.randrange(_LARGEST))
+            return
+        for place in range(8, len(fixed) - 7, 8):
+            (value,) = struct.unpack_from("<Q", fixed, place)
+            if value < 1 << 62:
+                struct.pack_into("<Q", fixed, place, value % _LARGEST)
+
+
 class Fuzzer:
     """Makes one thread's requests, with the numbers that replies have told."""
 
     def __init__(self, server: FileServer, seed: int, findings: Findings) -> None:
         self._server = server
-        self._random = random.Random(seed)
         self._findings = findings
-        self._nodes = [fuse.ROOT_ID]
-        self._handles = [1]
+        self._maker = Maker(random.Random(seed))
+        self._random = self._maker.random
+        self._nodes = self._maker.nodes
+        self._handles = self._maker.handles
 
     def request(self) -> None:
         """Send one request, and note what its reply tells."""
         random_ = self._random
-        name = random_.choice(REQUESTS)
-        if random_.random() < _SKIPPED.get(name, 0.0):
+        made = self._maker.message()
+        if made is None or made[0] == "SETLKW":
             return
-        body = self._body(name)
-        node = random_.choice((1, *self._nodes[-4:]) if random_.random() < 0.95 else _NUMBERS)
-        length = 40 + len(body) if random_.random() < 0.95 else random_.choice(_NUMBERS[:9])
-        opcode = getattr(fuse, name) if random_.random() < 0.99 else random_.randrange(70)
-        if opcode == fuse.SETLKW:
-            return
-        message = fuse.IN_HEADER.pack(length, opcode, 3, node, 0, 0, 0, 0) + body
+        name, message = made
         room = random_.choice((0, 8, 16, 24, 104, 144, 160, 4112, 70_000))
         reply = bytearray(room)
         parts = sorted(random_.randrange(60) for _ in range(random_.randrange(4)))
@@ -105,36 +155,6 @@ class Fuzzer:
             self._findings.broken.append(f"{name} {message.hex()}\n{traceback.format_exc()}")
             return
         self._check(name, reply, size)
-
-    def _body(self, name: str) -> bytes:
-        random_ = self._random
-        layout, names = _LAYOUTS.get(name, (fuse.GETATTR_IN, 0))
-        fixed = bytearray(random_.randbytes(layout.size) if random_.random() < 0.1
-                          else bytes(layout.size))  # fmt: skip
-        for place in range(0, layout.size - 3, 4):
-            if random_.random() < 0.5:
-                value = random_.choice((*_NUMBERS, *_KINDS, *self._nodes[-3:], os.O_RDWR, 3))
-                struct.pack_into("<I", fixed, place, value & 0xFFFFFFFF)
-        if layout.size >= 8 and name in _BY_HANDLE and random_.random() < 0.9:
-            struct.pack_into("<Q", fixed, 0, random_.choice(self._handles[-6:]))
-        if name in {"LINK", "RENAME", "RENAME2"} and random_.random() < 0.9:
-            struct.pack_into("<Q", fixed, 0, random_.choice((1, *self._nodes[-4:])))
-        if layout.size >= 16 and random_.random() < 0.9:
-            struct.pack_into("<Q", fixed, 8, random_.randrange(_LARGEST))
-        if name in {"FALLOCATE", "SETATTR", "COPY_FILE_RANGE"}:
-            self._small(name, fixed)
-        body = bytes(fixed) + b"".join(random_.choice(_NAMES) + b"\0" for _ in range(names))
-        return body if random_.random() < 0.95 else body[: random_.randrange(len(body) + 1)]
-
-    def _small(self, name: str, fixed: bytearray) -> None:
-        """Keep files small, as the host's disk is not what is tried."""
-        if name == "SETATTR":
-            struct.pack_into("<Q", fixed, 16, self._random.randrange(_LARGEST))
-            return
-        for place in range(8, len(fixed) - 7, 8):
-            (value,) = struct.unpack_from("<Q", fixed, place)
-            if value < 1 << 62:
-                struct.pack_into("<Q", fixed, place, value % _LARGEST)
 
     def _check(self, name: str, reply: bytearray, size: int) -> None:
         if not 0 <= size <= len(reply):

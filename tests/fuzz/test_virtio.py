@@ -1,21 +1,27 @@
-"""Hostile drivers and random accesses to PCI: short runs of `tests.fuzz.virtio` and `.pci`."""
+"""Hostile drivers and random accesses to PCI: short runs of `tests.fuzz.virtio`, `.pci` and `.pci_registers`."""
 from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import pci
-from tests.fuzz.virtio import Task, run_isolated
+from tests.fuzz import pci, pci_registers
+from tests.fuzz.samples import Task, run_isolated
+from tests.fuzz.virtio import run_sample
 from tests.fuzz.virtio_devices import KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_driver_breaks_its_device_at_most(kind: str) -> None:
-    findings = run_isolated(Task(7_000_000, 40, kind))
+    findings = run_isolated(Task(run_sample, 7_000_000, 12, kind))
     assert findings.broken == []
-    assert findings.count == 40
-    assert findings.reached[f"{kind} notifications"] > 40
+    assert findings.count == 12
+    assert findings.reached[f"{kind} notifications"] > 12
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_random_accesses_to_pci(seed: int) -> None:
-    assert pci.walk(seed) == []
+    assert pci.run_sample(seed)[1] == []
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_accesses_to_registers_of_pci(seed: int) -> None:
+    assert pci_registers.walk(seed) == []

@@ -6,48 +6,38 @@ Exit status 1 if one does.
 """
 from __future__ import annotations
 
-import argparse
-import gc
 import random
+import struct
 import sys
-import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable
+from itertools import pairwise
 
 from ringlet.devices.virtio import common
 from ringlet.devices.virtio.balloon import Balloon
+from ringlet.devices.virtio.device import F_INDIRECT_DESC
+from ringlet.devices.virtio.net import TX
 from ringlet.devices.virtio.pci import COMMON, DEVICE, ISR, NOTIFY, VirtioPci
-from tests.differential.isolate import Death, Progress, isolated
-from tests.fuzz.virtio_devices import KINDS, SMALL, Host, make, message, open_files
+from tests.fuzz.samples import campaign
+from tests.fuzz.virtio_chains import break_a_rule, place_rings_wrongly
+from tests.fuzz.virtio_devices import KINDS, SMALL, Host, make, message
 from tests.unit.devices.virtio.driver import INDIRECT, NEXT, WRITE, Rig
 from tests.unit.vcpu.board import CODE, RAM, Board
 
 _STEPS = 120
-_HANG = 20.0
-_CHUNK = 100
-_REST = 0.05
+_REST = 0.01
+_RESTS = 50
+_TURNS = 30
+"""More turns of a device's thread in that time, when nothing happens, than it has a reason for."""
+_FIELDS = (*common._SIZES.items(), *((register, 8) for register in common._ADDRESSES),
+           (ISR, 1), (NOTIFY, 2), (NOTIFY + 4, 2), (DEVICE, 4), (DEVICE + 8, 4), (DEVICE + 32, 1))
+"""The registers that a driver uses, with their sizes."""
 _PAGES = (COMMON, ISR, DEVICE, NOTIFY)
 _FREE = 0x200000
 """Memory from here to RAM's end is for buffers; the board's own is below 100000h."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Samples that one process runs, for devices of a kind or of all."""
-
-    seed: int
-    count: int
-    kind: str = ""
-
-
-@dataclass(slots=True)
-class Findings:
-    """How many samples were run, what they reached, and what they broke."""
-
-    count: int = 0
-    reached: Counter[str] = field(default_factory=Counter)
-    broken: list[str] = field(default_factory=list)
+_LOOP = 0x38000
+"""Where the guest's loop is; no device writes there."""
 
 
 class Walk:
@@ -60,31 +50,52 @@ class Walk:
         self.failures: list[Exception] = []
         self.host: Host = make(self.rng, self.failures.append, self.kind)
         self.rig = Rig(self.host.device)
+        self.refused: Counter[str] = Counter()
         self.codes = 0
+        self.in_code: dict[tuple[int, int], int] = {}
+        """Queues and heads of chains that begin in code, and how often the guest had run it."""
+        self.turns = 0
+        self._turn = self.host.device.worker._turn
+        self.host.device.worker._turn = self._count  # type: ignore[method-assign]
+
+    def _count(self) -> None:
+        self.turns += 1
+        self._turn()
 
     def run(self) -> Counter[str]:
         """Take all steps; what the device counted."""
         rng = self.rng
         self._start()
-        steps = (
+        steps: tuple[tuple[Callable[[], None], int], ...] = (
             (self._chain, 30), (self._ring, 20), (self._host_acts, 20), (self._posted, 10),
             (self._register, 3), (self._scribble, 4), (self._config_space, 1), (self._msix, 3),
             (self._start, 2), (self._code, 2), (self._save, 1), (self._settle, 3),
-            (self._scribble_rings, 1),
+            (self._scribble_rings, 1), (self._race, 4), (self._odd_start, 1),
+            (self._reset, 1), (self._break_a_rule, 2), (self._burst, 2),
         )
-        calls = rng.choices([s for s, _ in steps], [w for _, w in steps], k=_STEPS)
+        if rng.random() < 0.5:  # a driver that keeps to the rules gets further
+            steps, count = tuple(step for step in steps if step[0] not in self._wild()), 3 * _STEPS
+        else:
+            count = _STEPS
+        calls = rng.choices([s for s, _ in steps], [w for _, w in steps], k=count)
         for call in calls:
             call()
-        return Counter(self.rig.device.counters.values)
+        return Counter(self.rig.device.counters.values) + self.refused
+
+    def _wild(self) -> tuple[Callable[[], None], ...]:
+        return (self._register, self._scribble_rings, self._odd_start, self._config_space,
+                self._start, self._msix)
 
     def close(self) -> None:
         self.rig.pci.close()
+        del self.host.device.worker._turn  # the class's own again; and no cycle
         self.host.close()
 
     # --- steps
 
     def _start(self) -> None:
         rng = self.rng
+        self.in_code.clear()
         self.rig._next_ring = 0x100000
         everything = self.rig.offered()
         features = everything & (rng.getrandbits(64) | 1 << 32) if rng.random() < 0.5 else None
@@ -100,42 +111,91 @@ class Walk:
 
     def _chain(self) -> None:
         rng, rig = self.rng, self.rig
-        if rig.needs_reset and rng.random() < 0.5:
+        if rig.needs_reset and rng.random() < 0.8:
             self._start()
         index = rng.randrange(len(rig.device.queue_limits))
+        if self.kind == "vsock":
+            index = rng.choice((0, 0, 1, 1, 1, 2))
         rings = rig.rings[index]
-        rings.used()
-        data = message(rng, self.kind)
-        at = rng.randrange(_FREE, RAM - 0x3000)
+        self._look_at_code(index)
+        data = message(rng, self.host)
+        at = rng.randrange(_FREE, RAM - 0x20000)
         rig.memory.view(at, len(data) or 1)[:] = data or b"\0"
         cut = rng.choice((len(data), rng.randrange(1, len(data) + 1) if data else 1))
         readable = [(at, cut)] + ([(at + cut, len(data) - cut)] if cut < len(data) else [])
-        if not data or rng.random() < 0.03 or self._is_receive(index):
+        if not data or rng.random() < 0.01 or self._is_receive(index):
             readable = []
+        elif len(data) > 64 and rng.random() < 0.3:  # in more parts, of any sizes
+            ends = sorted({0, len(data), *(rng.randrange(1, len(data)) for _ in range(9))})
+            readable = [(at + a, b - a) for a, b in pairwise(ends)]
         writable = [self._part() for _ in range(rng.choice((0, 1, 1, 2, 5)))]
-        if self.kind == "block" and rng.random() < 0.8:
+        if self.kind == "block" and rng.random() < 0.96:
             writable = [(_FREE + 0x1000 * rng.randrange(64), 512), (_FREE, 1)][rng.randrange(2):]
+        elif self.kind == "net":
+            writable = self._frame_room() if self._is_receive(index) else []
+        elif self.kind == "fs" and rng.random() < 0.9:
+            writable = [self._buffer(16), self._buffer(rng.choice((0x68, 0x1000, 0x20000)))]
+        elif self.kind == "rng" and rng.random() < 0.2:
+            writable = [(CODE, 64)]
         elif self.kind == "vsock" and self._is_receive(index):
             writable = [(rng.choice((CODE, rng.randrange(_FREE, RAM - 4096))), 4096)]
         if rng.random() < 0.01:
             readable.append(self._part())
         if not readable and not writable:
             return
+        if self.kind == "net" and readable and rng.random() < 0.03:
+            readable = [(_FREE, RAM - _FREE)]  # more than a frame
         if len(rings.free) < len(readable) + len(writable):
-            rings.free.extend(range(rings.size))  # the driver forgets what it has lent
+            self.in_code.clear()
+            rings.free = deque(range(rings.size))  # the driver forgets what it has lent
+            rings.lent.clear()
             if rings.size < len(readable) + len(writable):
                 return
-        if rng.random() < 0.3:
-            rings.indirect(rng.randrange(_FREE, RAM - 0x1000), readable, writable)
+        tables = rig.device.driver_features & F_INDIRECT_DESC
+        if rng.random() < (0.3 if tables else 0.01):
+            head = rings.indirect(rng.randrange(_FREE, RAM - 0x1000), readable, writable)
         else:
-            rings.chain(readable, writable)
+            head = rings.chain(readable, writable)
+        self.in_code.pop((index, head), None)
+        if writable and writable[0][0] == CODE:
+            self.in_code[index, head] = self.codes
         if rng.random() < 0.7:
             rig.ring(index)
+
+    def _look_at_code(self, index: int) -> None:
+        """See what came back: code that a device has overwritten is not translated any more."""
+        for head, written in self.rig.rings[index].used():
+            if written and self.in_code.pop((index, head), -1) == self.codes:
+                if self.rig.memory.has_code(CODE, 1):
+                    raise ValueError("translations of what a device has overwritten are there")
+                self.refused["code looked at"] += 1
+
+    def _burst(self) -> None:
+        """Offer many long frames at once."""
+        rng, rig = self.rng, self.rig
+        if self.kind != "net" or rig.needs_reset:
+            return
+        rings = rig.rings[TX]
+        rings.used()
+        while rings.free:
+            rings.chain([self._buffer(rng.choice((1526, 65_000, 65_562)))])
+        rig.ring(TX)
 
     def _is_receive(self, index: int) -> bool:
         """Whether the device writes to this queue's buffers alone."""
         return {"console": index % 2 == 0, "vsock": index != 1, "balloon": index > 2,
-                "rng": True, "block": False}[self.kind]
+                "rng": True, "block": False, "net": index == 0, "fs": False}[self.kind]
+
+    def _buffer(self, size: int) -> tuple[int, int]:
+        return self.rng.randrange(_FREE, RAM - size), size
+
+    def _frame_room(self) -> list[tuple[int, int]]:
+        """Return buffers for a frame, in code now and then."""
+        rng = self.rng
+        if rng.random() < 0.1:
+            return [(CODE, 4096)]
+        return [self._buffer(rng.choice((12, 64, 1526, 4096, 65_562))) for _ in range(
+            rng.choice((1, 1, 2)))]
 
     def _ring(self) -> None:
         self.rig.ring(self.rng.randrange(len(self.rig.device.queue_limits) + 2))
@@ -153,15 +213,41 @@ class Walk:
     def _settle(self) -> None:
         time.sleep(0.001)
 
+    def _reset(self) -> None:
+        """Reset the device, which then leaves memory alone whatever was under way."""
+        self.rig.set(common.STATUS, 1, 0)
+        self._expect_nothing("a device that was reset")
+        self.rig.post_all()
+        self._start()
+
+    def _expect_nothing(self, who: str) -> None:
+        """Raise ValueError if a device writes to memory or sends messages."""
+        memory, messages = self.rig.memory, len(self.rig.messages)
+        before = memory.read(CODE, RAM - CODE)
+        self.host.act(self.rng)
+        time.sleep(0.003)
+        if memory.read(CODE, RAM - CODE) != before:
+            raise ValueError(f"{who} writes to memory")
+        if len(self.rig.messages) != messages:
+            raise ValueError(f"{who} sends messages")
+
     def _register(self) -> None:
+        """Access registers: fields as they are, or any bytes of the structures."""
         rng, rig = self.rng, self.rig
-        offset = rng.choice(_PAGES) + rng.choice((rng.randrange(64), rng.randrange(0x1000)))
-        size = rng.choice((1, 2, 4, 8))
-        if rng.random() < 0.5:
-            value = rig.pci.read(offset, size)
-            assert 0 <= value < 1 << 8 * size
-        else:
-            value = rng.choice((rng.choice(SMALL), rng.getrandbits(64), RAM - 16, 0x100000))
+        queues = len(rig.device.queue_limits)
+        for _ in range(rng.choice((1, 4, 12))):
+            offset = rng.choice(_PAGES) + rng.choice((rng.randrange(64), rng.randrange(0x1000)))
+            size = rng.choice((1, 2, 4, 8))
+            if rng.random() < 0.7:
+                offset, size = rng.choice(_FIELDS)
+            if rng.random() < 0.5:
+                value = rig.pci.read(offset, size)
+                assert 0 <= value < 1 << 8 * size
+                continue
+            value = rng.choice((rng.choice(SMALL), queues, queues - 1, queues + 1,
+                                rng.getrandbits(64), RAM - 16, 0x100000))
+            if offset == common.STATUS and rng.random() < 0.7:
+                value = rig.status | rng.choice((0, 4, 8))
             rig.pci.write(offset, size, value & (1 << 8 * size) - 1)
 
     def _scribble(self) -> None:
@@ -172,6 +258,7 @@ class Walk:
 
     def _scribble_rings(self) -> None:
         """Change rings: random bytes, or descriptors that lead somewhere."""
+        self.in_code.clear()
         rng = self.rng
         rings = self.rig.rings[rng.randrange(len(self.rig.rings))]
         if rng.random() < 0.5:
@@ -201,18 +288,73 @@ class Walk:
     def _code(self) -> None:
         """Let the guest run code where buffers may be."""
         board: Board = self.rig.board
-        at = self.rng.choice((CODE, CODE + 0x800))
+        at = self.rng.choice((CODE, CODE, CODE + 0x800))
         self.rig.memory.view(at, 6)[:] = bytes.fromhex("b801000000f4")
         board.p.drop_code(at, 6)
         board.set(rip=at)
         board.go()
         self.codes += 1
 
+    def _race(self) -> None:
+        """Let the guest change rings while the device's threads use them.
+
+        Each place is changed and changed back, so that the rings are as before at the end.
+        """
+        self.in_code.clear()
+        rng, rig = self.rng, self.rig
+        index = rng.randrange(len(rig.rings))
+        rings = rig.rings[index]
+        place, mask = rng.choice((
+            (rings.table + 16 * rng.randrange(rings.size), rng.choice((RAM, 1 << 63, 0x1000))),
+            (rings.table + 16 * rng.randrange(rings.size) + 8,
+             rng.choice((1 << 31, 0xFFFF, NEXT << 32, WRITE << 32, INDIRECT << 32, 3 << 48))),
+            (rings.avail, rng.choice((1 << 16, 1 << 20, 1 << 31, 1, 1 << 40))),
+            (rings.used_ring, rng.choice((1, 1 << 16, 1 << 31))),
+            (rng.randrange(_FREE, RAM - 8), rng.getrandbits(64)),
+        ))
+        times = 2 * rng.choice((1000, 50_000))
+        code = (b"\x48\xc7\xc1" + struct.pack("<I", times) + b"\x48\xbf" + struct.pack("<Q", place)
+                + b"\x48\xb8" + struct.pack("<Q", mask) + b"\x48\x31\x07\x48\xff\xc9\x75\xf8\xf4")
+        rig.memory.view(_LOOP, len(code))[:] = code
+        rig.board.p.drop_code(_LOOP, len(code))
+        rig.ring(index)
+        rig.board.set(rip=_LOOP)
+        rig.board.go()
+
+    def _odd_start(self) -> None:
+        """Set queues up wrongly: sizes, places, features and order."""
+        rng, rig = self.rng, self.rig
+        if rng.random() < 0.7:
+            rig.negotiate(rig.offered() & rng.choice((rng.getrandbits(64), 1 << 32, (1 << 64) - 1)))
+        for index in range(len(rig.device.queue_limits)):
+            if rng.random() < 0.2:
+                continue
+            rig.set(common.QUEUE_SELECT, 2, index)
+            rig.set(common.QUEUE_SIZE, 2, rng.choice((1, 2, 16, 16, 0, 3, 1024, 0x8000, 0xFFFF)))
+            for register in (common.QUEUE_DESC, common.QUEUE_DRIVER, common.QUEUE_DEVICE):
+                place = rng.choice((0x100000 + 16 * rng.randrange(0x400), CODE + 0xC00, RAM - 16,
+                                    RAM - 0x100, 0x100001, 1 << 63, (1 << 64) - 16, RAM))
+                rig.set(register, 8, place)
+            rig.set(common.QUEUE_ENABLE, 2, rng.choice((1, 1, 1, 0, 0xFFFF)))
+            rig.ring(index)
+        rig.driver_ok()
+        self._posted()
+
+    def _break_a_rule(self) -> None:
+        if self.host.link is not None and not self.host.link.drained(self.rig.device):
+            return  # the device takes no chains now
+        if self.rng.random() < 0.2:
+            place_rings_wrongly(self.rng, self.rig)
+        else:
+            self.refused[break_a_rule(self.rng, self.rig, self.kind)] += 1
+        self._start()
+
     def _save(self) -> None:
         """Save the state, and let another device go on with it for a moment."""
         device, pci = self.rig.device, self.rig.pci
         device.pause()
         state = pci.save()
+        self._expect_nothing("a device at rest")
         device.resume()
         other = make(random.Random(1), self.failures.append, self.kind)
         other.device.features = device.features
@@ -227,6 +369,17 @@ class Walk:
         self.rig.memory.view(0x100000, 0x80000)[:] = before
 
 
+def _comes_to_rest(walk: Walk) -> bool:
+    """Return whether the device has nothing to do at last, when nothing happens."""
+    for _ in range(_RESTS):
+        time.sleep(_REST)
+        before, cpu = walk.turns, time.process_time()
+        time.sleep(_REST)
+        if walk.turns - before <= _TURNS and time.process_time() - cpu <= _REST / 2:
+            return True
+    return False
+
+
 def run_sample(seed: int, kind: str = "") -> tuple[Counter[str], list[str]]:
     """Run one sample; what it reached and what it broke."""
     broken: list[str] = []
@@ -235,12 +388,10 @@ def run_sample(seed: int, kind: str = "") -> tuple[Counter[str], list[str]]:
     name = walk.kind
     try:
         reached = Counter({f"{name} {k}": n for k, n in walk.run().items()})
-        if seed % 8 == 0:
-            time.sleep(0.01)
-            before = time.process_time()
-            time.sleep(_REST)
-            if time.process_time() - before > _REST / 2:
-                broken.append("a thread spins")
+        for _ in range(5):  # what waits for the device must not keep it busy
+            walk.host.act(walk.rng)
+        if not _comes_to_rest(walk):
+            broken.append(f"{name}: a thread spins")
     except Exception as error:  # noqa: BLE001 - it is a finding
         broken.append(f"{type(error).__name__}: {error}")
     finally:
@@ -249,71 +400,10 @@ def run_sample(seed: int, kind: str = "") -> tuple[Counter[str], list[str]]:
     return reached, broken
 
 
-def run_task(task: Task, progress: Progress) -> Findings:
-    """Run a task's samples in this process, which ends if one of them hangs."""
-    import faulthandler
-    findings = Findings()
-    run_sample(task.seed, task.kind)
-    files, threads = open_files(), threading.active_count()
-    for seed in range(task.seed, task.seed + task.count):
-        progress(seed - task.seed)
-        faulthandler.dump_traceback_later(_HANG, exit=True)
-        reached, broken = run_sample(seed, task.kind)
-        findings.count += 1
-        findings.reached += reached
-        findings.broken += [f"seed {seed}: {line}" for line in broken]
-    faulthandler.cancel_dump_traceback_later()
-    gc.collect()
-    time.sleep(0.1)
-    if open_files() > files + 8 or threading.active_count() > threads + 4:
-        findings.broken.append(f"seeds {task.seed} to {task.seed + task.count - 1}: "
-                               f"{open_files() - files} files and "
-                               f"{threading.active_count() - threads} threads are left")
-    return findings
-
-
-def run_isolated(task: Task) -> Findings:
-    """Run a task in a process of its own; its death is a finding and the rest is still run."""
-    total = Findings()
-    while task.count > 0:
-        result = isolated(run_task, task)
-        if not isinstance(result, Death):
-            total.count += result.count
-            total.reached += result.reached
-            total.broken += result.broken
-            break
-        seed = task.seed + result.index
-        total.count += result.index + 1
-        total.broken.append(f"seed {seed}: the process died or hung, exit code {result.exit_code}")
-        task = Task(seed + 1, task.count - result.index - 1, task.kind)
-    return total
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run samples for a time; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.virtio",
-                                     description="Let a hostile driver use virtio devices.")
-    parser.add_argument("--minutes", type=float, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=KINDS, default="")
-    options = parser.parse_args(arguments)
-    end = time.monotonic() + 60 * options.minutes
-    total = Findings()
-    seed = options.seed
-    while time.monotonic() < end:
-        findings = run_isolated(Task(seed, _CHUNK, options.device))
-        seed += _CHUNK
-        total.count += findings.count
-        total.reached += findings.reached
-        total.broken += findings.broken
-        for line in findings.broken:
-            print(line, flush=True)
-        print(f"\r{total.count} samples, {len(total.broken)} broken", end="", file=sys.stderr)
-    print(file=sys.stderr)
-    print(f"{total.count} samples from seed {options.seed}")
-    print("reached: " + ", ".join(f"{name}: {n}" for name, n in sorted(total.reached.items())))
-    print(f"broken: {len(total.broken)}")
-    return 1 if total.broken else 0
+    return campaign("tests.fuzz.virtio", "Let a hostile driver use virtio devices.", run_sample,
+                    KINDS, arguments)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,21 @@ import contextlib
 import random
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from ringlet.devices.backends.network.link import Framing
 from ringlet.devices.virtio.balloon import Balloon
 from ringlet.devices.virtio.block import Block
 from ringlet.devices.virtio.console import Console, Port
 from ringlet.devices.virtio.device import VirtioDevice
+from ringlet.devices.virtio.fs import Fs
+from ringlet.devices.virtio.net import Net
 from ringlet.devices.virtio.rng import Rng
 from ringlet.devices.virtio.vsock import Vsock
 from ringlet.devices.virtio.vsock_listener import Listener
+from tests.fuzz.virtio_hosts import FuzzLink, FuzzShare, packet
 from tests.unit.devices.virtio.fake_disk import FakeDisk
 
 Failed = Callable[[Exception], None]
@@ -32,6 +36,10 @@ class Host:
     listener: Listener | None = None
     console: Console | None = None
     disk: FakeDisk | None = None
+    link: FuzzLink | None = None
+    share: FuzzShare | None = None
+    called: set[int] = field(default_factory=set)
+    """Ports of the guest from which it has called the host's."""
 
     def act(self, rng: random.Random) -> None:
         """Do something to a stream."""
@@ -44,6 +52,12 @@ class Host:
             ours, theirs = socket.socketpair()
             self.streams.append(ours)
             self.console.connect_port(f"port{rng.randrange(3)}", theirs.detach())
+        if self.link is not None:
+            self.link.act(rng)
+        if self.share is not None:
+            self.share.act(rng)
+        if self.disk is not None:
+            self._delay(rng, self.disk)
         for stream in self.streams:
             stream.setblocking(False)
         if not self.streams:
@@ -67,8 +81,20 @@ class Host:
         with contextlib.suppress(TimeoutError, ConnectionRefusedError):
             self.streams.append(self.device.connect_guest(rng.randrange(3), 0.001))
 
+    @staticmethod
+    def _delay(rng: random.Random, disk: FakeDisk) -> None:
+        """Let the disk fail, or answer later; whatever waits for it is then answered soon."""
+        disk.error = rng.choice((0,) * 9 + (5, 28, 95))
+        if rng.random() < 0.2:
+            disk.held = True
+            threading.Timer(rng.choice((0.0005, 0.005)), disk.release).start()
+
     def close(self) -> None:
         """Close what the device's owner closes after it."""
+        if self.link is not None:
+            self.link.close()
+        if self.share is not None:
+            self.share.close()
         for stream in self.streams:
             stream.close()
         if self.disk is not None:
@@ -89,6 +115,12 @@ def make(rng: random.Random, failed: Failed, kind: str) -> Host:
         return Host(Rng(failed))
     if kind == "balloon":
         return Host(Balloon(failed))
+    if kind == "net":
+        link = FuzzLink(rng.choice((Framing.STREAM, Framing.TAP)), rng.choice((1500, 65_520)))
+        return Host(Net(link, failed), link=link)
+    if kind == "fs":
+        share = FuzzShare(rng)
+        return Host(Fs(share.server, "share", failed), share=share)
     if kind == "vsock":
         vsock = Vsock(failed)
         return Host(vsock, listener=vsock.listen(LISTENS))
@@ -101,33 +133,37 @@ def make(rng: random.Random, failed: Failed, kind: str) -> Host:
     return Host(console, [ours for ours, _ in pairs], console=console)
 
 
-KINDS = ("block", "rng", "balloon", "vsock", "console")
+KINDS = ("block", "rng", "balloon", "vsock", "console", "net", "fs")
+KINDS_BY_CLASS: dict[type[VirtioDevice], str] = {
+    Block: "block", Rng: "rng", Balloon: "balloon", Vsock: "vsock", Console: "console", Net: "net",
+    Fs: "fs",
+}  # fmt: skip
 
 
-def message(rng: random.Random, kind: str) -> bytes:
+def message(rng: random.Random, host: Host) -> bytes:
     """What a driver might send, right or nearly so."""
-    if rng.random() < 0.03:
+    kind = KINDS_BY_CLASS[type(host.device)]
+    if rng.random() < 0.01:
         return rng.randbytes(rng.randrange(1, 100))
+    if host.share is not None:
+        return host.share.request()
+    if kind == "net":
+        return packet(rng)
     if kind == "block":
-        data = struct.pack("<IIQ", rng.choice((0, 0, 0, 1, 1, 1, 4, 8, 11, 13, 2, 99)), 0,
-                           rng.choice((0, 0, 0, 0, 1, 1, 8, 2047, 1 << 40, (1 << 64) - 1)))
-        for _ in range(rng.randrange(3)):
-            data += struct.pack("<QII", rng.choice((0, 8, 1 << 60)), rng.choice((1, 8, 1 << 22)),
-                                rng.randrange(4))
-        return data + bytes(rng.choice((0, 0, 512, 4096)))
+        what = rng.choice((0, 0, 0, 1, 1, 1, 4, 8, 11, 13, 13, 2 if rng.random() < 0.1 else 0))
+        data = struct.pack("<IIQ", what, 0,
+                           rng.choice((0, 0, 0, 0, 1, 8, 2047, 1 << 40, (1 << 64) - 1)))
+        ranges = rng.randrange(3) if what > 8 or rng.random() < 0.05 else 0
+        for _ in range(ranges or what > 8):
+            data += struct.pack("<QII", rng.choice((0, 0, 8, 1 << 60)),
+                                rng.choice((1, 8, 8, 1 << 22)), rng.choice((0, 0, 1, 2)))
+        sizes = (512, 4096, 4096, 1 << 16) if what == 1 else (0,) * 9 + (1, 512)
+        return data + bytes(rng.choice(sizes))
     if kind == "console":
         return struct.pack("<IHH", rng.choice((0, 1, 2, 3, 1 << 31)), rng.randrange(9),
                            rng.randrange(2)) + bytes(rng.randrange(64))
     if kind == "vsock":
-        data = rng.randbytes(rng.choice((0, 0, 5, 3000)))
-        return struct.pack(
-            "<QQIIIHHIII", rng.choice((3,) * 30 + (2, 99)), rng.choice((2,) * 30 + (3, 1 << 40)),
-            rng.randrange(3), rng.choice((LISTENS,) * 9 + (1 << 30, (1 << 30) + 1, 7)),
-            rng.choice((len(data),) * 20 + (1, 0xFFFF_FFFF)), rng.choice((1,) * 30 + (2, 0)),
-            rng.choice((1, 1, 1, 5, 5, 5, 5, 5, 5, 2, 2, 3, 4, 6, 7, 0, 8)), rng.randrange(5),
-            rng.choice((0, 1, 100, 1 << 18, 1 << 18, 0xFFFF_FFFF)),
-            rng.choice((0, 0, 0, 1, 0xFFFF_FFFF)),
-        ) + data
+        return _packet(rng, host)
     if kind == "balloon":
         count = rng.choice((1, 3, 256, 1024, 1025))
         return struct.pack(f"<{count}I", *(rng.choice((
@@ -135,6 +171,21 @@ def message(rng: random.Random, kind: str) -> bytes:
     return b""
 
 
-def open_files() -> int:
-    """How many descriptors this process has open."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+def _packet(rng: random.Random, host: Host) -> bytes:
+    """Return a packet of a stream that the guest has asked for, or of one that there is not."""
+    port = rng.randrange(3)
+    if port not in host.called:
+        op = rng.choice((1,) * 8 + (2, 5))
+        host.called |= {port} if op == 1 else set()
+    else:
+        op = rng.choice((5,) * 16 + (6, 6, 7, 4, 3, 2, 1, 0, 8))
+        host.called -= {port} if op in {3, 1, 0, 8} else set()
+    data = rng.randbytes(rng.choice((1, 5, 3000))) if op == 5 else b""
+    return struct.pack(
+        "<QQIIIHHIII", rng.choice((3,) * 60 + (2, 99)), rng.choice((2,) * 60 + (3, 1 << 40)),
+        port, rng.choice((LISTENS,) * 20 + (1 << 30, (1 << 30) + 1, 7)),
+        rng.choice((len(data),) * 40 + (1, 0xFFFF_FFFF)), rng.choice((1,) * 60 + (2, 0)),
+        op, rng.randrange(5) if op == 4 else 0,
+        rng.choice((0, 1, 100, 1 << 18, 1 << 18, 1 << 18, 0xFFFF_FFFF)),
+        rng.choice((0, 0, 0, 0, 0, 0, 1, 0xFFFF_FFFF)),
+    ) + data

@@ -38,8 +38,8 @@ _SLOW: Final = frozenset((20, 30, 43, 47, 50))
 class Server(Protocol):
     """What performs the requests; several threads may call `handle` at once.
 
-    A request that `waits` may wait until `reset`, which forgets what the driver knows; without
-    `may_wait` none does.
+    A request that `waits` may wait until `end_waits`, or `reset`, which forgets what the driver
+    knows; without `may_wait` none does.
     """
 
     def handle(
@@ -47,6 +47,8 @@ class Server(Protocol):
     ) -> int: ...
 
     def waits(self, request: list[memoryview]) -> bool: ...
+
+    def end_waits(self) -> None: ...
 
     def reset(self) -> None: ...
 
@@ -100,13 +102,17 @@ class Fs(VirtioDevice):
         self.give(queue, chain, written)
 
     def settle(self) -> None:
-        """Wait for the requests of the other threads: they write to guest RAM."""
+        """Wait for the requests of the other threads, as they write to guest RAM.
+
+        Those for locks end, because no state that is saved could tell of them.
+        """
+        self._server.end_waits()
+        self._waiting.wait()
         self._helpers.wait()
 
     def stopped(self) -> None:
-        """Forget the driver, whose requests for locks end."""
+        """Forget the driver."""
         self._server.reset()
-        self._waiting.wait()
 
     def close(self) -> None:
         """End the device."""

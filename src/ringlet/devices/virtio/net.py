@@ -199,13 +199,14 @@ class Net(VirtioDevice):
             result = call() if self.running else frames.ENDED
         except QueueError as error:
             self.fail(str(error))
-            return frames.ENDED
+            result = frames.ENDED
         except LinkError as error:
             result = frames.ENDED
             why = str(error)
-        if result == frames.ENDED and self.running:
+        if result == frames.ENDED:
+            # A frame that waits would wake the thread again and again.
             self.worker.unwatch(self._link.fd)
-            if self._up:
+            if self.running and self._up:
                 self.link_lost()
                 self._link.failed(why)
         return result

@@ -5,14 +5,16 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from struct import pack
 
 import pytest
 
-from ringlet.devices.backends.shares import FileServer, record_locks
+from ringlet.devices.backends.shares import FileServer, locks, record_locks
 from ringlet.devices.backends.shares import protocol as fuse
+from ringlet.devices.backends.shares.messages import Request
+from ringlet.devices.backends.shares.share import Share
 from tests.unit.devices.shares.kernel import Kernel, refused, regular, scattered
 
 END = (1 << 63) - 1
@@ -145,6 +147,29 @@ def test_waiting_ends_by_interrupt_and_with_the_server(two: tuple[Locker, Locker
     second.join(5)
 
     assert (results, more) == ([errno.EINTR], [errno.EINTR])
+
+
+def test_waiting_that_begins_during_a_reset_ends(
+    two: tuple[Locker, Locker], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, server, results = locks._attempt, two[0].guest.server, []
+
+    def attempt(share: Share, request: Request) -> Callable[[], None]:
+        made = plain(share, request)
+        server.reset()
+        return made
+
+    def wait() -> None:
+        results.append(refused(lambda: two[0].lock(fcntl.F_WRLCK, opcode=fuse.SETLKW)))
+
+    monkeypatch.setattr(locks, "_attempt", attempt)
+    thread = threading.Thread(target=wait, daemon=True)
+    with file.open("r+b") as of_the_host:
+        fcntl.lockf(of_the_host, fcntl.LOCK_EX)
+        thread.start()
+        thread.join(5)
+
+    assert results == [errno.EINTR]
 
 
 def test_waits_and_owners_have_bounds(

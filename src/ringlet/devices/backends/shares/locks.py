@@ -52,7 +52,8 @@ def setlk(share: Share, request: Request) -> bytes:
 
 def setlkw(share: Share, request: Request) -> bytes:
     """Answer SETLKW: take a lock, waiting for it if necessary."""
-    share.record_locks.wait(request.unique, _attempt(share, request))
+    era = share.record_locks.era
+    share.record_locks.wait(request.unique, era, _attempt(share, request))
     return b""
 
 

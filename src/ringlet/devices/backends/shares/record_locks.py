@@ -28,6 +28,8 @@ class RecordLocks:
         self._open: dict[tuple[int, int], Descriptor] = {}
         self._released = threading.Condition()
         self._waiting: dict[int, bool] = {}
+        self.era = 0
+        """How often all waits were ended: what began in an earlier era must not wait."""
 
     def file(self, inode: Inode, owner: int, descriptor: Descriptor) -> Descriptor:
         """Return the open file for the locks of `owner`; `descriptor` is one of the inode."""
@@ -59,12 +61,14 @@ class RecordLocks:
         with self._released:
             self._released.notify_all()
 
-    def wait(self, unique: int, attempt: Callable[[], None]) -> None:
+    def wait(self, unique: int, era: int, attempt: Callable[[], None]) -> None:
         """Call `attempt` until it raises no BlockingIOError; other errors end the wait.
 
-        `unique` names the request, for `interrupt`.
+        `unique` names the request, for `interrupt`; `era` is when it looked for its file.
         """
         with self._released:
+            if era != self.era:
+                raise refuse(errno.EINTR)
             if len(self._waiting) >= WAITING or unique in self._waiting:
                 raise full(errno.ENOLCK)
             self._waiting[unique] = True
@@ -82,16 +86,23 @@ class RecordLocks:
             with self._released:
                 del self._waiting[unique]
 
-    def interrupt(self, unique: int | None = None) -> None:
-        """End the wait of a request, or all waits."""
+    def interrupt(self, unique: int) -> None:
+        """End the wait of a request, if it waits."""
         with self._released:
-            for waiting in self._waiting:
-                if unique in {None, waiting}:
-                    self._waiting[waiting] = False
+            if unique in self._waiting:
+                self._waiting[unique] = False
+                self._released.notify_all()
+
+    def end_waits(self) -> None:
+        """End all waits that are under way, and those of requests that are about to wait."""
+        with self._released:
+            self.era += 1
+            for unique in self._waiting:
+                self._waiting[unique] = False
             self._released.notify_all()
 
     def clear(self) -> None:
-        """Give back all locks, and end the waits that are under way."""
+        """Give back all locks, and end all waits."""
         with self._released:
             self._open.clear()
-        self.interrupt()
+        self.end_waits()

@@ -201,6 +201,10 @@ class FileServer:
         head = b"".join([part[:8].tobytes() for part in request[:8]])[4:8]
         return int.from_bytes(head, "little") == fuse.SETLKW
 
+    def end_waits(self) -> None:
+        """End requests that wait; they are answered by EINTR."""
+        self._share.record_locks.end_waits()
+
     def reset(self) -> None:
         """Close all files and forget what the guest knows, as when its device is reset."""
         if not self._share.closed:
