@@ -1,4 +1,4 @@
-"""Hostile drivers and random accesses to PCI: short runs of `tests.fuzz.virtio`, `.pci` and `.pci_registers`."""
+"""Hostile drivers and random accesses to PCI: short runs of the campaigns."""
 from __future__ import annotations
 
 import pytest

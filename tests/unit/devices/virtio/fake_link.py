@@ -1,7 +1,7 @@
 """A link of a network card whose other end the test has."""
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ringlet.devices.backends.network.link import Framing
 
@@ -16,6 +16,7 @@ class FakeLink:
     framing: Framing = Framing.STREAM
     mtu: int = 1500
     mac: bytes = b"\x52\x54\0\x12\x34\x56"
+    told: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         kind = socket.SOCK_STREAM if self.framing is Framing.STREAM else socket.SOCK_SEQPACKET
@@ -29,6 +30,9 @@ class FakeLink:
 
     def permits(self, frame: bytes) -> bool:
         return frame[0] < REFUSED
+
+    def failed(self, why: str) -> None:
+        self.told.append(why)
 
     def close(self) -> None:
         """Close both ends."""
