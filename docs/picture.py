@@ -1,20 +1,18 @@
 # ruff: noqa: INP001 - nothing imports this
 """Records docs/session.svg, the README's picture: `./dev run python -m docs.picture DIRECTORY`.
 
-It shows a session of a shell that is run for it, with what was printed there and nothing else;
-the lines appear when they appeared then.  DIRECTORY holds the sources of Lua 5.4, whose build is
+It shows commands that are run for it, with what they printed and nothing else; the lines appear
+when they appeared then.  DIRECTORY holds the sources of Lua 5.4, whose build is
 the work of the session.
 """
 
 import io
 import os
 import re
-import select
 import shutil
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from pathlib import Path
 from typing import Final
@@ -30,9 +28,8 @@ TYPED: Final = (
     "src/lua -e 'print(_VERSION, 6 * 7)'",
 )
 PROMPT: Final = b"$ "
-ROWS, COLUMNS = 24, 112
+COLUMNS: Final = 112
 SHOWN_LINES: Final = 22
-PATIENCE_S: Final = 600
 _CONTROL: Final = re.compile(r"\x1b\[[\d;?]*[A-LN-Za-ln-z]")
 
 Line = tuple[float, bytes]
@@ -40,49 +37,22 @@ Line = tuple[float, bytes]
 
 
 def session(directory: Path) -> list[Line]:
-    """Run the shell in a copy of `directory`; type each command after a prompt."""
+    """Run each command by a shell of its own, in a copy of `directory`, on one terminal."""
+    lines: list[Line] = []
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place, directory.name)
         shutil.copytree(directory, copy)
-        user, fd = os.openpty()
-        termios.tcsetwinsize(fd, (ROWS, COLUMNS))
-        environment = dict(
-            os.environ, PS1=PROMPT.decode(), TERM="dumb",
-            PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        )  # fmt: skip
-        program = ["bash", "--norc", "--noediting", "-i"]
-        with subprocess.Popen(
-            program, stdin=fd, stdout=fd, stderr=fd, cwd=copy, env=environment,
-            start_new_session=True,
-        ):  # fmt: skip
-            os.close(fd)
-            terminal = Terminal(user)
-            for command in TYPED:
-                terminal.until_prompt()
-                os.write(user, command.encode() + b"\n")
-            terminal.until_prompt()
-            os.write(user, b"exit\n")
-        os.close(user)
-    return terminal.lines
-
-
-class Terminal:
-    """Reads what is shown, and notes when each line was complete."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._part = b""
-        self._began = time.monotonic()
-        self.lines: list[Line] = []
-
-    def until_prompt(self) -> None:
-        """Read until the shell asks for a command.  Raises SystemExit."""
-        end = time.monotonic() + PATIENCE_S
-        while self._part != PROMPT:
-            if not select.select([self._fd], [], [], max(0.0, end - time.monotonic()))[0]:
-                raise SystemExit(f"no prompt after {self.lines[-3:]!r}")
-            *whole, self._part = (self._part + os.read(self._fd, 4096)).split(b"\n")
-            self.lines += [(time.monotonic() - self._began, line) for line in whole]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        began = time.monotonic()
+        for command in TYPED:
+            lines.append((time.monotonic() - began, PROMPT + command.encode()))
+            with subprocess.Popen(
+                ["bash", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, cwd=copy, env=dict(os.environ, PATH=path),
+            ) as shell:  # fmt: skip
+                assert shell.stdout is not None
+                lines += [(time.monotonic() - began, line.rstrip(b"\n")) for line in shell.stdout]
+    return lines
 
 
 def draw(lines: list[Line]) -> str:
