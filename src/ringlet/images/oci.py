@@ -96,7 +96,7 @@ class Archive:
         self.name = name
         self._archive = archive
         self._members: dict[str, tarfile.TarInfo] = {}
-        for member in members(archive):
+        for member in members(archive, keep=True):
             self._members[member.name.removeprefix("./")] = member
             if len(self._members) > _MAX_MEMBERS:
                 raise ImageError(f"{name}: too many files for the archive of an image")

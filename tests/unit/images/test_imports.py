@@ -234,6 +234,17 @@ def test_files_that_are_no_archive(images: Images, tmp_path: Path, data: bytes) 
     assert images.list() == []
 
 
+def test_an_archive_that_expands_without_end(images: Images, tmp_path: Path) -> None:
+    """What a compressed archive claims to have is not read beyond the disk's size."""
+    zeros = gzip.compress(bytes(64 << 20), 1)
+    head = tarfile.TarInfo("index.json")
+    head.size = 1 << 50
+    (tmp_path / "root.tar.gz").write_bytes(gzip.compress(head.tobuf(tarfile.GNU_FORMAT)) + zeros)
+
+    with pytest.raises(ImageError, match=r"give a larger one with --size"):
+        import_image(str(tmp_path / "root.tar.gz"), images, silent, size=48 << 20)
+
+
 def test_a_damaged_archive_leaves_nothing(images: Images, tmp_path: Path) -> None:
     data = bytearray(gzip.compress(tar([member(str(n), bytes(100)) for n in range(2000)])))
     data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
