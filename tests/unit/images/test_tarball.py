@@ -59,6 +59,15 @@ def of_layers(made: Made, *layers: Sequence[tuple[tarfile.TarInfo, bytes]]) -> P
     return made.finish()
 
 
+def test_an_attributes_name_is_bytes(made: Made) -> None:
+    data = b"26 SCHILY.xattr.user.a\xff=\xfe\n"
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, len(data)
+    made.add(header.tobuf() + data.ljust(512, b"\0") + tar([member("a")]))
+
+    assert b"\xff" in made.finish().read_bytes()
+
+
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_long_names_and_large_numbers(made: Made, form: int) -> None:
     name = "/".join(["d" * 90, "e" * 90, "f" * 200])
