@@ -5,7 +5,10 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final
 
-from ringlet.errors import ConfigError
+from ringlet.errors import ConfigError, ImageError
+from ringlet.images.catalog import Images
+from ringlet.images.names import Kind as SourceKind
+from ringlet.images.names import parse_source
 
 BUSYBOX: Final = "busybox"
 NAMES: Final = (BUSYBOX, "debian", "debian:python3")
@@ -53,10 +56,13 @@ class Word:
 
 
 def meaning(text: str) -> Word:
-    """Return the meaning of `text`.  Raises ConfigError, which says what to give instead."""
+    """Return the meaning of `text`.  Raises ConfigError, which says what to give instead.
+
+    The name of a guest or of an image of the store counts before a file's.
+    """
     if text in NAMES:
         return Word(Kind.GUEST, text)
-    if "://" in text or text.startswith("oci:"):
+    if "://" in text or text.startswith("oci:") or _is_stored(text):
         return Word(Kind.IMAGE, text)
     path = Path(text)
     try:
@@ -77,6 +83,14 @@ def disk_format(head: bytes) -> str:
         if head[offset : offset + len(magic)] == magic:
             return name
     return ""
+
+
+def _is_stored(text: str) -> bool:
+    """Return whether the store has an image of this name, as `ringlet image ls` shows it."""
+    try:
+        return parse_source(text).kind is SourceKind.STORED and Images().find(text) is not None
+    except (ConfigError, ImageError):  # no image can have this name, or there is no store
+        return False
 
 
 def _file(text: str, path: Path) -> Word:
@@ -110,6 +124,6 @@ def _unknown(text: str) -> ConfigError:
             "with files of that system"
         )
     return ConfigError(
-        f"{text}: no guest has this name, and there is no such file; give {names}, the file of a "
-        "kernel, or --bare PROGRAM"
+        f"{text}: no guest has this name, and there is no such file; give {names}, an image "
+        "(ringlet image ls, docker://NAME), the file of a kernel, or --bare PROGRAM"
     )
