@@ -3,6 +3,7 @@
 Each of these shows a fault that was found in a review: whoever mends it takes the mark away.
 """
 
+import contextlib
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -61,15 +62,17 @@ def test_copying_out_into_a_shared_directory_links_to_nothing_else(tmp_path: Pat
             _entry(b"loot", stat.S_IFREG | 0o644, 2, 7) + WORD.pack(0) + END_OF_DIRECTORY
         )
 
-    try:
+    with contextlib.suppress(OSError, RingletError):
         tree.unpack(parts(), share, "r", 1 << 20)
-    except (OSError, RingletError):
-        pass
 
     loot = share / "r" / "loot"
     assert not loot.exists() or loot.read_bytes() != b"of the host"
 
 
+<<<<<<< HEAD
+=======
+@fault
+>>>>>>> 59c06e7
 def test_a_backing_file_in_the_same_directory_is_no_link_out_of_it(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"x" * 4096)
     images = tmp_path / "images"
@@ -87,6 +90,10 @@ def test_a_backing_file_in_the_same_directory_is_no_link_out_of_it(tmp_path: Pat
         describe_image(image)
 
 
+<<<<<<< HEAD
+=======
+@fault
+>>>>>>> 59c06e7
 @pytest.mark.parametrize("kind", ["recursion", "sparse"])
 def test_hostile_headers_of_archives_are_one_line(tmp_path: Path, kind: str) -> None:
     if kind == "recursion":
