@@ -69,10 +69,6 @@ def test_copying_out_into_a_shared_directory_links_to_nothing_else(tmp_path: Pat
     assert not loot.exists() or loot.read_bytes() != b"of the host"
 
 
-<<<<<<< HEAD
-=======
-@fault
->>>>>>> 59c06e7
 def test_a_backing_file_in_the_same_directory_is_no_link_out_of_it(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"x" * 4096)
     images = tmp_path / "images"
@@ -90,10 +86,6 @@ def test_a_backing_file_in_the_same_directory_is_no_link_out_of_it(tmp_path: Pat
         describe_image(image)
 
 
-<<<<<<< HEAD
-=======
-@fault
->>>>>>> 59c06e7
 @pytest.mark.parametrize("kind", ["recursion", "sparse"])
 def test_hostile_headers_of_archives_are_one_line(tmp_path: Path, kind: str) -> None:
     if kind == "recursion":
