@@ -23,8 +23,11 @@ ALL_HEADERS: Final = 1 << 31
 """The most bytes of all headers of an archive."""
 MEMBERS: Final = 4000000
 """The most members of an archive."""
+SKIPPED: Final = 1 << 34
+"""The most bytes of an archive that are read and not used."""
 LONGEST_PATH: Final = 4096
 """The most characters of a member's name, or of what it is a link to (PATH_MAX)."""
+_CHUNK: Final = 1 << 20
 _DIGITS: Final = 256
 _PAX: Final = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
 _WITH_DATA: Final = _PAX | {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
@@ -67,6 +70,7 @@ class Meter:
         self._headers = 0
         self._member = 0
         self._all = 0
+        self._skipped = 0
         self._data_is_pax = False
 
     def begin_member(self) -> None:
@@ -106,8 +110,20 @@ class Meter:
         return cast("int", self._file.tell())
 
     def seek(self, place: int, whence: int = 0) -> Any:
-        """Go to `place`."""
-        return self._file.seek(place, whence) if whence else self._file.seek(place)
+        """Go to `place`.  Raises tarfile.ReadError if a stream ends before, or goes on too long."""
+        if whence or hasattr(self._file, "seekable"):
+            return self._file.seek(place, whence)
+        # tarfile would go on to read behind the end, once for each block that a header claims.
+        left = place - self.tell()
+        self._skipped += max(left, 0)
+        if self._skipped > SKIPPED:
+            raise tarfile.ReadError("it has too much that belongs to no file")
+        while left > 0:
+            data = self._file.read(min(left, _CHUNK))
+            if not data:
+                raise tarfile.ReadError("unexpected end of data")
+            left -= len(data)
+        return self._file.seek(place)
 
     def seekable(self) -> bool:
         """Return whether `seek` goes back."""

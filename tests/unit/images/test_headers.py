@@ -157,6 +157,22 @@ def test_a_sparse_header_that_is_cut_off() -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "words"), [(1 << 33, "unexpected end"), (1 << 62, "belongs to no file")]
+)
+def test_data_that_is_not_there_is_not_skipped_for_ever(size: int, words: str) -> None:
+    header = bytearray(sparse(b"", more=False))
+    header[124:136] = b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+
+    with (
+        pytest.raises(tarfile.ReadError, match=words),
+        opened(cast("Any", io.BytesIO(header + bytes(4096)))) as archive,
+    ):
+        list(members(archive))
+
+
+@pytest.mark.parametrize(
     "parts", [octal(1024) + octal(512) + octal(512) + octal(512), octal(4000) + octal(512)]
 )
 def test_parts_of_a_sparse_file_that_are_out_of_order(parts: bytes) -> None:
