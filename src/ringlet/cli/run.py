@@ -183,7 +183,7 @@ def run(
              config.USER_DATA: user_data},
         )  # fmt: skip
     from ringlet.cli.launch import Watching, run_guest, run_kernel, run_program
-    from ringlet.control.spec import machine_spec
+    from ringlet.control.spec import machine_spec, require_supported
 
     if detach:
         from ringlet.cli.detached import run_detached
@@ -203,6 +203,7 @@ def run(
     if bare:
         return run_program(spec, watching)
     if not (spec.guest or spec.image or spec.root):
+        require_supported(spec, on_command_line)
         if command:
             raise ConfigError(
                 f"{' '.join(command)}: a kernel alone takes no command; give a guest, too: "

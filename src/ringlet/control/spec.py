@@ -227,7 +227,7 @@ def require_supported(spec: MachineSpec, called: Called) -> None:
         raise ConfigError(
             f"{spec.disks[0].path}: starting from a disk's own boot loader is not supported yet; "
             f"give {called(config.KERNEL)} and {called(config.INITRD)}, or import the disk: "
-            f"ringlet image import {spec.disks[0].path}"
+            f"ringlet image import {spec.disks[0].path} --name NAME, and then ringlet run NAME"
         )
     if spec.kernel is not None and not (spec.guest or spec.image or spec.root):
         for number in range(len(spec.mounts)):

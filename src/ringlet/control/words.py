@@ -61,10 +61,13 @@ class Word:
 
 
 def meaning(text: str) -> Word:
-    """Return the meaning of `text`.  Raises ConfigError, which says what to give instead."""
+    """Return the meaning of `text`.  Raises ConfigError, which says what to give instead.
+
+    The name of a guest or of an image of the store counts before a file's.
+    """
     if text in NAMES:
         return Word(Kind.GUEST, text)
-    if "://" in text or text.startswith("oci:"):
+    if "://" in text or text.startswith("oci:") or _is_stored(text):
         return Word(Kind.IMAGE, text)
     path = Path(text)
     try:
@@ -76,8 +79,6 @@ def meaning(text: str) -> Word:
             return _file(text, path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{text!r}: cannot be read: {error}") from None
-    if _is_stored(text):
-        return Word(Kind.IMAGE, text)
     raise _unknown(text)
 
 

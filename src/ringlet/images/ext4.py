@@ -342,7 +342,7 @@ def _attributes(attributes: dict[str, bytes], room: int) -> bytes:
     for name, value in sorted(attributes.items()):
         for prefix, index in _PREFIXES:
             if name.startswith(prefix):
-                short = name.removeprefix(prefix).encode()
+                short = name.removeprefix(prefix).encode(errors="surrogateescape")
                 size = 16 + len(short) + 3 & ~3
                 padded = value + bytes(-len(value) % 4)
                 if len(heads) + size + 4 + len(values) + len(padded) > end:

@@ -1,21 +1,41 @@
 """Reads the headers of tar archives of others, which may be made to exhaust the host.
 
-tarfile reads the data of some headers whole (long names, extended attributes), and believes a size
-below zero, with which it reads the same header for ever.
+tarfile reads the data of some headers whole (long names, extended attributes, maps of sparse
+files), takes any number of headers for one member, keeps what it has read, and believes a size
+below zero, with which it reads the same header for ever.  Some versions of it take the square of
+the time, or of the memory, for extended headers whose records do not end where they say.
 """
 
+import re
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final, Self, cast
 
 HEADER_DATA: Final = 1 << 20
 """The most bytes of a header's own data, as of a long name or extended attributes."""
-MEMBERS: Final = 4_000_000
+GLOBAL_DATA: Final = 1 << 16
+"""The most bytes of what is said of all members."""
+HEADERS: Final = 16
+"""The most headers of one member."""
+MEMBER_DATA: Final = 4 << 20
+"""The most bytes of all headers of one member."""
+ALL_HEADERS: Final = 1 << 31
+"""The most bytes of all headers of an archive."""
+MEMBERS: Final = 4000000
 """The most members of an archive."""
-_WITH_DATA: Final = frozenset({
-    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-})  # fmt: skip
+SKIPPED: Final = 1 << 34
+"""The most bytes of an archive that are read and not used."""
+LONGEST_PATH: Final = 4096
+"""The most characters of a member's name, or of what it is a link to (PATH_MAX)."""
+_CHUNK: Final = 1 << 20
+_DIGITS: Final = 256
+_PAX: Final = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
+_WITH_DATA: Final = _PAX | {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+_TYPE: Final = slice(156, 157)
+_LENGTH: Final = re.compile(rb"([0-9]{1,8}) ")
+_NUMBER: Final = re.compile(rb"[0-9]+")
+# What tarfile raises about headers that it does not expect, besides its own errors.
+_UNEXPECTED: Final = (IndexError, KeyError, RecursionError, TypeError, ValueError, OverflowError)
 
 
 class Header(tarfile.TarInfo):
@@ -31,15 +51,160 @@ class Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"a header has {header.size} bytes of data")
         return header
 
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        """Return the member whose headers begin here in the archive."""
+        cast("Archive", tarfile).meter.begin_header()
+        return super().fromtarfile(tarfile)
+
+
+class Meter:
+    """The file of an archive; it bounds and checks what is read as a header.
+
+    All that it gives is hostile input.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._in_headers = False
+        self._headers = 0
+        self._member = 0
+        self._all = 0
+        self._skipped = 0
+        self._data_is_pax = False
+
+    def begin_member(self) -> None:
+        """Note that headers follow, up to `end_member`."""
+        self._in_headers = True
+        self._headers = self._member = 0
+        self._data_is_pax = False
+
+    def end_member(self) -> None:
+        """Note that no headers follow."""
+        self._in_headers = False
+
+    def begin_header(self) -> None:
+        """Note that a header follows.  Raises tarfile.ReadError if it is one too many."""
+        self._headers += 1
+        if self._headers > HEADERS:
+            raise tarfile.ReadError(f"a member has more than {HEADERS} headers")
+
+    def read(self, size: int = -1) -> bytes:
+        """Return `size` bytes, fewer at the end.  Raises tarfile.ReadError."""
+        data: bytes = self._file.read(size)
+        if not self._in_headers:
+            return data
+        self._member += len(data)
+        self._all += len(data)
+        if self._member > MEMBER_DATA or self._all > ALL_HEADERS:
+            raise tarfile.ReadError("its headers are too long")
+        if self._data_is_pax:
+            _check_records(data)
+            self._data_is_pax = False
+        else:
+            self._data_is_pax = size == tarfile.BLOCKSIZE and data[_TYPE] in _PAX
+        return data
+
+    def tell(self) -> int:
+        """Return the place in the archive, in bytes."""
+        return cast("int", self._file.tell())
+
+    def seek(self, place: int, whence: int = 0) -> Any:
+        """Go to `place`.  Raises tarfile.ReadError if a stream ends before, or goes on too long."""
+        if whence or hasattr(self._file, "seekable"):
+            return self._file.seek(place, whence)
+        # tarfile would go on to read behind the end, once for each block that a header claims.
+        left = place - self.tell()
+        self._skipped += max(left, 0)
+        if self._skipped > SKIPPED:
+            raise tarfile.ReadError("it has too much that belongs to no file")
+        while left > 0:
+            data = self._file.read(min(left, _CHUNK))
+            if not data:
+                raise tarfile.ReadError("unexpected end of data")
+            left -= len(data)
+        return self._file.seek(place)
+
+    def seekable(self) -> bool:
+        """Return whether `seek` goes back."""
+        return not hasattr(self._file, "seekable") or bool(self._file.seekable())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Archive(tarfile.TarFile):
+    """An archive whose headers are bounded.  Its methods raise tarfile.TarError."""
+
+    tarinfo = Header
+
+    def __init__(
+        self, name: Any = None, mode: Any = "r", fileobj: Any = None, **options: Any
+    ) -> None:
+        self.meter = Meter(fileobj)
+        super().__init__(name, mode, cast("Any", self.meter), **options)
+
+    def next(self) -> tarfile.TarInfo | None:
+        """Return the next member, or None."""
+        self.meter.begin_member()
+        try:
+            member = super().next()
+        except _UNEXPECTED as error:
+            raise tarfile.ReadError("a header is damaged") from error
+        finally:
+            self.meter.end_member()
+        said = sum(len(key) + len(value) for key, value in self.pax_headers.items())
+        if said > GLOBAL_DATA:
+            raise tarfile.ReadError("what it says of all members is too long")
+        return member
+
 
 def open_tar(source: IO[bytes], mode: str, **options: Any) -> tarfile.TarFile:
     """Open an archive whose members are to be read by `members`.  Raises tarfile.TarError."""
-    return tarfile.open(fileobj=source, mode=mode, tarinfo=Header, **options)  # type: ignore[call-overload, no-any-return, unused-ignore]
+    return Archive.open(fileobj=source, mode=mode, **options)  # type: ignore[call-overload, no-any-return, unused-ignore]
 
 
-def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of an archive.  Raises tarfile.TarError."""
-    for number, member in enumerate(archive):
-        if member.size < 0 or number >= MEMBERS:
+def members(archive: tarfile.TarFile, *, keep: bool = False) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of an archive, which keeps them itself only with `keep`.
+
+    Raises tarfile.TarError.
+    """
+    number = 0
+    while (member := archive.next()) is not None:
+        number += 1
+        if member.size < 0 or number > MEMBERS:
             raise tarfile.ReadError("it has a negative size, or too many members")
+        if len(member.name) > LONGEST_PATH or (keep and len(member.linkname) > LONGEST_PATH):
+            raise tarfile.ReadError(f"{member.name[:40]!a}...: its name is too long")
+        if member.issparse():
+            _check_sparse(member)
         yield member
+        if keep:
+            member.pax_headers = {}
+        else:
+            cast("Any", archive).members = []
+
+
+def _check_records(data: bytes) -> None:
+    """Check the records of an extended header: "LENGTH KEY=VALUE" and a line's end (POSIX pax)."""
+    if any(found.end() - found.start() > _DIGITS for found in _NUMBER.finditer(data)):
+        raise tarfile.ReadError("a number in an extended header is too long")
+    at = 0
+    while at < len(data) and data[at]:
+        found = _LENGTH.match(data, at)
+        end = at + int(found[1]) if found else 0
+        if found is None or not found.end() < end <= len(data) or data[end - 1 : end] != b"\n":
+            raise tarfile.ReadError("a record of an extended header is damaged")
+        if data.find(b"=", found.end(), end) <= found.end():
+            raise tarfile.ReadError("a record of an extended header has no key")
+        at = end
+
+
+def _check_sparse(member: tarfile.TarInfo) -> None:
+    """Check that the parts of a sparse file follow each other; else to read it takes for ever."""
+    last = 0
+    for start, size in cast("Any", member).sparse or ():
+        if size < 0 or start < last or start + size > member.size:
+            raise tarfile.ReadError("the parts of a sparse file are out of order")
+        last = start + size

@@ -172,7 +172,7 @@ def _from_blobs(
 def _from_tar(path: Path, draft: Draft, size: int, update: Update) -> None:
     update(f"reading {path.name}")
     with _opened(path) as file:
-        kind = _kind_of_archive(path, file)
+        kind = _kind_of_archive(path, file, size)
     if kind:
         with _opened(path) as file, _random_access(path, file, draft, size) as archive:
             draft.kind = "oci"
@@ -195,8 +195,11 @@ def _from_tar(path: Path, draft: Draft, size: int, update: Update) -> None:
             raise ImageError(f"{path}: the archive is empty")
 
 
-def _kind_of_archive(path: Path, file: IO[bytes]) -> str:
-    """Return "oci", "docker", or nothing for the archive of a root file system."""
+def _kind_of_archive(path: Path, file: IO[bytes], most: int) -> str:
+    """Return "oci", "docker", or nothing for the archive of a root file system.
+
+    No more than `most` bytes are read, which is the size of the guest's disk.
+    """
     try:
         with (
             decompressed(file, path.name) as plain,
@@ -205,6 +208,9 @@ def _kind_of_archive(path: Path, file: IO[bytes]) -> str:
             names = set()
             for _, member in zip(range(_LISTED), members(archive), strict=False):
                 names.add(member.name.removeprefix("./").rstrip("/"))
+                most -= member.size
+                if most < 0:
+                    break
     except (tarfile.TarError, *DAMAGED, ValueError, OSError) as error:
         raise ImageError(f"{path}: not a readable tar archive: {error}") from error
     if names & {"index.json", "oci-layout"} or any(n.startswith("blobs/sha256") for n in names):

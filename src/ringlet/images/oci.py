@@ -30,6 +30,7 @@ MAX_DOCUMENT: Final = 4 << 20
 MAX_LAYERS: Final = 512
 MAX_NESTED: Final = 3
 """The most indexes that lead from one to the next."""
+_MAX_BLOB: Final = 1 << 63
 _MAX_ENTRIES: Final = 1024
 _MAX_MEMBERS: Final = 1 << 16
 _MAX_STRINGS: Final = 4096
@@ -96,7 +97,7 @@ class Archive:
         self.name = name
         self._archive = archive
         self._members: dict[str, tarfile.TarInfo] = {}
-        for member in members(archive):
+        for member in members(archive, keep=True):
             self._members[member.name.removeprefix("./")] = member
             if len(self._members) > _MAX_MEMBERS:
                 raise ImageError(f"{name}: too many files for the archive of an image")
@@ -117,7 +118,10 @@ class Archive:
         """Give the bytes of the archive's file `path`.  Raises ImageError."""
         member = self._members.get(path)
         # A link could lead anywhere in the archive, in old ones of Docker to another layer.
-        file = self._archive.extractfile(member) if member is not None else None
+        try:
+            file = self._archive.extractfile(member) if member is not None else None
+        except (KeyError, RecursionError):  # a link to nothing, or one to itself
+            file = None
         if file is None:
             raise ImageError(f"{self.name}: the archive has no file {path[:100]}")
         with file:
@@ -133,7 +137,7 @@ def find_manifest(blobs: Blobs, index: bytes, name: str, tag: str = "") -> tuple
     for _ in range(MAX_NESTED):
         found = _choose(content, name, tag)
         tag = ""
-        content = document(read(blobs, found, name), name)
+        content = _object(read(blobs, found, name), name)
         kind = content.get("mediaType", found.media_type)
         if kind in _MANIFESTS or "layers" in content:
             return found, content
@@ -183,7 +187,7 @@ def unpack_docker_archive(
 
 def read_settings(data: bytes, name: str) -> Settings:
     """Return the settings in an image's configuration.  Raises ImageError."""
-    content = document(data, name)
+    content = _object(data, name)
     system, machine = content.get("os", "linux"), content.get("architecture", "amd64")
     if (system, machine) != ("linux", "amd64"):
         raise ImageError(f"{name}: this image is for {system}/{machine}, not for linux/amd64")
@@ -217,6 +221,13 @@ def document(data: bytes, name: str) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ImageError(f"{name}: a description of the image is not JSON: {error}") from error
+
+
+def _object(data: bytes, name: str) -> Mapping[str, Any]:
+    content = document(data, name)
+    if not isinstance(content, dict):
+        raise ImageError(f"{name}: a description of the image is not an object of JSON")
+    return content
 
 
 class Checked(io.RawIOBase):
@@ -291,7 +302,7 @@ def _descriptor(value: Any, name: str) -> Descriptor:
         digest, size = value.get("digest"), value.get("size")
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
             size = None
-        if isinstance(digest, str) and type(size) is int and size >= 0:
+        if isinstance(digest, str) and type(size) is int and 0 <= size < _MAX_BLOB:
             return Descriptor(digest, size, str(value.get("mediaType", "")))
     raise ImageError(f"{name}: a blob's description is invalid or has no SHA-256")
 

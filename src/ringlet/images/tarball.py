@@ -6,7 +6,7 @@ An archive is hostile input.  It is read once, front to back, and never unpacked
 import stat
 import tarfile
 from collections.abc import Callable
-from typing import IO, Any, BinaryIO, Final, cast
+from typing import IO, BinaryIO, Final, cast
 
 from ringlet.errors import ImageError
 from ringlet.images.compression import DAMAGED
@@ -17,6 +17,9 @@ from ringlet.images.tree import MAX_TARGET, Node, Tree
 WHITEOUT: Final = ".wh."
 OPAQUE: Final = ".wh..wh..opq"
 _BUFFER: Final = 1 << 20
+MAX_REMOVED: Final = 1 << 22
+"""The most files that whiteouts of one layer look at."""
+_MAX_WHITEOUT: Final = 4096
 _MAX_PADDING: Final = 16 << 20
 _ATTRIBUTE: Final = "SCHILY.xattr."
 _MAX_ATTRIBUTE: Final = 4096
@@ -51,14 +54,13 @@ def add_tar(
     try:
         with open_tar(source, "r|", bufsize=_BUFFER, errors="surrogateescape") as archive:
             for member in members(archive):
-                if removed is not None and removed.take(member.name):
+                if removed is not None and removed.take(member):
                     continue
                 path = _path(member.name)
                 node = _add(archive, member, path, tree, writer)
                 if removed is not None:
                     removed.saw(path)
                 seen(path, node)
-                cast("Any", archive).members = []  # tarfile keeps all of them
         _expect_end(source, name)
     except (tarfile.TarError, *DAMAGED, ValueError, OverflowError) as error:
         raise ImageError(f"{name}: not a readable tar archive: {error}") from error
@@ -87,39 +89,51 @@ class _Whiteouts:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._own: set[str] = set()
+        # What the layer has put in each directory.  The paths themselves could be far longer.
+        self._own: dict[Node, set[str]] = {}
+        self._visits = 0
 
     def saw(self, path: str) -> None:
         """Note that the layer has `path`, and so the directories above it."""
-        while path and path not in self._own:
-            self._own.add(path)
-            path = path.rpartition("/")[0]
+        for above, name in reversed(self._tree.trail(path)):
+            names = self._own.setdefault(above, set())
+            if name in names:
+                return
+            names.add(name)
 
-    def take(self, name: str) -> bool:
-        """Return whether `name` is a whiteout, which is then performed."""
-        path = _path(name)
+    def take(self, member: tarfile.TarInfo) -> bool:
+        """Return whether `member` is a whiteout, which is then performed."""
+        path = _path(member.name)
         above, _, last = path.rpartition("/")
         if not last.startswith(WHITEOUT):
             return False
+        if member.size > _MAX_WHITEOUT:
+            raise ImageError(f"{path[:80]!a}: the mark of a removed file has {member.size} bytes")
+        node = self._tree.find(above, follow=True) if above else self._tree.root
+        if node is None or node.children is None:
+            return True
         if last == OPAQUE:
-            node = self._tree.find(above, follow=True) if above else self._tree.root
-            children = node.children if node is not None else None
-            for child in list(children or {}):
-                self._remove(f"{above}/{child}" if above else child)
+            for child in list(node.children):
+                self._remove(node, child)
         elif last.startswith(f"{WHITEOUT}{WHITEOUT}"):
             pass  # AUFS's own files
         elif (hidden := last.removeprefix(WHITEOUT)) not in ("", ".", ".."):
-            self._remove(f"{above}/{hidden}" if above else hidden)
+            self._remove(node, hidden)
         return True
 
-    def _remove(self, path: str) -> None:
-        """Remove `path` but for what this layer has put there."""
-        if path not in self._own:
-            self._tree.remove(path)
+    def _remove(self, above: Node, name: str) -> None:
+        """Remove `name` from the directory `above` but for what this layer has put there."""
+        self._visits += 1
+        if self._visits > MAX_REMOVED:
+            raise ImageError(f"a layer that removes more than {MAX_REMOVED} files is no image's")
+        assert above.children is not None
+        if name not in self._own.get(above, ()):
+            above.children.pop(name, None)
             return
-        node = self._tree.find(path)
+        node = above.children.get(name)
         for child in list((node.children if node is not None else None) or {}):
-            self._remove(f"{path}/{child}")
+            assert node is not None
+            self._remove(node, child)
 
 
 def _path(name: str) -> str:

@@ -5,7 +5,7 @@ to a file is followed within the tree, as in a chroot, and `..` does not leave i
 """
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,6 +13,8 @@ from ringlet.errors import ImageError
 
 MAX_FILES: Final = 1 << 20
 """The most files, directories and links in a tree."""
+MAX_TEXT: Final = 1 << 27
+"""The most bytes of all their names, links' targets and attributes."""
 MAX_NAME: Final = 255
 MAX_TARGET: Final = 4095
 _MAX_DEPTH: Final = 256
@@ -55,6 +57,7 @@ class Tree:
     def __init__(self) -> None:
         self.root = directory()
         self._count = 0
+        self._text = 0
 
     def find(self, path: str, *, follow: bool = False) -> Node | None:
         """Return the node at `path`, or None; `follow` follows a link at its end too."""
@@ -78,9 +81,7 @@ class Tree:
             if node.children is not None:
                 self._adopt(self.root, node)
             return
-        self._count += 1
-        if self._count > MAX_FILES:
-            raise ImageError(f"more than {MAX_FILES} files are too many for an image")
+        self._take_room(name, node)
         assert above.children is not None
         old = above.children.get(name)
         if node.children is not None and old is not None:
@@ -99,6 +100,16 @@ class Tree:
             return
         if name and above.children is not None:
             above.children.pop(name, None)
+
+    def trail(self, path: str) -> Sequence[tuple[Node, str]]:
+        """Return each directory on the way to `path`, and the name that leads on from there.
+
+        Raises KeyError if a directory is missing.
+        """
+        *above, last = [part for part in path.split("/") if part not in ("", ".")] or [""]
+        way = self._walk(above, path, create=False)
+        names = [*(name for name, _ in way[1:]), last]
+        return [(node, name) for (_, node), name in zip(way, names, strict=True) if name]
 
     def walk(self) -> Iterator[tuple[str, Node]]:
         """Yield each path and its node, a directory before its children."""
@@ -126,8 +137,14 @@ class Tree:
         return self._descend(above, path, create=create), name
 
     def _descend(self, parts: list[str], path: str, *, create: bool) -> Node:
-        # The directories from the root to where the walk is: nodes do not know their parents.
-        trail = [self.root]
+        return self._walk(parts, path, create=create)[-1][1]
+
+    def _walk(self, parts: list[str], path: str, *, create: bool) -> list[tuple[str, Node]]:
+        """Return the directories from the root to where `parts` lead, with their names.
+
+        Nodes do not know their parents.
+        """
+        trail = [("", self.root)]
         waiting = parts[::-1]
         links = 0
         while waiting:
@@ -136,7 +153,7 @@ class Tree:
                 if len(trail) > 1:
                     trail.pop()
                 continue
-            here = trail[-1]
+            here = trail[-1][1]
             assert here.children is not None
             node = here.children.get(name)
             if node is not None and node.target:
@@ -153,12 +170,22 @@ class Tree:
                     raise KeyError(path)
                 _check(path, name)
                 node = directory()
-                self._count += 1
+                self._take_room(name, node)
                 here.children[name] = node
-            trail.append(node)
+            trail.append((name, node))
             if len(trail) > _MAX_DEPTH:
                 raise ImageError(f"{path[:80]!r}...: directories are nested too deeply")
-        return trail[-1]
+        return trail
+
+    def _take_room(self, name: str, node: Node) -> None:
+        """Count what `node` takes of the host's memory.  Raises ImageError if it is too much."""
+        self._count += 1
+        self._text += len(name) + len(node.target)
+        self._text += sum(len(key) + len(value) for key, value in node.attributes.items())
+        if self._count > MAX_FILES:
+            raise ImageError(f"more than {MAX_FILES} files are too many for an image")
+        if self._text > MAX_TEXT:
+            raise ImageError("the names and attributes of its files are too long for an image")
 
     def _target(self, path: str, node: Node, links: int) -> Node | None:
         """Return what a link at `path` leads to, or None."""

@@ -128,6 +128,7 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "debiam"], "debiam: no guest or image has this name, and there is no such file"),
         (["run", "disk.qcow2"], "disk.qcow2: no such file"),
         (["run", "DISK"], "starting from a disk's own boot loader is not supported yet"),
+        (["run", "DISK", "true"], "--name NAME, and then ringlet run NAME"),
         (["run", "/tmp"], "/tmp: is a directory; to use it as a guest's root, give --root /tmp"),
         (["run", "--disk", "/nowhere", "debian"], "--disk /nowhere: no such file"),
         (["run", "--disk", "/tmp", "debian"], "--disk /tmp: is a directory; share it with -v"),

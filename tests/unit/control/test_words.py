@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ringlet.control.words import Kind, disk_format, meaning
+from ringlet.control.words import Kind, Word, disk_format, meaning
 from ringlet.errors import ConfigError
 from ringlet.images.catalog import Images
 from tests.unit.machine.elf_maker import Elf
@@ -52,6 +52,22 @@ def test_a_name_counts_before_a_file_of_that_name(
 
     assert meaning("debian").kind is Kind.GUEST
     assert meaning("./debian").kind is Kind.KERNEL
+
+
+def test_an_image_of_the_store_is_run_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "ubuntu:24.04", "ghcr.io/a/b:1"):
+        with Images().adding(name, "tar") as draft:
+            draft.disk.write_bytes(EXT4)
+        assert meaning(name) == Word(Kind.IMAGE, name)
+    (tmp_path / "mine").mkdir()
+
+    assert meaning("mine").kind is Kind.IMAGE
+    with pytest.raises(ConfigError, match=r"give --root ./mine"):
+        meaning("./mine")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """Headers of archives that are made to exhaust the host."""
 
 import io
+import shutil
+import subprocess
 import tarfile
+from pathlib import Path
+from typing import IO, Any, cast
 
 import pytest
 
@@ -58,3 +62,177 @@ def test_number_of_members_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(2 * block(b"0", octal(0)) + bytes(1024)) == ["name"] * 2
     with pytest.raises(tarfile.TarError, match="too many"):
         names(3 * block(b"0", octal(0)) + bytes(1024))
+
+
+def extended(data: bytes, kind: bytes = b"x") -> bytes:
+    return block(kind, octal(len(data))) + data + bytes(-len(data) % 512)
+
+
+def record(key: bytes, value: bytes) -> bytes:
+    length = next(n for n in range(10_000_000) if n == len(b"%d %s=%s\n" % (n, key, value)))
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+def sparse(parts: bytes, *, more: bool) -> bytes:
+    """A header of GNU tar's old form for sparse files of 4096 bytes, with four parts."""
+    header = bytearray(block(b"S", octal(0)))
+    header[386 : 386 + len(parts)] = parts
+    header[482] = more
+    header[483:495] = octal(4096)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+class Endless(io.RawIOBase):
+    """A file that never ends: `first`, then `again` for ever; it counts what was read."""
+
+    def __init__(self, first: bytes, again: bytes) -> None:
+        self.first, self.again, self.count = first, again, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = (self.first or self.again)[: len(buffer)]
+        self.first = self.first[len(data) :]
+        buffer[: len(data)] = data
+        self.count += len(data)
+        return len(data)
+
+
+def opened(source: io.RawIOBase) -> tarfile.TarFile:
+    return open_tar(cast("IO[bytes]", source), "r|")
+
+
+def kept(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    return cast("Any", archive).members  # type: ignore[no-any-return]  # no stub has it
+
+
+FILE = block(b"0", octal(0))
+PART = octal(1) + octal(1)
+
+
+@pytest.mark.parametrize(
+    "header", [extended(record(b"a", b"b")), block(b"L", octal(2)) + b"a\0".ljust(512, b"\0")]
+)
+@pytest.mark.parametrize("first", [b"", FILE])
+def test_headers_of_one_member_are_bounded(header: bytes, first: bytes) -> None:
+    with pytest.raises(tarfile.ReadError, match="more than 16 headers"):
+        names(first + header * 1200 + FILE + bytes(1024))
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (sparse(PART * 4, more=True), ((octal(7) + octal(7)) * 21 + b"\1").ljust(512, b"\0")),
+        (
+            extended(record(b"GNU.sparse.major", b"1") + record(b"GNU.sparse.minor", b"0")
+                     + record(b"GNU.sparse.realsize", b"1"))
+            + block(b"0", octal(1 << 30)) + b"1000000000\n",
+            b"1\n" * 256,
+        ),
+    ],
+    ids=["old", "pax"],
+)  # fmt: skip
+def test_the_map_of_a_sparse_file_is_bounded(first: bytes, again: bytes) -> None:
+    source = Endless(first, again)
+
+    with pytest.raises(tarfile.ReadError, match="too long"), opened(source) as archive:
+        next(members(archive))
+
+    assert source.count < 3 * headers.MEMBER_DATA
+
+
+def test_all_headers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers, "ALL_HEADERS", 4096)
+    assert names(FILE * 5 + bytes(1024)) == ["name"] * 5
+    with pytest.raises(tarfile.ReadError, match="headers are too long"):
+        names(FILE * 9 + bytes(1024))
+
+
+def test_a_sparse_header_that_is_cut_off() -> None:
+    with pytest.raises(tarfile.ReadError, match="a header is damaged"):
+        names(sparse(PART * 4, more=True))
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(1 << 33, "unexpected end"), (1 << 62, "belongs to no file")]
+)
+def test_data_that_is_not_there_is_not_skipped_for_ever(size: int, words: str) -> None:
+    header = bytearray(sparse(b"", more=False))
+    header[124:136] = b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+
+    with (
+        pytest.raises(tarfile.ReadError, match=words),
+        opened(cast("Any", io.BytesIO(header + bytes(4096)))) as archive,
+    ):
+        list(members(archive))
+
+
+@pytest.mark.parametrize(
+    "parts", [octal(1024) + octal(512) + octal(512) + octal(512), octal(4000) + octal(512)]
+)
+def test_parts_of_a_sparse_file_that_are_out_of_order(parts: bytes) -> None:
+    with pytest.raises(tarfile.ReadError, match="out of order"):
+        names(sparse(parts.ljust(96, b"\0"), more=False) + bytes(2048))
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="this host has no tar")
+@pytest.mark.parametrize("form", [["gnu"], *(["posix", f"--sparse-version={n}"] for n in
+                                            ("0.0", "0.1", "1.0"))])  # fmt: skip
+def test_sparse_files_are_read(tmp_path: Path, form: list[str]) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        for place in range(30):
+            file.seek(place << 20)
+            file.write(b"%d" % place)
+        file.truncate(40 << 20)
+    command = ["tar", "-C", str(tmp_path), "-S", f"--format={form[0]}", *form[1:], "-cf-", "file"]
+    made = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    assert len(made) < 1 << 20
+
+    with open_tar(io.BytesIO(made), "r:") as archive:
+        member = next(members(archive))
+        content = archive.extractfile(member)
+        assert content is not None
+        assert content.read() == (tmp_path / "file").read_bytes()
+
+
+def test_what_is_said_of_all_members_is_bounded() -> None:
+    said = [extended(record(b"k%d" % n, b"a" * 10_000), b"g") + FILE for n in range(8)]
+    assert names(b"".join(said[:6]) + bytes(1024)) == ["name"] * 6
+    with pytest.raises(tarfile.ReadError, match="of all members is too long"):
+        names(b"".join(said) + bytes(1024))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"2 " * 5000 + b"=", b"1" * 100_000, b"30 a=b\n", b"5 a=b\n", b"0 a=b\n", b"6 a b\n",
+     b"5 =b\n", b"9 a=" + b"b\n", record(b"a", b"7" * 300), b"x"],
+    ids=range(10),
+)  # fmt: skip
+def test_records_that_are_damaged(data: bytes) -> None:
+    with pytest.raises(tarfile.ReadError, match=r"a record of|a number in"):
+        names(extended(data) + FILE + bytes(1024))
+
+
+def test_records_of_all_kinds_are_read() -> None:
+    data = record(b"path", b"x" * 500) + record(b"a", b"b\n=c\n") + record(b"mtime", b"1.5")
+    assert names(extended(data) + FILE + bytes(1024)) == ["x" * 500]
+
+
+def test_a_long_name_is_refused() -> None:
+    with pytest.raises(tarfile.ReadError, match="its name is too long"):
+        names(extended(record(b"path", b"x" * 5000)) + FILE + bytes(1024))
+
+
+def test_members_are_kept_only_if_wanted() -> None:
+    data = (extended(record(b"a", b"b")) + FILE) * 3 + bytes(1024)
+    with open_tar(io.BytesIO(data), "r:") as archive:
+        assert [member.pax_headers for member in members(archive)] == [{"a": "b"}] * 3
+        assert kept(archive) == []
+    with open_tar(io.BytesIO(data), "r:") as archive:
+        assert len(list(members(archive, keep=True))) == 3
+        assert [member.pax_headers for member in kept(archive)] == [{}] * 3

@@ -20,6 +20,7 @@ from ringlet.images.store import Store
 from tests.unit.devices.disks.test_images import header
 from tests.unit.images.archives import (
     INDEX,
+    MANIFEST,
     NEEDS_E2FSPROGS,
     Layout,
     check,
@@ -143,8 +144,11 @@ def test_a_blob_that_is_not_its_digests(
     ["[]", "{}", "x", '{"manifests": 1}', '{"manifests": [1]}', '{"manifests": [{}]}',
      '{"manifests": [{"digest": "sha256:../../x", "size": 1}]}',
      '{"manifests": [{"digest": "md5:12", "size": 1}]}', "[" * 100_000,
-     '{"manifests": [{"platform": {"os": "windows"}}]}'],
-    ids=range(10),
+     '{"manifests": [{"platform": {"os": "windows"}}]}',
+     f'{{"manifests": [{{"digest": "sha256:{"0" * 64}", "size": {10**400}}}]}}',
+     f'{{"manifests": [{{"digest": "sha256:{"0" * 64}", "size": {1 << 63}}}]}}',
+     '{"manifests": [{"annotations": 1, "platform": 2, "digest": [], "size": {}}]}'],
+    ids=range(13),
 )  # fmt: skip
 def test_hostile_indexes(images: Images, layout: Layout, index: str) -> None:
     layout.write()
@@ -165,6 +169,36 @@ def test_hostile_configurations(images: Images, layout: Layout, config: dict[str
 
     with pytest.raises(ImageError, match=r"is invalid|too long|missing"):
         make(images, f"oci:{layout.write()}")
+
+
+@pytest.mark.parametrize("data", [b"[]", b"1", b"null", b'"layers"'])
+@pytest.mark.parametrize("what", ["manifest", "config"])
+def test_descriptions_that_are_no_objects(
+    images: Images, layout: Layout, what: str, data: bytes
+) -> None:
+    blob = layout.blob(data, MANIFEST)
+    if what == "config":
+        blob = layout.blob(json.dumps({"config": blob, "layers": []}).encode(), MANIFEST)
+    layout.manifests = [blob]
+
+    with pytest.raises(ImageError, match="is not an object"):
+        make(images, f"oci:{layout.write()}")
+
+
+@pytest.mark.parametrize(
+    ("config", "layer"),
+    [(link("c.json", "c.json"), "l"), (link("c.json", "none"), "l"),
+     (member("c.json", b"{}"), "gone")],
+    ids=["itself", "nothing", "absent"],
+)  # fmt: skip
+def test_links_of_an_archive_that_lead_nowhere(
+    images: Images, tmp_path: Path, config: tuple[tarfile.TarInfo, bytes], layer: str
+) -> None:
+    about = json.dumps([{"Config": "c.json", "Layers": [layer]}]).encode()
+    (tmp_path / "saved.tar").write_bytes(tar([member("manifest.json", about), config]))
+
+    with pytest.raises(ImageError, match=r"saved.tar: the archive has no file"):
+        make(images, tmp_path / "saved.tar")
 
 
 def test_an_image_for_another_processor(images: Images, layout: Layout) -> None:
@@ -232,6 +266,17 @@ def test_files_that_are_no_archive(images: Images, tmp_path: Path, data: bytes) 
     with pytest.raises(ImageError, match=r"root.tar: .*(not a readable|damaged|empty)"):
         make(images, tmp_path / "root.tar")
     assert images.list() == []
+
+
+def test_an_archive_that_expands_without_end(images: Images, tmp_path: Path) -> None:
+    """What a compressed archive claims to have is not read beyond the disk's size."""
+    zeros = gzip.compress(bytes(64 << 20), 1)
+    head = tarfile.TarInfo("index.json")
+    head.size = 1 << 50
+    (tmp_path / "root.tar.gz").write_bytes(gzip.compress(head.tobuf(tarfile.GNU_FORMAT)) + zeros)
+
+    with pytest.raises(ImageError, match=r"give a larger one with --size"):
+        import_image(str(tmp_path / "root.tar.gz"), images, silent, size=48 << 20)
 
 
 def test_a_damaged_archive_leaves_nothing(images: Images, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import io
 import tarfile
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from ringlet.errors import ImageError
+from ringlet.images import tarball, tree
 from ringlet.images.ext4 import GROUP_BYTES, Ext4Writer
 from ringlet.images.tarball import add_tar
 from ringlet.images.tree import Tree
@@ -45,14 +47,25 @@ class Made:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Made:
-    return Made(tmp_path)
+def made(tmp_path: Path) -> Iterator[Made]:
+    made = Made(tmp_path)
+    yield made
+    made.writer.close()
 
 
 def of_layers(made: Made, *layers: Sequence[tuple[tarfile.TarInfo, bytes]]) -> Path:
     for layer in layers:
         made.add(tar(layer), layer=True)
     return made.finish()
+
+
+def test_an_attributes_name_is_bytes(made: Made) -> None:
+    data = b"26 SCHILY.xattr.user.a\xff=\xfe\n"
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, len(data)
+    made.add(header.tobuf() + data.ljust(512, b"\0") + tar([member("a")]))
+
+    assert b"\xff" in made.finish().read_bytes()
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -203,6 +216,66 @@ def test_an_opaque_directory_hides_what_is_below(made: Made) -> None:
 @pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", "x/.wh.y", ".wh..wh.plnk"])
 def test_odd_whiteouts_remove_nothing(made: Made, name: str) -> None:
     assert listed(of_layers(made, [member("a")], [member(name)])) == ["a"]
+
+
+def test_a_whiteout_leaves_what_its_own_layer_has_behind_a_link(made: Made) -> None:
+    layers = [member("usr/lib/old"), link("lib", "usr/lib")], [
+        member("lib/new"), member("usr/lib/.wh.new"), member("usr/lib/.wh.old"),
+    ]  # fmt: skip
+
+    assert listed(of_layers(made, *layers), "/usr/lib") == ["new"]
+
+
+def test_a_whiteout_has_no_content(made: Made) -> None:
+    with pytest.raises(ImageError, match=r"'.wh.a': the mark of a removed file has 5000 bytes"):
+        made.add(tar([member(".wh.a", bytes(5000))]), layer=True)
+
+
+def test_what_whiteouts_look_at_is_bounded(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tarball, "MAX_REMOVED", 50)
+    own = [folder("d"), *(member(f"d/{n}") for n in range(20))]
+    made.add(tar([*own, *[member(".wh.d")] * 2]), layer=True)
+
+    with pytest.raises(ImageError, match="removes more than 50 files"):
+        made.add(tar([*own, *[member(".wh.d")] * 3]), layer=True)
+
+
+def peak(made: Made, layer: bytes) -> int:
+    """Return the most memory that it takes to read a layer, in bytes."""
+    tracemalloc.start()
+    try:
+        made.add(layer, layer=True)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_whiteouts_with_long_headers_take_no_memory(made: Made) -> None:
+    headers = {"comment": "a" * 900_000}
+    layer = tar([member(f".wh.{n}", pax_headers=headers) for n in range(20)])
+
+    assert peak(made, layer) < 8_000_000
+
+
+def test_deep_paths_take_no_memory(made: Made) -> None:
+    layer = tar([member(f"{n}/" + "/".join(["d" * 16] * 200)) for n in range(50)])
+
+    assert peak(made, layer) < 12_000_000  # a directory takes less than 1 KB
+
+
+@pytest.mark.parametrize(
+    "members",
+    [[member("n" * 200)], [link("a", "t" * 200)], [folder("d" * 200)], [member(f"{'d' * 200}/a")],
+     [member("a", pax_headers={"SCHILY.xattr.user.a": "v" * 200})]],
+    ids=["name", "target", "directory", "above", "attribute"],
+)  # fmt: skip
+def test_names_and_attributes_are_bounded_together(
+    made: Made, monkeypatch: pytest.MonkeyPatch, members: list[tuple[tarfile.TarInfo, bytes]]
+) -> None:
+    monkeypatch.setattr(tree, "MAX_TEXT", 150)
+
+    with pytest.raises(ImageError, match="are too long for an image"):
+        made.add(tar(members))
 
 
 def test_whiteouts_are_plain_files_in_an_archive_that_is_no_layer(made: Made) -> None:
