@@ -178,7 +178,7 @@ class Walk:
         rings = rig.rings[TX]
         rings.used()
         while rings.free:
-            rings.chain([self._buffer(rng.choice((1526, 65_000, 65_562)))])
+            rings.chain([self._buffer(rng.choice((1526, 65_000, 65_562, 65_570)))])
         rig.ring(TX)
 
     def _is_receive(self, index: int) -> bool:
