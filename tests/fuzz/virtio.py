@@ -341,7 +341,7 @@ class Walk:
         self._posted()
 
     def _break_a_rule(self) -> None:
-        if self.host.link is not None and not self.host.link.drained(self.rig.device):
+        if self.host.link is not None and not self.host.link.drained(self.rig):
             return  # the device takes no chains now
         if self.rng.random() < 0.2:
             place_rings_wrongly(self.rng, self.rig)

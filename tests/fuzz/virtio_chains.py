@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 from ringlet.devices.virtio import common
 from ringlet.devices.virtio.queue import MAX_CHAIN
-from tests.unit.devices.virtio.driver import DESCRIPTOR, INDIRECT, NEXT, WRITE, Rig, Rings
+from tests.unit.devices.virtio.driver import (
+    DESCRIPTOR,
+    INDIRECT,
+    NEXT,
+    WRITE,
+    Rig,
+    Rings,
+    eventually,
+)
 from tests.unit.vcpu.board import RAM
 
 _SIZE = 16
@@ -55,9 +63,11 @@ def place_rings_wrongly(rng: random.Random, rig: Rig) -> None:
 
 
 def _expect_failure(rig: Rig, what: str) -> None:
-    rig.post_all()
-    rig.at_rest()
-    if not rig.needs_reset:
+    def refused() -> bool:
+        rig.post_all()
+        return rig.needs_reset
+
+    if not eventually(refused):
         raise ValueError(f"the device accepts this: {what}")
 
 

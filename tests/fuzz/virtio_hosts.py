@@ -8,23 +8,23 @@ import random
 import shutil
 import struct
 import tempfile
-import time
+import threading
 from pathlib import Path
 
 from ringlet.devices.backends.network.link import Framing
 from ringlet.devices.backends.shares import FileServer
 from ringlet.devices.backends.shares import protocol as fuse
-from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.frames import MAX_FRAME
 from ringlet.devices.virtio.net import Net
 from tests.fuzz.shares import Maker
+from tests.unit.devices.virtio.driver import Rig
 from tests.unit.devices.virtio.fake_link import FakeLink
 
 SECRET = b"of the host"
 _FILE_MAX = 1 << 20
 _HEADER = 12
 _PREFIX = 4
-_DRAINS = 100
+_DRAINS = 1000
 _LENGTHS = (0, 1, 13, 14, 60, 60, 1514, 1514, 9000, 65_000, 65_549, 65_550, 65_551)
 
 
@@ -73,10 +73,15 @@ class FuzzLink(FakeLink):
             elif self.framing is Framing.STREAM:
                 self.peer.send(rng.randbytes(rng.choice((1, 3, 4, 100))))
 
-    def drained(self, device: VirtioDevice) -> bool:
+    def drained(self, rig: Rig) -> bool:
         """Read what the device has to send, and return whether it has nothing left."""
+        device = rig.device
         assert isinstance(device, Net)
         for _ in range(_DRAINS):
+            done = threading.Event()
+            device.worker.call(done.set)
+            while not done.wait(0.001):
+                rig.post_all()
             path = device._frames
             if "link_lost" in device.counters.values:
                 return False
@@ -84,7 +89,6 @@ class FuzzLink(FakeLink):
                 return True
             with contextlib.suppress(OSError):
                 self._read(1 << 18)
-            time.sleep(0.001)
         return False
 
     def _frame(self, rng: random.Random) -> bytes:
