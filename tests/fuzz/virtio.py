@@ -20,7 +20,11 @@ from ringlet.devices.virtio.device import F_INDIRECT_DESC
 from ringlet.devices.virtio.net import TX
 from ringlet.devices.virtio.pci import COMMON, DEVICE, ISR, NOTIFY, VirtioPci
 from tests.fuzz.samples import campaign
-from tests.fuzz.virtio_chains import break_a_rule, place_rings_wrongly
+from tests.fuzz.virtio_chains import (
+    break_a_rule,
+    place_rings_wrongly,
+    receive_without_room,
+)
 from tests.fuzz.virtio_devices import KINDS, SMALL, Host, make, message
 from tests.unit.devices.virtio.driver import INDIRECT, NEXT, WRITE, Rig
 from tests.unit.vcpu.board import CODE, RAM, Board
@@ -178,7 +182,7 @@ class Walk:
         rings = rig.rings[TX]
         rings.used()
         while rings.free:
-            rings.chain([self._buffer(rng.choice((1526, 65_000, 65_562)))])
+            rings.chain([self._buffer(rng.choice((1526, 65_000, 65_562, 65_570)))])
         rig.ring(TX)
 
     def _is_receive(self, index: int) -> bool:
@@ -341,9 +345,11 @@ class Walk:
         self._posted()
 
     def _break_a_rule(self) -> None:
-        if self.host.link is not None and not self.host.link.drained(self.rig.device):
+        if self.host.link is not None and not self.host.link.drained(self.rig):
             return  # the device takes no chains now
-        if self.rng.random() < 0.2:
+        if self.host.link is not None and self.host.link.whole and self.rng.random() < 0.2:
+            receive_without_room(self.rng, self.rig, self.host.link)
+        elif self.rng.random() < 0.2:
             place_rings_wrongly(self.rng, self.rig)
         else:
             self.refused[break_a_rule(self.rng, self.rig, self.kind)] += 1

@@ -5,11 +5,22 @@ import random
 from collections.abc import Callable
 
 from ringlet.devices.virtio import common
+from ringlet.devices.virtio.net import RX
 from ringlet.devices.virtio.queue import MAX_CHAIN
-from tests.unit.devices.virtio.driver import DESCRIPTOR, INDIRECT, NEXT, WRITE, Rig, Rings
+from tests.fuzz.virtio_hosts import FuzzLink
+from tests.unit.devices.virtio.driver import (
+    DESCRIPTOR,
+    INDIRECT,
+    NEXT,
+    WRITE,
+    Rig,
+    Rings,
+    eventually,
+)
 from tests.unit.vcpu.board import RAM
 
 _SIZE = 16
+_HEADER = 12
 _TAKEN = {"block": 0, "rng": 0, "balloon": 0, "console": 3, "vsock": 1, "net": 1, "fs": 1}
 """For each kind the queue from which its device takes chains whenever it is notified."""
 _AT = 0x280000
@@ -54,10 +65,23 @@ def place_rings_wrongly(rng: random.Random, rig: Rig) -> None:
     _expect_failure(rig, f"rings at {[hex(place) for place in wrong]}")
 
 
+def receive_without_room(rng: random.Random, rig: Rig, link: FuzzLink) -> None:
+    """Give a network device a buffer at the end of RAM that is too small for a header."""
+    rig._next_ring = 0x100000
+    rig.start(size=_SIZE)
+    size = rng.randrange(1, _HEADER)
+    rig.rings[RX].chain([], [(RAM - size, size)])
+    rig.ring(RX)
+    link.send_one()
+    _expect_failure(rig, f"{size} bytes for a header")
+
+
 def _expect_failure(rig: Rig, what: str) -> None:
-    rig.post_all()
-    rig.at_rest()
-    if not rig.needs_reset:
+    def refused() -> bool:
+        rig.post_all()
+        return rig.needs_reset
+
+    if not eventually(refused):
         raise ValueError(f"the device accepts this: {what}")
 
 

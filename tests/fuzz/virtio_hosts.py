@@ -8,23 +8,23 @@ import random
 import shutil
 import struct
 import tempfile
-import time
+import threading
 from pathlib import Path
 
 from ringlet.devices.backends.network.link import Framing
 from ringlet.devices.backends.shares import FileServer
 from ringlet.devices.backends.shares import protocol as fuse
-from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.frames import MAX_FRAME
 from ringlet.devices.virtio.net import Net
 from tests.fuzz.shares import Maker
+from tests.unit.devices.virtio.driver import Rig
 from tests.unit.devices.virtio.fake_link import FakeLink
 
 SECRET = b"of the host"
 _FILE_MAX = 1 << 20
 _HEADER = 12
 _PREFIX = 4
-_DRAINS = 100
+_DRAINS = 1000
 _LENGTHS = (0, 1, 13, 14, 60, 60, 1514, 1514, 9000, 65_000, 65_549, 65_550, 65_551)
 
 
@@ -38,6 +38,8 @@ class FuzzLink(FakeLink):
         super().__post_init__()
         self._left = 0  # bytes of a frame that are still to come
         self._prefix = b""
+        self.whole = True
+        """Whether the network is there and has sent nothing but whole and right frames."""
 
     def _read(self, size: int) -> None:
         """Read up to `size` bytes, or a frame of a tap, and check it."""
@@ -64,19 +66,38 @@ class FuzzLink(FakeLink):
         with contextlib.suppress(OSError):
             if what < 20:
                 for _ in range(rng.choice((1, 1, 3, 80))):
-                    self.peer.send(self._frame(rng))
+                    frame = self._frame(rng)
+                    right = self.whole
+                    sent = self.peer.send(frame)
+                    self.whole = right and sent == len(frame)
             elif what < 38:
                 for _ in range(rng.choice((1, 1, 100))):
                     self._read(1 << rng.randrange(4, 18))
             elif rng.random() < 0.1:
+                self.whole = False
                 self.peer.close()
             elif self.framing is Framing.STREAM:
+                self.whole = False
                 self.peer.send(rng.randbytes(rng.choice((1, 3, 4, 100))))
 
-    def drained(self, device: VirtioDevice) -> bool:
+    def send_one(self) -> None:
+        """Send a frame; if there is no room, others wait already."""
+        data = bytes(64)
+        with contextlib.suppress(OSError):
+            if self.framing is Framing.TAP:
+                self.peer.send(bytes(_HEADER) + data)
+            else:
+                self.peer.send(struct.pack(">I", len(data)) + data)
+
+    def drained(self, rig: Rig) -> bool:
         """Read what the device has to send, and return whether it has nothing left."""
+        device = rig.device
         assert isinstance(device, Net)
         for _ in range(_DRAINS):
+            done = threading.Event()
+            device.worker.call(done.set)
+            while not done.wait(0.001):
+                rig.post_all()
             path = device._frames
             if "link_lost" in device.counters.values:
                 return False
@@ -84,7 +105,6 @@ class FuzzLink(FakeLink):
                 return True
             with contextlib.suppress(OSError):
                 self._read(1 << 18)
-            time.sleep(0.001)
         return False
 
     def _frame(self, rng: random.Random) -> bytes:
@@ -92,7 +112,10 @@ class FuzzLink(FakeLink):
         data = rng.randbytes(min(size, 14)) + bytes(max(size - 14, 0))
         if self.framing is Framing.TAP:
             return (rng.randbytes(_HEADER) if rng.random() < 0.5 else bytes(_HEADER)) + data
+        if size > MAX_FRAME or not size:
+            self.whole = False
         if rng.random() < 0.01:
+            self.whole = False
             size = rng.choice((0, 65_551, 1 << 31, (1 << 32) - 1))
         return struct.pack(">I", size) + data
 
