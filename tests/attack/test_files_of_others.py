@@ -1,6 +1,6 @@
 """What a hostile guest or a hostile file reaches beside what it was given.
 
-Each of these shows a fault that was found in a review: whoever mends it takes the mark away.
+Each of these reached something once.
 """
 
 import contextlib
@@ -18,9 +18,6 @@ from ringlet.guest.protocol import END_OF_DIRECTORY, WORD, Entry
 from ringlet.images.ext4 import Ext4Writer
 from ringlet.images.tarball import add_tar
 from ringlet.images.tree import Tree
-
-fault = pytest.mark.xfail(strict=True, reason="found by the attacks of a review, not mended yet")
-
 
 def test_copying_a_shared_directory_in_follows_no_link_of_the_guest(tmp_path: Path) -> None:
     share, secret = tmp_path / "share", tmp_path / "secret"
