@@ -19,6 +19,7 @@ from ringlet.images.ext4 import Ext4Writer
 from ringlet.images.tarball import add_tar
 from ringlet.images.tree import Tree
 
+
 def test_copying_a_shared_directory_in_follows_no_link_of_the_guest(tmp_path: Path) -> None:
     share, secret = tmp_path / "share", tmp_path / "secret"
     (share / "a").mkdir(parents=True)
