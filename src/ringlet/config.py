@@ -61,7 +61,8 @@ ROOT: Final = Option(
 )
 MOUNTS: Final = Option(
     "-v",
-    "Share a directory of the host with the guest: HOST:GUEST, or HOST:GUEST:ro; repeat for more.",
+    "Share a directory of the host with the guest: HOST:GUEST, perhaps with :ro, or :delegated if "
+    "only the guest changes it (faster); repeat for more.",
     python="mounts",
 )
 DISKS: Final = Option(

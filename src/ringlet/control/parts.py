@@ -19,22 +19,35 @@ _LONGEST_ENV_FILE: Final = 1 << 20
 T = TypeVar("T")
 
 
+_MOUNT_OPTIONS: Final = frozenset({"ro", "rw", "delegated"})
+
+
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """The directory `source` of the host, which the guest has at `target`."""
+    """The directory `source` of the host, which the guest has at `target`.
+
+    With `delegated`, as Docker calls it, only the guest changes it: the guest keeps what it knows
+    of it, and writes late.
+    """
 
     source: Path
     target: str
     read_only: bool = False
+    delegated: bool = False
 
 
 def mount(text: str | Mount, called: str) -> Mount:
-    """Return the share that `HOST:GUEST[:ro]` describes.  Raises ConfigError."""
+    """Return the share that `HOST:GUEST[:ro][:delegated]` describes.  Raises ConfigError.
+
+    As for Docker, several options are separated by commas.
+    """
     if isinstance(text, Mount):
         return text
-    example = "give HOST:GUEST, such as ./src:/mnt, or HOST:GUEST:ro"
+    example = "give HOST:GUEST, such as ./src:/mnt, perhaps with :ro or :delegated"
     words = str(text).split(":")
-    read_only = len(words) > 2 and words[-1] in {"ro", "rw"} and words.pop() == "ro"
+    options = set(words.pop().split(",")) if len(words) > 2 else set()
+    if unknown := sorted(options - _MOUNT_OPTIONS):
+        raise ConfigError(f"{called} {text}: {unknown[0]!r} is no option of a share; {example}")
     if len(words) != 2 or not all(words):
         raise ConfigError(f"{called} {text}: not a directory and its place; {example}")
     source, target = Path(words[0]).expanduser(), words[1]
@@ -43,7 +56,7 @@ def mount(text: str | Mount, called: str) -> Mount:
     if not source.is_dir():
         what = "is no directory" if source.exists() else "no such directory"
         raise ConfigError(f"{called} {text}: {source}: {what}; {example}")
-    return Mount(source.resolve(), target, read_only)
+    return Mount(source.resolve(), target, "ro" in options, "delegated" in options)
 
 
 def variables(

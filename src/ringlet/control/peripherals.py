@@ -88,7 +88,8 @@ class Peripherals(contextlib.ExitStack):
             _allow_files()
         for share in plan.shares if plan is not None else ():
             server = FileServer(
-                share.source, read_only=share.read_only, trouble=self._complain
+                share.source, read_only=share.read_only, exclusive=share.delegated,
+                trouble=self._complain,
             )
             self.callback(server.close)
             self._servers.append((server, share.tag))

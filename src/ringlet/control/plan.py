@@ -63,6 +63,7 @@ class SharedDirectory:
     source: Path
     tag: str
     read_only: bool
+    delegated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +260,7 @@ def _shares(spec: MachineSpec) -> tuple[SharedDirectory, ...]:
     if spec.root is not None:
         found.append(SharedDirectory(spec.root, ROOT_TAG, read_only=True))
     found += [
-        SharedDirectory(mount.source, share_tag(number), mount.read_only)
+        SharedDirectory(mount.source, share_tag(number), mount.read_only, mount.delegated)
         for number, mount in enumerate(spec.mounts)
     ]
     return tuple(found)

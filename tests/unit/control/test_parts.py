@@ -14,6 +14,9 @@ def test_mounts(tmp_path: Path) -> None:
     assert parts.mount(f"{tmp_path}:/mnt", "-v") == Mount(tmp_path.resolve(), "/mnt")
     assert parts.mount(f"{tmp_path}:/mnt:ro", "-v").read_only
     assert not parts.mount(f"{tmp_path}:/mnt:rw", "-v").read_only
+    assert parts.mount(f"{tmp_path}:/mnt:ro,delegated", "-v") == Mount(
+        tmp_path.resolve(), "/mnt", read_only=True, delegated=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -21,7 +24,8 @@ def test_mounts(tmp_path: Path) -> None:
     [
         ("/tmp", "not a directory and its place"),
         ("/tmp:", "not a directory and its place"),
-        ("/tmp:/a:b", "not a directory and its place"),
+        ("/tmp:/a:b", "'b' is no option of a share"),
+        ("/tmp:/a:ro:rw", "not a directory and its place"),
         ("/tmp:mnt", "no absolute path"),
         ("/tmp:/mnt/../etc", "no absolute path"),
         ("data:/mnt", "data: no such directory"),
