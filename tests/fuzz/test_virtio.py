@@ -1,9 +1,9 @@
-"""Hostile drivers and random accesses to PCI: short runs of `tests.fuzz.virtio` and `.pci`."""
+"""Hostile drivers and random accesses to PCI: short runs of `tests.fuzz`."""
 from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import pci
+from tests.fuzz import layouts, pci
 from tests.fuzz.samples import Task, run_isolated
 from tests.fuzz.virtio import run_sample
 from tests.fuzz.virtio_devices import KINDS
@@ -19,4 +19,12 @@ def test_hostile_driver_breaks_its_device_at_most(kind: str) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_random_accesses_to_pci(seed: int) -> None:
-    assert pci.run_sample(seed)[1] == []
+    assert pci.walk(seed) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_layouts_of_bars_and_messages(seed: int) -> None:
+    reached, broken = layouts.run_sample(seed)
+    assert broken == []
+    assert reached["doorbells"] > 0
+    assert reached["decoded"] > 0
