@@ -63,6 +63,16 @@ def _flag(option: config.Option, *names: str) -> Any:
     return typer.Option(option.flag, *names, help=_help(option))
 
 
+def _one_network(given: list[str]) -> str:
+    if len(given) > 1:
+        raise ConfigError(
+            f"{config.NET.flag}: given {len(given)} times; a machine has one network card"
+        )
+    if given == [""]:
+        raise ConfigError(f"{config.NET.flag} '': the value is empty; give one, or no option")
+    return given[0] if given else config.NET.default
+
+
 def run(
     guest: Annotated[str, typer.Argument(help=_GUEST)] = "",
     command: Annotated[list[str] | None, typer.Argument(help=_COMMAND)] = None,
@@ -91,7 +101,9 @@ def run(
             config.PORTS.flag, "--publish", metavar="HOST:GUEST", help=_help(config.PORTS)
         ),
     ] = None,
-    net: Annotated[str, _text(config.NET, metavar="KIND")] = config.NET.default,
+    networks: Annotated[
+        list[str] | None, typer.Option(config.NET.flag, metavar="KIND", help=_help(config.NET))
+    ] = None,
     vsock: Annotated[str, _text(config.VSOCK, metavar="PATH")] = "",
     user_data: Annotated[str, _text(config.USER_DATA, metavar="FILE")] = "",
     disks: Annotated[
@@ -169,6 +181,7 @@ def run(
     # The commands import late, so that help and errors in options are shown at once.
     from ringlet.control.spec import on_command_line
 
+    net = _one_network(networks or [])
     variables = [line for file in env_file or () for line in _env_file(file)] + (env or [])
     if bare:
         _check_bare(guest, kernel or " ".join(command or []))
