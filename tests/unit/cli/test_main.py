@@ -135,7 +135,7 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "-v", "/nowhere:/mnt", "debian"], "-v /nowhere:/mnt: /nowhere: no such directory"),
         (["run", "-p", "80", "--net", "none", "debian"], "-p 80: a guest with --net none has no"),
         (["run", "--net", "host", "debian"], "--net host: give none, user"),
-        (["run", "--net", "user", "--net", "none", "debian"], "--net: given 2 times; a machine has"),
+        (["run", "--net", "user", "--net", "none", "debian"], "--net: given 2 times; a machine"),
         (["run", "--net", "", "debian"], "--net '': the value is empty"),
         (["run", "--root", "/nowhere"], "--root /nowhere: no such directory"),
         (["run", "-c", "2", "debian"], "-c 2: guests have one processor so far; leave out -c"),
