@@ -49,7 +49,8 @@ _MASKED: Final = (
     "e2scrub_reap.service", "fstrim.timer", "getty@tty1.service",
     "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "systemd-firstboot.service",
     "systemd-network-generator.service", "systemd-networkd-wait-online.service",
-    "systemd-pstore.service", "systemd-random-seed.service", "systemd-remount-fs.service",
+    "serial-getty@ttyS0.service", "systemd-pstore.service", "systemd-random-seed.service",
+    "systemd-remount-fs.service",
     "systemd-repart.service", "systemd-sysusers.service",
     "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
 )  # fmt: skip
@@ -70,7 +71,8 @@ _FILES: Final = {
     "etc/systemd/system/systemd-networkd.service.d/ringlet.conf": _WITH_NETWORK,
     "etc/systemd/system/systemd-networkd.socket.d/ringlet.conf": _WITH_NETWORK,
     "etc/systemd/system/systemd-resolved.service.d/ringlet.conf": _WITH_NETWORK,
-    "etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf": (
+    # serial-getty would wait until udev has seen to all devices, which takes half of the start.
+    "etc/systemd/system/console-getty.service.d/autologin.conf": (
         "[Service]\nExecStart=\n"
         "ExecStart=-/sbin/agetty --autologin root --noclear --keep-baud 115200,9600 - $TERM\n"
     ),

@@ -18,7 +18,7 @@ dpkg --force-confold --configure -a </dev/null
 [ -z "$(dpkg --audit)" ]
 
 passwd --delete root
-systemctl enable systemd-networkd.service systemd-resolved.service
+systemctl enable systemd-networkd.service systemd-resolved.service console-getty.service
 ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
 : >/etc/machine-id
 rm -f /usr/sbin/policy-rc.d /ringlet-setup /var/log/*.log /var/lib/dpkg/*-old /var/cache/debconf/*-old \
