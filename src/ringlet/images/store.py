@@ -75,6 +75,20 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def busy(self) -> bool:
+        """Return whether another process holds the store's lock."""
+        try:
+            lock = os.open(self.root / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # there is none, or it is not this user's
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
     @contextlib.contextmanager
     def locked(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold the store's lock; `on_wait` is called if another process holds it."""
