@@ -164,9 +164,17 @@ def default_root(environ: Mapping[str, str] = os.environ) -> Path:
         wanted = Path.home() / ".cache" / "ringlet"
     except RuntimeError:
         return _temporary_root("this user has no home directory")
-    if (wanted / "kernels").is_dir() or _is_writable(wanted):
+    if _is_directory(wanted / "kernels") or _is_writable(wanted):
         return wanted
     return _temporary_root(f"{wanted} cannot be written")
+
+
+def _is_directory(path: Path) -> bool:
+    """Return whether `path` is a directory that this user may reach."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _is_writable(directory: Path) -> bool:
