@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ringlet.errors import GuestPanic as GuestPanic
     from ringlet.errors import GuestTimeout as GuestTimeout
     from ringlet.errors import HostError as HostError
+    from ringlet.errors import HostFileError as HostFileError
     from ringlet.errors import ImageError as ImageError
     from ringlet.errors import InternalError as InternalError
     from ringlet.errors import OutputError as OutputError
@@ -65,8 +66,8 @@ _HOMES = {
     "errors": (
         "AgentError", "AgentTimeoutError", "BootError", "CommandError", "CommandFailedError",
         "CommandTimeoutError", "ConfigError", "DiskError", "GuestEnded", "GuestFileError",
-        "GuestPanic", "GuestTimeout", "HostError", "ImageError", "InternalError", "OutputError",
-        "ProgramError", "RingletError",
+        "GuestPanic", "GuestTimeout", "HostError", "HostFileError", "ImageError", "InternalError",
+        "OutputError", "ProgramError", "RingletError",
     ),
     "disk_spec": ("DiskSpec",),
     "machine.outcome": ("End", "EndKind"),

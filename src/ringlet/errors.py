@@ -17,7 +17,8 @@
     │   ├── AgentError          the agent in the guest cannot be reached
     │   ├── CommandError        a command cannot be started in the guest
     │   │   └── CommandFailedError  a command that had to succeed did not; `result` has its output
-    │   └── GuestFileError      a file in the guest cannot be used (also an OSError)
+    │   ├── GuestFileError      a file in the guest cannot be used (also an OSError)
+    │   └── HostFileError       a file of the host cannot be copied (also an OSError)
     └── InternalError           a broken invariant: a defect of Ringlet, never of its user
 
 A guest's exception (#PF, #GP, ...) and the end of a run are values, not exceptions: see
@@ -153,8 +154,8 @@ class CommandTimeoutError(GuestTimeout):
         return CommandTimeoutError(str(self), *texts)
 
 
-class GuestFileError(RingletError, OSError):
-    """A file in the guest cannot be used.  `errno` and `filename` are as in OSError."""
+class _FileError(RingletError, OSError):
+    _side = ""
 
     def __init__(self, number: int, reason: str, filename: str) -> None:
         super().__init__(number, reason, filename)
@@ -163,7 +164,19 @@ class GuestFileError(RingletError, OSError):
         self.filename = filename
 
     def __str__(self) -> str:
-        return f"{printable(str(self.filename))}: {self.strerror} (in the guest)"
+        return f"{printable(str(self.filename))}: {self.strerror} ({self._side})"
+
+
+class GuestFileError(_FileError):
+    """A file in the guest cannot be used.  `errno` and `filename` are as in OSError."""
+
+    _side = "in the guest"
+
+
+class HostFileError(_FileError):
+    """A file of the host cannot be copied.  `errno` and `filename` are as in OSError."""
+
+    _side = "on the host"
 
 
 class InternalError(Exception):

@@ -52,7 +52,7 @@ def cache_ls() -> int:
 
 def cache_prune(
     everything: Annotated[
-        bool, typer.Option("--all", "-a", help="Remove all that the cache keeps.")
+        bool, typer.Option("--all", "-a", help="Remove all but images you imported or use.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="List what would be removed, and keep it.")

@@ -97,6 +97,11 @@ def run_logs(name: str, *, follow: bool) -> int:
 def run_cp(source: str, target: str) -> int:
     """Copy a file or a tree into a guest or out of it."""
     from_guest, to_guest = _place(source), _place(target)
+    if "-" in (source, target):
+        raise ConfigError(
+            "-: cp copies files, not a stream; use `ringlet exec -i NAME tar x` and `tar c`, or "
+            "./- for a file of that name"
+        )
     if from_guest is not None and to_guest is None:
         with attach(from_guest[0]) as machine:
             machine.files.copy_out(from_guest[1], target)

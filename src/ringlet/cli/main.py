@@ -7,13 +7,14 @@ of Ringlet; 128 + n if signal n ended the run.
 """
 
 import errno
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import ringlet.cli.started  # noqa: F401 - it reads the clock
 from ringlet.cli.signals import Stopped, status_of, stoppable
 from ringlet.cli.streams import READER_GONE, abandon_stdout, claim_standard_streams, complain
-from ringlet.errors import RingletError, remedy, unexpected
+from ringlet.errors import RingletError, printable, remedy, unexpected
 
 if TYPE_CHECKING:
     import typer
@@ -53,9 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno == errno.EPIPE:
             complain(READER_GONE)
         else:
-            what = "cannot write standard output" if error.errno in _OUTPUT else "the host refused"
             advice = f"; {limit}" if (limit := remedy(error)) else ""
-            complain(f"{what}: {error.strerror or error}{advice}")
+            complain(f"{_refused(error)}: {error.strerror or error}{advice}")
         return STATUS_USAGE
     except MemoryError:
         complain("the host has no memory left; give the guest less with --memory")
@@ -66,6 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STATUS_USAGE
     except Exception as error:  # noqa: BLE001 - most likely a defect, which has its own status
         return _unforeseen(error)
+
+
+def _refused(error: OSError) -> str:
+    """Return what could not be used: the file if there is one."""
+    if isinstance(error.filename, str | bytes):
+        return printable(os.fsdecode(error.filename))
+    return "cannot write standard output" if error.errno in _OUTPUT else "the host refused"
 
 
 def _unforeseen(error: Exception) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
-from ringlet.errors import GuestEnded
+from ringlet.errors import ConfigError, GuestEnded
 from ringlet.machine.vm import Vm
 
 T = TypeVar("T")
@@ -47,14 +47,16 @@ class GuestThread:
     def call(self, function: Callable[[], T]) -> T:
         """Return what `function` returns on the guest's thread, or raise what it raises there.
 
-        Raises GuestEnded if the guest has ended.
+        Raises GuestEnded if the guest has ended, ConfigError if it was not started.
         """
         if threading.get_ident() == self._ident:
             return function()
         future: Future[object] = Future()
         with self._changed:
-            if self._ended or self._machine is None:
+            if self._ended:
                 raise GuestEnded("the guest has ended; its processor and memory are gone")
+            if self._machine is None:
+                raise ConfigError("this machine was not started; call start()")
             self._waiting.append((function, future))
             self._machine.post(self._serve)
             self._changed.notify_all()

@@ -22,14 +22,13 @@ from typing import Any, Final
 
 from ringlet.errors import ConfigError, ImageError
 from ringlet.images.names import check_name, from_file, is_own, to_file
-from ringlet.images.store import Store, default_root, explain
+from ringlet.images.store import UNFINISHED, Store, default_root, explain
 
 DEBIAN: Final = "debian"
 """The kind of the images that Ringlet builds (`ringlet.images.building`)."""
 _DESCRIPTION: Final = "image.json"
 _USERS: Final = "users"
-_UNFINISHED: Final = ".unfinished-"
-_REMOVED: Final = ".removed-"
+REMOVED: Final = ".removed-"
 _FORMAT: Final = 1
 _LONGEST: Final = 1 << 20
 
@@ -68,6 +67,28 @@ class Image:
     source: str = ""
     digest: str = ""
     settings: Settings = field(default_factory=Settings)
+
+    @property
+    def made_again(self) -> bool:
+        """Whether a run that names the image makes it again if it is gone.
+
+        Ringlet builds Debian's, and a registry has those that have its own name for them.
+        """
+        return self.kind == DEBIAN or self.source == f"docker://{self.name}"
+
+    def in_use(self) -> bool:
+        """Return whether a running machine uses the image."""
+        try:
+            lock = os.open(self.disk.parent / _USERS, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
 
     @contextlib.contextmanager
     def used(self) -> Iterator[Path]:
@@ -151,10 +172,10 @@ class Images:
         with self.store.locked(on_wait):
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
-                for pattern in (f"{_UNFINISHED}*", f"{_REMOVED}*"):  # left by a killed process
+                for pattern in (f"{UNFINISHED}*", f"{REMOVED}*"):  # left by a killed process
                     for left in self.root.glob(pattern):
                         shutil.rmtree(left, ignore_errors=True)
-                made = self.root / f"{_UNFINISHED}{os.getpid()}"
+                made = self.root / f"{UNFINISHED}{os.getpid()}"
                 made.mkdir(0o700)
                 try:
                     draft = Draft(made, kind)
@@ -193,7 +214,7 @@ class Images:
                     raise ImageError(
                         f"{from_file(place.name)}: a running machine uses this image; stop it first"
                     ) from None
-            gone = self.root / f"{_REMOVED}{os.getpid()}-{time.monotonic_ns()}"
+            gone = self.root / f"{REMOVED}{os.getpid()}-{time.monotonic_ns()}"
             place.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 

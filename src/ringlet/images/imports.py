@@ -1,5 +1,6 @@
 """Makes images of the store from archives, OCI layouts, registries and cloud images."""
 
+import shlex
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -14,7 +15,13 @@ from ringlet.images.catalog import Draft, Image, Images, Settings
 from ringlet.images.compression import DAMAGED, decompressed
 from ringlet.images.ext4 import Ext4Writer
 from ringlet.images.headers import members, open_tar
-from ringlet.images.names import Kind, Source, parse_reference, parse_source
+from ringlet.images.names import (
+    Kind,
+    Source,
+    is_file_of_images,
+    parse_reference,
+    parse_source,
+)
 from ringlet.images.oci import (
     Archive,
     Blobs,
@@ -29,6 +36,7 @@ from ringlet.images.tree import Tree, directory
 
 SIZE: Final = 8 << 30
 """The size of the disk that a guest sees, in bytes; the host's file has what is in it."""
+_SECTOR: Final = 512
 _LISTED: Final = 16
 _SHOWN: Final = 8
 _INITS: Final = ("sbin/init", "usr/sbin/init", "usr/lib/systemd/systemd")
@@ -44,6 +52,7 @@ def import_image(
     The image gets the name `name`, or else one by its source, and replaces an image of that name.
     `size` is that of the guest's disk.  Raises ImageError and ConfigError.
     """
+    _require_image(text)
     source = parse_source(text)
     if source.kind is Kind.STORED:
         raise ConfigError(
@@ -114,6 +123,23 @@ def pull(text: str, images: Images, update: Update, *, again: bool = False) -> I
 
 
 # --- inside
+
+
+def _require_image(text: str) -> None:
+    """Raise ConfigError for a file or a directory whose name is none of an image."""
+    if text.startswith(("docker://", "oci:")) or is_file_of_images(text):
+        return
+    path = Path(text)
+    if path.is_dir():
+        raise ConfigError(
+            f"{text}: is a directory; give oci:{text} if it is an OCI image, or an archive of it: "
+            f"tar -cf FILE.tar -C {shlex.quote(text)} ."
+        )
+    if path.exists():
+        raise ConfigError(
+            f"{text}: no image has such a file's name; those of archives end in .tar (or .tar.gz, "
+            ".tar.xz, .tar.bz2, .tar.zst), those of disks in .qcow2, .img or .raw"
+        )
 
 
 def _origin(source: Source) -> str:
@@ -275,6 +301,12 @@ def _copy_disk(path: Path, draft: Draft, update: Update) -> None:
 def _format_of(path: Path) -> Format:
     """Return the format of a disk image, which must need no other file of the host."""
     try:
-        return describe_image(path, below=Below.NONE).format
+        found = describe_image(path, below=Below.NONE)
     except DiskError as error:
         raise ImageError(str(error)) from error
+    if found.format is Format.RAW:
+        if path.suffix.lower() == ".qcow2":
+            raise ImageError(f"{path}: this is not a qcow2 image; a raw disk's file is FILE.raw")
+        if (size := path.stat().st_size) < _SECTOR:
+            raise ImageError(f"{path}: this is no disk, it has {size} bytes")
+    return found.format

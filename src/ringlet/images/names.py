@@ -91,6 +91,11 @@ def is_archive(text: str) -> bool:
     return _TARS.fullmatch(text) is not None
 
 
+def is_file_of_images(text: str) -> bool:
+    """Return whether `text` is the name of an archive's or a disk's file."""
+    return is_archive(text) or _DISKS.fullmatch(text) is not None
+
+
 def parse_reference(text: str) -> Reference:
     """Return the image of a registry that `text` names, as Docker reads it.  Raises ConfigError."""
     rest, _, digest = text.partition("@")

@@ -75,6 +75,20 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def busy(self) -> bool:
+        """Return whether another process holds the store's lock."""
+        try:
+            lock = os.open(self.root / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # there is none, or it is not this user's
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
     @contextlib.contextmanager
     def locked(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold the store's lock; `on_wait` is called if another process holds it."""
@@ -150,9 +164,17 @@ def default_root(environ: Mapping[str, str] = os.environ) -> Path:
         wanted = Path.home() / ".cache" / "ringlet"
     except RuntimeError:
         return _temporary_root("this user has no home directory")
-    if (wanted / "kernels").is_dir() or _is_writable(wanted):
+    if _is_directory(wanted / "kernels") or _is_writable(wanted):
         return wanted
     return _temporary_root(f"{wanted} cannot be written")
+
+
+def _is_directory(path: Path) -> bool:
+    """Return whether `path` is a directory that this user may reach."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _is_writable(directory: Path) -> bool:

@@ -11,8 +11,7 @@ import mmap
 import os
 import platform
 import resource
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -85,7 +84,11 @@ def memory_size() -> int:
 
 def examine() -> list[Finding]:
     """Run all checks and return their findings."""
-    return [*(check() for check in _REQUIRED), *(check() for check in _INFORMATION)]
+    # Imported late: it brings devices' modules, and every run requires this one.
+    from ringlet.machine.programs import examine_programs
+
+    checks = (*_REQUIRED, *_INFORMATION)
+    return [*(check() for check in checks), *examine_programs()]
 
 
 def require() -> None:
@@ -281,23 +284,11 @@ def _kvm() -> Finding:
     )
 
 
-def _tool(name: str, use: str) -> Callable[[], Finding]:
-    def check() -> Finding:
-        path = shutil.which(name)
-        return Finding(name, Verdict.INFO, f"{path or 'not installed'} ({use})")
-
-    return check
-
-
 _REQUIRED: Final = (
     _architecture, _bmi2, _fsgsbase, _kernel, _memfd, _low_reservation, _address_space, _file_size,
     _max_map_count,
 )  # fmt: skip
-_INFORMATION: Final = (
-    _avx2, _mmap_min_addr, _seccomp, _landlock, _direct, _kvm,
-    _tool("apt-get", "fetches Debian's kernel and busybox"), _tool("gcc", "builds the examples"),
-    _tool("gdb", "debugs guests"), _tool("qemu-system-x86_64", "comparison in benchmarks"),
-)  # fmt: skip
+_INFORMATION: Final = (_avx2, _mmap_min_addr, _seccomp, _landlock, _direct, _kvm)
 
 
 def _read_number(path: str) -> int | None:

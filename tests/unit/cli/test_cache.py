@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ringlet.cli.main import main
+from ringlet.images.catalog import Images
 
 Capture = pytest.CaptureFixture[str]
 
@@ -40,6 +41,16 @@ def test_prune_removes_what_no_run_needs(cache: Path, capfd: Capture) -> None:
 def test_prune_of_all(cache: Path) -> None:
     assert main(["cache", "prune", "--all"]) == 0
     assert [path.name for path in cache.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("option", [[], ["--all"]])
+def test_prune_keeps_what_is_imported(option: list[str], cache: Path, capfd: Capture) -> None:
+    with Images().adding("mine", "tar") as draft:
+        draft.disk.write_bytes(b"x" * 5000)
+    assert main(["cache", "prune", *option]) == 0
+
+    assert [image.name for image in Images().list()] == ["mine"]
+    assert ("images/mine" in capfd.readouterr().out) is bool(option)
 
 
 def test_prune_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:

@@ -87,9 +87,21 @@ def test_files_are_copied_both_ways(runtime: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "text"
 
 
+def test_file_that_cannot_be_copied_is_named(
+    runtime: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running(runtime, "box"):
+        assert main(["cp", "/none/such", "box:/"]) == 2
+
+    assert capsys.readouterr().err == (
+        "ringlet: /none/such: No such file or directory (on the host)\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["cp", "-", "box:/x"], "-: cp copies files, not a stream; use `ringlet exec -i"),
         (["cp", "a:/x", "b:/y"], "both are guests' files; copy to the host first"),
         (["cp", "./a:b", "c"], "no machine is named"),
         (["cp", "nobody:/x", "c"], "nobody: there is no such machine"),

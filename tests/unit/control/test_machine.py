@@ -35,6 +35,15 @@ def test_a_machine_that_was_not_started(kernel: Path, use: Callable[[Machine], o
         assert machine.state == "new"
 
 
+def test_the_memory_and_registers_of_a_machine_that_was_not_started(kernel: Path) -> None:
+    machine = ringlet.Machine(kernel)
+
+    with pytest.raises(ConfigError, match=r"was not started; call start\(\)"):
+        machine.memory.read(0, 1)
+    with pytest.raises(ConfigError, match=r"was not started; call start\(\)"):
+        machine.cpu["rip"]
+
+
 @pytest.mark.parametrize("use", [Console.expect, Console.send])
 def test_the_console_of_a_machine_that_was_not_started(
     kernel: Path, use: Callable[[Console, str], object]

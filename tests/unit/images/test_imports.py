@@ -5,6 +5,7 @@ import io
 import json
 import lzma
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -398,3 +399,38 @@ def test_an_archive_of_zstd_without_the_package(
 
     with pytest.raises(ImageError, match="pip install zstandard"):
         make(images, tmp_path / "root.tar.zst")
+
+
+@pytest.mark.parametrize("name", ["passwd", "a b", "passwd.txt"])
+def test_a_file_that_is_no_image_by_its_name(images: Images, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("root")
+
+    with pytest.raises(ConfigError, match=rf"{name}: no image has .* end in \.tar .*\.qcow2"):
+        import_image(str(tmp_path / name), images, silent)
+
+
+@pytest.mark.parametrize("name", ["mine", "a b"])
+def test_a_directory_that_is_no_image(images: Images, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+
+    with pytest.raises(ConfigError, match=rf"{name}: is a directory; give oci:.* tar -cf FILE"):
+        import_image(str(tmp_path / name), images, silent)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("junk.qcow2", 2, "junk.qcow2: this is not a qcow2 image; a raw disk's file is FILE.raw"),
+        ("junk.QCOW2", 4096, "this is not a qcow2 image"),
+        ("junk.img", 2, "junk.img: this is no disk, it has 2 bytes"),
+        ("junk.raw", 0, "junk.raw: this is no disk, it has 0 bytes"),
+    ],
+)
+def test_junk_is_no_disk(
+    images: Images, tmp_path: Path, name: str, size: int, message: str
+) -> None:
+    (tmp_path / name).write_bytes(b"x" * size)
+
+    with pytest.raises(ImageError, match=re.escape(message)):
+        import_image(str(tmp_path / name), images, silent)
+    assert images.list() == []

@@ -176,6 +176,21 @@ def test_home_that_is_complete_need_not_be_writable(
     assert default_root({}) == tmp_path / ".cache/ringlet"
 
 
+def test_home_of_another_user_is_none_to_use(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "house"))
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", refused)  # as Python before 3.14 has it
+        patch.setattr(Path, "mkdir", refused)
+        patch.setattr("ringlet.images.store._temporary_root", lambda why: tmp_path / why[-17:])
+        assert default_root({}) == tmp_path / "cannot be written"
+
+
 @pytest.mark.parametrize("kind", ["open", "link", "file"])
 def test_temporary_directory_that_others_could_write_is_refused(
     temporary: Path, tmp_path: Path, kind: str

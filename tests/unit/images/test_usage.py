@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ringlet.images import usage
+from ringlet.images.catalog import Images
 from ringlet.images.store import Store
 from ringlet.images.usage import UNUSED_S, items, remove
 
@@ -82,3 +83,82 @@ def test_a_link_is_removed_and_what_it_leads_to_stays(store: Store, tmp_path: Pa
 def test_a_cache_that_is_not_there(tmp_path: Path) -> None:
     assert items(Store(tmp_path / "none"), time.time()) == []
     assert usage.remove(Store(tmp_path / "none"), []) == 0
+
+
+def make_image(store: Store, name: str, kind: str, source: str = "") -> None:
+    with Images(store).adding(name, kind) as draft:
+        draft.disk.write_bytes(b"x" * 5000)
+        draft.source = source
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Store:
+    """A store with images that a run makes again, and one that nothing makes again."""
+    store = Store(tmp_path / "ringlet")
+    make_image(store, "debian", "debian")
+    make_image(store, "alpine:3", "oci", "docker://alpine:3")
+    make_image(store, "mine", "tar", "/tmp/root.tar")
+    return store
+
+
+def test_no_image_is_unneeded(images: Store) -> None:
+    assert {item.name: (item.unneeded, item.kept) for item in items(images)} == {
+        "images/alpine%3A3": ("", ""),
+        "images/debian": ("", ""),
+        "images/mine": ("", "imported; `ringlet image rm mine` removes it"),
+    }
+
+
+def test_an_image_of_a_registry_by_another_name_stays(images: Store) -> None:
+    make_image(images, "tool", "oci", "docker://alpine:3")
+
+    assert {item.name for item in items(images) if item.kept} == {"images/mine", "images/tool"}
+
+
+def test_an_import_stays_whatever_is_removed(images: Store) -> None:
+    remove(images, items(images))
+
+    assert [image.name for image in Images(images).list()] == ["mine"]
+
+
+def test_an_image_in_use_stays(images: Store) -> None:
+    image = Images(images).find("debian")
+    assert image is not None
+    with image.used():
+        kept = {item.name: item.kept for item in items(images) if item.kept}
+
+    assert kept["images/debian"] == "a running machine uses it"
+    assert not image.in_use()
+
+
+def test_damaged_images(images: Store) -> None:
+    for name in ("debian", "mine"):
+        (images.root / "images" / name / "image.json").write_text("{")
+    found = {item.name: (item.unneeded, item.kept) for item in items(images)}
+
+    assert found["images/debian"] == ("is damaged, so a run would build it", "")
+    assert found["images/mine"] == ("", "is damaged; `ringlet image rm mine` removes it")
+
+
+def test_what_is_among_the_images_and_is_none(images: Store) -> None:
+    (images.root / "images/empty").mkdir()
+    (images.root / "images/a b").mkdir()
+
+    assert [item.name for item in items(images) if item.unneeded == "belongs to no entry"] == [
+        "images/a b", "images/empty",
+    ]  # fmt: skip
+
+
+def test_what_another_process_makes_is_not_left_over(images: Store) -> None:
+    for name in (".unfinished-1", ".removed-1-2"):
+        (images.root / "images" / name).mkdir()
+    left = [item.name for item in items(images) if "killed" in item.unneeded]
+    assert left == ["images/.removed-1-2", "images/.unfinished-1"]
+
+    with images.locked():
+        assert images.busy()
+        found = {item.name: item for item in items(images, busy=images.busy())}
+
+    assert not images.busy()
+    assert all(not found[name].unneeded for name in left)
+    assert {found[name].kept for name in left} == {"another process is making it"}

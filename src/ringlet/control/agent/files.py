@@ -1,9 +1,10 @@
 """Files in the guest, for a program on the host."""
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from ringlet.control.agent.connection import Connection
 from ringlet.control.agent.frames import violation
 from ringlet.control.agent.process import Text, to_bytes, to_text
 from ringlet.control.agent.transfer import PATIENCE, Transfer
-from ringlet.errors import GuestFileError
+from ringlet.errors import GuestFileError, HostFileError, RingletError
 from ringlet.guest.protocol import (
     ENTRY_SIZE,
     Entry,
@@ -201,17 +202,18 @@ class Files:
         If `target` is a directory, the copy is made in it, else it gets that name; directories
         above it are made.  Modes, times, links and hard links are kept; files belong to `owner`
         (uid, gid), or to the agent's user.  Existing directories are filled, other files replaced.
-        Sockets and devices are left out.  Raises OSError for the host's files.
+        Sockets and devices are left out.  Raises HostFileError for the host's files.
         """
         path = Path(source)
-        entry = tree.root_entry(path)
-        with self._begin(
-            Operation.COPY_IN, target, timeout, Flag.RECURSIVE, owner=owner
-        ) as transfer:
-            for part in tree.packed(path, entry):
-                if not transfer.send(part):
-                    break
-            transfer.finish()
+        with _of_the_host(path):
+            entry = tree.root_entry(path)
+            with self._begin(
+                Operation.COPY_IN, target, timeout, Flag.RECURSIVE, owner=owner
+            ) as transfer:
+                for part in tree.packed(path, entry):
+                    if not transfer.send(part):
+                        break
+                transfer.finish()
 
     def copy_out(
         self,
@@ -225,11 +227,14 @@ class Files:
 
         The rules are those of `copy_in`, but files belong to the host's user, and bits such as
         set-user-ID are dropped.  Nothing is written outside of the copy, whatever the guest sends;
-        links are copied as they are.  Raises GuestFileError beyond `limit` bytes, OSError for the
-        host's files.
+        links are copied as they are.  Raises GuestFileError beyond `limit` bytes,
+        HostFileError for the host's files.
         """
         name = to_text(to_bytes(source, "a path")).rstrip("/").rpartition("/")[2]
-        with self._begin(Operation.COPY_OUT, source, timeout, window=WINDOW) as transfer:
+        with (
+            _of_the_host(Path(target)),
+            self._begin(Operation.COPY_OUT, source, timeout, window=WINDOW) as transfer,
+        ):
             tree.unpack(transfer.parts(), Path(target), name, limit)
 
     # --- implementation
@@ -265,6 +270,22 @@ def call(connection: Connection, request: Request, path: str, timeout: float | N
     """Carry out an operation without input or output."""
     with Transfer(connection, request, path, timeout) as transfer:
         transfer.finish()
+
+
+@contextlib.contextmanager
+def _of_the_host(root: Path) -> Iterator[None]:
+    """Raise HostFileError for an OSError; a name that is relative to a directory follows `root`."""
+    try:
+        yield
+    except RingletError:
+        raise
+    except OSError as error:
+        given = error.filename
+        name = os.fsdecode(given) if isinstance(given, str | bytes) else str(root)
+        if not name.startswith(("/", str(root))):
+            name = f"{root}: {name}"
+        reason = error.strerror or str(error)
+        raise HostFileError(error.errno or errno.EIO, reason, name) from error
 
 
 def _entries(data: bytes) -> list[Entry]:

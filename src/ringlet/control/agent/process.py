@@ -4,7 +4,7 @@ import errno
 import io
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -42,7 +42,10 @@ _GRACE: Final = 5.0
 
 def to_bytes(text: Text, what: str) -> bytes:
     """Return `text` as the guest gets it: UTF-8, where os.fsdecode's stand-ins are their bytes."""
-    plain = os.fspath(text)
+    try:
+        plain = os.fspath(text)
+    except TypeError:
+        raise ConfigError(f"{what} for the guest is text, bytes or a path, not {text!r}") from None
     data = plain.encode("utf-8", "surrogateescape") if isinstance(plain, str) else plain
     if b"\0" in data:
         raise ConfigError(f"{what} for the guest contains a zero byte: {text!r}")
@@ -79,6 +82,11 @@ class Command:
         """The arguments, with the shell's if it is a line."""
         if isinstance(self.argv, str | bytes):
             return [b"/bin/sh", b"-c", to_bytes(self.argv, "the command")]
+        if not isinstance(self.argv, Iterable):
+            raise ConfigError(
+                f"{self.argv!r} is no command; give a line for the guest's shell, or a list of "
+                "arguments"
+            )
         words = [to_bytes(word, "an argument") for word in self.argv]
         if not words or not words[0]:
             raise ConfigError("no command given to run in the guest")

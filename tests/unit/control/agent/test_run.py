@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -353,3 +354,12 @@ def test_result_shows_what_matters(agent: Agent) -> None:
 def test_every_error_is_a_users() -> None:
     assert issubclass(CommandTimeoutError, RingletError)
     assert issubclass(CommandFailedError, RingletError)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [(5, "^5 is no command; give a line for"), (["ls", 5], "^an argument .* a path, not 5$")],
+)
+def test_what_is_no_command_is_a_line(agent: Agent, command: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        agent.run(command)

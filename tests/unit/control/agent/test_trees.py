@@ -1,6 +1,7 @@
 """Trees that are copied into the guest and out of it."""
 
 import contextlib
+import errno
 import os
 import stat
 import time
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringlet.control.agent import Agent, tree
-from ringlet.errors import AgentError, ConfigError, GuestFileError, RingletError
+from ringlet.errors import AgentError, ConfigError, GuestFileError, HostFileError, RingletError
 from ringlet.guest.protocol import END_OF_DIRECTORY, WORD, Entry
 from tests.unit.control.agent.native import names
 
@@ -147,10 +148,25 @@ def test_error_in_the_middle_names_the_file(agent: Agent, tmp_path: Path) -> Non
 
 
 def test_missing_source_is_the_hosts_error(agent: Agent, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(HostFileError, match=r"/none: No such file .* \(on the host\)$") as raised:
         agent.files.copy_in(tmp_path / "none", tmp_path / "copy")
+    assert raised.value.errno == errno.ENOENT
+    assert isinstance(raised.value, OSError)
+    with pytest.raises(HostFileError, match=r"^none: No such file"):
+        agent.files.copy_in("none", tmp_path / "copy")
     with pytest.raises(ConfigError, match="only files, directories and links"):
         agent.files.copy_in("/dev/null", tmp_path / "copy")
+
+
+def test_target_that_cannot_be_made_is_the_hosts_error(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "directory").mkdir()
+
+    with pytest.raises(HostFileError, match=r"^/proc/none: .* \(on the host\)$"):
+        agent.files.copy_out(tmp_path / "file", "/proc/none")
+    (tmp_path / "copy").touch()
+    with pytest.raises(HostFileError, match=r"copy: Not a directory \(on the host\)$"):
+        agent.files.copy_out(tmp_path / "directory", tmp_path / "copy")
 
 
 def test_limit_of_what_comes_out(agent: Agent, tmp_path: Path) -> None:

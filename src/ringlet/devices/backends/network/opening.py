@@ -15,10 +15,11 @@ from ringlet.network_config import Forward, NetConfig, NetMode
 
 ENGINES: Final = (PASST, SLIRP)
 """In the order in which they are tried (docs/adr/0016); for UDP, first those that do it best."""
-_INSTALL: Final = {
+INSTALL: Final = {
     "passt": "apt-get install passt (Fedora: dnf install passt)",
     "libslirp": "apt-get install libslirp0 (Fedora: dnf install libslirp)",
 }
+"""How to install each engine."""
 
 
 class UserLink:
@@ -105,7 +106,7 @@ def _no_engine(failures: Sequence[tuple[Kind, EngineError]]) -> HostError:
     """The error for a host on which no engine starts: what to install, and what went wrong."""
     missing = [kind for kind, error in failures if error.missing]
     wrong = "; ".join(f"{kind.name}: {error}" for kind, error in failures if not error.missing)
-    install = " or ".join(_INSTALL[kind.name] for kind in missing)
+    install = " or ".join(INSTALL[kind.name] for kind in missing)
     if not wrong:
         return HostError(f"--net user needs passt or libslirp: {install}")
     if missing:
