@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from ringlet.cli import names
-from ringlet.cli.elsewhere import COMMANDS
+from ringlet.cli.elsewhere import COMMANDS, require_own_options
 from ringlet.cli.run import RunCommand, run, show_version
 from ringlet.cli.streams import emit
 from ringlet.errors import ConfigError
@@ -25,11 +25,21 @@ class _Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that the first argument names.
 
-        Raises ConfigError for one that is reserved, or that Docker has.
+        Raises ConfigError for one that is reserved, or that Docker has, and for an option of
+        Docker's command.
         """
         if args and args[0] in COMMANDS and self.get_command(ctx, args[0]) is None:
             raise ConfigError(f"{args[0]}: {COMMANDS[args[0]]}")
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is None:
+            return name, command, rest
+        own = {
+            option: not getattr(parameter, "is_flag", False)
+            for parameter in command.params
+            for option in parameter.opts
+        }
+        require_own_options(args[0], rest, own, ends=not command.allow_interspersed_args)
+        return name, command, rest
 
 
 def doctor(

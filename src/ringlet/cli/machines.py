@@ -23,12 +23,19 @@ _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _WIDEST: Final = 40
 
 
-def run_ps(*, everything: bool, as_json: bool) -> int:
-    """List the machines that run, or, with `everything`, also those that have ended."""
+def run_ps(*, everything: bool, as_json: bool, quiet: bool = False) -> int:
+    """List the machines that run, or, with `everything`, also those that have ended.
+
+    With `quiet`, print the names alone.
+    """
     found = [machine.look() for machine in _looked_at(machines())]
     shown = [one for one in found if everything or one.alive]
     if as_json:
         emit(json.dumps([_record(one) for one in shown], indent=2))
+        return 0
+    if quiet:
+        for one in shown:
+            emit(one.name)
         return 0
     rows = [_HEAD, *(_row(one, time.time()) for one in shown)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -77,8 +84,8 @@ def _record(found: Found) -> dict[str, object]:
     }  # fmt: skip
 
 
-def run_logs(name: str, *, follow: bool) -> int:
-    """Print what the guest has printed; with `follow`, until it ends.
+def run_logs(name: str, *, follow: bool, lines: int | None = None) -> int:
+    """Print what the guest has printed, or its last `lines`; with `follow`, until it ends.
 
     On a terminal, what could control it is left out, but for colours.
     """
@@ -86,7 +93,8 @@ def run_logs(name: str, *, follow: bool) -> int:
     sink: Callable[[bytes], object] = FdSink(STDOUT)
     if os.isatty(STDOUT):
         sink = Harmless(sink)
-    for data in read_log(machine.look().directory, (lambda: machine.pid != 0) if follow else None):
+    goes_on = (lambda: machine.pid != 0) if follow else None
+    for data in read_log(machine.look().directory, goes_on, lines):
         sink(data)
     with contextlib.suppress(ConfigError):  # it was removed meanwhile
         if message := machine.look().message:

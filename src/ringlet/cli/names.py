@@ -29,11 +29,14 @@ def ps(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON list, for other programs.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the names alone.")] = False,
 ) -> int:
     """List the machines that have names: those in the background, and those with --name."""
     from ringlet.cli.machines import run_ps
 
-    return run_ps(everything=everything, as_json=as_json)
+    if as_json and quiet:
+        raise ConfigError("--json and -q: give one of them")
+    return run_ps(everything=everything, as_json=as_json, quiet=quiet)
 
 
 def logs(
@@ -41,11 +44,15 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the machine ends.")
     ] = False,
+    tail: Annotated[
+        int | None,
+        typer.Option("--tail", "-n", metavar="N", min=0, help="Begin with the last N lines."),
+    ] = None,
 ) -> int:
     """Print what a machine's guest has printed: its last 8 to 16 MiB."""
     from ringlet.cli.machines import run_logs
 
-    return run_logs(name, follow=follow)
+    return run_logs(name, follow=follow, lines=tail)
 
 
 def exec_(

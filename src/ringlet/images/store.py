@@ -180,7 +180,9 @@ def _is_directory(path: Path) -> bool:
 def _is_writable(directory: Path) -> bool:
     """Return whether this user may write `directory`, which is created if it is absent."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        # No home directory is made, such as /nonexistent, which root could.
+        for made in (directory.parent, directory):
+            made.mkdir(exist_ok=True)
     except OSError:
         return False
     return os.access(directory, os.W_OK | os.X_OK)

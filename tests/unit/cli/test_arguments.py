@@ -3,7 +3,7 @@
 import pytest
 
 from ringlet.cli.arguments import arranged
-from ringlet.cli.elsewhere import COMMANDS, OPTIONS, instead_of
+from ringlet.cli.elsewhere import COMMANDS, OPTIONS, OTHER_OPTIONS, instead_of, require_own_options
 from ringlet.cli.run import RunCommand
 from ringlet.errors import ConfigError
 
@@ -75,15 +75,15 @@ def test_well_known_options_are_in_the_table(option: str) -> None:
     assert instead_of(option)
 
 
-def own_options() -> set[str]:
+def own_options(command: str = "run") -> set[str]:
     import typer
 
     from ringlet.cli.app import make_app
 
-    command = typer.main.get_command(make_app())
-    run = command.commands["run"]  # type: ignore[attr-defined]
-    assert isinstance(run, RunCommand)
-    return {name for parameter in run.params for name in parameter.opts}
+    app = typer.main.get_command(make_app())
+    found = app.commands[command]  # type: ignore[attr-defined]
+    assert isinstance(found, RunCommand) == (command == "run")
+    return {name for parameter in found.params for name in parameter.opts}
 
 
 def test_no_option_of_ours_is_in_the_table() -> None:
@@ -106,6 +106,42 @@ def test_advice_names_options_that_there_are() -> None:
     assert named - own == set()
 
 
+@pytest.mark.parametrize("command", sorted(OTHER_OPTIONS))
+def test_no_option_of_our_other_commands_is_in_the_table(command: str) -> None:
+    assert own_options(command) & set(OTHER_OPTIONS[command]) == set()
+    for advice in OTHER_OPTIONS[command].values():
+        assert 6 < len(advice) < 100
+
+
+@pytest.mark.parametrize(
+    ("line", "ends"),
+    [("box ls -d", True), ("-w -d box ls", True), ("-- -d", False), ("-w/d box", False),
+     ("-tw -d box", True), ("- -t box", False)],
+)
+def test_words_that_are_no_options_are_let_through(line: str, ends: bool) -> None:
+    require_own_options("exec", line.split(), {"-w": True, "-t": False}, ends=ends)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["-d box ls", "-t -d box", "--detach=true box", "-w /x -d box", "-td box", "-w/x -d box"],
+)
+def test_option_of_dockers_command_is_answered(line: str) -> None:
+    with pytest.raises(ConfigError, match=r"^(-d|--detach): give sh -c"):
+        require_own_options("exec", line.split(), {"-w": True, "-t": False}, ends=True)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_advice_about_commands_is_short(command: str) -> None:
+    assert 6 < len(COMMANDS[command]) < 100
+
+
 def test_no_command_of_ringlet_is_called_anothers() -> None:
-    own = {"run", "exec", "shell", "cp", "ps", "logs", "stop", "kill", "rm", "image", "cache"}
+    import typer
+
+    from ringlet.cli.app import make_app
+
+    own = set(typer.main.get_command(make_app()).commands)  # type: ignore[attr-defined]
+
+    assert {"run", "exec", "ps", "logs"} <= own
     assert not own & set(COMMANDS)

@@ -66,6 +66,26 @@ def test_ps_as_json_is_for_programs(runtime: Path, capsys: pytest.CaptureFixture
     assert (one["command"], one["pid"]) == (["true"], 0)
 
 
+def test_ps_with_q_prints_names_alone(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended("old")
+    ended("older")
+
+    assert main(["ps", "-aq"]) == 0
+
+    assert capsys.readouterr().out == "old\nolder\n"
+
+
+@pytest.mark.parametrize("words", [["--tail", "1"], ["-n1"], ["-n", "1", "-f"]])
+def test_logs_has_the_last_lines_alone(
+    runtime: Path, capfdbinary: pytest.CaptureFixture[bytes], words: list[str]
+) -> None:
+    (ended("old").directory / "console.log").write_bytes(b"first\nlast\n")
+
+    assert main(["logs", *words, "old"]) == 0
+
+    assert capfdbinary.readouterr().out == b"last\n"
+
+
 def test_logs_has_the_output_and_why_it_ended(
     runtime: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -109,6 +129,16 @@ def test_file_that_cannot_be_copied_is_named(
         (["exec", "nobody"], "Missing argument 'command'"),
         (["exec", "nobody", "--"], "no command; ringlet shell nobody gives a shell"),
         (["exec", "-w", "tmp", "nobody", "ls"], "-w tmp: give an absolute path of the guest"),
+        (["exec", "-d", "nobody", "ls"], "-d: give sh -c 'COMMAND >/tmp/log 2>&1 &'"),
+        (["logs", "--since=1h", "nobody"], "--since: the log has no times; give --tail N"),
+        (["logs", "nobody", "--since", "1h"], "--since: the log has no times"),
+        (["logs", "nobody", "--tail", "-1"], "Invalid value for '--tail'"),
+        (["ps", "--filter", "a=b"], "--filter: give --json"),
+        (["ps", "-q", "--json"], "--json and -q: give one of them"),
+        (["top", "nobody"], "top: give ringlet exec NAME ps"),
+        (["version"], "version: give ringlet --version"),
+        (["run", "--kdir", ".", "debian"], "--kdir: give --kernel DIR/arch/x86/boot/bzImage"),
+        (["run", "--mount", "type=bind", "debian"], "--mount: give -v HOST:GUEST"),
         (["exec", "-t", "nobody", "ls"], "-t: standard input is not a terminal"),
         (["stop", "-t", "soon", "nobody"], "-t 'soon': not a time"),
         (["rm", "no/body"], "'no/body' cannot be a machine's name"),

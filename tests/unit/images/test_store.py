@@ -166,6 +166,15 @@ def test_without_a_home_directory_it_is_a_temporary_one_and_a_line_says_so(
     )
 
 
+def test_home_directory_that_is_missing_is_not_made(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "nonexistent"))
+
+    assert default_root({}) == temporary
+    assert not (tmp_path / "nonexistent").exists()
+
+
 def test_home_that_is_complete_need_not_be_writable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,7 +225,8 @@ class Files:
     ) -> None:
         """Copy a file or directory of the guest to the host, as cp -a does.
 
-        The rules are those of `copy_in`, but files belong to the host's user, and bits such as
+        The rules are those of `copy_in`, but the directory above the copy must be there, or it is
+        a ConfigError; files belong to the host's user, and bits such as
         set-user-ID are dropped.  Nothing is written outside of the copy, whatever the guest sends;
         links are copied as they are.  Raises GuestFileError beyond `limit` bytes,
         HostFileError for the host's files.

@@ -400,7 +400,8 @@ def unpack(parts: Iterator[bytearray], target: Path, name: str, limit: int) -> N
     if inside and name in ("", ".", ".."):
         raise ConfigError(f"{target} is a directory; name the copy that is to be made in it")
     parent = target if inside else target.parent
-    parent.mkdir(parents=True, exist_ok=True)
+    if not parent.is_dir():
+        raise ConfigError(f"{parent} is no directory of this host; make it first")
     directory = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _Unpacker(stream, limit, name).unpack(directory, name if inside else target.name)

@@ -67,11 +67,42 @@ class Log:
             os.ftruncate(self._fd, 0)
 
 
-def read_log(directory: Path, follow: Callable[[], bool] | None = None) -> Iterator[bytes]:
+def read_log(
+    directory: Path, follow: Callable[[], bool] | None = None, lines: int | None = None
+) -> Iterator[bytes]:
     """Yield what the log has; with `follow`, also what comes as long as it returns True.
 
-    A reader that is slower than half of the log's size is told nothing of what was replaced.
+    With `lines`, of what the log has now no more than so many lines at its end.  A reader that is
+    slower than half of the log's size is told nothing of what was replaced.
     """
+    parts = _parts(directory, follow)
+    if lines is not None:
+        yield _last_lines(_until_pause(parts), lines)
+    yield from filter(None, parts)
+
+
+def _until_pause(parts: Iterator[bytes]) -> bytes:
+    """Return what is there now, which is bounded, however fast the guest prints."""
+    there = bytearray()
+    for part in parts:
+        there += part
+        if not part or len(there) >= MAX_LOG:
+            break
+    return bytes(there)
+
+
+def _last_lines(data: bytes, lines: int) -> bytes:
+    """Return the last lines of `data`; the last one need not have an end."""
+    start = len(data)
+    for _ in range(lines):
+        start = data.rfind(b"\n", 0, max(start - 1, 0)) + 1
+        if not start:
+            return data
+    return data[start:]
+
+
+def _parts(directory: Path, follow: Callable[[], bool] | None) -> Iterator[bytes]:
+    """Yield the log in parts, and an empty one when it is read to its end for now."""
     current = _opened(directory / LOG)
     try:
         older = _opened(directory / OLDER)
@@ -96,6 +127,7 @@ def read_log(directory: Path, follow: Callable[[], bool] | None = None) -> Itera
                 os.close(new)
             if not goes_on:
                 return
+            yield b""
             time.sleep(_LOOK_AGAIN_S)
     finally:
         if current >= 0:

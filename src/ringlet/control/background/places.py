@@ -157,7 +157,7 @@ class Place:
     def end(self, status: int, message: str = "") -> None:
         """Leave the directory with this end, or remove it."""
         if self._about["remove"]:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            _discard(self.directory)
         else:
             with contextlib.suppress(OSError):  # no room: it looks as if it was killed
                 self._write(_END, {"status": status, "message": message, "ended": time.time()})
@@ -211,7 +211,22 @@ def require_free(name: str) -> None:
 
 def remove(found: Found) -> None:
     """Remove what is left of a machine that has ended."""
-    shutil.rmtree(found.directory, ignore_errors=True)
+    _discard(found.directory)
+
+
+def _discard(directory: Path) -> None:
+    """Remove a machine's directory, of which others see all or nothing.
+
+    Its name is free at once.  What a process leaves that is killed meanwhile is swept later.
+    """
+    gone = directory.parent / f"{_NEW}gone-{os.getpid()}-{time.monotonic_ns()}"
+    try:
+        directory.rename(gone)
+    except FileNotFoundError:  # another process was quicker
+        return
+    except OSError:
+        gone = directory
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def holder(directory: Path) -> int:
@@ -237,7 +252,7 @@ def _look(directory: Path) -> Found | None:
         return Found(directory.name, directory, "killed")
     end = {} if pid else _read(directory / _END) or {}
     if not pid and about.get("remove") is True:
-        shutil.rmtree(directory, ignore_errors=True)  # it was killed
+        _discard(directory)  # it was killed
         return None
     running = "running" if "up" in about else "starting"
     return Found(

@@ -60,9 +60,22 @@ def test_copy_in_keeps_modes_times_and_links(agent: Agent, tmp_path: Path) -> No
 def test_copy_out_keeps_modes_times_and_links(agent: Agent, tmp_path: Path) -> None:
     make_tree(tmp_path / "source")
 
-    agent.files.copy_out(tmp_path / "source", tmp_path / "new" / "copy")
+    agent.files.copy_out(tmp_path / "source", tmp_path / "copy")
 
-    assert described(tmp_path / "new/copy") == described(tmp_path / "source")
+    assert described(tmp_path / "copy") == described(tmp_path / "source")
+
+
+@pytest.mark.parametrize("above", ["new", "new/deep", "source"])
+def test_copy_out_makes_no_directory_above_the_copy(
+    agent: Agent, tmp_path: Path, above: str
+) -> None:
+    (tmp_path / "source").write_text("text")
+
+    with pytest.raises(ConfigError, match=f"/{above} is no directory of this host; make it first"):
+        agent.files.copy_out(tmp_path / "source", tmp_path / above / "copy")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert agent.files.read(tmp_path / "source") == b"text"
 
 
 def test_copies_into_a_directory_have_the_sources_name(agent: Agent, tmp_path: Path) -> None:

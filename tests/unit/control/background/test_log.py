@@ -23,6 +23,46 @@ def test_log_has_what_was_written(tmp_path: Path) -> None:
     assert read(tmp_path) == b"one two"
 
 
+@pytest.mark.parametrize(
+    ("printed", "lines", "last"),
+    [
+        (b"one\ntwo\nthree\n", 2, b"two\nthree\n"),
+        (b"one\ntwo\nthr", 2, b"two\nthr"),
+        (b"one\n\n\n", 2, b"\n\n"),
+        (b"one\ntwo\n", 2, b"one\ntwo\n"),
+        (b"one\ntwo\n", 9, b"one\ntwo\n"),
+        (b"one", 1, b"one"),
+        (b"one\n", 0, b""),
+        (b"", 3, b""),
+    ],
+)
+def test_last_lines_of_the_log(tmp_path: Path, printed: bytes, lines: int, last: bytes) -> None:
+    Log(tmp_path)(printed)
+
+    assert b"".join(read_log(tmp_path, None, lines)) == last
+
+
+def test_last_lines_are_followed_by_what_comes(tmp_path: Path) -> None:
+    written = Log(tmp_path)
+    written(b"one\ntwo\n")
+    looks = iter([True, True, False])
+
+    def goes_on() -> bool:
+        written(b"more\n")
+        return next(looks)
+
+    assert b"".join(read_log(tmp_path, goes_on, 2)) == b"two\nmore\nmore\nmore\n"
+
+
+def test_last_lines_of_a_guest_that_prints_on_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "MAX_LOG", 10)
+    monkeypatch.setattr(log, "_parts", lambda *_: iter([b"12345\n"] * 4))
+
+    assert [*read_log(tmp_path, None, 1)] == [b"12345\n"] * 3
+
+
 def test_log_that_was_closed_takes_nothing_more(tmp_path: Path) -> None:
     written = Log(tmp_path)
     written(b"one")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -98,6 +99,29 @@ def test_machine_leaves_nothing_if_that_was_asked(runtime: Path) -> None:
     Place.claim("one", {}, remove=True).end(3)
 
     assert machines() == []
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_machine_that_is_being_removed_is_no_longer_seen(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, by_itself: bool
+) -> None:
+    place = Place.claim("one", {}, remove=by_itself)
+    remove_tree = shutil.rmtree
+    seen = []
+
+    def remove_slowly(directory: Path, **how: bool) -> None:
+        for name in ("lock", "machine.json"):
+            (directory / name).unlink()
+        seen.append([found.state for found in machines()])
+        remove_tree(directory, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", remove_slowly)
+    place.end(3)
+    if not by_itself:
+        remove(find("one"))
+
+    assert seen == [[]]
+    assert [*run_directory().iterdir()] == []
 
 
 def test_files_are_this_users_alone(runtime: Path) -> None:
