@@ -127,7 +127,7 @@ class Named:
             relay.ready.wait()
             if relay.over:
                 return
-            if not self._command:
+            if self._board is not None and self._board.boots:
                 self._wait_until_booted(relay)
         if self.place is not None and not self._ended:
             self.place.up()

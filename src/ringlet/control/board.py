@@ -136,6 +136,11 @@ class Board:
         """Return the line to that agent, once, for who speaks its protocol; None if it has none."""
         return self._peripherals.agent_stream()
 
+    @property
+    def boots(self) -> bool:
+        """Whether an init of the guest's own becomes process 1 and starts services."""
+        return self._plan is not None and self._plan.boots
+
     def close(self) -> None:
         """Free the memory of the last machine, and close all that the machines had of the host."""
         self.let_go()
@@ -144,7 +149,8 @@ class Board:
 
     def let_go(self) -> None:
         """Free the memory of the last machine, which must not run, at once."""
-        machine, self.machine, self.pc = self.machine, None, None
+        with self._changes:
+            machine, self.machine, self.pc = self.machine, None, None
         self._engine.let_go()
         if machine is not None:
             machine.free()

@@ -171,8 +171,10 @@ class Machine(Closing):
         try:
             if self._agent is not None and self.spec.guest != BUSYBOX:
                 with self._told_of_the_end():
-                    networked = self.spec.net.mode is NetMode.USER
-                    wait_until_booted(self._agent, timeout, networked=networked)
+                    self._agent.wait_ready(timeout)
+                    if self._board is not None and self._board.boots:
+                        networked = self.spec.net.mode is NetMode.USER
+                        wait_until_booted(self._agent, timeout, networked=networked)
             else:
                 self.console.expect(_PROMPT, timeout)
         except GuestPanic:

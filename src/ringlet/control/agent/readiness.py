@@ -19,12 +19,15 @@ _ROUTED: Final = (
 
 
 def wait_until_booted(agent: Agent, timeout: float | None, *, networked: bool) -> None:
-    """Return when the guest's services have started or failed, whatever init it has.
+    """Return when the services of a guest that boots have started or failed, whatever init it has.
 
     A guest that is `networked` has a route then, unless that takes more than ten seconds.  Raises
     AgentTimeoutError, CommandTimeoutError after `timeout` seconds, and AgentError.
     """
     agent.wait_ready(timeout)
-    agent.run(_BOOTED, timeout=timeout)
-    if networked:
-        agent.run(_ROUTED, timeout=timeout)
+    for script in (_BOOTED, _ROUTED) if networked else (_BOOTED,):
+        agent.run(script, timeout=timeout, on_stdout=_dropped, on_stderr=_dropped)
+
+
+def _dropped(data: bytes) -> None:
+    """Keep nothing of what a guest prints."""

@@ -29,7 +29,8 @@ MAX_FILES: Final = 1 << 20
 MAX_DEPTH: Final = 200
 """Directories in one another; each is an open file while it is copied."""
 MAX_LINKED: Final = 1 << 17
-"""Files of a copy from the guest of which further names may still come."""
+"""Files of a copy of which further names may still come: from the guest, more are an error; to the
+guest, more are sent again under each name."""
 
 _COPIED: Final = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO})
 _OPENED: Final = frozenset({stat.S_IFREG, stat.S_IFDIR})
@@ -76,6 +77,25 @@ def packed(root: Path, entry: Entry) -> Iterator[bytearray | memoryview]:
     yield gathered
 
 
+class _Inside:
+    """A file in a tree, by its name and the directory that it is in; None: the root."""
+
+    __slots__ = ("name", "outer")
+
+    def __init__(self, name: bytes, outer: "_Inside | None") -> None:
+        self.name = name
+        self.outer = outer
+
+    def path(self) -> bytes:
+        """Return the path below the root."""
+        names = []
+        place: _Inside | None = self
+        while place is not None:
+            names.append(place.name)
+            place = place.outer
+        return b"/".join(reversed(names))
+
+
 class _Packer:
     """Reads a tree that a guest may change meanwhile, if the directory is shared with it.
 
@@ -86,7 +106,8 @@ class _Packer:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._path: list[bytes] = []
-        self._linked: dict[tuple[int, int], bytes] = {}
+        self._place: _Inside | None = None
+        self._linked: dict[tuple[int, int], _Inside] = {}
 
     def parts(self, entry: Entry) -> Iterator[bytes | memoryview]:
         """Yield the parts of the tree whose root was `entry`."""
@@ -133,16 +154,19 @@ class _Packer:
         yield entry.encode()
         with os.scandir(opened) as listing:
             names = sorted(os.fsencode(found.name) for found in listing)
+        outer = self._place
         for name in names:
             self._path.append(name)
+            self._place = _Inside(name, outer)
             yield from self._inside(opened, name)
             self._path.pop()
+        self._place = outer
         yield END_OF_DIRECTORY
 
     def _file(self, opened: int, entry: Entry) -> Iterator[bytes | memoryview]:
         key = (entry.device, entry.inode)
         if entry.links > 1 and key in self._linked:
-            yield Entry(entry.name, entry.mode, target=self._linked[key]).encode()
+            yield Entry(entry.name, entry.mode, target=self._linked[key].path()).encode()
             return
         yield entry.encode()
         buffer = memoryview(bytearray(CHUNK if entry.size > CHUNK // 4 else CHUNK // 2))
@@ -150,8 +174,9 @@ class _Packer:
             WORD.pack_into(buffer, 0, count)
             yield buffer[: WORD.size + count]
         yield _END_OF_FILE
-        if entry.links > 1 and self._path:
-            self._linked[key] = b"/".join(self._path)
+        # What is not remembered is sent again under its other names.
+        if entry.links > 1 and self._place is not None and len(self._linked) < MAX_LINKED:
+            self._linked[key] = self._place
 
 
 def _flags(mode: int) -> int:

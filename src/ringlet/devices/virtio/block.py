@@ -17,6 +17,7 @@ from ringlet.devices.virtio.buffers import gather, scatter, split_tail
 from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.queue import Chain, Queue
 from ringlet.devices.virtio.room import Room
+from ringlet.errors import InternalError
 
 SECTOR: Final = 512
 """The unit of all positions and lengths, whatever the disk's own sectors are (5.2.4)."""
@@ -202,8 +203,8 @@ class Block(VirtioDevice):
         if error == errno.ENOSPC and self._room.waits(request):
             self.counters.add("waits_for_room")
             return
-        if not error:
-            self._room.found(request)
+        request.done = _over  # else the request is in a cycle, which keeps the guest's RAM
+        self._room.ended(request, error)
         self._finish(done, error)
 
     def _finish(self, done: Callable[[int], None], error: int) -> None:
@@ -247,6 +248,11 @@ class Block(VirtioDevice):
         """Restore `state`."""
         assert isinstance(state, BlockState)
         self._writeback = state.writeback
+
+
+def _over(error: int) -> None:
+    """Stand for the end of a request that has ended."""
+    raise InternalError("a request ended twice", {"error": error})
 
 
 class _Several:

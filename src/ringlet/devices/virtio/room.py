@@ -5,6 +5,7 @@ is read-only from then on, and what programs had written and not flushed is lost
 them (docs/adr/0025).  A write that takes longer harms nobody.
 """
 
+import errno
 import threading
 import time
 from collections.abc import Callable
@@ -21,8 +22,9 @@ _WRITES: Final = (Operation.WRITE, Operation.WRITE_ZEROES)
 class Room:
     """Tries requests that found no room again by `submit`, for at most `seconds`.
 
-    The time is over for all of them at once, and for later ones, until a write finds room.  Any
-    thread may call the methods.  An exception of `submit` is passed to `failed`.
+    After that time, later ones do not wait either, until a write succeeds; and no request waits
+    longer than that, whatever others find.  Any thread may call the methods.  An exception of
+    `submit` is passed to `failed`, and the request ends with EIO.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Room:
         self._failed = failed
         self._changed = threading.Condition()
         self._waiting: list[Request] = []
+        self._begun: dict[int, float] = {}  # when each request, by its id, first found no room
         self._until = 0.0
         self._hurries = 0
         self._awake = False
@@ -47,7 +50,8 @@ class Room:
         with self._changed:
             now = time.monotonic()
             self._until = self._until or now + self._seconds
-            if self._hurries or now >= self._until:
+            own = self._begun.setdefault(id(request), now) + self._seconds
+            if self._hurries or now >= min(self._until, own):
                 return False
             self._waiting.append(request)
             if not self._awake:
@@ -59,10 +63,13 @@ class Room:
                 self._awake = True
             return True
 
-    def found(self, request: Request) -> None:
-        """Note that `request` has succeeded."""
-        if self._until and request.operation in _WRITES:
-            self._until = 0.0
+    def ended(self, request: Request, error: int) -> None:
+        """Note that `request`, of any kind, has ended."""
+        if (self._until or self._begun) and request.operation in _WRITES:
+            with self._changed:
+                self._begun.pop(id(request), None)
+                if not error:
+                    self._until = 0.0
 
     def hurry(self) -> None:
         """Have nothing wait any more until `relax`; what waits now ends soon."""
@@ -77,11 +84,8 @@ class Room:
 
     def _run(self) -> None:
         block_signals()
-        try:
-            while self._tried():
-                """Others may have come meanwhile."""
-        except Exception as error:  # noqa: BLE001 - the machine reports it
-            self._failed(error)
+        while self._tried():
+            """Others may have come meanwhile."""
 
     def _tried(self) -> bool:
         """Try what waits once more, after a while; return False if nothing waits."""
@@ -92,5 +96,9 @@ class Room:
             self._changed.wait_for(lambda: self._hurries, AGAIN_SECONDS)
             again, self._waiting = self._waiting, []
         for request in again:
-            self._submit(request)
+            try:
+                self._submit(request)
+            except Exception as error:  # noqa: BLE001 - the machine reports it
+                self._failed(error)
+                request.done(errno.EIO)
         return True

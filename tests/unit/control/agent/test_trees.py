@@ -352,3 +352,20 @@ def test_whatever_comes_stays_in_the_copy(
         unpack(b"".join(pieces), room)
 
     assert set(names(room)) <= {"copy"}
+
+
+def test_hard_links_beyond_the_bound_are_copied_as_files(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "MAX_LINKED", 1)
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in "ab":
+        (source / name).write_text(name)
+        os.link(source / name, source / f"{name}2")
+
+    agent.files.copy_in(source, tmp_path / "copy")
+
+    links = {path.name: (path.read_text(), path.stat().st_nlink) for path in
+             (tmp_path / "copy").iterdir()}  # fmt: skip
+    assert links == {"a": ("a", 2), "a2": ("a", 2), "b": ("b", 1), "b2": ("b", 1)}

@@ -442,4 +442,6 @@ def test_a_flush_that_is_alone_needs_no_thread_if_little_was_written(
         disk.write(0, bytes(512))
         assert disk.begin(Operation.FLUSH, alone=True).wait() == 0
 
+        assert disk.begin(Operation.FLUSH, alone=True).codes == [0]  # nothing was written
+
     assert [thread == get_ident() for thread in threads] == [by_us, True]

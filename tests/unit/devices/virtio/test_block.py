@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -394,3 +395,10 @@ def test_write_through_is_part_of_the_state(guest: Guest) -> None:
     fresh.restore(state)
     assert other.read_config()[32] == 0
     fresh.close()
+
+
+def test_request_that_has_ended_is_in_no_cycle_with_what_it_called(guest: Guest) -> None:
+    guest.ask(b.T_IN, 0, room=512)
+    (request,) = guest.disk.seen
+
+    assert eventually(lambda: request not in gc.get_referents(*gc.get_referents(request.done)))

@@ -12,7 +12,7 @@ from tests.unit.devices.virtio.driver import PATIENCE, eventually
 from tests.unit.devices.virtio.fake_disk import FakeDisk
 from tests.unit.devices.virtio.test_block import Guest
 
-from ringlet.devices.backends.disks.interface import Operation
+from ringlet.devices.backends.disks.interface import Operation, Request
 from ringlet.devices.virtio import block as b
 from ringlet.devices.virtio import room
 
@@ -138,3 +138,31 @@ def test_ranges_wait_as_one_request(make: Make, disk: FakeDisk) -> None:
     guest.rig.came_back()
     assert guest.rig.read((status, 1)) == bytes([b.S_OK])
     assert {one.offset for one in disk.seen if one.operation is Operation.WRITE_ZEROES} == {0, 2048}
+
+
+def test_others_that_find_room_do_not_let_a_write_wait_longer() -> None:
+    waiting = room.Room(lambda request: None, 0.2, lambda error: None)
+    stuck, other = (Request(Operation.WRITE, 0, 0, [], lambda code: None) for _ in range(2))
+    began = time.monotonic()
+
+    while waiting.waits(stuck):
+        waiting.ended(other, 0)
+        time.sleep(0.01)
+        assert time.monotonic() - began < PATIENCE
+
+    assert time.monotonic() - began >= 0.2
+
+
+def test_request_that_cannot_be_tried_ends_with_an_error() -> None:
+    failures: list[Exception] = []
+    codes: list[int] = []
+
+    def submit(request: Request) -> None:
+        raise ValueError("broken")
+
+    waiting = room.Room(submit, 10, failures.append)
+    for _ in range(2):
+        assert waiting.waits(Request(Operation.WRITE, 0, 0, [], codes.append))
+
+    assert eventually(lambda: codes == [errno.EIO] * 2)
+    assert [str(failure) for failure in failures] == ["broken"] * 2

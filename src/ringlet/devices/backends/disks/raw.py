@@ -92,7 +92,7 @@ class RawDisk:
 
     def _short(self, request: Request) -> bool:
         if request.operation is Operation.FLUSH:
-            return self._durability.unflushed <= AT_ONCE
+            return not self._durability.clean and self._durability.unflushed <= AT_ONCE
         return request.operation in {Operation.READ, Operation.WRITE} and (
             request.length <= AT_ONCE
         )
