@@ -109,11 +109,11 @@ def test_machine_that_is_being_removed_is_no_longer_seen(
     remove_tree = shutil.rmtree
     seen = []
 
-    def remove_slowly(directory: Path, **how: bool) -> None:
+    def remove_slowly(directory: Path, *, ignore_errors: bool) -> None:
         for name in ("lock", "machine.json"):
             (directory / name).unlink()
         seen.append([found.state for found in machines()])
-        remove_tree(directory, **how)
+        remove_tree(directory, ignore_errors=ignore_errors)
 
     monkeypatch.setattr(shutil, "rmtree", remove_slowly)
     place.end(3)
