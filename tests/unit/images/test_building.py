@@ -130,8 +130,8 @@ def test_debian_that_another_process_builds_is_awaited_and_not_built_again(
         with locked(on_wait):
             yield
 
-    monkeypatch.setattr(building, "fetch_modules", lambda kernel, *_, **__: modules)
     modules = fetch_modules(host.kernel, silent, store=host.images.store)
+    monkeypatch.setattr(building, "fetch_modules", lambda kernel, *_, **__: modules)
     monkeypatch.setattr(host.images.store, "locked", wait)
     image = find_debian(host.images, host.runner(Outcome(0)), steps.append)
 
