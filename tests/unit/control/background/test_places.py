@@ -109,7 +109,7 @@ def test_machine_that_is_being_removed_is_no_longer_seen(
     remove_tree = shutil.rmtree
     seen = []
 
-    def remove_slowly(directory: Path, *, ignore_errors: bool) -> None:
+    def remove_slowly(directory: Path, *, ignore_errors: bool = False) -> None:
         for name in ("lock", "machine.json"):
             (directory / name).unlink()
         seen.append([found.state for found in machines()])
