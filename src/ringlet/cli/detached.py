@@ -16,7 +16,7 @@ from ringlet.cli.consoles import Console, Quiet, discard
 from ringlet.cli.launch import Watching, execute, task_of
 from ringlet.cli.named import Named
 from ringlet.cli.progress import Progress
-from ringlet.cli.signals import Stopped, held, status_of
+from ringlet.cli.signals import Stopped, held, let_go, status_of
 from ringlet.cli.streams import complain, emit
 from ringlet.cli.supervise import supervise
 from ringlet.control.agent.agent import START_TIMEOUT
@@ -167,6 +167,7 @@ def _child(
         os.setsid()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        let_go()
         pipe = _keep_only(pipe)
         status = _run(spec, command, watching, _Report(pipe), remove=remove)
     except Stopped as stopped:
@@ -207,6 +208,10 @@ def _run(
             _write_errors(named.place.directory)
             try:
                 end = _run_named(named, spec, command, watching, report)
+            except Stopped:
+                if not named.built:
+                    named.forget()
+                raise
             except Exception as error:
                 if not named.built:
                     named.forget()

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from ringlet.cli.progress import Progress
-from ringlet.cli.streams import emit
+from ringlet.cli.streams import complain, emit
 from ringlet.config import format_size, parse_memory
 from ringlet.errors import ConfigError
 from ringlet.images.building import NAME, Runner, build_debian
@@ -65,7 +65,7 @@ def image_app(runner: Callable[[], Runner]) -> typer.Typer:
         """Remove images."""
         images = Images()
         for name in names:
-            images.remove(name)
+            images.remove(name, lambda: complain("waiting for another process that makes an image"))
 
     return app
 

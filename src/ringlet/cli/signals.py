@@ -77,6 +77,17 @@ def held() -> Iterator[None]:
             raise Stopped(Asked.number)
 
 
+def let_go() -> None:
+    """Let signals take effect in a child that was forked in a `held` body.
+
+    Raises Stopped if one has come meanwhile.
+    """
+    Asked.depth = 0
+    if Asked.waits:
+        Asked.waits = False
+        raise Stopped(Asked.number)
+
+
 def _on_signal(number: int, frame: FrameType | None) -> None:
     if not Asked.number:
         Asked.number = number

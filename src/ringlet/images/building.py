@@ -4,6 +4,7 @@ An image's packages are those of Debian 12.  The kernel is not in the image: a g
 kernel, whose modules come on a disk of their own, so that each changes without the other.
 """
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,10 +100,12 @@ def build_debian(
     *,
     variant: str = "",
     release: Release = DEBIAN_12,
+    again: bool = True,
 ) -> Image:
     """Build Debian's image, which replaces the one that is there, and return it.
 
-    `run` runs the guest that sets the unpacked packages up.  Raises ImageError.
+    Unless `again`, an image that another process makes meanwhile is returned.  `run` runs the guest
+    that sets the unpacked packages up.  Raises ImageError.
     """
     if variant not in VARIANTS:
         known = ", ".join(f"debian:{name}" for name in VARIANTS if name)
@@ -115,7 +118,9 @@ def build_debian(
     def waits() -> None:
         update("waiting for another ringlet process that makes an image")
 
-    with images.adding(name, DEBIAN, waits) as draft:
+    with contextlib.suppress(_MadeMeanwhile), images.adding(name, DEBIAN, waits) as draft:
+        if not again and _built(images, name) is not None:
+            raise _MadeMeanwhile
         draft.source = str(release)
         packages = draft.directory / "packages"
         packages.mkdir()
@@ -148,10 +153,17 @@ def find_debian(images: Images, run: Runner, update: Update, variant: str = "") 
 
     An image that others made is not Debian's, whatever its name.
     """
-    found = images.find(f"{NAME}:{variant}" if variant else NAME)
-    if found is not None and found.kind == DEBIAN:
-        return found
-    return build_debian(images, run, update, variant=variant)
+    found = _built(images, f"{NAME}:{variant}" if variant else NAME)
+    return found or build_debian(images, run, update, variant=variant, again=False)
+
+
+class _MadeMeanwhile(Exception):  # noqa: N818 - it ends a draft, and is no error
+    """Another process has made the image while this one waited for it."""
+
+
+def _built(images: Images, name: str) -> Image | None:
+    found = images.find(name)
+    return found if found is not None and found.kind == DEBIAN else None
 
 
 def _cached_modules(store: Store, name: str) -> KernelModules | None:

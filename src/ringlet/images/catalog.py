@@ -188,12 +188,15 @@ class Images:
             except OSError as error:
                 raise explain(error, self.store.root) from error
 
-    def remove(self, name: str) -> None:
-        """Remove the image.  Raises ImageError if there is none or a machine uses it."""
+    def remove(self, name: str, on_wait: Callable[[], None] = lambda: None) -> None:
+        """Remove the image.  Raises ImageError if there is none or a machine uses it.
+
+        `on_wait` is called if another process changes the store.
+        """
         place = self.root / to_file(check_name(name))
         if not place.is_dir():
             raise ImageError(f"{name}: there is no such image; `ringlet image ls` lists all")
-        with self.store.locked():
+        with self.store.locked(on_wait):
             try:
                 self._put_away(place, unused=True)
             except OSError as error:

@@ -22,6 +22,7 @@ from urllib.parse import urlencode, urlsplit
 
 from ringlet.config import format_size
 from ringlet.errors import ImageError
+from ringlet.images.interruptible import interruptible
 from ringlet.images.names import Reference
 from ringlet.images.oci import ACCEPTED, MAX_DOCUMENT, Checked, Descriptor
 from ringlet.images.store import free_space
@@ -217,7 +218,7 @@ class Registry:
     def _open(self, url: str, headers: Mapping[str, str]) -> Any:
         request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - http and https
         try:
-            return self._opener.open(request, timeout=_TIMEOUT_S)
+            return interruptible(lambda: self._opener.open(request, timeout=_TIMEOUT_S))
         except urllib.error.HTTPError:
             raise
         except (OSError, HTTPException, ValueError) as error:

@@ -22,13 +22,14 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Final
 
 from ringlet.errors import ImageError
 from ringlet.images.apt import LISTS_AGE_S, OTHERWISE, SOURCES, Version
 from ringlet.images.deb import fields
+from ringlet.images.interruptible import interruptible
 from ringlet.images.release import DEFAULT, Release
 from ringlet.images.resolver import Package, Packages
 from ringlet.images.store import explain
@@ -265,7 +266,7 @@ class Repository:
         trouble: Exception = OSError("no answer")
         for _ in range(_TRIES):
             try:
-                with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
+                with interruptible(lambda: _open(request)) as response:
                     data = bytes(response.read(most + 1))
             except urllib.error.HTTPError as error:
                 with error:
@@ -282,6 +283,11 @@ class Repository:
             f"({reason}); connect this host to the network once, or name a mirror's sources in "
             f"{SOURCES}{self._otherwise}"
         )
+
+
+def _open(request: urllib.request.Request) -> HTTPResponse:
+    response: HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310
+    return response
 
 
 def _read_sources(text: str) -> Iterator[Suite]:

@@ -1,5 +1,7 @@
 """`ringlet image`."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,30 @@ def test_import_list_and_remove(cache: Path) -> None:
 def test_removing_what_is_not_there(cache: Path) -> None:
     with pytest.raises(ImageError, match="there is no such image"):
         call("rm", "mine")
+
+
+def test_removing_while_another_process_makes_an_image_waits_and_says_so(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cache / "root.tar").write_bytes(tar([member("a")]))
+    call("import", str(cache / "root.tar"))
+    told: list[str] = []
+    monkeypatch.setattr("ringlet.cli.image.complain", told.append)
+    other = Store(cache / "cache/ringlet")
+    held = threading.Event()
+
+    def make() -> None:
+        with other.locked():
+            held.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    held.wait()
+    call("rm", "root")
+    thread.join()
+
+    assert told == ["waiting for another process that makes an image"]
 
 
 def test_removing_what_a_machine_uses(cache: Path) -> None:

@@ -1,5 +1,7 @@
 """Building Debian's image: what the guest is asked to do, and what a failure leaves."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,31 @@ def test_debian_is_what_was_built_and_nothing_else(
 
     assert image.kind == "debian"
     assert find_debian(host.images, host.runner(Outcome(1)), silent) == image
+
+
+def test_debian_that_another_process_builds_is_awaited_and_not_built_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    locked, others = host.images.store.locked, Images(host.images.store)
+
+    @contextlib.contextmanager
+    def wait(on_wait: Callable[[], None]) -> Iterator[None]:
+        monkeypatch.setattr(host.images.store, "locked", locked)
+        on_wait()
+        build_debian(others, host.runner(Outcome(0)), silent)
+        with locked(on_wait):
+            yield
+
+    modules = fetch_modules(host.kernel, silent, store=host.images.store)
+    monkeypatch.setattr(building, "fetch_modules", lambda kernel, *_, **__: modules)
+    monkeypatch.setattr(host.images.store, "locked", wait)
+    image = find_debian(host.images, host.runner(Outcome(0)), steps.append)
+
+    assert len(host.tasks) == 1
+    assert image == others.find("debian")
+    assert steps[0] == "waiting for another ringlet process that makes an image"
+    assert sorted(path.name for path in host.images.root.iterdir()) == ["debian"]
 
 
 def test_modules_are_read_once(host: Host) -> None:
