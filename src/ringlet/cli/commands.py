@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Final, Protocol, Self
 
 from ringlet.cli.consoles import (
@@ -21,10 +22,10 @@ from ringlet.cli.signals import held
 from ringlet.cli.streams import complain
 from ringlet.cli.terminal import HELP, Keyboard, RawTerminal, Reader, WindowSize, window_size
 from ringlet.control.agent.agent import Agent
-from ringlet.control.agent.process import Process
+from ringlet.control.agent.process import InputFile, Process
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.devices.uart16550 import Sink
-from ringlet.errors import AgentError, CommandError, RingletError
+from ringlet.errors import AgentError, CommandError, RingletError, unexpected
 from ringlet.machine import outcome
 from ringlet.machine.pc import Pc, Wire
 
@@ -50,10 +51,41 @@ class Readable(Protocol):
     def read1(self, size: int, /) -> bytes: ...
 
 
+class _Copier:
+    """A thread that copies an output, once there is one, to `sink`."""
+
+    def __init__(self, sink: Sink, fail: Callable[[Exception], object]) -> None:
+        self._sink = sink
+        self._fail = fail
+        self._sources: SimpleQueue[Readable | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def copy(self, source: Readable) -> None:
+        """Copy the whole of `source`."""
+        self._sources.put(source)
+
+    def close(self) -> None:
+        """Wait for the end of that."""
+        self._sources.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            while (source := self._sources.get()) is not None:
+                while data := source.read1(_PIECE):
+                    self._sink(data)
+        except AgentError:
+            return  # the machine has ended
+        except RingletError as error:
+            self._fail(error)
+
+
 class Pump:
     """Runs a command by an agent, with the streams or the terminal of this process.
 
-    `sinks` take its outputs.  `started` is called once it runs, `leave` when the user wants no more
+    It needs some threads.  `prepare` starts them, before a guest's programs take what the host
+    allows; else `run` does.  `sinks` take its outputs.  `started` is called once it runs, `leave` when the user wants no more
     of it, and `fail` with an exception of a thread.
     """
 
@@ -74,13 +106,24 @@ class Pump:
         self._sinks = sinks or (FdSink(STDOUT), FdSink(STDERR, "standard error"))
         self._keys = keys
         self._process: Process | None = None
+        self._began = threading.Event()
         self._reader: Reader | None = None
+        self._copiers: list[_Copier] = []
+
+    def prepare(self) -> None:
+        """Start the threads."""
+        sinks = self._sinks[:1] if self._task.terminal else self._sinks
+        self._copiers = [_Copier(sink, self._fail) for sink in sinks]
+        if self._task.reads:
+            self._read()
 
     def run(self, agent: Agent) -> int:
         """Run the command to its end and return the exit status, as a shell has it.
 
         Raises CommandError if it cannot be started, and AgentError.
         """
+        if not self._copiers:
+            self.prepare()
         task = self._task
         size = window_size(STDIN) if task.terminal else None
         env = dict(task.env)
@@ -92,18 +135,19 @@ class Pump:
         )  # fmt: skip
         self._started()
         self._process = process
-        outputs = [self._copying(process.stdout, self._sinks[0])]
-        if process.stderr is not None:
-            outputs.append(self._copying(process.stderr, self._sinks[1]))
-        if process.stdin is not None and task.reads:
-            self._read(process)
+        self._began.set()
+        outputs = (process.stdout, process.stderr)
+        for copier, output in zip(self._copiers, outputs, strict=False):
+            if output is not None:
+                copier.copy(output)
         status = process.wait()
-        for thread in outputs:
-            thread.join()
+        for copier in self._copiers:
+            copier.close()
         return _SIGNALLED - status if status < 0 else status
 
     def stop(self) -> None:
         """Read no more input."""
+        self._began.set()
         if self._reader is not None:
             self._reader.stop()
 
@@ -113,36 +157,28 @@ class Pump:
             with contextlib.suppress(RingletError):  # it has ended
                 self._process.resize(size.rows, size.columns)
 
-    def _read(self, process: Process) -> None:
-        stdin = process.stdin
-        assert stdin is not None
-
+    def _read(self) -> None:
         def put(data: bytes) -> None:
-            with contextlib.suppress(BrokenPipeError, ValueError):  # the command reads no more
-                stdin.write(data)
+            stdin = self._input()
+            if stdin is not None:
+                with contextlib.suppress(BrokenPipeError, ValueError):  # it reads no more
+                    stdin.write(data)
 
         def end() -> None:
-            with contextlib.suppress(BrokenPipeError):
-                stdin.close()
+            stdin = self._input()
+            if stdin is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stdin.close()
 
         on_data = Keyboard(put, self._leave, self._help) if self._task.terminal else put
         on_end = self._leave if self._task.terminal else end
         self._reader = Reader(STDIN, on_data, on_end, self._fail)
         self._reader.start()
 
-    def _copying(self, source: Readable, sink: Sink) -> threading.Thread:
-        thread = threading.Thread(target=self._copy, args=(source, sink), daemon=True)
-        thread.start()
-        return thread
-
-    def _copy(self, source: Readable, sink: Sink) -> None:
-        try:
-            while data := source.read1(_PIECE):
-                sink(data)
-        except AgentError:
-            return  # the machine has ended
-        except RingletError as error:
-            self._fail(error)
+    def _input(self) -> InputFile | None:
+        """Return the command's input once it has begun; None if it does not."""
+        self._began.wait()
+        return self._process.stdin if self._process is not None else None
 
     def _help(self, text: bytes) -> None:
         with contextlib.suppress(OSError):
@@ -191,6 +227,7 @@ class AgentCommand(Console):
 
     def begin(self) -> None:
         """Run the command once the agent of the machine answers."""
+        self._pump.prepare()
         threading.Thread(target=self._work, name="command", daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -222,8 +259,8 @@ class AgentCommand(Console):
         except AgentError as error:
             if not machine.ended and self.told.status is None:
                 machine.fail(error)
-        except RingletError as error:
-            machine.fail(error)
+        except Exception as error:  # noqa: BLE001 - the machine's thread raises it
+            machine.fail(unexpected(error))
 
     def _started(self) -> None:
         self.told.init()
