@@ -1,5 +1,6 @@
 """The sockets of the host that lead to a guest's AF_VSOCK sockets."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,45 @@ def test_calls_that_nobody_takes(tmp_path: Path) -> None:
 
     assert [host.dial(port) for port in (1, 2, 3)] == [None, None, None]
     host.close()
+
+
+def test_call_follows_no_link(tmp_path: Path) -> None:
+    host = HostSockets(tmp_path / "guest", "--vsock")
+    with listening(tmp_path / "private"):
+        (tmp_path / "guest_5").symlink_to("private")
+
+        assert host.dial(5) is None
+    host.close()
+
+
+def test_call_reaches_no_other_users_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = HostSockets(tmp_path / "guest", "--vsock")
+    with listening(tmp_path / "guest_5"):
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+        assert host.dial(5) is None
+    host.close()
+
+
+def test_link_in_the_place_of_the_socket_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may put it there as soon as the socket has its name."""
+    path, file = tmp_path / "guest", tmp_path / "file"
+    file.touch(0o644)
+    bind = socket.socket.bind
+
+    def swapped(sock: socket.socket, address: str) -> None:
+        bind(sock, address)
+        path.unlink()
+        path.symlink_to(file)
+
+    monkeypatch.setattr(socket.socket, "bind", swapped)
+    HostSockets(path, "--vsock").close()
+
+    assert file.stat().st_mode & 0o777 == 0o644
 
 
 def test_listener_that_is_overrun_does_not_block(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 It is what Firecracker calls a hybrid socket device.  A program of the host connects to the socket
 PATH, sends "CONNECT PORT" and a newline, and gets "OK NUMBER" and a newline once a program of the
 guest that listens at that port has taken the stream; else the connection is closed.  A guest's
-program that calls port N of the host (CID 2) gets a stream to whoever listens at the socket PATH_N.
+program that calls port N of the host (CID 2) gets a stream to whoever listens at the socket PATH_N,
+which must be a socket of the same user, and no link to one.
 """
 
 import contextlib
@@ -40,10 +41,10 @@ class HostSockets:
             )
         self._listener = socket.socket(socket.AF_UNIX)
         try:
+            os.fchmod(self._listener.fileno(), 0o600)  # the mode of the file that bind makes
             _remove_stale(path)
             self._listener.bind(str(path))
-            status = path.stat()
-            path.chmod(0o600)  # nobody can connect before it listens
+            status = path.lstat()
             self._listener.listen(WAITING)
         except OSError as error:
             self._listener.close()
@@ -72,7 +73,7 @@ class HostSockets:
         sock = socket.socket(socket.AF_UNIX)
         sock.setblocking(False)
         try:
-            sock.connect(f"{self._path}_{port}")
+            _connect(sock, f"{self._path}_{port}")
         except OSError:  # nobody listens, or too many calls wait there
             sock.close()
             return None
@@ -109,6 +110,21 @@ def wanted_port(sock: socket.socket) -> int | None:
     if found is None or int(found[1]) > _LAST_PORT:
         raise ValueError("not a port")
     return int(found[1])
+
+
+def _connect(sock: socket.socket, path: str) -> None:
+    """Connect `sock` to the user's own socket at `path`, not to where a link leads.
+
+    The socket that was looked at is the one that is called, whatever becomes of its name.
+    """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "not a socket of this user")
+        sock.connect(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def _remove_stale(path: Path) -> None:
