@@ -104,5 +104,5 @@ def test_sockets_above_the_directory_that_is_shared(
     monkeypatch.chdir(share)
 
     parts.check_sockets(Path("../s"), [Mount(share, "/mnt")], "--vsock")
-    with pytest.raises(ConfigError, match="^vsock s: the guest may write to"):
+    with pytest.raises(ConfigError, match=r"^vsock s: the guest may write to"):
         parts.check_sockets(Path("s"), [Mount(share, "/mnt")], "vsock")

@@ -29,6 +29,6 @@ def test_an_image_of_the_store_shows_no_other_file(tmp_path: Path) -> None:
 def test_sockets_in_a_directory_that_the_guest_may_write_to(tmp_path: Path) -> None:
     spec = machine_spec("busybox", mounts=f"{tmp_path}:/mnt", vsock=tmp_path / "s")
 
-    with pytest.raises(ConfigError, match="^--vsock .*/s: the guest may write to .*; give a path"):
+    with pytest.raises(ConfigError, match=r"^--vsock .*/s: the guest may write to .*; give a path"):
         check_files(spec, on_command_line)
     check_files(machine_spec("busybox", mounts=f"{tmp_path}:/mnt:ro", vsock=tmp_path / "s"))

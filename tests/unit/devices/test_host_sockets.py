@@ -1,9 +1,11 @@
 """The sockets of the host that lead to a guest's AF_VSOCK sockets."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -156,6 +158,21 @@ def test_link_in_the_place_of_the_socket_is_not_followed(
     HostSockets(path, "--vsock").close()
 
     assert file.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("module", "name"), [(socket, "socket"), (os, "open")])
+def test_call_while_the_process_has_too_many_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str
+) -> None:
+    def full(*args: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    host = HostSockets(tmp_path / "guest", "--vsock")
+    with listening(tmp_path / "guest_5"), monkeypatch.context() as patch:
+        patch.setattr(module, name, full)
+
+        assert host.dial(5) is None
+    host.close()
 
 
 def test_listener_that_is_overrun_does_not_block(tmp_path: Path) -> None:

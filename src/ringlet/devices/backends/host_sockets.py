@@ -70,7 +70,10 @@ class HostSockets:
 
         It does not block.
         """
-        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock = socket.socket(socket.AF_UNIX)
+        except OSError:  # the process has too many files
+            return None
         sock.setblocking(False)
         try:
             _connect(sock, f"{self._path}_{port}")

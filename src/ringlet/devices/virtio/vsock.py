@@ -231,14 +231,9 @@ class Vsock(VirtioDevice):
     def _dial(self, port: int) -> socket.socket | None:
         """Return a stream to whoever listens at `port` of the host; None if nobody does."""
         listener = self._listeners.get(port)
-        if listener is None:
-            return self._host.dial(port) if self._host is not None else None
-        ours, theirs = socket.socketpair()
-        if listener.offer(theirs):
-            return ours
-        ours.close()
-        theirs.close()
-        return None
+        if listener is not None:
+            return listener.call()
+        return self._host.dial(port) if self._host is not None else None
 
     def _answered(self, connection: Connection, header: Header) -> None:
         if header.op != Op.RESPONSE:

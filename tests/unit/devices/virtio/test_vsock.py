@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import pytest
 from tests.unit.devices.virtio.conftest import Failed, MakeRig
@@ -99,6 +101,10 @@ class Guest:
         sock.settimeout(PATIENCE)
         self.streams.append(sock)
         return sock
+
+
+def too_many_files(*args: object) -> NoReturn:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 @pytest.fixture
@@ -548,6 +554,19 @@ def test_backlog_is_bounded(guest: Guest) -> None:
         guest.send(Op.REQUEST, port=port)
     assert len(guest.vsock._connections) == BACKLOG
     assert len(guest.vsock._refusals) == 1
+
+
+def test_call_while_the_process_has_too_many_files(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest.offer(2)
+    with monkeypatch.context() as full:
+        full.setattr(socket, "socketpair", too_many_files)
+        guest.send(Op.REQUEST)
+        assert guest.ops() == [Op.RST]
+
+    guest.call()
+    assert guest.ops() == [Op.RESPONSE]
 
 
 def test_refusals_are_bounded(guest: Guest) -> None:
