@@ -29,6 +29,10 @@ def listening(path: Path) -> socket.socket:
     return sock
 
 
+def too_many_files(*args: object) -> NoReturn:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 # --- the line of a caller
 
 
@@ -42,18 +46,24 @@ def test_port_that_a_caller_wants(
     ours, theirs = pair
     theirs.sendall(line + b"CONNECT 7\nand data")
 
-    assert wanted_port(ours) == port
+    assert wanted_port(ours, bytearray()) == port
     assert ours.recv(100) == b"CONNECT 7\nand data"
 
 
-@pytest.mark.parametrize("line", [b"", b"C", b"CONNECT", b"CONNECT 1"])
+@pytest.mark.parametrize("line", [b"", b"C", b"CONNECT", b"CONNECT 5"])
 def test_line_that_is_not_complete(
     pair: tuple[socket.socket, socket.socket], line: bytes
 ) -> None:
     ours, theirs = pair
+    said = bytearray()
     theirs.sendall(line)
 
-    assert wanted_port(ours) is None
+    assert wanted_port(ours, said) is None
+    with pytest.raises(BlockingIOError):  # it does not stay readable
+        ours.recv(1)
+    theirs.sendall(b"CONNECT 52\n"[len(line) :] + b"more")
+    assert wanted_port(ours, said) == 52
+    assert ours.recv(100) == b"more"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +78,19 @@ def test_lines_that_are_refused(
     theirs.sendall(line)
 
     with pytest.raises(ValueError, match="no"):
-        wanted_port(ours)
+        wanted_port(ours, bytearray())
+
+
+def test_line_without_an_end(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    said = bytearray()
+    for _ in range(31):
+        theirs.sendall(b"x")
+        assert wanted_port(ours, said) is None
+    theirs.sendall(b"x")
+
+    with pytest.raises(ValueError, match="no line"):
+        wanted_port(ours, said)
 
 
 def test_caller_that_leaves_without_a_word(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -78,7 +100,7 @@ def test_caller_that_leaves_without_a_word(pair: tuple[socket.socket, socket.soc
     ours.recv(7)
 
     with pytest.raises(ValueError, match="no line"):
-        wanted_port(ours)
+        wanted_port(ours, bytearray())
 
 
 # --- the sockets
@@ -97,6 +119,23 @@ def test_only_the_user_can_connect_and_nothing_is_left(tmp_path: Path) -> None:
     accepted.close()
     host.close()
     assert not path.exists()
+
+
+def test_caller_waits_while_the_process_has_too_many_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = HostSockets(tmp_path / "guest", "--vsock")
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(tmp_path / "guest"))
+        with monkeypatch.context() as full:
+            full.setattr(socket.socket, "accept", too_many_files)
+            with pytest.raises(OSError, match="Too many open files"):
+                host.accept()
+        accepted = host.accept()
+
+    assert accepted is not None
+    accepted.close()
+    host.close()
 
 
 def test_call_of_the_guest_reaches_who_listens(tmp_path: Path) -> None:
@@ -164,12 +203,9 @@ def test_link_in_the_place_of_the_socket_is_not_followed(
 def test_call_while_the_process_has_too_many_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str
 ) -> None:
-    def full(*args: object) -> NoReturn:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
     host = HostSockets(tmp_path / "guest", "--vsock")
     with listening(tmp_path / "guest_5"), monkeypatch.context() as patch:
-        patch.setattr(module, name, full)
+        patch.setattr(module, name, too_many_files)
 
         assert host.dial(5) is None
     host.close()

@@ -57,10 +57,13 @@ class HostSockets:
         return self._listener.fileno()
 
     def accept(self) -> socket.socket | None:
-        """Return the next connection, which does not block; None if there is none."""
+        """Return the next connection, which does not block; None if there is none.
+
+        Raises OSError if the process or the host has too many files: the connection still waits.
+        """
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # it is gone already, or the process has too many files
+        except (BlockingIOError, ConnectionAbortedError):  # it is gone already
             return None
         sock.setblocking(False)
         return sock
@@ -91,25 +94,27 @@ class HostSockets:
                 self._path.unlink()
 
 
-def wanted_port(sock: socket.socket) -> int | None:
+def wanted_port(sock: socket.socket, said: bytearray) -> int | None:
     """Read the line of a connection of `HostSockets.accept`; return the port that it wants.
 
-    What follows the line is left in the socket.  Returns None while the line is not complete.
-    Raises ValueError for anything else than such a line, or its end.
+    `said` keeps what was read of the line, at first nothing.  What follows the line is left in the
+    socket.  Returns None while the line is not complete: then nothing more can be read now.  Raises
+    ValueError for anything else than such a line, or its end.
     """
     try:
-        data = sock.recv(_LONGEST_LINE, socket.MSG_PEEK)
+        data = sock.recv(_LONGEST_LINE - len(said), socket.MSG_PEEK)
+        line, newline, _ = data.partition(b"\n")
+        # What is only looked at would be readable for ever.
+        said += sock.recv(len(line) + len(newline)) if data else b""
     except BlockingIOError:
         return None
     except OSError:
         raise ValueError("the connection is broken") from None
-    line, newline, _ = data.partition(b"\n")
     if not newline:
-        if not data or len(data) == _LONGEST_LINE:
+        if not data or len(said) == _LONGEST_LINE:
             raise ValueError("no line")
         return None
-    sock.recv(len(line) + 1)
-    found = _CONNECT.fullmatch(line + b"\n")
+    found = _CONNECT.fullmatch(said)
     if found is None or int(found[1]) > _LAST_PORT:
         raise ValueError("not a port")
     return int(found[1])

@@ -1,9 +1,12 @@
 """The thread of a device: it waits for notifications and does the device's work."""
 
 import contextlib
+import heapq
+import itertools
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -22,6 +25,8 @@ class Worker:
         self._calls: deque[Callable[[], None]] = deque()
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
+        self._later: list[tuple[float, int, Callable[[], None]]] = []  # a heap, the next one first
+        self._numbers = itertools.count()  # calls of one moment are made in their order
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
         self._poll.register(self._wake, select.EPOLLIN)
@@ -60,6 +65,13 @@ class Worker:
                 self._calls.append(call)
                 os.eventfd_write(self._wake, 1)
 
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Let the thread call `call` once, in `seconds` or when it goes on after a pause.
+
+        Once the thread runs, only the thread itself asks for this.
+        """
+        heapq.heappush(self._later, (time.monotonic() + seconds, next(self._numbers), call))
+
     def pause(self) -> None:
         """Return when the thread waits and will do nothing until `resume`; pauses nest."""
         with self._changed:
@@ -95,6 +107,7 @@ class Worker:
         self._poll.close()
         os.close(self._wake)
         self._calls.clear()
+        self._later.clear()
         self._readers.clear()
         self._writers.clear()
 
@@ -113,7 +126,7 @@ class Worker:
                 self._changed.notify_all()
 
     def _turn(self) -> None:
-        for fd, events in self._poll.poll():
+        for fd, events in self._poll.poll(self._patience()):
             if self._pauses or self._ended:
                 break
             self._dispatch(fd, events)
@@ -127,6 +140,12 @@ class Worker:
             self._calls.popleft()()
         if self._calls:
             os.eventfd_write(self._wake, 1)
+        while not self._pauses and self._later and self._patience() == 0:
+            heapq.heappop(self._later)[2]()
+
+    def _patience(self) -> float | None:
+        """Return the seconds until a call of `call_later`; None if there is none."""
+        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
 
     def _dispatch(self, fd: int, events: int) -> None:
         """Call what waits for `fd`; after an error or a hang-up both may go on."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.unit.devices.virtio.conftest import MakeRig
 from tests.unit.devices.virtio.driver import PATIENCE, eventually
-from tests.unit.devices.virtio.test_vsock import HOST, Guest
+from tests.unit.devices.virtio.test_vsock import HOST, Guest, too_many_files
 
 from ringlet.devices.backends.host_sockets import WAITING, HostSockets
 from ringlet.devices.virtio.vsock import Vsock
 from ringlet.devices.virtio.vsock_packets import Op
+from ringlet.devices.virtio.worker import Worker
 
 
 @pytest.fixture
@@ -38,6 +40,19 @@ def caller(path: Path, line: bytes) -> socket.socket:
     sock.connect(str(path / "s"))
     sock.sendall(line)
     return sock
+
+
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that gets an item whenever the device's thread wakes up."""
+    woken: list[float] = []
+    turn = Worker._turn
+
+    def counted(worker: Worker) -> None:
+        turn(worker)
+        woken.append(time.monotonic())
+
+    monkeypatch.setattr(Worker, "_turn", counted)
+    return woken
 
 
 def test_host_calls_the_guest(guest: Guest, tmp_path: Path) -> None:
@@ -89,6 +104,34 @@ def test_caller_that_sends_before_the_answer(guest: Guest, tmp_path: Path) -> No
 
         assert data == b"early"
         assert sock.recv(3) == b"OK "
+
+
+def test_thread_rests_while_a_line_is_not_complete(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken = turns(monkeypatch)
+    guest.offer(8)
+    with caller(tmp_path, b"CONN") as sock:
+        time.sleep(0.1)
+        assert len(woken) < 10
+
+        sock.sendall(b"ECT 77\n")
+        assert guest.ops() == [Op.REQUEST]
+
+
+def test_thread_rests_while_the_process_has_too_many_files(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken = turns(monkeypatch)
+    guest.offer(8)
+    with monkeypatch.context() as full:
+        full.setattr(socket.socket, "accept", too_many_files)
+        sock = caller(tmp_path, b"CONNECT 77\n")
+        time.sleep(0.15)
+        assert len(woken) < 10
+
+    assert guest.ops() == [Op.REQUEST]
+    sock.close()
 
 
 def test_callers_that_say_nothing_give_way(guest: Guest, tmp_path: Path) -> None:
