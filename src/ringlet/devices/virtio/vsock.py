@@ -80,6 +80,8 @@ class Vsock(VirtioDevice):
         self._left: list[Connection] = []
         self._starved: dict[Connection, None] = {}  # those that wait for the driver's buffers
         self._speaking: dict[Connection, None] = {}  # those that owe a packet
+        self._told: dict[Connection, None] = {}  # those that may receive again: nothing is owed
+        self._resuming = False
         self._refusals: deque[bytes] = deque()
         self._next_port = _EPHEMERAL
         self._tell_reset = False
@@ -415,12 +417,16 @@ class Vsock(VirtioDevice):
         self._write_header(chain, connection, connection.owed.pop(0))
         if not connection.owed:
             del self._speaking[connection]
-            if connection.phase is Phase.OPEN and connection.sock.fileno() >= 0:
-                self.worker.call(partial(self._receive_if_open, connection))
+            self._told[connection] = None
+            if not self._resuming:  # one call for all, however many packets the guest sends
+                self._resuming = True
+                self.worker.call(self._resume)
 
-    def _receive_if_open(self, connection: Connection) -> None:
-        if connection.phase is Phase.OPEN and connection.sock.fileno() >= 0:
-            self._receive(connection)
+    def _resume(self) -> None:
+        told, self._told, self._resuming = self._told, {}, False
+        for connection in told:
+            if connection.phase is Phase.OPEN:
+                self._receive(connection)
 
     # --- the life of a connection
 
@@ -474,6 +480,7 @@ class Vsock(VirtioDevice):
         self._connections.pop((connection.host_port, connection.guest_port), None)
         self._starved.pop(connection, None)
         self._speaking.pop(connection, None)
+        self._told.pop(connection, None)
         connection.owed.clear()
         answered, connection.answered = connection.answered, None
         if answered is not None:

@@ -303,6 +303,33 @@ def test_credit_request_is_answered(guest: Guest, host: socket.socket) -> None:
     assert (header.op, header.alloc, header.forwarded) == (Op.CREDIT_UPDATE, BUFFER, 5)
 
 
+def test_many_answers_leave_one_call_for_the_thread(
+    guest: Guest, host: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest.offer(20)
+    worker = guest.vsock.worker
+    calls: list[Callable[[], None]] = []
+    call = worker.call
+
+    def counted(what: Callable[[], None]) -> None:
+        calls.append(what)
+        call(what)
+
+    monkeypatch.setattr(worker, "call", counted)
+    packet = Header(GUEST, HOST, 5000, PORT, 0, 1, Op.CREDIT_REQUEST, 0, PLENTY, 0).pack()
+    guest.rig.memory.view(guest.scratch, len(packet))[:] = packet
+    for _ in range(20):
+        guest.rig.rings[OUT].chain([(guest.scratch, len(packet))])
+    guest.rig.ring(OUT)
+
+    assert guest.ops(20) == [Op.CREDIT_UPDATE] * 20
+    assert len(calls) == 1
+    guest.rig.at_rest()
+    host.sendall(b"goes on")
+    guest.offer()
+    assert guest.heard()[0][1] == b"goes on"
+
+
 def test_guest_hears_of_room(guest: Guest, host: socket.socket) -> None:
     """The host reads: the guest is told of it before its credit is used up."""
     sent = 0
