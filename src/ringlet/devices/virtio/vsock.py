@@ -219,8 +219,7 @@ class Vsock(VirtioDevice):
             self._receive(connection)
 
     def _requested(self, header: Header) -> None:
-        full = len(self._connections) + len(self._left) >= CONNECTIONS
-        ours = None if full else self._dial(header.target_port)
+        ours = None if self._is_full() else self._dial(header.target_port)
         if ours is None:
             self._refuse(header)
             return
@@ -241,6 +240,7 @@ class Vsock(VirtioDevice):
         if header.op != Op.RESPONSE:
             self._reset(connection)
             return
+        self.worker.unwatch(connection.sock.fileno())
         connection.phase = Phase.OPEN
         connection.hear(header)
         answered, connection.answered = connection.answered, None
@@ -431,7 +431,7 @@ class Vsock(VirtioDevice):
     # --- the life of a connection
 
     def _call(self, port: int, ours: socket.socket, answered: Callable[[int], None]) -> None:
-        if not self.running or len(self._connections) + len(self._left) >= CONNECTIONS:
+        if not self.running or self._is_full():
             answered(0)
             ours.close()
             return
@@ -439,29 +439,25 @@ class Vsock(VirtioDevice):
             self._next_port += 1
         connection = self._add(Connection(self._next_port, port, ours, answered))
         self._next_port = self._next_port + 1 if self._next_port < 2 * _EPHEMERAL else _EPHEMERAL
-        self.worker.watch(ours.fileno(), partial(self._called, connection))
+        self.worker.watch_hangup(ours.fileno(), partial(self._abandon, ours))
         self._owe(connection, Op.REQUEST)
         self._speak()
 
-    def _called(self, connection: Connection) -> None:
-        """End a call whose caller has gone before the guest has answered."""
-        try:
-            gone = not connection.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return
-        except OSError:
-            gone = True
-        self.worker.unwatch(connection.sock.fileno())
-        if gone:
-            self._reset(connection)
-            self._speak()
-
     def _abandon(self, ours: socket.socket) -> None:
-        """End a call that the guest has not answered in time."""
+        """End a call that the guest has not answered in time, or before its caller has gone."""
         for connection in list(self._connections.values()):
             if connection.sock is ours:
                 self._reset(connection)
                 self._speak()
+
+    def _is_full(self) -> bool:
+        """Return whether there may be no further stream; a call without an answer gives way."""
+        if len(self._connections) + len(self._left) < CONNECTIONS:
+            return False
+        old = next((one for one in self._connections.values() if one.waits_too_long), None)
+        if old is not None:
+            self._reset(old)
+        return old is None
 
     def _add(self, connection: Connection) -> Connection:
         connection.sock.setblocking(False)

@@ -14,6 +14,7 @@ from tests.unit.devices.virtio.driver import PATIENCE, eventually
 from tests.unit.devices.virtio.test_vsock import HOST, Guest, too_many_files
 
 from ringlet.devices.backends.host_sockets import WAITING, HostSockets
+from ringlet.devices.virtio import vsock, vsock_connection
 from ringlet.devices.virtio.vsock import Vsock
 from ringlet.devices.virtio.vsock_packets import Op
 from ringlet.devices.virtio.worker import Worker
@@ -92,7 +93,49 @@ def test_caller_that_leaves_before_the_answer(guest: Guest, tmp_path: Path) -> N
         assert guest.ops() == [Op.REQUEST]
 
     assert guest.ops() == [Op.RST]
-    eventually(lambda: not guest.vsock._connections)
+    assert eventually(lambda: not guest.vsock._connections)
+
+
+def test_caller_that_sends_and_leaves_before_the_answer(guest: Guest, tmp_path: Path) -> None:
+    guest.offer(8)
+    with caller(tmp_path, b"CONNECT 77\nearly"):
+        assert guest.ops() == [Op.REQUEST]
+
+    assert guest.ops() == [Op.RST]
+    assert eventually(lambda: not guest.vsock._connections)
+
+
+@pytest.mark.parametrize("early", [b"", b"early"])
+def test_caller_that_only_listens_gets_the_answer(
+    guest: Guest, tmp_path: Path, early: bytes
+) -> None:
+    guest.offer(8)
+    with caller(tmp_path, b"CONNECT 77\n" + early) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        ((request, _),) = guest.heard()
+        assert guest.silent()
+        guest.send(Op.RESPONSE, port=77, host_port=request.source_port)
+
+        assert sock.recv(3) == b"OK "
+
+
+def test_call_without_an_answer_gives_way_when_there_are_too_many(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vsock, "CONNECTIONS", 1)
+    guest.offer(8)
+    with caller(tmp_path, b"CONNECT 77\n") as first:
+        assert guest.ops() == [Op.REQUEST]
+        with caller(tmp_path, b"CONNECT 78\n") as refused:
+            assert refused.recv(10) == b""
+
+        monkeypatch.setattr(vsock_connection, "LONGEST_CALL_S", 0.0)
+        with caller(tmp_path, b"CONNECT 79\n"):
+            assert first.recv(10) == b""
+            ((reset, _), (request, _)) = guest.heard(2)
+
+    assert (reset.op, reset.target_port) == (Op.RST, 77)
+    assert (request.op, request.target_port) == (Op.REQUEST, 79)
 
 
 def test_caller_that_sends_before_the_answer(guest: Guest, tmp_path: Path) -> None:

@@ -44,6 +44,27 @@ def test_calls_are_made_in_order(worker: Worker) -> None:
     assert made == list(range(100))
 
 
+def test_hang_up_is_told_whatever_can_be_read(worker: Worker) -> None:
+    ours, theirs = socket.socketpair()
+    told = threading.Event()
+
+    def gone() -> None:
+        worker.unwatch(ours.fileno())
+        told.set()
+
+    worker.call(lambda: worker.watch_hangup(ours.fileno(), gone))
+    theirs.sendall(b"early")
+    theirs.shutdown(socket.SHUT_WR)
+    ask(worker)
+    assert not told.wait(0.05)
+
+    theirs.close()
+    assert told.wait(PATIENCE)
+    ask(worker)
+    assert worker._mask(ours.fileno()) == 0
+    ours.close()
+
+
 def test_later_calls_are_made_in_the_order_of_their_times(worker: Worker) -> None:
     made: list[tuple[str, float]] = []
 
