@@ -1,14 +1,17 @@
 """The sockets of the host that lead to a guest's AF_VSOCK sockets."""
 
 import errno
+import fcntl
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from ringlet.devices.backends import host_sockets
 from ringlet.devices.backends.host_sockets import HostSockets, wanted_port
 from ringlet.errors import ConfigError
 
@@ -238,6 +241,63 @@ def test_socket_of_another_machine_is_not_taken(tmp_path: Path) -> None:
         HostSockets(tmp_path / "guest", "--vsock")
 
     first.close()
+
+
+def test_socket_that_does_not_listen_yet_is_not_taken_for_one_that_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines start with the same path: the second begins before the first listens."""
+    path = tmp_path / "guest"
+    listen = socket.socket.listen
+    refusals: list[str] = []
+
+    def start() -> None:
+        try:
+            HostSockets(path, "--vsock").close()
+        except ConfigError as error:
+            refusals.append(str(error))
+
+    second = threading.Thread(target=start)
+
+    def late(sock: socket.socket, backlog: int) -> None:
+        monkeypatch.setattr(socket.socket, "listen", listen)
+        second.start()
+        second.join(0.2)
+        listen(sock, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", late)
+    first = HostSockets(path, "--vsock")
+    second.join()
+
+    assert refusals == [f"--vsock {path}: another process listens there; give another path"]
+    assert path.is_socket()
+    first.close()
+
+
+def test_directory_that_stays_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_sockets, "_LOCK_PATIENCE_S", 0.01)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+
+    with pytest.raises(ConfigError, match=r"/guest: another process has locked the directory"):
+        HostSockets(tmp_path / "guest", "--vsock")
+
+    os.close(fd)
+    HostSockets(tmp_path / "guest", "--vsock").close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.EBADF, errno.ENOLCK])
+def test_directory_that_cannot_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def without(fd: int, operation: int) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    host = HostSockets(tmp_path / "guest", "--vsock")
+
+    assert (tmp_path / "guest").is_socket()
+    host.close()
 
 
 def test_file_of_the_user_is_not_replaced(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ which must be a socket of the same user, and no link to one.
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import socket
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +27,8 @@ _LONGEST_LINE: Final = 32
 _LONGEST_PATH: Final = 107
 """Bytes of the name of a socket (struct sockaddr_un, without its final zero)."""
 _LONGEST_PORT: Final = len("_4294967295")
+_LOCK_PATIENCE_S: Final = 2.0
+_LOCK_AGAIN_S: Final = 0.005
 _CONNECT: Final = re.compile(rb"CONNECT (\d{1,10})\r?\n")
 _LAST_PORT: Final = 0xFFFF_FFFE
 """The highest port; the one above it stands for any (VMADDR_PORT_ANY)."""
@@ -42,10 +47,11 @@ class HostSockets:
         self._listener = socket.socket(socket.AF_UNIX)
         try:
             os.fchmod(self._listener.fileno(), 0o600)  # the mode of the file that bind makes
-            _remove_stale(path)
-            self._listener.bind(str(path))
-            status = path.lstat()
-            self._listener.listen(WAITING)
+            with _alone_in(path.parent):
+                _remove_stale(path)
+                self._listener.bind(str(path))
+                status = path.lstat()
+                self._listener.listen(WAITING)
         except OSError as error:
             self._listener.close()
             raise ConfigError(f"{called} {path}: {_why(error)}; give another path") from None
@@ -133,6 +139,38 @@ def _connect(sock: socket.socket, path: str) -> None:
         sock.connect(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Keep other machines from making sockets in `directory` meanwhile.
+
+    A socket that has its name and does not listen yet looks like one that a killed machine has
+    left.  Raises OSError if the directory stays locked.  One that cannot be locked, since it may
+    not be read or its file system has no locks, is used as it is.
+    """
+    with contextlib.ExitStack() as held:
+        others = False
+        with contextlib.suppress(OSError):  # binding tells if the directory is not there
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, fd)
+            others = not _lock(fd)
+        if others:
+            raise OSError(errno.EBUSY, "another process has locked the directory")
+        yield
+
+
+def _lock(fd: int) -> bool:
+    """Lock a directory, and return whether others have let it go in time."""
+    end = time.monotonic() + _LOCK_PATIENCE_S
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_AGAIN_S)
+        else:
+            return True
+    return False
 
 
 def _remove_stale(path: Path) -> None:
