@@ -59,6 +59,32 @@ def mount(text: str | Mount, called: str) -> Mount:
     return Mount(source.resolve(), target, "ro" in options, "delegated" in options)
 
 
+def check_sockets(path: Path, mounts: Iterable[Mount], called: str) -> None:
+    """Refuse sockets of the host at `path` where a guest may change what is there.
+
+    A guest that may put a file of its own beside them may put a link there, too, and so choose
+    which sockets of the host it reaches.  Raises ConfigError.
+    """
+    absolute = path.absolute()
+    names = [at for at in (absolute, *absolute.parents) if at.name != ".."]
+    holders = [Path(os.path.realpath(at.parent)) for at in names]
+    found = {known for at in holders for up in (at, *at.parents) if (known := _identity(up))}
+    for share in mounts:
+        if not share.read_only and _identity(share.source) in found:
+            raise ConfigError(
+                f"{called} {path}: the guest may write to {share.source}; give a path outside of "
+                "it, or share the directory with :ro"
+            )
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        status = directory.stat()
+    except OSError:  # it is not there, or out of reach
+        return None
+    return status.st_dev, status.st_ino
+
+
 def variables(
     given: Mapping[str, str] | Iterable[str] | None,
     called: str,

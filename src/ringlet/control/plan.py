@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ringlet import config
 from ringlet.config import LinuxConfig
+from ringlet.control.parts import check_sockets
 from ringlet.control.spec import (
     Called,
     MachineSpec,
@@ -101,6 +103,8 @@ def check_files(spec: MachineSpec, called: Called = in_python) -> None:
     require_supported(spec, called)
     if not (spec.guest or spec.kernel or spec.image or spec.root):
         raise ConfigError("nothing to run; for example: ringlet run debian")
+    if spec.vsock is not None:
+        check_sockets(spec.vsock, spec.mounts, called(config.VSOCK))
     for disk in spec.disks:
         describe_image(disk.path, disk.format, disk.below)
     if spec.kernel is not None:

@@ -67,3 +67,42 @@ def test_a_file_of_variables(tmp_path: Path) -> None:
 )
 def test_one_and_several(given: object, items: list[object]) -> None:
     assert parts.several(given) == items
+
+
+# --- sockets beside what a guest may write
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Path:
+    (tmp_path / "share" / "below").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "share" / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "way").symlink_to(tmp_path / "share")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    return tmp_path / "share"
+
+
+@pytest.mark.parametrize(
+    "path", ["share/s", "share/below/s", "way/s", "share/link/s", "outside/../share/s",
+             "share/none/s"],
+)  # fmt: skip
+def test_sockets_that_a_guest_could_lead_astray(share: Path, path: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--vsock .*/s: the guest may write to .*/share; give"):
+        parts.check_sockets(share.parent / path, [Mount(share, "/mnt")], "--vsock")
+
+
+@pytest.mark.parametrize("path", ["s", "outside/s", "share/below/../../s", "none/s", "loop/s"])
+def test_sockets_out_of_a_guests_reach(share: Path, path: str) -> None:
+    mounts = [Mount(share / "below", "/mnt"), Mount(share, "/ro", read_only=True)]
+
+    parts.check_sockets(share.parent / path, mounts, "--vsock")
+
+
+def test_sockets_above_the_directory_that_is_shared(
+    share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(share)
+
+    parts.check_sockets(Path("../s"), [Mount(share, "/mnt")], "--vsock")
+    with pytest.raises(ConfigError, match=r"^vsock s: the guest may write to"):
+        parts.check_sockets(Path("s"), [Mount(share, "/mnt")], "vsock")

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ringlet.control.plan import base_disk
+from ringlet.control.plan import base_disk, check_files
+from ringlet.control.spec import machine_spec, on_command_line
 from ringlet.devices.backends.disks import open_disk
-from ringlet.errors import DiskError
+from ringlet.errors import ConfigError, DiskError
 from ringlet.images.catalog import Images
 from ringlet.images.store import Store
 from tests.unit.devices.disks.test_images import header
@@ -23,3 +24,11 @@ def test_an_image_of_the_store_shows_no_other_file(tmp_path: Path) -> None:
 
     with pytest.raises(DiskError, match="it shows the guest /etc/passwd"):
         open_disk(base_disk(image), print)
+
+
+def test_sockets_in_a_directory_that_the_guest_may_write_to(tmp_path: Path) -> None:
+    spec = machine_spec("busybox", mounts=f"{tmp_path}:/mnt", vsock=tmp_path / "s")
+
+    with pytest.raises(ConfigError, match=r"^--vsock .*/s: the guest may write to .*; give a path"):
+        check_files(spec, on_command_line)
+    check_files(machine_spec("busybox", mounts=f"{tmp_path}:/mnt:ro", vsock=tmp_path / "s"))

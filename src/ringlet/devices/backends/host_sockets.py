@@ -3,15 +3,19 @@
 It is what Firecracker calls a hybrid socket device.  A program of the host connects to the socket
 PATH, sends "CONNECT PORT" and a newline, and gets "OK NUMBER" and a newline once a program of the
 guest that listens at that port has taken the stream; else the connection is closed.  A guest's
-program that calls port N of the host (CID 2) gets a stream to whoever listens at the socket PATH_N.
+program that calls port N of the host (CID 2) gets a stream to whoever listens at the socket PATH_N,
+which must be a socket of the same user, and no link to one.
 """
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import socket
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +27,8 @@ _LONGEST_LINE: Final = 32
 _LONGEST_PATH: Final = 107
 """Bytes of the name of a socket (struct sockaddr_un, without its final zero)."""
 _LONGEST_PORT: Final = len("_4294967295")
+_LOCK_PATIENCE_S: Final = 2.0
+_LOCK_AGAIN_S: Final = 0.005
 _CONNECT: Final = re.compile(rb"CONNECT (\d{1,10})\r?\n")
 _LAST_PORT: Final = 0xFFFF_FFFE
 """The highest port; the one above it stands for any (VMADDR_PORT_ANY)."""
@@ -40,11 +46,12 @@ class HostSockets:
             )
         self._listener = socket.socket(socket.AF_UNIX)
         try:
-            _remove_stale(path)
-            self._listener.bind(str(path))
-            status = path.stat()
-            path.chmod(0o600)  # nobody can connect before it listens
-            self._listener.listen(WAITING)
+            os.fchmod(self._listener.fileno(), 0o600)  # the mode of the file that bind makes
+            with _alone_in(path.parent):
+                _remove_stale(path)
+                self._listener.bind(str(path))
+                status = path.lstat()
+                self._listener.listen(WAITING)
         except OSError as error:
             self._listener.close()
             raise ConfigError(f"{called} {path}: {_why(error)}; give another path") from None
@@ -56,10 +63,13 @@ class HostSockets:
         return self._listener.fileno()
 
     def accept(self) -> socket.socket | None:
-        """Return the next connection, which does not block; None if there is none."""
+        """Return the next connection, which does not block; None if there is none.
+
+        Raises OSError if the process or the host has too many files: the connection still waits.
+        """
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # it is gone already, or the process has too many files
+        except (BlockingIOError, ConnectionAbortedError):  # it is gone already
             return None
         sock.setblocking(False)
         return sock
@@ -69,10 +79,13 @@ class HostSockets:
 
         It does not block.
         """
-        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock = socket.socket(socket.AF_UNIX)
+        except OSError:  # the process has too many files
+            return None
         sock.setblocking(False)
         try:
-            sock.connect(f"{self._path}_{port}")
+            _connect(sock, f"{self._path}_{port}")
         except OSError:  # nobody listens, or too many calls wait there
             sock.close()
             return None
@@ -87,28 +100,77 @@ class HostSockets:
                 self._path.unlink()
 
 
-def wanted_port(sock: socket.socket) -> int | None:
+def wanted_port(sock: socket.socket, said: bytearray) -> int | None:
     """Read the line of a connection of `HostSockets.accept`; return the port that it wants.
 
-    What follows the line is left in the socket.  Returns None while the line is not complete.
-    Raises ValueError for anything else than such a line, or its end.
+    `said` keeps what was read of the line, at first nothing.  What follows the line is left in the
+    socket.  Returns None while the line is not complete: then nothing more can be read now.  Raises
+    ValueError for anything else than such a line, or its end.
     """
     try:
-        data = sock.recv(_LONGEST_LINE, socket.MSG_PEEK)
+        data = sock.recv(_LONGEST_LINE - len(said), socket.MSG_PEEK)
+        line, newline, _ = data.partition(b"\n")
+        # What is only looked at would be readable for ever.
+        said += sock.recv(len(line) + len(newline)) if data else b""
     except BlockingIOError:
         return None
     except OSError:
         raise ValueError("the connection is broken") from None
-    line, newline, _ = data.partition(b"\n")
     if not newline:
-        if not data or len(data) == _LONGEST_LINE:
+        if not data or len(said) == _LONGEST_LINE:
             raise ValueError("no line")
         return None
-    sock.recv(len(line) + 1)
-    found = _CONNECT.fullmatch(line + b"\n")
+    found = _CONNECT.fullmatch(said)
     if found is None or int(found[1]) > _LAST_PORT:
         raise ValueError("not a port")
     return int(found[1])
+
+
+def _connect(sock: socket.socket, path: str) -> None:
+    """Connect `sock` to the user's own socket at `path`, not to where a link leads.
+
+    The socket that was looked at is the one that is called, whatever becomes of its name.
+    """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "not a socket of this user")
+        sock.connect(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Keep other machines from making sockets in `directory` meanwhile.
+
+    A socket that has its name and does not listen yet looks like one that a killed machine has
+    left.  Raises OSError if the directory stays locked.  One that cannot be locked, since it may
+    not be read or its file system has no locks, is used as it is.
+    """
+    with contextlib.ExitStack() as held:
+        others = False
+        with contextlib.suppress(OSError):  # binding tells if the directory is not there
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, fd)
+            others = not _lock(fd)
+        if others:
+            raise OSError(errno.EBUSY, "another process has locked the directory")
+        yield
+
+
+def _lock(fd: int) -> bool:
+    """Lock a directory, and return whether others have let it go in time."""
+    end = time.monotonic() + _LOCK_PATIENCE_S
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_AGAIN_S)
+        else:
+            return True
+    return False
 
 
 def _remove_stale(path: Path) -> None:

@@ -80,6 +80,8 @@ class Vsock(VirtioDevice):
         self._left: list[Connection] = []
         self._starved: dict[Connection, None] = {}  # those that wait for the driver's buffers
         self._speaking: dict[Connection, None] = {}  # those that owe a packet
+        self._told: dict[Connection, None] = {}  # those that may receive again: nothing is owed
+        self._resuming = False
         self._refusals: deque[bytes] = deque()
         self._next_port = _EPHEMERAL
         self._tell_reset = False
@@ -217,8 +219,7 @@ class Vsock(VirtioDevice):
             self._receive(connection)
 
     def _requested(self, header: Header) -> None:
-        full = len(self._connections) + len(self._left) >= CONNECTIONS
-        ours = None if full else self._dial(header.target_port)
+        ours = None if self._is_full() else self._dial(header.target_port)
         if ours is None:
             self._refuse(header)
             return
@@ -231,19 +232,15 @@ class Vsock(VirtioDevice):
     def _dial(self, port: int) -> socket.socket | None:
         """Return a stream to whoever listens at `port` of the host; None if nobody does."""
         listener = self._listeners.get(port)
-        if listener is None:
-            return self._host.dial(port) if self._host is not None else None
-        ours, theirs = socket.socketpair()
-        if listener.offer(theirs):
-            return ours
-        ours.close()
-        theirs.close()
-        return None
+        if listener is not None:
+            return listener.call()
+        return self._host.dial(port) if self._host is not None else None
 
     def _answered(self, connection: Connection, header: Header) -> None:
         if header.op != Op.RESPONSE:
             self._reset(connection)
             return
+        self.worker.unwatch(connection.sock.fileno())
         connection.phase = Phase.OPEN
         connection.hear(header)
         answered, connection.answered = connection.answered, None
@@ -420,17 +417,21 @@ class Vsock(VirtioDevice):
         self._write_header(chain, connection, connection.owed.pop(0))
         if not connection.owed:
             del self._speaking[connection]
-            if connection.phase is Phase.OPEN and connection.sock.fileno() >= 0:
-                self.worker.call(partial(self._receive_if_open, connection))
+            self._told[connection] = None
+            if not self._resuming:  # one call for all, however many packets the guest sends
+                self._resuming = True
+                self.worker.call(self._resume)
 
-    def _receive_if_open(self, connection: Connection) -> None:
-        if connection.phase is Phase.OPEN and connection.sock.fileno() >= 0:
-            self._receive(connection)
+    def _resume(self) -> None:
+        told, self._told, self._resuming = self._told, {}, False
+        for connection in told:
+            if connection.phase is Phase.OPEN:
+                self._receive(connection)
 
     # --- the life of a connection
 
     def _call(self, port: int, ours: socket.socket, answered: Callable[[int], None]) -> None:
-        if not self.running or len(self._connections) + len(self._left) >= CONNECTIONS:
+        if not self.running or self._is_full():
             answered(0)
             ours.close()
             return
@@ -438,29 +439,25 @@ class Vsock(VirtioDevice):
             self._next_port += 1
         connection = self._add(Connection(self._next_port, port, ours, answered))
         self._next_port = self._next_port + 1 if self._next_port < 2 * _EPHEMERAL else _EPHEMERAL
-        self.worker.watch(ours.fileno(), partial(self._called, connection))
+        self.worker.watch_hangup(ours.fileno(), partial(self._abandon, ours))
         self._owe(connection, Op.REQUEST)
         self._speak()
 
-    def _called(self, connection: Connection) -> None:
-        """End a call whose caller has gone before the guest has answered."""
-        try:
-            gone = not connection.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return
-        except OSError:
-            gone = True
-        self.worker.unwatch(connection.sock.fileno())
-        if gone:
-            self._reset(connection)
-            self._speak()
-
     def _abandon(self, ours: socket.socket) -> None:
-        """End a call that the guest has not answered in time."""
+        """End a call that the guest has not answered in time, or before its caller has gone."""
         for connection in list(self._connections.values()):
             if connection.sock is ours:
                 self._reset(connection)
                 self._speak()
+
+    def _is_full(self) -> bool:
+        """Return whether there may be no further stream; a call without an answer gives way."""
+        if len(self._connections) + len(self._left) < CONNECTIONS:
+            return False
+        old = next((one for one in self._connections.values() if one.waits_too_long), None)
+        if old is not None:
+            self._reset(old)
+        return old is None
 
     def _add(self, connection: Connection) -> Connection:
         connection.sock.setblocking(False)
@@ -479,6 +476,7 @@ class Vsock(VirtioDevice):
         self._connections.pop((connection.host_port, connection.guest_port), None)
         self._starved.pop(connection, None)
         self._speaking.pop(connection, None)
+        self._told.pop(connection, None)
         connection.owed.clear()
         answered, connection.answered = connection.answered, None
         if answered is not None:

@@ -5,12 +5,16 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from ringlet.devices.backends.host_sockets import WAITING, HostSockets, wanted_port
 from ringlet.devices.virtio.worker import Worker
 
 Call = Callable[[int, socket.socket, Callable[[int], None]], None]
 """Calls a port of the guest, with the stream's socket; tells the host's port, or 0 if refused."""
+
+ACCEPT_AGAIN_S: Final = 0.1
+"""Seconds without callers, once the process or the host has too many files."""
 
 
 class Callers:
@@ -21,7 +25,7 @@ class Callers:
         self._worker = worker
         self._call = call
         self._waiting: deque[socket.socket] = deque()
-        worker.watch(host.fileno(), self._accept)
+        self._listen()
 
     def close(self) -> None:
         """Close the connections, after the worker has ended."""
@@ -30,18 +34,26 @@ class Callers:
 
     # --- the device's thread
 
+    def _listen(self) -> None:
+        self._worker.watch(self._host.fileno(), self._accept)
+
     def _accept(self) -> None:
-        sock = self._host.accept()
+        try:
+            sock = self._host.accept()
+        except OSError:  # the caller waits, and would wake the thread again at once
+            self._worker.unwatch(self._host.fileno())
+            self._worker.call_later(ACCEPT_AGAIN_S, self._listen)
+            return
         if sock is None:
             return
         if len(self._waiting) >= WAITING:
             self._forget(self._waiting[0]).close()
         self._waiting.append(sock)
-        self._worker.watch(sock.fileno(), partial(self._hear, sock))
+        self._worker.watch(sock.fileno(), partial(self._hear, sock, bytearray()))
 
-    def _hear(self, sock: socket.socket) -> None:
+    def _hear(self, sock: socket.socket, said: bytearray) -> None:
         try:
-            port = wanted_port(sock)
+            port = wanted_port(sock, said)
         except ValueError:
             self._forget(sock).close()
             return

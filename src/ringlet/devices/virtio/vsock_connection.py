@@ -6,6 +6,7 @@ passed on (`forwarded`), so the other side knows how much it may send.
 
 import select
 import socket
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Final
@@ -22,6 +23,8 @@ from ringlet.devices.virtio.vsock_packets import (
 
 BUFFER: Final = 262144
 """Bytes from the guest that the host has not taken yet, of one connection."""
+LONGEST_CALL_S: Final = 60.0
+"""Seconds that the guest has to answer a call, if a further stream needs the place."""
 _TELL: Final = BUFFER // 2
 """The guest is told of room when so many bytes were passed on since the last packet."""
 
@@ -52,6 +55,7 @@ class Connection:
         self.sock = sock
         self.answered = answered
         self.phase = Phase.CALLING if answered is not None else Phase.OPEN
+        self._began = time.monotonic()
         self.owed: list[Op] = []  # packets for the guest that wait for its buffers
         self.shutdown = 0  # flags that the host has sent
         self.guest_shutdown = 0
@@ -61,6 +65,13 @@ class Connection:
         self._sent = 0
         self._peer_alloc = 0
         self._peer_forwarded = 0
+
+    @property
+    def waits_too_long(self) -> bool:
+        """Return whether the guest has not answered this call in LONGEST_CALL_S."""
+        return (
+            self.phase is Phase.CALLING and time.monotonic() - self._began > LONGEST_CALL_S
+        )
 
     # --- from host to guest
 

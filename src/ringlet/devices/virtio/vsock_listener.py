@@ -24,13 +24,22 @@ class Listener:
         except queue.Empty:
             raise TimeoutError(f"nobody has called port {self.port}") from None
 
-    def offer(self, sock: socket.socket) -> bool:
-        """Add a stream; False: too many wait."""
+    def call(self) -> socket.socket | None:
+        """Return the other end of a stream for `accept`.
+
+        Returns None if too many wait, or the process has too many files.
+        """
         try:
-            self._calls.put_nowait(sock)
+            ours, theirs = socket.socketpair()
+        except OSError:
+            return None
+        try:
+            self._calls.put_nowait(theirs)
         except queue.Full:
-            return False
-        return True
+            ours.close()
+            theirs.close()
+            return None
+        return ours
 
     def close(self) -> None:
         """End listening, and close the streams that nobody has accepted."""

@@ -1,14 +1,20 @@
 """The thread of a device: it waits for notifications and does the device's work."""
 
 import contextlib
+import heapq
+import itertools
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from ringlet.devices.virtio.threads import block_signals
 from ringlet.errors import InternalError
+
+_GONE: Final = select.EPOLLHUP | select.EPOLLERR
 
 
 class Worker:
@@ -22,6 +28,9 @@ class Worker:
         self._calls: deque[Callable[[], None]] = deque()
         self._readers: dict[int, Callable[[], None]] = {}
         self._writers: dict[int, Callable[[], None]] = {}
+        self._later: list[tuple[float, int, Callable[[], None]]] = []  # a heap, the next one first
+        self._numbers = itertools.count()  # calls of one moment are made in their order
+        self._hangups: dict[int, Callable[[], None]] = {}
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
         self._poll.register(self._wake, select.EPOLLIN)
@@ -44,11 +53,25 @@ class Worker:
         (self._writers if writable else self._readers)[fd] = call
         self._update(fd, before)
 
+    def watch_hangup(self, fd: int, call: Callable[[], None]) -> None:
+        """Call `call` whenever the other side of `fd` is closed, until `unwatch`.
+
+        What can be read does not matter, nor that the other side has only ended what it sends.
+        Only the thread itself asks for this.
+        """
+        before = self._mask(fd)
+        self._hangups[fd] = call
+        self._update(fd, before)
+
     def unwatch(self, fd: int, *, readable: bool = True, writable: bool = True) -> None:
-        """Forget `fd`, wholly before it is closed, or what it is not to be watched for."""
+        """Forget `fd`, wholly before it is closed, or what it is not to be watched for.
+
+        A hang-up belongs to what is readable.
+        """
         before = self._mask(fd)
         if readable:
             self._readers.pop(fd, None)
+            self._hangups.pop(fd, None)
         if writable:
             self._writers.pop(fd, None)
         self._update(fd, before)
@@ -59,6 +82,13 @@ class Worker:
             if not self._ended:
                 self._calls.append(call)
                 os.eventfd_write(self._wake, 1)
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Let the thread call `call` once, in `seconds` or when it goes on after a pause.
+
+        Once the thread runs, only the thread itself asks for this.
+        """
+        heapq.heappush(self._later, (time.monotonic() + seconds, next(self._numbers), call))
 
     def pause(self) -> None:
         """Return when the thread waits and will do nothing until `resume`; pauses nest."""
@@ -95,8 +125,10 @@ class Worker:
         self._poll.close()
         os.close(self._wake)
         self._calls.clear()
+        self._later.clear()
         self._readers.clear()
         self._writers.clear()
+        self._hangups.clear()
 
     # --- the thread
 
@@ -113,7 +145,7 @@ class Worker:
                 self._changed.notify_all()
 
     def _turn(self) -> None:
-        for fd, events in self._poll.poll():
+        for fd, events in self._poll.poll(self._patience()):
             if self._pauses or self._ended:
                 break
             self._dispatch(fd, events)
@@ -127,6 +159,12 @@ class Worker:
             self._calls.popleft()()
         if self._calls:
             os.eventfd_write(self._wake, 1)
+        while not self._pauses and self._later and self._patience() == 0:
+            heapq.heappop(self._later)[2]()
+
+    def _patience(self) -> float | None:
+        """Return the seconds until a call of `call_later`; None if there is none."""
+        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
 
     def _dispatch(self, fd: int, events: int) -> None:
         """Call what waits for `fd`; after an error or a hang-up both may go on."""
@@ -134,10 +172,13 @@ class Worker:
             call()
         if events & ~select.EPOLLIN and (call := self._writers.get(fd)) is not None:
             call()
+        if events & _GONE and (call := self._hangups.get(fd)) is not None:
+            call()
 
     def _mask(self, fd: int) -> int:
         readable = select.EPOLLIN if fd in self._readers else 0
-        return readable | (select.EPOLLOUT if fd in self._writers else 0)
+        gone = _GONE if fd in self._hangups else 0  # always told of, once anything is asked for
+        return readable | gone | (select.EPOLLOUT if fd in self._writers else 0)
 
     def _update(self, fd: int, before: int) -> None:
         """Tell the poll; what nobody waits for is unknown to it, or a hang-up would wake it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import pytest
 from tests.unit.devices.virtio.conftest import Failed, MakeRig
@@ -99,6 +101,10 @@ class Guest:
         sock.settimeout(PATIENCE)
         self.streams.append(sock)
         return sock
+
+
+def too_many_files(*args: object) -> NoReturn:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 @pytest.fixture
@@ -295,6 +301,33 @@ def test_credit_request_is_answered(guest: Guest, host: socket.socket) -> None:
     guest.send(Op.CREDIT_REQUEST)
     ((header, _),) = guest.heard()
     assert (header.op, header.alloc, header.forwarded) == (Op.CREDIT_UPDATE, BUFFER, 5)
+
+
+def test_many_answers_leave_one_call_for_the_thread(
+    guest: Guest, host: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest.offer(20)
+    worker = guest.vsock.worker
+    calls: list[Callable[[], None]] = []
+    call = worker.call
+
+    def counted(what: Callable[[], None]) -> None:
+        calls.append(what)
+        call(what)
+
+    monkeypatch.setattr(worker, "call", counted)
+    packet = Header(GUEST, HOST, 5000, PORT, 0, 1, Op.CREDIT_REQUEST, 0, PLENTY, 0).pack()
+    guest.rig.memory.view(guest.scratch, len(packet))[:] = packet
+    for _ in range(20):
+        guest.rig.rings[OUT].chain([(guest.scratch, len(packet))])
+    guest.rig.ring(OUT)
+
+    assert guest.ops(20) == [Op.CREDIT_UPDATE] * 20
+    assert len(calls) == 1
+    guest.rig.at_rest()
+    host.sendall(b"goes on")
+    guest.offer()
+    assert guest.heard()[0][1] == b"goes on"
 
 
 def test_guest_hears_of_room(guest: Guest, host: socket.socket) -> None:
@@ -548,6 +581,19 @@ def test_backlog_is_bounded(guest: Guest) -> None:
         guest.send(Op.REQUEST, port=port)
     assert len(guest.vsock._connections) == BACKLOG
     assert len(guest.vsock._refusals) == 1
+
+
+def test_call_while_the_process_has_too_many_files(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest.offer(2)
+    with monkeypatch.context() as full:
+        full.setattr(socket, "socketpair", too_many_files)
+        guest.send(Op.REQUEST)
+        assert guest.ops() == [Op.RST]
+
+    guest.call()
+    assert guest.ops() == [Op.RESPONSE]
 
 
 def test_refusals_are_bounded(guest: Guest) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.unit.devices.virtio.conftest import MakeRig
 from tests.unit.devices.virtio.driver import PATIENCE, eventually
-from tests.unit.devices.virtio.test_vsock import HOST, Guest
+from tests.unit.devices.virtio.test_vsock import HOST, Guest, too_many_files
 
 from ringlet.devices.backends.host_sockets import WAITING, HostSockets
+from ringlet.devices.virtio import vsock, vsock_connection
 from ringlet.devices.virtio.vsock import Vsock
 from ringlet.devices.virtio.vsock_packets import Op
+from ringlet.devices.virtio.worker import Worker
 
 
 @pytest.fixture
@@ -38,6 +41,19 @@ def caller(path: Path, line: bytes) -> socket.socket:
     sock.connect(str(path / "s"))
     sock.sendall(line)
     return sock
+
+
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that gets an item whenever the device's thread wakes up."""
+    woken: list[float] = []
+    turn = Worker._turn
+
+    def counted(worker: Worker) -> None:
+        turn(worker)
+        woken.append(time.monotonic())
+
+    monkeypatch.setattr(Worker, "_turn", counted)
+    return woken
 
 
 def test_host_calls_the_guest(guest: Guest, tmp_path: Path) -> None:
@@ -77,7 +93,49 @@ def test_caller_that_leaves_before_the_answer(guest: Guest, tmp_path: Path) -> N
         assert guest.ops() == [Op.REQUEST]
 
     assert guest.ops() == [Op.RST]
-    eventually(lambda: not guest.vsock._connections)
+    assert eventually(lambda: not guest.vsock._connections)
+
+
+def test_caller_that_sends_and_leaves_before_the_answer(guest: Guest, tmp_path: Path) -> None:
+    guest.offer(8)
+    with caller(tmp_path, b"CONNECT 77\nearly"):
+        assert guest.ops() == [Op.REQUEST]
+
+    assert guest.ops() == [Op.RST]
+    assert eventually(lambda: not guest.vsock._connections)
+
+
+@pytest.mark.parametrize("early", [b"", b"early"])
+def test_caller_that_only_listens_gets_the_answer(
+    guest: Guest, tmp_path: Path, early: bytes
+) -> None:
+    guest.offer(8)
+    with caller(tmp_path, b"CONNECT 77\n" + early) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        ((request, _),) = guest.heard()
+        assert guest.silent()
+        guest.send(Op.RESPONSE, port=77, host_port=request.source_port)
+
+        assert sock.recv(3) == b"OK "
+
+
+def test_call_without_an_answer_gives_way_when_there_are_too_many(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vsock, "CONNECTIONS", 1)
+    guest.offer(8)
+    with caller(tmp_path, b"CONNECT 77\n") as first:
+        assert guest.ops() == [Op.REQUEST]
+        with caller(tmp_path, b"CONNECT 78\n") as refused:
+            assert refused.recv(10) == b""
+
+        monkeypatch.setattr(vsock_connection, "LONGEST_CALL_S", 0.0)
+        with caller(tmp_path, b"CONNECT 79\n"):
+            assert first.recv(10) == b""
+            ((reset, _), (request, _)) = guest.heard(2)
+
+    assert (reset.op, reset.target_port) == (Op.RST, 77)
+    assert (request.op, request.target_port) == (Op.REQUEST, 79)
 
 
 def test_caller_that_sends_before_the_answer(guest: Guest, tmp_path: Path) -> None:
@@ -89,6 +147,34 @@ def test_caller_that_sends_before_the_answer(guest: Guest, tmp_path: Path) -> No
 
         assert data == b"early"
         assert sock.recv(3) == b"OK "
+
+
+def test_thread_rests_while_a_line_is_not_complete(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken = turns(monkeypatch)
+    guest.offer(8)
+    with caller(tmp_path, b"CONN") as sock:
+        time.sleep(0.1)
+        assert len(woken) < 10
+
+        sock.sendall(b"ECT 77\n")
+        assert guest.ops() == [Op.REQUEST]
+
+
+def test_thread_rests_while_the_process_has_too_many_files(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken = turns(monkeypatch)
+    guest.offer(8)
+    with monkeypatch.context() as full:
+        full.setattr(socket.socket, "accept", too_many_files)
+        sock = caller(tmp_path, b"CONNECT 77\n")
+        time.sleep(0.15)
+        assert len(woken) < 10
+
+    assert guest.ops() == [Op.REQUEST]
+    sock.close()
 
 
 def test_callers_that_say_nothing_give_way(guest: Guest, tmp_path: Path) -> None:

@@ -44,6 +44,69 @@ def test_calls_are_made_in_order(worker: Worker) -> None:
     assert made == list(range(100))
 
 
+def test_hang_up_is_told_whatever_can_be_read(worker: Worker) -> None:
+    ours, theirs = socket.socketpair()
+    told = threading.Event()
+
+    def gone() -> None:
+        worker.unwatch(ours.fileno())
+        told.set()
+
+    worker.call(lambda: worker.watch_hangup(ours.fileno(), gone))
+    theirs.sendall(b"early")
+    theirs.shutdown(socket.SHUT_WR)
+    ask(worker)
+    assert not told.wait(0.05)
+
+    theirs.close()
+    assert told.wait(PATIENCE)
+    ask(worker)
+    assert worker._mask(ours.fileno()) == 0
+    ours.close()
+
+
+def test_later_calls_are_made_in_the_order_of_their_times(worker: Worker) -> None:
+    made: list[tuple[str, float]] = []
+
+    def note(name: str) -> None:
+        made.append((name, time.monotonic()))
+
+    def plan() -> None:
+        worker.call_later(0.06, lambda: note("last"))
+        worker.call_later(0.02, lambda: note("first"))
+        worker.call_later(0.02, lambda: note("second"))
+
+    begin = time.monotonic()
+    worker.call(plan)
+    assert eventually(lambda: len(made) == 3)
+
+    assert [name for name, _ in made] == ["first", "second", "last"]
+    assert made[0][1] - begin >= 0.02
+    assert made[2][1] - begin >= 0.06
+
+
+def test_later_call_waits_for_the_end_of_a_pause(worker: Worker) -> None:
+    made: list[int] = []
+    worker.call(lambda: worker.call_later(0.01, lambda: made.append(1)))
+    ask(worker)
+    worker.pause()
+    early = len(made)
+    time.sleep(0.05)
+    assert len(made) == early
+    worker.resume()
+    assert eventually(lambda: made == [1])
+
+
+def test_thread_that_waits_for_a_later_call_ends(worker: Worker) -> None:
+    worker.call(lambda: worker.call_later(3600, lambda: None))
+    ask(worker)
+
+    begin = time.monotonic()
+    worker.close()
+
+    assert time.monotonic() - begin < PATIENCE
+
+
 def test_readable_and_writable_are_watched_apart(worker: Worker) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
