@@ -9,7 +9,8 @@ the time, or of the memory, for extended headers whose records do not end where 
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any, Final, Self, cast
+from tarfile import ReadError
+from typing import IO, Any, Final, cast
 
 HEADER_DATA: Final = 1 << 20
 """The most bytes of a header's own data, as of a long name or extended attributes."""
@@ -31,7 +32,6 @@ _CHUNK: Final = 1 << 20
 _DIGITS: Final = 256
 _PAX: Final = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
 _WITH_DATA: Final = _PAX | {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
-_TYPE: Final = slice(156, 157)
 _LENGTH: Final = re.compile(rb"([0-9]{1,8}) ")
 _NUMBER: Final = re.compile(rb"[0-9]+")
 # What tarfile raises about headers that it does not expect, besides its own errors.
@@ -41,21 +41,17 @@ _UNEXPECTED: Final = (IndexError, KeyError, RecursionError, TypeError, ValueErro
 class Header(tarfile.TarInfo):
     """A header; one that would exhaust the host raises tarfile.ReadError."""
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Return the header that a block of 512 bytes is."""
-        header = super().frombuf(buf, encoding, errors)
-        if header.size < 0:
-            raise tarfile.ReadError("a member has a negative size")
-        if header.type in _WITH_DATA and header.size > HEADER_DATA:
-            raise tarfile.ReadError(f"a header has {header.size} bytes of data")
-        return header
+    def _proc_member(self, tarfile: tarfile.TarFile) -> Any:
+        """Return the member whose header this is, or is one of.
 
-    @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
-        """Return the member whose headers begin here in the archive."""
-        cast("Archive", tarfile).meter.begin_header()
-        return super().fromtarfile(tarfile)
+        tarfile calls it for each header, whatever stands before that, when it has read the block.
+        """
+        if self.size < 0:
+            raise ReadError("a member has a negative size")
+        if self.type in _WITH_DATA and self.size > HEADER_DATA:
+            raise ReadError(f"a header has {self.size} bytes of data")
+        cast("Archive", tarfile).meter.begin_data(pax=self.type in _PAX)
+        return cast("Any", super())._proc_member(tarfile)  # noqa: SLF001 - made to be overridden
 
 
 class Meter:
@@ -83,11 +79,15 @@ class Meter:
         """Note that no headers follow."""
         self._in_headers = False
 
-    def begin_header(self) -> None:
-        """Note that a header follows.  Raises tarfile.ReadError if it is one too many."""
+    def begin_data(self, *, pax: bool) -> None:
+        """Note that a header has been read, whose data follows: records if `pax`.
+
+        Raises tarfile.ReadError if the header is one too many.
+        """
         self._headers += 1
         if self._headers > HEADERS:
-            raise tarfile.ReadError(f"a member has more than {HEADERS} headers")
+            raise ReadError(f"a member has more than {HEADERS} headers")
+        self._data_is_pax = pax
 
     def read(self, size: int = -1) -> bytes:
         """Return `size` bytes, fewer at the end.  Raises tarfile.ReadError."""
@@ -97,12 +97,10 @@ class Meter:
         self._member += len(data)
         self._all += len(data)
         if self._member > MEMBER_DATA or self._all > ALL_HEADERS:
-            raise tarfile.ReadError("its headers are too long")
+            raise ReadError("its headers are too long")
         if self._data_is_pax:
             _check_records(data)
             self._data_is_pax = False
-        else:
-            self._data_is_pax = size == tarfile.BLOCKSIZE and data[_TYPE] in _PAX
         return data
 
     def tell(self) -> int:
@@ -117,11 +115,11 @@ class Meter:
         left = place - self.tell()
         self._skipped += max(left, 0)
         if self._skipped > SKIPPED:
-            raise tarfile.ReadError("it has too much that belongs to no file")
+            raise ReadError("it has too much that belongs to no file")
         while left > 0:
             data = self._file.read(min(left, _CHUNK))
             if not data:
-                raise tarfile.ReadError("unexpected end of data")
+                raise ReadError("unexpected end of data")
             left -= len(data)
         return self._file.seek(place)
 
@@ -151,12 +149,12 @@ class Archive(tarfile.TarFile):
         try:
             member = super().next()
         except _UNEXPECTED as error:
-            raise tarfile.ReadError("a header is damaged") from error
+            raise ReadError("a header is damaged") from error
         finally:
             self.meter.end_member()
         said = sum(len(key) + len(value) for key, value in self.pax_headers.items())
         if said > GLOBAL_DATA:
-            raise tarfile.ReadError("what it says of all members is too long")
+            raise ReadError("what it says of all members is too long")
         return member
 
 
@@ -174,9 +172,9 @@ def members(archive: tarfile.TarFile, *, keep: bool = False) -> Iterator[tarfile
     while (member := archive.next()) is not None:
         number += 1
         if member.size < 0 or number > MEMBERS:
-            raise tarfile.ReadError("it has a negative size, or too many members")
+            raise ReadError("it has a negative size, or too many members")
         if len(member.name) > LONGEST_PATH or (keep and len(member.linkname) > LONGEST_PATH):
-            raise tarfile.ReadError(f"{member.name[:40]!a}...: its name is too long")
+            raise ReadError(f"{member.name[:40]!a}...: its name is too long")
         if member.issparse():
             _check_sparse(member)
         yield member
@@ -189,15 +187,15 @@ def members(archive: tarfile.TarFile, *, keep: bool = False) -> Iterator[tarfile
 def _check_records(data: bytes) -> None:
     """Check the records of an extended header: "LENGTH KEY=VALUE" and a line's end (POSIX pax)."""
     if any(found.end() - found.start() > _DIGITS for found in _NUMBER.finditer(data)):
-        raise tarfile.ReadError("a number in an extended header is too long")
+        raise ReadError("a number in an extended header is too long")
     at = 0
     while at < len(data) and data[at]:
         found = _LENGTH.match(data, at)
         end = at + int(found[1]) if found else 0
         if found is None or not found.end() < end <= len(data) or data[end - 1 : end] != b"\n":
-            raise tarfile.ReadError("a record of an extended header is damaged")
+            raise ReadError("a record of an extended header is damaged")
         if data.find(b"=", found.end(), end) <= found.end():
-            raise tarfile.ReadError("a record of an extended header has no key")
+            raise ReadError("a record of an extended header has no key")
         at = end
 
 
@@ -206,5 +204,5 @@ def _check_sparse(member: tarfile.TarInfo) -> None:
     last = 0
     for start, size in cast("Any", member).sparse or ():
         if size < 0 or start < last or start + size > member.size:
-            raise tarfile.ReadError("the parts of a sparse file are out of order")
+            raise ReadError("the parts of a sparse file are out of order")
         last = start + size

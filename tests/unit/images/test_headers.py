@@ -223,6 +223,36 @@ def test_records_of_all_kinds_are_read() -> None:
     assert names(extended(data) + FILE + bytes(1024)) == ["x" * 500]
 
 
+def long_name(name: bytes) -> bytes:
+    return block(b"L", octal(len(name) + 1)) + (name + b"\0").ljust(512, b"\0")
+
+
+@pytest.mark.parametrize("letter", ["x", "g", "X", "L", "S"])
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_letters_of_a_long_name_are_no_type_of_a_header(letter: str, form: int) -> None:
+    name, target = "a" * 90 + "/" + "b" * 65 + letter + "c" * 40, "d" * 156 + letter
+    assert name[156] == letter
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=form) as archive:
+        archive.addfile(info)
+
+    with open_tar(io.BytesIO(made.getvalue()), "r|") as archive:
+        assert [(m.name, m.linkname) for m in members(archive)] == [(name, target)]
+
+
+@pytest.mark.parametrize("before", [b"", long_name(b"z" * 156 + b"x" + b"z" * 43)])
+def test_records_behind_a_long_name_are_checked(before: bytes) -> None:
+    header = bytearray(extended(b"9" * 300 + b" path=x\n"))
+    header[:4] = bytes(4)  # a block that is no record, if it is taken for the data of a header
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+
+    with pytest.raises(tarfile.ReadError, match="a number in an extended header is too long"):
+        names(before + header + FILE + bytes(1024))
+
+
 def test_a_long_name_is_refused() -> None:
     with pytest.raises(tarfile.ReadError, match="its name is too long"):
         names(extended(record(b"path", b"x" * 5000)) + FILE + bytes(1024))
