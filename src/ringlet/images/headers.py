@@ -27,7 +27,7 @@ MEMBERS: Final = 4000000
 SKIPPED: Final = 1 << 34
 """The most bytes of an archive that are read and not used."""
 LONGEST_PATH: Final = 4096
-"""The most characters of a member's name, or of what it is a link to (PATH_MAX)."""
+"""The most characters of a member's name (PATH_MAX)."""
 _CHUNK: Final = 1 << 20
 _DIGITS: Final = 256
 _PAX: Final = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
@@ -163,25 +163,19 @@ def open_tar(source: IO[bytes], mode: str, **options: Any) -> tarfile.TarFile:
     return Archive.open(fileobj=source, mode=mode, **options)  # type: ignore[call-overload, no-any-return, unused-ignore]
 
 
-def members(archive: tarfile.TarFile, *, keep: bool = False) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of an archive, which keeps them itself only with `keep`.
-
-    Raises tarfile.TarError.
-    """
+def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of an archive, which does not keep them.  Raises tarfile.TarError."""
     number = 0
     while (member := archive.next()) is not None:
         number += 1
         if member.size < 0 or number > MEMBERS:
             raise ReadError("it has a negative size, or too many members")
-        if len(member.name) > LONGEST_PATH or (keep and len(member.linkname) > LONGEST_PATH):
+        if len(member.name) > LONGEST_PATH:
             raise ReadError(f"{member.name[:40]!a}...: its name is too long")
         if member.issparse():
             _check_sparse(member)
         yield member
-        if keep:
-            member.pax_headers = {}
-        else:
-            cast("Any", archive).members = []
+        cast("Any", archive).members = []
 
 
 def _check_records(data: bytes) -> None:
