@@ -194,9 +194,15 @@ def _check_records(data: bytes) -> None:
 
 
 def _check_sparse(member: tarfile.TarInfo) -> None:
-    """Check that the parts of a sparse file follow each other; else to read it takes for ever."""
+    """Check that the parts of a sparse file follow each other; else to read it takes for ever.
+
+    Parts without bytes are dropped: GNU tar marks the end with one, and the room behind it holds
+    zeros, which tarfile takes for more of them.
+    """
+    parts = [(start, size) for start, size in cast("Any", member).sparse or () if size]
     last = 0
-    for start, size in cast("Any", member).sparse or ():
+    for start, size in parts:
         if size < 0 or start < last or start + size > member.size:
             raise ReadError("the parts of a sparse file are out of order")
         last = start + size
+    cast("Any", member).sparse = parts

@@ -181,11 +181,12 @@ def test_parts_of_a_sparse_file_that_are_out_of_order(parts: bytes) -> None:
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="this host has no tar")
+@pytest.mark.parametrize("parts", [0, 1, 3, 4, 5, 30])
 @pytest.mark.parametrize("form", [["gnu"], *(["posix", f"--sparse-version={n}"] for n in
                                             ("0.0", "0.1", "1.0"))])  # fmt: skip
-def test_sparse_files_are_read(tmp_path: Path, form: list[str]) -> None:
+def test_sparse_files_are_read(tmp_path: Path, form: list[str], parts: int) -> None:
     with (tmp_path / "file").open("wb") as file:
-        for place in range(30):
+        for place in range(parts):
             file.seek(place << 20)
             file.write(b"%d" % place)
         file.truncate(40 << 20)
@@ -198,6 +199,8 @@ def test_sparse_files_are_read(tmp_path: Path, form: list[str]) -> None:
         content = archive.extractfile(member)
         assert content is not None
         assert content.read() == (tmp_path / "file").read_bytes()
+        content.seek(0)
+        assert content.read(10) == (tmp_path / "file").read_bytes()[:10]
 
 
 def test_what_is_said_of_all_members_is_bounded() -> None:
