@@ -14,16 +14,20 @@ from typing import IO, Any, Final, cast
 
 HEADER_DATA: Final = 1 << 20
 """The most bytes of a header's own data, as of a long name or extended attributes."""
-GLOBAL_DATA: Final = 1 << 16
-"""The most bytes of what is said of all members."""
+GLOBAL_DATA: Final = 1 << 13
+"""The most characters of what is said of all members."""
+GLOBAL_RECORDS: Final = 64
+"""The most records of what is said of all members: tarfile copies each to each member."""
 HEADERS: Final = 16
 """The most headers of one member."""
 MEMBER_DATA: Final = 4 << 20
 """The most bytes of all headers of one member."""
 ALL_HEADERS: Final = 1 << 31
 """The most bytes of all headers of an archive."""
-MEMBERS: Final = 4000000
-"""The most members of an archive."""
+RECORDS: Final = 1 << 24
+"""The most records of all extended headers of an archive."""
+MEMBERS: Final = 1 << 21
+"""The most members of an archive: files, and marks of files that a layer removes."""
 SKIPPED: Final = 1 << 34
 """The most bytes of an archive that are read and not used."""
 LONGEST_PATH: Final = 4096
@@ -67,6 +71,7 @@ class Meter:
         self._member = 0
         self._all = 0
         self._skipped = 0
+        self._records = 0
         self._data_is_pax = False
 
     def begin_member(self) -> None:
@@ -99,7 +104,9 @@ class Meter:
         if self._member > MEMBER_DATA or self._all > ALL_HEADERS:
             raise ReadError("its headers are too long")
         if self._data_is_pax:
-            _check_records(data)
+            self._records += _check_records(data)
+            if self._records > RECORDS:
+                raise ReadError("its extended headers have too many records")
             self._data_is_pax = False
         return data
 
@@ -153,7 +160,7 @@ class Archive(tarfile.TarFile):
         finally:
             self.meter.end_member()
         said = sum(len(key) + len(value) for key, value in self.pax_headers.items())
-        if said > GLOBAL_DATA:
+        if said > GLOBAL_DATA or len(self.pax_headers) > GLOBAL_RECORDS:
             raise ReadError("what it says of all members is too long")
         return member
 
@@ -178,11 +185,14 @@ def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         cast("Any", archive).members = []
 
 
-def _check_records(data: bytes) -> None:
-    """Check the records of an extended header: "LENGTH KEY=VALUE" and a line's end (POSIX pax)."""
+def _check_records(data: bytes) -> int:
+    """Return how many records an extended header has, which are checked.
+
+    They are "LENGTH KEY=VALUE" and a line's end (POSIX pax).
+    """
     if any(found.end() - found.start() > _DIGITS for found in _NUMBER.finditer(data)):
         raise ReadError("a number in an extended header is too long")
-    at = 0
+    at = count = 0
     while at < len(data) and data[at]:
         found = _LENGTH.match(data, at)
         end = at + int(found[1]) if found else 0
@@ -191,6 +201,8 @@ def _check_records(data: bytes) -> None:
         if data.find(b"=", found.end(), end) <= found.end():
             raise ReadError("a record of an extended header has no key")
         at = end
+        count += 1
+    return count
 
 
 def _check_sparse(member: tarfile.TarInfo) -> None:

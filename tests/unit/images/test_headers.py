@@ -11,6 +11,7 @@ import pytest
 
 from ringlet.images import headers
 from ringlet.images.headers import HEADER_DATA, members, open_tar
+from ringlet.images.tree import MAX_FILES
 
 
 def block(kind: bytes, size: bytes) -> bytes:
@@ -204,10 +205,29 @@ def test_sparse_files_are_read(tmp_path: Path, form: list[str], parts: int) -> N
 
 
 def test_what_is_said_of_all_members_is_bounded() -> None:
-    said = [extended(record(b"k%d" % n, b"a" * 10_000), b"g") + FILE for n in range(8)]
-    assert names(b"".join(said[:6]) + bytes(1024)) == ["name"] * 6
+    said = [extended(record(b"k%d" % n, b"a" * 1000), b"g") + FILE for n in range(10)]
+    assert names(b"".join(said[:8]) + bytes(1024)) == ["name"] * 8
     with pytest.raises(tarfile.ReadError, match="of all members is too long"):
         names(b"".join(said) + bytes(1024))
+
+
+def test_records_of_all_members_are_bounded() -> None:
+    said = [record(b"k%d" % n, b"") for n in range(headers.GLOBAL_RECORDS + 1)]
+    assert names(extended(b"".join(said[:-1]), b"g") + FILE * 2 + bytes(1024)) == ["name"] * 2
+    with pytest.raises(tarfile.ReadError, match="of all members is too long"):
+        names(extended(b"".join(said), b"g") + FILE * 2 + bytes(1024))
+
+
+def test_records_of_all_headers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers, "RECORDS", 6)
+    one = extended(record(b"a", b"") + record(b"b", b"")) + FILE
+    assert names(one * 3 + bytes(1024)) == ["name"] * 3
+    with pytest.raises(tarfile.ReadError, match="too many records"):
+        names(one * 4 + bytes(1024))
+
+
+def test_an_archive_has_room_for_all_files_of_an_image_and_as_many_marks() -> None:
+    assert headers.MEMBERS == 2 * MAX_FILES
 
 
 @pytest.mark.parametrize(
