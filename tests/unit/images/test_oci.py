@@ -36,6 +36,12 @@ def test_parts_of_sparse_files_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
         opened(sparse(parts, more=False) + bytes(2048))
 
 
+def test_a_sparse_file_is_read() -> None:
+    parts = (octal(512) + octal(512)).ljust(96, b"\0")
+    found = opened(sparse(parts, more=False) + b"x" * 512 + bytes(1024))
+    assert found.read("name") == bytes(512) + b"x" * 512 + bytes(3072)
+
+
 def test_long_texts_of_members_are_not_kept() -> None:
     texts = [record(key, b"x" * 4096) for key in (b"linkpath", b"uname", b"gname", b"other")]
     found = opened((extended(b"".join(texts[1:])) + FILE) + bytes(1024))
