@@ -9,29 +9,33 @@ the time, or of the memory, for extended headers whose records do not end where 
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import IO, Any, Final, Self, cast
+from tarfile import ReadError
+from typing import IO, Any, Final, cast
 
 HEADER_DATA: Final = 1 << 20
 """The most bytes of a header's own data, as of a long name or extended attributes."""
-GLOBAL_DATA: Final = 1 << 16
-"""The most bytes of what is said of all members."""
+GLOBAL_DATA: Final = 1 << 13
+"""The most characters of what is said of all members."""
+GLOBAL_RECORDS: Final = 64
+"""The most records of what is said of all members: tarfile copies each to each member."""
 HEADERS: Final = 16
 """The most headers of one member."""
 MEMBER_DATA: Final = 4 << 20
 """The most bytes of all headers of one member."""
 ALL_HEADERS: Final = 1 << 31
 """The most bytes of all headers of an archive."""
-MEMBERS: Final = 4000000
-"""The most members of an archive."""
+RECORDS: Final = 1 << 24
+"""The most records of all extended headers of an archive."""
+MEMBERS: Final = 1 << 21
+"""The most members of an archive: files, and marks of files that a layer removes."""
 SKIPPED: Final = 1 << 34
 """The most bytes of an archive that are read and not used."""
 LONGEST_PATH: Final = 4096
-"""The most characters of a member's name, or of what it is a link to (PATH_MAX)."""
+"""The most characters of a member's name (PATH_MAX)."""
 _CHUNK: Final = 1 << 20
 _DIGITS: Final = 256
 _PAX: Final = frozenset({tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE})
 _WITH_DATA: Final = _PAX | {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
-_TYPE: Final = slice(156, 157)
 _LENGTH: Final = re.compile(rb"([0-9]{1,8}) ")
 _NUMBER: Final = re.compile(rb"[0-9]+")
 # What tarfile raises about headers that it does not expect, besides its own errors.
@@ -41,21 +45,17 @@ _UNEXPECTED: Final = (IndexError, KeyError, RecursionError, TypeError, ValueErro
 class Header(tarfile.TarInfo):
     """A header; one that would exhaust the host raises tarfile.ReadError."""
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Return the header that a block of 512 bytes is."""
-        header = super().frombuf(buf, encoding, errors)
-        if header.size < 0:
-            raise tarfile.ReadError("a member has a negative size")
-        if header.type in _WITH_DATA and header.size > HEADER_DATA:
-            raise tarfile.ReadError(f"a header has {header.size} bytes of data")
-        return header
+    def _proc_member(self, tarfile: tarfile.TarFile) -> Any:
+        """Return the member whose header this is, or is one of.
 
-    @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
-        """Return the member whose headers begin here in the archive."""
-        cast("Archive", tarfile).meter.begin_header()
-        return super().fromtarfile(tarfile)
+        tarfile calls it for each header, whatever stands before that, when it has read the block.
+        """
+        if self.size < 0:
+            raise ReadError("a member has a negative size")
+        if self.type in _WITH_DATA and self.size > HEADER_DATA:
+            raise ReadError(f"a header has {self.size} bytes of data")
+        cast("Archive", tarfile).meter.begin_data(pax=self.type in _PAX)
+        return cast("Any", super())._proc_member(tarfile)  # noqa: SLF001 - made to be overridden
 
 
 class Meter:
@@ -71,6 +71,7 @@ class Meter:
         self._member = 0
         self._all = 0
         self._skipped = 0
+        self._records = 0
         self._data_is_pax = False
 
     def begin_member(self) -> None:
@@ -83,11 +84,15 @@ class Meter:
         """Note that no headers follow."""
         self._in_headers = False
 
-    def begin_header(self) -> None:
-        """Note that a header follows.  Raises tarfile.ReadError if it is one too many."""
+    def begin_data(self, *, pax: bool) -> None:
+        """Note that a header has been read, whose data follows: records if `pax`.
+
+        Raises tarfile.ReadError if the header is one too many.
+        """
         self._headers += 1
         if self._headers > HEADERS:
-            raise tarfile.ReadError(f"a member has more than {HEADERS} headers")
+            raise ReadError(f"a member has more than {HEADERS} headers")
+        self._data_is_pax = pax
 
     def read(self, size: int = -1) -> bytes:
         """Return `size` bytes, fewer at the end.  Raises tarfile.ReadError."""
@@ -97,12 +102,12 @@ class Meter:
         self._member += len(data)
         self._all += len(data)
         if self._member > MEMBER_DATA or self._all > ALL_HEADERS:
-            raise tarfile.ReadError("its headers are too long")
+            raise ReadError("its headers are too long")
         if self._data_is_pax:
-            _check_records(data)
+            self._records += _check_records(data)
+            if self._records > RECORDS:
+                raise ReadError("its extended headers have too many records")
             self._data_is_pax = False
-        else:
-            self._data_is_pax = size == tarfile.BLOCKSIZE and data[_TYPE] in _PAX
         return data
 
     def tell(self) -> int:
@@ -117,11 +122,11 @@ class Meter:
         left = place - self.tell()
         self._skipped += max(left, 0)
         if self._skipped > SKIPPED:
-            raise tarfile.ReadError("it has too much that belongs to no file")
+            raise ReadError("it has too much that belongs to no file")
         while left > 0:
             data = self._file.read(min(left, _CHUNK))
             if not data:
-                raise tarfile.ReadError("unexpected end of data")
+                raise ReadError("unexpected end of data")
             left -= len(data)
         return self._file.seek(place)
 
@@ -151,12 +156,12 @@ class Archive(tarfile.TarFile):
         try:
             member = super().next()
         except _UNEXPECTED as error:
-            raise tarfile.ReadError("a header is damaged") from error
+            raise ReadError("a header is damaged") from error
         finally:
             self.meter.end_member()
         said = sum(len(key) + len(value) for key, value in self.pax_headers.items())
-        if said > GLOBAL_DATA:
-            raise tarfile.ReadError("what it says of all members is too long")
+        if said > GLOBAL_DATA or len(self.pax_headers) > GLOBAL_RECORDS:
+            raise ReadError("what it says of all members is too long")
         return member
 
 
@@ -165,46 +170,51 @@ def open_tar(source: IO[bytes], mode: str, **options: Any) -> tarfile.TarFile:
     return Archive.open(fileobj=source, mode=mode, **options)  # type: ignore[call-overload, no-any-return, unused-ignore]
 
 
-def members(archive: tarfile.TarFile, *, keep: bool = False) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of an archive, which keeps them itself only with `keep`.
-
-    Raises tarfile.TarError.
-    """
+def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of an archive, which does not keep them.  Raises tarfile.TarError."""
     number = 0
     while (member := archive.next()) is not None:
         number += 1
         if member.size < 0 or number > MEMBERS:
-            raise tarfile.ReadError("it has a negative size, or too many members")
-        if len(member.name) > LONGEST_PATH or (keep and len(member.linkname) > LONGEST_PATH):
-            raise tarfile.ReadError(f"{member.name[:40]!a}...: its name is too long")
+            raise ReadError("it has a negative size, or too many members")
+        if len(member.name) > LONGEST_PATH:
+            raise ReadError(f"{member.name[:40]!a}...: its name is too long")
         if member.issparse():
             _check_sparse(member)
         yield member
-        if keep:
-            member.pax_headers = {}
-        else:
-            cast("Any", archive).members = []
+        cast("Any", archive).members = []
 
 
-def _check_records(data: bytes) -> None:
-    """Check the records of an extended header: "LENGTH KEY=VALUE" and a line's end (POSIX pax)."""
+def _check_records(data: bytes) -> int:
+    """Return how many records an extended header has, which are checked.
+
+    They are "LENGTH KEY=VALUE" and a line's end (POSIX pax).
+    """
     if any(found.end() - found.start() > _DIGITS for found in _NUMBER.finditer(data)):
-        raise tarfile.ReadError("a number in an extended header is too long")
-    at = 0
+        raise ReadError("a number in an extended header is too long")
+    at = count = 0
     while at < len(data) and data[at]:
         found = _LENGTH.match(data, at)
         end = at + int(found[1]) if found else 0
         if found is None or not found.end() < end <= len(data) or data[end - 1 : end] != b"\n":
-            raise tarfile.ReadError("a record of an extended header is damaged")
+            raise ReadError("a record of an extended header is damaged")
         if data.find(b"=", found.end(), end) <= found.end():
-            raise tarfile.ReadError("a record of an extended header has no key")
+            raise ReadError("a record of an extended header has no key")
         at = end
+        count += 1
+    return count
 
 
 def _check_sparse(member: tarfile.TarInfo) -> None:
-    """Check that the parts of a sparse file follow each other; else to read it takes for ever."""
+    """Check that the parts of a sparse file follow each other; else to read it takes for ever.
+
+    Parts without bytes are dropped: GNU tar marks the end with one, and the room behind it holds
+    zeros, which tarfile takes for more of them.
+    """
+    parts = [(start, size) for start, size in cast("Any", member).sparse or () if size]
     last = 0
-    for start, size in cast("Any", member).sparse or ():
+    for start, size in parts:
         if size < 0 or start < last or start + size > member.size:
-            raise tarfile.ReadError("the parts of a sparse file are out of order")
+            raise ReadError("the parts of a sparse file are out of order")
         last = start + size
+    cast("Any", member).sparse = parts

@@ -9,13 +9,14 @@ digest and size.
 import hashlib
 import io
 import json
+import posixpath
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final, Protocol, cast
 
 from ringlet.errors import ImageError
 from ringlet.images.catalog import Settings
@@ -30,9 +31,12 @@ MAX_DOCUMENT: Final = 4 << 20
 MAX_LAYERS: Final = 512
 MAX_NESTED: Final = 3
 """The most indexes that lead from one to the next."""
+MAX_MEMBERS: Final = 1 << 16
+"""The most members of the archive of a layout; each part of a sparse file is one more."""
 _MAX_BLOB: Final = 1 << 63
 _MAX_ENTRIES: Final = 1024
-_MAX_MEMBERS: Final = 1 << 16
+_MAX_PATH: Final = 255
+_MAX_LINKS: Final = 8
 _MAX_STRINGS: Final = 4096
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _INDEXES: Final = (
@@ -97,10 +101,14 @@ class Archive:
         self.name = name
         self._archive = archive
         self._members: dict[str, tarfile.TarInfo] = {}
-        for member in members(archive, keep=True):
-            self._members[member.name.removeprefix("./")] = member
-            if len(self._members) > _MAX_MEMBERS:
+        count = 0
+        for member in members(archive):
+            count += 1 + len(cast("Any", member).sparse or ())
+            if count > MAX_MEMBERS:
                 raise ImageError(f"{name}: too many files for the archive of an image")
+            path = member.name.removeprefix("./")
+            if max(len(path), len(member.linkname)) <= _MAX_PATH:
+                self._members[path] = _without_texts(member)
 
     def read(self, path: str) -> bytes:
         """Return a document.  Raises ImageError."""
@@ -117,11 +125,13 @@ class Archive:
     def member(self, path: str) -> Iterator[IO[bytes]]:
         """Give the bytes of the archive's file `path`.  Raises ImageError."""
         member = self._members.get(path)
-        # A link could lead anywhere in the archive, in old ones of Docker to another layer.
-        try:
-            file = self._archive.extractfile(member) if member is not None else None
-        except (KeyError, RecursionError):  # a link to nothing, or one to itself
-            file = None
+        # Old versions of Docker link a layer to that of another image.
+        for _ in range(_MAX_LINKS):
+            if member is None or not (member.issym() or member.islnk()):
+                break
+            above = posixpath.dirname(member.name) if member.issym() else ""
+            member = self._members.get(posixpath.normpath(f"{above or '.'}/{member.linkname}"))
+        file = self._archive.extractfile(member) if member and member.isreg() else None
         if file is None:
             raise ImageError(f"{self.name}: the archive has no file {path[:100]}")
         with file:
@@ -266,6 +276,15 @@ class Checked(io.RawIOBase):
 
 
 # --- inside
+
+
+def _without_texts(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return `member` with what finds its bytes, and none of its other texts, which may be long."""
+    kept = tarfile.TarInfo(member.name)
+    kept.type, kept.linkname, kept.size = member.type, member.linkname, member.size
+    kept.offset_data = member.offset_data
+    cast("Any", kept).sparse = cast("Any", member).sparse
+    return kept
 
 
 def _choose(index: Any, name: str, tag: str) -> Descriptor:

@@ -70,9 +70,11 @@ def may_lead_to(url: str, reach: Reach) -> bool:
     try:
         parts = urlsplit(url)
         there = reach_of(parts.hostname or "")
+        # The host of the request must be the one that is judged: urllib decodes "%31%32%37.0.0.1".
+        same = urllib.request.Request(url).host == parts.netloc  # noqa: S310 - it is not opened
     except ValueError:
         return False
-    if not parts.hostname or there < reach:
+    if not parts.hostname or there < reach or not same or not parts.netloc.isascii():
         return False
     return parts.scheme == "https" or (parts.scheme == "http" and there is Reach.HOST)
 

@@ -268,6 +268,10 @@ def test_who_reaches_a_host(host: str, reach: Reach) -> None:
         ("https://10.0.0.1/x", Reach.NETWORK), ("https://example.com/x", Reach.ALL),
         ("http://example.com/x", None), ("http://10.0.0.1/x", None), ("https://[::1", None),
         ("https:///x", None), ("file:///etc/passwd", None), ("", None),
+        # What urllib asks is not what the URL seems to say.
+        ("https://%31%32%37.0.0.1:8443/x", None), ("https://example.com%2f/x", None),
+        ("https://loc%61lhost/x", None), ("https://exam\tple.com/x", None),
+        ("https://\uff4cocalhost/x", None), ("https://example.com:5000/x%31?y=%32", Reach.ALL),
     ],
 )  # fmt: skip
 def test_where_a_registry_may_lead(url: str, least: Reach | None) -> None:
