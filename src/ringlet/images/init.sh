@@ -111,13 +111,21 @@ mount_root() {
     [ ! -d /ringlet/run ] || cp -a /ringlet/run/. /run/
 }
 
-# Mount the directories that the host shares: each line has the tag, the options and the place.
+# Mount the directories that the host shares: each line has the tag, the options and the place.  This
+# comes after what else is mounted in the root, which would hide them.  Only within the root do the
+# root's symbolic links, such as /var/run, lead where they lead for its programs.
 mount_shares() {
     [ -e /ringlet/shares ] || return 0
+    within=
+    if [ -n "$new" ]; then
+        cp /bin/busybox "$new/run/busybox"
+        within="chroot $new /run/busybox"
+    fi
     while read -r tag options place; do
-        mkdir -p "$new$place" && mount -t virtiofs -o "$options" "$tag" "$new$place" ||
+        $within mkdir -p "$place" && $within mount -t virtiofs -o "$options" "$tag" "$place" ||
             give_up "the guest cannot mount a shared directory at $place"
     done </ringlet/shares
+    [ -z "$new" ] || rm "$new/run/busybox"
 }
 
 # Give the network card the address that DHCP would give it.  An init of the root's own asks itself.
@@ -196,6 +204,7 @@ start_init() {
     for directory in dev proc sys run; do
         mount -o move "/$directory" "/new/$directory"
     done
+    mount_shares
     # The shell opens it for a command in the background, and /dev is gone.
     : >/dev/null
     start_agent
@@ -231,9 +240,9 @@ if [ -n "$root" ]; then
     mount_root
     new=/new
 fi
-mount_shares
 [ "$boot" != 1 ] || start_init
 [ -z "$root" ] || enter_root
+mount_shares
 configure_network
 
 # Turn frames into a stream.  A frame is a length in decimal, a newline and that many bytes; length 0
