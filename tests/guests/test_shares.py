@@ -1,6 +1,5 @@
 """Directories of the host at the places that a user names, as `ringlet run -v` mounts them."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -42,7 +41,7 @@ def run(tmp_path: Path, places: list[str], *guest: str) -> list[list[str]]:
         stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
-    return [sorted(os.listdir(source)) for source in sources]
+    return [sorted(path.name for path in source.iterdir()) for source in sources]
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ def plan(
     otherwise: Task = _SERVE,
     commands: bool = True,
     quiet: bool = True,
+    window: tuple[int, int] = (0, 0),
     progress: Progress = lambda text: None,
     called: Called = in_python,
 ) -> Plan:
@@ -124,7 +125,8 @@ def plan(
     in an image that has none, `otherwise` is the task.  `run_setup` runs the guest that sets a new
     image up.  With `commands` the guest has an agent, if its kernel is Debian's; on a kernel of the
     user's own a command has one, which starts if that kernel has the driver.  With `quiet`, the
-    kernel prints errors alone.  Raises ConfigError, ProgramError and ImageError.
+    kernel prints errors alone.  `window` has the rows and columns of the console.  Raises
+    ConfigError, ProgramError and ImageError.
     """
     check_files(spec, called)
     if not (spec.guest or spec.image or spec.root):
@@ -135,7 +137,9 @@ def plan(
     name = f"Linux {kernel.release}" if kernel is not None else path.name
     words = ["console=ttyS0", *(["quiet"] if quiet else []), _PANIC, spec.append or ""]
     append = with_huge_pages(" ".join(words).rstrip(), path)
-    guest = _Guest(spec, task, otherwise, kernel, progress, run_setup, commands=commands)
+    guest = _Guest(
+        spec, task, otherwise, kernel, progress, run_setup, commands=commands, window=window
+    )
     read_fitting(path, spec.memory, append, guest.make_initrd(None))
     return Plan(
         path, spec.memory, append, name, guest.make_initrd, guest.disks, guest.shares,
@@ -156,7 +160,9 @@ class _Guest:
         run_setup: Runner,
         *,
         commands: bool,
+        window: tuple[int, int],
     ) -> None:
+        self._window = window
         self._busybox = find_busybox(progress)
         self._archive = b""
         self._modules: tuple[str, ...] = ()
@@ -201,6 +207,7 @@ class _Guest:
             shares=self._mounts,
             address=address,
             agent=agent_program() if self.agent else b"",
+            window=self._window,
         )
         content = make_initramfs(self._busybox, self.task, root=self._root, around=around)
         self._made = address, self._archive + content

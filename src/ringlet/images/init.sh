@@ -199,8 +199,15 @@ start_init() {
     mount -t mqueue mqueue /dev/mqueue
     mount -t hugetlbfs hugetlbfs /dev/hugepages
     # Programs that look for modules until the end keep them busy.
-    mkdir -p /run/systemd/system/usr-lib-modules.mount.d
-    printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/usr-lib-modules.mount.d/busy.conf
+    units=/run/systemd/system
+    getty=$units/serial-getty@ttyS0.service.d console=$units/console-getty.service.d
+    mkdir -p "$units/usr-lib-modules.mount.d" "$getty" "$console"
+    printf '[Unit]\nDefaultDependencies=no\n' >"$units/usr-lib-modules.mount.d/busy.conf"
+    # Later sizes come by the agent.
+    for directory in "$getty" "$console"; do
+        [ "$rows" = 0 ] || printf '[Service]\nTTYRows=%s\nTTYColumns=%s\n' "$rows" "$columns" \
+            >"$directory/window.conf"
+    done
     for directory in dev proc sys run; do
         mount -o move "/$directory" "/new/$directory"
     done
