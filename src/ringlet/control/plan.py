@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ringlet import config
 from ringlet.config import LinuxConfig
 from ringlet.control.spec import (
     Called,
@@ -22,7 +23,7 @@ from ringlet.images.arguments import with_huge_pages
 from ringlet.images.building import Runner, fetch_modules, find_debian
 from ringlet.images.busybox import find_busybox
 from ringlet.images.catalog import Image, Images
-from ringlet.images.debian import CachedKernel, fetch_kernel
+from ringlet.images.debian import CachedKernel, fetch_kernel, kernel_of
 from ringlet.images.imports import find_image
 from ringlet.images.initramfs import (
     Address,
@@ -34,6 +35,7 @@ from ringlet.images.initramfs import (
     Task,
     make_initramfs,
 )
+from ringlet.images.installed import installed_modules
 from ringlet.images.seed import seed_of
 from ringlet.machine.linux import read_fitting
 from ringlet.network_config import NetMode
@@ -93,6 +95,17 @@ class Plan:
         return LinuxConfig(self.kernel, self.memory, self.make_initrd(address), self.append)
 
 
+def _require_heeded(spec: MachineSpec, called: Called) -> None:
+    """Refuse what the kernel leaves to an initial RAM disk, and Ringlet's does not heed."""
+    for word in (spec.append or "").split():
+        if word.startswith(("root=", "init=")):
+            raise ConfigError(
+                f"{called(config.APPEND)} {word}: has no effect on a guest whose root Ringlet "
+                f"mounts; leave it out, or give {called(config.KERNEL)} and {called(config.INITRD)}"
+                " without a guest"
+            )
+
+
 def check_files(spec: MachineSpec, called: Called = in_python) -> None:
     """Check the files that the user named, before anything is fetched, opened or written.
 
@@ -101,6 +114,8 @@ def check_files(spec: MachineSpec, called: Called = in_python) -> None:
     require_supported(spec, called)
     if not (spec.guest or spec.kernel or spec.image or spec.root):
         raise ConfigError("nothing to run; for example: ringlet run debian")
+    if spec.guest or spec.image or spec.root:
+        _require_heeded(spec, called)
     for disk in spec.disks:
         describe_image(disk.path, disk.format, disk.below)
     if spec.kernel is not None:
@@ -131,8 +146,9 @@ def plan(
     check_files(spec, called)
     if not (spec.guest or spec.image or spec.root):
         return _plain(spec)
-    kernel = fetch_kernel(spec.package, progress) if spec.kernel is None else None
-    path = kernel.vmlinuz if kernel is not None else spec.kernel
+    own = spec.kernel
+    kernel = fetch_kernel(spec.package, progress) if own is None else kernel_of(own)
+    path = own or (kernel.vmlinuz if kernel is not None else None)
     assert path is not None
     name = f"Linux {kernel.release}" if kernel is not None else path.name
     words = ["console=ttyS0", *(["quiet"] if quiet else []), _PANIC, spec.append or ""]
@@ -172,12 +188,14 @@ class _Guest:
         bootable = self.image is None or self.image.settings.boots
         self.task = task if task is not None or bootable else otherwise
         self.shares = _shares(spec)
-        # A kernel of the user's own may lack the driver of its port: only commands do without.
-        self.agent = commands and (kernel is not None or isinstance(self.task, Command))
         found = fetch_modules(kernel, progress, store=Images().store) if kernel else None
+        own = installed_modules(spec.kernel) if spec.kernel is not None and not kernel else None
+        # A kernel of the user's own may lack the driver of its port: only commands do without.
+        has_port = kernel is not None or (own is not None and bool(own.order(AGENT_MODULES)))
+        self.agent = commands and (has_port or isinstance(self.task, Command))
         disks = [] if self.image is None else [base_disk(self.image)]
         disks += spec.disks
-        if found is not None:
+        if found is not None or own is not None:
             wanted = [*AGENT_MODULES] if self.agent else []
             wanted += NET_MODULES if spec.net.mode is not NetMode.NONE else ()
             wanted += SHARE_MODULES if self.shares else ()
@@ -185,7 +203,10 @@ class _Guest:
             wanted += SEED_MODULES if spec.user_data else ()
             wanted += VSOCK_MODULES if spec.vsock is not None else ()
             self._modules = (*BUS_MODULES, *wanted) if wanted else ()
-            self._archive = found.archive.read_bytes() if wanted else b""
+            if wanted and found is not None:
+                self._archive = found.archive.read_bytes()
+            elif wanted and own is not None:
+                self._archive = own.boot_archive()
         if self.image is not None or spec.root is not None:
             modules_disk = ""
             if found is not None:

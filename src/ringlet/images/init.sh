@@ -55,8 +55,28 @@ give_up() {
     sleep 3600
 }
 
+# Modules have been loaded, so what is not there now will not come.
+lacks() {
+    read -r release </proc/sys/kernel/osrelease
+    give_up "the kernel has no $1: it must be built in, or be a module in the host's" \
+        "/lib/modules/$release; or give --package instead of --kernel"
+}
+
+need_driver() {
+    [ -d /sys/bus/pci/drivers/virtio-pci ] || lacks "driver virtio_pci"
+    [ -d "/sys/bus/virtio/drivers/$1" ] || lacks "driver $1"
+}
+
+need_file_system() {
+    while read -r left right; do
+        [ "${right:-$left}" != "$1" ] || return 0
+    done </proc/filesystems
+    lacks "file system $1"
+}
+
 # Some devices are found only after their module has been loaded.
 wait_for() {
+    need_driver virtio_blk
     tries=0
     until [ -b "$1" ]; do
         tries=$((tries + 1))
@@ -67,6 +87,7 @@ wait_for() {
 
 # The root of a disk with partitions is the one with an init.
 find_root() {
+    need_file_system ext4
     wait_for /dev/vda
     for root in /dev/vda[0-9]* /dev/vda; do
         mount -t ext4 -o ro,noload "$root" /lower 2>/dev/null || continue
@@ -89,9 +110,11 @@ mount_root() {
         auto) find_root ;;
         /dev/*) wait_for "$root" ;;
     esac
+    [ -z "$root_type" ] || need_file_system "$root_type"
     mount ${root_type:+-t "$root_type"} -o "$root_options" "$root" "$lower" ||
         give_up "the guest cannot mount its root, $root"
     if [ "$overlay" = 1 ]; then
+        need_file_system overlay
         mount -t tmpfs tmpfs /upper
         mkdir /upper/files /upper/work
         mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /new ||
@@ -132,6 +155,7 @@ mount_shares() {
 configure_network() {
     ip link set lo up
     [ -n "$address" ] || return 0
+    need_driver virtio_net
     for card in /sys/class/net/e*; do
         [ -e "$card" ] || give_up "the guest has no network card"
         card=${card##*/}
@@ -247,6 +271,7 @@ if [ -n "$root" ]; then
     mount_root
     new=/new
 fi
+[ ! -e /ringlet/shares ] || need_file_system virtiofs
 [ "$boot" != 1 ] || start_init
 [ -z "$root" ] || enter_root
 mount_shares

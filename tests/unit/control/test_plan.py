@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ringlet.control.plan import base_disk
+from ringlet.control.plan import base_disk, check_files
+from ringlet.control.spec import machine_spec, on_command_line
 from ringlet.devices.backends.disks import open_disk
-from ringlet.errors import DiskError
+from ringlet.errors import ConfigError, DiskError
 from ringlet.images.catalog import Images
 from ringlet.images.store import Store
 from tests.unit.devices.disks.test_images import header
@@ -23,3 +24,17 @@ def test_an_image_of_the_store_shows_no_other_file(tmp_path: Path) -> None:
 
     with pytest.raises(DiskError, match="it shows the guest /etc/passwd"):
         open_disk(base_disk(image), print)
+
+
+@pytest.mark.parametrize("word", ["root=/dev/nosuch", "init=/nosuch"])
+def test_arguments_that_nothing_would_heed(word: str, tmp_path: Path) -> None:
+    for spec in (
+        machine_spec("busybox", append=f"loglevel=3 {word}"),
+        machine_spec(root=tmp_path, append=word),
+    ):
+        with pytest.raises(ConfigError, match=f"^--append {word}: has no effect on a guest"):
+            check_files(spec, on_command_line)
+
+
+def test_arguments_that_the_kernel_heeds() -> None:
+    check_files(machine_spec("busybox", append="rootwait noinitrd rdinit=/init"))
