@@ -138,10 +138,10 @@ def plan(
 
     `task` is for a guest with a name, an image or a root; None: its own init becomes process 1, or
     in an image that has none, `otherwise` is the task.  `run_setup` runs the guest that sets a new
-    image up.  With `commands` the guest has an agent, if its kernel is Debian's; on a kernel of the
-    user's own a command has one, which starts if that kernel has the driver.  With `quiet`, the
-    kernel prints errors alone.  `window` has the rows and columns of the console.  Raises
-    ConfigError, ProgramError and ImageError.
+    image up.  With `commands` the guest has an agent, if its kernel is known to have the driver;
+    on another of the user's own a command has one, which starts if that kernel has it.  With
+    `quiet`, the kernel prints errors alone.  `window` has the rows and columns of the console.
+    Raises ConfigError, ProgramError and ImageError.
     """
     check_files(spec, called)
     if not (spec.guest or spec.image or spec.root):
@@ -191,7 +191,7 @@ class _Guest:
         found = fetch_modules(kernel, progress, store=Images().store) if kernel else None
         own = installed_modules(spec.kernel) if spec.kernel is not None and not kernel else None
         # A kernel of the user's own may lack the driver of its port: only commands do without.
-        has_port = kernel is not None or (own is not None and bool(own.order(AGENT_MODULES)))
+        has_port = kernel is not None or (own is not None and all(map(own.has, AGENT_MODULES)))
         self.agent = commands and (has_port or isinstance(self.task, Command))
         disks = [] if self.image is None else [base_disk(self.image)]
         disks += spec.disks

@@ -57,7 +57,7 @@ give_up() {
 
 # Modules have been loaded, so what is not there now will not come.
 lacks() {
-    read -r release </proc/sys/kernel/osrelease
+    read -r release <"$new/proc/sys/kernel/osrelease"
     give_up "the kernel has no $1: it must be built in, or be a module in the host's" \
         "/lib/modules/$release; or give --package instead of --kernel"
 }
@@ -70,8 +70,14 @@ need_driver() {
 need_file_system() {
     while read -r left right; do
         [ "${right:-$left}" != "$1" ] || return 0
-    done </proc/filesystems
+    done <"$new/proc/filesystems"
     lacks "file system $1"
+}
+
+# Say what a file system was wanted for, if the kernel has it.
+cannot() {
+    need_file_system "$1"
+    give_up "the guest cannot $2"
 }
 
 # Some devices are found only after their module has been loaded.
@@ -87,7 +93,6 @@ wait_for() {
 
 # The root of a disk with partitions is the one with an init.
 find_root() {
-    need_file_system ext4
     wait_for /dev/vda
     for root in /dev/vda[0-9]* /dev/vda; do
         mount -t ext4 -o ro,noload "$root" /lower 2>/dev/null || continue
@@ -99,6 +104,7 @@ find_root() {
         done
         umount /lower
     done
+    need_file_system ext4
     give_up "the disk has no root file system of ext4"
 }
 
@@ -110,15 +116,13 @@ mount_root() {
         auto) find_root ;;
         /dev/*) wait_for "$root" ;;
     esac
-    [ -z "$root_type" ] || need_file_system "$root_type"
     mount ${root_type:+-t "$root_type"} -o "$root_options" "$root" "$lower" ||
-        give_up "the guest cannot mount its root, $root"
+        cannot "${root_type:-ext4}" "mount its root, $root"
     if [ "$overlay" = 1 ]; then
-        need_file_system overlay
         mount -t tmpfs tmpfs /upper
         mkdir /upper/files /upper/work
         mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /new ||
-            give_up "the guest cannot put an overlay on its root"
+            cannot overlay "put an overlay on its root"
     fi
     for directory in dev proc sys run tmp; do
         [ -d "/new/$directory" ] || mkdir "/new/$directory"
@@ -146,7 +150,7 @@ mount_shares() {
     fi
     while read -r tag options place; do
         $within mkdir -p "$place" && $within mount -t virtiofs -o "$options" "$tag" "$place" ||
-            give_up "the guest cannot mount a shared directory at $place"
+            cannot virtiofs "mount a shared directory at $place"
     done </ringlet/shares
     [ -z "$new" ] || rm "$new/run/busybox"
 }
@@ -271,7 +275,6 @@ if [ -n "$root" ]; then
     mount_root
     new=/new
 fi
-[ ! -e /ringlet/shares ] || need_file_system virtiofs
 [ "$boot" != 1 ] || start_init
 [ -z "$root" ] || enter_root
 mount_shares

@@ -38,8 +38,13 @@ def installed_modules(
 class InstalledModules(Modules):
     """The modules of the kernel `release` in a directory.  Raises ImageError."""
 
+    def has(self, name: str) -> bool:
+        """Return whether the module `name` is there or is built into the kernel."""
+        return bool(self._called(name)) or name in self._built_in
+
     def _read(self, source: Path) -> None:
         self._directory = source
+        self._built_in = {name_of(path) for path in self._lines("modules.builtin")}
         aliases: dict[str, list[str]] = {}
         soft: dict[str, list[str]] = {}
         for line in self._lines("modules.alias"):

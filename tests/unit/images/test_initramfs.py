@@ -145,7 +145,7 @@ def test_init_calls_only_what_busybox_is_asked_for() -> None:
     called = set(re.findall(r"^\s*(?:exec )?([a-z]+)(?: |$)", INIT, re.MULTILINE))
     shell_words = set(
         "export cd read kill wait echo exec while done do for esac case if else fi raw feed "
-        "run_command run_shell load lacks printf until elif return break".split()
+        "run_command run_shell load lacks cannot printf until elif return break".split()
     )
 
     assert {"mount", "stty", "poweroff", "mkfifo", "setsid"} <= called

@@ -61,6 +61,15 @@ def test_modules_come_after_what_they_need(tmp_path: Path, library: Path) -> Non
     assert found["ringlet/modules/libcrc32c_generic.ko"].content == b"libcrc32c-generic.ko"
 
 
+def test_modules_that_are_built_in_are_there(library: Path) -> None:
+    (library / RELEASE / "modules.builtin").write_text("kernel/drivers/char/virtio-console.ko\n")
+    modules = InstalledModules(library / RELEASE, RELEASE)
+
+    assert [modules.has(name) for name in ("virtio_console", "ext4", "crc32c")] == [
+        True, True, False,
+    ]  # fmt: skip
+
+
 def test_modules_beside_the_kernel_count_first(tmp_path: Path, library: Path) -> None:
     beside = tmp_path / "lib/modules" / RELEASE
     beside.mkdir(parents=True)
