@@ -20,6 +20,7 @@ import pytest
 import ringlet
 from ringlet.errors import HostError, ImageError
 from ringlet.images.busybox import find_busybox
+from ringlet.images.catalog import Images
 from ringlet.images.debian import CLOUD_KERNEL, CachedKernel, fetch_kernel
 from ringlet.images.initramfs import Shell, make_initramfs
 from ringlet.machine.host import memory_size
@@ -473,6 +474,27 @@ def test_new_size_of_the_window_reaches_the_guest(terminal: Terminal) -> None:
     terminal.until(b"50 132\r\n")
     terminal.type(b"\x03exit 6\n")
     assert terminal.ended() == 6
+
+
+def test_size_of_the_window_reaches_a_guest_that_has_booted() -> None:
+    if Images().find("debian") is None:
+        pytest.skip("there is no image of Debian yet")
+    terminal = Terminal(command("debian"))
+    try:
+        terminal.resize(30, 100)
+        terminal.until(b":~# ")
+        terminal.type(b"echo =$(stty size)=\n")
+        terminal.until(b"=30 100=")
+        loop = b"trap 'stty size' WINCH; echo g''o; while :; do sleep .1; done"
+        terminal.type(b'bash -c "%b"\n' % loop)
+        terminal.until(b"go\r\n")
+        terminal.resize(50, 132)
+        terminal.until(b"50 132\r\n")
+        terminal.type(b"\x01x")
+
+        assert terminal.ended() == 0
+    finally:
+        os.close(terminal.fd)
 
 
 def test_summary_of_a_run() -> None:

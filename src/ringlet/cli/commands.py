@@ -85,8 +85,8 @@ class Pump:
     """Runs a command by an agent, with the streams or the terminal of this process.
 
     It needs some threads.  `prepare` starts them, before a guest's programs take what the host
-    allows; else `run` does.  `sinks` take its outputs.  `started` is called once it runs, `leave` when the user wants no more
-    of it, and `fail` with an exception of a thread.
+    allows; else `run` does.  `sinks` take its outputs.  `started` is called once it runs, `leave`
+    when the user wants no more of it, and `fail` with an exception of a thread.
     """
 
     def __init__(

@@ -16,10 +16,11 @@ from ringlet.cli.streams import at_once
 from ringlet.cli.terminal import Keyboard, RawTerminal, Reader, WindowSize, window_size
 from ringlet.cli.window import Window
 from ringlet.config import CONSOLE
+from ringlet.control.agent.agent import Agent
 from ringlet.devices.backends.backlog import Backlog
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.devices.uart16550 import Sink
-from ringlet.errors import ConfigError
+from ringlet.errors import ConfigError, RingletError
 from ringlet.images.channel import END_OF_INPUT, StatusPort, frames, size_line
 from ringlet.machine import outcome
 from ringlet.machine.pc import Pc, Wire
@@ -28,6 +29,8 @@ STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
 _FILE: Final = "file:"
+_LOGIN: Final = b"login:"
+_STTY_S: Final = 10.0
 
 
 def discard(data: bytes) -> None:
@@ -226,11 +229,74 @@ class Told:
 
 
 class Booted(Stdio):
-    """The console of a guest that its own init has booted; it tells no status."""
+    """The console of a guest that its own init has booted; it tells no status.
 
-    def __init__(self, progress: Progress | None = None) -> None:
+    The agent that `connect` gives, that of the machine that was built last, runs stty when the
+    window's size is not `size` any more.
+    """
+
+    def __init__(self, size: WindowSize, progress: Progress | None = None) -> None:
         super().__init__(progress)
         self.told = Told()
+        self.connect: Callable[[], Agent | None] = lambda: None
+        self._agent: Agent | None = None
+        self._recent = b""
+        self._logs_in = False
+        self._window = Window(self._send_size, size, self._input.fail)
+
+    def wires(self) -> Sequence[Wire]:
+        """Return the connection of COM1."""
+        return [self._input.wire(self.progress.before(self._printed))]
+
+    def attach(self, pc: Pc) -> None:
+        """Send input and window sizes to `pc` from now on."""
+        super().attach(pc)
+        self._agent = self.connect()
+        self._recent, self._logs_in = b"", False
+
+    def __enter__(self) -> Self:
+        with self._undone_if_it_fails():
+            self._window.start()
+            self.callback(self._window.stop)
+            self.callback(self._close_agent)
+            super().__enter__()
+            # The size may have changed before the signal handler was installed.
+            if (size := window_size(STDIN)) is not None:
+                self._resized(size)
+        return self
+
+    def _printed(self, data: bytes) -> None:
+        if not self._logs_in:
+            self._watch(data)
+        self._output(data)
+
+    def _watch(self, data: bytes) -> None:
+        """Send the size once the guest prints, and again once its getty has set the terminal up.
+
+        Other guests have no getty.
+        """
+        begins, recent = not self._recent, self._recent + data
+        self._logs_in = _LOGIN in recent
+        self._recent = recent[-len(_LOGIN) :]
+        if begins or self._logs_in:
+            self._window.guest_listens()
+
+    def _resized(self, size: WindowSize) -> None:
+        self._window.changed(size)
+
+    def _send_size(self, size: WindowSize) -> None:
+        if self._agent is None:
+            return
+        rows, columns = str(size.rows), str(size.columns)
+        # Without stty, or when the guest ends, the size stays what it is.
+        with contextlib.suppress(RingletError):
+            self._agent.run(
+                ["stty", "-F", "/dev/ttyS0", "rows", rows, "cols", columns], timeout=_STTY_S
+            )
+
+    def _close_agent(self) -> None:
+        if self._agent is not None:
+            self._agent.close()
 
 
 class ShellStreams(Stdio):

@@ -145,14 +145,16 @@ def run_guest(
             spec, task, otherwise=serves, run_setup=setup_runner(supervise),
             # Others need the agent, and without them it is what makes a shell start later.
             commands=bool(spec.name) if on_console else not (own and spec.name),
-            quiet=not watching.verbose and spec.log is None, progress=progress.step,
+            quiet=not watching.verbose and spec.log is None,
+            window=(size.rows, size.columns) if boots else (0, 0), progress=progress.step,
             called=on_command_line,
         )  # fmt: skip
         streams: ShellStreams | EitherCommand | AgentCommand | Booted
         if on_console:
             streams = ShellStreams(size, progress)
         elif found.boots:
-            streams = Booted(progress)
+            # An image's systemd may be older than that setting.
+            streams = Booted(size if spec.guest else WindowSize(0, 0), progress)
         else:
             ran = task_of(spec, found, command, terminal=terminal or boots)
             named.settings(ran.env, ran.cwd, ran.user)
@@ -162,7 +164,7 @@ def run_guest(
         progress.update(f"starting {found.name}{'' if command else _WAY_OUT}")
         board = Board(spec, found, named.lines(streams), undisturbed=held, complain=complain)
         connect = named.serve(board)
-        if isinstance(streams, AgentCommand | EitherCommand):
+        if not isinstance(streams, ShellStreams):
             streams.connect = connect
         with contextlib.closing(board):
             end = _run(board, streams, watching, streams.told)

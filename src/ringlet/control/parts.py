@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 
 _MOUNT_OPTIONS: Final = frozenset({"ro", "rw", "delegated"})
+_RESERVED: Final = ("/", "/dev", "/run", "/var/run")
+_RESERVED_WHOLLY: Final = ("/proc", "/sys", "/dev/pts", "/run/ringlet", "/var/run/ringlet")
+"""Places that the guest's kernel, its init and Ringlet's agent fill; in the second, also below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ def mount(text: str | Mount, called: str) -> Mount:
     As for Docker, several options are separated by commas.
     """
     if isinstance(text, Mount):
+        _require_free(text.target, f"{called} {text.source}:{text.target}")
         return text
     example = "give HOST:GUEST, such as ./src:/mnt, perhaps with :ro or :delegated"
     words = str(text).split(":")
@@ -53,6 +57,7 @@ def mount(text: str | Mount, called: str) -> Mount:
     source, target = Path(words[0]).expanduser(), words[1]
     if not PurePosixPath(target).is_absolute() or ".." in PurePosixPath(target).parts:
         raise ConfigError(f"{called} {text}: the place in the guest is no absolute path; {example}")
+    _require_free(target, f"{called} {text}")
     if not source.is_dir():
         what = "is no directory" if source.exists() else "no such directory"
         raise ConfigError(f"{called} {text}: {source}: {what}; {example}")
@@ -83,6 +88,16 @@ def _identity(directory: Path) -> tuple[int, int] | None:
     except OSError:  # it is not there, or out of reach
         return None
     return status.st_dev, status.st_ino
+
+
+def _require_free(place: str, called: str) -> None:
+    """Refuse a place that the guest needs itself.  Raises ConfigError."""
+    path = PurePosixPath("/", *PurePosixPath(place).parts[1:])
+    own = next((p for p in (path, *path.parents) if str(p) in _RESERVED_WHOLLY), None)
+    if str(path) in _RESERVED or own is not None:
+        raise ConfigError(
+            f"{called}: the guest itself needs {own or path}; give another place, such as /mnt"
+        )
 
 
 def variables(

@@ -24,7 +24,7 @@ from ringlet.images.arguments import with_huge_pages
 from ringlet.images.building import Runner, fetch_modules, find_debian
 from ringlet.images.busybox import find_busybox
 from ringlet.images.catalog import Image, Images
-from ringlet.images.debian import CachedKernel, fetch_kernel
+from ringlet.images.debian import CachedKernel, fetch_kernel, kernel_of
 from ringlet.images.imports import find_image
 from ringlet.images.initramfs import (
     Address,
@@ -36,6 +36,7 @@ from ringlet.images.initramfs import (
     Task,
     make_initramfs,
 )
+from ringlet.images.installed import installed_modules
 from ringlet.images.seed import seed_of
 from ringlet.machine.linux import read_fitting
 from ringlet.network_config import NetMode
@@ -95,6 +96,17 @@ class Plan:
         return LinuxConfig(self.kernel, self.memory, self.make_initrd(address), self.append)
 
 
+def _require_heeded(spec: MachineSpec, called: Called) -> None:
+    """Refuse what the kernel leaves to an initial RAM disk, and Ringlet's does not heed."""
+    for word in (spec.append or "").split():
+        if word.startswith(("root=", "init=")):
+            raise ConfigError(
+                f"{called(config.APPEND)} {word}: has no effect on a guest whose root Ringlet "
+                f"mounts; leave it out, or give {called(config.KERNEL)} and {called(config.INITRD)}"
+                " without a guest"
+            )
+
+
 def check_files(spec: MachineSpec, called: Called = in_python) -> None:
     """Check the files that the user named, before anything is fetched, opened or written.
 
@@ -105,6 +117,8 @@ def check_files(spec: MachineSpec, called: Called = in_python) -> None:
         raise ConfigError("nothing to run; for example: ringlet run debian")
     if spec.vsock is not None:
         check_sockets(spec.vsock, spec.mounts, called(config.VSOCK))
+    if spec.guest or spec.image or spec.root:
+        _require_heeded(spec, called)
     for disk in spec.disks:
         describe_image(disk.path, disk.format, disk.below)
     if spec.kernel is not None:
@@ -119,6 +133,7 @@ def plan(
     otherwise: Task = _SERVE,
     commands: bool = True,
     quiet: bool = True,
+    window: tuple[int, int] = (0, 0),
     progress: Progress = lambda text: None,
     called: Called = in_python,
 ) -> Plan:
@@ -126,20 +141,24 @@ def plan(
 
     `task` is for a guest with a name, an image or a root; None: its own init becomes process 1, or
     in an image that has none, `otherwise` is the task.  `run_setup` runs the guest that sets a new
-    image up.  With `commands` the guest has an agent, if its kernel is Debian's; on a kernel of the
-    user's own a command has one, which starts if that kernel has the driver.  With `quiet`, the
-    kernel prints errors alone.  Raises ConfigError, ProgramError and ImageError.
+    image up.  With `commands` the guest has an agent, if its kernel is known to have the driver;
+    on another of the user's own a command has one, which starts if that kernel has it.  With
+    `quiet`, the kernel prints errors alone.  `window` has the rows and columns of the console.
+    Raises ConfigError, ProgramError and ImageError.
     """
     check_files(spec, called)
     if not (spec.guest or spec.image or spec.root):
         return _plain(spec)
-    kernel = fetch_kernel(spec.package, progress) if spec.kernel is None else None
-    path = kernel.vmlinuz if kernel is not None else spec.kernel
+    own = spec.kernel
+    kernel = fetch_kernel(spec.package, progress) if own is None else kernel_of(own)
+    path = own or (kernel.vmlinuz if kernel is not None else None)
     assert path is not None
     name = f"Linux {kernel.release}" if kernel is not None else path.name
     words = ["console=ttyS0", *(["quiet"] if quiet else []), _PANIC, spec.append or ""]
     append = with_huge_pages(" ".join(words).rstrip(), path)
-    guest = _Guest(spec, task, otherwise, kernel, progress, run_setup, commands=commands)
+    guest = _Guest(
+        spec, task, otherwise, kernel, progress, run_setup, commands=commands, window=window
+    )
     read_fitting(path, spec.memory, append, guest.make_initrd(None))
     return Plan(
         path, spec.memory, append, name, guest.make_initrd, guest.disks, guest.shares,
@@ -160,7 +179,9 @@ class _Guest:
         run_setup: Runner,
         *,
         commands: bool,
+        window: tuple[int, int],
     ) -> None:
+        self._window = window
         self._busybox = find_busybox(progress)
         self._archive = b""
         self._modules: tuple[str, ...] = ()
@@ -170,12 +191,14 @@ class _Guest:
         bootable = self.image is None or self.image.settings.boots
         self.task = task if task is not None or bootable else otherwise
         self.shares = _shares(spec)
-        # A kernel of the user's own may lack the driver of its port: only commands do without.
-        self.agent = commands and (kernel is not None or isinstance(self.task, Command))
         found = fetch_modules(kernel, progress, store=Images().store) if kernel else None
+        own = installed_modules(spec.kernel) if spec.kernel is not None and not kernel else None
+        # A kernel of the user's own may lack the driver of its port: only commands do without.
+        has_port = kernel is not None or (own is not None and all(map(own.has, AGENT_MODULES)))
+        self.agent = commands and (has_port or isinstance(self.task, Command))
         disks = [] if self.image is None else [base_disk(self.image)]
         disks += spec.disks
-        if found is not None:
+        if found is not None or own is not None:
             wanted = [*AGENT_MODULES] if self.agent else []
             wanted += NET_MODULES if spec.net.mode is not NetMode.NONE else ()
             wanted += SHARE_MODULES if self.shares else ()
@@ -183,7 +206,10 @@ class _Guest:
             wanted += SEED_MODULES if spec.user_data else ()
             wanted += VSOCK_MODULES if spec.vsock is not None else ()
             self._modules = (*BUS_MODULES, *wanted) if wanted else ()
-            self._archive = found.archive.read_bytes() if wanted else b""
+            if wanted and found is not None:
+                self._archive = found.archive.read_bytes()
+            elif wanted and own is not None:
+                self._archive = own.boot_archive()
         if self.image is not None or spec.root is not None:
             modules_disk = ""
             if found is not None:
@@ -205,6 +231,7 @@ class _Guest:
             shares=self._mounts,
             address=address,
             agent=agent_program() if self.agent else b"",
+            window=self._window,
         )
         content = make_initramfs(self._busybox, self.task, root=self._root, around=around)
         self._made = address, self._archive + content

@@ -32,14 +32,20 @@ def with_huge_pages(arguments: str, kernel: Path) -> str:
 
 def _version(kernel: Path) -> tuple[int, int]:
     """Return the two leading numbers of a bzImage's version, or zeros if it does not say them."""
+    found = _RELEASE.match(kernel_release(kernel).encode() + b" ")
+    return (int(found[1]), int(found[2])) if found is not None else (0, 0)
+
+
+def kernel_release(kernel: Path) -> str:
+    """Return what `uname -r` prints under a bzImage; an empty text if it does not say it."""
     try:
         with kernel.open("rb") as file:
             head = file.read(_KERNEL_VERSION + 2)
             if len(head) < _KERNEL_VERSION + 2 or head[_MAGIC : _MAGIC + 4] != b"HdrS":
-                return 0, 0
+                return ""
             (offset,) = struct.unpack_from("<H", head, _KERNEL_VERSION)
             file.seek(_TEXT_START + offset)
             found = _RELEASE.match(file.read(_LONGEST))
     except OSError:
-        return 0, 0
-    return (int(found[1]), int(found[2])) if found is not None and offset else (0, 0)
+        return ""
+    return found[0][:-1].decode() if found is not None and offset else ""

@@ -14,7 +14,7 @@ from ringlet.images.tools import output
 HOST_BUSYBOX: Final = Path("/bin/busybox")
 NEEDED: Final = frozenset(
     ("cat", "chroot", "cp", "dd", "hostname", "insmod", "ip", "ln", "mkdir", "mkfifo", "mount",
-     "poweroff", "setsid", "sh", "sleep", "stty", "switch_root", "sync", "umount")
+     "poweroff", "rm", "setsid", "sh", "sleep", "stty", "switch_root", "sync", "umount")
 )  # fmt: skip
 """The applets that the guest's init calls."""
 

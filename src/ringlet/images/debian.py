@@ -95,6 +95,17 @@ def fetch_kernel(
     return kernel
 
 
+def kernel_of(vmlinuz: Path, store: Store | None = None) -> CachedKernel | None:
+    """Return the kernel of the cache whose file `vmlinuz` is, or None."""
+    store = store or Store(default_root())
+    file = vmlinuz.resolve()
+    entry = file.parent
+    if entry.parent.parent.parent != store.root.resolve():
+        return None
+    kind = f"{entry.parent.parent.name}/{entry.parent.name}"
+    return _cached_kernel(store, kind, entry.name) if file.name == _VMLINUZ else None
+
+
 def fetch_busybox(
     progress: Progress = silent, *, store: Store | None = None, apt: Apt | Repository | None = None
 ) -> Path:

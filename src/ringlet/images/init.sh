@@ -55,8 +55,34 @@ give_up() {
     sleep 3600
 }
 
+# Modules have been loaded, so what is not there now will not come.
+lacks() {
+    read -r release <"$new/proc/sys/kernel/osrelease"
+    give_up "the kernel has no $1: it must be built in, or be a module in the host's" \
+        "/lib/modules/$release; or give --package instead of --kernel"
+}
+
+need_driver() {
+    [ -d /sys/bus/pci/drivers/virtio-pci ] || lacks "driver virtio_pci"
+    [ -d "/sys/bus/virtio/drivers/$1" ] || lacks "driver $1"
+}
+
+need_file_system() {
+    while read -r left right; do
+        [ "${right:-$left}" != "$1" ] || return 0
+    done <"$new/proc/filesystems"
+    lacks "file system $1"
+}
+
+# Say what a file system was wanted for, if the kernel has it.
+cannot() {
+    need_file_system "$1"
+    give_up "the guest cannot $2"
+}
+
 # Some devices are found only after their module has been loaded.
 wait_for() {
+    need_driver virtio_blk
     tries=0
     until [ -b "$1" ]; do
         tries=$((tries + 1))
@@ -78,6 +104,7 @@ find_root() {
         done
         umount /lower
     done
+    need_file_system ext4
     give_up "the disk has no root file system of ext4"
 }
 
@@ -90,12 +117,12 @@ mount_root() {
         /dev/*) wait_for "$root" ;;
     esac
     mount ${root_type:+-t "$root_type"} -o "$root_options" "$root" "$lower" ||
-        give_up "the guest cannot mount its root, $root"
+        cannot "${root_type:-ext4}" "mount its root, $root"
     if [ "$overlay" = 1 ]; then
         mount -t tmpfs tmpfs /upper
         mkdir /upper/files /upper/work
         mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /new ||
-            give_up "the guest cannot put an overlay on its root"
+            cannot overlay "put an overlay on its root"
     fi
     for directory in dev proc sys run tmp; do
         [ -d "/new/$directory" ] || mkdir "/new/$directory"
@@ -111,19 +138,28 @@ mount_root() {
     [ ! -d /ringlet/run ] || cp -a /ringlet/run/. /run/
 }
 
-# Mount the directories that the host shares: each line has the tag, the options and the place.
+# Mount the directories that the host shares: each line has the tag, the options and the place.  This
+# comes after what else is mounted in the root, which would hide them.  Only within the root do the
+# root's symbolic links, such as /var/run, lead where they lead for its programs.
 mount_shares() {
     [ -e /ringlet/shares ] || return 0
+    within=
+    if [ -n "$new" ]; then
+        cp /bin/busybox "$new/run/busybox"
+        within="chroot $new /run/busybox"
+    fi
     while read -r tag options place; do
-        mkdir -p "$new$place" && mount -t virtiofs -o "$options" "$tag" "$new$place" ||
-            give_up "the guest cannot mount a shared directory at $place"
+        $within mkdir -p "$place" && $within mount -t virtiofs -o "$options" "$tag" "$place" ||
+            cannot virtiofs "mount a shared directory at $place"
     done </ringlet/shares
+    [ -z "$new" ] || rm "$new/run/busybox"
 }
 
 # Give the network card the address that DHCP would give it.  An init of the root's own asks itself.
 configure_network() {
     ip link set lo up
     [ -n "$address" ] || return 0
+    need_driver virtio_net
     for card in /sys/class/net/e*; do
         [ -e "$card" ] || give_up "the guest has no network card"
         card=${card##*/}
@@ -191,11 +227,19 @@ start_init() {
     mount -t mqueue mqueue /dev/mqueue
     mount -t hugetlbfs hugetlbfs /dev/hugepages
     # Programs that look for modules until the end keep them busy.
-    mkdir -p /run/systemd/system/usr-lib-modules.mount.d
-    printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/usr-lib-modules.mount.d/busy.conf
+    units=/run/systemd/system
+    getty=$units/serial-getty@ttyS0.service.d console=$units/console-getty.service.d
+    mkdir -p "$units/usr-lib-modules.mount.d" "$getty" "$console"
+    printf '[Unit]\nDefaultDependencies=no\n' >"$units/usr-lib-modules.mount.d/busy.conf"
+    # Later sizes come by the agent.
+    for directory in "$getty" "$console"; do
+        [ "$rows" = 0 ] || printf '[Service]\nTTYRows=%s\nTTYColumns=%s\n' "$rows" "$columns" \
+            >"$directory/window.conf"
+    done
     for directory in dev proc sys run; do
         mount -o move "/$directory" "/new/$directory"
     done
+    mount_shares
     # The shell opens it for a command in the background, and /dev is gone.
     : >/dev/null
     start_agent
@@ -231,9 +275,9 @@ if [ -n "$root" ]; then
     mount_root
     new=/new
 fi
-mount_shares
 [ "$boot" != 1 ] || start_init
 [ -z "$root" ] || enter_root
+mount_shares
 configure_network
 
 # Turn frames into a stream.  A frame is a length in decimal, a newline and that many bytes; length 0

@@ -77,13 +77,15 @@ class Surroundings:
     """What a guest has besides its root.
 
     `modules` are loaded first; the RAM disk must have them (`Modules.boot_archive`).  `agent` is
-    the agent's program; the guest then needs a virtio-console port of its name.
+    the agent's program; the guest then needs a virtio-console port of its name.  `window` has the
+    rows and columns of the console, if they are known and there is no Shell, which has its own.
     """
 
     modules: tuple[str, ...] = ()
     shares: tuple[Share, ...] = ()
     address: Address | None = None
     agent: bytes = b""
+    window: tuple[int, int] = (0, 0)
 
 
 NOTHING: Final = Surroundings()
@@ -180,7 +182,7 @@ def _add_file(archive: CpioWriter, file: File) -> None:
 def _settings(task: Task | None, hostname: str, root: Root | None, around: Surroundings) -> bytes:
     if not _HOST_NAME.fullmatch(hostname):
         raise ConfigError(f"{hostname!r} is not a host name; use letters, digits, '-' and '.'")
-    rows, columns = (task.rows, task.columns) if isinstance(task, Shell) else (0, 0)
+    rows, columns = (task.rows, task.columns) if isinstance(task, Shell) else around.window
     if not (0 <= rows <= _LARGEST_WINDOW and 0 <= columns <= _LARGEST_WINDOW):
         raise ConfigError(f"no terminal has {rows} rows and {columns} columns")
     address = around.address

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.errors import ImageError
-from ringlet.images.compression import DAMAGED
+from ringlet.images.compression import DAMAGED, decompressed
 from ringlet.images.cpio import CpioWriter
 from ringlet.images.deb import open_data
 from ringlet.images.ext4 import GROUP_BYTES, Ext4Writer
@@ -34,7 +34,8 @@ BOOT: Final = (
 BOOT_DIRECTORY: Final = "ringlet/modules"
 
 _KINDS: Final = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
-_LARGEST: Final = 64 << 20
+LARGEST: Final = 64 << 20
+"""Bytes of a module that are read at most."""
 _LISTS: Final = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
 
 
@@ -50,7 +51,7 @@ class Module:
     @property
     def name(self) -> str:
         """Its name, as `lsmod` shows it."""
-        return _name(self.path)
+        return name_of(self.path)
 
 
 class Modules:
@@ -97,7 +98,7 @@ class Modules:
         archive.directory(BOOT_DIRECTORY)
         order = self.order(wanted)
         for module in order:
-            content = _plain(module.path, self._contents[module.path])
+            content = _plain(module.path, self._content(module.path))
             archive.file(f"{BOOT_DIRECTORY}/{module.name}.ko", content)
         needs = "".join(
             f"{name.replace('-', '_')} {' '.join(m.name for m in self.order([name]))}\n"
@@ -122,10 +123,14 @@ class Modules:
 
     # --- inside
 
-    def _read(self, deb: Path) -> None:
+    def _content(self, path: str) -> bytes:
+        return self._contents[path]
+
+    def _read(self, source: Path) -> None:
+        deb = source
         prefix = f"lib/modules/{self.release}/"
         try:
-            with open_data(deb) as source, tarfile.open(fileobj=source, mode="r|") as archive:
+            with open_data(deb) as data, tarfile.open(fileobj=data, mode="r|") as archive:
                 for member in archive:
                     _, found, path = member.name.partition(prefix)
                     if not found or not member.isfile():
@@ -134,12 +139,12 @@ class Modules:
                         continue
                     content = archive.extractfile(member)
                     assert content is not None
-                    data = content.read(_LARGEST)
-                    (self._lists if path in _LISTS else self._contents)[path] = data
+                    kept = self._lists if path in _LISTS else self._contents
+                    kept[path] = content.read(LARGEST)
         except (tarfile.TarError, *DAMAGED) as error:
             raise ImageError(f"{deb.name}: cannot unpack this package: {error}") from error
-        for path, data in self._contents.items():
-            self._found[_name(path)] = _module(path, _plain(path, data))
+        for path, packed in self._contents.items():
+            self._found[name_of(path)] = _module(path, _plain(path, packed))
 
     def _indexes(self) -> Mapping[str, bytes]:
         ordered = self._in_order()
@@ -154,7 +159,7 @@ class Modules:
             "modules.alias": _lines(f"alias {alias} {name}" for alias, name in aliases),
             "modules.alias.bin": index((_key(alias), name) for alias, name in aliases),
             "modules.symbols.bin": index(()),
-            "modules.builtin.bin": index((_name(path), "") for path in builtin),
+            "modules.builtin.bin": index((name_of(path), "") for path in builtin),
             "modules.builtin.alias.bin": index(
                 (_key(text), name) for name, key, text in own if key == "alias"
             ),
@@ -164,7 +169,7 @@ class Modules:
 
     def _in_order(self) -> list[Module]:
         order = self._lists.get("modules.order", b"").decode().split()
-        places = {_name(path): place for place, path in enumerate(order)}
+        places = {name_of(path): place for place, path in enumerate(order)}
         return sorted(self._found.values(), key=lambda m: (places.get(m.name, len(places)), m.path))
 
     def _line(self, module: Module) -> str:
@@ -207,10 +212,11 @@ def _plain(path: str, data: bytes) -> bytes:
             return lzma.decompress(data)
         if path.endswith(".gz"):
             return gzip.decompress(data)
+        if path.endswith(".zst"):
+            with decompressed(io.BytesIO(data), path) as plain:
+                return plain.read(LARGEST)
     except (lzma.LZMAError, EOFError, OSError) as error:
         raise ImageError(f"{path}: this kernel module is damaged: {error}") from error
-    if path.endswith(".zst"):
-        raise ImageError(f"{path}: modules compressed by zstd cannot be read")
     return data
 
 
@@ -243,7 +249,8 @@ def _wanted_before(module: Module) -> list[str]:
     return wanted
 
 
-def _name(path: str) -> str:
+def name_of(path: str) -> str:
+    """Return the name of the module in the file `path`, as `lsmod` shows it."""
     return path.rpartition("/")[2].partition(".")[0].replace("-", "_")
 
 

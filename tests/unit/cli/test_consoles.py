@@ -2,7 +2,10 @@
 
 import errno
 import os
+import queue
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -10,7 +13,8 @@ from typing import cast
 import pytest
 
 from ringlet.cli.commands import EitherCommand, Task
-from ringlet.cli.consoles import CommandStreams, Quiet, Stdio, _Feed, console_for
+from ringlet.cli.consoles import Booted, CommandStreams, Quiet, Stdio, _Feed, console_for
+from ringlet.cli.terminal import WindowSize
 from ringlet.control.agent.agent import Agent
 from ringlet.errors import CommandError, ConfigError
 from ringlet.images.channel import FRAME_SIZE
@@ -104,6 +108,73 @@ def test_end_of_a_run_that_has_not_begun_is_remembered() -> None:
     feed.attach(cast("Pc", SimpleNamespace(machine=machine)))
 
     assert ended == [quit_by_user()]
+
+
+# --- a guest that its own init has booted
+
+
+class _SttyAgent:
+    """Stands for the agent of a guest, and takes its commands."""
+
+    def __init__(self) -> None:
+        self.commands: queue.Queue[list[str]] = queue.Queue()
+        self.closed = False
+
+    def run(self, argv: list[str], **options: object) -> None:
+        self.commands.put(argv)
+        raise CommandError("no such program", errno.ENOENT)
+
+    def next(self) -> str:
+        return " ".join(self.commands.get(timeout=10))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def booted(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Booted, _SttyAgent]]:
+    """A console that runs, of a machine that has been built; standard input is empty."""
+    monkeypatch.setattr("ringlet.cli.consoles._Input.start", lambda *arguments: None)
+    monkeypatch.setattr("ringlet.cli.consoles.window_size", lambda fd: None)
+    agent = _SttyAgent()
+    console = Booted(WindowSize(24, 80))
+    console.connect = lambda: cast("Agent", agent)
+    with console:
+        console.attach(cast("Pc", SimpleNamespace()))
+        yield console, agent
+    assert agent.closed
+
+
+def test_size_reaches_a_booted_guest_once_it_prints(
+    booted: tuple[Booted, _SttyAgent], capfd: pytest.CaptureFixture[str]
+) -> None:
+    console, agent = booted
+    sink = console.wires()[0].sink
+    console._resized(WindowSize(40, 132))
+    time.sleep(0.05)
+    early = agent.commands.empty()
+    sink(b"welcome\n")
+    first = agent.next()
+    sink(b"box lo")
+    sink(b"gin: ")
+    second = agent.next()
+    console._resized(WindowSize(50, 99))
+
+    assert early
+    assert first == second == "stty -F /dev/ttyS0 rows 40 cols 132"
+    assert agent.next() == "stty -F /dev/ttyS0 rows 50 cols 99"
+    assert capfd.readouterr().out == "welcome\nbox login: "
+
+
+def test_size_that_has_not_changed_is_not_sent(
+    booted: tuple[Booted, _SttyAgent], capfd: pytest.CaptureFixture[str]
+) -> None:
+    console, agent = booted
+    console._resized(WindowSize(24, 80))
+    console.wires()[0].sink(b"login: ")
+    time.sleep(0.05)
+
+    assert agent.commands.empty()
 
 
 # --- a command by serial ports, or by the agent, as the guest says

@@ -37,6 +37,29 @@ def test_mounts_that_are_refused(text: str, message: str) -> None:
         parts.mount(text, "-v")
 
 
+@pytest.mark.parametrize(
+    ("place", "owned"),
+    [
+        ("/", "/"), ("//", "/"), ("/proc", "/proc"), ("/proc/x", "/proc"), ("/sys/fs", "/sys"),
+        ("//dev/", "/dev"), ("/dev/pts", "/dev/pts"), ("/run", "/run"), ("/var/run/", "/var/run"),
+        ("/run/ringlet/x", "/run/ringlet"),
+    ],
+)  # fmt: skip
+def test_places_that_the_guest_needs_itself(tmp_path: Path, place: str, owned: str) -> None:
+    text = f"{tmp_path}:{place}"
+    message = f"^-v {text}: the guest itself needs {owned}; give another place, such as /mnt$"
+
+    with pytest.raises(ConfigError, match=message):
+        parts.mount(text, "-v")
+    with pytest.raises(ConfigError, match=message):
+        parts.mount(Mount(tmp_path, place), "-v")
+
+
+@pytest.mark.parametrize("place", ["/dev/shm", "/run/x", "/tmp", "/tmp/x", "/runs", "/var/run/x"])
+def test_places_that_the_guest_mounts_as_well(tmp_path: Path, place: str) -> None:
+    assert parts.mount(f"{tmp_path}:{place}", "-v").target == place
+
+
 def test_variables() -> None:
     host = {"HOME": "/root", "EMPTY": ""}
     found = parts.variables(["A=1", "HOME", "B=", "NONE", "EMPTY", "A=2=3"], "-e", host)

@@ -32,3 +32,17 @@ def test_sockets_in_a_directory_that_the_guest_may_write_to(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"^--vsock .*/s: the guest may write to .*; give a path"):
         check_files(spec, on_command_line)
     check_files(machine_spec("busybox", mounts=f"{tmp_path}:/mnt:ro", vsock=tmp_path / "s"))
+
+
+@pytest.mark.parametrize("word", ["root=/dev/nosuch", "init=/nosuch"])
+def test_arguments_that_nothing_would_heed(word: str, tmp_path: Path) -> None:
+    for spec in (
+        machine_spec("busybox", append=f"loglevel=3 {word}"),
+        machine_spec(root=tmp_path, append=word),
+    ):
+        with pytest.raises(ConfigError, match=f"^--append {word}: has no effect on a guest"):
+            check_files(spec, on_command_line)
+
+
+def test_arguments_that_the_kernel_heeds() -> None:
+    check_files(machine_spec("busybox", append="rootwait noinitrd rdinit=/init"))

@@ -12,7 +12,7 @@ import pytest
 from ringlet.errors import ConfigError, ImageError
 from ringlet.images.busybox import NEEDED
 from ringlet.images.channel import END_OF_INPUT, FRAME_SIZE, frames
-from ringlet.images.initramfs import Command, File, Root, Shell, make_initramfs
+from ringlet.images.initramfs import Command, File, Root, Shell, Surroundings, make_initramfs
 from tests.unit.images.cpio_reader import Member, members
 
 EVERY_BYTE = bytes(range(1, 256))
@@ -71,6 +71,14 @@ def test_settings_of_a_shell(busybox: Path) -> None:
 
     assert sourced(settings, then) == b"box xterm 50 132\n"
     assert "ringlet/command" not in made(busybox, Shell())
+
+
+def test_size_of_the_console_of_a_guest_that_boots(busybox: Path) -> None:
+    around = Surroundings(window=(40, 132))
+    archive = make_initramfs(busybox, None, root=Root(boot=True), around=around)
+    settings = members(archive)["ringlet/settings"].content
+
+    assert sourced(settings, 'echo "$rows" "$columns"') == b"40 132\n"
 
 
 def test_settings_are_quoted(busybox: Path) -> None:
@@ -137,7 +145,7 @@ def test_init_calls_only_what_busybox_is_asked_for() -> None:
     called = set(re.findall(r"^\s*(?:exec )?([a-z]+)(?: |$)", INIT, re.MULTILINE))
     shell_words = set(
         "export cd read kill wait echo exec while done do for esac case if else fi raw feed "
-        "run_command run_shell load printf until elif return break".split()
+        "run_command run_shell load lacks cannot printf until elif return break".split()
     )
 
     assert {"mount", "stty", "poweroff", "mkfifo", "setsid"} <= called
