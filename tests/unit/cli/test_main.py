@@ -103,13 +103,13 @@ def test_a_file_that_the_host_refuses_is_named(
     program: str, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     def refused(*arguments: object) -> None:
-        raise PermissionError(13, "Permission denied", "/home/\n.cache")
+        raise PermissionError(13, "Permission denied", "/var/\n.cache")
 
     monkeypatch.setattr("ringlet.cli.launch.read_program", refused)
     status = main(["run", "--bare", program])
 
     assert status == 2
-    assert capfd.readouterr().err == "ringlet: /home/\\n.cache: Permission denied\n"
+    assert capfd.readouterr().err == "ringlet: /var/\\n.cache: Permission denied\n"
 
 
 def test_internal_error_is_a_line_and_status_70(
