@@ -317,6 +317,8 @@ class EitherCommand(CommandStreams):
         return self
 
     def _run_by_agent(self) -> None:
+        if self.told.status is not None:
+            return  # the command has ended
         self._agent_runs = True
         self._by_agent.begin()
 
