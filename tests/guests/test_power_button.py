@@ -24,8 +24,9 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("kernel")]
 
 # A guest that does what acpid does: it waits for a key event of the button.
 _WAITS = """
+exec 3</dev/input/event0
 echo the button is there
-dd if=/dev/input/event0 of=/dev/null bs=24 count=1 2>/dev/null
+dd of=/dev/null bs=24 count=1 <&3 2>/dev/null
 echo it was pressed
 """
 _DEAF = "echo the button is there; sleep 1000"
