@@ -18,8 +18,9 @@ from ringlet.errors import (
 )
 
 CLASSES = [
-    c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == "ringlet.errors"
-]
+    c for name, c in inspect.getmembers(errors, inspect.isclass)
+    if c.__module__ == "ringlet.errors" and not name.startswith("_")
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("error", CLASSES)
