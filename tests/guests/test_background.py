@@ -192,7 +192,7 @@ def test_command_that_cannot_start_is_told(call: Call) -> None:
 
 
 def test_guest_that_panics_before_it_is_ready_is_told(call: Call) -> None:
-    done = call("run", "-d", "-m", "256M", "--append", "rdinit=/no init=/no", "--name", "bad",
+    done = call("run", "-d", "-m", "256M", "--append", "rdinit=/no", "--name", "bad",
                 "busybox")  # fmt: skip
 
     assert (done.returncode, done.stdout) == (3, b"")
