@@ -261,14 +261,16 @@ def test_memory_does_not_grow_with_machines_one_after_the_other(tmp_path: Path) 
     Without a collection of cycles, their small objects remain, 1 to 2 MiB each; the memory of the
     guests, 60 MiB each, does not.
     """
-    disk = tmp_path / "disk"
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    disk = shared / "disk"
     disk.write_bytes(bytes(1 << 20))
     sizes = []
     gc.disable()
     try:
         for _ in range(8):
             with ringlet.Machine(
-                "busybox", memory="128M", vsock=tmp_path / "s", mounts=f"{tmp_path}:/mnt",
+                "busybox", memory="128M", vsock=tmp_path / "s", mounts=f"{shared}:/mnt",
                 disks=disk,
             ) as machine:  # fmt: skip
                 assert machine.start().run("ls /mnt/disk /dev/vda").ok
