@@ -77,23 +77,35 @@ def packed(root: Path, entry: Entry) -> Iterator[bytearray | memoryview]:
     yield gathered
 
 
-class _Inside:
+class _Place:
     """A file in a tree, by its name and the directory that it is in; None: the root."""
 
-    __slots__ = ("name", "outer")
+    __slots__ = ("depth", "name", "outer")
 
-    def __init__(self, name: bytes, outer: "_Inside | None") -> None:
+    def __init__(self, name: str, outer: "_Place | None") -> None:
         self.name = name
         self.outer = outer
+        self.depth: int = 1 if outer is None else outer.depth + 1
 
-    def path(self) -> bytes:
+    def path(self) -> str:
         """Return the path below the root."""
         names = []
-        place: _Inside | None = self
+        place: _Place | None = self
         while place is not None:
             names.append(place.name)
             place = place.outer
-        return b"/".join(reversed(names))
+        return "/".join(reversed(names))
+
+    def opened(self, root: int, flags: int) -> int:
+        """Open the file below `root`, whatever a guest puts there, without following links."""
+        outer = self.outer
+        if outer is None:
+            return os.open(self.name, flags, dir_fd=root)
+        directory = outer.opened(root, _flags(stat.S_IFDIR))
+        try:
+            return os.open(self.name, flags, dir_fd=directory)
+        finally:
+            os.close(directory)
 
 
 class _Packer:
@@ -105,9 +117,8 @@ class _Packer:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._path: list[bytes] = []
-        self._place: _Inside | None = None
-        self._linked: dict[tuple[int, int], _Inside] = {}
+        self._place: _Place | None = None
+        self._linked: dict[tuple[int, int], _Place] = {}
 
     def parts(self, entry: Entry) -> Iterator[bytes | memoryview]:
         """Yield the parts of the tree whose root was `entry`."""
@@ -117,7 +128,7 @@ class _Packer:
             yield entry.encode()
 
     def _where(self) -> Path:
-        return self._root.joinpath(*map(os.fsdecode, self._path))
+        return self._root / (self._place.path() if self._place is not None else "")
 
     def _inside(self, directory: int, name: bytes) -> Iterator[bytes | memoryview]:
         """Yield what `name` in `directory` is, or nothing if it is replaced meanwhile."""
@@ -149,24 +160,23 @@ class _Packer:
             os.close(opened)
 
     def _directory(self, opened: int, entry: Entry) -> Iterator[bytes | memoryview]:
-        if len(self._path) >= MAX_DEPTH:
+        if self._place is not None and self._place.depth >= MAX_DEPTH:
             raise ConfigError(f"{self._where()}: more than {MAX_DEPTH} directories in one another")
         yield entry.encode()
         with os.scandir(opened) as listing:
             names = sorted(os.fsencode(found.name) for found in listing)
         outer = self._place
         for name in names:
-            self._path.append(name)
-            self._place = _Inside(name, outer)
+            self._place = _Place(os.fsdecode(name), outer)
             yield from self._inside(opened, name)
-            self._path.pop()
         self._place = outer
         yield END_OF_DIRECTORY
 
     def _file(self, opened: int, entry: Entry) -> Iterator[bytes | memoryview]:
         key = (entry.device, entry.inode)
         if entry.links > 1 and key in self._linked:
-            yield Entry(entry.name, entry.mode, target=self._linked[key].path()).encode()
+            target = os.fsencode(self._linked[key].path())
+            yield Entry(entry.name, entry.mode, target=target).encode()
             return
         yield entry.encode()
         buffer = memoryview(bytearray(CHUNK if entry.size > CHUNK // 4 else CHUNK // 2))
@@ -228,33 +238,12 @@ class _Stream:
             raise violation("more than a tree")
 
 
-class _Place:
-    """A directory of a tree, by its name and the directory that it is in; None: the root's."""
-
-    __slots__ = ("name", "outer")
-
-    def __init__(self, name: str, outer: "_Place | None") -> None:
-        self.name = name
-        self.outer = outer
-
-    def opened(self, root: int) -> int:
-        """Return a descriptor of the directory; `root` is one of the tree's root."""
-        if self.outer is None:
-            return os.open(".", _flags(stat.S_IFDIR), dir_fd=root)
-        outer = self.outer.opened(root)
-        try:
-            return os.open(self.name, _flags(stat.S_IFDIR), dir_fd=outer)
-        finally:
-            os.close(outer)
-
-
 class _First:
     """The first name of a file, of which `left` other names are to come."""
 
-    __slots__ = ("identity", "left", "name", "place")
+    __slots__ = ("identity", "left", "place")
 
-    def __init__(self, name: str, place: _Place, identity: tuple[int, int], left: int) -> None:
-        self.name = name
+    def __init__(self, place: _Place, identity: tuple[int, int], left: int) -> None:
         self.place = place
         self.identity = identity
         self.left = left
@@ -264,15 +253,11 @@ class _First:
 
         Whatever is linked to is the file that was made: a guest may change the tree meanwhile.
         """
-        place = self.place.opened(root)
-        try:
-            file = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
-        finally:
-            os.close(place)
+        file = self.place.opened(root, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             found = os.fstat(file)
             if (found.st_dev, found.st_ino) != self.identity:
-                raise OSError(errno.ESTALE, "replaced meanwhile", self.name)
+                raise OSError(errno.ESTALE, "replaced meanwhile", self.place.name)
             os.link(f"/proc/self/fd/{file}", name, dst_dir_fd=directory)
         finally:
             os.close(file)
@@ -340,13 +325,14 @@ class _Unpacker:
         opened = os.open(
             name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
         )
+        if self._open:
+            self._place = _Place(name, self._place)
         self._open.append((opened, directory, name, entry))
-        self._place = _Place(name, self._place)
 
     def _leave(self) -> None:
         opened, directory, name, entry = self._open.pop()
-        assert self._place is not None
-        self._place = self._place.outer
+        if self._place is not None:
+            self._place = self._place.outer
         try:
             os.fchmod(opened, entry.mode & 0o777)
         finally:
@@ -371,13 +357,12 @@ class _Unpacker:
             made = os.fstat(file)
         finally:
             os.close(file)
-        if entry.links > 1 and self._place is not None:
+        if entry.links > 1 and self._open:
             if len(self._linked) == MAX_LINKED:
                 reason = f"more than {MAX_LINKED} files with several names"
                 raise GuestFileError(errno.EMLINK, reason, self._source)
-            self._linked[key] = _First(
-                name, self._place, (made.st_dev, made.st_ino), entry.links - 1
-            )
+            place = _Place(name, self._place)
+            self._linked[key] = _First(place, (made.st_dev, made.st_ino), entry.links - 1)
 
     def _content(self, file: int | None) -> None:
         while length := self._stream.word():
