@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,6 @@ from tests.guests.failing import (
     descendants,
     fill,
     shell,
-    small_filesystem,
 )
 from tests.unit.devices.disks.driver import Driver
 
@@ -32,19 +30,6 @@ ROOM = 8 * MIB
 READ = "dd if=/dev/vda of=/dev/null bs=64k iflag=direct"
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("kernel")]
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    point = tmp_path / "small"
-    point.mkdir()
-    with small_filesystem(point) as path:
-        yield path
-
-
-@pytest.fixture
-def told(capfd: pytest.CaptureFixture[str]) -> Told:
-    return Told(capfd)
 
 
 def guest_with(disk: str | Path) -> ringlet.Machine:

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,26 +18,13 @@ import ringlet
 from ringlet.control import peripherals
 from ringlet.devices.backends.network.engines import PASST, SLIRP, Kind
 from ringlet.devices.backends.network.opening import open_network
-from tests.guests.failing import PATIENCE, RINGLET, Told, descendants, fill, shell, small_filesystem
+from tests.guests.failing import PATIENCE, RINGLET, Told, descendants, fill, shell
 from tests.unit.devices.network import isolated
 from tests.unit.devices.network.conftest import absent
 
 MIB = 1 << 20
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("kernel")]
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    point = tmp_path / "small"
-    point.mkdir()
-    with small_filesystem(point) as path:
-        yield path
-
-
-@pytest.fixture
-def told(capfd: pytest.CaptureFixture[str]) -> Told:
-    return Told(capfd)
 
 
 def sharing(directory: Path) -> ringlet.Machine:

@@ -16,34 +16,13 @@ import ringlet
 from ringlet.devices.backends.disks.opening import open_disk
 from ringlet.devices.virtio.block import Block
 from ringlet.disk_spec import parse_disk
-from ringlet.errors import ImageError
-from ringlet.images.busybox import find_busybox
-from ringlet.images.debian import fetch_kernel
 from ringlet.machine.pci_slots import MakeDevice
-from tests.guests.virtio.guest import Guest, modules
+from tests.guests.virtio.guest import Guest
 
-PACKAGES = ("linux-image-cloud-amd64/bookworm", "linux-image-cloud-amd64/trixie")
 PATIENCE = 90
 FUNCTION = "0000:00:02.0"
 Failed = Callable[[Exception], None]
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module", params=PACKAGES)
-def with_modules(request: pytest.FixtureRequest) -> Guest:
-    """A kernel with its modules."""
-    try:
-        find_busybox()
-        kernel = fetch_kernel(request.param)
-    except ImageError as error:
-        pytest.skip(f"no Debian kernel here: {error}")
-    return Guest(kernel, modules(kernel))
-
-
-@pytest.fixture
-def guest(with_modules: Guest) -> Guest:
-    """The kernel for one boot."""
-    return Guest(with_modules.kernel, with_modules.modules)
 
 
 @pytest.fixture

@@ -22,35 +22,14 @@ from ringlet.devices.virtio.console import Console, Port
 from ringlet.devices.virtio.rng import Rng
 from ringlet.devices.virtio.vsock import Vsock
 from ringlet.disk_spec import parse_disk
-from ringlet.errors import ImageError
-from ringlet.images.busybox import find_busybox
-from ringlet.images.debian import fetch_kernel
 from ringlet.machine.pci_slots import MakeDevice
-from tests.guests.virtio.guest import Guest, modules
+from tests.guests.virtio.guest import Guest
 
 Failed = Callable[[Exception], None]
-PACKAGES = ("linux-image-cloud-amd64/bookworm", "linux-image-cloud-amd64/trixie")
 PATIENCE = 60.0
 MUCH = 32 << 20
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module", params=PACKAGES)
-def with_modules(request: pytest.FixtureRequest) -> Guest:
-    """A kernel with its modules."""
-    try:
-        find_busybox()
-        kernel = fetch_kernel(request.param)
-    except ImageError as error:
-        pytest.skip(f"no Debian kernel here: {error}")
-    return Guest(kernel, modules(kernel))
-
-
-@pytest.fixture
-def guest(with_modules: Guest) -> Guest:
-    """The kernel for one boot."""
-    return Guest(with_modules.kernel, with_modules.modules)
 
 
 def in_background(work: Callable[[], None]) -> threading.Thread:
