@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from ringlet.errors import ConfigError, ImageError
 from ringlet.images.names import check_name, from_file, is_own, to_file
-from ringlet.images.store import UNFINISHED, Store, default_root, explain
+from ringlet.images.store import UNFINISHED, Store, default_root, explain, is_locked
 
 DEBIAN: Final = "debian"
 """The kind of the images that Ringlet builds (`ringlet.images.building`)."""
@@ -78,17 +78,7 @@ class Image:
 
     def in_use(self) -> bool:
         """Return whether a running machine uses the image."""
-        try:
-            lock = os.open(self.disk.parent / _USERS, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
-        return False
+        return is_locked(self.disk.parent / _USERS, fcntl.LOCK_EX)
 
     @contextlib.contextmanager
     def used(self) -> Iterator[Path]:

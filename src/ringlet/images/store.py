@@ -77,17 +77,7 @@ class Store:
 
     def busy(self) -> bool:
         """Return whether another process holds the store's lock."""
-        try:
-            lock = os.open(self.root / "lock", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # there is none, or it is not this user's
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
-        return False
+        return is_locked(self.root / "lock", fcntl.LOCK_SH)
 
     @contextlib.contextmanager
     def locked(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -255,3 +245,21 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def is_locked(path: Path, wanted: int) -> bool:
+    """Return whether a lock of the file at `path` keeps one of the kind `wanted` from being taken.
+
+    It does not if the file is absent, or is not this user's.
+    """
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, wanted | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
