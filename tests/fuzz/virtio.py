@@ -34,6 +34,8 @@ _REST = 0.01
 _RESTS = 50
 _TURNS = 30
 """More turns of a device's thread in that time, when nothing happens, than it has a reason for."""
+_LONG = 100_000_000
+"""In ns: a guest that runs for longer is stopped."""
 _FIELDS = (*common._SIZES.items(), *((register, 8) for register in common._ADDRESSES),
            (ISR, 1), (NOTIFY, 2), (NOTIFY + 4, 2), (DEVICE, 4), (DEVICE + 8, 4), (DEVICE + 32, 1))
 """The registers that a driver uses, with their sizes."""
@@ -290,13 +292,18 @@ class Walk:
         assert 0 <= msix.read(offset, size) < 1 << 8 * size
 
     def _code(self) -> None:
-        """Let the guest run code where buffers may be."""
+        """Let the guest run code where buffers may be.
+
+        A device may put other code there in this moment, which may never halt.
+        """
         board: Board = self.rig.board
         at = self.rng.choice((CODE, CODE, CODE + 0x800))
         self.rig.memory.view(at, 6)[:] = bytes.fromhex("b801000000f4")
         board.p.drop_code(at, 6)
         board.set(rip=at)
+        board.p.set_alarm(time.monotonic_ns() + _LONG)
         board.go()
+        board.p.set_alarm(None)
         self.codes += 1
 
     def _race(self) -> None:
@@ -361,7 +368,6 @@ class Walk:
         device.pause()
         state = pci.save()
         self._expect_nothing("a device at rest")
-        device.resume()
         other = make(random.Random(1), self.failures.append, self.kind)
         other.device.features = device.features
         fresh = VirtioPci(other.device, pci._around)
@@ -373,6 +379,7 @@ class Walk:
             fresh.close()
             other.close()
         self.rig.memory.view(0x100000, 0x80000)[:] = before
+        device.resume()  # not before: what it writes to its rings meanwhile would be lost
 
 
 def _comes_to_rest(walk: Walk) -> bool:
