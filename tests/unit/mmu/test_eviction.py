@@ -137,7 +137,11 @@ SLOTS = 1300
 
 
 def spread() -> Guest:
-    """Return a guest with a page in each of many slots; its tables end below FAR_DATA."""
+    """Return a guest with a page in each of many slots; its tables end below FAR_DATA.
+
+    The windows need most of the address space, so guests of earlier tests must be gone.
+    """
+    gc.collect()
     guest = Guest()
     for i in range(SLOTS):
         guest.tables.map(i << 36, FAR_DATA)

@@ -331,9 +331,10 @@ def test_write_through_by_the_configuration(guest: Guest) -> None:
     assert guest.disk.seen[0].fua
 
 
-def test_write_through_without_flushes(make_rig: MakeRig) -> None:
+def test_write_through_without_flushes(make_rig: MakeRig, disks: list[FakeDisk]) -> None:
     """A driver without VIRTIO_BLK_F_FLUSH cannot make anything durable (5.2.6.2)."""
     disk = FakeDisk()
+    disks.append(disk)
     rig = make_rig(lambda failed: b.Block(disk, failed))
     rig.start(PLAIN)
     Guest(rig, disk).ask(b.T_OUT, 0, bytes(512))
@@ -364,7 +365,7 @@ def test_requests_end_in_any_order_and_all_come_back(guest: Guest) -> None:
     assert {head for head, _ in guest.rig.came_back(0, 5)} == heads
 
 
-def test_state_in_mid_traffic(guest: Guest) -> None:
+def test_state_in_mid_traffic(guest: Guest, disks: list[FakeDisk]) -> None:
     """What the disk has under way ends before; what was not taken is done in the new machine."""
     rig = guest.rig
     for i in range(4):
@@ -375,6 +376,7 @@ def test_state_in_mid_traffic(guest: Guest) -> None:
     seen = len(guest.disk.seen)
     assert seen == done, "what was begun has ended"
     disk = FakeDisk()
+    disks.append(disk)
     disk.content[:] = guest.disk.content
     other = VirtioPci(b.Block(disk, lambda error: pytest.fail(str(error))), rig.pci._around)
     other.restore(state)
@@ -385,12 +387,13 @@ def test_state_in_mid_traffic(guest: Guest) -> None:
     rig.device.resume()
 
 
-def test_write_through_is_part_of_the_state(guest: Guest) -> None:
+def test_write_through_is_part_of_the_state(guest: Guest, disks: list[FakeDisk]) -> None:
     guest.rig.set(32, 1, 0, 0x2000)
     guest.rig.device.pause()
     state = guest.rig.pci.save()
     guest.rig.device.resume()
-    other = b.Block(FakeDisk(), lambda error: None)
+    disks.append(FakeDisk())
+    other = b.Block(disks[-1], lambda error: None)
     fresh = VirtioPci(other, guest.rig.pci._around)
     fresh.restore(state)
     assert other.read_config()[32] == 0
