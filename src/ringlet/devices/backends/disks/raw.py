@@ -5,12 +5,15 @@ bytes takes 2 us there, and 50 us when it must wake a thread.  A short request t
 performed there too: nothing else waits for that thread.  Everything else goes to the pool.
 """
 
+import contextlib
 import errno
 import itertools
+import os
 import time
 from typing import Final
 
 from ringlet.devices.backends.disks import syscalls, vectors
+from ringlet.devices.backends.disks.around import WriteAround
 from ringlet.devices.backends.disks.image_file import ImageFile
 from ringlet.devices.backends.disks.interface import (
     SECTOR,
@@ -21,6 +24,7 @@ from ringlet.devices.backends.disks.interface import (
 )
 from ringlet.devices.backends.disks.pool import Gate, Pool
 from ringlet.devices.backends.disks.qcow2 import MAGIC
+from ringlet.devices.backends.disks.streams import LARGE, Range, ReadAhead, pieces
 from ringlet.devices.backends.disks.troubles import Troubles
 
 AT_ONCE: Final = 1 << 16
@@ -60,6 +64,8 @@ class RawDisk:
         self._slow_until = 0
         self._pause = PAUSE_NS
         self._durability = Durability(image)
+        self._ahead = ReadAhead()
+        self._around = WriteAround(image)
 
     def submit(self, request: Request) -> None:
         """Begin `request` (`Disk.submit`)."""
@@ -81,6 +87,10 @@ class RawDisk:
             return True
         match request.operation:
             case Operation.READ:
+                if request.length >= LARGE and (
+                    wanted := self._ahead.after(request.offset, request.length)
+                ):
+                    self._read_ahead(wanted)
                 return self._read_cached(request)
             case Operation.WRITE:
                 return self._write_cached(request)
@@ -109,6 +119,17 @@ class RawDisk:
             return False
         self._finish(request, 0)
         return True
+
+    def _read_ahead(self, wanted: Range) -> None:
+        """Have the host read what will be asked for; it may refuse, and nothing is lost."""
+
+        def advise() -> None:
+            with contextlib.suppress(OSError):
+                for offset, length in pieces(*wanted):
+                    os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+        with contextlib.suppress(RuntimeError):  # no thread can be started
+            self._pool.call(advise)
 
     def _write_cached(self, request: Request) -> bool:
         """Write whole pages to the page cache, which needs no reads and rarely waits."""
@@ -163,8 +184,10 @@ class RawDisk:
             if request.offset or first.startswith(MAGIC):
                 raise OSError(errno.EPERM, "it would look like qcow2")
             buffers = [memoryview(first), *vectors.rest(buffers, len(first))]
-        vectors.write(self._fd, buffers, request.offset, durable=request.fua)
-        self._durability.wrote(request.length)
+        offset, length, durable = request.offset, request.length, request.fua
+        if not self._around.write(buffers, offset, length, durable=durable):
+            vectors.write(self._fd, buffers, offset, durable=durable)
+        self._durability.wrote(length)
 
     def _discard(self, request: Request) -> None:
         if not self.discards:
@@ -202,6 +225,7 @@ class RawDisk:
                 self._durability.flush()
             except OSError as error:
                 self._troubles.of(error)
+        self._around.close()
         self._image.close()
 
 

@@ -21,7 +21,6 @@ DIRECTORY_BYTES: Final = 1 << 15
 _libc = ctypes.CDLL(None, use_errno=True)
 _int, _long, _bytes = ctypes.c_int, ctypes.c_long, ctypes.c_char_p
 _pointer = ctypes.c_void_p
-_Statfs = ctypes.c_char * 120  # struct statfs of x86-64; f_type is its first field
 _Times = ctypes.c_int64 * 4
 _Records = ctypes.c_char * DIRECTORY_BYTES
 _libc.renameat2.argtypes = (_int, _bytes, _int, _bytes, ctypes.c_uint)
@@ -30,7 +29,6 @@ _libc.utimensat.argtypes = (_int, _bytes, _pointer, _int)
 _libc.copy_file_range.argtypes = (_int, _pointer, _int, _pointer, ctypes.c_size_t, ctypes.c_uint)
 _libc.copy_file_range.restype = ctypes.c_ssize_t
 _libc.syncfs.argtypes = (_int,)
-_libc.fstatfs.argtypes = (_int, _pointer)
 _libc.getdents64.argtypes = (_int, _pointer, ctypes.c_size_t)
 _libc.getdents64.restype = ctypes.c_ssize_t
 
@@ -71,13 +69,6 @@ def set_times(path: bytes, times: tuple[int, int, int, int]) -> None:
 def sync_filesystem(fd: int) -> None:
     """Write the file system of `fd` to its disk (syncfs(2))."""
     _check(_libc.syncfs(fd))
-
-
-def filesystem_type(fd: int) -> int:
-    """Return `f_type` of the file system of `fd`, which may be an O_PATH descriptor."""
-    buffer = _Statfs()
-    _check(_libc.fstatfs(fd, buffer))
-    return int.from_bytes(buffer.raw[:8], "little")
 
 
 def read_directory(fd: int, size: int) -> bytes:

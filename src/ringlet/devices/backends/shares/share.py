@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ringlet.devices.backends.shares import host
+from ringlet.devices.backends.file_systems import file_system
 from ringlet.devices.backends.shares import protocol as fuse
 from ringlet.devices.backends.shares.inodes import DESCRIPTORS, Descriptor, Handle, Inode, Inodes
 from ringlet.devices.backends.shares.messages import FullError, full, refuse
@@ -27,16 +27,6 @@ _QUIET_NS: Final = 60 * _BILLION
 """For how long the same trouble is not told again."""
 _EXCLUSIVE_SECONDS: Final = 86400.0
 _SECONDS: Final = 1.0
-# File systems that hold files (statfs(2)); the kernel's own, as /proc, reach into the host.
-_FILES: Final = {
-    0xEF53: "ext4", 0x58465342: "XFS", 0x9123683E: "Btrfs", 0xF2F52010: "F2FS", 0x2FC12FC1: "ZFS",
-    0xCA451A4E: "bcachefs", 0x01021994: "tmpfs", 0x858458F6: "ramfs", 0x794C7630: "overlayfs",
-    0x6969: "NFS", 0xFE534D42: "SMB", 0xFF534D42: "CIFS", 0x65735546: "FUSE", 0x01021997: "9P",
-    0x00C36400: "Ceph", 0x4D44: "FAT", 0x2011BAB0: "exFAT", 0x7366746E: "NTFS", 0x5346544E: "NTFS",
-    0x73717368: "SquashFS", 0xE0F5E1E2: "EROFS", 0x9660: "ISO 9660", 0x15013346: "UDF",
-    0x3153464A: "JFS", 0x52654973: "ReiserFS", 0xF15F: "eCryptfs", 0x61756673: "aufs",
-    0x786F4256: "VirtualBox", 0x47504653: "GPFS", 0x0BD00BD0: "Lustre", 0x5346414F: "AFS",
-}  # fmt: skip
 _TROUBLES: Final = {
     errno.ENOSPC: "the host's disk is full",
     errno.EDQUOT: "the quota on the host's disk is used up",
@@ -49,7 +39,7 @@ _TROUBLES: Final = {
 
 def holds_files(fd: int) -> bool:
     """Say whether the file system of a descriptor is one of files, not of the kernel's state."""
-    return host.filesystem_type(fd) in _FILES
+    return file_system(fd) is not None
 
 
 class Share:
