@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.unit.devices.disks.driver import Driver
 
-from ringlet.devices.backends.disks import around, vectors
+from ringlet.devices.backends.disks import Operation, around, vectors
 from ringlet.devices.backends.disks.around import LARGE, WriteAround
 from ringlet.devices.backends.disks.image_file import ImageFile
 from ringlet.disk_spec import Access, DiskSpec
@@ -77,6 +77,20 @@ def test_large_and_aligned_writes_go_around(
 
     assert [fd == second[0] for fd, _ in writes] == [direct]
     assert image.read_bytes()[offset : offset + length] == data
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_write_that_is_alone_is_made_by_the_thread_that_submits(
+    image: Path, second: list[int], monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    makers: list[int] = []
+    monkeypatch.setattr(vectors, "write", lambda *a, **how: makers.append(threading.get_ident()))
+
+    with Driver(DiskSpec(image)) as disk:
+        data = [memoryview(bytearray(LARGE))]
+        assert disk.begin(Operation.WRITE, 0, LARGE, data, alone=alone).wait() == 0
+
+    assert (makers == [threading.get_ident()]) == alone
 
 
 def test_buffers_that_the_disk_refuses_go_through_the_page_cache(

@@ -50,10 +50,9 @@ class WriteAround:
 
         Raises OSError.
         """
-        if self._fd < 0 or length < LARGE or (offset | length) % _ALIGNMENT:
+        if not self.takes(offset, length):
             return False
-        if not self._enter():
-            return False
+        self._enter()
         done = 0
         try:
             vectors.write(self._fd, buffers, offset, durable=durable)
@@ -66,16 +65,22 @@ class WriteAround:
             self._leave(done)
         return bool(done)
 
-    def _enter(self) -> bool:
-        """Note that a write begins, if the disk is not slow."""
+    def takes(self, offset: int, length: int) -> bool:
+        """Return whether `write` would take so much there."""
+        return (
+            self._fd >= 0
+            and length >= LARGE
+            and not (offset | length) % _ALIGNMENT
+            and time.monotonic_ns() >= self._slow_until
+        )
+
+    def _enter(self) -> None:
+        """Note that a write begins."""
         now = time.monotonic_ns()
         with self._lock:
-            if now < self._slow_until:
-                return False
             if not self._under_way:
                 self._began = now
             self._under_way += 1
-            return True
 
     def _leave(self, length: int) -> None:
         """Note that `length` bytes were written, and from time to time how fast."""

@@ -29,6 +29,8 @@ from ringlet.devices.backends.disks.troubles import Troubles
 
 AT_ONCE: Final = 1 << 16
 """The most bytes that the submitting thread writes itself, or waits for."""
+AROUND_AT_ONCE: Final = 1 << 20
+"""The most bytes that it writes to a disk that is known to be fast: some milliseconds at most."""
 SLOW_NS: Final = 10_000_000
 """A write that takes longer was held up: the page cache has too much to write back.  Less than the
 host's scheduler may keep a thread waiting would mean nothing."""
@@ -103,6 +105,10 @@ class RawDisk:
     def _short(self, request: Request) -> bool:
         if request.operation is Operation.FLUSH:
             return not self._durability.clean and self._durability.unflushed <= AT_ONCE
+        if request.operation is Operation.WRITE and self._around.takes(
+            request.offset, request.length
+        ):
+            return request.length <= AROUND_AT_ONCE
         return request.operation in {Operation.READ, Operation.WRITE} and (
             request.length <= AT_ONCE
         )
