@@ -1,9 +1,10 @@
 """Kill a guest that writes and flushes, again and again: python -m tests.guests.power_cut ROUNDS.
 
 Each round starts a guest with an ext4 disk of its own, on which a program appends a number to a
-file, fsyncs the file and then prints the number.  Ringlet is killed (SIGKILL) at a random moment,
-which is a power cut for the guest.  Then the file system's journal must replay cleanly, and every
-number that was printed must be in the file.
+file, fsyncs the file and then prints the number.  Before every eighth number it fills one of four
+files of 1 MiB with that number, and fsyncs it.  Ringlet is killed (SIGKILL) at a random moment,
+which is a power cut for the guest.  Then the file system's journal must replay cleanly, every
+number that was printed must be in the file, and the last large file before it must be whole.
 """
 
 import os
@@ -19,9 +20,15 @@ import time
 from pathlib import Path
 
 SIZE = 256 << 20
+EACH = 8
+"""A large file is written before each number that is a multiple."""
+FILES = 4
+LARGE = 1 << 20
 LOAD = (
-    "mkdir -p /mnt && mount /dev/vdb /mnt && i=0 && "
-    "while :; do i=$((i + 1)); echo $i >>/mnt/file; sync /mnt/file; echo $i; done"
+    "mkdir -p /mnt && mount /dev/vdb /mnt && i=0 && while :; do i=$((i + 1)); "
+    f"if [ $((i % {EACH})) = 0 ]; then f=/mnt/large$((i / {EACH} % {FILES})); "
+    f"yes $i | head -c {LARGE} >$f; sync $f; fi; "
+    "echo $i >>/mnt/file; sync /mnt/file; echo $i; done"
 )
 PATIENCE = 20.0
 TOOLS = "/usr/sbin:/sbin"
@@ -66,8 +73,11 @@ def printed_until_killed(disk: Path, seconds: float) -> int:
     return int(whole[-1])
 
 
-def kept(disk: Path, form: str = "raw") -> list[int]:
-    """Replay the journal, check the file system, and return the numbers in the file."""
+def kept(disk: Path, last: int, form: str = "raw") -> list[int]:
+    """Replay the journal, check the file system, and return the numbers in the file.
+
+    `last` is the last one that was printed, for the large files.
+    """
     raw = disk
     if form == "qcow2":
         raw = disk.with_suffix(".check")
@@ -81,7 +91,12 @@ def kept(disk: Path, form: str = "raw") -> list[int]:
     checked = tool("e2fsck", "-f", "-n", raw)
     assert checked.returncode == 0, checked.stdout
     text = tool("debugfs", "-R", "cat /file", raw).stdout
-    return [int(number) for number in re.findall(r"^(\d+)$", text, re.MULTILINE)]
+    numbers = [int(number) for number in re.findall(r"^(\d+)$", text, re.MULTILINE)]
+    large = last // EACH * EACH
+    if large and numbers[-1] + 1 < large + EACH * FILES:  # the guest has not begun to replace it
+        content = tool("debugfs", "-R", f"cat /large{large // EACH % FILES}", raw).stdout
+        assert content == (f"{large}\n" * LARGE)[:LARGE], (last, len(content), content[:8])
+    return numbers
 
 
 def cut(directory: Path, seconds: float, form: str = "raw") -> int:
@@ -89,7 +104,7 @@ def cut(directory: Path, seconds: float, form: str = "raw") -> int:
     disk = directory / f"disk.{form}"
     make_disk(disk, form)
     last = printed_until_killed(disk, seconds)
-    numbers = kept(disk, form)
+    numbers = kept(disk, last, form)
     assert numbers[:last] == list(range(1, last + 1)), (last, numbers[-5:])
     return last
 
