@@ -101,6 +101,30 @@ def test_disk_has_the_host_read_ahead(tmp_path: Path, advice: list[Range]) -> No
     assert advice[0][0] <= 8 * LARGE
 
 
+def test_a_slow_host_is_asked_for_one_thing_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "a.img"
+    image.write_bytes(os.urandom(MIB) * 8)
+    begun, slow = threading.Event(), threading.Event()
+    asked: list[int] = []
+
+    def advise(fd: int, at: int, size: int, what: int) -> None:
+        asked.append(at)
+        begun.set()
+        slow.wait(10)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    with Driver(DiskSpec(image)) as disk:
+        for n in range(120):
+            disk.read(n * LARGE, LARGE)
+        assert begun.wait(10)
+        while_slow = len(asked)
+        slow.set()
+
+    assert while_slow == 1
+
+
 def test_host_that_gives_no_thread_reads_nothing_ahead(
     tmp_path: Path, advice: list[Range], monkeypatch: pytest.MonkeyPatch
 ) -> None:

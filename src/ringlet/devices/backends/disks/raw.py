@@ -24,7 +24,7 @@ from ringlet.devices.backends.disks.interface import (
 )
 from ringlet.devices.backends.disks.pool import Gate, Pool
 from ringlet.devices.backends.disks.qcow2 import MAGIC
-from ringlet.devices.backends.disks.streams import LARGE, Range, ReadAhead, pieces
+from ringlet.devices.backends.disks.streams import LARGE, ReadAhead, pieces
 from ringlet.devices.backends.disks.troubles import Troubles
 
 AT_ONCE: Final = 1 << 16
@@ -67,6 +67,7 @@ class RawDisk:
         self._pause = PAUSE_NS
         self._durability = Durability(image)
         self._ahead = ReadAhead()
+        self._advising = False
         self._around = WriteAround(image)
 
     def submit(self, request: Request) -> None:
@@ -89,10 +90,8 @@ class RawDisk:
             return True
         match request.operation:
             case Operation.READ:
-                if request.length >= LARGE and (
-                    wanted := self._ahead.after(request.offset, request.length)
-                ):
-                    self._read_ahead(wanted)
+                if request.length >= LARGE:
+                    self._read_ahead(request)
                 return self._read_cached(request)
             case Operation.WRITE:
                 return self._write_cached(request)
@@ -126,16 +125,26 @@ class RawDisk:
         self._finish(request, 0)
         return True
 
-    def _read_ahead(self, wanted: Range) -> None:
-        """Have the host read what will be asked for; it may refuse, and nothing is lost."""
+    def _read_ahead(self, request: Request) -> None:
+        """Have the host read what will be asked for; it may refuse, and nothing is lost.
+
+        It is asked for one thing at a time, so that a slow one does not collect them.
+        """
+        wanted = self._ahead.after(request.offset, request.length, ask=not self._advising)
+        if wanted is None:
+            return
 
         def advise() -> None:
             with contextlib.suppress(OSError):
                 for offset, length in pieces(*wanted):
                     os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+            self._advising = False
 
-        with contextlib.suppress(RuntimeError):  # no thread can be started
+        self._advising = True
+        try:
             self._pool.call(advise)
+        except RuntimeError:  # no thread can be started
+            self._advising = False
 
     def _write_cached(self, request: Request) -> bool:
         """Write whole pages to the page cache, which needs no reads and rarely waits."""

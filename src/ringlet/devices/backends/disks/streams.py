@@ -40,14 +40,14 @@ class ReadAhead:
     def __init__(self) -> None:
         self._streams: list[_Stream] = []
 
-    def after(self, offset: int, length: int) -> Range | None:
-        """Note a large read; return what follows it and should be read ahead, or None."""
+    def after(self, offset: int, length: int, *, ask: bool = True) -> Range | None:
+        """Note a large read; with `ask`, return what should be read ahead of it, or None."""
         end = offset + length
         stream = self._stream(offset)
         stream.next = max(stream.next, end)
         stream.run += length
         ahead = min(2 * stream.run, AHEAD)
-        if stream.run < _FIRST or stream.told - stream.next > ahead // 2:
+        if not ask or stream.run < _FIRST or stream.told - stream.next > ahead // 2:
             return None
         begin = max(stream.told, stream.next)
         stream.told = stream.next + ahead
