@@ -19,7 +19,7 @@ from ringlet.images.debian import CachedKernel, fetch_kernel, fetch_packages
 from ringlet.images.initramfs import Command, Root, make_initramfs
 from ringlet.images.modules import Modules
 from ringlet.images.release import DEBIAN_12, Release
-from ringlet.images.rootfs import PACKAGES, SETUP, write_root
+from ringlet.images.rootfs import PACKAGES, SETUP, recipe, write_root
 from ringlet.images.store import Store
 
 NAME: Final = "debian"
@@ -119,9 +119,11 @@ def build_debian(
         update("waiting for another ringlet process that makes an image")
 
     with contextlib.suppress(_MadeMeanwhile), images.adding(name, DEBIAN, waits) as draft:
-        if not again and _built(images, name) is not None:
+        wanted = _recipe(variant, release)
+        found = None if again else _built(images, name)
+        if found is not None and found.digest == wanted:
             raise _MadeMeanwhile
-        draft.source = str(release)
+        draft.source, draft.digest = str(release), wanted
         packages = draft.directory / "packages"
         packages.mkdir()
         debs, versions = fetch_packages(
@@ -151,10 +153,26 @@ def build_debian(
 def find_debian(images: Images, run: Runner, update: Update, variant: str = "") -> Image:
     """Return Debian's image, which is built if there is none.  Raises ImageError.
 
-    An image that others made is not Debian's, whatever its name.
+    One that another version of Ringlet has built is replaced, if that succeeds.  An image that
+    others made is not Debian's, whatever its name.
     """
-    found = _built(images, f"{NAME}:{variant}" if variant else NAME)
-    return found or build_debian(images, run, update, variant=variant, again=False)
+    name = f"{NAME}:{variant}" if variant else NAME
+    found = _built(images, name)
+    if found is not None and found.digest == _recipe(variant):
+        return found
+    if found is not None:
+        update(f"the image {name} is of another version of Ringlet; it is built anew")
+    try:
+        return build_debian(images, run, update, variant=variant, again=False)
+    except ImageError as error:
+        if found is None:
+            raise
+        update(f"{error}; the image of the other version is used")
+        return found
+
+
+def _recipe(variant: str, release: Release = DEBIAN_12) -> str:
+    return recipe([*PACKAGES, *VARIANTS.get(variant, ())], release)
 
 
 class _MadeMeanwhile(Exception):  # noqa: N818 - it ends a draft, and is no error

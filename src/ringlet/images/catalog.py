@@ -55,7 +55,8 @@ class Image:
     """An image of the store: its kind ("debian", "oci", "tar" or "disk") and its base disk.
 
     `size` is the room that it takes on the host, in bytes, `created` the time in seconds since
-    1970, and `digest` names the contents if their origin has such a name.
+    1970, and `digest` names the contents if their origin has such a name; that of Debian's image
+    names what it was made from.
     """
 
     name: str

@@ -5,6 +5,7 @@ packages' scripts need to run as root on a kernel: a guest does that once (`setu
 function that the caller gives.
 """
 
+import hashlib
 import importlib.resources
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,8 +82,14 @@ _FILES: Final = {
     "usr/sbin/policy-rc.d": "#!/bin/sh\nexit 101\n",
 }
 
-GuestRunner = Callable[[Path], None]
-"""Runs a guest whose disk is this image, which it sets up; raises ImageError if that fails."""
+_LAYOUT: Final = 1
+"""Changes with what the code of this module and `ringlet.images.dpkg` makes of the packages."""
+
+
+def recipe(packages: Sequence[str], release: Release) -> str:
+    """Return a name of what `write_root` makes of these packages, whatever their versions."""
+    own = (_LAYOUT, SIZE, _FILES, _MASKED, _NO_GENERATORS, _SOURCES, _setup(), str(release))
+    return f"recipe:{hashlib.sha256(repr((own, tuple(packages))).encode()).hexdigest()[:32]}"
 
 
 def write_root(
@@ -130,5 +137,8 @@ def _add_own_files(tree: Tree, writer: Ext4Writer, unpacker: Unpacker, release: 
         if node is None:
             raise ImageError(f"base-passwd has no {name}.master; this release is not known")
         unpacker.file(f"etc/{name}", writer.load(node.extents, node.size))
-    setup = importlib.resources.files("ringlet.images").joinpath("setup.sh")
-    unpacker.file(SETUP, setup.read_bytes(), 0o755)
+    unpacker.file(SETUP, _setup(), 0o755)
+
+
+def _setup() -> bytes:
+    return importlib.resources.files("ringlet.images").joinpath("setup.sh").read_bytes()

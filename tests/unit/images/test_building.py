@@ -116,6 +116,33 @@ def test_debian_is_what_was_built_and_nothing_else(
     assert find_debian(host.images, host.runner(Outcome(1)), silent) == image
 
 
+def test_debian_of_another_version_is_built_anew(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = find_debian(host.images, host.runner(Outcome(0)), silent)
+    monkeypatch.setattr(building, "PACKAGES", ("base-passwd",))
+    lines: list[str] = []
+
+    new = find_debian(host.images, host.runner(Outcome(0)), lines.append)
+
+    assert len(host.tasks) == 2
+    assert new.digest != old.digest
+    assert lines[0] == "the image debian is of another version of Ringlet; it is built anew"
+    assert find_debian(host.images, host.runner(Outcome(1)), silent) == new
+
+
+def test_debian_of_another_version_is_used_if_it_cannot_be_built_anew(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = find_debian(host.images, host.runner(Outcome(0)), silent)
+    monkeypatch.setattr(building, "PACKAGES", ("base-passwd",))
+    lines: list[str] = []
+
+    assert find_debian(host.images, host.runner(Outcome(1, "no")), lines.append) == old
+
+    assert lines[-1].endswith("failed: 1; no; the image of the other version is used")
+
+
 def test_debian_that_another_process_builds_is_awaited_and_not_built_again(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
