@@ -182,7 +182,7 @@ def _result(end: End, told: Told, watching: Watching, command: str, complaint: s
     if end.kind is EndKind.POWER_OFF and told.status is not None:
         return told.status
     if end.kind is EndKind.POWER_OFF and complaint:
-        complain(complaint)
+        complain(f"the guest says: {complaint}")
         return _GAVE_UP
     if command and end.kind is EndKind.RESET:
         complain(f"{end.message} before the {command} ended")

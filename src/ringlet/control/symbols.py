@@ -44,7 +44,9 @@ _BLOCK: Final = 256
 _LONG_NAME: Final = 0x80
 _CANDIDATES: Final = 1000
 _LONGEST_NAME: Final = 512
-"""The most tokens of a name: KSYM_NAME_LEN, as each has a character."""
+"""The most characters of a name, and so of its tokens: KSYM_NAME_LEN."""
+_ALL_NAMES: Final = 64 << 20
+"""The most characters of all of them; those of Debian's kernel have 4 MiB."""
 
 
 class KernelImage(NamedTuple):
@@ -196,7 +198,7 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
 
 def _texts(data: bytes, start: int, count: int, tokens: list[bytes]) -> Iterator[str]:
     """Yield the names without their types.  Past the end of the memory, names are empty."""
-    at = start
+    at, room = start, _ALL_NAMES
     for _ in range(count):
         if at + 2 > len(data):
             yield ""
@@ -206,5 +208,8 @@ def _texts(data: bytes, start: int, count: int, tokens: list[bytes]) -> Iterator
             raise ConfigError("the guest's kernel has a symbol with a name that is too long")
         at += header
         name = b"".join(map(tokens.__getitem__, data[at : at + length]))
+        room -= len(name)
+        if len(name) > _LONGEST_NAME or room < 0:
+            raise ConfigError("the guest's kernel has symbols with names that are too long")
         at += length
         yield name[1:].decode("ascii", "replace")

@@ -140,6 +140,7 @@ def load_program(program: Program, memory: Memory) -> None:
 
 def _segments(path: Path, table: bytes, length: int) -> Iterator[Segment]:
     """Yield the segments, except empty ones of type PT_LOAD."""
+    loaded = 0
     for kind, _, offset, linear, physical, file_size, size, _ in _SEGMENT.iter_unpack(table):
         if kind != PT_LOAD:
             yield Segment(kind, physical, linear, offset, file_size, size)
@@ -151,6 +152,9 @@ def _segments(path: Path, table: bytes, length: int) -> Iterator[Segment]:
             raise ProgramError(f"{where} is damaged: it has more bytes in the file than in memory")
         if offset + file_size > length:
             raise ProgramError(f"{where} is truncated: the file ends before the segment does")
+        loaded += file_size
+        if loaded > length:
+            raise ProgramError(f"{path}: is damaged: its segments overlap in the file")
         yield Segment(kind, physical, linear, offset, file_size, size)
 
 

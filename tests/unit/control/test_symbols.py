@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from ringlet.control import symbols
 from ringlet.control.symbols import IMAGE_FROM, KernelImage, kernel_image, symbols_of
 from ringlet.errors import ConfigError
 
@@ -18,10 +19,12 @@ def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 8)
 
 
-def tables(*, old: bool = False, filler: bytes = b"") -> bytes:
+def tables(
+    *, old: bool = False, filler: bytes = b"", word: bytes = b"linux_"
+) -> bytes:
     """Return the tables of NAMES, at every 16 bytes from TEXT on, with tokens for `function_`."""
     tokens = [bytes([i]) if 32 < i < 127 else b"" for i in range(256)]
-    tokens[0], tokens[200] = b"function_", b"linux_"
+    tokens[0], tokens[200] = b"function_", word
     names, markers = b"", []
     for i, name in enumerate(NAMES):
         if i % 256 == 0:
@@ -66,6 +69,15 @@ def test_symbols(old: bool) -> None:
 def test_memory_without_symbols(data: bytes) -> None:
     with pytest.raises(ConfigError, match="no table of symbols"):
         symbols_of(data, BASE)
+
+
+def test_names_that_would_fill_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="names that are too long"):
+        symbols_of(image(tables(word=b"f" * 600)), BASE)
+
+    monkeypatch.setattr(symbols, "_ALL_NAMES", 5000)
+    with pytest.raises(ConfigError, match="names that are too long"):
+        symbols_of(image(tables()), BASE)
 
 
 def test_tables_that_are_damaged_anywhere_are_refused_or_read() -> None:

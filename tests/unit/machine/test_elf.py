@@ -72,6 +72,10 @@ WRONG = {
         Elf((Part(file_size=5000, size=5000),)),
         "the file ends before the segment does",
     ),
+    "the same bytes again and again": (
+        Elf((*(Part(data=b"", size=4000, file_size=4000),) * 9, Part(0x200000, bytes(4000)))),
+        "is damaged: its segments overlap in the file",
+    ),
     "entry elsewhere": (Elf(entry=TAIL), "its entry point 0x140000 is not in the physical"),
 }
 

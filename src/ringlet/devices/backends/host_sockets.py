@@ -146,22 +146,19 @@ def _alone_in(directory: Path) -> Iterator[None]:
     """Keep other machines from making sockets in `directory` meanwhile.
 
     A socket that has its name and does not listen yet looks like one that a killed machine has
-    left.  Raises OSError if the directory stays locked.  One that cannot be locked, since it may
-    not be read or its file system has no locks, is used as it is.
+    left.  A directory that cannot be locked is used as it is: it may not be read, its file system
+    has no locks, or somebody else, who may be any user of the host, has locked it.
     """
     with contextlib.ExitStack() as held:
-        others = False
         with contextlib.suppress(OSError):  # binding tells if the directory is not there
             fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             held.callback(os.close, fd)
-            others = not _lock(fd)
-        if others:
-            raise OSError(errno.EBUSY, "another process has locked the directory")
+            _lock(fd)
         yield
 
 
-def _lock(fd: int) -> bool:
-    """Lock a directory, and return whether others have let it go in time."""
+def _lock(fd: int) -> None:
+    """Lock a directory, if others let it go in time."""
     end = time.monotonic() + _LOCK_PATIENCE_S
     while time.monotonic() < end:
         try:
@@ -169,8 +166,7 @@ def _lock(fd: int) -> bool:
         except BlockingIOError:
             time.sleep(_LOCK_AGAIN_S)
         else:
-            return True
-    return False
+            return
 
 
 def _remove_stale(path: Path) -> None:

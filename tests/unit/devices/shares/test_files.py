@@ -198,12 +198,22 @@ def test_files_of_an_exclusive_share_are_kept_by_the_guest(root: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may keep the bits")
-def test_program_that_changes_loses_its_privileges(guest: Kernel, root: Path) -> None:
+@pytest.mark.parametrize("way", ["write", "truncate", "open", "create"])
+def test_program_that_changes_loses_its_privileges(guest: Kernel, root: Path, way: str) -> None:
+    """The host's root keeps them, whatever the guest asks for, if nobody takes them."""
     path = regular(root / "a")
-    number = guest.open(guest.lookup("a").node, os.O_RDWR)
+    node = guest.lookup("a").node
+    number = guest.open(node, os.O_RDWR)
     path.chmod(0o6755)
 
-    guest.write(number, 0, b"x", fuse.WRITE_KILL_SUIDGID)
+    if way == "write":
+        guest.write(number, 0, b"x")
+    elif way == "truncate":
+        guest.setattr(node, fuse.FATTR_SIZE, size=1)
+    elif way == "open":
+        guest.open(node, os.O_RDWR | os.O_TRUNC)
+    else:
+        guest.create("a", os.O_RDWR | os.O_TRUNC)
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
 

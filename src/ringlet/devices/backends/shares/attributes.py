@@ -46,8 +46,7 @@ def setattr_(share: Share, request: Request) -> bytes:
         if inode.kind != stat.S_IFREG:
             raise refuse(errno.EISDIR if inode.kind == stat.S_IFDIR else errno.EINVAL)
         opened = target if writable else Descriptor(share.reopen(target, os.O_WRONLY))
-        if valid & fuse.FATTR_KILL_SUIDGID:
-            drop_privileges(share, opened.fd)
+        drop_privileges(share, opened.fd)
         os.ftruncate(opened.fd, size)
     if valid & fuse.FATTR_MODE:
         if inode.kind == stat.S_IFLNK:

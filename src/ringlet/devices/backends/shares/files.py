@@ -36,14 +36,14 @@ def open_file(share: Share, request: Request) -> bytes:
     The guest keeps what it has of the file's data if the file has not changed since it was opened
     last (as NFS does), so that another run of a compiler reads no header again.
     """
-    flags, open_flags = request.fields(fuse.OPEN_IN)
+    flags, _ = request.fields(fuse.OPEN_IN)
     _check_flags(share, flags)
     inode = share.inodes.get(request.nodeid)
     if inode.kind != stat.S_IFREG:
         raise refuse(errno.EISDIR if inode.kind == stat.S_IFDIR else errno.EPERM)
     share.check_room()
     made = Descriptor(share.reopen(share.inodes.open_path(inode), host_flags(share, flags)))
-    return _opened(share, made, inode, flags, open_flags)
+    return _opened(share, made, inode, flags)
 
 
 def _check_flags(share: Share, flags: int) -> None:
@@ -61,11 +61,10 @@ def host_flags(share: Share, flags: int) -> int:
     return flags & _HOST_FLAGS
 
 
-def _opened(share: Share, made: Descriptor, inode: Inode, flags: int, open_flags: int) -> bytes:
+def _opened(share: Share, made: Descriptor, inode: Inode, flags: int) -> bytes:
     """Keep the descriptor of a file that is opened, and return struct fuse_open_out."""
     if flags & os.O_TRUNC:
-        if open_flags & fuse.OPEN_KILL_SUIDGID:
-            drop_privileges(share, made.fd)
+        drop_privileges(share, made.fd)
         reads = flags & os.O_ACCMODE == os.O_RDONLY
         writer = Descriptor(share.reopen(made, os.O_WRONLY)) if reads else made
         os.ftruncate(writer.fd, 0)
@@ -77,7 +76,7 @@ def _opened(share: Share, made: Descriptor, inode: Inode, flags: int, open_flags
 
 def create(share: Share, request: Request) -> bytes:
     """Answer CREATE: make a file and open it, or open the one that is there."""
-    flags, mode, open_flags = request.fields(fuse.CREATE_IN)
+    flags, mode, _ = request.fields(fuse.CREATE_IN)
     parent = share.inodes.directory(request.nodeid)
     name = request.name(fuse.CREATE_IN.size)
     mode = safe_mode(mode, stat.S_IFREG)
@@ -97,7 +96,7 @@ def create(share: Share, request: Request) -> bytes:
             if inode.kind != stat.S_IFREG:
                 raise refuse(errno.EISDIR if inode.kind == stat.S_IFDIR else errno.EPERM)
             made = Descriptor(share.reopen(share.inodes.open_path(inode), wanted))
-            return entry + _opened(share, made, inode, flags, open_flags)
+            return entry + _opened(share, made, inode, flags)
         except OSError:
             share.inodes.forget([(inode.nodeid, 1)])  # an error tells the guest of no inode
             raise
@@ -124,10 +123,9 @@ def write(share: Share, request: Request) -> bytes:
     number, offset, size, flags = request.fields(fuse.WRITE_IN)
     handle = share.file(number)
     data = request.data(size)
-    if flags & fuse.WRITE_KILL_SUIDGID:
-        drop_privileges(share, handle.fd)
     if not size:
         return fuse.WRITE_OUT.pack(0)
+    drop_privileges(share, handle.fd)  # whether the guest asks for it or not
     if not handle.append or flags & fuse.WRITE_CACHE:
         return fuse.WRITE_OUT.pack(os.pwritev(handle.fd, data, offset))
     if not _APPEND:

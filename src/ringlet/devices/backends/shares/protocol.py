@@ -83,13 +83,10 @@ FATTR_MTIME: Final = 1 << 5
 FATTR_FH: Final = 1 << 6
 FATTR_ATIME_NOW: Final = 1 << 7
 FATTR_MTIME_NOW: Final = 1 << 8
-FATTR_KILL_SUIDGID: Final = 1 << 11
 FOPEN_KEEP_CACHE: Final = 1 << 1
 FOPEN_CACHE_DIR: Final = 1 << 3
 GETATTR_FH: Final = 1 << 0
-OPEN_KILL_SUIDGID: Final = 1 << 0
 WRITE_CACHE: Final = 1 << 0
-WRITE_KILL_SUIDGID: Final = 1 << 2
 FSYNC_FDATASYNC: Final = 1 << 0
 LK_FLOCK: Final = 1 << 0
 
