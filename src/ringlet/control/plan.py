@@ -280,9 +280,9 @@ def _root(spec: MachineSpec, image: Image | None, *, boots: bool, modules_disk: 
             modules_disk=modules_disk,
         )  # fmt: skip
     assert image is not None
-    # A flush is of no use to a disk that ends with the run.
+    # A flush is of no use to a disk that ends with the run; removed files are to leave the host's.
     return Root(
-        image.settings.root, options="rw,nobarrier", boot=boots, modules_disk=modules_disk
+        image.settings.root, options="rw,nobarrier,discard", boot=boots, modules_disk=modules_disk
     )
 
 

@@ -62,6 +62,7 @@ class AcpiPmState:
     gpe_status: int = 0
     gpe_enable: int = 0
     gpe_lines: int = 0
+    rtc_line: bool = False
     seen: int = 0  # the time up to which the timer's status has been set
 
 
@@ -142,6 +143,14 @@ class AcpiPm:
         """Ask the guest to shut down."""
         self._s.pm1_status |= POWER_BUTTON
         self._drive()
+
+    def rtc(self, level: bool) -> None:
+        """Follow the real-time clock's interrupt, whose alarm wakes a guest that sleeps."""
+        s = self._s
+        if level and not s.rtc_line:
+            s.pm1_status |= RTC
+            self._drive()
+        s.rtc_line = level
 
     def gpe(self, number: int) -> Line:
         """Return the line of general-purpose event `number`, 0 to 15: level-triggered."""

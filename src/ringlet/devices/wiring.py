@@ -22,6 +22,16 @@ def unconnected(level: bool) -> None:
     """Do nothing: the line of an unconnected pin."""
 
 
+def joined(*lines: Line) -> Line:
+    """Return a line that drives all of `lines`."""
+
+    def drive(level: bool) -> None:
+        for line in lines:
+            line(level)
+
+    return drive
+
+
 class PortDevice(Protocol):
     """A device on the port bus.
 

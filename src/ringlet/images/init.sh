@@ -236,6 +236,7 @@ start_init() {
         [ "$rows" = 0 ] || printf '[Service]\nTTYRows=%s\nTTYColumns=%s\n' "$rows" "$columns" \
             >"$directory/window.conf"
     done
+    give_hosts
     for directory in dev proc sys run; do
         mount -o move "/$directory" "/new/$directory"
     done
@@ -249,13 +250,17 @@ start_init() {
     exec switch_root -c /dev/console /new "$init"
 }
 
+# Images of containers have no names of hosts, not even their own.
+give_hosts() {
+    [ ! -d /new/etc ] || [ -s /new/etc/hosts ] || cp /etc/hosts /new/etc/hosts
+}
+
 # The command's root is the new one, and this script's own stays this.
 enter_root() {
     for directory in dev proc sys run tmp; do
         mount -o rbind "/$directory" "/new/$directory"
     done
-    # Images of containers have no names of hosts, not even their own.
-    [ ! -d /new/etc ] || [ -s /new/etc/hosts ] || cp /etc/hosts /new/etc/hosts
+    give_hosts
     enter="chroot /new"
 }
 

@@ -33,7 +33,6 @@ _NO_VGA: Final = 1 << 2
 _WBINVD: Final = 1 << 0
 _PROC_C1: Final = 1 << 2
 _NO_SLEEP_BUTTON: Final = 1 << 5  # bit 4 is clear because the power button is fixed hardware
-_NO_FIXED_RTC: Final = 1 << 6
 _TIMER_32_BITS: Final = 1 << 8
 _RESET_REGISTER: Final = 1 << 10
 
@@ -133,9 +132,7 @@ def _fadt(platform: Platform, facs: int, dsdt: int) -> bytes:
     # PM1a and PM1b events, PM1a and PM1b control, PM2 control, timer, GPE0 and GPE1
     blocks = (event, none, control, none, none, timer, gpe, none)
     boot = _LEGACY_DEVICES | _NO_VGA | (_HAS_8042 if platform.keyboard else 0)
-    flags = (
-        _WBINVD | _PROC_C1 | _NO_SLEEP_BUTTON | _NO_FIXED_RTC | _TIMER_32_BITS | _RESET_REGISTER
-    )  # fmt: skip
+    flags = _WBINVD | _PROC_C1 | _NO_SLEEP_BUTTON | _TIMER_32_BITS | _RESET_REGISTER
     body = b"".join(
         (
             struct.pack("<IIxB", facs, dsdt, _ENTERPRISE_SERVER),

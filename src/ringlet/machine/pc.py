@@ -30,7 +30,7 @@ from ringlet.devices.reset import ResetControl
 from ringlet.devices.rtc import Rtc
 from ringlet.devices.uart16550 import Sink, Source, Uart16550
 from ringlet.devices.virtio.pci import VirtioPci
-from ringlet.devices.wiring import Clock, Line, PortDevice, SharedLine
+from ringlet.devices.wiring import Clock, Line, PortDevice, SharedLine, joined
 from ringlet.machine import acpi, outcome, pci_routing
 from ringlet.machine import address_map as at
 from ringlet.machine.bus import MemoryBus, PortBus
@@ -145,13 +145,13 @@ def assemble(
     reset = partial(machine.finish, outcome.reset())
 
     pit = I8254(clock, interrupts.line(at.IRQ_TIMER), machine.timer_changed)
-    rtc = Rtc(clock, wall, interrupts.line(at.IRQ_RTC), machine.timer_changed)
     power = AcpiPm(
         clock,
         partial(machine.finish, outcome.powered_off()),
         interrupts.line(at.IRQ_SCI),
         machine.timer_changed,
     )
+    rtc = Rtc(clock, wall, joined(interrupts.line(at.IRQ_RTC), power.rtc), machine.timer_changed)
     spool = Spool(clock, machine.timer_changed)
     timers = Timers()
     for timer in (pit, rtc, power, spool):

@@ -94,6 +94,22 @@ def test_timer_interrupts_when_enabled(board: Board) -> None:
     assert board.sci
 
 
+def test_clock_that_goes_off_raises_the_sci_once_enabled(board: Board) -> None:
+    board.pm.rtc(True)
+    assert (board.get(PM1_STS), board.sci) == (pm.RTC, False)
+
+    board.set(PM1_EN, pm.RTC)
+    assert board.sci
+
+    board.set(PM1_STS, pm.RTC)
+    board.pm.rtc(True)  # the same interrupt
+    assert (board.get(PM1_STS), board.sci) == (0, False)
+
+    board.pm.rtc(False)
+    board.pm.rtc(True)
+    assert board.sci
+
+
 def test_power_button_raises_the_sci_once_enabled(board: Board) -> None:
     board.pm.press_power_button()
     disabled = board.sci

@@ -146,6 +146,7 @@ def test_fadt_has_no_smi_and_the_pcs_fixed_features() -> None:
     assert flags >> 8 & 1  # a 32-bit timer
     assert flags >> 10 & 1  # a reset register
     assert not flags >> 4 & 1  # a power button
+    assert not flags >> 6 & 1  # the clock's alarm wakes by the fixed registers
     assert not flags >> 20 & 1  # not hardware-reduced
 
 
