@@ -60,6 +60,8 @@ class Walk:
         self.codes = 0
         self.in_code: dict[tuple[int, int], int] = {}
         """Queues and heads of chains that begin in code, and how often the guest had run it."""
+        self.knows_chains = True
+        """Whether the driver knows of all chains that the device has, so that a head means one."""
         self.turns = 0
         self._turn = self.host.device.worker._turn
         self.host.device.worker._turn = self._count  # type: ignore[method-assign]
@@ -102,6 +104,7 @@ class Walk:
     def _start(self) -> None:
         rng = self.rng
         self.in_code.clear()
+        self.knows_chains = True
         self.rig._next_ring = 0x100000
         everything = self.rig.offered()
         features = everything & (rng.getrandbits(64) | 1 << 32) if rng.random() < 0.5 else None
@@ -152,21 +155,28 @@ class Walk:
         if self.kind == "net" and readable and rng.random() < 0.03:
             readable = [(_FREE, RAM - _FREE)]  # more than a frame
         if len(rings.free) < len(readable) + len(writable):
-            self.in_code.clear()
+            self._lose_track()
             rings.free = deque(range(rings.size))  # the driver forgets what it has lent
             rings.lent.clear()
             if rings.size < len(readable) + len(writable):
                 return
         tables = rig.device.driver_features & F_INDIRECT_DESC
-        if rng.random() < (0.3 if tables else 0.01):
+        indirect = rng.random() < (0.3 if tables else 0.01)
+        if indirect:
             head = rings.indirect(rng.randrange(_FREE, RAM - 0x1000), readable, writable)
         else:
             head = rings.chain(readable, writable)
         self.in_code.pop((index, head), None)
-        if writable and writable[0][0] == CODE:
+        # Another buffer may lie in an indirect table.
+        if writable and writable[0][0] == CODE and self.knows_chains and not indirect:
             self.in_code[index, head] = self.codes
         if rng.random() < 0.7:
             rig.ring(index)
+
+    def _lose_track(self) -> None:
+        """Forget what the device has until it is started again: it may have a head twice."""
+        self.in_code.clear()
+        self.knows_chains = False
 
     def _look_at_code(self, index: int) -> None:
         """See what came back: code that a device has overwritten is not translated any more."""
@@ -264,7 +274,7 @@ class Walk:
 
     def _scribble_rings(self) -> None:
         """Change rings: random bytes, or descriptors that lead somewhere."""
-        self.in_code.clear()
+        self._lose_track()
         rng = self.rng
         rings = self.rig.rings[rng.randrange(len(self.rig.rings))]
         if rng.random() < 0.5:
@@ -311,7 +321,7 @@ class Walk:
 
         Each place is changed and changed back, so that the rings are as before at the end.
         """
-        self.in_code.clear()
+        self._lose_track()
         rng, rig = self.rng, self.rig
         index = rng.randrange(len(rig.rings))
         rings = rig.rings[index]
@@ -334,6 +344,7 @@ class Walk:
 
     def _odd_start(self) -> None:
         """Set queues up wrongly: sizes, places, features and order."""
+        self._lose_track()
         rng, rig = self.rng, self.rig
         if rng.random() < 0.7:
             rig.negotiate(rig.offered() & rng.choice((rng.getrandbits(64), 1 << 32, (1 << 64) - 1)))
