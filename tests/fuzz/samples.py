@@ -74,8 +74,8 @@ def _run_task(task: Task, progress: Progress) -> Findings:
         findings.count += 1
         findings.reached += reached
         findings.broken += [f"seed {seed}: {line}" for line in broken]
+        gc.collect()  # a sample's machine takes much of what is below 2 GiB
         if number == _WARM:
-            gc.collect()
             size = resident()
     faulthandler.cancel_dump_traceback_later()
     gc.collect()
