@@ -3,9 +3,17 @@
 Hypothesis makes the same examples each time; nightly runs make new.  A test that is skipped shows
 nothing, so in CI (with CI in the environment, or --skip-budget) more skips than `skip_budget` in
 pyproject.toml fail the run.
+
+A run in the background ignores the keyboard's signals, and so would the programs that tests start;
+they get their usual effects.  What tests have started and left is ended after them.
 """
 
 import os
+import signal
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import settings
@@ -57,7 +65,44 @@ class SkipBudget:
                 "install what they lack, or change skip_budget", red=True)
 
 
+_MARK = "RINGLET_TESTS"
+"""The variable that marks the programs of a run."""
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing.  Programs that are started do not inherit this, as they would SIG_IGN."""
+
+
+def _left() -> list[int]:
+    """Return the processes that this run has started."""
+    mark = f"{_MARK}={os.environ[_MARK]}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):  # it is another user's, or has ended
+            if (
+                process.name.isdecimal()
+                and int(process.name) != os.getpid()
+                and mark in (process / "environ").read_bytes().split(b"\0")
+            ):
+                found.append(int(process.name))
+    return found
+
+
+def pytest_unconfigure() -> None:
+    for process in _left():
+        with suppress(OSError):
+            os.kill(process, signal.SIGKILL)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ[_MARK] = uuid.uuid4().hex
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, _ignore),
+        (signal.SIGHUP, _ignore),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     budget = _budget(config)
     if budget is not None:
         config.pluginmanager.register(SkipBudget(budget), "skip-budget")

@@ -5,6 +5,7 @@ import hashlib
 import lzma
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,10 +74,11 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     found = Server(tmp_path)
     monkeypatch.setattr(repository, "_dearmored", lambda: found.keys)
-    return found
+    yield found
+    subprocess.run(["gpgconf", "--homedir", found.home, "--kill", "all"], check=False)
 
 
 @NEEDS_GPG
