@@ -11,6 +11,7 @@ import pytest
 from ringlet.errors import ImageError
 from ringlet.images import tarball, tree
 from ringlet.images.ext4 import GROUP_BYTES, Ext4Writer
+from ringlet.images.headers import Spent
 from ringlet.images.tarball import add_tar
 from ringlet.images.tree import Tree
 from tests.unit.images.archives import (
@@ -236,8 +237,21 @@ def test_what_whiteouts_look_at_is_bounded(made: Made, monkeypatch: pytest.Monke
     own = [folder("d"), *(member(f"d/{n}") for n in range(20))]
     made.add(tar([*own, *[member(".wh.d")] * 2]), layer=True)
 
-    with pytest.raises(ImageError, match="removes more than 50 files"):
+    with pytest.raises(ImageError, match="remove more than 50 files"):
         made.add(tar([*own, *[member(".wh.d")] * 3]), layer=True)
+
+
+def test_what_whiteouts_look_at_is_bounded_for_all_layers(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tarball, "MAX_REMOVED", 50)
+    layer = tar([folder("d"), *(member(f"d/{n}") for n in range(20)), member(".wh.d")])
+    spent = Spent()
+
+    for _ in range(2):
+        add_tar(io.BytesIO(layer), "a", made.tree, made.writer, layer=True, spent=spent)
+    with pytest.raises(ImageError, match="layers that remove more than 50 files"):
+        add_tar(io.BytesIO(layer), "a", made.tree, made.writer, layer=True, spent=spent)
 
 
 def peak(made: Made, layer: bytes) -> int:
