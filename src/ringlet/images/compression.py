@@ -144,10 +144,7 @@ class _Xz(io.RawIOBase):
             except lzma.LZMAError as error:
                 if "limit" not in str(error):  # "Memory usage limit exceeded"
                     raise
-                raise ImageError(
-                    f"{self._name}: to undo its compression takes more than {MEMORY >> 20} MiB of "
-                    "memory; compress it again with xz -9 or less"
-                ) from error
+                raise _too_large(self._name, MEMORY, "xz -9 or less") from error
             if plain:
                 buffer[: len(plain)] = plain
                 return len(plain)
@@ -163,6 +160,13 @@ class _Xz(io.RawIOBase):
             data = more.lstrip(b"\0")
         self._stream, self._next = _xz_stream(), data
         return True
+
+
+def _too_large(name: str, most: int, instead: str) -> ImageError:
+    return ImageError(
+        f"{name}: to undo its compression takes more than {most >> 20} MiB of memory; compress it "
+        f"again with {instead}"
+    )
 
 
 def _xz_stream() -> lzma.LZMADecompressor:
@@ -191,4 +195,6 @@ class _Zstd:
         try:
             return cast("bytes", self._reader.read(size))
         except self._error as error:
+            if "memory" in str(error):  # "Frame requires too much memory for decoding"
+                raise _too_large(self._name, _WINDOW, "zstd -19 or less") from error
             raise ImageError(f"{self._name}: its compressed data is damaged: {error}") from error
