@@ -1,4 +1,8 @@
-"""Undoes the compression of archives and layers, whose first bytes say which one it is."""
+"""Undoes the compression of archives and layers, whose first bytes say which one it is.
+
+Compressed data is hostile input.  It may ask for a window of gigabytes, and it may be long without
+saying anything, as a million empty streams are.
+"""
 
 import bz2
 import gzip
@@ -7,42 +11,190 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any, Final, cast
 
 from ringlet.errors import ImageError
 
+MEMORY: Final = 256 << 20
+"""The most bytes of memory that a decompressor takes.  What `xz -9` made needs 65 MiB."""
+WASTE: Final = 4 << 20
+"""The most compressed bytes, beyond twice those that come of them, which all layers have."""
 DAMAGED: Final = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
 """What the decompressors raise about damaged data, besides OSError without a number."""
 _LONGEST: Final = 6
+_BUFFER: Final = 1 << 20
+_INPUT: Final = 1 << 13
+"""The bytes that are given to liblzma at once; it gives back those behind the end of a stream."""
+_WINDOW: Final = 1 << 27
+"""The largest window of zstd, in bytes: that of `zstd --ultra -22`."""
+
+
+@dataclass(slots=True)
+class Flow:
+    """The compressed bytes that were read, and the uncompressed ones that came of them."""
+
+    read: int = 0
+    made: int = 0
 
 
 @contextmanager
-def decompressed(source: Any, name: str) -> Iterator[IO[bytes]]:
+def decompressed(source: Any, name: str, flow: Flow | None = None) -> Iterator[IO[bytes]]:
     """Give the uncompressed bytes of `source`, a file that is read from where it stands.
 
-    Raises ImageError; damaged data raises the errors that `DAMAGED` has.
+    `name` is for messages, and `flow` counts for all layers of an image.  Raises ImageError;
+    damaged data raises the errors that `DAMAGED` has.
     """
-    buffered = io.BufferedReader(cast("io.RawIOBase", source), 1 << 20)
+    flow = flow or Flow()
+    input_ = _Input(source, name, flow)
+    buffered = io.BufferedReader(input_, _BUFFER)
     try:
         magic = buffered.peek(_LONGEST)[:_LONGEST]
         if magic.startswith(b"\x1f\x8b"):
-            yield cast("IO[bytes]", gzip.GzipFile(fileobj=buffered))
+            file: Any = gzip.GzipFile(fileobj=buffered)
         elif magic.startswith(b"BZh"):
-            yield bz2.BZ2File(buffered)
+            file = bz2.BZ2File(buffered)
         elif magic.startswith(b"\xfd7zXZ\0"):
-            with lzma.LZMAFile(buffered) as file:
-                yield file
+            file = open_xz(buffered, name)
         elif magic.startswith(b"\x28\xb5\x2f\xfd"):
-            yield _zstd(buffered, name)
+            file = _open_zstd(buffered, name)
         else:
-            yield buffered
+            input_.compressed = False
+            file = buffered
+        yield cast("IO[bytes]", _Output(file, flow))
     finally:
         buffered.detach()  # the source stays open
 
 
-def _zstd(source: Any, name: str) -> IO[bytes]:
+def open_xz(source: IO[bytes], name: str) -> IO[bytes]:
+    """Return the uncompressed bytes of a file in the format .xz.
+
+    Reading raises lzma.LZMAError or EOFError if it is damaged, and ImageError if it needs too much
+    memory.
+    """
+    return io.BufferedReader(_Xz(source, name), _BUFFER)
+
+
+class _Input(io.RawIOBase):
+    """A compressed file; more of it is read only while something comes of it."""
+
+    def __init__(self, source: Any, name: str, flow: Flow) -> None:
+        self._source = source
+        self._name = name
+        self._flow = flow
+        self.compressed = True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._source.read(len(buffer)) or b""
+        buffer[: len(data)] = data
+        self._flow.read += len(data)
+        if self.compressed and self._flow.read > 2 * self._flow.made + WASTE:
+            raise ImageError(f"{self._name}: its compressed data is long and says too little")
+        return len(data)
+
+
+class _Output:
+    """The uncompressed bytes."""
+
+    def __init__(self, file: Any, flow: Flow) -> None:
+        self._file = file
+        self._flow = flow
+
+    def read(self, size: int = -1) -> bytes:
+        """Return `size` bytes, fewer at the end, or all."""
+        parts = []
+        while size:
+            data = self._file.read(_BUFFER if size < 0 else min(size, _BUFFER))
+            if not data:
+                break
+            self._flow.made += len(data)
+            size -= len(data) if size > 0 else 0
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _Xz(io.RawIOBase):
+    """The uncompressed bytes of .xz: of one stream after the other, with zeros between them.
+
+    lzma.LZMAFile takes as much memory as the data asks for.
+    """
+
+    def __init__(self, source: IO[bytes], name: str) -> None:
+        self._source = source
+        self._name = name
+        self._stream = _xz_stream()
+        self._next = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._stream.eof or self._begin():
+            data = self._next
+            if not data and self._stream.needs_input:
+                data = self._source.read(_INPUT)
+                if not data:
+                    raise EOFError("its compressed data ends too early")
+            self._next = b""
+            try:
+                plain = self._stream.decompress(data, len(buffer))
+            except lzma.LZMAError as error:
+                if "limit" not in str(error):  # "Memory usage limit exceeded"
+                    raise
+                raise _too_large(self._name, MEMORY, "xz -9 or less") from error
+            if plain:
+                buffer[: len(plain)] = plain
+                return len(plain)
+        return 0
+
+    def _begin(self) -> bool:
+        """Go on with the next stream.  Return whether there is one."""
+        data = self._stream.unused_data.lstrip(b"\0")
+        while not data:
+            more = self._source.read(_INPUT)
+            if not more:
+                return False
+            data = more.lstrip(b"\0")
+        self._stream, self._next = _xz_stream(), data
+        return True
+
+
+def _too_large(name: str, most: int, instead: str) -> ImageError:
+    return ImageError(
+        f"{name}: to undo its compression takes more than {most >> 20} MiB of memory; compress it "
+        f"again with {instead}"
+    )
+
+
+def _xz_stream() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, MEMORY)
+
+
+def _open_zstd(source: Any, name: str) -> Any:
     try:
         import zstandard  # type: ignore[import-not-found,unused-ignore]  # an optional package
     except ImportError:
         raise ImageError(f"{name}: it is compressed by zstd; pip install zstandard") from None
-    return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(source))
+    return _Zstd(zstandard, source, name)
+
+
+class _Zstd:
+    """The uncompressed bytes of .zst, of one frame after the other."""
+
+    def __init__(self, zstandard: Any, source: Any, name: str) -> None:
+        self._error = zstandard.ZstdError
+        self._name = name
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+        self._reader = decompressor.stream_reader(source, read_across_frames=True)
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, none at the end.  Raises ImageError."""
+        try:
+            return cast("bytes", self._reader.read(size))
+        except self._error as error:
+            if "memory" in str(error):  # "Frame requires too much memory for decoding"
+                raise _too_large(self._name, _WINDOW, "zstd -19 or less") from error
+            raise ImageError(f"{self._name}: its compressed data is damaged: {error}") from error

@@ -5,7 +5,6 @@ Packages come from Debian by way of its signatures, but a damaged one gives an I
 
 import gzip
 import io
-import lzma
 import re
 import tarfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, Final, cast
 
 from ringlet.errors import ImageError
-from ringlet.images.compression import DAMAGED
+from ringlet.images.compression import DAMAGED, open_xz
 
 _MAGIC: Final = b"!<arch>\n"
 _HEADER: Final = 60
@@ -76,7 +75,7 @@ def _member(deb: Path, file: BinaryIO, wanted: str) -> Iterator[IO[bytes]]:
 def _opened(deb: Path, suffix: str, part: "_Part") -> IO[bytes]:
     match suffix:
         case ".xz":
-            return lzma.LZMAFile(io.BufferedReader(part))
+            return open_xz(io.BufferedReader(part), deb.name)
         case ".gz":
             return cast("IO[bytes]", gzip.GzipFile(fileobj=io.BufferedReader(part)))
         case "":

@@ -157,7 +157,7 @@ class Ext4Writer:
         free = itertools.count(_FIRST)
         # Tools expect lost+found to have the first number.
         found = (tree.root.children or {})["lost+found"]
-        for node in itertools.chain([tree.root, found], (node for _, node in tree.walk())):
+        for node in itertools.chain([tree.root, found], tree.walk()):
             key = id(node)
             if key not in numbers:
                 numbers[key] = _ROOT if node is tree.root else next(free)

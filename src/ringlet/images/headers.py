@@ -9,6 +9,7 @@ the time, or of the memory, for extended headers whose records do not end where 
 import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from tarfile import ReadError
 from typing import IO, Any, Final, cast
 
@@ -27,7 +28,7 @@ ALL_HEADERS: Final = 1 << 31
 RECORDS: Final = 1 << 24
 """The most records of all extended headers of an archive."""
 MEMBERS: Final = 1 << 21
-"""The most members of an archive: files, and marks of files that a layer removes."""
+"""The most members of an archive or of all layers: files, and marks of files that are removed."""
 SKIPPED: Final = 1 << 34
 """The most bytes of an archive that are read and not used."""
 LONGEST_PATH: Final = 4096
@@ -58,20 +59,32 @@ class Header(tarfile.TarInfo):
         return cast("Any", super())._proc_member(tarfile)  # noqa: SLF001 - made to be overridden
 
 
+@dataclass(slots=True)
+class Spent:
+    """What archives have taken so far of what the bounds allow; one for all layers of an image."""
+
+    members: int = 0
+    headers: int = 0
+    """Bytes of headers."""
+    records: int = 0
+    skipped: int = 0
+    """Bytes that were read and not used."""
+    removed: int = 0
+    """Files that whiteouts looked at."""
+
+
 class Meter:
     """The file of an archive; it bounds and checks what is read as a header.
 
     All that it gives is hostile input.
     """
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, spent: Spent) -> None:
+        self.spent = spent
         self._file = file
         self._in_headers = False
         self._headers = 0
         self._member = 0
-        self._all = 0
-        self._skipped = 0
-        self._records = 0
         self._data_is_pax = False
 
     def begin_member(self) -> None:
@@ -100,12 +113,12 @@ class Meter:
         if not self._in_headers:
             return data
         self._member += len(data)
-        self._all += len(data)
-        if self._member > MEMBER_DATA or self._all > ALL_HEADERS:
+        self.spent.headers += len(data)
+        if self._member > MEMBER_DATA or self.spent.headers > ALL_HEADERS:
             raise ReadError("its headers are too long")
         if self._data_is_pax:
-            self._records += _check_records(data)
-            if self._records > RECORDS:
+            self.spent.records += _check_records(data)
+            if self.spent.records > RECORDS:
                 raise ReadError("its extended headers have too many records")
             self._data_is_pax = False
         return data
@@ -120,8 +133,8 @@ class Meter:
             return self._file.seek(place, whence)
         # tarfile would go on to read behind the end, once for each block that a header claims.
         left = place - self.tell()
-        self._skipped += max(left, 0)
-        if self._skipped > SKIPPED:
+        self.spent.skipped += max(left, 0)
+        if self.spent.skipped > SKIPPED:
             raise ReadError("it has too much that belongs to no file")
         while left > 0:
             data = self._file.read(min(left, _CHUNK))
@@ -145,9 +158,15 @@ class Archive(tarfile.TarFile):
     tarinfo = Header
 
     def __init__(
-        self, name: Any = None, mode: Any = "r", fileobj: Any = None, **options: Any
+        self,
+        name: Any = None,
+        mode: Any = "r",
+        fileobj: Any = None,
+        *,
+        spent: Spent | None = None,
+        **options: Any,
     ) -> None:
-        self.meter = Meter(fileobj)
+        self.meter = Meter(fileobj, spent or Spent())
         super().__init__(name, mode, cast("Any", self.meter), **options)
 
     def next(self) -> tarfile.TarInfo | None:
@@ -166,16 +185,19 @@ class Archive(tarfile.TarFile):
 
 
 def open_tar(source: IO[bytes], mode: str, **options: Any) -> tarfile.TarFile:
-    """Open an archive whose members are to be read by `members`.  Raises tarfile.TarError."""
+    """Open an archive whose members are to be read by `members`.  Raises tarfile.TarError.
+
+    Among `options` may be `spent`, which then counts for several archives.
+    """
     return Archive.open(fileobj=source, mode=mode, **options)  # type: ignore[call-overload, no-any-return, unused-ignore]
 
 
 def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Yield the members of an archive, which does not keep them.  Raises tarfile.TarError."""
-    number = 0
+    spent = cast("Archive", archive).meter.spent
     while (member := archive.next()) is not None:
-        number += 1
-        if member.size < 0 or number > MEMBERS:
+        spent.members += 1
+        if member.size < 0 or spent.members > MEMBERS:
             raise ReadError("it has a negative size, or too many members")
         if len(member.name) > LONGEST_PATH:
             raise ReadError(f"{member.name[:40]!a}...: its name is too long")

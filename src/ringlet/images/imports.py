@@ -14,6 +14,7 @@ from ringlet.errors import ConfigError, DiskError, ImageError
 from ringlet.images.catalog import Draft, Image, Images, Settings
 from ringlet.images.compression import DAMAGED, decompressed
 from ringlet.images.ext4 import Ext4Writer
+from ringlet.images.files import open_plain
 from ringlet.images.headers import members, open_tar
 from ringlet.images.names import (
     Kind,
@@ -274,9 +275,9 @@ def _random_access(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path, *, device: bool = False) -> Iterator[IO[bytes]]:
     try:
-        file = path.open("rb", buffering=0)
+        file = open_plain(path, device=device)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
     with file:
@@ -286,7 +287,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 def _copy_disk(path: Path, draft: Draft, update: Update) -> None:
     """Copy a cloud image; its own loader and kernel, or the kernel that a user names, start it."""
     update(f"copying {path.name}")
-    with _opened(path) as source:
+    with _opened(path, device=True) as source:
         draft.format = _format_of(path).value
         with draft.disk.open("wb") as out:
             while data := source.read(1 << 20):

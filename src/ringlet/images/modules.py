@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.errors import ImageError
-from ringlet.images.compression import DAMAGED, decompressed
+from ringlet.images.compression import DAMAGED, MEMORY, decompressed
 from ringlet.images.cpio import CpioWriter
 from ringlet.images.deb import open_data
 from ringlet.images.ext4 import GROUP_BYTES, Ext4Writer
@@ -209,7 +209,7 @@ def _plain(path: str, data: bytes) -> bytes:
     try:
         if path.endswith(".xz"):
             # Parts of Debian's modules have a check that is not there to be checked.
-            return lzma.decompress(data)
+            return lzma.decompress(data, memlimit=MEMORY)
         if path.endswith(".gz"):
             return gzip.decompress(data)
         if path.endswith(".zst"):

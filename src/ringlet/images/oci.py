@@ -20,9 +20,10 @@ from typing import IO, Any, Final, Protocol, cast
 
 from ringlet.errors import ImageError
 from ringlet.images.catalog import Settings
-from ringlet.images.compression import decompressed
+from ringlet.images.compression import Flow, decompressed
 from ringlet.images.ext4 import Ext4Writer
-from ringlet.images.headers import members
+from ringlet.images.files import open_plain
+from ringlet.images.headers import Spent, members
 from ringlet.images.tarball import add_tar
 from ringlet.images.tree import Tree
 
@@ -77,8 +78,8 @@ class Directory:
     def index(self) -> bytes:
         """Return the directory's index.  Raises ImageError."""
         try:
-            with (self._path / "index.json").open("rb") as file:
-                return file.read(MAX_DOCUMENT + 1)
+            with open_plain(self._path / "index.json") as file:
+                return file.read(MAX_DOCUMENT + 1) or b""
         except OSError as error:
             raise ImageError(f"{self._path}: no OCI image is there: {error.strerror}") from error
 
@@ -87,7 +88,7 @@ class Directory:
         """Give the blob's bytes."""
         path = self._path / "blobs" / blob.digest.replace(":", "/")
         try:
-            file = path.open("rb")
+            file = open_plain(path)
         except OSError as error:
             raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
         with file:
@@ -166,13 +167,14 @@ def unpack(
     config = _descriptor(manifest.get("config"), name)
     layers = [_descriptor(layer, name) for layer in _list(manifest.get("layers"), name, MAX_LAYERS)]
     settings = read_settings(read(blobs, config, name), name)
+    flow, spent = Flow(), Spent()
     for number, layer in enumerate(layers):
         update(f"unpacking layer {number + 1} of {len(layers)} of {name}")
         with blobs.open(layer) as source:
             checked = Checked(source, layer, name)
             try:
-                with decompressed(checked, name) as plain:
-                    add_tar(plain, name, tree, writer, layer=True)
+                with decompressed(checked, name, flow) as plain:
+                    add_tar(plain, name, tree, writer, layer=True, spent=spent)
             finally:
                 checked.finish()  # other bytes than the digest's are the better reason
     return settings
@@ -188,10 +190,14 @@ def unpack_docker_archive(
         raise ImageError(f"{archive.name}: the archive has {len(images)} images; save one alone")
     layers = _list(images[0].get("Layers"), archive.name, MAX_LAYERS)
     settings = read_settings(archive.read(str(images[0].get("Config"))), archive.name)
+    flow, spent = Flow(), Spent()
     for number, layer in enumerate(layers):
         update(f"unpacking layer {number + 1} of {len(layers)} of {archive.name}")
-        with archive.member(str(layer)) as source, decompressed(source, archive.name) as plain:
-            add_tar(plain, archive.name, tree, writer, layer=True)
+        with (
+            archive.member(str(layer)) as source,
+            decompressed(source, archive.name, flow) as plain,
+        ):
+            add_tar(plain, archive.name, tree, writer, layer=True, spent=spent)
     return settings
 
 

@@ -28,6 +28,7 @@ from typing import Final
 
 from ringlet.errors import ImageError
 from ringlet.images.apt import LISTS_AGE_S, OTHERWISE, SOURCES, Version
+from ringlet.images.compression import MEMORY
 from ringlet.images.deb import fields
 from ringlet.images.interruptible import interruptible
 from ringlet.images.release import DEFAULT, Release
@@ -310,7 +311,7 @@ def _without_signature(data: bytes) -> str:
 def _plain(data: bytes, suffix: str, address: str) -> bytes:
     try:
         if suffix == ".xz":
-            plain = lzma.LZMADecompressor().decompress(data, _MAX_LIST)
+            plain = lzma.LZMADecompressor(memlimit=MEMORY).decompress(data, _MAX_LIST)
         elif suffix == ".gz":
             plain = zlib.decompressobj(31).decompress(data, _MAX_LIST)
         else:

@@ -11,14 +11,14 @@ from typing import IO, BinaryIO, Final, cast
 from ringlet.errors import ImageError
 from ringlet.images.compression import DAMAGED
 from ringlet.images.ext4 import Ext4Writer
-from ringlet.images.headers import members, open_tar
+from ringlet.images.headers import Spent, members, open_tar
 from ringlet.images.tree import MAX_TARGET, Node, Tree
 
 WHITEOUT: Final = ".wh."
 OPAQUE: Final = ".wh..wh..opq"
 _BUFFER: Final = 1 << 20
 MAX_REMOVED: Final = 1 << 22
-"""The most files that whiteouts of one layer look at."""
+"""The most files that the whiteouts of all layers look at."""
 _MAX_WHITEOUT: Final = 4096
 _MAX_PADDING: Final = 16 << 20
 _ATTRIBUTE: Final = "SCHILY.xattr."
@@ -43,16 +43,20 @@ def add_tar(
     *,
     layer: bool = False,
     seen: Seen = _nothing,
+    spent: Spent | None = None,
 ) -> None:
     """Add the files of the uncompressed archive `source` to `tree` and `writer`.
 
     `name` is for messages.
     With `layer` it is a layer of an OCI image, whose whiteouts remove files of the layers below.
-    `seen` is called with the path of each file and the node for it.  Raises ImageError.
+    `seen` is called with the path of each file and the node for it, and `spent` counts for all
+    layers of an image.  Raises ImageError.
     """
-    removed = _Whiteouts(tree) if layer else None
+    spent = spent or Spent()
+    removed = _Whiteouts(tree, spent) if layer else None
     try:
-        with open_tar(source, "r|", bufsize=_BUFFER, errors="surrogateescape") as archive:
+        options = {"bufsize": _BUFFER, "errors": "surrogateescape", "spent": spent}
+        with open_tar(source, "r|", **options) as archive:
             for member in members(archive):
                 if removed is not None and removed.take(member):
                     continue
@@ -87,11 +91,11 @@ class _Whiteouts:
     OCI image specification, layer.md, "Whiteouts".
     """
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, spent: Spent) -> None:
         self._tree = tree
+        self._spent = spent
         # What the layer has put in each directory.  The paths themselves could be far longer.
         self._own: dict[Node, set[str]] = {}
-        self._visits = 0
 
     def saw(self, path: str) -> None:
         """Note that the layer has `path`, and so the directories above it."""
@@ -123,9 +127,9 @@ class _Whiteouts:
 
     def _remove(self, above: Node, name: str) -> None:
         """Remove `name` from the directory `above` but for what this layer has put there."""
-        self._visits += 1
-        if self._visits > MAX_REMOVED:
-            raise ImageError(f"a layer that removes more than {MAX_REMOVED} files is no image's")
+        self._spent.removed += 1
+        if self._spent.removed > MAX_REMOVED:
+            raise ImageError(f"layers that remove more than {MAX_REMOVED} files are no image's")
         assert above.children is not None
         if name not in self._own.get(above, ()):
             above.children.pop(name, None)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ringlet.errors import ConfigError, ImageError
+from ringlet.images import headers
 from ringlet.images.catalog import Images
 from ringlet.images.ext4 import GROUP_BYTES
 from ringlet.images.imports import find_image, import_image
@@ -230,6 +231,53 @@ def test_an_archive_of_a_layout(
 
     assert "new" in listed(disk) and "gone" not in listed(disk)
     assert images.list()[0].settings.user == "app"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("where", ["index.json", "manifest", "layer"])
+def test_a_layout_with_a_pipe_in_place_of_a_file(
+    images: Images, layout: Layout, where: str
+) -> None:
+    found = layout.image([BASE])
+    blobs = {"manifest": layout.path(found)}
+    blobs["layer"] = layout.path(json.loads(blobs["manifest"].read_bytes())["layers"][0])
+    path = blobs.get(where, layout.write() / "index.json")
+    path.unlink()
+    os.mkfifo(path)
+
+    with pytest.raises(ImageError, match="a file is needed here, and this is a pipe"):
+        make(images, f"oci:{layout.directory}")
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_no_archive(images: Images, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "root.tar")
+
+    with pytest.raises(ImageError, match=r"root\.tar: a file is needed here"):
+        make(images, tmp_path / "root.tar")
+
+
+@pytest.mark.parametrize("bound", ["MEMBERS", "ALL_HEADERS"])
+@pytest.mark.parametrize("docker", [False, True])
+def test_what_layers_take_is_bounded_together(
+    images: Images,
+    layout: Layout,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    *,
+    docker: bool,
+) -> None:
+    layer = tar([member(f".wh.{n}") for n in range(40)])
+    layout.image([layer] * 3)
+    config = json.dumps({"os": "linux", "architecture": "amd64"}).encode()
+    manifest = json.dumps([{"Config": "c.json", "Layers": ["layer.tar"] * 3}]).encode()
+    files = {"c.json": config, "layer.tar": layer, "manifest.json": manifest}
+    (tmp_path / "image.tar").write_bytes(tar(member(*file) for file in files.items()))
+    monkeypatch.setattr(headers, bound, 100 if bound == "MEMBERS" else 50_000)
+
+    with pytest.raises(ImageError, match=r"too many members|its headers are too long"):
+        make(images, tmp_path / "image.tar" if docker else f"oci:{layout.write()}")
 
 
 def test_an_archive_of_docker_save(images: Images, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from ringlet.errors import ImageError
 from ringlet.images import tarball, tree
 from ringlet.images.ext4 import GROUP_BYTES, Ext4Writer
+from ringlet.images.headers import Spent
 from ringlet.images.tarball import add_tar
 from ringlet.images.tree import Tree
 from tests.unit.images.archives import (
@@ -236,8 +237,21 @@ def test_what_whiteouts_look_at_is_bounded(made: Made, monkeypatch: pytest.Monke
     own = [folder("d"), *(member(f"d/{n}") for n in range(20))]
     made.add(tar([*own, *[member(".wh.d")] * 2]), layer=True)
 
-    with pytest.raises(ImageError, match="removes more than 50 files"):
+    with pytest.raises(ImageError, match="remove more than 50 files"):
         made.add(tar([*own, *[member(".wh.d")] * 3]), layer=True)
+
+
+def test_what_whiteouts_look_at_is_bounded_for_all_layers(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tarball, "MAX_REMOVED", 50)
+    layer = tar([folder("d"), *(member(f"d/{n}") for n in range(20)), member(".wh.d")])
+    spent = Spent()
+
+    for _ in range(2):
+        add_tar(io.BytesIO(layer), "a", made.tree, made.writer, layer=True, spent=spent)
+    with pytest.raises(ImageError, match="layers that remove more than 50 files"):
+        add_tar(io.BytesIO(layer), "a", made.tree, made.writer, layer=True, spent=spent)
 
 
 def peak(made: Made, layer: bytes) -> int:
@@ -263,11 +277,100 @@ def test_deep_paths_take_no_memory(made: Made) -> None:
     assert peak(made, layer) < 12_000_000  # a directory takes less than 1 KB
 
 
+def test_paths_through_links_take_no_memory(made: Made) -> None:
+    # Each link leads 15 directories further down, and a character outside the BMP makes each text
+    # of a path four times as long.
+    way = "/".join(chr(ord("a") + n) * 255 for n in range(15))
+    members, base = [folder("\N{GRINNING FACE}")], "\N{GRINNING FACE}"
+    for number in range(16):
+        members += [folder(f"{base}/{way}"), link(f"l{number}", f"{base}/{way}")]
+        base = f"l{number}"
+    made.add(tar([*members, *(member(f"{base}/{n:x}") for n in range(400))]))
+
+    tracemalloc.start()
+    try:
+        made.writer.finish(made.tree)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert most < 8_000_000
+    check(made.path)
+
+
+def chain(end: str) -> list[tuple[tarfile.TarInfo, bytes]]:
+    """Return links s0 to s38 to each other, with the longest targets, and then to `end`."""
+    names = [f"s{n}" for n in range(39)]
+    targets = ["a/../" * ((4085 - len(name)) // 5) + name for name in (*names[1:], end)]
+    return [folder("a"), *map(link, names, targets)]
+
+
+@pytest.mark.parametrize("layer", [False, True])
+@pytest.mark.parametrize(
+    "name", ["s0/a", "s0/b/c", "s0/.wh.x"], ids=["file", "directory", "whiteout"]
+)
+def test_steps_through_links_are_bounded_together(
+    made: Made, monkeypatch: pytest.MonkeyPatch, name: str, *, layer: bool
+) -> None:
+    monkeypatch.setattr(tree, "MAX_STEPS", 1_000_000)
+
+    with pytest.raises(ImageError, match=r"^more than 1000000 steps through directories and links"):
+        made.add(tar([*chain("a"), *[member(name)] * 30]), layer=layer)
+
+
+def test_steps_to_the_targets_of_hard_links_are_counted(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "MAX_STEPS", 1_000_000)
+    links = [link(f"l{n}", "s0/x", hard=True) for n in range(30)]
+
+    with pytest.raises(ImageError, match="steps through directories"):
+        made.add(tar([*chain("a"), member("a/x"), *links]))
+
+
+@pytest.mark.parametrize("target", ["/" * 4094 + "a", "\udcff" * 4095], ids=["slashes", "bytes"])
+def test_steps_count_what_a_target_takes_to_read(
+    made: Made, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.setattr(tree, "MAX_STEPS", 2_000)
+
+    with pytest.raises(ImageError, match="steps through directories"):
+        made.add(tar([link("l", target), *[member("l/.wh.x")] * 30]), layer=True)
+
+
+def test_a_whiteout_behind_links_that_lead_nowhere_takes_the_links_once(made: Made) -> None:
+    made.add(tar(chain("nowhere")), layer=True)
+    before = made.tree.steps
+
+    made.add(tar([member("s0/.wh.x")]), layer=True)
+
+    assert made.tree.steps - before < 100_000
+
+
+def test_an_ordinary_file_takes_few_steps(made: Made) -> None:
+    made.add(tar([folder("usr/lib"), link("lib", "usr/lib")]), layer=True)
+    before = made.tree.steps
+
+    made.add(tar([member(f"lib/python3/dist-packages/p/{n}.py") for n in range(100)]), layer=True)
+
+    assert made.tree.steps - before < 30 * 100
+    assert tree.MAX_STEPS > 30 * tree.MAX_FILES
+
+
+@pytest.mark.parametrize("end", ["d", "file"])
+def test_a_directory_in_place_of_a_link(made: Made, end: str) -> None:
+    made.add(tar([folder("d"), member("file"), link("b", end), link("a", "x/../b"), folder("x")]))
+    made.add(tar([folder("a"), member("a/new")]))
+
+    assert listed(made.finish(), "/a" if end == "file" else "/d") == ["new"]
+
+
 @pytest.mark.parametrize(
     "members",
     [[member("n" * 200)], [link("a", "t" * 200)], [folder("d" * 200)], [member(f"{'d' * 200}/a")],
-     [member("a", pax_headers={"SCHILY.xattr.user.a": "v" * 200})]],
-    ids=["name", "target", "directory", "above", "attribute"],
+     [member("a", pax_headers={"SCHILY.xattr.user.a": "v" * 200})],
+     [member("n" * 40 + "\N{GRINNING FACE}")]],
+    ids=["name", "target", "directory", "above", "attribute", "wide"],
 )  # fmt: skip
 def test_names_and_attributes_are_bounded_together(
     made: Made, monkeypatch: pytest.MonkeyPatch, members: list[tuple[tarfile.TarInfo, bytes]]
