@@ -1,11 +1,10 @@
 """Finds the end of the options of `ringlet run`: they end where the guest's command begins."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from ringlet.cli.elsewhere import instead_of
-from ringlet.cli.other_commands import named_in
 from ringlet.errors import ConfigError
 
 _ROOT: Final = re.compile("--root(=.*)?", re.DOTALL)
@@ -33,22 +32,6 @@ def arranged(arguments: Iterable[str], takes_value: Callable[[str], bool | None]
         return options  # a separator would be taken for the value of the last option
     _drop_separator(rest)
     return [*options, "--", *words, *rest]
-
-
-def names_given(arguments: Iterable[str], takes_value: Mapping[str, bool]) -> list[str]:
-    """Return the names of the options in what `arranged` returns, as the user has typed them."""
-    found: list[str] = []
-    is_value = False
-    for argument in arguments:
-        if is_value:
-            is_value = False
-        elif argument == "--":
-            break
-        else:
-            for name, has_value in named_in(argument, takes_value):
-                found.append(name)
-                is_value = takes_value.get(name, False) and not has_value
-    return found
 
 
 def _drop_separator(rest: list[str]) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from ringlet.cli.other_commands import COMMANDS, require_own_options
+from ringlet.cli.typed import remember
 from ringlet.errors import ConfigError
 
 
@@ -28,8 +29,9 @@ class Commands(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and not isinstance(command, TyperGroup):
             path = f"{_path(ctx)} {args[0]}".lstrip()
-            ends = not command.allow_interspersed_args
-            require_own_options(path, rest, _options(command), ends=ends)
+            options = _options(command)
+            require_own_options(path, rest, options, ends=not command.allow_interspersed_args)
+            remember(ctx, rest, options)
         return name, command, rest
 
 

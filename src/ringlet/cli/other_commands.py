@@ -148,7 +148,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "buildx": _DOCKERFILE,
         "checkpoint": "snapshots are not supported yet",
         "commit": _IN_IMAGES + "give ringlet run --disk FILE, whose changes stay",
-        "compose": "start each with ringlet run -d --name NAME, from a script or by the Python interface",
+        "compose": "start each with ringlet run -d --name NAME, or by the Python interface",
         "config": "there is no file of settings; give options to ringlet run",
         "console": "give ringlet logs -f NAME to see its console, or ringlet shell NAME",
         "container": "leave the word out, as in ringlet ps",

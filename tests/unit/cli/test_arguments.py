@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from ringlet.cli.arguments import arranged, names_given
+from ringlet.cli.arguments import arranged
 from ringlet.cli.elsewhere import OPTIONS, instead_of
 from ringlet.cli.other_commands import COMMANDS, OTHER_OPTIONS, require_own_options
 from ringlet.cli.run import RunCommand
+from ringlet.cli.typed import names_given
 from ringlet.errors import ConfigError
 
 TAKES_VALUE = {
