@@ -75,11 +75,12 @@ def check_places(mounts: Iterable[Mount], called: str) -> None:
     found: dict[PurePosixPath, Mount] = {}
     for share in mounts:
         place = _plain(share.target)
-        if (first := found.setdefault(place, share)) is not share:
+        if place in found:
             raise ConfigError(
-                f"{called} {share.source}:{share.target}: the guest has {first.source} at {place}; "
-                "give another place"
+                f"{called} {share.source}:{share.target}: the guest has {found[place].source} at "
+                f"{place}; give another place"
             )
+        found[place] = share
 
 
 def check_sockets(path: Path, mounts: Iterable[Mount], called: str) -> None:

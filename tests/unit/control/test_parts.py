@@ -64,7 +64,7 @@ def test_places_that_the_guest_mounts_as_well(tmp_path: Path, place: str) -> Non
 def test_two_shares_at_one_place_are_refused() -> None:
     one, other = Mount(Path("/one"), "/p"), Mount(Path("/other"), "//p/.")
 
-    with pytest.raises(ConfigError, match="^-v /other://p/.: the guest has /one at /p; give anoth"):
+    with pytest.raises(ConfigError, match=r"^-v /other://p/\.: the guest has /one at /p; "):
         parts.check_places([one, Mount(Path("/"), "/p/q"), other], "-v")
     with pytest.raises(ConfigError, match="the guest has /one at /p"):
         parts.check_places([one, one], "-v")
