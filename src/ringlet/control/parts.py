@@ -65,7 +65,7 @@ def mount(text: str | Mount, called: str) -> Mount:
     if not source.is_dir():
         raise ConfigError(
             f"{called} {text}: {source}: is no directory, and files are not shared alone; share "
-            "its directory, or copy it into the running machine with ringlet cp"
+            "its directory, or copy the file into the running machine with ringlet cp"
         )
     return Mount(source.resolve(), target, "ro" in options, "delegated" in options)
 
