@@ -5,41 +5,16 @@ import importlib.util
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from ringlet.cli import names
-from ringlet.cli.elsewhere import COMMANDS, require_own_options
+from ringlet.cli.groups import Commands
 from ringlet.cli.run import RunCommand, run, show_version
 from ringlet.cli.streams import emit
-from ringlet.errors import ConfigError
 
 _BENCH = "ringlet.cli.bench"
 _EXPLAIN = "ringlet.cli.explain"
 _IMAGE = "ringlet.cli.image"
 _SUMMARY = "Run x86 guests in user space: no VT-x, no kernel module, no guest patches."
-
-
-class _Commands(TyperGroup):
-    """The commands, and advice about those that are not there."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that the first argument names.
-
-        Raises ConfigError for one that is reserved, or that Docker has, and for an option of
-        Docker's command.
-        """
-        if args and args[0] in COMMANDS and self.get_command(ctx, args[0]) is None:
-            raise ConfigError(f"{args[0]}: {COMMANDS[args[0]]}")
-        name, command, rest = super().resolve_command(ctx, args)
-        if command is None:
-            return name, command, rest
-        own = {
-            option: not getattr(parameter, "is_flag", False)
-            for parameter in command.params
-            for option in parameter.opts
-        }
-        require_own_options(args[0], rest, own, ends=not command.allow_interspersed_args)
-        return name, command, rest
 
 
 def doctor(
@@ -99,7 +74,7 @@ def make_app() -> typer.Typer:
     """Return the app with its commands, and with `explain` and `bench` if installed."""
     app = typer.Typer(
         name="ringlet",
-        cls=_Commands,
+        cls=Commands,
         help=_SUMMARY,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -111,8 +86,10 @@ def make_app() -> typer.Typer:
     for command in (names.shell, names.cp, names.ps, names.logs, names.stop, names.kill, names.rm):
         app.command()(command)
     app.command()(doctor)
-    cache = typer.Typer(name="cache", help="List what is kept for later runs, or remove it.",
-                        no_args_is_help=True)  # fmt: skip
+    cache = typer.Typer(
+        name="cache", cls=Commands, help="List what is kept for later runs, or remove it.",
+        no_args_is_help=True,
+    )  # fmt: skip
     cache.command("ls")(cache_ls)
     cache.command("prune")(cache_prune)
     app.add_typer(cache, name="cache")

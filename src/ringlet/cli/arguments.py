@@ -8,6 +8,7 @@ from ringlet.cli.elsewhere import instead_of
 from ringlet.errors import ConfigError
 
 _ROOT: Final = re.compile("--root(=.*)?", re.DOTALL)
+_NO_SHARE: Final = re.compile("-v[^:]+", re.DOTALL)
 
 
 def arranged(arguments: Iterable[str], takes_value: Callable[[str], bool | None]) -> list[str]:
@@ -15,7 +16,8 @@ def arranged(arguments: Iterable[str], takes_value: Callable[[str], bool | None]
 
     Options end at the guest's name; those that follow it at once are the run's, too, because no
     command begins with `-`.  With --root there is no guest's name, so the first word is the
-    command's.  A `--` before the command is dropped.  `takes_value` tells of an
+    command's.  A `--` before the command is dropped.  A word with one dash that is an option with
+    two, such as QEMU's -kernel, is that option.  `takes_value` tells of an
     option whether it takes a value; None means that there is no such option.  Raises ConfigError
     for an option of Docker or QEMU, and says what to give instead.
     """
@@ -51,14 +53,28 @@ def _options(
     while rest and rest[0].startswith("-") and rest[0] not in {"-", "--"}:
         argument = rest.pop(0)
         name, has_value, _ = argument.partition("=")
-        if takes_value(name) is None and (advice := instead_of(name)):
-            raise ConfigError(f"{name}: {advice}")
+        if takes_value(name) is None:
+            argument = _own(argument, name, takes_value)
         found.append(argument)
         if not has_value and _wants_more(argument, takes_value):
             if not rest:
                 return found, False
             found.append(rest.pop(0))
     return found, True
+
+
+def _own(argument: str, name: str, takes_value: Callable[[str], bool | None]) -> str:
+    """Return `argument`, whose option `name` is not Ringlet's, as Ringlet's if there is one."""
+    if advice := instead_of(name):
+        raise ConfigError(f"{name}: {advice}")
+    if not name.startswith("--") and len(name) > 2 and takes_value(f"-{name}") is not None:
+        return f"-{argument}"
+    if takes_value("-v") and _NO_SHARE.fullmatch(argument):
+        raise ConfigError(
+            f"{argument}: -v takes HOST:GUEST, a directory to share; --verbose shows the kernel's "
+            "messages"
+        )
+    return argument
 
 
 def _wants_more(argument: str, takes_value: Callable[[str], bool | None]) -> bool:

@@ -1,227 +1,264 @@
-"""What to give in place of options and commands that Docker, QEMU or virtme-ng have."""
+"""What to give in place of options of `run` that Docker, QEMU or virtme-ng have."""
 
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from ringlet.errors import ConfigError
-
-_CONFINED: Final = "a guest has a kernel of its own, which gives it all rights there; leave it out"
-_HARDWARE: Final = "a guest reaches no device of the host; leave it out"
-_NETWORK: Final = "give --net none, user or tap:NAME"
+CONFINED: Final = "a guest has a kernel of its own, which gives it all rights there; leave it out"
+PLATFORM: Final = "guests are x86-64; leave it out"
+_ARCHITECTURE: Final = "the guest's processor is x86-64-v3 as ringlet doctor shows it; leave it out"
+_ATTACHED: Final = "the output is shown unless -d is given; leave it out"
+_BUILT: Final = "build the kernel with make, and give --kernel arch/x86/boot/bzImage"
+_CARD: Final = "the card has an address of its own; leave it out"
+_CHARACTERS: Final = "give --console stdio, file:PATH or none"
 _DISK: Final = "give --disk FILE, --disk FILE,ro or --disk FILE,snapshot"
+_FIRMWARE: Final = "guests start without firmware; give --kernel"
+_HARDWARE: Final = "a guest reaches no device of the host; leave it out"
+_HEALTH: Final = "look at it with ringlet exec NAME COMMAND; leave it out"
 _KVM: Final = "Ringlet needs no accelerator; leave it out"
-_USER: Final = "commands run as root; give a command such as su nobody -s /bin/sh -c COMMAND"
+_LABEL: Final = "give --name NAME"
+_MACHINE: Final = "there is one machine, a PC; leave it out"
+_MODULES: Final = "modules beside the kernel's file, or the host's, are found; give --kernel"
+_MONITOR: Final = "gdb's monitor has some commands; give --gdb :1234"
+_NETWORK: Final = "give --net none, user or tap:NAME"
+_NO_QEMU: Final = "QEMU has no part in it; give what ringlet run --help lists"
+_PROCESSORS: Final = "guests have one processor so far; leave it out"
+_QUIET: Final = "little is printed but the guest's output; leave it out"
+_RESOLVER: Final = "write to the guest's /etc/resolv.conf in the command"
 _SCREEN: Final = "a guest has no screen, only serial ports; leave it out"
-_JSON: Final = "give --json, and read that with jq or another program"
-_NO_TIMES: Final = "the log has no times; give --tail N for its last lines"
-_LEFT_BEHIND: Final = "give sh -c 'COMMAND >/tmp/log 2>&1 &' as the command"
-_IN_IMAGES: Final = "images are not made of containers; "
+_SHARE: Final = "give -v HOST:GUEST"
+_SHARES: Final = "limit the run from outside, such as with nice or systemd-run; leave it out"
+_SIZE: Final = "the size of RAM decides; give --memory"
+_SNAPSHOTS: Final = "snapshots are not supported yet"
+_SOUND: Final = "a guest has no sound; leave it out"
+_SSH: Final = "give -d --name NAME, and then ringlet shell NAME"
+_STOPS: Final = "ringlet stop lets a guest turn itself off; leave it out"
+_USB: Final = "a guest has no USB; leave it out"
+_USER: Final = "commands run as root; give a command such as su nobody -s /bin/sh -c COMMAND"
 
 OPTIONS: Final = {
     # Docker's
     "--add-host": "write to the guest's /etc/hosts in the command",
-    "--cap-add": _CONFINED,
-    "--cap-drop": _CONFINED,
+    "--annotation": _LABEL,
+    "-a": _ATTACHED,
+    "--attach": _ATTACHED,
+    "--blkio-weight": _SHARES,
+    "--cap-add": CONFINED,
+    "--cap-drop": CONFINED,
+    "--cgroup-parent": _SHARES,
+    "--cgroupns": CONFINED,
+    "--cidfile": _LABEL,
+    "--cpu-period": _SHARES,
+    "--cpu-quota": _SHARES,
+    "--cpu-shares": _SHARES,
+    "--cpuset-cpus": _SHARES,
+    "--cpuset-mems": _SHARES,
+    "--detach-keys": "Ctrl-A x ends it; leave it out",
     "--device": _HARDWARE,
-    "--dns": "write to the guest's /etc/resolv.conf in the command",
+    "--device-cgroup-rule": _HARDWARE,
+    "--device-read-bps": _SHARES,
+    "--device-read-iops": _SHARES,
+    "--device-write-bps": _SHARES,
+    "--device-write-iops": _SHARES,
+    "--dns": _RESOLVER,
+    "--dns-option": _RESOLVER,
+    "--dns-search": _RESOLVER,
+    "--domainname": "run hostname NAME in the command",
     "--entrypoint": "give the command after the guest's name",
+    "--expose": "give each port with -p HOST:GUEST",
     "--gpus": _HARDWARE,
+    "--group-add": _USER,
+    "--health-cmd": _HEALTH,
+    "--health-interval": _HEALTH,
+    "--health-retries": _HEALTH,
+    "--health-timeout": _HEALTH,
     "--hostname": "run hostname NAME in the command",
     "--init": "a guest always has an init; leave it out",
-    "--ipc": _CONFINED,
-    "--label": "give --name NAME",
+    "--ip": _CARD,
+    "--ip6": _CARD,
+    "--ipc": CONFINED,
+    "--isolation": CONFINED,
+    "--kernel-memory": _SIZE,
+    "-l": _LABEL,
+    "--label": _LABEL,
+    "--label-file": _LABEL,
+    "--link": "guests reach each other by ports of the host; give -p HOST:GUEST",
+    "--log-driver": "give --log FILE",
+    "--log-opt": "give --log FILE",
+    "--mac-address": _CARD,
+    "--memory-reservation": _SIZE,
+    "--memory-swap": _SIZE,
+    "--memory-swappiness": _SIZE,
     "--mount": "give -v HOST:GUEST, or -v HOST:GUEST:ro",
-    "--network": _NETWORK,
-    "--pid": _CONFINED,
-    "--platform": "guests are x86-64; leave it out",
-    "--privileged": _CONFINED,
+    "--network-alias": "a guest has no name in a network; leave it out",
+    "--no-healthcheck": _HEALTH,
+    "--oom-kill-disable": _SIZE,
+    "--oom-score-adj": _SHARES,
+    "--pid": CONFINED,
+    "--pids-limit": _SIZE,
+    "--platform": PLATFORM,
+    "--privileged": CONFINED,
     "--pull": "what is in the cache is used; ringlet cache prune makes the next run fetch it",
+    "-q": _QUIET,
+    "--quiet": _QUIET,
     "--read-only": "a guest's changes are dropped when it ends; leave it out",
     "--restart": "run it again from a shell loop or a systemd unit",
-    "--security-opt": _CONFINED,
-    "--shm-size": "the size of RAM decides; give --memory",
+    "--runtime": CONFINED,
+    "--security-opt": CONFINED,
+    "--shm-size": _SIZE,
+    "--sig-proxy": "signals end the run; leave it out",
+    "--stop-signal": _STOPS,
+    "--stop-timeout": "give ringlet stop -t TIME NAME",
+    "--storage-opt": "a guest's changes are dropped when it ends; give --disk FILE for more room",
+    "--sysctl": "run sysctl -w NAME=VALUE in the command",
     "--tmpfs": "a guest has its temporary files in RAM anyway; leave it out",
-    "--ulimit": _CONFINED,
+    "--ulimit": CONFINED,
     "--user": _USER,
     "-u": _USER,
+    "--userns": CONFINED,
+    "--uts": CONFINED,
+    "--volume-driver": _SHARE,
     "--volumes-from": "give each directory with -v HOST:GUEST",
     "-P": "give each port with -p HOST:GUEST",
+    "--publish-all": "give each port with -p HOST:GUEST",
     # multipass's and virt-install's
     "--cloud-init": "give --user-data FILE",
+    "--import": _DISK,
+    "--ram": "give --memory",
+    "--vcpus": _PROCESSORS,
     # QEMU's
     "-accel": _KVM,
     "--accel": _KVM,
-    "-append": "give --append",
-    "-bios": "guests start without firmware; give --kernel",
-    "-boot": "guests start without firmware; give --kernel",
+    "-audio": _SOUND,
+    "-audiodev": _SOUND,
+    "-bios": _FIRMWARE,
+    "-blockdev": _DISK,
+    "-boot": _FIRMWARE,
     "-cdrom": "give --disk FILE,ro",
-    "-chardev": "give --console stdio, file:PATH or none",
-    "-cpu": "the guest's processor is x86-64-v3 as ringlet doctor shows it; leave it out",
+    "-chardev": _CHARACTERS,
+    "-cpu": _ARCHITECTURE,
+    "-curses": _SCREEN,
+    "-D": "give --trace FILE",
     "-daemonize": "give -d",
+    "-debugcon": _CHARACTERS,
     "-device": _DISK.replace("give", "for a disk give", 1) + "; for a network --net",
     "-display": _SCREEN,
     "-drive": _DISK,
+    "-dtb": _MACHINE,
+    "-echr": "the key is Ctrl-A; leave it out",
     "-enable-kvm": _KVM,
     "--enable-kvm": _KVM,
-    "-fsdev": "give -v HOST:GUEST",
-    "-gdb": "give --gdb [HOST]:PORT or --gdb unix:PATH",
+    "-fda": _DISK,
+    "-fsdev": _SHARE,
+    "-full-screen": _SCREEN,
+    "-fw_cfg": "give --append TEXT, or -v HOST:GUEST for files",
+    "-global": _MACHINE,
     "-hda": _DISK,
     "-hdb": _DISK,
-    "-initrd": "give --initrd",
-    "-kernel": "give --kernel",
-    "-loadvm": "snapshots are not supported yet",
-    "-M": "there is one machine, a PC; leave it out",
-    "-machine": "there is one machine, a PC; leave it out",
+    "-hdc": _DISK,
+    "-hdd": _DISK,
+    "-icount": "the guest's time is the host's; leave it out",
+    "-incoming": _SNAPSHOTS,
+    "-k": _SCREEN,
+    "-L": _FIRMWARE,
+    "-loadvm": _SNAPSHOTS,
+    "-M": _MACHINE,
+    "-machine": _MACHINE,
     "-mem-path": "give --memory",
-    "-monitor": "gdb's monitor has some commands; give --gdb :1234",
-    "-name": "give --name",
+    "-mem-prealloc": "the host gives the guest's RAM as it is used; leave it out",
+    "-mon": _MONITOR,
+    "-monitor": _MONITOR,
     "-net": _NETWORK,
     "-netdev": _NETWORK,
     "-nic": _NETWORK,
-    "-no-reboot": "give --no-reboot",
+    "-no-acpi": _MACHINE,
+    "-no-hpet": _MACHINE,
+    "-no-shutdown": "a guest that turns itself off ends the run; leave it out",
+    "-no-user-config": "no file of settings is read; leave it out",
     "-nodefaults": "leave it out",
     "-nographic": _SCREEN,
+    "-numa": _PROCESSORS,
+    "-object": "give what it is for, such as --disk, --net or -v",
+    "-option-rom": _FIRMWARE,
+    "-overcommit": _SHARES,
+    "-parallel": "a guest has no parallel port; leave it out",
+    "-pflash": _FIRMWARE,
     "-pidfile": "give -d --name NAME",
+    "-plugin": "give --trace FILE",
+    "-preconfig": _MONITOR,
     "-qmp": "use the Python interface, ringlet.Machine",
-    "-serial": "give --console stdio, file:PATH or none",
-    "-smp": "give -c 1, the only number so far",
+    "-readconfig": "no file of settings is read; leave it out",
+    "-rtc": "the guest's clock is the host's; leave it out",
+    "-runas": "start ringlet as that user; leave it out",
+    "-sandbox": "the process that runs a guest is not confined yet; leave it out",
+    "-sdl": _SCREEN,
+    "-serial": _CHARACTERS,
+    "-smbios": _MACHINE,
+    "-smp": _PROCESSORS,
     "-snapshot": "give --disk FILE,snapshot",
-    "-usb": "a guest has no USB; leave it out",
+    "-spice": _SCREEN,
+    "-trace": "give --trace FILE",
+    "-usb": _USB,
+    "-usbdevice": _USB,
+    "-uuid": _MACHINE,
     "-vga": _SCREEN,
-    "-virtfs": "give -v HOST:GUEST",
+    "-virtfs": _SHARE,
+    "-virtiofs": _SHARE,
     "-vnc": _SCREEN,
+    "-watchdog": _MACHINE,
     # virtme-ng's
-    "--cpu": "give -c",
+    "--arch": _ARCHITECTURE,
+    "--balloon": "a guest gives RAM back by itself; leave it out",
+    "--blk-disk": _DISK,
+    "--build": _BUILT,
+    "--busybox": "give the guest busybox, as in ringlet run busybox",
+    "--config": _BUILT,
+    "--configitem": _BUILT,
+    "--cpu": _PROCESSORS,
+    "--cwd": "give -w DIR",
+    "--debug": "give --gdb :1234",
+    "--disable-kvm": _KVM,
+    "--disable-microvm": _MACHINE,
+    "--dry-run": "there is no other program's command line to show; leave it out",
+    "--dump": "give --gdb :1234, and read the guest's memory there",
+    "--empty-passwords": "the shell asks for none; leave it out",
     "--exec": "give the command after the guest's name",
+    "--force-9p": "directories are shared by virtio-fs; leave it out",
+    "--force-initramfs": "give --initrd FILE for a kernel of your own; leave it out for a guest",
+    "-g": _SCREEN,
+    "--graphics": _SCREEN,
+    "--installed-kernel": "give --kernel /boot/vmlinuz-RELEASE",
+    "--kconfig": _BUILT,
     "--kdir": "give --kernel DIR/arch/x86/boot/bzImage",
+    "--kimg": "give --kernel FILE",
+    "--kopt": "give --append TEXT",
+    "--mods": _MODULES,
+    "--net-mac-address": _CARD,
+    "--no-virtme-ng-init": "a guest always has an init; leave it out",
+    "--numa": _PROCESSORS,
+    "--overlay-rwdir": "changes to --root DIR are dropped; give -v HOST:GUEST for what must stay",
+    "--qemu": _NO_QEMU,
+    "--qemu-bin": _NO_QEMU,
+    "--qemu-opts": _NO_QEMU,
     "--rodir": "give -v HOST:GUEST:ro",
+    "--root-release": "give the guest's name, such as debian",
+    "--run": "give --kernel FILE",
     "--rw": "give -v HOST:GUEST for each directory that the guest may write",
-    "--rwdir": "give -v HOST:GUEST",
+    "--rwdir": _SHARE,
     "--pwd": "give -w DIR",
+    "--script-exec": "give the command after the guest's name",
+    "--script-sh": "give sh -c COMMAND after the guest's name",
+    "--show-boot-console": "give --verbose",
+    "--show-command": "there is no other program's command line to show; leave it out",
+    "--skip-config": _BUILT,
+    "--skip-modules": _MODULES,
+    "--snaps": "give the guest's name, such as debian, whose programs are its own",
+    "--sound": _SOUND,
+    "--ssh": _SSH,
+    "--ssh-tcp": _SSH,
+    "--systemd": "give debian without a command, whose init is systemd",
 }
 """Options of `run` that others have, and what to give instead."""
-
-OTHER_OPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
-    "exec": {
-        "-d": _LEFT_BEHIND,
-        "--detach": _LEFT_BEHIND,
-        "--detach-keys": "Ctrl-A x leaves a command; leave it out",
-        "--env-file": "give each variable with -e NAME=VALUE",
-        "--privileged": _CONFINED,
-    },
-    "logs": {
-        "--details": "give ringlet ps -a --json for what is known of a machine",
-        "--since": _NO_TIMES,
-        "--timestamps": _NO_TIMES,
-        "-t": _NO_TIMES,
-        "--until": _NO_TIMES,
-    },
-    "ps": {
-        "-f": _JSON,
-        "--filter": _JSON,
-        "--format": _JSON,
-        "-l": _JSON,
-        "--last": _JSON,
-        "--latest": _JSON,
-        "-n": _JSON,
-        "--no-trunc": _JSON,
-        "-s": "give ringlet exec NAME df for what its file systems hold",
-        "--size": "give ringlet exec NAME df for what its file systems hold",
-    },
-    "cp": {
-        "-a": "modes, times and links are always kept; leave it out",
-        "--archive": "modes, times and links are always kept; leave it out",
-        "-L": "name the file that the link leads to",
-        "--follow-link": "name the file that the link leads to",
-        "-q": "nothing is printed; leave it out",
-        "--quiet": "nothing is printed; leave it out",
-        "-r": "directories are copied with all that is in them; leave it out",
-    },
-    "stop": {"-s": "give ringlet kill NAME to cut the power"},
-    "kill": {
-        "-s": "it cuts the machine's power; for a process give ringlet exec NAME kill",
-        "--signal": "it cuts the machine's power; for a process give ringlet exec NAME kill",
-    },
-    "rm": {
-        "-v": "a machine has no volumes; leave it out",
-        "--volumes": "a machine has no volumes; leave it out",
-    },
-}
-"""Options of Docker for other commands, and what to give instead."""
-
-COMMANDS: Final = {
-    "attach": "give ringlet logs -f NAME to see its console, or ringlet shell NAME",
-    "build": "give ringlet image build, pull or import",
-    "commit": _IN_IMAGES + "give ringlet run --disk FILE, whose changes stay",
-    "container": "leave the word out, as in ringlet ps",
-    "create": "give ringlet run -d --name NAME GUEST",
-    "diff": "give ringlet exec NAME, and compare there",
-    "events": "give ringlet ps -a --json",
-    "export": "give ringlet cp NAME:/PATH DIRECTORY",
-    "history": "give ringlet image ls",
-    "images": "give ringlet image ls",
-    "import": "give ringlet image import",
-    "info": "give ringlet doctor, or ringlet cache ls",
-    "inspect": "give ringlet ps -a --json",
-    "load": "give ringlet image import FILE",
-    "login": "a registry that wants one: fetch with skopeo to a directory, and give oci:DIR",
-    "network": "a network is made by run: give ringlet run --net user or tap:NAME",
-    "pause": "use the Python interface, ringlet.Machine",
-    "port": "give ringlet ps, which lists the ports",
-    "pull": "give ringlet image pull",
-    "push": "images are only fetched; give skopeo or docker the image's source",
-    "rename": "a name stays; give ringlet run --name NAME",
-    "restart": "give ringlet rm -f NAME, and ringlet run -d --name NAME GUEST",
-    "rmi": "give ringlet image rm",
-    "save": "give others what the image was made of, which ringlet image import takes",
-    "search": "give ringlet image pull docker://NAME",
-    "start": "a machine runs once; give ringlet run -d --name NAME GUEST",
-    "stats": "give ringlet exec NAME top -b -n 1, or ringlet run --stats",
-    "system": "give ringlet cache ls or ringlet cache prune",
-    "tag": "give ringlet image import SOURCE --name NAME",
-    "top": "give ringlet exec NAME ps",
-    "update": "a machine keeps its size; give ringlet run --memory SIZE",
-    "version": "give ringlet --version",
-    "volume": "a volume is a directory of the host; give ringlet run -v HOST:GUEST",
-    "wait": "give ringlet logs -f NAME, which ends with the machine",
-}
-"""Commands that are reserved, or that others have, and what to do instead."""
 
 
 def instead_of(option: str) -> str:
     """Return what to give instead of an option of another program; empty if it is nobody's."""
     return OPTIONS.get(option, "")
-
-
-def require_own_options(
-    command: str, arguments: Sequence[str], own: Mapping[str, bool], *, ends: bool = False
-) -> None:
-    """Raise ConfigError for an option of Docker's `command` that Ringlet's has not.
-
-    `own` has Ringlet's options, and whether each takes a value.  With `ends`, options end at the
-    first other word.
-    """
-    others = OTHER_OPTIONS.get(command, {})
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-            continue
-        if argument == "--" or (ends and not argument.startswith("-")):
-            return
-        for name, has_value in _named(argument, own):
-            if name not in own and name in others:
-                raise ConfigError(f"{name}: {others[name]}")
-            skip = own.get(name, False) and not has_value
-
-
-def _named(argument: str, own: Mapping[str, bool]) -> Iterator[tuple[str, bool]]:
-    """Yield the options in `argument`, and whether a value follows in it; -it has two."""
-    if argument.startswith("--"):
-        name, equals, _ = argument.partition("=")
-        yield name, bool(equals)
-    elif argument.startswith("-"):
-        for place, letter in enumerate(argument[1:], 2):
-            yield f"-{letter}", place < len(argument)
-            if own.get(f"-{letter}", False):
-                return

@@ -1,15 +1,16 @@
 """`ringlet image`: builds, fetches, imports, lists and removes images of guests."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final
 
 import typer
 
+from ringlet.cli.groups import Commands
 from ringlet.cli.progress import Progress
 from ringlet.cli.streams import complain, emit
 from ringlet.config import format_size, parse_memory
-from ringlet.errors import ConfigError
+from ringlet.errors import ConfigError, RingletError
 from ringlet.images.building import NAME, Runner, build_debian
 from ringlet.images.catalog import Image, Images
 from ringlet.images.imports import SIZE, import_image, pull
@@ -21,7 +22,9 @@ _UNITS: Final = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 def image_app(runner: Callable[[], Runner]) -> typer.Typer:
     """Return the command `image`; `runner` gives what runs the guest that sets Debian up."""
-    app = typer.Typer(help="Build, fetch, import, list and remove images.", no_args_is_help=True)
+    app = typer.Typer(
+        cls=Commands, help="Build, fetch, import, list and remove images.", no_args_is_help=True
+    )
 
     @app.command()
     def build(
@@ -61,11 +64,9 @@ def image_app(runner: Callable[[], Runner]) -> typer.Typer:
     @app.command(name="rm")
     def remove_command(
         names: Annotated[list[str], typer.Argument(help="the images' names")],
-    ) -> None:
+    ) -> int:
         """Remove images."""
-        images = Images()
-        for name in names:
-            images.remove(name, lambda: complain("waiting for another process that makes an image"))
+        return run_rm(names)
 
     return app
 
@@ -90,6 +91,19 @@ def run_list() -> None:
     width = max((len(image.name) for image in images), default=0)
     for image in images:
         emit(_line(image, width))
+
+
+def run_rm(names: Sequence[str]) -> int:
+    """Remove images, and return the exit status; go on after an error, which is told."""
+    images = Images()
+    status = 0
+    for name in names:
+        try:
+            images.remove(name, lambda: complain("waiting for another process that makes an image"))
+        except RingletError as error:
+            complain(str(error))
+            status = error.exit_status
+    return status
 
 
 def age(seconds: float) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from ringlet import config
+from ringlet.cli.typed import as_typed
 from ringlet.errors import AgentError, ConfigError, GuestEnded
 
 _NAME: Final[Any] = typer.Argument(metavar="NAME", help="The machine's name.")
@@ -23,6 +24,7 @@ def _told() -> Iterator[None]:
 
 
 def ps(
+    context: typer.Context,
     everything: Annotated[
         bool, typer.Option("--all", "-a", help="List those that have ended, too.")
     ] = False,
@@ -35,7 +37,7 @@ def ps(
     from ringlet.cli.machines import run_ps
 
     if as_json and quiet:
-        raise ConfigError("--json and -q: give one of them")
+        raise ConfigError(f"--json and {as_typed(context, '-q')}: give one of them")
     return run_ps(everything=everything, as_json=as_json, quiet=quiet)
 
 
@@ -56,6 +58,7 @@ def logs(
 
 
 def exec_(
+    context: typer.Context,
     name: Annotated[str, _NAME],
     command: Annotated[list[str], typer.Argument(help="The command.")],
     interactive: Annotated[
@@ -83,13 +86,13 @@ def exec_(
     from ringlet.control.parts import variables
 
     if cwd and not cwd.startswith("/"):
-        raise ConfigError(f"-w {cwd}: give an absolute path of the guest")
+        raise ConfigError(f"{as_typed(context, '-w')} {cwd}: give an absolute path of the guest")
     words = command[1:] if command[0] == "--" else command
     if not words:
         raise ConfigError(f"no command; ringlet shell {name} gives a shell")
     with _told():
         return run_exec(
-            name, words, env=variables(env, config.ENV.flag), cwd=cwd, user=user,
+            name, words, env=variables(env, as_typed(context, config.ENV.flag)), cwd=cwd, user=user,
             terminal=terminal, reads=interactive,
         )  # fmt: skip
 
@@ -121,6 +124,7 @@ def cp(
 
 
 def stop(
+    context: typer.Context,
     names: Annotated[list[str], _NAMES],
     timeout: Annotated[
         str, typer.Option("-t", "--time", metavar="TIME", help="Cut the power after this time.")
@@ -129,8 +133,9 @@ def stop(
     """Let machines turn themselves off, or cut their power."""
     from ringlet.cli.machines import run_stop
 
-    seconds = 0.0 if timeout in ("0", "0s") else config.parse_seconds(timeout, "-t")
-    return run_stop(names, seconds)
+    if timeout in ("0", "0s"):
+        return run_stop(names, 0.0)
+    return run_stop(names, config.parse_seconds(timeout, as_typed(context, "-t")))
 
 
 def kill(names: Annotated[list[str], _NAMES]) -> int:

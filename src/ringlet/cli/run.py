@@ -1,6 +1,6 @@
 """The command `ringlet run`: its options, and what they mean together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 from ringlet import __version__, config
 from ringlet.cli.arguments import arranged
 from ringlet.cli.streams import emit
+from ringlet.cli.typed import as_typed, remember
 from ringlet.errors import ConfigError
 
 _GUEST: Any = "The guest: debian; or the file of a kernel; with --bare, the program to run."
@@ -27,14 +28,17 @@ class RunCommand(TyperCommand):
             for name in (*param.opts, *param.secondary_opts)
             if name.startswith("-")
         }
-        return super().parse_args(ctx, arranged(args, takes_value.get))
+        arguments = arranged(args, takes_value.get)
+        remember(ctx, arguments, takes_value)
+        return super().parse_args(ctx, arguments)
 
 
 def _not_empty(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
     """Return the value of an option.  An empty one, as of an unset variable, is a mistake."""
     source = context.get_parameter_source(parameter.name or "")
     if not value and source is not None and source.name == "COMMANDLINE":
-        raise ConfigError(f"{parameter.opts[0]} '': the value is empty; give one, or no option")
+        name = as_typed(context, parameter.opts[0])
+        raise ConfigError(f"{name} '': the value is empty; give one, or no option")
     return value
 
 
@@ -63,17 +67,16 @@ def _flag(option: config.Option, *names: str) -> Any:
     return typer.Option(option.flag, *names, help=_help(option))
 
 
-def _one_network(given: list[str]) -> str:
+def _one_network(given: list[str], called: str) -> str:
     if len(given) > 1:
-        raise ConfigError(
-            f"{config.NET.flag}: given {len(given)} times; a machine has one network card"
-        )
+        raise ConfigError(f"{called}: given {len(given)} times; a machine has one network card")
     if given == [""]:
-        raise ConfigError(f"{config.NET.flag} '': the value is empty; give one, or no option")
+        raise ConfigError(f"{called} '': the value is empty; give one, or no option")
     return given[0] if given else config.NET.default
 
 
 def run(
+    context: typer.Context,
     guest: Annotated[str, typer.Argument(help=_GUEST)] = "",
     command: Annotated[list[str] | None, typer.Argument(help=_COMMAND)] = None,
     memory: Annotated[str, _text(config.MEMORY, "-m", metavar="SIZE")] = "",
@@ -102,7 +105,8 @@ def run(
         ),
     ] = None,
     networks: Annotated[
-        list[str] | None, typer.Option(config.NET.flag, metavar="KIND", help=_help(config.NET))
+        list[str] | None,
+        typer.Option(config.NET.flag, "--network", metavar="KIND", help=_help(config.NET)),
     ] = None,
     vsock: Annotated[str, _text(config.VSOCK, metavar="PATH")] = "",
     user_data: Annotated[str, _text(config.USER_DATA, metavar="FILE")] = "",
@@ -164,24 +168,27 @@ def run(
     Options end at the guest's name; what follows is a command for the guest.
     """
     del interactive, version  # what they ask for is always so
-    gdb = _gdb(gdb, default=gdb_default, wait=gdb_wait)
+
+    def called(option: config.Option) -> str:
+        return as_typed(context, option.flag)
+
+    gdb = _gdb(gdb, called(config.GDB_WAIT), default=gdb_default, wait=gdb_wait)
     if detach:
         refuse(
-            "-d",
+            called(config.DETACH),
             {config.BARE: bare, config.GDB_WAIT: gdb_wait, config.STATS: stats,
              config.TRACE: trace, config.COMPARE: bool(compare), config.VERBOSE: verbose,
              config.CONSOLE: console},
+            called,
         )  # fmt: skip
     if trace or compare:
         refuse("--trace and --compare, which need translated code",
-               {config.DIRECT: "auto" if direct == "never" else direct})
+               {config.DIRECT: "auto" if direct == "never" else direct}, called)
         direct = "never"
     if gdb and compare:
         raise ConfigError("--compare and --gdb cannot be used together; give one of them")
     # The commands import late, so that help and errors in options are shown at once.
-    from ringlet.control.spec import on_command_line
-
-    net = _one_network(networks or [])
+    net = _one_network(networks or [], called(config.NET))
     variables = [line for file in env_file or () for line in _env_file(file)] + (env or [])
     if bare:
         _check_bare(guest, kernel or " ".join(command or []))
@@ -194,6 +201,7 @@ def run(
              config.DISKS: bool(disks), config.PORTS: bool(ports), config.NET: net,
              config.ROOT: root, config.NAME: name, config.VSOCK: vsock,
              config.USER_DATA: user_data},
+            called,
         )  # fmt: skip
     from ringlet.cli.launch import Watching, run_guest, run_kernel, run_program
     from ringlet.control.spec import machine_spec, require_supported
@@ -210,13 +218,13 @@ def run(
         user_data=user_data or None, env=variables, cwd=cwd,
         timeout=timeout or None, name=name, console=console, log=log or None, direct=direct,
         exact=exact, cold=cold, reboot=not (no_reboot or bare), debug_exit=debug_exit,
-        called=on_command_line,
+        called=called,
     )  # fmt: skip
     watching = Watching(verbose, stats, trace, compare, gdb, gdb_wait)
     if bare:
         return run_program(spec, watching)
     if not (spec.guest or spec.image or spec.root):
-        require_supported(spec, on_command_line)
+        require_supported(spec, called)
         if command:
             raise ConfigError(
                 f"{' '.join(command)}: a kernel alone takes no command; give a guest, too: "
@@ -226,6 +234,7 @@ def run(
             "a kernel of your own",
             {config.PACKAGE: package, config.VERBOSE: verbose, config.ENV: bool(variables),
              config.WORKDIR: cwd},
+            called,
         )  # fmt: skip
         if detach:
             return run_detached(spec, [], watching, remove=remove)
@@ -233,18 +242,18 @@ def run(
     if console != config.CONSOLE.default:
         raise ConfigError(f"{spec.guest} has its own console; leave out --console")
     if kernel:
-        refuse("--kernel", {config.PACKAGE: package})
+        refuse("--kernel", {config.PACKAGE: package}, called)
     if detach:
         return run_detached(spec, command or [], watching, remove=remove)
     return run_guest(spec, command or [], watching, terminal=terminal, remove=remove)
 
 
-def _gdb(where: str, *, default: bool, wait: bool) -> str:
+def _gdb(where: str, waiting: str, *, default: bool, wait: bool) -> str:
     """Return where gdb is served, from --gdb, -s and -S together."""
     if default and where:
         raise ConfigError("-s is --gdb :1234; give one of them")
     if wait and not (where or default):
-        raise ConfigError("--gdb-wait needs --gdb; for example: --gdb :1234 --gdb-wait, or -s -S")
+        raise ConfigError(f"{waiting} needs --gdb; for example: --gdb :1234 --gdb-wait, or -s -S")
     return ":1234" if default else where
 
 
@@ -255,11 +264,15 @@ def _check_bare(program: str, unwanted: str) -> None:
         raise ConfigError("no program given; for example: ringlet run --bare PROGRAM.elf")
 
 
-def refuse(what: str, options: Mapping[config.Option, str | bool]) -> None:
+def refuse(
+    what: str,
+    options: Mapping[config.Option, str | bool],
+    called: Callable[[config.Option], str],
+) -> None:
     """Raise ConfigError for the first option that is given but has no meaning with `what`."""
     for option, value in options.items():
         if value != option.default and value is not False:
-            raise ConfigError(f"{option.flag} has no effect with {what}; leave it out")
+            raise ConfigError(f"{called(option)} has no effect with {what}; leave it out")
 
 
 def _env_file(file: str) -> list[str]:

@@ -19,6 +19,9 @@ _LONGEST_ENV_FILE: Final = 1 << 20
 T = TypeVar("T")
 
 
+_FORM: Final = "give HOST:GUEST, such as ./src:/mnt, perhaps with :ro or :delegated"
+_OPTIONS: Final = "give ro, rw or delegated, or leave it out"
+_PLACE: Final = "give one, such as /mnt"
 _MOUNT_OPTIONS: Final = frozenset({"ro", "rw", "delegated"})
 _RESERVED: Final = ("/", "/dev", "/run", "/var/run")
 _RESERVED_WHOLLY: Final = ("/proc", "/sys", "/dev/pts", "/run/ringlet", "/var/run/ringlet")
@@ -47,21 +50,37 @@ def mount(text: str | Mount, called: str) -> Mount:
     if isinstance(text, Mount):
         _require_free(text.target, f"{called} {text.source}:{text.target}")
         return text
-    example = "give HOST:GUEST, such as ./src:/mnt, perhaps with :ro or :delegated"
     words = str(text).split(":")
     options = set(words.pop().split(",")) if len(words) > 2 else set()
     if unknown := sorted(options - _MOUNT_OPTIONS):
-        raise ConfigError(f"{called} {text}: {unknown[0]!r} is no option of a share; {example}")
+        raise ConfigError(f"{called} {text}: {unknown[0]!r} is no option of a share; {_OPTIONS}")
     if len(words) != 2 or not all(words):
-        raise ConfigError(f"{called} {text}: not a directory and its place; {example}")
+        raise ConfigError(f"{called} {text}: not a directory and its place; {_FORM}")
     source, target = Path(words[0]).expanduser(), words[1]
     if not PurePosixPath(target).is_absolute() or ".." in PurePosixPath(target).parts:
-        raise ConfigError(f"{called} {text}: the place in the guest is no absolute path; {example}")
+        raise ConfigError(f"{called} {text}: the place in the guest is no absolute path; {_PLACE}")
     _require_free(target, f"{called} {text}")
+    if not source.exists():
+        raise ConfigError(f"{called} {text}: {source}: no such directory; make it first")
     if not source.is_dir():
-        what = "is no directory" if source.exists() else "no such directory"
-        raise ConfigError(f"{called} {text}: {source}: {what}; {example}")
+        raise ConfigError(
+            f"{called} {text}: {source}: is no directory, and files are not shared alone; share "
+            "its directory, or copy the file into the running machine with ringlet cp"
+        )
     return Mount(source.resolve(), target, "ro" in options, "delegated" in options)
+
+
+def check_places(mounts: Iterable[Mount], called: str) -> None:
+    """Refuse two shares at one place of the guest.  Raises ConfigError."""
+    found: dict[PurePosixPath, Mount] = {}
+    for share in mounts:
+        place = _plain(share.target)
+        if place in found:
+            raise ConfigError(
+                f"{called} {share.source}:{share.target}: the guest has {found[place].source} at "
+                f"{place}; give another place"
+            )
+        found[place] = share
 
 
 def check_sockets(path: Path, mounts: Iterable[Mount], called: str) -> None:
@@ -90,9 +109,14 @@ def _identity(directory: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _plain(place: str) -> PurePosixPath:
+    """Return an absolute path of the guest, which `//` may begin, with one slash there."""
+    return PurePosixPath("/", *PurePosixPath(place).parts[1:])
+
+
 def _require_free(place: str, called: str) -> None:
     """Refuse a place that the guest needs itself.  Raises ConfigError."""
-    path = PurePosixPath("/", *PurePosixPath(place).parts[1:])
+    path = _plain(place)
     own = next((p for p in (path, *path.parents) if str(p) in _RESERVED_WHOLLY), None)
     if str(path) in _RESERVED or own is not None:
         raise ConfigError(

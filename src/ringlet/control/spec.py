@@ -146,8 +146,11 @@ def machine_spec(
     shares = [
         parts.mount(cast("str", m), called(config.MOUNTS)) for m in parts.several(mounts)
     ]
+    parts.check_places(shares, called(config.MOUNTS))
     forwards = [str(port) for port in parts.several(ports)]
-    network = net if isinstance(net, NetConfig) else net_config(net, forwards)
+    network = net if isinstance(net, NetConfig) else net_config(
+        net, forwards, called=called(config.NET), published=called(config.PORTS)
+    )
     return MachineSpec(
         guest=guest or "",
         image=image,

@@ -1,14 +1,20 @@
 """Where the options of `ringlet run` end, and the options of other programs."""
 
+import re
+from typing import Any
+
 import pytest
 
 from ringlet.cli.arguments import arranged
-from ringlet.cli.elsewhere import COMMANDS, OPTIONS, OTHER_OPTIONS, instead_of, require_own_options
+from ringlet.cli.elsewhere import OPTIONS, instead_of
+from ringlet.cli.other_commands import COMMANDS, OTHER_OPTIONS, require_own_options
 from ringlet.cli.run import RunCommand
+from ringlet.cli.typed import names_given
 from ringlet.errors import ConfigError
 
 TAKES_VALUE = {
     "-m": True, "--memory": True, "--root": True, "-i": False, "-t": False, "--stats": False,
+    "--kernel": True, "--no-reboot": False, "-v": True,
 }  # fmt: skip
 
 
@@ -40,6 +46,10 @@ def split(line: str) -> str:
         ("--unknown debian", "--unknown -- debian"),
         ("", "--"),
         ("- debian", "-- - debian"),
+        ("-no-reboot -kernel FILE debian ls", "--no-reboot --kernel FILE -- debian ls"),
+        ("-kernel=FILE debian -stats ls", "--kernel=FILE --stats -- debian ls"),
+        ("debian ls -kernel", "-- debian ls -kernel"),
+        ("-v/a:/b debian ls", "-v/a:/b -- debian ls"),
     ],
 )
 def test_options_end_where_the_command_begins(given: str, arranged: str) -> None:
@@ -50,6 +60,24 @@ def test_options_end_where_the_command_begins(given: str, arranged: str) -> None
 def test_options_of_others_are_named(line: str) -> None:
     with pytest.raises(ConfigError, match=r"^(-smp|--gpus): "):
         split(line)
+
+
+@pytest.mark.parametrize("argument", ["-vv", "-vvv", "-virtiofsd"])
+def test_v_that_is_no_share_is_answered(argument: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{argument}: -v takes HOST:GUEST, .*; --verbose "):
+        split(f"{argument} debian")
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("-itm 1G --stats -- debian -v", ["-i", "-t", "-m", "--stats"]),
+        ("-m --stats --root=/ -v/a:/b --", ["-m", "--root", "-v"]),
+        ("--memory", ["--memory"]),
+    ],
+)
+def test_names_of_options_are_those_that_were_typed(line: str, names: list[str]) -> None:
+    assert names_given(line.split(), TAKES_VALUE) == names
 
 
 def test_a_command_may_have_any_option() -> None:
@@ -67,21 +95,29 @@ def test_advice_is_short_and_begins_with_no_capital(option: str) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["--cap-add", "--gpus", "-smp", "-hda", "-cdrom", "-enable-kvm", "-nographic", "--network",
-     "--entrypoint", "-u", "--privileged", "--device", "-serial", "-monitor", "-accel", "-cpu",
-     "-drive", "-netdev", "--pwd", "--rwdir"],
+    ["--cap-add", "--gpus", "-smp", "-hda", "-cdrom", "-enable-kvm", "-nographic", "--entrypoint",
+     "-u", "--privileged", "--device", "-serial", "-monitor", "-accel", "-cpu", "-drive", "-netdev",
+     "--pwd", "--rwdir", "--overlay-rwdir", "--dry-run", "--force-9p", "--kimg", "--qemu-opts",
+     "-l", "-a", "--cidfile", "--cpu-shares", "--memory-swap", "--sysctl", "-blockdev", "-smbios",
+     "-rtc", "-object", "-virtiofs", "--mods", "--dns-search", "--stop-timeout"],
 )  # fmt: skip
 def test_well_known_options_are_in_the_table(option: str) -> None:
     assert instead_of(option)
 
 
-def own_options(command: str = "run") -> set[str]:
+def command_of(path: str) -> Any:
     import typer
 
     from ringlet.cli.app import make_app
 
-    app = typer.main.get_command(make_app())
-    found = app.commands[command]  # type: ignore[attr-defined]
+    found: Any = typer.main.get_command(make_app())
+    for word in path.split():
+        found = found.commands[word]
+    return found
+
+
+def own_options(command: str = "run") -> set[str]:
+    found = command_of(command)
     assert isinstance(found, RunCommand) == (command == "run")
     return {name for parameter in found.params for name in parameter.opts}
 
@@ -94,8 +130,6 @@ def test_no_option_of_ours_is_in_the_table() -> None:
 
 
 def test_advice_names_options_that_there_are() -> None:
-    import re
-
     own = own_options()
     named = {
         option
@@ -131,17 +165,18 @@ def test_option_of_dockers_command_is_answered(line: str) -> None:
         require_own_options("exec", line.split(), {"-w": True, "-t": False}, ends=True)
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_advice_about_commands_is_short(command: str) -> None:
-    assert 6 < len(COMMANDS[command]) < 100
+@pytest.mark.parametrize("group", sorted(COMMANDS))
+def test_commands_of_others_get_short_advice_and_are_none_of_ours(group: str) -> None:
+    own = set(command_of(group).commands)
+
+    assert own
+    assert own & set(COMMANDS[group]) == set()
+    for advice in COMMANDS[group].values():
+        assert 6 < len(advice) < 100
 
 
-def test_no_command_of_ringlet_is_called_anothers() -> None:
-    import typer
-
-    from ringlet.cli.app import make_app
-
-    own = set(typer.main.get_command(make_app()).commands)  # type: ignore[attr-defined]
-
-    assert {"run", "exec", "ps", "logs"} <= own
-    assert not own & set(COMMANDS)
+@pytest.mark.parametrize("group", sorted(COMMANDS))
+def test_advice_about_commands_names_commands_that_there_are(group: str) -> None:
+    for advice in COMMANDS[group].values():
+        for words in re.findall(r"ringlet ((?:image |cache )?[a-z]+)", advice):
+            command_of(words)

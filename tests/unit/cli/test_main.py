@@ -11,7 +11,9 @@ import pytest
 
 import ringlet
 from ringlet.cli.main import main
+from ringlet.control.spec import NO_NETWORK, MachineSpec
 from ringlet.core.state import Exit
+from ringlet.network_config import net_config
 from tests.unit.machine.elf_maker import Elf
 from tests.unit.machine.fake_cpu import FakeCpu, FakeExit, out
 
@@ -152,21 +154,54 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "--net", "", "debian"], "--net '': the value is empty"),
         (["run", "--root", "/nowhere"], "--root /nowhere: no such directory"),
         (["run", "-c", "2", "debian"], "-c 2: guests have one processor so far; leave out -c"),
+        (["run", "--cpus", "2", "debian"], "--cpus 2: guests have one processor so far; leave"),
+        (["run", "--cpus=0", "debian"], "--cpus 0: give 1"),
+        (["run", "-m", "1", "debian"], "-m 1: too small; give at least 96M"),
+        (["run", "--volume", "x", "debian"], "--volume x: not a directory and its place"),
+        (["run", "--workdir", "tmp", "debian"], "--workdir tmp: give an absolute path"),
+        (["run", "--env", "1=2", "debian"], "--env '1': not the name of a variable"),
+        (["run", "--publish", "x", "debian"], "--publish x: not a forwarded port"),
+        (["run", "--network", "host", "debian"], "--network host: give none, user"),
+        (["run", "--publish=80", "--network=none", "debian"], "a guest with --network none has"),
+        (["run", "--network", "", "debian"], "--network '': the value is empty"),
+        (["exec", "--workdir", "tmp", "box", "ls"], "--workdir tmp: give an absolute path"),
+        (["stop", "--time", "soon", "box"], "--time 'soon': not a time"),
+        (["ps", "--json", "--quiet"], "--json and --quiet: give one of them"),
+        (["run", "-v", "/:/a", "-v", "/tmp:/a/", "debian"], "-v /tmp:/a/: the guest has / at /a"),
+        (["run", "-v", "/etc/passwd:/x", "debian"], "/etc/passwd: is no directory, and files are"),
         (["run", "-d", "--stats", "debian"], "--stats has no effect with -d; leave it out"),
+        (["run", "--detach", "--stats", "debian"], "--stats has no effect with --detach; leave"),
         (["run", "-t", "debian"], "-t: standard input is not a terminal"),
         (["run", "-w", "tmp", "debian"], "-w tmp: give an absolute path of the guest"),
         (["run", "-e", "1=2", "debian"], "-e '1': not the name of a variable; give NAME=VALUE"),
         (["run", "--env-file", "/nonexistent", "debian"], "/nonexistent: No such file"),
         (["run", "--timeout", "soon", "debian"], "--timeout 'soon': not a time; give seconds"),
-        (["run", "-smp", "4", "debian"], "-smp: give -c 1, the only number so far"),
+        (["run", "-smp", "4", "debian"], "-smp: guests have one processor so far; leave it out"),
         (["run", "--cap-add=ALL", "debian"], "--cap-add: a guest has a kernel of its own"),
         (["run", "debian", "-nographic"], "-nographic: a guest has no screen"),
         (["run", "-s", "--gdb", "1", "debian"], "-s is --gdb :1234; give one of them"),
-        (["run", "-S", "debian"], "--gdb-wait needs --gdb"),
+        (["run", "-S", "debian"], "-S needs --gdb; for example"),
         (["logs", "../x"], "'../x' cannot be a machine's name; give up to 64 letters"),
         (["cp", "a", "b"], "a b: no machine is named; give NAME:PATH for the guest's file"),
         (["cp", "no:", "b"], "no:: no path in the guest; for example: no:/tmp"),
         (["inspect", "x"], "inspect: give ringlet ps -a --json"),
+        (["compose", "up"], "compose: start each with ringlet run -d"),
+        (["help"], "help: give ringlet --help, or ringlet COMMAND --help"),
+        (["ls"], "ls: give ringlet ps -a for machines, ringlet image ls for images"),
+        (["image", "list"], "list: give ringlet image ls"),
+        (["image", "inspect", "x"], "inspect: give ringlet image ls"),
+        (["image", "prune"], "prune: give ringlet image rm NAME, or ringlet cache prune"),
+        (["image", "ls", "-q"], "-q: each image is a line, with its name first"),
+        (["image", "build", "-t", "x", "."], "-t: no Dockerfile is built"),
+        (["cache", "clean"], "clean: give ringlet cache prune"),
+        (["cache", "prune", "--force"], "--force: nothing is asked; leave it out"),
+        (["--debug", "run", "debian"], "--debug: there is no such setting"),
+        (["-d", "debian"], "-d: it belongs to a command; give it after ringlet run"),
+        (["run", "--kimg", "x", "debian"], "--kimg: give --kernel FILE"),
+        (["run", "-l", "a=b", "debian"], "-l: give --name NAME"),
+        (["run", "-virtiofs", "x", "debian"], "-virtiofs: give -v HOST:GUEST"),
+        (["run", "-vv", "debian"], "-vv: -v takes HOST:GUEST"),
+        (["run", "-no-reboot", "-kernel", "/nonexistent"], "/nonexistent: no such file"),
         (["run", "--kernel", "/nonexistent"], "/nonexistent: no such file"),
         (["run", "--kernel", "/bin/sh"], "/bin/sh: is a program for Linux, not a kernel"),
         (["run", "--kernel", "/bin/sh", "debian"], "/bin/sh: is a program for Linux, not a kernel"),
@@ -198,7 +233,7 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "--bare", "PROGRAM", "--memory", "big"], "not a size"),
         (["run", "--bare", "PROGRAM", "--memory"], "requires an argument"),
         (["run", "--bare", "PROGRAM", "--memory", ""], "--memory '': the value is empty"),
-        (["run", "--bare", "PROGRAM", "-m", ""], "--memory '': the value is empty"),
+        (["run", "--bare", "PROGRAM", "-m", ""], "-m '': the value is empty"),
         (["run", "--bare", "PROGRAM", "--trace", ""], "--trace '': the value is empty"),
         (["run", "--bare", "PROGRAM", "--gdb", "", "--gdb-wait"], "--gdb '': the value is empty"),
         (["run", "--kernel", "", "debian"], "--kernel '': the value is empty"),
@@ -227,6 +262,33 @@ def test_mistakes_are_one_line_and_status_2(
     assert captured.err.startswith("ringlet: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "value"),
+    [
+        (["--network", "none"], "net", NO_NETWORK),
+        (["--net", "none"], "net", NO_NETWORK),
+        (["--network=user"], "net", net_config("user")),
+        (["-no-reboot"], "reboot", False),
+        (["-name", "box"], "name", "box"),
+        (["-append", "quiet"], "append", "quiet"),
+        (["-memory=256M"], "memory", 256 << 20),
+    ],
+)
+def test_options_may_be_written_as_for_docker_and_qemu(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], field: str, value: object
+) -> None:
+    specs: list[MachineSpec] = []
+
+    def run_guest(spec: MachineSpec, *arguments: object, **named: object) -> int:
+        specs.append(spec)
+        return 0
+
+    monkeypatch.setattr("ringlet.cli.launch.run_guest", run_guest)
+
+    assert main(["run", *options, "debian"]) == 0
+    assert getattr(specs[0], field) == value
 
 
 def test_a_wrong_value_gets_no_advice_on_commands(capfd: Capture) -> None:

@@ -24,12 +24,13 @@ def test_mounts(tmp_path: Path) -> None:
     [
         ("/tmp", "not a directory and its place"),
         ("/tmp:", "not a directory and its place"),
-        ("/tmp:/a:b", "'b' is no option of a share"),
+        ("/tmp:/a:b", "'b' is no option of a share; give ro, rw or delegated, or leave it out$"),
         ("/tmp:/a:ro:rw", "not a directory and its place"),
-        ("/tmp:mnt", "no absolute path"),
+        ("/tmp:mnt", "no absolute path; give one, such as /mnt$"),
         ("/tmp:/mnt/../etc", "no absolute path"),
-        ("data:/mnt", "data: no such directory"),
-        ("/dev/null:/mnt", "/dev/null: is no directory"),
+        ("data:/mnt", "data: no such directory; make it first$"),
+        ("/dev/null:/mnt", "/dev/null: is no directory, and files are not shared alone; share "),
+        ("/etc/passwd:/mnt", "/etc/passwd: is no directory, and files are .* with ringlet cp$"),
     ],
 )
 def test_mounts_that_are_refused(text: str, message: str) -> None:
@@ -58,6 +59,19 @@ def test_places_that_the_guest_needs_itself(tmp_path: Path, place: str, owned: s
 @pytest.mark.parametrize("place", ["/dev/shm", "/run/x", "/tmp", "/tmp/x", "/runs", "/var/run/x"])
 def test_places_that_the_guest_mounts_as_well(tmp_path: Path, place: str) -> None:
     assert parts.mount(f"{tmp_path}:{place}", "-v").target == place
+
+
+def test_two_shares_at_one_place_are_refused() -> None:
+    one, other = Mount(Path("/one"), "/p"), Mount(Path("/other"), "//p/.")
+
+    with pytest.raises(ConfigError, match=r"^-v /other://p/\.: the guest has /one at /p; "):
+        parts.check_places([one, Mount(Path("/"), "/p/q"), other], "-v")
+    with pytest.raises(ConfigError, match="the guest has /one at /p"):
+        parts.check_places([one, one], "-v")
+
+
+def test_shares_at_several_places_are_taken() -> None:
+    parts.check_places([Mount(Path("/one"), place) for place in ("/p", "/p/q", "/P")], "-v")
 
 
 def test_variables() -> None:

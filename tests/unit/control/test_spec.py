@@ -92,7 +92,7 @@ def test_a_kernel_of_ones_own_says_which_directories_it_mounts(
 def test_ports_need_a_network() -> None:
     assert machine_spec("debian", ports={8080: 80}).net.mode is NetMode.USER
     assert machine_spec("debian").net.mode is NetMode.NONE
-    with pytest.raises(ConfigError, match="a guest with --net none has no ports"):
+    with pytest.raises(ConfigError, match="a guest with net none has no ports"):
         machine_spec("debian", ports="8080:80", net="none")
 
 
