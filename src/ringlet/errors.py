@@ -106,13 +106,14 @@ class CommandError(RingletError):
     """A command cannot be started in the guest.
 
     `errno` is the guest's error.  `exit_status` is 127 if there is no such program, else 126, as a
-    shell has it.
+    shell has it.  `of_directory`: its working directory cannot be entered.
     """
 
     exit_status = 126
 
-    def __init__(self, message: str, number: int = 0) -> None:
+    def __init__(self, message: str, number: int = 0, *, of_directory: bool = False) -> None:
         super().__init__(message)
+        self.of_directory = of_directory
         self.errno = number
         if number in (errno.ENOENT, errno.ENOTDIR):
             self.exit_status = 127

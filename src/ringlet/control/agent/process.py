@@ -4,10 +4,10 @@ import errno
 import io
 import os
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from ringlet.control.agent.channel import (
     WINDOW,
@@ -34,6 +34,7 @@ from ringlet.guest.protocol import (
 
 Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Argv = str | bytes | Sequence[Text]
+T = TypeVar("T")
 
 _LARGEST_TERMINAL: Final = 0xFFFF
 _GRACE: Final = 5.0
@@ -327,6 +328,19 @@ def exit_code(end: End, command: Command) -> int:
     raise refusal(end, command)
 
 
+def else_at_home(start: Callable[[Text | None], T], cwd: Text | None) -> T:
+    """Return what `start` returns for `cwd`, or without a directory if that cannot be entered.
+
+    The command is then in its user's home, or in `/`.  Raises what `start` raises.
+    """
+    try:
+        return start(cwd)
+    except CommandError as error:
+        if not error.of_directory:
+            raise
+        return start(None)
+
+
 def refusal(end: Refused, command: Command) -> CommandError:
     """Return the error of a command that the guest could not start."""
     name = to_text(end.text)
@@ -352,4 +366,4 @@ def refusal(end: Refused, command: Command) -> CommandError:
         message = f"{command}: the agent carries out as many operations as it can; wait for others"
     else:
         message = f"{printable(name) or str(command)}: cannot be started in the guest: {reason}"
-    return CommandError(message, end.errno)
+    return CommandError(message, end.errno, of_directory=end.stage is Stage.DIRECTORY)
