@@ -8,6 +8,7 @@
     │   ├── DiskError           a disk's image cannot be used
     │   ├── HostError           this host lacks something that Ringlet needs
     │   ├── OutputError         the guest's output cannot be written
+    │   │   └── ReaderGoneError  nobody reads it any more
     │   ├── BootError           the guest ended or said nothing before it was ready
     │   ├── GuestEnded          the guest has ended and neither reads nor prints; also an EOFError
     │   │   └── GuestPanic      its kernel panicked; `console` has its last lines
@@ -72,6 +73,15 @@ class HostError(RingletError):
 
 class OutputError(RingletError):
     """The guest's output cannot be written because its reader is gone or the disk is full."""
+
+
+class ReaderGoneError(OutputError):
+    """The reader of a standard stream has closed it, as `head` does when it has seen enough.
+
+    The command line says nothing then and exits with the status of SIGPIPE, as `cat` does.
+    """
+
+    exit_status = 141  # 128 + SIGPIPE
 
 
 class BootError(RingletError):
