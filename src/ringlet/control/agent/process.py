@@ -37,6 +37,7 @@ Argv = str | bytes | Sequence[Text]
 T = TypeVar("T")
 
 _LARGEST_TERMINAL: Final = 0xFFFF
+_OF_A_SHELL: Final = frozenset(" \t\n|&;<>()$`\\\"'*?[#~={}")
 _GRACE: Final = 5.0
 """Seconds in which a command that was killed has to end."""
 
@@ -341,13 +342,19 @@ def else_at_home(start: Callable[[Text | None], T], cwd: Text | None) -> T:
         return start(None)
 
 
+def _no_program(name: str, *, alone: bool) -> str:
+    """Return what to say of a program that is not there; `alone`: it has no arguments."""
+    if alone and _OF_A_SHELL.intersection(name):
+        return "no such program in the guest; for a line of the shell, give sh -c '...'"
+    return "no such program in the guest" + ("" if "/" in name else "'s PATH")
+
+
 def refusal(end: Refused, command: Command) -> CommandError:
     """Return the error of a command that the guest could not start."""
     name = to_text(end.text)
     reason = os.strerror(end.errno)
     if end.stage is Stage.PROGRAM and end.errno == errno.ENOENT:
-        where = "no such program in the guest" + ("" if "/" in name else "'s PATH")
-        message = f"{name!r}: {where}"
+        message = f"{name!r}: {_no_program(name, alone=len(command.words) == 1)}"
     elif end.stage is Stage.PROGRAM and end.errno == errno.ENOEXEC:
         message = f"{name!r}: no program for this guest; a script begins with a line like #!/bin/sh"
     elif end.stage is Stage.PROGRAM and end.errno == errno.EACCES:
