@@ -57,7 +57,9 @@ APPEND: Final = Option(
     "for a kernel of your own: console=ttyS0 panic=-1.",
 )
 ROOT: Final = Option(
-    "--root", "Use this directory of the host as the guest's root, read-only below an overlay."
+    "--root",
+    "Use this directory of the host as the guest's root, read-only below an overlay: what the guest "
+    "writes is dropped with the run; add -v DIR:DIR to keep it.",
 )
 MOUNTS: Final = Option(
     "-v",

@@ -63,12 +63,8 @@ def holder() -> Iterator[Holder]:
 def test_a_writer_is_alone(image: Path, holder: Holder, theirs: str, ours: Access) -> None:
     process = holder(f"{image}{theirs}")
 
-    writes = not theirs
-    said = (
-        rf"\(process {process.pid}\) writes this image; end that process, or use a copy of the image$"
-        if writes else
-        rf"\(process {process.pid}\) reads this image; end that process, or add ,snapshot to write"
-    )  # fmt: skip
+    does, advice = ("reads", "add ,snapshot to") if theirs else ("writes", "use a copy of the")
+    said = rf"\(process {process.pid}\) {does} this image; end that process, or {advice}"
     with pytest.raises(DiskError, match=said):
         Driver(DiskSpec(image, ours))
 

@@ -145,7 +145,7 @@ def _holder(image: os.stat_result, ours: int) -> tuple[int, str] | None:
 
 
 def _describe(process: Path) -> tuple[int, str]:
-    """Return a process and its name; for an engine the machine that started it by way of a shell's."""
+    """Return a process and its name; for an engine, the machine that started it by a shell."""
     name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
     if name == _ENGINE:
         machine = _parent(_parent(process))
