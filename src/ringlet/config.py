@@ -58,8 +58,8 @@ APPEND: Final = Option(
 )
 ROOT: Final = Option(
     "--root",
-    "Use this directory of the host as the guest's root, read-only below an overlay: what the guest "
-    "writes is dropped with the run; add -v DIR:DIR to keep it.",
+    "Use this directory of the host as the guest's root, read-only below an overlay: what the "
+    "guest writes is dropped with the run; add -v DIR:DIR to keep it.",
 )
 MOUNTS: Final = Option(
     "-v",

@@ -79,7 +79,7 @@ def test_disk_has_its_files_name_where_udev_runs(tmp_path: Path) -> None:
 
     with ringlet.Machine("debian", memory="512M", disks=tmp_path / "data.img") as machine:
         machine.start()
-        found = machine.run(f"udevadm settle; readlink -f {link}", check=True).stdout
+        found = machine.run(f"udevadm wait -t 30 {link} && readlink -f {link}", check=True).stdout
 
     assert found == "/dev/vdb\n"
 
