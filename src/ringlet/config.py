@@ -54,10 +54,12 @@ INITRD: Final = Option("--initrd", "The initial RAM disk for a kernel of your ow
 APPEND: Final = Option(
     "--append",
     "The kernel's command line, or, with a guest's name, text to append to the guest's. Default "
-    "for a kernel of your own: console=ttyS0.",
+    "for a kernel of your own: console=ttyS0 panic=-1.",
 )
 ROOT: Final = Option(
-    "--root", "Use this directory of the host as the guest's root, read-only below an overlay."
+    "--root",
+    "Use this directory of the host as the guest's root, read-only below an overlay: what the "
+    "guest writes is dropped with the run; add -v DIR:DIR to keep it.",
 )
 MOUNTS: Final = Option(
     "-v",

@@ -8,6 +8,7 @@
     │   ├── DiskError           a disk's image cannot be used
     │   ├── HostError           this host lacks something that Ringlet needs
     │   ├── OutputError         the guest's output cannot be written
+    │   │   └── ReaderGoneError  nobody reads it any more
     │   ├── BootError           the guest ended or said nothing before it was ready
     │   ├── GuestEnded          the guest has ended and neither reads nor prints; also an EOFError
     │   │   └── GuestPanic      its kernel panicked; `console` has its last lines
@@ -74,6 +75,15 @@ class OutputError(RingletError):
     """The guest's output cannot be written because its reader is gone or the disk is full."""
 
 
+class ReaderGoneError(OutputError):
+    """The reader of a standard stream has closed it, as `head` does when it has seen enough.
+
+    The command line says nothing then and exits with the status of SIGPIPE, as `cat` does.
+    """
+
+    exit_status = 141  # 128 + SIGPIPE
+
+
 class BootError(RingletError):
     """The guest ended, or said nothing for too long, before it was ready."""
 
@@ -106,13 +116,14 @@ class CommandError(RingletError):
     """A command cannot be started in the guest.
 
     `errno` is the guest's error.  `exit_status` is 127 if there is no such program, else 126, as a
-    shell has it.
+    shell has it.  `of_directory`: its working directory cannot be entered.
     """
 
     exit_status = 126
 
-    def __init__(self, message: str, number: int = 0) -> None:
+    def __init__(self, message: str, number: int = 0, *, of_directory: bool = False) -> None:
         super().__init__(message)
+        self.of_directory = of_directory
         self.errno = number
         if number in (errno.ENOENT, errno.ENOTDIR):
             self.exit_status = 127

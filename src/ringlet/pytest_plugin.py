@@ -32,10 +32,19 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def vm(request: pytest.FixtureRequest) -> Iterator["Machine"]:
     """Give a machine that has booted; `pytest.mark.vm` has its options."""
+    import inspect
+
     from ringlet.control.machine import Machine
     from ringlet.errors import RingletError
 
     guest, options = _options(request.node)
+    failure = ""  # a failure within a handler would be shown twice
+    try:
+        inspect.signature(Machine).bind(*guest, **options)
+    except TypeError as error:
+        failure = f"@pytest.mark.vm: {error}; its arguments are those of ringlet.Machine"
+    if failure:
+        pytest.fail(failure, pytrace=False)
     machine = None
     try:
         machine = Machine(*guest, **options)
@@ -45,10 +54,12 @@ def vm(request: pytest.FixtureRequest) -> Iterator["Machine"]:
             machine.ready()
         yield machine
     except RingletError as error:  # of the guest's start; a test's own errors do not come here
-        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+        failure = f"{type(error).__name__}: {error}"
     finally:
         if machine is not None:
             machine.close()
+    if failure:
+        pytest.fail(failure, pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -203,6 +203,20 @@ def test_guest_that_panics_before_it_is_ready_is_told(call: Call) -> None:
     assert call("rm", "bad").returncode == 0
 
 
+def test_user_who_cannot_enter_the_machines_directory_is_at_home(call: Call) -> None:
+    assert call("run", "-d", "-m", "256M", "-w", "/proc/1/fd", "--name", "closed",
+                "busybox").returncode == 0  # fmt: skip
+
+    done = call("exec", "closed", "pwd")
+    by_nobody = call("exec", "-u", "nobody", "closed", "pwd")
+    refused = call("exec", "-u", "nobody", "-w", "/proc/1/fd", "closed", "pwd")
+
+    assert call("rm", "-f", "closed").returncode == 0
+    assert (done.stdout, by_nobody.stdout, by_nobody.stderr) == (b"/proc/1/fd\n", b"/\n", b"")
+    assert refused.returncode == 126
+    assert b"cannot be the working directory" in refused.stderr
+
+
 def test_killed_machine_leaves_no_process(call: Call) -> None:
     assert call("run", "-d", "-m", "256M", "--name", "dead", "busybox").returncode == 0
     pid = listed(call)["dead"]["pid"]

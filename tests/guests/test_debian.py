@@ -302,10 +302,27 @@ def test_reset_of_a_shell_whose_messages_are_shown() -> None:
 # --- a kernel given by the user
 
 
-def test_kernel_by_its_file_prints_on_the_console(kernel: CachedKernel) -> None:
+def test_kernel_by_its_file_prints_on_the_console_and_ends_with_its_panic(
+    kernel: CachedKernel,
+) -> None:
     done = subprocess.run(
-        command("--timeout", "6", str(kernel.vmlinuz)), stdin=subprocess.DEVNULL,
-        capture_output=True, timeout=PATIENCE, check=False,
+        command(str(kernel.vmlinuz)), stdin=subprocess.DEVNULL, capture_output=True,
+        timeout=PATIENCE, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 3
+    assert b"Command line: console=ttyS0 panic=-1\r\n" in done.stdout
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("ringlet: the guest's kernel panicked: VFS: Unable to mount root fs")
+    assert line.endswith("; a kernel alone needs --initrd FILE, or a guest: ringlet run --kernel "
+                         "FILE debian")  # fmt: skip
+    assert b"Kernel panic - not syncing: VFS: Unable to mount root fs" in done.stdout
+
+
+def test_append_of_the_user_replaces_what_ends_a_run_at_a_panic(kernel: CachedKernel) -> None:
+    done = subprocess.run(
+        command("--timeout", "6", "--append", "console=ttyS0", str(kernel.vmlinuz)),
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
 
     assert done.returncode == 124

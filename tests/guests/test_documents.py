@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import ringlet
+
 # The first test fetches the kernel, where there is none.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("kernel")]
 DOCS = Path(__file__).parents[2] / "docs"
@@ -53,6 +55,33 @@ def test_program(block: str, tmp_path: Path, request: pytest.FixtureRequest) -> 
 
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(printed, done.stdout, re.MULTILINE)
+
+
+def test_new_disk_is_used_as_the_page_says(tmp_path: Path) -> None:
+    text = (DOCS / "disks.md").read_text()
+    commands = re.findall(r"^    (.*)$", text.partition("## In the guest")[2].partition("\n## ")[0],
+                          re.MULTILINE)  # fmt: skip
+    assert len(commands) == 4
+    script = "\n".join(['ringlet() { "$0" -m ringlet "$@"; }', *commands])
+
+    done = subprocess.run(
+        ["sh", "-ec", script, sys.executable], stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=240, check=False, cwd=tmp_path,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "kept\n", "")
+
+
+def test_disk_has_its_files_name_where_udev_runs(tmp_path: Path) -> None:
+    (tmp_path / "data.img").write_bytes(bytes(1 << 20))
+    link = "/dev/disk/by-id/virtio-data.img"
+    assert f"`{link}`" in (DOCS / "disks.md").read_text()
+
+    with ringlet.Machine("debian", memory="512M", disks=tmp_path / "data.img") as machine:
+        machine.start()
+        found = machine.run(f"udevadm wait -t 30 {link} && readlink -f {link}", check=True).stdout
+
+    assert found == "/dev/vdb\n"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -120,6 +120,34 @@ def test_guest_that_does_not_start_is_a_line(
     assert "Traceback" not in result.stdout.str()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ('"busybox", memroy="1G"', ("@pytest.mark.vm: got an unexpected keyword argument 'memroy'; "
+         "its arguments are those of ringlet.Machine")),
+        ('"nothere"', "ConfigError: nothere: no guest or image has this name, *"),
+    ],
+)  # fmt: skip
+def test_mistake_in_a_mark_is_one_line_and_said_once(
+    suite: pytest.Pytester, arguments: str, line: str
+) -> None:
+    suite.makeconftest("")
+    result = run(suite, f"""
+        import pytest
+
+        @pytest.mark.vm({arguments})
+        def test_it(vm):
+            pass
+        """)
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([line])
+    printed = result.stdout.str()
+    assert printed.count(f"\n{line[:30]}") == 1
+    assert "another exception" not in printed
+    assert "pytest_plugin.py" not in printed
+
+
 def test_suites_without_machines_load_nothing_slow() -> None:
     code = (
         "import sys, pytest; before = set(sys.modules); import ringlet.pytest_plugin\n"

@@ -22,7 +22,7 @@ from ringlet.cli.signals import held
 from ringlet.cli.streams import complain
 from ringlet.cli.terminal import HELP, Keyboard, RawTerminal, Reader, WindowSize, window_size
 from ringlet.control.agent.agent import Agent
-from ringlet.control.agent.process import InputFile, Process
+from ringlet.control.agent.process import InputFile, Process, Text, else_at_home
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.devices.uart16550 import Sink
 from ringlet.errors import AgentError, CommandError, RingletError, unexpected
@@ -35,7 +35,10 @@ _PIECE: Final = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A command: its words, environment, directory and user, and whether it has a terminal."""
+    """A command: its words, environment, directory and user, and whether it has a terminal.
+
+    With `or_home`, it is at its user's home if it cannot enter the directory.
+    """
 
     argv: Sequence[str]
     env: Sequence[tuple[str, str]] = ()
@@ -43,6 +46,7 @@ class Task:
     user: str = ""
     terminal: bool = False
     reads: bool = True
+    or_home: bool = False
 
 
 class Readable(Protocol):
@@ -129,10 +133,15 @@ class Pump:
         env = dict(task.env)
         if task.terminal:
             env.setdefault("TERM", os.environ.get("TERM", "vt100"))
-        process = agent.popen(
-            list(task.argv), env=env, cwd=task.cwd or None, user=task.user or None,
-            tty=task.terminal, size=(size.rows, size.columns) if size else None, stdin=task.reads,
-        )  # fmt: skip
+
+        def start(cwd: Text | None) -> Process:
+            return agent.popen(
+                list(task.argv), env=env, cwd=cwd, user=task.user or None, tty=task.terminal,
+                size=(size.rows, size.columns) if size else None, stdin=task.reads,
+            )  # fmt: skip
+
+        directory = task.cwd or None
+        process = else_at_home(start, directory) if task.or_home else start(directory)
         self._started()
         self._process = process
         self._began.set()

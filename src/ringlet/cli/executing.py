@@ -47,7 +47,7 @@ def run_exec(
     found = machine.look()
     task = Task(
         command, (*found.env, *env), cwd or found.cwd, user or found.user, terminal=terminal,
-        reads=reads or terminal,
+        reads=reads or terminal, or_home=bool(user and not cwd),
     )  # fmt: skip
     with machine.told_of_the_end(), machine.agent() as agent:
         return _Execution(agent, task).wait()

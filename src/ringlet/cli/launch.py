@@ -47,6 +47,10 @@ from ringlet.machine.vm import Vm
 
 _GAVE_UP: Final = 3
 _WAY_OUT: Final = "; Ctrl-A x ends it"
+_NO_ROOT: Final = "Unable to mount root fs"
+_NEEDS_INITRD: Final = (
+    "; a kernel alone needs --initrd FILE, or a guest: ringlet run --kernel FILE debian"
+)
 _USUAL_SIZE: Final = WindowSize(24, 80)
 _SHELLS: Final = ("sh", "/bin/sh", "ash", "bash", "/bin/bash")
 
@@ -95,6 +99,8 @@ def run_kernel(spec: MachineSpec, watching: Watching, *, remove: bool = False) -
         with contextlib.closing(board):
             named.serve(board)
             end = _run(board, console, watching, Told())
+        if end.kind is EndKind.PANIC and _NO_ROOT in end.message and spec.initrd is None:
+            end = replace(end, message=end.message + _NEEDS_INITRD)
         named.end(end.status, end.message)
     return _status(end)
 

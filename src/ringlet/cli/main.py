@@ -3,7 +3,8 @@
 Exit status: the guest's own if it gives one; 2 for a user's mistake or a host that lacks
 something; 3 for a triple fault or a reset; 4 for a guest that halted for good; 5 for a guest that
 would run code that Ringlet cannot run; 6 for a guest that differs in `--compare`; 70 for a defect
-of Ringlet; 128 + n if signal n ended the run.
+of Ringlet; 128 + n if signal n ended the run, with 141, as for SIGPIPE, if the reader of the
+output has gone.
 """
 
 import errno
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import ringlet.cli.started  # noqa: F401 - it reads the clock
 from ringlet.cli.signals import Stopped, status_of, stoppable
-from ringlet.cli.streams import READER_GONE, abandon_stdout, claim_standard_streams, complain
-from ringlet.errors import RingletError, printable, remedy, unexpected
+from ringlet.cli.streams import abandon_stdout, claim_standard_streams, complain
+from ringlet.errors import ReaderGoneError, RingletError, printable, remedy, unexpected
 
 if TYPE_CHECKING:
     import typer
@@ -45,25 +46,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         return stopped.exit_status
     except RingletError as error:
-        complain(str(error))
+        if not isinstance(error, ReaderGoneError):
+            complain(str(error))
         return error.exit_status
     except KeyboardInterrupt:
         return STATUS_INTERRUPTED
     except OSError as error:
         abandon_stdout()
         if error.errno == errno.EPIPE:
-            complain(READER_GONE)
-        else:
-            advice = f"; {limit}" if (limit := remedy(error)) else ""
-            complain(f"{_refused(error)}: {error.strerror or error}{advice}")
+            return ReaderGoneError.exit_status
+        advice = f"; {limit}" if (limit := remedy(error)) else ""
+        complain(f"{_refused(error)}: {error.strerror or error}{advice}")
         return STATUS_USAGE
     except MemoryError:
         complain("the host has no memory left; give the guest less with --memory")
         return STATUS_USAGE
     except SystemExit:  # typer raises this if the pipe is closed while it prints help
         abandon_stdout()
-        complain(READER_GONE)
-        return STATUS_USAGE
+        return ReaderGoneError.exit_status
     except Exception as error:  # noqa: BLE001 - most likely a defect, which has its own status
         return _unforeseen(error)
 

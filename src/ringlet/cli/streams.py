@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 
-from ringlet.errors import OutputError
+from ringlet.errors import OutputError, ReaderGoneError
 
 
 def claim_standard_streams() -> None:
@@ -25,9 +25,6 @@ def claim_standard_streams() -> None:
                 os.close(opened)
 
 
-READER_GONE = "standard output was closed by its reader"
-
-
 def emit(text: str) -> None:
     """Print a line on standard output and flush it.  Raises OutputError."""
     if sys.stdout is None:
@@ -37,7 +34,7 @@ def emit(text: str) -> None:
     except OSError as error:
         abandon_stdout()
         if error.errno == errno.EPIPE:
-            raise OutputError(READER_GONE) from error
+            raise ReaderGoneError("standard output was closed by its reader") from error
         raise OutputError(f"cannot write standard output: {error.strerror}") from error
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from ringlet import config
 from ringlet.control.agent.agent import Agent
+from ringlet.control.background.places import machines
 from ringlet.control.plan import Plan
 from ringlet.control.spec import MachineSpec
 from ringlet.devices.backends.disks.interface import Disk
+from ringlet.devices.backends.disks.locks import ImageInUseError
 from ringlet.devices.backends.disks.opening import open_disk
 from ringlet.devices.backends.host_sockets import HostSockets
 from ringlet.devices.backends.network.link import Link
@@ -31,6 +33,7 @@ from ringlet.devices.virtio.net import Net
 from ringlet.devices.virtio.rng import Rng
 from ringlet.devices.virtio.vsock import Vsock
 from ringlet.disk_spec import Access, DiskSpec, Format
+from ringlet.errors import RingletError
 from ringlet.guest import PORT
 from ringlet.images.initramfs import Address
 from ringlet.machine.pci_slots import MakeDevice
@@ -69,7 +72,7 @@ class Peripherals(contextlib.ExitStack):
         if plan is not None and plan.image is not None:
             self.enter_context(plan.image.used())
         for disk in plan.disks if plan is not None else spec.disks:
-            self._disks.append(open_disk(disk, self._complain))
+            self._disks.append(_open_disk(disk, self._complain))
             self.callback(self._disks[-1].close)
         if plan is not None and plan.seed:
             self._disks.append(_seed(plan.seed, self._complain))
@@ -168,6 +171,17 @@ def _allow_files() -> None:
     """Let this process open as many files as it may: a share takes part of them."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _open_disk(disk: DiskSpec, complain: Callable[[str], None]) -> Disk:
+    """Return the disk.  Raises DiskError, which names the machine that has locked the image."""
+    try:
+        return open_disk(disk, complain)
+    except ImageInUseError as error:
+        names: list[str] = []
+        with contextlib.suppress(RingletError):
+            names += (one.name for one in machines() if one.alive and one.pid == error.holder)
+        raise error.named(names[0]) if names else error from None
 
 
 def _disk(disk: Disk, name: str, failed: Failed) -> VirtioDevice:

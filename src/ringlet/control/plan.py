@@ -41,8 +41,13 @@ from ringlet.images.seed import seed_of
 from ringlet.machine.linux import read_fitting
 from ringlet.network_config import NetMode
 
-DEFAULT_APPEND: Final = "console=ttyS0"
-"""The command line of a user's own kernel; without it such a kernel prints nothing anywhere."""
+# The kernel resets the machine at once after a panic, and that ends the run.
+_PANIC: Final = "panic=-1"
+DEFAULT_APPEND: Final = f"console=ttyS0 {_PANIC}"
+"""The command line of a user's own kernel.
+
+Without it such a kernel prints nothing anywhere, and hangs for ever after a panic.
+"""
 
 ROOT_TAG: Final = "ringlet-root"
 BUS_MODULES: Final = ("virtio_pci",)
@@ -53,8 +58,6 @@ NET_MODULES: Final = ("virtio_net",)
 SEED_MODULES: Final = (*DISK_MODULES, "isofs")
 VSOCK_MODULES: Final = ("vmw_vsock_virtio_transport",)
 
-# The kernel resets the machine at once after a panic, and that ends the run.
-_PANIC: Final = "panic=-1"
 _SERVE: Final = Serve()
 Progress = Callable[[str], None]
 

@@ -119,7 +119,7 @@ def machine_spec(
     ]
     _check_disks(found, called(config.DISKS))
     if guest:
-        word = meaning(guest)
+        word = meaning(guest, python=called is in_python)
         if word.kind is not Kind.GUEST:
             guest = ""
         if word.kind is Kind.IMAGE:

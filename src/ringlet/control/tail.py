@@ -13,7 +13,7 @@ LINES: Final = 24
 _PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]{0,200})([\r\n]?)")
 _HALTED: Final = b"reboot: System halted"
 # What `give_up` of ringlet/images/init.sh prints.
-_COMPLAINT: Final = re.compile(rb"^ringlet: ([^\r\n]{1,200})\r?$", re.MULTILINE)
+_COMPLAINT: Final = re.compile(rb"^ringlet: ([^\r\n]{1,300})[^\r\n]*\r?$", re.MULTILINE)
 # Escape sequences of a terminal, control characters but the newline, and changes of direction.
 _CONTROL: Final = re.compile(
     r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"

@@ -26,6 +26,7 @@ _PUBLISHED: Final = (
 )  # fmt: skip
 """Those that Docker Hub has under this name."""
 
+_ALSO: Final = ", the file of a kernel, or --bare PROGRAM"
 _HEAD: Final = 0x8006 + 0x8000
 _BOOT_SIGNATURE: Final = (510, b"\x55\xaa")
 _SETUP: Final = (0x202, b"HdrS")
@@ -60,9 +61,10 @@ class Word:
     path: Path | None = None
 
 
-def meaning(text: str) -> Word:
+def meaning(text: str, *, python: bool = False) -> Word:
     """Return the meaning of `text`.  Raises ConfigError, which says what to give instead.
 
+    With `python`, it names the parameters of `ringlet.Machine`, else the command line's options.
     The name of a guest or of an image of the store counts before a file's.
     """
     if text in NAMES:
@@ -72,14 +74,13 @@ def meaning(text: str) -> Word:
     path = Path(text)
     try:
         if path.is_dir():
-            raise ConfigError(
-                f"{text}: is a directory; to use it as a guest's root, give --root {text}"
-            )
+            given = f"root={text!r}" if python else f"--root {text}"
+            raise ConfigError(f"{text}: is a directory; to use it as a guest's root, give {given}")
         if path.is_file() or path.is_block_device():
             return _file(text, path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{text!r}: cannot be read: {error}") from None
-    raise _unknown(text)
+    raise _unknown(text, python=python)
 
 
 def _is_stored(text: str) -> bool:
@@ -122,7 +123,7 @@ def _file(text: str, path: Path) -> Word:
     )
 
 
-def _unknown(text: str) -> ConfigError:
+def _unknown(text: str, *, python: bool) -> ConfigError:
     names = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
     if "/" in text or Path(text).suffix in DISK_SUFFIXES:
         return ConfigError(f"{text}: no such file")
@@ -133,10 +134,12 @@ def _unknown(text: str) -> ConfigError:
         )
     if text.partition(":")[0].lower() in _SYSTEMS:
         return ConfigError(
-            f"{text}: Ringlet has no guest of this name; give {names}, or --kernel and --initrd "
-            "with files of that system"
+            f"{text}: Ringlet has no guest of this name; give {names}, or "
+            f"{'kernel= and initrd=' if python else '--kernel and --initrd'} with files of that "
+            "system"
         )
     return ConfigError(
-        f"{text}: no guest or image has this name, and there is no such file; give {names}, the "
-        "file of a kernel, or --bare PROGRAM; ringlet image ls lists the images"
+        f"{text}: no guest or image has this name, and there is no such file; give {names}"
+        f"{', an image or the file of a kernel' if python else _ALSO}; the command "
+        "`ringlet image ls` lists the images"
     )

@@ -58,8 +58,8 @@ give_up() {
 # Modules have been loaded, so what is not there now will not come.
 lacks() {
     read -r release <"$new/proc/sys/kernel/osrelease"
-    give_up "the kernel has no $1: it must be built in, or be a module in the host's" \
-        "/lib/modules/$release; or give --package instead of --kernel"
+    give_up "the kernel has no $1: it must be built in, or be a module in lib/modules/$release beside" \
+        "the kernel's file or in the host's /lib/modules; or give --package instead of --kernel"
 }
 
 need_driver() {

@@ -66,3 +66,9 @@ def test_sink_passes_everything_on() -> None:
     sink(b"b")
 
     assert (seen, made.text()) == ([b"a", b"b"], "ab")
+
+
+def test_complaint_that_is_long_is_cut_and_not_lost() -> None:
+    long = tail(b"[ 1.0] ok\r\nringlet: the kernel has no " + b"x" * 500 + b"\r\nPower down\r\n")
+
+    assert long.complaint() == "the kernel has no " + "x" * (300 - 18)

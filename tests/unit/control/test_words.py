@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ringlet.control.spec import machine_spec
 from ringlet.control.words import Kind, Word, disk_format, meaning
 from ringlet.errors import ConfigError
 from ringlet.images.catalog import Images
@@ -89,6 +90,14 @@ def test_an_image_of_the_store_is_run_by_its_name(
 def test_words_that_mean_nothing(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         meaning(word)
+
+
+@pytest.mark.parametrize("word", ["debain", "freebsd", "/tmp"])
+def test_python_is_told_of_no_options_of_the_command_line(word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        machine_spec(word)
+
+    assert "--" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

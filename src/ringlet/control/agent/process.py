@@ -4,10 +4,10 @@ import errno
 import io
 import os
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from ringlet.control.agent.channel import (
     WINDOW,
@@ -34,8 +34,10 @@ from ringlet.guest.protocol import (
 
 Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Argv = str | bytes | Sequence[Text]
+T = TypeVar("T")
 
 _LARGEST_TERMINAL: Final = 0xFFFF
+_OF_A_SHELL: Final = frozenset(" \t\n|&;<>()$`\\\"'*?[#~={}")
 _GRACE: Final = 5.0
 """Seconds in which a command that was killed has to end."""
 
@@ -327,13 +329,32 @@ def exit_code(end: End, command: Command) -> int:
     raise refusal(end, command)
 
 
+def else_at_home(start: Callable[[Text | None], T], cwd: Text | None) -> T:
+    """Return what `start` returns for `cwd`, or without a directory if that cannot be entered.
+
+    The command is then in its user's home, or in `/`.  Raises what `start` raises.
+    """
+    try:
+        return start(cwd)
+    except CommandError as error:
+        if not error.of_directory:
+            raise
+        return start(None)
+
+
+def _no_program(name: str, *, alone: bool) -> str:
+    """Return what to say of a program that is not there; `alone`: it has no arguments."""
+    if alone and _OF_A_SHELL.intersection(name):
+        return "no such program in the guest; for a line of the shell, give sh -c '...'"
+    return "no such program in the guest" + ("" if "/" in name else "'s PATH")
+
+
 def refusal(end: Refused, command: Command) -> CommandError:
     """Return the error of a command that the guest could not start."""
     name = to_text(end.text)
     reason = os.strerror(end.errno)
     if end.stage is Stage.PROGRAM and end.errno == errno.ENOENT:
-        where = "no such program in the guest" + ("" if "/" in name else "'s PATH")
-        message = f"{name!r}: {where}"
+        message = f"{name!r}: {_no_program(name, alone=len(command.words) == 1)}"
     elif end.stage is Stage.PROGRAM and end.errno == errno.ENOEXEC:
         message = f"{name!r}: no program for this guest; a script begins with a line like #!/bin/sh"
     elif end.stage is Stage.PROGRAM and end.errno == errno.EACCES:
@@ -352,4 +373,4 @@ def refusal(end: Refused, command: Command) -> CommandError:
         message = f"{command}: the agent carries out as many operations as it can; wait for others"
     else:
         message = f"{printable(name) or str(command)}: cannot be started in the guest: {reason}"
-    return CommandError(message, end.errno)
+    return CommandError(message, end.errno, of_directory=end.stage is Stage.DIRECTORY)

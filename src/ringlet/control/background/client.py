@@ -6,15 +6,15 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, Unpack
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar, Unpack
 
 from ringlet.config import format_size
 from ringlet.control.agent.agent import START_TIMEOUT, Agent
 from ringlet.control.agent.command import Result
 from ringlet.control.agent.files import Files
 from ringlet.control.agent.options import RunOptions
-from ringlet.control.agent.process import Process
+from ringlet.control.agent.process import Process, Text, else_at_home
 from ringlet.control.background.log import read_log
 from ringlet.control.background.places import Found, find, holder
 from ringlet.control.background.places import machines as found_machines
@@ -23,6 +23,7 @@ from ringlet.control.background.server import LONGEST_STOP, VERSION, read_line, 
 from ringlet.control.closing import Closing
 from ringlet.errors import AgentError, AgentTimeoutError, ConfigError, GuestEnded, GuestTimeout
 
+T = TypeVar("T")
 _PATIENCE_S: Final = 10.0
 _KILLING_S: Final = 2.0
 _LONGEST_ANSWER: Final = 1 << 20
@@ -84,22 +85,34 @@ class Attached(Closing):
 
         Raises what that raises.
         """
-        self._add_its_own(options)
         with self.told_of_the_end():
-            return self._commands().run(command, **options)
+            return self._in_its_directory(options, lambda: self._commands().run(command, **options))
 
     def popen(self, command: str | Sequence[str], /, **options: Any) -> Process:
         """Start a command in the guest and return it while it runs, as `Machine.popen` does."""
-        self._add_its_own(options)
         with self.told_of_the_end():
-            return self._commands().popen(command, **options)
+            return self._in_its_directory(
+                options, lambda: self._commands().popen(command, **options)
+            )
 
-    def _add_its_own(self, options: Any) -> None:
-        """Add the variables, the directory and the user that the machine's commands have."""
+    def _in_its_directory(self, options: Any, start: Callable[[], T]) -> T:
+        """Start a command with what the machine's commands have, its own options before that.
+
+        A user of its own who cannot enter the machine's directory is at home.
+        """
         found = self._found
+        given, user = options.get("cwd"), options.get("user")
+        other = user is not None and user != ""
         options["env"] = {**dict(found.env), **(options.get("env") or {})}
-        options["cwd"] = options.get("cwd") or found.cwd or None
-        options["user"] = options.get("user") or found.user or None
+        options["user"] = user if other else found.user or None
+
+        def start_in(cwd: Text | None) -> T:
+            options["cwd"] = cwd
+            return start()
+
+        if other and not given:
+            return else_at_home(start_in, found.cwd or None)
+        return start_in(given or found.cwd or None)
 
     @contextlib.contextmanager
     def told_of_the_end(self) -> Iterator[None]:

@@ -3,8 +3,11 @@
 import errno
 import os
 import select
+from typing import Final
 
-from ringlet.errors import OutputError
+from ringlet.errors import OutputError, ReaderGoneError
+
+_STANDARD: Final = (1, 2)
 
 
 class FdSink:
@@ -33,7 +36,8 @@ class FdSink:
             case errno.EAGAIN:  # another process made the terminal non-blocking
                 select.select([], [self._fd], [])
             case errno.EPIPE:
-                raise OutputError(f"{self._name} was closed by its reader") from error
+                kind = ReaderGoneError if self._fd in _STANDARD else OutputError
+                raise kind(f"{self._name} was closed by its reader") from error
             case errno.EBADF:
                 raise OutputError(f"{self._name} is closed") from error
             case _:

@@ -194,6 +194,11 @@ def test_size_of_the_environment_is_bounded(agent: Agent) -> None:
     [
         (["no-such"], {}, "'no-such': no such program in the guest's PATH", 127),
         (["/no/such"], {}, "'/no/such': no such program in the guest", 127),
+        (["ls /; false"], {}, ("'ls /; false': no such program in the guest; for a line of the "
+         "shell, give sh -c '...'"), 127),
+        (["a|b"], {}, ("'a|b': no such program in the guest; for a line of the shell, give "
+         "sh -c '...'"), 127),
+        (["no such", "-x"], {}, "'no such': no such program in the guest's PATH", 127),
         (["/etc/passwd"], {}, "'/etc/passwd': not executable in the guest; see its mode", 126),
         (["/tmp"], {}, "/tmp: cannot be started in the guest: Is a directory", 126),
         (["true"], {"cwd": "/no/such"},

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def test_command_that_fails_is_an_error_with_check(machine: Attached) -> None:
         machine.run("exit 1", check=True)
     with pytest.raises(CommandError, match="no such program"):
         machine.run(["no-such-program"])
+
+
+def test_user_who_cannot_enter_the_machines_directory_is_at_home(machine: Attached) -> None:
+    machine._found = replace(machine.look(), cwd="/no/such")
+    me = os.getuid()
+
+    with pytest.raises(CommandError, match="cannot be the working directory"):
+        machine.run("pwd")
+    with pytest.raises(CommandError, match="cannot be the working directory"):
+        machine.run("pwd", user=me, cwd="/no/such")
+    assert machine.run("pwd", user=me).stdout == f"{Path.home()}\n"
 
 
 def test_several_clients_have_operations_of_the_same_numbers(machine: Attached) -> None:

@@ -63,7 +63,9 @@ def holder() -> Iterator[Holder]:
 def test_a_writer_is_alone(image: Path, holder: Holder, theirs: str, ours: Access) -> None:
     process = holder(f"{image}{theirs}")
 
-    with pytest.raises(DiskError, match=rf"\(process {process.pid}\)"):
+    does, advice = ("reads", "add ,snapshot to") if theirs else ("writes", "use a copy of the")
+    said = rf"\(process {process.pid}\) {does} this image; end that process, or {advice}"
+    with pytest.raises(DiskError, match=said):
         Driver(DiskSpec(image, ours))
 
     process.kill()
@@ -82,7 +84,7 @@ def test_readers_share(image: Path, holder: Holder, theirs: str, ours: Access) -
 def test_one_machine_cannot_have_an_image_twice(image: Path) -> None:
     with (
         Driver(DiskSpec(image)),
-        pytest.raises(DiskError, match=rf"\(process {os.getpid()}\)"),
+        pytest.raises(DiskError, match=rf"process {os.getpid()}\) writes this image; give it once"),
     ):
         Driver(DiskSpec(image))
 

@@ -199,7 +199,7 @@ def test_a_full_host_is_an_error_of_the_guest_and_one_line(image: Path) -> None:
 def test_an_image_in_use_names_the_machine(image: Path) -> None:
     with (
         Driver(DiskSpec(image)),
-        pytest.raises(DiskError, match=rf"\(process {os.getpid()}\) uses this image"),
+        pytest.raises(DiskError, match=rf"\(process {os.getpid()}\) writes this image"),
     ):
         Driver(DiskSpec(image))
 

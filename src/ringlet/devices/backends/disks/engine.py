@@ -117,7 +117,7 @@ def _start_with(image: OpenImage, program: str, *, read_only: bool) -> Engine:
     if (confine := shutil.which("setpriv")) is not None:
         # Should the shell be killed alone, nobody else would end the engine.
         command = [confine, "--no-new-privs", "--pdeathsig=KILL", *command]
-    why = ""
+    error = DiskError(f"disk {image.info.path}: the engine was not started")
     for _ in locks.attempts():
         started = _start(image, command)
         if isinstance(started, Engine):
@@ -125,13 +125,20 @@ def _start_with(image: OpenImage, program: str, *, read_only: bool) -> Engine:
         why = f"disk {image.info.path}: {started}"
         if not read_only and started.endswith(os.strerror(errno.EROFS)):
             why += "; add ,ro or ,snapshot to use it without writing"
+        error = DiskError(why)
         if (locked := _LOCKED.search(started)) is None:
             break
         with contextlib.suppress(OSError):
-            path = Path(locked[1])
-            writing = not read_only and path == image.info.path.absolute()
-            why = locks.busy(path, path.stat(), writing=writing)
-    raise DiskError(why)
+            error = _in_use(Path(locked[1]))
+    raise error
+
+
+def _in_use(path: Path) -> DiskError:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return locks.in_use(path, fd)
+    finally:
+        os.close(fd)
 
 
 def _start(image: OpenImage, command: list[str]) -> Engine | str:

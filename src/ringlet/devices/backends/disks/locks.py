@@ -68,7 +68,7 @@ def lock(fd: int, use: Use, path: Path, trouble: Trouble) -> None:
             "make sure that no other machine uses this image"
         )
         return
-    raise DiskError(busy(path, os.fstat(fd), writing=use is Use.WRITE, ours=fd))
+    raise in_use(path, fd)
 
 
 def attempts() -> Iterator[int]:
@@ -79,17 +79,45 @@ def attempts() -> Iterator[int]:
         yield attempt
 
 
-def busy(path: Path, image: os.stat_result, *, writing: bool, ours: int = -1) -> str:
-    """Return the message for an image that another machine has locked.
+class ImageInUseError(DiskError):
+    """A process `holder` has locked the image; 0 if this user cannot see which.
 
-    `ours` is a descriptor of this process whose locks do not count.
+    `program` is its name, `machine` that of the machine that it runs, and `writes` says whether it
+    writes the image.
     """
-    whom = _holder(image, ours) or "another machine"
-    if writing:
-        return (
-            f"disk {path}: {whom} uses this image; stop it, or add ,snapshot if it only reads"
+
+    def __init__(
+        self, path: Path, holder: int, program: str, *, writes: bool, machine: str = ""
+    ) -> None:
+        self.path = path
+        self.holder = holder
+        self.program = program
+        self.writes = writes
+        whom, end = "another machine", "stop that machine"
+        if holder:
+            whom, end = f"{program} (process {holder})", "end that process"
+        if holder == os.getpid():
+            whom, end = f"another disk of this process (process {holder})", "give it once"
+        elif machine:
+            whom, end = f"the machine {machine} (process {holder})", f"ringlet stop {machine}"
+        advice = "use a copy of the image" if writes else "add ,snapshot to write nothing to it"
+        what = "writes" if writes else "reads"
+        super().__init__(f"disk {path}: {whom} {what} this image; {end}, or {advice}")
+
+    def named(self, machine: str) -> "ImageInUseError":
+        """Return the error with the name of the machine that the process runs."""
+        return ImageInUseError(
+            self.path, self.holder, self.program, writes=self.writes, machine=machine
         )
-    return f"disk {path}: {whom} writes this image; stop it, or copy the image"
+
+
+def in_use(path: Path, fd: int) -> ImageInUseError:
+    """Return the error of an image that others have locked.  The locks of `fd` do not count."""
+    writes = _is_locked(fd, _DOING + _WRITE)
+    found = _holder(os.fstat(fd), fd)
+    if found is None:
+        return ImageInUseError(path, 0, "", writes=writes)
+    return ImageInUseError(path, *found, writes=writes)
 
 
 def _set(fd: int, kind: int, byte: int) -> None:
@@ -103,8 +131,8 @@ def _is_locked(fd: int, byte: int) -> bool:
     return bool(kind != fcntl.F_UNLCK)
 
 
-def _holder(image: os.stat_result, ours: int) -> str | None:
-    """Return the process that has a lock on `image`, "qemu-img (process 12)", if visible.
+def _holder(image: os.stat_result, ours: int) -> tuple[int, str] | None:
+    """Return the process that has a lock on `image`, and its program's name, if visible.
 
     The kernel tells the locks of an open file only in its fdinfo, to the same user.
     """
@@ -116,14 +144,14 @@ def _holder(image: os.stat_result, ours: int) -> str | None:
     return None
 
 
-def _describe(process: Path) -> str:
-    """Return a process by its name; an engine by the machine that started it, by way of a shell."""
+def _describe(process: Path) -> tuple[int, str]:
+    """Return a process and its name; for an engine, the machine that started it by a shell."""
     name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
     if name == _ENGINE:
         machine = _parent(_parent(process))
         if machine.name not in ("0", "1"):
             return _describe(machine)
-    return f"{name if name.isprintable() else ascii(name)} (process {process.name})"
+    return int(process.name), name if name.isprintable() else ascii(name)
 
 
 def _parent(process: Path) -> Path:
