@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Final
 
-from ringlet.devices.backends.disks.interface import ROOM_SECONDS, Disk, Operation, Request
+from ringlet.devices.backends.disks.interface import (
+    ROOM_SECONDS,
+    Disk,
+    Operation,
+    Request,
+    Session,
+)
 from ringlet.devices.virtio.buffers import gather, scatter, split_tail
 from ringlet.devices.virtio.device import VirtioDevice
 from ringlet.devices.virtio.queue import Chain, Queue
@@ -76,6 +82,7 @@ class Block(VirtioDevice):
         self._disk = disk
         self._room = Room(disk.submit, room_seconds, failed)
         self._writeback = True
+        self._session = Session()
         self._under_way = 0
         self._company = 0
         self._idle = threading.Condition()
@@ -188,14 +195,13 @@ class Block(VirtioDevice):
                 return
             wanted.append((sector * SECTOR, sectors * SECTOR, unmap))
         self.counters.add("discards" if operation is Operation.DISCARD else "write_zeroes")
-        several = _Several(len(wanted), done)
-        for offset, length, unmap in wanted:
-            self._submit(Request(operation, offset, length, [], several.one_done, unmap=unmap))
+        _InTurn(operation, wanted, self._submit, done).one_done(0)
 
     def _submit(self, request: Request) -> None:
         with self._idle:
             self._under_way += 1
         request.done = partial(self._ended, request, request.done)
+        request.session = self._session
         self._disk.submit(request)
 
     def _ended(self, request: Request, done: Callable[[int], None], error: int) -> None:
@@ -219,6 +225,8 @@ class Block(VirtioDevice):
     def _answer(
         self, queue: Queue, chain: Chain, status: list[memoryview], written: int, error: int
     ) -> None:
+        if self._session.over:
+            return  # nobody waits for it
         if error:
             self.counters.add("errors")
         unsupported = error in {errno.EOPNOTSUPP, errno.ENOSYS}
@@ -229,6 +237,10 @@ class Block(VirtioDevice):
 
     # --- rest
 
+    def give_up(self) -> None:
+        """Let the disk drop what it has not done."""
+        self._session.over = True
+
     def settle(self) -> None:
         """Wait for the requests that the disk still performs: they write to guest RAM."""
         self._room.hurry()
@@ -237,7 +249,8 @@ class Block(VirtioDevice):
         self._room.relax()
 
     def stopped(self) -> None:
-        """Return to write-back caching."""
+        """Begin anew, with write-back caching."""
+        self._session = Session()
         self._writeback = True
 
     def save(self) -> BlockState:
@@ -255,20 +268,29 @@ def _over(error: int) -> None:
     raise InternalError("a request ended twice", {"error": error})
 
 
-class _Several:
-    """Answers once for requests that belong together, with the first error."""
+class _InTurn:
+    """Performs an operation for ranges, one after another, up to the first error.
 
-    def __init__(self, count: int, done: Callable[[int], None]) -> None:
-        self._left = count
-        self._error = 0
+    So a request of the driver is one of the disk at any time, and cannot exceed what that takes.
+    """
+
+    def __init__(
+        self,
+        operation: Operation,
+        ranges: list[tuple[int, int, bool]],
+        submit: Callable[[Request], None],
+        done: Callable[[int], None],
+    ) -> None:
+        self._operation = operation
+        self._ranges = iter(ranges)
+        self._submit = submit
         self._done = done
-        self._lock = threading.Lock()
 
     def one_done(self, error: int) -> None:
-        """Note that one of them is done."""
-        with self._lock:
-            self._left -= 1
-            self._error = self._error or error
-            last = not self._left
-        if last:
-            self._done(self._error)
+        """Begin the next range, unless the one before had an error or was the last."""
+        following = None if error else next(self._ranges, None)
+        if following is None:
+            self._done(error)
+            return
+        offset, length, unmap = following
+        self._submit(Request(self._operation, offset, length, [], self.one_done, unmap=unmap))

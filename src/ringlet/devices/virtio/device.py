@@ -119,8 +119,10 @@ class VirtioDevice:
     def stop(self) -> None:
         """Return when no thread of the device uses guest memory or a queue.
 
+        What has not begun by now is dropped: the driver never sees an answer, as at a power cut.
         Only the guest's thread calls this.
         """
+        self.give_up()
         self.worker.pause()
         try:
             self.running = False
@@ -169,6 +171,12 @@ class VirtioDevice:
 
     def started(self) -> None:
         """Prepare for work; the device's thread may run already."""
+
+    def give_up(self) -> None:
+        """Have what is under way end soon, without an answer; the device's thread still runs.
+
+        `settle` and `stopped` follow.
+        """
 
     def settle(self) -> None:
         """Wait for what is under way elsewhere; the device's own thread is paused."""

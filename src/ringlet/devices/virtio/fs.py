@@ -70,6 +70,7 @@ class Fs(VirtioDevice):
             raise ConfigError(f"{tag}: the name of a share has 1 to {TAG_SIZE} bytes")
         self._server = server
         self._tag = tag.encode()
+        self._given_up = False
         self._helpers = HelperThreads(name, THREADS, failed)
         self._waiting = HelperThreads(f"{name}-locks", WAITING + 1, failed)
 
@@ -98,8 +99,14 @@ class Fs(VirtioDevice):
             self._perform(queue, chain)
 
     def _perform(self, queue: Queue, chain: Chain, *, may_wait: bool = False) -> None:
+        if self._given_up:
+            return  # nobody waits for it
         written = self._server.handle(chain.readable, chain.writable, may_wait=may_wait)
         self.give(queue, chain, written)
+
+    def give_up(self) -> None:
+        """Perform no more requests; those that have begun are short."""
+        self._given_up = True
 
     def settle(self) -> None:
         """Wait for the requests of the other threads, as they write to guest RAM.
@@ -112,6 +119,7 @@ class Fs(VirtioDevice):
 
     def stopped(self) -> None:
         """Forget the driver."""
+        self._given_up = False
         self._server.reset()
 
     def close(self) -> None:

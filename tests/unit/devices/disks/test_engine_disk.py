@@ -2,6 +2,7 @@
 
 import errno
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,13 @@ import pytest
 from tests.unit.devices.disks.driver import Driver, Ended, split
 from tests.unit.devices.disks.test_vhost import ANSWERS, FakeEngine
 
-from ringlet.devices.backends.disks import Operation, vhost
+from ringlet.devices.backends.disks import Operation, Request, engine_disk, vhost
 from ringlet.devices.backends.disks.engine import Engine
 from ringlet.devices.backends.disks.engine_disk import EngineDisk
+from ringlet.devices.backends.disks.interface import DROPPED, Session
 from ringlet.errors import DiskError
+
+MOST_DISCARDED = 64 << 10
 
 
 def kind(engine: FakeEngine, chain: list[tuple[int, int, int]]) -> int:
@@ -132,3 +136,45 @@ def test_an_engine_that_cannot_do_what_is_needed(
     engine.end.close()
     for fd in engine.fds.values():
         os.close(fd)
+
+
+def test_a_large_request_is_given_to_the_engine_a_few_parts_at_a_time(
+    engine: FakeEngine, disk: Driver
+) -> None:
+    parts = disk.disk.size // MOST_DISCARDED
+    ended = disk.begin(Operation.DISCARD, 0, disk.disk.size)
+    taken = [engine.take() for _ in range(engine_disk.PARTS)]
+    assert engine.announced() == engine_disk.PARTS
+
+    for first, chain in taken:
+        engine.memory[chain[-1][0]] = 0
+        engine.answer(first)
+    sectors = [
+        struct.unpack_from("<Q", engine.memory, engine.finish()[1][1][0])[0]
+        for _ in range(parts - engine_disk.PARTS)
+    ]
+
+    assert ended.wait() == 0
+    each = MOST_DISCARDED // 512
+    assert sorted(sectors) == [n * each for n in range(engine_disk.PARTS, parts)]
+
+
+def test_a_large_request_is_dropped_when_its_session_is_over(
+    engine: FakeEngine, disk: Driver
+) -> None:
+    session, ended = Session(), Ended()
+    size = disk.disk.size
+    disk.disk.submit(Request(Operation.DISCARD, 0, size, [], ended, session=session))
+    taken = [engine.take() for _ in range(engine_disk.PARTS)]
+
+    session.over = True
+    for first, chain in taken:
+        engine.memory[chain[-1][0]] = 0
+        engine.answer(first)
+
+    assert ended.wait() == DROPPED
+    assert engine.announced() == engine_disk.PARTS
+    late = Ended()
+    disk.disk.submit(Request(Operation.FLUSH, 0, 0, [], late, session=session))
+    assert late.codes == [DROPPED]
+    assert disk.lines == []

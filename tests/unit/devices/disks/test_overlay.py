@@ -3,14 +3,18 @@
 import errno
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
-from tests.unit.devices.disks.driver import Driver, Ended
+from tests.unit.devices.disks.driver import Driver, Ended, split
 from tests.unit.devices.disks.model import STEPS, Model, storm
+from tests.unit.devices.virtio.driver import eventually
+from tests.unit.devices.virtio.fake_disk import FakeDisk
 
-from ringlet.devices.backends.disks import Operation, Request, overlay, scratch
+from ringlet.devices.backends.disks import Operation, Request, overlay, pieces, scratch, syscalls
+from ringlet.devices.backends.disks.interface import DROPPED, PENDING, Session
 from ringlet.devices.backends.disks.overlay import CLUSTER, Overlay
 from ringlet.disk_spec import Access, DiskSpec
 from ringlet.errors import DiskError
@@ -200,3 +204,95 @@ def test_a_disk_that_is_too_large_is_refused(
 
     with pytest.raises(DiskError, match="at most 8 KiB"):
         Driver(DiskSpec(image, Access.SNAPSHOT))
+
+
+# --- many clusters here and below in turn
+
+CLUSTERS = 2 * PENDING + 64
+
+
+@pytest.fixture
+def scattered(tmp_path: Path) -> Iterator[tuple[FakeDisk, Driver]]:
+    """A snapshot every second cluster of which was written."""
+    below = FakeDisk(size=CLUSTERS * CLUSTER)
+    below.content[:] = b"b" * below.size
+    file = scratch.create_scratch(tmp_path / "a", below.size, print, {"TMPDIR": str(tmp_path)})
+    with Driver(Overlay(below, file, print)) as disk:
+        for at in range(0, below.size, 2 * CLUSTER):
+            assert disk.write(at, b"h" * CLUSTER) == 0
+        yield below, disk
+
+
+def test_a_discard_is_a_hole_and_leaves_what_is_below(
+    scattered: tuple[FakeDisk, Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, disk = scattered
+    real, holes = syscalls.punch_hole, []
+
+    def punch(fd: int, offset: int, length: int) -> None:
+        holes.append((offset, length))
+        real(fd, offset, length)
+
+    monkeypatch.setattr(syscalls, "punch_hole", punch)
+
+    assert disk.discard(0, CLUSTERS * CLUSTER) == 0
+
+    assert len(holes) == -(-CLUSTERS * CLUSTER // pieces.RANGE)
+    whole = disk.read(0, CLUSTERS * CLUSTER)
+    assert whole == (bytes(CLUSTER) + b"b" * CLUSTER) * (CLUSTERS // 2)
+
+
+def test_a_discard_of_what_is_below_needs_nothing(
+    slow: tuple[Slow, Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below, disk = slow
+    with disk:
+        monkeypatch.setattr(syscalls, "punch_hole", lambda *_: pytest.fail("a hole"))
+
+        assert disk.discard(0, SIZE) == 0
+
+    assert below.reads == []
+
+
+def test_a_read_of_many_parts_asks_for_some_at_a_time(
+    scattered: tuple[FakeDisk, Driver],
+) -> None:
+    below, disk = scattered
+    data = bytearray(CLUSTERS * CLUSTER)
+    below.held = True
+
+    ended = disk.begin(Operation.READ, 0, len(data), split(data, 7))
+
+    assert eventually(lambda: len(below.waiting) >= overlay.ROUND // 2)
+    assert len(below.waiting) <= overlay.ROUND
+    below.release()
+    assert ended.wait() == 0
+    assert data == (b"h" * CLUSTER + b"b" * CLUSTER) * (CLUSTERS // 2)
+
+
+def test_a_read_of_many_parts_fails_if_one_does(scattered: tuple[FakeDisk, Driver]) -> None:
+    below, disk = scattered
+    below.error = errno.EIO
+
+    with pytest.raises(OSError, match=f"{errno.EIO}"):
+        disk.read(0, CLUSTERS * CLUSTER)
+
+    assert len(below.seen) <= overlay.ROUND
+
+
+def test_a_read_of_many_parts_is_dropped_when_its_session_is_over(
+    scattered: tuple[FakeDisk, Driver],
+) -> None:
+    below, disk = scattered
+    session, ended = Session(), Ended()
+    data = [memoryview(bytearray(CLUSTERS * CLUSTER))]
+    below.held = True
+    request = Request(Operation.READ, 0, data[0].nbytes, data, ended, session=session)
+    disk.disk.submit(request)
+    assert eventually(lambda: len(below.waiting) >= overlay.ROUND // 2)
+
+    session.over = True
+    below.release()
+
+    assert ended.wait() == DROPPED
+    assert len(below.seen) <= overlay.ROUND

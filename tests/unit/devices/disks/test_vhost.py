@@ -14,6 +14,7 @@ import pytest
 from tests.unit.devices.disks.driver import Ended, split
 
 from ringlet.devices.backends.disks import vhost
+from ringlet.devices.backends.disks.interface import DROPPED, Session
 from ringlet.devices.backends.disks.vhost import Client, Command, Export, ProtocolError
 
 FEATURES = 1 << 30 | 1 << 32 | 1 << 9 | 1 << 13 | 1 << 14
@@ -88,6 +89,10 @@ class FakeEngine:
         self.memory[chain[-1][0]] = status
         self.answer(first)
         return first, chain
+
+    def announced(self) -> int:
+        """Return how many requests the front end has given the engine."""
+        return int(struct.unpack_from("<H", self.memory, self.rings[1] + 2)[0])
 
     def close(self) -> None:
         self.end.shutdown(socket.SHUT_RDWR)
@@ -186,6 +191,23 @@ def test_requests_beyond_the_slots_wait(engine: FakeEngine, front: Front) -> Non
 
     assert first == 0
     assert {one.wait() for one in ended} == {0}
+
+
+def test_requests_that_wait_are_dropped_when_their_session_is_over(
+    engine: FakeEngine, front: Front
+) -> None:
+    session = Session()
+    ended = [Ended() for _ in range(vhost.SLOTS + 5)]
+    for one in ended:
+        front.client.submit(Command(vhost.FLUSH, 0, 0, [], one, session=session))
+    session.over = True
+
+    for _ in range(vhost.SLOTS):
+        engine.finish()
+
+    codes = [one.wait() for one in ended]
+    assert (codes[: vhost.SLOTS], codes[vhost.SLOTS :]) == ([0] * vhost.SLOTS, [DROPPED] * 5)
+    assert engine.announced() == vhost.SLOTS
 
 
 def test_the_ring_goes_round(engine: FakeEngine, front: Front) -> None:

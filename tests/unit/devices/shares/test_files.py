@@ -160,6 +160,19 @@ def test_host_copies_a_range(guest: Kernel, root: Path) -> None:
     assert refused(lambda: guest.call(fuse.COPY_FILE_RANGE, 1, back)) == errno.EBADF
 
 
+def test_a_large_copy_is_done_in_part(guest: Kernel, root: Path) -> None:
+    """The end of a run waits for what has begun; the guest asks for the rest."""
+    regular(root / "a", bytes(5 << 20))
+    source = guest.open(guest.lookup("a").node)
+    _, target = guest.create("b")
+
+    reply = guest.call(
+        fuse.COPY_FILE_RANGE, 1, fuse.COPY_IN.pack(source, 0, 1, target, 0, 5 << 20, 0)
+    )
+
+    assert fuse.WRITE_OUT.unpack(reply) == (4 << 20,)
+
+
 def test_written_data_is_synchronized(guest: Kernel, root: Path) -> None:
     _, number = guest.create("a")
     listing = guest.opendir()

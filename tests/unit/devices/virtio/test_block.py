@@ -222,6 +222,19 @@ def test_several_ranges(guest: Guest, kind: int) -> None:
     assert kept == [2, 3, 5, 6]
 
 
+def test_ranges_are_one_request_of_the_disk_at_a_time(make: Make) -> None:
+    """Else 256 requests of 32 ranges would be more than a disk takes."""
+    guest = make(FakeDisk(held=True))
+    guest.begin(b.T_DISCARD, 0, ranges(*[(0, 1, 0)] * b.RANGES))
+    guest.rig.at_rest()
+    begun = len(guest.disk.seen)
+
+    guest.disk.release()
+
+    guest.rig.came_back()
+    assert (begun, len(guest.disk.seen)) == (1, b.RANGES)
+
+
 def test_unmap_flag(guest: Guest) -> None:
     assert guest.ask(b.T_WRITE_ZEROES, 0, ranges((0, 1, 1)))[0] == b.S_OK
     assert guest.disk.seen[0].unmap

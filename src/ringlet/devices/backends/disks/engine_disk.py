@@ -5,24 +5,30 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from ringlet.devices.backends.disks import vectors, vhost
 from ringlet.devices.backends.disks.engine import PROGRAM, Engine
 from ringlet.devices.backends.disks.interface import (
+    DROPPED,
     SECTOR,
     Operation,
     Request,
     Trouble,
     refusal,
 )
-from ringlet.devices.backends.disks.pool import Countdown, Gate
+from ringlet.devices.backends.disks.pool import Gate
 from ringlet.devices.backends.disks.troubles import Troubles
 from ringlet.errors import DiskError, remedy
 
 CLOSING: Final = 60.0
 """Seconds for the engine to finish what it has when the disk is closed."""
+PARTS: Final = 8
+"""The most parts of one request that the engine has, or that wait for it."""
+LARGEST_RANGE: Final = 1 << 24
+"""The most bytes of one part that is only a range; the engine says so too."""
 _NEEDED: Final = vhost.CAN_FLUSH | vhost.CAN_WRITE_ZEROES
 _FULL: Final = 1 << 20
 """A file system with fewer free bytes is full: the engine only says that a write has failed."""
@@ -67,8 +73,8 @@ class EngineDisk:
         )
         self.identity = identity
         self._most = {
-            Operation.DISCARD: export.most_discarded,
-            Operation.WRITE_ZEROES: export.most_zeroed,
+            Operation.DISCARD: min(export.most_discarded, LARGEST_RANGE),
+            Operation.WRITE_ZEROES: min(export.most_zeroed, LARGEST_RANGE),
         }
         if not read_only and (export.features & _NEEDED != _NEEDED or not export.most_zeroed):
             self._client.close()
@@ -100,10 +106,11 @@ class EngineDisk:
             self._finish(request, code)
         elif self._needs_nothing(request):
             self._finish(request, 0)
+        elif request.session.over:
+            self._finish(request, DROPPED)
         else:
             self._gate.hold()  # the client must last until this is over
-            for command in self._commands(request):
-                self._client.submit(command)
+            self._begin(request)
             self._gate.leave()
 
     def _needs_nothing(self, request: Request) -> bool:
@@ -115,40 +122,34 @@ class EngineDisk:
             case _:
                 return not request.length
 
-    def _commands(self, request: Request) -> list[vhost.Command]:
-        """Return the parts of `request` that the engine takes."""
-        kind = _KINDS[request.operation]
-        flags = vhost.UNMAP if request.operation is Operation.WRITE_ZEROES and request.unmap else 0
-        if request.operation is Operation.FLUSH:
-            return [vhost.Command(kind, 0, 0, [], lambda code: self._ended(request, code))]
+    def _begin(self, request: Request) -> None:
+        """Have the engine do `request`, in parts that it takes."""
+        done = lambda code: self._ended(request, code)  # noqa: E731
         most = self._most.get(request.operation, vhost.SLOT_BYTES)
-        starts = range(0, request.length, most)
-        if len(starts) == 1:
-            return [
-                vhost.Command(
-                    kind, request.offset, request.length, request.buffers,
-                    lambda code: self._ended(request, code), flags,
-                )
-            ]  # fmt: skip
-        left = Countdown(len(starts))
+        if request.length > most and request.operation is not Operation.FLUSH:
+            _Division(request, most, self._submit, done).begin()
+        else:
+            self._submit(request, 0, request.length, done)
 
-        def ended(code: int) -> None:
-            if (first := left.count(code)) is not None:
-                self._ended(request, first)
-
-        return [
-            vhost.Command(
-                kind, request.offset + start, min(most, request.length - start),
-                vectors.part(request.buffers, start, most), ended, flags,
-            )
-            for start in starts
-        ]  # fmt: skip
+    def _submit(
+        self, request: Request, start: int, length: int, done: Callable[[int], None]
+    ) -> None:
+        """Give the engine `length` bytes of `request`, from byte `start` of it on."""
+        flags = vhost.UNMAP if request.operation is Operation.WRITE_ZEROES and request.unmap else 0
+        buffers = request.buffers
+        if length < request.length:
+            buffers = vectors.part(buffers, start, length)
+        kind, offset = _KINDS[request.operation], request.offset + start
+        self._client.submit(
+            vhost.Command(kind, offset, length, buffers, done, flags, request.session)
+        )
 
     def _ended(self, request: Request, code: int) -> None:
         """End `request`, after a flush if it must be durable."""
         if request.fua and request.operation is Operation.WRITE and not code:
             flushed = lambda code: self._finish(request, self._judge(code))  # noqa: E731
-            self._client.submit(vhost.Command(vhost.FLUSH, 0, 0, [], flushed))
+            flush = vhost.Command(vhost.FLUSH, 0, 0, [], flushed, session=request.session)
+            self._client.submit(flush)
         else:
             if request.operation is Operation.FLUSH:
                 self._look()
@@ -160,8 +161,10 @@ class EngineDisk:
 
     def _judge(self, code: int) -> int:
         """Tell the user about an error, and return it as the guest gets it."""
-        if not code or self._gone:
-            return errno.EIO if code else 0
+        if code in {0, DROPPED}:
+            return code
+        if self._gone:
+            return errno.EIO
         with contextlib.suppress(OSError):
             status = os.statvfs(self._path)
             now = time.monotonic()
@@ -205,6 +208,58 @@ class EngineDisk:
         self._client.submit(vhost.Command(vhost.FLUSH, 0, 0, [], done))
         ended.wait()
         self._judge(codes[0])
+
+
+class _Division:
+    """A request in parts of `most` bytes, `PARTS` of them at a time.
+
+    `submit` begins a part of a request: its start, its length and what is told of its end.  After a
+    failure, or the end of the session, no more parts are begun.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        most: int,
+        submit: Callable[[Request, int, int, Callable[[int], None]], None],
+        done: Callable[[int], None],
+    ) -> None:
+        self._request = request
+        self._most = most
+        self._submit = submit
+        self._done = done
+        self._starts = iter(range(0, request.length, most))
+        self._code = 0
+        self._under_way = 1  # until `begin` is over
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """Begin the first parts."""
+        for _ in range(PARTS - 1):
+            self._one_more()
+        self._ended(0)
+
+    def _one_more(self) -> None:
+        with self._lock:
+            if self._request.session.over:
+                self._code = self._code or DROPPED
+            start = None if self._code else next(self._starts, None)
+            if start is None:
+                return
+            self._under_way += 1
+        length = min(self._most, self._request.length - start)
+        self._submit(self._request, start, length, self._ended)
+
+    def _ended(self, code: int) -> None:
+        """Note the end of a part, and begin another."""
+        with self._lock:
+            self._code = self._code or code
+        self._one_more()
+        with self._lock:
+            self._under_way -= 1
+            last = not self._under_way
+        if last:
+            self._done(self._code)
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,8 @@ PENDING: Final = 4096
 ROOM_SECONDS: Final = 60.0
 """How long a guest's writes are tried again when the host's file system is full.  Linux complains
 about tasks that wait for 120 s."""
+DROPPED: Final = errno.ECANCELED
+"""The errno of a request whose session was over before all of it was done."""
 
 Trouble = Callable[[str], None]
 """Tells the user something about a disk in one line, from any thread."""
@@ -31,6 +33,21 @@ class Operation(enum.Enum):
     WRITE_ZEROES = "write zeroes"
 
 
+@dataclass(slots=True, eq=False)
+class Session:
+    """The time until a driver resets its device, or its run ends.
+
+    Once it is `over`, nobody reads the answers to its requests: a disk drops those that have not
+    begun, and long ones soon (DROPPED).  None of them has been acknowledged, as at a power cut.
+    """
+
+    over: bool = False
+
+
+ENDLESS: Final = Session()
+"""The session of requests that are all to be performed."""
+
+
 @dataclass(slots=True)
 class Request:
     """One request to a disk.
@@ -40,7 +57,8 @@ class Request:
     belong to the disk until it calls `done`, exactly once, from any thread, with 0 or an errno.
     With `unmap` a WRITE_ZEROES may give room back to the host; with `fua` a WRITE is durable
     when it is done.  A request that is `alone` is the only one of its disk, and none is about to
-    follow: the thread that submits it has nothing else to do.
+    follow: the thread that submits it has nothing else to do.  It may be dropped when its `session`
+    is over.
     """
 
     operation: Operation
@@ -51,6 +69,7 @@ class Request:
     unmap: bool = False
     fua: bool = False
     alone: bool = False
+    session: Session = ENDLESS
 
 
 class Disk(Protocol):

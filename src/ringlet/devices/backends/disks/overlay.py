@@ -6,17 +6,26 @@ the other disk, or here.  A cluster that has come here stays here.  The first wr
 first write leaves of its first and last cluster is copied from below before.
 
 The file disappears with the process, so nothing needs to be durable: a flush has nothing to do.
+A discard makes a hole in the file, whatever is here of it: what is below stays as it is.
 """
 
 import mmap
 import threading
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 from ringlet.config import format_size
 from ringlet.devices.backends.disks import vectors
 from ringlet.devices.backends.disks.image_file import ImageFile
-from ringlet.devices.backends.disks.interface import Disk, Operation, Request, Trouble, refusal
+from ringlet.devices.backends.disks.interface import (
+    DROPPED,
+    Disk,
+    Operation,
+    Request,
+    Trouble,
+    refusal,
+)
 from ringlet.devices.backends.disks.pool import Countdown, Gate, Pool
 from ringlet.devices.backends.disks.raw import RawDisk
 from ringlet.errors import DiskError
@@ -24,11 +33,17 @@ from ringlet.errors import DiskError
 CLUSTER: Final = 4096
 LARGEST: Final = 1 << 44
 """The largest disk that can have an overlay, in bytes; its map takes 4 GiB of addresses."""
+FEW: Final = 8
+"""The most parts of a read, here and below, that are all begun at once."""
+ROUND: Final = 64
+"""The most parts of a longer read that one thread has begun, and then waits for."""
 _NO_RESERVE: Final = 0x4000  # MAP_NORESERVE, which Python has from 3.13 on
 _BELOW: Final = b"\0"
 _HERE: Final = b"\1"
 
 _Range = tuple[int, int]
+_Run = tuple[bool, int, int]
+"""A part of a request that is in one place: here or not, start and length in bytes."""
 
 
 class Overlay:
@@ -58,7 +73,7 @@ class Overlay:
         elif request.operation is Operation.READ:
             self._read(request)
         elif request.operation is Operation.DISCARD:
-            self._split(request, list(self._runs(request)), only_here=True)
+            self._discard(request)
         elif code := self._gate.enter():
             request.done(code)
         else:
@@ -71,10 +86,48 @@ class Overlay:
         elif self._map.find(_BELOW, first, end) < 0:
             self._here.submit(request)
         else:
-            self._split(request, list(self._runs(request)), only_here=False)
+            self._read_both(request)
 
-    def _runs(self, request: Request) -> Iterator[tuple[bool, int, int]]:
-        """Yield the parts of `request` that are in one place: here or not, start and length."""
+    def _read_both(self, request: Request) -> None:
+        """Read what is here and what is below: no disk gets more requests than it takes."""
+        few = list(islice(self._runs(request), FEW + 1))
+        if len(few) <= FEW:
+            self._split(request, few, request.done)
+        elif code := self._gate.enter():
+            request.done(code)
+        else:
+            try:
+                self._pool.call(lambda: self._read_in_rounds(request))
+            except RuntimeError:  # no thread can be started
+                self._read_in_rounds(request)
+
+    def _read_in_rounds(self, request: Request) -> None:
+        runs = self._runs(request)
+        code = 0
+        while not code and (some := list(islice(runs, ROUND))):
+            code = DROPPED if request.session.over else self._round(request, some)
+        self._finish(request, code)
+
+    def _round(self, request: Request, runs: list[_Run]) -> int:
+        """Read `runs`, which follow one another; return the first errno or 0."""
+        begin, end = runs[0][1], runs[-1][1] + runs[-1][2]
+        buffers = vectors.part(request.buffers, begin - request.offset, end - begin)
+        ended = _Ended()
+        part = Request(
+            Operation.READ, begin, end - begin, buffers, ended, session=request.session
+        )
+        self._split(part, runs, ended)
+        return ended.wait()
+
+    def _discard(self, request: Request) -> None:
+        first, end = _clusters(request)
+        if self._map.find(_HERE, first, end) < 0:
+            request.done(0)
+        else:
+            self._here.submit(request)
+
+    def _runs(self, request: Request) -> Iterator[_Run]:
+        """Yield the parts of `request` that are in one place."""
         at, last = _clusters(request)
         stop = request.offset + request.length
         while at < last:
@@ -85,25 +138,20 @@ class Overlay:
             yield here, start, min(end * CLUSTER, stop) - start
             at = end
 
-    def _split(
-        self, request: Request, runs: list[tuple[bool, int, int]], *, only_here: bool
-    ) -> None:
-        """Have each of `runs` done where it is; with `only_here`, those below need nothing."""
-        if only_here:
-            runs = [run for run in runs if run[0]]
-        if not runs:
-            request.done(0)
-            return
+    def _split(self, request: Request, runs: list[_Run], done: Callable[[int], None]) -> None:
+        """Have each of `runs` read where it is."""
         left = Countdown(len(runs))
 
         def ended(code: int) -> None:
             if (first := left.count(code)) is not None:
-                request.done(first)
+                done(first)
 
         for here, start, length in runs:
             buffers = vectors.part(request.buffers, start - request.offset, length)
             disk = self._here if here else self._below
-            disk.submit(Request(request.operation, start, length, buffers, ended))
+            disk.submit(
+                Request(Operation.READ, start, length, buffers, ended, session=request.session)
+            )
 
     def _write(self, request: Request) -> None:
         first, end = _clusters(request)
@@ -130,7 +178,7 @@ class Overlay:
         self._here.submit(
             Request(
                 request.operation, request.offset, request.length, request.buffers, done,
-                unmap=True,
+                unmap=True, session=request.session,
             )
         )  # fmt: skip
 
@@ -146,17 +194,24 @@ class Overlay:
 
     def _copy_and_write(self, request: Request, edges: list[tuple[int, int]]) -> None:
         for start, length in edges:
-            if code := self._copy(start, length):
+            if code := self._copy(request, start, length):
                 self._arrived(request, code)
                 return
         self._pass_on(request, lambda code: self._arrived(request, code))
 
-    def _copy(self, start: int, length: int) -> int:
+    def _copy(self, request: Request, start: int, length: int) -> int:
         """Copy a part of a cluster from below and return an errno or 0."""
         data = [memoryview(bytearray(length))]
-        return _wait(self._below, Operation.READ, start, data) or _wait(
-            self._here, Operation.WRITE, start, data
-        )
+        for disk, operation in ((self._below, Operation.READ), (self._here, Operation.WRITE)):
+            if request.session.over:
+                return DROPPED
+            ended = _Ended()
+            disk.submit(
+                Request(operation, start, length, data, ended, session=request.session)
+            )
+            if code := ended.wait():
+                return code
+        return 0
 
     def _arrived(self, request: Request, code: int) -> None:
         """End the claim of `request` and begin what waited for it."""
@@ -200,15 +255,18 @@ def _new_map(size: int, scratch: ImageFile) -> mmap.mmap:
     return mmap.mmap(-1, -(-size // CLUSTER), flags=flags)
 
 
-def _wait(disk: Disk, operation: Operation, start: int, data: list[memoryview]) -> int:
-    """Have `disk` do this and wait for the end; return its errno."""
-    ended = threading.Event()
-    codes: list[int] = []
+class _Ended:
+    """The end of a request, to wait for."""
 
-    def done(code: int) -> None:
-        codes.append(code)
-        ended.set()
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._code = 0
 
-    disk.submit(Request(operation, start, data[0].nbytes, data, done))
-    ended.wait()
-    return codes[0]
+    def __call__(self, code: int) -> None:
+        self._code = code
+        self._event.set()
+
+    def wait(self) -> int:
+        """Return the errno with which it ended, or 0."""
+        self._event.wait()
+        return self._code

@@ -12,10 +12,11 @@ import os
 import time
 from typing import Final
 
-from ringlet.devices.backends.disks import syscalls, vectors
+from ringlet.devices.backends.disks import pieces, streams, syscalls, vectors
 from ringlet.devices.backends.disks.around import WriteAround
 from ringlet.devices.backends.disks.image_file import ImageFile
 from ringlet.devices.backends.disks.interface import (
+    DROPPED,
     SECTOR,
     Operation,
     Request,
@@ -24,7 +25,6 @@ from ringlet.devices.backends.disks.interface import (
 )
 from ringlet.devices.backends.disks.pool import Gate, Pool
 from ringlet.devices.backends.disks.qcow2 import MAGIC
-from ringlet.devices.backends.disks.streams import LARGE, ReadAhead, pieces
 from ringlet.devices.backends.disks.troubles import Troubles
 
 AT_ONCE: Final = 1 << 16
@@ -66,7 +66,7 @@ class RawDisk:
         self._slow_until = 0
         self._pause = PAUSE_NS
         self._durability = Durability(image)
-        self._ahead = ReadAhead()
+        self._ahead = streams.ReadAhead()
         self._advising = False
         self._around = WriteAround(image)
 
@@ -90,7 +90,7 @@ class RawDisk:
             return True
         match request.operation:
             case Operation.READ:
-                if request.length >= LARGE:
+                if request.length >= streams.LARGE:
                     self._read_ahead(request)
                 return self._read_cached(request)
             case Operation.WRITE:
@@ -113,7 +113,7 @@ class RawDisk:
         )
 
     def _read_cached(self, request: Request) -> bool:
-        if not self._reads_cached:
+        if not self._reads_cached or request.length > pieces.DATA:
             return False
         try:
             count = vectors.read_cached(self._fd, request.buffers, request.offset)
@@ -136,7 +136,7 @@ class RawDisk:
 
         def advise() -> None:
             with contextlib.suppress(OSError):
-                for offset, length in pieces(*wanted):
+                for offset, length in streams.pieces(*wanted):
                     os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
             self._advising = False
 
@@ -175,9 +175,11 @@ class RawDisk:
         if not request.length and request.operation is not Operation.FLUSH:
             return 0
         try:
+            pieces.check(request)
             match request.operation:
                 case Operation.READ:
-                    vectors.read(self._fd, request.buffers, request.offset, self._end)
+                    for offset, buffers in pieces.of_data(request, request.buffers):
+                        vectors.read(self._fd, buffers, offset, self._end)
                 case Operation.WRITE:
                     self._write(request)
                 case Operation.FLUSH:
@@ -188,7 +190,7 @@ class RawDisk:
                 case Operation.WRITE_ZEROES:
                     self._write_zeros(request)
         except OSError as error:
-            return self._troubles.of(error)
+            return DROPPED if error.errno == DROPPED else self._troubles.of(error)
         return 0
 
     def _write(self, request: Request) -> None:
@@ -199,16 +201,20 @@ class RawDisk:
             if request.offset or first.startswith(MAGIC):
                 raise OSError(errno.EPERM, "it would look like qcow2")
             buffers = [memoryview(first), *vectors.rest(buffers, len(first))]
-        offset, length, durable = request.offset, request.length, request.fua
-        if not self._around.write(buffers, offset, length, durable=durable):
-            vectors.write(self._fd, buffers, offset, durable=durable)
-        self._durability.wrote(length)
+        left, durable = request.length, request.fua
+        for offset, some in pieces.of_data(request, buffers):
+            length = min(left, pieces.DATA)
+            if not self._around.write(some, offset, length, durable=durable):
+                vectors.write(self._fd, some, offset, durable=durable)
+            left -= length
+        self._durability.wrote(request.length)
 
     def _discard(self, request: Request) -> None:
         if not self.discards:
             return
         try:
-            syscalls.punch_hole(self._fd, request.offset, request.length)
+            for offset, length in pieces.of_range(request, request.offset, request.length):
+                syscalls.punch_hole(self._fd, offset, length)
         except OSError as error:
             if error.errno not in _UNABLE:
                 raise
@@ -217,12 +223,14 @@ class RawDisk:
 
     def _write_zeros(self, request: Request) -> None:
         zero = syscalls.punch_hole if request.unmap else syscalls.zero_range
-        try:
-            zero(self._fd, request.offset, request.length)
-        except OSError as error:
-            if error.errno not in _UNABLE:
-                raise
-            vectors.write_zeros(self._fd, request.offset, request.length)
+        for offset, length in pieces.of_range(request, request.offset, request.length):
+            try:
+                zero(self._fd, offset, length)
+            except OSError as error:
+                if error.errno not in _UNABLE:
+                    raise
+                for at, some in pieces.of_range(request, offset, length, pieces.DATA):
+                    vectors.write_zeros(self._fd, at, some)
         self._durability.wrote(request.length)
 
     def _look(self) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ringlet.devices.backends.disks import vectors
+from ringlet.devices.backends.disks.interface import DROPPED, ENDLESS, Session
 
 SLOTS: Final = 32
 """The most requests that the engine has at once."""
@@ -100,7 +101,10 @@ class Export:
 
 @dataclass(slots=True)
 class Command:
-    """One request to the engine, at most `SLOT_BYTES` of data; `done` gets 0 or an errno."""
+    """One request to the engine, at most `SLOT_BYTES` of data; `done` gets 0 or an errno.
+
+    One that has not begun is dropped (DROPPED) when its session is over.
+    """
 
     kind: int
     offset: int
@@ -108,6 +112,7 @@ class Command:
     buffers: list[memoryview]
     done: Callable[[int], None]
     flags: int = 0
+    session: Session = ENDLESS
 
 
 class Shared:
@@ -279,7 +284,8 @@ class Client:
             start = _DATA + slot * SLOT_BYTES
             vectors.read(self._shared.fd, command.buffers, start, _SHARED_BYTES)
         with self._lock:
-            other = self._waiting.popleft() if self._waiting else None
+            dropped: list[Command] = []
+            other = self._next(dropped)
             if other is None:
                 del self._running[slot]
                 self._free.append(slot)
@@ -288,6 +294,17 @@ class Client:
         if other is not None:
             self._publish(slot, other)
         command.done(errno.EIO if status else 0)
+        for late in dropped:
+            late.done(DROPPED)
+
+    def _next(self, dropped: list[Command]) -> Command | None:
+        """Return what waits for a slot, if anything does; what nobody needs goes to `dropped`."""
+        while self._waiting:
+            command = self._waiting.popleft()
+            if not command.session.over:
+                return command
+            dropped.append(command)
+        return None
 
     def _fail(self, reason: str) -> None:
         with self._lock:

@@ -13,8 +13,9 @@ from ringlet.devices.backends.shares.messages import Request, refuse
 from ringlet.devices.backends.shares.owners import safe_mode
 from ringlet.devices.backends.shares.share import Share
 
-COPY: Final = 1 << 26
-"""The most bytes that one request copies within the host: the guest asks again for the rest."""
+COPY: Final = 1 << 22
+"""The most bytes that one request copies within the host: the guest asks again for the rest.  The
+end of a run waits for what has begun."""
 _SETTLED_NS: Final = 1_000_000_000
 """A file whose last change is older than this cannot change again with the same time."""
 _APPEND: Final = getattr(os, "RWF_APPEND", 0)
