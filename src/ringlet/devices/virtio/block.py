@@ -7,6 +7,7 @@ from and to guest RAM.
 import errno
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ from ringlet.errors import InternalError
 SECTOR: Final = 512
 """The unit of all positions and lengths, whatever the disk's own sectors are (5.2.4)."""
 QUEUE_SIZE: Final = 256
+MANY: Final = 4
+"""While more requests than this are under way, the device's thread itself waits for reads."""
 SEGMENTS: Final = 254
 """The most buffers of a request besides its header and status."""
 RANGES: Final = 32
@@ -83,6 +86,7 @@ class Block(VirtioDevice):
         self._room = Room(disk.submit, room_seconds, failed)
         self._writeback = True
         self._session = Session()
+        self._later: deque[Callable[[], None]] = deque()
         self._under_way = 0
         self._company = 0
         self._idle = threading.Condition()
@@ -202,6 +206,8 @@ class Block(VirtioDevice):
             self._under_way += 1
         request.done = partial(self._ended, request, request.done)
         request.session = self._session
+        if request.operation is Operation.READ and self._under_way > MANY:
+            request.later = self._later.append
         self._disk.submit(request)
 
     def _ended(self, request: Request, done: Callable[[int], None], error: int) -> None:
@@ -237,12 +243,21 @@ class Block(VirtioDevice):
 
     # --- rest
 
+    def do_later(self) -> bool:
+        """Wait for one of many reads."""
+        if not self._later:
+            return False
+        self._later.popleft()()
+        return True
+
     def give_up(self) -> None:
         """Let the disk drop what it has not done."""
         self._session.over = True
 
     def settle(self) -> None:
         """Wait for the requests that the disk still performs: they write to guest RAM."""
+        while self.do_later():
+            pass
         self._room.hurry()
         with self._idle:
             self._idle.wait_for(lambda: not self._under_way)

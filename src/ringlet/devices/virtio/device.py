@@ -201,6 +201,10 @@ class VirtioDevice:
         """Handle a chain of `queue`, on the device's thread."""
         raise NotImplementedError
 
+    def do_later(self) -> bool:
+        """Do a little of what `serve` has put off; return whether there was any."""
+        return False
+
     def rung(self, queue: Queue) -> None:
         """Handle a notification of `queue`, on the device's thread."""
         self.drain(queue)
@@ -296,15 +300,19 @@ class VirtioDevice:
         """Return whether nobody waits for the thread; `resume` looks for chains again."""
         return self.running and not self.worker.wanted_away
 
+    def _goes_on_later(self) -> bool:
+        return self._goes_on() and self.do_later()
+
     def drain(self, queue: Queue) -> None:
         """Handle all chains of `queue`, on the device's thread."""
         idle = 0
         while self._goes_on():
             idle += 1
             queue.disarm()
-            while (chain := self.take(queue)) is not None:
+            while (chain := self.take(queue)) is not None or self._goes_on_later():
                 idle = 0
-                self.serve(queue, chain)
+                if chain is not None:
+                    self.serve(queue, chain)
                 if not self._goes_on():
                     return
             if not self._goes_on() or not queue.arm():

@@ -5,14 +5,14 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import get_ident
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.devices.disks.driver import Driver
+from tests.unit.devices.disks.driver import Driver, Ended
 from tests.unit.devices.disks.model import STEPS, Model
 
 from ringlet.devices.backends.disks import Operation, raw, syscalls, vectors
@@ -445,3 +445,42 @@ def test_a_flush_that_is_alone_needs_no_thread_if_little_was_written(
         assert disk.begin(Operation.FLUSH, alone=True).codes == [0]  # nothing was written
 
     assert [thread == get_ident() for thread in threads] == [by_us, True]
+
+
+def test_one_of_many_reads_is_begun_and_waited_for_later(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "read_cached", lambda *_: 0)
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, at, size, what: begun.append((at, size)))
+    calls: list[Callable[[], None]] = []
+    codes: list[int] = []
+    data = bytearray(512)
+
+    with Driver(DiskSpec(image)) as disk:
+        disk.disk.submit(
+            Request(Operation.READ, 1024, 512, [memoryview(data)], codes.append,
+                    later=calls.append)
+        )  # fmt: skip
+        assert (begun, codes) == ([(1024, 512)], [])
+        calls.pop()()
+
+    assert (codes, calls) == ([0], [])
+    assert data == image.read_bytes()[1024:1536]
+
+
+def test_a_long_read_or_a_write_is_not_put_off(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "read_cached", lambda *_: 0)
+    calls: list[Callable[[], None]] = []
+    with Driver(DiskSpec(image)) as disk:
+        for operation, length in (
+            (Operation.READ, 2 * raw.AT_ONCE), (Operation.WRITE, 512),
+        ):  # fmt: skip
+            ended = Ended()
+            buffers = [memoryview(bytearray(length))]
+            disk.disk.submit(Request(operation, 0, length, buffers, ended, later=calls.append))
+            assert ended.wait() == 0
+
+    assert not calls

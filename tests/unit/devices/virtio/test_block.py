@@ -418,3 +418,43 @@ def test_request_that_has_ended_is_in_no_cycle_with_what_it_called(guest: Guest)
     (request,) = guest.disk.seen
 
     assert eventually(lambda: request not in gc.get_referents(*gc.get_referents(request.done)))
+
+
+class PatientDisk(FakeDisk):
+    """Performs reads when the device has nothing else to do, if it may."""
+
+    def submit(self, request: Request) -> None:
+        if request.later is None:
+            super().submit(request)
+        else:
+            late = super().submit
+            request.later(lambda: late(request))
+
+
+def test_reads_that_are_put_off_come_back(make: Make) -> None:
+    disk = PatientDisk()
+    disk.content[:] = bytes(i // 512 % 251 for i in range(len(disk.content)))
+    guest = make(disk)
+    disk.held = True
+    rooms = [guest.begin(b.T_IN, i, room=512)[1] for i in range(5)]
+    assert eventually(lambda: len(disk.seen) == 4 + 1)
+
+    disk.release()
+
+    assert len(guest.rig.came_back(0, 5)) == 5
+    assert [guest.rig.read(room)[0] for room in rooms if room] == list(range(5))
+
+
+def test_what_was_put_off_is_done_before_the_device_rests(guest: Guest) -> None:
+    device = guest.rig.device
+    assert isinstance(device, b.Block)
+    done: list[str] = []
+
+    device._later.append(lambda: done.append("pause"))
+    device.pause()
+    assert done == ["pause"]
+    device.resume()
+
+    device._later.append(lambda: done.append("reset"))
+    guest.rig.set(20, 1, 0)
+    assert done == ["pause", "reset"]

@@ -58,7 +58,8 @@ class Request:
     With `unmap` a WRITE_ZEROES may give room back to the host; with `fua` a WRITE is durable
     when it is done.  A request that is `alone` is the only one of its disk, and none is about to
     follow: the thread that submits it has nothing else to do.  It may be dropped when its `session`
-    is over.
+    is over.  With `later`, the disk may give that a call which waits for the host: who submits it
+    makes such calls in their order, once he has nothing to submit.
     """
 
     operation: Operation
@@ -70,6 +71,7 @@ class Request:
     fua: bool = False
     alone: bool = False
     session: Session = ENDLESS
+    later: Callable[[Callable[[], None]], None] | None = None
 
 
 class Disk(Protocol):

@@ -77,7 +77,7 @@ class RawDisk:
             return
         if code := refusal(request, self.size, self.read_only):
             self._finish(request, code)
-        elif not self._at_once(request):
+        elif not self._at_once(request) and not self._put_off(request):
             try:
                 self._pool.call(lambda: self._finish(request, self._perform(request)))
             except RuntimeError:  # no thread can be started
@@ -123,6 +123,20 @@ class RawDisk:
         if count < request.length:
             return False
         self._finish(request, 0)
+        return True
+
+    def _put_off(self, request: Request) -> bool:
+        """Have the host begin a short read that is one of many, which is then waited for in turn.
+
+        A thread for each costs more than the read.
+        """
+        if request.later is None or request.operation is not Operation.READ:
+            return False
+        if request.length > AT_ONCE:
+            return False
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._fd, request.offset, request.length, os.POSIX_FADV_WILLNEED)
+        request.later(lambda: self._finish(request, self._perform(request)))
         return True
 
     def _read_ahead(self, request: Request) -> None:
