@@ -30,8 +30,10 @@ class Commands(TyperGroup):
         if command is not None and not isinstance(command, TyperGroup):
             path = f"{_path(ctx)} {args[0]}".lstrip()
             options = _options(command)
-            require_own_options(path, rest, options, ends=not command.allow_interspersed_args)
-            remember(ctx, rest, options)
+            # Typer gives it to the context of the command alone.
+            mixed = command.context_settings.get("allow_interspersed_args", True)
+            require_own_options(path, rest, options, ends=not mixed)
+            remember(ctx, rest, options, ends=not mixed)
         return name, command, rest
 
 

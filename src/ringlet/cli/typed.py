@@ -11,17 +11,20 @@ from ringlet.cli.other_commands import named_in
 _GIVEN: Final = "ringlet.cli.typed"
 
 
-def names_given(arguments: Iterable[str], takes_value: Mapping[str, bool]) -> list[str]:
+def names_given(
+    arguments: Iterable[str], takes_value: Mapping[str, bool], *, ends: bool = False
+) -> list[str]:
     """Return the names of the options in `arguments`, up to `--`, as they are written there.
 
-    `takes_value` has the command's options, and whether each takes a value.
+    `takes_value` has the command's options, and whether each takes a value.  With `ends` the first
+    other word ends the options too.
     """
     found: list[str] = []
     is_value = False
     for argument in arguments:
         if is_value:
             is_value = False
-        elif argument == "--":
+        elif argument == "--" or (ends and not argument.startswith("-")):
             break
         else:
             for name, has_value in named_in(argument, takes_value):
@@ -30,9 +33,11 @@ def names_given(arguments: Iterable[str], takes_value: Mapping[str, bool]) -> li
     return found
 
 
-def remember(context: Any, arguments: Iterable[str], takes_value: Mapping[str, bool]) -> None:
+def remember(
+    context: Any, arguments: Iterable[str], takes_value: Mapping[str, bool], *, ends: bool = False
+) -> None:
     """Keep the names in `arguments` for `as_typed`."""
-    context.meta[_GIVEN] = names_given(arguments, takes_value)
+    context.meta[_GIVEN] = names_given(arguments, takes_value, ends=ends)
 
 
 def as_typed(context: Any, option: str) -> str:

@@ -6,13 +6,14 @@ kernel, whose modules come on a disk of their own, so that each changes without 
 
 import contextlib
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ringlet.config import format_size
-from ringlet.errors import ImageError
+from ringlet.errors import ImageError, RingletError
 from ringlet.images.busybox import find_busybox
 from ringlet.images.catalog import DEBIAN, Image, Images, Settings
 from ringlet.images.debian import CachedKernel, fetch_kernel, fetch_packages
@@ -32,6 +33,9 @@ _LAYOUT: Final = 4
 """Changes with what the archive has (`ringlet.images.modules.BOOT`)."""
 _MODULES_ROOM: Final = 120 << 20
 _UNPACKED: Final = 5
+_FAILED: Final = "renewal-failed"
+"""The file beside an image whose time is that of the last attempt to build it anew."""
+_AGAIN_S: Final = 86400
 # A build that is cut off is thrown away, so the guest need not wait for the host's disk.
 _UNSAFE: Final = "rw,noatime,nobarrier"
 Update = Callable[[str], None]
@@ -160,14 +164,19 @@ def find_debian(images: Images, run: Runner, update: Update, variant: str = "") 
     found = _built(images, name)
     if found is not None and found.digest == _recipe(variant):
         return found
-    if found is not None:
-        update(f"the image {name} is of another version of Ringlet; it is built anew")
+    if found is None:
+        return build_debian(images, run, update, variant=variant, again=False)
+    failed = found.disk.parent / _FAILED
+    with contextlib.suppress(OSError):
+        if time.time() - failed.stat().st_mtime < _AGAIN_S:
+            return found
+    update(f"the image {name} is of another version of Ringlet; it is built anew")
     try:
         return build_debian(images, run, update, variant=variant, again=False)
-    except ImageError as error:
-        if found is None:
-            raise
-        update(f"{error}; the image of the other version is used")
+    except RingletError as error:
+        update(f"{error}; the image of the other version is used, and this is tried again tomorrow")
+        with contextlib.suppress(OSError):  # another process has removed it
+            failed.touch()
         return found
 
 

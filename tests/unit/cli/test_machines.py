@@ -129,6 +129,8 @@ def test_file_that_cannot_be_copied_is_named(
         (["exec", "nobody"], "Missing argument 'command'"),
         (["exec", "nobody", "--"], "no command; ringlet shell nobody gives a shell"),
         (["exec", "-w", "tmp", "nobody", "ls"], "-w tmp: give an absolute path of the guest"),
+        (["exec", "nobody", "ls", "-d"], "nobody: there is no such machine"),
+        (["exec", "nobody", "mkdir", "--privileged", "-t"], "nobody: there is no such machine"),
         (["exec", "-d", "nobody", "ls"], "-d: give sh -c 'COMMAND >/tmp/log 2>&1 &'"),
         (["logs", "--since=1h", "nobody"], "--since: the log has no times; give --tail N"),
         (["logs", "nobody", "--since", "1h"], "--since: the log has no times"),

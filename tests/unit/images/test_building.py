@@ -140,7 +140,12 @@ def test_debian_of_another_version_is_used_if_it_cannot_be_built_anew(
 
     assert find_debian(host.images, host.runner(Outcome(1, "no")), lines.append) == old
 
-    assert lines[-1].endswith("failed: 1; no; the image of the other version is used")
+    assert "failed: 1; no; the image of the other version is used" in lines[-1]
+
+    assert find_debian(host.images, host.runner(Outcome(0)), lines.append) == old
+    assert len(host.tasks) == 2, "it is not tried at each run"
+    monkeypatch.setattr(building, "_AGAIN_S", 0)
+    assert find_debian(host.images, host.runner(Outcome(0)), lines.append) != old
 
 
 def test_debian_that_another_process_builds_is_awaited_and_not_built_again(

@@ -83,14 +83,17 @@ def test_large_and_aligned_writes_go_around(
 def test_a_write_that_is_alone_is_made_by_the_thread_that_submits(
     image: Path, second: list[int], monkeypatch: pytest.MonkeyPatch, alone: bool
 ) -> None:
+    """Once the disk is known to be fast."""
     makers: list[int] = []
     monkeypatch.setattr(vectors, "write", lambda *a, **how: makers.append(threading.get_ident()))
+    monkeypatch.setattr(around, "_WINDOW", LARGE)
 
     with Driver(DiskSpec(image)) as disk:
-        data = [memoryview(bytearray(LARGE))]
-        assert disk.begin(Operation.WRITE, 0, LARGE, data, alone=alone).wait() == 0
+        for _ in range(2):
+            data = [memoryview(bytearray(LARGE))]
+            assert disk.begin(Operation.WRITE, 0, LARGE, data, alone=alone).wait() == 0
 
-    assert (makers == [threading.get_ident()]) == alone
+    assert [maker == threading.get_ident() for maker in makers] == [False, alone]
 
 
 def test_buffers_that_the_disk_refuses_go_through_the_page_cache(
@@ -146,6 +149,25 @@ def test_slow_disk_is_left_to_the_page_cache_for_a_while(
 
     assert taken == [True, True, False, False]
     assert disk.write([], 0, LARGE)
+    disk.close()
+
+
+def test_disk_that_stays_slow_is_tried_less_and_less_often(
+    image_file: ImageFile, second: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(around, "_LONG_NS", 1_000_000)
+    monkeypatch.setattr(around, "PAUSE_NS", 10_000_000)
+    monkeypatch.setattr(vectors, "write", lambda *a, **how: time.sleep(0.002))
+    disk = WriteAround(image_file)
+
+    began = time.monotonic()
+    taken: list[float] = []
+    while len(taken) < 4:
+        if disk.write([], 0, LARGE):
+            taken.append(time.monotonic() - began)
+        time.sleep(0.001)
+
+    assert taken[3] >= 0.07  # 10, 20 and 40 ms
     disk.close()
 
 

@@ -22,9 +22,12 @@ LARGE: Final = 1 << 17
 SLOW: Final = 200_000_000
 """A disk that writes fewer bytes a second is left to the page cache."""
 PAUSE_NS: Final = 1_000_000_000
-"""After this time such a disk is tried again."""
+"""After this time such a disk is tried again; after twice the time whenever it is still slow."""
+LONGEST_PAUSE_NS: Final = 60_000_000_000
 _WINDOW: Final = 1 << 24
 """Its speed is that of so many bytes: a single write may wait for the host's scheduler."""
+_LONG_NS: Final = 200_000_000
+"""A disk that has not written so much in this time is slow."""
 _ALIGNMENT: Final = 4096
 """What offset and length must be multiples of: the largest block of disks."""
 _FILE_SYSTEMS: Final = ("ext4", "XFS", "F2FS")
@@ -39,6 +42,9 @@ class WriteAround:
         self._under_way = 0
         self._began = 0
         self._slow_until = 0
+        self._pause = PAUSE_NS
+        self.fast = False
+        """Whether the last measurement found the disk fast."""
         self._written = 0
         self._spent = 0
         self._lock = threading.Lock()
@@ -90,9 +96,13 @@ class WriteAround:
             self._written += length
             self._spent += now - self._began  # in which there was something to write
             self._began = now
-            if self._written >= _WINDOW:
-                if self._spent * SLOW > self._written * 1_000_000_000:
-                    self._slow_until = now + PAUSE_NS
+            if self._written >= _WINDOW or self._spent > _LONG_NS:
+                self.fast = self._spent * SLOW <= self._written * 1_000_000_000
+                if self.fast:
+                    self._pause = PAUSE_NS
+                else:
+                    self._slow_until = now + self._pause
+                    self._pause = min(2 * self._pause, LONGEST_PAUSE_NS)
                 self._written = self._spent = 0
 
     def close(self) -> None:

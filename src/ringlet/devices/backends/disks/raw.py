@@ -104,8 +104,10 @@ class RawDisk:
     def _short(self, request: Request) -> bool:
         if request.operation is Operation.FLUSH:
             return not self._durability.clean and self._durability.unflushed <= AT_ONCE
-        if request.operation is Operation.WRITE and self._around.takes(
-            request.offset, request.length
+        if (
+            request.operation is Operation.WRITE
+            and self._around.fast
+            and self._around.takes(request.offset, request.length)
         ):
             return request.length <= AROUND_AT_ONCE
         return request.operation in {Operation.READ, Operation.WRITE} and (
