@@ -365,13 +365,20 @@ class Walk:
     def _break_a_rule(self) -> None:
         if self.host.link is not None and not self.host.link.drained(self.rig):
             return  # the device takes no chains now
+        try:
+            self._break_one()
+        except ValueError:
+            if "link_lost" not in self.rig.device.counters.values:
+                raise  # else its other side has left meanwhile, and the device takes no chains
+        self._start()
+
+    def _break_one(self) -> None:
         if self.host.link is not None and self.host.link.whole and self.rng.random() < 0.2:
             receive_without_room(self.rng, self.rig, self.host.link)
         elif self.rng.random() < 0.2:
             place_rings_wrongly(self.rng, self.rig)
         else:
             self.refused[break_a_rule(self.rng, self.rig, self.kind)] += 1
-        self._start()
 
     def _save(self) -> None:
         """Save the state, and let another device go on with it for a moment."""
