@@ -26,6 +26,8 @@ _LONGEST: Final = 6
 _BUFFER: Final = 1 << 20
 _INPUT: Final = 1 << 13
 """The bytes that are given to liblzma at once; it gives back those behind the end of a stream."""
+_ZSTD_INPUT: Final = 1 << 10
+"""The bytes that are given to zstd at once.  Each block of 4 bytes may be one of 128 KiB."""
 _WINDOW: Final = 1 << 27
 """The largest window of zstd, in bytes: that of `zstd --ultra -22`."""
 
@@ -178,23 +180,52 @@ def _open_zstd(source: Any, name: str) -> Any:
         import zstandard  # type: ignore[import-not-found,unused-ignore]  # an optional package
     except ImportError:
         raise ImageError(f"{name}: it is compressed by zstd; pip install zstandard") from None
-    return _Zstd(zstandard, source, name)
+    return io.BufferedReader(_Zstd(zstandard, source, name), _BUFFER)
 
 
-class _Zstd:
-    """The uncompressed bytes of .zst, of one frame after the other."""
+class _Zstd(io.RawIOBase):
+    """The uncompressed bytes of .zst, of one frame after the other.
+
+    The library's own reader takes a frame that breaks off for a whole one.
+    """
 
     def __init__(self, zstandard: Any, source: Any, name: str) -> None:
         self._error = zstandard.ZstdError
+        self._frames = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+        self._source = source
         self._name = name
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-        self._reader = decompressor.stream_reader(source, read_across_frames=True)
+        self._frame: Any = None
+        self._next = b""
+        self._plain = memoryview(b"")
 
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes, none at the end.  Raises ImageError."""
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._plain:
+            data = self._next or self._source.read(_ZSTD_INPUT)
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("its compressed data ends too early")
+                return 0
+            self._plain = memoryview(self._more(data))
+        size = min(len(buffer), len(self._plain))
+        buffer[:size] = self._plain[:size]
+        self._plain = self._plain[size:]
+        return size
+
+    def _more(self, data: bytes) -> bytes:
+        """Return what comes of `data`, up to the end of a frame.  Raises ImageError."""
+        if self._frame is None:
+            self._frame = self._frames.decompressobj()
         try:
-            return cast("bytes", self._reader.read(size))
+            plain: bytes = self._frame.decompress(data)
         except self._error as error:
             if "memory" in str(error):  # "Frame requires too much memory for decoding"
                 raise _too_large(self._name, _WINDOW, "zstd -19 or less") from error
             raise ImageError(f"{self._name}: its compressed data is damaged: {error}") from error
+        self._next = b""
+        if self._frame.eof:
+            self._next = self._frame.unused_data
+            self._frame = None
+        return plain

@@ -153,6 +153,15 @@ def test_zstd_of_several_frames() -> None:
     assert plain(zstd(DATA) + skippable + zstd(b"more") + skippable) == DATA + b"more"
 
 
+@pytest.mark.parametrize("left", [1, 4, 100, 10_000])
+def test_zstd_that_breaks_off(left: int) -> None:
+    packed = zstd(os.urandom(300_000) + DATA)
+
+    for data in (packed[:-left], packed + packed[:-left]):
+        with pytest.raises(compression.DAMAGED):
+            plain(data)
+
+
 def test_zstd_with_a_window_that_is_too_large() -> None:
     with pytest.raises(ImageError, match=r"more than 128 MiB of memory; .* zstd -19 or less$"):
         plain(zstd(DATA, "--ultra", "--long=31"))
