@@ -28,7 +28,10 @@ def test_every_error_is_in_the_drawing(error: type) -> None:
     assert f"─ {error.__name__} " in (errors.__doc__ or "")
 
 
-COMMANDS = {"CommandError": 126, "CommandFailedError": 1, "CommandTimeoutError": 124}
+COMMANDS = {
+    "CommandError": 126, "CommandFailedError": 1, "CommandTimeoutError": 124,
+    "ReaderGoneError": 141,
+}  # fmt: skip
 """The statuses of shells and of timeout(1); 127 if there is no such program."""
 
 
