@@ -363,22 +363,27 @@ class Walk:
         self._posted()
 
     def _break_a_rule(self) -> None:
-        if self.host.link is not None and not self.host.link.drained(self.rig):
-            return  # the device takes no chains now
+        if self._link_lost():
+            return  # the device takes no chains any more
         try:
             self._break_one()
         except ValueError:
-            if "link_lost" not in self.rig.device.counters.values:
-                raise  # else its other side has left meanwhile, and the device takes no chains
+            if not self._link_lost():
+                raise
         self._start()
 
+    def _link_lost(self) -> bool:
+        return "link_lost" in self.rig.device.counters.values
+
     def _break_one(self) -> None:
-        if self.host.link is not None and self.host.link.whole and self.rng.random() < 0.2:
-            receive_without_room(self.rng, self.rig, self.host.link)
+        link = self.host.link
+        if link is not None and link.whole and self.rng.random() < 0.2:
+            receive_without_room(self.rng, self.rig, link)
         elif self.rng.random() < 0.2:
             place_rings_wrongly(self.rng, self.rig)
         else:
-            self.refused[break_a_rule(self.rng, self.rig, self.kind)] += 1
+            meanwhile = link.take_all if link is not None else lambda: None
+            self.refused[break_a_rule(self.rng, self.rig, self.kind, meanwhile)] += 1
 
     def _save(self) -> None:
         """Save the state, and let another device go on with it for a moment."""

@@ -30,15 +30,20 @@ _NOWHERE = ((RAM - 1, 2), (RAM, 1), (RAM - 8, 16), (1 << 63, 8), ((1 << 64) - 1,
             ((1 << 64) - 4, 8), (_AT, RAM), (_AT, 0))
 
 
-def break_a_rule(rng: random.Random, rig: Rig, kind: str) -> str:
-    """Start the device, and break a rule.  Raises ValueError if it does not ask for a reset."""
+def break_a_rule(
+    rng: random.Random, rig: Rig, kind: str, meanwhile: Callable[[], None] = lambda: None
+) -> str:
+    """Start the device, and break a rule; call `meanwhile` again and again until it is seen.
+
+    Raises ValueError if the device does not ask for a reset.
+    """
     rig._next_ring = 0x100000
     rig.start(size=_SIZE)
     index = _TAKEN[kind]
     rule = rng.choice(_RULES)
     rule(rng, rig.rings[index])
     rig.ring(index)
-    _expect_failure(rig, rule.__name__)
+    _expect_failure(rig, rule.__name__, meanwhile)
     return rule.__name__.strip("_")
 
 
@@ -76,8 +81,11 @@ def receive_without_room(rng: random.Random, rig: Rig, link: FuzzLink) -> None:
     _expect_failure(rig, f"{size} bytes for a header")
 
 
-def _expect_failure(rig: Rig, what: str) -> None:
+def _expect_failure(
+    rig: Rig, what: str, meanwhile: Callable[[], None] = lambda: None
+) -> None:
     def refused() -> bool:
+        meanwhile()
         rig.post_all()
         return rig.needs_reset
 

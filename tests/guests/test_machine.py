@@ -15,6 +15,7 @@ import ringlet
 from ringlet.control.inside import REGISTERS
 from ringlet.images.debian import CachedKernel
 from ringlet.machine.outcome import EndKind
+from tests.guests.debian import started_debian
 
 PATIENCE = 90
 # The first test fetches the kernel, where there is none.
@@ -286,12 +287,8 @@ def test_memory_does_not_grow_with_machines_one_after_the_other(tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def debian() -> Iterator[ringlet.Machine]:
-    with ringlet.Machine("debian", memory="512M", env={"FROM": "machine"}) as machine:
-        try:
-            machine.start()
-        except ringlet.ImageError as error:
-            pytest.skip(f"no Debian here: {error}")
-        yield machine.ready(PATIENCE)
+    with started_debian({"FROM": "machine"}) as machine:
+        yield machine
 
 
 def test_command_has_streams_a_status_and_surroundings(debian: ringlet.Machine) -> None:

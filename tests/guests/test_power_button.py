@@ -15,6 +15,7 @@ import pytest
 import ringlet
 from ringlet.images.debian import CachedKernel
 from ringlet.machine.outcome import EndKind
+from tests.guests.debian import started_debian
 from tests.guests.virtio.guest import Guest, modules
 
 PATIENCE = 120
@@ -131,12 +132,7 @@ def test_stop_command_presses_the_button(own: Own) -> None:
 
 def test_debian_with_logind_turns_itself_off_without_its_agent() -> None:
     """Its agent stands still, as one that hangs would."""
-    with ringlet.Machine("debian", memory="512M") as machine:
-        try:
-            machine.start()
-        except ringlet.ImageError as error:
-            pytest.skip(f"no Debian here: {error}")
-        machine.ready(3 * PATIENCE)
+    with started_debian() as machine:
         machine.run(
             "modprobe -a button evdev && udevadm settle && "
             "systemctl unmask systemd-logind && systemctl start systemd-logind",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import ringlet
+from tests.guests.debian import started_debian
 
 PATIENCE = 120
 MIB = 1 << 20
@@ -18,12 +19,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("kernel")]
 
 @pytest.fixture(scope="module")
 def debian() -> Iterator[ringlet.Machine]:
-    with ringlet.Machine("debian", memory="512M") as machine:
-        try:
-            machine.start()
-        except ringlet.ImageError as error:
-            pytest.skip(f"no Debian here: {error}")
-        machine.ready(3 * PATIENCE)
+    with started_debian() as machine:
         yield machine
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.unit.devices.disks.driver import Driver
 
+from ringlet.devices.backends.disks.pieces import cut
 from ringlet.devices.backends.disks.streams import (
     AHEAD,
     LARGE,
@@ -17,7 +18,6 @@ from ringlet.devices.backends.disks.streams import (
     STREAMS,
     Range,
     ReadAhead,
-    pieces,
 )
 from ringlet.disk_spec import DiskSpec
 
@@ -76,7 +76,7 @@ def test_several_places_are_read_in_order_at_the_same_time() -> None:
 
 
 def test_pieces_are_the_whole() -> None:
-    parts = list(pieces(5000, 3 * PIECE + 1))
+    parts = list(cut(5000, 3 * PIECE + 1, PIECE))
 
     assert parts[0] == (5000, PIECE)
     assert sum(length for _, length in parts) == 3 * PIECE + 1

@@ -15,6 +15,7 @@ from typing import Final
 
 from ringlet.devices.backends.disks import vectors
 from ringlet.devices.backends.disks.image_file import ImageFile
+from ringlet.devices.backends.disks.pauses import Pause
 from ringlet.devices.backends.file_systems import file_system
 
 LARGE: Final = 1 << 17
@@ -41,8 +42,7 @@ class WriteAround:
         self._fd = -1 if image.read_only or image.temporary else _open(image.fd)
         self._under_way = 0
         self._began = 0
-        self._slow_until = 0
-        self._pause = PAUSE_NS
+        self._pause = Pause(PAUSE_NS, LONGEST_PAUSE_NS)
         self.fast = False
         """Whether the last measurement found the disk fast."""
         self._written = 0
@@ -77,7 +77,7 @@ class WriteAround:
             self._fd >= 0
             and length >= LARGE
             and not (offset | length) % _ALIGNMENT
-            and time.monotonic_ns() >= self._slow_until
+            and self._pause.over
         )
 
     def _enter(self) -> None:
@@ -98,11 +98,7 @@ class WriteAround:
             self._began = now
             if self._written >= _WINDOW or self._spent > _LONG_NS:
                 self.fast = self._spent * SLOW <= self._written * 1_000_000_000
-                if self.fast:
-                    self._pause = PAUSE_NS
-                else:
-                    self._slow_until = now + self._pause
-                    self._pause = min(2 * self._pause, LONGEST_PAUSE_NS)
+                self._pause.note(slow=not self.fast)
                 self._written = self._spent = 0
 
     def close(self) -> None:

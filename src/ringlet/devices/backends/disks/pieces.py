@@ -43,8 +43,14 @@ def of_range(
 
     Raises OSError with errno DROPPED when the session is over.
     """
-    for at in range(offset, offset + length, most):
+    for piece in cut(offset, length, most):
         check(request)
+        yield piece
+
+
+def cut(offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:
+    """Yield offsets and lengths of a range, `most` bytes at a time."""
+    for at in range(offset, offset + length, most):
         yield at, min(most, offset + length - at)
 
 

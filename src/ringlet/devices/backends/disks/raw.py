@@ -23,6 +23,7 @@ from ringlet.devices.backends.disks.interface import (
     Trouble,
     refusal,
 )
+from ringlet.devices.backends.disks.pauses import Pause
 from ringlet.devices.backends.disks.pool import Gate, Pool
 from ringlet.devices.backends.disks.qcow2 import MAGIC
 from ringlet.devices.backends.disks.troubles import Troubles
@@ -63,8 +64,7 @@ class RawDisk:
         self._pool = Pool(f"disk {image.path.name}", trouble)
         self._reads_cached = True
         self._guarded = guarded
-        self._slow_until = 0
-        self._pause = PAUSE_NS
+        self._pause = Pause(PAUSE_NS, LONGEST_PAUSE_NS)
         self._durability = Durability(image)
         self._ahead = streams.ReadAhead()
         self._advising = False
@@ -152,7 +152,7 @@ class RawDisk:
 
         def advise() -> None:
             with contextlib.suppress(OSError):
-                for offset, length in streams.pieces(*wanted):
+                for offset, length in pieces.cut(*wanted, streams.PIECE):
                     os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
             self._advising = False
 
@@ -168,15 +168,12 @@ class RawDisk:
             request.length > AT_ONCE
             or (request.offset | request.length) % _PAGE
             or request.fua
-            or (began := time.monotonic_ns()) < self._slow_until
+            or not self._pause.over
         ):
             return False
+        began = time.monotonic_ns()
         code = self._perform(request)
-        if (now := time.monotonic_ns()) - began <= SLOW_NS:
-            self._pause = PAUSE_NS
-        else:
-            self._slow_until = now + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE_NS)
+        self._pause.note(slow=time.monotonic_ns() - began > SLOW_NS)
         self._finish(request, code)
         return True
 

@@ -4,7 +4,6 @@ The host's own reading ahead waits for its disk again and again, because request
 what it reads at once.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,9 +62,3 @@ class ReadAhead:
             stream = _Stream(offset)
         self._streams = [stream, *(other for other in streams if other is not stream)][:STREAMS]
         return stream
-
-
-def pieces(offset: int, length: int) -> Iterator[Range]:
-    """Yield a range in pieces of at most `PIECE` bytes."""
-    for at in range(offset, offset + length, PIECE):
-        yield at, min(PIECE, offset + length - at)
