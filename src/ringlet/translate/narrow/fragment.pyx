@@ -10,7 +10,7 @@ from ringlet.translate.flow cimport emit_check, emit_stale, emit_thunk, ends_fra
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.branch cimport (
     NO_CODE, emit_narrow_branch, emit_narrow_op, go_on_at)
-from ringlet.translate.narrow.plain cimport emit_narrow_plain
+from ringlet.translate.narrow.plain cimport emit_narrow_plain, emit_reencoded
 from ringlet.translate.scan cimport TRANSLATE_LEARN, TRANSLATE_OK, liveness, scan, unit_op
 from ringlet.translate.shape cimport *
 
@@ -39,7 +39,9 @@ cdef int emit_insn(Builder* b, Insn* i) noexcept nogil:
         emit_narrow_op(b, i, op)
         return i.shape.unit == UNIT_WAIT and not b.checked
     if kind == SHAPE_OP:
-        return 1 if i.shape.op == OP_NONE else leave_with(b, i, i.shape.op)
+        if i.shape.op == OP_NONE or (i.shape.op == OP_EMULATE and emit_reencoded(b, i)):
+            return 1
+        return leave_with(b, i, i.shape.op)
     if kind == SHAPE_INVALID:
         emit_narrow_op(b, i, OP_UD)
         return 0

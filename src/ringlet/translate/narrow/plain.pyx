@@ -245,21 +245,48 @@ cdef int emit_xlat(Builder* b, Insn* i) noexcept nogil:
     return 1
 
 
-cdef bint exists(Insn* i) noexcept nogil:
-    """Whether 64-bit code has this opcode with the same meaning."""
-    cdef u8 op = i.opcode
-    if i.enc != ENC_LEGACY or i.map:
-        return True
-    return not (op in (0x27, 0x2F, 0x37, 0x3F, 0x60, 0x61, 0x62, 0x63, 0x82, 0xC4, 0xC5, 0xD4, 0xD5,
-                       0xD6, 0xCE))
-
-
 cdef int emit_step(Builder* b, Insn* i) noexcept nogil:
     """Emit INC or DEC of a register, whose bytes 64-bit code takes for REX."""
     if i.shape.width == 2:
         e8(b, 0x66)
     e8(b, 0xFF)
     e8(b, 0xC0 | (i.opcode & 15))
+    return 1
+
+
+cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
+    """Emit MOV between rAX and an absolute address in the ModRM form."""
+    cdef Ref r
+    if not reaches(b, i):
+        return 0
+    r = host_operand(b, i, 0)
+    if i.shape.width == 2:
+        e8(b, 0x66)
+    e8(b, 0x40 | rex_of(0, RAX, &r))
+    e8(b, (0x8A if i.opcode < 0xA2 else 0x88) | (i.opcode & 1))
+    modrm_mem(b, RAX, &r)
+    return 1
+
+
+cdef int emit_reencoded(Builder* b, Insn* i) noexcept nogil:
+    cdef u8 op = i.opcode
+    cdef Ref r
+    if i.enc != ENC_LEGACY or i.map:
+        return 0
+    if is_moffs(i):
+        return emit_moffs(b, i)
+    if (op & 0xF0) == 0x40:
+        return emit_step(b, i)
+    if op != 0x82:
+        return 0
+    # 82h is another name of 80h.
+    if i.modrm >= 0xC0:
+        encode(b, i, 0x80, insn_reg(i), NULL, insn_rm(i), 0)
+        return 1
+    if not reaches(b, i):
+        return 0
+    r = host_operand(b, i, 0)
+    encode(b, i, 0x80, insn_reg(i), &r, 0, 0)
     return 1
 
 
@@ -281,25 +308,15 @@ cdef int emit_narrow_plain(Builder* b, Insn* i) noexcept nogil:
         return 0 if b.key & KEY_SEGMENTED else emit_push_mem(b, i)
     if kind == SHAPE_POP_MEM:
         return 0 if b.key & KEY_SEGMENTED else emit_pop_mem(b, i)
-    if (kind != SHAPE_PLAIN and kind != SHAPE_BITS) or not exists(i):
+    if kind != SHAPE_PLAIN and kind != SHAPE_BITS:
         return 0
     if s.stack:
         return emit_stack(b, i)
-    if i.enc == ENC_LEGACY and not i.map and (i.opcode & 0xF0) == 0x40:
-        return emit_step(b, i)
     if mem and s.mem == MEM_HINT:
         return 1
-    if (mem or is_moffs(i)) and not reaches(b, i):
+    if mem and not reaches(b, i):
         return 0
     h = for_host(i)
-    if is_moffs(i):
-        r = host_operand(b, i, 0)
-        if h.prefixes & PFX_66:
-            e8(b, 0x66)
-        e8(b, 0x40 | rex_of(0, RAX, &r))
-        e8(b, (0x8A if i.opcode < 0xA2 else 0x88) | (i.opcode & 1))
-        modrm_mem(b, RAX, &r)
-        return 1
     if mem:
         r = host_operand(b, i, 0)
         if is_high_byte(s.reg, insn_reg(i)):
