@@ -16,7 +16,7 @@ from ringlet.vcpu.system.memory cimport load, pop_value, push_values, store
 from ringlet.vcpu.system.operand cimport opcode_of
 from ringlet.vcpu.system.registers cimport (
     AR_CODE, AR_CONFORMING, AR_READABLE, AR_WRITABLE, CR4_FSGSBASE, dpl_of, mode64,
-    paragraphs, virtual_8086, write_gpr)
+    paragraphs, real_mode, virtual_8086, write_gpr)
 
 
 cdef int check_stack_segment(CpuState* c, u32 selector, u32 cpl, Descriptor* d) noexcept nogil:
@@ -73,16 +73,13 @@ cdef int load_segment(CpuState* c, u32 index, u32 selector) noexcept nogil:
 
 cdef void set_segment(CpuState* c, u32 index, u32 selector, u64 base, u32 limit,
         u32 ar) noexcept nogil:
-    """Set a segment register without a descriptor (loaders, snapshots, gdb); CS sets the CPL.
-
-    Set RFLAGS.VM before CS.
-    """
+    """Set a segment register without a descriptor; CS sets the CPL, by CR0.PE and RFLAGS.VM."""
     c.arch.seg[index].selector = <u16>selector
     c.arch.seg[index].base = base
     c.arch.seg[index].limit = limit
     c.arch.seg[index].ar = ar
     if index == SEG_CS:
-        c.arch.cpl = 3 if virtual_8086(c) else selector & 3
+        c.arch.cpl = 0 if real_mode(c) else 3 if virtual_8086(c) else selector & 3
     update_key(c)
 
 
