@@ -5,7 +5,7 @@ The CR4 bits of features that CPUID hides are reserved: setting one raises #GP(0
 from ringlet.core.state cimport (
     SEG_CS, AR_L, AR_DB, AR_UNUSABLE, EMU_NEXT, EMU_FLOW, VEC_GP, VEC_UD,
     KEY_MODE16, KEY_MODE32, KEY_MODE64, KEY_NM, KEY_NOSSE, KEY_NOAVX, KEY_EM,
-    raise_err, raise_exc)
+    narrowed, raise_err, raise_exc)
 from ringlet.mmu.layout cimport mmu_of
 from ringlet.mmu.mmu cimport mmu_flush_all, mmu_invlpg, mmu_load_cr3
 from ringlet.mmu.walker cimport load_pdptes, physical_bits
@@ -13,6 +13,7 @@ from ringlet.vcpu.apic.local cimport apic_set_class
 from ringlet.vcpu.system.cpuid cimport CPUID_EBX, CPUID_ECX, CPUID_EDX, cpuid_bit
 from ringlet.vcpu.system.descriptors cimport SYS_TSS16_AVAILABLE
 from ringlet.vcpu.system.memory cimport load, store
+from ringlet.vcpu.system.flatness cimport key_of_segments
 from ringlet.vcpu.system.registers cimport (
     CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE, CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG,
     CR4_VME, CR4_PVI, CR4_TSD, CR4_DE, CR4_PSE, CR4_PAE, CR4_MCE, CR4_PGE, CR4_PCE, CR4_OSFXSR,
@@ -45,6 +46,10 @@ cdef void update_key(CpuState* c) noexcept nogil:
         key |= KEY_NOSSE
     if not c.arch.cr4 & CR4_OSXSAVE or c.arch.xcr0 & (XCR0_SSE | XCR0_AVX) != XCR0_SSE | XCR0_AVX:
         key |= KEY_NOAVX
+    if not key & KEY_MODE64:
+        key |= key_of_segments(c)
+        if c.key & KEY_MODE64:
+            narrowed(c, key)
     c.key = key | key_of_steps(c)
 
 

@@ -47,6 +47,15 @@ cdef int load_stack_segment(CpuState* c, u32 selector) noexcept nogil:
 
 cdef int load_segment(CpuState* c, u32 index, u32 selector) noexcept nogil:
     """Load SS, DS, ES, FS or GS as MOV does: 0 or EMU_FAULT, which changes nothing."""
+    if load_register(c, index, selector):
+        return EMU_FAULT
+    if not c.key & KEY_MODE64:
+        # The key tells which segments are flat.
+        update_key(c)
+    return 0
+
+
+cdef int load_register(CpuState* c, u32 index, u32 selector) noexcept nogil:
     cdef Descriptor d
     if paragraphs(c):
         load_paragraph(c, &c.arch.seg[index], selector)
