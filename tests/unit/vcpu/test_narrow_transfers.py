@@ -13,7 +13,6 @@ from tests.unit.vcpu.narrow import (
     CODE1,
     CODE3,
     DATA,
-    DATA0,
     DATA3,
     EMU_FAULT,
     EMU_FLOW,
@@ -49,7 +48,6 @@ from tests.unit.vcpu.narrow import (
     gate,
 )
 from tests.unit.vcpu.narrow_model import (
-    Kind,
     direct_transfer,
     every_kind,
     gate_code,
@@ -527,11 +525,3 @@ def test_iret_loads_tf_in_real_mode() -> None:
     b.put(STACKS + TOP, 2, 0x100, 0x2345, TF)
     b.run(Op.OP_IRET)
     assert b.get("key") & 1 << 8
-
-
-def test_far_transfer_reads_a_kind_only_once() -> None:
-    b = Narrow(Mode.P32)
-    b.gdt(FREE, descriptor(Kind(0x18, 0, True).access, CODE, flags=4))
-    b.far(Op.OP_JMP_FAR, FREE, 0x100)
-    assert b.selector("cs") == FREE
-    assert b.selector("ds") == DATA0
