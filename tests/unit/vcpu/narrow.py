@@ -97,8 +97,8 @@ class Narrow:
         self.flags = 4 if mode.size == 4 else 0
         rows = [row for row in CPUID if row[0] != 1]
         p.set_cpuid([*rows, (1, 0, 0, 0x6F0, 0, 0, 0xFFFFFFFF)])
-        self._tables(wide_tss)
-        p.set("rflags", 2)
+        self.wide = wide_tss
+        self.reset()
         if mode is Mode.COMPAT:
             self._long_mode()
         else:
@@ -106,6 +106,11 @@ class Narrow:
         if mode is Mode.V86:
             p.set("rflags", 2 | VM)
         self.enter(cpl)
+
+    def reset(self) -> None:
+        """Write all tables and flags as they were at the start."""
+        self._tables(self.wide)
+        self.p.set("rflags", 2)
 
     def _long_mode(self) -> None:
         p = self.p
