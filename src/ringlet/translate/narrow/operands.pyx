@@ -8,7 +8,7 @@ FS and GS have a base of their own, in place of r10; it leads nowhere if the seg
 4 GiB.
 """
 from ringlet.core.state cimport (
-    RBP, RSP, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, SEG_SS, KEY_SEGMENTED, CpuState, u8, u32, i32)
+    RBP, RSP, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, SEG_SS, CpuState, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport *
 
@@ -24,14 +24,6 @@ cdef u32 segment_of(Insn* i) noexcept nogil:
         return SEG_DS
     base = insn_base(i)
     return SEG_SS if base == RSP or base == RBP else SEG_DS
-
-
-cdef bint reaches(Builder* b, Insn* i) noexcept nogil:
-    return not b.key & KEY_SEGMENTED and (i.seg == SEG_NONE or i.seg >= SEG_SS)
-
-
-cdef Ref on_stack(i32 disp) noexcept nogil:
-    return ref_sum(RSP, WINDOW, disp)
 
 
 cdef inline void load_offset(Builder* b, u32 value) noexcept nogil:
