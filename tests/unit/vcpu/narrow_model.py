@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 TS, NP, SS, GP = 10, 11, 12, 13
 
-Fault = tuple[int, int] | None
+Fault = tuple[int, int | None] | None
 
 
 @dataclass(frozen=True)

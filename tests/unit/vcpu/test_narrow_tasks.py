@@ -70,10 +70,10 @@ LENGTH = 7
 
 
 def with_task(
-    new_wide: bool = True, *, cpl: int = 0, old_wide: bool = True, **fields: int
+    new_wide: bool = True, /, *, cpl: int = 0, old_wide: int = True, **fields: int
 ) -> Narrow:
     """Return a processor with a second task."""
-    b = Narrow(Mode.P32, cpl, wide_tss=old_wide)
+    b = Narrow(Mode.P32, cpl, wide_tss=bool(old_wide))
     add_task(b, new_wide, **fields)
     return b
 
@@ -85,7 +85,7 @@ def again(b: Narrow, cpl: int = 0, **fields: int) -> None:
     add_task(b, **fields)
 
 
-def add_task(b: Narrow, new_wide: bool = True, **fields: int) -> None:
+def add_task(b: Narrow, new_wide: bool = True, /, **fields: int) -> None:
     """Write a second task, which is available, its descriptor and its gates."""
     base, limit = (TASK32, 0x67) if new_wide else (TASK16, 0x2B)
     b.gdt(OTHER_TSS, descriptor(0xE9 if new_wide else 0xE1, base, limit))
@@ -264,13 +264,14 @@ def test_every_task_gate(cpl: int, op: int) -> None:
     ],
 )
 @pytest.mark.parametrize("event", [False, True])
-def test_task_gate_that_leads_nowhere(selector: int, expected: Fault, event: bool) -> None:
+def test_task_gate_that_leads_nowhere(
+    selector: int, expected: tuple[int, int], event: bool
+) -> None:
     b = with_task()
     b.gdt(FREE, descriptor(0x09, TASK32, 0x67))
     b.gdt(FREE2, descriptor(0x89, TASK32, 0x66))
     b.gdt(TASK_SEL, gate(5, selector, 0, 3))
     b.idt(VECTOR, gate(5, selector, 0, 3))
-    assert expected is not None
     if event:
         assert b.p.interrupt(VECTOR) == EMU_FLOW
         assert (b.arrived(), b.pushed(1, 4)) == (expected[0], [expected[1] | 1])

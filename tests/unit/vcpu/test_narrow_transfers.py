@@ -48,6 +48,7 @@ from tests.unit.vcpu.narrow import (
     gate,
 )
 from tests.unit.vcpu.narrow_model import (
+    Fault,
     direct_transfer,
     every_kind,
     gate_code,
@@ -219,10 +220,10 @@ def test_every_gate(cpl: int, kind: int, op: int) -> None:
         b.gdt(CALL_SEL, gate(made.type, code, 0x123, made.dpl, p=made.present))
         seen[made, rpl] = b.outcome(b.far(op, CALL_SEL | rpl, 0)), b.get("rip")
         b.enter(cpl)
-        expected[made, rpl] = (GP, CALL_SEL), START
+        fault: Fault = (GP, CALL_SEL)
         if kind in (4, 0xC):
             fault = gate_use(made, CALL_SEL | rpl, cpl)
-            expected[made, rpl] = fault, START if fault else 0x123
+        expected[made, rpl] = fault, START if fault else 0x123
     # Gates to tasks, and TSSs, are the subject of test_narrow_tasks.
     assert kind in (1, 3, 5, 9, 11, 0x1C) or seen == expected
 
