@@ -1,8 +1,9 @@
 """The x87 environment in memory: FNSTENV, FNSAVE, FLDENV and FRSTOR (SDM 1 8.1.10, 8.1.11).
 
 The layouts, of 14 and 28 bytes, are those of protected and 64-bit mode, or of real and virtual-8086
-mode, whose pointers are linear addresses in two parts (SDM 1 figures 8-9 to 8-12).  As with the other save
-areas, no host instruction touches a guest page: the image passes through an aligned buffer.
+mode, whose pointers are linear addresses in two parts (SDM 1 figures 8-9 to 8-12).  As with the
+other save areas, no host instruction touches a guest page: the image passes through an aligned
+buffer.
 """
 from ringlet.core.state cimport EMU_FAULT, SEG_CS, VEC_MF, VEC_NM, raise_exc
 from ringlet.vcpu.debug.watch cimport check_aligned
