@@ -447,7 +447,7 @@ cdef class Processor(ProcessorState):
     # --- for a debugger, while `run` is not active
 
     def set_breakpoints(self, addresses) -> None:
-        """Leave with EXIT_DEBUG before instructions at these (at most 256) linear addresses alone."""
+        """Leave with EXIT_DEBUG before instructions at only these linear addresses, at most 256."""
         debug_set_breaks(self.c, addresses)
 
     def set_watchpoints(self, watches) -> None:

@@ -33,6 +33,7 @@ from tests.unit.vcpu.narrow import (
 _PAGE = 4096
 _STATE = struct.Struct("<10Q6H")
 _XSAVE, _EVENT, _LAYOUT = 128, 960, 976
+_NO_LDT = 5
 
 
 @functools.cache
@@ -49,6 +50,10 @@ def build() -> Path:
     more = "-mgeneral-regs-only -fcf-protection=none"
     subprocess.run(["gcc", *options.split(), *more.split(), "-o", target, source], check=True)
     return target
+
+
+class NoSegmentsError(Exception):
+    """The host's kernel offers no LDT."""
 
 
 class HostNarrow:
@@ -92,7 +97,10 @@ class HostNarrow:
     def _wait(self) -> None:
         assert self._child.stdout is not None
         if not self._child.stdout.read(1):
-            raise RuntimeError(f"the host's process ended: {self._child.wait()}")
+            status = self._child.wait()
+            if status == _NO_LDT:
+                raise NoSegmentsError("modify_ldt(2) is not to be had")
+            raise RuntimeError(f"the host's process ended: {status}")
 
     def perform(self, state: State) -> Result:
         """Perform an instruction to its end, or to its exception.
@@ -110,11 +118,14 @@ class HostNarrow:
         self._wait()
         values = _STATE.unpack_from(self._shared)
         vector, error, cr2 = struct.unpack_from("<IIQ", self._shared, _EVENT)
-        eip = values[8]
+        registers, eip = list(values[:8]), values[8]
+        if not state.big_stack:
+            # The upper half is what Linux's own stack pointer left there.
+            registers[4] &= 0xFFFFFFFF
         if vector == BREAKPOINT and not state.steps:
             eip -= 1
         return Result(
-            list(values[:8]),
+            registers,
             values[9] & FLAGS,
             eip,
             None if vector in (BREAKPOINT, SINGLE_STEP) else (vector, error),

@@ -13,7 +13,22 @@ from typing import Final
 from iced_x86 import Decoder, Mnemonic
 
 from ringlet.core.state import Exit
-from tests.unit.vcpu.board import AF, CF, DF, IF, NAMES, OF, PD, PDPT, PF, SF, ZF, Board
+from tests.unit.vcpu.board import (
+    AF,
+    CF,
+    CODE,
+    DATA,
+    DF,
+    IF,
+    NAMES,
+    OF,
+    PD,
+    PDPT,
+    PF,
+    SF,
+    ZF,
+    Board,
+)
 
 BASE: Final = 0x10000000
 """Linear address of the memory of all segments."""
@@ -31,6 +46,7 @@ PHYS: Final = 0x100000
 TABLE: Final = 0xA000
 ES, CS, SS, DS, FS, GS = range(6)
 TF: Final = 1 << 8
+VM: Final = 1 << 17
 FLAGS: Final = CF | PF | AF | ZF | SF | OF | DF
 BREAKPOINT, SINGLE_STEP = 3, 1
 TRAP: Final = b"\xcc"
@@ -120,11 +136,11 @@ class State:
     def steps(self) -> bool:
         """Whether a single step may end the instruction; else it ends at a breakpoint.
 
-        It would end each repetition of a string, and PUSHF would show it.
+        It would end each repetition of a string and hide the fault of a gather; PUSHF shows it.
         """
         instruction = Decoder(self.bits, self.code).decode()
         pushes = instruction.mnemonic in {Mnemonic.PUSHF, Mnemonic.PUSHFD}
-        return not instruction.is_string_instruction and not pushes
+        return not (instruction.is_string_instruction or instruction.is_vsib or pushes)
 
     @property
     def repeats(self) -> bool:
@@ -157,9 +173,11 @@ class Result:
         for name, mine, theirs in zip(NAMES, self.registers, other.registers, strict=False):
             if mine != theirs:
                 found.append(f"{name} {mine:#x} {theirs:#x}")
-        for name in ("eip", "exception", "cr2"):
-            if getattr(self, name) != getattr(other, name):
-                found.append(f"{name} {getattr(self, name)} {getattr(other, name)}")
+        found += [
+            f"{name} {getattr(self, name)} {getattr(other, name)}"
+            for name in ("eip", "exception", "cr2")
+            if getattr(self, name) != getattr(other, name)
+        ]
         if (self.flags ^ other.flags) & ~undefined:
             found.append(f"flags {self.flags:#x} {other.flags:#x}")
         for name, first, second in (
@@ -189,6 +207,42 @@ def comparable(xsave: bytes) -> bytes:
     image[288:416] = image[704:832] = bytes(128)
     image[416:576] = bytes(160)
     return bytes(image)
+
+
+class RealBoard(Board):
+    """A processor in real-address mode, or in virtual-8086 mode, without paging."""
+
+    def __init__(self, *, v86: bool = False) -> None:
+        super().__init__(0)
+        self._kind = 0xF3 if v86 else 0x93
+        self.p.set("efer", 0)
+        self.p.set("cr0", 0x11 if v86 else 0x10)
+        self.p.set("cpl", 3 if v86 else 0)
+        for i in range(6):
+            self.segment(i, DATA >> 4)
+        self.segment(CS, CODE >> 4)
+        self.set(rip=0x100, rsp=0x800, rflags=VM | 2 if v86 else 2)
+
+    def segment(self, index: int, value: int) -> None:
+        """Load a segment register as this mode does."""
+        cpl = self.get("cpl")
+        self.p.set_segment(index, value, value << 4, 0xFFFF, self._kind)
+        self.p.set("cpl", cpl)
+
+    def attempt(self, code: str) -> tuple[int, int | None] | None:
+        """Perform one instruction at EIP; return its exception's vector and error code."""
+        linear = self.p.get_segment(CS)[1] + self.get("rip")
+        self.p.write_phys(linear, bytes.fromhex(code))
+        assert self.p.emulate(deliver=False) == Exit.EXIT_NONE
+        return self.p.exception[:2] if self.p.exception is not None else None
+
+    def words(self, offset: int, count: int) -> list[int]:
+        """Return 16-bit words of the data segment."""
+        return list(struct.unpack(f"<{count}H", self.p.read_phys(DATA + offset, 2 * count)))
+
+    def put(self, offset: int, *words: int) -> None:
+        """Write 16-bit words to the data segment."""
+        self.p.write_phys(DATA + offset, struct.pack(f"<{len(words)}H", *words))
 
 
 class NarrowBoard(Board):

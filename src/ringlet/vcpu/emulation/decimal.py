@@ -100,20 +100,19 @@ _BY_BASE: Final[Mapping[Mnemonic_, Callable[[int, int], Adjusted]]] = MappingPro
 class Decimal:
     """AAA, AAS, AAM, AAD, DAA or DAS; AAM by 0 raises #DE."""
 
-    __slots__ = ("_base", "_function", "_length")
+    __slots__ = ("_base", "_divides_by_0", "_function", "_length")
 
     def __init__(self, native: Native, instruction: Instruction) -> None:
         del native
         mnemonic = instruction.mnemonic
         self._length = instruction.len
         self._base = instruction.immediate8 if mnemonic in _BY_BASE else -1
+        self._divides_by_0 = mnemonic == Mnemonic.AAM and self._base == 0
         self._function = _BY_BASE.get(mnemonic) or _BY_FLAGS[mnemonic]
-        if mnemonic == Mnemonic.AAM and self._base == 0:
-            self._function = None
 
     def run(self, native: Native) -> Accesses:
         yield from ()
-        if self._function is None:
+        if self._divides_by_0:
             return native.raise_exception(_DE)
         flags = native.rflags
         ax, status = self._function(

@@ -168,10 +168,7 @@ def make_step(native: Native, instruction: Instruction, features: frozenset[str]
             return Undefined()
         if kind.rule.op not in {Op.OP_EMULATE, Op.OP_PUSHF}:
             return Sensitive()
-    elif not isinstance(kind, Innocuous):
-        return Undefined()
-    if native.real and OpCodeInfo(instruction.code).encoding == EncodingKind.VEX:
-        # SDM 2A 2.3.13: exceptions of all classes in real and virtual-8086 mode.
+    elif not isinstance(kind, Innocuous) or (native.real and is_vex(instruction)):
         return Undefined()
     make = _FAMILIES.get(instruction.mnemonic)
     if make is not None:
@@ -180,9 +177,12 @@ def make_step(native: Native, instruction: Instruction, features: frozenset[str]
         return flow_step(native, instruction)
     if is_string(instruction):
         return String(native, instruction)
-    if not has_memory_operand(instruction):
-        return Registers(native, instruction)
     return _with_operand(native, instruction)
+
+
+def is_vex(instruction: Instruction) -> bool:
+    """Whether an instruction is undefined in real and virtual-8086 mode (SDM 2A 2.3.13)."""
+    return bool(OpCodeInfo(instruction.code).encoding == EncodingKind.VEX)
 
 
 _FAMILIES: Final[Mapping[Mnemonic_, Callable[[Native, Instruction], Step]]] = MappingProxyType(
@@ -206,7 +206,9 @@ _FAMILIES: Final[Mapping[Mnemonic_, Callable[[Native, Instruction], Step]]] = Ma
 
 
 def _with_operand(native: Native, instruction: Instruction) -> Step:
-    """Return the step of an instruction whose only memory operand is ModRM's."""
+    """Return the step of an instruction whose only memory operand, if any, is ModRM's."""
+    if not has_memory_operand(instruction):
+        return Registers(native, instruction)
     used = info_of(instruction).used_memory()
     if not used or used[0].access == OpAccess.NO_MEM_ACCESS:
         return Nothing(instruction)

@@ -129,28 +129,28 @@ class AdjustPrivilege:
     def run(self, native: Native) -> Accesses:
         if native.real:
             return native.raise_exception(_UD)
-        if self._operand is not None:
-            if native.resolve(self._operand) == FAULT:
+        operand = self._operand
+        if operand is not None:
+            if native.resolve(operand) == FAULT:
                 return False
-            yield from read(native, self._operand, FIRST)
+            yield from read(native, operand, FIRST)
             selector = native.peek(FIRST, 2)
         else:
             selector = native.gpr(self._target) & 0xFFFF
         wanted = native.gpr(self._source) & _RPL
         raised = selector & _RPL < wanted
-        if raised and self._operand is not None:
-            # It is a write only now.
-            if native.resolve_at(self._operand, 0, 2, True) == FAULT:
-                return False
+        # Only now is it a write.
+        if raised and operand is not None and native.resolve_at(operand, 0, 2, True) == FAULT:
+            return False
         native.set_flags(native.rflags & ~_ZF | (_ZF if raised else 0))
         native.skip(self._length)
         if raised:
             selector = selector & ~_RPL | wanted
-            if self._operand is None:
+            if operand is None:
                 native.set_gpr(self._target, selector, 2)
             else:
                 native.poke(FIRST, selector, 2)
-                yield from write(native, self._operand, FIRST)
+                yield from write(native, operand, FIRST)
         return True
 
 

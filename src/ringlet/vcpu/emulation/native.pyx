@@ -396,7 +396,8 @@ cdef class Native:
         if not self.wide():
             # Here the x87 unit's data pointer is an offset, and linear addresses wrap at 4 GiB.
             self.data = self.effective(o, offset)
-            if segment_linear(c, o.segment, self.data, size, access, &linear):
+            if segment_linear(c, o.segment, self.data, size,
+                              ACC_FETCH if o.flushes else access, &linear):
                 return MEM_FAULT
             second = <u32>second
         if not is_canonical(linear) or not is_canonical(second):

@@ -148,7 +148,7 @@ def explicit_operand(
 
 def _address_size(instruction: Instruction) -> int:
     """Return the size in bytes of the addresses of an instruction with a ModRM operand."""
-    if instruction.memory_base != Register.NONE:
+    if size_of(instruction.memory_base):
         return size_of(instruction.memory_base)
     if RegisterExt.is_gpr(instruction.memory_index):
         return size_of(instruction.memory_index)
@@ -157,7 +157,7 @@ def _address_size(instruction: Instruction) -> int:
 
 
 def stack_operand(width: int, size: int, *, displacement: int = 0, base: int = RSP) -> Operand:
-    """Return an operand on the stack, whose pointer has `width` bytes; below `base` it is a push."""
+    """Return a push, below `base`, or a pop, on a stack whose pointer has `width` bytes."""
     push = displacement < 0
     return Operand(
         base, -1, 1, displacement & ALL64, False, _SEGMENTS[Register.SS], low_bytes(width), True,

@@ -126,6 +126,7 @@ class Touch:
 
     def __init__(self, instruction: Instruction, operand: Operand) -> None:
         self._length = instruction.len
+        operand.flushes = True
         self._operand = operand
 
     def run(self, native: Native) -> Accesses:

@@ -1,6 +1,6 @@
 """Linear addresses outside 64-bit mode: a segment's checks and its base (SDM 3A 5.3-5.5)."""
 from ringlet.core.state cimport (
-    ACC_WRITE, AR_DB, AR_UNUSABLE, FLAG_VM, SEG_SS, VEC_GP, VEC_SS, Segment, raise_err)
+    ACC_FETCH, ACC_WRITE, AR_DB, AR_UNUSABLE, FLAG_VM, SEG_SS, VEC_GP, VEC_SS, Segment, raise_err)
 from ringlet.vcpu.system.registers cimport (
     AR_CODE, AR_EXPAND_DOWN, AR_READABLE, AR_WRITABLE, CR0_PE)
 
@@ -15,7 +15,7 @@ cdef bint refuses(CpuState* c, Segment* s, u32 access) noexcept nogil:
     if real_or_v86(c):
         return False
     if s.ar & AR_CODE:
-        return access & ACC_WRITE or not s.ar & AR_READABLE
+        return access & ACC_WRITE or not (s.ar & AR_READABLE or access & ACC_FETCH)
     return access & ACC_WRITE and not s.ar & AR_WRITABLE
 
 
@@ -35,8 +35,9 @@ cdef int segment_linear(CpuState* c, u32 seg, u64 offset, u32 size, u32 access,
                         u64* linear) noexcept nogil:
     """Check an access of `size` bytes to a segment; put its linear address into linear[0].
 
-    `offset` is an effective address of 16 or 32 bits, and ACC_WRITE in `access` says that it is a
-    write.  EMU_FAULT: #SS(0) for SS, otherwise #GP(0), is set.
+    `offset` is an effective address of 16 or 32 bits.  ACC_WRITE in `access` says that it is a
+    write, and ACC_FETCH that code need not be readable.  EMU_FAULT: #SS(0) for SS, otherwise
+    #GP(0), is set.
     """
     cdef Segment* s = &c.arch.seg[seg]
     if s.ar & AR_UNUSABLE or refuses(c, s, access) or is_outside(s, offset, size):
