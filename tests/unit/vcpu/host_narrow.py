@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.unit.vcpu.narrow import (
+from tests.unit.vcpu.narrow_board import (
     BASE,
     BREAKPOINT,
     FLAGS,

@@ -19,7 +19,7 @@ from tests.unit.translate.enumeration import legacy, vex
 from tests.unit.vcpu.agreement import vector_state
 from tests.unit.vcpu.board import AF, CF, OF, PF, SF, ZF
 from tests.unit.vcpu.host_narrow import HostNarrow
-from tests.unit.vcpu.narrow import (
+from tests.unit.vcpu.narrow_board import (
     CODE16,
     CODE32,
     CODE_AT,

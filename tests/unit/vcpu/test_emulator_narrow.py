@@ -24,7 +24,7 @@ from tests.unit.vcpu.board import (
     UD,
     Board,
 )
-from tests.unit.vcpu.narrow import (
+from tests.unit.vcpu.narrow_board import (
     BASE,
     CODE16,
     CODE32,

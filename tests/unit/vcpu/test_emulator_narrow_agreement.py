@@ -12,7 +12,7 @@ from iced_x86 import Code_, Decoder, OpCodeInfo
 from ringlet.translate.rules.registry import CODE_NAMES
 from tests.unit.translate.enumeration import legacy, vex
 from tests.unit.vcpu.host_narrow import HostNarrow, NoSegmentsError
-from tests.unit.vcpu.narrow import DATA32, NarrowBoard, State
+from tests.unit.vcpu.narrow_board import DATA32, NarrowBoard, State
 from tests.unit.vcpu.narrow_chance import CHANCE, Comparison, is_performed, state_for
 
 

@@ -6,7 +6,7 @@ Expected values are the SDM's (vol. 2, "Real-Address Mode Exceptions"; vol. 3B c
 import pytest
 
 from tests.unit.vcpu.board import CF, DF, GP, OF, STACK_FAULT, TF, UD, ZF
-from tests.unit.vcpu.narrow import CS, DS, ES, SS, VM, RealBoard
+from tests.unit.vcpu.narrow_board import CS, DS, ES, SS, VM, RealBoard
 
 OVERFLOW, BOUND_RANGE = 4, 5
 FS = 4

@@ -88,21 +88,23 @@ class PopAll:
 class Bound:
     """BOUND: a signed index outside the two bounds in memory raises #BR."""
 
-    __slots__ = ("_length", "_operand", "_register", "_size")
+    __slots__ = ("_length", "_parts", "_register", "_size")
 
     def __init__(self, native: Native, instruction: Instruction) -> None:
         del native
         self._length = instruction.len
-        self._size = size_of(instruction.op0_register)
+        self._size = size = size_of(instruction.op0_register)
         self._register = number(instruction.op0_register)
-        self._operand = explicit_operand(instruction, 2 * self._size, reads=True)
+        self._parts = {at: explicit_operand(instruction, size, reads=True) for at in (0, size)}
 
     def run(self, native: Native) -> Accesses:
         size = self._size
-        if native.resolve(self._operand) == FAULT:
-            return False
-        yield from read(native, self._operand, FIRST)
-        lower, upper = (self._signed(native.peek(FIRST + at, size)) for at in (0, size))
+        for at, part in self._parts.items():
+            if native.resolve_at(part, at, size, False) == FAULT:
+                return False
+        for at, part in self._parts.items():
+            yield from read(native, part, FIRST + at)
+        lower, upper = (self._signed(native.peek(FIRST + at, size)) for at in self._parts)
         if not lower <= self._signed(native.gpr(self._register)) <= upper:
             return native.raise_exception(_BOUND_RANGE)
         native.skip(self._length)
