@@ -68,8 +68,9 @@ def systematic_strings() -> Iterator[bytes]:
 class Comparer:
     """The decoders, with what they have disagreed on."""
 
-    def __init__(self) -> None:
-        self._table = LearnTable()
+    def __init__(self, mode: int = 64) -> None:
+        self._mode = mode
+        self._table = LearnTable(mode=mode)
         self.count = 0
         self.kinds: Counter[str] = Counter()
         self.differences: list[str] = []
@@ -84,7 +85,7 @@ class Comparer:
             self.differences.append(f"{given.hex()}: {what}")
 
     def _with_iced(self, code: bytes, ours: Decoded) -> Iterator[str]:
-        decoder = Decoder(64, code)
+        decoder = Decoder(self._mode, code)
         theirs = decoder.decode()
         error = decoder.last_error
         if ours.status == DecodeStatus.MORE:
@@ -94,15 +95,15 @@ class Comparer:
         elif ours.status == DecodeStatus.LONG:
             if theirs.code != Code.INVALID:
                 yield f"too long, iced-x86 says {theirs} of {theirs.len} bytes"
-            elif (length := _length_without_repeats(code)) <= LONGEST:
+            elif (length := self._length_without_repeats(code)) <= LONGEST:
                 yield f"too long, iced-x86 without repeated prefixes comes to {length} bytes"
         elif not ours.refused:
-            loose = _loosely(code)
+            loose = self._loosely(code)
             if theirs.code == Code.INVALID and loose.code == Code.INVALID:
                 yield f"accepted with {ours.length} bytes, iced-x86 refuses"
             elif loose.len != ours.length:
                 yield f"{ours.length} bytes, iced-x86 {loose.len}"
-        elif theirs.code != Code.INVALID and _exists(theirs, ours):
+        elif theirs.code != Code.INVALID and self._exists(theirs, ours):
             yield f"refused, iced-x86 says {theirs}"
 
     def _refused(self, code: bytes) -> bool:
@@ -112,7 +113,7 @@ class Comparer:
     def _with_python(self, code: bytes, ours: Decoded) -> Iterator[str]:
         if ours.status != DecodeStatus.OK:
             return
-        parsed = parse(code.ljust(24, b"\0"))
+        parsed = parse(code.ljust(24, b"\0"), self._mode)
         if parsed is None or parsed.bad_prefix:
             if not ours.refused:
                 yield "Python's decoder refuses it"
@@ -121,37 +122,35 @@ class Comparer:
         elif learn_key(parsed.key).pack() != ours.shape:
             yield "another shape"
 
+    def _length_without_repeats(self, code: bytes) -> int:
+        """Return how long iced-x86 says that it is, or 16 where it does not.
 
-def _length_without_repeats(code: bytes) -> int:
-    """Return how long iced-x86 says that it is, or 16 where it does not.
+        iced-x86 does not look beyond 15 bytes.  Prefixes that come again later are left out for it.
+        """
+        ahead = len(code) - len(code.lstrip(_PREFIXES))
+        for start in range(1, ahead):
+            if code[start - 1] not in code[start:ahead]:
+                break
+            decoded = Decoder(self._mode, code[start:]).decode()
+            if decoded.code != Code.INVALID:
+                return start + decoded.len
+        return LONGEST + 1
 
-    iced-x86 does not look beyond 15 bytes.  Prefixes that come again later are left out for it.
-    """
-    ahead = len(code) - len(code.lstrip(_PREFIXES))
-    for start in range(1, ahead):
-        if code[start - 1] not in code[start:ahead]:
-            break
-        decoded = Decoder(64, code[start:]).decode()
-        if decoded.code != Code.INVALID:
-            return start + decoded.len
-    return LONGEST + 1
+    def _loosely(self, code: bytes) -> Instruction:
+        """Return what iced-x86 says without looking at operands that no instruction may have."""
+        return Decoder(self._mode, code, DecoderOptions.NO_INVALID_CHECK).decode()
 
+    def _exists(self, theirs: Instruction, ours: Decoded) -> bool:
+        """Whether the instruction is more than one that the virtual processor does not offer."""
+        from ringlet.translate.classify import Refused, classify
+        from ringlet.translate.features import OFFERED
 
-def _loosely(code: bytes) -> Instruction:
-    """Return what iced-x86 says without looking at operands that no instruction may have."""
-    return Decoder(64, code, DecoderOptions.NO_INVALID_CHECK).decode()
+        if theirs.encoding in (EncodingKind.EVEX, EncodingKind.XOP, EncodingKind.MVEX):
+            return False
+        return not isinstance(classify(theirs.code, self._mode, OFFERED), Refused) and not (
+            ours.shape[1] and _is_undefined(theirs)
+        )
 
-
-def _exists(theirs: Instruction, ours: Decoded) -> bool:
-    """Whether the instruction is more than one that the virtual processor does not offer."""
-    from ringlet.translate.classify import Refused, classify
-    from ringlet.translate.features import OFFERED
-
-    if theirs.encoding in (EncodingKind.EVEX, EncodingKind.XOP, EncodingKind.MVEX):
-        return False
-    return not isinstance(classify(theirs.code, 64, OFFERED), Refused) and not (
-        ours.shape[1] and _is_undefined(theirs)
-    )
 
 
 def _is_undefined(theirs: Instruction) -> bool:
@@ -159,10 +158,10 @@ def _is_undefined(theirs: Instruction) -> bool:
                            Code.UD1_R16_RM16, Code.UD1_R32_RM32, Code.UD1_R64_RM64)
 
 
-def run(count: int, seed: int) -> Comparer:
+def run(count: int, seed: int, mode: int = 64) -> Comparer:
     """Compare so many random strings, every eighth of them cut off at each length."""
     rng = random.Random(seed)
-    comparer = Comparer()
+    comparer = Comparer(mode)
     for i in range(count):
         code = random_string(rng)
         comparer.compare(code)
@@ -175,9 +174,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mode", type=int, choices=(16, 32, 64), default=64)
     parser.add_argument("--systematic", action="store_true")
     options = parser.parse_args()
-    comparer = run(options.count, options.seed)
+    comparer = run(options.count, options.seed, options.mode)
     if options.systematic:
         for code in systematic_strings():
             comparer.compare(code)

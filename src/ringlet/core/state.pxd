@@ -157,9 +157,14 @@ cpdef enum Key:
     KEY_NOAVX = 1 << 7   # CR4.OSXSAVE = 0 or XCR0 without AVX: VEX raises #UD
     KEY_STEP = 1 << 8    # RFLAGS.TF, a breakpoint or a debugger: one instruction per fragment
     KEY_EM = 1 << 9      # CR0.EM rather than TS
+    # Outside 64-bit mode; without these bits CS, DS, ES and SS are flat, and the stack has 32 bits.
+    KEY_SEGMENTED = 1 << 10   # DS, ES or SS is not flat
+    KEY_STACK16 = 1 << 11     # the stack pointer is SP
+    KEY_CS64K = 1 << 12       # CS has a limit of 64 KiB
+    KEY_CS_ODD = 1 << 13      # CS has another limit; with KEY_CS64K: 4 GiB, but a base
 
 cdef enum:
-    KEY_LIMIT = 1 << 10  # every key is less than this
+    KEY_LIMIT = 1 << 14  # every key is less than this
 # Behaviour in which the vendors differ (ringlet.arch.vendors.Conduct).
 cdef enum:
     CONDUCT_FLAGS_WITH_LAST_COMPARISON = 1 << 4
@@ -255,6 +260,12 @@ cdef struct CpuState:
     u64 rsp_naddend      # the negated addend of the host's RSP while in the code cache
     u64 fs_host          # host address of FS base (FS base + its slot's addend)
     u64 gs_host
+    u64 flat_host        # host address of linear address 0, in code that is not 64-bit
+    u64 segment_host[6]  # of a segment's first byte there, if it has 4 GiB to read and write
+    u64 segment_at[6]    # of its first byte, with bit 63 inverted (ringlet.translate.narrow.segments)
+    u64 segment_read[6]  # less its size in bytes; 0: it cannot be read, or has another form
+    u64 segment_write[6] # the same for writes
+    u64 string_old[2]    # ESI and EDI before a string instruction
     u64 ea               # linear address of the memory operand of op_info
     u64 op_info          # OpInfo*
     u64 attention        # 1: leave at the next safepoint (ringlet.core.prod)
@@ -296,7 +307,7 @@ cdef struct CpuState:
     # --- other parts of the virtual machine that compiled code uses
     void* mmu            # ringlet.mmu.layout.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*
-    void* translator
+    void* shapes[3]      # ringlet.translate.insn.ShapeTable* of 64-, 32- and 16-bit code
     void* kept           # ringlet.translate.kept.Kept*, or NULL
     void* direct         # ringlet.vcpu.direct.target.DirectState*, or NULL
     void* blocks         # ringlet.vcpu.debug.blocks.Blocks*, or NULL
@@ -414,6 +425,15 @@ cdef inline int raise_err(CpuState* c, u32 vector, u32 error) noexcept nogil:
 cdef inline u64 code_linear(CpuState* c, u64 rip) noexcept nogil:
     """Return the linear address of the code at `rip`; only 64-bit mode ignores CS.base."""
     return rip if c.key & KEY_MODE64 else <u32>(rip + c.arch.seg[SEG_CS].base)
+
+cdef inline u32 narrowed(CpuState* c, u32 key) noexcept nogil:
+    """Truncate the registers that code of `key` has 32 bits of; return `key`."""
+    cdef u32 i
+    if not key & KEY_MODE64:
+        for i in range(8):
+            c.arch.gpr[i] = <u32>c.arch.gpr[i]
+        c.arch.rip = <u32>c.arch.rip
+    return key
 
 cdef inline bint is_canonical(u64 linear) noexcept nogil:
     return (<u64>((<i64>(linear << 16)) >> 16)) == linear

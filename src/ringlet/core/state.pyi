@@ -29,6 +29,10 @@ class Key(IntEnum):
     KEY_NOAVX = 128
     KEY_STEP = 256
     KEY_EM = 512
+    KEY_SEGMENTED = 1024
+    KEY_STACK16 = 2048
+    KEY_CS64K = 4096
+    KEY_CS_ODD = 8192
 
 KEYS_BELOW: int
 

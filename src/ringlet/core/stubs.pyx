@@ -16,6 +16,7 @@ cdef u32 HOST_RSP = <u32><size_t>&_null.host_rsp
 cdef u32 HOST_FLAGS = <u32><size_t>&_null.host_flags
 cdef u32 EXIT_CODE = <u32><size_t>&_null.exit_code
 cdef u32 ATTENTION = <u32><size_t>&_null.attention
+cdef u32 FLAT_HOST = <u32><size_t>&_null.flat_host
 cdef u32 ENTRY = <u32><size_t>&_null.entry
 cdef u32 FLAGS_IN = <u32><size_t>&_null.scratch[2]
 cdef u32 RSP_IN_OUT = <u32><size_t>&_null.scratch[3]
@@ -110,6 +111,8 @@ cdef void emit_enter(Writer* w) noexcept nogil:
     for r in range(1, 16):
         if in_host_register(r):
             absolute(w, 8, 0x8B, r, r * 8)
+    absolute(w, 8, 0x8B, 10, FLAT_HOST)           # r10 and r11: constants outside 64-bit mode
+    b1(w, 0x41); b1(w, 0xBB); b4(w, 63)           # mov r11d, 63
     absolute(w, 8, 0x8B, 8, RIP)                  # r8 := RIP, which a thunk checks
     absolute(w, 8, 0x8B, 0, 0)
     absolute(w, 8, 0x8B, 4, RSP_IN_OUT)

@@ -11,10 +11,12 @@ from typing import Final, NamedTuple
 from iced_x86 import (
     Code,
     CpuidFeature,
+    EncodingKind,
     FlowControl,
     Instruction,
     InstructionInfo,
     InstructionInfoFactory,
+    MandatoryPrefix,
     MemorySizeExt,
     Mnemonic,
     OpAccess,
@@ -226,6 +228,7 @@ class Effects(NamedTuple):
     flags_kill: int
     flags_write: int
     size: int
+    width: int
     traps: int
 
 
@@ -263,8 +266,16 @@ def effects_of(instruction: Instruction, vex: bool, memory: bool) -> Effects:
         killed,
         written,
         size or mem_size,
+        _width(op_code),
         int(traps),
     )
+
+
+def _width(op_code: OpCodeInfo) -> int:
+    """Return the operand size in bytes that the prefix 66h selects, or 0 if it has another use."""
+    if op_code.mandatory_prefix == MandatoryPrefix.P66 or op_code.encoding != EncodingKind.LEGACY:
+        return 0
+    return op_code.operand_size // 8
 
 
 def _registers(

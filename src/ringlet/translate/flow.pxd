@@ -15,3 +15,7 @@ cdef void emit_thunk(Builder* b) noexcept nogil
 cdef void emit_check(Builder* b) noexcept nogil
 cdef void emit_stale(Builder* b) noexcept nogil
 cdef bint ends_fragment(u32 op) noexcept nogil
+# Set op_info to the description of the instruction, for which there must be room.
+cdef void name_op(Builder* b, Insn* i, u32 op) noexcept nogil
+# Go to the RIP in r8.
+cdef void emit_indirect(Builder* b) noexcept nogil

@@ -1,5 +1,5 @@
 """Decoding: bytes of guest code to `Insn`, with opcodes looked up as learned `Shape`s."""
-from ringlet.core.state cimport u8, u16, u32, u64, i32, i64
+from ringlet.core.state cimport CpuState, KEY_MODE32, KEY_MODE64, u8, u16, u32, u64, i32, i64
 from ringlet.translate.shape cimport Shape
 
 cdef enum:
@@ -40,6 +40,7 @@ cdef enum:
 # Learned shapes.  `index` maps a shape key to a number (0: unknown), which is the index in `shapes`
 # and `met`.
 cdef struct ShapeTable:
+    u32 mode         # 16, 32 or 64: the code that it is for
     u16* index
     Shape* shapes
     u8* met          # whether this run has decoded an instruction of that shape
@@ -66,12 +67,16 @@ cdef struct Insn:
     u8 vvvv
     u8 vex           # L << 2 | pp
     u8 has_sib
-    u8 disp_size     # 0, 1 or 4
+    u8 disp_size     # 0, 1, 2 or 4
     u8 imm_at        # offset of the immediate in the instruction
     u8 rip_relative
     u8 free          # FREE_*: fields whose value the translation only copies
     u8 device        # it leaves for an access to a device (ringlet.translate.device)
-    u8 pad
+    u8 address       # bytes of an address: 2, 4 or 8
+
+# The shapes of the code that a key is for.
+cdef inline ShapeTable* shapes_of(CpuState* c, u32 key) noexcept nogil:
+    return <ShapeTable*>c.shapes[0 if key & KEY_MODE64 else 1 if key & KEY_MODE32 else 2]
 
 cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogil
 cdef u32 shape_key(ShapeTable* t, Insn* i) noexcept nogil
@@ -112,10 +117,21 @@ cdef inline bint is_far(i64 v) noexcept nogil:
 cdef enum:
     NO_REG = 0xFF
 
+cdef inline u8 base16(Insn* i) noexcept nogil:
+    """Return the base of a 16-bit address (SDM 2A table 2-1), or NO_REG."""
+    cdef u8 rm = i.modrm & 7
+    if rm == 6 and i.modrm < 0x40:
+        return NO_REG
+    if rm == 4 or rm == 5:
+        return rm + 2                     # SI, DI
+    return 5 if rm == 2 or rm == 3 or rm == 6 else 3    # BP or BX
+
 # Base and index of the memory operand, or NO_REG.
 cdef inline u8 insn_base(Insn* i) noexcept nogil:
-    if i.rip_relative:
-        return NO_REG
+    if i.address == 2:
+        return base16(i)
+    if (i.modrm & 0xC7) == 5:
+        return NO_REG                     # a displacement alone, from RIP in 64-bit code
     if i.has_sib:
         if (i.sib & 7) == 5 and i.modrm < 0x40:
             return NO_REG
@@ -124,6 +140,8 @@ cdef inline u8 insn_base(Insn* i) noexcept nogil:
 
 cdef inline u8 insn_index(Insn* i) noexcept nogil:
     cdef u8 r
+    if i.address == 2 and i.modrm & 4 == 0:
+        return 7 if i.modrm & 1 else 6    # SI or DI
     if not i.has_sib:
         return NO_REG
     r = ((i.sib >> 3) & 7) | ((i.rex & 2) << 2)

@@ -1,4 +1,4 @@
-"""Decoding of guest instructions in 64-bit mode: lengths and fields, by learned shapes.
+"""Decoding of guest instructions in all modes: lengths and fields, by learned shapes.
 
 This module decodes prefixes, ModRM, SIB, displacement and immediate (SDM 2A chapter 2).  The
 meaning of an opcode comes from its `Shape`.
@@ -60,6 +60,7 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
     cdef u8 b = 0, group, mod
     cdef bint refused = False
     cdef u32 limit = avail if avail < 15 else 15
+    cdef u32 mode = t.mode
     cdef u16 found
     i.prefixes = 0
     i.rex = 0
@@ -96,8 +97,9 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
             i.seg = SEG_GS
         elif b == 0x2E or b == 0x36 or b == 0x3E or b == 0x26:
             # 64-bit mode ignores CS, SS, DS and ES overrides; they do not cancel FS or GS.
-            pass
-        elif (b & 0xF0) == 0x40:
+            if mode != 64:
+                i.seg = (b >> 3) & 3
+        elif mode == 64 and (b & 0xF0) == 0x40:
             # REX has an effect only immediately before the opcode.
             if at + 1 >= limit:
                 return DECODE_LONG if limit == 15 else DECODE_MORE
@@ -112,7 +114,15 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
             break
         at += 1
     at += 1
+    if mode == 64:
+        i.address = 4 if i.prefixes & PFX_67 else 8
+    else:
+        i.address = 4 if (mode == 32) != (i.prefixes & PFX_67 != 0) else 2
     if b == 0xC4 or b == 0xC5:
+        if mode != 64 and at >= limit:
+            return DECODE_LONG if limit == 15 else DECODE_MORE
+    # Outside 64-bit mode C4 and C5 are LES and LDS with a memory operand.
+    if (b == 0xC4 or b == 0xC5) and (mode == 64 or code[at] >= 0xC0):
         i.enc = ENC_VEX
         if b == 0xC4 and at < limit and not 1 <= (code[at] & 0x1F) <= 3:
             # This map has no instructions, whatever follows.
@@ -130,6 +140,10 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
             i.vvvv = ((~code[at + 1]) >> 3) & 15
             i.vex = code[at + 1] & 7
             i.map = code[at] & 3
+        if mode != 64:
+            # There are eight registers; VEX.B and the upper bit of vvvv are ignored.
+            i.rex &= 8
+            i.vvvv &= 7
         i.opcode = code[at + size - 1]
         at += size
         # These prefixes are not allowed before VEX.  Decode the length anyway, because #GP for more
@@ -159,7 +173,7 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
             i.modrm |= 0xC0
         mod = i.modrm >> 6
         if mod != 3:
-            if (i.modrm & 7) == 4:
+            if (i.modrm & 7) == 4 and i.address != 2:
                 if at >= limit:
                     return DECODE_LONG if limit == 15 else DECODE_MORE
                 i.has_sib = 1
@@ -167,13 +181,15 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
                 at += 1
             if mod == 1:
                 i.disp_size = 1
+            elif i.address == 2:
+                i.disp_size = 2 if mod == 2 or (i.modrm & 7) == 6 else 0
             elif mod == 2:
                 i.disp_size = 4
             elif i.has_sib:
                 i.disp_size = 4 if (i.sib & 7) == 5 else 0
             elif (i.modrm & 7) == 5:
                 i.disp_size = 4
-                i.rip_relative = 1
+                i.rip_relative = mode == 64
             if at + i.disp_size > limit:
                 return DECODE_LONG if limit == 15 else DECODE_MORE
             i.disp = <i32>signed_imm(code + at, i.disp_size)
@@ -184,12 +200,12 @@ cdef int decode(ShapeTable* t, const u8* code, u32 avail, Insn* i) noexcept nogi
     t.met[found] = 1
     i.shape = &t.shapes[found]
     i.imm_at = <u8>at
-    if (i.opcode & 0xFC) == 0xA0 and i.map == 0 and (i.prefixes & PFX_67) and i.enc == ENC_LEGACY:
+    if is_moffs(i) and i.address != 8:
         # The offset of MOV moffs has the size of an address.
-        if at + 4 > limit:
+        if at + i.address > limit:
             return DECODE_LONG if limit == 15 else DECODE_MORE
-        i.imm = <i64><u32>signed_imm(code + at, 4)
-        i.length = <u8>(at + 4)
+        i.imm = signed_imm(code + at, i.address) & (0xFFFF if i.address == 2 else <i64>0xFFFFFFFF)
+        i.length = <u8>(at + i.address)
         return DECODE_OK
     if at + i.shape.imm > limit:
         return DECODE_LONG if limit == 15 else DECODE_MORE

@@ -30,7 +30,7 @@ from ringlet.translate.key import (
 )
 from ringlet.translate.shape import MemUse, RegRole, ShapeKind, StackUse, UnitUse
 
-_ROW: Final = Struct("<12B5H2BH")
+_ROW: Final = Struct("<12B5H3BxH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class Shape:
     flags_kill: int = 0
     flags_write: int = 0
     size: int = 0
+    width: int = 0
     traps: int = 0
     code16: int = Code.INVALID
 

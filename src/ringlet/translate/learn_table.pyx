@@ -40,16 +40,19 @@ class Decoded(NamedTuple):
 
 
 cdef class LearnTable:
-    """The shapes that one translator knows, at most `capacity` numbers of them.
+    """The shapes that one translator knows of `mode`-bit code, at most `capacity` numbers of them.
 
     The table grows as guests use new instructions.  When it is full it is emptied: only the
     instructions in decoding refer to shapes, and the caller decodes those again.  `shown` are the
     features that the virtual processor's CPUID shows; all by default.
     """
 
-    def __cinit__(self, u32 capacity=SHAPES, shown=None):
+    def __cinit__(self, u32 capacity=SHAPES, shown=None, u32 mode=64):
         if not SHAPE_OF_NONE + 1 < capacity <= SHAPES:
             raise ValueError(f"a shape table has room for 3 to {SHAPES} shapes")
+        if mode not in (16, 32, 64):
+            raise ValueError(f"{mode}-bit code: the modes are 16, 32 and 64")
+        self.t.mode = mode
         self.t.index = <u16*>host_map(KEYS * sizeof(u16))
         self.t.shapes = <Shape*>host_map(SHAPES * sizeof(Shape))
         self.t.met = <u8*>host_map(SHAPES)
@@ -60,14 +63,14 @@ cdef class LearnTable:
         self.t.count = SHAPE_OF_NONE + 1
         self.t.shapes[SHAPE_OF_NONE].kind = SHAPE_INVALID
 
-    def __init__(self, capacity=SHAPES, shown=None):
+    def __init__(self, capacity=SHAPES, shown=None, mode=64):
         from ringlet.translate.features import OFFERED, existing
         from ringlet.translate.key import opcode_groups, parse
         from ringlet.translate.learn import learn_key
 
         cdef u8* groups = &self.t.groups[0][0][0]
         cdef int i
-        cdef bytes flags = opcode_groups(64)
+        cdef bytes flags = opcode_groups(mode)
         self.parse = parse
         self.learn_key = learn_key
         self.features = OFFERED if shown is None else existing(shown)
@@ -99,7 +102,7 @@ cdef class LearnTable:
         key = shape_key(&self.t, &i)
         whole = bytes(buffer[:15])
         try:
-            parsed = self.parse(whole)
+            parsed = self.parse(whole, self.t.mode)
         except ValueError as error:
             raise disagreement(whole, key) from error
         if parsed is None or parsed.key.pack() != key:

@@ -78,5 +78,7 @@ cdef struct Shape:
     u16 flags_kill       # overwritten by every complete execution; excludes undefined flags
     u16 flags_write      # may change: includes flags_kill, and a shift's flags for counts not 0
     u8 size              # operand size in bytes, for the virtual processor
+    u8 width             # operand size in bytes, if 66h selects it; 0: 66h has another meaning
     u8 traps             # 1: may fault (DIV, x87, SSE; VEX: #UD), 0: only its memory operand may
+    u8 pad
     u8 code16[2]         # iced-x86 Code, little endian: for explain and errors

@@ -9,11 +9,12 @@ from ringlet.cache.codecache cimport Fragment, LinkRec
 from ringlet.core.state cimport *
 from ringlet.core.template cimport *
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
-from ringlet.translate.fragment cimport (translate_fragment, template_of, TRANSLATE_OK,
-                                         TRANSLATE_LEARN, TRANSLATE_CROSS, TRANSLATE_PROTECT)
+from ringlet.translate.fragment cimport translate_fragment, template_of
 from ringlet.translate.kept cimport kept_add, kept_find
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable
+from ringlet.translate.scan cimport (
+    TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, TRANSLATE_PROTECT)
 
 DEFAULT_KEY = <u32>KEY_MODE64
 

@@ -89,7 +89,8 @@ cdef class Processor(ProcessorState):
 
     cdef GuestRam* ram
     cdef Builder* builder
-    cdef LearnTable table
+    cdef LearnTable table   # of 64-bit code
+    cdef list tables        # and those of 32- and 16-bit code
     cdef readonly KeptTranslations kept
     cdef Native native
     cdef object emulator
@@ -127,9 +128,12 @@ cdef class Processor(ProcessorState):
             raise MemoryError("translator")
         rows = list(cpuid if cpuid is not None else default_entries())
         self.table = LearnTable(shown=features_of(rows))
+        self.tables = [self.table, LearnTable(shown=features_of(rows), mode=32),
+                       LearnTable(shown=features_of(rows), mode=16)]
         self.builder.shapes = &self.table.t
         self.builder.speculate = speculate
-        self.c.translator = &self.table.t
+        for i, table in enumerate(self.tables):
+            self.c.shapes[<int>i] = &(<LearnTable>table).t
         if keep:
             self.kept = KeptTranslations(self.table)
             self.c.kept = &self.kept.k
@@ -389,7 +393,11 @@ cdef class Processor(ProcessorState):
         """Learn a new shape; the shapes of cached code stay known, for single steps and faults."""
         cdef Builder* b = self.builder
         cdef u32 size = min(<u32>15, b.avail - b.learn_at)
-        if self.table.learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
+        cdef LearnTable table = self.table
+        for other in self.tables:
+            if &(<LearnTable>other).t == b.shapes:
+                table = other
+        if table.learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
             cache_flush(self.c, <Cache*>self.c.cache)
 
     def exit_info(self):
@@ -493,8 +501,8 @@ cdef class Processor(ProcessorState):
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values.update(emulated=self.emulated, port_reads=self.port_reads,
                       port_writes=self.port_writes, code_cache_used=cache_used(k),
-                      code_cache_size=k.size, fragments_live=k.live, shapes=self.table.count,
-                      shapes_emptied=self.table.emptied,
+                      code_cache_size=k.size, fragments_live=k.live, shapes=sum(table.count for table in self.tables),
+                      shapes_emptied=sum(table.emptied for table in self.tables),
                       kept_emptied=self.kept.emptied if self.kept else 0)
         return values
 

@@ -12,12 +12,14 @@ VZEROUPPER = bytes.fromhex("c5f877")
 NOP, RET, HLT, CLC = b"\x90", b"\xc3", b"\xf4", b"\xf8"
 
 
-def test_decoders_agree_on_random_strings() -> None:
-    assert run(6000, 20).differences == []
+@pytest.mark.parametrize("mode", [16, 32, 64])
+def test_decoders_agree_on_random_strings(mode: int) -> None:
+    assert run(6000, 20, mode).differences == []
 
 
-def test_decoders_agree_on_some_of_all_opcodes() -> None:
-    comparer = run(0, 0)
+@pytest.mark.parametrize("mode", [16, 32, 64])
+def test_decoders_agree_on_some_of_all_opcodes(mode: int) -> None:
+    comparer = run(0, 0, mode)
     for i, code in enumerate(systematic_strings()):
         if i % 41 == 0:
             comparer.compare(code)

@@ -206,9 +206,6 @@ class Comparison:
     def differences(self, state: State, instruction: Instruction) -> list[str]:
         """Perform an instruction both ways."""
         mine, theirs = self._board.perform(state), self._host.perform(state)
-        if instruction.mnemonic == Mnemonic.INTO and theirs.exception is not None:
-            # A trap: the emulator leaves EIP to its delivery.
-            theirs.eip -= instruction.len
         if instruction.mnemonic in {Mnemonic.POPA, Mnemonic.POPAD} and theirs.exception is not None:
             # AMD's processors have popped some registers by then.
             theirs.registers = mine.registers

@@ -51,8 +51,7 @@ from tests.unit.vcpu.narrow_board import (
     State,
 )
 
-OVERFLOW, BOUND_RANGE = 4, 5
-RING_3_GATE = 0xEE
+BOUND_RANGE = 5
 
 
 @pytest.fixture
@@ -266,9 +265,6 @@ def compatible() -> Board:
     board = Board(3)
     board.p.set_segment(CS, 0x23, 0, 0xFFFFFFFF, 0xC0FB)
     board.p.set_segment(SS, 0x1B, 0, 0xFFFFFFFF, 0xC0F3)
-    for vector in (OVERFLOW, BOUND_RANGE):
-        handler = HANDLERS + 16 * vector
-        board.poke(IDT + 16 * vector, handler | 8 << 16 | RING_3_GATE << 40 | 1 << 48, 0)
     return board
 
 
@@ -318,26 +314,6 @@ def test_a_32_bit_result_clears_the_upper_half() -> None:
 def frame(board: Board, count: int) -> tuple[int, ...]:
     """Return what the delivery of an exception has pushed, from the lowest address on."""
     return struct.unpack(f"<{count}Q", board.p.read_phys(KERNEL_STACK - 8 * count, 8 * count))
-
-
-def test_into_returns_to_the_next_instruction() -> None:
-    board = compatible()
-    board.set(rflags=OF | 2)
-    board.emulate("CE")
-
-    assert board.raised() == OVERFLOW
-    assert frame(board, 5)[0] == CODE + 1
-
-
-def test_into_through_a_gate_of_ring_0_is_a_fault() -> None:
-    board = compatible()
-    handler = HANDLERS + 16 * OVERFLOW
-    board.poke(IDT + 16 * OVERFLOW, handler | 8 << 16 | 0x8E << 40 | 1 << 48, 0)
-    board.set(rflags=OF | 2)
-    board.emulate("CE")
-
-    assert board.raised() == GP
-    assert frame(board, 6)[:2] == (OVERFLOW * 8 + 2, CODE)
 
 
 def test_bound_is_a_fault() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.vcpu.board import CF, DF, GP, OF, STACK_FAULT, TF, UD, ZF
 from tests.unit.vcpu.narrow_board import CS, DS, ES, SS, VM, RealBoard
 
-OVERFLOW, BOUND_RANGE = 4, 5
+BOUND_RANGE = 5
 FS = 4
 STATUS = 0xCD5
 
@@ -331,14 +331,6 @@ def test_bound_compares_signed_words(either: RealBoard, index: int, raised: bool
     either.set(rbx=0x300, rax=0x10000 | index & 0xFFFF)
 
     assert either.attempt("6207") == ((BOUND_RANGE, None) if raised else None)
-
-
-def test_into_is_a_trap(either: RealBoard) -> None:
-    assert either.attempt("CE") is None
-    assert either.get("rip") == 0x101
-
-    either.set(rflags=either.get("rflags") | OF)
-    assert either.attempt("CE") == (OVERFLOW, None)
 
 
 def test_aam_by_0_divides_by_0(either: RealBoard) -> None:

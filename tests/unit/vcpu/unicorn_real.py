@@ -93,7 +93,9 @@ def is_general(instruction: Instruction, code: bytes) -> bool:
 
 def undefined(instruction: Instruction) -> int:
     """Return the flags that the manual leaves undefined."""
-    return sum(flag for bit, flag in _UNDEFINED if instruction.rflags_undefined & bit)
+    flags = sum(flag for bit, flag in _UNDEFINED if instruction.rflags_undefined & bit)
+    # Rotations by a count that is not 1.
+    return flags | (OF if instruction.mnemonic in {Mnemonic.RCL, Mnemonic.RCR} else 0)
 
 
 class RealUnicorn:

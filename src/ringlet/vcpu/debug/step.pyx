@@ -40,7 +40,7 @@ cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil:
     cdef u32 k, n
     if not guest_bytes(c, frag, 0, code):
         return
-    if decode(<ShapeTable*>c.translator, code, 16, &i) != DECODE_OK:
+    if decode(shapes_of(c, frag.key), code, 16, &i) != DECODE_OK:
         return
     s.repeats = i.shape.kind == SHAPE_STRING and i.prefixes & (PFX_REP | PFX_REPNE)
     if not (c.arch.dr[7] & DR7_ENABLES or debug_watches(c)) or (s.repeats and c.arch.gpr[RCX] == 0):

@@ -102,7 +102,7 @@ cdef bint take_vectors(CpuState* c, Direct* d) noexcept nogil:
     cdef u64* fip
     cdef u64* fdp
     cdef int i
-    if at & 63 or at > <u64>(DIRECT_STACK_SIZE - 1024):
+    if at & 63 or at > <u64>(DIRECT_STACK_SIZE - AREA_SIZE):
         return False
     area = direct_stack(d) + at
     header = <u64*>(area + AREA_BV)

@@ -34,7 +34,7 @@ from ringlet.vcpu.emulation.access import Accesses, Step
 from ringlet.vcpu.emulation.decimal import Decimal, SetByCarry
 from ringlet.vcpu.emulation.flow import flow_step, is_flow
 from ringlet.vcpu.emulation.lanes import BYTE_MASKED, GATHERS, MASKED, Gather, Masked, Xlat
-from ringlet.vcpu.emulation.narrow import AdjustPrivilege, Bound, Overflow, PopAll, PushAll
+from ringlet.vcpu.emulation.narrow import AdjustPrivilege, Bound, PopAll, PushAll
 from ringlet.vcpu.emulation.native import Native
 from ringlet.vcpu.emulation.operands import (
     has_memory_operand,
@@ -200,7 +200,6 @@ _FAMILIES: Final[Mapping[Mnemonic_, Callable[[Native, Instruction], Step]]] = Ma
         Mnemonic.SALC: SetByCarry,
         Mnemonic.BOUND: Bound,
         Mnemonic.ARPL: AdjustPrivilege,
-        Mnemonic.INTO: Overflow,
     }
 )
 

@@ -1,4 +1,4 @@
-"""PUSHA, POPA, BOUND, ARPL and INTO, which only 16- and 32-bit code has (SDM 2A, 2B)."""
+"""PUSHA, POPA, BOUND and ARPL, which only 16- and 32-bit code has (SDM 2A, 2B)."""
 
 from typing import Final
 
@@ -17,8 +17,6 @@ from ringlet.vcpu.emulation.operands import (
 )
 
 _ZF: Final = 1 << 6
-_OF: Final = 1 << 11
-_OVERFLOW: Final = 4
 _BOUND_RANGE: Final = 5
 _UD: Final = 6
 _GP: Final = 13
@@ -153,21 +151,4 @@ class AdjustPrivilege:
             else:
                 native.poke(FIRST, selector, 2)
                 yield from write(native, operand, FIRST)
-        return True
-
-
-class Overflow:
-    """INTO: the trap #OF if OF is 1."""
-
-    __slots__ = ("_length",)
-
-    def __init__(self, native: Native, instruction: Instruction) -> None:
-        del native
-        self._length = instruction.len
-
-    def run(self, native: Native) -> Accesses:
-        yield from ()
-        if native.rflags & _OF:
-            return native.raise_soft(_OVERFLOW, self._length)
-        native.skip(self._length)
         return True

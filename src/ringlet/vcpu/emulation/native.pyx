@@ -19,8 +19,8 @@ from ringlet.vcpu.emulation.pages cimport (
 from ringlet.vcpu.debug.stops cimport debug_seen
 from ringlet.vcpu.debug.registers cimport single_step
 from ringlet.vcpu.loop.events cimport event_due
-from ringlet.vcpu.system.registers cimport CR4_OSXMMEXCPT
-from ringlet.vcpu.system.segmented cimport real_or_v86, segment_linear
+from ringlet.vcpu.system.registers cimport CR4_OSXMMEXCPT, paragraphs
+from ringlet.vcpu.system.segmented cimport segment_linear
 from ringlet.vcpu.debug.watch cimport check_aligned, watch
 from ringlet.vcpu.system.x87 cimport (
     FPU_DATA, FPU_INSTRUCTION, X87_NONE, load_pointer, x87_opcode)
@@ -255,7 +255,7 @@ cdef class Native:
     @property
     def real(self) -> bool:
         """Whether the processor is in real or virtual-8086 mode."""
-        return real_or_v86(self.c)
+        return paragraphs(self.c)
 
     cdef bint wide(self) noexcept:
         return (self.c.key & KEY_MODE64) != 0
@@ -299,16 +299,6 @@ cdef class Native:
     def raise_with_error(self, u32 vector, u32 error) -> bool:
         """Set an exception with its error code; False, for the caller to return."""
         raise_err(self.c, vector, error)
-        return False
-
-    def raise_soft(self, u32 vector, u32 length) -> bool:
-        """Set the trap of a software interrupt; `deliver` takes its length from the operation."""
-        cdef OpInfo* op = &self.c.pending_op
-        op.rip = self.c.arch.rip
-        op.length = <u8>length
-        self.c.op_info = <u64>op
-        raise_exc(self.c, vector)
-        self.c.exc_is_soft = 1
         return False
 
     def step_trap(self) -> None:

@@ -1,6 +1,7 @@
 """The way from compiled code into translated code, and back."""
 from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_ENTER
+from ringlet.vcpu.system.flatness cimport locate_segments
 from ringlet.vcpu.system.registers cimport CR0_AM
 
 cdef enum:
@@ -11,6 +12,10 @@ cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
     cdef u64* slots = <u64*>(c.block + (BLOCK_SLOTS_U if c.arch.cpl == 3 else BLOCK_SLOTS_K))
     cdef u64 flags = c.arch.rflags
     cdef u64 addend = slots[(c.arch.gpr[RSP] >> SLOT_SHIFT) & 0xFFFF]
+    if not c.key & KEY_MODE64:
+        # The host's RSP is the guest's ESP.
+        locate_segments(c, slots[0])
+        addend = 0
     c.rsp_naddend = 0 - addend
     c.scratch[3] = c.arch.gpr[RSP] + addend
     c.fs_host = c.arch.seg[SEG_FS].base + slots[(c.arch.seg[SEG_FS].base >> SLOT_SHIFT) & 0xFFFF]

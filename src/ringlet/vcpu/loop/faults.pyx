@@ -70,6 +70,7 @@ cdef int leave(CpuState* c, HostFault* f, Fragment* frag, u32 guest, u32 code) n
     unbias_string(c, f.regs)
     save_registers(c, f.regs)
     c.arch.rip = frag.rip + guest
+    narrowed(c, frag.key)
     c.exit_code = code
     c.completing = 0
     f.regs[HR_RIP] = c.stub[STUB_LEAVE]
@@ -229,6 +230,17 @@ cdef int gather_fault(CpuState* c, HostFault* f, Fragment* frag, u32 guest,
     return leave(c, f, frag, guest, LEAVE_EMULATE)
 
 
+cdef int beyond_window(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
+    """Handle a fault of 16- or 32-bit code outside all windows, or an #AC.
+
+    All of its linear addresses are in one slot.  If that has a window, FS or GS is not flat, or the
+    access is misaligned: the emulator raises what is due.
+    """
+    if not slot_live(c, 0) and mmu_slot_open(c, 0):
+        return leave(c, f, frag, guest, LEAVE_AGAIN)
+    return leave(c, f, frag, guest, LEAVE_EMULATE)
+
+
 cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexcept nogil:
     """Handle a fault outside all windows, or an #AC.
 
@@ -241,9 +253,11 @@ cdef int unused_slot(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noexc
     cdef Access at[3]
     cdef u32 n, k, user = ACC_USER if c.arch.cpl == 3 else 0
     cdef int r
+    if not frag.key & KEY_MODE64:
+        return beyond_window(c, f, frag, guest)
     if not guest_bytes(c, frag, guest, code):
         return 0
-    r = decode(<ShapeTable*>c.translator, code, 16, &i)
+    r = decode(shapes_of(c, frag.key), code, 16, &i)
     if r == DECODE_LEARN:
         # The fragment came from a kept translation, so this run has not learned the shape.
         c.exit_arg = <u64>(frag - (<Cache*>c.cache).fragments)
@@ -309,6 +323,9 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     cdef Fragment* frag = &k.fragments[index]
     cdef u64 linear = 0, rip = frag.rip + guest
     cdef int r
+    if not frag.key & KEY_MODE64 and mmu_linear_of(c, f.address) >> 32:
+        # The sum of the operand's parts has more than 32 bits, or is negative: it wraps around.
+        return leave(c, f, frag, guest, LEAVE_EMULATE)
     r = mmu_shadow_fault(c, f.address, f.error & (ACC_WRITE | ACC_FETCH), &linear)
     if r == MEM_OK:
         return resumed(c, f, k, index)
@@ -321,6 +338,8 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     if r == MEM_FAULT:
         return leave(c, f, frag, guest, LEAVE_FAULT)
     # The access ran into a guard page.
+    if not frag.key & KEY_MODE64:
+        return leave(c, f, frag, guest, LEAVE_EMULATE)
     return leave(c, f, frag, guest, retried(c, frag, rip))
 
 

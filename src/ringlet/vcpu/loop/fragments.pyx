@@ -1,5 +1,4 @@
 """Fragments for the run loop: translation at RIP, retranslation, and invalidation."""
-from ringlet.core.control_bits cimport EFER_LMA
 from ringlet.core.state cimport *
 from ringlet.core.template cimport Template
 from ringlet.cache.codecache cimport *
@@ -9,11 +8,12 @@ from ringlet.cache.invalidation cimport (
 from ringlet.mmu.mmu cimport mmu_fetch, mmu_protect_code, ram_host
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.device cimport DeviceMove, device_move
-from ringlet.translate.fragment cimport (
-    TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, TRANSLATE_PROTECT, template_of,
-    translate_fragment)
-from ringlet.translate.insn cimport DECODE_LEARN, DECODE_OK, Insn, ShapeTable, decode
+from ringlet.translate.fragment cimport template_of, translate_fragment
+from ringlet.translate.insn cimport DECODE_LEARN, DECODE_OK, Insn, decode, shapes_of
 from ringlet.translate.kept cimport Kept, kept_add, kept_find
+from ringlet.translate.narrow.fragment cimport translate_narrow
+from ringlet.translate.scan cimport (
+    TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, TRANSLATE_PROTECT)
 from ringlet.vcpu.debug.stops cimport debug_room
 from ringlet.vcpu.loop.faults cimport guest_bytes
 from ringlet.vcpu.system.sites cimport site_met, sites_of
@@ -101,6 +101,35 @@ cdef bint has_site(Builder* b, Template* t) noexcept nogil:
     return False
 
 
+cdef int translate(Builder* b, bint indirect) noexcept nogil:
+    return translate_fragment(b, indirect) if b.key & KEY_MODE64 else translate_narrow(b, indirect)
+
+
+cdef bint within_limit(CpuState* c, Builder* b) noexcept nogil:
+    """Shorten the bytes to those in CS; False: RIP is beyond its limit.
+
+    An instruction that passes the limit then seems to go on in the next page (`crosses_limit`).
+    """
+    cdef u64 left
+    if b.key & (KEY_CS64K | KEY_CS_ODD) == 0:
+        return True
+    if b.rip > c.arch.seg[SEG_CS].limit:
+        return False
+    left = <u64>c.arch.seg[SEG_CS].limit - b.rip + 1
+    if left < b.avail:
+        b.avail = <u32>left
+    return True
+
+
+cdef bint crosses_limit(CpuState* c, Builder* b) noexcept nogil:
+    """Whether the instruction that does not end in this page may pass the limit of CS.
+
+    None is longer than 15 bytes, and the last ones of a segment are seldom code.
+    """
+    return (b.key & (KEY_CS64K | KEY_CS_ODD) != 0
+            and <u64>c.arch.seg[SEG_CS].limit - b.rip <= 4095 - (b.linear & 0xFFF))
+
+
 cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirect,
                        u32* out) noexcept nogil:
     """Translate at RIP: FOUND, RAISED or LEAVE_LOOP; FOUND puts the fragment's index in out[0]."""
@@ -122,13 +151,7 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
     if r != MEM_OK or page == NULL:
         c.exit_kind = EXIT_NO_RAM
         return LEAVE_LOOP
-    if not key & KEY_MODE64:
-        if c.arch.cpl == 3 and c.arch.efer & EFER_LMA:
-            # Such a program cannot run yet.  Its kernel can end it, and go on itself.
-            raise_exc(c, VEC_UD)
-            return RAISED
-        c.exit_kind = EXIT_NOT_64
-        return LEAVE_LOOP
+    b.shapes = shapes_of(c, key)
     b.linear = linear
     b.rip = c.arch.rip
     b.key = key
@@ -141,12 +164,15 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
         read_page(c, b, page, phys, at)
         b.once = 0
     b.has_devices = sites_of(c, linear, b.devices)
-    b.noting = kept != NULL and not b.room and not key & KEY_STEP
+    b.noting = kept != NULL and not b.room and not key & KEY_STEP and key & KEY_MODE64 != 0
+    if not within_limit(c, b):
+        raise_err(c, VEC_GP, 0)
+        return RAISED
     if b.noting and kept_find(kept, b, indirect, &t) and not (b.has_devices and has_site(b, &t)):
         known = True
         r = TRANSLATE_OK
     else:
-        r = translate_fragment(b, indirect)
+        r = translate(b, indirect)
     if r == TRANSLATE_PROTECT:
         b.noting = 0
         b.limit = 1
@@ -155,12 +181,20 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
             b.once = 1
         else:
             read_page(c, b, page, phys, at)
-        r = translate_fragment(b, indirect)
+        r = translate(b, indirect)
+    if r == TRANSLATE_CROSS and crosses_limit(c, b):
+        raise_err(c, VEC_GP, 0)
+        return RAISED
     if r == TRANSLATE_CROSS:
         r = read_crossing(c, b, page, phys, &second)
         if r != FOUND:
             return r
-        r = translate_fragment(b, indirect)
+        within_limit(c, b)
+        r = translate(b, indirect)
+    if r == TRANSLATE_CROSS:
+        # It passes the limit of CS.
+        raise_err(c, VEC_GP, 0)
+        return RAISED
     if r == TRANSLATE_LEARN:
         c.exit_kind = EXIT_LEARN
         return LEAVE_LOOP
@@ -202,7 +236,8 @@ cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil:
     b.has_devices = sites_of(c, f.linear, b.devices)
     b.noting = 0
     read_checked(b, ram_host(c, f.phys[0]) + at, 4096 - at)
-    if translate_fragment(b, f.thunk != 0) == TRANSLATE_OK:
+    b.shapes = shapes_of(c, f.key)
+    if translate(b, f.thunk != 0) == TRANSLATE_OK:
         t = template_of(b)
         if cache_revise(c, k, index, &t):
             return True
@@ -214,6 +249,7 @@ cdef bint offer_to_learn(CpuState* c, Builder* b, Fragment* f) noexcept nogil:
     """Give the builder the instruction at RIP, which is part of `f`, so that it is learned."""
     if not guest_bytes(c, f, <u32>(c.arch.rip - f.rip), &b.crossing[0]):
         return False
+    b.shapes = shapes_of(c, f.key)
     b.code = &b.crossing[0]
     b.avail = 16
     b.learn_at = 0
@@ -234,7 +270,7 @@ cdef bint site_found(CpuState* c, u32 index) noexcept nogil:
     cdef int r
     if c.blocks != NULL or k.fragments[index].key & KEY_STEP:
         return True
-    r = decode(<ShapeTable*>c.translator, c.insn, 16, &i)
+    r = decode(shapes_of(c, k.fragments[index].key), c.insn, 16, &i)
     if r == DECODE_OK and device_move(&i, &move) and site_met(c, c.arch.rip):
         cache_drop(c, k, index)
     return r != DECODE_LEARN

@@ -52,6 +52,7 @@ cdef struct Turn:
 
 cdef void begin_run(CpuState* c) noexcept nogil:
     c.running = 1
+    narrowed(c, c.key)
     # `take_events` sees the requests made before this point.
     host_fence()
 
@@ -71,11 +72,16 @@ cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
     reported with the target as RIP.
     """
     cdef OpInfo* op = <OpInfo*>c.op_info
-    if is_canonical(c.arch.rip):
+    if c.key & KEY_MODE64 and is_canonical(c.arch.rip):
         return EMU_NEXT
+    if not c.key & KEY_MODE64:
+        if c.arch.rip <= c.arch.seg[SEG_CS].limit:
+            return EMU_NEXT
+        named = True
     if named:
         c.arch.rip = op.rip
         c.arch.gpr[RSP] += op.imm
+        narrowed(c, c.key)
     return raise_err(c, VEC_GP, 0)
 
 
@@ -255,7 +261,7 @@ cdef int operate(CpuState* c, Cache* k, Turn* t) noexcept nogil:
             enter_code(c, op.resume)
             continue
         if r == EMU_FLOW and not t.stepping and c.blocks == NULL and settled(c, k) \
-                and is_canonical(c.arch.rip):
+                and is_canonical(c.arch.rip) and not c.key & (KEY_CS64K | KEY_CS_ODD):
             host = jumps_thunk(c, k)
             if host != 0:
                 t.key = c.key
@@ -323,6 +329,8 @@ cdef int conclude(CpuState* c, Builder* b, Cache* k, Turn* t, int r) noexcept no
         t.link = <u32>c.exit_arg
         t.generation = k.generation
         c.arch.rip = k.links[t.link].target
+        if not t.key & KEY_MODE64:
+            c.arch.rip = <u32>c.arch.rip
     elif c.exit_code == LEAVE_INDIRECT:
         c.n_indirect_misses += 1
         r = left_by_branch(c, b, not b.speculate or t.key & KEY_STEP)

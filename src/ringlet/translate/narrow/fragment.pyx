@@ -1,0 +1,105 @@
+"""Translation of one fragment of 16- or 32-bit code: real mode, virtual-8086, protected, compatible.
+
+It shares decoding, liveness, templates and exits with 64-bit code, and the contract with the cache:
+every access to memory comes before the instruction changes anything (docs/adr/0028).
+"""
+from ringlet.core.state cimport u16, u32, i64
+from ringlet.core.ops cimport OP_EMULATE, OP_NONE, OP_UD
+from ringlet.translate.builder cimport *
+from ringlet.translate.flow cimport emit_check, emit_stale, emit_thunk, ends_fragment, lead_home
+from ringlet.translate.insn cimport *
+from ringlet.translate.narrow.branch cimport (
+    NO_CODE, emit_narrow_branch, emit_narrow_op, go_on_at)
+from ringlet.translate.narrow.plain cimport emit_narrow_plain, emit_reencoded
+from ringlet.translate.scan cimport TRANSLATE_LEARN, TRANSLATE_OK, liveness, scan, unit_op
+from ringlet.translate.shape cimport *
+
+
+cdef int leave_with(Builder* b, Insn* i, u32 op) noexcept nogil:
+    """Leave for `op`; 0 if the fragment ends with it."""
+    emit_narrow_op(b, i, op)
+    if b.checked:
+        return 0
+    if not ends_fragment(op):
+        return 1
+    if b.n_ops and b.ops[b.n_ops - 1].resume == b.n:
+        # The operation may have had no effect, and resume here.
+        go_on_at(b, <i64>i.offset + i.length)
+    return 0
+
+
+cdef int emit_insn(Builder* b, Insn* i) noexcept nogil:
+    """Emit one instruction; 0 if the fragment ends with it."""
+    cdef u32 kind = i.shape.kind, op
+    cdef int r
+    b.now = i
+    b.current = i.offset
+    op = unit_op(b, i)
+    if op != OP_NONE:
+        emit_narrow_op(b, i, op)
+        return i.shape.unit == UNIT_WAIT and not b.checked
+    if kind == SHAPE_OP:
+        if i.shape.op == OP_NONE or (i.shape.op == OP_EMULATE and emit_reencoded(b, i)):
+            return 1
+        return leave_with(b, i, i.shape.op)
+    if kind == SHAPE_INVALID:
+        emit_narrow_op(b, i, OP_UD)
+        return 0
+    if SHAPE_JMP <= kind <= SHAPE_LOOP:
+        r = emit_narrow_branch(b, i)
+        if r == NO_CODE:
+            emit_narrow_op(b, i, OP_EMULATE)
+            return 0
+        return r
+    if not emit_narrow_plain(b, i):
+        emit_narrow_op(b, i, OP_EMULATE)
+        return not b.checked
+    return 1
+
+
+cdef int translate_narrow(Builder* b, bint indirect) noexcept nogil:
+    cdef u32 k = 0, more = 1
+    cdef int r
+    cdef Insn* i
+    b.n = b.n_relocs = b.n_cold = b.n_map = b.n_links = b.n_ops = 0
+    b.full = b.n_bindings = b.sp_moved = b.loop_at = b.in_loop = 0
+    b.zero_extended = b.sign_extended = b.results = 0
+    b.small = b.rip < <u32>0x80000000
+    b.thunk = b.indirect = 0xFFFFFFFF
+    r = scan(b)
+    if r != TRANSLATE_OK:
+        return r
+    b.unlearned = 0
+    liveness(b)
+    if b.unlearned:
+        return TRANSLATE_LEARN
+    map_here(b, 0)
+    if indirect:
+        emit_thunk(b)
+    b.body = b.n
+    if b.checked:
+        map_here(b, 0)
+        emit_check(b)
+    for k in range(b.count):
+        i = &b.insns[k]
+        i.host = <u16>b.n
+        map_here(b, i.offset)
+        more = emit_insn(b, i)
+        if not more or b.full or b.n > FRAGMENT_FULL or b.n_map > MAX_MAP - 2 * MAX_INSNS:
+            break
+    if k < b.count - 1:
+        b.count = k + 1
+        b.guest_bytes = b.insns[k].offset + b.insns[k].length
+        if b.checked:
+            # The check at its start compares bytes that are no longer part of the fragment.
+            b.limit = b.count
+            return translate_narrow(b, indirect)
+    if more:
+        map_here(b, b.guest_bytes)
+        go_on_at(b, b.guest_bytes)
+    b.tail = b.n
+    if b.checked:
+        emit_stale(b)
+    map_here(b, b.guest_bytes)
+    lead_home(b)
+    return TRANSLATE_OK

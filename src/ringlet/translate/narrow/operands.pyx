@@ -1,0 +1,82 @@
+"""Memory operands of 16- and 32-bit code.
+
+The window of linear addresses 0 to 4 GiB is one region, whose host address is in r10, and guest
+registers are zero-extended in their own host registers (docs/adr/0028).  In flat segments an operand
+of one register and a small displacement is [r10 + register + displacement]: where the sum wraps
+around, it leads to a guard of the region.  Others are computed by LEA, which wraps around by itself.
+FS and GS have a base of their own, in place of r10; it leads nowhere if the segment has less than
+4 GiB.
+"""
+from ringlet.core.state cimport (
+    RBP, RSP, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, SEG_SS, CpuState, u8, u32, i32)
+from ringlet.translate.builder cimport *
+from ringlet.translate.insn cimport *
+
+cdef CpuState* _null = NULL
+cdef u32 SEGMENT_HOST = <u32><size_t>&_null.segment_host[0]
+
+
+cdef u32 segment_of(Insn* i) noexcept nogil:
+    cdef u32 base
+    if i.seg != SEG_NONE:
+        return i.seg
+    if is_moffs(i):
+        return SEG_DS
+    base = insn_base(i)
+    return SEG_SS if base == RSP or base == RBP else SEG_DS
+
+
+cdef inline void load_offset(Builder* b, u32 value) noexcept nogil:
+    e8(b, 0x41); e8(b, 0xB9); e32(b, value)                   # mov r9d, imm32
+
+
+cdef inline void lea32(Builder* b, u32 dst, Ref* r) noexcept nogil:
+    e8(b, 0x40 | rex_of(0, dst, r)); e8(b, 0x8D)
+    modrm_mem(b, dst, r)
+
+
+cdef void sum_to_r9(Builder* b, Insn* i, i32 moved) noexcept nogil:
+    """r9 := the offset of the ModRM operand, at its address size."""
+    cdef Ref r
+    cdef u8 base = insn_base(i), index = insn_index(i)
+    cdef i32 disp = i.disp + (moved if base == RSP else 0)
+    if base == NO_REG and index == NO_REG:
+        load_offset(b, <u32>disp & (0xFFFF if i.address == 2 else <u32>0xFFFFFFFF))
+        return
+    r = ref_sum(base, index, disp)
+    if i.address == 4 and index != NO_REG:
+        r.scale = i.sib >> 6
+    lea32(b, H9, &r)
+    if i.address == 2:
+        movzx16(b, H9, H9)
+
+
+cdef void offset_operand(Builder* b, Insn* i) noexcept nogil:
+    if is_moffs(i):
+        load_offset(b, <u32>i.imm)
+    else:
+        sum_to_r9(b, i, 0)
+
+
+cdef Ref host_operand(Builder* b, Insn* i, i32 moved) noexcept nogil:
+    cdef u8 window = WINDOW, base = NO_REG, index
+    cdef i32 disp
+    if i.seg == SEG_FS or i.seg == SEG_GS:
+        window = H8
+        load_state(b, H8, SEGMENT_HOST + 8 * i.seg)
+    if is_moffs(i):
+        disp = <i32>i.imm
+    else:
+        base = insn_base(i)
+        index = insn_index(i)
+        disp = i.disp + (moved if base == RSP else 0)
+        if i.address != 4 or index != NO_REG or (base != NO_REG and not is_near(disp)):
+            sum_to_r9(b, i, moved)
+            return ref_sum(window, H9, 0)
+    if base != NO_REG:
+        return ref_sum(base, window, disp) if base == RSP else ref_sum(window, base, disp)
+    if disp >= 0 or window == H8:
+        # A negative displacement from FS or GS is one below the segment's base.
+        return ref_mem(window, disp)
+    load_offset(b, <u32>disp)
+    return ref_sum(window, H9, 0)
