@@ -5,7 +5,7 @@ Expected values are the SDM's (vol. 2, "Real-Address Mode Exceptions"; vol. 3B c
 
 import pytest
 
-from tests.unit.vcpu.board import CF, DF, GP, OF, STACK_FAULT, TF, UD, ZF
+from tests.unit.vcpu.board import CF, DF, GP, STACK_FAULT, TF, UD, ZF
 from tests.unit.vcpu.narrow_board import CS, DS, ES, SS, VM, RealBoard
 
 BOUND_RANGE = 5
