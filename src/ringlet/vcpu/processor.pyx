@@ -39,6 +39,7 @@ from ringlet.vcpu.debug.requests cimport (blocks_events, debug_destroy, debug_go
                                      debug_set_breaks, debug_set_watches, debug_why)
 from ringlet.vcpu.loop.faults cimport fpu_pointer, handle_fault
 from ringlet.vcpu.system.mmio cimport device_answer
+from ringlet.vcpu.emulation.host_conduct cimport conduct_on_host
 from ringlet.vcpu.emulation.native cimport Native, native_create
 from ringlet.vcpu.system.pending cimport PENDING_OP
 from ringlet.vcpu.system.sites cimport sites_create, sites_destroy
@@ -50,7 +51,7 @@ from ringlet.vcpu.loop.run cimport begin_run, end_run, run_loop
 from ringlet.arch.cpuid import features_of
 from ringlet.vcpu.emulation.emulator import Emulator
 from ringlet.vcpu.fields import COUNTERS
-from ringlet.vcpu.model import conduct_of, default_entries, tsc_khz
+from ringlet.vcpu.model import default_entries, tsc_khz
 
 cdef enum:
     CODE_CACHE = 128 << 20   # bytes, in guests with much RAM; in others it
@@ -142,11 +143,11 @@ cdef class Processor(ProcessorState):
         cache_create(self.c, code_cache_size(ram_size))
         self.c.arch.tsc_khz = tsc_khz()
         alarm_attach(self.c)
-        self.c.conduct = conduct_of(vendor)
         self.set_cpuid(rows)
         self.ram = ram_create(ram_size)
         mmu_create(self.c, self.ram, NULL, code_unmapped, code_written, space_dropped)
         install_handlers(handle_fault)
+        self.c.conduct = conduct_on_host(self.native, vendor)
         update_key(self.c)
 
     def __dealloc__(self):

@@ -33,29 +33,6 @@ OK = MEM_OK
 FAULT = MEM_FAULT
 MMIO = MEM_MMIO
 
-# The bounce area: registers, then room for two operands, each with a page of its own.
-cdef enum:
-    BOUNCE_IN = 0            # gpr[16] to load
-    BOUNCE_OUT = 0x80        # gpr[16] as they came back
-    BOUNCE_FLAGS_IN = 0x100
-    BOUNCE_FLAGS_OUT = 0x108
-    BOUNCE_ENTRY = 0x110
-    BOUNCE_MXCSR = 0x118
-    BOUNCE_FIRST = 0x1000
-    BOUNCE_SECOND = 0x3000
-    BOUNCE_SIZE = 0x10000
-
-# Offsets in the XSAVE image (SDM 1 table 10-2, 13.4).
-cdef enum:
-    IMAGE_FOP = 6
-    IMAGE_FIP = 8
-    IMAGE_FDP = 16
-    IMAGE_MMX = 32
-    IMAGE_XMM = 160
-    IMAGE_BV = 512
-    IMAGE_YMM = 576
-    IMAGE_SIZE = 832
-
 FIRST = BOUNCE_FIRST
 SECOND = BOUNCE_SECOND
 

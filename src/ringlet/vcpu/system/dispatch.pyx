@@ -65,7 +65,9 @@ cdef int op_serialize(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_emulate(CpuState* c, OpInfo* op) noexcept nogil:
-    return EMU_NEXT if op_gather(c, op) else leave_emulate(c, op)
+    if c.key & KEY_MODE64 and op_gather(c, op):
+        return EMU_NEXT
+    return leave_emulate(c, op)
 
 
 cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:

@@ -120,6 +120,7 @@ cdef int op_popf(CpuState* c, OpInfo* op) noexcept nogil:
         if load_virtual_image(c, image):
             return EMU_FAULT
         c.arch.gpr[RSP] = rsp
+        update_key(c)
         return EMU_NEXT
     c.arch.gpr[RSP] = rsp
     if op.size > 2:

@@ -90,16 +90,16 @@ cdef u32 save_state(CpuState* c, u8* image, bint wide, u64 rip, u64 rflags) noex
 
 
 cdef void load_state(u8* image, bint wide, u32* fields) noexcept nogil:
-    """Read the saved state of a TSS; a 16-bit one has no FS and GS, and half of the registers."""
+    """Read the saved state of a TSS; a 16-bit one has no FS and GS, and half of the registers.
+
+    The SDM leaves the upper halves open; here they become 0.
+    """
     cdef u32 i
     for i in range(FIELDS):
         if wide:
             fields[i] = (<u32*>(image + TSS_STATE))[i]
         else:
             fields[i] = (<u16*>(image + TSS_STATE16))[i] if i < FIELDS16 else 0
-            if 2 <= i < 10:
-                # The SDM leaves the upper halves open; processors fill them with ones.
-                fields[i] |= <u32>0xFFFF0000
 
 
 cdef int check_old(CpuState* c, bint wide) noexcept nogil:
