@@ -19,12 +19,17 @@ from tests.unit.vcpu.board import (
     CODE,
     DATA,
     DF,
+    HANDLERS,
+    IDT,
     IF,
+    KERNEL_STACK,
     NAMES,
     OF,
+    PAGE_FAULT,
     PD,
     PDPT,
     PF,
+    PT,
     SF,
     ZF,
     Board,
@@ -245,6 +250,10 @@ class RealBoard(Board):
         self.p.write_phys(DATA + offset, struct.pack(f"<{len(words)}H", *words))
 
 
+_RING_3_GATE: Final = 0xEE
+_WITH_ERROR_CODES: Final = (8, 10, 11, 12, 13, 14, 17)
+
+
 class NarrowBoard(Board):
     """A processor in compatibility mode at CPL 3, with memory at `BASE`."""
 
@@ -289,7 +298,7 @@ class NarrowBoard(Board):
         if self.p.exception is not None:
             vector, error, address = self.p.exception
             exception = vector, error or 0
-            cr2 = address if vector == 14 else 0
+            cr2 = address if vector == PAGE_FAULT else 0
         return Result(
             [self.get(name) for name in NAMES[:8]],
             self.get("rflags") & FLAGS,
@@ -299,3 +308,35 @@ class NarrowBoard(Board):
             self.p.read_phys(PHYS, SIZE),
             comparable(self.p.get_xsave()),
         )
+
+
+class RunBoard(NarrowBoard):
+    """A `NarrowBoard` that runs instructions as a guest does, each up to a breakpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.poke(PD, PT | 7)
+        for vector in range(32):
+            handler = HANDLERS + 16 * vector
+            self.poke(IDT + 16 * vector, handler | 8 << 16 | _RING_3_GATE << 40 | 1 << 48, 0)
+        self.p.set("cr3", self.p.get("cr3"))
+
+    def run_to_breakpoint(self, state: State) -> Result:
+        """Run an instruction that does not jump, to the breakpoint behind it or to its exception.
+
+        The descriptor tables are in the same address space, so no segment may be flat.
+        """
+        self.load(state)
+        self.p.set("cpl", 3)
+        assert self.p.run() == Exit.EXIT_HLT
+        vector = self.raised()
+        assert vector is not None
+        pushed = struct.unpack("<6Q", self.p.read_phys(KERNEL_STACK - 48, 48))
+        error = pushed[0] if vector in _WITH_ERROR_CODES else 0
+        found = self.result()
+        found.exception = None if vector == BREAKPOINT else (vector, error)
+        found.eip = pushed[1] - (vector == BREAKPOINT)
+        found.flags = pushed[3] & FLAGS
+        found.registers[4] = pushed[4]
+        found.cr2 = self.get("cr2") if vector == PAGE_FAULT else 0
+        return found
