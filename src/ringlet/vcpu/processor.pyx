@@ -96,6 +96,8 @@ cdef class Processor(ProcessorState):
     cdef Native native
     cdef object emulator
     cdef object emulation   # an instruction that waits for the machine, or None
+    cdef bint holds         # its exception goes to `exception`: vector, error or None, CR2
+    cdef readonly tuple exception
     cdef u64 emulated       # number of instructions given to the emulator
     cdef int waiting        # an exit that the next `run` has to return
     cdef object port_read   # callbacks for IN and OUT within `run`, or None
@@ -352,17 +354,17 @@ cdef class Processor(ProcessorState):
             result = deliver(c)
         return c.exit_kind if result == EMU_EXIT else EXIT_NONE
 
-    def emulate(self, u64 value=0) -> int:
-        """Perform the instruction at RIP by the general emulator, and return an `Exit`.
+    def emulate(self, u64 value=0, *, bint deliver=True) -> int:
+        """Perform the instruction at RIP by the general emulator, and return an `Exit`, for tests.
 
-        EXIT_NONE: the instruction is done, or its exception has been delivered.  After
-        EXIT_MMIO_READ or EXIT_MMIO_WRITE the next call continues it; `value` is the value read.
-        `run` does all this where translated code cannot continue; this method serves tests.
+        EXIT_NONE: it is done, or its exception is delivered, or in `exception` if not `deliver`.
+        After EXIT_MMIO_READ or EXIT_MMIO_WRITE the next call continues with the `value` read.
         """
-        if self.emulation is None:
+        cdef bint begins = self.emulation is None
+        self.holds, self.exception = not deliver, None
+        if begins:
             self.emulation = self.emulator.fetch_and_execute()
-            return self.advance(None)
-        return self.advance(value)
+        return self.advance(None if begins else value)
 
     cdef int advance(self, answer) except -1:
         """Continue an emulated instruction; return the exit it needs, or EXIT_NONE at its end."""
@@ -372,10 +374,14 @@ cdef class Processor(ProcessorState):
         try:
             access = emulation.send(answer)
         except StopIteration as end:
+            holds, self.holds = self.holds, False
             if end.value:
                 return EXIT_NONE
             c.arch.db_pending = 0
             debug_forget(c)
+            if holds:
+                self.exception = c.exc_vector, c.exc_error if c.exc_has_error else None, c.exc_cr2
+                return EXIT_NONE
             return c.exit_kind if deliver(c) == EMU_EXIT else EXIT_NONE
         self.emulation = emulation
         c.mmio_phys, c.io_size, write, c.io_data = access
@@ -450,10 +456,7 @@ cdef class Processor(ProcessorState):
     # --- for a debugger, while `run` is not active
 
     def set_breakpoints(self, addresses) -> None:
-        """Leave with EXIT_DEBUG before instructions at these linear addresses, at most 256.
-
-        They replace the previous ones.
-        """
+        """Leave with EXIT_DEBUG before instructions at only these linear addresses, at most 256."""
         debug_set_breaks(self.c, addresses)
 
     def set_watchpoints(self, watches) -> None:

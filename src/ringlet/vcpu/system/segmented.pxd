@@ -1,7 +1,8 @@
 """Addresses by segment outside 64-bit mode: base, limit, type (SDM 3A 5.3-5.5)."""
 from ringlet.core.state cimport CpuState, OpInfo, Segment, u8, u16, u32, u64
 
-# Each function returns 0, or EMU_FAULT with exc_* set.  `access` is ACC_WRITE or 0.
+# Each function returns 0, or EMU_FAULT with exc_* set.  `access` is ACC_WRITE or 0, or ACC_FETCH for
+# a read that code need not allow (SDM 2A CLFLUSH).
 
 # Tell whether an access of `size` bytes at `offset` is within a segment and of its type.
 cdef bint segment_allows(CpuState* c, Segment* s, bint code, u64 offset, u32 size,

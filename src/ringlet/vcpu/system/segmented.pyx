@@ -11,8 +11,8 @@ from ringlet.core.ops cimport (
     OP_XRSTOR, OP_XRSTORS, OP_FNSTENV, OP_FNSAVE, OP_FLDENV, OP_FRSTOR, OP_DEVICE_READ,
     OP_DEVICE_WRITE)
 from ringlet.core.state cimport (
-    RAX, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, AR_DB, AR_UNUSABLE, ACC_WRITE,
-    KEY_MODE16, KEY_MODE64, OPF_ADDR32, VEC_GP, VEC_SS, raise_err)
+    RAX, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, AR_DB, AR_UNUSABLE, ACC_FETCH,
+    ACC_WRITE, KEY_MODE16, KEY_MODE64, OPF_ADDR32, VEC_GP, VEC_SS, raise_err)
 from ringlet.vcpu.system.registers cimport (
     AR_CODE, AR_EXPAND_DOWN, AR_READABLE, AR_WRITABLE, CR0_EM, CR0_TS, CR4_OSXSAVE, XCR0_AVX,
     mode64, paragraphs, real_mode)
@@ -34,7 +34,8 @@ cdef bint segment_allows(CpuState* c, Segment* s, bint code, u64 offset, u32 siz
     if s.ar & AR_UNUSABLE:
         return False
     if s.ar & AR_CODE:
-        if not (code and real_mode(c)) and (access & ACC_WRITE or not s.ar & AR_READABLE):
+        if not (code and real_mode(c)) and (
+                access & ACC_WRITE or not (s.ar & AR_READABLE or access & ACC_FETCH)):
             return False
         return last <= s.limit
     if access & ACC_WRITE and not s.ar & AR_WRITABLE:
