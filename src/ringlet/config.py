@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.errors import ConfigError
+from ringlet.flat_spec import FlatPlace
 
 PAGE_SIZE: Final = 4096
 MIN_MEMORY: Final = 2 << 20
@@ -172,18 +173,29 @@ COMPARE: Final = Option(
 )
 BARE: Final = Option(
     "--bare",
-    "Run PROGRAM, a static ELF64 file, on the bare machine: long mode, CPL 0, no firmware.",
+    "Run PROGRAM, a static ELF file, on the bare machine, without firmware, at CPL 0: ELF64 in "
+    "long mode, ELF32 in protected mode without paging.",
+)
+FLAT: Final = Option(
+    "--flat",
+    "With --bare: PROGRAM is no ELF file but a flat image; load it at an address and start at its "
+    "first byte: 16@SEGMENT:OFFSET or 16@ADDRESS (real mode; 16@0x7c00 for a boot sector), "
+    "32@ADDRESS (protected mode, flat, without paging) or 64@ADDRESS (long mode).",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class MachineConfig:
-    """The configuration of a bare machine.  `memory` is the size of guest RAM in bytes."""
+    """The configuration of a bare machine.  `memory` is the size of guest RAM in bytes.
+
+    With `flat`, the program is a flat image.
+    """
 
     program: Path
     memory: int
     stats: bool = False
     exact: bool = False
+    flat: FlatPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
