@@ -215,8 +215,8 @@ def run(
     spec = machine_spec(
         "" if bare else guest, program=guest if bare else None, flat=flat or None,
         kernel=kernel or None, initrd=initrd or None, append=append, package=package,
-        root=root or None, memory=memory, cpus=cpus, mounts=mounts, disks=disks, ports=ports, net=net or None, vsock=vsock or None,
-        user_data=user_data or None, env=variables, cwd=cwd,
+        root=root or None, memory=memory, cpus=cpus, mounts=mounts, disks=disks, ports=ports,
+        net=net or None, vsock=vsock or None, user_data=user_data or None, env=variables, cwd=cwd,
         timeout=timeout or None, name=name, console=console, log=log or None, direct=direct,
         exact=exact, cold=cold, reboot=not (no_reboot or bare), debug_exit=debug_exit,
         called=called,

@@ -96,8 +96,12 @@ class ElfFile:
 
     def enters(self) -> bool:
         """Return whether the entry point is the physical address of a loaded segment's byte."""
+        return self.loads(self.entry)
+
+    def loads(self, physical: int) -> bool:
+        """Return whether a loaded segment has a byte at address `physical`."""
         return any(
-            s.kind == PT_LOAD and s.physical <= self.entry < s.physical + s.size
+            s.kind == PT_LOAD and s.physical <= physical < s.physical + s.size
             for s in self.segments
         )
 
