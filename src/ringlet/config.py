@@ -48,14 +48,16 @@ DEBIAN_LEAST: Final = 96 << 20
 CPUS: Final = Option("-c", "The number of the guest's processors: 1.", "1", python="cpus")
 KERNEL: Final = Option(
     "--kernel",
-    "Start this Linux kernel (a bzImage or vmlinux) on a PC; before the name of a guest, in place "
-    "of the guest's own.",
+    "Start this kernel on a PC: Linux's bzImage or vmlinux, or one for Multiboot or PVH; before "
+    "the name of a guest, in place of the guest's own.",
 )
-INITRD: Final = Option("--initrd", "The initial RAM disk for a kernel of your own.")
+INITRD: Final = Option(
+    "--initrd", "The initial RAM disk, or Multiboot module, for a kernel of your own."
+)
 APPEND: Final = Option(
     "--append",
     "The kernel's command line, or, with a guest's name, text to append to the guest's. Default "
-    "for a kernel of your own: console=ttyS0 panic=-1.",
+    "for a kernel of your own: console=ttyS0 panic=-1, or for Multiboot nothing.",
 )
 ROOT: Final = Option(
     "--root",

@@ -34,14 +34,18 @@ fail:                                   # the status is 2 * %bl + 1
 
 
 def linked(source: str, directory: Path, *, start: int = 0x100000, bits: int = 32) -> Path:
-    """Return an ELF executable of `source` linked at `start`; mode 16 is up to the source."""
+    """Return an ELF executable of `source` linked at `start`; mode 16 is up to the source.
+
+    A section .note.pvh is a page behind it.
+    """
     text, object_file, image = (directory / f"image.{kind}" for kind in ("s", "o", "elf"))
     text.write_text(source)
     words = ["as", f"--{max(bits, 32)}", "-o", str(object_file), str(text)]
     subprocess.run(words, check=True, timeout=60)
     emulation = "elf_x86_64" if bits == 64 else "elf_i386"
     words = ["ld", "-m", emulation, "-N", "--no-warn-rwx-segments", "-e", hex(start)]
-    words += [f"-Ttext={start:#x}", "-o", str(image), str(object_file)]
+    words += [f"-Ttext={start:#x}", f"--section-start=.note.pvh={start + 0x1000:#x}"]
+    words += ["-o", str(image), str(object_file)]
     subprocess.run(words, check=True, timeout=60)
     return image
 

@@ -156,7 +156,7 @@ WRONG = {
     ),
     "entry elsewhere": (
         Elf((Part(TEXT), Part(0, note(b"Xen\0", 17, b"????"), kind=4)), entry=0),
-        "its entry point 0x0 is not in the physical addresses of its segments, and it has no Multib",
+        "its entry point 0x0 is not in the physical addresses of its segments, and it has no",
     ),
     "nothing to load": (Elf(()), "its entry point 0x100000 is not in the physical"),
     "static program": (Elf(abi=3), "is a program for Linux, not a kernel"),
