@@ -1,0 +1,175 @@
+"""Loads kernels: finds a file's format, and copies the kernel and its initial RAM disk to memory.
+
+A file with Linux's setup header that is no ELF file is a bzImage.  Of the others, a Multiboot
+header decides, that of Multiboot 2 before that of Multiboot 1; then an ELF file is a vmlinux or a
+kernel with a PVH entry.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from ringlet.config import format_size
+from ringlet.errors import ConfigError, ProgramError
+from ringlet.machine import address_map as at
+from ringlet.machine import e820, multiboot, multiboot2
+from ringlet.machine import setup_header as field
+from ringlet.machine.bzimage import read_bzimage
+from ringlet.machine.cpu import Cpu
+from ringlet.machine.elf import MAGIC as ELF_MAGIC
+from ringlet.machine.files import copy_to_memory, length_of, open_regular, read_at
+from ringlet.machine.kernel import WANTED, Handed, Kernel, check_end, too_little_memory
+from ringlet.machine.vmlinux import read_vmlinux
+
+_PAGE: Final = 4096
+_INITRD: Final = "an initial RAM disk"
+_TO_RUN: Final = 16 << 20
+"""What a kernel needs besides, to run a small program; Debian's need 2 MiB."""
+_STEP: Final = 16 << 20
+_LARGE_INITRD: Final = 8 << 20
+"""From this size on, a message about too little RAM names the initial RAM disk."""
+
+
+def read_kernel(path: Path, memory_size: int) -> Kernel:
+    """Read and check `path`, a kernel in any format, for a PC with `memory_size` bytes of RAM.
+
+    Raises ProgramError, and ConfigError if the RAM is too small.
+    """
+    with open_regular(path, WANTED) as file:
+        head = read_at(file, 0, multiboot2.SEARCHED)
+        is_elf = head.startswith(ELF_MAGIC)
+        if not is_elf and head[field.MAGIC : field.MAGIC + 4] == field.MAGIC_VALUE:
+            return read_bzimage(path, file, memory_size)
+        if (place := multiboot2.find(head)) is not None:
+            return multiboot2.read(path, file, head, place, memory_size)
+        if (place := multiboot.find(head)) is not None:
+            return multiboot.read(path, file, head, place, memory_size)
+        return (read_vmlinux if is_elf else read_bzimage)(path, file, memory_size)
+
+
+def starts_linux(path: Path) -> bool:
+    """Return whether `path` may be a Linux kernel.  Raises ProgramError if it is no kernel."""
+    return read_kernel(path, at.REST_OF_RAM).start.starts_linux
+
+
+def read_fitting(
+    path: Path, memory_size: int, command_line: str, initrd: Path | bytes | None
+) -> Kernel:
+    """Read and check a kernel, its command line and its initial RAM disk together.
+
+    Raises ProgramError, and ConfigError, which says with how much RAM they run: a kernel that has
+    only what it is loaded into finds no memory and panics.
+    """
+    kernel = read_kernel(path, at.REST_OF_RAM)
+    size = _initrd_size(initrd)
+    least = -(-kernel.end // _PAGE) * _PAGE + -(-size // _PAGE) * _PAGE
+    if memory_size < least <= min(at.DEVICE_HOLE, kernel.initrd_limit):
+        what = f"{path}: this kernel"
+        if size > _LARGE_INITRD:
+            what += f" with an initial RAM disk of {format_size(size)}"
+        raise too_little_memory(what, -(-(least + _TO_RUN) // _STEP) * _STEP, memory_size)
+    kernel = replace(kernel, memory_size=memory_size)
+    check_end(path, kernel.end, memory_size)
+    check(kernel, command_line, initrd)
+    return kernel
+
+
+def _initrd_size(initrd: Path | bytes | None) -> int:
+    if initrd is None or isinstance(initrd, bytes):
+        return len(initrd or b"")
+    with open_regular(initrd, _INITRD) as file:
+        return length_of(file)
+
+
+def check(kernel: Kernel, command_line: str, initrd: Path | bytes | None) -> None:
+    """Raise the errors that `load_kernel` would raise for the command line and initial RAM disk."""
+    _command_line(kernel, command_line)
+    if isinstance(initrd, bytes):
+        _initrd_address(kernel, "the guest", len(initrd))
+    elif initrd is not None:
+        with open_regular(initrd, _INITRD) as file:
+            _initrd_address(kernel, str(initrd), length_of(file))
+
+
+def load_kernel(
+    cpu: Cpu,
+    kernel: Kernel,
+    *,
+    command_line: str,
+    initrd: Path | bytes | None = None,
+    rsdp: int = 0,
+    rsdp_table: bytes = b"",
+) -> None:
+    """Copy everything into guest memory, which holds zeros, and set the registers for the entry.
+
+    `initrd` is the initial RAM disk's file or its contents.  `rsdp` is the guest physical address
+    of the ACPI root pointer, 0 for none, and `rsdp_table` its bytes.  Raises ProgramError and
+    ConfigError.
+    """
+    arguments = _command_line(kernel, command_line)
+    with open_regular(kernel.path, WANTED) as file:
+        for piece in kernel.pieces:
+            copy_to_memory(file, piece.offset, piece.size, cpu, piece.physical)
+    placed = _load_initrd(cpu, kernel, initrd) if initrd is not None else (0, 0)
+    cpu.write_phys(at.COMMAND_LINE, arguments + b"\0")
+    name = os.fsencode(initrd) if isinstance(initrd, Path) else b"initrd"
+    kernel.start.enter(cpu, kernel, Handed(arguments, placed, name, rsdp, rsdp_table))
+
+
+# --- command line and initial RAM disk
+
+
+def _command_line(kernel: Kernel, text: str) -> bytes:
+    arguments = os.fsencode(text)
+    limit = min(kernel.command_line_limit, at.COMMAND_LINE_END - at.COMMAND_LINE - 1)
+    if b"\0" in arguments:
+        raise ConfigError("the kernel's command line contains a zero byte")
+    if len(arguments) > limit:
+        raise ConfigError(
+            f"the kernel's command line has {len(arguments)} bytes; "
+            f"{kernel.path} takes at most {limit}"
+        )
+    return arguments
+
+
+def _load_initrd(cpu: Cpu, kernel: Kernel, initrd: Path | bytes) -> tuple[int, int]:
+    """Copy the initial RAM disk to the highest possible address; return its address and size."""
+    if isinstance(initrd, bytes):
+        address = _initrd_address(kernel, "the guest", len(initrd))
+        cpu.write_phys(address, initrd)
+        return address, len(initrd)
+    with open_regular(initrd, _INITRD) as file:
+        size = length_of(file)
+        address = _initrd_address(kernel, str(initrd), size)
+        copy_to_memory(file, 0, size, cpu, address)
+    return address, size
+
+
+def _initrd_address(kernel: Kernel, name: str, size: int) -> int:
+    if not size:
+        raise ProgramError(f"{name}: is empty; give {_INITRD}")
+    for start, end in _initrd_rooms(kernel):
+        address = (end - size) // _PAGE * _PAGE
+        if address >= start:
+            return address
+    what = f"{name}: an initial RAM disk of {format_size(size)}"
+    pages = -(-size // _PAGE) * _PAGE
+    least = -(-kernel.end // _PAGE) * _PAGE + pages
+    limit = min(at.DEVICE_HOLE, kernel.initrd_limit)
+    if kernel.initrd_anywhere:
+        if least > at.DEVICE_HOLE:
+            least = at.DEVICE_HOLE + pages
+    elif least > limit:
+        raise ProgramError(f"{what} is too large: this kernel needs it below {format_size(limit)}")
+    raise too_little_memory(what, least, kernel.memory_size)
+
+
+def _initrd_rooms(kernel: Kernel) -> Iterator[tuple[int, int]]:
+    """Yield the ranges that may hold the initial RAM disk, the best first."""
+    low, high = e820.ram_ends(kernel.memory_size)
+    yield kernel.end, min(low, kernel.initrd_limit)
+    if kernel.initrd_anywhere:
+        yield kernel.end, low
+        yield at.REST_OF_RAM, high
