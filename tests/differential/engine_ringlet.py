@@ -94,11 +94,11 @@ def reset_system(p: Processor) -> None:
 
 def load_state(p: Processor, state: State, cpl: int = 3) -> None:
     """Everything that a program's State names, at privilege `cpl`."""
-    cs, ss = (guest.USER_CS, guest.USER_SS) if cpl == 3 else (guest.KERNEL_CS, guest.KERNEL_SS)
-    p.set_segment(_CS, cs, 0, 0xFFFFFFFF, guest.AR[cs])
-    p.set_segment(_SS, ss, 0, 0xFFFFFFFF, guest.AR[ss])
-    for i in (0, 3, _FS, _GS):
-        p.set_segment(i, *_NULL)
+    selectors = list(state.selectors)
+    if cpl == 0:
+        selectors[_CS], selectors[_SS] = guest.KERNEL_CS, guest.KERNEL_SS
+    for i, selector in enumerate(selectors):
+        p.set_segment(i, *((selector, 0, 0xFFFFFFFF, guest.AR[selector]) if selector else _NULL))
     p.set("cpl", cpl)
     for name, value in zip(REGISTERS, state.gpr, strict=True):
         p.set(name, value)

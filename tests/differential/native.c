@@ -1,7 +1,8 @@
 /* Runs test programs on the host's own processor.
  *
  * A freestanding process (no libc: FS and GS belong to the programs) that shares one file with the
- * test.  The file holds a header, the base image, the live image (mapped a second time at the
+ * test.  A program of 16 or 32 bits is entered by its code selector; its signals come in 64-bit mode
+ * all the same.  The file holds a header, the base image, the live image (mapped a second time at the
  * areas' own addresses), requests and responses.  A byte on fd 0 starts a batch, a byte on fd 1
  * ends it.  A program is entered by IRETQ, which alone loads TF, NT and ID at ring 3, and ends
  * with a signal: INT3 at its end, or the fault that the test wants to see.
@@ -62,6 +63,7 @@ struct response {
     u8 pages[];   /* those pages, one after the other */
 };
 
+_Static_assert(offsetof(struct state, selector) == 160, "used by enter");
 _Static_assert(offsetof(struct state, xsave) == 192, "layout shared with native.py");
 _Static_assert(offsetof(struct request, patches) == 1032, "layout shared with native.py");
 _Static_assert(offsetof(struct response, pages) == 4096, "layout shared with native.py");
@@ -106,15 +108,15 @@ __asm__(".text\n"
         "enter: push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
         "mov %rsp, saved_rsp(%rip)\n"
         "mov $7, %eax; xor %edx, %edx; xrstor64 192(%rdi)\n"
-        "xor %eax, %eax; mov %eax, %ds; mov %eax, %es; mov %eax, %fs; mov %eax, %gs\n"
+        "mov 160(%rdi), %es; mov 166(%rdi), %ds; mov 168(%rdi), %fs; mov 170(%rdi), %gs\n"
         "mov 144(%rdi), %rax; wrfsbase %rax\n"
         "mov 152(%rdi), %rax; wrgsbase %rax\n"
         "lea iret_frame(%rip), %rsp\n"
         "mov 128(%rdi), %rax; mov %rax, (%rsp)\n"
-        "movq $0x33, 8(%rsp)\n"
+        "movzwl 162(%rdi), %eax; mov %rax, 8(%rsp)\n"
         "mov 136(%rdi), %rax; mov %rax, 16(%rsp)\n"
         "mov 32(%rdi), %rax; mov %rax, 24(%rsp)\n"
-        "movq $0x2b, 32(%rsp)\n"
+        "movzwl 164(%rdi), %eax; mov %rax, 32(%rsp)\n"
         "mov (%rdi), %rax; mov 8(%rdi), %rcx; mov 16(%rdi), %rdx; mov 24(%rdi), %rbx\n"
         "mov 40(%rdi), %rbp; mov 48(%rdi), %rsi\n"
         "mov 64(%rdi), %r8; mov 72(%rdi), %r9; mov 80(%rdi), %r10; mov 88(%rdi), %r11\n"

@@ -16,7 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.differential.campaign import Report, form_programs, random_programs, run_campaign
+from tests.differential.campaign import (
+    GENERATORS,
+    Report,
+    form_programs,
+    random_programs,
+    run_campaign,
+)
 from tests.differential.engine import ENGINES, make_engine
 from tests.differential.isolate import Death, Progress, isolated
 from tests.differential.native import NativeRunner
@@ -34,12 +40,13 @@ class Chunk:
     seed: int
     count: int
     sweep: bool = False
+    bits: int = 64
 
     def programs(self) -> Iterator[Program]:
         """The same ones each time."""
         if self.sweep:
-            return form_programs(self.seed, self.count)
-        return random_programs(self.seed, self.count)
+            return form_programs(self.seed, self.count, self.bits)
+        return random_programs(self.seed, self.count, bits=self.bits)
 
 
 def _run_chunk(chunk: Chunk, progress: Progress) -> Report:
@@ -72,11 +79,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--engine", default="ringlet", choices=ENGINES)
+    parser.add_argument("--bits", type=int, default=64, choices=GENERATORS,
+                        help="the programs' code")
     parser.add_argument("--save", action="store_true", help="write divergences to the corpus")
     options = parser.parse_args(arguments)
-    work = [Chunk(options.engine, options.seed, 4, sweep=True)]
+    work = [Chunk(options.engine, options.seed, 4, sweep=True, bits=options.bits)]
     work += [Chunk(options.engine, options.seed + 1 + i,
-                   min(_CHUNK, options.programs - i * _CHUNK))
+                   min(_CHUNK, options.programs - i * _CHUNK), bits=options.bits)
              for i in range(-(-options.programs // _CHUNK))]
     total = Report()
     start = time.monotonic()

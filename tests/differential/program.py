@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 
-from iced_x86 import Decoder, Encoder, Formatter, FormatterSyntax, Instruction
+from iced_x86 import Decoder, Encoder, Formatter, FormatterSyntax, Instruction, OpKind
 
 from tests.differential import layout, xsave
 
@@ -14,6 +14,8 @@ REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
              "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 START_SELECTORS = (0, 0x33, 0x2B, 0, 0, 0)
+SELECTORS_32 = (0x2B, 0x23, 0x2B, 0x2B, 0x2B, 0x2B)  # Linux's, all of them flat
+START_SELECTORS_OF = {64: START_SELECTORS, 32: SELECTORS_32}
 INT3 = b"\xcc"
 
 
@@ -62,8 +64,9 @@ class Outcome:
 class Item:
     """One instruction: iced-x86's, or its raw bytes.
 
-    `target` is the item that a branch goes to, or that a RIP-relative operand points at, `delta`
-    bytes into it.  A `tied` item makes the one before it comparable and is only removed with it.
+    `target` is the item that a branch goes to, or at which a RIP-relative or absolute operand or an
+    immediate points, `delta` bytes into it.  A `tied` item makes the one before it comparable and is
+    only removed with it.
     """
 
     instruction: Instruction | None = None
@@ -82,10 +85,11 @@ class Program:
     state: State = State()
     patches: tuple[tuple[int, bytes], ...] = ()  # (linear address, bytes) over the base image
     comment: str = field(default="", compare=False)
+    bits: int = 64  # of its code
 
     @cached_property
     def _assembled(self) -> tuple[bytes, tuple[int, ...]]:
-        return assemble(self.items, self.origin)
+        return assemble(self.items, self.origin, self.bits)
 
     @property
     def code(self) -> bytes:
@@ -131,7 +135,7 @@ class Program:
         formatter = Formatter(FormatterSyntax.NASM)
         for start, end in zip(self.starts, self.starts[1:], strict=False):
             data = self.code[start - self.origin:end - self.origin]
-            text = "; ".join(formatter.format(i) for i in Decoder(64, data, ip=start))
+            text = "; ".join(formatter.format(i) for i in Decoder(self.bits, data, ip=start))
             lines.append(f"{start:x}  {data.hex(' '):<32} ; {text}")
         return lines
 
@@ -153,21 +157,28 @@ def instruction_at(program: Program, outcome: Outcome) -> Instruction | None:
     start = outcome.state.rip - program.origin
     if not 0 <= start < len(program.code):
         return None
-    return Decoder(64, code_at_the_end(program, outcome)[start:], ip=outcome.state.rip).decode()
+    return Decoder(program.bits, code_at_the_end(program, outcome)[start:],
+                   ip=outcome.state.rip).decode()
 
 
 def _aimed(ins: Instruction, linear: int) -> Instruction:
     out = ins.copy()
-    if ins.is_ip_rel_memory_operand:
+    kinds = {ins.op_kind(i) for i in range(ins.op_count)}
+    if OpKind.MEMORY in kinds:
         out.memory_displacement = linear
+    elif OpKind.IMMEDIATE32 in kinds:
+        out.immediate32 = linear
+    elif OpKind.NEAR_BRANCH16 in kinds:
+        out.near_branch16 = linear & 0xFFFF
     else:
         out.near_branch64 = linear
     return out
 
 
-def assemble(items: Sequence[Item], origin: int) -> tuple[bytes, tuple[int, ...]]:
+def assemble(items: Sequence[Item], origin: int,
+             bits: int = 64) -> tuple[bytes, tuple[int, ...]]:
     """Encode items at `origin`: the bytes with the final INT3, and each one's linear address."""
-    encoder = Encoder(64)
+    encoder = Encoder(bits)
     starts = [origin]
     pieces: list[bytes] = []
     pending: list[int] = []
@@ -194,6 +205,8 @@ def assemble(items: Sequence[Item], origin: int) -> tuple[bytes, tuple[int, ...]
 def to_text(program: Program) -> str:
     """The corpus form: readable, and complete for `from_text`."""
     lines = [f"# {line}" for line in program.comment.splitlines()]
+    if program.bits != 64:
+        lines.append(f"bits {program.bits}")
     lines.append(f"origin {program.origin:#x}")
     lines += [f"  {line.split('  ', 1)[1]}" for line in program.listing()]
     state = program.state
@@ -219,6 +232,7 @@ def from_text(text: str) -> Program:
     patches: list[tuple[int, bytes]] = []
     values: dict[str, str] = {}
     origin = layout.CODE.linear
+    bits = 64
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words:
@@ -229,6 +243,8 @@ def from_text(text: str) -> Program:
             items.append(Item(raw=bytes.fromhex(line.split(";")[0])))
         elif words[0] == "origin":
             origin = int(words[1], 0)
+        elif words[0] == "bits":
+            bits = int(words[1])
         elif words[0] == "mem" and words[2] == "=":
             patches.append((int(words[1], 0), bytes.fromhex(words[3])))
         elif len(words) == 3 and words[1] == "=":
@@ -239,5 +255,6 @@ def from_text(text: str) -> Program:
     state = State(gpr=gpr, rip=int(values.pop("rip", str(origin)), 0),
                   rflags=int(values.pop("rflags", "0x202"), 0),
                   fs_base=int(values.pop("fs_base", "0"), 0),
-                  gs_base=int(values.pop("gs_base", "0"), 0), xsave=xsave.from_fields(values))
-    return Program(tuple(items), origin, state, tuple(patches), "\n".join(comment))
+                  gs_base=int(values.pop("gs_base", "0"), 0), selectors=START_SELECTORS_OF[bits],
+                  xsave=xsave.from_fields(values))
+    return Program(tuple(items), origin, state, tuple(patches), "\n".join(comment), bits)
