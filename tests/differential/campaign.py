@@ -12,7 +12,6 @@ from tests.differential import forms
 from tests.differential.compare import compare, excluded
 from tests.differential.engine import Engine
 from tests.differential.generate import Generator, Style, program_of, random_program
-from tests.differential.narrow.generate import NarrowGenerator
 from tests.differential.program import Program, from_text, to_text
 from tests.differential.shrink import shrink
 
@@ -39,7 +38,7 @@ class Divergence:
         formatter = Formatter(FormatterSyntax.NASM)
         names = [formatter.format_mnemonic(i)
                  for i in Decoder(self.program.bits, self.program.code,
-                                  ip=self.program.origin)]
+                                  ip=self.program.origin - self.program.base)]
         what = self.differences[0].split(":")[0].split()[0].rstrip("0123456789")
         earlier = f"after {len(self.before)}: " if self.before else ""
         return f"{what} {earlier}{' '.join(names[:-1])}"
@@ -79,25 +78,23 @@ class Report:
             self.divergences.setdefault(signature, divergence)
 
 
-GENERATORS: dict[int, type[Generator]] = {64: Generator, 32: NarrowGenerator}
-
-
 def random_programs(seed: int, count: int, style: Style | None = None,
-                    bits: int = 64) -> Iterator[Program]:
-    """`count` programs of 64-bit code, or code of other `bits`, from one seed."""
+                    kind: type[Generator] = Generator) -> Iterator[Program]:
+    """`count` programs of 64-bit code, or of another `kind`, from one seed."""
     rng = random.Random(seed)
     for _ in range(count):
-        yield random_program(rng, style, GENERATORS[bits])
+        yield random_program(rng, style, kind)
 
 
-def form_programs(seed: int, each: int = 1, bits: int = 64) -> Iterator[Program]:
+def form_programs(seed: int, each: int = 1,
+                  kind: type[Generator] = Generator) -> Iterator[Program]:
     """For every form `each` programs with registers only and with memory, where it has both."""
     rng = random.Random(seed)
-    for form in forms.table(bits):
+    for form in forms.table(kind.bits):
         either = any("OR_MEM" in name for name in forms.kind_names(form))
         for mem in ((True, False) if either else (None,)):
             for _ in range(each):
-                yield program_of(form, rng, mem, GENERATORS[bits])
+                yield program_of(form, rng, mem, kind)
 
 
 def run_campaign(native: Engine, engine: Engine, programs: Iterable[Program], *, keep: int = 12,
@@ -157,7 +154,7 @@ def _kind(program: Program, rip: int, found: list[str]) -> str:
     """Return a first guess at the defect, from the whole program: what differs and where."""
     where = "end"
     formatter = Formatter(FormatterSyntax.NASM)
-    for ins in Decoder(program.bits, program.code[:-1], ip=program.origin):
+    for ins in Decoder(program.bits, program.code[:-1], ip=program.origin - program.base):
         if ins.ip == rip:
             where = formatter.format_mnemonic(ins)
     what = found[0].split(":")[0].split()[0].rstrip("0123456789")

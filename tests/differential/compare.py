@@ -52,7 +52,7 @@ def excluded(program: Program, native: Outcome) -> str | None:
         return "an endless loop stops anywhere"
     if native.vector == _AC or native.state.rflags & _AC_FLAG:
         return "the host has CR0.AM set; the guest has not"
-    if _stopped_early(program, native.state.rip):
+    if _stopped_early(program, native.state.rip + program.base):
         return "an image's x87 pointers were not cleared"
     ins = instruction_at(program, native)
     if ins is not None and ins.mnemonic == Mnemonic.RETF:
@@ -69,7 +69,7 @@ def excluded(program: Program, native: Outcome) -> str | None:
 
 def _undefined(program: Program, native: Outcome) -> bool:
     """Whether the bytes at the stop are no instruction, whatever follows in the unfetched page."""
-    start = native.state.rip - program.origin
+    start = program.place_of(native.state.rip)
     seen = code_at_the_end(program, native)[start:native.cr2 - program.origin]
     return Decoder(program.bits, seen + bytes(15), ip=native.state.rip).decode().is_invalid
 
@@ -172,7 +172,7 @@ def comparable_flags(program: Program, native: Outcome) -> int:
         mask &= ~_RF
     if native.vector in _FAULTS:
         code = code_at_the_end(program, native)
-        mask &= ~ARITHMETIC | flags_live_at(code, program.origin, native.state.rip,
+        mask &= ~ARITHMETIC | flags_live_at(code, program.origin, native.state.rip + program.base,
                                             program.bits)
     return mask
 

@@ -12,7 +12,7 @@ from ringlet.arch.vendors import Vendor
 from ringlet.core.state import Exit
 from ringlet.errors import InternalError
 from ringlet.vcpu.processor import Processor
-from tests.differential import guest, layout
+from tests.differential import guest, layout, segments
 from tests.differential.departure import Departure
 from tests.differential.layout import PAGE
 from tests.differential.program import (
@@ -98,7 +98,12 @@ def load_state(p: Processor, state: State, cpl: int = 3) -> None:
     if cpl == 0:
         selectors[_CS], selectors[_SS] = guest.KERNEL_CS, guest.KERNEL_SS
     for i, selector in enumerate(selectors):
-        p.set_segment(i, *((selector, 0, 0xFFFFFFFF, guest.AR[selector]) if selector else _NULL))
+        segment = segments.segment_of(selector)
+        if segment is not None:
+            p.set_segment(i, selector, segment.base, segment.limit, segment.rights)
+        else:
+            p.set_segment(i, *((selector, 0, 0xFFFFFFFF, guest.AR[selector]) if selector
+                               else _NULL))
     p.set("cpl", cpl)
     for name, value in zip(REGISTERS, state.gpr, strict=True):
         p.set(name, value)
@@ -166,7 +171,7 @@ class RingletRunner:
         self.departs = Departure.STORED if exact else Departure.AT_TARGET
         self._exact = exact
         self._vendor = vendor
-        self.processor = new_processor(exact=exact, vendor=vendor)
+        self.processor = self._new_processor()
         self._timeout = timeout
         self._watchdog = Watchdog(self.processor, timeout)
         self._stale: dict[int, bytes] = {}
@@ -186,9 +191,14 @@ class RingletRunner:
     def reset(self) -> None:
         """A new processor, without translations; the old one's address space is freed first."""
         del self.processor, self._watchdog.processor
-        self.processor = self._watchdog.processor = new_processor(
-            exact=self._exact, vendor=self._vendor)
+        self.processor = self._watchdog.processor = self._new_processor()
         self._stale = {}
+
+    def _new_processor(self) -> Processor:
+        p = new_processor(exact=self._exact, vendor=self._vendor)
+        p.set_segment(6, guest.LDT_SELECTOR, guest.KERNEL + guest.LDT,
+                      8 * len(segments.TABLE) - 1, 0x82)
+        return p
 
     def run(self, programs: Sequence[Program]) -> list[Outcome]:
         """Run each program from its own fresh memory."""

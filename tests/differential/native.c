@@ -7,6 +7,7 @@
  * ends it.  A program is entered by IRETQ, which alone loads TF, NT and ID at ring 3, and ends
  * with a signal: INT3 at its end, or the fault that the test wants to see.
  */
+#include <asm/ldt.h>
 #include <asm/sigcontext.h>
 #include <asm/siginfo.h>
 #include <asm/signal.h>
@@ -22,7 +23,11 @@ typedef uint32_t u32;
 typedef uint16_t u16;
 typedef uint8_t u8;
 
-enum { XSAVE_SIZE = 832, MAX_AREAS = 32, SHM_FD = 3, PAGE = 4096 };
+enum { XSAVE_SIZE = 832, MAX_AREAS = 32, MAX_SEGMENTS = 32, SHM_FD = 3, PAGE = 4096 };
+/* IRETQ to a 16-bit stack leaves bits 16 to 31 of RSP as they are: the frame's address has those
+ * that programs with such a stack begin with.
+ */
+enum { FRAME_PAGE = 0x7FFE0000, FRAME = FRAME_PAGE + 0x800 };
 enum { STATUS_NOT_RUN = 0, STATUS_EVENT = 1, STATUS_TIMEOUT = 2 };
 enum { PROT_R = 1, PROT_W = 2, PROT_X = 4 };
 
@@ -38,6 +43,8 @@ struct header {
     u64 tick_us, ticks;
     u64 n_areas;
     struct area areas[MAX_AREAS];
+    u64 n_segments;
+    struct user_desc segments[MAX_SEGMENTS]; /* of the local descriptor table */
 };
 
 struct state {
@@ -63,6 +70,7 @@ struct response {
     u8 pages[];   /* those pages, one after the other */
 };
 
+_Static_assert(FRAME == 0x7ffe0800, "used by enter");
 _Static_assert(offsetof(struct state, selector) == 160, "used by enter");
 _Static_assert(offsetof(struct state, xsave) == 192, "layout shared with native.py");
 _Static_assert(offsetof(struct request, patches) == 1032, "layout shared with native.py");
@@ -86,7 +94,6 @@ static void copy(void *to, const void *from, u64 n)
 
 /* Reached from assembly by name. */
 __attribute__((visibility("hidden"), used)) u64 saved_rsp;
-__attribute__((visibility("hidden"), used)) u64 iret_frame[5];
 extern char __executable_start[] __attribute__((visibility("hidden")));
 extern char etext[] __attribute__((visibility("hidden")));
 
@@ -111,7 +118,7 @@ __asm__(".text\n"
         "mov 160(%rdi), %es; mov 166(%rdi), %ds; mov 168(%rdi), %fs; mov 170(%rdi), %gs\n"
         "mov 144(%rdi), %rax; wrfsbase %rax\n"
         "mov 152(%rdi), %rax; wrgsbase %rax\n"
-        "lea iret_frame(%rip), %rsp\n"
+        "mov $0x7ffe0800, %esp\n"
         "mov 128(%rdi), %rax; mov %rax, (%rsp)\n"
         "movzwl 162(%rdi), %eax; mov %rax, 8(%rsp)\n"
         "mov 136(%rdi), %rax; mov %rax, 16(%rsp)\n"
@@ -189,6 +196,9 @@ __attribute__((used)) static void handle(int sig, siginfo_t *info, struct uconte
 
 static void map_areas(void)
 {
+    long page = sys6(__NR_mmap, FRAME_PAGE, PAGE, 3, 0x100022, -1, 0); /* anonymous, private */
+    if (page != FRAME_PAGE)
+        die(4);
     for (u64 i = 0; i < header->n_areas; i++) {
         struct area *a = &header->areas[i];
         int prot = (a->prot & PROT_R ? 1 : 0) | (a->prot & PROT_W ? 2 : 0)
@@ -281,6 +291,9 @@ __attribute__((used, noreturn)) static void run(void)
     if ((u64)header > -4096ul)
         die(2);
     map_areas();
+    for (u64 i = 0; i < header->n_segments; i++)
+        if (sys3(__NR_modify_ldt, 1, &header->segments[i], sizeof(struct user_desc)))
+            die(7);
     copy((char *)header + header->live_offset, (char *)header + header->base_offset,
          header->image_size);
     prepare_signals();

@@ -145,7 +145,8 @@ class Operands:
 
     count = 16                                 # registers of each file
     pointers: tuple[Register_, ...] = R64      # the registers of an address
-    places: tuple[str, ...] = ("data",) * 8 + ("stack",) * 2 + ("gib4", "slot") * 2 + ("edge32", "top")
+    places: tuple[str, ...] = (*("data",) * 8, *("stack",) * 2, *("gib4", "slot") * 2,
+                               "edge32", "top")
     areas = tuple(layout.AREAS.values())
     holes: tuple[int, ...] = layout.HOLES
     non_canonical: tuple[int, ...] = layout.NON_CANONICAL

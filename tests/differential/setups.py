@@ -65,7 +65,8 @@ class Setups(Emitter):
         if ins.mnemonic in _DIVIDES and rng.random() < 0.75 and RDX not in self.registers.pinned:
             self._load(RDX, rng.choice((0, 0, 1)))
         if ins.mnemonic == Mnemonic.XLATB:
-            self._need(RBX, lambda: self.operands.target(256, False).linear)
+            self._need(RBX, lambda: self._string_offset(
+                self.operands.target(256, False).linear, True))
             ins.set_op_kind(0, OpKind.MEMORY)
             ins.memory_base = self.operands.pointers[RBX]
             ins.memory_index = Register.AL
@@ -127,6 +128,11 @@ class Setups(Emitter):
             ins.has_lock_prefix = True
         self._emit(ins)
 
+    def _string_offset(self, linear: int, source: bool) -> int:
+        """Return what RSI or RDI holds to reach a linear address."""
+        del source
+        return linear
+
     def _string_operands(self, ins: Instruction, form: Form, size: int, count: int) -> None:
         """Make RSI and RDI point where a string of `count` elements fits either way."""
         rng = self.rng
@@ -138,7 +144,8 @@ class Setups(Emitter):
 
         def place(write: bool) -> int:
             spot = self.operands.target(2 * span, write)
-            return spot.linear if spot.bad else spot.linear + span - size
+            linear = spot.linear if spot.bad else spot.linear + span - size
+            return self._string_offset(linear, not write)
 
         for i, kind in enumerate(form.kinds):
             if kind == K.SEG_RSI:

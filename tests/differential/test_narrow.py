@@ -41,29 +41,31 @@ def program(*lines: str, **registers: int) -> Program:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_programs_are_equal(seed: int, native: NativeRunner, ringlet: Engine) -> None:
-    report = run_campaign(native, ringlet, random_programs(seed, 1000, bits=32), keep=3)
+    programs = random_programs(seed, 1000, kind=NarrowGenerator)
+    report = run_campaign(native, ringlet, programs, keep=3)
     assert not report.different, _summary(report)
 
 
 def test_every_form_is_equal(native: NativeRunner, ringlet: Engine) -> None:
-    report = run_campaign(native, ringlet, form_programs(1, bits=32), keep=3)
+    report = run_campaign(native, ringlet, form_programs(1, kind=NarrowGenerator), keep=3)
     assert not report.different, _summary(report)
 
 
 def test_random_programs_are_equal_with_exact(native: NativeRunner, ringlet_exact: Engine) -> None:
-    report = run_campaign(native, ringlet_exact, random_programs(50, 1000, bits=32), keep=3)
+    programs = random_programs(50, 1000, kind=NarrowGenerator)
+    report = run_campaign(native, ringlet_exact, programs, keep=3)
     assert not report.different, _summary(report)
 
 
 def test_programs_with_wild_addresses_are_equal(native: NativeRunner, ringlet: Engine) -> None:
-    programs = random_programs(99, 1000, Style(wild=0.3), bits=32)
+    programs = random_programs(99, 1000, Style(wild=0.3), NarrowGenerator)
     report = run_campaign(native, ringlet, programs, keep=3)
     assert not report.different, _summary(report)
 
 
 class TestParts:
     def test_every_form_can_be_generated(self) -> None:
-        made = sum(1 for _ in form_programs(1, bits=32))
+        made = sum(1 for _ in form_programs(1, kind=NarrowGenerator))
         assert made > len(forms.table(32))
 
     @pytest.mark.parametrize("name", ["INC_R32", "PUSHAD", "AAM_IMM8", "JMP_REL16"])
@@ -79,7 +81,8 @@ class TestParts:
         assert after.state.selectors == SELECTORS_32
 
     def test_operands_have_16_bit_addresses_and_segments(self) -> None:
-        code = [i for p in random_programs(3, 400, bits=32) for i in Decoder(32, p.code)]
+        programs = random_programs(3, 400, kind=NarrowGenerator)
+        code = [i for p in programs for i in Decoder(32, p.code)]
         assert sum(1 for i in code if i.memory_displ_size == 2) > 20
         assert sum(1 for i in code if i.has_segment_prefix) > 100
 
@@ -114,7 +117,7 @@ class TestNative:
 
     def test_the_host_agrees_with_itself(self, native: NativeRunner) -> None:
         with NativeRunner() as other:
-            report = run_campaign(native, other, random_programs(7, 1500, bits=32))
+            report = run_campaign(native, other, random_programs(7, 1500, kind=NarrowGenerator))
         assert report.different == 0
         assert report.vectors[3] > report.programs / 2
         assert min(report.vectors[v] for v in (0, 1, 5, 6, 13, 14)) > 0
