@@ -120,7 +120,7 @@ def differences(native: Engine, engine: Engine, programs: Sequence[Program]) -> 
     The result is empty if the outcome is not comparable.
     """
     ours = native.run(programs[-1:])[0]
-    if excluded(programs[-1], ours) is not None:
+    if excluded(programs[-1], ours) or engine.lacks(ours):
         return []
     engine.reset()
     return compare(programs[-1], ours, engine.run(programs)[-1], departs=engine.departs)
@@ -133,7 +133,7 @@ def _compare_batch(native: Engine, engine: Engine, batch: Sequence[Program], rep
         progress(report.programs)
         report.programs += 1
         report.instructions += len(program.items)
-        reason = excluded(program, outcome)
+        reason = excluded(program, outcome) or engine.lacks(outcome)
         if reason is not None:
             report.excluded[reason] += 1
             continue

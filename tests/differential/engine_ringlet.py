@@ -188,6 +188,11 @@ class RingletRunner:
         """End the watchdog."""
         self._watchdog.close()
 
+    def lacks(self, native: Outcome) -> str | None:
+        """Nothing is wanting."""
+        del native
+        return None
+
     def reset(self) -> None:
         """A new processor, without translations; the old one's address space is freed first."""
         del self.processor, self._watchdog.processor
@@ -209,7 +214,7 @@ class RingletRunner:
         if broken is not None:
             self.reset()
             return Outcome(Status.SHUTDOWN, note=broken)
-        pages = layout.changed_pages(self.processor.read_phys(guest.IMAGE, layout.IMAGE_SIZE))
+        pages = layout.changed_pages(self._image())
         self._stale = pages
         outcome = self._outcome(pages)
         if outcome.status is Status.SHUTDOWN:
@@ -221,9 +226,9 @@ class RingletRunner:
         p = self.processor
         for page in self._stale:
             at = page * PAGE
-            p.write_phys(guest.IMAGE + at, layout.BASE_IMAGE[at:at + PAGE])
+            p.write_phys(self._physical(at), layout.BASE_IMAGE[at:at + PAGE])
         for linear, data in program.memory:
-            p.write_phys(guest.IMAGE + layout.image_offset(linear), data)
+            p.write_phys(self._physical(layout.image_offset(linear)), data)
         load_state(p, program.state)
         start = time.monotonic()
         try:
@@ -237,6 +242,20 @@ class RingletRunner:
             return str(error)
         return None
 
+    def _physical(self, offset: int) -> int:
+        """Return where a byte of the image is in the guest's memory."""
+        return guest.IMAGE + offset
+
+    def _image(self) -> bytes:
+        return bytes(self.processor.read_phys(guest.IMAGE, layout.IMAGE_SIZE))
+
+    def _vector(self, rip: int) -> int | None:
+        return guest.vector_of(rip)
+
+    def _frame(self, vector: int) -> tuple[int, tuple[int, ...]]:
+        """Return the error code and RIP, CS, RFLAGS, RSP, SS that an exception pushed."""
+        return guest.frame(self.processor.read_phys(guest.STACK_TOP - 48, 48), vector)
+
     def _outcome(self, pages: dict[int, bytes]) -> Outcome:
         p, kind = self.processor, self._kind
         if kind == Exit.EXIT_INTERRUPTED:
@@ -245,7 +264,7 @@ class RingletRunner:
             return Outcome(Status.SHUTDOWN, state=self._state(), pages=pages,
                            note=f"{Exit(kind).name} {p.exit_info()}")
         rip = p.get("rip")
-        vector = guest.vector_of(rip)
+        vector = self._vector(rip)
         if vector is None:
             if rip != guest.LSTAR + 1:
                 return Outcome(Status.SHUTDOWN, state=self._state(), pages=pages,
@@ -255,7 +274,7 @@ class RingletRunner:
                           state.xsave, (state.selectors[0], guest.USER_CS, guest.USER_SS,
                                         *state.selectors[3:]))
             return Outcome(Status.EVENT, SYSCALL_VECTOR, state=state, pages=pages)
-        error, frame = guest.frame(p.read_phys(guest.STACK_TOP - 48, 48), vector)
+        error, frame = self._frame(vector)
         return Outcome(Status.EVENT, vector, error, p.get("cr2"), self._state(frame), pages)
 
     def _state(self, frame: Sequence[int] | None = None) -> State:

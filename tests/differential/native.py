@@ -105,6 +105,11 @@ class NativeRunner:
         self._shared.close()
         os.close(self._fd)
 
+    def lacks(self, native: Outcome) -> str | None:
+        """Nothing is wanting."""
+        del native
+        return None
+
     def reset(self) -> None:
         """Nothing is kept between programs."""
 
