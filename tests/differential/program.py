@@ -184,6 +184,10 @@ def _aimed(ins: Instruction, target: int) -> Instruction:
         out.immediate32 = target
     elif OpKind.IMMEDIATE16 in kinds:
         out.immediate16 = target & 0xFFFF
+    elif OpKind.FAR_BRANCH16 in kinds:
+        out.far_branch16 = target & 0xFFFF
+    elif OpKind.FAR_BRANCH32 in kinds:
+        out.far_branch32 = target
     elif OpKind.NEAR_BRANCH16 in kinds:
         out.near_branch16 = target & 0xFFFF
     else:

@@ -23,6 +23,7 @@ class Segment:
     expand_down: bool = False
     plain: bool = True         # a code segment can be read, a data segment written
     pages: int = 0
+    present: bool = True
 
     @property
     def limit(self) -> int:
@@ -32,7 +33,8 @@ class Segment:
     @property
     def rights(self) -> int:
         """Return bytes 5 and 6 of the descriptor, as the processor keeps them."""
-        kind = 0xF1 | self.code << 3 | self.expand_down << 2 | self.plain << 1
+        kind = 0x71 | self.present << 7 | self.code << 3 | self.plain << 1
+        kind |= self.expand_down << 2
         return kind | self.big << 14 | (self.pages > 0) << 15
 
     @property
@@ -46,8 +48,9 @@ class Segment:
     @property
     def linux_flags(self) -> int:
         """The bit fields of Linux's struct user_desc."""
-        contents = 2 if self.code else int(self.expand_down)
-        return self.big | contents << 1 | (not self.plain) << 3 | (self.pages > 0) << 4
+        contents = 2 * self.code + self.expand_down
+        return (self.big | contents << 1 | (not self.plain) << 3 | (self.pages > 0) << 4
+                | (not self.present) << 5)
 
     def holds(self, offset: int, size: int = 1) -> bool:
         """Whether all bytes from an offset are inside."""
@@ -78,9 +81,18 @@ TABLE = (
     Segment("whole", 0, pages=0xFFFFF, big=True),
     Segment("moved", DATA.linear - 0x1234_5678, pages=0xFFFFF, big=True),
     Segment("half", 0, pages=0x2FFFF, big=True),
+    Segment("absent", DATA.linear, present=False),
+    Segment("absent code", CODE.linear, code=True, present=False),
+    Segment("whole code", 0, pages=0xFFFFF, code=True, big=True),
+    Segment("other16", CODE.linear, code=True),
+    Segment("other32", CODE.linear, CODE.size - 1, code=True, big=True),
 )
-SELECTOR = {s.name: i << 3 | 7 for i, s in enumerate(TABLE)}
-NAMED = {s.name: s for s in TABLE}
+# Linux's own, of its global table, are flat.
+_LINUX = {"flat": (Segment("flat", 0, pages=0xFFFFF, big=True), 0x2B),
+          "flat code": (Segment("flat code", 0, pages=0xFFFFF, big=True, code=True), 0x23)}
+SELECTOR = {s.name: i << 3 | 7 for i, s in enumerate(TABLE)} \
+    | {name: selector for name, (_, selector) in _LINUX.items()}
+NAMED = {s.name: s for s in TABLE} | {name: s for name, (s, _) in _LINUX.items()}
 
 
 def segment_of(selector: int) -> Segment | None:

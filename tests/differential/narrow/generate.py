@@ -11,6 +11,7 @@ from tests.differential import layout
 from tests.differential.forms import Form, Group
 from tests.differential.generate import Generator, Style
 from tests.differential.narrow.codes import CODES
+from tests.differential.narrow.loads import STYLE, SegmentSteps
 from tests.differential.narrow.operands import NarrowOperands
 from tests.differential.narrow.segmented import SegmentedOperands, choose, stack_offset
 from tests.differential.operands import M32, R32, RSP, Operands, Registers, edge_value
@@ -207,13 +208,13 @@ class NarrowGenerator(Generator):
             self.items[place] = replace(self.items[place], target=len(self.items))
 
 
-class SegmentedGenerator(NarrowGenerator):
+class SegmentedGenerator(SegmentSteps, NarrowGenerator):
     """Draws one program of 32-bit code in segments that are not flat."""
 
     def __init__(self, rng: random.Random, style: Style | None = None) -> None:
         self._smc = rng.random() < 0.1
         self.names = choose(rng, self.bits, self._smc)
-        super().__init__(rng, style)
+        super().__init__(rng, style or STYLE)
         self._area = layout.SMC if self._smc else layout.CODE
         self.registers.fs_base = NAMED[self.names["fs"]].base
         self.registers.gs_base = NAMED[self.names["gs"]].base
@@ -225,7 +226,9 @@ class SegmentedGenerator(NarrowGenerator):
                                  {r: NAMED[n] for r, n in self.names.items()}, self.bits)
 
     def _stack_address(self) -> int:
-        return stack_offset(self.rng, self.names["ss"])
+        operands = self.operands
+        assert isinstance(operands, SegmentedOperands)
+        return stack_offset(self.rng, operands.segments["ss"].name)
 
     def _string_offset(self, linear: int, source: bool) -> int:
         operands = self.operands

@@ -32,6 +32,10 @@ class SegmentedOperands(NarrowOperands):
         if bits == 16:
             self.pointers = R16
 
+    def loaded(self, register: str, name: str) -> None:
+        """A segment register has another segment now, if it has not faulted."""
+        self.segments[register] = NAMED[name]
+
     def offset(self, linear: int, segment: str) -> int:
         """Return the offset of a linear address in a segment, whether it is inside or not."""
         return (linear - self.segments[segment].base) & M32
@@ -115,6 +119,8 @@ class SegmentedOperands(NarrowOperands):
 
 def choose(rng: random.Random, bits: int, smc: bool) -> dict[str, str]:
     """Return the names of the segments of one program, by register."""
+    if bits == 32 and not smc and rng.random() < 0.2:
+        return {name: "flat code" if name == "cs" else "flat" for name in SEGMENTS}
     data = {name: rng.choice(DATA) for name in ("es", "fs", "gs")}
     if rng.random() < 0.3:
         data["es"] = "data16"
