@@ -52,7 +52,8 @@ KERNEL: Final = Option(
     "the name of a guest, in place of the guest's own.",
 )
 INITRD: Final = Option(
-    "--initrd", "The initial RAM disk, or Multiboot module, for a kernel of your own."
+    "--initrd",
+    "The initial RAM disk for a kernel of your own; for Multiboot its modules: FILE[ TEXT],....",
 )
 APPEND: Final = Option(
     "--append",

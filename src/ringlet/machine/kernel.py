@@ -22,18 +22,25 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Module:
+    """The initial RAM disk in guest memory, or another module; `text` is its name there."""
+
+    address: int
+    size: int
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Handed:
     """What a loaded kernel is told, besides its memory.
 
-    The command line, `command_line` and a zero, is at COMMAND_LINE of the address map.  `initrd` is
-    the address and the size of the initial RAM disk, zeros for none, and `initrd_name` the name of
-    its file.  `rsdp` is the address of the ACPI root pointer, 0 for none, and `rsdp_table` that
-    table's bytes.
+    The command line, `command_line` and a zero, is at COMMAND_LINE of the address map.  `modules`
+    has the initial RAM disk, if there is one, and for a protocol that takes modules perhaps more.
+    `rsdp` is the address of the ACPI root pointer, 0 for none, and `rsdp_table` that table's bytes.
     """
 
     command_line: bytes = b""
-    initrd: tuple[int, int] = (0, 0)
-    initrd_name: bytes = b""
+    modules: tuple[Module, ...] = ()
     rsdp: int = 0
     rsdp_table: bytes = b""
 
@@ -44,6 +51,10 @@ class Start(Protocol):
     @property
     def starts_linux(self) -> bool:
         """Whether the kernel may be Linux, which takes Ringlet's usual command line."""
+
+    @property
+    def takes_modules(self) -> bool:
+        """Whether it has modules, of which there may be several."""
 
     def enter(self, cpu: Cpu, kernel: "Kernel", handed: Handed) -> None:
         """Write it to guest memory, where the kernel itself is, and set the registers."""

@@ -38,6 +38,7 @@ class LinuxStart:
     header: bytes
     bits: int = 64
     starts_linux: bool = True
+    takes_modules: bool = False
 
     def enter(self, cpu: Cpu, kernel: Kernel, handed: Handed) -> None:
         """Write `boot_params`, and set the registers for the entry."""
@@ -51,7 +52,7 @@ class LinuxStart:
         params[_E820_ENTRIES] = len(ranges)
         table = e820.pack(ranges)
         params[_E820_TABLE : _E820_TABLE + len(table)] = table
-        address, size = handed.initrd
+        address, size = next(((m.address, m.size) for m in handed.modules), (0, 0))
         _put_split(params, field.RAMDISK_IMAGE, _EXT_RAMDISK_IMAGE, address)
         _put_split(params, field.RAMDISK_SIZE, _EXT_RAMDISK_SIZE, size)
         if self.bits == 32:

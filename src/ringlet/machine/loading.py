@@ -6,25 +6,22 @@ kernel with a PVH entry.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from ringlet.config import format_size
-from ringlet.errors import ConfigError, ProgramError
+from ringlet.errors import ConfigError
 from ringlet.machine import address_map as at
-from ringlet.machine import e820, multiboot, multiboot2
+from ringlet.machine import multiboot, multiboot2, ram_disk
 from ringlet.machine import setup_header as field
 from ringlet.machine.bzimage import read_bzimage
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.elf import MAGIC as ELF_MAGIC
-from ringlet.machine.files import copy_to_memory, length_of, open_regular, read_at
+from ringlet.machine.files import copy_to_memory, open_regular, read_at
 from ringlet.machine.kernel import WANTED, Handed, Kernel, check_end, too_little_memory
 from ringlet.machine.vmlinux import read_vmlinux
 
-_PAGE: Final = 4096
-_INITRD: Final = "an initial RAM disk"
 _TO_RUN: Final = 16 << 20
 """What a kernel needs besides, to run a small program; Debian's need 2 MiB."""
 _STEP: Final = 16 << 20
@@ -63,8 +60,8 @@ def read_fitting(
     only what it is loaded into finds no memory and panics.
     """
     kernel = read_kernel(path, at.REST_OF_RAM)
-    size = _initrd_size(initrd)
-    least = -(-kernel.end // _PAGE) * _PAGE + -(-size // _PAGE) * _PAGE
+    size = ram_disk.total_size(ram_disk.sources(kernel, initrd))
+    least = -(-kernel.end // ram_disk.PAGE) * ram_disk.PAGE + size
     if memory_size < least <= min(at.DEVICE_HOLE, kernel.initrd_limit):
         what = f"{path}: this kernel"
         if size > _LARGE_INITRD:
@@ -76,21 +73,10 @@ def read_fitting(
     return kernel
 
 
-def _initrd_size(initrd: Path | bytes | None) -> int:
-    if initrd is None or isinstance(initrd, bytes):
-        return len(initrd or b"")
-    with open_regular(initrd, _INITRD) as file:
-        return length_of(file)
-
-
 def check(kernel: Kernel, command_line: str, initrd: Path | bytes | None) -> None:
     """Raise the errors that `load_kernel` would raise for the command line and initial RAM disk."""
     _command_line(kernel, command_line)
-    if isinstance(initrd, bytes):
-        _initrd_address(kernel, "the guest", len(initrd))
-    elif initrd is not None:
-        with open_regular(initrd, _INITRD) as file:
-            _initrd_address(kernel, str(initrd), length_of(file))
+    ram_disk.places(kernel, ram_disk.sources(kernel, initrd))
 
 
 def load_kernel(
@@ -104,21 +90,17 @@ def load_kernel(
 ) -> None:
     """Copy everything into guest memory, which holds zeros, and set the registers for the entry.
 
-    `initrd` is the initial RAM disk's file or its contents.  `rsdp` is the guest physical address
-    of the ACPI root pointer, 0 for none, and `rsdp_table` its bytes.  Raises ProgramError and
-    ConfigError.
+    `initrd` is the initial RAM disk's file or its contents, or for Multiboot a list of modules.
+    `rsdp` is the guest physical address of the ACPI root pointer, 0 for none, and `rsdp_table` its
+    bytes.  Raises ProgramError and ConfigError.
     """
     arguments = _command_line(kernel, command_line)
     with open_regular(kernel.path, WANTED) as file:
         for piece in kernel.pieces:
             copy_to_memory(file, piece.offset, piece.size, cpu, piece.physical)
-    placed = _load_initrd(cpu, kernel, initrd) if initrd is not None else (0, 0)
+    modules = ram_disk.load(cpu, kernel, ram_disk.sources(kernel, initrd))
     cpu.write_phys(at.COMMAND_LINE, arguments + b"\0")
-    name = os.fsencode(initrd) if isinstance(initrd, Path) else b"initrd"
-    kernel.start.enter(cpu, kernel, Handed(arguments, placed, name, rsdp, rsdp_table))
-
-
-# --- command line and initial RAM disk
+    kernel.start.enter(cpu, kernel, Handed(arguments, modules, rsdp, rsdp_table))
 
 
 def _command_line(kernel: Kernel, text: str) -> bytes:
@@ -132,44 +114,3 @@ def _command_line(kernel: Kernel, text: str) -> bytes:
             f"{kernel.path} takes at most {limit}"
         )
     return arguments
-
-
-def _load_initrd(cpu: Cpu, kernel: Kernel, initrd: Path | bytes) -> tuple[int, int]:
-    """Copy the initial RAM disk to the highest possible address; return its address and size."""
-    if isinstance(initrd, bytes):
-        address = _initrd_address(kernel, "the guest", len(initrd))
-        cpu.write_phys(address, initrd)
-        return address, len(initrd)
-    with open_regular(initrd, _INITRD) as file:
-        size = length_of(file)
-        address = _initrd_address(kernel, str(initrd), size)
-        copy_to_memory(file, 0, size, cpu, address)
-    return address, size
-
-
-def _initrd_address(kernel: Kernel, name: str, size: int) -> int:
-    if not size:
-        raise ProgramError(f"{name}: is empty; give {_INITRD}")
-    for start, end in _initrd_rooms(kernel):
-        address = (end - size) // _PAGE * _PAGE
-        if address >= start:
-            return address
-    what = f"{name}: an initial RAM disk of {format_size(size)}"
-    pages = -(-size // _PAGE) * _PAGE
-    least = -(-kernel.end // _PAGE) * _PAGE + pages
-    limit = min(at.DEVICE_HOLE, kernel.initrd_limit)
-    if kernel.initrd_anywhere:
-        if least > at.DEVICE_HOLE:
-            least = at.DEVICE_HOLE + pages
-    elif least > limit:
-        raise ProgramError(f"{what} is too large: this kernel needs it below {format_size(limit)}")
-    raise too_little_memory(what, least, kernel.memory_size)
-
-
-def _initrd_rooms(kernel: Kernel) -> Iterator[tuple[int, int]]:
-    """Yield the ranges that may hold the initial RAM disk, the best first."""
-    low, high = e820.ram_ends(kernel.memory_size)
-    yield kernel.end, min(low, kernel.initrd_limit)
-    if kernel.initrd_anywhere:
-        yield kernel.end, low
-        yield at.REST_OF_RAM, high

@@ -2,8 +2,8 @@
 
 The header is in the first 8 KiB of the file.  The kernel is entered in protected mode without
 paging, with EAX = 2BADB002h and EBX at the information structure, which has the memory map, the
-command line, the initial RAM disk as its only module, the name of the boot loader and the ELF
-section headers.  There is no video mode, and a kernel that prefers one is started without.
+command line, the modules, the name of the boot loader and the ELF section headers.  There is no
+video mode, and a kernel that prefers one is started without.
 """
 
 import struct
@@ -102,6 +102,7 @@ class MultibootStart:
 
     sections: SectionTable
     starts_linux: bool = False
+    takes_modules: bool = True
 
     def enter(self, cpu: Cpu, kernel: Kernel, handed: Handed) -> None:
         """Write the information structure and what it points at, and set the registers."""
@@ -124,17 +125,18 @@ class MultibootStart:
         )
         struct.pack_into("<II", info, 44, len(entries), put(entries))
         struct.pack_into("<I", info, 64, put(BOOT_LOADER + b"\0"))
-        address, size = handed.initrd
-        if size:
+        if handed.modules:
             flags |= _MODULES
-            name = put(handed.initrd_name + b"\0")
-            module = put(struct.pack("<IIII", address, address + size, name, 0))
-            struct.pack_into("<II", info, 20, 1, module)
+            table = b"".join(
+                struct.pack("<IIII", m.address, m.address + m.size, put(m.text + b"\0"), 0)
+                for m in handed.modules
+            )
+            struct.pack_into("<II", info, 20, len(handed.modules), put(table))
         if self.sections.count:
             flags |= _SECTIONS
-            table = self.sections
-            place = put(table.headers)
-            struct.pack_into("<IIII", info, 28, table.count, table.size, place, table.names)
+            found = self.sections
+            place = put(found.headers)
+            struct.pack_into("<IIII", info, 28, found.count, found.size, place, found.names)
         struct.pack_into("<I", info, 0, flags)
         cpu.write_phys(at.BOOT_INFO, bytes(info))
         enter_protected_mode(cpu, kernel.entry)

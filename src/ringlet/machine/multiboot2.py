@@ -2,8 +2,8 @@
 
 The header is in the first 32 KiB of the file, and its tags say what the kernel needs.  The kernel
 is entered in protected mode without paging, with EAX = 36D76289h and EBX at the information, whose
-tags have the memory map, the command line, the initial RAM disk as its only module, the name of the
-boot loader, the ELF section headers and the ACPI root pointer.
+tags have the memory map, the command line, the modules, the name of the boot loader, the ELF
+section headers and the ACPI root pointer.
 
 The entry points for EFI are not used.  A framebuffer that the kernel prefers is not there.  A
 relocatable kernel is moved only if it cannot be where it was linked: to the lowest address that its
@@ -205,6 +205,7 @@ class Multiboot2Start:
     sections: SectionTable
     base: int | None = None
     starts_linux: bool = False
+    takes_modules: bool = True
 
     def enter(self, cpu: Cpu, kernel: Kernel, handed: Handed) -> None:
         """Write the information, and set the registers."""
@@ -230,10 +231,9 @@ class Multiboot2Start:
             (_MEMORY, struct.pack("<II", *memory)),
             (_MEMORY_MAP, struct.pack("<II", 24, 0) + entries),
         ]
-        address, size = handed.initrd
-        if size:
-            place = struct.pack("<II", address, address + size)
-            tags.append((_MODULE, place + handed.initrd_name + b"\0"))
+        for m in handed.modules:
+            place = struct.pack("<II", m.address, m.address + m.size)
+            tags.append((_MODULE, place + m.text + b"\0"))
         if self.sections.count:
             table = self.sections
             head = struct.pack("<III", table.count, table.size, table.names)

@@ -34,12 +34,12 @@ class PvhStart:
     """The protocol of PVH."""
 
     starts_linux: bool = True
+    takes_modules: bool = False
 
     def enter(self, cpu: Cpu, kernel: Kernel, handed: Handed) -> None:
         """Write `hvm_start_info` and what it points at, and set the registers."""
         ranges = e820.memory_map(kernel.memory_size)
-        address, size = handed.initrd
-        modules = _MODULE.pack(address, size, 0, 0) if size else b""
+        modules = b"".join(_MODULE.pack(m.address, m.size, 0, 0) for m in handed.modules)
         table = b"".join(_RANGE.pack(r.start, r.end - r.start, r.type, 0) for r in ranges)
         modules_at = at.BOOT_INFO + _START_INFO.size
         info = _START_INFO.pack(

@@ -8,7 +8,7 @@ import pytest
 
 from ringlet.errors import ConfigError, ProgramError, RingletError
 from ringlet.machine import address_map as at
-from ringlet.machine.loading import load_kernel, read_kernel, starts_linux
+from ringlet.machine.loading import load_kernel, read_fitting, read_kernel, starts_linux
 from tests.unit.machine.elf_maker import Elf, Part, elf32
 from tests.unit.machine.fake_cpu import FakeCpu
 from tests.unit.machine.multiboot_maker import header_1
@@ -116,6 +116,69 @@ def test_without_an_initrd_there_are_no_modules(path: Path) -> None:
 
     assert struct.unpack_from("<I", info)[0] & 1 << 3 == 0
     assert struct.unpack_from("<II", info, 20) == (0, 0)
+
+
+def test_a_list_of_modules(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    for name, size in (("one", 5000), ("two", 10), ("three", 4096)):
+        Path(name).write_bytes(name[:1].encode() * size)
+    cpu = loaded(path, ELF.bytes(), initrd=Path("one with text, two,three"))
+    info = cpu.memory[at.BOOT_INFO]
+    count, table = struct.unpack_from("<II", info, 20)
+    entries = list(struct.iter_unpack("<IIII", info[table - at.BOOT_INFO :][: count * 16]))
+
+    assert [cpu.memory[start][:1] for start, *_ in entries] == [b"o", b"t", b"t"]
+    assert [end - start for start, end, *_ in entries] == [5000, 10, 4096]
+    assert [start for start, *_ in entries] == [RAM - 0x4000, RAM - 0x2000, RAM - 0x1000]
+    assert [text_at(info, text) for *_, text, _ in entries] == [b"one with text", b"two", b"three"]
+
+
+def test_a_file_whose_name_is_like_a_list_is_one_module(path: Path) -> None:
+    disk = path.with_name("a b,c")
+    disk.write_bytes(b"disk")
+    info = loaded(path, ELF.bytes(), initrd=disk).memory[at.BOOT_INFO]
+
+    assert struct.unpack_from("<I", info, 20) == (1,)
+
+
+def test_a_list_is_for_multiboot_alone(path: Path) -> None:
+    path.with_name("disk").write_bytes(b"disk")
+
+    with pytest.raises(ProgramError, match="disk text: no such file"):
+        loaded(path, elf32((Part(TEXT),), TEXT).bytes(), initrd=path.with_name("disk text"))
+
+
+@pytest.mark.parametrize(
+    ("modules", "error", "message"),
+    [
+        ("disk,missing", ProgramError, "missing: no such file"),
+        ("disk,", ProgramError, "is a directory"),
+        ("disk,empty", ProgramError, "empty: is empty"),
+        ("disk " + "x" * 17000, ConfigError, "the list of modules has 17005 bytes for 1 modules"),
+        (",".join(["disk"] * 400), ConfigError, "for 400 modules; give fewer modules or shorter"),
+    ],
+)
+def test_a_wrong_list_of_modules(
+    path: Path, monkeypatch: pytest.MonkeyPatch, modules: str, error: type[Exception], message: str
+) -> None:
+    monkeypatch.chdir(path.parent)
+    Path("disk").write_bytes(b"disk")
+    Path("empty").write_bytes(b"")
+
+    with pytest.raises(error, match=message):
+        loaded(path, ELF.bytes(), initrd=Path(modules))
+
+
+def test_least_memory_named_for_modules_works(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    Path("disk").write_bytes(bytes(9 << 20))
+    path.write_bytes(ELF.bytes())
+    with pytest.raises(ConfigError, match=r"disk of 27 MiB does not fit .* --memory 48M"):
+        read_fitting(path, 20 << 20, "", Path("disk,disk,disk"))
+
+    assert read_fitting(path, 48 << 20, "", Path("disk,disk,disk")).entry == TEXT + 12
 
 
 def test_memory_above_4_gib_is_in_the_map(path: Path) -> None:

@@ -130,6 +130,15 @@ def test_the_information(path: Path) -> None:
     assert 21 not in tags, "it is not relocatable"
 
 
+def test_a_list_of_modules(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    Path("one").write_bytes(b"1")
+    info = loaded(path, elf_with(), initrd=Path("one a,one")).memory[at.BOOT_INFO]
+
+    assert info.count(struct.pack("<II", 3, 16 + len("one a") + 1)) == 1
+    assert tags_of(info)[3] == struct.pack("<II", RAM - 4096, RAM - 4095) + b"one\0"
+
+
 def test_without_an_initrd_there_is_no_module(path: Path) -> None:
     assert 3 not in tags_of(loaded(path, elf_with()).memory[at.BOOT_INFO])
 
