@@ -16,3 +16,4 @@ cdef class LearnTable:
 cdef class LearnTables:
     cdef readonly tuple all      # of 64-, 32- and 16-bit code
     cdef LearnTable of(self, ShapeTable* t)
+    cdef void attach(self, void** shapes)

@@ -189,6 +189,12 @@ cdef class LearnTables:
     def __init__(self, shown=None):
         self.all = tuple(LearnTable(shown=shown, mode=mode) for mode in (64, 32, 16))
 
+    cdef void attach(self, void** shapes):
+        """Put the addresses of the C structs into `CpuState.shapes`."""
+        cdef int i
+        for i in range(3):
+            shapes[i] = &(<LearnTable>self.all[i]).t
+
     cdef LearnTable of(self, ShapeTable* t):
         """Return the table whose C struct `t` is."""
         cdef LearnTable table

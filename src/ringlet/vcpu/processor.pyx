@@ -24,7 +24,7 @@ from ringlet.vcpu.direct.target cimport (
     space_copy_fits, space_replace, space_seam_clean)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
-from ringlet.translate.learn_table cimport LearnTable, LearnTables
+from ringlet.translate.learn_table cimport LearnTables
 from ringlet.vcpu.apic.local cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due,
                                       apic_holds, apic_line, apic_message, apic_read,
                                       apic_update, apic_write)
@@ -126,11 +126,10 @@ cdef class Processor(ProcessorState):
         self.builder = <Builder*>calloc(1, sizeof(Builder))
         if self.builder == NULL:
             raise MemoryError("translator")
+        self.builder.speculate = speculate
         rows = list(cpuid if cpuid is not None else default_entries())
         self.tables = LearnTables(features_of(rows))
-        self.builder.speculate = speculate
-        for i in range(3):
-            self.c.shapes[i] = &(<LearnTable>self.tables.all[i]).t
+        self.tables.attach(self.c.shapes)
         if keep:
             self.kept = KeptTranslations(self.tables.all[0])
             self.c.kept = &self.kept.k
