@@ -192,9 +192,9 @@ class Effects:
             if s.scratch[slot] != Value(Kind.BACK, origin=value.origin):
                 raise UnsoundError("nothing takes a string's address back to the guest's")
             if value.size:
-                _within(value, MemorySizeExt.size(m.memory_size), m.access in WRITES, False)
                 if i.has_rep_prefix or i.has_repne_prefix:
                     raise UnsoundError("a string instruction is repeated in a segment")
+                _within(value, MemorySizeExt.size(m.memory_size), m.access in WRITES, False)
             moved[m.base] = Value(Kind.PASSED, origin=value.origin)
         s.guest_is_whole(moved)
         for register, value in moved.items():

@@ -28,9 +28,6 @@ from ringlet.translate.verify.paths import Violation
 _BASED: Final = KEYS["cs64k"] | KEYS["cs_odd"]
 """Keys of code whose targets EIP alone does not tell apart."""
 
-_LENGTHS: Final = {2: 1, 5: 4, 6: 4}
-"""The bytes of a branch's distance, by the branch's length without prefixes."""
-
 
 class Paths:
     """Follows a translation from its entries; branches inside it lead forward alone."""
@@ -238,9 +235,15 @@ def _load_rcx(value: int) -> bytes:
 
 
 def _distance(i: Instruction) -> int:
-    """Return the offset of a branch's distance.  Raises if the branch has a prefix."""
-    size = _LENGTHS.get(i.len)
-    if size is None:
+    """Return the offset of a branch's distance.
+
+    Raises if the branch has a prefix: processors differ in what 66h does to it (SDM vol. 2A JMP).
+    """
+    if i.is_jmp_near or i.is_jcc_near:
+        expected, size = (5 if i.is_jmp_near else 6), 4
+    else:
+        expected, size = 2, 1
+    if i.len != expected:
         raise UnsoundError("a branch has a prefix")
     return i.next_ip - size
 
