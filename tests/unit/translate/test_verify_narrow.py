@@ -9,7 +9,15 @@ import pytest
 from iced_x86 import Decoder
 
 from ringlet.core import state
-from ringlet.translate.translator import BLOCK, JUMP_TABLE, KEYS, Relocation, Stub, Translation
+from ringlet.translate.translator import (
+    BLOCK,
+    JUMP_TABLE,
+    KEYS,
+    SOURCE,
+    Relocation,
+    Stub,
+    Translation,
+)
 from ringlet.translate.translator import Translator as _Translator
 from ringlet.translate.verify import verify_narrow
 
@@ -246,6 +254,7 @@ def test_branch_over_a_whole_check_is_refused() -> None:
         ("c4e2e3f6c1", "64 bits"),  # mulx rax, rbx, rcx
         ("c462e3f6c1", "64 bits"),  # mulx r8, rbx, rcx
         ("48f7241a", "64 bits"),  # mul qword [rdx + rbx]: RDX:RAX
+        ("4049f7241a", "64 bits"),  # REX twice: the second counts
         ("49f7241a", "64 bits"),
         ("490fc70c1a", "64 bits"),  # cmpxchg16b
         ("66480f7ec0", "64 bits"),  # movq rax, xmm0
@@ -414,6 +423,7 @@ def test_constant_address_needs_its_own_relocation() -> None:
         ("0580000000", ((1, Relocation.STATE, 0),)),
         ("0580000000", ((1, Relocation.FIELD, 0), (1, Relocation.FIELD, 1))),
         ("49b80000000000000000", ((2, Relocation.RIP64, 0),)),
+        (OFFSET + LIMIT + "4f8d840803000000", ((15, Relocation.FIELD, 0),)),  # LEA of a check
     ],
 )
 def test_relocations_are_where_an_instruction_expects_them(
@@ -484,7 +494,7 @@ def test_link_belongs_to_a_branch_and_leads_nowhere() -> None:
     led = changed(right, "0f8400000000", "0f8405000000")
 
     assert reasons(right) == []
-    assert "later instruction" in reasons(other)[0]
+    assert reasons(other) == ["a link belongs to no branch"]
     assert reasons(led) == ["a link or stub leads out of its translation"]
 
 
@@ -535,6 +545,39 @@ def test_checked_translation_reads_no_more_than_its_bytes() -> None:
     assert reasons(right) == []
     assert reasons(shorter) == reasons(unchecked) == ["it does not read the guest's bytes"]
     assert reasons(moved) == ["a constant has a relocation that is not for it"]
+
+
+def test_relocation_of_r11s_constant_is_refused() -> None:
+    right = host(RESTORE)
+    other = host(RESTORE, more=((2, Relocation.FIELD, 0),))
+
+    assert reasons(right) == []
+    assert reasons(other) == ["r11 is not 63"]
+
+
+@pytest.mark.parametrize(
+    ("load", "why"),
+    [
+        ("4d8b00", ""),  # mov r8, [r8]
+        ("450fb600", ""),
+        ("674d8b00", "64-bit access"),  # mov r8, [r8d]
+        ("67450fb600", "32 bits"),
+        ("4d8b4001", "bytes"),  # mov r8, [r8 + 1]
+        ("418800", "bytes"),  # mov [r8], al
+        ("410fa300", "bytes"),  # bt [r8], eax
+        ("410f1000", "bytes"),  # movups xmm0, [r8]
+        ("4d8d4001 450fb600", "not in the window"),  # lea r8, [r8 + 1]
+        ("418b0418", "not in the window"),  # mov eax, [r8 + rbx]
+        ("4489c0", "host address"),  # mov eax, r8d
+    ],
+)
+def test_guest_bytes_are_only_compared(load: str, why: str) -> None:
+    constant = "49b8" + SOURCE.to_bytes(8, "little").hex()
+    translation = host(constant + load, more=((2, Relocation.SOURCE, 0),))
+    found = reasons(translation._replace(checked=True, guest_bytes=8))
+
+    assert bool(found) is bool(why)
+    assert why in " ".join(found)
 
 
 def test_stale_exit_names_its_fragment() -> None:

@@ -78,5 +78,12 @@ def is_wide(i: Instruction, data: bytes) -> bool:
             return True
     if i.encoding != EncodingKind.LEGACY:
         return False
-    first = next(byte for byte in data if byte not in _PREFIXES)
-    return first & 0xF8 == 0x48
+    rex = 0
+    for byte in data:
+        if byte & 0xF0 == 0x40:
+            rex = byte
+        elif byte in _PREFIXES:
+            rex = 0  # REX counts only right before the opcode
+        else:
+            break
+    return bool(rex & 8)

@@ -122,9 +122,10 @@ class Effects:
         fields = [at_displacement] if i.mnemonic == Mnemonic.LEA else []
         if i.op_count and i.op_kind(i.op_count - 1) in _IMMEDIATES:
             fields.append(i.next_ip - 4)
-        for at in fields:
-            if self._relocated.get(at, (NONE, NONE))[0] == Relocation.FIELD:
-                self.uses.add(at)
+        self.uses.update(at for at in fields if self._is_copied(at))
+
+    def _is_copied(self, at: int) -> bool:
+        return self._relocated.get(at, (NONE, NONE))[0] == Relocation.FIELD
 
     # --- memory
 
@@ -148,7 +149,7 @@ class Effects:
         parts = [s.value(register) for register in (m.base, m.index) if register]
         kinds = {value.kind for value in parts}
         if kinds == {Kind.SOURCE} and len(parts) == 1:
-            self._source(parts[0], moved, size, writes)
+            self._source(parts[0], moved, size, writes or bits)
             return
         s.guest_is_whole()
         if len(parts) == 1 and kinds <= {Kind.WINDOW}:
@@ -172,9 +173,13 @@ class Effects:
         if not sound:
             raise UnsoundError("its address is not in the window")
 
-    def _source(self, value: Value, moved: int, size: int, writes: bool) -> None:
-        """Raise unless the access reads the bytes from which the translation was made."""
-        if not self._t.checked or writes or moved or value.size + size > self._t.guest_bytes:
+    def _source(self, value: Value, moved: int, size: int, more: bool) -> None:
+        """Raise unless the access reads bytes from which the translation was made.
+
+        `more`: it writes, or reads elsewhere too.
+        """
+        end = value.size + size
+        if not self._t.checked or more or moved or not value.size < end <= self._t.guest_bytes:
             raise UnsoundError("it does not read the guest's bytes")
 
     def _string(self, s: Facts, i: Instruction, data: bytes) -> None:
@@ -212,9 +217,10 @@ class Effects:
         register = i.op0_register if loads else i.op1_register
         offset = self._field(i, at_displacement)
         if offset is None:
-            if not loads or s.value(i.memory_base).kind is not Kind.SOURCE or i.memory_index:
+            base = i.memory_base if RegisterExt.is_gpr64(i.memory_base) else Register.NONE
+            if not loads or s.value(base).kind is not Kind.SOURCE or i.memory_index:
                 raise UnsoundError("a 64-bit access is not for 16- or 32-bit code")
-            self._source(s.value(i.memory_base), displacement(i), 8, False)
+            self._source(s.value(base), displacement(i), 8, False)
             s.set(register, OTHER)
         elif loads:
             self._load_field(s, register, offset)
@@ -284,11 +290,12 @@ class Effects:
         made = Value(Kind.TURNED, register=i.op1_register) if turned else OTHER
         s.set(i.op0_register, made)
 
-    def _lea(self, s: Facts, i: Instruction, _: int) -> None:
+    def _lea(self, s: Facts, i: Instruction, at_displacement: int) -> None:
         registers = [r for r in (i.memory_base, i.memory_index) if r]
         if i.is_ip_rel_memory_operand or any(not RegisterExt.is_gpr64(r) for r in registers):
             raise UnsoundError("its sum is not one of 64-bit registers")
         size = RegisterExt.size(i.op0_register)
+        copied = self._is_copied(at_displacement)
         parts = [s.value(register) for register in registers]
         if all(value.is_public for value in parts):
             if size == 2:
@@ -296,8 +303,10 @@ class Effects:
             elif size == 4:
                 s.set(i.op0_register, GUEST)
             else:
-                s.set(i.op0_register, target_sum(i, registers, parts))
+                s.set(i.op0_register, OTHER if copied else target_sum(i, registers, parts))
             return
+        if copied:
+            raise UnsoundError("its displacement may be anything, by its relocation")
         alone = i.memory_index_scale == 1 and len(parts) <= 2
         moved = displacement(i)
         guest = [(r, v) for r, v in zip(registers, parts, strict=True) if v.is_guest]
@@ -340,7 +349,8 @@ class Effects:
             self._immediate(i)
         self._results(s, i)
         if i.code == Code.MOV_R32_IMM32 and i.op0_register == Register.R11D:
-            s.set(R11, COUNT if i.immediate32 == COUNT_OF_BITS else GUEST)
+            counts = i.immediate32 == COUNT_OF_BITS and not self._is_copied(i.next_ip - 4)
+            s.set(R11, COUNT if counts else GUEST)
         if i.code == Code.MOVZX_R32_RM16 and i.op1_kind == OpKind.REGISTER:
             source = full(i.op1_register)
             if source in SCRATCH:
