@@ -1,77 +1,275 @@
-"""The verifier of 16- and 32-bit code: what the translator makes passes, what is changed does not."""
+"""The verifier of 16- and 32-bit code: accesses, checks, registers and strings."""
 
 from __future__ import annotations
 
-import random
-
 import pytest
-from tests.fuzz.decoding import random_string
+from tests.unit.translate.narrow_code import (
+    ADD,
+    BACK_DI,
+    BASE,
+    BASED,
+    CHECK,
+    CHECKED_DI,
+    FLAT,
+    FLAT_DI,
+    LIMIT,
+    NEGATIVE,
+    OFFSET,
+    READ_CHECK,
+    READ_LIMIT,
+    RESTORE,
+    SAVE_SI,
+    SEGMENTED,
+    SHIFTS,
+    SUM,
+    at,
+    host,
+    reasons,
+    translate,
+)
 
-from ringlet.translate.translator import KEYS, Translation, Translator
-from ringlet.translate.verify.narrow import verify_narrow
-
-MODE = KEYS["mode32"]
-SEGMENTED = MODE | KEYS["segmented"]
+from ringlet.translate.translator import KEYS
 
 
-def translated(code: str, key: int = MODE) -> Translation:
-    return Translator().translate(bytes.fromhex(code) + b"\xf4", key=key)
-
-
-def random_code(rng: random.Random) -> bytes:
-    """Return a few instructions, most of which exist."""
-    pieces = [random_string(rng)[: rng.randrange(2, 9)] for _ in range(6)]
-    return b"".join(pieces) + rng.randbytes(40)
-
-
-def test_whatever_the_guest_executes_is_sound() -> None:
-    rng, translator = random.Random(5), Translator()
-    for _ in range(1500):
-        key = rng.choice((KEYS["mode16"], KEYS["mode32"])) | rng.choice((0, 3))
-        for name in ("segmented", "stack16", "cs64k", "cs_odd"):
-            key |= KEYS[name] if rng.random() < 0.4 else 0
-        linear = rng.choice((0x1000, 0x100000, 0xFFFFF000))
-        translation = translator.translate(
-            random_code(rng), linear, key, indirect=rng.random() < 0.3
-        )
-
-        assert verify_narrow(translation) == []
+@pytest.mark.parametrize("indirect", [False, True])
+@pytest.mark.parametrize("checked", [False, True])
+@pytest.mark.parametrize("stepping", [0, KEYS["step"]])
+@pytest.mark.parametrize(
+    "key",
+    [FLAT, SEGMENTED, FLAT | KEYS["stack16"], BASED, FLAT | KEYS["cs64k"],
+     KEYS["mode16"], KEYS["mode16"] | KEYS["segmented"] | KEYS["stack16"] | KEYS["cs64k"]],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "code",
+    ["8b03", "8903", "a5", "f3aa", "ff33", "8f03", "8a27", "8827", "ffe0", "ff10", "c3", "e2fe",
+     "e304", "7510", "e810000000", "8d4c8302", "648b4304", "d7", "c9", "0fc703", "dd33", "0fb10b"],
+)  # fmt: skip
+def test_what_the_translator_makes_is_sound(
+    code: str, key: int, stepping: int, checked: bool, indirect: bool
+) -> None:
+    assert reasons(translate(code, key | stepping, indirect, checked)) == []
 
 
 @pytest.mark.parametrize(
-    ("code", "key", "old", "new", "why"),
+    "code",
     [
-        ("8b03", MODE, "418b041a", "408b041a", "no window"),  # r10 becomes rdx
-        ("8b03", MODE, "418b041a", "418b045a", "scaled"),
-        ("8b03", MODE, "418b041a", "498b041a", "64-bit"),
-        ("8b8300000001", MODE, "448d8b00000001", "448d8b00000041", ""),  # LEA may have any
-        ("8b03", SEGMENTED, "c442a3f7c0", "0f1f440000", "no window"),  # SHRX
-        ("8903", SEGMENTED, "4f8d440803", "4f8d440802", "3 bytes were checked, 4"),
-        ("01d8", MODE, "01d8", "50d8", "stack"),
-        ("01d8", MODE, "01d8", "cd80", "sensitive"),
-        ("29d8", MODE, "29d8", "4829d8", "64-bit result"),
+        "",
+        "01d8",  # add eax, ebx
+        "418b041a",  # mov eax, [r10 + rbx]
+        "418b8200000070",  # mov eax, [r10 + 70000000h]
+        "4189c1 438b040a",  # mov r9d, eax; mov eax, [r10 + r9]
+        "440fb6c8 438b040a",  # movzx r9d, al
+        "410fa3041a",  # bt [r10 + rbx], eax
+        CHECK + "43890408",  # mov [r8 + r9], eax
+        CHECK + "43880408",  # a byte of the 4
+        READ_CHECK + "438b0408",
+        CHECK + "4f8d0c08 418901",  # lea r9, [r8 + r9]; mov [r9], eax
+        FLAT_DI + "ab" + BACK_DI,  # stosd
+        FLAT_DI + "f3ab" + BACK_DI,
+        CHECKED_DI + "ab" + BACK_DI + RESTORE,
+        "e302 01d8 01d8",  # jrcxz over an instruction
     ],
 )
-def test_changed_code_is_found(code: str, key: int, old: str, new: str, why: str) -> None:
-    right = translated(code, key)
-    at = right.code.find(bytes.fromhex(old))
-    assert at >= 0, right.code.hex()
-    changed = bytearray(right.code)
-    patch = bytes.fromhex(new)
-    changed[at : at + len(patch)] = patch
-    reasons = [v.reason for v in verify_narrow(right._replace(code=bytes(changed)))]
-
-    assert verify_narrow(right) == []
-    assert any(why in reason for reason in reasons) if why else reasons == []
+def test_sound_code_is_accepted(code: str) -> None:
+    assert reasons(host(code)) == []
 
 
-def test_write_after_a_check_for_reads_is_found() -> None:
-    """The load's check, with the store of another translation."""
-    right = translated("8b03", SEGMENTED)
-    at = right.code.find(bytes.fromhex("438b0408"))
-    assert at >= 0, right.code.hex()
-    changed = right.code[: at + 1] + b"\x89" + right.code[at + 2 :]
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("8b041a", "not in the window"),  # mov eax, [rdx + rbx]
+        ("8b03", "not in the window"),  # mov eax, [rbx]
+        ("418b00", "not in the window"),  # r8 brings nothing from before
+        ("438b0402", "not in the window"),  # [r10 + r8]
+        ("438b0412", "not in the window"),  # [r10 + r10]
+        ("418b045a", "scaled"),  # [r10 + rbx*2]
+        ("418b841a00000010", "not in the window"),  # a displacement of 256 MiB
+        ("418b841a00000080", "not in the window"),
+        ("67418b041a", "32 bits"),  # [r10d + ebx]
+        ("8b05 00000000", "RIP"),  # [rip]
+        ("65418b041a", "segment override"),
+        ("3e418b041a", "segment override"),
+        ("d7", "no 64-bit register"),  # xlatb
+        ("0ff7c1", "not in the window"),  # maskmovq at rdi
+        ("660ff7c1", "not in the window"),  # maskmovdqu
+        ("c4c269908c1a00000000", "vector"),  # vpgatherdd, scale 1
+        ("c4c24d90041a", "vector"),
+        ("410fa3041b", "not in the window"),  # bt [r11 + rbx], eax
+        ("490fa3041a", "64 bits"),  # bt [r10 + rbx], rax
+        ("4d8d0c1a 458b4904", "not in the window"),  # lea r9, [r10 + rbx]; [r9 + 4]
+        ("4d8d0c9a 458b09", "not in the window"),  # lea r9, [r10 + rbx*4]
+        ("4d8d4c1a04 458b09", "not in the window"),  # lea r9, [r10 + rbx + 4]
+        ("4c8d0c18 438b040a", "not in the window"),  # lea r9, [rax + rbx]: 33 bits
+        ("4c8b0425" + at("segment_at", 3) + "418b00", "not in the window"),
+    ],
+)
+def test_addresses_out_of_the_window_are_refused(code: str, why: str) -> None:
+    assert why in " ".join(reasons(host(code)))
 
-    assert [v.reason for v in verify_narrow(right._replace(code=changed))] == [
-        "a write that was not checked"
-    ]
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (OFFSET + BASE + "438b0408", "not in the window"),  # no check
+        (READ_CHECK + "43890408", "a write was not checked"),
+        (READ_CHECK + "f043010408", "a write was not checked"),  # lock add
+        (CHECK + "66430f6f0408", "16 are accessed"),  # movdqa
+        (CHECK + "f3430f7f0408", "16 are accessed"),
+        (CHECK + "430fc70c08", "8 are accessed"),  # cmpxchg8b
+        (CHECK + "43db2c08", "10 are accessed"),  # fld m80
+        (CHECK + "c4827d2e0408", "32 are accessed"),  # vmaskmovps of 8 lanes
+        (CHECK + "430fa30408", "string of bits"),  # bt with a register
+        (CHECK + "43890448", "scaled"),
+        (CHECK + "4389440804", "not in the window"),  # a displacement after the check
+        (CHECK + "4f8d4c0804 418901", "not in the window"),
+        (CHECK + "4f8d0c08 41894104", "not in the window"),
+        (CHECK + "4f8d0c08 66450f7f01", "16 are accessed"),
+        (READ_CHECK + "4f8d0c08 418901", "a write was not checked"),
+        (OFFSET + LIMIT + SUM + SHIFTS + "4189c9 4f8d0c01" + BASE + "438b0408", "not in the"),
+        (OFFSET + LIMIT + SUM + SHIFTS + "4189c1" + ADD + BASE + "438b0408", "not in the window"),
+        (OFFSET + LIMIT + SUM + "4189c1" + SHIFTS + ADD + BASE + "438b0408", "64-bit shift"),
+        # lea r8, [r8 + rax + 3], but it is added to r9
+        (OFFSET + LIMIT + "4d8d440003" + SHIFTS + ADD + BASE + "438b0408", "not in the window"),
+        (OFFSET + LIMIT + "4f8d4408ff" + SHIFTS, "64-bit shift"),  # a displacement of -1
+        (OFFSET + LIMIT + SUM + "41bb3e000000" + SHIFTS, "64-bit shift"),  # r11 is 62
+        (OFFSET + LIMIT + SUM + "c442a3f7c0" + ADD + BASE + "438b0408", "not in the window"),
+        (OFFSET + LIMIT + SUM + "c442a1f7c0", "64-bit shift"),  # SHLX alone
+        (OFFSET + LIMIT + SUM + SHIFTS + ADD + "4c8b0425" + at("segment_at", 1) + "438b0408",
+         "another segment"),
+        (OFFSET + LIMIT + SUM + SHIFTS + ADD + "4d89d0" + "438b0408", "not in the window"),
+        (OFFSET + LIMIT + SUM + SHIFTS + ADD + "4c8b0425" + at("segment_host", 3) + "438b0408",
+         "not in the window"),
+    ],
+)  # fmt: skip
+def test_accesses_that_a_check_does_not_cover_are_refused(code: str, why: str) -> None:
+    assert why in " ".join(reasons(host(code)))
+
+
+@pytest.mark.parametrize(
+    "branch",
+    [
+        "7405",  # je over SHRX
+        "e305",  # jrcxz
+    ],
+)
+def test_branch_over_a_part_of_a_check_is_refused(branch: str) -> None:
+    code = OFFSET + LIMIT + SUM + branch + SHIFTS + ADD + BASE + "438b0408"
+
+    assert reasons(host(code)) == ["a 64-bit shift is no part of a check"]
+
+
+def test_branch_over_a_whole_check_is_refused() -> None:
+    check = OFFSET + LIMIT + SUM + SHIFTS + ADD
+    size = len(bytes.fromhex(check))
+    code = f"74{size:02x}" + check + BASE + "438b0408"
+
+    assert "not in the window" in reasons(host(code))[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("4829d8", "64 bits"),  # sub rax, rbx
+        ("48ffc0", "64 bits"),  # inc rax
+        ("4863c3", "64 bits"),  # movsxd rax, ebx
+        ("480fbec3", "64 bits"),  # movsx rax, bl
+        ("4898", "64 bits"),  # cdqe
+        ("4899", "64 bits"),  # cqo
+        ("480f44c3", "64 bits"),  # cmovz rax, rbx
+        ("4893", "64 bits"),  # xchg rax, rbx
+        ("480fc1d8", "64 bits"),  # xadd rax, rbx
+        ("480fb1d8", "64 bits"),  # cmpxchg rax, rbx
+        ("c4e2e3f6c1", "64 bits"),  # mulx rax, rbx, rcx
+        ("c462e3f6c1", "64 bits"),  # mulx r8, rbx, rcx
+        ("48f7241a", "64 bits"),  # mul qword [rdx + rbx]: RDX:RAX
+        ("4049f7241a", "64 bits"),  # REX twice: the second counts
+        ("49f7241a", "64 bits"),
+        ("490fc70c1a", "64 bits"),  # cmpxchg16b
+        ("66480f7ec0", "64 bits"),  # movq rax, xmm0
+        ("c4e1f97ec0", "64 bits"),  # vmovq rax, xmm0
+        ("c4e3f916c000", "64 bits"),  # vpextrq rax, xmm0, 0
+        ("f3480fb8c3", "64 bits"),  # popcnt rax, rbx
+        ("f2480f38f1c3", "64 bits"),  # crc32 rax, rbx
+        ("480fc8", "64 bits"),  # bswap rax
+        ("48c7c0ffffffff", "64-bit constant"),  # mov rax, -1
+        ("48b80000000001000000", "32-bit value"),
+        ("488d0418", "32-bit value"),  # lea rax, [rax + rbx]
+        ("488d6424fc", "32-bit value"),  # lea rsp, [rsp - 4]
+        ("4c89d0", "32-bit value"),  # mov rax, r10
+        ("4c89d4", "32-bit value"),  # mov rsp, r10
+        ("4c89c0", "32-bit value"),  # mov rax, r8, from before
+        ("4a8d3417", "32-bit value"),  # lea rsi, [rdi + r10], left there
+        ("e2fe", "by itself"),  # loop counts RCX with 64 bits
+        ("4989c2", "r10"),  # mov r10, rax
+        ("4189c2", "r10"),
+        ("41ffc4", "computes"),  # inc r12d
+        ("41bc00000000", "r10, or a register"),  # mov r12d, 0
+        ("41bb3e000000", "r11 is not 63"),
+        ("4189c3", "r11 is not 63"),
+        ("66448b1c25" + at("scratch"), "field"),
+    ],
+)
+def test_registers_that_are_not_as_between_instructions_are_refused(code: str, why: str) -> None:
+    assert why in " ".join(reasons(host(code)))
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("4489d0", "host address"),  # mov eax, r10d
+        ("4501d0", "host address"),  # add r8d, r10d
+        ("4539d0", "host address"),  # cmp r8d, r10d
+        ("664489d0", "host address"),  # mov ax, r10w
+        ("66410f6ec2", "host address"),  # movd xmm0, r10d
+        ("4489c0", "host address"),  # mov eax, r8d, from before
+        ("6645890c1a", "host address"),  # mov [r10 + rbx], r9w
+        ("410fca", "host address"),
+        ("418d0412", "host address"),  # lea eax, [r10 + rdx]
+        ("66418d0412", "host address"),
+        ("49f7d2", "r10"),
+        ("48f7d0", "inverts"),  # not rax
+        ("c443fbf0ca20", "host address"),  # rorx r9, r10, 32
+        ("6645 8b041a 4489c0", "host address"),  # mov r8w, [r10 + rbx]; mov eax, r8d
+        ("4e8d0c11 4489c8", "host address"),  # lea r9, [rcx + r10]; mov eax, r9d
+        (OFFSET + BASE + "4489c0", "host address"),
+        ("4c891425" + at("ea"), "field"),  # mov [ea], r10
+        ("4c891425" + at("string_old"), "field"),
+    ],
+)
+def test_host_addresses_do_not_reach_the_guest(code: str, why: str) -> None:
+    assert why in " ".join(reasons(host(code)))
+
+
+def test_registers_bring_nothing_to_the_next_guest_instruction() -> None:
+    code = host("4189d9 438b040a")  # mov r9d, ebx; mov eax, [r10 + r9]
+    split = code._replace(map=((0, 0), (0, 0), (3, 1)))
+
+    assert reasons(code) == []
+    assert reasons(split) == ["its address is not in the window"]
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("ab", "host addresses"),
+        ("a5", "host addresses"),
+        (FLAT_DI + "a5" + BACK_DI, "host addresses"),  # RSI is the guest's
+        ("4a8d3c17 ab", "takes"),  # nothing in scratch
+        (NEGATIVE + SAVE_SI + "4a8d3c17 ab", "takes"),  # the other's place
+        (FLAT_DI + "67ab" + BACK_DI, "32 bits"),
+        (FLAT_DI + "48ab" + BACK_DI, "64 bits"),
+        (FLAT_DI + "ab", "32-bit value"),  # RDI is not taken back
+        (FLAT_DI + "ab ab" + BACK_DI, "host addresses"),  # once more, unchecked
+        (CHECKED_DI + "ab 418907" + BACK_DI + RESTORE, "32-bit value"),
+        (FLAT_DI + "418b041a", "32-bit value"),  # an access that may fault
+        (CHECKED_DI + "ab" + BACK_DI, "r11 is not 63"),
+        (CHECKED_DI + "f3ab" + BACK_DI + RESTORE, "repeated"),
+        (CHECKED_DI.replace(LIMIT, READ_LIMIT) + "ab" + BACK_DI + RESTORE, "not checked"),
+        (CHECKED_DI.replace(SUM, "4f8d440801") + "ab" + BACK_DI + RESTORE, "2 bytes were checked"),
+        (FLAT_DI + "ab 428d3c17", "host address"),  # lea edi, [rdi + r10]
+        (FLAT_DI + "ab 4c8b0c25" + at("scratch") + "428d3c0f", "host address"),
+        (FLAT_DI + "4c89d6 f2ae" + BACK_DI, "32-bit value"),
+    ],
+)
+def test_strings_that_are_not_prepared_are_refused(code: str, why: str) -> None:
+    assert why in " ".join(reasons(host(code)))

@@ -76,16 +76,19 @@ A string instruction with REP moves RSI and RDI without limit, but one access at
 reaches the guard first.  The verifier relies on the run time for two things: the addends at the
 start of a fragment are correct, and bindings become stale only between fragments.
 
+Translations of 16- and 32-bit code have another contract, which `verify_narrow` checks.
+
 Sources: SDM vol. 1 3.3.7 (canonical addresses), 3.4.1.1 (32-bit results); vol. 2A BT, BSF, CMPXCHG.
 """
 
 from ringlet.translate.translator import Translation
 from ringlet.translate.verify.execution import GUARD
 from ringlet.translate.verify.facts import ABOVE, BELOW
+from ringlet.translate.verify.narrow import verify_narrow
 from ringlet.translate.verify.paths import Paths, Violation
 from ringlet.translate.verify.plan import Plan
 
-__all__ = ["ABOVE", "BELOW", "GUARD", "Verifier", "Violation", "verify"]
+__all__ = ["ABOVE", "BELOW", "GUARD", "Verifier", "Violation", "verify", "verify_narrow"]
 
 
 class Verifier:

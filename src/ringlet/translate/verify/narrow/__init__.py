@@ -1,0 +1,56 @@
+"""The verifier of translations of 16- and 32-bit code, which have a contract of their own.
+
+Between two guest instructions r10 is the host address of linear address 0, r11 is 63, and RAX to
+RDI, RSP among them, hold the guest's 32-bit values with zeros above.  r8 and r9 bring nothing from
+one instruction to the next.  One pass over the host's instructions, with what each register holds,
+proves these rules.  Where two paths meet, what both say holds.
+
+1.  **An access is in the window, in a checked part of a segment, or at no canonical address.**  Its
+    address is r10 plus at most one 32-bit value and a displacement below `NEAR`; or the same with
+    the window's address for FS or GS; or a checked offset plus the base of the same segment; or one
+    register with such a sum.  A window has 64 GiB with guards on both sides, and the sum of two
+    32-bit values does not leave it.  BT, BTS, BTR and BTC with a register add up to `NEAR` bytes,
+    so they are only in the window.  No index is scaled, and no address is in a vector.
+
+2.  **A check** is minus the segment's size, plus the offset and the operand's last byte.  Its bit
+    63, isolated by SHRX and SHLX, is added to the same offset, in the same register.  The base has
+    bit 63 inverted.  An access has at most the checked size, and writes after a check for writes.
+
+3.  **The upper halves stay zero.**  Operands have at most 32 bits, except in the moves, sums and
+    shifts that make addresses.  Wherever a guest instruction ends, the fragment is left, or the
+    window is accessed, the guest's registers hold 32-bit values.
+
+4.  **No host address reaches the guest**: nothing else computes with one.  A string instruction
+    runs on addresses in RSI and RDI, and `scratch` holds, for the fault handler too, what takes
+    each back to the guest's value.  It is repeated only in the window, where a guard ends it.
+
+5.  **Nothing sensitive is executed**, nothing that uses the host's stack or RIP, no segment
+    override, no 32-bit address.  **The state block** is accessed at constant addresses, each with
+    its relocation.  The segments and the bases of FS and GS are read; `scratch`, `string_old`,
+    `ea`, `op_info` and `exit_arg` are written, each by the one form that this contract knows.
+
+6.  **Control** leaves through links, stubs and the jump table, whose index is the low 16 bits of
+    r8.  r8 is the target's EIP, with its linear address in the upper half where CS has a base or a
+    limit; the entry for indirect jumps, of which each has one form, compares all of it.  A fragment
+    that steps never uses the table.  Other branches lead forward to instructions of the fragment.
+    Every link and relocation belongs to an instruction.  A checked translation reads its guest
+    bytes, and leaves as stale with its number.
+
+The verifier relies on the run time for the segments' fields and r10, and on the fault handler for
+RSI and RDI of a string instruction that faults.
+
+Sources: SDM vol. 1 3.3.7 (canonical addresses), 3.4.1.1 (32-bit results); vol. 2A BT, LEA; vol. 2B
+SHLX/SHRX.
+"""
+
+from ringlet.translate.translator import Translation
+from ringlet.translate.verify.narrow.effects import NEAR
+from ringlet.translate.verify.narrow.paths import Paths
+from ringlet.translate.verify.paths import Violation
+
+__all__ = ["NEAR", "verify_narrow"]
+
+
+def verify_narrow(translation: Translation) -> list[Violation]:
+    """Return the first violation in a translation of 16- or 32-bit code, or an empty list."""
+    return Paths(translation).check()
