@@ -37,7 +37,8 @@ class Divergence:
         """Equal for divergences that are probably one fault: what differs, and the mnemonics."""
         formatter = Formatter(FormatterSyntax.NASM)
         names = [formatter.format_mnemonic(i)
-                 for i in Decoder(64, self.program.code, ip=self.program.origin)]
+                 for i in Decoder(self.program.bits, self.program.code,
+                                  ip=self.program.origin - self.program.base)]
         what = self.differences[0].split(":")[0].split()[0].rstrip("0123456789")
         earlier = f"after {len(self.before)}: " if self.before else ""
         return f"{what} {earlier}{' '.join(names[:-1])}"
@@ -77,21 +78,23 @@ class Report:
             self.divergences.setdefault(signature, divergence)
 
 
-def random_programs(seed: int, count: int, style: Style | None = None) -> Iterator[Program]:
-    """`count` programs from one seed."""
+def random_programs(seed: int, count: int, style: Style | None = None,
+                    kind: type[Generator] = Generator) -> Iterator[Program]:
+    """`count` programs of 64-bit code, or of another `kind`, from one seed."""
     rng = random.Random(seed)
     for _ in range(count):
-        yield random_program(rng, style)
+        yield random_program(rng, style, kind)
 
 
-def form_programs(seed: int, each: int = 1) -> Iterator[Program]:
+def form_programs(seed: int, each: int = 1,
+                  kind: type[Generator] = Generator) -> Iterator[Program]:
     """For every form `each` programs with registers only and with memory, where it has both."""
     rng = random.Random(seed)
-    for form in forms.table():
+    for form in forms.table(kind.bits):
         either = any("OR_MEM" in name for name in forms.kind_names(form))
         for mem in ((True, False) if either else (None,)):
             for _ in range(each):
-                yield program_of(form, rng, mem)
+                yield program_of(form, rng, mem, kind)
 
 
 def run_campaign(native: Engine, engine: Engine, programs: Iterable[Program], *, keep: int = 12,
@@ -117,7 +120,7 @@ def differences(native: Engine, engine: Engine, programs: Sequence[Program]) -> 
     The result is empty if the outcome is not comparable.
     """
     ours = native.run(programs[-1:])[0]
-    if excluded(programs[-1], ours) is not None:
+    if excluded(programs[-1], ours) or engine.lacks(ours):
         return []
     engine.reset()
     return compare(programs[-1], ours, engine.run(programs)[-1], departs=engine.departs)
@@ -130,7 +133,7 @@ def _compare_batch(native: Engine, engine: Engine, batch: Sequence[Program], rep
         progress(report.programs)
         report.programs += 1
         report.instructions += len(program.items)
-        reason = excluded(program, outcome)
+        reason = excluded(program, outcome) or engine.lacks(outcome)
         if reason is not None:
             report.excluded[reason] += 1
             continue
@@ -151,7 +154,7 @@ def _kind(program: Program, rip: int, found: list[str]) -> str:
     """Return a first guess at the defect, from the whole program: what differs and where."""
     where = "end"
     formatter = Formatter(FormatterSyntax.NASM)
-    for ins in Decoder(64, program.code[:-1], ip=program.origin):
+    for ins in Decoder(program.bits, program.code[:-1], ip=program.origin - program.base):
         if ins.ip == rip:
             where = formatter.format_mnemonic(ins)
     what = found[0].split(":")[0].split()[0].rstrip("0123456789")

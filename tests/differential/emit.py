@@ -34,13 +34,21 @@ _WRITES = frozenset((OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE,
 class Emitter:
     """The items so far and what is known of the registers after them."""
 
+    mask = M64
+
     def __init__(self, rng: random.Random, wild: float) -> None:
         self.rng = rng
-        self.registers = Registers()
-        self.operands = Operands(rng, self.registers, wild)
+        self.registers = self._registers()
+        self.operands = self._operands(wild)
         self.operands.load = self._load
         self.items: list[Item] = []
         self._info = InstructionInfoFactory()
+
+    def _registers(self) -> Registers:
+        return Registers()
+
+    def _operands(self, wild: float) -> Operands:
+        return Operands(self.rng, self.registers, wild)
 
     def _emit(self, ins: Instruction, target: int | None = None, delta: int = 0) -> None:
         self.items.append(Item(ins, target=target, delta=delta))
@@ -59,12 +67,13 @@ class Emitter:
                         known.vector_free.discard(vector)
         if explicit and stack is not None and ins.is_stack_instruction \
                 and ins.mnemonic != Mnemonic.LEAVE \
-                and not (ins.op_count and ins.op0_register == Register.RSP):
-            known.value[RSP] = stack + ins.stack_pointer_increment & M64
+                and not (ins.op_count and ins.op0_register in (Register.RSP, Register.ESP)):
+            known.value[RSP] = stack + ins.stack_pointer_increment & self.mask
 
     def _spare(self) -> list[int]:
         """Registers that may be overwritten."""
-        return [i for i in range(16) if i != RSP and i not in self.registers.pinned]
+        return [i for i in range(self.operands.count)
+                if i != RSP and i not in self.registers.pinned]
 
     def _make(self, code: Code_) -> Instruction:
         ins = Instruction()
@@ -84,7 +93,7 @@ class Emitter:
         known = self.registers
         value = known.value[number]
         if value is None:
-            value = choose() & M64
+            value = choose() & self.mask
             if number in known.free:
                 known.assign(number, value)
             else:
@@ -104,8 +113,11 @@ class Emitter:
             return layout.STACK.linear + rng.randrange(64)
         if kind == 18:
             return layout.STACK.end - rng.randrange(64)
-        return layout.AREAS[rng.choice(("slot", "gib4"))].linear + layout.PAGE \
-            + rng.randrange(-8, 8) * 8
+        return self._stack_edge()
+
+    def _stack_edge(self) -> int:
+        return layout.AREAS[self.rng.choice(("slot", "gib4"))].linear + layout.PAGE \
+            + self.rng.randrange(-8, 8) * 8
 
     def _overwritten(self, start: int, number: int) -> bool:
         for item in self.items[start:]:

@@ -7,7 +7,8 @@ from typing import Protocol
 from tests.differential.departure import Departure
 from tests.differential.program import Outcome, Program
 
-ENGINES = ("ringlet", "ringlet-exact", "unicorn", "native")
+ENGINES = ("ringlet", "ringlet-exact", "unicorn", "native", "ringlet-off", "ringlet-two-levels",
+           "ringlet-pae")
 
 
 class Engine(Protocol):
@@ -20,6 +21,9 @@ class Engine(Protocol):
     def departs(self) -> Departure:
         """Where it is allowed to differ."""
 
+    def lacks(self, native: Outcome) -> str | None:
+        """Return what this machine has not that the host's outcome needs, or None."""
+
     def run(self, programs: Sequence[Program]) -> list[Outcome]: ...
 
     def reset(self) -> None:
@@ -29,10 +33,17 @@ class Engine(Protocol):
 
 
 def make_engine(name: str) -> Engine:
-    """The engine `name`, one of ENGINES; ringlet-exact is Ringlet with --exact."""
+    """The engine `name`, one of ENGINES.
+
+    ringlet-exact is Ringlet with --exact; the last three are outside IA-32e mode, which only
+    programs of 16 and 32 bits can be.
+    """
     if name in ("ringlet", "ringlet-exact"):
         from tests.differential.engine_ringlet import RingletRunner
         return RingletRunner(exact=name == "ringlet-exact")
+    if name.startswith("ringlet-"):
+        from tests.differential.narrow.legacy import LegacyRunner, Paging
+        return LegacyRunner(Paging[name.removeprefix("ringlet-").replace("-", "_").upper()])
     if name == "unicorn":
         from tests.differential.engine_unicorn import UnicornRunner
         return UnicornRunner()

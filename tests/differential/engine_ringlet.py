@@ -12,7 +12,7 @@ from ringlet.arch.vendors import Vendor
 from ringlet.core.state import Exit
 from ringlet.errors import InternalError
 from ringlet.vcpu.processor import Processor
-from tests.differential import guest, layout
+from tests.differential import guest, layout, segments
 from tests.differential.departure import Departure
 from tests.differential.layout import PAGE
 from tests.differential.program import (
@@ -94,11 +94,16 @@ def reset_system(p: Processor) -> None:
 
 def load_state(p: Processor, state: State, cpl: int = 3) -> None:
     """Everything that a program's State names, at privilege `cpl`."""
-    cs, ss = (guest.USER_CS, guest.USER_SS) if cpl == 3 else (guest.KERNEL_CS, guest.KERNEL_SS)
-    p.set_segment(_CS, cs, 0, 0xFFFFFFFF, guest.AR[cs])
-    p.set_segment(_SS, ss, 0, 0xFFFFFFFF, guest.AR[ss])
-    for i in (0, 3, _FS, _GS):
-        p.set_segment(i, *_NULL)
+    selectors = list(state.selectors)
+    if cpl == 0:
+        selectors[_CS], selectors[_SS] = guest.KERNEL_CS, guest.KERNEL_SS
+    for i, selector in enumerate(selectors):
+        segment = segments.segment_of(selector)
+        if segment is not None:
+            p.set_segment(i, selector, segment.base, segment.limit, segment.rights)
+        else:
+            p.set_segment(i, *((selector, 0, 0xFFFFFFFF, guest.AR[selector]) if selector
+                               else _NULL))
     p.set("cpl", cpl)
     for name, value in zip(REGISTERS, state.gpr, strict=True):
         p.set(name, value)
@@ -166,7 +171,7 @@ class RingletRunner:
         self.departs = Departure.STORED if exact else Departure.AT_TARGET
         self._exact = exact
         self._vendor = vendor
-        self.processor = new_processor(exact=exact, vendor=vendor)
+        self.processor = self._new_processor()
         self._timeout = timeout
         self._watchdog = Watchdog(self.processor, timeout)
         self._stale: dict[int, bytes] = {}
@@ -183,12 +188,22 @@ class RingletRunner:
         """End the watchdog."""
         self._watchdog.close()
 
+    def lacks(self, native: Outcome) -> str | None:
+        """Nothing is wanting."""
+        del native
+        return None
+
     def reset(self) -> None:
         """A new processor, without translations; the old one's address space is freed first."""
         del self.processor, self._watchdog.processor
-        self.processor = self._watchdog.processor = new_processor(
-            exact=self._exact, vendor=self._vendor)
+        self.processor = self._watchdog.processor = self._new_processor()
         self._stale = {}
+
+    def _new_processor(self) -> Processor:
+        p = new_processor(exact=self._exact, vendor=self._vendor)
+        p.set_segment(6, guest.LDT_SELECTOR, guest.KERNEL + guest.LDT,
+                      8 * len(segments.TABLE) - 1, 0x82)
+        return p
 
     def run(self, programs: Sequence[Program]) -> list[Outcome]:
         """Run each program from its own fresh memory."""
@@ -199,7 +214,7 @@ class RingletRunner:
         if broken is not None:
             self.reset()
             return Outcome(Status.SHUTDOWN, note=broken)
-        pages = layout.changed_pages(self.processor.read_phys(guest.IMAGE, layout.IMAGE_SIZE))
+        pages = layout.changed_pages(self._image())
         self._stale = pages
         outcome = self._outcome(pages)
         if outcome.status is Status.SHUTDOWN:
@@ -211,9 +226,9 @@ class RingletRunner:
         p = self.processor
         for page in self._stale:
             at = page * PAGE
-            p.write_phys(guest.IMAGE + at, layout.BASE_IMAGE[at:at + PAGE])
+            p.write_phys(self._physical(at), layout.BASE_IMAGE[at:at + PAGE])
         for linear, data in program.memory:
-            p.write_phys(guest.IMAGE + layout.image_offset(linear), data)
+            p.write_phys(self._physical(layout.image_offset(linear)), data)
         load_state(p, program.state)
         start = time.monotonic()
         try:
@@ -227,6 +242,20 @@ class RingletRunner:
             return str(error)
         return None
 
+    def _physical(self, offset: int) -> int:
+        """Return where a byte of the image is in the guest's memory."""
+        return guest.IMAGE + offset
+
+    def _image(self) -> bytes:
+        return bytes(self.processor.read_phys(guest.IMAGE, layout.IMAGE_SIZE))
+
+    def _vector(self, rip: int) -> int | None:
+        return guest.vector_of(rip)
+
+    def _frame(self, vector: int) -> tuple[int, tuple[int, ...]]:
+        """Return the error code and RIP, CS, RFLAGS, RSP, SS that an exception pushed."""
+        return guest.frame(self.processor.read_phys(guest.STACK_TOP - 48, 48), vector)
+
     def _outcome(self, pages: dict[int, bytes]) -> Outcome:
         p, kind = self.processor, self._kind
         if kind == Exit.EXIT_INTERRUPTED:
@@ -235,7 +264,7 @@ class RingletRunner:
             return Outcome(Status.SHUTDOWN, state=self._state(), pages=pages,
                            note=f"{Exit(kind).name} {p.exit_info()}")
         rip = p.get("rip")
-        vector = guest.vector_of(rip)
+        vector = self._vector(rip)
         if vector is None:
             if rip != guest.LSTAR + 1:
                 return Outcome(Status.SHUTDOWN, state=self._state(), pages=pages,
@@ -245,7 +274,7 @@ class RingletRunner:
                           state.xsave, (state.selectors[0], guest.USER_CS, guest.USER_SS,
                                         *state.selectors[3:]))
             return Outcome(Status.EVENT, SYSCALL_VECTOR, state=state, pages=pages)
-        error, frame = guest.frame(p.read_phys(guest.STACK_TOP - 48, 48), vector)
+        error, frame = self._frame(vector)
         return Outcome(Status.EVENT, vector, error, p.get("cr2"), self._state(frame), pages)
 
     def _state(self, frame: Sequence[int] | None = None) -> State:

@@ -70,6 +70,11 @@ class UnicornRunner:
     def close(self) -> None:
         """Nothing to release."""
 
+    def lacks(self, native: Outcome) -> str | None:
+        """Nothing is wanting."""
+        del native
+        return None
+
     def reset(self) -> None:
         """Nothing is kept between programs."""
 

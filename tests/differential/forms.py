@@ -1,5 +1,5 @@
-"""The table of instruction forms: all that iced-x86 knows for 64-bit mode, except those that
-cannot be equal on two machines, each with its reason."""
+"""The table of instruction forms: all that iced-x86 knows for a mode, except those that cannot be
+equal on two machines, each with its reason."""
 from __future__ import annotations
 
 import functools
@@ -75,7 +75,14 @@ _UNEQUAL: dict[str, str] = {
     "INT": "Linux has gates of its own (80h)",
     "INT1": "hypervisors under the host give it its own address, processors the next one",
 }
+# And those of other code.
+_UNEQUAL_NARROW: dict[str, str] = {
+    "SYSCALL": "AMD's alone outside 64-bit mode",
+    "LDS LES": "loads selectors from memory: needs the host's own table",
+}
 _UNEQUAL_BY_MNEMONIC = {name: why for names, why in _UNEQUAL.items() for name in names.split()}
+_NARROW_BY_MNEMONIC = _UNEQUAL_BY_MNEMONIC | {
+    name: why for names, why in _UNEQUAL_NARROW.items() for name in names.split()}
 
 _STRING_KINDS = frozenset((K.SEG_RSI, K.ES_RDI, K.SEG_RDI))
 _VSIB = frozenset((K.MEM_VSIB32X, K.MEM_VSIB32Y, K.MEM_VSIB64X, K.MEM_VSIB64Y))
@@ -84,7 +91,7 @@ _FAR = frozenset((K.FARBR2_2, K.FARBR4_2))
 _IMAGE = frozenset("FNSTENV FLDENV FNSAVE FRSTOR FSTENV FSAVE FXSAVE FXSAVE64 FXRSTOR FXRSTOR64 "
                    "XSAVE XSAVE64 XRSTOR XRSTOR64".split())
 _TRAPS = frozenset("HLT CLI STI IN OUT INSB INSW INSD OUTSB OUTSW OUTSD SWAPGS CLTS INVD WBINVD "
-                   "SYSCALL INVLPG WRMSR RDMSR UD2 INT1 INT3 CLAC STAC".split())
+                   "SYSCALL INVLPG WRMSR RDMSR UD2 INT1 INT3 INTO CLAC STAC".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,28 +132,31 @@ def _group(ins: Instruction, info: OpCodeInfo, mnemonic: str,
     return Group.VECTOR if vector else Group.PLAIN
 
 
-def why_not(code: Code_) -> str | None:
-    """Return why a code is excluded from the comparison with the host, or None."""
+def why_not(code: Code_, bits: int = 64) -> str | None:
+    """Return why a code is excluded from the comparison with the host in a mode, or None."""
     info = OpCodeInfo(code)
     ins = Instruction()
     ins.code = code
     mnemonic = MNEMONIC_NAMES[info.mnemonic]
     name = CODE_NAMES[code]
-    if not info.is_instruction or not info.mode64 \
+    modes = {16: info.mode16, 32: info.mode32, 64: info.mode64}
+    if not info.is_instruction or not modes[bits] \
             or info.encoding not in (EncodingKind.LEGACY, EncodingKind.VEX):
-        return "not an instruction of 64-bit mode, or in an encoding that is not offered"
+        return "not an instruction of this mode, or in an encoding that is not offered"
     missing = features.missing(ins.cpuid_features(), offered())
     if missing:
         return f"needs {' '.join(map(features.feature_name, missing))}"
-    if mnemonic in _UNEQUAL_BY_MNEMONIC:
-        return _UNEQUAL_BY_MNEMONIC[mnemonic]
+    unequal = _UNEQUAL_BY_MNEMONIC if bits == 64 else _NARROW_BY_MNEMONIC
+    if mnemonic in unequal:
+        return unequal[mnemonic]
     kinds = {info.op_kind(i) for i in range(info.op_count)}
-    if kinds & {K.CR_REG, K.DR_REG, K.SEG_REG, K.FS, K.GS, K.TR_REG}:
+    if kinds & {K.CR_REG, K.DR_REG, K.SEG_REG, K.ES, K.CS, K.SS, K.DS, K.FS, K.GS, K.TR_REG}:
         return "system or segment register, tested at ring 0"
     if kinds & _FAR or ins.is_call_far_indirect or ins.is_jmp_far_indirect \
             or name.startswith(("RETF", "IRET")):
         return "far transfer, tested at ring 0"
-    if kinds & {K.BR16_1, K.BR16_2} or name in ("CALL_RM16", "JMP_RM16", "RETNW", "RETNW_IMM16"):
+    if bits == 64 and (kinds & {K.BR16_1, K.BR16_2}
+                       or name in ("CALL_RM16", "JMP_RM16", "RETNW", "RETNW_IMM16")):
         return "66h on a near branch: Intel ignores it, AMD truncates RIP"
     if info.fwait:
         return "FWAIT and another instruction in one"
@@ -159,11 +169,11 @@ def all_codes() -> list[Code_]:
 
 
 @functools.cache
-def table() -> tuple[Form, ...]:
-    """All forms that are compared with the host."""
+def table(bits: int = 64) -> tuple[Form, ...]:
+    """All forms that are compared with the host in 64-bit code, or in code of other `bits`."""
     forms = []
     for code in all_codes():
-        if why_not(code) is not None:
+        if why_not(code, bits) is not None:
             continue
         info = OpCodeInfo(code)
         ins = Instruction()
@@ -178,9 +188,9 @@ def table() -> tuple[Form, ...]:
 
 
 @functools.cache
-def by_group() -> dict[Group, tuple[Form, ...]]:
+def by_group(bits: int = 64) -> dict[Group, tuple[Form, ...]]:
     """The same, by group."""
-    return {g: tuple(f for f in table() if f.group is g) for g in Group}
+    return {g: tuple(f for f in table(bits) if f.group is g) for g in Group}
 
 
 def kind_names(form: Form) -> tuple[str, ...]:

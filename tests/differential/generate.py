@@ -10,7 +10,7 @@ from iced_x86 import Code, Code_, Decoder, Encoder, FlowControl, Instruction, Op
 from tests.differential import forms, layout, vectors
 from tests.differential.forms import Form, Group
 from tests.differential.operands import M64, R32, R64, RSP, edge_value
-from tests.differential.program import Item, Program, State
+from tests.differential.program import START_SELECTORS_OF, Item, Program, State
 from tests.differential.setups import RCX, Setups
 
 
@@ -46,6 +46,8 @@ def _steps(style: Style) -> tuple[tuple[str, ...], tuple[int, ...]]:
 class Generator(Setups):
     """Draws one program from `rng` (hypothesis's own `Random` for one that shrinks)."""
 
+    base_bits = 47  # of a segment's base
+
     def __init__(self, rng: random.Random, style: Style | None = None) -> None:
         self.style = style or Style()
         super().__init__(rng, self.style.wild)
@@ -72,7 +74,7 @@ class Generator(Setups):
 
     def _decorate(self) -> None:
         """Return prefixes without effect, as assemblers use for padding and compilers misplace."""
-        encoder = Encoder(64)
+        encoder = Encoder(self.bits)
         for i, item in enumerate(self.items):
             ins = item.instruction
             if self.rng.random() > 0.04 or item.target is not None or ins is None \
@@ -83,7 +85,7 @@ class Generator(Setups):
             code = bytes((self.rng.choice(_PREFIXES),)) + encoder.take_buffer()
             if size >= 15:
                 continue
-            again = Decoder(64, code).decode()
+            again = Decoder(self.bits, code).decode()
             if again.code == ins.code and again.len == len(code):
                 self.items[i] = Item(raw=code)
 
@@ -92,17 +94,22 @@ class Generator(Setups):
         self._decorate()
         if known.initial[RSP] is None:
             known.initial[RSP] = self._stack_address()
-        gpr = tuple(edge_value(rng) if v is None else v for v in known.initial)
+        gpr = self._gpr()
         rflags = 0x202 | (rng.getrandbits(12) & 0x8D5)
         for bit, chance in ((10, 0.1), (8, 0.01), (21, 0.05), (14, 0.02)):
             rflags |= (rng.random() < chance) << bit
-        bases = [rng.getrandbits(47) if b is None and rng.random() < 0.3 else b or 0
+        bases = [rng.getrandbits(self.base_bits) if b is None and rng.random() < 0.3 else b or 0
                  for b in (known.fs_base, known.gs_base)]
-        program = Program(tuple(self.items), patches=tuple(self.patches))
+        program = Program(tuple(self.items), patches=tuple(self.patches), bits=self.bits)
         origin = self._origin(len(program.code))
         state = State(gpr, origin, rflags, bases[0], bases[1],
-                      vectors.random_image(rng, known.vector_initial))
+                      vectors.random_image(rng, known.vector_initial),
+                      START_SELECTORS_OF[self.bits])
         return replace(program, origin=origin, state=state)
+
+    def _gpr(self) -> tuple[int, ...]:
+        """Return the initial registers; those that no address needs have any value."""
+        return tuple(edge_value(self.rng) if v is None else v for v in self.registers.initial)
 
     def _origin(self, size: int) -> int:
         rng, area = self.rng, self._area
@@ -118,7 +125,7 @@ class Generator(Setups):
     # --- steps
 
     def _step_plain(self) -> None:
-        self._form(self.rng.choice(_common()))
+        self._form(self.rng.choice(_common(self.bits)))
 
     def _step_vector(self) -> None:
         self._form(self._pick(Group.VECTOR))
@@ -216,6 +223,12 @@ class Generator(Setups):
         for i in range(16):
             if start[i] != known.value[i]:
                 known.written(i)
+        self._close_loop(counter, head)
+        known.pinned.discard(counter)
+
+    def _close_loop(self, counter: int, head: int) -> None:
+        """Emit the branch back, which counts."""
+        rng = self.rng
         if counter == RCX and rng.random() < 0.6:
             code = rng.choice((Code.LOOP_REL8_64_RCX, Code.LOOP_REL8_64_RCX,
                                Code.LOOPE_REL8_64_RCX, Code.LOOPNE_REL8_64_RCX,
@@ -229,7 +242,6 @@ class Generator(Setups):
                 Instruction.create_reg_i32(Code.ADD_RM32_IMM8, R32[counter], -1))))
             self._emit(Instruction.create_branch(
                 rng.choice((Code.JNE_REL8_64, Code.JNE_REL32_64, Code.JG_REL8_64)), 0), head)
-        known.pinned.discard(counter)
 
     def _step_call(self) -> None:
         """CALL a small function that stands behind a jump, directly or by a register or memory."""
@@ -290,6 +302,10 @@ class Generator(Setups):
         """JMP through a register or memory, over an instruction or two."""
         place = len(self.items)
         self._indirect(Code.JMP_RM64, 0)
+        self._body_behind(place)
+
+    def _body_behind(self, place: int) -> None:
+        """Emit what an indirect jump that begins at item `place` passes over."""
         lea = next(i for i in range(place, len(self.items)) if self.items[i].target == 0)
         self._body(self.rng.randrange(3), ("plain", "vector"))
         self.items[lea] = replace(self.items[lea], target=len(self.items))
@@ -328,32 +344,34 @@ class Generator(Setups):
 
 
 @functools.cache
-def _common() -> tuple[Form, ...]:
+def _common(bits: int) -> tuple[Form, ...]:
     """Plain forms; those that compilers emit most stand several times."""
     often = frozenset("MOV ADD SUB CMP TEST AND OR XOR LEA MOVZX MOVSX MOVSXD SHL SHR SAR ADC SBB "
                       "IMUL INC DEC NEG NOT".split())
     out: list[Form] = []
-    for form in forms.by_group()[Group.PLAIN]:
+    for form in forms.by_group(bits)[Group.PLAIN]:
         out += [form] * (3 if form.mnemonic in often else 1)
     return tuple(out)
 
 
-def random_program(rng: random.Random, style: Style | None = None) -> Program:
-    """One program; drawn again if a branch would not reach."""
+def random_program(rng: random.Random, style: Style | None = None,
+                   kind: type[Generator] = Generator) -> Program:
+    """One program of a `kind` of code; drawn again if a branch would not reach."""
     while True:
         try:
-            program = Generator(rng, style).program()
+            program = kind(rng, style).program()
             program.code  # noqa: B018  assembles it, which may not be possible
         except ValueError:
             continue
         return program
 
 
-def program_of(form: Form, rng: random.Random, mem: bool | None = None) -> Program:
+def program_of(form: Form, rng: random.Random, mem: bool | None = None,
+               kind: type[Generator] = Generator) -> Program:
     """A program that has this form in it."""
     while True:
         try:
-            program = Generator(rng).of_form(form, mem)
+            program = kind(rng).of_form(form, mem)
             program.code  # noqa: B018
         except ValueError:
             continue

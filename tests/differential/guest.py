@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from tests.differential import layout
+from tests.differential import layout, segments
 from tests.differential.layout import EXEC, PAGE, WRITE
 
 RAM_SIZE = 4 << 20
@@ -25,11 +25,13 @@ RING0_CODE = 0x8000  # pages for ring-0 programs
 RING0_DATA = 0x9000
 RING0_STACK_TOP = 0xB000
 IST1_TOP = 0xC000    # the stack of all exceptions, if memory() is asked for it
+LDT = 0xC000
 PML4 = 0x10000
 IMAGE = 0x40000     # where layout's image stands
 
 KERNEL_CS, KERNEL_SS, USER_CS32, USER_SS, USER_CS = 0x10, 0x18, 0x23, 0x2B, 0x33
 TSS_SELECTOR = 0x40
+LDT_SELECTOR = 0x50  # beyond the GDT: it is loaded without it
 
 CR0 = 0x8001_0033   # PG WP NE ET MP PE; AM is clear: see compare.excluded
 CR4 = 0x0005_0620   # OSXSAVE FSGSBASE OSXMMEXCPT OSFXSR PAE
@@ -41,7 +43,7 @@ LSTAR = KERNEL + SYSCALL_HANDLER
 _DESCRIPTORS = {0x08: 0x00CF9B000000FFFF, 0x10: 0x00AF9B000000FFFF, 0x18: 0x00CF93000000FFFF,
                 0x20: 0x00CFFB000000FFFF, 0x28: 0x00CFF3000000FFFF, 0x30: 0x00AFFB000000FFFF}
 # Access rights as the CPU keeps them: bytes 5 and 6 of the descriptor.
-AR = {USER_CS: 0xA0FB, USER_SS: 0xC0F3, KERNEL_CS: 0xA09B, KERNEL_SS: 0xC093}
+AR = {USER_CS: 0xA0FB, USER_CS32: 0xC0FB, USER_SS: 0xC0F3, KERNEL_CS: 0xA09B, KERNEL_SS: 0xC093}
 GDT_LIMIT = 0x4F
 ERROR_CODE_VECTORS = frozenset((8, 10, 11, 12, 13, 14, 17))
 
@@ -91,6 +93,8 @@ def memory(ist: int = 0) -> bytes:
     out = bytearray(IMAGE + layout.IMAGE_SIZE)
     for selector, value in _DESCRIPTORS.items():
         struct.pack_into("<Q", out, GDT + selector, value)
+    ldt = b"".join(s.descriptor for s in segments.TABLE)
+    out[LDT:LDT + len(ldt)] = ldt
     base = KERNEL + TSS
     struct.pack_into("<HHBBBBQ", out, GDT + TSS_SELECTOR, 0x67, base & 0xFFFF, base >> 16 & 0xFF,
                      0x8B, 0, base >> 24 & 0xFF, base >> 32)

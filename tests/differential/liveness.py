@@ -58,15 +58,15 @@ def live_in(line: Sequence[Instruction]) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _decoded(code: bytes, origin: int) -> tuple[Instruction, ...]:
-    return tuple(Decoder(64, code, ip=origin))
+def _decoded(code: bytes, origin: int, bits: int) -> tuple[Instruction, ...]:
+    return tuple(Decoder(bits, code, ip=origin))
 
 
-def flags_live_at(code: bytes, origin: int, linear: int) -> int:
+def flags_live_at(code: bytes, origin: int, linear: int, bits: int = 64) -> int:
     """Arithmetic flags live before the instruction at `linear` of the code at `origin`.
 
     ARITHMETIC where it is unknown.
     """
     if not origin <= linear < origin + len(code):
         return ARITHMETIC
-    return live_in(_decoded(code[linear - origin:], linear))
+    return live_in(_decoded(code[linear - origin:], linear, bits))

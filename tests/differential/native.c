@@ -1,11 +1,13 @@
 /* Runs test programs on the host's own processor.
  *
  * A freestanding process (no libc: FS and GS belong to the programs) that shares one file with the
- * test.  The file holds a header, the base image, the live image (mapped a second time at the
+ * test.  A program of 16 or 32 bits is entered by its code selector; its signals come in 64-bit mode
+ * all the same.  The file holds a header, the base image, the live image (mapped a second time at the
  * areas' own addresses), requests and responses.  A byte on fd 0 starts a batch, a byte on fd 1
  * ends it.  A program is entered by IRETQ, which alone loads TF, NT and ID at ring 3, and ends
  * with a signal: INT3 at its end, or the fault that the test wants to see.
  */
+#include <asm/ldt.h>
 #include <asm/sigcontext.h>
 #include <asm/siginfo.h>
 #include <asm/signal.h>
@@ -21,7 +23,11 @@ typedef uint32_t u32;
 typedef uint16_t u16;
 typedef uint8_t u8;
 
-enum { XSAVE_SIZE = 832, MAX_AREAS = 32, SHM_FD = 3, PAGE = 4096 };
+enum { XSAVE_SIZE = 832, MAX_AREAS = 32, MAX_SEGMENTS = 32, SHM_FD = 3, PAGE = 4096 };
+/* IRETQ to a 16-bit stack leaves bits 16 to 31 of RSP as they are: the frame's address has those
+ * that programs with such a stack begin with.
+ */
+enum { FRAME_PAGE = 0x7FFE0000, FRAME = FRAME_PAGE + 0x800 };
 enum { STATUS_NOT_RUN = 0, STATUS_EVENT = 1, STATUS_TIMEOUT = 2 };
 enum { PROT_R = 1, PROT_W = 2, PROT_X = 4 };
 
@@ -37,6 +43,8 @@ struct header {
     u64 tick_us, ticks;
     u64 n_areas;
     struct area areas[MAX_AREAS];
+    u64 n_segments;
+    struct user_desc segments[MAX_SEGMENTS]; /* of the local descriptor table */
 };
 
 struct state {
@@ -62,6 +70,8 @@ struct response {
     u8 pages[];   /* those pages, one after the other */
 };
 
+_Static_assert(FRAME == 0x7ffe0800, "used by enter");
+_Static_assert(offsetof(struct state, selector) == 160, "used by enter");
 _Static_assert(offsetof(struct state, xsave) == 192, "layout shared with native.py");
 _Static_assert(offsetof(struct request, patches) == 1032, "layout shared with native.py");
 _Static_assert(offsetof(struct response, pages) == 4096, "layout shared with native.py");
@@ -84,7 +94,6 @@ static void copy(void *to, const void *from, u64 n)
 
 /* Reached from assembly by name. */
 __attribute__((visibility("hidden"), used)) u64 saved_rsp;
-__attribute__((visibility("hidden"), used)) u64 iret_frame[5];
 extern char __executable_start[] __attribute__((visibility("hidden")));
 extern char etext[] __attribute__((visibility("hidden")));
 
@@ -106,15 +115,15 @@ __asm__(".text\n"
         "enter: push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
         "mov %rsp, saved_rsp(%rip)\n"
         "mov $7, %eax; xor %edx, %edx; xrstor64 192(%rdi)\n"
-        "xor %eax, %eax; mov %eax, %ds; mov %eax, %es; mov %eax, %fs; mov %eax, %gs\n"
+        "mov 160(%rdi), %es; mov 166(%rdi), %ds; mov 168(%rdi), %fs; mov 170(%rdi), %gs\n"
         "mov 144(%rdi), %rax; wrfsbase %rax\n"
         "mov 152(%rdi), %rax; wrgsbase %rax\n"
-        "lea iret_frame(%rip), %rsp\n"
+        "mov $0x7ffe0800, %esp\n"
         "mov 128(%rdi), %rax; mov %rax, (%rsp)\n"
-        "movq $0x33, 8(%rsp)\n"
+        "movzwl 162(%rdi), %eax; mov %rax, 8(%rsp)\n"
         "mov 136(%rdi), %rax; mov %rax, 16(%rsp)\n"
         "mov 32(%rdi), %rax; mov %rax, 24(%rsp)\n"
-        "movq $0x2b, 32(%rsp)\n"
+        "movzwl 164(%rdi), %eax; mov %rax, 32(%rsp)\n"
         "mov (%rdi), %rax; mov 8(%rdi), %rcx; mov 16(%rdi), %rdx; mov 24(%rdi), %rbx\n"
         "mov 40(%rdi), %rbp; mov 48(%rdi), %rsi\n"
         "mov 64(%rdi), %r8; mov 72(%rdi), %r9; mov 80(%rdi), %r10; mov 88(%rdi), %r11\n"
@@ -187,6 +196,9 @@ __attribute__((used)) static void handle(int sig, siginfo_t *info, struct uconte
 
 static void map_areas(void)
 {
+    long page = sys6(__NR_mmap, FRAME_PAGE, PAGE, 3, 0x100022, -1, 0); /* anonymous, private */
+    if (page != FRAME_PAGE)
+        die(4);
     for (u64 i = 0; i < header->n_areas; i++) {
         struct area *a = &header->areas[i];
         int prot = (a->prot & PROT_R ? 1 : 0) | (a->prot & PROT_W ? 2 : 0)
@@ -279,6 +291,9 @@ __attribute__((used, noreturn)) static void run(void)
     if ((u64)header > -4096ul)
         die(2);
     map_areas();
+    for (u64 i = 0; i < header->n_segments; i++)
+        if (sys3(__NR_modify_ldt, 1, &header->segments[i], sizeof(struct user_desc)))
+            die(7);
     copy((char *)header + header->live_offset, (char *)header + header->base_offset,
          header->image_size);
     prepare_signals();

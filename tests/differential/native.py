@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.differential import layout
+from tests.differential import layout, segments
 from tests.differential.departure import Departure
 from tests.differential.layout import AREAS, BASE_IMAGE, IMAGE_SIZE, PAGE
 from tests.differential.program import Outcome, Program, State, Status
@@ -23,6 +23,7 @@ _REQUEST_SIZE = 8192
 _RESPONSE_SIZE = PAGE + IMAGE_SIZE
 _PATCHES = 1032
 _BATCH = 128
+_MAX_AREAS = 32
 _TRIES = 8
 
 # What the kernel pretends: a user access at or above TASK_SIZE_MAX is a protection fault
@@ -82,7 +83,12 @@ class NativeRunner:
                            int(tick * 1e6), max(2, round(timeout / tick)), len(AREAS))
         areas = b"".join(struct.pack("<4Q", a.linear, a.offset, a.size, a.prot)
                          for a in AREAS.values())
-        self._shared[:len(head) + len(areas)] = head + areas
+        # struct user_desc of asm/ldt.h
+        table = struct.pack("<Q", len(segments.TABLE)) + b"".join(
+            struct.pack("<4I", i, s.base, s.pages or s.limit, s.linux_flags)
+            for i, s in enumerate(segments.TABLE))
+        whole = head + areas.ljust(32 * _MAX_AREAS, b"\0") + table
+        self._shared[:len(whole)] = whole
         self._shared[self._base:self._base + IMAGE_SIZE] = BASE_IMAGE
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -98,6 +104,11 @@ class NativeRunner:
         self._stop()
         self._shared.close()
         os.close(self._fd)
+
+    def lacks(self, native: Outcome) -> str | None:
+        """Nothing is wanting."""
+        del native
+        return None
 
     def reset(self) -> None:
         """Nothing is kept between programs."""

@@ -16,14 +16,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.differential.campaign import Report, form_programs, random_programs, run_campaign
+from tests.differential.campaign import (
+    Report,
+    form_programs,
+    random_programs,
+    run_campaign,
+)
 from tests.differential.engine import ENGINES, make_engine
+from tests.differential.generate import Generator
 from tests.differential.isolate import Death, Progress, isolated
+from tests.differential.narrow.generate import Generator16, NarrowGenerator, SegmentedGenerator
 from tests.differential.native import NativeRunner
 from tests.differential.program import Program, to_text
 
 CORPUS = Path(__file__).with_name("corpus")
 _CHUNK = 5000
+CODE: dict[str, type[Generator]] = {
+    "64": Generator, "32": NarrowGenerator, "32s": SegmentedGenerator, "16": Generator16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +43,13 @@ class Chunk:
     seed: int
     count: int
     sweep: bool = False
+    code: str = "64"
 
     def programs(self) -> Iterator[Program]:
         """The same ones each time."""
         if self.sweep:
-            return form_programs(self.seed, self.count)
-        return random_programs(self.seed, self.count)
+            return form_programs(self.seed, self.count, CODE[self.code])
+        return random_programs(self.seed, self.count, kind=CODE[self.code])
 
 
 def _run_chunk(chunk: Chunk, progress: Progress) -> Report:
@@ -72,11 +82,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--engine", default="ringlet", choices=ENGINES)
+    parser.add_argument("--code", default="64", choices=CODE,
+                        help="what the programs consist of: 32 is in flat segments, 32s in others")
     parser.add_argument("--save", action="store_true", help="write divergences to the corpus")
     options = parser.parse_args(arguments)
-    work = [Chunk(options.engine, options.seed, 4, sweep=True)]
+    work = [Chunk(options.engine, options.seed, 4, sweep=True, code=options.code)]
     work += [Chunk(options.engine, options.seed + 1 + i,
-                   min(_CHUNK, options.programs - i * _CHUNK))
+                   min(_CHUNK, options.programs - i * _CHUNK), code=options.code)
              for i in range(-(-options.programs // _CHUNK))]
     total = Report()
     start = time.monotonic()

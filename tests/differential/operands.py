@@ -111,6 +111,7 @@ class Registers:
     value: list[int | None] = field(default_factory=lambda: [None] * 16)
     free: set[int] = field(default_factory=lambda: set(range(16)))
     vector_free: set[int] = field(default_factory=lambda: set(range(16)))
+    mask: int = M64
     vector_initial: dict[int, bytes] = field(default_factory=dict)
     fs_base: int | None = None
     gs_base: int | None = None
@@ -119,7 +120,7 @@ class Registers:
     def assign(self, number: int, value: int) -> None:
         """Give a free register the initial value that an address needs."""
         self.free.discard(number)
-        self.initial[number] = self.value[number] = value & M64
+        self.initial[number] = self.value[number] = value & self.mask
 
     def written(self, number: int) -> None:
         """An instruction computed it."""
@@ -140,7 +141,15 @@ class Target:
 
 
 class Operands:
-    """Draws operands.  `wild` is the chance that an address is a bad one."""
+    """Draws operands of 64-bit code.  `wild` is the chance that an address is a bad one."""
+
+    count = 16                                 # registers of each file
+    pointers: tuple[Register_, ...] = R64      # the registers of an address
+    places: tuple[str, ...] = (*("data",) * 8, *("stack",) * 2, *("gib4", "slot") * 2,
+                               "edge32", "top")
+    areas = tuple(layout.AREAS.values())
+    holes: tuple[int, ...] = layout.HOLES
+    non_canonical: tuple[int, ...] = layout.NON_CANONICAL
 
     def __init__(self, rng: random.Random, registers: Registers, wild: float = 0.03) -> None:
         self.rng = rng
@@ -155,7 +164,7 @@ class Operands:
         """A general register; a written one is seldom RSP or one that addresses use."""
         rng, known = self.rng, self.registers
         for _ in range(6):
-            number = rng.randrange(len(file))
+            number = rng.randrange(min(len(file), self.count))
             if not written:
                 return file[number]
             if number in known.pinned:
@@ -165,7 +174,7 @@ class Operands:
             if known.value[number] is not None and rng.random() < 0.7:
                 continue
             return file[number]
-        spare = [i for i in range(16) if i not in known.pinned and i != RSP]
+        spare = [i for i in range(min(len(file), self.count)) if i not in known.pinned and i != RSP]
         return file[rng.choice(spare)]
 
     def byte_register(self, written: bool, high: bool) -> Register_:
@@ -193,9 +202,7 @@ class Operands:
         rng = self.rng
         if rng.random() < self.wild:
             return self._bad_target(size, write)
-        names = ["data"] * 8 + ["stack"] * 2 + ["gib4", "slot"] * 2 + ["edge32", "top"]
-        if not write:
-            names.append("ro")
+        names = self.places if write else (*self.places, "ro")
         area = layout.AREAS[rng.choice(names)]
         room = area.size - size
         kind = rng.randrange(8)
@@ -216,12 +223,12 @@ class Operands:
         rng = self.rng
         kind = rng.randrange(6)
         if kind == 0:
-            return Target(rng.choice(layout.NON_CANONICAL) + rng.randrange(64) & M64, True)
+            return Target(rng.choice(self.non_canonical) + rng.randrange(64) & M64, True)
         if kind == 1:
-            return Target(rng.choice(layout.HOLES) + rng.randrange(4096), True)
+            return Target(rng.choice(self.holes) + rng.randrange(4096), True)
         if kind == 2 and write:
             return Target(layout.RO.linear + rng.randrange(4096 - size), True)
-        area = rng.choice(tuple(layout.AREAS.values()))
+        area = rng.choice(self.areas)
         if kind == 3:  # runs into the page before it
             return Target(area.linear - rng.randrange(1, size + 1), True)
         return Target(area.end - rng.randrange(size), True)
@@ -232,10 +239,10 @@ class Operands:
             if self._try_memory(ins, target, rip):
                 return
         self._plain(ins)
-        spare = [i for i in range(16) if i not in self.registers.pinned and i != RSP]
+        spare = [i for i in range(self.count) if i not in self.registers.pinned and i != RSP]
         number = self.rng.choice(spare)
         self.load(number, target.linear)
-        ins.memory_base = R64[number]
+        ins.memory_base = self.pointers[number]
 
     @staticmethod
     def _plain(ins: Instruction) -> None:
@@ -382,7 +389,7 @@ class Operands:
                                     else self.register(file, written))
             elif kind in _OTHER_FILES:
                 ins.set_op_kind(i, OpKind.REGISTER)
-                ins.set_op_register(i, rng.choice(_OTHER_FILES[kind]))
+                ins.set_op_register(i, rng.choice(_OTHER_FILES[kind][:self.count]))
             elif kind in _IMPLIED:
                 ins.set_op_kind(i, OpKind.REGISTER)
                 ins.set_op_register(i, _IMPLIED[kind])
@@ -427,7 +434,7 @@ class Operands:
         rng, known = self.rng, self.registers
         width, file = _VSIB_SHAPE[kind]
         used = {vector_number(ins.op0_register), vector_number(ins.op2_register)}
-        numbers = [i for i in range(16) if i not in used]
+        numbers = [i for i in range(self.count) if i not in used]
         free = [i for i in numbers if i in known.vector_free]
         number = rng.choice(free or numbers)
         self._plain(ins)
@@ -441,17 +448,16 @@ class Operands:
             known.vector_initial[number] = struct.pack("<8i" if width == 4 else "<4q", *lanes)
         target = layout.DATA.linear + layout.DATA.size // 2 + rng.randrange(-1024, 1024)
         usable = [i for i in self.registers.usable() if i not in known.pinned]
+        ins.memory_displ_size = 8 if self.pointers is R64 else 4
         if not usable or rng.random() < 0.1:
             ins.memory_displacement = target
-            ins.memory_displ_size = 8
             return
         base = rng.choice(usable)
         displacement = rng.choice((0, 8, -100, rng.randrange(-1 << 20, 1 << 20)))
         if base in known.free:
             known.assign(base, target - displacement)
-        ins.memory_base = R64[base]
+        ins.memory_base = self.pointers[base]
         ins.memory_displacement = displacement & M64
-        ins.memory_displ_size = 8
 
 
 def _writes_two() -> frozenset[int]:

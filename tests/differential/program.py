@@ -6,14 +6,20 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 
-from iced_x86 import Decoder, Encoder, Formatter, FormatterSyntax, Instruction
+from iced_x86 import Decoder, Encoder, Formatter, FormatterSyntax, Instruction, OpKind
 
 from tests.differential import layout, xsave
+from tests.differential.segments import SELECTOR, base_of
 
 REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
              "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 START_SELECTORS = (0, 0x33, 0x2B, 0, 0, 0)
+SELECTORS_32 = (0x2B, 0x23, 0x2B, 0x2B, 0x2B, 0x2B)  # Linux's, all of them flat
+SELECTORS_16 = tuple(
+    SELECTOR[name] for name in ("data16", "code16", "stack16", "data16", "data16", "data16"))
+START_SELECTORS_OF: dict[int, tuple[int, ...]] = {
+    64: START_SELECTORS, 32: SELECTORS_32, 16: SELECTORS_16}
 INT3 = b"\xcc"
 
 
@@ -62,8 +68,9 @@ class Outcome:
 class Item:
     """One instruction: iced-x86's, or its raw bytes.
 
-    `target` is the item that a branch goes to, or that a RIP-relative operand points at, `delta`
-    bytes into it.  A `tied` item makes the one before it comparable and is only removed with it.
+    `target` is the item that a branch goes to, or at which a RIP-relative or absolute operand or an
+    immediate points, `delta` bytes into it.  A `tied` item makes the one before it comparable and
+    is only removed with it.
     """
 
     instruction: Instruction | None = None
@@ -82,10 +89,20 @@ class Program:
     state: State = State()
     patches: tuple[tuple[int, bytes], ...] = ()  # (linear address, bytes) over the base image
     comment: str = field(default="", compare=False)
+    bits: int = 64  # of its code
 
     @cached_property
     def _assembled(self) -> tuple[bytes, tuple[int, ...]]:
-        return assemble(self.items, self.origin)
+        return assemble(self.items, self.origin, self.bits, self.base)
+
+    @property
+    def base(self) -> int:
+        """Linear address of offset 0 of the code segment."""
+        return base_of(self.state.selectors[1])
+
+    def place_of(self, rip: int) -> int:
+        """Return how far from the program's first byte an instruction pointer is."""
+        return rip + self.base - self.origin
 
     @property
     def code(self) -> bytes:
@@ -131,7 +148,8 @@ class Program:
         formatter = Formatter(FormatterSyntax.NASM)
         for start, end in zip(self.starts, self.starts[1:], strict=False):
             data = self.code[start - self.origin:end - self.origin]
-            text = "; ".join(formatter.format(i) for i in Decoder(64, data, ip=start))
+            decoder = Decoder(self.bits, data, ip=start - self.base)
+            text = "; ".join(formatter.format(i) for i in decoder)
             lines.append(f"{start:x}  {data.hex(' '):<32} ; {text}")
         return lines
 
@@ -150,24 +168,40 @@ def code_at_the_end(program: Program, outcome: Outcome) -> bytes:
 
 def instruction_at(program: Program, outcome: Outcome) -> Instruction | None:
     """Return the instruction at which a run stopped, as it was at the end."""
-    start = outcome.state.rip - program.origin
+    start = program.place_of(outcome.state.rip)
     if not 0 <= start < len(program.code):
         return None
-    return Decoder(64, code_at_the_end(program, outcome)[start:], ip=outcome.state.rip).decode()
+    return Decoder(program.bits, code_at_the_end(program, outcome)[start:],
+                   ip=outcome.state.rip).decode()
 
 
-def _aimed(ins: Instruction, linear: int) -> Instruction:
+def _aimed(ins: Instruction, target: int) -> Instruction:
     out = ins.copy()
-    if ins.is_ip_rel_memory_operand:
-        out.memory_displacement = linear
+    kinds = {ins.op_kind(i) for i in range(ins.op_count)}
+    if OpKind.MEMORY in kinds:
+        out.memory_displacement = target
+    elif OpKind.IMMEDIATE32 in kinds:
+        out.immediate32 = target
+    elif OpKind.IMMEDIATE16 in kinds:
+        out.immediate16 = target & 0xFFFF
+    elif OpKind.FAR_BRANCH16 in kinds:
+        out.far_branch16 = target & 0xFFFF
+    elif OpKind.FAR_BRANCH32 in kinds:
+        out.far_branch32 = target
+    elif OpKind.NEAR_BRANCH16 in kinds:
+        out.near_branch16 = target & 0xFFFF
     else:
-        out.near_branch64 = linear
+        out.near_branch64 = target
     return out
 
 
-def assemble(items: Sequence[Item], origin: int) -> tuple[bytes, tuple[int, ...]]:
-    """Encode items at `origin`: the bytes with the final INT3, and each one's linear address."""
-    encoder = Encoder(64)
+def assemble(items: Sequence[Item], origin: int, bits: int = 64,
+             base: int = 0) -> tuple[bytes, tuple[int, ...]]:
+    """Encode items at `origin`: the bytes with the final INT3, and each one's linear address.
+
+    Branches are relative to `base`, where the code segment begins.
+    """
+    encoder = Encoder(bits)
     starts = [origin]
     pieces: list[bytes] = []
     pending: list[int] = []
@@ -178,15 +212,15 @@ def assemble(items: Sequence[Item], origin: int) -> tuple[bytes, tuple[int, ...]
             ins = item.instruction
             if item.target is not None:
                 pending.append(i)
-                ins = _aimed(ins, starts[i])
-            encoder.encode(ins, starts[i])
+                ins = _aimed(ins, starts[i] - base)
+            encoder.encode(ins, starts[i] - base)
             pieces.append(encoder.take_buffer())
         starts.append(starts[i] + len(pieces[i]))
     for i in pending:
         item = items[i]
         assert item.instruction is not None and item.target is not None
-        ins = _aimed(item.instruction, starts[item.target] + item.delta)
-        encoder.encode(ins, starts[i])
+        ins = _aimed(item.instruction, starts[item.target] + item.delta - base)
+        encoder.encode(ins, starts[i] - base)
         pieces[i] = encoder.take_buffer()
     return b"".join(pieces) + INT3, tuple(starts)
 
@@ -194,12 +228,16 @@ def assemble(items: Sequence[Item], origin: int) -> tuple[bytes, tuple[int, ...]
 def to_text(program: Program) -> str:
     """The corpus form: readable, and complete for `from_text`."""
     lines = [f"# {line}" for line in program.comment.splitlines()]
+    if program.bits != 64:
+        lines.append(f"bits {program.bits}")
     lines.append(f"origin {program.origin:#x}")
     lines += [f"  {line.split('  ', 1)[1]}" for line in program.listing()]
     state = program.state
     lines += [f"{n} = {v:#x}" for n, v in zip(REGISTERS, state.gpr, strict=True) if v]
     lines.append(f"rflags = {state.rflags:#x}")
-    if state.rip != program.origin:
+    if state.selectors != START_SELECTORS_OF[program.bits]:
+        lines.append("selectors " + " ".join(map(hex, state.selectors)))
+    if program.place_of(state.rip):
         lines.append(f"rip = {state.rip:#x}")
     if state.fs_base:
         lines.append(f"fs_base = {state.fs_base:#x}")
@@ -219,6 +257,8 @@ def from_text(text: str) -> Program:
     patches: list[tuple[int, bytes]] = []
     values: dict[str, str] = {}
     origin = layout.CODE.linear
+    bits = 64
+    selectors: tuple[int, ...] = START_SELECTORS
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words:
@@ -229,6 +269,11 @@ def from_text(text: str) -> Program:
             items.append(Item(raw=bytes.fromhex(line.split(";")[0])))
         elif words[0] == "origin":
             origin = int(words[1], 0)
+        elif words[0] == "bits":
+            bits = int(words[1])
+            selectors = START_SELECTORS_OF[bits]
+        elif words[0] == "selectors":
+            selectors = tuple(int(word, 0) for word in words[1:])
         elif words[0] == "mem" and words[2] == "=":
             patches.append((int(words[1], 0), bytes.fromhex(words[3])))
         elif len(words) == 3 and words[1] == "=":
@@ -236,8 +281,9 @@ def from_text(text: str) -> Program:
         else:
             raise ValueError(f"line {number} is not understood: {line!r}")
     gpr = tuple(int(values.pop(n, "0"), 0) for n in REGISTERS)
-    state = State(gpr=gpr, rip=int(values.pop("rip", str(origin)), 0),
+    state = State(gpr=gpr, rip=int(values.pop("rip", str(origin - base_of(selectors[1]))), 0),
                   rflags=int(values.pop("rflags", "0x202"), 0),
                   fs_base=int(values.pop("fs_base", "0"), 0),
-                  gs_base=int(values.pop("gs_base", "0"), 0), xsave=xsave.from_fields(values))
-    return Program(tuple(items), origin, state, tuple(patches), "\n".join(comment))
+                  gs_base=int(values.pop("gs_base", "0"), 0), selectors=selectors,
+                  xsave=xsave.from_fields(values))
+    return Program(tuple(items), origin, state, tuple(patches), "\n".join(comment), bits)

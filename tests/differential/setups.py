@@ -39,13 +39,17 @@ class Setups(Emitter):
     """There is one method per group: `_do_` and its name in lower case."""
 
     used: list[Form]
+    bits = 64
+    # The operand kinds of strings with the mode's own address size, and with 67h's.
+    strings = (OpKind.MEMORY_SEG_RSI, OpKind.MEMORY_ESRDI, OpKind.MEMORY_SEG_RDI)
+    strings_67 = (OpKind.MEMORY_SEG_ESI, OpKind.MEMORY_ESEDI, OpKind.MEMORY_SEG_EDI)
 
     def _form(self, form: Form, mem: bool | None = None) -> None:
         self.used.append(form)
         getattr(self, f"_do_{form.group.name.lower()}")(form, mem)
 
     def _pick(self, group: Group) -> Form:
-        return self.rng.choice(forms.by_group()[group])
+        return self.rng.choice(forms.by_group(self.bits)[group])
 
     def _fill(self, form: Form, mem: bool | None, align: int = 1, rip: bool = True) -> Instruction:
         ins = self._make(form.code)
@@ -61,9 +65,10 @@ class Setups(Emitter):
         if ins.mnemonic in _DIVIDES and rng.random() < 0.75 and RDX not in self.registers.pinned:
             self._load(RDX, rng.choice((0, 0, 1)))
         if ins.mnemonic == Mnemonic.XLATB:
-            self._need(RBX, lambda: self.operands.target(256, False).linear)
+            self._need(RBX, lambda: self._string_offset(
+                self.operands.target(256, False).linear, True))
             ins.set_op_kind(0, OpKind.MEMORY)
-            ins.memory_base = Register.RBX
+            ins.memory_base = self.operands.pointers[RBX]
             ins.memory_index = Register.AL
             self._emit(ins)
             return
@@ -105,14 +110,14 @@ class Setups(Emitter):
         if number in known.free and rng.random() < 0.7:
             known.assign(number, offset)
         elif rng.random() < 0.9:
-            self._load(number, offset & M64)
+            self._load(number, offset & self.mask)
         ins = self._make(form.code)
         value = (known.value[number] or 0) & ((1 << width) - 1)
         value -= (value >> (width - 1)) << width
         pinned = number not in known.pinned
         known.pinned.add(number)
         place = self.operands.target(width // 8, ins.mnemonic != Mnemonic.BT)
-        place.linear = place.linear - (value // width) * (width // 8) & M64
+        place.linear = place.linear - (value // width) * (width // 8) & self.mask
         ins.set_op_kind(0, OpKind.MEMORY)
         ins.set_op_kind(1, OpKind.REGISTER)
         ins.set_op_register(1, {16: R16, 32: R32, 64: R64}[width][number])
@@ -123,40 +128,41 @@ class Setups(Emitter):
             ins.has_lock_prefix = True
         self._emit(ins)
 
+    def _string_offset(self, linear: int, source: bool) -> int:
+        """Return what RSI or RDI holds to reach a linear address."""
+        del source
+        return linear
+
     def _string_operands(self, ins: Instruction, form: Form, size: int, count: int) -> None:
         """Make RSI and RDI point where a string of `count` elements fits either way."""
         rng = self.rng
-        addr32 = rng.random() < 0.1
+        other_size = rng.random() < 0.1
+        bits = self.bits // 2 if self.bits > 16 else 32  # of an address with 67h
         span = size * max(1, min(count, 64))
         accumulators = {K.AL: Register.AL, K.AX: Register.AX, K.EAX: Register.EAX,
                         K.RAX: Register.RAX, K.DX: Register.DX}
 
         def place(write: bool) -> int:
             spot = self.operands.target(2 * span, write)
-            return spot.linear if spot.bad else spot.linear + span - size
+            linear = spot.linear if spot.bad else spot.linear + span - size
+            return self._string_offset(linear, not write)
 
         for i, kind in enumerate(form.kinds):
             if kind == K.SEG_RSI:
                 value = self._need(RSI, lambda: place(False))
-                ins.set_op_kind(i, OpKind.MEMORY_SEG_ESI if addr32 and value >> 32 == 0
-                                else OpKind.MEMORY_SEG_RSI)
-                addr32 = addr32 and value >> 32 == 0
+                other_size = other_size and value >> bits == 0
+                ins.set_op_kind(i, (self.strings_67 if other_size else self.strings)[0])
             elif kind in (K.ES_RDI, K.SEG_RDI):
                 value = self._need(RDI, lambda: place(True))
-                if kind == K.SEG_RDI:
-                    ins.set_op_kind(i, OpKind.MEMORY_SEG_EDI if addr32 else OpKind.MEMORY_SEG_RDI)
-                else:
-                    ins.set_op_kind(i, OpKind.MEMORY_ESEDI if addr32 else OpKind.MEMORY_ESRDI)
+                ins.set_op_kind(i, (self.strings_67 if other_size else self.strings)[
+                    2 if kind == K.SEG_RDI else 1])
             elif kind in accumulators:
                 ins.set_op_kind(i, OpKind.REGISTER)
                 ins.set_op_register(i, accumulators[kind])
         memory = [i for i in range(len(form.kinds)) if ins.op_kind(i) != OpKind.REGISTER]
-        if len(memory) == 2 and addr32:  # both address the same way
-            source = {OpKind.MEMORY_SEG_ESI, OpKind.MEMORY_ESEDI}
-            if not all(ins.op_kind(i) in source for i in memory):
-                for i in memory:
-                    ins.set_op_kind(i, OpKind.MEMORY_SEG_RSI if form.kinds[i] == K.SEG_RSI
-                                    else OpKind.MEMORY_ESRDI)
+        if len(memory) == 2 and not all(ins.op_kind(i) in self.strings_67 for i in memory):
+            for i in memory:  # both address the same way
+                ins.set_op_kind(i, self.strings[0 if form.kinds[i] == K.SEG_RSI else 1])
 
     def _do_string(self, form: Form, mem: bool | None) -> None:
         del mem
@@ -197,9 +203,7 @@ class Setups(Emitter):
             # neither AC (the host checks alignment) nor, mostly, TF
             flags = rng.getrandbits(16) & (0x4FD5 if rng.random() < 0.9 else 0xFFD5) & ~0x100
             flags |= (rng.random() < 0.05) << 8 | (rng.random() < 0.1) << 21
-            self._emit(Instruction.create_i32(
-                Code.PUSHW_IMM8 if form.mnemonic == "POPF" else Code.PUSHQ_IMM32,
-                (flags & 0x57) if form.mnemonic == "POPF" else flags))
+            self._push_flags(form.mnemonic == "POPF", flags)
         if form.mnemonic == "LEAVE":
             self._need(RBP, self._stack_address)
         if form.mnemonic == "ENTER":
@@ -213,6 +217,10 @@ class Setups(Emitter):
             known.written(RSP)
             return
         self._emit(self._fill(form, mem))
+
+    def _push_flags(self, word: bool, flags: int) -> None:
+        self._emit(Instruction.create_i32(Code.PUSHW_IMM8 if word else Code.PUSHQ_IMM32,
+                                          flags & 0x57 if word else flags))
 
     def _do_image(self, form: Form, mem: bool | None) -> None:
         """Set up the XSAVE family; restores mostly load an image that was saved before."""
@@ -245,12 +253,13 @@ class Setups(Emitter):
         Through the operand of the instruction that stored it, wherever that has led to.
         """
         start = len(self.items)
-        for offset in offsets:
-            store = self._make(Code.MOV_RM64_IMM32)
+        size = 8 if self.bits == 64 else 4
+        for offset in (o + more for o in offsets for more in range(0, 8, size)):
+            store = self._make(Code.MOV_RM64_IMM32 if size == 8 else Code.MOV_RM32_IMM32)
             store.set_op_kind(0, OpKind.MEMORY)
-            store.set_op_kind(1, OpKind.IMMEDIATE32TO64)
+            store.set_op_kind(1, OpKind.IMMEDIATE32TO64 if size == 8 else OpKind.IMMEDIATE32)
             if not _move_operand(image, store, offset):
-                self.operands.memory(store, Target(place.linear + offset & M64))
+                self.operands.memory(store, Target(place.linear + offset & self.mask))
             self._emit(store)
         self.items[start:] = [replace(item, tied=True) for item in self.items[start:]]
 
@@ -259,14 +268,15 @@ def _move_operand(source: Instruction, target: Instruction, offset: int) -> bool
     """Give `target` the memory operand of `source`, `offset` bytes further; False: out of reach."""
     base, index = source.memory_base, source.memory_index
     displacement = source.memory_displacement + offset
-    narrow = 4 in (source.memory_displ_size, RegisterExt.size(base), RegisterExt.size(index))
+    sizes = (source.memory_displ_size, RegisterExt.size(base), RegisterExt.size(index))
+    narrow = 2 if 2 in sizes else 4 if 4 in sizes else 0
     if narrow:
-        displacement &= 0xFFFFFFFF
+        displacement &= (1 << 8 * narrow) - 1
     elif not source.is_ip_rel_memory_operand and (displacement + (1 << 31)) & M64 >= 1 << 32:
         return False
     target.memory_base, target.memory_index = base, index
     target.memory_index_scale = source.memory_index_scale
     target.memory_displacement = displacement & M64
-    target.memory_displ_size = 4 if narrow else 8
+    target.memory_displ_size = narrow or 8
     target.segment_prefix = source.segment_prefix
     return True

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tests.differential import xsave
+from tests.differential.operands import RSP
 from tests.differential.program import Program
+from tests.differential.segments import STACK_HIGH
 
 _ROUNDS = 6
 
@@ -33,6 +35,8 @@ def _plainer_state(program: Program) -> Iterator[Program]:
         yield replace(program, state=replace(state, fs_base=0, gs_base=0))
     for i, value in enumerate(state.gpr):
         for simple in (0, 1):
+            if i == RSP and value >> 16 == STACK_HIGH:
+                simple |= STACK_HIGH << 16
             if value > simple:
                 gpr = (*state.gpr[:i], simple, *state.gpr[i + 1:])
                 yield replace(program, state=replace(state, gpr=gpr))

@@ -201,3 +201,141 @@ done:   hlt
     assert p.halted()
     assert p.results(2) == [8, 0x100]
     assert p.get("cpl") == 0
+
+
+def test_two_level_paging_and_pae() -> None:
+    p = Program(
+        ENTER
+        + """
+        movl $0x83, 0x10000             # a page directory with pages of 4 MiB
+        movl $0x83, 0x10004
+        movl $0x10000, %eax
+        mov %eax, %cr3
+        movl $0x10, %eax
+        mov %eax, %cr4
+        movl $0x80000011, %eax
+        mov %eax, %cr0
+        movl $0x11, 0x420000            # linear 4 MiB is physical 0
+        movl $0x11, %eax
+        mov %eax, %cr0
+        movl $0x11001, 0x10000          # page-directory pointers, then pages of 2 MiB
+        movl $0, 0x10004
+        movl $0, 0x10008
+        movl $0, 0x1000C
+        movl $0, 0x10010
+        movl $0, 0x10018
+        movl $0x83, 0x11000
+        movl $0, 0x11004
+        movl $0x83, 0x11018
+        movl $0, 0x1101C
+        movl $0x20, %eax
+        mov %eax, %cr4
+        movl $0x80000011, %eax
+        mov %eax, %cr0
+        movl $0x22, 0x620004            # linear 6 MiB is physical 0
+        hlt
+    """
+        + TABLES
+    )
+    assert p.halted()
+    assert p.results(2) == [0x11, 0x22]
+
+
+def test_long_mode_runs_compatible_code_and_returns() -> None:
+    p = Program(
+        ENTER
+        + """
+        movl $0x11003, 0x10000
+        movl $0x12003, 0x11000
+        movl $0x83, 0x12000
+        movl $0x10000, %eax
+        mov %eax, %cr3
+        movl $0x20, %eax
+        mov %eax, %cr4
+        movl $0xC0000080, %ecx
+        rdmsr
+        or $0x100, %eax
+        wrmsr
+        movl $0x80000011, %eax
+        mov %eax, %cr0
+        movl $0x22, 0x20000             # in compatibility mode
+        mov $wide_idtr, %edx
+        mov $compatible, %ebx
+        ljmp $0x58, $wide
+        .code64
+wide:   lidt (%rdx)
+        mov $0x123456789ABCDEF0, %rax
+        mov %rax, 0x20008
+        pushq $0x10
+        pushq $0x900
+        pushq $2
+        pushq $8
+        pushq %rbx
+        iretq
+handler:
+        movl $0x44, 0x20010
+        iretq
+        .code32
+compatible:
+        mov %esp, 0x20004
+        int $0x21
+        incl 0x20010
+        hlt
+        .balign 8
+wide_idt:
+        .fill 0x42, 8, 0
+        .word handler, 0x58, 0x8E00, 0, 0, 0, 0, 0
+wide_idtr:
+        .word 0x21F
+        .long wide_idt, 0
+    """
+        + TABLES.replace("end:", "        .quad 0x00AF9B000000FFFF # 58h: 64-bit code\nend:")
+    )
+    assert p.halted()
+    assert p.results(5) == [0x22, 0x900, 0x9ABCDEF0, 0x12345678, 0x45]
+    assert p.get("rsp") == 0x900
+
+
+def test_page_fault_of_ring_3_reaches_its_handler() -> None:
+    p = Program(
+        ENTER
+        + """
+        movl $0x11007, 0x10000
+        xor %ecx, %ecx
+fill:   mov %ecx, %eax
+        shl $12, %eax
+        or $7, %eax
+        mov %eax, 0x11000(,%ecx,4)
+        inc %ecx
+        cmp $0x100, %ecx
+        jb fill
+        movl $0, 0x11200                # page 80h is absent
+        movl $0x10000, %eax
+        mov %eax, %cr3
+        movl $0x80000011, %eax
+        mov %eax, %cr0
+        pushl $0x33
+        pushl $0x400
+        pushl $0x2B
+        pushl $user
+        lret
+user:   mov $0x33, %eax
+        mov %eax, %ds
+        movl $1, 0x80123
+task_b:
+monitor:
+        pop %eax                        # the error code
+        mov %eax, 0x20000
+        mov %cr2, %eax
+        mov %eax, 0x20004
+        pop %eax                        # EIP
+        subl $user, %eax
+        mov %eax, 0x20008
+        hlt
+    """
+        + TABLES.replace("idt:    .fill 13, 8, 0\n", "idt:    .fill 14, 8, 0\n").replace(
+            ".fill 0x12, 8, 0", ".fill 0x11, 8, 0"
+        )
+    )
+    assert p.halted()
+    assert p.results(3) == [6, 0x80123, 7]

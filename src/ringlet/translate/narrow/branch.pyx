@@ -1,7 +1,7 @@
 """Branches, calls and returns of 16- and 32-bit code, and the exits for operations.
 
-EIP is truncated to the operand size.  Where CS is not flat, a target may be beyond its limit, and the
-jump table, which compares EIP alone, may lead to code of another segment: the dispatcher decides.
+EIP is truncated to the operand size.  Where CS is not flat a target may be beyond its limit: no fragment
+is there, and the dispatcher raises #GP.
 """
 from ringlet.core.state cimport (
     RCX, SEG_CS, KEY_CS64K, KEY_CS_ODD, KEY_SEGMENTED, KEY_STACK16, KEY_STEP, CpuState, u8, u32,
@@ -9,7 +9,7 @@ from ringlet.core.state cimport (
 from ringlet.core.template cimport STUB_INDIRECT
 from ringlet.core.ops cimport OP_NM, OP_NONE, OP_UD
 from ringlet.translate.builder cimport *
-from ringlet.translate.flow cimport add_link, emit_indirect, leave_for, name_op
+from ringlet.translate.flow cimport add_link, emit_indirect, emit_thunk, leave_for, name_op
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.operands cimport offset_operand, segment_of
 from ringlet.translate.narrow.segments cimport move_sp, operand, restore_r11, stack_operand
@@ -46,12 +46,37 @@ cdef inline bint based(Builder* b) noexcept nogil:
     return b.key & (KEY_CS64K | KEY_CS_ODD) == KEY_CS64K | KEY_CS_ODD
 
 
+cdef inline u64 place(Builder* b) noexcept nogil:
+    """Linear address and EIP of the fragment: what tells it from others, whatever base CS has."""
+    return b.linear << 32 | <u32>b.rip
+
+
+cdef void emit_narrow_thunk(Builder* b) noexcept nogil:
+    if not b.key & (KEY_CS64K | KEY_CS_ODD):
+        emit_thunk(b)
+        return
+    b.thunk = b.n
+    mov_rr(b, H9, RCX)
+    e8(b, 0x48); e8(b, 0xB9); e64(b, 0 - place(b))            # mov rcx, -place
+    lea_sum(b, RCX, RCX, H8, 0)
+    e8(b, 0xE3); e8(b, 8)                                     # jrcxz over
+    mov_rr(b, RCX, H9)
+    jmp_stub(b, STUB_INDIRECT)
+    mov_rr(b, RCX, H9)
+
+
 cdef void go_indirectly(Builder* b) noexcept nogil:
-    """Go to the EIP in r8, by the jump table if code of one base alone can be there."""
+    """Go to the EIP in r8, by the jump table.
+
+    Where CS has a base, the linear address is in the upper half of r8, so that the thunk tells code of
+    one base from that of another.
+    """
     if b.key & (KEY_CS64K | KEY_CS_ODD):
-        jmp_stub(b, STUB_INDIRECT)
-    else:
-        emit_indirect(b)
+        rorx(b, H9, H8, 32)
+        lea_sum(b, H9, H9, H8, 0)
+        e8(b, 0x49); e8(b, 0xB8); e64(b, (b.linear - b.rip) << 32)    # mov r8, base << 32
+        lea_sum(b, H8, H8, H9, 0)
+    emit_indirect(b)
 
 
 cdef void go_on_at(Builder* b, i64 delta) noexcept nogil:

@@ -78,8 +78,10 @@ cdef bint accessible(Builder* b, Insn* i) noexcept nogil:
     CS, whose rights are not part of the key, is checked like a segment that is not flat.
     """
     cdef u32 size = i.shape.mem_size
+    if i.shape.kind == SHAPE_BITS and (b.key & KEY_SEGMENTED or i.address == 2):
+        return False      # the processor adds the bit's offset itself
     if b.key & KEY_SEGMENTED:
-        return size != 0 and i.shape.kind != SHAPE_BITS
+        return size != 0
     return i.seg != SEG_CS
 
 

@@ -73,4 +73,4 @@ cdef void locate_segments(CpuState* c, u64 addend) noexcept nogil:
             c.segment_at[i] = (addend + c.arch.seg[i].base) ^ <u64>1 << 63
         return
     for i in range(SEG_FS, SEG_GS + 1):
-        c.segment_host[i] = addend + c.arch.seg[i].base if is_whole(&c.arch.seg[i]) else NOWHERE
+        c.segment_host[i] = addend if is_whole(&c.arch.seg[i]) else NOWHERE
