@@ -326,7 +326,7 @@ class RunBoard(NarrowBoard):
         self.p.set("cr3", self.p.get("cr3"))
 
     def run_to_breakpoint(self, state: State) -> Result:
-        """Run an instruction that does not jump, up to the breakpoint behind it or its exception."""
+        """Run an instruction that does not jump, to the breakpoint behind it or its exception."""
         self.load(state)
         assert self.p.run() == Exit.EXIT_HLT
         vector = self.raised()
