@@ -128,6 +128,7 @@ cdef inline void lead(Cache* k, LinkRec* l) noexcept nogil:
     patch(k, l.at, l.home if l.linked == NONE else k.fragments[l.linked].body)
 
 # Make a cache of at most `size` bytes.
+cdef u32 cache_size_for(u64 ram_size) noexcept nogil
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL
 cdef void cache_destroy(CpuState* c)
 # The fragment at a linear address that begins at the guest's `rip`, or NONE.

@@ -78,6 +78,19 @@ cdef inline u64 host_of(Cache* k, u32 offset) noexcept nogil:
     return <u64>k.run + offset
 
 
+cdef enum:
+    CODE_CACHE = 128 << 20   # bytes, in guests with much RAM; in others it
+    CODE_CACHE_SHARE = 8     # is one byte for so many of RAM
+
+
+cdef u32 cache_size_for(u64 ram_size) noexcept nogil:
+    """Return the size in bytes of the code cache of a guest with so much RAM."""
+    cdef u32 size = CODE_CACHE
+    while size > CHUNKS_MIN * CHUNK_BYTES and size > ram_size // CODE_CACHE_SHARE:
+        size //= 2
+    return size
+
+
 cdef Cache* cache_create(CpuState* c, u32 size) except NULL:
     """Make a cache for the virtual processor `c`, with its stubs."""
     cdef Cache* k = <Cache*>calloc(1, sizeof(Cache))

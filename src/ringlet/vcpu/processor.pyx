@@ -14,7 +14,7 @@ from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save
 from ringlet.cache.codecache cimport (
-    CHUNKS_MIN, CHUNK_BYTES, Cache, cache_create, cache_destroy, cache_flush, cache_used)
+    Cache, cache_create, cache_destroy, cache_flush, cache_size_for, cache_used)
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.direct.placement cimport placement_leave
 from ringlet.direct.process cimport DirectProcess
@@ -52,17 +52,6 @@ from ringlet.arch.cpuid import features_of
 from ringlet.vcpu.emulation.emulator import Emulator
 from ringlet.vcpu.fields import COUNTERS
 from ringlet.vcpu.model import default_entries, tsc_khz
-
-cdef enum:
-    CODE_CACHE = 128 << 20   # bytes, in guests with much RAM; in others it
-    CODE_CACHE_SHARE = 8     # is one byte for so many of RAM
-
-
-cdef u32 code_cache_size(u64 ram_size) noexcept:
-    cdef u32 size = CODE_CACHE
-    while size > CHUNKS_MIN * CHUNK_BYTES and size > ram_size // CODE_CACHE_SHARE:
-        size //= 2
-    return size
 
 
 class ExitInfo(NamedTuple):
@@ -135,7 +124,7 @@ cdef class Processor(ProcessorState):
             self.c.kept = &self.kept.k
         self.native = native_create(self.c)
         self.emulator = Emulator(self.native, self.tables.all[0].features)
-        cache_create(self.c, code_cache_size(ram_size))
+        cache_create(self.c, cache_size_for(ram_size))
         self.c.arch.tsc_khz = tsc_khz()
         alarm_attach(self.c)
         self.set_cpuid(rows)

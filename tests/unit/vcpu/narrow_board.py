@@ -277,6 +277,7 @@ class NarrowBoard(Board):
                 self.p.set_segment(i, selector(number), s.base, s.limit, s.ar)
         for name, value in zip(NAMES, state.registers, strict=False):
             self.p.set(name, value)
+        self.p.set("cpl", 3)
         self.p.set("rip", state.eip)
         self.p.set("rflags", state.flags | IF)
         self.p.write_phys(PHYS, state.image())
@@ -311,23 +312,22 @@ class NarrowBoard(Board):
 
 
 class RunBoard(NarrowBoard):
-    """A `NarrowBoard` that runs instructions as a guest does, each up to a breakpoint."""
+    """A `NarrowBoard` that runs instructions as a guest does, each up to a breakpoint.
+
+    The tables of its kernel are in the first 2 MiB of the same address space.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.poke(PD, PT | 7)
+        self.poke(PD, PT | 3)
         for vector in range(32):
             handler = HANDLERS + 16 * vector
             self.poke(IDT + 16 * vector, handler | 8 << 16 | _RING_3_GATE << 40 | 1 << 48, 0)
         self.p.set("cr3", self.p.get("cr3"))
 
     def run_to_breakpoint(self, state: State) -> Result:
-        """Run an instruction that does not jump, to the breakpoint behind it or to its exception.
-
-        The descriptor tables are in the same address space, so no segment may be flat.
-        """
+        """Run an instruction that does not jump, to the breakpoint behind it or its exception."""
         self.load(state)
-        self.p.set("cpl", 3)
         assert self.p.run() == Exit.EXIT_HLT
         vector = self.raised()
         assert vector is not None

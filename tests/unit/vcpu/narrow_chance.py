@@ -53,6 +53,7 @@ UNDEFINED: Final = {
     Mnemonic.DAS: OF,
 }
 """Flags that the manual leaves undefined, for instructions that the host does not perform."""
+_ALL_REGISTERS: Final = frozenset({Mnemonic.PUSHA, Mnemonic.PUSHAD, Mnemonic.POPA, Mnemonic.POPAD})
 _PREFIXES: Final = (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67)
 _EDGES: Final = (0, 0x7F8, 0x8000, 0xFFF8)
 
@@ -206,9 +207,9 @@ class Comparison:
     def differences(self, state: State, instruction: Instruction) -> list[str]:
         """Perform an instruction both ways."""
         mine, theirs = self._board.perform(state), self._host.perform(state)
-        if instruction.mnemonic in {Mnemonic.POPA, Mnemonic.POPAD} and theirs.exception is not None:
-            # AMD's processors have popped some registers by then.
-            theirs.registers = mine.registers
+        if instruction.mnemonic in _ALL_REGISTERS and theirs.exception is not None:
+            # AMD's processors have pushed or popped some registers by then.
+            theirs.registers, theirs.memory = mine.registers, mine.memory
         return mine.difference(theirs, UNDEFINED.get(instruction.mnemonic, 0))
 
 
