@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-from iced_x86 import Decoder, Instruction, Mnemonic, OpKind, Register, RegisterExt
+from iced_x86 import Decoder, Instruction, MemorySizeExt, Mnemonic, OpKind, Register, RegisterExt
 
 from ringlet.vcpu.system.cpuid import host_cpuid
 from tests.differential import layout, xsave
@@ -43,6 +43,7 @@ _VSYSCALL = 0xFFFF_FFFF_FF60_0000
 _NULL = 3  # null selectors are 0 to 3; a return to the host's signal handler makes all of them 0
 _FETCH = 0x10  # in the error code of a page fault
 _BIT_TESTS = frozenset((Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC))
+_M32 = (1 << 32) - 1
 _PARTIAL = frozenset((Mnemonic.PUSHA, Mnemonic.PUSHAD, Mnemonic.POPA, Mnemonic.POPAD))
 _ACCESS_FAULTS = frozenset((_SS, _GP, _PF))
 _FAULTS = frozenset((0, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 19))
@@ -61,6 +62,9 @@ def excluded(program: Program, native: Outcome) -> str | None:
     ins = instruction_at(program, native)
     if ins is not None and ins.mnemonic == Mnemonic.RETF:
         return "AMD reads the outer stack before it checks the selector"
+    if program.bits != 64 and native.vector in (_SS, _GP) and ins is not None \
+            and _straddles(ins, native.state):
+        return "with a limit of 4 GiB an access that passes it may fault or wrap (SDM 3A 5.3)"
     if ins is not None and ins.mnemonic in _PARTIAL and native.vector in _ACCESS_FAULTS:
         return "how much of a PUSHA or POPA that faults is done the processor decides"
     if ins is not None and ins.mnemonic == Mnemonic.INT1:
@@ -98,6 +102,18 @@ def _effective_address_wraps(ins: Instruction, state: State) -> bool:
     address += _bit_offset(ins, state)
     base = state.fs_base if ins.segment_prefix == Register.FS else state.gs_base
     return not _canonical(address) and _canonical(address + base)
+
+
+def _straddles(ins: Instruction, state: State) -> bool:
+    """Whether an operand in FS or GS begins below 4 GiB and ends above."""
+    if not has_base(ins.segment_prefix) or ins.memory_displ_size == 2:
+        return False
+    offset = ins.memory_displacement
+    for register, scale in ((ins.memory_base, 1), (ins.memory_index, ins.memory_index_scale)):
+        number = gpr_number(register)
+        if number is not None:
+            offset += state.gpr[number] * scale
+    return (offset & _M32) + MemorySizeExt.size(ins.memory_size) > 1 << 32
 
 
 def _bit_offset(ins: Instruction, state: State) -> int:

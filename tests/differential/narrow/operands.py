@@ -50,8 +50,9 @@ class NarrowOperands(Operands):
         ins.segment_prefix = Register.FS if fs else Register.GS
         base = known.fs_base if fs else known.gs_base
         if base is None:
-            base = (linear - rng.choice((0, 0x28, -8 if self.straddles else 8, 0x1000, rng.getrandbits(15),
-                                         rng.getrandbits(16), rng.getrandbits(32)))) & M32
+            before = rng.choice((0, 0x28, -8 if self.straddles else 8, 0x1000, rng.getrandbits(15),
+                                 rng.getrandbits(16), rng.getrandbits(32)))
+            base = linear - before & M32
             if fs:
                 known.fs_base = base
             else:
