@@ -65,8 +65,9 @@ def excluded(program: Program, native: Outcome) -> str | None:
     if program.bits != 64 and native.vector in (_SS, _GP) and ins is not None \
             and _straddles(ins, native.state):
         return "with a limit of 4 GiB an access that passes it may fault or wrap (SDM 3A 5.3)"
-    if ins is not None and ins.mnemonic in _PARTIAL and native.vector in _ACCESS_FAULTS:
-        return "how much of a PUSHA or POPA that faults is done the processor decides"
+    if ins is not None and native.vector in _ACCESS_FAULTS \
+            and (ins.mnemonic in _PARTIAL or ins.is_call_far):
+        return "how much of a PUSHA, POPA or far CALL that faults is done the processor decides"
     if ins is not None and ins.mnemonic == Mnemonic.INT1:
         return "hypervisors under the host give INT1 its own address"
     if native.vector == _PF and native.error & _FETCH and _undefined(program, native):

@@ -181,7 +181,7 @@ class TestNative:
             report = run_campaign(native, other, random_programs(7, 1500, kind=kind))
         assert report.different == 0
         assert report.vectors[3] > report.programs / 3
-        assert min(report.vectors[v] for v in (0, 1, 5, 6, 13, 14)) > 0
+        assert min(report.vectors[v] for v in (1, 13, 14)) > 0
 
 
 class TestSegments:
