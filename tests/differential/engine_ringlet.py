@@ -229,7 +229,7 @@ class RingletRunner:
             self._write(at, layout.BASE_IMAGE[at:at + PAGE])
         for linear, data in program.memory:
             self._write(layout.image_offset(linear), data)
-        load_state(p, program.state)
+        self._load(program.state)
         start = time.monotonic()
         try:
             with self._watchdog.watch():
@@ -241,6 +241,9 @@ class RingletRunner:
         except InternalError as error:
             return str(error)
         return None
+
+    def _load(self, state: State) -> None:
+        load_state(self.processor, state)
 
     def _write(self, offset: int, data: bytes) -> None:
         """Write to the image."""
