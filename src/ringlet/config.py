@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.errors import ConfigError
+from ringlet.flat_spec import FlatPlace
 
 PAGE_SIZE: Final = 4096
 MIN_MEMORY: Final = 2 << 20
@@ -47,14 +48,17 @@ DEBIAN_LEAST: Final = 96 << 20
 CPUS: Final = Option("-c", "The number of the guest's processors: 1.", "1", python="cpus")
 KERNEL: Final = Option(
     "--kernel",
-    "Start this Linux kernel (a bzImage or vmlinux) on a PC; before the name of a guest, in place "
-    "of the guest's own.",
+    "Start this kernel on a PC: Linux's bzImage or vmlinux, or one for Multiboot or PVH; before "
+    "the name of a guest, in place of the guest's own.",
 )
-INITRD: Final = Option("--initrd", "The initial RAM disk for a kernel of your own.")
+INITRD: Final = Option(
+    "--initrd",
+    "The initial RAM disk for a kernel of your own; for Multiboot its modules: FILE[ TEXT],....",
+)
 APPEND: Final = Option(
     "--append",
     "The kernel's command line, or, with a guest's name, text to append to the guest's. Default "
-    "for a kernel of your own: console=ttyS0 panic=-1.",
+    "for a kernel of your own: console=ttyS0 panic=-1, or for Multiboot nothing.",
 )
 ROOT: Final = Option(
     "--root",
@@ -172,18 +176,29 @@ COMPARE: Final = Option(
 )
 BARE: Final = Option(
     "--bare",
-    "Run PROGRAM, a static ELF64 file, on the bare machine: long mode, CPL 0, no firmware.",
+    "Run PROGRAM, a static ELF file, on the bare machine, without firmware, at CPL 0: ELF64 in "
+    "long mode, ELF32 in protected mode without paging.",
+)
+FLAT: Final = Option(
+    "--flat",
+    "With --bare: PROGRAM is no ELF file but a flat image; load it at an address and start at its "
+    "first byte: 16@SEGMENT:OFFSET or 16@ADDRESS (real mode; 16@0x7c00 for a boot sector), "
+    "32@ADDRESS (protected mode, flat, without paging) or 64@ADDRESS (long mode).",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class MachineConfig:
-    """The configuration of a bare machine.  `memory` is the size of guest RAM in bytes."""
+    """The configuration of a bare machine.  `memory` is the size of guest RAM in bytes.
+
+    With `flat`, the program is a flat image.
+    """
 
     program: Path
     memory: int
     stats: bool = False
     exact: bool = False
+    flat: FlatPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)

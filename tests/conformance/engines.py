@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.guests.build_guest import Guest
 
+_ENTRY = 24  # e_entry of ELF64
 TIMEOUT = 60.0  # seconds a program may take
 DISTURBED = Path(__file__).with_name("disturbed.py")
 
@@ -62,6 +63,16 @@ def run_ringlet(guest: Guest, *options: str) -> Outcome:
 def run_on_pc(guest: Guest) -> Outcome:
     """Run under Ringlet as the kernel of a PC, which has an I/O APIC and more."""
     command = [sys.executable, "-m", "ringlet", "run", "--kernel", str(guest.bare), "--cold"]
+    return _run([*command, "--memory", "128M", "--debug-exit", "--no-reboot"])
+
+
+def run_by_pvh(guest: Guest) -> Outcome:
+    """Run under Ringlet as a kernel that has no other entry than that of PVH, as under QEMU."""
+    image = bytearray(guest.pvh.read_bytes())
+    image[_ENTRY : _ENTRY + 8] = bytes(8)
+    kernel = guest.pvh.with_suffix(".pvh.elf")
+    kernel.write_bytes(image)
+    command = [sys.executable, "-m", "ringlet", "run", "--kernel", str(kernel), "--cold"]
     return _run([*command, "--memory", "128M", "--debug-exit", "--no-reboot"])
 
 

@@ -5,7 +5,14 @@ from functools import partial
 
 import pytest
 
-from tests.conformance.engines import Outcome, run_disturbed, run_on_pc, run_qemu, run_ringlet
+from tests.conformance.engines import (
+    Outcome,
+    run_by_pvh,
+    run_disturbed,
+    run_on_pc,
+    run_qemu,
+    run_ringlet,
+)
 from tests.conformance.qemu_faults import known_fault
 from tests.conformance.speculation import SPECULATION, given_up
 from tests.guests.build_guest import Guest, program_names
@@ -43,6 +50,11 @@ def test_program_on_ringlet(name: str, guest_for: GuestFor) -> None:
 @pytest.mark.parametrize("name", sorted(PC))
 def test_program_on_the_pc(name: str, guest_for: GuestFor) -> None:
     assert_all_checks_hold(run_on_pc(guest_for(name)), no_known_fault)
+
+
+@pytest.mark.parametrize("name", ["exceptions", "hello", "mmio"])
+def test_program_that_begins_in_32_bit_code(name: str, guest_for: GuestFor) -> None:
+    assert_all_checks_hold(run_by_pvh(guest_for(name)), partial(given_up, name))
 
 
 @pytest.mark.parametrize("name", sorted(SPECULATION))

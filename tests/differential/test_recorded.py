@@ -10,6 +10,7 @@ import pytest
 from ringlet.arch import vendors
 from ringlet.arch.vendors import CONDUCT, Conduct, Vendor
 from ringlet.vcpu.model import host_vendor
+from ringlet.vcpu.processor import Processor
 from tests.differential.compare import compare
 from tests.differential.engine_ringlet import RingletRunner
 from tests.differential.native import NativeRunner
@@ -49,10 +50,18 @@ def test_ringlet_does_as_the_vendor(vendor: Vendor, name: str,
     assert compare(program, expected, engine.run([program])[0], departs=engine.departs) == []
 
 
+def who_does_as_the_host(name: str) -> Vendor:
+    """Return the vendor's processor that does as the host's in a program: AMD's differ in one."""
+    if name != "a32-repe-cmpsb-both-fault":
+        return host_vendor()
+    first = Processor(1 << 22).conduct & Conduct.REPE_CMPSB_TARGET_FIRST
+    return next(v for v in Vendor if CONDUCT[v] & Conduct.REPE_CMPSB_TARGET_FIRST == first)
+
+
 @pytest.mark.parametrize("name", load(host_vendor()))
 def test_the_host_does_as_its_vendor(name: str, native: NativeRunner) -> None:
     program = PROGRAMS[name]
-    expected = from_json(program, load(host_vendor())[name])
+    expected = from_json(program, load(who_does_as_the_host(name))[name])
     assert compare(program, expected, native.run([program])[0]) == []
 
 

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -34,8 +35,9 @@ KERNELS = {
     "text": b"#!/bin/sh\n" * 100,
     "empty": b"",
     "aarch64": Elf(machine=183).bytes(),
-    "bits32": BzImage(xloadflags=0).bytes(),
-    "pvh": Elf((Part(0x100_0000), Part(0, PVH, kind=4)), entry=0).bytes(),
+    "zimage": BzImage(loadflags=0).bytes(),
+    "pvh": Elf((Part(0x200_0000), Part(0, PVH, kind=4)), entry=0).bytes(),
+    "multiboot": struct.pack("<III", 0x1BADB002, 0, -0x1BADB002 & 0xFFFF_FFFF),
     "cut": BzImage().bytes()[:-16],
     "halts": HALTS.bytes(),
     # mov dx, 3F8h; mov al, "y"; out dx, al; jmp to the out
@@ -86,12 +88,13 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "message"),
     [
         ("missing", "missing: no such file"),
-        (".", ".: is a directory; give a Linux kernel"),
-        ("text", "text: is not a Linux kernel; give a Linux kernel"),
-        ("empty", "empty: is empty; give a Linux kernel"),
-        ("aarch64", "aarch64: is an ELF file for AArch64; give a Linux kernel"),
-        ("bits32", "bits32: is a 32-bit kernel; give a Linux kernel"),
-        ("pvh", "pvh: has no 64-bit entry, only a 32-bit one (PVH, at 0x1000000)"),
+        (".", ".: is a directory; give a kernel for x86"),
+        ("text", "text: is not a kernel; give a kernel for x86"),
+        ("empty", "empty: is empty; give a kernel for x86"),
+        ("aarch64", "aarch64: is an ELF64 file for AArch64; give a kernel"),
+        ("zimage", "zimage: is a zImage, which runs below 1 MiB; give a kernel for x86"),
+        ("pvh", "pvh: is damaged: its PVH entry 0x1000000 is not in its segments"),
+        ("multiboot", "multiboot: has a Multiboot header without addresses, but is no ELF file"),
         ("cut", "cut: is truncated: "),
         ("/bin/sh", "/bin/sh: is a program for Linux, not a kernel"),
         ("halts --initrd missing", "missing: no such file"),

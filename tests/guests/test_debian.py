@@ -25,6 +25,7 @@ from ringlet.images.debian import CLOUD_KERNEL, CachedKernel, fetch_kernel
 from ringlet.images.initramfs import Shell, make_initramfs
 from ringlet.machine.host import memory_size
 from ringlet.machine.outcome import EndKind
+from ringlet.machine.setup_header import XLF_KERNEL_64, XLOADFLAGS
 from tests.guests.counters import direct_counters
 from tests.guests.unpacked import unpack
 
@@ -354,15 +355,38 @@ def test_console_to_a_file(kernel: CachedKernel, tmp_path: Path) -> None:
     assert b"Kernel panic" in log.read_bytes()
 
 
-def test_kernel_that_is_unpacked_already(kernel: CachedKernel, tmp_path: Path) -> None:
+def without_64_bit_entry(kernel: Path, directory: Path) -> Path:
+    """Return the bzImage without the flag of its 64-bit entry."""
+    image = bytearray(kernel.read_bytes())
+    image[XLOADFLAGS] &= ~XLF_KERNEL_64
+    path = directory / "bzImage"
+    path.write_bytes(image)
+    return path
+
+
+def with_pvh_alone(kernel: Path, directory: Path) -> Path:
+    """Return the vmlinux that is in the bzImage, with no ELF entry point."""
+    path = unpack(kernel, directory)
+    image = bytearray(path.read_bytes())
+    image[24:32] = bytes(8)
+    path.write_bytes(image)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change", [unpack, without_64_bit_entry, with_pvh_alone], ids=["vmlinux", "32 bits", "PVH"]
+)
+def test_kernel_that_starts_at_another_entry(
+    kernel: CachedKernel, tmp_path: Path, change: Callable[[Path, Path], Path]
+) -> None:
     try:
-        vmlinux = unpack(kernel.vmlinuz, tmp_path)
+        image = change(kernel.vmlinuz, tmp_path)
     except HostError as error:
         pytest.skip(str(error))
     disk = tmp_path / "initrd"
     disk.write_bytes(make_initramfs(find_busybox(), Shell()))
     done = subprocess.run(
-        command("--kernel", str(vmlinux), "--initrd", str(disk), "--append", "console=ttyS0 quiet"),
+        command("--kernel", str(image), "--initrd", str(disk), "--append", "console=ttyS0 quiet"),
         input=b"uname -r; cat /proc/cmdline\nexit\n",
         capture_output=True, timeout=PATIENCE, check=False,
     )  # fmt: skip

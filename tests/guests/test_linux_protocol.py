@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ringlet.machine import bare
-from ringlet.machine.linux import load_linux, read_kernel
+from ringlet.machine.loading import load_kernel, read_kernel
 from ringlet.machine.outcome import EndKind
 from ringlet.vcpu.processor import Processor
 from tests.unit.machine.kernel_maker import BzImage
@@ -36,7 +36,7 @@ def image(tmp_path: Path) -> Path:
 def test_the_kernel_finds_what_the_protocol_promises(image: Path) -> None:
     memory = 64 << 20
     cpu = Processor(memory)
-    load_linux(cpu, read_kernel(image, memory), command_line="hello ", initrd=b"disk")
+    load_kernel(cpu, read_kernel(image, memory), command_line="hello ", initrd=b"disk")
     printed = bytearray()
     end = bare.wire(cpu, printed.extend, time.monotonic_ns).run()
 

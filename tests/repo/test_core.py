@@ -18,7 +18,8 @@ PACKAGE = Path(state.__file__).parents[1]
 # The cdef functions of these modules are also called only from Python.
 OF_PYTHON = {"devices.virtio.frames", "devices.virtio.queue", "mmu.guest_memory",
              "translate.shape", "translate.learn_table", "translate.translator",
-             "vcpu.debug.requests", "vcpu.emulation.native", "vcpu.emulation.operand",
+             "vcpu.debug.requests", "vcpu.emulation.host_conduct", "vcpu.emulation.native",
+             "vcpu.emulation.operand",
              "vcpu.fields", "vcpu.processor", "vcpu.processor_state"}  # fmt: skip
 # What is made and given back outside `run`; what is called only before it loads the guest's
 # registers, or in the signal handler, for which the kernel saves them; the methods of a class.

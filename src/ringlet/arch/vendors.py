@@ -83,7 +83,9 @@ class Conduct(IntFlag):
     REPE_CMPSB_TARGET_FIRST = 1 << 6
     """REPE CMPSB reads [rDI] before [rSI], as every other CMPS does.
 
-    Without: [rSI] first.  Neither manual says.  Measured: a32-repe-cmpsb-both-fault.
+    Without: [rSI] first.  Neither manual says.  AMD's Zen 4 reads [rSI] first, and its
+    Zen 3 [rDI]; so the host's way is tried out when a processor is made
+    (`ringlet.vcpu.emulation.host_conduct`).  Measured: a32-repe-cmpsb-both-fault.
     """
 
     CALL_STORES_FIRST = 1 << 7

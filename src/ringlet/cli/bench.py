@@ -89,7 +89,7 @@ def linux(
     """Measure a Linux guest: its start, programs, system calls, page faults, processes."""
     from ringlet.bench import toolchain
     from ringlet.images.debian import fetch_kernel
-    from ringlet.machine.linux import read_kernel
+    from ringlet.machine.loading import read_kernel
 
     selected = _selected(engine)
     if kernel is not None:
@@ -129,7 +129,7 @@ def programs(
     from ringlet.bench.gauge import Gauge
     from ringlet.bench.toolchain import cache_directory
     from ringlet.images.store import Store, default_root
-    from ringlet.machine.linux import read_kernel
+    from ringlet.machine.loading import read_kernel
 
     selected = _selected(engine)
     if kernel is not None:

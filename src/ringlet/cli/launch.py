@@ -30,6 +30,7 @@ from ringlet.cli.streams import complain
 from ringlet.cli.supervise import supervise
 from ringlet.cli.terminal import WindowSize, window_size
 from ringlet.cli.watch import watched
+from ringlet.config import MachineConfig
 from ringlet.control.board import Board
 from ringlet.control.command import in_environment
 from ringlet.control.plan import Plan, check_files, plan
@@ -41,7 +42,7 @@ from ringlet.errors import ConfigError
 from ringlet.images.catalog import Settings
 from ringlet.images.initramfs import Command, Serve, Shell
 from ringlet.machine import host
-from ringlet.machine.elf import read_program
+from ringlet.machine.bare import check_program
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.vm import Vm
 
@@ -70,7 +71,7 @@ class Watching:
 def run_program(spec: MachineSpec, watching: Watching) -> int:
     """Run a program on the bare machine and return the exit status.  Raises RingletError."""
     assert spec.program is not None
-    read_program(spec.program, spec.memory)
+    check_program(MachineConfig(spec.program, spec.memory, flat=spec.flat))
     host.require()
     board = Board(spec, None, Quiet(FdSink(STDOUT)), undisturbed=held)
     end = board.run(lambda machine: execute(machine, watching, Console()))

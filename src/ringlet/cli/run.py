@@ -154,6 +154,7 @@ def run(
         bool, typer.Option("--version", "-V", callback=show_version, is_eager=True, hidden=True)
     ] = False,
     bare: Annotated[bool, _flag(config.BARE)] = False,
+    flat: Annotated[str, _text(config.FLAT, metavar="MODE@ADDRESS")] = "",
     stats: Annotated[bool, _flag(config.STATS)] = False,
     exact: Annotated[bool, _flag(config.EXACT)] = False,
     direct: Annotated[str, _text(config.DIRECT, empty=True)] = config.DIRECT.default,
@@ -212,10 +213,10 @@ def run(
         # The root is the guest, so all words are the command's.
         guest, command = "", [guest, *(command or [])]
     spec = machine_spec(
-        "" if bare else guest, program=guest if bare else None, kernel=kernel or None,
-        initrd=initrd or None, append=append, package=package, root=root or None, memory=memory,
-        cpus=cpus, mounts=mounts, disks=disks, ports=ports, net=net or None, vsock=vsock or None,
-        user_data=user_data or None, env=variables, cwd=cwd,
+        "" if bare else guest, program=guest if bare else None, flat=flat or None,
+        kernel=kernel or None, initrd=initrd or None, append=append, package=package,
+        root=root or None, memory=memory, cpus=cpus, mounts=mounts, disks=disks, ports=ports,
+        net=net or None, vsock=vsock or None, user_data=user_data or None, env=variables, cwd=cwd,
         timeout=timeout or None, name=name, console=console, log=log or None, direct=direct,
         exact=exact, cold=cold, reboot=not (no_reboot or bare), debug_exit=debug_exit,
         called=called,

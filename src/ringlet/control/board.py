@@ -108,7 +108,7 @@ class Board:
     def _build_bare(self) -> Vm:
         if self.spec.program is None:
             raise InternalError("a machine without a plan has no program")
-        config = MachineConfig(self.spec.program, self.spec.memory)
+        config = MachineConfig(self.spec.program, self.spec.memory, flat=self.spec.flat)
         (wire,) = self._lines.wires()
         return bare.build(config, self._engine, wire.sink, avx="avx" in host.cpu_flags())
 

@@ -18,7 +18,7 @@ from ringlet.control.spec import (
 from ringlet.control.words import BUSYBOX
 from ringlet.devices.backends.disks.chain import describe_image
 from ringlet.disk_spec import Access, Below, DiskSpec, Format
-from ringlet.errors import ConfigError
+from ringlet.errors import ConfigError, ProgramError
 from ringlet.guest import agent_program
 from ringlet.images.arguments import with_huge_pages
 from ringlet.images.building import Runner, fetch_modules, find_debian
@@ -38,13 +38,13 @@ from ringlet.images.initramfs import (
 )
 from ringlet.images.installed import installed_modules
 from ringlet.images.seed import seed_of
-from ringlet.machine.linux import read_fitting
+from ringlet.machine.loading import read_fitting, starts_linux
 from ringlet.network_config import NetMode
 
 # The kernel resets the machine at once after a panic, and that ends the run.
 _PANIC: Final = "panic=-1"
 DEFAULT_APPEND: Final = f"console=ttyS0 {_PANIC}"
-"""The command line of a user's own kernel.
+"""The command line of a user's own Linux kernel.
 
 Without it such a kernel prints nothing anywhere, and hangs for ever after a panic.
 """
@@ -126,6 +126,11 @@ def check_files(spec: MachineSpec, called: Called = in_python) -> None:
         describe_image(disk.path, disk.format, disk.below)
     if spec.kernel is not None:
         read_fitting(spec.kernel, spec.memory, _own(spec), spec.initrd)
+        if (spec.guest or spec.image or spec.root) and not starts_linux(spec.kernel):
+            raise ProgramError(
+                f"{spec.kernel}: is a Multiboot kernel, but Ringlet's guests need Linux; leave out "
+                "the guest, or give Linux's bzImage or vmlinux"
+            )
 
 
 def plan(
@@ -305,5 +310,8 @@ def _seed(spec: MachineSpec) -> bytes:
 
 
 def _own(spec: MachineSpec) -> str:
-    """Return the command line of a user's own kernel."""
-    return DEFAULT_APPEND if spec.append is None else spec.append
+    """Return the command line of a user's own kernel.  Raises ProgramError if it is none."""
+    assert spec.kernel is not None
+    if spec.append is not None:
+        return spec.append
+    return DEFAULT_APPEND if starts_linux(spec.kernel) else ""

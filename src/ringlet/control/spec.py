@@ -12,6 +12,7 @@ from ringlet.control.parts import Mount
 from ringlet.control.words import BUSYBOX, Kind, meaning
 from ringlet.disk_spec import DiskSpec, parse_disk
 from ringlet.errors import ConfigError
+from ringlet.flat_spec import FlatPlace, parse_flat
 from ringlet.images.seed import check_user_data, read_user_data
 from ringlet.machine import host
 from ringlet.network_config import NetConfig, net_config
@@ -38,14 +39,15 @@ class MachineSpec:
     """All that a machine may have; `machine_spec` makes and checks one.
 
     A machine starts from a named `guest`, an `image`, a `kernel` of the user's own, or, without
-    all these, the first of `disks`; with a `program`, it is a bare machine.  `memory` is in bytes,
-    `timeout` in seconds.  `append` is None where the user gave none.  `reboot` says that a reset by
-    the guest does not end the run.
+    all these, the first of `disks`; with a `program`, it is a bare machine, and `flat` is the place
+    of a program without a format.  `memory` is in bytes, `timeout` in seconds.  `append` is None
+    where the user gave none.  `reboot` says that a reset by the guest does not end the run.
     """
 
     guest: str = ""
     image: str = ""
     program: Path | None = None
+    flat: FlatPlace | None = None
     kernel: Path | None = None
     initrd: Path | bytes | None = None
     append: str | None = None
@@ -81,6 +83,7 @@ def machine_spec(
     guest: str | None = None,
     *,
     program: str | Path | None = None,
+    flat: str | None = None,
     kernel: str | Path | None = None,
     initrd: str | Path | bytes | None = None,
     append: str | None = None,
@@ -138,6 +141,8 @@ def machine_spec(
         raise ConfigError(
             f"{called(config.INITRD)} needs a kernel; give one with {called(config.KERNEL)}"
         )
+    if flat is not None and program is None:
+        raise ConfigError(f"{called(config.FLAT)} needs {config.BARE.flag}, which takes a program")
     _check_cpus(cpus, called(config.CPUS))
     if cwd and not cwd.startswith("/"):
         raise ConfigError(f"{called(config.WORKDIR)} {cwd}: give an absolute path of the guest")
@@ -155,6 +160,7 @@ def machine_spec(
         guest=guest or "",
         image=image,
         program=Path(program) if program is not None else None,
+        flat=parse_flat(flat, called(config.FLAT)) if flat is not None else None,
         kernel=Path(kernel) if kernel is not None else None,
         initrd=Path(initrd) if isinstance(initrd, str) else initrd,
         append=append,

@@ -8,6 +8,7 @@ from typing import Final
 from ringlet.errors import ConfigError, RingletError
 from ringlet.images.catalog import Images
 from ringlet.images.names import is_archive
+from ringlet.machine import multiboot, multiboot2
 
 BUSYBOX: Final = "busybox"
 NAMES: Final = (BUSYBOX, "debian", "debian:python3")
@@ -115,10 +116,12 @@ def _file(text: str, path: Path) -> Word:
                 f"{path.stem}.qcow2"
             )
         return Word(Kind.DISK, text, path)
+    if multiboot.find(head) is not None or multiboot2.find(head) is not None:
+        return Word(Kind.KERNEL, text, path)
     if is_archive(text):
         return Word(Kind.IMAGE, text, path)
     raise ConfigError(
-        f"{text}: this file is neither a Linux kernel, nor a disk image (raw, qcow2 or ISO), nor a "
+        f"{text}: this file is neither a kernel, nor a disk image (raw, qcow2 or ISO), nor a "
         "root file system (FILE.tar)"
     )
 

@@ -93,4 +93,5 @@ cpdef enum Op:
     # MOV to and from memory that has met a device (ringlet.vcpu.system.devices)
     OP_DEVICE_READ
     OP_DEVICE_WRITE
+    OP_INTO
     OP_COUNT

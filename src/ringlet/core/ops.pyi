@@ -84,4 +84,5 @@ class Op(enum.IntEnum):
     OP_EMULATE = 78
     OP_DEVICE_READ = 79
     OP_DEVICE_WRITE = 80
-    OP_COUNT = 81
+    OP_INTO = 81
+    OP_COUNT = 82

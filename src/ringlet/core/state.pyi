@@ -15,7 +15,6 @@ class Exit(IntEnum):
     EXIT_EOI = 13
     EXIT_DEBUG = 14
     EXIT_NO_RAM = 15
-    EXIT_NOT_64 = 16
     EXIT_BLOCK = 17
     EXIT_DIRECT = 18
 
@@ -30,8 +29,9 @@ class Key(IntEnum):
     KEY_STEP = 256
     KEY_EM = 512
     KEY_SEGMENTED = 1024
-    KEY_CS64K = 2048
-    KEY_CS_ODD = 4096
+    KEY_STACK16 = 2048
+    KEY_CS64K = 4096
+    KEY_CS_ODD = 8192
 
 KEYS_BELOW: int
 

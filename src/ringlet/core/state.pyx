@@ -17,6 +17,9 @@ def offsets() -> dict[str, int]:
         "host_flags": <size_t>&c.host_flags, "exit_code": <size_t>&c.exit_code,
         "exit_arg": <size_t>&c.exit_arg, "entry": <size_t>&c.entry,
         "stub": <size_t>&c.stub[0], "xsave": <size_t>&c.xsave[0],
+        "segment_host": <size_t>&c.segment_host[0], "segment_at": <size_t>&c.segment_at[0],
+        "segment_read": <size_t>&c.segment_read[0], "segment_write": <size_t>&c.segment_write[0],
+        "string_old": <size_t>&c.string_old[0],
         "size": sizeof(CpuState),
     }
 

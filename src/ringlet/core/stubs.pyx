@@ -111,7 +111,8 @@ cdef void emit_enter(Writer* w) noexcept nogil:
     for r in range(1, 16):
         if in_host_register(r):
             absolute(w, 8, 0x8B, r, r * 8)
-    absolute(w, 8, 0x8B, 10, FLAT_HOST)           # of use outside 64-bit mode only
+    absolute(w, 8, 0x8B, 10, FLAT_HOST)           # r10 and r11: constants outside 64-bit mode
+    b1(w, 0x41); b1(w, 0xBB); b4(w, 63)           # mov r11d, 63
     absolute(w, 8, 0x8B, 8, RIP)                  # r8 := RIP, which a thunk checks
     absolute(w, 8, 0x8B, 0, 0)
     absolute(w, 8, 0x8B, 4, RSP_IN_OUT)

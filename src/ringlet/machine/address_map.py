@@ -13,11 +13,11 @@ The bare machine (guest physical = linear, for the first 4 GiB):
     0x0010_0000  first address where a program may be loaded
     ...          end of RAM (--memory)
 
-A PC that starts Linux by its 64-bit boot protocol (`ringlet.machine.linux`) has the same tables
-and stack, and:
+A PC that starts Linux by a boot protocol (`ringlet.machine.linux`) has the same tables (its 32-bit
+protocol needs the GDT only) and stack, and:
 
     0x0000_1000  GDT: null, null, 64-bit code (selector 10h), data (selector 18h)
-    0x0000_8000  boot_params, the "zero page"
+    0x0000_8000  boot_params, the "zero page"; for other kernels, what Multiboot or PVH tell them
     0x0002_0000  command line, at most 64 KiB
     0x0009_FC00  1 KiB that firmware would use (EBDA); reserved in the E820 map
     0x000A_0000  video memory and option ROMs on a real PC; empty here
@@ -51,6 +51,8 @@ CODE_SELECTOR: Final = 0x08
 
 # --- a PC that starts Linux
 BOOT_PARAMS: Final = 0x8000
+BOOT_INFO: Final = 0x8000
+BOOT_INFO_END: Final = 0x20000
 COMMAND_LINE: Final = 0x20000
 COMMAND_LINE_END: Final = 0x30000
 LOW_RAM_END: Final = 0x9FC00

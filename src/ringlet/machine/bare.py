@@ -1,6 +1,6 @@
-"""The bare machine: a static ELF64 program entered in long mode at CPL 0, with no firmware.
+"""The bare machine: a static ELF program or a flat image entered at CPL 0, with no firmware.
 
-At the program's entry point:
+At the entry point of a 64-bit program:
 
 * the processor is in 64-bit mode with paging on; 2 MiB pages map the first 4 GiB identically,
   writable and executable; RAM extends from 0 to the size given, or to 3 GiB with the rest
@@ -10,10 +10,18 @@ At the program's entry point:
 * CS is a 64-bit code segment and DS, ES, SS, FS, GS are flat data segments, from a GDT that the
   program may replace; the IDT is empty, so any exception before the program loads its own IDT shuts
   the processor down;
-* x87, SSE and, if the processor has it, AVX are enabled;
-* there are a 16550 at 3F8h whose output goes to the sink, an 8259 pair at 20h and A0h, an 8254 at
-  40h with counter 0 on input 0, system control port B at 61h, a debug exit port at F4h, and an
-  I/O APIC at FEC0_0000h.
+* x87, SSE and, if the processor has it, AVX are enabled.
+
+At that of a 32-bit program all is the same, but the processor is in protected mode with paging off,
+CS (08h) is a 32-bit code segment from 0 to 4 GiB, and the data segments (10h) have the same limits.
+
+A 16-bit image is entered in real mode: CS, DS, ES, SS, FS and GS are the segment it was given, SP
+is FFFEh, the other general registers are 0, interrupts are off, and the interrupt vector table is
+at 0, with zeros.  x87 and SSE are as after a reset.
+
+There are a 16550 at 3F8h whose output goes to the sink, an 8259 pair at 20h and A0h, an 8254 at 40h
+with counter 0 on input 0, system control port B at 61h, a debug exit port at F4h, and an I/O APIC
+at FEC0_0000h.
 """
 
 import time
@@ -30,9 +38,11 @@ from ringlet.machine import address_map as at
 from ringlet.machine import outcome
 from ringlet.machine.bus import MemoryBus, PortBus
 from ringlet.machine.cpu import Cpu, MakeCpu
-from ringlet.machine.elf import load_program, read_program
+from ringlet.machine.elf import Program, load_program, read_program
+from ringlet.machine.flat_image import FlatImage, load_flat, read_flat
 from ringlet.machine.long_mode import enter_long_mode
 from ringlet.machine.pins import Pins
+from ringlet.machine.short_modes import enable_vectors, enter_protected_mode, enter_real_mode
 from ringlet.machine.vm import InterruptLine, Vm
 
 
@@ -48,11 +58,30 @@ def build(
 
     `avx` says whether the processor has AVX, which is then enabled.  Raises ProgramError.
     """
-    program = read_program(config.program, config.memory)
+    program = check_program(config)
     cpu = make_cpu(config.memory)
-    load_program(program, cpu)
-    enter_long_mode(cpu, program.entry, avx=avx)
+    if isinstance(program, FlatImage):
+        load_flat(program, cpu)
+        place = program.place
+        bits, entry = place.bits, place.address
+        if bits == 16:
+            enter_real_mode(cpu, place.segment, place.offset)
+    else:
+        load_program(program, cpu)
+        bits, entry = program.bits, program.entry
+    if bits == 32:
+        enter_protected_mode(cpu, entry)
+        enable_vectors(cpu, avx=avx)
+    elif bits == 64:
+        enter_long_mode(cpu, entry, avx=avx)
     return wire(cpu, sink, clock)
+
+
+def check_program(config: MachineConfig) -> Program | FlatImage:
+    """Read and check the program or the flat image of `config`.  Raises ProgramError."""
+    if config.flat is not None:
+        return read_flat(config.program, config.flat, config.memory)
+    return read_program(config.program, config.memory)
 
 
 def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Vm:

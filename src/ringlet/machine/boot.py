@@ -1,9 +1,9 @@
-"""Builds a PC with a Linux kernel in its memory, ready to enter the kernel."""
+"""Builds a PC with a kernel in its memory, ready to enter the kernel."""
 
 from ringlet.config import LinuxConfig
 from ringlet.machine import pc
 from ringlet.machine.cpu import MakeCpu
-from ringlet.machine.linux import check, load_linux, read_kernel
+from ringlet.machine.loading import check, load_kernel, read_kernel
 
 
 def build(config: LinuxConfig, make_cpu: MakeCpu, options: pc.Options) -> pc.Pc:
@@ -13,11 +13,12 @@ def build(config: LinuxConfig, make_cpu: MakeCpu, options: pc.Options) -> pc.Pc:
     check(kernel, config.append, config.initrd)
     cpu = make_cpu(config.memory)
     machine = pc.assemble(cpu, options)
-    load_linux(
+    load_kernel(
         cpu,
         kernel,
         command_line=config.append,
         initrd=config.initrd,
         rsdp=machine.rsdp,
+        rsdp_table=machine.rsdp_table,
     )
     return machine

@@ -1,14 +1,15 @@
-"""A checked Linux kernel, independent of its file's format."""
+"""A checked kernel, independent of its file's format."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from ringlet.config import MEMORY, format_size
 from ringlet.errors import ConfigError, ProgramError
 from ringlet.machine import address_map as at
+from ringlet.machine.cpu import Cpu
 
-WANTED: Final = "a Linux kernel for x86-64 (bzImage or vmlinux)"
+WANTED: Final = "a kernel for x86: Linux's bzImage or vmlinux, or one for Multiboot or PVH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +22,56 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Module:
+    """The initial RAM disk in guest memory, or another module; `text` is its name there."""
+
+    address: int
+    size: int
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What a loaded kernel is told, besides its memory.
+
+    The command line, `command_line` and a zero, is at COMMAND_LINE of the address map.  `modules`
+    has the initial RAM disk, if there is one, and for a protocol that takes modules perhaps more.
+    `rsdp` is the address of the ACPI root pointer, 0 for none, and `rsdp_table` that table's bytes.
+    """
+
+    command_line: bytes = b""
+    modules: tuple[Module, ...] = ()
+    rsdp: int = 0
+    rsdp_table: bytes = b""
+
+
+class Start(Protocol):
+    """A boot protocol: writes what the kernel is told, and sets the registers for its entry."""
+
+    @property
+    def starts_linux(self) -> bool:
+        """Whether the kernel may be Linux, which takes Ringlet's usual command line."""
+
+    @property
+    def takes_modules(self) -> bool:
+        """Whether it has modules, of which there may be several."""
+
+    def enter(self, cpu: Cpu, kernel: "Kernel", handed: Handed) -> None:
+        """Write it to guest memory, where the kernel itself is, and set the registers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """The pieces of a kernel and the facts that its loader needs.
 
-    `header` is the setup header for `boot_params`, from its offset 1F1h on.  `entry` is physical.
-    Until it has read the memory map, the kernel uses only memory below `end`.  Its initial RAM disk
-    should end at or below `initrd_limit`; it may be higher only if `initrd_anywhere` is true.
-    `command_line_limit` is the maximum length of the command line without its final zero.
+    `start` is its boot protocol, and `entry` is physical.  Until it has read the memory map, the
+    kernel uses only memory below `end`.  Its initial RAM disk should end at or below
+    `initrd_limit`; it may be higher only if `initrd_anywhere` is true.  `command_line_limit` is the
+    maximum length of the command line without its final zero.
     """
 
     path: Path
-    header: bytes
+    start: Start
     pieces: tuple[Piece, ...]
     entry: int
     end: int

@@ -1,37 +1,23 @@
-"""Starts a Linux kernel by the 64-bit boot protocol.
+"""Starts a Linux kernel by the 64-bit or the 32-bit boot protocol.
 
-The kernel's Documentation/arch/x86/boot.rst and zero-page.rst describe the protocol and name its
-fields.  The kernel is entered in long mode with RSI pointing at a `boot_params`, which has the
-addresses of everything else.
+The kernel's Documentation/arch/x86/boot.rst and zero-page.rst describe the protocols and name their
+fields.  The kernel is entered in long mode, or in protected mode without paging, with RSI pointing
+at a `boot_params`, which has the addresses of everything else.
 """
 
-import os
 import struct
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final
 
-from ringlet.config import format_size
-from ringlet.errors import ConfigError, ProgramError
 from ringlet.machine import address_map as at
 from ringlet.machine import e820
 from ringlet.machine import setup_header as field
-from ringlet.machine.bzimage import read_bzimage
 from ringlet.machine.cpu import Cpu
-from ringlet.machine.elf import MAGIC as ELF_MAGIC
-from ringlet.machine.files import copy_to_memory, length_of, open_regular, read_at
-from ringlet.machine.kernel import WANTED, Kernel, check_end, too_little_memory
+from ringlet.machine.kernel import Handed, Kernel
 from ringlet.machine.long_mode import enter_long_mode
-from ringlet.machine.vmlinux import read_vmlinux
+from ringlet.machine.short_modes import enter_protected_mode
 
-_PAGE: Final = 4096
-_INITRD: Final = "an initial RAM disk"
-_TO_RUN: Final = 16 << 20
-"""What a kernel needs besides, to run a small program; Debian's need 2 MiB."""
-_STEP: Final = 16 << 20
-_LARGE_INITRD: Final = 8 << 20
-"""From this size on, a message about too little RAM names the initial RAM disk."""
+_SIZE: Final = 4096
 
 # fields that only boot_params has
 _ACPI_RSDP_ADDR: Final = 0x070
@@ -42,148 +28,42 @@ _E820_ENTRIES: Final = 0x1E8
 _E820_TABLE: Final = 0x2D0
 
 
-def read_kernel(path: Path, memory_size: int) -> Kernel:
-    """Read and check `path`, a bzImage or a vmlinux, for a PC with `memory_size` bytes of RAM.
+@dataclass(frozen=True, slots=True)
+class LinuxStart:
+    """Linux's protocol for entries of 64 or 32 `bits`.
 
-    Raises ProgramError, and ConfigError if the RAM is too small.
+    `header` is the setup header for `boot_params`, from its offset 1F1h on.
     """
-    with open_regular(path, WANTED) as file:
-        is_elf = read_at(file, 0, len(ELF_MAGIC)) == ELF_MAGIC
-        return (read_vmlinux if is_elf else read_bzimage)(path, file, memory_size)
 
+    header: bytes
+    bits: int = 64
+    starts_linux: bool = True
+    takes_modules: bool = False
 
-def read_fitting(
-    path: Path, memory_size: int, command_line: str, initrd: Path | bytes | None
-) -> Kernel:
-    """Read and check a kernel, its command line and its initial RAM disk together.
-
-    Raises ProgramError, and ConfigError, which says with how much RAM they run: a kernel that has
-    only what it is loaded into finds no memory and panics.
-    """
-    kernel = read_kernel(path, at.REST_OF_RAM)
-    size = _initrd_size(initrd)
-    least = -(-kernel.end // _PAGE) * _PAGE + -(-size // _PAGE) * _PAGE
-    if memory_size < least <= min(at.DEVICE_HOLE, kernel.initrd_limit):
-        what = f"{path}: this kernel"
-        if size > _LARGE_INITRD:
-            what += f" with an initial RAM disk of {format_size(size)}"
-        raise too_little_memory(what, -(-(least + _TO_RUN) // _STEP) * _STEP, memory_size)
-    kernel = replace(kernel, memory_size=memory_size)
-    check_end(path, kernel.end, memory_size)
-    check(kernel, command_line, initrd)
-    return kernel
-
-
-def _initrd_size(initrd: Path | bytes | None) -> int:
-    if initrd is None or isinstance(initrd, bytes):
-        return len(initrd or b"")
-    with open_regular(initrd, _INITRD) as file:
-        return length_of(file)
-
-
-def check(kernel: Kernel, command_line: str, initrd: Path | bytes | None) -> None:
-    """Raise the errors that `load_linux` would raise for the command line and initial RAM disk."""
-    _command_line(kernel, command_line)
-    if isinstance(initrd, bytes):
-        _initrd_address(kernel, "the guest", len(initrd))
-    elif initrd is not None:
-        with open_regular(initrd, _INITRD) as file:
-            _initrd_address(kernel, str(initrd), length_of(file))
-
-
-def load_linux(
-    cpu: Cpu,
-    kernel: Kernel,
-    *,
-    command_line: str,
-    initrd: Path | bytes | None = None,
-    rsdp: int = 0,
-) -> None:
-    """Copy everything into guest memory, which holds zeros, and set the registers for the entry.
-
-    `initrd` is the initial RAM disk's file or its contents.  `rsdp` is the guest physical address
-    of the ACPI root pointer, 0 for none.  Raises ProgramError and ConfigError.
-    """
-    arguments = _command_line(kernel, command_line)
-    params = bytearray(_PAGE)
-    params[field.START : field.START + len(kernel.header)] = kernel.header
-    params[field.TYPE_OF_LOADER] = field.UNASSIGNED_LOADER
-    params[field.LOADFLAGS] |= field.LOADED_HIGH
-    struct.pack_into("<Q", params, _ACPI_RSDP_ADDR, rsdp)
-    _put_split(params, field.CMD_LINE_PTR, _EXT_CMD_LINE_PTR, at.COMMAND_LINE)
-    ranges = e820.memory_map(kernel.memory_size)
-    params[_E820_ENTRIES] = len(ranges)
-    table = e820.pack(ranges)
-    params[_E820_TABLE : _E820_TABLE + len(table)] = table
-
-    with open_regular(kernel.path, WANTED) as file:
-        for piece in kernel.pieces:
-            copy_to_memory(file, piece.offset, piece.size, cpu, piece.physical)
-    address, size = _load_initrd(cpu, kernel, initrd) if initrd is not None else (0, 0)
-    _put_split(params, field.RAMDISK_IMAGE, _EXT_RAMDISK_IMAGE, address)
-    _put_split(params, field.RAMDISK_SIZE, _EXT_RAMDISK_SIZE, size)
-    cpu.write_phys(at.COMMAND_LINE, arguments + b"\0")
-    cpu.write_phys(at.BOOT_PARAMS, bytes(params))
-
-    enter_long_mode(cpu, kernel.entry, avx=False, code_selector=at.LINUX_CODE_SELECTOR)
-    cpu.set("rsi", at.BOOT_PARAMS)
-
-
-# --- command line and initial RAM disk
-
-
-def _command_line(kernel: Kernel, text: str) -> bytes:
-    arguments = os.fsencode(text)
-    limit = min(kernel.command_line_limit, at.COMMAND_LINE_END - at.COMMAND_LINE - 1)
-    if b"\0" in arguments:
-        raise ConfigError("the kernel's command line contains a zero byte")
-    if len(arguments) > limit:
-        raise ConfigError(
-            f"the kernel's command line has {len(arguments)} bytes; "
-            f"{kernel.path} takes at most {limit}"
-        )
-    return arguments
-
-
-def _load_initrd(cpu: Cpu, kernel: Kernel, initrd: Path | bytes) -> tuple[int, int]:
-    """Copy the initial RAM disk to the highest possible address; return its address and size."""
-    if isinstance(initrd, bytes):
-        address = _initrd_address(kernel, "the guest", len(initrd))
-        cpu.write_phys(address, initrd)
-        return address, len(initrd)
-    with open_regular(initrd, _INITRD) as file:
-        size = length_of(file)
-        address = _initrd_address(kernel, str(initrd), size)
-        copy_to_memory(file, 0, size, cpu, address)
-    return address, size
-
-
-def _initrd_address(kernel: Kernel, name: str, size: int) -> int:
-    if not size:
-        raise ProgramError(f"{name}: is empty; give {_INITRD}")
-    for start, end in _initrd_rooms(kernel):
-        address = (end - size) // _PAGE * _PAGE
-        if address >= start:
-            return address
-    what = f"{name}: an initial RAM disk of {format_size(size)}"
-    pages = -(-size // _PAGE) * _PAGE
-    least = -(-kernel.end // _PAGE) * _PAGE + pages
-    limit = min(at.DEVICE_HOLE, kernel.initrd_limit)
-    if kernel.initrd_anywhere:
-        if least > at.DEVICE_HOLE:
-            least = at.DEVICE_HOLE + pages
-    elif least > limit:
-        raise ProgramError(f"{what} is too large: this kernel needs it below {format_size(limit)}")
-    raise too_little_memory(what, least, kernel.memory_size)
-
-
-def _initrd_rooms(kernel: Kernel) -> Iterator[tuple[int, int]]:
-    """Yield the ranges that may hold the initial RAM disk, the best first."""
-    low, high = e820.ram_ends(kernel.memory_size)
-    yield kernel.end, min(low, kernel.initrd_limit)
-    if kernel.initrd_anywhere:
-        yield kernel.end, low
-        yield at.REST_OF_RAM, high
+    def enter(self, cpu: Cpu, kernel: Kernel, handed: Handed) -> None:
+        """Write `boot_params`, and set the registers for the entry."""
+        params = bytearray(_SIZE)
+        params[field.START : field.START + len(self.header)] = self.header
+        params[field.TYPE_OF_LOADER] = field.UNASSIGNED_LOADER
+        params[field.LOADFLAGS] |= field.LOADED_HIGH
+        struct.pack_into("<Q", params, _ACPI_RSDP_ADDR, handed.rsdp)
+        _put_split(params, field.CMD_LINE_PTR, _EXT_CMD_LINE_PTR, at.COMMAND_LINE)
+        ranges = e820.memory_map(kernel.memory_size)
+        params[_E820_ENTRIES] = len(ranges)
+        table = e820.pack(ranges)
+        params[_E820_TABLE : _E820_TABLE + len(table)] = table
+        address, size = next(((m.address, m.size) for m in handed.modules), (0, 0))
+        _put_split(params, field.RAMDISK_IMAGE, _EXT_RAMDISK_IMAGE, address)
+        _put_split(params, field.RAMDISK_SIZE, _EXT_RAMDISK_SIZE, size)
+        if self.bits == 32:
+            struct.pack_into("<I", params, field.CODE32_START, kernel.entry)
+        cpu.write_phys(at.BOOT_PARAMS, bytes(params))
+        if self.bits == 64:
+            selector = at.LINUX_CODE_SELECTOR
+            enter_long_mode(cpu, kernel.entry, avx=False, code_selector=selector)
+        else:
+            enter_protected_mode(cpu, kernel.entry, code_selector=at.LINUX_CODE_SELECTOR)
+        cpu.set("rsi", at.BOOT_PARAMS)
 
 
 def _put_split(params: bytearray, low: int, high: int, value: int) -> None:

@@ -59,13 +59,14 @@ def to_standard_error(line: str) -> None:
 class Pc:
     """A wired machine; `coms` are its serial ports, COM1 first, `rsdp` is the RSDP's address.
 
-    `virtio` has the devices in PCI slots by their names.
+    `rsdp_table` has that table's bytes, and `virtio` the devices in PCI slots by their names.
     """
 
     machine: Vm
     coms: tuple[Uart16550, ...]
     rsdp: int
     virtio: Mapping[str, VirtioPci] = field(default_factory=dict)
+    rsdp_table: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,8 @@ def assemble(
     cpu.write_phys(tables.base, tables.image)
     cpu.write_phys(at.PCI_ROUTING_TABLE, pci_routing.routing_table())
     machine.attach_power_button(power)
-    return Pc(machine, tuple(coms), tables.rsdp, virtio)
+    table = tables.image[tables.rsdp - tables.base :][: acpi.RSDP_SIZE]
+    return Pc(machine, tuple(coms), tables.rsdp, virtio, table)
 
 
 def movable_ports(ports: PortBus, count: int, device: PortDevice) -> Callable[[int | None], None]:

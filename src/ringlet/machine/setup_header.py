@@ -15,6 +15,7 @@ MAGIC: Final = 0x202
 VERSION: Final = 0x206
 TYPE_OF_LOADER: Final = 0x210
 LOADFLAGS: Final = 0x211
+CODE32_START: Final = 0x214
 RAMDISK_IMAGE: Final = 0x218
 RAMDISK_SIZE: Final = 0x21C
 CMD_LINE_PTR: Final = 0x228
@@ -34,5 +35,7 @@ LOADED_HIGH: Final = 1 << 0
 XLF_KERNEL_64: Final = 1 << 0
 XLF_CAN_BE_LOADED_ABOVE_4G: Final = 1 << 1
 UNASSIGNED_LOADER: Final = 0xFF
-LEAST_PROTOCOL: Final = 0x020C
+PROTOCOL_64: Final = 0x020C
 """2.12, of Linux 3.8: the first version that says whether a kernel has a 64-bit entry point."""
+LEAST_PROTOCOL: Final = 0x0202
+"""2.02, of Linux 2.4: the first with CMD_LINE_PTR."""

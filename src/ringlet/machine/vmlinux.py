@@ -1,35 +1,27 @@
-"""Reads an unpacked Linux kernel: vmlinux, an ELF64 file.
+"""Reads an unpacked Linux kernel: vmlinux, an ELF file; or another ELF file with a PVH entry.
 
-Its entry point is the code that a bzImage jumps to after unpacking itself: 64-bit code, with RSI
-pointing at `boot_params`, by the same protocol as the bzImage's own entry.  This module makes the
-setup header that a bzImage would have.
+The entry point of a 64-bit vmlinux is the code that a bzImage jumps to after unpacking itself:
+64-bit code, with RSI pointing at `boot_params`, by the same protocol as the bzImage's own entry.
+That of a 32-bit one follows the 32-bit protocol.  This module makes the setup header that a bzImage
+would have.
+
+A kernel is entered at its PVH entry if it is a 32-bit one and has that, or if its other entry point
+is none of 64-bit code: it is not in the kernel, or is the PVH entry itself.
 """
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from ringlet.errors import ProgramError
 from ringlet.machine import address_map as at
 from ringlet.machine import setup_header as field
-from ringlet.machine.elf import (
-    ET_EXEC,
-    PT_DYNAMIC,
-    PT_INTERP,
-    PT_LOAD,
-    PT_NOTE,
-    ElfFile,
-    read_elf,
-)
-from ringlet.machine.files import read_at
-from ringlet.machine.kernel import WANTED, Kernel, Piece, check_end
+from ringlet.machine.elf import ET_EXEC, PT_DYNAMIC, PT_INTERP, PT_LOAD, ElfFile, read_elf
+from ringlet.machine.kernel import WANTED, Kernel, Piece, Start, check_end
+from ringlet.machine.linux import LinuxStart
+from ringlet.machine.pvh import PvhStart, pvh_entries
 
 _ABI_GNU: Final = 3
-_XEN: Final = b"Xen\0"
-_XEN_ELFNOTE_PHYS32_ENTRY: Final = 18
-_LONGEST_NOTES: Final = 1 << 20
-_NOTE: Final = struct.Struct("<III")
 _INITRD_ADDR_MAX: Final = 0xFFFF_FFFF
 _COMMAND_LINE_SIZE: Final = 2047
 """COMMAND_LINE_SIZE of Linux's arch/x86/include/asm/setup.h, without the final zero."""
@@ -45,7 +37,7 @@ def read_vmlinux(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
         raise ProgramError(f"{path}: is a program for Linux, not a kernel; give {WANTED}")
     if elf.kind != ET_EXEC:
         raise ProgramError(f"{path}: is not a linked ELF executable; give {WANTED}")
-    _check_entry(elf, file)
+    start, entry = _start(elf, file)
     loaded = [s for s in elf.segments if s.kind == PT_LOAD]
     lowest = min(s.physical for s in loaded)
     if lowest < at.HIGH_RAM:
@@ -54,61 +46,46 @@ def read_vmlinux(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
     check_end(path, end, memory_size)
     return Kernel(
         path,
-        _header(),
+        start,
         tuple(Piece(s.offset, s.file_size, s.physical) for s in loaded),
-        elf.entry,
+        entry,
         end,
         memory_size,
         initrd_limit=_INITRD_ADDR_MAX + 1,
-        initrd_anywhere=True,
+        initrd_anywhere=elf.bits == 64 and isinstance(start, LinuxStart),
         command_line_limit=_COMMAND_LINE_SIZE,
     )
 
 
-def _check_entry(elf: ElfFile, file: BinaryIO) -> None:
-    if elf.enters():
-        return
-    for entry in _pvh_entries(elf, file):
+def _start(elf: ElfFile, file: BinaryIO) -> tuple[Start, int]:
+    """Return the protocol of a kernel and its entry point.  Raises ProgramError."""
+    entries = [*pvh_entries(elf, file)]
+    for entry in entries:
+        if elf.bits == 32 or not elf.enters() or entry == elf.entry:
+            if not elf.loads(entry):
+                raise ProgramError(
+                    f"{elf.path}: is damaged: its PVH entry {entry:#x} is not in its segments"
+                )
+            return PvhStart(), entry
+    if not elf.enters():
         raise ProgramError(
-            f"{elf.path}: has no 64-bit entry, only a 32-bit one (PVH, at {entry:#x}), and 32-bit "
-            f"code is not supported yet; give {WANTED}"
+            f"{elf.path}: its entry point {elf.entry:#x} is not in the physical addresses of its "
+            f"segments, and it has no Multiboot header and no PVH entry; give {WANTED}"
         )
-    raise ProgramError(
-        f"{elf.path}: its entry point {elf.entry:#x} is not in the physical addresses of its "
-        f"segments; give {WANTED}"
-    )
+    return LinuxStart(_header(elf.bits), elf.bits), elf.entry
 
 
-def _pvh_entries(elf: ElfFile, file: BinaryIO) -> Iterator[int]:
-    """Yield the 32-bit entry points that the file's notes contain."""
-    for segment in elf.segments:
-        if segment.kind != PT_NOTE:
-            continue
-        notes = read_at(file, segment.offset, min(segment.file_size, _LONGEST_NOTES))
-        place = 0
-        while place + _NOTE.size <= len(notes):
-            name_size, size, kind = _NOTE.unpack_from(notes, place)
-            name = place + _NOTE.size
-            content = name + _padded(name_size)
-            if kind == _XEN_ELFNOTE_PHYS32_ENTRY and notes[name : name + name_size] == _XEN:
-                yield int.from_bytes(notes[content : content + size][:8], "little")
-            place = content + _padded(size)
-
-
-def _padded(size: int) -> int:
-    return -(-size // 4) * 4
-
-
-def _header() -> bytes:
+def _header(bits: int) -> bytes:
     """Return a setup header with the fields that a running kernel reads."""
+    flags = field.XLF_KERNEL_64 | field.XLF_CAN_BE_LOADED_ABOVE_4G if bits == 64 else 0
     header = bytearray(field.LEAST_END - field.START)
     for offset, form, value in (
         (field.BOOT_FLAG, "H", field.BOOT_FLAG_VALUE),
         (field.MAGIC, "4s", field.MAGIC_VALUE),
-        (field.VERSION, "H", field.LEAST_PROTOCOL),
+        (field.VERSION, "H", field.PROTOCOL_64),
         (field.LOADFLAGS, "B", field.LOADED_HIGH),
         (field.INITRD_ADDR_MAX, "I", _INITRD_ADDR_MAX),
-        (field.XLOADFLAGS, "H", field.XLF_KERNEL_64 | field.XLF_CAN_BE_LOADED_ABOVE_4G),
+        (field.XLOADFLAGS, "H", flags),
         (field.CMDLINE_SIZE, "I", _COMMAND_LINE_SIZE),
     ):
         struct.pack_into("<" + form, header, offset - field.START, value)

@@ -2,11 +2,20 @@
 
 Opcode and immediate do not change; prefixes, REX or VEX, ModRM, SIB and displacement are new.
 """
-from ringlet.core.state cimport u8, u32, u64
+from ringlet.core.state cimport KEY_MODE64, u8, u32, u64
 from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.operands cimport bind_rsp, load_guest
 from ringlet.translate.shape cimport *
+
+
+cdef inline void ignore_register_bit(Builder* b, Insn* i) noexcept nogil:
+    """Clear bit 7 of the immediate just emitted, if it names a register (VBLENDV, SDM 2A 2.3.7).
+
+    Outside 64-bit code, which has eight registers, processors ignore the bit.
+    """
+    if not b.key & KEY_MODE64 and i.enc == ENC_VEX and i.map == 3 and 0x4A <= i.opcode <= 0x4C:
+        b.out[b.n - 1] &= 0x7F
 
 
 cdef void copy_verbatim(Builder* b, Insn* i) noexcept nogil:
@@ -24,6 +33,7 @@ cdef void copy_verbatim(Builder* b, Insn* i) noexcept nogil:
         b.n = at + i.imm_at
         free_field(b, i, FREE_IMM)
     b.n = at + i.length
+    ignore_register_bit(b, i)
 
 
 cdef void copy_imm(Builder* b, Insn* i) noexcept nogil:
@@ -34,6 +44,7 @@ cdef void copy_imm(Builder* b, Insn* i) noexcept nogil:
     for k in range(i.shape.imm):
         b.out[b.n + k] = p[k]
     b.n += i.shape.imm
+    ignore_register_bit(b, i)
 
 
 cdef inline void legacy_opcode(Builder* b, Insn* i, u32 opcode, u32 rex) noexcept nogil:

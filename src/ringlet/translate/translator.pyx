@@ -9,10 +9,11 @@ from ringlet.cache.codecache cimport Fragment, LinkRec
 from ringlet.core.state cimport *
 from ringlet.core.template cimport *
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
-from ringlet.translate.fragment cimport translate_fragment, template_of
+from ringlet.translate.fragment cimport template_of
 from ringlet.translate.kept cimport kept_add, kept_find
 from ringlet.translate.kept_translations cimport KeptTranslations
-from ringlet.translate.learn_table cimport LearnTable
+from ringlet.translate.learn_table cimport LearnTable, LearnTables
+from ringlet.translate.narrow.fragment cimport translate
 from ringlet.translate.scan cimport (
     TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, TRANSLATE_PROTECT)
 
@@ -56,7 +57,9 @@ PREDICTIONS = range(BLOCK_PREDICTED, BLOCK_PREDICTED + 4 * PREDICTED_COUNT)
 TABLE_BYTES = SLOT_COUNT * 8
 
 KEYS = {
-    "cpl": <u32>KEY_CPL, "mode64": <u32>KEY_MODE64, "nm": <u32>KEY_NM,
+    "cpl": <u32>KEY_CPL, "mode64": <u32>KEY_MODE64, "mode32": <u32>KEY_MODE32,
+    "mode16": <u32>KEY_MODE16, "segmented": <u32>KEY_SEGMENTED, "stack16": <u32>KEY_STACK16,
+    "cs64k": <u32>KEY_CS64K, "cs_odd": <u32>KEY_CS_ODD, "nm": <u32>KEY_NM,
     "nosse": <u32>KEY_NOSSE, "noavx": <u32>KEY_NOAVX, "step": <u32>KEY_STEP, "em": <u32>KEY_EM,
 }
 
@@ -128,14 +131,16 @@ class Sweep(NamedTuple):
 
 
 cdef class Translator:
-    """Translates 64-bit guest code, and learns the shapes of new instructions."""
+    """Translates guest code, and learns the shapes of new instructions."""
 
     cdef Builder* b
-    cdef LearnTable table
+    cdef LearnTables tables
+    cdef LearnTable table      # of 64-bit code
     cdef readonly KeptTranslations kept
 
     def __cinit__(self, speculate=True):
-        self.table = LearnTable()
+        self.tables = LearnTables()
+        self.table = self.tables.all[0]
         self.kept = KeptTranslations(self.table)
         self.b = <Builder*>calloc(1, sizeof(Builder))
         if self.b == NULL:
@@ -150,7 +155,10 @@ cdef class Translator:
     @property
     def shapes(self) -> int:
         """Number of known instruction shapes."""
-        return self.table.count
+        return self.tables.count
+
+    cdef LearnTable table_of(self, u32 key):
+        return self.tables.all[0 if key & KEY_MODE64 else 1 if key & KEY_MODE32 else 2]
 
     cdef int run(self, const unsigned char[::1] data, u64 linear, u32 key, u32 limit,
                  bint indirect, bint checked, bint devices) except -1:
@@ -159,6 +167,8 @@ cdef class Translator:
         cdef u32 i
         cdef Builder* b = self.b
         cdef u32 size = data.shape[0]
+        cdef LearnTable table = self.table_of(key)
+        b.shapes = &table.t
         b.has_devices = devices
         for i in range(64):
             b.devices[i] = ~<u64>0
@@ -172,9 +182,9 @@ cdef class Translator:
             b.linear = b.rip = linear
             b.key = key
             with nogil:
-                r = translate_fragment(b, indirect)
+                r = translate(b, indirect)
             if r == TRANSLATE_LEARN:
-                self.table.learn(bytes(data[b.learn_at:b.learn_at + 15]))
+                table.learn(bytes(data[b.learn_at:b.learn_at + 15]))
                 continue
             if r == TRANSLATE_PROTECT:
                 b.checked = checked = False
@@ -222,8 +232,9 @@ cdef class Translator:
         cdef Template t
         cdef Builder* b = self.b
         cdef int r = TRANSLATE_LEARN
-        if page.shape[0] != 4096 or at >= 4096 or linear & 0xFFF:
-            raise ValueError("not a page")
+        if page.shape[0] != 4096 or at >= 4096 or linear & 0xFFF or not key & KEY_MODE64:
+            raise ValueError("not a page of 64-bit code")
+        b.shapes = &self.table.t
         b.checked = 0
         b.source = NULL
         b.has_devices = 0
@@ -237,7 +248,7 @@ cdef class Translator:
             b.key = key
             if kept_find(&self.kept.k, b, indirect, &t):
                 break
-            r = translate_fragment(b, indirect)
+            r = translate(b, indirect)
             if r == TRANSLATE_LEARN:
                 self.table.learn(bytes(page[at + b.learn_at:at + b.learn_at + 15]))
             elif r == TRANSLATE_OK:
@@ -289,6 +300,8 @@ cdef class Translator:
         cdef u64 at = 0, size = text.shape[0], fragments = 0, insns = 0, host = 0, records = 0
         cdef u64 room
         cdef int r
+        cdef LearnTable table = self.table_of(key)
+        b.shapes = &table.t
         b.checked = b.has_devices = 0
         while at < size:
             room = 4096 - ((linear + at) & 0xFFF)
@@ -298,9 +311,9 @@ cdef class Translator:
             b.limit = MAX_INSNS
             b.linear = b.rip = linear + at
             b.key = key
-            r = translate_fragment(b, True)
+            r = translate(b, True)
             if r == TRANSLATE_LEARN:
-                self.table.learn(bytes(text[at + b.learn_at:at + b.learn_at + 15]))
+                table.learn(bytes(text[at + b.learn_at:at + b.learn_at + 15]))
                 continue
             if r == TRANSLATE_CROSS:
                 if at + 16 > size:
@@ -308,9 +321,9 @@ cdef class Translator:
                 b.avail = 16
                 b.before = 0
                 b.limit = 1
-                r = translate_fragment(b, True)
+                r = translate(b, True)
                 if r == TRANSLATE_LEARN:
-                    self.table.learn(bytes(text[at:at + 15]))
+                    table.learn(bytes(text[at:at + 15]))
                     continue
             fragments += 1
             insns += b.count

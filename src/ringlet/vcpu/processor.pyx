@@ -24,7 +24,7 @@ from ringlet.vcpu.direct.target cimport (
     space_copy_fits, space_replace, space_seam_clean)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
-from ringlet.translate.learn_table cimport LearnTable
+from ringlet.translate.learn_table cimport LearnTables
 from ringlet.vcpu.apic.local cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due,
                                       apic_holds, apic_line, apic_message, apic_read,
                                       apic_update, apic_write)
@@ -39,6 +39,7 @@ from ringlet.vcpu.debug.requests cimport (blocks_events, debug_destroy, debug_go
                                      debug_set_breaks, debug_set_watches, debug_why)
 from ringlet.vcpu.loop.faults cimport fpu_pointer, handle_fault
 from ringlet.vcpu.system.mmio cimport device_answer
+from ringlet.vcpu.emulation.host_conduct cimport conduct_on_host
 from ringlet.vcpu.emulation.native cimport Native, native_create
 from ringlet.vcpu.system.pending cimport PENDING_OP
 from ringlet.vcpu.system.sites cimport sites_create, sites_destroy
@@ -50,7 +51,7 @@ from ringlet.vcpu.loop.run cimport begin_run, end_run, run_loop
 from ringlet.arch.cpuid import features_of
 from ringlet.vcpu.emulation.emulator import Emulator
 from ringlet.vcpu.fields import COUNTERS
-from ringlet.vcpu.model import conduct_of, default_entries, tsc_khz
+from ringlet.vcpu.model import default_entries, tsc_khz
 
 cdef enum:
     CODE_CACHE = 128 << 20   # bytes, in guests with much RAM; in others it
@@ -89,12 +90,13 @@ cdef class Processor(ProcessorState):
 
     cdef GuestRam* ram
     cdef Builder* builder
-    cdef LearnTable table   # of 64-bit code
-    cdef list tables        # and those of 32- and 16-bit code
+    cdef LearnTables tables
     cdef readonly KeptTranslations kept
     cdef Native native
     cdef object emulator
     cdef object emulation   # an instruction that waits for the machine, or None
+    cdef bint holds         # its exception goes to `exception`: vector, error or None, CR2
+    cdef readonly tuple exception
     cdef u64 emulated       # number of instructions given to the emulator
     cdef int waiting        # an exit that the next `run` has to return
     cdef object port_read   # callbacks for IN and OUT within `run`, or None
@@ -124,27 +126,23 @@ cdef class Processor(ProcessorState):
         self.builder = <Builder*>calloc(1, sizeof(Builder))
         if self.builder == NULL:
             raise MemoryError("translator")
-        rows = list(cpuid if cpuid is not None else default_entries())
-        self.table = LearnTable(shown=features_of(rows))
-        self.tables = [self.table, LearnTable(shown=features_of(rows), mode=32),
-                       LearnTable(shown=features_of(rows), mode=16)]
-        self.builder.shapes = &self.table.t
         self.builder.speculate = speculate
-        for i, table in enumerate(self.tables):
-            self.c.shapes[<int>i] = &(<LearnTable>table).t
+        rows = list(cpuid if cpuid is not None else default_entries())
+        self.tables = LearnTables(features_of(rows))
+        self.tables.attach(self.c.shapes)
         if keep:
-            self.kept = KeptTranslations(self.table)
+            self.kept = KeptTranslations(self.tables.all[0])
             self.c.kept = &self.kept.k
         self.native = native_create(self.c)
-        self.emulator = Emulator(self.native, self.table.features)
+        self.emulator = Emulator(self.native, self.tables.all[0].features)
         cache_create(self.c, code_cache_size(ram_size))
         self.c.arch.tsc_khz = tsc_khz()
         alarm_attach(self.c)
-        self.c.conduct = conduct_of(vendor)
         self.set_cpuid(rows)
         self.ram = ram_create(ram_size)
         mmu_create(self.c, self.ram, NULL, code_unmapped, code_written, space_dropped)
         install_handlers(handle_fault)
+        self.c.conduct = conduct_on_host(self.native, vendor)
         update_key(self.c)
 
     def __dealloc__(self):
@@ -351,17 +349,17 @@ cdef class Processor(ProcessorState):
             result = deliver(c)
         return c.exit_kind if result == EMU_EXIT else EXIT_NONE
 
-    def emulate(self, u64 value=0) -> int:
-        """Perform the instruction at RIP by the general emulator, and return an `Exit`.
+    def emulate(self, u64 value=0, *, bint deliver=True) -> int:
+        """Perform the instruction at RIP by the general emulator, and return an `Exit`, for tests.
 
-        EXIT_NONE: the instruction is done, or its exception has been delivered.  After
-        EXIT_MMIO_READ or EXIT_MMIO_WRITE the next call continues it; `value` is the value read.
-        `run` does all this where translated code cannot continue; this method serves tests.
+        EXIT_NONE: it is done, or its exception is delivered, or in `exception` if not `deliver`.
+        After EXIT_MMIO_READ or EXIT_MMIO_WRITE the next call continues with the `value` read.
         """
-        if self.emulation is None:
+        cdef bint begins = self.emulation is None
+        self.holds, self.exception = not deliver, None
+        if begins:
             self.emulation = self.emulator.fetch_and_execute()
-            return self.advance(None)
-        return self.advance(value)
+        return self.advance(None if begins else value)
 
     cdef int advance(self, answer) except -1:
         """Continue an emulated instruction; return the exit it needs, or EXIT_NONE at its end."""
@@ -371,10 +369,14 @@ cdef class Processor(ProcessorState):
         try:
             access = emulation.send(answer)
         except StopIteration as end:
+            holds, self.holds = self.holds, False
             if end.value:
                 return EXIT_NONE
             c.arch.db_pending = 0
             debug_forget(c)
+            if holds:
+                self.exception = c.exc_vector, c.exc_error if c.exc_has_error else None, c.exc_cr2
+                return EXIT_NONE
             return c.exit_kind if deliver(c) == EMU_EXIT else EXIT_NONE
         self.emulation = emulation
         c.mmio_phys, c.io_size, write, c.io_data = access
@@ -387,11 +389,7 @@ cdef class Processor(ProcessorState):
         """Learn a new shape; the shapes of cached code stay known, for single steps and faults."""
         cdef Builder* b = self.builder
         cdef u32 size = min(<u32>15, b.avail - b.learn_at)
-        cdef LearnTable table = self.table
-        for other in self.tables:
-            if &(<LearnTable>other).t == b.shapes:
-                table = other
-        if table.learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
+        if self.tables.of(b.shapes).learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
             cache_flush(self.c, <Cache*>self.c.cache)
 
     def exit_info(self):
@@ -449,10 +447,7 @@ cdef class Processor(ProcessorState):
     # --- for a debugger, while `run` is not active
 
     def set_breakpoints(self, addresses) -> None:
-        """Leave with EXIT_DEBUG before instructions at these linear addresses, at most 256.
-
-        They replace the previous ones.
-        """
+        """Leave with EXIT_DEBUG before instructions at only these linear addresses, at most 256."""
         debug_set_breaks(self.c, addresses)
 
     def set_watchpoints(self, watches) -> None:
@@ -498,8 +493,8 @@ cdef class Processor(ProcessorState):
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values.update(emulated=self.emulated, port_reads=self.port_reads,
                       port_writes=self.port_writes, code_cache_used=cache_used(k),
-                      code_cache_size=k.size, fragments_live=k.live, shapes=sum(table.count for table in self.tables),
-                      shapes_emptied=sum(table.emptied for table in self.tables),
+                      code_cache_size=k.size, fragments_live=k.live, shapes=self.tables.count,
+                      shapes_emptied=self.tables.emptied,
                       kept_emptied=self.kept.emptied if self.kept else 0)
         return values
 

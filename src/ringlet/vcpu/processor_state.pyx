@@ -27,6 +27,11 @@ cdef class ProcessorState:
     cdef u8* xsave(self):
         return <u8*>((<u64>&self.c.xsave[0] + 63) & ~<u64>63)
 
+    @property
+    def conduct(self) -> int:
+        """What it does where processors differ (`ringlet.arch.vendors.Conduct`)."""
+        return self.c.conduct
+
     # --- memory
 
     def read_phys(self, u64 address, size_t size) -> bytes:

@@ -92,7 +92,7 @@ def test_a_defect_before_there_is_a_machine_is_a_line_and_status_70(
     def broken(*arguments: object) -> None:
         raise KeyError("oh")
 
-    monkeypatch.setattr("ringlet.cli.launch.read_program", broken)
+    monkeypatch.setattr("ringlet.cli.launch.check_program", broken)
     status = main(["run", "--bare", program])
     captured = capfd.readouterr()
 
@@ -107,7 +107,7 @@ def test_a_file_that_the_host_refuses_is_named(
     def refused(*arguments: object) -> None:
         raise PermissionError(13, "Permission denied", "/var/\n.cache")
 
-    monkeypatch.setattr("ringlet.cli.launch.read_program", refused)
+    monkeypatch.setattr("ringlet.cli.launch.check_program", refused)
     status = main(["run", "--bare", program])
 
     assert status == 2
@@ -223,6 +223,10 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "debian", "--memory", "1M"], "too small; give at least 96M"),
         (["run", "debian", "--package", "-x", "--", "ls"], "not the name of a package"),
         (["run", "--bare"], "no program given"),
+        (["run", "--bare", "PROGRAM", "--flat", ""], "--flat '': the value is empty"),
+        (["run", "--bare", "PROGRAM", "--flat", "32"], "--flat '32': not a mode and an address"),
+        (["run", "--bare", "PROGRAM", "--flat", "32@4096"], "is below 1 MiB"),
+        (["run", "--flat", "32@0x100000", "PROGRAM"], "--flat needs --bare"),
         (["run", "--bare", "/nonexistent"], "/nonexistent: no such file"),
         (["run", "--bare", "/"], "/: is a directory"),
         (["run", "--bare", "PROGRAM", "--memory", "0"], "a machine needs RAM"),

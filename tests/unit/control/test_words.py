@@ -8,8 +8,9 @@ from ringlet.control.spec import machine_spec
 from ringlet.control.words import Kind, Word, disk_format, meaning
 from ringlet.errors import ConfigError
 from ringlet.images.catalog import Images
-from tests.unit.machine.elf_maker import Elf
+from tests.unit.machine.elf_maker import Elf, elf32
 from tests.unit.machine.kernel_maker import BzImage
+from tests.unit.machine.multiboot_maker import header_1, header_2
 
 ISO = bytes(0x8001) + b"CD001"
 MBR = bytes(510) + b"\x55\xaa"
@@ -17,6 +18,10 @@ EXT4 = bytes(0x438) + b"\x53\xef"
 FILES = {
     "bzImage": (BzImage().bytes(), Kind.KERNEL),
     "vmlinux": (Elf().bytes(), Kind.KERNEL),
+    "vmlinux of 32 bits": (elf32().bytes(), Kind.KERNEL),
+    "multiboot": (bytes(40) + header_1() + bytes(100), Kind.KERNEL),
+    "multiboot 2": (bytes(16384) + header_2() + bytes(100), Kind.KERNEL),
+    "disk with a boot loader": (MBR + bytes(100) + header_1(), Kind.DISK),
     "disk.qcow2": (b"QFI\xfb" + bytes(100), Kind.DISK),
     "disk": (b"QFI\xfb" + bytes(100), Kind.DISK),
     "cd.iso": (ISO, Kind.DISK),
@@ -103,7 +108,7 @@ def test_python_is_told_of_no_options_of_the_command_line(word: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("text", b"#!/bin/sh\n", "is neither a Linux kernel, nor a disk image"),
+        ("text", b"#!/bin/sh\n", "is neither a kernel, nor a disk image"),
         ("disk.vmdk", b"KDMV", "qemu-img convert -O qcow2 .*disk.vmdk disk.qcow2"),
     ],
 )

@@ -3,6 +3,7 @@
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,7 @@ class Part:
     size: int | None = None
     kind: int = 1
     file_size: int | None = None
+    linear: int | None = None
 
 
 def note(name: bytes, kind: int, content: bytes) -> bytes:
@@ -25,9 +27,15 @@ def note(name: bytes, kind: int, content: bytes) -> bytes:
     return struct.pack("<III", len(name), len(content), kind) + padded(name) + padded(content)
 
 
+_LAYOUTS = {  # the header's and the program header's, and their sizes
+    1: ("<16sHHIIIIIHHHHHH", "<8I", 52, 32),
+    2: ("<16sHHIQQQIHHHHHH", "<IIQQQQQQ", 64, 56),
+}
+
+
 @dataclass(frozen=True)
 class Elf:
-    """An ELF64 executable for x86-64 unless said otherwise."""
+    """An ELF64 executable for x86-64 unless said otherwise; `sections` are section headers."""
 
     parts: tuple[Part, ...] = (Part(),)
     entry: int = 0x100000
@@ -35,26 +43,35 @@ class Elf:
     encoding: int = 1
     kind: int = 2
     machine: int = 62
-    header_size: int = 56
+    header_size: int | None = None
     abi: int = 0
+    sections: bytes = b""
+    section_size: int = 64
+    section_count: int | None = None
+    names: int = 0
 
     def bytes(self) -> bytes:
+        header_form, form, header_bytes, part_bytes = _LAYOUTS[self.elf_class]
         ident = b"\x7fELF" + bytes([self.elf_class, self.encoding, 1, self.abi]) + bytes(8)
-        offset = 64 + 56 * len(self.parts)
+        offset = header_bytes + part_bytes * len(self.parts)
         table, body = b"", b""
         for part in self.parts:
             size = len(part.data) if part.size is None else part.size
             file_size = len(part.data) if part.file_size is None else part.file_size
-            table += struct.pack(
-                "<IIQQQQQQ", part.kind, 5, offset + len(body), part.physical, part.physical,
-                file_size, size, 1,
-            )  # fmt: skip
+            linear = part.physical if part.linear is None else part.linear
+            place = (offset + len(body), linear, part.physical, file_size, size)
+            fields = (part.kind, 5, *place, 1) if self.elf_class == 2 else (part.kind, *place, 5, 1)
+            table += struct.pack(form, *fields)
             body += part.data
+        count = len(self.sections) // self.section_size
         header = struct.pack(
-            "<16sHHIQQQIHHHHHH", ident, self.kind, self.machine, 1, self.entry, 64, 0, 0,
-            64, self.header_size, len(self.parts), 0, 0, 0,
+            header_form, ident, self.kind, self.machine, 1, self.entry, header_bytes,
+            offset + len(body) if self.sections else 0, 0, header_bytes,
+            part_bytes if self.header_size is None else self.header_size, len(self.parts),
+            self.section_size, count if self.section_count is None else self.section_count,
+            self.names,
         )  # fmt: skip
-        return header + table + body
+        return header + table + body + self.sections
 
     def with_part(self, part: Part) -> "Elf":
         return replace(self, parts=(*self.parts, part))
@@ -62,3 +79,8 @@ class Elf:
     def write(self, path: Path) -> Path:
         path.write_bytes(self.bytes())
         return path
+
+
+def elf32(parts: tuple[Part, ...] = (Part(),), entry: int = 0x100000, **fields: Any) -> Elf:
+    """Return an ELF32 executable for the 80386."""
+    return Elf(parts, entry, elf_class=1, machine=3, section_size=40, **fields)

@@ -25,6 +25,7 @@ class BzImage:
     cmdline_size: int = 2047
     pref_address: int = 0x100_0000
     init_size: int = 0x10_0000
+    code32_start: int = 0x10_0000
     syssize: int | None = None
 
     def bytes(self) -> bytes:
@@ -39,6 +40,7 @@ class BzImage:
             (0x201, "B", self.jump_length),
             (0x206, "H", self.version),
             (0x211, "B", self.loadflags),
+            (0x214, "I", self.code32_start),
             (0x22C, "I", self.initrd_addr_max),
             (0x230, "I", self.alignment),
             (0x234, "B", self.relocatable),

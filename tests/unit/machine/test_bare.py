@@ -7,10 +7,12 @@ import pytest
 
 from ringlet.config import MachineConfig
 from ringlet.errors import ProgramError
+from ringlet.flat_spec import FlatPlace, parse_flat
 from ringlet.machine import address_map as at
 from ringlet.machine import bare
 from ringlet.machine.long_mode import enter_long_mode
-from tests.unit.machine.elf_maker import Elf
+from ringlet.machine.short_modes import enter_protected_mode, enter_real_mode
+from tests.unit.machine.elf_maker import Elf, elf32
 from tests.unit.machine.fake_cpu import FakeCpu
 
 
@@ -116,3 +118,98 @@ def test_build_loads_the_program_in_a_processor_with_that_much_ram(tmp_path: Pat
     assert made[0][0] == 2 << 20
     assert made[0][1].memory[0x100000] == b"\xf4"
     assert made[0][1].registers["rip"] == 0x100000
+
+
+def built(program: Path, flat: FlatPlace | None = None) -> FakeCpu:
+    made: list[FakeCpu] = []
+
+    def make(ram_size: int) -> FakeCpu:
+        made.append(FakeCpu())
+        return made[-1]
+
+    config = MachineConfig(program, 2 << 20, flat=flat)
+    bare.build(config, make, lambda data: None, avx=True)
+    return made[0]
+
+
+def test_a_32_bit_program_starts_in_protected_mode_without_paging(tmp_path: Path) -> None:
+    cpu = built(elf32().write(tmp_path / "program.elf"))
+
+    assert cpu.registers["cr0"] & 0x8000_0001 == 1
+    assert cpu.registers["efer"] == 0
+    assert cpu.registers["rip"] == 0x100000
+    assert (cpu.registers["rsp"], cpu.registers["rflags"]) == (at.STACK_TOP, 2)
+    assert cpu.segments[1] == (0x08, 0, 0xFFFF_FFFF, 0xC09B)
+    assert {cpu.segments[i] for i in (0, 2, 3, 4, 5)} == {(0x10, 0, 0xFFFF_FFFF, 0xC093)}
+    assert (cpu.registers["cr4"] >> 18 & 1, cpu.registers["xcr0"]) == (1, 7)
+
+
+def test_segments_of_protected_mode_agree_with_the_gdt() -> None:
+    cpu = FakeCpu()
+    enter_protected_mode(cpu, 0x100000, code_selector=0x10)
+    base, limit = cpu.tables["gdtr"]
+    gdt = struct.unpack(f"<{(limit + 1) // 8}Q", cpu.memory[base])
+    rights = {i: gdt[cpu.segments[i][0] // 8] >> 40 & 0xF0FF for i in range(6)}
+
+    assert rights == {i: cpu.segments[i][3] for i in range(6)}
+
+
+def test_registers_of_real_mode() -> None:
+    cpu = FakeCpu()
+    enter_real_mode(cpu, 0x07C0, 0x10)
+
+    assert cpu.registers["cr0"] & 0x8000_0001 == 0
+    assert {cpu.segments[i] for i in range(6)} == {(0x07C0, 0x7C00, 0xFFFF, 0x93)}
+    assert (cpu.registers["rip"], cpu.registers["rsp"]) == (0x10, 0xFFFE)
+    assert cpu.tables["idtr"] == (0, 0x3FF)
+
+
+@pytest.mark.parametrize(
+    ("flat", "address", "rip", "code"),
+    [
+        ("16@07C0:0000", 0x7C00, 0, (0x07C0, 0x7C00, 0xFFFF, 0x93)),
+        ("16@0x7c00", 0x7C00, 0x7C00, (0, 0, 0xFFFF, 0x93)),
+        ("32@1048576", 0x100000, 0x100000, (0x08, 0, 0xFFFF_FFFF, 0xC09B)),
+        ("64@100000h", 0x100000, 0x100000, (0x08, 0, 0xFFFF_FFFF, 0xA09B)),
+    ],
+)
+def test_a_flat_image_starts_at_its_first_byte(
+    tmp_path: Path, flat: str, address: int, rip: int, code: tuple[int, int, int, int]
+) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"image")
+    cpu = built(image, parse_flat(flat, "--flat"))
+
+    assert cpu.memory[address] == b"image"
+    assert cpu.registers["rip"] == rip
+    assert cpu.segments[1] == code
+
+
+@pytest.mark.parametrize(
+    ("flat", "content", "message"),
+    [
+        ("32@0x100000", b"", "is empty; give a flat image"),
+        ("32@0xfffff", b"x", "an image at 0xfffff is below 1 MiB"),
+        ("64@0", b"x", "is below 1 MiB, where the loader's tables"),
+        ("16@FFFF:0000", bytes(17), "ends at 0x100001, but code of 16 bits reaches 1 MiB"),
+        ("16@FFFF:FFFF", b"x", "but code of 16 bits reaches 1 MiB"),
+        ("32@0x1fffff", b"xy", "ends at 0x200001, beyond the first 2 MiB of RAM"),
+        ("32@0xffffffff", b"xy", "beyond the first 2 MiB of RAM"),
+        ("64@0xffffffffffffffff", b"xy", "beyond the first 2 MiB of RAM"),
+    ],
+)
+def test_a_flat_image_that_does_not_fit_is_refused(
+    tmp_path: Path, flat: str, content: bytes, message: str
+) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(content)
+
+    with pytest.raises(ProgramError, match=message) as caught:
+        built(image, parse_flat(flat, "--flat"))
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_flat_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProgramError, match="no such file"):
+        built(tmp_path / "image", FlatPlace(32, 0, 0x100000))

@@ -1,5 +1,6 @@
 """The ELF loader: the programs that it loads, and its one-line message for each error."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from ringlet.errors import ProgramError
 from ringlet.machine.elf import load_program, read_program
-from tests.unit.machine.elf_maker import Elf, Part
+from tests.unit.machine.elf_maker import Elf, Part, elf32
 from tests.unit.machine.fake_cpu import FakeCpu
 
 RAM = 128 << 20
@@ -49,11 +50,63 @@ def test_other_and_empty_segments_are_ignored(path: Path) -> None:
     assert len(read_program(elf.write(path), RAM).segments) == 1
 
 
+def test_a_32_bit_program(path: Path) -> None:
+    elf = elf32((Part(0x100000, b"code"), Part(0x200000, b"data", size=100)), entry=0x100002)
+    cpu = FakeCpu()
+    program = read_program(elf.write(path), RAM)
+    load_program(program, cpu)
+
+    assert (program.bits, program.entry) == (32, 0x100002)
+    assert cpu.memory == {0x100000: b"code", 0x200000: b"data"}
+
+
+WRONG_32 = {
+    "big-endian": (elf32(encoding=2), "is a big-endian ELF file"),
+    "object file": (elf32(kind=1), "is an object file; link it first"),
+    "odd headers": (elf32(header_size=56), "is damaged: its program headers have 56 bytes"),
+    "dynamic": (elf32((Part(), Part(kind=2))), "is dynamically linked"),
+    "nothing to load": (elf32(()), "has nothing to load"),
+    "below 1 MiB": (elf32((Part(0x2000),), entry=0x2000), "is below 1 MiB"),
+    "address wraps": (elf32((Part((1 << 32) - 1, size=2),)), "beyond the first 128 MiB of RAM"),
+    "offset wraps": (
+        elf32((Part(file_size=0xFFFF_FFFF, size=0xFFFF_FFFF),)),
+        "the file ends before the segment does",
+    ),
+    "the same bytes again and again": (
+        elf32((*(Part(data=b"", size=4000, file_size=4000),) * 9, Part(0x200000, bytes(4000)))),
+        "is damaged: its segments overlap in the file",
+    ),
+    "entry elsewhere": (elf32(entry=TAIL), "its entry point 0x140000 is not in the physical"),
+}
+
+
+@pytest.mark.parametrize(("elf", "message"), WRONG_32.values(), ids=list(WRONG_32))
+def test_refusal_of_a_32_bit_file(path: Path, elf: Elf, message: str) -> None:
+    with pytest.raises(ProgramError) as caught:
+        read_program(elf.write(path), RAM)
+
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("elf", [Elf(), elf32()], ids=["ELF64", "ELF32"])
+def test_no_byte_of_the_headers_can_break_the_loader(path: Path, elf: Elf) -> None:
+    whole = elf.bytes()
+    for place in range(len(whole)):
+        for value in (0, 1, 0x7F, 0xFF):
+            path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            with contextlib.suppress(ProgramError):
+                load_program(read_program(path, RAM), FakeCpu())
+
+
 WRONG = {
-    "32-bit": (Elf(elf_class=1), "is a 32-bit ELF file"),
+    "x32": (Elf(elf_class=1), "is an ELF32 file for x86-64; give a static ELF program"),
+    "IAMCU": (Elf(elf_class=1, machine=6), "is an ELF32 file for the Intel MCU"),
+    "64-bit i386": (Elf(machine=3), "is an ELF64 file for 32-bit x86"),
     "big-endian": (Elf(encoding=2), "is a big-endian ELF file"),
-    "arm": (Elf(machine=183), "is an ELF file for AArch64; give a static ELF64"),
-    "unknown machine": (Elf(machine=9999), "is an ELF file for machine 9999"),
+    "arm": (Elf(machine=183), "is an ELF64 file for AArch64; give a static ELF program"),
+    "unknown machine": (Elf(machine=9999), "is an ELF64 file for machine 9999"),
     "object file": (Elf(kind=1), "is an object file; link it first"),
     "position independent": (Elf(kind=3), "link it with -static -no-pie"),
     "core dump": (Elf(kind=4), "is a core dump"),
@@ -105,6 +158,9 @@ def test_nothing_is_where_devices_are(path: Path) -> None:
         (b"", "is empty"),
         (b"#!/bin/sh\n", "is not an ELF file"),
         (b"\x7fEL", "is not an ELF file"),
+        (b"\x7fELF\3" + bytes(60), "is an ELF file of unknown class 3"),
+        (elf32().bytes()[:50], "is truncated: 50 bytes cannot hold an ELF header"),
+        (elf32().bytes()[:70], "its program headers lie past its end"),
         (b"\x7fELF", "is truncated: 4 bytes cannot hold an ELF header"),
         (Elf().bytes()[:40], "is truncated: 40 bytes cannot hold an ELF header"),
         (Elf().bytes()[:100], "its program headers lie past its end"),

@@ -4,6 +4,7 @@ import contextlib
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ringlet.errors import ConfigError, ProgramError, RingletError
 from ringlet.images.debian import CLOUD_KERNEL, kernels_of
 from ringlet.images.store import Store, default_root
 from ringlet.machine import address_map as at
-from ringlet.machine.linux import check, load_linux, read_kernel
+from ringlet.machine.loading import check, load_kernel, read_kernel
 from tests.unit.machine.fake_cpu import FakeCpu
 from tests.unit.machine.kernel_maker import CODE, BzImage
 
@@ -47,7 +48,7 @@ def loaded(
         disk = path.with_name("initrd")
         disk.write_bytes(initrd)
     cpu = FakeCpu()
-    load_linux(cpu, kernel, command_line=command_line, initrd=disk, rsdp=rsdp)
+    load_kernel(cpu, kernel, command_line=command_line, initrd=disk, rsdp=rsdp)
     return cpu, cpu.memory[at.BOOT_PARAMS]
 
 
@@ -55,7 +56,7 @@ def test_file_may_end_within_the_last_paragraph(path: Path) -> None:
     path.write_bytes(BzImage().bytes()[:-8])
     cpu = FakeCpu()
 
-    load_linux(cpu, read_kernel(path, RAM), command_line="", initrd=None, rsdp=0)
+    load_kernel(cpu, read_kernel(path, RAM), command_line="", initrd=None, rsdp=0)
 
     assert cpu.memory[LOAD] == CODE[:-8]
 
@@ -132,6 +133,67 @@ def test_rsdp_is_handed_over(path: Path) -> None:
     _, params = loaded(path, rsdp=0xE0000)
 
     assert field(params, 0x70, "Q") == 0xE0000
+
+
+# --- the 32-bit entry
+
+
+OLD = BzImage(version=0x0206, jump_length=0x3A, code=CODE)
+
+
+@pytest.mark.parametrize(
+    ("image", "load", "entry"),
+    [
+        (BzImage(xloadflags=0), LOAD, LOAD),
+        (BzImage(xloadflags=0, code32_start=LOAD + 16), LOAD, LOAD + 16),
+        (BzImage(xloadflags=0, code32_start=LOAD - 1), LOAD, LOAD),
+        (BzImage(version=0x020B), LOAD, LOAD),
+        (OLD, MIB, MIB),
+        (replace(OLD, code32_start=MIB + 64), MIB, MIB + 64),
+        (replace(OLD, code32_start=0xFFFF_FFFF), MIB, MIB),
+    ],
+    ids=["no 64-bit entry", "its start", "below", "2.11", "old", "old start", "elsewhere"],
+)
+def test_a_kernel_without_a_64_bit_entry_starts_at_its_32_bit_one(
+    path: Path, image: BzImage, load: int, entry: int
+) -> None:
+    cpu, params = loaded(path, image)
+
+    assert cpu.memory[load] == CODE
+    assert cpu.registers["rip"] == entry
+    assert cpu.registers["rsi"] == at.BOOT_PARAMS
+    assert cpu.registers["cr0"] & 0x8000_0001 == 1
+    assert cpu.registers["efer"] == 0
+    assert cpu.segments[1] == (0x10, 0, 0xFFFF_FFFF, 0xC09B)
+    assert {cpu.segments[i] for i in (0, 2, 3)} == {(0x18, 0, 0xFFFF_FFFF, 0xC093)}
+    assert field(params, 0x214, "I") == entry
+
+
+@pytest.mark.parametrize(
+    ("version", "length", "initrd_end", "command_line"),
+    [(0x0202, 0x2A, 0x3800_0000, 255), (0x0203, 0x2E, MIB << 8, 255), (0x0206, 0x3A, MIB << 8, 99)],
+)
+def test_what_an_old_kernel_does_not_say_has_its_old_value(
+    path: Path, version: int, length: int, initrd_end: int, command_line: int
+) -> None:
+    image = BzImage(
+        version=version, jump_length=length, initrd_addr_max=(MIB << 8) - 1, cmdline_size=99
+    )
+    kernel = read_kernel(image.write(path), RAM)
+
+    assert kernel.initrd_limit == initrd_end
+    assert kernel.command_line_limit == command_line
+    assert not kernel.initrd_anywhere
+
+
+@pytest.mark.parametrize("place", range(0x1F1, 0x268))
+def test_no_byte_of_an_old_header_can_break_the_loader(path: Path, place: int) -> None:
+    whole = bytearray(OLD.bytes())
+    for value in (0, 0x7F, 0xFF):
+        whole[place] = value
+        path.write_bytes(whole)
+        with contextlib.suppress(RingletError):
+            load_kernel(FakeCpu(), read_kernel(path, RAM), command_line="")
 
 
 # --- the initial RAM disk
@@ -242,7 +304,7 @@ def test_check_raises_what_loading_would_raise(
     with pytest.raises(RingletError) as early:
         check(kernel, command_line, initrd)
     with pytest.raises(RingletError) as late:
-        load_linux(FakeCpu(), kernel, command_line=command_line, initrd=initrd)
+        load_kernel(FakeCpu(), kernel, command_line=command_line, initrd=initrd)
 
     assert str(early.value) == str(late.value)
 
@@ -280,7 +342,7 @@ def test_wrong_initrd(path: Path, make: Callable[[Path], object], message: str) 
     make(disk)
 
     with pytest.raises(ProgramError, match=message):
-        load_linux(FakeCpu(), kernel, command_line="", initrd=disk)
+        load_kernel(FakeCpu(), kernel, command_line="", initrd=disk)
 
 
 # --- where the kernel goes
@@ -340,15 +402,17 @@ def other(offset: int, magic: bytes) -> bytes:
 
 
 WRONG = {
-    "empty": (b"", "is empty; give a Linux kernel for x86-64"),
-    "text": (b"#!/bin/sh\n" * 200, "is not a Linux kernel"),
+    "empty": (b"", "is empty; give a kernel for x86: Linux's bzImage"),
+    "text": (b"#!/bin/sh\n" * 200, "is not a kernel; give"),
     "arm64": (other(0x38, b"ARM\x64"), "is a kernel for AArch64"),
     "riscv": (other(0x38, b"RSC\x05"), "is a kernel for RISC-V"),
     "arm": (other(0x24, b"\x18\x28\x6f\x01"), "is a kernel for 32-bit ARM"),
     "gzip": (other(0, b"\x1f\x8b"), "is compressed with gzip"),
-    "32-bit": (BzImage(xloadflags=0).bytes(), "is a 32-bit kernel"),
-    "zimage": (BzImage(loadflags=0).bytes(), "is a 32-bit kernel"),
-    "old": (BzImage(version=0x0209).bytes(), "uses boot protocol 2.09; give a kernel with 2.12"),
+    "zimage": (BzImage(loadflags=0).bytes(), "is a zImage, which runs below 1 MiB"),
+    "old": (BzImage(version=0x0201).bytes(), "uses boot protocol 2.01; give a kernel with 2.02"),
+    "short old header": (
+        BzImage(version=0x0203, jump_length=0x2D).bytes(), "is damaged: its setup header",
+    ),
     "boot flag": (BzImage(boot_flag=0).bytes(), "is damaged: its setup header"),
     "short header": (BzImage(jump_length=0x20).bytes(), "is damaged: its setup header"),
     "long header": (BzImage(jump_length=0xFF).bytes(), "is damaged: its setup header"),
@@ -412,7 +476,7 @@ def test_no_byte_of_the_header_can_break_the_loader(path: Path, place: int) -> N
         whole[place] = value
         path.write_bytes(whole)
         with contextlib.suppress(RingletError):
-            load_linux(FakeCpu(), read_kernel(path, RAM), command_line="")
+            load_kernel(FakeCpu(), read_kernel(path, RAM), command_line="")
 
 
 def test_tables_zero_page_and_command_line_do_not_overlap() -> None:
@@ -439,7 +503,7 @@ def test_real_kernels_are_accepted() -> None:
 
 def test_initrd_may_be_given_as_its_contents(path: Path) -> None:
     cpu = FakeCpu()
-    load_linux(cpu, read_kernel(BzImage().write(path), RAM), command_line="", initrd=b"x" * 5000)
+    load_kernel(cpu, read_kernel(BzImage().write(path), RAM), command_line="", initrd=b"x" * 5000)
     params = cpu.memory[at.BOOT_PARAMS]
 
     assert cpu.memory[RAM - 8192] == b"x" * 5000

@@ -195,9 +195,7 @@ def quads(*values: int) -> bytes:
 @pytest.mark.parametrize("opcode", [0x90, 0x91, 0x92, 0x93])
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("long", [False, True])
-def test_gather_does_what_the_emulator_does(
-    base: int, opcode: int, wide: bool, long: bool
-) -> None:
+def test_gather_does_what_the_emulator_does(base: int, opcode: int, wide: bool, long: bool) -> None:
     # [base + ymm2 * 4 + disp8 (8)]; ymm2 has only small indices of either width.
     code = bytes((0xC4, 0xE2 ^ (base >> 3 << 5), 0x71 | wide << 7 | long << 2, opcode, 0x44,
                   0x90 | base & 7, 8))  # fmt: skip

@@ -3,6 +3,8 @@ from ringlet.core.state cimport u32, i64
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.insn cimport Insn
 
+# Emit the entry for indirect jumps.
+cdef void emit_narrow_thunk(Builder* b) noexcept nogil
 # Leave for the virtual processor to perform `op`.
 cdef void emit_narrow_op(Builder* b, Insn* i, u32 op) noexcept nogil
 # Go to offset `delta` of the fragment, which is in EIP's range.

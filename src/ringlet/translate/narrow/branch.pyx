@@ -1,17 +1,18 @@
 """Branches, calls and returns of 16- and 32-bit code, and the exits for operations.
 
-EIP is truncated to the operand size.  Where CS is not flat, a target may be beyond its limit, and the
-jump table, which compares EIP alone, may lead to code of another segment: the dispatcher decides.
+EIP is truncated to the operand size.  Where CS is not flat a target may be beyond its limit: no
+fragment is there, and the dispatcher raises #GP.
 """
 from ringlet.core.state cimport (
-    RCX, RSP, KEY_CS64K, KEY_CS_ODD, KEY_SEGMENTED, KEY_STEP, CpuState, u8, u32, u64, i32, i64)
+    RCX, SEG_CS, KEY_CS64K, KEY_CS_ODD, KEY_SEGMENTED, KEY_STACK16, KEY_STEP, CpuState, u8, u32,
+    u64, i32, i64)
 from ringlet.core.template cimport STUB_INDIRECT
 from ringlet.core.ops cimport OP_NM, OP_NONE, OP_UD
 from ringlet.translate.builder cimport *
-from ringlet.translate.flow cimport add_link, emit_indirect, leave_for, name_op
+from ringlet.translate.flow cimport add_link, emit_indirect, emit_thunk, leave_for, name_op
 from ringlet.translate.insn cimport *
-from ringlet.translate.narrow.operands cimport (
-    host_operand, offset_operand, on_stack, reaches, segment_of)
+from ringlet.translate.narrow.operands cimport offset_operand, segment_of
+from ringlet.translate.narrow.segments cimport move_sp, operand, restore_r11, stack_operand
 from ringlet.translate.shape cimport *
 
 cdef CpuState* _null = NULL
@@ -40,12 +41,42 @@ cdef void load_eip(Builder* b, u64 eip) noexcept nogil:
     b.overflowed = 1      # the code depends on the fragment's address
 
 
+cdef inline bint based(Builder* b) noexcept nogil:
+    """Whether CS has 4 GiB from another base than 0."""
+    return b.key & (KEY_CS64K | KEY_CS_ODD) == KEY_CS64K | KEY_CS_ODD
+
+
+cdef inline u64 place(Builder* b) noexcept nogil:
+    """Linear address and EIP of the fragment: what tells it from others, whatever base CS has."""
+    return b.linear << 32 | <u32>b.rip
+
+
+cdef void emit_narrow_thunk(Builder* b) noexcept nogil:
+    if not b.key & (KEY_CS64K | KEY_CS_ODD):
+        emit_thunk(b)
+        return
+    b.thunk = b.n
+    mov_rr(b, H9, RCX)
+    e8(b, 0x48); e8(b, 0xB9); e64(b, 0 - place(b))            # mov rcx, -place
+    lea_sum(b, RCX, RCX, H8, 0)
+    e8(b, 0xE3); e8(b, 8)                                     # jrcxz over
+    mov_rr(b, RCX, H9)
+    jmp_stub(b, STUB_INDIRECT)
+    mov_rr(b, RCX, H9)
+
+
 cdef void go_indirectly(Builder* b) noexcept nogil:
-    """Go to the EIP in r8."""
+    """Go to the EIP in r8, by the jump table.
+
+    Where CS has a base, the linear address is in the upper half of r8, so that the thunk tells code
+    of one base from that of another.
+    """
     if b.key & (KEY_CS64K | KEY_CS_ODD):
-        jmp_stub(b, STUB_INDIRECT)
-    else:
-        emit_indirect(b)
+        rorx(b, H9, H8, 32)
+        lea_sum(b, H9, H9, H8, 0)
+        e8(b, 0x49); e8(b, 0xB8); e64(b, (b.linear - b.rip) << 32)    # mov r8, base << 32
+        lea_sum(b, H8, H8, H9, 0)
+    emit_indirect(b)
 
 
 cdef void go_on_at(Builder* b, i64 delta) noexcept nogil:
@@ -63,17 +94,11 @@ cdef void go_to(Builder* b, Insn* i, i64 delta) noexcept nogil:
     go_indirectly(b)
 
 
-cdef inline void move_esp(Builder* b, i32 by) noexcept nogil:
-    cdef Ref r = ref_mem(RSP, by)
-    e8(b, 0x8D)
-    modrm_mem(b, RSP, &r)
-
-
 cdef void push_return(Builder* b, Insn* i) noexcept nogil:
     """Push the EIP of the next instruction."""
     cdef i64 delta = <i64>i.offset + i.length
     cdef u32 size = i.shape.size
-    cdef Ref top = on_stack(-<i32>size)
+    cdef Ref top = stack_operand(b, -<i32>size, size, True)
     if size == 2:
         e8(b, 0x66)
     e8(b, 0x40 | rex_of(0, 0, &top)); e8(b, 0xC7)
@@ -84,7 +109,7 @@ cdef void push_return(Builder* b, Insn* i) noexcept nogil:
     else:
         reloc(b, RELOC_RIP32, delta)
         e32(b, <u32>(b.rip + <u64>delta))
-    move_esp(b, -<i32>size)
+    move_sp(b, -<i32>size)
 
 
 cdef void load_eip_from(Builder* b, u32 size, Ref* r) noexcept nogil:
@@ -101,8 +126,8 @@ cdef int emit_indirect_branch(Builder* b, Insn* i) noexcept nogil:
     cdef bint call = i.shape.kind == SHAPE_CALL_IND
     cdef u32 size = i.shape.size
     cdef Ref r
-    if call and b.key & KEY_SEGMENTED:
-        return NO_CODE
+    if call and b.key & (KEY_SEGMENTED | KEY_STACK16):
+        return NO_CODE    # the check of the stack would need the target's register
     if i.modrm >= 0xC0:
         if size == 2:
             movzx16(b, H8, insn_rm(i))
@@ -110,9 +135,9 @@ cdef int emit_indirect_branch(Builder* b, Insn* i) noexcept nogil:
             e8(b, 0x41); e8(b, 0x89)                          # mov r8d, reg
             e8(b, 0xC0 | insn_rm(i) << 3)
     else:
-        if not reaches(b, i):
+        if i.seg == SEG_CS and not b.key & KEY_SEGMENTED:
             return NO_CODE
-        r = host_operand(b, i, 0)
+        r = operand(b, i, size, False, 0)
         load_eip_from(b, size, &r)
     if call:
         push_return(b, i)
@@ -136,12 +161,11 @@ cdef void name_branch(Builder* b, Insn* i, i64 back) noexcept nogil:
 
 
 cdef int emit_return(Builder* b, Insn* i) noexcept nogil:
-    cdef Ref top = on_stack(0)
+    cdef Ref top
     cdef i32 drop = <i32>i.shape.size + (<i32>(i.imm & 0xFFFF) if i.shape.imm else 0)
-    if b.key & KEY_SEGMENTED:
-        return NO_CODE
+    top = stack_operand(b, 0, i.shape.size, False)
     load_eip_from(b, i.shape.size, &top)
-    move_esp(b, drop)
+    move_sp(b, drop)
     name_branch(b, i, -<i64>drop)
     go_indirectly(b)
     return 0
@@ -192,12 +216,14 @@ cdef int emit_narrow_branch(Builder* b, Insn* i) noexcept nogil:
     cdef u32 kind = i.shape.kind, over
     cdef i64 after = <i64>i.offset + i.length
     cdef i64 target = after + i.imm
-    if b.key & KEY_CS_ODD:
+    if based(b):
+        pass
+    elif b.key & KEY_CS_ODD:
         return NO_CODE
-    if b.key & KEY_CS64K and kind <= SHAPE_CALL or kind == SHAPE_LOOP:
-        # The target of a longer operand may be beyond the limit of CS.
-        if b.key & KEY_CS64K and truncated(i, b.rip + <u64>target) > 0xFFFF:
-            return NO_CODE
+    elif b.key & KEY_CS64K and (kind <= SHAPE_CALL or kind == SHAPE_LOOP) \
+            and truncated(i, b.rip + <u64>target) > 0xFFFF:
+        # The target of a longer operand is beyond the limit of CS.
+        return NO_CODE
     if kind == SHAPE_JMP:
         go_to(b, i, target)
         return 0
@@ -215,8 +241,6 @@ cdef int emit_narrow_branch(Builder* b, Insn* i) noexcept nogil:
     if kind == SHAPE_LOOP:
         return emit_loop(b, i, target, after)
     if kind == SHAPE_CALL:
-        if b.key & KEY_SEGMENTED:
-            return NO_CODE
         push_return(b, i)
         go_to(b, i, target)
         return 0

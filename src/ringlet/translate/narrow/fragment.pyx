@@ -1,4 +1,4 @@
-"""Translation of one fragment of 16- or 32-bit code: real mode, virtual-8086, protected, compatible.
+"""Translation of one fragment of 16- or 32-bit code, of whatever mode.
 
 It shares decoding, liveness, templates and exits with 64-bit code, and the contract with the cache:
 every access to memory comes before the instruction changes anything (docs/adr/0028).
@@ -6,10 +6,10 @@ every access to memory comes before the instruction changes anything (docs/adr/0
 from ringlet.core.state cimport u16, u32, i64
 from ringlet.core.ops cimport OP_EMULATE, OP_NONE, OP_UD
 from ringlet.translate.builder cimport *
-from ringlet.translate.flow cimport emit_check, emit_stale, emit_thunk, ends_fragment, lead_home
+from ringlet.translate.flow cimport emit_check, emit_stale, ends_fragment, lead_home
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.branch cimport (
-    NO_CODE, emit_narrow_branch, emit_narrow_op, go_on_at)
+    NO_CODE, emit_narrow_branch, emit_narrow_op, emit_narrow_thunk, go_on_at)
 from ringlet.translate.narrow.plain cimport emit_narrow_plain, emit_reencoded
 from ringlet.translate.scan cimport TRANSLATE_LEARN, TRANSLATE_OK, liveness, scan, unit_op
 from ringlet.translate.shape cimport *
@@ -49,6 +49,9 @@ cdef int emit_insn(Builder* b, Insn* i) noexcept nogil:
         r = emit_narrow_branch(b, i)
         if r == NO_CODE:
             emit_narrow_op(b, i, OP_EMULATE)
+            if not b.checked:
+                # Where it does not branch, the emulator comes back here.
+                go_on_at(b, <i64>i.offset + i.length)
             return 0
         return r
     if not emit_narrow_plain(b, i):
@@ -75,7 +78,7 @@ cdef int translate_narrow(Builder* b, bint indirect) noexcept nogil:
         return TRANSLATE_LEARN
     map_here(b, 0)
     if indirect:
-        emit_thunk(b)
+        emit_narrow_thunk(b)
     b.body = b.n
     if b.checked:
         map_here(b, 0)

@@ -7,10 +7,7 @@ from ringlet.translate.insn cimport Insn
 cdef u32 segment_of(Insn* i) noexcept nogil
 # Emit code that puts the offset of the operand into r9, without changing a flag.
 cdef void offset_operand(Builder* b, Insn* i) noexcept nogil
-# Whether translated code can access the operand itself.
-cdef bint reaches(Builder* b, Insn* i) noexcept nogil
-# Emit code that computes the address of the operand, and return the host operand.  `moved` bytes
-# are added to an operand based on ESP.
+# The same for a ModRM operand; `moved` bytes are added to one based on ESP.
+cdef void sum_to_r9(Builder* b, Insn* i, i32 moved) noexcept nogil
+# Emit code that computes the address of an operand in a flat segment, and return the host operand.
 cdef Ref host_operand(Builder* b, Insn* i, i32 moved) noexcept nogil
-# [ESP + disp] on the stack.
-cdef Ref on_stack(i32 disp) noexcept nogil

@@ -1,19 +1,21 @@
 """Memory operands of 16- and 32-bit code.
 
 The window of linear addresses 0 to 4 GiB is one region, whose host address is in r10, and guest
-registers are zero-extended in their own host registers (docs/adr/0028).  In flat segments an operand
-of one register and a small displacement is [r10 + register + displacement]: where the sum wraps
-around, it leads to a guard of the region.  Others are computed by LEA, which wraps around by itself.
-FS and GS have a base of their own, in place of r10; it leads nowhere if the segment has less than
-4 GiB.
+registers are zero-extended in their own host registers (docs/adr/0028).  In flat segments an
+operand of one register and a small displacement is [r10 + register + displacement]: where the sum
+wraps around, it leads to a guard of the region.  LEA computes the others, and wraps around itself.
+FS and GS have bases, which are added first, as 32-bit sums; what takes the place of r10 then leads
+nowhere if the segment has less than 4 GiB.  An access that passes the last offset of 4 GiB is not
+refused: processors may do either (SDM 3A 5.3).
 """
 from ringlet.core.state cimport (
-    RBP, RSP, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, SEG_SS, KEY_SEGMENTED, CpuState, u8, u32, i32)
+    RBP, RSP, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, SEG_SS, CpuState, Segment, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport *
 
 cdef CpuState* _null = NULL
 cdef u32 SEGMENT_HOST = <u32><size_t>&_null.segment_host[0]
+cdef u32 SEGMENTS = <u32><size_t>&_null.arch.seg[0].base
 
 
 cdef u32 segment_of(Insn* i) noexcept nogil:
@@ -24,14 +26,6 @@ cdef u32 segment_of(Insn* i) noexcept nogil:
         return SEG_DS
     base = insn_base(i)
     return SEG_SS if base == RSP or base == RBP else SEG_DS
-
-
-cdef bint reaches(Builder* b, Insn* i) noexcept nogil:
-    return not b.key & KEY_SEGMENTED and (i.seg == SEG_NONE or i.seg >= SEG_SS)
-
-
-cdef Ref on_stack(i32 disp) noexcept nogil:
-    return ref_sum(RSP, WINDOW, disp)
 
 
 cdef inline void load_offset(Builder* b, u32 value) noexcept nogil:
@@ -66,12 +60,34 @@ cdef void offset_operand(Builder* b, Insn* i) noexcept nogil:
         sum_to_r9(b, i, 0)
 
 
+cdef Ref based_operand(Builder* b, Insn* i) noexcept nogil:
+    """Return the host operand of one in FS or GS."""
+    cdef u32 at = SEGMENTS + i.seg * <u32>sizeof(Segment)
+    cdef u8 base = NO_REG
+    cdef bint alone = is_moffs(i)
+    cdef Ref r
+    if not alone and i.address == 4 and insn_index(i) == NO_REG:
+        base = insn_base(i)
+        alone = True
+    if not alone:
+        sum_to_r9(b, i, 0)
+    state_op(b, 0, 0x8B, H8, at)                              # mov r8d, [base]
+    if alone:
+        r = ref_sum(H8, base, <i32>i.imm if is_moffs(i) else i.disp)
+        if base == RSP:
+            r = ref_sum(RSP, H8, i.disp)
+    else:
+        r = ref_sum(H8, H9, 0)
+    lea32(b, H9, &r)
+    load_state(b, H8, SEGMENT_HOST + 8 * i.seg)
+    return ref_sum(H8, H9, 0)
+
+
 cdef Ref host_operand(Builder* b, Insn* i, i32 moved) noexcept nogil:
-    cdef u8 window = WINDOW, base = NO_REG, index
+    cdef u8 base = NO_REG, index
     cdef i32 disp
     if i.seg == SEG_FS or i.seg == SEG_GS:
-        window = H8
-        load_state(b, H8, SEGMENT_HOST + 8 * i.seg)
+        return based_operand(b, i)
     if is_moffs(i):
         disp = <i32>i.imm
     else:
@@ -80,11 +96,10 @@ cdef Ref host_operand(Builder* b, Insn* i, i32 moved) noexcept nogil:
         disp = i.disp + (moved if base == RSP else 0)
         if i.address != 4 or index != NO_REG or (base != NO_REG and not is_near(disp)):
             sum_to_r9(b, i, moved)
-            return ref_sum(window, H9, 0)
+            return ref_sum(WINDOW, H9, 0)
     if base != NO_REG:
-        return ref_sum(base, window, disp) if base == RSP else ref_sum(window, base, disp)
-    if disp >= 0 or window == H8:
-        # A negative displacement from FS or GS is one below the segment's base.
-        return ref_mem(window, disp)
+        return ref_sum(base, WINDOW, disp) if base == RSP else ref_sum(WINDOW, base, disp)
+    if disp >= 0:
+        return ref_mem(WINDOW, disp)
     load_offset(b, <u32>disp)
-    return ref_sum(window, H9, 0)
+    return ref_sum(WINDOW, H9, 0)

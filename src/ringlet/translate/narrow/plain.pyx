@@ -4,17 +4,18 @@ They are copied with the host's operand size prefix and with another memory oper
 the same, because all eight are in their own host registers.
 """
 from ringlet.core.state cimport (
-    RAX, RBP, RBX, RDI, RSI, RSP, SEG_NONE, KEY_SEGMENTED, KEY_STEP, CpuState, u8, u32, i32, i64)
+    RAX, RBP, RBX, RSP, SEG_CS, SEG_DS, SEG_NONE, SEG_SS, KEY_SEGMENTED, KEY_STACK16, CpuState, u8,
+    u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.encode cimport encode
-from ringlet.translate.flow cimport add_link
 from ringlet.translate.insn cimport *
-from ringlet.translate.narrow.operands cimport host_operand, on_stack, reaches
+from ringlet.translate.narrow.segments cimport (
+    in_segment, move, move_sp, operand, restore_r11, stack_operand)
+from ringlet.translate.narrow.strings cimport emit_string
 from ringlet.translate.shape cimport *
 
 cdef CpuState* _null = NULL
 cdef u32 SCRATCH = <u32><size_t>&_null.scratch[0]
-cdef u32 FLAT_HOST = <u32><size_t>&_null.flat_host
 
 
 cdef Insn for_host(Insn* i) noexcept nogil:
@@ -71,28 +72,27 @@ cdef int emit_high_byte(Builder* b, Insn* h, Ref* mem) noexcept nogil:
     return 1
 
 
-cdef inline void move_esp(Builder* b, i32 by) noexcept nogil:
-    """`lea esp, [rsp + by]`, which wraps around."""
-    cdef Ref r = ref_mem(RSP, by)
-    e8(b, 0x8D)
-    modrm_mem(b, RSP, &r)
+cdef bint accessible(Builder* b, Insn* i) noexcept nogil:
+    """Whether translated code can access the ModRM or moffs operand.
+
+    CS, whose rights are not part of the key, is checked like a segment that is not flat.
+    """
+    cdef u32 size = i.shape.mem_size
+    if i.shape.kind == SHAPE_BITS and (b.key & KEY_SEGMENTED or i.address == 2):
+        return False      # the processor adds the bit's offset itself
+    if b.key & KEY_SEGMENTED:
+        return size != 0
+    return i.seg != SEG_CS
 
 
-cdef inline void move(Builder* b, u32 opcode, u32 reg, Ref* mem, u32 size) noexcept nogil:
-    """MOV between a register and memory of 2 or 4 bytes; 8Bh loads and 89h stores."""
-    cdef u32 rex = rex_of(0, reg, mem)
-    if size == 2:
-        e8(b, 0x66)
-    if rex:
-        e8(b, 0x40 | rex)
-    e8(b, opcode)
-    modrm_mem(b, reg, mem)
+cdef inline bint stores(Insn* i) noexcept nogil:
+    return (i.shape.mem & MEM_WRITE) != 0
 
 
 cdef int emit_push(Builder* b, Insn* i) noexcept nogil:
     """Emit PUSH of a register or an immediate: the store comes before ESP moves."""
     cdef u32 size = i.shape.width
-    cdef Ref top = on_stack(-<i32>size)
+    cdef Ref top = stack_operand(b, -<i32>size, size, True)
     if i.shape.opreg:
         move(b, 0x89, insn_opreg(i), &top, size)
     else:
@@ -104,51 +104,60 @@ cdef int emit_push(Builder* b, Insn* i) noexcept nogil:
             e8(b, <u32>i.imm); e8(b, <u32>(i.imm >> 8))
         else:
             e32(b, <u32>i.imm)
-    move_esp(b, -<i32>size)
+    move_sp(b, -<i32>size)
     return 1
 
 
 cdef int emit_pop(Builder* b, Insn* i) noexcept nogil:
     """Emit POP of a register; POP ESP leaves the popped value there."""
     cdef u32 size = i.shape.width, reg = insn_opreg(i)
-    cdef Ref top = on_stack(0)
-    if reg == RSP:
-        if size == 2:
-            return 0
-        move(b, 0x8B, RSP, &top, 4)
-        return 1
+    cdef Ref top
+    if reg == RSP and (size == 2 or b.key & KEY_STACK16):
+        return 0
+    top = stack_operand(b, 0, size, False)
     move(b, 0x8B, reg, &top, size)
-    move_esp(b, <i32>size)
+    if reg != RSP:
+        move_sp(b, <i32>size)
     return 1
 
 
 cdef int emit_push_mem(Builder* b, Insn* i) noexcept nogil:
+    """Emit PUSH of memory; where the stack is not flat, the value waits in the state."""
     cdef u32 size = i.shape.width
-    cdef Ref mem, top = on_stack(-<i32>size)
-    if not reaches(b, i):
+    cdef Ref r
+    if not accessible(b, i):
         return 0
-    mem = host_operand(b, i, 0)
-    move(b, 0x8B, H8, &mem, size)
-    move(b, 0x89, H8, &top, size)
-    move_esp(b, -<i32>size)
+    r = operand(b, i, size, False, 0)
+    move(b, 0x8B, H8, &r, size)
+    if b.key & (KEY_SEGMENTED | KEY_STACK16):
+        store_state(b, H8, SCRATCH)
+        r = stack_operand(b, -<i32>size, size, True)
+        load_state(b, 11, SCRATCH)
+        move(b, 0x89, 11, &r, size)
+        restore_r11(b)
+    else:
+        r = stack_operand(b, -<i32>size, size, True)
+        move(b, 0x89, H8, &r, size)
+    move_sp(b, -<i32>size)
     return 1
 
 
 cdef int emit_pop_mem(Builder* b, Insn* i) noexcept nogil:
     """Emit POP to memory, whose address is computed with ESP after the pop."""
     cdef u32 size = i.shape.width
-    cdef Ref mem, top = on_stack(0)
-    if not reaches(b, i) or i.seg != SEG_NONE:
+    cdef Ref mem, top
+    if b.key & (KEY_SEGMENTED | KEY_STACK16) or i.seg != SEG_NONE:
         return 0
-    mem = host_operand(b, i, <i32>size)
+    mem = operand(b, i, size, True, <i32>size)
+    top = stack_operand(b, 0, size, False)
     move(b, 0x8B, H8, &top, size)
     move(b, 0x89, H8, &mem, size)
-    move_esp(b, <i32>size)
+    move_sp(b, <i32>size)
     return 1
 
 
 cdef int emit_stack(Builder* b, Insn* i) noexcept nogil:
-    if b.key & KEY_SEGMENTED or i.shape.width < 2 or i.seg != SEG_NONE:
+    if i.shape.width < 2:
         return 0
     if i.shape.stack == STACK_PUSH:
         return emit_push(b, i) if i.shape.opreg or not i.shape.modrm else 0
@@ -157,12 +166,25 @@ cdef int emit_stack(Builder* b, Insn* i) noexcept nogil:
 
 cdef int emit_leave(Builder* b, Insn* i) noexcept nogil:
     """Emit ESP := EBP, POP EBP; the access comes before any change."""
-    cdef Ref r = ref_sum(WINDOW, RBP, 0)
-    if b.key & KEY_SEGMENTED or i.shape.width != 4:
-        return 0
-    move(b, 0x8B, H8, &r, 4)
-    e8(b, 0x8D); e8(b, 0x65); e8(b, 4)                        # lea esp, [rbp + 4]
-    e8(b, 0x44); e8(b, 0x89); e8(b, 0xC5)                     # mov ebp, r8d
+    cdef u32 size = i.shape.width
+    cdef Ref r
+    if b.key & (KEY_SEGMENTED | KEY_STACK16):
+        if b.key & KEY_STACK16:
+            movzx16(b, H9, RBP)
+        else:
+            e8(b, 0x41); e8(b, 0x89); e8(b, 0xE9)             # mov r9d, ebp
+        r = in_segment(b, SEG_SS, size, False)
+    else:
+        r = ref_sum(WINDOW, RBP, 0)
+    move(b, 0x8B, H8, &r, size)
+    r = ref_mem(RBP, <i32>size)
+    if b.key & KEY_STACK16:
+        e8(b, 0x66)
+    e8(b, 0x8D)                                               # lea esp or sp, [rbp + size]
+    modrm_mem(b, RSP, &r)
+    if size == 2:
+        e8(b, 0x66)
+    e8(b, 0x44); e8(b, 0x89); e8(b, 0xC5)                     # mov ebp or bp, r8
     return 1
 
 
@@ -187,59 +209,19 @@ cdef int emit_address(Builder* b, Insn* i) noexcept nogil:
     return 1
 
 
-cdef inline void to_host(Builder* b, u32 reg, u32 slot) noexcept nogil:
-    """`reg` := its host address; store what takes that back in scratch[slot]."""
-    store_state(b, H9, SCRATCH + 8 * slot)
-    lea_sum(b, reg, <u8>reg, WINDOW, 0)
-
-
-cdef inline void to_guest(Builder* b, u32 reg) noexcept nogil:
-    """`lea reg32, [reg + r9]`, which wraps around."""
-    cdef Ref r = ref_sum(<u8>reg, H9, 0)
-    e8(b, 0x40 | rex_of(0, reg, &r)); e8(b, 0x8D)
-    modrm_mem(b, reg, &r)
-
-
-cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
-    """Emit MOVS, STOS, LODS, SCAS or CMPS on host addresses, which the fault handler reverts."""
-    cdef u32 op = i.opcode & 0xFE
-    cdef bint source = op == 0xA4 or op == 0xA6 or op == 0xAC
-    cdef bint target = op != 0xAC
-    if b.key & (KEY_SEGMENTED | KEY_STEP) or b.once or i.address != 4 \
-            or (i.seg != SEG_NONE and source):
-        return 0
-    # r9 := -r10, without flags: the complement, and one more.
-    e8(b, 0x4D); e8(b, 0x89); e8(b, 0xD1)                     # mov r9, r10
-    e8(b, 0x49); e8(b, 0xF7); e8(b, 0xD1)                     # not r9
-    lea_disp(b, H9, H9, 1)
-    if source:
-        to_host(b, RSI, 0)
-    if target:
-        to_host(b, RDI, 1)
-    map_here(b, i.offset)
-    if i.shape.width == 2:
-        e8(b, 0x66)
-    if i.prefixes & PFX_REP:
-        e8(b, 0xF3)
-    elif i.prefixes & PFX_REPNE:
-        e8(b, 0xF2)
-    e8(b, i.opcode)
-    if source:
-        to_guest(b, RSI)
-    if target:
-        to_guest(b, RDI)
-    return 1
-
-
 cdef int emit_xlat(Builder* b, Insn* i) noexcept nogil:
-    cdef Ref r
-    if b.key & KEY_SEGMENTED or i.address != 4 or i.seg != SEG_NONE:
+    cdef Ref r = ref_sum(RBX, H9, 0)
+    if i.seg != SEG_NONE and not b.key & KEY_SEGMENTED:
         return 0
     e8(b, 0x44); e8(b, 0x0F); e8(b, 0xB6); e8(b, 0xC8)        # movzx r9d, al
-    r = ref_sum(RBX, H9, 0)
     e8(b, 0x40 | rex_of(0, H9, &r)); e8(b, 0x8D)              # lea r9d, [rbx + r9]
     modrm_mem(b, H9, &r)
-    r = ref_sum(WINDOW, H9, 0)
+    if i.address == 2:
+        movzx16(b, H9, H9)
+    if b.key & KEY_SEGMENTED:
+        r = in_segment(b, SEG_DS if i.seg == SEG_NONE else i.seg, 1, False)
+    else:
+        r = ref_sum(WINDOW, H9, 0)
     e8(b, 0x40 | rex_of(0, RAX, &r)); e8(b, 0x8A)
     modrm_mem(b, RAX, &r)
     return 1
@@ -257,10 +239,11 @@ cdef int emit_step(Builder* b, Insn* i) noexcept nogil:
 cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
     """Emit MOV between rAX and an absolute address in the ModRM form."""
     cdef Ref r
-    if not reaches(b, i):
+    cdef u32 size = i.shape.width if i.opcode & 1 else 1
+    if i.seg == SEG_CS and not b.key & KEY_SEGMENTED:
         return 0
-    r = host_operand(b, i, 0)
-    if i.shape.width == 2:
+    r = operand(b, i, size, i.opcode >= 0xA2, 0)
+    if size == 2:
         e8(b, 0x66)
     e8(b, 0x40 | rex_of(0, RAX, &r))
     e8(b, (0x8A if i.opcode < 0xA2 else 0x88) | (i.opcode & 1))
@@ -283,9 +266,9 @@ cdef int emit_reencoded(Builder* b, Insn* i) noexcept nogil:
     if i.modrm >= 0xC0:
         encode(b, i, 0x80, insn_reg(i), NULL, insn_rm(i), 0)
         return 1
-    if not reaches(b, i):
+    if i.seg == SEG_CS and not b.key & KEY_SEGMENTED:
         return 0
-    r = host_operand(b, i, 0)
+    r = operand(b, i, 1, (i.modrm >> 3 & 7) != 7, 0)
     encode(b, i, 0x80, insn_reg(i), &r, 0, 0)
     return 1
 
@@ -305,20 +288,20 @@ cdef int emit_narrow_plain(Builder* b, Insn* i) noexcept nogil:
     if kind == SHAPE_XLAT:
         return emit_xlat(b, i)
     if kind == SHAPE_PUSH_MEM:
-        return 0 if b.key & KEY_SEGMENTED else emit_push_mem(b, i)
+        return emit_push_mem(b, i)
     if kind == SHAPE_POP_MEM:
-        return 0 if b.key & KEY_SEGMENTED else emit_pop_mem(b, i)
+        return emit_pop_mem(b, i)
     if kind != SHAPE_PLAIN and kind != SHAPE_BITS:
         return 0
     if s.stack:
         return emit_stack(b, i)
     if mem and s.mem == MEM_HINT:
         return 1
-    if mem and not reaches(b, i):
+    if mem and not accessible(b, i):
         return 0
     h = for_host(i)
     if mem:
-        r = host_operand(b, i, 0)
+        r = operand(b, i, s.mem_size, stores(i), 0)
         if is_high_byte(s.reg, insn_reg(i)):
             return emit_high_byte(b, &h, &r)
         encode(b, &h, i.opcode, insn_reg(i), &r, 0, i.vvvv)

@@ -40,9 +40,10 @@ def debug_trap() -> Op:
 def overflow_trap() -> Op:
     """Raises the guest's #OF if OF is 1; 64-bit host code does not have this instruction.
 
-    Faults: as INT 4.  Leaves for the emulator in 16-bit and 32-bit code; #UD in 64-bit code.
+    Faults: as INT 4, but never #GP for IOPL in virtual-8086 mode; #UD in 64-bit code.
+    Leaves; continues at the handler, or behind it if OF is 0.
     """
-    return Op.OP_EMULATE
+    return Op.OP_INTO
 
 
 @RULES.rule(Code.IRETW, Code.IRETD, Code.IRETQ, manual="vol. 2A IRET/IRETD/IRETQ; vol. 3A 6.14.3")

@@ -4,7 +4,8 @@ Such an instruction accesses a device, straddles the end of a mapping in a windo
 the translator.  It is not interpreted.  The emulator reads its operands through the virtual MMU
 with the guest's rights, and then runs the same instruction on the host, with the guest's registers,
 on a copy of the operands (`ringlet.vcpu.emulation.native`).  Other modules of this package perform
-stack instructions, transfers, and instructions that access memory lane by lane.
+stack instructions, transfers, instructions that access memory lane by lane, and those that the host
+does not have: it runs 64-bit code, the guest any.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from iced_x86 import (
     Code_,
     Decoder,
     DecoderError,
+    EncodingKind,
     Instruction,
     Mnemonic,
     Mnemonic_,
@@ -25,14 +27,14 @@ from iced_x86 import (
 )
 
 from ringlet.core.ops import Op
-from ringlet.core.state import Key
-from ringlet.errors import InternalError
 from ringlet.observe import EmulatedForm
 from ringlet.translate.classify import Innocuous, Ruled, classify
 from ringlet.translate.features import OFFERED
 from ringlet.vcpu.emulation.access import Accesses, Step
+from ringlet.vcpu.emulation.decimal import Decimal, SetByCarry
 from ringlet.vcpu.emulation.flow import flow_step, is_flow
 from ringlet.vcpu.emulation.lanes import BYTE_MASKED, GATHERS, MASKED, Gather, Masked, Xlat
+from ringlet.vcpu.emulation.narrow import AdjustPrivilege, Bound, PopAll, PushAll
 from ringlet.vcpu.emulation.native import Native
 from ringlet.vcpu.emulation.operands import (
     has_memory_operand,
@@ -51,7 +53,6 @@ from ringlet.vcpu.emulation.plain import (
 from ringlet.vcpu.emulation.strings import String, is_string
 
 _TF: Final = 1 << 8
-_KEY_MODE64: Final = int(Key.KEY_MODE64)
 _MAX_LENGTH: Final = 15
 _ROOM: Final = 1024
 _KEPT: Final = 4096
@@ -68,8 +69,9 @@ class Emulator:
     def __init__(self, native: Native, features: frozenset[str] = OFFERED) -> None:
         self._native = native
         self._features = features
-        self._by_window: dict[bytes, tuple[Step, Code_]] = {}
-        self._steps: dict[bytes, Step] = {}
+        # The first item of a key is `Native.mode`.
+        self._by_window: dict[tuple[int, bytes], tuple[Step, Code_]] = {}
+        self._steps: dict[tuple[int, bytes], Step] = {}
         self._last: Code_ = Code.INVALID
         self._counts: dict[Code_, int] = {}
         self._of_devices: dict[Code_, int] = {}
@@ -80,7 +82,7 @@ class Emulator:
         window = native.fetch(native.rip)
         if window is None:
             return False
-        decoder = Decoder(64, window)
+        decoder = Decoder(native.bits, window)
         decoder.decode()
         if decoder.last_error == DecoderError.NO_MORE_BYTES and len(window) < _MAX_LENGTH:
             rest = native.fetch(native.rip + len(window) & (1 << 64) - 1)
@@ -127,23 +129,20 @@ class Emulator:
     def _step(self, window: bytes) -> tuple[Step, Code_]:
         """Return the step that performs the instruction at the start of `window`, and its form."""
         native = self._native
-        if not native.key & _KEY_MODE64:
-            raise InternalError(
-                "the emulator was given code that is not 64-bit", {"rip": native.rip}
-            )
-        known = self._by_window.get(window)
+        mode = native.mode
+        known = self._by_window.get((mode, window))
         if known is not None:
             return known
-        instruction = Decoder(64, window).decode()
+        instruction = Decoder(native.bits, window).decode()
         if native.room < _ROOM or len(self._by_window) >= _KEPT:
             native.forget()
             self._by_window.clear()
             self._steps.clear()
         code = window[: instruction.len] if instruction.code != Code.INVALID else window
-        step = self._steps.get(code)
+        step = self._steps.get((mode, code))
         if step is None:
-            step = self._steps[code] = make_step(native, instruction, self._features)
-        found = self._by_window[window] = step, instruction.code
+            step = self._steps[mode, code] = make_step(native, instruction, self._features)
+        found = self._by_window[mode, window] = step, instruction.code
         return found
 
 
@@ -161,7 +160,7 @@ class Sensitive:
 
 def make_step(native: Native, instruction: Instruction, features: frozenset[str] = OFFERED) -> Step:
     """Return the step that performs an instruction, decoded at address 0, with `features`."""
-    kind = classify(instruction.code, features=features)
+    kind = classify(instruction.code, native.bits, features)
     if isinstance(kind, Ruled):
         if kind.rule.op == Op.OP_NONE:
             return Nothing(instruction)
@@ -169,29 +168,46 @@ def make_step(native: Native, instruction: Instruction, features: frozenset[str]
             return Undefined()
         if kind.rule.op not in {Op.OP_EMULATE, Op.OP_PUSHF}:
             return Sensitive()
-    elif not isinstance(kind, Innocuous):
+    elif not isinstance(kind, Innocuous) or (native.real and is_vex(instruction)):
         return Undefined()
-    if is_flow(instruction):
-        return flow_step(instruction)
-    if is_string(instruction):
-        return String(native, instruction)
     make = _FAMILIES.get(instruction.mnemonic)
     if make is not None:
         return make(native, instruction)
-    if not has_memory_operand(instruction):
-        return Registers(native, instruction)
+    if is_flow(instruction):
+        return flow_step(native, instruction)
+    if is_string(instruction):
+        return String(native, instruction)
     return _with_operand(native, instruction)
+
+
+def is_vex(instruction: Instruction) -> bool:
+    """Whether an instruction is undefined in real and virtual-8086 mode (SDM 2A 2.3.13)."""
+    return bool(OpCodeInfo(instruction.code).encoding == EncodingKind.VEX)
 
 
 _FAMILIES: Final[Mapping[Mnemonic_, Callable[[Native, Instruction], Step]]] = MappingProxyType(
     dict.fromkeys((*MASKED, *BYTE_MASKED), Masked)
     | dict.fromkeys(GATHERS, Gather)
-    | {Mnemonic.XLATB: Xlat, Mnemonic.LEA: Address}
+    | dict.fromkeys((Mnemonic.PUSHA, Mnemonic.PUSHAD), PushAll)
+    | dict.fromkeys((Mnemonic.POPA, Mnemonic.POPAD), PopAll)
+    | dict.fromkeys(
+        (Mnemonic.AAA, Mnemonic.AAS, Mnemonic.AAM, Mnemonic.AAD, Mnemonic.DAA, Mnemonic.DAS),
+        Decimal,
+    )
+    | {
+        Mnemonic.XLATB: Xlat,
+        Mnemonic.LEA: Address,
+        Mnemonic.SALC: SetByCarry,
+        Mnemonic.BOUND: Bound,
+        Mnemonic.ARPL: AdjustPrivilege,
+    }
 )
 
 
 def _with_operand(native: Native, instruction: Instruction) -> Step:
-    """Return the step of an instruction whose only memory operand is ModRM's."""
+    """Return the step of an instruction whose only memory operand, if any, is ModRM's."""
+    if not has_memory_operand(instruction):
+        return Registers(native, instruction)
     used = info_of(instruction).used_memory()
     if not used or used[0].access == OpAccess.NO_MEM_ACCESS:
         return Nothing(instruction)

@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from typing import Final
 
-from iced_x86 import FlowControl, Instruction, Mnemonic, OpKind, Register
+from iced_x86 import FlowControl, Instruction, MemorySizeExt, Mnemonic, OpKind, Register
 
 from ringlet.arch.vendors import Conduct
 from ringlet.vcpu.emulation.access import Access, Accesses, Step, read, write
@@ -14,22 +14,33 @@ from ringlet.vcpu.emulation.operands import (
     RBP,
     RCX,
     RSP,
+    explicit_operand,
     info_of,
-    is_canonical,
+    low_bytes,
     number,
     operand_of,
+    size_of,
+    stack_operand,
 )
 
 _CF: Final = 1 << 0
 _PF: Final = 1 << 2
 _ZF: Final = 1 << 6
 _SF: Final = 1 << 7
+_OF: Final = 1 << 11
+_IOPL: Final = 3 << 12
 _RF: Final = 1 << 16
 _VM: Final = 1 << 17
-_OF: Final = 1 << 11
 _GP: Final = 13
 
-_BRANCHES: Final = (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64)
+_BRANCHES: Final = {
+    OpKind.NEAR_BRANCH16: 2,
+    OpKind.NEAR_BRANCH32: 4,
+    OpKind.NEAR_BRANCH64: 8,
+}
+"""Relative targets, and the bytes of the instruction pointer that they leave."""
+_COUNTERS: Final = {Register.CX: 2, Register.ECX: 4, Register.RCX: 8}
+_LOOPS: Final = (Mnemonic.LOOP, Mnemonic.LOOPE, Mnemonic.LOOPNE)
 _PUSHF: Final = (Mnemonic.PUSHF, Mnemonic.PUSHFD, Mnemonic.PUSHFQ)
 
 
@@ -64,55 +75,77 @@ class Source:
         value = native.gpr(self._register) if self._register >= 0 else self._value
         if self._relative:
             value += native.rip
-        return value & (1 << 8 * self._size) - 1
+        return value & low_bytes(self._size)
 
 
-def _go(native: Native, target: int) -> bool:
-    """Jump to `target`, or raise #GP(0) if it is not canonical."""
-    if not is_canonical(target):
-        return native.raise_with_error(_GP, 0)
-    native.rip = target
-    return True
+class Stack:
+    """The value that an instruction pushes or pops, and the stack pointer."""
+
+    __slots__ = ("_width", "operand", "size")
+
+    def __init__(self, native: Native, size: int, *, push: bool, base: int = RSP) -> None:
+        self._width = native.stack_width
+        self.size = size
+        self.operand = stack_operand(
+            self._width, size, displacement=-size if push else 0, base=base
+        )
+
+    def check(self, native: Native) -> bool:
+        """Whether the value can be accessed; otherwise the guest's exception is set."""
+        return native.resolve(self.operand) != FAULT
+
+    def move(self, native: Native, distance: int, base: int = RSP) -> None:
+        """Let the stack pointer be `distance` bytes above that in `base`."""
+        native.set_gpr(RSP, native.gpr(base) + distance & ALL64, self._width)
+
+    def push(self, native: Native, value: int) -> Generator[Access, int, None]:
+        """Push a value, after `check`."""
+        native.poke(SECOND, value, self.size)
+        self.move(native, -self.size)
+        yield from write(native, self.operand, SECOND)
+
+    def pop(self, native: Native) -> Generator[Access, int, int]:
+        """Return the value, after `check`; the stack pointer stays."""
+        yield from read(native, self.operand, FIRST)
+        return native.peek(FIRST, self.size)
 
 
 class Push:
     """PUSH of anything but a segment register."""
 
-    __slots__ = ("_length", "_size", "_source", "_stack")
+    __slots__ = ("_length", "_source", "_stack")
 
-    def __init__(self, instruction: Instruction, source: Source, stack: Operand) -> None:
+    def __init__(self, native: Native, instruction: Instruction, source: Source, size: int) -> None:
         self._length = instruction.len
         self._source = source
-        self._stack = stack
-        self._size = stack.size
+        self._stack = Stack(native, size, push=True)
 
     def run(self, native: Native) -> Accesses:
-        if not self._source.check(native) or native.resolve(self._stack) == FAULT:
+        if not self._source.check(native) or not self._stack.check(native):
             return False
-        native.poke(SECOND, (yield from self._source.get(native)), self._size)
-        native.set_gpr(RSP, native.gpr(RSP) - self._size & ALL64, 8)
+        value = yield from self._source.get(native)
         native.skip(self._length)
-        yield from write(native, self._stack, SECOND)
+        yield from self._stack.push(native, value)
         return True
 
 
 class PushFlags:
     """PUSHF where the privilege allows it; RF and VM are pushed as 0."""
 
-    __slots__ = ("_length", "_size", "_stack")
+    __slots__ = ("_length", "_stack")
 
-    def __init__(self, instruction: Instruction, stack: Operand) -> None:
+    def __init__(self, native: Native, instruction: Instruction, size: int) -> None:
         self._length = instruction.len
-        self._stack = stack
-        self._size = stack.size
+        self._stack = Stack(native, size, push=True)
 
     def run(self, native: Native) -> Accesses:
-        if native.resolve(self._stack) == FAULT:
+        flags = native.rflags
+        if flags & _VM and flags & _IOPL != _IOPL:
+            return native.raise_with_error(_GP, 0)
+        if not self._stack.check(native):
             return False
-        native.poke(SECOND, native.rflags & ~(_RF | _VM), self._size)
-        native.set_gpr(RSP, native.gpr(RSP) - self._size & ALL64, 8)
         native.skip(self._length)
-        yield from write(native, self._stack, SECOND)
+        yield from self._stack.push(native, flags & ~(_RF | _VM))
         return True
 
 
@@ -121,38 +154,41 @@ class PopRegister:
 
     __slots__ = ("_length", "_register", "_stack")
 
-    def __init__(self, instruction: Instruction, stack: Operand) -> None:
+    def __init__(self, native: Native, instruction: Instruction, size: int) -> None:
         self._length = instruction.len
         self._register = number(instruction.op0_register)
-        self._stack = stack
+        self._stack = Stack(native, size, push=False)
 
     def run(self, native: Native) -> Accesses:
         stack = self._stack
-        if native.resolve(stack) == FAULT:
+        if not stack.check(native):
             return False
-        yield from read(native, stack, FIRST)
-        native.set_gpr(RSP, native.gpr(RSP) + stack.size & ALL64, 8)
-        native.set_gpr(self._register, native.peek(FIRST, stack.size), stack.size)
+        value = yield from stack.pop(native)
+        stack.move(native, stack.size)
+        native.set_gpr(self._register, value, stack.size)
         native.skip(self._length)
         return True
 
 
 class PopMemory:
-    """POP to memory; the address is computed with RSP after the pop."""
+    """POP to memory; the address is computed with the stack pointer after the pop."""
 
     __slots__ = ("_length", "_stack", "_target")
 
-    def __init__(self, instruction: Instruction, target: Operand, stack: Operand) -> None:
+    def __init__(self, native: Native, instruction: Instruction, size: int) -> None:
         self._length = instruction.len
-        self._stack = stack
-        self._target = target
+        self._stack = Stack(native, size, push=False)
+        self._target = explicit_operand(instruction, size, writes=True)
 
     def run(self, native: Native) -> Accesses:
-        stack = self._stack
-        if native.resolve(stack) == FAULT or native.resolve(self._target) == FAULT:
+        stack, before = self._stack, native.gpr(RSP)
+        if not stack.check(native):
             return False
-        yield from read(native, stack, FIRST)
-        native.set_gpr(RSP, native.gpr(RSP) + stack.size & ALL64, 8)
+        stack.move(native, stack.size)
+        if native.resolve(self._target) == FAULT:
+            native.set_gpr(RSP, before, 8)
+            return False
+        yield from stack.pop(native)
         native.skip(self._length)
         yield from write(native, self._target, FIRST)
         return True
@@ -163,17 +199,17 @@ class Leave:
 
     __slots__ = ("_length", "_stack")
 
-    def __init__(self, instruction: Instruction, stack: Operand) -> None:
+    def __init__(self, native: Native, instruction: Instruction, size: int) -> None:
         self._length = instruction.len
-        self._stack = stack
+        self._stack = Stack(native, size, push=False, base=RBP)
 
     def run(self, native: Native) -> Accesses:
         stack = self._stack
-        if native.resolve(stack) == FAULT:
+        if not stack.check(native):
             return False
-        yield from read(native, stack, FIRST)
-        native.set_gpr(RSP, native.gpr(RBP) + stack.size & ALL64, 8)
-        native.set_gpr(RBP, native.peek(FIRST, stack.size), stack.size)
+        value = yield from stack.pop(native)
+        stack.move(native, stack.size, RBP)
+        native.set_gpr(RBP, value, stack.size)
         native.skip(self._length)
         return True
 
@@ -183,22 +219,24 @@ class Call:
 
     __slots__ = ("_length", "_source", "_stack")
 
-    def __init__(self, instruction: Instruction, source: Source, stack: Operand) -> None:
+    def __init__(self, native: Native, instruction: Instruction, source: Source, size: int) -> None:
         self._length = instruction.len
         self._source = source
-        self._stack = stack
+        self._stack = Stack(native, size, push=True)
 
     def run(self, native: Native) -> Accesses:
-        if not self._source.check(native) or native.resolve(self._stack) == FAULT:
+        stack = self._stack
+        if not self._source.check(native) or not stack.check(native):
             return False
         target = yield from self._source.get(native)
-        native.poke(SECOND, native.rip + self._length & ALL64, 8)
-        if not is_canonical(target) and native.conduct & Conduct.CALL_STORES_FIRST:
-            yield from write(native, self._stack, SECOND)
-        if not _go(native, target):
+        back = native.rip + self._length & ALL64
+        if not native.reaches(target):
+            if native.bits == 64 and native.conduct & Conduct.CALL_STORES_FIRST:
+                native.poke(SECOND, back, stack.size)
+                yield from write(native, stack.operand, SECOND)
             return False
-        native.set_gpr(RSP, native.gpr(RSP) - 8 & ALL64, 8)
-        yield from write(native, self._stack, SECOND)
+        native.jump(target)
+        yield from stack.push(native, back)
         return True
 
 
@@ -213,7 +251,7 @@ class Jump:
     def run(self, native: Native) -> Accesses:
         if not self._source.check(native):
             return False
-        return _go(native, (yield from self._source.get(native)))
+        return native.jump((yield from self._source.get(native)))
 
 
 class Return:
@@ -221,17 +259,16 @@ class Return:
 
     __slots__ = ("_release", "_stack")
 
-    def __init__(self, instruction: Instruction, stack: Operand) -> None:
-        self._stack = stack
-        self._release = 8 + (instruction.immediate(0) if instruction.op_count else 0)
+    def __init__(self, native: Native, instruction: Instruction, size: int) -> None:
+        self._stack = Stack(native, size, push=False)
+        self._release = size + (instruction.immediate(0) if instruction.op_count else 0)
 
     def run(self, native: Native) -> Accesses:
-        if native.resolve(self._stack) == FAULT:
+        if not self._stack.check(native):
             return False
-        yield from read(native, self._stack, FIRST)
-        if not _go(native, native.peek(FIRST, 8)):
+        if not native.jump((yield from self._stack.pop(native))):
             return False
-        native.set_gpr(RSP, native.gpr(RSP) + self._release & ALL64, 8)
+        self._stack.move(native, self._release)
         return True
 
 
@@ -253,39 +290,45 @@ def condition(flags: int, code: int) -> bool:
 class Branch:
     """Jcc, LOOP, LOOPE, LOOPNE and JRCXZ."""
 
-    __slots__ = ("_code", "_count_size", "_length", "_mnemonic", "_target")
+    __slots__ = ("_code", "_count_size", "_length", "_loops", "_mask", "_mnemonic", "_target")
 
     def __init__(self, instruction: Instruction) -> None:
         self._length = instruction.len
         self._mnemonic = instruction.mnemonic
+        self._loops = instruction.mnemonic in _LOOPS
         self._target = instruction.near_branch_target
+        self._mask = low_bytes(_BRANCHES[instruction.op_kind(0)])
         # iced-x86 numbers the conditions from 1, in the order of the opcodes.
         self._code = instruction.condition_code - 1 if instruction.is_jcc_short_or_near else -1
         used = info_of(instruction).used_registers()
-        self._count_size = 4 if any(r.register == Register.ECX for r in used) else 8
+        self._count_size = next((_COUNTERS[r.register] for r in used if r.register in _COUNTERS), 8)
 
     def run(self, native: Native) -> Accesses:
         yield from ()
-        if self._taken(native):
-            return _go(native, native.rip + self._target & ALL64)
-        native.skip(self._length)
+        count = native.gpr(RCX) - self._loops & low_bytes(self._count_size)
+        if self._taken(native, count):
+            if not native.jump(native.rip + self._target & self._mask):
+                return False
+        else:
+            native.skip(self._length)
+        if self._loops:
+            native.set_gpr(RCX, count, self._count_size)
         return True
 
-    def _taken(self, native: Native) -> bool:
+    def _taken(self, native: Native, count: int) -> bool:
+        """Whether the branch is taken; `count` is the counter as the instruction leaves it."""
         if self._code >= 0:
             return condition(native.rflags, self._code)
-        size = self._count_size
-        count = native.gpr(RCX) & (1 << 8 * size) - 1
-        if self._mnemonic in {Mnemonic.JRCXZ, Mnemonic.JECXZ}:
-            return count == 0
-        count = count - 1 & (1 << 8 * size) - 1
-        native.set_gpr(RCX, count, size)
         zero = native.rflags & _ZF != 0
-        if self._mnemonic == Mnemonic.LOOPE:
-            return count != 0 and zero
-        if self._mnemonic == Mnemonic.LOOPNE:
-            return count != 0 and not zero
-        return count != 0
+        match self._mnemonic:
+            case Mnemonic.LOOPE:
+                return count != 0 and zero
+            case Mnemonic.LOOPNE:
+                return count != 0 and not zero
+            case Mnemonic.LOOP:
+                return count != 0
+            case _:
+                return count == 0
 
 
 def is_flow(instruction: Instruction) -> bool:
@@ -295,27 +338,37 @@ def is_flow(instruction: Instruction) -> bool:
     }  # fmt: skip
 
 
-def flow_step(instruction: Instruction) -> Step:
+def flow_step(native: Native, instruction: Instruction) -> Step:
     """Return the step of a stack instruction or a near transfer."""
-    memory = [operand_of(instruction, m) for m in info_of(instruction).used_memory()]
+    memory = info_of(instruction).used_memory()
     mnemonic = instruction.mnemonic
     if instruction.flow_control == FlowControl.CONDITIONAL_BRANCH:
         return Branch(instruction)
     if mnemonic == Mnemonic.JMP:
-        return Jump(Source(instruction, memory[0] if memory else None, 8))
-    stack = memory[-1]
+        operand = operand_of(instruction, memory[0]) if memory else None
+        return Jump(Source(instruction, operand, _target_size(instruction, operand)))
+    # The stack comes last; its size is that of the operand.
+    size = MemorySizeExt.size(memory[-1].memory_size)
+    operand = operand_of(instruction, memory[0]) if len(memory) > 1 else None
     if mnemonic in _PUSHF:
-        return PushFlags(instruction, stack)
+        return PushFlags(native, instruction, size)
     if mnemonic == Mnemonic.LEAVE:
-        return Leave(instruction, stack)
+        return Leave(native, instruction, size)
     if mnemonic == Mnemonic.RET:
-        return Return(instruction, stack)
-    operand = memory[0] if len(memory) > 1 else None
+        return Return(native, instruction, size)
     if mnemonic == Mnemonic.POP:
         if operand is not None:
-            return PopMemory(instruction, operand, stack)
-        return PopRegister(instruction, stack)
-    source = Source(instruction, operand, stack.size)
+            return PopMemory(native, instruction, size)
+        return PopRegister(native, instruction, size)
+    source = Source(instruction, operand, size)
     if mnemonic == Mnemonic.CALL:
-        return Call(instruction, source, stack)
-    return Push(instruction, source, stack)
+        return Call(native, instruction, source, size)
+    return Push(native, instruction, source, size)
+
+
+def _target_size(instruction: Instruction, operand: Operand | None) -> int:
+    """Return the size of a jump's target in bytes."""
+    kind = instruction.op_kind(0)
+    if kind in _BRANCHES:
+        return _BRANCHES[kind]
+    return operand.size if operand is not None else size_of(instruction.op0_register)

@@ -28,9 +28,9 @@ from ringlet.vcpu.emulation.operands import (
     info_of,
     is_canonical,
     on_bounce,
+    on_pointers,
     operand_of,
     size_of,
-    without_segment,
 )
 
 _UD: Final = 6
@@ -112,7 +112,7 @@ class Masked:
         if self._implicit:
             self._lane = 1
             self._mask = RegisterExt.number(instruction.op2_register)
-            self._entry = native.place(encode(without_segment(instruction)))
+            self._entry = native.place(on_pointers(instruction))
             if self._mmx:
                 self._enter_mmx = native.place(_MOVD_EAX_MM0)
         else:
@@ -130,8 +130,7 @@ class Masked:
                 native.execute(self._enter_mmx)
             return False
         for (start, size), part in zip(lanes, self._parts, strict=False):
-            linear = native.linear(self._operand, start)
-            if native.resolve_at(part, linear, size, self._store) == FAULT:
+            if native.resolve_at(part, start, size, self._store) == FAULT:
                 if native.conduct & Conduct.MASKED_MOVE_AS_ONE:
                     self._fault_as_one(native, lanes)
                 else:
@@ -167,12 +166,10 @@ class Masked:
         for at in starts:
             linear = native.linear(self._operand, at)
             if not (is_canonical(linear) and is_canonical(linear + self._lane - 1 & ALL64)):
-                native.resolve_at(part, linear, self._lane, self._store)
+                native.resolve_at(part, at, self._lane, self._store)
                 return
-        first = native.linear(self._operand, starts[0])
-        last = native.linear(self._operand, starts[-1] + self._lane - 1)
-        if self._store and native.resolve_at(part, first, 1, True) != FAULT:
-            native.resolve_at(part, last, 1, True)
+        if self._store and native.resolve_at(part, starts[0], 1, True) != FAULT:
+            native.resolve_at(part, starts[-1] + self._lane - 1, 1, True)
             return
         for start, size in lanes:
             if self._fault(native, start, size, self._lane):
@@ -181,8 +178,7 @@ class Masked:
     def _fault(self, native: Native, start: int, size: int, step: int) -> bool:
         """Whether a piece faults; the first one's exception is set, #PF before #GP."""
         for at in range(start, start + size, step):
-            linear = native.linear(self._operand, at)
-            if native.resolve_at(self._parts[0], linear, step, self._store) == FAULT:
+            if native.resolve_at(self._parts[0], at, step, self._store) == FAULT:
                 return True
         return False
 
@@ -242,8 +238,7 @@ class Gather:
             if mask[at + lane - 1] & 0x80:
                 position = index[i * self._index_size : (i + 1) * self._index_size]
                 offset = int.from_bytes(position, "little", signed=True) * self._scale
-                linear = native.linear(operand, offset)
-                if native.resolve_at(operand, linear, lane, False) == FAULT:
+                if native.resolve_at(operand, offset, lane, False) == FAULT:
                     done = False
                     break
                 yield from read(native, operand, FIRST)
@@ -284,8 +279,7 @@ class Xlat:
 
     def run(self, native: Native) -> Accesses:
         operand = self._operand
-        linear = native.linear(operand, native.gpr(RAX) & 0xFF)
-        if native.resolve_at(operand, linear, 1, False) == FAULT:
+        if native.resolve_at(operand, native.gpr(RAX) & 0xFF, 1, False) == FAULT:
             return False
         yield from read(native, operand, FIRST)
         native.set_gpr(RAX, native.peek(FIRST, 1), 1)

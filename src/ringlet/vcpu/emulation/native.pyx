@@ -14,103 +14,27 @@ from ringlet.cache.invalidation cimport cache_drop_linear
 from ringlet.core.signals cimport enter_thread, leave_thread
 from ringlet.core.state cimport *
 from ringlet.mmu.mmu cimport mmu_translate, phys_read, phys_write
+from ringlet.vcpu.emulation.pages cimport (
+    ringlet_native_close, ringlet_native_map, ringlet_native_unmap)
 from ringlet.vcpu.debug.stops cimport debug_seen
 from ringlet.vcpu.debug.registers cimport single_step
 from ringlet.vcpu.loop.events cimport event_due
-from ringlet.vcpu.system.registers cimport CR4_OSXMMEXCPT
+from ringlet.vcpu.system.registers cimport CR4_OSXMMEXCPT, paragraphs
+from ringlet.vcpu.system.segmented cimport segment_linear
 from ringlet.vcpu.debug.watch cimport check_aligned, watch
 from ringlet.vcpu.system.x87 cimport (
     FPU_DATA, FPU_INSTRUCTION, X87_NONE, load_pointer, x87_opcode)
 
 from ringlet.errors import InternalError
-
-cdef extern from * nogil:
-    """
-    #ifndef _GNU_SOURCE
-    #define _GNU_SOURCE
-    #endif
-    #include <sys/mman.h>
-    #include <unistd.h>
-
-    static int ringlet_native_map(unsigned size, void **write, void **run, int *fd)
-    {
-        *write = *run = MAP_FAILED;
-        *fd = memfd_create("ringlet-native", MFD_CLOEXEC);
-        if (*fd < 0 || ftruncate(*fd, size))
-            return -1;
-        *write = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
-        *run = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_32BIT, *fd, 0);
-        return *write == MAP_FAILED || *run == MAP_FAILED ? -1 : 0;
-    }
-    static void ringlet_native_unmap(void *p, unsigned size) { if (p) munmap(p, size); }
-    static void ringlet_native_close(int fd) { if (fd >= 0) close(fd); }
-    """
-    int ringlet_native_map(unsigned size, void** write, void** run, int* fd)
-    void ringlet_native_unmap(void* p, unsigned size)
-    void ringlet_native_close(int fd)
+from ringlet.vcpu.emulation.stub import stub
 
 # What resolving an operand came to, as Python sees it.
 OK = MEM_OK
 FAULT = MEM_FAULT
 MMIO = MEM_MMIO
 
-# The bounce area: registers, then room for two operands, each with a page of its own.
-cdef enum:
-    BOUNCE_IN = 0            # gpr[16] to load
-    BOUNCE_OUT = 0x80        # gpr[16] as they came back
-    BOUNCE_FLAGS_IN = 0x100
-    BOUNCE_FLAGS_OUT = 0x108
-    BOUNCE_ENTRY = 0x110
-    BOUNCE_MXCSR = 0x118
-    BOUNCE_FIRST = 0x1000
-    BOUNCE_SECOND = 0x3000
-    BOUNCE_SIZE = 0x10000
-
-# Offsets in the XSAVE image (SDM 1 table 10-2, 13.4).
-cdef enum:
-    IMAGE_FOP = 6
-    IMAGE_FIP = 8
-    IMAGE_FDP = 16
-    IMAGE_MMX = 32
-    IMAGE_XMM = 160
-    IMAGE_BV = 512
-    IMAGE_YMM = 576
-    IMAGE_SIZE = 832
-
 FIRST = BOUNCE_FIRST
 SECOND = BOUNCE_SECOND
-
-
-def _absolute(opcode: bytes, reg: int, address: int) -> bytes:
-    """`opcode` with ModRM.reg `reg` and the operand [disp32]."""
-    return opcode + bytes([(reg & 7) << 3 | 4, 0x25]) + address.to_bytes(4, "little")
-
-
-def _stub(block: int, image: int) -> tuple[bytes, int]:
-    """The code around an instruction, and the offset of its second half."""
-    bounce = block + BLOCK_BOUNCE
-    host_rsp = block + <size_t>&(<CpuState*>NULL).host_rsp
-    code = bytes.fromhex("53 55 4154 4155 4156 4157")            # push rbx, rbp, r12-r15
-    code += _absolute(b"\x48\x89", 4, host_rsp)                  # mov [host_rsp], rsp
-    code += bytes.fromhex("B807000000 31D2")                     # mov eax, 7; xor edx, edx
-    code += _absolute(b"\x48\x0F\xAE", 5, image)                 # xrstor64
-    code += _absolute(b"\xFF", 6, bounce + BOUNCE_FLAGS_IN)      # push [flags]
-    code += b"\x9D"                                              # popfq
-    for reg in range(16):
-        code += _absolute(bytes([0x48 | reg >> 3 << 2, 0x8B]), reg, bounce + BOUNCE_IN + 8 * reg)
-    code += _absolute(b"\xFF", 4, bounce + BOUNCE_ENTRY)         # jmp [entry]
-    leave = len(code)
-    for reg in range(16):
-        code += _absolute(bytes([0x48 | reg >> 3 << 2, 0x89]), reg, bounce + BOUNCE_OUT + 8 * reg)
-    code += _absolute(b"\x48\x8B", 4, host_rsp)                  # mov rsp, [host_rsp]
-    code += b"\x9C"                                              # pushfq
-    code += _absolute(b"\x8F", 0, bounce + BOUNCE_FLAGS_OUT)     # pop [flags]
-    code += bytes.fromhex("FC B807000000 31D2")                  # cld; mov eax, 7; xor edx, edx
-    code += _absolute(b"\x48\x0F\xAE", 4, image)                 # xsave64
-    code += bytes.fromhex("C5F877 DBE3")                         # vzeroupper; fninit
-    code += _absolute(b"\x0F\xAE", 2, bounce + BOUNCE_MXCSR)     # ldmxcsr
-    code += bytes.fromhex("415F 415E 415D 415C 5D 5B C3")        # pop r15-r12, rbp, rbx; ret
-    return code, leave
 
 
 cdef class Native:
@@ -223,11 +147,27 @@ cdef class Native:
             regs[keep] = c.arch.gpr[keep]
         memcpy(c.arch.gpr, regs, 128)
         self.commit_flags()
-        c.arch.rip += length
+        self.skip(length)
 
-    def skip(self, u32 length) -> None:
+    cpdef void skip(self, u32 length) noexcept:
         """Step RIP past the instruction."""
         self.c.arch.rip += length
+        if not self.wide():
+            self.c.arch.rip &= <u64>0xFFFFFFFF
+
+    def jump(self, u64 target) -> bool:
+        """Set RIP, or raise #GP(0) for a target that is not canonical or beyond CS's limit."""
+        if not self.reaches(target):
+            return False
+        self.c.arch.rip = target
+        return True
+
+    cpdef bint reaches(self, u64 target) noexcept:
+        """Whether a near transfer may go to `target`; otherwise #GP(0) is set."""
+        if is_canonical(target) if self.wide() else target <= self.c.arch.seg[SEG_CS].limit:
+            return True
+        raise_err(self.c, VEC_GP, 0)
+        return False
 
     def commit_flags(self) -> None:
         """Take only the arithmetic flags of `execute`."""
@@ -274,9 +214,28 @@ cdef class Native:
         return get_rflags(self.c)
 
     @property
-    def key(self) -> int:
-        """The mode and privilege (KEY_*)."""
-        return self.c.key
+    def mode(self) -> int:
+        """What an instruction depends on besides its bytes, as one number: the size of code, the
+        size of the stack pointer, and whether this is real or virtual-8086 mode."""
+        return self.bits | self.stack_width << 8 | self.real << 16
+
+    @property
+    def bits(self) -> int:
+        """16, 32 or 64: the kind of code."""
+        return 64 if self.wide() else 32 if self.c.key & KEY_MODE32 else 16
+
+    @property
+    def stack_width(self) -> int:
+        """Bytes of the stack pointer: 8, or as SS.B says (SDM 1 6.2.3)."""
+        return 8 if self.wide() else 4 if self.c.arch.seg[SEG_SS].ar & AR_DB else 2
+
+    @property
+    def real(self) -> bool:
+        """Whether the processor is in real or virtual-8086 mode."""
+        return paragraphs(self.c)
+
+    cdef bint wide(self) noexcept:
+        return (self.c.key & KEY_MODE64) != 0
 
     def done(self, bint whole) -> None:
         """An instruction was completed, or but some of its repetitions: RF (SDM 3B 17.3.1.1)."""
@@ -331,8 +290,9 @@ cdef class Native:
 
     # --- memory
 
-    def fetch(self, u64 linear) -> bytes | None:
-        """Up to 15 bytes of code from `linear` on, not beyond its page; None: #PF is set."""
+    def fetch(self, u64 rip) -> bytes | None:
+        """Up to 15 bytes of code from `rip` on, not beyond its page; None: #PF is set."""
+        cdef u64 linear = code_linear(self.c, rip)
         cdef u64 phys = 0
         cdef u32 size = 4096 - (linear & 0xFFF)
         cdef u32 user = ACC_USER if self.c.arch.cpl == 3 else 0
@@ -364,6 +324,8 @@ cdef class Native:
 
     cdef u64 linear_address(self, Operand o, u64 offset) noexcept:
         cdef u64 a = self.effective(o, offset)
+        if not self.wide():
+            return <u32>(a + self.c.arch.seg[o.segment].base)
         if o.segment == SEG_FS or o.segment == SEG_GS:
             a += self.c.arch.seg[o.segment].base
         return a
@@ -381,21 +343,31 @@ cdef class Native:
 
         A write is checked here, and can no longer fail.
         """
-        return self.resolve_span(o, self.linear_address(o, 0), o.size, o.writes)
+        return self.resolve_span(o, 0, o.size, o.writes)
 
-    def resolve_at(self, Operand o, u64 linear, u32 size, bint write) -> int:
-        """`resolve` of `size` bytes at `linear` instead of the operand's own address."""
-        return self.resolve_span(o, linear, size, write)
+    def resolve_at(self, Operand o, offset, u32 size, bint write) -> int:
+        """`resolve` of `size` bytes that begin `offset` bytes (of either sign) into an operand."""
+        return self.resolve_span(o, <u64>(offset & 0xFFFFFFFFFFFFFFFF), size, write)
 
-    cdef int resolve_span(self, Operand o, u64 linear, u32 size, bint write) noexcept:
+    cdef int resolve_span(self, Operand o, u64 offset, u32 size, bint write) noexcept:
         cdef CpuState* c = self.c
         cdef u32 access = ACC_WRITE if write else ACC_READ
+        cdef u64 linear = self.linear_address(o, offset)
+        cdef u64 second = linear + size - 1
         cdef u32 room = 4096 - (linear & 0xFFF)
         cdef int r
+        self.data = linear
         if linear & o.align:
             raise_err(c, VEC_GP, 0)
             return MEM_FAULT
-        if not is_canonical(linear) or not is_canonical(linear + size - 1):
+        if not self.wide():
+            # Here the x87 unit's data pointer is an offset, and linear addresses wrap at 4 GiB.
+            self.data = self.effective(o, offset)
+            if segment_linear(c, o.segment, self.data, size,
+                              ACC_FETCH if o.flushes else access, &linear):
+                return MEM_FAULT
+            second = <u32>second
+        if not is_canonical(linear) or not is_canonical(second):
             raise_err(c, VEC_SS if o.stack else VEC_GP, 0)
             return MEM_FAULT
         if c.arch.cpl == 3:
@@ -404,14 +376,13 @@ cdef class Native:
         o.length[0] = size if size < room else room
         o.length[1] = size - o.length[0]
         o.mmio = 0
-        self.data = linear
         r = mmu_translate(c, linear, access, &o.phys[0])
         if r == MEM_FAULT:
             return r
         if r == MEM_MMIO:
             o.mmio = 1
         if o.length[1]:
-            r = mmu_translate(c, linear + room, access, &o.phys[1])
+            r = mmu_translate(c, second & ~<u64>0xFFF, access, &o.phys[1])
             if r == MEM_FAULT:
                 return r
             if r == MEM_MMIO:
@@ -467,7 +438,12 @@ cdef Native native_create(CpuState* c):
     n.c = c
     n.write = <u8*>write
     c.native = <u64>run
-    code, leave = _stub(c.block, <u64>n.image())
+    bounce = n.bounce
+    code, leave = stub(
+        host_rsp=c.block + <size_t>&(<CpuState*>NULL).host_rsp, image=<u64>n.image(),
+        registers_in=bounce + BOUNCE_IN, registers_out=bounce + BOUNCE_OUT,
+        flags_in=bounce + BOUNCE_FLAGS_IN, flags_out=bounce + BOUNCE_FLAGS_OUT,
+        entry=bounce + BOUNCE_ENTRY, mxcsr=bounce + BOUNCE_MXCSR)
     memcpy(n.write, PyBytes_AsString(code), len(code))
     n.enter = c.native
     n.first = n.used = (len(code) + 63) & ~63

@@ -14,6 +14,7 @@ cdef class Operand:
     cdef readonly bint reads
     cdef readonly bint writes
     cdef public u32 align
+    cdef public bint flushes # code that may only be executed will do too (SDM 2A CLFLUSH)
     cdef readonly u64 linear
     cdef u64 phys[2]         # address of its part in each page
     cdef u32 length[2]

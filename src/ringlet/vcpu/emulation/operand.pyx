@@ -4,8 +4,9 @@
 cdef class Operand:
     """A memory operand as decoded: registers by number (-1: none), segment by SEG_*.
 
-    `align` is the mask of address bits that must be 0; others raise #GP.  `linear` and the physical
-    addresses are those of the last `resolve`.
+    `align` is the mask of address bits that must be 0; others raise #GP.  `flushes`: segments of
+    code that may only be executed can be accessed.  `linear` and the physical addresses are those
+    of the last `resolve`.
     """
 
     def __init__(self, int base, int index, u32 scale, u64 displacement, bint rip_relative,

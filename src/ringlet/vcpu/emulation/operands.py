@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import Final
 
 from iced_x86 import (
+    Code,
     CodeSize,
     Encoder,
     Instruction,
@@ -39,6 +40,31 @@ _WRITES: Final = (
     OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE,
 )  # fmt: skip
 ALL64: Final = (1 << 64) - 1
+
+_IN_64_BIT_CODE: Final = {
+    Code.INC_R16: Code.INC_RM16,
+    Code.INC_R32: Code.INC_RM32,
+    Code.DEC_R16: Code.DEC_RM16,
+    Code.DEC_R32: Code.DEC_RM32,
+    Code.ADD_RM8_IMM8_82: Code.ADD_RM8_IMM8,
+    Code.OR_RM8_IMM8_82: Code.OR_RM8_IMM8,
+    Code.ADC_RM8_IMM8_82: Code.ADC_RM8_IMM8,
+    Code.SBB_RM8_IMM8_82: Code.SBB_RM8_IMM8,
+    Code.AND_RM8_IMM8_82: Code.AND_RM8_IMM8,
+    Code.SUB_RM8_IMM8_82: Code.SUB_RM8_IMM8,
+    Code.XOR_RM8_IMM8_82: Code.XOR_RM8_IMM8,
+    Code.CMP_RM8_IMM8_82: Code.CMP_RM8_IMM8,
+}
+"""Encodings that 64-bit code lacks, each with another encoding of the same instruction."""
+_POINTERS: Final = {
+    OpKind.MEMORY_SEG_SI: OpKind.MEMORY_SEG_RSI,
+    OpKind.MEMORY_SEG_ESI: OpKind.MEMORY_SEG_RSI,
+    OpKind.MEMORY_SEG_DI: OpKind.MEMORY_SEG_RDI,
+    OpKind.MEMORY_SEG_EDI: OpKind.MEMORY_SEG_RDI,
+    OpKind.MEMORY_ESDI: OpKind.MEMORY_ESRDI,
+    OpKind.MEMORY_ESEDI: OpKind.MEMORY_ESRDI,
+}
+"""Implicit operands of narrower addresses, each with that of 64-bit addresses."""
 
 
 @lru_cache(maxsize=1)
@@ -95,13 +121,16 @@ def operand_of(instruction: Instruction, memory: UsedMemory, *, index: bool = Tr
 
 
 def explicit_operand(
-    instruction: Instruction, size: int, *, index: bool = True, reads: bool = False
+    instruction: Instruction,
+    size: int,
+    *,
+    index: bool = True,
+    reads: bool = False,
+    writes: bool = False,
 ) -> Operand:
     """Return the ModRM operand, accessed or not, without its index if that is a vector register."""
     base = instruction.memory_base
     relative = instruction.is_ip_rel_memory_operand
-    base_size = size_of(base) or instruction.memory_displ_size
-    narrow = base_size == 4 or size_of(instruction.memory_index) == 4
     return Operand(
         -1 if relative else number(base),
         number(instruction.memory_index) if index else -1,
@@ -109,12 +138,36 @@ def explicit_operand(
         instruction.memory_displacement & ALL64,
         relative,
         _SEGMENTS.get(instruction.memory_segment, 3),
-        0xFFFFFFFF if narrow else ALL64,
+        low_bytes(_address_size(instruction)),
         not relative and _is_stack(instruction.memory_segment, number(base)),
         size,
         reads,
-        False,
+        writes,
     )
+
+
+def _address_size(instruction: Instruction) -> int:
+    """Return the size in bytes of the addresses of an instruction with a ModRM operand."""
+    if size_of(instruction.memory_base):
+        return size_of(instruction.memory_base)
+    if RegisterExt.is_gpr(instruction.memory_index):
+        return size_of(instruction.memory_index)
+    # Without a register the displacement has the size of the address.
+    return instruction.memory_displ_size or 8
+
+
+def stack_operand(width: int, size: int, *, displacement: int = 0, base: int = RSP) -> Operand:
+    """Return a push, below `base`, or a pop, on a stack whose pointer has `width` bytes."""
+    push = displacement < 0
+    return Operand(
+        base, -1, 1, displacement & ALL64, False, _SEGMENTS[Register.SS], low_bytes(width), True,
+        size, not push, push,
+    )  # fmt: skip
+
+
+def low_bytes(size: int) -> int:
+    """Return the mask of a value of `size` bytes."""
+    return (1 << 8 * size) - 1
 
 
 def has_memory_operand(instruction: Instruction) -> bool:
@@ -135,15 +188,19 @@ def on_bounce(instruction: Instruction, address: int) -> bytes:
     return encode(copy)
 
 
-def without_segment(instruction: Instruction) -> Instruction:
-    """Return a copy of an instruction with implicit operands that has no segment override."""
+def on_pointers(instruction: Instruction) -> bytes:
+    """Return the code with its implicit operands at RSI and RDI, and no segment override."""
     copy = instruction.copy()
     copy.segment_prefix = Register.NONE
-    return copy
+    for i in range(copy.op_count):
+        copy.set_op_kind(i, _POINTERS.get(copy.op_kind(i), copy.op_kind(i)))
+    return encode(copy)
 
 
 def encode(instruction: Instruction) -> bytes:
-    """Return machine code, which does not depend on its address."""
+    """Return machine code for the host, which does not depend on its address."""
+    copy = instruction.copy()
+    copy.code = _IN_64_BIT_CODE.get(copy.code, copy.code)
     encoder = Encoder(64)
-    encoder.encode(instruction, 0)
+    encoder.encode(copy, 0)
     return encoder.take_buffer()

@@ -72,8 +72,7 @@ class Bits:
         offset = native.gpr(self._register) & (1 << bits) - 1
         if offset >> bits - 1:
             offset -= 1 << bits
-        linear = native.linear(operand, offset // bits * size)
-        found = native.resolve_at(operand, linear, size, operand.writes)
+        found = native.resolve_at(operand, offset // bits * size, size, operand.writes)
         if found == FAULT:
             return False
         yield from read(native, operand, FIRST)
@@ -127,6 +126,7 @@ class Touch:
 
     def __init__(self, instruction: Instruction, operand: Operand) -> None:
         self._length = instruction.len
+        operand.flushes = True
         self._operand = operand
 
     def run(self, native: Native) -> Accesses:

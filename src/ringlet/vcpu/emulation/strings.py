@@ -13,11 +13,11 @@ from ringlet.vcpu.emulation.operands import (
     RCX,
     RDI,
     RSI,
-    encode,
     info_of,
+    low_bytes,
     number,
+    on_pointers,
     operand_of,
-    without_segment,
 )
 
 _ZF: Final = 1 << 6
@@ -36,7 +36,14 @@ _COMPARES: Final = frozenset(
         Mnemonic.CMPSB, Mnemonic.CMPSW, Mnemonic.CMPSD, Mnemonic.CMPSQ,
     }
 )  # fmt: skip
-_NARROW: Final = (OpKind.MEMORY_SEG_ESI, OpKind.MEMORY_ESEDI)
+_ADDRESS_SIZES: Final = {
+    OpKind.MEMORY_SEG_SI: 2,
+    OpKind.MEMORY_ESDI: 2,
+    OpKind.MEMORY_SEG_ESI: 4,
+    OpKind.MEMORY_ESEDI: 4,
+    OpKind.MEMORY_SEG_RSI: 8,
+    OpKind.MEMORY_ESRDI: 8,
+}
 
 
 class String:
@@ -68,7 +75,7 @@ class String:
             or not instruction.has_rep_prefix
             or bool(native.conduct & Conduct.REPE_CMPSB_TARGET_FIRST)
         )
-        self._address_size = 4 if any(kind in _NARROW for kind in kinds) else 8
+        self._address_size = next(_ADDRESS_SIZES[kind] for kind in kinds if kind in _ADDRESS_SIZES)
         self._source: Operand | None = None
         self._target: Operand | None = None
         self._size = 0
@@ -81,10 +88,10 @@ class String:
             self._size = operand.size
         self._entry = 0
         if self._mnemonic in _COMPARES:
-            self._entry = native.place(encode(without_segment(single)))
+            self._entry = native.place(on_pointers(single))
 
     def run(self, native: Native) -> Accesses:
-        mask = (1 << 8 * self._address_size) - 1
+        mask = low_bytes(self._address_size)
         start = native.rip
         if self._repeat and native.conduct & Conduct.REP_NARROWS_FIRST:
             self._narrow(native)

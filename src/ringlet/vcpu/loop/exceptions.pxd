@@ -1,4 +1,4 @@
-"""Delivery of exceptions, interrupts and NMIs through a 64-bit IDT (SDM 3A ch. 6)."""
+"""Delivery of exceptions, interrupts and NMIs (SDM 3A ch. 6)."""
 from ringlet.core.state cimport CpuState, OpInfo, u8, u16, u32, u64
 
 # Each function returns EMU_FLOW or EMU_EXIT.  EMU_EXIT means EXIT_SHUTDOWN after a triple fault, or

@@ -8,10 +8,10 @@ from ringlet.cache.invalidation cimport (
 from ringlet.mmu.mmu cimport mmu_fetch, mmu_protect_code, ram_host
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.device cimport DeviceMove, device_move
-from ringlet.translate.fragment cimport template_of, translate_fragment
+from ringlet.translate.fragment cimport template_of
 from ringlet.translate.insn cimport DECODE_LEARN, DECODE_OK, Insn, decode, shapes_of
 from ringlet.translate.kept cimport Kept, kept_add, kept_find
-from ringlet.translate.narrow.fragment cimport translate_narrow
+from ringlet.translate.narrow.fragment cimport translate
 from ringlet.translate.scan cimport (
     TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, TRANSLATE_PROTECT)
 from ringlet.vcpu.debug.stops cimport debug_room
@@ -99,10 +99,6 @@ cdef bint has_site(Builder* b, Template* t) noexcept nogil:
             return True
         at += 1
     return False
-
-
-cdef int translate(Builder* b, bint indirect) noexcept nogil:
-    return translate_fragment(b, indirect) if b.key & KEY_MODE64 else translate_narrow(b, indirect)
 
 
 cdef bint within_limit(CpuState* c, Builder* b) noexcept nogil:

@@ -333,6 +333,8 @@ cdef int conclude(CpuState* c, Builder* b, Cache* k, Turn* t, int r) noexcept no
             c.arch.rip = <u32>c.arch.rip
     elif c.exit_code == LEAVE_INDIRECT:
         c.n_indirect_misses += 1
+        if not t.key & KEY_MODE64:
+            c.arch.rip = <u32>c.arch.rip
         r = left_by_branch(c, b, not b.speculate or t.key & KEY_STEP)
         t.indirect = r == EMU_NEXT
     elif c.exit_code == LEAVE_FAULT:

@@ -15,6 +15,7 @@ cdef inline void update_key_privilege(CpuState* c) noexcept nogil:
     c.key = c.key & ~<u32>(KEY_CPL | KEY_STEP) | c.arch.cpl | key_of_steps(c)
 
 cdef int write_cr0(CpuState* c, u64 value) noexcept nogil
+cdef int write_cr3(CpuState* c, u64 value) noexcept nogil
 cdef int write_cr4(CpuState* c, u64 value) noexcept nogil
 cdef int write_efer(CpuState* c, u64 value) noexcept nogil
 

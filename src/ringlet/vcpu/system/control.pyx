@@ -3,19 +3,21 @@
 The CR4 bits of features that CPUID hides are reserved: setting one raises #GP(0).
 """
 from ringlet.core.state cimport (
-    SEG_CS, AR_L, AR_DB, EMU_NEXT, EMU_FLOW, VEC_GP, VEC_UD,
+    SEG_CS, AR_L, AR_DB, AR_UNUSABLE, EMU_NEXT, EMU_FLOW, VEC_GP, VEC_UD,
     KEY_MODE16, KEY_MODE32, KEY_MODE64, KEY_NM, KEY_NOSSE, KEY_NOAVX, KEY_EM,
     narrowed, raise_err, raise_exc)
+from ringlet.mmu.layout cimport mmu_of
 from ringlet.mmu.mmu cimport mmu_flush_all, mmu_invlpg, mmu_load_cr3
-from ringlet.mmu.walker cimport physical_bits
+from ringlet.mmu.walker cimport load_pdptes, physical_bits
 from ringlet.vcpu.apic.local cimport apic_set_class
-from ringlet.vcpu.system.cpuid cimport CPUID_EBX, CPUID_ECX, cpuid_bit
+from ringlet.vcpu.system.cpuid cimport CPUID_EBX, CPUID_ECX, CPUID_EDX, cpuid_bit
+from ringlet.vcpu.system.descriptors cimport SYS_TSS16_AVAILABLE
 from ringlet.vcpu.system.memory cimport load, store
 from ringlet.vcpu.system.flatness cimport key_of_segments
 from ringlet.vcpu.system.registers cimport (
     CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE, CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG,
-    CR4_TSD, CR4_DE, CR4_PSE, CR4_PAE, CR4_MCE, CR4_PGE, CR4_PCE, CR4_OSFXSR, CR4_OSXMMEXCPT,
-    CR4_FSGSBASE, CR4_OSXSAVE, EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE,
+    CR4_VME, CR4_PVI, CR4_TSD, CR4_DE, CR4_PSE, CR4_PAE, CR4_MCE, CR4_PGE, CR4_PCE, CR4_OSFXSR,
+    CR4_OSXMMEXCPT, CR4_FSGSBASE, CR4_OSXSAVE, EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE,
     XCR0_SSE, XCR0_AVX, advance, long_mode, write_gpr)
 
 cdef enum:
@@ -32,7 +34,7 @@ cdef void update_key(CpuState* c) noexcept nogil:
     cdef u32 ar = c.arch.seg[SEG_CS].ar
     if long_mode(c) and ar & AR_L:
         key |= KEY_MODE64
-    elif c.arch.cr0 & CR0_PE and ar & AR_DB:
+    elif ar & AR_DB:
         key |= KEY_MODE32
     else:
         key |= KEY_MODE16
@@ -51,9 +53,28 @@ cdef void update_key(CpuState* c) noexcept nogil:
     c.key = key | key_of_steps(c)
 
 
+cdef bint pdptes_load(CpuState* c, u64 cr3) noexcept nogil:
+    """Load the PDPTE registers from the table at `cr3`; False: a reserved bit is set.
+
+    (SDM 3A 4.4.1.)  CR0, CR3 and CR4 are written only if this is possible.
+    """
+    cdef u64 old = c.arch.cr3
+    cdef bint valid
+    c.arch.cr3 = cr3
+    valid = load_pdptes(c, mmu_of(c))
+    c.arch.cr3 = old
+    return valid
+
+
+cdef bint is_tss16(u32 ar) noexcept nogil:
+    """Whether TR holds a 16-bit TSS, with which IA-32e mode cannot be entered."""
+    return ar & 0x1D == SYS_TSS16_AVAILABLE and not ar & AR_UNUSABLE
+
+
 cdef int write_cr0(CpuState* c, u64 value) noexcept nogil:
     """Write CR0 (MOV, LMSW): EMU_FLOW or EMU_FAULT.  Reserved bits of the low half stay clear."""
     cdef u64 old = c.arch.cr0
+    cdef bint enters_long = False
     if value >> 32:
         return raise_err(c, VEC_GP, 0)
     value = (value & CR0_KNOWN) | CR0_ET
@@ -61,21 +82,29 @@ cdef int write_cr0(CpuState* c, u64 value) noexcept nogil:
         return raise_err(c, VEC_GP, 0)
     if value & CR0_NW and not value & CR0_CD:
         return raise_err(c, VEC_GP, 0)
-    if (value ^ old) & CR0_PG:
-        if value & CR0_PG:
-            if c.arch.efer & EFER_LME:
-                if not c.arch.cr4 & CR4_PAE or c.arch.seg[SEG_CS].ar & AR_L:
-                    return raise_err(c, VEC_GP, 0)
-                c.arch.efer |= EFER_LMA
-        elif c.arch.efer & EFER_LMA:
-            if c.arch.seg[SEG_CS].ar & AR_L:
-                return raise_err(c, VEC_GP, 0)
-            c.arch.efer &= ~<u64>EFER_LMA
+    if value & ~old & CR0_PG and c.arch.efer & EFER_LME:
+        enters_long = True
+        if not c.arch.cr4 & CR4_PAE or c.arch.seg[SEG_CS].ar & AR_L or is_tss16(c.arch.tr.ar):
+            return raise_err(c, VEC_GP, 0)
+    elif old & ~value & CR0_PG and c.arch.efer & EFER_LMA and c.arch.seg[SEG_CS].ar & AR_L:
+        return raise_err(c, VEC_GP, 0)
+    if (value ^ old) & (CR0_PG | CR0_CD | CR0_NW) and value & CR0_PG and c.arch.cr4 & CR4_PAE \
+            and not enters_long and not long_mode(c) and not pdptes_load(c, c.arch.cr3):
+        return raise_err(c, VEC_GP, 0)
+    if enters_long:
+        c.arch.efer |= EFER_LMA
+    elif old & ~value & CR0_PG:
+        c.arch.efer &= ~<u64>EFER_LMA
     c.arch.cr0 = value
     if (value ^ old) & (CR0_PG | CR0_WP | CR0_PE):
         mmu_flush_all(c)
     update_key(c)
     return EMU_FLOW
+
+
+cdef bint pae_paging(CpuState* c, u64 cr4) noexcept nogil:
+    """Whether paging is PAE paging with this CR4."""
+    return c.arch.cr0 & CR0_PG != 0 and cr4 & CR4_PAE != 0 and not long_mode(c)
 
 
 cdef int write_cr3(CpuState* c, u64 value) noexcept nogil:
@@ -84,6 +113,8 @@ cdef int write_cr3(CpuState* c, u64 value) noexcept nogil:
             return raise_err(c, VEC_GP, 0)
     else:
         value &= <u64>0xFFFFFFFF
+        if pae_paging(c, c.arch.cr4) and not pdptes_load(c, value):
+            return raise_err(c, VEC_GP, 0)
     c.arch.cr3 = value
     mmu_load_cr3(c)
     return EMU_FLOW
@@ -97,9 +128,13 @@ cdef int write_cr4(CpuState* c, u64 value) noexcept nogil:
         known |= CR4_FSGSBASE
     if cpuid_bit(c, 1, 0, CPUID_ECX, 26):
         known |= CR4_OSXSAVE
+    if cpuid_bit(c, 1, 0, CPUID_EDX, 1):
+        known |= CR4_VME | CR4_PVI
     if value & ~known:
         return raise_err(c, VEC_GP, 0)
     if long_mode(c) and not value & CR4_PAE:
+        return raise_err(c, VEC_GP, 0)
+    if (value ^ old) & CR4_PAGING and pae_paging(c, value) and not pdptes_load(c, c.arch.cr3):
         return raise_err(c, VEC_GP, 0)
     c.arch.cr4 = value
     if (value ^ old) & CR4_PAGING:

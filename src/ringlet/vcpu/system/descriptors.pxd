@@ -24,6 +24,21 @@ cdef enum:
     SYS_INTERRUPT_GATE = 14
     SYS_TRAP_GATE = 15
 
+# System descriptor types that only other modes have.
+cdef enum:
+    SYS_TSS16_AVAILABLE = 1
+    SYS_TSS16_BUSY = 3
+    SYS_CALL_GATE16 = 4
+    SYS_TASK_GATE = 5
+    SYS_INTERRUPT_GATE16 = 6
+    SYS_TRAP_GATE16 = 7
+    SYS_BUSY = 2         # the bit that makes a TSS busy
+
+# Rights of segments that are loaded without a descriptor: data, read and write, accessed.
+cdef enum:
+    AR_REAL = 0x93
+    AR_VIRTUAL_8086 = 0xF3
+
 cdef inline bint is_null(u32 selector) noexcept nogil:
     return (selector & 0xFFFC) == 0
 
@@ -35,9 +50,11 @@ cdef inline u32 selector_error(u32 selector) noexcept nogil:
 cdef bint descriptor_in_ram(CpuState* c, u32 selector) noexcept nogil
 cdef int read_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
 cdef int read_wide_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
+cdef int read_system_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
 cdef int require(CpuState* c, u32 selector, Descriptor* d) noexcept nogil
 cdef int mark_accessed(CpuState* c, Descriptor* d) noexcept nogil
 cdef void load_cache(Segment* s, Descriptor* d, u32 selector) noexcept nogil
+cdef void load_paragraph(CpuState* c, Segment* s, u32 selector) noexcept nogil
 cdef void load_null(Segment* s, u32 selector, u32 dpl) noexcept nogil
 cdef inline void load_flat(Segment* s, u32 selector, u32 ar) noexcept nogil:
     """Load a flat 4-GiB segment without a descriptor, as SYSCALL and the like do."""

@@ -7,7 +7,7 @@ from ringlet.core.state cimport (
     AR_S, AR_G, AR_P, AR_UNUSABLE, EMU_FAULT, MEM_MMIO, VEC_GP, raise_err)
 from ringlet.mmu.mmu cimport mmu_translate
 from ringlet.vcpu.system.memory cimport read_bytes, write_bytes
-from ringlet.vcpu.system.registers cimport AR_ACCESSED
+from ringlet.vcpu.system.registers cimport AR_ACCESSED, long_mode, virtual_8086
 
 
 cdef int locate(CpuState* c, u32 selector, u32 size, u64* linear) noexcept nogil:
@@ -25,6 +25,8 @@ cdef int locate(CpuState* c, u32 selector, u32 size, u64* linear) noexcept nogil
     if <u64>offset + size - 1 > limit:
         return DESC_OUTSIDE
     linear[0] = base + offset
+    if not long_mode(c):
+        linear[0] &= <u64>0xFFFFFFFF
     return DESC_OK
 
 
@@ -67,6 +69,13 @@ cdef int read_wide_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept
     return DESC_OK
 
 
+cdef int read_system_descriptor(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
+    """Read the descriptor of an LDT, a TSS or a gate, of 16 bytes in IA-32e mode, else of 8."""
+    if long_mode(c):
+        return read_wide_descriptor(c, selector, d)
+    return read_descriptor(c, selector, d)
+
+
 cdef int require(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
     """Read a descriptor; a selector beyond its table raises #GP(selector)."""
     cdef int result = read_descriptor(c, selector, d)
@@ -92,6 +101,22 @@ cdef void load_cache(Segment* s, Descriptor* d, u32 selector) noexcept nogil:
     s.ar = d.ar
     s.limit = d.limit
     s.base = d.base
+
+
+cdef void load_paragraph(CpuState* c, Segment* s, u32 selector) noexcept nogil:
+    """Load a segment in real or virtual-8086 mode: the selector is the base, divided by 16.
+
+    Virtual-8086 mode sets limit and rights (SDM 3A 20.2.1).  Real mode keeps the hidden ones, so
+    that a limit from protected mode stays; but a null selector may have left none.
+    """
+    s.selector = <u16>selector
+    s.base = (selector & 0xFFFF) << 4
+    if virtual_8086(c):
+        s.limit = 0xFFFF
+        s.ar = AR_VIRTUAL_8086
+    elif s.ar & AR_UNUSABLE:
+        s.limit = 0xFFFF
+        s.ar = AR_REAL
 
 
 cdef void load_null(Segment* s, u32 selector, u32 dpl) noexcept nogil:

@@ -6,6 +6,7 @@ an instruction that is complete.  Then c.arch.rip is past it; call `deliver` as 
 """
 from ringlet.core.ops cimport (
     OP_IN, OP_OUT, OP_INS, OP_OUTS, OP_CLI, OP_STI, OP_PUSHF, OP_POPF, OP_INT, OP_INT3, OP_INT1,
+    OP_INTO,
     OP_IRET, OP_SYSCALL, OP_SYSRET, OP_SYSENTER, OP_SYSEXIT, OP_CALL_FAR, OP_JMP_FAR, OP_RET_FAR,
     OP_HLT, OP_SGDT, OP_SIDT, OP_SLDT, OP_STR, OP_LGDT, OP_LIDT, OP_LLDT, OP_LTR, OP_SMSW, OP_LMSW,
     OP_CLTS, OP_MOV_FROM_SEG, OP_MOV_TO_SEG, OP_PUSH_SEG, OP_POP_SEG, OP_LOAD_FAR, OP_LAR, OP_LSL,
@@ -16,7 +17,8 @@ from ringlet.core.ops cimport (
     OP_FNSAVE, OP_FLDENV, OP_FRSTOR, OP_ENTER, OP_SERIALIZE, OP_NM, OP_EMULATE, OP_DEVICE_READ,
     OP_DEVICE_WRITE)
 from ringlet.core.state cimport (
-    CONDUCT_XSAVE_STACK_BEFORE_ALIGNMENT, SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT, EMU_FLOW, EMU_NEXT,
+    CONDUCT_XSAVE_STACK_BEFORE_ALIGNMENT, KEY_MODE64, SEG_FS, SEG_GS, EMU_EXIT, EMU_FAULT,
+    EMU_FLOW, EMU_NEXT,
     EXIT_EMULATE, EXIT_HLT, EXIT_SHUTDOWN, FLAG_RF, FLAG_TF, VEC_BP, VEC_DB, VEC_GP, VEC_SS, VEC_UD,
     is_canonical, raise_err, raise_exc)
 from ringlet.vcpu.system.control cimport (
@@ -40,16 +42,19 @@ from ringlet.vcpu.system.pending cimport (
     PENDING_DEVICE, PENDING_IN, PENDING_INS, PENDING_NONE, PENDING_OP, PENDING_STORE, PENDING_TRAP,
     leave, leave_emulate)
 from ringlet.vcpu.system.ports cimport finish_in, finish_ins, op_in, op_ins, op_out, op_outs
+from ringlet.vcpu.system.segmented cimport locate_operand
 from ringlet.vcpu.system.segments cimport (
     op_load_far, op_mov_from_seg, op_mov_to_seg, op_pop_seg, op_push_seg, op_read_base, op_swapgs,
     op_write_base)
 from ringlet.vcpu.system.flags cimport (
-    op_cli, op_enter, op_hlt, op_int, op_popf, op_pushf, op_sti)
+    SOFT_ICE, SOFT_INT, SOFT_TRAP,
+    op_cli, op_enter, op_hlt, op_int, op_into, op_popf, op_pushf, op_sti)
 from ringlet.vcpu.system.registers cimport advance, write_gpr
 from ringlet.vcpu.system.tables cimport (
     op_lar, op_lgdt, op_lidt, op_lldt, op_lsl, op_ltr, op_sgdt, op_sidt, op_sldt, op_str, op_verr,
     op_verw)
-from ringlet.vcpu.system.transfers cimport op_call_far, op_iret, op_jmp_far, op_ret_far
+from ringlet.vcpu.system.returns cimport op_iret, op_ret_far
+from ringlet.vcpu.system.transfers cimport op_call_far, op_jmp_far
 
 
 cdef int op_serialize(CpuState* c, OpInfo* op) noexcept nogil:
@@ -60,7 +65,9 @@ cdef int op_serialize(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_emulate(CpuState* c, OpInfo* op) noexcept nogil:
-    return EMU_NEXT if op_gather(c, op) else leave_emulate(c, op)
+    if c.key & KEY_MODE64 and op_gather(c, op):
+        return EMU_NEXT
+    return leave_emulate(c, op)
 
 
 cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
@@ -206,11 +213,13 @@ cdef int dispatch(CpuState* c, OpInfo* op) noexcept nogil:
     elif kind == OP_DEVICE_WRITE:
         return op_device_write(c, op)
     elif kind == OP_INT:
-        return op_int(c, op, <u32>op.imm & 0xFF, False)
+        return op_int(c, op, <u32>op.imm & 0xFF, SOFT_INT)
     elif kind == OP_INT3:
-        return op_int(c, op, VEC_BP, False)
+        return op_int(c, op, VEC_BP, SOFT_TRAP)
     elif kind == OP_INT1:
-        return op_int(c, op, VEC_DB, True)
+        return op_int(c, op, VEC_DB, SOFT_ICE)
+    elif kind == OP_INTO:
+        return op_into(c, op)
     elif kind == OP_RDFSBASE:
         return op_read_base(c, op, SEG_FS)
     elif kind == OP_RDGSBASE:
@@ -260,6 +269,8 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
     """
     cdef u64 stepping = c.arch.rflags & FLAG_TF
     cdef u32 shadow = c.arch.inhibit
+    cdef u64 offset
+    cdef u32 task
     cdef int result
     cdef int kind = op.op
     c.arch.inhibit = 0
@@ -268,12 +279,18 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
         return op_syscall(c, op)
     if kind == OP_SYSRET and not (stepping | c.arch.gpr[11] & FLAG_TF):
         return op_sysret(c, op)
-    result = dispatch(c, op)
+    offset = c.ea
+    task = c.arch.tr.selector
+    if not c.key & KEY_MODE64 and locate_operand(c, op):
+        result = EMU_FAULT
+    else:
+        result = dispatch(c, op)
     if shadow == SHADOW_MOV_SS and c.arch.inhibit == SHADOW_MOV_SS:
         c.arch.inhibit = 0
     if result == EMU_NEXT:
         advance(c, op)
     if result == EMU_FAULT and c.device_waits:
+        c.ea = offset
         return leave(c, op, c.exit_kind, PENDING_OP)
     if result == EMU_FAULT:
         if (c.exc_vector == VEC_GP and op.rm == 0xFF and not is_canonical(c.ea) and
@@ -281,10 +298,13 @@ cdef int emulate(CpuState* c, OpInfo* op) noexcept nogil:
             # The MMU does not know the segment of the access, so it raised #GP (SDM 3A 6.15).
             c.exc_vector = VEC_SS
         return result
-    c.arch.rflags &= ~<u64>FLAG_RF if kind != OP_IRET else ~<u64>0
+    if kind != OP_IRET and (kind == OP_LTR or c.arch.tr.selector == task):
+        # IRET and the switch to another task load RF.
+        c.arch.rflags &= ~<u64>FLAG_RF
     if kind == OP_SYSCALL or kind == OP_SYSRET:
         stepping = c.arch.rflags & FLAG_TF
     if not stepping or kind == OP_INT or kind == OP_INT3 or kind == OP_INT1 or (
+            kind == OP_INTO and result == EMU_FLOW) or (
             c.arch.inhibit == SHADOW_MOV_SS):
         return result
     if result == EMU_EXIT:

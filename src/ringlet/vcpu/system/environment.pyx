@@ -1,15 +1,17 @@
 """The x87 environment in memory: FNSTENV, FNSAVE, FLDENV and FRSTOR (SDM 1 8.1.10, 8.1.11).
 
-The layouts are those of protected and 64-bit mode, of 14 and 28 bytes.  As with the other save
-areas, no host instruction touches a guest page: the image passes through an aligned buffer.
+The layouts, of 14 and 28 bytes, are those of protected and 64-bit mode, or of real and virtual-8086
+mode, whose pointers are linear addresses in two parts (SDM 1 figures 8-9 to 8-12).  As with the
+other save areas, no host instruction touches a guest page: the image passes through an aligned
+buffer.
 """
-from ringlet.core.state cimport EMU_FAULT, VEC_MF, VEC_NM, raise_exc
+from ringlet.core.state cimport EMU_FAULT, SEG_CS, VEC_MF, VEC_NM, raise_exc
 from ringlet.vcpu.debug.watch cimport check_aligned
 from ringlet.vcpu.system.host_fpu cimport *
 from ringlet.vcpu.system.memory cimport check_write, read_bytes, user_access, write_bytes
-from ringlet.vcpu.system.registers cimport CR0_EM, CR0_TS
+from ringlet.vcpu.system.registers cimport CR0_EM, CR0_TS, paragraphs
 from ringlet.vcpu.system.x87 cimport (
-    FPU_DATA, FPU_INSTRUCTION, guest_opcode, guest_pointer, load_pointer)
+    FPU_DATA, FPU_INSTRUCTION, X87_LOADED, guest_opcode, guest_pointer, load_pointer)
 
 
 cdef void build_environment(CpuState* c, u8* area, u32* env) noexcept nogil:
@@ -23,6 +25,35 @@ cdef void build_environment(CpuState* c, u8* area, u32* env) noexcept nogil:
     env[3] = <u32>guest_pointer(c, host, FPU_INSTRUCTION)
     env[5] = <u32>guest_pointer(c, data, FPU_DATA)
     env[6] = <u64>0xFFFF0000
+    if paragraphs(c):
+        if env[3] and host != X87_LOADED:
+            env[3] += <u32>c.arch.seg[SEG_CS].base
+        split_pointers(env)
+
+
+cdef void split_pointers(u32* env) noexcept nogil:
+    """Give an environment the layout of real and virtual-8086 mode."""
+    env[4] = env[3] >> 16 << 12 | (env[4] >> 16 & 0x7FF)
+    env[6] = env[5] >> 16 << 12
+    env[3] |= <u32>0xFFFF0000
+    env[5] |= <u32>0xFFFF0000
+
+
+cdef void join_pointers(u8* area, bint narrow) noexcept nogil:
+    """Give an environment of real or virtual-8086 mode the layout of protected mode.
+
+    In its 14 bytes there is room for 16 bits of each pointer, and none for the opcode.
+    """
+    cdef u32* env = <u32*>area
+    cdef u16* words = <u16*>area
+    if narrow:
+        words[4] = 0
+        words[6] = 0
+        return
+    env[3] = (env[3] & 0xFFFF) | (env[4] >> 12 & 0xFFFF) << 16
+    env[5] = (env[5] & 0xFFFF) | (env[6] >> 12 & 0xFFFF) << 16
+    env[4] = (env[4] & 0x7FF) << 16
+    env[6] = 0
 
 
 cdef int store_environment(CpuState* c, OpInfo* op, u32* env, u32 registers) noexcept nogil:
@@ -86,6 +117,8 @@ cdef int load_x87(CpuState* c, OpInfo* op, u32 registers) noexcept nogil:
     if check_aligned(c, c.ea, 2 if narrow else 4) or read_bytes(
             c, c.ea, area, (14 if narrow else 28) + registers, user_access(c)):
         return EMU_FAULT
+    if paragraphs(c):
+        join_pointers(area, narrow)
     if narrow:
         fip16[0] = <u16>load_pointer(c, fip16[0], FPU_INSTRUCTION)
         fdp16[0] = <u16>load_pointer(c, fdp16[0], FPU_DATA)

@@ -5,9 +5,9 @@ are flat accesses memory without checks; what is else of them is part of the key
 FS and GS have bases of their own, and 4 GiB, or code that uses them faults and is emulated.
 """
 from ringlet.core.state cimport (
-    AR_DB, AR_P, AR_S, AR_UNUSABLE, KEY_CS64K, KEY_CS_ODD, KEY_SEGMENTED, SEG_CS, SEG_DS, SEG_ES,
-    SEG_FS, SEG_GS, SEG_SS, Segment)
-from ringlet.vcpu.system.registers cimport AR_CODE, AR_WRITABLE
+    AR_DB, AR_P, AR_S, AR_UNUSABLE, FLAG_VM, KEY_CS64K, KEY_CS_ODD, KEY_SEGMENTED, KEY_STACK16,
+    SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, Segment)
+from ringlet.vcpu.system.registers cimport AR_CODE, AR_READABLE, AR_WRITABLE, CR0_PE
 
 cdef enum:
     EXPAND_DOWN = 4
@@ -23,12 +23,38 @@ cdef inline bint is_whole(Segment* s) noexcept nogil:
             and s.ar & (AR_P | AR_S | AR_WRITABLE) == AR_P | AR_S | AR_WRITABLE)
 
 
+cdef void measure_segments(CpuState* c) noexcept nogil:
+    """Find how far each segment can be read and written; one that expands down is emulated."""
+    cdef bint unchecked = not c.arch.cr0 & CR0_PE or c.arch.rflags & FLAG_VM
+    cdef Segment* s
+    cdef u64 size
+    cdef u32 i
+    for i in range(6):
+        s = &c.arch.seg[i]
+        size = 0 - <u64>s.limit - 1
+        c.segment_read[i] = c.segment_write[i] = 0
+        if unchecked:
+            c.segment_read[i] = c.segment_write[i] = size
+        elif s.ar & AR_UNUSABLE or s.ar & (AR_P | AR_S) != AR_P | AR_S:
+            continue
+        elif s.ar & AR_CODE:
+            if s.ar & AR_READABLE:
+                c.segment_read[i] = size
+        elif not s.ar & EXPAND_DOWN:
+            c.segment_read[i] = size
+            if s.ar & AR_WRITABLE:
+                c.segment_write[i] = size
+
+
 cdef u32 key_of_segments(CpuState* c) noexcept nogil:
     cdef Segment* s = c.arch.seg
     cdef u32 key = 0
     if not (is_whole(&s[SEG_DS]) and is_whole(&s[SEG_ES]) and is_whole(&s[SEG_SS])
             and not s[SEG_DS].base | s[SEG_ES].base | s[SEG_SS].base and s[SEG_SS].ar & AR_DB):
         key |= KEY_SEGMENTED
+    if not s[SEG_SS].ar & AR_DB:
+        key |= KEY_STACK16
+    measure_segments(c)
     if s[SEG_CS].limit == LIMIT_64K:
         key |= KEY_CS64K
     elif s[SEG_CS].limit != <u32>LIMIT_4G:
@@ -42,5 +68,9 @@ cdef u32 key_of_segments(CpuState* c) noexcept nogil:
 cdef void locate_segments(CpuState* c, u64 addend) noexcept nogil:
     cdef u32 i
     c.flat_host = addend
+    if c.key & KEY_SEGMENTED:
+        for i in range(6):
+            c.segment_at[i] = (addend + c.arch.seg[i].base) ^ <u64>1 << 63
+        return
     for i in range(SEG_FS, SEG_GS + 1):
-        c.segment_host[i] = addend + c.arch.seg[i].base if is_whole(&c.arch.seg[i]) else NOWHERE
+        c.segment_host[i] = addend if is_whole(&c.arch.seg[i]) else NOWHERE

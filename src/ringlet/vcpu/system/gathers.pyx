@@ -8,8 +8,8 @@ changed and the general emulator performs the instruction, lane by lane as the m
 Sources: SDM vol. 2C VGATHERDPD, VGATHERDPS, VPGATHERDD, VPGATHERQD; vol. 2A 2.3.5, 2.3.12.
 """
 from ringlet.core.state cimport (
-    SEG_FS, SEG_GS, FLAG_AC, FLAG_TF, KEY_STEP, MEM_OK, OPF_ADDR32, u8, u32, u64, i32, i64,
-    is_canonical)
+    SEG_FS, SEG_GS, FLAG_AC, FLAG_TF, KEY_MODE64, KEY_STEP, MEM_OK, OPF_ADDR32, u8, u32, u64, i32,
+    i64, is_canonical)
 from ringlet.mmu.mmu cimport mmu_read
 from ringlet.vcpu.system.memory cimport user_access
 
@@ -106,8 +106,8 @@ cdef bint op_gather(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u8 index[32]
     cdef u32 i, access = user_access(c)
     cdef u64 linear
-    if c.key & KEY_STEP or c.debugger != NULL or c.arch.rflags & (FLAG_AC | FLAG_TF) \
-            or not parse(c, op, &g):
+    if c.key & (KEY_STEP | KEY_MODE64) != KEY_MODE64 or c.debugger != NULL \
+            or c.arch.rflags & (FLAG_AC | FLAG_TF) or not parse(c, op, &g):
         return False
     ringlet_ymm_save(g.index, index)
     ringlet_ymm_save(g.mask, mask)

@@ -9,6 +9,7 @@ from ringlet.core.state cimport (
 from ringlet.mmu.mmu cimport mmu_read, mmu_translate, mmu_write
 from ringlet.vcpu.system.mmio cimport device_read, device_write
 from ringlet.vcpu.system.registers cimport mode64
+from ringlet.vcpu.system.segmented cimport segment_allows
 from ringlet.vcpu.debug.watch cimport check_aligned, watch
 
 
@@ -79,20 +80,16 @@ cdef int store(CpuState* c, u64 linear, u32 size, u64 value) noexcept nogil:
     return 0
 
 
-cdef u64 stack_linear(CpuState* c, u64 rsp) noexcept nogil:
-    """Return the linear address for `rsp`; SS's base and size count only outside 64-bit mode."""
-    if mode64(c):
-        return rsp
-    if c.arch.seg[SEG_SS].ar & AR_DB:
-        return (c.arch.seg[SEG_SS].base + (rsp & <u64>0xFFFFFFFF)) & <u64>0xFFFFFFFF
-    return (c.arch.seg[SEG_SS].base + (rsp & 0xFFFF)) & <u64>0xFFFFFFFF
-
-
 cdef u64 stack_step(CpuState* c, u64 rsp, i64 delta) noexcept nogil:
     """Return the stack pointer moved by `delta`, at the stack's address size (SDM 1 6.2.5)."""
     if mode64(c):
         return rsp + delta
-    if c.arch.seg[SEG_SS].ar & AR_DB:
+    return stack_moved(&c.arch.seg[SEG_SS], rsp, delta)
+
+
+cdef u64 stack_moved(Segment* ss, u64 rsp, i64 delta) noexcept nogil:
+    """Return the pointer of a stack in `ss`, moved by `delta`, outside 64-bit mode."""
+    if ss.ar & AR_DB:
         return (rsp + delta) & <u64>0xFFFFFFFF
     return (rsp & ~<u64>0xFFFF) | ((rsp + delta) & 0xFFFF)
 
@@ -102,6 +99,25 @@ cdef int check_stack(CpuState* c, u64 linear, u32 size) noexcept nogil:
     if is_canonical(linear) and is_canonical(linear + size - 1):
         return 0
     return raise_err(c, VEC_SS, 0)
+
+
+cdef int locate_values(CpuState* c, Segment* ss, u64 rsp, u32 count, u32 size, u32 access,
+                       u32 error, u64* linear) noexcept nogil:
+    """Check `count` values of a stack outside 64-bit mode, and give the address of each.
+
+    The value at `rsp` is the first.  Each has an offset of its own, as the pointer of a 16-bit
+    stack wraps between two values.
+    `error`: error code of #SS, which names a stack that is not in SS yet.
+    """
+    cdef u64 mask = <u64>0xFFFFFFFF if ss.ar & AR_DB else <u64>0xFFFF
+    cdef u64 offset
+    cdef u32 i
+    for i in range(count):
+        offset = (rsp + i * size) & mask
+        if not segment_allows(c, ss, False, offset, size, access):
+            return raise_err(c, VEC_SS, error)
+        linear[i] = (ss.base + offset) & <u64>0xFFFFFFFF
+    return 0
 
 
 cdef void find_pop_fault(CpuState* c, u64 linear, u32 count, u32 size) noexcept nogil:
@@ -126,8 +142,10 @@ cdef int pop_values(CpuState* c, u64* rsp, u64* words, u32 count, u32 size) noex
     The caller writes the register itself, once nothing can fault any more.
     """
     cdef u8 image[64]
-    cdef u64 linear = stack_linear(c, rsp[0])
+    cdef u64 linear = rsp[0]
     cdef u32 i, j
+    if not mode64(c):
+        return pop_narrow(c, rsp, words, count, size)
     if check_stack(c, linear, count * size) or check_aligned(c, linear, size):
         return EMU_FAULT
     if read_units(c, linear, image, count * size, size, user_access(c)):
@@ -139,6 +157,19 @@ cdef int pop_values(CpuState* c, u64* rsp, u64* words, u32 count, u32 size) noex
         for j in range(size):
             words[i] |= <u64>image[i * size + j] << (8 * j)
     watch(c, linear, count * size, False)
+    rsp[0] = stack_step(c, rsp[0], count * size)
+    return 0
+
+
+cdef int pop_narrow(CpuState* c, u64* rsp, u64* words, u32 count, u32 size) noexcept nogil:
+    """Pop values outside 64-bit mode, as `pop_values` does (count: at most MAX_VALUES)."""
+    cdef u64 linear[MAX_VALUES]
+    cdef u32 i
+    if locate_values(c, &c.arch.seg[SEG_SS], rsp[0], count, size, 0, 0, linear):
+        return EMU_FAULT
+    for i in range(count):
+        if load(c, linear[i], size, &words[i]):
+            return EMU_FAULT
     rsp[0] = stack_step(c, rsp[0], count * size)
     return 0
 
@@ -182,9 +213,11 @@ cdef int write_down(CpuState* c, u64 linear, const void* image, u32 count, u32 s
 cdef int push_values(CpuState* c, u64* rsp, const u64* words, u32 count, u32 size) noexcept nogil:
     """Push `count` (at most 8) values of `size` bytes; words[0] is at the lowest address."""
     cdef u8 image[64]
-    cdef u64 top = stack_step(c, rsp[0], -<i64>(count * size))
-    cdef u64 linear = stack_linear(c, top)
+    cdef u64 top, linear
     cdef u32 i, j
+    if not mode64(c):
+        return push_on(c, &c.arch.seg[SEG_SS], rsp, words, count, size, user_access(c), 0)
+    top = linear = rsp[0] - count * size
     for i in range(count):
         for j in range(size):
             image[i * size + j] = <u8>(words[i] >> (8 * j))
@@ -193,6 +226,33 @@ cdef int push_values(CpuState* c, u64* rsp, const u64* words, u32 count, u32 siz
     if write_down(c, linear, image, count, size, user_access(c)):
         return EMU_FAULT
     watch(c, linear, count * size, True)
+    rsp[0] = top
+    return 0
+
+
+cdef int push_on(CpuState* c, Segment* ss, u64* rsp, const u64* words, u32 count, u32 size,
+                 u32 access, u32 error) noexcept nogil:
+    """Push values on a stack outside 64-bit mode, in SS or not loaded yet: all or none.
+
+    `count` is at most MAX_VALUES; `access`: ACC_USER or 0, by the privilege of that stack.
+    """
+    cdef u64 linear[MAX_VALUES]
+    cdef u64 top = stack_moved(ss, rsp[0], -<i64>(count * size))
+    cdef u32 i = count
+    if locate_values(c, ss, top, count, size, ACC_WRITE, error, linear):
+        return EMU_FAULT
+    while i:
+        i -= 1
+        if access & ACC_USER and check_aligned(c, linear[i], size):
+            return EMU_FAULT
+        if check_write(c, linear[i], size, access):
+            return EMU_FAULT
+    i = count
+    while i:
+        i -= 1
+        if write_bytes(c, linear[i], &words[i], size, access):
+            return EMU_FAULT
+        watch(c, linear[i], size, True)
     rsp[0] = top
     return 0
 

@@ -1,7 +1,7 @@
 """Bits of debug registers and segment rights (SDM 3A), and predicates on the processor's mode."""
 from ringlet.core.state cimport (
     CpuState, OpInfo, u8, u16, u32, u64, i64,
-    SEG_CS, SEG_SS, SEG_FS, SEG_GS, AR_L, AR_DB, AR_UNUSABLE, FLAG_TF,
+    SEG_CS, SEG_SS, SEG_FS, SEG_GS, AR_L, AR_DB, AR_UNUSABLE, FLAG_TF, FLAG_VM,
     BLOCK_SLOTS_K, BLOCK_SLOTS_U)
 # The bits of control registers, for importers that also need the predicates below.
 from ringlet.core.control_bits cimport (
@@ -13,8 +13,14 @@ from ringlet.core.control_bits cimport (
 cdef enum:
     DR6_BD = 1 << 13
     DR6_BS = 1 << 14
+    DR6_BT = 1 << 15
     DR7_ENABLES = 0xFF
+    DR7_LOCAL = 0x155      # L0 to L3 and LE, which a task switch clears (SDM 3B 17.2.4)
     DR7_GD = 1 << 13
+
+cdef enum:
+    SYS_32_BIT = 8         # type bit of a TSS or a gate: of 32 bits (or 64), not 16
+    TSS_IO_MAP_BASE = 102  # offset of the I/O permission map's offset in a TSS that is not 16-bit
 
 # Type bits of a segment's access rights (SDM 3A table 3-1).
 cdef enum:
@@ -32,6 +38,22 @@ cdef inline bint long_mode(CpuState* c) noexcept nogil:
 cdef inline bint mode64(CpuState* c) noexcept nogil:
     """Whether the processor is in 64-bit mode: IA-32e mode and CS.L."""
     return long_mode(c) and (c.arch.seg[SEG_CS].ar & AR_L) != 0
+
+cdef inline bint real_mode(CpuState* c) noexcept nogil:
+    """Whether the processor is in real-address mode: CR0.PE is 0."""
+    return (c.arch.cr0 & CR0_PE) == 0
+
+cdef inline bint virtual_8086(CpuState* c) noexcept nogil:
+    """Whether the processor is in virtual-8086 mode: RFLAGS.VM, in protected mode."""
+    return (c.arch.rflags & FLAG_VM) != 0 and (c.arch.cr0 & CR0_PE) != 0
+
+cdef inline bint paragraphs(CpuState* c) noexcept nogil:
+    """Whether selectors are paragraph numbers, not descriptors: real and virtual-8086 mode."""
+    return (c.arch.cr0 & CR0_PE) == 0 or (c.arch.rflags & FLAG_VM) != 0
+
+cdef inline bint code64(CpuState* c, u32 ar) noexcept nogil:
+    """Whether code with these rights runs in 64-bit mode; outside IA-32e mode L is ignored."""
+    return long_mode(c) and (ar & AR_L) != 0
 
 cdef inline u64 next_rip(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u64 rip = op.rip + op.length

@@ -1,6 +1,7 @@
 """Segment registers: loads with their checks, pushes and pops, and the FS and GS bases.
 
-In 64-bit mode, accesses ignore all limits and the bases of ES, CS, SS and DS, but loads make the
+In real and virtual-8086 mode a load sets the base and checks nothing (SDM 3A 20.1.1).  In 64-bit
+mode, accesses ignore all limits and the bases of ES, CS, SS and DS, but loads make the
 same checks as in other modes (SDM 3A 3.4.4, 5.6).
 """
 from ringlet.core.state cimport (
@@ -9,13 +10,13 @@ from ringlet.core.state cimport (
     KEY_MODE64, VEC_GP, VEC_NP, VEC_SS, VEC_UD, is_canonical, raise_err, raise_exc)
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.system.descriptors cimport (
-    is_null, load_cache, load_null, mark_accessed, require, selector_error)
+    is_null, load_cache, load_null, load_paragraph, mark_accessed, require, selector_error)
 from ringlet.vcpu.loop.events cimport SHADOW_MOV_SS
 from ringlet.vcpu.system.memory cimport load, pop_value, push_values, store
 from ringlet.vcpu.system.operand cimport opcode_of
 from ringlet.vcpu.system.registers cimport (
     AR_CODE, AR_CONFORMING, AR_READABLE, AR_WRITABLE, CR4_FSGSBASE, dpl_of, mode64,
-    write_gpr)
+    paragraphs, real_mode, virtual_8086, write_gpr)
 
 
 cdef int check_stack_segment(CpuState* c, u32 selector, u32 cpl, Descriptor* d) noexcept nogil:
@@ -46,7 +47,19 @@ cdef int load_stack_segment(CpuState* c, u32 selector) noexcept nogil:
 
 cdef int load_segment(CpuState* c, u32 index, u32 selector) noexcept nogil:
     """Load SS, DS, ES, FS or GS as MOV does: 0 or EMU_FAULT, which changes nothing."""
+    if load_register(c, index, selector):
+        return EMU_FAULT
+    if not c.key & KEY_MODE64:
+        # The key tells which segments are flat.
+        update_key(c)
+    return 0
+
+
+cdef int load_register(CpuState* c, u32 index, u32 selector) noexcept nogil:
     cdef Descriptor d
+    if paragraphs(c):
+        load_paragraph(c, &c.arch.seg[index], selector)
+        return 0
     if index == SEG_SS:
         return load_stack_segment(c, selector)
     if is_null(selector):
@@ -69,13 +82,13 @@ cdef int load_segment(CpuState* c, u32 index, u32 selector) noexcept nogil:
 
 cdef void set_segment(CpuState* c, u32 index, u32 selector, u64 base, u32 limit,
         u32 ar) noexcept nogil:
-    """Set a segment register without a descriptor (loaders, snapshots, gdb); CS sets the CPL."""
+    """Set a segment register without a descriptor; CS sets the CPL, by CR0.PE and RFLAGS.VM."""
     c.arch.seg[index].selector = <u16>selector
     c.arch.seg[index].base = base
     c.arch.seg[index].limit = limit
     c.arch.seg[index].ar = ar
     if index == SEG_CS:
-        c.arch.cpl = selector & 3
+        c.arch.cpl = 0 if real_mode(c) else 3 if virtual_8086(c) else selector & 3
     update_key(c)
 
 
@@ -110,7 +123,9 @@ cdef u32 named_segment(OpInfo* op) noexcept nogil:
     """Return the segment register that the opcode of PUSH, POP, LSS, LFS or LGS names."""
     cdef u32 opcode = opcode_of(op)
     if opcode < 0x100:
-        return (opcode >> 3) & 3              # 06h PUSH ES ... 1Fh POP DS
+        if opcode == 0xC5:
+            return SEG_DS                     # LDS
+        return (opcode >> 3) & 3              # 06h PUSH ES ... 1Fh POP DS; C4h LES
     if opcode == 0x1B2:
         return SEG_SS                         # LSS
     if opcode >= 0x1B4:
@@ -142,7 +157,7 @@ cdef int op_pop_seg(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_load_far(CpuState* c, OpInfo* op) noexcept nogil:
-    """LSS, LFS, LGS: load an offset of the operand's size, then the selector.
+    """LDS, LES, LSS, LFS, LGS: load an offset of the operand's size, then the selector.
 
     On Intel's processors REX.W selects m16:64; AMD's read m16:32.
     """

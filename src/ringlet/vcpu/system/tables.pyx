@@ -1,14 +1,15 @@
 """GDTR, IDTR, LDTR and TR, and LAR, LSL, VERR and VERW (SDM 3A 2.4, 5.10)."""
 from ringlet.core.state cimport (
-    AR_P, AR_S, EMU_FAULT, EMU_NEXT, FLAG_ZF, KEY_MODE64, Segment, TableReg, VEC_GP, VEC_NP,
-    is_canonical, raise_err)
+    AR_P, AR_S, EMU_FAULT, EMU_NEXT, FLAG_ZF, KEY_MODE64, Segment, TableReg, VEC_GP, VEC_NP, VEC_UD,
+    is_canonical, raise_err, raise_exc)
 from ringlet.vcpu.system.descriptors cimport (
     DESC_OK, DESC_OUTSIDE, Descriptor, SYS_CALL_GATE, SYS_LDT, SYS_TSS_AVAILABLE, SYS_TSS_BUSY,
-    read_wide_descriptor, is_null, load_cache, load_null, read_descriptor, selector_error)
+    SYS_CALL_GATE16, SYS_TASK_GATE, SYS_TSS16_AVAILABLE, SYS_TSS16_BUSY, is_null, load_cache,
+    load_null, read_descriptor, read_system_descriptor, selector_error)
 from ringlet.vcpu.system.memory cimport (
     check_read, check_write, load, read_bytes, store, user_access, write_bytes)
 from ringlet.vcpu.system.registers cimport (
-    AR_CODE, AR_CONFORMING, AR_READABLE, AR_WRITABLE, dpl_of, write_gpr)
+    AR_CODE, AR_CONFORMING, AR_READABLE, AR_WRITABLE, dpl_of, long_mode, paragraphs, write_gpr)
 
 
 cdef int store_table(CpuState* c, TableReg* table) noexcept nogil:
@@ -26,7 +27,8 @@ cdef int store_table(CpuState* c, TableReg* table) noexcept nogil:
     return write_bytes(c, c.ea + 2, image + 2, size - 2, user_access(c))
 
 
-cdef int load_table(CpuState* c, TableReg* table) noexcept nogil:
+cdef int load_table(CpuState* c, OpInfo* op, TableReg* table) noexcept nogil:
+    """LGDT, LIDT: the base has 24 bits with 16-bit operands outside 64-bit mode (SDM 2A LGDT)."""
     cdef u8 image[10]
     cdef u64 base = 0
     cdef u32 i
@@ -37,7 +39,7 @@ cdef int load_table(CpuState* c, TableReg* table) noexcept nogil:
             c, c.ea, image, 2, user_access(c)) or read_bytes(
             c, c.ea + 2, image + 2, size - 2, user_access(c)):
         return EMU_FAULT
-    for i in range(size - 2):
+    for i in range(3 if op.size == 2 and size == 6 else size - 2):
         base |= <u64>image[2 + i] << (8 * i)
     if not is_canonical(base):
         return raise_err(c, VEC_GP, 0)
@@ -55,11 +57,11 @@ cdef int op_sidt(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_lgdt(CpuState* c, OpInfo* op) noexcept nogil:
-    return load_table(c, &c.arch.gdtr)
+    return load_table(c, op, &c.arch.gdtr)
 
 
 cdef int op_lidt(CpuState* c, OpInfo* op) noexcept nogil:
-    return load_table(c, &c.arch.idtr)
+    return load_table(c, op, &c.arch.idtr)
 
 
 cdef int store_selector(CpuState* c, OpInfo* op, u32 selector) noexcept nogil:
@@ -70,10 +72,14 @@ cdef int store_selector(CpuState* c, OpInfo* op, u32 selector) noexcept nogil:
 
 
 cdef int op_sldt(CpuState* c, OpInfo* op) noexcept nogil:
+    if paragraphs(c):
+        return raise_exc(c, VEC_UD)
     return store_selector(c, op, c.arch.ldtr.selector)
 
 
 cdef int op_str(CpuState* c, OpInfo* op) noexcept nogil:
+    if paragraphs(c):
+        return raise_exc(c, VEC_UD)
     return store_selector(c, op, c.arch.tr.selector)
 
 
@@ -88,14 +94,21 @@ cdef int source_selector(CpuState* c, OpInfo* op, u32* selector) noexcept nogil:
 
 
 cdef int require_system(CpuState* c, u32 selector, u32 kind, Descriptor* d) noexcept nogil:
-    """Read the 16-byte descriptor for LLDT or LTR: in the GDT, of type `kind`, valid, present."""
+    """Read the descriptor for LLDT or LTR: in the GDT, of type `kind`, valid, present.
+
+    Outside IA-32e mode a 16-bit TSS will do for LTR too.
+    """
     cdef int result
+    cdef u32 found
     if selector & 4:
         return raise_err(c, VEC_GP, selector_error(selector))
-    result = read_wide_descriptor(c, selector, d)
+    result = read_system_descriptor(c, selector, d)
     if result == EMU_FAULT:
         return EMU_FAULT
-    if result == DESC_OUTSIDE or d.ar & 0x1F != kind or <u32>(d.high >> 40) & 0x1F:
+    found = d.ar & 0x1F
+    if kind == SYS_TSS_AVAILABLE and found == SYS_TSS16_AVAILABLE and not long_mode(c):
+        found = kind
+    if result == DESC_OUTSIDE or found != kind or <u32>(d.high >> 40) & 0x1F:
         return raise_err(c, VEC_GP, selector_error(selector))
     if not d.ar & AR_P:
         return raise_err(c, VEC_NP, selector_error(selector))
@@ -107,6 +120,8 @@ cdef int require_system(CpuState* c, u32 selector, u32 kind, Descriptor* d) noex
 cdef int op_lldt(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u32 selector = 0
     cdef Descriptor d
+    if paragraphs(c):
+        return raise_exc(c, VEC_UD)
     if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     if source_selector(c, op, &selector):
@@ -125,6 +140,8 @@ cdef int op_ltr(CpuState* c, OpInfo* op) noexcept nogil:
     cdef u32 selector = 0
     cdef Descriptor d
     cdef u8 access
+    if paragraphs(c):
+        return raise_exc(c, VEC_UD)
     if c.arch.cpl:
         return raise_err(c, VEC_GP, 0)
     if source_selector(c, op, &selector):
@@ -155,12 +172,29 @@ cdef bint visible(CpuState* c, u32 selector, Descriptor* d) noexcept nogil:
 
 
 cdef int inspect(CpuState* c, OpInfo* op, u32* selector, Descriptor* d) noexcept nogil:
-    """Read the source operand's descriptor: DESC_OK, DESC_OUTSIDE (also if null) or EMU_FAULT."""
+    """Read the source operand's descriptor: DESC_OK, DESC_OUTSIDE (also if null) or EMU_FAULT.
+
+    LAR, LSL, VERR and VERW are undefined in real and virtual-8086 mode.
+    """
+    if paragraphs(c):
+        return raise_exc(c, VEC_UD)
     if source_selector(c, op, selector):
         return EMU_FAULT
     if is_null(selector[0]):
         return DESC_OUTSIDE
     return read_descriptor(c, selector[0], d)
+
+
+cdef u32 kinds_of_lsl(CpuState* c) noexcept nogil:
+    """Return the types of system descriptors that have a limit, as a bit set (SDM 2A LSL)."""
+    cdef u32 wide = 1 << SYS_LDT | 1 << SYS_TSS_AVAILABLE | 1 << SYS_TSS_BUSY
+    return wide if long_mode(c) else wide | 1 << SYS_TSS16_AVAILABLE | 1 << SYS_TSS16_BUSY
+
+
+cdef u32 kinds_of_lar(CpuState* c) noexcept nogil:
+    """Return the types of system descriptors that LAR shows, as a bit set (SDM 2A LAR)."""
+    cdef u32 kinds = kinds_of_lsl(c) | 1 << SYS_CALL_GATE
+    return kinds if long_mode(c) else kinds | 1 << SYS_CALL_GATE16 | 1 << SYS_TASK_GATE
 
 
 cdef int op_lar(CpuState* c, OpInfo* op) noexcept nogil:
@@ -172,8 +206,7 @@ cdef int op_lar(CpuState* c, OpInfo* op) noexcept nogil:
         return EMU_FAULT
     kind = d.ar & 15
     if result == DESC_OUTSIDE or not visible(c, selector, &d) or (
-            not d.ar & AR_S and kind != SYS_LDT and kind != SYS_TSS_AVAILABLE and
-            kind != SYS_TSS_BUSY and kind != SYS_CALL_GATE):
+            not d.ar & AR_S and not kinds_of_lar(c) >> kind & 1):
         set_zf(c, False)
         return EMU_NEXT
     # Bits 19:16 of the result are undefined; in the descriptor they belong to the limit.
@@ -191,8 +224,7 @@ cdef int op_lsl(CpuState* c, OpInfo* op) noexcept nogil:
         return EMU_FAULT
     kind = d.ar & 15
     if result == DESC_OUTSIDE or not visible(c, selector, &d) or (
-            not d.ar & AR_S and kind != SYS_LDT and kind != SYS_TSS_AVAILABLE and
-            kind != SYS_TSS_BUSY):
+            not d.ar & AR_S and not kinds_of_lsl(c) >> kind & 1):
         set_zf(c, False)
         return EMU_NEXT
     write_gpr(c, op.reg, d.limit, op.size)

@@ -1,0 +1,71 @@
+"""Starts kernels by Xen's x86/HVM direct boot ABI (PVH), as virtual machines use it.
+
+An ELF note has the entry point.  The kernel is entered there in protected mode without paging, with
+EBX at an `hvm_start_info`, which has the addresses of the rest: the command line, the initial RAM
+disk as the only module, the memory map and the ACPI root pointer.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from ringlet.machine import address_map as at
+from ringlet.machine import e820
+from ringlet.machine.cpu import Cpu
+from ringlet.machine.elf import PT_NOTE, ElfFile
+from ringlet.machine.files import read_at
+from ringlet.machine.kernel import Handed, Kernel
+from ringlet.machine.short_modes import enter_protected_mode
+
+START_MAGIC: Final = 0x336E_C578
+_VERSION: Final = 1
+_XEN: Final = b"Xen\0"
+_XEN_ELFNOTE_PHYS32_ENTRY: Final = 18
+_LONGEST_NOTES: Final = 1 << 20
+_NOTE: Final = struct.Struct("<III")
+_START_INFO: Final = struct.Struct("<IIIIQQQQII")
+_MODULE: Final = struct.Struct("<QQQQ")
+_RANGE: Final = struct.Struct("<QQII")
+
+
+@dataclass(frozen=True, slots=True)
+class PvhStart:
+    """The protocol of PVH."""
+
+    starts_linux: bool = True
+    takes_modules: bool = False
+
+    def enter(self, cpu: Cpu, kernel: Kernel, handed: Handed) -> None:
+        """Write `hvm_start_info` and what it points at, and set the registers."""
+        ranges = e820.memory_map(kernel.memory_size)
+        modules = b"".join(_MODULE.pack(m.address, m.size, 0, 0) for m in handed.modules)
+        table = b"".join(_RANGE.pack(r.start, r.end - r.start, r.type, 0) for r in ranges)
+        modules_at = at.BOOT_INFO + _START_INFO.size
+        info = _START_INFO.pack(
+            START_MAGIC, _VERSION, 0, len(modules) // _MODULE.size, modules_at if modules else 0,
+            at.COMMAND_LINE, handed.rsdp, modules_at + len(modules), len(ranges), 0,
+        )  # fmt: skip
+        cpu.write_phys(at.BOOT_INFO, info + modules + table)
+        enter_protected_mode(cpu, kernel.entry)
+        cpu.set("rbx", at.BOOT_INFO)
+
+
+def pvh_entries(elf: ElfFile, file: BinaryIO) -> Iterator[int]:
+    """Yield the 32-bit entry points that the file's notes contain."""
+    for segment in elf.segments:
+        if segment.kind != PT_NOTE:
+            continue
+        notes = read_at(file, segment.offset, min(segment.file_size, _LONGEST_NOTES))
+        place = 0
+        while place + _NOTE.size <= len(notes):
+            name_size, size, kind = _NOTE.unpack_from(notes, place)
+            name = place + _NOTE.size
+            content = name + _padded(name_size)
+            if kind == _XEN_ELFNOTE_PHYS32_ENTRY and notes[name : name + name_size] == _XEN:
+                yield int.from_bytes(notes[content : content + size][:8], "little")
+            place = content + _padded(size)
+
+
+def _padded(size: int) -> int:
+    return -(-size // 4) * 4

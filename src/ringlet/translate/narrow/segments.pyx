@@ -1,0 +1,74 @@
+"""Operands in segments, and the stack, of 16- and 32-bit code.
+
+In segments that are not flat an access is checked without a branch and without changing a flag.
+`segment_read` and `segment_write` hold minus the size of the segment, so that the sum of that, the
+offset and the operand's last byte is negative exactly if the access is within the limit.  Its sign
+bit is added to the offset; the segment's base has the inverted bit, so that the address is right,
+or not canonical.  Then the access faults, and the emulator decides (docs/adr/0028).
+"""
+from ringlet.core.state cimport (
+    RSP, SEG_SS, KEY_SEGMENTED, KEY_STACK16, CpuState, u8, u32, i32)
+from ringlet.translate.builder cimport *
+from ringlet.translate.insn cimport *
+from ringlet.translate.narrow.operands cimport (
+    host_operand, offset_operand, segment_of, sum_to_r9)
+
+cdef CpuState* _null = NULL
+cdef u32 SEGMENT_AT = <u32><size_t>&_null.segment_at[0]
+cdef u32 SEGMENT_READ = <u32><size_t>&_null.segment_read[0]
+cdef u32 SEGMENT_WRITE = <u32><size_t>&_null.segment_write[0]
+
+
+cdef inline void sign_bit(Builder* b) noexcept nogil:
+    """r8 := its bit 63 alone."""
+    e8(b, 0xC4); e8(b, 0x42); e8(b, 0xA3); e8(b, 0xF7); e8(b, 0xC0)    # shrx r8, r8, r11
+    e8(b, 0xC4); e8(b, 0x42); e8(b, 0xA1); e8(b, 0xF7); e8(b, 0xC0)    # shlx r8, r8, r11
+
+
+cdef Ref in_segment(Builder* b, u32 seg, u32 size, bint write) noexcept nogil:
+    load_state(b, H8, (SEGMENT_WRITE if write else SEGMENT_READ) + 8 * seg)
+    lea_sum(b, H8, H8, H9, <i32>size - 1)
+    sign_bit(b)
+    lea_sum(b, H9, H9, H8, 0)
+    load_state(b, H8, SEGMENT_AT + 8 * seg)
+    return ref_sum(H8, H9, 0)
+
+
+cdef Ref operand(Builder* b, Insn* i, u32 size, bint write, i32 moved) noexcept nogil:
+    if not b.key & KEY_SEGMENTED:
+        return host_operand(b, i, moved)
+    if moved and not is_moffs(i):
+        sum_to_r9(b, i, moved)
+    else:
+        offset_operand(b, i)
+    return in_segment(b, segment_of(i), size, write)
+
+
+cdef Ref stack_operand(Builder* b, i32 disp, u32 size, bint write) noexcept nogil:
+    cdef Ref r
+    if not b.key & (KEY_SEGMENTED | KEY_STACK16):
+        return ref_sum(RSP, WINDOW, disp)
+    r = ref_mem(RSP, disp)
+    e8(b, 0x44); e8(b, 0x8D)                                  # lea r9d, [rsp + disp]
+    modrm_mem(b, H9, &r)
+    if b.key & KEY_STACK16:
+        movzx16(b, H9, H9)
+    return in_segment(b, SEG_SS, size, write)
+
+
+cdef void move_sp(Builder* b, i32 by) noexcept nogil:
+    cdef Ref r = ref_mem(RSP, by)
+    if b.key & KEY_STACK16:
+        e8(b, 0x66)                                           # SP alone
+    e8(b, 0x8D)
+    modrm_mem(b, RSP, &r)
+
+
+cdef void move(Builder* b, u32 opcode, u32 reg, Ref* mem, u32 size) noexcept nogil:
+    cdef u32 rex = rex_of(0, reg, mem)
+    if size == 2:
+        e8(b, 0x66)
+    if rex:
+        e8(b, 0x40 | rex)
+    e8(b, opcode)
+    modrm_mem(b, reg, mem)
