@@ -7,8 +7,8 @@ from typing import Protocol
 from tests.differential.departure import Departure
 from tests.differential.program import Outcome, Program
 
-ENGINES = ("ringlet", "ringlet-exact", "unicorn", "native", "ringlet-off", "ringlet-two-levels",
-           "ringlet-pae")
+ENGINES = ("ringlet", "ringlet-exact", "unicorn", "native", "ringlet-ring0", "ringlet-off",
+           "ringlet-two-levels", "ringlet-pae")
 
 
 class Engine(Protocol):
@@ -35,12 +35,15 @@ class Engine(Protocol):
 def make_engine(name: str) -> Engine:
     """The engine `name`, one of ENGINES.
 
-    ringlet-exact is Ringlet with --exact; the last three are outside IA-32e mode, which only
-    programs of 16 and 32 bits can be.
+    ringlet-exact is Ringlet with --exact; ringlet-ring0 wants programs of kind "32-ring0"; the
+    last three are outside IA-32e mode, which only programs of 16 and 32 bits can be.
     """
     if name in ("ringlet", "ringlet-exact"):
         from tests.differential.engine_ringlet import RingletRunner
         return RingletRunner(exact=name == "ringlet-exact")
+    if name == "ringlet-ring0":
+        from tests.differential.narrow.ring0 import Ring0Runner
+        return Ring0Runner()
     if name.startswith("ringlet-"):
         from tests.differential.narrow.legacy import LegacyRunner, Paging
         return LegacyRunner(Paging[name.removeprefix("ringlet-").replace("-", "_").upper()])

@@ -226,10 +226,10 @@ class RingletRunner:
         p = self.processor
         for page in self._stale:
             at = page * PAGE
-            p.write_phys(self._physical(at), layout.BASE_IMAGE[at:at + PAGE])
+            self._write(at, layout.BASE_IMAGE[at:at + PAGE])
         for linear, data in program.memory:
-            p.write_phys(self._physical(layout.image_offset(linear)), data)
-        load_state(p, program.state)
+            self._write(layout.image_offset(linear), data)
+        self._load(program.state)
         start = time.monotonic()
         try:
             with self._watchdog.watch():
@@ -242,9 +242,12 @@ class RingletRunner:
             return str(error)
         return None
 
-    def _physical(self, offset: int) -> int:
-        """Return where a byte of the image is in the guest's memory."""
-        return guest.IMAGE + offset
+    def _load(self, state: State) -> None:
+        load_state(self.processor, state)
+
+    def _write(self, offset: int, data: bytes) -> None:
+        """Write to the image."""
+        self.processor.write_phys(guest.IMAGE + offset, data)
 
     def _image(self) -> bytes:
         return bytes(self.processor.read_phys(guest.IMAGE, layout.IMAGE_SIZE))

@@ -26,13 +26,15 @@ from tests.differential.engine import ENGINES, make_engine
 from tests.differential.generate import Generator
 from tests.differential.isolate import Death, Progress, isolated
 from tests.differential.narrow.generate import Generator16, NarrowGenerator, SegmentedGenerator
+from tests.differential.narrow.ring0 import Ring0Generator
 from tests.differential.native import NativeRunner
 from tests.differential.program import Program, to_text
 
 CORPUS = Path(__file__).with_name("corpus")
 _CHUNK = 5000
 CODE: dict[str, type[Generator]] = {
-    "64": Generator, "32": NarrowGenerator, "32s": SegmentedGenerator, "16": Generator16}
+    "64": Generator, "32": NarrowGenerator, "32s": SegmentedGenerator,
+    "32-ring0": Ring0Generator, "16": Generator16}
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Segment:
     def descriptor(self) -> bytes:
         """The eight bytes of the table's entry."""
         limit = self.pages or self.size_limit
-        return (limit | (self.base & 0xFFFFFF) << 16 | (self.rights & 0xFF) << 40
+        return (limit & 0xFFFF | (self.base & 0xFFFFFF) << 16 | (self.rights & 0xFF) << 40
                 | (limit >> 16) << 48 | (self.rights >> 12) << 52
                 | self.base >> 24 << 56).to_bytes(8, "little")
 

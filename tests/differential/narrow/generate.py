@@ -4,7 +4,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from iced_x86 import Code, Code_, FlowControl, Instruction, OpKind
+from iced_x86 import Code, Code_, FlowControl, Instruction, OpKind, Register
 from iced_x86 import OpCodeOperandKind as K
 
 from tests.differential import layout
@@ -19,6 +19,8 @@ from tests.differential.program import SEGMENTS, Program
 from tests.differential.segments import NAMED, SELECTOR
 from tests.differential.setups import RCX
 
+# The flags that instructions for decimal numbers define, as LAHF loads them.
+_DEFINED = {"AAA": 0x11, "AAS": 0x11, "AAM": 0xC4, "AAD": 0xC4, "DAA": 0xD5, "DAS": 0xD5}
 _TO_16_BITS = (K.BR16_1, K.BR16_2)
 _STRINGS = {32: (OpKind.MEMORY_SEG_ESI, OpKind.MEMORY_ESEDI, OpKind.MEMORY_SEG_EDI),
             16: (OpKind.MEMORY_SEG_SI, OpKind.MEMORY_ESDI, OpKind.MEMORY_SEG_DI)}
@@ -64,6 +66,23 @@ class NarrowGenerator(Generator):
         """Whether the branch truncates EIP, so that it leads nowhere here."""
         return any(k in _TO_16_BITS for k in form.kinds) \
             or form.name in ("CALL_RM16", "JMP_RM16", "RETNW", "RETNW_IMM16")
+
+    def _do_plain(self, form: Form, mem: bool | None) -> None:
+        defined = _DEFINED.get(form.mnemonic)
+        if defined is not None and 0 in self.registers.pinned:
+            return
+        super()._do_plain(form, mem)
+        if defined is not None:  # LAHF, and AND of AH: the other flags are undefined
+            start = len(self.items)
+            self._emit(self._make(Code.LAHF))
+            self._emit(Instruction.create_reg_u32(Code.AND_RM8_IMM8, Register.AH, defined))
+            self.items[start:] = [replace(item, tied=True) for item in self.items[start:]]
+
+    def _do_image(self, form: Form, mem: bool | None) -> None:
+        assert isinstance(self.operands, NarrowOperands)
+        self.operands.straddles = False  # processors disagree on how they access an image
+        super()._do_image(form, mem)
+        self.operands.straddles = True
 
     # --- steps
 

@@ -24,7 +24,7 @@ _PAE = 1 << 5
 _NXE = 1 << 11
 _P, _RW, _US, _NX = 1, 2, 4, 1 << 63
 _AREAS = tuple(a for a in layout.AREAS.values() if a.end <= 1 << 32)
-_EDGE = layout.AREAS["edge32"].offset // PAGE
+_EDGE = layout.AREAS["edge32"]
 _STACKED = 24                   # bytes of an exception's frame with an error code and SS:ESP
 _CODE, _DATA = 0x08, 0x18       # of the supervisor
 
@@ -96,6 +96,7 @@ class LegacyRunner(RingletRunner):
 
     def __init__(self, paging: Paging, timeout: float = 10.0, *, exact: bool = False) -> None:
         self._paging = paging
+        self._edge = bytearray(layout.BASE_IMAGE[_EDGE.offset:][:PAGE])
         self._kernel = 0 if paging is Paging.OFF else 0xC000_0000
         super().__init__(timeout, exact=exact)
         self.name = f"ringlet, paging {paging.value}"
@@ -105,11 +106,12 @@ class LegacyRunner(RingletRunner):
         off = self._paging is Paging.OFF
         size = layout.STACK.end + (1 << 20) if off else guest.RAM_SIZE
         p = Processor(size, speculate=not self._exact)
+        p.attach_memory(self._read_edge, self._write_edge)
         content = memory(self._paging, self._kernel)
         p.write_phys(0, content[:guest.IMAGE] if off else content)
         if off:
             for area in _AREAS:
-                if area.end <= size:
+                if area is not _EDGE:
                     p.write_phys(area.linear, layout.BASE_IMAGE[area.offset:][:area.size])
         pae = self._paging is Paging.PAE
         p.set("efer", _NXE if pae else 0)
@@ -127,21 +129,33 @@ class LegacyRunner(RingletRunner):
         p.set_segment(7, guest.TSS_SELECTOR, self._kernel + guest.TSS, 0x67, 0x8B)
         return p
 
-    def _physical(self, offset: int) -> int:
+    def _write(self, offset: int, data: bytes) -> None:
         if self._paging is not Paging.OFF:
-            return super()._physical(offset)
+            super()._write(offset, data)
+            return
         area = next(a for a in layout.AREAS.values() if a.offset <= offset < a.offset + a.size)
-        return area.linear + offset - area.offset
+        if area is _EDGE:
+            self._edge[offset - area.offset:offset - area.offset + len(data)] = data
+        elif area.end < _EDGE.end:
+            self.processor.write_phys(area.linear + offset - area.offset, data)
 
     def _image(self) -> bytes:
         if self._paging is not Paging.OFF:
             return super()._image()
         out = bytearray(layout.BASE_IMAGE)
         for area in _AREAS:
-            if area.end <= layout.STACK.end:
-                out[area.offset:area.offset + area.size] = self.processor.read_phys(
-                    area.linear, area.size)
+            out[area.offset:area.offset + area.size] = self._edge if area is _EDGE \
+                else self.processor.read_phys(area.linear, area.size)
         return bytes(out)
+
+    def _read_edge(self, phys: int, size: int) -> int:
+        """Answer a read of the end of 4 GiB, which without paging is a device."""
+        at = phys - _EDGE.linear
+        return int.from_bytes(self._edge[at:at + size], "little")
+
+    def _write_edge(self, phys: int, size: int, value: int) -> None:
+        at = phys - _EDGE.linear
+        self._edge[at:at + size] = value.to_bytes(size, "little")
 
     def _vector(self, rip: int) -> int | None:
         return guest.vector_of(rip - self._kernel + guest.KERNEL)
@@ -151,12 +165,9 @@ class LegacyRunner(RingletRunner):
         return words[0] if vector in guest.ERROR_CODE_VECTORS else 0, words[1:]
 
     def lacks(self, native: Outcome) -> str | None:
-        """Pages that fault, the top of 4 GiB, or pages that are not executable."""
-        if self._paging is Paging.OFF:
-            if native.vector == _PF:
-                return "without paging there are no page faults"
-            if _EDGE in native.pages:
-                return "without paging there is no memory at the end of 4 GiB"
+        """Pages that fault, or that are not executable."""
+        if self._paging is Paging.OFF and native.vector == _PF:
+            return "without paging there are no page faults"
         if self._paging is Paging.TWO_LEVELS and native.vector == _PF and native.error & _FETCH:
             return "two levels have no bit that forbids execution"
         return None

@@ -7,7 +7,7 @@ from tests.differential.emit import Emitter
 from tests.differential.generate import Style
 from tests.differential.narrow.segmented import DATA, STACKS, SegmentedOperands
 from tests.differential.operands import M32, R16, R32, RSP
-from tests.differential.segments import SELECTOR
+from tests.differential.segments import NAMED, SELECTOR
 
 STYLE = Style(weights=(*Style().weights, ("segment", 8), ("far", 2)))
 
@@ -30,7 +30,8 @@ _QUESTIONS = ((Code.VERR_RM16, None), (Code.VERW_RM16, None),
               (Code.LSL_R32_R32M16, R32), (Code.LSL_R16_RM16, R16))
 _ALIASES = {"code16": ("code16", "other16", "hidden16"),
             "hidden16": ("code16", "other16", "hidden16"),
-            "code32": ("code32", "other32"), "flat code": ("flat code", "whole code")}
+            "code32": ("code32", "other32"), "flat code": ("flat code", "whole code"),
+            "whole code": ("flat code", "whole code")}
 
 
 class SegmentSteps(Emitter):
@@ -141,8 +142,11 @@ class SegmentSteps(Emitter):
         """LAR, LSL, VERR, VERW."""
         rng = self.rng
         number = rng.choice(self._spare())
-        self._word(number, self._selector(rng.choice((*_ODD, *DATA, *STACKS))))
         code, file = rng.choice(_QUESTIONS)
+        # AMD's LAR gives bits 16 to 19 of a limit, which Intel leaves undefined.
+        names = [n for n in (*_ODD, *DATA, *STACKS)
+                 if code != Code.LAR_R32_R32M16 or NAMED[n].pages == 0]
+        self._word(number, self._selector(rng.choice(names)))
         if file is None:
             self._emit(Instruction.create_reg(code, R16[number]))
         else:

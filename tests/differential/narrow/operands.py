@@ -22,6 +22,9 @@ class NarrowOperands(Operands):
     holes = tuple(h for h in layout.HOLES if h >> 32 == 0)
     non_canonical = (0, 0x400, 0x7FFF_FFC0, 0x8000_0000, 0xFFFF_EFC0, 0xFFFF_FFC1)
 
+    # Whether an operand may begin before offset 0 of FS or GS and end behind it.
+    straddles = True
+
     def byte_register(self, written: bool, high: bool) -> Register_:
         """AL, CL, DL, BL, or one of their high bytes."""
         del high
@@ -29,6 +32,11 @@ class NarrowOperands(Operands):
             return self.register(_BYTES, written)
         number = self.rng.randrange(4)
         return _BYTES[number] if number in self.registers.pinned else R8_HIGH[number]
+
+    def _bad_target(self, size: int, write: bool) -> Target:
+        spot = super()._bad_target(size, write)
+        spot.linear &= M32
+        return spot
 
     def _segment(self, ins: Instruction, linear: int) -> int:
         """Perhaps an override: the offset that is left to reach."""
@@ -42,8 +50,9 @@ class NarrowOperands(Operands):
         ins.segment_prefix = Register.FS if fs else Register.GS
         base = known.fs_base if fs else known.gs_base
         if base is None:
-            base = (linear - rng.choice((0, 0x28, -8, 0x1000, rng.getrandbits(15),
-                                         rng.getrandbits(16), rng.getrandbits(32)))) & M32
+            before = rng.choice((0, 0x28, -8 if self.straddles else 8, 0x1000, rng.getrandbits(15),
+                                 rng.getrandbits(16), rng.getrandbits(32)))
+            base = linear - before & M32
             if fs:
                 known.fs_base = base
             else:

@@ -125,6 +125,8 @@ def choose(rng: random.Random, bits: int, smc: bool) -> dict[str, str]:
     if rng.random() < 0.3:
         data["es"] = "data16"
     code = f"{'smc' if smc else 'code'}{bits}"
+    if code == "code32" and rng.random() < 0.4:
+        code = rng.choice(("flat code", "whole code"))
     if code == "code16" and rng.random() < 0.05:
         code = "hidden16"
     return {"es": data["es"], "cs": code, "ss": rng.choice(STACKS),
