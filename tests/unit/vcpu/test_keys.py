@@ -187,9 +187,9 @@ def test_every_bit_of_the_key_is_changed_here() -> None:
             keys.append(board.get("key"))
         changed |= keys[0] ^ keys[1]
 
-    for change in SEGMENTS.values():
+    for pair in SEGMENTS.values():
         keys = []
-        for segments in change:
+        for segments in pair:
             enter_32(board, *segments)
             keys.append(board.get("key"))
         changed |= keys[0] ^ keys[1]
@@ -218,9 +218,9 @@ def enter_32(board: Board, code: int, base: int, limit: int, stack: int) -> None
         p.set_segment(i, 0x10, base, limit, 0xC093)
     p.set_segment(2, 0x10, 0, 0xFFFFFFFF, stack)
     p.set_segment(1, 8, 0, code, 0xC09B)
-    # mov eax, [8000h]; push eax; pop edx; jmp +1000h to HLT
-    p.write_phys(0xE80, bytes.fromhex("a100800000 50 5a e9f40f0000"))
-    p.write_phys(0x1E80, b"\xf4")
+    # mov eax, [8000h]; push eax; pop edx; jmp +20000h to HLT
+    p.write_phys(0xE80, bytes.fromhex("a100800000 50 5a e9f4ff0100"))
+    p.write_phys(0x20E80, b"\xf4")
     p.write_phys(0x8000, b"\1\0\0\0")
     p.write_phys(0x9000, b"\2\0\0\0")
     board.set(rip=0xE80, rsp=0x2F000, rflags=2, rax=0, rdx=0)
