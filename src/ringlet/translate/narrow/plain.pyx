@@ -273,6 +273,19 @@ cdef int emit_reencoded(Builder* b, Insn* i) noexcept nogil:
     return 1
 
 
+cdef int emit_vzero(Builder* b, Insn* i) noexcept nogil:
+    """Emit VZEROUPPER or VZEROALL, which change eight registers here and sixteen in 64-bit code."""
+    cdef u32 n
+    for n in range(8):
+        e8(b, 0xC5)
+        if i.vex & 4:
+            e8(b, 0x81 | (~n & 15) << 3); e8(b, 0xEF)         # vpxor xmm, xmm, xmm
+        else:
+            e8(b, 0xF8); e8(b, 0x28)                          # vmovaps xmm, xmm
+        e8(b, 0xC0 | n << 3 | n)
+    return 1
+
+
 cdef int emit_narrow_plain(Builder* b, Insn* i) noexcept nogil:
     cdef Shape* s = i.shape
     cdef u32 kind = s.kind
@@ -295,6 +308,8 @@ cdef int emit_narrow_plain(Builder* b, Insn* i) noexcept nogil:
         return 0
     if s.stack:
         return emit_stack(b, i)
+    if i.enc == ENC_VEX and i.map == 1 and i.opcode == 0x77:
+        return emit_vzero(b, i)
     if mem and s.mem == MEM_HINT:
         return 1
     if mem and not accessible(b, i):
