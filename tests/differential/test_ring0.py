@@ -27,8 +27,6 @@ UNICORN_WRONG: tuple[tuple[str, str, str], ...] = (
     ("SYSCALL is left to a hook", r"sysret", "hlt"),
     ("INT1 is no instruction", r"int", "vector 1"),
     ("DR6 and DR7 have no reserved bits", r"dr[4-7]", _GP),
-    ("Ringlet does not run 32-bit code", r"iretq|retfq|sysret|far jmp/call",
-     "EXIT_NOT_64 .*|vector 6"),
 )
 
 

@@ -9,7 +9,7 @@ from ringlet.core.state import Exit
 from tests.fuzz.pci_machine import DATA, Machine
 from tests.unit.vcpu import board as place
 
-_EXITS = {Exit.EXIT_HLT, Exit.EXIT_SHUTDOWN, Exit.EXIT_NO_RAM, Exit.EXIT_NOT_64}
+_EXITS = {Exit.EXIT_HLT, Exit.EXIT_SHUTDOWN, Exit.EXIT_NO_RAM}
 _AGAIN = {Exit.EXIT_NONE, Exit.EXIT_INTERRUPTED, Exit.EXIT_EOI}
 _MOST_EXITS = 10_000
 _MOST_TRIES = 20

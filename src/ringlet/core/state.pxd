@@ -128,7 +128,6 @@ cpdef enum Exit:
     EXIT_EOI = 13        # the guest has ended a level-triggered interrupt, vector io_data
     EXIT_DEBUG = 14      # stopped for a debugger (ringlet.vcpu.debug.stops)
     EXIT_NO_RAM = 15     # the guest executes where there is no RAM
-    EXIT_NOT_64 = 16     # the guest executes code that is not 64-bit
     EXIT_BLOCK = 17      # a block begins, as requested (ringlet.vcpu.debug.blocks)
     EXIT_DIRECT = 18     # a direct process is wanted (ringlet.vcpu.direct)
 
@@ -261,8 +260,8 @@ cdef struct CpuState:
     u64 fs_host          # host address of FS base (FS base + its slot's addend)
     u64 gs_host
     u64 flat_host        # host address of linear address 0, in code that is not 64-bit
-    u64 segment_host[6]  # of a segment's first byte there, if it has 4 GiB to read and write
-    u64 segment_at[6]    # of its first byte, with bit 63 inverted (ringlet.translate.narrow.segments)
+    u64 segment_host[6]  # the same for FS and GS, if they have 4 GiB to read and write
+    u64 segment_at[6]    # of a first byte, bit 63 inverted (ringlet.translate.narrow.segments)
     u64 segment_read[6]  # less its size in bytes; 0: it cannot be read, or has another form
     u64 segment_write[6] # the same for writes
     u64 string_old[2]    # ESI and EDI before a string instruction
@@ -376,7 +375,7 @@ cdef struct CpuidEntry:
 # The block of host memory below 2 GiB that translated code addresses as [disp32].
 cdef enum:
     BLOCK_STATE = 0
-    BLOCK_BOUNCE = 0x20000         # 64 KiB: operands of emulated instructions (vcpu.emulation.native)
+    BLOCK_BOUNCE = 0x20000         # 64 KiB: operands of emulated instructions (vcpu.emulation)
     BLOCK_SLOTS_K = 0x100000       # 65,536 addends for CPL 0-2
     BLOCK_NSLOTS_K = 0x180000      # the same, negated
     BLOCK_SLOTS_U = 0x200000       # for CPL 3

@@ -15,7 +15,6 @@ class Exit(IntEnum):
     EXIT_EOI = 13
     EXIT_DEBUG = 14
     EXIT_NO_RAM = 15
-    EXIT_NOT_64 = 16
     EXIT_BLOCK = 17
     EXIT_DIRECT = 18
 

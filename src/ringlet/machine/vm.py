@@ -261,7 +261,6 @@ class Vm:
         handlers[Exit.EXIT_WINDOW] = self._window
         handlers[Exit.EXIT_DEBUG] = self._trapped
         handlers[Exit.EXIT_NO_RAM] = partial(self._beyond, "there is no RAM at this address")
-        handlers[Exit.EXIT_NOT_64] = partial(self._beyond, "the code there is not 64-bit")
         return handlers
 
     def _nothing(self) -> None:

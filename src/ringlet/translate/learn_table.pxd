@@ -12,3 +12,7 @@ cdef class LearnTable:
     cpdef bint learn(self, bytes code) except -1
     cdef add(self, u32 key, const unsigned char[::1] row)
     cdef forget(self)
+
+cdef class LearnTables:
+    cdef readonly tuple all      # of 64-, 32- and 16-bit code
+    cdef LearnTable of(self, ShapeTable* t)

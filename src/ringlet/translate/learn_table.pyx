@@ -183,6 +183,31 @@ cdef class LearnTable:
         return self.t.count - SHAPE_OF_NONE - 1
 
 
+cdef class LearnTables:
+    """The shapes of 64-, 32- and 16-bit code, in this order."""
+
+    def __init__(self, shown=None):
+        self.all = tuple(LearnTable(shown=shown, mode=mode) for mode in (64, 32, 16))
+
+    cdef LearnTable of(self, ShapeTable* t):
+        """Return the table whose C struct `t` is."""
+        cdef LearnTable table
+        for table in self.all:
+            if &table.t == t:
+                return table
+        raise InternalError("a shape table of nobody", {})
+
+    @property
+    def count(self) -> int:
+        """Number of known shapes."""
+        return sum([table.count for table in self.all])
+
+    @property
+    def emptied(self) -> int:
+        """How often one was full, and began anew."""
+        return sum([table.emptied for table in self.all])
+
+
 cdef disagreement(bytes code, u32 key):
     return InternalError("the compiled decoder and Python's disagree",
                          {"code": code.hex(), "key": key})

@@ -12,6 +12,6 @@ def layout() -> dict[str, int]:
         "implicit_read": <size_t>&s.implicit_read, "implicit_write": <size_t>&s.implicit_write,
         "flags_read": <size_t>&s.flags_read, "flags_kill": <size_t>&s.flags_kill,
         "flags_write": <size_t>&s.flags_write, "size": <size_t>&s.size,
-        "traps": <size_t>&s.traps, "code16": <size_t>&s.code16[0],
+        "width": <size_t>&s.width, "traps": <size_t>&s.traps, "code16": <size_t>&s.code16[0],
         "struct": sizeof(Shape),
     }

@@ -12,7 +12,7 @@ from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport template_of
 from ringlet.translate.kept cimport kept_add, kept_find
 from ringlet.translate.kept_translations cimport KeptTranslations
-from ringlet.translate.learn_table cimport LearnTable
+from ringlet.translate.learn_table cimport LearnTable, LearnTables
 from ringlet.translate.narrow.fragment cimport translate
 from ringlet.translate.scan cimport (
     TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, TRANSLATE_PROTECT)
@@ -134,15 +134,13 @@ cdef class Translator:
     """Translates guest code, and learns the shapes of new instructions."""
 
     cdef Builder* b
+    cdef LearnTables tables
     cdef LearnTable table      # of 64-bit code
-    cdef LearnTable table32
-    cdef LearnTable table16
     cdef readonly KeptTranslations kept
 
     def __cinit__(self, speculate=True):
-        self.table = LearnTable()
-        self.table32 = LearnTable(mode=32)
-        self.table16 = LearnTable(mode=16)
+        self.tables = LearnTables()
+        self.table = self.tables.all[0]
         self.kept = KeptTranslations(self.table)
         self.b = <Builder*>calloc(1, sizeof(Builder))
         if self.b == NULL:
@@ -157,12 +155,10 @@ cdef class Translator:
     @property
     def shapes(self) -> int:
         """Number of known instruction shapes."""
-        return self.table.count
+        return self.tables.count
 
     cdef LearnTable table_of(self, u32 key):
-        if key & KEY_MODE64:
-            return self.table
-        return self.table32 if key & KEY_MODE32 else self.table16
+        return self.tables.all[0 if key & KEY_MODE64 else 1 if key & KEY_MODE32 else 2]
 
     cdef int run(self, const unsigned char[::1] data, u64 linear, u32 key, u32 limit,
                  bint indirect, bint checked, bint devices) except -1:

@@ -24,7 +24,7 @@ from ringlet.vcpu.direct.target cimport (
     space_copy_fits, space_replace, space_seam_clean)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
-from ringlet.translate.learn_table cimport LearnTable
+from ringlet.translate.learn_table cimport LearnTable, LearnTables
 from ringlet.vcpu.apic.local cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due,
                                       apic_holds, apic_line, apic_message, apic_read,
                                       apic_update, apic_write)
@@ -79,8 +79,7 @@ cdef class Processor(ProcessorState):
 
     cdef GuestRam* ram
     cdef Builder* builder
-    cdef LearnTable table   # of 64-bit code
-    cdef list tables        # and those of 32- and 16-bit code
+    cdef LearnTables tables
     cdef readonly KeptTranslations kept
     cdef Native native
     cdef object emulator
@@ -117,18 +116,15 @@ cdef class Processor(ProcessorState):
         if self.builder == NULL:
             raise MemoryError("translator")
         rows = list(cpuid if cpuid is not None else default_entries())
-        self.table = LearnTable(shown=features_of(rows))
-        self.tables = [self.table, LearnTable(shown=features_of(rows), mode=32),
-                       LearnTable(shown=features_of(rows), mode=16)]
-        self.builder.shapes = &self.table.t
+        self.tables = LearnTables(features_of(rows))
         self.builder.speculate = speculate
-        for i, table in enumerate(self.tables):
-            self.c.shapes[<int>i] = &(<LearnTable>table).t
+        for i in range(3):
+            self.c.shapes[i] = &(<LearnTable>self.tables.all[i]).t
         if keep:
-            self.kept = KeptTranslations(self.table)
+            self.kept = KeptTranslations(self.tables.all[0])
             self.c.kept = &self.kept.k
         self.native = native_create(self.c)
-        self.emulator = Emulator(self.native, self.table.features)
+        self.emulator = Emulator(self.native, self.tables.all[0].features)
         cache_create(self.c, cache_size_for(ram_size))
         self.c.arch.tsc_khz = tsc_khz()
         alarm_attach(self.c)
@@ -383,11 +379,7 @@ cdef class Processor(ProcessorState):
         """Learn a new shape; the shapes of cached code stay known, for single steps and faults."""
         cdef Builder* b = self.builder
         cdef u32 size = min(<u32>15, b.avail - b.learn_at)
-        cdef LearnTable table = self.table
-        for other in self.tables:
-            if &(<LearnTable>other).t == b.shapes:
-                table = other
-        if table.learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
+        if self.tables.of(b.shapes).learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
             cache_flush(self.c, <Cache*>self.c.cache)
 
     def exit_info(self):
@@ -491,9 +483,8 @@ cdef class Processor(ProcessorState):
         values = {name: (<u64*>(<u8*>self.c + <size_t>at))[0] for name, at in COUNTERS.items()}
         values.update(emulated=self.emulated, port_reads=self.port_reads,
                       port_writes=self.port_writes, code_cache_used=cache_used(k),
-                      code_cache_size=k.size, fragments_live=k.live,
-                      shapes=sum(table.count for table in self.tables),
-                      shapes_emptied=sum(table.emptied for table in self.tables),
+                      code_cache_size=k.size, fragments_live=k.live, shapes=self.tables.count,
+                      shapes_emptied=self.tables.emptied,
                       kept_emptied=self.kept.emptied if self.kept else 0)
         return values
 

@@ -180,7 +180,7 @@ def test_stack(code: str, mode: int, stack: int, size: int) -> None:
         ("60", Op.OP_EMULATE),  # pushad
         ("27", Op.OP_EMULATE),  # daa
         ("6208", Op.OP_EMULATE),  # bound
-        ("ce", Op.OP_EMULATE),  # into
+        ("ce", Op.OP_INTO),
         ("06", Op.OP_PUSH_SEG),
         ("1f", Op.OP_POP_SEG),
         ("c508", Op.OP_LOAD_FAR),  # lds
@@ -227,7 +227,7 @@ def test_a_shape_packs_as_the_c_struct() -> None:
     assert list(layout) == list(Shape.__dataclass_fields__)
     assert len(packed) == size
     for name, following in zip(layout, [*list(layout.values())[1:], size], strict=True):
-        field = packed[layout[name] : following]
+        field = packed[layout[name] : following]  # with the padding before the last field
         assert int.from_bytes(field, "little") == getattr(shape, name), name
 
 

@@ -81,6 +81,8 @@ class Change:
 
 
 SSE, AVX, NOP, CLI = "0F28C0", "C5F877", "90", "FA"  # movaps xmm0, xmm0; vzeroupper
+LENGTH = "48B8" + "F4" * 8
+"""MOV RAX, imm64; in other code DEC and a shorter MOV, behind which HLT follows sooner."""
 _FORWARD = {
     "ts": Change(PLAIN, replace(PLAIN, cr0=CR0 | Cr0.CR0_TS), SSE),
     "user_ts": Change(USER, replace(USER, cr0=CR0 | Cr0.CR0_TS), SSE),
@@ -98,9 +100,9 @@ _FORWARD = {
     "tf": Change(PLAIN, replace(PLAIN, flags=2 | TF), NOP),
     "user_tf": Change(USER, replace(USER, flags=2 | TF), NOP),
     "dr7": Change(PLAIN, replace(PLAIN, dr7=0x401), NOP),
-    "bits32": Change(PLAIN, replace(PLAIN, bits=32), NOP),
-    "bits16": Change(PLAIN, replace(PLAIN, bits=16), NOP),
-    "user_bits32": Change(USER, replace(USER, bits=32), NOP),
+    "bits32": Change(PLAIN, replace(PLAIN, bits=32), LENGTH),
+    "bits16": Change(PLAIN, replace(PLAIN, bits=16), LENGTH),
+    "user_bits32": Change(USER, replace(USER, bits=32), LENGTH),
 }
 CHANGES = _FORWARD | {f"{name}_back": change.turned() for name, change in _FORWARD.items()}
 

@@ -13,7 +13,7 @@ import pytest
 
 from ringlet.core.control_bits import Cr0, Cr4
 from ringlet.core.state import KEYS_BELOW, Exit, Key
-from tests.unit.vcpu.board import CODE, DB, HANDLERS, TF, UD
+from tests.unit.vcpu.board import CODE, DB, HANDLERS, TF, UD, Board
 from tests.unit.vcpu.keys import (
     AVX,
     CELL,
@@ -177,7 +177,7 @@ def test_more_keys_than_jump_tables() -> None:
 
 
 def test_every_bit_of_the_key_is_changed_here() -> None:
-    """Each bit of the key needs a change in `CHANGES`."""
+    """Each bit of the key needs a change in `CHANGES`, or one of segments below."""
     board = keyed_board(WAYS["direct_call"], NOP)
     changed = 0
     for change in CHANGES.values():
@@ -187,5 +187,58 @@ def test_every_bit_of_the_key_is_changed_here() -> None:
             keys.append(board.get("key"))
         changed |= keys[0] ^ keys[1]
 
+    for change in SEGMENTS.values():
+        keys = []
+        for segments in change:
+            enter_32(board, *segments)
+            keys.append(board.get("key"))
+        changed |= keys[0] ^ keys[1]
+
     assert changed == reduce(or_, (key.value for key in Key.__members__.values()))
     assert changed < KEYS_BELOW
+
+
+FLAT = (0xFFFFFFFF, 0, 0xFFFFFFFF, 0xC093)
+SEGMENTS = {
+    "segmented": (FLAT, (0xFFFFFFFF, 0, 0x7FFF, 0xC093)),
+    "based": (FLAT, (0xFFFFFFFF, 0x1000, 0xFFFFFFFF, 0xC093)),
+    "stack16": (FLAT, (0xFFFFFFFF, 0, 0xFFFFFFFF, 0x8093)),
+    "cs64k": (FLAT, (0xFFFF, 0, 0xFFFFFFFF, 0xC093)),
+    "cs_odd": (FLAT, (0xFFF, 0, 0xFFFFFFFF, 0xC093)),
+}
+"""Limit of CS, base and limit of DS and ES, rights of SS: flat, and not."""
+
+
+def enter_32(board: Board, code: int, base: int, limit: int, stack: int) -> None:
+    """Enter a few instructions of 32-bit code at a low address, with such segments."""
+    p = board.p
+    p.set("cr0", 0x11)
+    p.set("efer", 0)
+    for i in (0, 3, 4, 5):
+        p.set_segment(i, 0x10, base, limit, 0xC093)
+    p.set_segment(2, 0x10, 0, 0xFFFFFFFF, stack)
+    p.set_segment(1, 8, 0, code, 0xC09B)
+    # mov eax, [8000h]; push eax; pop edx; jmp +1000h to HLT
+    p.write_phys(0xE80, bytes.fromhex("a100800000 50 5a e9f40f0000"))
+    p.write_phys(0x1E80, b"\xf4")
+    p.write_phys(0x8000, b"\1\0\0\0")
+    p.write_phys(0x9000, b"\2\0\0\0")
+    board.set(rip=0xE80, rsp=0x2F000, rflags=2, rax=0, rdx=0)
+
+
+@pytest.mark.parametrize("change", SEGMENTS.values(), ids=SEGMENTS)
+def test_code_runs_with_the_segments_of_now(change: tuple[tuple[int, ...], ...]) -> None:
+    """Exceptions find no gate there, and shut the processor down."""
+    def go_on(board: Board, segments: tuple[int, ...]) -> tuple[int, ...]:
+        enter_32(board, *segments)
+        board.p.write_phys(0xF000, bytes(4))
+        board.p.write_phys(0x2EFFC, bytes(4))
+        kind = int(board.p.run())
+        return kind, board.get("rip"), board.get("rdx"), *board.p.read_phys(0x2EFFC, 1)
+
+    board = Board()
+    first, then = (go_on(Board(), segments) for segments in change)
+
+    assert first != then
+    for _ in range(3):
+        assert [go_on(board, segments) for segments in change] == [first, then]

@@ -83,8 +83,9 @@ def test_32_bit_code_is_not_run_as_if_it_were_64_bit(board: Board) -> None:
     board.p.set_table("gdtr", GDT, 0x2F)
     board.p.write_phys(DATA, b"\x40\xf4")  # inc eax; hlt
 
-    assert board.run("6A28 6800000400 48CB") == Exit.EXIT_NOT_64  # a far return to DATA
-    assert (board.get("rip"), board.p.get_segment(1)[0]) == (DATA, 0x28)
+    assert board.run("6A28 6800000400 48CB") == Exit.EXIT_HLT  # a far return to DATA
+    assert (board.get("rip"), board.p.get_segment(1)[0]) == (DATA + 2, 0x28)
+    assert board.get("rax") == 1
 
 
 def test_in_takes_what_complete_gives(board: Board) -> None:

@@ -1,7 +1,7 @@
 """Branches, calls and returns of 16- and 32-bit code, and the exits for operations.
 
-EIP is truncated to the operand size.  Where CS is not flat a target may be beyond its limit: no fragment
-is there, and the dispatcher raises #GP.
+EIP is truncated to the operand size.  Where CS is not flat a target may be beyond its limit: no
+fragment is there, and the dispatcher raises #GP.
 """
 from ringlet.core.state cimport (
     RCX, SEG_CS, KEY_CS64K, KEY_CS_ODD, KEY_SEGMENTED, KEY_STACK16, KEY_STEP, CpuState, u8, u32,
@@ -68,8 +68,8 @@ cdef void emit_narrow_thunk(Builder* b) noexcept nogil:
 cdef void go_indirectly(Builder* b) noexcept nogil:
     """Go to the EIP in r8, by the jump table.
 
-    Where CS has a base, the linear address is in the upper half of r8, so that the thunk tells code of
-    one base from that of another.
+    Where CS has a base, the linear address is in the upper half of r8, so that the thunk tells code
+    of one base from that of another.
     """
     if b.key & (KEY_CS64K | KEY_CS_ODD):
         rorx(b, H9, H8, 32)

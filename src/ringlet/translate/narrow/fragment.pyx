@@ -1,4 +1,4 @@
-"""Translation of one fragment of 16- or 32-bit code: real mode, virtual-8086, protected, compatible.
+"""Translation of one fragment of 16- or 32-bit code, of whatever mode.
 
 It shares decoding, liveness, templates and exits with 64-bit code, and the contract with the cache:
 every access to memory comes before the instruction changes anything (docs/adr/0028).

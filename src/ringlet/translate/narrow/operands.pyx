@@ -1,12 +1,12 @@
 """Memory operands of 16- and 32-bit code.
 
 The window of linear addresses 0 to 4 GiB is one region, whose host address is in r10, and guest
-registers are zero-extended in their own host registers (docs/adr/0028).  In flat segments an operand
-of one register and a small displacement is [r10 + register + displacement]: where the sum wraps
-around, it leads to a guard of the region.  Others are computed by LEA, which wraps around by itself.
+registers are zero-extended in their own host registers (docs/adr/0028).  In flat segments an
+operand of one register and a small displacement is [r10 + register + displacement]: where the sum
+wraps around, it leads to a guard of the region.  LEA computes the others, and wraps around itself.
 FS and GS have bases, which are added first, as 32-bit sums; what takes the place of r10 then leads
-nowhere if the segment has less than 4 GiB.  An access that passes offset FFFFFFFFh of such a segment is
-not refused: processors may do either (SDM 3A 5.3).
+nowhere if the segment has less than 4 GiB.  An access that passes the last offset of 4 GiB is not
+refused: processors may do either (SDM 3A 5.3).
 """
 from ringlet.core.state cimport (
     RBP, RSP, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, SEG_SS, CpuState, Segment, u8, u32, i32)

@@ -3,8 +3,8 @@
 In segments that are not flat an access is checked without a branch and without changing a flag.
 `segment_read` and `segment_write` hold minus the size of the segment, so that the sum of that, the
 offset and the operand's last byte is negative exactly if the access is within the limit.  Its sign
-bit is added to the offset; the segment's base has the inverted bit, so that the address is right, or
-not canonical.  Then the access faults, and the emulator decides (docs/adr/0028).
+bit is added to the offset; the segment's base has the inverted bit, so that the address is right,
+or not canonical.  Then the access faults, and the emulator decides (docs/adr/0028).
 """
 from ringlet.core.state cimport (
     RSP, SEG_SS, KEY_SEGMENTED, KEY_STACK16, CpuState, u8, u32, i32)

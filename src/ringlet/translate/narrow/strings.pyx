@@ -1,8 +1,8 @@
 """String instructions of 16- and 32-bit code.
 
 They run on host addresses in RSI and RDI.  What takes these back to the guest's values is in
-`scratch`, with which the fault handler reverts them.  A repetition in segments that are not flat, or
-with 16-bit counts, is the emulator's.
+`scratch`, with which the fault handler reverts them.  A repetition in segments that are not flat,
+or with 16-bit counts, is the emulator's.
 """
 from ringlet.core.state cimport (
     RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_SEGMENTED, KEY_STEP, CpuState, u8, u32)
