@@ -378,7 +378,8 @@ cdef class Processor(ProcessorState):
         """Learn a new shape; the shapes of cached code stay known, for single steps and faults."""
         cdef Builder* b = self.builder
         cdef u32 size = min(<u32>15, b.avail - b.learn_at)
-        if self.tables.of(b.shapes).learn(PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)):
+        cdef bytes code = PyBytes_FromStringAndSize(<char*>b.code + b.learn_at, size)
+        if self.tables.of(b.shapes).learn(code):
             cache_flush(self.c, <Cache*>self.c.cache)
 
     def exit_info(self):
