@@ -18,7 +18,7 @@ from ringlet.translate.flow cimport *
 from ringlet.translate.inline cimport emit_inline_op
 from ringlet.translate.operands cimport emit_cold
 from ringlet.translate.scan cimport (
-    STATUS, TRANSLATE_LEARN, TRANSLATE_OK, liveness, note_fragment, scan, unit_op)
+    STATUS, TRANSLATE_OK, begin_fragment, cut_after, note_fragment, unit_op)
 
 cdef u32 emit_insn(Builder* b, Insn* i, u32 live_after) noexcept nogil:
     """Emit one instruction; 0 if the fragment ends with it."""
@@ -119,18 +119,9 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
     cdef u16 after
     b.slots = BLOCK_SLOTS_U if user else BLOCK_SLOTS_K
     b.nslots = BLOCK_NSLOTS_U if user else BLOCK_NSLOTS_K
-    b.small = (<i64>(b.rip << 32) >> 32) == <i64>b.rip
-    b.n = b.n_relocs = b.n_cold = b.n_map = b.n_links = b.n_ops = 0
-    b.full = b.n_bindings = b.sp_moved = b.loop_at = b.in_loop = 0
-    b.zero_extended = b.sign_extended = 0
-    b.thunk = b.indirect = 0xFFFFFFFF
-    r = scan(b)
+    r = begin_fragment(b)
     if r != TRANSLATE_OK:
         return r
-    b.unlearned = 0
-    liveness(b)
-    if b.unlearned:
-        return TRANSLATE_LEARN
     find_loop(b)
     map_here(b, 0)
     if indirect:
@@ -152,13 +143,8 @@ cdef int translate_fragment(Builder* b, bint indirect) noexcept nogil:
             break
         if b.full or b.n > FRAGMENT_FULL // 2 or b.n_map > MAX_MAP - 2 * MAX_INSNS:
             break
-    if k < b.count - 1:
-        b.count = k + 1
-        b.guest_bytes = b.insns[k].offset + b.insns[k].length
-        if b.checked:
-            # The check at its start compares bytes that are no longer part of the fragment.
-            b.limit = b.count
-            return translate_fragment(b, indirect)
+    if cut_after(b, k):
+        return translate_fragment(b, indirect)
     if more:
         map_here(b, b.guest_bytes)
         emit_jump(b, b.guest_bytes)

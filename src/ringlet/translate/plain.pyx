@@ -340,27 +340,32 @@ cdef inline void swap_high(Builder* b, u32 reg) noexcept nogil:
 
 cdef int emit_high_byte(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
     """Emit an operation on AH-DH and memory that needs REX: exchange the high and low bytes."""
-    cdef Shape* s = i.shape
-    cdef u32 reg = insn_reg(i), low = reg - 4, base = insn_base(i), free_reg
+    cdef u32 base = insn_base(i)
     cdef Ref ref
     if base == RSP and insn_index(i) == NO_REG and i.seg == SEG_NONE and not i.prefixes & PFX_67:
         copy_verbatim(b, i)
         b.sp_moved = 0
         return 1
-    if (s.reg & ROLE_WRITE) and (s.mem & MEM_WRITE):
+    if writes_both(i):
         return 0
     ref = memory_operand(b, i, flags_dead, True)
-    free_reg = H9 if (ref.base == H8 or ref.index == H8) else H8
+    emit_high_byte_at(b, i, &ref)
+    return 1
+
+
+cdef void emit_high_byte_at(Builder* b, Insn* i, Ref* mem) noexcept nogil:
+    cdef Shape* s = i.shape
+    cdef u32 reg = insn_reg(i)
+    cdef u32 free_reg = H9 if mem.base == H8 or mem.index == H8 else H8
     if s.reg & ROLE_WRITE or not s.mem & MEM_WRITE:
         # The only access comes first, so that a fault finds the state unchanged.
-        e8(b, 0x40 | rex_of(0, free_reg, &ref)); e8(b, 0x0F); e8(b, 0xB6)
-        modrm_mem(b, free_reg, &ref)
+        e8(b, 0x40 | rex_of(0, free_reg, mem)); e8(b, 0x0F); e8(b, 0xB6)
+        modrm_mem(b, free_reg, mem)
         swap_high(b, reg)
-        encode(b, i, i.opcode, low, NULL, free_reg, 0)
+        encode(b, i, i.opcode, reg - 4, NULL, free_reg, 0)
         swap_high(b, reg)
-        return 1
-    rorx(b, free_reg, low, 8)
-    encode(b, i, i.opcode, free_reg, &ref, 0, 0)
-    return 1
+        return
+    rorx(b, free_reg, reg - 4, 8)
+    encode(b, i, i.opcode, free_reg, mem, 0, 0)
 
 

@@ -15,9 +15,11 @@ cdef enum:
 
 # OP_NM or OP_UD if the guest has disabled the instruction's unit, else OP_NONE.
 cdef u32 unit_op(Builder* b, Insn* i) noexcept nogil
-# Decode up to `limit` instructions into b.insns: TRANSLATE_*.
-cdef int scan(Builder* b) noexcept nogil
-# Find the live flags; b.unlearned: a shape has to be learned first.
-cdef void liveness(Builder* b) noexcept nogil
+# Begin a translation: decode up to `limit` instructions into b.insns, and find the flags that are
+# live before each: TRANSLATE_*.
+cdef int begin_fragment(Builder* b) noexcept nogil
+# End the fragment after instruction `last`, if that is not the last one anyway.  True: it has to be
+# translated anew, with that limit.
+cdef bint cut_after(Builder* b, u32 last) noexcept nogil
 # Record what the finished fragment depends on.
 cdef void note_fragment(Builder* b) noexcept nogil

@@ -259,3 +259,30 @@ cdef void liveness(Builder* b) noexcept nogil:
             live |= peek_live(b, <i64>i.offset + i.length + i.imm)
         live = STATUS if i.shape.kind == SHAPE_OP or i.device else transfer(i, live)
         i.live = live
+
+
+cdef int begin_fragment(Builder* b) noexcept nogil:
+    cdef int r
+    b.small = (<i64>(b.rip << 32) >> 32) == <i64>b.rip
+    b.n = b.n_relocs = b.n_cold = b.n_map = b.n_links = b.n_ops = 0
+    b.full = b.n_bindings = b.sp_moved = b.loop_at = b.in_loop = 0
+    b.zero_extended = b.sign_extended = b.results = 0
+    b.thunk = b.indirect = 0xFFFFFFFF
+    r = scan(b)
+    if r != TRANSLATE_OK:
+        return r
+    b.unlearned = 0
+    liveness(b)
+    return TRANSLATE_LEARN if b.unlearned else TRANSLATE_OK
+
+
+cdef bint cut_after(Builder* b, u32 last) noexcept nogil:
+    if last >= b.count - 1:
+        return False
+    b.count = last + 1
+    b.guest_bytes = b.insns[last].offset + b.insns[last].length
+    if not b.checked:
+        return False
+    # The check at its start compares bytes that are no longer part of the fragment.
+    b.limit = b.count
+    return True

@@ -1,5 +1,5 @@
 """Branches, calls and returns of 16- and 32-bit code, and the exits for operations."""
-from ringlet.core.state cimport u32, i64
+from ringlet.core.state cimport u32
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.insn cimport Insn
 
@@ -7,8 +7,6 @@ from ringlet.translate.insn cimport Insn
 cdef void emit_narrow_thunk(Builder* b) noexcept nogil
 # Leave for the virtual processor to perform `op`.
 cdef void emit_narrow_op(Builder* b, Insn* i, u32 op) noexcept nogil
-# Go to offset `delta` of the fragment, which is in EIP's range.
-cdef void go_on_at(Builder* b, i64 delta) noexcept nogil
 # Emit a control transfer: 0, the fragment ends; 1, it continues; NO_CODE: leave for the emulator.
 cdef int emit_narrow_branch(Builder* b, Insn* i) noexcept nogil
 

@@ -9,7 +9,8 @@ from ringlet.core.state cimport (
 from ringlet.core.template cimport STUB_INDIRECT
 from ringlet.core.ops cimport OP_NM, OP_NONE, OP_UD
 from ringlet.translate.builder cimport *
-from ringlet.translate.flow cimport add_link, emit_indirect, emit_thunk, leave_for, name_op
+from ringlet.translate.flow cimport (
+    add_link, emit_indirect, emit_jump, emit_thunk, leave_for, name_op)
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.operands cimport offset_operand, segment_of
 from ringlet.translate.narrow.segments cimport move_sp, operand, restore_r11, stack_operand
@@ -41,9 +42,10 @@ cdef void load_eip(Builder* b, u64 eip) noexcept nogil:
     b.overflowed = 1      # the code depends on the fragment's address
 
 
-cdef inline bint based(Builder* b) noexcept nogil:
-    """Whether CS has 4 GiB from another base than 0."""
-    return b.key & (KEY_CS64K | KEY_CS_ODD) == KEY_CS64K | KEY_CS_ODD
+cdef inline bint has_4_gib(Builder* b) noexcept nogil:
+    """Whether no target is beyond the limit of CS."""
+    cdef u32 limit = b.key & (KEY_CS64K | KEY_CS_ODD)
+    return limit == 0 or limit == KEY_CS64K | KEY_CS_ODD
 
 
 cdef inline u64 place(Builder* b) noexcept nogil:
@@ -79,16 +81,11 @@ cdef void go_indirectly(Builder* b) noexcept nogil:
     emit_indirect(b)
 
 
-cdef void go_on_at(Builder* b, i64 delta) noexcept nogil:
-    e8(b, 0xE9)
-    add_link(b, delta, 0)
-
-
 cdef void go_to(Builder* b, Insn* i, i64 delta) noexcept nogil:
     """Go to a relative target."""
     cdef u64 eip = truncated(i, b.rip + <u64>delta)
     if eip == b.rip + <u64>delta:
-        go_on_at(b, delta)
+        emit_jump(b, delta)
         return
     load_eip(b, eip)
     go_indirectly(b)
@@ -188,7 +185,7 @@ cdef int emit_loop(Builder* b, Insn* i, i64 target, i64 after) noexcept nogil:
     e8(b, 0)
     if op == 0xE3:
         restore_cx(b, i)
-        go_on_at(b, after)
+        emit_jump(b, after)
         b.out[skip] = <u8>(b.n - skip - 1)
         restore_cx(b, i)
         go_to(b, i, target)
@@ -203,7 +200,7 @@ cdef int emit_loop(Builder* b, Insn* i, i64 target, i64 after) noexcept nogil:
     restore_cx(b, i)
     if second:
         b.out[second] = <u8>(b.n - second - 1)
-    go_on_at(b, after)
+    emit_jump(b, after)
     return 0
 
 
@@ -216,14 +213,13 @@ cdef int emit_narrow_branch(Builder* b, Insn* i) noexcept nogil:
     cdef u32 kind = i.shape.kind, over
     cdef i64 after = <i64>i.offset + i.length
     cdef i64 target = after + i.imm
-    if based(b):
-        pass
-    elif b.key & KEY_CS_ODD:
-        return NO_CODE
-    elif b.key & KEY_CS64K and (kind <= SHAPE_CALL or kind == SHAPE_LOOP) \
-            and truncated(i, b.rip + <u64>target) > 0xFFFF:
-        # The target of a longer operand is beyond the limit of CS.
-        return NO_CODE
+    if not has_4_gib(b):
+        if b.key & KEY_CS_ODD:
+            return NO_CODE
+        if (kind <= SHAPE_CALL or kind == SHAPE_LOOP) \
+                and truncated(i, b.rip + <u64>target) > 0xFFFF:
+            # The target of a longer operand is beyond the limit of CS.
+            return NO_CODE
     if kind == SHAPE_JMP:
         go_to(b, i, target)
         return 0

@@ -6,12 +6,13 @@ every access to memory comes before the instruction changes anything (docs/adr/0
 from ringlet.core.state cimport u16, u32, i64
 from ringlet.core.ops cimport OP_EMULATE, OP_NONE, OP_UD
 from ringlet.translate.builder cimport *
-from ringlet.translate.flow cimport emit_check, emit_stale, ends_fragment, lead_home
+from ringlet.translate.flow cimport (
+    emit_check, emit_jump, emit_stale, ends_fragment, lead_home)
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.branch cimport (
-    NO_CODE, emit_narrow_branch, emit_narrow_op, emit_narrow_thunk, go_on_at)
+    NO_CODE, emit_narrow_branch, emit_narrow_op, emit_narrow_thunk)
 from ringlet.translate.narrow.plain cimport emit_narrow_plain, emit_reencoded
-from ringlet.translate.scan cimport TRANSLATE_LEARN, TRANSLATE_OK, liveness, scan, unit_op
+from ringlet.translate.scan cimport TRANSLATE_OK, begin_fragment, cut_after, unit_op
 from ringlet.translate.shape cimport *
 
 
@@ -24,7 +25,7 @@ cdef int leave_with(Builder* b, Insn* i, u32 op) noexcept nogil:
         return 1
     if b.n_ops and b.ops[b.n_ops - 1].resume == b.n:
         # The operation may have had no effect, and resume here.
-        go_on_at(b, <i64>i.offset + i.length)
+        emit_jump(b, <i64>i.offset + i.length)
     return 0
 
 
@@ -51,7 +52,7 @@ cdef int emit_insn(Builder* b, Insn* i) noexcept nogil:
             emit_narrow_op(b, i, OP_EMULATE)
             if not b.checked:
                 # Where it does not branch, the emulator comes back here.
-                go_on_at(b, <i64>i.offset + i.length)
+                emit_jump(b, <i64>i.offset + i.length)
             return 0
         return r
     if not emit_narrow_plain(b, i):
@@ -64,18 +65,9 @@ cdef int translate_narrow(Builder* b, bint indirect) noexcept nogil:
     cdef u32 k = 0, more = 1
     cdef int r
     cdef Insn* i
-    b.n = b.n_relocs = b.n_cold = b.n_map = b.n_links = b.n_ops = 0
-    b.full = b.n_bindings = b.sp_moved = b.loop_at = b.in_loop = 0
-    b.zero_extended = b.sign_extended = b.results = 0
-    b.small = b.rip < <u32>0x80000000
-    b.thunk = b.indirect = 0xFFFFFFFF
-    r = scan(b)
+    r = begin_fragment(b)
     if r != TRANSLATE_OK:
         return r
-    b.unlearned = 0
-    liveness(b)
-    if b.unlearned:
-        return TRANSLATE_LEARN
     map_here(b, 0)
     if indirect:
         emit_narrow_thunk(b)
@@ -90,16 +82,11 @@ cdef int translate_narrow(Builder* b, bint indirect) noexcept nogil:
         more = emit_insn(b, i)
         if not more or b.full or b.n > FRAGMENT_FULL or b.n_map > MAX_MAP - 2 * MAX_INSNS:
             break
-    if k < b.count - 1:
-        b.count = k + 1
-        b.guest_bytes = b.insns[k].offset + b.insns[k].length
-        if b.checked:
-            # The check at its start compares bytes that are no longer part of the fragment.
-            b.limit = b.count
-            return translate_narrow(b, indirect)
+    if cut_after(b, k):
+        return translate_narrow(b, indirect)
     if more:
         map_here(b, b.guest_bytes)
-        go_on_at(b, b.guest_bytes)
+        emit_jump(b, b.guest_bytes)
     b.tail = b.n
     if b.checked:
         emit_stale(b)

@@ -12,6 +12,7 @@ from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.segments cimport (
     in_segment, move, move_sp, operand, restore_r11, stack_operand)
 from ringlet.translate.narrow.strings cimport emit_string
+from ringlet.translate.plain cimport emit_high_byte_at, writes_both
 from ringlet.translate.shape cimport *
 
 cdef CpuState* _null = NULL
@@ -42,34 +43,12 @@ cdef inline bint is_high_byte(u32 role, u32 reg) noexcept nogil:
     return (role & 7) == ROLE_8 and reg >= 4
 
 
-cdef inline void swap_high(Builder* b, u32 reg) noexcept nogil:
-    """Emit `xchg bl, bh` or the like for the register whose high byte is number `reg` (4-7)."""
-    e8(b, 0x86)
-    e8(b, 0xC0 | (reg << 3) | (reg - 4))
-
-
-cdef int emit_high_byte(Builder* b, Insn* h, Ref* mem) noexcept nogil:
-    """Emit an operation on AH-DH and memory, whose address needs REX."""
-    cdef Shape* s = h.shape
-    cdef u32 reg = insn_reg(h)
-    cdef u32 free_reg = H9 if mem.base == H8 or mem.index == H8 else H8
-    if (s.reg & ROLE_WRITE) and (s.mem & MEM_WRITE):
-        return 0
+cdef void emit_high_byte(Builder* b, Insn* h, Ref* mem) noexcept nogil:
+    """Emit an operation on AH-DH and memory, for which one scratch register must be free."""
     if mem.base == H8 and mem.index == H9:
         lea(b, H9, mem)
         mem[0] = ref_mem(H9, 0)
-        free_reg = H8
-    if s.reg & ROLE_WRITE or not s.mem & MEM_WRITE:
-        # The only access comes first, so that a fault finds the state unchanged.
-        e8(b, 0x40 | rex_of(0, free_reg, mem)); e8(b, 0x0F); e8(b, 0xB6)
-        modrm_mem(b, free_reg, mem)
-        swap_high(b, reg)
-        encode(b, h, h.opcode, reg - 4, NULL, free_reg, 0)
-        swap_high(b, reg)
-        return 1
-    rorx(b, free_reg, reg - 4, 8)
-    encode(b, h, h.opcode, free_reg, mem, 0, 0)
-    return 1
+    emit_high_byte_at(b, h, mem)
 
 
 cdef bint accessible(Builder* b, Insn* i) noexcept nogil:
@@ -289,7 +268,7 @@ cdef int emit_vzero(Builder* b, Insn* i) noexcept nogil:
 cdef int emit_narrow_plain(Builder* b, Insn* i) noexcept nogil:
     cdef Shape* s = i.shape
     cdef u32 kind = s.kind
-    cdef bint mem = s.modrm and i.modrm < 0xC0
+    cdef bint mem = s.modrm and i.modrm < 0xC0, high
     cdef Insn h
     cdef Ref r
     if kind == SHAPE_ADDRESS:
@@ -316,9 +295,13 @@ cdef int emit_narrow_plain(Builder* b, Insn* i) noexcept nogil:
         return 0
     h = for_host(i)
     if mem:
+        high = is_high_byte(s.reg, insn_reg(i))
+        if high and writes_both(i):
+            return 0
         r = operand(b, i, s.mem_size, stores(i), 0)
-        if is_high_byte(s.reg, insn_reg(i)):
-            return emit_high_byte(b, &h, &r)
+        if high:
+            emit_high_byte(b, &h, &r)
+            return 1
         encode(b, &h, i.opcode, insn_reg(i), &r, 0, i.vvvv)
         return 1
     if s.modrm:
