@@ -6,6 +6,7 @@ from typing import Final
 from ringlet.core.control_bits import Cr0, Cr4, Efer, Xcr0
 from ringlet.machine import address_map as at
 from ringlet.machine.cpu import Cpu
+from ringlet.machine.flat_segments import enter_flat_segments
 
 _PAGE: Final = 4096
 _LARGE_PAGE: Final = 2 << 20
@@ -20,12 +21,8 @@ _EFER: Final = Efer.EFER_LME | Efer.EFER_LMA | Efer.EFER_NXE
 _XCR0_PLAIN: Final = Xcr0.XCR0_X87 | Xcr0.XCR0_SSE
 _XCR0_WITH_AVX: Final = _XCR0_PLAIN | Xcr0.XCR0_AVX
 
-# Segment descriptors (SDM 3A 3.4.5): accessed, DPL 0, page granular, limit 4 GiB
+# Segment descriptor (SDM 3A 3.4.5): 64-bit, accessed, DPL 0, page granular, limit 4 GiB
 _CODE_DESCRIPTOR: Final = 0x00AF_9B00_0000_FFFF
-_DATA_DESCRIPTOR: Final = 0x00CF_9300_0000_FFFF
-_CODE_RIGHTS: Final = 0xA09B
-_DATA_RIGHTS: Final = 0xC093
-_SEG_CS: Final = 1
 
 
 def enter_long_mode(
@@ -37,10 +34,6 @@ def enter_long_mode(
     stack.  The data segment's selector is the one after `code_selector`.  `avx` enables AVX; the
     processor must have AVX then.
     """
-    data_selector = code_selector + 8
-    nulls = [0] * (code_selector // 8)
-    gdt = struct.pack(f"<{len(nulls) + 2}Q", *nulls, _CODE_DESCRIPTOR, _DATA_DESCRIPTOR)
-    cpu.write_phys(at.GDT, gdt)
     _write_page_tables(cpu)
 
     cpu.set("cr4", _CR4 | (Cr4.CR4_OSXSAVE if avx else 0))
@@ -48,16 +41,7 @@ def enter_long_mode(
     cpu.set("cr3", at.PML4)
     cpu.set("efer", _EFER)
     cpu.set("cr0", _CR0)
-    cpu.set_table("gdtr", at.GDT, len(gdt) - 1)
-    cpu.set_table("idtr", 0, 0)
-    for index in range(6):
-        if index == _SEG_CS:
-            cpu.set_segment(index, code_selector, 0, 0xFFFF_FFFF, _CODE_RIGHTS)
-        else:
-            cpu.set_segment(index, data_selector, 0, 0xFFFF_FFFF, _DATA_RIGHTS)
-    cpu.set("rflags", 2)
-    cpu.set("rsp", at.STACK_TOP)
-    cpu.set("rip", entry)
+    enter_flat_segments(cpu, entry, _CODE_DESCRIPTOR, code_selector)
 
 
 def _write_page_tables(cpu: Cpu) -> None:

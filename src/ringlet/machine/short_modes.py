@@ -1,11 +1,11 @@
 """Sets up real mode, or protected mode without paging, for a loader."""
 
-import struct
 from typing import Final
 
 from ringlet.core.control_bits import Cr0, Cr4, Xcr0
 from ringlet.machine import address_map as at
 from ringlet.machine.cpu import Cpu
+from ringlet.machine.flat_segments import enter_flat_segments
 
 _CR0_PLAIN: Final = Cr0.CR0_PE | Cr0.CR0_ET
 _CR0: Final = _CR0_PLAIN | Cr0.CR0_MP | Cr0.CR0_NE
@@ -13,16 +13,12 @@ _CR4: Final = Cr4.CR4_OSFXSR | Cr4.CR4_OSXMMEXCPT
 _XCR0_PLAIN: Final = Xcr0.XCR0_X87 | Xcr0.XCR0_SSE
 _XCR0_WITH_AVX: Final = _XCR0_PLAIN | Xcr0.XCR0_AVX
 
-# Segment descriptors (SDM 3A 3.4.5): 32-bit, accessed, DPL 0, page granular, limit 4 GiB
+# Segment descriptor (SDM 3A 3.4.5): 32-bit, accessed, DPL 0, page granular, limit 4 GiB
 _CODE_DESCRIPTOR: Final = 0x00CF_9B00_0000_FFFF
-_DATA_DESCRIPTOR: Final = 0x00CF_9300_0000_FFFF
-_CODE_RIGHTS: Final = 0xC09B
-_DATA_RIGHTS: Final = 0xC093
 _REAL_RIGHTS: Final = 0x93
 """Of all segments in real mode; SDM 3A table 10-1 has them so after a reset."""
 _BUSY_TSS: Final = 0x8B
 _TSS_LIMIT: Final = 0x67
-_SEG_CS: Final = 1
 _SEG_TR: Final = 7
 _REAL_STACK: Final = 0xFFFE
 
@@ -34,24 +30,11 @@ def enter_protected_mode(cpu: Cpu, entry: int, *, code_selector: int = at.CODE_S
     boot ABI asks for.  Except PE and ET, CR0 and CR4 are 0.  The data segment's selector is the one
     after `code_selector`.
     """
-    data_selector = code_selector + 8
-    nulls = [0] * (code_selector // 8)
-    gdt = struct.pack(f"<{len(nulls) + 2}Q", *nulls, _CODE_DESCRIPTOR, _DATA_DESCRIPTOR)
-    cpu.write_phys(at.GDT, gdt)
     cpu.set("cr0", _CR0_PLAIN)
     cpu.set("cr4", 0)
     cpu.set("efer", 0)
-    cpu.set_table("gdtr", at.GDT, len(gdt) - 1)
-    cpu.set_table("idtr", 0, 0)
-    for index in range(6):
-        if index == _SEG_CS:
-            cpu.set_segment(index, code_selector, 0, 0xFFFF_FFFF, _CODE_RIGHTS)
-        else:
-            cpu.set_segment(index, data_selector, 0, 0xFFFF_FFFF, _DATA_RIGHTS)
     cpu.set_segment(_SEG_TR, 0, 0, _TSS_LIMIT, _BUSY_TSS)
-    cpu.set("rflags", 2)
-    cpu.set("rsp", at.STACK_TOP)
-    cpu.set("rip", entry)
+    enter_flat_segments(cpu, entry, _CODE_DESCRIPTOR, code_selector)
 
 
 def enable_vectors(cpu: Cpu, *, avx: bool) -> None:
