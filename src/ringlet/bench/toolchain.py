@@ -26,10 +26,27 @@ COMMON = (
     "-fno-tree-loop-distribute-patterns",
 )  # fmt: skip
 PROGRAM = (*COMMON, "-fno-pic", "-falign-functions=64")
-# The guest's kernel uses RIP-relative addresses and leaves ring 3's vector registers alone.
-KERNEL = (*COMMON, "-fpie", "-fvisibility=hidden", "-mgeneral-regs-only", "-mno-red-zone")
+# A kernel leaves ring 3's vector registers alone.
+KERNEL = (*COMMON, "-fvisibility=hidden", "-mgeneral-regs-only", "-mno-red-zone")
 LINK = ("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none,-z,noexecstack")
 LINK_GUEST = (*LINK, "-Wl,--no-warn-rwx-segments")
+
+
+@dataclass(frozen=True)
+class Width:
+    """How code of one width is compiled: gcc's flags, and the guest's kernel with its own."""
+
+    flags: tuple[str, ...]
+    kernel: str
+    kernel_flags: tuple[str, ...]
+
+
+WIDTHS = {
+    # The 64-bit kernel is linked elsewhere than where it runs: its addresses are RIP-relative.
+    64: Width((), "guest", (*KERNEL, "-fpie")),
+    # Debian's i386 packages are for this processor and those that came after it.
+    32: Width(("-m32", "-march=i686"), "guest32", (*KERNEL, "-fno-pic")),
+}
 
 PROGRAMS = ("cpu", "nano")
 LINUX, DRIVER = "linux", "driver"
@@ -60,28 +77,28 @@ def cache_directory() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "ringlet" / "bench"
 
 
-def build(name: str, cache: Path | None = None) -> Program:
+def build(name: str, cache: Path | None = None, bits: int = 64) -> Program:
     """Return the program `name`, and build it unless its sources are unchanged since a build.
 
-    Raises HostError if gcc is missing or fails.
+    `bits` is the width of its code, 64 or 32.  Raises HostError if gcc is missing or fails.
     """
-    compiler, directory = _prepare(cache)
+    compiler, directory = _prepare(cache, bits)
     program = Program(name, directory / name, directory / f"{name}.elf")
     if not (program.native.exists() and program.guest.exists()):
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
-            built = _build(compiler, name, Path(scratch))
+            built = _build(compiler, name, Path(scratch), bits)
             built.native.replace(program.native)
             built.guest.replace(program.guest)
     return program
 
 
-def build_linux(kernel: Path, cache: Path | None = None) -> Program:
+def build_linux(kernel: Path, cache: Path | None = None, bits: int = 64) -> Program:
     """Return the program `linux`, whose guest is `kernel` with the executable as its init.
 
-    Raises HostError if gcc is missing or fails.
+    `bits` is the width of the executable, 64 or 32.  Raises HostError if gcc is missing or fails.
     """
-    compiler, directory = _prepare(cache)
+    compiler, directory = _prepare(cache, bits)
     program = Program(LINUX, directory / LINUX, directory / f"{LINUX}.cpio", kernel)
     if not (program.native.exists() and program.guest.exists()):
         directory.mkdir(parents=True, exist_ok=True)
@@ -93,7 +110,7 @@ def build_linux(kernel: Path, cache: Path | None = None) -> Program:
             objects += _objects(compiler, scratch, "program_", PROGRAM, LINUX)
             objects += _objects(compiler, scratch, "native_", PROGRAM, "native", "native.c")
             built = scratch / LINUX
-            _run([compiler, *LINK, "-o", str(built), *objects])
+            _run([*compiler, *LINK, "-o", str(built), *objects])
             disk = scratch / program.guest.name
             disk.write_bytes(_initial_disk(built.read_bytes()))
             disk.replace(program.guest)
@@ -115,7 +132,7 @@ def build_driver(cache: Path | None = None) -> Path:
             objects = _objects(compiler, scratch, "program_", PROGRAM, "lib")
             objects += _objects(compiler, scratch, "program_", PROGRAM, DRIVER)
             built = scratch / DRIVER
-            _run([compiler, *LINK, "-o", str(built), *objects])
+            _run([*compiler, *LINK, "-o", str(built), *objects])
             built.replace(driver)
     return driver
 
@@ -129,40 +146,45 @@ def _initial_disk(init: bytes) -> bytes:
     return archive.contents()
 
 
-def _prepare(cache: Path | None) -> tuple[str, Path]:
-    """Return the compiler, and the directory for this state of the sources."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
+def _prepare(cache: Path | None, bits: int = 64) -> tuple[Sequence[str], Path]:
+    """Return how to call the compiler, and the directory for this state of the sources."""
+    found = shutil.which("gcc")
+    if found is None:
         raise HostError("the benchmarks are compiled on this host; install gcc and binutils")
+    compiler = (found, *WIDTHS[bits].flags)
     return compiler, (cache or cache_directory()) / "programs" / _fingerprint(compiler)
 
 
-def _fingerprint(compiler: str) -> str:
+def _fingerprint(compiler: Sequence[str]) -> str:
     """Return a name for the state of all sources, the flags and the compiler."""
-    digest = hashlib.sha256(_run([compiler, "--version"]).encode())
-    digest.update(repr((PROGRAM, KERNEL, LINK_GUEST)).encode())
+    digest = hashlib.sha256(_run([*compiler, "--version"]).encode())
+    digest.update(repr((compiler, PROGRAM, WIDTHS, LINK_GUEST)).encode())
     for path in sorted(p for p in SOURCES.rglob("*") if p.suffix in {".c", ".h", ".S", ".ld"}):
         digest.update(str(path.relative_to(SOURCES)).encode() + b"\0")
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _build(compiler: str, name: str, scratch: Path) -> Program:
+def _build(compiler: Sequence[str], name: str, scratch: Path, bits: int) -> Program:
     objects = partial(_objects, compiler, scratch)
     program = objects("program_", PROGRAM, "lib") + objects("program_", PROGRAM, name)
-    native = objects("native_", PROGRAM, "native")
+    pattern = "*.c" if bits == 64 else "native.c"
+    native = objects("native_", PROGRAM, "native", pattern)
     # The linker script recognizes the kernel's objects by the start of their names.
-    user = objects("user_", PROGRAM, "guest", "user.c")
-    kernel = objects("kernel_", KERNEL, "guest", "[!u]*.c") + objects("asm_", (), "guest", "*.S")
+    user = objects("user_", PROGRAM, "bare", "user.c")
+    width = WIDTHS[bits]
+    kernel = objects("kernel_", width.kernel_flags, "bare", "serial.c")
+    kernel += objects("kernel_", width.kernel_flags, width.kernel)
+    kernel += objects("asm_", (), width.kernel, "*.S")
     result = Program(name, scratch / name, scratch / f"{name}.elf")
-    _run([compiler, *LINK, "-o", str(result.native), *native, *program])
-    script = f"-Wl,-T,{SOURCES / 'guest' / 'guest.ld'}"
-    _run([compiler, *LINK_GUEST, script, "-o", str(result.guest), *kernel, *user, *program])
+    _run([*compiler, *LINK, "-o", str(result.native), *native, *program])
+    script = f"-Wl,-T,{SOURCES / 'bare' / 'guest.ld'}"
+    _run([*compiler, *LINK_GUEST, script, "-o", str(result.guest), *kernel, *user, *program])
     return result
 
 
 def _objects(
-    compiler: str,
+    compiler: Sequence[str],
     scratch: Path,
     prefix: str,
     flags: Sequence[str],
@@ -174,12 +196,12 @@ def _objects(
 
 
 def _compile(
-    compiler: str, flags: Sequence[str], sources: Iterable[Path], scratch: Path, prefix: str
+    compiler: Sequence[str], flags: Sequence[str], sources: Iterable[Path], scratch: Path, prefix: str
 ) -> list[str]:
     made = []
     for source in sources:
         target = str(scratch / f"{prefix}{source.parent.name}_{source.stem}.o")
-        _run([compiler, *flags, f"-I{SOURCES / 'lib'}", "-c", str(source), "-o", target])
+        _run([*compiler, *flags, f"-I{SOURCES / 'lib'}", "-c", str(source), "-o", target])
         made.append(target)
     return made
 

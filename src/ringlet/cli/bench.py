@@ -45,6 +45,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Kernel = Annotated[
     Path | None, typer.Option(help="A bzImage. Default: Debian's cloud kernel, fetched once.")
 ]
+Bits = Annotated[int, typer.Option(help="The width of the guest's code: 64 or 32.")]
 
 
 @bench_app.command()
@@ -55,10 +56,15 @@ def cpu(
     timeout: Timeout = 300.0,
     options: Options = None,
     direct: Direct = None,
+    bits: Bits = 64,
     as_json: Json = False,
 ) -> None:
     """Measure ring-3 programs: ten sections, the same object code natively and in a guest."""
-    _build_and_compare("cpu", rounds, engine, memory, timeout, _with(options, direct), as_json)
+    from ringlet.bench import toolchain
+
+    selected = _selected(engine)
+    program = toolchain.build("cpu", bits=_width(bits))
+    _compare(program, selected, rounds, memory, timeout, _with(options, direct), as_json)
 
 
 @bench_app.command()
@@ -72,7 +78,11 @@ def nano(
     as_json: Json = False,
 ) -> None:
     """Measure operations that virtualization slows: system calls, faults, ports, page tables."""
-    _build_and_compare("nano", rounds, engine, memory, timeout, _with(options, direct), as_json)
+    from ringlet.bench import toolchain
+
+    selected = _selected(engine)
+    program = toolchain.build("nano")
+    _compare(program, selected, rounds, memory, timeout, _with(options, direct), as_json)
 
 
 @bench_app.command()
@@ -84,17 +94,22 @@ def linux(
     kernel: Kernel = None,
     options: Options = None,
     direct: Direct = None,
+    bits: Bits = 64,
     as_json: Json = False,
 ) -> None:
-    """Measure a Linux guest: its start, programs, system calls, page faults, processes."""
+    """Measure a Linux guest: its start, programs, system calls, page faults, processes.
+
+    With --bits 32 it is Debian's kernel for i686 with PAE.
+    """
     from ringlet.bench import toolchain
-    from ringlet.images.debian import fetch_kernel
+    from ringlet.images.debian import CLOUD_KERNEL, PAE_KERNEL, fetch_kernel
     from ringlet.machine.loading import read_kernel
 
     selected = _selected(engine)
     if kernel is not None:
         read_kernel(kernel, memory << 20)
-    program = toolchain.build_linux(kernel or fetch_kernel().vmlinuz)
+    package = CLOUD_KERNEL if _width(bits) == 64 else PAE_KERNEL
+    program = toolchain.build_linux(kernel or fetch_kernel(package).vmlinuz, bits=bits)
     _compare(program, selected, rounds, memory, timeout, _with(options, direct), as_json)
 
 
@@ -245,19 +260,10 @@ def _with(options: list[str] | None, direct: str | None) -> list[str]:
     return [*(options or ()), *choice]
 
 
-def _build_and_compare(
-    name: str,
-    count: int,
-    chosen: list[str] | None,
-    memory: int,
-    timeout: float,
-    options: list[str] | None,
-    as_json: bool,
-) -> None:
-    from ringlet.bench import toolchain
-
-    selected = _selected(chosen)
-    _compare(toolchain.build(name), selected, count, memory, timeout, options, as_json)
+def _width(bits: int) -> int:
+    if bits not in (32, 64):
+        raise ConfigError(f"--bits {bits}: choose 64 or 32")
+    return bits
 
 
 def _compare(

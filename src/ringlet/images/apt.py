@@ -58,9 +58,9 @@ Dir::State::status "{root}/status";
 Dir::Cache "{root}/cache";
 Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
-APT::Architecture "amd64";
+APT::Architecture "{architecture}";
 #clear APT::Architectures;
-APT::Architectures {{ "amd64"; }};
+APT::Architectures {{ "{architecture}"; }};
 APT::Sandbox::User "";
 APT::Update::Error-Mode "any";
 #clear APT::Update::Pre-Invoke;
@@ -139,7 +139,9 @@ class Apt:
             (self._root / "status").touch()
             self._list.write_text(sources, encoding="utf-8")
             text = _OWN_SOURCES.format(root=self._root) if sources else ""
-            text = _CONFIGURATION.format(root=self._root, sources=text)
+            text = _CONFIGURATION.format(
+                root=self._root, sources=text, architecture=self.release.architecture
+            )
             self._config.write_text(text + self._without_other_lists(), encoding="utf-8")
         except OSError as error:
             raise explain(error, self._root.parent) from error

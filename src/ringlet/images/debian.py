@@ -22,6 +22,7 @@ from ringlet.images.repository import Repository
 from ringlet.images.store import Entry, Store, default_root, free_space
 
 CLOUD_KERNEL: Final = "linux-image-cloud-amd64"
+PAE_KERNEL: Final = "linux-image-686-pae:i386/bookworm"
 BUSYBOX: Final = "busybox-static"
 T = TypeVar("T")
 Progress = Callable[[str], None]
@@ -34,7 +35,7 @@ _TOOLS: Final = f"tools/{DEFAULT.codename}"
 _VMLINUZ: Final = "vmlinuz"
 _PACKAGE_FILE: Final = "package.deb"
 _TOOL: Final = "busybox"
-_REAL_KERNEL: Final = re.compile(r"\blinux-image-\d[\w.+~-]*")
+_REAL_KERNEL: Final = re.compile(r"\blinux-image-\d+\.[\w.+~-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ def fetch_kernel(
     """Return the kernel of the Debian package `package`, from the cache or else from Debian.
 
     The package may depend on the package of a kernel, as linux-image-cloud-amd64 does.  It is one
-    of Debian 13, or, as in "linux-image-cloud-amd64/bookworm", of the release that is named.
+    of Debian 13, or, as in "linux-image-cloud-amd64/bookworm", of the release that is named; with
+    ":i386", as in `PAE_KERNEL`, it is one for that architecture.
     Raises ImageError.
     """
     package, release = split_release(package)
@@ -156,8 +158,8 @@ def private_apt(
 ) -> Apt | Repository:
     """Return what fetches packages of `release` for `store`: apt, where the host has it."""
     if is_installed():
-        return Apt(store.root / "apt" / release.codename, release, otherwise=otherwise)
-    return Repository(store.root / "lists" / release.codename, release, otherwise=otherwise)
+        return Apt(store.root / "apt" / release.directory, release, otherwise=otherwise)
+    return Repository(store.root / "lists" / release.directory, release, otherwise=otherwise)
 
 
 class MissingFileError(ImageError):
@@ -266,7 +268,7 @@ class _Source:
 
 def kernels_of(release: Release = DEFAULT) -> str:
     """Return the directory of the store that has the kernels of `release`, by package."""
-    return f"kernels/{release.codename}"
+    return f"kernels/{release.directory}"
 
 
 def _cached_kernel(store: Store, kind: str, package: str) -> CachedKernel | None:

@@ -1,7 +1,7 @@
 """The releases of Debian whose kernels and packages are known."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ringlet.errors import ImageError
@@ -9,15 +9,28 @@ from ringlet.errors import ImageError
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A release: its number, as in /etc/os-release, and its name in apt's sources."""
+    """A release: its number, as in /etc/os-release, and its name in apt's sources.
+
+    `architecture` is whose packages are meant: "amd64" or "i386".
+    """
 
     number: str
     codename: str
+    architecture: str = "amd64"
 
     def __str__(self) -> str:
-        return f"Debian {self.number}"
+        other = "" if self.architecture == AMD64 else f" for {self.architecture}"
+        return f"Debian {self.number}{other}"
+
+    @property
+    def directory(self) -> str:
+        """The name of a directory for what is of this release and architecture."""
+        other = "" if self.architecture == AMD64 else f"-{self.architecture}"
+        return f"{self.codename}{other}"
 
 
+AMD64: Final = "amd64"
+I386: Final = "i386"
 DEBIAN_13: Final = Release("13", "trixie")
 DEBIAN_12: Final = Release("12", "bookworm")
 RELEASES: Final = (DEBIAN_13, DEBIAN_12)
@@ -26,17 +39,18 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
 
 def split_release(package: str) -> tuple[str, Release]:
-    """Return the name and the release in `package`, which is like apt's "NAME/bookworm" or "NAME".
+    """Return the name and the release in `package`: apt's "NAME:i386/bookworm", or without a part.
 
     Raises ImageError.
     """
-    name, slash, codename = package.partition("/")
+    whole, slash, codename = package.partition("/")
+    name, colon, architecture = whole.partition(":")
     if not _NAME.fullmatch(name):
         raise ImageError(f"{package!r} is not the name of a package")
-    if not slash:
-        return name, DEFAULT
+    if colon and architecture not in (AMD64, I386):
+        raise ImageError(f"{package!r}: give {name}:{AMD64} or {name}:{I386}")
     for release in RELEASES:
-        if codename == release.codename:
-            return name, release
-    known = " or ".join(f"{name}/{release.codename}" for release in RELEASES)
+        if codename == release.codename or (release == DEFAULT and not slash):
+            return name, replace(release, architecture=architecture or AMD64)
+    known = " or ".join(f"{whole}/{release.codename}" for release in RELEASES)
     raise ImageError(f"{package!r}: no such release of Debian is known; give {known}")

@@ -9,6 +9,6 @@ void measure_sections(const struct section *const *sections, size_t count)
         uint64_t start = rt_tsc();
         uint64_t checksum = section->run();
         uint64_t ticks = rt_tsc() - start;
-        rt_printf("section %s %lu %016lx\n", section->name, ticks, checksum);
+        rt_printf("section %s %" L64 "u %016" L64 "x\n", section->name, ticks, checksum);
     }
 }

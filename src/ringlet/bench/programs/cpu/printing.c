@@ -15,9 +15,9 @@ static uint64_t run(void)
     uint64_t random = 7, sum = 0;
     for (int i = 0; i < LINES; i++) {
         uint64_t r = rt_random(&random);
-        int length = fmt_snprintf(line, sizeof line, "%6d %-8s %08x %#lx %c %+ld [%*u] %.3f%%", i,
+        int length = fmt_snprintf(line, sizeof line, "%6d %-8s %08x %#" L64 "x %c %+" L64 "d [%*u] %.3f%%", i,
                                   names[r % 7], (unsigned)r, r, 'a' + (int)(r >> 60),
-                                  (long)(r >> 20) - (1l << 43), (int)(r >> 61), (unsigned)r & 4095,
+                                  (int64_t)(r >> 20) - ((int64_t)1 << 43), (int)(r >> 61), (unsigned)r & 4095,
                                   (double)(r >> 40) * 0.001);
         sum = mix(sum, (uint64_t)length);
         for (int j = 0; j < length; j += 8)

@@ -1,8 +1,7 @@
-/* The kernel of the bare guest: descriptors, vectors, system calls, the serial line. */
+/* The kernel of the bare guest: descriptors, vectors, system calls. */
+#include "../lib/system.h"
 #include "kernel.h"
 
-enum { UART = 0x3f8, UART_STATUS = 0x3fd, UART_EMPTY = 0x20 };
-enum { SYS_WRITE = 1, SYS_EXIT = 60 };
 enum { MSR_STAR = 0xc0000081, MSR_LSTAR = 0xc0000082, MSR_SFMASK = 0xc0000084 };
 enum { GATE_KERNEL = 0x8e, GATE_USER = 0xee };
 
@@ -25,35 +24,6 @@ static uint32_t tss[26];
 extern char kernel_stack_top[], syscall_entry[], int80_entry[], timer_entry[], divide_entry[],
     page_fault_entry[], exception_stubs[];
 void load_segments(const struct table_register *gdtr);
-
-static void serial(char c)
-{
-    while (!(inb(UART_STATUS) & UART_EMPTY))
-        ;
-    outb(UART, (uint8_t)c);
-}
-
-static void serial_text(const char *text)
-{
-    while (*text)
-        serial(*text++);
-}
-
-static void serial_hex(u64 value)
-{
-    for (int shift = 60; shift >= 0; shift -= 4) {
-        unsigned digit = value >> shift & 15;
-        serial((char)(digit < 10 ? '0' + digit : 'a' + digit - 10));
-    }
-}
-
-/* Ends the run: the machine's exit status is 2 * status + 1. */
-static _Noreturn void stop(uint8_t status)
-{
-    outb(PORT_EXIT, status);
-    for (;;)
-        __asm__ volatile("cli; hlt");
-}
 
 _Noreturn void kernel_panic(const u64 *frame)
 {

@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include "../bare/ports.h"
 #include "layout.h"
 
 typedef uint64_t u64;
@@ -17,18 +18,6 @@ enum {
     PTE_PS = 0x80,
 };
 #define PTE_NX (1ull << 63)
-
-static inline void outb(uint16_t port, uint8_t value)
-{
-    __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
-}
-
-static inline uint8_t inb(uint16_t port)
-{
-    uint8_t value;
-    __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
-    return value;
-}
 
 static inline u64 read_tsc(void)
 {

@@ -15,8 +15,6 @@
 
 #define TIMER_VECTOR 32
 
-#define PORT_EXIT 0xf4
-
 #define SYSCALL_NULL 110 /* getppid: the shortest way in and out */
 
 #endif

@@ -117,29 +117,33 @@ static const char *flags(const char *cursor, struct spec *spec)
     }
 }
 
-static int64_t narrow(int64_t value, int length)
+static int64_t signed_value(va_list *args, int length)
 {
     switch (length) {
-    case -2: return (signed char)value;
-    case -1: return (short)value;
-    case 0: return (int)value;
-    default: return value;
+    case -2: return (signed char)va_arg(*args, int);
+    case -1: return (short)va_arg(*args, int);
+    case 0: return va_arg(*args, int);
+    case 1: return va_arg(*args, long);
+    default: return va_arg(*args, long long);
     }
 }
 
-static uint64_t unsigned_narrow(uint64_t value, int length)
+static uint64_t unsigned_value(va_list *args, int length)
 {
     switch (length) {
-    case -2: return (uint8_t)value;
-    case -1: return (uint16_t)value;
-    case 0: return (uint32_t)value;
-    default: return value;
+    case -2: return (uint8_t)va_arg(*args, unsigned);
+    case -1: return (uint16_t)va_arg(*args, unsigned);
+    case 0: return va_arg(*args, unsigned);
+    case 1: return va_arg(*args, unsigned long);
+    default: return va_arg(*args, unsigned long long);
     }
 }
 
-int fmt_vsnprintf(char *out, size_t size, const char *format, va_list args)
+int fmt_vsnprintf(char *out, size_t size, const char *format, va_list arguments)
 {
     struct sink sink = {out, size, 0};
+    va_list args;
+    va_copy(args, arguments);
     for (; *format; format++) {
         if (*format != '%') {
             put(&sink, *format);
@@ -167,8 +171,7 @@ int fmt_vsnprintf(char *out, size_t size, const char *format, va_list args)
         switch (*format) {
         case 'd':
         case 'i': {
-            int64_t value = spec.length > 0 ? va_arg(args, int64_t) : va_arg(args, int);
-            value = narrow(value, spec.length);
+            int64_t value = signed_value(&args, spec.length);
             uint64_t magnitude = value < 0 ? -(uint64_t)value : (uint64_t)value;
             integer(&sink, &spec, sign_of(&spec, value < 0), magnitude, 10, "0123456789");
             break;
@@ -177,8 +180,7 @@ int fmt_vsnprintf(char *out, size_t size, const char *format, va_list args)
         case 'x':
         case 'X':
         case 'o': {
-            uint64_t value = spec.length > 0 ? va_arg(args, uint64_t) : va_arg(args, unsigned);
-            value = unsigned_narrow(value, spec.length);
+            uint64_t value = unsigned_value(&args, spec.length);
             unsigned base = *format == 'u' ? 10 : *format == 'o' ? 8 : 16;
             const char *prefix = spec.alt && base == 16 && value ? "0x" : "";
             integer(&sink, &spec, prefix, value, base,
@@ -209,6 +211,7 @@ int fmt_vsnprintf(char *out, size_t size, const char *format, va_list args)
             format -= *format == 0;
         }
     }
+    va_end(args);
     if (size)
         out[sink.length < size ? sink.length : size - 1] = 0;
     return (int)sink.length;

@@ -6,30 +6,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Linux system call numbers; both kernels serve them, the bare guest's in guest/kernel.c. */
-enum { SYS_WRITE = 1, SYS_GETPPID = 110, SYS_EXIT = 60 };
+#include "system.h"
 
-static inline long rt_syscall(long number, long a, long b, long c)
-{
-    long result;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-
-static inline long rt_syscall6(long number, long a, long b, long c, long d, long e, long f)
-{
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    register long r9 __asm__("r9") = f;
-    __asm__ volatile("syscall"
-                     : "+a"(number)
-                     : "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return number;
-}
+/* The length of a uint64_t in a format. */
+#ifdef __i386__
+#define L64 "ll"
+#else
+#define L64 "l"
+#endif
 
 /* The time stamp counter, after all earlier instructions (SDM vol. 2B, RDTSC). */
 static inline uint64_t rt_tsc(void)

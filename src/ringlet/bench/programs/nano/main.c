@@ -4,7 +4,6 @@
 #include "rt.h"
 
 enum { BATCHES = 9, PAIRS = 40, WINDOW = 50000000, GAP = 2000, PERIOD = 2600000 };
-enum { SYS_MMAP = 9 };
 
 typedef uint64_t batch(long count);
 

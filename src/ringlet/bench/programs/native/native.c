@@ -1,7 +1,7 @@
 /* The run-time layer under Linux: entry, exit, and the clock; no C library. */
 #include "rt.h"
 
-enum { SYS_PRCTL = 157, SYS_CLOCK_GETTIME = 228, PR_SET_THP_DISABLE = 41, CLOCK_MONOTONIC = 1 };
+enum { PR_SET_THP_DISABLE = 41, CLOCK_MONOTONIC = 1 };
 
 const int rt_is_guest = 0;
 
@@ -25,7 +25,7 @@ static void print_clock(void)
             ns = time[0] * 1000000000u + time[1];
         }
     }
-    rt_printf("clock %lu %lu\n", tsc, ns);
+    rt_printf("clock %" L64 "u %" L64 "u\n", tsc, ns);
 }
 
 __attribute__((noreturn, used)) static void start(char **arguments)
@@ -35,9 +35,9 @@ __attribute__((noreturn, used)) static void start(char **arguments)
     rt_syscall6(SYS_PRCTL, PR_SET_THP_DISABLE, 1, 0, 0, 0, 0);
     if (host)
         print_clock();
-    rt_printf("mark %lu\n", rt_tsc());
+    rt_printf("mark %" L64 "u\n", rt_tsc());
     int status = program_main();
-    rt_printf("mark %lu\n", rt_tsc());
+    rt_printf("mark %" L64 "u\n", rt_tsc());
     if (host)
         print_clock();
     if (rt_end)
@@ -45,8 +45,18 @@ __attribute__((noreturn, used)) static void start(char **arguments)
     rt_exit(status);
 }
 
+#ifdef __i386__
+__asm__(".globl _start\n"
+        "_start: xor %ebp, %ebp\n"
+        " lea 4(%esp), %eax\n"
+        " and $-16, %esp\n"
+        " sub $12, %esp\n"
+        " push %eax\n"
+        " call start\n");
+#else
 __asm__(".globl _start\n"
         "_start: xor %ebp, %ebp\n"
         " lea 8(%rsp), %rdi\n"
         " and $-16, %rsp\n"
         " call start\n");
+#endif

@@ -11,9 +11,9 @@ _Noreturn void rt_exit(int status)
 
 _Noreturn void user_main(void)
 {
-    rt_printf("mark %lu\n", rt_tsc());
+    rt_printf("mark %" L64 "u\n", rt_tsc());
     int status = program_main();
-    rt_printf("mark %lu\n", rt_tsc());
+    rt_printf("mark %" L64 "u\n", rt_tsc());
     rt_exit(status);
 }
 
