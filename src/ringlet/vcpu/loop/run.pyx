@@ -30,7 +30,7 @@ from ringlet.vcpu.system.pending cimport PENDING_OP
 
 cdef enum:
     AGAIN = 0x100        # not an Exit: the loop begins its next turn
-    PERIOD = 1 << 31     # TSC ticks during which writes to pages with translations are counted
+    PERIOD = 2000000000  # TSC ticks during which writes to pages with translations are counted
     PERIOD_LOOKUPS = 4095
 
 # The state that the steps of a turn pass to each other, and one turn to the next.
