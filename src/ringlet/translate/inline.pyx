@@ -1,8 +1,9 @@
 """Sensitive operations that need not leave translated code: those of a kernel's entry and exit.
 
-At CPL 0 they cannot fault, apart from PUSHF, whose host instruction does.  No flag changes.
+At CPL 0 they cannot fault, apart from PUSHF, whose host instruction does.  No flag changes.  Those
+that use neither the stack nor a window are the same in 16- and 32-bit code.
 """
-from ringlet.core.state cimport FLAG_IF, KEY_CPL, KEY_STEP, RAX, RDX, CpuState, u8, u32
+from ringlet.core.state cimport FLAG_IF, KEY_CPL, KEY_MODE64, KEY_STEP, RAX, RDX, CpuState, u8, u32
 from ringlet.core.ops cimport OP_CLI, OP_PUSHF, OP_RDTSC, OP_STI, OP_SWAPGS
 from ringlet.translate.insn cimport PFX_66, Insn
 from ringlet.translate.builder cimport *
@@ -99,15 +100,17 @@ cdef int emit_inline_op(Builder* b, Insn* i) noexcept nogil:
     if op == OP_CLI:
         store_state_imm(b, IFLAG, 0)
         return 1
-    if op == OP_PUSHF and not i.prefixes & PFX_66:
-        push_flags(b)
-        return 1
     if op == OP_STI:
         return set_interrupts(b, i)
-    if op == OP_SWAPGS:
-        swap_gs(b)
-    elif op == OP_RDTSC:
+    if op == OP_RDTSC:
         read_time_stamp(b)
+    elif not b.key & KEY_MODE64:
+        return 0
+    elif op == OP_PUSHF and not i.prefixes & PFX_66:
+        push_flags(b)
+        return 1
+    elif op == OP_SWAPGS:
+        swap_gs(b)
     else:
         return 0
     b.n_bindings = 0

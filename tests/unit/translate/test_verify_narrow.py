@@ -42,12 +42,36 @@ from ringlet.translate.translator import KEYS
 @pytest.mark.parametrize(
     "code",
     ["8b03", "8903", "a5", "f3aa", "ff33", "8f03", "8a27", "8827", "ffe0", "ff10", "c3", "e2fe",
-     "e304", "7510", "e810000000", "8d4c8302", "648b4304", "d7", "c9", "0fc703", "dd33", "0fb10b"],
+     "e304", "7510", "e810000000", "8d4c8302", "648b4304", "d7", "c9", "0fc703", "dd33", "0fb10b",
+     "f3a5", "f2ae", "f3a6", "67f3a5", "67f2ae", "66f3ad", "0e", "6616", "0fa8", "8cd8", "668ce1",
+     "fa90", "fb90", "0f31"],
 )  # fmt: skip
 def test_what_the_translator_makes_is_sound(
     code: str, key: int, stepping: int, checked: bool, indirect: bool
 ) -> None:
     assert reasons(translate(code, key | stepping, indirect, checked)) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "key", "leaves"),
+    [
+        ("1e", FLAT, False),  # push ds
+        ("1e", SEGMENTED, False),
+        ("8cd8", FLAT | 3, False),  # mov eax, ds
+        ("8c18", FLAT, True),  # mov [eax], ds
+        ("fa", FLAT, False),
+        ("fa", FLAT | 3, True),
+        ("0f31", FLAT, False),
+        ("0f31", FLAT | 3, True),
+        ("f3a4", FLAT, False),
+        ("f3a4", SEGMENTED, False),
+        ("67f3a4", SEGMENTED, False),
+        ("67f3a4", FLAT, True),
+    ],
+)
+def test_operations_that_need_not_leave(code: str, key: int, leaves: bool) -> None:
+    # HLT behind the code leaves.
+    assert len(translate(code, key).operations) == 1 + leaves
 
 
 @pytest.mark.parametrize(

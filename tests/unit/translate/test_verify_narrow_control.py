@@ -21,7 +21,7 @@ from tests.unit.translate.narrow_code import (
     translate,
 )
 
-from ringlet.translate.translator import KEYS, SOURCE, Relocation, Stub
+from ringlet.translate.translator import BLOCK, KEYS, SOURCE, Relocation, Stub
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,6 @@ from ringlet.translate.translator import KEYS, SOURCE, Relocation, Stub
         ("cc", "sensitive"),
         ("0f05", "sensitive"),
         ("f4", "sensitive"),
-        ("0f31", "sensitive"),  # rdtsc
         ("0fa2", "sensitive"),
         ("f30faec0", "sensitive"),  # rdfsbase eax
         ("0f01f8", "sensitive"),  # swapgs
@@ -53,6 +52,30 @@ def test_sensitive_instructions_are_refused(code: str, why: str) -> None:
     assert why in " ".join(reasons(host(code)))
 
 
+# mov qword [iflag], value
+IFLAG = "48c70425" + at("iflag")
+
+
+@pytest.mark.parametrize("code", ["0f31", IFLAG + "00000000", IFLAG + "00020000"])
+def test_what_ring_0_may_do_in_place_is_refused_in_ring_3(code: str) -> None:
+    assert reasons(host(code)) == []
+    assert reasons(host(code, FLAT | 3))
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (IFLAG + "00010000", "more than IF"),
+        # movzx eax, word [selectors + 2]; mov eax, [selectors]
+        ("0fb70425" + (BLOCK + FIELDS["selectors"] + 2).to_bytes(4, "little").hex(), "may not"),
+        ("8b0425" + at("selectors"), "may not"),
+        ("4d87d0", "exchanges"),  # xchg r8, r10
+    ],
+)
+def test_fields_and_values_beside_those_of_operations_are_refused(code: str, why: str) -> None:
+    assert why in " ".join(reasons(host(code)))
+
+
 def test_bytes_that_are_no_instruction_are_refused() -> None:
     assert reasons(host("06")) == ["it cannot be decoded"]  # push es in 32-bit code
 
@@ -61,7 +84,7 @@ def test_bytes_that_are_no_instruction_are_refused() -> None:
     "code",
     [
         "4c8b0425" + at("op_info"),  # mov r8, [op_info]
-        "4c8b0425" + at("tsc_offset"),
+        "4c8b0425" + at("kernel_gs_base"),
         "8b0425" + at("segment_at", 3),  # mov eax, [segment_at]
         "8b0425" + at("exit_arg"),
         "4c890425" + at("segment_at", 3),  # mov [segment_at], r8

@@ -8,10 +8,11 @@ from ringlet.core.ops cimport OP_EMULATE, OP_NONE, OP_UD
 from ringlet.translate.builder cimport *
 from ringlet.translate.flow cimport (
     emit_check, emit_jump, emit_stale, ends_fragment, lead_home)
+from ringlet.translate.inline cimport emit_inline_op
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.branch cimport (
     NO_CODE, emit_narrow_branch, emit_narrow_op, emit_narrow_thunk)
-from ringlet.translate.narrow.plain cimport emit_narrow_plain, emit_reencoded
+from ringlet.translate.narrow.plain cimport emit_narrow_plain, emit_reencoded, emit_selector
 from ringlet.translate.scan cimport TRANSLATE_OK, begin_fragment, cut_after, unit_op
 from ringlet.translate.shape cimport *
 
@@ -40,7 +41,8 @@ cdef int emit_insn(Builder* b, Insn* i) noexcept nogil:
         emit_narrow_op(b, i, op)
         return i.shape.unit == UNIT_WAIT and not b.checked
     if kind == SHAPE_OP:
-        if i.shape.op == OP_NONE or (i.shape.op == OP_EMULATE and emit_reencoded(b, i)):
+        if i.shape.op == OP_NONE or emit_inline_op(b, i) or emit_selector(b, i) \
+                or (i.shape.op == OP_EMULATE and emit_reencoded(b, i)):
             return 1
         return leave_with(b, i, i.shape.op)
     if kind == SHAPE_INVALID:

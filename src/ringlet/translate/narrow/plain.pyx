@@ -4,8 +4,9 @@ They are copied with the host's operand size prefix and with another memory oper
 the same, because all eight are in their own host registers.
 """
 from ringlet.core.state cimport (
-    RAX, RBP, RBX, RSP, SEG_CS, SEG_DS, SEG_NONE, SEG_SS, KEY_SEGMENTED, KEY_STACK16, CpuState, u8,
-    u32, i32)
+    RAX, RBP, RBX, RSP, SEG_CS, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, SEG_SS, KEY_SEGMENTED,
+    KEY_STACK16, CpuState, Segment, u8, u32, i32)
+from ringlet.core.ops cimport OP_MOV_FROM_SEG, OP_PUSH_SEG
 from ringlet.translate.builder cimport *
 from ringlet.translate.encode cimport encode
 from ringlet.translate.insn cimport *
@@ -17,6 +18,7 @@ from ringlet.translate.shape cimport *
 
 cdef CpuState* _null = NULL
 cdef u32 SCRATCH = <u32><size_t>&_null.scratch[0]
+cdef u32 SELECTORS = <u32><size_t>&_null.arch.seg[0].selector
 
 
 cdef Insn for_host(Insn* i) noexcept nogil:
@@ -97,6 +99,44 @@ cdef int emit_pop(Builder* b, Insn* i) noexcept nogil:
     move(b, 0x8B, reg, &top, size)
     if reg != RSP:
         move_sp(b, <i32>size)
+    return 1
+
+
+cdef void load_selector(Builder* b, u32 reg, u32 seg) noexcept nogil:
+    """`movzx reg32, word [selector]`."""
+    if reg >= 8:
+        e8(b, 0x44)
+    e8(b, 0x0F)
+    state_op(b, 0, 0xB7, reg & 7, SELECTORS + seg * <u32>sizeof(Segment))
+
+
+cdef int push_selector(Builder* b, Insn* i) noexcept nogil:
+    cdef u32 size = i.shape.size, seg = i.opcode >> 3 & 3, reg = H8
+    cdef Ref top
+    if i.map:
+        seg = SEG_FS if i.opcode < 0xA8 else SEG_GS
+    top = stack_operand(b, -<i32>size, size, True)
+    if b.key & (KEY_SEGMENTED | KEY_STACK16):
+        reg = 11
+    load_selector(b, reg, seg)
+    move(b, 0x89, reg, &top, size)
+    if reg == 11:
+        restore_r11(b)
+    move_sp(b, -<i32>size)
+    return 1
+
+
+cdef int emit_selector(Builder* b, Insn* i) noexcept nogil:
+    cdef u32 seg = i.modrm >> 3 & 7, reg = insn_rm(i)
+    if i.shape.op == OP_PUSH_SEG:
+        return push_selector(b, i)
+    if i.shape.op != OP_MOV_FROM_SEG or i.modrm < 0xC0 or seg > SEG_GS:
+        return 0
+    if i.shape.size == 4:
+        load_selector(b, reg, seg)
+    else:
+        load_selector(b, H8, seg)
+        e8(b, 0x66); e8(b, 0x44); e8(b, 0x89); e8(b, 0xC0 | reg)      # mov reg16, r8w
     return 1
 
 

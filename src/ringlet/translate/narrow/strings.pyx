@@ -1,12 +1,13 @@
 """String instructions of 16- and 32-bit code.
 
 They run on host addresses in RSI and RDI.  What takes these back to the guest's values is in
-`scratch`, with which the fault handler reverts them.  A repetition in segments that are not flat,
-or with 16-bit counts, is the emulator's.
+`scratch`, with which the fault handler reverts them.  The processor repeats them in flat segments
+alone: in others each element is checked.
 """
 from ringlet.core.state cimport (
-    RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_SEGMENTED, KEY_STEP, CpuState, u8, u32)
+    RCX, RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_SEGMENTED, KEY_STEP, CpuState, u8, u32, i64)
 from ringlet.translate.builder cimport *
+from ringlet.translate.flow cimport emit_jump
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.segments cimport in_segment, restore_r11
 from ringlet.translate.shape cimport *
@@ -62,17 +63,23 @@ cdef void to_guest(Builder* b, Insn* i, u32 reg, u32 slot) noexcept nogil:
     e8(b, 0x66); e8(b, 0x44); e8(b, 0x89); e8(b, 0xC8 | reg)  # mov reg16, r9w
 
 
-cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
+cdef inline void take_cx(Builder* b, Insn* i) noexcept nogil:
+    """rcx := the count, for JRCXZ; `give_cx` takes that back."""
+    if i.address == 2:
+        movzx16(b, H8, RCX)
+        mov_rr(b, H9, RCX)
+        mov_rr(b, RCX, H8)
+
+
+cdef inline void give_cx(Builder* b, Insn* i) noexcept nogil:
+    if i.address == 2:
+        mov_rr(b, RCX, H9)
+
+
+cdef void emit_element(Builder* b, Insn* i, bint flat, bint repeat) noexcept nogil:
     cdef u32 op = i.opcode & 0xFE
     cdef bint source = op == 0xA4 or op == 0xA6 or op == 0xAC
     cdef bint target = op != 0xAC
-    cdef bint repeats = (i.prefixes & (PFX_REP | PFX_REPNE)) != 0
-    cdef bint flat = not b.key & KEY_SEGMENTED and (i.seg == SEG_NONE or not source) \
-        and i.address == 4
-    if repeats and (not flat or b.key & KEY_STEP or b.once):
-        return 0
-    if not flat and not b.key & KEY_SEGMENTED:
-        return 0          # the limits of flat code's segments are not at hand
     if flat:
         mov_rr(b, H9, WINDOW)
         negate_r9(b)
@@ -89,9 +96,9 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
     map_here(b, i.offset)
     if i.shape.width == 2 and i.opcode & 1:
         e8(b, 0x66)
-    if i.prefixes & PFX_REP:
+    if repeat and i.prefixes & PFX_REP:
         e8(b, 0xF3)
-    elif i.prefixes & PFX_REPNE:
+    elif repeat and i.prefixes & PFX_REPNE:
         e8(b, 0xF2)
     e8(b, i.opcode)
     if source:
@@ -100,4 +107,50 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
         to_guest(b, i, RDI, 1)
     if not flat:
         restore_r11(b)
+
+
+cdef void emit_once(Builder* b, Insn* i, bint flat) noexcept nogil:
+    """Emit one repetition of a string instruction, which is then entered again."""
+    cdef bint compares = (i.opcode & 0xFE) == 0xA6 or (i.opcode & 0xFE) == 0xAE
+    cdef u32 begins, ends, over
+    take_cx(b, i)
+    e8(b, 0xE3); e8(b, 2)                                    # jrcxz to the end of the repetition
+    e8(b, 0xEB)
+    begins = b.n
+    e8(b, 0)
+    give_cx(b, i)
+    emit_jump(b, <i64>i.offset + i.length)
+    b.out[begins] = <u8>(b.n - begins - 1)
+    give_cx(b, i)
+    emit_element(b, i, flat, False)
+    if i.address == 2:
+        e8(b, 0x66)
+    e8(b, 0x8D); e8(b, 0x49); e8(b, 0xFF)                    # lea ecx or cx, [rcx - 1]
+    ends = 0
+    if compares:
+        e8(b, 0x75 if i.prefixes & PFX_REP else 0x74)        # REPE ends at ZF = 0, REPNE at 1
+        ends = b.n
+        e8(b, 0)
+    take_cx(b, i)
+    e8(b, 0xE3)
+    over = b.n
+    e8(b, 0)
+    give_cx(b, i)
+    emit_jump(b, i.offset)
+    b.out[over] = <u8>(b.n - over - 1)
+    give_cx(b, i)
+    if compares:
+        b.out[ends] = <u8>(b.n - ends - 1)
+
+
+cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
+    cdef bint source = (i.opcode & 0xFE) != 0xAA and (i.opcode & 0xFE) != 0xAE
+    cdef bint flat = not b.key & KEY_SEGMENTED and (i.seg == SEG_NONE or not source) \
+        and i.address == 4
+    if not flat and not b.key & KEY_SEGMENTED:
+        return 0          # the limits of flat code's segments are not at hand
+    if i.prefixes & (PFX_REP | PFX_REPNE) and (not flat or b.key & KEY_STEP or b.once):
+        emit_once(b, i, flat)
+    else:
+        emit_element(b, i, flat, True)
     return 1

@@ -26,8 +26,9 @@ proves these rules.  Where two paths meet, what both say holds.
 
 5.  **Nothing sensitive is executed**, nothing that uses the host's stack or RIP, no segment
     override, no 32-bit address.  **The state block** is accessed at constant addresses, each with
-    its relocation.  The segments and the bases of FS and GS are read; `scratch`, `string_old`,
-    `ea`, `op_info` and `exit_arg` are written, each by the one form that this contract knows.
+    its relocation.  The segments, their selectors and the bases of FS and GS are read; `scratch`,
+    `string_old`, `ea`, `op_info` and `exit_arg` are written, each by the one form that this
+    contract knows.  At CPL 0 RDTSC is executed and IF is written.
 
 6.  **Control** leaves through links, stubs and the jump table, whose index is the low 16 bits of
     r8.  r8 is the target's EIP, with its linear address in the upper half where CS has a base or a

@@ -18,7 +18,7 @@ from iced_x86 import (
 )
 
 from ringlet.core import state
-from ringlet.translate.translator import BLOCK, SOURCE, Relocation, Translation
+from ringlet.translate.translator import BLOCK, KEYS, SOURCE, Relocation, Translation
 from ringlet.translate.verify.narrow.allowed import (
     FACTORY,
     WRITES,
@@ -62,7 +62,14 @@ _SEGMENTS: Final = {
     )
     for number in range(6)
 } | {_FIELDS["segment_host"] + 8 * number: Value(Kind.REGION) for number in range(6)}
-_BASES: Final = frozenset({_FIELDS["fs_base"], _FIELDS["gs_base"]})
+_PUBLIC: Final = frozenset({_FIELDS["fs_base"], _FIELDS["gs_base"], _FIELDS["intr"]})
+"""Fields of 32 bits that the guest may know."""
+_SELECTORS: Final = frozenset(
+    _FIELDS["selectors"] + number * (_FIELDS["gs_base"] - _FIELDS["fs_base"]) for number in range(6)
+)
+_INTERRUPTS: Final = frozenset({0, 0x200})
+
+_CPL: Final = KEYS["cpl"]
 
 _READS: Final = frozenset(
     {OpAccess.READ, OpAccess.READ_WRITE, OpAccess.COND_READ, OpAccess.READ_COND_WRITE}
@@ -96,6 +103,7 @@ class Effects:
             Code.LEA_R16_M: self._lea,
             Code.LEA_R32_M: self._lea,
             Code.LEA_R64_M: self._lea,
+            Code.XCHG_RM64_R64: self._exchange,
         }
 
     def relocation(self, at: int) -> tuple[int, int]:
@@ -105,6 +113,9 @@ class Effects:
 
     def step(self, s: Facts, i: Instruction, data: bytes, at_displacement: int) -> None:
         """Carry out `i`, which is no branch and whose bytes are `data`.  Raises UnsoundError."""
+        if i.code == Code.RDTSC and not self._t.key & _CPL:
+            self._results(s, i)
+            return
         allow(i)
         self._copied(i, at_displacement)
         if i.is_string_instruction:
@@ -234,6 +245,8 @@ class Effects:
             s.set(register, s.scratch[_SCRATCH[offset]])
         elif offset in _OLD:
             s.set(register, s.old[_OLD[offset]])
+        elif offset == _FIELDS["tsc_offset"] and not self._t.key & _CPL:
+            s.set(register, OTHER)
         else:
             raise UnsoundError("it reads a field of the state that it may not")
 
@@ -257,8 +270,22 @@ class Effects:
             raise UnsoundError("a constant has a relocation that is not for it")
         s.set(i.op0_register, Value(Kind.SOURCE, size=value))
 
+    def _exchange(self, s: Facts, i: Instruction, _: int) -> None:
+        first, second = i.op0_register, i.op1_register
+        values = s.value(first), s.value(second)
+        if i.op0_kind != OpKind.REGISTER or not all(value.is_public for value in values):
+            raise UnsoundError("it exchanges what is no value of the guest")
+        s.set(first, values[1].alone)
+        s.set(second, values[0].alone)
+
     def _name_operation(self, s: Facts, i: Instruction, at_displacement: int) -> None:
-        if i.op0_kind != OpKind.MEMORY or self._field(i, at_displacement) != _FIELDS["op_info"]:
+        """Carry out a 64-bit MOV of a constant to the state: of an operation, or of IF."""
+        field = self._field(i, at_displacement) if i.op0_kind == OpKind.MEMORY else None
+        if field == _FIELDS["iflag"] and not self._t.key & _CPL:
+            if i.immediate32to64 not in _INTERRUPTS:
+                raise UnsoundError("it sets more than IF")
+            return
+        if field != _FIELDS["op_info"]:
             raise UnsoundError("a 64-bit constant is not for 16- or 32-bit code")
         kind, value = self.relocation(i.next_ip - 4)
         if kind != Relocation.OP:
@@ -362,9 +389,13 @@ class Effects:
             self.uses.add(i.next_ip - 4)
 
     def _state(self, s: Facts, i: Instruction, at_displacement: int) -> None:
-        """Raise unless the instruction reads a base, or names the fragment."""
+        """Raise unless it reads a base, a selector or whether an interrupt waits, or names the
+        fragment.
+        """
         offset = self._field(i, at_displacement)
-        if i.code == Code.MOV_R32_RM32 and offset in _BASES:
+        if i.code == Code.MOV_R32_RM32 and offset in _PUBLIC:
+            return
+        if i.code == Code.MOVZX_R32_RM16 and offset in _SELECTORS:
             return
         if i.code != Code.MOV_RM32_IMM32 or offset != _FIELDS["exit_arg"]:
             raise UnsoundError("it accesses a field of the state that it may not")
