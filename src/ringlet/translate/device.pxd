@@ -18,3 +18,5 @@ cdef struct DeviceMove:
 cdef bint device_move(Insn* i, DeviceMove* m) noexcept nogil
 # Leave for OP_DEVICE_READ or OP_DEVICE_WRITE; `i` is such a MOV.
 cdef void emit_device(Builder* b, Insn* i) noexcept nogil
+# The same with the address in r9, if there is room for an operation.
+cdef void leave_for_device(Builder* b, Insn* i) noexcept nogil

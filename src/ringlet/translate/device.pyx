@@ -16,6 +16,8 @@ from ringlet.translate.shape cimport SHAPE_OP, SHAPE_PLAIN
 cdef bint device_move(Insn* i, DeviceMove* m) noexcept nogil:
     cdef u32 op = i.opcode
     cdef u8 word = 8 if i.rex & 8 else 2 if i.prefixes & PFX_66 else 4
+    if i.address != 8 and i.shape.width:
+        word = i.shape.width
     if i.enc != ENC_LEGACY or i.prefixes & PFX_LOCK:
         return False
     m.flags = 0
@@ -51,9 +53,7 @@ cdef bint device_move(Insn* i, DeviceMove* m) noexcept nogil:
 
 
 cdef void emit_device(Builder* b, Insn* i) noexcept nogil:
-    cdef DeviceMove m
-    cdef OpInfo* o = &b.ops[b.n_ops]
-    if b.n_ops >= MAX_OPS or not device_move(i, &m):
+    if b.n_ops >= MAX_OPS:
         b.full = 1
         return
     probe(b)
@@ -63,6 +63,15 @@ cdef void emit_device(Builder* b, Insn* i) noexcept nogil:
             add_segment(b, i)
     else:
         linear_operand(b, i)
+    leave_for_device(b, i)
+
+
+cdef void leave_for_device(Builder* b, Insn* i) noexcept nogil:
+    cdef DeviceMove m
+    cdef OpInfo* o = &b.ops[b.n_ops]
+    if not device_move(i, &m):
+        b.full = 1
+        return
     leave_for(b, i, OP_DEVICE_WRITE if m.writes else OP_DEVICE_READ, True)
     o.size = m.size
     o.reg = m.reg

@@ -9,6 +9,7 @@ from ringlet.core.state cimport (
 from ringlet.core.template cimport STUB_INDIRECT
 from ringlet.core.ops cimport OP_NM, OP_NONE, OP_UD
 from ringlet.translate.builder cimport *
+from ringlet.translate.device cimport leave_for_device
 from ringlet.translate.flow cimport (
     add_link, emit_indirect, emit_jump, emit_thunk, leave_for, name_op)
 from ringlet.translate.insn cimport *
@@ -29,6 +30,15 @@ cdef void emit_narrow_op(Builder* b, Insn* i, u32 op) noexcept nogil:
     if mem:
         offset_operand(b, i)
     leave_for(b, i, op, mem)
+    b.ops[b.n_ops - 1].seg = <u8>segment_of(i)
+
+
+cdef void emit_narrow_device(Builder* b, Insn* i) noexcept nogil:
+    if b.n_ops >= MAX_OPS:
+        b.full = 1
+        return
+    offset_operand(b, i)
+    leave_for_device(b, i)
     b.ops[b.n_ops - 1].seg = <u8>segment_of(i)
 
 

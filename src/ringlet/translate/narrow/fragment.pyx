@@ -11,7 +11,7 @@ from ringlet.translate.flow cimport (
 from ringlet.translate.inline cimport emit_inline_op
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.branch cimport (
-    NO_CODE, emit_narrow_branch, emit_narrow_op, emit_narrow_thunk)
+    NO_CODE, emit_narrow_branch, emit_narrow_device, emit_narrow_op, emit_narrow_thunk)
 from ringlet.translate.narrow.plain cimport emit_narrow_plain, emit_reencoded, emit_selector
 from ringlet.translate.scan cimport TRANSLATE_OK, begin_fragment, cut_after, unit_op
 from ringlet.translate.shape cimport *
@@ -36,6 +36,9 @@ cdef int emit_insn(Builder* b, Insn* i) noexcept nogil:
     cdef int r
     b.now = i
     b.current = i.offset
+    if i.device:
+        emit_narrow_device(b, i)
+        return not b.checked
     op = unit_op(b, i)
     if op != OP_NONE:
         emit_narrow_op(b, i, op)

@@ -267,6 +267,6 @@ cdef bint site_found(CpuState* c, u32 index) noexcept nogil:
     if c.blocks != NULL or k.fragments[index].key & KEY_STEP:
         return True
     r = decode(shapes_of(c, k.fragments[index].key), c.insn, 16, &i)
-    if r == DECODE_OK and device_move(&i, &move) and site_met(c, c.arch.rip):
+    if r == DECODE_OK and device_move(&i, &move) and site_met(c, code_linear(c, c.arch.rip)):
         cache_drop(c, k, index)
     return r != DECODE_LEARN

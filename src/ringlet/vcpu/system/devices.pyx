@@ -9,7 +9,8 @@ from ringlet.cache.codecache cimport Cache
 from ringlet.cache.invalidation cimport cache_drop_linear
 from ringlet.core.state cimport (
     ACC_WRITE, EMU_EXIT, EMU_FAULT, EMU_NEXT, EXIT_MMIO_READ, EXIT_MMIO_WRITE, MEM_FAULT, MEM_MMIO,
-    MEM_OK, OPF_HIGH, OPF_SIGN, VEC_GP, VEC_SS, is_canonical, raise_err, u8, u32, u64, i64)
+    MEM_OK, OPF_HIGH, OPF_SIGN, VEC_GP, VEC_SS, code_linear, is_canonical, raise_err, u8, u32, u64,
+    i64)
 from ringlet.mmu.mmu cimport mmu_translate
 from ringlet.translate.device cimport NO_REGISTER
 from ringlet.vcpu.apic.local cimport apic_holds, apic_read, apic_write
@@ -25,6 +26,7 @@ from ringlet.vcpu.system.sites cimport site_device, site_ram
 cdef int reach(CpuState* c, OpInfo* op, u32 access, u64* phys) noexcept nogil:
     """Find what the operand is: MEM_MMIO for one access to a device, MEM_FAULT, or MEM_OK."""
     cdef int result
+    cdef u64 linear = code_linear(c, op.rip)
     c.n_device_ops += 1
     if not is_canonical(c.ea) or not is_canonical(c.ea + op.size - 1):
         raise_err(c, VEC_SS if on_stack(op) else VEC_GP, 0)
@@ -33,10 +35,10 @@ cdef int reach(CpuState* c, OpInfo* op, u32 access, u64* phys) noexcept nogil:
         return MEM_OK
     result = mmu_translate(c, c.ea, access | user_access(c), phys)
     if result == MEM_MMIO:
-        site_device(c, op.rip)
-    elif result == MEM_OK and site_ram(c, op.rip):
+        site_device(c, linear)
+    elif result == MEM_OK and site_ram(c, linear):
         # The instruction is done here once more.
-        cache_drop_linear(c, <Cache*>c.cache, op.rip, 1)
+        cache_drop_linear(c, <Cache*>c.cache, linear, 1)
     return result
 
 
