@@ -30,11 +30,11 @@ Progress = Callable[[str], None]
 # apt-get waits forever on a full disk, so the free space is checked first.
 _KERNEL_ROOM: Final = 180 << 20
 _TOOL_ROOM: Final = 60 << 20
-_TOOLS: Final = f"tools/{DEFAULT.codename}"
+_TOOLS: Final = f"tools/{DEFAULT.directory}"
 _VMLINUZ: Final = "vmlinuz"
 _PACKAGE_FILE: Final = "package.deb"
 _TOOL: Final = "busybox"
-_REAL_KERNEL: Final = re.compile(r"\blinux-image-\d[\w.+~-]*")
+_REAL_KERNEL: Final = re.compile(r"\blinux-image-\d+\.[\w.+~-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +151,46 @@ def fetch_packages(
     return source.with_lists(lambda: source.fetch_all(packages, directory, room))
 
 
+def fetch_package(
+    package: str,
+    release: Release,
+    *,
+    store: Store | None = None,
+    apt: Apt | Repository | None = None,
+) -> Path:
+    """Return the file of `package`, without what it depends on, from the cache or from Debian.
+
+    Raises ImageError.
+    """
+    source = _Source(store, apt, silent, release)
+    kind = f"packages/{release.directory}"
+
+    def cached() -> Path | None:
+        entry = source.store.find(kind, package)
+        return entry.file(_PACKAGE_FILE) if entry is not None else None
+
+    if (deb := cached()) is not None:
+        return deb
+    with source.store.locked():
+        if (deb := cached()) is not None:
+            return deb
+        with source.store.adding(kind, package, _KERNEL_ROOM) as (directory, facts):
+            fetched = source.fetch(package, directory)
+            fetched.deb.rename(directory / _PACKAGE_FILE)
+            facts["package"], facts["version"] = fetched.package, fetched.version
+    deb = cached()
+    if deb is None:
+        raise ImageError(f"{source.store.root}: the disk returns wrong data; check the disk")
+    return deb
+
+
 def private_apt(
     store: Store, release: Release = DEFAULT, otherwise: str = OTHERWISE
 ) -> Apt | Repository:
     """Return what fetches packages of `release` for `store`: apt, where the host has it."""
     if is_installed():
-        return Apt(store.root / "apt" / release.codename, release, otherwise=otherwise)
-    return Repository(store.root / "lists" / release.codename, release, otherwise=otherwise)
+        return Apt(store.root / "apt" / release.directory, release, otherwise=otherwise)
+    return Repository(store.root / "lists" / release.directory, release, otherwise=otherwise)
 
 
 class MissingFileError(ImageError):
@@ -266,7 +299,7 @@ class _Source:
 
 def kernels_of(release: Release = DEFAULT) -> str:
     """Return the directory of the store that has the kernels of `release`, by package."""
-    return f"kernels/{release.codename}"
+    return f"kernels/{release.directory}"
 
 
 def _cached_kernel(store: Store, kind: str, package: str) -> CachedKernel | None:

@@ -66,12 +66,13 @@ class Suite:
             return f"{base}/{self.name.strip('./')}".rstrip("/")
         return f"{base}/dists/{self.name}"
 
-    def lists(self) -> Iterator[str]:
+    def lists(self, architecture: str) -> Iterator[str]:
         """Yield the paths of the package lists below the directory, without their suffix."""
         if self.name.endswith("/"):
             yield "Packages"
         else:
-            yield from (f"{component}/binary-amd64/Packages" for component in self.components)
+            for component in self.components:
+                yield f"{component}/binary-{architecture}/Packages"
 
 
 class Repository:
@@ -121,7 +122,7 @@ class Repository:
             number = 0
             for suite in self._suites():
                 sums = self._release(suite)
-                for path in suite.lists():
+                for path in suite.lists(self.release.architecture):
                     text = self._list(suite, path, sums)
                     name = f"{number:03}.{base64.urlsafe_b64encode(suite.uri.encode()).decode()}"
                     (directory / name).write_bytes(text)
