@@ -1,6 +1,6 @@
 """Boots Debian's kernels again and again: `python -m tests.guests.matrix --times 20`.
 
-They are both kernels of Debian 13 and of Debian 12.
+They are both kernels of Debian 13 and of Debian 12, and one of Debian 11.
 
 Each boot runs a script that looks for what must not be: kernel warnings, an unstable clock, lost
 ticks, a vulnerable processor.  Prints a line for each combination; the exit status is the number of
@@ -17,7 +17,7 @@ from tests.guests.arguments import positive
 
 KERNELS = (
     "linux-image-cloud-amd64", "linux-image-amd64", "linux-image-cloud-amd64/bookworm",
-    "linux-image-amd64/bookworm",
+    "linux-image-amd64/bookworm", "linux-image-amd64/bullseye",
 )  # fmt: skip
 MEMORIES = ("256M", "512M", "2G")
 ARGUMENTS = ("", "nokaslr")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ringlet.errors import ImageError
-from ringlet.images.release import DEFAULT, Release
+from ringlet.images.release import AMD64, DEFAULT, Release
 from ringlet.images.store import explain, free_space, has_room_for_files
 from ringlet.images.tools import output
 
@@ -100,10 +100,11 @@ class Version:
 class Apt:
     """Packages of a release of Debian, fetched with a private apt whose files are below `root`.
 
-    The packages come from the host's sources if the host runs that release, else from Debian's own
-    server.  `sources`, the text of a file such as /etc/apt/sources.list.d/debian.sources, replaces
-    both; without it, so does the file that the environment variable RINGLET_APT_SOURCES names.
-    `otherwise` ends the advice in messages.  The methods raise ImageError.
+    The packages come from the host's sources if the host runs that release and they are for amd64,
+    else from Debian's own server.  `sources`, the text of a file such as
+    /etc/apt/sources.list.d/debian.sources, replaces both; without it, so does the file that the
+    environment variable RINGLET_APT_SOURCES names.  `otherwise` ends the advice in messages.  The
+    methods raise ImageError.
     """
 
     def __init__(
@@ -131,7 +132,8 @@ class Apt:
                 "set XDG_CACHE_HOME to another directory"
             )
         sources = self._sources or _sources_of_the_user()
-        if not sources and not runs(self.release, self._os_release):
+        own = self.release.architecture == AMD64 and runs(self.release, self._os_release)
+        if not sources and not own:
             sources = _SOURCES.format(codename=self.release.codename, keys=_keys())
         try:
             for directory in ("state/lists/partial", "cache/archives/partial"):
@@ -140,7 +142,7 @@ class Apt:
             self._list.write_text(sources, encoding="utf-8")
             text = _OWN_SOURCES.format(root=self._root) if sources else ""
             text = _CONFIGURATION.format(
-                root=self._root, sources=text, architecture=self.release.architecture
+                root=self._root, architecture=self.release.architecture, sources=text
             )
             self._config.write_text(text + self._without_other_lists(), encoding="utf-8")
         except OSError as error:

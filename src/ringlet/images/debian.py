@@ -31,7 +31,7 @@ Progress = Callable[[str], None]
 # apt-get waits forever on a full disk, so the free space is checked first.
 _KERNEL_ROOM: Final = 180 << 20
 _TOOL_ROOM: Final = 60 << 20
-_TOOLS: Final = f"tools/{DEFAULT.codename}"
+_TOOLS: Final = f"tools/{DEFAULT.directory}"
 _VMLINUZ: Final = "vmlinuz"
 _PACKAGE_FILE: Final = "package.deb"
 _TOOL: Final = "busybox"
@@ -151,6 +151,39 @@ def fetch_packages(
     apt = apt or private_apt(store, release, otherwise="")
     source = _Source(store, apt, progress, release)
     return source.with_lists(lambda: source.fetch_all(packages, directory, room))
+
+
+def fetch_package(
+    package: str,
+    release: Release,
+    *,
+    store: Store | None = None,
+    apt: Apt | Repository | None = None,
+) -> Path:
+    """Return the file of `package`, without what it depends on, from the cache or from Debian.
+
+    Raises ImageError.
+    """
+    source = _Source(store, apt, silent, release)
+    kind = f"packages/{release.directory}"
+
+    def cached() -> Path | None:
+        entry = source.store.find(kind, package)
+        return entry.file(_PACKAGE_FILE) if entry is not None else None
+
+    if (deb := cached()) is not None:
+        return deb
+    with source.store.locked():
+        if (deb := cached()) is not None:
+            return deb
+        with source.store.adding(kind, package, _KERNEL_ROOM) as (directory, facts):
+            fetched = source.fetch(package, directory)
+            fetched.deb.rename(directory / _PACKAGE_FILE)
+            facts["package"], facts["version"] = fetched.package, fetched.version
+    deb = cached()
+    if deb is None:
+        raise ImageError(f"{source.store.root}: the disk returns wrong data; check the disk")
+    return deb
 
 
 def private_apt(

@@ -6,34 +6,38 @@ from typing import Final
 
 from ringlet.errors import ImageError
 
+AMD64: Final = "amd64"
+I386: Final = "i386"
+
 
 @dataclass(frozen=True, slots=True)
 class Release:
     """A release: its number, as in /etc/os-release, and its name in apt's sources.
 
-    `architecture` is whose packages are meant: "amd64" or "i386".
+    `architecture` is Debian's name of the processors that its packages are for.
     """
 
     number: str
     codename: str
-    architecture: str = "amd64"
+    architecture: str = AMD64
+
+    @property
+    def directory(self) -> str:
+        """The name of its directories in the cache."""
+        if self.architecture == AMD64:
+            return self.codename
+        return f"{self.codename}-{self.architecture}"
 
     def __str__(self) -> str:
         other = "" if self.architecture == AMD64 else f" for {self.architecture}"
         return f"Debian {self.number}{other}"
 
-    @property
-    def directory(self) -> str:
-        """The name of a directory for what is of this release and architecture."""
-        other = "" if self.architecture == AMD64 else f"-{self.architecture}"
-        return f"{self.codename}{other}"
 
-
-AMD64: Final = "amd64"
-I386: Final = "i386"
 DEBIAN_13: Final = Release("13", "trixie")
 DEBIAN_12: Final = Release("12", "bookworm")
-RELEASES: Final = (DEBIAN_13, DEBIAN_12)
+DEBIAN_11: Final = Release("11", "bullseye")
+DEBIAN_12_I386: Final = Release("12", "bookworm", I386)
+RELEASES: Final = (DEBIAN_13, DEBIAN_12, DEBIAN_11)
 DEFAULT: Final = DEBIAN_13
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 

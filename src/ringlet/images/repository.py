@@ -71,7 +71,8 @@ class Suite:
         if self.name.endswith("/"):
             yield "Packages"
         else:
-            yield from (f"{name}/binary-{architecture}/Packages" for name in self.components)
+            for component in self.components:
+                yield f"{component}/binary-{architecture}/Packages"
 
 
 class Repository:

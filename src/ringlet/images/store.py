@@ -5,6 +5,7 @@
         apt/RELEASE/                package lists (`ringlet.images.apt`)
         lists/RELEASE/              package lists without apt (`ringlet.images.repository`)
         kernels/RELEASE/NAME/       an entry: its files, and manifest.json, written last
+        packages/RELEASE/NAME/
         tools/RELEASE/NAME/
         modules/VERSION/            a kernel's modules (`ringlet.images.building`)
         images/NAME/                images of guests (`ringlet.images.catalog`)

@@ -20,7 +20,7 @@ from ringlet.images.store import UNFINISHED, Store
 UNUSED_S: Final = 30 * 24 * 3600
 """Translations that no run has read for this time, in seconds, count as unused."""
 
-_ENTRIES: Final = ("kernels", "modules", "tools")
+_ENTRIES: Final = ("kernels", "modules", "packages", "tools")
 _IMAGES: Final = "images"
 _FETCHED: Final = "apt"
 _TRANSLATIONS: Final = "translations"

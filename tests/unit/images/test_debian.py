@@ -14,6 +14,7 @@ from ringlet.images.debian import (
     CachedKernel,
     fetch_busybox,
     fetch_kernel,
+    fetch_package,
     fetch_packages,
     private_apt,
 )
@@ -82,6 +83,36 @@ def test_a_kernels_own_package_may_be_named(host: Host) -> None:
     kernel = fetch_kernel(REAL, store=host.store, apt=host.apt())
 
     assert kernel.vmlinuz.read_bytes() == b"bzImage"
+
+
+@NEEDS_APT
+def test_a_metapackage_may_have_a_number_in_its_name(host: Host, tmp_path: Path) -> None:
+    real = "linux-image-6.1.0-99-686"
+    host.repository.add("linux-image-686", {}, depends=f"{real} (= 6.1.99-1)")
+    deb = host.repository.add(real, {f"boot/vmlinuz-{real}": b"bzImage"})
+    found = fetch_package("linux-image-686", DEBIAN_12, store=host.store, apt=host.apt())
+
+    assert found.read_bytes() == deb.read_bytes()
+    assert found.parent == host.store.root / "packages/bookworm/linux-image-686"
+
+
+@NEEDS_APT
+def test_a_package_is_fetched_once(host: Host) -> None:
+    host.publish()
+    first = fetch_package(REAL, DEBIAN_12, store=host.store, apt=host.apt())
+    shutil.rmtree(host.repository.directory)
+
+    assert fetch_package(REAL, DEBIAN_12, store=host.store, apt=host.apt()) == first
+
+
+@NEEDS_APT
+def test_packages_of_i386_do_not_come_from_the_hosts_own_sources(tmp_path: Path) -> None:
+    sources, configuration = prepared(
+        tmp_path, 'ID=debian\nVERSION_ID="12"\n', Release("12", "bookworm", "i386")
+    )
+
+    assert "Suites: bookworm bookworm-updates\n" in sources
+    assert 'APT::Architectures { "i386"; };' in configuration
 
 
 @NEEDS_APT
