@@ -19,6 +19,16 @@ cdef extern from * nogil:
         __asm__ volatile("lfence" ::: "memory");
         return __builtin_ia32_rdtsc();
     }
+    static inline unsigned long ringlet_gs_base(void)
+    {
+        unsigned long base;
+        __asm__ volatile("rdgsbase %0" : "=r"(base));
+        return base;
+    }
+    static inline void ringlet_set_gs_base(unsigned long base)
+    {
+        __asm__ volatile("wrgsbase %0" : : "r"(base));
+    }
     static inline void ringlet_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
     static inline void ringlet_futex_wait(unsigned *word, unsigned value, unsigned long ns)
     {
@@ -44,6 +54,9 @@ cdef extern from * nogil:
     """
     u64 host_ticks "ringlet_ticks" ()
     u64 host_ticks_ordered "ringlet_ticks_ordered" ()
+    # The base of this thread's GS, which programs for x86-64 Linux do not use.
+    u64 host_gs_base "ringlet_gs_base" ()
+    void host_set_gs_base "ringlet_set_gs_base" (u64 base)
     void host_fence "ringlet_fence" ()
     void futex_wait "ringlet_futex_wait" (u32* word, u32 value, u64 ns)
     void futex_wake "ringlet_futex_wake" (u32* word)

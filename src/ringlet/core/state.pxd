@@ -260,6 +260,8 @@ cdef struct CpuState:
     u64 fs_host          # host address of FS base (FS base + its slot's addend)
     u64 gs_host
     u64 flat_host        # host address of linear address 0, in code that is not 64-bit
+    u64 gs_window        # the flat_host that the base of the host's GS was set for
+    u64 gs_before        # the base of the host's GS before the run
     u64 segment_host[6]  # the same for FS and GS, if they have 4 GiB to read and write
     u64 segment_at[6]    # of a first byte, bit 63 inverted (ringlet.translate.narrow.segments)
     u64 segment_read[6]  # less its size in bytes; 0: it cannot be read, or has another form

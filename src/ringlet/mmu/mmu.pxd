@@ -100,6 +100,9 @@ cdef inline u32 mmu_program(CpuState* c) noexcept nogil:
     cdef Mmu* m = mmu_of(c)
     return m.owners[m.space].programs
 
+# A host address from which 104 GiB are never mapped.
+cdef u64 mmu_nowhere(CpuState* c) noexcept nogil
+
 # --- code pages, by any guest physical address inside
 cdef void mmu_protect_code(CpuState* c, u64 phys_page) noexcept nogil
 cdef void mmu_unprotect_code(CpuState* c, u64 phys_page) noexcept nogil

@@ -77,6 +77,11 @@ cdef bint mmu_is_window(CpuState* c, u64 host) noexcept nogil:
     return in_arena(m.arena, m.arena_size, host)
 
 
+cdef u64 mmu_nowhere(CpuState* c) noexcept nogil:
+    # The first stride has no region.
+    return mmu_of(c).arena
+
+
 cdef u64 mmu_linear_of(CpuState* c, u64 host) noexcept nogil:
     cdef Mmu* m = mmu_of(c)
     cdef u64 distance = host - m.arena

@@ -84,6 +84,11 @@ def test_operations_that_need_not_leave(code: str, key: int, leaves: bool) -> No
         "4189c1 438b040a",  # mov r9d, eax; mov eax, [r10 + r9]
         "440fb6c8 438b040a",  # movzx r9d, al
         "410fa3041a",  # bt [r10 + rbx], eax
+        "65678b049d000000c1",  # mov eax, gs:[ebx*4 - 3f000000h]
+        "656788442480",  # mov gs:[esp - 80h], al
+        "65670fba24c303",  # bt dword gs:[ebx + eax*8], 3
+        "65670f104483ff",  # movups xmm0, gs:[ebx + eax*4 - 1]
+        "6567d7",  # xlatb
         CHECK + "43890408",  # mov [r8 + r9], eax
         CHECK + "43880408",  # a byte of the 4
         READ_CHECK + "438b0408",
@@ -111,7 +116,14 @@ def test_sound_code_is_accepted(code: str) -> None:
         ("418b841a00000080", "not in the window"),
         ("67418b041a", "32 bits"),  # [r10d + ebx]
         ("8b05 00000000", "RIP"),  # [rip]
-        ("65418b041a", "segment override"),
+        ("65418b041a", "uses GS with another address"),
+        ("658b03", "uses GS with another address"),  # gs:[rbx]
+        ("6567418b00", "uses GS with another address"),  # gs:[r8d]
+        ("6567428b0483", "uses GS with another address"),  # gs:[ebx + r8d*4]
+        ("6567488b0483", "segment override"),
+        ("65670fa30483", "string of bits"),  # bt gs:[ebx + eax*4], eax
+        ("6567a5", "segment override"),
+        ("64678b03", "segment override"),
         ("3e418b041a", "segment override"),
         ("d7", "no 64-bit register"),  # xlatb
         ("0ff7c1", "not in the window"),  # maskmovq at rdi

@@ -14,7 +14,8 @@ from ringlet.translate.flow cimport (
     add_link, emit_indirect, emit_jump, emit_thunk, leave_for, name_op)
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.operands cimport offset_operand, segment_of
-from ringlet.translate.narrow.segments cimport move_sp, operand, restore_r11, stack_operand
+from ringlet.translate.narrow.segments cimport (
+    move_sp, operand_of_next, restore_r11, stack_operand)
 from ringlet.translate.shape cimport *
 
 cdef CpuState* _null = NULL
@@ -144,7 +145,7 @@ cdef int emit_indirect_branch(Builder* b, Insn* i) noexcept nogil:
     else:
         if i.seg == SEG_CS and not b.key & KEY_SEGMENTED:
             return NO_CODE
-        r = operand(b, i, size, False, 0)
+        r = operand_of_next(b, i, size, False)
         load_eip_from(b, size, &r)
     if call:
         push_return(b, i)

@@ -11,3 +11,5 @@ cdef void offset_operand(Builder* b, Insn* i) noexcept nogil
 cdef void sum_to_r9(Builder* b, Insn* i, i32 moved) noexcept nogil
 # Emit code that computes the address of an operand in a flat segment, and return the host operand.
 cdef Ref host_operand(Builder* b, Insn* i, i32 moved) noexcept nogil
+# The same for the instruction that is emitted next: what this emits may be its first prefixes.
+cdef Ref next_operand(Builder* b, Insn* i) noexcept nogil

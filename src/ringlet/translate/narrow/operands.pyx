@@ -3,7 +3,8 @@
 The window of linear addresses 0 to 4 GiB is one region, whose host address is in r10, and guest
 registers are zero-extended in their own host registers (docs/adr/0028).  In flat segments an
 operand of one register and a small displacement is [r10 + register + displacement]: where the sum
-wraps around, it leads to a guard of the region.  LEA computes the others, and wraps around itself.
+wraps around, it leads to a guard of the region.  Others are GS:[...] with 32-bit addresses, which
+wrap around themselves: the base of the host's GS is r10.  Where LEA computes the sum, it wraps too.
 FS and GS have bases, which are added first, as 32-bit sums; what takes the place of r10 then leads
 nowhere if the segment has less than 4 GiB.  An access that passes the last offset of 4 GiB is not
 refused: processors may do either (SDM 3A 5.3).
@@ -83,23 +84,45 @@ cdef Ref based_operand(Builder* b, Insn* i) noexcept nogil:
     return ref_sum(H8, H9, 0)
 
 
+cdef inline u8 base_of(Insn* i) noexcept nogil:
+    return NO_REG if is_moffs(i) else insn_base(i)
+
+
+cdef inline i32 disp_of(Insn* i) noexcept nogil:
+    return <i32>i.imm if is_moffs(i) else i.disp
+
+
+cdef bint is_simple(Insn* i, i32 disp) noexcept nogil:
+    """Whether the operand is [r10 + register + displacement]."""
+    if base_of(i) == NO_REG and (is_moffs(i) or insn_index(i) == NO_REG):
+        return disp >= 0
+    return i.address == 4 and insn_index(i) == NO_REG and is_near(disp)
+
+
 cdef Ref host_operand(Builder* b, Insn* i, i32 moved) noexcept nogil:
-    cdef u8 base = NO_REG, index
-    cdef i32 disp
+    cdef u8 base = base_of(i)
+    cdef i32 disp = disp_of(i) + (moved if base == RSP else 0)
     if i.seg == SEG_FS or i.seg == SEG_GS:
         return based_operand(b, i)
-    if is_moffs(i):
-        disp = <i32>i.imm
-    else:
-        base = insn_base(i)
-        index = insn_index(i)
-        disp = i.disp + (moved if base == RSP else 0)
-        if i.address != 4 or index != NO_REG or (base != NO_REG and not is_near(disp)):
+    if not is_simple(i, disp):
+        if is_moffs(i):
+            load_offset(b, <u32>disp)
+        else:
             sum_to_r9(b, i, moved)
-            return ref_sum(WINDOW, H9, 0)
-    if base != NO_REG:
-        return ref_sum(base, WINDOW, disp) if base == RSP else ref_sum(WINDOW, base, disp)
-    if disp >= 0:
+        return ref_sum(WINDOW, H9, 0)
+    if base == NO_REG:
         return ref_mem(WINDOW, disp)
-    load_offset(b, <u32>disp)
-    return ref_sum(WINDOW, H9, 0)
+    return ref_sum(base, WINDOW, disp) if base == RSP else ref_sum(WINDOW, base, disp)
+
+
+cdef Ref next_operand(Builder* b, Insn* i) noexcept nogil:
+    cdef i32 disp = disp_of(i)
+    cdef Ref r
+    if i.seg == SEG_FS or i.seg == SEG_GS or i.address != 4 or is_simple(i, disp):
+        return host_operand(b, i, 0)
+    e8(b, 0x65); e8(b, 0x67)
+    r = ref_mem(base_of(i), disp)
+    if not is_moffs(i) and insn_index(i) != NO_REG:
+        r.index = insn_index(i)
+        r.scale = i.sib >> 6
+    return r

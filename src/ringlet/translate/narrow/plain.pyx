@@ -11,7 +11,7 @@ from ringlet.translate.builder cimport *
 from ringlet.translate.encode cimport encode
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.segments cimport (
-    in_segment, move, move_sp, operand, restore_r11, stack_operand)
+    in_segment, move, move_sp, operand, operand_of_next, restore_r11, stack_operand)
 from ringlet.translate.narrow.strings cimport emit_string
 from ringlet.translate.plain cimport emit_high_byte_at, writes_both
 from ringlet.translate.shape cimport *
@@ -146,7 +146,7 @@ cdef int emit_push_mem(Builder* b, Insn* i) noexcept nogil:
     cdef Ref r
     if not accessible(b, i):
         return 0
-    r = operand(b, i, size, False, 0)
+    r = operand_of_next(b, i, size, False)
     move(b, 0x8B, H8, &r, size)
     if b.key & (KEY_SEGMENTED | KEY_STACK16):
         store_state(b, H8, SCRATCH)
@@ -261,7 +261,7 @@ cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
     cdef u32 size = i.shape.width if i.opcode & 1 else 1
     if i.seg == SEG_CS and not b.key & KEY_SEGMENTED:
         return 0
-    r = operand(b, i, size, i.opcode >= 0xA2, 0)
+    r = operand_of_next(b, i, size, i.opcode >= 0xA2)
     if size == 2:
         e8(b, 0x66)
     e8(b, 0x40 | rex_of(0, RAX, &r))
@@ -287,7 +287,7 @@ cdef int emit_reencoded(Builder* b, Insn* i) noexcept nogil:
         return 1
     if i.seg == SEG_CS and not b.key & KEY_SEGMENTED:
         return 0
-    r = operand(b, i, 1, (i.modrm >> 3 & 7) != 7, 0)
+    r = operand_of_next(b, i, 1, (i.modrm >> 3 & 7) != 7)
     encode(b, i, 0x80, insn_reg(i), &r, 0, 0)
     return 1
 
@@ -338,7 +338,10 @@ cdef int emit_narrow_plain(Builder* b, Insn* i) noexcept nogil:
         high = is_high_byte(s.reg, insn_reg(i))
         if high and writes_both(i):
             return 0
-        r = operand(b, i, s.mem_size, stores(i), 0)
+        if high or kind == SHAPE_BITS:
+            r = operand(b, i, s.mem_size, stores(i), 0)
+        else:
+            r = operand_of_next(b, i, s.mem_size, stores(i))
         if high:
             emit_high_byte(b, &h, &r)
             return 1

@@ -8,6 +8,8 @@ cdef Ref in_segment(Builder* b, u32 seg, u32 size, bint write) noexcept nogil
 # Emit code that computes the address of the ModRM or moffs operand, and return the host operand.
 # `moved` bytes are added to one based on ESP.
 cdef Ref operand(Builder* b, Insn* i, u32 size, bint write, i32 moved) noexcept nogil
+# The same for the instruction that is emitted next, which is not BT with a register or the like.
+cdef Ref operand_of_next(Builder* b, Insn* i, u32 size, bint write) noexcept nogil
 # The same of `size` bytes on the stack, `disp` bytes from its pointer.
 cdef Ref stack_operand(Builder* b, i32 disp, u32 size, bint write) noexcept nogil
 # Move the stack pointer, without changing a flag.

@@ -11,7 +11,7 @@ from ringlet.core.state cimport (
 from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.operands cimport (
-    host_operand, offset_operand, segment_of, sum_to_r9)
+    host_operand, next_operand, offset_operand, segment_of, sum_to_r9)
 
 cdef CpuState* _null = NULL
 cdef u32 SEGMENT_AT = <u32><size_t>&_null.segment_at[0]
@@ -42,6 +42,12 @@ cdef Ref operand(Builder* b, Insn* i, u32 size, bint write, i32 moved) noexcept 
     else:
         offset_operand(b, i)
     return in_segment(b, segment_of(i), size, write)
+
+
+cdef Ref operand_of_next(Builder* b, Insn* i, u32 size, bint write) noexcept nogil:
+    if not b.key & KEY_SEGMENTED:
+        return next_operand(b, i)
+    return operand(b, i, size, write, 0)
 
 
 cdef Ref stack_operand(Builder* b, i32 disp, u32 size, bint write) noexcept nogil:

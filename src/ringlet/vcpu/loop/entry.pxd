@@ -1,11 +1,19 @@
 """The way from compiled code into translated code, and back."""
 from ringlet.core.state cimport *
+from ringlet.core.host cimport host_set_gs_base
 from ringlet.core.template cimport STUB_ENTER
+from ringlet.mmu.mmu cimport mmu_nowhere
 from ringlet.vcpu.system.flatness cimport locate_segments
 from ringlet.vcpu.system.registers cimport CR0_AM
 
 cdef enum:
     ALIGN_IN = 1 << 19   # in scratch[2]: set the host's AC flag (ringlet.core.stubs)
+
+cdef inline void show_window(CpuState* c) noexcept nogil:
+    """Make GS lead to the window of 16- and 32-bit code; a poisoned addend is not canonical."""
+    c.gs_window = c.flat_host
+    host_set_gs_base(c.flat_host if c.flat_host >> 47 == 0 else mmu_nowhere(c))
+
 
 cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
     """Run translated code from `host` until it leaves."""
@@ -15,6 +23,8 @@ cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
     if not c.key & KEY_MODE64:
         # The host's RSP is the guest's ESP.
         locate_segments(c, slots[0])
+        if c.gs_window != c.flat_host:
+            show_window(c)
         addend = 0
     c.rsp_naddend = 0 - addend
     c.scratch[3] = c.arch.gpr[RSP] + addend

@@ -323,6 +323,8 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     cdef Fragment* frag = &k.fragments[index]
     cdef u64 linear = 0, rip = frag.rip + guest
     cdef int r
+    if not frag.key & KEY_MODE64 and not slot_live(c, 0):
+        return beyond_window(c, f, frag, guest)
     if not frag.key & KEY_MODE64 and mmu_linear_of(c, f.address) >> 32:
         # The sum of the operand's parts has more than 32 bits, or is negative: it wraps around.
         return leave(c, f, frag, guest, LEAVE_EMULATE)

@@ -6,7 +6,7 @@ the other reasons for leaving.  The loop does not hold the GIL, and it does not 
 registers, which hold the guest's values.
 """
 from ringlet.core.state cimport *
-from ringlet.core.host cimport host_fence, host_ticks
+from ringlet.core.host cimport host_fence, host_gs_base, host_set_gs_base, host_ticks
 from ringlet.core.prod cimport prod_disarm
 from ringlet.cache.codecache cimport *
 from ringlet.cache.invalidation cimport cache_cool
@@ -33,6 +33,8 @@ cdef enum:
     PERIOD = 2000000000  # TSC ticks during which writes to pages with translations are counted
     PERIOD_LOOKUPS = 4095
 
+cdef u64 NO_WINDOW = 1       # of no page
+
 # The state that the steps of a turn pass to each other, and one turn to the next.
 cdef struct Turn:
     u64 host         # where translated code is entered
@@ -52,6 +54,8 @@ cdef struct Turn:
 
 cdef void begin_run(CpuState* c) noexcept nogil:
     c.running = 1
+    c.gs_before = host_gs_base()
+    c.gs_window = NO_WINDOW
     narrowed(c, c.key)
     # `take_events` sees the requests made before this point.
     host_fence()
@@ -59,6 +63,7 @@ cdef void begin_run(CpuState* c) noexcept nogil:
 
 cdef void end_run(CpuState* c) noexcept nogil:
     c.running = 0
+    host_set_gs_base(c.gs_before)
     host_fence()
     if c.prodding:
         prod_disarm(c)

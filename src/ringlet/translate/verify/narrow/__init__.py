@@ -10,7 +10,8 @@ proves these rules.  Where two paths meet, what both say holds.
     the window's address for FS or GS; or a checked offset plus the base of the same segment; or one
     register with such a sum.  A window has 64 GiB with guards on both sides, and the sum of two
     32-bit values does not leave it.  BT, BTS, BTR and BTC with a register add up to `NEAR` bytes,
-    so they are only in the window.  No index is scaled, and no address is in a vector.
+    so they are only in the window.  No index is scaled, and no address is in a vector.  An address
+    of 32 bits made of the guest's registers is in GS, whose base is r10, and wraps around there.
 
 2.  **A check** is minus the segment's size, plus the offset and the operand's last byte.  Its bit
     63, isolated by SHRX and SHLX, is added to the same offset, in the same register.  The base has
@@ -25,10 +26,10 @@ proves these rules.  Where two paths meet, what both say holds.
     each back to the guest's value.  It is repeated only in the window, where a guard ends it.
 
 5.  **Nothing sensitive is executed**, nothing that uses the host's stack or RIP, no segment
-    override, no 32-bit address.  **The state block** is accessed at constant addresses, each with
-    its relocation.  The segments, their selectors and the bases of FS and GS are read; `scratch`,
-    `string_old`, `ea`, `op_info` and `exit_arg` are written, each by the one form that this
-    contract knows.  At CPL 0 RDTSC is executed and IF is written.
+    override but GS with a 32-bit address.  **The state block** is accessed at constant addresses,
+    each with its relocation.  The segments, their selectors and the bases of FS and GS are read;
+    `scratch`, `string_old`, `ea`, `op_info` and `exit_arg` are written, each by the one form that
+    this contract knows.  At CPL 0 RDTSC is executed and IF is written.
 
 6.  **Control** leaves through links, stubs and the jump table, whose index is the low 16 bits of
     r8.  r8 is the target's EIP, with its linear address in the upper half where CS has a base or a
@@ -37,7 +38,7 @@ proves these rules.  Where two paths meet, what both say holds.
     Every link and relocation belongs to an instruction.  A checked translation reads its guest
     bytes, and leaves as stale with its number.
 
-The verifier relies on the run time for the segments' fields and r10, and on the fault handler for
+The verifier relies on the run time for the segments' fields, r10 and the base of GS, and on the fault handler for
 RSI and RDI of a string instruction that faults.
 
 Sources: SDM vol. 1 3.3.7 (canonical addresses), 3.4.1.1 (32-bit results); vol. 2A BT, LEA; vol. 2B

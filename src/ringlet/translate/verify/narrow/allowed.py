@@ -20,7 +20,7 @@ from iced_x86 import (
 )
 
 from ringlet.translate.classify import Innocuous, classify
-from ringlet.translate.verify.narrow.values import UnsoundError
+from ringlet.translate.verify.narrow.values import GENERAL, UnsoundError, full
 
 FACTORY: Final = InstructionInfoFactory()
 WRITES: Final = frozenset(
@@ -39,11 +39,22 @@ def written(i: Instruction) -> Iterator[tuple[Register_, bool]]:
             yield used.register, sure and i.mnemonic not in _UNSURE
 
 
+def through_gs(m: UsedMemory) -> bool:
+    """Whether the address is a 32-bit sum of the guest's registers in GS, the whole window."""
+    return (
+        m.segment == Register.GS
+        and m.address_size == CodeSize.CODE32
+        and all(not r or full(r) in GENERAL for r in (m.base, m.index))
+    )
+
+
 def address(m: UsedMemory) -> None:
     """Raise if the address is not a sum of 64-bit registers.
 
     XLATB, which adds AL, has such an address.
     """
+    if m.segment == Register.GS:
+        raise UnsoundError("it uses GS with another address than one of 32 bits")
     if m.address_size != CodeSize.CODE64:
         raise UnsoundError("its address is cut to 32 bits")
     if any(r and not RegisterExt.is_gpr64(r) for r in (m.base, m.index)):
@@ -58,7 +69,7 @@ def allow(i: Instruction) -> None:
         raise UnsoundError("it uses the host's stack")
     if not isinstance(classify(i.code), Innocuous):
         raise UnsoundError("it is sensitive")
-    if i.segment_prefix != Register.NONE:
+    if i.segment_prefix not in (Register.NONE, Register.GS):
         raise UnsoundError("it has a segment override")
     if i.is_ip_rel_memory_operand:
         raise UnsoundError("its address is relative to the host's RIP")

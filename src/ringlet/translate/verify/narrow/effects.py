@@ -25,6 +25,7 @@ from ringlet.translate.verify.narrow.allowed import (
     address,
     allow,
     is_wide,
+    through_gs,
     written,
 )
 from ringlet.translate.verify.narrow.sums import address_sum, takes_back, target_sum
@@ -117,6 +118,8 @@ class Effects:
             self._results(s, i)
             return
         allow(i)
+        if i.segment_prefix and (i.is_string_instruction or i.code in self._rules):
+            raise UnsoundError("it has a segment override")
         self._copied(i, at_displacement)
         if i.is_string_instruction:
             self._string(s, i, data)
@@ -366,6 +369,10 @@ class Effects:
         for m in info.used_memory():
             if m.access in _NO_ACCESS:
                 continue
+            if through_gs(m):
+                _in_gs(i)
+                s.guest_is_whole()
+                continue
             address(m)
             if not m.base and not m.index:
                 self._state(s, i, at_displacement)
@@ -436,6 +443,12 @@ class Effects:
 
 def _kinds(i: Instruction) -> list[int]:
     return [i.op_kind(number) for number in range(i.op_count)]
+
+
+def _in_gs(i: Instruction) -> None:
+    """Raise if the instruction accesses memory beside its address, or computes with GS's base."""
+    if i.mnemonic in _BITS and i.op1_kind == OpKind.REGISTER:
+        raise UnsoundError("a string of bits is accessed in GS")
 
 
 def _within(value: Value, size: int, writes: bool, bits: bool) -> None:
