@@ -59,7 +59,7 @@ LINUX_NOTE = (
 
 def table(comparison: Comparison) -> RenderableType:
     """Return the comparison as a table: `cpu` in seconds, `nano` in ns, `linux` with units."""
-    speed = comparison.program == "cpu"
+    speed = comparison.program in ("cpu", "real")
     unit, text, note = _STYLES[comparison.program]
     pairs = [p for p in RATIOS if p[0] in comparison.engines and p[1] in comparison.engines]
     made = Table(
@@ -212,6 +212,7 @@ _UNITS = ((1, "ns"), (1e3, "us"), (1e6, "ms"), (1e9, "s"))
 # For each program: the unit in the table's title, the format of a time, the note below the table.
 _STYLES: dict[str, tuple[str, Callable[[float], str], str]] = {
     "cpu": ("s, ", _seconds, ""),
+    "real": ("s, ", _seconds, ""),
     "nano": ("ns, ", _nanoseconds, NATIVE_NOTE),
     "linux": ("", _duration, LINUX_NOTE),
 }

@@ -48,7 +48,7 @@ WIDTHS = {
     32: Width(("-m32", "-march=i686"), "guest32", (*KERNEL, "-fno-pic")),
 }
 
-PROGRAMS = ("cpu", "nano")
+PROGRAMS = ("cpu", "nano", "real")
 LINUX, DRIVER = "linux", "driver"
 # The sections of `cpu` that the program `linux` includes.
 LINUX_SECTIONS = ("measure", "chase", "heapsort", "quicksort", "fib", "matmul", "crc32")

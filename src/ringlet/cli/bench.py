@@ -46,6 +46,9 @@ Kernel = Annotated[
     Path | None, typer.Option(help="A bzImage. Default: Debian's cloud kernel, fetched once.")
 ]
 Bits = Annotated[int, typer.Option(help="The width of the guest's code: 64 or 32.")]
+CpuBits = Annotated[
+    int, typer.Option(help="The width of the code: 64, 32, or 16, which runs in real mode.")
+]
 
 
 @bench_app.command()
@@ -56,14 +59,21 @@ def cpu(
     timeout: Timeout = 300.0,
     options: Options = None,
     direct: Direct = None,
-    bits: Bits = 64,
+    bits: CpuBits = 64,
     as_json: Json = False,
 ) -> None:
-    """Measure ring-3 programs: ten sections, the same object code natively and in a guest."""
+    """Measure ring-3 programs: ten sections, the same object code natively and in a guest.
+
+    With --bits 16, loops as programs for DOS have them, which cannot run natively.
+    """
     from ringlet.bench import toolchain
 
     selected = _selected(engine)
-    program = toolchain.build("cpu", bits=_width(bits))
+    if bits == 16:
+        selected = [name for name in selected if name != engines.NATIVE]
+        program = toolchain.build("real", bits=32)
+    else:
+        program = toolchain.build("cpu", bits=_width(bits))
     _compare(program, selected, rounds, memory, timeout, _with(options, direct), as_json)
 
 

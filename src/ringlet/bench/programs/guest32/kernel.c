@@ -18,13 +18,14 @@ struct table_register {
     uint32_t base;
 } __attribute__((packed));
 
-static uint64_t gdt[6], idt[256];
+static uint64_t gdt[8], idt[256];
 static uint32_t tss[26];
 static uint32_t directory[1024] __attribute__((aligned(PAGE)));
 static uint32_t tables[PROGRAM_TABLES][1024] __attribute__((aligned(PAGE)));
 
 extern char kernel_stack_top[], int80_entry[], exception_stubs[];
 extern char user_start[], user_data[], user_end[];
+long real_mode(long section);
 void load_descriptors(const struct table_register *gdtr, const struct table_register *idtr);
 
 _Noreturn void kernel_panic(const uint32_t *frame)
@@ -52,6 +53,8 @@ long kernel_syscall(long number, long a, long b, long c)
         return c;
     case SYS_EXIT:
         stop((uint8_t)a);
+    case SYS_REAL:
+        return real_mode(a);
     default:
         return -38; /* ENOSYS */
     }
@@ -74,6 +77,8 @@ static void init_descriptors(void)
     gdt[KERNEL_DATA >> 3] = 0x00cf93000000ffff;
     gdt[USER_CODE >> 3] = 0x00cffb000000ffff;
     gdt[USER_DATA >> 3] = 0x00cff3000000ffff;
+    gdt[REAL_CODE >> 3] = 0x00009b010000ffff;
+    gdt[REAL_DATA >> 3] = 0x000093000000ffff;
     gdt[TASK >> 3] = (sizeof tss - 1) | (task & 0xffffff) << 16 | 0x89ull << 40 |
                      (task >> 24 & 0xff) << 56;
     for (unsigned vector = 0; vector < 32; vector++)
