@@ -21,6 +21,7 @@ from tests.fuzz.decoding import random_string
 
 _MODES = (KEYS["mode16"], KEYS["mode32"])
 _FLAGS = ("segmented", "stack16", "cs64k", "cs_odd", "nm", "nosse", "noavx", "step", "em")
+_IN_64_KIB = KEYS["segmented"] | KEYS["stack16"] | KEYS["data64k"]
 _LINEARS = (0, 0x1000, 0x100000, 0x7FFFFFF0, 0x80000000, 0xFFFFF000, 0xFFFFFFC0)
 _STRINGS = bytes.fromhex("a4a5a6a7aaabacadaeaf")
 _BRANCHES = bytes.fromhex("e0e1e2e3e8e9ebc3c2ff7075")
@@ -79,6 +80,8 @@ def random_sample(rng: random.Random) -> Sample:
     for name in _FLAGS:
         if rng.random() < 0.3:
             key |= KEYS[name]
+    if rng.random() < 0.3:
+        key |= _IN_64_KIB | rng.choice((0, KEYS["paragraphs"]))
     bits = 32 if key & KEYS["mode32"] else 16
     pieces = [_instruction(rng, bits) for _ in range(rng.randrange(1, 9))]
     return Sample(

@@ -29,6 +29,19 @@ cdef extern from * nogil:
     {
         __asm__ volatile("wrgsbase %0" : : "r"(base));
     }
+    /* PDEP and PEXT are microcode before AMD's Zen 3 (family 19h), and in Hygon's processors. */
+    static inline int ringlet_deposits_fast(void)
+    {
+        unsigned a, b, c, d, family;
+        __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(0), "2"(0));
+        if (b == 0x6f677948)
+            return 0;
+        if (b != 0x68747541)
+            return 1;
+        __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(1), "2"(0));
+        family = (a >> 8 & 15) + (a >> 20 & 255);
+        return family >= 0x19;
+    }
     static inline void ringlet_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
     static inline void ringlet_futex_wait(unsigned *word, unsigned value, unsigned long ns)
     {
@@ -57,6 +70,7 @@ cdef extern from * nogil:
     # The base of this thread's GS, which programs for x86-64 Linux do not use.
     u64 host_gs_base "ringlet_gs_base" ()
     void host_set_gs_base "ringlet_set_gs_base" (u64 base)
+    bint host_deposits_fast "ringlet_deposits_fast" ()
     void host_fence "ringlet_fence" ()
     void futex_wait "ringlet_futex_wait" (u32* word, u32 value, u64 ns)
     void futex_wake "ringlet_futex_wake" (u32* word)

@@ -161,9 +161,11 @@ cpdef enum Key:
     KEY_STACK16 = 1 << 11     # the stack pointer is SP
     KEY_CS64K = 1 << 12       # CS has a limit of 64 KiB
     KEY_CS_ODD = 1 << 13      # CS has another limit; with KEY_CS64K: 4 GiB, but a base
+    KEY_DATA64K = 1 << 14     # with KEY_SEGMENTED and KEY_STACK16: DS, ES and SS have 64 KiB
+    KEY_PARAGRAPHS = 1 << 15  # with KEY_DATA64K: a load of a segment register sets its base alone
 
 cdef enum:
-    KEY_LIMIT = 1 << 14  # every key is less than this
+    KEY_LIMIT = 1 << 16  # every key is less than this
 # Behaviour in which the vendors differ (ringlet.arch.vendors.Conduct).
 cdef enum:
     CONDUCT_FLAGS_WITH_LAST_COMPARISON = 1 << 4
@@ -266,6 +268,8 @@ cdef struct CpuState:
     u64 segment_at[6]    # of a first byte, bit 63 inverted (ringlet.translate.narrow.segments)
     u64 segment_read[6]  # less its size in bytes; 0: it cannot be read, or has another form
     u64 segment_write[6] # the same for writes
+    u64 paragraph_at[6]  # host address of a segment of 64 KiB; not canonical if it has another size
+    u64 deposit          # constant PARAGRAPH_DEPOSIT, for PDEP
     u64 string_old[2]    # ESI and EDI before a string instruction
     u64 ea               # linear address of the memory operand of op_info
     u64 op_info          # OpInfo*
@@ -334,6 +338,7 @@ cdef struct CpuState:
     int direct_pidfd     # of the direct process that runs, or 0: a request to stop goes there
     u32 direct_held      # CPL 3 runs translated until it is entered anew
     u32 direct_tries     # to stop the direct process
+    u32 alone            # the next instruction has a fragment of its own, as if it were stepped
     u32 met_device       # 1 + the fragment whose instruction faulted at a device, or 0
     u64 native           # host address of the code of single emulated instructions, or 0
     u64 native_leave     # where such an instruction continues after a host fault

@@ -21,6 +21,7 @@ def offsets() -> dict[str, int]:
         "segment_host": <size_t>&c.segment_host[0], "segment_at": <size_t>&c.segment_at[0],
         "segment_read": <size_t>&c.segment_read[0], "segment_write": <size_t>&c.segment_write[0],
         "string_old": <size_t>&c.string_old[0],
+        "paragraph_at": <size_t>&c.paragraph_at[0], "deposit": <size_t>&c.deposit,
         "size": sizeof(CpuState),
     }
 

@@ -1,6 +1,8 @@
 """The values of a processor's registers after power-up."""
 from ringlet.core.control_bits cimport CR0_CD, CR0_ET, CR0_NW, XCR0_X87
+from ringlet.core.host cimport host_deposits_fast
 from ringlet.core.state cimport CpuState, FLAGS_HOST, u8, u16, u32, u64
+from ringlet.vcpu.system.flatness cimport PARAGRAPH_DEPOSIT
 from ringlet.vcpu.system.msr cimport reset_msrs
 
 cdef enum:
@@ -14,6 +16,7 @@ cdef enum:
 cdef void reset(CpuState* c) noexcept nogil:
     cdef u8* image = <u8*>((<u64>&c.xsave[0] + 63) & ~<u64>63)
     c.arith_mask = FLAGS_HOST
+    c.deposit = PARAGRAPH_DEPOSIT if host_deposits_fast() else 0
     c.arch.rflags = 2
     c.arch.cr0 = CR0_RESET
     c.arch.xcr0 = XCR0_X87

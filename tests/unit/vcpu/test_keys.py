@@ -205,18 +205,34 @@ SEGMENTS = {
     "stack16": (FLAT, (0xFFFFFFFF, 0, 0xFFFFFFFF, 0x8093)),
     "cs64k": (FLAT, (0xFFFF, 0, 0xFFFFFFFF, 0xC093)),
     "cs_odd": (FLAT, (0xFFF, 0, 0xFFFFFFFF, 0xC093)),
+    "data64k": (
+        (0xFFFFFFFF, 0, 0xFFFE, 0x8093, 0xFFFF),
+        (0xFFFFFFFF, 0x1000, 0xFFFF, 0x8093, 0xFFFF),
+    ),
+    "paragraphs": (
+        (0xFFFFFFFF, 0, 0xFFFF, 0x8093, 0xFFFF),
+        (0xFFFFFFFF, 0x1000, 0xFFFF, 0x8093, 0xFFFF, 0x10),
+    ),
 }
-"""Limit of CS, base and limit of DS and ES, rights of SS: flat, and not."""
+"""Limit of CS, base and limit of DS and ES, rights of SS: flat, and not; limit of SS, CR0."""
 
 
-def enter_32(board: Board, code: int, base: int, limit: int, stack: int) -> None:
+def enter_32(
+    board: Board,
+    code: int,
+    base: int,
+    limit: int,
+    stack: int,
+    room: int = 0xFFFFFFFF,
+    cr0: int = 0x11,
+) -> None:
     """Enter a few instructions of 32-bit code at a low address, with such segments."""
     p = board.p
-    p.set("cr0", 0x11)
+    p.set("cr0", cr0)
     p.set("efer", 0)
     for i in (0, 3, 4, 5):
         p.set_segment(i, 0x10, base, limit, 0xC093)
-    p.set_segment(2, 0x10, 0, 0xFFFFFFFF, stack)
+    p.set_segment(2, 0x10, 0, room, stack)
     p.set_segment(1, 8, 0, code, 0xC09B)
     # mov eax, [8000h]; push eax; pop edx; jmp +20000h to HLT
     p.write_phys(0xE80, bytes.fromhex("a100800000 50 5a e9f4ff0100"))

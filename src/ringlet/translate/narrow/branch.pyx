@@ -4,7 +4,7 @@ EIP is truncated to the operand size.  Where CS is not flat a target may be beyo
 fragment is there, and the dispatcher raises #GP.
 """
 from ringlet.core.state cimport (
-    RCX, SEG_CS, KEY_CS64K, KEY_CS_ODD, KEY_SEGMENTED, KEY_STACK16, KEY_STEP, CpuState, u8, u32,
+    RCX, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_SEGMENTED, KEY_STACK16, KEY_STEP, CpuState, u8, u32,
     u64, i32, i64)
 from ringlet.core.template cimport STUB_INDIRECT
 from ringlet.core.ops cimport OP_NM, OP_NONE, OP_UD
@@ -15,7 +15,7 @@ from ringlet.translate.flow cimport (
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.operands cimport offset_operand, segment_of
 from ringlet.translate.narrow.segments cimport (
-    move_sp, operand_of_next, restore_r11, stack_operand)
+    allows, move_sp, operand_of_next, restore_r11, stack_operand)
 from ringlet.translate.shape cimport *
 
 cdef CpuState* _null = NULL
@@ -134,7 +134,7 @@ cdef int emit_indirect_branch(Builder* b, Insn* i) noexcept nogil:
     cdef bint call = i.shape.kind == SHAPE_CALL_IND
     cdef u32 size = i.shape.size
     cdef Ref r
-    if call and b.key & (KEY_SEGMENTED | KEY_STACK16):
+    if call and b.key & (KEY_SEGMENTED | KEY_STACK16) and not b.key & KEY_DATA64K:
         return NO_CODE    # the check of the stack would need the target's register
     if i.modrm >= 0xC0:
         if size == 2:
@@ -143,11 +143,16 @@ cdef int emit_indirect_branch(Builder* b, Insn* i) noexcept nogil:
             e8(b, 0x41); e8(b, 0x89)                          # mov r8d, reg
             e8(b, 0xC0 | insn_rm(i) << 3)
     else:
-        if i.seg == SEG_CS and not b.key & KEY_SEGMENTED:
+        if not allows(b, i, False):
             return NO_CODE
         r = operand_of_next(b, i, size, False)
         load_eip_from(b, size, &r)
-    if call:
+    if call and b.key & KEY_DATA64K:
+        mov_rr(b, 11, H8)
+        push_return(b, i)
+        mov_rr(b, H8, 11)
+        restore_r11(b)
+    elif call:
         push_return(b, i)
     name_branch(b, i, <i64>size if call else 0)
     go_indirectly(b)

@@ -12,7 +12,8 @@ from ringlet.translate.inline cimport emit_inline_op
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.branch cimport (
     NO_CODE, emit_narrow_branch, emit_narrow_device, emit_narrow_op, emit_narrow_thunk)
-from ringlet.translate.narrow.plain cimport emit_narrow_plain, emit_reencoded, emit_selector
+from ringlet.translate.narrow.plain cimport emit_narrow_plain, emit_reencoded
+from ringlet.translate.narrow.selectors cimport emit_selector
 from ringlet.translate.scan cimport TRANSLATE_OK, begin_fragment, cut_after, unit_op
 from ringlet.translate.shape cimport *
 

@@ -4,21 +4,19 @@ They are copied with the host's operand size prefix and with another memory oper
 the same, because all eight are in their own host registers.
 """
 from ringlet.core.state cimport (
-    RAX, RBP, RBX, RSP, SEG_CS, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, SEG_SS, KEY_SEGMENTED,
-    KEY_STACK16, CpuState, Segment, u8, u32, i32)
-from ringlet.core.ops cimport OP_MOV_FROM_SEG, OP_PUSH_SEG
+    RAX, RBP, RBX, RSP, SEG_CS, SEG_DS, SEG_NONE, SEG_SS, KEY_DATA64K, KEY_SEGMENTED, KEY_STACK16,
+    CpuState, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.encode cimport encode
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.segments cimport (
-    in_segment, move, move_sp, operand, operand_of_next, restore_r11, stack_operand)
+    allows, in_segment, move, move_sp, operand, operand_of_next, restore_r11, stack_operand)
 from ringlet.translate.narrow.strings cimport emit_string
 from ringlet.translate.plain cimport emit_high_byte_at, writes_both
 from ringlet.translate.shape cimport *
 
 cdef CpuState* _null = NULL
 cdef u32 SCRATCH = <u32><size_t>&_null.scratch[0]
-cdef u32 SELECTORS = <u32><size_t>&_null.arch.seg[0].selector
 
 
 cdef Insn for_host(Insn* i) noexcept nogil:
@@ -61,9 +59,7 @@ cdef bint accessible(Builder* b, Insn* i) noexcept nogil:
     cdef u32 size = i.shape.mem_size
     if i.shape.kind == SHAPE_BITS and (b.key & KEY_SEGMENTED or i.address == 2):
         return False      # the processor adds the bit's offset itself
-    if b.key & KEY_SEGMENTED:
-        return size != 0
-    return i.seg != SEG_CS
+    return allows(b, i, stores(i)) and (size != 0 or not b.key & KEY_SEGMENTED)
 
 
 cdef inline bint stores(Insn* i) noexcept nogil:
@@ -99,44 +95,6 @@ cdef int emit_pop(Builder* b, Insn* i) noexcept nogil:
     move(b, 0x8B, reg, &top, size)
     if reg != RSP:
         move_sp(b, <i32>size)
-    return 1
-
-
-cdef void load_selector(Builder* b, u32 reg, u32 seg) noexcept nogil:
-    """`movzx reg32, word [selector]`."""
-    if reg >= 8:
-        e8(b, 0x44)
-    e8(b, 0x0F)
-    state_op(b, 0, 0xB7, reg & 7, SELECTORS + seg * <u32>sizeof(Segment))
-
-
-cdef int push_selector(Builder* b, Insn* i) noexcept nogil:
-    cdef u32 size = i.shape.size, seg = i.opcode >> 3 & 3, reg = H8
-    cdef Ref top
-    if i.map:
-        seg = SEG_FS if i.opcode < 0xA8 else SEG_GS
-    top = stack_operand(b, -<i32>size, size, True)
-    if b.key & (KEY_SEGMENTED | KEY_STACK16):
-        reg = 11
-    load_selector(b, reg, seg)
-    move(b, 0x89, reg, &top, size)
-    if reg == 11:
-        restore_r11(b)
-    move_sp(b, -<i32>size)
-    return 1
-
-
-cdef int emit_selector(Builder* b, Insn* i) noexcept nogil:
-    cdef u32 seg = i.modrm >> 3 & 7, reg = insn_rm(i)
-    if i.shape.op == OP_PUSH_SEG:
-        return push_selector(b, i)
-    if i.shape.op != OP_MOV_FROM_SEG or i.modrm < 0xC0 or seg > SEG_GS:
-        return 0
-    if i.shape.size == 4:
-        load_selector(b, reg, seg)
-    else:
-        load_selector(b, H8, seg)
-        e8(b, 0x66); e8(b, 0x44); e8(b, 0x89); e8(b, 0xC0 | reg)      # mov reg16, r8w
     return 1
 
 
@@ -230,7 +188,7 @@ cdef int emit_address(Builder* b, Insn* i) noexcept nogil:
 
 cdef int emit_xlat(Builder* b, Insn* i) noexcept nogil:
     cdef Ref r = ref_sum(RBX, H9, 0)
-    if i.seg != SEG_NONE and not b.key & KEY_SEGMENTED:
+    if not allows(b, i, False) or (i.seg != SEG_NONE and not b.key & KEY_SEGMENTED):
         return 0
     e8(b, 0x44); e8(b, 0x0F); e8(b, 0xB6); e8(b, 0xC8)        # movzx r9d, al
     e8(b, 0x40 | rex_of(0, H9, &r)); e8(b, 0x8D)              # lea r9d, [rbx + r9]
@@ -259,7 +217,7 @@ cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
     """Emit MOV between rAX and an absolute address in the ModRM form."""
     cdef Ref r
     cdef u32 size = i.shape.width if i.opcode & 1 else 1
-    if i.seg == SEG_CS and not b.key & KEY_SEGMENTED:
+    if not allows(b, i, i.opcode >= 0xA2):
         return 0
     r = operand_of_next(b, i, size, i.opcode >= 0xA2)
     if size == 2:
@@ -285,7 +243,7 @@ cdef int emit_reencoded(Builder* b, Insn* i) noexcept nogil:
     if i.modrm >= 0xC0:
         encode(b, i, 0x80, insn_reg(i), NULL, insn_rm(i), 0)
         return 1
-    if i.seg == SEG_CS and not b.key & KEY_SEGMENTED:
+    if not allows(b, i, (i.modrm >> 3 & 7) != 7):
         return 0
     r = operand_of_next(b, i, 1, (i.modrm >> 3 & 7) != 7)
     encode(b, i, 0x80, insn_reg(i), &r, 0, 0)

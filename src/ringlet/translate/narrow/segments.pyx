@@ -5,9 +5,13 @@ In segments that are not flat an access is checked without a branch and without 
 offset and the operand's last byte is negative exactly if the access is within the limit.  Its sign
 bit is added to the offset; the segment's base has the inverted bit, so that the address is right,
 or not canonical.  Then the access faults, and the emulator decides (docs/adr/0028).
+
+In segments of 64 KiB a byte at a 16-bit offset needs no check.  For more bytes, the sum of the offset
+and the operand's last byte has bit 16 set exactly if the access passes the limit; PDEP moves that bit
+to bit 62.
 """
 from ringlet.core.state cimport (
-    RSP, SEG_SS, KEY_SEGMENTED, KEY_STACK16, CpuState, u8, u32, i32)
+    RSP, SEG_CS, SEG_SS, KEY_DATA64K, KEY_SEGMENTED, KEY_STACK16, CpuState, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.operands cimport (
@@ -19,6 +23,23 @@ cdef u32 SEGMENT_READ = <u32><size_t>&_null.segment_read[0]
 cdef u32 SEGMENT_WRITE = <u32><size_t>&_null.segment_write[0]
 
 
+cdef u32 PARAGRAPH_AT = <u32><size_t>&_null.paragraph_at[0]
+cdef u32 DEPOSIT = <u32><size_t>&_null.deposit
+
+
+cdef Ref in_64k(Builder* b, u32 seg, u32 size) noexcept nogil:
+    cdef Ref r = ref_mem(H9, <i32>size - 1)
+    if size > 1:
+        e8(b, 0x40 | rex_of(0, H9, &r)); e8(b, 0x8D)          # lea r9d, [r9 + size - 1]
+        modrm_mem(b, H9, &r)
+        e8(b, 0xC4); e8(b, 0x62); e8(b, 0xB3); e8(b, 0xF5)    # pdep r9, r9, [deposit]
+        e8(b, 0x0C); e8(b, 0x25)
+        reloc(b, RELOC_STATE, DEPOSIT)
+        e32(b, <u32>(b.block + DEPOSIT))
+    load_state(b, H8, PARAGRAPH_AT + 8 * seg)
+    return ref_sum(H8, H9, 1 - <i32>size)
+
+
 cdef inline void sign_bit(Builder* b) noexcept nogil:
     """r8 := its bit 63 alone."""
     e8(b, 0xC4); e8(b, 0x42); e8(b, 0xA3); e8(b, 0xF7); e8(b, 0xC0)    # shrx r8, r8, r11
@@ -26,12 +47,21 @@ cdef inline void sign_bit(Builder* b) noexcept nogil:
 
 
 cdef Ref in_segment(Builder* b, u32 seg, u32 size, bint write) noexcept nogil:
+    if b.key & KEY_DATA64K:
+        return in_64k(b, seg, size)
     load_state(b, H8, (SEGMENT_WRITE if write else SEGMENT_READ) + 8 * seg)
     lea_sum(b, H8, H8, H9, <i32>size - 1)
     sign_bit(b)
     lea_sum(b, H9, H9, H8, 0)
     load_state(b, H8, SEGMENT_AT + 8 * seg)
     return ref_sum(H8, H9, 0)
+
+
+cdef bint allows(Builder* b, Insn* i, bint write) noexcept nogil:
+    """CS's rights are part of no key: flat code does not access it, and it is never written."""
+    if b.key & KEY_DATA64K:
+        return i.address == 2 and not (write and i.seg == SEG_CS)
+    return i.seg != SEG_CS or b.key & KEY_SEGMENTED != 0
 
 
 cdef Ref operand(Builder* b, Insn* i, u32 size, bint write, i32 moved) noexcept nogil:

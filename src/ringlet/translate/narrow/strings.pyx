@@ -5,7 +5,7 @@ They run on host addresses in RSI and RDI.  What takes these back to the guest's
 alone: in others each element is checked.
 """
 from ringlet.core.state cimport (
-    RCX, RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_SEGMENTED, KEY_STEP, CpuState, u8, u32, i64)
+    RCX, RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_DATA64K, KEY_SEGMENTED, KEY_STEP, CpuState, u8, u32, i64)
 from ringlet.translate.builder cimport *
 from ringlet.translate.flow cimport emit_jump
 from ringlet.translate.insn cimport *
@@ -149,6 +149,8 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
         and i.address == 4
     if not flat and not b.key & KEY_SEGMENTED:
         return 0          # the limits of flat code's segments are not at hand
+    if b.key & KEY_DATA64K and i.address != 2:
+        return 0
     if i.prefixes & (PFX_REP | PFX_REPNE) and (not flat or b.key & KEY_STEP or b.once):
         emit_once(b, i, flat)
     else:

@@ -104,7 +104,7 @@ class Emulator:
         self._last = code
         self._counts[code] = self._counts.get(code, 0) + 1
         if isinstance(step, Sensitive):
-            native.drop_code()
+            native.leave_to_processor()
             return True
         if not (yield from step.run(native)):
             return False

@@ -307,10 +307,11 @@ cdef class Native:
             raise ValueError(f"no RAM at linear {linear:#x}")
         return code
 
-    def drop_code(self) -> None:
-        """Drop the translations of the page at RIP."""
+    def leave_to_processor(self) -> None:
+        """Let the processor perform the instruction at RIP, which is sensitive, by itself."""
         cache_drop_linear(self.c, <Cache*>self.c.cache,
                           code_linear(self.c, self.c.arch.rip), 1)
+        self.c.alone = 1
 
     cdef u64 effective(self, Operand o, u64 offset) noexcept:
         cdef u64 a = o.displacement + offset

@@ -162,6 +162,10 @@ cdef int find_or_make(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil
     if t.inhibit and event_due(c):
         # The instruction after STI or MOV SS runs alone if an event waits for the shadow's end.
         t.key |= KEY_STEP
+    if c.alone:
+        # What stands in translated code for a sensitive instruction has faulted: perform it.
+        c.alone = 0
+        t.key |= KEY_STEP
     if c.direct != NULL and (<DirectState*>c.direct).step:
         # A direct process has stopped at this instruction.
         (<DirectState*>c.direct).step = 0

@@ -3,9 +3,13 @@
 A flat data segment has base 0 and 4 GiB that can be read and written.  Code in which DS, ES and SS
 are flat accesses memory without checks; what is else of them is part of the key (docs/adr/0028).
 FS and GS have bases of their own, and 4 GiB, or code that uses them faults and is emulated.
+
+Data segments of 64 KiB, as in real mode, need no check of 16-bit offsets but where an operand passes
+the last one: 2 to 64 bytes at FFFFh and thereabout.  PDEP then makes the address not canonical.
 """
 from ringlet.core.state cimport (
-    AR_DB, AR_P, AR_S, AR_UNUSABLE, FLAG_VM, KEY_CS64K, KEY_CS_ODD, KEY_SEGMENTED, KEY_STACK16,
+    AR_DB, AR_P, AR_S, AR_UNUSABLE, FLAG_VM, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_PARAGRAPHS,
+    KEY_SEGMENTED, KEY_STACK16,
     SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, Segment)
 from ringlet.vcpu.system.registers cimport AR_CODE, AR_READABLE, AR_WRITABLE, CR0_PE
 
@@ -46,6 +50,12 @@ cdef void measure_segments(CpuState* c) noexcept nogil:
                 c.segment_write[i] = size
 
 
+cdef inline bint has_64k(CpuState* c, u32 index) noexcept nogil:
+    """Whether exactly 64 KiB can be read, and written but for CS."""
+    cdef u64 size = c.segment_read[index] if index == SEG_CS else c.segment_write[index]
+    return size == 0 - <u64>LIMIT_64K - 1
+
+
 cdef u32 key_of_segments(CpuState* c) noexcept nogil:
     cdef Segment* s = c.arch.seg
     cdef u32 key = 0
@@ -55,6 +65,11 @@ cdef u32 key_of_segments(CpuState* c) noexcept nogil:
     if not s[SEG_SS].ar & AR_DB:
         key |= KEY_STACK16
     measure_segments(c)
+    if c.deposit and key & KEY_STACK16 and has_64k(c, SEG_DS) and has_64k(c, SEG_ES) \
+            and has_64k(c, SEG_SS):
+        key |= KEY_DATA64K | KEY_SEGMENTED
+        if not c.arch.cr0 & CR0_PE or c.arch.rflags & FLAG_VM:
+            key |= KEY_PARAGRAPHS
     if s[SEG_CS].limit == LIMIT_64K:
         key |= KEY_CS64K
     elif s[SEG_CS].limit != <u32>LIMIT_4G:
@@ -71,6 +86,7 @@ cdef void locate_segments(CpuState* c, u64 addend) noexcept nogil:
     if c.key & KEY_SEGMENTED:
         for i in range(6):
             c.segment_at[i] = (addend + c.arch.seg[i].base) ^ <u64>1 << 63
+            c.paragraph_at[i] = addend + c.arch.seg[i].base if has_64k(c, i) else NOWHERE
         return
     for i in range(SEG_FS, SEG_GS + 1):
         c.segment_host[i] = addend if is_whole(&c.arch.seg[i]) else NOWHERE

@@ -17,6 +17,10 @@ proves these rules.  Where two paths meet, what both say holds.
     63, isolated by SHRX and SHLX, is added to the same offset, in the same register.  The base has
     bit 63 inverted.  An access has at most the checked size, and writes after a check for writes.
 
+    A segment of 64 KiB has an address of its own.  A byte at an offset of 16 bits is in it; for
+    more bytes PDEP moves bit 16 of the offset of the last one, which is set exactly beyond the
+    limit, to bit 62.
+
 3.  **The upper halves stay zero.**  Operands have at most 32 bits, except in the moves, sums and
     shifts that make addresses.  Wherever a guest instruction ends, the fragment is left, or the
     window is accessed, the guest's registers hold 32-bit values.
@@ -29,7 +33,9 @@ proves these rules.  Where two paths meet, what both say holds.
     override but GS with a 32-bit address.  **The state block** is accessed at constant addresses,
     each with its relocation.  The segments, their selectors and the bases of FS and GS are read;
     `scratch`, `string_old`, `ea`, `op_info` and `exit_arg` are written, each by the one form that
-    this contract knows.  At CPL 0 RDTSC is executed and IF is written.
+    this contract knows.  At CPL 0 RDTSC is executed and IF is written.  In real and
+    virtual-8086 mode the selectors, bases and addresses of ES, DS, FS and GS are written, the last
+    only with r10 plus a 32-bit value.
 
 6.  **Control** leaves through links, stubs and the jump table, whose index is the low 16 bits of
     r8.  r8 is the target's EIP, with its linear address in the upper half where CS has a base or a

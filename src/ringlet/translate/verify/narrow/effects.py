@@ -34,9 +34,12 @@ from ringlet.translate.verify.narrow.values import (
     GUEST,
     NONE,
     OTHER,
+    R9,
     R11,
     SCRATCH,
     SECRET,
+    SHORT,
+    WHOLE_WINDOW,
     Facts,
     Kind,
     UnsoundError,
@@ -52,6 +55,9 @@ NEAR: Final = 1 << 28
 """Displacements beside a value of 32 bits are below this."""
 
 _FIELDS: Final = state.offsets()
+_CS: Final = 1
+_LOADED: Final = (0, 3, 4, 5)
+"""ES, DS, FS and GS: what translated code loads in real and virtual-8086 mode."""
 _SCRATCH: Final = {_FIELDS["scratch"] + 8 * n: n for n in range(2)}
 _OLD: Final = {_FIELDS["string_old"] + 8 * n: n for n in range(2)}
 _SEGMENTS: Final = {
@@ -63,11 +69,19 @@ _SEGMENTS: Final = {
     )
     for number in range(6)
 } | {_FIELDS["segment_host"] + 8 * number: Value(Kind.REGION) for number in range(6)}
+_PARAGRAPHS: Final = {
+    _FIELDS["paragraph_at"] + 8 * number: Value(Kind.PARAGRAPH, number, number != _CS)
+    for number in range(6)
+}
 _PUBLIC: Final = frozenset({_FIELDS["fs_base"], _FIELDS["gs_base"], _FIELDS["intr"]})
 """Fields of 32 bits that the guest may know."""
-_SELECTORS: Final = frozenset(
-    _FIELDS["selectors"] + number * (_FIELDS["gs_base"] - _FIELDS["fs_base"]) for number in range(6)
-)
+_SEGMENT: Final = _FIELDS["gs_base"] - _FIELDS["fs_base"]
+_SELECTORS: Final = tuple(_FIELDS["selectors"] + number * _SEGMENT for number in range(6))
+_LOADED_SELECTORS: Final = frozenset(_SELECTORS[number] for number in _LOADED)
+_LOADED_BASES: Final = frozenset(_FIELDS["fs_base"] + (n - 4) * _SEGMENT for n in _LOADED)
+_LOADED_AT: Final = frozenset(_FIELDS["paragraph_at"] + 8 * number for number in _LOADED)
+_WIDEST: Final = 64
+"""No operand has more bytes."""
 _INTERRUPTS: Final = frozenset({0, 0x200})
 
 _CPL: Final = KEYS["cpl"]
@@ -92,6 +106,7 @@ class Effects:
         self._t = translation
         self._relocated = {at: (kind, value) for at, kind, value in translation.relocations}
         self.uses: set[int] = set()
+        self._loads = translation.key & KEYS["paragraphs"]
         self._rules: dict[int, Callable[[Facts, Instruction, int], None]] = {
             Code.MOV_R64_RM64: self._move,
             Code.MOV_RM64_R64: self._move,
@@ -101,6 +116,7 @@ class Effects:
             Code.VEX_SHRX_R64_RM64_R64: self._isolate,
             Code.VEX_SHLX_R64_RM64_R64: self._isolate,
             Code.VEX_RORX_R64_RM64_IMM8: self._rotate,
+            Code.VEX_PDEP_R64_R64_RM64: self._place,
             Code.LEA_R16_M: self._lea,
             Code.LEA_R32_M: self._lea,
             Code.LEA_R64_M: self._lea,
@@ -172,8 +188,11 @@ class Effects:
             sound = any(value.is_guest for value in parts) and -NEAR < moved < NEAR
         elif len(parts) == 2 and Kind.REGION in kinds:
             sound = any(value.is_guest for value in parts) and not moved
+        elif Kind.PARAGRAPH in kinds and len(parts) == 2:
+            _in_paragraph(parts, moved, size, writes, bits)
+            sound = True
         elif kinds == {Kind.HOST} and len(parts) == 1:
-            sound = not moved
+            sound = not moved or 0 <= moved <= parts[0].size - size
             if parts[0].size:
                 _within(parts[0], size, writes, bits)
         elif kinds == {Kind.CHECKED, Kind.SEGMENT}:
@@ -244,6 +263,8 @@ class Effects:
     def _load_field(self, s: Facts, register: Register_, offset: int) -> None:
         if offset in _SEGMENTS:
             s.set(register, _SEGMENTS[offset])
+        elif offset in _PARAGRAPHS and self._t.key & KEYS["data64k"]:
+            s.set(register, _PARAGRAPHS[offset])
         elif offset in _SCRATCH:
             s.set(register, s.scratch[_SCRATCH[offset]])
         elif offset in _OLD:
@@ -258,6 +279,10 @@ class Effects:
             s.scratch[_SCRATCH[offset]] = value
         elif offset in _OLD and value.is_guest:
             s.old[_OLD[offset]] = GUEST
+        elif self._loads and offset in _LOADED_BASES and value.is_guest:
+            return
+        elif self._loads and offset in _LOADED_AT and value == Value(Kind.HOST, origin=WHOLE_WINDOW):
+            return
         elif offset != _FIELDS["ea"] or not value.is_guest:
             raise UnsoundError("it writes a field of the state that it may not")
 
@@ -320,6 +345,17 @@ class Effects:
         made = Value(Kind.TURNED, register=i.op1_register) if turned else OTHER
         s.set(i.op0_register, made)
 
+    def _place(self, s: Facts, i: Instruction, at_displacement: int) -> None:
+        """Carry out PDEP, which moves bit 16 of an offset."""
+        value = s.value(i.op1_register)
+        if (
+            i.op2_kind != OpKind.MEMORY
+            or self._field(i, at_displacement) != _FIELDS["deposit"]
+            or value.kind is not Kind.SPAN
+        ):
+            raise UnsoundError("PDEP is no part of a check")
+        s.set(i.op0_register, value.after(Kind.PLACED))
+
     def _lea(self, s: Facts, i: Instruction, at_displacement: int) -> None:
         registers = [r for r in (i.memory_base, i.memory_index) if r]
         if i.is_ip_rel_memory_operand or any(not RegisterExt.is_gpr64(r) for r in registers):
@@ -331,7 +367,9 @@ class Effects:
             if size == 2:
                 self._partly(s, i.op0_register, 2)
             elif size == 4:
-                s.set(i.op0_register, GUEST)
+                span = len(parts) == 1 and i.memory_base and parts[0].kind is Kind.SHORT
+                spans = span and not copied and 0 < displacement(i) < _WIDEST
+                s.set(i.op0_register, Value(Kind.SPAN, size=displacement(i) + 1) if spans else GUEST)
             else:
                 s.set(i.op0_register, OTHER if copied else target_sum(i, registers, parts))
             return
@@ -387,8 +425,11 @@ class Effects:
             s.set(R11, COUNT if counts else GUEST)
         if i.code == Code.MOVZX_R32_RM16 and i.op1_kind == OpKind.REGISTER:
             source = full(i.op1_register)
-            if source in SCRATCH:
-                s.set(i.op0_register, Value(Kind.LOW16, register=source))
+            known = source in SCRATCH and source != full(i.op0_register)
+            s.set(i.op0_register, Value(Kind.LOW16, register=source) if known else SHORT)
+        if i.code == Code.MOV_R32_IMM32 and full(i.op0_register) == R9:
+            short = i.immediate32 <= 0xFFFF and not self._is_copied(i.next_ip - 4)
+            s.set(R9, SHORT if short else GUEST)
 
     def _immediate(self, i: Instruction) -> None:
         """Note the relocation of a return address, which may be anything of the guest."""
@@ -403,6 +444,8 @@ class Effects:
         if i.code == Code.MOV_R32_RM32 and offset in _PUBLIC:
             return
         if i.code == Code.MOVZX_R32_RM16 and offset in _SELECTORS:
+            return
+        if i.code == Code.MOV_RM16_R16 and self._loads and offset in _LOADED_SELECTORS:
             return
         if i.code != Code.MOV_RM32_IMM32 or offset != _FIELDS["exit_arg"]:
             raise UnsoundError("it accesses a field of the state that it may not")
@@ -443,6 +486,15 @@ class Effects:
 
 def _kinds(i: Instruction) -> list[int]:
     return [i.op_kind(number) for number in range(i.op_count)]
+
+
+def _in_paragraph(parts: list[Value], moved: int, size: int, writes: bool, bits: bool) -> None:
+    """Raise unless the operand is in a segment of 64 KiB."""
+    placed = next((value.placed for value in parts if value.placed), 0)
+    segment = next(value for value in parts if value.kind is Kind.PARAGRAPH)
+    if not placed or moved != 1 - placed:
+        raise UnsoundError("its offset is no checked one in a segment of 64 KiB")
+    _within(Value(Kind.HOST, writes=segment.writes, size=placed), size, writes, bits)
 
 
 def _in_gs(i: Instruction) -> None:

@@ -40,6 +40,10 @@ def address_sum(
         checked, segment = sorted(parts, key=lambda value: value.kind is Kind.SEGMENT)
         if checked.segment == segment.segment:
             return Value(Kind.HOST, checked.segment, checked.writes, checked.size, origin=i.ip)
+    if host.kind is Kind.PARAGRAPH and len(parts) == 2:
+        size = next((value.placed for value in parts if value.placed), 0)
+        if size and moved == 1 - size:
+            return Value(Kind.HOST, host.segment, host.writes, size, origin=i.ip)
     back = len(parts) == 1 and host.origin == WHOLE_WINDOW
     if host.kind is Kind.INVERTED and moved == 1 and (one or back):
         return Value(Kind.BACK, origin=host.origin)

@@ -22,6 +22,9 @@ class Kind(Enum):
     GUEST = auto()  # 32 bits of the guest, above them zeros
     LOW16 = auto()  # the same, and the low 16 bits of `register`
     COUNT = auto()  # 63
+    SHORT = auto()  # 16 bits of the guest, above them zeros
+    SPAN = auto()  # a SHORT plus `size` less 1
+    PLACED = auto()  # a SPAN whose bit 16 has been moved to bit 62
     OTHER = auto()  # 64 bits made without a host address
     PART = auto()  # `size` low bytes of the guest, above them anything
     SECRET = auto()  # anything, perhaps made with a host address
@@ -33,6 +36,7 @@ class Kind(Enum):
     BIT = auto()  # bit 63 of a LIMIT, in bit 0
     SIGN = auto()  # bit 63 of a LIMIT, in bit 63
     CHECKED = auto()  # an offset plus its SIGN
+    PARAGRAPH = auto()  # the host address of a segment of 64 KiB, or no canonical one
     HOST = auto()  # an address that may be accessed; `size` bytes of it, or 0 in a whole window
     PASSED = auto()  # a HOST that a string instruction has moved
     INVERTED = auto()  # NOT of a HOST or of r10
@@ -44,7 +48,10 @@ class Kind(Enum):
     PLACE = auto()  # a linear address in the upper half and its EIP in the lower one
 
 
-_MADE_OF_GUEST: Final = frozenset({Kind.OTHER, Kind.TURNED, Kind.TWICE, Kind.BASE, Kind.PLACE})
+_GUEST: Final = frozenset({Kind.GUEST, Kind.LOW16, Kind.COUNT, Kind.SHORT, Kind.SPAN})
+_MADE_OF_GUEST: Final = frozenset(
+    {Kind.OTHER, Kind.TURNED, Kind.TWICE, Kind.BASE, Kind.PLACE, Kind.PLACED}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,14 @@ class Value:
     @property
     def is_guest(self) -> bool:
         """Whether the value has 32 bits of the guest and zeros above them."""
-        return self.kind in (Kind.GUEST, Kind.LOW16, Kind.COUNT)
+        return self.kind in _GUEST
+
+    @property
+    def placed(self) -> int:
+        """For how many bytes the value is a checked offset in a segment of 64 KiB, or 0."""
+        if self.kind in (Kind.SHORT, Kind.LOW16):
+            return 1
+        return self.size if self.kind is Kind.PLACED else 0
 
     @property
     def is_public(self) -> bool:
@@ -92,6 +106,7 @@ class Value:
 GUEST: Final = Value(Kind.GUEST)
 OTHER: Final = Value(Kind.OTHER)
 COUNT: Final = Value(Kind.COUNT)
+SHORT: Final = Value(Kind.SHORT)
 SECRET: Final = Value(Kind.SECRET)
 WINDOW: Final = Value(Kind.WINDOW, origin=WHOLE_WINDOW)
 R8: Final[Register_] = Register.R8

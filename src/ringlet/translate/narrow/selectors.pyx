@@ -1,0 +1,135 @@
+"""Segment registers in 16- and 32-bit code.
+
+Their selectors are in the state.  In real and virtual-8086 mode, a load sets the selector and the
+base, which is 16 times that; the limit stays, or has been 64 KiB before (SDM 3A 20.1.1).  Loads of
+SS, which inhibit interrupts, leave.
+"""
+from ringlet.core.ops cimport OP_LOAD_FAR, OP_MOV_FROM_SEG, OP_MOV_TO_SEG, OP_POP_SEG, OP_PUSH_SEG
+from ringlet.core.state cimport (
+    SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, KEY_PARAGRAPHS, KEY_SEGMENTED, KEY_STACK16,
+    KEY_STEP, CpuState, Segment, u8, u32, i32)
+from ringlet.translate.builder cimport *
+from ringlet.translate.insn cimport *
+from ringlet.translate.narrow.segments cimport (
+    allows, move, move_sp, operand, restore_r11, stack_operand)
+
+cdef CpuState* _null = NULL
+cdef u32 SELECTORS = <u32><size_t>&_null.arch.seg[0].selector
+cdef u32 BASES = <u32><size_t>&_null.arch.seg[0].base
+cdef u32 PARAGRAPH_AT = <u32><size_t>&_null.paragraph_at[0]
+
+
+cdef void load_selector(Builder* b, u32 reg, u32 seg) noexcept nogil:
+    """`movzx reg32, word [selector]`."""
+    if reg >= 8:
+        e8(b, 0x44)
+    e8(b, 0x0F)
+    state_op(b, 0, 0xB7, reg & 7, SELECTORS + seg * <u32>sizeof(Segment))
+
+
+cdef u32 named_segment(Insn* i) noexcept nogil:
+    """Return the segment register that the opcode of PUSH, POP, LDS, LES, LSS, LFS or LGS names."""
+    if i.map:
+        if i.opcode == 0xB2:
+            return SEG_SS
+        if i.opcode >= 0xB4:
+            return i.opcode & 7
+        return SEG_FS if i.opcode < 0xA8 else SEG_GS
+    if i.opcode >= 0xC4:
+        return SEG_ES if i.opcode == 0xC4 else SEG_DS
+    return i.opcode >> 3 & 3
+
+
+cdef int push_selector(Builder* b, Insn* i) noexcept nogil:
+    cdef u32 size = i.shape.size, reg = H8
+    cdef Ref top = stack_operand(b, -<i32>size, size, True)
+    if b.key & (KEY_SEGMENTED | KEY_STACK16):
+        reg = 11
+    load_selector(b, reg, named_segment(i))
+    move(b, 0x89, reg, &top, size)
+    if reg == 11:
+        restore_r11(b)
+    move_sp(b, -<i32>size)
+    return 1
+
+
+cdef void load_paragraph(Builder* b, u32 seg) noexcept nogil:
+    """Load the selector in r8."""
+    cdef u32 more = seg * <u32>sizeof(Segment)
+    cdef Ref r = ref_mem(NO_REG, 0)
+    e8(b, 0x66)
+    state_op(b, 0, 0x89, H8, SELECTORS + more)                # mov [selector], r8w
+    r.index = H8
+    r.scale = 3
+    e8(b, 0x40 | rex_of(0, H8, &r)); e8(b, 0x8D)              # lea r8d, [r8 * 8]
+    modrm_mem(b, H8, &r)
+    r = ref_sum(H8, H8, 0)
+    e8(b, 0x40 | rex_of(0, H8, &r)); e8(b, 0x8D)              # lea r8d, [r8 + r8]
+    modrm_mem(b, H8, &r)
+    store_state(b, H8, BASES + more)
+    lea_sum(b, H8, H8, WINDOW, 0)
+    store_state(b, H8, PARAGRAPH_AT + 8 * seg)
+
+
+cdef int pop_paragraph(Builder* b, Insn* i, u32 seg) noexcept nogil:
+    cdef u32 size = i.shape.size
+    cdef Ref top = stack_operand(b, 0, size, False)
+    load_word(b, H8, &top)
+    move_sp(b, <i32>size)
+    load_paragraph(b, seg)
+    return 1
+
+
+cdef inline void load_word(Builder* b, u32 reg, Ref* r) noexcept nogil:
+    """`movzx reg32, word [r]`."""
+    e8(b, 0x40 | rex_of(0, reg, r)); e8(b, 0x0F); e8(b, 0xB7)
+    modrm_mem(b, reg, r)
+
+
+cdef int load_far(Builder* b, Insn* i, u32 seg) noexcept nogil:
+    """Emit LDS, LES, LFS or LGS of 16 bits: both words are read before anything changes."""
+    cdef Ref r, offset
+    if i.shape.size != 2 or i.modrm >= 0xC0 or not allows(b, i, False):
+        return 0
+    r = operand(b, i, 4, False, 0)
+    lea(b, H9, &r)
+    r = ref_mem(H9, 2)
+    load_word(b, H8, &r)
+    offset = ref_mem(H9, 0)
+    load_word(b, H9, &offset)
+    e8(b, 0x66); e8(b, 0x44); e8(b, 0x89); e8(b, 0xC8 | insn_reg(i))     # mov reg16, r9w
+    load_paragraph(b, seg)
+    return 1
+
+
+cdef int emit_load(Builder* b, Insn* i, u32 op) noexcept nogil:
+    cdef u32 seg = i.modrm >> 3 & 7 if op == OP_MOV_TO_SEG else named_segment(i)
+    if not b.key & KEY_PARAGRAPHS or seg > SEG_GS or seg == SEG_CS or seg == SEG_SS:
+        return 0
+    if op == OP_POP_SEG:
+        return pop_paragraph(b, i, seg)
+    if op == OP_LOAD_FAR:
+        return load_far(b, i, seg)
+    if i.modrm < 0xC0:
+        return 0
+    movzx16(b, H8, insn_rm(i))
+    load_paragraph(b, seg)
+    return 1
+
+
+cdef int emit_selector(Builder* b, Insn* i) noexcept nogil:
+    cdef u32 seg = i.modrm >> 3 & 7, reg = insn_rm(i), op = i.shape.op
+    if b.key & KEY_STEP:
+        return 0
+    if op == OP_PUSH_SEG:
+        return push_selector(b, i)
+    if op == OP_MOV_TO_SEG or op == OP_POP_SEG or op == OP_LOAD_FAR:
+        return emit_load(b, i, op)
+    if op != OP_MOV_FROM_SEG or i.modrm < 0xC0 or seg > SEG_GS:
+        return 0
+    if i.shape.size == 4:
+        load_selector(b, reg, seg)
+    else:
+        load_selector(b, H8, seg)
+        e8(b, 0x66); e8(b, 0x44); e8(b, 0x89); e8(b, 0xC0 | reg)      # mov reg16, r8w
+    return 1
