@@ -196,7 +196,11 @@ def _objects(
 
 
 def _compile(
-    compiler: Sequence[str], flags: Sequence[str], sources: Iterable[Path], scratch: Path, prefix: str
+    compiler: Sequence[str],
+    flags: Sequence[str],
+    sources: Iterable[Path],
+    scratch: Path,
+    prefix: str,
 ) -> list[str]:
     made = []
     for source in sources:

@@ -32,6 +32,8 @@ class Key(IntEnum):
     KEY_STACK16 = 2048
     KEY_CS64K = 4096
     KEY_CS_ODD = 8192
+    KEY_DATA64K = 16384
+    KEY_PARAGRAPHS = 32768
 
 KEYS_BELOW: int
 

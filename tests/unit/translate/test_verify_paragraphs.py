@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.translate.narrow_code import FIELDS, at, host, reasons, translate
 
 from ringlet.translate.translator import BLOCK, KEYS
-from tests.unit.translate.narrow_code import FIELDS, at, host, reasons, translate
 
 DATA64K = KEYS["mode16"] | KEYS["segmented"] | KEYS["stack16"] | KEYS["data64k"]
 PARAGRAPHS = DATA64K | KEYS["paragraphs"]

@@ -168,3 +168,29 @@ def test_a_repetition_elsewhere_from_a_hot_page_leaves_no_more_often_than_from_a
 
     assert left_over(board, b"", 0x1000, 0x1000) == 0
     assert board.p.counters()["exits"] - before < 100
+
+
+PERIOD = 2_000_000_000
+"""Ticks of the TSC after which a page has to become hot again."""
+
+
+def test_a_page_that_is_no_longer_written_ceases_to_be_hot() -> None:
+    # mov ecx, TIMES; 1: inc dword [DATA]; dec ecx; jnz 1b
+    code = b"\xb9" + struct.pack("<I", TIMES) + b"\xff\x05" + to(DATA, 11) + b"\xff\xc9\x75\xf6"
+    # rdtsc; shl rdx, 32; lea rbx, [rax + rdx]; mov esi, 1.1 periods; add rbx, rsi
+    code += bytes.fromhex("0F31 48C1E220 488D1C10 BE") + struct.pack("<I", PERIOD // 10 * 11)
+    # 1: mov rax, cr0; rdtsc; shl rdx, 32; add rax, rdx; cmp rax, rbx; jb 1b; hlt
+    code += bytes.fromhex("4801F3 0F20C0 0F31 48C1E220 4801D0 4839D8 72EF F4")
+    again = len(code)
+    # mov ecx, 10000; 1: mov rax, cr0; dec ecx; jnz 1b
+    code += bytes.fromhex("B910270000 0F20C0 FFC9 75F9")
+    board = Board(0)
+    board.run(code)
+    before = board.p.counters()
+
+    board.set(rip=CODE + again)
+    board.p.run()
+
+    after = board.p.counters()
+    assert after["ops"] - before["ops"] > 10000
+    assert after["lookups"] - before["lookups"] < 100

@@ -1,7 +1,7 @@
 """Translated code of real mode, with checks of 64 KiB beside those of any limit.
 
-Its segments have 64 KiB, so that only operands that pass the last offset are out of their limit, and
-loads of segment registers need not leave translated code.  Where PDEP is slow, neither is used.
+Its segments have 64 KiB, so that only operands that pass the last offset are out of their limit,
+and loads of segment registers need not leave translated code.  Where PDEP is slow, neither is used.
 """
 
 import struct
@@ -20,11 +20,11 @@ HANDLERS = 0x600
 EDGES = (0, 1, 0x7FFF, 0xFFF0, 0xFFFB, 0xFFFC, 0xFFFD, 0xFFFE, 0xFFFF)
 CODES = (
     "8A07", "8807", "8B07", "8907", "668B07", "668907", "268A07", "268B05", "368B07", "2E8B07",
-    "8B4600", "884600", "668B4601", "FE07", "FF07", "66FF07", "0FB607", "0FB707", "A4", "A5", "66A5",
-    "AA", "AB", "66AB", "AC", "AD", "AE", "AF", "A6", "A7", "26A5", "36AD", "D7", "8ED8", "8EC0",
-    "8EE8", "C407", "C507", "0FB507", "26C407", "1F", "07", "0FA9", "661F", "1E", "06", "0E", "16",
-    "6606", "8CD8", "668CD8", "50", "58", "6650", "6658", "FF37", "C9", "8707", "F30F6F07",
-    "660FEF07", "0F10470F", "DD07", "DB2F", "DF3F",
+    "8B4600", "884600", "668B4601", "FE07", "FF07", "66FF07", "0FB607", "0FB707", "A4", "A5",
+    "66A5", "AA", "AB", "66AB", "AC", "AD", "AE", "AF", "A6", "A7", "26A5", "36AD", "D7", "8ED8",
+    "8EC0", "8EE8", "C407", "C507", "0FB507", "26C407", "1F", "07", "0FA9", "661F", "1E", "06",
+    "0E", "16", "6606", "8CD8", "668CD8", "50", "58", "6650", "6658", "FF37", "C9", "8707",
+    "F30F6F07", "660FEF07", "0F10470F", "DD07", "DB2F", "DF3F",
 )  # fmt: skip
 
 

@@ -4,8 +4,8 @@ EIP is truncated to the operand size.  Where CS is not flat a target may be beyo
 fragment is there, and the dispatcher raises #GP.
 """
 from ringlet.core.state cimport (
-    RCX, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_SEGMENTED, KEY_STACK16, KEY_STEP, CpuState, u8, u32,
-    u64, i32, i64)
+    RCX, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_SEGMENTED, KEY_STACK16, KEY_STEP, CpuState, u8,
+    u32, u64, i32, i64)
 from ringlet.core.template cimport STUB_INDIRECT
 from ringlet.core.ops cimport OP_NM, OP_NONE, OP_UD
 from ringlet.translate.builder cimport *

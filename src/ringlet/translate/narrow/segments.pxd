@@ -3,8 +3,8 @@ from ringlet.core.state cimport u32, i32
 from ringlet.translate.builder cimport Builder, Ref
 from ringlet.translate.insn cimport Insn
 
-# Emit code that checks `size` bytes at the offset in r9; return the host operand, a sum of r8 and r9.
-# With KEY_DATA64K the offset has 16 bits, and a write is not for CS.
+# Emit code that checks `size` bytes at the offset in r9; return the host operand, made of r8 and
+# r9.  With KEY_DATA64K the offset has 16 bits, and a write is not for CS.
 cdef Ref in_segment(Builder* b, u32 seg, u32 size, bint write) noexcept nogil
 # Whether the operand's segment and address size are for translated code.
 cdef bint allows(Builder* b, Insn* i, bint write) noexcept nogil

@@ -6,9 +6,9 @@ offset and the operand's last byte is negative exactly if the access is within t
 bit is added to the offset; the segment's base has the inverted bit, so that the address is right,
 or not canonical.  Then the access faults, and the emulator decides (docs/adr/0028).
 
-In segments of 64 KiB a byte at a 16-bit offset needs no check.  For more bytes, the sum of the offset
-and the operand's last byte has bit 16 set exactly if the access passes the limit; PDEP moves that bit
-to bit 62.
+In segments of 64 KiB a byte at a 16-bit offset needs no check.  For more bytes, the sum of the
+offset and the operand's last byte has bit 16 set exactly if the access passes the limit; PDEP moves
+that bit to bit 62.
 """
 from ringlet.core.state cimport (
     RSP, SEG_CS, SEG_SS, KEY_DATA64K, KEY_SEGMENTED, KEY_STACK16, CpuState, u8, u32, i32)

@@ -5,7 +5,8 @@ They run on host addresses in RSI and RDI.  What takes these back to the guest's
 alone: in others each element is checked.
 """
 from ringlet.core.state cimport (
-    RCX, RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_DATA64K, KEY_SEGMENTED, KEY_STEP, CpuState, u8, u32, i64)
+    RCX, RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_DATA64K, KEY_SEGMENTED, KEY_STEP, CpuState, u8,
+    u32, i64)
 from ringlet.translate.builder cimport *
 from ringlet.translate.flow cimport emit_jump
 from ringlet.translate.insn cimport *

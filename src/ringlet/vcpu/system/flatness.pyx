@@ -4,8 +4,9 @@ A flat data segment has base 0 and 4 GiB that can be read and written.  Code in 
 are flat accesses memory without checks; what is else of them is part of the key (docs/adr/0028).
 FS and GS have bases of their own, and 4 GiB, or code that uses them faults and is emulated.
 
-Data segments of 64 KiB, as in real mode, need no check of 16-bit offsets but where an operand passes
-the last one: 2 to 64 bytes at FFFFh and thereabout.  PDEP then makes the address not canonical.
+Data segments of 64 KiB, as in real mode, need no check of 16-bit offsets but where an operand
+passes the last one: 2 to 64 bytes at FFFFh and thereabout.  PDEP then makes the address not
+canonical.
 """
 from ringlet.core.state cimport (
     AR_DB, AR_P, AR_S, AR_UNUSABLE, FLAG_VM, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_PARAGRAPHS,

@@ -27,6 +27,7 @@ WRITES: Final = frozenset(
     {OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE}
 )
 # They may leave their destination as it was, with its upper half.
+_GS: Final = frozenset({Register.GS})
 _UNSURE: Final = frozenset({Mnemonic.BSF, Mnemonic.BSR, Mnemonic.CMPXCHG})
 _PREFIXES: Final = frozenset(bytes.fromhex("262e363e64656667f0f2f3"))
 
@@ -42,7 +43,7 @@ def written(i: Instruction) -> Iterator[tuple[Register_, bool]]:
 def through_gs(m: UsedMemory) -> bool:
     """Whether the address is a 32-bit sum of the guest's registers in GS, the whole window."""
     return (
-        m.segment == Register.GS
+        m.segment in _GS
         and m.address_size == CodeSize.CODE32
         and all(not r or full(r) in GENERAL for r in (m.base, m.index))
     )
@@ -53,7 +54,7 @@ def address(m: UsedMemory) -> None:
 
     XLATB, which adds AL, has such an address.
     """
-    if m.segment == Register.GS:
+    if m.segment in _GS:
         raise UnsoundError("it uses GS with another address than one of 32 bits")
     if m.address_size != CodeSize.CODE64:
         raise UnsoundError("its address is cut to 32 bits")

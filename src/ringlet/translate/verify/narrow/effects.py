@@ -17,7 +17,6 @@ from iced_x86 import (
     UsedMemory,
 )
 
-from ringlet.core import state
 from ringlet.translate.translator import BLOCK, KEYS, SOURCE, Relocation, Translation
 from ringlet.translate.verify.narrow.allowed import (
     FACTORY,
@@ -27,6 +26,13 @@ from ringlet.translate.verify.narrow.allowed import (
     is_wide,
     through_gs,
     written,
+)
+from ringlet.translate.verify.narrow.fields import (
+    FIELDS,
+    is_open,
+    load_field,
+    set_interrupts,
+    store_field,
 )
 from ringlet.translate.verify.narrow.sums import address_sum, takes_back, target_sum
 from ringlet.translate.verify.narrow.values import (
@@ -39,7 +45,6 @@ from ringlet.translate.verify.narrow.values import (
     SCRATCH,
     SECRET,
     SHORT,
-    WHOLE_WINDOW,
     Facts,
     Kind,
     UnsoundError,
@@ -54,38 +59,10 @@ HALF: Final = 32
 NEAR: Final = 1 << 28
 """Displacements beside a value of 32 bits are below this."""
 
-_FIELDS: Final = state.offsets()
-_CS: Final = 1
-_LOADED: Final = (0, 3, 4, 5)
-"""ES, DS, FS and GS: what translated code loads in real and virtual-8086 mode."""
-_SCRATCH: Final = {_FIELDS["scratch"] + 8 * n: n for n in range(2)}
-_OLD: Final = {_FIELDS["string_old"] + 8 * n: n for n in range(2)}
-_SEGMENTS: Final = {
-    _FIELDS[name] + 8 * number: Value(kind, number, writes)
-    for name, kind, writes in (
-        ("segment_at", Kind.SEGMENT, False),
-        ("segment_read", Kind.SIZE, False),
-        ("segment_write", Kind.SIZE, True),
-    )
-    for number in range(6)
-} | {_FIELDS["segment_host"] + 8 * number: Value(Kind.REGION) for number in range(6)}
-_PARAGRAPHS: Final = {
-    _FIELDS["paragraph_at"] + 8 * number: Value(Kind.PARAGRAPH, number, number != _CS)
-    for number in range(6)
-}
-_PUBLIC: Final = frozenset({_FIELDS["fs_base"], _FIELDS["gs_base"], _FIELDS["intr"]})
-"""Fields of 32 bits that the guest may know."""
-_SEGMENT: Final = _FIELDS["gs_base"] - _FIELDS["fs_base"]
-_SELECTORS: Final = tuple(_FIELDS["selectors"] + number * _SEGMENT for number in range(6))
-_LOADED_SELECTORS: Final = frozenset(_SELECTORS[number] for number in _LOADED)
-_LOADED_BASES: Final = frozenset(_FIELDS["fs_base"] + (n - 4) * _SEGMENT for n in _LOADED)
-_LOADED_AT: Final = frozenset(_FIELDS["paragraph_at"] + 8 * number for number in _LOADED)
-_WIDEST: Final = 64
-"""No operand has more bytes."""
-_INTERRUPTS: Final = frozenset({0, 0x200})
-
 _CPL: Final = KEYS["cpl"]
 
+_WIDEST: Final = 64
+"""No operand has more bytes."""
 _READS: Final = frozenset(
     {OpAccess.READ, OpAccess.READ_WRITE, OpAccess.COND_READ, OpAccess.READ_COND_WRITE}
 )
@@ -106,7 +83,6 @@ class Effects:
         self._t = translation
         self._relocated = {at: (kind, value) for at, kind, value in translation.relocations}
         self.uses: set[int] = set()
-        self._loads = translation.key & KEYS["paragraphs"]
         self._rules: dict[int, Callable[[Facts, Instruction, int], None]] = {
             Code.MOV_R64_RM64: self._move,
             Code.MOV_RM64_R64: self._move,
@@ -256,35 +232,9 @@ class Effects:
             self._source(s.value(base), displacement(i), 8, False)
             s.set(register, OTHER)
         elif loads:
-            self._load_field(s, register, offset)
+            load_field(s, register, offset, self._t.key)
         else:
-            self._store_field(s, s.value(register).alone, offset)
-
-    def _load_field(self, s: Facts, register: Register_, offset: int) -> None:
-        if offset in _SEGMENTS:
-            s.set(register, _SEGMENTS[offset])
-        elif offset in _PARAGRAPHS and self._t.key & KEYS["data64k"]:
-            s.set(register, _PARAGRAPHS[offset])
-        elif offset in _SCRATCH:
-            s.set(register, s.scratch[_SCRATCH[offset]])
-        elif offset in _OLD:
-            s.set(register, s.old[_OLD[offset]])
-        elif offset == _FIELDS["tsc_offset"] and not self._t.key & _CPL:
-            s.set(register, OTHER)
-        else:
-            raise UnsoundError("it reads a field of the state that it may not")
-
-    def _store_field(self, s: Facts, value: Value, offset: int) -> None:
-        if offset in _SCRATCH:
-            s.scratch[_SCRATCH[offset]] = value
-        elif offset in _OLD and value.is_guest:
-            s.old[_OLD[offset]] = GUEST
-        elif self._loads and offset in _LOADED_BASES and value.is_guest:
-            return
-        elif self._loads and offset in _LOADED_AT and value == Value(Kind.HOST, origin=WHOLE_WINDOW):
-            return
-        elif offset != _FIELDS["ea"] or not value.is_guest:
-            raise UnsoundError("it writes a field of the state that it may not")
+            store_field(s, s.value(register).alone, offset, self._t.key)
 
     def _constant(self, s: Facts, i: Instruction, _: int) -> None:
         at = i.next_ip - 8
@@ -309,11 +259,9 @@ class Effects:
     def _name_operation(self, s: Facts, i: Instruction, at_displacement: int) -> None:
         """Carry out a 64-bit MOV of a constant to the state: of an operation, or of IF."""
         field = self._field(i, at_displacement) if i.op0_kind == OpKind.MEMORY else None
-        if field == _FIELDS["iflag"] and not self._t.key & _CPL:
-            if i.immediate32to64 not in _INTERRUPTS:
-                raise UnsoundError("it sets more than IF")
+        if set_interrupts(i, field, self._t.key):
             return
-        if field != _FIELDS["op_info"]:
+        if field != FIELDS["op_info"]:
             raise UnsoundError("a 64-bit constant is not for 16- or 32-bit code")
         kind, value = self.relocation(i.next_ip - 4)
         if kind != Relocation.OP:
@@ -350,7 +298,7 @@ class Effects:
         value = s.value(i.op1_register)
         if (
             i.op2_kind != OpKind.MEMORY
-            or self._field(i, at_displacement) != _FIELDS["deposit"]
+            or self._field(i, at_displacement) != FIELDS["deposit"]
             or value.kind is not Kind.SPAN
         ):
             raise UnsoundError("PDEP is no part of a check")
@@ -369,7 +317,8 @@ class Effects:
             elif size == 4:
                 span = len(parts) == 1 and i.memory_base and parts[0].kind is Kind.SHORT
                 spans = span and not copied and 0 < displacement(i) < _WIDEST
-                s.set(i.op0_register, Value(Kind.SPAN, size=displacement(i) + 1) if spans else GUEST)
+                made = Value(Kind.SPAN, size=displacement(i) + 1) if spans else GUEST
+                s.set(i.op0_register, made)
             else:
                 s.set(i.op0_register, OTHER if copied else target_sum(i, registers, parts))
             return
@@ -437,17 +386,11 @@ class Effects:
             self.uses.add(i.next_ip - 4)
 
     def _state(self, s: Facts, i: Instruction, at_displacement: int) -> None:
-        """Raise unless it reads a base, a selector or whether an interrupt waits, or names the
-        fragment.
-        """
+        """Raise unless it accesses a field that is open to the guest, or names the fragment."""
         offset = self._field(i, at_displacement)
-        if i.code == Code.MOV_R32_RM32 and offset in _PUBLIC:
+        if is_open(i, offset, self._t.key):
             return
-        if i.code == Code.MOVZX_R32_RM16 and offset in _SELECTORS:
-            return
-        if i.code == Code.MOV_RM16_R16 and self._loads and offset in _LOADED_SELECTORS:
-            return
-        if i.code != Code.MOV_RM32_IMM32 or offset != _FIELDS["exit_arg"]:
+        if i.code != Code.MOV_RM32_IMM32 or offset != FIELDS["exit_arg"]:
             raise UnsoundError("it accesses a field of the state that it may not")
         if self.relocation(i.next_ip - 4) != (Relocation.FRAGMENT, 0):
             raise UnsoundError("a fragment's number has no relocation")
