@@ -87,7 +87,8 @@ class Guest:
         p.set("dr7", 0x400)
         p.set("dr6", 0xFFFF0FF0)
         p.set_table("gdtr", GDT, 8 * GDT_ENTRIES + 7)
-        p.set_table("idtr", 0 if mode is Mode.REAL else IDT, 0xFFF if mode is Mode.COMPAT else 0x7FF)
+        limit = 0xFFF if mode is Mode.COMPAT else 0x7FF
+        p.set_table("idtr", 0 if mode is Mode.REAL else IDT, limit)
         for i, segment in enumerate(one.segments):
             p.set_segment(i, *segment)
         p.set("cpl", one.cpl)

@@ -1,4 +1,4 @@
-"""Hostile 16- and 32-bit code: random bytes, instructions, and operations on what protects a host."""
+"""Hostile 16- and 32-bit code: random bytes, instructions, and operations on tables and modes."""
 
 from __future__ import annotations
 
@@ -29,22 +29,27 @@ from tests.fuzz.narrow_soundness import random_instruction
 _LONGEST = 160
 _AX, _CX, _DX, _SP, _SI, _DI = 0, 1, 2, 4, 6, 7
 _STRINGS = bytes.fromhex("a4a5a6a7aaabacadaeaf6c6d6e6f")
+_PUSHES = tuple(bytes.fromhex(code) for code in "50 58 60 61 9c c8100003 6aff e80000".split())
 _PREFIXES = (b"", b"", b"\x66", b"\x67", b"\x66\x67")
 _SEGMENT_PREFIXES = (b"", b"", b"\x26", b"\x2e", b"\x36", b"\x3e", b"\x64", b"\x65")
-_MSRS = (0xC0000080, 0xC0000081, 0xC0000082, 0xC0000083, 0x174, 0x175, 0x176, 0xC0000100, 0x1B, 0x277)
+_MSRS = (
+    0xC0000080, 0xC0000081, 0xC0000082, 0xC0000083, 0x174, 0x175, 0x176, 0xC0000100, 0x1B, 0x277,
+)  # fmt: skip
 _SIMPLE = tuple(bytes.fromhex(code) for code in """
-    fa fb 9c 9d 60 61 c9 ce cc cf 66cf cb ca0400 c3 c20400 06 07 16 17 1e 1f 0fa0 0fa1 0fa8 0fa9 54 5c f4
-    0f05 0f07 0f34 0f35 0f0b 0f08 0f09 0f06 0f30 0f32 0f31 0fa2 0f01d0 0f01d1 0f01f9 0f01cb 0f01ca 0faa
-    d7 2e0f18 6690 f390 f1 9b d9e8 def9 ddd8 dbe3 0f77 c5f877 c5fc77 27 2f 37 3f d40a d50a d6 e400 e600 ec ee
+    fa fb 9c 9d 60 61 c9 ce cc cf 66cf cb ca0400 c3 c20400 06 07 16 17 1e 1f 0fa0 0fa1 0fa8 0fa9 54
+    0f05 0f07 0f34 0f35 0f0b 0f08 0f09 0f06 0f30 0f32 0f31 0fa2 0f01d0 0f01d1 0f01f9 0f01cb 0f01ca
+    d7 2e0f18 6690 f390 f1 9b d9e8 def9 ddd8 dbe3 0f77 c5f877 c5fc77 27 2f 37 3f d40a d50a d6 e400
+    5c f4 e600 ec ee 0faa
 """.split())  # fmt: skip
 # ModRM opcodes with a memory operand: descriptor tables, far pointers, bits, states, locked and
 # masked accesses, gathers.
 _AT_MEMORY = tuple(bytes.fromhex(code) for code in """
-    0f0100 0f0108 0f0110 0f0118 0f0120 0f0130 0f0138 0f0000 0f0008 0f0010 0f0018 0f0020 0f0028 8e00 8e10
-    8e18 8e28 8c00 8c20 c400 c500 0fb200 0fb400 0fb500 ff18 ff28 ff10 ff20 ff30 8f00 6200 0fa308 0fab08
-    0fb308 0fbb08 f00fab08 0fba2805 0fae00 0fae08 0fae20 0fae28 0fae10 0fae18 0fae38 dd30 dd20 d920 d930
-    db38 db28 d928 df20 df30 0fc708 f00fc708 f00fb108 8708 f00108 0f0200 0f0300 6300 0f2900 0f1100 0ff700
-    c4e2792e08 c4e2792c08 c5fd6f00 c5fd7f00 0fe700 660ff700 0fc300 66a5 c800 0f0d00 0f1800 0f1f00 d700
+    0f0100 0f0108 0f0110 0f0118 0f0120 0f0130 0f0138 0f0000 0f0008 0f0010 0f0018 0f0020 0f0028 8e00
+    8e10 8e18 8e28 8c00 8c20 c400 c500 0fb200 0fb400 0fb500 ff18 ff28 ff10 ff20 ff30 8f00 6200
+    0fa308 0fab08 0fb308 0fbb08 f00fab08 0fba28 0fae00 0fae08 0fae20 0fae28 0fae10 0fae18 0fae38
+    dd30 dd20 d920 d930 db38 db28 d928 df20 df30 0fc708 f00fc708 f00fb108 8708 f00108 0f0200 0f0300
+    6300 0f2900 0f1100 0ff700 c4e2792e08 c4e2792c08 c5fd6f00 c5fd7f00 0fe700 660ff700 0fc300 66a5
+    c800 0f0d00 0f1800 0f1f00 d700
 """.split())  # fmt: skip
 
 
@@ -96,8 +101,8 @@ def _control(draw: random.Random, bits: int) -> bytes:
     """MOV to CR0, CR3, CR4, or a debug register."""
     which = draw.randrange(4)
     if which == 0:
-        value = 0x10 | draw.choice((0, 1, 1)) | draw.choice((0, 1 << 31)) | draw.choice((0, 1 << 16))
-        value |= draw.choice((0, 0, 8, 2, 4, 1 << 18, 1 << 29))
+        value = 0x10 | draw.choice((0, 1, 1)) | draw.choice((0, 1 << 31))
+        value |= draw.choice((0, 1 << 16)) | draw.choice((0, 0, 8, 2, 4, 1 << 18, 1 << 29))
         code = b"\x0f\x22\xc0"
     elif which == 1:
         value = draw.choice((PD32, PDPT, PML4, PT32, any_offset(draw)))
@@ -113,8 +118,9 @@ def _control(draw: random.Random, bits: int) -> bytes:
 
 def _msr(draw: random.Random, bits: int) -> bytes:
     value = draw.choice((0, 0x100, 0x500, 0xD01, 0x901, CODE, any_offset(draw)))
-    return _load(draw, _CX, draw.choice(_MSRS), bits) + _load(draw, _AX, value, bits) \
-        + _load(draw, _DX, draw.choice((0, 0, 1, any_offset(draw))), bits) + b"\x0f\x30"  # fmt: skip
+    high = draw.choice((0, 0, 1, any_offset(draw)))
+    code = _load(draw, _CX, draw.choice(_MSRS), bits) + _load(draw, _AX, value, bits)
+    return code + _load(draw, _DX, high, bits) + b"\x0f\x30"
 
 
 def _store(draw: random.Random, bits: int) -> bytes:
@@ -125,7 +131,8 @@ def _store(draw: random.Random, bits: int) -> bytes:
     else:
         at = draw.choice((GDT, GDT, IDT, TSS, TASK32, TASK16, PT, PT32, PD, PD32, PDPT))
         at += 4 * draw.randrange(80)
-        value = draw.choice((wild_descriptor(draw) & 0xFFFFFFFF, wild_entry(draw, 4), 0, any_selector(draw)))
+        wild = wild_descriptor(draw) & 0xFFFFFFFF
+        value = draw.choice((wild, wild_entry(draw, 4), 0, any_selector(draw)))
     operand = bytes((5 if bits == 32 else 6,)) + _number(at, bits)
     segment = draw.choice(_SEGMENT_PREFIXES)
     if draw.random() < 0.3:
@@ -138,8 +145,9 @@ def _string(draw: random.Random, bits: int) -> bytes:
     code = _load(draw, _CX, count, bits)
     for register in (_SI, _DI):
         code += _load(draw, register, any_offset(draw), bits)
-    return code + draw.choice((b"\xfc", b"\xfd", b"")) + draw.choice((b"\xf3", b"\xf3", b"\xf2", b"")) \
-        + draw.choice(_PREFIXES) + draw.choice(_SEGMENT_PREFIXES) + bytes((draw.choice(_STRINGS),))  # fmt: skip
+    code += draw.choice((b"\xfc", b"\xfd", b"")) + draw.choice((b"\xf3", b"\xf3", b"\xf2", b""))
+    code += draw.choice(_PREFIXES) + draw.choice(_SEGMENT_PREFIXES)
+    return code + bytes((draw.choice(_STRINGS),))
 
 
 def _return(draw: random.Random, bits: int) -> bytes:
@@ -168,8 +176,7 @@ def _interrupt(draw: random.Random, bits: int) -> bytes:
 
 def _stack(draw: random.Random, bits: int) -> bytes:
     value = draw.choice((0, 1, 2, 4, 0xFFFE, 0x10000, 0xFFFFFFFE, 0x10002, any_offset(draw)))
-    return _load(draw, _SP, value, bits) + draw.choice(_PREFIXES) \
-        + draw.choice((b"\x50", b"\x58", b"\x60", b"\x61", b"\x9c", b"\xc8\x10\x00\x03", b"\x6a\xff", b"\xe8\x00\x00"))  # fmt: skip
+    return _load(draw, _SP, value, bits) + draw.choice(_PREFIXES) + draw.choice(_PUSHES)
 
 
 def _bits(draw: random.Random, bits: int) -> bytes:

@@ -8,13 +8,13 @@ import argparse
 import faulthandler
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tests.differential.isolate import Death, Progress, isolated
+from tests.fuzz.samples import Findings
 
 _CHUNK = 10_000
 _EACH = 3     # examples of one internal error
@@ -55,21 +55,6 @@ class Task:
     kind: str = ""
 
 
-@dataclass(slots=True)
-class Findings:
-    """How the samples ended, and what they broke."""
-
-    count: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    broken: list[str] = field(default_factory=list)
-
-    def add(self, other: Findings) -> None:
-        """Take another task's findings in."""
-        self.count += other.count
-        self.kinds += other.kinds
-        self.broken += other.broken
-
-
 def run_task(task: Task, progress: Progress) -> Findings:
     """Run a task's samples in this process."""
     findings = Findings()
@@ -82,11 +67,11 @@ def run_task(task: Task, progress: Progress) -> Findings:
             faulthandler.dump_traceback_later(_HANG, exit=True)
         findings.count += 1
         try:
-            findings.kinds[guest.run(seed)] += 1
+            findings.reached[guest.run(seed)] += 1
         except Exception as error:  # noqa: BLE001 - it is a finding
             what = f"{type(error).__name__}: {error}".split("(", maxsplit=1)[0]
-            findings.kinds[what] += 1
-            if findings.kinds[what] <= _EACH:
+            findings.reached[what] += 1
+            if findings.reached[what] <= _EACH:
                 findings.broken.append(
                     f"seed {seed}: {type(error).__name__}: {error}: {guest.text(seed)}")
             guest.renew()
@@ -127,7 +112,7 @@ def run_isolated(task: Task) -> Findings:
         total.count += result.index + 1
         total.broken.append(f"seed {seed}: the host process died or hung, exit code "
                             f"{result.exit_code}")
-        task = Task(task.guest, seed + 1, task.count - result.index - 1, task.kind)
+        task = replace(task, seed=seed + 1, count=task.count - result.index - 1)
     return total
 
 
@@ -164,6 +149,6 @@ def _run_kind(guest: Callable[[str], Guest], kind: str, options: argparse.Namesp
     seconds = time.monotonic() - start
     print(f"{kind}: " * bool(kind) + f"{total.count} samples from seed {options.seed} in "
           f"{seconds:.0f} s ({total.count / seconds:.0f} a second)")
-    print("ended with: " + ", ".join(f"{k}: {n}" for k, n in total.kinds.most_common()))
+    print("ended with: " + ", ".join(f"{k}: {n}" for k, n in total.reached.most_common()))
     print(f"broken: {len(total.broken)}", flush=True)
     return bool(total.broken)

@@ -14,7 +14,7 @@ cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
     cdef u64 addend = slots[(c.arch.gpr[RSP] >> SLOT_SHIFT) & 0xFFFF]
     if not c.key & KEY_MODE64:
         # The host's RSP is the guest's ESP.
-        locate_segments(c, slots[0])
+        locate_segments(c, c.low_host[c.arch.cpl == 3])
         addend = 0
     c.rsp_naddend = 0 - addend
     c.scratch[3] = c.arch.gpr[RSP] + addend

@@ -236,7 +236,7 @@ cdef int beyond_window(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noe
     All of its linear addresses are in one slot.  If that has a window, FS or GS is not flat, or the
     access is misaligned: the emulator raises what is due.
     """
-    if not slot_live(c, 0) and mmu_slot_open(c, 0):
+    if c.low_host[c.arch.cpl == 3] >> 47 and mmu_slot_open(c, 0):
         return leave(c, f, frag, guest, LEAVE_AGAIN)
     return leave(c, f, frag, guest, LEAVE_EMULATE)
 
