@@ -1,0 +1,106 @@
+"""Every opcode of every map, defined or not, as one program each.
+
+Each stands behind each prefix that may select another instruction, with ModRM bytes of registers
+and of memory for all eight values of their middle field.  Left out are instructions that no two
+machines agree on (`tests.differential.forms`), and those of features that the virtual processor
+does not offer, which `unoffered` lists: they raise #UD there.
+"""
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+
+from iced_x86 import Code, Decoder, Instruction
+
+from ringlet.translate import features
+from tests.differential import layout
+from tests.differential.forms import CODE_NAMES, MNEMONIC_NAMES, UNEQUAL_NARROW, offered
+from tests.differential.program import SELECTORS_16, SELECTORS_32, Item, Program, State
+from tests.differential.segments import STACK_HIGH
+
+_PREFIXES = tuple(bytes.fromhex(p) for p in
+    ["", *"66 f2 f3 67 f0 66f2 66f3 2e".split()])
+_MAPS = tuple(bytes.fromhex(m) for m in ("", "0f", "0f38", "0f3a"))
+_VECTOR_HEADS = tuple(bytes.fromhex(h) for h in (
+    "c5f8 c5f9 c5fa c5fb c5fc c5fd c5fe c5ff c4e178 c4e1f9 c4e278 c4e279 c4e27a c4e27b c4e27d "
+    "c4e2f9 c4e2fd c4e379 c4e37d c4e3f9 c4e3fd c4e37b c4e478 c578f8 c4c279 8fe878 8fe978 8fea78 "
+    "62f17c48"
+).split())
+_OFFSET = {16: 0x4800, 32: layout.DATA.linear + 0x800}
+_TAIL = b"\x03" + bytes(12)
+_DECIMAL = frozenset("AAA AAS AAM AAD DAA DAS".split())
+"""They leave flags undefined; `tests.differential.narrow` compares what they define."""
+# Processors differ in what VEX.W means: of VPERMQ and VPERMPD 0, of VPEXTRD and VPINSRD 1.
+_ANY_W = tuple(bytes.fromhex(code) for code in "c4e37d00 c4e37d01 c4e3f916 c4e3f922".split())
+
+
+def _operands(address: int) -> Iterator[bytes]:
+    """Yield ModRM bytes with what follows: registers, and memory at a displacement."""
+    for field in range(0, 64, 8):
+        yield bytes((0xC1 | field,)) + _TAIL
+        if address == 32:
+            yield bytes((field | 5,)) + struct.pack("<I", _OFFSET[32]) + _TAIL
+        else:
+            yield bytes((field | 6,)) + struct.pack("<H", _OFFSET[16]) + _TAIL
+
+
+def strings(bits: int) -> Iterator[bytes]:
+    """Yield the opcodes, each with more bytes than it needs."""
+    for prefix in _PREFIXES:
+        address = 48 - bits if prefix == b"\x67" else bits
+        for opcode_map in _MAPS:
+            for opcode in range(256):
+                for operands in _operands(address):
+                    yield prefix + opcode_map + bytes((opcode,)) + operands
+    for head in _VECTOR_HEADS:
+        for opcode in range(256):
+            for operands in _operands(bits):
+                yield head + bytes((opcode,)) + operands
+
+
+def _decoded(code: bytes, bits: int) -> tuple[Instruction, bytes]:
+    """Return the instruction, and its bytes; of an undefined one, all."""
+    ins = Decoder(bits, code).decode()
+    return ins, code if ins.code == Code.INVALID else code[: ins.len]
+
+
+def is_comparable(ins: Instruction) -> bool:
+    """Whether two machines agree on the instruction."""
+    name = MNEMONIC_NAMES[ins.mnemonic]
+    return name not in UNEQUAL_NARROW and name not in _DECIMAL \
+        and not CODE_NAMES[ins.code].endswith("_0F0D") \
+        and not features.missing(ins.cpuid_features(), offered())
+
+
+def _state(bits: int) -> State:
+    pointer = _OFFSET[bits]
+    stack = layout.STACK.linear + 0x2000 if bits == 32 else STACK_HIGH << 16 | 0xA000
+    gpr = (0x11, 1, 2, pointer, stack, pointer + 64, pointer + 128, pointer + 192, *[0] * 8)
+    state = State(gpr, layout.CODE.linear + 64, selectors=SELECTORS_32)
+    return state if bits == 32 else replace(state, rip=64, selectors=SELECTORS_16)
+
+
+def with_code(code: bytes, bits: int) -> Program:
+    """Return a program of some bytes, with registers that point at data."""
+    return Program((Item(raw=code),), layout.CODE.linear + 64, _state(bits), bits=bits)
+
+
+def opcode_programs(bits: int) -> Iterator[Program]:
+    """Yield a program of each different string."""
+    seen: set[bytes] = set()
+    for string in strings(bits):
+        ins, code = _decoded(string, bits)
+        if code in seen or code.startswith(_ANY_W):
+            continue
+        seen.add(code)
+        if ins.code == Code.INVALID or is_comparable(ins):
+            yield with_code(code, bits)
+
+
+def unoffered(bits: int) -> Iterator[bytes]:
+    """Yield the strings of instructions that the virtual processor does not offer."""
+    for string in strings(bits):
+        ins, code = _decoded(string, bits)
+        if ins.code != Code.INVALID and features.missing(ins.cpuid_features(), offered()):
+            yield code
