@@ -29,6 +29,7 @@ def test_an_instruction_that_is_not_offered_is_undefined(bits: int) -> None:
     from tests.differential.engine_ringlet import RingletRunner
 
     with RingletRunner() as engine:
-        outcomes = engine.run([with_code(code, bits) for code in islice(unoffered(bits), 0, None, 9)])
+        codes = islice(unoffered(bits), 0, None, 9)
+        outcomes = engine.run([with_code(code, bits) for code in codes])
 
     assert {outcome.vector for outcome in outcomes} == {_UD}
