@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 from functools import lru_cache
 
 from tests.fuzz.narrow_code import hostile_code
@@ -26,7 +27,7 @@ from tests.fuzz.narrow_place import (
 from tests.fuzz.strings import campaign
 
 KINDS = tuple(mode.value for mode in Mode)
-_TIMEOUT = 0.008
+_TIME_NS = 2_000_000
 _TOGETHER = 16
 """Samples that have the same tables, as they are at the start."""
 _EXITS = 12
@@ -57,7 +58,7 @@ class Guest:
         from tests.fuzz.victim import Victim
 
         self.kind = kind
-        self.victim = Victim(_TIMEOUT, ram_size=RAM_SIZE)
+        self.victim = Victim(ram_size=RAM_SIZE)
 
     def run(self, seed: int) -> str:
         """Run the sample of a seed; how it ended."""
@@ -65,13 +66,13 @@ class Guest:
 
         self._load(sample(self.kind, seed)[0])
         p, ended = self.victim.processor, Exit.EXIT_NONE
-        with self.victim.watch():
-            for _ in range(_EXITS):
-                ended = Exit(p.run())
-                if ended in (Exit.EXIT_IO_IN, Exit.EXIT_MMIO_READ):
-                    p.complete(seed & 0xFF)
-                elif ended not in (Exit.EXIT_IO_OUT, Exit.EXIT_MMIO_WRITE):
-                    break
+        p.set_alarm(time.monotonic_ns() + _TIME_NS)
+        for _ in range(_EXITS):
+            ended = Exit(p.run())
+            if ended in (Exit.EXIT_IO_IN, Exit.EXIT_MMIO_READ):
+                p.complete(seed & 0xFF)
+            elif ended not in (Exit.EXIT_IO_OUT, Exit.EXIT_MMIO_WRITE):
+                break
         return ended.name
 
     def _load(self, one: Place) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 from ringlet.vcpu.processor import Processor
 from tests.differential import guest
@@ -76,10 +75,6 @@ class Victim:
         if self._ram_size:
             return Processor(self._ram_size, speculate=not self._exact)
         return new_processor(exact=self._exact)
-
-    def watch(self) -> AbstractContextManager[None]:
-        """Kick the processor when it has run long enough."""
-        return self._watchdog.watch()
 
     def run_program(self, program: Program) -> Outcome:
         """Run a ring-3 program as the differential test does."""
