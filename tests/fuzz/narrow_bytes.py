@@ -25,6 +25,7 @@ from tests.fuzz.narrow_place import (
     tables,
 )
 from tests.fuzz.strings import campaign
+from tests.fuzz.surroundings import Surroundings
 
 KINDS = tuple(mode.value for mode in Mode)
 _TIME_NS = 2_000_000
@@ -35,6 +36,7 @@ _EXITS = 12
 _NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
 _NARROW = (*_NAMES, "rip")
 _BIT_64 = 1 << 4
+_LME = 1 << 8
 
 
 @lru_cache(maxsize=2)
@@ -59,6 +61,11 @@ class Guest:
 
         self.kind = kind
         self.victim = Victim(ram_size=RAM_SIZE)
+        self.around = self._surroundings()
+
+    def _surroundings(self) -> Surroundings | None:
+        """64-bit code, of which compatibility mode is a part, has larger windows."""
+        return Surroundings(self.victim.arena) if self.kind != Mode.COMPAT.value else None
 
     def run(self, seed: int) -> str:
         """Run the sample of a seed; how it ended."""
@@ -108,20 +115,29 @@ class Guest:
         p = self.victim.processor
         if self.victim.marks():
             return "host memory read"
+        if self.around is not None and self.around.touched() and not p.get("efer") & _LME:
+            return "an access beside the window"
         if not p.get("key") & _BIT_64 and any(p.get(name) >> 32 for name in _NARROW):
             return "a register has more than 32 bits"
         return ""
 
     def harm(self) -> list[str]:
         """What changed outside the guest."""
+        if self.around is not None:
+            self.around.place()
         return self.victim.harm()
 
     def renew(self) -> None:
         """Take another processor, after one broke."""
+        if self.around is not None:
+            self.around.close()
         self.victim.renew()
+        self.around = self._surroundings()
 
     def close(self) -> None:
         """Release it."""
+        if self.around is not None:
+            self.around.close()
         self.victim.close()
 
 

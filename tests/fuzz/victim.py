@@ -72,9 +72,13 @@ class Victim:
         self.processor = self._watchdog.processor = self._new_processor()
 
     def _new_processor(self) -> Processor:
+        before = host_mappings()
         if self._ram_size:
-            return Processor(self._ram_size, speculate=not self._exact)
-        return new_processor(exact=self._exact)
+            made = Processor(self._ram_size, speculate=not self._exact)
+        else:
+            made = new_processor(exact=self._exact)
+        self.arena = max(_new_mappings(before), key=lambda m: m.end - m.start)
+        return made
 
     def run_program(self, program: Program) -> Outcome:
         """Run a ring-3 program as the differential test does."""
