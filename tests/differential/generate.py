@@ -59,6 +59,11 @@ class Generator(Setups):
         self.used: list[Form] = []
         self._area = layout.SMC if rng.random() < 0.1 else layout.CODE
 
+    @classmethod
+    def forms(cls) -> tuple[Form, ...]:
+        """The forms that programs consist of."""
+        return forms.table(cls.bits)
+
     @property
     def codes(self) -> Codes:
         """What the program's own steps consist of."""
