@@ -31,8 +31,6 @@ KINDS = tuple(mode.value for mode in Mode)
 _TIME_NS = 2_000_000
 _TOGETHER = 16
 """Samples that have the same tables, as they are at the start."""
-_EXITS = 12
-"""Accesses to ports and devices that a sample may make."""
 _NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
 _NARROW = (*_NAMES, "rip")
 _BIT_64 = 1 << 4
@@ -72,15 +70,14 @@ class Guest:
         from ringlet.core.state import Exit
 
         self._load(sample(self.kind, seed)[0])
-        p, ended = self.victim.processor, Exit.EXIT_NONE
+        p = self.victim.processor
         p.set_alarm(time.monotonic_ns() + _TIME_NS)
-        for _ in range(_EXITS):
+        while True:
             ended = Exit(p.run())
             if ended in (Exit.EXIT_IO_IN, Exit.EXIT_MMIO_READ):
                 p.complete(seed & 0xFF)
             elif ended not in (Exit.EXIT_IO_OUT, Exit.EXIT_MMIO_WRITE):
-                break
-        return ended.name
+                return ended.name
 
     def _load(self, one: Place) -> None:
         p, mode = self.victim.processor, one.mode
