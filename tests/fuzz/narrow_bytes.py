@@ -31,8 +31,8 @@ KINDS = tuple(mode.value for mode in Mode)
 _TIME_NS = 2_000_000
 _TOGETHER = 16
 """Samples that have the same tables, as they are at the start."""
-_NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
-_NARROW = (*_NAMES, "rip")
+NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
+_NARROW = (*NAMES, "rip")
 _BIT_64 = 1 << 4
 _LME = 1 << 8
 
@@ -67,11 +67,15 @@ class Guest:
 
     def run(self, seed: int) -> str:
         """Run the sample of a seed; how it ended."""
+        self._load(sample(self.kind, seed)[0])
+        self.victim.processor.set_alarm(time.monotonic_ns() + _TIME_NS)
+        return self._continue(seed)
+
+    def _continue(self, seed: int) -> str:
+        """Run to what is no access to a device; how it ended."""
         from ringlet.core.state import Exit
 
-        self._load(sample(self.kind, seed)[0])
         p = self.victim.processor
-        p.set_alarm(time.monotonic_ns() + _TIME_NS)
         while True:
             ended = Exit(p.run())
             if ended in (Exit.EXIT_IO_IN, Exit.EXIT_MMIO_READ):
@@ -97,7 +101,7 @@ class Guest:
         for i, segment in enumerate(one.segments):
             p.set_segment(i, *segment)
         p.set("cpl", one.cpl)
-        for name, value in zip(_NAMES, one.registers, strict=True):
+        for name, value in zip(NAMES, one.registers, strict=True):
             p.set(name, value)
         p.set("rip", one.rip)
         p.set("rflags", one.rflags)

@@ -7,6 +7,7 @@ import ctypes
 import pytest
 
 from tests.fuzz.narrow_bytes import KINDS, Guest, sample
+from tests.fuzz.narrow_steps import Steps
 from tests.fuzz.strings import Task, run_isolated
 from tests.fuzz.surroundings import GIB, Surroundings
 from tests.fuzz.victim import Victim
@@ -37,3 +38,12 @@ def test_an_access_beside_a_window_is_noticed() -> None:
     assert (before, around.touched(), around.touched()) == (False, True, False)
     around.close()
     victim.close()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", KINDS)
+def test_fragments_do_what_single_steps_do(kind: str) -> None:
+    findings = run_isolated(Task(Steps, 3_000_000, 80, kind))
+
+    assert findings.broken == []
+    assert findings.reached["compared"] > 15
