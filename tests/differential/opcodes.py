@@ -1,4 +1,4 @@
-"""Every opcode of every map, defined or not, as one program each.
+"""Every opcode of every map, defined or not, and every form of address, as one program each.
 
 Each stands behind each prefix that may select another instruction, with ModRM bytes of registers
 and of memory for all eight values of their middle field.  Left out are instructions that no two
@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 from iced_x86 import Code, Decoder, Instruction
 
@@ -28,13 +29,19 @@ _VECTOR_HEADS = tuple(bytes.fromhex(h) for h in (
     "62f17c48"
 ).split())
 _OFFSET = {16: 0x4800, 32: layout.DATA.linear + 0x800}
+_DISPLACEMENT = bytes.fromhex("80ffffff")
+_SEGMENT_PREFIXES = (b"", b"\x26", b"\x36", b"\x64")
 _TAIL = b"\x03" + bytes(12)
-_DECIMAL = frozenset("AAA AAS AAM AAD DAA DAS".split())
-"""They leave flags undefined; `tests.differential.narrow` compares what they define."""
+_PARTLY = frozenset("AAA AAS AAM AAD DAA DAS FXSAVE XSAVE".split())
+"""What they leave is partly undefined; `tests.differential.generate` compares what they define."""
 _OLDER = frozenset("PREFETCHIT0 PREFETCHIT1 CLDEMOTE RDSSPD WBNOINVD".split())
 """Without their features they are NOPs, and the last one is WBINVD."""
-# Processors differ in what VEX.W means: of VPERMQ and VPERMPD 0, of VPEXTRD and VPINSRD 1.
-_ANY_W = tuple(bytes.fromhex(code) for code in "c4e37d00 c4e37d01 c4e3f916 c4e3f922".split())
+# Processors differ in what VEX.W means (of VPERMQ and VPERMPD 0, of VPEXTRD and VPINSRD 1) and in what
+# LOCK means (with MOV of CR0 AMD's move CR8, and AMD's perform VERW).  VMCALL is the hypervisor's.
+_VENDORS = tuple(bytes.fromhex(code) for code in """
+    c4e37d00 c4e37d01 c4e3f916 c4e3f922 f00f20 f00f22 f00f002e f00f002d
+    660f01c1 f20f01c1 f30f01c1 66f20f01c1 66f30f01c1
+""".split())
 
 
 def _operands(address: int) -> Iterator[bytes]:
@@ -61,6 +68,33 @@ def strings(bits: int) -> Iterator[bytes]:
                 yield head + bytes((opcode,)) + operands
 
 
+def _addresses(size: int) -> Iterator[bytes]:
+    """Yield ModRM (with 1 in its middle field), SIB and displacement of each address of a size."""
+    for mod in range(3):
+        width = (0, 1, size // 8)[mod]
+        for rm in range(8):
+            modrm = bytes((mod << 6 | 1 << 3 | rm,))
+            if size == 16:
+                yield modrm + _DISPLACEMENT[: 2 if mod == 0 and rm == 6 else width]
+            elif rm != 4:
+                yield modrm + _DISPLACEMENT[: 4 if mod == 0 and rm == 5 else width]
+            else:
+                for sib in range(256):
+                    more = 4 if mod == 0 and sib & 7 == 5 else width
+                    yield modrm + bytes((sib,)) + _DISPLACEMENT[:more]
+
+
+def addressing_strings(bits: int) -> Iterator[bytes]:
+    """Yield LEA, a load and an addition to memory with each address, in most segments."""
+    for size in (bits, 48 - bits):
+        for segment in _SEGMENT_PREFIXES:
+            for address in _addresses(size):
+                for opcode in (b"\x8d", b"\x66\x8d", b"\x8b", b"\x01", b"\x8a"):
+                    if segment and (opcode[-1] == 0x8D or len(address) > 6):
+                        continue
+                    yield segment + (b"\x67" if size != bits else b"") + opcode + address
+
+
 def _decoded(code: bytes, bits: int) -> tuple[Instruction, bytes]:
     """Return the instruction, and its bytes; of an undefined one, all."""
     ins = Decoder(bits, code).decode()
@@ -70,7 +104,7 @@ def _decoded(code: bytes, bits: int) -> tuple[Instruction, bytes]:
 def is_comparable(ins: Instruction) -> bool:
     """Whether two machines agree on the instruction."""
     name = MNEMONIC_NAMES[ins.mnemonic]
-    return name not in UNEQUAL_NARROW and name not in _DECIMAL \
+    return name not in UNEQUAL_NARROW and name not in _PARTLY \
         and not CODE_NAMES[ins.code].endswith("_0F0D") \
         and not features.missing(ins.cpuid_features(), offered())
 
@@ -89,11 +123,11 @@ def with_code(code: bytes, bits: int) -> Program:
 
 
 def opcode_programs(bits: int) -> Iterator[Program]:
-    """Yield a program of each different string."""
+    """Yield a program of each different string, opcodes first and then addresses."""
     seen: set[bytes] = set()
-    for string in strings(bits):
+    for string in chain(strings(bits), addressing_strings(bits)):
         ins, code = _decoded(string, bits)
-        if code in seen or code.startswith(_ANY_W):
+        if code in seen or code.startswith(_VENDORS):
             continue
         seen.add(code)
         if ins.code == Code.INVALID or is_comparable(ins):
