@@ -37,7 +37,7 @@ _PARTLY = frozenset("AAA AAS AAM AAD DAA DAS FXSAVE XSAVE".split())
 _OLDER = frozenset("PREFETCHIT0 PREFETCHIT1 CLDEMOTE RDSSPD WBNOINVD".split())
 """Without their features they are NOPs, and the last one is WBINVD."""
 # Processors differ in what VEX.W means (of VPERMQ and VPERMPD 0, of VPEXTRD and VPINSRD 1) and in
-# what LOCK means (AMD: MOV of CR0 is one of CR8, and VERW is performed).  VMCALL is the hypervisor's.
+# what LOCK means (AMD moves CR8 for CR0, and performs VERW).  VMCALL is the hypervisor's.
 _VENDORS = tuple(bytes.fromhex(code) for code in """
     c4e37d00 c4e37d01 c4e3f916 c4e3f922 f00f20 f00f22 f00f002e f00f002d
     660f01c1 f20f01c1 f30f01c1 66f20f01c1 66f30f01c1
