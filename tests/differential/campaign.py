@@ -90,7 +90,7 @@ def form_programs(seed: int, each: int = 1,
                   kind: type[Generator] = Generator) -> Iterator[Program]:
     """For every form `each` programs with registers only and with memory, where it has both."""
     rng = random.Random(seed)
-    for form in forms.table(kind.bits):
+    for form in kind.forms():
         either = any("OR_MEM" in name for name in forms.kind_names(form))
         for mem in ((True, False) if either else (None,)):
             for _ in range(each):

@@ -76,13 +76,13 @@ _UNEQUAL: dict[str, str] = {
     "INT1": "hypervisors under the host give it its own address, processors the next one",
 }
 # And those of other code.
-_UNEQUAL_NARROW: dict[str, str] = {
+_ALSO_UNEQUAL: dict[str, str] = {
     "SYSCALL": "AMD's alone outside 64-bit mode",
     "LDS LES": "loads selectors from memory: needs the host's own table",
 }
 _UNEQUAL_BY_MNEMONIC = {name: why for names, why in _UNEQUAL.items() for name in names.split()}
-_NARROW_BY_MNEMONIC = _UNEQUAL_BY_MNEMONIC | {
-    name: why for names, why in _UNEQUAL_NARROW.items() for name in names.split()}
+UNEQUAL_NARROW = _UNEQUAL_BY_MNEMONIC | {
+    name: why for names, why in _ALSO_UNEQUAL.items() for name in names.split()}
 
 _STRING_KINDS = frozenset((K.SEG_RSI, K.ES_RDI, K.SEG_RDI))
 _VSIB = frozenset((K.MEM_VSIB32X, K.MEM_VSIB32Y, K.MEM_VSIB64X, K.MEM_VSIB64Y))
@@ -146,7 +146,7 @@ def why_not(code: Code_, bits: int = 64) -> str | None:
     missing = features.missing(ins.cpuid_features(), offered())
     if missing:
         return f"needs {' '.join(map(features.feature_name, missing))}"
-    unequal = _UNEQUAL_BY_MNEMONIC if bits == 64 else _NARROW_BY_MNEMONIC
+    unequal = _UNEQUAL_BY_MNEMONIC if bits == 64 else UNEQUAL_NARROW
     if mnemonic in unequal:
         return unequal[mnemonic]
     kinds = {info.op_kind(i) for i in range(info.op_count)}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from iced_x86 import Code, Code_, Decoder, Encoder, FlowControl, Instruction, OpKind, Register
 
 from tests.differential import forms, layout, vectors
+from tests.differential.codes import CODES, Codes
 from tests.differential.forms import Form, Group
 from tests.differential.operands import M64, R32, R64, RSP, edge_value
 from tests.differential.program import START_SELECTORS_OF, Item, Program, State
@@ -47,6 +48,9 @@ class Generator(Setups):
     """Draws one program from `rng` (hypothesis's own `Random` for one that shrinks)."""
 
     base_bits = 47  # of a segment's base
+    mask = M64
+    # What a displacement to code is added to.
+    code_base = Register.RIP
 
     def __init__(self, rng: random.Random, style: Style | None = None) -> None:
         self.style = style or Style()
@@ -54,6 +58,16 @@ class Generator(Setups):
         self.patches: list[tuple[int, bytes]] = []
         self.used: list[Form] = []
         self._area = layout.SMC if rng.random() < 0.1 else layout.CODE
+
+    @classmethod
+    def forms(cls) -> tuple[Form, ...]:
+        """The forms that programs consist of."""
+        return forms.table(cls.bits)
+
+    @property
+    def codes(self) -> Codes:
+        """What the program's own steps consist of."""
+        return CODES[self.bits]
 
     # --- one program
 
@@ -86,8 +100,13 @@ class Generator(Setups):
             if size >= 15:
                 continue
             again = Decoder(self.bits, code).decode()
-            if again.code == ins.code and again.len == len(code):
+            if again.code == ins.code and again.len == len(code) and self._alike(ins, again):
                 self.items[i] = Item(raw=code)
+
+    def _alike(self, ins: Instruction, again: Instruction) -> bool:
+        """Whether an added prefix has no effect on an instruction's operand."""
+        del ins, again
+        return True
 
     def _finish(self) -> Program:
         rng, known = self.rng, self.registers
@@ -160,36 +179,36 @@ class Generator(Setups):
         numbers = [i for i in known.usable() if known.value[i] is not None
                    and i not in known.pinned]
         if not numbers:
-            number = rng.choice(self._spare())
-            self._load(number, self.operands.target(8, False).linear)
+            self._load(rng.choice(self._spare()), self.operands.target(8, False).linear)
             return
         number = rng.choice(numbers)
         value = known.value[number]
         assert value is not None
         step = rng.choice((8, -8, 16, 64, 128, -128, 4096, -4096, rng.randrange(-1 << 31, 1 << 31)))
         kind = rng.randrange(5 if number != RSP else 3)
-        reg = R64[number]
+        codes = self.codes.pointers
+        reg = codes.registers[number]
         if kind == 0:
-            self._emit(Instruction.create_reg_i32(Code.ADD_RM64_IMM32, reg, step))
+            self._emit(Instruction.create_reg_i32(codes.add, reg, step))
         elif kind == 1:
-            self._emit(Instruction.create_reg_i32(Code.SUB_RM64_IMM32, reg, step))
+            self._emit(Instruction.create_reg_i32(codes.sub, reg, step))
             step = -step
         elif kind == 2:
-            ins = self._make(Code.LEA_R64_M)
+            ins = self._make(codes.lea)
             ins.set_op_register(0, reg)
             ins.set_op_kind(1, OpKind.MEMORY)
             ins.memory_base = reg
-            ins.memory_displacement = step & M64
-            ins.memory_displ_size = 8
+            ins.memory_displacement = step & self.mask
+            ins.memory_displ_size = codes.displacement
             self._emit(ins)
         elif kind == 3:
             step = 1 if rng.random() < 0.5 else -1
-            self._emit(Instruction.create_reg(Code.INC_RM64 if step > 0 else Code.DEC_RM64, reg))
+            self._emit(Instruction.create_reg(codes.inc if step > 0 else codes.dec, reg))
         else:
             other = rng.choice(self._spare())
-            self._emit(Instruction.create_reg_reg(Code.MOV_R64_RM64, R64[other], reg))
+            self._emit(Instruction.create_reg_reg(codes.mov, codes.registers[other], reg))
             number, step = other, 0
-        known.value[number] = value + step & M64
+        known.value[number] = value + step & self.mask
 
     def _body(self, steps: int, names: tuple[str, ...]) -> None:
         """Emit steps that may be skipped: values that they make known are not known after them."""
@@ -228,46 +247,41 @@ class Generator(Setups):
 
     def _close_loop(self, counter: int, head: int) -> None:
         """Emit the branch back, which counts."""
-        rng = self.rng
+        rng, codes = self.rng, self.codes
         if counter == RCX and rng.random() < 0.6:
-            code = rng.choice((Code.LOOP_REL8_64_RCX, Code.LOOP_REL8_64_RCX,
-                               Code.LOOPE_REL8_64_RCX, Code.LOOPNE_REL8_64_RCX,
-                               Code.LOOP_REL8_64_ECX))
-            self._emit(Instruction.create_branch(code, 0), head)
-        else:
-            self._emit(rng.choice((
-                Instruction.create_reg(Code.DEC_RM64, R64[counter]),
-                Instruction.create_reg(Code.DEC_RM32, R32[counter]),
-                Instruction.create_reg_i32(Code.SUB_RM64_IMM8, R64[counter], 1),
-                Instruction.create_reg_i32(Code.ADD_RM32_IMM8, R32[counter], -1))))
-            self._emit(Instruction.create_branch(
-                rng.choice((Code.JNE_REL8_64, Code.JNE_REL32_64, Code.JG_REL8_64)), 0), head)
+            self._emit(Instruction.create_branch(rng.choice(codes.loops), 0), head)
+            return
+        self._emit(rng.choice((
+            *(Instruction.create_reg(code, file[counter]) for code, file in codes.decs),
+            Instruction.create_reg_i32(codes.sub_imm8, codes.registers[counter], 1),
+            Instruction.create_reg_i32(Code.ADD_RM32_IMM8, R32[counter], -1))))
+        self._emit(Instruction.create_branch(rng.choice(codes.back), 0), head)
 
     def _step_call(self) -> None:
         """CALL a small function that stands behind a jump, directly or by a register or memory."""
-        rng = self.rng
+        rng, codes = self.rng, self.codes
         self._need(RSP, self._stack_address)
         jump = len(self.items)
-        self._emit(Instruction.create_branch(Code.JMP_REL32_64, 0))
+        self._emit(Instruction.create_branch(codes.jmp, 0))
         entry = len(self.items)
         self._body(rng.randint(0, 2), ("plain", "vector", "pointer"))
         if rng.random() < 0.85:
-            self._emit(self._make(Code.RETNQ))
+            self._emit(self._make(codes.ret))
         else:
-            self._emit(Instruction.create_u32(Code.RETNQ_IMM16, rng.choice((0, 8, 16))))
+            self._emit(Instruction.create_u32(codes.ret_imm, rng.choice(codes.drops)))
         after = len(self.items)
         self.items[jump] = replace(self.items[jump], target=after)
         if rng.random() < 0.6:
-            self._emit(Instruction.create_branch(Code.CALL_REL32_64, 0), entry)
+            self._emit(Instruction.create_branch(codes.call, 0), entry)
         else:
-            self._indirect(Code.CALL_RM64, entry)
+            self._indirect(codes.call_rm, entry)
         self.registers.written(RSP)
         if rng.random() < 0.3:  # and return once more through a pushed address
             self._need(RSP, self._stack_address)
             number = rng.choice(self._spare())
             self._lea_label(number, len(self.items) + 3)
-            self._emit(Instruction.create_reg(Code.PUSH_R64, R64[number]))
-            self._emit(self._make(Code.RETNQ))
+            self._emit(Instruction.create_reg(codes.push, codes.registers[number]))
+            self._emit(self._make(codes.ret))
 
     def _lea_label(self, number: int, target: int) -> None:
         ins = self._make(Code.LEA_R64_M)
@@ -278,18 +292,18 @@ class Generator(Setups):
         self._emit(ins, target)
 
     def _indirect(self, code: Code_, target: int) -> None:
-        rng = self.rng
+        rng, codes = self.rng, self.codes
         number = rng.choice(self._spare())
         self._lea_label(number, target)
         ins = self._make(code)
         if rng.random() < 0.5:
             ins.set_op_kind(0, OpKind.REGISTER)
-            ins.set_op_register(0, R64[number])
+            ins.set_op_register(0, codes.registers[number])
         else:
-            place = self.operands.target(8, True)
-            store = self._make(Code.MOV_RM64_R64)
+            place = self.operands.target(codes.address, True)
+            store = self._make(codes.store)
             store.set_op_kind(0, OpKind.MEMORY)
-            store.set_op_register(1, R64[number])
+            store.set_op_register(1, codes.registers[number])
             self.registers.pinned.add(number)
             self.operands.memory(store, place)
             self._emit(store)
@@ -301,7 +315,7 @@ class Generator(Setups):
     def _step_indirect(self) -> None:
         """JMP through a register or memory, over an instruction or two."""
         place = len(self.items)
-        self._indirect(Code.JMP_RM64, 0)
+        self._indirect(self.codes.jmp_rm, 0)
         self._body_behind(place)
 
     def _body_behind(self, place: int) -> None:
@@ -317,8 +331,8 @@ class Generator(Setups):
         rng = self.rng
         store = self._make(Code.MOV_RM32_IMM32)
         store.set_op_kind(0, OpKind.MEMORY)
-        store.memory_base = Register.RIP
-        store.memory_displ_size = 8
+        store.memory_base = self.code_base
+        store.memory_displ_size = self.codes.pointers.displacement
         store.set_op_kind(1, OpKind.IMMEDIATE32)
         store.immediate32 = rng.getrandbits(32)
         place = len(self.items)

@@ -7,23 +7,12 @@
  * ends it.  A program is entered by IRETQ, which alone loads TF, NT and ID at ring 3, and ends
  * with a signal: INT3 at its end, or the fault that the test wants to see.
  */
-#include <asm/ldt.h>
-#include <asm/sigcontext.h>
-#include <asm/siginfo.h>
-#include <asm/signal.h>
-#include <asm/ucontext.h>
-#include <asm/unistd.h>
+#include "host.h"
+
 #include <linux/prctl.h>
 #include <linux/time_types.h>
-#include <stddef.h>
-#include <stdint.h>
 
-typedef uint64_t u64;
-typedef uint32_t u32;
-typedef uint16_t u16;
-typedef uint8_t u8;
-
-enum { XSAVE_SIZE = 832, MAX_AREAS = 32, MAX_SEGMENTS = 32, SHM_FD = 3, PAGE = 4096 };
+enum { MAX_AREAS = 32, MAX_SEGMENTS = 32 };
 /* IRETQ to a 16-bit stack leaves bits 16 to 31 of RSP as they are: the frame's address has those
  * that programs with such a stack begin with.
  */
@@ -76,24 +65,6 @@ _Static_assert(offsetof(struct state, xsave) == 192, "layout shared with native.
 _Static_assert(offsetof(struct request, patches) == 1032, "layout shared with native.py");
 _Static_assert(offsetof(struct response, pages) == 4096, "layout shared with native.py");
 
-static long sys6(long n, long a, long b, long c, long d, long e, long f)
-{
-    register long r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
-    long ret;
-    __asm__ volatile("syscall" : "=a"(ret)
-                     : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return ret;
-}
-#define sys3(n, a, b, c) sys6(n, (long)(a), (long)(b), (long)(c), 0, 0, 0)
-
-static void copy(void *to, const void *from, u64 n)
-{
-    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
-}
-
-/* Reached from assembly by name. */
-__attribute__((visibility("hidden"), used)) u64 saved_rsp;
 extern char __executable_start[] __attribute__((visibility("hidden")));
 extern char etext[] __attribute__((visibility("hidden")));
 
@@ -101,19 +72,11 @@ static struct header *header;
 static struct response *out;  /* NULL while no program runs */
 static u64 ticks_seen;  /* since this program began */
 static char dispatch = 1;  /* SYSCALL_DISPATCH_FILTER_BLOCK */
-static u8 alt_stack[65536] __attribute__((aligned(64)));
 
 void enter(struct state *s) __attribute__((visibility("hidden")));
-void finished(void) __attribute__((visibility("hidden")));
-void on_signal(int, siginfo_t *, void *) __attribute__((visibility("hidden")));
-void restorer(void) __attribute__((visibility("hidden")));
 
 __asm__(".text\n"
-        /* A program may leave NT or AC set: neither is right for C code. */
-        "on_signal: pushq $2; popfq; jmp handle\n"
-        "restorer: movl $15, %eax; syscall\n"
-        "enter: push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
-        "mov %rsp, saved_rsp(%rip)\n"
+        "enter: " SAVE
         "mov $7, %eax; xor %edx, %edx; xrstor64 192(%rdi)\n"
         "mov 160(%rdi), %es; mov 166(%rdi), %ds; mov 168(%rdi), %fs; mov 170(%rdi), %gs\n"
         "mov 144(%rdi), %rax; wrfsbase %rax\n"
@@ -129,17 +92,7 @@ __asm__(".text\n"
         "mov 64(%rdi), %r8; mov 72(%rdi), %r9; mov 80(%rdi), %r10; mov 88(%rdi), %r11\n"
         "mov 96(%rdi), %r12; mov 104(%rdi), %r13; mov 112(%rdi), %r14; mov 120(%rdi), %r15\n"
         "mov 56(%rdi), %rdi\n"
-        "iretq\n"
-        "finished: pushq $0x202; popfq\n"
-        "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx; ret\n"
-        ".globl _start\n"
-        "_start: xor %ebp, %ebp; and $-16, %rsp; call run; ud2\n");
-
-__attribute__((noreturn)) static void die(int code)
-{
-    for (;;)
-        sys3(__NR_exit_group, code, 0, 0);
-}
+        "iretq\n");
 
 static u16 selector(int i)
 {
@@ -185,12 +138,7 @@ __attribute__((used)) static void handle(int sig, siginfo_t *info, struct uconte
     r->vector = m->trapno;
     r->error = m->err;
     r->cr2 = m->cr2;
-    m->fpstate = NULL;
-    m->cs = 0x33;
-    m->ss = 0x2b;
-    m->eflags = 0x202;
-    m->rsp = saved_rsp;
-    m->rip = (u64)finished;
+    leave(m);
     (void)info;
 }
 
@@ -203,27 +151,14 @@ static void map_areas(void)
         struct area *a = &header->areas[i];
         int prot = (a->prot & PROT_R ? 1 : 0) | (a->prot & PROT_W ? 2 : 0)
                    | (a->prot & PROT_X ? 4 : 0);
-        const int flags = 0x100001 | 0x8000; /* FIXED_NOREPLACE, SHARED, POPULATE */
-        long at = sys6(__NR_mmap, a->linear, a->size, prot, flags, SHM_FD,
-                       header->live_offset + a->offset);
-        if (at != (long)a->linear)
-            die(4); /* address randomization put something there: the test starts us again */
+        map_shared(a->linear, a->size, prot, header->live_offset + a->offset);
     }
 }
 
 static void prepare_signals(void)
 {
     static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGALRM};
-    stack_t ss = {.ss_sp = alt_stack, .ss_size = sizeof alt_stack};
-    sys3(__NR_sigaltstack, &ss, 0, 0);
-    for (u32 i = 0; i < sizeof signals / sizeof *signals; i++) {
-        struct sigaction act = {0};
-        act.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTORER;
-        act.sa_handler = (__sighandler_t)(void *)on_signal;
-        act.sa_restorer = restorer;
-        if (sys6(__NR_rt_sigaction, signals[i], (long)&act, 0, 8, 0, 0))
-            die(5);
-    }
+    catch_signals(signals, sizeof signals / sizeof *signals, 0);
     /* A program's system calls are events, not calls. */
     if (sys6(__NR_prctl, PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON,
              (long)__executable_start, etext - __executable_start, (long)&dispatch, 0))
@@ -291,9 +226,7 @@ __attribute__((used, noreturn)) static void run(void)
     if ((u64)header > -4096ul)
         die(2);
     map_areas();
-    for (u64 i = 0; i < header->n_segments; i++)
-        if (sys3(__NR_modify_ldt, 1, &header->segments[i], sizeof(struct user_desc)))
-            die(7);
+    set_descriptors(header->segments, header->n_segments);
     copy((char *)header + header->live_offset, (char *)header + header->base_offset,
          header->image_size);
     prepare_signals();

@@ -31,6 +31,7 @@ _TRIES = 8
 TASK_SIZE_MAX = 0x7FFF_FFFF_F000
 
 _SIGSYS = 31
+_SOURCE = Path(__file__).with_name("native.c")
 
 
 @functools.cache
@@ -39,14 +40,21 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 @functools.cache
-def build() -> Path:
-    """Compile native.c once per process; the path of the executable."""
-    source = Path(__file__).with_name("native.c")
-    target = Path(_folder().name) / "native"
+def build(source: Path = _SOURCE) -> Path:
+    """Compile a program of host.h's kind once per process; the path of the executable."""
+    target = Path(_folder().name) / source.stem
     subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-static-pie", "-fPIE", "-nostdlib",
                     "-ffreestanding", "-fno-stack-protector", "-mgeneral-regs-only",
-                    "-fcf-protection=none", "-o", target, source], check=True)
+                    "-fcf-protection=none", "-I", _SOURCE.parent, "-o", target, source], check=True)
     return target
+
+
+def spawn(program: Path, shared: int) -> subprocess.Popen[bytes]:
+    """Start such a program with a shared file."""
+    # dup2 onto descriptor 3, where the child expects the shared file
+    return subprocess.Popen(
+        ["/bin/sh", "-c", f'exec "$0" 3<>/proc/self/fd/{shared}', str(program)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[shared], bufsize=0)
 
 
 def pack_state(state: State) -> bytes:
@@ -122,10 +130,7 @@ class NativeRunner:
 
     def _start(self) -> subprocess.Popen[bytes]:
         for _ in range(_TRIES):
-            # dup2 onto descriptor 3, where the child expects the shared file
-            child = subprocess.Popen(
-                ["/bin/sh", "-c", f'exec "$0" 3<>/proc/self/fd/{self._fd}', str(build())],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[self._fd], bufsize=0)
+            child = spawn(build(), self._fd)
             assert child.stdout is not None
             if child.stdout.read(1):
                 return child

@@ -28,6 +28,7 @@ from tests.differential.isolate import Death, Progress, isolated
 from tests.differential.narrow.generate import Generator16, NarrowGenerator, SegmentedGenerator
 from tests.differential.narrow.ring0 import Ring0Generator
 from tests.differential.native import NativeRunner
+from tests.differential.opcodes import opcode_programs
 from tests.differential.program import Program, to_text
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -39,18 +40,24 @@ CODE: dict[str, type[Generator]] = {
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Programs that one process runs: random ones, or the sweep of all forms."""
+    """Programs that one process runs: random ones, or those of a sweep.
+
+    `sweep` is "forms" (`count` of each), "opcodes" (from number `seed` on), or nothing.
+    """
 
     engine: str
     seed: int
     count: int
-    sweep: bool = False
+    sweep: str = ""
     code: str = "64"
 
     def programs(self) -> Iterator[Program]:
         """The same ones each time."""
-        if self.sweep:
+        if self.sweep == "forms":
             return form_programs(self.seed, self.count, CODE[self.code])
+        if self.sweep == "opcodes":
+            programs = opcode_programs(CODE[self.code].bits)
+            return itertools.islice(programs, self.seed, self.seed + self.count)
         return random_programs(self.seed, self.count, kind=CODE[self.code])
 
 
@@ -76,6 +83,18 @@ def run_chunk(chunk: Chunk) -> Report:
     return result
 
 
+def _chunks(options: argparse.Namespace) -> Iterator[Chunk]:
+    if options.opcodes:
+        count = sum(1 for _ in opcode_programs(CODE[options.code].bits))
+        for i in range(0, count, _CHUNK):
+            yield Chunk(options.engine, i, _CHUNK, "opcodes", options.code)
+        return
+    yield Chunk(options.engine, options.seed, 4, "forms", options.code)
+    for i in range(-(-options.programs // _CHUNK)):
+        yield Chunk(options.engine, options.seed + 1 + i,
+                    min(_CHUNK, options.programs - i * _CHUNK), code=options.code)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the campaign; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.differential.nightly",
@@ -86,12 +105,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", default="ringlet", choices=ENGINES)
     parser.add_argument("--code", default="64", choices=CODE,
                         help="what the programs consist of: 32 is in flat segments, 32s in others")
+    parser.add_argument("--opcodes", action="store_true",
+                        help="run every opcode of 16- or 32-bit code instead, defined or not")
     parser.add_argument("--save", action="store_true", help="write divergences to the corpus")
     options = parser.parse_args(arguments)
-    work = [Chunk(options.engine, options.seed, 4, sweep=True, code=options.code)]
-    work += [Chunk(options.engine, options.seed + 1 + i,
-                   min(_CHUNK, options.programs - i * _CHUNK), code=options.code)
-             for i in range(-(-options.programs // _CHUNK))]
+    work = list(_chunks(options))
     total = Report()
     start = time.monotonic()
     with ThreadPoolExecutor(options.jobs) as pool:

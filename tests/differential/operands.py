@@ -292,7 +292,11 @@ class Operands:
             ins.memory_displacement = displacement & M64
             ins.memory_displ_size = 8
             return True
-        addr32 = kind > 0.93 and ea <= M32
+        return self._by_registers(ins, ea, kind > 0.93 and ea <= M32)
+
+    def _by_registers(self, ins: Instruction, ea: int, addr32: bool) -> bool:
+        """Choose a base, an index or both with which the address is `ea`."""
+        rng = self.rng
         usable = self.registers.usable()
         if not usable:
             return False

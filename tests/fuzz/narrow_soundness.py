@@ -58,7 +58,7 @@ class Findings:
     refused: list[str] = field(default_factory=list)
 
 
-def _instruction(rng: random.Random, bits: int) -> bytes:
+def random_instruction(rng: random.Random, bits: int) -> bytes:
     """Return an instruction, without the bytes behind it if it exists."""
     kind, prefixes = rng.random(), rng.choice(_PREFIXES)
     if kind < 0.1:
@@ -83,7 +83,7 @@ def random_sample(rng: random.Random) -> Sample:
     if rng.random() < 0.3:
         key |= _IN_64_KIB | rng.choice((0, KEYS["paragraphs"]))
     bits = 32 if key & KEYS["mode32"] else 16
-    pieces = [_instruction(rng, bits) for _ in range(rng.randrange(1, 9))]
+    pieces = [random_instruction(rng, bits) for _ in range(rng.randrange(1, 9))]
     return Sample(
         b"".join(pieces) + rng.randbytes(40),
         rng.choice(_LINEARS),

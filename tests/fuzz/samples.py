@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.differential.isolate import Death, Progress, isolated
@@ -100,7 +100,7 @@ def run_isolated(task: Task) -> Findings:
         seed = task.seed + result.index
         total.count += result.index + 1
         total.broken.append(f"seed {seed}: the process died or hung, exit code {result.exit_code}")
-        task = Task(task.sample, seed + 1, task.count - result.index - 1, task.kind)
+        task = replace(task, seed=seed + 1, count=task.count - result.index - 1)
     return total
 
 

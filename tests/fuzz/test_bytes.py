@@ -4,8 +4,9 @@ from __future__ import annotations
 import pytest
 
 from tests.differential.program import State
-from tests.fuzz.bytes import Task, random_code, run_isolated, sample
+from tests.fuzz.bytes import Guest, random_code, sample
 from tests.fuzz.canary import MARK, Canaries, host_mappings, leaked
+from tests.fuzz.strings import Task, run_isolated
 
 
 def test_a_seed_means_one_sample_whatever_the_host_addresses_are() -> None:
@@ -45,6 +46,6 @@ def test_random_code_is_of_every_length() -> None:
 @pytest.mark.parametrize("seed", [0, 1_000_000])
 def test_random_bytes_leave_the_host_alone(seed: int) -> None:
     pytest.importorskip("ringlet.vcpu.processor")
-    findings = run_isolated(Task(seed, 1500))
+    findings = run_isolated(Task(Guest, seed, 1500))
     assert findings.broken == []
     assert findings.count == 1500

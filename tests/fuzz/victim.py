@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from ringlet.vcpu.processor import Processor
 from tests.differential import guest
 from tests.differential.engine_ringlet import (
     RingletRunner,
@@ -25,13 +26,17 @@ def _new_mappings(before: Sequence[Mapping]) -> list[Mapping]:
 
 
 class Victim:
-    """One processor that runs hostile programs, a second that only watches, and canaries."""
+    """One processor that runs hostile programs, a second that only watches, and canaries.
 
-    def __init__(self, timeout: float = 0.05, *, exact: bool = False) -> None:
+    With `ram_size` the first has so much RAM, and it is empty.
+    """
+
+    def __init__(self, timeout: float = 0.05, *, exact: bool = False, ram_size: int = 0) -> None:
         self._exact = exact
+        self._ram_size = ram_size
         before = host_mappings()
         self.runner = RingletRunner()
-        self.processor = new_processor(exact=exact)
+        self.processor = self._new_processor()
         self.bystander = new_processor()
         self.bystander.write_phys(guest.IMAGE + IMAGE_SIZE, bytes(range(256)) * 256)
         self._digest = self._bystander_digest()
@@ -64,7 +69,16 @@ class Victim:
     def renew(self) -> None:
         """A new processor for run_bytes, after one broke."""
         del self.processor, self._watchdog.processor
-        self.processor = self._watchdog.processor = new_processor(exact=self._exact)
+        self.processor = self._watchdog.processor = self._new_processor()
+
+    def _new_processor(self) -> Processor:
+        before = host_mappings()
+        if self._ram_size:
+            made = Processor(self._ram_size, speculate=not self._exact)
+        else:
+            made = new_processor(exact=self._exact)
+        self.arena = max(_new_mappings(before), key=lambda m: m.end - m.start)
+        return made
 
     def run_program(self, program: Program) -> Outcome:
         """Run a ring-3 program as the differential test does."""

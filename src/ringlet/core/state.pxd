@@ -264,6 +264,7 @@ cdef struct CpuState:
     u64 flat_host        # host address of linear address 0, in code that is not 64-bit
     u64 gs_window        # the flat_host that the base of the host's GS was set for
     u64 gs_before        # the base of the host's GS before the run
+    u64 low_host[2]      # the same at CPL 0-2 and 3: the addends of SLOT_LOW
     u64 segment_host[6]  # the same for FS and GS, if they have 4 GiB to read and write
     u64 segment_at[6]    # of a first byte, bit 63 inverted (ringlet.translate.narrow.segments)
     u64 segment_read[6]  # less its size in bytes; 0: it cannot be read, or has another form
@@ -402,10 +403,11 @@ cdef enum:
     NATIVE_SIZE = 0x10000
     NATIVE_DONE = 0xFF
 
-# Slots: bits 47..36 of a linear address.
+# Slots: bits 51..36 of a linear address, and one more: the first 4 GiB, for 16- and 32-bit code.
 cdef enum:
     SLOT_SHIFT = 36
     SLOT_COUNT = 65536
+    SLOT_LOW = 65536
 
 cdef inline u64 get_rflags(CpuState* c) noexcept nogil:
     return (c.arch.rflags & ~<u64>FLAG_IF) | c.arch.iflag | 2

@@ -3,15 +3,17 @@
 All of it is in one anonymous mapping made at creation.  Code that runs in a signal handler or
 between two guest instructions allocates from the pools below and never from libc.
 
-Terms.  A *slot* is 64 GiB of linear addresses (bits 47..36).  A *region* is 64 GiB of host
+Terms.  A *slot* is 64 GiB of linear addresses (bits 47..36), or SLOT_LOW: the first 4 GiB, as 16-
+and 32-bit code reaches them.  That has windows of its own, in which nothing follows the 4 GiB, so
+that a sum that should wrap around there faults (docs/adr/0028).  A *region* is 64 GiB of host
 addresses between guards, lent to one slot of one *owner*: an address space (low half) or a group
 of address spaces (upper half).  A *node* records one guest paging structure that a region was
 filled from: the entries that were used, as they were then, and what was mapped because of them.
 """
 from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport (
-    CpuState, u8, u16, u32, u64, i64,
-    BLOCK_SLOTS_K, BLOCK_NSLOTS_K, BLOCK_SLOTS_U, BLOCK_NSLOTS_U, SLOT_COUNT, SLOT_SHIFT)
+    CpuState, u8, u16, u32, u64, i64, BLOCK_SLOTS_K, BLOCK_NSLOTS_K, BLOCK_SLOTS_U, BLOCK_NSLOTS_U,
+    KEY_MODE16, KEY_MODE32, SLOT_COUNT, SLOT_LOW, SLOT_SHIFT)
 from ringlet.mmu.map_target cimport MapTarget, RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE
 from ringlet.mmu.pages cimport bit_test
 from ringlet.mmu.ram cimport GuestRam, RamViewer, is_ram, ram_at
@@ -299,6 +301,18 @@ cdef inline u64 slot_linear(u32 slot) noexcept nogil:
     """First linear address of a table index (bits 51..36), sign-extended."""
     return <u64>((<i64>(<u64>slot << 48)) >> 12)
 
+cdef inline bint in_upper_half(u32 slot) noexcept nogil:
+    return SLOT_COUNT // 2 <= slot < SLOT_COUNT
+
+cdef inline u64 slot_size(u32 slot) noexcept nogil:
+    return <u64>1 << (32 if slot == SLOT_LOW else SLOT_SHIFT)
+
+cdef inline u32 slot_of(CpuState* c, u64 linear) noexcept nogil:
+    """The slot in which the running code reaches a canonical address."""
+    if c.key & (KEY_MODE16 | KEY_MODE32) and not linear >> 32:
+        return SLOT_LOW
+    return <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
+
 cdef inline u32 leaf_rights(Node* node, u32 entry, bint writable) noexcept nogil:
     """What a window allows with a mapped leaf."""
     cdef u32 rights = RIGHTS_WRITE if writable else RIGHTS_READ
@@ -330,12 +344,17 @@ cdef inline u64 poison(u32 slot) noexcept nogil:
     have 57 bits (SDM 3A 4.5, CR4.LA57), it may be canonical and raises #PF: it is above 2^47, where
     Linux maps nothing for a process that does not ask for it, or in the kernel's half.
     """
-    return (<u64>1 << 49) - (<u64>slot << SLOT_SHIFT)
+    return (<u64>1 << 49) - (<u64>(slot & (SLOT_COUNT - 1)) << SLOT_SHIFT)
 
 cdef inline u64 slot_addend(CpuState* c, u32 slot, bint user) noexcept nogil:
+    if slot == SLOT_LOW:
+        return c.low_host[user]
     return (<u64*>(c.block + (BLOCK_SLOTS_U if user else BLOCK_SLOTS_K)))[slot]
 
 cdef inline void set_slot(CpuState* c, u32 slot, bint user, u64 addend) noexcept nogil:
+    if slot == SLOT_LOW:
+        c.low_host[user] = addend
+        return
     (<u64*>(c.block + (BLOCK_SLOTS_U if user else BLOCK_SLOTS_K)))[slot] = addend
     (<u64*>(c.block + (BLOCK_NSLOTS_U if user else BLOCK_NSLOTS_K)))[slot] = -addend
 

@@ -5,10 +5,11 @@ host address gives the number of its region by a division.  The arena grows at i
 regions are needed and the host's addresses there are free.  Once it may jump over what stands in
 the way, such as the program itself; the numbers in between belong to no region.
 """
-from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT
+from ringlet.core.state cimport CpuState, u32, u64, SLOT_LOW, SLOT_SHIFT
 from ringlet.mmu.layout cimport (
     ALL_REGIONS, GROUPS, GUARD_UNITS, KNOWN_SLOTS, Mmu, Owner, REGIONS, REGIONS_FIRST, Region,
-    SPACES, UNIT_SHIFT, in_guard, poison, set_slot, slot_addend, slot_linear, stride_at, strides)
+    SPACES, UNIT_SHIFT, in_guard, in_upper_half, poison, set_slot, slot_addend, slot_linear,
+    stride_at, strides)
 from ringlet.mmu.map_target cimport MapTarget, ballast_drop, ballast_take
 from ringlet.mmu.mappings cimport settle, window_unmap
 from ringlet.mmu.records cimport empty_region, flush_code, forget_region
@@ -57,7 +58,7 @@ cdef int arena_create(CpuState* c, Mmu* m) except -1:
         m.regions[i].direct = 1
         m.regions[i].next = m.direct_free
         m.direct_free = i
-    for i in range(SLOT_COUNT):
+    for i in range(SLOT_LOW + 1):
         set_slot(c, i, False, poison(i))
         set_slot(c, i, True, poison(i))
     return 0
@@ -275,7 +276,7 @@ cdef void evict(CpuState* c, Mmu* m, u32 owner) noexcept nogil:
 cdef u32 region_take(CpuState* c, Mmu* m, u32 slot, bint user, bint kernel) noexcept nogil:
     """Lend a region to a slot of the current address space and enter it in the slot tables of the
     privileges named.  Return 0 if all regions belong to the current spaces."""
-    cdef u32 owner = m.group if slot >= SLOT_COUNT // 2 else m.space
+    cdef u32 owner = m.group if in_upper_half(slot) else m.space
     cdef u32 i, victim
     cdef Region* r
     if not m.region_free and not arena_grow(m):

@@ -8,12 +8,11 @@ no entry points to any more may hold anything.
 The upper half belongs to a *group*: all address spaces whose PML4 entries 256..511 agree.
 """
 from ringlet.core.control_bits cimport CR4_PSE
-from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT, is_canonical
+from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_LOW, SLOT_SHIFT, is_canonical
 from ringlet.mmu.layout cimport (
     ALL_REGIONS, FRAME_XD, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
-    PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_rights, leaf_size,
-    load_entry,
-    slot_region, tlb_flush)
+    PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, in_upper_half, leaf_rights,
+    leaf_size, load_entry, slot_region, tlb_flush)
 from ringlet.mmu.mappings cimport settle, window_protect, window_unmap
 from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_test, lowest_bit
 from ringlet.mmu.ram cimport is_ram, ram_at
@@ -398,8 +397,17 @@ cdef void forget_unrecorded(CpuState* c, Mmu* m, u32 owner, u64 linear) noexcept
         m.unmapped(c, linear & ~(size - 1), size >> PAGE_SHIFT)
 
 
+cdef void invalidate_slot(CpuState* c, Mmu* m, u32 slot, u64 linear) noexcept nogil:
+    """Invalidate a page in the regions of both privileges."""
+    cdef u32 kernel = slot_region(c, m, slot, False), user = slot_region(c, m, slot, True)
+    if kernel:
+        invalidate(c, m, kernel, linear)
+    if user and user != kernel:
+        invalidate(c, m, user, linear)
+
+
 cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
-    cdef u32 slot, kernel, user, direct, i
+    cdef u32 slot, direct, i
     tlb_flush(m)
     c.n_invlpg += 1
     m.last_page = 0
@@ -412,14 +420,11 @@ cdef void invlpg(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     for i in range(1, FIRST_GROUP + GROUPS):
         if m.owners[i].global_pages and i != m.space and i != m.group:
             m.owners[i].epoch = 0
-    kernel = slot_region(c, m, slot, False)
-    user = slot_region(c, m, slot, True)
-    if kernel:
-        invalidate(c, m, kernel, linear)
-    if user and user != kernel:
-        invalidate(c, m, user, linear)
+    invalidate_slot(c, m, slot, linear)
+    if not linear >> 32:
+        invalidate_slot(c, m, SLOT_LOW, linear)
     direct = direct_region(m, slot)
     if direct:
         invalidate(c, m, direct, linear)
     flush_code(c, m)
-    forget_unrecorded(c, m, m.group if slot >= SLOT_COUNT // 2 else m.space, linear)
+    forget_unrecorded(c, m, m.group if in_upper_half(slot) else m.space, linear)

@@ -41,12 +41,13 @@ the guest would keep access that it has lost. If the host refuses to allow writi
 read-only and the next write faults.
 """
 from ringlet.core.state cimport (
-    CpuState, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_COUNT,
-    SLOT_SHIFT, is_canonical)
+    CpuState, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_MMIO, MEM_OK, SLOT_LOW,
+    is_canonical)
 from ringlet.mmu.codepages cimport protect_run
 from ringlet.mmu.layout cimport (
     AHEAD_MAX, FRAME_XD, ENTRIES, FORM_64, Mmu, Node, PAGING_LONG, PTE_A, PTE_D, PTE_G, PTE_P,
-    PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_size, load_entry, slot_region)
+    PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, in_upper_half, leaf_size, load_entry,
+    slot_of, slot_region, slot_size)
 from ringlet.mmu.map_target cimport RIGHTS_READ, RIGHTS_RUN, RIGHTS_WRITE
 from ringlet.mmu.mappings cimport settle, window_map, window_unmap
 from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_set, bit_test
@@ -104,7 +105,7 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w, bint runs) noexcept nog
     cdef u64 size = leaf_size(w.leaf)
     cdef u64 leaf = w.entry[w.leaf]
     cdef u64 phys, length, low
-    cdef u64 e = 0
+    cdef u64 e = 0, end = r.linear + slot_size(r.slot) - 1
     cdef bint local, can_write, writable, code
     cdef u32 rights
     cdef Node* node
@@ -128,11 +129,11 @@ cdef bint fill(CpuState* c, Mmu* m, u32 region, Walk* w, bint runs) noexcept nog
     last = entry
     if length >= size:
         length = size
-        while last + 1 < ENTRIES and continues(
+        while last + 1 < ENTRIES and node.linear + last * size < end - size and continues(
                 m, node, last + 1, leaf, leaf + (last + 1 - entry) * size, code, runs, &e):
             last += 1
             node.copy[last] = e
-        while first > 0 and continues(
+        while first > 0 and node.linear + first * size > r.linear and continues(
                 m, node, first - 1, leaf, leaf - (entry - first + 1) * size, code, runs, &e):
             first -= 1
             node.copy[first] = e
@@ -202,7 +203,7 @@ cdef u32 region_for(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     """Return the region of the running privilege for a walk's slot; take one if there is none.
     Return 0 if all are in use.  In the low half one region serves both privileges while it holds
     only user pages and the kernel writes only where users may."""
-    cdef u32 slot = <u32>(w.linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
+    cdef u32 slot = slot_of(c, w.linear)
     cdef bint user = c.arch.cpl == 3
     cdef u32 region = slot_region(c, m, slot, user)
     cdef u32 other
@@ -210,7 +211,7 @@ cdef u32 region_for(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     if region:
         return region
     other = slot_region(c, m, slot, not user)
-    alike = slot < SLOT_COUNT // 2 and w.user and m.wp
+    alike = not in_upper_half(slot) and w.user and m.wp
     if other and alike and m.regions[other].user:
         region_share(c, m, other)
         return other
@@ -219,7 +220,7 @@ cdef u32 region_for(CpuState* c, Mmu* m, Walk* w) noexcept nogil:
     else:
         region = region_take(c, m, slot, alike and not other, True)
     if not region:
-        m.owners[m.group if slot >= SLOT_COUNT // 2 else m.space].unrecorded = 1
+        m.owners[m.group if in_upper_half(slot) else m.space].unrecorded = 1
     return region
 
 
@@ -246,7 +247,7 @@ cdef int shadow_fault(CpuState* c, Mmu* m, u64 host, u32 err, u64* linear) noexc
     if not region:
         return -1
     at = m.regions[region].linear + (host - m.regions[region].base)
-    if m.mode != PAGING_LONG and at >> 32:
+    if at >> 32 and (m.mode != PAGING_LONG or m.regions[region].slot == SLOT_LOW):
         return -1
     linear[0] = at
     if repeats_too_often(m, at, access):
@@ -287,7 +288,7 @@ cdef int slot_fault(CpuState* c, Mmu* m, u64 linear, u32 access) noexcept nogil:
 
 cdef bint slot_open(CpuState* c, Mmu* m, u64 linear) noexcept nogil:
     """Give the slot of `linear` a region that shows nothing.  Return False if none is left."""
-    cdef u32 slot = <u32>(linear >> SLOT_SHIFT) & (SLOT_COUNT - 1)
+    cdef u32 slot = slot_of(c, linear)
     cdef bint user = c.arch.cpl == 3
     return slot_region(c, m, slot, user) or region_take(c, m, slot, user, not user)
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from iced_x86 import Code, Code_, FlowControl, Instruction, OpKind, Register
+from iced_x86 import Code, FlowControl, Instruction, OpKind, Register
 from iced_x86 import OpCodeOperandKind as K
 
 from tests.differential import layout
 from tests.differential.forms import Form, Group
 from tests.differential.generate import Generator, Style
-from tests.differential.narrow.codes import CODES
 from tests.differential.narrow.loads import STYLE, SegmentSteps
 from tests.differential.narrow.operands import NarrowOperands
 from tests.differential.narrow.segmented import SegmentedOperands, choose, stack_offset
 from tests.differential.operands import M32, R32, RSP, Operands, Registers, edge_value
 from tests.differential.program import SEGMENTS, Program
 from tests.differential.segments import NAMED, SELECTOR
-from tests.differential.setups import RCX
 
 # The flags that instructions for decimal numbers define, as LAHF loads them.
 _DEFINED = {"AAA": 0x11, "AAS": 0x11, "AAM": 0xC4, "AAD": 0xC4, "DAA": 0xD5, "DAS": 0xD5}
@@ -32,6 +30,7 @@ class NarrowGenerator(Generator):
     bits = 32
     base_bits = 32
     mask = M32
+    code_base = Register.NONE
     strings = _STRINGS[32]
     strings_67 = _STRINGS[16]
 
@@ -86,128 +85,9 @@ class NarrowGenerator(Generator):
 
     # --- steps
 
-    def _step_pointer(self) -> None:
-        """Pointers move by constants and copies, as in compiled code; the accesses follow."""
-        rng, known = self.rng, self.registers
-        numbers = [i for i in known.usable() if known.value[i] is not None
-                   and i not in known.pinned]
-        if not numbers:
-            self._load(rng.choice(self._spare()), self.operands.target(8, False).linear)
-            return
-        number = rng.choice(numbers)
-        value = known.value[number]
-        assert value is not None
-        step = rng.choice((8, -8, 16, 64, 128, -128, 4096, -4096, rng.randrange(-1 << 31, 1 << 31)))
-        kind = rng.randrange(5 if number != RSP else 3)
-        reg = R32[number]
-        if kind == 0:
-            self._emit(Instruction.create_reg_i32(Code.ADD_RM32_IMM32, reg, step))
-        elif kind == 1:
-            self._emit(Instruction.create_reg_i32(Code.SUB_RM32_IMM32, reg, step))
-            step = -step
-        elif kind == 2:
-            ins = self._make(Code.LEA_R32_M)
-            ins.set_op_register(0, reg)
-            ins.set_op_kind(1, OpKind.MEMORY)
-            ins.memory_base = reg
-            ins.memory_displacement = step & M32
-            ins.memory_displ_size = 4
-            self._emit(ins)
-        elif kind == 3:
-            step = 1 if rng.random() < 0.5 else -1
-            self._emit(Instruction.create_reg(Code.INC_R32 if step > 0 else Code.DEC_R32, reg))
-        else:
-            other = rng.choice(self._spare())
-            self._emit(Instruction.create_reg_reg(Code.MOV_R32_RM32, R32[other], reg))
-            number, step = other, 0
-        known.value[number] = value + step & M32
-
-    def _close_loop(self, counter: int, head: int) -> None:
-        rng, codes = self.rng, CODES[self.bits]
-        if counter == RCX and rng.random() < 0.6:
-            self._emit(Instruction.create_branch(rng.choice(codes.loops), 0), head)
-            return
-        register = codes.registers[counter]
-        self._emit(rng.choice((
-            Instruction.create_reg(codes.dec, register),
-            Instruction.create_reg(codes.dec_rm, register),
-            Instruction.create_reg_i32(codes.sub_imm8, register, 1),
-            Instruction.create_reg_i32(Code.ADD_RM32_IMM8, R32[counter], -1))))
-        self._emit(Instruction.create_branch(rng.choice(codes.back), 0), head)
-
-    def _step_call(self) -> None:
-        """CALL a small function that stands behind a jump, directly or by a register or memory."""
-        rng, codes = self.rng, CODES[self.bits]
-        self._need(RSP, self._stack_address)
-        jump = len(self.items)
-        self._emit(Instruction.create_branch(codes.jmp, 0))
-        entry = len(self.items)
-        self._body(rng.randint(0, 2), ("plain", "vector", "pointer"))
-        if rng.random() < 0.85:
-            self._emit(self._make(codes.ret))
-        else:
-            self._emit(Instruction.create_u32(codes.ret_imm, rng.choice((0, 4, 8, 16))))
-        after = len(self.items)
-        self.items[jump] = replace(self.items[jump], target=after)
-        if rng.random() < 0.6:
-            self._emit(Instruction.create_branch(codes.call, 0), entry)
-        else:
-            self._indirect(codes.call_rm, entry)
-        self.registers.written(RSP)
-        if rng.random() < 0.3:  # and return once more through a pushed address
-            self._need(RSP, self._stack_address)
-            number = rng.choice(self._spare())
-            self._lea_label(number, len(self.items) + 3)
-            self._emit(Instruction.create_reg(codes.push, codes.registers[number]))
-            self._emit(self._make(codes.ret))
-
     def _lea_label(self, number: int, target: int) -> None:
-        codes = CODES[self.bits]
+        codes = self.codes
         self._emit(Instruction.create_reg_u32(codes.mov_imm, codes.registers[number], 0), target)
-
-    def _indirect(self, code: Code_, target: int) -> None:
-        rng, codes = self.rng, CODES[self.bits]
-        number = rng.choice(self._spare())
-        self._lea_label(number, target)
-        ins = self._make(code)
-        if rng.random() < 0.5:
-            ins.set_op_kind(0, OpKind.REGISTER)
-            ins.set_op_register(0, codes.registers[number])
-        else:
-            place = self.operands.target(4, True)
-            store = self._make(codes.store)
-            store.set_op_kind(0, OpKind.MEMORY)
-            store.set_op_register(1, codes.registers[number])
-            self.registers.pinned.add(number)
-            self.operands.memory(store, place)
-            self._emit(store)
-            self.registers.pinned.discard(number)
-            ins.set_op_kind(0, OpKind.MEMORY)
-            self.operands.memory(ins, place)
-        self._emit(ins)
-
-    def _step_indirect(self) -> None:
-        """JMP through a register or memory, over an instruction or two."""
-        place = len(self.items)
-        self._indirect(CODES[self.bits].jmp_rm, 0)
-        self._body_behind(place)
-
-    def _step_self_modify(self) -> None:
-        """Store into the immediate of an instruction that follows."""
-        if self._area is not layout.SMC:
-            return
-        rng = self.rng
-        store = self._make(Code.MOV_RM32_IMM32)
-        store.set_op_kind(0, OpKind.MEMORY)
-        store.memory_displ_size = 4
-        store.set_op_kind(1, OpKind.IMMEDIATE32)
-        store.immediate32 = rng.getrandbits(32)
-        place = len(self.items)
-        self._emit(store)
-        self._body(rng.randrange(3), ("plain", "vector"))
-        self.items[place] = replace(self.items[place], target=len(self.items), delta=1)
-        number = rng.choice([i for i in range(8) if i != RSP and i not in self.registers.pinned])
-        self._emit(Instruction.create_reg_u32(Code.MOV_R32_IMM32, R32[number], 0x11223344))
 
     def _do_branch(self, form: Form, mem: bool | None) -> None:
         flow = self._make(form.code).flow_control
@@ -256,6 +136,9 @@ class SegmentedGenerator(SegmentSteps, NarrowGenerator):
 
     def _leads_away(self, form: Form) -> bool:
         return False
+
+    def _alike(self, ins: Instruction, again: Instruction) -> bool:
+        return again.memory_segment == ins.memory_segment
 
     def _step_self_modify(self) -> None:
         """The code cannot be written through these segments."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 from iced_x86 import Instruction, MemorySizeExt, Register, Register_
 
 from tests.differential import layout
-from tests.differential.operands import M32, R8, R8_HIGH, R16, R32, RSP, Operands, Target
+from tests.differential.operands import M32, R8, R8_HIGH, R16, R32, Operands, Target
 
 M16 = 0xFFFF
 _BX, _BP, _SI, _DI = 3, 5, 6, 7
@@ -70,16 +70,7 @@ class NarrowOperands(Operands):
             return True
         if (offset <= M16 and rng.random() < 0.6) or rng.random() < 0.002:
             return self._solve16(ins, offset)
-        usable = self.registers.usable()
-        if not usable:
-            return False
-        base = rng.choice(usable) if rng.random() < 0.9 else None
-        index = None
-        if base is None or rng.random() < 0.45:
-            index = rng.choice(usable)
-            if index == RSP:
-                return False
-        return self._solve(ins, offset, base, index, True)
+        return self._by_registers(ins, offset, True)
 
     def _solve16(self, ins: Instruction, offset: int) -> bool:
         """Choose a 16-bit address (SDM 2A table 2-1) that is `offset`, modulo 64 KiB."""

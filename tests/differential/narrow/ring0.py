@@ -30,8 +30,17 @@ class Ring0Generator(NarrowGenerator):
             form = super()._pick(group)
         return form
 
+    @classmethod
+    def forms(cls) -> tuple[Form, ...]:
+        """All forms but those that depend on the privilege."""
+        return tuple(form for form in super().forms() if form.group is not Group.TRAP
+                     and not form.mnemonic.startswith("POPF"))
+
     def _step_trap(self) -> None:
         """Privileged instructions are left out."""
+
+    def _step_self_modify(self) -> None:
+        """What is written could be a privileged instruction."""
 
 
 class Ring0Runner(RingletRunner):

@@ -431,3 +431,16 @@ def test_32_bit_paging_fills_windows() -> None:
     guest.probe.write_phys(0x6000 + 0x201 * 4, bytes(4))
     guest.probe.load_cr3(0x5000)
     assert guest.shown(0xC020_1000) is None
+
+
+def test_run_of_1_gib_pages_ends_with_its_slot() -> None:
+    """The next page is in the same table and the next frame, but in another slot."""
+    guest = Guest(3 * GIB)
+    last = 64 * GIB - GIB
+    for i in range(2):
+        guest.tables.map(last + i * GIB, i * GIB, P | W | U | A, 3)
+    guest.fill(GIB, b"behind")
+
+    assert guest.load(last + GIB - 8) is not None
+    assert peek(guest.probe.host(last, False) + GIB, 8) is None
+    assert guest.load(last + GIB, 6) == b"behind"

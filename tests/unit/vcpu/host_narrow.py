@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import mmap
 import os
 import struct
-import subprocess
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.differential.native import build, spawn
 from tests.unit.vcpu.narrow_board import (
     BASE,
     BREAKPOINT,
@@ -33,23 +31,8 @@ from tests.unit.vcpu.narrow_board import (
 _PAGE = 4096
 _STATE = struct.Struct("<10Q6H")
 _XSAVE, _EVENT, _LAYOUT = 128, 960, 976
-_NO_LDT = 5
-
-
-@functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="ringlet-narrow-")
-
-
-@functools.cache
-def build() -> Path:
-    """Compile host_narrow.c once per process; the path of the executable."""
-    source = Path(__file__).with_name("host_narrow.c")
-    target = Path(_folder().name) / "host_narrow"
-    options = "-O2 -Wall -Werror -static-pie -fPIE -nostdlib -ffreestanding -fno-stack-protector"
-    more = "-mgeneral-regs-only -fcf-protection=none"
-    subprocess.run(["gcc", *options.split(), *more.split(), "-o", target, source], check=True)
-    return target
+_NO_LDT = 7
+_SOURCE = Path(__file__).with_name("host_narrow.c")
 
 
 class NoSegmentsError(Exception):
@@ -66,14 +49,7 @@ class HostNarrow:
         layout = struct.pack("<6I", BASE, SIZE, HOLE, READ_ONLY, FRAME, len(SEGMENTS))
         layout += b"".join(s.descriptor(i) for i, s in enumerate(SEGMENTS))
         self._shared[_LAYOUT : _LAYOUT + len(layout)] = layout
-        # dup2 onto descriptor 3, where the child expects the shared file
-        self._child = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$0" 3<>/proc/self/fd/{self._fd}', str(build())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=[self._fd],
-            bufsize=0,
-        )
+        self._child = spawn(build(_SOURCE), self._fd)
         self._wait()
 
     def __enter__(self) -> Self:

@@ -22,7 +22,7 @@ cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
     cdef u64 addend = slots[(c.arch.gpr[RSP] >> SLOT_SHIFT) & 0xFFFF]
     if not c.key & KEY_MODE64:
         # The host's RSP is the guest's ESP.
-        locate_segments(c, slots[0])
+        locate_segments(c, c.low_host[c.arch.cpl == 3])
         if c.gs_window != c.flat_host:
             show_window(c)
         addend = 0

@@ -98,6 +98,11 @@ cdef inline bint slot_live(CpuState* c, u64 linear) noexcept nogil:
     return bound(c, linear) >> 47 == 0
 
 
+cdef inline bint window_live(CpuState* c) noexcept nogil:
+    """Whether 16- and 32-bit code has a window."""
+    return c.low_host[c.arch.cpl == 3] >> 47 == 0
+
+
 cdef bint bound_elsewhere(CpuState* c, HostFault* f, Insn* i, bint stack) noexcept nogil:
     """Whether the addend belongs to another slot than the operand's, and that slot is unused.
 
@@ -236,7 +241,7 @@ cdef int beyond_window(CpuState* c, HostFault* f, Fragment* frag, u32 guest) noe
     All of its linear addresses are in one slot.  If that has a window, FS or GS is not flat, or the
     access is misaligned: the emulator raises what is due.
     """
-    if not slot_live(c, 0) and mmu_slot_open(c, 0):
+    if not window_live(c) and mmu_slot_open(c, 0):
         return leave(c, f, frag, guest, LEAVE_AGAIN)
     return leave(c, f, frag, guest, LEAVE_EMULATE)
 
@@ -323,7 +328,7 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     cdef Fragment* frag = &k.fragments[index]
     cdef u64 linear = 0, rip = frag.rip + guest
     cdef int r
-    if not frag.key & KEY_MODE64 and not slot_live(c, 0):
+    if not frag.key & KEY_MODE64 and not window_live(c):
         return beyond_window(c, f, frag, guest)
     if not frag.key & KEY_MODE64 and mmu_linear_of(c, f.address) >> 32:
         # The sum of the operand's parts has more than 32 bits, or is negative: it wraps around.

@@ -101,20 +101,16 @@ cdef bint has_site(Builder* b, Template* t) noexcept nogil:
     return False
 
 
-cdef bint within_limit(CpuState* c, Builder* b) noexcept nogil:
-    """Shorten the bytes to those in CS; False: RIP is beyond its limit.
+cdef void keep_to_limit(CpuState* c, Builder* b) noexcept nogil:
+    """Shorten the bytes to those in CS, in which RIP is.
 
     An instruction that passes the limit then seems to go on in the next page (`crosses_limit`).
     """
     cdef u64 left
-    if b.key & (KEY_CS64K | KEY_CS_ODD) == 0:
-        return True
-    if b.rip > c.arch.seg[SEG_CS].limit:
-        return False
-    left = <u64>c.arch.seg[SEG_CS].limit - b.rip + 1
-    if left < b.avail:
-        b.avail = <u32>left
-    return True
+    if b.key & (KEY_CS64K | KEY_CS_ODD):
+        left = <u64>c.arch.seg[SEG_CS].limit - b.rip + 1
+        if left < b.avail:
+            b.avail = <u32>left
 
 
 cdef bint crosses_limit(CpuState* c, Builder* b) noexcept nogil:
@@ -138,6 +134,10 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
     cdef Template t
     cdef bint known = False
     cdef int r
+    if key & (KEY_CS64K | KEY_CS_ODD) and c.arch.rip > c.arch.seg[SEG_CS].limit:
+        # This has priority over the exceptions of the page (SDM 3A 6.9).
+        raise_err(c, VEC_GP, 0)
+        return RAISED
     r = mmu_fetch(c, linear, &phys)
     if r == MEM_FAULT:
         return RAISED
@@ -161,9 +161,7 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
         b.once = 0
     b.has_devices = sites_of(c, linear, b.devices)
     b.noting = kept != NULL and not b.room and not key & KEY_STEP and key & KEY_MODE64 != 0
-    if not within_limit(c, b):
-        raise_err(c, VEC_GP, 0)
-        return RAISED
+    keep_to_limit(c, b)
     if b.noting and kept_find(kept, b, indirect, &t) and not (b.has_devices and has_site(b, &t)):
         known = True
         r = TRANSLATE_OK
@@ -185,7 +183,7 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
         r = read_crossing(c, b, page, phys, &second)
         if r != FOUND:
             return r
-        within_limit(c, b)
+        keep_to_limit(c, b)
         r = translate(b, indirect)
     if r == TRANSLATE_CROSS:
         # It passes the limit of CS.
@@ -232,6 +230,7 @@ cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil:
     b.has_devices = sites_of(c, f.linear, b.devices)
     b.noting = 0
     read_checked(b, ram_host(c, f.phys[0]) + at, 4096 - at)
+    keep_to_limit(c, b)
     b.shapes = shapes_of(c, f.key)
     if translate(b, f.thunk != 0) == TRANSLATE_OK:
         t = template_of(b)

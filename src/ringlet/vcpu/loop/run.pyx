@@ -123,6 +123,16 @@ cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
             and k.space[1] == mmu_space(c, <u64>1 << 63))
 
 
+cdef inline bint has_odd_limit(u32 key) noexcept nogil:
+    """Whether the key does not tell the limit of CS."""
+    return key & (KEY_CS64K | KEY_CS_ODD) == KEY_CS_ODD
+
+
+cdef inline bint passes_limit(CpuState* c, Fragment* f) noexcept nogil:
+    """Whether a fragment was made for a CS with another limit, beyond which it goes on."""
+    return has_odd_limit(f.key) and f.rip + f.guest_bytes > <u64>c.arch.seg[SEG_CS].limit + 1
+
+
 cdef inline void forget_way(Turn* t) noexcept nogil:
     """Do not link the last fragment's branch to the next fragment, which is not its target."""
     t.link = NONE
@@ -176,8 +186,11 @@ cdef int find_or_make(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil
     space = mmu_space(c, linear)
     t.index = cache_find(k, linear, c.arch.rip, t.key, space)
     c.n_lookups += 1
-    if t.key & KEY_STEP:
+    if t.key & KEY_STEP or has_odd_limit(t.key):
+        # A link would lead to the fragment whatever the limit is.
         forget_way(t)
+    if t.index != NONE and passes_limit(c, &k.fragments[t.index]):
+        t.index = NONE
     if t.index == NONE or (t.indirect and k.fragments[t.index].thunk == 0):
         r = make_fragment(c, b, t.key, space, t.indirect, &t.index)
         if r == LEAVE_LOOP:

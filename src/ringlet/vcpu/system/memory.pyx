@@ -4,7 +4,7 @@ Accesses are checked before they change anything, so that a fault leaves the gue
 EMU_FAULT may also mean that a device has to answer (`ringlet.vcpu.system.mmio`).
 """
 from ringlet.core.state cimport (
-    SEG_SS, AR_DB, ACC_WRITE, ACC_USER, EMU_FAULT, MEM_FAULT, MEM_MMIO, MEM_OK, VEC_PF,
+    SEG_SS, AR_DB, ACC_WRITE, ACC_USER, EMU_FAULT, KEY_MODE64, MEM_FAULT, MEM_MMIO, MEM_OK, VEC_PF,
     VEC_SS, raise_err, is_canonical)
 from ringlet.mmu.mmu cimport mmu_read, mmu_translate, mmu_write
 from ringlet.vcpu.system.mmio cimport device_read, device_write
@@ -13,10 +13,24 @@ from ringlet.vcpu.system.segmented cimport segment_allows
 from ringlet.vcpu.debug.watch cimport check_aligned, watch
 
 
+cdef inline u32 to_the_end(CpuState* c, u64 linear, u32 size) noexcept nogil:
+    """Return how many bytes of an access come before the end of linear addresses; the others are at
+    0, in 16- and 32-bit code also where linear addresses have 48 bits (SDM 3A 3.3.1)."""
+    if c.key & KEY_MODE64 or linear >> 32 or not linear + size >> 32:
+        return size
+    return <u32>((<u64>1 << 32) - linear)
+
+
 cdef int read_units(CpuState* c, u64 linear, void* dst, u32 size, u32 unit,
                     u32 access) noexcept nogil:
     """Read bytes as `read_bytes` does; accesses to a device have at most `unit` bytes."""
-    cdef int result = mmu_read(c, linear, dst, size, access)
+    cdef u32 part = to_the_end(c, linear, size)
+    cdef int result
+    if part < size:
+        if read_units(c, linear, dst, part, unit, access):
+            return EMU_FAULT
+        return read_units(c, 0, <u8*>dst + part, size - part, unit, access)
+    result = mmu_read(c, linear, dst, size, access)
     if result == MEM_FAULT:
         return EMU_FAULT
     if result == MEM_MMIO:
@@ -30,10 +44,15 @@ cdef int read_bytes(CpuState* c, u64 linear, void* dst, u32 size, u32 access) no
 
 cdef int write_bytes(CpuState* c, u64 linear, const void* src, u32 size, u32 access) noexcept nogil:
     """Write all of the bytes or, on a fault, none."""
+    cdef u32 part = to_the_end(c, linear, size)
     cdef int result
     if (linear & 0xFFF) + size > 0x1000:
         if check_write(c, linear, size, access):
             return EMU_FAULT
+    if part < size:
+        if write_bytes(c, linear, src, part, access):
+            return EMU_FAULT
+        return write_bytes(c, 0, <const u8*>src + part, size - part, access)
     result = mmu_write(c, linear, src, size, access | ACC_WRITE)
     if result == MEM_FAULT:
         return EMU_FAULT
@@ -45,14 +64,15 @@ cdef int write_bytes(CpuState* c, u64 linear, const void* src, u32 size, u32 acc
 cdef int check(CpuState* c, u64 linear, u32 size, u32 access) noexcept nogil:
     cdef u64 phys = 0
     cdef u64 page = linear & ~<u64>0xFFF
-    cdef u64 last = (linear + size - 1) & ~<u64>0xFFF
+    cdef u32 part = to_the_end(c, linear, size)
+    cdef u64 last = (linear + part - 1) & ~<u64>0xFFF
     if mmu_translate(c, linear, access, &phys) == MEM_FAULT:
         return EMU_FAULT
     while page != last:
         page += 0x1000
         if mmu_translate(c, page, access, &phys) == MEM_FAULT:
             return EMU_FAULT
-    return 0
+    return check(c, 0, size - part, access) if part < size else 0
 
 
 cdef int check_write(CpuState* c, u64 linear, u32 size, u32 access) noexcept nogil:
