@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 
 _LIMIT = "checks no segment limits in 16- and 32-bit code"
 _TYPE = "writes read-only segments and code"
+_SS_NP = "#TS for an inner stack segment that is not present (SDM 3A 6.12.1: #SS)"
+_EXT = "never sets EXT in an error code"
 _RF = "never sets RF in saved flags"
 
 NARROW_FAULTS: dict[str, str] = {
@@ -24,6 +26,23 @@ NARROW_FAULTS: dict[str, str] = {
     "cs.execute-only.read": _TYPE,
     "null.*": "reads and writes through a null selector",
     "stack.*": _LIMIT,
+    "gate*.conforming.cs": "a gate to conforming code gives CS the descriptor's DPL as RPL",
+    "gate.stack.not-present": _SS_NP,
+    "gate.stack.no-room": _LIMIT,
+    "gate.stack.too-high": _LIMIT,
+    "gate.order.*": _LIMIT,
+    "limit.call*": "#GP(selector), not #GP(0), beyond the target's limit",
+    "near.*.beyond*": "checks a near branch's target only at the fetch",
+    "v86.call.odd": _LIMIT,
+    "gate.task-gate-ldt": "#TS for a task gate's selector in an LDT (SDM 2A INT n: #GP)",
+    "int.stack.not-present": _SS_NP,
+    "int.stack.no-room": _LIMIT,
+    "int.order.*": _LIMIT,
+    "ud.gate-not-present": _EXT,
+    "ud.null-handler": _EXT,
+    "ud.stack-not-present": _SS_NP,
+    "ud.handler.flags": _RF,
+    "icebp": "#UD for F1, which raises #DB",
 }
 
 

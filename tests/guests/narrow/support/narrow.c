@@ -75,9 +75,9 @@ void print(const char *format, ...)
 
 const char *name(const char *format, ...)
 {
-    static char buffers[4][80];
+    static char buffers[64][96];
     static u32 last;
-    char *buffer = buffers[++last % 4];
+    char *buffer = buffers[++last % 64];
     va_list args;
     va_start(args, format);
     *format_to(buffer, format, args) = 0;

@@ -73,7 +73,7 @@ extern u32 vector, error, cr2, link;    /* how it ended; 0x100 + vector: it did 
 extern u32 gdt[GDT_ENTRIES * 2], idt[512];
 
 void print(const char *format, ...);
-const char *name(const char *format, ...);  /* the last four remain */
+const char *name(const char *format, ...);  /* the last 64 remain */
 void check(const char *name, u32 got, u32 want);
 void guest_main(void);
 
