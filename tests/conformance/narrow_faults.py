@@ -10,6 +10,8 @@ _LIMIT = "checks no segment limits in 16- and 32-bit code"
 _TYPE = "writes read-only segments and code"
 _SS_NP = "#TS for an inner stack segment that is not present (SDM 3A 6.12.1: #SS)"
 _EXT = "never sets EXT in an error code"
+_VME = "has neither CR4.VME nor PVI"
+_RSVD = "clears P in the error code of a reserved bit (SDM 3A 4.7: RSVD implies P)"
 _RF = "never sets RF in saved flags"
 
 NARROW_FAULTS: dict[str, str] = {
@@ -42,8 +44,24 @@ NARROW_FAULTS: dict[str, str] = {
     "ud.null-handler": _EXT,
     "ud.stack-not-present": _SS_NP,
     "ud.handler.flags": _RF,
+    "sgdt.limit": _LIMIT,
+    "ldt.limit": _LIMIT,
+    "ltr.null": "LTR takes a null selector",
+    "vme.*": _VME,
+    "redirect.*": _VME,
+    "pvi*": _VME,
+    "4m.reserved": _RSVD,
+    "pae.nx-reserved": _RSVD,
+    "pae.reserved": _RSVD,
+    "pae.pdpte-reserved.*": "loads CR3 whatever the PDPTEs are",
     "icebp": "#UD for F1, which raises #DB",
 }
+
+ENDED = {
+    "enabling": "shuts down where a write of CR0 or CR4 should fault",
+    "stepping": "crashes at a breakpoint in a code segment with a base",
+}
+"""Programs that QEMU does not get through."""
 
 
 def known_narrow_fault(check: str) -> str | None:

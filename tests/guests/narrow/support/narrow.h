@@ -48,7 +48,7 @@ struct tss {
     u32 link, esp0, ss0, esp1, ss1, esp2, ss2, cr3, eip, eflags;
     u32 eax, ecx, edx, ebx, esp, ebp, esi, edi, es, cs, ss, ds, fs, gs, ldt;
     u16 trap, io_base;
-    u8 redirection[32], io_map[0x2000 / 8 + 1];
+    u8 redirection[32], io_map[0x2000 + 1];
 };
 
 struct code {
