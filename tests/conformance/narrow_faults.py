@@ -44,6 +44,8 @@ NARROW_FAULTS: dict[str, str] = {
     "ud.null-handler": _EXT,
     "ud.stack-not-present": _SS_NP,
     "ud.handler.flags": _RF,
+    "end.*.1": _LIMIT,
+    "addr32.beyond": _LIMIT,
     "sgdt.limit": _LIMIT,
     "ldt.limit": _LIMIT,
     "ltr.null": "LTR takes a null selector",
