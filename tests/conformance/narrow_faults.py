@@ -56,6 +56,9 @@ NARROW_FAULTS: dict[str, str] = {
     "pae.nx-reserved": _RSVD,
     "pae.reserved": _RSVD,
     "pae.pdpte-reserved.*": "loads CR3 whatever the PDPTEs are",
+    "task.after.ss-absent": _SS_NP,
+    "task.after.*.eip": "a fault of a new task's register leaves EIP of the old task",
+    "task.v86": "#UD for F1, which raises #DB",
     "icebp": "#UD for F1, which raises #DB",
 }
 
