@@ -10,7 +10,7 @@ The upper half belongs to a *group*: all address spaces whose PML4 entries 256..
 from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT, is_canonical
 from ringlet.mmu.layout cimport (
-    ALL_REGIONS, FRAME_XD, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
+    A20, ALL_REGIONS, FRAME_XD, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
     PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_rights, leaf_size,
     load_entry,
     slot_region, tlb_flush)
@@ -175,7 +175,7 @@ cdef u64 space_key(CpuState* c, Mmu* m) noexcept nogil:
     """Return what identifies an address space: its root and the paging mode.  It is never 0."""
     cdef u64 root = c.arch.cr3 & m.frame_mask
     if m.mode == PAGING_OFF:
-        root = 0
+        root = A20 if m.a20_masked else 0
     elif m.mode == PAGING_PAE:
         # The root is aligned to 32 bytes here, so its low bits do not overlap the mode's.
         root = c.arch.cr3 & <u64>0xFFFFFFE0
