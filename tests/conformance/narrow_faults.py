@@ -64,6 +64,7 @@ NARROW_FAULTS: dict[str, str] = {
 
 ENDED = {
     "enabling": "shuts down where a write of CR0 or CR4 should fault",
+    "limits": "runs beyond the limits of code segments",
     "stepping": "crashes at a breakpoint in a code segment with a base",
 }
 """Programs that QEMU does not get through."""

@@ -20,8 +20,8 @@ is FFFEh, the other general registers are 0, interrupts are off, and the interru
 at 0, with zeros.  x87 and SSE are as after a reset.
 
 There are a 16550 at 3F8h whose output goes to the sink, an 8259 pair at 20h and A0h, an 8254 at 40h
-with counter 0 on input 0, system control ports A and B at 92h and 61h, a debug exit port at F4h, and
-an I/O APIC at FEC0_0000h.
+with counter 0 on input 0, system control ports A and B at 92h and 61h, a debug exit port at F4h,
+and an I/O APIC at FEC0_0000h.
 """
 
 import time

@@ -10,10 +10,9 @@ The upper half belongs to a *group*: all address spaces whose PML4 entries 256..
 from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_SHIFT, is_canonical
 from ringlet.mmu.layout cimport (
-    A20, ALL_REGIONS, FRAME_XD, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
-    PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_rights, leaf_size,
-    load_entry,
-    slot_region, tlb_flush)
+    A20, ALL_REGIONS, FRAME_XD, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE,
+    PTE_A, PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, leaf_rights, leaf_size,
+    load_entry, slot_region, tlb_flush)
 from ringlet.mmu.mappings cimport settle, window_protect, window_unmap
 from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_test, lowest_bit
 from ringlet.mmu.ram cimport is_ram, ram_at

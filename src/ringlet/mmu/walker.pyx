@@ -12,8 +12,8 @@ from ringlet.core.state cimport (
     PF_RSVD, VEC_GP, VEC_PF, is_canonical, raise_err)
 from ringlet.mmu.layout cimport (
     FORM_64, FORM_FLAT, FORM_MASKED3, FORM_PD32, FORM_PDPTE, FORM_PT32, FORM_ROOT32, Mmu, PAGING_32,
-    PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A, PTE_D, PTE_P, PTE_PS, PTE_U, PTE_W, Walk, atomic_or32,
-    atomic_or64, below, entry_index, leaf_size, load_entry)
+    PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A, PTE_D, PTE_P, PTE_PS, PTE_U, PTE_W, Walk,
+    atomic_or32, atomic_or64, below, entry_index, leaf_size, load_entry)
 from ringlet.mmu.ram cimport about_to_write, is_ram, ram_at
 
 cdef u32 physical_bits(CpuState* c) noexcept nogil:

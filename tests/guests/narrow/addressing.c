@@ -1,5 +1,5 @@
 /* The addressing forms of 16- and 32-bit code: each ModRM form with its default segment, wraps at
-   64 KiB and 4 GiB, and the prefix that selects the other size (SDM 2A 2.1.5, tables 2-1 and 2-2). */
+   64 KiB and 4 GiB, and the prefix that selects the other size (SDM 2A 2.1.5). */
 #include "narrow.h"
 
 /* Values of BX, BP, SI and DI with upper halves that 16-bit addresses ignore. */
@@ -102,7 +102,8 @@ static void ends(void)
                 else
                     check_end(what);
             }
-    struct code wide = CODE16(MARK "movb (%ebx), %al"), high = CODE16(MARK "movb 0x12345(%esi), %al");
+    struct code wide = CODE16(MARK "movb (%ebx), %al");
+    struct code high = CODE16(MARK "movb 0x12345(%esi), %al");
     in_16(3, wide);
     in.ebx = 0x10000;                   /* a 32-bit address does not wrap at 64 KiB */
     run();
@@ -122,10 +123,12 @@ static void wide(void)
 {
     static const struct { const char *name; u32 base, ebx, esi; } rows[] = {
         { "plain", 0, DATA + 0x100, 0 }, { "wraps", 0, 0xFFFFFF00, DATA + 0x200 },
-        { "negative", 0, DATA + 0x300, -0x200u }, { "scaled", 0, DATA - 0x40000000 + 0x100, 0x10000000 },
+        { "negative", 0, DATA + 0x300, -0x200u },
+        { "scaled", 0, DATA - 0x40000000 + 0x100, 0x10000000 },
         { "base-wraps", 0xFFFF0000, DATA + 0x10100, 0 }, { "base", DATA, 0x100, 0 },
     };
-    struct code one = CODE32(MARK "movl (%ebx,%esi), %eax"), four = CODE32(MARK "movl (%ebx,%esi,4), %eax");
+    struct code one = CODE32(MARK "movl (%ebx,%esi), %eax");
+    struct code four = CODE32(MARK "movl (%ebx,%esi,4), %eax");
     struct code lea = CODE32("lea 0x7FFFFFFF(%ebx,%esi,8), %eax\nlea (%bx,%si), %ecx\n"
                              "leaw (%ebx), %dx");
     DATA32(DATA + 0x100) = 0xFEEDBEEF;

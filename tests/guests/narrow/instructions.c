@@ -122,7 +122,7 @@ static void pusha(void)
     check("pusha.32.esp-image", DATA32(DATA + 0x7FEC), 0xABC8000);
     check("pusha.32.edi", DATA32(DATA + 0x7FE0), 0x71010);
     in_16(3, narrow);
-    in.esp = 8;                         /* four fit, then SP wraps to FFFEh, which is in the limit */
+    in.esp = 8;                         /* four fit, then SP wraps to FFFEh, within the limit */
     run();
     check_end("pusha.16.wraps");
     check("pusha.16.wraps.esp", in.esp, 0xFFF8);
@@ -229,7 +229,7 @@ static void enter(void)
     check_end("enter.32.63");
     check("enter.32.63.esp", in.esp, DATA + STACK - 32 * 4);
     in_16(3, plain);
-    in.esp = 8;                         /* the final SP wraps, which is no fault where it is valid */
+    in.esp = 8;                         /* the final SP wraps: no fault where it is valid */
     run();
     check_end("enter.16.wraps");
     check("enter.16.wraps.sp", in.esp, 0xFFF6);

@@ -19,13 +19,13 @@ static void frames(int cpl)
             const char *what = name("int.%s%u.from%u.cpl%u", traps ? "trap" : "interrupt", size * 8,
                                     narrow ? 16 : 32, cpl);
             struct code code = narrow ? int16 : int32;
-            set_gate(GATE, size == 4 ? KCODE : C16, size == 4 ? end32.start : end16.start - SNIPPETS,
-                     kinds[i] | RING3);
+            u32 target = size == 4 ? end32.start : end16.start - SNIPPETS;
+            set_gate(GATE, size == 4 ? KCODE : C16, target, kinds[i] | RING3);
             if (narrow)
                 in_16(cpl, code);
             else
                 in_flat(cpl, code);
-            in.eflags = 0x3ED7 | F_NT;          /* IF, IOPL 3, the arithmetic flags but not TF, NT */
+            in.eflags = 0x3ED7 | F_NT;          /* IF, IOPL 3, the arithmetic flags, NT */
             u32 cs = in.cs, ss = in.ss, esp = in.esp, next = offset_of(code.mark) + 2;
             run();
             check_end(what);
@@ -180,7 +180,7 @@ static void of_exceptions(void)
     gate[0] = saved[0];
     gate[1] = saved[1];
 
-    struct code gp = CODE32(MARK "mov %eax, %ds");      /* #GP by a 16-bit gate: 16-bit error code */
+    struct code gp = CODE32(MARK "mov %eax, %ds");  /* #GP by a 16-bit gate: 16-bit error code */
     gate = idt + 2 * V_GP;
     saved[0] = gate[0], saved[1] = gate[1];
     set_gate(gate, C16, end16.start - SNIPPETS, INT16);

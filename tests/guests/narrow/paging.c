@@ -158,7 +158,8 @@ static void large(void)
 
 static void invlpg(void)
 {
-    struct code code = CODE32("mov (%ebx), %eax\nmov %edx, (%ecx)\ninvlpg (%ebx)\nmov (%ebx), %esi");
+    struct code code = CODE32("mov (%ebx), %eax\nmov %edx, (%ecx)\ninvlpg (%ebx)\n"
+                              "mov (%ebx), %esi");
     directory[AREA >> 22] = (u32)table | P | W | U;
     table[0] = FRAME | P | W | U;
     DATA32(FRAME) = 1;

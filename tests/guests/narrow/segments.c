@@ -7,9 +7,12 @@ enum { S = FREE };
 /* Reads and writes of 1, 2 and 4 bytes at DS:EBX, ES:, FS:, SS: and CS:EBX. */
 #define ACCESSES(bits, prefix)                                                                \
     {                                                                                         \
-        { CODE(bits, MARK "movb " prefix "(%ebx), %al"), CODE(bits, MARK "movb %al, " prefix "(%ebx)") }, \
-        { CODE(bits, MARK "movw " prefix "(%ebx), %ax"), CODE(bits, MARK "movw %ax, " prefix "(%ebx)") }, \
-        { CODE(bits, MARK "movl " prefix "(%ebx), %eax"), CODE(bits, MARK "movl %eax, " prefix "(%ebx)") }, \
+        { CODE(bits, MARK "movb " prefix "(%ebx), %al"),                                      \
+          CODE(bits, MARK "movb %al, " prefix "(%ebx)") },                                    \
+        { CODE(bits, MARK "movw " prefix "(%ebx), %ax"),                                      \
+          CODE(bits, MARK "movw %ax, " prefix "(%ebx)") },                                    \
+        { CODE(bits, MARK "movl " prefix "(%ebx), %eax"),                                     \
+          CODE(bits, MARK "movl %eax, " prefix "(%ebx)") },                                   \
     }
 
 struct accesses {
@@ -96,7 +99,7 @@ static void stacks(void)
     struct code push2 = CODE32(MARK "pushw %ax"), push4 = CODE32(MARK "pushl %eax");
     struct code pop4 = CODE32(MARK "popl %eax"), call = CODE32(MARK "call 1f\n1:");
     static const struct { u32 limit, access, esp; int which; u32 fault, after; } rows[] = {
-        { 0xFFF, RW | BIG, 0x1000, 1, 0, 0xFFC },       /* the last doubleword is within the limit */
+        { 0xFFF, RW | BIG, 0x1000, 1, 0, 0xFFC },       /* the last doubleword is within */
         { 0xFFF, RW | BIG, 0x1001, 1, V_SS, 0x1001 },
         { 0xFFF, RW | BIG, 0, 1, V_SS, 0 },             /* wraps to FFFFFFFCh */
         { 0xFFF, RW, 0x51000, 1, 0, 0x50FFC },          /* SP alone counts */
@@ -205,7 +208,7 @@ static void visible(void)
             inspect(cpl, &views[i]);
 }
 
-/* MOV to DS and to SS at CPL 0 and 3: the vector, with the selector as the error code; 0: loaded. */
+/* MOV to DS and to SS at CPL 0 and 3: the vector, whose error code is the selector; 0: loaded. */
 static void loads(void)
 {
     static const struct { const char *name; u32 selector; u8 ds0, ss0, ds3, ss3; } rows[] = {

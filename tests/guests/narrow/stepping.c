@@ -1,4 +1,4 @@
-/* Single steps, breakpoints and alignment checks in 16- and 32-bit code (SDM 3B 17.2-17.3; 3A 6.15). */
+/* Single steps, breakpoints and alignment checks in 16- and 32-bit code (SDM 3B 17.2-17.3). */
 #include "narrow.h"
 
 enum { BS = 0x4000, BT = 0x8000 };
@@ -30,8 +30,8 @@ static void steps(void)
     };
     for (u32 i = 0; i < COUNT(rows); i++)
         for (u32 mode = 0; mode < 4; mode++) {
-            const char *what = name("step.%s.%s", rows[i].name,
-                                    mode == 0 ? "32" : mode == 1 ? "cpl3" : mode == 2 ? "16" : "v86");
+            static const char *const modes[] = { "32", "cpl3", "16", "v86" };
+            const char *what = name("step.%s.%s", rows[i].name, modes[mode]);
             if (mode < 2)
                 in_flat(mode ? 3 : 0, rows[i].wide);
             else if (mode == 2)
@@ -187,7 +187,8 @@ static void breakpoints(void)
 static void alignment(void)
 {
     struct row { const char *name; struct code code; u32 bits; } rows[] = {
-        { "word", CODE32(MARK "movw (%ebx), %ax"), 1 }, { "long", CODE32(MARK "movl %eax, (%ebx)"), 3 },
+        { "word", CODE32(MARK "movw (%ebx), %ax"), 1 },
+        { "long", CODE32(MARK "movl %eax, (%ebx)"), 3 },
         { "byte", CODE32(MARK "movb (%ebx), %al"), 0 }, { "push", CODE32(MARK "push %eax"), 3 },
         { "rmw", CODE32(MARK "incw (%ebx)"), 1 }, { "string", CODE32(MARK "lodsl"), 3 },
         { "segment", CODE32(MARK "mov (%ebx), %fs"), 1 },

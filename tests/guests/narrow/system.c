@@ -9,7 +9,7 @@ struct table {
     u32 base;
 } __attribute__((packed));
 
-/* Instructions that need CPL 0: #GP(0) at CPL 3 and in virtual-8086 mode; some are undefined there. */
+/* Instructions that need CPL 0; in virtual-8086 mode some are undefined. */
 static void privileged(void)
 {
     struct row { const char *name; struct code wide, narrow; u32 v86; } rows[] = {
@@ -20,8 +20,9 @@ static void privileged(void)
         ROW("clts", "clts", V_GP), ROW("lmsw", "lmsw %ax", V_GP), ROW("hlt", "hlt", V_GP),
         ROW("lgdt", "lgdt 0x100", V_GP), ROW("lidt", "lidt 0x100", V_GP),
         ROW("lldt", "lldt %ax", V_UD), ROW("ltr", "ltr %ax", V_UD),
-        ROW("invd", "invd", V_GP), ROW("wbinvd", "wbinvd", V_GP), ROW("invlpg", "invlpg 0x100", V_GP),
-        ROW("rdmsr", "rdmsr", V_GP), ROW("wrmsr", "wrmsr", V_GP),
+        ROW("invd", "invd", V_GP), ROW("wbinvd", "wbinvd", V_GP),
+        ROW("invlpg", "invlpg 0x100", V_GP), ROW("rdmsr", "rdmsr", V_GP),
+        ROW("wrmsr", "wrmsr", V_GP),
     };
     for (u32 i = 0; i < COUNT(rows); i++) {
         in_flat(3, rows[i].wide);
@@ -33,8 +34,9 @@ static void privileged(void)
         check_fault(name("%s.v86", rows[i].name), rows[i].v86, 0);
     }
     struct row undefined[] = {
-        ROW("sldt", "sldt %ax", V_UD), ROW("str", "str %ax", V_UD), ROW("lar", "lar %ax, %cx", V_UD),
-        ROW("lsl", "lsl %ax, %cx", V_UD), ROW("verr", "verr %ax", V_UD),
+        ROW("sldt", "sldt %ax", V_UD), ROW("str", "str %ax", V_UD),
+        ROW("lar", "lar %ax, %cx", V_UD), ROW("lsl", "lsl %ax, %cx", V_UD),
+        ROW("verr", "verr %ax", V_UD),
         ROW("verw", "verw %ax", V_UD), ROW("arpl", "arpl %ax, %cx", V_UD),
     };
     for (u32 i = 0; i < COUNT(undefined); i++) {
@@ -52,7 +54,8 @@ static void control(void)
     u32 cr0;
     asm volatile("mov %%cr0, %0" : "=r"(cr0));
     struct code code = CODE32("clts\nsmsw %ax\nmov %eax, %ebx\nmov $0xFFFE, %ax\nlmsw %ax\n"
-                              "mov %cr0, %ecx\nsmsw %edx\nclts\nmov $0, %eax\nlmsw %ax\nsmsw 0x220100");
+                              "mov %cr0, %ecx\nsmsw %edx\nclts\nmov $0, %eax\nlmsw %ax\n"
+                              "smsw 0x220100");
     in_flat(0, code);
     in.eax = 0x55550000;
     DATA32(DATA + 0x100) = 0xAAAAAAAA;

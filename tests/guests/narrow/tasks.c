@@ -115,7 +115,8 @@ static void to_16_bits(void)
 static void before(void)
 {
     static const struct { const char *name; u32 access, limit, vector, error; } rows[] = {
-        { "busy", TSS32 | 2, 0x1000, V_GP, OTHER }, { "absent", TSS32 & ~PRESENT, 0x1000, V_NP, OTHER },
+        { "busy", TSS32 | 2, 0x1000, V_GP, OTHER },
+        { "absent", TSS32 & ~PRESENT, 0x1000, V_NP, OTHER },
         { "short", TSS32, 102, V_TS, OTHER }, { "short16", TSS16, 42, V_TS, OTHER },
         { "data", RW, 0x1000, V_GP, OTHER }, { "ldt", LDT, 0x1000, V_GP, OTHER },
     };
@@ -143,7 +144,7 @@ static void before(void)
     in_flat(3, gate);
     run();
     check_fault("task.gate.dpl", V_GP, TASK);
-    set_gate(gdt + TASK / 4, OTHER, 0, TASK_GATE | RING3);  /* the gate's DPL counts, not the TSS's */
+    set_gate(gdt + TASK / 4, OTHER, 0, TASK_GATE | RING3);  /* the gate's DPL counts */
     in_flat(3, gate);
     run();
     check("task.gate.ring3", vector << 16 | link, V_END << 16 | OTHER);

@@ -1,4 +1,4 @@
-# A kernel of the 80286's kind: 16-bit protected mode, 16-bit TSSs, an LDT for each task, call gates.
+# A kernel of the 80286's kind: 16-bit protected mode, 16-bit TSSs, an LDT for each task, gates.
 # Its tasks run in ring 3 (SDM 3A 3.4.5, 5.3-5.8, 6.13, 7.2-7.4).
 #
 # An event is one instruction with a name.  If it faults, the kernel prints the vector, the error

@@ -1,5 +1,5 @@
 # A 32-bit kernel that changes tasks by hardware: CALL and JMP to TSSs and task gates, IRET back,
-# preemption by a task gate in the IDT, and a double fault that is a task (SDM 3A 6.12.2, 6.15, 7.2-7.5).
+# preemption by a task gate in the IDT, and a double fault that is a task (SDM 3A ch. 7).
 # Each task has its own page directory; task A runs in ring 3 with an I/O permission bitmap.
 
         .code16
@@ -84,7 +84,7 @@ goes_on:
         say32 " in the tasks' own pages\n"
         finish
 
-state:                                  # NT, CR0.TS, the access bytes of the TSSs of main, timer, #DF, A, B
+state:                                  # NT, CR0.TS, the TSSs of main, timer, #DF, A, B
         pushfl
         pop %eax
         shr $14, %eax

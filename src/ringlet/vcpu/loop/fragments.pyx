@@ -117,6 +117,11 @@ cdef bint within_limit(CpuState* c, Builder* b) noexcept nogil:
     return True
 
 
+cdef bint passes_limit(CpuState* c, Fragment* f) noexcept nogil:
+    """Whether the last byte of a fragment's instructions is beyond the limit of CS."""
+    return f.rip + f.guest_bytes > <u64>c.arch.seg[SEG_CS].limit + 1
+
+
 cdef bint crosses_limit(CpuState* c, Builder* b) noexcept nogil:
     """Whether the instruction that does not end in this page may pass the limit of CS.
 
@@ -233,7 +238,7 @@ cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil:
     b.noting = 0
     read_checked(b, ram_host(c, f.phys[0]) + at, 4096 - at)
     b.shapes = shapes_of(c, f.key)
-    if translate(b, f.thunk != 0) == TRANSLATE_OK:
+    if within_limit(c, b) and translate(b, f.thunk != 0) == TRANSLATE_OK:
         t = template_of(b)
         if cache_revise(c, k, index, &t):
             return True

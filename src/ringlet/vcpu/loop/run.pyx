@@ -24,7 +24,8 @@ from ringlet.vcpu.loop.entry cimport enter_code
 from ringlet.vcpu.loop.events cimport (
     deliver_exception, event_due, go_on_with_answer, take_events)
 from ringlet.vcpu.loop.fragments cimport (
-    LEAVE_LOOP, RAISED, make_fragment, offer_to_learn, remake_fragment, site_found)
+    LEAVE_LOOP, RAISED, limit_varies, make_fragment, offer_to_learn, passes_limit, remake_fragment,
+    site_found)
 from ringlet.vcpu.system.dispatch cimport emulate
 from ringlet.vcpu.system.pending cimport PENDING_OP
 
@@ -167,6 +168,10 @@ cdef int find_or_make(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil
     space = mmu_space(c, linear)
     t.index = cache_find(k, linear, c.arch.rip, t.key, space)
     c.n_lookups += 1
+    if limit_varies(t.key) and t.index != NONE and passes_limit(c, &k.fragments[t.index]):
+        # It was made when CS had a higher limit.
+        cache_drop(c, k, t.index)
+        t.index = NONE
     if t.key & KEY_STEP:
         forget_way(t)
     if t.index == NONE or (t.indirect and k.fragments[t.index].thunk == 0):
@@ -180,7 +185,7 @@ cdef int find_or_make(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil
         c.arch.inhibit = t.inhibit
         return EXIT_BLOCK
     if c.blocks == NULL:
-        if t.link != NONE and t.generation == k.generation:
+        if t.link != NONE and t.generation == k.generation and not limit_varies(t.key):
             cache_link(k, t.link, t.index)
         if t.indirect:
             jumps_enter(c, k, t.index)

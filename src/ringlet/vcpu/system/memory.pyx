@@ -122,7 +122,7 @@ cdef int locate_values(CpuState* c, Segment* ss, u64 rsp, u32 count, u32 size, u
 
 cdef int check_room(CpuState* c, Segment* ss, u64 rsp, u32 count, u32 size,
                     u32 error) noexcept nogil:
-    """Check that a stack outside 64-bit mode has room for `count` values below `rsp`: 0 or EMU_FAULT.
+    """Check that a stack outside 64-bit mode has room for `count` values below `rsp`.
 
     Far calls and events check this before the limit of their target (SDM 2A CALL, INT n).
     """

@@ -30,18 +30,18 @@ enum {
     TSS32 = 0x89, CALL32 = 0x8C, INT32 = 0x8E, TRAP32 = 0x8F
 };
 
-/* Selectors.  16-bit segments begin at SNIPPETS and at DATA; FREE and what follows is the programs'. */
+/* Selectors.  16-bit segments begin at SNIPPETS and at DATA; the programs' are from FREE on. */
 enum {
     KCODE = 0x08, KDATA = 0x10, TSS_KERNEL = 0x18, TSS_SNIPPET = 0x20, UCODE = 0x2B, UDATA = 0x33,
     KCODE16 = 0x38, KDATA16 = 0x40, UCODE16 = 0x4B, UDATA16 = 0x53, LDT_SEL = 0x58, FREE = 0x60,
     TSS_HANDLERS = 0x400, GDT_ENTRIES = 0x100
 };
 
-#define SNIPPETS 0x200000u      /* where snippets are linked; there is a copy at LOW for real code */
+#define SNIPPETS 0x200000u      /* where snippets are linked; their copy at LOW is v86 code */
 #define LOW 0x20000u
 #define DATA 0x220000u          /* 256 KiB for the snippets */
 #define DATA_SIZE 0x40000u
-#define STACK 0x8000u           /* ESP of a snippet in its stack segment; flat ones have DATA + this */
+#define STACK 0x8000u           /* ESP of a 16-bit snippet; flat ones have DATA + this */
 #define INNER (DATA + 0x38000u) /* the stack of ring 0 for interrupts and calls from outer rings */
 
 struct tss {
