@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from tests.guests.assembled import needs_assembler
-from tests.guests.small_systems import expected, image_of, names, on_qemu, on_ringlet
+from tests.guests.small_systems import (
+    expected,
+    image_of,
+    names,
+    on_disturbed_ringlet,
+    on_qemu,
+    on_ringlet,
+)
 
 pytestmark = [needs_assembler, pytest.mark.timeout(120)]
 
@@ -33,6 +40,12 @@ def test_system_on_ringlet(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", names())
 def test_system_on_exact_ringlet(name: str, tmp_path: Path) -> None:
     assert on_ringlet(image_of(name, tmp_path), "--exact") == (PASSED, expected(name))
+
+
+@pytest.mark.parametrize("mode", ["step", "kick"])
+@pytest.mark.parametrize("name", names())
+def test_system_on_disturbed_ringlet(name: str, mode: str, tmp_path: Path) -> None:
+    assert on_disturbed_ringlet(image_of(name, tmp_path), mode) == (PASSED, expected(name))
 
 
 def test_a_boot_sector_is_one_sector(tmp_path: Path) -> None:

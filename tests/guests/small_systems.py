@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conformance.engines import QEMU
+from tests.conformance.engines import DISTURBED, QEMU
 from tests.guests.assembled import flat, linked
 
 FOLDER = Path(__file__).with_name("systems")
 START = 0x7C00
+PLACE = "16@0:7c00"
 TIMEOUT = 60.0  # seconds
 TIMED_OUT = -1
 SECTOR = "boot_sector"
@@ -90,8 +91,13 @@ def expected(name: str) -> list[str]:
 
 def on_ringlet(image: Path, *options: str) -> tuple[int, list[str]]:
     """Run an image under Ringlet; return its status and lines."""
-    command = [sys.executable, "-m", "ringlet", "run", "--bare", "--flat", "16@0:7c00"]
+    command = [sys.executable, "-m", "ringlet", "run", "--bare", "--flat", PLACE]
     return _run([*command, "--memory", "16M", *options, str(image)])
+
+
+def on_disturbed_ringlet(image: Path, mode: str) -> tuple[int, list[str]]:
+    """Run an image under Ringlet with a disturbance that `disturbed.py` names."""
+    return _run([sys.executable, str(DISTURBED), mode, str(image), PLACE])
 
 
 def on_qemu(name: str, image: Path, directory: Path) -> tuple[int, list[str]]:

@@ -125,11 +125,12 @@ denied: in $0x21, %al
         mov $'A', %al
         jmp slice
 task_b: mov $'B', %al
-slice:  mov current, %ecx               # once for each of the timer's turns
-        cmp done, %ecx
+slice:  mov done, %ecx                  # once for each of the timer's turns
+        cmp current, %ecx
         je slice
         call put32
         mov %eax, 0x400000
+        mov current, %ecx
         mov %ecx, done
         jmp slice
 
