@@ -26,6 +26,7 @@ _LIMITS = (
 )  # fmt: skip
 _VME = ("has no CR4.VME", ("VME",))
 QEMU_DIFFERS = {"ldt16": _LIMITS, "monitor86": _VME}
+QEMU_ENDS = {"real16": "goes on beyond FFFFh"}
 
 
 def without(lines: list[str], beginnings: tuple[str, ...]) -> list[str]:
@@ -55,7 +56,7 @@ def test_a_boot_sector_is_one_sector(tmp_path: Path) -> None:
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", sorted(set(names()) - QEMU_ENDS.keys()))
 def test_system_on_qemu(name: str, tmp_path: Path) -> None:
     _, other = QEMU_DIFFERS.get(name, ("", ()))
     status, lines = on_qemu(name, image_of(name, tmp_path), tmp_path)
