@@ -52,6 +52,7 @@ NARROW_FAULTS: dict[str, str] = {
     "vme.*": _VME,
     "redirect.*": _VME,
     "pvi*": _VME,
+    "both.*": _VME,
     "4m.reserved": _RSVD,
     "pae.nx-reserved": _RSVD,
     "pae.reserved": _RSVD,

@@ -77,11 +77,11 @@ static void with_vme(void)
     for (u32 vif = 0; vif < 2; vif++) {
         u32 flags = vif ? F_VIF : 0;
         in_v86(0, cli);
-        in.eflags |= flags | F_VIP;
+        in.eflags |= flags ? flags : F_VIP;
         in.redirection[V_END / 8] = 1 << V_END % 8;
         run();
         check(name("vme.cli.vif%u", vif), in.eip, cli.mark - SNIPPETS + 1);
-        check(name("vme.cli.vif%u.flags", vif), in.eflags & (F_VIF | F_VIP), F_VIP);
+        check(name("vme.cli.vif%u.flags", vif), in.eflags & (F_VIF | F_VIP), vif ? 0 : F_VIP);
         in_v86(0, pushf);
         in.eflags |= flags | F_CF | F_NT;
         in.redirection[V_END / 8] = 1 << V_END % 8;
@@ -91,7 +91,7 @@ static void with_vme(void)
     }
     static const struct { const char *name; u32 flags, image, after; int faults; } pops[] = {
         { "if", 0, 0x3202, F_VIF, 0 }, { "no-if", F_VIF, 0x0002, 0, 0 },
-        { "if-vip", F_VIP, 0x0202, F_VIP, 1 }, { "no-if-vip", F_VIP | F_VIF, 2, F_VIP, 0 },
+        { "if-vip", F_VIP, 0x0202, F_VIP, 1 }, { "no-if-vip", F_VIP, 2, F_VIP, 0 },
         { "tf", 0, 0x102, 0, 1 },
     };
     for (u32 i = 0; i < COUNT(pops); i++)
@@ -207,10 +207,55 @@ static void pvi(void)
     set_cr4(0);
 }
 
+/* VIF and VIP together raise #GP before an instruction of ring 3, but only with VME or PVI, and IOPL
+   below 3 (SDM 3A 20.3.2). */
+static void both(void)
+{
+    struct code narrow = CODE16(MARK "nop"), wide = CODE32(MARK "nop");
+    struct code iret = CODE32("iret");
+    for (u32 vme = 0; vme < 2; vme++)
+        for (u32 iopl = 0; iopl < 4; iopl += 3) {
+            set_cr4(vme ? CR4_VME : 0);
+            in_v86(iopl, narrow);
+            in.eflags |= F_VIF | F_VIP;
+            in.redirection[V_END / 8] = 1 << V_END % 8;
+            run();
+            const char *what = name("both.vme%u.iopl%u", vme, iopl);
+            if (vme && !iopl)
+                check_fault(what, V_GP, 0);
+            else
+                check(what, in.eip, narrow.mark - SNIPPETS + (iopl ? 3 : 1));
+            check(name("%s.flags", what), in.eflags & (F_VIF | F_VIP), F_VIF | F_VIP);
+            for (int cpl = 0; cpl <= 3; cpl += 3) {
+                set_cr4(vme ? CR4_PVI : 0);
+                in_flat(cpl, wide);
+                in.eflags |= F_VIF | F_VIP | iopl << 12;
+                run();
+                what = name("both.pvi%u.iopl%u.cpl%u", vme, iopl, cpl);
+                if (vme && !iopl && cpl)
+                    check_fault(what, V_GP, 0);
+                else
+                    check_end(what);
+            }
+        }
+    set_cr4(CR4_PVI);
+    in_flat(0, iret);                       /* IRET to ring 3 */
+    DATA32(DATA + STACK) = wide.mark;
+    DATA32(DATA + STACK + 4) = UCODE;
+    DATA32(DATA + STACK + 8) = F_VIF | F_VIP | 2;
+    DATA32(DATA + STACK + 12) = DATA + 0x6000;
+    DATA32(DATA + STACK + 16) = UDATA;
+    run();
+    check("both.iret", vector << 16 | error, V_GP << 16);
+    check("both.iret.eip", in.eip, wide.mark);
+    set_cr4(0);
+}
+
 void guest_main(void)
 {
     without_vme();
     with_vme();
     redirection();
     pvi();
+    both();
 }

@@ -27,6 +27,7 @@ from ringlet.vcpu.loop.fragments cimport (
     LEAVE_LOOP, RAISED, limit_varies, make_fragment, offer_to_learn, passes_limit, remake_fragment,
     site_found)
 from ringlet.vcpu.system.dispatch cimport emulate
+from ringlet.vcpu.system.flags cimport virtual_interrupt_due
 from ringlet.vcpu.system.pending cimport PENDING_OP
 
 cdef enum:
@@ -212,6 +213,9 @@ cdef int choose(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
         # The last fragment's branch does not lead to the interrupt handler.
         forget_way(t)
     t.key = c.key
+    if virtual_interrupt_due(c):
+        raise_err(c, VEC_GP, 0)
+        return raise_and_go_on(c, t)
     if c.debugger != NULL:
         r = debug_before(c)
         if r == DEBUG_STOP:
@@ -266,7 +270,7 @@ cdef int operate(CpuState* c, Cache* k, Turn* t) noexcept nogil:
             enter_code(c, op.resume)
             continue
         if r == EMU_FLOW and not t.stepping and c.blocks == NULL and settled(c, k) \
-                and is_canonical(c.arch.rip) and not c.key & (KEY_CS64K | KEY_CS_ODD):
+                and not virtual_interrupt_due(c) and is_canonical(c.arch.rip) and not c.key & (KEY_CS64K | KEY_CS_ODD):
             host = jumps_thunk(c, k)
             if host != 0:
                 t.key = c.key
