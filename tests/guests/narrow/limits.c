@@ -59,6 +59,28 @@ static void branches(void)
     }
 }
 
+/* Code that is written before each run, with a limit that changes, too: its page becomes hot. */
+static void rewritten(void)
+{
+    struct code code = CODE32("mov $0, %eax\n.rept 30\ninc %eax\n.endr\n.fill 10, 1, 0x90");
+    u32 wrong = 0;
+    for (u32 i = 0; i < 300; i++) {
+        u32 limit = i % 7 == 0 ? 100 : i * 11 % 40;     /* 0 to 3: not even the MOV is within */
+        u32 incs = limit < 4 ? 0 : limit - 4 < 30 ? limit - 4 : 30;
+        DATA32(code.start + 1) = i * 0x01010101;
+        set_segment(CODE, code.start, limit, XR | BIG | RING3);
+        in_flat(3, code);
+        in.cs = CODE | 3;
+        in.eip = 0;
+        in.eax = 0x5A;
+        run();
+        wrong += in.eax != (limit < 4 ? 0x5A : i * 0x01010101 + incs);
+        wrong += (vector << 16 | error) != (limit >= 46 ? V_END << 16 : V_GP << 16);
+        wrong += in.eip != (limit >= 46 ? 47 : limit < 4 ? 0 : limit + 1);
+    }
+    check("rewritten.wrong", wrong, 0);
+}
+
 /* The end of 64 KiB, where the line begins at FFF0h. */
 static void end_of_64k(void)
 {
@@ -103,5 +125,6 @@ void guest_main(void)
     lines();
     crossings();
     branches();
+    rewritten();
     end_of_64k();
 }
