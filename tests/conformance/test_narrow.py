@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.engines import run_disturbed, run_qemu, run_ringlet
+from tests.conformance.engines import run_disturbed, run_on_pc, run_qemu, run_ringlet
 from tests.conformance.narrow_faults import ENDED, known_narrow_fault
 from tests.conformance.test_guests import assert_all_checks_hold, no_known_fault
 from tests.guests.build_guest import Guest
@@ -58,6 +58,27 @@ def test_narrow_program_an_instruction_at_a_time(name: str, narrow_for: NarrowFo
 @pytest.mark.parametrize("name", narrow_names())
 def test_narrow_program_that_is_often_stopped(name: str, narrow_for: NarrowFor) -> None:
     assert_all_checks_hold(run_disturbed(narrow_for(name), "kick"), no_known_fault)
+
+
+DEBUGGED = (
+    ("debug", "hello"), ("debug", "stepping"), ("debug", "tasks"), ("watch", "stepping"),
+    ("watch", "virtual8086"), ("break", "interrupts"), ("break", "transfers"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "name"), DEBUGGED)
+def test_narrow_program_that_is_debugged(mode: str, name: str, narrow_for: NarrowFor) -> None:
+    assert_all_checks_hold(run_disturbed(narrow_for(name), mode), no_known_fault)
+
+
+@pytest.mark.parametrize("name", ["addressing", "limits", "paging"])
+def test_narrow_program_on_exact_ringlet(name: str, narrow_for: NarrowFor) -> None:
+    assert_all_checks_hold(run_ringlet(narrow_for(name), "--exact"), no_known_fault)
+
+
+@pytest.mark.parametrize("name", ["hello", "tasks"])
+def test_narrow_program_as_a_multiboot_kernel(name: str, narrow_for: NarrowFor) -> None:
+    assert_all_checks_hold(run_on_pc(narrow_for(name)), no_known_fault)
 
 
 @pytest.mark.reference
