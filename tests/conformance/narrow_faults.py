@@ -60,6 +60,7 @@ NARROW_FAULTS: dict[str, str] = {
     "task.after.ss-absent": _SS_NP,
     "task.after.*.eip": "a fault of a new task's register leaves EIP of the old task",
     "task.v86": "#UD for F1, which raises #DB",
+    "wrap.ss??": _LIMIT,
     "icebp": "#UD for F1, which raises #DB",
 }
 

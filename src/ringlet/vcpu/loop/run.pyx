@@ -270,7 +270,8 @@ cdef int operate(CpuState* c, Cache* k, Turn* t) noexcept nogil:
             enter_code(c, op.resume)
             continue
         if r == EMU_FLOW and not t.stepping and c.blocks == NULL and settled(c, k) \
-                and not virtual_interrupt_due(c) and is_canonical(c.arch.rip) and not c.key & (KEY_CS64K | KEY_CS_ODD):
+                and is_canonical(c.arch.rip) and not virtual_interrupt_due(c) \
+                and not c.key & (KEY_CS64K | KEY_CS_ODD):
             host = jumps_thunk(c, k)
             if host != 0:
                 t.key = c.key
