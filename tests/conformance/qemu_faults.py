@@ -106,7 +106,7 @@ QEMU_FAULTS: dict[str, str] = {
     "stack.xchg-rmw.cpl?": _RMW,
     "fetch.non-canonical-*": _LATE,
     "address.fs-null": _LIMITS,
-    "limit.*": _LIMITS,
+    "compat-limit.*": _LIMITS,
     "old.syscall": "takes SYSCALL in compatibility mode (SDM 2B: #UD)",
     "far.iret-vm": "IRETD enters virtual-8086 mode in IA-32e mode",
     "non-canonical-stack.*": "#GP for every non-canonical address; by RSP and RBP it is #SS",

@@ -86,31 +86,31 @@ static void limits(void)
     for (u32 i = 0; i < sizeof rows / sizeof *rows; i++) {
         run_32(3, data, rows[i].selector, rows[i].offset);
         if (rows[i].fault)
-            check_fault(with("limit", rows[i].name), data, V_GP, 0);
+            check_fault(with("compat-limit", rows[i].name), data, V_GP, 0);
         else
-            check_end(with("limit", rows[i].name), data);
+            check_end(with("compat-limit", rows[i].name), data);
     }
     void *stack = CODE32("mov %eax, %ss\nmov %ecx, %esp\n" MARK "push %eax");
     run_32(3, stack, SMALL | 3, 0x100);
-    check_end("limit.stack", stack);
-    CHECK("limit.stack.rsp", trap.c.r[RSP], 0xFC);
+    check_end("compat-limit.stack", stack);
+    CHECK("compat-limit.stack.rsp", trap.c.r[RSP], 0xFC);
     run_32(3, stack, SMALL | 3, 0x102);
-    check_fault("limit.stack.beyond", stack, V_SS, 0);
+    check_fault("compat-limit.stack.beyond", stack, V_SS, 0);
     void *ss = CODE32(MARK "mov %eax, %ss");
     run_32(3, ss, 0, 0);
-    check_fault("limit.null-ss", ss, V_GP, 0);
+    check_fault("compat-limit.null-ss", ss, V_GP, 0);
     run_32(0, ss, 0, 0);                /* only 64-bit code may have a null SS */
-    check_fault("limit.null-ss.cpl0", ss, V_GP, 0);
+    check_fault("compat-limit.null-ss.cpl0", ss, V_GP, 0);
     void *write = CODE32(MARK "movb %al, %cs:(%ecx)");
     run_32(3, write, 0, AREA);
-    check_fault("limit.write-code", write, V_GP, 0);
+    check_fault("compat-limit.write-code", write, V_GP, 0);
     void *jump = CODE32(MARK "jmp *%eax");
     set_segment(SHORT, 0, 0xFFF, 0x40FB | 0x8000);
     struct cpu c = in_compatibility(3, jump);
     c.r[RAX] = 0x1000000;               /* the limit is FFFFFFh */
     c.cs = SHORT | 3;
     run(&c);
-    check_fault("limit.jump", jump, V_GP, 0);
+    check_fault("compat-limit.jump", jump, V_GP, 0);
 }
 
 static void instructions(void)
