@@ -155,13 +155,22 @@ static void breakpoints(void)
     struct code stack[] = { CODE16("pushw %ax" MARK "\nnop"), CODE16("pushw $5\npopw %ax\n"
                             "call 1f\n1:" MARK "\nnop"), CODE16("stosb" MARK "\nnop"),
                             CODE16("lodsw" MARK "\nnop"), CODE16("movb %al, %es:0x8000(%bp, %si)"
-                            MARK "\nnop"), CODE16("xlat" MARK "\nnop") };
+                            MARK "\nnop"), CODE16("xlat" MARK "\nnop"),
+                            CODE16("pushaw" MARK "\nnop"), CODE16("lesw (%si), %di" MARK "\nnop"),
+                            CODE16("enterw $4, $0" MARK "\nnop"), CODE16("popaw" MARK "\nnop"),
+                            CODE16("bound %di, (%si)" MARK "\nnop"),
+                            CODE16("lcallw *(%si)\n.org .+8\n1:" MARK "\nnop"),
+                            CODE16("btsw %dx, (%si)" MARK "\nnop") };
     static const struct { const char *name; u32 at, kind; } others[] = {
         { "push", STACK - 2, 0x50000 }, { "call", STACK - 2, 0x50000 }, { "stos", 0xFFFF, 0x10000 },
         { "lods", 0xFFF0, 0x70000 }, { "bp-si", 0x10, 0x10000 }, { "xlat", 0xFF34, 0x30000 },
+        { "pusha", STACK - 10, 0x50000 }, { "les", 0xFFF2, 0x70000 },
+        { "enter", STACK - 2, 0x50000 },
+        { "popa", STACK + 4, 0x70000 }, { "bound", 0xFFF2, 0x70000 },
+        { "lcall", STACK - 2, 0x50000 },
+        { "bts", 0xFFF2, 0x50000 },
     };
     for (u32 i = 0; i < COUNT(others); i++) {
-        set_dr(DATA + others[i].at, others[i].kind | 2);
         in_16(3, stack[i]);
         in.edi = 0xABFFFF;
         in.esi = 0xABFFF0;
@@ -169,13 +178,25 @@ static void breakpoints(void)
         in.ebx = 0xEFFF34;
         in.eax = 0x100;
         in.esp = 0x20000 + STACK;
+        in.edx = 0x11;                  /* BTS: the second word */
+        DATA16(DATA + 0xFFF0) = i == 10 ? 0x8000 : i == 12 ? 0 : stack[i].mark - SNIPPETS;
+        DATA16(DATA + 0xFFF2) = i == 10 ? 0x7FFF : UCODE16;
+        set_dr(DATA + others[i].at, others[i].kind | 2);
         run();
+        set_dr(0, 0);                   /* not for this program's own accesses */
         if (i == 1)
             check("watch.call", vector, V_DB);
         else
             check_fault(name("watch.%s", others[i].name), V_DB, 0);
         check(name("watch.%s.dr6", others[i].name), dr6(), 1);
     }
+    struct code none = CODE16("rep stosb");     /* CX is 0 */
+    set_dr(DATA + 0x10, 0x10002);
+    in_16(3, none);
+    in.edi = 0x10;
+    in.ecx = 0x10000;
+    run();
+    check_end("watch.no-repetition");
     set_dr(0, 0);
     struct code plain = CODE32(MARK "nop");
     in_flat(3, plain);                  /* the debug trap of the TSS itself (SDM 3A 7.2.1) */
