@@ -61,6 +61,18 @@ NARROW_FAULTS: dict[str, str] = {
     "task.after.*.eip": "a fault of a new task's register leaves EIP of the old task",
     "task.v86": "#UD for F1, which raises #DB",
     "wrap.ss??": _LIMIT,
+    "movs?.*": _LIMIT,
+    "stos?.*": _LIMIT,
+    "lods?.*": _LIMIT,
+    "cmps?.*": _LIMIT,
+    "scas?.*": _LIMIT,
+    "prefix.ss": _LIMIT,
+    "ins": _LIMIT,
+    "ins.*": _LIMIT,
+    "outs": _LIMIT,
+    "outs.*": _LIMIT,
+    "read-only": _TYPE,
+    "read-only.ecx": _TYPE,
     "icebp": "#UD for F1, which raises #DB",
 }
 
