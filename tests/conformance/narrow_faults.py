@@ -18,7 +18,7 @@ NARROW_FAULTS: dict[str, str] = {
     "hello.ud.rf.cpl?": _RF,
     "bound.16.limit": _LIMIT,
     "arpl.read-only": _TYPE,
-    "pusha.16.odd-sp*": _LIMIT,
+    "pusha.*.odd-sp*": _LIMIT,
     "[dfs]s.*.beyond": _LIMIT,
     "[dfs]s.*.before": _LIMIT,
     "[df]s.read-only.write*": _TYPE,

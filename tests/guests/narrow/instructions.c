@@ -133,6 +133,10 @@ static void pusha(void)
         /* SP = 1 or an odd SP near it: one of the words wraps around the segment's end. */
         check_fault(name("pusha.16.odd-sp%u", sp), V_SS, 0);
         check(name("pusha.16.odd-sp%u.esp", sp), in.esp, sp);
+        in_v86(3, narrow);
+        in.esp = sp;
+        run();
+        check_fault(name("pusha.v86.odd-sp%u", sp), V_GP, 0);
     }
     for (u32 i = 0; i < 8; i++)
         DATA16(DATA + 0x8000 + 2 * i) = 0x1111 * (i + 1);
