@@ -1,4 +1,6 @@
-"""Runs a guest program exactly, but disturbed: `python disturbed.py MODE PROGRAM`.
+"""Runs a guest program exactly, but disturbed: `python disturbed.py MODE PROGRAM [PLACE]`.
+
+`PLACE` is that of a flat image, as for `ringlet run --flat`.
 
 `step`: every instruction by itself, as under a debugger (a breakpoint is set where nothing is).
 `kick`: another thread stops the processor a few thousand times a second.
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from ringlet.config import MachineConfig
 from ringlet.devices.backends.fd_sink import FdSink
+from ringlet.flat_spec import parse_flat
 from ringlet.machine import bare
 from ringlet.machine.outcome import End
 from ringlet.machine.vm import Vm
@@ -75,12 +78,14 @@ def debug(mode: str, program: str, machine: Vm) -> Debugger:
     return debugger
 
 
-def main(mode: str, program: str) -> int:
+def main(mode: str, program: str, place: str | None = None) -> int:
     """Run the program and return its status."""
     if mode == "wide":
         simulate_wide_host()
     make_cpu = partial(Processor, speculate=False)
-    machine = bare.build(MachineConfig(Path(program), MEMORY), make_cpu, FdSink(1), avx=True)
+    where = parse_flat(place, "PLACE") if place is not None else None
+    config = MachineConfig(Path(program), MEMORY, flat=where)
+    machine = bare.build(config, make_cpu, FdSink(1), avx=True)
     done = threading.Event()
     if mode == "step":
         machine.cpu.set("dr0", NOWHERE)

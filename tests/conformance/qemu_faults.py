@@ -14,6 +14,7 @@ _UNCHECKED = "takes reserved bits in a control register or MSR"
 _FIP = "FXSAVE stores 0 for the x87 pointers"
 _FOP = "FXSAVE and FNSTENV store 0 for the x87 opcode"
 _EXT = "never sets EXT in an error code"
+_LIMITS = "checks no segment limits and types"
 _RMW = "reads first, so W is clear in the error code of an instruction that reads and writes"
 
 QEMU_FAULTS: dict[str, str] = {
@@ -104,6 +105,10 @@ QEMU_FAULTS: dict[str, str] = {
     "crossing.*-rmw.*-supervisor.cpl?": _RMW,
     "stack.xchg-rmw.cpl?": _RMW,
     "fetch.non-canonical-*": _LATE,
+    "address.fs-null": _LIMITS,
+    "compat-limit.*": _LIMITS,
+    "old.syscall": "takes SYSCALL in compatibility mode (SDM 2B: #UD)",
+    "far.iret-vm": "IRETD enters virtual-8086 mode in IA-32e mode",
     "non-canonical-stack.*": "#GP for every non-canonical address; by RSP and RBP it is #SS",
 }
 

@@ -16,7 +16,7 @@ family 6, model FEh, so lists of affected processors, errata and model-specific 
 match it.
 
 Hidden, because the virtual processor does not have them: PCID, INVPCID, SMEP, SMAP, UMIP, PKU,
-LA57, AVX-512, AMX, MPX, CET, TSX, VME, VMX, MONITOR, the performance counters, thermal and power
+LA57, AVX-512, AMX, MPX, CET, TSX, VMX, MONITOR, the performance counters, thermal and power
 management, and AMD's own extensions.
 """
 
@@ -68,6 +68,7 @@ FEATURES: Mapping[str, Bit] = MappingProxyType(
         EDX,
         {0: "fpu", 8: "cx8", 15: "cmov", 19: "clflush", 23: "mmx", 25: "sse", 26: "sse2"},
         {
+            1: "vme",
             2: "de",
             3: "pse",
             4: "tsc",

@@ -2,7 +2,7 @@
 
 The controller has two ports, data (60h) and status or command (64h).  It processes input at once,
 so its input buffer is always empty.  For an absent device, the controller returns FEh with the
-timeout bit at once.  A20 cannot be disabled.
+timeout bit at once.  Bit 1 of its output port is a line to the A20 gate.
 """
 
 from collections.abc import Callable
@@ -44,6 +44,8 @@ WRITE_OUTPUT: Final = 0xD1
 KBD_LOOP: Final = 0xD2
 AUX_LOOP: Final = 0xD3
 AUX_SEND: Final = 0xD4
+A20_DISABLE: Final = 0xDD  # what the chips of AT clones have
+A20_ENABLE: Final = 0xDF
 READ_TEST_INPUTS: Final = 0xE0
 PULSE: Final = 0xF0  # to FFh: pulses low the bits of the output port that are 0 in the command
 
@@ -132,15 +134,18 @@ class I8042:
         aux_irq: Line = unconnected,
         keyboard: Ps2Device | None = None,
         aux: Ps2Device | None = None,
+        a20: Line = unconnected,
     ) -> None:
         self._reset = reset
         self._kbd_irq = kbd_irq
         self._aux_irq = aux_irq
         self._keyboard = keyboard
         self._aux = aux
+        self._a20 = a20
         self._s = I8042State()
         self.data = DataPort(self)
         self.command = CommandPort(self)
+        self._drive_a20()
 
     # --- the ports
 
@@ -188,7 +193,7 @@ class I8042:
             s.ram[0] &= ~CTR_KBD_DISABLE  # talking to the keyboard lets it answer
             self._send(self._keyboard, value, 0)
         elif command == WRITE_OUTPUT:
-            s.out_port = value & (OUT_NOT_RESET | OUT_A20) | OUT_NOT_RESET
+            self._set_a20(bool(value & OUT_A20))
             if not value & OUT_NOT_RESET:
                 self._reset()
         elif command == KBD_LOOP:
@@ -232,6 +237,7 @@ class I8042:
         """Restore `state` and drive the lines accordingly."""
         self._s = replace(state, ram=list(state.ram))
         self._drive()
+        self._drive_a20()
 
     # --- inside
 
@@ -257,9 +263,18 @@ class I8042:
                 self._answer(INPUT_UNLOCKED)
             case 0xD0:  # READ_OUTPUT
                 self._answer(self._output_port())
+            case 0xDD | 0xDF:  # A20_DISABLE, A20_ENABLE
+                self._set_a20(value == A20_ENABLE)
             case 0xE0:  # READ_TEST_INPUTS: both clocks are low while an interface is disabled
                 ctr = s.ram[0]
                 self._answer((not ctr & CTR_KBD_DISABLE) | (not ctr & CTR_AUX_DISABLE) << 1)
+
+    def _set_a20(self, enabled: bool) -> None:
+        self._s.out_port = OUT_NOT_RESET | (OUT_A20 if enabled else 0)
+        self._drive_a20()
+
+    def _drive_a20(self) -> None:
+        self._a20(bool(self._s.out_port & OUT_A20))
 
     def _output_port(self) -> int:
         s = self._s

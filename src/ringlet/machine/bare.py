@@ -20,8 +20,8 @@ is FFFEh, the other general registers are 0, interrupts are off, and the interru
 at 0, with zeros.  x87 and SSE are as after a reset.
 
 There are a 16550 at 3F8h whose output goes to the sink, an 8259 pair at 20h and A0h, an 8254 at 40h
-with counter 0 on input 0, system control port B at 61h, a debug exit port at F4h, and an I/O APIC
-at FEC0_0000h.
+with counter 0 on input 0, system control ports A and B at 92h and 61h, a debug exit port at F4h,
+and an I/O APIC at FEC0_0000h.
 """
 
 import time
@@ -31,6 +31,7 @@ from ringlet.devices.debug_exit import DebugExit
 from ringlet.devices.i8254 import I8254
 from ringlet.devices.i8259 import I8259Pair
 from ringlet.devices.ioapic import IoApic
+from ringlet.devices.port_a import PortA
 from ringlet.devices.port_b import PortB
 from ringlet.devices.uart16550 import Sink, Uart16550
 from ringlet.devices.wiring import Clock
@@ -110,6 +111,8 @@ def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Vm:
     bus.map(at.PORT_ELCR + 1, 1, pics.slave_elcr)
     bus.map(at.PORT_PIT, 4, pit)
     bus.map(at.PORT_B, 1, port_b)
+    port_a = PortA(lambda enabled: cpu.mask_a20(not enabled), enabled=True)
+    bus.map(at.PORT_A, 1, port_a)
     bus.map(at.PORT_COM1, 8, uart)
     bus.map(at.PORT_DEBUG_EXIT, 4, debug_exit, width=4)
     return machine

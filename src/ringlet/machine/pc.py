@@ -25,6 +25,7 @@ from ringlet.devices.pci_host import PciHost
 from ringlet.devices.piix3 import PIRQS, Piix3
 from ringlet.devices.piix4_pm import PORTS as PM_PORTS
 from ringlet.devices.piix4_pm import Piix4Pm
+from ringlet.devices.port_a import PortA
 from ringlet.devices.port_b import PortB
 from ringlet.devices.reset import ResetControl
 from ringlet.devices.rtc import Rtc
@@ -160,7 +161,10 @@ def assemble(
     machine.attach_timer(timers, at.IRQ_TIMER)
     machine.attach_output(spool.flush)
 
-    keyboard = I8042(reset, interrupts.line(at.IRQ_KEYBOARD), interrupts.line(at.IRQ_MOUSE))
+    a20 = SharedLine(lambda enabled: cpu.mask_a20(not enabled))
+    keyboard = I8042(reset, interrupts.line(at.IRQ_KEYBOARD), interrupts.line(at.IRQ_MOUSE),
+                     a20=a20.tap())  # fmt: skip
+    ports.map(at.PORT_A, 1, PortA(a20.tap(), reset))
     ports.map(at.PORT_PIC_MASTER, 2, pics.master)
     ports.map(at.PORT_PIC_SLAVE, 2, pics.slave)
     ports.map(at.PORT_ELCR, 1, pics.master_elcr)

@@ -77,6 +77,10 @@ cdef enum:
     FORM_PDPTE = 3     # PAE: the four PDPTE registers
     FORM_ROOT32 = 4    # 32-bit paging: no level 3, four pretended entries
     FORM_FLAT = 5      # paging off: four pretended 1-GiB identity entries
+    # paging off and A20 masked: pretended tables of 4-KiB entries, none with bit 20 in its frame
+    FORM_MASKED3 = 6
+    FORM_MASKED2 = 7
+    FORM_MASKED1 = 8
 
 cdef struct Walk:
     u64 linear
@@ -171,6 +175,7 @@ cdef struct Mmu:
     u32 phys_bits
     u32 wp
     u32 pge
+    u32 a20_masked     # A20M#: bit 20 of physical addresses is 0 while paging is off
     # --- hooks
     unmapped_hook unmapped
     dropped_hook dropped
@@ -241,6 +246,7 @@ cdef extern from *:
     { __atomic_fetch_or((unsigned*)p, v, __ATOMIC_RELAXED); }
     """
     const u64 FRAME_XD "RINGLET_FRAME_XD"
+    const u64 A20 "(1ULL << 20)"
     void atomic_or64 "ringlet_or64"(void* p, u64 v) noexcept nogil
     void atomic_or32 "ringlet_or32"(void* p, u32 v) noexcept nogil
 
@@ -268,8 +274,14 @@ cdef inline u64 load_entry(Mmu* m, u32 form, u64 table, u32 index) noexcept nogi
         # PSE-36: bits 20..13 are bits 39..32 of the frame, bit 21 is reserved.
         entry = raw & <u64>0xFFC00FFF | (raw >> 13 & 0xFF) << 32 | <u64>(index & 1) << 21
         return entry | (raw >> 21 & 1) << 20
+    if form == FORM_MASKED2:
+        return table | <u64>index << 21 | PTE_P | PTE_W | PTE_U | PTE_A
+    if form == FORM_MASKED1:
+        return (table | index << 12) & ~A20 | PTE_P | PTE_W | PTE_U | PTE_A | PTE_D
     if index > 3:
         return 0
+    if form == FORM_MASKED3:
+        return <u64>index << 30 | PTE_P | PTE_W | PTE_U | PTE_A
     if form == FORM_PDPTE:
         entry = m.pdpte[index]
         return entry & m.frame_mask | PTE_P | PTE_W | PTE_U | PTE_A if entry & PTE_P else 0
@@ -287,6 +299,9 @@ cdef inline void below(Mmu* m, u32 form, u64 entry, u32 index, u32* form_out,
     elif form == FORM_PD32:
         form_out[0] = FORM_PT32
         table_out[0] = frame + (index & 1) * 2048
+    elif form >= FORM_MASKED3:
+        form_out[0] = form + 1
+        table_out[0] = frame
     else:
         form_out[0] = FORM_64
         table_out[0] = frame

@@ -90,6 +90,8 @@ cdef int mmu_copies(CpuState* c) noexcept nogil
 # --- events of the guest
 cdef void mmu_load_cr3(CpuState* c) noexcept nogil       # c.arch.cr3 was written: compare, switch slots
 cdef void mmu_flush_all(CpuState* c) noexcept nogil      # CR0.PG/WP, CR4.PGE/PAE, EFER.NXE changed
+# The A20M# pin, which Intel defines for real mode; here it counts wherever paging is off.
+cdef void mmu_mask_a20(CpuState* c, bint masked) noexcept nogil
 cdef void mmu_invlpg(CpuState* c, u64 linear) noexcept nogil
 cdef inline u32 mmu_space(CpuState* c, u64 linear) noexcept nogil:
     """The identity of the address space, for the half of it that `linear` is in."""

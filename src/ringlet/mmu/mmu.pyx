@@ -160,6 +160,13 @@ cdef void mmu_flush_all(CpuState* c) noexcept nogil:
     spaces.flush_all(c, mmu_of(c))
 
 
+cdef void mmu_mask_a20(CpuState* c, bint masked) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    if m.a20_masked != masked:
+        m.a20_masked = masked
+        spaces.flush_all(c, m)
+
+
 cdef void mmu_invlpg(CpuState* c, u64 linear) noexcept nogil:
     spaces.invlpg(c, mmu_of(c), linear)
 

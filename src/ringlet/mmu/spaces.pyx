@@ -10,9 +10,9 @@ The upper half belongs to a *group*: all address spaces whose PML4 entries 256..
 from ringlet.core.control_bits cimport CR4_PSE
 from ringlet.core.state cimport CpuState, u32, u64, SLOT_COUNT, SLOT_LOW, SLOT_SHIFT, is_canonical
 from ringlet.mmu.layout cimport (
-    ALL_REGIONS, FRAME_XD, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A,
-    PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, in_upper_half, leaf_rights,
-    leaf_size, load_entry, slot_region, tlb_flush)
+    A20, ALL_REGIONS, FRAME_XD, FORM_64, GROUPS, Mmu, Node, PAGING_LONG, PAGING_OFF, PAGING_PAE,
+    PTE_A, PTE_P, PTE_PS, PTE_U, PTE_W, Region, SPACES, Walk, entry_index, in_upper_half,
+    leaf_rights, leaf_size, load_entry, slot_region, tlb_flush)
 from ringlet.mmu.mappings cimport settle, window_protect, window_unmap
 from ringlet.mmu.pages cimport PAGE_SHIFT, bit_clear, bit_test, lowest_bit
 from ringlet.mmu.ram cimport is_ram, ram_at
@@ -174,7 +174,7 @@ cdef u64 space_key(CpuState* c, Mmu* m) noexcept nogil:
     """Return what identifies an address space: its root and the paging mode.  It is never 0."""
     cdef u64 root = c.arch.cr3 & m.frame_mask
     if m.mode == PAGING_OFF:
-        root = 0
+        root = A20 if m.a20_masked else 0
     elif m.mode == PAGING_PAE:
         # The root is aligned to 32 bytes here, so its low bits do not overlap the mode's.
         root = c.arch.cr3 & <u64>0xFFFFFFE0

@@ -11,9 +11,9 @@ from ringlet.core.state cimport (
     CpuState, CpuidEntry, u32, u64, ACC_FETCH, ACC_USER, ACC_WRITE, MEM_FAULT, MEM_OK, PF_P,
     PF_RSVD, VEC_GP, VEC_PF, is_canonical, raise_err)
 from ringlet.mmu.layout cimport (
-    FORM_64, FORM_FLAT, FORM_PD32, FORM_PDPTE, FORM_PT32, FORM_ROOT32, Mmu, PAGING_32, PAGING_LONG,
-    PAGING_OFF, PAGING_PAE, PTE_A, PTE_D, PTE_P, PTE_PS, PTE_U, PTE_W, Walk, atomic_or32,
-    atomic_or64, below, entry_index, leaf_size, load_entry)
+    FORM_64, FORM_FLAT, FORM_MASKED3, FORM_PD32, FORM_PDPTE, FORM_PT32, FORM_ROOT32, Mmu, PAGING_32,
+    PAGING_LONG, PAGING_OFF, PAGING_PAE, PTE_A, PTE_D, PTE_P, PTE_PS, PTE_U, PTE_W, Walk,
+    atomic_or32, atomic_or64, below, entry_index, leaf_size, load_entry)
 from ringlet.mmu.ram cimport about_to_write, is_ram, ram_at
 
 cdef u32 physical_bits(CpuState* c) noexcept nogil:
@@ -93,7 +93,7 @@ cdef bint walk(CpuState* c, Mmu* m, u64 linear, Walk* w) noexcept nogil:
         form = FORM_ROOT32
         table &= <u64>0xFFFFFFFF
     else:
-        form = FORM_FLAT
+        form = FORM_MASKED3 if m.a20_masked else FORM_FLAT
     w.top = level
     while True:
         index = entry_index(linear, level)

@@ -18,7 +18,8 @@ from ringlet.cache.codecache cimport (
 from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.direct.placement cimport placement_leave
 from ringlet.direct.process cimport DirectProcess
-from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_copies, mmu_direct_notify, mmu_flush_all
+from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_copies, mmu_direct_notify, \
+    mmu_flush_all, mmu_mask_a20
 from ringlet.vcpu.direct.target cimport (
     DirectState, SPACES_MAX, space_add, space_clean, space_left, space_living, space_place,
     space_copy_fits, space_replace, space_seam_clean)
@@ -412,6 +413,13 @@ cdef class Processor(ProcessorState):
     def set_interrupt(self, bint pending) -> None:
         """Set the interrupt line of the machine's controller; any thread may call this."""
         apic_line(self.c, pending)
+
+    def mask_a20(self, bint masked) -> None:
+        """Set the A20M# pin: masked, bit 20 of physical addresses is 0 while paging is off.
+
+        Only the machine's thread may call this, while the processor does not run.
+        """
+        mmu_mask_a20(self.c, masked)
 
     def message(self, u64 address, u32 data) -> None:
         """Send an interrupt message to the local APIC, as a device writes it (SDM 3A 10.11).

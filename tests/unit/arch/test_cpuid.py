@@ -70,7 +70,6 @@ def test_machine_can_withhold_a_feature() -> None:
         (1, cpuid.ECX, 5),  # VMX
         (1, cpuid.ECX, 15),  # PDCM
         (1, cpuid.ECX, 17),  # PCID
-        (1, cpuid.EDX, 1),  # VME
         (1, cpuid.EDX, 21),  # DS
         (1, cpuid.EDX, 22),  # ACPI
         (7, cpuid.EBX, 4),  # HLE

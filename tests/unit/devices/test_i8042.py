@@ -20,8 +20,14 @@ class Board:
         self.resets = 0
         self.levels = {1: False, 12: False}
         self.rises = {1: 0, 12: 0}
+        self.a20: list[bool] = []
         self.chip = I8042(
-            self._reset, lambda on: self._irq(1, on), lambda on: self._irq(12, on), keyboard, aux
+            self._reset,
+            lambda on: self._irq(1, on),
+            lambda on: self._irq(12, on),
+            keyboard,
+            aux,
+            self.a20.append,
         )
 
     def _reset(self) -> None:
@@ -174,6 +180,17 @@ def test_output_port_resets_when_bit_0_is_cleared(board: Board) -> None:
 
 def test_output_port_reads_a20_and_reset(board: Board) -> None:
     assert board.ask(chip.READ_OUTPUT)[0] & 3 == 3
+
+
+def test_a20_is_driven_from_the_start_and_as_written(board: Board) -> None:
+    board.command(chip.WRITE_OUTPUT, 0x01)
+    board.command(chip.WRITE_OUTPUT, 0x03)
+    board.command(chip.A20_DISABLE)
+    state = board.chip.save()
+    board.command(chip.A20_ENABLE)
+    board.chip.restore(state)
+
+    assert board.a20 == [True, False, True, False, True, False]
 
 
 def test_empty_buffer_reads_its_last_byte_again(board: Board) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.devices.debug_exit import DebugExit
+from ringlet.devices.port_a import A20, RESET, PortA
 from ringlet.devices.port_b import PortB
 from ringlet.errors import OutputError
 
@@ -96,3 +97,25 @@ def test_sink_says_when_the_disk_is_full() -> None:
         pytest.raises(OutputError, match="No space"),
     ):
         FdSink(full.fileno())(b"x")
+
+
+def test_port_a_drives_a20_and_resets_when_its_bit_rises() -> None:
+    levels: list[bool] = []
+    resets: list[None] = []
+    port = PortA(levels.append, lambda: resets.append(None), enabled=True)
+
+    for value in (0, RESET, RESET | A20, 0xFF):
+        port.write(0, 1, value)
+
+    assert (levels, len(resets)) == ([True, False, False, True, True], 1)
+    assert port.read(0, 1) == RESET | A20
+
+
+def test_port_a_saves_and_restores() -> None:
+    levels: list[bool] = []
+    state = PortA(levels.append, enabled=True).save()
+    other = PortA(levels.append)
+
+    other.restore(state)
+
+    assert (other.read(0, 1), levels) == (A20, [True, False, True])

@@ -57,6 +57,7 @@ class FakeCpu:
     doorbells: dict[tuple[str, int, int, int | None], int] = field(default_factory=dict)
     waits_in_halt: bool = False
     pending: bool = False
+    a20_masked: bool = False
     due: int | None = None
     current: FakeExit = HLT
     ram: GuestMemory | None = None
@@ -145,6 +146,9 @@ class FakeCpu:
 
     def set_alarm(self, due: int | None) -> None:
         self.due = due
+
+    def mask_a20(self, masked: bool) -> None:
+        self.a20_masked = masked
 
     def set_interrupt(self, pending: bool) -> None:
         self.pending = pending

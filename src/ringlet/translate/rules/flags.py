@@ -12,7 +12,7 @@ RULES = Registry()
 def clear_interrupts() -> Op:
     """Clears the virtual IF; the host's IF stays 1, and the host would raise #GP at ring 3.
 
-    Faults: #GP(0) if CPL > IOPL (CR4.PVI and VME are not offered).
+    Faults: #GP(0) if CPL > IOPL, unless CR4.PVI or VME let it change VIF (vol. 3A 20.3, 20.4).
     Usually inlined: one store.  Otherwise it leaves for the operation and continues after it.
     """
     return Op.OP_CLI

@@ -33,6 +33,13 @@ cdef int step_before(CpuState* c, u32 shadow, Step* s) noexcept nogil:
     return instruction_breakpoint(c)
 
 
+cdef bint exhausted(CpuState* c, Insn* i) noexcept nogil:
+    """Whether the count of a repeated instruction is 0, at its address size."""
+    if i.address == 2:
+        return <u16>c.arch.gpr[RCX] == 0
+    return (<u32>c.arch.gpr[RCX] if i.address == 4 else c.arch.gpr[RCX]) == 0
+
+
 cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil:
     cdef Insn i
     cdef u8 code[16]
@@ -43,7 +50,7 @@ cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil:
     if decode(shapes_of(c, frag.key), code, 16, &i) != DECODE_OK:
         return
     s.repeats = i.shape.kind == SHAPE_STRING and i.prefixes & (PFX_REP | PFX_REPNE)
-    if not (c.arch.dr[7] & DR7_ENABLES or debug_watches(c)) or (s.repeats and c.arch.gpr[RCX] == 0):
+    if not (c.arch.dr[7] & DR7_ENABLES or debug_watches(c)) or (s.repeats and exhausted(c, &i)):
         return
     if i.shape.kind == SHAPE_OP and c.arch.cr4 & CR4_DE:
         s.hits |= port_accesses(c, &i)

@@ -6,12 +6,45 @@ from ringlet.core.ops cimport OP_PUSHF
 from ringlet.core.state cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
+from ringlet.vcpu.system.registers cimport mode64
 
 
-cdef u64 segment_base(CpuState* c, Insn* i) noexcept nogil:
-    if i.seg == SEG_FS or i.seg == SEG_GS:
-        return c.arch.seg[i.seg].base
-    return 0
+cdef u64 linear_at(CpuState* c, Insn* i, u32 segment, u64 offset) noexcept nogil:
+    """Return the linear address of an offset, in the segment of a prefix or else in `segment`."""
+    if i.address == 4:
+        offset = <u32>offset
+    elif i.address == 2:
+        offset = <u16>offset
+    if i.seg != SEG_NONE:
+        segment = i.seg
+    return based(c, segment, offset)
+
+
+cdef u64 based(CpuState* c, u32 segment, u64 offset) noexcept nogil:
+    if not mode64(c):
+        return <u32>(c.arch.seg[segment].base + offset)
+    return offset + c.arch.seg[segment].base if segment >= SEG_FS else offset
+
+
+cdef u64 stack_at(CpuState* c, u64 pointer) noexcept nogil:
+    """Return the linear address of a stack pointer, which has 16 bits in a 16-bit stack segment."""
+    if mode64(c):
+        return pointer
+    return based(c, SEG_SS, pointer if c.arch.seg[SEG_SS].ar & AR_DB else <u16>pointer)
+
+
+cdef u32 operand_bytes(CpuState* c, Insn* i, u32 wide) noexcept nogil:
+    """Return the operand size; `wide`: the one of 64-bit mode without a prefix."""
+    cdef bint other = i.prefixes & PFX_66 != 0
+    if mode64(c):
+        return 2 if other else wide
+    return 2 if other == (c.arch.seg[SEG_CS].ar & AR_DB != 0) else 4
+
+
+cdef bint by_stack_pointer(Insn* i) noexcept nogil:
+    """Whether the base is RSP or RBP, whose segment is SS."""
+    cdef u8 base = insn_base(i)
+    return base == RSP or base == RBP
 
 
 cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
@@ -27,18 +60,17 @@ cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
             a += c.arch.gpr[r]
         r = insn_index(i)
         if r != NO_REG:
-            a += c.arch.gpr[r] << (i.sib >> 6)
+            # The byte behind a 16-bit form's ModRM is not a SIB byte.
+            a += c.arch.gpr[r] << (i.sib >> 6 if i.has_sib else 0)
     if i.shape.kind == SHAPE_BITS:
         offset = <i64>c.arch.gpr[insn_reg(i)]
         if i.rex & 8:
             a += <u64>((offset >> 6) * 8)
-        elif i.prefixes & PFX_66:
+        elif operand_bytes(c, i, 4) == 2:
             a += <u64>((<i64><short>offset >> 4) * 2)
         else:
             a += <u64>((<i64><i32>offset >> 5) * 4)
-    if i.prefixes & PFX_67:
-        a = <u32>a
-    return a + segment_base(c, i)
+    return linear_at(c, i, SEG_SS if by_stack_pointer(i) else SEG_DS, a)
 
 
 cdef inline void add(Access* out, u32* n, u64 linear, u32 size, u32 kind,
@@ -51,46 +83,58 @@ cdef inline void add(Access* out, u32* n, u64 linear, u32 size, u32 kind,
     n[0] += 1
 
 
+cdef u32 string_accesses(CpuState* c, Insn* i, Access* out) noexcept nogil:
+    """List the accesses of MOVS, CMPS, STOS, LODS or SCAS.
+
+    The order decides which fault is reported.  CMPS reads [rDI] before [rSI], except REPE CMPSB on
+    some processors.
+    """
+    cdef u32 n = 0
+    cdef u32 op = i.opcode & 0xFE
+    cdef u32 size = i.shape.mem_size
+    cdef u64 source = linear_at(c, i, SEG_DS, c.arch.gpr[RSI])
+    # A prefix does not change the segment of the target.
+    cdef u64 target = c.arch.gpr[RDI]
+    target = based(c, SEG_ES, <u32>target if i.address == 4 else
+                   <u16>target if i.address == 2 else target)
+    if op == 0xA6 and not (i.opcode == 0xA6 and i.prefixes & PFX_REP
+                           and not c.conduct & CONDUCT_REPE_CMPSB_TARGET_FIRST):
+        add(out, &n, target, size, ACC_READ, False)
+        add(out, &n, source, size, ACC_READ, False)
+        return n
+    if op == 0xA4 or op == 0xA6 or op == 0xAC:
+        add(out, &n, source, size, ACC_READ, False)
+    if op != 0xAC:
+        add(out, &n, target, size, ACC_WRITE if op == 0xA4 or op == 0xAA else ACC_READ, False)
+    return n
+
+
 cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
     cdef u32 n = 0
     cdef u32 kind = i.shape.kind
-    cdef u32 op = i.opcode & 0xFE
     cdef u32 size = i.shape.mem_size
-    cdef u32 word = 2 if i.prefixes & PFX_66 else 8
+    cdef u32 word = operand_bytes(c, i, 8)
     if kind == SHAPE_STRING:
-        # The order decides which fault is reported.  CMPS reads [rDI] before [rSI], except REPE
-        # CMPSB on some processors.
-        if op == 0xA6 and not (i.opcode == 0xA6 and i.prefixes & PFX_REP
-                               and not c.conduct & CONDUCT_REPE_CMPSB_TARGET_FIRST):
-            add(out, &n, c.arch.gpr[RDI], size, ACC_READ, False)
-            add(out, &n, c.arch.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
-            return n
-        if op == 0xA4 or op == 0xA6 or op == 0xAC:
-            add(out, &n, c.arch.gpr[RSI] + segment_base(c, i), size, ACC_READ, False)
-        if op != 0xAC:
-            add(out, &n, c.arch.gpr[RDI], size,
-                ACC_WRITE if op == 0xA4 or op == 0xAA else ACC_READ, False)
-        return n
+        return string_accesses(c, i, out)
     if kind == SHAPE_LEAVE:
-        add(out, &n, c.arch.gpr[RBP], word, ACC_READ, True)
+        add(out, &n, stack_at(c, c.arch.gpr[RBP]), word, ACC_READ, True)
         return n
     if kind == SHAPE_XLAT:
-        add(out, &n, c.arch.gpr[RBX] + (c.arch.gpr[RAX] & 0xFF) + segment_base(c, i), 1, ACC_READ,
-            False)
+        add(out, &n, linear_at(c, i, SEG_DS, c.arch.gpr[RBX] + (c.arch.gpr[RAX] & 0xFF)), 1,
+            ACC_READ, False)
         return n
     if is_moffs(i):
-        add(out, &n, <u64>i.imm + segment_base(c, i), size,
+        add(out, &n, linear_at(c, i, SEG_DS, <u64>i.imm), size,
             ACC_WRITE if i.opcode & 2 else ACC_READ, False)
         return n
     if i.modrm < 0xC0 and i.shape.mem & (MEM_READ | MEM_WRITE) \
             and kind != SHAPE_ADDRESS and not i.shape.mem & MEM_HINT:
         add(out, &n, operand_address(c, i, rip), size,
             ACC_WRITE if i.shape.mem & MEM_WRITE else ACC_READ,
-            i.seg == SEG_NONE and not i.rip_relative and (insn_base(i) == RSP
-                                                          or insn_base(i) == RBP))
+            i.seg == SEG_NONE and not i.rip_relative and by_stack_pointer(i))
     if (i.shape.stack == STACK_PUSH or kind == SHAPE_CALL or kind == SHAPE_CALL_IND
             or kind == SHAPE_PUSH_MEM or (kind == SHAPE_OP and i.shape.op == OP_PUSHF)):
-        add(out, &n, c.arch.gpr[RSP] - word, word, ACC_WRITE, True)
+        add(out, &n, stack_at(c, c.arch.gpr[RSP] - word), word, ACC_WRITE, True)
     elif i.shape.stack == STACK_POP or kind == SHAPE_RET or kind == SHAPE_POP_MEM:
-        add(out, &n, c.arch.gpr[RSP], word, ACC_READ, True)
+        add(out, &n, stack_at(c, c.arch.gpr[RSP]), word, ACC_READ, True)
     return n

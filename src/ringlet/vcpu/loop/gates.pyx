@@ -14,7 +14,7 @@ from ringlet.vcpu.system.descriptors cimport (
     selector_error)
 from ringlet.vcpu.system.inner cimport InnerStack, read_inner_stack
 from ringlet.vcpu.system.memory cimport (
-    push_frame, push_on, push_values, read_bytes)
+    check_room, push_frame, push_on, push_values, read_bytes)
 from ringlet.vcpu.system.registers cimport (
     AR_CONFORMING, SYS_32_BIT, dpl_of, long_mode, real_mode, virtual_8086)
 from ringlet.vcpu.system.tasks cimport (
@@ -148,6 +148,8 @@ cdef int pass_vector(CpuState* c, Event* e) noexcept nogil:
     words[0] = e.rip
     words[1] = c.arch.seg[SEG_CS].selector
     words[2] = e.rflags
+    if check_room(c, &c.arch.seg[SEG_SS], rsp, 3, 2, 0):
+        return EMU_FAULT
     if target > c.arch.seg[SEG_CS].limit:
         return raise_err(c, VEC_GP, 0)
     if push_values(c, &rsp, words, 3, 2):
@@ -201,13 +203,19 @@ cdef u32 interrupted_outside(CpuState* c, Event* e, u64* words) noexcept nogil:
     return n + 6
 
 
-cdef int enter_inner(CpuState* c, Event* e, Descriptor* cs, u32 size) noexcept nogil:
+cdef int enter_inner(CpuState* c, Event* e, Descriptor* cs, u64 target, u32 size) noexcept nogil:
     """Change to the stack of the handler's ring and push the frame there; CS is not loaded yet."""
     cdef u64 words[10]
     cdef InnerStack stack
     cdef u32 count = interrupted_outside(c, e, words)
     cdef u32 cpl = dpl_of(cs.ar)
-    if push_inner(c, cs, &stack, cpl, words, count, size):
+    if read_inner_stack(c, cpl, &stack):
+        return EMU_FAULT
+    if check_room(c, &stack.ss, stack.rsp, count, size, stack.error):
+        return EMU_FAULT
+    if check_target(c, cs.ar, cs.limit, target) or mark_accessed(c, cs):
+        return EMU_FAULT
+    if push_on(c, &stack.ss, &stack.rsp, words, count, size, 0, stack.error):
         return EMU_FAULT
     c.arch.gpr[RSP] = stack.rsp
     c.arch.seg[SEG_SS] = stack.ss
@@ -219,19 +227,16 @@ cdef int enter_inner(CpuState* c, Event* e, Descriptor* cs, u32 size) noexcept n
     return 0
 
 
-cdef int push_inner(CpuState* c, Descriptor* cs, InnerStack* stack, u32 cpl, const u64* words,
-                    u32 count, u32 size) noexcept nogil:
-    if read_inner_stack(c, cpl, stack) or mark_accessed(c, cs):
-        return EMU_FAULT
-    return push_on(c, &stack.ss, &stack.rsp, words, count, size, 0, stack.error)
-
-
-cdef int enter_same(CpuState* c, Event* e, Descriptor* cs, u32 size) noexcept nogil:
+cdef int enter_same(CpuState* c, Event* e, Descriptor* cs, u64 target, u32 size) noexcept nogil:
     """Push the frame on the present stack."""
     cdef u64 words[4]
     cdef u64 rsp = c.arch.gpr[RSP]
     cdef u32 count = interrupted(c, e, words)
-    if mark_accessed(c, cs) or push_values(c, &rsp, words, count, size):
+    if check_room(c, &c.arch.seg[SEG_SS], rsp, count, size, 0):
+        return EMU_FAULT
+    if check_target(c, cs.ar, cs.limit, target) or mark_accessed(c, cs):
+        return EMU_FAULT
+    if push_values(c, &rsp, words, count, size):
         return EMU_FAULT
     c.arch.gpr[RSP] = rsp
     return 0
@@ -267,9 +272,8 @@ cdef int pass_narrow(CpuState* c, Event* e) noexcept nogil:
     cpl = c.arch.cpl if cs.ar & AR_CONFORMING else dpl_of(cs.ar)
     if virtual_8086(c) and cpl:
         return raise_err(c, VEC_GP, selector_error(selector))
-    if check_target(c, cs.ar, cs.limit, target):
-        return EMU_FAULT
-    if (enter_inner(c, e, &cs, size) if cpl != c.arch.cpl else enter_same(c, e, &cs, size)):
+    if (enter_inner(c, e, &cs, target, size) if cpl != c.arch.cpl
+            else enter_same(c, e, &cs, target, size)):
         return EMU_FAULT
     load_cache(&c.arch.seg[SEG_CS], &cs, (selector & 0xFFFC) | cpl)
     enter_handler(c, cpl, target, kind & ~<u32>SYS_32_BIT == SYS_INTERRUPT_GATE16)

@@ -24,8 +24,10 @@ from ringlet.vcpu.loop.entry cimport enter_code
 from ringlet.vcpu.loop.events cimport (
     deliver_exception, event_due, go_on_with_answer, take_events)
 from ringlet.vcpu.loop.fragments cimport (
-    LEAVE_LOOP, RAISED, make_fragment, offer_to_learn, remake_fragment, site_found)
+    LEAVE_LOOP, RAISED, make_fragment, offer_to_learn, remake_fragment,
+    site_found)
 from ringlet.vcpu.system.dispatch cimport emulate
+from ringlet.vcpu.system.flags cimport virtual_interrupt_due
 from ringlet.vcpu.system.pending cimport PENDING_OP
 
 cdef enum:
@@ -190,6 +192,7 @@ cdef int find_or_make(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil
         # A link would lead to the fragment whatever the limit is.
         forget_way(t)
     if t.index != NONE and passes_limit(c, &k.fragments[t.index]):
+        cache_drop(c, k, t.index)
         t.index = NONE
     if t.index == NONE or (t.indirect and k.fragments[t.index].thunk == 0):
         r = make_fragment(c, b, t.key, space, t.indirect, &t.index)
@@ -229,6 +232,9 @@ cdef int choose(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
         # The last fragment's branch does not lead to the interrupt handler.
         forget_way(t)
     t.key = c.key
+    if virtual_interrupt_due(c):
+        raise_err(c, VEC_GP, 0)
+        return raise_and_go_on(c, t)
     if c.debugger != NULL:
         r = debug_before(c)
         if r == DEBUG_STOP:
@@ -283,7 +289,8 @@ cdef int operate(CpuState* c, Cache* k, Turn* t) noexcept nogil:
             enter_code(c, op.resume)
             continue
         if r == EMU_FLOW and not t.stepping and c.blocks == NULL and settled(c, k) \
-                and is_canonical(c.arch.rip) and not c.key & (KEY_CS64K | KEY_CS_ODD):
+                and is_canonical(c.arch.rip) and not virtual_interrupt_due(c) \
+                and not c.key & (KEY_CS64K | KEY_CS_ODD):
             host = jumps_thunk(c, k)
             if host != 0:
                 t.key = c.key

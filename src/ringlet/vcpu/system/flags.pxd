@@ -7,6 +7,7 @@ cdef enum:
     SOFT_TRAP = 1    # INT3 and INTO
     SOFT_ICE = 2     # INT1, whose gate may have any DPL
 
+cdef bint virtual_interrupt_due(CpuState* c) noexcept nogil
 # For IRET: whether virtual-8086 mode denies it the flags; whether VIF stands for IF, and the load
 # of flags where it does.
 cdef bint flags_denied(CpuState* c, u32 size) noexcept nogil

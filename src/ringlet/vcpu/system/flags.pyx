@@ -33,6 +33,15 @@ cdef bint virtual_if(CpuState* c) noexcept nogil:
     return c.arch.cpl == 3 and c.arch.cr4 & CR4_PVI != 0
 
 
+cdef bint virtual_interrupt_due(CpuState* c) noexcept nogil:
+    """Whether VIF and VIP raise #GP(0) before the next instruction (SDM 3A 20.3.2, 20.4).
+
+    They may both be set after IRET, a task switch, or another way to CPL 3.
+    """
+    return (c.arch.rflags & (FLAG_VIF | FLAG_VIP) == FLAG_VIF | FLAG_VIP
+            and c.arch.cpl == 3 and iopl(c) < 3 and virtual_if(c))
+
+
 cdef bint flags_denied(CpuState* c, u32 size) noexcept nogil:
     """Whether PUSHF, POPF and IRET raise #GP(0): in virtual-8086 mode with an IOPL below 3.
 

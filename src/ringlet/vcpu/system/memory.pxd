@@ -19,6 +19,9 @@ cdef int pop_value(CpuState* c, u64* rsp, u32 size, u64* value) noexcept nogil
 cdef int pop_values(CpuState* c, u64* rsp, u64* words, u32 count, u32 size) noexcept nogil
 cdef int push_values(CpuState* c, u64* rsp, const u64* words, u32 count, u32 size) noexcept nogil
 cdef u64 stack_moved(Segment* ss, u64 rsp, i64 delta) noexcept nogil
+cdef int check_stack(CpuState* c, u64 linear, u32 size) noexcept nogil
+cdef int check_room(CpuState* c, Segment* ss, u64 rsp, u32 count, u32 size,
+                    u32 error) noexcept nogil
 cdef int locate_values(CpuState* c, Segment* ss, u64 rsp, u32 count, u32 size, u32 access,
                        u32 error, u64* linear) noexcept nogil
 cdef int push_on(CpuState* c, Segment* ss, u64* rsp, const u64* words, u32 count, u32 size,

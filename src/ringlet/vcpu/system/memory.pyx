@@ -140,6 +140,17 @@ cdef int locate_values(CpuState* c, Segment* ss, u64 rsp, u32 count, u32 size, u
     return 0
 
 
+cdef int check_room(CpuState* c, Segment* ss, u64 rsp, u32 count, u32 size,
+                    u32 error) noexcept nogil:
+    """Check that a stack outside 64-bit mode has room for `count` values below `rsp`.
+
+    Far calls and events check this before the limit of their target (SDM 2A CALL, INT n).
+    """
+    cdef u64 linear[MAX_VALUES]
+    cdef u64 top = stack_moved(ss, rsp, -<i64>(count * size))
+    return locate_values(c, ss, top, count, size, ACC_WRITE, error, linear)
+
+
 cdef void find_pop_fault(CpuState* c, u64 linear, u32 count, u32 size) noexcept nogil:
     """Put into CR2 the address of the value at which a processor would fault first.
 

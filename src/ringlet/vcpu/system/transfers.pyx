@@ -14,9 +14,10 @@ from ringlet.vcpu.system.descriptors cimport (
     mark_accessed, require, selector_error)
 from ringlet.vcpu.system.inner cimport InnerStack, read_inner_stack
 from ringlet.vcpu.system.memory cimport (
-    MAX_VALUES, load, locate_values, push_frame, push_on, push_values, read_bytes)
+    MAX_VALUES, check_room, check_stack, load, locate_values, push_frame, push_on, push_values,
+    read_bytes)
 from ringlet.vcpu.system.registers cimport (
-    AR_CONFORMING, dpl_of, long_mode, next_rip, paragraphs)
+    AR_CONFORMING, dpl_of, long_mode, mode64, next_rip, paragraphs)
 from ringlet.vcpu.system.tasks cimport (
     TASK_CALL, TASK_JMP, begin_task, find_task, switch_task)
 
@@ -212,20 +213,31 @@ cdef int call_inner(CpuState* c, OpInfo* op, Target* t) noexcept nogil:
     cdef u64 words[MAX_VALUES]
     cdef InnerStack stack
     cdef u32 cpl = dpl_of(t.d.ar)
-    if read_inner_stack(c, cpl, &stack) or read_parameters(c, &words[2], t.count, t.size):
+    if read_inner_stack(c, cpl, &stack):
+        return EMU_FAULT
+    if check_room(c, &stack.ss, stack.rsp, 4 + t.count, t.size, stack.error):
+        return EMU_FAULT
+    if check_target(c, t.d.ar, t.d.limit, t.rip):
+        return EMU_FAULT
+    if read_parameters(c, &words[2], t.count, t.size) or mark_accessed(c, &t.d):
         return EMU_FAULT
     words[0] = next_rip(c, op)
     words[1] = c.arch.seg[SEG_CS].selector
     words[2 + t.count] = c.arch.gpr[RSP]
     words[3 + t.count] = c.arch.seg[SEG_SS].selector
-    if check_target(c, t.d.ar, t.d.limit, t.rip) or mark_accessed(c, &t.d):
-        return EMU_FAULT
     if push_on(c, &stack.ss, &stack.rsp, words, 4 + t.count, t.size, 0, stack.error):
         return EMU_FAULT
     c.arch.gpr[RSP] = stack.rsp
     c.arch.seg[SEG_SS] = stack.ss
     enter_code(c, &t.d, t.selector, cpl, t.rip)
     return EMU_FLOW
+
+
+cdef int check_call_room(CpuState* c, u32 size) noexcept nogil:
+    """Check that the present stack has room for CS and the instruction pointer."""
+    if mode64(c):
+        return check_stack(c, c.arch.gpr[RSP] - 2 * size, 2 * size)
+    return check_room(c, &c.arch.seg[SEG_SS], c.arch.gpr[RSP], 2, size, 0)
 
 
 cdef int op_call_far(CpuState* c, OpInfo* op) noexcept nogil:
@@ -237,7 +249,9 @@ cdef int op_call_far(CpuState* c, OpInfo* op) noexcept nogil:
     words[0] = next_rip(c, op)
     words[1] = c.arch.seg[SEG_CS].selector
     if paragraphs(c):
-        if check_paragraph_target(c, t.rip) or push_values(c, &rsp, words, 2, t.size):
+        if check_call_room(c, t.size) or check_paragraph_target(c, t.rip):
+            return EMU_FAULT
+        if push_values(c, &rsp, words, 2, t.size):
             return EMU_FAULT
         c.arch.gpr[RSP] = rsp
         enter_paragraph(c, t.selector, t.rip)
@@ -248,9 +262,9 @@ cdef int op_call_far(CpuState* c, OpInfo* op) noexcept nogil:
         return enter_task(c, op, &t, TASK_CALL)
     if t.way == WAY_GATE and not t.d.ar & AR_CONFORMING and dpl_of(t.d.ar) < c.arch.cpl:
         return call_inner_wide(c, op, &t) if long_mode(c) else call_inner(c, op, &t)
-    if check_target(c, t.d.ar, t.d.limit, t.rip) or mark_accessed(c, &t.d):
+    if check_call_room(c, t.size) or check_target(c, t.d.ar, t.d.limit, t.rip):
         return EMU_FAULT
-    if push_values(c, &rsp, words, 2, t.size):
+    if mark_accessed(c, &t.d) or push_values(c, &rsp, words, 2, t.size):
         return EMU_FAULT
     c.arch.gpr[RSP] = rsp
     enter_code(c, &t.d, t.selector, c.arch.cpl, t.rip)
