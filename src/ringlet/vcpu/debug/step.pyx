@@ -12,6 +12,7 @@ from ringlet.vcpu.debug.stops cimport debug_access, debug_forget, debug_watches
 from ringlet.vcpu.loop.events cimport SHADOW_MOV_SS
 from ringlet.vcpu.loop.accesses cimport Access, accesses
 from ringlet.vcpu.loop.faults cimport guest_bytes
+from ringlet.vcpu.loop.narrow_accesses cimport narrow_accesses
 from ringlet.vcpu.system.registers cimport CR4_DE, DR6_BS, DR7_ENABLES
 from ringlet.vcpu.debug.watch cimport data_hits, port_hits
 
@@ -33,6 +34,11 @@ cdef int step_before(CpuState* c, u32 shadow, Step* s) noexcept nogil:
     return instruction_breakpoint(c)
 
 
+cdef inline u64 count_of(CpuState* c, Insn* i) noexcept nogil:
+    """Return the number of repetitions of a string instruction."""
+    return c.arch.gpr[RCX] & 0xFFFF if i.address == 2 else c.arch.gpr[RCX]
+
+
 cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil:
     cdef Insn i
     cdef u8 code[16]
@@ -43,11 +49,11 @@ cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil:
     if decode(shapes_of(c, frag.key), code, 16, &i) != DECODE_OK:
         return
     s.repeats = i.shape.kind == SHAPE_STRING and i.prefixes & (PFX_REP | PFX_REPNE)
-    if not (c.arch.dr[7] & DR7_ENABLES or debug_watches(c)) or (s.repeats and c.arch.gpr[RCX] == 0):
+    if not (c.arch.dr[7] & DR7_ENABLES or debug_watches(c)) or (s.repeats and count_of(c, &i) == 0):
         return
     if i.shape.kind == SHAPE_OP and c.arch.cr4 & CR4_DE:
         s.hits |= port_accesses(c, &i)
-    n = accesses(c, &i, s.rip, at)
+    n = accesses(c, &i, s.rip, at) if frag.key & KEY_MODE64 else narrow_accesses(c, &i, at)
     for k in range(n):
         s.hits |= data_hits(c, at[k].linear, at[k].size, at[k].kind == ACC_WRITE)
         if c.debugger != NULL:
