@@ -469,8 +469,8 @@ cdef class Processor(ProcessorState):
         self.block_begins = begins
         blocks_create(self.c, last, begins is not None)
 
-    def events(self) -> list[tuple[int, int, int, int, int]]:
-        """Return (`Event`, CPL, RIP, two arguments) of the last events, the oldest first."""
+    def events(self) -> list:
+        """Return the last events as `EventRecord`s, the oldest first."""
         return blocks_events(self.c)
 
     def emulated_forms(self):

@@ -176,7 +176,7 @@ cdef int find_or_make(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil
             return c.exit_kind
         if r == RAISED:
             return raise_and_go_on(c, t)
-    if c.blocks != NULL and not t.key & KEY_STEP and block_begins(c):
+    if c.blocks != NULL and not t.key & KEY_STEP and block_begins(c, &k.fragments[t.index]):
         c.arch.inhibit = t.inhibit
         return EXIT_BLOCK
     if c.blocks == NULL:
