@@ -41,3 +41,16 @@ def test_segments_and_linear_addresses_of_real_and_protected_mode() -> None:
     assert "block 0 0008:00001105 1105 esp 800 cr3 0: mov ds,eax" in found
     assert f"block 0 0008:{WIDE + 2:08x} {WIDE + 2:x} esp 800 cr3 0: ud2" in found
     assert f"exception 0 0008:{WIDE + 2:08x} {WIDE + 2:x} #UD cr2 0" in found
+
+
+def test_exception_of_an_emulated_instruction() -> None:
+    """BOUND, which the general emulator performs; its handler is at 0:2000h."""
+    p = real(".code16\nmovw $0x2000, 20\nmovw $0, 22\nbound %ax, 0x900\n")
+    p.write_phys(0x900, b"\1\0\2\0")
+    p.write_phys(0x2000, b"\xf4")
+    p.watch_blocks(64)
+    before = p.counters()["exceptions"]
+    assert p.run() == Exit.EXIT_HLT
+
+    assert "exception 0 0000:100c 100c #BR cr2 0" in list(lines(p.events()))
+    assert p.counters()["exceptions"] == before + 1
