@@ -240,3 +240,80 @@ def test_program_of_32_bits(tmp_path: Path) -> None:
         assert "exited with code 05" in session.ask("continue")
     finally:
         session.close()
+
+
+# --- a kernel of 64 bits that is entered in protected mode
+
+
+KERNEL = """
+        .code32
+entry:
+        lgdt gdtr
+        movl $0x11003, 0x10000          # 0 and FFFFFFFF80000000h are the first 2 MiB
+        movl $0x11003, 0x10ff8
+        movl $0x12003, 0x11000
+        movl $0x12003, 0x11ff0
+        movl $0x83, 0x12000
+        mov $0x20, %eax
+        mov %eax, %cr4
+        mov $0x10000, %eax
+        mov %eax, %cr3
+        mov $0xC0000080, %ecx
+        mov $0x100, %eax
+        xor %edx, %edx
+        wrmsr
+        mov $0x80000011, %eax
+        mov %eax, %cr0
+        ljmp $0x08, $low
+        .code64
+low:    movabs $high, %rax
+        jmp *%rax
+there:  mov $0x77, %edi
+        cli
+        hlt
+        .globl high
+        .set high, there + 0xffffffff80000000
+        .balign 8
+gdt:    .quad 0, 0x00AF9B000000FFFF
+gdtr:   .word 15
+        .long gdt
+        .section .note.pvh, "a", @note
+        .long 4, 4, 18
+        .asciz "Xen"
+        .long entry
+"""
+
+
+def test_kernel_of_64_bits_that_begins_in_32_bits(tmp_path: Path) -> None:
+    """Its symbols are beyond 32 bits, so gdb has 64-bit registers before the processor has them."""
+    kernel = linked(KERNEL, tmp_path, bits=64)
+    session = Session(["--kernel", kernel, "-m", "32M"], kernel)
+    try:
+        assert "i386:x86-64" in session.ask("show architecture")
+        session.ask("monitor bits mode")
+        session.ask("unset tdesc filename")
+        assert "lgdtl" in code(session)
+        session.ask("monitor bits auto")
+        session.ask("unset tdesc filename")
+        go_to(session, "high")
+        assert value(session, "$pc") >> 20 == 0xFFFFFFFF801
+        session.ask("stepi")
+        assert value(session, "$rdi") == 0x77
+    finally:
+        session.close()
+
+
+def test_breakpoint_that_gdb_cannot_name_is_a_trap(tmp_path: Path) -> None:
+    """gdb has 32-bit registers, and is told not to cut addresses."""
+    kernel = linked(KERNEL, tmp_path, bits=64)
+    session = Session(["--kernel", kernel, "-m", "32M"], kernel)
+    try:
+        session.ask("set remoteaddresssize 64")
+        session.ask("monitor bits mode")
+        session.ask("unset tdesc filename")
+        session.ask("break *high")
+        assert "SIGTRAP" in session.ask("continue")
+        session.ask("unset tdesc filename")
+        assert "mov $0x77,%edi" in code(session)
+    finally:
+        session.close()

@@ -3,6 +3,7 @@
 import pytest
 
 from ringlet.core.state import Exit
+from ringlet.machine.place import program_counter
 from ringlet.vcpu.debug.stops import DebugReason
 from ringlet.vcpu.processor import Processor
 from tests.unit.debug.short import TO_32_BITS, real
@@ -161,3 +162,77 @@ handler:
 
     assert p.get("rdx") == 0xDB
     assert p.get("dr6") & 0xF == 1
+
+
+# --- steps
+
+# Each leads to the NOP behind it.
+STEPS_16 = [code for code, *_ in IN_16_BITS if "1f" not in code and not code.startswith("int")]
+STEPS_32 = [code for code, *_ in IN_32_BITS if "1f" not in code and code != "ret"]
+MORE_16 = [
+    "call 1f\n1:", "lcall $0, $1f\n1:", "jmp 1f\n1:", "ljmp $0, $1f\n1:", "loop 1f\n1:",
+    "jcxz 1f\n1:", "popa", "popf", "cli", "sti", "mov %ax, %gs", "mov %cr0, %eax", "aaa", "daa",
+    "in $0x80, %al", "outsb", "cpuid", "sgdt (%bx)", "smsw %ax", "fninit",
+    "mov $1f, %ax\njmp *%ax\n1:", "lock incw (%bx)", "scasb", "repne scasb", "lahf", "sahf",
+]  # fmt: skip
+
+
+def between(first: str, code: str) -> str:
+    """Return a program with `code` at 1800h, which goes on at 1F00h."""
+    return f"{first}\n.org 0x800, 0x90\n{code}\njmp last\n.org 0xf00, 0x90\nlast: nop\nhlt\n"
+
+
+def stepped_through(p: Processor, code_at: int) -> int:
+    """Step from `code_at` to the NOP at 1F00h, and return the number of steps."""
+    p.set_breakpoints([code_at])
+    assert go(p) == Exit.EXIT_DEBUG
+    for number in range(40):
+        if program_counter(p) == 0x1F00:
+            return number
+        p.debug_go(step=True, skip=True)
+        assert p.run() == Exit.EXIT_DEBUG
+        assert p.debug_stop() == (DebugReason.DEBUG_STEPPED, 0)
+    return 0
+
+
+@pytest.mark.parametrize("code", [*STEPS_16, *MORE_16])
+def test_steps_in_real_mode(code: str) -> None:
+    """The instructions behind it are NOPs and a jump."""
+    p = real(between(TO_SEGMENTS, code))
+    p.attach_ports(lambda port, size: 0, lambda port, size, value: None)
+
+    assert stepped_through(p, 0x1800) in {2, 3, 4}
+
+
+@pytest.mark.parametrize("code", STEPS_32)
+def test_steps_in_protected_mode(code: str) -> None:
+    p = real(between(TO_FLAT, code))
+    p.set("cr4", 0x600)
+
+    assert stepped_through(p, 0x1800) in {2, 3}
+
+
+def test_step_of_an_interrupt_ends_at_its_handler() -> None:
+    p = real(".code16\nmovw $handler, 0x84\nmovw $0, 0x86\nhere: int $0x21\nhlt\n"
+             "handler: iret\n")  # fmt: skip
+    p.set_breakpoints([0x100C])
+    assert go(p) == Exit.EXIT_DEBUG
+
+    found = []
+    for _ in range(2):
+        p.debug_go(step=True, skip=True)
+        assert p.run() == Exit.EXIT_DEBUG
+        found.append(program_counter(p))
+
+    assert found == [0x100F, 0x100E]
+
+
+def test_step_of_an_exception_ends_at_its_handler() -> None:
+    p = real(".code16\nmovw $handler, 0\nmovw $0, 2\nxor %bx, %bx\ndiv %bx\nhlt\nhandler: iret\n")
+    p.set_breakpoints([0x100E])
+    assert go(p) == Exit.EXIT_DEBUG
+    p.debug_go(step=True, skip=True)
+
+    assert p.run() == Exit.EXIT_DEBUG
+    assert p.debug_stop() == (DebugReason.DEBUG_STEPPED, 0)
+    assert program_counter(p) == 0x1011
