@@ -113,6 +113,7 @@ class Setting:
 
 
 _NARROW: Final = frozenset({*GPRS[:8], "rflags"})
+_NO_BASE: Final = Segment(0, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +249,12 @@ class Comparer:
                 int.from_bytes(image[at : at + 16], "little")
                 for at in range(first, first + len(names) * step, step)
             )
-        segments = tuple(
-            Segment(get(f"{name}.base"), bool(get(f"{name}.ar") & _BIG)) for name in SEGMENTS
-        )
+        if len(names) == len(GPRS):
+            segments = (*[_NO_BASE] * 4, *(Segment(get(f"{n}_base"), False) for n in ("fs", "gs")))
+        else:
+            segments = tuple(
+                Segment(get(f"{name}.base"), bool(get(f"{name}.ar") & _BIG)) for name in SEGMENTS
+            )
         return State(tuple(get(name) for name in names), get("rip"), get("rflags"), xmm, segments)
 
     def _check(self, prediction: Prediction, rip: int) -> None:
