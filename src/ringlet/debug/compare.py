@@ -32,6 +32,7 @@ from iced_x86 import (
 from iced_x86 import CpuidFeature as F
 
 from ringlet.config import PAGE_SIZE
+from ringlet.core.ops import Op
 from ringlet.debug.reference import (
     GPRS,
     SEGMENTS,
@@ -43,7 +44,7 @@ from ringlet.debug.reference import (
     WideReference,
 )
 from ringlet.machine.place import code_bits, written
-from ringlet.translate.classify import Innocuous, classify
+from ringlet.translate.classify import Innocuous, Ruled, classify
 
 _ADDRESSES: Final = {16: 0xFFFF, 32: (1 << 32) - 1, 64: (1 << 64) - 1}
 """What RIP, EIP and IP wrap around at, by the size of the code."""
@@ -120,7 +121,8 @@ _NO_BASE: Final = Segment(0, False)
 class Prediction:
     """The reference's run of a block: the state before it, and the instructions that it ran.
 
-    `events` is the number of exceptions and interrupts up to then.
+    `events` is the number of exceptions and interrupts up to then.  With `goes_on`, the guest does
+    not begin a block where the reference ends; it may come by there later.
     """
 
     setting: Setting
@@ -128,6 +130,7 @@ class Prediction:
     path: tuple[Instruction, ...]
     end: int
     events: int
+    goes_on: bool
 
 
 class Comparer:
@@ -185,6 +188,7 @@ class Comparer:
         wrap = _ADDRESSES[setting.bits]
         self._reference.begin(before)
         path: list[Instruction] = []
+        branches = False
         while len(path) < _LONGEST:
             stretch = self._stretch(rip, _LONGEST - len(path), _undefined(path))
             if not stretch:
@@ -195,9 +199,16 @@ class Comparer:
                 return None
             path += stretch
             rip = after
-            if after != stretch[-1].next_ip & wrap:
+            branches = after != stretch[-1].next_ip & wrap
+            if branches:
                 break
-        return Prediction(setting, before, tuple(path), rip, events) if path else None
+        goes_on = not branches and not self._begins_a_block(rip)
+        return Prediction(setting, before, tuple(path), rip, events, goes_on) if path else None
+
+    def _begins_a_block(self, rip: int) -> bool:
+        """Return whether the guest begins a block at `rip`, because a sensitive instruction is."""
+        code = self._decode(rip).decode().code
+        return not _is_innocuous(code, self._setting.bits)
 
     def _stretch(self, rip: int, most: int, undefined: int) -> list[Instruction]:
         """Return the instructions at `rip` up to a branch or one that the reference cannot run.
@@ -269,8 +280,10 @@ class Comparer:
             found = path, self._differences(path)
             if not found[1]:
                 break
-        loops = any(i.near_branch_target == ips[0] for i in prediction.path)
-        if found is None or (found[1] and (loops or len(found[0]) < len(prediction.path))):
+        doubtful = prediction.goes_on or any(
+            i.near_branch_target == ips[0] for i in prediction.path
+        )
+        if found is None or (found[1] and (doubtful or len(found[0]) < len(prediction.path))):
             # An exception or an interrupt came, or a loop returned to its own start without
             # beginning a new block, or into the block from behind what the reference can run.
             self.passed_over += 1
@@ -368,12 +381,23 @@ class Comparer:
         return 0
 
 
+def _is_innocuous(code: int, bits: int) -> bool:
+    """Return whether an instruction is innocuous, or only its encoding keeps it from the host."""
+    match classify(code, bits):
+        case Innocuous():
+            return True
+        case Ruled(rule):
+            return rule.op == Op.OP_EMULATE
+        case _:
+            return False
+
+
 def _comparable(instruction: Instruction, bits: int) -> bool:
     """Return whether an instruction is innocuous and the reference runs it in one step.
 
     The reference runs a repeated string instruction in several steps.
     """
-    if instruction.is_invalid or not isinstance(classify(instruction.code, bits), Innocuous):
+    if instruction.is_invalid or not _is_innocuous(instruction.code, bits):
         return False
     if instruction.code in _UNDEFINED:
         return False

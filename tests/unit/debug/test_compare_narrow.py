@@ -139,3 +139,34 @@ def test_wrong_result_is_named_with_its_place(
     assert p.run() == Exit.EXIT_HLT
 
     assert said[0].partition(" (in the block")[0].endswith(says), said
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["inc %eax", "dec %cx", "mov 0x20004, %eax", "mov %al, 0x20004", "pusha", "popa", "aaa", "daa",
+     "aam", "aad", "das", "aas", "inc %eax\naaa\ninc %bx"],
+)  # fmt: skip
+def test_instructions_that_64_bit_code_lacks(code: str) -> None:
+    p = real(f"{TO_FLAT}\nmov $0x107, %eax\n{code}\nmov %eax, %esi\nhlt\n")
+    comparer = compared(p)
+
+    assert comparer.compared >= 4
+
+
+def test_loop_to_what_the_reference_lacks() -> None:
+    """The loop's head is a repeated string instruction, at which the prediction ends."""
+    p = real(f"""{TO_FLAT}
+        mov $3, %edx
+1:      rep stosb
+        inc %ebp
+        dec %edx
+        jnz 1b
+        hlt
+    """)
+    assert compared(p).passed_over > 0
+
+
+def test_long_loop_counts_as_the_reference_does() -> None:
+    p = real(f"{TO_FLAT}\nmov $500, %edx\n1: inc %ebp\nxor %edx, %eax\ndec %edx\njne 1b\nhlt\n")
+
+    assert compared(p).compared >= 5
