@@ -6,6 +6,7 @@ from tests.unit.vcpu.narrow_run import START, assemble
 RAM = 4 << 20
 STACK = 0x800
 CS = 1
+VM = 1 << 17
 
 TO_32_BITS = f"""
         .code16
@@ -53,4 +54,21 @@ def real(source: str) -> Processor:
     p.set("rflags", 2)
     p.set("rsp", STACK)
     p.set("rip", START)
+    return p
+
+
+def v86(source: str, data: int) -> Processor:
+    """Return a processor in virtual-8086 mode about to run `source` at `START`:0, with DS `data`.
+
+    There is no IDT, so what raises an exception shuts the processor down.
+    """
+    p = real(source)
+    p.set("cr0", 0x11)
+    p.set_table("idtr", 0, 0)
+    for index in range(6):
+        base = START if index == CS else data
+        p.set_segment(index, base >> 4, base, 0xFFFF, 0xF3)
+    p.set("cpl", 3)
+    p.set("rflags", VM | 2)
+    p.set("rip", 0)
     return p

@@ -5,11 +5,9 @@ import pytest
 from ringlet.core.state import Exit
 from ringlet.debug.compare import Comparer
 from ringlet.vcpu.processor import Processor
-from tests.unit.debug.short import TO_32_BITS, real
+from tests.unit.debug.short import TO_32_BITS, real, v86
 from tests.unit.debug.test_narrow_watch import DS, IN_16_BITS, IN_32_BITS, TO_FLAT, TO_SEGMENTS
 from tests.unit.vcpu.narrow_run import START
-
-VM = 1 << 17
 
 ROUND = """
         mov $3, %cx
@@ -77,14 +75,7 @@ def test_16_bit_protected_mode() -> None:
 
 
 def test_virtual_8086_mode() -> None:
-    p = real(f".code16\nmov $0x10, %bx\nxor %ax, %ax\n{ROUND}")
-    p.set("cr0", 0x11)
-    for index in range(6):
-        p.set_segment(index, START >> 4 if index == 1 else DS >> 4,
-                      START if index == 1 else DS, 0xFFFF, 0xF3)  # fmt: skip
-    p.set("cpl", 3)
-    p.set("rflags", VM | 2)
-    p.set("rip", 0)
+    p = v86(f".code16\nmov $0x10, %bx\nxor %ax, %ax\n{ROUND}", DS)
     said: list[str] = []
     comparer = Comparer(p, 3, said.append)
     p.watch_blocks(0, comparer.begins)

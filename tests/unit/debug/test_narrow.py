@@ -13,7 +13,7 @@ from ringlet.debug.target import describe
 from ringlet.machine.place import program_counter
 from ringlet.vcpu.debug.stops import DebugReason
 from ringlet.vcpu.processor import Processor
-from tests.unit.debug.short import TO_32_BITS, WIDE, real
+from tests.unit.debug.short import TO_32_BITS, WIDE, real, v86
 from tests.unit.vcpu.board import CODE, Board
 from tests.unit.vcpu.narrow_run import START
 
@@ -185,6 +185,21 @@ def test_it_goes_on_from_a_breakpoint_in_a_segment() -> None:
     it.cpu.debug_go(step=False, skip=True)
 
     assert it.cpu.run() == Exit.EXIT_HLT
+
+
+def test_virtual_8086_mode() -> None:
+    it = Debugged(v86(".code16\nmov $5, %ax\nmov %ax, 2\nmov %ax, %bx\nnop\n", 0x20000))
+    assert it.describe() == "i8086"
+    assert it.monitor("mode") == "virtual-8086 mode, CPL 3\n"
+    it.ask(b"Z%x,20002,2" % Kind.WRITE)
+
+    assert it.step() == START + 3
+    it.cpu.debug_go(step=False, skip=True)
+    assert it.cpu.run() == Exit.EXIT_DEBUG
+    assert it.cpu.debug_stop() == (DebugReason.DEBUG_WATCHPOINT, 1)
+    it.ask(b"z%x,20002,2" % Kind.WRITE)
+    it.run_to(START + 8)
+    assert (it.read("ip"), it.read("ebx"), it.read("cs")) == (8, 5, START >> 4)
 
 
 def test_program_counter_is_written_within_the_segment() -> None:
