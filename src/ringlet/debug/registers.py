@@ -91,7 +91,7 @@ def _general(name: str, bits: int = 64, kind: str = "") -> Register:
 
 
 def _number(name: str) -> Register:
-    """Return a register of 64 bits that R8 to R15 are, which keep their values in other modes."""
+    """Return one of R8 to R15, which keep their 64 bits where the mode does not have them."""
 
     def read(cpu: Cpu) -> bytes:
         return cpu.get(name).to_bytes(8, "little")
@@ -107,16 +107,18 @@ def _fixed(name: str, shown: str = "") -> Register:
     return Register(shown or name, 64, "int", lambda cpu: cpu.get(name).to_bytes(8, "little"))
 
 
-def _address(name: str, shown: str = "") -> Register:
-    """Return a base that can be only a linear address of the mode."""
+def _address(name: str, shown: str = "", *, of_segment: bool = True) -> Register:
+    """Return a base that can be only a canonical address, and of a segment only one of the mode."""
 
     def read(cpu: Cpu) -> bytes:
         return cpu.get(name).to_bytes(8, "little")
 
     def write(cpu: Cpu, value: bytes) -> None:
-        linear = _fits(cpu, int.from_bytes(value, "little"))
+        linear = int.from_bytes(value, "little")
         if not is_canonical(linear):
             raise ReadOnlyError
+        if of_segment:
+            _fits(cpu, linear)
         cpu.set(name, linear)
 
     return Register(shown or name, 64, "int", read, write)
@@ -315,7 +317,7 @@ SEGMENTS: Final = Feature("org.gnu.gdb.i386.segments", (_address("fs_base"), _ad
 
 _SYSTEM: Final = (
     *(_fixed(name) for name in ("cr0", "cr2", "cr3", "cr4", "cr8", "efer")),
-    _address("kernel_gs_base", "k_gs_base"),
+    _address("kernel_gs_base", "k_gs_base", of_segment=False),
     _fixed("rip", "ip"),
     *(_fixed(f"{name}.base", f"{name}_base") for name in ("cs", "ss", "ds", "es")),
 )
