@@ -143,7 +143,7 @@ class Comparer:
         self._wide = WideReference(self._page)
         self._narrow: NarrowReference | None = None
         self._setting = Setting(64)
-        self._seen: Counter[tuple[Setting, int, int]] = Counter()
+        self._seen: Counter[tuple[int, int, int, int]] = Counter()
         self._prediction: Prediction | None = None
         self._info = InstructionInfoFactory()
         self.compared = 0
@@ -160,7 +160,7 @@ class Comparer:
             else:
                 self._check(prediction, rip)
         self._setting = setting
-        key = (setting, rip, self._cpu.get("cpl"))
+        key = (rip, setting.base, setting.bits, self._cpu.get("cpl"))
         if self._seen[key] < self._times:
             self._seen[key] += 1
             self._prediction = self._predict(rip)
@@ -241,9 +241,14 @@ class Comparer:
     # --- the guest
 
     def _setting_now(self) -> Setting:
-        get = self._cpu.get
+        get, last = self._cpu.get, self._setting
         bits = code_bits(self._cpu)
-        return Setting(64) if bits == 64 else Setting(bits, get("cs.selector"), get("cs.base"))
+        if bits == 64:
+            return last if last.bits == 64 else Setting(64)
+        selector, base = get("cs.selector"), get("cs.base")
+        # Most blocks begin in the code segment of the last one.
+        same = (bits, selector, base) == (last.bits, last.selector, last.base)
+        return last if same else Setting(bits, selector, base)
 
     def _events(self) -> int:
         """Return the number of exceptions and interrupts that the guest has had."""
