@@ -26,6 +26,7 @@ class Case:
     speculate: bool = True
     flags: int = 0
     devices: bool = False
+    bits: int = 64
 
 
 @dataclass
@@ -36,11 +37,12 @@ class _Options:
     speculate: bool = True
     flags: int = field(default=0)
     devices: bool = False
+    bits: int = 64
 
     def take(self, word: str) -> None:
         name, _, value = word.partition("=")
         match name:
-            case "cpl" | "at":
+            case "cpl" | "at" | "bits":
                 setattr(self, name, int(value, 0))
             case "thunk":
                 self.thunk = True
@@ -75,13 +77,13 @@ def read(topic: Path) -> list[Case]:
     return cases
 
 
-def assemble(source: str) -> bytes:
-    """The bytes that GNU as makes of source in Intel's syntax."""
+def assemble(source: str, bits: int = 64) -> bytes:
+    """The bytes that GNU as makes of source in Intel's syntax, for `bits`-bit code."""
     with tempfile.TemporaryDirectory() as directory:
         made = Path(directory) / "made"
         subprocess.run(
-            ["as", "--64", "-o", f"{made}.o", "-"],
-            input=f".intel_syntax noprefix\n{source}".encode(),
+            ["as", f"--{max(bits, 32)}", "-o", f"{made}.o", "-"],
+            input=f".code{bits}\n.intel_syntax noprefix\n{source}".encode(),
             check=True,
         )
         subprocess.run(
@@ -92,8 +94,10 @@ def assemble(source: str) -> bytes:
 
 def listing(case: Case) -> str:
     """The case's title and its translation, as text."""
-    code = Code(case.title, case.at, assemble(case.source))
-    made = explain(code, case.cpl, case.speculate, case.thunk, case.flags, case.devices)
+    code = Code(case.title, case.at, assemble(case.source, case.bits))
+    made = explain(
+        code, case.cpl, case.speculate, case.thunk, case.flags, case.devices, case.bits
+    )
     return render.as_text(made, reasons=False)
 
 

@@ -1,23 +1,17 @@
 """The real gdb on a bare program: what a user of `ringlet run --bare --gdb` does."""
 
 import re
-import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 
 from tests.guests.build_guest import CFLAGS, GUESTS
-from tests.unit.cli.test_process import ELSEWHERE
+from tests.guests.gdb_session import Session, needs_gdb, pipe
 
-GDB = shutil.which("gdb")
-pytestmark = pytest.mark.skipif(GDB is None, reason="gdb is not installed: apt install gdb")
-
-DONE = "done-marker"
+pytestmark = needs_gdb
 
 
 @pytest.fixture(scope="module")
@@ -31,67 +25,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return image
 
 
-class Session:
-    """A machine that waits for gdb, and a gdb that is connected to it."""
-
-    def __init__(self, program: Path, where: str) -> None:
-        self.machine = subprocess.Popen(
-            [sys.executable, "-m", "ringlet", "run", "--bare", str(program), "--gdb", where,
-             "--gdb-wait"],
-            cwd=ELSEWHERE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        said = _pipe(self.machine.stderr).readline()
-        found = re.search(r"target remote (\S+)", said)
-        assert found is not None, said
-        self.where = found[1]
-        self.gdb = subprocess.Popen(
-            [GDB or "gdb", "-q", "-nx", "-iex", "set confirm off", str(program)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        self.ask("set pagination off")
-        self.ask("set print entry-values no")
-        self.ask(f"target remote {self.where}")
-
-    def tell(self, command: str) -> None:
-        """Give gdb a command."""
-        stdin = _pipe(self.gdb.stdin)
-        stdin.write(f"{command}\necho {DONE}\\n\n")
-        stdin.flush()
-
-    def heard(self) -> str:
-        """Return gdb's output up to the end of its last command."""
-        lines = []
-        for line in _pipe(self.gdb.stdout):
-            before, marker, _ = line.partition(DONE)
-            lines.append(before)
-            if marker:
-                break
-        return "".join(lines)
-
-    def ask(self, command: str) -> str:
-        self.tell(command)
-        return self.heard()
-
-    def ends(self) -> tuple[str, int]:
-        """Return the machine's output and exit status."""
-        out, _ = self.machine.communicate(timeout=30)
-        return out, self.machine.returncode
-
-    def close(self) -> None:
-        for process in (self.gdb, self.machine):
-            process.kill()
-            process.communicate()
-
-
-def _pipe(stream: IO[str] | None) -> IO[str]:
-    assert stream is not None
-    return stream
-
-
 @pytest.fixture
 def session(program: Path) -> Iterator[Session]:
-    session = Session(program, "0")
+    session = Session(["--bare", program], program)
     yield session
     session.close()
 
@@ -136,7 +72,7 @@ def test_watchpoint(session: Session, command: str, says: str) -> None:
 
 def test_interrupt_then_registers_and_memory_are_written(session: Session) -> None:
     session.tell("continue")
-    assert _pipe(session.machine.stdout).read(1) == "I"
+    assert pipe(session.machine.stdout).read(1) == "I"
     session.gdb.send_signal(signal.SIGINT)
 
     assert "SIGINT" in session.heard()
@@ -200,7 +136,7 @@ def test_signal_to_a_machine_that_stands_still(session: Session) -> None:
 
 
 def test_unix_socket(program: Path, tmp_path: Path) -> None:
-    session = Session(program, str(tmp_path / "socket"))
+    session = Session(["--bare", program], program, str(tmp_path / "socket"))
     try:
         assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o600
         assert "_start" in session.ask("info symbol $pc")

@@ -266,7 +266,7 @@ def _run_named(
         limit.daemon = True
         limit.start()
         with console:
-            end = board.run(lambda machine: execute(machine, watching, console))
+            end = board.run(lambda machine: execute(machine, spec, watching, console))
         limit.cancel()
     if board.trouble:
         complain(board.trouble)

@@ -29,9 +29,25 @@ def explain(
         str,
         typer.Option(
             metavar="LINEAR",
-            help="Linear address of the first byte. Default: that of the function, or 0x401000.",
+            help="Linear address of the first byte. Default: that of the function, or 0x401000, "
+            "or 0x7c00 in 16-bit code.",
         ),
     ] = "",
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            metavar="16|32|64",
+            help="Size of the code segment. Default: that of the ELF file, or 64.",
+        ),
+    ] = None,
+    segmented: Annotated[
+        bool | None,
+        typer.Option(
+            "--segmented/--no-segmented",
+            help="Whether the segments of 16- and 32-bit code are other than flat ones, so that "
+            "accesses are checked. Default: in 16-bit code they are those of real mode.",
+        ),
+    ] = None,
     cpl: Annotated[int, typer.Option(help="Privilege level of the code: 0 or 3.")] = 0,
     speculate: Annotated[
         bool,
@@ -50,18 +66,23 @@ def explain(
 ) -> None:
     """Show the translation of guest code: hexadecimal bytes, a function, or a part of a file.
 
-    Instructions marked = run unchanged.
+    Instructions marked = run unchanged. In 16- and 32-bit code r10 is the host address of linear
+    address 0, r11 is 63, and r8 and r9 are scratch registers.
 
     Each sensitive instruction has its reason and the section of Intel's manual.
     """
     # Imported late, so that help and other commands do not wait for the translator.
     from ringlet.explain import render, source
     from ringlet.explain.listing import explain as list_code
+    from ringlet.explain.listing import segments_key
 
     if cpl not in (0, 3):
         raise ConfigError(f"--cpl {cpl}: the translator knows only 0 and 3; give one of them")
-    linear = _number("--at", at, 1 << 64) if at else None
-    start = source.DEFAULT_LINEAR if linear is None else linear
+    if bits not in (None, 16, 32, 64):
+        raise ConfigError(f"--bits {bits}: code has 16, 32 or 64 bits; give one of them")
+    linear = _number("--at", at, 1 << (bits or 64)) if at else None
+    start = (source.DEFAULT_IP if bits == 16 else source.DEFAULT_LINEAR)
+    start = start if linear is None else linear
     if symbol and not elf:
         raise ConfigError("--symbol needs a file; give --elf FILE --symbol NAME")
     if sum(1 for given in (target, hex_bytes, elf, file) if given not in ("", None)) != 1:
@@ -76,7 +97,13 @@ def explain(
         if not name:
             raise ConfigError(f"--elf needs a function; give --elf {path} --symbol NAME")
         code = source.from_symbol(path, name, linear)
-    listing = list_code(code, cpl, speculate, thunk)
+    size = bits or code.bits
+    if code.linear >> size:
+        raise ConfigError(
+            f"{code.name}: {size}-bit code cannot be at {code.linear:#x}; give --at ADDRESS"
+        )
+    flags = segments_key(size, segmented=size == 16 if segmented is None else segmented)
+    listing = list_code(code, cpl, speculate, thunk, flags, bits=size)
     if not listing.fragments:
         raise ConfigError(f"{code.name}: {code.data.hex(' ')} is not a whole instruction")
     if as_json:

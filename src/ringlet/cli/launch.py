@@ -74,7 +74,7 @@ def run_program(spec: MachineSpec, watching: Watching) -> int:
     check_program(MachineConfig(spec.program, spec.memory, flat=spec.flat))
     host.require()
     board = Board(spec, None, Quiet(FdSink(STDOUT)), undisturbed=held)
-    end = board.run(lambda machine: execute(machine, watching, Console()))
+    end = board.run(lambda machine: execute(machine, spec, watching, Console()))
     if end.message:
         complain(end.message)
     if watching.stats and board.machine is not None:
@@ -231,7 +231,7 @@ def _on_terminal(command: Sequence[str]) -> Sequence[str]:
 def _run(board: Board, console: Console, watching: Watching, told: Told) -> End:
     moments = Moments(STARTED_NS)
     with console:
-        end = board.run(lambda machine: execute(machine, watching, console))
+        end = board.run(lambda machine: execute(machine, board.spec, watching, console))
     console.progress.end()
     if board.trouble:
         complain(board.trouble)
@@ -243,7 +243,7 @@ def _run(board: Board, console: Console, watching: Watching, told: Told) -> End:
     return end
 
 
-def execute(machine: Vm, watching: Watching, console: Console) -> End:
+def execute(machine: Vm, spec: MachineSpec, watching: Watching, console: Console) -> End:
     """Run a machine to its end, watched as the user wants it."""
     counters = printing_on_request(machine) if watching.stats else contextlib.nullcontext()
     progress = console.progress.update
@@ -251,7 +251,8 @@ def execute(machine: Vm, watching: Watching, console: Console) -> End:
         if not watching.gdb:
             return supervise(machine)
         console.progress.end()
-        return debugged(machine, watching.gdb, wait=watching.gdb_wait)
+        file = spec.program or spec.kernel
+        return debugged(machine, watching.gdb, file, wait=watching.gdb_wait)
 
 
 def _status(end: End) -> int:

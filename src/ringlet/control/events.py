@@ -7,6 +7,7 @@ from ringlet.control.inside import Inside, Memory, NoKernelYet
 from ringlet.debug.stops import MAX_BREAKPOINTS
 from ringlet.errors import ConfigError, RingletError
 from ringlet.machine.outcome import End
+from ringlet.machine.place import program_counter
 from ringlet.vcpu.debug.stops import DebugReason
 
 Handler: TypeAlias = Callable[..., object]
@@ -102,7 +103,7 @@ class Stops:
         reason, _ = self._cpu.debug_stop()
         if reason == DebugReason.DEBUG_BREAKPOINT:
             try:
-                self._events.hit(self._cpu.get("rip"))
+                self._events.hit(program_counter(self._cpu))
             except Exception as error:  # noqa: BLE001 - of a program's function
                 self._on_failure(error)
         self._cpu.debug_go(False, True)

@@ -10,10 +10,12 @@ from enum import Enum, auto
 from typing import Final, Protocol
 
 from ringlet.debug import registers
+from ringlet.debug.layouts import LayoutNow
 from ringlet.debug.protocol import PACKET_SIZE, number, numbers, octets
-from ringlet.debug.registers import REGISTERS, ReadOnlyError
+from ringlet.debug.registers import ReadOnlyError
 from ringlet.debug.stops import SIGINT, Kind, Points, Stop
 from ringlet.debug.target import describe
+from ringlet.machine.place import in_long_mode
 
 OK: Final = b"OK"
 MALFORMED: Final = b"E01"
@@ -21,7 +23,7 @@ REFUSED: Final = b"E03"
 NO_MEMORY: Final = b"E0e"
 NO_ROOM: Final = b"E1c"
 _LINEAR_END: Final = 1 << 64
-_RIP: Final = next(register for register in REGISTERS if register.name == "rip")
+_LINEAR_END_32: Final = 1 << 32
 _FEATURES: Final = (
     b"PacketSize=%x;qXfer:features:read+;QStartNoAckMode+;swbreak+;hwbreak+;vContSupported+"
     % PACKET_SIZE
@@ -61,10 +63,12 @@ class Commands:
 
     cpu: Cpu
     points: Points
+    layout_now: LayoutNow
     monitor: Callable[[str], str]
     stop: Stop = field(default_factory=lambda: Stop(SIGINT))
 
     def __post_init__(self) -> None:
+        self.connected()
         self._table: dict[bytes, Callable[[bytes], Answer]] = {
             b"?": lambda rest: _stay(self.stop.reply()),
             b"g": lambda rest: _stay(self._read_all()),
@@ -101,15 +105,21 @@ class Commands:
         except ValueError:
             return _stay(MALFORMED)
 
+    def connected(self) -> None:
+        """Begin with another gdb, which has not read a description yet."""
+        self.layout = self.layout_now()
+        self._description = describe(self.layout)
+
     # --- registers
 
     def _read_all(self) -> bytes:
-        return b"".join(register.read(self.cpu) for register in REGISTERS).hex().encode("ascii")
+        registers = self.layout.registers
+        return b"".join(register.read(self.cpu) for register in registers).hex().encode("ascii")
 
     def _write_all(self, rest: bytes) -> Answer:
         values = octets(rest)
         at = 0
-        for register in REGISTERS:
+        for register in self.layout.registers:
             value = values[at : at + register.bits // 8]
             at += register.bits // 8
             if len(value) * 8 != register.bits:
@@ -120,25 +130,29 @@ class Commands:
 
     def _read_one(self, rest: bytes) -> Answer:
         index = number(rest)
-        if index >= len(REGISTERS):
+        registers = self.layout.registers
+        if index >= len(registers):
             return _stay(MALFORMED)
-        return _stay(REGISTERS[index].read(self.cpu).hex().encode("ascii"))
+        return _stay(registers[index].read(self.cpu).hex().encode("ascii"))
 
     def _write_one(self, rest: bytes) -> Answer:
         name, _, text = rest.partition(b"=")
         index = number(name)
         value = octets(text)
-        if index >= len(REGISTERS) or len(value) * 8 != REGISTERS[index].bits:
+        registers = self.layout.registers
+        if index >= len(registers) or len(value) * 8 != registers[index].bits:
             return _stay(MALFORMED)
-        if value != REGISTERS[index].read(self.cpu):
-            REGISTERS[index].write(self.cpu, value)
+        if value != registers[index].read(self.cpu):
+            registers[index].write(self.cpu, value)
         return _stay(OK)
 
     # --- memory, by linear address
 
     def _read_memory(self, rest: bytes) -> Answer:
         linear, size = numbers(rest, 2)
-        size = min(size, PACKET_SIZE // 2, _LINEAR_END - linear)
+        size = min(size, PACKET_SIZE // 2, max(0, self._linear_end() - linear))
+        if size == 0:
+            return _stay(NO_MEMORY)
         try:
             data = self.cpu.read_linear(linear, size)
         except ValueError:
@@ -146,6 +160,9 @@ class Commands:
             if not data:
                 return _stay(NO_MEMORY)
         return _stay(data.hex().encode("ascii"))
+
+    def _linear_end(self) -> int:
+        return _LINEAR_END if in_long_mode(self.cpu) else _LINEAR_END_32
 
     def _readable(self, linear: int, size: int) -> bytes:
         """Return the bytes that can be read, up to the first page that is not mapped."""
@@ -170,6 +187,8 @@ class Commands:
         linear, size = numbers(where, 2)
         if len(data) != size or linear + size > _LINEAR_END:
             return _stay(MALFORMED)
+        if linear + size > self._linear_end():
+            return _stay(NO_MEMORY)
         try:
             self.cpu.poke_linear(linear, data)
         except ValueError:
@@ -194,7 +213,8 @@ class Commands:
     def _resume(self, rest: bytes, how: Next) -> Answer:
         """Resume the guest, at another address if `rest` contains one."""
         if rest:
-            _RIP.write(self.cpu, number(rest).to_bytes(8, "little"))
+            counter = self.layout.program_counter
+            counter.write(self.cpu, number(rest).to_bytes(8, "little")[: counter.bits // 8])
         return None, how
 
     def _resume_signalled(self, rest: bytes) -> Answer:
@@ -241,7 +261,10 @@ class Commands:
         if annex != b"target.xml":
             return _stay(b"E00")
         offset, size = numbers(where, 2)
-        whole = describe()
+        if offset == 0:
+            # From here on gdb uses the registers of this description.
+            self.connected()
+        whole = self._description
         part = whole[offset : offset + min(size, PACKET_SIZE // 2)]
         more = offset + len(part) < len(whole)
         return _stay((b"m" if more else b"l") + part)

@@ -5,7 +5,9 @@ the first instruction that is sensitive or that the reference does not know.  Wh
 its next block, registers and written memory must equal the reference's.  A block is compared only
 the first few times it runs, because its code is translated once.
 
-Flags that nothing reads, and flags that the manual leaves undefined, are not compared.
+Flags that nothing reads, and flags that the manual leaves undefined, are not compared.  A block in
+which an exception or an interrupt came is not compared either: the reference has none, and knows no
+limits of segments.
 """
 
 from collections import Counter
@@ -13,25 +15,42 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from iced_x86 import CpuidFeature as F
 from iced_x86 import (
+    Code,
     Decoder,
     FlowControl,
     Formatter,
     FormatterSyntax,
     Instruction,
     InstructionInfoFactory,
+    Mnemonic,
     OpAccess,
     Register,
     RegisterExt,
     RflagsBits,
 )
+from iced_x86 import CpuidFeature as F
 
 from ringlet.config import PAGE_SIZE
-from ringlet.debug.reference import GPRS, Reference, State
-from ringlet.translate.classify import Innocuous, classify
+from ringlet.core.ops import Op
+from ringlet.debug.reference import (
+    GPRS,
+    SEGMENTS,
+    STOP,
+    NarrowReference,
+    Reference,
+    Segment,
+    State,
+    WideReference,
+)
+from ringlet.machine.place import code_bits, written
+from ringlet.translate.classify import Innocuous, Ruled, classify
 
-_ADDRESS: Final = (1 << 64) - 1
+_ADDRESSES: Final = {16: 0xFFFF, 32: (1 << 32) - 1, 64: (1 << 64) - 1}
+"""What RIP, EIP and IP wrap around at, by the size of the code."""
+_LINEAR_32: Final = (1 << 32) - 1
+_BIG: Final = 1 << 14
+"""D or B of a segment's rights (SDM 3A 3.4.5)."""
 _LONGEST: Final = 96
 _AHEAD: Final = 512
 """The number of instructions examined for live flags; the translator examines fewer."""
@@ -48,6 +67,13 @@ _STATUS: Final = 0x8D5
 _BEYOND: Final = frozenset(
     {F.FPU, F.FPU287, F.FPU387, F.MMX, F.AVX, F.AVX2, F.FMA, F.F16C, F.XSAVE, F.RDRAND, F.RDSEED}
 )
+# Results that the manual leaves undefined, for all operands or for some counts.
+_UNDEFINED: Final = frozenset(
+    {
+        Code.BSWAP_R16, Code.SHLD_RM16_R16_IMM8, Code.SHLD_RM16_R16_CL, Code.SHRD_RM16_R16_IMM8,
+        Code.SHRD_RM16_R16_CL,
+    }
+)  # fmt: skip
 _SSE: Final = frozenset(
     {F.SSE, F.SSE2, F.SSE3, F.SSSE3, F.SSE4_1, F.SSE4_2, F.AES, F.PCLMULQDQ, F.SHA}
 )
@@ -62,12 +88,49 @@ class Cpu(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """The reference's run of a block: the state before it, and the instructions that it ran."""
+class Setting:
+    """What the meaning of code depends on: its size, and the selector and base of CS.
 
+    64-bit code has neither.
+    """
+
+    bits: int
+    selector: int = 0
+    base: int = 0
+
+    def linear(self, rip: int) -> int:
+        """Return the linear address of the code at `rip`."""
+        return rip if self.bits == 64 else (rip + self.base) & _LINEAR_32
+
+    def name(self, register: str) -> str:
+        """Return the name of a register, given that of 64 bits."""
+        return register if self.bits == 64 or register not in _NARROW else f"e{register[1:]}"
+
+    def place(self, rip: int) -> str:
+        """Return a text for the place of the code at `rip`."""
+        if self.bits == 64:
+            return f"{rip:#x}"
+        return written(self.bits, self.selector, rip, self.linear(rip))
+
+
+_NARROW: Final = frozenset({*GPRS[:8], "rflags"})
+_NO_BASE: Final = Segment(0, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The reference's run of a block: the state before it, and the instructions that it ran.
+
+    `events` is the number of exceptions and interrupts up to then.  With `goes_on`, the guest does
+    not begin a block where the reference ends; it may come by there later.
+    """
+
+    setting: Setting
     before: State
     path: tuple[Instruction, ...]
     end: int
+    events: int
+    goes_on: bool
 
 
 class Comparer:
@@ -77,8 +140,10 @@ class Comparer:
         self._cpu = cpu
         self._times = times
         self._differs = differs
-        self._reference = Reference(self._page)
-        self._seen: Counter[tuple[int, int]] = Counter()
+        self._wide = WideReference(self._page)
+        self._narrow: NarrowReference | None = None
+        self._setting = Setting(64)
+        self._seen: Counter[tuple[int, int, int, int]] = Counter()
         self._prediction: Prediction | None = None
         self._info = InstructionInfoFactory()
         self.compared = 0
@@ -88,15 +153,28 @@ class Comparer:
         """Check the last block and predict the block that is about to begin."""
         prediction, self._prediction = self._prediction, None
         rip = self._cpu.get("rip")
+        setting = self._setting_now()
         if prediction is not None:
-            self._check(prediction, rip)
-        key = (rip, self._cpu.get("cpl"))
+            if prediction.setting != setting or prediction.events != self._events():
+                self.passed_over += 1
+            else:
+                self._check(prediction, rip)
+        self._setting = setting
+        key = (rip, setting.base, setting.bits, self._cpu.get("cpl"))
         if self._seen[key] < self._times:
             self._seen[key] += 1
             self._prediction = self._predict(rip)
             self.passed_over += self._prediction is None
 
     # --- the reference
+
+    @property
+    def _reference(self) -> Reference:
+        if self._setting.bits == 64:
+            return self._wide
+        if self._narrow is None:
+            self._narrow = NarrowReference(self._page)
+        return self._narrow
 
     def _page(self, linear: int) -> bytes | None:
         try:
@@ -106,11 +184,13 @@ class Comparer:
 
     def _predict(self, rip: int) -> Prediction | None:
         """Run the reference up to a taken jump, or to an instruction that it cannot run."""
-        before = self._state(vectors=True)
+        setting, before, events = self._setting, self._state(vectors=True), self._events()
+        wrap = _ADDRESSES[setting.bits]
         self._reference.begin(before)
         path: list[Instruction] = []
+        branches = False
         while len(path) < _LONGEST:
-            stretch = self._stretch(rip, _LONGEST - len(path))
+            stretch = self._stretch(rip, _LONGEST - len(path), _undefined(path))
             if not stretch:
                 break
             after = self._reference.run(len(stretch))
@@ -119,44 +199,79 @@ class Comparer:
                 return None
             path += stretch
             rip = after
-            if after != stretch[-1].next_ip & _ADDRESS:
+            branches = after != stretch[-1].next_ip & wrap
+            if branches:
                 break
-        return Prediction(before, tuple(path), rip) if path else None
+        goes_on = not branches and not self._begins_a_block(rip)
+        return Prediction(setting, before, tuple(path), rip, events, goes_on) if path else None
 
-    def _stretch(self, rip: int, most: int) -> list[Instruction]:
-        """Return the instructions at `rip` up to a branch or one that the reference cannot run."""
+    def _begins_a_block(self, rip: int) -> bool:
+        """Return whether the guest begins a block at `rip`, because a sensitive instruction is."""
+        code = self._decode(rip).decode().code
+        return not _is_innocuous(code, self._setting.bits)
+
+    def _stretch(self, rip: int, most: int, undefined: int) -> list[Instruction]:
+        """Return the instructions at `rip` up to a branch or one that the reference cannot run.
+
+        That is one, too, that reads flags that are `undefined`.
+        """
         result: list[Instruction] = []
         for instruction in self._decode(rip):
-            if len(result) == most or not _comparable(instruction):
+            if len(result) == most or not _comparable(instruction, self._setting.bits):
                 break
+            if self._setting.linear(instruction.ip) == STOP:
+                break
+            if _mask(instruction.rflags_read) & undefined:
+                break
+            undefined = _undefined((instruction,), undefined)
             result.append(instruction)
             if instruction.flow_control != FlowControl.NEXT:
                 break
         return result
 
     def _decode(self, rip: int) -> Decoder:
-        page = self._page(rip & ~(PAGE_SIZE - 1)) or b""
-        code = page[rip % PAGE_SIZE :]
+        linear = self._setting.linear(rip)
+        page = self._page(linear & ~(PAGE_SIZE - 1)) or b""
+        code = page[linear % PAGE_SIZE :]
         if len(code) < 16:
-            code += (self._page((rip | PAGE_SIZE - 1) + 1 & _ADDRESS) or b"")[:15]
-        return Decoder(64, code, ip=rip)
+            following = self._setting.linear(rip - linear % PAGE_SIZE + PAGE_SIZE)
+            code += (self._page(following & _ADDRESSES[64]) or b"")[:15]
+        return Decoder(self._setting.bits, code, ip=rip)
 
     # --- the guest
 
+    def _setting_now(self) -> Setting:
+        get, last = self._cpu.get, self._setting
+        bits = code_bits(self._cpu)
+        if bits == 64:
+            return last if last.bits == 64 else Setting(64)
+        selector, base = get("cs.selector"), get("cs.base")
+        # Most blocks begin in the code segment of the last one.
+        same = (bits, selector, base) == (last.bits, last.selector, last.base)
+        return last if same else Setting(bits, selector, base)
+
+    def _events(self) -> int:
+        """Return the number of exceptions and interrupts that the guest has had."""
+        return self._cpu.get("n_exceptions") + self._cpu.get("n_interrupts")
+
     def _state(self, *, vectors: bool) -> State:
         get = self._cpu.get
+        names = GPRS if self._setting.bits == 64 else GPRS[:8]
         xmm: tuple[int, ...] = ()
         if vectors:
             image = self._cpu.get_xsave()
             first, step = _VECTORS
             xmm = tuple(
                 int.from_bytes(image[at : at + 16], "little")
-                for at in range(first, first + 16 * step, step)
+                for at in range(first, first + len(names) * step, step)
             )
-        return State(
-            tuple(get(name) for name in GPRS), get("rip"), get("rflags"), xmm,
-            get("fs_base"), get("gs_base"),
-        )  # fmt: skip
+        if len(names) == len(GPRS):
+            segments = (*[_NO_BASE] * 4, *(Segment(get(f"{n}_base"), False) for n in ("fs", "gs")))
+        else:
+            segments = tuple(
+                Segment(get(f"{name}.base"), bool(get(f"{name}.ar") & _BIG)) for name in SEGMENTS
+            )
+        return State(tuple(get(name) for name in names), get("rip"), get("rflags"), xmm, segments)
 
     def _check(self, prediction: Prediction, rip: int) -> None:
         """Compare the guest, now at `rip`, with the reference if the reference has been there."""
@@ -170,8 +285,10 @@ class Comparer:
             found = path, self._differences(path)
             if not found[1]:
                 break
-        loops = any(i.near_branch_target == ips[0] for i in prediction.path)
-        if found is None or (found[1] and (loops or len(found[0]) < len(prediction.path))):
+        doubtful = prediction.goes_on or any(
+            i.near_branch_target == ips[0] for i in prediction.path
+        )
+        if found is None or (found[1] and (doubtful or len(found[0]) < len(prediction.path))):
             # An exception or an interrupt came, or a loop returned to its own start without
             # beginning a new block, or into the block from behind what the reference can run.
             self.passed_over += 1
@@ -186,7 +303,7 @@ class Comparer:
         ours, theirs = self._state(vectors=uses), self._reference.state(vectors=uses)
         wrong = {
             name: (mine, its)
-            for name, mine, its in zip(GPRS, ours.gpr, theirs.gpr, strict=True)
+            for name, mine, its in zip(GPRS, ours.gpr, theirs.gpr, strict=False)
             if mine != its
         }
         if uses:
@@ -220,7 +337,7 @@ class Comparer:
             flags &= ~_mask(instruction.rflags_modified)
             if not flags:
                 continue
-            following = instruction.next_ip & _ADDRESS
+            following = instruction.next_ip & _ADDRESSES[self._setting.bits]
             match instruction.flow_control:
                 case FlowControl.NEXT:
                     paths.append((following, flags))
@@ -242,12 +359,14 @@ class Comparer:
         names = [name for name in wrong if self._writer(path, name) == first]
         instruction = path[first]
         text = Formatter(FormatterSyntax.NASM).format(instruction)
+        setting = self._setting
         what = "; ".join(
-            f"{name} is {wrong[name][0]:#x}, not {wrong[name][1]:#x}" for name in names
+            f"{setting.name(name)} is {wrong[name][0]:#x}, not {wrong[name][1]:#x}"
+            for name in names
         )
         return (
-            f"the guest differs from the reference at {instruction.ip:#x}, {text}: {what} "
-            f"(in the block at {path[0].ip:#x}, {len(path)} instructions)"
+            f"the guest differs from the reference at {setting.place(instruction.ip)}, {text}: "
+            f"{what} (in the block at {setting.place(path[0].ip)}, {len(path)} instructions)"
         )
 
     def _writer(self, path: Sequence[Instruction], name: str) -> int:
@@ -267,12 +386,25 @@ class Comparer:
         return 0
 
 
-def _comparable(instruction: Instruction) -> bool:
+def _is_innocuous(code: int, bits: int) -> bool:
+    """Return whether an instruction is innocuous, or only its encoding keeps it from the host."""
+    match classify(code, bits):
+        case Innocuous():
+            return True
+        case Ruled(rule):
+            return rule.op == Op.OP_EMULATE
+        case _:
+            return False
+
+
+def _comparable(instruction: Instruction, bits: int) -> bool:
     """Return whether an instruction is innocuous and the reference runs it in one step.
 
     The reference runs a repeated string instruction in several steps.
     """
-    if instruction.is_invalid or not isinstance(classify(instruction.code), Innocuous):
+    if instruction.is_invalid or not _is_innocuous(instruction.code, bits):
+        return False
+    if instruction.code in _UNDEFINED:
         return False
     if instruction.has_rep_prefix or instruction.has_repne_prefix:
         return False
@@ -285,15 +417,19 @@ _REGISTERS: Final = {
 }
 
 
+_ROTATIONS: Final = frozenset({Mnemonic.RCL, Mnemonic.RCR, Mnemonic.ROL, Mnemonic.ROR})
+
+
 def _mask(bits: int) -> int:
     return sum(flag for bit, flag in _FLAGS.items() if bits & bit)
 
 
-def _undefined(path: Sequence[Instruction]) -> int:
-    """Return the flags that the manual leaves undefined at the end of `path`."""
-    result = 0
+def _undefined(path: Sequence[Instruction], result: int = 0) -> int:
+    """Return the flags that the manual leaves undefined after `path`; `result` were so before."""
     for i in path:
         result = result & ~_mask(i.rflags_modified) | _mask(i.rflags_undefined)
+        if i.mnemonic in _ROTATIONS:
+            result |= _FLAGS[RflagsBits.OF]  # but for a count of 1
     return result
 
 

@@ -1,13 +1,18 @@
-"""The registers that gdb sees: names, sizes and order, and the location of each in the processor.
+"""The registers that gdb sees, and the location of each in the processor.
 
-Features and names are those that gdb knows for x86-64 (GDB manual, appendix G.5.13).  The order is
-that of the description sent to gdb (`ringlet.debug.target`), and so of the `g` packet.
+Features and names are those that gdb knows for x86 (GDB manual, appendix G.5.13);
+`ringlet.debug.layouts` puts them in order.
+
+What gdb takes for the program counter is a linear address.  Where CS has a base, it is not RIP, EIP
+or IP: that is in the register `ip`.
 """
 
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
+
+from ringlet.machine.place import code_bits, program_counter
 
 XSAVE_SIZE: Final = 832
 _XSTATE_BV: Final = 512
@@ -16,6 +21,8 @@ _MXCSR_AT: Final = 24
 _MXCSR_BITS: Final = 0xFFFF
 _FLAGS: Final = 0x247FD5
 """The flags that a debugger may write: all but RF, VM, VIF and VIP."""
+_LINEAR_32: Final = 0xFFFF_FFFF
+_SEGMENTS: Final = (("cs", 1), ("ss", 2), ("ds", 3), ("es", 0), ("fs", 4), ("gs", 5))
 
 
 class Cpu(Protocol):
@@ -63,20 +70,45 @@ def is_canonical(linear: int) -> bool:
 # --- registers by name
 
 
-def _plain(
-    name: str, bits: int = 64, kind: str = "int64", *, shown: str = "", fixed: bool = False
-) -> Register:
+def _fits(cpu: Cpu, value: int) -> int:
+    """Return `value` for a register; ReadOnlyError if the mode has no registers of its size."""
+    if value > _LINEAR_32 and code_bits(cpu) != 64:
+        raise ReadOnlyError
+    return value
+
+
+def _general(name: str, bits: int = 64, kind: str = "") -> Register:
+    """Return a general register, under its own name if it has 64 bits: RAX, else EAX."""
+
     def read(cpu: Cpu) -> bytes:
         return cpu.get(name).to_bytes(8, "little")[: bits // 8]
 
     def write(cpu: Cpu, value: bytes) -> None:
+        cpu.set(name, _fits(cpu, int.from_bytes(value, "little")))
+
+    shown = name if bits == 64 else f"e{name[1:]}"
+    return Register(shown, bits, kind or f"int{bits}", read, write)
+
+
+def _number(name: str) -> Register:
+    """Return one of R8 to R15, which keep their 64 bits where the mode does not have them."""
+
+    def read(cpu: Cpu) -> bytes:
+        return cpu.get(name).to_bytes(8, "little")
+
+    def write(cpu: Cpu, value: bytes) -> None:
         cpu.set(name, int.from_bytes(value, "little"))
 
-    return Register(shown or name, bits, kind, read, _refuse if fixed else write)
+    return Register(name, 64, "int64", read, write)
 
 
-def _address(name: str, kind: str = "int64", shown: str = "") -> Register:
-    """Return a register that can hold only canonical addresses."""
+def _fixed(name: str, shown: str = "") -> Register:
+    """Return a read-only register of 64 bits."""
+    return Register(shown or name, 64, "int", lambda cpu: cpu.get(name).to_bytes(8, "little"))
+
+
+def _address(name: str, shown: str = "", *, of_segment: bool = True) -> Register:
+    """Return a base that can be only a canonical address, and of a segment only one of the mode."""
 
     def read(cpu: Cpu) -> bytes:
         return cpu.get(name).to_bytes(8, "little")
@@ -85,12 +117,33 @@ def _address(name: str, kind: str = "int64", shown: str = "") -> Register:
         linear = int.from_bytes(value, "little")
         if not is_canonical(linear):
             raise ReadOnlyError
-        if name == "rip" and linear != cpu.get("rip"):
-            # A processor that continues at another address is not halted.
-            cpu.set("halted", 0)
+        if of_segment:
+            _fits(cpu, linear)
         cpu.set(name, linear)
 
-    return Register(shown or name, 64, kind, read, write)
+    return Register(shown or name, 64, "int", read, write)
+
+
+def _program_counter(bits: int) -> Register:
+    """Return the linear address of the next instruction, as gdb's RIP or EIP."""
+
+    def read(cpu: Cpu) -> bytes:
+        return program_counter(cpu).to_bytes(8, "little")[: bits // 8]
+
+    def write(cpu: Cpu, value: bytes) -> None:
+        rip = linear = int.from_bytes(value, "little")
+        if code_bits(cpu) != 64:
+            rip = (_fits(cpu, linear) - cpu.get("cs.base")) & _LINEAR_32
+            if rip > cpu.get("cs.limit"):
+                raise ReadOnlyError
+        elif not is_canonical(linear):
+            raise ReadOnlyError
+        if rip != cpu.get("rip"):
+            # A processor that continues at another address is not halted.
+            cpu.set("halted", 0)
+        cpu.set("rip", rip)
+
+    return Register("rip" if bits == 64 else "eip", bits, "code_ptr", read, write)
 
 
 def _read_flags(cpu: Cpu) -> bytes:
@@ -109,9 +162,9 @@ def _segment(name: str, index: int) -> Register:
     return Register(name, 32, "int32", read)
 
 
-def _nothing(name: str) -> Register:
+def _nothing(name: str, bits: int) -> Register:
     """Return a register that only Linux programs have, such as orig_rax; it always reads -1."""
-    return Register(name, 64, "int", lambda cpu: b"\xff" * 8, lambda cpu, value: None)
+    return Register(name, bits, "int", lambda cpu: b"\xff" * (bits // 8), lambda cpu, value: None)
 
 
 # --- registers in the XSAVE image (SDM 1 13.4)
@@ -200,52 +253,77 @@ def _mxcsr() -> Register:
     return Register("mxcsr", 32, "i386_mxcsr", read, _write_mxcsr)
 
 
-CORE: Final = Feature(
-    "org.gnu.gdb.i386.core",
-    (
-        *(_plain(n) for n in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi")),
-        _plain("rbp", kind="data_ptr"),
-        _plain("rsp", kind="data_ptr"),
-        *(_plain(f"r{n}") for n in range(8, 16)),
-        _address("rip", "code_ptr"),
-        Register("eflags", 32, "i386_eflags", _read_flags, _write_flags),
-        *(_segment(n, i) for n, i in zip(("cs", "ss", "ds", "es", "fs", "gs"), (1, 2, 3, 0, 4, 5),
-                                         strict=True)),
-        *(_saved(f"st{n}", 32 + 16 * n, 80, "i387_ext", _X87) for n in range(8)),
-        _x87("fctrl", 0, 2),
-        _x87("fstat", 2, 2),
-        Register("ftag", 32, "int", _read_tags, _write_tags),
-        _fixed_x87("fiseg", 12, 2),
-        _fixed_x87("fioff", 8, 4),
-        _fixed_x87("foseg", 20, 2),
-        _fixed_x87("fooff", 16, 4),
-        _fixed_x87("fop", 6, 2),
+_GENERAL: Final = {
+    64: (
+        *(_general(n) for n in ("rax", "rbx", "rcx", "rdx", "rsi", "rdi")),
+        _general("rbp", kind="data_ptr"),
+        _general("rsp", kind="data_ptr"),
+        *(_number(f"r{n}") for n in range(8, 16)),
     ),
-)  # fmt: skip
-
-SSE: Final = Feature(
-    "org.gnu.gdb.i386.sse",
-    (*(_saved(f"xmm{n}", 160 + 16 * n, 128, "vec128", _SSE) for n in range(16)), _mxcsr()),
-)
-
-LINUX: Final = Feature("org.gnu.gdb.i386.linux", (_nothing("orig_rax"),))
-
-SEGMENTS: Final = Feature(
-    "org.gnu.gdb.i386.segments", (_address("fs_base", "int"), _address("gs_base", "int"))
-)
-
-AVX: Final = Feature(
-    "org.gnu.gdb.i386.avx",
-    tuple(_saved(f"ymm{n}h", 576 + 16 * n, 128, "uint128", _AVX) for n in range(16)),
-)
-
-SYSTEM: Final = Feature(
-    "org.ringlet.system",
-    (
-        *(_plain(n, kind="int", fixed=True) for n in ("cr0", "cr2", "cr3", "cr4", "cr8", "efer")),
-        _address("kernel_gs_base", "int", "k_gs_base"),
+    32: (
+        *(_general(n, 32) for n in ("rax", "rcx", "rdx", "rbx")),
+        _general("rsp", 32, "data_ptr"),
+        _general("rbp", 32, "data_ptr"),
+        _general("rsi", 32),
+        _general("rdi", 32),
     ),
+}
+
+
+def core(bits: int) -> Feature:
+    """Return the registers that every processor has, general ones with `bits` bits."""
+    return Feature(
+        "org.gnu.gdb.i386.core",
+        (
+            *_GENERAL[bits],
+            _program_counter(bits),
+            Register("eflags", 32, "i386_eflags", _read_flags, _write_flags),
+            *(_segment(name, index) for name, index in _SEGMENTS),
+            *(_saved(f"st{n}", 32 + 16 * n, 80, "i387_ext", _X87) for n in range(8)),
+            _x87("fctrl", 0, 2),
+            _x87("fstat", 2, 2),
+            Register("ftag", 32, "int", _read_tags, _write_tags),
+            _fixed_x87("fiseg", 12, 2),
+            _fixed_x87("fioff", 8, 4),
+            _fixed_x87("foseg", 20, 2),
+            _fixed_x87("fooff", 16, 4),
+            _fixed_x87("fop", 6, 2),
+        ),
+    )
+
+
+def sse(count: int) -> Feature:
+    """Return XMM0 and the following, `count` of them, and MXCSR."""
+    registers = (_saved(f"xmm{n}", 160 + 16 * n, 128, "vec128", _SSE) for n in range(count))
+    return Feature("org.gnu.gdb.i386.sse", (*registers, _mxcsr()))
+
+
+def linux(bits: int) -> Feature:
+    """Return what gdb expects if it debugs a file of Linux."""
+    name = "orig_rax" if bits == 64 else "orig_eax"
+    return Feature("org.gnu.gdb.i386.linux", (_nothing(name, bits),))
+
+
+def avx(count: int) -> Feature:
+    """Return the upper halves of YMM0 and the following, `count` of them."""
+    return Feature(
+        "org.gnu.gdb.i386.avx",
+        tuple(_saved(f"ymm{n}h", 576 + 16 * n, 128, "uint128", _AVX) for n in range(count)),
+    )
+
+
+SEGMENTS: Final = Feature("org.gnu.gdb.i386.segments", (_address("fs_base"), _address("gs_base")))
+"""Only gdb's x86-64 knows it."""
+
+_SYSTEM: Final = (
+    *(_fixed(name) for name in ("cr0", "cr2", "cr3", "cr4", "cr8", "efer")),
+    _address("kernel_gs_base", "k_gs_base", of_segment=False),
+    _fixed("rip", "ip"),
+    *(_fixed(f"{name}.base", f"{name}_base") for name in ("cs", "ss", "ds", "es")),
 )
 
-FEATURES: Final = (CORE, SSE, LINUX, SEGMENTS, AVX, SYSTEM)
-REGISTERS: Final = tuple(register for feature in FEATURES for register in feature.registers)
+
+def system(bits: int) -> Feature:
+    """Return the system registers, and the bases of the segments that no other feature has."""
+    bases = () if bits == 64 else (_fixed("fs_base"), _fixed("gs_base"))
+    return Feature("org.ringlet.system", (*_SYSTEM, *bases))

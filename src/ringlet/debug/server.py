@@ -19,13 +19,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from ringlet.debug import commands
+from ringlet.debug import commands, monitor
 from ringlet.debug.commands import Commands, Next
+from ringlet.debug.layouts import Choice
+from ringlet.debug.monitor import Monitor
 from ringlet.debug.protocol import Event, Parser, ProtocolError, Signal, frame
 from ringlet.debug.stops import SIGABRT, SIGINT, SIGTRAP, Points, Stop, Watch
 from ringlet.errors import ConfigError
 from ringlet.machine import outcome
 from ringlet.machine.outcome import End
+from ringlet.machine.place import program_counter
 from ringlet.vcpu.debug.stops import DebugReason
 
 _SEND_TIMEOUT_S: Final = 5
@@ -38,7 +41,7 @@ _PORT_END: Final = 1 << 16
 _LOOPBACK: Final = ("", "localhost", "127.0.0.1")
 
 
-class Cpu(commands.Cpu, Protocol):
+class Cpu(commands.Cpu, monitor.Cpu, Protocol):
     """The part of a processor that the server uses."""
 
     def set_breakpoints(self, addresses: Sequence[int]) -> None: ...
@@ -168,15 +171,20 @@ class _Link:
 class GdbServer:
     """A server for one machine and one gdb at a time.
 
-    The machine calls `trapped` and `dying`; `attach_debugger` registers the server there.
+    The machine calls `trapped` and `dying`; `attach_debugger` registers the server there.  `wide`
+    says that the guest's file has 64-bit code (`ringlet.debug.layouts.Choice`).
     """
 
-    def __init__(self, machine: Vm, cpu: Cpu, listener: socket.socket) -> None:
+    def __init__(
+        self, machine: Vm, cpu: Cpu, listener: socket.socket, *, wide: bool = False
+    ) -> None:
         self._machine = machine
         self._cpu = cpu
         self._listener = listener
         self._points = Points(cpu.set_breakpoints, cpu.set_watchpoints)
-        self._commands = Commands(cpu, self._points, self._monitor)
+        choice = Choice(cpu, wide)
+        answer = Monitor(cpu, choice, machine.counters).answer
+        self._commands = Commands(cpu, self._points, choice.layout, answer)
         self._link: _Link | None = None
         self._came = threading.Event()
         self._awaits = False  # the guest has not run: it waits for a gdb that continues it
@@ -280,7 +288,10 @@ class GdbServer:
         """Handle a stop of the processor: a breakpoint, a step, a watchpoint."""
         reason, hits = self._cpu.debug_stop()
         if reason == DebugReason.DEBUG_BREAKPOINT:
-            self._stop(self._points.break_hit(self._cpu.get("rip")))
+            linear = program_counter(self._cpu)
+            # If gdb cannot know this address, it would take the stop for one of its past.
+            known = self._commands.layout.holds(linear)
+            self._stop(self._points.break_hit(linear) if known else Stop(SIGTRAP))
         elif reason == DebugReason.DEBUG_WATCHPOINT:
             self._stop(self._points.watch_hit(hits))
         else:
@@ -301,6 +312,7 @@ class GdbServer:
         if link.alive or self._awaits:
             self._link = link
             self._commands.stop = Stop(SIGINT)
+            self._commands.connected()
             self._serve(link)
 
     def _interrupted(self, link: _Link, resumes: int) -> None:
@@ -330,7 +342,7 @@ class GdbServer:
     def _serve(self, link: _Link) -> None:
         """Answer gdb's packets until gdb resumes the guest."""
         self._running = False
-        self._stopped_at = self._cpu.get("rip")
+        self._stopped_at = program_counter(self._cpu)
         while not self._machine.ended:
             try:
                 packet = link.packets.get(timeout=_POLL_S)
@@ -357,13 +369,7 @@ class GdbServer:
             self._machine.finish(outcome.stopped(signal.SIGKILL))
         else:
             self._owes = True
-            # gdb steps off a breakpoint at the stopped RIP by itself.  If gdb moved RIP, a
+            # gdb steps off a breakpoint where it stopped by itself.  If gdb moved RIP, a
             # breakpoint at the new RIP must stop the guest.
-            moved = self._cpu.get("rip") != self._stopped_at
+            moved = program_counter(self._cpu) != self._stopped_at
             self._cpu.debug_go(step=then is Next.STEP, skip=not moved)
-
-    def _monitor(self, command: str) -> str:
-        if command.strip() == "counters":
-            rows = self._machine.counters().items()
-            return "".join(f"{name} {value}\n" for name, value in rows if value)
-        return "monitor counters: show the run's counters\n"

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from ringlet.debug.registers import CORE, FEATURES, SSE, SYSTEM, Feature
+from ringlet.debug.layouts import Layout
+from ringlet.debug.registers import Feature
 
 _EFLAGS: Final = (
     ("CF", 0), ("", 1), ("PF", 2), ("AF", 4), ("ZF", 6), ("SF", 7), ("TF", 8), ("IF", 9),
@@ -29,9 +30,9 @@ def _flags(name: str, fields: tuple[tuple[str, int], ...]) -> list[str]:
 
 
 def _types(feature: Feature) -> list[str]:
-    if feature is CORE:
+    if feature.name.endswith(".core"):
         return _flags("i386_eflags", _EFLAGS)
-    if feature is not SSE:
+    if not feature.name.endswith(".sse"):
         return []
     return [
         *(f'<vector id="{name}" type="{of}" count="{n}"/>' for name, of, n in _VECTORS),
@@ -47,7 +48,7 @@ def _feature(feature: Feature) -> list[str]:
     lines = [f'<feature name="{feature.name}">', *_types(feature)]
     for register in feature.registers:
         group = _GROUPS.get(register.kind, "")
-        if feature is SYSTEM:
+        if feature.name.endswith(".system"):
             group = "system"
         grouped = f' group="{group}"' if group else ""
         lines.append(
@@ -57,14 +58,15 @@ def _feature(feature: Feature) -> list[str]:
     return [*lines, "</feature>"]
 
 
-def describe() -> bytes:
-    """Return the description, target.xml."""
+def describe(layout: Layout) -> bytes:
+    """Return the description of `layout`, target.xml."""
     lines = [
         '<?xml version="1.0"?>',
         '<!DOCTYPE target SYSTEM "gdb-target.dtd">',
         '<target version="1.0">',
-        "<architecture>i386:x86-64</architecture>",
+        f"<architecture>{layout.architecture}</architecture>",
+        *(f"<compatible>{name}</compatible>" for name in layout.compatible),
     ]
-    for feature in FEATURES:
+    for feature in layout.features:
         lines += _feature(feature)
     return "\n".join([*lines, "</target>", ""]).encode("ascii")

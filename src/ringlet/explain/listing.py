@@ -30,11 +30,13 @@ from ringlet.translate.translator import (
 _PAGE: Final = 4096
 _LONGEST: Final = 15
 _MASK: Final = (1 << 64) - 1
+_MODES: Final = {16: "mode16", 32: "mode32", 64: "mode64"}
 _OF_DEVICES: Final = frozenset({Op.OP_DEVICE_READ, Op.OP_DEVICE_WRITE})
 _REGISTERS: Final = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
 )  # fmt: skip
+_SEGMENTS: Final = ("es", "cs", "ss", "ds", "fs", "gs")
 
 
 class Kind(Enum):
@@ -107,6 +109,7 @@ class Listing:
     """The listing of a range; `rest` holds the bytes of an incomplete instruction at its end."""
 
     name: str
+    bits: int
     cpl: int
     fragments: tuple[FragmentListing, ...]
     rest: bytes
@@ -119,19 +122,21 @@ def explain(
     thunk: bool = False,
     flags: int = 0,
     devices: bool = False,
+    bits: int = 64,
 ) -> Listing:
     """Translate `code` fragment by fragment for ring `cpl`, and list the result.
 
-    `flags` are more KEY_* bits of the mode key.  With `devices`, each MOV to or from memory has met
-    a device.  Fragments end at page boundaries; an instruction that crosses into the next page is a
-    fragment of its own.
+    `bits` is the size of the code segment; CS has its base at 0.  `flags` are more KEY_* bits of
+    the mode key, such as `segments_key` returns.  With `devices`, each MOV to or from memory has
+    met a device.  Fragments end at page boundaries; an instruction that crosses into the next page
+    is a fragment of its own.
     """
 
     def translated(data: bytes, limit: int) -> Translation | None:
         return _translate(translator, data, linear, key, limit, thunk, devices)
 
     translator = Translator(speculate=speculate)
-    key = KEYS["mode64"] | cpl | flags
+    key = KEYS[_MODES[bits]] | cpl | flags
     fragments = []
     at = 0
     while at < len(code.data):
@@ -143,9 +148,20 @@ def explain(
         if translation is None:
             break
         guest = code.data[at : at + translation.guest_bytes]
-        fragments.append(_Lister(translation, guest, cpl).fragment())
+        fragments.append(_Lister(translation, guest, cpl, bits).fragment())
         at += translation.guest_bytes
-    return Listing(code.name, cpl, tuple(fragments), code.data[at:])
+    return Listing(code.name, bits, cpl, tuple(fragments), code.data[at:])
+
+
+def segments_key(bits: int, *, segmented: bool) -> int:
+    """Return the KEY_* bits of code whose DS, ES and SS are flat, or not if `segmented`.
+
+    16-bit code has SP and 64 KiB in CS then, as in real mode.
+    """
+    if not segmented or bits == 64:
+        return 0
+    key = KEYS["segmented"]
+    return key | KEYS["stack16"] | KEYS["cs64k"] if bits == 16 else key
 
 
 def _translate(
@@ -193,8 +209,9 @@ class _Part(NamedTuple):
 class _Lister:
     """Makes one fragment's listing."""
 
-    def __init__(self, translation: Translation, guest: bytes, cpl: int) -> None:
+    def __init__(self, translation: Translation, guest: bytes, cpl: int, bits: int) -> None:
         self._t = translation
+        self._bits = bits
         self._guest = guest
         self._user = int(cpl == 3)
         self._formatter = new_formatter()
@@ -246,7 +263,7 @@ class _Lister:
         """Return the instructions before guest offset `behind`, and the code after them."""
         # An indirect branch may have an entry in `operations` that performs no operation.
         operations = {at: op for at, op in self._t.operations if op != Op.OP_NONE}
-        decoder = Decoder(64, self._guest)
+        decoder = Decoder(self._bits, self._guest)
         lines = []
         rest: list[HostLine] = []
         for part in parts:
@@ -276,9 +293,11 @@ class _Lister:
         self, instruction: Instruction, data: bytes, op: int | None, host: tuple[HostLine, ...]
     ) -> GuestLine:
         kind, reason, manual = Kind.INNOCUOUS, "", ""
-        match classify(instruction.code):
+        match classify(instruction.code, self._bits):
             case _ if op in _OF_DEVICES:
                 kind, reason = Kind.DEVICE, "It has met a device."
+            case Ruled(rule) if op is None and rule.op == Op.OP_EMULATE and self._bits != 64:
+                pass  # it has another encoding, which the host knows
             case Ruled(rule):
                 kind, reason, manual = Kind.LEAVES, rule.reason, rule.manual
                 if op is None:
@@ -405,6 +424,11 @@ def _state_fields() -> dict[int, str]:
     gpr, scratch = state.offsets()["gpr"], state.offsets()["scratch"]
     named.update({gpr + 8 * i: name for i, name in enumerate(_REGISTERS)})
     named.update({scratch + 8 * i: f"scratch{i}" for i in range(4)})
+    for field in ("segment_host", "segment_at", "segment_read", "segment_write"):
+        first = state.offsets()[field]
+        named.update({first + 8 * i: f"{field}.{name}" for i, name in enumerate(_SEGMENTS)})
+    old = state.offsets()["string_old"]
+    named.update({old: "string_old.rsi", old + 8: "string_old.rdi"})
     return named
 
 

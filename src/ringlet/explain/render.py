@@ -66,6 +66,7 @@ def layout(listing: Listing, with_bytes: bool = False, reasons: bool = True) -> 
     layouter = _Layouter(digits, column, with_bytes, reasons)
     yield (
         Span(f"{listing.name}: {_count(sum(f.guest_bytes for f in listing.fragments), 'byte')}, "),
+        Span("" if listing.bits == 64 else f"{listing.bits}-bit code, "),
         Span(f"CPL {listing.cpl}, {_count(len(listing.fragments), 'fragment')}"),
     )
     for fragment in listing.fragments:
@@ -151,6 +152,7 @@ def as_json(listing: Listing) -> dict[str, Any]:
     """Return the listing as JSON values; addresses and bytes are hexadecimal strings."""
     return {
         "name": listing.name,
+        "bits": listing.bits,
         "cpl": listing.cpl,
         "fragments": [_fragment_json(fragment) for fragment in listing.fragments],
         "rest": listing.rest.hex(),

@@ -14,12 +14,14 @@ from typing import Final
 from ringlet.errors import ConfigError, ProgramError
 
 DEFAULT_LINEAR: Final = 0x401000
+DEFAULT_IP: Final = 0x7C00
+"""Of 16-bit code, which has CS at 0: where a boot sector is."""
 MAX_BYTES: Final = 1 << 20
 """The most bytes that one listing takes; more would give hundreds of thousands of lines."""
 
-_HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")
-_SECTION: Final = struct.Struct("<IIQQQQIIQQ")
-_SYMBOL: Final = struct.Struct("<IBBHQQ")
+_IDENT_SIZE: Final = 16
+_LITTLE_ENDIAN: Final = 1
+_EM_386: Final = 3
 _EM_X86_64: Final = 62
 _MACHINES: Final = {3: "32-bit x86", 40: "ARM", 183: "AArch64", 243: "RISC-V", 8: "MIPS"}
 _SHT_SYMTAB: Final = 2
@@ -34,11 +36,15 @@ _NO_CODE: Final = frozenset({1, 3, 4, 6})  # STT_OBJECT, _SECTION, _FILE, _TLS
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Guest code: `data` at linear address `linear`; `name` describes its source."""
+    """Guest code: `data` at linear address `linear`; `name` describes its source.
+
+    `bits` is the size of the code in an ELF file of that class.
+    """
 
     name: str
     linear: int
     data: bytes
+    bits: int = 64
 
 
 def from_hex(text: str, linear: int = DEFAULT_LINEAR) -> Code:
@@ -72,7 +78,7 @@ def from_file(path: Path, offset: int, length: int | None, linear: int = DEFAULT
 
 
 def from_symbol(path: Path, name: str, linear: int | None = None) -> Code:
-    """Return a function of an ELF64 file, at its own address unless `linear` is given."""
+    """Return a function of an ELF file, at its own address unless `linear` is given."""
     elf = _Elf(path, _read(path))
     symbols = list(elf.symbols())
     if not symbols:
@@ -92,7 +98,8 @@ def from_symbol(path: Path, name: str, linear: int | None = None) -> Code:
         raise ProgramError(f"{path}: does not define {name!r}, only uses it")
     symbol = min(defined, key=lambda s: s.local)
     data = elf.code(symbol, symbols)
-    return _limited(Code(f"{path}:{name}", symbol.value if linear is None else linear, data))
+    at = symbol.value if linear is None else linear
+    return _limited(Code(f"{path}:{name}", at, data, elf.bits))
 
 
 def _limited(code: Code) -> Code:
@@ -120,6 +127,31 @@ def _read(path: Path) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class _Format:
+    """One class of ELF files: its machine, the layouts of its headers, and a symbol's fields."""
+
+    bits: int
+    machine: int
+    header: struct.Struct
+    section: struct.Struct
+    symbol: struct.Struct
+    fields: tuple[str, ...]
+
+
+_FORMATS: Final = {
+    1: _Format(
+        32, _EM_386, struct.Struct("<16sHHIIIIIHHHHHH"), struct.Struct("<IIIIIIIIII"),
+        struct.Struct("<IIIBBH"), ("name", "value", "size", "info", "other", "section"),
+    ),
+    2: _Format(
+        64, _EM_X86_64, struct.Struct("<16sHHIQQQIHHHHHH"), struct.Struct("<IIQQQQIIQQ"),
+        struct.Struct("<IBBHQQ"), ("name", "info", "other", "section", "value", "size"),
+    ),
+}  # fmt: skip
+"""By EI_CLASS."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Section:
     name_at: int
     kind: int
@@ -141,29 +173,37 @@ class _Symbol:
 
 
 class _Elf:
-    """The sections and symbols of an ELF64 file (System V ABI, "Object Files")."""
+    """The sections and symbols of an ELF file (System V ABI, "Object Files")."""
 
     def __init__(self, path: Path, data: bytes) -> None:
         self._path = path
         self._data = data
         if not data.startswith(b"\x7fELF"):
             raise self._error("is not an ELF file; give its code with --file, --offset, --length")
-        if len(data) < _HEADER.size:
+        form = _FORMATS.get(data[4] if len(data) > _IDENT_SIZE else 0, _FORMATS[2])
+        if len(data) < form.header.size:
             raise self._error("is truncated: its ELF header is incomplete")
-        ident, kind, machine, _, _, _, table, _, _, _, _, size, count, _ = _HEADER.unpack_from(data)
-        if machine != _EM_X86_64 or ident[4] != 2 or ident[5] != 1:
+        header = form.header.unpack_from(data)
+        ident, kind, machine, _, _, _, table, _, _, _, _, size, count, _ = header
+        if machine != form.machine or ident[4] not in _FORMATS or ident[5] != _LITTLE_ENDIAN:
             what = _MACHINES.get(machine, "x32" if machine == _EM_X86_64 else f"machine {machine}")
-            raise self._error(f"is for {what}; explain takes x86-64 code")
+            raise self._error(f"is for {what}; explain takes code for x86-64 and i386")
+        self._format = form
         if not table or not count:
             raise self._error(
                 "has no sections (it is stripped); give its code with --file, --offset, --length"
             )
-        if size != _SECTION.size:
+        if size != form.section.size:
             raise self._error("is damaged: its section header entries have the wrong size")
         if table + count * size > len(data):
             raise self._error("is damaged: its section headers lie outside the file")
         self._relocatable = kind == 1
         self._sections = [self._section(table + i * size) for i in range(count)]
+
+    @property
+    def bits(self) -> int:
+        """Return the size of the code, 32 or 64."""
+        return self._format.bits
 
     @property
     def has_symtab(self) -> bool:
@@ -178,14 +218,19 @@ class _Elf:
             if section.link >= len(self._sections) or not self._holds(self._sections[section.link]):
                 raise self._error("is damaged: a symbol table has no names")
             names = self._sections[section.link]
-            whole = section.size - section.size % _SYMBOL.size
+            layout = self._format.symbol
+            whole = section.size - section.size % layout.size
             raw = self._data[section.offset : section.offset + whole]
-            for name_at, info, _, index, value, size in _SYMBOL.iter_unpack(raw):
-                name = self._text(names.offset + name_at)
+            for values in layout.iter_unpack(raw):
+                row = dict(zip(self._format.fields, values, strict=True))
+                name = self._text(names.offset + row["name"])
                 if name:
+                    index, info = row["section"], row["info"]
                     section_index = index if _SHN_UNDEF < index < _SHN_RESERVED else 0
                     local = info >> 4 == _STB_LOCAL
-                    yield _Symbol(name, info & 15, local, section_index, value, size)
+                    yield _Symbol(
+                        name, info & 15, local, section_index, row["value"], row["size"]
+                    )
 
     def code(self, symbol: _Symbol, symbols: list[_Symbol]) -> bytes:
         """Return the bytes of a defined function."""
@@ -212,7 +257,8 @@ class _Elf:
         return self._data[section.offset + start : section.offset + start + size]
 
     def _section(self, at: int) -> _Section:
-        name, kind, flags, address, offset, size, link, *_ = _SECTION.unpack_from(self._data, at)
+        values = self._format.section.unpack_from(self._data, at)
+        name, kind, flags, address, offset, size, link, *_ = values
         return _Section(name, kind, flags, address, offset, size, link)
 
     def _holds(self, section: _Section) -> bool:

@@ -40,6 +40,15 @@ _MACHINES: Final = {
 _WANTED: Final = "a static ELF program for x86 (ELF64 or ELF32)"
 
 
+def is_elf64(path: Path) -> bool:
+    """Return whether `path` is an ELF64 file; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(5) == MAGIC + b"\x02"
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class _Format:
     """One class of ELF files: its name, its machine, and the layouts of its headers."""

@@ -44,27 +44,27 @@ def debug_exit(status: int) -> End:
     return End(EndKind.DEBUG_EXIT, status)
 
 
-def triple_fault(rip: int) -> End:
-    """Return the end of a guest whose double fault handler faulted at `rip` (SDM 3A 6.15)."""
+def triple_fault(place: str) -> End:
+    """Return the end of a guest whose double fault handler faulted at `place` (SDM 3A 6.15)."""
     return End(
         EndKind.TRIPLE_FAULT,
         STATUS_TRIPLE_FAULT,
-        f"triple fault: the guest's processor shut down at RIP {rip:#x}",
+        f"triple fault: the guest's processor shut down at {place}",
     )
 
 
-def halted(rip: int, why: str) -> End:
+def halted(place: str, why: str) -> End:
     """Return the end of a guest that halted and cannot be woken, because of `why`."""
     return End(
         EndKind.HALTED,
         STATUS_HALTED,
-        f"the guest halted at RIP {rip:#x} and nothing can wake it: {why}",
+        f"the guest halted at {place} and nothing can wake it: {why}",
     )
 
 
-def beyond(rip: int, why: str) -> End:
+def beyond(place: str, why: str) -> End:
     """Return the end of a guest at code that a real processor could run, but Ringlet cannot."""
-    return End(EndKind.BEYOND, STATUS_BEYOND, f"the guest cannot go on at RIP {rip:#x}: {why}")
+    return End(EndKind.BEYOND, STATUS_BEYOND, f"the guest cannot go on at {place}: {why}")
 
 
 def differs(what: str) -> End:

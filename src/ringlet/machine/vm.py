@@ -17,6 +17,7 @@ from ringlet.machine.bus import PortBus
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.outcome import End
 from ringlet.machine.pins import Pins, Unplugged, detach
+from ringlet.machine.place import mode, place
 from ringlet.machine.timers import Timer
 from ringlet.observe import EmulatedForm
 
@@ -26,7 +27,8 @@ MIN_TIMER_NS: Final = 20_000
 
 _REGISTERS: Final = (
     "rip", "rflags", "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10",
-    "r11", "r12", "r13", "r14", "r15", "cr0", "cr2", "cr3", "cr4", "efer",
+    "r11", "r12", "r13", "r14", "r15", "cr0", "cr2", "cr3", "cr4", "efer", "cs.selector", "cs.base",
+    "ss.selector", "ss.base",
 )  # fmt: skip
 
 _TOLD: Final = (RingletError, OSError, MemoryError)
@@ -276,10 +278,10 @@ class Vm:
         self.cpu.complete()
 
     def _shutdown(self) -> None:
-        self._die(outcome.triple_fault(self.cpu.get("shutdown_rip")))
+        self._die(outcome.triple_fault(place(self.cpu, self.cpu.get("shutdown_rip"))))
 
     def _beyond(self, why: str) -> None:
-        self._die(outcome.beyond(self.cpu.get("rip"), why))
+        self._die(outcome.beyond(place(self.cpu, self.cpu.get("rip")), why))
 
     def _die(self, end: End) -> None:
         if self._debugger is not None:
@@ -324,18 +326,19 @@ class Vm:
             if self._timer is not None:
                 self._timer.update()
             if not flags & RFLAGS_IF:
-                self.finish(outcome.halted(rip, "interrupts are off"))
+                self._halted_for_good("interrupts are off")
             elif self._line.level:
                 break
             elif self._timer is None or (due := self._timer.next_event()) is None:
-                self.finish(outcome.halted(rip, "no timer is running"))
+                self._halted_for_good("no timer is running")
             elif not self._interrupts.accepts(self._timer_irq):
-                self.finish(
-                    outcome.halted(rip, "the timer's interrupt is masked or still in service")
-                )
+                self._halted_for_good("the timer's interrupt is masked or still in service")
             else:
                 self._woken.wait(max(0, due - self._clock()) / 1e9)
         self.timer_changed()
+
+    def _halted_for_good(self, why: str) -> None:
+        self.finish(outcome.halted(place(self.cpu, self.cpu.get("rip")), why))
 
     def _unexpected(self) -> None:
         info = self.cpu.exit_info()
@@ -344,5 +347,6 @@ class Vm:
 
     def _report(self) -> dict[str, object]:
         """Return what a report of a defect needs: registers, and counters that are not 0."""
-        report: dict[str, object] = {name: self.cpu.get(name) for name in _REGISTERS}
+        report: dict[str, object] = {"mode": mode(self.cpu)}
+        report |= {name: self.cpu.get(name) for name in _REGISTERS}
         return report | {name: str(n) for name, n in self.counters().items() if n}

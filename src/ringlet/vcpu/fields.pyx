@@ -67,6 +67,8 @@ def _others() -> dict[str, tuple[int, int]]:
         "shutdown_rip": (<size_t>&c.shutdown_rip, 8), "pending": (<size_t>&c.pending, 4),
         "deposit": (<size_t>&c.deposit, 8),
         "fs_host": (<size_t>&c.fs_host, 8), "gs_host": (<size_t>&c.gs_host, 8),
+        "n_exceptions": (<size_t>&c.n_exceptions, 8),
+        "n_interrupts": (<size_t>&c.n_interrupts, 8),
         "fs_base": (<size_t>&c.arch.seg[SEG_FS].base, 8),
         "gs_base": (<size_t>&c.arch.seg[SEG_GS].base, 8),
     }

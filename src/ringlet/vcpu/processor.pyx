@@ -31,8 +31,8 @@ from ringlet.vcpu.apic.local cimport (INTR_EXTERNAL, apic_create, apic_destroy, 
                                       apic_update, apic_write)
 from ringlet.vcpu.system.dispatch cimport complete
 from ringlet.vcpu.system.doorbells cimport DOORBELL_MEMORY, doorbell_rings, doorbells_destroy
-from ringlet.vcpu.loop.events cimport nmi_due
-from ringlet.vcpu.loop.exceptions cimport interrupt, deliver
+from ringlet.vcpu.loop.events cimport deliver_exception, nmi_due
+from ringlet.vcpu.loop.exceptions cimport interrupt
 from ringlet.vcpu.debug.blocks cimport blocks_create, blocks_destroy
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.debug.stops cimport debug_forget, debug_holds
@@ -336,7 +336,7 @@ cdef class Processor(ProcessorState):
         c.io_data = value
         result = complete(c)
         if result == EMU_FAULT:
-            result = deliver(c)
+            return deliver_exception(c)
         return c.exit_kind if result == EMU_EXIT else EXIT_NONE
 
     def emulate(self, u64 value=0, *, bint deliver=True) -> int:
@@ -367,7 +367,7 @@ cdef class Processor(ProcessorState):
             if holds:
                 self.exception = c.exc_vector, c.exc_error if c.exc_has_error else None, c.exc_cr2
                 return EXIT_NONE
-            return c.exit_kind if deliver(c) == EMU_EXIT else EXIT_NONE
+            return deliver_exception(c)
         self.emulation = emulation
         c.mmio_phys, c.io_size, write, c.io_data = access
         c.n_mmio_writes += bool(write)
@@ -477,8 +477,8 @@ cdef class Processor(ProcessorState):
         self.block_begins = begins
         blocks_create(self.c, last, begins is not None)
 
-    def events(self) -> list[tuple[int, int, int, int, int]]:
-        """Return (`Event`, CPL, RIP, two arguments) of the last events, the oldest first."""
+    def events(self) -> list:
+        """Return the last events as `EventRecord`s, the oldest first."""
         return blocks_events(self.c)
 
     def emulated_forms(self):

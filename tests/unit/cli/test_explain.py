@@ -1,6 +1,7 @@
 """`ringlet explain`: its options and its refusals."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,64 @@ def test_no_speculate(capsys: pytest.CaptureFixture[str]) -> None:
     main(["explain", "--hex", "48 8b 07 31 c0", "--no-speculate"])
 
     assert "miss" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--bits", "16"], ["hex: 4 bytes, 16-bit code, CPL 0", "fragment 0x7c00", "dec ax",
+                            "mov ax, [bx]", "state.segment_read.ds"]),
+        (["--bits", "16", "--no-segmented"], ["mov ax, [bx]", "mov ax, [r10 + r9]"]),
+        (["--bits", "32"], ["32-bit code", "fragment 0x401000", "dec eax",
+                            "mov eax, [r10 + rdi]"]),
+        (["--bits", "32", "--segmented"], ["mov eax, [edi]", "state.segment_read.ds"]),
+        (["--bits", "64"], ["hex: 4 bytes, CPL 0", "mov rax, [rdi]"]),
+    ],
+)  # fmt: skip
+def test_size_of_the_code(
+    arguments: list[str], says: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", "--hex", CODE, *arguments]) == 0
+
+    out = capsys.readouterr().out
+    assert [text for text in says if text not in out] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--bits", "8"], "--bits 8: code has 16, 32 or 64 bits"),
+        (["--bits", "16", "--at", "0x10000"], "--at 0x10000: out of range"),
+        (["--bits", "32", "--at", "0x100000000"], "--at 0x100000000: out of range"),
+    ],
+)
+def test_size_and_address_that_do_not_fit(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", "--hex", CODE, *arguments]) == 2
+
+    assert says in capsys.readouterr().err
+
+
+def test_function_of_a_32_bit_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its size of code is the file's; as 16-bit code, it needs an address."""
+    made = tmp_path / "made"
+    subprocess.run(
+        ["as", "--32", "-o", f"{made}.o", "-"], check=True,
+        input=b".globl f\n.type f, @function\nf: inc %eax\nret\n.size f, 2\n",
+    )  # fmt: skip
+    subprocess.run(
+        ["ld", "-m", "elf_i386", "-e", "f", "-Ttext=0x8048000", "-o", made, f"{made}.o"], check=True
+    )
+
+    assert main(["explain", f"{made}:f"]) == 0
+    out = capsys.readouterr().out
+    assert "2 bytes, 32-bit code, CPL 0, 1 fragment" in out
+    assert "8048000  inc eax" in out
+    assert main(["explain", f"{made}:f", "--bits", "16"]) == 2
+    assert "16-bit code cannot be at 0x8048000" in capsys.readouterr().err
+    assert main(["explain", f"{made}:f", "--bits", "16", "--at", "0x100"]) == 0
+    assert "100  inc ax" in capsys.readouterr().out
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ringlet.debug.commands import Commands, Next
+from ringlet.debug.layouts import LAYOUTS, Choice
 from ringlet.debug.protocol import PACKET_SIZE
-from ringlet.debug.registers import REGISTERS
 from ringlet.debug.stops import Points
 from ringlet.debug.target import describe
 from tests.unit.vcpu.board import CODE, DATA, HOLE, READ_ONLY, STACK, Board
 
+REGISTERS = LAYOUTS[64].registers
 NUMBER = {register.name: index for index, register in enumerate(REGISTERS)}
 
 
@@ -24,7 +25,8 @@ class Debugged:
         self.board = Board()
         cpu = self.board.p
         self.points = Points(cpu.set_breakpoints, cpu.set_watchpoints)
-        self.commands = Commands(cpu, self.points, lambda command: f"<{command}>")
+        layout = Choice(cpu).layout
+        self.commands = Commands(cpu, self.points, layout, lambda command: f"<{command}>")
 
     def ask(self, packet: bytes) -> bytes:
         reply, then = self.commands.answer(packet)
@@ -120,7 +122,7 @@ def test_tag_word(it: Debugged) -> None:
 
 
 def test_description_agrees_with_the_registers() -> None:
-    root = ET.fromstring(describe())
+    root = ET.fromstring(describe(LAYOUTS[64]))
     rows = [(row.attrib["name"], int(row.attrib["bitsize"])) for row in root.iter("reg")]
 
     assert rows == [(register.name, register.bits) for register in REGISTERS]
@@ -135,7 +137,7 @@ def test_description_in_pieces(it: Debugged) -> None:
         whole += part
         offset += len(part)
 
-    assert (mark, whole) == (b"l", describe())
+    assert (mark, whole) == (b"l", describe(LAYOUTS[64]))
 
 
 # --- memory

@@ -85,7 +85,7 @@ def test_the_first_wrong_instruction_is_named() -> None:
 
 def test_events_are_kept(watched: Watched) -> None:
     watched.run("0f0b")  # ud2, whose handler halts
-    kinds = [(kind, rip, first) for kind, _, rip, first, _ in watched.board.p.events()]
+    kinds = [(event.kind, event.rip, event.first) for event in watched.board.p.events()]
 
     assert (Event.BLOCK, CODE) in [(kind, rip) for kind, rip, _ in kinds]
     assert (Event.EXCEPTION, CODE, 6) in kinds
@@ -98,4 +98,4 @@ def test_the_last_events_are_kept() -> None:
     events = board.p.events()
 
     assert len(events) == 16
-    assert {kind for kind, *_ in events} == {Event.BLOCK}
+    assert {event.kind for event in events} == {Event.BLOCK}

@@ -246,7 +246,7 @@ def test_end_of_the_run_is_reported(peer: Peer, machine: LoopingMachine) -> None
 
 def test_guest_that_dies_with_no_gdb_goes_on_to_its_end() -> None:
     machine = LoopingMachine()
-    machine.posted.append(lambda: machine.server.dying(outcome.triple_fault(5)))
+    machine.posted.append(lambda: machine.server.dying(outcome.triple_fault("RIP 0x5")))
 
     machine.start()
 

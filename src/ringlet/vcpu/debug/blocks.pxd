@@ -3,7 +3,8 @@
 While a virtual processor has a `Blocks`, no fragment is linked to another.  So the run loop sees
 the start of each block, and each sensitive instruction starts a block of its own.
 """
-from ringlet.core.state cimport CpuState, u32, u64
+from ringlet.cache.codecache cimport Fragment
+from ringlet.core.state cimport CpuState, u8, u16, u32, u64
 
 cpdef enum Event:
     BLOCK = 1        # arguments: RSP, CR3
@@ -12,9 +13,14 @@ cpdef enum Event:
 
 cdef struct BlockEvent:
     u64 rip
+    u64 linear       # of the instruction at `rip`
     u64 argument[2]
-    u32 kind         # Event
-    u32 cpl
+    u16 cs           # the selector
+    u8 kind          # Event
+    u8 cpl
+    u8 bits          # 16, 32 or 64: the size of the code segment
+    u8 length        # number of bytes in `code`
+    u8 code[16]      # where a block begins; its first instruction is the first in them
 
 cdef struct Blocks:
     BlockEvent* ring     # the last events, or NULL if none are kept
@@ -27,8 +33,8 @@ cdef struct Blocks:
 cdef void blocks_create(CpuState* c, u32 last, bint asking) except *
 cdef void blocks_destroy(CpuState* c)
 cdef void blocks_event(CpuState* c, u32 kind, u64 first, u64 second) noexcept nogil
-# Record that a block begins at RIP.  True: leave with EXIT_BLOCK first.
-cdef bint block_begins(CpuState* c) noexcept nogil
+# Record that a block begins at RIP with fragment `frag`.  True: leave with EXIT_BLOCK first.
+cdef bint block_begins(CpuState* c, Fragment* frag) noexcept nogil
 
 cdef inline bint block_ends(CpuState* c, u64 rip) noexcept nogil:
     """Whether the sensitive instruction at `rip` still has to begin a block of its own."""

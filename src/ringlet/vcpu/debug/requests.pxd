@@ -8,5 +8,5 @@ cdef int debug_go(CpuState* c, bint step, bint skip) except -1
 cdef debug_why(CpuState* c)
 cdef int debug_poke(CpuState* c, u64 linear, const u8* data, u64 size) except -1
 cdef void debug_destroy(CpuState* c) noexcept
-# Return (Event, CPL, RIP, arguments) of the kept events (ringlet.vcpu.debug.blocks), oldest first.
+# Return the kept events as `EventRecord`s (ringlet.vcpu.debug.blocks), the oldest first.
 cdef list blocks_events(CpuState* c)

@@ -2,11 +2,13 @@
 from libc.stdlib cimport calloc, free
 from ringlet.cache.codecache cimport Cache
 from ringlet.cache.invalidation cimport cache_drop_linear
-from ringlet.core.state cimport ACC_READ, MEM_OK, CpuState, u8, u32, u64
+from ringlet.core.state cimport ACC_READ, MEM_OK, CpuState, code_linear, u8, u32, u64
 from ringlet.mmu.mmu cimport mmu_translate, phys_write, ram_host
 from ringlet.vcpu.debug.blocks cimport BlockEvent, Blocks
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.debug.stops cimport DEBUG_NOTHING, Debugger, MAX_BREAKS, MAX_WATCHES, Watch
+
+from ringlet.vcpu.debug.blocks import EventRecord
 
 
 cdef Debugger* debugger(CpuState* c) except NULL:
@@ -59,7 +61,7 @@ cdef int debug_go(CpuState* c, bint step, bint skip) except -1:
     cdef Debugger* d = debugger(c)
     d.step = step
     d.skip = skip
-    d.skip_rip = c.arch.rip
+    d.skip_linear = code_linear(c, c.arch.rip)
     d.over = 0
     d.seen = d.hits = 0
     d.reason = DEBUG_NOTHING
@@ -90,7 +92,7 @@ cdef int debug_poke(CpuState* c, u64 linear, const u8* data, u64 size) except -1
 
 
 cdef list blocks_events(CpuState* c):
-    """Return (Event, CPL, RIP, arguments) of the events in the ring, the oldest first."""
+    """Return the events in the ring as `EventRecord`s, the oldest first."""
     cdef Blocks* b = <Blocks*>c.blocks
     cdef u64 i, first
     cdef BlockEvent* e
@@ -99,5 +101,7 @@ cdef list blocks_events(CpuState* c):
         first = b.count - b.size if b.count > b.size else 0
         for i in range(first, b.count):
             e = &b.ring[i & (b.size - 1)]
-            result.append((e.kind, e.cpl, e.rip, e.argument[0], e.argument[1]))
+            result.append(EventRecord(
+                e.kind, e.cpl, e.rip, e.argument[0], e.argument[1], e.linear, e.cs, e.bits,
+                (<char*>e.code)[:e.length]))
     return result

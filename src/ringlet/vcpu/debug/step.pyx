@@ -12,6 +12,7 @@ from ringlet.vcpu.debug.stops cimport debug_access, debug_forget, debug_watches
 from ringlet.vcpu.loop.events cimport SHADOW_MOV_SS
 from ringlet.vcpu.loop.accesses cimport Access, accesses
 from ringlet.vcpu.loop.faults cimport guest_bytes
+from ringlet.vcpu.loop.narrow_accesses cimport narrow_accesses
 from ringlet.vcpu.system.registers cimport CR4_DE, DR6_BS, DR7_ENABLES
 from ringlet.vcpu.debug.watch cimport data_hits, port_hits
 
@@ -54,7 +55,7 @@ cdef void step_watch(CpuState* c, Fragment* frag, Step* s) noexcept nogil:
         return
     if i.shape.kind == SHAPE_OP and c.arch.cr4 & CR4_DE:
         s.hits |= port_accesses(c, &i)
-    n = accesses(c, &i, s.rip, at)
+    n = accesses(c, &i, s.rip, at) if frag.key & KEY_MODE64 else narrow_accesses(c, &i, at)
     for k in range(n):
         s.hits |= data_hits(c, at[k].linear, at[k].size, at[k].kind == ACC_WRITE)
         if c.debugger != NULL:

@@ -31,7 +31,7 @@ cdef struct Debugger:
     u32 n_watches
     u32 n_breaks
     u32 reason        # DebugReason of the last stop
-    u64 skip_rip      # RIP of the instruction that `skip` refers to
+    u64 skip_linear   # linear address of the instruction that `skip` refers to
     u64 seen          # bits of the watchpoints that the current instruction has hit
     u64 hits          # bits of the watchpoints of the last stop
     Watch watches[MAX_WATCHES]

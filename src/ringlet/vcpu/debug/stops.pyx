@@ -6,13 +6,14 @@ table.  So every path to a breakpoint leads through the run loop, which calls th
 instruction that is stepped, or that continues from a breakpoint, has KEY_STEP in its key, as if the
 guest stepped it.  Fragments with that key hold one instruction and return to the run loop.
 """
-from ringlet.core.state cimport CpuState, u32, u64
+from ringlet.core.state cimport CpuState, code_linear, u32, u64
 
 
 cdef bint debug_holds(CpuState* c) noexcept nogil:
     cdef Debugger* d = <Debugger*>c.debugger
     # A halted processor has no next instruction until an interrupt comes.
-    return (d.step or (d.skip and c.arch.rip == d.skip_rip)) and not c.arch.halted
+    return ((d.step or (d.skip and code_linear(c, c.arch.rip) == d.skip_linear))
+            and not c.arch.halted)
 
 
 cdef bint debug_stops(CpuState* c) noexcept nogil:
@@ -31,21 +32,22 @@ cdef bint debug_stops(CpuState* c) noexcept nogil:
 
 cdef int debug_before(CpuState* c) noexcept nogil:
     cdef Debugger* d = <Debugger*>c.debugger
+    cdef u64 linear = code_linear(c, c.arch.rip)
     cdef u32 low = 0, high = d.n_breaks, middle
     if d.step and d.over:
         # An interrupt ended the halt: the step of a halted processor ends at the handler.
         debug_stops(c)
         return DEBUG_STOP
-    if d.skip and c.arch.rip == d.skip_rip:
+    if d.skip and linear == d.skip_linear:
         return DEBUG_ALONE
     d.skip = 0
     while low < high:
         middle = (low + high) >> 1
-        if d.breaks[middle] < c.arch.rip:
+        if d.breaks[middle] < linear:
             low = middle + 1
         else:
             high = middle
-    if low < d.n_breaks and d.breaks[low] == c.arch.rip:
+    if low < d.n_breaks and d.breaks[low] == linear:
         d.reason = DEBUG_BREAKPOINT
         d.step = d.over = 0
         return DEBUG_STOP

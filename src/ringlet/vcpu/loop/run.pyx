@@ -24,8 +24,7 @@ from ringlet.vcpu.loop.entry cimport enter_code
 from ringlet.vcpu.loop.events cimport (
     deliver_exception, event_due, go_on_with_answer, take_events)
 from ringlet.vcpu.loop.fragments cimport (
-    LEAVE_LOOP, RAISED, make_fragment, offer_to_learn, remake_fragment,
-    site_found)
+    LEAVE_LOOP, RAISED, make_fragment, offer_to_learn, remake_fragment, site_found)
 from ringlet.vcpu.system.dispatch cimport emulate
 from ringlet.vcpu.system.flags cimport virtual_interrupt_due
 from ringlet.vcpu.system.pending cimport PENDING_OP
@@ -201,7 +200,7 @@ cdef int find_or_make(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil
             return c.exit_kind
         if r == RAISED:
             return raise_and_go_on(c, t)
-    if c.blocks != NULL and not t.key & KEY_STEP and block_begins(c):
+    if c.blocks != NULL and not t.key & KEY_STEP and block_begins(c, &k.fragments[t.index]):
         c.arch.inhibit = t.inhibit
         return EXIT_BLOCK
     if c.blocks == NULL:
