@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from ringlet.errors import ImageError
 from ringlet.images.cpio import CpioWriter
 from ringlet.images.deb import open_data
-from ringlet.images.debian import extract, fetch_package
+from ringlet.images.debian import extract, fetch_package, fetch_packages
 from ringlet.images.release import DEBIAN_12, DEBIAN_12_I386, Release
+from ringlet.images.store import Store, default_root
 
 SHELL = """#!/bin/sh
 /bin/busybox mount -t proc proc /proc
@@ -24,9 +26,7 @@ exec /bin/busybox sh </dev/ttyS0 >/dev/ttyS0 2>&1
 """An init that is a shell on the first serial port."""
 
 
-def packaged_file(
-    package: str, name: str, directory: Path, release: Release = DEBIAN_12
-) -> Path:
+def packaged_file(package: str, name: str, directory: Path, release: Release = DEBIAN_12) -> Path:
     """Return a copy in `directory` of the file of `package` whose name matches `name`."""
     try:
         deb = fetch_package(package, release)
@@ -42,12 +42,28 @@ def unpacked(packages: Sequence[str], directory: Path, release: Release = DEBIAN
     """Unpack the files of `packages` to `directory`, and return it."""
     for package in packages:
         try:
-            deb = fetch_package(package, release)
+            _unpack(fetch_package(package, release), directory)
         except ImageError as error:
             pytest.skip(f"no {package} here: {error}")
-        with open_data(deb) as data, tarfile.open(fileobj=data, mode="r|") as archive:
-            archive.extractall(directory, filter="tar")
     return directory
+
+
+def unpacked_whole(packages: Sequence[str], directory: Path, release: Release) -> Path:
+    """Unpack `packages` and all that they depend on to `directory`, and return it."""
+    try:
+        store = Store(default_root())
+        with store.locked(), tempfile.TemporaryDirectory() as fetched:
+            debs, _ = fetch_packages(packages, Path(fetched), store=store, release=release)
+            for deb in debs:
+                _unpack(deb, directory)
+    except ImageError as error:
+        pytest.skip(f"no {packages[0]} here: {error}")
+    return directory
+
+
+def _unpack(deb: Path, directory: Path) -> None:
+    with open_data(deb) as data, tarfile.open(fileobj=data, mode="r|") as archive:
+        archive.extractall(directory, filter="tar")
 
 
 def busybox_of_i386(directory: Path) -> Path:

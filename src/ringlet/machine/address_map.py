@@ -16,9 +16,11 @@ The bare machine (guest physical = linear, for the first 4 GiB):
 A PC that starts Linux by a boot protocol (`ringlet.machine.linux`) has the same tables (its 32-bit
 protocol needs the GDT only) and stack, and:
 
+    0x0000_0500  for kernels that are loaded below 1 MiB, coreboot's table
     0x0000_1000  GDT: null, null, 64-bit code (selector 10h), data (selector 18h)
     0x0000_8000  boot_params, the "zero page"; for other kernels, what Multiboot or PVH tell them
     0x0002_0000  command line, at most 64 KiB
+    0x0009_0000  for kernels that are loaded below, what Multiboot tells them
     0x0009_FC00  1 KiB that firmware would use (EBDA); reserved in the E820 map
     0x000A_0000  video memory and option ROMs on a real PC; empty here
     0x000E_0000  ACPI tables, the RSDP first; reserved in the E820 map
@@ -55,6 +57,11 @@ BOOT_INFO: Final = 0x8000
 BOOT_INFO_END: Final = 0x20000
 COMMAND_LINE: Final = 0x20000
 COMMAND_LINE_END: Final = 0x30000
+COREBOOT_TABLE: Final = 0x500
+LOW_KERNEL: Final = 0x2000
+LOW_KERNEL_END: Final = 0x80000  # the stack is above
+LOW_KERNEL_INFO: Final = STACK_TOP
+LOW_KERNEL_COMMAND_LINE: Final = 0x9E000
 LOW_RAM_END: Final = 0x9FC00
 VIDEO_MEMORY: Final = 0xA0000
 FIRMWARE: Final = 0xE0000

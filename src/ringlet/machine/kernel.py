@@ -31,10 +31,21 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """The addresses of what a kernel is told: of its boot protocol, and of its command line."""
+
+    info: int = at.BOOT_INFO
+    command_line: int = at.COMMAND_LINE
+
+
+USUAL: Final = Places()
+
+
+@dataclass(frozen=True, slots=True)
 class Handed:
     """What a loaded kernel is told, besides its memory.
 
-    The command line, `command_line` and a zero, is at COMMAND_LINE of the address map.  `modules`
+    The command line, `command_line` and a zero, is where the kernel's `places` say.  `modules`
     has the initial RAM disk, if there is one, and for a protocol that takes modules perhaps more.
     `rsdp` is the address of the ACPI root pointer, 0 for none, and `rsdp_table` that table's bytes.
     """
@@ -67,7 +78,7 @@ class Kernel:
     `start` is its boot protocol, and `entry` is physical.  Until it has read the memory map, the
     kernel uses only memory below `end`.  Its initial RAM disk should end at or below
     `initrd_limit`; it may be higher only if `initrd_anywhere` is true.  `command_line_limit` is the
-    maximum length of the command line without its final zero.
+    maximum length of the command line without its final zero.  `places` are free of its pieces.
     """
 
     path: Path
@@ -79,6 +90,7 @@ class Kernel:
     initrd_limit: int
     initrd_anywhere: bool
     command_line_limit: int
+    places: Places = USUAL
 
 
 def check_end(path: Path, end: int, memory_size: int) -> None:

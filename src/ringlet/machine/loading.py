@@ -99,7 +99,7 @@ def load_kernel(
         for piece in kernel.pieces:
             copy_to_memory(file, piece.offset, piece.size, cpu, piece.physical)
     modules = ram_disk.load(cpu, kernel, ram_disk.sources(kernel, initrd))
-    cpu.write_phys(at.COMMAND_LINE, arguments + b"\0")
+    cpu.write_phys(kernel.places.command_line, arguments + b"\0")
     kernel.start.enter(cpu, kernel, Handed(arguments, modules, rsdp, rsdp_table))
 
 

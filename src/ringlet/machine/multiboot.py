@@ -13,17 +13,17 @@ from typing import BinaryIO, Final
 
 from ringlet.errors import ProgramError
 from ringlet.machine import address_map as at
-from ringlet.machine import e820
+from ringlet.machine import coreboot, e820
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.elf_sections import NO_SECTIONS, SectionTable, read_sections
-from ringlet.machine.kernel import Handed, Kernel, Piece, check_end
+from ringlet.machine.kernel import USUAL, Handed, Kernel, Piece, check_end
 from ringlet.machine.multiboot_image import (
     BOOT_LOADER,
     COMMAND_LINE_LIMIT,
     Addresses,
     image_of_addresses,
     image_of_elf,
-    require_high,
+    places_beside,
 )
 from ringlet.machine.short_modes import enter_protected_mode
 
@@ -75,13 +75,12 @@ def read(path: Path, file: BinaryIO, head: bytes, place: int, memory_size: int) 
             raise ProgramError(f"{path}: is truncated: its Multiboot header has no addresses")
         *fields, entry = _ADDRESS_FIELDS.unpack_from(head, start)
         image = image_of_addresses(path, file, Addresses(place, *fields), entry)
-        end = image.end
     else:
         image = image_of_elf(path, file, head)
-        end = image.end
-        if image.elf is not None:
-            sections, pieces, end = read_sections(image.elf, file, end)
-    require_high(path, image)
+    places = places_beside(path, image)
+    end = max(image.end, at.HIGH_RAM)
+    if image.elf is not None and places == USUAL:  # section headers may be long
+        sections, pieces, end = read_sections(image.elf, file, end)
     check_end(path, end, memory_size)
     return Kernel(
         path,
@@ -93,6 +92,7 @@ def read(path: Path, file: BinaryIO, head: bytes, place: int, memory_size: int) 
         initrd_limit=at.DEVICE_HOLE,
         initrd_anywhere=False,
         command_line_limit=COMMAND_LINE_LIMIT,
+        places=places,
     )
 
 
@@ -112,13 +112,13 @@ class MultibootStart:
         def put(content: bytes) -> int:
             """Append `content`, aligned; return its guest address."""
             info.extend(bytes(-len(info) % 16))
-            place = at.BOOT_INFO + len(info)
+            place = kernel.places.info + len(info)
             info.extend(content)
             return place
 
         low_end, _ = e820.ram_ends(kernel.memory_size)
         struct.pack_into("<II", info, 4, at.LOW_RAM_END // _KIB, (low_end - at.HIGH_RAM) // _KIB)
-        struct.pack_into("<I", info, 16, at.COMMAND_LINE)
+        struct.pack_into("<I", info, 16, kernel.places.command_line)
         ranges = e820.memory_map(kernel.memory_size)
         entries = b"".join(
             struct.pack("<IQQI", e820.ENTRY_SIZE, r.start, r.end - r.start, r.type) for r in ranges
@@ -138,7 +138,9 @@ class MultibootStart:
             place = put(found.headers)
             struct.pack_into("<IIII", info, 28, found.count, found.size, place, found.names)
         struct.pack_into("<I", info, 0, flags)
-        cpu.write_phys(at.BOOT_INFO, bytes(info))
+        cpu.write_phys(kernel.places.info, bytes(info))
+        if kernel.places != USUAL:  # it may be a payload of coreboot
+            cpu.write_phys(at.COREBOOT_TABLE, coreboot.table(kernel.memory_size))
         enter_protected_mode(cpu, kernel.entry)
         cpu.set("rax", LOADED_MAGIC)
-        cpu.set("rbx", at.BOOT_INFO)
+        cpu.set("rbx", kernel.places.info)

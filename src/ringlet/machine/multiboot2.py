@@ -20,7 +20,7 @@ from ringlet.machine import address_map as at
 from ringlet.machine import e820
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.elf_sections import NO_SECTIONS, SectionTable, read_sections
-from ringlet.machine.kernel import Handed, Kernel, Piece, check_end
+from ringlet.machine.kernel import USUAL, Handed, Kernel, Piece, check_end
 from ringlet.machine.multiboot_image import (
     BOOT_LOADER,
     COMMAND_LINE_LIMIT,
@@ -28,7 +28,7 @@ from ringlet.machine.multiboot_image import (
     Image,
     image_of_addresses,
     image_of_elf,
-    require_high,
+    places_beside,
 )
 from ringlet.machine.short_modes import enter_protected_mode
 
@@ -107,10 +107,10 @@ def read(path: Path, file: BinaryIO, head: bytes, place: int, memory_size: int) 
     if header.relocatable is not None:
         image = _relocated(path, image, *header.relocatable)
         base = image.start
-    require_high(path, image)
-    end = image.end
+    places = places_beside(path, image)
+    end = max(image.end, at.HIGH_RAM)
     sections, pieces = NO_SECTIONS, tuple[Piece, ...]()
-    if image.elf is not None:
+    if image.elf is not None and places == USUAL:  # section headers may be long
         sections, pieces, end = read_sections(image.elf, file, end)
     check_end(path, end, memory_size)
     return Kernel(
@@ -123,6 +123,7 @@ def read(path: Path, file: BinaryIO, head: bytes, place: int, memory_size: int) 
         initrd_limit=at.DEVICE_HOLE,
         initrd_anywhere=False,
         command_line_limit=COMMAND_LINE_LIMIT,
+        places=places,
     )
 
 
@@ -213,10 +214,10 @@ class Multiboot2Start:
             _padded(struct.pack("<II", kind, 8 + len(content)) + content)
             for kind, content in self._tags(kernel, handed)
         )
-        cpu.write_phys(at.BOOT_INFO, struct.pack("<II", 8 + len(info), 0) + info)
+        cpu.write_phys(kernel.places.info, struct.pack("<II", 8 + len(info), 0) + info)
         enter_protected_mode(cpu, kernel.entry)
         cpu.set("rax", LOADED_MAGIC)
-        cpu.set("rbx", at.BOOT_INFO)
+        cpu.set("rbx", kernel.places.info)
 
     def _tags(self, kernel: Kernel, handed: Handed) -> list[tuple[int, bytes]]:
         low_end, _ = e820.ram_ends(kernel.memory_size)

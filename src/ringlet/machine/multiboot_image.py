@@ -18,7 +18,7 @@ from ringlet.machine.elf import (
     read_elf,
 )
 from ringlet.machine.files import length_of
-from ringlet.machine.kernel import WANTED, Piece
+from ringlet.machine.kernel import USUAL, WANTED, Piece, Places
 
 BOOT_LOADER: Final = b"Ringlet"
 COMMAND_LINE_LIMIT: Final = 4095
@@ -114,10 +114,22 @@ def image_of_elf(path: Path, file: BinaryIO, head: bytes, entry: int | None = No
     return Image(pieces, start, end, physical, elf)
 
 
-def require_high(path: Path, image: Image) -> None:
-    """Raise ProgramError if the image begins where the PC's own tables are."""
-    if image.start < at.HIGH_RAM:
-        raise ProgramError(
-            f"{path}: is to be loaded at {image.start:#x}, below 1 MiB, where a PC has its tables; "
-            "link it at 1 MiB or above"
-        )
+def places_beside(path: Path, image: Image) -> Places:
+    """Return where the kernel is told things: its image leaves that and the PC's tables free.
+
+    Raises ProgramError if the image does not.
+    """
+    if image.start >= at.HIGH_RAM:
+        return USUAL
+    spans = [(image.start, image.end)]
+    if image.elf is not None:
+        loaded = (s for s in image.elf.segments if s.kind == PT_LOAD)
+        spans = [(s.physical, s.physical + s.size) for s in loaded]
+    for start, end in spans:
+        if start < at.HIGH_RAM and not at.LOW_KERNEL <= start < end <= at.LOW_KERNEL_END:
+            raise ProgramError(
+                f"{path}: is to be loaded from {start:#x} to {end:#x}, where a PC has its tables; "
+                f"link it at 1 MiB or above, or between {at.LOW_KERNEL:#x} and "
+                f"{at.LOW_KERNEL_END:#x}"
+            )
+    return Places(at.LOW_KERNEL_INFO, at.LOW_KERNEL_COMMAND_LINE)

@@ -111,6 +111,40 @@ def test_the_information(path: Path) -> None:
     assert entries[-1] == (20, 0x100000, RAM - 0x100000, 1)
 
 
+def test_a_kernel_below_1_mib_leaves_room_for_what_it_is_told(path: Path) -> None:
+    disk = path.with_name("disk")
+    disk.write_bytes(b"disk")
+    elf = elf32((Part(at.LOW_KERNEL, CODE), Part(TEXT, b"more")), entry=at.LOW_KERNEL)
+    cpu = loaded(path, elf.bytes(), command_line="debug", initrd=disk)
+    info = cpu.memory[at.LOW_KERNEL_INFO]
+    (command_line,) = struct.unpack_from("<I", info, 16)
+
+    assert (cpu.registers["rbx"], cpu.registers["rip"]) == (at.LOW_KERNEL_INFO, at.LOW_KERNEL)
+    assert cpu.memory[at.LOW_KERNEL] == CODE
+    assert cpu.memory[command_line] == b"debug\0"
+    assert at.LOW_KERNEL_INFO + len(info) <= command_line < at.LOW_RAM_END - 4096
+    assert not {at.BOOT_INFO, at.COMMAND_LINE} & cpu.memory.keys()
+
+
+def test_a_kernel_below_1_mib_finds_coreboots_table(path: Path) -> None:
+    elf = elf32((Part(at.LOW_KERNEL, CODE),), entry=at.LOW_KERNEL)
+    table = loaded(path, elf.bytes()).memory[at.COREBOOT_TABLE]
+    signature, header, _, size, _, count = struct.unpack_from("<4sIIIII", table)
+    tag, length = struct.unpack_from("<II", table, header)
+    ranges = list(struct.iter_unpack("<QQI", table[header + 8 :]))
+
+    assert (signature, header, size, count) == (b"LBIO", 24, len(table) - 24, 1)
+    assert (tag, length) == (1, size)
+    assert ranges[0] == (0, at.LOW_RAM_END, 1)
+    assert ranges[-1] == (0x100000, RAM - 0x100000, 1)
+    assert _sum(table[:header]) % 0xFFFF == 0
+    assert (_sum(table[header:]) + struct.unpack_from("<I", table, 16)[0]) % 0xFFFF == 0
+
+
+def _sum(data: bytes) -> int:
+    return sum(struct.unpack(f"<{len(data) // 2}H", data))
+
+
 def test_without_an_initrd_there_are_no_modules(path: Path) -> None:
     info = loaded(path, ELF.bytes()).memory[at.BOOT_INFO]
 
@@ -279,11 +313,19 @@ WRONG = {
     ),
     "nothing to load": (elf32((Part(kind=4, data=CODE),)).bytes(), "has nothing to load"),
     "entry elsewhere": (elf32((Part(TEXT, CODE),), entry=5).bytes(), "its entry point 0x5 is not"),
-    "low": (elf32((Part(0x9000, CODE),), entry=0x9000).bytes(), "at 0x9000, below 1 MiB"),
+    "in the tables": (
+        elf32((Part(0x1FFF, CODE),), entry=0x1FFF).bytes(), "where a PC has its tables; link it at",
+    ),
+    "across the stack": (
+        elf32((Part(0x7FFFF, CODE),), entry=0x7FFFF).bytes(), "from 0x7ffff to 0x8",
+    ),
+    "in the firmware": (
+        elf32((Part(TEXT, CODE), Part(0xF0000, CODE)), entry=TEXT).bytes(), "where a PC has its",
+    ),
     "high": (
         elf32((Part(0xFFFF_0000, CODE),), entry=0xFFFF_0000).bytes(), "a PC has its devices at",
     ),
-    "low addresses": (kludge((0x1010, 0x1000, 0, 0, 0x1030)), "loaded at 0x1000, below 1 MiB"),
+    "low addresses": (kludge((0x1010, 0x1000, 0, 0, 0x1030)), "loaded from 0x1000 to 0x1035, where"),
     "header before the image": (kludge((TEXT, TEXT + 4, 0, 0, TEXT + 48)), "the image at 0x200004"),
     "before the file": (kludge((TEXT + 17, TEXT, 0, 0, TEXT + 48)), "is to be at 0x200011, but"),
     "ends before": (kludge((TEXT + 16, TEXT, TEXT - 1, 0, TEXT)), "has the image end at 0x1fffff"),

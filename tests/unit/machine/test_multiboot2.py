@@ -238,11 +238,19 @@ def test_what_is_optional_does_not_matter(path: Path, unwanted: Tag) -> None:
     assert loaded(path, elf_with(unwanted)).registers["rip"] == TEXT
 
 
-def test_a_kernel_below_1_mib_is_refused(path: Path) -> None:
-    content = raw(tag(2, 0x9000, 0x9000 - AT, 0, 0), tag(3, 0x9000))
+def test_a_kernel_among_the_tables_is_refused(path: Path) -> None:
+    content = raw(tag(2, 0x1000, 0x1000 - AT, 0, 0), tag(3, 0x1000))
 
-    with pytest.raises(ProgramError, match="below 1 MiB, where a PC has its tables"):
+    with pytest.raises(ProgramError, match=r"where a PC has its tables; link it at 1 MiB or above"):
         loaded(path, content)
+
+
+def test_a_kernel_below_1_mib_is_told_things_above_it(path: Path) -> None:
+    content = raw(tag(2, 0x9000, 0x9000 - AT, 0, 0), tag(3, 0x9000))
+    cpu = loaded(path, content)
+
+    assert (cpu.registers["rip"], cpu.registers["rbx"]) == (0x9000, at.LOW_KERNEL_INFO)
+    assert 1 in tags_of(cpu.memory[at.LOW_KERNEL_INFO])
 
 
 def test_a_long_command_line_is_refused(path: Path) -> None:

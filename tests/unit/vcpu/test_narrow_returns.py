@@ -163,6 +163,25 @@ def test_return_keeps_segments_that_the_outer_ring_may_use() -> None:
 
 
 @pytest.mark.parametrize("op", [Op.OP_RET_FAR, Op.OP_IRET])
+def test_return_to_an_outer_ring_clears_the_rpl_of_null_selectors(op: int) -> None:
+    """Linux's sigreturn of 32-bit programs loads null selectors with RPL 3."""
+    b = Narrow(Mode.P32)
+    b.p.set_segment("fs", 3, 0x12345, 0, UNUSABLE)
+    b.put(STACKS + TOP, 4, 0x1234, CODE3 | 3, *[2] * (op == Op.OP_IRET), TOP, STACK3 | 3)
+    assert b.run(op) == EMU_FLOW
+    assert b.p.get_segment("fs") == (0, 0x12345, 0, UNUSABLE)
+
+
+@pytest.mark.parametrize("op", [Op.OP_RET_FAR, Op.OP_IRET])
+def test_return_to_the_same_ring_keeps_null_selectors(op: int) -> None:
+    b = Narrow(Mode.P32)
+    b.p.set_segment("fs", 3, 0, 0, UNUSABLE)
+    b.put(STACKS + TOP, 4, 0x1234, CODE0, *[2] * (op == Op.OP_IRET))
+    assert b.run(op) == EMU_FLOW
+    assert b.selector("fs") == 3
+
+
+@pytest.mark.parametrize("op", [Op.OP_RET_FAR, Op.OP_IRET])
 def test_return_to_a_16_bit_stack_loads_sp_only(op: int) -> None:
     b = Narrow(Mode.P32)
     b.gdt(FREE, descriptor(0xF3, STACKS))

@@ -31,6 +31,25 @@ def test_every_second_of_a_row_of_mov_ss_is_stepped(cpl: int, speculate: bool) -
     assert handled(board) == (DB, 4)
 
 
+@pytest.mark.parametrize(
+    ("behind", "rip"),
+    [
+        ("F1", 3),  # INT1: one #DB for both
+        ("CC", HANDLERS + 3 * 16 - CODE),  # INT3: at the first instruction of its handler
+        ("90", 3),
+    ],
+)
+def test_where_the_trap_of_a_watched_mov_ss_arrives(behind: str, rip: int) -> None:
+    board = Board()
+    board.p.write_linear(DATA, struct.pack("<H", KERNEL_SS))
+    board.set(rax=DATA, dr0=DATA, dr7=0x70403)  # 2 bytes, read or written
+
+    board.run("8E10" + behind)  # mov ss, [rax]
+
+    assert handled(board) == (DB, rip)
+    assert board.get("dr6") & 0xF == 1
+
+
 @pytest.mark.parametrize("cpl", [0, 3])
 def test_an_nmi_waits_for_one_mov_ss_of_a_row(cpl: int) -> None:
     board = Board(cpl)

@@ -138,12 +138,19 @@ cdef int deliver(CpuState* c) noexcept nogil:
 
 cdef int software_interrupt(
         CpuState* c, u32 vector, u64 return_rip, bint privileged) noexcept nogil:
-    """Deliver INT n, INT3 or (privileged) INT1; a fault in delivery has the instruction's RIP."""
+    """Deliver INT n, INT3 or (privileged) INT1; a fault in delivery has the instruction's RIP.
+
+    The traps that a MOV SS before INT1 has held back are part of its #DB.  Those before INT n follow
+    at the handler's first instruction (SDM 3A 6.8.3), which for #DB would overwrite its own frame.
+    """
     cdef Event e
     c.n_exceptions += 1
     c.exc_is_soft = 0
     if privileged:
         c.arch.dr[7] &= ~<u64>DR7_GD
+        if c.arch.db_pending:
+            c.arch.dr[6] = (c.arch.dr[6] & ~<u64>0xF) | c.arch.db_pending
+            c.arch.db_pending = 0
     e.vector = vector & 0xFF
     e.error = 0
     e.has_error = 0

@@ -61,7 +61,10 @@ cdef void load_return_stack(CpuState* c, u32 selector, Descriptor* ss, u32 cpl) 
 
 
 cdef void drop_inner_segments(CpuState* c, u32 cpl) noexcept nogil:
-    """Make data segments null that are too privileged for the outer ring (SDM 3A 5.8.6)."""
+    """Make data segments null that are too privileged for the outer ring (SDM 3A 5.8.6).
+
+    The selector of one that is null already loses its RPL (SDM 2A IRET); its base stays.
+    """
     cdef u32 i
     cdef u32 ar
     for i in range(6):
@@ -69,8 +72,8 @@ cdef void drop_inner_segments(CpuState* c, u32 cpl) noexcept nogil:
             continue
         ar = c.arch.seg[i].ar
         if ar & AR_UNUSABLE:
-            continue
-        if (not ar & AR_CODE or not ar & AR_CONFORMING) and dpl_of(ar) < cpl:
+            c.arch.seg[i].selector = 0
+        elif (not ar & AR_CODE or not ar & AR_CONFORMING) and dpl_of(ar) < cpl:
             load_null(&c.arch.seg[i], 0, 0)
 
 
