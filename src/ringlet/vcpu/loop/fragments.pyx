@@ -232,7 +232,7 @@ cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil:
     read_checked(b, ram_host(c, f.phys[0]) + at, 4096 - at)
     keep_to_limit(c, b)
     b.shapes = shapes_of(c, f.key)
-    if within_limit(c, b) and translate(b, f.thunk != 0) == TRANSLATE_OK:
+    if translate(b, f.thunk != 0) == TRANSLATE_OK:
         t = template_of(b)
         if cache_revise(c, k, index, &t):
             return True
