@@ -32,7 +32,7 @@ class Session:
         before: Sequence[str] = (),
     ) -> None:
         self.machine = subprocess.Popen(
-            [sys.executable, "-m", "ringlet", "run", *arguments, "--gdb", where, "--gdb-wait"],
+            [sys.executable, "-m", "ringlet", "run", "--gdb", where, "--gdb-wait", *arguments],
             cwd=ELSEWHERE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
