@@ -107,6 +107,16 @@ def test_store_wraps_around(code: str, segment: int, registers: dict[str, int]) 
     assert _word(p, 0x30) != LOW_WORD
 
 
+@pytest.mark.parametrize("segment", [FLAT, BEFORE_END])
+@pytest.mark.parametrize("high", [1, 0x9B, 0x7FFF])
+def test_32_bits_of_the_base_of_fs_count(high: int, segment: int) -> None:
+    """64-bit code has given FS a base behind 4 GiB; code in segments that are not flat left its
+    window by it."""
+    p = _run("648b1510000000", segment, fs_base=high << 32 | 0x20)  # mov edx, fs:[10h]
+
+    assert p.get("rdx") == LOW_WORD
+
+
 @pytest.mark.parametrize("code", ["8c25ff0f0000", "66c705ff0f00001000"])
 def test_a_word_has_its_second_byte_at_0(code: str) -> None:
     """MOV from FS, which is 10h, and MOV of an immediate."""

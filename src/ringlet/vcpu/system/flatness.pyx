@@ -70,7 +70,8 @@ cdef void locate_segments(CpuState* c, u64 addend) noexcept nogil:
     c.flat_host = addend
     if c.key & KEY_SEGMENTED:
         for i in range(6):
-            c.segment_at[i] = (addend + c.arch.seg[i].base) ^ <u64>1 << 63
+            # WRMSR gives FS and GS bases of 64 bits, of which this code sees 32 (SDM 3A 3.4.4).
+            c.segment_at[i] = (addend + <u32>c.arch.seg[i].base) ^ <u64>1 << 63
         return
     for i in range(SEG_FS, SEG_GS + 1):
         c.segment_host[i] = addend if is_whole(&c.arch.seg[i]) else NOWHERE
