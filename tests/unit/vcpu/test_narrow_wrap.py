@@ -6,12 +6,15 @@ compatibility mode (SDM 1 3.3.4: linear addresses of that have 32 bits).
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import struct
 
 import pytest
 
 from ringlet.core.state import Exit
 from ringlet.vcpu.processor import Processor
+from tests.fuzz.canary import host_mappings
 
 RAM = 8 << 20
 PML4, PDPT, PD, PD_TOP, PD_HIGH, GDT, CODE, NARROW = (n << 12 for n in range(1, 9))
@@ -23,6 +26,9 @@ FLAT, BEFORE_END = 0x10, 0x18
 _DESCRIPTORS = (
     0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 0xFFCF93FFF000FFFF, 0x00AF9B000000FFFF,
 )  # fmt: skip
+
+
+_LOAD_FS = "648b1510000000"  # mov edx, fs:[10h]
 
 
 def _process() -> Processor:
@@ -48,6 +54,12 @@ def _process() -> Processor:
 def _run(code: str, segment: int = FLAT, **registers: int) -> Processor:
     """Touch the pages behind 4 GiB in 64-bit code, and run compatibility code to its HLT."""
     p = _process()
+    assert _run_on(p, code, segment, **registers) == Exit.EXIT_HLT
+    assert p.get("rip") == NARROW + len(bytes.fromhex(code)) + 1
+    return p
+
+
+def _run_on(p: Processor, code: str, segment: int = FLAT, **registers: int) -> int:
     touch = b"\x48\xb8" + struct.pack("<Q", 1 << 32)
     touch += bytes.fromhex("448b404044894040")  # mov r8d, [rax + 40h]; mov [rax + 40h], r8d
     touch += bytes.fromhex("48ff2c25") + struct.pack("<I", CODE + 0x800)  # far jump
@@ -63,9 +75,7 @@ def _run(code: str, segment: int = FLAT, **registers: int) -> Processor:
     p.set("rsp", NARROW + 0x800)
     for name, value in registers.items():
         p.set(name, value)
-    assert p.run() == Exit.EXIT_HLT
-    assert p.get("rip") == NARROW + len(bytes.fromhex(code)) + 1
-    return p
+    return p.run()
 
 
 def _word(p: Processor, at: int) -> int:
@@ -105,6 +115,32 @@ def test_store_wraps_around(code: str, segment: int, registers: dict[str, int]) 
     assert _word(p, HIGH + 0x30) == HIGH_WORD
     assert p.read_phys(HIGH, 0x100) == struct.pack("<I", HIGH_WORD) * 64
     assert _word(p, 0x30) != LOW_WORD
+
+
+@pytest.mark.parametrize("segment", [FLAT, BEFORE_END])
+@pytest.mark.parametrize("high", [1, 0x9B, 0x7FFF])
+def test_32_bits_of_the_base_of_fs_count(high: int, segment: int) -> None:
+    """64-bit code has given FS a base behind 4 GiB."""
+    p = _run(_LOAD_FS, segment, fs_base=high << 32 | 0x20)
+
+    assert p.get("rdx") == LOW_WORD
+
+
+@pytest.mark.parametrize("segment", [FLAT, BEFORE_END])
+def test_a_base_of_fs_that_leads_to_the_host_s_memory(segment: int) -> None:
+    """Code in segments that are not flat added all of it to the address of its window."""
+    p = _run(_LOAD_FS, segment)
+    host = mmap.mmap(-1, mmap.PAGESIZE)
+    host.write(struct.pack("<I", 0x5EC4E7) * 1024)
+    at = ctypes.addressof(ctypes.c_char.from_buffer(host))
+    windows = [m.start - m.offset for m in host_mappings() if "ringlet-ram" in m.name]
+    found = []
+    for base in {at - window for window in windows if window < at}:
+        _run_on(p, _LOAD_FS, segment, fs_base=base, rdx=0)  # which may well end in a fault
+        found.append(p.get("rdx"))
+
+    assert len(found) > 1
+    assert 0x5EC4E7 not in found
 
 
 @pytest.mark.parametrize("code", ["8c25ff0f0000", "66c705ff0f00001000"])

@@ -82,12 +82,15 @@ cdef u32 key_of_segments(CpuState* c) noexcept nogil:
 
 
 cdef void locate_segments(CpuState* c, u64 addend) noexcept nogil:
+    cdef u64 base
     cdef u32 i
     c.flat_host = addend
     if c.key & KEY_SEGMENTED:
         for i in range(6):
-            c.segment_at[i] = (addend + c.arch.seg[i].base) ^ <u64>1 << 63
-            c.paragraph_at[i] = addend + c.arch.seg[i].base if has_64k(c, i) else NOWHERE
+            # WRMSR gives FS and GS bases of 64 bits, of which this code sees 32 (SDM 3A 3.4.4).
+            base = <u32>c.arch.seg[i].base
+            c.segment_at[i] = (addend + base) ^ <u64>1 << 63
+            c.paragraph_at[i] = addend + base if has_64k(c, i) else NOWHERE
         return
     for i in range(SEG_FS, SEG_GS + 1):
         c.segment_host[i] = addend if is_whole(&c.arch.seg[i]) else NOWHERE
