@@ -20,9 +20,8 @@ from tests.guests.packaged import shell_disk, unpacked_whole
 PATIENCE = 500
 PYTHON = ("python3.11", "libpython3.11-testsuite")
 TESTS = (
-    "test_int", "test_float", "test_complex", "test_math", "test_decimal", "test_struct",
-    "test_array", "test_hashlib", "test_zlib", "test_re", "test_generators", "test_exceptions",
-    "test_threading_local", "test_mmap", "test_select", "test_fork1",
+    "test_int", "test_float", "test_complex", "test_math", "test_struct", "test_array",
+    "test_hashlib", "test_zlib", "test_generators", "test_mmap", "test_select", "test_fork1",
 )  # fmt: skip
 SOURCES = Path(__file__).with_name("programs_32")
 KERNEL = "linux-image-amd64/bookworm"  # the one for clouds refuses segments of 16-bit code
@@ -136,4 +135,4 @@ def test_python_passes_its_own_tests(tmp_path: Path) -> None:
     printed = in_debian(root, "sh", "-c", script)
 
     assert printed.startswith("4\n")
-    assert "Result: SUCCESS" in printed
+    assert f"All {len(TESTS)} tests OK." in printed

@@ -28,7 +28,8 @@ def table(memory_size: int) -> bytes:
 
 def _checksum(data: bytes) -> int:
     """Return the Internet checksum (RFC 1071) of `data`, whose length is even."""
-    total = sum(word for (word,) in struct.iter_unpack("<H", data))
+    words: tuple[int, ...] = struct.unpack(f"<{len(data) // 2}H", data)
+    total = sum(words)
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -325,7 +325,7 @@ WRONG = {
     "high": (
         elf32((Part(0xFFFF_0000, CODE),), entry=0xFFFF_0000).bytes(), "a PC has its devices at",
     ),
-    "low addresses": (kludge((0x1010, 0x1000, 0, 0, 0x1030)), "loaded from 0x1000 to 0x1035, where"),
+    "low addresses": (kludge((0x1010, 0x1000, 0, 0, 0x1030)), "from 0x1000 to 0x1035, where"),
     "header before the image": (kludge((TEXT, TEXT + 4, 0, 0, TEXT + 48)), "the image at 0x200004"),
     "before the file": (kludge((TEXT + 17, TEXT, 0, 0, TEXT + 48)), "is to be at 0x200011, but"),
     "ends before": (kludge((TEXT + 16, TEXT, TEXT - 1, 0, TEXT)), "has the image end at 0x1fffff"),

@@ -140,8 +140,9 @@ cdef int software_interrupt(
         CpuState* c, u32 vector, u64 return_rip, bint privileged) noexcept nogil:
     """Deliver INT n, INT3 or (privileged) INT1; a fault in delivery has the instruction's RIP.
 
-    The traps that a MOV SS before INT1 has held back are part of its #DB.  Those before INT n follow
-    at the handler's first instruction (SDM 3A 6.8.3), which for #DB would overwrite its own frame.
+    The traps that a MOV SS before INT1 has held back are part of its #DB.  Those before INT n
+    follow at the handler's first instruction (SDM 3A 6.8.3), where a #DB of its own would
+    overwrite the frame of INT1's.
     """
     cdef Event e
     c.n_exceptions += 1
