@@ -41,6 +41,7 @@ cdef void emit_narrow_device(Builder* b, Insn* i) noexcept nogil:
     offset_operand(b, i)
     leave_for_device(b, i)
     b.ops[b.n_ops - 1].seg = <u8>segment_of(i)
+    b.ops[b.n_ops - 1].rm = 0xFF         # of a MOV without ModRM too
 
 
 cdef inline u64 truncated(Insn* i, u64 eip) noexcept nogil:
