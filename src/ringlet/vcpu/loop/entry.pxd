@@ -19,6 +19,7 @@ cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
     """Run translated code from `host` until it leaves."""
     cdef u64* slots = <u64*>(c.block + (BLOCK_SLOTS_U if c.arch.cpl == 3 else BLOCK_SLOTS_K))
     cdef u64 flags = c.arch.rflags
+    cdef u64 base
     cdef u64 addend = slots[(c.arch.gpr[RSP] >> SLOT_SHIFT) & 0xFFFF]
     if not c.key & KEY_MODE64:
         # The host's RSP is the guest's ESP.
@@ -26,10 +27,13 @@ cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
         if c.gs_window != c.flat_host:
             show_window(c)
         addend = 0
+    else:
+        base = c.arch.seg[SEG_FS].base
+        c.fs_host = base + slots[(base >> SLOT_SHIFT) & 0xFFFF]
+        base = c.arch.seg[SEG_GS].base
+        c.gs_host = base + slots[(base >> SLOT_SHIFT) & 0xFFFF]
     c.rsp_naddend = 0 - addend
     c.scratch[3] = c.arch.gpr[RSP] + addend
-    c.fs_host = c.arch.seg[SEG_FS].base + slots[(c.arch.seg[SEG_FS].base >> SLOT_SHIFT) & 0xFFFF]
-    c.gs_host = c.arch.seg[SEG_GS].base + slots[(c.arch.seg[SEG_GS].base >> SLOT_SHIFT) & 0xFFFF]
     c.scratch[2] = ((flags & 0xD7) << 8) | ((flags >> 11) & 1) | ((flags & FLAG_DF) << 8)
     if flags & FLAG_AC and c.arch.cpl == 3 and c.arch.cr0 & CR0_AM:
         c.scratch[2] |= ALIGN_IN

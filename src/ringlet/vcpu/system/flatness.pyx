@@ -65,7 +65,9 @@ cdef u32 key_of_segments(CpuState* c) noexcept nogil:
         key |= KEY_SEGMENTED
     if not s[SEG_SS].ar & AR_DB:
         key |= KEY_STACK16
-    measure_segments(c)
+    if key:
+        # Code in flat segments checks nothing.
+        measure_segments(c)
     if c.deposit and key & KEY_STACK16 and has_64k(c, SEG_DS) and has_64k(c, SEG_ES) \
             and has_64k(c, SEG_SS):
         key |= KEY_DATA64K | KEY_SEGMENTED
