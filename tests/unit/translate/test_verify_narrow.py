@@ -44,7 +44,7 @@ from ringlet.translate.translator import KEYS
     ["8b03", "8903", "a5", "f3aa", "ff33", "8f03", "8a27", "8827", "ffe0", "ff10", "c3", "e2fe",
      "e304", "7510", "e810000000", "8d4c8302", "648b4304", "d7", "c9", "0fc703", "dd33", "0fb10b",
      "f3a5", "f2ae", "f3a6", "67f3a5", "67f2ae", "66f3ad", "0e", "6616", "0fa8", "8cd8", "668ce1",
-     "fa90", "fb90", "0f31"],
+     "fa90", "fb90", "0f31", "60", "6661", "61", "6660"],
 )  # fmt: skip
 def test_what_the_translator_makes_is_sound(
     code: str, key: int, stepping: int, checked: bool, indirect: bool
@@ -67,6 +67,8 @@ def test_what_the_translator_makes_is_sound(
         ("f3a4", SEGMENTED, False),
         ("67f3a4", SEGMENTED, False),
         ("67f3a4", FLAT, True),
+        ("60", FLAT, False),
+        ("61", SEGMENTED, False),
     ],
 )
 def test_operations_that_need_not_leave(code: str, key: int, leaves: bool) -> None:

@@ -228,6 +228,32 @@ cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
     return 1
 
 
+cdef int emit_all_registers(Builder* b, Insn* i) noexcept nogil:
+    """Emit PUSHA or POPA; all of the operand is accessed before a register changes."""
+    cdef bint push = i.opcode == 0x60, checked = b.key & (KEY_SEGMENTED | KEY_STACK16) != 0
+    cdef u32 size = i.shape.width, place
+    cdef i32 disp = -8 * <i32>size if push else 0
+    cdef Ref r = stack_operand(b, disp, 8 * size, push)
+    if size < 2:
+        return 0
+    if checked:
+        lea(b, H9, &r)
+        r = ref_mem(H9, 0)
+        disp = 0
+    if not push:
+        # It is in two pages at most.
+        r.disp = disp + 7 * <i32>size
+        move(b, 0x8B, H8, &r, size)
+        r.disp = disp
+        move(b, 0x8B, H8, &r, size)
+    for place in range(8):
+        if push or 7 - place != RSP:
+            r.disp = disp + <i32>(place * size)
+            move(b, 0x89 if push else 0x8B, 7 - place, &r, size)
+    move_sp(b, -8 * <i32>size if push else 8 * <i32>size)
+    return 1
+
+
 cdef int emit_reencoded(Builder* b, Insn* i) noexcept nogil:
     cdef u8 op = i.opcode
     cdef Ref r
@@ -237,6 +263,8 @@ cdef int emit_reencoded(Builder* b, Insn* i) noexcept nogil:
         return emit_moffs(b, i)
     if (op & 0xF0) == 0x40:
         return emit_step(b, i)
+    if (op & 0xFE) == 0x60:
+        return emit_all_registers(b, i)
     if op != 0x82:
         return 0
     # 82h is another name of 80h.
