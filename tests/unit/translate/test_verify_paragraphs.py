@@ -31,7 +31,8 @@ def field(name: str, segment: int) -> str:
     "code",
     ["8b07", "8907", "8807", "668b4601", "2e8b07", "2e8907", "678b03", "a11234", "67a112345678",
      "50", "6658", "c9", "c3", "e81000", "ff17", "ffd0", "2eff27", "a5", "f3a4", "f266af", "67a4",
-     "d7", "60", "61", "6660", "6661", "8ed8", "8ed0", "8e07", "1f", "17", "0fa1", "c407", "66c407", "0fb207", "0fb507", "8cd8",
+     "d7", "60", "61", "6660", "6661", "8ed8", "8ed0", "8e07", "1f", "17", "0fa1", "c407",
+     "66c407", "0fb207", "0fb507", "8cd8",
      "0f100f", "8a27", "8f07", "ff37"],
 )  # fmt: skip
 def test_what_the_translator_makes_is_sound(code: str, key: int, indirect: bool) -> None:
