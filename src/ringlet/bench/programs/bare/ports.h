@@ -22,6 +22,9 @@ static inline uint8_t inb(uint16_t port)
 void serial(char c);
 void serial_text(const char *text);
 void serial_hex(uint64_t value);
+void serial_write(const char *text, long length);
+/* Shows an exception that the kernel does not expect, and ends the run. */
+_Noreturn void panic(uint64_t vector, uint64_t error, uint64_t ip);
 /* Ends the run: the machine's exit status is 2 * status + 1. */
 _Noreturn void stop(uint8_t status);
 

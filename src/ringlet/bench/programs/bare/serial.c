@@ -24,6 +24,28 @@ void serial_hex(uint64_t value)
     }
 }
 
+void serial_write(const char *text, long length)
+{
+    for (long i = 0; i < length; i++)
+        serial(text[i]);
+}
+
+_Noreturn void panic(uint64_t vector, uint64_t error, uint64_t ip)
+{
+    unsigned long cr2;
+    __asm__ volatile("mov %%cr2, %0" : "=r"(cr2));
+    serial_text("panic: vector ");
+    serial_hex(vector);
+    serial_text(" error ");
+    serial_hex(error);
+    serial_text(" rip ");
+    serial_hex(ip);
+    serial_text(" cr2 ");
+    serial_hex(cr2);
+    serial('\n');
+    stop(2);
+}
+
 _Noreturn void stop(uint8_t status)
 {
     outb(PORT_EXIT, status);

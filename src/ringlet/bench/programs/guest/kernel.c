@@ -27,26 +27,14 @@ void load_segments(const struct table_register *gdtr);
 
 _Noreturn void kernel_panic(const u64 *frame)
 {
-    u64 cr2;
-    __asm__ volatile("mov %%cr2, %0" : "=r"(cr2));
-    serial_text("panic: vector ");
-    serial_hex(frame[0]);
-    serial_text(" error ");
-    serial_hex(frame[1]);
-    serial_text(" rip ");
-    serial_hex(frame[2]);
-    serial_text(" cr2 ");
-    serial_hex(cr2);
-    serial('\n');
-    stop(2);
+    panic(frame[0], frame[1], frame[2]);
 }
 
 long kernel_syscall(long number, long a, long b, long c)
 {
     switch (number) {
     case SYS_WRITE:
-        for (long i = 0; i < c; i++)
-            serial(((const char *)b)[i]);
+        serial_write((const char *)b, c);
         return c;
     case SYS_EXIT:
         stop((uint8_t)a);

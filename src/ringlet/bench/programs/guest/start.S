@@ -169,20 +169,8 @@ page_fault_entry:
     push $14
     jmp exception
 
-/* Any other exception ends the run.  One stub of 16 bytes a vector. */
-    .balign 16
-    .globl exception_stubs
-exception_stubs:
-    vector = 0
-    .rept 48
-    .balign 16
-    .if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21)
-    push $0
-    .endif
-    push $vector
-    jmp exception
-    vector = vector + 1
-    .endr
+#define VECTORS 48
+#include "../bare/stubs.h"
 
 exception:
     mov %rsp, %rdi                      /* vector, error code, RIP, CS, RFLAGS, RSP, SS */

@@ -63,20 +63,8 @@ int80_entry:
     pop %edx
     iret
 
-/* Any exception ends the run.  One stub of 16 bytes a vector. */
-    .balign 16
-    .globl exception_stubs
-exception_stubs:
-    vector = 0
-    .rept 32
-    .balign 16
-    .if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21)
-    push $0
-    .endif
-    push $vector
-    jmp exception
-    vector = vector + 1
-    .endr
+#define VECTORS 32
+#include "../bare/stubs.h"
 
 exception:
     mov %esp, %eax                      /* vector, error code, EIP, CS, EFLAGS, ESP, SS */
