@@ -135,7 +135,7 @@ VERBOSE: Final = Option(
 PACKAGE: Final = Option(
     "--package",
     "The Debian package that contains the kernel; linux-image-amd64 has more drivers, and "
-    "NAME/bookworm is Debian 12's, NAME/bullseye Debian 11's.",
+    "NAME/bookworm is Debian 12's, NAME/bullseye Debian 11's; NAME:i386/bookworm is for 32 bits.",
     "linux-image-cloud-amd64",
 )
 STATS: Final = Option(

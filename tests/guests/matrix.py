@@ -1,6 +1,7 @@
 """Boots Debian's kernels again and again: `python -m tests.guests.matrix --times 20`.
 
-They are both kernels of Debian 13 and of Debian 12, and one of Debian 11.
+They are both kernels of Debian 13 and of Debian 12, one of Debian 11, and those for 32-bit
+processors, with and without PAE.
 
 Each boot runs a script that looks for what must not be: kernel warnings, an unstable clock, lost
 ticks, a vulnerable processor.  Prints a line for each combination; the exit status is the number of
@@ -18,13 +19,14 @@ from tests.guests.arguments import positive
 KERNELS = (
     "linux-image-cloud-amd64", "linux-image-amd64", "linux-image-cloud-amd64/bookworm",
     "linux-image-amd64/bookworm", "linux-image-amd64/bullseye",
+    "linux-image-686-pae:i386/bookworm", "linux-image-686:i386/bookworm",
 )  # fmt: skip
 MEMORIES = ("256M", "512M", "2G")
 ARGUMENTS = ("", "nokaslr")
 PATIENCE = 120
 SCRIPT = """
 dmesg | grep -E 'WARNING|BUG:|Oops|Call Trace|unstable|soft lockup|lost .* tick'
-grep -l Vulnerable /sys/devices/system/cpu/vulnerabilities/*
+grep Vulnerable /sys/devices/system/cpu/vulnerabilities/* | grep -v "$ACCEPTED"
 test "$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)" = tsc || echo clock
 echo well
 """
@@ -32,8 +34,11 @@ echo well
 
 def boot(package: str, memory: str, append: str) -> str:
     """Boot once; return what went wrong, or ""."""
+    # Linux has no remedy for branch history injection in 32-bit kernels.
+    accepted = "BHI: Vulnerable" if ":i386" in package else "none"
+    script = SCRIPT.replace("$ACCEPTED", accepted)
     command = [sys.executable, "-m", "ringlet", "run", "busybox", "--package", package,
-               "--memory", memory, "--append", append, "--", "sh", "-c", SCRIPT]  # fmt: skip
+               "--memory", memory, "--append", append, "--", "sh", "-c", script]  # fmt: skip
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False

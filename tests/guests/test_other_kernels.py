@@ -57,6 +57,35 @@ def shell(kernel: Path, disk: bytes, *commands: str) -> list[list[str]]:
     return printed
 
 
+@pytest.mark.parametrize("package", ["linux-image-686-pae", "linux-image-686"])
+def test_a_package_for_i386_runs_a_command(package: str) -> None:
+    """It has a busybox of its own, and its streams and exit status by serial ports."""
+    script = "uname -m; cat; dmesg | grep -cE 'WARNING|BUG:|Oops|Call Trace'; exit 7"
+    command = ["busybox", "--package", f"{package}:i386/bookworm", "--", "sh", "-c", script]
+    done = subprocess.run(
+        [sys.executable, "-m", "ringlet", "run", *command], input=b"from the host\n",
+        capture_output=True, timeout=3 * PATIENCE, check=False,
+    )  # fmt: skip
+    if b"cannot fetch" in done.stderr:
+        pytest.skip(done.stderr.decode())
+
+    assert done.stdout == b"i686\nfrom the host\n0\n", done.stderr
+    assert done.returncode == 7
+
+
+def test_an_image_of_64_bits_is_refused_to_a_kernel_of_32() -> None:
+    command = ["debian", "--package", "linux-image-686-pae:i386/bookworm", "true"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ringlet", "run", *command], capture_output=True, timeout=PATIENCE,
+        stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    if b"cannot fetch" in done.stderr:
+        pytest.skip(done.stderr.decode())
+
+    assert done.returncode != 0
+    assert b"the image has 64-bit ones; give a package for amd64" in done.stderr
+
+
 def test_debian_11_boots_to_a_shell(older: Path) -> None:
     """The decompressor of Linux 5.10 leaves long mode once, for a trampoline of 32-bit code."""
     disk = shell_disk(find_busybox())

@@ -41,6 +41,7 @@ from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.errors import ConfigError
 from ringlet.images.catalog import Settings
 from ringlet.images.initramfs import Command, Serve, Shell
+from ringlet.images.release import AMD64, split_release
 from ringlet.machine import host
 from ringlet.machine.bare import check_program
 from ringlet.machine.outcome import End, EndKind
@@ -125,7 +126,8 @@ def run_guest(
     if terminal and not os.isatty(STDIN):
         raise ConfigError("-t: standard input is not a terminal; leave out -t")
     given = bool(command)
-    own = spec.kernel is not None
+    # A kernel of the user's own may lack the driver of the agent, which is a 64-bit program.
+    own = spec.kernel is not None or split_release(spec.package)[1].architecture != AMD64
     if own and terminal:
         command = _on_terminal(command)
     if not command and not os.isatty(STDIN) and not spec.image:

@@ -37,6 +37,7 @@ from ringlet.images.initramfs import (
     make_initramfs,
 )
 from ringlet.images.installed import installed_modules
+from ringlet.images.release import AMD64, I386
 from ringlet.images.seed import seed_of
 from ringlet.machine.loading import read_fitting, starts_linux
 from ringlet.network_config import NetMode
@@ -190,11 +191,19 @@ class _Guest:
         window: tuple[int, int],
     ) -> None:
         self._window = window
+        narrow = kernel is not None and kernel.architecture != AMD64
         self._busybox = find_busybox(progress)
+        # Its applets are listed by the host's own, as the host may run no 32-bit programs.
+        self._narrow_busybox = find_busybox(progress, architecture=I386) if narrow else None
         self._archive = b""
         self._modules: tuple[str, ...] = ()
         self._root: Root | None = None
         self._made: tuple[Address | None, bytes] | None = None
+        if narrow and (spec.image or spec.guest not in ("", BUSYBOX)):
+            raise ConfigError(
+                f"{spec.package}: this kernel runs 32-bit programs alone, and the image has 64-bit "
+                "ones; give a package for amd64"
+            )
         self.image = _image(spec, progress, run_setup)
         bootable = self.image is None or self.image.settings.boots
         self.task = task if task is not None or bootable else otherwise
@@ -203,6 +212,8 @@ class _Guest:
         own = installed_modules(spec.kernel) if spec.kernel is not None and not kernel else None
         # A kernel of the user's own may lack the driver of its port: only commands do without.
         has_port = kernel is not None or (own is not None and all(map(own.has, AGENT_MODULES)))
+        # The agent is a 64-bit program; a command does without.
+        has_port = has_port and not narrow
         self.agent = commands and (has_port or isinstance(self.task, Command))
         disks = [] if self.image is None else [base_disk(self.image)]
         disks += spec.disks
@@ -238,10 +249,12 @@ class _Guest:
             modules=self._modules,
             shares=self._mounts,
             address=address,
-            agent=agent_program() if self.agent else b"",
+            agent=agent_program() if self.agent and self._narrow_busybox is None else b"",
             window=self._window,
         )
-        content = make_initramfs(self._busybox, self.task, root=self._root, around=around)
+        content = make_initramfs(
+            self._busybox, self.task, root=self._root, around=around, program=self._narrow_busybox
+        )
         self._made = address, self._archive + content
         return self._made[1]
 

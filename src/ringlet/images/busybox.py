@@ -7,6 +7,7 @@ from typing import Final
 from ringlet.errors import ImageError
 from ringlet.images.apt import Apt
 from ringlet.images.debian import Progress, fetch_busybox, silent
+from ringlet.images.release import AMD64, DEBIAN_12_I386
 from ringlet.images.repository import Repository
 from ringlet.images.store import Store
 from ringlet.images.tools import output
@@ -31,8 +32,11 @@ def find_busybox(
     store: Store | None = None,
     apt: Apt | Repository | None = None,
     host: Path = HOST_BUSYBOX,
+    architecture: str = AMD64,
 ) -> Path:
     """Return a busybox for the guest.  Raises ImageError."""
+    if architecture != AMD64:
+        return fetch_busybox(progress, store=store, apt=apt, release=DEBIAN_12_I386)
     if is_static(host):
         try:
             names = {Path(path).name for path in applets(host)}

@@ -17,7 +17,7 @@ from ringlet.errors import ImageError
 from ringlet.images.apt import OTHERWISE, Apt, is_installed
 from ringlet.images.compression import DAMAGED
 from ringlet.images.deb import open_data
-from ringlet.images.release import DEFAULT, Release, split_release
+from ringlet.images.release import AMD64, DEFAULT, I386, Release, split_release
 from ringlet.images.repository import Repository
 from ringlet.images.store import Entry, Store, default_root, free_space
 
@@ -31,7 +31,7 @@ Progress = Callable[[str], None]
 # apt-get waits forever on a full disk, so the free space is checked first.
 _KERNEL_ROOM: Final = 180 << 20
 _TOOL_ROOM: Final = 60 << 20
-_TOOLS: Final = f"tools/{DEFAULT.directory}"
+_TOOLS: Final = "tools"
 _VMLINUZ: Final = "vmlinuz"
 _PACKAGE_FILE: Final = "package.deb"
 _TOOL: Final = "busybox"
@@ -43,12 +43,14 @@ class CachedKernel:
     """A kernel in the cache: the bzImage, and the package it came in, which has its modules.
 
     `release` is the output of `uname -r` under the kernel, `version` is Debian's version.
+    `architecture` is Debian's name of the processors that it is for.
     """
 
     vmlinuz: Path
     package: Path
     release: str
     version: str
+    architecture: str = AMD64
 
 
 def silent(line: str) -> None:
@@ -109,25 +111,30 @@ def kernel_of(vmlinuz: Path, store: Store | None = None) -> CachedKernel | None:
 
 
 def fetch_busybox(
-    progress: Progress = silent, *, store: Store | None = None, apt: Apt | Repository | None = None
+    progress: Progress = silent,
+    *,
+    store: Store | None = None,
+    apt: Apt | Repository | None = None,
+    release: Release = DEFAULT,
 ) -> Path:
     """Return a statically linked busybox, from the cache or else from Debian.
 
     Raises ImageError.
     """
-    source = _Source(store, apt, progress, DEFAULT)
-    if (tool := _cached_tool(source.store)) is not None:
+    source = _Source(store, apt, progress, release)
+    kind = f"{_TOOLS}/{release.directory}"
+    if (tool := _cached_tool(source.store, kind)) is not None:
         return tool
     with source.store.locked(source.waits):
-        if (tool := _cached_tool(source.store)) is not None:
+        if (tool := _cached_tool(source.store, kind)) is not None:
             return tool
-        with source.store.adding(_TOOLS, BUSYBOX, _TOOL_ROOM) as (directory, facts):
+        with source.store.adding(kind, BUSYBOX, _TOOL_ROOM) as (directory, facts):
             fetched = source.fetch(BUSYBOX, directory)
             extract(fetched.deb, re.compile(r"\./(usr/)?bin/busybox"), directory / _TOOL)
             (directory / _TOOL).chmod(0o755)
             fetched.deb.unlink()
             facts["package"], facts["version"] = fetched.package, fetched.version
-    tool = _cached_tool(source.store)
+    tool = _cached_tool(source.store, kind)
     if tool is None:
         raise ImageError(f"{source.store.root}: the disk returns wrong data; check the disk")
     return tool
@@ -311,11 +318,13 @@ def _cached_kernel(store: Store, kind: str, package: str) -> CachedKernel | None
     vmlinuz, deb = entry.file(_VMLINUZ), entry.file(_PACKAGE_FILE)
     if vmlinuz is None or deb is None:
         return None
-    return CachedKernel(vmlinuz, deb, _fact(entry, "release"), _fact(entry, "version"))
+    architecture = I386 if kind.endswith(f"-{I386}") else AMD64
+    release, version = _fact(entry, "release"), _fact(entry, "version")
+    return CachedKernel(vmlinuz, deb, release, version, architecture)
 
 
-def _cached_tool(store: Store) -> Path | None:
-    entry = store.find(_TOOLS, BUSYBOX)
+def _cached_tool(store: Store, kind: str) -> Path | None:
+    entry = store.find(kind, BUSYBOX)
     return entry.file(_TOOL) if entry is not None else None
 
 

@@ -130,10 +130,12 @@ def make_initramfs(
     hostname: str = "debian",
     root: Root | None = None,
     around: Surroundings = NOTHING,
+    program: Path | None = None,
 ) -> bytes:
     """Return the RAM disk's contents.  Raises ConfigError, and ImageError about busybox.
 
     Without a task, `root` must boot.  An archive of modules can stand before the contents.
+    `program` is the busybox of a guest that cannot run the host's, whose applets it has.
     """
     archive = CpioWriter()
     for name in _DIRECTORIES:
@@ -146,7 +148,7 @@ def make_initramfs(
         archive.file(name, text.encode())
     archive.file("etc/hostname", hostname.encode() + b"\n")
     archive.file("etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n".encode())
-    _add_busybox(archive, busybox)
+    _add_busybox(archive, busybox, program or busybox)
     archive.file("ringlet/settings", _settings(task, hostname, root, around), 0o600)
     if around.shares:
         archive.file("ringlet/shares", b"".join(map(_share, around.shares)), 0o600)
@@ -161,11 +163,11 @@ def make_initramfs(
     return archive.contents()
 
 
-def _add_busybox(archive: CpioWriter, busybox: Path) -> None:
+def _add_busybox(archive: CpioWriter, busybox: Path, program: Path) -> None:
     try:
-        archive.file("bin/busybox", busybox.read_bytes(), 0o755)
+        archive.file("bin/busybox", program.read_bytes(), 0o755)
     except OSError as error:
-        raise ImageError(f"{busybox}: cannot be read: {error.strerror}") from error
+        raise ImageError(f"{program}: cannot be read: {error.strerror}") from error
     for name in sorted(set(applets(busybox)) - {"bin/busybox"}):
         if str(PurePosixPath(name).parent) in _DIRECTORIES:
             archive.symlink(name, "/bin/busybox")

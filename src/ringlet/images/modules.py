@@ -188,18 +188,24 @@ def _module(path: str, data: bytes) -> Module:
     return Module(path, tuple(depends), tuple(aliases), tuple(soft))
 
 
+# By the class of an ELF file: where its table of sections is said, and the form of that; where the
+# size, the number and the names of the sections are; the form of the beginning of each.
+_ELF: Final = {1: (0x20, "<I", 0x2E, "<IIIIII"), 2: (0x28, "<Q", 0x3A, "<IIQQQQ")}
+
+
 def _section(path: str, data: bytes, wanted: bytes) -> bytes:
-    """Return a section of an ELF file of x86-64."""
+    """Return a section of an ELF file of x86-64 or of the 80386."""
     try:
-        (table,) = struct.unpack_from("<Q", data, 0x28)
-        size, count, names = struct.unpack_from("<HHH", data, 0x3A)
-        heads = [struct.unpack_from("<IIQQQQ", data, table + n * size) for n in range(count)]
+        at, address, counts, head_form = _ELF[data[4]]
+        (table,) = struct.unpack_from(address, data, at)
+        size, count, names = struct.unpack_from("<HHH", data, counts)
+        heads = [struct.unpack_from(head_form, data, table + n * size) for n in range(count)]
         texts = heads[names][4]
         for head in heads:
             start = texts + head[0]
             if data[start : start + len(wanted) + 1] == wanted + b"\0":
                 return data[head[4] : head[4] + head[5]]
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, KeyError):
         pass
     raise ImageError(f"{path}: this kernel module has no {wanted.decode()}")
 

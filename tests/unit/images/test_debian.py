@@ -18,7 +18,7 @@ from ringlet.images.debian import (
     fetch_packages,
     private_apt,
 )
-from ringlet.images.release import DEBIAN_12, DEBIAN_13, RELEASES, Release
+from ringlet.images.release import DEBIAN_12, DEBIAN_13, RELEASES, Release, split_release
 from ringlet.images.store import Store
 from tests.unit.images.packages import NEEDS_APT, Repository, names
 
@@ -397,6 +397,26 @@ def test_kernels_of_two_releases_are_kept_side_by_side(host: Host) -> None:
 
     assert (older.vmlinuz.read_bytes(), newer.vmlinuz.read_bytes()) == (b"bzImage", b"newer")
     assert host.entries() == [META, META]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "directory"),
+    [
+        ("a-b", "a-b", "trixie"),
+        ("a-b:amd64/bookworm", "a-b", "bookworm"),
+        ("a-b:i386", "a-b", "trixie-i386"),
+        ("a-b:i386/bookworm", "a-b", "bookworm-i386"),
+    ],
+)
+def test_the_release_and_architecture_of_a_package(text: str, name: str, directory: str) -> None:
+    found, release = split_release(text)
+
+    assert (found, release.directory) == (name, directory)
+
+
+def test_an_architecture_that_is_not_known() -> None:
+    with pytest.raises(ImageError, match=r"^'a-b:s390x/sid': give a-b:amd64 or a-b:i386$"):
+        split_release("a-b:s390x/sid")
 
 
 def test_a_release_that_is_not_known(host: Host) -> None:

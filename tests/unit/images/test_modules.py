@@ -163,6 +163,28 @@ def test_the_disk_of_modules(modules: Modules, tmp_path: Path) -> None:
     assert read("modules.devname") == b"b net/tun c10:200\n"
 
 
+def module_of_32_bits(info: bytes) -> bytes:
+    """Return an ELF32 file with nothing but a .modinfo section."""
+    names = b"\0.modinfo\0.names\0"
+    header = struct.pack(
+        "<16sHHIIIIIHHHHHH", b"\x7fELF\x01\x01\x01", 1, 3, 1, 0, 0, 52, 0, 52, 0, 0, 40, 3, 2
+    )
+    place = 52 + 3 * 40
+    sections = [
+        bytes(40),
+        struct.pack("<10I", 1, 1, 0, 0, place, len(info), 0, 0, 1, 0),
+        struct.pack("<10I", 10, 3, 0, 0, place + len(info), len(names), 0, 0, 1, 0),
+    ]
+    return header + b"".join(sections) + info + names
+
+
+def test_modules_for_the_80386(tmp_path: Path) -> None:
+    data = module_of_32_bits(b"depends=b\0alias=net-a\0")
+    modules = Modules(package(tmp_path, {"a.ko": data, "b.ko": module()}), RELEASE)
+
+    assert [found.name for found in modules.order(["a"])] == ["b", "a"]
+
+
 @pytest.mark.parametrize("data", [b"", b"\x7fELF", bytes(64), module()[:200]])
 def test_damaged_modules(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ImageError, match=r"a\.ko: this kernel module has no \.modinfo"):
