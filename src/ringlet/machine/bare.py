@@ -111,7 +111,7 @@ def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Vm:
     bus.map(at.PORT_ELCR + 1, 1, pics.slave_elcr)
     bus.map(at.PORT_PIT, 4, pit)
     bus.map(at.PORT_B, 1, port_b)
-    port_a = PortA(lambda enabled: cpu.mask_a20(not enabled), enabled=True)
+    port_a = PortA(lambda enabled: pins.mask_a20(not enabled), enabled=True)
     bus.map(at.PORT_A, 1, port_a)
     bus.map(at.PORT_COM1, 8, uart)
     bus.map(at.PORT_DEBUG_EXIT, 4, debug_exit, width=4)

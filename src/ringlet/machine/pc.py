@@ -161,7 +161,7 @@ def assemble(
     machine.attach_timer(timers, at.IRQ_TIMER)
     machine.attach_output(spool.flush)
 
-    a20 = SharedLine(lambda enabled: cpu.mask_a20(not enabled))
+    a20 = SharedLine(lambda enabled: pins.mask_a20(not enabled))
     keyboard = I8042(reset, interrupts.line(at.IRQ_KEYBOARD), interrupts.line(at.IRQ_MOUSE),
                      a20=a20.tap())  # fmt: skip
     ports.map(at.PORT_A, 1, PortA(a20.tap(), reset))

@@ -17,6 +17,7 @@ class Asked(Protocol):
     def drop_code(self, address: int, size: int) -> None: ...
     def add_doorbell(self, address: int, size: int, value: int | None, fd: int) -> bool: ...
     def remove_doorbell(self, address: int, size: int, value: int | None) -> None: ...
+    def mask_a20(self, masked: bool) -> None: ...
     def kick(self) -> None: ...
     def set_alarm(self, due: int | None) -> None: ...
 
@@ -47,6 +48,10 @@ class Pins:
         """Forget a doorbell."""
         self._cpu.remove_doorbell(address, size, value)
 
+    def mask_a20(self, masked: bool) -> None:
+        """Drive the A20M pin."""
+        self._cpu.mask_a20(masked)
+
     def cut(self) -> None:
         """Let go of the processor."""
         self._cpu = Unplugged()
@@ -56,6 +61,9 @@ class Unplugged:
     """Stands for the processor of a machine that was taken apart; nothing comes of a call."""
 
     def set_interrupt(self, pending: bool) -> None:
+        """Do nothing."""
+
+    def mask_a20(self, masked: bool) -> None:
         """Do nothing."""
 
     def message(self, address: int, data: int) -> None:
