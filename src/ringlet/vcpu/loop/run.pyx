@@ -260,6 +260,15 @@ cdef int choose(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
     return find_or_make(c, b, k, t)
 
 
+cdef inline void enter_thunk(CpuState* c, u64 host) noexcept nogil:
+    """Enter translated code by a thunk, which compares RIP and, where CS is based, its address."""
+    if c.key & (KEY_CS64K | KEY_CS_ODD):
+        c.arch.rip |= code_linear(c, c.arch.rip) << 32
+    enter_code(c, host)
+    if not c.key & KEY_MODE64:
+        c.arch.rip = <u32>c.arch.rip
+
+
 cdef int operate(CpuState* c, Cache* k, Turn* t) noexcept nogil:
     """Carry out the operations at which translated code leaves; return EMU_* of the last one.
 
@@ -289,11 +298,11 @@ cdef int operate(CpuState* c, Cache* k, Turn* t) noexcept nogil:
             continue
         if r == EMU_FLOW and not t.stepping and c.blocks == NULL and settled(c, k) \
                 and is_canonical(c.arch.rip) and not virtual_interrupt_due(c) \
-                and not c.key & (KEY_CS64K | KEY_CS_ODD):
+                and not has_odd_limit(c.key):
             host = jumps_thunk(c, k)
             if host != 0:
                 t.key = c.key
-                enter_code(c, host)
+                enter_thunk(c, host)
                 continue
         return r
     return r
