@@ -71,9 +71,11 @@ def cpu(
     selected = _selected(engine)
     if bits == 16:
         selected = [name for name in selected if name != engines.NATIVE]
+        if not selected:
+            raise ConfigError("--bits 16: no code in real mode runs natively; choose other engines")
         program = toolchain.build("real", bits=32)
     else:
-        program = toolchain.build("cpu", bits=_width(bits))
+        program = toolchain.build("cpu", bits=_width(bits, "64, 32 or 16"))
     _compare(program, selected, rounds, memory, timeout, _with(options, direct), as_json)
 
 
@@ -270,9 +272,9 @@ def _with(options: list[str] | None, direct: str | None) -> list[str]:
     return [*(options or ()), *choice]
 
 
-def _width(bits: int) -> int:
+def _width(bits: int, known: str = "64 or 32") -> int:
     if bits not in (32, 64):
-        raise ConfigError(f"--bits {bits}: choose 64 or 32")
+        raise ConfigError(f"--bits {bits}: choose {known}")
     return bits
 
 

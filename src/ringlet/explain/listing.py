@@ -156,12 +156,12 @@ def explain(
 def segments_key(bits: int, *, segmented: bool) -> int:
     """Return the KEY_* bits of code whose DS, ES and SS are flat, or not if `segmented`.
 
-    16-bit code has SP and 64 KiB in CS then, as in real mode.
+    16-bit code has SP and 64 KiB in each segment then, as in real mode.
     """
     if not segmented or bits == 64:
         return 0
-    key = KEYS["segmented"]
-    return key | KEYS["stack16"] | KEYS["cs64k"] if bits == 16 else key
+    names = ("stack16", "cs64k", "data64k", "paragraphs") if bits == 16 else ()
+    return sum((KEYS[name] for name in names), KEYS["segmented"])
 
 
 def _translate(

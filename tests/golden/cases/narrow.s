@@ -31,7 +31,26 @@
     mov [ebp + 4], eax
     push eax
 
-# case: real mode | bits=16 at=0x7c00 segmented stack16 cs64k
+# case: PUSHA, REP and segment registers | bits=32 at=0x100000 segmented
+    pusha
+    rep movsb
+    push ds
+    mov eax, fs
+
+# case: operations that do not leave at CPL 0 | bits=32 at=0x100000
+    cli
+    rdtsc
+    push fs
+    rep stosd
+
+# case: 16-bit code in segments of any limit | bits=16 at=0x7c00 segmented stack16 cs64k
+    mov ax, [bx + si]
+    mov es:[di], ax
+    push ax
+    pusha
+    les di, [bx]
+
+# case: real mode | bits=16 at=0x7c00 segmented stack16 cs64k data64k paragraphs
     cli
     mov ax, [bx + si]
     mov es:[di], ax
@@ -41,9 +60,13 @@
     int 0x10
     ret
 
-# case: what the emulator performs | bits=16 at=0x7c00 segmented stack16 cs64k
-    pusha
-    aaa
-    rep movsb
-    bound ax, [bx]
+# case: segment registers of real mode | bits=16 at=0x7c00 segmented stack16 cs64k data64k paragraphs
+    mov ds, ax
+    pop es
     les di, [bx]
+    mov ss, ax
+
+# case: what the emulator performs | bits=16 at=0x7c00 segmented stack16 cs64k data64k paragraphs
+    aaa
+    bound ax, [bx]
+    mov eax, [ebx]

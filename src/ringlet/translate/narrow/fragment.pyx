@@ -45,7 +45,8 @@ cdef int emit_insn(Builder* b, Insn* i) noexcept nogil:
         emit_narrow_op(b, i, op)
         return i.shape.unit == UNIT_WAIT and not b.checked
     if kind == SHAPE_OP:
-        if i.shape.op == OP_NONE or emit_inline_op(b, i) or emit_selector(b, i) \
+        if i.shape.op == OP_NONE \
+                or (not b.watched and (emit_inline_op(b, i) or emit_selector(b, i))) \
                 or (i.shape.op == OP_EMULATE and emit_reencoded(b, i)):
             return 1
         return leave_with(b, i, i.shape.op)

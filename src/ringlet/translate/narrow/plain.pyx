@@ -5,7 +5,7 @@ the same, because all eight are in their own host registers.
 """
 from ringlet.core.state cimport (
     RAX, RBP, RBX, RSP, SEG_CS, SEG_DS, SEG_NONE, SEG_SS, KEY_DATA64K, KEY_SEGMENTED, KEY_STACK16,
-    CpuState, u8, u32, i32)
+    KEY_STEP, CpuState, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.encode cimport encode
 from ringlet.translate.insn cimport *
@@ -229,27 +229,32 @@ cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef int emit_all_registers(Builder* b, Insn* i) noexcept nogil:
-    """Emit PUSHA or POPA; all of the operand is accessed before a register changes."""
+    """Emit PUSHA, which stores from the top, or POPA, which reads all before a register changes.
+
+    A single step is the emulator's, which tells watchpoints of each element.  So is a 16-bit stack
+    of another size than 64 KiB, in which each element may wrap around.
+    """
     cdef bint push = i.opcode == 0x60, checked = b.key & (KEY_SEGMENTED | KEY_STACK16) != 0
-    cdef u32 size = i.shape.width, place
+    cdef u32 size = i.shape.width, k
     cdef i32 disp = -8 * <i32>size if push else 0
-    cdef Ref r = stack_operand(b, disp, 8 * size, push)
-    if size < 2:
+    cdef Ref r
+    if size < 2 or b.key & KEY_STEP or b.key & (KEY_STACK16 | KEY_DATA64K) == KEY_STACK16:
         return 0
+    r = stack_operand(b, disp, 8 * size, push)
     if checked:
         lea(b, H9, &r)
         r = ref_mem(H9, 0)
         disp = 0
     if not push:
         # It is in two pages at most.
-        r.disp = disp + 7 * <i32>size
-        move(b, 0x8B, H8, &r, size)
-        r.disp = disp
-        move(b, 0x8B, H8, &r, size)
-    for place in range(8):
-        if push or 7 - place != RSP:
-            r.disp = disp + <i32>(place * size)
-            move(b, 0x89 if push else 0x8B, 7 - place, &r, size)
+        for k in range(0, 8, 7):
+            r.disp = disp + <i32>(k * size)
+            move(b, 0x8B, H8, &r, size)
+    for k in range(8):
+        # EAX, the first register, is at the top.
+        if push or k != RSP:
+            r.disp = disp + <i32>((7 - k) * size)
+            move(b, 0x89 if push else 0x8B, k, &r, size)
     move_sp(b, -8 * <i32>size if push else 8 * <i32>size)
     return 1
 

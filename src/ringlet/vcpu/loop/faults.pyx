@@ -441,7 +441,8 @@ cdef u64 fpu_pointer(CpuState* c, u64 host, int data) noexcept nogil:
     cdef u32 index, start = 0
     cdef Fragment* frag
     if data == FPU_DATA:
-        return mmu_linear_of(c, host)
+        # Of an operand in GS, the host's registers have the 32-bit address, which is the guest's.
+        return host if host >> 32 == 0 else mmu_linear_of(c, host)
     if at >= k.size:
         return 0
     index = cache_fragment_at(k, <u32>at)

@@ -154,6 +154,7 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
     b.block = c.block
     b.limit = MAX_INSNS
     b.room = debug_room(c, linear)
+    b.watched = c.blocks != NULL
     if cache_is_hot(k, phys):
         read_checked(b, page + at, 4096 - at)
     else:
@@ -227,6 +228,7 @@ cdef bint remake_fragment(CpuState* c, Builder* b, u32 index) noexcept nogil:
     b.block = c.block
     b.limit = MAX_INSNS
     b.room = debug_room(c, f.linear)
+    b.watched = c.blocks != NULL
     b.has_devices = sites_of(c, f.linear, b.devices)
     b.noting = 0
     read_checked(b, ram_host(c, f.phys[0]) + at, 4096 - at)

@@ -57,6 +57,13 @@ cdef inline bint has_64k(CpuState* c, u32 index) noexcept nogil:
     return size == 0 - <u64>LIMIT_64K - 1
 
 
+cdef bint loads_base_alone(CpuState* c) noexcept nogil:
+    """Whether a load of ES, DS, FS or GS in real mode changes nothing but selector and base."""
+    cdef Segment* s = c.arch.seg
+    return (has_64k(c, SEG_FS) and has_64k(c, SEG_GS)
+            and not (s[SEG_ES].ar | s[SEG_DS].ar | s[SEG_FS].ar | s[SEG_GS].ar) & AR_UNUSABLE)
+
+
 cdef u32 key_of_segments(CpuState* c) noexcept nogil:
     cdef Segment* s = c.arch.seg
     cdef u32 key = 0
@@ -71,7 +78,7 @@ cdef u32 key_of_segments(CpuState* c) noexcept nogil:
     if c.deposit and key & KEY_STACK16 and has_64k(c, SEG_DS) and has_64k(c, SEG_ES) \
             and has_64k(c, SEG_SS):
         key |= KEY_DATA64K | KEY_SEGMENTED
-        if not c.arch.cr0 & CR0_PE or c.arch.rflags & FLAG_VM:
+        if (not c.arch.cr0 & CR0_PE or c.arch.rflags & FLAG_VM) and loads_base_alone(c):
             key |= KEY_PARAGRAPHS
     if s[SEG_CS].limit == LIMIT_64K:
         key |= KEY_CS64K

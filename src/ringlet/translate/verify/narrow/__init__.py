@@ -44,8 +44,9 @@ proves these rules.  Where two paths meet, what both say holds.
     Every link and relocation belongs to an instruction.  A checked translation reads its guest
     bytes, and leaves as stale with its number.
 
-The verifier relies on the run time for the segments' fields, r10 and the base of GS, and on the
-fault handler for RSI and RDI of a string instruction that faults.
+The verifier relies on the run time for the segments' fields, `deposit`, r10 and the base of GS (an
+address of a segment of 64 KiB is not canonical if it has another size), and on the fault handler
+for RSI and RDI of a string instruction that faults.
 
 Sources: SDM vol. 1 3.3.7 (canonical addresses), 3.4.1.1 (32-bit results); vol. 2A BT, LEA; vol. 2B
 SHLX/SHRX.

@@ -27,8 +27,8 @@ WRITES: Final = frozenset(
     {OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE}
 )
 # They may leave their destination as it was, with its upper half.
-_GS: Final = frozenset({Register.GS})
 _UNSURE: Final = frozenset({Mnemonic.BSF, Mnemonic.BSR, Mnemonic.CMPXCHG})
+_GS: Final = frozenset({Register.GS})
 _PREFIXES: Final = frozenset(bytes.fromhex("262e363e64656667f0f2f3"))
 
 
