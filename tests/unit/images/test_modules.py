@@ -25,16 +25,27 @@ def module(**facts: str | list[str]) -> bytes:
         for key, given in facts.items()
         for value in ([given] if isinstance(given, str) else given)
     ]
-    info = "\0".join(items).encode() + b"\0"
+    return elf("\0".join(items).encode() + b"\0")
+
+
+def elf(info: bytes, bits: int = 64) -> bytes:
+    """Return an ELF file of 64 or 32 bits with nothing but a .modinfo section."""
     names = b"\0.modinfo\0.names\0"
+    if bits == 64:
+        kind, machine, head, section, head_form = b"\2", 62, 64, 64, "<16sHHIQQQIHHHHHH"
+        form = "<IIQQQQIIQQ"
+    else:
+        kind, machine, head, section, head_form = b"\1", 3, 52, 40, "<16sHHIIIIIHHHHHH"
+        form = "<10I"
     header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 1, 62, 1, 0, 0, 64, 0, 64, 0, 0, 64, 3, 2
-    )
-    place = 64 + 3 * 64
+        head_form, b"\x7fELF" + kind + b"\1\1", 1, machine, 1, 0, 0, head, 0, head, 0, 0, section,
+        3, 2,
+    )  # fmt: skip
+    place = head + 3 * section
     sections = [
-        bytes(64),
-        struct.pack("<IIQQQQIIQQ", 1, 1, 0, 0, place, len(info), 0, 0, 1, 0),
-        struct.pack("<IIQQQQIIQQ", 10, 3, 0, 0, place + len(info), len(names), 0, 0, 1, 0),
+        bytes(section),
+        struct.pack(form, 1, 1, 0, 0, place, len(info), 0, 0, 1, 0),
+        struct.pack(form, 10, 3, 0, 0, place + len(info), len(names), 0, 0, 1, 0),
     ]
     return header + b"".join(sections) + info + names
 
@@ -163,23 +174,8 @@ def test_the_disk_of_modules(modules: Modules, tmp_path: Path) -> None:
     assert read("modules.devname") == b"b net/tun c10:200\n"
 
 
-def module_of_32_bits(info: bytes) -> bytes:
-    """Return an ELF32 file with nothing but a .modinfo section."""
-    names = b"\0.modinfo\0.names\0"
-    header = struct.pack(
-        "<16sHHIIIIIHHHHHH", b"\x7fELF\x01\x01\x01", 1, 3, 1, 0, 0, 52, 0, 52, 0, 0, 40, 3, 2
-    )
-    place = 52 + 3 * 40
-    sections = [
-        bytes(40),
-        struct.pack("<10I", 1, 1, 0, 0, place, len(info), 0, 0, 1, 0),
-        struct.pack("<10I", 10, 3, 0, 0, place + len(info), len(names), 0, 0, 1, 0),
-    ]
-    return header + b"".join(sections) + info + names
-
-
 def test_modules_for_the_80386(tmp_path: Path) -> None:
-    data = module_of_32_bits(b"depends=b\0alias=net-a\0")
+    data = elf(b"depends=b\0alias=net-a\0", bits=32)
     modules = Modules(package(tmp_path, {"a.ko": data, "b.ko": module()}), RELEASE)
 
     assert [found.name for found in modules.order(["a"])] == ["b", "a"]

@@ -13,6 +13,7 @@ from ringlet.translate.device cimport leave_for_device
 from ringlet.translate.flow cimport (
     add_link, emit_indirect, emit_jump, emit_thunk, leave_for, name_op)
 from ringlet.translate.insn cimport *
+from ringlet.translate.narrow.counts cimport give_cx, take_cx
 from ringlet.translate.narrow.operands cimport offset_operand, segment_of
 from ringlet.translate.narrow.segments cimport (
     allows, move_sp, operand_of_next, restore_r11, stack_operand)
@@ -192,38 +193,29 @@ cdef int emit_loop(Builder* b, Insn* i, i64 target, i64 after) noexcept nogil:
         if i.address == 2:
             e8(b, 0x66)
         e8(b, 0x8D); e8(b, 0x49); e8(b, 0xFF)                 # lea ecx or cx, [rcx - 1]
-    if i.address == 2:
-        movzx16(b, H8, RCX)
-        mov_rr(b, H9, RCX)
-        mov_rr(b, RCX, H8)
-    # ECX is zero-extended, and JRCXZ is shorter.
-    e8(b, 0xE3)
+    take_cx(b, i)
+    e8(b, 0xE3)                                               # jrcxz
     skip = b.n
     e8(b, 0)
     if op == 0xE3:
-        restore_cx(b, i)
+        give_cx(b, i)
         emit_jump(b, after)
         b.out[skip] = <u8>(b.n - skip - 1)
-        restore_cx(b, i)
+        give_cx(b, i)
         go_to(b, i, target)
         return 0
-    restore_cx(b, i)
+    give_cx(b, i)
     if op != 0xE2:
         e8(b, 0x75 if op == 0xE1 else 0x74)
         second = b.n
         e8(b, 0)
     go_to(b, i, target)
     b.out[skip] = <u8>(b.n - skip - 1)
-    restore_cx(b, i)
+    give_cx(b, i)
     if second:
         b.out[second] = <u8>(b.n - second - 1)
     emit_jump(b, after)
     return 0
-
-
-cdef inline void restore_cx(Builder* b, Insn* i) noexcept nogil:
-    if i.address == 2:
-        mov_rr(b, RCX, H9)
 
 
 cdef int emit_narrow_branch(Builder* b, Insn* i) noexcept nogil:

@@ -5,11 +5,12 @@ They run on host addresses in RSI and RDI.  What takes these back to the guest's
 alone: in others each element is checked.
 """
 from ringlet.core.state cimport (
-    RCX, RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_DATA64K, KEY_SEGMENTED, KEY_STEP, CpuState, u8,
+    RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_DATA64K, KEY_SEGMENTED, KEY_STEP, CpuState, u8,
     u32, i64)
 from ringlet.translate.builder cimport *
 from ringlet.translate.flow cimport emit_jump
 from ringlet.translate.insn cimport *
+from ringlet.translate.narrow.counts cimport give_cx, take_cx
 from ringlet.translate.narrow.segments cimport in_segment, restore_r11
 from ringlet.translate.shape cimport *
 
@@ -62,19 +63,6 @@ cdef void to_guest(Builder* b, Insn* i, u32 reg, u32 slot) noexcept nogil:
     sum32(b, H9, reg)
     load_state(b, reg, STRING_OLD + 8 * slot)
     e8(b, 0x66); e8(b, 0x44); e8(b, 0x89); e8(b, 0xC8 | reg)  # mov reg16, r9w
-
-
-cdef inline void take_cx(Builder* b, Insn* i) noexcept nogil:
-    """rcx := the count, for JRCXZ; `give_cx` takes that back."""
-    if i.address == 2:
-        movzx16(b, H8, RCX)
-        mov_rr(b, H9, RCX)
-        mov_rr(b, RCX, H8)
-
-
-cdef inline void give_cx(Builder* b, Insn* i) noexcept nogil:
-    if i.address == 2:
-        mov_rr(b, RCX, H9)
 
 
 cdef void emit_element(Builder* b, Insn* i, bint flat, bint repeat) noexcept nogil:

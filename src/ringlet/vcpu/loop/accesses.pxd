@@ -1,4 +1,4 @@
-"""The memory accesses of an instruction."""
+"""The memory accesses of an instruction of 64-bit code."""
 from ringlet.core.state cimport CpuState, u32, u64
 from ringlet.translate.insn cimport Insn
 

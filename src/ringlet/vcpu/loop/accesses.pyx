@@ -1,4 +1,4 @@
-"""The memory accesses of an instruction, from the registers in `CpuState.arch.gpr`.
+"""The memory accesses of an instruction of 64-bit code, from the registers in `CpuState.arch.gpr`.
 
 This code runs in the signal handler: no allocation, no lock, no Python.
 """
@@ -6,39 +6,21 @@ from ringlet.core.ops cimport OP_PUSHF
 from ringlet.core.state cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
-from ringlet.vcpu.system.registers cimport mode64
 
 
-cdef u64 linear_at(CpuState* c, Insn* i, u32 segment, u64 offset) noexcept nogil:
-    """Return the linear address of an offset, in the segment of a prefix or else in `segment`."""
-    if i.address == 4:
-        offset = <u32>offset
-    elif i.address == 2:
-        offset = <u16>offset
-    if i.seg != SEG_NONE:
-        segment = i.seg
-    return based(c, segment, offset)
+cdef inline u64 offset_of(Insn* i, u64 offset) noexcept nogil:
+    return <u32>offset if i.address == 4 else offset
 
 
-cdef u64 based(CpuState* c, u32 segment, u64 offset) noexcept nogil:
-    if not mode64(c):
-        return <u32>(c.arch.seg[segment].base + offset)
-    return offset + c.arch.seg[segment].base if segment >= SEG_FS else offset
+cdef u64 linear_at(CpuState* c, Insn* i, u64 offset) noexcept nogil:
+    """Return the linear address of an offset in the segment of a prefix, if that has a base."""
+    offset = offset_of(i, offset)
+    return offset + c.arch.seg[i.seg].base if i.seg == SEG_FS or i.seg == SEG_GS else offset
 
 
-cdef u64 stack_at(CpuState* c, u64 pointer) noexcept nogil:
-    """Return the linear address of a stack pointer, which has 16 bits in a 16-bit stack segment."""
-    if mode64(c):
-        return pointer
-    return based(c, SEG_SS, pointer if c.arch.seg[SEG_SS].ar & AR_DB else <u16>pointer)
-
-
-cdef u32 operand_bytes(CpuState* c, Insn* i, u32 wide) noexcept nogil:
-    """Return the operand size; `wide`: the one of 64-bit mode without a prefix."""
-    cdef bint other = i.prefixes & PFX_66 != 0
-    if mode64(c):
-        return 2 if other else wide
-    return 2 if other == (c.arch.seg[SEG_CS].ar & AR_DB != 0) else 4
+cdef inline u32 operand_bytes(Insn* i, u32 wide) noexcept nogil:
+    """Return the operand size; `wide`: the one without a prefix."""
+    return 2 if i.prefixes & PFX_66 else wide
 
 
 cdef bint by_stack_pointer(Insn* i) noexcept nogil:
@@ -60,17 +42,16 @@ cdef u64 operand_address(CpuState* c, Insn* i, u64 rip) noexcept nogil:
             a += c.arch.gpr[r]
         r = insn_index(i)
         if r != NO_REG:
-            # The byte behind a 16-bit form's ModRM is not a SIB byte.
-            a += c.arch.gpr[r] << (i.sib >> 6 if i.has_sib else 0)
+            a += c.arch.gpr[r] << (i.sib >> 6)
     if i.shape.kind == SHAPE_BITS:
         offset = <i64>c.arch.gpr[insn_reg(i)]
         if i.rex & 8:
             a += <u64>((offset >> 6) * 8)
-        elif operand_bytes(c, i, 4) == 2:
+        elif operand_bytes(i, 4) == 2:
             a += <u64>((<i64><short>offset >> 4) * 2)
         else:
             a += <u64>((<i64><i32>offset >> 5) * 4)
-    return linear_at(c, i, SEG_SS if by_stack_pointer(i) else SEG_DS, a)
+    return linear_at(c, i, a)
 
 
 cdef inline void add(Access* out, u32* n, u64 linear, u32 size, u32 kind,
@@ -92,11 +73,9 @@ cdef u32 string_accesses(CpuState* c, Insn* i, Access* out) noexcept nogil:
     cdef u32 n = 0
     cdef u32 op = i.opcode & 0xFE
     cdef u32 size = i.shape.mem_size
-    cdef u64 source = linear_at(c, i, SEG_DS, c.arch.gpr[RSI])
+    cdef u64 source = linear_at(c, i, c.arch.gpr[RSI])
     # A prefix does not change the segment of the target.
-    cdef u64 target = c.arch.gpr[RDI]
-    target = based(c, SEG_ES, <u32>target if i.address == 4 else
-                   <u16>target if i.address == 2 else target)
+    cdef u64 target = offset_of(i, c.arch.gpr[RDI])
     if op == 0xA6 and not (i.opcode == 0xA6 and i.prefixes & PFX_REP
                            and not c.conduct & CONDUCT_REPE_CMPSB_TARGET_FIRST):
         add(out, &n, target, size, ACC_READ, False)
@@ -113,18 +92,18 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
     cdef u32 n = 0
     cdef u32 kind = i.shape.kind
     cdef u32 size = i.shape.mem_size
-    cdef u32 word = operand_bytes(c, i, 8)
+    cdef u32 word = operand_bytes(i, 8)
     if kind == SHAPE_STRING:
         return string_accesses(c, i, out)
     if kind == SHAPE_LEAVE:
-        add(out, &n, stack_at(c, c.arch.gpr[RBP]), word, ACC_READ, True)
+        add(out, &n, c.arch.gpr[RBP], word, ACC_READ, True)
         return n
     if kind == SHAPE_XLAT:
-        add(out, &n, linear_at(c, i, SEG_DS, c.arch.gpr[RBX] + (c.arch.gpr[RAX] & 0xFF)), 1,
+        add(out, &n, linear_at(c, i, c.arch.gpr[RBX] + (c.arch.gpr[RAX] & 0xFF)), 1,
             ACC_READ, False)
         return n
     if is_moffs(i):
-        add(out, &n, linear_at(c, i, SEG_DS, <u64>i.imm), size,
+        add(out, &n, linear_at(c, i, <u64>i.imm), size,
             ACC_WRITE if i.opcode & 2 else ACC_READ, False)
         return n
     if i.modrm < 0xC0 and i.shape.mem & (MEM_READ | MEM_WRITE) \
@@ -134,7 +113,7 @@ cdef u32 accesses(CpuState* c, Insn* i, u64 rip, Access* out) noexcept nogil:
             i.seg == SEG_NONE and not i.rip_relative and by_stack_pointer(i))
     if (i.shape.stack == STACK_PUSH or kind == SHAPE_CALL or kind == SHAPE_CALL_IND
             or kind == SHAPE_PUSH_MEM or (kind == SHAPE_OP and i.shape.op == OP_PUSHF)):
-        add(out, &n, stack_at(c, c.arch.gpr[RSP] - word), word, ACC_WRITE, True)
+        add(out, &n, c.arch.gpr[RSP] - word, word, ACC_WRITE, True)
     elif i.shape.stack == STACK_POP or kind == SHAPE_RET or kind == SHAPE_POP_MEM:
-        add(out, &n, stack_at(c, c.arch.gpr[RSP]), word, ACC_READ, True)
+        add(out, &n, c.arch.gpr[RSP], word, ACC_READ, True)
     return n
