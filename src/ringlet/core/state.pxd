@@ -270,8 +270,14 @@ cdef struct CpuState:
     u64 segment_read[6]  # less its size in bytes; 0: it cannot be read, or has another form
     u64 segment_write[6] # the same for writes
     u64 paragraph_at[6]  # host address of a segment of 64 KiB; not canonical if it has another size
+    u64 vectors_at       # host address of real mode's interrupt table; not canonical if shorter
+    u64 kept_flags       # constant DF, TF, IOPL and NT, for PEXT
+    u64 interrupt_flag   # constant IF
+    u64 overflow_flag    # constant OF
     u64 deposit          # constant PARAGRAPH_DEPOSIT, for PDEP
     u64 string_old[2]    # ESI and EDI before a string instruction
+    u64 string_step      # 32 bits: 1, or -1 with DF, in code that is not 64-bit
+    u64 string_rest      # what to add to RCX when a repetition is over, or faults
     u64 ea               # linear address of the memory operand of op_info
     u64 op_info          # OpInfo*
     u64 attention        # 1: leave at the next safepoint (ringlet.core.prod)

@@ -21,7 +21,11 @@ def offsets() -> dict[str, int]:
         "stub": <size_t>&c.stub[0], "xsave": <size_t>&c.xsave[0],
         "segment_host": <size_t>&c.segment_host[0], "segment_at": <size_t>&c.segment_at[0],
         "segment_read": <size_t>&c.segment_read[0], "segment_write": <size_t>&c.segment_write[0],
-        "string_old": <size_t>&c.string_old[0],
+        "string_old": <size_t>&c.string_old[0], "string_step": <size_t>&c.string_step,
+        "vectors_at": <size_t>&c.vectors_at, "kept_flags": <size_t>&c.kept_flags,
+        "interrupt_flag": <size_t>&c.interrupt_flag, "overflow_flag": <size_t>&c.overflow_flag,
+        "nmi_blocked": <size_t>&c.arch.nmi_blocked,
+        "string_rest": <size_t>&c.string_rest,
         "paragraph_at": <size_t>&c.paragraph_at[0], "deposit": <size_t>&c.deposit,
         "size": sizeof(CpuState),
     }

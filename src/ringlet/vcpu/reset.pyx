@@ -1,7 +1,8 @@
 """The values of a processor's registers after power-up."""
 from ringlet.core.control_bits cimport CR0_CD, CR0_ET, CR0_NW, XCR0_X87
 from ringlet.core.host cimport host_deposits_fast
-from ringlet.core.state cimport CpuState, FLAGS_HOST, u8, u16, u32, u64
+from ringlet.core.state cimport (
+    CpuState, FLAG_DF, FLAG_IF, FLAG_IOPL, FLAG_NT, FLAG_OF, FLAG_TF, FLAGS_HOST, u8, u16, u32, u64)
 from ringlet.vcpu.system.flatness cimport PARAGRAPH_DEPOSIT
 from ringlet.vcpu.system.msr cimport reset_msrs
 
@@ -16,6 +17,9 @@ cdef enum:
 cdef void reset(CpuState* c) noexcept nogil:
     cdef u8* image = <u8*>((<u64>&c.xsave[0] + 63) & ~<u64>63)
     c.arith_mask = FLAGS_HOST
+    c.kept_flags = FLAG_DF | FLAG_TF | FLAG_IOPL | FLAG_NT
+    c.interrupt_flag = FLAG_IF
+    c.overflow_flag = FLAG_OF
     c.deposit = PARAGRAPH_DEPOSIT if host_deposits_fast() else 0
     c.arch.rflags = 2
     c.arch.cr0 = CR0_RESET

@@ -301,7 +301,7 @@ def test_registers_bring_nothing_to_the_next_guest_instruction() -> None:
         (CHECKED_DI + "ab 418907" + BACK_DI + RESTORE, "32-bit value"),
         (FLAT_DI + "418b041a", "32-bit value"),  # an access that may fault
         (CHECKED_DI + "ab" + BACK_DI, "r11 is not 63"),
-        (CHECKED_DI + "f3ab" + BACK_DI + RESTORE, "repeated"),
+        (CHECKED_DI + "f3ab" + BACK_DI, "r11 is not 63"),
         (CHECKED_DI.replace(LIMIT, READ_LIMIT) + "ab" + BACK_DI + RESTORE, "not checked"),
         (CHECKED_DI.replace(SUM, "4f8d440801") + "ab" + BACK_DI + RESTORE, "2 bytes were checked"),
         (FLAT_DI + "ab 428d3c17", "host address"),  # lea edi, [rdi + r10]

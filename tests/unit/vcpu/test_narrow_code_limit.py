@@ -87,3 +87,20 @@ def test_fragment_that_compares_its_bytes_keeps_to_the_limit() -> None:
         p.write_phys(CODE, bytes((0x40 + (turn & 1) * 8,)) + _INC * 31)
 
         assert _run(p, CODE + 15, CODE) == (GP, 16 if turn % 2 == 0 else 14)
+
+
+def test_operation_at_the_limit_is_not_to_blame_for_what_follows() -> None:
+    """MOV CR3 ends at FFFFh; the jump table has code at 0, where a longer EIP would lead."""
+    p = _processor()
+    p.set_table("gdtr", GDT, 31)
+    p.write_phys(GDT + 24, struct.pack("<Q", 0x00409B000000FFFF))
+    p.write_phys(0xFFF0, bytes.fromhex("31C0FFE0"))  # xor eax, eax; jmp eax
+    p.write_phys(0, bytes.fromhex("B8F8FF0000FFE0"))  # mov eax, FFF8h; jmp eax
+    p.write_phys(0xFFF8, bytes.fromhex("B8002000000F22D8"))  # mov eax, 2000h; mov cr3, eax
+    p.set_segment(1, 24, 0, 0xFFFF, 0x409B)
+    p.set("rip", 0xFFF0)
+    p.set("rsp", STACK)
+
+    assert p.run() == Exit.EXIT_HLT
+    assert p.get("rip") == HANDLERS + GP + 1
+    assert struct.unpack("<I", p.read_phys(STACK - 12, 4)) == (0x10000,)

@@ -12,6 +12,7 @@ from ringlet.translate.inline cimport emit_inline_op
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.branch cimport (
     NO_CODE, emit_narrow_branch, emit_narrow_device, emit_narrow_op, emit_narrow_thunk)
+from ringlet.translate.narrow.far cimport emit_far, emit_flags
 from ringlet.translate.narrow.plain cimport emit_narrow_plain, emit_reencoded
 from ringlet.translate.narrow.selectors cimport emit_selector
 from ringlet.translate.scan cimport TRANSLATE_OK, begin_fragment, cut_after, unit_op
@@ -46,9 +47,12 @@ cdef int emit_insn(Builder* b, Insn* i) noexcept nogil:
         return i.shape.unit == UNIT_WAIT and not b.checked
     if kind == SHAPE_OP:
         if i.shape.op == OP_NONE \
-                or (not b.watched and (emit_inline_op(b, i) or emit_selector(b, i))) \
+                or (not b.watched and (emit_inline_op(b, i) or emit_selector(b, i)
+                                       or emit_flags(b, i))) \
                 or (i.shape.op == OP_EMULATE and emit_reencoded(b, i)):
             return 1
+        if not b.watched and emit_far(b, i):
+            return 0
         return leave_with(b, i, i.shape.op)
     if kind == SHAPE_INVALID:
         emit_narrow_op(b, i, OP_UD)

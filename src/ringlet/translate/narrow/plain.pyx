@@ -11,7 +11,7 @@ from ringlet.translate.encode cimport encode
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.segments cimport (
     allows, in_segment, move, move_sp, operand, operand_of_next, restore_r11, stack_operand)
-from ringlet.translate.narrow.strings cimport emit_string
+from ringlet.translate.narrow.strings cimport emit_direction, emit_string
 from ringlet.translate.plain cimport emit_high_byte_at, writes_both
 from ringlet.translate.shape cimport *
 
@@ -213,6 +213,25 @@ cdef int emit_step(Builder* b, Insn* i) noexcept nogil:
     return 1
 
 
+cdef int emit_exchange(Builder* b, Insn* i) noexcept nogil:
+    """Emit XCHG with memory as a load and a store: no other processor of the guest runs.
+
+    The host's own is a locked access, which takes some 20 cycles.
+    """
+    cdef u32 size = i.shape.mem_size, reg = insn_reg(i)
+    cdef Ref r
+    if i.prefixes & PFX_LOCK or (size == 1 and reg >= 4):
+        return 0
+    r = operand(b, i, size, True, 0)
+    move(b, 0x8A | (size > 1), 11, &r, size)
+    move(b, 0x88 | (size > 1), reg, &r, size)
+    if size == 2:
+        e8(b, 0x66)
+    e8(b, 0x44); e8(b, 0x88 | (size > 1)); e8(b, 0xD8 | reg)  # mov reg, r11
+    restore_r11(b)
+    return 1
+
+
 cdef int emit_moffs(Builder* b, Insn* i) noexcept nogil:
     """Emit MOV between rAX and an absolute address in the ModRM form."""
     cdef Ref r
@@ -320,10 +339,16 @@ cdef int emit_narrow_plain(Builder* b, Insn* i) noexcept nogil:
         return emit_stack(b, i)
     if i.enc == ENC_VEX and i.map == 1 and i.opcode == 0x77:
         return emit_vzero(b, i)
+    if i.enc == ENC_LEGACY and i.map == 0 and (i.opcode & 0xFE) == 0xFC:
+        emit_direction(b, i.opcode)
+        return 1
     if mem and s.mem == MEM_HINT:
         return 1
     if mem and not accessible(b, i):
         return 0
+    if mem and b.key & KEY_DATA64K and i.enc == ENC_LEGACY and i.map == 0 \
+            and (i.opcode & 0xFE) == 0x86 and emit_exchange(b, i):
+        return 1
     h = for_host(i)
     if mem:
         high = is_high_byte(s.reg, insn_reg(i))

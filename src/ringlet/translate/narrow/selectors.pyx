@@ -54,7 +54,7 @@ cdef int push_selector(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef void load_paragraph(Builder* b, u32 seg) noexcept nogil:
-    """Load the selector in r8."""
+    """Load the selector in r8, which becomes the base; r9 is lost."""
     cdef u32 more = seg * <u32>sizeof(Segment)
     cdef Ref r = ref_mem(NO_REG, 0)
     e8(b, 0x66)
@@ -67,8 +67,8 @@ cdef void load_paragraph(Builder* b, u32 seg) noexcept nogil:
     e8(b, 0x40 | rex_of(0, H8, &r)); e8(b, 0x8D)              # lea r8d, [r8 + r8]
     modrm_mem(b, H8, &r)
     store_state(b, H8, BASES + more)
-    lea_sum(b, H8, H8, WINDOW, 0)
-    store_state(b, H8, PARAGRAPH_AT + 8 * seg)
+    lea_sum(b, H9, H8, WINDOW, 0)
+    store_state(b, H9, PARAGRAPH_AT + 8 * seg)
 
 
 cdef int pop_paragraph(Builder* b, Insn* i, u32 seg) noexcept nogil:

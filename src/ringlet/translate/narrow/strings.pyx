@@ -1,12 +1,14 @@
 """String instructions of 16- and 32-bit code.
 
-They run on host addresses in RSI and RDI.  What takes these back to the guest's values is in
-`scratch`, with which the fault handler reverts them.  The processor repeats them in flat segments
-alone: in others each element is checked.
+A single element is accessed by MOV or CMP, and RSI and RDI move by `string_step`, which is DF as a
+number.  The processor repeats them on host addresses: what takes these back to the guest's values
+is in `scratch`, with which the fault handler reverts them.  It does so in flat segments, and in
+segments of 64 KiB as far as the segment goes; `string_rest` is what the count has beyond that.  In
+other segments each element is checked.
 """
 from ringlet.core.state cimport (
-    RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_DATA64K, KEY_SEGMENTED, KEY_STEP, CpuState, u8,
-    u32, i64)
+    RAX, RCX, RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_DATA64K, KEY_SEGMENTED, KEY_STEP, CpuState,
+    u8, u32, i64)
 from ringlet.translate.builder cimport *
 from ringlet.translate.flow cimport emit_jump
 from ringlet.translate.insn cimport *
@@ -17,6 +19,32 @@ from ringlet.translate.shape cimport *
 cdef CpuState* _null = NULL
 cdef u32 SCRATCH = <u32><size_t>&_null.scratch[0]
 cdef u32 STRING_OLD = <u32><size_t>&_null.string_old[0]
+cdef u32 STRING_STEP = <u32><size_t>&_null.string_step
+cdef u32 STRING_REST = <u32><size_t>&_null.string_rest
+
+cdef enum:
+    SEGMENT_SIZE = 0x10000
+    CLD = 0xFC
+
+
+cdef inline bint has_source(Insn* i) noexcept nogil:
+    return (i.opcode & 0xFE) != 0xAA and (i.opcode & 0xFE) != 0xAE
+
+
+cdef inline bint has_target(Insn* i) noexcept nogil:
+    return (i.opcode & 0xFE) != 0xAC
+
+
+cdef inline bint stores_target(Insn* i) noexcept nogil:
+    return (i.opcode & 0xFE) == 0xA4 or (i.opcode & 0xFE) == 0xAA
+
+
+cdef inline bint compares(Insn* i) noexcept nogil:
+    return has_target(i) and not stores_target(i)
+
+
+cdef inline u32 source_segment(Insn* i) noexcept nogil:
+    return SEG_DS if i.seg == SEG_NONE else i.seg
 
 
 cdef inline void negate_r9(Builder* b) noexcept nogil:
@@ -65,43 +93,181 @@ cdef void to_guest(Builder* b, Insn* i, u32 reg, u32 slot) noexcept nogil:
     e8(b, 0x66); e8(b, 0x44); e8(b, 0x89); e8(b, 0xC8 | reg)  # mov reg16, r9w
 
 
-cdef void emit_element(Builder* b, Insn* i, bint flat, bint repeat) noexcept nogil:
-    cdef u32 op = i.opcode & 0xFE
-    cdef bint source = op == 0xA4 or op == 0xA6 or op == 0xAC
-    cdef bint target = op != 0xAC
+cdef Ref element_at(Builder* b, Insn* i, u32 reg, u32 seg, bint flat, bint write) noexcept nogil:
+    """The host operand of the element at ESI or EDI."""
+    if flat:
+        return ref_sum(WINDOW, <u8>reg, 0)
+    if i.address == 2:
+        movzx16(b, H9, reg)
+    else:
+        e8(b, 0x41); e8(b, 0x89); e8(b, 0xC1 | reg << 3)      # mov r9d, reg
+    return in_segment(b, seg, i.shape.mem_size, write)
+
+
+cdef void access(Builder* b, u32 opcode, u32 reg, Ref* r, u32 size) noexcept nogil:
+    """An instruction of `size` bytes whose opcode is odd for more than one."""
+    cdef u32 rex = rex_of(0, reg, r)
+    if size == 2:
+        e8(b, 0x66)
+    if rex:
+        e8(b, 0x40 | rex)
+    e8(b, opcode & 0xFE | (size > 1))
+    modrm_mem(b, reg, r)
+
+
+cdef void load_element(Builder* b, u32 reg, Ref* r, u32 size) noexcept nogil:
+    """`reg32` := the element, zero-extended."""
+    e8(b, 0x40 | rex_of(0, reg, r))
+    if size == 4:
+        e8(b, 0x8B)
+    else:
+        e8(b, 0x0F); e8(b, 0xB6 | (size == 2))
+    modrm_mem(b, reg, r)
+
+
+cdef void advance(Builder* b, Insn* i, u32 reg) noexcept nogil:
+    """Move ESI or EDI by one element; r8 is the direction."""
+    cdef Ref r = ref_sum(<u8>reg, H8, 0)
+    r.scale = i.shape.mem_size >> 1
+    if i.address == 2:
+        e8(b, 0x66)
+    e8(b, 0x40 | rex_of(0, reg, &r)); e8(b, 0x8D)
+    modrm_mem(b, reg, &r)
+
+
+cdef void emit_element(Builder* b, Insn* i, bint flat) noexcept nogil:
+    """Emit one element: every access comes before a register changes."""
+    cdef u32 size = i.shape.mem_size, held = RAX
+    cdef bint fits = flat or b.key & KEY_DATA64K
+    cdef Ref r
+    if has_source(i):
+        r = element_at(b, i, RSI, source_segment(i), flat, False)
+        if not has_target(i):
+            access(b, 0x8A, RAX, &r, size)
+        else:
+            held = 11
+            load_element(b, 11 if fits else H8, &r, size)
+            if not fits:
+                store_state(b, H8, SCRATCH)
+                restore_r11(b)
+    if has_target(i):
+        r = element_at(b, i, RDI, SEG_ES, flat, stores_target(i))
+        if held == 11 and not fits:
+            load_state(b, 11, SCRATCH)
+        access(b, 0x88 if stores_target(i) else 0x3A, held, &r, size)
+    state_op(b, 0, 0x8B, H8, STRING_STEP)                    # mov r8d, [string_step]
+    if has_source(i):
+        advance(b, i, RSI)
+    if has_target(i):
+        advance(b, i, RDI)
+    if held == 11:
+        restore_r11(b)
+
+
+cdef void emit_many(Builder* b, Insn* i, bint flat) noexcept nogil:
+    """Emit the processor's own repetition, whose count is in ECX."""
     if flat:
         mov_rr(b, H9, WINDOW)
         negate_r9(b)
         lea_disp(b, H9, H9, 1)
-        if source:
-            to_flat(b, RSI, 0)
-        if target:
-            to_flat(b, RDI, 1)
-    else:
-        if source:
-            to_segment(b, i, RSI, 0, SEG_DS if i.seg == SEG_NONE else i.seg, False)
-        if target:
-            to_segment(b, i, RDI, 1, SEG_ES, op == 0xA4 or op == 0xAA)
+    if has_source(i) and flat:
+        to_flat(b, RSI, 0)
+    elif has_source(i):
+        to_segment(b, i, RSI, 0, source_segment(i), False)
+    if has_target(i) and flat:
+        to_flat(b, RDI, 1)
+    elif has_target(i):
+        to_segment(b, i, RDI, 1, SEG_ES, stores_target(i))
     map_here(b, i.offset)
     if i.shape.width == 2 and i.opcode & 1:
         e8(b, 0x66)
-    if repeat and i.prefixes & PFX_REP:
-        e8(b, 0xF3)
-    elif repeat and i.prefixes & PFX_REPNE:
-        e8(b, 0xF2)
+    e8(b, 0xF3 if i.prefixes & PFX_REP else 0xF2)
     e8(b, i.opcode)
-    if source:
+    if has_source(i):
         to_guest(b, i, RSI, 0)
-    if target:
+    if has_target(i):
         to_guest(b, i, RDI, 1)
     if not flat:
         restore_r11(b)
 
 
-cdef void emit_once(Builder* b, Insn* i, bint flat) noexcept nogil:
-    """Emit one repetition of a string instruction, which is then entered again."""
-    cdef bint compares = (i.opcode & 0xFE) == 0xA6 or (i.opcode & 0xFE) == 0xAE
-    cdef u32 begins, ends, over
+cdef void at_most_room(Builder* b, Insn* i, u32 reg) noexcept nogil:
+    """r11 := at most the number of elements from SI or DI to the end of the segment."""
+    cdef u32 size = i.shape.mem_size
+    cdef Ref r = ref_mem(H9, SEGMENT_SIZE + 1)
+    movzx16(b, H9, reg)
+    e8(b, 0x41); e8(b, 0xF7); e8(b, 0xD1)                    # not r9d
+    e8(b, 0x40 | rex_of(0, H9, &r)); e8(b, 0x8D)             # lea r9d, [r9 + 10001h]
+    modrm_mem(b, H9, &r)
+    if size > 1:
+        # An odd offset's lowest bits come to the top, and are dropped.
+        rorx(b, H9, H9, size >> 1)
+        movzx16(b, H9, H9)
+    mov_rr(b, H8, H9)
+    e8(b, 0x41); e8(b, 0xF7); e8(b, 0xD0)                    # not r8d
+    lea_sum(b, H8, H8, 11, 0)                                # bit 32: r11 is more than r9
+    rorx(b, H8, H8, 32)
+    e8(b, 0x44); e8(b, 0x89); e8(b, 0xC1)                    # mov ecx, r8d
+    e8(b, 0xE3); e8(b, 3)                                    # jrcxz over
+    mov_rr(b, 11, H9)
+
+
+cdef u32 emit_chunk(Builder* b, Insn* i) noexcept nogil:
+    """Emit the part of a repetition that stays in the segments; return where the rest begins.
+
+    CX is in rcx, ECX in r9.  If there is no such part, the first element is performed alone.
+    """
+    cdef Ref r = ref_sum(H8, H9, 1)
+    cdef u32 single, joined
+    store_state(b, H9, SCRATCH)
+    mov_rr(b, 11, RCX)
+    state_op(b, 0, 0x8B, H8, STRING_STEP)                    # mov r8d, [string_step]
+    lea_disp(b, RCX, H8, -1)
+    e8(b, 0xE3); e8(b, 6)                                    # jrcxz over
+    e8(b, 0x41); e8(b, 0xBB); e32(b, 0)                      # mov r11d, 0: downwards, none
+    if has_source(i):
+        at_most_room(b, i, RSI)
+    if has_target(i):
+        at_most_room(b, i, RDI)
+    mov_rr(b, RCX, 11)
+    e8(b, 0xE3); e8(b, 5)                                    # jrcxz over
+    e8(b, 0xE9)
+    joined = b.n
+    e32(b, 0)
+    load_state(b, RCX, SCRATCH)
+    restore_r11(b)
+    emit_first(b, i, False)
+    e8(b, 0xE9)
+    single = b.n
+    e32(b, 0)
+    patch_rel32(b, joined, b.n)
+    load_state(b, H9, SCRATCH)
+    mov_rr(b, H8, 11)
+    e8(b, 0x41); e8(b, 0xF7); e8(b, 0xD0)                    # not r8d
+    e8(b, 0x40 | rex_of(0, H8, &r)); e8(b, 0x8D)             # lea r8d, [r8 + r9 + 1]
+    modrm_mem(b, H8, &r)
+    store_state(b, H8, STRING_REST)
+    emit_many(b, i, False)
+    load_state(b, H9, STRING_REST)
+    sum32(b, RCX, RCX)
+    e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)                    # mov dword [string_rest], 0
+    reloc(b, RELOC_STATE, STRING_REST)
+    e32(b, <u32>(b.block + STRING_REST))
+    e32(b, 0)
+    return single
+
+
+cdef void emit_first(Builder* b, Insn* i, bint flat) noexcept nogil:
+    """Emit one element and its count."""
+    emit_element(b, i, flat)
+    if i.address == 2:
+        e8(b, 0x66)
+    e8(b, 0x8D); e8(b, 0x49); e8(b, 0xFF)                    # lea ecx or cx, [rcx - 1]
+
+
+cdef void emit_repeated(Builder* b, Insn* i, bint flat) noexcept nogil:
+    """Emit one or more repetitions of a string instruction, which is then entered again."""
+    cdef u32 begins, ends = 0, over, joined
     take_cx(b, i)
     e8(b, 0xE3); e8(b, 2)                                    # jrcxz to the end of the repetition
     e8(b, 0xEB)
@@ -110,13 +276,13 @@ cdef void emit_once(Builder* b, Insn* i, bint flat) noexcept nogil:
     give_cx(b, i)
     emit_jump(b, <i64>i.offset + i.length)
     b.out[begins] = <u8>(b.n - begins - 1)
-    give_cx(b, i)
-    emit_element(b, i, flat, False)
-    if i.address == 2:
-        e8(b, 0x66)
-    e8(b, 0x8D); e8(b, 0x49); e8(b, 0xFF)                    # lea ecx or cx, [rcx - 1]
-    ends = 0
-    if compares:
+    if b.key & KEY_DATA64K and not b.key & KEY_STEP and not b.once:
+        joined = emit_chunk(b, i)
+        patch_rel32(b, joined, b.n)
+    else:
+        give_cx(b, i)
+        emit_first(b, i, flat)
+    if compares(i):
         e8(b, 0x75 if i.prefixes & PFX_REP else 0x74)        # REPE ends at ZF = 0, REPNE at 1
         ends = b.n
         e8(b, 0)
@@ -128,20 +294,29 @@ cdef void emit_once(Builder* b, Insn* i, bint flat) noexcept nogil:
     emit_jump(b, i.offset)
     b.out[over] = <u8>(b.n - over - 1)
     give_cx(b, i)
-    if compares:
+    if ends:
         b.out[ends] = <u8>(b.n - ends - 1)
 
 
 cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
-    cdef bint source = (i.opcode & 0xFE) != 0xAA and (i.opcode & 0xFE) != 0xAE
-    cdef bint flat = not b.key & KEY_SEGMENTED and (i.seg == SEG_NONE or not source) \
+    cdef bint flat = not b.key & KEY_SEGMENTED and (i.seg == SEG_NONE or not has_source(i)) \
         and i.address == 4
     if not flat and not b.key & KEY_SEGMENTED:
         return 0          # the limits of flat code's segments are not at hand
     if b.key & KEY_DATA64K and i.address != 2:
         return 0
-    if i.prefixes & (PFX_REP | PFX_REPNE) and (not flat or b.key & KEY_STEP or b.once):
-        emit_once(b, i, flat)
+    if not i.prefixes & (PFX_REP | PFX_REPNE):
+        emit_element(b, i, flat)
+    elif flat and not b.key & KEY_STEP and not b.once:
+        emit_many(b, i, True)
     else:
-        emit_element(b, i, flat, True)
+        emit_repeated(b, i, flat)
     return 1
+
+
+cdef void emit_direction(Builder* b, u32 opcode) noexcept nogil:
+    e8(b, opcode)
+    e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)                    # mov dword [string_step], 1 or -1
+    reloc(b, RELOC_STATE, STRING_STEP)
+    e32(b, <u32>(b.block + STRING_STEP))
+    e32(b, 1 if opcode == CLD else <u32>-1)

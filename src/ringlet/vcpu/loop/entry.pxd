@@ -26,6 +26,7 @@ cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
         locate_segments(c, c.low_host[c.arch.cpl == 3])
         if c.gs_window != c.flat_host:
             show_window(c)
+        c.string_step = 0xFFFFFFFF if flags & FLAG_DF else 1
         addend = 0
     else:
         base = c.arch.seg[SEG_FS].base
@@ -38,7 +39,7 @@ cdef inline void enter_code(CpuState* c, u64 host) noexcept nogil:
     if flags & FLAG_AC and c.arch.cpl == 3 and c.arch.cr0 & CR0_AM:
         c.scratch[2] |= ALIGN_IN
     # RF lasts for one instruction, so fragments need not check it.
-    c.arch.rflags = flags & ~<u64>(FLAGS_HOST | FLAG_RF)
+    c.arch.rflags = flags & ~<u64>(FLAGS_HOST | FLAG_RF) | 2
     # These are the exit's flags if the stub returns without entering.
     c.host_flags = flags
     c.entry = host

@@ -37,9 +37,10 @@ cdef enum:
 
 
 cdef bint unbias_string(CpuState* c, u64* regs) noexcept nogil:
-    """Restore the guest's RSI and RDI if a string instruction faulted; True: one did.
+    """Restore the guest's RSI, RDI and RCX if a string instruction faulted; True: one did.
 
-    Around a translated string instruction these registers hold host addresses.
+    Around a translated string instruction RSI and RDI hold host addresses, and RCX a part of the
+    count.
     """
     cdef const u8* p = <const u8*>regs[HR_RIP]
     while p[0] == 0xF3 or p[0] == 0xF2 or p[0] == 0x66 or p[0] == 0x48:
@@ -50,6 +51,8 @@ cdef bint unbias_string(CpuState* c, u64* regs) noexcept nogil:
         regs[HR_RSI] += c.scratch[0]
     if (p[0] & 0xFE) != 0xAC:
         regs[HR_RDI] += c.scratch[1]
+    regs[HR_RCX] += c.string_rest
+    c.string_rest = 0
     return True
 
 

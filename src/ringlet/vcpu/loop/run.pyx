@@ -70,6 +70,13 @@ cdef void end_run(CpuState* c) noexcept nogil:
         prod_disarm(c)
 
 
+cdef inline bint is_target(CpuState* c) noexcept nogil:
+    """Whether RIP is canonical, or in other code within the limit of CS."""
+    if c.key & KEY_MODE64:
+        return is_canonical(c.arch.rip)
+    return c.arch.rip <= c.arch.seg[SEG_CS].limit
+
+
 cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
     """Handle an indirect branch that missed its table: EMU_NEXT, or EMU_FAULT.
 
@@ -78,13 +85,9 @@ cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
     reported with the target as RIP.
     """
     cdef OpInfo* op = <OpInfo*>c.op_info
-    if c.key & KEY_MODE64 and is_canonical(c.arch.rip):
+    if is_target(c):
         return EMU_NEXT
-    if not c.key & KEY_MODE64:
-        if c.arch.rip <= c.arch.seg[SEG_CS].limit:
-            return EMU_NEXT
-        named = True
-    if named:
+    if named or not c.key & KEY_MODE64:
         c.arch.rip = op.rip
         c.arch.gpr[RSP] += op.imm
         narrowed(c, c.key)
@@ -297,8 +300,7 @@ cdef int operate(CpuState* c, Cache* k, Turn* t) noexcept nogil:
             enter_code(c, op.resume)
             continue
         if r == EMU_FLOW and not t.stepping and c.blocks == NULL and settled(c, k) \
-                and is_canonical(c.arch.rip) and not virtual_interrupt_due(c) \
-                and not has_odd_limit(c.key):
+                and is_target(c) and not virtual_interrupt_due(c) and not has_odd_limit(c.key):
             host = jumps_thunk(c, k)
             if host != 0:
                 t.key = c.key

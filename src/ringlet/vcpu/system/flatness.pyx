@@ -18,6 +18,7 @@ cdef enum:
     EXPAND_DOWN = 4
     LIMIT_64K = 0xFFFF
     LIMIT_4G = 0xFFFFFFFF
+    VECTORS_LIMIT = 0x3FF            # of real mode's interrupt table
 
 cdef u64 NOWHERE = <u64>1 << 62      # not canonical, whatever 32-bit offset is added
 
@@ -58,9 +59,9 @@ cdef inline bint has_64k(CpuState* c, u32 index) noexcept nogil:
 
 
 cdef bint loads_base_alone(CpuState* c) noexcept nogil:
-    """Whether a load of ES, DS, FS or GS in real mode changes nothing but selector and base."""
+    """Whether a load of CS, ES, DS, FS or GS in real mode changes no more than selector and base."""
     cdef Segment* s = c.arch.seg
-    return (has_64k(c, SEG_FS) and has_64k(c, SEG_GS)
+    return (has_64k(c, SEG_CS) and has_64k(c, SEG_FS) and has_64k(c, SEG_GS)
             and not (s[SEG_ES].ar | s[SEG_DS].ar | s[SEG_FS].ar | s[SEG_GS].ar) & AR_UNUSABLE)
 
 
@@ -100,6 +101,9 @@ cdef void locate_segments(CpuState* c, u64 addend) noexcept nogil:
             base = <u32>c.arch.seg[i].base
             c.segment_at[i] = (addend + base) ^ <u64>1 << 63
             c.paragraph_at[i] = addend + base if has_64k(c, i) else NOWHERE
+        c.vectors_at = NOWHERE
+        if c.arch.idtr.limit >= VECTORS_LIMIT:
+            c.vectors_at = addend + <u32>c.arch.idtr.base
         return
     for i in range(SEG_FS, SEG_GS + 1):
         c.segment_host[i] = addend if is_whole(&c.arch.seg[i]) else NOWHERE

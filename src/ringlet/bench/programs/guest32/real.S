@@ -64,6 +64,8 @@ leave_protected:
     mov $REAL_DATA, %ax
     mov %ax, %ds
     mov %ax, %es
+    mov %ax, %fs
+    mov %ax, %gs
     mov %ax, %ss
     mov %cr0, %eax
     and $~1, %al                        /* PE */

@@ -27,15 +27,18 @@ proves these rules.  Where two paths meet, what both say holds.
 
 4.  **No host address reaches the guest**: nothing else computes with one.  A string instruction
     runs on addresses in RSI and RDI, and `scratch` holds, for the fault handler too, what takes
-    each back to the guest's value.  It is repeated only in the window, where a guard ends it.
+    each back to the guest's value.  Where it is repeated, it begins in the window, or at no
+    canonical address, and goes on by elements until a guard ends it: this contract does not say
+    that it stays in its segment.
 
 5.  **Nothing sensitive is executed**, nothing that uses the host's stack or RIP, no segment
     override but GS with a 32-bit address.  **The state block** is accessed at constant addresses,
-    each with its relocation.  The segments, their selectors and the bases of FS and GS are read;
-    `scratch`, `string_old`, `ea`, `op_info` and `exit_arg` are written, each by the one form that
-    this contract knows.  At CPL 0 RDTSC is executed and IF is written.  In real and
-    virtual-8086 mode the selectors, bases and addresses of ES, DS, FS and GS are written, the last
-    only with r10 plus a 32-bit value.
+    each with its relocation.  The segments, their selectors, the bases of FS and GS and the
+    direction of strings are read; `scratch`, `string_old`, `string_step`, `string_rest`, `ea`,
+    `op_info` and `exit_arg` are written, each by the one form that this contract knows.  At CPL 0
+    RDTSC is executed, IF is written and the flags are read.  In real and virtual-8086 mode the
+    selectors, bases and addresses of CS, ES, DS, FS and GS are written, the last only with r10 plus
+    a 32-bit value; at CPL 0 the interrupt table is read, and RFLAGS is written.
 
 6.  **Control** leaves through links, stubs and the jump table, whose index is the low 16 bits of
     r8.  r8 is the target's EIP, with its linear address in the upper half where CS has a base or a

@@ -192,7 +192,7 @@ class Effects:
             raise UnsoundError("it does not read the guest's bytes")
 
     def _string(self, s: Facts, i: Instruction, data: bytes) -> None:
-        """Move RSI and RDI, which hold host addresses, by an element, or by many in a window."""
+        """Move RSI and RDI, which hold host addresses, by one element or more."""
         if is_wide(i, data):
             raise UnsoundError("its operand has 64 bits")
         memory = [m for m in FACTORY.info(i).used_memory() if m.access not in _NO_ACCESS]
@@ -206,9 +206,7 @@ class Effects:
             if s.scratch[slot] != Value(Kind.BACK, origin=value.origin):
                 raise UnsoundError("nothing takes a string's address back to the guest's")
             if value.size:
-                if i.has_rep_prefix or i.has_repne_prefix:
-                    raise UnsoundError("a string instruction is repeated in a segment")
-                _within(value, MemorySizeExt.size(m.memory_size), m.access in WRITES, False)
+                _within(value, MemorySizeExt.size(i.memory_size), m.access in WRITES, False)
             moved[m.base] = Value(Kind.PASSED, origin=value.origin)
         s.guest_is_whole(moved)
         for register, value in moved.items():

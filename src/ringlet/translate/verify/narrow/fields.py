@@ -18,8 +18,8 @@ from ringlet.translate.verify.narrow.values import (
 
 FIELDS: Final = state.offsets()
 _CS: Final = 1
-_LOADED: Final = (0, 3, 4, 5)
-"""ES, DS, FS and GS: what translated code loads in real and virtual-8086 mode."""
+_LOADED: Final = (0, 1, 3, 4, 5)
+"""ES, CS, DS, FS and GS: what translated code loads in real and virtual-8086 mode."""
 _SCRATCH: Final = {FIELDS["scratch"] + 8 * n: n for n in range(2)}
 _OLD: Final = {FIELDS["string_old"] + 8 * n: n for n in range(2)}
 _SEGMENTS: Final = {
@@ -35,7 +35,9 @@ _PARAGRAPHS: Final = {
     FIELDS["paragraph_at"] + 8 * number: Value(Kind.PARAGRAPH, number, number != _CS)
     for number in range(6)
 }
-_PUBLIC: Final = frozenset({FIELDS["fs_base"], FIELDS["gs_base"], FIELDS["intr"]})
+_PUBLIC: Final = frozenset(
+    {FIELDS["fs_base"], FIELDS["gs_base"], FIELDS["intr"], FIELDS["string_step"]}
+)
 """Fields of 32 bits that the guest may know."""
 _SEGMENT: Final = FIELDS["gs_base"] - FIELDS["fs_base"]
 _SELECTORS: Final = tuple(FIELDS["selectors"] + number * _SEGMENT for number in range(6))
@@ -43,6 +45,18 @@ _LOADED_SELECTORS: Final = frozenset(_SELECTORS[number] for number in _LOADED)
 _LOADED_BASES: Final = frozenset(FIELDS["fs_base"] + (n - 4) * _SEGMENT for n in _LOADED)
 _LOADED_AT: Final = frozenset(FIELDS["paragraph_at"] + 8 * number for number in _LOADED)
 _INTERRUPTS: Final = frozenset({0, 0x200})
+_FLAGS: Final = frozenset({FIELDS["rflags"], FIELDS["iflag"], FIELDS["nmi_blocked"]})
+_MASKS: Final = frozenset(
+    {FIELDS["kept_flags"], FIELDS["interrupt_flag"], FIELDS["overflow_flag"]}
+)
+_VECTORS: Final = 1024
+"""Bytes of real mode's interrupt table."""
+_CONSTANTS: Final = {
+    FIELDS["string_step"]: frozenset({1, 0xFFFFFFFF}),
+    FIELDS["string_rest"]: frozenset({0}),
+}
+_ANY: Final = frozenset({FIELDS["ea"], FIELDS["string_rest"]})
+"""Fields for any 32-bit value of the guest."""
 _CPL: Final = KEYS["cpl"]
 
 
@@ -56,6 +70,10 @@ def load_field(s: Facts, register: Register_, offset: int, key: int) -> None:
         s.set(register, s.scratch[_SCRATCH[offset]])
     elif offset in _OLD:
         s.set(register, s.old[_OLD[offset]])
+    elif offset == FIELDS["vectors_at"] and key & KEYS["paragraphs"] and not key & _CPL:
+        s.set(register, Value(Kind.HOST, size=_VECTORS))
+    elif offset == FIELDS["string_rest"]:
+        s.set(register, GUEST)
     elif offset == FIELDS["tsc_offset"] and not key & _CPL:
         s.set(register, OTHER)
     else:
@@ -71,8 +89,13 @@ def store_field(s: Facts, value: Value, offset: int, key: int) -> None:
         s.old[_OLD[offset]] = GUEST
     elif loads and offset in _LOADED_AT and value == Value(Kind.HOST, origin=WHOLE_WINDOW):
         return
-    elif not (value.is_guest and (offset == FIELDS["ea"] or (loads and offset in _LOADED_BASES))):
+    elif not (value.is_guest and (offset in _ANY or (loads and _is_loaded(offset, key)))):
         raise UnsoundError("it writes a field of the state that it may not")
+
+
+def _is_loaded(offset: int, key: int) -> bool:
+    """Whether real and virtual-8086 mode give the field 32 bits of the guest."""
+    return offset in _LOADED_BASES or (offset == FIELDS["rflags"] and not key & _CPL)
 
 
 def set_interrupts(i: Instruction, offset: int | None, key: int) -> bool:
@@ -87,10 +110,15 @@ def set_interrupts(i: Instruction, offset: int | None, key: int) -> bool:
 def is_open(i: Instruction, offset: int | None, key: int) -> bool:
     """Whether the guest may see or change the field by an instruction such as this one.
 
-    It reads a base, a selector, or whether an interrupt waits; or it loads a selector.
+    It reads a base, a selector, the direction of strings, or whether an interrupt waits; at CPL 0
+    it reads flags; or it loads a selector, sets the direction, or ends a repetition.
     """
+    if i.code == Code.VEX_PEXT_R32_R32_RM32:
+        return offset in _MASKS
+    if i.code == Code.MOV_RM32_IMM32:
+        return offset in _CONSTANTS and i.immediate32 in _CONSTANTS[offset]
     if i.code == Code.MOV_R32_RM32:
-        return offset in _PUBLIC
+        return offset in _PUBLIC or (offset in _FLAGS and not key & _CPL)
     if i.code == Code.MOVZX_R32_RM16:
         return offset in _SELECTORS
     loads = key & KEYS["paragraphs"] != 0

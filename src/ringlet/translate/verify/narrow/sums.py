@@ -58,8 +58,8 @@ def target_sum(i: Instruction, registers: list[Register_], parts: list[Value]) -
     if kinds == {Kind.TWICE, Kind.BASE}:
         return Value(Kind.PLACE)
     for turned, register, value in zip(parts, reversed(registers), reversed(parts), strict=True):
-        if turned.kind is Kind.TURNED and turned.register == register and value.is_guest:
-            return Value(Kind.TWICE)
+        if turned.kind is Kind.TURNED and value.is_guest:
+            return Value(Kind.TWICE if turned.register == register else Kind.PLACE)
     return OTHER
 
 
