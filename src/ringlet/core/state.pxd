@@ -274,6 +274,10 @@ cdef struct CpuState:
     u64 kept_flags       # constant DF, TF, IOPL and NT, for PEXT
     u64 interrupt_flag   # constant IF
     u64 overflow_flag    # constant OF
+    u32 held_selector[6] # minus the selector, if a load of it at CPL 0 may change nothing; or 1
+    u32 held_at[6]       # linear address of its descriptor
+    u32 held_low[6]      # minus the halves of the descriptor with which nothing changes
+    u32 held_high[6]
     u64 deposit          # constant PARAGRAPH_DEPOSIT, for PDEP
     u64 string_old[2]    # ESI and EDI before a string instruction
     u64 string_step      # 32 bits: 1, or -1 with DF, in code that is not 64-bit

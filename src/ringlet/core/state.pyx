@@ -22,6 +22,8 @@ def offsets() -> dict[str, int]:
         "segment_host": <size_t>&c.segment_host[0], "segment_at": <size_t>&c.segment_at[0],
         "segment_read": <size_t>&c.segment_read[0], "segment_write": <size_t>&c.segment_write[0],
         "string_old": <size_t>&c.string_old[0], "string_step": <size_t>&c.string_step,
+        "held_selector": <size_t>&c.held_selector[0], "held_at": <size_t>&c.held_at[0],
+        "held_low": <size_t>&c.held_low[0], "held_high": <size_t>&c.held_high[0],
         "vectors_at": <size_t>&c.vectors_at, "kept_flags": <size_t>&c.kept_flags,
         "interrupt_flag": <size_t>&c.interrupt_flag, "overflow_flag": <size_t>&c.overflow_flag,
         "nmi_blocked": <size_t>&c.arch.nmi_blocked,

@@ -275,6 +275,26 @@ cdef inline void lea_disp(Builder* b, u32 dst, u8 base, i32 disp) noexcept nogil
     cdef Ref r = ref_mem(base, disp)
     lea(b, dst, &r)
 
+cdef inline void lea32(Builder* b, u32 dst, Ref* r) noexcept nogil:
+    """A sum of 32 bits, which wraps around."""
+    cdef u32 rex = rex_of(0, dst, r)
+    if rex:
+        e8(b, 0x40 | rex)
+    e8(b, 0x8D)
+    modrm_mem(b, dst, r)
+
+cdef inline void sum32(Builder* b, u32 dst, u8 base, u8 index, i32 disp) noexcept nogil:
+    cdef Ref r = ref_sum(base, index, disp)
+    lea32(b, dst, &r)
+
+cdef inline void load_word(Builder* b, u32 dst, Ref* r) noexcept nogil:
+    """`movzx dst32, word [r]`."""
+    cdef u32 rex = rex_of(0, dst, r)
+    if rex:
+        e8(b, 0x40 | rex)
+    e8(b, 0x0F); e8(b, 0xB7)
+    modrm_mem(b, dst, r)
+
 cdef inline void load_mem(Builder* b, u32 dst, Ref* r) noexcept nogil:
     e8(b, 0x48 | rex_of(0, dst, r))
     e8(b, 0x8B)

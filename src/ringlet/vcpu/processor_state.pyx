@@ -137,6 +137,7 @@ cdef class ProcessorState:
         cdef TableReg* t = &self.c.arch.gdtr if name == "gdtr" else &self.c.arch.idtr
         t.base = base
         t.limit = limit
+        update_key(self.c)
 
     def get_xsave(self) -> bytes:
         """x87, SSE and AVX state as a standard-format XSAVE image, 832 bytes (SDM 1 13.4).

@@ -36,13 +36,6 @@ cdef enum:
     R11 = 11
 
 
-cdef inline void sum32(Builder* b, u32 dst, u8 base, u8 index, i32 disp) noexcept nogil:
-    """`lea dst32, [base + index + disp]`."""
-    cdef Ref r = ref_sum(base, index, disp)
-    e8(b, 0x40 | rex_of(0, dst, &r)); e8(b, 0x8D)
-    modrm_mem(b, dst, &r)
-
-
 cdef inline void mov32(Builder* b, u32 dst, u32 src) noexcept nogil:
     e8(b, 0x40 | src >> 3 << 2 | dst >> 3); e8(b, 0x89)
     e8(b, 0xC0 | (src & 7) << 3 | dst & 7)
@@ -250,7 +243,7 @@ cdef int return_from_interrupt(Builder* b, Insn* i) noexcept nogil:
     cdef u32 over
     lea(b, H9, &r)
     r = ref_mem(H9, 4)
-    load_word(b, &r)
+    load_word(b, R11, &r)
     r = ref_mem(H9, 0)
     move(b, 0x8B, H8, &r, 4)
     store_state(b, H8, SCRATCH + 8)
@@ -266,12 +259,6 @@ cdef int return_from_interrupt(Builder* b, Insn* i) noexcept nogil:
     return 1
 
 
-cdef inline void load_word(Builder* b, Ref* r) noexcept nogil:
-    """`movzx r11d, word [r]`."""
-    e8(b, 0x40 | rex_of(0, R11, r)); e8(b, 0x0F); e8(b, 0xB7)
-    modrm_mem(b, R11, r)
-
-
 cdef int push_flags(Builder* b) noexcept nogil:
     cdef Ref r
     load_flags(b)
@@ -285,7 +272,7 @@ cdef int push_flags(Builder* b) noexcept nogil:
 cdef int pop_flags(Builder* b, Insn* i) noexcept nogil:
     cdef Ref r = stack_operand(b, 0, 2, False)
     cdef u32 over
-    load_word(b, &r)
+    load_word(b, R11, &r)
     over = compare_kept(b, False)
     emit_narrow_op(b, i, OP_POPF)
     b.out[over] = <u8>(b.n - over - 1)

@@ -33,11 +33,6 @@ cdef inline void load_offset(Builder* b, u32 value) noexcept nogil:
     e8(b, 0x41); e8(b, 0xB9); e32(b, value)                   # mov r9d, imm32
 
 
-cdef inline void lea32(Builder* b, u32 dst, Ref* r) noexcept nogil:
-    e8(b, 0x40 | rex_of(0, dst, r)); e8(b, 0x8D)
-    modrm_mem(b, dst, r)
-
-
 cdef void sum_to_r9(Builder* b, Insn* i, i32 moved) noexcept nogil:
     """r9 := the offset of the ModRM operand, at its address size."""
     cdef Ref r

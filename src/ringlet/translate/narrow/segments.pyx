@@ -30,8 +30,7 @@ cdef u32 DEPOSIT = <u32><size_t>&_null.deposit
 cdef Ref in_64k(Builder* b, u32 seg, u32 size) noexcept nogil:
     cdef Ref r = ref_mem(H9, <i32>size - 1)
     if size > 1:
-        e8(b, 0x40 | rex_of(0, H9, &r)); e8(b, 0x8D)          # lea r9d, [r9 + size - 1]
-        modrm_mem(b, H9, &r)
+        lea32(b, H9, &r)
         e8(b, 0xC4); e8(b, 0x62); e8(b, 0xB3); e8(b, 0xF5)    # pdep r9, r9, [deposit]
         e8(b, 0x0C); e8(b, 0x25)
         reloc(b, RELOC_STATE, DEPOSIT)
@@ -85,8 +84,7 @@ cdef Ref stack_operand(Builder* b, i32 disp, u32 size, bint write) noexcept nogi
     if not b.key & (KEY_SEGMENTED | KEY_STACK16):
         return ref_sum(RSP, WINDOW, disp)
     r = ref_mem(RSP, disp)
-    e8(b, 0x44); e8(b, 0x8D)                                  # lea r9d, [rsp + disp]
-    modrm_mem(b, H9, &r)
+    lea32(b, H9, &r)
     if b.key & KEY_STACK16:
         movzx16(b, H9, H9)
     return in_segment(b, SEG_SS, size, write)

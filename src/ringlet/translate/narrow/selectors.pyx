@@ -1,21 +1,28 @@
 """Segment registers in 16- and 32-bit code.
 
 Their selectors are in the state.  In real and virtual-8086 mode, a load sets the selector and the
-base, which is 16 times that; the limit stays, or has been 64 KiB before (SDM 3A 20.1.1).  Loads of
-SS, which inhibit interrupts, leave.
+base, which is 16 times that; the limit stays, or has been 64 KiB before (SDM 3A 20.1.1).  At CPL 0
+of protected mode a load of DS or ES changes nothing if the register holds this segment already.
+Loads of SS, which inhibit interrupts, leave.
 """
 from ringlet.core.ops cimport OP_LOAD_FAR, OP_MOV_FROM_SEG, OP_MOV_TO_SEG, OP_POP_SEG, OP_PUSH_SEG
 from ringlet.core.state cimport (
-    SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, KEY_PARAGRAPHS, KEY_SEGMENTED, KEY_STACK16,
+    RCX, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, KEY_CPL, KEY_PARAGRAPHS, KEY_SEGMENTED, KEY_STACK16,
     KEY_STEP, CpuState, Segment, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport *
+from ringlet.translate.narrow.branch cimport emit_narrow_op
 from ringlet.translate.narrow.segments cimport (
     allows, move, move_sp, operand, restore_r11, stack_operand)
 
 cdef CpuState* _null = NULL
 cdef u32 SELECTORS = <u32><size_t>&_null.arch.seg[0].selector
 cdef u32 BASES = <u32><size_t>&_null.arch.seg[0].base
+cdef u32 SCRATCH = <u32><size_t>&_null.scratch[0]
+cdef u32 HELD_SELECTOR = <u32><size_t>&_null.held_selector[0]
+cdef u32 HELD_AT = <u32><size_t>&_null.held_at[0]
+cdef u32 HELD_LOW = <u32><size_t>&_null.held_low[0]
+cdef u32 HELD_HIGH = <u32><size_t>&_null.held_high[0]
 cdef u32 PARAGRAPH_AT = <u32><size_t>&_null.paragraph_at[0]
 
 
@@ -61,11 +68,8 @@ cdef void load_paragraph(Builder* b, u32 seg) noexcept nogil:
     state_op(b, 0, 0x89, H8, SELECTORS + more)                # mov [selector], r8w
     r.index = H8
     r.scale = 3
-    e8(b, 0x40 | rex_of(0, H8, &r)); e8(b, 0x8D)              # lea r8d, [r8 * 8]
-    modrm_mem(b, H8, &r)
-    r = ref_sum(H8, H8, 0)
-    e8(b, 0x40 | rex_of(0, H8, &r)); e8(b, 0x8D)              # lea r8d, [r8 + r8]
-    modrm_mem(b, H8, &r)
+    lea32(b, H8, &r)
+    sum32(b, H8, H8, H8, 0)
     store_state(b, H8, BASES + more)
     lea_sum(b, H9, H8, WINDOW, 0)
     store_state(b, H9, PARAGRAPH_AT + 8 * seg)
@@ -78,12 +82,6 @@ cdef int pop_paragraph(Builder* b, Insn* i, u32 seg) noexcept nogil:
     move_sp(b, <i32>size)
     load_paragraph(b, seg)
     return 1
-
-
-cdef inline void load_word(Builder* b, u32 reg, Ref* r) noexcept nogil:
-    """`movzx reg32, word [r]`."""
-    e8(b, 0x40 | rex_of(0, reg, r)); e8(b, 0x0F); e8(b, 0xB7)
-    modrm_mem(b, reg, r)
 
 
 cdef int load_far(Builder* b, Insn* i, u32 seg) noexcept nogil:
@@ -104,6 +102,9 @@ cdef int load_far(Builder* b, Insn* i, u32 seg) noexcept nogil:
 
 cdef int emit_load(Builder* b, Insn* i, u32 op) noexcept nogil:
     cdef u32 seg = i.modrm >> 3 & 7 if op == OP_MOV_TO_SEG else named_segment(i)
+    if op == OP_MOV_TO_SEG or op == OP_POP_SEG:
+        if reload(b, i, seg):
+            return 1
     if not b.key & KEY_PARAGRAPHS or seg > SEG_GS or seg == SEG_CS or seg == SEG_SS:
         return 0
     if op == OP_POP_SEG:
@@ -115,6 +116,56 @@ cdef int emit_load(Builder* b, Insn* i, u32 op) noexcept nogil:
     movzx16(b, H8, insn_rm(i))
     load_paragraph(b, seg)
     return 1
+
+
+cdef int reload(Builder* b, Insn* i, u32 seg) noexcept nogil:
+    """Emit MOV or POP of DS or ES for where the register holds this segment already.
+
+    So it is at the entry to a 32-bit kernel, and at its exit.  Where the selector or the descriptor
+    is another, the operation is performed.
+    """
+    cdef u32 size = i.shape.size, over
+    cdef bint pops = i.shape.op == OP_POP_SEG
+    cdef Ref r
+    if b.key & (KEY_CPL | KEY_PARAGRAPHS) or b.checked or b.n_ops >= MAX_OPS \
+            or (seg != SEG_DS and seg != SEG_ES) or not (pops or i.modrm >= 0xC0):
+        return 0
+    if pops:
+        r = stack_operand(b, 0, size, False)
+        load_word(b, H8, &r)
+    else:
+        movzx16(b, H8, insn_rm(i))
+    add_held(b, 11, H8, HELD_SELECTOR + 4 * seg)
+    state_op(b, 0, 0x8B, H9, HELD_AT + 4 * seg)              # mov r9d, [held_at]
+    r = ref_sum(WINDOW, H9, 0)
+    move(b, 0x8B, H8, &r, 4)
+    r.disp = 4
+    move(b, 0x8B, H9, &r, 4)
+    store_state(b, RCX, SCRATCH)
+    add_held(b, H8, H8, HELD_LOW + 4 * seg)
+    add_held(b, H9, H9, HELD_HIGH + 4 * seg)
+    lea_sum(b, RCX, 11, H8, 0)
+    lea_sum(b, RCX, RCX, H9, 0)
+    e8(b, 0xE3)                                               # jrcxz over
+    over = b.n
+    e8(b, 0)
+    load_state(b, RCX, SCRATCH)
+    restore_r11(b)
+    emit_narrow_op(b, i, i.shape.op)
+    b.out[over] = <u8>(b.n - over - 1)
+    load_state(b, RCX, SCRATCH)
+    restore_r11(b)
+    if pops:
+        move_sp(b, <i32>size)
+    b.ops[b.n_ops - 1].resume = b.n
+    return 1
+
+
+cdef inline void add_held(Builder* b, u32 dst, u8 reg, u32 field) noexcept nogil:
+    """`dst` := `reg` plus a field, both of 32 bits; rcx is lost if it is not r11 that is set."""
+    cdef u32 other = 11 if dst == 11 else RCX
+    state_op(b, 0, 0x8B, other, field)
+    sum32(b, dst, <u8>other, reg, 0)
 
 
 cdef int emit_selector(Builder* b, Insn* i) noexcept nogil:

@@ -52,13 +52,6 @@ cdef inline void negate_r9(Builder* b) noexcept nogil:
     e8(b, 0x49); e8(b, 0xF7); e8(b, 0xD1)
 
 
-cdef inline void sum32(Builder* b, u32 dst, u32 reg) noexcept nogil:
-    """`lea dst32, [reg + r9]`, which wraps around."""
-    cdef Ref r = ref_sum(<u8>reg, H9, 0)
-    e8(b, 0x40 | rex_of(0, dst, &r)); e8(b, 0x8D)
-    modrm_mem(b, dst, &r)
-
-
 cdef void to_flat(Builder* b, u32 reg, u32 slot) noexcept nogil:
     """`reg` := its host address in a flat segment; r9 is minus the window's base."""
     store_state(b, H9, SCRATCH + 8 * slot)
@@ -86,9 +79,9 @@ cdef void to_segment(Builder* b, Insn* i, u32 reg, u32 slot, u32 seg, bint write
 cdef void to_guest(Builder* b, Insn* i, u32 reg, u32 slot) noexcept nogil:
     load_state(b, H9, SCRATCH + 8 * slot)
     if i.address == 4:
-        sum32(b, reg, reg)
+        sum32(b, reg, <u8>reg, H9, 0)
         return
-    sum32(b, H9, reg)
+    sum32(b, H9, <u8>reg, H9, 0)
     load_state(b, reg, STRING_OLD + 8 * slot)
     e8(b, 0x66); e8(b, 0x44); e8(b, 0x89); e8(b, 0xC8 | reg)  # mov reg16, r9w
 
@@ -131,8 +124,7 @@ cdef void advance(Builder* b, Insn* i, u32 reg) noexcept nogil:
     r.scale = i.shape.mem_size >> 1
     if i.address == 2:
         e8(b, 0x66)
-    e8(b, 0x40 | rex_of(0, reg, &r)); e8(b, 0x8D)
-    modrm_mem(b, reg, &r)
+    lea32(b, reg, &r)
 
 
 cdef void emit_element(Builder* b, Insn* i, bint flat) noexcept nogil:
@@ -194,11 +186,9 @@ cdef void emit_many(Builder* b, Insn* i, bint flat) noexcept nogil:
 cdef void at_most_room(Builder* b, Insn* i, u32 reg) noexcept nogil:
     """r11 := at most the number of elements from SI or DI to the end of the segment."""
     cdef u32 size = i.shape.mem_size
-    cdef Ref r = ref_mem(H9, SEGMENT_SIZE + 1)
     movzx16(b, H9, reg)
     e8(b, 0x41); e8(b, 0xF7); e8(b, 0xD1)                    # not r9d
-    e8(b, 0x40 | rex_of(0, H9, &r)); e8(b, 0x8D)             # lea r9d, [r9 + 10001h]
-    modrm_mem(b, H9, &r)
+    sum32(b, H9, H9, NO_REG, SEGMENT_SIZE + 1)
     if size > 1:
         # An odd offset's lowest bits come to the top, and are dropped.
         rorx(b, H9, H9, size >> 1)
@@ -217,7 +207,6 @@ cdef u32 emit_chunk(Builder* b, Insn* i) noexcept nogil:
 
     CX is in rcx, ECX in r9.  If there is no such part, the first element is performed alone.
     """
-    cdef Ref r = ref_sum(H8, H9, 1)
     cdef u32 single, joined
     store_state(b, H9, SCRATCH)
     mov_rr(b, 11, RCX)
@@ -244,12 +233,11 @@ cdef u32 emit_chunk(Builder* b, Insn* i) noexcept nogil:
     load_state(b, H9, SCRATCH)
     mov_rr(b, H8, 11)
     e8(b, 0x41); e8(b, 0xF7); e8(b, 0xD0)                    # not r8d
-    e8(b, 0x40 | rex_of(0, H8, &r)); e8(b, 0x8D)             # lea r8d, [r8 + r9 + 1]
-    modrm_mem(b, H8, &r)
+    sum32(b, H8, H8, H9, 1)
     store_state(b, H8, STRING_REST)
     emit_many(b, i, False)
     load_state(b, H9, STRING_REST)
-    sum32(b, RCX, RCX)
+    sum32(b, RCX, RCX, H9, 0)
     e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)                    # mov dword [string_rest], 0
     reloc(b, RELOC_STATE, STRING_REST)
     e32(b, <u32>(b.block + STRING_REST))

@@ -13,7 +13,7 @@ from ringlet.vcpu.apic.local cimport apic_set_class
 from ringlet.vcpu.system.cpuid cimport CPUID_EBX, CPUID_ECX, CPUID_EDX, cpuid_bit
 from ringlet.vcpu.system.descriptors cimport SYS_TSS16_AVAILABLE
 from ringlet.vcpu.system.memory cimport load, store
-from ringlet.vcpu.system.flatness cimport key_of_segments
+from ringlet.vcpu.system.flatness cimport hold_segments, key_of_segments
 from ringlet.vcpu.system.registers cimport (
     CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_ET, CR0_NE, CR0_WP, CR0_AM, CR0_NW, CR0_CD, CR0_PG,
     CR4_VME, CR4_PVI, CR4_TSD, CR4_DE, CR4_PSE, CR4_PAE, CR4_MCE, CR4_PGE, CR4_PCE, CR4_OSFXSR,
@@ -48,6 +48,8 @@ cdef void update_key(CpuState* c) noexcept nogil:
         key |= KEY_NOAVX
     if not key & KEY_MODE64:
         key |= key_of_segments(c)
+        if not c.arch.cpl:
+            hold_segments(c)
         if c.key & KEY_MODE64:
             narrowed(c, key)
     c.key = key | key_of_steps(c)

@@ -6,5 +6,7 @@ cdef enum:
 
 # The bits of the key from KEY_SEGMENTED on.
 cdef u32 key_of_segments(CpuState* c) noexcept nogil
+# Find which loads of segment registers change nothing at CPL 0 of protected mode.
+cdef void hold_segments(CpuState* c) noexcept nogil
 # Find the host addresses of linear address 0, given its addend, and of FS and GS.
 cdef void locate_segments(CpuState* c, u64 addend) noexcept nogil

@@ -9,10 +9,11 @@ passes the last one: 2 to 64 bytes at FFFFh and thereabout.  PDEP then makes the
 canonical.
 """
 from ringlet.core.state cimport (
-    AR_DB, AR_P, AR_S, AR_UNUSABLE, FLAG_VM, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_PARAGRAPHS,
+    AR_DB, AR_G, AR_P, AR_S, AR_UNUSABLE, FLAG_VM, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_PARAGRAPHS,
     KEY_SEGMENTED, KEY_STACK16,
     SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, Segment)
-from ringlet.vcpu.system.registers cimport AR_CODE, AR_READABLE, AR_WRITABLE, CR0_PE
+from ringlet.vcpu.system.registers cimport (
+    AR_ACCESSED, AR_CODE, AR_READABLE, AR_WRITABLE, CR0_PE, dpl_of)
 
 cdef enum:
     EXPAND_DOWN = 4
@@ -63,6 +64,39 @@ cdef bint loads_base_alone(CpuState* c) noexcept nogil:
     cdef Segment* s = c.arch.seg
     return (has_64k(c, SEG_CS) and has_64k(c, SEG_FS) and has_64k(c, SEG_GS)
             and not (s[SEG_ES].ar | s[SEG_DS].ar | s[SEG_FS].ar | s[SEG_GS].ar) & AR_UNUSABLE)
+
+
+cdef inline bint may_be_held(CpuState* c, Segment* s) noexcept nogil:
+    """Whether a load at CPL 0 of what the segment holds already would succeed, and change nothing.
+
+    A descriptor that was not accessed would be written.
+    """
+    cdef u32 selector = s.selector
+    if not c.arch.cr0 & CR0_PE or selector < 4 or selector & 4 \
+            or (selector | 7) > c.arch.gdtr.limit:
+        return False
+    if s.ar & (AR_UNUSABLE | AR_P | AR_S | AR_ACCESSED) != AR_P | AR_S | AR_ACCESSED:
+        return False
+    if s.ar & AR_CODE or selector & 3 > dpl_of(s.ar) or s.base >> 32:
+        return False
+    return s.limit & 0xFFF == 0xFFF if s.ar & AR_G else s.limit >> 20 == 0
+
+
+cdef void hold(CpuState* c, u32 index) noexcept nogil:
+    cdef Segment* s = &c.arch.seg[index]
+    cdef u32 limit = s.limit >> 12 if s.ar & AR_G else s.limit
+    cdef u32 base = <u32>s.base
+    c.held_selector[index] = 0 - <u32>s.selector if may_be_held(c, s) else 1
+    c.held_at[index] = <u32>(c.arch.gdtr.base + (s.selector & 0xFFF8))
+    c.held_low[index] = 0 - (limit & 0xFFFF | base << 16)
+    c.held_high[index] = 0 - (base >> 16 & 0xFF | (s.ar & 0xF0FF) << 8 | limit & 0xF0000
+                              | base & <u32>0xFF000000)
+
+
+cdef void hold_segments(CpuState* c) noexcept nogil:
+    """Tell translated code which loads of ES and DS change nothing (narrow.selectors)."""
+    hold(c, SEG_ES)
+    hold(c, SEG_DS)
 
 
 cdef u32 key_of_segments(CpuState* c) noexcept nogil:

@@ -6,6 +6,7 @@ from ringlet.vcpu.system.descriptors cimport (
     DESC_OK, DESC_OUTSIDE, Descriptor, SYS_CALL_GATE, SYS_LDT, SYS_TSS_AVAILABLE, SYS_TSS_BUSY,
     SYS_CALL_GATE16, SYS_TASK_GATE, SYS_TSS16_AVAILABLE, SYS_TSS16_BUSY, is_null, load_cache,
     load_null, read_descriptor, read_system_descriptor, selector_error)
+from ringlet.vcpu.system.flatness cimport hold_segments
 from ringlet.vcpu.system.memory cimport (
     check_read, check_write, load, read_bytes, store, user_access, write_bytes)
 from ringlet.vcpu.system.registers cimport (
@@ -57,7 +58,10 @@ cdef int op_sidt(CpuState* c, OpInfo* op) noexcept nogil:
 
 
 cdef int op_lgdt(CpuState* c, OpInfo* op) noexcept nogil:
-    return load_table(c, op, &c.arch.gdtr)
+    cdef int r = load_table(c, op, &c.arch.gdtr)
+    if not c.key & KEY_MODE64:
+        hold_segments(c)
+    return r
 
 
 cdef int op_lidt(CpuState* c, OpInfo* op) noexcept nogil:

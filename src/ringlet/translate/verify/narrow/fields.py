@@ -45,7 +45,15 @@ _LOADED_SELECTORS: Final = frozenset(_SELECTORS[number] for number in _LOADED)
 _LOADED_BASES: Final = frozenset(FIELDS["fs_base"] + (n - 4) * _SEGMENT for n in _LOADED)
 _LOADED_AT: Final = frozenset(FIELDS["paragraph_at"] + 8 * number for number in _LOADED)
 _INTERRUPTS: Final = frozenset({0, 0x200})
-_FLAGS: Final = frozenset({FIELDS["rflags"], FIELDS["iflag"], FIELDS["nmi_blocked"]})
+_KERNEL: Final = frozenset(
+    {FIELDS["rflags"], FIELDS["iflag"], FIELDS["nmi_blocked"]}
+    | {
+        FIELDS[name] + 4 * number
+        for name in ("held_selector", "held_at", "held_low", "held_high")
+        for number in range(6)
+    }
+)
+"""Fields of 32 bits that the guest may know at CPL 0."""
 _MASKS: Final = frozenset(
     {FIELDS["kept_flags"], FIELDS["interrupt_flag"], FIELDS["overflow_flag"]}
 )
@@ -111,14 +119,14 @@ def is_open(i: Instruction, offset: int | None, key: int) -> bool:
     """Whether the guest may see or change the field by an instruction such as this one.
 
     It reads a base, a selector, the direction of strings, or whether an interrupt waits; at CPL 0
-    it reads flags; or it loads a selector, sets the direction, or ends a repetition.
+    it reads flags, or what a segment holds; or it loads a selector, sets the direction, or ends a repetition.
     """
     if i.code == Code.VEX_PEXT_R32_R32_RM32:
         return offset in _MASKS
     if i.code == Code.MOV_RM32_IMM32:
         return offset in _CONSTANTS and i.immediate32 in _CONSTANTS[offset]
     if i.code == Code.MOV_R32_RM32:
-        return offset in _PUBLIC or (offset in _FLAGS and not key & _CPL)
+        return offset in _PUBLIC or (offset in _KERNEL and not key & _CPL)
     if i.code == Code.MOVZX_R32_RM16:
         return offset in _SELECTORS
     loads = key & KEYS["paragraphs"] != 0
