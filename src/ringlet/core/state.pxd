@@ -163,9 +163,10 @@ cpdef enum Key:
     KEY_CS_ODD = 1 << 13      # CS has another limit; with KEY_CS64K: 4 GiB, but a base
     KEY_DATA64K = 1 << 14     # with KEY_SEGMENTED and KEY_STACK16: DS, ES and SS have 64 KiB
     KEY_PARAGRAPHS = 1 << 15  # with KEY_DATA64K: a load of a segment register sets its base alone
+    KEY_LIMITED = 1 << 16     # without KEY_SEGMENTED: FS or GS has a limit, and is checked
 
 cdef enum:
-    KEY_LIMIT = 1 << 16  # every key is less than this
+    KEY_LIMIT = 1 << 17  # every key is less than this
 # Behaviour in which the vendors differ (ringlet.arch.vendors.Conduct).
 cdef enum:
     CONDUCT_FLAGS_WITH_LAST_COMPARISON = 1 << 4
@@ -333,7 +334,8 @@ cdef struct CpuState:
     u64 block            # host address of the block that contains this struct
     void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.system.fpstate), or NULL
     u64 resume           # where to continue after an exit to Python, if nothing has changed; or 0
-    u64 resume_rip       # values that must not have changed: RIP, key, Cache.drops
+    u64 resume_rip       # values that must not have changed: RIP, base of CS, key, Cache.drops
+    u64 resume_base
     u32 resume_key
     u32 resume_drops
     u32 running          # a thread is in the run loop

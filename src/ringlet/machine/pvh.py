@@ -53,10 +53,12 @@ class PvhStart:
 
 def pvh_entries(elf: ElfFile, file: BinaryIO) -> Iterator[int]:
     """Yield the 32-bit entry points that the file's notes contain."""
+    room = _LONGEST_NOTES
     for segment in elf.segments:
         if segment.kind != PT_NOTE:
             continue
-        notes = read_at(file, segment.offset, min(segment.file_size, _LONGEST_NOTES))
+        notes = read_at(file, segment.offset, min(segment.file_size, room))
+        room -= len(notes)
         place = 0
         while place + _NOTE.size <= len(notes):
             name_size, size, kind = _NOTE.unpack_from(notes, place)

@@ -336,8 +336,18 @@ cdef class Processor(ProcessorState):
         c.io_data = value
         result = complete(c)
         if result == EMU_FAULT:
-            return deliver_exception(c)
+            return self.deliver()
         return c.exit_kind if result == EMU_EXIT else EXIT_NONE
+
+    cdef int deliver(self) noexcept:
+        """Deliver the exception outside the run loop; return an `Exit` or EXIT_NONE.
+
+        Its chain of exceptions may be endless; a request, from a thread that has the GIL, ends it.
+        """
+        cdef int kind
+        with nogil:
+            kind = deliver_exception(self.c)
+        return kind
 
     def emulate(self, u64 value=0, *, bint deliver=True) -> int:
         """Perform the instruction at RIP by the general emulator, and return an `Exit`, for tests.
@@ -367,7 +377,7 @@ cdef class Processor(ProcessorState):
             if holds:
                 self.exception = c.exc_vector, c.exc_error if c.exc_has_error else None, c.exc_cr2
                 return EXIT_NONE
-            return deliver_exception(c)
+            return self.deliver()
         self.emulation = emulation
         c.mmio_phys, c.io_size, write, c.io_data = access
         c.n_mmio_writes += bool(write)
@@ -393,7 +403,7 @@ cdef class Processor(ProcessorState):
         self.waiting = self.answer(value)
 
     cdef void ended(self, int result):
-        """Keep, for the next `run`, the triple fault of a delivery outside the run loop."""
+        """Keep, for the next `run`, the exit of a delivery outside the run loop."""
         if result == EMU_EXIT:
             self.waiting = self.c.exit_kind
 
@@ -408,7 +418,10 @@ cdef class Processor(ProcessorState):
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt, after EXIT_WINDOW or if the guest is `interruptible`."""
-        self.ended(interrupt(self.c, vector))
+        cdef int result, number = vector
+        with nogil:
+            result = interrupt(self.c, number)
+        self.ended(result)
 
     def set_interrupt(self, bint pending) -> None:
         """Set the interrupt line of the machine's controller; any thread may call this."""

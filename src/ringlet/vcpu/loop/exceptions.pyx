@@ -6,8 +6,9 @@ succeeded, except CR2 and DR6, which are written when the exception arises; but 
 task may fault when that task has begun.
 """
 from ringlet.core.state cimport (
-    EMU_FLOW, EMU_EXIT, EXIT_SHUTDOWN, Event, FLAG_RF, ACC_FETCH, ACC_WRITE, VEC_DE, VEC_DB,
+    EMU_FLOW, EMU_EXIT, EXIT_INTERRUPTED, EXIT_SHUTDOWN, Event, FLAG_RF, ACC_FETCH, ACC_WRITE, VEC_DE, VEC_DB,
     VEC_NMI, VEC_DF, VEC_TS, VEC_GP, VEC_PF, VEC_MC, get_rflags)
+from ringlet.vcpu.apic.local cimport apic_tick
 from ringlet.vcpu.debug.stops cimport debug_event
 from ringlet.vcpu.loop.gates cimport (
     FROM_OUTSIDE, FROM_PROCESSOR, FROM_SOFTWARE, pass_gate)
@@ -16,6 +17,9 @@ from ringlet.vcpu.system.pending cimport PENDING_EVENT
 from ringlet.vcpu.system.registers cimport DR6_BD, DR7_GD
 
 # Classes of SDM 3A table 6-4.
+cdef enum:
+    LONGEST_CHAIN = 8    # of exceptions without an instruction between, if it is not endless
+
 cdef enum Class:
     BENIGN = 0
     CONTRIBUTORY = 1
@@ -74,11 +78,28 @@ cdef int deliver_again(CpuState* c) noexcept nogil:
     return go_through(c, &e)
 
 
+cdef bint must_stop(CpuState* c) noexcept nogil:
+    """Whether an endless chain of exceptions has to stop: #AC in delivering #AC is benign."""
+    if not c.attention:
+        return False
+    apic_tick(c)
+    if not c.stop:
+        return False
+    c.stop = 0
+    return True
+
+
 cdef int go_through(CpuState* c, Event* e) noexcept nogil:
     cdef int second
-    cdef u32 task
+    cdef u32 task, chain = 0
     cdef u64 flags
     while True:
+        chain += 1
+        if chain > LONGEST_CHAIN and must_stop(c):
+            c.event = e[0]
+            c.pending = PENDING_EVENT
+            c.exit_kind = EXIT_INTERRUPTED
+            return EMU_EXIT
         task = c.arch.tr.selector
         if pass_gate(c, e) == 0:
             if c.debugger != NULL:
