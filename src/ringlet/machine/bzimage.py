@@ -27,6 +27,7 @@ _PARAGRAPH: Final = 16
 
 _WITH_INITRD_MAX: Final = 0x0203
 _WITH_RELOCATABLE: Final = 0x0205
+_WITH_SIZE: Final = 0x0204
 _WITH_COMMAND_LINE_SIZE: Final = 0x0206
 _WITH_PREF_ADDRESS: Final = 0x020A
 _LEAST_ENDS: Final = (
@@ -59,7 +60,7 @@ def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
     flags = _u16(head, field.XLOADFLAGS) if version >= field.PROTOCOL_64 else 0
     bits = 64 if flags & field.XLF_KERNEL_64 else 32
     offset = ((head[field.SETUP_SECTS] or 4) + 1) * _SECTOR
-    size = _u32(head, field.SYSSIZE) * _PARAGRAPH
+    size = _code_size(head, version, length - offset)
     if size <= _ENTRY_64:
         raise ProgramError(f"{path}: is damaged: its header claims {size} bytes of code")
     if offset + size >= length + _PARAGRAPH:
@@ -87,6 +88,14 @@ def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
         initrd_anywhere=bool(flags & field.XLF_CAN_BE_LOADED_ABOVE_4G) and bits == 64,
         command_line_limit=_u32(head, field.CMDLINE_SIZE) if sized else _OLD_COMMAND_LINE,
     )
+
+
+def _code_size(head: bytes, version: int, rest: int) -> int:
+    """Return the size of the protected-mode code, of which the file has `rest` bytes.
+
+    Before protocol 2.04 the field had 16 bits, too few for most kernels.
+    """
+    return _u32(head, field.SYSSIZE) * _PARAGRAPH if version >= _WITH_SIZE else rest
 
 
 def _check_kind(path: Path, head: bytes) -> None:

@@ -43,6 +43,11 @@ from ringlet.machine.pins import Pins
 from ringlet.machine.timers import Timers
 from ringlet.machine.vm import InterruptLine, Vm
 
+_BIOS_DATA: Final = (
+    (at.EBDA_SEGMENT, at.LOW_RAM_END >> 4),
+    (at.BASE_MEMORY, at.LOW_RAM_END >> 10),
+)
+"""Words of the BIOS data area that kernels look at, such as Xen, which takes memory below."""
 _COMS: Final = (  # ports, and the interrupts that they share
     (at.PORT_COM1, at.IRQ_COM1),
     (at.PORT_COM2, at.IRQ_COM2),
@@ -208,6 +213,8 @@ def assemble(
     tables = acpi.build(platform)
     cpu.write_phys(tables.base, tables.image)
     cpu.write_phys(at.PCI_ROUTING_TABLE, pci_routing.routing_table())
+    for place, word in _BIOS_DATA:
+        cpu.write_phys(place, word.to_bytes(2, "little"))
     machine.attach_power_button(power)
     table = tables.image[tables.rsdp - tables.base :][: acpi.RSDP_SIZE]
     return Pc(machine, tuple(coms), tables.rsdp, virtio, table)

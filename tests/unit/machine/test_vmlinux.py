@@ -138,6 +138,15 @@ def test_a_pvh_note_beside_a_64_bit_entry_does_no_harm(path: Path) -> None:
     assert read_kernel(elf.write(path), RAM).entry == TEXT + 2
 
 
+def test_notes_are_read_once_however_many_segments_name_them(path: Path) -> None:
+    """The segments may overlap, so that a small file could claim many gibibytes."""
+    junk = note(b"GNU\0", 3, bytes((1 << 20) - 16))
+    first = Elf((Part(TEXT, b"text"), Part(0, junk, kind=4), PVH_PART), entry=0)
+
+    with pytest.raises(ProgramError, match="no PVH entry"):
+        read_kernel(first.write(path), RAM)
+
+
 WRONG = {
     "aarch64": (Elf(machine=183), "is an ELF64 file for AArch64; give a kernel for x86"),
     "unknown machine": (Elf(machine=9), "is an ELF64 file for machine 9"),
