@@ -1,5 +1,4 @@
 """`Processor`: the interface of one virtual CPU and its guest memory to Python."""
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,9 +7,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_COUNT
-from ringlet.core.alarm cimport alarm_attach, alarm_destroy, alarm_set, to_ticks
-from ringlet.core.host cimport host_map_low, host_ticks, host_unmap
-from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
+from ringlet.core.alarm cimport alarm_attach, alarm_destroy
+from ringlet.core.host cimport host_map_low, host_unmap
+from ringlet.core.prod cimport prod_attach, prod_detach
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save
 from ringlet.cache.codecache cimport (
@@ -19,16 +18,15 @@ from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.direct.placement cimport placement_leave
 from ringlet.direct.process cimport DirectProcess
 from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_copies, mmu_direct_notify, \
-    mmu_flush_all, mmu_mask_a20
+    mmu_flush_all
 from ringlet.vcpu.direct.target cimport (
     DirectState, SPACES_MAX, space_add, space_clean, space_left, space_living, space_place,
     space_copy_fits, space_replace, space_seam_clean)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTables
-from ringlet.vcpu.apic.local cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due,
-                                      apic_holds, apic_line, apic_message, apic_read,
-                                      apic_update, apic_write)
+from ringlet.vcpu.apic.local cimport (
+    INTR_EXTERNAL, apic_create, apic_destroy, apic_holds, apic_read, apic_update, apic_write)
 from ringlet.vcpu.system.dispatch cimport complete
 from ringlet.vcpu.system.doorbells cimport DOORBELL_MEMORY, doorbell_rings, doorbells_destroy
 from ringlet.vcpu.loop.events cimport deliver_exception, nmi_due
@@ -422,38 +420,6 @@ cdef class Processor(ProcessorState):
         with nogil:
             result = interrupt(self.c, number)
         self.ended(result)
-
-    def set_interrupt(self, bint pending) -> None:
-        """Set the interrupt line of the machine's controller; any thread may call this."""
-        apic_line(self.c, pending)
-
-    def mask_a20(self, bint masked) -> None:
-        """Set the A20M# pin: masked, bit 20 of physical addresses is 0 while paging is off.
-
-        Only the machine's thread may call this, while the processor does not run.
-        """
-        mmu_mask_a20(self.c, masked)
-
-    def message(self, u64 address, u32 data) -> None:
-        """Send an interrupt message to the local APIC, as a device writes it (SDM 3A 10.11).
-
-        Any thread may call this.
-        """
-        apic_message(self.c, address, data)
-
-    def kick(self) -> None:
-        """Make `run` return EXIT_INTERRUPTED soon; any thread may call this."""
-        self.c.stop = 1
-        request_stop(self.c)
-
-    def set_alarm(self, due: int | None) -> None:
-        """Make `run` return EXIT_INTERRUPTED at `due`, in ns of CLOCK_MONOTONIC.
-
-        The new alarm replaces the previous one; None: no alarm.
-        """
-        self.c.alarm_due = 0 if due is None else host_ticks() + to_ticks(
-            self.c, max(0, due - time.monotonic_ns()), 1000000000)
-        alarm_set(self.c, apic_due(self.c))
 
     # --- for a debugger, while `run` is not active
 

@@ -10,8 +10,8 @@ Sources: SDM 3A 20.1.1, 20.1.4; SDM vol. 2A CALL, INT, IRET, JMP; vol. 2B POPF, 
 from ringlet.core.ops cimport (
     OP_CALL_FAR, OP_INT, OP_IRET, OP_JMP_FAR, OP_POPF, OP_PUSHF, OP_RET_FAR)
 from ringlet.core.state cimport (
-    FLAG_IF, KEY_CPL, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_PARAGRAPHS, KEY_STEP, RAX, RCX, SEG_CS, CpuState,
-    u8, u32, i32)
+    FLAG_IF, KEY_CPL, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_PARAGRAPHS, KEY_STEP, RAX, RCX,
+    SEG_CS, CpuState, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.flow cimport emit_indirect
 from ringlet.translate.insn cimport *
@@ -87,7 +87,8 @@ cdef void store_arithmetic(Builder* b) noexcept nogil:
     """CF, PF, AF, ZF, SF and OF := those in r11d; r8 and r9 are lost."""
     extract(b, H9, R11, OVERFLOW_FLAG)
     mov_rr(b, H8, RAX)
-    e8(b, 0xC4); e8(b, 0xC3); e8(b, 0x7B); e8(b, 0xF0); e8(b, 0xC3); e8(b, 24)   # rorx eax, r11d, 24
+    # rorx eax, r11d, 24: the lowest byte comes to AH.
+    e8(b, 0xC4); e8(b, 0xC3); e8(b, 0x7B); e8(b, 0xF0); e8(b, 0xC3); e8(b, 24)
     e8(b, 0x41); e8(b, 0x80); e8(b, 0xC1); e8(b, 0x7F)        # add r9b, 7Fh
     e8(b, 0x9E)                                               # sahf
     mov_rr(b, RAX, H8)

@@ -10,7 +10,8 @@ from ringlet.translate.builder cimport *
 from ringlet.translate.encode cimport encode
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.segments cimport (
-    allows, in_segment, is_checked, move, move_sp, operand, operand_of_next, restore_r11, stack_operand)
+    allows, in_segment, is_checked, move, move_sp, operand, operand_of_next, restore_r11,
+    stack_operand)
 from ringlet.translate.narrow.strings cimport emit_direction, emit_string
 from ringlet.translate.plain cimport emit_high_byte_at, writes_both
 from ringlet.translate.shape cimport *

@@ -11,7 +11,8 @@ offset and the operand's last byte has bit 16 set exactly if the access passes t
 that bit to bit 62.
 """
 from ringlet.core.state cimport (
-    RSP, SEG_CS, SEG_FS, SEG_GS, SEG_SS, KEY_DATA64K, KEY_LIMITED, KEY_SEGMENTED, KEY_STACK16, CpuState, u8, u32, i32)
+    RSP, SEG_CS, SEG_FS, SEG_GS, SEG_SS, KEY_DATA64K, KEY_LIMITED, KEY_SEGMENTED, KEY_STACK16,
+    CpuState, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.operands cimport (

@@ -6,8 +6,8 @@ succeeded, except CR2 and DR6, which are written when the exception arises; but 
 task may fault when that task has begun.
 """
 from ringlet.core.state cimport (
-    EMU_FLOW, EMU_EXIT, EXIT_INTERRUPTED, EXIT_SHUTDOWN, Event, FLAG_RF, ACC_FETCH, ACC_WRITE, VEC_DE, VEC_DB,
-    VEC_NMI, VEC_DF, VEC_TS, VEC_GP, VEC_PF, VEC_MC, get_rflags)
+    EMU_FLOW, EMU_EXIT, EXIT_INTERRUPTED, EXIT_SHUTDOWN, Event, FLAG_RF, ACC_FETCH, ACC_WRITE,
+    VEC_DE, VEC_DB, VEC_NMI, VEC_DF, VEC_TS, VEC_GP, VEC_PF, VEC_MC, get_rflags)
 from ringlet.vcpu.apic.local cimport apic_tick
 from ringlet.vcpu.debug.stops cimport debug_event
 from ringlet.vcpu.loop.gates cimport (

@@ -66,7 +66,7 @@ cdef inline bint has_64k(CpuState* c, u32 index) noexcept nogil:
 
 
 cdef bint loads_base_alone(CpuState* c) noexcept nogil:
-    """Whether a load of CS, ES, DS, FS or GS in real mode changes no more than selector and base."""
+    """Whether a load in real mode, but for SS, changes nothing but selector and base."""
     cdef Segment* s = c.arch.seg
     return (has_64k(c, SEG_CS) and has_64k(c, SEG_FS) and has_64k(c, SEG_GS)
             and not (s[SEG_ES].ar | s[SEG_DS].ar | s[SEG_FS].ar | s[SEG_GS].ar) & AR_UNUSABLE)
