@@ -7,8 +7,8 @@ record holds a translation and its dependencies, and is used wherever all of the
 (docs/adr/0008).
 """
 from ringlet.core.state cimport (
-    KEY_CS64K, KEY_CS_ODD, KEY_MODE32, KEY_MODE64, KEY_SEGMENTED, KEY_STACK16, u8, u16, u32, u64, i16,
-    i32, OpInfo)
+    KEY_CS64K, KEY_CS_ODD, KEY_MODE32, KEY_MODE64, KEY_SEGMENTED, KEY_STACK16, u8, u16, u32, u64,
+    i16, i32, OpInfo)
 from ringlet.core.template cimport MapEntry, Template
 from ringlet.translate.builder cimport Builder, Span
 

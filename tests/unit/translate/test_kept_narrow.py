@@ -1,10 +1,10 @@
 """Kept translations of 32-bit code are found wherever they are valid, and nowhere else."""
 
 import pytest
+from tests.unit.translate.test_kept import page
 
 from ringlet.config import PAGE_SIZE
 from ringlet.translate.translator import KEYS, Translator
-from tests.unit.translate.test_kept import page
 
 KERNEL, MOVED = 0xC1000000, 0xCB600000
 USER = 0x08048000
