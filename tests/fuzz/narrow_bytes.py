@@ -54,11 +54,14 @@ def sample(kind: str, seed: int) -> tuple[Place, bytes]:
 class Guest:
     """Runs the samples of a mode, all on one processor."""
 
+    KEEP = False
+    """Whether the processor keeps its translations."""
+
     def __init__(self, kind: str) -> None:
         from tests.fuzz.victim import Victim
 
         self.kind = kind
-        self.victim = Victim(ram_size=RAM_SIZE)
+        self.victim = Victim(ram_size=RAM_SIZE, keep=self.KEEP)
         self.around = self._surroundings()
 
     def _surroundings(self) -> Surroundings | None:

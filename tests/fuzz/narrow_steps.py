@@ -13,7 +13,7 @@ from tests.fuzz.narrow_bytes import KINDS, NAMES, Guest, sample
 from tests.fuzz.narrow_place import HANDLERS, PML4, PT32, RAM_SIZE
 from tests.fuzz.strings import campaign
 
-_TIME_NS = 5_000_000
+TIME_NS = 5_000_000
 _MOST = 400
 """Steps; a sample that takes more is left."""
 _REGISTERS = (*NAMES, "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer", "cpl", "dr6", "dr7")
@@ -21,7 +21,7 @@ _CLEAR = (
     "star", "lstar", "cstar", "sfmask", "sysenter_cs", "sysenter_esp", "sysenter_eip", "db_pending",
     "inhibit", "nmi_blocked", "dr0", "dr1", "dr2", "dr3", "cr2", "kernel_gs_base", "pat",
 )  # fmt: skip
-_OF_ITS_OWN = tuple(bytes.fromhex(code) for code in "0f30 0f31 0f33 0fa2 0fc7 0f01f9".split())
+OF_ITS_OWN = tuple(bytes.fromhex(code) for code in "0f30 0f31 0f33 0fa2 0fc7 0f01f9".split())
 """WRMSR, which may start a timer, and what returns the time or a random number."""
 _DOUBLE_FAULT = HANDLERS + 8 + 1
 """Its frame has RF as it was, which a step within a repetition sets."""
@@ -41,12 +41,12 @@ class Steps(Guest):
         """Run the sample of a seed; how it ended."""
         self._found = ""
         one, code = sample(self.kind, seed)
-        if any(piece in code for piece in _OF_ITS_OWN):
+        if any(piece in code for piece in OF_ITS_OWN):
             return "not compared"
         p = self.victim.processor
         self._prepare()
         self._load(one)
-        p.set_alarm(time.monotonic_ns() + _TIME_NS)
+        p.set_alarm(time.monotonic_ns() + TIME_NS)
         ended = self._continue(seed)
         if ended != "EXIT_HLT" or p.get("rip") == _DOUBLE_FAULT:
             return f"{ended}, not compared"

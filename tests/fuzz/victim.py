@@ -28,12 +28,15 @@ def _new_mappings(before: Sequence[Mapping]) -> list[Mapping]:
 class Victim:
     """One processor that runs hostile programs, a second that only watches, and canaries.
 
-    With `ram_size` the first has so much RAM, and it is empty.
+    With `ram_size` the first has so much RAM, and it is empty; with `keep` too, it keeps its
+    translations.
     """
 
-    def __init__(self, timeout: float = 0.05, *, exact: bool = False, ram_size: int = 0) -> None:
+    def __init__(self, timeout: float = 0.05, *, exact: bool = False, ram_size: int = 0,
+                 keep: bool = False) -> None:
         self._exact = exact
         self._ram_size = ram_size
+        self._keep = keep
         before = host_mappings()
         self.runner = RingletRunner()
         self.processor = self._new_processor()
@@ -74,7 +77,7 @@ class Victim:
     def _new_processor(self) -> Processor:
         before = host_mappings()
         if self._ram_size:
-            made = Processor(self._ram_size, speculate=not self._exact)
+            made = Processor(self._ram_size, speculate=not self._exact, keep=self._keep)
         else:
             made = new_processor(exact=self._exact)
         self.arena = max(_new_mappings(before), key=lambda m: m.end - m.start)

@@ -51,7 +51,7 @@ cdef struct Ref:
     u8 base           # host register or NO_REG
     u8 index
     u8 scale          # 0..3
-    u8 own            # disp is the displacement of the guest's instruction, and far
+    u8 own            # FREE_DISP, FREE_IMM: disp is this field of the guest's instruction, and far
     i32 disp
     i32 linear        # 1: disp is linear address + disp (RELOC_RIP32)
 
@@ -181,7 +181,7 @@ cdef inline void disp32(Builder* b, Ref* r) noexcept nogil:
     if r.linear:
         reloc(b, RELOC_RIP32, r.disp)
     elif r.own:
-        free_field(b, b.now, FREE_DISP)
+        free_field(b, b.now, r.own)
     e32(b, <u32>r.disp)
 
 cdef inline void modrm_mem(Builder* b, u32 reg, Ref* r) noexcept nogil:

@@ -6,7 +6,9 @@ only copied (RELOC_FIELD); they differ from boot to boot if a kernel randomizes 
 record holds a translation and its dependencies, and is used wherever all of them agree
 (docs/adr/0008).
 """
-from ringlet.core.state cimport u8, u16, u32, u64, i16, i32, OpInfo
+from ringlet.core.state cimport (
+    KEY_CS64K, KEY_CS_ODD, KEY_MODE32, KEY_MODE64, KEY_SEGMENTED, KEY_STACK16, u8, u16, u32, u64,
+    i16, i32, OpInfo)
 from ringlet.core.template cimport MapEntry, Template
 from ringlet.translate.builder cimport Builder, Span
 
@@ -22,8 +24,8 @@ cdef struct Record:
     u32 size             # of the record, a multiple of 8
     u32 next             # arena offset of the next record in its bucket; 0: none
     u32 key
-    i32 near_low         # lowest and highest RELOC_RIP32, to check that both fit 32 bits
-    i32 near_high
+    i32 near_low         # lowest and highest distance from RIP that must lead to 32 bits: see
+    i32 near_high        # `distances`
     u16 hits             # whether this run has used it
     u16 unused           # number of runs since its last use
     u16 at               # offset in the page
@@ -88,6 +90,11 @@ cdef struct Kept:
     u64 n_found
     u64 n_added
     u64 n_emptied
+
+cdef inline bint may_keep(u32 key) noexcept nogil:
+    """Whether code is kept: 64-bit code, and 32-bit code in flat segments of 4 GiB."""
+    return key & KEY_MODE64 != 0 or key & (
+        KEY_MODE32 | KEY_SEGMENTED | KEY_STACK16 | KEY_CS64K | KEY_CS_ODD) == KEY_MODE32
 
 # Find the translation for the builder's input (code, avail, before, linear, key).  `t` then points
 # into the builder and the arena; False: there is none.

@@ -1,5 +1,5 @@
 """Kept translations: the records and their index."""
-from ringlet.core.state cimport u8, u16, u32, u64, i16, i32, i64, OpInfo
+from ringlet.core.state cimport KEY_MODE64, u8, u16, u32, u64, i16, i32, i64, OpInfo
 from ringlet.core.template cimport *
 from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport is_far
@@ -35,6 +35,10 @@ cdef inline bint fits32(i64 v) noexcept nogil:
     return <i64>(<i32>v) == v
 
 
+cdef inline bint within_4_gib(i64 eip) noexcept nogil:
+    return 0 <= eip <= <i64>0xFFFFFFFF
+
+
 cdef bint holds(Builder* b, Record* r, Parts* p) noexcept nogil:
     """Whether all dependencies of the record agree with the builder's bytes."""
     cdef u8* start = <u8*>r
@@ -50,6 +54,9 @@ cdef bint holds(Builder* b, Record* r, Parts* p) noexcept nogil:
     for i in range(r.n_free):
         if not is_far((<i32*>(b.code + free[i]))[0]):
             return False
+    if not r.key & KEY_MODE64:
+        return r.near_low > r.near_high or (within_4_gib(<i64>b.rip + r.near_low)
+                                            and within_4_gib(<i64>b.rip + r.near_high))
     if r.thunk != MISSING and (r.near_low <= r.near_high) != fits32(<i64>b.rip):
         return False   # the entry for indirect jumps compares an address of the other size
     return r.near_low > r.near_high or (fits32(<i64>b.rip + r.near_low)
@@ -151,6 +158,36 @@ cdef void make_room(Kept* k) noexcept nogil:
     k.n_emptied += 1
 
 
+cdef inline void cover(Record* r, i32 low, i32 high) noexcept nogil:
+    if low < r.near_low:
+        r.near_low = low
+    if high > r.near_high:
+        r.near_high = high
+
+
+cdef void distances(Record* r, Template* t) noexcept nogil:
+    """Find the distances from RIP that must lead to 32 bits.
+
+    In 64-bit code these are of RELOC_RIP32, which is sign-extended.  In 32-bit code they are of
+    links: where EIP would wrap around, a fragment goes on otherwise.
+    """
+    cdef u32 i
+    cdef i32 value
+    r.near_low = 0x7FFFFFFF
+    r.near_high = -0x7FFFFFFF
+    if not t.key & KEY_MODE64:
+        for i in range(t.n_links):
+            cover(r, <i32>t.links[i].target, <i32>t.links[i].target)
+        return
+    for i in range(t.n_relocs):
+        value = <i32>t.relocs[i].value
+        if t.relocs[i].kind == RELOC_RIP32:
+            cover(r, value, value)
+        elif t.relocs[i].kind == RELOC_NRIP32:
+            # The negative of the least 32-bit value does not fit.
+            cover(r, value - 1, value)
+
+
 cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
     cdef Record* r = <Record*>(k.arena + k.used)
     cdef Parts p
@@ -159,7 +196,6 @@ cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
     cdef PackedLink* links
     cdef u8* start = <u8*>r
     cdef u8* q
-    cdef i32 low = 0x7FFFFFFF, high = -0x7FFFFFFF, least
     if b.overflowed:
         return
     if k.used + sizeof(Record) + (1 << 17) > ARENA:
@@ -184,11 +220,6 @@ cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
         relocs[i].at = <u16>t.relocs[i].at
         relocs[i].kind = <u16>t.relocs[i].kind
         relocs[i].value = <i32>t.relocs[i].value
-        if relocs[i].kind == RELOC_RIP32 or relocs[i].kind == RELOC_NRIP32:
-            # The negative of the least 32-bit value does not fit.
-            least = relocs[i].value - (relocs[i].kind == RELOC_NRIP32)
-            low = least if least < low else low
-            high = relocs[i].value if relocs[i].value > high else high
     links = <PackedLink*>(start + p.links)
     for i in range(t.n_links):
         if not fits32(t.links[i].target):
@@ -214,8 +245,7 @@ cdef void kept_add(Kept* k, Builder* b, Template* t) noexcept nogil:
         (<u64*>(start + p.code))[i] = (<u64*>t.code)[i]
     r.size = p.size
     r.key = t.key
-    r.near_low = low
-    r.near_high = high
+    distances(r, t)
     r.hits = 1
     r.unused = 0
     r.at = <u16>(b.linear & 0xFFF)

@@ -1,9 +1,9 @@
 """The Python object that owns kept translations."""
 from ringlet.core.state cimport u32
 from ringlet.translate.kept cimport Kept
-from ringlet.translate.learn_table cimport LearnTable
+from ringlet.translate.learn_table cimport LearnTables
 
 cdef class KeptTranslations:
     cdef Kept k
-    cdef LearnTable table
+    cdef LearnTables tables
     cdef u32 loaded      # arena offset of the end of earlier runs' records

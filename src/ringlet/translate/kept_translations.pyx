@@ -7,7 +7,7 @@ from ringlet.core.template cimport *
 from ringlet.translate.builder cimport (
     MAX_CHECKED, MAX_CODE, MAX_LINKS, MAX_MAP, MAX_OPS, MAX_RELOCS, Span)
 from ringlet.translate.kept cimport *
-from ringlet.translate.learn_table cimport LearnTable
+from ringlet.translate.learn_table cimport LearnTables
 
 cdef enum:
     MAX_UNUSED = 8       # drop a record after so many runs without use
@@ -103,12 +103,12 @@ cdef u32 put(u8* out, Record* r) noexcept:
 cdef class KeptTranslations:
     """The translations that one processor's translator made in this run and in earlier runs.
 
-    `load` and `dump` exchange them, with the shapes of `table`, as bytes that only the same
+    `load` and `dump` exchange them, with the shapes of `tables`, as bytes that only the same
     translator can read.
     """
 
-    def __cinit__(self, LearnTable table):
-        self.table = table
+    def __cinit__(self, LearnTables tables):
+        self.tables = tables
         self.k.arena = <u8*>host_map(ARENA)
         self.k.buckets = <u32*>host_map(BUCKETS * sizeof(u32))
         if self.k.arena == NULL or self.k.buckets == NULL:
@@ -131,7 +131,7 @@ cdef class KeptTranslations:
             raise ValueError("translations are there already")
         if size < 8 or shapes > size - 8 or size - 8 - shapes > LASTING:
             raise ValueError("no translations")
-        self.table.restore(bytes(data[8:8 + shapes]))
+        self.tables.restore(bytes(data[8:8 + shapes]))
         memcpy(self.k.arena + FIRST, &data[0] + 8 + shapes, size - 8 - shapes)
         at = FIRST
         size = FIRST + size - 8 - shapes
@@ -155,7 +155,7 @@ cdef class KeptTranslations:
         cdef u32 at, used = self.k.used, size = 0, room, old = 0
         cdef bint is_old
         cdef Record* r
-        cdef bytes shapes = self.table.rows()
+        cdef bytes shapes = self.tables.rows()
         cdef bytes data
         cdef u8* out
         at = FIRST

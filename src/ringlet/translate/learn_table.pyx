@@ -203,6 +203,21 @@ cdef class LearnTables:
                 return table
         raise InternalError("a shape table of nobody", {})
 
+    def rows(self) -> bytes:
+        """Return the shapes of all for `restore`, the length of each table's before it."""
+        rows = [table.rows() for table in self.all]
+        return b"".join([len(one).to_bytes(4, "little") + one for one in rows])
+
+    def restore(self, bytes rows):
+        """Load what `rows` returned, or nothing; ValueError if it is anything else."""
+        at = 0
+        for table in self.all if rows else ():
+            size = int.from_bytes(rows[at:at + 4], "little")
+            table.restore(rows[at + 4:at + 4 + size])
+            at += 4 + size
+        if at != len(rows):
+            raise ValueError("no shapes")
+
     @property
     def count(self) -> int:
         """Number of known shapes."""

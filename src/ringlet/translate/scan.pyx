@@ -3,7 +3,7 @@
 What the result depends on is recorded for kept translations (`ringlet.translate.kept`).
 """
 from ringlet.core.state cimport (u8, u16, u32, u64, i16, i64, KEY_NM, KEY_NOSSE, KEY_NOAVX,
-                                 KEY_STEP, KEY_EM)
+                                 KEY_MODE64, KEY_STEP, KEY_EM)
 from ringlet.core.ops cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.shape cimport *
@@ -269,7 +269,8 @@ cdef int begin_fragment(Builder* b) noexcept nogil:
     b.zero_extended = b.sign_extended = b.results = 0
     b.thunk = b.indirect = 0xFFFFFFFF
     r = scan(b)
-    if r != TRANSLATE_OK:
+    if r != TRANSLATE_OK or not b.key & KEY_MODE64:
+        # In 16- and 32-bit code the flags are exact everywhere.
         return r
     b.unlearned = 0
     liveness(b)

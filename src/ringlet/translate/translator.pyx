@@ -10,7 +10,7 @@ from ringlet.core.state cimport *
 from ringlet.core.template cimport *
 from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.fragment cimport template_of
-from ringlet.translate.kept cimport kept_add, kept_find
+from ringlet.translate.kept cimport kept_add, kept_find, may_keep
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTable, LearnTables
 from ringlet.translate.narrow.fragment cimport translate
@@ -142,7 +142,7 @@ cdef class Translator:
     def __cinit__(self, speculate=True):
         self.tables = LearnTables()
         self.table = self.tables.all[0]
-        self.kept = KeptTranslations(self.table)
+        self.kept = KeptTranslations(self.tables)
         self.b = <Builder*>calloc(1, sizeof(Builder))
         if self.b == NULL:
             raise MemoryError("translator")
@@ -228,14 +228,16 @@ cdef class Translator:
                      bint indirect=False):
         """Translate the code at offset `at` of a page at `linear`, or find it among `kept`.
 
-        ValueError if the first instruction continues in the next page.
+        ValueError if the first instruction continues in the next page, or if code of this key is
+        not kept.
         """
         cdef Template t
         cdef Builder* b = self.b
         cdef int r = TRANSLATE_LEARN
-        if page.shape[0] != 4096 or at >= 4096 or linear & 0xFFF or not key & KEY_MODE64:
-            raise ValueError("not a page of 64-bit code")
-        b.shapes = &self.table.t
+        cdef LearnTable table = self.table_of(key)
+        if page.shape[0] != 4096 or at >= 4096 or linear & 0xFFF or not may_keep(key):
+            raise ValueError("not a page of code that is kept")
+        b.shapes = &table.t
         b.checked = 0
         b.source = NULL
         b.has_devices = 0
@@ -251,7 +253,7 @@ cdef class Translator:
                 break
             r = translate(b, indirect)
             if r == TRANSLATE_LEARN:
-                self.table.learn(bytes(page[at + b.learn_at:at + b.learn_at + 15]))
+                table.learn(bytes(page[at + b.learn_at:at + b.learn_at + 15]))
             elif r == TRANSLATE_OK:
                 t = template_of(b)
                 kept_add(&self.kept.k, b, &t)

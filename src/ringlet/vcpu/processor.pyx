@@ -119,7 +119,7 @@ cdef class Processor(ProcessorState):
         self.tables = LearnTables(features_of(rows))
         self.tables.attach(self.c.shapes)
         if keep:
-            self.kept = KeptTranslations(self.tables.all[0])
+            self.kept = KeptTranslations(self.tables)
             self.c.kept = &self.kept.k
         self.native = native_create(self.c)
         self.emulator = Emulator(self.native, self.tables.all[0].features)

@@ -11,7 +11,7 @@ from ringlet.core.ops cimport OP_NM, OP_NONE, OP_UD
 from ringlet.translate.builder cimport *
 from ringlet.translate.device cimport leave_for_device
 from ringlet.translate.flow cimport (
-    add_link, emit_indirect, emit_jump, emit_thunk, leave_for, name_op)
+    add_link, emit_indirect, emit_jump, leave_for, name_op)
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.counts cimport give_cx, take_cx
 from ringlet.translate.narrow.operands cimport offset_operand, segment_of
@@ -45,8 +45,11 @@ cdef void emit_narrow_device(Builder* b, Insn* i) noexcept nogil:
     b.ops[b.n_ops - 1].rm = 0xFF         # of a MOV without ModRM too
 
 
-cdef inline u64 truncated(Insn* i, u64 eip) noexcept nogil:
-    return eip & (0xFFFF if i.shape.size == 2 else <u64>0xFFFFFFFF)
+cdef inline u64 truncated(Builder* b, Insn* i, u64 eip) noexcept nogil:
+    if i.shape.size != 2:
+        return <u32>eip
+    b.overflowed = 1      # the code depends on whether the fragment is in the first 64 KiB
+    return eip & 0xFFFF
 
 
 cdef void load_eip(Builder* b, u64 eip) noexcept nogil:
@@ -67,13 +70,15 @@ cdef inline u64 place(Builder* b) noexcept nogil:
 
 
 cdef void emit_narrow_thunk(Builder* b) noexcept nogil:
-    if not b.key & (KEY_CS64K | KEY_CS_ODD):
-        emit_thunk(b)
-        return
     b.thunk = b.n
     mov_rr(b, H9, RCX)
-    e8(b, 0x48); e8(b, 0xB9); e64(b, 0 - place(b))            # mov rcx, -place
-    lea_sum(b, RCX, RCX, H8, 0)
+    if not b.key & (KEY_CS64K | KEY_CS_ODD):
+        e8(b, 0x41); e8(b, 0x8D); e8(b, 0x88)                 # lea ecx, [r8 - eip]
+        reloc(b, RELOC_NRIP32, 0)
+        e32(b, <u32>(0 - b.rip))
+    else:
+        e8(b, 0x48); e8(b, 0xB9); e64(b, 0 - place(b))        # mov rcx, -place
+        lea_sum(b, RCX, RCX, H8, 0)
     e8(b, 0xE3); e8(b, 8)                                     # jrcxz over
     mov_rr(b, RCX, H9)
     jmp_stub(b, STUB_INDIRECT)
@@ -96,7 +101,7 @@ cdef void go_indirectly(Builder* b) noexcept nogil:
 
 cdef void go_to(Builder* b, Insn* i, i64 delta) noexcept nogil:
     """Go to a relative target."""
-    cdef u64 eip = truncated(i, b.rip + <u64>delta)
+    cdef u64 eip = truncated(b, i, b.rip + <u64>delta)
     if eip == b.rip + <u64>delta:
         emit_jump(b, delta)
         return
@@ -228,14 +233,14 @@ cdef int emit_narrow_branch(Builder* b, Insn* i) noexcept nogil:
         if b.key & KEY_CS_ODD:
             return NO_CODE
         if (kind <= SHAPE_CALL or kind == SHAPE_LOOP) \
-                and truncated(i, b.rip + <u64>target) > 0xFFFF:
+                and truncated(b, i, b.rip + <u64>target) > 0xFFFF:
             # The target of a longer operand is beyond the limit of CS.
             return NO_CODE
     if kind == SHAPE_JMP:
         go_to(b, i, target)
         return 0
     if kind == SHAPE_JCC:
-        if truncated(i, b.rip + <u64>target) == b.rip + <u64>target:
+        if truncated(b, i, b.rip + <u64>target) == b.rip + <u64>target:
             e8(b, 0x0F); e8(b, 0x80 | (i.opcode & 15))
             add_link(b, target, 1)
             return 1

@@ -1,6 +1,6 @@
 """Translation of one fragment of 16- or 32-bit code, of whatever mode.
 
-It shares decoding, liveness, templates and exits with 64-bit code, and the contract with the cache:
+It shares decoding, templates and exits with 64-bit code, and the contract with the cache:
 every access to memory comes before the instruction changes anything (docs/adr/0028).
 """
 from ringlet.core.state cimport u16, u32, i64
@@ -15,7 +15,8 @@ from ringlet.translate.narrow.branch cimport (
 from ringlet.translate.narrow.far cimport emit_far, emit_flags
 from ringlet.translate.narrow.plain cimport emit_narrow_plain, emit_reencoded
 from ringlet.translate.narrow.selectors cimport emit_selector
-from ringlet.translate.scan cimport TRANSLATE_OK, begin_fragment, cut_after, unit_op
+from ringlet.translate.scan cimport (
+    TRANSLATE_OK, begin_fragment, cut_after, note_fragment, unit_op)
 from ringlet.translate.shape cimport *
 
 
@@ -103,4 +104,6 @@ cdef int translate_narrow(Builder* b, bint indirect) noexcept nogil:
         emit_stale(b)
     map_here(b, b.guest_bytes)
     lead_home(b)
+    if b.noting:
+        note_fragment(b)
     return TRANSLATE_OK

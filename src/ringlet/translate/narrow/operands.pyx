@@ -8,6 +8,9 @@ wrap around themselves: the base of the host's GS is r10.  Where LEA computes th
 FS and GS have bases, which are added first, as 32-bit sums; what takes the place of r10 then leads
 nowhere if the segment has less than 4 GiB.  An access that passes the last offset of 4 GiB is not
 refused: processors may do either (SDM 3A 5.3).
+
+A far displacement, such as an address of the kernel, is only copied, so that a kept translation
+serves whatever it is (docs/adr/0008).
 """
 from ringlet.core.state cimport (
     RBP, RSP, SEG_DS, SEG_FS, SEG_GS, SEG_NONE, SEG_SS, CpuState, Segment, u8, u32, i32)
@@ -29,8 +32,18 @@ cdef u32 segment_of(Insn* i) noexcept nogil:
     return SEG_SS if base == RSP or base == RBP else SEG_DS
 
 
-cdef inline void load_offset(Builder* b, u32 value) noexcept nogil:
-    e8(b, 0x41); e8(b, 0xB9); e32(b, value)                   # mov r9d, imm32
+cdef u8 far_field(Insn* i) noexcept nogil:
+    """Return which field the operand's displacement or offset is, if it is far, or 0."""
+    if is_moffs(i):
+        return FREE_IMM if i.address == 4 and is_far(<i32>i.imm) else 0
+    return FREE_DISP if i.disp_size == 4 and is_far(i.disp) else 0
+
+
+cdef inline void load_offset(Builder* b, Insn* i, u32 value, u8 own) noexcept nogil:
+    e8(b, 0x41); e8(b, 0xB9)                                  # mov r9d, imm32
+    if own:
+        free_field(b, i, own)
+    e32(b, value)
 
 
 cdef void sum_to_r9(Builder* b, Insn* i, i32 moved) noexcept nogil:
@@ -39,9 +52,12 @@ cdef void sum_to_r9(Builder* b, Insn* i, i32 moved) noexcept nogil:
     cdef u8 base = insn_base(i), index = insn_index(i)
     cdef i32 disp = i.disp + (moved if base == RSP else 0)
     if base == NO_REG and index == NO_REG:
-        load_offset(b, <u32>disp & (0xFFFF if i.address == 2 else <u32>0xFFFFFFFF))
+        load_offset(b, i, <u32>disp & (0xFFFF if i.address == 2 else <u32>0xFFFFFFFF),
+                    far_field(i))
         return
     r = ref_sum(base, index, disp)
+    if disp == i.disp:
+        r.own = far_field(i)
     if i.address == 4 and index != NO_REG:
         r.scale = i.sib >> 6
     lea32(b, H9, &r)
@@ -51,7 +67,7 @@ cdef void sum_to_r9(Builder* b, Insn* i, i32 moved) noexcept nogil:
 
 cdef void offset_operand(Builder* b, Insn* i) noexcept nogil:
     if is_moffs(i):
-        load_offset(b, <u32>i.imm)
+        load_offset(b, i, <u32>i.imm, far_field(i))
     else:
         sum_to_r9(b, i, 0)
 
@@ -72,6 +88,7 @@ cdef Ref based_operand(Builder* b, Insn* i) noexcept nogil:
         r = ref_sum(H8, base, <i32>i.imm if is_moffs(i) else i.disp)
         if base == RSP:
             r = ref_sum(RSP, H8, i.disp)
+        r.own = far_field(i)
     else:
         r = ref_sum(H8, H9, 0)
     lea32(b, H9, &r)
@@ -101,7 +118,7 @@ cdef Ref host_operand(Builder* b, Insn* i, i32 moved) noexcept nogil:
         return based_operand(b, i)
     if not is_simple(i, disp):
         if is_moffs(i):
-            load_offset(b, <u32>disp)
+            load_offset(b, i, <u32>disp, far_field(i))
         else:
             sum_to_r9(b, i, moved)
         return ref_sum(WINDOW, H9, 0)
@@ -117,6 +134,7 @@ cdef Ref next_operand(Builder* b, Insn* i) noexcept nogil:
         return host_operand(b, i, 0)
     e8(b, 0x65); e8(b, 0x67)
     r = ref_mem(base_of(i), disp)
+    r.own = far_field(i)
     if not is_moffs(i) and insn_index(i) != NO_REG:
         r.index = insn_index(i)
         r.scale = i.sib >> 6

@@ -9,6 +9,7 @@ from ringlet.core.state cimport (
 from ringlet.translate.builder cimport *
 from ringlet.translate.encode cimport encode
 from ringlet.translate.insn cimport *
+from ringlet.translate.narrow.operands cimport far_field
 from ringlet.translate.narrow.segments cimport (
     allows, in_segment, is_checked, move, move_sp, operand, operand_of_next, restore_r11,
     stack_operand)
@@ -81,6 +82,8 @@ cdef int emit_push(Builder* b, Insn* i) noexcept nogil:
         if size == 2:
             e8(b, <u32>i.imm); e8(b, <u32>(i.imm >> 8))
         else:
+            if i.shape.imm == 4 and is_far(i.imm):
+                free_field(b, i, FREE_IMM)
             e32(b, <u32>i.imm)
     move_sp(b, -<i32>size)
     return 1
@@ -173,6 +176,7 @@ cdef int emit_address(Builder* b, Insn* i) noexcept nogil:
     cdef u8 base = insn_base(i), index = insn_index(i)
     if i.address == 4:
         r = ref_sum(base, index, i.disp)
+        r.own = far_field(i)
         if index != NO_REG:
             r.scale = i.sib >> 6
         encode(b, &h, 0x8D, insn_reg(i), &r, 0, 0)
@@ -361,13 +365,13 @@ cdef int emit_narrow_plain(Builder* b, Insn* i) noexcept nogil:
             r = operand_of_next(b, i, s.mem_size, stores(i))
         if high:
             emit_high_byte(b, &h, &r)
-            return 1
-        encode(b, &h, i.opcode, insn_reg(i), &r, 0, i.vvvv)
-        return 1
-    if s.modrm:
+        else:
+            encode(b, &h, i.opcode, insn_reg(i), &r, 0, i.vvvv)
+    elif s.modrm:
         encode(b, &h, i.opcode, insn_reg(i), NULL, insn_rm(i), i.vvvv)
     elif s.opreg:
         encode(b, &h, i.opcode, 0, NULL, 0, 0)
     else:
         encode(b, &h, i.opcode, 0, NULL, 0, i.vvvv)
+    i.free |= h.free
     return 1

@@ -10,7 +10,7 @@ from ringlet.translate.builder cimport Builder, MAX_CHECKED, MAX_INSNS
 from ringlet.translate.device cimport DeviceMove, device_move
 from ringlet.translate.fragment cimport template_of
 from ringlet.translate.insn cimport DECODE_LEARN, DECODE_OK, Insn, decode, shapes_of
-from ringlet.translate.kept cimport Kept, kept_add, kept_find
+from ringlet.translate.kept cimport Kept, kept_add, kept_find, may_keep
 from ringlet.translate.narrow.fragment cimport translate
 from ringlet.translate.scan cimport (
     TRANSLATE_CROSS, TRANSLATE_LEARN, TRANSLATE_OK, TRANSLATE_PROTECT)
@@ -164,7 +164,8 @@ cdef int make_fragment(CpuState* c, Builder* b, u32 key, u32 space, bint indirec
         read_page(c, b, page, phys, at)
         b.once = 0
     b.has_devices = sites_of(c, linear, b.devices)
-    b.noting = kept != NULL and not b.room and not key & KEY_STEP and key & KEY_MODE64 != 0
+    b.noting = kept != NULL and not b.room and not key & KEY_STEP and may_keep(key) \
+        and (key & KEY_MODE64 != 0 or not b.watched)
     keep_to_limit(c, b)
     if b.noting and kept_find(kept, b, indirect, &t) and not (b.has_devices and has_site(b, &t)):
         known = True

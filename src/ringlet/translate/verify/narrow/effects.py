@@ -123,7 +123,7 @@ class Effects:
     def _copied(self, i: Instruction, at_displacement: int) -> None:
         """Note the relocation of a field that the guest's bytes give, which may be anything.
 
-        It is an immediate, or LEA's displacement.
+        It is an immediate, or LEA's displacement.  `_other` notes one in GS, which wraps around.
         """
         fields = [at_displacement] if i.mnemonic == Mnemonic.LEA else []
         if i.op_count and i.op_kind(i.op_count - 1) in _IMMEDIATES:
@@ -356,6 +356,8 @@ class Effects:
                 continue
             if through_gs(m):
                 _in_gs(i)
+                if self._is_copied(at_displacement):
+                    self.uses.add(at_displacement)
                 s.guest_is_whole()
                 continue
             address(m)

@@ -67,12 +67,10 @@ class Paths:
             # Linear address and EIP, which are the same in a translation alone.
             place = linear << 32 | linear & 0xFFFFFFFF
             expected.append(_load_rcx(-place))
-        elif linear < 1 << 31:
-            expected.append(bytes.fromhex("498d88") + (-linear & 0xFFFFFFFF).to_bytes(4, "little"))
-            expected_relocation[6] = (Relocation.NRIP32, 0)
         else:
-            expected.append(_load_rcx(-linear))
-            expected_relocation[5] = (Relocation.NRIP64, 0)
+            # LEA ecx, [r8 - EIP]: both have 32 bits.
+            expected.append(bytes.fromhex("418d88") + (-linear & 0xFFFFFFFF).to_bytes(4, "little"))
+            expected_relocation[6] = (Relocation.NRIP32, 0)
         # JRCXZ leads over MOV RCX, R9 and a jump to the stub, to MOV RCX, R9.
         expected.append(bytes.fromhex("e3084c89c9e9000000004c89c9"))
         expected_relocation[self._t.body - 7] = (Relocation.STUB, Stub.INDIRECT)
