@@ -14,6 +14,7 @@ from ringlet.devices.wiring import Clock
 from ringlet.errors import InternalError, RingletError, unexpected
 from ringlet.machine import outcome
 from ringlet.machine.bus import PortBus
+from ringlet.machine.causes import shutdown
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.outcome import End
 from ringlet.machine.pins import Pins, Unplugged, detach
@@ -278,7 +279,8 @@ class Vm:
         self.cpu.complete()
 
     def _shutdown(self) -> None:
-        self._die(outcome.triple_fault(place(self.cpu, self.cpu.get("shutdown_rip"))))
+        where = place(self.cpu, self.cpu.get("shutdown_rip"))
+        self._die(outcome.triple_fault(where, shutdown(self.cpu)))
 
     def _beyond(self, why: str) -> None:
         self._die(outcome.beyond(place(self.cpu, self.cpu.get("rip")), why))

@@ -79,6 +79,22 @@ def test_triple_fault_names_the_faulting_rip(console: Console) -> None:
     assert "0x101234" in end.message
 
 
+def test_triple_fault_names_its_exceptions(console: Console) -> None:
+    cpu = FakeCpu([FakeExit(Exit.EXIT_SHUTDOWN)])
+    faults = (14, 2, 0, 0x5008), (14, 0, 0, 0x6010), (8, 0, 0, 0), (13, 0x43, 0, 0)
+    series = ((0x21, 0, 2, 0), *faults)
+    for number, values in enumerate(series):
+        for name, value in zip(("vector", "error", "source", "cr2"), values, strict=True):
+            cpu.registers[f"raised{number}.{name}"] = value
+    cpu.registers["raised_count"] = len(series)
+    end = machine_for(cpu, console).run()
+
+    assert end.message.endswith(
+        ": interrupt 21h; its delivery raised #PF(0002) at 0x5008, #PF(0000) at 0x6010, #DF(0000) "
+        "and #GP(0043)"
+    )
+
+
 def test_halt_with_interrupts_off_ends_the_run(console: Console) -> None:
     end = machine_for(FakeCpu([HLT]), console).run()
 
