@@ -220,8 +220,8 @@ cdef struct Event:
     u64 at          # RIP at which it occurred
     int first       # class of the exception before it, or its own
 
-# An event, for the report of a triple fault.  The longest series is that of a benign one, a
-# contributory exception, two #PFs, #DF, and one in the delivery of #DF.
+# An event, for the report of what led to a guest's end.  The longest series in a triple fault is
+# that of a benign one, a contributory exception, two #PFs, #DF, and one in the delivery of #DF.
 cdef struct Raised:
     u32 vector
     u32 error       # valid if the vector has an error code
@@ -322,7 +322,9 @@ cdef struct CpuState:
     u64 mmio_linear
     u64 shutdown_rip
     Raised raised[6]     # the last event, then the exceptions that its delivery has raised
+    Raised no_handler    # the first event whose vector of real mode was 0000:0000
     u32 raised_count
+    u32 no_handlers      # number of such events
     # --- other parts of the virtual machine that compiled code uses
     void* mmu            # ringlet.mmu.layout.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*

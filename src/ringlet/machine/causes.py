@@ -31,6 +31,19 @@ def shutdown(cpu: Cpu) -> str:
     return f"{first}; its delivery raised {raised}"
 
 
+def without_handler(cpu: Cpu) -> str:
+    """Return the first event of real mode that had no handler, or an empty text.
+
+    Its vector was 0000:0000, as all are that the guest has not set: there is no firmware.
+    """
+    if not cpu.get("no_handlers"):
+        return ""
+    return (
+        f"before, {_event(cpu, 'no_handler')} had no handler: its vector is 0000:0000, and there "
+        "is no BIOS"
+    )
+
+
 def _event(cpu: Cpu, name: str) -> str:
     vector = cpu.get(f"{name}.vector")
     match cpu.get(f"{name}.source"):

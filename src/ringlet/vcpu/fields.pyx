@@ -80,8 +80,9 @@ def _others() -> dict[str, tuple[int, int]]:
         "n_interrupts": (<size_t>&c.n_interrupts, 8),
         "fs_base": (<size_t>&c.arch.seg[SEG_FS].base, 8),
         "gs_base": (<size_t>&c.arch.seg[SEG_GS].base, 8),
-        "raised_count": (<size_t>&c.raised_count, 4),
+        "raised_count": (<size_t>&c.raised_count, 4), "no_handlers": (<size_t>&c.no_handlers, 4),
     }
+    fields |= raised("no_handler", &c.no_handler)
     for i in range(RAISED_MAX):
         fields |= raised(f"raised{i}", &c.raised[i])
     return fields
