@@ -39,8 +39,9 @@ from ringlet.errors import (
 from ringlet.images.initramfs import Shell
 from ringlet.machine import host, outcome
 from ringlet.machine.outcome import End, EndKind
-from ringlet.machine.pc import Pc, Wire
+from ringlet.machine.pc import Wire
 from ringlet.machine.vm import Vm
+from ringlet.machine.wired import Wired
 from ringlet.network_config import NetConfig, NetMode
 
 DEBIAN: Final = "debian"
@@ -408,7 +409,7 @@ class Machine(Closing):
             return None
         return GuestPanic(self._end.message, self._board.tail.text())
 
-    def _attached(self, pc: Pc) -> None:
+    def _attached(self, pc: Wired) -> None:
         """Use `pc`, a new machine, from now on."""
         self.thread.attach(pc.machine)
         self.memory.forget()
@@ -454,6 +455,6 @@ class _Lines:
         source = machine.console.backlog.take
         return [Wire(machine._printed, source, handshake=True)]  # noqa: SLF001 - it is its own
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Use `pc` from now on."""
         self._machine._attached(pc)  # noqa: SLF001 - it is its own

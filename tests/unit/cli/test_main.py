@@ -60,7 +60,10 @@ def test_triple_fault_is_a_line_and_status_3(
     captured = capfd.readouterr()
 
     assert status == 3
-    assert captured.err == ("ringlet: triple fault: the guest's processor shut down at RIP 0x0\n")
+    assert captured.err == (
+        "ringlet: triple fault: the guest's processor shut down at RIP 0x0; --trace FILE shows "
+        "what came before\n"
+    )
 
 
 def test_last_halt_is_a_line_and_status_4(program: str, processor: Script, capfd: Capture) -> None:

@@ -31,7 +31,7 @@ def console() -> Console:
 
 
 def machine_for(cpu: FakeCpu, console: Console) -> Vm:
-    return bare.wire(cpu, console, time.monotonic_ns)
+    return bare.wire(cpu, console, time.monotonic_ns).machine
 
 
 PIC_SETUP = [
@@ -251,7 +251,7 @@ def test_a_sink_that_fails_ends_the_run_with_its_error() -> None:
         raise OutputError("standard output was closed by its reader")
 
     with pytest.raises(OutputError):
-        bare.wire(FakeCpu([out(0x3F8, 65)]), broken, time.monotonic_ns).run()
+        bare.wire(FakeCpu([out(0x3F8, 65)]), broken, time.monotonic_ns).machine.run()
 
 
 def test_no_thread_is_left_behind(console: Console) -> None:
