@@ -42,6 +42,7 @@ from ringlet.images.initramfs import Command, Serve, Shell
 from ringlet.images.release import AMD64, split_release
 from ringlet.machine import host
 from ringlet.machine.bare import check_program
+from ringlet.machine.loading import unmarked
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.vm import Vm
 
@@ -91,7 +92,10 @@ def run_kernel(spec: MachineSpec, watching: Watching, *, remove: bool = False) -
     """
     check_files(spec, on_command_line)
     host.require()
-    name = spec.kernel.name if spec.kernel is not None else ""
+    assert spec.kernel is not None
+    if doubt := unmarked(spec.kernel):
+        complain(doubt)
+    name = spec.kernel.name
     named = Named(spec, remove=remove)
     with named, Progress(f"starting {name}{_WAY_OUT}") as progress:
         console = console_for(spec.console, progress)
