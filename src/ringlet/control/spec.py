@@ -14,7 +14,7 @@ from ringlet.disk_spec import DiskSpec, parse_disk
 from ringlet.errors import ConfigError
 from ringlet.flat_spec import FlatPlace, parse_flat
 from ringlet.images.seed import check_user_data, read_user_data
-from ringlet.machine import host
+from ringlet.machine import flat_image, host
 from ringlet.network_config import NetConfig, net_config
 
 Called: TypeAlias = Callable[[Option], str]
@@ -233,10 +233,15 @@ def require_supported(spec: MachineSpec, called: Called) -> None:
     line here.
     """
     if spec.disks and not (spec.guest or spec.kernel or spec.program or spec.image or spec.root):
+        path = spec.disks[0].path
+        how = flat_image.boot_sector(path)
+        if how and path.stat().st_size == flat_image.SECTOR:
+            raise ConfigError(f"{path}: is a boot sector; {how}")
         raise ConfigError(
-            f"{spec.disks[0].path}: starting from a disk's own boot loader is not supported yet; "
+            f"{path}: starting from a disk's own boot loader is not supported yet; "
             f"give {called(config.KERNEL)} and {called(config.INITRD)}, or import the disk: "
-            f"ringlet image import {spec.disks[0].path} --name NAME, and then ringlet run NAME"
+            f"ringlet image import {path} --name NAME, and then ringlet run NAME"
+            + (f"; or {how}" if how else "")
         )
     if spec.kernel is not None and not (spec.guest or spec.image or spec.root):
         for number in range(len(spec.mounts)):
