@@ -112,7 +112,8 @@ class Board:
         config = MachineConfig(self.spec.program, self.spec.memory, flat=self.spec.flat)
         (wire,) = self._lines.wires()
         avx = "avx" in host.cpu_flags()
-        return bare.build(config, self._engine, wire.sink, wire.source, avx=avx)
+        sink = self.tail.before(wire.sink)
+        return bare.build(config, self._engine, sink, wire.source, avx=avx)
 
     def run(self, execute: Callable[[Vm], End]) -> End:
         """Run the machine by `execute`, again after each reset if the spec says so, to the end.

@@ -141,6 +141,15 @@ def machine_spec(
         raise ConfigError(
             f"{called(config.INITRD)} needs a kernel; give one with {called(config.KERNEL)}"
         )
+    if program is not None:
+        _refuse_beside_program(called, {
+            config.KERNEL: kernel, config.INITRD: initrd, config.APPEND: append,
+            config.ROOT: root, config.MOUNTS: mounts, config.DISKS: disks, config.PORTS: ports,
+            config.NET: net, config.USER_DATA: user_data, config.VSOCK: vsock, config.ENV: env,
+            config.LOG: log, config.NAME: name, config.DEBUG_EXIT: debug_exit,
+        })  # fmt: skip
+        if guest or image or found:
+            raise ConfigError("a bare program needs no guest; leave out one of the two")
     if flat is not None and program is None:
         raise ConfigError(f"{called(config.FLAT)} needs {config.BARE.flag}, which takes a program")
     _check_cpus(cpus, called(config.CPUS))
@@ -185,6 +194,13 @@ def machine_spec(
         reboot=reboot,
         debug_exit=debug_exit,
     )
+
+
+def _refuse_beside_program(called: Called, given: Mapping[Option, object]) -> None:
+    """Raise ConfigError for the first option that a bare program has no use for."""
+    for option, value in given.items():
+        if value and value != option.default:
+            raise ConfigError(f"{called(option)} has no effect with a bare program; leave it out")
 
 
 def _memory(given: str | int | None, guest: str, *, bare: bool, called: Called) -> int:
