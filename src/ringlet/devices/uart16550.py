@@ -11,7 +11,8 @@ and give up after a while with the interrupt line still high.
 A driver such as Linux's empties the port when it opens it, long after the first use, so with
 `handshake` a byte comes only when the guest wants one.  It does when it asserts RTS, as drivers do
 while the port is open, when the port is to interrupt it for input, or when it waits for input by
-reading LSR again and again, as small kernels do that set none of this.
+reading LSR again and again, as small kernels do that set none of this.  What the guest drops with
+the FIFO before it asserts RTS comes again.
 """
 
 from collections.abc import Callable
@@ -128,6 +129,10 @@ class Uart16550:
         """Whether the source may have bytes."""
         self._found_empty = False
         """Whether the guest's last read was of LSR without DR."""
+        self._dropped = b""
+        """Bytes of the source that come again."""
+        self._looped = False
+        """Whether the receive FIFO may hold a byte of the loop-back."""
         self._polls = 0
         """The number of such reads since the guest has used another register."""
         self._s = Uart16550State()
@@ -260,10 +265,8 @@ class Uart16550:
 
     def _write_fcr(self, value: int) -> None:
         s = self._s
-        if (value ^ s.fcr) & FCR_ENABLE:
-            s.rx.clear()
-        if value & FCR_ENABLE and value & FCR_RESET_RX:
-            s.rx.clear()
+        if (value ^ s.fcr) & FCR_ENABLE or (value & FCR_ENABLE and value & FCR_RESET_RX):
+            self._drop()
         # The other bits cannot be programmed while FIFOs are off.
         s.fcr = value & 0xC9 if value & FCR_ENABLE else 0
         self._refill()
@@ -337,7 +340,9 @@ class Uart16550:
         if self._handshake and not self._is_wanted():
             return
         room = self._capacity()
-        data = self._source(room)
+        data, self._dropped = self._dropped[:room], self._dropped[room:]
+        if len(data) < room:
+            data += self._source(room - len(data))
         self._waiting = len(data) == room
         s.rx.extend((byte, 0) for byte in data)
         self._update()
@@ -351,8 +356,17 @@ class Uart16550:
             or self._polls >= _POLLS_FOR_INPUT
         )
 
+    def _drop(self) -> None:
+        """Empty the receive FIFO."""
+        s = self._s
+        if self._handshake and not s.mcr & MCR_RTS and not self._looped and s.rx:
+            self._dropped = bytes(byte for byte, _ in s.rx) + self._dropped
+            self._waiting = True
+        s.rx.clear()
+
     def _loop_back(self, byte: int, errors: int) -> None:
         s = self._s
+        self._looped = True
         self._flawed = self._flawed or errors != 0
         if len(s.rx) < self._capacity():
             s.rx.append((byte, errors))
@@ -390,6 +404,7 @@ class Uart16550:
     def _update(self) -> None:
         s = self._s
         self._flawed = self._flawed and bool(s.rx)
+        self._looped = self._looped and bool(s.rx)
         self._sends = not (s.lcr & LCR_DLAB or s.mcr & MCR_LOOP)
         self._quiet = self._sends and not (s.ier or s.rx or s.overrun or self._waiting)
         pending = self._interrupt() != IIR_NONE
