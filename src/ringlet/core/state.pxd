@@ -221,6 +221,17 @@ cdef struct Event:
     u64 at          # RIP at which it occurred
     int first       # class of the exception before it, or its own
 
+# An event, for the report of what led to a guest's end.  The longest series in a triple fault is
+# that of a benign one, a contributory exception, two #PFs, #DF, and one in the delivery of #DF.
+cdef struct Raised:
+    u32 vector
+    u32 error       # valid if the vector has an error code
+    u32 source      # ringlet.vcpu.loop.gates.Source
+    u64 cr2         # CR2 at that time
+
+cdef enum:
+    RAISED_MAX = 6
+
 # The architectural state: everything that the guest can observe or has set.  Only this state is
 # saved, compared and shown.  ringlet.vcpu.fields lists its fields by name, and
 # tests/unit/vcpu/test_fields.py checks that none is missing.  Vector and x87 state is in
@@ -321,6 +332,10 @@ cdef struct CpuState:
     u64 mmio_phys
     u64 mmio_linear
     u64 shutdown_rip
+    Raised raised[6]     # the last event, then the exceptions that its delivery has raised
+    Raised no_handler    # the first event whose vector of real mode was 0000:0000
+    u32 raised_count
+    u32 no_handlers      # number of such events
     # --- other parts of the virtual machine that compiled code uses
     void* mmu            # ringlet.mmu.layout.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*

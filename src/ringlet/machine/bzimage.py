@@ -12,6 +12,7 @@ from ringlet.errors import ProgramError
 from ringlet.machine import address_map as at
 from ringlet.machine import setup_header as field
 from ringlet.machine.files import length_of, read_at
+from ringlet.machine.flat_image import advice
 from ringlet.machine.kernel import WANTED, Kernel, Piece, check_end
 from ringlet.machine.linux import LinuxStart
 
@@ -106,7 +107,7 @@ def _check_kind(path: Path, head: bytes) -> None:
         if head[offset : offset + len(magic)] == magic:
             raise ProgramError(f"{path}: {what}; give {WANTED}")
     if head[field.MAGIC : field.MAGIC + 4] != field.MAGIC_VALUE:
-        raise ProgramError(f"{path}: is not a kernel; give {WANTED}")
+        raise ProgramError(f"{path}: is not a kernel; give {WANTED}, or {advice(path)}")
 
 
 def _setup_header(path: Path, head: bytes) -> bytes:

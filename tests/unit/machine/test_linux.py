@@ -413,7 +413,7 @@ def other(offset: int, magic: bytes) -> bytes:
 
 WRONG = {
     "empty": (b"", "is empty; give a kernel for x86: Linux's bzImage"),
-    "text": (b"#!/bin/sh\n" * 200, "is not a kernel; give"),
+    "text": (b"#!/bin/sh\n" * 200, "or run a flat image by --bare --flat 16@0x7c00"),
     "arm64": (other(0x38, b"ARM\x64"), "is a kernel for AArch64"),
     "riscv": (other(0x38, b"RSC\x05"), "is a kernel for RISC-V"),
     "arm": (other(0x24, b"\x18\x28\x6f\x01"), "is a kernel for 32-bit ARM"),

@@ -170,6 +170,13 @@ WRONG = {
     "nothing to load": (Elf(()), "its entry point 0x100000 is not in the physical"),
     "static program": (Elf(abi=3), "is a program for Linux, not a kernel"),
     "interpreter": (Elf().with_part(Part(kind=3, data=b"/ld.so")), "is a program for Linux"),
+    "note of the ABI": (
+        Elf((Part(TEXT), Part(0, note(b"GNU\0", 1, bytes(16)), kind=4)), entry=TEXT),
+        "is a program for Linux, not a kernel; run it in a guest: ringlet run -v ",
+    ),
+    "where programs are": (
+        elf32((Part(0x8048000, offset=0),), entry=0x8048000), "is a program for Linux"
+    ),
     "object file": (Elf(kind=1), "is not a linked ELF executable"),
     "position independent": (Elf(kind=3), "is not a linked ELF executable"),
     "low": (Elf((Part(0x1000),), entry=0x1000), "is not a kernel: a segment of it is at 0x1000"),
