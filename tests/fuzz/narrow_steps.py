@@ -58,7 +58,7 @@ class Steps(Guest):
             return "too long"
         for first, second in zip(free, self._outcome(), strict=True):
             if first != second:
-                self._found = f"{_difference(first, second)} by steps"
+                self._found = f"{difference(first, second)} by steps"
         return "compared"
 
     def _prepare(self) -> None:
@@ -91,7 +91,8 @@ class Steps(Guest):
         return self._found or super().wrong()
 
 
-def _difference(first: object, second: object) -> str:
+def difference(first: object, second: object) -> str:
+    """Return what differs between two memories, or registers."""
     if isinstance(first, bytes) and isinstance(second, bytes):
         places = [at for at in range(len(first)) if first[at] != second[at]]
         return ", ".join(f"{at:#x}: {first[at]:#x}, {second[at]:#x}" for at in places[:8])
