@@ -21,8 +21,8 @@ _CLEAR = (
     "star", "lstar", "cstar", "sfmask", "sysenter_cs", "sysenter_esp", "sysenter_eip", "db_pending",
     "inhibit", "nmi_blocked", "dr0", "dr1", "dr2", "dr3", "cr2", "kernel_gs_base", "pat",
 )  # fmt: skip
-OF_ITS_OWN = tuple(bytes.fromhex(code) for code in "0f30 0f31 0f33 0fa2 0fc7 0f01f9".split())
-"""WRMSR, which may start a timer, and what returns the time or a random number."""
+OF_ITS_OWN = tuple(bytes.fromhex(code) for code in "0f30 0f31 0f32 0f33 0fa2 0fc7 0f01f9".split())
+"""WRMSR, which may start a timer, and what returns the time, as RDMSR may, or a random number."""
 _DOUBLE_FAULT = HANDLERS + 8 + 1
 """Its frame has RF as it was, which a step within a repetition sets."""
 
@@ -58,7 +58,7 @@ class Steps(Guest):
             return "too long"
         for first, second in zip(free, self._outcome(), strict=True):
             if first != second:
-                self._found = f"{_difference(first, second)} by steps"
+                self._found = f"{difference(first, second)} by steps"
         return "compared"
 
     def _prepare(self) -> None:
@@ -102,7 +102,8 @@ def _without_accessed(memory: bytes) -> bytes:
     return bytes(changed)
 
 
-def _difference(first: object, second: object) -> str:
+def difference(first: object, second: object) -> str:
+    """Return what differs between two memories, or registers."""
     if isinstance(first, bytes) and isinstance(second, bytes):
         places = [at for at in range(len(first)) if first[at] != second[at]]
         return ", ".join(f"{at:#x}: {first[at]:#x}, {second[at]:#x}" for at in places[:8])

@@ -61,10 +61,12 @@ def decompress(data: bytes) -> bytes:
 
 
 def elf_text(elf: bytes) -> tuple[bytes, int]:
-    """Return the section `.text` of an ELF64 file, and its address."""
-    (table,) = struct.unpack_from("<Q", elf, 40)
-    size, count, names_index = struct.unpack_from("<HHH", elf, 58)
-    headers = [struct.unpack_from("<IIQQQQ", elf, table + i * size) for i in range(count)]
+    """Return the section `.text` of an ELF file, and its address."""
+    wide = elf[4] != 1  # ELFCLASS32
+    (table,) = struct.unpack_from("<Q" if wide else "<I", elf, 40 if wide else 32)
+    size, count, names_index = struct.unpack_from("<HHH", elf, 58 if wide else 46)
+    header = "<IIQQQQ" if wide else "<6I"
+    headers = [struct.unpack_from(header, elf, table + i * size) for i in range(count)]
     for name, _, _, address, offset, length in headers:
         start = headers[names_index][4] + name
         if elf[start : start + 6] == b".text\0":

@@ -31,6 +31,20 @@ def elf(text: bytes = TEXT, address: int = 0xFFFFFFFF81000000) -> bytes:
     return bytes(header) + table + text + names
 
 
+def elf32(text: bytes = TEXT, address: int = 0xC1000000) -> bytes:
+    """An ELF32 with a .text and the table of section names."""
+    names = b"\0.text\0.shstrtab\0"
+    header = bytearray(52)
+    header[:5] = b"\x7fELF\1"
+    struct.pack_into("<I", header, 32, 52)
+    struct.pack_into("<HHH", header, 46, 40, 3, 2)
+    start = 52 + 3 * 40
+    table = bytes(40)
+    table += struct.pack("<6I", 1, 1, 6, address, start, len(text)).ljust(40, b"\0")
+    table += struct.pack("<6I", 7, 3, 0, 0, start + len(text), len(names)).ljust(40, b"\0")
+    return bytes(header) + table + text + names
+
+
 def bzimage(packed: bytes, sectors: int = 3) -> bytes:
     image = bytearray((sectors + 1) * 512)
     image[0x1F1] = sectors
@@ -41,6 +55,7 @@ def bzimage(packed: bytes, sectors: int = 3) -> bytes:
 
 def test_text_and_its_address_come_from_the_section_table() -> None:
     assert elf_text(elf()) == (TEXT, 0xFFFFFFFF81000000)
+    assert elf_text(elf32()) == (TEXT, 0xC1000000)
 
 
 def test_the_payload_follows_the_setup_sectors() -> None:

@@ -233,38 +233,43 @@ def test_checked_fragment_of_more_bytes_than_are_copied_is_refused(translator: T
         Translator().kept.load(bytes(data))
 
 
-def far_fields(code: bytes | bytearray, linear: int) -> list[int]:
+UPPERMOST = {64: (0x81, 0x82, 0x83), 32: (0xC1, 0xC2)}
+"""The uppermost bytes of a kernel's addresses, as 32-bit fields of its code have them."""
+
+
+def far_fields(code: bytes | bytearray, linear: int, bits: int = 64) -> list[int]:
     """Return offsets of 32-bit fields with absolute addresses of the kernel."""
     found = []
-    decoder = Decoder(64, code, ip=linear)
+    decoder = Decoder(bits, code, ip=linear)
     for instruction in decoder:
         offsets = decoder.get_constant_offsets(instruction)
         at = instruction.ip - linear
         relative = instruction.is_ip_rel_memory_operand or any(
-            instruction.op_kind(i) == OpKind.NEAR_BRANCH64 for i in range(instruction.op_count)
+            instruction.op_kind(i) in (OpKind.NEAR_BRANCH64, OpKind.NEAR_BRANCH32)
+            for i in range(instruction.op_count)
         )
         for offset, size in (
             (offsets.displacement_offset, offsets.displacement_size),
             (offsets.immediate_offset, offsets.immediate_size),
         ):
             field = code[at + offset : at + offset + 4]
-            if size == 4 and not relative and field[3] in (0x81, 0x82, 0x83):
+            if size == 4 and not relative and field[3] in UPPERMOST[bits]:
                 found.append(at + offset)
     return found
 
 
-def moved(code: bytes, linear: int) -> bytes:
-    """Return `code` as in a kernel that has moved from KERNEL to MOVED."""
+def moved(code: bytes, linear: int, bits: int = 64, by: int = MOVED - KERNEL) -> bytes:
+    """Return `code` as in a kernel that has moved, by default from KERNEL to MOVED."""
     result = bytearray(code)
-    for at in far_fields(code, linear):
-        value = int.from_bytes(result[at : at + 4], "little") + MOVED - KERNEL
+    for at in far_fields(code, linear, bits):
+        value = int.from_bytes(result[at : at + 4], "little") + by
         result[at : at + 4] = value.to_bytes(4, "little")
     return bytes(result)
 
 
-def boundaries(code: bytes, linear: int) -> list[int]:
+def boundaries(code: bytes, linear: int, bits: int = 64) -> list[int]:
     """Return the start of every fourth instruction; the last may continue in the next page."""
-    starts = [i.ip - linear for i in Decoder(64, code, ip=linear) if not i.is_invalid]
+    starts = [i.ip - linear for i in Decoder(bits, code, ip=linear) if not i.is_invalid]
     return [at for at in starts[::4] if at < PAGE_SIZE - 15]
 
 

@@ -1,9 +1,15 @@
 """Kept translations of 32-bit code are found wherever they are valid, and nowhere else."""
 
-import pytest
-from tests.unit.translate.test_kept import page
+from pathlib import Path
 
+import pytest
+from tests.unit.translate.test_kept import KERNEL_EVERY, boundaries, moved, page
+
+from ringlet.bench.kernel import kernel_text
 from ringlet.config import PAGE_SIZE
+from ringlet.images.debian import PAE_KERNEL, kernels_of
+from ringlet.images.release import split_release
+from ringlet.images.store import Store, default_root
 from ringlet.translate.translator import KEYS, Translator
 
 KERNEL, MOVED = 0xC1000000, 0xCB600000
@@ -224,3 +230,25 @@ def test_shapes_that_are_cut_off_are_refused(translator: Translator, size: int) 
 
     with pytest.raises(ValueError, match="no shape"):
         Translator().kept.load(cut)
+
+
+def pae_kernel() -> Path | None:
+    """Return the image of Debian's kernel for i686, if it has been fetched."""
+    package, release = split_release(PAE_KERNEL)
+    found = Store(default_root()).find(kernels_of(release), package)
+    return found.file("vmlinuz") if found else None
+
+
+@pytest.mark.skipif(pae_kernel() is None, reason="no kernel fetched: ringlet bench linux --bits 32")
+def test_a_kernel_that_moved_is_found(translator: Translator) -> None:
+    text, linear = kernel_text(pae_kernel())
+    again, by, total = Translator(), MOVED - KERNEL, 0
+    for start in range(0, len(text) - PAGE_SIZE, PAGE_SIZE * KERNEL_EVERY):
+        data, here = text[start : start + PAGE_SIZE], linear + start
+        there = moved(data, here, 32, by)
+        for at in boundaries(data, here, 32):
+            translator.translate_in(data, at, here, FLAT, True)
+            found = translator.translate_in(there, at, here + by, FLAT, True)
+            assert found == again.translate_in(there, at, here + by, FLAT, True), hex(here + at)
+            total += 1
+    assert translator.kept.found > 0.99 * total > 1000
