@@ -136,6 +136,16 @@ cdef u32 compare_kept(Builder* b, bint returns) noexcept nogil:
     return over
 
 
+cdef void store_flags(Builder* b, Insn* i) noexcept nogil:
+    """Load the flags of IRET or POPF from r11d, or leave for the operation; r8 and r9 are lost."""
+    cdef u32 over = compare_kept(b, i.shape.op == OP_IRET)
+    emit_narrow_op(b, i, i.shape.op)
+    b.out[over] = <u8>(b.n - over - 1)
+    load_state(b, RCX, SCRATCH)
+    store_interrupt_flag(b)
+    store_arithmetic(b)
+
+
 cdef void enter_paragraph(Builder* b) noexcept nogil:
     """Go to the selector in r8d and the offset in r11d, both of 16 bits."""
     load_paragraph(b, SEG_CS)
@@ -241,19 +251,13 @@ cdef int interrupt(Builder* b, Insn* i) noexcept nogil:
 
 cdef int return_from_interrupt(Builder* b, Insn* i) noexcept nogil:
     cdef Ref r = stack_operand(b, 0, 6, False)
-    cdef u32 over
     lea(b, H9, &r)
     r = ref_mem(H9, 4)
     load_word(b, R11, &r)
     r = ref_mem(H9, 0)
     move(b, 0x8B, H8, &r, 4)
     store_state(b, H8, SCRATCH + 8)
-    over = compare_kept(b, True)
-    emit_narrow_op(b, i, OP_IRET)
-    b.out[over] = <u8>(b.n - over - 1)
-    load_state(b, RCX, SCRATCH)
-    store_interrupt_flag(b)
-    store_arithmetic(b)
+    store_flags(b, i)
     move_sp(b, 6)
     load_state(b, H8, SCRATCH + 8)
     enter_pointer(b)
@@ -278,14 +282,8 @@ cdef int push_flags(Builder* b, u32 size) noexcept nogil:
 
 cdef int pop_flags(Builder* b, Insn* i) noexcept nogil:
     cdef Ref r = stack_operand(b, 0, 2, False)
-    cdef u32 over
     load_word(b, R11, &r)
-    over = compare_kept(b, False)
-    emit_narrow_op(b, i, OP_POPF)
-    b.out[over] = <u8>(b.n - over - 1)
-    load_state(b, RCX, SCRATCH)
-    store_interrupt_flag(b)
-    store_arithmetic(b)
+    store_flags(b, i)
     move_sp(b, 2)
     restore_r11(b)
     b.ops[b.n_ops - 1].resume = b.n

@@ -19,7 +19,7 @@ cdef Ref operand_of_next(Builder* b, Insn* i, u32 size, bint write) noexcept nog
 cdef Ref stack_operand(Builder* b, i32 disp, u32 size, bint write) noexcept nogil
 # Move the stack pointer, without changing a flag.
 cdef void move_sp(Builder* b, i32 by) noexcept nogil
-# MOV between a register and memory of 2 or 4 bytes; 8Bh loads and 89h stores.
+# An instruction with a register and memory of 1, 2 or 4 bytes, such as MOV: 8Bh loads, 89h stores.
 cdef void move(Builder* b, u32 opcode, u32 reg, Ref* mem, u32 size) noexcept nogil
 # `mov r11d, 63`: what r11 holds between instructions.
 cdef inline void restore_r11(Builder* b) noexcept nogil:

@@ -14,7 +14,7 @@ from ringlet.translate.builder cimport *
 from ringlet.translate.flow cimport emit_jump
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.counts cimport give_cx, take_cx
-from ringlet.translate.narrow.segments cimport in_segment, restore_r11
+from ringlet.translate.narrow.segments cimport in_segment, move, restore_r11
 from ringlet.translate.shape cimport *
 
 cdef CpuState* _null = NULL
@@ -98,15 +98,9 @@ cdef Ref element_at(Builder* b, Insn* i, u32 reg, u32 seg, bint flat, bint write
     return in_segment(b, seg, i.shape.mem_size, write)
 
 
-cdef void access(Builder* b, u32 opcode, u32 reg, Ref* r, u32 size) noexcept nogil:
+cdef inline void access(Builder* b, u32 opcode, u32 reg, Ref* r, u32 size) noexcept nogil:
     """An instruction of `size` bytes whose opcode is odd for more than one."""
-    cdef u32 rex = rex_of(0, reg, r)
-    if size == 2:
-        e8(b, 0x66)
-    if rex:
-        e8(b, 0x40 | rex)
-    e8(b, opcode & 0xFE | (size > 1))
-    modrm_mem(b, reg, r)
+    move(b, opcode | (size > 1), reg, r, size)
 
 
 cdef void load_element(Builder* b, u32 reg, Ref* r, u32 size) noexcept nogil:
