@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ringlet.errors import OutputError as OutputError
     from ringlet.errors import ProgramError as ProgramError
     from ringlet.errors import RingletError as RingletError
+    from ringlet.flat_spec import FlatPlace as FlatPlace
     from ringlet.machine.outcome import End as End
     from ringlet.machine.outcome import EndKind as EndKind
     from ringlet.network_config import NetConfig as NetConfig
@@ -70,6 +71,7 @@ _HOMES = {
         "OutputError", "ProgramError", "RingletError",
     ),
     "disk_spec": ("DiskSpec",),
+    "flat_spec": ("FlatPlace",),
     "machine.outcome": ("End", "EndKind"),
     "network_config": ("NetConfig",),
 }  # fmt: skip

@@ -85,7 +85,7 @@ def main(mode: str, program: str, place: str | None = None) -> int:
     make_cpu = partial(Processor, speculate=False)
     where = parse_flat(place, "PLACE") if place is not None else None
     config = MachineConfig(Path(program), MEMORY, flat=where)
-    machine = bare.build(config, make_cpu, FdSink(1), avx=True)
+    machine = bare.build(config, make_cpu, FdSink(1), avx=True).machine
     done = threading.Event()
     if mode == "step":
         machine.cpu.set("dr0", NOWHERE)

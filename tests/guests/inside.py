@@ -11,7 +11,8 @@ from ringlet.control.plan import plan
 from ringlet.control.setup import setup_runner
 from ringlet.control.symbols import kernel_image, symbols_of
 from ringlet.images.initramfs import Shell
-from ringlet.machine.pc import Pc, Wire
+from ringlet.machine.pc import Wire
+from ringlet.machine.wired import Wired
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class Nowhere:
         """Return a connection of COM1 that drops everything."""
         return [Wire(lambda data: None)]
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Do nothing."""
 
 

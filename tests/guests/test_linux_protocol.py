@@ -38,7 +38,7 @@ def test_the_kernel_finds_what_the_protocol_promises(image: Path) -> None:
     cpu = Processor(memory)
     load_kernel(cpu, read_kernel(image, memory), command_line="hello ", initrd=b"disk")
     printed = bytearray()
-    end = bare.wire(cpu, printed.extend, time.monotonic_ns).run()
+    end = bare.wire(cpu, printed.extend, time.monotonic_ns).machine.run()
 
     assert (end.kind, end.status) == (EndKind.DEBUG_EXIT, 5)
     assert printed == b"hello disk"

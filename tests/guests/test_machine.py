@@ -42,6 +42,14 @@ def test_shell_takes_long_lines_and_draws_nothing(running: ringlet.Machine) -> N
     assert said(running, "echo $TERM") == "dumb"
 
 
+def test_what_is_typed_before_the_kernel_opens_its_console_is_not_lost() -> None:
+    with ringlet.Machine("busybox", memory="256M") as machine:
+        machine.start()
+        machine.console.send(f"echo $((40 + 2)){'y' * 100}\n")
+
+        assert machine.console.expect(f"42{'y' * 100}", PATIENCE)
+
+
 def test_symbols_are_where_the_guest_has_them(running: ringlet.Machine) -> None:
     lines = said(running, "grep -E ' (_stext|init_task|linux_banner|vfs_read)$' /proc/kallsyms")
     there = {line.split()[2]: int(line.split()[0], 16) for line in lines.splitlines()}

@@ -93,8 +93,9 @@ def run(program: Path, place: str | None = None) -> tuple[EndKind, int, bytes]:
     printed = bytearray()
     where = parse_flat(place, "--flat") if place is not None else None
     config = MachineConfig(program, 4 << 20, flat=where)
-    machine = bare.build(config, Processor, printed.extend, avx=True, clock=time.monotonic_ns)
-    end = machine.run()
+    clock = time.monotonic_ns
+    wired = bare.build(config, Processor, printed.extend, avx=True, clock=clock)
+    end = wired.machine.run()
     return end.kind, end.status, bytes(printed)
 
 

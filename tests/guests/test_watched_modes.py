@@ -20,6 +20,10 @@ LINES = (
     "block 0 07c0:00e5 7ce5 sp 7000 cr3 10000: mov al,2",
 )
 
+# A handler at 0000:0000, where an event without a vector leads.
+HALT_AT_4 = "xor %ax, %ax; mov %ax, %ds; movb $0xf4, 4;"
+NO_BIOS = "handler: its vector is 0000:0000, and there is no BIOS\n"
+
 
 def test_guest_of_all_modes_is_traced_and_compared(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -48,6 +52,9 @@ def test_guest_of_all_modes_is_traced_and_compared(
         ("32@0x123400", "jmp 0x80000000 - 0x123400 + 1f\n1:",
          "the guest cannot go on at CS:EIP 0008:8", 5),
         ("64@0x123400", "hlt", "the guest halted at RIP 0x123401", 4),
+        ("16@1000:0010", f"{HALT_AT_4} ud2", f"; before, #UD had no {NO_BIOS}", 4),
+        ("16@1000:0010", f"{HALT_AT_4} int $0x10", f"; before, INT 10h had no {NO_BIOS}", 4),
+        ("16@1000:0010", "int $0x10", f"; before, INT 10h had no {NO_BIOS}", 124),
     ],
 )  # fmt: skip
 def test_last_line_names_the_place(
@@ -57,7 +64,7 @@ def test_last_line_names_the_place(
     bits = int(place[:2])
     image = flat(f".code{bits}\n{code}\n", tmp_path, start=0, bits=bits)
 
-    assert main(["run", "--bare", str(image), "--flat", place]) == status
+    assert main(["run", "--bare", str(image), "--flat", place, "--timeout", "2s"]) == status
 
     assert says in capfd.readouterr().err
 

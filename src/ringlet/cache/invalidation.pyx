@@ -1,5 +1,5 @@
 """Which fragments are dropped: those of changed bytes, of changed mappings, and the oldest."""
-from ringlet.core.state cimport CpuState, u8, u32, u64
+from ringlet.core.state cimport CpuState, KEY_MODE64, u8, u32, u64
 from ringlet.cache.codecache cimport (
     CHUNK_FRAGMENTS, HOT_AGAIN, HOT_SIZE, HOT_WRITES, MAX_HOT, NONE, PAGE_HASH_SIZE, Cache,
     Fragment, cache_drop, chunk_reset, fragment_after, page_hash)
@@ -23,6 +23,17 @@ cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil:
     return n
 
 
+cdef u64 LAST_PAGE32 = 0xFFFFF       # of 4 GiB: code goes on at page 0
+
+
+cdef inline bint touches(Fragment* f, u64 first, u64 last) noexcept nogil:
+    """Whether it has bytes in [first, last]; those of 16- and 32-bit code wrap around at 4 GiB."""
+    cdef u64 end = f.linear + f.guest_bytes - 1
+    if not f.key & KEY_MODE64 and end >> 32:
+        return f.linear <= last or <u32>end >= first
+    return f.linear <= last and end >= first
+
+
 cdef void drop_linear_page(CpuState* c, Cache* k, u64 page, u64 first, u64 last) noexcept nogil:
     """Drop fragments listed under linear page number `page` that touch [first, last]."""
     cdef u32* p = &k.linear_hash[page_hash(page)]
@@ -34,8 +45,7 @@ cdef void drop_linear_page(CpuState* c, Cache* k, u64 page, u64 first, u64 last)
         if f.dead:
             p[0] = f.next_linear
             continue
-        if (f.linear >> 12 == page and f.linear <= last
-                and f.linear + f.guest_bytes - 1 >= first):
+        if f.linear >> 12 == page and touches(f, first, last):
             cache_drop(c, k, index)
             p[0] = f.next_linear
             continue
@@ -56,11 +66,11 @@ cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexce
         index = fragment_after(k, NONE)
         while index != NONE:
             f = &k.fragments[index]
-            if not f.dead and f.linear <= last and f.linear + f.guest_bytes - 1 >= page << 12:
+            if not f.dead and touches(f, page << 12, last):
                 cache_drop(c, k, index)
             index = fragment_after(k, index)
         return
-    drop_linear_page(c, k, page - 1, page << 12, last)
+    drop_linear_page(c, k, page - 1 if page else LAST_PAGE32, page << 12, last)
     for i in range(pages):
         drop_linear_page(c, k, page + i, page << 12, last)
 

@@ -27,7 +27,8 @@ from ringlet.devices.backends.fd_sink import FdSink
 from ringlet.devices.uart16550 import Sink
 from ringlet.errors import AgentError, CommandError, RingletError, unexpected
 from ringlet.machine import outcome
-from ringlet.machine.pc import Pc, Wire
+from ringlet.machine.pc import Wire
+from ringlet.machine.wired import Wired
 
 _SIGNALLED: Final = 128
 _PIECE: Final = 1 << 18
@@ -217,7 +218,7 @@ class AgentCommand(Console):
         self.connect: Callable[[], Agent | None] = lambda: None
         self._task = task
         self._log = log
-        self._pc: Pc | None = None
+        self._pc: Wired | None = None
         self._agent: Agent | None = None
         self._pump = Pump(
             task, started=self._started, leave=self._quit, fail=self._fail, sinks=sinks
@@ -227,7 +228,7 @@ class AgentCommand(Console):
         """Return the connection of COM1."""
         return [Wire(self._log if self._log is discard else self.progress.before(self._log))]
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Run the command in `pc` once its agent answers."""
         self._pc = pc
         self._agent = self.connect()
@@ -315,7 +316,7 @@ class EitherCommand(CommandStreams):
     def connect(self, function: Callable[[], Agent | None]) -> None:
         self._by_agent.connect = function
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Run the command in `pc` once the guest says how."""
         super().attach(pc)
         self._by_agent.attach(pc)

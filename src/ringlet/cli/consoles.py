@@ -13,7 +13,16 @@ from typing import Final, Self
 from ringlet.cli.progress import Progress
 from ringlet.cli.signals import held
 from ringlet.cli.streams import at_once
-from ringlet.cli.terminal import Keyboard, RawTerminal, Reader, WindowSize, window_size
+from ringlet.cli.terminal import (
+    Keyboard,
+    RawTerminal,
+    Reader,
+    WindowSize,
+    in_foreground,
+    raw,
+    unbuffered,
+    window_size,
+)
 from ringlet.cli.window import Window
 from ringlet.config import CONSOLE
 from ringlet.control.agent.agent import Agent
@@ -23,7 +32,8 @@ from ringlet.devices.uart16550 import Sink
 from ringlet.errors import ConfigError, RingletError
 from ringlet.images.channel import END_OF_INPUT, StatusPort, frames, size_line
 from ringlet.machine import outcome
-from ringlet.machine.pc import Pc, Wire
+from ringlet.machine.pc import Wire
+from ringlet.machine.wired import Wired
 
 STDIN: Final = 0
 STDOUT: Final = 1
@@ -55,7 +65,7 @@ class Console(contextlib.ExitStack):
         """Return the connections of COM1 and the ports after it."""
         raise NotImplementedError
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Send input, if there is any, to `pc` from now on."""
 
     @contextlib.contextmanager
@@ -73,12 +83,12 @@ class _Feed:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._pc: Pc | None = None
+        self._pc: Wired | None = None
         self._failure: Exception | None = None
         self._quits = False
         self.backlog = Backlog(self._wake)
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         self._pc = pc
         if self._failure is not None:
             pc.machine.fail(self._failure)
@@ -159,7 +169,7 @@ class _Fed(Console):
         super().__init__(progress)
         self._input = _Input(port)
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Send input to `pc` from now on."""
         self._input.attach(pc)
 
@@ -169,6 +179,8 @@ class Stdio(_Fed):
 
     A terminal on standard input belongs to the guest while it runs.
     """
+
+    _change = staticmethod(raw)
 
     def __init__(self, progress: Progress | None = None) -> None:
         super().__init__(0, progress)
@@ -183,13 +195,19 @@ class Stdio(_Fed):
             put = self._input.backlog.put
             self.callback(self._input.stop)
             if os.isatty(STDIN):
+                if not self._takes_terminal():
+                    return self
                 self.callback(self._leave_line)
                 with held():
-                    self.enter_context(RawTerminal(STDIN, self._resized))
+                    self.enter_context(RawTerminal(STDIN, self._resized, self._change))
                 self._input.start(Keyboard(put, self._input.quit, self._help), self._input.quit)
             else:
                 self._input.start(put, nothing)
         return self
+
+    def _takes_terminal(self) -> bool:
+        """Return whether the guest uses the terminal, waiting in the background for its turn."""
+        return True
 
     def _resized(self, size: WindowSize) -> None:
         """Ignore the terminal's new size: a user's own kernel has no channel to receive it."""
@@ -206,6 +224,18 @@ class Stdio(_Fed):
         self.progress.end()
         with contextlib.suppress(OSError):
             os.write(STDOUT, text)
+
+
+class Plain(Stdio):
+    """The console of a bare program, which may know nothing of terminals.
+
+    Ctrl-C ends the run, and in the background the program runs without input.
+    """
+
+    _change = staticmethod(unbuffered)
+
+    def _takes_terminal(self) -> bool:
+        return in_foreground(STDIN)
 
 
 @dataclass(slots=True)
@@ -248,7 +278,7 @@ class Booted(Stdio):
         """Return the connection of COM1."""
         return [self._input.wire(self.progress.before(self._printed))]
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Send input and window sizes to `pc` from now on."""
         super().attach(pc)
         self._agent = self.connect()
@@ -318,7 +348,7 @@ class ShellStreams(Stdio):
         )
         return [*super().wires(), Wire(discard), Wire(discard), self._control.wire(control)]
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Send input and window sizes to `pc` from now on."""
         super().attach(pc)
         self._control.attach(pc)
@@ -403,10 +433,13 @@ class CommandStreams(_Fed):
         self._wanted.release()
 
 
-def console_for(option: str, progress: Progress | None = None) -> Console:
-    """Return the console that `--console` selects.  Raises ConfigError."""
+def console_for(option: str, progress: Progress | None = None, *, bare: bool = False) -> Console:
+    """Return the console that `--console` selects, that of a bare program if it is `bare`.
+
+    Raises ConfigError.
+    """
     if option == "stdio":
-        return Stdio(progress)
+        return Plain(progress) if bare else Stdio(progress)
     if option == "none":
         return Quiet(progress=progress)
     if option.startswith(_FILE) and option != _FILE:

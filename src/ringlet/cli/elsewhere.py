@@ -6,6 +6,7 @@ CONFINED: Final = "a guest has a kernel of its own, which gives it all rights th
 PLATFORM: Final = "guests are x86-64; leave it out"
 _ARCHITECTURE: Final = "the guest's processor is x86-64-v3 as ringlet doctor shows it; leave it out"
 _ATTACHED: Final = "the output is shown unless -d is given; leave it out"
+_BOOT_DISK: Final = "give --disk FILE; for a boot sector without BIOS --bare --flat 16@0x7c00 FILE"
 _BUILT: Final = "build the kernel with make, and give --kernel arch/x86/boot/bzImage"
 _CARD: Final = "the card has an address of its own; leave it out"
 _CHARACTERS: Final = "give --console stdio, file:PATH or none"
@@ -139,19 +140,19 @@ OPTIONS: Final = {
     "-D": "give --trace FILE",
     "-daemonize": "give -d",
     "-debugcon": _CHARACTERS,
-    "-device": _DISK.replace("give", "for a disk give", 1) + "; for a network --net",
+    "-device": "give --disk FILE for a disk, --net for a network, --debug-exit for isa-debug-exit",
     "-display": _SCREEN,
     "-drive": _DISK,
     "-dtb": _MACHINE,
     "-echr": "the key is Ctrl-A; leave it out",
     "-enable-kvm": _KVM,
     "--enable-kvm": _KVM,
-    "-fda": _DISK,
+    "-fda": _BOOT_DISK,
     "-fsdev": _SHARE,
     "-full-screen": _SCREEN,
     "-fw_cfg": "give --append TEXT, or -v HOST:GUEST for files",
     "-global": _MACHINE,
-    "-hda": _DISK,
+    "-hda": _BOOT_DISK,
     "-hdb": _DISK,
     "-hdc": _DISK,
     "-hdd": _DISK,
@@ -261,4 +262,5 @@ OPTIONS: Final = {
 
 def instead_of(option: str) -> str:
     """Return what to give instead of an option of another program; empty if it is nobody's."""
-    return OPTIONS.get(option, "")
+    # QEMU takes its own with two dashes, too.
+    return OPTIONS.get(option) or OPTIONS.get(option.removeprefix("-"), "")

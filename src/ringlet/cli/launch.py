@@ -11,10 +11,8 @@ from ringlet.cli.commands import AgentCommand, EitherCommand, Task
 from ringlet.cli.consoles import (
     STDERR,
     STDIN,
-    STDOUT,
     Booted,
     Console,
-    Quiet,
     ShellStreams,
     Told,
     console_for,
@@ -44,6 +42,7 @@ from ringlet.images.initramfs import Command, Serve, Shell
 from ringlet.images.release import AMD64, split_release
 from ringlet.machine import host
 from ringlet.machine.bare import check_program
+from ringlet.machine.loading import unmarked
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.vm import Vm
 
@@ -53,6 +52,7 @@ _NO_ROOT: Final = "Unable to mount root fs"
 _NEEDS_INITRD: Final = (
     "; a kernel alone needs --initrd FILE, or a guest: ringlet run --kernel FILE debian"
 )
+_TRACES: Final = "; --trace FILE shows what came before"
 _USUAL_SIZE: Final = WindowSize(24, 80)
 _SHELLS: Final = ("sh", "/bin/sh", "ash", "bash", "/bin/bash")
 
@@ -74,8 +74,10 @@ def run_program(spec: MachineSpec, watching: Watching) -> int:
     assert spec.program is not None
     check_program(MachineConfig(spec.program, spec.memory, flat=spec.flat))
     host.require()
-    board = Board(spec, None, Quiet(FdSink(STDOUT)), undisturbed=held)
-    end = board.run(lambda machine: execute(machine, spec, watching, Console()))
+    console = console_for(spec.console, bare=True)
+    board = Board(spec, None, console, undisturbed=held)
+    with console:
+        end = board.run(lambda machine: execute(machine, spec, watching, console))
     if end.message:
         complain(end.message)
     if watching.stats and board.machine is not None:
@@ -90,7 +92,10 @@ def run_kernel(spec: MachineSpec, watching: Watching, *, remove: bool = False) -
     """
     check_files(spec, on_command_line)
     host.require()
-    name = spec.kernel.name if spec.kernel is not None else ""
+    assert spec.kernel is not None
+    if doubt := unmarked(spec.kernel):
+        complain(doubt)
+    name = spec.kernel.name
     named = Named(spec, remove=remove)
     with named, Progress(f"starting {name}{_WAY_OUT}") as progress:
         console = console_for(spec.console, progress)
@@ -250,11 +255,14 @@ def execute(machine: Vm, spec: MachineSpec, watching: Watching, console: Console
     counters = printing_on_request(machine) if watching.stats else contextlib.nullcontext()
     progress = console.progress.update
     with watched(machine, watching.trace, watching.compare, progress), counters:
-        if not watching.gdb:
-            return supervise(machine)
-        console.progress.end()
-        file = spec.program or spec.kernel
-        return debugged(machine, watching.gdb, file, wait=watching.gdb_wait)
+        if watching.gdb:
+            console.progress.end()
+            file = spec.program or spec.kernel
+            return debugged(machine, watching.gdb, file, wait=watching.gdb_wait)
+        end = supervise(machine)
+    if end.kind is EndKind.TRIPLE_FAULT and not (watching.trace or watching.compare):
+        return replace(end, message=end.message + _TRACES)
+    return end
 
 
 def _status(end: End) -> int:

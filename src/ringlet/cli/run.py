@@ -196,8 +196,8 @@ def run(
         refuse(
             "--bare",
             {config.INITRD: initrd, config.APPEND: append or "", config.PACKAGE: package,
-             config.CONSOLE: console, config.NO_REBOOT: no_reboot, config.LOG: log,
-             config.DEBUG_EXIT: debug_exit, config.VERBOSE: verbose, config.COLD: cold,
+             config.NO_REBOOT: no_reboot, config.LOG: log, config.DEBUG_EXIT: debug_exit,
+             config.VERBOSE: verbose, config.COLD: cold,
              config.ENV: bool(variables), config.WORKDIR: cwd, config.MOUNTS: bool(mounts),
              config.DISKS: bool(disks), config.PORTS: bool(ports), config.NET: net,
              config.ROOT: root, config.NAME: name, config.VSOCK: vsock,

@@ -85,9 +85,19 @@ _ACTIONS: Final = {ord(action.value): action for action in Action}
 
 def raw(attributes: Attributes) -> Attributes:
     """Return `attributes` changed so that every byte passes unchanged in both directions."""
+    iflag, oflag, cflag, lflag, *rest = unbuffered(attributes)
+    assert isinstance(oflag, int)
+    assert isinstance(lflag, int)
+    return [iflag, oflag & ~termios.OPOST, cflag, lflag & ~termios.ISIG, *rest]
+
+
+def unbuffered(attributes: Attributes) -> Attributes:
+    """Return `attributes` changed so that keys arrive at once, unchanged and without an echo.
+
+    Keys such as Ctrl-C still send signals, and a line of output still ends with LF alone.
+    """
     iflag, oflag, cflag, lflag, *speeds, cc = attributes
     assert isinstance(iflag, int)
-    assert isinstance(oflag, int)
     assert isinstance(cflag, int)
     assert isinstance(lflag, int)
     assert isinstance(cc, list)
@@ -95,11 +105,8 @@ def raw(attributes: Attributes) -> Attributes:
         termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR
         | termios.IGNCR | termios.ICRNL | termios.IXON
     )  # fmt: skip
-    oflag &= ~termios.OPOST
     cflag = cflag & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-    lflag &= ~(
-        termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN
-    )  # fmt: skip
+    lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN)
     cc = list(cc)
     cc[termios.VMIN], cc[termios.VTIME] = 1, 0
     return [iflag, oflag, cflag, lflag, *speeds, cc]
@@ -114,6 +121,14 @@ def window_size(fd: int) -> WindowSize | None:
     return WindowSize(size.lines, size.columns) if size.lines and size.columns else None
 
 
+def in_foreground(fd: int) -> bool:
+    """Return whether this process may use the terminal `fd`, as jobs in the background may not."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:  # not the terminal that controls this process
+        return True
+
+
 class RawTerminal:
     """Makes the terminal `fd` raw from entry to exit.  Only the main thread may use it.
 
@@ -121,13 +136,18 @@ class RawTerminal:
     process (even by SIGSEGV, after which no Python code runs), and while it is stopped; when the
     process continues, the terminal becomes raw again.  A process in the background leaves the
     terminal alone; one that begins there stops, as if it had read, until its shell brings it to the
-    foreground.  `on_resize` is called with the window's new size.
+    foreground.  `on_resize` is called with the window's new size.  `change` makes the terminal's
+    attributes of the former ones.
     """
 
     def __init__(
-        self, fd: int, on_resize: Callable[[WindowSize], None] = lambda size: None
+        self,
+        fd: int,
+        on_resize: Callable[[WindowSize], None] = lambda size: None,
+        change: Callable[[Attributes], Attributes] = raw,
     ) -> None:
         self._fd = fd
+        self._change = change
         self._on_resize = on_resize
         self._saved: Attributes | None = None
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
@@ -144,7 +164,7 @@ class RawTerminal:
         for number in _ENDING:
             if signal.getsignal(number) is signal.SIG_DFL:
                 self._catch(number, self._ended)
-        if not self._in_foreground():
+        if not in_foreground(self._fd):
             signal.raise_signal(signal.SIGTTIN)
         self._set_raw()
         return self
@@ -192,25 +212,19 @@ class RawTerminal:
     # --- attributes
 
     def _set_raw(self) -> None:
-        if self._saved is not None and self._in_foreground():
-            self._set(raw(self._saved))
+        if self._saved is not None and in_foreground(self._fd):
+            self._set(self._change(self._saved))
 
     def _restore(self) -> None:
         # Setting attributes from the background would stop this process, and the terminal
         # belongs to another process then.
-        if self._saved is not None and self._in_foreground():
+        if self._saved is not None and in_foreground(self._fd):
             self._set(self._saved)
 
     def _set(self, attributes: Attributes) -> None:
         with contextlib.suppress(termios.error):  # the terminal is gone
             # TCSANOW does not wait for pending output, which may never be read.
             termios.tcsetattr(self._fd, termios.TCSANOW, attributes)
-
-    def _in_foreground(self) -> bool:
-        try:
-            return os.tcgetpgrp(self._fd) == os.getpgrp()
-        except OSError:  # not the terminal that controls this process
-            return True
 
 
 class Reader:

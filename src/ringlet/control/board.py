@@ -22,8 +22,9 @@ from ringlet.images.store import translations_directory
 from ringlet.machine import bare, boot, host, outcome
 from ringlet.machine.engine import Engine
 from ringlet.machine.outcome import End, EndKind
-from ringlet.machine.pc import Options, Pc, Wire, to_standard_error
+from ringlet.machine.pc import Options, Wire, to_standard_error
 from ringlet.machine.vm import Vm
+from ringlet.machine.wired import Wired
 
 
 class Lines(Protocol):
@@ -32,7 +33,7 @@ class Lines(Protocol):
     def wires(self) -> Sequence[Wire]:
         """Return the connections of COM1 and the ports after it."""
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Send input to `pc` from now on."""
 
 
@@ -56,7 +57,7 @@ class Board:
         self.spec = spec
         self.tail = Tail()
         self.machine: Vm | None = None
-        self.pc: Pc | None = None
+        self.pc: Wired | None = None
         self.trouble = ""
         """Why the translations could not be kept, a line for the user, or an empty text."""
         self.resets = 0
@@ -83,7 +84,7 @@ class Board:
         """
         self.tail.clear()
         if self._plan is None:
-            machine = self._build_bare()
+            self.pc = self._build_bare()
         else:
             wires = [*self._lines.wires()]
             if wires:
@@ -97,20 +98,22 @@ class Board:
             )
             config = self._plan.config(self._peripherals.address)
             self.pc = boot.build(config, self._engine, options)
-            self._lines.attach(self.pc)
-            machine = self.pc.machine
+        self._lines.attach(self.pc)
+        machine = self.pc.machine
         with self._changes:
             self.machine = machine
             if self._end is not None:  # the run was ended while the machine was being built
                 machine.stop(self._end)
         return machine
 
-    def _build_bare(self) -> Vm:
+    def _build_bare(self) -> Wired:
         if self.spec.program is None:
             raise InternalError("a machine without a plan has no program")
         config = MachineConfig(self.spec.program, self.spec.memory, flat=self.spec.flat)
         (wire,) = self._lines.wires()
-        return bare.build(config, self._engine, wire.sink, avx="avx" in host.cpu_flags())
+        avx = "avx" in host.cpu_flags()
+        sink = self.tail.before(wire.sink)
+        return bare.build(config, self._engine, sink, wire.source, avx=avx)
 
     def run(self, execute: Callable[[Vm], End]) -> End:
         """Run the machine by `execute`, again after each reset if the spec says so, to the end.

@@ -25,7 +25,7 @@ class Events:
         self._memory = memory
         self._ends: dict[str, list[Handler]] = {"panic": [], "exit": []}
         self._breaks: dict[str, list[Handler]] = {}
-        self._places: dict[int, str] = {}
+        self._addresses: dict[str, int] = {}
 
     def add(self, event: str, handler: Handler) -> bool:
         """Add a handler and return whether it is one of a breakpoint.  Raises ConfigError."""
@@ -37,24 +37,32 @@ class Events:
             raise ConfigError(f"{event!r}: no such event; there are {', '.join(EVENTS)}")
         if place not in self._breaks and len(self._breaks) == MAX_BREAKPOINTS:
             raise ConfigError(f"{event}: there are {MAX_BREAKPOINTS} breakpoints, the most")
+        address = _number(place)
         self._breaks.setdefault(place, []).append(handler)
+        if address is not None:
+            self._addresses[place] = address
         return True
+
+    @property
+    def resolved(self) -> bool:
+        """Return whether there are breakpoints whose address is known."""
+        return bool(self._addresses)
 
     @property
     def unresolved(self) -> bool:
         """Return whether there are breakpoints whose address is not known yet."""
-        return len(self._places) < len(self._breaks)
+        return len(self._addresses) < len(self._breaks)
 
     def moved(self) -> None:
-        """Forget all addresses: another kernel starts."""
-        self._places.clear()
+        """Forget the addresses of all symbols: another kernel starts."""
+        numbers = {place: _number(place) for place in self._breaks}
+        self._addresses = {place: at for place, at in numbers.items() if at is not None}
 
     def resolve(self) -> None:
         """Find the addresses of breakpoints.  Raises ConfigError for those that cannot be found."""
-        known = set(self._places.values())
-        for place in sorted(self._breaks.keys() - known):
+        for place in sorted(self._breaks.keys() - self._addresses.keys()):
             try:
-                self._places[self._address(place)] = place
+                self._addresses[place] = self._address(place)
             except NoKernelYet:
                 raise
             except ConfigError:
@@ -63,21 +71,21 @@ class Events:
 
     def set_breakpoints(self, cpu: Any) -> None:
         """Give the processor the breakpoints whose addresses are known."""
-        cpu.set_breakpoints([*self._places])
+        cpu.set_breakpoints([*self._addresses.values()])
 
     def _address(self, place: str) -> int:
         name, plus, offset = place.partition("+")
         try:
-            if name.startswith("0x"):
-                return int(name, 16)
             return self._memory.symbol(name) + (int(offset, 0) if plus else 0)
         except ValueError:
-            raise ConfigError(f"{_BREAK}{place}: give a symbol or a number such as 0xff") from None
+            raise _no_place(place) from None
 
     def hit(self, address: int) -> None:
         """Call the handlers of the breakpoint at `address`."""
-        for handler in self._breaks.get(self._places.get(address, ""), ()):
-            handler()
+        for place, at in [*self._addresses.items()]:
+            if at == address:
+                for handler in self._breaks[place]:
+                    handler()
 
     def ended(self, end: End | None, panic: RingletError | None) -> None:
         """Call the handlers of the guest's end."""
@@ -86,6 +94,23 @@ class Events:
                 handler(panic)
         for handler in self._ends["exit"]:
             handler(end)
+
+
+def _number(place: str) -> int | None:
+    """Return the address that `place` is, or None for a symbol.  Raises ConfigError."""
+    if not place.startswith("0x"):
+        return None
+    try:
+        address = int(place, 16)
+    except ValueError:
+        raise _no_place(place) from None
+    if address >> 64:
+        raise ConfigError(f"{_BREAK}{place}: does not fit in 64 bits")
+    return address
+
+
+def _no_place(place: str) -> ConfigError:
+    return ConfigError(f"{_BREAK}{place}: give a symbol or a number such as 0xff")
 
 
 class Stops:

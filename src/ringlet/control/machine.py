@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, Unpack
 
-from ringlet.config import DIRECT, PACKAGE, format_size
+from ringlet.config import DIRECT, PACKAGE, MachineConfig, format_size
 from ringlet.control.agent.agent import Agent
 from ringlet.control.agent.command import Result
 from ringlet.control.agent.files import Files
@@ -38,9 +38,12 @@ from ringlet.errors import (
 )
 from ringlet.images.initramfs import Shell
 from ringlet.machine import host, outcome
+from ringlet.machine.bare import check_program
+from ringlet.machine.loading import starts_linux
 from ringlet.machine.outcome import End, EndKind
-from ringlet.machine.pc import Pc, Wire
+from ringlet.machine.pc import Wire
 from ringlet.machine.vm import Vm
+from ringlet.machine.wired import Wired
 from ringlet.network_config import NetConfig, NetMode
 
 DEBIAN: Final = "debian"
@@ -67,8 +70,9 @@ class Machine(Closing):
     for cloud-init in the guest, or its contents as bytes; `vsock` is the path of a socket to the
     guest (docs/networking.md).  `env` has variables for all commands.  After `timeout` (seconds, or
     "2m") the run ends.  With `reboot`, a reset by the guest starts it again, else it ends the run.
-    `log` is a file for the console's output.  `exact`, `direct`, `cold` and `package` are the
-    options of `ringlet run` with those names.
+    `log` is a file for the console's output.  `exact`, `direct`, `cold`, `debug_exit` and `package`
+    are the options of `ringlet run` with those names.  `program` is the file of a program for the
+    bare machine, and `flat` the mode and place of one without a format, such as "16@0x7c00".
 
     Use it as a context manager, which starts nothing but frees everything, or call `close`.
     Raises ConfigError, ProgramError or ImageError, at once for all that can be checked at once.
@@ -99,19 +103,27 @@ class Machine(Closing):
         exact: bool = False,
         cold: bool = False,
         reboot: bool = False,
+        debug_exit: bool = False,
+        program: str | Path | None = None,
+        flat: str | None = None,
     ) -> None:
-        if initrd is not None and kernel is not None and guest == DEBIAN:
+        alone = program is not None or (initrd is not None and kernel is not None)
+        if alone and guest == DEBIAN:
             guest = None
         spec = machine_spec(
             None if guest is None else str(guest), kernel=kernel, initrd=initrd, root=root,
             memory=memory, cpus=cpus, append=append, mounts=mounts, disks=disks, ports=ports,
             net=net, user_data=user_data, vsock=vsock, env=env, timeout=timeout, name=name, log=log,
             package=package, direct=direct, exact=exact, cold=cold, reboot=reboot,
+            debug_exit=debug_exit, program=program, flat=flat,
         )  # fmt: skip
         self._set_up(spec)
 
     def _set_up(self, spec: MachineSpec) -> None:
-        check_files(spec)
+        if spec.program is None:
+            check_files(spec)
+        else:
+            check_program(MachineConfig(spec.program, spec.memory, flat=spec.flat))
         self.spec = spec
         self._board: Board | None = None
         self._thread: threading.Thread | None = None
@@ -145,7 +157,8 @@ class Machine(Closing):
             raise ConfigError("this machine was started before; make another one")
         host.require()
         task = Shell(_TERM, columns=_COLUMNS) if self.spec.guest == BUSYBOX else None
-        found = plan(self.spec, task, run_setup=setup_runner())
+        bare = self.spec.program is not None
+        found = None if bare else plan(self.spec, task, run_setup=setup_runner())
         self._board = Board(self.spec, found, _Lines(self))
         self._board.build()
         self._agent = self._board.connect()
@@ -304,15 +317,26 @@ class Machine(Closing):
 
         "break:SYMBOL" (or "break:SYMBOL+0x10", "break:0xADDRESS"): before the guest executes the
         instruction there; the guest stands still meanwhile, `cpu` and `memory` may be used.
-        A symbol's place is known once the kernel prints something, so what it executes before that
-        is missed.  "panic": with the GuestPanic, after the guest's kernel panicked.  "exit": with
-        the End, after every end.  Raises ConfigError for another event, and for a symbol that a
-        running guest's kernel does not have.
+        An address is linear.  A symbol is one of a Linux kernel, and its place is known once that
+        prints something, so what it executes before that is missed.  "panic": with the GuestPanic,
+        after the guest's kernel panicked.  "exit": with the End, after every end.  Raises
+        ConfigError for another event, and for a symbol that a running guest's kernel does not
+        have, or that no kernel like it has.
         """
+        if event.startswith("break:") and not event.startswith("break:0x") and self._is_foreign():
+            raise ConfigError(f"{event}: only Linux kernels have symbols; give break:0xADDRESS")
         if self._events.add(event, handler) and self._board is not None:
             with contextlib.suppress(NoKernelYet):  # `_printed` tries again
                 self._events.resolve()
-                self.thread.call(self._set_breakpoints)
+            if self._events.resolved:
+                self.thread.call(lambda: self._set_breakpoints(self.vm()))
+
+    def _is_foreign(self) -> bool:
+        """Return whether the guest is known not to be Linux."""
+        spec = self.spec
+        if spec.kernel is None or spec.guest or spec.image or spec.root:
+            return spec.program is not None
+        return not starts_linux(spec.kernel)
 
     def last_output(self) -> str:
         """Return the last lines that the guest printed on its console, read or not, as text."""
@@ -408,11 +432,13 @@ class Machine(Closing):
             return None
         return GuestPanic(self._end.message, self._board.tail.text())
 
-    def _attached(self, pc: Pc) -> None:
+    def _attached(self, pc: Wired) -> None:
         """Use `pc`, a new machine, from now on."""
         self.thread.attach(pc.machine)
         self.memory.forget()
         self._events.moved()
+        if self._events.resolved:
+            self._set_breakpoints(pc.machine)
         if self._thread is not None and self._board is not None:  # after a reset
             agent, self._agent = self._agent, self._board.connect()
             if agent is not None:
@@ -424,14 +450,13 @@ class Machine(Closing):
         if self._events.unresolved:
             try:
                 self._events.resolve()
-                self._set_breakpoints()
+                self._set_breakpoints(self.vm())
             except NoKernelYet:
                 return
             except RingletError as error:  # there is no such symbol: `wait` raises it
                 self.vm().fail(error)
 
-    def _set_breakpoints(self) -> None:
-        machine = self.vm()
+    def _set_breakpoints(self, machine: Vm) -> None:
         cpu = inside(machine)
         machine.attach_debugger(Stops(cpu, self._events, self._handler_failed))
         self._events.set_breakpoints(cpu)
@@ -454,6 +479,6 @@ class _Lines:
         source = machine.console.backlog.take
         return [Wire(machine._printed, source, handshake=True)]  # noqa: SLF001 - it is its own
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Use `pc` from now on."""
         self._machine._attached(pc)  # noqa: SLF001 - it is its own

@@ -15,8 +15,9 @@ from ringlet.images.arguments import with_huge_pages
 from ringlet.images.building import Outcome, Runner, Task, Update
 from ringlet.images.channel import StatusPort
 from ringlet.machine.outcome import End, EndKind
-from ringlet.machine.pc import Pc, Wire
+from ringlet.machine.pc import Wire
 from ringlet.machine.vm import Vm
+from ringlet.machine.wired import Wired
 
 LIMIT_S: Final = 1800.0
 """How long the command may take, in seconds."""
@@ -73,7 +74,7 @@ class _Ports:
             Wire(partial(_keep, self._errors)), Wire(control),
         ]  # fmt: skip
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Use `pc` from now on; the command has no input that would need it."""
 
     def text(self) -> str:

@@ -14,7 +14,7 @@ from ringlet.disk_spec import DiskSpec, parse_disk
 from ringlet.errors import ConfigError
 from ringlet.flat_spec import FlatPlace, parse_flat
 from ringlet.images.seed import check_user_data, read_user_data
-from ringlet.machine import host
+from ringlet.machine import flat_image, host
 from ringlet.network_config import NetConfig, net_config
 
 Called: TypeAlias = Callable[[Option], str]
@@ -141,6 +141,15 @@ def machine_spec(
         raise ConfigError(
             f"{called(config.INITRD)} needs a kernel; give one with {called(config.KERNEL)}"
         )
+    if program is not None:
+        _refuse_beside_program(called, {
+            config.KERNEL: kernel, config.INITRD: initrd, config.APPEND: append,
+            config.ROOT: root, config.MOUNTS: mounts, config.DISKS: disks, config.PORTS: ports,
+            config.NET: net, config.USER_DATA: user_data, config.VSOCK: vsock, config.ENV: env,
+            config.LOG: log, config.NAME: name, config.DEBUG_EXIT: debug_exit,
+        })  # fmt: skip
+        if guest or image or found:
+            raise ConfigError("a bare program needs no guest; leave out one of the two")
     if flat is not None and program is None:
         raise ConfigError(f"{called(config.FLAT)} needs {config.BARE.flag}, which takes a program")
     _check_cpus(cpus, called(config.CPUS))
@@ -185,6 +194,13 @@ def machine_spec(
         reboot=reboot,
         debug_exit=debug_exit,
     )
+
+
+def _refuse_beside_program(called: Called, given: Mapping[Option, object]) -> None:
+    """Raise ConfigError for the first option that a bare program has no use for."""
+    for option, value in given.items():
+        if value and value != option.default:
+            raise ConfigError(f"{called(option)} has no effect with a bare program; leave it out")
 
 
 def _memory(given: str | int | None, guest: str, *, bare: bool, called: Called) -> int:
@@ -233,10 +249,15 @@ def require_supported(spec: MachineSpec, called: Called) -> None:
     line here.
     """
     if spec.disks and not (spec.guest or spec.kernel or spec.program or spec.image or spec.root):
+        path = spec.disks[0].path
+        how = flat_image.boot_sector(path)
+        if how and path.stat().st_size == flat_image.SECTOR:
+            raise ConfigError(f"{path}: is a boot sector; {how}")
         raise ConfigError(
-            f"{spec.disks[0].path}: starting from a disk's own boot loader is not supported yet; "
+            f"{path}: starting from a disk's own boot loader is not supported yet; "
             f"give {called(config.KERNEL)} and {called(config.INITRD)}, or import the disk: "
-            f"ringlet image import {spec.disks[0].path} --name NAME, and then ringlet run NAME"
+            f"ringlet image import {path} --name NAME, and then ringlet run NAME"
+            + (f"; or {how}" if how else "")
         )
     if spec.kernel is not None and not (spec.guest or spec.image or spec.root):
         for number in range(len(spec.mounts)):

@@ -8,7 +8,7 @@ from typing import Final
 from ringlet.errors import ConfigError, RingletError
 from ringlet.images.catalog import Images
 from ringlet.images.names import is_archive
-from ringlet.machine import multiboot, multiboot2
+from ringlet.machine import flat_image, multiboot, multiboot2
 
 BUSYBOX: Final = "busybox"
 NAMES: Final = (BUSYBOX, "debian", "debian:python3")
@@ -26,6 +26,12 @@ _PUBLISHED: Final = (
     "ubuntu",
 )  # fmt: skip
 """Those that Docker Hub has under this name."""
+
+_LOGGED: Final = frozenset({
+    "cpu", "cpu_reset", "exec", "fpu", "guest_errors", "in_asm", "int", "mmu", "nochain", "op",
+    "op_opt", "out_asm", "page", "pcall", "plugin", "strace", "unimp",
+})  # fmt: skip
+"""What QEMU's option -d writes to a log."""
 
 _ALSO: Final = ", the file of a kernel, or --bare PROGRAM"
 _HEAD: Final = 0x8006 + 0x8000
@@ -122,7 +128,7 @@ def _file(text: str, path: Path) -> Word:
         return Word(Kind.IMAGE, text, path)
     raise ConfigError(
         f"{text}: this file is neither a kernel, nor a disk image (raw, qcow2 or ISO), nor a "
-        "root file system (FILE.tar)"
+        f"root file system (FILE.tar); {flat_image.advice(path)}"
     )
 
 
@@ -130,6 +136,10 @@ def _unknown(text: str, *, python: bool) -> ConfigError:
     names = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
     if "/" in text or Path(text).suffix in DISK_SUFFIXES:
         return ConfigError(f"{text}: no such file")
+    if not python and all(item in _LOGGED for item in text.split(",")):
+        return ConfigError(
+            f"{text}: no guest has this name; for QEMU's -d {text} give --trace FILE"
+        )
     if text.partition(":")[0].lower() in _PUBLISHED:
         return ConfigError(
             f"{text}: Ringlet has no guest of this name; give {names}, or docker://{text} for the "

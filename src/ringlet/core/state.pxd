@@ -163,9 +163,10 @@ cpdef enum Key:
     KEY_CS_ODD = 1 << 13      # CS has another limit; with KEY_CS64K: 4 GiB, but a base
     KEY_DATA64K = 1 << 14     # with KEY_SEGMENTED and KEY_STACK16: DS, ES and SS have 64 KiB
     KEY_PARAGRAPHS = 1 << 15  # with KEY_DATA64K: a load of a segment register sets its base alone
+    KEY_LIMITED = 1 << 16     # without KEY_SEGMENTED: FS or GS has a limit, and is checked
 
 cdef enum:
-    KEY_LIMIT = 1 << 16  # every key is less than this
+    KEY_LIMIT = 1 << 17  # every key is less than this
 # Behaviour in which the vendors differ (ringlet.arch.vendors.Conduct).
 cdef enum:
     CONDUCT_FLAGS_WITH_LAST_COMPARISON = 1 << 4
@@ -219,6 +220,17 @@ cdef struct Event:
     u64 rflags      # RFLAGS to push, with RF as in SDM 3B 17.3.1.1
     u64 at          # RIP at which it occurred
     int first       # class of the exception before it, or its own
+
+# An event, for the report of what led to a guest's end.  The longest series in a triple fault is
+# that of a benign one, a contributory exception, two #PFs, #DF, and one in the delivery of #DF.
+cdef struct Raised:
+    u32 vector
+    u32 error       # valid if the vector has an error code
+    u32 source      # ringlet.vcpu.loop.gates.Source
+    u64 cr2         # CR2 at that time
+
+cdef enum:
+    RAISED_MAX = 6
 
 # The architectural state: everything that the guest can observe or has set.  Only this state is
 # saved, compared and shown.  ringlet.vcpu.fields lists its fields by name, and
@@ -320,6 +332,10 @@ cdef struct CpuState:
     u64 mmio_phys
     u64 mmio_linear
     u64 shutdown_rip
+    Raised raised[6]     # the last event, then the exceptions that its delivery has raised
+    Raised no_handler    # the first event whose vector of real mode was 0000:0000
+    u32 raised_count
+    u32 no_handlers      # number of such events
     # --- other parts of the virtual machine that compiled code uses
     void* mmu            # ringlet.mmu.layout.Mmu*
     void* cache          # ringlet.cache.codecache.Cache*
@@ -333,7 +349,8 @@ cdef struct CpuState:
     u64 block            # host address of the block that contains this struct
     void* fpu_pointer    # fpu_pointer_fn (ringlet.vcpu.system.fpstate), or NULL
     u64 resume           # where to continue after an exit to Python, if nothing has changed; or 0
-    u64 resume_rip       # values that must not have changed: RIP, key, Cache.drops
+    u64 resume_rip       # values that must not have changed: RIP, base of CS, key, Cache.drops
+    u64 resume_base
     u32 resume_key
     u32 resume_drops
     u32 running          # a thread is in the run loop

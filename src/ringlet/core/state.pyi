@@ -34,6 +34,7 @@ class Key(IntEnum):
     KEY_CS_ODD = 8192
     KEY_DATA64K = 16384
     KEY_PARAGRAPHS = 32768
+    KEY_LIMITED = 65536
 
 KEYS_BELOW: int
 

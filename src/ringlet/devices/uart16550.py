@@ -7,6 +7,12 @@ trigger level.  The baud rate is stored and has no effect.
 The chip requests input from a source, so input cannot overrun it.  It requests more only when the
 guest has found the FIFO empty.  Otherwise a driver would continue to read as long as there is data,
 and give up after a while with the interrupt line still high.
+
+A driver such as Linux's empties the port when it opens it, long after the first use, so with
+`handshake` a byte comes only when the guest wants one.  It does when it asserts RTS, as drivers do
+while the port is open, when the port is to interrupt it for input, or when it waits for input by
+reading LSR again and again, as small kernels do that set none of this.  What the guest drops with
+the FIFO before it asserts RTS comes again.
 """
 
 from collections.abc import Callable
@@ -79,6 +85,8 @@ _MSR_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD
 
 _LSR_OFFSET = 5
 _LSR_IDLE = LSR_THRE | LSR_TEMT
+_POLLS_FOR_INPUT = 16
+"""More than a driver reads LSR in a row that sends, as the transmitter is always empty."""
 _BYTES = [bytes([byte]) for byte in range(256)]
 
 
@@ -102,7 +110,7 @@ class Uart16550:
     """One serial port at eight ports of one byte.
 
     `poll` and the guest's accesses request input from `source`.  With `handshake`, they do so only
-    while the guest asserts RTS, which Linux does while the port is open.
+    while the guest wants it, as the module says.
     """
 
     def __init__(
@@ -116,11 +124,17 @@ class Uart16550:
         self._sink = sink
         self._irq = irq
         self._source = source
-        self._wanted_mcr = MCR_RTS if handshake else 0
+        self._handshake = handshake
         self._waiting = source is not None
         """Whether the source may have bytes."""
         self._found_empty = False
         """Whether the guest's last read was of LSR without DR."""
+        self._dropped = b""
+        """Bytes of the source that come again."""
+        self._looped = False
+        """Whether the receive FIFO may hold a byte of the loop-back."""
+        self._polls = 0
+        """The number of such reads since the guest has used another register."""
         self._s = Uart16550State()
         self._quiet = True
         """Whether the port is used for output only: no interrupts, input, divisor or loop-back."""
@@ -146,10 +160,12 @@ class Uart16550:
             return _LSR_IDLE
         if offset != _LSR_OFFSET:
             self._found_empty = False
+            self._polls = 0
         return self._readers[offset]()
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write register `offset`."""
+        self._polls = 0
         if offset == 0 and self._quiet:  # the short path for a console whose driver polls
             self._sink(_BYTES[value])
             return
@@ -249,10 +265,8 @@ class Uart16550:
 
     def _write_fcr(self, value: int) -> None:
         s = self._s
-        if (value ^ s.fcr) & FCR_ENABLE:
-            s.rx.clear()
-        if value & FCR_ENABLE and value & FCR_RESET_RX:
-            s.rx.clear()
+        if (value ^ s.fcr) & FCR_ENABLE or (value & FCR_ENABLE and value & FCR_RESET_RX):
+            self._drop()
         # The other bits cannot be programmed while FIFOs are off.
         s.fcr = value & 0xC9 if value & FCR_ENABLE else 0
         self._refill()
@@ -295,6 +309,7 @@ class Uart16550:
             self._update()
         if not lsr & LSR_DR:
             # A driver with interrupts reads IIR next; a driver that reads LSR again is polling.
+            self._polls += 1
             if self._found_empty or not s.ier & IER_RDA:
                 self._refill()
             self._found_empty = True
@@ -322,16 +337,36 @@ class Uart16550:
         s = self._s
         if not self._waiting or self._source is None or s.rx or s.mcr & MCR_LOOP:
             return
-        if s.mcr & self._wanted_mcr != self._wanted_mcr:
+        if self._handshake and not self._is_wanted():
             return
         room = self._capacity()
-        data = self._source(room)
+        data, self._dropped = self._dropped[:room], self._dropped[room:]
+        if len(data) < room:
+            data += self._source(room - len(data))
         self._waiting = len(data) == room
         s.rx.extend((byte, 0) for byte in data)
         self._update()
 
+    def _is_wanted(self) -> bool:
+        """Return whether the guest wants input, and does not only use the port for output."""
+        s = self._s
+        return bool(
+            s.mcr & MCR_RTS
+            or (s.mcr & MCR_OUT2 and s.ier & IER_RDA)
+            or self._polls >= _POLLS_FOR_INPUT
+        )
+
+    def _drop(self) -> None:
+        """Empty the receive FIFO."""
+        s = self._s
+        if self._handshake and not s.mcr & MCR_RTS and not self._looped and s.rx:
+            self._dropped = bytes(byte for byte, _ in s.rx) + self._dropped
+            self._waiting = True
+        s.rx.clear()
+
     def _loop_back(self, byte: int, errors: int) -> None:
         s = self._s
+        self._looped = True
         self._flawed = self._flawed or errors != 0
         if len(s.rx) < self._capacity():
             s.rx.append((byte, errors))
@@ -369,6 +404,7 @@ class Uart16550:
     def _update(self) -> None:
         s = self._s
         self._flawed = self._flawed and bool(s.rx)
+        self._looped = self._looped and bool(s.rx)
         self._sends = not (s.lcr & LCR_DLAB or s.mcr & MCR_LOOP)
         self._quiet = self._sends and not (s.ier or s.rx or s.overrun or self._waiting)
         pending = self._interrupt() != IIR_NONE

@@ -16,6 +16,7 @@ The bare machine (guest physical = linear, for the first 4 GiB):
 A PC that starts Linux by a boot protocol (`ringlet.machine.linux`) has the same tables (its 32-bit
 protocol needs the GDT only) and stack, and:
 
+    0x0000_0400  two words that firmware leaves: where the EBDA is, and how much memory below it
     0x0000_0500  for kernels that are loaded below 1 MiB, coreboot's table
     0x0000_1000  GDT: null, null, 64-bit code (selector 10h), data (selector 18h)
     0x0000_8000  boot_params, the "zero page"; for other kernels, what Multiboot or PVH tell them
@@ -57,6 +58,8 @@ BOOT_INFO: Final = 0x8000
 BOOT_INFO_END: Final = 0x20000
 COMMAND_LINE: Final = 0x20000
 COMMAND_LINE_END: Final = 0x30000
+EBDA_SEGMENT: Final = 0x40E
+BASE_MEMORY: Final = 0x413
 COREBOOT_TABLE: Final = 0x500
 LOW_KERNEL: Final = 0x2000
 LOW_KERNEL_END: Final = 0x80000  # the stack is above

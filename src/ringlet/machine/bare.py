@@ -19,9 +19,9 @@ A 16-bit image is entered in real mode: CS, DS, ES, SS, FS and GS are the segmen
 is FFFEh, the other general registers are 0, interrupts are off, and the interrupt vector table is
 at 0, with zeros.  x87 and SSE are as after a reset.
 
-There are a 16550 at 3F8h whose output goes to the sink, an 8259 pair at 20h and A0h, an 8254 at 40h
-with counter 0 on input 0, system control ports A and B at 92h and 61h, a debug exit port at F4h,
-and an I/O APIC at FEC0_0000h.
+There are a 16550 at 3F8h between the source and the sink, an 8259 pair at 20h and A0h, an 8254 at
+40h with counter 0 on input 0, system control ports A and B at 92h and 61h, a debug exit port at
+F4h, and an I/O APIC at FEC0_0000h.
 """
 
 import time
@@ -33,7 +33,7 @@ from ringlet.devices.i8259 import I8259Pair
 from ringlet.devices.ioapic import IoApic
 from ringlet.devices.port_a import PortA
 from ringlet.devices.port_b import PortB
-from ringlet.devices.uart16550 import Sink, Uart16550
+from ringlet.devices.uart16550 import Sink, Source, Uart16550
 from ringlet.devices.wiring import Clock
 from ringlet.machine import address_map as at
 from ringlet.machine import outcome
@@ -45,16 +45,18 @@ from ringlet.machine.long_mode import enter_long_mode
 from ringlet.machine.pins import Pins
 from ringlet.machine.short_modes import enable_vectors, enter_protected_mode, enter_real_mode
 from ringlet.machine.vm import InterruptLine, Vm
+from ringlet.machine.wired import Wired
 
 
 def build(
     config: MachineConfig,
     make_cpu: MakeCpu,
     sink: Sink,
+    source: Source | None = None,
     *,
     avx: bool,
     clock: Clock = time.monotonic_ns,
-) -> Vm:
+) -> Wired:
     """Return a bare machine with the program loaded, about to execute its first instruction.
 
     `avx` says whether the processor has AVX, which is then enabled.  Raises ProgramError.
@@ -75,7 +77,7 @@ def build(
         enable_vectors(cpu, avx=avx)
     elif bits == 64:
         enter_long_mode(cpu, entry, avx=avx)
-    return wire(cpu, sink, clock)
+    return wire(cpu, sink, clock, source)
 
 
 def check_program(config: MachineConfig) -> Program | FlatImage:
@@ -85,7 +87,7 @@ def check_program(config: MachineConfig) -> Program | FlatImage:
     return read_program(config.program, config.memory)
 
 
-def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Vm:
+def wire(cpu: Cpu, sink: Sink, clock: Clock, source: Source | None = None) -> Wired:
     """Put the devices on the bus and connect their lines."""
     bus = PortBus()
     pins = Pins(cpu)
@@ -97,7 +99,7 @@ def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Vm:
     pit = I8254(clock, pics.line(at.IRQ_TIMER), machine.timer_changed)
     machine.attach_timer(pit, at.IRQ_TIMER)
     port_b = PortB(lambda level: pit.set_gate(2, level), lambda: pit.out(2))
-    uart = Uart16550(sink, pics.line(at.IRQ_COM1))
+    uart = Uart16550(sink, pics.line(at.IRQ_COM1), source, handshake=True)
     debug_exit = DebugExit(lambda status: machine.finish(outcome.debug_exit(status)))
 
     memory, ioapic = MemoryBus(), IoApic(pins.message)
@@ -115,4 +117,4 @@ def wire(cpu: Cpu, sink: Sink, clock: Clock) -> Vm:
     bus.map(at.PORT_A, 1, port_a)
     bus.map(at.PORT_COM1, 8, uart)
     bus.map(at.PORT_DEBUG_EXIT, 4, debug_exit, width=4)
-    return machine
+    return Wired(machine, (uart,))

@@ -12,6 +12,7 @@ from ringlet.errors import ProgramError
 from ringlet.machine import address_map as at
 from ringlet.machine import setup_header as field
 from ringlet.machine.files import length_of, read_at
+from ringlet.machine.flat_image import advice
 from ringlet.machine.kernel import WANTED, Kernel, Piece, check_end
 from ringlet.machine.linux import LinuxStart
 
@@ -27,6 +28,7 @@ _PARAGRAPH: Final = 16
 
 _WITH_INITRD_MAX: Final = 0x0203
 _WITH_RELOCATABLE: Final = 0x0205
+_WITH_SIZE: Final = 0x0204
 _WITH_COMMAND_LINE_SIZE: Final = 0x0206
 _WITH_PREF_ADDRESS: Final = 0x020A
 _LEAST_ENDS: Final = (
@@ -59,7 +61,7 @@ def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
     flags = _u16(head, field.XLOADFLAGS) if version >= field.PROTOCOL_64 else 0
     bits = 64 if flags & field.XLF_KERNEL_64 else 32
     offset = ((head[field.SETUP_SECTS] or 4) + 1) * _SECTOR
-    size = _u32(head, field.SYSSIZE) * _PARAGRAPH
+    size = _code_size(head, version, length - offset)
     if size <= _ENTRY_64:
         raise ProgramError(f"{path}: is damaged: its header claims {size} bytes of code")
     if offset + size >= length + _PARAGRAPH:
@@ -89,6 +91,14 @@ def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
     )
 
 
+def _code_size(head: bytes, version: int, rest: int) -> int:
+    """Return the size of the protected-mode code, of which the file has `rest` bytes.
+
+    Before protocol 2.04 the field had 16 bits, too few for most kernels.
+    """
+    return _u32(head, field.SYSSIZE) * _PARAGRAPH if version >= _WITH_SIZE else rest
+
+
 def _check_kind(path: Path, head: bytes) -> None:
     """Raise ProgramError if the file is of another kind that is easily confused with a kernel."""
     if not head:
@@ -97,7 +107,7 @@ def _check_kind(path: Path, head: bytes) -> None:
         if head[offset : offset + len(magic)] == magic:
             raise ProgramError(f"{path}: {what}; give {WANTED}")
     if head[field.MAGIC : field.MAGIC + 4] != field.MAGIC_VALUE:
-        raise ProgramError(f"{path}: is not a kernel; give {WANTED}")
+        raise ProgramError(f"{path}: is not a kernel; give {WANTED}, or {advice(path)}")
 
 
 def _setup_header(path: Path, head: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 
 from ringlet.config import format_size
 from ringlet.errors import ProgramError
-from ringlet.machine import address_map
+from ringlet.machine import address_map, flat_image
 from ringlet.machine.cpu import Memory
 from ringlet.machine.e820 import ram_ends
 from ringlet.machine.files import copy_to_memory, length_of, open_regular, read_at
@@ -174,6 +174,9 @@ def read_program(path: Path, ram_size: int) -> Program:
     Raises ProgramError with one line that says what is wrong and what to do.
     """
     with open_regular(path, _WANTED) as file:
+        if not MAGIC.startswith(read_at(file, 0, len(MAGIC))):
+            how = flat_image.advice(path)
+            raise ProgramError(f"{path}: is not an ELF file; give {_WANTED}, or {how}")
         elf = read_elf(path, file, _WANTED)
     if elf.kind != ET_EXEC:
         unknown = f"has the unknown type {elf.kind}"
@@ -240,6 +243,11 @@ def _check_place(path: Path, segment: Segment, ram_size: int) -> None:
         )
     end = segment.physical + segment.size
     ram_end, _ = ram_ends(ram_size)
+    if end > address_map.DEVICE_HOLE:
+        raise ProgramError(
+            f"{where} ends at {end:#x}, where a machine has no RAM; give it a load address of its "
+            "own, with AT(...) in the linker script, and enter it there"
+        )
     if end > ram_end:
         raise ProgramError(
             f"{where} ends at {end:#x}, beyond the first {format_size(ram_end)} of "

@@ -15,6 +15,32 @@ from ringlet.machine.files import copy_to_memory, length_of, open_regular
 _WANTED: Final = "a flat image"
 
 
+SECTOR: Final = 512
+"""The size of a boot sector, which ends with the signature."""
+_SIGNATURE: Final = b"\x55\xaa"
+_PLACE: Final = 0x7C00
+
+
+def boot_sector(path: Path) -> str:
+    """Return how to run a file that begins with a boot sector, or nothing if it does not fit.
+
+    Nothing, too, for other files, and those that cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            fits = 0 < length_of(file) <= at.PROGRAM_START - _PLACE
+            if not fits or not file.read(SECTOR).endswith(_SIGNATURE):
+                return ""
+    except OSError:
+        return ""
+    return f"run its boot sector, without a BIOS, by ringlet run --bare --flat 16@0x7c00 {path}"
+
+
+def advice(path: Path) -> str:
+    """Return how to run a file without a format as a flat image."""
+    return boot_sector(path) or "run a flat image by --bare --flat 16@0x7c00 or 32@0x100000"
+
+
 @dataclass(frozen=True, slots=True)
 class FlatImage:
     """A checked image of `size` bytes and its place."""

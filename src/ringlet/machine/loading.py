@@ -5,26 +5,33 @@ header decides, that of Multiboot 2 before that of Multiboot 1; then an ELF file
 kernel with a PVH entry.
 """
 
+import mmap
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from ringlet.config import format_size
-from ringlet.errors import ConfigError
+from ringlet.errors import ConfigError, ProgramError
 from ringlet.machine import address_map as at
 from ringlet.machine import multiboot, multiboot2, ram_disk
 from ringlet.machine import setup_header as field
 from ringlet.machine.bzimage import read_bzimage
 from ringlet.machine.cpu import Cpu
 from ringlet.machine.elf import MAGIC as ELF_MAGIC
-from ringlet.machine.files import copy_to_memory, open_regular, read_at
+from ringlet.machine.elf import PT_LOAD, read_elf
+from ringlet.machine.files import copy_to_memory, length_of, open_regular, read_at
 from ringlet.machine.kernel import WANTED, Handed, Kernel, check_end, too_little_memory
+from ringlet.machine.linux import LinuxStart
 from ringlet.machine.vmlinux import read_vmlinux
 
 _TO_RUN: Final = 16 << 20
 """What a kernel needs besides, to run a small program; Debian's need 2 MiB."""
 _STEP: Final = 16 << 20
+_FOR_FLAWS: Final = 1 << 20
+"""The part of a file that is searched for headers that are almost ones."""
+_BANNER: Final = b"Linux version "
+_FOR_BANNER: Final = 256 << 20
 _LARGE_INITRD: Final = 8 << 20
 """From this size on, a message about too little RAM names the initial RAM disk."""
 
@@ -43,7 +50,63 @@ def read_kernel(path: Path, memory_size: int) -> Kernel:
             return multiboot2.read(path, file, head, place, memory_size)
         if (place := multiboot.find(head)) is not None:
             return multiboot.read(path, file, head, place, memory_size)
-        return (read_vmlinux if is_elf else read_bzimage)(path, file, memory_size)
+        read = read_vmlinux if is_elf else read_bzimage
+        why = _flaw(path, file)
+        if not why or _names_linux(file):
+            return read(path, file, memory_size)
+        try:
+            kernel = read(path, file, memory_size)
+        except ProgramError:
+            raise ProgramError(why) from None
+        if isinstance(kernel.start, LinuxStart):
+            raise ProgramError(why)
+        return kernel
+
+
+def unmarked(path: Path) -> str:
+    """Return a line for the user if `path`, a kernel, has nothing that says how it starts.
+
+    A vmlinux has no mark of its format, so any other ELF file is taken for one.  Raises
+    ProgramError.
+    """
+    kernel = read_kernel(path, at.REST_OF_RAM)
+    with open_regular(path, WANTED) as file:
+        if read_at(file, 0, len(ELF_MAGIC)) != ELF_MAGIC or _names_linux(file):
+            return ""
+    if not isinstance(kernel.start, LinuxStart):
+        return ""
+    return (
+        f"{path}: has no Multiboot header and no PVH note, so it starts as Linux's vmlinux, at "
+        f"{kernel.entry:#x} in {kernel.start.bits}-bit code"
+    )
+
+
+def _flaw(path: Path, file: BinaryIO) -> str:
+    """Return what is wrong with the first Multiboot header that is almost one, or nothing."""
+    head = read_at(file, 0, _FOR_FLAWS)
+    parts = [(0, len(head))]
+    if head.startswith(ELF_MAGIC):  # its symbols may have the value of the magic number
+        segments = read_elf(path, file, WANTED).segments
+        parts = [(s.offset, s.offset + s.file_size) for s in segments if s.kind == PT_LOAD]
+    for name, protocol in (("Multiboot 2", multiboot2), ("Multiboot", multiboot)):
+        magic = protocol.HEADER_MAGIC.to_bytes(4, "little")
+        found = [place for begin, end in parts if (place := head.find(magic, begin, end)) >= 0]
+        if found:
+            place = min(found)
+            return (
+                f"{path}: has {protocol.HEADER_MAGIC:X}h at offset {place:#x}, but is no "
+                f"{name} kernel: {protocol.flaw(head, place)}"
+            )
+    return ""
+
+
+def _names_linux(file: BinaryIO) -> bool:
+    """Return whether the file contains Linux's banner."""
+    length = min(length_of(file), _FOR_BANNER)
+    if not length:
+        return False
+    with mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ) as content:
+        return content.find(_BANNER) >= 0
 
 
 def starts_linux(path: Path) -> bool:

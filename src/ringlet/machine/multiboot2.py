@@ -77,6 +77,21 @@ def find(head: bytes) -> int | None:
     return None
 
 
+def flaw(head: bytes, place: int) -> str:
+    """Return why there is no Multiboot2 header at `place`, where its magic number is."""
+    if place + _HEADER.size > SEARCHED:
+        return f"its header has to be in the first {SEARCHED} bytes of the file"
+    if place % 8:
+        return "its header has to be at a multiple of 8"
+    if place + _HEADER.size > len(head):
+        return "the file ends in its header"
+    total = sum(_HEADER.unpack_from(head, place)) & 0xFFFF_FFFF
+    return (
+        "its checksum is wrong: magic, architecture, length and checksum add up to "
+        f"{total:#x}, not to 0"
+    )
+
+
 @dataclass(slots=True)
 class _Header:
     """What the tags say."""

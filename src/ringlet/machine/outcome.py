@@ -44,13 +44,10 @@ def debug_exit(status: int) -> End:
     return End(EndKind.DEBUG_EXIT, status)
 
 
-def triple_fault(place: str) -> End:
-    """Return the end of a guest whose double fault handler faulted at `place` (SDM 3A 6.15)."""
-    return End(
-        EndKind.TRIPLE_FAULT,
-        STATUS_TRIPLE_FAULT,
-        f"triple fault: the guest's processor shut down at {place}",
-    )
+def triple_fault(place: str, why: str = "") -> End:
+    """Return the end of a guest that shut down at `place` because of the exceptions in `why`."""
+    what = f"triple fault: the guest's processor shut down at {place}"
+    return End(EndKind.TRIPLE_FAULT, STATUS_TRIPLE_FAULT, f"{what}: {why}" if why else what)
 
 
 def halted(place: str, why: str) -> End:

@@ -42,7 +42,13 @@ from ringlet.machine.pci_slots import Board, MakeDevice, PciSlots
 from ringlet.machine.pins import Pins
 from ringlet.machine.timers import Timers
 from ringlet.machine.vm import InterruptLine, Vm
+from ringlet.machine.wired import Wired
 
+_BIOS_DATA: Final = (
+    (at.EBDA_SEGMENT, at.LOW_RAM_END >> 4),
+    (at.BASE_MEMORY, at.LOW_RAM_END >> 10),
+)
+"""Words of the BIOS data area that kernels look at, such as Xen, which takes memory below."""
 _COMS: Final = (  # ports, and the interrupts that they share
     (at.PORT_COM1, at.IRQ_COM1),
     (at.PORT_COM2, at.IRQ_COM2),
@@ -57,14 +63,12 @@ def to_standard_error(line: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Pc:
-    """A wired machine; `coms` are its serial ports, COM1 first, `rsdp` is the RSDP's address.
+class Pc(Wired):
+    """A wired PC; `rsdp` is the RSDP's address, and `rsdp_table` has that table's bytes.
 
-    `rsdp_table` has that table's bytes, and `virtio` the devices in PCI slots by their names.
+    `virtio` has the devices in PCI slots by their names.
     """
 
-    machine: Vm
-    coms: tuple[Uart16550, ...]
     rsdp: int
     virtio: Mapping[str, VirtioPci] = field(default_factory=dict)
     rsdp_table: bytes = b""
@@ -74,7 +78,7 @@ class Pc:
 class Wire:
     """The connection of a serial port: the sink of its output and the source of its input.
 
-    With `handshake`, input waits until the guest asserts RTS.
+    With `handshake`, input waits until the guest wants it (`ringlet.devices.uart16550`).
     """
 
     sink: Sink
@@ -208,6 +212,8 @@ def assemble(
     tables = acpi.build(platform)
     cpu.write_phys(tables.base, tables.image)
     cpu.write_phys(at.PCI_ROUTING_TABLE, pci_routing.routing_table())
+    for place, word in _BIOS_DATA:
+        cpu.write_phys(place, word.to_bytes(2, "little"))
     machine.attach_power_button(power)
     table = tables.image[tables.rsdp - tables.base :][: acpi.RSDP_SIZE]
     return Pc(machine, tuple(coms), tables.rsdp, virtio, table)

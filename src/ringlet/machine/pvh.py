@@ -13,17 +13,15 @@ from typing import BinaryIO, Final
 from ringlet.machine import address_map as at
 from ringlet.machine import e820
 from ringlet.machine.cpu import Cpu
-from ringlet.machine.elf import PT_NOTE, ElfFile
-from ringlet.machine.files import read_at
+from ringlet.machine.elf import ElfFile
 from ringlet.machine.kernel import Handed, Kernel
+from ringlet.machine.notes import notes
 from ringlet.machine.short_modes import enter_protected_mode
 
 START_MAGIC: Final = 0x336E_C578
 _VERSION: Final = 1
 _XEN: Final = b"Xen\0"
 _XEN_ELFNOTE_PHYS32_ENTRY: Final = 18
-_LONGEST_NOTES: Final = 1 << 20
-_NOTE: Final = struct.Struct("<III")
 _START_INFO: Final = struct.Struct("<IIIIQQQQII")
 _MODULE: Final = struct.Struct("<QQQQ")
 _RANGE: Final = struct.Struct("<QQII")
@@ -53,19 +51,6 @@ class PvhStart:
 
 def pvh_entries(elf: ElfFile, file: BinaryIO) -> Iterator[int]:
     """Yield the 32-bit entry points that the file's notes contain."""
-    for segment in elf.segments:
-        if segment.kind != PT_NOTE:
-            continue
-        notes = read_at(file, segment.offset, min(segment.file_size, _LONGEST_NOTES))
-        place = 0
-        while place + _NOTE.size <= len(notes):
-            name_size, size, kind = _NOTE.unpack_from(notes, place)
-            name = place + _NOTE.size
-            content = name + _padded(name_size)
-            if kind == _XEN_ELFNOTE_PHYS32_ENTRY and notes[name : name + name_size] == _XEN:
-                yield int.from_bytes(notes[content : content + size][:8], "little")
-            place = content + _padded(size)
-
-
-def _padded(size: int) -> int:
-    return -(-size // 4) * 4
+    for note in notes(elf, file):
+        if (note.name, note.kind) == (_XEN, _XEN_ELFNOTE_PHYS32_ENTRY):
+            yield int.from_bytes(note.content[:8], "little")

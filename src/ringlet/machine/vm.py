@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol, cast
 
@@ -14,8 +15,9 @@ from ringlet.devices.wiring import Clock
 from ringlet.errors import InternalError, RingletError, unexpected
 from ringlet.machine import outcome
 from ringlet.machine.bus import PortBus
+from ringlet.machine.causes import shutdown, without_handler
 from ringlet.machine.cpu import Cpu
-from ringlet.machine.outcome import End
+from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pins import Pins, Unplugged, detach
 from ringlet.machine.place import mode, place
 from ringlet.machine.timers import Timer
@@ -30,6 +32,8 @@ _REGISTERS: Final = (
     "r11", "r12", "r13", "r14", "r15", "cr0", "cr2", "cr3", "cr4", "efer", "cs.selector", "cs.base",
     "ss.selector", "ss.base",
 )  # fmt: skip
+
+_UNWANTED: Final = (EndKind.HALTED, EndKind.TIMEOUT, EndKind.TRIPLE_FAULT, EndKind.BEYOND)
 
 _TOLD: Final = (RingletError, OSError, MemoryError)
 """What the command line tells its user in other words than those for a defect."""
@@ -232,7 +236,13 @@ class Vm:
             self._wall_ns += self._clock() - started
             self.close()
         self._flush()
-        return self._end
+        return self._explained(self._end)
+
+    def _explained(self, end: End) -> End:
+        """Return `end` with what the guest's processor tells of the reason."""
+        if end.kind in _UNWANTED and (why := without_handler(self.cpu)):
+            return replace(end, message=f"{end.message}; {why}")
+        return end
 
     def counters(self) -> dict[str, int]:
         """Return the processor's counters and the machine's own (`ringlet.observe`)."""
@@ -278,7 +288,8 @@ class Vm:
         self.cpu.complete()
 
     def _shutdown(self) -> None:
-        self._die(outcome.triple_fault(place(self.cpu, self.cpu.get("shutdown_rip"))))
+        where = place(self.cpu, self.cpu.get("shutdown_rip"))
+        self._die(outcome.triple_fault(where, shutdown(self.cpu)))
 
     def _beyond(self, why: str) -> None:
         self._die(outcome.beyond(place(self.cpu, self.cpu.get("rip")), why))

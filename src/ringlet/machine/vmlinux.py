@@ -19,9 +19,14 @@ from ringlet.machine import setup_header as field
 from ringlet.machine.elf import ET_EXEC, PT_DYNAMIC, PT_INTERP, PT_LOAD, ElfFile, read_elf
 from ringlet.machine.kernel import WANTED, Kernel, Piece, Start, check_end
 from ringlet.machine.linux import LinuxStart
+from ringlet.machine.notes import notes
 from ringlet.machine.pvh import PvhStart, pvh_entries
 
 _ABI_GNU: Final = 3
+_GNU: Final = b"GNU\0"
+_NT_GNU_ABI_TAG: Final = 1
+_PROGRAMS_AT: Final = (0x804_8000, 0x40_0000, 0x20_0000)
+"""Where linkers put programs of 32 and of 64 bits; the last is LLVM's place."""
 _INITRD_ADDR_MAX: Final = 0xFFFF_FFFF
 _COMMAND_LINE_SIZE: Final = 2047
 """COMMAND_LINE_SIZE of Linux's arch/x86/include/asm/setup.h, without the final zero."""
@@ -33,8 +38,12 @@ def read_vmlinux(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
     Raises ProgramError, and ConfigError if the RAM is too small.
     """
     elf = read_elf(path, file, WANTED)
-    if elf.abi == _ABI_GNU or any(s.kind in (PT_INTERP, PT_DYNAMIC) for s in elf.segments):
-        raise ProgramError(f"{path}: is a program for Linux, not a kernel; give {WANTED}")
+    if _is_program(elf, file):
+        guest = "debian" if any(s.kind == PT_INTERP for s in elf.segments) else "busybox"
+        raise ProgramError(
+            f"{path}: is a program for Linux, not a kernel; run it in a guest: ringlet run "
+            f"-v {path.parent}:/mnt {guest} /mnt/{path.name}"
+        )
     if elf.kind != ET_EXEC:
         raise ProgramError(f"{path}: is not a linked ELF executable; give {WANTED}")
     start, entry = _start(elf, file)
@@ -54,6 +63,21 @@ def read_vmlinux(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
         initrd_limit=_INITRD_ADDR_MAX + 1,
         initrd_anywhere=elf.bits == 64 and isinstance(start, LinuxStart),
         command_line_limit=_COMMAND_LINE_SIZE,
+    )
+
+
+def _is_program(elf: ElfFile, file: BinaryIO) -> bool:
+    """Return whether the file is a program for Linux.
+
+    A static one need not say so.  It is where the linker puts programs, with its headers.
+    """
+    if elf.abi == _ABI_GNU or any(s.kind in (PT_INTERP, PT_DYNAMIC) for s in elf.segments):
+        return True
+    if any((note.name, note.kind) == (_GNU, _NT_GNU_ABI_TAG) for note in notes(elf, file)):
+        return True
+    return not any(pvh_entries(elf, file)) and any(
+        s.kind == PT_LOAD and not s.offset and s.linear == s.physical and s.linear in _PROGRAMS_AT
+        for s in elf.segments
     )
 
 

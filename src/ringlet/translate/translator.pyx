@@ -60,7 +60,7 @@ KEYS = {
     "cpl": <u32>KEY_CPL, "mode64": <u32>KEY_MODE64, "mode32": <u32>KEY_MODE32,
     "mode16": <u32>KEY_MODE16, "segmented": <u32>KEY_SEGMENTED, "stack16": <u32>KEY_STACK16,
     "cs64k": <u32>KEY_CS64K, "cs_odd": <u32>KEY_CS_ODD, "data64k": <u32>KEY_DATA64K,
-    "paragraphs": <u32>KEY_PARAGRAPHS, "nm": <u32>KEY_NM,
+    "paragraphs": <u32>KEY_PARAGRAPHS, "limited": <u32>KEY_LIMITED, "nm": <u32>KEY_NM,
     "nosse": <u32>KEY_NOSSE, "noavx": <u32>KEY_NOAVX, "step": <u32>KEY_STEP, "em": <u32>KEY_EM,
 }
 

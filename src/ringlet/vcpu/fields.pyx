@@ -1,5 +1,6 @@
 """The fields of `CpuState` that Python reads and writes by name."""
-from ringlet.core.state cimport ArchState, CpuState, Segment, TableReg, SEG_FS, SEG_GS
+from ringlet.core.state cimport (
+    ArchState, CpuState, RAISED_MAX, Raised, Segment, TableReg, SEG_FS, SEG_GS)
 
 _GENERAL = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
 _SEGMENTS = "es cs ss ds fs gs".split()
@@ -54,9 +55,17 @@ def _architectural() -> dict[str, tuple[int, int]]:
             | table("gdtr", &a.gdtr) | table("idtr", &a.idtr))
 
 
+cdef dict raised(str name, Raised* r):
+    return {
+        f"{name}.vector": (<size_t>&r.vector, 4), f"{name}.error": (<size_t>&r.error, 4),
+        f"{name}.source": (<size_t>&r.source, 4), f"{name}.cr2": (<size_t>&r.cr2, 8),
+    }
+
+
 def _others() -> dict[str, tuple[int, int]]:
     cdef CpuState* c = NULL
-    return {
+    cdef int i
+    fields = {
         "ea": (<size_t>&c.ea, 8), "key": (<size_t>&c.key, 4), "intr": (<size_t>&c.intr, 4),
         "exc_vector": (<size_t>&c.exc_vector, 4), "exc_error": (<size_t>&c.exc_error, 4),
         "exc_has_error": (<size_t>&c.exc_has_error, 4), "exc_cr2": (<size_t>&c.exc_cr2, 8),
@@ -71,7 +80,12 @@ def _others() -> dict[str, tuple[int, int]]:
         "n_interrupts": (<size_t>&c.n_interrupts, 8),
         "fs_base": (<size_t>&c.arch.seg[SEG_FS].base, 8),
         "gs_base": (<size_t>&c.arch.seg[SEG_GS].base, 8),
+        "raised_count": (<size_t>&c.raised_count, 4), "no_handlers": (<size_t>&c.no_handlers, 4),
     }
+    fields |= raised("no_handler", &c.no_handler)
+    for i in range(RAISED_MAX):
+        fields |= raised(f"raised{i}", &c.raised[i])
+    return fields
 
 
 def _counters() -> dict[str, int]:

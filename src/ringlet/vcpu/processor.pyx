@@ -1,5 +1,4 @@
 """`Processor`: the interface of one virtual CPU and its guest memory to Python."""
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,9 +7,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from ringlet.core.state cimport *
 from ringlet.core.template cimport STUB_COUNT
-from ringlet.core.alarm cimport alarm_attach, alarm_destroy, alarm_set, to_ticks
-from ringlet.core.host cimport host_map_low, host_ticks, host_unmap
-from ringlet.core.prod cimport prod_attach, prod_detach, request_stop
+from ringlet.core.alarm cimport alarm_attach, alarm_destroy
+from ringlet.core.host cimport host_map_low, host_unmap
+from ringlet.core.prod cimport prod_attach, prod_detach
 from ringlet.core.signals cimport install_handlers, enter_thread, leave_thread
 from ringlet.core.vectors cimport vectors_load, vectors_save
 from ringlet.cache.codecache cimport (
@@ -19,16 +18,15 @@ from ringlet.mmu.ram cimport GuestRam, ram_create, ram_destroy
 from ringlet.direct.placement cimport placement_leave
 from ringlet.direct.process cimport DirectProcess
 from ringlet.mmu.mmu cimport mmu_create, mmu_destroy, mmu_copies, mmu_direct_notify, \
-    mmu_flush_all, mmu_mask_a20
+    mmu_flush_all
 from ringlet.vcpu.direct.target cimport (
     DirectState, SPACES_MAX, space_add, space_clean, space_left, space_living, space_place,
     space_copy_fits, space_replace, space_seam_clean)
 from ringlet.translate.builder cimport Builder
 from ringlet.translate.kept_translations cimport KeptTranslations
 from ringlet.translate.learn_table cimport LearnTables
-from ringlet.vcpu.apic.local cimport (INTR_EXTERNAL, apic_create, apic_destroy, apic_due,
-                                      apic_holds, apic_line, apic_message, apic_read,
-                                      apic_update, apic_write)
+from ringlet.vcpu.apic.local cimport (
+    INTR_EXTERNAL, apic_create, apic_destroy, apic_holds, apic_read, apic_update, apic_write)
 from ringlet.vcpu.system.dispatch cimport complete
 from ringlet.vcpu.system.doorbells cimport DOORBELL_MEMORY, doorbell_rings, doorbells_destroy
 from ringlet.vcpu.loop.events cimport deliver_exception, nmi_due
@@ -336,8 +334,18 @@ cdef class Processor(ProcessorState):
         c.io_data = value
         result = complete(c)
         if result == EMU_FAULT:
-            return deliver_exception(c)
+            return self.deliver()
         return c.exit_kind if result == EMU_EXIT else EXIT_NONE
+
+    cdef int deliver(self) noexcept:
+        """Deliver the exception outside the run loop; return an `Exit` or EXIT_NONE.
+
+        Its chain of exceptions may be endless; a request, from a thread that has the GIL, ends it.
+        """
+        cdef int kind
+        with nogil:
+            kind = deliver_exception(self.c)
+        return kind
 
     def emulate(self, u64 value=0, *, bint deliver=True) -> int:
         """Perform the instruction at RIP by the general emulator, and return an `Exit`, for tests.
@@ -367,7 +375,7 @@ cdef class Processor(ProcessorState):
             if holds:
                 self.exception = c.exc_vector, c.exc_error if c.exc_has_error else None, c.exc_cr2
                 return EXIT_NONE
-            return deliver_exception(c)
+            return self.deliver()
         self.emulation = emulation
         c.mmio_phys, c.io_size, write, c.io_data = access
         c.n_mmio_writes += bool(write)
@@ -393,7 +401,7 @@ cdef class Processor(ProcessorState):
         self.waiting = self.answer(value)
 
     cdef void ended(self, int result):
-        """Keep, for the next `run`, the triple fault of a delivery outside the run loop."""
+        """Keep, for the next `run`, the exit of a delivery outside the run loop."""
         if result == EMU_EXIT:
             self.waiting = self.c.exit_kind
 
@@ -408,39 +416,10 @@ cdef class Processor(ProcessorState):
 
     def inject(self, int vector) -> None:
         """Deliver an external interrupt, after EXIT_WINDOW or if the guest is `interruptible`."""
-        self.ended(interrupt(self.c, vector))
-
-    def set_interrupt(self, bint pending) -> None:
-        """Set the interrupt line of the machine's controller; any thread may call this."""
-        apic_line(self.c, pending)
-
-    def mask_a20(self, bint masked) -> None:
-        """Set the A20M# pin: masked, bit 20 of physical addresses is 0 while paging is off.
-
-        Only the machine's thread may call this, while the processor does not run.
-        """
-        mmu_mask_a20(self.c, masked)
-
-    def message(self, u64 address, u32 data) -> None:
-        """Send an interrupt message to the local APIC, as a device writes it (SDM 3A 10.11).
-
-        Any thread may call this.
-        """
-        apic_message(self.c, address, data)
-
-    def kick(self) -> None:
-        """Make `run` return EXIT_INTERRUPTED soon; any thread may call this."""
-        self.c.stop = 1
-        request_stop(self.c)
-
-    def set_alarm(self, due: int | None) -> None:
-        """Make `run` return EXIT_INTERRUPTED at `due`, in ns of CLOCK_MONOTONIC.
-
-        The new alarm replaces the previous one; None: no alarm.
-        """
-        self.c.alarm_due = 0 if due is None else host_ticks() + to_ticks(
-            self.c, max(0, due - time.monotonic_ns()), 1000000000)
-        alarm_set(self.c, apic_due(self.c))
+        cdef int result, number = vector
+        with nogil:
+            result = interrupt(self.c, number)
+        self.ended(result)
 
     # --- for a debugger, while `run` is not active
 

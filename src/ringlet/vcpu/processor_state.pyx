@@ -1,13 +1,19 @@
-"""Access from Python to the registers, memory and doorbells of one virtual CPU."""
+"""Access from Python to the registers, memory, doorbells and pins of one virtual CPU."""
+import time
+
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
+from ringlet.core.alarm cimport alarm_set, to_ticks
+from ringlet.core.host cimport host_ticks
+from ringlet.core.prod cimport request_stop
 from ringlet.core.state cimport *
 from ringlet.core.vectors cimport vectors_settle
 from ringlet.mmu.guest_memory cimport guest_memory
 from ringlet.mmu.layout cimport Mmu
 from ringlet.mmu.mmu cimport (
-    mmu_flush_all, mmu_load_cr3, mmu_read, mmu_write, phys_read, phys_write)
+    mmu_flush_all, mmu_load_cr3, mmu_mask_a20, mmu_read, mmu_write, phys_read, phys_write)
 from ringlet.mmu.ram cimport about_to_write
+from ringlet.vcpu.apic.local cimport apic_due, apic_line, apic_message
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.system.doorbells cimport (
     DOORBELL_MEMORY, DOORBELL_PORT, doorbell_attach, doorbell_detach)
@@ -22,7 +28,7 @@ cdef enum:
 
 
 cdef class ProcessorState:
-    """The part of `Processor` for guest memory, registers, vector state and doorbells."""
+    """The part of `Processor` that does not run: memory, registers, doorbells, and its pins."""
 
     cdef u8* xsave(self):
         return <u8*>((<u64>&self.c.xsave[0] + 63) & ~<u64>63)
@@ -190,3 +196,37 @@ cdef class ProcessorState:
     def remove_port_doorbell(self, u16 port, u32 size, value: int | None) -> None:
         """Remove the doorbell of such a write to a port, if there is one."""
         doorbell_detach(self.c, DOORBELL_PORT, port, size, value is None, value or 0)
+
+    # --- pins, messages and requests
+
+    def set_interrupt(self, bint pending) -> None:
+        """Set the interrupt line of the machine's controller; any thread may call this."""
+        apic_line(self.c, pending)
+
+    def mask_a20(self, bint masked) -> None:
+        """Set the A20M# pin: masked, bit 20 of physical addresses is 0 while paging is off.
+
+        Only the machine's thread may call this, while the processor does not run.
+        """
+        mmu_mask_a20(self.c, masked)
+
+    def message(self, u64 address, u32 data) -> None:
+        """Send an interrupt message to the local APIC, as a device writes it (SDM 3A 10.11).
+
+        Any thread may call this.
+        """
+        apic_message(self.c, address, data)
+
+    def kick(self) -> None:
+        """Make `run` return EXIT_INTERRUPTED soon; any thread may call this."""
+        self.c.stop = 1
+        request_stop(self.c)
+
+    def set_alarm(self, due: int | None) -> None:
+        """Make `run` return EXIT_INTERRUPTED at `due`, in ns of CLOCK_MONOTONIC.
+
+        The new alarm replaces the previous one; None: no alarm.
+        """
+        self.c.alarm_due = 0 if due is None else host_ticks() + to_ticks(
+            self.c, max(0, due - time.monotonic_ns()), 1000000000)
+        alarm_set(self.c, apic_due(self.c))

@@ -60,7 +60,10 @@ def test_triple_fault_is_a_line_and_status_3(
     captured = capfd.readouterr()
 
     assert status == 3
-    assert captured.err == ("ringlet: triple fault: the guest's processor shut down at RIP 0x0\n")
+    assert captured.err == (
+        "ringlet: triple fault: the guest's processor shut down at RIP 0x0; --trace FILE shows "
+        "what came before\n"
+    )
 
 
 def test_last_halt_is_a_line_and_status_4(program: str, processor: Script, capfd: Capture) -> None:
@@ -143,6 +146,10 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "debiam"], "debiam: no guest or image has this name, and there is no such file"),
         (["run", "disk.qcow2"], "disk.qcow2: no such file"),
         (["run", "DISK"], "starting from a disk's own boot loader is not supported yet"),
+        (["run", "--disk", "SECTORS"], "or run its boot sector, without a BIOS, by ringlet run --"),
+        (["run", "SECTOR"], "is a boot sector; run its boot sector, without a BIOS, by ringl"),
+        (["run", "--cdrom", "os.iso"], "--cdrom: give --disk FILE,ro"),
+        (["run", "-device", "isa-debug-exit"], "--debug-exit for isa-debug-exit"),
         (["run", "DISK", "true"], "--name NAME, and then ringlet run NAME"),
         (["run", "/tmp"], "/tmp: is a directory; to use it as a guest's root, give --root /tmp"),
         (["run", "--disk", "/nowhere", "debian"], "--disk /nowhere: no such file"),
@@ -257,7 +264,13 @@ def test_mistakes_are_one_line_and_status_2(
 ) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(512))
-    files = {"PROGRAM": program, "DISK": str(disk)}
+    sectors = tmp_path / "floppy.img"
+    sectors.write_bytes(bytes(510) + b"\x55\xaa" + bytes(512))
+    sector = tmp_path / "boot.bin"
+    sector.write_bytes(sectors.read_bytes()[:512])
+    files = {
+        "PROGRAM": program, "DISK": str(disk), "SECTORS": str(sectors), "SECTOR": str(sector)
+    }  # fmt: skip
     status = main([files.get(argument, argument) for argument in arguments])
     captured = capfd.readouterr()
 

@@ -136,6 +136,11 @@ class Pty:
         said = self.read_until(b"[pid ", b"]")
         return int(said.partition(b"[pid ")[2].partition(b"]")[0])
 
+    def write_and_read(self, keys: bytes, *wanted: bytes) -> bytes:
+        """Type `keys`; return the terminal's output once it contains all of `wanted`."""
+        os.write(self.user, keys)
+        return self.read_until(*wanted)
+
     def read_until(self, *wanted: bytes) -> bytes:
         """Return the terminal's output once it contains all of `wanted`."""
         got = b""

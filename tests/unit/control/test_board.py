@@ -16,8 +16,9 @@ from ringlet.core.state import Exit
 from ringlet.errors import ConfigError
 from ringlet.machine import outcome
 from ringlet.machine.outcome import End, EndKind
-from ringlet.machine.pc import Pc, Wire
+from ringlet.machine.pc import Wire
 from ringlet.machine.vm import Vm
+from ringlet.machine.wired import Wired
 from tests.unit.machine.fake_cpu import FakeCpu, FakeExit, out
 from tests.unit.machine.kernel_maker import BzImage
 
@@ -39,7 +40,7 @@ class Lines:
     def wires(self) -> Sequence[Wire]:
         return [Wire(self._take)]
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         self.pcs += 1
 
     def _take(self, data: bytes) -> None:

@@ -85,6 +85,7 @@ def test_an_image_of_the_store_is_run_by_its_name(
             "debain",
             "no guest or image has this name, and there is no such file; give busybox, debian",
         ),
+        ("int,cpu", "^int,cpu: no guest has this name; for QEMU's -d int,cpu give --trace FILE"),
         ("disk.qcow2", "^disk.qcow2: no such file"),
         ("a/b", "^a/b: no such file"),
         ("/tmp", "give --root /tmp"),
@@ -108,7 +109,7 @@ def test_python_is_told_of_no_options_of_the_command_line(word: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("text", b"#!/bin/sh\n", "is neither a kernel, nor a disk image"),
+        ("text", b"#!/bin/sh\n", "is neither a kernel, nor a disk image.* --bare --flat 16@0x7c00"),
         ("disk.vmdk", b"KDMV", "qemu-img convert -O qcow2 .*disk.vmdk disk.qcow2"),
     ],
 )

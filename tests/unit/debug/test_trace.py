@@ -2,8 +2,20 @@
 
 from ringlet.core.state import Exit
 from ringlet.debug.trace import lines
+from ringlet.machine.causes import shutdown
 from ringlet.vcpu.debug.blocks import Event, EventRecord
 from tests.unit.debug.short import TO_32_BITS, WIDE, real
+
+PAGED = f"""{TO_32_BITS}
+        movl $0x83, 0x3000
+        mov $0x3000, %eax
+        mov %eax, %cr3
+        mov $0x10, %eax
+        mov %eax, %cr4
+        mov $0x80000011, %eax
+        mov %eax, %cr0
+"""
+"""Goes on with `TO_32_BITS` and turns paging on, with a page of 4 MiB; #PF has no gate."""
 
 
 def event(kind: Event, cpl: int, rip: int, first: int, second: int, code: str) -> EventRecord:
@@ -54,3 +66,61 @@ def test_exception_of_an_emulated_instruction() -> None:
 
     assert "exception 0 0000:100c 100c #BR cr2 0" in list(lines(p.events()))
     assert p.counters()["exceptions"] == before + 1
+
+
+def test_exceptions_up_to_a_triple_fault_each_with_its_cr2() -> None:
+    """Without gates for #PF and #DF: each exception is a line, and the end's message has them."""
+    p = real(PAGED + "wbinvd\nmov %eax, 0x12345678\n")
+    p.set("cr2", 0x111)
+    p.watch_blocks(64)
+    assert p.run() == Exit.EXIT_SHUTDOWN
+
+    found = [line.split(" ", 4)[4] for line in lines(p.events()) if line.startswith("exception")]
+
+    assert found == [
+        "#PF(0002) cr2 12345678",
+        "#GP(0073) cr2 12345678",
+        "#DF(0000) cr2 12345678",
+        "#GP(0043) cr2 12345678",
+    ]
+    assert shutdown(p) == (
+        "#PF(0002) at 0x12345678; its delivery raised #GP(0073), #DF(0000) and #GP(0043)"
+    )
+
+
+def test_a_second_page_fault_has_its_own_cr2() -> None:
+    """The stack is not mapped, and the gate of #PF is used twice."""
+    p = real(PAGED + "mov $idt, %edi\nmov 48(%edi), %eax\nmov %eax, 112(%edi)\n"
+             "mov 52(%edi), %eax\nmov %eax, 116(%edi)\nmovw $119, idtr\nlidt idtr\n"
+             "mov $0x23456790, %esp\nmov 0x12345678, %eax\n")
+    p.watch_blocks(64)
+    assert p.run() == Exit.EXIT_SHUTDOWN
+
+    found = [line.split(" ", 4)[4] for line in lines(p.events()) if line.startswith("exception")]
+
+    assert found[:2] == ["#PF(0000) cr2 12345678", "#PF(0002) cr2 2345678c"]
+    assert found[2:] == ["#DF(0000) cr2 2345678c", "#GP(0043) cr2 2345678c"]
+
+
+def test_software_interrupt_without_a_gate_names_it() -> None:
+    p = real(TO_32_BITS + "int $0x80\n")
+    p.set("rflags", 2)
+    p.watch_blocks(64)
+    assert p.run() == Exit.EXIT_HLT
+
+    assert f"exception 0 0008:{WIDE:08x} {WIDE:x} #GP(0402) cr2 0" in list(lines(p.events()))
+
+
+def test_interrupts_of_the_machines_controller_are_lines() -> None:
+    p = real(".code16\nhlt\n")
+    p.write_phys(0x20 * 4, b"\x00\x20\x00\x00")
+    p.write_phys(0x2000, b"\xf4")
+    p.set("rflags", 0x202)
+    p.watch_blocks(64)
+    p.inject(0x20)
+    assert p.run() == Exit.EXIT_HLT
+
+    assert list(lines(p.events())) == [
+        "interrupt 0 0000:1000 1000 vector 20",
+        "block 0 0000:2000 2000 sp 7fa cr3 0: hlt",
+    ]

@@ -484,6 +484,77 @@ def test_rts_taken_back_stops_input_until_it_returns() -> None:
     assert (before, after) == (b"a", b"b")
 
 
+def test_a_guest_that_only_polls_gets_input_without_rts() -> None:
+    port = InputPort(bytes(range(100)), handshake=True)
+    got = b"".join(port.drain() for _ in range(101 * u._POLLS_FOR_INPUT))
+
+    assert got == bytes(range(100))
+
+
+def test_a_guest_with_interrupts_for_input_gets_it_without_rts() -> None:
+    port = InputPort(b"xy", handshake=True)
+    before = port.irq
+    port.put(IER, u.IER_RDA)
+
+    assert not before
+    assert port.irq
+    assert port.get(DATA) == ord("x")
+
+
+def test_what_is_typed_before_linux_opens_the_port_is_not_lost() -> None:
+    """Linux's 8250 driver prints, finds out which chip it is, then empties and opens the port."""
+    port = InputPort(bytes(range(40)), handshake=True)
+    port.put(MCR, 0)
+    for _ in range(100):
+        port.get(LSR)
+        port.put(DATA, ord("."))
+    for ier in (0, 0x0F, 0):
+        port.put(IER, ier)
+    for fcr in (0, 1, 7, 0, 1, 7, 0):
+        port.put(FCR, fcr)
+        for register in (LSR, DATA, IIR, MSR, LSR, DATA):
+            port.get(register)
+    lost = 40 - len(port.source.data)
+    port.put(MCR, u.MCR_OUT2 | u.MCR_DTR)
+    port.put(IER, u.IER_RLS | u.IER_RDA)
+    for fcr in (1, 0x81):
+        port.put(FCR, fcr)
+    port.put(MCR, u.MCR_OUT2 | u.MCR_DTR)
+    port.put(MCR, u.MCR_OUT2 | u.MCR_RTS | u.MCR_DTR)
+    got = b""
+    while port.irq:
+        got += port.handle()[1]
+
+    assert lost == 0
+    assert got == bytes(range(40))
+
+
+def test_what_a_guest_drops_comes_again_until_it_asserts_rts() -> None:
+    port = InputPort(bytes(range(40)), handshake=True)
+    port.put(FCR, u.FCR_ENABLE)
+    port.put(IER, u.IER_RDA)
+    first = port.get(DATA)
+    port.put(FCR, u.FCR_ENABLE | u.FCR_RESET_RX)
+    second = port.get(DATA)
+    port.put(MCR, u.MCR_RTS)
+    port.put(FCR, u.FCR_ENABLE | u.FCR_RESET_RX)
+    third = port.get(DATA)
+
+    assert (first, second, third) == (0, 1, 17)
+
+
+def test_what_was_looped_back_does_not_come_again() -> None:
+    port = InputPort(handshake=True)
+    port.put(FCR, u.FCR_ENABLE)
+    port.put(MCR, u.MCR_LOOP)
+    port.put(DATA, ord("x"))
+    port.put(MCR, u.MCR_OUT2)
+    port.put(FCR, u.FCR_ENABLE | u.FCR_RESET_RX)
+    port.put(IER, u.IER_RDA)
+
+    assert not port.irq
+
+
 def test_loop_back_keeps_input_out() -> None:
     port = InputPort()
     port.put(MCR, u.MCR_LOOP)

@@ -16,6 +16,7 @@ class Part:
     kind: int = 1
     file_size: int | None = None
     linear: int | None = None
+    offset: int | None = None
 
 
 def note(name: bytes, kind: int, content: bytes) -> bytes:
@@ -59,7 +60,8 @@ class Elf:
             size = len(part.data) if part.size is None else part.size
             file_size = len(part.data) if part.file_size is None else part.file_size
             linear = part.physical if part.linear is None else part.linear
-            place = (offset + len(body), linear, part.physical, file_size, size)
+            begin = offset + len(body) if part.offset is None else part.offset
+            place = (begin, linear, part.physical, file_size, size)
             fields = (part.kind, 5, *place, 1) if self.elf_class == 2 else (part.kind, *place, 5, 1)
             table += struct.pack(form, *fields)
             body += part.data

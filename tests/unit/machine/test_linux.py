@@ -281,6 +281,16 @@ def test_last_byte_of_the_initrd_may_be_at_the_kernels_limit(path: Path) -> None
     assert field(params, 0x218, "I") == LOAD + 0x10_0000
 
 
+@pytest.mark.parametrize("syssize", [0, 3, 0x10000 + len(CODE) // 16])
+def test_size_of_an_old_kernel_is_that_of_its_file(path: Path, syssize: int) -> None:
+    """Before protocol 2.04 the field had 16 bits, and could not be trusted."""
+    image = BzImage(version=0x0203, syssize=syssize)
+
+    cpu, _ = loaded(path, image)
+
+    assert cpu.memory[0x100000] == CODE
+
+
 @pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 12_345])
 def test_initrd_has_its_pages_for_itself(path: Path, size: int) -> None:
     image = BzImage(xloadflags=1, initrd_addr_max=LOAD + 0x20_0123)
@@ -403,7 +413,7 @@ def other(offset: int, magic: bytes) -> bytes:
 
 WRONG = {
     "empty": (b"", "is empty; give a kernel for x86: Linux's bzImage"),
-    "text": (b"#!/bin/sh\n" * 200, "is not a kernel; give"),
+    "text": (b"#!/bin/sh\n" * 200, "or run a flat image by --bare --flat 16@0x7c00"),
     "arm64": (other(0x38, b"ARM\x64"), "is a kernel for AArch64"),
     "riscv": (other(0x38, b"RSC\x05"), "is a kernel for RISC-V"),
     "arm": (other(0x24, b"\x18\x28\x6f\x01"), "is a kernel for 32-bit ARM"),

@@ -296,7 +296,7 @@ def test_the_header_is_found_in_8_kib(path: Path, place: int) -> None:
     ids=["behind", "across the end", "not aligned", "wrong checksum"],
 )
 def test_what_is_no_header(path: Path, place: int, header: bytes) -> None:
-    path.write_bytes(with_header(place, header))
+    path.write_bytes(with_header(place, header) + b"Linux version 6.1")
 
     assert starts_linux(path)
 

@@ -50,6 +50,12 @@ def test_root_pointer_of_acpi_is_in_memory(cpu: FakeCpu) -> None:
     assert cpu.memory[pc.rsdp].startswith(b"RSD PTR ")
 
 
+def test_bios_data_area_tells_of_the_memory_below_the_ebda(cpu: FakeCpu) -> None:
+    build(cpu)
+    assert cpu.memory[0x40E] == (0x9FC0).to_bytes(2, "little")
+    assert cpu.memory[0x413] == (639).to_bytes(2, "little")
+
+
 def test_memory_without_a_device_reads_as_ones(cpu: FakeCpu) -> None:
     build(cpu)
     assert cpu.read_memory(0xD000_0000, 8) == (1 << 64) - 1

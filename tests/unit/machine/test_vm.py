@@ -31,7 +31,7 @@ def console() -> Console:
 
 
 def machine_for(cpu: FakeCpu, console: Console) -> Vm:
-    return bare.wire(cpu, console, time.monotonic_ns)
+    return bare.wire(cpu, console, time.monotonic_ns).machine
 
 
 PIC_SETUP = [
@@ -77,6 +77,22 @@ def test_triple_fault_names_the_faulting_rip(console: Console) -> None:
 
     assert (end.kind, end.status) == (EndKind.TRIPLE_FAULT, 3)
     assert "0x101234" in end.message
+
+
+def test_triple_fault_names_its_exceptions(console: Console) -> None:
+    cpu = FakeCpu([FakeExit(Exit.EXIT_SHUTDOWN)])
+    faults = (14, 2, 0, 0x5008), (14, 0, 0, 0x6010), (8, 0, 0, 0), (13, 0x43, 0, 0)
+    series = ((0x21, 0, 2, 0), *faults)
+    for number, values in enumerate(series):
+        for name, value in zip(("vector", "error", "source", "cr2"), values, strict=True):
+            cpu.registers[f"raised{number}.{name}"] = value
+    cpu.registers["raised_count"] = len(series)
+    end = machine_for(cpu, console).run()
+
+    assert end.message.endswith(
+        ": interrupt 21h; its delivery raised #PF(0002) at 0x5008, #PF(0000) at 0x6010, #DF(0000) "
+        "and #GP(0043)"
+    )
 
 
 def test_halt_with_interrupts_off_ends_the_run(console: Console) -> None:
@@ -235,7 +251,7 @@ def test_a_sink_that_fails_ends_the_run_with_its_error() -> None:
         raise OutputError("standard output was closed by its reader")
 
     with pytest.raises(OutputError):
-        bare.wire(FakeCpu([out(0x3F8, 65)]), broken, time.monotonic_ns).run()
+        bare.wire(FakeCpu([out(0x3F8, 65)]), broken, time.monotonic_ns).machine.run()
 
 
 def test_no_thread_is_left_behind(console: Console) -> None:

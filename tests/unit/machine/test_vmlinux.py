@@ -138,6 +138,15 @@ def test_a_pvh_note_beside_a_64_bit_entry_does_no_harm(path: Path) -> None:
     assert read_kernel(elf.write(path), RAM).entry == TEXT + 2
 
 
+def test_notes_are_read_once_however_many_segments_name_them(path: Path) -> None:
+    """The segments may overlap, so that a small file could claim many gibibytes."""
+    junk = note(b"GNU\0", 3, bytes((1 << 20) - 16))
+    first = Elf((Part(TEXT, b"text"), Part(0, junk, kind=4), PVH_PART), entry=0)
+
+    with pytest.raises(ProgramError, match="no PVH entry"):
+        read_kernel(first.write(path), RAM)
+
+
 WRONG = {
     "aarch64": (Elf(machine=183), "is an ELF64 file for AArch64; give a kernel for x86"),
     "unknown machine": (Elf(machine=9), "is an ELF64 file for machine 9"),
@@ -161,6 +170,13 @@ WRONG = {
     "nothing to load": (Elf(()), "its entry point 0x100000 is not in the physical"),
     "static program": (Elf(abi=3), "is a program for Linux, not a kernel"),
     "interpreter": (Elf().with_part(Part(kind=3, data=b"/ld.so")), "is a program for Linux"),
+    "note of the ABI": (
+        Elf((Part(TEXT), Part(0, note(b"GNU\0", 1, bytes(16)), kind=4)), entry=TEXT),
+        "is a program for Linux, not a kernel; run it in a guest: ringlet run -v ",
+    ),
+    "where programs are": (
+        elf32((Part(0x8048000, offset=0),), entry=0x8048000), "is a program for Linux"
+    ),
     "object file": (Elf(kind=1), "is not a linked ELF executable"),
     "position independent": (Elf(kind=3), "is not a linked ELF executable"),
     "low": (Elf((Part(0x1000),), entry=0x1000), "is not a kernel: a segment of it is at 0x1000"),

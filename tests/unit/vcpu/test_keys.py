@@ -211,10 +211,11 @@ SEGMENTS = {
     ),
     "paragraphs": (
         (0xFFFFFFFF, 0, 0xFFFF, 0x8093, 0xFFFF),
-        (0xFFFFFFFF, 0x1000, 0xFFFF, 0x8093, 0xFFFF, 0x10),
+        (0xFFFF, 0x1000, 0xFFFF, 0x8093, 0xFFFF, 0x10),
     ),
+    "limited": (FLAT, (*FLAT, 0xFFFFFFFF, 0x11, 0xFFF)),
 }
-"""Limit of CS, base and limit of DS and ES, rights of SS: flat, and not; limit of SS, CR0."""
+"""Limit of CS, base and limit of DS and ES, rights of SS: flat, and not; limit of SS, CR0, FS."""
 
 
 def enter_32(
@@ -225,21 +226,22 @@ def enter_32(
     stack: int,
     room: int = 0xFFFFFFFF,
     cr0: int = 0x11,
+    fs: int | None = None,
 ) -> None:
     """Enter a few instructions of 32-bit code at a low address, with such segments."""
     p = board.p
     p.set("cr0", cr0)
     p.set("efer", 0)
     for i in (0, 3, 4, 5):
-        p.set_segment(i, 0x10, base, limit, 0xC093)
+        p.set_segment(i, 0x10, base, limit if i != 4 or fs is None else fs, 0xC093)
     p.set_segment(2, 0x10, 0, room, stack)
     p.set_segment(1, 8, 0, code, 0xC09B)
-    # mov eax, [8000h]; push eax; pop edx; jmp +20000h to HLT
-    p.write_phys(0xE80, bytes.fromhex("a100800000 50 5a e9f4ff0100"))
+    # mov eax, fs:[8000h]; mov eax, [8000h]; push eax; pop edx; jmp +20000h to HLT
+    p.write_phys(0xE7A, bytes.fromhex("64a100800000 a100800000 50 5a e9f4ff0100"))
     p.write_phys(0x20E80, b"\xf4")
     p.write_phys(0x8000, b"\1\0\0\0")
     p.write_phys(0x9000, b"\2\0\0\0")
-    board.set(rip=0xE80, rsp=0x2F000, rflags=2, rax=0, rdx=0)
+    board.set(rip=0xE7A, rsp=0x2F000, rflags=2, rax=0, rdx=0)
 
 
 @pytest.mark.parametrize("change", SEGMENTS.values(), ids=SEGMENTS)

@@ -32,7 +32,8 @@ from ringlet.control.turning_off import turn_off
 from ringlet.devices.virtio.threads import block_signals
 from ringlet.errors import AgentError, HostError
 from ringlet.machine import outcome
-from ringlet.machine.pc import Pc, Wire, to_standard_error
+from ringlet.machine.pc import Wire, to_standard_error
+from ringlet.machine.wired import Wired
 
 VERSION: Final = 1
 LONGEST_REQUEST: Final = 4096
@@ -110,7 +111,7 @@ class Served:
             wires[0] = Wire(both, wires[0].source, wires[0].handshake)
         return wires
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Share the agent of `pc` from now on."""
         if self._relay is not None:
             self._relay.close()

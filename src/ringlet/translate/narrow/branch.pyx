@@ -143,6 +143,8 @@ cdef int emit_indirect_branch(Builder* b, Insn* i) noexcept nogil:
     cdef Ref r
     if call and b.key & (KEY_SEGMENTED | KEY_STACK16) and not b.key & KEY_DATA64K:
         return NO_CODE    # the check of the stack would need the target's register
+    if call and size == 4 and not has_4_gib(b):
+        return NO_CODE    # the check of the limit comes before the push
     if i.modrm >= 0xC0:
         if size == 2:
             movzx16(b, H8, insn_rm(i))

@@ -1,4 +1,4 @@
-"""Transfers to other segments in real and virtual-8086 mode, and what real mode does with flags.
+"""Transfers to other segments in real and virtual-8086 mode, and PUSHF and POPF at CPL 0.
 
 CALL, JMP and RET far, INT n and IRET with 16-bit operands set the selector and the base of CS,
 which keeps its limit of 64 KiB, and go on by the jump table, which knows both EIP and the linear
@@ -10,8 +10,8 @@ Sources: SDM 3A 20.1.1, 20.1.4; SDM vol. 2A CALL, INT, IRET, JMP; vol. 2B POPF, 
 from ringlet.core.ops cimport (
     OP_CALL_FAR, OP_INT, OP_IRET, OP_JMP_FAR, OP_POPF, OP_PUSHF, OP_RET_FAR)
 from ringlet.core.state cimport (
-    FLAG_IF, KEY_CPL, KEY_CS64K, KEY_CS_ODD, KEY_PARAGRAPHS, KEY_STEP, RAX, RCX, SEG_CS, CpuState,
-    u8, u32, i32)
+    FLAG_IF, KEY_CPL, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_PARAGRAPHS, KEY_STEP, RAX, RCX,
+    SEG_CS, CpuState, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.flow cimport emit_indirect
 from ringlet.translate.insn cimport *
@@ -87,7 +87,8 @@ cdef void store_arithmetic(Builder* b) noexcept nogil:
     """CF, PF, AF, ZF, SF and OF := those in r11d; r8 and r9 are lost."""
     extract(b, H9, R11, OVERFLOW_FLAG)
     mov_rr(b, H8, RAX)
-    e8(b, 0xC4); e8(b, 0xC3); e8(b, 0x7B); e8(b, 0xF0); e8(b, 0xC3); e8(b, 24)   # rorx eax, r11d, 24
+    # rorx eax, r11d, 24: the lowest byte comes to AH.
+    e8(b, 0xC4); e8(b, 0xC3); e8(b, 0x7B); e8(b, 0xF0); e8(b, 0xC3); e8(b, 24)
     e8(b, 0x41); e8(b, 0x80); e8(b, 0xC1); e8(b, 0x7F)        # add r9b, 7Fh
     e8(b, 0x9E)                                               # sahf
     mov_rr(b, RAX, H8)
@@ -259,12 +260,18 @@ cdef int return_from_interrupt(Builder* b, Insn* i) noexcept nogil:
     return 1
 
 
-cdef int push_flags(Builder* b) noexcept nogil:
+cdef int push_flags(Builder* b, u32 size) noexcept nogil:
+    """PUSHF at CPL 0; outside segments of 64 KiB the flags wait in the state."""
     cdef Ref r
     load_flags(b)
-    r = stack_operand(b, -2, 2, True)
-    move(b, 0x89, R11, &r, 2)
-    move_sp(b, -2)
+    if not b.key & KEY_DATA64K:
+        store_state(b, R11, SCRATCH)
+        restore_r11(b)
+    r = stack_operand(b, -<i32>size, size, True)
+    if not b.key & KEY_DATA64K:
+        load_state(b, R11, SCRATCH)
+    move(b, 0x89, R11, &r, size)
+    move_sp(b, -<i32>size)
     restore_r11(b)
     return 1
 
@@ -308,10 +315,10 @@ cdef int emit_far(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef int emit_flags(Builder* b, Insn* i) noexcept nogil:
-    if not is_plain(b, i) or b.key & KEY_CPL:
+    if b.key & (KEY_CPL | KEY_STEP):
         return 0
     if i.shape.op == OP_PUSHF:
-        return push_flags(b)
-    if i.shape.op == OP_POPF and b.n_ops < MAX_OPS and not b.checked:
+        return push_flags(b, i.shape.size)
+    if i.shape.op == OP_POPF and is_plain(b, i) and b.n_ops < MAX_OPS and not b.checked:
         return pop_flags(b, i)
     return 0

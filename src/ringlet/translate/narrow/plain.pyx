@@ -11,7 +11,8 @@ from ringlet.translate.encode cimport encode
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.operands cimport far_field
 from ringlet.translate.narrow.segments cimport (
-    allows, in_segment, move, move_sp, operand, operand_of_next, restore_r11, stack_operand)
+    allows, in_segment, is_checked, move, move_sp, operand, operand_of_next, restore_r11,
+    stack_operand)
 from ringlet.translate.narrow.strings cimport emit_direction, emit_string
 from ringlet.translate.plain cimport emit_high_byte_at, writes_both
 from ringlet.translate.shape cimport *
@@ -58,9 +59,9 @@ cdef bint accessible(Builder* b, Insn* i) noexcept nogil:
     CS, whose rights are not part of the key, is checked like a segment that is not flat.
     """
     cdef u32 size = i.shape.mem_size
-    if i.shape.kind == SHAPE_BITS and (b.key & KEY_SEGMENTED or i.address == 2):
+    if i.shape.kind == SHAPE_BITS and (is_checked(b, i.seg) or i.address == 2):
         return False      # the processor adds the bit's offset itself
-    return allows(b, i, stores(i)) and (size != 0 or not b.key & KEY_SEGMENTED)
+    return allows(b, i, stores(i)) and (size != 0 or not is_checked(b, i.seg))
 
 
 cdef inline bint stores(Insn* i) noexcept nogil:

@@ -6,6 +6,8 @@ from ringlet.translate.insn cimport Insn
 # Emit code that checks `size` bytes at the offset in r9; return the host operand, made of r8 and
 # r9.  With KEY_DATA64K the offset has 16 bits, and a write is not for CS.
 cdef Ref in_segment(Builder* b, u32 seg, u32 size, bint write) noexcept nogil
+# Whether accesses in the segment that an instruction names are checked.
+cdef bint is_checked(Builder* b, u32 seg) noexcept nogil
 # Whether the operand's segment and address size are for translated code.
 cdef bint allows(Builder* b, Insn* i, bint write) noexcept nogil
 # Emit code that computes the address of the ModRM or moffs operand, and return the host operand.

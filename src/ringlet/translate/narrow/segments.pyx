@@ -11,7 +11,8 @@ offset and the operand's last byte has bit 16 set exactly if the access passes t
 that bit to bit 62.
 """
 from ringlet.core.state cimport (
-    RSP, SEG_CS, SEG_SS, KEY_DATA64K, KEY_SEGMENTED, KEY_STACK16, CpuState, u8, u32, i32)
+    RSP, SEG_CS, SEG_FS, SEG_GS, SEG_SS, KEY_DATA64K, KEY_LIMITED, KEY_SEGMENTED, KEY_STACK16,
+    CpuState, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.operands cimport (
@@ -56,6 +57,11 @@ cdef Ref in_segment(Builder* b, u32 seg, u32 size, bint write) noexcept nogil:
     return ref_sum(H8, H9, 0)
 
 
+cdef bint is_checked(Builder* b, u32 seg) noexcept nogil:
+    """Whether accesses in the segment are checked."""
+    return b.key & KEY_SEGMENTED or (b.key & KEY_LIMITED and (seg == SEG_FS or seg == SEG_GS))
+
+
 cdef bint allows(Builder* b, Insn* i, bint write) noexcept nogil:
     """CS's rights are part of no key: flat code does not access it, and it is never written."""
     if b.key & KEY_DATA64K:
@@ -64,7 +70,7 @@ cdef bint allows(Builder* b, Insn* i, bint write) noexcept nogil:
 
 
 cdef Ref operand(Builder* b, Insn* i, u32 size, bint write, i32 moved) noexcept nogil:
-    if not b.key & KEY_SEGMENTED:
+    if not is_checked(b, i.seg):
         return host_operand(b, i, moved)
     if moved and not is_moffs(i):
         sum_to_r9(b, i, moved)
@@ -74,7 +80,7 @@ cdef Ref operand(Builder* b, Insn* i, u32 size, bint write, i32 moved) noexcept 
 
 
 cdef Ref operand_of_next(Builder* b, Insn* i, u32 size, bint write) noexcept nogil:
-    if not b.key & KEY_SEGMENTED:
+    if not is_checked(b, i.seg):
         return next_operand(b, i)
     return operand(b, i, size, write, 0)
 

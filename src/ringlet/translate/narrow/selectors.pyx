@@ -7,8 +7,8 @@ Loads of SS, which inhibit interrupts, leave.
 """
 from ringlet.core.ops cimport OP_LOAD_FAR, OP_MOV_FROM_SEG, OP_MOV_TO_SEG, OP_POP_SEG, OP_PUSH_SEG
 from ringlet.core.state cimport (
-    RCX, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, KEY_CPL, KEY_PARAGRAPHS, KEY_SEGMENTED, KEY_STACK16,
-    KEY_STEP, CpuState, Segment, u8, u32, i32)
+    RCX, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, KEY_CPL, KEY_PARAGRAPHS, KEY_SEGMENTED,
+    KEY_STACK16, KEY_STEP, CpuState, Segment, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.branch cimport emit_narrow_op

@@ -1,10 +1,11 @@
 """String instructions of 16- and 32-bit code.
 
 A single element is accessed by MOV or CMP, and RSI and RDI move by `string_step`, which is DF as a
-number.  The processor repeats them on host addresses: what takes these back to the guest's values
-is in `scratch`, with which the fault handler reverts them.  It does so in flat segments, and in
-segments of 64 KiB as far as the segment goes; `string_rest` is what the count has beyond that.  In
-other segments each element is checked.
+number.  CMPS, whose two operands processors read in different orders, and all repetitions are the
+host's own, on host addresses: what takes these back to the guest's values is in `scratch`, with
+which the fault handler reverts them.  The processor repeats in flat segments, and in segments of
+64 KiB as far as the segment goes; `string_rest` is what the count has beyond that.  In other
+segments each element is checked.
 """
 from ringlet.core.state cimport (
     RAX, RCX, RDI, RSI, SEG_DS, SEG_ES, SEG_NONE, KEY_DATA64K, KEY_SEGMENTED, KEY_STEP, CpuState,
@@ -132,6 +133,9 @@ cdef void emit_element(Builder* b, Insn* i, bint flat) noexcept nogil:
     cdef u32 size = i.shape.mem_size, held = RAX
     cdef bint fits = flat or b.key & KEY_DATA64K
     cdef Ref r
+    if compares(i) and has_source(i):
+        emit_own(b, i, flat, False)
+        return
     if has_source(i):
         r = element_at(b, i, RSI, source_segment(i), flat, False)
         if not has_target(i):
@@ -156,8 +160,8 @@ cdef void emit_element(Builder* b, Insn* i, bint flat) noexcept nogil:
         restore_r11(b)
 
 
-cdef void emit_many(Builder* b, Insn* i, bint flat) noexcept nogil:
-    """Emit the processor's own repetition, whose count is in ECX."""
+cdef void emit_own(Builder* b, Insn* i, bint flat, bint repeat) noexcept nogil:
+    """Emit the host's own instruction, or its repetition, whose count is in ECX."""
     if flat:
         mov_rr(b, H9, WINDOW)
         negate_r9(b)
@@ -173,7 +177,8 @@ cdef void emit_many(Builder* b, Insn* i, bint flat) noexcept nogil:
     map_here(b, i.offset)
     if i.shape.width == 2 and i.opcode & 1:
         e8(b, 0x66)
-    e8(b, 0xF3 if i.prefixes & PFX_REP else 0xF2)
+    if repeat:
+        e8(b, 0xF3 if i.prefixes & PFX_REP else 0xF2)
     e8(b, i.opcode)
     if has_source(i):
         to_guest(b, i, RSI, 0)
@@ -235,7 +240,7 @@ cdef u32 emit_chunk(Builder* b, Insn* i) noexcept nogil:
     e8(b, 0x41); e8(b, 0xF7); e8(b, 0xD0)                    # not r8d
     sum32(b, H8, H8, H9, 1)
     store_state(b, H8, STRING_REST)
-    emit_many(b, i, False)
+    emit_own(b, i, False, True)
     load_state(b, H9, STRING_REST)
     sum32(b, RCX, RCX, H9, 0)
     e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)                    # mov dword [string_rest], 0
@@ -296,7 +301,7 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
     if not i.prefixes & (PFX_REP | PFX_REPNE):
         emit_element(b, i, flat)
     elif flat and not b.key & KEY_STEP and not b.once:
-        emit_many(b, i, True)
+        emit_own(b, i, True, True)
     else:
         emit_repeated(b, i, flat)
     return 1

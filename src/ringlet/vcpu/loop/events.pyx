@@ -5,7 +5,6 @@ from ringlet.core.state cimport *
 from ringlet.cache.codecache cimport Cache
 from ringlet.cache.exits cimport exits_restore
 from ringlet.vcpu.apic.local cimport INTR_LOCAL, apic_accept, apic_due, apic_tick, apic_update
-from ringlet.vcpu.debug.blocks cimport EXCEPTION, INTERRUPT, blocks_event
 from ringlet.vcpu.debug.stops cimport debug_holds
 from ringlet.vcpu.direct.policy cimport policy_interrupt
 from ringlet.vcpu.loop.exceptions cimport deliver, interrupt, nmi
@@ -16,8 +15,6 @@ from ringlet.vcpu.system.registers cimport DR6_BS
 cdef int deliver_exception(CpuState* c) noexcept nogil:
     """Deliver the pending exception; return an Exit, or EXIT_NONE to continue."""
     c.n_exceptions += 1
-    if c.blocks != NULL:
-        blocks_event(c, EXCEPTION, c.exc_vector | <u64>c.exc_error << 32, c.arch.cr2)
     if deliver(c) == EMU_EXIT:
         return c.exit_kind
     return EXIT_NONE
@@ -68,8 +65,6 @@ cdef int take_events(CpuState* c) noexcept nogil:
             vector = apic_accept(c)
             if c.direct != NULL:
                 policy_interrupt(c)
-            if c.blocks != NULL:
-                blocks_event(c, INTERRUPT, vector, 0)
             if interrupt(c, vector) == EMU_EXIT:
                 return c.exit_kind
         elif c.arch.halted and c.patient:

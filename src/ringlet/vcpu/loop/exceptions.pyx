@@ -6,8 +6,11 @@ succeeded, except CR2 and DR6, which are written when the exception arises; but 
 task may fault when that task has begun.
 """
 from ringlet.core.state cimport (
-    EMU_FLOW, EMU_EXIT, EXIT_SHUTDOWN, Event, FLAG_RF, ACC_FETCH, ACC_WRITE, VEC_DE, VEC_DB,
-    VEC_NMI, VEC_DF, VEC_TS, VEC_GP, VEC_PF, VEC_MC, get_rflags)
+    EMU_FLOW, EMU_EXIT, EXIT_INTERRUPTED, EXIT_SHUTDOWN, Event, RAISED_MAX, Raised, FLAG_RF,
+    ACC_FETCH, ACC_WRITE, VEC_DE, VEC_DB, VEC_NMI, VEC_DF, VEC_TS, VEC_GP, VEC_PF, VEC_MC,
+    get_rflags)
+from ringlet.vcpu.apic.local cimport apic_tick
+from ringlet.vcpu.debug.blocks cimport EXCEPTION, INTERRUPT, blocks_event
 from ringlet.vcpu.debug.stops cimport debug_event
 from ringlet.vcpu.loop.gates cimport (
     FROM_OUTSIDE, FROM_PROCESSOR, FROM_SOFTWARE, pass_gate)
@@ -16,6 +19,9 @@ from ringlet.vcpu.system.pending cimport PENDING_EVENT
 from ringlet.vcpu.system.registers cimport DR6_BD, DR7_GD
 
 # Classes of SDM 3A table 6-4.
+cdef enum:
+    LONGEST_CHAIN = 8    # of exceptions without an instruction between, if it is not endless
+
 cdef enum Class:
     BENIGN = 0
     CONTRIBUTORY = 1
@@ -46,6 +52,22 @@ cdef void arise(CpuState* c) noexcept nogil:
         c.arch.debugctl &= ~<u64>2
 
 
+cdef void record(CpuState* c, u32 vector, u32 error, u64 cr2) noexcept nogil:
+    """Put an exception into the trace, if there is one."""
+    if c.blocks != NULL:
+        blocks_event(c, EXCEPTION, vector | <u64>error << 32, cr2)
+
+
+cdef void note(CpuState* c, u32 vector, u32 error, u32 source, u64 cr2) noexcept nogil:
+    """Add an event to those that a triple fault is reported with."""
+    cdef Raised* r = &c.raised[min(c.raised_count, RAISED_MAX - 1)]
+    c.raised_count = min(c.raised_count + 1, RAISED_MAX)
+    r.vector = vector
+    r.error = error
+    r.source = source
+    r.cr2 = cr2
+
+
 cdef u64 pushed_flags(CpuState* c, u32 vector) noexcept nogil:
     """Return RFLAGS for the stack frame of an exception (SDM 3B 17.3.1.1).
 
@@ -65,6 +87,8 @@ cdef int take(CpuState* c, Event* e) noexcept nogil:
     """Deliver an event and the exceptions that its delivery raises."""
     e.first = classify(e.vector) if e.source == FROM_PROCESSOR else BENIGN
     e.at = c.arch.rip
+    c.raised_count = 0
+    note(c, e.vector, e.error, e.source, c.arch.cr2)
     return go_through(c, e)
 
 
@@ -74,11 +98,28 @@ cdef int deliver_again(CpuState* c) noexcept nogil:
     return go_through(c, &e)
 
 
+cdef bint must_stop(CpuState* c) noexcept nogil:
+    """Whether an endless chain of exceptions has to stop: #AC in delivering #AC is benign."""
+    if not c.attention:
+        return False
+    apic_tick(c)
+    if not c.stop:
+        return False
+    c.stop = 0
+    return True
+
+
 cdef int go_through(CpuState* c, Event* e) noexcept nogil:
     cdef int second
-    cdef u32 task
+    cdef u32 task, chain = 0
     cdef u64 flags
     while True:
+        chain += 1
+        if chain > LONGEST_CHAIN and must_stop(c):
+            c.event = e[0]
+            c.pending = PENDING_EVENT
+            c.exit_kind = EXIT_INTERRUPTED
+            return EMU_EXIT
         task = c.arch.tr.selector
         if pass_gate(c, e) == 0:
             if c.debugger != NULL:
@@ -91,18 +132,24 @@ cdef int go_through(CpuState* c, Event* e) noexcept nogil:
         device_forget(c)
         if c.arch.tr.selector != task:
             e.at = c.arch.rip
+        if VEC_TS <= c.exc_vector <= VEC_GP and e.source != FROM_SOFTWARE:
+            c.exc_error |= 1
         if e.source == FROM_PROCESSOR and e.vector == VEC_DF and c.exc_vector != VEC_DB:
+            record(c, c.exc_vector, c.exc_error, c.exc_cr2)
+            note(c, c.exc_vector, c.exc_error, FROM_PROCESSOR, c.exc_cr2)
             c.exit_kind = EXIT_SHUTDOWN
             c.shutdown_rip = e.at
             return EMU_EXIT
-        if VEC_TS <= c.exc_vector <= VEC_GP and e.source != FROM_SOFTWARE:
-            c.exc_error |= 1
         arise(c)
+        note(c, c.exc_vector, c.exc_error, FROM_PROCESSOR, c.arch.cr2)
+        record(c, c.exc_vector, c.exc_error, c.arch.cr2)
         flags = pushed_flags(c, c.exc_vector)
         c.exc_dr6 = 0
         second = classify(c.exc_vector)
         if ((e.first == CONTRIBUTORY and second == CONTRIBUTORY) or
                 (e.first == PAGE_FAULT and second != BENIGN)):
+            note(c, VEC_DF, 0, FROM_PROCESSOR, c.arch.cr2)
+            record(c, VEC_DF, 0, c.arch.cr2)
             e.vector = VEC_DF
             e.error = 0
             e.has_error = 1
@@ -122,10 +169,12 @@ cdef int deliver(CpuState* c) noexcept nogil:
     cdef Event e
     cdef OpInfo* op = <OpInfo*>c.op_info
     if c.exc_is_soft:
+        record(c, c.exc_vector, 0, c.arch.cr2)
         return software_interrupt(
             c, c.exc_vector,
             c.arch.rip + (op.length if op != NULL and op.rip == c.arch.rip else 0), False)
     arise(c)
+    record(c, c.exc_vector, c.exc_error, c.arch.cr2)
     e.vector = c.exc_vector
     e.error = c.exc_error
     e.has_error = c.exc_has_error
@@ -165,6 +214,8 @@ cdef int interrupt(CpuState* c, u32 vector) noexcept nogil:
     """Deliver an external interrupt; the caller has checked IF and the interrupt shadow."""
     cdef Event e
     c.n_interrupts += 1
+    if c.blocks != NULL:
+        blocks_event(c, INTERRUPT, vector & 0xFF, 0)
     e.vector = vector & 0xFF
     e.error = 0
     e.has_error = 0

@@ -71,10 +71,13 @@ cdef int read_crossing(CpuState* c, Builder* b, u8* page, u64 phys, u64* second)
     if they are hot, because a fragment can compare the bytes of one page only.
     """
     cdef u32 at = b.linear & 0xFFF, room = 4096 - at, i
+    cdef u64 next = (b.linear | 0xFFF) + 1
     cdef int r
+    if not b.key & KEY_MODE64:
+        next = <u32>next
     b.checked = b.once = b.noting = 0
     mmu_protect_code(c, phys)
-    r = mmu_fetch(c, (b.linear | 0xFFF) + 1, second)
+    r = mmu_fetch(c, next, second)
     if r == MEM_FAULT:
         return RAISED
     second[0] &= ~<u64>0xFFF

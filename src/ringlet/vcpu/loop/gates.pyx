@@ -156,6 +156,11 @@ cdef int pass_vector(CpuState* c, Event* e) noexcept nogil:
         return EMU_FAULT
     c.arch.gpr[RSP] = rsp
     load_paragraph(c, &c.arch.seg[SEG_CS], <u32>(entry >> 16) & 0xFFFF)
+    if entry == 0:
+        if c.no_handlers == 0:
+            c.no_handler.vector = e.vector
+            c.no_handler.source = e.source
+        c.no_handlers += 1
     c.arch.iflag = 0
     c.arch.rflags &= ~<u64>(FLAG_TF | FLAG_AC | FLAG_RF)
     c.arch.rip = target

@@ -77,6 +77,11 @@ cdef inline bint is_target(CpuState* c) noexcept nogil:
     return c.arch.rip <= c.arch.seg[SEG_CS].limit
 
 
+cdef inline u64 with_sp(u64 rsp, u64 sp) noexcept nogil:
+    """Return RSP with another SP: the upper part stays that of a 16-bit stack."""
+    return (rsp & ~<u64>0xFFFF) | (sp & 0xFFFF)
+
+
 cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
     """Handle an indirect branch that missed its table: EMU_NEXT, or EMU_FAULT.
 
@@ -85,11 +90,13 @@ cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
     reported with the target as RIP.
     """
     cdef OpInfo* op = <OpInfo*>c.op_info
+    cdef u64 rsp
     if is_target(c):
         return EMU_NEXT
     if named or not c.key & KEY_MODE64:
         c.arch.rip = op.rip
-        c.arch.gpr[RSP] += op.imm
+        rsp = c.arch.gpr[RSP] + op.imm
+        c.arch.gpr[RSP] = with_sp(c.arch.gpr[RSP], rsp) if c.key & KEY_STACK16 else rsp
         narrowed(c, c.key)
     return raise_err(c, VEC_GP, 0)
 
@@ -97,13 +104,15 @@ cdef int left_by_branch(CpuState* c, Builder* b, bint named) noexcept nogil:
 cdef inline bint resumes(CpuState* c, Cache* k, u64 host, u32 key) noexcept nogil:
     """Whether nothing has changed since the exit to Python, so that code can continue at `host`."""
     return (host != 0 and c.arch.rip == c.resume_rip and key == c.resume_key
-            and k.drops == c.resume_drops and not c.arch.inhibit and not key & KEY_STEP)
+            and c.arch.seg[SEG_CS].base == c.resume_base and k.drops == c.resume_drops
+            and not c.arch.inhibit and not key & KEY_STEP)
 
 
 cdef inline void remember(CpuState* c, Cache* k, OpInfo* op, u32 key) noexcept nogil:
     """Record, for `resumes`, the state in which an operation leaves for Python."""
     c.resume = op.resume
     c.resume_rip = op.rip + op.length
+    c.resume_base = c.arch.seg[SEG_CS].base
     c.resume_key = key
     c.resume_drops = k.drops
 

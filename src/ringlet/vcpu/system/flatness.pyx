@@ -2,15 +2,16 @@
 
 A flat data segment has base 0 and 4 GiB that can be read and written.  Code in which DS, ES and SS
 are flat accesses memory without checks; what is else of them is part of the key (docs/adr/0028).
-FS and GS have bases of their own, and 4 GiB, or code that uses them faults and is emulated.
+FS and GS have bases of their own.  If one has less than 4 GiB accesses in both are checked, as in
+code in segments.
 
 Data segments of 64 KiB, as in real mode, need no check of 16-bit offsets but where an operand
 passes the last one: 2 to 64 bytes at FFFFh and thereabout.  PDEP then makes the address not
 canonical.
 """
 from ringlet.core.state cimport (
-    AR_DB, AR_G, AR_P, AR_S, AR_UNUSABLE, FLAG_VM, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_PARAGRAPHS,
-    KEY_SEGMENTED, KEY_STACK16,
+    AR_DB, AR_G, AR_P, AR_S, AR_UNUSABLE, FLAG_VM, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_LIMITED,
+    KEY_PARAGRAPHS, KEY_SEGMENTED, KEY_STACK16,
     SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, Segment)
 from ringlet.vcpu.system.registers cimport (
     AR_ACCESSED, AR_CODE, AR_READABLE, AR_WRITABLE, CR0_PE, dpl_of)
@@ -28,6 +29,11 @@ cdef inline bint is_whole(Segment* s) noexcept nogil:
     """Whether all of 4 GiB can be read and written."""
     return (s.limit == <u32>LIMIT_4G and s.ar & (AR_UNUSABLE | AR_CODE | EXPAND_DOWN) == 0
             and s.ar & (AR_P | AR_S | AR_WRITABLE) == AR_P | AR_S | AR_WRITABLE)
+
+
+cdef inline bint has_limit(Segment* s) noexcept nogil:
+    """Whether FS or GS can be used, but not all of 4 GiB."""
+    return not s.ar & AR_UNUSABLE and not is_whole(s)
 
 
 cdef void measure_segments(CpuState* c) noexcept nogil:
@@ -60,7 +66,7 @@ cdef inline bint has_64k(CpuState* c, u32 index) noexcept nogil:
 
 
 cdef bint loads_base_alone(CpuState* c) noexcept nogil:
-    """Whether a load of CS, ES, DS, FS or GS in real mode changes no more than selector and base."""
+    """Whether a load in real mode, but for SS, changes nothing but selector and base."""
     cdef Segment* s = c.arch.seg
     return (has_64k(c, SEG_CS) and has_64k(c, SEG_FS) and has_64k(c, SEG_GS)
             and not (s[SEG_ES].ar | s[SEG_DS].ar | s[SEG_FS].ar | s[SEG_GS].ar) & AR_UNUSABLE)
@@ -105,6 +111,8 @@ cdef u32 key_of_segments(CpuState* c) noexcept nogil:
     if not (is_whole(&s[SEG_DS]) and is_whole(&s[SEG_ES]) and is_whole(&s[SEG_SS])
             and not s[SEG_DS].base | s[SEG_ES].base | s[SEG_SS].base and s[SEG_SS].ar & AR_DB):
         key |= KEY_SEGMENTED
+    elif has_limit(&s[SEG_FS]) or has_limit(&s[SEG_GS]):
+        key |= KEY_LIMITED
     if not s[SEG_SS].ar & AR_DB:
         key |= KEY_STACK16
     if key:
@@ -112,7 +120,7 @@ cdef u32 key_of_segments(CpuState* c) noexcept nogil:
         measure_segments(c)
     if c.deposit and key & KEY_STACK16 and has_64k(c, SEG_DS) and has_64k(c, SEG_ES) \
             and has_64k(c, SEG_SS):
-        key |= KEY_DATA64K | KEY_SEGMENTED
+        key = key & ~<u32>KEY_LIMITED | KEY_DATA64K | KEY_SEGMENTED
         if (not c.arch.cr0 & CR0_PE or c.arch.rflags & FLAG_VM) and loads_base_alone(c):
             key |= KEY_PARAGRAPHS
     if s[SEG_CS].limit == LIMIT_64K:
@@ -129,7 +137,7 @@ cdef void locate_segments(CpuState* c, u64 addend) noexcept nogil:
     cdef u64 base
     cdef u32 i
     c.flat_host = addend
-    if c.key & KEY_SEGMENTED:
+    if c.key & (KEY_SEGMENTED | KEY_LIMITED):
         for i in range(6):
             # WRMSR gives FS and GS bases of 64 bits, of which this code sees 32 (SDM 3A 3.4.4).
             base = <u32>c.arch.seg[i].base

@@ -21,6 +21,7 @@ from ringlet.control.board import Board
 from ringlet.machine import outcome
 from ringlet.machine.outcome import End
 from ringlet.machine.pc import Pc, Wire
+from ringlet.machine.wired import Wired
 from tests.unit.control.agent.native import start
 
 PATIENCE = 20
@@ -50,7 +51,7 @@ class FakeLines:
     def wires(self) -> list[Wire]:
         return [Wire(lambda data: None)]
 
-    def attach(self, pc: Pc) -> None:
+    def attach(self, pc: Wired) -> None:
         """Nothing is connected."""
 
 

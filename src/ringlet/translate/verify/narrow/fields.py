@@ -119,7 +119,8 @@ def is_open(i: Instruction, offset: int | None, key: int) -> bool:
     """Whether the guest may see or change the field by an instruction such as this one.
 
     It reads a base, a selector, the direction of strings, or whether an interrupt waits; at CPL 0
-    it reads flags, or what a segment holds; or it loads a selector, sets the direction, or ends a repetition.
+    it reads flags, or what a segment holds; or it loads a selector, sets the direction, or ends a
+    repetition.
     """
     if i.code == Code.VEX_PEXT_R32_R32_RM32:
         return offset in _MASKS
