@@ -9,8 +9,9 @@ from ringlet.errors import ConfigError
 _FLAT: Final = re.compile(r"(16|32|64)@(.+)", re.DOTALL)
 _SEGMENTED: Final = re.compile(r"([0-9A-Fa-f]{1,4})h?:([0-9A-Fa-f]{1,4})h?", re.ASCII)
 _ADDRESS: Final = re.compile(
-    r"0[xX][0-9A-Fa-f]{1,16}|[0-9]{1,20}|[0-9][0-9A-Fa-f]{0,16}[hH]", re.ASCII
+    r"0[xX][0-9A-Fa-f]{1,16}|[0-9]{1,20}[kKmMgG]?|[0-9][0-9A-Fa-f]{0,16}[hH]", re.ASCII
 )
+_UNITS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _REACH: Final = {16: 1 << 20, 32: 1 << 32, 64: 1 << 64}
 """The end of what each mode can address at its start."""
 
@@ -33,7 +34,7 @@ class FlatPlace:
 
 
 def parse_flat(text: str, name: str) -> FlatPlace:
-    """Return the place that `text` ("16@07C0:0000", "16@0x7c00", "32@0x100000") stands for.
+    """Return the place that `text` ("16@07C0:0000", "16@0x7c00", "32@1M") stands for.
 
     An address of mode 16 below 64 KiB gets the segment 0, as firmware starts a boot sector, and a
     higher one the segment of its 64 KiB.  Raises ConfigError, which calls the option `name`.
@@ -50,6 +51,8 @@ def parse_flat(text: str, name: str) -> FlatPlace:
         raise ConfigError(f"{name} {text[:40]!r}: not an address; {form}")
     if place[-1] in "hH":
         address = int(place[:-1], 16)
+    elif unit := _UNITS.get(place[-1].lower()):
+        address = int(place[:-1]) * unit
     else:
         address = int(place, 16 if place[:2].lower() == "0x" else 10)
     if address >= _REACH[bits]:

@@ -17,6 +17,9 @@ from ringlet.flat_spec import FlatPlace, parse_flat
         ("16@0FFFF0h", FlatPlace(16, 0xF000, 0xFFF0)),
         ("32@1048576", FlatPlace(32, 0, 0x100000)),
         ("64@0x100000", FlatPlace(64, 0, 0x100000)),
+        ("32@1M", FlatPlace(32, 0, 0x100000)),
+        ("64@2g", FlatPlace(64, 0, 0x80000000)),
+        ("16@64K", FlatPlace(16, 0x1000, 0)),
     ],
 )
 def test_places(text: str, place: FlatPlace) -> None:
@@ -31,6 +34,9 @@ def test_places(text: str, place: FlatPlace) -> None:
         ("8@0", "not a mode and an address"),
         ("16@", "not a mode and an address"),
         ("32@07C0:0000", "not an address"),
+        ("32@0x1M", "not an address"),
+        ("32@M", "not an address"),
+        ("32@4G", "code of 32 bits starts below 0x100000000"),
         ("16@10000:0", "not an address"),
         ("32@-1", "not an address"),
         ("32@1_0", "not an address"),

@@ -9,6 +9,7 @@ import typer
 
 from ringlet.cli.streams import emit
 from ringlet.errors import ConfigError
+from ringlet.flat_spec import parse_flat
 
 
 def explain(
@@ -29,8 +30,8 @@ def explain(
         str,
         typer.Option(
             metavar="LINEAR",
-            help="Linear address of the first byte. Default: that of the function, or 0x401000, "
-            "or 0x7c00 in 16-bit code.",
+            help="Linear address of the first byte, or SEGMENT:OFFSET in 16-bit code. Default: "
+            "that of the function, or 0x401000, or 0x7c00 in 16-bit code.",
         ),
     ] = "",
     bits: Annotated[
@@ -66,8 +67,9 @@ def explain(
 ) -> None:
     """Show the translation of guest code: hexadecimal bytes, a function, or a part of a file.
 
-    Instructions marked = run unchanged. In 16- and 32-bit code r10 is the host address of linear
-    address 0, r11 is 63, and r8 and r9 are scratch registers.
+    Instructions marked = run unchanged. r8 and r9 are scratch registers.
+
+    In 16- and 32-bit code r10 is linear address 0 of the guest, r11 is 63.
 
     Each sensitive instruction has its reason and the section of Intel's manual.
     """
@@ -80,7 +82,7 @@ def explain(
         raise ConfigError(f"--cpl {cpl}: the translator knows only 0 and 3; give one of them")
     if bits not in (None, 16, 32, 64):
         raise ConfigError(f"--bits {bits}: code has 16, 32 or 64 bits; give one of them")
-    linear = _number("--at", at, 1 << (bits or 64)) if at else None
+    linear = _linear(at, bits) if at else None
     start = (source.DEFAULT_IP if bits == 16 else source.DEFAULT_LINEAR)
     start = start if linear is None else linear
     if symbol and not elf:
@@ -126,9 +128,19 @@ def _function(target: str) -> tuple[Path, str]:
     return Path(path), name
 
 
+def _linear(text: str, bits: int | None) -> int:
+    """Return the address that --at names; in 16-bit code perhaps as SEGMENT:OFFSET."""
+    if bits == 16 and ":" in text:
+        try:
+            return parse_flat(f"16@{text}", "--at").address
+        except ConfigError:
+            raise ConfigError(f"--at {text}: give an address, or SEGMENT:OFFSET") from None
+    return _number("--at", text, 1 << (bits or 64))
+
+
 def _number(flag: str, text: str, limit: int) -> int:
     try:
-        value = int(text, 0)
+        value = int(text[:-1], 16) if text[-1:] in {"h", "H"} else int(text, 0)
     except ValueError:
         raise ConfigError(f"{flag} {text}: not a number; give one such as 4096 or 0x1000") from None
     if not 0 <= value < limit:

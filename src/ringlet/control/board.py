@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -204,6 +205,9 @@ class Board:
             return outcome.panicked(why)
         if end.kind is EndKind.HALTED and self.tail.halted():
             return outcome.halted_by_command()
+        if end.kind is EndKind.TIMEOUT and self.resets:
+            times = "once" if self.resets == 1 else f"{self.resets} times"
+            return replace(end, message=f"{end.message}, in which it reset the machine {times}")
         return end
 
     def _keep(self) -> None:

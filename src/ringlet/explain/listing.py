@@ -26,12 +26,20 @@ from ringlet.translate.translator import (
     Translation,
     Translator,
 )
+from ringlet.vcpu.fields import ARCH_FIELDS
 
 _PAGE: Final = 4096
 _LONGEST: Final = 15
 _MASK: Final = (1 << 64) - 1
 _MODES: Final = {16: "mode16", 32: "mode32", 64: "mode64"}
 _OF_DEVICES: Final = frozenset({Op.OP_DEVICE_READ, Op.OP_DEVICE_WRITE})
+_SEGMENT_LOADS: Final = frozenset({Op.OP_MOV_TO_SEG, Op.OP_POP_SEG, Op.OP_LOAD_FAR})
+_PARAGRAPH: Final = (
+    "Loads a segment register: in real mode the selector, and 16 times the selector as the base. "
+    "No descriptor is read. Faults: #UD for CS and for registers 6 and 7; those of the memory "
+    "operand."
+)
+_PARAGRAPH_MANUAL: Final = "vol. 3A 20.1.1"
 _REGISTERS: Final = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
@@ -148,7 +156,9 @@ def explain(
         if translation is None:
             break
         guest = code.data[at : at + translation.guest_bytes]
-        fragments.append(_Lister(translation, guest, cpl, bits).fragment())
+        paragraphs = bool(flags & KEYS["paragraphs"])
+        lister = _Lister(translation, guest, cpl, bits, paragraphs=paragraphs)
+        fragments.append(lister.fragment())
         at += translation.guest_bytes
     return Listing(code.name, bits, cpl, tuple(fragments), code.data[at:])
 
@@ -209,8 +219,11 @@ class _Part(NamedTuple):
 class _Lister:
     """Makes one fragment's listing."""
 
-    def __init__(self, translation: Translation, guest: bytes, cpl: int, bits: int) -> None:
+    def __init__(
+        self, translation: Translation, guest: bytes, cpl: int, bits: int, *, paragraphs: bool
+    ) -> None:
         self._t = translation
+        self._paragraphs = paragraphs
         self._bits = bits
         self._guest = guest
         self._user = int(cpl == 3)
@@ -300,6 +313,8 @@ class _Lister:
                 pass  # it has another encoding, which the host knows
             case Ruled(rule):
                 kind, reason, manual = Kind.LEAVES, rule.reason, rule.manual
+                if self._paragraphs and rule.op in _SEGMENT_LOADS:
+                    reason, manual = _PARAGRAPH, _PARAGRAPH_MANUAL
                 if op is None:
                     kind = Kind.INLINED if host else Kind.IGNORED
             case Refused(why):
@@ -424,7 +439,11 @@ def _state_fields() -> dict[int, str]:
     gpr, scratch = state.offsets()["gpr"], state.offsets()["scratch"]
     named.update({gpr + 8 * i: name for i, name in enumerate(_REGISTERS)})
     named.update({scratch + 8 * i: f"scratch{i}" for i in range(4)})
-    for field in ("segment_host", "segment_at", "segment_read", "segment_write"):
+    for name in _SEGMENTS:
+        for field in (f"{name}.selector", f"{name}.base"):
+            named.setdefault(ARCH_FIELDS[field][0], field)
+    named[ARCH_FIELDS["es.selector"][0]] = "es.selector"  # the first of "selectors"
+    for field in ("segment_host", "segment_at", "segment_read", "segment_write", "paragraph_at"):
         first = state.offsets()[field]
         named.update({first + 8 * i: f"{field}.{name}" for i, name in enumerate(_SEGMENTS)})
     old = state.offsets()["string_old"]

@@ -39,6 +39,7 @@ DEBIAN_11: Final = Release("11", "bullseye")
 DEBIAN_12_I386: Final = Release("12", "bookworm", I386)
 RELEASES: Final = (DEBIAN_13, DEBIAN_12, DEBIAN_11)
 DEFAULT: Final = DEBIAN_13
+_FOR_I386: Final = re.compile(r"-686(-|$)")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
 
@@ -53,6 +54,13 @@ def split_release(package: str) -> tuple[str, Release]:
         raise ImageError(f"{package!r} is not the name of a package")
     if colon and architecture not in (AMD64, I386):
         raise ImageError(f"{package!r}: give {name}:{AMD64} or {name}:{I386}")
+    narrow, is_kernel = architecture == I386, name.startswith("linux-image-")
+    if is_kernel and not narrow and _FOR_I386.search(name):
+        raise ImageError(f"{package}: is a kernel for i386; give {name}:{I386}/bookworm")
+    if is_kernel and narrow and (not slash or codename == DEFAULT.codename):
+        raise ImageError(
+            f"{package}: Debian {DEFAULT.number} has no kernels for i386; give {whole}/bookworm"
+        )
     for release in RELEASES:
         if codename == release.codename or (release == DEFAULT and not slash):
             return name, replace(release, architecture=architecture or AMD64)

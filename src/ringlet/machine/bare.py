@@ -21,10 +21,11 @@ at 0, with zeros.  x87 and SSE are as after a reset.
 
 There are a 16550 at 3F8h between the source and the sink, an 8259 pair at 20h and A0h, an 8254 at
 40h with counter 0 on input 0, system control ports A and B at 92h and 61h, a debug exit port at
-F4h, and an I/O APIC at FEC0_0000h.
+F4h, and an I/O APIC at FEC0_0000h.  A reset by port 92h ends the run.
 """
 
 import time
+from functools import partial
 
 from ringlet.config import MachineConfig
 from ringlet.devices.debug_exit import DebugExit
@@ -113,7 +114,8 @@ def wire(cpu: Cpu, sink: Sink, clock: Clock, source: Source | None = None) -> Wi
     bus.map(at.PORT_ELCR + 1, 1, pics.slave_elcr)
     bus.map(at.PORT_PIT, 4, pit)
     bus.map(at.PORT_B, 1, port_b)
-    port_a = PortA(lambda enabled: pins.mask_a20(not enabled), enabled=True)
+    reset = partial(machine.finish, outcome.reset())
+    port_a = PortA(lambda enabled: pins.mask_a20(not enabled), reset, enabled=True)
     bus.map(at.PORT_A, 1, port_a)
     bus.map(at.PORT_COM1, 8, uart)
     bus.map(at.PORT_DEBUG_EXIT, 4, debug_exit, width=4)

@@ -60,6 +60,9 @@ def test_size_of_the_code(
     [
         (["--bits", "8"], "--bits 8: code has 16, 32 or 64 bits"),
         (["--bits", "16", "--at", "0x10000"], "--at 0x10000: out of range"),
+        (["--bits", "16", "--at", "1000:0"], "16-bit code cannot be at 0x10000; give --at"),
+        (["--bits", "16", "--at", "7c0:x"], "--at 7c0:x: give an address, or SEGMENT:OFFSET"),
+        (["--bits", "32", "--at", "7c0:0"], "--at 7c0:0: not a number"),
         (["--bits", "32", "--at", "0x100000000"], "--at 0x100000000: out of range"),
     ],
 )
@@ -90,6 +93,23 @@ def test_function_of_a_32_bit_file(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "16-bit code cannot be at 0x8048000" in capsys.readouterr().err
     assert main(["explain", f"{made}:f", "--bits", "16", "--at", "0x100"]) == 0
     assert "100  inc ax" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("at", ["7c15h", "07c0:0015", "0x7c15"])
+def test_addresses_of_16_bit_code(at: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--hex", "8e d8", "--bits", "16", "--at", at]) == 0
+    out = capsys.readouterr().out
+
+    assert "7c15  mov ds, ax" in out
+    assert "in real mode the selector, and 16 times the selector" in " ".join(out.split())
+    assert "mov [state.ds.selector], r8w" in out
+    assert "state + " not in out
+
+
+def test_segment_loads_of_protected_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--hex", "8e d8", "--bits", "16", "--no-segmented"]) == 0
+
+    assert "from the guest's descriptors" in " ".join(capsys.readouterr().out.split())
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,6 +143,7 @@ def test_time_is_that_of_all_machines_together(bench: Bench) -> None:
     end = bench.run(spec(timeout=0.1, reboot=True), RESET, RESET, [])
 
     assert end.kind is EndKind.TIMEOUT
+    assert end.message.endswith("after 0.1 s, in which it reset the machine 2 times")
 
 
 def test_run_that_was_stopped_before_it_began(bench: Bench) -> None:

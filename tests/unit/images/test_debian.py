@@ -414,6 +414,19 @@ def test_the_release_and_architecture_of_a_package(text: str, name: str, directo
     assert (found, release.directory) == (name, directory)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("linux-image-686-pae/bookworm", "is a kernel for i386; give linux-image-686-pae:i386/"),
+        ("linux-image-686", "is a kernel for i386; give linux-image-686:i386/bookworm"),
+        ("linux-image-686:i386", "Debian 13 has no kernels for i386; give linux-image-686:i386/"),
+    ],
+)
+def test_kernels_for_i386_are_named_with_their_release(text: str, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        split_release(text)
+
+
 def test_an_architecture_that_is_not_known() -> None:
     with pytest.raises(ImageError, match=r"^'a-b:s390x/sid': give a-b:amd64 or a-b:i386$"):
         split_release("a-b:s390x/sid")

@@ -95,6 +95,12 @@ def test_triple_fault_names_its_exceptions(console: Console) -> None:
     )
 
 
+def test_reset_by_port_92_ends_the_run(console: Console) -> None:
+    end = machine_for(FakeCpu([out(0x92, 2), out(0x92, 3)]), console).run()
+
+    assert (end.kind, end.status) == (EndKind.RESET, 3)
+
+
 def test_halt_with_interrupts_off_ends_the_run(console: Console) -> None:
     end = machine_for(FakeCpu([HLT]), console).run()
 
