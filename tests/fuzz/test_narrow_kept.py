@@ -12,10 +12,10 @@ SEED = 3_000_000
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", KINDS)
 def test_kept_fragments_do_what_those_made_anew_do(kind: str) -> None:
-    findings = run_isolated(Task(Kept, SEED, 150, kind))
+    findings = run_isolated(Task(Kept, SEED, 300, kind))
 
     assert findings.broken == []
-    assert findings.reached["compared, kept"] > 20
+    assert findings.reached["compared, kept"] > 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
