@@ -31,8 +31,9 @@ PRINTED = {
     "python-1": r"^INT PUTS\(CONST CHAR \*\); .*\n\[.*'hello.c'.*\]\n$",
     "python-2": r"^ended: the guest's kernel panicked\nthe guest's kernel panicked: sysrq",
     "python-3": r"^Linux version 6\.(.*\n)*0xffffffff\w+ is at 0x\w+\n1 call of sethostname\n$",
-    "python-4": r"^\['42', '1'\]\n$",
-    "python-5": r"^a-box\n\[.*'a-box'.*\]\nLinux\n0\n$",
+    "python-4": r"^AX is 0x21\n9 !\n$",
+    "python-5": r"^\['42', '1'\]\n$",
+    "python-6": r"^a-box\n\[.*'a-box'.*\]\nLinux\n0\n$",
     "tutorial-0": r"^\d+\n0xffffffff\w+\n$",
 }
 
