@@ -321,7 +321,7 @@ class Machine(Closing):
         prints something, so what it executes before that is missed.  "panic": with the GuestPanic,
         after the guest's kernel panicked.  "exit": with the End, after every end.  Raises
         ConfigError for another event, and for a symbol that a running guest's kernel does not
-        have, or that no kernel like it has.
+        have, or if the guest is not Linux.
         """
         if event.startswith("break:") and not event.startswith("break:0x") and self._is_foreign():
             raise ConfigError(f"{event}: only Linux kernels have symbols; give break:0xADDRESS")

@@ -134,7 +134,7 @@ class Uart16550:
         self._looped = False
         """Whether the receive FIFO may hold a byte of the loop-back."""
         self._polls = 0
-        """The number of such reads since the guest has used another register."""
+        """The number of reads of LSR without DR since the guest has used another register."""
         self._s = Uart16550State()
         self._quiet = True
         """Whether the port is used for output only: no interrupts, input, divisor or loop-back."""

@@ -62,6 +62,8 @@ def read_bzimage(path: Path, file: BinaryIO, memory_size: int) -> Kernel:
     bits = 64 if flags & field.XLF_KERNEL_64 else 32
     offset = ((head[field.SETUP_SECTS] or 4) + 1) * _SECTOR
     size = _code_size(head, version, length - offset)
+    if offset >= length:
+        raise ProgramError(f"{path}: is truncated: it ends in its setup code")
     if size <= _ENTRY_64:
         raise ProgramError(f"{path}: is damaged: its header claims {size} bytes of code")
     if offset + size >= length + _PARAGRAPH:

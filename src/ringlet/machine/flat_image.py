@@ -27,11 +27,11 @@ def boot_sector(path: Path) -> str:
     Nothing, too, for other files, and those that cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path, "a boot sector") as file:
             fits = 0 < length_of(file) <= at.PROGRAM_START - _PLACE
             if not fits or not file.read(SECTOR).endswith(_SIGNATURE):
                 return ""
-    except OSError:
+    except (OSError, ProgramError):
         return ""
     return f"run its boot sector, without a BIOS, by ringlet run --bare --flat 16@0x7c00 {path}"
 

@@ -156,6 +156,19 @@ def test_an_interrupt_handler_at_the_same_offset_runs(offset: int) -> None:
     assert p.get("rbx") & 0xFFFF == 0x2222
 
 
+def test_a_load_reads_no_descriptor_but_its_own() -> None:
+    """DS has a selector of the LDT; at this offset of the GDT there is no page."""
+    p = flat_32()
+    put(p, TABLES + 0x1000 + 4 * (TABLES >> 12), 0)
+    p.set_segment(3, 0xFFF4, 0, 0xFFFFFFFF, 0xC093)
+    p.write_phys(0x8000, bytes.fromhex("8ED8F4"))  # mov ds, eax
+    p.set("rax", 0x10)
+    p.set("rip", 0x8000)
+
+    assert p.run() == Exit.EXIT_HLT
+    assert (p.get("rip"), p.get_segment(3)[0]) == (0x8003, 0x10)
+
+
 @pytest.mark.parametrize("way", ["kick", "alarm"])
 def test_an_endless_chain_of_exceptions_can_be_stopped(way: str) -> None:
     """#AC in delivering an #AC: the handler's frame is pushed on the same odd stack."""

@@ -222,6 +222,21 @@ cdef int return_far(Builder* b, Insn* i) noexcept nogil:
     return 1
 
 
+cdef void leave_without_handler(Builder* b, Insn* i) noexcept nogil:
+    """Leave for the operation, which notes it, if the gate in r8 is 0: there is no firmware."""
+    cdef u32 over
+    mov_rr(b, H9, RCX)
+    mov_rr(b, RCX, H8)
+    e8(b, 0xE3); e8(b, 2)                                     # jrcxz over
+    e8(b, 0xEB)
+    over = b.n
+    e8(b, 0)
+    mov_rr(b, RCX, H9)
+    emit_narrow_op(b, i, OP_INT)
+    b.out[over] = <u8>(b.n - over - 1)
+    mov_rr(b, RCX, H9)
+
+
 cdef int interrupt(Builder* b, Insn* i) noexcept nogil:
     """INT n in real mode: IF and AC become 0.  It has no operand size."""
     cdef Ref r
@@ -229,6 +244,7 @@ cdef int interrupt(Builder* b, Insn* i) noexcept nogil:
     r = ref_mem(H8, <i32>(4 * (i.imm & 0xFF)))
     move(b, 0x8B, H8, &r, 4)
     store_state(b, H8, SCRATCH)
+    leave_without_handler(b, i)
     load_flags(b)
     r = stack_operand(b, -6, 6, True)
     lea(b, H9, &r)
@@ -307,9 +323,11 @@ cdef int emit_far(Builder* b, Insn* i) noexcept nogil:
         return return_far(b, i)
     if b.key & KEY_CPL:
         return 0
+    if b.n_ops >= MAX_OPS:
+        return 0
     if op == OP_INT:
         return interrupt(b, i)
-    return return_from_interrupt(b, i) if op == OP_IRET and b.n_ops < MAX_OPS else 0
+    return return_from_interrupt(b, i) if op == OP_IRET else 0
 
 
 cdef int emit_flags(Builder* b, Insn* i) noexcept nogil:

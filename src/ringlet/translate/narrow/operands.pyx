@@ -6,8 +6,8 @@ operand of one register and a small displacement is [r10 + register + displaceme
 wraps around, it leads to a guard of the region.  Others are GS:[...] with 32-bit addresses, which
 wrap around themselves: the base of the host's GS is r10.  Where LEA computes the sum, it wraps too.
 FS and GS have bases, which are added first, as 32-bit sums; what takes the place of r10 then leads
-nowhere if the segment has less than 4 GiB.  An access that passes the last offset of 4 GiB is not
-refused: processors may do either (SDM 3A 5.3).
+nowhere if the segment cannot be used.  One with a limit is checked (`narrow.segments`).  An access
+that passes the last offset of 4 GiB is not refused: processors may do either (SDM 3A 5.3).
 
 A far displacement, such as an address of the kernel, is only copied, so that a kept translation
 serves whatever it is (docs/adr/0008).

@@ -4,8 +4,8 @@ They are copied with the host's operand size prefix and with another memory oper
 the same, because all eight are in their own host registers.
 """
 from ringlet.core.state cimport (
-    RAX, RBP, RBX, RSP, SEG_CS, SEG_DS, SEG_NONE, SEG_SS, KEY_DATA64K, KEY_SEGMENTED, KEY_STACK16,
-    KEY_STEP, CpuState, u8, u32, i32)
+    RAX, RBP, RBX, RSP, SEG_CS, SEG_DS, SEG_NONE, SEG_SS, KEY_CPL, KEY_DATA64K, KEY_PARAGRAPHS,
+    KEY_SEGMENTED, KEY_STACK16, KEY_STEP, CpuState, u8, u32, i32)
 from ringlet.translate.builder cimport *
 from ringlet.translate.encode cimport encode
 from ringlet.translate.insn cimport *
@@ -219,9 +219,10 @@ cdef int emit_step(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef int emit_exchange(Builder* b, Insn* i) noexcept nogil:
-    """Emit XCHG with memory as a load and a store: no other processor of the guest runs.
+    """Emit real mode's XCHG with memory as a load and a store: no other processor runs.
 
-    The host's own is a locked access, which takes some 20 cycles.
+    The host's own is a locked access, which takes some 20 cycles.  With paging the load would
+    raise its #PF as a read.
     """
     cdef u32 size = i.shape.mem_size, reg = insn_reg(i)
     cdef Ref r
@@ -351,8 +352,8 @@ cdef int emit_narrow_plain(Builder* b, Insn* i) noexcept nogil:
         return 1
     if mem and not accessible(b, i):
         return 0
-    if mem and b.key & KEY_DATA64K and i.enc == ENC_LEGACY and i.map == 0 \
-            and (i.opcode & 0xFE) == 0x86 and emit_exchange(b, i):
+    if mem and b.key & KEY_PARAGRAPHS and not b.key & KEY_CPL and i.enc == ENC_LEGACY \
+            and i.map == 0 and (i.opcode & 0xFE) == 0x86 and emit_exchange(b, i):
         return 1
     h = for_host(i)
     if mem:

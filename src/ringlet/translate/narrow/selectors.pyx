@@ -2,7 +2,8 @@
 
 Their selectors are in the state.  In real and virtual-8086 mode, a load sets the selector and the
 base, which is 16 times that; the limit stays, or has been 64 KiB before (SDM 3A 20.1.1).  At CPL 0
-of protected mode a load of DS or ES changes nothing if the register holds this segment already.
+of protected mode a load of DS or ES, but for MOV from memory, changes nothing if the register holds
+this segment already.
 Loads of SS, which inhibit interrupts, leave.
 """
 from ringlet.core.ops cimport OP_LOAD_FAR, OP_MOV_FROM_SEG, OP_MOV_TO_SEG, OP_POP_SEG, OP_PUSH_SEG
@@ -124,7 +125,7 @@ cdef int reload(Builder* b, Insn* i, u32 seg) noexcept nogil:
     So it is at the entry to a 32-bit kernel, and at its exit.  Where the selector or the descriptor
     is another, the operation is performed.
     """
-    cdef u32 size = i.shape.size, over
+    cdef u32 size = i.shape.size, over, other
     cdef bint pops = i.shape.op == OP_POP_SEG
     cdef Ref r
     if b.key & (KEY_CPL | KEY_PARAGRAPHS) or b.checked or b.n_ops >= MAX_OPS \
@@ -135,26 +136,30 @@ cdef int reload(Builder* b, Insn* i, u32 seg) noexcept nogil:
         load_word(b, H8, &r)
     else:
         movzx16(b, H8, insn_rm(i))
-    add_held(b, 11, H8, HELD_SELECTOR + 4 * seg)
+    store_state(b, RCX, SCRATCH)
+    add_held(b, RCX, H8, HELD_SELECTOR + 4 * seg)
+    e8(b, 0xE3); e8(b, 5)                                     # jrcxz over
+    e8(b, 0xE9)
+    other = b.n
+    e32(b, 0)
+    # Only the descriptor of this selector may be read.
+    load_state(b, RCX, SCRATCH)
     state_op(b, 0, 0x8B, H9, HELD_AT + 4 * seg)              # mov r9d, [held_at]
     r = ref_sum(WINDOW, H9, 0)
     move(b, 0x8B, H8, &r, 4)
     r.disp = 4
     move(b, 0x8B, H9, &r, 4)
-    store_state(b, RCX, SCRATCH)
     add_held(b, H8, H8, HELD_LOW + 4 * seg)
     add_held(b, H9, H9, HELD_HIGH + 4 * seg)
-    lea_sum(b, RCX, 11, H8, 0)
-    lea_sum(b, RCX, RCX, H9, 0)
+    lea_sum(b, RCX, H8, H9, 0)
     e8(b, 0xE3)                                               # jrcxz over
     over = b.n
     e8(b, 0)
+    patch_rel32(b, other, b.n)
     load_state(b, RCX, SCRATCH)
-    restore_r11(b)
     emit_narrow_op(b, i, i.shape.op)
     b.out[over] = <u8>(b.n - over - 1)
     load_state(b, RCX, SCRATCH)
-    restore_r11(b)
     if pops:
         move_sp(b, <i32>size)
     b.ops[b.n_ops - 1].resume = b.n
@@ -162,10 +167,9 @@ cdef int reload(Builder* b, Insn* i, u32 seg) noexcept nogil:
 
 
 cdef inline void add_held(Builder* b, u32 dst, u8 reg, u32 field) noexcept nogil:
-    """`dst` := `reg` plus a field, both of 32 bits; rcx is lost if it is not r11 that is set."""
-    cdef u32 other = 11 if dst == 11 else RCX
-    state_op(b, 0, 0x8B, other, field)
-    sum32(b, dst, <u8>other, reg, 0)
+    """`dst` := `reg` plus a field, both of 32 bits; rcx is lost."""
+    state_op(b, 0, 0x8B, RCX, field)
+    sum32(b, dst, RCX, reg, 0)
 
 
 cdef int emit_selector(Builder* b, Insn* i) noexcept nogil:

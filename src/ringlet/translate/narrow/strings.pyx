@@ -201,10 +201,10 @@ cdef void at_most_room(Builder* b, Insn* i, u32 reg) noexcept nogil:
     mov_rr(b, 11, H9)
 
 
-cdef u32 emit_chunk(Builder* b, Insn* i) noexcept nogil:
-    """Emit the part of a repetition that stays in the segments; return where the rest begins.
+cdef void emit_chunk(Builder* b, Insn* i) noexcept nogil:
+    """Emit the part of a repetition that stays in the segments: CX is in rcx, ECX in r9.
 
-    CX is in rcx, ECX in r9.  If there is no such part, the first element is performed alone.
+    If there is no such part, the first element is performed alone.
     """
     cdef u32 single, joined
     store_state(b, H9, SCRATCH)
@@ -241,7 +241,7 @@ cdef u32 emit_chunk(Builder* b, Insn* i) noexcept nogil:
     reloc(b, RELOC_STATE, STRING_REST)
     e32(b, <u32>(b.block + STRING_REST))
     e32(b, 0)
-    return single
+    patch_rel32(b, single, b.n)
 
 
 cdef void emit_first(Builder* b, Insn* i, bint flat) noexcept nogil:
@@ -254,7 +254,7 @@ cdef void emit_first(Builder* b, Insn* i, bint flat) noexcept nogil:
 
 cdef void emit_repeated(Builder* b, Insn* i, bint flat) noexcept nogil:
     """Emit one or more repetitions of a string instruction, which is then entered again."""
-    cdef u32 begins, ends = 0, over, joined
+    cdef u32 begins, ends = 0, over
     take_cx(b, i)
     e8(b, 0xE3); e8(b, 2)                                    # jrcxz to the end of the repetition
     e8(b, 0xEB)
@@ -264,8 +264,7 @@ cdef void emit_repeated(Builder* b, Insn* i, bint flat) noexcept nogil:
     emit_jump(b, <i64>i.offset + i.length)
     b.out[begins] = <u8>(b.n - begins - 1)
     if b.key & KEY_DATA64K and not b.key & KEY_STEP and not b.once:
-        joined = emit_chunk(b, i)
-        patch_rel32(b, joined, b.n)
+        emit_chunk(b, i)
     else:
         give_cx(b, i)
         emit_first(b, i, flat)

@@ -18,10 +18,10 @@ from ringlet.vcpu.system.mmio cimport device_forget
 from ringlet.vcpu.system.pending cimport PENDING_EVENT
 from ringlet.vcpu.system.registers cimport DR6_BD, DR7_GD
 
-# Classes of SDM 3A table 6-4.
 cdef enum:
     LONGEST_CHAIN = 8    # of exceptions without an instruction between, if it is not endless
 
+# Classes of SDM 3A table 6-4.
 cdef enum Class:
     BENIGN = 0
     CONTRIBUTORY = 1
@@ -99,7 +99,10 @@ cdef int deliver_again(CpuState* c) noexcept nogil:
 
 
 cdef bint must_stop(CpuState* c) noexcept nogil:
-    """Whether an endless chain of exceptions has to stop: #AC in delivering #AC is benign."""
+    """Whether an endless chain of exceptions has to stop; True takes the request.
+
+    An #AC in delivering an #AC is benign, and so is the next.
+    """
     if not c.attention:
         return False
     apic_tick(c)
