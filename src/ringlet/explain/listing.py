@@ -14,6 +14,7 @@ from iced_x86 import Code, Decoder, Formatter, FormatterSyntax, Instruction, OpK
 from ringlet.core import state
 from ringlet.core.ops import Op
 from ringlet.explain import source
+from ringlet.explain.real_mode import REASONS
 from ringlet.translate.classify import Refused, Ruled, classify
 from ringlet.translate.translator import (
     BLOCK,
@@ -33,13 +34,6 @@ _LONGEST: Final = 15
 _MASK: Final = (1 << 64) - 1
 _MODES: Final = {16: "mode16", 32: "mode32", 64: "mode64"}
 _OF_DEVICES: Final = frozenset({Op.OP_DEVICE_READ, Op.OP_DEVICE_WRITE})
-_SEGMENT_LOADS: Final = frozenset({Op.OP_MOV_TO_SEG, Op.OP_POP_SEG, Op.OP_LOAD_FAR})
-_PARAGRAPH: Final = (
-    "Loads a segment register: in real mode the selector, and 16 times the selector as the base. "
-    "No descriptor is read. Faults: #UD for CS and for registers 6 and 7; those of the memory "
-    "operand."
-)
-_PARAGRAPH_MANUAL: Final = "vol. 3A 20.1.1"
 _REGISTERS: Final = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
@@ -313,8 +307,8 @@ class _Lister:
                 pass  # it has another encoding, which the host knows
             case Ruled(rule):
                 kind, reason, manual = Kind.LEAVES, rule.reason, rule.manual
-                if self._paragraphs and rule.op in _SEGMENT_LOADS:
-                    reason, manual = _PARAGRAPH, _PARAGRAPH_MANUAL
+                if self._paragraphs and rule.op in REASONS:
+                    reason, manual = REASONS[Op(rule.op)]
                 if op is None:
                     kind = Kind.INLINED if host else Kind.IGNORED
             case Refused(why):
