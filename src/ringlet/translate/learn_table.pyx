@@ -209,7 +209,10 @@ cdef class LearnTables:
         return b"".join([len(one).to_bytes(4, "little") + one for one in rows])
 
     def restore(self, bytes rows):
-        """Load what `rows` returned, or nothing; ValueError if it is anything else."""
+        """Load what `rows` returned, or nothing; ValueError if it is anything else.
+
+        Rows before the damage stay: each was checked, and is a shape like any other.
+        """
         at = 0
         for table in self.all if rows else ():
             size = int.from_bytes(rows[at:at + 4], "little")

@@ -1,5 +1,7 @@
 """The serial port of a bare program: standard input, and keys of a terminal."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,8 +163,9 @@ def test_keys_that_end_the_run(tmp_path: Path, pty: Pty, keys: bytes, status: in
 
 def test_in_the_background_a_program_runs_without_input(tmp_path: Path, pty: Pty) -> None:
     before = pty.attributes()
-    pty.start_job(job(made(tmp_path, ECHO)), foreground=False)
+    pid = pty.start_job(job(made(tmp_path, ECHO)), foreground=False)
     shown = pty.read_until(b">\r\n")
+    os.kill(pid, signal.SIGKILL)
 
     assert b">\r\n" in shown
     assert pty.attributes() == before
