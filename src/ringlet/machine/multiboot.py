@@ -21,6 +21,7 @@ from ringlet.machine.multiboot_image import (
     BOOT_LOADER,
     COMMAND_LINE_LIMIT,
     Addresses,
+    header_flaw,
     image_of_addresses,
     image_of_elf,
     places_beside,
@@ -58,14 +59,7 @@ def find(head: bytes) -> int | None:
 
 def flaw(head: bytes, place: int) -> str:
     """Return why there is no Multiboot header at `place`, where its magic number is."""
-    if place + _FIELDS.size > SEARCHED:
-        return f"its header has to be in the first {SEARCHED} bytes of the file"
-    if place % 4:
-        return "its header has to be at a multiple of 4"
-    if place + _FIELDS.size > len(head):
-        return "the file ends in its header"
-    total = sum(_FIELDS.unpack_from(head, place)) & 0xFFFF_FFFF
-    return f"its checksum is wrong: magic, flags and checksum add up to {total:#x}, not to 0"
+    return header_flaw(head, place, _FIELDS, SEARCHED, 4, "magic, flags and checksum")
 
 
 def read(path: Path, file: BinaryIO, head: bytes, place: int, memory_size: int) -> Kernel:

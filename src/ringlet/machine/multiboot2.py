@@ -26,6 +26,7 @@ from ringlet.machine.multiboot_image import (
     COMMAND_LINE_LIMIT,
     Addresses,
     Image,
+    header_flaw,
     image_of_addresses,
     image_of_elf,
     places_beside,
@@ -79,17 +80,8 @@ def find(head: bytes) -> int | None:
 
 def flaw(head: bytes, place: int) -> str:
     """Return why there is no Multiboot2 header at `place`, where its magic number is."""
-    if place + _HEADER.size > SEARCHED:
-        return f"its header has to be in the first {SEARCHED} bytes of the file"
-    if place % 8:
-        return "its header has to be at a multiple of 8"
-    if place + _HEADER.size > len(head):
-        return "the file ends in its header"
-    total = sum(_HEADER.unpack_from(head, place)) & 0xFFFF_FFFF
-    return (
-        "its checksum is wrong: magic, architecture, length and checksum add up to "
-        f"{total:#x}, not to 0"
-    )
+    fields = "magic, architecture, length and checksum"
+    return header_flaw(head, place, _HEADER, SEARCHED, 8, fields)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 That is said by the address fields of the Multiboot header, or else by the ELF headers of the file.
 """
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -22,6 +23,23 @@ from ringlet.machine.kernel import USUAL, WANTED, Piece, Places
 
 BOOT_LOADER: Final = b"Ringlet"
 COMMAND_LINE_LIMIT: Final = 4095
+
+
+def header_flaw(
+    head: bytes, place: int, form: struct.Struct, searched: int, alignment: int, fields: str
+) -> str:
+    """Return why there is no header at `place` of `head`, where its magic number is.
+
+    A header of `form`, whose `fields` add up to 0, is aligned and in the `searched` first bytes.
+    """
+    if place + form.size > searched:
+        return f"its header has to be in the first {searched} bytes of the file"
+    if place % alignment:
+        return f"its header has to be at a multiple of {alignment}"
+    if place + form.size > len(head):
+        return "the file ends in its header"
+    total = sum(form.unpack_from(head, place)) & 0xFFFF_FFFF
+    return f"its checksum is wrong: {fields} add up to {total:#x}, not to 0"
 
 
 @dataclass(frozen=True, slots=True)
