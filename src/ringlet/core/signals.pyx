@@ -4,9 +4,10 @@ The handler runs on its own stack (the host's RSP is the guest's) and is async-s
 finds its virtual processor through a thread-local pointer, which is set while the thread runs a
 guest.
 
-SIGURG, which requests a stop (`ringlet.core.prod`), is blocked while any of these handlers runs.
-It can stop the thread only if its handler sees the position in translated code; inside another
-handler it would see that handler's position, and the request would be lost.
+SIGURG, which requests a stop (`ringlet.core.prod`), can stop the thread only if its handler sees
+the position in translated code.  Inside the handler of a fault it sees that handler's position.  So
+the handler of a fault looks for a request at its end, and if one comes still later, a timer repeats
+it.  Blocking the signal meanwhile would cost each fault two changes of the mask.
 
 A signal that a process has sent (`si_code` is not positive) is not a fault, wherever it finds the
 thread.  Such a signal, and a fault that is not the guest's, goes to the handler that was installed
@@ -122,7 +123,8 @@ cdef extern from * nogil:
         sa.sa_sigaction = ringlet_signal;
         sa.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART;
         sigemptyset(&sa.sa_mask);
-        sigaddset(&sa.sa_mask, SIGURG);
+        if (sig == SIGURG)
+            sigaddset(&sa.sa_mask, SIGURG);
         return sigaction(sig, &sa, &ringlet_old[sig]);
     }
 

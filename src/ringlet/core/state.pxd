@@ -181,6 +181,19 @@ cdef struct Segment:
     u32 pad2
     u64 base
 
+# A descriptor, as translated code recognizes it (narrow.selectors).
+cdef struct Held:
+    u32 selector  # minus the selector; or 1, which none is
+    u32 at        # linear address of the descriptor
+    u32 low       # minus its halves
+    u32 high
+
+# What a load of FS or GS at CPL 0 gave, and the same load gives again.
+cdef struct Remembered:
+    Segment segment
+    u64 host      # segment_host with this segment
+    Held held     # `at` is 0 for a null selector
+
 cdef struct TableReg:
     u64 base
     u32 limit
@@ -286,10 +299,8 @@ cdef struct CpuState:
     u64 kept_flags       # constant DF, TF, IOPL and NT, for PEXT
     u64 interrupt_flag   # constant IF
     u64 overflow_flag    # constant OF
-    u32 held_selector[6] # minus the selector, if a load of it at CPL 0 may change nothing; or 1
-    u32 held_at[6]       # linear address of its descriptor
-    u32 held_low[6]      # minus the halves of the descriptor with which nothing changes
-    u32 held_high[6]
+    Held held[6]         # of ES and DS: with what a load at CPL 0 changes nothing
+    Remembered remembered[4] # two of FS, two of GS
     u64 deposit          # constant PARAGRAPH_DEPOSIT, for PDEP
     u64 string_old[2]    # ESI and EDI before a string instruction
     u64 string_step      # 32 bits: 1, or -1 with DF, in code that is not 64-bit
@@ -311,6 +322,7 @@ cdef struct CpuState:
     u32 intr             # INTR_*: interrupts that wait for IF (ringlet.vcpu.apic.local)
     u32 sleeping         # in HLT, until `attention` (ringlet.core.alarm)
     u32 patient          # HLT waits in the run loop instead of leaving
+    TableReg remembered_in  # the GDTR with which `remembered` was filled
     u32 key              # KEY_*: recomputed by update_key()
     # --- the exception being raised
     u32 exc_vector

@@ -39,6 +39,11 @@ _REGISTERS: Final = (
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
 )  # fmt: skip
 _SEGMENTS: Final = ("es", "cs", "ss", "ds", "fs", "gs")
+_HELD: Final = {"selector": 0, "at": 4, "low": 8, "high": 12}
+_REMEMBERED: Final = {
+    "selector": 0, "limit": 8, "base": 16, "host": 24,
+    **{f"held.{piece}": 32 + at for piece, at in _HELD.items()},
+}  # fmt: skip
 
 
 class Kind(Enum):
@@ -428,18 +433,27 @@ def _marked(lines: list[HostLine], data: bytes) -> tuple[HostLine, ...]:
     return tuple(lines)
 
 
+def _pieces(first: int, name: str, pieces: dict[str, int]) -> dict[int, str]:
+    return {first + at: f"{name}.{piece}" for piece, at in pieces.items()}
+
+
 def _state_fields() -> dict[int, str]:
     named = {offset: name for name, offset in state.offsets().items() if name != "size"}
     gpr, scratch = state.offsets()["gpr"], state.offsets()["scratch"]
     named.update({gpr + 8 * i: name for i, name in enumerate(_REGISTERS)})
     named.update({scratch + 8 * i: f"scratch{i}" for i in range(4)})
     for name in _SEGMENTS:
-        for field in (f"{name}.selector", f"{name}.base"):
+        for field in (f"{name}.selector", f"{name}.limit", f"{name}.base"):
             named.setdefault(ARCH_FIELDS[field][0], field)
     named[ARCH_FIELDS["es.selector"][0]] = "es.selector"  # the first of "selectors"
     for field in ("segment_host", "segment_at", "segment_read", "segment_write", "paragraph_at"):
         first = state.offsets()[field]
         named.update({first + 8 * i: f"{field}.{name}" for i, name in enumerate(_SEGMENTS)})
+    for number, name in enumerate(_SEGMENTS):
+        named.update(_pieces(state.offsets()["held"] + 16 * number, f"held.{name}", _HELD))
+    for number, name in enumerate(("fs.0", "fs.1", "gs.0", "gs.1")):
+        first = state.offsets()["remembered"] + 48 * number
+        named.update(_pieces(first, f"remembered.{name}", _REMEMBERED))
     old = state.offsets()["string_old"]
     named.update({old: "string_old.rsi", old + 8: "string_old.rdi"})
     return named

@@ -42,7 +42,7 @@ cdef enum:
     ENTRY_BITS = 9
     ENTRIES = 512
     POPULATE_MAX = 16                # pages; longer runs are left to the host's own faults
-    AHEAD_MAX = 15                   # pages mapped ahead of their use
+    AHEAD_MAX = 63                   # pages mapped ahead of their use
 
 # Sizes in host address space, in units of 8 GiB.  A stride is a guard of 40 GiB (a 32-bit index
 # times 8 and a displacement), then a region of 64 GiB.  The next stride's guard ends the region.

@@ -3,9 +3,10 @@
 At CPL 0 they cannot fault, apart from PUSHF, whose host instruction does.  No flag changes.  Those
 that use neither the stack nor a window are the same in 16- and 32-bit code.
 """
-from ringlet.core.state cimport FLAG_IF, KEY_CPL, KEY_MODE64, KEY_STEP, RAX, RDX, CpuState, u8, u32
-from ringlet.core.ops cimport OP_CLI, OP_PUSHF, OP_RDTSC, OP_STI, OP_SWAPGS
-from ringlet.translate.insn cimport PFX_66, Insn
+from ringlet.core.state cimport (
+    FLAG_IF, KEY_CPL, KEY_MODE64, KEY_STEP, RAX, RDX, RSP, CpuState, u8, u32)
+from ringlet.core.ops cimport OP_CLI, OP_MOV_FROM_CR, OP_PUSHF, OP_RDTSC, OP_STI, OP_SWAPGS
+from ringlet.translate.insn cimport PFX_66, PFX_LOCK, Insn
 from ringlet.translate.builder cimport *
 from ringlet.translate.flow cimport emit_op
 from ringlet.translate.operands cimport lookup, probe
@@ -18,6 +19,7 @@ cdef u32 INTR = <u32><size_t>&_null.intr
 cdef u32 GS_HOST = <u32><size_t>&_null.gs_host
 cdef u32 GS_BASE = <u32><size_t>&_null.arch.seg[5].base
 cdef u32 KERNEL_GS_BASE = <u32><size_t>&_null.arch.kernel_gs_base
+cdef u32 CR2 = <u32><size_t>&_null.arch.cr2
 cdef u32 TSC_OFFSET = <u32><size_t>&_null.arch.tsc_offset
 
 cdef enum:
@@ -93,6 +95,15 @@ cdef void read_time_stamp(Builder* b) noexcept nogil:
     e8(b, 0x44); e8(b, 0x89); e8(b, 0xCA)                     # mov edx, r9d
 
 
+cdef int read_fault_address(Builder* b, Insn* i) noexcept nogil:
+    """Emit MOV from CR2, which a kernel reads at each page fault."""
+    cdef u32 reg = i.modrm & 7
+    if i.modrm >> 3 & 7 != 2 or i.rex & 5 or reg == RSP or i.prefixes & PFX_LOCK:
+        return 0
+    state_op(b, 1 if b.key & KEY_MODE64 else 0, 0x8B, reg, CR2)
+    return 1
+
+
 cdef int emit_inline_op(Builder* b, Insn* i) noexcept nogil:
     cdef u32 op = i.shape.op
     if (b.key & KEY_CPL) != 0 or (b.key & KEY_STEP):
@@ -104,6 +115,9 @@ cdef int emit_inline_op(Builder* b, Insn* i) noexcept nogil:
         return set_interrupts(b, i)
     if op == OP_RDTSC:
         read_time_stamp(b)
+    elif op == OP_MOV_FROM_CR:
+        if not read_fault_address(b, i):
+            return 0
     elif not b.key & KEY_MODE64:
         return 0
     elif op == OP_PUSHF and not i.prefixes & PFX_66:

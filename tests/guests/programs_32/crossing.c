@@ -143,6 +143,8 @@ int main(void) {
     in_16_bits(stack);
     for (long tries = 0; !alarms32 && tries < 10000000; tries++)
         call32(mix32, 1, stack);
+    for (long tries = 0; alarms == alarms32 && tries < 10000000000; tries++)
+        ;
     setitimer(ITIMER_REAL, &never, NULL);
     printf("signals in 64 bits %d, in 32 bits %d\n", alarms > alarms32, alarms32 > 0);
     return 0;

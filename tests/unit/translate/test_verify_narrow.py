@@ -10,6 +10,7 @@ from tests.unit.translate.narrow_code import (
     BASED,
     CHECK,
     CHECKED_DI,
+    FIELDS,
     FLAT,
     FLAT_DI,
     LIMIT,
@@ -28,7 +29,7 @@ from tests.unit.translate.narrow_code import (
     translate,
 )
 
-from ringlet.translate.translator import KEYS
+from ringlet.translate.translator import BLOCK, KEYS
 
 
 @pytest.mark.parametrize("indirect", [False, True])
@@ -44,7 +45,8 @@ from ringlet.translate.translator import KEYS
     ["8b03", "8903", "a5", "f3aa", "ff33", "8f03", "8a27", "8827", "ffe0", "ff10", "c3", "e2fe",
      "e304", "7510", "e810000000", "8d4c8302", "648b4304", "d7", "c9", "0fc703", "dd33", "0fb10b",
      "f3a5", "f2ae", "f3a6", "67f3a5", "67f2ae", "66f3ad", "0e", "6616", "0fa8", "8cd8", "668ce1",
-     "fa90", "fb90", "0f31", "60", "6661", "61", "6660"],
+     "fa90", "fb90", "0f31", "60", "6661", "61", "6660", "8ed8", "07", "8ee0", "66 0fa1", "0fa9",
+     "0f20d0", "0f20d4"],
 )  # fmt: skip
 def test_what_the_translator_makes_is_sound(
     code: str, key: int, stepping: int, checked: bool, indirect: bool
@@ -59,6 +61,9 @@ def test_what_the_translator_makes_is_sound(
         ("1e", SEGMENTED, False),
         ("8cd8", FLAT | 3, False),  # mov eax, ds
         ("8c18", FLAT, True),  # mov [eax], ds
+        ("0f20d3", FLAT, False),  # mov ebx, cr2
+        ("0f20db", FLAT, True),  # mov ebx, cr3
+        ("0f20d3", FLAT | 3, True),
         ("fa", FLAT, False),
         ("fa", FLAT | 3, True),
         ("0f31", FLAT, False),
@@ -276,6 +281,31 @@ def test_registers_that_are_not_as_between_instructions_are_refused(code: str, w
 )
 def test_host_addresses_do_not_reach_the_guest(code: str, why: str) -> None:
     assert why in " ".join(reasons(host(code)))
+
+
+@pytest.mark.parametrize(
+    ("load", "store", "key", "sound"),
+    [
+        (0, 0, FLAT, True),
+        (2, 2, FLAT, True),
+        (0, 2, FLAT, False),  # the selector as a base
+        (0, 3, FLAT, False),  # into GS
+        (6, 0, FLAT, True),  # the second one of FS
+        (12, 0, FLAT, False),  # one of GS
+        (12, 3, FLAT, True),
+        (0, 0, FLAT | 3, False),
+        (0, 0, SEGMENTED, False),
+        (0, 0, FLAT | KEYS["limited"], False),
+    ],
+)
+def test_what_is_remembered_goes_to_its_own_place(
+    load: int, store: int, key: int, sound: bool
+) -> None:
+    """Pieces of 8 bytes: a segment has three, and six with what describes it."""
+    to = (BLOCK + FIELDS["selectors"] + 4 * 24 + 8 * store).to_bytes(4, "little").hex()
+    code = "4c8b0425" + at("remembered", load) + "4c890425" + to
+
+    assert (reasons(host(code, key)) == []) is sound
 
 
 def test_registers_bring_nothing_to_the_next_guest_instruction() -> None:

@@ -51,7 +51,7 @@ _INDEX32: Final = (-(1 << 31), (1 << 31) - 1)
 _SLOT_BYTES: Final = 1 << 36
 _MANY_TERMS: Final = 8
 _PLAIN_LOADS: Final = frozenset(
-    {"fs_base", "gs_base", "iflag", "kernel_gs_base", "rflags", "tsc_offset"}
+    {"cr2", "fs_base", "gs_base", "iflag", "kernel_gs_base", "rflags", "tsc_offset"}
 )
 _KNOWN: Final = _PLAIN_LOADS | {
     "rsp_naddend", "fs_host", "gs_host", "arith_mask", "ea", "op_info", "exit_arg", "intr",

@@ -361,12 +361,14 @@ cdef int native_fault(CpuState* c, HostFault* f) noexcept nogil:
     return 1
 
 
-cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
-    """Make translated code leave soon if the processor's attention was requested.
+cdef int prodded(CpuState* c, HostFault* f) noexcept nogil:
+    """Make translated code, to which the handler returns, leave soon if attention was requested.
 
     The fragment that the thread runs, or is about to enter, becomes the last one; a repeated string
     instruction leaves at once.
     """
+    cdef Cache* k = <Cache*>c.cache
+    cdef u64 host = f.regs[HR_RIP] - <u64>k.run
     cdef u32 index, start = 0
     cdef const u8* p = <const u8*>f.regs[HR_RIP]
     if not c.attention:
@@ -394,15 +396,21 @@ cdef int prodded(CpuState* c, HostFault* f, Cache* k, u64 host) noexcept nogil:
 
 cdef int handle_fault(CpuState* c, HostFault* f) noexcept nogil:
     """Handle a host signal; 1: it came from translated code and is handled."""
+    if f.signal == SIG_URG and c.direct_pidfd:
+        direct_stop(c)
+        return 1
+    if f.signal != SIG_URG and not translated_fault(c, f):
+        return 0
+    # A request that came meanwhile has found the thread here.
+    return prodded(c, f)
+
+
+cdef int translated_fault(CpuState* c, HostFault* f) noexcept nogil:
+    """Handle a fault; 1: translated code, or an emulated instruction, has raised it."""
     cdef Cache* k = <Cache*>c.cache
     cdef u64 host = f.regs[HR_RIP] - <u64>k.run
     cdef u32 index, guest, start
     cdef Fragment* frag
-    if f.signal == SIG_URG and c.direct_pidfd:
-        direct_stop(c)
-        return 1
-    if f.signal == SIG_URG:
-        return prodded(c, f, k, host)
     if f.regs[HR_RIP] - c.native < NATIVE_SIZE:
         return native_fault(c, f)
     if host >= k.size:

@@ -12,7 +12,7 @@ canonical.
 from ringlet.core.state cimport (
     AR_DB, AR_G, AR_P, AR_S, AR_UNUSABLE, FLAG_VM, KEY_CS64K, KEY_CS_ODD, KEY_DATA64K, KEY_LIMITED,
     KEY_PARAGRAPHS, KEY_SEGMENTED, KEY_STACK16,
-    SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, Segment)
+    SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, Held, Remembered, Segment)
 from ringlet.vcpu.system.registers cimport (
     AR_ACCESSED, AR_CODE, AR_READABLE, AR_WRITABLE, CR0_PE, dpl_of)
 
@@ -88,21 +88,62 @@ cdef inline bint may_be_held(CpuState* c, Segment* s) noexcept nogil:
     return s.limit & 0xFFF == 0xFFF if s.ar & AR_G else s.limit >> 20 == 0
 
 
-cdef void hold(CpuState* c, u32 index) noexcept nogil:
-    cdef Segment* s = &c.arch.seg[index]
+cdef void hold(CpuState* c, Segment* s, Held* h) noexcept nogil:
+    """Note the descriptor of a segment, or that none is held."""
     cdef u32 limit = s.limit >> 12 if s.ar & AR_G else s.limit
     cdef u32 base = <u32>s.base
-    c.held_selector[index] = 0 - <u32>s.selector if may_be_held(c, s) else 1
-    c.held_at[index] = <u32>(c.arch.gdtr.base + (s.selector & 0xFFF8))
-    c.held_low[index] = 0 - (limit & 0xFFFF | base << 16)
-    c.held_high[index] = 0 - (base >> 16 & 0xFF | (s.ar & 0xF0FF) << 8 | limit & 0xF0000
-                              | base & <u32>0xFF000000)
+    h.selector = 0 - <u32>s.selector if may_be_held(c, s) else 1
+    h.at = <u32>(c.arch.gdtr.base + (s.selector & 0xFFF8))
+    h.low = 0 - (limit & 0xFFFF | base << 16)
+    h.high = 0 - (base >> 16 & 0xFF | (s.ar & 0xF0FF) << 8 | limit & 0xF0000
+                  | base & <u32>0xFF000000)
+
+
+cdef inline bint is_null_load(Segment* s) noexcept nogil:
+    """Whether the segment is what a load of a null selector gives."""
+    return s.selector < 4 and s.ar == AR_UNUSABLE and not s.base and not s.limit
+
+
+cdef void remember(CpuState* c, Segment* s, Remembered* kept) noexcept nogil:
+    """Keep FS or GS for its next load, with the segment before it.
+
+    One with a limit is not kept: the key tells of it.
+    """
+    cdef Held held
+    if is_null_load(s):
+        held.selector = 0 - <u32>s.selector
+        held.at = held.low = held.high = 0
+    elif is_whole(s) and may_be_held(c, s):
+        hold(c, s, &held)
+        if not held.at:
+            return
+    else:
+        return
+    if kept[1].held.selector == held.selector:
+        kept += 1
+    elif kept[0].held.selector != held.selector:
+        kept[1] = kept[0]
+    kept[0].segment = s[0]
+    kept[0].held = held
+
+
+cdef void forget_segments(CpuState* c) noexcept nogil:
+    cdef u32 i
+    for i in range(4):
+        c.remembered[i].held.selector = 1
+    c.remembered_in = c.arch.gdtr
 
 
 cdef void hold_segments(CpuState* c) noexcept nogil:
-    """Tell translated code which loads of ES and DS change nothing (narrow.selectors)."""
-    hold(c, SEG_ES)
-    hold(c, SEG_DS)
+    """Tell translated code at CPL 0 what loads of DS, ES, FS and GS give (narrow.selectors)."""
+    hold(c, &c.arch.seg[SEG_ES], &c.held[SEG_ES])
+    hold(c, &c.arch.seg[SEG_DS], &c.held[SEG_DS])
+    if not c.arch.cr0 & CR0_PE or c.remembered_in.base != c.arch.gdtr.base \
+            or c.remembered_in.limit != c.arch.gdtr.limit:
+        forget_segments(c)
+    if c.arch.cr0 & CR0_PE:
+        remember(c, &c.arch.seg[SEG_FS], &c.remembered[0])
+        remember(c, &c.arch.seg[SEG_GS], &c.remembered[2])
 
 
 cdef u32 key_of_segments(CpuState* c) noexcept nogil:
@@ -149,3 +190,5 @@ cdef void locate_segments(CpuState* c, u64 addend) noexcept nogil:
         return
     for i in range(SEG_FS, SEG_GS + 1):
         c.segment_host[i] = addend if is_whole(&c.arch.seg[i]) else NOWHERE
+    for i in range(4):
+        c.remembered[i].host = addend if c.remembered[i].held.at else NOWHERE

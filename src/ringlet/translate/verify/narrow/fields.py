@@ -44,19 +44,28 @@ _SELECTORS: Final = tuple(FIELDS["selectors"] + number * _SEGMENT for number in 
 _LOADED_SELECTORS: Final = frozenset(_SELECTORS[number] for number in _LOADED)
 _LOADED_BASES: Final = frozenset(FIELDS["fs_base"] + (n - 4) * _SEGMENT for n in _LOADED)
 _LOADED_AT: Final = frozenset(FIELDS["paragraph_at"] + 8 * number for number in _LOADED)
+_REMEMBERED: Final = tuple(FIELDS["remembered"] + 48 * number for number in range(4))
+"""What a load gives FS, twice, and GS: a segment, its `segment_host`, and what describes it."""
+_HELD: Final = _SEGMENT + 8
+_RECALLED: Final = {
+    at + piece: to
+    for number, at in enumerate(_REMEMBERED)
+    for piece, to in (
+        *((piece, _SELECTORS[4 + number // 2] + piece) for piece in range(0, _SEGMENT, 8)),
+        (_SEGMENT, FIELDS["segment_host"] + 8 * (4 + number // 2)),
+    )
+}
+"""The fields of which each piece of what is remembered may be copied to one alone."""
+_CHECKED: Final = KEYS["segmented"] | KEYS["limited"]
 _INTERRUPTS: Final = frozenset({0, 0x200})
 _KERNEL: Final = frozenset(
     {FIELDS["rflags"], FIELDS["iflag"], FIELDS["nmi_blocked"]}
-    | {
-        FIELDS[name] + 4 * number
-        for name in ("held_selector", "held_at", "held_low", "held_high")
-        for number in range(6)
-    }
+    | {FIELDS["cr2"]}
+    | {FIELDS["held"] + 4 * number for number in range(4 * 6)}
+    | {at + _HELD + 4 * number for at in _REMEMBERED for number in range(4)}
 )
 """Fields of 32 bits that the guest may know at CPL 0."""
-_MASKS: Final = frozenset(
-    {FIELDS["kept_flags"], FIELDS["interrupt_flag"], FIELDS["overflow_flag"]}
-)
+_MASKS: Final = frozenset({FIELDS["kept_flags"], FIELDS["interrupt_flag"], FIELDS["overflow_flag"]})
 _VECTORS: Final = 1024
 """Bytes of real mode's interrupt table."""
 _CONSTANTS: Final = {
@@ -80,6 +89,8 @@ def load_field(s: Facts, register: Register_, offset: int, key: int) -> None:
         s.set(register, s.old[_OLD[offset]])
     elif offset == FIELDS["vectors_at"] and key & KEYS["paragraphs"] and not key & _CPL:
         s.set(register, Value(Kind.HOST, size=_VECTORS))
+    elif offset in _RECALLED and not key & (_CPL | _CHECKED):
+        s.set(register, Value(Kind.RECALLED, size=_RECALLED[offset]))
     elif offset == FIELDS["string_rest"]:
         s.set(register, GUEST)
     elif offset == FIELDS["tsc_offset"] and not key & _CPL:
@@ -95,9 +106,10 @@ def store_field(s: Facts, value: Value, offset: int, key: int) -> None:
         s.scratch[_SCRATCH[offset]] = value
     elif offset in _OLD and value.is_guest:
         s.old[_OLD[offset]] = GUEST
-    elif loads and offset in _LOADED_AT and value == Value(Kind.HOST, origin=WHOLE_WINDOW):
-        return
-    elif not (value.is_guest and (offset in _ANY or (loads and _is_loaded(offset, key)))):
+    elif value != Value(Kind.RECALLED, size=offset) and not (
+        (loads and offset in _LOADED_AT and value == Value(Kind.HOST, origin=WHOLE_WINDOW))
+        or (value.is_guest and (offset in _ANY or (loads and _is_loaded(offset, key))))
+    ):
         raise UnsoundError("it writes a field of the state that it may not")
 
 

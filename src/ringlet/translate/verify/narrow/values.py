@@ -45,6 +45,7 @@ class Kind(Enum):
     TURNED = auto()  # `register`, a 32-bit value, in the upper half alone
     TWICE = auto()  # the same 32-bit value in both halves
     BASE = auto()  # a base of CS in the upper half alone
+    RECALLED = auto()  # a piece of a segment that belongs in the field at offset `size`
     PLACE = auto()  # a linear address in the upper half and its EIP in the lower one
 
 
