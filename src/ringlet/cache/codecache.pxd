@@ -46,6 +46,7 @@ cdef struct Fragment:
     u16 guest_bytes
     u16 insns
     u32 dead
+    u32 asked          # how often a watcher was asked before it (ringlet.vcpu.debug.blocks)
 
 cdef struct LinkRec:
     u64 target         # RIP

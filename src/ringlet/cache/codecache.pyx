@@ -303,6 +303,7 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     f.guest_bytes = <u16>t.guest_bytes
     f.insns = <u16>t.insns
     f.dead = 0
+    f.asked = 0
     for i in range(t.n_map):
         k.map[chunk.n_map + i] = t.map[i]
     for i in range(t.n_links):

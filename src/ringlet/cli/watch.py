@@ -48,7 +48,7 @@ def watched(
             except OSError as error:
                 raise ConfigError(f"--trace {trace}: {error.strerror}; give another file") from None
             stack.callback(lambda: _write(file, (f"{line}\n" for line in lines(cpu.events()))))
-        cpu.watch_blocks(length, comparer.begins if comparer else None)
+        cpu.watch_blocks(length, comparer.begins if comparer else None, compare)
         yield
         if comparer:
             complain(

@@ -149,8 +149,11 @@ class Comparer:
         self.compared = 0
         self.passed_over = 0
 
-    def begins(self) -> None:
-        """Check the last block and predict the block that is about to begin."""
+    def begins(self) -> bool:
+        """Check the last block and predict the block that is about to begin, if it still may.
+
+        Return whether the next block must be reported as well.
+        """
         prediction, self._prediction = self._prediction, None
         rip = self._cpu.get("rip")
         setting = self._setting_now()
@@ -165,6 +168,7 @@ class Comparer:
             self._seen[key] += 1
             self._prediction = self._predict(rip)
             self.passed_over += self._prediction is None
+        return self._prediction is not None
 
     # --- the reference
 

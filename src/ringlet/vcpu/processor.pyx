@@ -31,7 +31,7 @@ from ringlet.vcpu.system.dispatch cimport complete
 from ringlet.vcpu.system.doorbells cimport DOORBELL_MEMORY, doorbell_rings, doorbells_destroy
 from ringlet.vcpu.loop.events cimport deliver_exception, nmi_due
 from ringlet.vcpu.loop.exceptions cimport interrupt
-from ringlet.vcpu.debug.blocks cimport blocks_create, blocks_destroy
+from ringlet.vcpu.debug.blocks cimport Blocks, blocks_create, blocks_destroy
 from ringlet.vcpu.system.control cimport update_key
 from ringlet.vcpu.debug.stops cimport debug_forget, debug_holds
 from ringlet.vcpu.debug.requests cimport (blocks_events, debug_destroy, debug_go, debug_poke,
@@ -217,7 +217,7 @@ cdef class Processor(ProcessorState):
                 self.level_ended(self.c.io_data)
                 kind = EXIT_NONE
             elif kind == EXIT_BLOCK:
-                self.block_begins()
+                (<Blocks*>self.c.blocks).awaited = self.block_begins()
                 kind = EXIT_NONE
             elif kind != EXIT_NONE:
                 return kind
@@ -447,14 +447,15 @@ cdef class Processor(ProcessorState):
         if data.shape[0]:
             debug_poke(self.c, address, &data[0], data.shape[0])
 
-    def watch_blocks(self, u32 last, begins=None) -> None:
+    def watch_blocks(self, u32 last, begins=None, u32 times=0xFFFFFFFF) -> None:
         """Watch the guest block by block; call this before the first run.
 
-        Keep the `last` events (0 or a power of 2) for `events`, and call `begins` before each
-        block, with the registers at its start.
+        Keep the `last` events (0 or a power of 2) for `events`.  Call `begins` before each block,
+        with the registers at its start: the first `times` times, or more often, and also before a
+        block if the last call returned True.
         """
         self.block_begins = begins
-        blocks_create(self.c, last, begins is not None)
+        blocks_create(self.c, last, times if begins is not None else 0)
 
     def events(self) -> list:
         """Return the last events as `EventRecord`s, the oldest first."""

@@ -83,6 +83,24 @@ def test_the_first_wrong_instruction_is_named() -> None:
     assert f"at {CODE + 7:#x}, add rax,rbx: rax is 0x2, not 0xc" in said[0]
 
 
+def test_a_block_that_was_compared_often_enough_is_not_reported() -> None:
+    board, said, calls = Board(), list[str](), list[int]()
+    comparer = Comparer(board.p, 3, said.append)
+
+    def begins() -> bool:
+        calls.append(board.p.get("rip"))
+        return comparer.begins()
+
+    board.p.watch_blocks(0, begins, 3)
+    # mov ecx, 1000; 1: dec ecx; jmp 2f; 2: jnz 1b; hlt
+    board.run("b9e8030000 ffc9 eb00 75fa f4")
+
+    assert board.p.get("rcx") == 0
+    assert said == []
+    assert comparer.compared > 6
+    assert len(calls) < 20
+
+
 def test_events_are_kept(watched: Watched) -> None:
     watched.run("0f0b")  # ud2, whose handler halts
     kinds = [(event.kind, event.rip, event.first) for event in watched.board.p.events()]

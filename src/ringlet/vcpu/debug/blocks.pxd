@@ -26,11 +26,12 @@ cdef struct Blocks:
     BlockEvent* ring     # the last events, or NULL if none are kept
     u64 count            # number of all events
     u32 size             # size of the ring, a power of 2
-    u32 asking           # leave with EXIT_BLOCK before each block
+    u32 asking           # leave with EXIT_BLOCK so many times before each block
+    u32 awaited          # and before the next one
     u64 rip              # start of the current block, or of the one that EXIT_BLOCK reported
     u32 asked            # EXIT_BLOCK has reported the block at `rip`
 
-cdef void blocks_create(CpuState* c, u32 last, bint asking) except *
+cdef void blocks_create(CpuState* c, u32 last, u32 asking) except *
 cdef void blocks_destroy(CpuState* c)
 cdef void blocks_event(CpuState* c, u32 kind, u64 first, u64 second) noexcept nogil
 # Record that a block begins at RIP with fragment `frag`.  True: leave with EXIT_BLOCK first.

@@ -24,8 +24,11 @@ class EventRecord(NamedTuple):
     code: bytes
 
 
-cdef void blocks_create(CpuState* c, u32 last, bint asking) except *:
-    """Begin to watch `c`, and keep the `last` events (0 or a power of 2)."""
+cdef void blocks_create(CpuState* c, u32 last, u32 asking) except *:
+    """Begin to watch `c`, and keep the `last` events (0 or a power of 2).
+
+    Leave `asking` times before each block.
+    """
     cdef Blocks* b = <Blocks*>calloc(1, sizeof(Blocks))
     if b == NULL:
         raise MemoryError("blocks")
@@ -74,9 +77,11 @@ cdef void blocks_event(CpuState* c, u32 kind, u64 first, u64 second) noexcept no
 cdef bint block_begins(CpuState* c, Fragment* frag) noexcept nogil:
     cdef Blocks* b = <Blocks*>c.blocks
     cdef BlockEvent* e
-    if b.asking and not (b.asked and b.rip == c.arch.rip):
+    if (b.awaited or frag.asked < b.asking) and not (b.asked and b.rip == c.arch.rip):
         b.rip = c.arch.rip
         b.asked = 1
+        if frag.asked < b.asking:
+            frag.asked += 1
         return True
     b.rip = c.arch.rip
     b.asked = 0
