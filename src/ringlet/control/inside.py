@@ -13,11 +13,6 @@ REGISTERS: Final = (
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13",
     "r14", "r15", "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer", "fs_base", "gs_base",
 )  # fmt: skip
-_PRESENT: Final = 1
-_LARGE: Final = 1 << 7
-_FRAME: Final = 0x000F_FFFF_FFFF_F000
-_PAGING: Final = 1 << 31
-_LEVELS: Final = (39, 30, 21, 12)
 LARGEST: Final = 1 << 30
 """The most bytes that one call reads."""
 
@@ -34,6 +29,7 @@ class Inside(Protocol):
     def read_phys(self, address: int, size: int) -> bytes: ...
     def write_phys(self, address: int, data: bytes) -> None: ...
     def read_linear(self, address: int, size: int) -> bytes: ...
+    def translate_linear(self, address: int) -> int | None: ...
     def poke_linear(self, address: int, data: bytes) -> None: ...
 
 
@@ -121,7 +117,7 @@ class Memory:
 
     def translate(self, address: int) -> int | None:
         """Return the physical address of linear `address`, or None if it is not mapped."""
-        return self._do(lambda cpu: walk(cpu, address), address)
+        return self._do(lambda cpu: cpu.translate_linear(address), address)
 
     def symbol(self, name: str) -> int:
         """Return the linear address of a symbol of the guest's Linux kernel.
@@ -169,31 +165,6 @@ class Memory:
 
     def __repr__(self) -> str:
         return f"<ringlet.Memory of {self._holder!r}>"
-
-
-def walk(cpu: Inside, linear: int) -> int | None:
-    """Return the physical address of `linear` by the guest's page tables, or None (SDM 3A 4.5.4).
-
-    The tables are the guest's and may hold anything.
-    """
-    if not cpu.get("cr0") & _PAGING:
-        return linear
-    if linear >> 47 not in {0, (1 << 17) - 1}:  # not canonical
-        return None
-    table: int = cpu.get("cr3") & _FRAME
-    for shift in _LEVELS:
-        index = linear >> shift & 0x1FF
-        try:
-            entry = int.from_bytes(cpu.read_phys(table + 8 * index, 8), "little")
-        except ValueError:  # a table where there is no RAM
-            return None
-        if not entry & _PRESENT:
-            return None
-        if shift == _LEVELS[-1] or (entry & _LARGE and shift in {30, 21}):
-            low = (1 << shift) - 1
-            return (entry & _FRAME & ~low) | (linear & low)
-        table = entry & _FRAME
-    return None
 
 
 def _check(name: str) -> None:

@@ -40,6 +40,8 @@ cdef int phys_write(CpuState* c, u64 phys, const void* src, u64 size) noexcept n
 cdef int mmu_translate(CpuState* c, u64 linear, u32 access, u64* phys) noexcept nogil
 cdef int mmu_read(CpuState* c, u64 linear, void* dst, u32 size, u32 access) noexcept nogil
 cdef int mmu_write(CpuState* c, u64 linear, const void* src, u32 size, u32 access) noexcept nogil
+# The walk alone, by which nothing changes; False: not mapped.
+cdef bint mmu_look(CpuState* c, u64 linear, u64* phys) noexcept nogil
 # Like mmu_translate for a fetch; records the entries so that a change of the mapping calls
 # code_unmapped.
 cdef int mmu_fetch(CpuState* c, u64 linear, u64* phys) noexcept nogil

@@ -12,17 +12,17 @@ the machine's; `layout`, what is a processor's; `walker`, `mappings`, `records`,
 import gc
 
 from ringlet.core.host cimport host_map, host_unmap
-from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_FETCH, ACC_WRITE
+from ringlet.core.state cimport CpuState, i64, u8, u32, u64, ACC_FETCH, ACC_WRITE, is_canonical
 from ringlet.mmu cimport access, codepages, direct, spaces, windows
 from ringlet.mmu.layout cimport (
-    Mmu, NODES, Node, Region, in_arena, in_guard, mmu_of, stride_at)
+    Mmu, NODES, Node, PAGING_LONG, Region, Walk, in_arena, in_guard, mmu_of, stride_at)
 from ringlet.mmu.map_target cimport MapTarget, target_here
 from ringlet.mmu.pages cimport PAGE_SHIFT
 from ringlet.mmu.ram cimport (
     GuestRam, is_ram, protect_code, ram_at, ram_attach, ram_detach, unprotect_code)
 from ringlet.mmu.records cimport flush_code, nodes_create
 from ringlet.mmu.regions cimport arena_create, arena_destroy, leave_direct, oldest_direct
-from ringlet.mmu.walker cimport read_paging_mode
+from ringlet.mmu.walker cimport read_paging_mode, walk
 
 
 # --- guest physical memory
@@ -44,6 +44,16 @@ cdef int phys_write(CpuState* c, u64 phys, const void* src, u64 size) noexcept n
 
 cdef int mmu_translate(CpuState* c, u64 linear, u32 kind, u64* phys) noexcept nogil:
     return access.translate_linear(c, mmu_of(c), linear, kind, phys)
+
+
+cdef bint mmu_look(CpuState* c, u64 linear, u64* phys) noexcept nogil:
+    cdef Mmu* m = mmu_of(c)
+    cdef Walk w
+    cdef bint possible = is_canonical(linear) if m.mode == PAGING_LONG else linear >> 32 == 0
+    if not possible or not walk(c, m, linear, &w):
+        return False
+    phys[0] = w.phys
+    return True
 
 
 cdef int mmu_read(CpuState* c, u64 linear, void* dst, u32 size, u32 kind) noexcept nogil:

@@ -11,7 +11,7 @@ from ringlet.core.vectors cimport vectors_settle
 from ringlet.mmu.guest_memory cimport guest_memory
 from ringlet.mmu.layout cimport Mmu
 from ringlet.mmu.mmu cimport (
-    mmu_flush_all, mmu_load_cr3, mmu_mask_a20, mmu_read, mmu_write, phys_read, phys_write)
+    mmu_flush_all, mmu_load_cr3, mmu_look, mmu_mask_a20, mmu_read, mmu_write, phys_read, phys_write)
 from ringlet.mmu.ram cimport about_to_write
 from ringlet.vcpu.apic.local cimport apic_due, apic_line, apic_message
 from ringlet.vcpu.system.control cimport update_key
@@ -58,6 +58,11 @@ cdef class ProcessorState:
         if mmu_read(self.c, address, PyBytes_AsString(data), size, ACC_READ) != MEM_OK:
             raise ValueError(f"linear {address:#x} is not mapped to RAM")
         return data
+
+    def translate_linear(self, u64 address) -> int | None:
+        """Return the guest physical address of a linear one; None: the guest's tables have none."""
+        cdef u64 phys = 0
+        return phys if mmu_look(self.c, address, &phys) else None
 
     def write_linear(self, u64 address, const unsigned char[::1] data) -> None:
         if data.shape[0] and mmu_write(self.c, address, &data[0], data.shape[0],
