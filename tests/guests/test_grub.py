@@ -20,7 +20,8 @@ FORMAT = "i386-coreboot"
 PACKAGES = ("grub-common", "grub-coreboot-bin", "libdevmapper1.02.1")
 MODULES = (
     "serial", "terminal", "normal", "minicmd", "echo", "ls", "cat", "test", "eval", "hexdump",
-    "memdisk", "tar", "lsmmap", "date", "linux", "reboot", "hashsum", "gcry_sha256",
+    "memdisk", "tar", "lsmmap", "date", "linux", "reboot", "halt", "hashsum",
+    "gcry_sha256",
 )  # fmt: skip
 SETUP = "serial --unit=0 --speed=115200\nterminal_input serial\nterminal_output serial\n"
 _DRAWN = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -68,6 +69,15 @@ def test_its_shell_runs_commands(grub: Path) -> None:
         assert "length = 0x7f00000, available RAM" in typed(machine, "lsmmap")
         assert "(memdisk)" in typed(machine, "ls")
         assert "vmlinuz initrd" in typed(machine, "ls (memdisk)/")
+
+
+def test_its_halt_turns_the_pc_off(grub: Path) -> None:
+    with ringlet.Machine(str(grub), memory="128M", timeout=PATIENCE) as machine:
+        machine.start()
+        machine.console.expect("grub> ", PATIENCE)
+        machine.console.send("halt\r")
+
+        assert machine.wait().status == 0
 
 
 def test_it_starts_linux(grub: Path) -> None:
