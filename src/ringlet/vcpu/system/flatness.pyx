@@ -14,7 +14,7 @@ from ringlet.core.state cimport (
     KEY_PARAGRAPHS, KEY_SEGMENTED, KEY_STACK16,
     SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, Held, Remembered, Segment)
 from ringlet.vcpu.system.registers cimport (
-    AR_ACCESSED, AR_CODE, AR_READABLE, AR_WRITABLE, CR0_PE, dpl_of)
+    AR_ACCESSED, AR_CODE, AR_READABLE, AR_WRITABLE, CR0_PE, dpl_of, long_mode)
 
 cdef enum:
     EXPAND_DOWN = 4
@@ -81,6 +81,8 @@ cdef inline bint may_be_held(CpuState* c, Segment* s) noexcept nogil:
     if not c.arch.cr0 & CR0_PE or selector < 4 or selector & 4 \
             or (selector | 7) > c.arch.gdtr.limit:
         return False
+    if long_mode(c) and (c.arch.gdtr.base + (selector | 7)) >> 32:
+        return False   # 32-bit code does not compare such a descriptor
     if s.ar & (AR_UNUSABLE | AR_P | AR_S | AR_ACCESSED) != AR_P | AR_S | AR_ACCESSED:
         return False
     if s.ar & AR_CODE or selector & 3 > dpl_of(s.ar) or s.base >> 32:
