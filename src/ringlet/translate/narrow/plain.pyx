@@ -12,7 +12,7 @@ from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.operands cimport far_field
 from ringlet.translate.narrow.segments cimport (
     allows, in_segment, is_checked, move, move_sp, operand, operand_of_next, restore_r11,
-    stack_operand)
+    stack_operand, sum_in_64k)
 from ringlet.translate.narrow.strings cimport emit_direction, emit_string
 from ringlet.translate.plain cimport emit_high_byte_at, writes_both
 from ringlet.translate.shape cimport *
@@ -149,7 +149,9 @@ cdef int emit_leave(Builder* b, Insn* i) noexcept nogil:
     """Emit ESP := EBP, POP EBP; the access comes before any change."""
     cdef u32 size = i.shape.width
     cdef Ref r
-    if b.key & (KEY_SEGMENTED | KEY_STACK16):
+    if b.key & KEY_STACK16 and b.key & KEY_DATA64K:
+        r = sum_in_64k(b, SEG_SS, RBP, NO_REG, 0, size)
+    elif b.key & (KEY_SEGMENTED | KEY_STACK16):
         if b.key & KEY_STACK16:
             movzx16(b, H9, RBP)
         else:

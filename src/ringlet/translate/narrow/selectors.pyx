@@ -64,13 +64,10 @@ cdef int push_selector(Builder* b, Insn* i) noexcept nogil:
 cdef void load_paragraph(Builder* b, u32 seg) noexcept nogil:
     """Load the selector in r8, which becomes the base; r9 is lost."""
     cdef u32 more = seg * <u32>sizeof(Segment)
-    cdef Ref r = ref_mem(NO_REG, 0)
     e8(b, 0x66)
     state_op(b, 0, 0x89, H8, SELECTORS + more)                # mov [selector], r8w
-    r.index = H8
-    r.scale = 3
-    lea32(b, H8, &r)
-    sum32(b, H8, H8, H8, 0)
+    # rorx r8d, r8d, 28: 16 bits, times 16
+    e8(b, 0xC4); e8(b, 0x43); e8(b, 0x7B); e8(b, 0xF0); e8(b, 0xC0); e8(b, 28)
     store_state(b, H8, BASES + more)
     lea_sum(b, H9, H8, WINDOW, 0)
     store_state(b, H9, PARAGRAPH_AT + 8 * seg)
