@@ -30,6 +30,9 @@ from tests.unit.translate.narrow_code import (
 
 from ringlet.translate.translator import KEYS
 
+WIDE = KEYS["mode16"] | KEYS["segmented"] | KEYS["data64k"]
+"""Segments of 64 KiB."""
+
 
 @pytest.mark.parametrize("indirect", [False, True])
 @pytest.mark.parametrize("checked", [False, True])
@@ -278,12 +281,48 @@ def test_host_addresses_do_not_reach_the_guest(code: str, why: str) -> None:
     assert why in " ".join(reasons(host(code)))
 
 
-def test_registers_bring_nothing_to_the_next_guest_instruction() -> None:
-    code = host("4189d9 438b040a")  # mov r9d, ebx; mov eax, [r10 + r9]
+def test_r8_brings_nothing_to_the_next_guest_instruction() -> None:
+    code = host("4189d8 438b0402")  # mov r8d, ebx; mov eax, [r10 + r8]
     split = code._replace(map=((0, 0), (0, 0), (3, 1)))
 
     assert reasons(code) == []
     assert reasons(split) == ["its address is not in the window"]
+
+
+def test_r9_brings_a_value_to_the_next_guest_instruction_but_no_check() -> None:
+    code = host("4189d9 438b040a")  # mov r9d, ebx; mov eax, [r10 + r9]
+    load = "4c8b0425" + at("paragraph_at", 3)
+    byte = host("440fb7cb" + load + "438a0408", WIDE)  # movzx r9d, bx; ...; mov al, [r8 + r9]
+    address = host("4e8d0c13 418b01")  # lea r9, [rbx + r10]; mov eax, [r9]
+    entered = code._replace(map=((0, 0), (0, 0), (3, 1)), resumes=(3,))
+
+    assert reasons(code._replace(map=((0, 0), (0, 0), (3, 1)))) == []
+    assert reasons(entered) == ["its address is not in the window"]
+    assert reasons(byte) == []
+    assert "64 KiB" in " ".join(reasons(byte._replace(map=((0, 0), (0, 0), (4, 1)))))
+    assert reasons(address) == []
+    assert reasons(address._replace(map=((0, 0), (0, 0), (4, 1)))) != []
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("448d4b01 450fb7c9 458d49ff {} 66438b0408", ""),  # lea, movzx, lea, load, mov ax, [r8 + r9]
+        ("448d4b01 450fb7c9 458d49ff {} 438b0408", "2 bytes were checked"),
+        ("448d4b01 450fb7c9 458d49ff {} 66438b440801", "64 KiB"),  # [r8 + r9 + 1]
+        ("448d4b01 458d49ff {} 66438b0408", "64 KiB"),  # not cut to 16 bits
+        ("448d4b01 450fb7c9 458d4cc9ff {} 66438b0408", "64 KiB"),  # lea r9d, [r9 + 8 * rcx - 1]
+        ("440fb7cb {} 66438b0408", "1 bytes were checked"),
+        ("{} 66418b80feff0000", ""),  # [r8 + FFFEh]
+        ("{} 66418b80ffff0000", "1 bytes were checked"),
+        ("{} 66418b80ffffffff", "64 KiB"),
+        ("{} 418b0400", "64 KiB"),  # [r8 + rax]
+    ],
+)
+def test_a_sum_checks_words_in_a_segment_of_64_kib(code: str, why: str) -> None:
+    found = " ".join(reasons(host(code.replace("{}", "4c8b0425" + at("paragraph_at", 3)), WIDE)))
+
+    assert (why in found) if why else not found
 
 
 @pytest.mark.parametrize(

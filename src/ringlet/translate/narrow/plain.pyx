@@ -194,10 +194,12 @@ cdef int emit_address(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef int emit_xlat(Builder* b, Insn* i) noexcept nogil:
+    """Emit XLATB; after LODSB it need not wait for AL, which waits for what EAX was before."""
     cdef Ref r = ref_sum(RBX, H9, 0)
     if not allows(b, i, False) or (i.seg != SEG_NONE and not b.key & KEY_SEGMENTED):
         return 0
-    e8(b, 0x44); e8(b, 0x0F); e8(b, 0xB6); e8(b, 0xC8)        # movzx r9d, al
+    if not b.al_in_r9 or b.al_in_r9 != i.offset:
+        e8(b, 0x44); e8(b, 0x0F); e8(b, 0xB6); e8(b, 0xC8)    # movzx r9d, al
     e8(b, 0x40 | rex_of(0, H9, &r)); e8(b, 0x8D)              # lea r9d, [rbx + r9]
     modrm_mem(b, H9, &r)
     if i.address == 2:

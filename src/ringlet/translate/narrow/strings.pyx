@@ -134,7 +134,11 @@ cdef void emit_element(Builder* b, Insn* i, bint flat) noexcept nogil:
         return
     if has_source(i):
         r = element_at(b, i, RSI, source_segment(i), flat, False)
-        if not has_target(i):
+        if not has_target(i) and size == 1:
+            load_element(b, H9, &r, 1)
+            e8(b, 0x44); e8(b, 0x88); e8(b, 0xC8)            # mov al, r9b
+            b.al_in_r9 = i.offset + i.length
+        elif not has_target(i):
             access(b, 0x8A, RAX, &r, size)
         else:
             held = 11

@@ -182,9 +182,11 @@ class Facts:
                 self.registers[other] = held.alone
 
     def begin(self) -> None:
-        """Begin a guest instruction, to which r8 and r9 bring nothing."""
+        """Begin a guest instruction, to which r9 may bring 32 bits of the guest, and r8 nothing."""
         self.at_rest()
         fresh = Facts.at_entry()
+        if self.registers[R9].is_guest:
+            fresh.registers[R9] = GUEST
         self.registers, self.scratch, self.old = fresh.registers, fresh.scratch, fresh.old
         self.operation = NONE
 
