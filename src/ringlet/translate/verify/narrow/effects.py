@@ -436,7 +436,8 @@ def _in_paragraph(parts: list[Value], moved: int, size: int, writes: bool, bits:
     """Raise unless the operand is in a segment of 64 KiB."""
     segment = next(value for value in parts if value.kind is Kind.PARAGRAPH)
     checked = next((value for value in parts if value.placed), OTHER)
-    covered, sound = checked.placed, checked.placed and moved == -checked.ahead
+    begin = moved + checked.ahead
+    covered, sound = checked.placed - begin, 0 <= begin < checked.placed
     if len(parts) == 1:
         covered, sound = SIZE_64K - moved, 0 <= moved < SIZE_64K
     if not sound:
