@@ -307,27 +307,6 @@ def test_r9_brings_a_value_to_the_next_guest_instruction_but_no_check() -> None:
 @pytest.mark.parametrize(
     ("code", "why"),
     [
-        ("448d4b01 450fb7c9 458d49ff {} 66438b0408", ""),  # lea, movzx, lea, load, mov ax, [r8 + r9]
-        ("448d4b01 450fb7c9 458d49ff {} 438b0408", "2 bytes were checked"),
-        ("448d4b01 450fb7c9 458d49ff {} 66438b440801", "64 KiB"),  # [r8 + r9 + 1]
-        ("448d4b01 458d49ff {} 66438b0408", "64 KiB"),  # not cut to 16 bits
-        ("448d4b01 450fb7c9 458d4cc9ff {} 66438b0408", "64 KiB"),  # lea r9d, [r9 + 8 * rcx - 1]
-        ("440fb7cb {} 66438b0408", "1 bytes were checked"),
-        ("{} 66418b80feff0000", ""),  # [r8 + FFFEh]
-        ("{} 66418b80ffff0000", "1 bytes were checked"),
-        ("{} 66418b80ffffffff", "64 KiB"),
-        ("{} 418b0400", "64 KiB"),  # [r8 + rax]
-    ],
-)
-def test_a_sum_checks_words_in_a_segment_of_64_kib(code: str, why: str) -> None:
-    found = " ".join(reasons(host(code.replace("{}", "4c8b0425" + at("paragraph_at", 3)), WIDE)))
-
-    assert (why in found) if why else not found
-
-
-@pytest.mark.parametrize(
-    ("code", "why"),
-    [
         ("ab", "host addresses"),
         ("a5", "host addresses"),
         (FLAT_DI + "a5" + BACK_DI, "host addresses"),  # RSI is the guest's

@@ -1,8 +1,9 @@
 """Transfers to other segments in real and virtual-8086 mode, and PUSHF and POPF at CPL 0.
 
 CALL, JMP and RET far, INT n and IRET with 16-bit operands set the selector and the base of CS,
-which keeps its limit of 64 KiB, and go on by the jump table, which knows both EIP and the base.  No flag changes but by IRET and POPF.  These two leave where they would change DF, TF,
-IOPL or NT, or where an interrupt or an NMI may wait for them.
+which keeps its limit of 64 KiB, and go on by the jump table, which knows both EIP and the base.
+No flag changes but by IRET and POPF.  These two leave where they would change DF, TF, IOPL or NT,
+or where an interrupt or an NMI may wait for them.
 
 Sources: SDM 3A 20.1.1, 20.1.4; SDM vol. 2A CALL, INT, IRET, JMP; vol. 2B POPF, RET.
 """

@@ -7,10 +7,11 @@ bit is added to the offset; the segment's base has the inverted bit, so that the
 or not canonical.  Then the access faults, and the emulator decides (docs/adr/0028).
 
 In segments of 64 KiB a byte at a 16-bit offset needs no check.  For up to 8 bytes the offset of the
-last one, cut to 16 bits, is less than that byte's number in the operand exactly if the access passes
+last one, cut to 16 bits, is less than the number of bytes before it exactly if the access passes
 the limit: then the difference, of 32 bits, is just below 4 GiB, and the access ends in the guard of
-the window.  More bytes might be stored in parts.  For these, the sum of the offset and the operand's
-last byte has bit 16 set exactly if the access passes the limit; PDEP moves that bit to bit 62.
+the window.  More bytes might be stored in parts.  For these, the sum of the offset and the number
+of bytes before the last one has bit 16 set exactly if the access passes the limit; PDEP moves that
+bit to bit 62.
 """
 from ringlet.core.state cimport (
     RSP, SEG_CS, SEG_FS, SEG_GS, SEG_SS, KEY_DATA64K, KEY_LIMITED, KEY_SEGMENTED, KEY_STACK16,

@@ -2,8 +2,9 @@
 
 Between two guest instructions r10 is the host address of linear address 0, r11 is 63, and RAX to
 RDI, RSP among them, hold the guest's 32-bit values with zeros above.  r8 brings nothing from one
-instruction to the next, and r9 at most such a value, if none is entered between the two.  One pass over the host's instructions, with what each register holds,
-proves these rules.  Where two paths meet, what both say holds.
+instruction to the next, and r9 at most such a value, if none is entered between the two.  One pass
+over the host's instructions, with what each register holds, proves these rules.  Where two paths
+meet, what both say holds.
 
 1.  **An access is in the window, in a checked part of a segment, or at no canonical address.**  Its
     address is r10 plus at most one 32-bit value and a displacement below `NEAR`; or the same with

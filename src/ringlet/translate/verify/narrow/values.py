@@ -25,7 +25,7 @@ class Kind(Enum):
     SHORT = auto()  # 16 bits of the guest, above them zeros
     SPAN = auto()  # a SHORT plus `size` less 1
     PLACED = auto()  # a SPAN whose bit 16 has been moved to bit 62
-    FIRST = auto()  # an offset at which `size` bytes are in 64 KiB, or that many below 4 GiB or fewer
+    FIRST = auto()  # an offset with `size` bytes in 64 KiB, or less than that many below 4 GiB
     OTHER = auto()  # 64 bits made without a host address
     PART = auto()  # `size` low bytes of the guest, above them anything
     SECRET = auto()  # anything, perhaps made with a host address
