@@ -17,8 +17,10 @@ cdef enum:
     CHUNKS_MAX = 16
     UNDO_SIZE = 8192
     HOT_SIZE = 1 << 16
-    HOT_WRITES = 4     # write faults within a period after which a page is hot
-    HOT_AGAIN = 2      # write faults that a hot page starts the next period with
+    HOT_WRITES = 64    # write faults within a period after which a page is hot
+    HOT_AGAIN = 62     # write faults that a hot page starts the next period with
+    HOT_BURST = 4      # write faults within a burst after which a page is hot
+    BURST_TICKS = 24   # a burst has 2 to the power of this many ticks of the TSC
     MAX_HOT = 64       # hot pages at a time
 
 cdef struct Fragment:
@@ -104,6 +106,7 @@ cdef struct Cache:
     u32 next_table     # the next to be taken from its key when all do
     u32 space[2]       # identities of the two halves that the tables are for
     u8 writes[HOT_SIZE]          # write faults by page number, in this period
+    u16 bursts[HOT_SIZE]         # the same in a burst (low 4 bits), and which burst (the others)
     u64 hot[MAX_HOT]             # pages whose fragments check themselves
     u32 n_hot
     u64 period         # TSC when it began

@@ -5,8 +5,8 @@ from ringlet.cache.codecache cimport Cache
 cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil
 cdef void cache_drop_linear(CpuState* c, Cache* k, u64 linear, u64 pages) noexcept nogil
 cdef void cache_drop_space(CpuState* c, Cache* k, u32 space) noexcept nogil
-# Count a write fault on a page with translations.
-cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil
+# Count a write fault on a page with translations; `now` is the TSC.
+cdef void cache_count_write(Cache* k, u64 phys_page, u64 now) noexcept nogil
 # Whether a page is written so often that its fragments check their bytes instead of its being
 # protected.
 cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil

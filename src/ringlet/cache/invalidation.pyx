@@ -1,8 +1,8 @@
 """Which fragments are dropped: those of changed bytes, of changed mappings, and the oldest."""
-from ringlet.core.state cimport CpuState, KEY_MODE64, u8, u32, u64
+from ringlet.core.state cimport CpuState, KEY_MODE64, u8, u16, u32, u64
 from ringlet.cache.codecache cimport (
-    CHUNK_FRAGMENTS, HOT_AGAIN, HOT_SIZE, HOT_WRITES, MAX_HOT, NONE, PAGE_HASH_SIZE, Cache,
-    Fragment, cache_drop, chunk_reset, fragment_after, page_hash)
+    BURST_TICKS, CHUNK_FRAGMENTS, HOT_AGAIN, HOT_BURST, HOT_SIZE, HOT_WRITES, MAX_HOT, NONE,
+    PAGE_HASH_SIZE, Cache, Fragment, cache_drop, chunk_reset, fragment_after, page_hash)
 
 
 cdef u32 cache_drop_phys(CpuState* c, Cache* k, u64 phys_page) noexcept nogil:
@@ -95,10 +95,19 @@ cdef bint cache_is_hot(Cache* k, u64 phys_page) noexcept nogil:
     return False
 
 
-cdef void cache_count_write(Cache* k, u64 phys_page) noexcept nogil:
-    cdef u8* writes = &k.writes[(phys_page >> 12) & (HOT_SIZE - 1)]
+cdef void cache_count_write(Cache* k, u64 phys_page, u64 now) noexcept nogil:
+    """Faults that are rare cost less than fragments that check themselves."""
+    cdef u32 slot = (phys_page >> 12) & (HOT_SIZE - 1)
+    cdef u8* writes = &k.writes[slot]
+    cdef u16* burst = &k.bursts[slot]
+    cdef u16 number = <u16>(now >> BURST_TICKS << 4)
+    if burst[0] >> 4 != number >> 4:
+        burst[0] = number
     if writes[0] < HOT_WRITES:
         writes[0] += 1
+        burst[0] += 1
+        if (burst[0] & 15) >= HOT_BURST:
+            writes[0] = HOT_WRITES
     if writes[0] == HOT_WRITES and k.n_hot < MAX_HOT and not cache_is_hot(k, phys_page):
         k.hot[k.n_hot] = phys_page
         k.n_hot += 1

@@ -112,6 +112,7 @@ cdef struct Builder:
     u32 speculate     # predictions are allowed, and flags may be lost where they are dead
     u32 checked       # compare the guest bytes on entry
     u32 watched       # blocks are watched: operations of 16- and 32-bit code end them
+    u32 al_in_r9      # offset of the instruction at which r9 holds AL, or 0: LODSB comes before it
     u32 once          # checked: a repeated store performs one repetition, then compares again
     u32 n_checks
     u32 checks[MAX_CHECKS]       # offsets of the rel32s that lead to the stale exit

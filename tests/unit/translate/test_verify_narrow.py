@@ -31,6 +31,9 @@ from tests.unit.translate.narrow_code import (
 
 from ringlet.translate.translator import BLOCK, KEYS
 
+WIDE = KEYS["mode16"] | KEYS["segmented"] | KEYS["data64k"]
+"""Segments of 64 KiB."""
+
 
 @pytest.mark.parametrize("indirect", [False, True])
 @pytest.mark.parametrize("checked", [False, True])
@@ -308,12 +311,27 @@ def test_what_is_remembered_goes_to_its_own_place(
     assert (reasons(host(code, key)) == []) is sound
 
 
-def test_registers_bring_nothing_to_the_next_guest_instruction() -> None:
-    code = host("4189d9 438b040a")  # mov r9d, ebx; mov eax, [r10 + r9]
+def test_r8_brings_nothing_to_the_next_guest_instruction() -> None:
+    code = host("4189d8 438b0402")  # mov r8d, ebx; mov eax, [r10 + r8]
     split = code._replace(map=((0, 0), (0, 0), (3, 1)))
 
     assert reasons(code) == []
     assert reasons(split) == ["its address is not in the window"]
+
+
+def test_r9_brings_a_value_to_the_next_guest_instruction_but_no_check() -> None:
+    code = host("4189d9 438b040a")  # mov r9d, ebx; mov eax, [r10 + r9]
+    load = "4c8b0425" + at("paragraph_at", 3)
+    byte = host("440fb7cb" + load + "438a0408", WIDE)  # movzx r9d, bx; ...; mov al, [r8 + r9]
+    address = host("4e8d0c13 418b01")  # lea r9, [rbx + r10]; mov eax, [r9]
+    entered = code._replace(map=((0, 0), (0, 0), (3, 1)), resumes=(3,))
+
+    assert reasons(code._replace(map=((0, 0), (0, 0), (3, 1)))) == []
+    assert reasons(entered) == ["its address is not in the window"]
+    assert reasons(byte) == []
+    assert "64 KiB" in " ".join(reasons(byte._replace(map=((0, 0), (0, 0), (4, 1)))))
+    assert reasons(address) == []
+    assert reasons(address._replace(map=((0, 0), (0, 0), (4, 1)))) != []
 
 
 @pytest.mark.parametrize(

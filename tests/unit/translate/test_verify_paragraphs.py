@@ -15,6 +15,10 @@ SPAN = "458d4903"  # lea r9d, [r9 + 3]
 PLACE = "c462b3f50c25" + at("deposit")  # pdep r9, r9, [deposit]
 SEGMENT = "4c8b0425" + at("paragraph_at", DS)  # mov r8, [paragraph_at]
 CHECK = SHORT + SPAN + PLACE + SEGMENT
+LAST = "448d4b01"  # lea r9d, [rbx + 1]: the offset of a word's last byte
+CUT = "450fb7c9"  # movzx r9d, r9w
+FIRST = "458d49ff"  # lea r9d, [r9 - 1]
+SUM = LAST + CUT + FIRST + SEGMENT
 WINDOW = "4d8d0402"  # lea r8, [r10 + rax]
 
 
@@ -47,6 +51,12 @@ def test_what_the_translator_makes_is_sound(code: str, key: int, indirect: bool)
         SHORT + SEGMENT + "43880408",  # mov [r8 + r9], al
         CHECK + "4f8d4c08fd 458b01",  # lea r9, [r8 + r9 - 3]; mov r8d, [r9]
         CHECK + "4f8d4c08fd 450fb74102",  # movzx r8d, word [r9 + 2]
+        CHECK + "66438b4408ff",  # mov ax, [r8 + r9 - 1]: its last two bytes
+        SUM + "66438b0408",  # mov ax, [r8 + r9]
+        SUM + "4f8d0c08 66418b01",  # lea r9, [r8 + r9]; mov ax, [r9]
+        LAST + CUT + "458d49fd" + SEGMENT + "470fb75c0802 41bb3f000000",  # word [r8 + r9 + 2] of 4
+        SEGMENT + "66418b80feff0000",  # mov ax, [r8 + FFFEh]
+        SEGMENT + "4d8d88feff0000 66418b01",  # lea r9, [r8 + FFFEh]; mov ax, [r9]
         "66890425" + field("selector", DS),  # mov [selector], ax
         "48890425" + field("base", DS),  # mov [base], rax
         WINDOW + "4c890425" + at("paragraph_at", DS),
@@ -61,9 +71,20 @@ def test_sound_code_is_accepted(code: str) -> None:
     [
         (SHORT + SEGMENT + "43890408", "4 are accessed"),
         (SHORT + SPAN + SEGMENT + "43894408fd", "no checked one"),  # without PDEP
-        (CHECK + "43894408fe", "no checked one"),
-        (CHECK + "43890408", "no checked one"),
+        (CHECK + "43894408fc", "no checked one"),
+        (CHECK + "43894408fe", "3 bytes were checked"),  # from its second byte on
+        (CHECK + "43890408", "1 bytes were checked"),
         (CHECK + "43894448fd", "scaled"),
+        (SUM + "438b0408", "2 bytes were checked"),
+        (SUM + "66438b440801", "1 bytes were checked"),
+        (SUM + "66438b440802", "no checked one"),
+        (LAST + FIRST + SEGMENT + "66438b0408", "no checked one"),
+        (LAST + CUT + "458d4cc9ff" + SEGMENT + "66438b0408", "no checked one"),  # r9 + 8 * rcx - 1
+        (LAST + CUT + "458d49bf" + SEGMENT + "66438b0408", "no checked one"),  # of 66 bytes
+        (SEGMENT + "66418b80ffff0000", "1 bytes were checked"),
+        (SEGMENT + "66418b80ffffffff", "no checked one"),
+        (SEGMENT + "4d8d88ffff0000 66418b01", "1 bytes were checked"),
+        (SEGMENT + "418b0400", "no checked one"),  # [r8 + rax]
         (CHECK + "43 0fc74c08fd", "8 are accessed"),
         (CHECK + "430fa34408fd", "string of bits"),
         ("4189d9" + SPAN + PLACE + SEGMENT + "43894408fd", "PDEP"),  # mov r9d, ebx: 32 bits

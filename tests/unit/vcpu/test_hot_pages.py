@@ -1,6 +1,7 @@
 """Pages that are written repeatedly while their code runs."""
 
 import struct
+import time
 
 import pytest
 
@@ -53,6 +54,26 @@ def test_data_beside_code_makes_nothing_stale(cpl: int) -> None:
     assert board.peek(CODE + DATA) & 0xFFFFFFFF == TIMES
     assert faults <= FAULTS
     assert stale == 0
+
+
+def faults_of(times: int, pause: float) -> int:
+    """Return how often a store beside its own code faults, if it is run so many times."""
+    board = Board(0)
+    board.run(b"\x89\x05" + to(DATA, 6))  # mov [DATA], eax
+    before = board.p.counters()["code_writes"]
+    for _ in range(times):
+        time.sleep(pause)
+        board.set(rip=CODE)
+        board.p.run()
+    return board.p.counters()["code_writes"] - before
+
+
+def test_fragments_check_their_bytes_after_a_burst_of_writes() -> None:
+    assert faults_of(TIMES, 0) <= FAULTS
+
+
+def test_fragments_do_not_check_their_bytes_after_rare_writes() -> None:
+    assert faults_of(12, 0.02) == 12
 
 
 def test_checks_change_no_flag_and_no_register() -> None:

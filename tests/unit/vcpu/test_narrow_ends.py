@@ -18,6 +18,41 @@ from tests.unit.vcpu.flat_32 import GDT, HANDLERS, IDT, RAM, TABLES, flat_32, pu
 AC_GATE = 17
 
 
+@pytest.mark.parametrize("present", [False, True])
+@pytest.mark.parametrize("offset", [0xFFFB, 0xFFFD, 0xFFFF])
+@pytest.mark.parametrize(
+    ("code", "vector"),
+    [
+        ("8907", 13), ("8B07", 13), ("668907", 13), ("668B07", 13), ("AB", 13), ("C407", 13),
+        ("884701", None), ("DD1F", 13), ("DF37", 13), ("D937", 13), ("894600", 12),
+    ],
+)  # fmt: skip
+def test_an_operand_past_a_segment_at_0_is_not_at_the_end_of_4_gib(
+    code: str, vector: int | None, offset: int, present: bool
+) -> None:
+    """The page before 4 GiB raises no #PF, and nothing is written there."""
+    p = flat_32()
+    p.set("deposit", 0x4000_0000_0000_FFFF)
+    last = 0x200000
+    if present:
+        put(p, TABLES + 0x2000 + 4 * 1023, last | 7)
+    p.write_phys(last, b"\xcc" * 4096)
+    p.write_phys(0x8000, bytes.fromhex(code) + b"\xf4")
+    for i in range(6):
+        p.set_segment(i, 8 if i == 1 else 0x10, 0, 0xFFFF, 0x9B if i == 1 else 0x93)
+    p.set("rip", 0x8000)
+    for name in ("rbx", "rdi", "rbp"):
+        p.set(name, offset)
+    size = {"8907": 2, "8B07": 2, "AB": 2, "894600": 2, "884701": 1, "DF37": 10, "D937": 14,
+            "DD1F": 8}.get(code, 4)  # fmt: skip
+    passes = vector is not None and offset + size > 0x10000
+
+    assert p.run() == Exit.EXIT_HLT
+
+    assert p.get("rip") == (HANDLERS + (vector or 0) + 1 if passes else 0x8001 + len(code) // 2)
+    assert p.read_phys(last, 4096) == b"\xcc" * 4096
+
+
 @pytest.mark.parametrize("change", ["0F013D00000000", "0F20D80F22D8"], ids=["invlpg", "mov cr3"])
 def test_code_across_4_gib_is_dropped_with_the_mapping_of_page_0(change: str) -> None:
     p = flat_32()

@@ -65,8 +65,8 @@ cdef inline bint has_4_gib(Builder* b) noexcept nogil:
 
 
 cdef inline u64 place(Builder* b) noexcept nogil:
-    """Linear address and EIP of the fragment: what tells it from others, whatever base CS has."""
-    return b.linear << 32 | <u32>b.rip
+    """Base of CS and EIP of the fragment: what tells it from others."""
+    return (b.linear - b.rip) << 32 | <u32>b.rip
 
 
 cdef void emit_narrow_thunk(Builder* b) noexcept nogil:
@@ -88,13 +88,11 @@ cdef void emit_narrow_thunk(Builder* b) noexcept nogil:
 cdef void go_indirectly(Builder* b) noexcept nogil:
     """Go to the EIP in r8, by the jump table.
 
-    Where CS has a base, the linear address is in the upper half of r8, so that the thunk tells code
-    of one base from that of another.
+    Where CS has a base, that is in the upper half of r8, so that the thunk tells code of one base
+    from that of another.
     """
     if b.key & (KEY_CS64K | KEY_CS_ODD):
-        rorx(b, H9, H8, 32)
-        lea_sum(b, H9, H9, H8, 0)
-        e8(b, 0x49); e8(b, 0xB8); e64(b, (b.linear - b.rip) << 32)    # mov r8, base << 32
+        e8(b, 0x49); e8(b, 0xB9); e64(b, (b.linear - b.rip) << 32)    # mov r9, base << 32
         lea_sum(b, H8, H8, H9, 0)
     emit_indirect(b)
 
@@ -169,11 +167,11 @@ cdef int emit_indirect_branch(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef void name_branch(Builder* b, Insn* i, i64 back) noexcept nogil:
-    """Name the branch, whose target may be beyond the limit of CS, in op_info.
+    """Name the branch in op_info, if its target may be beyond the limit of CS.
 
     `back` is how far ESP must be moved before the #GP.
     """
-    if not b.key & (KEY_CS64K | KEY_CS_ODD):
+    if has_4_gib(b) or i.shape.size == 2:
         return
     if b.n_ops >= MAX_OPS:
         b.full = 1

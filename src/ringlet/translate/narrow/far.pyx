@@ -1,9 +1,9 @@
 """Transfers to other segments in real and virtual-8086 mode, and PUSHF and POPF at CPL 0.
 
 CALL, JMP and RET far, INT n and IRET with 16-bit operands set the selector and the base of CS,
-which keeps its limit of 64 KiB, and go on by the jump table, which knows both EIP and the linear
-address.  No flag changes but by IRET and POPF.  These two leave where they would change DF, TF,
-IOPL or NT, or where an interrupt or an NMI may wait for them.
+which keeps its limit of 64 KiB, and go on by the jump table, which knows both EIP and the base.
+No flag changes but by IRET and POPF.  These two leave where they would change DF, TF, IOPL or NT,
+or where an interrupt or an NMI may wait for them.
 
 Sources: SDM 3A 20.1.1, 20.1.4; SDM vol. 2A CALL, INT, IRET, JMP; vol. 2B POPF, RET.
 """
@@ -149,9 +149,8 @@ cdef void store_flags(Builder* b, Insn* i) noexcept nogil:
 cdef void enter_paragraph(Builder* b) noexcept nogil:
     """Go to the selector in r8d and the offset in r11d, both of 16 bits."""
     load_paragraph(b, SEG_CS)
-    sum32(b, H9, H8, R11, 0)
-    rorx(b, H8, H9, 32)
-    lea_sum(b, H8, H8, R11, 0)
+    rorx(b, H9, H8, 32)
+    lea_sum(b, H8, H9, R11, 0)
     restore_r11(b)
     emit_indirect(b)
 

@@ -80,6 +80,7 @@ cdef int translate_narrow(Builder* b, bint indirect) noexcept nogil:
     r = begin_fragment(b)
     if r != TRANSLATE_OK:
         return r
+    b.al_in_r9 = 0
     map_here(b, 0)
     if indirect:
         emit_narrow_thunk(b)

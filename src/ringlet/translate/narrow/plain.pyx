@@ -12,7 +12,7 @@ from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.operands cimport far_field
 from ringlet.translate.narrow.segments cimport (
     allows, in_segment, is_checked, move, move_sp, operand, operand_of_next, restore_r11,
-    stack_operand)
+    stack_operand, sum_in_64k)
 from ringlet.translate.narrow.strings cimport emit_direction, emit_string
 from ringlet.translate.plain cimport emit_high_byte_at, writes_both
 from ringlet.translate.shape cimport *
@@ -149,7 +149,9 @@ cdef int emit_leave(Builder* b, Insn* i) noexcept nogil:
     """Emit ESP := EBP, POP EBP; the access comes before any change."""
     cdef u32 size = i.shape.width
     cdef Ref r
-    if b.key & (KEY_SEGMENTED | KEY_STACK16):
+    if b.key & KEY_STACK16 and b.key & KEY_DATA64K:
+        r = sum_in_64k(b, SEG_SS, RBP, NO_REG, 0, size)
+    elif b.key & (KEY_SEGMENTED | KEY_STACK16):
         if b.key & KEY_STACK16:
             movzx16(b, H9, RBP)
         else:
@@ -192,10 +194,12 @@ cdef int emit_address(Builder* b, Insn* i) noexcept nogil:
 
 
 cdef int emit_xlat(Builder* b, Insn* i) noexcept nogil:
+    """Emit XLATB; after LODSB it need not wait for AL, which waits for what EAX was before."""
     cdef Ref r = ref_sum(RBX, H9, 0)
     if not allows(b, i, False) or (i.seg != SEG_NONE and not b.key & KEY_SEGMENTED):
         return 0
-    e8(b, 0x44); e8(b, 0x0F); e8(b, 0xB6); e8(b, 0xC8)        # movzx r9d, al
+    if not b.al_in_r9 or b.al_in_r9 != i.offset:
+        e8(b, 0x44); e8(b, 0x0F); e8(b, 0xB6); e8(b, 0xC8)    # movzx r9d, al
     e8(b, 0x40 | rex_of(0, H9, &r)); e8(b, 0x8D)              # lea r9d, [rbx + r9]
     modrm_mem(b, H9, &r)
     if i.address == 2:

@@ -1,11 +1,13 @@
 """Operands in segments, and the stack, of 16- and 32-bit code."""
-from ringlet.core.state cimport u32, i32
+from ringlet.core.state cimport u8, u32, i32
 from ringlet.translate.builder cimport Builder, Ref
 from ringlet.translate.insn cimport Insn
 
 # Emit code that checks `size` bytes at the offset in r9; return the host operand, made of r8 and
 # r9.  With KEY_DATA64K the offset has 16 bits, and a write is not for CS.
 cdef Ref in_segment(Builder* b, u32 seg, u32 size, bint write) noexcept nogil
+# The same with KEY_DATA64K at the sum of two registers or NO_REG and a displacement, of 16 bits.
+cdef Ref sum_in_64k(Builder* b, u32 seg, u8 base, u8 index, i32 disp, u32 size) noexcept nogil
 # Whether accesses in the segment that an instruction names are checked.
 cdef bint is_checked(Builder* b, u32 seg) noexcept nogil
 # Whether the operand's segment and address size are for translated code.

@@ -6,9 +6,12 @@ offset and the operand's last byte is negative exactly if the access is within t
 bit is added to the offset; the segment's base has the inverted bit, so that the address is right,
 or not canonical.  Then the access faults, and the emulator decides (docs/adr/0028).
 
-In segments of 64 KiB a byte at a 16-bit offset needs no check.  For more bytes, the sum of the
-offset and the operand's last byte has bit 16 set exactly if the access passes the limit; PDEP moves
-that bit to bit 62.
+In segments of 64 KiB a byte at a 16-bit offset needs no check.  For up to 8 bytes the offset of the
+last one, cut to 16 bits, is less than the number of bytes before it exactly if the access passes
+the limit: then the difference, of 32 bits, is just below 4 GiB, and the access ends in the guard of
+the window.  More bytes might be stored in parts.  For these, the sum of the offset and the number
+of bytes before the last one has bit 16 set exactly if the access passes the limit; PDEP moves that
+bit to bit 62.
 """
 from ringlet.core.state cimport (
     RSP, SEG_CS, SEG_FS, SEG_GS, SEG_SS, KEY_DATA64K, KEY_LIMITED, KEY_SEGMENTED, KEY_STACK16,
@@ -28,6 +31,11 @@ cdef u32 PARAGRAPH_AT = <u32><size_t>&_null.paragraph_at[0]
 cdef u32 DEPOSIT = <u32><size_t>&_null.deposit
 
 
+cdef enum:
+    SIZE_64K = 0x10000
+    AT_ONCE = 8           # bytes that an access stores all or none of
+
+
 cdef Ref in_64k(Builder* b, u32 seg, u32 size) noexcept nogil:
     cdef Ref r = ref_mem(H9, <i32>size - 1)
     if size > 1:
@@ -38,6 +46,36 @@ cdef Ref in_64k(Builder* b, u32 seg, u32 size) noexcept nogil:
         e32(b, <u32>(b.block + DEPOSIT))
     load_state(b, H8, PARAGRAPH_AT + 8 * seg)
     return ref_sum(H8, H9, 1 - <i32>size)
+
+
+cdef Ref sum_in_64k(Builder* b, u32 seg, u8 base, u8 index, i32 disp, u32 size) noexcept nogil:
+    """Return the host operand of `size` bytes at a 16-bit sum; r8 and r9 are lost."""
+    cdef i32 last = <i32>size - 1, more = last if size <= AT_ONCE else 0
+    cdef bint absolute = base == NO_REG and index == NO_REG
+    cdef Ref r
+    if absolute and (disp & 0xFFFF) + last < SIZE_64K:
+        load_state(b, H8, PARAGRAPH_AT + 8 * seg)
+        return ref_mem(H8, disp & 0xFFFF)
+    if absolute:
+        e8(b, 0x41); e8(b, 0xB9); e32(b, <u32>(disp + more) & 0xFFFF)    # mov r9d, imm32
+    elif index == NO_REG and not (disp + more) & 0xFFFF:
+        movzx16(b, H9, base)
+    else:
+        r = ref_sum(base, index, disp + more)
+        lea32(b, H9, &r)
+        movzx16(b, H9, H9)
+    if not more:
+        return in_64k(b, seg, size)
+    r = ref_mem(H9, -more)
+    lea32(b, H9, &r)
+    load_state(b, H8, PARAGRAPH_AT + 8 * seg)
+    return ref_sum(H8, H9, 0)
+
+
+cdef Ref operand_64k(Builder* b, Insn* i, u32 size) noexcept nogil:
+    if is_moffs(i):
+        return sum_in_64k(b, segment_of(i), NO_REG, NO_REG, <i32>i.imm, size)
+    return sum_in_64k(b, segment_of(i), insn_base(i), insn_index(i), i.disp, size)
 
 
 cdef inline void sign_bit(Builder* b) noexcept nogil:
@@ -72,6 +110,8 @@ cdef bint allows(Builder* b, Insn* i, bint write) noexcept nogil:
 cdef Ref operand(Builder* b, Insn* i, u32 size, bint write, i32 moved) noexcept nogil:
     if not is_checked(b, i.seg):
         return host_operand(b, i, moved)
+    if b.key & KEY_DATA64K:
+        return operand_64k(b, i, size)
     if moved and not is_moffs(i):
         sum_to_r9(b, i, moved)
     else:
@@ -89,6 +129,8 @@ cdef Ref stack_operand(Builder* b, i32 disp, u32 size, bint write) noexcept nogi
     cdef Ref r
     if not b.key & (KEY_SEGMENTED | KEY_STACK16):
         return ref_sum(RSP, WINDOW, disp)
+    if b.key & KEY_DATA64K and b.key & KEY_STACK16:
+        return sum_in_64k(b, SEG_SS, RSP, NO_REG, disp, size)
     r = ref_mem(RSP, disp)
     lea32(b, H9, &r)
     if b.key & KEY_STACK16:

@@ -8,7 +8,7 @@ Loads of SS, which inhibit interrupts, leave.
 """
 from ringlet.core.ops cimport OP_LOAD_FAR, OP_MOV_FROM_SEG, OP_MOV_TO_SEG, OP_POP_SEG, OP_PUSH_SEG
 from ringlet.core.state cimport (
-    RCX, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, KEY_CPL, KEY_LIMITED,
+    RCX, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS, KEY_CPL, KEY_DATA64K, KEY_LIMITED,
     KEY_PARAGRAPHS, KEY_SEGMENTED, KEY_STACK16, KEY_STEP, CpuState, Held, Remembered, Segment, u8,
     u32, i32)
 from ringlet.translate.builder cimport *
@@ -72,13 +72,10 @@ cdef int push_selector(Builder* b, Insn* i) noexcept nogil:
 cdef void load_paragraph(Builder* b, u32 seg) noexcept nogil:
     """Load the selector in r8, which becomes the base; r9 is lost."""
     cdef u32 more = seg * <u32>sizeof(Segment)
-    cdef Ref r = ref_mem(NO_REG, 0)
     e8(b, 0x66)
     state_op(b, 0, 0x89, H8, SELECTORS + more)                # mov [selector], r8w
-    r.index = H8
-    r.scale = 3
-    lea32(b, H8, &r)
-    sum32(b, H8, H8, H8, 0)
+    # rorx r8d, r8d, 28: 16 bits, times 16
+    e8(b, 0xC4); e8(b, 0x43); e8(b, 0x7B); e8(b, 0xF0); e8(b, 0xC0); e8(b, 28)
     store_state(b, H8, BASES + more)
     lea_sum(b, H9, H8, WINDOW, 0)
     store_state(b, H9, PARAGRAPH_AT + 8 * seg)
@@ -99,11 +96,20 @@ cdef int load_far(Builder* b, Insn* i, u32 seg) noexcept nogil:
     if i.shape.size != 2 or i.modrm >= 0xC0 or not allows(b, i, False):
         return 0
     r = operand(b, i, 4, False, 0)
-    lea(b, H9, &r)
-    r = ref_mem(H9, 2)
-    load_word(b, H8, &r)
-    offset = ref_mem(H9, 0)
-    load_word(b, H9, &offset)
+    if b.key & KEY_DATA64K:
+        # A list of such pointers waits for the base of each: no sum comes before the load.
+        offset = r
+        r.disp += 2
+        load_word(b, 11, &r)
+        load_word(b, H9, &offset)
+        e8(b, 0x45); e8(b, 0x89); e8(b, 0xD8)                 # mov r8d, r11d
+        restore_r11(b)
+    else:
+        lea(b, H9, &r)
+        r = ref_mem(H9, 2)
+        load_word(b, H8, &r)
+        offset = ref_mem(H9, 0)
+        load_word(b, H9, &offset)
     e8(b, 0x66); e8(b, 0x44); e8(b, 0x89); e8(b, 0xC8 | insn_reg(i))     # mov reg16, r9w
     load_paragraph(b, seg)
     return 1

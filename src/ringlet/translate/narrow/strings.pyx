@@ -14,7 +14,7 @@ from ringlet.translate.builder cimport *
 from ringlet.translate.flow cimport emit_jump
 from ringlet.translate.insn cimport *
 from ringlet.translate.narrow.counts cimport give_cx, take_cx
-from ringlet.translate.narrow.segments cimport in_segment, move, restore_r11
+from ringlet.translate.narrow.segments cimport in_segment, move, restore_r11, sum_in_64k
 from ringlet.translate.shape cimport *
 
 cdef CpuState* _null = NULL
@@ -91,6 +91,8 @@ cdef Ref element_at(Builder* b, Insn* i, u32 reg, u32 seg, bint flat, bint write
     """The host operand of the element at ESI or EDI."""
     if flat:
         return ref_sum(WINDOW, <u8>reg, 0)
+    if b.key & KEY_DATA64K:
+        return sum_in_64k(b, seg, <u8>reg, NO_REG, 0, i.shape.mem_size)
     if i.address == 2:
         movzx16(b, H9, reg)
     else:
@@ -132,7 +134,11 @@ cdef void emit_element(Builder* b, Insn* i, bint flat) noexcept nogil:
         return
     if has_source(i):
         r = element_at(b, i, RSI, source_segment(i), flat, False)
-        if not has_target(i):
+        if not has_target(i) and size == 1:
+            load_element(b, H9, &r, 1)
+            e8(b, 0x44); e8(b, 0x88); e8(b, 0xC8)            # mov al, r9b
+            b.al_in_r9 = i.offset + i.length
+        elif not has_target(i):
             access(b, 0x8A, RAX, &r, size)
         else:
             held = 11

@@ -345,6 +345,9 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
         # The emulator decides at the two ends: an operand that ends beyond the last canonical
         # address raises #GP or #SS, and with 67h the lanes of a masked move wrap around to 0.
         return leave(c, f, frag, guest, LEAVE_EMULATE)
+    if r == MEM_FAULT and not frag.key & KEY_MODE64 and HIGH32 - linear < 64:
+        # The operand may pass the end of a segment of 64 KiB at 0: the emulator decides.
+        return leave(c, f, frag, guest, LEAVE_EMULATE)
     if r == MEM_FAULT:
         return leave(c, f, frag, guest, LEAVE_FAULT)
     # The access ran into a guard page.

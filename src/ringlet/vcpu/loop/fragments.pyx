@@ -1,4 +1,5 @@
 """Fragments for the run loop: translation at RIP, retranslation, and invalidation."""
+from ringlet.core.host cimport host_ticks
 from ringlet.core.state cimport *
 from ringlet.core.template cimport Template
 from ringlet.cache.codecache cimport *
@@ -25,7 +26,7 @@ cdef void code_unmapped(CpuState* c, u64 linear, u64 pages) noexcept nogil:
 
 cdef void code_written(CpuState* c, u64 phys_page) noexcept nogil:
     c.n_smc += 1
-    cache_count_write(<Cache*>c.cache, phys_page)
+    cache_count_write(<Cache*>c.cache, phys_page, host_ticks())
     cache_drop_phys(c, <Cache*>c.cache, phys_page)
 
 

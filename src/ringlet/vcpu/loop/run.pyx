@@ -32,7 +32,7 @@ from ringlet.vcpu.system.pending cimport PENDING_OP
 cdef enum:
     AGAIN = 0x100        # not an Exit: the loop begins its next turn
     PERIOD = 2000000000  # TSC ticks during which writes to pages with translations are counted
-    PERIOD_LOOKUPS = 4095
+    PERIOD_LOOKUPS = 63
 
 cdef u64 NO_WINDOW = 1       # of no page
 

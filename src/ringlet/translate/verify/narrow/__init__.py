@@ -1,9 +1,10 @@
 """The verifier of translations of 16- and 32-bit code, which have a contract of their own.
 
 Between two guest instructions r10 is the host address of linear address 0, r11 is 63, and RAX to
-RDI, RSP among them, hold the guest's 32-bit values with zeros above.  r8 and r9 bring nothing from
-one instruction to the next.  One pass over the host's instructions, with what each register holds,
-proves these rules.  Where two paths meet, what both say holds.
+RDI, RSP among them, hold the guest's 32-bit values with zeros above.  r8 brings nothing from one
+instruction to the next, and r9 at most such a value, if none is entered between the two.  One pass
+over the host's instructions, with what each register holds, proves these rules.  Where two paths
+meet, what both say holds.
 
 1.  **An access is in the window, in a checked part of a segment, or at no canonical address.**  Its
     address is r10 plus at most one 32-bit value and a displacement below `NEAR`; or the same with
@@ -17,9 +18,11 @@ proves these rules.  Where two paths meet, what both say holds.
     63, isolated by SHRX and SHLX, is added to the same offset, in the same register.  The base has
     bit 63 inverted.  An access has at most the checked size, and writes after a check for writes.
 
-    A segment of 64 KiB has an address of its own.  A byte at an offset of 16 bits is in it; for
-    more bytes PDEP moves bit 16 of the offset of the last one, which is set exactly beyond the
-    limit, to bit 62.
+    A segment of 64 KiB has an address of its own.  A byte at an offset of 16 bits is in it, and so
+    is a constant offset.  For more bytes PDEP moves bit 16 of the offset of the last one, which is
+    set exactly beyond the limit, to bit 62; or the offset of the last one, cut to 16 bits, less the
+    number of the bytes before it, is the offset of the first one or just below 4 GiB: then the
+    access ends in the guard.
 
 3.  **The upper halves stay zero.**  Operands have at most 32 bits, except in the moves, sums and
     shifts that make addresses.  Wherever a guest instruction ends, the fragment is left, or the
@@ -41,7 +44,7 @@ proves these rules.  Where two paths meet, what both say holds.
     a 32-bit value; at CPL 0 the interrupt table is read, and RFLAGS is written.
 
 6.  **Control** leaves through links, stubs and the jump table, whose index is the low 16 bits of
-    r8.  r8 is the target's EIP, with its linear address in the upper half where CS has a base or a
+    r8.  r8 is the target's EIP, with the base of CS in the upper half where CS has a base or a
     limit; the entry for indirect jumps, of which each has one form, compares all of it.  A fragment
     that steps never uses the table.  Other branches lead forward to instructions of the fragment.
     Every link and relocation belongs to an instruction.  A checked translation reads its guest

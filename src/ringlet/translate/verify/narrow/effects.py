@@ -34,7 +34,7 @@ from ringlet.translate.verify.narrow.fields import (
     set_interrupts,
     store_field,
 )
-from ringlet.translate.verify.narrow.sums import address_sum, takes_back, target_sum
+from ringlet.translate.verify.narrow.sums import SIZE_64K, address_sum, takes_back, target_sum
 from ringlet.translate.verify.narrow.values import (
     COUNT,
     GUEST,
@@ -164,7 +164,7 @@ class Effects:
             sound = any(value.is_guest for value in parts) and -NEAR < moved < NEAR
         elif len(parts) == 2 and Kind.REGION in kinds:
             sound = any(value.is_guest for value in parts) and not moved
-        elif Kind.PARAGRAPH in kinds and len(parts) == 2:
+        elif Kind.PARAGRAPH in kinds:
             _in_paragraph(parts, moved, size, writes, bits)
             sound = True
         elif kinds == {Kind.HOST} and len(parts) == 1:
@@ -288,8 +288,7 @@ class Effects:
         if i.op1_kind != OpKind.REGISTER or not s.value(i.op1_register).is_public:
             raise UnsoundError("it computes with a host address")
         turned = i.immediate8 == HALF and s.value(i.op1_register).is_guest
-        made = Value(Kind.TURNED, register=i.op1_register) if turned else OTHER
-        s.set(i.op0_register, made)
+        s.set(i.op0_register, Value(Kind.BASE) if turned else OTHER)
 
     def _place(self, s: Facts, i: Instruction, at_displacement: int) -> None:
         """Carry out PDEP, which moves bit 16 of an offset."""
@@ -314,11 +313,13 @@ class Effects:
                 self._partly(s, i.op0_register, 2)
             elif size == 4:
                 span = len(parts) == 1 and i.memory_base and parts[0].kind is Kind.SHORT
-                spans = span and not copied and 0 < displacement(i) < _WIDEST
-                made = Value(Kind.SPAN, size=displacement(i) + 1) if spans else GUEST
+                by = displacement(i) if span and not copied else 0
+                made = GUEST
+                if 0 < abs(by) < _WIDEST:
+                    made = Value(Kind.SPAN if by > 0 else Kind.FIRST, size=abs(by) + 1)
                 s.set(i.op0_register, made)
             else:
-                s.set(i.op0_register, OTHER if copied else target_sum(i, registers, parts))
+                s.set(i.op0_register, OTHER if copied else target_sum(i, parts))
             return
         if copied:
             raise UnsoundError("its displacement may be anything, by its relocation")
@@ -433,11 +434,15 @@ def _kinds(i: Instruction) -> list[int]:
 
 def _in_paragraph(parts: list[Value], moved: int, size: int, writes: bool, bits: bool) -> None:
     """Raise unless the operand is in a segment of 64 KiB."""
-    placed = next((value.placed for value in parts if value.placed), 0)
     segment = next(value for value in parts if value.kind is Kind.PARAGRAPH)
-    if not placed or moved != 1 - placed:
+    checked = next((value for value in parts if value.placed), OTHER)
+    begin = moved + checked.ahead
+    covered, sound = checked.placed - begin, 0 <= begin < checked.placed
+    if len(parts) == 1:
+        covered, sound = SIZE_64K - moved, 0 <= moved < SIZE_64K
+    if not sound:
         raise UnsoundError("its offset is no checked one in a segment of 64 KiB")
-    _within(Value(Kind.HOST, writes=segment.writes, size=placed), size, writes, bits)
+    _within(Value(Kind.HOST, writes=segment.writes, size=covered), size, writes, bits)
 
 
 def _in_gs(i: Instruction) -> None:

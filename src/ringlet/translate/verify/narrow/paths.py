@@ -64,9 +64,8 @@ class Paths:
         expected = [bytes.fromhex("4989c9")]  # mov r9, rcx
         expected_relocation: dict[int, tuple[int, int]] = {}
         if self._t.key & _BASED:
-            # Linear address and EIP, which are the same in a translation alone.
-            place = linear << 32 | linear & 0xFFFFFFFF
-            expected.append(_load_rcx(-place))
+            # The base and EIP: in a translation alone, the base is 0.
+            expected.append(_load_rcx(-(linear & 0xFFFFFFFF)))
         else:
             # LEA ecx, [r8 - EIP]: both have 32 bits.
             expected.append(bytes.fromhex("418d88") + (-linear & 0xFFFFFFFF).to_bytes(4, "little"))

@@ -14,6 +14,8 @@ from ringlet.translate.verify.narrow.values import (
     full,
 )
 
+SIZE_64K: Final = 1 << 16
+
 _LARGEST: Final = 4096
 """More bytes than any instruction accesses at once."""
 
@@ -41,26 +43,23 @@ def address_sum(
         if checked.segment == segment.segment:
             return Value(Kind.HOST, checked.segment, checked.writes, checked.size, origin=i.ip)
     if host.kind is Kind.PARAGRAPH and len(parts) == 2:
-        size = next((value.placed for value in parts if value.placed), 0)
-        if size and moved == 1 - size:
-            return Value(Kind.HOST, host.segment, host.writes, size, origin=i.ip)
+        offset = next((value for value in parts if value.placed), OTHER)
+        if offset.placed and moved == -offset.ahead:
+            return Value(Kind.HOST, host.segment, host.writes, offset.placed, origin=i.ip)
+    if host.kind is Kind.PARAGRAPH and len(parts) == 1 and 0 <= moved < SIZE_64K:
+        return Value(Kind.HOST, host.segment, host.writes, SIZE_64K - moved, origin=i.ip)
     back = len(parts) == 1 and host.origin == WHOLE_WINDOW
     if host.kind is Kind.INVERTED and moved == 1 and (one or back):
         return Value(Kind.BACK, origin=host.origin)
     return SECRET
 
 
-def target_sum(i: Instruction, registers: list[Register_], parts: list[Value]) -> Value:
-    """Return the 64-bit sum of values of the guest: a step towards a target, or any value."""
+def target_sum(i: Instruction, parts: list[Value]) -> Value:
+    """Return the 64-bit sum of values of the guest: a target with the base of CS, or any value."""
     if len(parts) != 2 or displacement(i) or i.memory_index_scale != 1:
         return OTHER
-    kinds = {value.kind for value in parts}
-    if kinds == {Kind.TWICE, Kind.BASE}:
-        return Value(Kind.PLACE)
-    for turned, register, value in zip(parts, reversed(registers), reversed(parts), strict=True):
-        if turned.kind is Kind.TURNED and value.is_guest:
-            return Value(Kind.TWICE if turned.register == register else Kind.PLACE)
-    return OTHER
+    based = any(value.kind is Kind.BASE for value in parts)
+    return Value(Kind.PLACE) if based and any(value.is_guest for value in parts) else OTHER
 
 
 def takes_back(parts: list[Value]) -> bool:

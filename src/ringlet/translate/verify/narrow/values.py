@@ -25,6 +25,7 @@ class Kind(Enum):
     SHORT = auto()  # 16 bits of the guest, above them zeros
     SPAN = auto()  # a SHORT plus `size` less 1
     PLACED = auto()  # a SPAN whose bit 16 has been moved to bit 62
+    FIRST = auto()  # an offset with `size` bytes in 64 KiB, or less than that many below 4 GiB
     OTHER = auto()  # 64 bits made without a host address
     PART = auto()  # `size` low bytes of the guest, above them anything
     SECRET = auto()  # anything, perhaps made with a host address
@@ -42,16 +43,14 @@ class Kind(Enum):
     INVERTED = auto()  # NOT of a HOST or of r10
     BACK = auto()  # what takes a HOST of this origin back to the guest's value
     SOURCE = auto()  # the address of the guest byte at offset `size`
-    TURNED = auto()  # `register`, a 32-bit value, in the upper half alone
-    TWICE = auto()  # the same 32-bit value in both halves
-    BASE = auto()  # a base of CS in the upper half alone
+    BASE = auto()  # 32 bits of the guest, such as the base of CS, in the upper half alone
     RECALLED = auto()  # a piece of a segment that belongs in the field at offset `size`
-    PLACE = auto()  # a linear address in the upper half and its EIP in the lower one
+    PLACE = auto()  # the base of CS in the upper half and an EIP in the lower one
 
 
-_GUEST: Final = frozenset({Kind.GUEST, Kind.LOW16, Kind.COUNT, Kind.SHORT, Kind.SPAN})
+_GUEST: Final = frozenset({Kind.GUEST, Kind.LOW16, Kind.COUNT, Kind.SHORT, Kind.SPAN, Kind.FIRST})
 _MADE_OF_GUEST: Final = frozenset(
-    {Kind.OTHER, Kind.TURNED, Kind.TWICE, Kind.BASE, Kind.PLACE, Kind.PLACED}
+    {Kind.OTHER, Kind.BASE, Kind.PLACE, Kind.PLACED}
 )
 
 
@@ -79,7 +78,12 @@ class Value:
         """For how many bytes the value is a checked offset in a segment of 64 KiB, or 0."""
         if self.kind in (Kind.SHORT, Kind.LOW16):
             return 1
-        return self.size if self.kind is Kind.PLACED else 0
+        return self.size if self.kind in (Kind.PLACED, Kind.FIRST) else 0
+
+    @property
+    def ahead(self) -> int:
+        """How far a checked offset in a segment of 64 KiB is behind that of the first byte."""
+        return self.size - 1 if self.kind is Kind.PLACED else 0
 
     @property
     def is_public(self) -> bool:
@@ -179,9 +183,11 @@ class Facts:
                 self.registers[other] = held.alone
 
     def begin(self) -> None:
-        """Begin a guest instruction, to which r8 and r9 bring nothing."""
+        """Begin a guest instruction, to which r9 may bring 32 bits of the guest, and r8 nothing."""
         self.at_rest()
         fresh = Facts.at_entry()
+        if self.registers[R9].is_guest:
+            fresh.registers[R9] = GUEST
         self.registers, self.scratch, self.old = fresh.registers, fresh.scratch, fresh.old
         self.operation = NONE
 
