@@ -202,9 +202,10 @@ static void timer(void)
         rt_syscall(NANO_TIMER, 0, 0, 0);
     }
     uint64_t with = quartile(busy, PAIRS), without = quartile(quiet, PAIRS);
-    if (count < PAIRS) /* no timer here */
+    /* There is no timer, or the host is so busy that what interrupts cost cannot be told. */
+    if (count < PAIRS || with <= without)
         with = without = count = 0;
-    rt_printf("nano timer %lu %lu\n", with > without ? (with - without) * PAIRS : 0, count);
+    rt_printf("nano timer %lu %lu\n", (with - without) * PAIRS, count);
 }
 
 static void measure(const char *name, batch *run, long count)
