@@ -344,7 +344,7 @@ cdef struct CpuState:
     u64 mmio_phys
     u64 mmio_linear
     u64 shutdown_rip
-    Raised raised[6]     # the last event, then the exceptions that its delivery has raised
+    Raised raised[RAISED_MAX] # the last event, then the exceptions that its delivery has raised
     Raised no_handler    # the first event whose vector of real mode was 0000:0000
     u32 raised_count
     u32 no_handlers      # number of such events

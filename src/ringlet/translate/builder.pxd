@@ -251,12 +251,17 @@ cdef inline void load_state(Builder* b, u32 reg, u32 offset) noexcept nogil:
 cdef inline void store_state(Builder* b, u32 reg, u32 offset) noexcept nogil:
     state_op(b, 1, 0x89, reg, offset)
 
-cdef inline void store_state_imm(Builder* b, u32 offset, u32 imm) noexcept nogil:
-    """`mov qword [state + offset], imm32` sign-extended."""
-    e8(b, 0x48); e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)
+cdef inline void store_state_imm32(Builder* b, u32 offset, u32 imm) noexcept nogil:
+    """`mov dword [state + offset], imm32`."""
+    e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)
     reloc(b, RELOC_STATE, offset)
     e32(b, <u32>(b.block + offset))
     e32(b, imm)
+
+cdef inline void store_state_imm(Builder* b, u32 offset, u32 imm) noexcept nogil:
+    """`mov qword [state + offset], imm32` sign-extended."""
+    e8(b, 0x48)
+    store_state_imm32(b, offset, imm)
 
 cdef inline void mov_rr(Builder* b, u32 dst, u32 src) noexcept nogil:
     e8(b, 0x48 | ((src >> 3) << 2) | (dst >> 3))

@@ -243,10 +243,7 @@ cdef void emit_chunk(Builder* b, Insn* i) noexcept nogil:
     emit_own(b, i, False, True)
     load_state(b, H9, STRING_REST)
     sum32(b, RCX, RCX, H9, 0)
-    e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)                    # mov dword [string_rest], 0
-    reloc(b, RELOC_STATE, STRING_REST)
-    e32(b, <u32>(b.block + STRING_REST))
-    e32(b, 0)
+    store_state_imm32(b, STRING_REST, 0)
     patch_rel32(b, single, b.n)
 
 
@@ -308,7 +305,4 @@ cdef int emit_string(Builder* b, Insn* i) noexcept nogil:
 
 cdef void emit_direction(Builder* b, u32 opcode) noexcept nogil:
     e8(b, opcode)
-    e8(b, 0xC7); e8(b, 0x04); e8(b, 0x25)                    # mov dword [string_step], 1 or -1
-    reloc(b, RELOC_STATE, STRING_STEP)
-    e32(b, <u32>(b.block + STRING_STEP))
-    e32(b, 1 if opcode == CLD else <u32>-1)
+    store_state_imm32(b, STRING_STEP, 1 if opcode == CLD else <u32>-1)
