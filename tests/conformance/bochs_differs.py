@@ -39,6 +39,7 @@ class Known(NamedTuple):
 TABLES = (
     # Table 7-1 of SDM 3A has #NP, then #TS; the order is that of some processors.
     Known("task?? ds* p0", "a.60,*", "b.60,*", "checks DPL of DS in a new task before P"),
+    Known("ss-iret * p0 *", "b.60,*", "c.60,*", "#NP for an absent SS (SDM 2A IRET: #SS)"),
 )
 
 

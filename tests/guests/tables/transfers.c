@@ -1,6 +1,6 @@
 /* Far transfers to every descriptor at each CPL with each RPL, through call and interrupt gates to
-   every descriptor, and every stack segment of an inner ring (SDM 3A 5.8, 6.12; 2A CALL, INT n, IRET,
-   JMP; 2B RET). */
+   every descriptor, and every stack segment of an inner ring (SDM 3A 5.8, 6.12; 2A CALL, INT n,
+   IRET, JMP; 2B RET). */
 #include "tables.h"
 
 static struct code call, jump, ret, iret, interrupt, undefined;
