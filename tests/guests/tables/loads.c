@@ -24,15 +24,15 @@ static void load(const char *what, struct code code, u32 step)
 
 static void inspect(void)
 {
-    struct code code = CODE32("lar %eax, %ecx\nsetz %bh\nlsl %eax, %edx\nsetz %bl\n"
-                              "verr %ax\nsetz %al\nverw %ax\nsetz %ah");
+    struct code code = CODE32("lar %esi, %ecx\nsetz %bh\nlsl %esi, %edx\nsetz %bl\n"
+                              "verr %si\nsetz %al\nverw %si\nsetz %ah");
     EACH_DESCRIPTOR(type, dpl, present)
         EACH_RING(cpl) {
             title("inspect", type, dpl, present, cpl);
             EACH_RING(rpl) {
                 describe(S, type, dpl, present, TARGET);
                 in_ring(cpl, code);
-                in.eax = S | rpl;
+                in.esi = S | rpl;
                 in.ecx = in.edx = 0x5A5A5A5A;
                 run();
                 print(" %x,%x,%x,%x,%x,%x", vector, in.ebx & 0xFFFF, in.ecx & 0xFFF0FF00, in.edx,

@@ -22,7 +22,7 @@ struct tss16 {
 static struct tss other;
 static struct tss16 other16;
 static struct code end, now;
-static u32 local[8];
+static u32 local[16];
 
 static inline u32 code_of(u32 ring)
 {
