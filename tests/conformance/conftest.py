@@ -11,17 +11,20 @@ from tests.guests.build_guest import Guest, build
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "reference: runs a guest program under QEMU; only in CI and by -m reference"
+        "markers",
+        "reference(engine): runs guests under QEMU or the engine; only in CI and by -m reference",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     asked = "reference" in config.getoption("markexpr") or bool(os.environ.get("CI"))
-    missing = shutil.which("qemu-system-x86_64") is None
     for item in items:
-        if item.get_closest_marker("reference") and (missing or not asked):
-            reason = "no qemu-system-x86_64" if asked else "the reference engine: -m reference"
-            item.add_marker(pytest.mark.skip(reason=reason))
+        if mark := item.get_closest_marker("reference"):
+            engine = mark.args[0] if mark.args else "qemu-system-x86_64"
+            if not asked:
+                item.add_marker(pytest.mark.skip(reason="the reference engine: -m reference"))
+            elif shutil.which(engine) is None:
+                item.add_marker(pytest.mark.skip(reason=f"no {engine}"))
 
 
 @pytest.fixture(scope="session")

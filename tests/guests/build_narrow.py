@@ -23,10 +23,10 @@ def narrow_names() -> list[str]:
     return sorted(path.stem for path in PROGRAMS.glob("*.c"))
 
 
-def build_narrow(name: str, directory: Path) -> Path:
+def build_narrow(name: str, directory: Path, programs: Path = PROGRAMS) -> Path:
     """Compile and link program `name` into `directory`; a compiler error is raised."""
     image = directory / f"{name}.elf"
-    sources = [PROGRAMS / f"{name}.c", *(SUPPORT / part for part in LIBRARY)]
+    sources = [programs / f"{name}.c", *(SUPPORT / part for part in LIBRARY)]
     flags = [flag for flag in CFLAGS if flag not in _WIDE]
     command = ["gcc", "-m32", "-march=i686", *flags, f"-I{SUPPORT}", f"-T{SUPPORT / 'narrow.ld'}"]
     command += [*LDFLAGS, "-Wl,-e,_start", "-o", str(image), *map(str, sources)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.conformance.engines import DISTURBED, QEMU
 from tests.guests.assembled import flat, linked
+from tests.guests.bochs.machine import run_bochs
 
 FOLDER = Path(__file__).with_name("systems")
 START = 0x7C00
@@ -108,6 +109,12 @@ def on_qemu(name: str, image: Path, directory: Path) -> tuple[int, list[str]]:
     folder.mkdir()
     kernel = linked(_LOADER.replace("FILE", str(image)), folder)
     return _run([*QEMU, "-cpu", "max", "-kernel", str(kernel)])
+
+
+def on_bochs(image: Path, directory: Path) -> tuple[bool, list[str]]:
+    """Run an image under Bochs; return whether it ended by a HLT, and its lines."""
+    run = run_bochs(image.read_bytes(), directory, to=START)
+    return run.ended, run.lines
 
 
 def _run(command: list[str]) -> tuple[int, list[str]]:

@@ -150,6 +150,7 @@ report: pop %ax
         call hex16
         say16 "\n"
         mov %si, (%bp)
+        movw $0, 2(%bp)                 # CS, if an instruction jumped that should not
         andb $~1, 5(%bp)                # TF
         xor %ax, %ax
         iret

@@ -152,8 +152,10 @@ static void begin(struct code code, u32 base)
     code_mark = code.mark;
     for (u32 i = 0; i < __builtin_offsetof(struct tss, redirection); i++)
         bytes[i] = 0;
-    for (u32 i = 0; i < sizeof in.io_map; i++)
-        in.io_map[i] = 0xFF;
+    u32 count = sizeof in.io_map / 4;
+    u8 *map = in.io_map;
+    asm volatile("rep stosl" : "+D"(map), "+c"(count) : "a"(-1) : "memory");
+    *map = 0xFF;
     for (u32 i = 0; i < sizeof in.redirection; i++)
         in.redirection[i] = 0;
     in.io_base = __builtin_offsetof(struct tss, io_map);
