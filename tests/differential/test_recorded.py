@@ -50,12 +50,19 @@ def test_ringlet_does_as_the_vendor(vendor: Vendor, name: str,
     assert compare(program, expected, engine.run([program])[0], departs=engine.departs) == []
 
 
+TRIED = {
+    "a32-repe-cmpsb-both-fault": Conduct.REPE_CMPSB_TARGET_FIRST,
+    "loopne-with-rep": Conduct.LOOP_TAKES_REPETITION,
+}
+"""What is tried out when a processor is made, because those of one vendor may differ."""
+
+
 def who_does_as_the_host(name: str) -> Vendor:
-    """Return the vendor's processor that does as the host's in a program: AMD's differ in one."""
-    if name != "a32-repe-cmpsb-both-fault":
+    """Return the vendor's processor that does as the host's in a program."""
+    if name not in TRIED:
         return host_vendor()
-    first = Processor(1 << 22).conduct & Conduct.REPE_CMPSB_TARGET_FIRST
-    return next(v for v in Vendor if CONDUCT[v] & Conduct.REPE_CMPSB_TARGET_FIRST == first)
+    its = Processor(1 << 22).conduct & TRIED[name]
+    return next(v for v in Vendor if CONDUCT[v] & TRIED[name] == its)
 
 
 @pytest.mark.parametrize("name", load(host_vendor()))
@@ -72,7 +79,11 @@ def test_a_record_comes_back_as_it_was(name: str) -> None:
 
 
 def _differs(program: Program, name: str) -> bool:
-    intel, amd = (from_json(program, load(v)[name]) for v in (Vendor.INTEL, Vendor.AMD))
+    """Whether the records differ; LOOPNE has been measured on processors of AMD alone."""
+    recorded = [from_json(program, load(v)[name]) for v in Vendor if name in load(v)]
+    if len(recorded) == 1 and name == "loopne-with-rep":
+        return True
+    intel, amd = recorded
     return compare(program, intel, amd) != []
 
 

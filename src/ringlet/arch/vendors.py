@@ -96,6 +96,13 @@ class Conduct(IntFlag):
     processors do not.  Measured: call-non-canonical-from-another-slot.
     """
 
+    LOOP_TAKES_REPETITION = 1 << 8
+    """F3 before LOOPE and LOOPNE makes both LOOPE, and F2 makes both LOOPNE.
+
+    Without: the prefix has no effect.  AMD's Zen 3 does so; Intel SDM 2A 2.1.1 reserves the prefix
+    there.  It is tried out when a processor is made.  Measured: loopne-with-rep.
+    """
+
 
 CONDUCT: Final[Mapping[Vendor, Conduct]] = MappingProxyType(
     {
@@ -109,7 +116,7 @@ CONDUCT: Final[Mapping[Vendor, Conduct]] = MappingProxyType(
             | Conduct.REPE_CMPSB_TARGET_FIRST
             | Conduct.CALL_STORES_FIRST
         ),
-        Vendor.AMD: Conduct(0),
+        Vendor.AMD: Conduct.LOOP_TAKES_REPETITION,
     }
 )
 

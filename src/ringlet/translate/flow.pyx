@@ -325,6 +325,12 @@ cdef int emit_branch(Builder* b, Insn* i, u32 flags_dead) noexcept nogil:
         if target != 0 or not begin_loop(b):
             add_link(b, target, 1)
         return 1
+    if kind == SHAPE_LOOP and loops_by_prefix(i):
+        emit_op(b, i, OP_EMULATE)
+        if not b.checked:
+            # Where it does not branch, the emulator comes back here.
+            emit_jump(b, after)
+        return 0
     if kind == SHAPE_LOOP:
         probe(b)
         emit_loop(b, i, target, after)

@@ -84,6 +84,10 @@ cdef u32 shape_key(ShapeTable* t, Insn* i) noexcept nogil
 cdef inline u8 insn_mod(Insn* i) noexcept nogil:
     return i.modrm >> 6
 
+cdef inline bint loops_by_prefix(Insn* i) noexcept nogil:
+    """Whether F2 or F3 precedes LOOPE or LOOPNE, which some processors take for the condition."""
+    return i.prefixes & (PFX_REP | PFX_REPNE) != 0 and (i.opcode == 0xE0 or i.opcode == 0xE1)
+
 cdef inline u8 insn_reg(Insn* i) noexcept nogil:
     return ((i.modrm >> 3) & 7) | ((i.rex & 4) << 1)
 

@@ -126,6 +126,23 @@ def test_a_far_pointer_through_segments_does_not_leave() -> None:
     assert board.p.counters()["ops"] == 1
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("prefix", ["", "F3", "F2"])
+def test_xlatb_after_lodsb_takes_al(prefix: str, count: int) -> None:
+    board = board_of()
+    prepare(board, 0, 0)
+    board.p.write_phys(DATA, bytes(range(0x40, 0x50)))
+    board.p.write_phys(DATA + 0x100, bytes(255 - number for number in range(256)))
+    board.set(rax=0x77, rbx=0x100, rcx=count, rsi=0)
+    board.p.write_phys(CODE + 0x100, bytes.fromhex(prefix + "ACD7F4"))
+
+    board.p.run()
+
+    repetitions = count if prefix else 1
+    loaded = 0x3F + repetitions if repetitions else 0x77
+    assert board.get("rax") & 0xFF == 255 - loaded
+
+
 def test_a_segment_that_has_been_null_is_loaded_whole() -> None:
     """In protected mode FS was null; in real mode it is loaded, and then used."""
     board = board_of()

@@ -255,22 +255,32 @@ def test_mov_from_cr2(reg: int) -> None:
     assert left == 1 + (reg == 4)
 
 
-@pytest.mark.parametrize("load", ["8ED8", "8EE0"])
-def test_in_long_mode_the_table_may_be_above_4_gib(load: str) -> None:
-    """A load of DS or FS in compatibility mode reads the descriptor there, not 4 GiB below."""
-    p = Processor(4 << 20)
+def long_tables(p: Processor) -> None:
+    """Map each of five GiB to the first 4 MiB of RAM."""
     put(p, TABLES, TABLES + 0x1007, form="Q")
     put(p, TABLES + 0x1000, *[TABLES + 0x2007] * 5, form="Q")
     put(p, TABLES + 0x2000, 0x87, 0x200087, form="Q")
-    put(p, GDT, 0, 0x00CF9B000000FFFF, whole(0), whole(0), form="Q")
+    put(p, GDT, 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, whole(0), whole(0), form="Q")
     p.set("cr4", 0x20)
     p.set("cr3", TABLES)
-    p.set("efer", 0x500)
-    p.set("cr0", 0x80000011)
+    p.set("cr0", 0x11)
     for i in range(6):
         p.set_segment(i, 8 if i == 1 else 0x10, 0, 0xFFFFFFFF, 0xC09B if i == 1 else 0xC093)
     p.set_table("gdtr", (1 << 32) + GDT, 0x1F)
     p.set("rax", FIRST)
+
+
+def enter_long_mode(p: Processor) -> None:
+    p.set("efer", 0x500)
+    p.set("cr0", 0x80000011)
+
+
+@pytest.mark.parametrize("load", ["8ED8", "8EE0"])
+def test_in_long_mode_the_table_may_be_above_4_gib(load: str) -> None:
+    """A load of DS or FS in compatibility mode reads the descriptor there, not 4 GiB below."""
+    p = Processor(4 << 20)
+    long_tables(p)
+    enter_long_mode(p)
     run(p, load)
     put(p, TABLES + 0x1000, TABLES + 0x3007, form="Q")  # the first GiB: only the code is mapped
     put(p, TABLES + 0x3000, TABLES + 0x4007, form="Q")
@@ -280,3 +290,20 @@ def test_in_long_mode_the_table_may_be_above_4_gib(load: str) -> None:
     eip, _ = run(p, load)
 
     assert eip == START + 3
+
+
+def test_a_segment_of_legacy_mode_is_not_that_of_long_mode() -> None:
+    """The same GDTR is 4 GiB lower outside long mode."""
+    p = Processor(4 << 20)
+    long_tables(p)
+    put(p, TABLES + 0x1000 + 8 * 4, TABLES + 0x3007, form="Q")  # the fifth GiB: another page
+    put(p, TABLES + 0x3000, TABLES + 0x4007, form="Q")
+    put(p, TABLES + 0x4000 + 8 * (GDT >> 12), 0x20007, form="Q")
+    put(p, 0x20000, 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, whole(0x300), form="Q")
+    run(p, "8EE0")
+    assert p.get_segment(FS)[1] == 0
+    enter_long_mode(p)
+
+    run(p, "8EE0")
+
+    assert p.get_segment(FS)[1] == 0x300

@@ -249,7 +249,7 @@ cdef int emit_narrow_branch(Builder* b, Insn* i) noexcept nogil:
         patch_rel32(b, over, b.n)
         return 1
     if kind == SHAPE_LOOP:
-        return emit_loop(b, i, target, after)
+        return NO_CODE if loops_by_prefix(i) else emit_loop(b, i, target, after)
     if kind == SHAPE_CALL:
         push_return(b, i)
         go_to(b, i, target)

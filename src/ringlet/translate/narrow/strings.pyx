@@ -137,7 +137,8 @@ cdef void emit_element(Builder* b, Insn* i, bint flat) noexcept nogil:
         if not has_target(i) and size == 1:
             load_element(b, H9, &r, 1)
             e8(b, 0x44); e8(b, 0x88); e8(b, 0xC8)            # mov al, r9b
-            b.al_in_r9 = i.offset + i.length
+            if not i.prefixes & (PFX_REP | PFX_REPNE):
+                b.al_in_r9 = i.offset + i.length
         elif not has_target(i):
             access(b, 0x8A, RAX, &r, size)
         else:

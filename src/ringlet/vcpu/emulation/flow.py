@@ -40,7 +40,8 @@ _BRANCHES: Final = {
 }
 """Relative targets, and the bytes of the instruction pointer that they leave."""
 _COUNTERS: Final = {Register.CX: 2, Register.ECX: 4, Register.RCX: 8}
-_LOOPS: Final = (Mnemonic.LOOP, Mnemonic.LOOPE, Mnemonic.LOOPNE)
+_CONDITIONAL_LOOPS: Final = (Mnemonic.LOOPE, Mnemonic.LOOPNE)
+_LOOPS: Final = (Mnemonic.LOOP, *_CONDITIONAL_LOOPS)
 _PUSHF: Final = (Mnemonic.PUSHF, Mnemonic.PUSHFD, Mnemonic.PUSHFQ)
 
 
@@ -290,12 +291,20 @@ def condition(flags: int, code: int) -> bool:
 class Branch:
     """Jcc, LOOP, LOOPE, LOOPNE and JRCXZ."""
 
-    __slots__ = ("_code", "_count_size", "_length", "_loops", "_mask", "_mnemonic", "_target")
+    __slots__ = (
+        "_code", "_count_size", "_length", "_loops", "_mask", "_mnemonic", "_repeated", "_target",
+    )  # fmt: skip
 
     def __init__(self, instruction: Instruction) -> None:
         self._length = instruction.len
         self._mnemonic = instruction.mnemonic
         self._loops = instruction.mnemonic in _LOOPS
+        self._repeated = self._mnemonic
+        if self._mnemonic in _CONDITIONAL_LOOPS:
+            if instruction.has_repe_prefix:
+                self._repeated = Mnemonic.LOOPE
+            elif instruction.has_repne_prefix:
+                self._repeated = Mnemonic.LOOPNE
         self._target = instruction.near_branch_target
         self._mask = low_bytes(_BRANCHES[instruction.op_kind(0)])
         # iced-x86 numbers the conditions from 1, in the order of the opcodes.
@@ -320,7 +329,8 @@ class Branch:
         if self._code >= 0:
             return condition(native.rflags, self._code)
         zero = native.rflags & _ZF != 0
-        match self._mnemonic:
+        follows = native.conduct & Conduct.LOOP_TAKES_REPETITION
+        match self._repeated if follows else self._mnemonic:
             case Mnemonic.LOOPE:
                 return count != 0 and zero
             case Mnemonic.LOOPNE:

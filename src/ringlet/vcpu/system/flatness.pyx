@@ -138,12 +138,14 @@ cdef void forget_segments(CpuState* c) noexcept nogil:
 
 cdef void hold_segments(CpuState* c) noexcept nogil:
     """Tell translated code at CPL 0 what loads of DS, ES, FS and GS give (narrow.selectors)."""
+    # A descriptor above 4 GiB is elsewhere outside IA-32e mode.
+    cdef bint known = c.arch.cr0 & CR0_PE != 0 and (c.arch.gdtr.base + 0xFFFF) >> 32 == 0
     hold(c, &c.arch.seg[SEG_ES], &c.held[SEG_ES])
     hold(c, &c.arch.seg[SEG_DS], &c.held[SEG_DS])
-    if not c.arch.cr0 & CR0_PE or c.remembered_in.base != c.arch.gdtr.base \
+    if not known or c.remembered_in.base != c.arch.gdtr.base \
             or c.remembered_in.limit != c.arch.gdtr.limit:
         forget_segments(c)
-    if c.arch.cr0 & CR0_PE:
+    if known:
         remember(c, &c.arch.seg[SEG_FS], &c.remembered[0])
         remember(c, &c.arch.seg[SEG_GS], &c.remembered[2])
 
