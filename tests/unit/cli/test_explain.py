@@ -38,7 +38,7 @@ def test_no_speculate(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "says"),
     [
         (["--bits", "16"], ["hex: 4 bytes, 16-bit code, CPL 0", "fragment 0x7c00", "dec ax",
-                            "mov ax, [bx]", "pdep"]),
+                            "mov ax, [bx]", "state.paragraph_at.ds"]),
         (["--bits", "16", "--no-segmented"], ["mov ax, [bx]", "mov ax, [r10 + r9]"]),
         (["--bits", "32"], ["32-bit code", "fragment 0x401000", "dec eax",
                             "mov eax, [r10 + rdi]"]),
