@@ -29,6 +29,7 @@ _TRIES = 8
 # What the kernel pretends: a user access at or above TASK_SIZE_MAX is a protection fault
 # (arch/x86/mm/fault.c, set_signal_archinfo), so that its page tables do not leak.
 TASK_SIZE_MAX = 0x7FFF_FFFF_F000
+FRAME_PAGE = 0x7FFE_0000  # of native.c itself
 
 _SIGSYS = 31
 _SOURCE = Path(__file__).with_name("native.c")
