@@ -51,6 +51,8 @@ def test_an_operand_past_a_segment_at_0_is_not_at_the_end_of_4_gib(
 
     assert p.get("rip") == (HANDLERS + (vector or 0) + 1 if passes else 0x8001 + len(code) // 2)
     assert p.read_phys(last, 4096) == b"\xcc" * 4096
+    # Nor is the page marked as accessed or dirty.
+    assert p.read_phys(TABLES + 0x2000 + 4 * 1023, 1) in (b"\0", b"\7")
 
 
 @pytest.mark.parametrize("change", ["0F013D00000000", "0F20D80F22D8"], ids=["invlpg", "mov cr3"])

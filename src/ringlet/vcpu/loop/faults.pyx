@@ -336,6 +336,9 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     if not frag.key & KEY_MODE64 and mmu_linear_of(c, f.address) >> 32:
         # The sum of the operand's parts has more than 32 bits, or is negative: it wraps around.
         return leave(c, f, frag, guest, LEAVE_EMULATE)
+    if frag.key & KEY_DATA64K and HIGH32 - mmu_linear_of(c, f.address) < 64:
+        # The operand may pass the end of a segment of 64 KiB at 0: the emulator decides.
+        return leave(c, f, frag, guest, LEAVE_EMULATE)
     r = mmu_shadow_fault(c, f.address, f.error & (ACC_WRITE | ACC_FETCH), &linear)
     if r == MEM_OK:
         return resumed(c, f, k, index)
@@ -344,9 +347,6 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     if r == MEM_FAULT and (LOW_END - linear < 64 or linear - HIGH32 < 64):
         # The emulator decides at the two ends: an operand that ends beyond the last canonical
         # address raises #GP or #SS, and with 67h the lanes of a masked move wrap around to 0.
-        return leave(c, f, frag, guest, LEAVE_EMULATE)
-    if r == MEM_FAULT and not frag.key & KEY_MODE64 and HIGH32 - linear < 64:
-        # The operand may pass the end of a segment of 64 KiB at 0: the emulator decides.
         return leave(c, f, frag, guest, LEAVE_EMULATE)
     if r == MEM_FAULT:
         return leave(c, f, frag, guest, LEAVE_FAULT)
