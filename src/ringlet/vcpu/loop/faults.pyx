@@ -333,12 +333,12 @@ cdef int page_fault(CpuState* c, HostFault* f, Cache* k, u32 index, u32 guest) n
     cdef int r
     if not frag.key & KEY_MODE64 and not window_live(c):
         return beyond_window(c, f, frag, guest)
-    if not frag.key & KEY_MODE64 and mmu_linear_of(c, f.address) >> 32:
+    if not frag.key & KEY_MODE64:
+        linear = mmu_linear_of(c, f.address)
         # The sum of the operand's parts has more than 32 bits, or is negative: it wraps around.
-        return leave(c, f, frag, guest, LEAVE_EMULATE)
-    if frag.key & KEY_DATA64K and HIGH32 - mmu_linear_of(c, f.address) < 64:
-        # The operand may pass the end of a segment of 64 KiB at 0: the emulator decides.
-        return leave(c, f, frag, guest, LEAVE_EMULATE)
+        # Or it is just below 4 GiB, where an operand that passes a segment of 64 KiB at 0 begins.
+        if linear >> 32 or (frag.key & KEY_DATA64K and HIGH32 - linear < 64):
+            return leave(c, f, frag, guest, LEAVE_EMULATE)
     r = mmu_shadow_fault(c, f.address, f.error & (ACC_WRITE | ACC_FETCH), &linear)
     if r == MEM_OK:
         return resumed(c, f, k, index)
