@@ -1,6 +1,6 @@
 """The code cache: installed fragments, their lookup, links and invalidation."""
 from ringlet.core.state cimport (CpuState, OpInfo, JUMP_TABLES, KEY_LIMIT, u8, u16, u32, u64, i64)
-from ringlet.core.template cimport Template, MapEntry
+from ringlet.core.template cimport MapEntry, STUB_INDIRECT, Template, thunk_miss
 from ringlet.core.stubs cimport StubSet
 
 cdef enum:
@@ -32,6 +32,8 @@ cdef struct Fragment:
     u32 host           # offset in the cache; fragments are in order of it
     u32 size
     u32 thunk          # offset in the cache; 0: none
+    u32 next_thunk     # fragment whose thunk is tried after this one's, or NONE
+    u32 prev_thunk     # fragment whose thunk leads to this one's, or NONE
     u32 body
     u32 map            # index of its first MapEntry
     u32 n_map
@@ -130,6 +132,11 @@ cdef inline u32 fragment_after(Cache* k, u32 index) noexcept nogil:
 cdef inline void lead(Cache* k, LinkRec* l) noexcept nogil:
     """Let a link lead to the fragment to which it is linked, or else to its home."""
     patch(k, l.at, l.home if l.linked == NONE else k.fragments[l.linked].body)
+
+cdef inline void lead_thunk(Cache* k, Fragment* f) noexcept nogil:
+    """Let a thunk take jumps to other addresses to the next thunk, or out of the code cache."""
+    patch(k, f.thunk + thunk_miss(k.write + f.thunk),
+          k.stubs.at[STUB_INDIRECT] if f.next_thunk == NONE else k.fragments[f.next_thunk].thunk)
 
 # Make a cache of at most `size` bytes.
 cdef u32 cache_size_for(u64 ram_size) noexcept nogil

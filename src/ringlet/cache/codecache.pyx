@@ -291,6 +291,7 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     f.host = host
     f.size = t.size
     f.thunk = 0 if t.thunk == NONE else host + t.thunk
+    f.next_thunk = f.prev_thunk = NONE
     f.body = host + t.body
     f.indirect = NONE if t.indirect == NONE else host + t.indirect
     f.map = chunk.n_map
@@ -397,7 +398,7 @@ cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
     f.in_links = NONE
     for i in range(f.n_links):
         unlink_from(k, f.links + i)
-    jumps_leave(c, k, f)
+    jumps_leave(c, k, index)
 
 
 cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil:
@@ -419,6 +420,8 @@ cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept n
     write_code(c, k, t, f.host, f.ops, index)
     for i in range(t.n_links):
         lead(k, &k.links[f.links + i])
+    if f.thunk:
+        lead_thunk(k, f)
     for i in range(t.n_map):
         k.map[f.map + i] = t.map[i]
     f.guest_bytes = <u16>t.guest_bytes

@@ -6,8 +6,8 @@ the rest of the fragment runs, and nothing after it.  If the signal finds the th
 run loop or the entry stub checks `CpuState.attention` next.
 """
 from ringlet.core.state cimport CpuState, u8, u32, u64
-from ringlet.core.template cimport STUB_INDIRECT
-from ringlet.cache.codecache cimport Cache, Fragment, NONE, lead, patch
+from ringlet.core.template cimport STUB_INDIRECT, thunk_miss
+from ringlet.cache.codecache cimport Cache, Fragment, NONE, lead, lead_thunk, patch
 
 cdef enum:
     JMP_TABLE = 0xCD24FF42   # jmp [r9 * 8 + disp32]
@@ -25,6 +25,9 @@ cdef void exits_cut(CpuState* c, Cache* k, u32 index) noexcept nogil:
     if f.indirect != NONE:
         k.write[f.indirect] = JMP_REL32
         patch(k, f.indirect + 1, k.stubs.at[STUB_INDIRECT])
+    if f.thunk:
+        # The thread may be in the thunk, on its way to another one.
+        patch(k, f.thunk + thunk_miss(k.write + f.thunk), k.stubs.at[STUB_INDIRECT])
     k.cut = index
 
 
@@ -39,4 +42,6 @@ cdef void exits_restore(CpuState* c, Cache* k) noexcept nogil:
     if f.indirect != NONE:
         (<u32*>(k.write + f.indirect))[0] = JMP_TABLE
         (<u32*>(k.write + f.indirect + 4))[0] = f.table
+    if f.thunk:
+        lead_thunk(k, f)
     k.cut = NONE

@@ -1,7 +1,8 @@
 """Tables of indirect targets, one for each key in use.
 
 An indirect jump indexes a table by the low 16 bits of its target, and a thunk compares the rest of
-the address.  Nothing compares the key.  Instead, a table belongs to one key: the code of a fragment
+the address.  Targets with the same low bits form a series of thunks, the last one to be entered
+first: each takes the jumps that are not its own to the next.  Nothing compares the key.  Instead, a table belongs to one key: the code of a fragment
 holds the address of its own key's table, and the table leads to fragments of that key alone.  So a
 change of key needs no work here, and the tables of a kernel and its programs stay filled.
 
@@ -10,7 +11,11 @@ installed; `codecache.table_for` says what happens when there are more keys than
 """
 from ringlet.core.state cimport CpuState, BLOCK_JUMPS, JUMP_TABLE_BYTES, JUMP_TABLES, u16, u32, u64
 from ringlet.core.template cimport STUB_INDIRECT
-from ringlet.cache.codecache cimport (Cache, Fragment, Undo, UNDO_SIZE)
+from ringlet.cache.codecache cimport Cache, Fragment, NONE, UNDO_SIZE, Undo, lead_thunk
+from ringlet.cache.fragment_map cimport cache_fragment_at
+
+cdef enum:
+    SERIES = 4     # thunks that have the same low bits, at most
 
 
 cdef void jumps_create(Cache* k) noexcept nogil:
@@ -99,13 +104,60 @@ cdef void jumps_enter(CpuState* c, Cache* k, u32 fragment) noexcept nogil:
             u.listed[index >> 6] |= <u64>1 << (index & 63)
         else:
             u.overflow = 1
-    table[index] = <u64>k.run + f.thunk
+    put_first(c, k, fragment, &table[index])
 
 
-cdef void jumps_leave(CpuState* c, Cache* k, Fragment* f) noexcept nogil:
-    cdef u64* entry
-    if f.thunk == 0 or not k.table_of[f.key]:
+cdef void put_first(CpuState* c, Cache* k, u32 fragment, u64* entry) noexcept nogil:
+    """Put a thunk before the series of thunks at an entry of a table."""
+    cdef Fragment* f = &k.fragments[fragment]
+    cdef u64 own = <u64>k.run + f.thunk
+    cdef u32 first, last, i
+    if entry[0] == own:
         return
-    entry = <u64*>k.table_of[f.key] + (f.rip & 0xFFFF)
-    if entry[0] == <u64>k.run + f.thunk:
-        entry[0] = c.stub[STUB_INDIRECT]
+    take_out(k, fragment)
+    if entry[0] != c.stub[STUB_INDIRECT]:
+        first = cache_fragment_at(k, <u32>(entry[0] - <u64>k.run))
+        follow(k, fragment, first)
+    entry[0] = own
+    last = fragment
+    for i in range(SERIES - 1):
+        last = k.fragments[last].next_thunk
+        if last == NONE:
+            return
+    follow(k, last, NONE)
+
+
+cdef void follow(Cache* k, u32 fragment, u32 next_one) noexcept nogil:
+    """Let a thunk lead to another one, which none leads to, or to none."""
+    cdef Fragment* f = &k.fragments[fragment]
+    if f.next_thunk != NONE:
+        k.fragments[f.next_thunk].prev_thunk = NONE
+    f.next_thunk = next_one
+    if next_one != NONE:
+        k.fragments[next_one].prev_thunk = fragment
+    lead_thunk(k, f)
+
+
+cdef void take_out(Cache* k, u32 fragment) noexcept nogil:
+    """Let the thunk before another one lead to the one behind it."""
+    cdef u32 before = k.fragments[fragment].prev_thunk, behind = k.fragments[fragment].next_thunk
+    if behind != NONE:
+        follow(k, fragment, NONE)
+    if before != NONE:
+        follow(k, before, NONE)
+        if behind != NONE:
+            follow(k, before, behind)
+
+
+cdef void jumps_leave(CpuState* c, Cache* k, u32 fragment) noexcept nogil:
+    cdef Fragment* f = &k.fragments[fragment]
+    cdef u64* entry
+    if f.thunk == 0:
+        return
+    if k.table_of[f.key]:
+        entry = <u64*>k.table_of[f.key] + (f.rip & 0xFFFF)
+        if entry[0] == <u64>k.run + f.thunk:
+            entry[0] = c.stub[STUB_INDIRECT]
+            if f.next_thunk != NONE:
+                entry[0] = <u64>k.run + k.fragments[f.next_thunk].thunk
+    take_out(k, fragment)

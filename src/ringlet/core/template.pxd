@@ -55,6 +55,13 @@ cdef inline bint is_probe(u64 host) noexcept nogil:
     """Whether the instruction at `host` is a probe."""
     return (<u32*>host)[0] == PROBE_FIRST and (<u16*>(host + 4))[0] == PROBE_REST
 
+cdef inline u32 thunk_miss(const u8* thunk) noexcept nogil:
+    """Return where a thunk, the entry for indirect jumps, has the rel32 that it takes for others.
+
+    A thunk begins with MOV R9, RCX; then come LEA RCX, [R8 - RIP], or MOV RCX, -RIP with its W bit
+    and LEA; then JRCXZ, MOV RCX, R9 and the JMP."""
+    return 23 if thunk[3] == 0x48 else 16
+
 cdef struct Reloc:
     u32 at
     u32 kind
