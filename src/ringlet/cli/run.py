@@ -210,8 +210,7 @@ def run(
     if detach:
         from ringlet.cli.detached import run_detached
     if root and guest:
-        # The root is the guest, so all words are the command's.
-        guest, command = "", [guest, *(command or [])]
+        guest, command = "", _command_in(root, [guest, *(command or [])], called)
     spec = machine_spec(
         "" if bare else guest, program=guest if bare else None, flat=flat or None,
         kernel=kernel or None, initrd=initrd or None, append=append, package=package,
@@ -256,6 +255,13 @@ def _gdb(where: str, waiting: str, *, default: bool, wait: bool) -> str:
     if wait and not (where or default):
         raise ConfigError(f"{waiting} needs --gdb; for example: --gdb :1234 --gdb-wait, or -s -S")
     return ":1234" if default else where
+
+
+def _command_in(root: str, words: list[str], called: Callable[[config.Option], str]) -> list[str]:
+    """Return the command of a guest whose root is given: all words, because none is a name's."""
+    if words[0] == "debian":
+        raise ConfigError(f"{called(config.ROOT)} {root}: is the guest; leave out debian")
+    return words
 
 
 def _check_bare(program: str, unwanted: str) -> None:

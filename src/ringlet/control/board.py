@@ -62,6 +62,7 @@ class Board:
         self.trouble = ""
         """Why the translations could not be kept, a line for the user, or an empty text."""
         self.resets = 0
+        self._led_there = ""  # what led to the last reset, or an empty text
         self._plan = plan
         self._lines = lines
         self._undisturbed = undisturbed
@@ -129,6 +130,7 @@ class Board:
                 if end.kind is not EndKind.RESET or not self.spec.reboot:
                     return end
                 self.resets += 1
+                self._led_there = end.message.partition("; ")[2]
                 self.let_go()
                 machine = self.build()
 
@@ -207,7 +209,11 @@ class Board:
             return outcome.halted_by_command()
         if end.kind is EndKind.TIMEOUT and self.resets:
             times = "once" if self.resets == 1 else f"{self.resets} times"
-            return replace(end, message=f"{end.message}, in which it reset the machine {times}")
+            began, _, why = end.message.partition("; ")
+            why = why or self._led_there
+            return replace(
+                end, message=f"{began}, in which it reset the machine {times}{why and '; '}{why}"
+            )
         return end
 
     def _keep(self) -> None:

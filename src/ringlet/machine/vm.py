@@ -33,7 +33,9 @@ _REGISTERS: Final = (
     "ss.selector", "ss.base",
 )  # fmt: skip
 
-_UNWANTED: Final = (EndKind.HALTED, EndKind.TIMEOUT, EndKind.TRIPLE_FAULT, EndKind.BEYOND)
+_UNWANTED: Final = (
+    EndKind.HALTED, EndKind.TIMEOUT, EndKind.TRIPLE_FAULT, EndKind.BEYOND, EndKind.RESET,
+)  # fmt: skip
 
 _TOLD: Final = (RingletError, OSError, MemoryError)
 """What the command line tells its user in other words than those for a defect."""

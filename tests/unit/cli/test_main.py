@@ -160,6 +160,7 @@ def test_stats_go_to_standard_error(program: str, processor: Script, capfd: Capt
         (["run", "--net", "user", "--net", "none", "debian"], "--net: given 2 times; a machine"),
         (["run", "--net", "", "debian"], "--net '': the value is empty"),
         (["run", "--root", "/nowhere"], "--root /nowhere: no such directory"),
+        (["run", "--root", "/tmp", "debian", "sh"], "--root /tmp: is the guest; leave out debian"),
         (["run", "-c", "2", "debian"], "-c 2: guests have one processor so far; leave out -c"),
         (["run", "--cpus", "2", "debian"], "--cpus 2: guests have one processor so far; leave"),
         (["run", "--cpus=0", "debian"], "--cpus 0: give 1"),

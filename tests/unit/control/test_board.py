@@ -15,6 +15,7 @@ from ringlet.control.spec import MachineSpec
 from ringlet.core.state import Exit
 from ringlet.errors import ConfigError
 from ringlet.machine import outcome
+from ringlet.machine.causes import Source
 from ringlet.machine.outcome import End, EndKind
 from ringlet.machine.pc import Wire
 from ringlet.machine.vm import Vm
@@ -54,10 +55,12 @@ class Bench:
         self.lines = Lines()
         self.scripts: list[list[FakeExit]] = []
         self.made: list[weakref.ref[FakeCpu]] = []
+        self.registers: dict[str, int] = {}
         self._plan = Plan(kernel, 64 << 20, "", "kernel", lambda address: None)
 
     def processor(self, ram_size: int, **options: object) -> FakeCpu:
         cpu = FakeCpu(list(self.scripts.pop(0)))
+        cpu.registers |= self.registers
         self.made.append(weakref.ref(cpu))
         return cpu
 
@@ -144,6 +147,17 @@ def test_time_is_that_of_all_machines_together(bench: Bench) -> None:
 
     assert end.kind is EndKind.TIMEOUT
     assert end.message.endswith("after 0.1 s, in which it reset the machine 2 times")
+
+
+def test_what_led_to_a_reset_is_told(bench: Bench) -> None:
+    bench.registers = {
+        "no_handlers": 1, "no_handler.vector": 0x15, "no_handler.source": Source.FROM_SOFTWARE,
+    }  # fmt: skip
+    why = "; before, INT 15h had no handler: its vector is 0000:0000, and there is no BIOS"
+
+    assert bench.run(spec(), RESET).message == f"the guest reset its machine{why}"
+    end = bench.run(spec(timeout=0.1, reboot=True), RESET, [])
+    assert end.message.endswith(f"after 0.1 s, in which it reset the machine once{why}")
 
 
 def test_run_that_was_stopped_before_it_began(bench: Bench) -> None:
