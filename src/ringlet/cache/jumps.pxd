@@ -8,7 +8,8 @@ cdef inline u64* table_at(CpuState* c, u32 table) noexcept nogil:
 cdef inline u64 jumps_thunk(CpuState* c, Cache* k) noexcept nogil:
     """Return where an indirect jump to RIP leads: a host address that expects RIP in r8.
 
-    It is that of STUB_INDIRECT if no fragment is known, or another's thunk, which may know it, and 0 if the processor's key has no table.
+    It is that of STUB_INDIRECT if no fragment is known, or of another's thunk, which may know it,
+    and 0 if the processor's key has no table.
     """
     cdef u64* table = <u64*>k.table_of[c.key]
     if table == NULL:

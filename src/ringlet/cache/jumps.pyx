@@ -2,9 +2,10 @@
 
 An indirect jump indexes a table by the low 16 bits of its target, and a thunk compares the rest of
 the address.  Targets with the same low bits form a series of thunks, the last one to be entered
-first: each takes the jumps that are not its own to the next.  Nothing compares the key.  Instead, a table belongs to one key: the code of a fragment
-holds the address of its own key's table, and the table leads to fragments of that key alone.  So a
-change of key needs no work here, and the tables of a kernel and its programs stay filled.
+first: each takes the jumps that are not its own to the next.  Nothing compares the key.  Instead, a
+table belongs to one key: the code of a fragment holds the address of its own key's table, and the
+table leads to fragments of that key alone.  So a change of key needs no work here, and the tables
+of a kernel and its programs stay filled.
 
 There are JUMP_TABLES of them.  A key gets one when its first fragment with an indirect jump is
 installed; `codecache.table_for` says what happens when there are more keys than that.
