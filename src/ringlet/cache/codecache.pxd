@@ -1,5 +1,5 @@
 """The code cache: installed fragments, their lookup, links and invalidation."""
-from ringlet.core.state cimport (CpuState, OpInfo, JUMP_TABLES, KEY_LIMIT, u8, u16, u32, u64, i64)
+from ringlet.core.state cimport CpuState, JUMP_TABLES, OpInfo, i64, u8, u16, u32, u64
 from ringlet.core.template cimport MapEntry, STUB_INDIRECT, Template, thunk_miss
 from ringlet.core.stubs cimport StubSet
 
@@ -38,7 +38,7 @@ cdef struct Fragment:
     u32 map            # index of its first MapEntry
     u32 n_map
     u32 indirect       # cache offset of its jump through the table, or NONE
-    u32 table          # host address of the jump table that it leads through, or 0
+    u32 table          # 1 + the number of the jump table that it leads through, or 0
     u32 links          # index of its first LinkRec
     u32 n_links
     u32 ops            # offset in the cache of its operations, which its links' stubs precede
@@ -69,18 +69,16 @@ cdef struct Chunk:
     u32 n_links
     u32 n_map
 
-# The entries of a jump table that were made for fragments of one half of the address space.
-cdef struct Undo:
-    u16 index[UNDO_SIZE]
-    u64 listed[1024]   # a bit for each index in the list
-    u32 count
-    u32 overflow
-
-# A table of indirect targets: fragments of one key lead through it, and it leads to them alone.
+# A table of indirect targets: fragments of one key and one address space lead through it, and it
+# leads to them alone.
 cdef struct JumpTable:
-    u32 key
-    u32 pad
-    Undo undo[2]       # lower and upper half
+    u32 key            # NONE: it is nobody's
+    u32 space
+    u32 users          # live fragments that lead through it
+    u32 count          # of the entries in `index`
+    u32 overflow       # there are more
+    u16 index[UNDO_SIZE]
+    u64 listed[1024]   # a bit for each entry in `index`
 
 cdef struct Cache:
     u8* write          # the writable mapping
@@ -103,10 +101,8 @@ cdef struct Cache:
     u32* linear_hash
     u32* phys_hash
     JumpTable tables[JUMP_TABLES]
-    u64 table_of[KEY_LIMIT]      # host address of a key's table, or 0
-    u32 n_tables       # how many belong to a key
-    u32 next_table     # the next to be taken from its key when all do
-    u32 space[2]       # identities of the two halves that the tables are for
+    u32 last_table     # the one that was looked for last
+    u32 next_table     # the next to be taken away when fragments lead through all of them
     u8 writes[HOT_SIZE]          # write faults by page number, in this period
     u16 bursts[HOT_SIZE]         # the same in a burst (low 4 bits), and which burst (the others)
     u64 hot[MAX_HOT]             # pages whose fragments check themselves

@@ -18,8 +18,8 @@ from libc.string cimport strerror
 from ringlet.core.state cimport *
 from ringlet.core.template cimport *
 from ringlet.core.stubs cimport emit_stubs
-from ringlet.cache.jumps cimport (jumps_assign, jumps_create, jumps_leave, jumps_release,
-                                  jumps_release_all, table_at)
+from ringlet.cache.jumps cimport (
+    jumps_assign, jumps_create, jumps_find, jumps_leave, jumps_release_all, jumps_unused, table_at)
 
 cdef extern from * nogil:
     """
@@ -179,26 +179,26 @@ cdef u32 cache_find(Cache* k, u64 linear, u64 rip, u32 key, u32 space) noexcept 
     return NONE
 
 
-cdef u32 table_for(CpuState* c, Cache* k, u32 key) noexcept nogil:
-    """The host address of a key's jump table.
+cdef u32 table_for(CpuState* c, Cache* k, u32 key, u32 space) noexcept nogil:
+    """Return the number of the jump table of a key in an address space.
 
-    If all belong to others, one is taken from its key, and the fragments that lead through it are
-    dropped.
+    If fragments lead through all of them, they are dropped for one.
     """
-    cdef u32 i, taken
-    if k.table_of[key]:
-        return <u32>k.table_of[key]
-    if k.n_tables == JUMP_TABLES:
-        taken = <u32><u64>table_at(c, k.next_table)
+    cdef u32 table = jumps_find(k, key, space), i
+    if table != NONE:
+        return table
+    table = jumps_unused(k)
+    if table == NONE:
+        table = k.next_table
+        k.next_table = (table + 1) % JUMP_TABLES
         i = fragment_after(k, NONE)
         while i != NONE:
-            if k.fragments[i].table == taken:
+            if k.fragments[i].table == 1 + table:
                 cache_drop(c, k, i)
             i = fragment_after(k, i)
-        jumps_release(k, k.next_table)
         c.n_jump_tables += 1
-    jumps_assign(c, k, key)
-    return <u32>k.table_of[key]
+    jumps_assign(c, k, table, key, space)
+    return table
 
 
 cdef void write_link_stub(CpuState* c, Cache* k, u32 at, u32 link) noexcept nogil:
@@ -227,7 +227,7 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops,
         if r.kind == RELOC_STATE:
             (<u32*>(p + at))[0] = <u32>(c.block + <u64>r.value)
         elif r.kind == RELOC_TABLE:
-            (<u32*>(p + at))[0] = <u32>k.table_of[t.key]
+            (<u32*>(p + at))[0] = <u32><u64>table_at(c, k.fragments[index].table - 1)
         elif r.kind == RELOC_RIP32:
             (<u32*>(p + at))[0] = <u32>(t.rip + <u64>r.value)
         elif r.kind == RELOC_RIP64:
@@ -280,7 +280,9 @@ cdef u32 cache_install(CpuState* c, Cache* k, Template* t, u32 space, u64 phys0,
     chunk.cold -= cold
     ops = chunk.cold + t.n_links * LINK_STUB
     f = &k.fragments[index]
-    f.table = 0 if t.indirect == NONE else table_for(c, k, t.key)
+    f.table = 0 if t.indirect == NONE else 1 + table_for(c, k, t.key, space)
+    if f.table:
+        k.tables[f.table - 1].users += 1
     write_code(c, k, t, host, ops, index)
     f.linear = t.linear
     f.rip = t.rip
@@ -399,6 +401,8 @@ cdef void cache_drop(CpuState* c, Cache* k, u32 index) noexcept nogil:
     for i in range(f.n_links):
         unlink_from(k, f.links + i)
     jumps_leave(c, k, index)
+    if f.table:
+        k.tables[f.table - 1].users -= 1
 
 
 cdef bint cache_revise(CpuState* c, Cache* k, u32 index, Template* t) noexcept nogil:

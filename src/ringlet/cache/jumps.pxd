@@ -1,30 +1,43 @@
-"""Tables of indirect targets, one for each key in use."""
-from ringlet.core.state cimport CpuState, BLOCK_JUMPS, JUMP_TABLE_BYTES, u32, u64
-from ringlet.cache.codecache cimport Cache
+"""Tables of indirect targets, one for each key and address space in use."""
+from ringlet.core.state cimport CpuState, BLOCK_JUMPS, JUMP_TABLE_BYTES, JUMP_TABLES, u32, u64
+from ringlet.cache.codecache cimport Cache, JumpTable, NONE
 
 cdef inline u64* table_at(CpuState* c, u32 table) noexcept nogil:
     return <u64*>(c.block + <u64>BLOCK_JUMPS + <u64>table * JUMP_TABLE_BYTES)
 
-cdef inline u64 jumps_thunk(CpuState* c, Cache* k) noexcept nogil:
-    """Return where an indirect jump to RIP leads: a host address that expects RIP in r8.
+cdef inline u32 jumps_find(Cache* k, u32 key, u32 space) noexcept nogil:
+    """Return the number of the table of a key in an address space, or NONE."""
+    cdef JumpTable* t = &k.tables[k.last_table]
+    cdef u32 i
+    if t.key == key and t.space == space:
+        return k.last_table
+    for i in range(JUMP_TABLES):
+        t = &k.tables[i]
+        if t.key == key and t.space == space:
+            k.last_table = i
+            return i
+    return NONE
+
+cdef inline u64 jumps_thunk(CpuState* c, Cache* k, u32 space) noexcept nogil:
+    """Return where an indirect jump to RIP, in an address space, leads: a host address that expects
+    RIP in r8.
 
     It is that of STUB_INDIRECT if no fragment is known, or of another's thunk, which may know it,
-    and 0 if the processor's key has no table.
+    and 0 if there is no table.
     """
-    cdef u64* table = <u64*>k.table_of[c.key]
-    if table == NULL:
+    cdef u32 table = jumps_find(k, c.key, space)
+    if table == NONE:
         return 0
-    return table[c.arch.rip & 0xFFFF]
+    return table_at(c, table)[c.arch.rip & 0xFFFF]
 
 cdef void jumps_create(Cache* k) noexcept nogil
-# Give a key a table that belongs to no key.  There must be one.
-cdef void jumps_assign(CpuState* c, Cache* k, u32 key) noexcept nogil
-# Take a table from its key.  No fragment that leads through it may run again.
-cdef void jumps_release(Cache* k, u32 table) noexcept nogil
+# Return a table through which no fragment leads, or NONE.
+cdef u32 jumps_unused(Cache* k) noexcept nogil
+# Give a table, through which no fragment leads, to a key in an address space.
+cdef void jumps_assign(CpuState* c, Cache* k, u32 table, u32 key, u32 space) noexcept nogil
+# Take all tables away; there is no fragment.
 cdef void jumps_release_all(Cache* k) noexcept nogil
-# Let indirect jumps under the same key reach the fragment's thunk.
+# Let indirect jumps under the same key and in the same address space reach the fragment's thunk.
 cdef void jumps_enter(CpuState* c, Cache* k, u32 fragment) noexcept nogil
 # Let no jump reach the fragment's thunk.
 cdef void jumps_leave(CpuState* c, Cache* k, u32 fragment) noexcept nogil
-# Note the identities of the two halves of the address space, and forget the entries for others.
-cdef void jumps_set_spaces(CpuState* c, Cache* k, u32 low, u32 high) noexcept nogil

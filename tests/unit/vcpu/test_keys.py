@@ -13,7 +13,7 @@ import pytest
 
 from ringlet.core.control_bits import Cr0, Cr4
 from ringlet.core.state import KEYS_BELOW, Exit, Key
-from tests.unit.vcpu.board import CODE, DB, HANDLERS, TF, UD, Board
+from tests.unit.vcpu.board import CODE, DB, HANDLERS, PML4, TF, UD, Board
 from tests.unit.vcpu.keys import (
     AVX,
     CELL,
@@ -37,6 +37,8 @@ from tests.unit.vcpu.keys import (
 )
 
 NM = 7
+ROOT = 0x18000
+"""Where another PML4 is."""
 IOPL = 3 << 12
 ROUNDS = 6
 """Number of entries under the first key, enough to make links and to make written pages hot."""
@@ -169,8 +171,10 @@ def test_more_keys_than_jump_tables() -> None:
     way = WAYS["indirect_call"]
     expected = [go(keyed_board(way, SSE), way, setting) for setting in settings]
     board = keyed_board(way, SSE)
+    board.p.write_phys(ROOT, board.p.read_phys(PML4, 4096))
 
-    for _ in range(3):
+    for root in (PML4, ROOT) * 3:  # two address spaces
+        board.p.set("cr3", root)
         assert [go(board, way, setting) for setting in settings] == expected
     assert len(set(expected)) > 2
     assert board.p.counters()["jump_tables"] > len(settings)

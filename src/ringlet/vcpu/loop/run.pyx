@@ -10,7 +10,7 @@ from ringlet.core.host cimport host_fence, host_gs_base, host_set_gs_base, host_
 from ringlet.core.prod cimport prod_disarm
 from ringlet.cache.codecache cimport *
 from ringlet.cache.invalidation cimport cache_cool
-from ringlet.cache.jumps cimport jumps_enter, jumps_set_spaces, jumps_thunk
+from ringlet.cache.jumps cimport jumps_enter, jumps_thunk
 from ringlet.mmu.mmu cimport mmu_space
 from ringlet.translate.builder cimport Builder
 from ringlet.vcpu.debug.blocks cimport block_begins, block_ends
@@ -129,11 +129,10 @@ cdef inline bint runs_directly(CpuState* c) noexcept nogil:
     return c.direct != NULL and c.arch.cpl == 3 and not c.direct_held
 
 
-cdef inline bint settled(CpuState* c, Cache* k) noexcept nogil:
-    """Whether no event waits, nothing steps, and the jump tables fit the address space."""
+cdef inline bint settled(CpuState* c) noexcept nogil:
+    """Whether no event waits, and nothing steps."""
     return (not c.key & KEY_STEP and not c.arch.inhibit and not c.attention
-            and not event_due(c) and not runs_directly(c) and k.space[0] == mmu_space(c, 0)
-            and k.space[1] == mmu_space(c, <u64>1 << 63))
+            and not event_due(c) and not runs_directly(c))
 
 
 cdef inline bint has_odd_limit(u32 key) noexcept nogil:
@@ -263,7 +262,6 @@ cdef int choose(CpuState* c, Builder* b, Cache* k, Turn* t) noexcept nogil:
         if r == CROSS_MAKE:
             c.exit_kind = EXIT_DIRECT
             return EXIT_DIRECT
-    jumps_set_spaces(c, k, mmu_space(c, 0), mmu_space(c, <u64>1 << 63))
     if resumes(c, k, t.resume, t.key):
         t.host = t.resume
         return EXIT_NONE
@@ -308,9 +306,9 @@ cdef int operate(CpuState* c, Cache* k, Turn* t) noexcept nogil:
                 take_shadow(c, t)
             enter_code(c, op.resume)
             continue
-        if r == EMU_FLOW and not t.stepping and c.blocks == NULL and settled(c, k) \
+        if r == EMU_FLOW and not t.stepping and c.blocks == NULL and settled(c) \
                 and is_target(c) and not virtual_interrupt_due(c) and not has_odd_limit(c.key):
-            host = jumps_thunk(c, k)
+            host = jumps_thunk(c, k, mmu_space(c, code_linear(c, c.arch.rip)))
             if host != 0:
                 t.key = c.key
                 enter_thunk(c, host)
