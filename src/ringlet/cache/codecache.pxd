@@ -72,6 +72,7 @@ cdef struct Chunk:
 # A table of indirect targets: fragments of one key and one address space lead through it, and it
 # leads to them alone.
 cdef struct JumpTable:
+    u64* at            # its host address, below 2 GiB; NULL: it is not made yet
     u32 key            # NONE: it is nobody's
     u32 space
     u32 users          # live fragments that lead through it

@@ -19,7 +19,8 @@ from ringlet.core.state cimport *
 from ringlet.core.template cimport *
 from ringlet.core.stubs cimport emit_stubs
 from ringlet.cache.jumps cimport (
-    jumps_assign, jumps_create, jumps_find, jumps_leave, jumps_release_all, jumps_unused, table_at)
+    jumps_assign, jumps_create, jumps_destroy, jumps_find, jumps_leave, jumps_release_all,
+    jumps_unused)
 
 cdef extern from * nogil:
     """
@@ -117,7 +118,7 @@ cdef Cache* cache_create(CpuState* c, u32 size) except NULL:
     for i in range(STUB_COUNT):
         c.stub[i] = host_of(k, k.stubs.at[i])
     k.first = (k.stubs.size + 63) & ~<u32>63
-    jumps_create(k)
+    jumps_create(c, k)
     cache_flush(c, k)
     c.n_flushes = 0
     return k
@@ -136,6 +137,7 @@ cdef void cache_destroy(CpuState* c):
     ringlet_unmap(k.hash, HASH_SIZE * 4)
     ringlet_unmap(k.linear_hash, PAGE_HASH_SIZE * 4)
     ringlet_unmap(k.phys_hash, PAGE_HASH_SIZE * 4)
+    jumps_destroy(k)
     free(k)
     c.cache = NULL
 
@@ -190,6 +192,8 @@ cdef u32 table_for(CpuState* c, Cache* k, u32 key, u32 space) noexcept nogil:
     table = jumps_unused(k)
     if table == NONE:
         table = k.next_table
+        if k.tables[table].at == NULL:
+            table = 0
         k.next_table = (table + 1) % JUMP_TABLES
         i = fragment_after(k, NONE)
         while i != NONE:
@@ -227,7 +231,7 @@ cdef void write_code(CpuState* c, Cache* k, Template* t, u32 host, u32 ops,
         if r.kind == RELOC_STATE:
             (<u32*>(p + at))[0] = <u32>(c.block + <u64>r.value)
         elif r.kind == RELOC_TABLE:
-            (<u32*>(p + at))[0] = <u32><u64>table_at(c, k.fragments[index].table - 1)
+            (<u32*>(p + at))[0] = <u32><u64>k.tables[k.fragments[index].table - 1].at
         elif r.kind == RELOC_RIP32:
             (<u32*>(p + at))[0] = <u32>(t.rip + <u64>r.value)
         elif r.kind == RELOC_RIP64:

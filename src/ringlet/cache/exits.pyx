@@ -8,7 +8,6 @@ run loop or the entry stub checks `CpuState.attention` next.
 from ringlet.core.state cimport CpuState, u8, u32, u64
 from ringlet.core.template cimport STUB_INDIRECT, thunk_miss
 from ringlet.cache.codecache cimport Cache, Fragment, NONE, lead, lead_thunk, patch
-from ringlet.cache.jumps cimport table_at
 
 cdef enum:
     JMP_TABLE = 0xCD24FF42   # jmp [r9 * 8 + disp32]
@@ -42,7 +41,7 @@ cdef void exits_restore(CpuState* c, Cache* k) noexcept nogil:
         lead(k, &k.links[i])
     if f.indirect != NONE:
         (<u32*>(k.write + f.indirect))[0] = JMP_TABLE
-        (<u32*>(k.write + f.indirect + 4))[0] = <u32><u64>table_at(c, f.table - 1)
+        (<u32*>(k.write + f.indirect + 4))[0] = <u32><u64>k.tables[f.table - 1].at
     if f.thunk:
         lead_thunk(k, f)
     k.cut = NONE

@@ -1,9 +1,6 @@
 """Tables of indirect targets, one for each key and address space in use."""
-from ringlet.core.state cimport CpuState, BLOCK_JUMPS, JUMP_TABLE_BYTES, JUMP_TABLES, u32, u64
+from ringlet.core.state cimport CpuState, JUMP_TABLES, u32, u64
 from ringlet.cache.codecache cimport Cache, JumpTable, NONE
-
-cdef inline u64* table_at(CpuState* c, u32 table) noexcept nogil:
-    return <u64*>(c.block + <u64>BLOCK_JUMPS + <u64>table * JUMP_TABLE_BYTES)
 
 cdef inline u32 jumps_find(Cache* k, u32 key, u32 space) noexcept nogil:
     """Return the number of the table of a key in an address space, or NONE."""
@@ -28,9 +25,10 @@ cdef inline u64 jumps_thunk(CpuState* c, Cache* k, u32 space) noexcept nogil:
     cdef u32 table = jumps_find(k, c.key, space)
     if table == NONE:
         return 0
-    return table_at(c, table)[c.arch.rip & 0xFFFF]
+    return k.tables[table].at[c.arch.rip & 0xFFFF]
 
-cdef void jumps_create(Cache* k) noexcept nogil
+cdef void jumps_create(CpuState* c, Cache* k) noexcept nogil
+cdef void jumps_destroy(Cache* k) noexcept nogil
 # Return a table through which no fragment leads, or NONE.
 cdef u32 jumps_unused(Cache* k) noexcept nogil
 # Give a table, through which no fragment leads, to a key in an address space.

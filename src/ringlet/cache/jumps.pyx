@@ -9,10 +9,12 @@ and the table leads to fragments of that key and space alone.  So a change of ei
 here, and the tables of a kernel and its programs stay filled.  A jump from one half to the other
 leaves the code cache.
 
-There are JUMP_TABLES of them.  A key gets one when its first fragment with an indirect jump is
-installed in a space; `codecache.table_for` says what happens when more are wanted.
+There are up to JUMP_TABLES of them.  A key gets one when its first fragment with an indirect jump
+is installed in a space; `codecache.table_for` says what happens when more are wanted.
 """
-from ringlet.core.state cimport CpuState, JUMP_TABLES, u16, u32, u64
+from ringlet.core.host cimport host_map_low, host_unmap
+from ringlet.core.state cimport (
+    BLOCK_JUMPS, BLOCK_TABLES, CpuState, JUMP_TABLE_BYTES, JUMP_TABLES, u16, u32, u64)
 from ringlet.core.template cimport STUB_INDIRECT
 from ringlet.cache.codecache cimport (
     Cache, Fragment, JumpTable, NONE, UNDO_SIZE, lead_thunk)
@@ -22,18 +24,26 @@ cdef enum:
     SERIES = 4     # thunks that have the same low bits, at most
 
 
-cdef void jumps_create(Cache* k) noexcept nogil:
+cdef void jumps_create(CpuState* c, Cache* k) noexcept nogil:
     cdef u32 i
     for i in range(JUMP_TABLES):
+        if i < BLOCK_TABLES:
+            k.tables[i].at = <u64*>(c.block + BLOCK_JUMPS + <u64>i * JUMP_TABLE_BYTES)
         k.tables[i].key = NONE
         # Its memory has never been written: the first reset fills it.
         k.tables[i].overflow = 1
 
 
+cdef void jumps_destroy(Cache* k) noexcept nogil:
+    cdef u32 i
+    for i in range(BLOCK_TABLES, JUMP_TABLES):
+        host_unmap(k.tables[i].at, JUMP_TABLE_BYTES)
+
+
 cdef void reset(CpuState* c, Cache* k, u32 table) noexcept nogil:
     """Forget all entries of a table."""
     cdef JumpTable* j = &k.tables[table]
-    cdef u64* t = table_at(c, table)
+    cdef u64* t = j.at
     cdef u64 miss = c.stub[STUB_INDIRECT]
     cdef u32 i
     if j.overflow:
@@ -49,6 +59,12 @@ cdef void reset(CpuState* c, Cache* k, u32 table) noexcept nogil:
 cdef u32 jumps_unused(Cache* k) noexcept nogil:
     cdef u32 i, unused = NONE
     for i in range(JUMP_TABLES):
+        if k.tables[i].at == NULL:
+            if unused != NONE:
+                return unused
+            k.tables[i].at = <u64*>host_map_low(JUMP_TABLE_BYTES)
+            # Without room for another one, those that there are serve in turn.
+            return i if k.tables[i].at != NULL else NONE
         if k.tables[i].key == NONE:
             return i
         if not k.tables[i].users:
@@ -86,7 +102,7 @@ cdef void jumps_enter(CpuState* c, Cache* k, u32 fragment) noexcept nogil:
             j.listed[index >> 6] |= <u64>1 << (index & 63)
         else:
             j.overflow = 1
-    put_first(c, k, fragment, &table_at(c, table)[index])
+    put_first(c, k, fragment, &j.at[index])
 
 
 cdef void put_first(CpuState* c, Cache* k, u32 fragment, u64* entry) noexcept nogil:
@@ -139,7 +155,7 @@ cdef void jumps_leave(CpuState* c, Cache* k, u32 fragment) noexcept nogil:
         return
     table = jumps_find(k, f.key, f.space)
     if table != NONE:
-        entry = &table_at(c, table)[f.rip & 0xFFFF]
+        entry = &k.tables[table].at[f.rip & 0xFFFF]
         if entry[0] == <u64>k.run + f.thunk:
             entry[0] = c.stub[STUB_INDIRECT]
             if f.next_thunk != NONE:

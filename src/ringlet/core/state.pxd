@@ -428,14 +428,15 @@ cdef enum:
     BLOCK_NSLOTS_K = 0x180000      # the same, negated
     BLOCK_SLOTS_U = 0x200000       # for CPL 3
     BLOCK_NSLOTS_U = 0x280000
-    BLOCK_JUMPS = 0x300000         # tables of indirect targets (ringlet.cache.jumps)
-    BLOCK_PREDICTED = 0x1B00000    # predictions of slots (ringlet.core.template)
-    BLOCK_SIZE = 0x1B10000
+    BLOCK_JUMPS = 0x300000         # BLOCK_TABLES tables of indirect targets (ringlet.cache.jumps)
+    BLOCK_PREDICTED = 0x700000     # predictions of slots (ringlet.core.template)
+    BLOCK_SIZE = 0x710000
     PREDICTED_COUNT = 0x4000
 
 # A jump table: host addresses, indexed by the low 16 bits of the target's linear address.
 cdef enum:
     JUMP_TABLES = 48
+    BLOCK_TABLES = 8     # of these; the others are made when they are wanted
     JUMP_TABLE_BYTES = 0x80000
 
 # Size of the code of single emulated instructions, and native_vector if none has faulted.
