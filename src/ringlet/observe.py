@@ -73,7 +73,7 @@ PROCESSOR_COUNTERS: Final = (
     Counter("device_ends", "instructions", "of these, those that ceased to be: they met RAM"),
     Counter("device_ops", "accesses", "accesses by such instructions, without a host fault"),
     Counter("doorbells", "writes", "writes that only notified, passed on without Python"),
-    Counter("jump_tables", "tables", "jump tables that were taken away for other modes or address spaces"),
+    Counter("jump_tables", "tables", "jump tables taken away for other modes or spaces"),
     Counter("msr_reads", "instructions", "RDMSR at CPL 0"),
     Counter("msr_writes", "instructions", "WRMSR at CPL 0"),
     Counter("cpuid", "instructions", "CPUID"),
