@@ -5,6 +5,7 @@ from ringlet.core.stubs cimport StubSet
 
 cdef enum:
     NONE = 0xFFFFFFFF
+    NOBODY = 0xFFFFFFFF    # a key that there is not
     HASH_BITS = 18
     HASH_SIZE = 1 << HASH_BITS
     PAGE_HASH_BITS = 16
@@ -73,8 +74,6 @@ cdef struct Chunk:
 # leads to them alone.
 cdef struct JumpTable:
     u64* at            # its host address, below 2 GiB; NULL: it is not made yet
-    u32 key            # NONE: it is nobody's
-    u32 space
     u32 users          # live fragments that lead through it
     u32 count          # of the entries in `index`
     u32 overflow       # there are more
@@ -102,6 +101,7 @@ cdef struct Cache:
     u32* linear_hash
     u32* phys_hash
     JumpTable tables[JUMP_TABLES]
+    u64 owners[JUMP_TABLES]      # the key and the space of each (`table_owner`); NOBODY: it is free
     u32 last_table     # the one that was looked for last
     u32 next_table     # the next to be taken away when fragments lead through all of them
     u8 writes[HOT_SIZE]          # write faults by page number, in this period
@@ -134,6 +134,9 @@ cdef inline void lead_thunk(Cache* k, Fragment* f) noexcept nogil:
     """Let a thunk take jumps to other addresses to the next thunk, or out of the code cache."""
     patch(k, f.thunk + thunk_miss(k.write + f.thunk),
           k.stubs.at[STUB_INDIRECT] if f.next_thunk == NONE else k.fragments[f.next_thunk].thunk)
+
+cdef inline u64 table_owner(u32 key, u32 space) noexcept nogil:
+    return <u64>space << 32 | key
 
 # Make a cache of at most `size` bytes.
 cdef u32 cache_size_for(u64 ram_size) noexcept nogil

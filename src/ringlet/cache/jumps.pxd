@@ -1,16 +1,15 @@
 """Tables of indirect targets, one for each key and address space in use."""
 from ringlet.core.state cimport CpuState, JUMP_TABLES, u32, u64
-from ringlet.cache.codecache cimport Cache, JumpTable, NONE
+from ringlet.cache.codecache cimport Cache, NONE, table_owner
 
 cdef inline u32 jumps_find(Cache* k, u32 key, u32 space) noexcept nogil:
     """Return the number of the table of a key in an address space, or NONE."""
-    cdef JumpTable* t = &k.tables[k.last_table]
+    cdef u64 owner = table_owner(key, space)
     cdef u32 i
-    if t.key == key and t.space == space:
+    if k.owners[k.last_table] == owner:
         return k.last_table
     for i in range(JUMP_TABLES):
-        t = &k.tables[i]
-        if t.key == key and t.space == space:
+        if k.owners[i] == owner:
             k.last_table = i
             return i
     return NONE

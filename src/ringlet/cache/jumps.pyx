@@ -17,7 +17,7 @@ from ringlet.core.state cimport (
     BLOCK_JUMPS, BLOCK_TABLES, CpuState, JUMP_TABLE_BYTES, JUMP_TABLES, u16, u32, u64)
 from ringlet.core.template cimport STUB_INDIRECT
 from ringlet.cache.codecache cimport (
-    Cache, Fragment, JumpTable, NONE, UNDO_SIZE, lead_thunk)
+    Cache, Fragment, JumpTable, NOBODY, NONE, UNDO_SIZE, lead_thunk, table_owner)
 from ringlet.cache.fragment_map cimport cache_fragment_at
 
 cdef enum:
@@ -29,7 +29,7 @@ cdef void jumps_create(CpuState* c, Cache* k) noexcept nogil:
     for i in range(JUMP_TABLES):
         if i < BLOCK_TABLES:
             k.tables[i].at = <u64*>(c.block + BLOCK_JUMPS + <u64>i * JUMP_TABLE_BYTES)
-        k.tables[i].key = NONE
+        k.owners[i] = NOBODY
         # Its memory has never been written: the first reset fills it.
         k.tables[i].overflow = 1
 
@@ -65,7 +65,7 @@ cdef u32 jumps_unused(Cache* k) noexcept nogil:
             k.tables[i].at = <u64*>host_map_low(JUMP_TABLE_BYTES)
             # Without room for another one, those that there are serve in turn.
             return i if k.tables[i].at != NULL else NONE
-        if k.tables[i].key == NONE:
+        if k.owners[i] == NOBODY:
             return i
         if not k.tables[i].users:
             unused = i
@@ -74,14 +74,13 @@ cdef u32 jumps_unused(Cache* k) noexcept nogil:
 
 cdef void jumps_assign(CpuState* c, Cache* k, u32 table, u32 key, u32 space) noexcept nogil:
     reset(c, k, table)
-    k.tables[table].key = key
-    k.tables[table].space = space
+    k.owners[table] = table_owner(key, space)
 
 
 cdef void jumps_release_all(Cache* k) noexcept nogil:
     cdef u32 i
     for i in range(JUMP_TABLES):
-        k.tables[i].key = NONE
+        k.owners[i] = NOBODY
         k.tables[i].users = 0
 
 
