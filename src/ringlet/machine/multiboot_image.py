@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from ringlet.config import PAGE_SIZE
 from ringlet.errors import ProgramError
 from ringlet.machine import address_map as at
 from ringlet.machine.elf import (
@@ -145,9 +146,12 @@ def places_beside(path: Path, image: Image) -> Places:
         spans = [(s.physical, s.physical + s.size) for s in loaded]
     for start, end in spans:
         if start < at.HIGH_RAM and not at.LOW_KERNEL <= start < end <= at.LOW_KERNEL_END:
+            # Without -n, ld loads the file's headers into the page before the first section.
+            headers = at.HIGH_RAM - start == PAGE_SIZE
+            hint = "; give ld -n, so that no headers come first" if headers else ""
             raise ProgramError(
                 f"{path}: is to be loaded from {start:#x} to {end:#x}, where a PC has its tables; "
                 f"link it at 1 MiB or above, or between {at.LOW_KERNEL:#x} and "
-                f"{at.LOW_KERNEL_END:#x}"
+                f"{at.LOW_KERNEL_END:#x}{hint}"
             )
     return Places(at.LOW_KERNEL_INFO, at.LOW_KERNEL_COMMAND_LINE)

@@ -316,6 +316,9 @@ WRONG = {
     "in the tables": (
         elf32((Part(0x1FFF, CODE),), entry=0x1FFF).bytes(), "where a PC has its tables; link it at",
     ),
+    "headers before the code": (
+        elf32((Part(0xFF000, bytes(0x1000) + CODE),), entry=0x100000).bytes(), "; give ld -n, so",
+    ),
     "across the stack": (
         elf32((Part(0x7FFFF, CODE),), entry=0x7FFFF).bytes(), "from 0x7ffff to 0x8",
     ),
